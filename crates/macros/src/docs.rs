@@ -1,0 +1,118 @@
+//! The documentation of what is generated, so that a user's rustdoc reads as if written by hand, and the attributes that come along.
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+use syn::ext::IdentExt;
+use syn::punctuated::Punctuated;
+use syn::{Attribute, Expr, ExprLit, Lit, Meta, Token};
+
+use crate::model::{Block, Kind, Method};
+use crate::types::spelled;
+
+/// So many arguments, and `&self`, are too many for clippy, which then says so of the user's own function.
+const CLIPPYS_MANY: usize = 7;
+
+/// On the proxy.
+pub(crate) fn proxy(block: &Block) -> TokenStream {
+    let service = spelled(&block.service.ty);
+    lines(&[
+        &format!("The calls of a `{service}` in a child process: a method for each of its own."),
+        "",
+        &format!(
+            "A [`Bridge<{service}>`](::callgate::Bridge) derefs to this. `M` says how a call is made, and `M::Out<R>` is what one that"
+        ),
+        "returns `R` gives: `Result<R, CallError>` on the bridge itself.",
+    ])
+}
+
+/// On a method of the proxy: what the user wrote, or else what it calls.
+pub(crate) fn call(block: &Block, method: &Method) -> TokenStream {
+    let written = written(method).map(|attr| with_self_named(attr, &spelled(&block.service.path)));
+    let written: TokenStream = written.collect();
+    let docs = if is_documented(method) {
+        written
+    } else {
+        quote!(#written).into_iter().chain(call_in_short(block, method)).collect()
+    };
+    let others = others(method);
+    quote!(#docs #others)
+}
+
+fn call_in_short(block: &Block, method: &Method) -> TokenStream {
+    let (service, name) = (spelled(&block.service.ty), method.name());
+    let owner = spelled(block.interface().unwrap_or(&block.service.path));
+    match &method.kind {
+        Kind::Get(field) => lines(&[&format!("Returns a copy of the field `{field}`.")]),
+        Kind::Set(field) => lines(&[&format!("Sets the field `{field}`.")]),
+        _ => lines(&[&format!("Calls `{owner}::{name}` where the `{service}` is: in the child.")]),
+    }
+}
+
+/// On a builder: what it is for, then what the user wrote of the constructor.
+pub(crate) fn builder(block: &Block, method: &Method) -> TokenStream {
+    let (service, name) = (&block.service.name, method.name());
+    let first = lines(&[&format!(
+        "Prepares a bridge to a `{service}` that [`{name}`](Self::{name}) will make in a child process."
+    )]);
+    let more = if is_documented(method) { lines(&[""]) } else { TokenStream::new() };
+    let written: TokenStream = written(method).map(ToTokens::to_token_stream).collect();
+    let others = others(method);
+    quote!(#first #more #written #others)
+}
+
+/// Whether something was said of it, rather than set, as by `#[doc(hidden)]`.
+fn is_documented(method: &Method) -> bool {
+    written(method).any(|attr| matches!(attr.meta, Meta::NameValue(_)))
+}
+
+fn written(method: &Method) -> impl Iterator<Item = &Attribute> {
+    method.attrs.iter().filter(|attr| is_doc(attr))
+}
+
+/// `#[doc ..]`, and `#[cfg_attr(.., doc ..)]`.
+fn is_doc(attr: &Attribute) -> bool {
+    let conditional = || {
+        let metas = attr.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).ok()?;
+        Some(metas.iter().skip(1).all(|meta| meta.path().is_ident("doc")))
+    };
+    attr.path().is_ident("doc") || (attr.path().is_ident("cfg_attr") && conditional().unwrap_or(false))
+}
+
+/// Links through `Self::` must still lead to the type, which has more than the proxy.
+fn with_self_named(attr: &Attribute, service: &str) -> TokenStream {
+    match &attr.meta {
+        Meta::NameValue(pair) => match &pair.value {
+            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) if text.value().contains("Self::") => {
+                lines(&[&text.value().replace("Self::", &format!("{service}::"))])
+            }
+            _ => attr.to_token_stream(),
+        },
+        _ => attr.to_token_stream(),
+    }
+}
+
+/// What holds for the copy as for the original: lints that are allowed, deprecation, conditions.
+fn others(method: &Method) -> TokenStream {
+    let allowed = allowed(&method.attrs);
+    let many = (method.arguments.len() >= CLIPPYS_MANY).then(|| quote!(#[allow(clippy::too_many_arguments)]));
+    let kept = method.attrs.iter().filter(|attr| attr.path().is_ident("cfg") || attr.path().is_ident("deprecated"));
+    quote!(#(#kept)* #allowed #many)
+}
+
+/// `#[allow(..)]` and `#[expect(..)]`, whose lint need not fire on the copy.
+pub(crate) fn allowed(attrs: &[Attribute]) -> TokenStream {
+    let lists = attrs.iter().filter_map(|attr| match &attr.meta {
+        Meta::List(list) if list.path.is_ident("allow") || list.path.is_ident("expect") => Some(&list.tokens),
+        _ => None,
+    });
+    quote!(#(#[allow(#lists)])*)
+}
+
+fn lines(lines: &[&str]) -> TokenStream {
+    quote!(#(#[doc = #lines])*)
+}
+
+/// The name without `r#`.
+pub(crate) fn plain(name: &syn::Ident) -> String {
+    name.unraw().to_string()
+}

@@ -1,0 +1,35 @@
+//! The builders: `Counter::bridge(..)` beside each constructor.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use super::{generics, request};
+use crate::docs;
+use crate::model::{Block, Method};
+
+pub(crate) fn builders(block: &Block) -> TokenStream {
+    let builders = block.constructors().map(|method| builder(block, method));
+    around(block, &quote!(#(#builders)*))
+}
+
+/// The impl block that holds them.
+pub(crate) fn around(block: &Block, builders: &TokenStream) -> TokenStream {
+    let (ty, allowed) = (&block.service.ty, docs::allowed(&block.item.attrs));
+    generics::impls(block, |bridged| {
+        let (impl_generics, _, conditions) = bridged.split_for_impl();
+        quote!(#allowed impl #impl_generics #ty #conditions { #builders })
+    })
+}
+
+/// One builder.
+pub(crate) fn builder(block: &Block, method: &Method) -> TokenStream {
+    let (docs, vis, shown) = (docs::builder(block, method), &method.vis, &method.shown);
+    let (parameters, tuple) = (request::parameters(method), request::tuple(method));
+    let (descriptor, ty) = (request::descriptor(block, method), &block.service.ty);
+    quote! {
+        #docs
+        #vis fn #shown(#parameters) -> ::callgate::__glue::Builder<#ty> {
+            ::callgate::__glue::builder(#descriptor, &#tuple)
+        }
+    }
+}

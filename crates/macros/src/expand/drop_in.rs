@@ -1,0 +1,80 @@
+//! The drop-in: `impl Shape for Bridge<Circle>`, with the signatures of the trait.
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+use syn::visit_mut::VisitMut;
+use syn::{FnArg, ImplItem, ImplItemConst, ImplItemType, Path, Signature, parse_quote};
+
+use super::generics::{self, ProxyGenerics};
+use super::service;
+use crate::model::{Block, Kind, Method};
+
+/// The impl block, with functions whose bodies `body` writes.
+pub(crate) fn drop_in(block: &Block, body: impl Fn(&Block, &Path, &Method) -> TokenStream) -> Option<TokenStream> {
+    let interface = block.interface()?;
+    let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), quote!(::callgate::Blocking));
+    let ty = &block.service.ty;
+    let condition = quote!(#ty: ::callgate::__glue::Service<Calls<::callgate::Blocking> = #proxy>);
+    let declared = block.item.items.iter().filter_map(|item| declared(block, interface, item));
+    let functions = block.methods.iter().map(|method| {
+        let (cfgs, sig, body) = (method.cfgs(), signature(block, method), body(block, interface, method));
+        quote!(#(#cfgs)* #sig { #body })
+    });
+    let (items, deprecated) = (quote!(#(#declared)* #(#functions)*), service::deprecated(block));
+    Some(generics::impls(block, |bridged| {
+        let bridged = generics::with_condition(bridged, parse_quote!(#condition));
+        let (impl_generics, _, conditions) = bridged.split_for_impl();
+        quote!(#deprecated impl #impl_generics #interface for ::callgate::__glue::Bridge<#ty> #conditions { #items })
+    }))
+}
+
+/// Calls over the bridge; a function without `self` runs here.
+pub(crate) fn forwarded(block: &Block, interface: &Path, method: &Method) -> TokenStream {
+    let (ty, name, shown, output) = (&block.service.ty, method.name(), &method.shown, &method.output);
+    let arguments = method.arguments.iter().map(|argument| &argument.name);
+    match method.kind {
+        Kind::Local => quote!(<#ty as #interface>::#name(#(#arguments),*)),
+        _ => quote!(::callgate::__glue::drop_in!((**self).#shown(#(#arguments),*), #output)),
+    }
+}
+
+/// Types and constants are those of the service.
+fn declared(block: &Block, interface: &Path, item: &ImplItem) -> Option<TokenStream> {
+    let ty = &block.service.ty;
+    match item {
+        ImplItem::Type(ImplItemType { attrs, ident, generics, .. }) => {
+            let cfgs = attrs.iter().filter(|attr| attr.path().is_ident("cfg"));
+            let (declared, used, conditions) = generics.split_for_impl();
+            Some(quote!(#(#cfgs)* type #ident #declared = <#ty as #interface>::#ident #used #conditions;))
+        }
+        ImplItem::Const(ImplItemConst { attrs, ident, ty: of, .. }) => {
+            let cfgs = attrs.iter().filter(|attr| attr.path().is_ident("cfg"));
+            let of = block.self_type.in_type(of);
+            Some(quote!(#(#cfgs)* const #ident: #of = <#ty as #interface>::#ident;))
+        }
+        _ => None,
+    }
+}
+
+/// That of the trait, with a plain name for each argument.
+fn signature(block: &Block, method: &Method) -> TokenStream {
+    let mut sig = if method.refused { method.sig.clone() } else { with_self_replaced(block, &method.sig) };
+    let typed = sig.inputs.iter_mut().filter_map(|input| match input {
+        FnArg::Typed(input) => Some(input),
+        FnArg::Receiver(_) => None,
+    });
+    for (input, argument) in typed.zip(&method.arguments) {
+        let name = &argument.name;
+        *input.pat = parse_quote!(#name);
+    }
+    sig.into_token_stream()
+}
+
+/// `Self::Name` means the same in both impls, but only through the service's.
+fn with_self_replaced(block: &Block, sig: &Signature) -> Signature {
+    block.self_type.replaced(sig, |replace, sig| {
+        let inputs = sig.inputs.iter_mut().filter(|input| matches!(input, FnArg::Typed(_)));
+        inputs.for_each(|input| replace.visit_fn_arg_mut(input));
+        replace.visit_return_type_mut(&mut sig.output);
+    })
+}

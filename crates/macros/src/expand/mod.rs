@@ -1,0 +1,45 @@
+//! Writes the code of a block that nothing was refused of.
+
+pub(crate) mod builders;
+pub(crate) mod drop_in;
+pub(crate) mod generics;
+pub(crate) mod proxy;
+mod request;
+pub(crate) mod service;
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use crate::model::Block;
+
+/// The block itself, and beside it the proxy; everything else has no name that could meet one of the user's.
+pub(crate) fn block(block: &Block) -> TokenStream {
+    let item = &block.item;
+    let generated = match block.interface() {
+        None => of_type(block),
+        Some(_) => of_trait(block),
+    };
+    quote!(#item #generated)
+}
+
+fn of_type(block: &Block) -> TokenStream {
+    let proxy = proxy::declaration(block);
+    let builders = builders::builders(block);
+    let calls = proxy::calls(block);
+    let service = service::service(block);
+    let hidden = hidden(block, quote!(#builders #calls #service));
+    quote!(#proxy #hidden)
+}
+
+fn of_trait(block: &Block) -> TokenStream {
+    let calls = proxy::calls(block);
+    let interface = service::interface(block);
+    let drop_in = drop_in::drop_in(block, drop_in::forwarded);
+    hidden(block, quote!(#interface #calls #drop_in))
+}
+
+/// Puts code where its names are its own.
+pub(crate) fn hidden(block: &Block, code: TokenStream) -> TokenStream {
+    let cfgs = block.cfgs();
+    quote!(#(#cfgs)* const _: () = { #code };)
+}

@@ -1,0 +1,78 @@
+//! The proxy: the caller's side of every method.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use super::generics::{self, ProxyGenerics};
+use super::request;
+use crate::docs;
+use crate::model::{Block, Method};
+
+/// `pub struct CounterCalls<M>`
+pub(crate) fn declaration(block: &Block) -> TokenStream {
+    let (cfgs, docs, name) = (block.cfgs(), docs::proxy(block), block.service.proxy_name());
+    let (mode, of) = (generics::mode(block), ProxyGenerics::of(block));
+    let (declared, phantoms) = (of.declaration(&mode), of.phantoms());
+    let service = (!phantoms.is_empty()).then(
+        || quote!(__service: ::core::marker::PhantomData<fn() -> (#(::core::marker::PhantomData<#phantoms>,)*)>,),
+    );
+    quote! {
+        #(#cfgs)*
+        #docs
+        pub struct #name #declared {
+            pub(crate) __mode: #mode,
+            #service
+        }
+    }
+}
+
+/// A proxy with the mode `__mode`.
+pub(crate) fn construction(block: &Block) -> TokenStream {
+    let name = block.service.proxy_name();
+    let has_service = !ProxyGenerics::of(block).phantoms().is_empty();
+    let service = has_service.then(|| quote!(__service: ::core::marker::PhantomData,));
+    quote!(#name { __mode, #service })
+}
+
+/// Its methods.
+pub(crate) fn calls(block: &Block) -> TokenStream {
+    let mode = generics::mode(block);
+    let calls = block.proxied().map(|method| call(block, method, &mode));
+    around(block, &quote!(#(#calls)*))
+}
+
+/// The impl block that holds them.
+pub(crate) fn around(block: &Block, calls: &TokenStream) -> TokenStream {
+    let (mode, ty) = (generics::mode(block), &block.service.ty);
+    let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
+    let allowed = docs::allowed(&block.item.attrs);
+    generics::impls(block, |mut bridged| {
+        if block.interface().is_some() {
+            bridged = generics::with_condition(bridged, syn::parse_quote!(#ty: ::callgate::__glue::Service));
+        }
+        let bridged = generics::with_mode(bridged, &mode);
+        let (impl_generics, _, conditions) = bridged.split_for_impl();
+        quote!(#allowed impl #impl_generics #proxy #conditions { #calls })
+    })
+}
+
+/// One method.
+pub(crate) fn call(block: &Block, method: &Method, mode: &syn::Ident) -> TokenStream {
+    let (docs, vis, shown, output) =
+        (docs::call(block, method), visibility(block, method), &method.shown, &method.output);
+    let (parameters, tuple) = (request::parameters(method), request::tuple(method));
+    let descriptor = request::descriptor(block, method);
+    let separator = (!parameters.is_empty()).then(|| quote!(,));
+    quote! {
+        #docs
+        #vis fn #shown(&self #separator #parameters) -> #mode::Out<#output> {
+            ::callgate::__glue::Mode::call::<_, #output>(&self.__mode, #descriptor, &#tuple)
+        }
+    }
+}
+
+/// That of the original; a trait's methods are as public as the proxy.
+fn visibility(block: &Block, method: &Method) -> TokenStream {
+    let vis = &method.vis;
+    if block.interface().is_some() { quote!(pub) } else { quote!(#vis) }
+}

@@ -1,0 +1,76 @@
+//! How the arguments of one method cross: as the tuple that is sent, and as what the callee makes of it.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::Index;
+use syn::spanned::Spanned;
+
+use crate::model::{Argument, Block, Method, Passing};
+
+/// `n: u64, name: &str`: what callers pass.
+pub(crate) fn parameters(method: &Method) -> TokenStream {
+    let parameters = method.arguments.iter().map(|Argument { name, passing, ty }| match passing {
+        Passing::Value => quote!(#name: #ty),
+        Passing::Borrowed | Passing::Archived | Passing::Text => quote!(#name: &#ty),
+        Passing::Native | Passing::Slice => quote!(#name: &[#ty]),
+    });
+    quote!(#(#parameters),*)
+}
+
+/// `(Val(&n), Text(name),)`: what is sent.
+pub(crate) fn tuple(method: &Method) -> TokenStream {
+    let elements = method.arguments.iter().map(|Argument { name, passing, ty }| match passing {
+        Passing::Value => quote_spanned!(ty.span()=> ::callgate::__glue::Val(&#name)),
+        Passing::Borrowed | Passing::Archived => quote_spanned!(ty.span()=> ::callgate::__glue::Val(#name)),
+        Passing::Text => quote!(::callgate::__glue::Text(#name)),
+        Passing::Native | Passing::Slice => quote_spanned!(ty.span()=> ::callgate::__glue::Slice(#name)),
+    });
+    quote!((#(#elements,)*))
+}
+
+/// `(Val<'static, u64>, Text<'static>,)`: its type.
+pub(crate) fn tuple_type(method: &Method) -> TokenStream {
+    let elements = method.arguments.iter().map(|Argument { passing, ty, .. }| match passing {
+        Passing::Value | Passing::Borrowed | Passing::Archived => quote!(::callgate::__glue::Val<'static, #ty>),
+        Passing::Text => quote!(::callgate::__glue::Text<'static>),
+        Passing::Native | Passing::Slice => quote!(::callgate::__glue::Slice<'static, #ty>),
+    });
+    quote!((#(#elements,)*))
+}
+
+/// `value::<u64>(&__args.0), text(&__args.1)`: what the callee passes on.
+pub(crate) fn received(method: &Method) -> TokenStream {
+    let received = method.arguments.iter().enumerate().map(|(index, Argument { passing, ty, .. })| {
+        let index = Index::from(index);
+        let archived = quote!(&__args.#index);
+        match passing {
+            Passing::Value => quote!(::callgate::__glue::value::<#ty>(#archived)),
+            Passing::Borrowed => quote!(&::callgate::__glue::value::<#ty>(#archived)),
+            Passing::Text => quote!(::callgate::__glue::text(#archived)),
+            Passing::Native => quote!(::callgate::__glue::native_slice::<#ty>(#archived)),
+            Passing::Slice => quote!(&::callgate::__glue::slice::<#ty>(#archived)),
+            Passing::Archived => archived,
+        }
+    });
+    quote!(#(#received),*)
+}
+
+/// The parameter of the callee's closure.
+pub(crate) fn closure_parameter(method: &Method) -> TokenStream {
+    if method.arguments.is_empty() { quote!(_) } else { quote!(__args) }
+}
+
+/// `const { &Method { .. } }`: which method it is.
+pub(crate) fn descriptor(block: &Block, method: &Method) -> TokenStream {
+    let (service, name) = (block.service.name.to_string(), crate::docs::plain(method.name()));
+    let (index, ty) = (method.index, &block.service.ty);
+    let interface = match block.interface() {
+        None => quote!(::core::option::Option::None),
+        Some(_) => {
+            quote!(::core::option::Option::Some(::callgate::__glue::InterfaceId::of::<#ty, __CallgateInterface>()))
+        }
+    };
+    quote! {
+        const { &::callgate::__glue::Method { service: #service, name: #name, index: #index, interface: #interface } }
+    }
+}

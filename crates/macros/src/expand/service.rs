@@ -1,0 +1,113 @@
+//! The callee's side: a match over the table's indices.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use super::generics::{self, ProxyGenerics};
+use super::{proxy, request};
+use crate::model::{Block, Kind, Method};
+
+/// `impl Service for Counter`
+pub(crate) fn service(block: &Block) -> TokenStream {
+    let (fingerprint, construct) = (fingerprint(block), construct(block));
+    let dispatch = dispatch(block, &quote!(self));
+    around(
+        block,
+        &quote! {
+            fn fingerprint(__of: ::callgate::__glue::Fingerprint) -> ::callgate::__glue::Fingerprint { #fingerprint }
+            fn construct(__call: ::callgate::__glue::Incoming<'_, '_>) -> ::core::option::Option<Self> { #construct }
+            fn dispatch(&mut self, __call: ::callgate::__glue::Incoming<'_, '_>) { #dispatch }
+        },
+    )
+}
+
+/// The impl block around what answers: everything that needs no method.
+pub(crate) fn around(block: &Block, answers: &TokenStream) -> TokenStream {
+    let (ty, name, mode) = (&block.service.ty, block.service.name.to_string(), generics::mode(block));
+    let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
+    let (construction, deprecated) = (proxy::construction(block), deprecated(block));
+    generics::impls(block, |bridged| {
+        let (impl_generics, _, conditions) = bridged.split_for_impl();
+        quote! {
+            #deprecated
+            impl #impl_generics ::callgate::__glue::Service for #ty #conditions {
+                const NAME: &'static str = #name;
+                type Calls<#mode: ::callgate::__glue::Mode> = #proxy;
+                fn calls<#mode: ::callgate::__glue::Mode>(__mode: #mode) -> Self::Calls<#mode> { #construction }
+                #answers
+            }
+        }
+    })
+}
+
+/// The marker type that stands for the trait's block, and its `impl Interface<Circle>`.
+pub(crate) fn interface(block: &Block) -> TokenStream {
+    let (ty, deprecated) = (&block.service.ty, deprecated(block));
+    let (fingerprint, dispatch) = (fingerprint(block), dispatch(block, &quote!(__service)));
+    let interface = generics::impls(block, |bridged| {
+        let (impl_generics, _, conditions) = bridged.split_for_impl();
+        quote! {
+            #deprecated
+            impl #impl_generics ::callgate::__glue::Interface<#ty> for __CallgateInterface #conditions {
+                fn fingerprint(__of: ::callgate::__glue::Fingerprint) -> ::callgate::__glue::Fingerprint { #fingerprint }
+                fn dispatch(__service: &mut #ty, __call: ::callgate::__glue::Incoming<'_, '_>) { #dispatch }
+            }
+        }
+    });
+    quote!(struct __CallgateInterface; #interface)
+}
+
+/// Answering a method is no use of it that its author warns of.
+pub(crate) fn deprecated(block: &Block) -> Option<TokenStream> {
+    let is_deprecated = |method: &Method| method.attrs.iter().any(|attr| attr.path().is_ident("deprecated"));
+    block.methods.iter().any(is_deprecated).then(|| quote!(#[allow(deprecated)]))
+}
+
+fn fingerprint(block: &Block) -> TokenStream {
+    let steps = block.crossing().map(|method| {
+        let (cfgs, name, tuple) = (method.cfgs(), crate::docs::plain(method.name()), request::tuple_type(method));
+        let (sig, output) = (&method.sig, &method.output);
+        let signature = quote!(#sig).to_string();
+        let step = match method.kind {
+            Kind::Constructor { .. } => quote!(constructor::<#tuple>),
+            _ => quote!(method::<#tuple, #output>),
+        };
+        quote!(#(#cfgs)* let __of = __of.#step(#name, #signature);)
+    });
+    quote!(#(#steps)* __of)
+}
+
+fn construct(block: &Block) -> TokenStream {
+    let ty = &block.service.ty;
+    let arms = block.constructors().map(|method| {
+        let (cfgs, index, name, tuple) = (method.cfgs(), method.index, method.name(), request::tuple_type(method));
+        let (parameter, received) = (request::closure_parameter(method), request::received(method));
+        let construct = match method.kind {
+            Kind::Constructor { can_fail: true } => quote!(try_construct::<#tuple, Self, _>),
+            _ => quote!(construct::<#tuple, Self>),
+        };
+        quote!(#(#cfgs)* #index => __call.#construct(|#parameter| <#ty>::#name(#received)),)
+    });
+    quote!(match __call.index() { #(#arms)* _ => __call.unknown_constructor() })
+}
+
+fn dispatch(block: &Block, service: &TokenStream) -> TokenStream {
+    let arms = block.proxied().map(|method| {
+        let (cfgs, index, tuple, output) = (method.cfgs(), method.index, request::tuple_type(method), &method.output);
+        let (parameter, body) = (request::closure_parameter(method), body(block, method, service));
+        quote!(#(#cfgs)* #index => __call.answer::<#tuple, #output>(|#parameter| #body),)
+    });
+    quote!(match __call.index() { #(#arms)* _ => __call.unknown() })
+}
+
+/// What one method does in the callee.
+fn body(block: &Block, method: &Method, service: &TokenStream) -> TokenStream {
+    let (ty, name, received) = (&block.service.ty, method.name(), request::received(method));
+    match (&method.kind, block.interface()) {
+        (Kind::Get(field), _) => quote!(::core::clone::Clone::clone(&#service.#field)),
+        (Kind::Set(field), _) => quote!(#service.#field = #received),
+        (Kind::Method, Some(interface)) => quote!(<#ty as #interface>::#name(#service, #received)),
+        (Kind::Method, None) => quote!(<#ty>::#name(#service, #received)),
+        _ => quote!(<#ty>::#name(#received)),
+    }
+}

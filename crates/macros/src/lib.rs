@@ -1,0 +1,106 @@
+//! The `#[bridge]` attribute of [callgate](https://docs.rs/callgate), where it is documented.
+//!
+//! One block goes through four steps, one file each: [`parse`] reads it, [`model`] says what there is to call, [`check`] refuses what
+//! cannot cross, all of it at once, and [`expand`] writes the code. When something was refused, [`fallback`] writes stand-ins
+//! instead, so that one mistake is one error and not one more at each call.
+//!
+//! What is written refers to `::callgate::__glue` and to the user's own items, by full paths, and to nothing else.
+#![forbid(unsafe_code)]
+
+mod check;
+mod docs;
+mod expand;
+mod fallback;
+mod model;
+mod parse;
+mod refusals;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use crate::model::Block;
+use crate::refusals::Refusals;
+
+/// Makes a type's methods callable in another process.
+///
+/// # On the type's own block
+///
+/// ```ignore
+/// #[bridge]
+/// impl Counter {
+///     pub fn new(start: u64) -> Self { .. }            // Counter::bridge(start) -> Builder<Counter>
+///     pub fn with_label(label: &str) -> Self { .. }    // Counter::bridge_with_label(label)
+///     pub fn add(&mut self, n: u64) -> u64 { .. }      // counter.add(n) -> Result<u64, CallError>
+///     pub fn pid() -> u32 { .. }                       // counter.pid(), in the child
+///     fn helper(&self) { .. }                          // private: stays as it is
+/// }
+/// ```
+///
+/// The block itself stays unchanged. Beside it comes the proxy `CounterCalls<M>`, to which a `Bridge<Counter>` derefs, with a method for
+/// each that is `pub` (or `pub(crate)`, ..): same name, same arguments, same documentation. A `pub` function without `self` that
+/// returns `Self` or `Result<Self, ..>` is a **constructor**, and the block needs at least one: `new` becomes `Counter::bridge`, any
+/// other `name` becomes `Counter::bridge_name`.
+///
+/// Arguments are values, `&T`, `&str`, `&[T]` or `&Archived<T>`; results are values. Both are whatever rkyv can archive. Type
+/// parameters belong on the block (`impl<T> Stack<T>`). What cannot be bridged is refused where it stands, and every refusal of a block comes at once.
+///
+/// A type has one such block. Methods that need no bridge go into another, without the attribute.
+///
+/// # On a trait's block
+///
+/// ```ignore
+/// #[bridge]
+/// impl Shape for Circle {
+///     fn area(&self) -> f64 { .. }
+/// }
+/// ```
+///
+/// `Bridge<Circle>` implements `Shape` too, with the same signatures, so that code generic over `Shape` takes either. A
+/// call that fails becomes the method's own error where it returns `Result<_, E>` with `E: From<CallError>`; else it panics
+/// with the error's text. The proxy gets the methods as well, for callers who want the `CallError`.
+///
+/// - The trait is one of this crate: the language forbids implementing a foreign trait for `Bridge`.
+/// - `CircleCalls` must be in scope beside `Circle`.
+/// - Methods that the block leaves to the trait's defaults run in the caller, and call the others over the bridge.
+///   So do functions without `self`; constants and types are those of `Circle`.
+///
+/// # Options
+///
+/// | where | option | effect |
+/// | --- | --- | --- |
+/// | a method | `#[bridge(skip)]` | it is left alone, though `pub` |
+/// | a method | `#[bridge(rename = "halt")]` | callers know it by this name; a constructor's builder is `Counter::halt` |
+/// | the type's block | `#[bridge(get(total: u64))]` | callers get `total() -> u64`, a clone of that field |
+/// | the type's block | `#[bridge(set(total: u64))]` | callers get `set_total(value: u64)` |
+///
+/// Fields may carry documentation and a visibility of their own (`get(pub(crate) total: u64)`); else they are `pub`.
+///
+/// The methods of `Bridge` itself (`stop`, `kill`, `child_pid`, `is_alive`, `stats`, `with_timeout`, `view`, `begin`, `send`) would
+/// hide a method of the same name, so that one needs a `rename`.
+#[proc_macro_attribute]
+pub fn bridge(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    generate(options.into(), item.into()).into()
+}
+
+/// [`bridge`], with tokens that also exist outside the compiler.
+fn generate(options: TokenStream, item: TokenStream) -> TokenStream {
+    let mut refusals = Refusals::default();
+    let Some(parsed) = parse::block(options, item.clone(), &mut refusals) else {
+        return with_errors(&refusals, item);
+    };
+    if check::header(&parsed.item, &mut refusals).is_err() {
+        let item = &parsed.item;
+        return with_errors(&refusals, quote!(#item));
+    }
+    let mut block = Block::read(parsed);
+    check::block(&mut block, &mut refusals);
+    if refusals.is_empty() { expand::block(&block) } else { with_errors(&refusals, fallback::block(&block)) }
+}
+
+fn with_errors(refusals: &Refusals, code: TokenStream) -> TokenStream {
+    let errors = refusals.to_compile_errors();
+    quote!(#errors #code)
+}

@@ -1,0 +1,362 @@
+//! What there is to call in a block: one [`Method`] for each, with everything that the later steps ask of it.
+
+use quote::{ToTokens, format_ident};
+use syn::ext::IdentExt;
+use syn::{
+    Attribute, Field, FnArg, GenericArgument, Generics, Ident, ImplItem, ItemImpl, Pat, PatType, Path, PathArguments,
+    ReturnType, Signature, Type, Visibility, parse_quote,
+};
+
+use crate::parse::{Function, Parsed};
+use crate::types::{self, SelfType};
+
+/// A block, read.
+pub(crate) struct Block {
+    /// As it is emitted again.
+    pub(crate) item: ItemImpl,
+    /// The type that it is for.
+    pub(crate) service: Service,
+    /// What `Self` stands for, and the trait, of a trait's block.
+    pub(crate) self_type: SelfType,
+    /// What can be called, in the order of the table; at its end what a trait's functions without `self` need, which stay here.
+    pub(crate) methods: Vec<Method>,
+}
+
+/// The user's type.
+pub(crate) struct Service {
+    /// With its arguments: `inner::Stack<T>`.
+    pub(crate) ty: Type,
+    /// Its path without arguments: `inner::Stack`.
+    pub(crate) path: Path,
+    /// Its last word: `Stack`.
+    pub(crate) name: Ident,
+}
+
+/// One thing that can be called.
+pub(crate) struct Method {
+    pub(crate) kind: Kind,
+    /// The name for callers: the proxy's method, or the builder.
+    pub(crate) shown: Ident,
+    /// Position in the block's table.
+    pub(crate) index: u16,
+    pub(crate) attrs: Vec<Attribute>,
+    pub(crate) vis: Visibility,
+    /// As written; made up for a field.
+    pub(crate) sig: Signature,
+    pub(crate) arguments: Vec<Argument>,
+    /// What it returns; `()` if nothing.
+    pub(crate) output: Type,
+    /// Whether [`check`](crate::check) refused it.
+    pub(crate) refused: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// Without `self`, returns `Self`, or a `Result` of it if it can fail.
+    Constructor { can_fail: bool },
+    /// With `self`.
+    Method,
+    /// Without `self`, in the type's own block: runs in the child.
+    Function,
+    /// Without `self`, in a trait's block: runs in the caller.
+    Local,
+    /// Reads this field.
+    Get(Ident),
+    /// Writes this field.
+    Set(Ident),
+}
+
+/// One argument.
+pub(crate) struct Argument {
+    /// A plain name, whatever pattern the user's function has there.
+    pub(crate) name: Ident,
+    pub(crate) passing: Passing,
+    /// The type that crosses: `T` of `T` and `&T`, `str`, the element of a slice.
+    pub(crate) ty: Type,
+}
+
+/// How an argument crosses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Passing {
+    /// `T`: archived, read back.
+    Value,
+    /// `&T`: the same, lent to the method.
+    Borrowed,
+    /// `&str`: read in place.
+    Text,
+    /// `&[u64]` and its like: read in place.
+    Native,
+    /// `&[T]`: archived, read back, lent to the method.
+    Slice,
+    /// `&Archived<T>`: read in place; the caller passes `&T`.
+    Archived,
+}
+
+impl Block {
+    /// Says what there is to call. The header is in order: [`check::header`](crate::check::header).
+    pub(crate) fn read(parsed: Parsed) -> Block {
+        let Parsed { item, functions, get, set } = parsed;
+        let service = Service::read(&item.self_ty);
+        let self_type = SelfType::new(&service.ty, item.trait_.as_ref().map(|(path, _)| path), constants(&item));
+        let of_trait = self_type.interface.is_some();
+        let mut methods: Vec<Method> = functions
+            .into_iter()
+            .filter(|function| of_trait || is_bridged(function))
+            .map(|function| Method::read(function, &self_type))
+            .chain(get.into_iter().map(|field| Method::getter(field, &self_type)))
+            .chain(set.into_iter().map(|field| Method::setter(field, &self_type)))
+            .collect();
+        number(&mut methods);
+        Block { item, service, self_type, methods }
+    }
+
+    /// What the child answers, in order.
+    pub(crate) fn crossing(&self) -> impl Iterator<Item = &Method> {
+        self.methods.iter().filter(|method| method.kind != Kind::Local)
+    }
+
+    pub(crate) fn constructors(&self) -> impl Iterator<Item = &Method> {
+        self.crossing().filter(|method| method.is_constructor())
+    }
+
+    /// What the proxy has.
+    pub(crate) fn proxied(&self) -> impl Iterator<Item = &Method> {
+        self.crossing().filter(|method| !method.is_constructor())
+    }
+
+    /// The trait, of a trait's block.
+    pub(crate) fn interface(&self) -> Option<&Path> {
+        self.self_type.interface.as_ref()
+    }
+
+    /// Where the proxy is: the type's own block has it beside itself, a trait's block finds it beside the type.
+    pub(crate) fn proxy(&self) -> Path {
+        let name = self.service.proxy_name();
+        if self.interface().is_none() {
+            return name.into();
+        }
+        let mut path = self.service.path.clone();
+        path.segments.last_mut().expect("a path has a last word").ident = name;
+        path
+    }
+
+    /// Whether the block itself has a function or constant of this name.
+    pub(crate) fn has_function(&self, name: &Ident) -> bool {
+        self.item.items.iter().any(|item| match item {
+            ImplItem::Fn(function) => function.sig.ident == *name,
+            ImplItem::Const(constant) => constant.ident == *name,
+            _ => false,
+        })
+    }
+
+    pub(crate) fn generics(&self) -> &Generics {
+        &self.item.generics
+    }
+
+    /// The block's own conditions on being compiled.
+    pub(crate) fn cfgs(&self) -> Vec<&Attribute> {
+        cfgs(&self.item.attrs)
+    }
+}
+
+/// Numbers the table.
+fn number(methods: &mut [Method]) {
+    let crossing = methods.iter_mut().filter(|method| method.kind != Kind::Local);
+    for (index, method) in (0..).zip(crossing) {
+        method.index = index;
+    }
+}
+
+fn is_bridged(function: &Function) -> bool {
+    !matches!(function.vis, Visibility::Inherited) && function.options.skip.is_none()
+}
+
+fn constants(item: &ItemImpl) -> Vec<Ident> {
+    let constant = |item: &ImplItem| match item {
+        ImplItem::Const(constant) => Some(constant.ident.clone()),
+        _ => None,
+    };
+    item.items.iter().filter_map(constant).collect()
+}
+
+impl Service {
+    fn read(ty: &Type) -> Service {
+        let mut path = types::path(ty).expect("the header was checked").clone();
+        let last = path.segments.last_mut().expect("a path has a last word");
+        last.arguments = PathArguments::None;
+        let name = last.ident.clone();
+        Service { ty: types::bare(ty).clone(), path, name }
+    }
+
+    /// `CounterCalls`.
+    pub(crate) fn proxy_name(&self) -> Ident {
+        format_ident!("{}Calls", self.name)
+    }
+
+    /// The arguments that the type has in this block.
+    pub(crate) fn arguments(&self) -> Vec<&GenericArgument> {
+        let last = types::path(&self.ty).and_then(|path| path.segments.last());
+        match last.map(|last| &last.arguments) {
+            Some(PathArguments::AngleBracketed(arguments)) => arguments.args.iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Method {
+    fn read(function: Function, self_type: &SelfType) -> Method {
+        let Function { attrs, vis, sig, options } = function;
+        let kind = kind(&sig, self_type);
+        let shown = options.rename.unwrap_or_else(|| match kind {
+            Kind::Constructor { .. } => builder_name(&sig.ident),
+            _ => sig.ident.clone(),
+        });
+        Method { shown, ..Method::new(kind, attrs, vis, sig, self_type) }
+    }
+
+    fn getter(field: Field, self_type: &SelfType) -> Method {
+        let (name, ty) = (field_name(&field), &field.ty);
+        let sig = parse_quote!(fn #name(&self) -> #ty);
+        Method::new(Kind::Get(name), field.attrs, or_public(field.vis), sig, self_type)
+    }
+
+    fn setter(field: Field, self_type: &SelfType) -> Method {
+        let (name, ty) = (field_name(&field), &field.ty);
+        let setter = format_ident!("set_{}", name.unraw(), span = name.span());
+        let sig = parse_quote!(fn #setter(&mut self, value: #ty));
+        Method::new(Kind::Set(name), field.attrs, or_public(field.vis), sig, self_type)
+    }
+
+    fn new(kind: Kind, attrs: Vec<Attribute>, vis: Visibility, sig: Signature, self_type: &SelfType) -> Method {
+        let output = match &sig.output {
+            ReturnType::Default => parse_quote!(()),
+            ReturnType::Type(_, ty) => self_type.in_type(ty),
+        };
+        let (shown, arguments) = (sig.ident.clone(), arguments(&sig, self_type));
+        Method { kind, shown, index: 0, attrs, vis, sig, arguments, output, refused: false }
+    }
+
+    pub(crate) fn is_constructor(&self) -> bool {
+        matches!(self.kind, Kind::Constructor { .. })
+    }
+
+    /// The name in the user's code.
+    pub(crate) fn name(&self) -> &Ident {
+        &self.sig.ident
+    }
+
+    /// Its conditions on being compiled.
+    pub(crate) fn cfgs(&self) -> Vec<&Attribute> {
+        cfgs(&self.attrs)
+    }
+}
+
+fn cfgs(attrs: &[Attribute]) -> Vec<&Attribute> {
+    attrs.iter().filter(|attr| attr.path().is_ident("cfg")).collect()
+}
+
+fn field_name(field: &Field) -> Ident {
+    field.ident.clone().expect("parsed as a named field")
+}
+
+fn or_public(vis: Visibility) -> Visibility {
+    match vis {
+        Visibility::Inherited => parse_quote!(pub),
+        vis => vis,
+    }
+}
+
+/// `new` gives `bridge`, `with_x` gives `bridge_with_x`.
+fn builder_name(constructor: &Ident) -> Ident {
+    if constructor == "new" {
+        Ident::new("bridge", constructor.span())
+    } else {
+        format_ident!("bridge_{}", constructor.unraw(), span = constructor.span())
+    }
+}
+
+fn kind(sig: &Signature, self_type: &SelfType) -> Kind {
+    if sig.receiver().is_some() {
+        return Kind::Method;
+    }
+    if self_type.interface.is_some() {
+        return Kind::Local;
+    }
+    match &sig.output {
+        ReturnType::Type(_, ty) if is_self(ty, self_type) => Kind::Constructor { can_fail: false },
+        ReturnType::Type(_, ty) if types::argument_of(ty, "Result").is_some_and(|ty| is_self(ty, self_type)) => {
+            Kind::Constructor { can_fail: true }
+        }
+        _ => Kind::Function,
+    }
+}
+
+/// `Self`, or the type as the block names it.
+fn is_self(ty: &Type, self_type: &SelfType) -> bool {
+    let spelling = |ty: &Type| types::bare(ty).to_token_stream().to_string();
+    types::is_word(ty, "Self") || spelling(ty) == spelling(&self_type.ty)
+}
+
+fn arguments(sig: &Signature, self_type: &SelfType) -> Vec<Argument> {
+    let inputs = || sig.inputs.iter().filter_map(typed);
+    let mut taken: Vec<Ident> = inputs().filter_map(|input| written_name(&input.pat)).collect();
+    let mut arguments = Vec::new();
+    for (position, input) in inputs().enumerate() {
+        let name = plain_name(&input.pat, position, &taken);
+        let (passing, ty) = passing(&input.ty);
+        taken.push(name.clone());
+        arguments.push(Argument { name, passing, ty: self_type.in_type(ty) });
+    }
+    arguments
+}
+
+/// An argument that is not `self`.
+fn typed(input: &FnArg) -> Option<&PatType> {
+    match input {
+        FnArg::Typed(input) => Some(input),
+        FnArg::Receiver(_) => None,
+    }
+}
+
+fn written_name(pattern: &Pat) -> Option<Ident> {
+    match pattern {
+        Pat::Ident(pattern) => Some(pattern.ident.clone()),
+        _ => None,
+    }
+}
+
+/// `n` for `mut n` and `_n`, `arg0` for a pattern.
+fn plain_name(pattern: &Pat, position: usize, taken: &[Ident]) -> Ident {
+    match written_name(pattern) {
+        Some(name) => used_name(&name).filter(|used| !taken.contains(used)).unwrap_or(name),
+        None => free_name(format_ident!("arg{position}"), taken),
+    }
+}
+
+/// The name without the underscore that says that the user's body does not use it: the proxy does.
+fn used_name(name: &Ident) -> Option<Ident> {
+    let text = name.to_string();
+    let mut used: Ident = syn::parse_str(text.strip_prefix('_')?).ok()?;
+    used.set_span(name.span());
+    Some(used)
+}
+
+/// The name, or the first one like it that nothing else has.
+pub(crate) fn free_name(name: Ident, taken: &[Ident]) -> Ident {
+    if taken.contains(&name) { free_name(format_ident!("{name}_"), taken) } else { name }
+}
+
+fn passing(ty: &Type) -> (Passing, &Type) {
+    let Type::Reference(reference) = types::bare(ty) else {
+        return (Passing::Value, ty);
+    };
+    match types::bare(&reference.elem) {
+        ty if types::is_word(ty, "str") => (Passing::Text, ty),
+        Type::Slice(slice) if types::is_native(&slice.elem) => (Passing::Native, &slice.elem),
+        Type::Slice(slice) => (Passing::Slice, &slice.elem),
+        ty => match types::argument_of(ty, "Archived") {
+            Some(ty) => (Passing::Archived, ty),
+            None => (Passing::Borrowed, ty),
+        },
+    }
+}

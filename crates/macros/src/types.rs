@@ -1,0 +1,241 @@
+//! Looking into types as they are spelled, and replacing `Self` in them.
+
+use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote_spanned};
+use syn::visit::Visit;
+use syn::visit_mut::VisitMut;
+use syn::{Expr, ExprPath, GenericArgument, Path, PathArguments, Type, TypePath, parse_quote};
+
+/// The element types whose slices are read in place: they have the same bytes in an archive as in memory.
+const NATIVE: [&str; 13] = ["bool", "u8", "u16", "u32", "u64", "u128", "i8", "i16", "i32", "i64", "i128", "f32", "f64"];
+
+/// Other names that stand for nothing but what can cross.
+const WELL_KNOWN: [&str; 7] = ["usize", "isize", "char", "String", "Vec", "Option", "Box"];
+
+/// The type without the parentheses, and the invisible ones that `macro_rules!` puts around `$t:ty`.
+pub(crate) fn bare(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => bare(&group.elem),
+        Type::Paren(paren) => bare(&paren.elem),
+        ty => ty,
+    }
+}
+
+/// The path, if the type is a plain one: no `<T as Trait>::`.
+pub(crate) fn path(ty: &Type) -> Option<&Path> {
+    match bare(ty) {
+        Type::Path(TypePath { qself: None, path, .. }) => Some(path),
+        _ => None,
+    }
+}
+
+/// Whether the type is this one word.
+pub(crate) fn is_word(ty: &Type, word: &str) -> bool {
+    path(ty).is_some_and(|path| path.is_ident(word))
+}
+
+pub(crate) fn is_native(ty: &Type) -> bool {
+    NATIVE.iter().any(|name| is_word(ty, name))
+}
+
+/// Whether it is put together from names that everybody knows: `Option<Vec<u8>>`.
+pub(crate) fn is_well_known(tokens: impl ToTokens) -> bool {
+    tokens.into_token_stream().into_iter().all(|token| match token {
+        TokenTree::Group(group) => is_well_known(group.stream()),
+        TokenTree::Ident(ident) => NATIVE.iter().chain(&WELL_KNOWN).any(|name| ident == name),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => true,
+    })
+}
+
+/// The `T` of a path that ends in `name<T, ..>`.
+pub(crate) fn argument_of<'a>(ty: &'a Type, name: &str) -> Option<&'a Type> {
+    let last = path(ty)?.segments.last()?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    match arguments.args.first()? {
+        GenericArgument::Type(ty) if last.ident == name => Some(ty),
+        _ => None,
+    }
+}
+
+/// What owns the same as the reference does: `String` for `&str`.
+pub(crate) fn owned(reference: &Type) -> Type {
+    match bare(reference) {
+        ty if is_word(ty, "str") => parse_quote!(::std::string::String),
+        ty if is_word(ty, "Path") => parse_quote!(::std::path::PathBuf),
+        Type::Slice(slice) => {
+            let element = &slice.elem;
+            parse_quote!(::std::vec::Vec<#element>)
+        }
+        ty => ty.clone(),
+    }
+}
+
+/// [`owned`], for people.
+pub(crate) fn owned_name(reference: &Type) -> String {
+    let full = spelled(owned(reference));
+    full.rsplit_once("::std::")
+        .map_or(full.clone(), |(_, rest)| rest.split_once("::").map_or(rest, |(_, name)| name).to_owned())
+}
+
+/// Whether any of `names` occurs in the tokens.
+pub(crate) fn mentions(tokens: impl ToTokens, names: &[Ident]) -> bool {
+    tokens.into_token_stream().into_iter().any(|token| match token {
+        TokenTree::Group(group) => mentions(group.stream(), names),
+        TokenTree::Ident(ident) => names.contains(&ident),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+    })
+}
+
+/// The type as one would type it: `Option<&str>`, not `Option < & str >`.
+pub(crate) fn spelled(tokens: impl ToTokens) -> String {
+    let spaced = tokens.into_token_stream().to_string();
+    let tight = [
+        (" < ", "<"),
+        (" <", "<"),
+        ("< ", "<"),
+        (" >", ">"),
+        ("& ", "&"),
+        (" :: ", "::"),
+        (":: ", "::"),
+        (" ,", ","),
+        ("! ", "!"),
+    ];
+    tight.iter().fold(spaced, |text, (from, to)| text.replace(from, to))
+}
+
+/// What `Self` stands for in a block.
+pub(crate) struct SelfType {
+    /// The type of the block.
+    pub(crate) ty: Type,
+    /// Its trait, in which `Self` is already replaced.
+    pub(crate) interface: Option<Path>,
+    /// The constants that the block declares.
+    pub(crate) constants: Vec<Ident>,
+}
+
+impl SelfType {
+    pub(crate) fn new(ty: &Type, interface: Option<&Path>, constants: Vec<Ident>) -> SelfType {
+        let mut self_type = SelfType { ty: ty.clone(), interface: None, constants };
+        self_type.interface = interface.map(|path| self_type.replaced(path, Replace::visit_path_mut));
+        self_type
+    }
+
+    /// The same with `Self` replaced, so that it means the same in another block.
+    pub(crate) fn replaced<'a, T: Clone>(&'a self, within: &T, visit: impl FnOnce(&mut Replace<'a>, &mut T)) -> T {
+        let mut within = within.clone();
+        visit(&mut Replace(self), &mut within);
+        within
+    }
+
+    /// [`replaced`](Self::replaced), for a type.
+    pub(crate) fn in_type(&self, ty: &Type) -> Type {
+        self.replaced(ty, Replace::visit_type_mut)
+    }
+
+    /// `Self::Name` without the name: `<Circle as Shape>::`.
+    fn qualified(&self, rest: &Path, through_trait: bool) -> TokenStream {
+        let span = rest.segments[0].ident.span();
+        let ty = respanned(self.ty.to_token_stream(), span);
+        let rest = rest.segments.iter().skip(1);
+        match &self.interface {
+            Some(interface) if through_trait => {
+                let interface = respanned(interface.to_token_stream(), span);
+                quote_spanned!(span=> <#ty as #interface> #(::#rest)*)
+            }
+            _ => quote_spanned!(span=> <#ty> #(::#rest)*),
+        }
+    }
+}
+
+/// Replaces `Self` by the type, and `Self::Name` by the qualified path.
+pub(crate) struct Replace<'a>(&'a SelfType);
+
+impl VisitMut for Replace<'_> {
+    fn visit_type_mut(&mut self, ty: &mut Type) {
+        match path(ty).filter(|path| starts_with_self(path)) {
+            Some(path) if path.segments.len() == 1 => {
+                let tokens = respanned(self.0.ty.to_token_stream(), path.segments[0].ident.span());
+                *ty = parse_quote!(#tokens);
+            }
+            Some(path) => {
+                let tokens = self.0.qualified(path, true);
+                *ty = parse_quote!(#tokens);
+            }
+            None => syn::visit_mut::visit_type_mut(self, ty),
+        }
+    }
+
+    fn visit_expr_mut(&mut self, expr: &mut Expr) {
+        match expr {
+            Expr::Path(ExprPath { qself: None, path, .. }) if starts_with_self(path) && path.segments.len() > 1 => {
+                let declared = self.0.constants.contains(&path.segments[1].ident);
+                let tokens = self.0.qualified(path, declared);
+                *expr = parse_quote!(#tokens);
+            }
+            expr => syn::visit_mut::visit_expr_mut(self, expr),
+        }
+    }
+}
+
+fn starts_with_self(path: &Path) -> bool {
+    path.segments.first().is_some_and(|first| first.ident == "Self")
+}
+
+/// The tokens, shown at `span` by the compiler, resolved where they were written.
+fn respanned(tokens: TokenStream, span: Span) -> TokenStream {
+    tokens
+        .into_iter()
+        .map(|mut token| {
+            if let TokenTree::Group(group) = &token {
+                token = TokenTree::Group(Group::new(group.delimiter(), respanned(group.stream(), span)));
+            }
+            token.set_span(token.span().located_at(span));
+            token
+        })
+        .collect()
+}
+
+/// Walks through a type and reports what cannot cross, each outermost part once.
+pub(crate) fn look<'a>(ty: &'a Type, found: &mut impl FnMut(Part<'a>)) {
+    Look(found).visit_type(ty);
+}
+
+/// A part of a type that may need a refusal.
+pub(crate) enum Part<'a> {
+    Reference(&'a syn::TypeReference),
+    Pointer(&'a Type),
+    Function(&'a Type),
+    Dyn(&'a Type),
+    Impl(&'a Type),
+    Never(&'a Type),
+    /// `Self` alone.
+    SelfAlone(&'a Type),
+    /// A lifetime as an argument of a type, other than `'static`.
+    Lifetime(&'a syn::Lifetime),
+}
+
+struct Look<'f, F>(&'f mut F);
+
+impl<'a, F: FnMut(Part<'a>)> Visit<'a> for Look<'_, F> {
+    fn visit_type(&mut self, ty: &'a Type) {
+        match ty {
+            Type::Reference(reference) => (self.0)(Part::Reference(reference)),
+            Type::Ptr(_) => (self.0)(Part::Pointer(ty)),
+            Type::FnPtr(_) => (self.0)(Part::Function(ty)),
+            Type::TraitObject(_) => (self.0)(Part::Dyn(ty)),
+            Type::ImplTrait(_) => (self.0)(Part::Impl(ty)),
+            Type::Never(_) => (self.0)(Part::Never(ty)),
+            ty if is_word(ty, "Self") => (self.0)(Part::SelfAlone(ty)),
+            ty => syn::visit::visit_type(self, ty),
+        }
+    }
+
+    fn visit_lifetime(&mut self, lifetime: &'a syn::Lifetime) {
+        if lifetime.ident != "static" {
+            (self.0)(Part::Lifetime(lifetime));
+        }
+    }
+
+    /// The length of an array is no type.
+    fn visit_expr(&mut self, _: &'a Expr) {}
+}

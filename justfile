@@ -1,0 +1,33 @@
+# What a change needs, by hand. `.ci/run` holds the commands themselves, so that both agree.
+
+# Lists the recipes.
+default:
+    @just --list
+
+# Every test, doctests included.
+test:
+    cargo test --workspace
+
+# Formatting and clippy, warnings as errors.
+lint:
+    .ci/run format lint
+
+# The documentation, warnings as errors.
+docs:
+    .ci/run docs
+
+# The loom models of ring and doorbell.
+loom:
+    .ci/run loom
+
+# Each benchmark once, unmeasured.
+bench-smoke:
+    .ci/run bench_smoke
+
+# Every example.
+examples:
+    .ci/run examples
+
+# All that must hold before a change lands.
+ci:
+    .ci/run

@@ -1,0 +1,300 @@
+//! Arenas: blocks for payloads that outgrow a slot.
+//!
+//! Layer 2. An arena belongs to one side, which allocates from it and keeps all its books in private memory; the other side
+//! only reads the blocks that frames name, through a [`Directory`]. Segments are asked of a [`Source`] and kept for reuse: a
+//! fresh page costs ten times a used one. Knows nothing of sockets; never blocks, except where the source does.
+//!
+//! Block sizes are powers of two from 4 KiB to 64 KiB, sixteen to a segment; larger ones have a segment of their own, in
+//! steps of a quarter of a power of two, so that at most a fifth is wasted.
+
+use crate::frame::{BlockRef, Spill};
+use crate::segment::{Block, Span};
+use crate::sys::mapping::Mapping;
+use std::collections::HashMap;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// The smallest block, in bytes.
+const SMALLEST: u64 = 4 << 10;
+
+/// The largest block that shares its segment with others.
+const LARGEST_SHARED: u64 = 64 << 10;
+
+/// Blocks in a shared segment.
+const BLOCKS_PER_SEGMENT: u64 = 16;
+
+/// Free segments are kept for reuse up to this many bytes in each arena; beyond it they are given back.
+const RETAINED: u64 = 64 << 20;
+
+/// Why there is no block: the length asked for, and what could have been had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// The payload is longer than the bridge accepts, or than what is left of its budget.
+    TooLarge {
+        /// Bytes asked for.
+        len: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The memory could not be had, in words.
+    Failed(String),
+}
+
+/// Where an arena gets its segments.
+pub(crate) trait Source {
+    /// A new segment of `len` bytes, known to the peer by the number returned.
+    fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoRoom>;
+
+    /// Gives a segment back.
+    fn shrink(&mut self, segment: u64);
+}
+
+/// A block on loan from an [`Arena`], to be given back to it.
+#[derive(Debug)]
+pub(crate) struct Loan {
+    block: Block,
+    pub(crate) segment: u64,
+    offset: u64,
+    len: u64,
+}
+
+impl Loan {
+    pub(crate) fn span(&self) -> Span<'_> {
+        self.block.span()
+    }
+
+    /// What a frame says of the first `len` bytes of this block.
+    pub(crate) fn reference(&self, len: usize) -> BlockRef {
+        BlockRef { segment: self.segment, offset: self.offset, len: len as u64 }
+    }
+}
+
+/// The allocator of one side.
+pub(crate) struct Arena {
+    segments: HashMap<u64, Owned>,
+    /// The longest payload, in bytes.
+    max_payload: u64,
+}
+
+struct Owned {
+    mapping: Arc<Mapping>,
+    block_len: u64,
+    blocks: u64,
+    free: Vec<u64>,
+}
+
+impl Owned {
+    fn is_idle(&self) -> bool {
+        self.free.len() as u64 == self.blocks
+    }
+}
+
+impl Arena {
+    pub(crate) fn new(max_payload: u64) -> Self {
+        Self { segments: HashMap::new(), max_payload }
+    }
+
+    pub(crate) fn max_payload(&self) -> u64 {
+        self.max_payload
+    }
+
+    /// A block of at least `len` bytes.
+    ///
+    /// # Errors
+    ///
+    /// If `len` exceeds the longest payload, or the source has no more memory even after all idle segments were given back.
+    pub(crate) fn allocate(&mut self, len: u64, source: &mut dyn Source) -> Result<Loan, NoRoom> {
+        if len > self.max_payload {
+            return Err(NoRoom::TooLarge { len, max: self.max_payload });
+        }
+        let block_len = block_len(len);
+        if let Some(loan) = self.reuse(block_len) {
+            return Ok(loan);
+        }
+        let blocks = if block_len <= LARGEST_SHARED { BLOCKS_PER_SEGMENT } else { 1 };
+        let (segment, mapping) = source.grow(block_len * blocks).or_else(|_| {
+            self.give_back_idle(0, source);
+            source.grow(block_len * blocks)
+        })?;
+        let free = (0..blocks).rev().collect();
+        self.segments.insert(segment, Owned { mapping, block_len, blocks, free });
+        self.reuse(block_len).ok_or_else(|| NoRoom::Failed("a segment shorter than asked for".into()))
+    }
+
+    /// A free block of the class, or of one at most twice as large.
+    fn reuse(&mut self, block_len: u64) -> Option<Loan> {
+        let fits = |owned: &Owned| !owned.free.is_empty() && (block_len..=2 * block_len).contains(&owned.block_len);
+        let (&segment, owned) =
+            self.segments.iter_mut().filter(|(_, owned)| fits(owned)).min_by_key(|(_, owned)| owned.block_len)?;
+        let index = owned.free.pop()?;
+        let (offset, len) = (index * owned.block_len, owned.block_len);
+        Some(Loan { block: Block::new(&owned.mapping, offset, len)?, segment, offset, len })
+    }
+
+    /// Takes a block back.
+    pub(crate) fn free(&mut self, loan: Loan, source: &mut dyn Source) {
+        let Some(owned) = self.segments.get_mut(&loan.segment) else { return };
+        let index = loan.offset / owned.block_len;
+        debug_assert!(!owned.free.contains(&index), "a block freed twice");
+        owned.free.push(index);
+        self.give_back_idle(RETAINED, source);
+    }
+
+    /// Gives idle segments back until at most `keep` bytes of them are left, the largest first.
+    fn give_back_idle(&mut self, keep: u64, source: &mut dyn Source) {
+        let idle_len = |owned: &Owned| if owned.is_idle() { owned.block_len * owned.blocks } else { 0 };
+        let mut idle: u64 = self.segments.values().map(idle_len).sum();
+        while idle > keep {
+            let Some((&segment, len)) =
+                self.segments.iter().map(|(segment, owned)| (segment, idle_len(owned))).max_by_key(|&(_, len)| len)
+            else {
+                return;
+            };
+            self.segments.remove(&segment);
+            source.shrink(segment);
+            idle -= len;
+        }
+    }
+}
+
+/// The size class for a payload of `len` bytes.
+fn block_len(len: u64) -> u64 {
+    let len = len.max(SMALLEST);
+    let power = len.next_power_of_two();
+    if power <= LARGEST_SHARED { power } else { len.next_multiple_of(power / 8) }
+}
+
+/// Moves a frame that outgrows its slot into a block, and into a larger one when it outgrows that.
+pub(crate) struct ArenaSpill<'a> {
+    pub(crate) arena: &'a mut Arena,
+    pub(crate) source: &'a mut dyn Source,
+    pub(crate) slot: Span<'a>,
+    /// The block that the frame is in, if it outgrew the slot.
+    pub(crate) loan: Option<Loan>,
+    /// Why the last `spill` failed.
+    pub(crate) failed: Option<NoRoom>,
+}
+
+impl Spill for ArenaSpill<'_> {
+    fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
+        // Twice what is written, so that a frame of many small pieces moves a logarithmic number of times; one large piece
+        // gets what it needs, and an eighth for what follows it.
+        let need = need as u64;
+        let wish = (2 * written as u64).max(need + need / 8).min(self.arena.max_payload()).max(need);
+        let loan = match self.arena.allocate(wish, self.source).or_else(|_| self.arena.allocate(need, self.source)) {
+            Ok(loan) => loan,
+            Err(why) => {
+                self.failed = Some(why);
+                return None;
+            }
+        };
+        let from = self.loan.as_ref().map_or(self.slot, Loan::span);
+        from.first(written).copy_into(loan.span());
+        let place = (loan.span().start(), usize::try_from(loan.len.min(self.arena.max_payload())).ok()?);
+        if let Some(old) = self.loan.replace(loan) {
+            self.arena.free(old, self.source);
+        }
+        Some(place)
+    }
+}
+
+/// The segments of the peer's arena, as this side knows them.
+#[derive(Default)]
+pub(crate) struct Directory {
+    segments: HashMap<u64, Arc<Mapping>>,
+}
+
+impl Directory {
+    pub(crate) fn insert(&mut self, segment: u64, mapping: Arc<Mapping>) {
+        self.segments.insert(segment, mapping);
+    }
+
+    pub(crate) fn remove(&mut self, segment: u64) -> Option<Arc<Mapping>> {
+        self.segments.remove(&segment)
+    }
+
+    /// The segment's mapping.
+    pub(crate) fn get(&self, segment: u64) -> Option<&Arc<Mapping>> {
+        self.segments.get(&segment)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sys::memfd;
+    use proptest::prelude::*;
+
+    #[derive(Default)]
+    struct Memfds {
+        next: u64,
+        live: HashMap<u64, u64>,
+        budget: u64,
+    }
+
+    impl Source for Memfds {
+        fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoRoom> {
+            if self.live.values().sum::<u64>() + len > self.budget {
+                return Err(NoRoom::TooLarge { len, max: self.budget });
+            }
+            self.next += 1;
+            self.live.insert(self.next, len);
+            let object = memfd::create_sealed("callgate-test", len as usize).unwrap();
+            Ok((self.next, Arc::new(Mapping::new(&object, len as usize).unwrap())))
+        }
+
+        fn shrink(&mut self, segment: u64) {
+            self.live.remove(&segment).expect("gives back what it was given");
+        }
+    }
+
+    #[test]
+    fn classes_waste_at_most_a_fifth_beyond_64_kib() {
+        assert_eq!(block_len(0), 4096);
+        assert_eq!(block_len(4097), 8192);
+        assert_eq!(block_len(65536), 65536);
+        for len in [65537u64, 100_000, 1 << 20, (1 << 20) + 1, 33_177_600, 1 << 30] {
+            let class = block_len(len);
+            assert!(class >= len && class * 4 <= len * 5, "{len} -> {class}");
+        }
+    }
+
+    #[test]
+    fn a_payload_beyond_the_limit_is_refused_and_nothing_is_lost() {
+        let mut source = Memfds { budget: 1 << 20, ..Memfds::default() };
+        let mut arena = Arena::new(1 << 19);
+        assert_eq!(
+            arena.allocate((1 << 19) + 1, &mut source).unwrap_err(),
+            NoRoom::TooLarge { len: (1 << 19) + 1, max: 1 << 19 }
+        );
+        let loans: Vec<_> = std::iter::from_fn(|| arena.allocate(1 << 18, &mut source).ok()).collect();
+        assert_eq!(loans.len(), 4);
+        for loan in loans {
+            arena.free(loan, &mut source);
+        }
+        // Idle segments of another class make way.
+        assert!(arena.allocate(1 << 19, &mut source).is_ok());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        /// Blocks on loan at the same time never overlap.
+        #[test]
+        fn loans_never_overlap(lens in proptest::collection::vec((0u64..300_000, any::<bool>()), 1..60)) {
+            let mut source = Memfds { budget: 1 << 30, ..Memfds::default() };
+            let mut arena = Arena::new(1 << 20);
+            let mut loans: Vec<Loan> = Vec::new();
+            for (len, free_one) in lens {
+                if free_one && !loans.is_empty() {
+                    arena.free(loans.swap_remove(len as usize % loans.len()), &mut source);
+                }
+                let new = arena.allocate(len, &mut source).unwrap();
+                prop_assert!(new.len >= len);
+                for old in loans.iter().filter(|old| old.segment == new.segment) {
+                    prop_assert!(old.offset + old.len <= new.offset || new.offset + new.len <= old.offset);
+                }
+                loans.push(new);
+            }
+        }
+    }
+}

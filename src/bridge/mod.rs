@@ -1,0 +1,182 @@
+//! Bridges: what users hold.
+//!
+//! Layer 5. Knows nothing of memory or futexes.
+
+mod builder;
+mod mode;
+
+pub use builder::{Builder, init, serve};
+pub use mode::{Blocking, Mode};
+
+use crate::call::caller::Caller;
+use crate::call::service::Service;
+use crate::error::{CallError, Exit};
+use crate::life::Cause;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A service in a child process.
+///
+/// Dereferences to the proxy that `#[bridge]` generated: the service's methods, each returning `Result<_, CallError>`. Can be
+/// called from many threads at once; with more threads than lanes, some wait for a lane.
+///
+/// Dropping the bridge stops the child: the service is dropped there and the process exits; if that takes longer than
+/// [`Builder::stop_grace`], the child is killed.
+///
+/// # Examples
+///
+/// ```
+/// use callgate::bridge;
+///
+/// struct Greeter;
+///
+/// #[bridge]
+/// impl Greeter {
+///     pub fn new() -> Self {
+///         Greeter
+///     }
+///     pub fn greet(&self, name: &str) -> String {
+///         format!("hello {name}")
+///     }
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     callgate::init();
+///     let greeter = Greeter::bridge().start()?;
+///     assert_eq!(greeter.greet("world")?, "hello world");
+///     assert!(greeter.stop()?.success());
+///     Ok(())
+/// }
+/// ```
+pub struct Bridge<T: Service> {
+    calls: T::Calls<Blocking>,
+    caller: Arc<Caller>,
+    stop_grace: Duration,
+}
+
+/// How long `kill` waits for the kernel to carry it out.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+impl<T: Service> Bridge<T> {
+    fn new(caller: Arc<Caller>, timeout: Option<Duration>, stop_grace: Duration) -> Self {
+        Self { calls: T::calls(Blocking::new(caller.clone(), timeout)), caller, stop_grace }
+    }
+
+    /// The child's process number.
+    pub fn child_pid(&self) -> u32 {
+        self.caller.link.pid
+    }
+
+    /// Whether the child lives and takes calls.
+    pub fn is_alive(&self) -> bool {
+        !self.caller.link.life.is_over()
+    }
+
+    /// The same methods, with another timeout for each call: the longest time to wait for a lane and for the reply together.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use callgate::{bridge, CallError};
+    /// # use std::time::Duration;
+    /// struct Sleeper;
+    ///
+    /// #[bridge]
+    /// impl Sleeper {
+    ///     pub fn new() -> Self { Sleeper }
+    ///     pub fn sleep(&self, ms: u64) { std::thread::sleep(Duration::from_millis(ms)) }
+    /// }
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     callgate::init();
+    ///     let sleeper = Sleeper::bridge().start()?;
+    ///     let late = sleeper.with_timeout(Duration::from_millis(20)).sleep(200);
+    ///     assert!(matches!(late, Err(CallError::TimedOut { .. })));
+    ///     sleeper.sleep(0)?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn with_timeout(&self, timeout: Duration) -> Timed<'_, T> {
+        Timed { calls: T::calls(Blocking::new(self.caller.clone(), Some(timeout))), _bridge: self }
+    }
+
+    /// Stops the child: the service is dropped there, after the calls before it on every lane, and the process exits.
+    /// Returns how it ended. Calls made after this fail with [`CallError::Stopped`].
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Panicked`] if the service's destructor panicked; the child has exited all the same.
+    /// [`CallError::TimedOut`] if stopping took longer than [`Builder::stop_grace`]; the child has been killed.
+    /// [`CallError::Died`] or [`CallError::Corrupt`] if the child had come to its end before. A second `stop` returns what the
+    /// child's end was.
+    pub fn stop(&self) -> Result<Exit, CallError> {
+        let life = &self.caller.link.life;
+        if let (Some(Cause::Stopped), Some(exit)) = (life.cause(), life.exit()) {
+            return Ok(exit);
+        }
+        life.blame(Cause::Stopped);
+        let asked = self.caller.stop(T::NAME, self.stop_grace);
+        let exit = match asked {
+            Ok(()) | Err(CallError::Panicked { .. }) => life.wait(Some(self.stop_grace)),
+            Err(_) => None,
+        };
+        // Whatever went wrong, the child is gone when this returns.
+        let exit = exit.unwrap_or_else(|| self.kill());
+        asked.map(|()| exit)
+    }
+
+    /// Kills the child at once (SIGKILL), and returns when it is gone. Calls in flight fail with [`CallError::Stopped`].
+    pub fn kill(&self) -> Exit {
+        self.caller.link.kill(Cause::Stopped);
+        self.caller.link.life.wait(Some(KILL_PATIENCE)).unwrap_or(Exit::Unknown)
+    }
+}
+
+impl<T: Service> Deref for Bridge<T> {
+    type Target = T::Calls<Blocking>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Self::Target {
+        &self.calls
+    }
+}
+
+impl<T: Service> Drop for Bridge<T> {
+    fn drop(&mut self) {
+        if self.caller.link.life.exit().is_none() {
+            let _ = self.stop();
+        }
+    }
+}
+
+impl<T: Service> fmt::Debug for Bridge<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bridge")
+            .field("service", &T::NAME)
+            .field("child_pid", &self.child_pid())
+            .field("is_alive", &self.is_alive())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A bridge's methods with a timeout of their own; see [`Bridge::with_timeout`].
+pub struct Timed<'a, T: Service> {
+    calls: T::Calls<Blocking>,
+    _bridge: &'a Bridge<T>,
+}
+
+impl<T: Service> Deref for Timed<'_, T> {
+    type Target = T::Calls<Blocking>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.calls
+    }
+}
+
+impl<T: Service> fmt::Debug for Timed<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Timed").field(self._bridge).finish()
+    }
+}

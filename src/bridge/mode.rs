@@ -1,0 +1,45 @@
+//! Ways of calling: what a proxy's methods return, and when.
+
+use crate::call::caller::Caller;
+use crate::call::service::Method;
+use crate::error::CallError;
+use crate::frame::{Request, Transfer};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A way of calling a service's methods. One proxy is generated for all of them.
+pub trait Mode: Clone + Send + Sync + 'static {
+    /// What a method that returns `R` returns when called this way.
+    type Out<R: Transfer>;
+
+    /// Calls a method.
+    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: &A) -> Self::Out<R>;
+}
+
+/// The plain way: the caller waits for the value.
+#[derive(Clone)]
+pub struct Blocking {
+    caller: Arc<Caller>,
+    timeout: Option<Duration>,
+}
+
+impl Blocking {
+    pub(crate) fn new(caller: Arc<Caller>, timeout: Option<Duration>) -> Self {
+        Self { caller, timeout }
+    }
+}
+
+impl Mode for Blocking {
+    type Out<R: Transfer> = Result<R, CallError>;
+
+    #[inline]
+    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: &A) -> Result<R, CallError> {
+        self.caller.call(method, args, self.timeout)
+    }
+}
+
+impl std::fmt::Debug for Blocking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Blocking").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}

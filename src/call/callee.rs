@@ -1,0 +1,282 @@
+//! The callee: a child's worker, which takes requests, runs methods and publishes replies.
+
+use super::panic;
+use super::service::{Dispatch, Exchange, Incoming, Service, Written};
+use crate::arena::{Arena, Directory, Loan, NoRoom, Source};
+use crate::control::{Control, Message};
+use crate::error::Fault;
+use crate::frame::{BlockRef, Kind, Place};
+use crate::handshake::wait_from_code;
+use crate::lane::{Memory, WorkerLanes};
+use crate::layout::CallerLine;
+use crate::process::child::Serving;
+use crate::segment::{Block, Placed};
+use crate::sync::Ordering::Acquire;
+use crate::sys::mapping::Mapping;
+use crate::sys::socket::Blocking;
+use crate::sys::{memfd, selfproc};
+use crate::trusted::TrustedParent;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Exit code of a child that its parent's frames made no sense to.
+const CONFUSED: i32 = 71;
+
+/// Serves `T` to the parent until told to stop. Never returns.
+pub(crate) fn serve<T: Service>(serving: Serving) -> ! {
+    panic::install_hook();
+    let memory = Arc::new(Shared { control: serving.control, books: Mutex::default(), changed: Condvar::new() });
+    start_reader(memory.clone());
+    let lanes = WorkerLanes::new(&serving.segment, wait_from_code(serving.hello.wait));
+    let callers = (0..serving.segment.geometry().lanes).map(|lane| serving.segment.caller_line(lane)).collect();
+    let arena = Arena::new(serving.hello.max_payload);
+    let memory = ReplyMemory { shared: memory, arena, callers, published: Vec::new() };
+    Callee::<T> { lanes, memory, parent: serving.parent, service: None, interfaces: Vec::new() }.run()
+}
+
+struct Callee<T> {
+    lanes: WorkerLanes,
+    memory: ReplyMemory,
+    parent: TrustedParent,
+    service: Option<T>,
+    /// Interface n is at n - 1.
+    interfaces: Vec<Option<Dispatch<T>>>,
+}
+
+impl<T: Service> Callee<T> {
+    fn run(mut self) -> ! {
+        loop {
+            let index = self.lanes.wait();
+            let kind = self.serve_one(index);
+            if kind == Kind::Stop {
+                // Flushes what the service printed and runs its exit handlers; the reply has been published.
+                std::process::exit(0);
+            }
+        }
+    }
+
+    /// Takes, carries out and answers the request on lane `index`. Returns its kind.
+    #[inline(always)]
+    fn serve_one(&mut self, index: usize) -> Kind {
+        let lane = self.lanes.lane(index);
+        let frame = match lane.take() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => confused("a request that was taken back"),
+            Err(what) => confused(what),
+        };
+        lane.record_start();
+        let (kind, call) = (frame.commit.kind, frame.call);
+        let block = match frame.commit.place {
+            Place::Slot(_) => None,
+            Place::Block(block) => Some(self.memory.request_block(block)),
+        };
+        let span = block.as_ref().map_or(frame.payload, Block::span);
+        let mut exchange = Exchange {
+            lane,
+            memory: &mut self.memory,
+            request: self.parent.request(span),
+            call,
+            parent: self.parent,
+            reply: None,
+        };
+        let result = panic::catch(|| carry_out(kind, &mut self.service, &mut self.interfaces, &mut exchange));
+        if let Err(fault) = result {
+            reply_fault(&mut exchange, &fault);
+        }
+        let Written { kind: reply, place, loan } = exchange.into_reply();
+        let position = self.lanes.lane(index).publish(reply, place);
+        if let Some(loan) = loan {
+            self.memory.published.push((index, position, loan));
+        }
+        kind
+    }
+}
+
+/// Carries out one request; writes its reply.
+#[inline(always)]
+fn carry_out<T: Service>(
+    kind: Kind,
+    service: &mut Option<T>,
+    interfaces: &mut Vec<Option<Dispatch<T>>>,
+    exchange: &mut Exchange<'_>,
+) {
+    match (kind, service) {
+        (Kind::Call, Some(service)) => {
+            let incoming = Incoming(exchange);
+            match incoming.interface() {
+                0 => service.dispatch(incoming),
+                number => match interfaces.get(usize::from(number) - 1) {
+                    Some(Some(dispatch)) => dispatch(service, incoming),
+                    _ => incoming.unknown(),
+                },
+            }
+        }
+        (Kind::Construct, service) => *service = T::construct(Incoming(exchange)),
+        (Kind::Bind, _) => bind(interfaces, exchange),
+        (Kind::Stop, service) => {
+            // Taken first: a panic in its destructor must not leave it to be dropped again.
+            let service = service.take();
+            exchange.reply(Kind::Stop, &());
+            drop(service);
+        }
+        _ => exchange.refuse("the child has no service yet"),
+    }
+}
+
+/// Takes an interface into the table: the call word is its number, the payload where its dispatch function is.
+fn bind<T: Service>(interfaces: &mut Vec<Option<Dispatch<T>>>, exchange: &mut Exchange<'_>) {
+    let number = (exchange.call & 0xffff) as usize;
+    let offset = exchange.request.read::<(u64,)>(exchange.parent.build()).map(|args| args.0.to_native());
+    let Some(dispatch) = offset.ok().and_then(|offset| exchange.parent.dispatch_at(offset)) else {
+        return exchange.refuse("a trait's methods cannot be called in a separate executable");
+    };
+    interfaces.resize(interfaces.len().max(number), None);
+    interfaces[number - 1] = Some(dispatch);
+    exchange.reply(Kind::Bind, &());
+}
+
+#[cold]
+fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
+    exchange.reply(Kind::Fault, fault);
+}
+
+/// The parent is trusted, so this is an error in callgate; going on would run something that nobody asked for.
+#[cold]
+fn confused(what: &str) -> ! {
+    eprintln!("callgate: child {} ends: its parent sent {what}", std::process::id());
+    std::process::exit(CONFUSED);
+}
+
+impl Exchange<'_> {
+    #[inline(always)]
+    fn into_reply(mut self) -> Written {
+        if self.reply.is_none() {
+            self.refuse("the child's dispatch gave no reply");
+        }
+        self.reply.take().unwrap_or(Written { kind: Kind::Refused, place: Place::Slot(0), loan: None })
+    }
+}
+
+/// The memory that payloads lie in, as the child's two threads share it.
+struct Shared {
+    control: Control,
+    books: Mutex<Books>,
+    /// Rung when the reader has changed the books.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Books {
+    /// Segments of the parent's arena.
+    requests: Directory,
+    /// The parent's answer to the last `Need`.
+    answer: Option<Result<(u64, Arc<Mapping>), NoRoom>>,
+}
+
+impl Shared {
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `find` finds something. The parent always answers; if it dies, so does this process.
+    fn wait_for<R>(&self, mut find: impl FnMut(&mut Books) -> Option<R>) -> R {
+        let mut books = self.books();
+        loop {
+            if let Some(found) = find(&mut books) {
+                return found;
+            }
+            books = self.changed.wait(books).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Starts the thread that reads the control socket, and ends this process when the parent is gone.
+fn start_reader(shared: Arc<Shared>) {
+    let reader = std::thread::Builder::new().name("callgate-control".into());
+    let started = reader.spawn(move || {
+        loop {
+            match shared.control.receive(Blocking::Yes) {
+                Ok(Some((message, descriptor))) => note(&shared, message, descriptor),
+                // The parent is gone. PDEATHSIG usually comes first, but not after a change of uid.
+                Ok(None) | Err(_) => selfproc::kill_self(),
+            }
+        }
+    });
+    if let Err(error) = started {
+        eprintln!("callgate: child {} ends: starting its control thread: {error}", std::process::id());
+        std::process::exit(CONFUSED);
+    }
+}
+
+fn note(shared: &Shared, message: Message, descriptor: Option<OwnedFd>) {
+    let mapped = || -> std::io::Result<Arc<Mapping>> {
+        let object = descriptor.as_ref().ok_or(std::io::ErrorKind::InvalidData)?;
+        Ok(Arc::new(Mapping::new(object, memfd::sealed_len(object)?)?))
+    };
+    let mut books = shared.books();
+    match message {
+        Message::Attach { segment } => match mapped() {
+            Ok(mapping) => books.requests.insert(segment, mapping),
+            Err(error) => confused(&format!("a segment that cannot be mapped: {error}")),
+        },
+        Message::Detach { segment } => drop(books.requests.remove(segment)),
+        Message::Grant { segment } => {
+            let failed = |error: std::io::Error| NoRoom::Failed(format!("the child cannot map reply memory: {error}"));
+            books.answer = Some(mapped().map(|mapping| (segment, mapping)).map_err(failed));
+        }
+        Message::Deny { len, max } => books.answer = Some(Err(NoRoom::TooLarge { len, max })),
+        Message::Need { .. } => confused("a message that only a child sends"),
+    }
+    shared.changed.notify_all();
+}
+
+/// The child's own arena, for replies.
+struct ReplyMemory {
+    shared: Arc<Shared>,
+    arena: Arena,
+    callers: Vec<Placed<CallerLine>>,
+    /// Blocks of published replies: lane, position, block.
+    published: Vec<(usize, u64, Loan)>,
+}
+
+impl ReplyMemory {
+    /// The block that a request names. It may have to wait for the segment, which comes by the socket.
+    #[cold]
+    fn request_block(&self, block: BlockRef) -> Block {
+        let mapping = self.shared.wait_for(|books| books.requests.get(block.segment).cloned());
+        Block::new(&mapping, block.offset, block.len).unwrap_or_else(|| confused("a block outside its segment"))
+    }
+}
+
+impl Memory for ReplyMemory {
+    #[cold]
+    fn with(&mut self, with: &mut dyn FnMut(&mut Arena, &mut dyn Source)) {
+        let Self { shared, arena, callers, published } = self;
+        let mut source = AskParent(shared);
+        let is_free = |lane: usize, position: u64| {
+            // Acquire: pairs with the Release in `CallerLane::release`. By distance, as positions may wrap.
+            let released = callers[lane].released.load(Acquire);
+            released.wrapping_sub(position.wrapping_add(1)) < u64::MAX / 2
+        };
+        for (_, _, loan) in published.extract_if(.., |(lane, position, _)| is_free(*lane, *position)) {
+            arena.free(loan, &mut source);
+        }
+        with(arena, &mut source);
+    }
+}
+
+/// The parent as a source of reply memory.
+struct AskParent<'a>(&'a Shared);
+
+impl Source for AskParent<'_> {
+    fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoRoom> {
+        let sent = self.0.control.send(Message::Need { len }, None);
+        sent.map_err(|error| NoRoom::Failed(format!("the child cannot ask for reply memory: {error}")))?;
+        self.0.wait_for(|books| books.answer.take())
+    }
+
+    fn shrink(&mut self, segment: u64) {
+        // A parent that is gone needs no message, and one whose socket is full keeps the memory until the bridge ends.
+        let _ = self.0.control.send(Message::Detach { segment }, None);
+    }
+}

@@ -1,0 +1,322 @@
+//! The caller: claims a lane, sends a request, waits for the reply, and makes of it a value or an error.
+
+use super::link::{Link, RequestMemory};
+use super::recorded::Recorded;
+use super::service::{InterfaceId, Method};
+use crate::arena::NoRoom;
+use crate::doorbell::{Deadline, Wait, Waited};
+use crate::error::{CallError, CallName, Exit, Fault, Payload, Progress};
+use crate::frame::{Kind, Limit, Place, Request, Transfer, decode};
+use crate::lane::{CallerLane, Memory, SendError};
+use crate::life::Cause;
+use crate::ring::Frame;
+use crate::segment::Segment;
+use crate::sys::image::Image;
+use crossbeam_utils::CachePadded;
+use parking_lot::{Mutex, MutexGuard};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Traits of one service that can be called through one bridge.
+const MAX_INTERFACES: usize = 32;
+
+/// The calling side of one bridge. Shared by all threads.
+pub(crate) struct Caller {
+    lanes: Box<[CachePadded<Mutex<CallerLane>>]>,
+    pub(crate) link: Arc<Link>,
+    wait: Wait,
+    /// The interfaces that the child has in its table; interface n is at n - 1.
+    interfaces: [OnceLock<usize>; MAX_INTERFACES],
+    binding: Mutex<()>,
+}
+
+/// What a call needs to know of itself.
+#[derive(Clone, Copy)]
+struct Ticket {
+    name: CallName,
+    timeout: Option<Duration>,
+    deadline: Deadline,
+}
+
+/// What a request asks for: its kind and its call word.
+#[derive(Clone, Copy)]
+struct Ask {
+    kind: Kind,
+    call: u64,
+}
+
+impl Caller {
+    pub(crate) fn new(segment: &Segment, link: Arc<Link>, wait: Wait) -> Self {
+        let lane = |index| CachePadded::new(Mutex::new(CallerLane::new(segment, index)));
+        Self {
+            lanes: (0..segment.geometry().lanes).map(lane).collect(),
+            link,
+            wait,
+            interfaces: [const { OnceLock::new() }; MAX_INTERFACES],
+            binding: Mutex::new(()),
+        }
+    }
+
+    /// Calls a method of the service. `timeout` = the longest time to wait for a lane and the reply; `None` = no limit.
+    #[inline]
+    pub(crate) fn call<A: Request, R: Transfer>(
+        &self,
+        method: &'static Method,
+        args: &A,
+        timeout: Option<Duration>,
+    ) -> Result<R, CallError> {
+        let ticket = Ticket { name: method.call_name(), timeout, deadline: Deadline::after(timeout) };
+        let interface = match method.interface {
+            None => 0,
+            Some(interface) => self.interface_number(interface, ticket)?,
+        };
+        let call = interface << 16 | u64::from(method.index);
+        self.ask(Ask { kind: Kind::Call, call }, args, ticket)
+    }
+
+    /// Has the child build the service from recorded arguments.
+    pub(crate) fn construct(
+        &self,
+        method: &'static Method,
+        args: &Recorded,
+        timeout: Option<Duration>,
+    ) -> Result<(), CallError> {
+        let ticket = Ticket { name: method.call_name(), timeout, deadline: Deadline::after(timeout) };
+        self.ask(Ask { kind: Kind::Construct, call: u64::from(method.index) }, args, ticket)
+    }
+
+    /// Has the child drop the service and exit.
+    pub(crate) fn stop(&self, service: &'static str, grace: Duration) -> Result<(), CallError> {
+        let name = CallName { service, method: "drop" };
+        let ticket = Ticket { name, timeout: Some(grace), deadline: Deadline::after(Some(grace)) };
+        self.ask(Ask { kind: Kind::Stop, call: 0 }, &(), ticket)
+    }
+
+    // ---- interfaces ------------------------------------------------------------------------------------------------
+
+    /// The number by which the child knows an interface, which it is told at the first call.
+    #[inline]
+    fn interface_number(&self, interface: InterfaceId, ticket: Ticket) -> Result<u64, CallError> {
+        let address = (interface.0)();
+        match self.bound(address) {
+            Some(number) => Ok(number),
+            None => self.bind_slow(address, ticket),
+        }
+    }
+
+    #[inline]
+    fn bound(&self, address: usize) -> Option<u64> {
+        let known = self.interfaces.iter().map_while(OnceLock::get);
+        known.zip(1..).find_map(|(&at, number)| (at == address).then_some(number))
+    }
+
+    #[cold]
+    fn bind_slow(&self, address: usize, ticket: Ticket) -> Result<u64, CallError> {
+        let _binding = self.binding.lock();
+        if let Some(number) = self.bound(address) {
+            return Ok(number);
+        }
+        let refused = |why: &str| CallError::Refused { call: ticket.name, why: why.into() };
+        let place = self.interfaces.iter().position(|place| place.get().is_none());
+        let place = place.ok_or_else(|| refused("the service has more than 32 bridged traits"))?;
+        let offset = Image::current().offset_of(address);
+        let offset = offset.ok_or_else(|| refused("the trait's methods lie in a shared library"))?;
+        let number = place as u64 + 1;
+        self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, &(offset,), ticket)?;
+        let _ = self.interfaces[place].set(address);
+        Ok(number)
+    }
+
+    // ---- one call --------------------------------------------------------------------------------------------------
+
+    #[inline]
+    fn ask<A: Request, R: Transfer>(&self, ask: Ask, args: &A, ticket: Ticket) -> Result<R, CallError> {
+        let mut lane = self.claim(ticket)?;
+        if !lane.is_idle() {
+            self.settle_slow(&mut lane, ticket)?;
+        }
+        // The request to stop is itself sent after the bridge has been declared stopped.
+        if self.link.life.is_over() && ask.kind != Kind::Stop {
+            return Err(self.over(Progress::NotStarted, ticket));
+        }
+        let position = lane.position();
+        let sent = lane.send(ask.kind, ask.call, args, &mut RequestMemory(&self.link));
+        sent.map_err(|error| self.unsent(error, ticket))?;
+        self.receive(&mut lane, position, ask.kind, ticket)
+    }
+
+    /// Waits for the reply to the request at `position`, dropping late replies to requests before it.
+    #[inline]
+    fn receive<R: Transfer>(
+        &self,
+        lane: &mut CallerLane,
+        position: u64,
+        kind: Kind,
+        ticket: Ticket,
+    ) -> Result<R, CallError> {
+        loop {
+            match lane.wait(self.wait, &self.link.life, ticket.deadline) {
+                Waited::Ready => {}
+                Waited::DeadlinePassed => return Err(self.timed_out(lane.progress(position), ticket)),
+                Waited::Dead => return Err(self.over(lane.progress(position), ticket)),
+            }
+            let Some((at, frame)) = lane.take().map_err(|what| self.corrupt(what, ticket))? else { continue };
+            let in_block = frame.is_in_block();
+            let outcome = (at == position).then(|| self.outcome(&frame, kind, ticket));
+            self.release(lane, in_block);
+            if let Some(outcome) = outcome {
+                return outcome;
+            }
+        }
+    }
+
+    /// Takes late replies to calls that gave up, as far as they are there, and waits for room if there is none.
+    #[cold]
+    fn settle_slow(&self, lane: &mut CallerLane, ticket: Ticket) -> Result<(), CallError> {
+        loop {
+            if let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, ticket))? {
+                let in_block = frame.is_in_block();
+                self.release(lane, in_block);
+                continue;
+            }
+            if lane.has_credit() {
+                return Ok(());
+            }
+            match lane.wait(self.wait, &self.link.life, ticket.deadline) {
+                Waited::Ready => {}
+                Waited::DeadlinePassed => return Err(self.timed_out(Progress::NotStarted, ticket)),
+                Waited::Dead => return Err(self.over(Progress::NotStarted, ticket)),
+            }
+        }
+    }
+
+    /// Is done with the reply that was taken, and frees the block of its request.
+    #[inline]
+    fn release(&self, lane: &mut CallerLane, in_block: bool) {
+        if let Some(loan) = lane.release(in_block) {
+            RequestMemory(&self.link).free(loan);
+        }
+    }
+
+    // ---- lanes -----------------------------------------------------------------------------------------------------
+
+    /// A lane for this thread alone: the one it had before if that is free, else any, else the first that gets free.
+    #[inline]
+    fn claim(&self, ticket: Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
+        let preferred = thread_number() % self.lanes.len();
+        match self.lanes[preferred].try_lock() {
+            Some(lane) => Ok(lane),
+            None => self.claim_slow(preferred, ticket),
+        }
+    }
+
+    #[cold]
+    fn claim_slow(&self, preferred: usize, ticket: Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
+        let (before, after) = self.lanes.split_at(preferred);
+        if let Some(lane) = after.iter().chain(before).find_map(|lane| lane.try_lock()) {
+            return Ok(lane);
+        }
+        match ticket.deadline.instant() {
+            None => Ok(self.lanes[preferred].lock()),
+            Some(at) => {
+                self.lanes[preferred].try_lock_until(at).ok_or_else(|| self.timed_out(Progress::NotStarted, ticket))
+            }
+        }
+    }
+
+    // ---- outcomes --------------------------------------------------------------------------------------------------
+
+    /// What the reply to a request of `kind` says.
+    #[inline]
+    fn outcome<R: Transfer>(&self, frame: &Frame<'_>, kind: Kind, ticket: Ticket) -> Result<R, CallError> {
+        if frame.commit.kind == kind {
+            return self.payload(frame, ticket);
+        }
+        Err(self.failure_slow(frame, ticket))
+    }
+
+    #[inline]
+    fn payload<R: Transfer>(&self, frame: &Frame<'_>, ticket: Ticket) -> Result<R, CallError> {
+        let decoded = match frame.commit.place {
+            Place::Slot(_) => decode(frame.payload),
+            Place::Block(block) => {
+                let block = self.link.reply_block(block);
+                let block = block.ok_or_else(|| self.corrupt("a reply in memory that it does not have", ticket))?;
+                decode(block.span())
+            }
+        };
+        decoded.map_err(|_| self.corrupt("a reply that is no valid archive of its type", ticket))
+    }
+
+    #[cold]
+    fn failure_slow(&self, frame: &Frame<'_>, ticket: Ticket) -> CallError {
+        let call = ticket.name;
+        let failure = match frame.commit.kind {
+            Kind::Fault => {
+                self.payload::<Fault>(frame, ticket).map(|fault| CallError::Panicked { call, fault: Box::new(fault) })
+            }
+            Kind::TooLarge => self.payload::<Limit>(frame, ticket).map(|Limit { len, max }| CallError::TooLarge {
+                call,
+                what: Payload::Reply,
+                len,
+                max,
+            }),
+            Kind::Refused if frame.commit.place == Place::Slot(0) => {
+                Ok(CallError::Refused { call, why: "the child has no memory left to say why".into() })
+            }
+            Kind::Refused => self.payload::<String>(frame, ticket).map(|why| CallError::Refused { call, why }),
+            _ => Err(self.corrupt("a reply to another kind of request", ticket)),
+        };
+        failure.unwrap_or_else(|error| error)
+    }
+
+    #[cold]
+    fn unsent(&self, error: SendError, ticket: Ticket) -> CallError {
+        let call = ticket.name;
+        match error {
+            SendError::NoRoom(NoRoom::TooLarge { len, max }) => {
+                CallError::TooLarge { call, what: Payload::Request, len, max }
+            }
+            SendError::NoRoom(NoRoom::Failed(why)) => CallError::Refused { call, why },
+            SendError::Encode => CallError::Refused { call, why: "its arguments cannot be encoded".into() },
+        }
+    }
+
+    #[cold]
+    fn timed_out(&self, progress: Progress, ticket: Ticket) -> CallError {
+        let timeout = ticket.timeout.unwrap_or_default();
+        CallError::TimedOut { call: ticket.name, pid: self.link.pid, timeout, progress }
+    }
+
+    /// Kills a child that broke an invariant.
+    #[cold]
+    fn corrupt(&self, what: &'static str, ticket: Ticket) -> CallError {
+        self.link.kill(Cause::Corrupt(what));
+        CallError::Corrupt { call: ticket.name, pid: self.link.pid, what }
+    }
+
+    /// The error of a call to a child that is gone, or about to be.
+    #[cold]
+    fn over(&self, progress: Progress, ticket: Ticket) -> CallError {
+        let (call, pid) = (ticket.name, self.link.pid);
+        match self.link.life.cause() {
+            Some(Cause::Corrupt(what)) => CallError::Corrupt { call, pid, what },
+            Some(Cause::Stopped) => CallError::Stopped { call, pid, progress },
+            None => CallError::Died { call, pid, exit: self.link.life.exit().unwrap_or(Exit::Unknown), progress },
+        }
+    }
+}
+
+/// A number for the calling thread, counted from 0 in the order of first calls.
+#[inline]
+fn thread_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static NUMBER: Cell<Option<usize>> = const { Cell::new(None) });
+    NUMBER.get().unwrap_or_else(|| {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        NUMBER.set(Some(number));
+        number
+    })
+}

@@ -1,0 +1,203 @@
+//! The parent's hold on one child: its process, its control socket, and the memory that large payloads lie in.
+//!
+//! Everything that the child sends over the control socket arrives here, on the watcher's thread, and is trusted in nothing.
+
+use crate::arena::{Arena, Directory, NoRoom, Source};
+use crate::control::{Control, Message};
+use crate::error::Exit;
+use crate::frame::BlockRef;
+use crate::lane::Memory;
+use crate::life::{Cause, Life};
+use crate::process::watch::Watched;
+use crate::segment::Block;
+use crate::sys::mapping::Mapping;
+use crate::sys::memfd;
+use crate::sys::pidfd::Pidfd;
+use crate::sys::socket::Blocking;
+use parking_lot::Mutex;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// Segments that one bridge may have at a time, whatever their size.
+const MAX_SEGMENTS: usize = 1024;
+
+/// Control messages that are read in one go; a child that floods the socket must not keep the watcher from the others.
+const MESSAGES_PER_TURN: usize = 16;
+
+/// The parent's hold on one child.
+pub(crate) struct Link {
+    pub(crate) pid: u32,
+    pub(crate) life: Life,
+    pidfd: Pidfd,
+    control: Control,
+    /// The arena for requests. Not held while the books are waited for.
+    requests: Mutex<Arena>,
+    books: Mutex<Books>,
+}
+
+/// Every segment of this bridge beside the first.
+struct Books {
+    /// Segments that the child's arena, for replies, was given.
+    replies: Directory,
+    /// Bytes of each segment, of both arenas.
+    lens: std::collections::HashMap<u64, u64>,
+    /// The number of the next segment; numbers are never used again.
+    next: u64,
+    /// Bytes that all segments together may have.
+    budget: u64,
+}
+
+impl Books {
+    fn left(&self) -> u64 {
+        let used: u64 = self.lens.values().sum();
+        if self.lens.len() >= MAX_SEGMENTS { 0 } else { self.budget.saturating_sub(used) }
+    }
+
+    /// Creates a segment of `len` bytes within the budget.
+    fn create(&mut self, len: u64) -> Result<(u64, Arc<Mapping>, OwnedFd), NoRoom> {
+        if len > self.left() || len == 0 {
+            return Err(NoRoom::TooLarge { len, max: self.left() });
+        }
+        let create = || -> io::Result<_> {
+            let object = memfd::create_sealed("callgate-arena", len as usize)?;
+            Ok((Arc::new(Mapping::new(&object, len as usize)?), object))
+        };
+        let (mapping, object) =
+            create().map_err(|error| NoRoom::Failed(format!("no memory for a payload of {len} bytes: {error}")))?;
+        let segment = self.next;
+        self.next += 1;
+        self.lens.insert(segment, len);
+        Ok((segment, mapping, object))
+    }
+}
+
+impl Link {
+    pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, max_payload: u64) -> Self {
+        let books = Books {
+            replies: Directory::default(),
+            lens: std::collections::HashMap::new(),
+            next: 1,
+            budget: budget(max_payload),
+        };
+        Self {
+            pid,
+            life: Life::new(),
+            pidfd,
+            control: Control::new(control),
+            requests: Mutex::new(Arena::new(max_payload)),
+            books: Mutex::new(books),
+        }
+    }
+
+    /// Kills the child, for `cause`. The watcher will say when it is gone.
+    pub(crate) fn kill(&self, cause: Cause) {
+        self.life.blame(cause);
+        self.pidfd.kill();
+    }
+
+    /// The block that a reply names, if it lies wholly in a segment that the child was given and is no longer than allowed.
+    pub(crate) fn reply_block(&self, block: BlockRef) -> Option<Block> {
+        if block.len > self.requests.lock().max_payload() {
+            return None;
+        }
+        let mapping = self.books.lock().replies.get(block.segment).cloned()?;
+        Block::new(&mapping, block.offset, block.len)
+    }
+
+    /// Carries out one message of the child. `false` = no healthy child sends this.
+    fn heed(&self, message: Message, descriptor: Option<OwnedFd>) -> bool {
+        match message {
+            // A child never supplies memory; the descriptor is closed.
+            _ if descriptor.is_some() => false,
+            Message::Need { len } => self.grant(len).is_ok(),
+            Message::Detach { segment } => {
+                let mut books = self.books.lock();
+                let known = books.replies.remove(segment).is_some();
+                books.lens.remove(&segment).is_some() && known
+            }
+            Message::Attach { .. } | Message::Grant { .. } | Message::Deny { .. } => false,
+        }
+    }
+
+    /// Answers a child that needs memory for a reply.
+    fn grant(&self, len: u64) -> io::Result<()> {
+        let mut books = self.books.lock();
+        match books.create(len) {
+            Ok((segment, mapping, object)) => {
+                books.replies.insert(segment, mapping);
+                self.control.send(Message::Grant { segment }, Some(object.as_fd()))
+            }
+            Err(NoRoom::TooLarge { len, max }) => self.control.send(Message::Deny { len, max }, None),
+            Err(NoRoom::Failed(_)) => self.control.send(Message::Deny { len, max: 0 }, None),
+        }
+    }
+}
+
+/// Bytes that all arenas of a bridge may have: both directions hold one payload of the largest size, and while a frame grows
+/// it holds two blocks.
+fn budget(max_payload: u64) -> u64 {
+    max_payload.saturating_mul(4).saturating_add(64 << 20)
+}
+
+impl Watched for Link {
+    fn pidfd(&self) -> &Pidfd {
+        &self.pidfd
+    }
+
+    fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    fn read_control(&self) -> bool {
+        for _ in 0..MESSAGES_PER_TURN {
+            let makes_sense = match self.control.receive(Blocking::No) {
+                Ok(Some((message, descriptor))) => self.heed(message, descriptor),
+                // The child's end is closed: it is dying, or has let go of what it lives by.
+                Ok(None) => return false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => false,
+            };
+            if !makes_sense {
+                self.life.blame(Cause::Corrupt("a control message that makes no sense"));
+                return false;
+            }
+        }
+        true
+    }
+
+    fn ended(&self, exit: Exit) {
+        self.life.end(exit);
+    }
+}
+
+/// The memory of the requests of one bridge, as a lane uses it.
+pub(crate) struct RequestMemory<'a>(pub(crate) &'a Link);
+
+impl Memory for RequestMemory<'_> {
+    #[cold]
+    fn with(&mut self, with: &mut dyn FnMut(&mut Arena, &mut dyn Source)) {
+        with(&mut self.0.requests.lock(), &mut TellChild(self.0));
+    }
+}
+
+/// New memory for requests, of which the child is told.
+struct TellChild<'a>(&'a Link);
+
+impl Source for TellChild<'_> {
+    fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoRoom> {
+        let mut books = self.0.books.lock();
+        let (segment, mapping, object) = books.create(len)?;
+        if let Err(error) = self.0.control.send(Message::Attach { segment }, Some(object.as_fd())) {
+            books.lens.remove(&segment);
+            return Err(NoRoom::Failed(format!("the child takes no memory for the request: {error}")));
+        }
+        Ok((segment, mapping))
+    }
+
+    fn shrink(&mut self, segment: u64) {
+        self.0.books.lock().lens.remove(&segment);
+        // A child that is gone needs no message; one whose socket is full keeps its mapping until the bridge ends.
+        let _ = self.0.control.send(Message::Detach { segment }, None);
+    }
+}

@@ -1,0 +1,10 @@
+//! Calls: a method's name and arguments on one side, its body on the other, and what can come between.
+//!
+//! Layer 4. Knows nothing of rings and futexes; sends and takes frames through `lane`.
+
+pub(crate) mod callee;
+pub(crate) mod caller;
+pub(crate) mod link;
+pub(crate) mod panic;
+pub(crate) mod recorded;
+pub(crate) mod service;

@@ -1,0 +1,32 @@
+//! Arguments that were serialised once, to be sent later, and again after a restart.
+
+use crate::frame::{ALIGN, Encoder, Request, encode_to_vec};
+use rkyv::rancor::Failure;
+use rkyv::ser::Writer;
+use rkyv::util::AlignedVec;
+use rkyv::{Archive, Place, Serialize};
+
+/// The archive of a request, which serialises as itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded(AlignedVec<ALIGN>);
+
+impl Recorded {
+    /// Serialises `args`, at most `max` bytes.
+    pub(crate) fn new<A: Request>(args: &A, max: usize) -> Result<Self, Failure> {
+        encode_to_vec(args, max).map(Self)
+    }
+}
+
+/// The bytes are written as they are, and nothing after them: their root stays last.
+impl Archive for Recorded {
+    type Archived = ();
+    type Resolver = ();
+
+    fn resolve(&self, (): (), _: Place<()>) {}
+}
+
+impl Serialize<Encoder> for Recorded {
+    fn serialize(&self, encoder: &mut Encoder) -> Result<(), Failure> {
+        Writer::<Failure>::write(encoder, &self.0)
+    }
+}

@@ -1,0 +1,248 @@
+//! What the `#[bridge]` attribute implements for a type, and what its code is given to work with.
+//!
+//! Safe code throughout: bytes become values in `frame`.
+
+use crate::arena::Loan;
+use crate::bridge::Mode;
+use crate::error::CallName;
+use crate::frame::{Encoder, Kind, Limit, Place, Request, RequestSpan, Transfer};
+use crate::lane::{CalleeLane, Memory, SendError};
+use crate::sys::image::Fnv;
+use crate::trusted::TrustedParent;
+use rkyv::{Archive, Serialize};
+use std::fmt::Display;
+
+/// A type whose instances can live behind a [`Bridge`](crate::Bridge). Implemented by `#[bridge]` on the type's impl block.
+pub trait Service: Sized + 'static {
+    /// The type's name, without generics, for messages.
+    const NAME: &'static str;
+
+    /// The proxy: the type's methods, as the caller calls them.
+    type Calls<M: Mode>;
+
+    /// The proxy for one way of calling.
+    fn calls<M: Mode>(mode: M) -> Self::Calls<M>;
+
+    /// Adds every method and its types.
+    fn fingerprint(of: Fingerprint) -> Fingerprint;
+
+    /// Runs the constructor that the call names.
+    fn construct(call: Incoming<'_, '_>) -> Option<Self>;
+
+    /// Runs the method that the call names.
+    fn dispatch(&mut self, call: Incoming<'_, '_>);
+}
+
+/// The methods of one trait of a service. Implemented by `#[bridge]` on `impl Trait for T`.
+pub trait Interface<T>: 'static {
+    /// Adds every method and its types.
+    fn fingerprint(of: Fingerprint) -> Fingerprint;
+
+    /// Runs the method that the call names.
+    fn dispatch(service: &mut T, call: Incoming<'_, '_>);
+}
+
+/// The dispatch function of an interface.
+pub(crate) type Dispatch<T> = fn(&mut T, Incoming<'_, '_>);
+
+/// Tells one interface of a service from the others: the address of its dispatch function, in this process.
+#[derive(Clone, Copy, Debug)]
+pub struct InterfaceId(pub(crate) fn() -> usize);
+
+impl InterfaceId {
+    /// The interface `I` of the service `T`.
+    pub const fn of<T: Service, I: Interface<T>>() -> Self {
+        fn address<T: Service, I: Interface<T>>() -> usize {
+            let dispatch: Dispatch<T> = I::dispatch;
+            dispatch as usize
+        }
+        Self(address::<T, I>)
+    }
+}
+
+/// Names and numbers one method of a service.
+#[derive(Clone, Copy, Debug)]
+pub struct Method {
+    /// The service's name.
+    pub service: &'static str,
+    /// The method's name.
+    pub name: &'static str,
+    /// Its number in its block.
+    pub index: u16,
+    /// The trait block that it stands in; `None` = the type's own.
+    pub interface: Option<InterfaceId>,
+}
+
+impl Method {
+    pub(crate) fn call_name(&self) -> CallName {
+        CallName { service: self.service, method: self.name }
+    }
+}
+
+/// A number that differs, but for chance, when two builds disagree on a service's methods or types.
+#[derive(Clone, Copy, Debug)]
+pub struct Fingerprint(Fnv);
+
+impl Fingerprint {
+    pub(crate) fn of<T: Service>() -> u64 {
+        let mut hash = Fnv::new();
+        hash.add(T::NAME.as_bytes());
+        T::fingerprint(Self(hash)).0.finish()
+    }
+
+    /// Adds a method that takes `A` and returns `R`, with its signature as written.
+    pub fn method<A: Request, R: Transfer>(self, name: &str, signature: &str) -> Self {
+        self.texts([name, signature]).sizes::<A>().sizes::<R>()
+    }
+
+    /// Adds a constructor that takes `A`, with its signature as written.
+    pub fn constructor<A: Request>(self, name: &str, signature: &str) -> Self {
+        self.texts(["constructor", name]).texts([signature]).sizes::<A>()
+    }
+
+    fn texts<const N: usize>(mut self, texts: [&str; N]) -> Self {
+        for text in texts {
+            self.0.add(&text.len().to_le_bytes());
+            self.0.add(text.as_bytes());
+        }
+        self
+    }
+
+    fn sizes<T: Archive>(mut self) -> Self {
+        self.0.add(&size_of::<T::Archived>().to_le_bytes());
+        self.0.add(&align_of::<T::Archived>().to_le_bytes());
+        self
+    }
+}
+
+/// A reply that has been written and not yet published.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) kind: Kind,
+    pub(crate) place: Place,
+    pub(crate) loan: Option<Loan>,
+}
+
+/// One request on its way through the callee, and the place for its reply.
+pub(crate) struct Exchange<'a> {
+    pub(crate) lane: &'a CalleeLane,
+    pub(crate) memory: &'a mut dyn Memory,
+    pub(crate) request: RequestSpan<'a>,
+    /// `interface << 16 | method`.
+    pub(crate) call: u64,
+    pub(crate) parent: TrustedParent,
+    pub(crate) reply: Option<Written>,
+}
+
+impl Exchange<'_> {
+    /// Writes a reply. One that outgrows what a reply may be becomes a reply that says so.
+    #[inline(always)]
+    pub(crate) fn reply<R: Serialize<Encoder>>(&mut self, kind: Kind, value: &R) {
+        self.discard();
+        match self.lane.write(value, &mut *self.memory) {
+            Ok((place, loan)) => self.reply = Some(Written { kind, place, loan }),
+            Err(error) => self.refuse_slow(error),
+        }
+    }
+
+    /// Gives back what a reply written before holds: a panic after it (in the value's destructor) replaces it by a fault.
+    #[inline(always)]
+    fn discard(&mut self) {
+        if let Some(Written { loan: Some(loan), .. }) = self.reply.take() {
+            self.memory.free(loan);
+        }
+    }
+
+    #[cold]
+    fn refuse_slow(&mut self, error: SendError) {
+        use crate::arena::NoRoom;
+        match error {
+            SendError::NoRoom(NoRoom::TooLarge { len, max }) => self.reply_small(Kind::TooLarge, &Limit { len, max }),
+            SendError::NoRoom(NoRoom::Failed(why)) => self.refuse(&why),
+            SendError::Encode => self.refuse("the reply cannot be encoded"),
+        }
+    }
+
+    /// Replies that the call cannot be carried out, and why.
+    #[cold]
+    pub(crate) fn refuse(&mut self, why: &str) {
+        self.reply_small(Kind::Refused, &why.to_owned());
+    }
+
+    fn reply_small<R: Serialize<Encoder>>(&mut self, kind: Kind, value: &R) {
+        let written = self.lane.write(value, &mut *self.memory);
+        // Without even room for this, the caller gets a frame without payload, which says as much.
+        let (place, loan) = written.unwrap_or((Place::Slot(0), None));
+        self.reply = Some(Written { kind, place, loan });
+    }
+}
+
+/// A request that generated code answers.
+pub struct Incoming<'a, 'e>(pub(crate) &'a mut Exchange<'e>);
+
+impl Incoming<'_, '_> {
+    /// The method's number in its block.
+    #[inline(always)]
+    pub fn index(&self) -> u16 {
+        (self.0.call & 0xffff) as u16
+    }
+
+    /// The number of the block: 0 = the type's own, else a place in the table of interfaces.
+    pub(crate) fn interface(&self) -> u16 {
+        (self.0.call >> 16 & 0xffff) as u16
+    }
+
+    /// Reads the request in place, runs the method, writes the reply.
+    #[inline(always)]
+    pub fn answer<A: Request, R: Transfer>(self, body: impl FnOnce(&A::Archived) -> R) {
+        match self.0.request.read::<A>(self.0.parent.build()) {
+            Ok(args) => {
+                let value = body(args);
+                self.0.reply(Kind::Call, &value);
+            }
+            Err(_) => self.0.refuse(UNREADABLE),
+        }
+    }
+
+    /// Reads the request in place and runs a constructor.
+    pub fn construct<A: Request, T>(self, body: impl FnOnce(&A::Archived) -> T) -> Option<T> {
+        self.try_construct::<A, T, std::convert::Infallible>(|args| Ok(body(args)))
+    }
+
+    /// Reads the request in place and runs a constructor that may fail.
+    pub fn try_construct<A: Request, T, E: Display>(
+        self,
+        body: impl FnOnce(&A::Archived) -> Result<T, E>,
+    ) -> Option<T> {
+        let Ok(args) = self.0.request.read::<A>(self.0.parent.build()) else {
+            self.0.refuse(UNREADABLE);
+            return None;
+        };
+        match body(args) {
+            Ok(service) => {
+                self.0.reply(Kind::Construct, &());
+                Some(service)
+            }
+            Err(error) => {
+                self.0.refuse(&error.to_string());
+                None
+            }
+        }
+    }
+
+    /// No method of this block has the call's number.
+    #[cold]
+    pub fn unknown(self) {
+        let why = format!("the child knows no method number {}", self.index());
+        self.0.refuse(&why);
+    }
+
+    /// No constructor has the call's number.
+    #[cold]
+    pub fn unknown_constructor<T>(self) -> Option<T> {
+        self.unknown();
+        None
+    }
+}
+
+const UNREADABLE: &str = "the child cannot read the arguments: its types differ from the caller's";

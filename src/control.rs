@@ -1,0 +1,137 @@
+//! The control socket: rare messages beside the rings, above all those that carry descriptors.
+//!
+//! Layer 3. Every message is three 64-bit words, and at most one descriptor. What comes from a child is checked here once.
+
+use crate::sys::socket::{self, Blocking, Received};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// What parent and child tell each other beside the rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    /// Parent to child, with a descriptor: `segment` holds requests from now on.
+    Attach {
+        /// The segment's number.
+        segment: u64,
+    },
+    /// Either: the sender no longer uses `segment`, one of its own arena.
+    Detach {
+        /// The segment's number.
+        segment: u64,
+    },
+    /// Child to parent: it needs a segment of `len` bytes for replies.
+    Need {
+        /// Bytes.
+        len: u64,
+    },
+    /// Parent to child, with a descriptor: the segment asked for with `Need`.
+    Grant {
+        /// The segment's number.
+        segment: u64,
+    },
+    /// Parent to child: the segment asked for with `Need` would exceed the budget, of which `max` bytes are left.
+    Deny {
+        /// Bytes asked for.
+        len: u64,
+        /// Bytes left.
+        max: u64,
+    },
+}
+
+impl Message {
+    fn to_words(self) -> [u64; 3] {
+        match self {
+            Message::Attach { segment } => [1, segment, 0],
+            Message::Detach { segment } => [2, segment, 0],
+            Message::Need { len } => [3, len, 0],
+            Message::Grant { segment } => [4, segment, 0],
+            Message::Deny { len, max } => [5, len, max],
+        }
+    }
+
+    fn checked(words: [u64; 3]) -> Option<Self> {
+        Some(match words {
+            [1, segment, 0] => Message::Attach { segment },
+            [2, segment, 0] => Message::Detach { segment },
+            [3, len, 0] => Message::Need { len },
+            [4, segment, 0] => Message::Grant { segment },
+            [5, len, max] => Message::Deny { len, max },
+            _ => return None,
+        })
+    }
+}
+
+/// One process's end of a control socket.
+#[derive(Debug)]
+pub(crate) struct Control(OwnedFd);
+
+impl Control {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// Sends a message, with a descriptor if one is given. Never blocks: a peer that does not read gets `WouldBlock`.
+    pub(crate) fn send(&self, message: Message, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let bytes: Vec<u8> = message.to_words().into_iter().flat_map(u64::to_le_bytes).collect();
+        socket::send(&self.0, &bytes, descriptor)
+    }
+
+    /// Receives a message and the descriptor that came with it; `None` when the other end is closed.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if there is none and `blocking` is `No`; `InvalidData` for what no healthy peer sends.
+    pub(crate) fn receive(&self, blocking: Blocking) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
+        let mut buffer = [0; 24];
+        let Received::Message(len, descriptor) = socket::receive(&self.0, &mut buffer, blocking)? else {
+            return Ok(None);
+        };
+        let word = |at: usize| buffer[8 * at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        match Message::checked([word(0), word(1), word(2)]) {
+            Some(message) if len == buffer.len() => Ok(Some((message, descriptor))),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a control message of unknown kind")),
+        }
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_as_sent_and_the_end_is_seen() {
+        let (ours, theirs) = socket::pair().unwrap();
+        let (ours, theirs) = (Control::new(ours), Control::new(theirs));
+        for message in [
+            Message::Attach { segment: 7 },
+            Message::Detach { segment: u64::MAX },
+            Message::Need { len: 1 << 40 },
+            Message::Grant { segment: 0 },
+            Message::Deny { len: 3, max: 2 },
+        ] {
+            ours.send(message, Some(ours.as_fd())).unwrap();
+            let (received, descriptor) = theirs.receive(Blocking::Yes).unwrap().unwrap();
+            assert_eq!(received, message);
+            assert!(descriptor.is_some());
+        }
+        assert_eq!(theirs.receive(Blocking::No).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(ours);
+        assert!(theirs.receive(Blocking::Yes).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_no_healthy_peer_sends_is_refused() {
+        let (ours, theirs) = socket::pair().unwrap();
+        let theirs = Control::new(theirs);
+        for bytes in [&[0u8; 24][..], &[1; 8], &[0xff; 24], &[1; 100]] {
+            socket::send(&ours, bytes, None).unwrap();
+            assert_eq!(theirs.receive(Blocking::Yes).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Doorbells: what one side notifies and the other waits on. wait = spin, then park.
+//!
+//! Layer 2. Makes no system call unless a side really sleeps or the other side sleeps. Knows nothing of processes: the word
+//! that tells of a peer's death is just a second futex to wait on.
+//!
+//! # Why no wake-up is lost
+//!
+//! ```text
+//! notifier                          waiter
+//! N1  publish (the commit word)     W1  parked = PARKED
+//! N2  fence(SeqCst)                 W2  fence(SeqCst)
+//! N3  if parked: wake               W3  if nothing is published: sleep while parked == PARKED
+//! ```
+//!
+//! The two fences stand in one total order. If N2 is first, W3 sees what N1 published, and the waiter does not sleep. If W2
+//! is first, N3 sees W1, and wakes; the wake finds the waiter asleep, or not yet asleep, and then the kernel's own
+//! comparison fails because the notifier has set `parked` to AWAKE before it wakes. Without either fence both sides can
+//! read the other's old value: the loom model below then deadlocks.
+
+use crate::layout::{AWAKE, BellLine, PARKED};
+use crate::sync::Ordering::{Acquire, Relaxed, SeqCst};
+use crate::sync::{Futex, fence, spin_hint, wait_either};
+use crate::sys::futex::{Private, Woken};
+use std::time::{Duration, Instant};
+
+/// How long a side polls before it parks, unless its peer last ran on the same CPU.
+///
+/// Parking and being woken costs about 12 us here, and polling burns a CPU: with 20 us the worst case is less than three
+/// times the best (the classic ski-rental argument: Karlin et al., "Competitive snoopy caching", 1988).
+const SPIN_BUDGET: Duration = Duration::from_micros(20);
+
+/// Polls between two looks at the clock, which costs as much as a poll.
+const POLLS_PER_CLOCK: u32 = 16;
+
+/// After so many wakes for nothing in one wait, the waiter no longer trusts the shared word and naps between looks.
+const SPURIOUS_LIMIT: u32 = 64;
+
+/// How long such a nap lasts.
+const NAP: Duration = Duration::from_millis(1);
+
+/// How a bridge waits for a reply, or a child for a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Wait {
+    /// Poll for about 20 microseconds, then sleep; sleep at once if the peer last ran on this CPU.
+    #[default]
+    Adaptive,
+    /// Poll until the answer comes, for the lowest latency. Burns one CPU in each process, even while the bridge is idle.
+    Spin,
+    /// Sleep at once. Spends the least CPU time.
+    Park,
+}
+
+/// A point in time, or none: what a timeout becomes inside.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    pub(crate) const NEVER: Deadline = Deadline(None);
+
+    /// `timeout` from now; never, if there is none or it lies beyond what the clock can tell.
+    #[inline]
+    pub(crate) fn after(timeout: Option<Duration>) -> Self {
+        match timeout {
+            None => Self::NEVER,
+            Some(timeout) => Self(Instant::now().checked_add(timeout)),
+        }
+    }
+
+    /// The time left, `None` if there is no limit.
+    pub(crate) fn left(self) -> Option<Duration> {
+        self.0.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// The point in time itself.
+    pub(crate) fn instant(self) -> Option<Instant> {
+        self.0
+    }
+
+    pub(crate) fn has_passed(self) -> bool {
+        self.0.is_some_and(|at| at <= Instant::now())
+    }
+}
+
+/// Why a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// What was waited for is there.
+    Ready,
+    /// It is not, and the deadline has passed.
+    DeadlinePassed,
+    /// It is not, and the peer is dead.
+    Dead,
+}
+
+/// Tells the waiter behind `bell` that something has been published.
+#[inline(always)]
+pub(crate) fn notify(bell: &BellLine) {
+    // N2: orders the commit word before the load of `parked`. Pairs with W2 in `park`.
+    fence(SeqCst);
+    if bell.parked.word().load(Relaxed) != AWAKE {
+        wake_slow(bell);
+    }
+}
+
+#[cold]
+fn wake_slow(bell: &BellLine) {
+    bell.parked.word().store(AWAKE, Relaxed);
+    bell.parked.wake();
+}
+
+/// One side's way of waiting at its own doorbell.
+pub(crate) struct Waiter<'a> {
+    /// The doorbell, in shared memory, written by this side.
+    pub(crate) bell: &'a BellLine,
+    /// How to wait.
+    pub(crate) wait: Wait,
+    /// Becomes other than 0 when the peer is dead. In the parent; a child dies with its parent instead.
+    pub(crate) dead: Option<&'a Futex<Private>>,
+    /// The CPU that the peer last ran on, plus 1; 0 = not known.
+    pub(crate) peer_cpu: u32,
+}
+
+impl Waiter<'_> {
+    /// Waits until `ready` says so, the deadline passes or the peer is dead. `ready` is asked many times; it must be cheap.
+    ///
+    /// What was published before the peer died is still found: death counts only once `ready` has been asked after it.
+    #[inline]
+    pub(crate) fn wait(&self, deadline: Deadline, mut ready: impl FnMut() -> bool) -> Waited {
+        // A reply to a short call is there before any clock is worth reading.
+        if ready() {
+            return Waited::Ready;
+        }
+        self.wait_slow(deadline, &mut ready)
+    }
+
+    fn wait_slow(&self, deadline: Deadline, ready: &mut dyn FnMut() -> bool) -> Waited {
+        match self.wait {
+            Wait::Spin => return self.spin(deadline, None, ready).unwrap_or(Waited::DeadlinePassed),
+            Wait::Park => {}
+            Wait::Adaptive => {
+                if let Some(waited) = self.spin_unless_same_cpu(deadline, ready) {
+                    return waited;
+                }
+            }
+        }
+        self.park(deadline, ready)
+    }
+
+    fn spin_unless_same_cpu(&self, deadline: Deadline, ready: &mut dyn FnMut() -> bool) -> Option<Waited> {
+        let cpu = publish_cpu(self.bell);
+        // While this side polls, a peer on the same CPU cannot run.
+        if cpu == self.peer_cpu { None } else { self.spin(deadline, Some(SPIN_BUDGET), ready) }
+    }
+
+    /// Polls; `None` when the budget is spent.
+    fn spin(&self, deadline: Deadline, budget: Option<Duration>, ready: &mut dyn FnMut() -> bool) -> Option<Waited> {
+        let mut start = None;
+        loop {
+            for _ in 0..POLLS_PER_CLOCK {
+                if ready() {
+                    return Some(Waited::Ready);
+                }
+                spin_hint();
+            }
+            if self.is_dead() {
+                return Some(if ready() { Waited::Ready } else { Waited::Dead });
+            }
+            if deadline.has_passed() {
+                return Some(Waited::DeadlinePassed);
+            }
+            if budget.is_some_and(|budget| start.get_or_insert_with(Instant::now).elapsed() >= budget) {
+                return None;
+            }
+        }
+    }
+
+    fn is_dead(&self) -> bool {
+        // Acquire: pairs with the Release in `Life::end`; what the peer published before it died is visible after this.
+        self.dead.is_some_and(|dead| dead.word().load(Acquire) != 0)
+    }
+
+    fn park(&self, deadline: Deadline, ready: &mut dyn FnMut() -> bool) -> Waited {
+        let waited = self.park_until(deadline, ready);
+        self.bell.parked.word().store(AWAKE, Relaxed);
+        waited
+    }
+
+    fn park_until(&self, deadline: Deadline, ready: &mut dyn FnMut() -> bool) -> Waited {
+        for spurious in 0u32.. {
+            // W1.
+            self.bell.parked.word().store(PARKED, Relaxed);
+            // W2: orders `parked` before the look at the commit word. Pairs with N2 in `notify`.
+            fence(SeqCst);
+            // W3. Death is looked at first, so that a reply published before it is still found.
+            let dead = self.is_dead();
+            if ready() {
+                return Waited::Ready;
+            }
+            if dead {
+                return Waited::Dead;
+            }
+            let left = deadline.left();
+            if left.is_some_and(|left| left.is_zero()) {
+                return Waited::DeadlinePassed;
+            }
+            self.sleep(left, spurious > SPURIOUS_LIMIT);
+        }
+        Waited::DeadlinePassed
+    }
+
+    /// One sleep, at most `left`. `distrust` = the shared word has woken this wait too often for nothing: a hostile peer can
+    /// do that for ever, so leave it alone and look again every [`NAP`].
+    fn sleep(&self, left: Option<Duration>, distrust: bool) -> Woken {
+        match self.dead {
+            None => self.bell.parked.wait(PARKED, left),
+            Some(dead) if distrust => dead.wait(0, Some(left.map_or(NAP, |left| left.min(NAP)))),
+            Some(dead) => wait_either((&self.bell.parked, PARKED), (dead, 0), left),
+        }
+    }
+}
+
+/// Says at `bell` which CPU this thread runs on; returns it plus 1.
+#[inline]
+pub(crate) fn publish_cpu(bell: &BellLine) -> u32 {
+    let cpu = crate::sys::cpu::current() + 1;
+    // Written only when it changes: the peer keeps its copy of the line.
+    if bell.cpu.load(Relaxed) != cpu {
+        bell.cpu.store(cpu, Relaxed);
+    }
+    cpu
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use crate::layout::{CallerLine, WorkerLine};
+    use crate::sync::{AtomicU32, AtomicU64};
+    use loom::sync::Arc;
+
+    fn bell() -> BellLine {
+        BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) }
+    }
+
+    /// A waiter that parks at once always sees what was published: otherwise loom reports a deadlock.
+    #[test]
+    fn loom_parked_waiter_is_always_woken() {
+        loom::model(|| {
+            let shared = Arc::new((WorkerLine { bell: bell() }, AtomicU64::new(0)));
+            let peer = shared.clone();
+            let notifier = loom::thread::spawn(move || {
+                peer.1.store(1, Relaxed);
+                notify(&peer.0.bell);
+            });
+            let waiter = Waiter { bell: &shared.0.bell, wait: Wait::Park, dead: None, peer_cpu: 0 };
+            let waited = waiter.wait(Deadline::NEVER, || shared.1.load(Relaxed) == 1);
+            assert_eq!(waited, Waited::Ready);
+            notifier.join().unwrap();
+        });
+    }
+
+    /// The same for two waits in a row, as in a conversation: the second must not be fooled by what the first left behind.
+    #[test]
+    fn loom_second_wait_is_woken_too() {
+        loom::model(|| {
+            let line = CallerLine { bell: bell(), released: AtomicU64::new(0) };
+            let shared = Arc::new((line, AtomicU64::new(0)));
+            let peer = shared.clone();
+            let notifier = loom::thread::spawn(move || {
+                for value in 1..=2 {
+                    peer.1.store(value, Relaxed);
+                    notify(&peer.0.bell);
+                }
+            });
+            for value in 1..=2 {
+                let waiter = Waiter { bell: &shared.0.bell, wait: Wait::Park, dead: None, peer_cpu: 0 };
+                assert_eq!(waiter.wait(Deadline::NEVER, || shared.1.load(Relaxed) >= value), Waited::Ready);
+            }
+            notifier.join().unwrap();
+        });
+    }
+}

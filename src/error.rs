@@ -1,0 +1,338 @@
+//! What callers see when a call or a start fails: sentences that say who, what and where.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Why a call through a [`Bridge`](crate::Bridge) gave no value.
+///
+/// A method's own `Result` is not here: it travels as a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The method panicked. The child goes on, with the service in whatever state the panic left it.
+    #[error("call `{call}` failed: {fault}")]
+    Panicked {
+        /// The call that failed.
+        call: CallName,
+        /// What the child reported.
+        fault: Box<Fault>,
+    },
+
+    /// The child ended before it had answered.
+    #[error("call `{call}` failed: child {pid} {exit}; {progress}")]
+    Died {
+        /// The call that failed.
+        call: CallName,
+        /// The child's process number.
+        pid: u32,
+        /// How the child ended.
+        exit: Exit,
+        /// Whether the method can have run.
+        progress: Progress,
+    },
+
+    /// No answer came in time. The child is still at it; a late answer is dropped.
+    #[error("call `{call}` failed: child {pid} gave no answer within {timeout:?}; {progress}")]
+    TimedOut {
+        /// The call that failed.
+        call: CallName,
+        /// The child's process number.
+        pid: u32,
+        /// The time that the call was given.
+        timeout: Duration,
+        /// Whether the method can have run.
+        progress: Progress,
+    },
+
+    /// The arguments or the reply are larger than the bridge accepts. Nothing was lost: the bridge goes on.
+    #[error("call `{call}` failed: its {what} is {len} bytes or more, and the limit is {max}")]
+    TooLarge {
+        /// The call that failed.
+        call: CallName,
+        /// Which of the two frames did not fit.
+        what: Payload,
+        /// How long it is, in bytes, as far as it got.
+        len: u64,
+        /// The limit, in bytes: `max_payload`, or what is left of the bridge's memory budget.
+        max: u64,
+    },
+
+    /// The child wrote what no healthy child writes; it has been killed.
+    #[error("call `{call}` failed: child {pid} broke the protocol ({what}) and was killed")]
+    Corrupt {
+        /// The call that failed.
+        call: CallName,
+        /// The child's process number.
+        pid: u32,
+        /// The invariant that was broken.
+        what: &'static str,
+    },
+
+    /// The bridge was stopped or killed by this process before the call was answered.
+    #[error("call `{call}` failed: the bridge to child {pid} was stopped; {progress}")]
+    Stopped {
+        /// The call that failed.
+        call: CallName,
+        /// The child's process number.
+        pid: u32,
+        /// Whether the method can have run.
+        progress: Progress,
+    },
+
+    /// The call could not be made or carried out, for a reason that is neither the method's nor the peer's.
+    #[error("call `{call}` failed: {why}")]
+    Refused {
+        /// The call that failed.
+        call: CallName,
+        /// The reason, in words.
+        why: String,
+    },
+}
+
+/// The service and method of a call, shown as `Service::method`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallName {
+    /// The service's type, without generics.
+    pub service: &'static str,
+    /// The method.
+    pub method: &'static str,
+}
+
+impl fmt::Display for CallName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}::{}", self.service, self.method)
+    }
+}
+
+/// A panic in the child, as it was there.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[non_exhaustive]
+pub struct Fault {
+    /// The panic's message; a placeholder if its payload is no string.
+    pub message: String,
+    /// `file:line:column`, if the panic hook saw it.
+    pub location: Option<String>,
+    /// The child's backtrace, if `RUST_BACKTRACE` asks for it.
+    pub backtrace: Option<String>,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the child panicked")?;
+        if let Some(location) = &self.location {
+            write!(f, " at {location}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// It exited, with this code.
+    Code(i32),
+    /// It was killed by this signal.
+    Signal(i32),
+    /// It ended, and somebody else took the status: SIGCHLD is ignored, or another part of the program waits for every child.
+    Unknown,
+}
+
+impl Exit {
+    /// Whether the process exited with code 0.
+    pub fn success(self) -> bool {
+        self == Exit::Code(0)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Exit::Code(code) => write!(f, "exited with code {code}"),
+            Exit::Signal(signal) => match signal_name(signal) {
+                Some(name) => write!(f, "was killed by signal {signal} ({name})"),
+                None => write!(f, "was killed by signal {signal}"),
+            },
+            Exit::Unknown => f.write_str("ended, and its status was taken by another part of this program"),
+        }
+    }
+}
+
+fn signal_name(number: i32) -> Option<&'static str> {
+    Some(match number {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        10 => "SIGUSR1",
+        11 => "SIGSEGV",
+        12 => "SIGUSR2",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}
+
+/// How far a call that got no answer had come, as the child recorded it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Progress {
+    /// The method did not run: trying again is safe.
+    NotStarted,
+    /// The method may have run, wholly or in part.
+    Started,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Progress::NotStarted => "the call had not started",
+            Progress::Started => "the call had started",
+        })
+    }
+}
+
+/// One of the two frames of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Payload {
+    /// The arguments, from caller to callee.
+    Request,
+    /// The returned value, from callee to caller.
+    Reply,
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Payload::Request => "request",
+            Payload::Reply => "reply",
+        })
+    }
+}
+
+/// Why a bridge did not start. Nothing of it is left: no process, no descriptor, no memory.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The program never called [`init`](crate::init), so a child would run its `main` a second time.
+    #[error(
+        "bridge to `{service}` not started: the program has not called callgate::init() as the first line of main \
+         (in tests and benches: callgate::test_support!())"
+    )]
+    NotInitialised {
+        /// The service that was to be started.
+        service: &'static str,
+    },
+
+    /// A value given to the builder is out of range.
+    #[error("bridge to `{service}` not started: {option} is {value}, and must be {range}")]
+    Option {
+        /// The service that was to be started.
+        service: &'static str,
+        /// The builder's method.
+        option: &'static str,
+        /// What it was given.
+        value: String,
+        /// What it accepts.
+        range: String,
+    },
+
+    /// The constructor's arguments could not be encoded.
+    #[error("bridge to `{service}` not started: the arguments of its constructor cannot be encoded ({why})")]
+    Arguments {
+        /// The service that was to be started.
+        service: &'static str,
+        /// The reason, in words.
+        why: String,
+    },
+
+    /// The operating system refused something that a bridge needs.
+    #[error("bridge to `{service}` not started: {what}: {source}")]
+    System {
+        /// The service that was to be started.
+        service: &'static str,
+        /// What was being done.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+
+    /// The child did not get through the handshake in time; it has been killed.
+    #[error(
+        "bridge to `{service}` not started: `{executable}` did not answer within {timeout:?} \
+         (does its main begin with callgate::init() or callgate::serve()?)"
+    )]
+    NoAnswer {
+        /// The service that was to be started.
+        service: &'static str,
+        /// What was executed.
+        executable: String,
+        /// The time that the child was given.
+        timeout: Duration,
+    },
+
+    /// The child ended before the service existed.
+    #[error("bridge to `{service}` not started: child {pid} {exit} {when}")]
+    Died {
+        /// The service that was to be started.
+        service: &'static str,
+        /// The child's process number.
+        pid: u32,
+        /// How the child ended.
+        exit: Exit,
+        /// `during the handshake` or `in its constructor`.
+        when: &'static str,
+    },
+
+    /// The child is not what this program expects: another build, version or service.
+    #[error("bridge to `{service}` not started: child {pid} does not match: {what} (here {here}, there {there})")]
+    Mismatch {
+        /// The service that was to be started.
+        service: &'static str,
+        /// The child's process number.
+        pid: u32,
+        /// What differs.
+        what: &'static str,
+        /// The value in this process.
+        here: String,
+        /// The value in the child.
+        there: String,
+    },
+
+    /// The child said why it cannot serve, or wrote what no healthy child writes.
+    #[error("bridge to `{service}` not started: child {pid}: {why}")]
+    Handshake {
+        /// The service that was to be started.
+        service: &'static str,
+        /// The child's process number.
+        pid: u32,
+        /// The reason, in words.
+        why: String,
+    },
+
+    /// The constructor returned an error.
+    #[error("bridge to `{service}` not started: its constructor failed: {message}")]
+    Constructor {
+        /// The service that was to be started.
+        service: &'static str,
+        /// The constructor's error, as it displays.
+        message: String,
+    },
+
+    /// The call of the constructor failed: it panicked, died or took too long.
+    #[error("bridge to `{service}` not started: {error}")]
+    Call {
+        /// The service that was to be started.
+        service: &'static str,
+        /// What happened.
+        #[source]
+        error: CallError,
+    },
+}

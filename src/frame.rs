@@ -1,0 +1,517 @@
+//! Frames: the commit word in front of a payload, and payloads written to and read from shared memory by rkyv.
+//!
+//! Layer 2. One of the few files above `segment` with `unsafe` in it: this is where bytes become values. The rules are those
+//! of DESIGN's trust section: a request is read in place by the child, who trusts its parent; a reply is copied into
+//! private memory, then validated with bounded depth, then read.
+
+use crate::layout::{PAYLOAD_OFFSET, SlotLine};
+use crate::segment::Span;
+use crate::sync::Ordering::Relaxed;
+use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
+use rkyv::api::{access_with_context, deserialize_using, root_position, serialize_using};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::Failure;
+use rkyv::ser::{Allocator, Positional, Serializer, Writer};
+use rkyv::util::AlignedVec;
+use rkyv::validation::Validator;
+use rkyv::validation::archive::ArchiveValidator;
+use rkyv::{Archive, Deserialize, Serialize};
+use std::alloc::Layout;
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+
+/// How deep the pointers of a reply may nest. Each level costs stack while the reply is validated and read.
+pub(crate) const MAX_DEPTH: usize = 512;
+
+/// The alignment of every payload: of slots, of blocks, and of what they are copied into.
+pub(crate) const ALIGN: usize = PAYLOAD_OFFSET;
+
+/// What a frame is. In requests and replies; 0 is no kind, so that a slot never written is no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// Request: build the service. Reply: nothing, it was built.
+    Construct = 1,
+    /// Request: call a method. Reply: its value.
+    Call = 2,
+    /// Request: take an interface into the table; reply: done.
+    Bind = 3,
+    /// Request: drop the service and exit. Reply: it was dropped.
+    Stop = 4,
+    /// Reply: the callee panicked; the payload is a `Fault`.
+    Fault = 5,
+    /// Reply: the value outgrew what a reply may be; the payload is a [`Limit`].
+    TooLarge = 6,
+    /// Reply: refused; the payload is a text.
+    Refused = 7,
+}
+
+/// Set in the kind's byte if the payload lies in an arena block and the slot holds a [`BlockRef`].
+const IN_BLOCK: u8 = 0x80;
+
+impl Kind {
+    fn checked(raw: u8) -> Option<Self> {
+        [Self::Construct, Self::Call, Self::Bind, Self::Stop, Self::Fault, Self::TooLarge, Self::Refused]
+            .into_iter()
+            .find(|&kind| kind as u8 == raw)
+    }
+}
+
+/// The payload of [`Kind::TooLarge`].
+#[derive(Clone, Copy, Debug, Archive, Serialize, Deserialize)]
+pub(crate) struct Limit {
+    pub(crate) len: u64,
+    pub(crate) max: u64,
+}
+
+/// What the commit word of a frame says, checked: it cannot be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Commit {
+    pub(crate) kind: Kind,
+    /// The payload is the slot's first `len` bytes, or elsewhere.
+    pub(crate) place: Place,
+}
+
+/// Where a frame's payload lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the slot: so many bytes, never more than the slot holds.
+    Slot(usize),
+    /// In a block of an arena. Not yet checked against the segments that exist.
+    Block(BlockRef),
+}
+
+/// Names a payload in an arena: a segment, and the bytes in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlockRef {
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+}
+
+/// The 32 bits of the commit word that tell this lap's frame at `position` from what older laps left in the slot.
+#[inline(always)]
+fn sequence(position: u64) -> u64 {
+    position.wrapping_add(1) & 0xffff_ffff
+}
+
+impl Commit {
+    /// The commit word for a frame at `position`.
+    #[inline(always)]
+    pub(crate) fn encode(self, position: u64) -> u64 {
+        let (len, flag) = match self.place {
+            Place::Slot(len) => (len as u64, 0),
+            Place::Block(_) => (0, IN_BLOCK),
+        };
+        sequence(position) << 32 | len << 8 | u64::from(self.kind as u8 | flag)
+    }
+
+    /// Whether `word` was written for the frame at `position`; says nothing about the rest of it.
+    #[inline(always)]
+    pub(crate) fn is_at(word: u64, position: u64) -> bool {
+        word >> 32 == sequence(position) && word & 0xff != 0
+    }
+
+    /// Checks the commit word of `line`, whose slot holds `capacity` bytes.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, if no healthy peer could have written it.
+    #[inline(always)]
+    pub(crate) fn checked(word: u64, line: &SlotLine, capacity: usize) -> Result<Self, &'static str> {
+        let raw = (word & 0xff) as u8;
+        let kind = Kind::checked(raw & !IN_BLOCK).ok_or("a frame of unknown kind")?;
+        let len = (word >> 8 & 0xff_ffff) as usize;
+        if raw & IN_BLOCK != 0 {
+            let [segment, offset, len] = [0, 1, 2].map(|at: usize| line.inline[at].load(Relaxed));
+            return Ok(Self { kind, place: Place::Block(BlockRef { segment, offset, len }) });
+        }
+        if len > capacity {
+            return Err("a frame longer than its slot");
+        }
+        Ok(Self { kind, place: Place::Slot(len) })
+    }
+}
+
+impl BlockRef {
+    /// Writes the reference where the slot's payload would begin.
+    pub(crate) fn store(self, line: &SlotLine) {
+        for (word, value) in line.inline.iter().zip([self.segment, self.offset, self.len]) {
+            word.store(value, Relaxed);
+        }
+    }
+}
+
+// ---- encoding ------------------------------------------------------------------------------------------------------
+
+/// What a value is serialised with: straight into shared memory, without allocating.
+pub(crate) type Encoder = LowSerializer<FrameWriter, Scratch, Failure>;
+
+/// Provides more room when a frame outgrows where it is being written.
+pub(crate) trait Spill {
+    /// A place for at least `need` bytes whose first `written` bytes are those written so far. `None` if there is no room;
+    /// the implementor remembers why.
+    fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)>;
+}
+
+/// Where the bytes of a frame go: first into the slot, then, if they outgrow it, into a block.
+pub struct FrameWriter {
+    start: NonNull<u8>,
+    capacity: usize,
+    written: usize,
+    spill: NonNull<dyn Spill>,
+}
+
+impl Positional for FrameWriter {
+    #[inline(always)]
+    fn pos(&self) -> usize {
+        self.written
+    }
+}
+
+impl Writer<Failure> for FrameWriter {
+    #[inline(always)]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        if bytes.len() > self.capacity - self.written {
+            self.spill_slow(bytes.len())?;
+        }
+        // SAFETY: `written <= capacity`, and `start` is valid for `capacity` bytes.
+        let target = unsafe { self.start.add(self.written) };
+        // SAFETY: there is room, as just checked; `bytes` is private memory, so nothing overlaps.
+        unsafe { target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        self.written += bytes.len();
+        Ok(())
+    }
+}
+
+impl FrameWriter {
+    #[cold]
+    fn spill_slow(&mut self, more: usize) -> Result<(), Failure> {
+        let need = self.written.saturating_add(more);
+        // SAFETY: `encode` made the pointer from a `&mut` that it holds while this writer lives.
+        let spill = unsafe { self.spill.as_mut() };
+        (self.start, self.capacity) = spill.spill(self.written, need).ok_or(Failure)?;
+        assert!(self.capacity >= need);
+        Ok(())
+    }
+}
+
+/// Serialises `value` into `slot`, or where `spill` says if it outgrows that. Returns its length in bytes.
+///
+/// # Errors
+///
+/// If `spill` has no room, or the value's own `Serialize` fails.
+#[inline(always)]
+pub(crate) fn encode<'s, T: Serialize<Encoder>>(
+    value: &T,
+    slot: Span<'s>,
+    spill: &mut (dyn Spill + 's),
+) -> Result<usize, Failure> {
+    // SAFETY: only the lifetime is widened; the writer made here is dropped before this function returns.
+    let spill = unsafe { std::mem::transmute::<NonNull<dyn Spill + 's>, NonNull<dyn Spill>>(NonNull::from(spill)) };
+    let writer = FrameWriter { start: slot.start(), capacity: slot.len(), written: 0, spill };
+    let mut serializer = Serializer::new(writer, Scratch::new(), ());
+    serialize_using::<_, Failure>(value, &mut serializer)?;
+    Ok(serializer.writer.written)
+}
+
+/// Serialises `value` into private memory.
+///
+/// # Errors
+///
+/// If the value's own `Serialize` fails, or it is longer than `max` bytes.
+pub(crate) fn encode_to_vec<T: Serialize<Encoder>>(value: &T, max: usize) -> Result<AlignedVec<ALIGN>, Failure> {
+    let mut spill = VecSpill { bytes: AlignedVec::new(), max };
+    // No room at first: everything is written into the vector, which moves as it grows.
+    let len = encode(value, Span::empty(), &mut spill)?;
+    spill.bytes.resize(len, 0);
+    Ok(spill.bytes)
+}
+
+struct VecSpill {
+    bytes: AlignedVec<ALIGN>,
+    max: usize,
+}
+
+impl Spill for VecSpill {
+    fn spill(&mut self, _written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
+        if need > self.max {
+            return None;
+        }
+        self.bytes.resize(need.next_power_of_two().clamp(256, self.max.max(256)), 0);
+        Some((NonNull::new(self.bytes.as_mut_ptr())?, self.bytes.len()))
+    }
+}
+
+/// Scratch memory for serialising: a small buffer on the stack, and the heap beyond it.
+pub struct Scratch {
+    buffer: MaybeUninit<ScratchBuffer>,
+    used: usize,
+}
+
+#[repr(align(16))]
+struct ScratchBuffer {
+    _bytes: [u8; Scratch::LEN],
+}
+
+impl Scratch {
+    const LEN: usize = 512;
+
+    #[inline(always)]
+    fn new() -> Self {
+        Self { buffer: MaybeUninit::uninit(), used: 0 }
+    }
+
+    fn owns(&self, address: NonNull<u8>) -> Option<usize> {
+        let offset = address.addr().get().wrapping_sub(self.buffer.as_ptr().addr());
+        (offset < Self::LEN).then_some(offset)
+    }
+}
+
+// SAFETY: `push_alloc` returns memory of the layout that nothing else uses until `pop_alloc`, which comes in reverse order:
+// a rising mark in the buffer, or a heap allocation of its own. The serialiser does not move while allocations are live:
+// `serialize_using` borrows it throughout.
+unsafe impl Allocator<Failure> for Scratch {
+    unsafe fn push_alloc(&mut self, layout: Layout) -> Result<NonNull<[u8]>, Failure> {
+        let start = self.used.next_multiple_of(layout.align());
+        let fits = layout.align() <= align_of::<ScratchBuffer>()
+            && layout.size() > 0
+            && start.checked_add(layout.size()).is_some_and(|end| end <= Self::LEN);
+        if !fits {
+            return heap_slow(layout);
+        }
+        self.used = start + layout.size();
+        // SAFETY: `start + size` is within the buffer.
+        let address = unsafe { self.buffer.as_mut_ptr().cast::<u8>().add(start) };
+        NonNull::new(address).map(|address| NonNull::slice_from_raw_parts(address, layout.size())).ok_or(Failure)
+    }
+
+    unsafe fn pop_alloc(&mut self, address: NonNull<u8>, layout: Layout) -> Result<(), Failure> {
+        match self.owns(address) {
+            Some(offset) if layout.size() > 0 => self.used = offset,
+            // SAFETY: not from the buffer, so `heap_slow` allocated it with this layout.
+            _ if layout.size() > 0 => unsafe { std::alloc::dealloc(address.as_ptr(), layout) },
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cold]
+fn heap_slow(layout: Layout) -> Result<NonNull<[u8]>, Failure> {
+    if layout.size() == 0 {
+        let dangling = NonNull::without_provenance(NonZeroUsize::new(layout.align()).ok_or(Failure)?);
+        return Ok(NonNull::slice_from_raw_parts(dangling, 0));
+    }
+    // SAFETY: the size is not 0.
+    let address = NonNull::new(unsafe { std::alloc::alloc(layout) });
+    let address = address.unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
+    Ok(NonNull::slice_from_raw_parts(address, layout.size()))
+}
+
+// ---- decoding ------------------------------------------------------------------------------------------------------
+
+/// What a value must offer to cross a bridge, in either direction: rkyv can archive it without allocating shared pointers,
+/// validate the archive, and make the value from it again.
+///
+/// Implemented for every such type; derive `rkyv::Archive`, `rkyv::Serialize` and `rkyv::Deserialize` for yours. Types with
+/// `Rc` or `Arc` in them, references and raw pointers cannot cross.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot cross a bridge to another process",
+    label = "rkyv cannot archive this type",
+    note = "derive `rkyv::Archive`, `rkyv::Serialize` and `rkyv::Deserialize` for it (see `callgate::Transfer`), or mark the method `#[bridge(skip)]`"
+)]
+pub trait Transfer:
+    Sized + Serialize<Encoder> + Archive<Archived: Checked + Deserialize<Self, LowDeserializer<Failure>>>
+{
+}
+
+impl<T> Transfer for T
+where
+    T: Serialize<Encoder>,
+    T::Archived: Checked + Deserialize<T, LowDeserializer<Failure>>,
+{
+}
+
+/// An archived type that can be validated.
+pub trait Checked: for<'a> CheckBytes<LowValidator<'a, Failure>> {}
+
+impl<T: for<'a> CheckBytes<LowValidator<'a, Failure>>> Checked for T {}
+
+/// The arguments of one method: a tuple of wrappers.
+pub trait Request: Serialize<Encoder> + Archive<Archived: Checked> {}
+
+impl<T> Request for T
+where
+    T: Serialize<Encoder>,
+    T::Archived: Checked,
+{
+}
+
+/// A request on its way through the callee, whose payload nobody writes while this exists.
+///
+/// Made by [`RequestSpan::trusted`]; holding it is the permission to read in place.
+#[derive(Clone, Copy)]
+pub(crate) struct RequestSpan<'a>(Span<'a>);
+
+impl<'a> RequestSpan<'a> {
+    /// The payload of a request that the peer sent.
+    ///
+    /// # Safety
+    ///
+    /// The peer must be one that this process trusts (its parent) not to write the bytes until the reply to this request is
+    /// published, `'a` must end before that, and the span must be aligned to [`ALIGN`].
+    #[inline(always)]
+    pub(crate) unsafe fn trusted(span: Span<'a>) -> Self {
+        Self(span)
+    }
+
+    /// Reads the payload as an archived `A`, in place.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are no valid archive, and `build` is not the same; between processes of one build nothing is validated.
+    #[inline(always)]
+    pub(crate) fn read<A: Request>(self, build: Build) -> Result<&'a A::Archived, Failure> {
+        const { assert!(align_of::<A::Archived>() <= ALIGN, "an argument's archive is aligned to more than 16 bytes") };
+        // SAFETY: nobody writes the bytes during `'a`: the duty of whoever called `trusted`.
+        let bytes = unsafe { self.0.as_bytes() };
+        if build == Build::Other || bytes.len() < size_of::<A::Archived>() {
+            return access_with_context::<_, _, Failure>(bytes, &mut validator(bytes));
+        }
+        // SAFETY: the archive's root stands at its end, inside the bytes, as just checked.
+        let root = unsafe { bytes.as_ptr().add(root_position::<A::Archived>(bytes.len())) };
+        // SAFETY: the caller is this process's parent, runs the same build, and serialised an `A` for this method; the
+        // serialiser aligned the root relative to a start that is aligned to `ALIGN`.
+        Ok(unsafe { &*root.cast() })
+    }
+}
+
+/// Whether the peer runs the same build of the same program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// Its types are this process's types.
+    Same,
+    /// Its types may differ: what it sends is validated.
+    Other,
+}
+
+/// Copies a reply out of memory that the peer may be writing, validates the copy, and makes the value from it.
+///
+/// # Errors
+///
+/// If the bytes are no valid archive of `R`, or one that nests deeper than [`MAX_DEPTH`].
+#[inline(always)]
+pub(crate) fn decode<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
+    if span.len() <= SMALL && align_of::<R::Archived>() <= align_of::<Small>() {
+        let mut copy = Small([0; SMALL / 8]);
+        // SAFETY: the copy has room for `SMALL` bytes, and is private.
+        unsafe { span.copy_to(copy.0.as_mut_ptr().cast()) };
+        // SAFETY: initialised above, `SMALL` bytes long.
+        let bytes = unsafe { std::slice::from_raw_parts(copy.0.as_ptr().cast::<u8>(), span.len()) };
+        return read_copy(bytes);
+    }
+    decode_large(span)
+}
+
+/// Replies up to this many bytes are copied onto the stack.
+const SMALL: usize = 128;
+
+#[repr(align(16))]
+struct Small([u64; SMALL / 8]);
+
+fn decode_large<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
+    const { assert!(align_of::<R::Archived>() <= ALIGN, "a reply's archive is aligned to more than 16 bytes") };
+    thread_local! {
+        // Taken while in use, so that a value whose own code calls through a bridge gets another.
+        static COPY: Cell<AlignedVec<ALIGN>> = Cell::new(AlignedVec::new());
+    }
+    let mut copy = COPY.take();
+    copy.clear();
+    copy.reserve(span.len());
+    // SAFETY: there is room, as just reserved, in private memory.
+    unsafe { span.copy_to(copy.as_mut_ptr()) };
+    // SAFETY: initialised by the copy.
+    unsafe { copy.set_len(span.len()) };
+    let value = read_copy(&copy);
+    if copy.capacity() <= KEPT {
+        COPY.set(copy);
+    }
+    value
+}
+
+/// A thread's buffer for copies of replies is kept up to this size.
+const KEPT: usize = 1 << 20;
+
+/// Reads a value from private bytes of any alignment; `None` if they are no valid archive of `R`.
+pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
+    let mut copy = AlignedVec::<ALIGN>::with_capacity(bytes.len());
+    copy.extend_from_slice(bytes);
+    read_copy(&copy).ok()
+}
+
+#[inline(always)]
+fn read_copy<R: Transfer>(bytes: &[u8]) -> Result<R, Failure> {
+    let archived = access_with_context::<R::Archived, _, Failure>(bytes, &mut validator(bytes))?;
+    deserialize_using::<R, _, Failure>(archived, &mut ())
+}
+
+#[inline(always)]
+fn validator(bytes: &[u8]) -> Validator<ArchiveValidator<'_>, ()> {
+    Validator::new(ArchiveValidator::with_max_depth(bytes, NonZeroUsize::new(MAX_DEPTH)), ())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::segment::Slots;
+
+    #[test]
+    fn a_commit_word_says_what_was_put_in() {
+        let slots = Slots::on_heap(2);
+        let line = slots.line(0);
+        for position in [0, 1, 0xffff_fffe, 0xffff_ffff, 1 << 32, u64::MAX] {
+            for kind in [Kind::Construct, Kind::Call, Kind::Refused] {
+                let commit = Commit { kind, place: Place::Slot(48) };
+                let word = commit.encode(position);
+                assert!(Commit::is_at(word, position));
+                assert!(!Commit::is_at(word, position.wrapping_add(2)));
+                assert_eq!(Commit::checked(word, line, 48), Ok(commit));
+            }
+        }
+        assert!(!Commit::is_at(0, u64::from(u32::MAX)), "a slot never written is no frame");
+    }
+
+    #[test]
+    fn a_commit_word_that_nobody_healthy_writes_is_refused() {
+        let slots = Slots::on_heap(2);
+        let line = slots.line(0);
+        for len in [49u64, 1000, 0xff_ffff] {
+            let word = 1 << 32 | len << 8 | Kind::Call as u64;
+            assert!(Commit::checked(word, line, 48).is_err(), "length {len}");
+        }
+        for kind in (0..=255u64).filter(|kind| !(1..=7).contains(&(kind & 0x7f))) {
+            assert!(Commit::checked(1 << 32 | kind, line, 48).is_err(), "kind {kind}");
+        }
+    }
+
+    #[test]
+    fn values_come_back_through_private_memory() {
+        let value = (vec![String::from("one"), "two".repeat(1000)], Some(3u64));
+        let bytes = encode_to_vec(&value, 1 << 20).unwrap();
+        assert_eq!(read_copy::<(Vec<String>, Option<u64>)>(&bytes).unwrap(), value);
+        assert!(encode_to_vec(&value, 1000).is_err(), "longer than the limit");
+    }
+
+    #[test]
+    fn truncated_archives_are_refused() {
+        let bytes = encode_to_vec(&vec![String::from("a long enough string"); 4], 1 << 20).unwrap();
+        for len in 0..bytes.len() {
+            let mut copy = AlignedVec::<ALIGN>::new();
+            copy.extend_from_slice(&bytes[..len]);
+            assert!(read_copy::<Vec<String>>(&copy).is_err(), "{len} bytes");
+        }
+    }
+}

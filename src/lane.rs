@@ -1,0 +1,336 @@
+//! Lanes: one ordered conversation between two processes, a request ring and a reply ring with their doorbells.
+//!
+//! Layer 3. Reply number n answers request number n, so a caller that sends only while fewer requests than slots are
+//! unanswered holds a free slot in both rings: replies are credits. Knows nothing of methods or services.
+
+use crate::arena::{Arena, ArenaSpill, Loan, NoRoom, Source};
+use crate::doorbell::{self, Deadline, Wait, Waited, Waiter};
+use crate::error::Progress;
+use crate::frame::{Encoder, Kind, Place, encode};
+use crate::layout::{CalleeLine, CallerLine, Header, WorkerLine};
+use crate::life::Life;
+use crate::ring::{Consumer, Frame, Producer};
+use crate::segment::{Placed, Segment};
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use rkyv::Serialize;
+use rkyv::rancor::Failure;
+use std::collections::VecDeque;
+
+/// Why a frame could not be written. Nothing was published.
+#[derive(Clone, Debug)]
+pub(crate) enum SendError {
+    /// The arena had no room.
+    NoRoom(NoRoom),
+    /// The value's own `Serialize` failed.
+    Encode,
+}
+
+/// The caller's end of a lane.
+pub(crate) struct CallerLane {
+    index: u32,
+    requests: Producer,
+    replies: Consumer,
+    caller: Placed<CallerLine>,
+    callee: Placed<CalleeLine>,
+    worker: Placed<WorkerLine>,
+    header: Placed<Header>,
+    in_use: bool,
+    /// The block of each unanswered request, oldest first.
+    unanswered: VecDeque<Option<Loan>>,
+}
+
+impl CallerLane {
+    /// The caller's end of lane `index`, with no call made yet.
+    pub(crate) fn new(segment: &Segment, index: u32) -> Self {
+        Self {
+            index,
+            requests: Producer::new(segment.requests(index), 0),
+            replies: Consumer::new(segment.replies(index), 0),
+            caller: segment.caller_line(index),
+            callee: segment.callee_line(index),
+            worker: segment.worker(),
+            header: segment.header(),
+            in_use: false,
+            // Never grows: there are at most as many unanswered requests as slots.
+            unanswered: VecDeque::with_capacity(segment.geometry().slots as usize),
+        }
+    }
+
+    /// The position that the next request will have.
+    #[inline(always)]
+    pub(crate) fn position(&self) -> u64 {
+        self.requests.position()
+    }
+
+    /// Whether a request can be sent now: fewer are unanswered than there are slots.
+    #[inline(always)]
+    pub(crate) fn has_credit(&self) -> bool {
+        (self.unanswered.len() as u64) < self.replies.count()
+    }
+
+    /// Whether every request has been answered.
+    #[inline(always)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.unanswered.is_empty()
+    }
+
+    /// Writes, publishes and announces a request. The lane must have credit.
+    ///
+    /// # Errors
+    ///
+    /// If the arguments cannot be written; nothing was sent.
+    #[inline(always)]
+    pub(crate) fn send<A: Serialize<Encoder>>(
+        &mut self,
+        kind: Kind,
+        call: u64,
+        args: &A,
+        memory: &mut dyn Memory,
+    ) -> Result<(), SendError> {
+        debug_assert!(self.has_credit());
+        let (place, loan) = write(args, &self.requests, memory)?;
+        self.unanswered.push_back(loan);
+        self.requests.publish(kind, call, place);
+        if !self.in_use {
+            self.enter_use_slow();
+        }
+        doorbell::notify(&self.worker.bell);
+        Ok(())
+    }
+
+    /// Tells the workers to look at this lane from now on.
+    #[cold]
+    fn enter_use_slow(&mut self) {
+        self.in_use = true;
+        // Relaxed: ordered before the look at `parked` by the fence in `notify`, like the commit word.
+        self.header.lanes_in_use.fetch_max(self.index + 1, Relaxed);
+    }
+
+    /// Waits for the next reply, whichever request it answers.
+    #[inline(always)]
+    pub(crate) fn wait(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
+        let waiter = Waiter {
+            bell: &self.caller.bell,
+            wait,
+            dead: Some(life.dead()),
+            peer_cpu: self.worker.bell.cpu.load(Relaxed),
+        };
+        waiter.wait(deadline, || self.replies.is_ready())
+    }
+
+    /// The next reply, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, if no healthy peer could have written it.
+    #[inline(always)]
+    pub(crate) fn take(&self) -> Result<Option<(u64, Frame<'_>)>, &'static str> {
+        Ok(self.replies.take()?.map(|frame| (self.replies.position(), frame)))
+    }
+
+    /// Is done with the reply that [`take`](Self::take) returned. `was_block` = its payload lay in a block, which the callee
+    /// may use again. Returns the block of the request, for the arena.
+    #[inline(always)]
+    pub(crate) fn release(&mut self, was_block: bool) -> Option<Loan> {
+        self.replies.release();
+        if was_block {
+            // Release: the copy is finished. Pairs with the Acquire in `ReplyMemory::with`.
+            self.caller.released.store(self.replies.position(), Release);
+        }
+        self.unanswered.pop_front().flatten()
+    }
+
+    /// How far the unanswered request at `position` has come. Only for a message: the peer may lie.
+    pub(crate) fn progress(&self, position: u64) -> Progress {
+        let started = self.callee.started.load(Acquire);
+        // Positions are compared by distance, as they may wrap; a request is at most `slots` behind.
+        let begun = started.wrapping_sub(position.wrapping_add(1)) < u64::MAX / 2;
+        if begun { Progress::Started } else { Progress::NotStarted }
+    }
+}
+
+/// What writing a frame may need beyond the slot. Locked only when a frame outgrows it.
+pub(crate) trait Memory {
+    /// Runs `with` on this side's arena and its source.
+    fn with(&mut self, with: &mut dyn FnMut(&mut Arena, &mut dyn Source));
+
+    /// Gives a block back.
+    fn free(&mut self, loan: Loan) {
+        let mut loan = Some(loan);
+        self.with(&mut |arena, source| loan.take().into_iter().for_each(|loan| arena.free(loan, source)));
+    }
+}
+
+/// Serialises `value` into the slot that `ring` has claimed, or into a block if it outgrows that.
+#[inline(always)]
+fn write<T: Serialize<Encoder>>(
+    value: &T,
+    ring: &Producer,
+    memory: &mut dyn Memory,
+) -> Result<(Place, Option<Loan>), SendError> {
+    let slot = ring.claim();
+    let mut spill = LateSpill { memory, slot, loan: None, failed: None };
+    match encode(value, slot, &mut spill) {
+        Ok(len) => Ok(match spill.loan {
+            None => (Place::Slot(len), None),
+            Some(loan) => (Place::Block(loan.reference(len)), Some(loan)),
+        }),
+        Err(Failure) => Err(spill.give_up()),
+    }
+}
+
+/// Takes the arena only when the frame outgrows its slot.
+struct LateSpill<'a> {
+    memory: &'a mut dyn Memory,
+    slot: crate::segment::Span<'a>,
+    loan: Option<Loan>,
+    failed: Option<NoRoom>,
+}
+
+impl crate::frame::Spill for LateSpill<'_> {
+    #[cold]
+    fn spill(&mut self, written: usize, need: usize) -> Option<(std::ptr::NonNull<u8>, usize)> {
+        let (slot, mut loan, mut failed, mut place) = (self.slot, self.loan.take(), None, None);
+        self.memory.with(&mut |arena, source| {
+            let mut spill = ArenaSpill { arena, source, slot, loan: loan.take(), failed: None };
+            place = crate::frame::Spill::spill(&mut spill, written, need);
+            (loan, failed) = (spill.loan.take(), spill.failed.take());
+        });
+        (self.loan, self.failed) = (loan, failed);
+        place
+    }
+}
+
+impl LateSpill<'_> {
+    /// Gives back what the failed frame held, and says why it failed.
+    #[cold]
+    fn give_up(mut self) -> SendError {
+        if let Some(loan) = self.loan.take() {
+            self.memory.free(loan);
+        }
+        self.failed.map_or(SendError::Encode, SendError::NoRoom)
+    }
+}
+
+/// The callee's end of a lane.
+pub(crate) struct CalleeLane {
+    requests: Consumer,
+    replies: Producer,
+    caller: Placed<CallerLine>,
+    callee: Placed<CalleeLine>,
+}
+
+impl CalleeLane {
+    /// The callee's end of lane `index`, with no call answered yet.
+    pub(crate) fn new(segment: &Segment, index: u32) -> Self {
+        Self {
+            requests: Consumer::new(segment.requests(index), 0),
+            replies: Producer::new(segment.replies(index), 0),
+            caller: segment.caller_line(index),
+            callee: segment.callee_line(index),
+        }
+    }
+
+    /// Whether a request is there.
+    #[inline(always)]
+    pub(crate) fn is_ready(&self) -> bool {
+        self.requests.is_ready()
+    }
+
+    /// The next request, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    #[inline(always)]
+    pub(crate) fn take(&self) -> Result<Option<Frame<'_>>, &'static str> {
+        self.requests.take()
+    }
+
+    /// Records that the taken request is being carried out, before anything of it is.
+    #[inline(always)]
+    pub(crate) fn record_start(&self) {
+        self.callee.started.store(self.requests.position().wrapping_add(1), Relaxed);
+        // The compiler must not move the method's own effects before the record. The processor need not be told: the record
+        // is read by another process only after this one is dead, and then everything it stored is visible.
+        std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Serialises the reply, into the slot or a block. Nothing is visible to the caller yet; a second call replaces the first.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    #[inline(always)]
+    pub(crate) fn write<R: Serialize<Encoder>>(
+        &self,
+        value: &R,
+        memory: &mut dyn Memory,
+    ) -> Result<(Place, Option<Loan>), SendError> {
+        write(value, &self.replies, memory)
+    }
+
+    /// Publishes and announces the reply that was written, and is done with the request. Returns the reply's position.
+    #[inline(always)]
+    pub(crate) fn publish(&mut self, kind: Kind, place: Place) -> u64 {
+        let position = self.replies.position();
+        self.requests.release();
+        self.replies.publish(kind, 0, place);
+        doorbell::notify(&self.caller.bell);
+        position
+    }
+
+    /// The CPU that the caller last said it ran on, plus 1.
+    pub(crate) fn caller_cpu(&self) -> u32 {
+        self.caller.bell.cpu.load(Relaxed)
+    }
+}
+
+/// All lanes that one worker serves, and the doorbell at which it waits.
+pub(crate) struct WorkerLanes {
+    lanes: Vec<CalleeLane>,
+    worker: Placed<WorkerLine>,
+    header: Placed<Header>,
+    wait: Wait,
+    /// The lane served last: the next look begins after it, so that no lane waits for ever.
+    last: usize,
+}
+
+impl WorkerLanes {
+    pub(crate) fn new(segment: &Segment, wait: Wait) -> Self {
+        let lanes = (0..segment.geometry().lanes).map(|index| CalleeLane::new(segment, index)).collect();
+        Self { lanes, worker: segment.worker(), header: segment.header(), wait, last: 0 }
+    }
+
+    pub(crate) fn lane(&mut self, index: usize) -> &mut CalleeLane {
+        &mut self.lanes[index]
+    }
+
+    /// Waits without limit for a request, and says on which lane it is.
+    #[inline]
+    pub(crate) fn wait(&mut self) -> usize {
+        let mut found = None;
+        let waiter = Waiter {
+            bell: &self.worker.bell,
+            wait: self.wait,
+            dead: None,
+            peer_cpu: self.lanes[self.last].caller_cpu(),
+        };
+        while found.is_none() {
+            waiter.wait(Deadline::NEVER, || {
+                found = self.find();
+                found.is_some()
+            });
+        }
+        self.last = found.unwrap_or(self.last);
+        self.last
+    }
+
+    /// The next lane with a request, in turn.
+    #[inline(always)]
+    fn find(&self) -> Option<usize> {
+        let in_use = (self.header.lanes_in_use.load(Relaxed) as usize).min(self.lanes.len());
+        let from = self.last + 1;
+        (from..in_use).chain(0..from.min(in_use)).find(|&index| self.lanes[index].is_ready())
+    }
+}

@@ -1,0 +1,213 @@
+//! Everything that lies in shared memory, declared once.
+//!
+//! ```text
+//! segment   | Header | worker 0 .. | lane 0 | lane 1 | ..
+//! lane      | CallerLine | CalleeLine | request slot 0 .. | reply slot 0 .. |      (rings of `slots` slots)
+//! slot      | SlotLine: commit 8 | call 8 | payload 48 | payload, 64 bytes a line .. |
+//! ```
+//!
+//! Layer 1. All types are `repr(C)` and made of atomics: no reference to plain bytes that the peer can write ever exists.
+//! The offsets of everything follow from a [`Geometry`], which the parent chooses and the child, who trusts it, receives.
+
+use crate::sync::{AtomicU32, AtomicU64, Futex};
+use crate::sys::futex::Shared;
+
+/// Bytes in a cache line, on every machine that this crate is built for.
+pub(crate) const LINE: usize = 64;
+
+/// What different sides write is kept this far apart: the processor fetches lines in pairs.
+pub(crate) const APART: usize = 128;
+
+/// The first bytes of a segment.
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"callgate");
+
+/// The version of everything that this file and the frames and messages declare.
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// Bytes of payload in a slot's first line.
+pub(crate) const INLINE: usize = LINE - PAYLOAD_OFFSET;
+
+/// Where the payload begins in a slot; archives are aligned to it.
+pub(crate) const PAYLOAD_OFFSET: usize = 16;
+
+/// The first line of a slot. One cache line carries a small call whole.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct SlotLine {
+    /// `sequence << 32 | length << 8 | kind`, see `frame::Commit`. Written last, with Release; 0 = never written.
+    pub(crate) commit: AtomicU64,
+    /// Requests: `interface << 16 | method`. Replies: 0.
+    pub(crate) call: AtomicU64,
+    /// The first bytes of the payload, or a `frame::BlockRef`.
+    pub(crate) inline: [AtomicU64; INLINE / 8],
+}
+
+/// Where one thread waits for another process: in a line that the waiter writes, and the notifier only to wake it.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct BellLine {
+    /// [`AWAKE`] or [`PARKED`].
+    ///
+    /// | from | to | who | when |
+    /// |---|---|---|---|
+    /// | AWAKE | PARKED | waiter | before it looks a last time and sleeps |
+    /// | PARKED | AWAKE | notifier | when it has published, and wakes |
+    /// | PARKED | AWAKE | waiter | when it no longer sleeps |
+    pub(crate) parked: Futex<Shared>,
+    /// The CPU that the waiter last ran on, plus 1; 0 = not known.
+    pub(crate) cpu: AtomicU32,
+}
+
+/// The waiter is running, or will look again before it sleeps.
+pub(crate) const AWAKE: u32 = 0;
+/// The waiter sleeps, or is about to.
+pub(crate) const PARKED: u32 = 1;
+
+/// What the caller of a lane writes apart from requests; the callee reads it after each reply.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct CallerLine {
+    /// Where the caller waits for replies.
+    pub(crate) bell: BellLine,
+    /// Every reply before this position has been copied: blocks that held them are free again.
+    pub(crate) released: AtomicU64,
+}
+
+/// What the callee of a lane writes apart from replies; the caller reads it only when a call has failed.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct CalleeLine {
+    /// The position after that of the last call whose method has been entered.
+    pub(crate) started: AtomicU64,
+}
+
+/// Where one worker of the child waits for requests.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct WorkerLine {
+    pub(crate) bell: BellLine,
+}
+
+/// The first bytes of a segment: written by the parent before the child exists, but for `lanes_in_use`.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct Header {
+    pub(crate) magic: AtomicU64,
+    pub(crate) protocol: AtomicU32,
+    pub(crate) lanes: AtomicU32,
+    pub(crate) slots: AtomicU32,
+    pub(crate) slot_lines: AtomicU32,
+    /// Lanes from this one on have never been used: workers need not look at them. Only ever rises.
+    pub(crate) lanes_in_use: AtomicU32,
+}
+
+/// The sizes that fix where everything lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    /// Lanes, 1 to 64.
+    pub(crate) lanes: u32,
+    /// Slots in each ring: a power of two, 2 to 4096.
+    pub(crate) slots: u32,
+    /// Cache lines in a slot: odd, so that slots of one ring spread over all sets of the L1 cache. 1 to 1023.
+    pub(crate) slot_lines: u32,
+}
+
+impl Geometry {
+    pub(crate) const LANES: std::ops::RangeInclusive<u32> = 1..=64;
+    pub(crate) const SLOTS: std::ops::RangeInclusive<u32> = 2..=4096;
+    pub(crate) const SLOT_LINES: std::ops::RangeInclusive<u32> = 1..=1023;
+
+    /// Whether all sizes are in range.
+    pub(crate) fn is_valid(&self) -> bool {
+        Self::LANES.contains(&self.lanes)
+            && Self::SLOTS.contains(&self.slots)
+            && self.slots.is_power_of_two()
+            && Self::SLOT_LINES.contains(&self.slot_lines)
+            && self.slot_lines % 2 == 1
+    }
+
+    /// Bytes from one slot to the next.
+    pub(crate) fn stride(&self) -> usize {
+        self.slot_lines as usize * LINE
+    }
+
+    fn ring_len(&self) -> usize {
+        (self.slots as usize * self.stride()).next_multiple_of(APART)
+    }
+
+    fn lane_len(&self) -> usize {
+        size_of::<CallerLine>() + size_of::<CalleeLine>() + 2 * self.ring_len()
+    }
+
+    /// Where the doorbell of the worker lies.
+    pub(crate) fn worker(&self) -> usize {
+        size_of::<Header>()
+    }
+
+    /// Where lane `index` begins, with its caller's line.
+    pub(crate) fn caller_line(&self, index: u32) -> usize {
+        self.worker() + size_of::<WorkerLine>() + index as usize * self.lane_len()
+    }
+
+    /// Where the callee's line of lane `index` lies.
+    pub(crate) fn callee_line(&self, index: u32) -> usize {
+        self.caller_line(index) + size_of::<CallerLine>()
+    }
+
+    /// Where the request ring of lane `index` begins.
+    pub(crate) fn requests(&self, index: u32) -> usize {
+        self.callee_line(index) + size_of::<CalleeLine>()
+    }
+
+    /// Where the reply ring of lane `index` begins.
+    pub(crate) fn replies(&self, index: u32) -> usize {
+        self.requests(index) + self.ring_len()
+    }
+
+    /// Bytes in the whole segment.
+    pub(crate) fn segment_len(&self) -> usize {
+        self.caller_line(self.lanes)
+    }
+}
+
+#[cfg(not(loom))]
+const _: () = {
+    use std::mem::offset_of;
+    assert!(cfg!(target_endian = "little"), "archives are little-endian and read in place");
+    assert!(size_of::<usize>() == 8);
+    assert!(size_of::<SlotLine>() == LINE && align_of::<SlotLine>() == LINE);
+    assert!(offset_of!(SlotLine, commit) == 0);
+    assert!(offset_of!(SlotLine, call) == 8);
+    assert!(offset_of!(SlotLine, inline) == PAYLOAD_OFFSET);
+    assert!(INLINE == 48);
+    assert!(size_of::<BellLine>() == 8 && offset_of!(BellLine, parked) == 0 && offset_of!(BellLine, cpu) == 4);
+    assert!(size_of::<CallerLine>() == APART && align_of::<CallerLine>() == APART);
+    assert!(offset_of!(CallerLine, bell) == 0 && offset_of!(CallerLine, released) == 8);
+    assert!(size_of::<CalleeLine>() == APART && offset_of!(CalleeLine, started) == 0);
+    assert!(size_of::<WorkerLine>() == APART && offset_of!(WorkerLine, bell) == 0);
+    assert!(size_of::<Header>() == APART && offset_of!(Header, magic) == 0);
+    assert!(offset_of!(Header, protocol) == 8 && offset_of!(Header, lanes) == 12);
+    assert!(offset_of!(Header, slots) == 16 && offset_of!(Header, slot_lines) == 20);
+    assert!(offset_of!(Header, lanes_in_use) == 24);
+};
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_overlaps_and_everything_is_aligned() {
+        for (lanes, slots, slot_lines) in [(1, 2, 1), (8, 32, 9), (64, 4096, 1023)] {
+            let geometry = Geometry { lanes, slots, slot_lines };
+            assert!(geometry.is_valid());
+            let ring = slots as usize * geometry.stride();
+            for lane in 0..lanes {
+                assert_eq!(geometry.caller_line(lane) % APART, 0);
+                assert_eq!(geometry.requests(lane) % APART, 0);
+                assert!(geometry.requests(lane) + ring <= geometry.replies(lane));
+                assert!(geometry.replies(lane) + ring <= geometry.caller_line(lane + 1));
+            }
+            assert_eq!(geometry.segment_len(), geometry.caller_line(lanes));
+        }
+    }
+}

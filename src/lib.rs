@@ -1,0 +1,125 @@
+//! A type's instance in a child process, called over shared memory as if it were here.
+//!
+//! Put `#[bridge]` on an impl block; `T::bridge(args).start()` then builds a `T` in a child process, and the [`Bridge`] that
+//! comes back has the same methods. A call moves one cache line each way; while both sides are busy it makes no system call and
+//! allocates nothing. Whatever the child does (crash, hang, lie), the parent gets a [`CallError`] and goes on.
+//!
+//! ```
+//! use callgate::{CallError, bridge};
+//!
+//! pub struct Counter {
+//!     total: u64,
+//! }
+//!
+//! #[bridge]
+//! impl Counter {
+//!     pub fn new(start: u64) -> Self {
+//!         Counter { total: start }
+//!     }
+//!     pub fn add(&mut self, n: u64) -> u64 {
+//!         self.total += n;
+//!         self.total
+//!     }
+//!     pub fn crash(&self) {
+//!         std::process::abort()
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     callgate::init(); // first line of main: a child goes no further
+//!     let counter = Counter::bridge(40).start()?;
+//!     assert_eq!(counter.add(2)?, 42);
+//!     let error = counter.crash().unwrap_err();
+//!     assert!(error.to_string().contains("SIGABRT"), "{error}");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What crosses
+//!
+//! Arguments and returned values are archived by [`rkyv`]: whatever implements [`Transfer`]. `&str`, `&[u8]` and slices of
+//! other numbers are read by the method in place, in shared memory. `&Archived<T>` parameters are read in place too; the
+//! caller passes a `&T`. All others arrive as owned values.
+//!
+//! # What the child can do
+//!
+//! Everything that a process of the same user can do: without a sandbox, a bridge contains crashes, and is no security
+//! boundary against a child that wants to harm the machine. What it cannot do is harm the parent through the bridge: no
+//! reply, however malformed, is undefined behaviour in the safe interface.
+//!
+//! The layers and the protocol are described in ARCHITECTURE.md in the repository.
+
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
+compile_error!("callgate runs on 64-bit little-endian Linux only");
+
+// Layer 5: what users hold.
+mod bridge;
+
+// Layer 4: calls and processes.
+mod call;
+mod process;
+mod trusted;
+
+// Layer 3: conversations.
+mod control;
+mod handshake;
+mod lane;
+mod life;
+
+// Layer 2: frames, where they go, and waiting for them.
+mod arena;
+mod doorbell;
+mod frame;
+mod ring;
+
+// Layer 1: shared memory.
+mod layout;
+mod segment;
+
+// Layer 0: what everything stands on.
+mod error;
+mod sync;
+mod sys;
+
+#[doc(hidden)]
+#[path = "glue.rs"]
+pub mod __glue;
+
+pub use crate::bridge::{Blocking, Bridge, Builder, Mode, Timed, init, serve};
+pub use crate::call::service::Service;
+pub use crate::doorbell::Wait;
+pub use crate::error::{CallError, CallName, Exit, Fault, Payload, Progress, StartError};
+pub use crate::frame::Transfer;
+pub use callgate_macros::bridge;
+pub use rkyv;
+
+/// Makes [`Bridge`]s work in a test or bench binary, whose `main` is not yours: put it once at the top of the file.
+///
+/// It calls [`init`] before `main` runs.
+///
+/// # Examples
+///
+/// ```
+/// callgate::test_support!();
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! test_support {
+    () => {
+        const _: () = {
+            extern "C" fn callgate_init() {
+                $crate::init();
+            }
+
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static CALLGATE_INIT: extern "C" fn() = callgate_init;
+        };
+    };
+}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

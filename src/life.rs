@@ -1,0 +1,86 @@
+//! Whether the peer lives, and if not, how it ended: written once by the watcher, waited on by callers.
+//!
+//! Layer 3.
+
+use crate::error::Exit;
+use crate::sync::Futex;
+use crate::sync::Ordering::{Acquire, Release};
+use crate::sys::futex::{Private, Woken};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// Why this process itself ended the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The user called `stop` or `kill`, or dropped the bridge.
+    Stopped,
+    /// The peer broke an invariant.
+    Corrupt(&'static str),
+}
+
+/// The life of a child, as its parent knows it.
+///
+/// | word `dead` | from | to | who | when |
+/// |---|---|---|---|---|
+/// | | 0 | 1 | watcher | the child has ended and `exit` says how |
+#[derive(Debug)]
+pub(crate) struct Life {
+    dead: Futex<Private>,
+    exit: OnceLock<Exit>,
+    cause: OnceLock<Cause>,
+}
+
+impl Life {
+    pub(crate) fn new() -> Self {
+        Self { dead: Futex::new(0), exit: OnceLock::new(), cause: OnceLock::new() }
+    }
+
+    /// The word that becomes other than 0 when the peer has ended.
+    pub(crate) fn dead(&self) -> &Futex<Private> {
+        &self.dead
+    }
+
+    /// Records how the peer ended and wakes everybody who waits. Only the first call counts.
+    pub(crate) fn end(&self, exit: Exit) {
+        let _ = self.exit.set(exit);
+        // Release: publishes `exit`. Pairs with the Acquire in `exit` and in `Waiter::is_dead`.
+        self.dead.word().store(1, Release);
+        self.dead.wake();
+    }
+
+    /// Records why this process is about to end the peer. Only the first call counts, and none after the peer has ended.
+    pub(crate) fn blame(&self, cause: Cause) {
+        if self.exit().is_none() {
+            let _ = self.cause.set(cause);
+        }
+    }
+
+    /// Whether the peer has ended, or this process is about to end it: new calls are refused.
+    #[inline]
+    pub(crate) fn is_over(&self) -> bool {
+        self.dead.word().load(Acquire) != 0 || self.cause.get().is_some()
+    }
+
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        self.cause.get().copied()
+    }
+
+    /// How the peer ended; `None` while it lives.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        // Acquire: pairs with the Release in `end`.
+        if self.dead.word().load(Acquire) == 0 { None } else { self.exit.get().copied() }
+    }
+
+    /// Waits until the peer has ended, at most `timeout`.
+    pub(crate) fn wait(&self, timeout: Option<Duration>) -> Option<Exit> {
+        let deadline = crate::doorbell::Deadline::after(timeout);
+        loop {
+            if let Some(exit) = self.exit() {
+                return Some(exit);
+            }
+            if self.dead.wait(0, deadline.left()) == Woken::DeadlinePassed {
+                return self.exit();
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What a child does to itself first: takes the control socket from stdin, closes what it inherited, arranges to die with
+//! its parent, and answers the handshake.
+
+use super::spawn::VARIABLE;
+use crate::control::Control;
+use crate::frame::Build;
+use crate::handshake::{Answer, Entry, Hello, rkyv_format};
+use crate::segment::Segment;
+use crate::sys::image::Image;
+use crate::sys::{selfproc, socket};
+use crate::trusted::{self, TrustedParent};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Exit code of a child that could not get as far as serving.
+const FAILED: i32 = 70;
+
+/// A child that knows what it is, and has not yet answered its parent.
+#[derive(Debug)]
+pub(crate) struct Child {
+    socket: OwnedFd,
+    segment: OwnedFd,
+    hello: Hello,
+}
+
+/// A child whose parent has been told that it serves.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pub(crate) control: Control,
+    pub(crate) segment: Segment,
+    pub(crate) hello: Hello,
+    pub(crate) parent: TrustedParent,
+}
+
+/// Makes this process the child that a bridge started it as; `None` if it is none.
+///
+/// Never returns if it is one but its parent is gone, or the handshake cannot go on.
+pub(crate) fn adopt() -> Option<Child> {
+    let inode: u64 = std::env::var(VARIABLE).ok()?.parse().ok()?;
+    // Only the very socket that the parent made counts: the variable alone is inherited by grandchildren.
+    if socket::inode(std::io::stdin().as_fd()) != Some(inode) {
+        return None;
+    }
+    // SAFETY: the first thing that the program does in `init`, so it has opened nothing yet; see there.
+    if let Err(error) = unsafe { selfproc::close_inherited() } {
+        fail("closing inherited descriptors", &error);
+    }
+    let socket = selfproc::take_stdin().unwrap_or_else(|error| fail("taking the control socket from stdin", &error));
+    match Hello::receive(&socket) {
+        Ok(Some((hello, segment))) => Some(Child { socket, segment, hello }.bind_life()),
+        Ok(None) => std::process::exit(FAILED),
+        Err(error) => fail("receiving the handshake", &error),
+    }
+}
+
+fn fail(what: &str, error: &std::io::Error) -> ! {
+    eprintln!("callgate: child {} ends: {what}: {error}", std::process::id());
+    std::process::exit(FAILED);
+}
+
+impl Child {
+    /// Arranges to be killed when the parent dies, and is called what the builder said.
+    fn bind_life(self) -> Self {
+        if let Err(error) = selfproc::die_with_parent() {
+            fail("asking to die with the parent", &error);
+        }
+        // The parent may have died before that; if it lives in another pid namespace, only the control socket tells.
+        let parent = selfproc::parent_pid();
+        if parent != 0 && parent != self.hello.parent_pid {
+            selfproc::kill_self();
+        }
+        selfproc::set_name(&self.hello.name);
+        self
+    }
+
+    /// Runs the entry of the service that the parent wants served. Tells the parent and exits if this is another build.
+    pub(crate) fn run_entry(self) -> ! {
+        let here = Image::current().build;
+        let offset = match self.hello.entry {
+            None => self.refuse(Answer::NotServing),
+            Some(Entry { build, .. }) if build != here => self.refuse(Answer::Build { build: here }),
+            Some(Entry { offset, .. }) => offset,
+        };
+        // SAFETY: the offset comes from the handshake, and the build identities are equal.
+        match unsafe { trusted::entry_at(offset) } {
+            Some(entry) => entry(self),
+            None => self.refuse(Answer::Build { build: here }),
+        }
+    }
+
+    fn refuse(&self, answer: Answer) -> ! {
+        let _ = answer.send(&self.socket);
+        std::process::exit(FAILED);
+    }
+
+    /// Tells the parent that this child serves, or why not.
+    pub(crate) fn answer(self, fingerprint: u64) -> Serving {
+        if self.hello.format != rkyv_format() {
+            self.refuse(Answer::Format { format: rkyv_format() });
+        }
+        if self.hello.fingerprint != fingerprint {
+            self.refuse(Answer::Fingerprint { fingerprint });
+        }
+        let Ok(segment) = Segment::attach(&self.segment) else { self.refuse(Answer::Segment) };
+        if let Err(error) = (Answer::Ready { pid: std::process::id().into() }).send(&self.socket) {
+            fail("answering the handshake", &error);
+        }
+        let build = if self.hello.entry.is_some() { Build::Same } else { Build::Other };
+        // SAFETY: this process is a child (`adopt` found its control socket), the handshake is done, and an entry is in it
+        // only if the build identities were equal, or else `run_entry` would not have come here.
+        let parent = unsafe { TrustedParent::new(build) };
+        Serving { control: Control::new(self.socket), segment, hello: self.hello, parent }
+    }
+}

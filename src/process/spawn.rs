@@ -1,0 +1,83 @@
+//! Starting a child: the running program again, or another executable, with the control socket as its stdin.
+//!
+//! No `pre_exec`: `posix_spawn` stays possible, so a start costs the same however large the parent is, and is safe in a
+//! program with threads. The child's side is [`child`](super::child).
+
+use super::watch;
+use crate::sys::pidfd::Pidfd;
+use crate::sys::socket;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// Names, for the child, the inode of the control socket that is its stdin. A process that inherits the variable without
+/// the socket (a grandchild) is no child of a bridge.
+pub(crate) const VARIABLE: &str = "CALLGATE_CHILD";
+
+/// The running program, also when its file has been replaced.
+const SELF: &str = "/proc/self/exe";
+
+/// What a child is started with.
+#[derive(Debug, Default)]
+pub(crate) struct Launch {
+    /// What to execute; `None` = the running program.
+    pub(crate) executable: Option<PathBuf>,
+    pub(crate) env: Vec<(OsString, OsString)>,
+    pub(crate) current_dir: Option<PathBuf>,
+    pub(crate) stdout: Option<Stdio>,
+    pub(crate) stderr: Option<Stdio>,
+    /// What the process is called in listings, if it is the running program.
+    pub(crate) title: String,
+}
+
+/// A started child.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    pub(crate) pid: u32,
+    /// `None` if it has died and somebody else has already reaped it.
+    pub(crate) pidfd: Option<Pidfd>,
+    /// The parent's end of the control socket.
+    pub(crate) control: OwnedFd,
+}
+
+impl Launch {
+    /// How the executable is called in messages.
+    pub(crate) fn executable_name(&self) -> String {
+        self.executable.as_ref().map_or_else(|| SELF.into(), |path| path.display().to_string())
+    }
+
+    /// Starts the child, from the watcher's thread: the kernel kills a child when the *thread* that started it exits.
+    pub(crate) fn start(self) -> io::Result<Spawned> {
+        watch::on_watcher(move || self.start_here())?
+    }
+
+    fn start_here(self) -> io::Result<Spawned> {
+        let (control, stdin) = socket::pair()?;
+        let inode = socket::inode(&stdin).ok_or_else(|| io::Error::other("a socket without an inode"))?;
+        let child = self.command(stdin, inode).spawn()?;
+        let pid = child.id();
+        Ok(Spawned { pid, pidfd: Pidfd::open(pid)?, control })
+    }
+
+    fn command(self, stdin: OwnedFd, inode: u64) -> Command {
+        let mut command = match self.executable {
+            Some(path) => Command::new(path),
+            None => {
+                let mut command = Command::new(SELF);
+                command.arg0(std::env::args_os().next().unwrap_or_else(|| SELF.into()));
+                command.arg(self.title);
+                command
+            }
+        };
+        command.envs(self.env).env(VARIABLE, inode.to_string()).stdin(stdin);
+        if let Some(dir) = self.current_dir {
+            command.current_dir(dir);
+        }
+        command.stdout(self.stdout.unwrap_or_else(Stdio::inherit));
+        command.stderr(self.stderr.unwrap_or_else(Stdio::inherit));
+        command
+    }
+}

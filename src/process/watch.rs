@@ -1,0 +1,150 @@
+//! The watcher: one thread per process that starts children, notices their death and reads their control sockets.
+//!
+//! It sleeps in epoll; it never polls and never sends heartbeats. It lives as long as the process, which matters: a child is
+//! killed by the kernel when the thread that started it exits. Nothing it does on behalf of a child may block, because
+//! every other child is watched by the same thread.
+
+use crate::error::Exit;
+use crate::sys::pidfd::Pidfd;
+use crate::sys::poll::{PollSet, Waker};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A child as the watcher sees it. Its methods run on the watcher's thread and must not block.
+pub(crate) trait Watched: Send + Sync {
+    /// The child process.
+    fn pidfd(&self) -> &Pidfd;
+
+    /// The parent's end of the control socket.
+    fn control(&self) -> BorrowedFd<'_>;
+
+    /// The control socket can be read. `false` = it is of no more use: stop reading it, and kill the child.
+    fn read_control(&self) -> bool;
+
+    /// The child has ended.
+    fn ended(&self, exit: Exit);
+}
+
+type Job = Box<dyn FnOnce(&mut Watcher) + Send>;
+
+/// How to reach the watcher's thread.
+struct Handle {
+    jobs: Sender<Job>,
+    waker: Arc<Waker>,
+}
+
+/// Runs `job` on the watcher's thread, starting that if need be, and returns what it returned.
+///
+/// # Errors
+///
+/// If the thread cannot be started.
+pub(crate) fn on_watcher<R: Send + 'static>(job: impl FnOnce() -> R + Send + 'static) -> io::Result<R> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    submit(Box::new(move |_| {
+        let _ = sender.send(job());
+    }))?;
+    receiver.recv().map_err(|_| io::Error::other("the watcher's job panicked"))
+}
+
+/// Watches a child from now on, until it has ended.
+///
+/// # Errors
+///
+/// If the watcher's thread cannot be started, or has no room for another descriptor.
+pub(crate) fn watch(child: Arc<dyn Watched>) -> io::Result<()> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    submit(Box::new(move |watcher| {
+        let _ = sender.send(watcher.add(child));
+    }))?;
+    receiver.recv().map_err(|_| io::Error::other("the watcher's job panicked"))?
+}
+
+fn submit(job: Job) -> io::Result<()> {
+    static WATCHER: Mutex<Option<(u32, Handle)>> = Mutex::new(None);
+    let mut watcher = WATCHER.lock().unwrap_or_else(PoisonError::into_inner);
+    // A fork of this process has the memory of a watcher, but not the thread.
+    let pid = std::process::id();
+    let handle = match &mut *watcher {
+        Some((owner, handle)) if *owner == pid => handle,
+        other => &mut other.insert((pid, Watcher::start()?)).1,
+    };
+    handle.jobs.send(job).map_err(|_| io::Error::other("the watcher's thread is gone"))?;
+    handle.waker.wake();
+    Ok(())
+}
+
+struct Watcher {
+    poll: PollSet,
+    waker: Arc<Waker>,
+    jobs: Receiver<Job>,
+    children: HashMap<u64, Arc<dyn Watched>>,
+    next: u64,
+}
+
+/// The key of the waker; children have two keys each, from 2 on: even for the process, odd for the control socket.
+const WAKER: u64 = 0;
+
+impl Watcher {
+    fn start() -> io::Result<Handle> {
+        let (poll, waker) = (PollSet::new()?, Arc::new(Waker::new()?));
+        poll.add(&*waker, WAKER)?;
+        let (sender, jobs) = mpsc::channel();
+        let handle = Handle { jobs: sender, waker: waker.clone() };
+        let watcher = Self { poll, waker, jobs, children: HashMap::new(), next: 1 };
+        std::thread::Builder::new().name("callgate-watch".into()).spawn(move || watcher.run())?;
+        Ok(handle)
+    }
+
+    fn run(mut self) {
+        let mut ready = Vec::new();
+        loop {
+            ready.clear();
+            if self.poll.wait(&mut ready).is_err() {
+                // Not a state that the kernel documents; without the watcher no death would be noticed.
+                crate::sys::selfproc::kill_self();
+            }
+            for &key in &ready {
+                self.handle(key);
+            }
+        }
+    }
+
+    fn handle(&mut self, key: u64) {
+        if key == WAKER {
+            self.waker.clear();
+            while let Ok(job) = self.jobs.try_recv() {
+                // A job that panics (an allocation failure in `Command`, say) must not take the watcher with it.
+                let _ = catch_unwind(AssertUnwindSafe(|| job(self)));
+            }
+            return;
+        }
+        let Some(child) = self.children.get(&(key >> 1)).cloned() else { return };
+        if key & 1 == 1 {
+            if !child.read_control() {
+                self.poll.remove(child.control());
+                child.pidfd().kill();
+            }
+        } else if let Some(exit) = child.pidfd().reap() {
+            self.poll.remove(child.control());
+            self.poll.remove(child.pidfd().as_fd());
+            self.children.remove(&(key >> 1));
+            child.ended(exit);
+        }
+    }
+
+    fn add(&mut self, child: Arc<dyn Watched>) -> io::Result<()> {
+        let id = self.next;
+        self.next += 1;
+        self.poll.add(child.pidfd().as_fd(), id << 1)?;
+        if let Err(error) = self.poll.add(child.control(), id << 1 | 1) {
+            self.poll.remove(child.pidfd().as_fd());
+            return Err(error);
+        }
+        self.children.insert(id, child);
+        Ok(())
+    }
+}

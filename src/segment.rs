@@ -1,0 +1,327 @@
+//! Segments: shared memory objects and typed, bounds-checked places in them.
+//!
+//! Layer 1. Everything above this file handles shared memory through [`Placed`], [`Slots`], [`Span`] and [`Block`], which
+//! keep the mapping alive and are checked against its length once, when they are made. Never forms a reference to plain
+//! bytes that a peer can write: only to structures made of atomics.
+
+use crate::layout::{
+    CalleeLine, CallerLine, Geometry, Header, LINE, MAGIC, PAYLOAD_OFFSET, PROTOCOL, SlotLine, WorkerLine,
+};
+use crate::sync::Ordering::Relaxed;
+use crate::sys::mapping::{Mapping, copy_from_shared};
+use crate::sys::memfd;
+use std::any::Any;
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+/// What a place lies in: a mapping, or the heap in tests. Dropped when the last place in it is.
+type Memory = Arc<dyn Any + Send + Sync>;
+
+/// Structures that may lie in shared memory: `repr(C)`, made of atomics only, and valid for every bit pattern.
+///
+/// # Safety
+///
+/// The type must be all of that.
+pub(crate) unsafe trait Atomics: Send + Sync + 'static {}
+
+// SAFETY: declared in `layout` as `repr(C)` structures of atomics.
+unsafe impl Atomics for Header {}
+// SAFETY: as above.
+unsafe impl Atomics for WorkerLine {}
+// SAFETY: as above.
+unsafe impl Atomics for CallerLine {}
+// SAFETY: as above.
+unsafe impl Atomics for CalleeLine {}
+
+/// A structure of atomics in shared memory.
+#[derive(Clone)]
+pub(crate) struct Placed<T> {
+    at: NonNull<T>,
+    _memory: Memory,
+}
+
+// SAFETY: like a `&T` that keeps its memory alive, and `T: Atomics` is `Sync`.
+unsafe impl<T: Atomics> Send for Placed<T> {}
+// SAFETY: as above.
+unsafe impl<T: Atomics> Sync for Placed<T> {}
+
+impl<T: Atomics> Placed<T> {
+    /// The structure at `offset` of `mapping`.
+    ///
+    /// # Panics
+    ///
+    /// If it would not lie wholly inside the mapping, aligned.
+    fn new(mapping: &Arc<Mapping>, offset: usize) -> Self {
+        let at = checked_address(mapping, offset, size_of::<T>(), align_of::<T>()).cast();
+        Self { at, _memory: mapping.clone() }
+    }
+
+    /// A structure on the heap, for tests and models.
+    #[cfg(test)]
+    pub(crate) fn on_heap(value: T) -> Self {
+        let value = Arc::new(value);
+        Self { at: NonNull::from(&*value), _memory: value }
+    }
+}
+
+impl<T: Atomics> Deref for Placed<T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: `at` was checked to be inside memory that `_memory` keeps alive, and every bit pattern is a valid `T`.
+        unsafe { self.at.as_ref() }
+    }
+}
+
+/// The slots of one ring.
+#[derive(Clone)]
+pub(crate) struct Slots {
+    first: NonNull<SlotLine>,
+    stride: usize,
+    mask: u64,
+    _memory: Memory,
+}
+
+// SAFETY: hands out references to atomics and spans (raw pointers) in memory that `_memory` keeps alive.
+unsafe impl Send for Slots {}
+// SAFETY: as above.
+unsafe impl Sync for Slots {}
+
+impl Slots {
+    fn new(mapping: &Arc<Mapping>, offset: usize, geometry: &Geometry) -> Self {
+        let (count, stride) = (geometry.slots as usize, geometry.stride());
+        let first = checked_address(mapping, offset, count * stride, align_of::<SlotLine>()).cast();
+        Self { first, stride, mask: count as u64 - 1, _memory: mapping.clone() }
+    }
+
+    /// `count` slots of one line each on the heap, for tests and models. `count` must be a power of two.
+    #[cfg(test)]
+    pub(crate) fn on_heap(count: usize) -> Self {
+        use crate::sync::AtomicU64;
+        assert!(count.is_power_of_two());
+        let line = || SlotLine {
+            commit: AtomicU64::new(0),
+            call: AtomicU64::new(0),
+            inline: std::array::from_fn(|_| AtomicU64::new(0)),
+        };
+        let lines: Arc<[SlotLine]> = (0..count).map(|_| line()).collect();
+        let first = NonNull::from(&lines[0]);
+        Self { first, stride: size_of::<SlotLine>(), mask: count as u64 - 1, _memory: Arc::new(lines) }
+    }
+
+    /// How many slots the ring has.
+    pub(crate) fn count(&self) -> u64 {
+        self.mask + 1
+    }
+
+    /// Bytes of payload that a slot holds.
+    pub(crate) fn capacity(&self) -> usize {
+        self.stride - PAYLOAD_OFFSET
+    }
+
+    #[inline(always)]
+    fn at(&self, position: u64) -> NonNull<SlotLine> {
+        let offset = (position & self.mask) as usize * self.stride;
+        // SAFETY: the index is masked to the count of slots, all of which `new` found to lie inside the memory.
+        unsafe { self.first.byte_add(offset) }
+    }
+
+    /// The first line of the slot at `position`.
+    #[inline(always)]
+    pub(crate) fn line(&self, position: u64) -> &SlotLine {
+        // SAFETY: inside memory that `_memory` keeps alive; every bit pattern is a valid `SlotLine`.
+        unsafe { self.at(position).as_ref() }
+    }
+
+    /// The payload area of the slot at `position`.
+    #[inline(always)]
+    pub(crate) fn payload(&self, position: u64) -> Span<'_> {
+        // SAFETY: the payload begins inside the slot's first line.
+        let start = unsafe { self.at(position).cast::<u8>().byte_add(PAYLOAD_OFFSET) };
+        Span { start, len: self.capacity(), memory: PhantomData }
+    }
+}
+
+/// A range of bytes that a peer may be writing. Only ever copied to and from, never referred to.
+#[derive(Clone, Copy)]
+pub(crate) struct Span<'a> {
+    start: NonNull<u8>,
+    len: usize,
+    memory: PhantomData<&'a ()>,
+}
+
+impl<'a> Span<'a> {
+    /// No bytes at all.
+    pub(crate) fn empty() -> Self {
+        Self { start: NonNull::<u128>::dangling().cast(), len: 0, memory: PhantomData }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// The first `len` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many.
+    #[inline(always)]
+    pub(crate) fn first(self, len: usize) -> Span<'a> {
+        assert!(len <= self.len, "a span of {} bytes has no first {len}", self.len);
+        Span { len, ..self }
+    }
+
+    /// Copies all bytes to `target`, which must be valid for `self.len()` bytes of private memory.
+    ///
+    /// # Safety
+    ///
+    /// `target` must be valid for writes of `self.len()` bytes and not overlap the span.
+    #[inline(always)]
+    pub(crate) unsafe fn copy_to(self, target: *mut u8) {
+        // SAFETY: the span lies inside living memory; the rest is the caller's duty.
+        unsafe { copy_from_shared(self.start.as_ptr(), target, self.len) }
+    }
+
+    /// Copies the bytes into the beginning of `target`, another span at least as long.
+    ///
+    /// # Panics
+    ///
+    /// If `target` is shorter.
+    pub(crate) fn copy_into(self, target: Span<'_>) {
+        assert!(self.len <= target.len);
+        // SAFETY: both spans lie inside living memory and were checked to be long enough; `copy` allows an overlap.
+        unsafe { ptr::copy(self.start.as_ptr(), target.start.as_ptr(), self.len) }
+    }
+
+    /// The bytes themselves.
+    ///
+    /// # Safety
+    ///
+    /// Nobody may write them during `'b`, which must not outlast the memory: true in a child, which trusts its parent, for a
+    /// request from its arrival until its reply is published.
+    #[inline(always)]
+    pub(crate) unsafe fn as_bytes<'b>(self) -> &'b [u8] {
+        // SAFETY: inside living memory; that nobody writes it is the caller's duty.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+/// The segment of a bridge: header, doorbells, lanes.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    mapping: Arc<Mapping>,
+    geometry: Geometry,
+}
+
+impl Segment {
+    /// Creates, sizes, seals, maps and initialises a segment. The descriptor is for the child.
+    pub(crate) fn create(geometry: Geometry) -> io::Result<(Self, OwnedFd)> {
+        assert!(geometry.is_valid(), "{geometry:?} is not a valid geometry");
+        let len = geometry.segment_len();
+        let object = memfd::create_sealed("callgate", len)?;
+        let segment = Self { mapping: Arc::new(Mapping::new(&object, len)?), geometry };
+        let header = segment.header();
+        header.magic.store(MAGIC, Relaxed);
+        header.protocol.store(PROTOCOL, Relaxed);
+        header.lanes.store(geometry.lanes, Relaxed);
+        header.slots.store(geometry.slots, Relaxed);
+        header.slot_lines.store(geometry.slot_lines, Relaxed);
+        Ok((segment, object))
+    }
+
+    /// Maps the segment that a parent created, and checks that it is what its header says.
+    pub(crate) fn attach(object: impl AsFd) -> io::Result<Self> {
+        let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+        let len = memfd::sealed_len(&object)?;
+        if len < size_of::<Header>() {
+            return Err(wrong("a segment too short for its header"));
+        }
+        let mapping = Arc::new(Mapping::new(&object, len)?);
+        let header = Placed::<Header>::new(&mapping, 0);
+        let geometry = Geometry {
+            lanes: header.lanes.load(Relaxed),
+            slots: header.slots.load(Relaxed),
+            slot_lines: header.slot_lines.load(Relaxed),
+        };
+        if header.magic.load(Relaxed) != MAGIC || header.protocol.load(Relaxed) != PROTOCOL {
+            return Err(wrong("a segment of another kind or version"));
+        }
+        if !geometry.is_valid() || geometry.segment_len() != len {
+            return Err(wrong("a segment whose header does not fit its length"));
+        }
+        Ok(Self { mapping, geometry })
+    }
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    pub(crate) fn header(&self) -> Placed<Header> {
+        Placed::new(&self.mapping, 0)
+    }
+
+    pub(crate) fn worker(&self) -> Placed<WorkerLine> {
+        Placed::new(&self.mapping, self.geometry.worker())
+    }
+
+    pub(crate) fn caller_line(&self, lane: u32) -> Placed<CallerLine> {
+        Placed::new(&self.mapping, self.geometry.caller_line(lane))
+    }
+
+    pub(crate) fn callee_line(&self, lane: u32) -> Placed<CalleeLine> {
+        Placed::new(&self.mapping, self.geometry.callee_line(lane))
+    }
+
+    pub(crate) fn requests(&self, lane: u32) -> Slots {
+        Slots::new(&self.mapping, self.geometry.requests(lane), &self.geometry)
+    }
+
+    pub(crate) fn replies(&self, lane: u32) -> Slots {
+        Slots::new(&self.mapping, self.geometry.replies(lane), &self.geometry)
+    }
+}
+
+/// A piece of a memory object that holds payloads too large for a slot.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    mapping: Arc<Mapping>,
+    offset: usize,
+    len: usize,
+}
+
+impl Block {
+    /// The `len` bytes at `offset` of `mapping`; `None` if they do not lie wholly inside, or not on a line's boundary.
+    pub(crate) fn new(mapping: &Arc<Mapping>, offset: u64, len: u64) -> Option<Self> {
+        let (offset, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
+        let inside = offset.checked_add(len).is_some_and(|end| end <= mapping.len());
+        (inside && offset.is_multiple_of(LINE)).then(|| Self { mapping: mapping.clone(), offset, len })
+    }
+
+    pub(crate) fn span(&self) -> Span<'_> {
+        // SAFETY: `new` checked that offset and length lie inside the mapping, which lives as long as this block.
+        let start = unsafe { self.mapping.start().byte_add(self.offset) };
+        Span { start, len: self.len, memory: PhantomData }
+    }
+}
+
+/// The address of `len` bytes at `offset`.
+///
+/// # Panics
+///
+/// If they do not lie wholly inside the mapping, or are not aligned: an error in [`Geometry`], never something a peer did.
+fn checked_address(mapping: &Mapping, offset: usize, len: usize, align: usize) -> NonNull<u8> {
+    assert!(offset.checked_add(len).is_some_and(|end| end <= mapping.len()), "outside the segment");
+    // SAFETY: inside the mapping, as just checked.
+    let address = unsafe { mapping.start().byte_add(offset) };
+    assert!(address.addr().get().is_multiple_of(align), "not aligned");
+    address
+}

@@ -1,0 +1,155 @@
+//! Futexes: words that a thread can sleep on while they hold an expected value.
+//!
+//! The scope is part of the type: a [`Shared`] futex is found by the page it lies in and works between processes, a
+//! [`Private`] one by its address, in this process only. std's and parking_lot's futexes are always private and must never
+//! lie in shared memory.
+
+/// A futex in memory that several processes map.
+#[derive(Debug)]
+pub(crate) struct Shared;
+
+/// A futex that only this process can reach.
+#[derive(Debug)]
+pub(crate) struct Private;
+
+/// Who can wait on a futex and wake it.
+pub(crate) trait Scope {
+    /// Whether the kernel may look the futex up by address alone.
+    const PRIVATE: bool;
+}
+
+impl Scope for Shared {
+    const PRIVATE: bool = false;
+}
+
+impl Scope for Private {
+    const PRIVATE: bool = true;
+}
+
+/// Why a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// Somebody woke the waiter, or the word had changed, or the kernel woke it for nothing: look again.
+    MaybeReady,
+    /// The time given was up.
+    DeadlinePassed,
+}
+
+#[cfg(not(loom))]
+pub(crate) use real::{Futex, wait_either};
+
+#[cfg(not(loom))]
+mod real {
+    use super::{Private, Scope, Shared, Woken};
+    use rustix::io::Errno;
+    use rustix::thread::futex::{self, ClockId, Flags, Timespec, Wait, WaitFlags, WaitPtr, WaitvFlags};
+    use std::marker::PhantomData;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use std::time::Duration;
+
+    /// How long one sleep lasts where the kernel has no `futex_waitv` (before Linux 5.16): the other word is looked at in between.
+    const SLICE: Duration = Duration::from_millis(5);
+
+    /// A word that a thread can wait on; the same four bytes as the word itself.
+    #[derive(Debug)]
+    #[repr(transparent)]
+    pub(crate) struct Futex<S> {
+        word: AtomicU32,
+        scope: PhantomData<S>,
+    }
+
+    impl<S: Scope> Futex<S> {
+        pub(crate) const fn new(value: u32) -> Self {
+            Self { word: AtomicU32::new(value), scope: PhantomData }
+        }
+
+        #[inline(always)]
+        pub(crate) fn word(&self) -> &AtomicU32 {
+            &self.word
+        }
+
+        /// Sleeps while the word is `expected`, until woken or until `timeout` has passed. `None` = without limit.
+        pub(crate) fn wait(&self, expected: u32, timeout: Option<Duration>) -> Woken {
+            let timeout = timeout.map(timespec);
+            verdict(futex::wait(&self.word, Self::flags(), expected, timeout.as_ref()))
+        }
+
+        /// Wakes everybody who waits on the word.
+        pub(crate) fn wake(&self) {
+            // The only failure is a bad address, and the address is that of a live reference.
+            let _ = futex::wake(&self.word, Self::flags(), i32::MAX as u32);
+        }
+
+        fn flags() -> Flags {
+            if S::PRIVATE { Flags::PRIVATE } else { Flags::empty() }
+        }
+
+        fn waiter(&self, expected: u32) -> Wait {
+            let mut waiter = Wait::new();
+            waiter.val = u64::from(expected);
+            waiter.uaddr = WaitPtr::new(self.word.as_ptr().cast());
+            waiter.flags = if S::PRIVATE { WaitFlags::SIZE_U32 | WaitFlags::PRIVATE } else { WaitFlags::SIZE_U32 };
+            waiter
+        }
+    }
+
+    /// Sleeps while the shared word and the private word both hold what is expected of them.
+    ///
+    /// The private word is out of the peer's reach: even a peer that requeues the waiter away from the shared word cannot
+    /// keep it from being woken through the private one.
+    pub(crate) fn wait_either(
+        shared: (&Futex<Shared>, u32),
+        private: (&Futex<Private>, u32),
+        timeout: Option<Duration>,
+    ) -> Woken {
+        static WAITV_MISSING: AtomicBool = AtomicBool::new(false);
+        if !WAITV_MISSING.load(Ordering::Relaxed) {
+            match wait_vector(shared, private, timeout) {
+                Err(Errno::NOSYS) => WAITV_MISSING.store(true, Ordering::Relaxed),
+                other => return verdict(other),
+            }
+        }
+        wait_sliced(shared, private, timeout)
+    }
+
+    fn wait_vector(
+        shared: (&Futex<Shared>, u32),
+        private: (&Futex<Private>, u32),
+        timeout: Option<Duration>,
+    ) -> Result<(), Errno> {
+        let waiters = [shared.0.waiter(shared.1), private.0.waiter(private.1)];
+        // futex_waitv takes an absolute time.
+        let until = timeout.map(|left| {
+            let now = rustix::time::clock_gettime(ClockId::Monotonic);
+            let nanos = now.tv_nsec as u64 + u64::from(left.subsec_nanos());
+            let seconds = (now.tv_sec as u64).saturating_add(left.as_secs()).saturating_add(nanos / 1_000_000_000);
+            Timespec { tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX), tv_nsec: (nanos % 1_000_000_000) as _ }
+        });
+        futex::waitv(&waiters, WaitvFlags::empty(), until.as_ref(), ClockId::Monotonic).map(drop)
+    }
+
+    fn wait_sliced(shared: (&Futex<Shared>, u32), private: (&Futex<Private>, u32), timeout: Option<Duration>) -> Woken {
+        if private.0.word().load(Ordering::Acquire) != private.1 {
+            return Woken::MaybeReady;
+        }
+        match timeout {
+            Some(left) if left <= SLICE => shared.0.wait(shared.1, Some(left)),
+            _ => {
+                shared.0.wait(shared.1, Some(SLICE));
+                Woken::MaybeReady
+            }
+        }
+    }
+
+    fn verdict(result: Result<(), Errno>) -> Woken {
+        match result {
+            Err(Errno::TIMEDOUT) => Woken::DeadlinePassed,
+            // Woken, word changed (EAGAIN), signal (EINTR): all mean "look again".
+            _ => Woken::MaybeReady,
+        }
+    }
+
+    fn timespec(left: Duration) -> Timespec {
+        Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos() as _ }
+    }
+}

@@ -1,0 +1,66 @@
+//! Mappings: this process's view of a shared memory object.
+//!
+//! Gives out raw pointers only. Bytes that another process may be writing are never behind a reference; they are copied out
+//! with [`copy_from_shared`], which the compiler cannot see through.
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use std::io;
+use std::os::fd::AsFd;
+use std::ptr::{self, NonNull};
+
+/// A shared, readable and writable mapping of a whole memory object; unmapped when dropped.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a mapping is an address range of the process, not of a thread; it hands out raw pointers only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; no method changes the mapping itself.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `len` bytes of `object`. `len` must be greater than 0.
+    pub(crate) fn new(object: impl AsFd, len: usize) -> io::Result<Self> {
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: the kernel chooses a free address range, so no existing memory changes.
+        let start = unsafe { mmap(ptr::null_mut(), len, access, flags, object, 0) }?;
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { start, len })
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new`, and whoever holds a pointer into it also holds this mapping alive.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Copies `len` bytes out of memory that another process may be writing.
+///
+/// The copy may be torn; what it holds afterwards stays as it is. The empty `asm!` counts as a possible write to all memory,
+/// so the compiler can neither read the source again later nor assume that source and copy are still equal.
+///
+/// # Safety
+///
+/// `source` must be valid for reads and `target` for writes of `len` bytes, and they must not overlap.
+#[inline(always)]
+pub(crate) unsafe fn copy_from_shared(source: *const u8, target: *mut u8, len: usize) {
+    // SAFETY: the caller's duty.
+    unsafe { ptr::copy_nonoverlapping(source, target, len) };
+    // SAFETY: an empty instruction sequence; its only effect is on what the compiler may assume.
+    #[cfg(not(miri))]
+    unsafe {
+        std::arch::asm!("/* {0} */", in(reg) target, options(nostack, preserves_flags))
+    };
+}

@@ -1,0 +1,13 @@
+//! One file per kernel facility, each a safe face over what the kernel offers.
+//!
+//! Layer 0. Knows nothing of rings, calls or services; holds no policy.
+
+pub(crate) mod cpu;
+pub(crate) mod futex;
+pub(crate) mod image;
+pub(crate) mod mapping;
+pub(crate) mod memfd;
+pub(crate) mod pidfd;
+pub(crate) mod poll;
+pub(crate) mod selfproc;
+pub(crate) mod socket;

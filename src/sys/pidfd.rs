@@ -1,0 +1,52 @@
+//! A child process by descriptor: its number cannot come to mean another process.
+
+use crate::error::Exit;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// A child process of this process.
+#[derive(Debug)]
+pub(crate) struct Pidfd(OwnedFd);
+
+impl Pidfd {
+    /// Opens the child `pid`. `Ok(None)` if it has died and somebody else has already reaped it.
+    pub(crate) fn open(pid: u32) -> io::Result<Option<Self>> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(descriptor) => Ok(Some(Self(descriptor))),
+            Err(Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends SIGKILL. A process that has already gone is left in peace.
+    pub(crate) fn kill(&self) {
+        let _ = pidfd_send_signal(&self.0, Signal::KILL);
+    }
+
+    /// How the child ended, and takes its entry from the process table; `None` while it lives.
+    ///
+    /// [`Exit::Unknown`] if somebody else reaped it first (SIGCHLD ignored, or a `waitpid(-1)` elsewhere in the program).
+    pub(crate) fn reap(&self) -> Option<Exit> {
+        loop {
+            match waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+                Ok(None) => return None,
+                Ok(Some(status)) => {
+                    let code = status.exit_status().map(Exit::Code);
+                    let signal = status.terminating_signal().map(Exit::Signal);
+                    return Some(code.or(signal).unwrap_or(Exit::Unknown));
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => return Some(Exit::Unknown),
+            }
+        }
+    }
+}
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,52 @@
+//! What a process does to itself: its death with its parent, its inherited descriptors, its name.
+
+use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Has the kernel send SIGKILL to this process when the thread that started it exits. Lost when the process changes its uid.
+pub(crate) fn die_with_parent() -> io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
+/// Ends this process at once: no destructors, no exit handlers.
+pub(crate) fn kill_self() -> ! {
+    loop {
+        let _ = kill_process(getpid(), Signal::KILL);
+    }
+}
+
+/// The process that started this one, 0 if it lies outside the pid namespace.
+pub(crate) fn parent_pid() -> u32 {
+    getppid().map_or(0, |pid| Pid::as_raw(Some(pid)) as u32)
+}
+
+/// Names the calling thread; what `ps` and `top` show for the process if it is the main thread. Cut at 15 bytes.
+pub(crate) fn set_name(name: &str) {
+    let cut: Vec<u8> = name.bytes().filter(|&byte| byte != 0).take(15).collect();
+    if let Ok(name) = CString::new(cut) {
+        let _ = rustix::thread::set_name(&name);
+    }
+}
+
+/// Closes every descriptor from 3 on, so that nothing is inherited but 0, 1 and 2.
+///
+/// # Safety
+///
+/// No part of the program may own a descriptor from 3 on: call this first, before the program has opened any.
+pub(crate) unsafe fn close_inherited() -> io::Result<()> {
+    // SAFETY: the caller's duty.
+    match unsafe { nix::libc::close_range(3, u32::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes descriptor 0 away from the standard input: returns a private copy of it and puts `/dev/null` in its place.
+pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
+    let copy = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(null.as_fd())?;
+    Ok(copy)
+}

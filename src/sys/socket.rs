@@ -1,0 +1,88 @@
+//! Pairs of connected sockets that keep message boundaries and carry descriptors.
+
+use rustix::fs::{FileType, fstat};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// A pair of connected Unix sockets of type SEQPACKET, closed on exec.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// The inode number of `descriptor` if it is a socket: what tells this very socket from every other.
+pub(crate) fn inode(descriptor: impl AsFd) -> Option<u64> {
+    let status = fstat(descriptor).ok()?;
+    FileType::from_raw_mode(status.st_mode).is_socket().then_some(status.st_ino)
+}
+
+/// Sends one message, with a descriptor if one is given. Never blocks: a full socket is `WouldBlock`.
+pub(crate) fn send(socket: impl AsFd, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let rights = descriptor.as_slice();
+    if !rights.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(rights)) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    loop {
+        match sendmsg(&socket, &[IoSlice::new(message)], &mut ancillary, flags) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What [`receive`] found.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// A message of so many bytes, and the descriptor that came with it.
+    Message(usize, Option<OwnedFd>),
+    /// The other end is closed.
+    Closed,
+}
+
+/// Whether [`receive`] waits for a message or returns `WouldBlock`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocking {
+    Yes,
+    No,
+}
+
+/// Receives one message into `buffer`. A message that is longer than the buffer, or that brings more than one descriptor, is
+/// an error, and the descriptors that it brought are closed.
+pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8], blocking: Blocking) -> io::Result<Received> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let wait = if blocking == Blocking::Yes { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+    let received = loop {
+        match recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC | wait) {
+            Ok(received) => break received,
+            Err(Errno::INTR) => {}
+            Err(Errno::CONNRESET) => return Ok(Received::Closed),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let mut descriptors: Vec<OwnedFd> = ancillary.drain().flat_map(rights).collect();
+    if received.bytes == 0 {
+        return Ok(Received::Closed);
+    }
+    let truncated = ReturnFlags::TRUNC | ReturnFlags::CTRUNC;
+    if received.flags.intersects(truncated) || descriptors.len() > 1 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a control message of the wrong shape"));
+    }
+    Ok(Received::Message(received.bytes, descriptors.pop()))
+}
+
+fn rights(message: RecvAncillaryMessage<'_>) -> Vec<OwnedFd> {
+    match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,61 @@
+//! What a child may do only because it trusts its parent: jump to where the parent says, and read requests in place.
+//!
+//! Layer 4, and one of the few files above `segment` with `unsafe` in it. All of it hangs on [`TrustedParent`], which exists
+//! only in a process that was started as a child and has the handshake behind it.
+
+use crate::call::service::Dispatch;
+use crate::frame::{Build, RequestSpan};
+use crate::process::child::Child;
+use crate::segment::Span;
+use crate::sys::image::Image;
+
+/// The entry of a service in its executable: serves, and never comes back.
+pub(crate) type Entry = fn(Child) -> !;
+
+/// The proof that this process is a child and its peer the parent that started it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TrustedParent {
+    build: Build,
+}
+
+impl TrustedParent {
+    /// # Safety
+    ///
+    /// This process must be a child whose handshake with the parent that started it has succeeded; with `Build::Same`, the
+    /// two must run the same executable.
+    pub(crate) unsafe fn new(build: Build) -> Self {
+        Self { build }
+    }
+
+    pub(crate) fn build(self) -> Build {
+        self.build
+    }
+
+    /// The payload of a request, which the parent does not write until the reply is published.
+    #[inline(always)]
+    pub(crate) fn request(self, span: Span<'_>) -> RequestSpan<'_> {
+        // SAFETY: the peer is this process's parent, which keeps to the protocol: a slot is written again only when its reply
+        // has been taken, and a block only when it has been given back. Slots and blocks are aligned to 16 bytes or more. The
+        // span borrows the lane or the block, and `Exchange` ends with that borrow, before the reply is published.
+        unsafe { RequestSpan::trusted(span) }
+    }
+
+    /// The dispatch function that lies at `offset` in the executable; `None` if it lies outside, or this is another build.
+    pub(crate) fn dispatch_at<T>(self, offset: u64) -> Option<Dispatch<T>> {
+        let address = Image::current().address_of(offset).filter(|_| self.build == Build::Same)?;
+        // SAFETY: the parent runs the same executable with the same service (the fingerprint says so), and took the offset
+        // from a `Dispatch<T>` of its own.
+        Some(unsafe { std::mem::transmute::<usize, Dispatch<T>>(address) })
+    }
+}
+
+/// The entry of the service that the parent wants served; `None` if its offset lies outside the executable.
+///
+/// # Safety
+///
+/// The offset must come from the handshake of the parent that started this process, and both must run the same executable.
+pub(crate) unsafe fn entry_at(offset: u64) -> Option<Entry> {
+    let address = Image::current().address_of(offset)?;
+    // SAFETY: the caller's duty: the parent took the offset from an `Entry` of its own.
+    Some(unsafe { std::mem::transmute::<usize, Entry>(address) })
+}
