@@ -428,7 +428,8 @@ fn decode_large<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
         // Taken while in use, so that a value whose own code calls through a bridge gets another.
         static COPY: Cell<AlignedVec<ALIGN>> = Cell::new(AlignedVec::new());
     }
-    let mut copy = COPY.take();
+    // A thread that is ending has no buffer left; it gets one for this call.
+    let mut copy = COPY.try_with(Cell::take).unwrap_or_default();
     copy.clear();
     copy.reserve(span.len());
     // SAFETY: there is room, as just reserved, in private memory.
@@ -437,7 +438,7 @@ fn decode_large<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
     unsafe { copy.set_len(span.len()) };
     let value = read_copy(&copy);
     if copy.capacity() <= KEPT {
-        COPY.set(copy);
+        let _ = COPY.try_with(|slot| slot.set(copy));
     }
     value
 }

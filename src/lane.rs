@@ -171,11 +171,11 @@ fn write<T: Serialize<Encoder>>(
     let slot = ring.claim();
     let mut spill = LateSpill { memory, slot, loan: None, failed: None };
     match encode(value, slot, &mut spill) {
-        Ok(len) => Ok(match spill.loan {
+        Ok(len) => Ok(match spill.loan.take() {
             None => (Place::Slot(len), None),
             Some(loan) => (Place::Block(loan.reference(len)), Some(loan)),
         }),
-        Err(Failure) => Err(spill.give_up()),
+        Err(Failure) => Err(spill.failed.take().map_or(SendError::Encode, SendError::NoRoom)),
     }
 }
 
@@ -201,14 +201,13 @@ impl crate::frame::Spill for LateSpill<'_> {
     }
 }
 
-impl LateSpill<'_> {
-    /// Gives back what the failed frame held, and says why it failed.
-    #[cold]
-    fn give_up(mut self) -> SendError {
+/// What a frame holds that was not finished (its value's `Serialize` failed or panicked) goes back to the arena.
+impl Drop for LateSpill<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
         if let Some(loan) = self.loan.take() {
             self.memory.free(loan);
         }
-        self.failed.map_or(SendError::Encode, SendError::NoRoom)
     }
 }
 
@@ -332,5 +331,76 @@ impl WorkerLanes {
         let in_use = (self.header.lanes_in_use.load(Relaxed) as usize).min(self.lanes.len());
         let from = self.last + 1;
         (from..in_use).chain(0..from.min(in_use)).find(|&index| self.lanes[index].is_ready())
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use crate::layout::{AWAKE, BellLine};
+    use crate::segment::Slots;
+    use crate::sync::{AtomicU32, AtomicU64, Futex};
+
+    /// Two lanes that enter use at the same moment, and one parked worker: it serves both. What must hold is that it never
+    /// sleeps while a request is published, though both callers ring the same bell and both raise `lanes_in_use`.
+    #[test]
+    fn loom_worker_finds_requests_on_every_lane() {
+        loom::model(|| {
+            let bell = || BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) };
+            let word = || AtomicU32::new(0);
+            let header = Placed::on_heap(Header {
+                magic: AtomicU64::new(0),
+                protocol: word(),
+                lanes: word(),
+                slots: word(),
+                slot_lines: word(),
+                lanes_in_use: word(),
+            });
+            let worker = Placed::on_heap(WorkerLine { bell: bell() });
+            let (mut callers, mut lanes) = (Vec::new(), Vec::new());
+            for index in 0..2 {
+                let (requests, replies) = (Slots::on_heap(2), Slots::on_heap(2));
+                let caller = Placed::on_heap(CallerLine { bell: bell(), released: AtomicU64::new(0) });
+                let callee = Placed::on_heap(CalleeLine { started: AtomicU64::new(0) });
+                lanes.push(CalleeLane {
+                    requests: Consumer::new(requests.clone(), 0),
+                    replies: Producer::new(replies.clone(), 0),
+                    caller: caller.clone(),
+                    callee: callee.clone(),
+                });
+                callers.push(CallerLane {
+                    index,
+                    requests: Producer::new(requests, 0),
+                    replies: Consumer::new(replies, 0),
+                    caller,
+                    callee,
+                    worker: worker.clone(),
+                    header: header.clone(),
+                    in_use: false,
+                    unanswered: VecDeque::new(),
+                });
+            }
+            let callers: Vec<_> = callers
+                .into_iter()
+                .map(|mut lane| loom::thread::spawn(move || lane.send(Kind::Call, 0, &(), &mut NoMemory).is_ok()))
+                .collect();
+            let mut served = WorkerLanes { lanes, worker, header, wait: Wait::Park, last: 0 };
+            for _ in 0..2 {
+                let index = served.wait();
+                let lane = served.lane(index);
+                assert!(lane.take().is_ok_and(|frame| frame.is_some()));
+                lane.requests.release();
+            }
+            callers.into_iter().for_each(|caller| assert!(caller.join().unwrap()));
+        });
+    }
+
+    /// Frames without payload never need any.
+    struct NoMemory;
+
+    impl Memory for NoMemory {
+        fn with(&mut self, _: &mut dyn FnMut(&mut Arena, &mut dyn Source)) {
+            unreachable!("an empty frame fits any slot");
+        }
     }
 }

@@ -53,10 +53,8 @@ const MAX_PAYLOAD: u64 = i32::MAX as u64;
 /// # Examples
 ///
 /// ```
-/// fn main() {
-///     callgate::init();
-///     // ..
-/// }
+/// callgate::init();
+/// // .. the rest of main
 /// ```
 pub fn init() {
     if let Some(child) = child::adopt() {

@@ -173,16 +173,19 @@ impl Caller {
     }
 
     /// Takes late replies to calls that gave up, as far as they are there, and waits for room if there is none.
+    ///
+    /// Never takes more replies than there are unanswered requests: a hostile child may have published replies to requests
+    /// that have not been made yet, and taking one would put the two rings out of step for ever.
     #[cold]
     fn settle_slow(&self, lane: &mut CallerLane, ticket: Ticket) -> Result<(), CallError> {
-        loop {
+        while !lane.is_idle() {
             if let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, ticket))? {
                 let in_block = frame.is_in_block();
                 self.release(lane, in_block);
                 continue;
             }
             if lane.has_credit() {
-                return Ok(());
+                break;
             }
             match lane.wait(self.wait, &self.link.life, ticket.deadline) {
                 Waited::Ready => {}
@@ -190,6 +193,7 @@ impl Caller {
                 Waited::Dead => return Err(self.over(Progress::NotStarted, ticket)),
             }
         }
+        Ok(())
     }
 
     /// Is done with the reply that was taken, and frees the block of its request.

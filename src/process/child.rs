@@ -9,6 +9,7 @@ use crate::segment::Segment;
 use crate::sys::image::Image;
 use crate::sys::{selfproc, socket};
 use crate::trusted::{self, TrustedParent};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Exit code of a child that could not get as far as serving.
@@ -37,8 +38,11 @@ pub(crate) struct Serving {
 pub(crate) fn adopt() -> Option<Child> {
     let inode: u64 = std::env::var(VARIABLE).ok()?.parse().ok()?;
     // Only the very socket that the parent made counts: the variable alone is inherited by grandchildren.
-    if socket::inode(std::io::stdin().as_fd()) != Some(inode) {
+    if socket::inode(io::stdin().as_fd()) != Some(inode) {
         return None;
+    }
+    if let Err(why) = check_maker() {
+        fail("whoever started it may not command it", &why);
     }
     // SAFETY: the first thing that the program does in `init`, so it has opened nothing yet; see there.
     if let Err(error) = unsafe { selfproc::close_inherited() } {
@@ -52,7 +56,17 @@ pub(crate) fn adopt() -> Option<Child> {
     }
 }
 
-fn fail(what: &str, error: &std::io::Error) -> ! {
+/// Whether the process that made the control socket may tell this one what to do: a child carries out whatever its parent
+/// says, so a program that runs with more rights than whoever executed it (setuid, setgid, file capabilities) must not be
+/// one. The kernel recorded who made the socket.
+fn check_maker() -> io::Result<()> {
+    let (user, group) = socket::maker(io::stdin())?;
+    let (own_user, own_group) = selfproc::effective_ids();
+    let same = user == own_user && group == own_group && !selfproc::gained_capabilities();
+    if same || user == 0 { Ok(()) } else { Err(io::Error::from(io::ErrorKind::PermissionDenied)) }
+}
+
+fn fail(what: &str, error: &io::Error) -> ! {
     eprintln!("callgate: child {} ends: {what}: {error}", std::process::id());
     std::process::exit(FAILED);
 }

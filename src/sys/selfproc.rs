@@ -22,6 +22,20 @@ pub(crate) fn parent_pid() -> u32 {
     getppid().map_or(0, |pid| Pid::as_raw(Some(pid)) as u32)
 }
 
+/// The effective user and group of this process.
+pub(crate) fn effective_ids() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}
+
+/// Whether executing this program gave it capabilities that whoever executed it did not have.
+pub(crate) fn gained_capabilities() -> bool {
+    use rustix::process::{getegid, geteuid, getgid, getuid};
+    // SAFETY: reads a word that the kernel placed beside the environment; any argument is valid.
+    let secure = unsafe { nix::libc::getauxval(nix::libc::AT_SECURE) } != 0;
+    // The kernel also says "secure" after a change of user or group; that is told by the ids.
+    secure && getuid() == geteuid() && getgid() == getegid()
+}
+
 /// Names the calling thread; what `ps` and `top` show for the process if it is the main thread. Cut at 15 bytes.
 pub(crate) fn set_name(name: &str) {
     let cut: Vec<u8> = name.bytes().filter(|&byte| byte != 0).take(15).collect();

@@ -21,6 +21,12 @@ pub(crate) fn inode(descriptor: impl AsFd) -> Option<u64> {
     FileType::from_raw_mode(status.st_mode).is_socket().then_some(status.st_ino)
 }
 
+/// The effective user and group of the process that made this pair of sockets, as the kernel recorded them then.
+pub(crate) fn maker(socket: impl AsFd) -> io::Result<(u32, u32)> {
+    let maker = rustix::net::sockopt::socket_peercred(socket)?;
+    Ok((maker.uid.as_raw(), maker.gid.as_raw()))
+}
+
 /// Sends one message, with a descriptor if one is given. Never blocks: a full socket is `WouldBlock`.
 pub(crate) fn send(socket: impl AsFd, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

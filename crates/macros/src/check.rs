@@ -4,10 +4,11 @@
 
 use syn::{
     FnArg, GenericParam, Generics, ItemImpl, PatType, Receiver, ReceiverKind, ReturnType, Safety, Signature, Type,
-    TypeReference, WherePredicate,
+    TypeReference, Visibility, WherePredicate,
 };
 
 use crate::model::{Block, Kind, Method};
+use crate::parse::{Function, Parsed};
 use crate::refusals::Refusals;
 use crate::types::{self, Part, spelled};
 
@@ -16,6 +17,27 @@ const RESERVED: [&str; 9] = ["stop", "kill", "child_pid", "is_alive", "stats", "
 
 /// What rkyv's tuples reach.
 const MOST_ARGUMENTS: usize = 12;
+
+/// Refuses options that stand where they have no effect, and takes fields off a trait's block.
+pub(crate) fn options(parsed: &mut Parsed, refusals: &mut Refusals) {
+    let in_trait = parsed.item.trait_.is_some();
+    for function in &parsed.functions {
+        let Function { vis, sig, options, .. } = function;
+        if let (Some(skip), true) = (options.skip, in_trait) {
+            refusals.refuse_at(skip, "who has a bridge may call any method of the trait, so none can be left out");
+        }
+        if let (Some(name), Visibility::Inherited, false) = (&options.rename, vis, in_trait) {
+            let why = format!("`{}` is private, so callers know it by no name at all: make it `pub`", sig.ident);
+            refusals.refuse(name, why);
+        }
+    }
+    if in_trait {
+        let fields = parsed.get.drain(..).chain(parsed.set.drain(..));
+        fields.for_each(|field| {
+            refusals.refuse(field.ident, "a trait has no fields: ask for this one on the type's own block")
+        });
+    }
+}
 
 /// The block's header is not one that can be bridged, and there is nothing to go on with.
 pub(crate) struct BadHeader;
@@ -90,9 +112,7 @@ pub(crate) fn block(block: &mut Block, refusals: &mut Refusals) {
         method.refused = refusals.len() > before;
     }
     names(block, refusals);
-    if in_trait {
-        fields_of_trait(block, refusals);
-    } else if block.constructors().next().is_none() {
+    if !in_trait && block.constructors().next().is_none() {
         refusals.refuse(
             &block.item.self_ty,
             format!(
@@ -100,14 +120,6 @@ pub(crate) fn block(block: &mut Block, refusals: &mut Refusals) {
                 block.service.name
             ),
         );
-    }
-}
-
-fn fields_of_trait(block: &Block, refusals: &mut Refusals) {
-    for method in &block.methods {
-        if let Kind::Get(field) | Kind::Set(field) = &method.kind {
-            refusals.refuse(field, "a trait has no fields: ask for this one on the type's own block");
-        }
     }
 }
 
@@ -210,7 +222,7 @@ impl Check<'_> {
         }
         if let Some(abi) = &sig.abi {
             self.refusals
-                .refuse(abi, format!("`{name}` is called by the bridge alone, which is Rust: leave the ABI away"));
+                .refuse(abi, format!("only the bridge calls `{name}`, and it calls as Rust does: leave out the ABI"));
         }
         if let Some(variadic) = &sig.variadic {
             self.refusals.refuse(variadic, "the child must know how many arguments there are");
@@ -300,7 +312,7 @@ impl Check<'_> {
                 format!("the child would change a copy of its own: take `{owned}` and return it changed"),
             );
         } else if reference.lifetime.as_ref().is_some_and(|lifetime| lifetime.ident == "static") {
-            self.refusals.refuse(reference, "the child has the argument for one call only, not for `'static`: leave the lifetime away, or take it by value");
+            self.refusals.refuse(reference, "the child has the argument for one call only, not for `'static`: leave out the lifetime, or take it by value");
         } else if let Some(owner) = unsized_owner(inner) {
             self.refusals.refuse(reference, format!("only `&str` and slices cross as they are: take `&{owner}`"));
         } else if self.in_trait && types::argument_of(inner, "Archived").is_some() {
@@ -326,7 +338,7 @@ impl Check<'_> {
                 .refuse(ty, "a function pointer means nothing in another process: pass a value that says what to do"),
             Part::Dyn(ty) => self.refusals.refuse(
                 ty,
-                "what is behind `dyn` is not known, and cannot cross: use an enum, or for an error its text",
+                "what is behind `dyn` is not known, and cannot cross: use an enum or, for an error, its text",
             ),
             Part::Impl(ty) => {
                 self.refusals.refuse(ty, "`impl` stands for a type that the other process cannot know: name it")

@@ -27,37 +27,32 @@ pub(crate) fn proxy(block: &Block) -> TokenStream {
 
 /// On a method of the proxy: what the user wrote, or else what it calls.
 pub(crate) fn call(block: &Block, method: &Method) -> TokenStream {
-    let written = written(method).map(|attr| with_self_named(attr, &spelled(&block.service.path)));
-    let written: TokenStream = written.collect();
-    let docs = if is_documented(method) {
-        written
-    } else {
-        quote!(#written).into_iter().chain(call_in_short(block, method)).collect()
-    };
+    let service = spelled(&block.service.path);
+    let written = written(method).map(|attr| with_self_named(attr, &service));
+    let in_short = (!is_documented(method)).then(|| call_in_short(block, method));
     let others = others(method);
-    quote!(#docs #others)
+    quote!(#(#written)* #in_short #others)
 }
 
 fn call_in_short(block: &Block, method: &Method) -> TokenStream {
-    let (service, name) = (spelled(&block.service.ty), method.name());
-    let owner = spelled(block.interface().unwrap_or(&block.service.path));
-    match &method.kind {
-        Kind::Get(field) => lines(&[&format!("Returns a copy of the field `{field}`.")]),
-        Kind::Set(field) => lines(&[&format!("Sets the field `{field}`.")]),
-        _ => lines(&[&format!("Calls `{owner}::{name}` where the `{service}` is: in the child.")]),
-    }
+    let (service, name) = (spelled(&block.service.path), plain(method.name()));
+    let text = match (&method.kind, block.interface()) {
+        (Kind::Get(field), _) => format!("Returns a copy of the field `{}`.", plain(field)),
+        (Kind::Set(field), _) => format!("Sets the field `{}`.", plain(field)),
+        (_, Some(interface)) => format!("Calls `{}::{name}` of the `{service}` in the child.", spelled(interface)),
+        (_, None) => format!("Calls `{service}::{name}` in the child."),
+    };
+    lines(&[&text])
 }
 
 /// On a builder: what it is for, then what the user wrote of the constructor.
 pub(crate) fn builder(block: &Block, method: &Method) -> TokenStream {
     let (service, name) = (&block.service.name, method.name());
-    let first = lines(&[&format!(
-        "Prepares a bridge to a `{service}` that [`{name}`](Self::{name}) will make in a child process."
-    )]);
-    let more = if is_documented(method) { lines(&[""]) } else { TokenStream::new() };
-    let written: TokenStream = written(method).map(ToTokens::to_token_stream).collect();
-    let others = others(method);
-    quote!(#first #more #written #others)
+    let link = format!("[`{}`](Self::{name})", plain(name));
+    let first = lines(&[&format!("Prepares a bridge to a `{service}` that {link} will make in a child process.")]);
+    let more = is_documented(method).then(|| lines(&[""]));
+    let (written, others) = (written(method), others(method));
+    quote!(#first #more #(#written)* #others)
 }
 
 /// Whether something was said of it, rather than set, as by `#[doc(hidden)]`.

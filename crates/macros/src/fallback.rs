@@ -1,11 +1,13 @@
-//! What stands in for a block of which something was refused, so that the rest of the program has what it refers to, and its author
-//! sees the mistake alone.
+//! What stands in for a block of which something was refused, so that the rest of the program has what it refers to, and
+//! its author sees the mistake alone.
 //!
-//! Methods in order are what they would be. The others take whatever they are given, and nothing is ever answered: this code never runs.
+//! Methods in order are what they would be. The others take what they were written to take, and nothing is ever answered:
+//! this code never runs.
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{Path, Type, parse_quote};
+use syn::visit_mut::VisitMut;
+use syn::{FnArg, Generics, ReturnType, Type, parse_quote};
 
 use crate::docs;
 use crate::expand::{builders, drop_in, generics, hidden, proxy, service};
@@ -13,13 +15,28 @@ use crate::model::{Block, Method};
 use crate::types::{self, Part};
 
 /// The block itself, and stand-ins.
-pub(crate) fn block(block: &Block) -> TokenStream {
+pub(crate) fn block(mut block: Block) -> TokenStream {
+    for method in block.methods.iter_mut().filter(|method| method.refused) {
+        method.output = output(method);
+        method.arguments.clear();
+    }
     let item = &block.item;
     let stand_ins = match block.interface() {
-        None => Some(of_type(block)),
-        Some(_) => of_trait(block),
+        None => Some(of_type(&block)),
+        Some(_) => of_trait(&block),
     };
     quote!(#item #stand_ins)
+}
+
+/// What the method returns if that could cross, or else what is most like it.
+fn output(method: &Method) -> Type {
+    let own: Vec<_> = method.sig.generics.type_params().map(|param| param.ident.clone()).collect();
+    let can_cross = |ty: &Type| !types::mentions(ty, &own) && !has(ty, |_| true);
+    match types::bare(&method.output) {
+        ty if can_cross(ty) => ty.clone(),
+        Type::Reference(reference) if can_cross(&reference.elem) => types::owned(&reference.elem),
+        _ => parse_quote!(()),
+    }
 }
 
 fn of_type(block: &Block) -> TokenStream {
@@ -33,10 +50,13 @@ fn of_type(block: &Block) -> TokenStream {
 
 /// The trait's own signatures; what hides its type behind `impl` cannot be stood in for.
 fn of_trait(block: &Block) -> Option<TokenStream> {
-    let hides = block.methods.iter().any(|method| has(&method.output, |part| matches!(part, Part::Impl(_))));
+    let hides = block.methods.iter().any(|method| match &method.sig.output {
+        ReturnType::Type(_, ty) => has(ty, |part| matches!(part, Part::Impl(_))),
+        ReturnType::Default => false,
+    });
     (!hides).then(|| {
-        let drop_in = drop_in::drop_in(block, nothing);
-        hidden(block, quote!(#drop_in))
+        let drop_in = drop_in::drop_in(block, |_, _, _| quote!(::core::unreachable!()));
+        hidden(block, quote!(#[allow(unused_variables)] #drop_in))
     })
 }
 
@@ -58,9 +78,13 @@ fn builder(block: &Block, method: &Method) -> TokenStream {
     if block.has_function(&method.shown) {
         return TokenStream::new();
     }
-    let (docs, vis, shown, anything) = (docs::builder(block, method), &method.vis, &method.shown, anything(method));
-    let ty = &block.service.ty;
-    quote!(#docs #vis fn #shown(#anything) -> ::callgate::__glue::Builder<#ty> { ::core::unreachable!() })
+    let (docs, vis, shown, ty) = (docs::builder(block, method), &method.vis, &method.shown, &block.service.ty);
+    let (generics, parameters) = written(block, method);
+    let (own, _, conditions) = generics.split_for_impl();
+    quote! {
+        #docs
+        #vis fn #shown #own(#(#parameters),*) -> ::callgate::__glue::Builder<#ty> #conditions { ::core::unreachable!() }
+    }
 }
 
 fn call(block: &Block, method: &Method) -> TokenStream {
@@ -68,24 +92,23 @@ fn call(block: &Block, method: &Method) -> TokenStream {
     if !method.refused {
         return proxy::call(block, method, &mode);
     }
-    let (docs, vis, shown, anything) = (docs::call(block, method), &method.vis, &method.shown, anything(method));
-    let output = output(&method.output);
-    quote!(#docs #vis fn #shown(&self, #anything) -> #mode::Out<#output> { ::core::unreachable!() })
-}
-
-/// Arguments of whatever type.
-fn anything(method: &Method) -> TokenStream {
-    let arguments = method.arguments.iter().map(|_| quote!(_: impl Sized));
-    quote!(#(#arguments),*)
-}
-
-/// The type itself if it could cross, or else what is most like it.
-fn output(ty: &Type) -> Type {
-    match types::bare(ty) {
-        ty if !has(ty, |_| true) => ty.clone(),
-        Type::Reference(reference) if !has(&reference.elem, |_| true) => types::owned(&reference.elem),
-        _ => parse_quote!(()),
+    let (docs, vis, shown, output) = (docs::call(block, method), &method.vis, &method.shown, &method.output);
+    let (generics, parameters) = written(block, method);
+    let (own, _, conditions) = generics.split_for_impl();
+    quote! {
+        #docs
+        #vis fn #shown #own(&self, #(#parameters),*) -> #mode::Out<#output> #conditions { ::core::unreachable!() }
     }
+}
+
+/// The method's own generics and parameters, which may be anything that a function can have.
+fn written(block: &Block, method: &Method) -> (Generics, Vec<FnArg>) {
+    let sig = block.self_type.replaced(&method.sig, |replace, sig| replace.visit_signature_mut(sig));
+    let typed = sig.inputs.into_iter().filter_map(|input| match input {
+        FnArg::Typed(input) => Some(input.ty),
+        FnArg::Receiver(_) => None,
+    });
+    (sig.generics, typed.map(|ty| parse_quote!(_: #ty)).collect())
 }
 
 fn has(ty: &Type, is_meant: impl Fn(Part<'_>) -> bool) -> bool {
@@ -100,9 +123,4 @@ fn no_answers() -> TokenStream {
         fn construct(_: ::callgate::__glue::Incoming<'_, '_>) -> ::core::option::Option<Self> { ::core::unreachable!() }
         fn dispatch(&mut self, _: ::callgate::__glue::Incoming<'_, '_>) { ::core::unreachable!() }
     }
-}
-
-fn nothing(_: &Block, _: &Path, method: &Method) -> TokenStream {
-    let arguments = method.arguments.iter().map(|argument| &argument.name);
-    quote!(let _ = (#(#arguments,)*); ::core::unreachable!())
 }

@@ -88,16 +88,17 @@ pub fn bridge(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -
 /// [`bridge`], with tokens that also exist outside the compiler.
 fn generate(options: TokenStream, item: TokenStream) -> TokenStream {
     let mut refusals = Refusals::default();
-    let Some(parsed) = parse::block(options, item.clone(), &mut refusals) else {
+    let Some(mut parsed) = parse::block(options, item.clone(), &mut refusals) else {
         return with_errors(&refusals, item);
     };
+    check::options(&mut parsed, &mut refusals);
     if check::header(&parsed.item, &mut refusals).is_err() {
         let item = &parsed.item;
         return with_errors(&refusals, quote!(#item));
     }
     let mut block = Block::read(parsed);
     check::block(&mut block, &mut refusals);
-    if refusals.is_empty() { expand::block(&block) } else { with_errors(&refusals, fallback::block(&block)) }
+    if refusals.is_empty() { expand::block(&block) } else { with_errors(&refusals, fallback::block(block)) }
 }
 
 fn with_errors(refusals: &Refusals, code: TokenStream) -> TokenStream {

@@ -15,7 +15,7 @@ pub(crate) fn builders(block: &Block) -> TokenStream {
 /// The impl block that holds them.
 pub(crate) fn around(block: &Block, builders: &TokenStream) -> TokenStream {
     let (ty, allowed) = (&block.service.ty, docs::allowed(&block.item.attrs));
-    generics::impls(block, |bridged| {
+    generics::impls(block, None, |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote!(#allowed impl #impl_generics #ty #conditions { #builders })
     })

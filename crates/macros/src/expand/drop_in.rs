@@ -14,15 +14,14 @@ pub(crate) fn drop_in(block: &Block, body: impl Fn(&Block, &Path, &Method) -> To
     let interface = block.interface()?;
     let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), quote!(::callgate::Blocking));
     let ty = &block.service.ty;
-    let condition = quote!(#ty: ::callgate::__glue::Service<Calls<::callgate::Blocking> = #proxy>);
+    let service = quote!(#ty: ::callgate::__glue::Service<Calls<::callgate::Blocking> = #proxy>);
     let declared = block.item.items.iter().filter_map(|item| declared(block, interface, item));
     let functions = block.methods.iter().map(|method| {
         let (cfgs, sig, body) = (method.cfgs(), signature(block, method), body(block, interface, method));
         quote!(#(#cfgs)* #sig { #body })
     });
     let (items, deprecated) = (quote!(#(#declared)* #(#functions)*), service::deprecated(block));
-    Some(generics::impls(block, |bridged| {
-        let bridged = generics::with_condition(bridged, parse_quote!(#condition));
+    Some(generics::impls(block, Some(service), |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote!(#deprecated impl #impl_generics #interface for ::callgate::__glue::Bridge<#ty> #conditions { #items })
     }))

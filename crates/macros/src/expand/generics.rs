@@ -1,7 +1,7 @@
 //! The generics of a block's impls, and those of its proxy.
 
 use proc_macro2::TokenStream;
-use quote::{ToTokens, format_ident, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote};
 use syn::{
     ConstParam, GenericArgument, GenericParam, Generics, Ident, Path, Type, TypeParam, TypeParamBound, WherePredicate,
     parse_quote,
@@ -12,82 +12,110 @@ use crate::types;
 
 /// Writes an impl with the block's generics and what a bridge asks of them: `'static`, and `Transfer` for what crosses.
 ///
-/// `Transfer` is asked for types without parameters too: where it is missing, the compiler then says so once, at the type, and not at
-/// each use in the generated code. Readers of the documentation need no such condition, so rustdoc is given an impl without.
-pub(crate) fn impls(block: &Block, write: impl Fn(Generics) -> TokenStream) -> TokenStream {
-    let (for_all, for_docs) = (bridged(block, true), bridged(block, false));
-    let conditions = |generics: &Generics| generics.where_clause.as_ref().map_or(0, |clause| clause.predicates.len());
-    if conditions(&for_all) == conditions(&for_docs) {
-        return write(for_docs);
+/// The impl takes for given what depends on no parameter: that other types cross too, and what `service` says of the type.
+/// Where that is wrong, the compiler says so once, in [`crossing`] or in the type's own block, and not at each use in the
+/// generated code. Readers of the documentation need no such conditions: rustdoc is given an impl without.
+pub(crate) fn impls(
+    block: &Block,
+    service: Option<TokenStream>,
+    write: impl Fn(&Generics) -> TokenStream,
+) -> TokenStream {
+    let depends = !block.generics().params.is_empty();
+    let (needed, known) = if depends { (service, None) } else { (None, service) };
+    let needed = with_conditions(bridged(block), needed.map(|service| parse_quote!(#service)));
+    let given: Vec<WherePredicate> = certain(block).into_iter().map(transfer).chain(known).map(given).collect();
+    let for_docs = write(&needed);
+    if given.is_empty() {
+        return for_docs;
     }
-    let (for_all, for_docs) = (write(for_all), write(for_docs));
+    let for_all = write(&with_conditions(needed, given));
     quote! {
         #[cfg(not(doc))]
-        #[allow(trivial_bounds)]
         #for_all
         #[cfg(doc)]
         #for_docs
     }
 }
 
-/// The block's generics with conditions, if asked also on types without parameters.
-fn bridged(block: &Block, on_all: bool) -> Generics {
-    let mut generics = block.generics().clone();
-    let lasting =
-        generics.type_params().map(|TypeParam { ident, .. }| -> WherePredicate { parse_quote!(#ident: 'static) });
-    let conditions: Vec<WherePredicate> = lasting.chain(transferred(block, on_all)).collect();
-    if !conditions.is_empty() {
+/// A condition that holds where it is made: the compiler does not look into one that has a lifetime of its own.
+fn given(condition: TokenStream) -> WherePredicate {
+    parse_quote!(for<'__a> #condition)
+}
+
+fn transfer(ty: &Type) -> TokenStream {
+    quote!(#ty: ::callgate::__glue::Transfer)
+}
+
+fn with_conditions(mut generics: Generics, conditions: impl IntoIterator<Item = WherePredicate>) -> Generics {
+    let mut conditions = conditions.into_iter().peekable();
+    if conditions.peek().is_some() {
         generics.make_where_clause().predicates.extend(conditions);
     }
     generics
 }
 
-/// The same and the mode of a proxy.
-pub(crate) fn with_mode(mut generics: Generics, mode: &Ident) -> Generics {
-    generics.params.push(parse_quote!(#mode: ::callgate::__glue::Mode));
-    generics
+/// The block's generics, with conditions on its parameters.
+fn bridged(block: &Block) -> Generics {
+    let generics = block.generics();
+    let lasting =
+        generics.type_params().map(|TypeParam { ident, .. }| -> WherePredicate { parse_quote!(#ident: 'static) });
+    let of_params = distinct(crossing_types(block).filter(|(_, ty)| mentions_param(block, ty)));
+    let transfer = of_params.into_iter().map(transfer).map(|condition| parse_quote!(#condition));
+    with_conditions(generics.clone(), lasting.chain(transfer))
 }
 
-/// The same, if there are any, and a condition that a block alone cannot see to be met.
-pub(crate) fn with_condition(mut generics: Generics, condition: WherePredicate) -> Generics {
-    if !generics.params.is_empty() {
-        generics.make_where_clause().predicates.push(condition);
-    }
-    generics
+/// Requires of each type in turn that it can cross.
+pub(crate) fn crossing(block: &Block) -> Option<TokenStream> {
+    let types = certain(block);
+    (!types.is_empty()).then(|| {
+        quote! {
+            fn __crosses<T: ::callgate::__glue::Transfer>() {}
+            fn __all_cross() { #(__crosses::<#types>();)* }
+        }
+    })
 }
 
-/// `Vec<T>: Transfer` for each type that crosses and mentions a parameter, or else is not known to everybody.
-fn transferred(block: &Block, on_all: bool) -> Vec<WherePredicate> {
+/// The types that can or cannot cross whatever the block's parameters are, without those of which everybody knows.
+fn certain(block: &Block) -> Vec<&Type> {
+    // What is compiled under a condition may name what exists under that condition only.
+    let types = crossing_types(block).filter(|(method, ty)| method.cfgs().is_empty() && !mentions_param(block, ty));
+    distinct(types.filter(|(_, ty)| !types::is_well_known(ty)))
+}
+
+fn mentions_param(block: &Block, ty: &Type) -> bool {
     let params: Vec<Ident> = block.generics().type_params().map(|param| param.ident.clone()).collect();
-    let mut seen: Vec<String> = Vec::new();
-    let mut conditions = Vec::new();
-    for method in block.crossing().filter(|method| !method.refused) {
-        // What is compiled under a condition may name what exists under that condition only.
-        let on_all = on_all && method.cfgs().is_empty();
-        for ty in crossing_types(method) {
-            let spelling = ty.to_token_stream().to_string();
-            let is_asked = types::mentions(ty, &params) || (on_all && !types::is_well_known(ty));
-            if is_asked && !seen.contains(&spelling) {
-                seen.push(spelling);
-                conditions.push(transfer(ty));
-            }
+    types::mentions(ty, &params)
+}
+
+/// Every type once, however often it crosses.
+fn distinct<'a>(types: impl Iterator<Item = (&'a Method, &'a Type)>) -> Vec<&'a Type> {
+    let mut seen = Vec::new();
+    let mut distinct = Vec::new();
+    for (_, ty) in types {
+        let spelling = ty.to_token_stream().to_string();
+        if !seen.contains(&spelling) {
+            seen.push(spelling);
+            distinct.push(ty);
         }
     }
-    conditions
+    distinct
 }
 
-/// `Vec<T>: Transfer`, of which the compiler shows the type.
-fn transfer(ty: &Type) -> WherePredicate {
-    let tokens: Vec<_> = ty.to_token_stream().into_iter().collect();
-    let (first, last) = (tokens[0].span(), tokens[tokens.len() - 1].span());
-    let (path, name) = (quote_spanned!(first=> ::callgate::__glue::), quote_spanned!(last=> Transfer));
-    parse_quote!(#ty: #path #name)
+/// Each type that crosses, with the method that it crosses for.
+fn crossing_types(block: &Block) -> impl Iterator<Item = (&Method, &Type)> {
+    block.crossing().flat_map(|method| {
+        let arguments =
+            method.arguments.iter().filter(|argument| argument.passing != Passing::Text).map(|argument| &argument.ty);
+        let output = (!method.is_constructor()).then_some(&method.output);
+        arguments.chain(output).map(move |ty| (method, ty))
+    })
 }
 
-fn crossing_types(method: &Method) -> impl Iterator<Item = &Type> {
-    let arguments =
-        method.arguments.iter().filter(|argument| argument.passing != Passing::Text).map(|argument| &argument.ty);
-    arguments.chain((!method.is_constructor()).then_some(&method.output))
+/// The same and the mode of a proxy.
+pub(crate) fn with_mode(generics: &Generics, mode: &Ident) -> Generics {
+    let mut generics = generics.clone();
+    generics.params.push(parse_quote!(#mode: ::callgate::__glue::Mode));
+    generics
 }
 
 /// A name for the mode that nothing in the block has: `M`, if possible.

@@ -40,6 +40,6 @@ fn of_trait(block: &Block) -> TokenStream {
 
 /// Puts code where its names are its own.
 pub(crate) fn hidden(block: &Block, code: TokenStream) -> TokenStream {
-    let cfgs = block.cfgs();
-    quote!(#(#cfgs)* const _: () = { #code };)
+    let (cfgs, crossing) = (block.cfgs(), generics::crossing(block));
+    quote!(#(#cfgs)* const _: () = { #crossing #code };)
 }

@@ -46,10 +46,8 @@ pub(crate) fn around(block: &Block, calls: &TokenStream) -> TokenStream {
     let (mode, ty) = (generics::mode(block), &block.service.ty);
     let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
     let allowed = docs::allowed(&block.item.attrs);
-    generics::impls(block, |mut bridged| {
-        if block.interface().is_some() {
-            bridged = generics::with_condition(bridged, syn::parse_quote!(#ty: ::callgate::__glue::Service));
-        }
+    let service = block.interface().map(|_| quote!(#ty: ::callgate::__glue::Service));
+    generics::impls(block, service, |bridged| {
         let bridged = generics::with_mode(bridged, &mode);
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote!(#allowed impl #impl_generics #proxy #conditions { #calls })

@@ -26,9 +26,10 @@ pub(crate) fn around(block: &Block, answers: &TokenStream) -> TokenStream {
     let (ty, name, mode) = (&block.service.ty, block.service.name.to_string(), generics::mode(block));
     let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
     let (construction, deprecated) = (proxy::construction(block), deprecated(block));
-    generics::impls(block, |bridged| {
+    generics::impls(block, None, |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote! {
+            #[doc(hidden)]
             #deprecated
             impl #impl_generics ::callgate::__glue::Service for #ty #conditions {
                 const NAME: &'static str = #name;
@@ -44,7 +45,8 @@ pub(crate) fn around(block: &Block, answers: &TokenStream) -> TokenStream {
 pub(crate) fn interface(block: &Block) -> TokenStream {
     let (ty, deprecated) = (&block.service.ty, deprecated(block));
     let (fingerprint, dispatch) = (fingerprint(block), dispatch(block, &quote!(__service)));
-    let interface = generics::impls(block, |bridged| {
+    let service = quote!(#ty: ::callgate::__glue::Service);
+    let interface = generics::impls(block, Some(service), |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote! {
             #deprecated

@@ -1,0 +1,636 @@
+//! Whatever a method does to its process, the caller gets an error that says what happened, and the parent goes on.
+//!
+//! And a reply that was published before the child ended is delivered all the same.
+
+#![allow(unreachable_pub)] // Services are written as users write them.
+
+mod support;
+
+use callgate::{Bridge, CallError, Exit, Fault, Progress, Wait, bridge};
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::hint::black_box;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use support::{Gate, Helper, eventually, is_stopped, process_exists, role, say, within};
+
+callgate::test_support!();
+
+const PATIENCE: u64 = 120;
+
+// ---- crashes -------------------------------------------------------------------------------------------------------
+
+/// What can go wrong in a method.
+struct Faulty {
+    calls: u64,
+}
+
+#[bridge]
+impl Faulty {
+    pub fn new() -> Self {
+        Faulty { calls: 0 }
+    }
+
+    pub fn count(&mut self) -> u64 {
+        self.calls += 1;
+        self.calls
+    }
+
+    pub fn abort(&self) {
+        std::process::abort()
+    }
+
+    pub fn exit(&self, code: i32) {
+        std::process::exit(code)
+    }
+
+    pub fn raise(&self, signal: i32) {
+        // SAFETY: has no preconditions.
+        unsafe { libc::raise(signal) };
+    }
+
+    /// As reading a field through a null pointer does; null itself would be caught by a debug build's own checks.
+    pub fn dereference_null(&self) -> u8 {
+        let field = std::ptr::without_provenance::<u8>(black_box(8));
+        // SAFETY: none. The page at 0 is not mapped, so the process is killed.
+        unsafe { field.read_volatile() }
+    }
+
+    pub fn overflow_the_stack(&self) -> u64 {
+        deeper(black_box(1))
+    }
+
+    pub fn exhaust_memory(&self) -> usize {
+        black_box(Vec::<u8>::with_capacity(isize::MAX as usize / 2)).capacity()
+    }
+
+    pub fn panic_while_panicking(&self) {
+        let _bomb = Bomb;
+        panic!("the first of two")
+    }
+
+    pub fn panic_across_c(&self) {
+        extern "C" fn called_from_c() {
+            panic!("no unwinding through here")
+        }
+        called_from_c();
+    }
+
+    pub fn crash_in_another_thread(&self) {
+        std::thread::spawn(|| std::process::abort());
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+}
+
+#[allow(unconditional_recursion)]
+fn deeper(depth: u64) -> u64 {
+    let frame = black_box([depth; 128]);
+    deeper(frame[0] + 1) + frame[1]
+}
+
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("the second of two")
+    }
+}
+
+/// Starts a `Faulty` whose last words do not clutter the test's output.
+fn faulty() -> Bridge<Faulty> {
+    Faulty::bridge().stderr(Stdio::null()).start().expect("the bridge starts")
+}
+
+/// A call that ends its child, and the ends that it may come to.
+struct Crash {
+    method: &'static str,
+    call: fn(&Bridge<Faulty>) -> Result<(), CallError>,
+    ends: &'static [Exit],
+}
+
+const CRASHES: &[Crash] = &[
+    Crash { method: "abort", call: |faulty| faulty.abort(), ends: &[Exit::Signal(libc::SIGABRT)] },
+    Crash { method: "exit", call: |faulty| faulty.exit(3), ends: &[Exit::Code(3)] },
+    Crash { method: "exit", call: |faulty| faulty.exit(0), ends: &[Exit::Code(0)] },
+    Crash { method: "raise", call: |faulty| faulty.raise(libc::SIGKILL), ends: &[Exit::Signal(libc::SIGKILL)] },
+    Crash { method: "raise", call: |faulty| faulty.raise(libc::SIGTERM), ends: &[Exit::Signal(libc::SIGTERM)] },
+    Crash { method: "raise", call: |faulty| faulty.raise(40), ends: &[Exit::Signal(40)] },
+    Crash {
+        method: "dereference_null",
+        call: |faulty| faulty.dereference_null().map(drop),
+        ends: &[Exit::Signal(libc::SIGSEGV)],
+    },
+    Crash {
+        method: "overflow_the_stack",
+        call: |faulty| faulty.overflow_the_stack().map(drop),
+        // SIGABRT where the standard library's handler is installed, which says so and aborts.
+        ends: &[Exit::Signal(libc::SIGSEGV), Exit::Signal(libc::SIGABRT)],
+    },
+    Crash {
+        method: "exhaust_memory",
+        call: |faulty| faulty.exhaust_memory().map(drop),
+        ends: &[Exit::Signal(libc::SIGABRT)],
+    },
+    Crash {
+        method: "panic_while_panicking",
+        call: |faulty| faulty.panic_while_panicking(),
+        ends: &[Exit::Signal(libc::SIGABRT)],
+    },
+    Crash { method: "panic_across_c", call: |faulty| faulty.panic_across_c(), ends: &[Exit::Signal(libc::SIGABRT)] },
+    Crash {
+        method: "crash_in_another_thread",
+        call: |faulty| faulty.crash_in_another_thread(),
+        ends: &[Exit::Signal(libc::SIGABRT)],
+    },
+];
+
+#[test]
+fn crash_is_an_error_that_names_the_method_and_the_end() {
+    within(PATIENCE, "crashes", || {
+        let witness = faulty();
+        for (crashes, Crash { method, call, ends }) in (1..).zip(CRASHES) {
+            let faulty = faulty();
+            assert_eq!(faulty.count(), Ok(1));
+            let error = call(&faulty).expect_err(method);
+            let CallError::Died { call, pid, exit, progress } = error else { panic!("{method}: {error}") };
+            assert_eq!((call.service, call.method), ("Faulty", *method));
+            assert_eq!(pid, faulty.child_pid(), "{method}");
+            assert!(ends.contains(&exit), "{method}: child {exit}");
+            assert_eq!(progress, Progress::Started, "{method}");
+            assert!(!faulty.is_alive(), "{method}");
+            // The parent and its other bridges are as they were.
+            assert_eq!(witness.count(), Ok(crashes), "after {method}");
+        }
+    });
+}
+
+#[test]
+fn crash_is_what_every_later_call_and_stop_report() {
+    within(PATIENCE, "calls to the dead", || {
+        let faulty = faulty();
+        assert!(faulty.abort().is_err());
+        let (pid, exit) = (faulty.child_pid(), Exit::Signal(libc::SIGABRT));
+        for _ in 0..3 {
+            let error = faulty.count().expect_err("the child is dead");
+            let CallError::Died { progress, .. } = error else { panic!("{error}") };
+            assert_eq!(progress, Progress::NotStarted);
+        }
+        for _ in 0..2 {
+            let error = faulty.stop().expect_err("the child did not stop: it crashed");
+            assert!(
+                matches!(&error, CallError::Died { pid: at, exit: how, .. } if (*at, *how) == (pid, exit)),
+                "{error}"
+            );
+        }
+        assert_eq!(faulty.kill(), exit);
+    });
+}
+
+#[test]
+fn crash_fails_the_calls_of_all_threads() {
+    within(PATIENCE, "calls of many threads", || {
+        let faulty = faulty();
+        std::thread::scope(|scope| {
+            let calls = || loop {
+                if let Err(error) = faulty.count() {
+                    return error;
+                }
+            };
+            let callers: Vec<_> = (0..4).map(|_| scope.spawn(calls)).collect();
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(faulty.abort().is_err());
+            for caller in callers {
+                let error = caller.join().expect("no caller panics");
+                assert!(matches!(error, CallError::Died { exit: Exit::Signal(libc::SIGABRT), .. }), "{error}");
+            }
+        });
+    });
+}
+
+#[test]
+fn crash_reads_as_a_sentence() {
+    within(PATIENCE, "sentences", || {
+        type Call = fn(&Bridge<Faulty>) -> Result<(), CallError>;
+        let sentences: [(Call, &str); 4] = [
+            (
+                |faulty| faulty.dereference_null().map(drop),
+                "call `Faulty::dereference_null` failed: child {pid} was killed by signal 11 (SIGSEGV); the call had started",
+            ),
+            (
+                |faulty| faulty.exit(3),
+                "call `Faulty::exit` failed: child {pid} exited with code 3; the call had started",
+            ),
+            (
+                |faulty| faulty.raise(40),
+                "call `Faulty::raise` failed: child {pid} was killed by signal 40; the call had started",
+            ),
+            (
+                |faulty| faulty.abort().or_else(|_| faulty.count().map(drop)),
+                "call `Faulty::count` failed: child {pid} was killed by signal 6 (SIGABRT); the call had not started",
+            ),
+        ];
+        for (call, sentence) in sentences {
+            let faulty = faulty();
+            let error = call(&faulty).expect_err(sentence);
+            assert_eq!(error.to_string(), sentence.replace("{pid}", &faulty.child_pid().to_string()));
+        }
+    });
+}
+
+// ---- panics --------------------------------------------------------------------------------------------------------
+
+/// What can go wrong without ending the process.
+struct Panicky {
+    calls: u64,
+}
+
+#[bridge]
+impl Panicky {
+    pub fn new() -> Self {
+        Panicky { calls: 0 }
+    }
+
+    pub fn count(&mut self) -> u64 {
+        self.calls += 1;
+        self.calls
+    }
+
+    pub fn with_str(&self) {
+        panic!("plain words")
+    }
+
+    pub fn with_string(&mut self, who: &str) -> u64 {
+        self.calls += 1;
+        panic!("words for {who}")
+    }
+
+    pub fn with_number(&self) -> String {
+        std::panic::panic_any(7_u32)
+    }
+
+    pub fn with_bomb(&self) {
+        std::panic::panic_any(Bomb)
+    }
+
+    pub fn with_novel(&self, len: u64) {
+        panic!("{}", "x".repeat(len as usize))
+    }
+
+    pub fn index_out_of_range(&self, index: u64) -> u8 {
+        [1, 2, 3][index as usize]
+    }
+
+    pub fn resume(&self) {
+        // No panic hook runs: there is no location.
+        std::panic::resume_unwind(Box::new("resumed"))
+    }
+}
+
+/// Panics are in the default directory of `cargo test`, the package's: the child's file names are this file's.
+fn panicky(backtrace: &str) -> Bridge<Panicky> {
+    Panicky::bridge().env("RUST_BACKTRACE", backtrace).stderr(Stdio::null()).start().expect("the bridge starts")
+}
+
+struct Panic {
+    method: &'static str,
+    call: fn(&Bridge<Panicky>) -> Result<(), CallError>,
+    message: &'static str,
+    /// Some of the line of this file that panics; none if no line does.
+    line: Option<&'static str>,
+}
+
+const PANICS: &[Panic] = &[
+    Panic {
+        method: "with_str",
+        call: |it| it.with_str(),
+        message: "plain words",
+        line: Some("panic!(\"plain words\")"),
+    },
+    Panic {
+        method: "with_string",
+        call: |it| it.with_string("you").map(drop),
+        message: "words for you",
+        line: Some("panic!(\"words for {who}\")"),
+    },
+    Panic {
+        method: "with_number",
+        call: |it| it.with_number().map(drop),
+        message: "a payload that is no text",
+        line: Some("panic_any(7_u32)"),
+    },
+    Panic {
+        method: "with_bomb",
+        call: |it| it.with_bomb(),
+        message: "a payload that is no text",
+        line: Some("panic_any(Bomb)"),
+    },
+    Panic {
+        method: "index_out_of_range",
+        call: |it| it.index_out_of_range(3).map(drop),
+        message: "index out of bounds: the len is 3 but the index is 3",
+        line: Some("[1, 2, 3][index as usize]"),
+    },
+    Panic { method: "resume", call: |it| it.resume(), message: "resumed", line: None },
+];
+
+fn fault_of(result: Result<(), CallError>, method: &str) -> Fault {
+    let error = result.expect_err(method);
+    let CallError::Panicked { call, fault } = error else { panic!("{method}: {error}") };
+    assert_eq!((call.service, call.method), ("Panicky", method));
+    *fault
+}
+
+/// The line of this file that a location `file:line:column` is in.
+fn line_at(location: &str) -> &'static str {
+    let mut parts = location.rsplit(':');
+    let (_column, line, file) = (parts.next(), parts.next(), parts.next());
+    assert!(file.is_some_and(|file| file.ends_with("crash.rs")), "{location}");
+    let line: usize = line.and_then(|line| line.parse().ok()).expect("a line number");
+    include_str!("crash.rs").lines().nth(line - 1).expect("a line of this file")
+}
+
+#[test]
+fn panic_is_an_error_that_says_where_and_the_child_goes_on() {
+    within(PATIENCE, "panics", || {
+        let panicky = panicky("0");
+        for Panic { method, call, message, line } in PANICS {
+            let before = panicky.count().expect("the child goes on");
+            let fault = fault_of(call(&panicky), method);
+            assert_eq!(fault.message, *message, "{method}");
+            match (line, fault.location) {
+                (Some(line), Some(location)) => assert!(line_at(&location).contains(line), "{method}: {location}"),
+                (line, location) => assert_eq!((*line, location), (None, None), "{method}"),
+            }
+            assert_eq!(fault.backtrace, None, "{method}");
+            // What the method did before it panicked, it did.
+            let done = u64::from(*method == "with_string");
+            assert_eq!(panicky.count(), Ok(before + done + 1), "after {method}");
+        }
+        assert_eq!(panicky.stop(), Ok(Exit::Code(0)));
+    });
+}
+
+#[test]
+fn panic_message_of_any_length_arrives() {
+    within(PATIENCE, "long panics", || {
+        let panicky = panicky("0");
+        for len in [0, 1, 500, 10_000, 3_000_000] {
+            let fault = fault_of(panicky.with_novel(len), "with_novel");
+            assert_eq!(fault.message.len() as u64, len);
+        }
+        assert_eq!(panicky.count(), Ok(1));
+    });
+}
+
+#[test]
+fn panic_brings_a_backtrace_if_the_child_is_asked_for_one() {
+    within(PATIENCE, "backtraces", || {
+        let fault = fault_of(panicky("1").with_str(), "with_str");
+        let backtrace = fault.backtrace.expect("RUST_BACKTRACE is 1");
+        assert!(backtrace.contains("crash.rs") || backtrace.contains("with_str"), "{backtrace}");
+        assert_eq!(fault_of(panicky("0").with_str(), "with_str").backtrace, None);
+    });
+}
+
+#[test]
+fn panic_reads_as_a_sentence() {
+    within(PATIENCE, "sentences", || {
+        let text = panicky("0").with_str().expect_err("it panics").to_string();
+        let (before, after) = ("call `Panicky::with_str` failed: the child panicked at ", ": plain words");
+        assert!(text.starts_with(before) && text.ends_with(after), "{text}");
+        assert!(text.contains("tests/crash.rs:"), "{text}");
+        let text = panicky("0").resume().expect_err("it panics").to_string();
+        assert_eq!(text, "call `Panicky::resume` failed: the child panicked: resumed");
+    });
+}
+
+struct LastBreath;
+
+#[bridge]
+impl LastBreath {
+    pub fn new() -> Self {
+        LastBreath
+    }
+}
+
+impl Drop for LastBreath {
+    fn drop(&mut self) {
+        panic!("in the destructor")
+    }
+}
+
+#[test]
+fn panic_in_the_destructor_is_what_stop_reports_and_the_child_exits() {
+    within(PATIENCE, "panic in Drop", || {
+        let bridge = LastBreath::bridge().stderr(Stdio::null()).start().expect("the bridge starts");
+        let error = bridge.stop().expect_err("the destructor panics");
+        let CallError::Panicked { call, fault } = &error else { panic!("{error}") };
+        assert_eq!((call.service, fault.message.as_str()), ("LastBreath", "in the destructor"));
+        assert!(line_at(fault.location.as_deref().expect("a location")).contains("panic!(\"in the destructor\")"));
+        assert!(!process_exists(bridge.child_pid()));
+        assert_eq!(bridge.stop(), Ok(Exit::Code(0)));
+        // Dropping a bridge must not panic in the parent either.
+        drop(LastBreath::bridge().stderr(Stdio::null()).start().expect("the bridge starts"));
+    });
+}
+
+// ---- replies of the dying ------------------------------------------------------------------------------------------
+
+/// Answers, and ends its process at about the same time.
+struct Dying;
+
+#[bridge]
+impl Dying {
+    pub fn new() -> Self {
+        Dying
+    }
+
+    pub fn answer(&self, len: u64) -> Vec<u8> {
+        vec![7; len as usize]
+    }
+
+    /// Answers while another thread ends the process, having spun `spins` times since the method was left.
+    pub fn answer_while_exiting(&self, len: u64, spins: u64) -> Vec<u8> {
+        leave_then(move || (0..spins).for_each(|_| std::hint::spin_loop()));
+        self.answer(len)
+    }
+
+    /// Answers, and ends the process as soon as the answer has been published.
+    pub fn answer_then_exit(&self, len: u64) -> Vec<u8> {
+        leave_then(await_publication);
+        self.answer(len)
+    }
+
+    /// The same, once the gate is open.
+    pub fn pass_and_answer_then_exit(&self, gate: &str, len: u64) -> Vec<u8> {
+        Gate::pass(gate);
+        self.answer_then_exit(len)
+    }
+}
+
+/// Has another thread run `wait` and end the process, from about now.
+fn leave_then(wait: impl FnOnce() + Send + 'static) {
+    static LEAVING: AtomicBool = AtomicBool::new(false);
+    std::thread::spawn(move || {
+        while !LEAVING.load(Ordering::Acquire) {
+            std::hint::spin_loop();
+        }
+        wait();
+        // SAFETY: has no preconditions.
+        unsafe { libc::_exit(0) }
+    });
+    LEAVING.store(true, Ordering::Release);
+}
+
+/// Waits until the main thread sleeps. After the method it sleeps only in its wait for the next request, which comes after
+/// the publication of this reply, provided that it need not ask for memory.
+fn await_publication() {
+    let stat = format!("/proc/self/task/{}/stat", std::process::id());
+    let sleeps = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") S "));
+    while !sleeps() {}
+}
+
+/// Lengths of replies: in a slot, and in a block.
+const LENS: [u64; 2] = [8, 200_000];
+
+#[test]
+fn reply_published_before_the_child_exits_is_delivered() {
+    within(PATIENCE, "replies of the dead", || {
+        for round in 0..200 {
+            let len = LENS[round % LENS.len()];
+            let wait = [Wait::Adaptive, Wait::Park][round / 2 % 2];
+            let dying = Dying::bridge().wait(wait).start().expect("the bridge starts");
+            // From now on the child has the memory for a reply of this length.
+            assert_eq!(dying.answer(len).expect("the child lives").len() as u64, len);
+            let reply = dying.answer_then_exit(len);
+            assert_eq!(reply, Ok(vec![7; len as usize]), "round {round}, {wait:?}");
+        }
+    });
+}
+
+#[test]
+fn reply_of_a_child_that_exits_in_the_act_is_delivered_or_the_child_died() {
+    within(PATIENCE, "replies of the dying", || {
+        let (mut delivered, mut died) = (0, 0);
+        for round in 0..300 {
+            let len = LENS[round % LENS.len()];
+            let dying = Dying::bridge().start().expect("the bridge starts");
+            match dying.answer_while_exiting(len, round as u64 * 20) {
+                Ok(reply) => {
+                    assert_eq!(reply, vec![7; len as usize]);
+                    delivered += 1;
+                }
+                Err(CallError::Died { exit: Exit::Code(0), progress: Progress::Started, .. }) => died += 1,
+                Err(error) => panic!("round {round}: {error}"),
+            }
+        }
+        println!("{delivered} replies delivered, {died} children died before");
+    });
+}
+
+/// A parent that is stopped while its child goes on, so that it sees all that the child did only after its death.
+struct StoppedParent {
+    parent: Helper,
+    child: u32,
+    gate: Gate,
+}
+
+impl StoppedParent {
+    /// Stops a parent whose child stands at the gate, in a call.
+    fn start(role: &str) -> Self {
+        let gate = Gate::new();
+        let mut parent = Helper::start("helper_parent", &format!("{role} {}", gate.path()));
+        let child = parent.hear("child").parse().expect("a process number");
+        gate.wait_for_child();
+        let pid = Pid::from_raw(parent.pid() as i32);
+        kill(pid, Signal::SIGSTOP).expect("the parent is there");
+        let status = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("it is a child of this process");
+        assert_eq!(status, WaitStatus::Stopped(pid, Signal::SIGSTOP));
+        Self { parent, child, gate }
+    }
+
+    /// Opens the gate, and returns what the parent says that its call gave, once the child is dead and it goes on.
+    fn outcome(mut self) -> String {
+        self.gate.open();
+        assert!(eventually(30, "the child exits", || !process_exists(self.child)));
+        kill(Pid::from_raw(self.parent.pid() as i32), Signal::SIGCONT).expect("the parent is there");
+        self.parent.hear("outcome").replace(&self.child.to_string(), "{pid}")
+    }
+}
+
+#[test]
+fn helper_parent() {
+    let Some(role) = role() else { return };
+    let [wait, known, len, gate] = role.splitn(4, ' ').collect::<Vec<_>>()[..] else { panic!("{role}") };
+    let wait = if wait == "park" { Wait::Park } else { Wait::Adaptive };
+    let len = len.parse().expect("a length");
+    let dying = Dying::bridge().wait(wait).start().expect("the bridge starts");
+    if known == "known" {
+        assert!(dying.answer(len).is_ok());
+    }
+    say("child", dying.child_pid());
+    match dying.pass_and_answer_then_exit(gate, len) {
+        Ok(reply) => say("outcome", format!("{} bytes", reply.len())),
+        Err(error) => say("outcome", error),
+    }
+}
+
+#[test]
+fn reply_is_delivered_to_a_parent_that_looks_only_after_the_death() {
+    within(PATIENCE, "a parent that looks late", || {
+        for wait in ["adaptive", "park"] {
+            for len in LENS {
+                let parent = StoppedParent::start(&format!("{wait} known {len}"));
+                assert_eq!(parent.outcome(), format!("{len} bytes"), "{wait}");
+            }
+        }
+    });
+}
+
+// ---- deaths in the middle of a conversation over the control socket ------------------------------------------------
+
+const ANSWER_NEVER_CAME: &str =
+    "call `Dying::pass_and_answer_then_exit` failed: child {pid} exited with code 0; the call had started";
+
+#[test]
+fn child_that_dies_while_it_asks_for_memory_died() {
+    within(PATIENCE, "a child that asks and dies", || {
+        // The child sleeps, and so exits, while it waits for memory for its reply.
+        let parent = StoppedParent::start("adaptive unknown 200000");
+        assert_eq!(parent.outcome(), ANSWER_NEVER_CAME);
+    });
+}
+
+#[test]
+fn child_that_dies_before_it_takes_the_memory_of_a_request_died() {
+    within(PATIENCE, "a child that is given memory and dies", || {
+        let faulty = Hoarder::bridge().start().expect("the bridge starts");
+        let child = Pid::from_raw(faulty.child_pid() as i32);
+        kill(child, Signal::SIGSTOP).expect("the child is there");
+        assert!(eventually(30, "the child stops", || is_stopped(faulty.child_pid())));
+        let call = faulty.with_timeout(Duration::from_millis(50)).take(&[1; 200_000]);
+        assert!(matches!(call, Err(CallError::TimedOut { .. })), "{call:?}");
+        kill(child, Signal::SIGKILL).expect("the child is there");
+        let error = faulty.take(&[2; 8]).expect_err("the child is dead");
+        let died = matches!(error, CallError::Died { exit: Exit::Signal(libc::SIGKILL), .. });
+        assert!(died, "{error}");
+    });
+}
+
+struct Hoarder;
+
+#[bridge]
+impl Hoarder {
+    pub fn new() -> Self {
+        Hoarder
+    }
+
+    pub fn take(&self, bytes: &[u8]) -> u64 {
+        bytes.len() as u64
+    }
+}

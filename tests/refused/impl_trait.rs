@@ -1,0 +1,23 @@
+//! `impl Trait` is a type that the other process cannot know.
+use callgate::bridge;
+
+struct Service;
+
+#[bridge]
+impl Service {
+    pub fn new() -> Self {
+        Service
+    }
+    pub fn takes(&self, numbers: impl Iterator<Item = u64>) -> u64 {
+        numbers.sum()
+    }
+    pub fn gives(&self) -> impl Iterator<Item = u64> {
+        0..3
+    }
+}
+
+fn main() {
+    let service = Service::bridge().start().unwrap();
+    let _ = service.takes(0..3);
+    let _ = service.gives();
+}

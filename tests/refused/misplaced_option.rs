@@ -1,0 +1,21 @@
+//! Methods and blocks have options of their own.
+use callgate::bridge;
+
+struct Service;
+
+#[bridge(skip)]
+impl Service {
+    pub fn new() -> Self {
+        Service
+    }
+    #[bridge(get(total: u64))]
+    pub fn one(&self) {}
+    #[bridge(rename = "second")]
+    fn two(&self) {}
+}
+
+fn main() {
+    let service = Service::bridge().start().unwrap();
+    let _ = service.one();
+    Service.two();
+}

@@ -1,0 +1,439 @@
+//! Promise: a start that fails says why in a sentence and leaves nothing behind; many starts at once do not disturb each other.
+
+use callgate::{Bridge, Builder, bridge};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, raise};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Stdio, exit};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+#[path = "support/held.rs"]
+mod held;
+mod support;
+use held::{Held, alone};
+use support::{TempDir, helper, role, within};
+
+callgate::test_support!();
+
+struct Guest {
+    name: String,
+}
+
+#[bridge]
+impl Guest {
+    pub(crate) fn new() -> Self {
+        Guest { name: "guest".into() }
+    }
+
+    pub(crate) fn with_name(name: &str) -> Self {
+        Guest { name: name.into() }
+    }
+
+    /// Comes to the end that `fate` names.
+    pub(crate) fn with_fate(fate: &str) -> Result<Self, String> {
+        match fate {
+            "error" => return Err("no luck".into()),
+            "long error" => return Err("no luck. ".repeat(100_000)),
+            "panic" => panic!("bad luck"),
+            "long panic" => panic!("{}", "bad luck. ".repeat(100_000)),
+            "odd panic" => std::panic::panic_any(7),
+            "exit" => exit(7),
+            "abort" => std::process::abort(),
+            "kill" => raise(Signal::SIGKILL).map_err(|error| error.to_string())?,
+            "stop" => raise(Signal::SIGSTOP).map_err(|error| error.to_string())?,
+            "hang up" => hang_up(3),
+            _ => (),
+        }
+        forever()
+    }
+
+    pub(crate) fn greet(&self, number: u64) -> String {
+        format!("{} {number}", self.name)
+    }
+}
+
+fn forever() -> ! {
+    loop {
+        thread::sleep(Duration::from_secs(60));
+    }
+}
+
+/// Closes every descriptor from `first` on.
+fn hang_up(first: u32) {
+    // SAFETY: the process does nothing afterwards, with descriptors or otherwise, but wait to be killed.
+    assert_eq!(unsafe { nix::libc::close_range(first, u32::MAX, 0) }, 0);
+}
+
+// ---- children that are none ----------------------------------------------------------------------------------------
+
+/// Names, for a process that a bridge starts, what it is to do instead of being its child.
+const FAKE: &str = "CALLGATE_TEST_FAKE";
+
+const _: () = {
+    extern "C" fn fake_child() {
+        if let Ok(fake) = env::var(FAKE) {
+            play(&fake);
+        }
+    }
+
+    // The number puts it before `test_support!`, which would make the process a child.
+    #[used]
+    #[unsafe(link_section = ".init_array.00200")]
+    static FAKE_CHILD: extern "C" fn() = fake_child;
+};
+
+/// Says to the parent what `fake` names, and waits for its end.
+fn play(fake: &str) -> ! {
+    let socket = rustix::stdio::stdin();
+    let mut hello = [0; 8192];
+    let _ = rustix::io::read(socket, &mut hello);
+    // The magic and the version of the protocol: as this build has them.
+    let (prefix, version) = (&hello[..16], &hello[8..12]);
+    let words = |words: [u64; 2]| [prefix, &words[0].to_le_bytes(), &words[1].to_le_bytes()].concat();
+    let parts: Vec<_> = fake.split(' ').collect();
+    let message = match parts[..] {
+        ["silent"] => forever(),
+        ["exit", code] => exit(code.parse().expect("a code")),
+        ["hang-up"] => {
+            hang_up(0);
+            forever()
+        }
+        ["bytes", len, byte] => vec![byte.parse().expect("a byte"); len.parse().expect("a length")],
+        ["answer", "ready"] => words([1, std::process::id().into()]),
+        ["answer", kind, value] => words([kind, value].map(|word| word.parse().expect("a word"))),
+        ["longer", kind] => [words([kind.parse().expect("a word"), 0]), vec![0]].concat(),
+        ["prefix"] => prefix.to_vec(),
+        ["version"] => [&prefix[..8], &[version[0] + 1], &version[1..], b"what another version says"].concat(),
+        _ => panic!("no fake `{fake}`"),
+    };
+    let sent = rustix::io::write(socket, &message);
+    assert_eq!(sent, Ok(message.len()));
+    while rustix::io::read(socket, &mut hello).is_ok_and(|len| len > 0) {}
+    exit(0);
+}
+
+fn fake(fake: &str) -> Builder<Guest> {
+    Guest::bridge().env(FAKE, fake)
+}
+
+// ---- failures ------------------------------------------------------------------------------------------------------
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Starts that fail, and what they say; `*` stands for whatever varies. `dir` is theirs to put files in.
+fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
+    let executable = |path: &str| Guest::bridge().executable(path);
+    let fate = |fate: &str| Guest::bridge_with_fate(fate).timeout(Duration::from_secs(20));
+    let empty = dir.join("empty");
+    fs::write(&empty, "")
+        .and_then(|()| fs::set_permissions(&empty, fs::Permissions::from_mode(0o755)))
+        .expect("a file");
+    vec![
+        // What cannot be executed.
+        (executable("/nowhere/worker"), "starting `/nowhere/worker`: No such file or directory (os error 2)"),
+        (
+            executable("callgate-no-such-worker"),
+            "starting `callgate-no-such-worker`: No such file or directory (os error 2)",
+        ),
+        (executable("/etc/passwd"), "starting `/etc/passwd`: Permission denied (os error 13)"),
+        (executable("/"), "starting `/`: Permission denied (os error 13)"),
+        (Guest::bridge().executable(&empty), "starting `*/empty`: Exec format error (os error 8)"),
+        (executable("nul\0nul"), "starting `nul\0nul`: nul byte found in provided data"),
+        (Guest::bridge().current_dir("/nowhere"), "*`/nowhere`*: No such file or directory (os error 2)"),
+        (Guest::bridge().env("NUL\0", ""), "starting `/proc/self/exe`: nul byte found in provided data"),
+        // What can, and is no child.
+        (executable("/bin/true"), "child * exited with code 0 during the handshake"),
+        (executable("/bin/false"), "child * exited with code 1 during the handshake"),
+        (
+            executable("/bin/cat").stdout(Stdio::null()).start_timeout(SHORT),
+            "`/bin/cat` did not answer within 300ms (does its main begin with callgate::init() or callgate::serve()?)",
+        ),
+        (fake("silent").start_timeout(SHORT), "`/proc/self/exe` did not answer within 300ms (*)"),
+        (Guest::bridge().start_timeout(Duration::ZERO), "`/proc/self/exe` did not answer within 0ns (*)"),
+        (fake("exit 5"), "child * exited with code 5 during the handshake"),
+        (fake("hang-up").start_timeout(SHORT), "child * closed its control socket*"),
+        // What is a child, and another one than expected.
+        (fake("version"), "child * does not match: the version of callgate's protocol (here 0x*, there 0x*)"),
+        (fake("answer 2 99"), "child * does not match: the version of callgate's protocol (here 0x*, there 0x63)"),
+        (fake("answer 3 99"), "child * does not match: the format of rkyv's archives (here 0x*, there 0x63)"),
+        (fake("answer 4 99"), "child * does not match: the build of the program (here 0x*, there 0x63)"),
+        (
+            fake("answer 5 99"),
+            "child * does not match: the fingerprint of the service's methods and types (here 0x*, there 0x63)",
+        ),
+        (
+            Guest::bridge().executable(env::current_exe().expect("a path")),
+            "child *: its main calls callgate::init(), and a separate executable needs callgate::serve()",
+        ),
+        (fake("answer 7 0"), "child *: it could not map the bridge's segment"),
+        // What makes no sense.
+        (fake("answer 0 0"), "child *: a handshake answer of unknown kind"),
+        (fake("answer 18446744073709551615 0"), "child *: a handshake answer of unknown kind"),
+        (fake("answer 1 1"), "child *: it says that its process number is 1"),
+        (fake("answer 1 18446744073709551615"), "child *: it says that its process number is 18446744073709551615"),
+        (fake("prefix"), "child *: a handshake answer of unknown kind"),
+        (fake("bytes 5 7"), "child *: a handshake message too short"),
+        (fake("bytes 32 0"), "child *: a handshake message that is not callgate's"),
+        (fake("bytes 10000 0"), "child *: a control message of the wrong shape"),
+        (fake("longer 1"), "child *: a control message of the wrong shape"),
+        (
+            fake("answer ready").timeout(SHORT),
+            "call `Guest::new` failed: child * gave no answer within 300ms; the call had not started",
+        ),
+        // What fails later: the constructor.
+        (fate("error"), "its constructor failed: no luck"),
+        (fate("long error"), "its constructor failed: no luck. no luck. *"),
+        (fate("panic"), "call `Guest::with_fate` failed: the child panicked at tests/start.rs:*: bad luck"),
+        (fate("long panic"), "call `Guest::with_fate` failed: the child panicked at *: bad luck. bad luck. *"),
+        (fate("odd panic"), "call `Guest::with_fate` failed: the child panicked at *: a payload that is no text"),
+        (fate("exit"), "child * exited with code 7 in its constructor"),
+        (fate("abort"), "child * was killed by signal 6 (SIGABRT) in its constructor"),
+        (fate("kill"), "child * was killed by signal 9 (SIGKILL) in its constructor"),
+        (fate("hang up"), "child * in its constructor"),
+        (
+            fate("hang").timeout(SHORT),
+            "call `Guest::with_fate` failed: child * gave no answer within 300ms; the call had started",
+        ),
+        (
+            fate("stop").timeout(SHORT),
+            "call `Guest::with_fate` failed: child * gave no answer within 300ms; the call had started",
+        ),
+        (
+            Guest::bridge_with_name(&"long".repeat(25_000)).max_payload(50_000),
+            "call `Guest::with_name` failed: its request is * bytes or more, and the limit is 50000",
+        ),
+    ]
+}
+
+/// Whether `text` is `pattern`, in which `*` stands for anything.
+fn fits(pattern: &str, text: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(tail) = text.strip_prefix(head) else { return false };
+    (0..=tail.len()).any(|at| tail.is_char_boundary(at) && fits(rest, &tail[at..]))
+}
+
+/// What a start that must fail says, after the words that they all begin with.
+#[track_caller]
+fn failure(builder: Builder<Guest>) -> String {
+    let error = builder.start().expect_err("a start that fails").to_string();
+    let begin = "bridge to `Guest` not started: ";
+    error.strip_prefix(begin).unwrap_or_else(|| panic!("`{error}` does not begin with `{begin}`")).to_owned()
+}
+
+#[test]
+fn a_failed_start_says_why_and_leaves_nothing() {
+    alone("a_failed_start_says_why_and_leaves_nothing", 240, || {
+        let (dir, first) = (TempDir::new(), Guest::bridge().start().expect("a start"));
+        let held = Held::now();
+        let mut wrong = Vec::new();
+        for (builder, expected) in failures(dir.path()) {
+            let begin = Instant::now();
+            let said = failure(builder);
+            if !fits(expected, &said) {
+                wrong
+                    .push(format!("expected `{expected}`,\n     got `{}`", said.chars().take(300).collect::<String>()));
+            }
+            if begin.elapsed() > Duration::from_secs(4) {
+                wrong.push(format!("`{expected}` took {:?}", begin.elapsed()));
+            }
+            held.again(expected);
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert_eq!(first.greet(1).as_deref(), Ok("guest 1"));
+    });
+}
+
+// ---- options -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn options_out_of_range_are_refused_and_those_in_range_work() {
+    within(120, "options_out_of_range_are_refused_and_those_in_range_work", || {
+        let guest = Guest::bridge;
+        let refused = [
+            (guest().lanes(0), "lanes is 0, and must be from 1 to 64"),
+            (guest().lanes(65), "lanes is 65, and must be from 1 to 64"),
+            (guest().lanes(u32::MAX), "lanes is 4294967295, and must be from 1 to 64"),
+            (guest().slots(0), "slots is 0, and must be from 2 to 4096"),
+            (guest().slots(1), "slots is 1, and must be from 2 to 4096"),
+            (guest().slots(8192), "slots is 8192, and must be from 2 to 4096"),
+            (guest().slots(3), "slots is 3, and must be a power of two"),
+            (guest().slots(4095), "slots is 4095, and must be a power of two"),
+            (guest().slot_size(0), "slot_size is 0, and must be from 1 to 65472"),
+            (guest().slot_size(65_473), "slot_size is 65473, and must be from 1 to 65472"),
+            (guest().slot_size(usize::MAX), "slot_size is 18446744073709551615, and must be from 1 to 65472"),
+            (guest().max_payload(0), "max_payload is 0, and must be from 1 to 2147483647"),
+            (guest().max_payload(1 << 31), "max_payload is 2147483648, and must be from 1 to 2147483647"),
+            (guest().max_payload(u64::MAX), "max_payload is 18446744073709551615, and must be from 1 to 2147483647"),
+        ];
+        for (builder, expected) in refused {
+            assert_eq!(failure(builder), expected);
+        }
+        let accepted = [
+            guest().lanes(1),
+            guest().lanes(64),
+            guest().slots(2),
+            guest().slots(4096),
+            guest().slot_size(1),
+            guest().slot_size(64),
+            guest().slot_size(65),
+            guest().slot_size(65_472),
+            guest().lanes(1).slots(2).slot_size(1),
+            guest().max_payload(65_536),
+            guest().max_payload((1 << 31) - 1),
+            guest().timeout(Duration::MAX).start_timeout(Duration::MAX).stop_grace(Duration::MAX),
+        ];
+        for (number, builder) in (0..).zip(accepted) {
+            let guest = builder.start().unwrap_or_else(|error| panic!("number {number}: {error}"));
+            assert_eq!(guest.greet(number), Ok(format!("guest {number}")));
+            assert!(guest.stop().is_ok_and(|exit| exit.success()), "number {number}");
+        }
+    });
+}
+
+// ---- limits --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn no_memory_for_the_segment() {
+    alone("no_memory_for_the_segment", 60, || {
+        let _first = Guest::bridge().start().expect("a start");
+        let held = Held::now();
+        limited(Resource::RLIMIT_AS, virtual_memory() + (64 << 20), || {
+            let said = failure(Guest::bridge().lanes(64).slots(4096).slot_size(16 << 10));
+            let expected = "creating a segment of 8*** bytes: Cannot allocate memory (os error 12)";
+            assert!(fits(expected, &said), "{said}");
+            held.again(expected);
+            let guest = Guest::bridge().start().expect("there is memory for a small one");
+            assert_eq!(guest.greet(2).as_deref(), Ok("guest 2"));
+        });
+    });
+}
+
+/// Bytes of address space that this process uses.
+fn virtual_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("a status");
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("its size");
+    size.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+}
+
+/// Runs `body` under a lower limit.
+fn limited<R>(resource: Resource, limit: u64, body: impl FnOnce() -> R) -> R {
+    let (soft, hard) = getrlimit(resource).expect("getrlimit");
+    setrlimit(resource, limit, hard).expect("setrlimit");
+    let result = body();
+    setrlimit(resource, soft, hard).expect("setrlimit");
+    result
+}
+
+/// More descriptors than a start needs, that of the watcher included.
+const ENOUGH: u64 = 12;
+
+/// Starts a bridge while no more than `spare` descriptors can be opened.
+fn start_with(spare: u64) -> Result<Bridge<Guest>, String> {
+    let numbers = fs::read_dir("/proc/self/fd").expect("descriptors").flatten();
+    let numbers: Vec<u64> = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    // The directory was one of them; without gaps it was the last.
+    assert_eq!(numbers.iter().max(), Some(&(numbers.len() as u64 - 1)), "descriptors with gaps: {numbers:?}");
+    let used = numbers.len() as u64 - 1;
+    limited(Resource::RLIMIT_NOFILE, used + spare, || Guest::bridge().start()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn no_descriptors_left() {
+    alone("no_descriptors_left", 120, || {
+        let first = Guest::bridge().start().expect("a start");
+        let held = Held::now();
+        let mut failed = 0;
+        for spare in 0..=ENOUGH {
+            match start_with(spare) {
+                Ok(guest) => assert_eq!(guest.greet(spare), Ok(format!("guest {spare}"))),
+                Err(error) => {
+                    failed += 1;
+                    assert!(error.contains("Too many open files (os error 24)"), "{spare} spare: {error}");
+                }
+            }
+            held.again(&format!("a start with {spare} descriptors to spare"));
+        }
+        assert!((3..ENOUGH).contains(&failed), "{failed} of the starts failed");
+        assert_eq!(first.greet(3).as_deref(), Ok("guest 3"));
+    });
+}
+
+#[test]
+fn no_descriptors_left_for_the_first_start() {
+    within(180, "no_descriptors_left_for_the_first_start", || {
+        for spare in 0..=ENOUGH {
+            let output = helper("helper_first_start", &spare.to_string()).output().expect("the helper starts");
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "with {spare} descriptors to spare: {}\n{stderr}", output.status);
+        }
+    });
+}
+
+/// The first start lacks descriptors; the next works all the same, and what both leave is the watcher.
+#[test]
+fn helper_first_start() {
+    let Some(spare) = role() else { return };
+    within(60, "helper_first_start", || {
+        let held = Held::now();
+        let first = start_with(spare.parse().expect("a number"));
+        match &first {
+            Ok(guest) => assert_eq!(guest.greet(1).as_deref(), Ok("guest 1")),
+            Err(error) => assert!(error.contains("Too many open files (os error 24)"), "{error}"),
+        }
+        drop(first);
+        let second = Guest::bridge().start().expect("a second start");
+        assert_eq!(second.greet(2).as_deref(), Ok("guest 2"));
+        drop(second);
+        held.with_watcher().again("two starts");
+    });
+}
+
+// ---- many at once --------------------------------------------------------------------------------------------------
+
+#[test]
+fn many_threads_start_bridges_while_others_allocate_and_lock() {
+    const STARTERS: u64 = 64;
+    const OTHERS: usize = 8;
+    within(240, "many_threads_start_bridges_while_others_allocate_and_lock", || {
+        let (done, shared, all_live) =
+            (AtomicBool::new(false), Mutex::new(Vec::new()), Barrier::new(STARTERS as usize));
+        thread::scope(|scope| {
+            for _ in 0..OTHERS {
+                scope.spawn(|| busy_until(&done, &shared));
+            }
+            let start = |number| {
+                let guest = Guest::bridge_with_name(&format!("guest {number}")).start().expect("a start");
+                all_live.wait();
+                assert_eq!(guest.greet(number), Ok(format!("guest {number} {number}")));
+                guest.child_pid()
+            };
+            let starters: Vec<_> = (0..STARTERS).map(|number| scope.spawn(move || start(number))).collect();
+            let mut pids: Vec<_> = starters.into_iter().map(|starter| starter.join().ok()).collect();
+            done.store(true, Ordering::Relaxed);
+            pids.sort();
+            pids.dedup();
+            assert!(pids.len() == STARTERS as usize && pids[0].is_some(), "not every start went well: {pids:?}");
+        });
+    });
+}
+
+/// Allocates, and takes the locks that a process started by fork could find taken.
+fn busy_until(done: &AtomicBool, shared: &Mutex<Vec<Vec<u8>>>) {
+    for size in (1..100_000).step_by(997).cycle() {
+        if done.load(Ordering::Relaxed) {
+            break;
+        }
+        let mut shared = shared.lock().expect("nobody panics");
+        shared.push(vec![1; size]);
+        if shared.len() > 100 {
+            shared.clear();
+        }
+        drop(shared);
+        let _ = env::var_os("PATH");
+        drop(std::io::stdout().lock());
+    }
+}

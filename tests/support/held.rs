@@ -1,0 +1,74 @@
+//! What a process holds, for the tests that count it, and processes of their own for those tests to count in.
+
+#![allow(dead_code)]
+
+use super::support;
+use std::process::Output;
+
+/// Runs `body`, the body of the test `test`, in a helper process: every thread, child and mapping there is this test's own,
+/// and so are its limits. Fails as the helper does, after at most `secs` seconds.
+pub(crate) fn alone(test: &str, secs: u64, body: impl FnOnce()) {
+    if support::role().is_some() {
+        return support::within(secs, test, body);
+    }
+    support::within(secs + 10, test, || {
+        let Output { status, stdout, stderr } = support::helper(test, test).output().expect("the helper starts");
+        let [stdout, stderr] = [&stdout, &stderr].map(|bytes| String::from_utf8_lossy(bytes));
+        assert!(status.success(), "the helper for `{test}` ended with {status}:\n{stdout}{stderr}");
+        assert!(stdout.contains("1 passed"), "the helper for `{test}` ran no such test:\n{stdout}{stderr}");
+    });
+}
+
+/// What this process holds that starting and stopping bridges could leave behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    descriptors: Vec<String>,
+    mappings: usize,
+    threads: usize,
+    children: Vec<String>,
+    zombies: usize,
+    shared_memory: Vec<String>,
+}
+
+impl Held {
+    pub(crate) fn now() -> Self {
+        let pid = std::process::id();
+        Self {
+            descriptors: support::open_descriptors(pid),
+            mappings: support::mappings_named(pid, "memfd:callgate"),
+            threads: support::threads(pid),
+            children: children(),
+            zombies: support::zombies_of(pid),
+            shared_memory: support::shm_entries().into_iter().filter(|name| name.contains("callgate")).collect(),
+        }
+    }
+
+    /// This, and what the first start of a bridge leaves for all later ones.
+    pub(crate) fn with_watcher(mut self) -> Self {
+        self.descriptors.extend(["anon_inode:[eventfd]", "anon_inode:[eventpoll]"].map(String::from));
+        self.descriptors.sort();
+        self.threads += 1;
+        self
+    }
+
+    /// Fails unless this process soon holds exactly this again. `after` = what should have left nothing.
+    #[track_caller]
+    pub(crate) fn again(&self, after: &str) {
+        let mut now = Self::now();
+        let again = support::eventually(10, "holding no more than before", || {
+            now = Self::now();
+            now == *self
+        });
+        assert!(again, "left behind by {after}:\nbefore {self:?}\nnow    {now:?}");
+    }
+}
+
+/// The processes that any thread of this one has started and not waited for.
+pub(crate) fn children() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let mut children: Vec<_> =
+        lists.flat_map(|list| list.split_whitespace().map(String::from).collect::<Vec<_>>()).collect();
+    children.sort();
+    children
+}

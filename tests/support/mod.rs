@@ -1,0 +1,262 @@
+//! What the integration tests share: a watchdog, a patient wait, helper processes, and counts of what a process holds.
+
+#![allow(dead_code)]
+
+use std::fmt::Display;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Runs `body`; a body that takes longer than `secs` seconds ends the whole test process, naming `name`. A hang is a failure.
+pub(crate) fn within(secs: u64, name: &str, body: impl FnOnce()) {
+    let _watchdog = Watchdog::start(secs, name.to_owned());
+    body();
+}
+
+struct Watchdog {
+    /// Dropped to call the watchdog off.
+    done: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watchdog {
+    fn start(secs: u64, name: String) -> Self {
+        let (done, called_off) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            if called_off.recv_timeout(Duration::from_secs(secs)) == Err(RecvTimeoutError::Timeout) {
+                // Not `eprintln`, which the harness captures and an abort would lose.
+                let _ = writeln!(std::io::stderr(), "\nwatchdog: `{name}` hangs: not done within {secs} s");
+                std::process::abort();
+            }
+        });
+        Self { done: Some(done), thread: Some(thread) }
+    }
+}
+
+impl Drop for Watchdog {
+    /// Joins the thread too, so that a later count of threads does not see it.
+    fn drop(&mut self) {
+        drop(self.done.take());
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Waits until `cond` holds, at most `secs` seconds. Whether it did; if not, says `what` did not happen.
+#[must_use = "whether it happened is what the test is about"]
+pub(crate) fn eventually(secs: u64, what: &str, mut cond: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(secs);
+    while !cond() {
+        if Instant::now() >= deadline {
+            eprintln!("not within {secs} s: {what}");
+            return cond();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+/// What the descriptors of process `pid` refer to, sorted: the targets of the links in `/proc/<pid>/fd`.
+pub(crate) fn open_descriptors(pid: u32) -> Vec<String> {
+    let dir = format!("/proc/{pid}/fd");
+    let links = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+    let targets = links.filter_map(|link| Some(std::fs::read_link(link.path()).ok()?.to_string_lossy().into_owned()));
+    // The directory itself is open while it is read.
+    let mut targets: Vec<_> = targets.filter(|target| *target != dir).collect();
+    targets.sort();
+    targets
+}
+
+/// How many threads process `pid` has.
+pub(crate) fn threads(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().count()
+}
+
+/// How many children of process `pid` have ended and not been waited for.
+pub(crate) fn zombies_of(pid: u32) -> usize {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter_map(Status::of).filter(|status| status.parent == pid && status.state == 'Z').count()
+}
+
+/// Whether process `pid` runs or sleeps or is stopped. A zombie does not count.
+pub(crate) fn process_exists(pid: u32) -> bool {
+    Status::of(pid).is_some_and(|status| !matches!(status.state, 'Z' | 'X'))
+}
+
+/// Whether process `pid` has been stopped by a signal.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    Status::of(pid).is_some_and(|status| status.state == 'T')
+}
+
+/// What `/proc/<pid>/stat` says.
+struct Status {
+    state: char,
+    parent: u32,
+}
+
+impl Status {
+    fn of(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name, in parentheses, may hold anything, parentheses too.
+        let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
+        Some(Self { state: fields.next()?.chars().next()?, parent: fields.next()?.parse().ok()? })
+    }
+}
+
+/// The names in `/dev/shm`, sorted.
+pub(crate) fn shm_entries() -> Vec<String> {
+    let entries = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// How many mappings of process `pid` have `needle` in their line of `/proc/<pid>/maps`.
+pub(crate) fn mappings_named(pid: u32, needle: &str) -> usize {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    maps.lines().filter(|line| line.contains(needle)).count()
+}
+
+// ---- helper processes ----------------------------------------------------------------------------------------------
+
+/// Names, for a helper process, what it is to do.
+const ROLE: &str = "CALLGATE_TEST_ROLE";
+
+/// What this process is to do if it is a helper process.
+pub(crate) fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+/// This test binary again, in a process of its own, where it runs only the test `test` and plays `role`.
+///
+/// That test asks for its [`role`], and does nothing without one.
+pub(crate) fn helper(test: &str, role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("the test binary has a path"));
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(ROLE, role);
+    command
+}
+
+/// Has a helper process play `role` to its end, which must be a good one.
+pub(crate) fn play(test: &str, role: &str) {
+    let output = helper(test, role).output().expect("the helper starts");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let passed = output.status.success() && out.contains("1 passed");
+    assert!(passed, "the helper `{role}` failed: {}\n{out}\n{err}", output.status);
+}
+
+/// Tells the test that started this helper process; see [`Helper::hear`].
+pub(crate) fn say(what: &str, value: impl Display) {
+    println!("\n@{what} {value}");
+}
+
+/// A helper process that goes on while the test does things to it. Killed when dropped.
+pub(crate) struct Helper {
+    process: Child,
+    says: BufReader<ChildStdout>,
+}
+
+impl Helper {
+    pub(crate) fn start(test: &str, role: &str) -> Self {
+        let mut process = helper(test, role).stdout(Stdio::piped()).spawn().expect("the helper starts");
+        let says = BufReader::new(process.stdout.take().expect("its output is piped"));
+        Self { process, says }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Waits until the helper, or a child of it, [`says`](say) `what`. Returns the value.
+    pub(crate) fn hear(&mut self, what: &str) -> String {
+        let prefix = format!("@{what} ");
+        let mut heard = String::new();
+        let mut line = 0;
+        while self.says.read_line(&mut heard).expect("the helper's output is text") > 0 {
+            if let Some(value) = heard[line..].strip_prefix(&prefix) {
+                return value.trim_end().to_owned();
+            }
+            line = heard.len();
+        }
+        panic!("the helper ended without saying `{what}`: {heard}")
+    }
+
+    /// Kills the helper, and returns when it is gone.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+// ---- files ---------------------------------------------------------------------------------------------------------
+
+/// A new directory, removed with all it holds when dropped.
+pub(crate) struct TempDir(PathBuf);
+
+impl TempDir {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("callgate-test-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).expect("a new directory in the temporary one");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The path of `name` in the directory, as text to pass to a child.
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("the temporary directory's name is text").to_owned()
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A gate at which a method in a child waits until the test opens it.
+pub(crate) struct Gate(TempDir);
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self(TempDir::new())
+    }
+
+    /// What the child needs to know, for [`pass`](Self::pass).
+    pub(crate) fn path(&self) -> String {
+        self.0.file("gate")
+    }
+
+    /// Waits until a child stands at the gate.
+    pub(crate) fn wait_for_child(&self) {
+        let reached = format!("{}.reached", self.path());
+        assert!(eventually(30, "the child reaches the gate", || Path::new(&reached).exists()));
+    }
+
+    /// Lets the child go on.
+    pub(crate) fn open(&self) {
+        std::fs::write(self.path(), "").expect("the gate can be opened");
+    }
+
+    /// Waits, in a child, until the gate at `path` is opened. Or gone: a failed test must not leave the child waiting.
+    pub(crate) fn pass(path: &str) {
+        let path = Path::new(path);
+        let _ = std::fs::write(path.with_extension("reached"), "");
+        while !path.exists() && path.parent().is_some_and(Path::exists) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! A call ends at its deadline, whatever the child is doing; a late reply is dropped, and the next call gets its own.
+
+#![allow(unreachable_pub)] // Services are written as users write them.
+
+mod support;
+
+use callgate::{Bridge, CallError, Exit, Progress, StartError, Wait, bridge};
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+use support::{Gate, eventually, is_stopped, process_exists, within};
+
+callgate::test_support!();
+
+const PATIENCE: u64 = 120;
+
+/// Long enough for a child to take a request even on a busy machine.
+const SHORT: Duration = Duration::from_millis(300);
+
+/// How long after its deadline a call may return on a busy machine.
+const SLACK: Duration = Duration::from_secs(10);
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// In a slot, and in memory of its own.
+const LENS: [usize; 2] = [8, 300_000];
+
+struct Slow {
+    done: u64,
+}
+
+#[bridge]
+impl Slow {
+    pub fn new() -> Self {
+        Slow { done: 0 }
+    }
+
+    /// Never returns; for a constructor that never does.
+    pub fn with_eternity(gate: &str) -> Self {
+        Gate::pass(gate);
+        Slow { done: 0 }
+    }
+
+    pub fn echo(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.done += 1;
+        bytes.to_vec()
+    }
+
+    /// As `echo`, when the gate is open.
+    pub fn echo_at(&mut self, gate: &str, bytes: &[u8]) -> Vec<u8> {
+        Gate::pass(gate);
+        self.echo(bytes)
+    }
+
+    pub fn sleep(&self, ms: u64) {
+        std::thread::sleep(Duration::from_millis(ms))
+    }
+
+    pub fn spin(&self) {
+        let mut turns = 0_u64;
+        loop {
+            turns = black_box(turns.wrapping_add(1));
+        }
+    }
+
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+}
+
+fn slow(wait: Wait) -> Bridge<Slow> {
+    Slow::bridge().wait(wait).start().expect("the bridge starts")
+}
+
+/// Runs a call that must end at its deadline, `timeout` from now. Returns how far it had come.
+fn timed_out<R: std::fmt::Debug>(pid: u32, timeout: Duration, call: impl FnOnce() -> Result<R, CallError>) -> Progress {
+    let start = Instant::now();
+    let error = call().expect_err("the call outlasts its time");
+    let taken = start.elapsed();
+    assert!(taken >= timeout, "gave up after {taken:?} of {timeout:?}");
+    assert!(taken < timeout + SLACK, "gave up only after {taken:?}, instead of {timeout:?}");
+    let CallError::TimedOut { pid: at, timeout: given, progress, .. } = error else { panic!("{error}") };
+    assert_eq!((at, given), (pid, timeout));
+    progress
+}
+
+fn stop_child(pid: u32) {
+    kill(Pid::from_raw(pid as i32), Signal::SIGSTOP).expect("the child is there");
+    assert!(eventually(30, "the child stops", || is_stopped(pid)));
+}
+
+fn continue_child(pid: u32) {
+    kill(Pid::from_raw(pid as i32), Signal::SIGCONT).expect("the child is there");
+}
+
+/// Some bytes that no other number gives.
+fn bytes(number: usize, len: usize) -> Vec<u8> {
+    (number as u64).to_le_bytes().into_iter().cycle().take(len).collect()
+}
+
+#[test]
+fn call_ends_at_its_deadline_whatever_the_child_does() {
+    within(PATIENCE, "deadlines", || {
+        type Call = fn(&Bridge<Slow>) -> Result<(), CallError>;
+        let busy: [(&str, Call); 2] = [
+            ("loops", |slow| slow.with_timeout(SHORT).spin()),
+            ("sleeps", |slow| slow.with_timeout(SHORT).sleep(3_600_000)),
+        ];
+        for wait in [Wait::Adaptive, Wait::Park, Wait::Spin] {
+            for (what, call) in busy {
+                let slow = slow(wait);
+                let progress = timed_out(slow.child_pid(), SHORT, || call(&slow));
+                assert_eq!(progress, Progress::Started, "the child {what}, {wait:?}");
+                let progress = timed_out(slow.child_pid(), SHORT, || slow.with_timeout(SHORT).done());
+                assert_eq!(progress, Progress::NotStarted, "the child still {what}, {wait:?}");
+                assert!(slow.is_alive());
+                assert_eq!(slow.kill(), Exit::Signal(libc::SIGKILL));
+                assert!(!process_exists(slow.child_pid()));
+            }
+        }
+    });
+}
+
+#[test]
+fn call_to_a_stopped_child_ends_at_its_deadline_and_kill_works() {
+    within(PATIENCE, "a stopped child", || {
+        for wait in [Wait::Adaptive, Wait::Park, Wait::Spin] {
+            let slow = slow(wait);
+            let pid = slow.child_pid();
+            stop_child(pid);
+            let progress = timed_out(pid, SHORT, || slow.with_timeout(SHORT).done());
+            assert_eq!(progress, Progress::NotStarted, "{wait:?}");
+            assert!(slow.is_alive());
+            assert_eq!(slow.kill(), Exit::Signal(libc::SIGKILL));
+            assert!(!process_exists(pid));
+        }
+    });
+}
+
+#[test]
+fn call_to_a_child_that_is_continued_gets_its_own_reply() {
+    within(PATIENCE, "a child that is continued", || {
+        for len in LENS {
+            let slow = slow(Wait::Adaptive);
+            stop_child(slow.child_pid());
+            timed_out(slow.child_pid(), SHORT, || slow.with_timeout(SHORT).echo(&bytes(1, len)));
+            continue_child(slow.child_pid());
+            assert_eq!(slow.echo(&bytes(2, len)), Ok(bytes(2, len)));
+            // The call that nobody waited for was carried out all the same.
+            assert_eq!(slow.done(), Ok(2));
+        }
+    });
+}
+
+#[test]
+fn late_reply_is_dropped_and_the_next_call_gets_its_own() {
+    within(PATIENCE, "late replies", || {
+        for len in LENS {
+            let slow = slow(Wait::Adaptive);
+            for round in 0..20 {
+                let gate = Gate::new();
+                let short = Duration::from_millis(20);
+                let call = slow.with_timeout(short).echo_at(&gate.path(), &bytes(round, len));
+                assert!(matches!(call, Err(CallError::TimedOut { .. })), "{call:?}");
+                gate.open();
+                // In half of the rounds, the late reply is there before the next call is made.
+                std::thread::sleep(Duration::from_millis(round as u64 % 2 * 20));
+                assert_eq!(slow.echo(&bytes(round + 1000, len)), Ok(bytes(round + 1000, len)));
+            }
+            assert_eq!(slow.done(), Ok(40));
+        }
+    });
+}
+
+#[test]
+fn more_calls_can_be_abandoned_than_there_are_slots() {
+    within(PATIENCE, "more abandoned calls than slots", || {
+        for len in LENS {
+            let slow = Slow::bridge().lanes(1).slots(2).start().expect("the bridge starts");
+            let pid = slow.child_pid();
+            let (gate, short) = (Gate::new(), Duration::from_millis(20));
+            let first = timed_out(pid, SHORT, || slow.with_timeout(SHORT).echo_at(&gate.path(), &bytes(0, len)));
+            assert_eq!(first, Progress::Started);
+            for number in 1..10 {
+                let progress = timed_out(pid, short, || slow.with_timeout(short).echo(&bytes(number, len)));
+                assert_eq!(progress, Progress::NotStarted, "call {number}");
+            }
+            gate.open();
+            assert_eq!(slow.echo(&bytes(10, len)), Ok(bytes(10, len)));
+            assert_eq!(slow.echo(&bytes(11, len)), Ok(bytes(11, len)));
+            // Only the first two found a slot; the others never left.
+            assert_eq!(slow.done(), Ok(4));
+        }
+    });
+}
+
+/// The bridge may have 68 MiB for payloads: not enough if abandoned ones were lost.
+#[test]
+fn memory_of_abandoned_payloads_is_used_again() {
+    within(PATIENCE, "abandoned payloads", || {
+        let len = 1_000_000;
+        let slow = Slow::bridge().slots(2).max_payload(1 << 20).start().expect("the bridge starts");
+        for round in 0..150 {
+            let gate = Gate::new();
+            let short = Duration::from_millis(2);
+            let call = slow.with_timeout(short).echo_at(&gate.path(), &bytes(round, len));
+            assert!(matches!(call, Err(CallError::TimedOut { .. })), "round {round}: {call:?}");
+            gate.open();
+        }
+        assert_eq!(slow.echo(&bytes(0, len)), Ok(bytes(0, len)));
+        assert_eq!(slow.done(), Ok(151));
+    });
+}
+
+#[test]
+fn call_that_waits_for_a_lane_ends_at_its_deadline() {
+    within(PATIENCE, "waiting for a lane", || {
+        let slow = Slow::bridge().lanes(1).start().expect("the bridge starts");
+        let gate = Gate::new();
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| slow.echo_at(&gate.path(), &[1]));
+            gate.wait_for_child();
+            for timeout in [Duration::ZERO, Duration::from_millis(50), SHORT] {
+                let progress = timed_out(slow.child_pid(), timeout, || slow.with_timeout(timeout).done());
+                assert_eq!(progress, Progress::NotStarted);
+            }
+            let patient = scope.spawn(|| slow.with_timeout(LONG).done());
+            gate.open();
+            assert_eq!(first.join().expect("no panic"), Ok(vec![1]));
+            assert_eq!(patient.join().expect("no panic"), Ok(1));
+        });
+    });
+}
+
+#[test]
+fn timeout_of_the_bridge_holds_for_every_call_and_with_timeout_overrides_it() {
+    within(PATIENCE, "two kinds of timeouts", || {
+        let slow = Slow::bridge().timeout(SHORT).start().expect("the bridge starts");
+        let pid = slow.child_pid();
+        assert_eq!(timed_out(pid, SHORT, || slow.sleep(2_000)), Progress::Started);
+        assert_eq!(slow.with_timeout(LONG).done(), Ok(0));
+        assert_eq!(slow.with_timeout(LONG).sleep(2 * SHORT.as_millis() as u64), Ok(()));
+        let shorter = SHORT / 10;
+        timed_out(pid, shorter, || slow.with_timeout(shorter).sleep(1_000));
+        assert_eq!(slow.with_timeout(LONG).done(), Ok(0));
+    });
+}
+
+#[test]
+fn timeout_may_be_nothing_or_forever() {
+    within(PATIENCE, "extreme timeouts", || {
+        let slow = Slow::bridge().timeout(Duration::MAX).start().expect("the bridge starts");
+        for round in 0..200 {
+            // Nothing is enough if the reply is there at the first look.
+            match slow.with_timeout(Duration::ZERO).echo(&bytes(round, 8)) {
+                Ok(reply) => assert_eq!(reply, bytes(round, 8)),
+                Err(error) => assert!(matches!(error, CallError::TimedOut { .. }), "{error}"),
+            }
+            assert_eq!(slow.echo(&bytes(round + 1000, 8)), Ok(bytes(round + 1000, 8)));
+        }
+        assert_eq!(slow.with_timeout(Duration::MAX).done(), Ok(400));
+    });
+}
+
+#[test]
+fn timeout_holds_for_the_constructor_too() {
+    within(PATIENCE, "a slow constructor", || {
+        let gate = Gate::new();
+        let start = Slow::bridge_with_eternity(&gate.path()).timeout(SHORT).start();
+        let Err(StartError::Call { error, .. }) = start else { panic!("{start:?}") };
+        let CallError::TimedOut { pid, timeout, progress, .. } = error else { panic!("{error}") };
+        assert_eq!((timeout, progress), (SHORT, Progress::Started));
+        assert!(!process_exists(pid), "nothing is left of a bridge that did not start");
+    });
+}
+
+#[test]
+fn timeout_reads_as_a_sentence() {
+    within(PATIENCE, "sentences", || {
+        let slow = slow(Wait::default());
+        let error = slow.with_timeout(SHORT).spin().expect_err("it never returns");
+        let pid = slow.child_pid();
+        let sentence =
+            format!("call `Slow::spin` failed: child {pid} gave no answer within 300ms; the call had started");
+        assert_eq!(error.to_string(), sentence);
+        slow.kill();
+    });
+}
