@@ -231,6 +231,81 @@ pub(crate) fn publish_cpu(bell: &BellLine) -> u32 {
     cpu
 }
 
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::layout::WorkerLine;
+    use crate::sync::AtomicU32;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    const WAYS: [Wait; 3] = [Wait::Adaptive, Wait::Spin, Wait::Park];
+
+    fn line() -> WorkerLine {
+        WorkerLine { bell: BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) } }
+    }
+
+    fn waiter<'a>(line: &'a WorkerLine, wait: Wait, dead: &'a Futex<Private>) -> Waiter<'a> {
+        Waiter { bell: &line.bell, wait, dead: Some(dead), peer_cpu: 0 }
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_deadline_and_not_before() {
+        for wait in WAYS {
+            let (line, dead) = (line(), Futex::new(0));
+            let (start, timeout) = (Instant::now(), Duration::from_millis(20));
+            let waited = waiter(&line, wait, &dead).wait(Deadline::after(Some(timeout)), || false);
+            assert_eq!(waited, Waited::DeadlinePassed, "{wait:?}");
+            assert!(start.elapsed() >= timeout, "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn a_death_ends_a_wait_though_nobody_rings() {
+        for wait in WAYS {
+            let (line, dead) = (line(), Futex::new(0));
+            thread::scope(|scope| {
+                let waiting = scope.spawn(|| waiter(&line, wait, &dead).wait(Deadline::NEVER, || false));
+                thread::sleep(Duration::from_millis(10));
+                dead.word().store(1, Ordering::Release);
+                dead.wake();
+                assert_eq!(waiting.join().unwrap(), Waited::Dead, "{wait:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn what_was_published_before_a_death_is_found_after_it() {
+        for wait in WAYS {
+            let (line, dead, published) = (line(), Futex::new(1), AtomicBool::new(false));
+            // The first looks come before the publication, as if the reply and the death had both just happened.
+            let mut looks = 0;
+            let waited = waiter(&line, wait, &dead).wait(Deadline::NEVER, || {
+                looks += 1;
+                published.store(looks > 1, Ordering::Relaxed);
+                published.load(Ordering::Relaxed)
+            });
+            assert_eq!(waited, Waited::Ready, "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn a_waiter_that_is_woken_for_nothing_all_the_time_still_ends() {
+        let (line, dead, done) = (line(), Futex::new(0), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    line.bell.parked.word().store(AWAKE, Ordering::Relaxed);
+                    line.bell.parked.wake();
+                }
+            });
+            let timeout = Deadline::after(Some(Duration::from_millis(100)));
+            assert_eq!(waiter(&line, Wait::Park, &dead).wait(timeout, || false), Waited::DeadlinePassed);
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
 #[cfg(all(test, loom))]
 mod model {
     use super::*;

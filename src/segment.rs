@@ -43,8 +43,8 @@ pub(crate) struct Placed<T> {
     _memory: Memory,
 }
 
-/// For two sides of a protocol in one test.
-#[cfg(test)]
+/// For two sides of a protocol in one model.
+#[cfg(all(test, loom))]
 impl<T> Clone for Placed<T> {
     fn clone(&self) -> Self {
         Self { at: self.at, _memory: self._memory.clone() }
@@ -67,8 +67,8 @@ impl<T: Atomics> Placed<T> {
         Self { at, _memory: mapping.clone() }
     }
 
-    /// A structure on the heap, for tests and models.
-    #[cfg(test)]
+    /// A structure on the heap, for models.
+    #[cfg(all(test, loom))]
     pub(crate) fn on_heap(value: T) -> Self {
         let value = Arc::new(value);
         Self { at: NonNull::from(&*value), _memory: value }

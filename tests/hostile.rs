@@ -1,0 +1,298 @@
+//! A child that writes what no healthy child writes cannot harm its parent: it is killed, every call says `Corrupt` (or is
+//! answered, or times out), and the parent goes on.
+//!
+//! The hostile service knows nothing that an attacker would not: it finds the segment in `/proc/self/maps`, reads the
+//! geometry from its header, and writes to it.
+
+mod support;
+
+use callgate::{Bridge, CallError, Wait, bridge};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use support::{eventually, process_exists, within};
+
+callgate::test_support!();
+
+const LINE: u64 = 64;
+const CALL: u64 = 2;
+const STOP: u64 = 4;
+const IN_BLOCK: u64 = 0x80;
+
+/// The segment as the attacker sees it.
+struct Raw {
+    base: u64,
+    slots: u64,
+    stride: u64,
+}
+
+impl Raw {
+    fn find() -> Self {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
+        let line = maps.lines().find(|line| line.contains("memfd:callgate ")).expect("the segment is mapped");
+        let base = u64::from_str_radix(line.split('-').next().expect("a range"), 16).expect("an address");
+        let word = Self { base, slots: 0, stride: 0 };
+        let slots = word.at(16).load(Ordering::Relaxed);
+        Self { base, slots: slots & 0xffff_ffff, stride: (slots >> 32) * LINE }
+    }
+
+    fn at(&self, offset: u64) -> &AtomicU64 {
+        // SAFETY: offsets of this test lie inside the segment and are aligned to 8; the segment stays mapped.
+        unsafe { AtomicU64::from_ptr((self.base + offset) as *mut u64) }
+    }
+
+    /// Lane 0 begins after header and worker's line; its callee's line follows the caller's.
+    fn started(&self) -> u64 {
+        self.at(256 + 128).load(Ordering::Relaxed)
+    }
+
+    /// The reply slot of lane 0 at `position`, word `word`.
+    fn reply(&self, position: u64, word: u64) -> &AtomicU64 {
+        let ring = (self.slots * self.stride).next_multiple_of(128);
+        self.at(256 + 256 + ring + (position % self.slots) * self.stride + 8 * word)
+    }
+
+    /// The request slot of lane 0 at `position`, word `word`.
+    fn request(&self, position: u64, word: u64) -> &AtomicU64 {
+        self.at(256 + 256 + (position % self.slots) * self.stride + 8 * word)
+    }
+
+    /// Publishes a reply: `payload` from the slot's third word on, then the commit word.
+    fn forge(&self, position: u64, commit: u64, payload: &[u64]) {
+        for (word, value) in (2..).zip(payload) {
+            self.reply(position, word).store(*value, Ordering::Relaxed);
+        }
+        self.reply(position, 0).store(commit, Ordering::Release);
+    }
+}
+
+fn commit(position: u64, len: u64, kind: u64) -> u64 {
+    ((position + 1) & 0xffff_ffff) << 32 | len << 8 | kind
+}
+
+struct Hostile;
+
+#[bridge]
+impl Hostile {
+    pub fn new() -> Self {
+        Hostile
+    }
+
+    pub fn add(&self, n: u64) -> u64 {
+        n + 1
+    }
+
+    pub fn name(&self) -> String {
+        "a name that does not fit into eight bytes".into()
+    }
+
+    /// Publishes a forged reply to this very call, and sits on the true one.
+    pub fn forged_number(&self, len: u64, kind: u64, payload: Vec<u64>) -> u64 {
+        forge_and_sleep(len, kind, &payload);
+        0
+    }
+
+    pub fn forged_text(&self, len: u64, kind: u64, payload: Vec<u64>) -> String {
+        forge_and_sleep(len, kind, &payload);
+        String::new()
+    }
+
+    pub fn forged_list(&self, len: u64, kind: u64, payload: Vec<u64>) -> Vec<u64> {
+        forge_and_sleep(len, kind, &payload);
+        Vec::new()
+    }
+
+    /// Publishes commit words with a sequence that is not the expected one, then answers truly.
+    pub fn wrong_sequences(&self) -> u64 {
+        let raw = Raw::find();
+        let position = raw.started() - 1;
+        for wrong in [position - 1, position + 1, position + raw.slots, u64::MAX / 2] {
+            raw.reply(position, 0).store(commit(wrong, 8, CALL), Ordering::Release);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        7
+    }
+
+    /// Publishes replies to calls that have not been made, and lets this call time out.
+    pub fn answer_the_future(&self, ms: u64) {
+        let raw = Raw::find();
+        let position = raw.started() - 1;
+        for ahead in 0..raw.slots {
+            raw.forge(position + ahead, commit(position + ahead, 8, CALL), &[99]);
+        }
+        std::thread::sleep(Duration::from_millis(ms));
+    }
+
+    /// Rewrites its reply over and over from another thread while the parent reads replies.
+    pub fn hammer(&self) {
+        std::thread::spawn(|| {
+            let raw = Raw::find();
+            for round in 0u64.. {
+                for position in 0..raw.slots {
+                    let word = raw.reply(position, 0).load(Ordering::Relaxed);
+                    let flipped = word ^ (round % 600) << 8;
+                    raw.reply(position, 0).store(flipped, Ordering::Relaxed);
+                    raw.reply(position, 2).store(round, Ordering::Relaxed);
+                    raw.reply(position, 3).store(u64::MAX, Ordering::Relaxed);
+                    raw.reply(position, 0).store(word, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+
+    /// Scribbles over everything that a child can write, requests included.
+    pub fn scribble(&self) {
+        let raw = Raw::find();
+        let position = raw.started() - 1;
+        for offset in (256..256 + 256).step_by(8) {
+            raw.at(offset).store(u64::MAX, Ordering::Relaxed);
+        }
+        for slot in 0..raw.slots {
+            raw.request(slot, 0).store(u64::MAX, Ordering::Relaxed);
+            if slot != position % raw.slots {
+                raw.reply(slot, 0).store(u64::MAX, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn forge_and_sleep(len: u64, kind: u64, payload: &[u64]) {
+    let raw = Raw::find();
+    let position = raw.started() - 1;
+    raw.forge(position, commit(position, len, kind), payload);
+    std::thread::sleep(Duration::from_secs(20));
+}
+
+fn start() -> Bridge<Hostile> {
+    with_timeout(10_000)
+}
+
+/// One lane, so that the attacker knows which; polling, because an attacker need not ring the bell.
+fn with_timeout(ms: u64) -> Bridge<Hostile> {
+    Hostile::bridge().lanes(1).wait(Wait::Spin).timeout(Duration::from_millis(ms)).start().expect("the bridge starts")
+}
+
+/// The child was killed, later calls say why, and the parent can start another.
+fn assert_poisoned(bridge: &Bridge<Hostile>, error: &CallError, case: &str) {
+    assert!(matches!(error, CallError::Corrupt { .. }), "{case}: {error}");
+    assert!(error.to_string().contains("broke the protocol"), "{error}");
+    let pid = bridge.child_pid();
+    assert!(eventually(5, "the child is gone", || !process_exists(pid)));
+    let later = bridge.add(1).expect_err("a poisoned bridge answers nothing");
+    assert!(matches!(later, CallError::Corrupt { .. }), "{case}: {later}");
+}
+
+/// Fault 1: lengths and kinds that no healthy child writes. Faults 3 and 8: payloads that are no archive, and blocks that
+/// do not exist.
+#[test]
+fn a_forged_reply_poisons_the_bridge() {
+    within(120, "forged replies", || {
+        let numbers: [(&str, u64, u64, &[u64]); 13] = [
+            ("one byte more than the slot", 561, CALL, &[]),
+            ("the longest length", 0xff_ffff, CALL, &[]),
+            ("no bytes for a number", 0, CALL, &[]),
+            ("one byte for a number", 1, CALL, &[]),
+            ("seven bytes for a number", 7, CALL, &[]),
+            ("an unknown kind", 8, 8, &[]),
+            ("the highest kind", 8, 0x7f, &[]),
+            ("a reply to another kind of request", 0, STOP, &[]),
+            ("a segment that does not exist", 0, CALL | IN_BLOCK, &[77, 0, 8]),
+            ("a block that is too long", 0, CALL | IN_BLOCK, &[1, 0, u64::MAX]),
+            ("a block that lies outside", 0, CALL | IN_BLOCK, &[1, u64::MAX - 63, 64]),
+            ("a fault that is no fault", 8, 5, &[u64::MAX]),
+            ("a refusal too short for a text", 4, 7, &[0]),
+        ];
+        for (case, len, kind, payload) in numbers {
+            let bridge = start();
+            let error = bridge.forged_number(len, kind, payload.to_vec()).expect_err(case);
+            assert_poisoned(&bridge, &error, case);
+        }
+        let texts: [(&str, u64, &[u64]); 3] = [
+            ("a text that points outside", 8, &[0xffff_fff0_8000_00ff]),
+            ("a text that is no UTF-8", 8, &[0xfefe_fefe_fefe_fefe]),
+            ("a text longer than its frame", 16, &[0x4141_4141, 0xffff_fff8_8000_00bf]),
+        ];
+        for (case, len, payload) in texts {
+            let bridge = start();
+            let error = bridge.forged_text(len, CALL, payload.to_vec()).expect_err(case);
+            assert_poisoned(&bridge, &error, case);
+        }
+        // A list's archive is a relative pointer and a length.
+        for (case, words) in [
+            ("a list longer than its frame", [0x7fff_ffff_ffff_fff8u64]),
+            ("a list before its frame", [0x0000_0001_ffff_0000]),
+            ("a list that is not aligned", [0x0000_0001_ffff_fffd]),
+        ] {
+            let bridge = start();
+            let error = bridge.forged_list(8, CALL, words.to_vec()).expect_err(case);
+            assert_poisoned(&bridge, &error, case);
+        }
+    });
+}
+
+/// Fault 1: a sequence from the past or the future is no reply yet.
+#[test]
+fn a_wrong_sequence_is_not_taken_for_the_reply() {
+    within(60, "wrong sequences", || {
+        let bridge = start();
+        for _ in 0..20 {
+            assert_eq!(bridge.wrong_sequences().expect("the true reply comes"), 7);
+        }
+    });
+}
+
+/// Replies to calls not yet made, together with a call that gives up, must not put the rings out of step: calls afterwards
+/// are answered, truly or falsely, or time out; none hangs, and none takes another's reply for a late one for ever.
+#[test]
+fn replies_from_the_future_do_not_hang_later_calls() {
+    within(60, "replies from the future", || {
+        let bridge = start();
+        let slow = bridge.with_timeout(Duration::from_millis(30));
+        for _ in 0..40 {
+            // The forged reply may come first: 8 bytes are no `()`, or one with bytes before it; both are fine.
+            let _ = slow.answer_the_future(50);
+            if !bridge.is_alive() {
+                return;
+            }
+            let _ = slow.name();
+            let answer = bridge.add(1);
+            assert!(!matches!(answer, Err(CallError::TimedOut { .. })), "{answer:?}");
+        }
+    });
+}
+
+/// Fault 2: the child changes a reply while the parent reads it. What comes out is a value of the type, or an error.
+#[test]
+fn a_reply_that_changes_while_it_is_read_is_a_value_or_an_error() {
+    within(120, "hammered replies", || {
+        let (mut values, mut errors) = (0, 0);
+        for _ in 0..20 {
+            let bridge = with_timeout(500);
+            bridge.hammer().ok();
+            for _ in 0..2_000 {
+                match bridge.name() {
+                    Ok(text) => values += usize::from(text.chars().count() <= 560),
+                    Err(_) => errors += 1,
+                }
+                if !bridge.is_alive() {
+                    break;
+                }
+            }
+            bridge.kill();
+        }
+        assert!(values > 0, "no call was answered ({errors} errors)");
+    });
+}
+
+/// Everything in the segment overwritten: later calls fail in bounded time, and other bridges answer.
+#[test]
+fn a_scribbled_segment_fails_its_own_bridge_only() {
+    within(60, "scribbling", || {
+        let (bridge, other) = (with_timeout(2_000), start());
+        let _ = bridge.scribble();
+        for _ in 0..3 {
+            let _ = bridge.add(1);
+            assert_eq!(other.add(1).expect("another bridge answers"), 2);
+        }
+        bridge.kill();
+    });
+}
