@@ -207,9 +207,9 @@ fn a_forged_reply_poisons_the_bridge() {
             assert_poisoned(&bridge, &error, case);
         }
         let texts: [(&str, u64, &[u64]); 3] = [
-            ("a text that points outside", 8, &[0xffff_fff0_8000_00ff]),
+            ("a text that points outside", 8, &[0xffff_fff0_0000_00bf]),
             ("a text that is no UTF-8", 8, &[0xfefe_fefe_fefe_fefe]),
-            ("a text longer than its frame", 16, &[0x4141_4141, 0xffff_fff8_8000_00bf]),
+            ("a text longer than its frame", 16, &[0x4141_4141, 0xffff_fff8_0000_00bf]),
         ];
         for (case, len, payload) in texts {
             let bridge = start();
