@@ -7,6 +7,8 @@
 //! Block sizes are powers of two from 4 KiB to 64 KiB, sixteen to a segment; larger ones have a segment of their own, in
 //! steps of a quarter of a power of two, so that at most a fifth is wasted.
 
+#![forbid(unsafe_code)]
+
 use crate::frame::{BlockRef, Spill};
 use crate::segment::{Block, Span};
 use crate::sys::mapping::Mapping;

@@ -2,6 +2,8 @@
 //!
 //! Layer 3. Every message is three 64-bit words, and at most one descriptor. What comes from a child is checked here once.
 
+#![forbid(unsafe_code)]
+
 use crate::sys::socket::{self, Blocking, Received};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -17,6 +17,8 @@
 //! comparison fails because the notifier has set `parked` to AWAKE before it wakes. Without either fence both sides can
 //! read the other's old value: the loom model below then deadlocks.
 
+#![forbid(unsafe_code)]
+
 use crate::layout::{AWAKE, BellLine, PARKED};
 use crate::sync::Ordering::{Acquire, Relaxed, SeqCst};
 use crate::sync::{Futex, fence, spin_hint, wait_either};

@@ -1,5 +1,7 @@
 //! What callers see when a call or a start fails: sentences that say who, what and where.
 
+#![forbid(unsafe_code)]
+
 use std::fmt;
 use std::time::Duration;
 

@@ -3,6 +3,8 @@
 //! Layer 3. The parent sends a [`Hello`] with the segment's descriptor; the child answers with an [`Answer`]. Both begin with
 //! magic and protocol version, which never change their place, so that any two versions can tell each other apart.
 
+#![forbid(unsafe_code)]
+
 use crate::doorbell::Wait;
 use crate::frame::{decode_private, encode_to_vec};
 use crate::layout::{MAGIC, PROTOCOL};

@@ -3,6 +3,8 @@
 //! Layer 3. Reply number n answers request number n, so a caller that sends only while fewer requests than slots are
 //! unanswered holds a free slot in both rings: replies are credits. Knows nothing of methods or services.
 
+#![forbid(unsafe_code)]
+
 use crate::arena::{Arena, ArenaSpill, Loan, NoRoom, Source};
 use crate::doorbell::{self, Deadline, Wait, Waited, Waiter};
 use crate::error::Progress;

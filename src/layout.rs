@@ -9,6 +9,8 @@
 //! Layer 1. All types are `repr(C)` and made of atomics: no reference to plain bytes that the peer can write ever exists.
 //! The offsets of everything follow from a [`Geometry`], which the parent chooses and the child, who trusts it, receives.
 
+#![forbid(unsafe_code)]
+
 use crate::sync::{AtomicU32, AtomicU64, Futex};
 use crate::sys::futex::Shared;
 

@@ -2,6 +2,8 @@
 //!
 //! Layer 3.
 
+#![forbid(unsafe_code)]
+
 use crate::error::Exit;
 use crate::sync::Futex;
 use crate::sync::Ordering::{Acquire, Release};

@@ -11,6 +11,8 @@
 //! with another sequence, and only after the consumer's side has said (by a reply, or by sending the next request) that it is
 //! done with the frame.
 
+#![forbid(unsafe_code)]
+
 use crate::frame::{Commit, Kind, Place};
 use crate::layout::SlotLine;
 use crate::segment::{Slots, Span};

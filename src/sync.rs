@@ -2,6 +2,8 @@
 //!
 //! Layer 0. Nothing else in the crate names `std::sync::atomic` for words that two sides of a protocol share.
 
+#![forbid(unsafe_code)]
+
 #[cfg(not(loom))]
 pub(crate) use crate::sys::futex::{Futex, wait_either};
 #[cfg(not(loom))]

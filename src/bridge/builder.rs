@@ -1,5 +1,7 @@
 //! Starting a bridge: the options, the child, the handshake, the constructor.
 
+#![forbid(unsafe_code)]
+
 use super::Bridge;
 use crate::call::caller::Caller;
 use crate::call::link::Link;

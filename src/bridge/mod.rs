@@ -2,6 +2,8 @@
 //!
 //! Layer 5. Knows nothing of memory or futexes.
 
+#![forbid(unsafe_code)]
+
 mod builder;
 mod mode;
 

@@ -1,5 +1,7 @@
 //! Ways of calling: what a proxy's methods return, and when.
 
+#![forbid(unsafe_code)]
+
 use crate::call::caller::Caller;
 use crate::call::service::Method;
 use crate::error::CallError;

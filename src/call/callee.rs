@@ -1,5 +1,7 @@
 //! The callee: a child's worker, which takes requests, runs methods and publishes replies.
 
+#![forbid(unsafe_code)]
+
 use super::panic;
 use super::service::{Dispatch, Exchange, Incoming, Service, Written};
 use crate::arena::{Arena, Directory, Loan, NoRoom, Source};

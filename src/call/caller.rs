@@ -1,5 +1,7 @@
 //! The caller: claims a lane, sends a request, waits for the reply, and makes of it a value or an error.
 
+#![forbid(unsafe_code)]
+
 use super::link::{Link, RequestMemory};
 use super::recorded::Recorded;
 use super::service::{InterfaceId, Method};

@@ -2,6 +2,8 @@
 //!
 //! Everything that the child sends over the control socket arrives here, on the watcher's thread, and is trusted in nothing.
 
+#![forbid(unsafe_code)]
+
 use crate::arena::{Arena, Directory, NoRoom, Source};
 use crate::control::{Control, Message};
 use crate::error::Exit;

@@ -2,6 +2,8 @@
 //!
 //! Layer 4. Knows nothing of rings and futexes; sends and takes frames through `lane`.
 
+#![forbid(unsafe_code)]
+
 pub(crate) mod callee;
 pub(crate) mod caller;
 pub(crate) mod link;

@@ -1,5 +1,7 @@
 //! Panics in a child's methods, caught and turned into faults.
 
+#![forbid(unsafe_code)]
+
 use crate::error::Fault;
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};

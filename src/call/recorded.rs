@@ -1,5 +1,7 @@
 //! Arguments that were serialised once, to be sent later, and again after a restart.
 
+#![forbid(unsafe_code)]
+
 use crate::frame::{ALIGN, Encoder, Request, encode_to_vec};
 use rkyv::rancor::Failure;
 use rkyv::ser::Writer;

@@ -2,6 +2,8 @@
 //!
 //! Safe code throughout: bytes become values in `frame`.
 
+#![forbid(unsafe_code)]
+
 use crate::arena::Loan;
 use crate::bridge::Mode;
 use crate::error::CallName;

@@ -3,6 +3,8 @@
 //! No `pre_exec`: `posix_spawn` stays possible, so a start costs the same however large the parent is, and is safe in a
 //! program with threads. The child's side is [`child`](super::child).
 
+#![forbid(unsafe_code)]
+
 use super::watch;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket;

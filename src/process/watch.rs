@@ -4,6 +4,8 @@
 //! killed by the kernel when the thread that started it exits. Nothing it does on behalf of a child may block, because
 //! every other child is watched by the same thread.
 
+#![forbid(unsafe_code)]
+
 use crate::error::Exit;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::poll::{PollSet, Waker};

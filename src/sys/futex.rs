@@ -4,6 +4,8 @@
 //! [`Private`] one by its address, in this process only. std's and parking_lot's futexes are always private and must never
 //! lie in shared memory.
 
+#![forbid(unsafe_code)]
+
 /// A futex in memory that several processes map.
 #[derive(Debug)]
 pub(crate) struct Shared;

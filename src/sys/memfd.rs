@@ -1,5 +1,7 @@
 //! Anonymous shared memory objects, sized once and sealed.
 
+#![forbid(unsafe_code)]
+
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,5 +1,7 @@
 //! A child process by descriptor: its number cannot come to mean another process.
 
+#![forbid(unsafe_code)]
+
 use crate::error::Exit;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};

@@ -1,5 +1,7 @@
 //! Waiting for descriptors: an epoll set for the watcher, a poll with a timeout for the handshake.
 
+#![forbid(unsafe_code)]
+
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};

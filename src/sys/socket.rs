@@ -1,5 +1,7 @@
 //! Pairs of connected sockets that keep message boundaries and carry descriptors.
 
+#![forbid(unsafe_code)]
+
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use rustix::net::{
