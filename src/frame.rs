@@ -328,6 +328,7 @@ pub trait Transfer:
 {
 }
 
+#[diagnostic::do_not_recommend]
 impl<T> Transfer for T
 where
     T: Serialize<Encoder>,

@@ -133,6 +133,11 @@ impl Geometry {
         self.slot_lines as usize * LINE
     }
 
+    /// Bytes of payload that a slot holds.
+    pub(crate) fn capacity(&self) -> usize {
+        self.stride() - PAYLOAD_OFFSET
+    }
+
     fn ring_len(&self) -> usize {
         (self.slots as usize * self.stride()).next_multiple_of(APART)
     }

@@ -101,7 +101,7 @@ impl Drop for Bomb {
     }
 }
 
-/// Starts a `Faulty` whose last words do not clutter the test's output.
+/// Starts a `Faulty` whose last words do not clutter the tests' output.
 fn faulty() -> Bridge<Faulty> {
     Faulty::bridge().stderr(Stdio::null()).start().expect("the bridge starts")
 }
@@ -291,7 +291,6 @@ impl Panicky {
     }
 }
 
-/// Panics are in the default directory of `cargo test`, the package's: the child's file names are this file's.
 fn panicky(backtrace: &str) -> Bridge<Panicky> {
     Panicky::bridge().env("RUST_BACKTRACE", backtrace).stderr(Stdio::null()).start().expect("the bridge starts")
 }
@@ -609,25 +608,43 @@ fn child_that_dies_while_it_asks_for_memory_died() {
 #[test]
 fn child_that_dies_before_it_takes_the_memory_of_a_request_died() {
     within(PATIENCE, "a child that is given memory and dies", || {
-        let faulty = Hoarder::bridge().start().expect("the bridge starts");
-        let child = Pid::from_raw(faulty.child_pid() as i32);
+        let taker = Taker::bridge().start().expect("the bridge starts");
+        let child = Pid::from_raw(taker.child_pid() as i32);
         kill(child, Signal::SIGSTOP).expect("the child is there");
-        assert!(eventually(30, "the child stops", || is_stopped(faulty.child_pid())));
-        let call = faulty.with_timeout(Duration::from_millis(50)).take(&[1; 200_000]);
+        assert!(eventually(30, "the child stops", || is_stopped(taker.child_pid())));
+        let call = taker.with_timeout(Duration::from_millis(50)).take(&[1; 200_000]);
         assert!(matches!(call, Err(CallError::TimedOut { .. })), "{call:?}");
         kill(child, Signal::SIGKILL).expect("the child is there");
-        let error = faulty.take(&[2; 8]).expect_err("the child is dead");
+        let error = taker.take(&[2; 8]).expect_err("the child is dead");
         let died = matches!(error, CallError::Died { exit: Exit::Signal(libc::SIGKILL), .. });
         assert!(died, "{error}");
     });
 }
 
-struct Hoarder;
+/// The first large request needs memory, of which a child that has just died can no longer be told.
+#[test]
+fn child_that_dies_before_it_is_given_memory_died() {
+    within(PATIENCE, "large requests to the dying", || {
+        let bytes = vec![1; 200_000];
+        for round in 0..300 {
+            let taker = Taker::bridge().start().expect("the bridge starts");
+            assert_eq!(taker.take(&[1; 8]), Ok(8));
+            kill(Pid::from_raw(taker.child_pid() as i32), Signal::SIGKILL).expect("the child is there");
+            (0..round * 50).for_each(|_| std::hint::spin_loop());
+            if let Err(error) = taker.take(&bytes) {
+                let died = matches!(error, CallError::Died { exit: Exit::Signal(libc::SIGKILL), .. });
+                assert!(died, "round {round}: {error}");
+            }
+        }
+    });
+}
+
+struct Taker;
 
 #[bridge]
-impl Hoarder {
+impl Taker {
     pub fn new() -> Self {
-        Hoarder
+        Taker
     }
 
     pub fn take(&self, bytes: &[u8]) -> u64 {

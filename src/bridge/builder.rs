@@ -59,10 +59,11 @@ const MAX_PAYLOAD: u64 = i32::MAX as u64;
 /// // .. the rest of main
 /// ```
 pub fn init() {
+    // In a child too: its service may have bridges of its own.
+    INITIALISED.store(true, Ordering::Relaxed);
     if let Some(child) = child::adopt() {
         child.run_entry();
     }
-    INITIALISED.store(true, Ordering::Relaxed);
 }
 
 /// Serves `T` to the parent that started this program with [`Builder::executable`]. Never returns.
@@ -176,7 +177,7 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// The longest request or reply, in bytes, 1 to 2,147,483,647; longer ones fail with
+    /// The longest request or reply, in bytes, from what a slot holds to 2,147,483,647; longer ones fail with
     /// [`CallError::TooLarge`]. All large payloads of a bridge together may have four times as much memory, and 64 MiB.
     /// Default: 1 GiB.
     pub fn max_payload(mut self, bytes: u64) -> Self {
@@ -273,8 +274,8 @@ impl<T: Service> Builder<T> {
         check::<T>("lanes", self.lanes, Geometry::LANES)?;
         check::<T>("slots", self.slots, Geometry::SLOTS)?;
         check::<T>("slot_size", self.slot_size, 1..=*Geometry::SLOT_LINES.end() as usize * LINE)?;
-        check::<T>("max_payload", self.max_payload, 1..=MAX_PAYLOAD)?;
         let geometry = Geometry { lanes: self.lanes, slots: self.slots, slot_lines: lines as u32 };
+        check::<T>("max_payload", self.max_payload, geometry.capacity() as u64..=MAX_PAYLOAD)?;
         if geometry.is_valid() {
             return Ok(geometry);
         }

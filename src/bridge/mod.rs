@@ -5,12 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod builder;
-mod mode;
 
 pub use builder::{Builder, init, serve};
-pub use mode::{Blocking, Mode};
 
 use crate::call::caller::Caller;
+use crate::call::mode::Blocking;
 use crate::call::service::Service;
 use crate::error::{CallError, Exit};
 use crate::life::Cause;

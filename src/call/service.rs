@@ -4,8 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+use super::mode::Mode;
 use crate::arena::Loan;
-use crate::bridge::Mode;
 use crate::error::CallName;
 use crate::frame::{Encoder, Kind, Limit, Place, Request, RequestSpan, Transfer};
 use crate::lane::{CalleeLane, Memory, SendError};

@@ -14,7 +14,7 @@ impl Service {
     pub fn finish_box(self: Box<Self>) -> u64 {
         1
     }
-    pub fn long_form(self: &mut Self) -> u64 {
+    pub fn the_long_form(self: &mut Self) -> u64 {
         1
     }
 }
@@ -23,5 +23,5 @@ fn main() {
     let service = Service::bridge().start().unwrap();
     let _ = service.finish();
     let _ = service.finish_box();
-    let _ = service.long_form();
+    let _ = service.the_long_form();
 }

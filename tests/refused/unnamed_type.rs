@@ -5,6 +5,9 @@ trait Shape {
     fn area(&self) -> f64;
 }
 
+trait Measured {
+    fn size(&self) -> f64;
+}
 
 #[bridge]
 impl Shape for [f64; 2] {
@@ -14,8 +17,8 @@ impl Shape for [f64; 2] {
 }
 
 #[bridge]
-impl<T: Copy + Into<f64>> Shape for T {
-    fn area(&self) -> f64 {
+impl<T: Copy + Into<f64>> Measured for T {
+    fn size(&self) -> f64 {
         (*self).into()
     }
 }

@@ -1,4 +1,4 @@
-//! Of types without a size, text and slices cross.
+//! Of types without a size, `str` and slices cross; rkyv has no archive of others.
 use callgate::bridge;
 use std::path::Path;
 
@@ -14,7 +14,4 @@ impl Service {
     }
 }
 
-fn main() {
-    let service = Service::bridge().start().unwrap();
-    let _ = service.open(Path::new("/"));
-}
+fn main() {}

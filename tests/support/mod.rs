@@ -222,8 +222,12 @@ impl TempDir {
 }
 
 impl Drop for TempDir {
+    /// Renames first: whoever still uses the directory finds it gone as a whole, and adds no files while it is emptied.
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let going = self.0.with_extension("going");
+        let _ = std::fs::rename(&self.0, &going);
+        // A file that was being created at the time of the renaming fails one removal, not two.
+        let _ = std::fs::remove_dir_all(&going).or_else(|_| std::fs::remove_dir_all(&going));
     }
 }
 
@@ -251,7 +255,7 @@ impl Gate {
         std::fs::write(self.path(), "").expect("the gate can be opened");
     }
 
-    /// Waits, in a child, until the gate at `path` is opened. Or gone: a failed test must not leave the child waiting.
+    /// Waits, in a child, until the gate at `path` is opened, or gone because the test is done with it.
     pub(crate) fn pass(path: &str) {
         let path = Path::new(path);
         let _ = std::fs::write(path.with_extension("reached"), "");

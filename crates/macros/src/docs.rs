@@ -1,4 +1,5 @@
-//! The documentation of what is generated, so that a user's rustdoc reads as if written by hand, and the attributes that come along.
+//! The documentation of what is generated, so that a user's rustdoc reads as if written by hand, and the other
+//! attributes that come along.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -18,10 +19,8 @@ pub(crate) fn proxy(block: &Block) -> TokenStream {
     lines(&[
         &format!("The calls of a `{service}` in a child process: a method for each of its own."),
         "",
-        &format!(
-            "A [`Bridge<{service}>`](::callgate::Bridge) derefs to this. `M` says how a call is made, and `M::Out<R>` is what one that"
-        ),
-        "returns `R` gives: `Result<R, CallError>` on the bridge itself.",
+        &format!("A [`Bridge<{service}>`](::callgate::Bridge) derefs to this. `M` says how a call is made, and"),
+        "`M::Out<R>` is what one that returns `R` gives: `Result<R, CallError>` on the bridge itself.",
     ])
 }
 

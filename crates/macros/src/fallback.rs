@@ -1,8 +1,8 @@
-//! What stands in for a block of which something was refused, so that the rest of the program has what it refers to, and
-//! its author sees the mistake alone.
+//! What stands in for a block of which something was refused, so that the rest of the program has what it refers to,
+//! and its author sees the mistake alone.
 //!
-//! Methods in order are what they would be. The others take what they were written to take, and nothing is ever answered:
-//! this code never runs.
+//! Methods in order are what they would be. The others take what they were written to take, and nothing is ever
+//! answered: this code never runs.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -16,8 +16,10 @@ use crate::types::{self, Part};
 
 /// The block itself, and stand-ins.
 pub(crate) fn block(mut block: Block) -> TokenStream {
+    let in_trait = block.interface().is_some();
     for method in block.methods.iter_mut().filter(|method| method.refused) {
-        method.output = output(method);
+        // The drop-in has the signatures as written, and asks nothing of what is in them.
+        method.output = if in_trait { parse_quote!(()) } else { output(method) };
         method.arguments.clear();
     }
     let item = &block.item;

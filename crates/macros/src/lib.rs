@@ -1,10 +1,12 @@
-//! The `#[bridge]` attribute of [callgate](https://docs.rs/callgate), where it is documented.
+//! The `#[bridge]` attribute of [callgate](https://docs.rs/callgate), where it is used.
 //!
-//! One block goes through four steps, one file each: [`parse`] reads it, [`model`] says what there is to call, [`check`] refuses what
-//! cannot cross, all of it at once, and [`expand`] writes the code. When something was refused, [`fallback`] writes stand-ins
-//! instead, so that one mistake is one error and not one more at each call.
+//! One block goes through four steps, one file each: `parse` reads it, `model` says what there is to call,
+//! `check` refuses what cannot cross, all of it at once, and `expand` writes the code. When something was refused,
+//! `fallback` writes stand-ins instead, so that one mistake is one error and not one more at each call.
 //!
-//! What is written refers to `::callgate::__glue` and to the user's own items, by full paths, and to nothing else.
+//! What is written refers to `::callgate`, mostly its hidden `__glue`, and to the user's own items, by full paths. It
+//! has no name that could meet one of the user's, except for the proxy.
+
 #![forbid(unsafe_code)]
 
 mod check;
@@ -39,13 +41,15 @@ use crate::refusals::Refusals;
 /// }
 /// ```
 ///
-/// The block itself stays unchanged. Beside it comes the proxy `CounterCalls<M>`, to which a `Bridge<Counter>` derefs, with a method for
-/// each that is `pub` (or `pub(crate)`, ..): same name, same arguments, same documentation. A `pub` function without `self` that
-/// returns `Self` or `Result<Self, ..>` is a **constructor**, and the block needs at least one: `new` becomes `Counter::bridge`, any
-/// other `name` becomes `Counter::bridge_name`.
+/// The block itself stays unchanged. Beside it comes the proxy `CounterCalls<M>`, to which a `Bridge<Counter>` derefs.
+/// It has a method for each that is `pub` (or `pub(crate)`, ..): same name, same arguments, same documentation. A `pub`
+/// function without `self` that returns `Self` or `Result<Self, ..>` is a **constructor**, and the block needs at least
+/// one: `new` becomes `Counter::bridge`, any other `name` becomes `Counter::bridge_name`.
 ///
-/// Arguments are values, `&T`, `&str`, `&[T]` or `&Archived<T>`; results are values. Both are whatever rkyv can archive. Type
-/// parameters belong on the block (`impl<T> Stack<T>`). What cannot be bridged is refused where it stands, and every refusal of a block comes at once.
+/// Arguments are values, `&T`, `&str`, `&[T]` or `&Archived<T>`; results are values. Both are whatever rkyv can
+/// archive. A `&mut` argument is not: the child would change a copy.
+/// Type parameters belong on the block (`impl<T> Stack<T>`). What cannot be bridged is refused where it stands, and
+/// every refusal of a block comes at once.
 ///
 /// A type has one such block. Methods that need no bridge go into another, without the attribute.
 ///
@@ -59,8 +63,8 @@ use crate::refusals::Refusals;
 /// ```
 ///
 /// `Bridge<Circle>` implements `Shape` too, with the same signatures, so that code generic over `Shape` takes either. A
-/// call that fails becomes the method's own error where it returns `Result<_, E>` with `E: From<CallError>`; else it panics
-/// with the error's text. The proxy gets the methods as well, for callers who want the `CallError`.
+/// call that fails becomes the method's own error where it returns `Result<_, E>` with `E: From<CallError>`; else it
+/// panics with the error's text. The proxy gets the methods as well, for callers who want the `CallError`.
 ///
 /// - The trait is one of this crate: the language forbids implementing a foreign trait for `Bridge`.
 /// - `CircleCalls` must be in scope beside `Circle`.
@@ -72,14 +76,14 @@ use crate::refusals::Refusals;
 /// | where | option | effect |
 /// | --- | --- | --- |
 /// | a method | `#[bridge(skip)]` | it is left alone, though `pub` |
-/// | a method | `#[bridge(rename = "halt")]` | callers know it by this name; a constructor's builder is `Counter::halt` |
+/// | a method | `#[bridge(rename = "halt")]` | callers know it by this name, also as a builder |
 /// | the type's block | `#[bridge(get(total: u64))]` | callers get `total() -> u64`, a clone of that field |
 /// | the type's block | `#[bridge(set(total: u64))]` | callers get `set_total(value: u64)` |
 ///
 /// Fields may carry documentation and a visibility of their own (`get(pub(crate) total: u64)`); else they are `pub`.
 ///
-/// The methods of `Bridge` itself (`stop`, `kill`, `child_pid`, `is_alive`, `stats`, `with_timeout`, `view`, `begin`, `send`) would
-/// hide a method of the same name, so that one needs a `rename`.
+/// The methods of `Bridge` itself (`stop`, `kill`, `child_pid`, `is_alive`, `stats`, `with_timeout`, `view`, `begin`,
+/// `send`) would hide a method of the same name, so that one needs a `rename`.
 #[proc_macro_attribute]
 pub fn bridge(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     generate(options.into(), item.into()).into()

@@ -18,7 +18,7 @@ pub(crate) struct Block {
     pub(crate) service: Service,
     /// What `Self` stands for, and the trait, of a trait's block.
     pub(crate) self_type: SelfType,
-    /// What can be called, in the order of the table; at its end what a trait's functions without `self` need, which stay here.
+    /// What can be called, in order: the table, and a trait's functions without `self`, which have no place in it.
     pub(crate) methods: Vec<Method>,
 }
 

@@ -88,10 +88,8 @@ fn method_options(attrs: &mut Vec<Attribute>, refusals: &mut Refusals) -> Option
                     method_option(&mut options, &option).unwrap_or_else(|error| refusals.push(error));
                 }
             }
-            other => refusals.refuse(
-                other,
-                "`#[bridge]` on a method needs an option: `#[bridge(skip)]` or `#[bridge(rename = \"..\")]`; the block itself has the plain `#[bridge]`",
-            ),
+            other => refusals
+                .refuse(other, "on a method, this needs an option: `#[bridge(skip)]` or `#[bridge(rename = \"..\")]`"),
         }
     }
     options

@@ -1,10 +1,10 @@
 //! Looking into types as they are spelled, and replacing `Self` in them.
 
-use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote_spanned};
 use syn::visit::Visit;
 use syn::visit_mut::VisitMut;
-use syn::{Expr, ExprPath, GenericArgument, Path, PathArguments, Type, TypePath, parse_quote};
+use syn::{Expr, ExprPath, GenericArgument, Path, PathArguments, Type, TypePath, TypeSlice, parse_quote};
 
 /// The element types whose slices are read in place: they have the same bytes in an archive as in memory.
 const NATIVE: [&str; 13] = ["bool", "u8", "u16", "u32", "u64", "u128", "i8", "i16", "i32", "i64", "i128", "f32", "f64"];
@@ -57,24 +57,23 @@ pub(crate) fn argument_of<'a>(ty: &'a Type, name: &str) -> Option<&'a Type> {
     }
 }
 
-/// What owns the same as the reference does: `String` for `&str`.
-pub(crate) fn owned(reference: &Type) -> Type {
-    match bare(reference) {
-        ty if is_word(ty, "str") => parse_quote!(::std::string::String),
-        ty if is_word(ty, "Path") => parse_quote!(::std::path::PathBuf),
-        Type::Slice(slice) => {
-            let element = &slice.elem;
-            parse_quote!(::std::vec::Vec<#element>)
-        }
-        ty => ty.clone(),
+/// What owns the same as a reference to the type does, and can cross: `String` for `str`.
+pub(crate) fn owned(ty: &Type) -> Type {
+    let last = path(ty).and_then(|path| path.segments.last()).map(|last| last.ident.to_string());
+    match (bare(ty), last.as_deref()) {
+        (_, Some("str" | "Path")) => parse_quote!(::std::string::String),
+        (Type::Slice(TypeSlice { elem, .. }), _) => parse_quote!(::std::vec::Vec<#elem>),
+        (ty, _) => ty.clone(),
     }
 }
 
 /// [`owned`], for people.
-pub(crate) fn owned_name(reference: &Type) -> String {
-    let full = spelled(owned(reference));
-    full.rsplit_once("::std::")
-        .map_or(full.clone(), |(_, rest)| rest.split_once("::").map_or(rest, |(_, name)| name).to_owned())
+pub(crate) fn owned_name(ty: &Type) -> String {
+    let full = spelled(owned(ty));
+    match full.strip_prefix("::std::").and_then(|rest| rest.split_once("::")) {
+        Some((_, name)) => name.to_owned(),
+        None => full,
+    }
 }
 
 /// Whether any of `names` occurs in the tokens.
@@ -86,21 +85,41 @@ pub(crate) fn mentions(tokens: impl ToTokens, names: &[Ident]) -> bool {
     })
 }
 
-/// The type as one would type it: `Option<&str>`, not `Option < & str >`.
+/// The tokens as one would type them: `Option<&str>`, not `Option < & str >`.
 pub(crate) fn spelled(tokens: impl ToTokens) -> String {
-    let spaced = tokens.into_token_stream().to_string();
-    let tight = [
-        (" < ", "<"),
-        (" <", "<"),
-        ("< ", "<"),
-        (" >", ">"),
-        ("& ", "&"),
-        (" :: ", "::"),
-        (":: ", "::"),
-        (" ,", ","),
-        ("! ", "!"),
-    ];
-    tight.iter().fold(spaced, |text, (from, to)| text.replace(from, to))
+    let mut text = String::new();
+    for token in tokens.into_token_stream() {
+        let next = match &token {
+            TokenTree::Group(group) => grouped(group),
+            token => token.to_string(),
+        };
+        if needs_space(text.chars().last(), &next) {
+            text.push(' ');
+        }
+        text.push_str(&next);
+    }
+    text
+}
+
+fn grouped(group: &Group) -> String {
+    let inner = spelled(group.stream());
+    match group.delimiter() {
+        Delimiter::Parenthesis => format!("({inner})"),
+        Delimiter::Bracket => format!("[{inner}]"),
+        Delimiter::Brace => format!("{{{inner}}}"),
+        Delimiter::None => inner,
+    }
+}
+
+/// Between words, after what separates, around what joins.
+fn needs_space(before: Option<char>, next: &str) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let starts_word = next.starts_with(is_word) || next.starts_with('[');
+    match before {
+        None => false,
+        Some(',' | ';' | '+' | '=') => true,
+        Some(before) => matches!(next, "+" | "=") || (starts_word && (is_word(before) || before == '>')),
+    }
 }
 
 /// What `Self` stands for in a block.

@@ -12,9 +12,9 @@ use crate::types;
 
 /// Writes an impl with the block's generics and what a bridge asks of them: `'static`, and `Transfer` for what crosses.
 ///
-/// The impl takes for given what depends on no parameter: that other types cross too, and what `service` says of the type.
-/// Where that is wrong, the compiler says so once, in [`crossing`] or in the type's own block, and not at each use in the
-/// generated code. Readers of the documentation need no such conditions: rustdoc is given an impl without.
+/// The impl takes for given what depends on no parameter: that other types cross too, and what `service` says of the
+/// type. Where that is wrong, the compiler says so once, in [`crossing`] or in the type's own block, and not at each
+/// use in the generated code. Readers of the documentation need no such conditions: rustdoc is given an impl without.
 pub(crate) fn impls(
     block: &Block,
     service: Option<TokenStream>,
@@ -23,7 +23,8 @@ pub(crate) fn impls(
     let depends = !block.generics().params.is_empty();
     let (needed, known) = if depends { (service, None) } else { (None, service) };
     let needed = with_conditions(bridged(block), needed.map(|service| parse_quote!(#service)));
-    let given: Vec<WherePredicate> = certain(block).into_iter().map(transfer).chain(known).map(given).collect();
+    let certain = certain(block, |_| true);
+    let given: Vec<WherePredicate> = certain.into_iter().map(transfer).chain(known).map(given).collect();
     let for_docs = write(&needed);
     if given.is_empty() {
         return for_docs;
@@ -66,24 +67,24 @@ fn bridged(block: &Block) -> Generics {
 
 /// Requires of each type in turn that it can cross.
 pub(crate) fn crossing(block: &Block) -> Option<TokenStream> {
-    let types = certain(block);
+    let types = certain(block, |method| !method.refused);
     (!types.is_empty()).then(|| {
         quote! {
-            fn __crosses<T: ::callgate::__glue::Transfer>() {}
+            fn __crosses<T: ::callgate::__glue::Transfer + ?::core::marker::Sized>() {}
             fn __all_cross() { #(__crosses::<#types>();)* }
         }
     })
 }
 
 /// The types that can or cannot cross whatever the block's parameters are, without those of which everybody knows.
-fn certain(block: &Block) -> Vec<&Type> {
+fn certain(block: &Block, of: impl Fn(&Method) -> bool) -> Vec<&Type> {
     // What is compiled under a condition may name what exists under that condition only.
-    let types = crossing_types(block).filter(|(method, ty)| method.cfgs().is_empty() && !mentions_param(block, ty));
-    distinct(types.filter(|(_, ty)| !types::is_well_known(ty)))
+    let types = crossing_types(block).filter(|(method, _)| of(method) && method.cfgs().is_empty());
+    distinct(types.filter(|(_, ty)| !mentions_param(block, ty) && !types::is_well_known(ty)))
 }
 
 fn mentions_param(block: &Block, ty: &Type) -> bool {
-    let params: Vec<Ident> = block.generics().type_params().map(|param| param.ident.clone()).collect();
+    let params: Vec<Ident> = block.generics().params.iter().map(name).collect();
     types::mentions(ty, &params)
 }
 
@@ -169,7 +170,7 @@ impl ProxyGenerics {
             Some(param) if !self.names().contains(&name(&param)) => param,
             _ => {
                 let name = free_name(format_ident!("T{}", self.declared.len()), &self.names());
-                parse_quote!(#name: ?Sized)
+                parse_quote!(#name: ?::core::marker::Sized)
             }
         }
     }

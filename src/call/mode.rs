@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::call::caller::Caller;
-use crate::call::service::Method;
+use super::caller::Caller;
+use super::service::Method;
 use crate::error::CallError;
 use crate::frame::{Request, Transfer};
 use std::sync::Arc;

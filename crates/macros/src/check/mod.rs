@@ -1,0 +1,145 @@
+//! Every refusal: what a block asks for that cannot be bridged, said in words at the place where it stands.
+//!
+//! Types that rkyv cannot archive are not refused here, where types are only spellings, but by the compiler, through
+//! `Transfer`.
+
+mod signature;
+
+use syn::{GenericParam, ItemImpl, Type, Visibility};
+
+use crate::model::{Block, Kind, Method};
+use crate::parse::{Function, Parsed};
+use crate::refusals::Refusals;
+use crate::types::{self, Part};
+
+/// What `Bridge` itself has, and would hide.
+const RESERVED: [&str; 9] = ["stop", "kill", "child_pid", "is_alive", "stats", "with_timeout", "view", "begin", "send"];
+
+/// The way out of a name that cannot be.
+const RENAME: &str = "give callers another name with `#[bridge(rename = \"..\")]`";
+
+/// Why a type with a lifetime is refused.
+const BORROWS: &str = "a bridged type lives in another process, and cannot borrow from this one: it has no lifetimes";
+
+/// Refuses options that stand where they have no effect, and takes fields off a trait's block.
+pub(crate) fn options(parsed: &mut Parsed, refusals: &mut Refusals) {
+    let in_trait = parsed.item.trait_.is_some();
+    for Function { vis, sig, options, .. } in &parsed.functions {
+        if let (Some(skip), true) = (options.skip, in_trait) {
+            refusals.refuse_at(skip, "who has a bridge may call any method of the trait, so none can be left out");
+        }
+        if let (Some(name), Visibility::Inherited, false) = (&options.rename, vis, in_trait) {
+            let why = format!("`{}` is private, so callers know it by no name at all: make it `pub`", sig.ident);
+            refusals.refuse(name, why);
+        }
+    }
+    if in_trait {
+        for field in parsed.get.drain(..).chain(parsed.set.drain(..)) {
+            refusals.refuse(field.ident, "a trait has no fields: ask for this one on the type's own block");
+        }
+    }
+}
+
+/// The block's header is not one that can be bridged, and there is nothing to go on with.
+pub(crate) struct BadHeader;
+
+/// Refuses what comes before the braces.
+pub(crate) fn header(item: &ItemImpl, refusals: &mut Refusals) -> Result<(), BadHeader> {
+    let before = refusals.len();
+    if let Some(not) = &item.modifiers.polarity {
+        refusals.refuse(not, "there is nothing to call in a negative impl");
+    }
+    if let Some(keyword) = &item.unsafety {
+        refusals.refuse(keyword, "an unsafe trait promises something of its own process, and a bridge is to another");
+    }
+    for lifetime in item.generics.lifetimes() {
+        refusals.refuse(lifetime, BORROWS);
+    }
+    if refusals.len() == before {
+        self_type(&item.self_ty, refusals);
+        parameters(item, refusals);
+    }
+    if refusals.len() == before { Ok(()) } else { Err(BadHeader) }
+}
+
+fn self_type(ty: &Type, refusals: &mut Refusals) {
+    if types::path(ty).is_none() {
+        return refusals.refuse(ty, "only a type with a name can be bridged: wrap this in a struct");
+    }
+    types::look(ty, &mut |part| {
+        if let Part::Lifetime(lifetime) = part {
+            refusals.refuse(lifetime, BORROWS);
+        }
+    });
+}
+
+/// The proxy has the methods of one trait for one type, so a parameter is one of the type's.
+fn parameters(item: &ItemImpl, refusals: &mut Refusals) {
+    for param in &item.generics.params {
+        let name = match param {
+            GenericParam::Type(param) => &param.ident,
+            GenericParam::Const(param) => &param.ident,
+            GenericParam::Lifetime(_) => continue,
+        };
+        if types::is_word(&item.self_ty, &name.to_string()) {
+            refusals.refuse(&item.self_ty, "a trait can be bridged for one type at a time, not for all that there are");
+        } else if !types::mentions(&item.self_ty, std::slice::from_ref(name)) {
+            let why = format!("`{name}` is no parameter of the type, so the child cannot know it: say what it is here");
+            refusals.refuse(param, why);
+        }
+    }
+}
+
+/// Refuses what the braces hold, and marks the methods concerned.
+pub(crate) fn block(block: &mut Block, refusals: &mut Refusals) {
+    let in_trait = block.interface().is_some();
+    for method in &mut block.methods {
+        let before = refusals.len();
+        signature::check(method, in_trait, refusals);
+        method.refused = refusals.len() > before;
+    }
+    names(block, refusals);
+    if !in_trait && block.constructors().next().is_none() {
+        let (name, way_out) =
+            (&block.service.name, "a `pub fn` without `self` that returns `Self` or `Result<Self, ..>`");
+        refusals.refuse(&block.item.self_ty, format!("the child needs a way to make its `{name}`: {way_out}"));
+    }
+}
+
+/// Refuses names that callers could not use, or not tell apart.
+fn names(block: &mut Block, refusals: &mut Refusals) {
+    for at in 0..block.methods.len() {
+        let method = &block.methods[at];
+        let why = match method.kind {
+            Kind::Local => None,
+            Kind::Constructor { .. } => builder_name(block, method, &block.methods[..at]),
+            _ => call_name(method, &block.methods[..at]),
+        };
+        if let Some(why) = why {
+            refusals.refuse(&method.shown, why);
+            block.methods[at].refused = true;
+        }
+    }
+}
+
+fn call_name(method: &Method, earlier: &[Method]) -> Option<String> {
+    let shown = &method.shown;
+    if RESERVED.iter().any(|reserved| shown == reserved) {
+        return Some(format!("`Bridge` has a `{shown}` of its own, which would hide this one: {RENAME}"));
+    }
+    let is_same = |other: &Method| !other.is_constructor() && other.kind != Kind::Local && clash(other, method);
+    earlier.iter().any(is_same).then(|| format!("callers know another method as `{shown}`: {RENAME}"))
+}
+
+/// A builder stands beside the type's own functions.
+fn builder_name(block: &Block, method: &Method, earlier: &[Method]) -> Option<String> {
+    let (name, shown) = (method.name(), &method.shown);
+    let is_same = |other: &Method| other.is_constructor() && clash(other, method);
+    let is_taken = block.has_function(shown) || earlier.iter().any(is_same);
+    is_taken.then(|| format!("the builder for `{name}` would be a second `{shown}` of this type: {RENAME}"))
+}
+
+/// Two of the same name may be meant as one, under different conditions.
+fn clash(one: &Method, other: &Method) -> bool {
+    one.shown == other.shown && one.cfgs().is_empty() && other.cfgs().is_empty()
+}

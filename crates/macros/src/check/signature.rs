@@ -1,0 +1,216 @@
+//! The refusals of one signature.
+
+use quote::ToTokens;
+use syn::{
+    FnArg, GenericParam, Generics, PatType, Receiver, ReceiverKind, ReturnType, Safety, Signature, Type, TypeReference,
+    WherePredicate,
+};
+
+use crate::model::{Kind, Method};
+use crate::refusals::Refusals;
+use crate::types::{self, Part, spelled};
+
+/// What rkyv's tuples reach.
+const MOST_ARGUMENTS: usize = 12;
+
+/// Refuses what a call cannot have in its signature.
+pub(crate) fn check(method: &Method, in_trait: bool, refusals: &mut Refusals) {
+    Check { method, in_trait, refusals }.signature(&method.sig);
+}
+
+struct Check<'a> {
+    method: &'a Method,
+    in_trait: bool,
+    refusals: &'a mut Refusals,
+}
+
+impl Check<'_> {
+    fn signature(&mut self, sig: &Signature) {
+        self.qualifiers(sig);
+        self.generics(&sig.generics);
+        if self.method.kind == Kind::Local {
+            return self.local(sig);
+        }
+        for input in &sig.inputs {
+            match input {
+                FnArg::Receiver(receiver) => self.receiver(receiver),
+                FnArg::Typed(input) => self.argument(input),
+            }
+        }
+        self.count();
+        if let (Some(ty), false) = (returned(sig), self.method.is_constructor()) {
+            self.inside(ty, Place::Output);
+        }
+    }
+
+    fn qualifiers(&mut self, sig: &Signature) {
+        let name = &sig.ident;
+        if let Some(keyword) = &sig.asyncness {
+            let why = "but a call runs to its end in the child: make it a plain `fn` that blocks there";
+            self.refuse(keyword, format!("`{name}` is async, {why}"));
+        }
+        if let Safety::Unsafe(keyword) = &sig.safety {
+            let why = "and a caller in another process cannot keep what it demands: make it safe";
+            self.refuse(keyword, format!("`{name}` is unsafe, {why}"));
+        }
+        if let Some(abi) = &sig.abi {
+            self.refuse(abi, format!("only the bridge calls `{name}`, and it calls as Rust does: leave out the ABI"));
+        }
+        if let Some(variadic) = &sig.variadic {
+            self.refuse(variadic, "the child must know how many arguments there are: name each of them");
+        }
+    }
+
+    fn generics(&mut self, generics: &Generics) {
+        for param in &generics.params {
+            let name = match param {
+                GenericParam::Type(param) => &param.ident,
+                GenericParam::Const(param) => &param.ident,
+                GenericParam::Lifetime(_) => continue,
+            };
+            let way_out = format!("say what it is, or put `{name}` on the impl block");
+            self.refuse(
+                param,
+                format!("each caller chooses `{name}`, but the child must know it beforehand: {way_out}"),
+            );
+        }
+        let conditions = generics.where_clause.iter().flat_map(|clause| &clause.predicates);
+        for condition in conditions.filter(|condition| !is_harmless(condition)) {
+            self.refuse(condition, "a bridged method has no conditions of its own: put this one on the impl block");
+        }
+    }
+
+    /// A trait's function without `self` is forwarded here, which anything can be except for the type itself.
+    fn local(&mut self, sig: &Signature) {
+        let inputs = sig.inputs.iter().filter_map(|input| match input {
+            FnArg::Typed(input) => Some(&*input.ty),
+            FnArg::Receiver(_) => None,
+        });
+        for ty in inputs.chain(returned(sig)) {
+            types::look(ty, &mut |part| {
+                if let Part::SelfAlone(ty) = part {
+                    self.refuse(ty, SELF_ALONE);
+                }
+            });
+        }
+    }
+
+    fn receiver(&mut self, receiver: &Receiver) {
+        match &receiver.kind {
+            ReceiverKind::Reference(..) => {}
+            ReceiverKind::Typed(_, ty) if is_reference_to_self(ty) => {}
+            _ => self.refuse(receiver, "the child keeps the value for all calls: take `&self` or `&mut self`"),
+        }
+    }
+
+    fn count(&mut self) {
+        let count = self.method.arguments.len();
+        if count > MOST_ARGUMENTS {
+            let way_out = "put some of them into a struct";
+            let why = format!("{count} arguments, but a call has at most {MOST_ARGUMENTS}: {way_out}");
+            self.refuse(self.method.name(), why);
+        }
+    }
+
+    fn argument(&mut self, input: &PatType) {
+        let is_condition = |attr: &&syn::Attribute| attr.path().is_ident("cfg") || attr.path().is_ident("cfg_attr");
+        if let Some(attr) = input.attrs.iter().find(is_condition) {
+            self.refuse(attr, "an argument cannot come and go: put the condition on the whole method");
+        }
+        match types::bare(&input.ty) {
+            Type::Reference(reference) => self.borrowed(reference),
+            ty => self.inside(ty, Place::Argument),
+        }
+    }
+
+    fn borrowed(&mut self, reference: &TypeReference) {
+        let inner = types::bare(&reference.elem);
+        let owned = types::owned_name(inner);
+        if reference.mutability.is_some() {
+            self.refuse(
+                reference,
+                format!("the child would change its own copy: take `{owned}` and return it changed"),
+            );
+        } else if reference.lifetime.as_ref().is_some_and(|lifetime| lifetime.ident == "static") {
+            self.refuse(reference, "the child has an argument for one call only: leave out the `'static`");
+        } else if self.in_trait && types::argument_of(inner, "Archived").is_some() {
+            self.refuse(reference, "a trait's callers have only the archive, but a bridge sends what it was made from");
+        } else {
+            self.inside(inner, Place::Argument);
+        }
+    }
+
+    /// Refuses what cannot be anywhere inside a type that crosses.
+    fn inside(&mut self, ty: &Type, place: Place) {
+        types::look(ty, &mut |part| match part {
+            Part::Reference(reference) => self.refuse(reference, place.reference(reference)),
+            Part::Lifetime(lifetime) => self.refuse(lifetime, place.lifetime()),
+            Part::Pointer(ty) => self.refuse(ty, "a pointer means nothing in another process: pass the value"),
+            Part::Function(ty) => {
+                self.refuse(ty, "a function has no address in another process: pass what it is to do")
+            }
+            Part::Dyn(ty) => {
+                self.refuse(ty, "what is behind `dyn` is not known: use an enum or, for an error, its text")
+            }
+            Part::Impl(ty) => self.refuse(ty, "the other process cannot know the type behind `impl`: name it"),
+            Part::Never(ty) => self.refuse(ty, "every call is answered: return nothing instead of `!`"),
+            Part::SelfAlone(ty) if self.in_trait => self.refuse(ty, SELF_ALONE),
+            Part::SelfAlone(_) => {}
+        });
+    }
+
+    fn refuse(&mut self, tokens: impl ToTokens, why: impl std::fmt::Display) {
+        self.refusals.refuse(tokens, why);
+    }
+}
+
+const SELF_ALONE: &str = "`Self` would be the bridge, which cannot cross: a trait with this function cannot be bridged";
+
+fn returned(sig: &Signature) -> Option<&Type> {
+    match &sig.output {
+        ReturnType::Type(_, ty) => Some(ty),
+        ReturnType::Default => None,
+    }
+}
+
+/// What says only how long things live, or holds for every bridge.
+fn is_harmless(condition: &WherePredicate) -> bool {
+    match condition {
+        WherePredicate::Lifetime(_) => true,
+        WherePredicate::Type(condition) => {
+            types::is_word(&condition.bounded_ty, "Self") && spelled(&condition.bounds) == "Sized"
+        }
+        _ => false,
+    }
+}
+
+/// `self: &Self`, `self: &mut Self`.
+fn is_reference_to_self(ty: &Type) -> bool {
+    matches!(types::bare(ty), Type::Reference(reference) if types::is_word(&reference.elem, "Self"))
+}
+
+/// Where a type stands.
+#[derive(Clone, Copy)]
+enum Place {
+    Argument,
+    Output,
+}
+
+impl Place {
+    fn reference(self, reference: &TypeReference) -> String {
+        let owned = types::owned_name(&reference.elem);
+        match self {
+            Place::Argument => {
+                format!("a reference crosses as a whole argument, not inside of one: use `{owned}` here")
+            }
+            Place::Output => format!("a reply cannot refer to memory of the child: return `{owned}`"),
+        }
+    }
+
+    fn lifetime(self) -> &'static str {
+        match self {
+            Place::Argument => "a type that borrows cannot be an argument: use one that owns",
+            Place::Output => "a type that borrows cannot be a reply: use one that owns",
+        }
+    }
+}

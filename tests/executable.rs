@@ -1,0 +1,263 @@
+//! Promise: a service can live in an executable of its own, which the handshake compares with what its parent expects, and
+//! which says so when it is started by anybody but a bridge.
+
+use callgate::{Bridge, Builder, CallError, StartError, bridge};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Output, Stdio};
+use std::{env, fs};
+
+#[path = "support/held.rs"]
+mod held;
+mod support;
+mod workers;
+use held::{Held, alone};
+use support::within;
+use workers::tally::{Tally, TallyCalls};
+use workers::worker;
+
+callgate::test_support!();
+
+/// What the worker knows nothing of.
+trait Longest {
+    fn longest(&self) -> String;
+}
+
+#[bridge]
+impl Longest for Tally {
+    fn longest(&self) -> String {
+        self.counts().into_iter().map(|(word, _)| word).max_by_key(String::len).unwrap_or_default()
+    }
+}
+
+/// Services of the worker's service's name, and other methods.
+mod others {
+    pub(crate) mod argument {
+        pub(crate) struct Tally;
+
+        #[callgate::bridge]
+        impl Tally {
+            pub(crate) fn new(_least: u32) -> Self {
+                Tally
+            }
+        }
+    }
+
+    pub(crate) mod method {
+        pub(crate) struct Tally;
+
+        #[callgate::bridge]
+        impl Tally {
+            pub(crate) fn new(_least: usize) -> Result<Self, String> {
+                Ok(Tally)
+            }
+            pub(crate) fn subtract(&mut self, text: &str) -> u64 {
+                text.len() as u64
+            }
+        }
+    }
+}
+
+fn start() -> Bridge<Tally> {
+    Tally::bridge(3).executable(worker()).start().expect("the worker starts")
+}
+
+#[test]
+fn a_service_in_another_executable_is_called_as_any_other() {
+    let worker = worker();
+    within(60, "a_service_in_another_executable_is_called_as_any_other", || {
+        let tally = start();
+        assert_eq!(tally.executable(), Ok(worker.canonicalize().expect("a path").display().to_string()));
+        assert_eq!(tally.add("the gate is the bridge"), Ok(4));
+        assert_eq!(tally.counts(), Ok([("bridge", 1), ("gate", 1), ("the", 2)].map(|(w, n)| (w.into(), n)).into()));
+        let long = "word ".repeat(1_000_000);
+        assert_eq!(tally.add(&long), Ok(1_000_000));
+        assert!(tally.stop().is_ok_and(|exit| exit.success()));
+    });
+}
+
+#[test]
+fn its_constructor_can_fail() {
+    worker();
+    within(60, "its_constructor_can_fail", || {
+        let error = Tally::bridge(0).executable(worker()).start().expect_err("no worker");
+        let expected = "bridge to `Tally` not started: its constructor failed: a word has at least one byte";
+        assert_eq!(error.to_string(), expected);
+    });
+}
+
+#[test]
+fn options_reach_it() {
+    worker();
+    within(60, "options_reach_it", || {
+        let tally = Tally::bridge(1).executable(worker()).name("tally man").current_dir("/").start().expect("a start");
+        let proc = format!("/proc/{}", tally.child_pid());
+        assert_eq!(fs::read_to_string(format!("{proc}/comm")).ok().as_deref(), Some("tally man\n"));
+        assert_eq!(fs::read_link(format!("{proc}/cwd")).ok(), Some("/".into()));
+    });
+}
+
+#[test]
+fn the_methods_of_a_trait_are_refused_in_words() {
+    worker();
+    within(60, "the_methods_of_a_trait_are_refused_in_words", || {
+        let tally = start();
+        let error = tally.with_timeout(std::time::Duration::from_secs(20)).longest().expect_err("not callable");
+        assert!(matches!(error, CallError::Refused { .. }), "{error:?}");
+        let expected = "call `Tally::longest` failed: a trait's methods cannot be called in a separate executable";
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(tally.add("goes on"), Ok(1));
+        assert!(tally.stop().is_ok_and(|exit| exit.success()));
+    });
+}
+
+#[test]
+fn a_worker_with_other_methods_is_refused_and_nothing_is_left() {
+    let worker = worker();
+    alone("a_worker_with_other_methods_is_refused_and_nothing_is_left", 60, || {
+        let _first = start();
+        let held = Held::now();
+        let errors = [
+            others::argument::Tally::bridge(3).executable(&worker).start().expect_err("no bridge"),
+            others::method::Tally::bridge(3).executable(&worker).start().expect_err("no bridge"),
+        ];
+        for error in errors {
+            assert!(matches!(error, StartError::Mismatch { .. }), "{error:?}");
+            let said = error.to_string();
+            assert!(
+                said.contains("does not match: the fingerprint of the service's methods and types (here 0x"),
+                "{said}"
+            );
+            held.again("a mismatch");
+        }
+    });
+}
+
+#[test]
+fn a_worker_that_calls_init_instead_of_serve_is_refused_in_words() {
+    within(60, "a_worker_that_calls_init_instead_of_serve_is_refused_in_words", || {
+        let builder: Builder<Tally> = Tally::bridge(3).executable(env::current_exe().expect("a path"));
+        let error = builder.start().expect_err("no worker");
+        assert!(matches!(error, StartError::Handshake { .. }), "{error:?}");
+        let expected = "its main calls callgate::init(), and a separate executable needs callgate::serve()";
+        assert!(error.to_string().ends_with(expected), "{error}");
+    });
+}
+
+// ---- the worker, started by somebody else --------------------------------------------------------------------------
+
+const BY_HAND: &str = "this program serves `Tally` to the program that starts it through callgate's Builder::executable; \
+                       it does nothing when started by hand\n";
+
+/// The exit code of the worker, and what it says on stderr; on stdout it never says anything.
+#[track_caller]
+fn ended(output: std::io::Result<Output>) -> (Option<i32>, String) {
+    let output = output.expect("the worker starts");
+    assert_eq!(output.stdout, b"");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn by_hand() -> Command {
+    let mut command = Command::new(worker());
+    command.stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn a_worker_started_by_hand_says_what_it_is_for() {
+    worker();
+    within(60, "a_worker_started_by_hand_says_what_it_is_for", || {
+        assert_eq!(ended(by_hand().output()), (Some(2), BY_HAND.into()));
+        // Nor do a variable and a socket that do not belong together make it a child.
+        for variable in ["1", "", "no number", "18446744073709551616"] {
+            assert_eq!(ended(by_hand().env(VARIABLE, variable).output()), (Some(2), BY_HAND.into()));
+            let (_parent, child) = sockets();
+            assert_eq!(ended(by_hand().env(VARIABLE, variable).stdin(child).output()), (Some(2), BY_HAND.into()));
+        }
+    });
+}
+
+/// What tells a child that its stdin is the control socket: its inode.
+const VARIABLE: &str = "CALLGATE_CHILD";
+
+fn sockets() -> (OwnedFd, OwnedFd) {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("sockets")
+}
+
+/// How the worker ends whose parent says `messages` in the handshake, and then closes the socket; and what it answered.
+fn told(messages: &[&[u8]]) -> (Option<i32>, String, Vec<u8>) {
+    let (parent, child) = sockets();
+    let inode = rustix::fs::fstat(child.as_fd()).expect("a socket").st_ino;
+    for message in messages {
+        assert_eq!(rustix::io::write(&parent, message), Ok(message.len()));
+    }
+    rustix::net::shutdown(&parent, rustix::net::Shutdown::Write).expect("a socket");
+    let (code, stderr) = ended(by_hand().env(VARIABLE, inode.to_string()).stdin(child).output());
+    let mut answer = [0; 4096];
+    let len = rustix::io::read(&parent, &mut answer).unwrap_or(0);
+    (code, stderr, answer[..len].to_vec())
+}
+
+#[test]
+fn a_worker_whose_parent_makes_no_sense_ends_and_says_so() {
+    worker();
+    within(60, "a_worker_whose_parent_makes_no_sense_ends_and_says_so", || {
+        let cases: [(&[&[u8]], &str); 6] = [
+            (&[], ""),
+            (&[b"short"], "a handshake message too short"),
+            (&[&[0; 32]], "a handshake message that is not callgate's"),
+            (&[b"callgate\x01\0\0\0\0\0\0\0"], "a handshake message that cannot be read"),
+            (&[b"callgate\x01\0\0\0\0\0\0\0garbage instead of an archive"], "a handshake message that cannot be read"),
+            (&[&[7; 100_000]], "a control message of the wrong shape"),
+        ];
+        for (messages, why) in cases {
+            let (code, stderr, answer) = told(messages);
+            assert_eq!((code, answer), (Some(70), vec![]), "{why}: {stderr}");
+            let complaint = stderr.split_once(" ends: ").map(|(_, complaint)| complaint.trim_end());
+            let expected = (!why.is_empty()).then(|| format!("receiving the handshake: {why}"));
+            assert_eq!(complaint.map(String::from), expected);
+        }
+    });
+}
+
+#[test]
+fn a_worker_tells_a_parent_of_another_version_its_own() {
+    worker();
+    within(60, "a_worker_tells_a_parent_of_another_version_its_own", || {
+        let (code, _, answer) = told(&[b"callgate\xff\xff\0\0\0\0\0\0whatever that version says"]);
+        assert_eq!(code, Some(70));
+        let (version, kind, told) = (&answer[8..12], &answer[16..24], &answer[24..28]);
+        assert_eq!((&answer[..8], kind), (&b"callgate"[..], &2u64.to_le_bytes()[..]));
+        assert_eq!(version, told);
+        assert_ne!(version, [0xff, 0xff, 0, 0]);
+    });
+}
+
+// ---- the running program, replaced ---------------------------------------------------------------------------------
+
+#[test]
+fn a_program_whose_file_is_gone_starts_bridges_all_the_same() {
+    within(60, "a_program_whose_file_is_gone_starts_bridges_all_the_same", || {
+        let original = env::current_exe().expect("a path");
+        let copy = original.with_file_name(format!("executable-{}-gone", std::process::id()));
+        fs::hard_link(&original, &copy).expect("a link");
+        let helper = "helper_removes_its_file";
+        let output =
+            Command::new(&copy).args(["--exact", helper, "--nocapture"]).env("CALLGATE_TEST_GONE", &copy).output();
+        let _ = fs::remove_file(&copy);
+        let output = output.expect("the helper starts");
+        assert!(output.status.success(), "{}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    });
+}
+
+#[test]
+fn helper_removes_its_file() {
+    let Some(own) = env::var_os("CALLGATE_TEST_GONE") else { return };
+    within(60, "helper_removes_its_file", || {
+        fs::remove_file(&own).expect("its own file");
+        let tally = Tally::bridge(1).start().expect("a start");
+        assert_eq!(tally.add("still here"), Ok(2));
+        assert_eq!(tally.longest(), "still");
+        assert!(tally.stop().is_ok_and(|exit| exit.success()));
+    });
+}

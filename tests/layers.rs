@@ -1,0 +1,415 @@
+//! The repository keeps its own rules: which layer imports which, where `unsafe`, libc and atomics may stand, what is written
+//! above them, and which words are never used.
+
+mod support;
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use support::within;
+
+callgate::test_support!();
+
+/// The only places with `unsafe`, beside the attribute in `test_support!`.
+const UNSAFE: &[&str] =
+    &["src/sys/", "src/segment.rs", "src/frame.rs", "src/trusted.rs", "src/glue.rs", "src/process/child.rs"];
+
+/// The only places that name `std::sync::atomic` themselves, and not through `crate::sync`.
+const ATOMICS: &[&str] = &[
+    "src/sync.rs",
+    "src/sys/",
+    // Whether `init` was called: a word of this process alone.
+    "src/bridge/builder.rs",
+    // Numbers for threads: a word of this process alone.
+    "src/call/caller.rs",
+    // A compiler fence, which loom has not.
+    "src/lane.rs",
+];
+
+/// The layer of each module. A module imports those of its own layer and below.
+const LAYERS: &[(&str, u8)] = &[
+    ("error", 0),
+    ("sync", 0),
+    ("sys", 0),
+    ("layout", 1),
+    ("segment", 1),
+    ("arena", 2),
+    ("doorbell", 2),
+    ("frame", 2),
+    ("ring", 2),
+    ("control", 3),
+    ("handshake", 3),
+    ("lane", 3),
+    ("life", 3),
+    ("call", 4),
+    ("process", 4),
+    ("trusted", 4),
+    ("bridge", 5),
+    ("glue", 5),
+];
+
+/// Imports of a higher layer: the file, the module, and why.
+const UPWARD: &[(&str, &str, &str)] = &[];
+
+/// What DESIGN's words stand instead of.
+const BANNED: &[&str] = &["stub", "stubs", "client", "clients", "server", "servers"];
+
+/// Where a banned word is somebody else's, or is being banned.
+const QUOTED: &[&str] = &["a fork server", "Never stub, client or server,"];
+
+// ---- the rules -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn unsafe_stands_in_few_files() {
+    check("unsafe_stands_in_few_files", |source, breaches| {
+        if source.is_in(UNSAFE) {
+            return;
+        }
+        for (number, line) in source.code_lines().filter(|(_, line)| words(line).any(|word| word == "unsafe")) {
+            let is_macro = source.path == "src/lib.rs" && line.trim() == "#[unsafe(link_section = )]";
+            breaches.add_if(!is_macro, source, number, "`unsafe` outside the files that may have it");
+        }
+    });
+}
+
+#[test]
+fn libc_stands_in_sys() {
+    check("libc_stands_in_sys", |source, breaches| {
+        for (number, line) in source.code_lines() {
+            let named = words(line).any(|word| word == "libc");
+            breaches.add_if(named && !source.is_in(&["src/sys/"]), source, number, "libc outside of src/sys");
+        }
+    });
+}
+
+#[test]
+fn atomics_come_from_sync() {
+    check("atomics_come_from_sync", |source, breaches| {
+        // Unit tests that loom does not run come last in a file, and may count with what they like.
+        let library = source.code_lines().take_while(|(_, line)| !line.contains("cfg(all(test, not(loom)))"));
+        for (number, line) in library {
+            let named = line.contains("sync::atomic");
+            breaches.add_if(named && !source.is_in(ATOMICS), source, number, "atomics that loom cannot replace");
+        }
+    });
+}
+
+#[test]
+fn a_layer_imports_only_those_below_it() {
+    check("a_layer_imports_only_those_below_it", |source, breaches| {
+        let Some(module) = source.module() else { return };
+        let Some(layer) = layer_of(module) else {
+            return breaches.add(source, 1, "a module without a layer in this test's table");
+        };
+        for (number, imported) in source.imports() {
+            match layer_of(&imported) {
+                None => breaches.add(source, number, &format!("`crate::{imported}` is no module: name it by its own")),
+                Some(other) if other > layer && !source.may_import(&imported) => {
+                    let what = format!("layer {layer} imports `{imported}` of layer {other}");
+                    breaches.add(source, number, &what);
+                }
+                Some(_) => {}
+            }
+        }
+    });
+}
+
+#[test]
+fn every_exception_is_still_one() {
+    within(60, "every_exception_is_still_one", || {
+        for (file, module, _) in UPWARD {
+            let source = Source::read(&root().join(file));
+            assert!(
+                source.imports().iter().any(|(_, imported)| imported == module),
+                "{file} no longer imports {module}"
+            );
+        }
+        for place in UNSAFE.iter().chain(ATOMICS) {
+            assert!(root().join(place).exists(), "{place} is gone");
+        }
+    });
+}
+
+#[test]
+fn every_unsafe_operation_says_why_it_is_safe() {
+    check("every_unsafe_operation_says_why_it_is_safe", |source, breaches| {
+        for (number, line) in source.code_lines() {
+            let is_operation = ["unsafe {", "unsafe impl"].iter().any(|operation| line.contains(operation));
+            let what = "no `// SAFETY:` just above";
+            breaches.add_if(is_operation && !source.is_justified(number), source, number, what);
+        }
+    });
+}
+
+#[test]
+fn every_file_opens_with_what_it_is() {
+    check("every_file_opens_with_what_it_is", |source, breaches| {
+        breaches.add_if(!source.text.starts_with("//! "), source, 1, "does not open with `//! `");
+    });
+}
+
+#[test]
+fn nothing_is_left_to_do() {
+    check("nothing_is_left_to_do", |source, breaches| {
+        for (number, line) in source.code_lines() {
+            let left = ["todo!", "unimplemented!", "dbg!"].iter().any(|macro_call| line.contains(macro_call));
+            breaches.add_if(left, source, number, "unfinished");
+        }
+    });
+}
+
+#[test]
+fn one_word_per_thing() {
+    within(60, "one_word_per_thing", || {
+        let documents = files_of(&root(), "md", Depth::Here);
+        let code = ["src", "crates", "examples", "benches"].map(|dir| files_of(&root().join(dir), "rs", Depth::All));
+        let mut breaches = Breaches::default();
+        for path in documents.into_iter().chain(code.into_iter().flatten()) {
+            let source = Source::read(&path);
+            let text = QUOTED.iter().fold(source.text.clone(), |text, quote| text.replace(quote, ""));
+            for (number, line) in numbered(&text) {
+                let banned = words(line).any(|word| BANNED.contains(&word.to_lowercase().as_str()));
+                breaches.add_if(banned, &source, number, "a word that DESIGN bans");
+            }
+        }
+        breaches.none();
+    });
+}
+
+// ---- the helper ----------------------------------------------------------------------------------------------------
+
+/// Has `rule` look at every source file of the library, and fails with all that it found.
+fn check(name: &str, rule: impl Fn(&Source, &mut Breaches)) {
+    within(60, name, || {
+        let mut breaches = Breaches::default();
+        let sources = files_of(&root().join("src"), "rs", Depth::All);
+        assert!(sources.len() > 10, "the library's sources are not where they were");
+        sources.iter().for_each(|path| rule(&Source::read(path), &mut breaches));
+        breaches.none();
+    });
+}
+
+#[derive(Default)]
+struct Breaches(String);
+
+impl Breaches {
+    fn add(&mut self, source: &Source, number: usize, what: &str) {
+        let line = source.text.lines().nth(number - 1).unwrap_or_default().trim();
+        writeln!(self.0, "{}:{number}: {what}: {line}", source.path).expect("a string takes all");
+    }
+
+    fn add_if(&mut self, condition: bool, source: &Source, number: usize, what: &str) {
+        if condition {
+            self.add(source, number, what);
+        }
+    }
+
+    #[track_caller]
+    fn none(self) {
+        assert!(self.0.is_empty(), "\n{}", self.0);
+    }
+}
+
+fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Depth {
+    Here,
+    All,
+}
+
+/// The files below `dir` that end in `.extension`, sorted.
+fn files_of(dir: &Path, extension: &str, depth: Depth) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for path in std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        if path.is_dir() && depth == Depth::All {
+            files.extend(files_of(&path, extension, depth));
+        } else if path.extension().is_some_and(|ending| ending == extension) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+fn layer_of(module: &str) -> Option<u8> {
+    LAYERS.iter().find(|(name, _)| *name == module).map(|(_, layer)| *layer)
+}
+
+/// A file, as it is and without comments and literals.
+struct Source {
+    /// Relative to the repository.
+    path: String,
+    text: String,
+    code: String,
+}
+
+impl Source {
+    fn read(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let path = path.strip_prefix(root()).unwrap_or(path).to_string_lossy().into_owned();
+        Source { path, code: code_of(&text), text }
+    }
+
+    fn is_in(&self, places: &[&str]) -> bool {
+        places.iter().any(|place| self.path == *place || place.ends_with('/') && self.path.starts_with(place))
+    }
+
+    fn may_import(&self, module: &str) -> bool {
+        UPWARD.iter().any(|(file, imported, _)| self.path == *file && module == *imported)
+    }
+
+    fn code_lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        numbered(&self.code)
+    }
+
+    /// The top module that the file belongs to; `None` for lib.rs, which is above all layers.
+    fn module(&self) -> Option<&str> {
+        let path = self.path.strip_prefix("src/")?.trim_end_matches(".rs");
+        let module = path.split('/').next()?;
+        (module != "lib").then_some(module)
+    }
+
+    /// The modules that follow `crate::`, with their lines.
+    fn imports(&self) -> Vec<(usize, String)> {
+        let mut imports = Vec::new();
+        for (at, path) in self.code.match_indices("crate::") {
+            let number = self.code[..at].matches('\n').count() + 1;
+            let rest = &self.code[at + path.len()..];
+            let names = if rest.starts_with('{') { group(rest) } else { words(rest).take(1).collect() };
+            // The hidden module's name in the source tree, and the macro that it exports.
+            let names = names.into_iter().map(|name| if name.starts_with("__glue") { "glue" } else { name });
+            imports.extend(names.map(|name| (number, name.to_owned())));
+        }
+        imports
+    }
+
+    /// Whether a comment that says `SAFETY:` ends just above the statement that line `number` belongs to.
+    fn is_justified(&self, number: usize) -> bool {
+        let (lines, code): (Vec<_>, Vec<_>) = (self.text.lines().collect(), self.code.lines().collect());
+        let mut above = number - 1;
+        let is_comment = |line: usize| lines[line].trim_start().starts_with("//");
+        // Up to where the statement, the item or the arm begins.
+        while above > 0 && !is_comment(above - 1) && !code[above - 1].trim_end().ends_with([';', '{', '}', ',']) {
+            above -= 1;
+        }
+        (0..above).rev().take_while(|&line| is_comment(line)).any(|line| lines[line].contains("// SAFETY: "))
+    }
+}
+
+/// Lines, counted from 1.
+fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    (1..).zip(text.lines())
+}
+
+/// What is between characters that cannot be part of a name; `a_b` is one word.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|char: char| !char.is_alphanumeric() && char != '_').filter(|word| !word.is_empty())
+}
+
+/// The first words of the members of `{a::b, c::{d, e}, f}`.
+fn group(text: &str) -> Vec<&str> {
+    let (mut depth, mut members, mut start) = (0, Vec::new(), 1);
+    for (at, char) in text.char_indices() {
+        match char {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 || depth == 1 && char == ',' {
+            members.push(&text[start..at]);
+            start = at + 1;
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    members.into_iter().filter_map(|member| words(member).next()).collect()
+}
+
+/// The text without comments and without what is in literals; its lines stay where they are.
+fn code_of(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(char) = rest.chars().next() {
+        let skipped = comment_len(rest).or_else(|| literal_len(rest, code.chars().next_back()));
+        let len = skipped.unwrap_or(char.len_utf8());
+        match skipped {
+            Some(_) => code.extend(rest[..len].chars().filter(|&char| char == '\n')),
+            None => code.push(char),
+        }
+        rest = &rest[len..];
+    }
+    code
+}
+
+/// How long the comment is that `text` begins with.
+fn comment_len(text: &str) -> Option<usize> {
+    if text.starts_with("//") {
+        return Some(text.find('\n').unwrap_or(text.len()));
+    }
+    let mut depth = 0usize;
+    text.starts_with("/*").then(|| {
+        for at in 0..text.len() {
+            match text.as_bytes()[at..] {
+                [b'/', b'*', ..] => depth += 1,
+                [b'*', b'/', ..] if depth == 1 => return at + 2,
+                [b'*', b'/', ..] => depth -= 1,
+                _ => {}
+            }
+        }
+        text.len()
+    })
+}
+
+/// How long the string or character is that `text` begins with, its prefix left out.
+fn literal_len(text: &str, before: Option<char>) -> Option<usize> {
+    let is_word = |char: char| char.is_alphanumeric() || char == '_';
+    let hashes = text.strip_prefix('r').map(|rest| rest.len() - rest.trim_start_matches('#').len());
+    if let Some(hashes) = hashes.filter(|&hashes| text[1 + hashes..].starts_with('"')) {
+        // A raw string, unless the `r` ends a word; `br` does not.
+        if before.is_none_or(|before| !is_word(before) || before == 'b') {
+            let (open, close) = (hashes + 2, format!("\"{}", "#".repeat(hashes)));
+            return text[open..].find(&close).map(|end| open + end + close.len());
+        }
+    }
+    if text.starts_with('"') {
+        return Some(closed(text, '"'));
+    }
+    // `'a` is a lifetime, `'a'` a character.
+    let mut chars = text.strip_prefix('\'')?.chars();
+    let (first, second) = (chars.next()?, chars.next()?);
+    (first == '\\' || second == '\'').then(|| closed(text, '\''))
+}
+
+/// Up to behind the next `quote` that no backslash protects.
+fn closed(text: &str, quote: char) -> usize {
+    let mut protected = false;
+    for (at, char) in text.char_indices().skip(1) {
+        match char {
+            _ if protected => protected = false,
+            '\\' => protected = true,
+            _ if char == quote => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+#[test]
+fn comments_and_literals_are_not_code() {
+    within(60, "comments_and_literals_are_not_code", || {
+        for (text, code) in [
+            ("a // b\nc", "a \nc"),
+            ("a /* b /* c\n */ d */ e", "a \n e"),
+            (r#"a "b \" c // d" e"#, "a  e"),
+            ("a r#\"b \" c\"# d", "a  d"),
+            (r"f::<'a>('\'', 'x', b'y')", "f::<'a>(, , b)"),
+            (r#"writer"x""#, "writer"),
+        ] {
+            assert_eq!(code_of(text), code, "{text}");
+        }
+        assert_eq!(group("{a::b, c::{d, e}, f}; g"), ["a", "c", "f"]);
+    });
+}

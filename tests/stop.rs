@@ -1,0 +1,459 @@
+//! Stopping is orderly: calls before it are answered, the service is dropped in the child, output is flushed, exit handlers
+//! run. What does not stop in time is killed, and nobody is left waiting.
+
+#![allow(unreachable_pub)] // Services are written as users write them.
+
+mod support;
+
+use callgate::{Bridge, Builder, CallError, Exit, Progress, bridge};
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Barrier, OnceLock};
+use std::time::{Duration, Instant};
+use support::{Gate, TempDir, eventually, is_stopped, within};
+
+callgate::test_support!();
+
+const PATIENCE: u64 = 120;
+
+/// A grace that is over soon.
+const SHORT: Duration = Duration::from_millis(300);
+
+/// How long after its grace a stop may return on a busy machine.
+const SLACK: Duration = Duration::from_secs(10);
+
+const KILLED: Exit = Exit::Signal(libc::SIGKILL);
+
+/// Writes its last number to a file when it is dropped.
+struct Diary {
+    path: String,
+    total: u64,
+    before_drop: Option<String>,
+}
+
+#[bridge]
+impl Diary {
+    pub fn new(path: &str) -> Self {
+        Diary { path: path.to_owned(), total: 0, before_drop: None }
+    }
+
+    pub fn add(&mut self, n: u64) -> u64 {
+        self.total += n;
+        self.total
+    }
+
+    pub fn add_at(&mut self, gate: &str, n: u64) -> u64 {
+        Gate::pass(gate);
+        self.add(n)
+    }
+
+    pub fn drop_at(&mut self, gate: &str) {
+        self.before_drop = Some(gate.to_owned());
+    }
+
+    pub fn exit_at(&self, gate: &str) {
+        EXIT_GATE.set(gate.to_owned()).expect("asked once");
+        at_exit(pass_exit_gate);
+    }
+
+    pub fn note_exit(&self, path: &str) {
+        EXIT_NOTE.set(path.to_owned()).expect("asked once");
+        at_exit(write_exit_note);
+    }
+
+    pub fn print(&self, text: &str) {
+        print!("{text}");
+    }
+
+    /// Has a thread run that never ends.
+    pub fn start_thread(&self) {
+        std::thread::spawn(|| {
+            loop {
+                std::thread::sleep(Duration::from_secs(3600));
+            }
+        });
+    }
+}
+
+impl Drop for Diary {
+    fn drop(&mut self) {
+        if let Some(gate) = &self.before_drop {
+            Gate::pass(gate);
+        }
+        std::fs::write(&self.path, self.total.to_string()).expect("the directory is there");
+    }
+}
+
+static EXIT_GATE: OnceLock<String> = OnceLock::new();
+static EXIT_NOTE: OnceLock<String> = OnceLock::new();
+
+extern "C" fn pass_exit_gate() {
+    EXIT_GATE.get().into_iter().for_each(|gate| Gate::pass(gate));
+}
+
+extern "C" fn write_exit_note() {
+    EXIT_NOTE.get().into_iter().for_each(|path| drop(std::fs::write(path, "bye")));
+}
+
+fn at_exit(handler: extern "C" fn()) {
+    // SAFETY: the handler is a function of this program, does not unwind, and touches nothing that is gone by then.
+    assert_eq!(unsafe { libc::atexit(handler) }, 0);
+}
+
+/// A diary in a directory of its own.
+struct Desk {
+    dir: TempDir,
+    diary: Bridge<Diary>,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self::with(|builder| builder)
+    }
+
+    fn with(options: impl FnOnce(Builder<Diary>) -> Builder<Diary>) -> Self {
+        let dir = TempDir::new();
+        let diary = options(Diary::bridge(&dir.file("diary"))).start().expect("the bridge starts");
+        Self { dir, diary }
+    }
+
+    /// What the service wrote when it was dropped.
+    fn written(&self) -> Option<String> {
+        std::fs::read_to_string(self.dir.path().join("diary")).ok()
+    }
+}
+
+/// Whether there is any trace of the process in the table: it does not run, and has been reaped.
+fn is_reaped(pid: u32) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Whether a call failed because of the stop, having come as far as `progress`.
+fn was_stopped<R>(result: &Result<R, CallError>, progress: Progress) -> bool {
+    matches!(result, Err(CallError::Stopped { progress: at, .. }) if *at == progress)
+}
+
+/// Runs `stop`, which cannot be had within a grace of `SHORT`.
+fn timed_out_stop(diary: &Bridge<Diary>) {
+    let start = Instant::now();
+    let stop = diary.stop();
+    let taken = start.elapsed();
+    assert!(matches!(stop, Err(CallError::TimedOut { timeout: SHORT, .. })), "{stop:?}");
+    assert!((SHORT..SHORT + SLACK).contains(&taken), "the grace is {SHORT:?}, and stop took {taken:?}");
+    assert!(!diary.is_alive());
+    assert!(is_reaped(diary.child_pid()));
+    assert_eq!(diary.stop(), Ok(KILLED));
+}
+
+// ---- the orderly way -----------------------------------------------------------------------------------------------
+
+#[test]
+fn stop_drops_the_service_and_the_child_exits_with_0() {
+    within(PATIENCE, "stop", || {
+        let desk = Desk::new();
+        assert_eq!(desk.diary.add(5), Ok(5));
+        assert_eq!(desk.written(), None);
+        let exit = desk.diary.stop().expect("nothing keeps it");
+        assert_eq!(exit, Exit::Code(0));
+        assert!(exit.success());
+        assert_eq!(desk.written().as_deref(), Some("5"));
+        assert!(is_reaped(desk.diary.child_pid()));
+    });
+}
+
+#[test]
+fn stop_can_be_repeated() {
+    within(PATIENCE, "stop again", || {
+        let desk = Desk::new();
+        for _ in 0..3 {
+            assert_eq!(desk.diary.stop(), Ok(Exit::Code(0)));
+        }
+        assert_eq!(desk.diary.kill(), Exit::Code(0), "what has stopped cannot be killed");
+        assert_eq!(desk.diary.stop(), Ok(Exit::Code(0)));
+    });
+}
+
+#[test]
+fn stop_by_several_threads_is_one_stop() {
+    within(PATIENCE, "stop by several threads", || {
+        for round in 0..50 {
+            let desk = Desk::new();
+            std::thread::scope(|scope| {
+                let stops: Vec<_> = (0..4).map(|_| scope.spawn(|| desk.diary.stop())).collect();
+                for stop in stops {
+                    assert_eq!(stop.join().expect("no panic"), Ok(Exit::Code(0)), "round {round}");
+                }
+            });
+            assert_eq!(desk.written().as_deref(), Some("0"));
+        }
+    });
+}
+
+#[test]
+fn stop_fails_every_later_call() {
+    within(PATIENCE, "calls after stop", || {
+        let desk = Desk::new();
+        let timed = desk.diary.with_timeout(Duration::from_secs(5));
+        desk.diary.stop().expect("nothing keeps it");
+        assert!(was_stopped(&desk.diary.add(1), Progress::NotStarted));
+        assert!(was_stopped(&timed.add(1), Progress::NotStarted));
+        let text = desk.diary.add(1).expect_err("it is stopped").to_string();
+        let pid = desk.diary.child_pid();
+        assert_eq!(
+            text,
+            format!("call `Diary::add` failed: the bridge to child {pid} was stopped; the call had not started")
+        );
+    });
+}
+
+#[test]
+fn stop_flushes_output_and_runs_exit_handlers() {
+    within(PATIENCE, "exit handlers", || {
+        let (out, note) = (TempDir::new(), TempDir::new());
+        let printed = File::create(out.file("out")).expect("a new file");
+        let desk = Desk::with(|builder| builder.stdout(printed));
+        desk.diary.note_exit(&note.file("note")).expect("the child lives");
+        desk.diary.print("no newline").expect("the child lives");
+        desk.diary.start_thread().expect("the child lives");
+        assert_eq!(desk.diary.stop(), Ok(Exit::Code(0)));
+        let read = |path| std::fs::read_to_string(path).expect("the file is there");
+        assert_eq!((read(out.file("out")), read(note.file("note"))), ("no newline".into(), "bye".into()));
+    });
+}
+
+#[test]
+fn drop_of_the_bridge_stops_the_child() {
+    within(PATIENCE, "drop", || {
+        let Desk { dir, diary } = Desk::new();
+        let pid = diary.child_pid();
+        assert_eq!(diary.add(9), Ok(9));
+        drop(diary);
+        assert!(is_reaped(pid));
+        assert_eq!(std::fs::read_to_string(dir.file("diary")).expect("it was written"), "9");
+    });
+}
+
+#[test]
+fn drop_of_a_bridge_whose_child_is_dead_returns() {
+    within(PATIENCE, "drop of the dead", || {
+        let desk = Desk::new();
+        kill(Pid::from_raw(desk.diary.child_pid() as i32), Signal::SIGKILL).expect("the child is there");
+        assert!(eventually(30, "the death is noticed", || !desk.diary.is_alive()));
+        assert!(is_reaped(desk.diary.child_pid()));
+    });
+}
+
+#[test]
+fn is_alive_says_whether_the_child_takes_calls() {
+    within(PATIENCE, "is_alive", || {
+        type End = fn(&Bridge<Diary>);
+        let ends: [(&str, End); 3] = [
+            ("stop", |diary| assert_eq!(diary.stop(), Ok(Exit::Code(0)))),
+            ("kill", |diary| assert_eq!(diary.kill(), KILLED)),
+            ("a signal", |diary| {
+                kill(Pid::from_raw(diary.child_pid() as i32), Signal::SIGTERM).expect("the child is there");
+                assert!(eventually(30, "the death is noticed", || !diary.is_alive()));
+            }),
+        ];
+        for (what, end) in ends {
+            let desk = Desk::new();
+            assert!(desk.diary.is_alive());
+            assert_eq!(desk.diary.add(1), Ok(1));
+            assert!(desk.diary.is_alive());
+            end(&desk.diary);
+            assert!(!desk.diary.is_alive(), "after {what}");
+            assert!(desk.diary.add(1).is_err(), "after {what}");
+        }
+    });
+}
+
+// ---- stop while others call ----------------------------------------------------------------------------------------
+
+#[test]
+fn stop_waits_for_a_call_that_another_thread_is_in() {
+    within(PATIENCE, "stop during a call", || {
+        for lanes in [1, 8] {
+            let desk = Desk::with(|builder| builder.lanes(lanes).stop_grace(Duration::from_secs(60)));
+            let gate = Gate::new();
+            std::thread::scope(|scope| {
+                let call = scope.spawn(|| desk.diary.add_at(&gate.path(), 3));
+                gate.wait_for_child();
+                let stop = scope.spawn(|| desk.diary.stop());
+                assert!(eventually(30, "the bridge is being stopped", || !desk.diary.is_alive()));
+                if lanes > 1 {
+                    assert!(was_stopped(&desk.diary.add(1), Progress::NotStarted), "the stop has begun");
+                }
+                assert!(!stop.is_finished());
+                gate.open();
+                assert_eq!(call.join().expect("no panic"), Ok(3), "{lanes} lanes");
+                assert_eq!(stop.join().expect("no panic"), Ok(Exit::Code(0)), "{lanes} lanes");
+            });
+            assert_eq!(desk.written().as_deref(), Some("3"));
+        }
+    });
+}
+
+/// Also on lanes that come after its own: a thread prefers the lane that it had, and the stopping thread has had its lane
+/// before the calling ones get theirs.
+#[test]
+fn stop_comes_after_the_calls_that_were_made_before_it() {
+    within(PATIENCE, "stop behind calls", || {
+        let desk = Desk::with(|builder| builder.stop_grace(Duration::from_secs(60)));
+        let gate = Gate::new();
+        let (begin, stop_now) = (Barrier::new(2), Barrier::new(2));
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                desk.diary.add(0).expect("the child lives");
+                begin.wait();
+                begin.wait();
+                desk.diary.add_at(&gate.path(), 1)
+            });
+            begin.wait();
+            let stop = scope.spawn(|| {
+                desk.diary.add(0).expect("the child lives");
+                stop_now.wait();
+                stop_now.wait();
+                desk.diary.stop()
+            });
+            stop_now.wait();
+            begin.wait();
+            gate.wait_for_child();
+            let others: Vec<_> = (0..5).map(|_| scope.spawn(|| desk.diary.add(1))).collect();
+            // Nothing tells from outside that a request has been published.
+            std::thread::sleep(SHORT);
+            stop_now.wait();
+            std::thread::sleep(SHORT);
+            gate.open();
+            assert_eq!(stop.join().expect("no panic"), Ok(Exit::Code(0)));
+            for call in others.into_iter().chain([first]) {
+                let result = call.join().expect("no panic");
+                assert!(result.is_ok(), "{result:?}");
+            }
+        });
+        assert_eq!(desk.written().as_deref(), Some("6"));
+    });
+}
+
+#[test]
+fn stop_among_busy_callers_loses_no_answered_call() {
+    within(PATIENCE, "stop among callers", || {
+        for round in 0..20 {
+            let desk = Desk::new();
+            let caller = || {
+                let mut answered = 0;
+                loop {
+                    match desk.diary.add(1) {
+                        Ok(_) => answered += 1,
+                        Err(error) => return (answered, error),
+                    }
+                }
+            };
+            let (answered, unsure) = std::thread::scope(|scope| {
+                let callers: Vec<_> = (0..4).map(|_| scope.spawn(caller)).collect();
+                std::thread::sleep(Duration::from_millis(5));
+                assert_eq!(desk.diary.stop(), Ok(Exit::Code(0)), "round {round}");
+                let (mut answered, mut unsure) = (0, 0);
+                for caller in callers {
+                    let (calls, error) = caller.join().expect("no panic");
+                    let CallError::Stopped { progress, .. } = error else { panic!("round {round}: {error}") };
+                    answered += calls;
+                    unsure += u64::from(progress == Progress::Started);
+                }
+                (answered, unsure)
+            });
+            // What the service counted is what the callers know of, but for calls that may have run.
+            let counted: u64 = desk.written().expect("it was dropped").parse().expect("a number");
+            assert!((answered..=answered + unsure).contains(&counted), "{counted} of {answered} + {unsure}");
+        }
+    });
+}
+
+// ---- the other way -------------------------------------------------------------------------------------------------
+
+#[test]
+fn stop_kills_a_child_whose_call_does_not_end_in_time() {
+    within(PATIENCE, "stop of an endless call", || {
+        for lanes in [1, 8] {
+            let desk = Desk::with(|builder| builder.lanes(lanes).stop_grace(SHORT));
+            let gate = Gate::new();
+            std::thread::scope(|scope| {
+                let call = scope.spawn(|| desk.diary.add_at(&gate.path(), 1));
+                gate.wait_for_child();
+                timed_out_stop(&desk.diary);
+                let result = call.join().expect("no panic");
+                assert!(was_stopped(&result, Progress::Started), "{lanes} lanes: {result:?}");
+            });
+            assert_eq!(desk.written(), None);
+        }
+    });
+}
+
+#[test]
+fn stop_kills_a_child_whose_destructor_does_not_end_in_time() {
+    within(PATIENCE, "an endless destructor", || {
+        let (desk, gate) = (Desk::with(|builder| builder.stop_grace(SHORT)), Gate::new());
+        desk.diary.drop_at(&gate.path()).expect("the child lives");
+        timed_out_stop(&desk.diary);
+        assert_eq!(desk.written(), None);
+    });
+}
+
+#[test]
+fn stop_kills_a_child_whose_exit_handlers_do_not_end_in_time() {
+    within(PATIENCE, "an endless exit handler", || {
+        let (desk, gate) = (Desk::with(|builder| builder.stop_grace(SHORT)), Gate::new());
+        desk.diary.exit_at(&gate.path()).expect("the child lives");
+        timed_out_stop(&desk.diary);
+        assert_eq!(desk.written().as_deref(), Some("0"));
+    });
+}
+
+#[test]
+fn stop_kills_a_child_that_a_signal_has_stopped() {
+    within(PATIENCE, "stop of the stopped", || {
+        let desk = Desk::with(|builder| builder.stop_grace(SHORT));
+        let pid = desk.diary.child_pid();
+        kill(Pid::from_raw(pid as i32), Signal::SIGSTOP).expect("the child is there");
+        assert!(eventually(30, "the child stops", || is_stopped(pid)));
+        timed_out_stop(&desk.diary);
+    });
+}
+
+#[test]
+fn drop_of_the_bridge_kills_what_does_not_stop_in_time() {
+    within(PATIENCE, "drop of a busy bridge", || {
+        let (Desk { dir: _dir, diary }, gate) = (Desk::with(|builder| builder.stop_grace(SHORT)), Gate::new());
+        let pid = diary.child_pid();
+        let call = diary.with_timeout(SHORT).add_at(&gate.path(), 1);
+        assert!(matches!(call, Err(CallError::TimedOut { .. })), "{call:?}");
+        drop(diary);
+        assert!(is_reaped(pid));
+    });
+}
+
+#[test]
+fn kill_ends_calls_of_other_threads() {
+    within(PATIENCE, "kill during calls", || {
+        for lanes in [1, 8] {
+            let desk = Desk::with(|builder| builder.lanes(lanes));
+            let gate = Gate::new();
+            std::thread::scope(|scope| {
+                let call = scope.spawn(|| desk.diary.add_at(&gate.path(), 1));
+                gate.wait_for_child();
+                let queued = scope.spawn(|| desk.diary.add(1));
+                std::thread::sleep(SHORT);
+                assert_eq!(desk.diary.kill(), KILLED);
+                assert!(is_reaped(desk.diary.child_pid()));
+                let (call, queued) = (call.join().expect("no panic"), queued.join().expect("no panic"));
+                assert!(was_stopped(&call, Progress::Started), "{lanes} lanes: {call:?}");
+                assert!(was_stopped(&queued, Progress::NotStarted), "{lanes} lanes: {queued:?}");
+            });
+            assert_eq!(desk.diary.kill(), KILLED);
+            assert_eq!(desk.diary.stop(), Ok(KILLED));
+            assert_eq!(desk.written(), None, "a killed service is not dropped");
+        }
+    });
+}

@@ -1,0 +1,33 @@
+//! The example `worker`, a service in an executable of its own, for the tests that start it.
+
+#![allow(dead_code)]
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+#[path = "../../examples/tally/mod.rs"]
+pub(crate) mod tally;
+
+/// Where the worker is; it is up to date. Call this outside of watchdogs: building it waits for other builds to end.
+pub(crate) fn worker() -> PathBuf {
+    static WORKER: OnceLock<PathBuf> = OnceLock::new();
+    WORKER.get_or_init(build).clone()
+}
+
+/// `cargo test` builds the examples first; `cargo test --test executable` does not.
+fn build() -> PathBuf {
+    let test = std::env::current_exe().expect("the test binary has a path");
+    let profile_dir = test.ancestors().nth(2).expect("the test binary lies in `deps`");
+    let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--example", "worker", "--profile", profile, "--manifest-path"]);
+    // A failure says itself why on stderr; without a cargo, what was built before will do.
+    let _ = cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).status();
+    let worker = profile_dir.join("examples/worker");
+    assert!(worker.exists(), "{} was not built", worker.display());
+    worker
+}
