@@ -180,7 +180,8 @@ impl Answer {
     ///
     /// `InvalidData` for what no healthy child sends.
     pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Self>> {
-        let mut buffer = [0; 32];
+        // Room for the answer of another version too, which may be longer.
+        let mut buffer = [0; MAX_LEN + 16];
         let Received::Message(len, _) = socket::receive(socket, &mut buffer, Blocking::No)? else {
             return Ok(None);
         };

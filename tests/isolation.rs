@@ -25,81 +25,84 @@ struct Attribute {
     name: &'static str,
     change: fn(),
     read: fn() -> String,
-    /// Whether only root can change it.
-    privileged: bool,
+    /// Whether this process can change it.
+    possible: fn() -> bool,
 }
 
 const ATTRIBUTES: &[Attribute] = &[
-    Attribute {
-        name: "memory",
-        change: || _ = GLOBAL.fetch_add(1, Ordering::Relaxed),
-        read: global,
-        privileged: false,
-    },
-    Attribute { name: "environment", change: set_variable, read: environment, privileged: false },
+    Attribute { name: "memory", change: || _ = GLOBAL.fetch_add(1, Ordering::Relaxed), read: global, possible: always },
+    Attribute { name: "environment", change: set_variable, read: environment, possible: always },
     Attribute {
         name: "directory",
         change: || chdir("/proc").expect("chdir"),
         read: || format!("{:?}", env::current_dir()),
-        privileged: false,
+        possible: always,
     },
     Attribute {
         name: "umask",
         change: || _ = umask(Mode::from_bits_truncate(0o777)),
         read: || status("Umask"),
-        privileged: false,
+        possible: always,
     },
     Attribute {
         name: "blocked signals",
         change: || SigSet::all().thread_block().expect("sigmask"),
         read: || status("SigBlk"),
-        privileged: false,
+        possible: always,
     },
-    Attribute { name: "ignored signals", change: ignore_signal, read: || status("SigIgn"), privileged: false },
+    Attribute { name: "ignored signals", change: ignore_signal, read: || status("SigIgn"), possible: always },
     Attribute {
         name: "limit of descriptors",
         change: || setrlimit(Resource::RLIMIT_NOFILE, 17, 18).expect("setrlimit"),
         read: || format!("{:?}", getrlimit(Resource::RLIMIT_NOFILE)),
-        privileged: false,
+        possible: always,
     },
     Attribute {
         name: "priority",
         change: || setpriority_process(None, priority() + 1).expect("setpriority"),
         read: || priority().to_string(),
-        privileged: false,
+        possible: || priority() < 19,
     },
-    Attribute { name: "processors", change: use_one_processor, read: processors, privileged: false },
+    Attribute { name: "processors", change: use_one_processor, read: processors, possible: || processors() != "1" },
     Attribute {
         name: "session",
         change: || _ = setsid().expect("setsid"),
         read: || format!("{:?}", nix::unistd::getsid(None)),
-        privileged: false,
+        possible: always,
     },
     Attribute {
         name: "thread's name",
         change: || rustix::thread::set_name(c"renamed").expect("set_name"),
         read: || status("Name"),
-        privileged: false,
+        possible: always,
     },
     Attribute {
         name: "score at lack of memory",
         change: || std::fs::write("/proc/self/oom_score_adj", "998").expect("oom_score_adj"),
         read: || std::fs::read_to_string("/proc/self/oom_score_adj").expect("oom_score_adj"),
-        privileged: false,
+        possible: always,
     },
     Attribute {
         name: "group",
         change: || setgid(Gid::from_raw(nobody().1)).expect("setgid"),
         read: || status("Gid"),
-        privileged: true,
+        possible: is_root,
     },
     Attribute {
         name: "user",
         change: || setuid(Uid::from_raw(nobody().0)).expect("setuid"),
         read: || status("Uid"),
-        privileged: true,
+        possible: is_root,
     },
 ];
+
+fn always() -> bool {
+    true
+}
+
+fn is_root() -> bool {
+    Uid::effective().is_root()
+}
 
 static GLOBAL: AtomicU64 = AtomicU64::new(0);
 
@@ -130,7 +133,7 @@ fn processors() -> String {
     sched_getaffinity(None).map(|set| set.count()).expect("sched_getaffinity").to_string()
 }
 
-/// One more than there were cannot be had, so one less: the last of several, or none of the only one is taken away.
+/// Keeps the first of several.
 fn use_one_processor() {
     let all = sched_getaffinity(None).expect("sched_getaffinity");
     let mut one = CpuSet::new();
@@ -199,10 +202,8 @@ fn changes_there_only(number: usize, attribute: &Attribute) {
 
 #[test]
 fn what_a_service_does_to_its_process_stays_there() {
-    let alone_on_a_processor = processors() == "1";
     for (number, attribute) in ATTRIBUTES.iter().enumerate() {
-        let impossible = attribute.privileged && !Uid::effective().is_root();
-        if impossible || (attribute.name == "processors" && alone_on_a_processor) {
+        if !(attribute.possible)() {
             eprintln!("skipped: this process cannot change its {}", attribute.name);
             continue;
         }
@@ -212,7 +213,7 @@ fn what_a_service_does_to_its_process_stays_there() {
 
 #[test]
 fn a_child_that_changed_its_user_can_still_be_killed() {
-    if !Uid::effective().is_root() {
+    if !is_root() {
         eprintln!("skipped: this process cannot change its user");
         return;
     }

@@ -3,7 +3,6 @@
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
-#[allow(dead_code)]
 #[path = "support/held.rs"]
 mod held;
 mod support;

@@ -138,10 +138,7 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
     vec![
         // What cannot be executed.
         (executable("/nowhere/worker"), "starting `/nowhere/worker`: No such file or directory (os error 2)"),
-        (
-            executable("callgate-no-such-worker"),
-            "starting `callgate-no-such-worker`: No such file or directory (os error 2)",
-        ),
+        (executable("callgate-no-such-worker"), "starting `callgate-no-such-worker`: * (os error *)"),
         (executable("/etc/passwd"), "starting `/etc/passwd`: Permission denied (os error 13)"),
         (executable("/"), "starting `/`: Permission denied (os error 13)"),
         (Guest::bridge().executable(&empty), "starting `*/empty`: Exec format error (os error 8)"),
@@ -270,9 +267,11 @@ fn options_out_of_range_are_refused_and_those_in_range_work() {
             (guest().slot_size(0), "slot_size is 0, and must be from 1 to 65472"),
             (guest().slot_size(65_473), "slot_size is 65473, and must be from 1 to 65472"),
             (guest().slot_size(usize::MAX), "slot_size is 18446744073709551615, and must be from 1 to 65472"),
-            (guest().max_payload(0), "max_payload is 0, and must be from 1 to 2147483647"),
-            (guest().max_payload(1 << 31), "max_payload is 2147483648, and must be from 1 to 2147483647"),
-            (guest().max_payload(u64::MAX), "max_payload is 18446744073709551615, and must be from 1 to 2147483647"),
+            (guest().max_payload(0), "max_payload is 0, and must be from 560 to 2147483647"),
+            (guest().max_payload(559), "max_payload is 559, and must be from 560 to 2147483647"),
+            (guest().slot_size(1).max_payload(47), "max_payload is 47, and must be from 48 to 2147483647"),
+            (guest().max_payload(1 << 31), "max_payload is 2147483648, and must be from 560 to 2147483647"),
+            (guest().max_payload(u64::MAX), "max_payload is 18446744073709551615, and must be from 560 to 2147483647"),
         ];
         for (builder, expected) in refused {
             assert_eq!(failure(builder), expected);
@@ -287,7 +286,8 @@ fn options_out_of_range_are_refused_and_those_in_range_work() {
             guest().slot_size(65),
             guest().slot_size(65_472),
             guest().lanes(1).slots(2).slot_size(1),
-            guest().max_payload(65_536),
+            guest().max_payload(560),
+            guest().slot_size(1).max_payload(48),
             guest().max_payload((1 << 31) - 1),
             guest().timeout(Duration::MAX).start_timeout(Duration::MAX).stop_grace(Duration::MAX),
         ];

@@ -40,8 +40,11 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a child may take to drop its service and exit, unless the builder says otherwise.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// How long to wait for the status of a child that is dying.
+/// How long to wait for the status of a child that has been killed.
 const REAP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a child that has closed its control socket may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The longest payload that rkyv's 32-bit relative pointers reach across, in bytes.
 const MAX_PAYLOAD: u64 = i32::MAX as u64;
@@ -147,7 +150,7 @@ impl<T: Service> Builder<T> {
             start_timeout: START_TIMEOUT,
             stop_grace: STOP_GRACE,
             wait: Wait::default(),
-            launch: Launch::default(),
+            launch: Launch { title: format!("callgate child: {}", T::NAME), ..Launch::default() },
             service: PhantomData,
         }
     }
@@ -254,7 +257,8 @@ impl<T: Service> Builder<T> {
         let (segment, object) = Segment::create(geometry)
             .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len())))?;
         let executable = self.launch.executable_name();
-        let spawned = self.launch.start().map_err(system::<T>(format!("starting `{executable}`")))?;
+        let what = format!("starting {}", self.launch);
+        let spawned = self.launch.start().map_err(system::<T>(what))?;
         let newborn = Newborn::<T>::new(spawned)?;
         newborn.shake_hands(&hello, object, self.start_timeout, &executable)?;
         let link = newborn.watched(self.max_payload)?;
@@ -428,7 +432,10 @@ impl<T: Service> Newborn<T> {
 
     /// The child has let go of the control socket: it has ended, or is about to.
     fn ended(&self) -> StartError {
-        Self::died(self.pid, self.pidfd.as_ref().map_or(Exit::Unknown, |pidfd| reap(pidfd, REAP_PATIENCE)))
+        match self.pidfd.as_ref().and_then(|pidfd| reap(pidfd, END_PATIENCE)) {
+            Some(exit) => Self::died(self.pid, exit),
+            None => self.unusable("it closed its control socket and went on".into()),
+        }
     }
 
     /// Hands the child to the watcher.
@@ -455,14 +462,14 @@ impl<T> Drop for Newborn<T> {
 }
 
 /// Waits until the child has ended, at most `patience`, and takes its status.
-fn reap(pidfd: &Pidfd, patience: Duration) -> Exit {
+fn reap(pidfd: &Pidfd, patience: Duration) -> Option<Exit> {
     let deadline = Deadline::after(Some(patience));
     loop {
         if let Some(exit) = pidfd.reap() {
-            return exit;
+            return Some(exit);
         }
         if deadline.has_passed() {
-            return Exit::Unknown;
+            return None;
         }
         let _ = poll::readable(pidfd, deadline.left().unwrap_or_default());
     }

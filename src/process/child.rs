@@ -83,6 +83,8 @@ impl Child {
             selfproc::kill_self();
         }
         selfproc::set_name(&self.hello.name);
+        // The watcher, which started this process, blocks every signal; a child blocks none.
+        selfproc::unblock_signals();
         self
     }
 

@@ -9,6 +9,7 @@ use super::watch;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket;
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -45,6 +46,16 @@ pub(crate) struct Spawned {
     pub(crate) control: OwnedFd,
 }
 
+impl fmt::Display for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.executable_name())?;
+        match &self.current_dir {
+            Some(dir) => write!(f, " in `{}`", dir.display()),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Launch {
     /// How the executable is called in messages.
     pub(crate) fn executable_name(&self) -> String {
@@ -59,9 +70,16 @@ impl Launch {
     fn start_here(self) -> io::Result<Spawned> {
         let (control, stdin) = socket::pair()?;
         let inode = socket::inode(&stdin).ok_or_else(|| io::Error::other("a socket without an inode"))?;
-        let child = self.command(stdin, inode).spawn()?;
+        let mut child = self.command(stdin, inode).spawn()?;
         let pid = child.id();
-        Ok(Spawned { pid, pidfd: Pidfd::open(pid)?, control })
+        match Pidfd::open(pid) {
+            Ok(pidfd) => Ok(Spawned { pid, pidfd, control }),
+            Err(error) => {
+                // No descriptor left to watch it by; it must not stay behind, nor its entry in the process table.
+                let _ = child.kill().and_then(|()| child.wait());
+                Err(error)
+            }
+        }
     }
 
     fn command(self, stdin: OwnedFd, inode: u64) -> Command {

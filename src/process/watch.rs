@@ -9,6 +9,7 @@
 use crate::error::Exit;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::poll::{PollSet, Waker};
+use crate::sys::selfproc;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -102,12 +103,14 @@ impl Watcher {
     }
 
     fn run(mut self) {
+        // Children inherit this mask, and lift it when they come up.
+        selfproc::block_signals();
         let mut ready = Vec::new();
         loop {
             ready.clear();
             if self.poll.wait(&mut ready).is_err() {
                 // Not a state that the kernel documents; without the watcher no death would be noticed.
-                crate::sys::selfproc::kill_self();
+                selfproc::kill_self();
             }
             for &key in &ready {
                 self.handle(key);

@@ -1,5 +1,6 @@
 //! What a process does to itself: its death with its parent, its inherited descriptors, its name.
 
+use nix::sys::signal::SigSet;
 use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal};
 use std::ffi::CString;
 use std::io;
@@ -34,6 +35,17 @@ pub(crate) fn gained_capabilities() -> bool {
     let secure = unsafe { nix::libc::getauxval(nix::libc::AT_SECURE) } != 0;
     // The kernel also says "secure" after a change of user or group; that is told by the ids.
     secure && getuid() == geteuid() && getgid() == getegid()
+}
+
+/// Lets no signal interrupt the calling thread: the program's handlers run in the program's threads.
+pub(crate) fn block_signals() {
+    // The only failure is an unknown operation.
+    let _ = SigSet::all().thread_set_mask();
+}
+
+/// Lets every signal through to the calling thread.
+pub(crate) fn unblock_signals() {
+    let _ = SigSet::empty().thread_set_mask();
 }
 
 /// Names the calling thread; what `ps` and `top` show for the process if it is the main thread. Cut at 15 bytes.
