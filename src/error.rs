@@ -186,7 +186,8 @@ fn signal_name(number: i32) -> Option<&'static str> {
 /// How far a call that got no answer had come, as the child recorded it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Progress {
-    /// The method did not run: trying again is safe.
+    /// The method had not begun. If the child is gone, it never will, and trying again is safe; after a timeout the request
+    /// still waits in the child, and may run later.
     NotStarted,
     /// The method may have run, wholly or in part.
     Started,

@@ -4,12 +4,12 @@
 
 #![forbid(unsafe_code)]
 
+use crate::doorbell::Deadline;
 use crate::error::Exit;
 use crate::sync::Futex;
 use crate::sync::Ordering::{Acquire, Release};
 use crate::sys::futex::{Private, Woken};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 /// Why this process itself ended the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +73,8 @@ impl Life {
         if self.dead.word().load(Acquire) == 0 { None } else { self.exit.get().copied() }
     }
 
-    /// Waits until the peer has ended, at most `timeout`.
-    pub(crate) fn wait(&self, timeout: Option<Duration>) -> Option<Exit> {
-        let deadline = crate::doorbell::Deadline::after(timeout);
+    /// Waits until the peer has ended, at most until `deadline`.
+    pub(crate) fn wait(&self, deadline: Deadline) -> Option<Exit> {
         loop {
             if let Some(exit) = self.exit() {
                 return Some(exit);

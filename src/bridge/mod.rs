@@ -12,7 +12,6 @@ use crate::call::caller::Caller;
 use crate::call::mode::Blocking;
 use crate::call::service::Service;
 use crate::error::{CallError, Exit};
-use crate::life::Cause;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -57,9 +56,6 @@ pub struct Bridge<T: Service> {
     stop_grace: Duration,
 }
 
-/// How long `kill` waits for the kernel to carry it out.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
-
 impl<T: Service> Bridge<T> {
     fn new(caller: Arc<Caller>, timeout: Option<Duration>, stop_grace: Duration) -> Self {
         Self { calls: T::calls(Blocking::new(caller.clone(), timeout)), caller, stop_grace }
@@ -103,8 +99,8 @@ impl<T: Service> Bridge<T> {
         Timed { calls: T::calls(Blocking::new(self.caller.clone(), Some(timeout))), _bridge: self }
     }
 
-    /// Stops the child: the service is dropped there, after the calls before it on every lane, and the process exits.
-    /// Returns how it ended. Calls made after this fail with [`CallError::Stopped`].
+    /// Stops the child: after the calls that were made before, the service is dropped there and the process exits. Returns
+    /// how it ended. Calls made after this fail with [`CallError::Stopped`].
     ///
     /// # Errors
     ///
@@ -113,25 +109,12 @@ impl<T: Service> Bridge<T> {
     /// [`CallError::Died`] or [`CallError::Corrupt`] if the child had come to its end before. A second `stop` returns what the
     /// child's end was.
     pub fn stop(&self) -> Result<Exit, CallError> {
-        let life = &self.caller.link.life;
-        if let (Some(Cause::Stopped), Some(exit)) = (life.cause(), life.exit()) {
-            return Ok(exit);
-        }
-        life.blame(Cause::Stopped);
-        let asked = self.caller.stop(T::NAME, self.stop_grace);
-        let exit = match asked {
-            Ok(()) | Err(CallError::Panicked { .. }) => life.wait(Some(self.stop_grace)),
-            Err(_) => None,
-        };
-        // Whatever went wrong, the child is gone when this returns.
-        let exit = exit.unwrap_or_else(|| self.kill());
-        asked.map(|()| exit)
+        self.caller.stop(T::NAME, self.stop_grace)
     }
 
     /// Kills the child at once (SIGKILL), and returns when it is gone. Calls in flight fail with [`CallError::Stopped`].
     pub fn kill(&self) -> Exit {
-        self.caller.link.kill(Cause::Stopped);
-        self.caller.link.life.wait(Some(KILL_PATIENCE)).unwrap_or(Exit::Unknown)
+        self.caller.kill()
     }
 }
 

@@ -21,6 +21,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+/// How long a killed child may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Traits of one service that can be called through one bridge.
 const MAX_INTERFACES: usize = 32;
 
@@ -32,6 +35,7 @@ pub(crate) struct Caller {
     /// The interfaces that the child has in its table; interface n is at n - 1.
     interfaces: [OnceLock<usize>; MAX_INTERFACES],
     binding: Mutex<()>,
+    stopping: Mutex<()>,
 }
 
 /// What a call needs to know of itself.
@@ -58,6 +62,7 @@ impl Caller {
             wait,
             interfaces: [const { OnceLock::new() }; MAX_INTERFACES],
             binding: Mutex::new(()),
+            stopping: Mutex::new(()),
         }
     }
 
@@ -89,11 +94,44 @@ impl Caller {
         self.ask(Ask { kind: Kind::Construct, call: u64::from(method.index) }, args, ticket)
     }
 
-    /// Has the child drop the service and exit.
-    pub(crate) fn stop(&self, service: &'static str, grace: Duration) -> Result<(), CallError> {
+    // ---- the end ---------------------------------------------------------------------------------------------------
+
+    /// Has the child drop the service and exit, after all calls made before; kills it if that takes longer than `grace`.
+    /// The child is gone when this returns. A second stop waits for the first, and returns how the child ended.
+    pub(crate) fn stop(&self, service: &'static str, grace: Duration) -> Result<Exit, CallError> {
+        let _one_at_a_time = self.stopping.lock();
+        let life = &self.link.life;
+        if let (Some(Cause::Stopped), Some(exit)) = (life.cause(), life.exit()) {
+            return Ok(exit);
+        }
+        life.blame(Cause::Stopped);
         let name = CallName { service, method: "drop" };
         let ticket = Ticket { name, timeout: Some(grace), deadline: Deadline::after(Some(grace)) };
-        self.ask(Ask { kind: Kind::Stop, call: 0 }, &(), ticket)
+        let asked = self.ask_to_stop(ticket);
+        let exit = match asked {
+            Ok(()) | Err(CallError::Panicked { .. }) => life.wait(ticket.deadline),
+            Err(_) => None,
+        };
+        match exit {
+            Some(exit) => asked.map(|()| exit),
+            None => {
+                self.kill();
+                asked.and_then(|()| Err(self.timed_out(Progress::Started, ticket)))
+            }
+        }
+    }
+
+    fn ask_to_stop(&self, ticket: Ticket) -> Result<(), CallError> {
+        // Every lane, because the child serves them in turn: a call on another one could be overtaken.
+        let lanes = self.lanes.iter().map(|lane| self.lock(lane, ticket));
+        let mut lanes = lanes.collect::<Result<Vec<_>, _>>()?;
+        self.ask_on(&mut lanes[0], Ask { kind: Kind::Stop, call: 0 }, &(), ticket)
+    }
+
+    /// Kills the child, and waits until it is gone.
+    pub(crate) fn kill(&self) -> Exit {
+        self.link.kill(Cause::Stopped);
+        self.link.life.wait(Deadline::after(Some(KILL_PATIENCE))).unwrap_or(Exit::Unknown)
     }
 
     // ---- interfaces ------------------------------------------------------------------------------------------------
@@ -136,8 +174,19 @@ impl Caller {
     #[inline]
     fn ask<A: Request, R: Transfer>(&self, ask: Ask, args: &A, ticket: Ticket) -> Result<R, CallError> {
         let mut lane = self.claim(ticket)?;
+        self.ask_on(&mut lane, ask, args, ticket)
+    }
+
+    #[inline]
+    fn ask_on<A: Request, R: Transfer>(
+        &self,
+        lane: &mut CallerLane,
+        ask: Ask,
+        args: &A,
+        ticket: Ticket,
+    ) -> Result<R, CallError> {
         if !lane.is_idle() {
-            self.settle_slow(&mut lane, ticket)?;
+            self.settle_slow(lane, ticket)?;
         }
         // The request to stop is itself sent after the bridge has been declared stopped.
         if self.link.life.is_over() && ask.kind != Kind::Stop {
@@ -146,7 +195,7 @@ impl Caller {
         let position = lane.position();
         let sent = lane.send(ask.kind, ask.call, args, &mut RequestMemory(&self.link));
         sent.map_err(|error| self.unsent(error, ticket))?;
-        self.receive(&mut lane, position, ask.kind, ticket)
+        self.receive(lane, position, ask.kind, ticket)
     }
 
     /// Waits for the reply to the request at `position`, dropping late replies to requests before it.
@@ -224,11 +273,18 @@ impl Caller {
         if let Some(lane) = after.iter().chain(before).find_map(|lane| lane.try_lock()) {
             return Ok(lane);
         }
+        // A stop holds every lane until the child is gone.
+        if self.link.life.is_over() {
+            return Err(self.over(Progress::NotStarted, ticket));
+        }
+        self.lock(&self.lanes[preferred], ticket)
+    }
+
+    /// This very lane, as soon as it is free.
+    fn lock<'a>(&self, lane: &'a Mutex<CallerLane>, ticket: Ticket) -> Result<MutexGuard<'a, CallerLane>, CallError> {
         match ticket.deadline.instant() {
-            None => Ok(self.lanes[preferred].lock()),
-            Some(at) => {
-                self.lanes[preferred].try_lock_until(at).ok_or_else(|| self.timed_out(Progress::NotStarted, ticket))
-            }
+            None => Ok(lane.lock()),
+            Some(at) => lane.try_lock_until(at).ok_or_else(|| self.timed_out(Progress::NotStarted, ticket)),
         }
     }
 

@@ -92,7 +92,7 @@ impl Link {
         }
     }
 
-    /// Kills the child, for `cause`. The watcher will say when it is gone.
+    /// Has the child killed, for `cause`. The watcher will say when it is gone.
     pub(crate) fn kill(&self, cause: Cause) {
         self.life.blame(cause);
         self.pidfd.kill();
@@ -105,6 +105,14 @@ impl Link {
         }
         let mapping = self.books.lock().replies.get(block.segment).cloned()?;
         Block::new(&mapping, block.offset, block.len)
+    }
+
+    /// Sends the child a message. One that is gone needs none: its death arrives by another way, and says more.
+    fn tell(&self, message: Message, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        match self.control.send(message, descriptor) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent,
+        }
     }
 
     /// Carries out one message of the child. `false` = no healthy child sends this.
@@ -128,10 +136,10 @@ impl Link {
         match books.create(len) {
             Ok((segment, mapping, object)) => {
                 books.replies.insert(segment, mapping);
-                self.control.send(Message::Grant { segment }, Some(object.as_fd()))
+                self.tell(Message::Grant { segment }, Some(object.as_fd()))
             }
-            Err(NoRoom::TooLarge { len, max }) => self.control.send(Message::Deny { len, max }, None),
-            Err(NoRoom::Failed(_)) => self.control.send(Message::Deny { len, max: 0 }, None),
+            Err(NoRoom::TooLarge { len, max }) => self.tell(Message::Deny { len, max }, None),
+            Err(NoRoom::Failed(_)) => self.tell(Message::Deny { len, max: 0 }, None),
         }
     }
 }
@@ -190,7 +198,7 @@ impl Source for TellChild<'_> {
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoRoom> {
         let mut books = self.0.books.lock();
         let (segment, mapping, object) = books.create(len)?;
-        if let Err(error) = self.0.control.send(Message::Attach { segment }, Some(object.as_fd())) {
+        if let Err(error) = self.0.tell(Message::Attach { segment }, Some(object.as_fd())) {
             books.lens.remove(&segment);
             return Err(NoRoom::Failed(format!("the child takes no memory for the request: {error}")));
         }
@@ -199,7 +207,7 @@ impl Source for TellChild<'_> {
 
     fn shrink(&mut self, segment: u64) {
         self.0.books.lock().lens.remove(&segment);
-        // A child that is gone needs no message; one whose socket is full keeps its mapping until the bridge ends.
-        let _ = self.0.control.send(Message::Detach { segment }, None);
+        // A child whose socket is full keeps its mapping until the bridge ends.
+        let _ = self.0.tell(Message::Detach { segment }, None);
     }
 }
