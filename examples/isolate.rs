@@ -7,7 +7,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 use std::{env, fs};
 
@@ -95,9 +95,12 @@ impl FreshDecoder {
     fn decode(&mut self, file: &[u8]) -> Result<Answer, Box<dyn Error>> {
         let child = match self.child.take() {
             Some(child) if child.is_alive() => child,
-            _ => Decoder::bridge(MEMORY).timeout(TIMEOUT).start()?,
+            // What a dying child says on stderr would stand beside the line that says the same.
+            _ => Decoder::bridge(MEMORY).timeout(TIMEOUT).stderr(Stdio::null()).start()?,
         };
-        let decoded = child.decode(file)?; // on an error `child` is dropped, which stops it
+        let decoded = child.decode(file).inspect_err(|_| {
+            child.kill(); // it may still be at it
+        })?;
         let pid = self.child.insert(child).child_pid();
         let picture = decoded.map_err(|reason| format!("damaged file: {}", reason.trim_end()))?;
         Ok(Answer { picture, child: pid })

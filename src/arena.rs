@@ -42,6 +42,16 @@ pub(crate) enum NoRoom {
     Failed(String),
 }
 
+impl NoRoom {
+    /// Speaks of the payload, not of the segment that was asked for to hold it.
+    fn for_payload(self, len: u64) -> Self {
+        match self {
+            NoRoom::TooLarge { max, .. } => NoRoom::TooLarge { len, max: max.min(len.saturating_sub(1)) },
+            failed => failed,
+        }
+    }
+}
+
 /// Where an arena gets its segments.
 pub(crate) trait Source {
     /// A new segment of `len` bytes, known to the peer by the number returned.
@@ -114,10 +124,11 @@ impl Arena {
             return Ok(loan);
         }
         let blocks = if block_len <= LARGEST_SHARED { BLOCKS_PER_SEGMENT } else { 1 };
-        let (segment, mapping) = source.grow(block_len * blocks).or_else(|_| {
+        let grown = source.grow(block_len * blocks).or_else(|_| {
             self.give_back_idle(0, source);
             source.grow(block_len * blocks)
-        })?;
+        });
+        let (segment, mapping) = grown.map_err(|why| why.for_payload(len))?;
         let free = (0..blocks).rev().collect();
         self.segments.insert(segment, Owned { mapping, block_len, blocks, free });
         self.reuse(block_len).ok_or_else(|| NoRoom::Failed("a segment shorter than asked for".into()))

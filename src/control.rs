@@ -38,6 +38,8 @@ pub(crate) enum Message {
         /// Bytes left.
         max: u64,
     },
+    /// Parent to child: the segment asked for with `Need` could not be had, though the budget allows it.
+    Lack,
 }
 
 impl Message {
@@ -48,6 +50,7 @@ impl Message {
             Message::Need { len } => [3, len, 0],
             Message::Grant { segment } => [4, segment, 0],
             Message::Deny { len, max } => [5, len, max],
+            Message::Lack => [6, 0, 0],
         }
     }
 
@@ -58,6 +61,7 @@ impl Message {
             [3, len, 0] => Message::Need { len },
             [4, segment, 0] => Message::Grant { segment },
             [5, len, max] => Message::Deny { len, max },
+            [6, 0, 0] => Message::Lack,
             _ => return None,
         })
     }
@@ -116,6 +120,7 @@ mod tests {
             Message::Need { len: 1 << 40 },
             Message::Grant { segment: 0 },
             Message::Deny { len: 3, max: 2 },
+            Message::Lack,
         ] {
             ours.send(message, Some(ours.as_fd())).unwrap();
             let (received, descriptor) = theirs.receive(Blocking::Yes).unwrap().unwrap();

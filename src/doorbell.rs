@@ -98,7 +98,7 @@ pub(crate) enum Waited {
 /// Tells the waiter behind `bell` that something has been published.
 #[inline(always)]
 pub(crate) fn notify(bell: &BellLine) {
-    // N2: orders the commit word before the load of `parked`. Pairs with W2 in `park`.
+    // N2: orders the commit word before the load of `parked`. Pairs with W2 in `park_until`.
     fence(SeqCst);
     if bell.parked.word().load(Relaxed) != AWAKE {
         wake_slow(bell);

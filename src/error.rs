@@ -130,12 +130,14 @@ impl fmt::Display for Fault {
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Exit {
     /// It exited, with this code.
     Code(i32),
     /// It was killed by this signal.
     Signal(i32),
-    /// It ended, and somebody else took the status: SIGCHLD is ignored, or another part of the program waits for every child.
+    /// It is gone, and how is not known: SIGCHLD is ignored, or another part of the program waits for every child and took
+    /// the status; or the kernel has not yet carried out a kill.
     Unknown,
 }
 
@@ -154,7 +156,7 @@ impl fmt::Display for Exit {
                 Some(name) => write!(f, "was killed by signal {signal} ({name})"),
                 None => write!(f, "was killed by signal {signal}"),
             },
-            Exit::Unknown => f.write_str("ended, and its status was taken by another part of this program"),
+            Exit::Unknown => f.write_str("is gone, and how it ended is not known"),
         }
     }
 }
@@ -204,6 +206,7 @@ impl fmt::Display for Progress {
 
 /// One of the two frames of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Payload {
     /// The arguments, from caller to callee.
     Request,
@@ -257,14 +260,14 @@ pub enum StartError {
     },
 
     /// The operating system refused something that a bridge needs.
-    #[error("bridge to `{service}` not started: {what}: {source}")]
+    #[error("bridge to `{service}` not started: {what}: {error}")]
     System {
         /// The service that was to be started.
         service: &'static str,
         /// What was being done.
         what: String,
         /// The system's answer.
-        source: std::io::Error,
+        error: std::io::Error,
     },
 
     /// The child did not get through the handshake in time; it has been killed.
@@ -335,7 +338,6 @@ pub enum StartError {
         /// The service that was to be started.
         service: &'static str,
         /// What happened.
-        #[source]
         error: CallError,
     },
 }

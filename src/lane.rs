@@ -13,7 +13,7 @@ use crate::layout::{CalleeLine, CallerLine, Header, WorkerLine};
 use crate::life::Life;
 use crate::ring::{Consumer, Frame, Producer};
 use crate::segment::{Placed, Segment};
-use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::Ordering::{Relaxed, Release};
 use rkyv::Serialize;
 use rkyv::rancor::Failure;
 use std::collections::VecDeque;
@@ -144,7 +144,8 @@ impl CallerLane {
 
     /// How far the unanswered request at `position` has come. Only for a message: the peer may lie.
     pub(crate) fn progress(&self, position: u64) -> Progress {
-        let started = self.callee.started.load(Acquire);
+        // Relaxed: a hint while the writer lives; after its death (the Acquire of `Life::dead`) its last store is visible.
+        let started = self.callee.started.load(Relaxed);
         // Positions are compared by distance, as they may wrap; a request is at most `slots` behind.
         let begun = started.wrapping_sub(position.wrapping_add(1)) < u64::MAX / 2;
         if begun { Progress::Started } else { Progress::NotStarted }

@@ -51,8 +51,13 @@
 
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
 
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
-compile_error!("callgate runs on 64-bit little-endian Linux only");
+#[cfg(not(all(
+    target_os = "linux",
+    target_pointer_width = "64",
+    target_endian = "little",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+compile_error!("callgate runs on Linux on x86-64 and little-endian aarch64 only");
 
 // Layer 5: what users hold.
 mod bridge;

@@ -7,7 +7,7 @@
 use crate::doorbell::Deadline;
 use crate::error::Exit;
 use crate::sync::Futex;
-use crate::sync::Ordering::{Acquire, Release};
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::futex::{Private, Woken};
 use std::sync::OnceLock;
 
@@ -60,7 +60,8 @@ impl Life {
     /// Whether the peer has ended, or this process is about to end it: new calls are refused.
     #[inline]
     pub(crate) fn is_over(&self) -> bool {
-        self.dead.word().load(Acquire) != 0 || self.cause.get().is_some()
+        // Relaxed: nothing is read on the strength of it; `exit` looks again.
+        self.dead.word().load(Relaxed) != 0 || self.cause.get().is_some()
     }
 
     pub(crate) fn cause(&self) -> Option<Cause> {

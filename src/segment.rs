@@ -19,7 +19,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 /// What a place lies in: a mapping, or the heap in tests. Dropped when the last place in it is.
-type Memory = Arc<dyn Any + Send + Sync>;
+type Owner = Arc<dyn Any + Send + Sync>;
 
 /// Structures that may lie in shared memory: `repr(C)`, made of atomics only, and valid for every bit pattern.
 ///
@@ -40,14 +40,14 @@ unsafe impl Atomics for CalleeLine {}
 /// A structure of atomics in shared memory.
 pub(crate) struct Placed<T> {
     at: NonNull<T>,
-    _memory: Memory,
+    _owner: Owner,
 }
 
 /// For two sides of a protocol in one model.
 #[cfg(all(test, loom))]
 impl<T> Clone for Placed<T> {
     fn clone(&self) -> Self {
-        Self { at: self.at, _memory: self._memory.clone() }
+        Self { at: self.at, _owner: self._owner.clone() }
     }
 }
 
@@ -64,14 +64,14 @@ impl<T: Atomics> Placed<T> {
     /// If it would not lie wholly inside the mapping, aligned.
     fn new(mapping: &Arc<Mapping>, offset: usize) -> Self {
         let at = checked_address(mapping, offset, size_of::<T>(), align_of::<T>()).cast();
-        Self { at, _memory: mapping.clone() }
+        Self { at, _owner: mapping.clone() }
     }
 
     /// A structure on the heap, for models.
     #[cfg(all(test, loom))]
     pub(crate) fn on_heap(value: T) -> Self {
         let value = Arc::new(value);
-        Self { at: NonNull::from(&*value), _memory: value }
+        Self { at: NonNull::from(&*value), _owner: value }
     }
 }
 
@@ -80,7 +80,7 @@ impl<T: Atomics> Deref for Placed<T> {
 
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: `at` was checked to be inside memory that `_memory` keeps alive, and every bit pattern is a valid `T`.
+        // SAFETY: `at` was checked to be inside memory that `_owner` keeps alive, and every bit pattern is a valid `T`.
         unsafe { self.at.as_ref() }
     }
 }
@@ -91,10 +91,10 @@ pub(crate) struct Slots {
     first: NonNull<SlotLine>,
     stride: usize,
     mask: u64,
-    _memory: Memory,
+    _owner: Owner,
 }
 
-// SAFETY: hands out references to atomics and spans (raw pointers) in memory that `_memory` keeps alive.
+// SAFETY: hands out references to atomics and spans (raw pointers) in memory that `_owner` keeps alive.
 unsafe impl Send for Slots {}
 // SAFETY: as above.
 unsafe impl Sync for Slots {}
@@ -103,7 +103,7 @@ impl Slots {
     fn new(mapping: &Arc<Mapping>, offset: usize, geometry: &Geometry) -> Self {
         let (count, stride) = (geometry.slots as usize, geometry.stride());
         let first = checked_address(mapping, offset, count * stride, align_of::<SlotLine>()).cast();
-        Self { first, stride, mask: count as u64 - 1, _memory: mapping.clone() }
+        Self { first, stride, mask: count as u64 - 1, _owner: mapping.clone() }
     }
 
     /// `count` slots of one line each on the heap, for tests and models. `count` must be a power of two.
@@ -118,7 +118,7 @@ impl Slots {
         };
         let lines: Arc<[SlotLine]> = (0..count).map(|_| line()).collect();
         let first = NonNull::from(&lines[0]);
-        Self { first, stride: size_of::<SlotLine>(), mask: count as u64 - 1, _memory: Arc::new(lines) }
+        Self { first, stride: size_of::<SlotLine>(), mask: count as u64 - 1, _owner: Arc::new(lines) }
     }
 
     /// How many slots the ring has.
@@ -141,7 +141,7 @@ impl Slots {
     /// The first line of the slot at `position`.
     #[inline(always)]
     pub(crate) fn line(&self, position: u64) -> &SlotLine {
-        // SAFETY: inside memory that `_memory` keeps alive; every bit pattern is a valid `SlotLine`.
+        // SAFETY: inside memory that `_owner` keeps alive; every bit pattern is a valid `SlotLine`.
         unsafe { self.at(position).as_ref() }
     }
 

@@ -10,7 +10,7 @@ use crate::segment::Span;
 use crate::sys::image::Image;
 
 /// The entry of a service in its executable: serves, and never comes back.
-pub(crate) type Entry = fn(Child) -> !;
+pub(crate) type EntryFn = fn(Child) -> !;
 
 /// The proof that this process is a child and its peer the parent that started it.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +54,8 @@ impl TrustedParent {
 /// # Safety
 ///
 /// The offset must come from the handshake of the parent that started this process, and both must run the same executable.
-pub(crate) unsafe fn entry_at(offset: u64) -> Option<Entry> {
+pub(crate) unsafe fn entry_at(offset: u64) -> Option<EntryFn> {
     let address = Image::current().address_of(offset)?;
-    // SAFETY: the caller's duty: the parent took the offset from an `Entry` of its own.
-    Some(unsafe { std::mem::transmute::<usize, Entry>(address) })
+    // SAFETY: the caller's duty: the parent took the offset from an `EntryFn` of its own.
+    Some(unsafe { std::mem::transmute::<usize, EntryFn>(address) })
 }

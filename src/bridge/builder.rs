@@ -1,38 +1,26 @@
-//! Starting a bridge: the options, the child, the handshake, the constructor.
+//! Starting a bridge: the options, and the steps from them to a service in a child.
 
 #![forbid(unsafe_code)]
 
-use super::Bridge;
+use super::newborn::{Newborn, system};
+use super::{Bridge, entry};
 use crate::call::caller::Caller;
-use crate::call::link::Link;
 use crate::call::recorded::Recorded;
 use crate::call::service::{Fingerprint, Method, Service};
-use crate::doorbell::{Deadline, Wait};
-use crate::error::{CallError, Exit, StartError};
+use crate::doorbell::Wait;
+use crate::error::{CallError, StartError};
 use crate::frame::Request;
-use crate::handshake::{Answer, Entry, Hello, rkyv_format, wait_code};
-use crate::layout::{Geometry, LINE, PROTOCOL};
-use crate::process::child::{self, Child};
-use crate::process::spawn::{Launch, Spawned};
-use crate::process::watch::{self, Watched};
+use crate::handshake::{Hello, rkyv_format, wait_code};
+use crate::layout::{Geometry, LINE};
+use crate::process::spawn::Launch;
 use crate::segment::Segment;
-use crate::sys::image::Image;
-use crate::sys::pidfd::Pidfd;
-use crate::sys::poll;
-use crate::{call::callee, trusted};
 use std::ffi::OsStr;
-use std::fmt::Display;
-use std::io;
+use std::fmt::{self, Display};
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-/// Whether the program has called [`init`]: only then is it safe to execute it again.
-static INITIALISED: AtomicBool = AtomicBool::new(false);
 
 /// How long a child may take from its start to the end of the handshake, unless the builder says otherwise.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,58 +28,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a child may take to drop its service and exit, unless the builder says otherwise.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// How long to wait for the status of a child that has been killed.
-const REAP_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long a child that has closed its control socket may take to end.
-const END_PATIENCE: Duration = Duration::from_secs(1);
-
 /// The longest payload that rkyv's 32-bit relative pointers reach across, in bytes.
 const MAX_PAYLOAD: u64 = i32::MAX as u64;
-
-/// Makes a process that a bridge started into its child, which never returns from here; does nothing in any other process.
-///
-/// Must be the first line of `main`: a bridge starts its child by executing the running program again, and what comes before
-/// this line runs in the child too. In a child, every descriptor from 3 on is closed here, so nothing may have been opened.
-/// In tests and benches, [`test_support!`](crate::test_support) takes its place.
-///
-/// # Examples
-///
-/// ```
-/// callgate::init();
-/// // .. the rest of main
-/// ```
-pub fn init() {
-    // In a child too: its service may have bridges of its own.
-    INITIALISED.store(true, Ordering::Relaxed);
-    if let Some(child) = child::adopt() {
-        child.run_entry();
-    }
-}
-
-/// Serves `T` to the parent that started this program with [`Builder::executable`]. Never returns.
-///
-/// The parent and this program must agree on `T`: its methods and their types are compared by fingerprint, and requests are
-/// validated before they are read. Methods of bridged traits cannot be called this way.
-///
-/// A program that is not started by a bridge says so on stderr and exits with code 2.
-pub fn serve<T: Service>() -> ! {
-    match child::adopt() {
-        Some(child) => entry::<T>(child),
-        None => {
-            eprintln!(
-                "this program serves `{}` to the program that starts it through callgate's Builder::executable; \
-                 it does nothing when started by hand",
-                T::NAME
-            );
-            std::process::exit(2)
-        }
-    }
-}
-
-fn entry<T: Service>(child: Child) -> ! {
-    callee::serve::<T>(child.answer(Fingerprint::of::<T>()))
-}
 
 /// How a bridge is started: the constructor's arguments and the options. Made by the generated `T::bridge(..)`.
 ///
@@ -264,13 +202,17 @@ impl<T: Service> Builder<T> {
         let link = newborn.watched(self.max_payload)?;
         let caller = Arc::new(Caller::new(&segment, link, self.wait));
         let bridge = Bridge::new(caller.clone(), self.timeout, self.stop_grace);
-        match caller.construct(self.constructor, args, self.timeout) {
-            Ok(()) => Ok(bridge),
-            Err(error) => {
-                bridge.kill_unless_exiting(&error);
-                Err(unbuilt::<T>(error))
+        let error = match caller.construct(self.constructor, args, self.timeout) {
+            Ok(Ok(())) => return Ok(bridge),
+            Ok(Err(message)) => StartError::Constructor { service: T::NAME, message },
+            Err(CallError::Died { pid, exit, .. }) => {
+                StartError::Died { service: T::NAME, pid, exit, when: "in its constructor" }
             }
-        }
+            Err(error) => StartError::Call { service: T::NAME, error },
+        };
+        // There is no service to drop.
+        bridge.kill();
+        Err(error)
     }
 
     fn geometry(&self) -> Result<Geometry, StartError> {
@@ -290,10 +232,10 @@ impl<T: Service> Builder<T> {
     fn hello(&self) -> Result<Hello, StartError> {
         let entry = match &self.launch.executable {
             Some(_) => None,
-            None if !INITIALISED.load(Ordering::Relaxed) => {
+            None if !entry::is_initialised() => {
                 return Err(StartError::NotInitialised { service: T::NAME });
             }
-            None => Some(own_entry::<T>()?),
+            None => Some(entry::of::<T>()?),
         };
         Ok(Hello {
             format: rkyv_format(),
@@ -307,16 +249,20 @@ impl<T: Service> Builder<T> {
     }
 }
 
-/// Where the entry for `T` is in the running program.
-fn own_entry<T: Service>() -> Result<Entry, StartError> {
-    let image = Image::current();
-    let address = entry::<T> as trusted::Entry as usize;
-    let offset = image.offset_of(address).ok_or_else(|| StartError::System {
-        service: T::NAME,
-        what: "finding the service in the running program".into(),
-        source: io::Error::other("it lies in a shared library; use Builder::executable"),
-    })?;
-    Ok(Entry { build: image.build, offset })
+impl<T: Service> fmt::Debug for Builder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("service", &T::NAME)
+            .field("constructor", &self.constructor.name)
+            .field("lanes", &self.lanes)
+            .field("slots", &self.slots)
+            .field("slot_size", &self.slot_size)
+            .field("max_payload", &self.max_payload)
+            .field("timeout", &self.timeout)
+            .field("wait", &self.wait)
+            .field("launch", &self.launch)
+            .finish_non_exhaustive()
+    }
 }
 
 fn check<T: Service>(
@@ -331,146 +277,4 @@ fn check<T: Service>(
     }
     let range = format!("from {start} to {end}");
     Err(StartError::Option { service: T::NAME, option, value: value.to_string(), range })
-}
-
-fn system<T: Service>(what: String) -> impl FnOnce(io::Error) -> StartError {
-    move |source| StartError::System { service: T::NAME, what, source }
-}
-
-/// What the failed call of a constructor means for the start.
-fn unbuilt<T: Service>(error: CallError) -> StartError {
-    let service = T::NAME;
-    match error {
-        CallError::Refused { why, .. } => StartError::Constructor { service, message: why },
-        CallError::Died { pid, exit, .. } => StartError::Died { service, pid, exit, when: "in its constructor" },
-        error => StartError::Call { service, error },
-    }
-}
-
-impl<T: Service> Bridge<T> {
-    /// After a failed constructor there is no service to drop.
-    fn kill_unless_exiting(&self, error: &CallError) {
-        if !matches!(error, CallError::Died { .. }) {
-            self.kill();
-        }
-    }
-}
-
-/// A child between its start and the end of the handshake; killed and reaped when dropped.
-struct Newborn<T> {
-    pid: u32,
-    pidfd: Option<Pidfd>,
-    control: Option<OwnedFd>,
-    service: PhantomData<fn() -> T>,
-}
-
-impl<T: Service> Newborn<T> {
-    fn new(spawned: Spawned) -> Result<Self, StartError> {
-        let Spawned { pid, pidfd, control } = spawned;
-        match pidfd {
-            Some(pidfd) => Ok(Self { pid, pidfd: Some(pidfd), control: Some(control), service: PhantomData }),
-            None => Err(Self::died(pid, Exit::Unknown)),
-        }
-    }
-
-    fn died(pid: u32, exit: Exit) -> StartError {
-        StartError::Died { service: T::NAME, pid, exit, when: "during the handshake" }
-    }
-
-    /// Greets the child and hears its answer.
-    fn shake_hands(
-        &self,
-        hello: &Hello,
-        segment: OwnedFd,
-        timeout: Duration,
-        executable: &str,
-    ) -> Result<(), StartError> {
-        let Some(control) = &self.control else { return Err(Self::died(self.pid, Exit::Unknown)) };
-        match hello.send(control, segment.as_fd()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(self.ended()),
-            sent => sent.map_err(system::<T>("greeting the child".into()))?,
-        }
-        drop(segment);
-        let deadline = Deadline::after(Some(timeout));
-        while !poll::readable(control, deadline.left().unwrap_or(timeout))
-            .map_err(system::<T>("waiting for the child".into()))?
-        {
-            if deadline.has_passed() {
-                return Err(StartError::NoAnswer { service: T::NAME, executable: executable.into(), timeout });
-            }
-        }
-        match Answer::receive(control) {
-            Ok(Some(answer)) => self.judge(answer, hello),
-            Ok(None) => Err(self.ended()),
-            Err(error) => Err(self.unusable(error.to_string())),
-        }
-    }
-
-    fn judge(&self, answer: Answer, hello: &Hello) -> Result<(), StartError> {
-        let mismatch = |what, here: u64, there: u64| {
-            let (here, there) = (format!("{here:#x}"), format!("{there:#x}"));
-            Err(StartError::Mismatch { service: T::NAME, pid: self.pid, what, here, there })
-        };
-        match answer {
-            Answer::Ready { pid } if pid == u64::from(self.pid) => Ok(()),
-            Answer::Ready { pid } => Err(self.unusable(format!("it says that its process number is {pid}"))),
-            Answer::Protocol { version } => mismatch("the version of callgate's protocol", PROTOCOL.into(), version),
-            Answer::Format { format } => mismatch("the format of rkyv's archives", hello.format, format),
-            Answer::Build { build } => mismatch("the build of the program", Image::current().build, build),
-            Answer::Fingerprint { fingerprint } => {
-                mismatch("the fingerprint of the service's methods and types", hello.fingerprint, fingerprint)
-            }
-            Answer::NotServing => Err(self
-                .unusable("its main calls callgate::init(), and a separate executable needs callgate::serve()".into())),
-            Answer::Segment => Err(self.unusable("it could not map the bridge's segment".into())),
-        }
-    }
-
-    fn unusable(&self, why: String) -> StartError {
-        StartError::Handshake { service: T::NAME, pid: self.pid, why }
-    }
-
-    /// The child has let go of the control socket: it has ended, or is about to.
-    fn ended(&self) -> StartError {
-        match self.pidfd.as_ref().and_then(|pidfd| reap(pidfd, END_PATIENCE)) {
-            Some(exit) => Self::died(self.pid, exit),
-            None => self.unusable("it closed its control socket and went on".into()),
-        }
-    }
-
-    /// Hands the child to the watcher.
-    fn watched(mut self, max_payload: u64) -> Result<Arc<Link>, StartError> {
-        let parts = self.pidfd.take().zip(self.control.take());
-        let (pidfd, control) = parts.ok_or_else(|| Self::died(self.pid, Exit::Unknown))?;
-        let link = Arc::new(Link::new(self.pid, pidfd, control, max_payload));
-        if let Err(error) = watch::watch(link.clone()) {
-            link.pidfd().kill();
-            reap(link.pidfd(), REAP_PATIENCE);
-            return Err(system::<T>("watching the child".into())(error));
-        }
-        Ok(link)
-    }
-}
-
-impl<T> Drop for Newborn<T> {
-    fn drop(&mut self) {
-        if let Some(pidfd) = &self.pidfd {
-            pidfd.kill();
-            reap(pidfd, REAP_PATIENCE);
-        }
-    }
-}
-
-/// Waits until the child has ended, at most `patience`, and takes its status.
-fn reap(pidfd: &Pidfd, patience: Duration) -> Option<Exit> {
-    let deadline = Deadline::after(Some(patience));
-    loop {
-        if let Some(exit) = pidfd.reap() {
-            return Some(exit);
-        }
-        if deadline.has_passed() {
-            return None;
-        }
-        let _ = poll::readable(pidfd, deadline.left().unwrap_or_default());
-    }
 }

@@ -5,8 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod entry;
+mod newborn;
 
-pub use builder::{Builder, init, serve};
+pub use builder::Builder;
+pub use entry::{init, serve};
 
 use crate::call::caller::Caller;
 use crate::call::mode::Blocking;
@@ -50,6 +53,7 @@ use std::time::Duration;
 ///     Ok(())
 /// }
 /// ```
+#[must_use = "dropping a bridge stops its child"]
 pub struct Bridge<T: Service> {
     calls: T::Calls<Blocking>,
     caller: Arc<Caller>,
@@ -95,6 +99,7 @@ impl<T: Service> Bridge<T> {
     ///     Ok(())
     /// }
     /// ```
+    #[must_use = "it does nothing until a method is called on it"]
     pub fn with_timeout(&self, timeout: Duration) -> Timed<'_, T> {
         Timed { calls: T::calls(Blocking::new(self.caller.clone(), Some(timeout))), _bridge: self }
     }

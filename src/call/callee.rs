@@ -27,7 +27,7 @@ const CONFUSED: i32 = 71;
 /// Serves `T` to the parent until told to stop. Never returns.
 pub(crate) fn serve<T: Service>(serving: Serving) -> ! {
     panic::install_hook();
-    let memory = Arc::new(Shared { control: serving.control, books: Mutex::default(), changed: Condvar::new() });
+    let memory = Arc::new(Shared { control: serving.control, from_parent: Mutex::default(), changed: Condvar::new() });
     start_reader(memory.clone());
     let lanes = WorkerLanes::new(&serving.segment, wait_from_code(serving.hello.wait));
     let callers = (0..serving.segment.geometry().lanes).map(|lane| serving.segment.caller_line(lane)).collect();
@@ -162,13 +162,14 @@ impl Exchange<'_> {
 /// The memory that payloads lie in, as the child's two threads share it.
 struct Shared {
     control: Control,
-    books: Mutex<Books>,
-    /// Rung when the reader has changed the books.
+    from_parent: Mutex<FromParent>,
+    /// Rung when the reader has noted something.
     changed: Condvar,
 }
 
+/// What the parent has told over the control socket.
 #[derive(Default)]
-struct Books {
+struct FromParent {
     /// Segments of the parent's arena.
     requests: Directory,
     /// The parent's answer to the last `Need`.
@@ -176,18 +177,18 @@ struct Books {
 }
 
 impl Shared {
-    fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn told(&self) -> MutexGuard<'_, FromParent> {
+        self.from_parent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until `find` finds something. The parent always answers; if it dies, so does this process.
-    fn wait_for<R>(&self, mut find: impl FnMut(&mut Books) -> Option<R>) -> R {
-        let mut books = self.books();
+    fn wait_for<R>(&self, mut find: impl FnMut(&mut FromParent) -> Option<R>) -> R {
+        let mut told = self.told();
         loop {
-            if let Some(found) = find(&mut books) {
+            if let Some(found) = find(&mut told) {
                 return found;
             }
-            books = self.changed.wait(books).unwrap_or_else(PoisonError::into_inner);
+            told = self.changed.wait(told).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -215,18 +216,21 @@ fn note(shared: &Shared, message: Message, descriptor: Option<OwnedFd>) {
         let object = descriptor.as_ref().ok_or(std::io::ErrorKind::InvalidData)?;
         Ok(Arc::new(Mapping::new(object, memfd::sealed_len(object)?)?))
     };
-    let mut books = shared.books();
+    let mut told = shared.told();
     match message {
         Message::Attach { segment } => match mapped() {
-            Ok(mapping) => books.requests.insert(segment, mapping),
+            Ok(mapping) => told.requests.insert(segment, mapping),
             Err(error) => confused(&format!("a segment that cannot be mapped: {error}")),
         },
-        Message::Detach { segment } => drop(books.requests.remove(segment)),
+        Message::Detach { segment } => drop(told.requests.remove(segment)),
         Message::Grant { segment } => {
             let failed = |error: std::io::Error| NoRoom::Failed(format!("the child cannot map reply memory: {error}"));
-            books.answer = Some(mapped().map(|mapping| (segment, mapping)).map_err(failed));
+            told.answer = Some(mapped().map(|mapping| (segment, mapping)).map_err(failed));
         }
-        Message::Deny { len, max } => books.answer = Some(Err(NoRoom::TooLarge { len, max })),
+        Message::Deny { len, max } => told.answer = Some(Err(NoRoom::TooLarge { len, max })),
+        Message::Lack => {
+            told.answer = Some(Err(NoRoom::Failed("the parent could get no memory for the reply".into())));
+        }
         Message::Need { .. } => confused("a message that only a child sends"),
     }
     shared.changed.notify_all();
@@ -245,7 +249,7 @@ impl ReplyMemory {
     /// The block that a request names. It may have to wait for the segment, which comes by the socket.
     #[cold]
     fn request_block(&self, block: BlockRef) -> Block {
-        let mapping = self.shared.wait_for(|books| books.requests.get(block.segment).cloned());
+        let mapping = self.shared.wait_for(|told| told.requests.get(block.segment).cloned());
         Block::new(&mapping, block.offset, block.len).unwrap_or_else(|| confused("a block outside its segment"))
     }
 }
@@ -274,7 +278,7 @@ impl Source for AskParent<'_> {
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoRoom> {
         let sent = self.0.control.send(Message::Need { len }, None);
         sent.map_err(|error| NoRoom::Failed(format!("the child cannot ask for reply memory: {error}")))?;
-        self.0.wait_for(|books| books.answer.take())
+        self.0.wait_for(|told| told.answer.take())
     }
 
     fn shrink(&mut self, segment: u64) {

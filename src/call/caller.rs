@@ -83,13 +83,13 @@ impl Caller {
         self.ask(Ask { kind: Kind::Call, call }, args, ticket)
     }
 
-    /// Has the child build the service from recorded arguments.
+    /// Has the child build the service from recorded arguments. Returns the constructor's own error, as it displays.
     pub(crate) fn construct(
         &self,
         method: &'static Method,
         args: &Recorded,
         timeout: Option<Duration>,
-    ) -> Result<(), CallError> {
+    ) -> Result<Result<(), String>, CallError> {
         let ticket = Ticket { name: method.call_name(), timeout, deadline: Deadline::after(timeout) };
         self.ask(Ask { kind: Kind::Construct, call: u64::from(method.index) }, args, ticket)
     }
@@ -154,7 +154,7 @@ impl Caller {
 
     #[cold]
     fn bind_slow(&self, address: usize, ticket: Ticket) -> Result<u64, CallError> {
-        let _binding = self.binding.lock();
+        let _binding = lock_until(&self.binding, ticket.deadline).ok_or_else(|| self.late(ticket))?;
         if let Some(number) = self.bound(address) {
             return Ok(number);
         }
@@ -240,7 +240,7 @@ impl Caller {
             }
             match lane.wait(self.wait, &self.link.life, ticket.deadline) {
                 Waited::Ready => {}
-                Waited::DeadlinePassed => return Err(self.timed_out(Progress::NotStarted, ticket)),
+                Waited::DeadlinePassed => return Err(self.late(ticket)),
                 Waited::Dead => return Err(self.over(Progress::NotStarted, ticket)),
             }
         }
@@ -282,10 +282,7 @@ impl Caller {
 
     /// This very lane, as soon as it is free.
     fn lock<'a>(&self, lane: &'a Mutex<CallerLane>, ticket: Ticket) -> Result<MutexGuard<'a, CallerLane>, CallError> {
-        match ticket.deadline.instant() {
-            None => Ok(lane.lock()),
-            Some(at) => lane.try_lock_until(at).ok_or_else(|| self.timed_out(Progress::NotStarted, ticket)),
-        }
+        lock_until(lane, ticket.deadline).ok_or_else(|| self.late(ticket))
     }
 
     // ---- outcomes --------------------------------------------------------------------------------------------------
@@ -346,6 +343,12 @@ impl Caller {
         }
     }
 
+    /// The error of a call that ran out of time before it was sent.
+    #[cold]
+    fn late(&self, ticket: Ticket) -> CallError {
+        self.timed_out(Progress::NotStarted, ticket)
+    }
+
     #[cold]
     fn timed_out(&self, progress: Progress, ticket: Ticket) -> CallError {
         let timeout = ticket.timeout.unwrap_or_default();
@@ -368,6 +371,13 @@ impl Caller {
             Some(Cause::Stopped) => CallError::Stopped { call, pid, progress },
             None => CallError::Died { call, pid, exit: self.link.life.exit().unwrap_or(Exit::Unknown), progress },
         }
+    }
+}
+
+fn lock_until<T>(mutex: &Mutex<T>, deadline: Deadline) -> Option<MutexGuard<'_, T>> {
+    match deadline.instant() {
+        None => Some(mutex.lock()),
+        Some(at) => mutex.try_lock_until(at),
     }
 }
 

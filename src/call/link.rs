@@ -53,13 +53,16 @@ struct Books {
 impl Books {
     fn left(&self) -> u64 {
         let used: u64 = self.lens.values().sum();
-        if self.lens.len() >= MAX_SEGMENTS { 0 } else { self.budget.saturating_sub(used) }
+        self.budget.saturating_sub(used)
     }
 
     /// Creates a segment of `len` bytes within the budget.
     fn create(&mut self, len: u64) -> Result<(u64, Arc<Mapping>, OwnedFd), NoRoom> {
         if len > self.left() || len == 0 {
             return Err(NoRoom::TooLarge { len, max: self.left() });
+        }
+        if self.lens.len() >= MAX_SEGMENTS {
+            return Err(NoRoom::Failed(format!("the bridge has {MAX_SEGMENTS} segments for large payloads already")));
         }
         let create = || -> io::Result<_> {
             let object = memfd::create_sealed("callgate-arena", len as usize)?;
@@ -126,7 +129,7 @@ impl Link {
                 let known = books.replies.remove(segment).is_some();
                 books.lens.remove(&segment).is_some() && known
             }
-            Message::Attach { .. } | Message::Grant { .. } | Message::Deny { .. } => false,
+            Message::Attach { .. } | Message::Grant { .. } | Message::Deny { .. } | Message::Lack => false,
         }
     }
 
@@ -139,7 +142,7 @@ impl Link {
                 self.tell(Message::Grant { segment }, Some(object.as_fd()))
             }
             Err(NoRoom::TooLarge { len, max }) => self.tell(Message::Deny { len, max }, None),
-            Err(NoRoom::Failed(_)) => self.tell(Message::Deny { len, max: 0 }, None),
+            Err(NoRoom::Failed(_)) => self.tell(Message::Lack, None),
         }
     }
 }

@@ -10,12 +10,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A way of calling a service's methods. One proxy is generated for all of them.
-pub trait Mode: Clone + Send + Sync + 'static {
+///
+/// Implemented by this crate only.
+pub trait Mode: sealed::Sealed + Clone + Send + Sync + 'static {
     /// What a method that returns `R` returns when called this way.
     type Out<R: Transfer>;
 
     /// Calls a method.
+    #[doc(hidden)]
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: &A) -> Self::Out<R>;
+}
+
+mod sealed {
+    /// Ways of calling of this crate's making only.
+    pub trait Sealed {}
+
+    impl Sealed for super::Blocking {}
 }
 
 /// The plain way: the caller waits for the value.

@@ -9,26 +9,30 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 
 thread_local! {
-    /// Whether this thread is in a call, whose panic goes to the caller instead of stderr.
-    static IN_CALL: Cell<bool> = const { Cell::new(false) };
+    /// Counts entries into and exits from calls on this thread: odd = in a call, whose panic goes to the caller.
+    static TURN: Cell<u64> = const { Cell::new(0) };
     static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
 }
 
 /// What only the panic hook gets to see.
 struct Seen {
+    /// The call that it belongs to: a method may have caught its own panic, and a later one may run no hook.
+    turn: u64,
     location: Option<String>,
     backtrace: Option<String>,
 }
 
-/// Has panics inside calls recorded for their callers; all others go to the hook that was there before.
+/// Has panics inside calls recorded for their callers instead of printed (those too that a method catches itself); all others
+/// go to the hook that was there before.
 pub(crate) fn install_hook() {
     let previous = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| if IN_CALL.get() { record(info) } else { previous(info) }));
+    std::panic::set_hook(Box::new(move |info| if TURN.get() % 2 == 1 { record(info) } else { previous(info) }));
 }
 
 fn record(info: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let seen = Seen {
+        turn: TURN.get(),
         location: info.location().map(ToString::to_string),
         backtrace: (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string()),
     };
@@ -39,20 +43,21 @@ fn record(info: &PanicHookInfo<'_>) {
 /// Runs `call`; a panic in it comes back as a fault.
 #[inline(always)]
 pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Box<Fault>> {
-    IN_CALL.set(true);
+    let turn = TURN.get().wrapping_add(1);
+    TURN.set(turn);
     // Unwind safety: a service sees the same after a panic as any value behind a mutex that is not poisoned would; the
     // documentation of `CallError::Panicked` says so.
     let result = catch_unwind(AssertUnwindSafe(call));
-    IN_CALL.set(false);
-    result.map_err(fault_slow)
+    TURN.set(turn.wrapping_add(1));
+    result.map_err(|payload| fault_slow(payload, turn))
 }
 
 #[cold]
-fn fault_slow(payload: Box<dyn Any + Send>) -> Box<Fault> {
+fn fault_slow(payload: Box<dyn Any + Send>, turn: u64) -> Box<Fault> {
     let message = message(&*payload);
     // A payload may panic when it is dropped; then it is leaked.
     let _ = catch_unwind(AssertUnwindSafe(move || drop(payload))).map_err(std::mem::forget);
-    let seen = SEEN.take();
+    let seen = SEEN.take().filter(|seen| seen.turn == turn);
     let (location, backtrace) = seen.map_or((None, None), |seen| (seen.location, seen.backtrace));
     Box::new(Fault { message, location, backtrace })
 }

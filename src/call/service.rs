@@ -23,15 +23,19 @@ pub trait Service: Sized + 'static {
     type Calls<M: Mode>;
 
     /// The proxy for one way of calling.
+    #[doc(hidden)]
     fn calls<M: Mode>(mode: M) -> Self::Calls<M>;
 
     /// Adds every method and its types.
+    #[doc(hidden)]
     fn fingerprint(of: Fingerprint) -> Fingerprint;
 
     /// Runs the constructor that the call names.
+    #[doc(hidden)]
     fn construct(call: Incoming<'_, '_>) -> Option<Self>;
 
     /// Runs the method that the call names.
+    #[doc(hidden)]
     fn dispatch(&mut self, call: Incoming<'_, '_>);
 }
 
@@ -222,11 +226,11 @@ impl Incoming<'_, '_> {
         };
         match body(args) {
             Ok(service) => {
-                self.0.reply(Kind::Construct, &());
+                self.0.reply(Kind::Construct, &Ok::<(), String>(()));
                 Some(service)
             }
             Err(error) => {
-                self.0.refuse(&error.to_string());
+                self.0.reply(Kind::Construct, &Err::<(), String>(error.to_string()));
                 None
             }
         }

@@ -131,7 +131,8 @@ mod real {
     }
 
     fn wait_sliced(shared: (&Futex<Shared>, u32), private: (&Futex<Private>, u32), timeout: Option<Duration>) -> Woken {
-        if private.0.word().load(Ordering::Acquire) != private.1 {
+        // Relaxed: whoever waits looks at the word again, with the ordering that it needs.
+        if private.0.word().load(Ordering::Relaxed) != private.1 {
             return Woken::MaybeReady;
         }
         match timeout {

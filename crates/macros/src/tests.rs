@@ -419,7 +419,7 @@ fn every_reserved_name_is_refused() {
     let reserved = ["stop", "kill", "child_pid", "is_alive", "stats", "with_timeout", "view", "begin", "send"];
     for name in reserved {
         let ident = quote::format_ident!("{name}");
-        let text = format!("`Bridge` has a `{name}` of its own");
+        let text = format!("`Bridge` keeps the name `{name}` for itself");
         assert_refused(refused_methods(quote!(pub fn #ident(&self) {})), &[&text]);
         assert_refused(
             refused_methods(quote!(

@@ -125,7 +125,7 @@ fn names(block: &mut Block, refusals: &mut Refusals) {
 fn call_name(method: &Method, earlier: &[Method]) -> Option<String> {
     let shown = &method.shown;
     if RESERVED.iter().any(|reserved| shown == reserved) {
-        return Some(format!("`Bridge` has a `{shown}` of its own, which would hide this one: {RENAME}"));
+        return Some(format!("`Bridge` keeps the name `{shown}` for itself: {RENAME}"));
     }
     let is_same = |other: &Method| !other.is_constructor() && other.kind != Kind::Local && clash(other, method);
     earlier.iter().any(is_same).then(|| format!("callers know another method as `{shown}`: {RENAME}"))

@@ -1,0 +1,77 @@
+//! Where a process begins that may be a child: `init` in the program itself, `serve` in a separate executable.
+
+#![forbid(unsafe_code)]
+
+use crate::call::callee;
+use crate::call::service::{Fingerprint, Service};
+use crate::error::StartError;
+use crate::handshake::Entry;
+use crate::process::child::{self, Child};
+use crate::sys::image::Image;
+use crate::trusted::EntryFn;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether the program has called [`init`]: only then is it safe to execute it again.
+static INITIALISED: AtomicBool = AtomicBool::new(false);
+
+pub(super) fn is_initialised() -> bool {
+    INITIALISED.load(Ordering::Relaxed)
+}
+
+/// Makes a process that a bridge started into its child, which never returns from here; does nothing in any other process.
+///
+/// Must be the first line of `main`: a bridge starts its child by executing the running program again, and what comes before
+/// this line runs in the child too. In a child, every descriptor from 3 on is closed here, so nothing may have been opened.
+/// In tests and benches, [`test_support!`](crate::test_support) takes its place.
+///
+/// # Examples
+///
+/// ```
+/// callgate::init();
+/// // .. the rest of main
+/// ```
+pub fn init() {
+    // In a child too: its service may have bridges of its own.
+    INITIALISED.store(true, Ordering::Relaxed);
+    if let Some(child) = child::adopt() {
+        child.run_entry();
+    }
+}
+
+/// Serves `T` to the parent that started this program with [`Builder::executable`](crate::Builder::executable). Never returns.
+///
+/// The parent and this program must agree on `T`: its methods and their types are compared by fingerprint, and requests are
+/// validated before they are read. Methods of bridged traits cannot be called this way.
+///
+/// A program that is not started by a bridge says so on stderr and exits with code 2.
+pub fn serve<T: Service>() -> ! {
+    match child::adopt() {
+        Some(child) => entry::<T>(child),
+        None => {
+            eprintln!(
+                "this program serves `{}` to the program that starts it through callgate's Builder::executable; \
+                 it does nothing when started by hand",
+                T::NAME
+            );
+            std::process::exit(2)
+        }
+    }
+}
+
+/// Where a child goes when it has the handshake before it.
+fn entry<T: Service>(child: Child) -> ! {
+    callee::serve::<T>(child.answer(Fingerprint::of::<T>()))
+}
+
+/// Where the entry for `T` is in the running program.
+pub(super) fn of<T: Service>() -> Result<Entry, StartError> {
+    let image = Image::current();
+    let address = entry::<T> as EntryFn as usize;
+    let offset = image.offset_of(address).ok_or_else(|| StartError::System {
+        service: T::NAME,
+        what: "finding the service in the running program".into(),
+        error: io::Error::other("it lies in a shared library; use Builder::executable"),
+    })?;
+    Ok(Entry { build: image.build, offset })
+}

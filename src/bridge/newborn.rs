@@ -1,0 +1,150 @@
+//! A child between its start and the end of the handshake.
+
+#![forbid(unsafe_code)]
+
+use crate::call::link::Link;
+use crate::call::service::Service;
+use crate::doorbell::Deadline;
+use crate::error::{Exit, StartError};
+use crate::handshake::{Answer, Hello};
+use crate::layout::PROTOCOL;
+use crate::process::spawn::Spawned;
+use crate::process::watch::{self, Watched};
+use crate::sys::image::Image;
+use crate::sys::pidfd::Pidfd;
+use crate::sys::poll;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long to wait for the status of a child that has been killed.
+const REAP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a child that has closed its control socket may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A started child that is not yet watched; killed and reaped when dropped.
+pub(super) struct Newborn<T> {
+    pid: u32,
+    pidfd: Option<Pidfd>,
+    control: Option<OwnedFd>,
+    service: PhantomData<fn() -> T>,
+}
+
+impl<T: Service> Newborn<T> {
+    pub(super) fn new(spawned: Spawned) -> Result<Self, StartError> {
+        let Spawned { pid, pidfd, control } = spawned;
+        match pidfd {
+            Some(pidfd) => Ok(Self { pid, pidfd: Some(pidfd), control: Some(control), service: PhantomData }),
+            None => Err(Self::died(pid, Exit::Unknown)),
+        }
+    }
+
+    fn died(pid: u32, exit: Exit) -> StartError {
+        StartError::Died { service: T::NAME, pid, exit, when: "during the handshake" }
+    }
+
+    /// Greets the child and hears its answer.
+    pub(super) fn shake_hands(
+        &self,
+        hello: &Hello,
+        segment: OwnedFd,
+        timeout: Duration,
+        executable: &str,
+    ) -> Result<(), StartError> {
+        let Some(control) = &self.control else { return Err(Self::died(self.pid, Exit::Unknown)) };
+        match hello.send(control, segment.as_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(self.ended()),
+            sent => sent.map_err(system::<T>("greeting the child".into()))?,
+        }
+        drop(segment);
+        let deadline = Deadline::after(Some(timeout));
+        while !poll::readable(control, deadline.left().unwrap_or(timeout))
+            .map_err(system::<T>("waiting for the child".into()))?
+        {
+            if deadline.has_passed() {
+                return Err(StartError::NoAnswer { service: T::NAME, executable: executable.into(), timeout });
+            }
+        }
+        match Answer::receive(control) {
+            Ok(Some(answer)) => self.judge(answer, hello),
+            Ok(None) => Err(self.ended()),
+            Err(error) => Err(self.unusable(error.to_string())),
+        }
+    }
+
+    fn judge(&self, answer: Answer, hello: &Hello) -> Result<(), StartError> {
+        let mismatch = |what, here: u64, there: u64| {
+            let (here, there) = (format!("{here:#x}"), format!("{there:#x}"));
+            Err(StartError::Mismatch { service: T::NAME, pid: self.pid, what, here, there })
+        };
+        match answer {
+            Answer::Ready { pid } if pid == u64::from(self.pid) => Ok(()),
+            Answer::Ready { pid } => Err(self.unusable(format!("it says that its process number is {pid}"))),
+            Answer::Protocol { version } => mismatch("the version of callgate's protocol", PROTOCOL.into(), version),
+            Answer::Format { format } => mismatch("the format of rkyv's archives", hello.format, format),
+            Answer::Build { build } => mismatch("the build of the program", Image::current().build, build),
+            Answer::Fingerprint { fingerprint } => {
+                mismatch("the fingerprint of the service's methods and types", hello.fingerprint, fingerprint)
+            }
+            Answer::NotServing => Err(self
+                .unusable("its main calls callgate::init(), and a separate executable needs callgate::serve()".into())),
+            Answer::Segment => Err(self.unusable("it could not map the bridge's segment".into())),
+        }
+    }
+
+    fn unusable(&self, why: String) -> StartError {
+        StartError::Handshake { service: T::NAME, pid: self.pid, why }
+    }
+
+    /// The child has let go of the control socket: it has ended, or is about to.
+    fn ended(&self) -> StartError {
+        match self.pidfd.as_ref().and_then(|pidfd| reap(pidfd, END_PATIENCE)) {
+            Some(exit) => Self::died(self.pid, exit),
+            None => self.unusable("it closed its control socket and went on".into()),
+        }
+    }
+
+    /// Hands the child to the watcher.
+    pub(super) fn watched(mut self, max_payload: u64) -> Result<Arc<Link>, StartError> {
+        let parts = self.pidfd.take().zip(self.control.take());
+        let (pidfd, control) = parts.ok_or_else(|| Self::died(self.pid, Exit::Unknown))?;
+        let link = Arc::new(Link::new(self.pid, pidfd, control, max_payload));
+        if let Err(error) = watch::watch(link.clone()) {
+            link.pidfd().kill();
+            reap(link.pidfd(), REAP_PATIENCE);
+            return Err(system::<T>("watching the child".into())(error));
+        }
+        Ok(link)
+    }
+}
+
+impl<T> Drop for Newborn<T> {
+    fn drop(&mut self) {
+        if let Some(pidfd) = &self.pidfd {
+            pidfd.kill();
+            reap(pidfd, REAP_PATIENCE);
+        }
+    }
+}
+
+/// Waits until the child has ended, at most `patience`, and takes its status.
+fn reap(pidfd: &Pidfd, patience: Duration) -> Option<Exit> {
+    let deadline = Deadline::after(Some(patience));
+    loop {
+        if let Some(exit) = pidfd.reap() {
+            return Some(exit);
+        }
+        if deadline.has_passed() {
+            return None;
+        }
+        let _ = poll::readable(pidfd, deadline.left().unwrap_or_default());
+    }
+}
+
+/// What the system's refusal of `what` means for the start.
+pub(super) fn system<T: Service>(what: String) -> impl FnOnce(io::Error) -> StartError {
+    move |error| StartError::System { service: T::NAME, what, error }
+}
