@@ -1,7 +1,7 @@
 //! Arenas: blocks for payloads that outgrow a slot.
 //!
 //! Layer 2. An arena belongs to one side, which allocates from it and keeps all its books in private memory; the other side
-//! only reads the blocks that frames name, through a [`Directory`]. Segments are asked of a [`Source`] and kept for reuse: a
+//! only reads the blocks that frames name. Segments are asked of a [`Source`] and kept for reuse: a
 //! fresh page costs ten times a used one. Knows nothing of sockets; never blocks, except where the source does.
 //!
 //! Block sizes are powers of two from 4 KiB to 64 KiB, sixteen to a segment; larger ones have a segment of their own, in
@@ -9,11 +9,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::frame::{BlockRef, Spill};
+use crate::frame::BlockRef;
 use crate::segment::{Block, Span};
 use crate::sys::mapping::Mapping;
 use std::collections::HashMap;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// The smallest block, in bytes.
@@ -26,7 +25,7 @@ const LARGEST_SHARED: u64 = 64 << 10;
 const BLOCKS_PER_SEGMENT: u64 = 16;
 
 /// Free segments are kept for reuse up to this many bytes in each arena; beyond it they are given back.
-const RETAINED: u64 = 64 << 20;
+pub(crate) const RETAINED: u64 = 64 << 20;
 
 /// Why there is no block: the length asked for, and what could have been had.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +72,11 @@ pub(crate) struct Loan {
 impl Loan {
     pub(crate) fn span(&self) -> Span<'_> {
         self.block.span()
+    }
+
+    /// The part of the block that a frame may fill, which ends where the longest payload does.
+    pub(crate) fn room(&self, max_payload: u64) -> Span<'_> {
+        self.span().first(self.len.min(max_payload) as usize)
     }
 
     /// What a frame says of the first `len` bytes of this block.
@@ -177,58 +181,27 @@ fn block_len(len: u64) -> u64 {
     if power <= LARGEST_SHARED { power } else { len.next_multiple_of(power / 8) }
 }
 
-/// Moves a frame that outgrows its slot into a block, and into a larger one when it outgrows that.
-pub(crate) struct ArenaSpill<'a> {
-    pub(crate) arena: &'a mut Arena,
-    pub(crate) source: &'a mut dyn Source,
-    pub(crate) slot: Span<'a>,
-    /// The block that the frame is in, if it outgrew the slot.
-    pub(crate) loan: Option<Loan>,
-    /// Why the last `spill` failed.
-    pub(crate) failed: Option<NoRoom>,
-}
-
-impl Spill for ArenaSpill<'_> {
-    fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
-        // Twice what is written, so that a frame of many small pieces moves a logarithmic number of times; one large piece
-        // gets what it needs, and an eighth for what follows it.
+impl Arena {
+    /// A block for at least `need` bytes of a frame of which `written` have been written in `from`, moved into it.
+    ///
+    /// Twice what is written, so that a frame of many small pieces moves a logarithmic number of times; one large piece gets
+    /// what it needs, and an eighth for what follows it.
+    ///
+    /// # Errors
+    ///
+    /// As [`allocate`](Self::allocate).
+    pub(crate) fn grow(
+        &mut self,
+        from: Span<'_>,
+        written: usize,
+        need: usize,
+        source: &mut dyn Source,
+    ) -> Result<Loan, NoRoom> {
         let need = need as u64;
-        let wish = (2 * written as u64).max(need + need / 8).min(self.arena.max_payload()).max(need);
-        let loan = match self.arena.allocate(wish, self.source).or_else(|_| self.arena.allocate(need, self.source)) {
-            Ok(loan) => loan,
-            Err(why) => {
-                self.failed = Some(why);
-                return None;
-            }
-        };
-        let from = self.loan.as_ref().map_or(self.slot, Loan::span);
+        let wish = (2 * written as u64).max(need + need / 8).min(self.max_payload).max(need);
+        let loan = self.allocate(wish, source).or_else(|_| self.allocate(need, source))?;
         from.first(written).copy_into(loan.span());
-        let place = (loan.span().start(), usize::try_from(loan.len.min(self.arena.max_payload())).ok()?);
-        if let Some(old) = self.loan.replace(loan) {
-            self.arena.free(old, self.source);
-        }
-        Some(place)
-    }
-}
-
-/// The segments of the peer's arena, as this side knows them.
-#[derive(Default)]
-pub(crate) struct Directory {
-    segments: HashMap<u64, Arc<Mapping>>,
-}
-
-impl Directory {
-    pub(crate) fn insert(&mut self, segment: u64, mapping: Arc<Mapping>) {
-        self.segments.insert(segment, mapping);
-    }
-
-    pub(crate) fn remove(&mut self, segment: u64) -> Option<Arc<Mapping>> {
-        self.segments.remove(&segment)
-    }
-
-    /// The segment's mapping.
-    pub(crate) fn get(&self, segment: u64) -> Option<&Arc<Mapping>> {
-        self.segments.get(&segment)
+        Ok(loan)
     }
 }
 

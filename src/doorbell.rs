@@ -189,7 +189,8 @@ impl Waiter<'_> {
     }
 
     fn park_until(&self, deadline: Deadline, ready: &mut dyn FnMut() -> bool) -> Waited {
-        for spurious in 0u32.. {
+        let mut spurious = 0u32;
+        loop {
             // W1.
             self.bell.parked.word().store(PARKED, Relaxed);
             // W2: orders `parked` before the look at the commit word. Pairs with N2 in `notify`.
@@ -207,8 +208,8 @@ impl Waiter<'_> {
                 return Waited::DeadlinePassed;
             }
             self.sleep(left, spurious > SPURIOUS_LIMIT);
+            spurious = spurious.saturating_add(1);
         }
-        Waited::DeadlinePassed
     }
 
     /// One sleep, at most `left`. `distrust` = the shared word has woken this wait too often for nothing: a hostile peer can

@@ -5,18 +5,18 @@
 
 #![forbid(unsafe_code)]
 
-use crate::arena::{Arena, ArenaSpill, Loan, NoRoom, Source};
+use crate::arena::{Arena, Loan, NoRoom, Source};
 use crate::doorbell::{self, Deadline, Wait, Waited, Waiter};
 use crate::error::Progress;
-use crate::frame::{Encoder, Kind, Place, encode};
+use crate::frame::{Encode, Kind, Place, Spill, encode};
 use crate::layout::{CalleeLine, CallerLine, Header, WorkerLine};
 use crate::life::Life;
 use crate::ring::{Consumer, Frame, Producer};
-use crate::segment::{Placed, Segment};
+use crate::segment::{Placed, Segment, Span};
 use crate::sync::Ordering::{Relaxed, Release};
-use rkyv::Serialize;
 use rkyv::rancor::Failure;
 use std::collections::VecDeque;
+use std::ptr::NonNull;
 
 /// Why a frame could not be written. Nothing was published.
 #[derive(Clone, Debug)]
@@ -82,7 +82,7 @@ impl CallerLane {
     ///
     /// If the arguments cannot be written; nothing was sent.
     #[inline(always)]
-    pub(crate) fn send<A: Serialize<Encoder>>(
+    pub(crate) fn send<A: Encode>(
         &mut self,
         kind: Kind,
         call: u64,
@@ -166,11 +166,7 @@ pub(crate) trait Memory {
 
 /// Serialises `value` into the slot that `ring` has claimed, or into a block if it outgrows that.
 #[inline(always)]
-fn write<T: Serialize<Encoder>>(
-    value: &T,
-    ring: &Producer,
-    memory: &mut dyn Memory,
-) -> Result<(Place, Option<Loan>), SendError> {
+fn write<T: Encode>(value: &T, ring: &Producer, memory: &mut dyn Memory) -> Result<(Place, Option<Loan>), SendError> {
     let slot = ring.claim();
     let mut spill = LateSpill { memory, slot, loan: None, failed: None };
     match encode(value, slot, &mut spill) {
@@ -182,25 +178,32 @@ fn write<T: Serialize<Encoder>>(
     }
 }
 
-/// Takes the arena only when the frame outgrows its slot.
+/// Moves a frame that outgrows its slot into a block, and into a larger one when it outgrows that. Takes the arena only then.
 struct LateSpill<'a> {
     memory: &'a mut dyn Memory,
-    slot: crate::segment::Span<'a>,
+    slot: Span<'a>,
+    /// The block that the frame is in, if it outgrew the slot.
     loan: Option<Loan>,
+    /// Why the last `spill` failed.
     failed: Option<NoRoom>,
 }
 
-impl crate::frame::Spill for LateSpill<'_> {
+impl Spill for LateSpill<'_> {
     #[cold]
-    fn spill(&mut self, written: usize, need: usize) -> Option<(std::ptr::NonNull<u8>, usize)> {
-        let (slot, mut loan, mut failed, mut place) = (self.slot, self.loan.take(), None, None);
+    fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
+        let from = self.loan.as_ref().map_or(self.slot, Loan::span);
+        let mut grown = None;
         self.memory.with(&mut |arena, source| {
-            let mut spill = ArenaSpill { arena, source, slot, loan: loan.take(), failed: None };
-            place = crate::frame::Spill::spill(&mut spill, written, need);
-            (loan, failed) = (spill.loan.take(), spill.failed.take());
+            let loan = arena.grow(from, written, need, source);
+            grown = Some(loan.map(|loan| (arena.max_payload(), loan)));
         });
-        (self.loan, self.failed) = (loan, failed);
-        place
+        let (max_payload, loan) = grown?.map_err(|why| self.failed = Some(why)).ok()?;
+        let room = loan.room(max_payload);
+        let place = (room.start(), room.len());
+        if let Some(old) = self.loan.replace(loan) {
+            self.memory.free(old);
+        }
+        Some(place)
     }
 }
 
@@ -264,7 +267,7 @@ impl CalleeLane {
     ///
     /// If it cannot be written.
     #[inline(always)]
-    pub(crate) fn write<R: Serialize<Encoder>>(
+    pub(crate) fn write<R: Encode>(
         &self,
         value: &R,
         memory: &mut dyn Memory,

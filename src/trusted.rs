@@ -4,13 +4,23 @@
 //! only in a process that was started as a child and has the handshake behind it.
 
 use crate::call::service::Dispatch;
-use crate::frame::{Build, RequestSpan};
+use crate::frame::RequestSpan;
 use crate::process::child::Child;
 use crate::segment::Span;
 use crate::sys::image::Image;
+use std::ptr::with_exposed_provenance;
 
 /// The entry of a service in its executable: serves, and never comes back.
 pub(crate) type EntryFn = fn(Child) -> !;
+
+/// Whether the peer runs the same build of the same program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// A function lies as far from where the executable was loaded as it does here.
+    Same,
+    /// Its code lies elsewhere: nothing in it can be named by address.
+    Other,
+}
 
 /// The proof that this process is a child and its peer the parent that started it.
 #[derive(Clone, Copy, Debug)]
@@ -27,10 +37,6 @@ impl TrustedParent {
         Self { build }
     }
 
-    pub(crate) fn build(self) -> Build {
-        self.build
-    }
-
     /// The payload of a request, which the parent does not write until the reply is published.
     #[inline(always)]
     pub(crate) fn request(self, span: Span<'_>) -> RequestSpan<'_> {
@@ -43,9 +49,9 @@ impl TrustedParent {
     /// The dispatch function that lies at `offset` in the executable; `None` if it lies outside, or this is another build.
     pub(crate) fn dispatch_at<T>(self, offset: u64) -> Option<Dispatch<T>> {
         let address = Image::current().address_of(offset).filter(|_| self.build == Build::Same)?;
-        // SAFETY: the parent runs the same executable with the same service (the fingerprint says so), and took the offset
-        // from a `Dispatch<T>` of its own.
-        Some(unsafe { std::mem::transmute::<usize, Dispatch<T>>(address) })
+        // SAFETY: the parent runs the same executable, and took the offset from a `Dispatch<T>` of its own: it compares the
+        // interface's service with the bridge's, which is the `T` whose entry this process runs.
+        Some(unsafe { std::mem::transmute::<*const (), Dispatch<T>>(with_exposed_provenance(address)) })
     }
 }
 
@@ -57,5 +63,5 @@ impl TrustedParent {
 pub(crate) unsafe fn entry_at(offset: u64) -> Option<EntryFn> {
     let address = Image::current().address_of(offset)?;
     // SAFETY: the caller's duty: the parent took the offset from an `EntryFn` of its own.
-    Some(unsafe { std::mem::transmute::<usize, EntryFn>(address) })
+    Some(unsafe { std::mem::transmute::<*const (), EntryFn>(with_exposed_provenance(address)) })
 }

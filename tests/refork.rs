@@ -71,6 +71,25 @@ fn a_child_can_be_a_parent_and_its_child_ends_with_it() {
     });
 }
 
+/// A fork holds a copy of its parent's bridge, and must not speak for it: not call, not stop it when it drops it.
+#[test]
+fn a_fork_leaves_its_parents_bridge_alone() {
+    alone("a_fork_leaves_its_parents_bridge_alone", 60, || {
+        let first = Guest::bridge().start().expect("a start");
+        // SAFETY: the other threads of this process sleep, so no lock is held; the fork leaves by `_exit`.
+        match unsafe { fork() }.expect("fork") {
+            ForkResult::Child => {
+                let refused = first.greet().is_err_and(|error| error.to_string().contains("is a fork of the one"));
+                drop(first);
+                // SAFETY: ends the fork, in which nothing is left to be done.
+                unsafe { nix::libc::_exit(if refused { 0 } else { 1 }) }
+            }
+            ForkResult::Parent { child } => assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0))),
+        }
+        assert_eq!(first.greet().as_deref(), Ok("hello"));
+    });
+}
+
 #[test]
 fn a_fork_of_the_parent_starts_bridges_of_its_own() {
     alone("a_fork_of_the_parent_starts_bridges_of_its_own", 60, || {

@@ -99,7 +99,8 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// How many threads can be in a call at the same time, 1 to 64; more wait for one another. Default: 8.
+    /// How many threads can be in a call at the same time, 1 to 64; more wait for one another. A value whose own `Serialize` or
+    /// `Deserialize` calls the same bridge needs a second lane for it. Default: 8.
     pub fn lanes(mut self, lanes: u32) -> Self {
         self.lanes = lanes;
         self
@@ -119,7 +120,7 @@ impl<T: Service> Builder<T> {
     }
 
     /// The longest request or reply, in bytes, from what a slot holds to 2,147,483,647; longer ones fail with
-    /// [`CallError::TooLarge`]. All large payloads of a bridge together may have four times as much memory, and 64 MiB.
+    /// [`CallError::TooLarge`]. All large payloads of a bridge together may have four times as much memory, and 128 MiB.
     /// Default: 1 GiB.
     pub fn max_payload(mut self, bytes: u64) -> Self {
         self.max_payload = bytes;
@@ -174,7 +175,8 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// Executes another program, whose `main` calls [`serve::<T>()`](serve), instead of the running one.
+    /// Executes another program, whose `main` calls [`serve::<T>()`](crate::serve), instead of the running one. A name
+    /// without a slash is looked up in `PATH`.
     pub fn executable(mut self, path: impl AsRef<Path>) -> Self {
         self.launch.executable = Some(path.as_ref().into());
         self
@@ -200,7 +202,7 @@ impl<T: Service> Builder<T> {
         let newborn = Newborn::<T>::new(spawned)?;
         newborn.shake_hands(&hello, object, self.start_timeout, &executable)?;
         let link = newborn.watched(self.max_payload)?;
-        let caller = Arc::new(Caller::new(&segment, link, self.wait));
+        let caller = Arc::new(Caller::new::<T>(&segment, link, self.wait));
         let bridge = Bridge::new(caller.clone(), self.timeout, self.stop_grace);
         let error = match caller.construct(self.constructor, args, self.timeout) {
             Ok(Ok(())) => return Ok(bridge),

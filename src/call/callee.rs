@@ -4,7 +4,7 @@
 
 use super::panic;
 use super::service::{Dispatch, Exchange, Incoming, Service, Written};
-use crate::arena::{Arena, Directory, Loan, NoRoom, Source};
+use crate::arena::{Arena, Loan, NoRoom, Source};
 use crate::control::{Control, Message};
 use crate::error::Fault;
 use crate::frame::{BlockRef, Kind, Place};
@@ -18,6 +18,7 @@ use crate::sys::mapping::Mapping;
 use crate::sys::socket::Blocking;
 use crate::sys::{memfd, selfproc};
 use crate::trusted::TrustedParent;
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -128,11 +129,15 @@ fn carry_out<T: Service>(
 /// Takes an interface into the table: the call word is its number, the payload where its dispatch function is.
 fn bind<T: Service>(interfaces: &mut Vec<Option<Dispatch<T>>>, exchange: &mut Exchange<'_>) {
     let number = (exchange.call & 0xffff) as usize;
-    let offset = exchange.request.read::<(u64,)>(exchange.parent.build()).map(|args| args.0.to_native());
+    let offset = exchange.request.read::<(u64,)>().map(|args| args.0.to_native());
     let Some(dispatch) = offset.ok().and_then(|offset| exchange.parent.dispatch_at(offset)) else {
         return exchange.refuse("a trait's methods cannot be called in a separate executable");
     };
     interfaces.resize(interfaces.len().max(number), None);
+    // A number belongs to one interface for good: the parent may ask for the same again, after a timeout, but for no other.
+    if interfaces[number - 1].is_some_and(|known| !std::ptr::fn_addr_eq(known, dispatch)) {
+        return exchange.refuse("the child knows another interface by this number");
+    }
     interfaces[number - 1] = Some(dispatch);
     exchange.reply(Kind::Bind, &());
 }
@@ -171,7 +176,7 @@ struct Shared {
 #[derive(Default)]
 struct FromParent {
     /// Segments of the parent's arena.
-    requests: Directory,
+    requests: HashMap<u64, Arc<Mapping>>,
     /// The parent's answer to the last `Need`.
     answer: Option<Result<(u64, Arc<Mapping>), NoRoom>>,
 }
@@ -219,10 +224,10 @@ fn note(shared: &Shared, message: Message, descriptor: Option<OwnedFd>) {
     let mut told = shared.told();
     match message {
         Message::Attach { segment } => match mapped() {
-            Ok(mapping) => told.requests.insert(segment, mapping),
+            Ok(mapping) => drop(told.requests.insert(segment, mapping)),
             Err(error) => confused(&format!("a segment that cannot be mapped: {error}")),
         },
-        Message::Detach { segment } => drop(told.requests.remove(segment)),
+        Message::Detach { segment } => drop(told.requests.remove(&segment)),
         Message::Grant { segment } => {
             let failed = |error: std::io::Error| NoRoom::Failed(format!("the child cannot map reply memory: {error}"));
             told.answer = Some(mapped().map(|mapping| (segment, mapping)).map_err(failed));
@@ -249,7 +254,7 @@ impl ReplyMemory {
     /// The block that a request names. It may have to wait for the segment, which comes by the socket.
     #[cold]
     fn request_block(&self, block: BlockRef) -> Block {
-        let mapping = self.shared.wait_for(|told| told.requests.get(block.segment).cloned());
+        let mapping = self.shared.wait_for(|told| told.requests.get(&block.segment).cloned());
         Block::new(&mapping, block.offset, block.len).unwrap_or_else(|| confused("a block outside its segment"))
     }
 }

@@ -4,11 +4,11 @@
 
 use super::link::{Link, RequestMemory};
 use super::recorded::Recorded;
-use super::service::{InterfaceId, Method};
+use super::service::{InterfaceId, Method, Service};
 use crate::arena::NoRoom;
 use crate::doorbell::{Deadline, Wait, Waited};
 use crate::error::{CallError, CallName, Exit, Fault, Payload, Progress};
-use crate::frame::{Kind, Limit, Place, Request, Transfer, decode};
+use crate::frame::{self, Kind, Limit, Request, Transfer, decode};
 use crate::lane::{CallerLane, Memory, SendError};
 use crate::life::Cause;
 use crate::ring::Frame;
@@ -16,6 +16,7 @@ use crate::segment::Segment;
 use crate::sys::image::Image;
 use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
+use std::any::TypeId;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -32,10 +33,19 @@ pub(crate) struct Caller {
     lanes: Box<[CachePadded<Mutex<CallerLane>>]>,
     pub(crate) link: Arc<Link>,
     wait: Wait,
-    /// The interfaces that the child has in its table; interface n is at n - 1.
-    interfaces: [OnceLock<usize>; MAX_INTERFACES],
+    service: TypeId,
+    /// The interfaces that the child has, or is to have, in its table; interface n is at n - 1.
+    interfaces: [Place; MAX_INTERFACES],
     binding: Mutex<()>,
     stopping: Mutex<()>,
+}
+
+/// A place in the table of interfaces.
+struct Place {
+    /// The interface's dispatch function, in this process.
+    address: OnceLock<usize>,
+    /// Set when the child has answered that it knows it.
+    bound: OnceLock<()>,
 }
 
 /// What a call needs to know of itself.
@@ -54,13 +64,15 @@ struct Ask {
 }
 
 impl Caller {
-    pub(crate) fn new(segment: &Segment, link: Arc<Link>, wait: Wait) -> Self {
+    /// The calling side of a bridge to a `T`.
+    pub(crate) fn new<T: Service>(segment: &Segment, link: Arc<Link>, wait: Wait) -> Self {
         let lane = |index| CachePadded::new(Mutex::new(CallerLane::new(segment, index)));
         Self {
             lanes: (0..segment.geometry().lanes).map(lane).collect(),
             link,
             wait,
-            interfaces: [const { OnceLock::new() }; MAX_INTERFACES],
+            service: TypeId::of::<T>(),
+            interfaces: [const { Place { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
             binding: Mutex::new(()),
             stopping: Mutex::new(()),
         }
@@ -99,14 +111,17 @@ impl Caller {
     /// Has the child drop the service and exit, after all calls made before; kills it if that takes longer than `grace`.
     /// The child is gone when this returns. A second stop waits for the first, and returns how the child ended.
     pub(crate) fn stop(&self, service: &'static str, grace: Duration) -> Result<Exit, CallError> {
+        let name = CallName { service, method: "drop" };
+        let ticket = Ticket { name, timeout: Some(grace), deadline: Deadline::after(Some(grace)) };
+        if self.link.is_in_fork() {
+            return Err(self.in_fork_slow(ticket));
+        }
         let _one_at_a_time = self.stopping.lock();
         let life = &self.link.life;
         if let (Some(Cause::Stopped), Some(exit)) = (life.cause(), life.exit()) {
             return Ok(exit);
         }
         life.blame(Cause::Stopped);
-        let name = CallName { service, method: "drop" };
-        let ticket = Ticket { name, timeout: Some(grace), deadline: Deadline::after(Some(grace)) };
         let asked = self.ask_to_stop(ticket);
         let exit = match asked {
             Ok(()) | Err(CallError::Panicked { .. }) => life.wait(ticket.deadline),
@@ -128,8 +143,11 @@ impl Caller {
         self.ask_on(&mut lanes[0], Ask { kind: Kind::Stop, call: 0 }, &(), ticket)
     }
 
-    /// Kills the child, and waits until it is gone.
+    /// Kills the child, and waits until it is gone. A fork leaves it alone: it is not its child.
     pub(crate) fn kill(&self) -> Exit {
+        if self.link.is_in_fork() {
+            return Exit::Unknown;
+        }
         self.link.kill(Cause::Stopped);
         self.link.life.wait(Deadline::after(Some(KILL_PATIENCE))).unwrap_or(Exit::Unknown)
     }
@@ -139,33 +157,44 @@ impl Caller {
     /// The number by which the child knows an interface, which it is told at the first call.
     #[inline]
     fn interface_number(&self, interface: InterfaceId, ticket: Ticket) -> Result<u64, CallError> {
-        let address = (interface.0)();
-        match self.bound(address) {
-            Some(number) => Ok(number),
-            None => self.bind_slow(address, ticket),
+        match self.place((interface.dispatch)()) {
+            Some((number, place)) if place.bound.get().is_some() => Ok(number),
+            _ => self.bind_slow(interface, ticket),
         }
     }
 
+    /// The interface's place in the table, and the number of the place.
     #[inline]
-    fn bound(&self, address: usize) -> Option<u64> {
-        let known = self.interfaces.iter().map_while(OnceLock::get);
-        known.zip(1..).find_map(|(&at, number)| (at == address).then_some(number))
+    fn place(&self, address: usize) -> Option<(u64, &Place)> {
+        let taken = self.interfaces.iter().take_while(|place| place.address.get().is_some());
+        (1..).zip(taken).find(|(_, place)| place.address.get() == Some(&address))
     }
 
+    /// Tells the child where the interface's dispatch function is.
+    ///
+    /// A place is taken before the child is told, and for good: if this call gives up, its request is still on its way, and
+    /// must not arrive after the same number has come to mean another interface.
     #[cold]
-    fn bind_slow(&self, address: usize, ticket: Ticket) -> Result<u64, CallError> {
-        let _binding = lock_until(&self.binding, ticket.deadline).ok_or_else(|| self.late(ticket))?;
-        if let Some(number) = self.bound(address) {
-            return Ok(number);
-        }
+    fn bind_slow(&self, interface: InterfaceId, ticket: Ticket) -> Result<u64, CallError> {
         let refused = |why: &str| CallError::Refused { call: ticket.name, why: why.into() };
-        let place = self.interfaces.iter().position(|place| place.get().is_none());
-        let place = place.ok_or_else(|| refused("the service has more than 32 bridged traits"))?;
+        // The child calls what it is told to, with its service: it must be a function for that very type.
+        if (interface.service)() != self.service {
+            return Err(refused("its trait is another service's"));
+        }
+        let _binding = lock_until(&self.binding, ticket.deadline).ok_or_else(|| self.late(ticket))?;
+        let address = (interface.dispatch)();
         let offset = Image::current().offset_of(address);
         let offset = offset.ok_or_else(|| refused("the trait's methods lie in a shared library"))?;
-        let number = place as u64 + 1;
-        self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, &(offset,), ticket)?;
-        let _ = self.interfaces[place].set(address);
+        if self.place(address).is_none() {
+            let free = self.interfaces.iter().find(|place| place.address.get().is_none());
+            let free = free.ok_or_else(|| refused("the service has more than 32 bridged traits"))?;
+            free.address.get_or_init(|| address);
+        }
+        let (number, place) = self.place(address).ok_or_else(|| refused("its trait has no place in the table"))?;
+        if place.bound.get().is_none() {
+            self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, &(offset,), ticket)?;
+            place.bound.get_or_init(|| ());
+        }
         Ok(number)
     }
 
@@ -173,6 +202,10 @@ impl Caller {
 
     #[inline]
     fn ask<A: Request, R: Transfer>(&self, ask: Ask, args: &A, ticket: Ticket) -> Result<R, CallError> {
+        // Before a lane is claimed: in a fork, one that another thread held stays locked for ever.
+        if self.link.is_in_fork() {
+            return Err(self.in_fork_slow(ticket));
+        }
         let mut lane = self.claim(ticket)?;
         self.ask_on(&mut lane, ask, args, ticket)
     }
@@ -257,7 +290,8 @@ impl Caller {
 
     // ---- lanes -----------------------------------------------------------------------------------------------------
 
-    /// A lane for this thread alone: the one it had before if that is free, else any, else the first that gets free.
+    /// A lane for this thread alone: the one it had before if that is free, else any that is, else the one it had before as
+    /// soon as it is free.
     #[inline]
     fn claim(&self, ticket: Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
         let preferred = thread_number() % self.lanes.len();
@@ -273,7 +307,7 @@ impl Caller {
         if let Some(lane) = after.iter().chain(before).find_map(|lane| lane.try_lock()) {
             return Ok(lane);
         }
-        // A stop holds every lane until the child is gone.
+        // A stop holds every lane until the child has answered it.
         if self.link.life.is_over() {
             return Err(self.over(Progress::NotStarted, ticket));
         }
@@ -299,8 +333,8 @@ impl Caller {
     #[inline]
     fn payload<R: Transfer>(&self, frame: &Frame<'_>, ticket: Ticket) -> Result<R, CallError> {
         let decoded = match frame.commit.place {
-            Place::Slot(_) => decode(frame.payload),
-            Place::Block(block) => {
+            frame::Place::Slot(_) => decode(frame.payload),
+            frame::Place::Block(block) => {
                 let block = self.link.reply_block(block);
                 let block = block.ok_or_else(|| self.corrupt("a reply in memory that it does not have", ticket))?;
                 decode(block.span())
@@ -322,7 +356,7 @@ impl Caller {
                 len,
                 max,
             }),
-            Kind::Refused if frame.commit.place == Place::Slot(0) => {
+            Kind::Refused if frame.commit.place == frame::Place::Slot(0) => {
                 Ok(CallError::Refused { call, why: "the child has no memory left to say why".into() })
             }
             Kind::Refused => self.payload::<String>(frame, ticket).map(|why| CallError::Refused { call, why }),
@@ -341,6 +375,12 @@ impl Caller {
             SendError::NoRoom(NoRoom::Failed(why)) => CallError::Refused { call, why },
             SendError::Encode => CallError::Refused { call, why: "its arguments cannot be encoded".into() },
         }
+    }
+
+    #[cold]
+    fn in_fork_slow(&self, ticket: Ticket) -> CallError {
+        let why = "this process is a fork of the one that started the bridge; start another here".into();
+        CallError::Refused { call: ticket.name, why }
     }
 
     /// The error of a call that ran out of time before it was sent.

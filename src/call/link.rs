@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::arena::{Arena, Directory, NoRoom, Source};
+use crate::arena::{Arena, NoRoom, RETAINED, Source};
 use crate::control::{Control, Message};
 use crate::error::Exit;
 use crate::frame::BlockRef;
@@ -12,11 +12,13 @@ use crate::lane::Memory;
 use crate::life::{Cause, Life};
 use crate::process::watch::Watched;
 use crate::segment::Block;
+use crate::sys::fork;
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::Blocking;
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -30,6 +32,10 @@ const MESSAGES_PER_TURN: usize = 16;
 /// The parent's hold on one child.
 pub(crate) struct Link {
     pub(crate) pid: u32,
+    /// The longest payload, in bytes.
+    max_payload: u64,
+    /// The process that holds on; forks of it must not touch what the two share.
+    generation: u32,
     pub(crate) life: Life,
     pidfd: Pidfd,
     control: Control,
@@ -41,9 +47,9 @@ pub(crate) struct Link {
 /// Every segment of this bridge beside the first.
 struct Books {
     /// Segments that the child's arena, for replies, was given.
-    replies: Directory,
+    replies: HashMap<u64, Arc<Mapping>>,
     /// Bytes of each segment, of both arenas.
-    lens: std::collections::HashMap<u64, u64>,
+    lens: HashMap<u64, u64>,
     /// The number of the next segment; numbers are never used again.
     next: u64,
     /// Bytes that all segments together may have.
@@ -58,7 +64,7 @@ impl Books {
 
     /// Creates a segment of `len` bytes within the budget.
     fn create(&mut self, len: u64) -> Result<(u64, Arc<Mapping>, OwnedFd), NoRoom> {
-        if len > self.left() || len == 0 {
+        if len > self.left() {
             return Err(NoRoom::TooLarge { len, max: self.left() });
         }
         if self.lens.len() >= MAX_SEGMENTS {
@@ -79,20 +85,25 @@ impl Books {
 
 impl Link {
     pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, max_payload: u64) -> Self {
-        let books = Books {
-            replies: Directory::default(),
-            lens: std::collections::HashMap::new(),
-            next: 1,
-            budget: budget(max_payload),
-        };
+        let books = Books { replies: HashMap::new(), lens: HashMap::new(), next: 1, budget: budget(max_payload) };
+        fork::count_forks();
         Self {
             pid,
+            max_payload,
+            generation: fork::generation(),
             life: Life::new(),
             pidfd,
             control: Control::new(control),
             requests: Mutex::new(Arena::new(max_payload)),
             books: Mutex::new(books),
         }
+    }
+
+    /// Whether this process is a fork of the one that started the child. It has no watcher, and its calls would be written over
+    /// those of the process that it was forked from.
+    #[inline]
+    pub(crate) fn is_in_fork(&self) -> bool {
+        self.generation != fork::generation()
     }
 
     /// Has the child killed, for `cause`. The watcher will say when it is gone.
@@ -103,10 +114,10 @@ impl Link {
 
     /// The block that a reply names, if it lies wholly in a segment that the child was given and is no longer than allowed.
     pub(crate) fn reply_block(&self, block: BlockRef) -> Option<Block> {
-        if block.len > self.requests.lock().max_payload() {
+        if block.len > self.max_payload {
             return None;
         }
-        let mapping = self.books.lock().replies.get(block.segment).cloned()?;
+        let mapping = self.books.lock().replies.get(&block.segment).cloned()?;
         Block::new(&mapping, block.offset, block.len)
     }
 
@@ -123,10 +134,11 @@ impl Link {
         match message {
             // A child never supplies memory; the descriptor is closed.
             _ if descriptor.is_some() => false,
+            Message::Need { len: 0 } => false,
             Message::Need { len } => self.grant(len).is_ok(),
             Message::Detach { segment } => {
                 let mut books = self.books.lock();
-                let known = books.replies.remove(segment).is_some();
+                let known = books.replies.remove(&segment).is_some();
                 books.lens.remove(&segment).is_some() && known
             }
             Message::Attach { .. } | Message::Grant { .. } | Message::Deny { .. } | Message::Lack => false,
@@ -147,10 +159,10 @@ impl Link {
     }
 }
 
-/// Bytes that all arenas of a bridge may have: both directions hold one payload of the largest size, and while a frame grows
-/// it holds two blocks.
+/// Bytes that all arenas of a bridge may have: both directions hold one payload of the largest size, and two blocks while a
+/// frame grows; beside what each keeps idle, so that the one's idle memory never starves the other.
 fn budget(max_payload: u64) -> u64 {
-    max_payload.saturating_mul(4).saturating_add(64 << 20)
+    max_payload.saturating_mul(4).saturating_add(2 * RETAINED)
 }
 
 impl Watched for Link {

@@ -1,4 +1,4 @@
-//! Arguments that were serialised once, to be sent later, and again after a restart.
+//! A constructor's arguments, serialised when the builder is made and sent when it starts.
 
 #![forbid(unsafe_code)]
 
@@ -27,8 +27,8 @@ impl Archive for Recorded {
     fn resolve(&self, (): (), _: Place<()>) {}
 }
 
-impl Serialize<Encoder> for Recorded {
-    fn serialize(&self, encoder: &mut Encoder) -> Result<(), Failure> {
+impl Serialize<Encoder<'_>> for Recorded {
+    fn serialize(&self, encoder: &mut Encoder<'_>) -> Result<(), Failure> {
         Writer::<Failure>::write(encoder, &self.0)
     }
 }

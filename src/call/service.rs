@@ -7,11 +7,12 @@
 use super::mode::Mode;
 use crate::arena::Loan;
 use crate::error::CallName;
-use crate::frame::{Encoder, Kind, Limit, Place, Request, RequestSpan, Transfer};
+use crate::frame::{Encode, Kind, Limit, Place, Request, RequestSpan, Transfer};
 use crate::lane::{CalleeLane, Memory, SendError};
 use crate::sys::image::Fnv;
 use crate::trusted::TrustedParent;
-use rkyv::{Archive, Serialize};
+use rkyv::Archive;
+use std::any::TypeId;
 use std::fmt::Display;
 
 /// A type whose instances can live behind a [`Bridge`](crate::Bridge). Implemented by `#[bridge]` on the type's impl block.
@@ -41,9 +42,6 @@ pub trait Service: Sized + 'static {
 
 /// The methods of one trait of a service. Implemented by `#[bridge]` on `impl Trait for T`.
 pub trait Interface<T>: 'static {
-    /// Adds every method and its types.
-    fn fingerprint(of: Fingerprint) -> Fingerprint;
-
     /// Runs the method that the call names.
     fn dispatch(service: &mut T, call: Incoming<'_, '_>);
 }
@@ -51,9 +49,14 @@ pub trait Interface<T>: 'static {
 /// The dispatch function of an interface.
 pub(crate) type Dispatch<T> = fn(&mut T, Incoming<'_, '_>);
 
-/// Tells one interface of a service from the others: the address of its dispatch function, in this process.
+/// Tells one interface of a service from the others.
 #[derive(Clone, Copy, Debug)]
-pub struct InterfaceId(pub(crate) fn() -> usize);
+pub struct InterfaceId {
+    /// The service that the dispatch function is for.
+    pub(crate) service: fn() -> TypeId,
+    /// The address of the dispatch function, in this process.
+    pub(crate) dispatch: fn() -> usize,
+}
 
 impl InterfaceId {
     /// The interface `I` of the service `T`.
@@ -62,7 +65,7 @@ impl InterfaceId {
             let dispatch: Dispatch<T> = I::dispatch;
             dispatch as usize
         }
-        Self(address::<T, I>)
+        Self { service: TypeId::of::<T>, dispatch: address::<T, I> }
     }
 }
 
@@ -143,7 +146,7 @@ pub(crate) struct Exchange<'a> {
 impl Exchange<'_> {
     /// Writes a reply. One that outgrows what a reply may be becomes a reply that says so.
     #[inline(always)]
-    pub(crate) fn reply<R: Serialize<Encoder>>(&mut self, kind: Kind, value: &R) {
+    pub(crate) fn reply<R: Encode>(&mut self, kind: Kind, value: &R) {
         self.discard();
         match self.lane.write(value, &mut *self.memory) {
             Ok((place, loan)) => self.reply = Some(Written { kind, place, loan }),
@@ -175,7 +178,7 @@ impl Exchange<'_> {
         self.reply_small(Kind::Refused, &why.to_owned());
     }
 
-    fn reply_small<R: Serialize<Encoder>>(&mut self, kind: Kind, value: &R) {
+    fn reply_small<R: Encode>(&mut self, kind: Kind, value: &R) {
         let written = self.lane.write(value, &mut *self.memory);
         // Without even room for this, the caller gets a frame without payload, which says as much.
         let (place, loan) = written.unwrap_or((Place::Slot(0), None));
@@ -201,7 +204,7 @@ impl Incoming<'_, '_> {
     /// Reads the request in place, runs the method, writes the reply.
     #[inline(always)]
     pub fn answer<A: Request, R: Transfer>(self, body: impl FnOnce(&A::Archived) -> R) {
-        match self.0.request.read::<A>(self.0.parent.build()) {
+        match self.0.request.read::<A>() {
             Ok(args) => {
                 let value = body(args);
                 self.0.reply(Kind::Call, &value);
@@ -220,7 +223,7 @@ impl Incoming<'_, '_> {
         self,
         body: impl FnOnce(&A::Archived) -> Result<T, E>,
     ) -> Option<T> {
-        let Ok(args) = self.0.request.read::<A>(self.0.parent.build()) else {
+        let Ok(args) = self.0.request.read::<A>() else {
             self.0.refuse(UNREADABLE);
             return None;
         };

@@ -3,12 +3,11 @@
 
 use super::spawn::VARIABLE;
 use crate::control::Control;
-use crate::frame::Build;
 use crate::handshake::{Answer, Entry, Hello, rkyv_format};
 use crate::segment::Segment;
 use crate::sys::image::Image;
 use crate::sys::{selfproc, socket};
-use crate::trusted::{self, TrustedParent};
+use crate::trusted::{self, Build, TrustedParent};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -21,6 +20,8 @@ pub(crate) struct Child {
     socket: OwnedFd,
     segment: OwnedFd,
     hello: Hello,
+    /// `Same` once the build identities have been compared.
+    build: Build,
 }
 
 /// A child whose parent has been told that it serves.
@@ -50,7 +51,7 @@ pub(crate) fn adopt() -> Option<Child> {
     }
     let socket = selfproc::take_stdin().unwrap_or_else(|error| fail("taking the control socket from stdin", &error));
     match Hello::receive(&socket) {
-        Ok(Some((hello, segment))) => Some(Child { socket, segment, hello }.bind_life()),
+        Ok(Some((hello, segment))) => Some(Child { socket, segment, hello, build: Build::Other }.bind_life()),
         Ok(None) => std::process::exit(FAILED),
         Err(error) => fail("receiving the handshake", &error),
     }
@@ -89,13 +90,14 @@ impl Child {
     }
 
     /// Runs the entry of the service that the parent wants served. Tells the parent and exits if this is another build.
-    pub(crate) fn run_entry(self) -> ! {
+    pub(crate) fn run_entry(mut self) -> ! {
         let here = Image::current().build;
         let offset = match self.hello.entry {
             None => self.refuse(Answer::NotServing),
             Some(Entry { build, .. }) if build != here => self.refuse(Answer::Build { build: here }),
             Some(Entry { offset, .. }) => offset,
         };
+        self.build = Build::Same;
         // SAFETY: the offset comes from the handshake, and the build identities are equal.
         match unsafe { trusted::entry_at(offset) } {
             Some(entry) => entry(self),
@@ -120,10 +122,9 @@ impl Child {
         if let Err(error) = (Answer::Ready { pid: std::process::id().into() }).send(&self.socket) {
             fail("answering the handshake", &error);
         }
-        let build = if self.hello.entry.is_some() { Build::Same } else { Build::Other };
-        // SAFETY: this process is a child (`adopt` found its control socket), the handshake is done, and an entry is in it
-        // only if the build identities were equal, or else `run_entry` would not have come here.
-        let parent = unsafe { TrustedParent::new(build) };
+        // SAFETY: this process is a child (`adopt` found its control socket), and the handshake is done. `Same` is set only by
+        // `run_entry`, after it has compared the build identities.
+        let parent = unsafe { TrustedParent::new(self.build) };
         Serving { control: Control::new(self.socket), segment, hello: self.hello, parent }
     }
 }

@@ -107,7 +107,8 @@ mod real {
         static WAITV_MISSING: AtomicBool = AtomicBool::new(false);
         if !WAITV_MISSING.load(Ordering::Relaxed) {
             match wait_vector(shared, private, timeout) {
-                Err(Errno::NOSYS) => WAITV_MISSING.store(true, Ordering::Relaxed),
+                // Before Linux 5.16, or in a container whose filter does not know the call.
+                Err(Errno::NOSYS | Errno::PERM) => WAITV_MISSING.store(true, Ordering::Relaxed),
                 other => return verdict(other),
             }
         }

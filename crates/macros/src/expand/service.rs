@@ -44,14 +44,13 @@ pub(crate) fn around(block: &Block, answers: &TokenStream) -> TokenStream {
 /// The marker type that stands for the trait's block, and its `impl Interface<Circle>`.
 pub(crate) fn interface(block: &Block) -> TokenStream {
     let (ty, deprecated) = (&block.service.ty, deprecated(block));
-    let (fingerprint, dispatch) = (fingerprint(block), dispatch(block, &quote!(__service)));
+    let dispatch = dispatch(block, &quote!(__service));
     let service = quote!(#ty: ::callgate::__glue::Service);
     let interface = generics::impls(block, Some(service), |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote! {
             #deprecated
             impl #impl_generics ::callgate::__glue::Interface<#ty> for __CallgateInterface #conditions {
-                fn fingerprint(__of: ::callgate::__glue::Fingerprint) -> ::callgate::__glue::Fingerprint { #fingerprint }
                 fn dispatch(__service: &mut #ty, __call: ::callgate::__glue::Incoming<'_, '_>) { #dispatch }
             }
         }
