@@ -92,9 +92,8 @@ mod sys;
 #[path = "glue.rs"]
 pub mod __glue;
 
-pub use crate::bridge::{Bridge, Builder, Timed, init, serve};
-pub use crate::call::mode::{Blocking, Mode};
-pub use crate::call::service::Service;
+pub use crate::bridge::{Blocking, Bridge, Builder, Timed, init, serve};
+pub use crate::call::service::{Mode, Service};
 pub use crate::doorbell::Wait;
 pub use crate::error::{CallError, CallName, Exit, Fault, Payload, Progress, StartError};
 pub use crate::frame::Transfer;

@@ -5,13 +5,9 @@
 
 use crate::call::service::Dispatch;
 use crate::frame::RequestSpan;
-use crate::process::child::Child;
 use crate::segment::Span;
 use crate::sys::image::Image;
 use std::ptr::with_exposed_provenance;
-
-/// The entry of a service in its executable: serves, and never comes back.
-pub(crate) type EntryFn = fn(Child) -> !;
 
 /// Whether the peer runs the same build of the same program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +55,10 @@ impl TrustedParent {
 ///
 /// # Safety
 ///
-/// The offset must come from the handshake of the parent that started this process, and both must run the same executable.
-pub(crate) unsafe fn entry_at(offset: u64) -> Option<EntryFn> {
+/// The offset must come from the handshake of the parent that started this process, both must run the same executable, and
+/// the parent must have taken the offset from a function of that very type.
+pub(crate) unsafe fn entry_at<C>(offset: u64) -> Option<fn(C) -> !> {
     let address = Image::current().address_of(offset)?;
-    // SAFETY: the caller's duty: the parent took the offset from an `EntryFn` of its own.
-    Some(unsafe { std::mem::transmute::<*const (), EntryFn>(with_exposed_provenance(address)) })
+    // SAFETY: the caller's duty: the parent took the offset from such a function of its own.
+    Some(unsafe { std::mem::transmute::<*const (), fn(C) -> !>(with_exposed_provenance(address)) })
 }

@@ -6,9 +6,8 @@ use crate::call::callee;
 use crate::call::service::{Fingerprint, Service};
 use crate::error::StartError;
 use crate::handshake::Entry;
-use crate::process::child::{self, Child};
+use crate::process::child::{self, Child, EntryFn};
 use crate::sys::image::Image;
-use crate::trusted::EntryFn;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 

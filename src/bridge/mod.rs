@@ -4,15 +4,16 @@
 
 #![forbid(unsafe_code)]
 
+mod blocking;
 mod builder;
 mod entry;
 mod newborn;
 
+pub use blocking::Blocking;
 pub use builder::Builder;
 pub use entry::{init, serve};
 
 use crate::call::caller::Caller;
-use crate::call::mode::Blocking;
 use crate::call::service::Service;
 use crate::error::{CallError, Exit};
 use std::fmt;

@@ -34,16 +34,14 @@ pub(crate) fn serve<T: Service>(serving: Serving) -> ! {
     let callers = (0..serving.segment.geometry().lanes).map(|lane| serving.segment.caller_line(lane)).collect();
     let arena = Arena::new(serving.hello.max_payload);
     let memory = ReplyMemory { shared: memory, arena, callers, published: Vec::new() };
-    Callee::<T> { lanes, memory, parent: serving.parent, service: None, interfaces: Vec::new() }.run()
+    let host = Host::<T> { parent: serving.parent, service: None, interfaces: Vec::new() };
+    Callee { lanes, memory, host }.run()
 }
 
 struct Callee<T> {
     lanes: WorkerLanes,
     memory: ReplyMemory,
-    parent: TrustedParent,
-    service: Option<T>,
-    /// Interface n is at n - 1.
-    interfaces: Vec<Option<Dispatch<T>>>,
+    host: Host<T>,
 }
 
 impl<T: Service> Callee<T> {
@@ -74,15 +72,9 @@ impl<T: Service> Callee<T> {
             Place::Block(block) => Some(self.memory.request_block(block)),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let mut exchange = Exchange {
-            lane,
-            memory: &mut self.memory,
-            request: self.parent.request(span),
-            call,
-            parent: self.parent,
-            reply: None,
-        };
-        let result = panic::catch(|| carry_out(kind, &mut self.service, &mut self.interfaces, &mut exchange));
+        let mut exchange =
+            Exchange { lane, memory: &mut self.memory, request: self.host.parent.request(span), call, reply: None };
+        let result = panic::catch(|| self.host.carry_out(kind, &mut exchange));
         if let Err(fault) = result {
             reply_fault(&mut exchange, &fault);
         }
@@ -95,51 +87,57 @@ impl<T: Service> Callee<T> {
     }
 }
 
-/// Carries out one request; writes its reply.
-#[inline(always)]
-fn carry_out<T: Service>(
-    kind: Kind,
-    service: &mut Option<T>,
-    interfaces: &mut Vec<Option<Dispatch<T>>>,
-    exchange: &mut Exchange<'_>,
-) {
-    match (kind, service) {
-        (Kind::Call, Some(service)) => {
-            let incoming = Incoming(exchange);
-            match incoming.interface() {
-                0 => service.dispatch(incoming),
-                number => match interfaces.get(usize::from(number) - 1) {
-                    Some(Some(dispatch)) => dispatch(service, incoming),
-                    _ => incoming.unknown(),
-                },
-            }
-        }
-        (Kind::Construct, service) => *service = T::construct(Incoming(exchange)),
-        (Kind::Bind, _) => bind(interfaces, exchange),
-        (Kind::Stop, service) => {
-            // Taken first: a panic in its destructor must not leave it to be dropped again.
-            let service = service.take();
-            exchange.reply(Kind::Stop, &());
-            drop(service);
-        }
-        _ => exchange.refuse("the child has no service yet"),
-    }
+/// The service, and what is known of it.
+struct Host<T> {
+    parent: TrustedParent,
+    service: Option<T>,
+    /// The dispatch functions of its bridged traits: number n is at n - 1.
+    interfaces: Vec<Option<Dispatch<T>>>,
 }
 
-/// Takes an interface into the table: the call word is its number, the payload where its dispatch function is.
-fn bind<T: Service>(interfaces: &mut Vec<Option<Dispatch<T>>>, exchange: &mut Exchange<'_>) {
-    let number = (exchange.call & 0xffff) as usize;
-    let offset = exchange.request.read::<(u64,)>().map(|args| args.0.to_native());
-    let Some(dispatch) = offset.ok().and_then(|offset| exchange.parent.dispatch_at(offset)) else {
-        return exchange.refuse("a trait's methods cannot be called in a separate executable");
-    };
-    interfaces.resize(interfaces.len().max(number), None);
-    // A number belongs to one interface for good: the parent may ask for the same again, after a timeout, but for no other.
-    if interfaces[number - 1].is_some_and(|known| !std::ptr::fn_addr_eq(known, dispatch)) {
-        return exchange.refuse("the child knows another interface by this number");
+impl<T: Service> Host<T> {
+    /// Carries out one request; writes its reply.
+    #[inline(always)]
+    fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
+        match (kind, &mut self.service) {
+            (Kind::Call, Some(service)) => {
+                let incoming = Incoming(exchange);
+                match incoming.interface() {
+                    0 => service.dispatch(incoming),
+                    number => match self.interfaces.get(usize::from(number) - 1) {
+                        Some(Some(dispatch)) => dispatch(service, incoming),
+                        _ => incoming.unknown(),
+                    },
+                }
+            }
+            (Kind::Construct, service) => *service = T::construct(Incoming(exchange)),
+            (Kind::Bind, _) => self.bind(exchange),
+            (Kind::Stop, service) => {
+                // Taken first: a panic in its destructor must not leave it to be dropped again.
+                let service = service.take();
+                exchange.reply(Kind::Stop, &());
+                drop(service);
+            }
+            _ => exchange.refuse("the child has no service yet"),
+        }
     }
-    interfaces[number - 1] = Some(dispatch);
-    exchange.reply(Kind::Bind, &());
+
+    /// Takes an interface into the table: the call word is its number, the payload where its dispatch function is.
+    fn bind(&mut self, exchange: &mut Exchange<'_>) {
+        let number = (exchange.call & 0xffff) as usize;
+        let offset = exchange.request.read::<(u64,)>().map(|args| args.0.to_native());
+        let Some(dispatch) = offset.ok().and_then(|offset| self.parent.dispatch_at(offset)) else {
+            return exchange.refuse("a trait's methods cannot be called in a separate executable");
+        };
+        self.interfaces.resize(self.interfaces.len().max(number), None);
+        let place = &mut self.interfaces[number - 1];
+        // A number belongs to one interface for good: the parent may ask for the same again, after a timeout, but for no other.
+        if place.is_some_and(|known| !std::ptr::fn_addr_eq(known, dispatch)) {
+            return exchange.refuse("the child knows another interface by this number");
+        }
+        *place = Some(dispatch);
+        exchange.reply(Kind::Bind, &());
+    }
 }
 
 #[cold]

@@ -7,7 +7,6 @@
 pub(crate) mod callee;
 pub(crate) mod caller;
 pub(crate) mod link;
-pub(crate) mod mode;
 pub(crate) mod panic;
 pub(crate) mod recorded;
 pub(crate) mod service;

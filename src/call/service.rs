@@ -4,13 +4,11 @@
 
 #![forbid(unsafe_code)]
 
-use super::mode::Mode;
 use crate::arena::Loan;
 use crate::error::CallName;
 use crate::frame::{Encode, Kind, Limit, Place, Request, RequestSpan, Transfer};
 use crate::lane::{CalleeLane, Memory, SendError};
 use crate::sys::image::Fnv;
-use crate::trusted::TrustedParent;
 use rkyv::Archive;
 use std::any::TypeId;
 use std::fmt::Display;
@@ -38,6 +36,23 @@ pub trait Service: Sized + 'static {
     /// Runs the method that the call names.
     #[doc(hidden)]
     fn dispatch(&mut self, call: Incoming<'_, '_>);
+}
+
+/// A way of calling a service's methods. One proxy is generated for all of them.
+///
+/// Implemented by this crate only.
+pub trait Mode: sealed::Sealed + Clone + Send + Sync + 'static {
+    /// What a method that returns `R` returns when called this way.
+    type Out<R: Transfer>;
+
+    /// Calls a method.
+    #[doc(hidden)]
+    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: &A) -> Self::Out<R>;
+}
+
+pub(crate) mod sealed {
+    /// Ways of calling of this crate's making only.
+    pub trait Sealed {}
 }
 
 /// The methods of one trait of a service. Implemented by `#[bridge]` on `impl Trait for T`.
@@ -139,7 +154,6 @@ pub(crate) struct Exchange<'a> {
     pub(crate) request: RequestSpan<'a>,
     /// `interface << 16 | method`.
     pub(crate) call: u64,
-    pub(crate) parent: TrustedParent,
     pub(crate) reply: Option<Written>,
 }
 

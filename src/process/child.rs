@@ -14,6 +14,9 @@ use std::os::fd::{AsFd, OwnedFd};
 /// Exit code of a child that could not get as far as serving.
 const FAILED: i32 = 70;
 
+/// Where a child goes that serves one service: it never comes back.
+pub(crate) type EntryFn = fn(Child) -> !;
+
 /// A child that knows what it is, and has not yet answered its parent.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -99,7 +102,8 @@ impl Child {
         };
         self.build = Build::Same;
         // SAFETY: the offset comes from the handshake, and the build identities are equal.
-        match unsafe { trusted::entry_at(offset) } {
+        let entry: Option<EntryFn> = unsafe { trusted::entry_at(offset) };
+        match entry {
             Some(entry) => entry(self),
             None => self.refuse(Answer::Build { build: here }),
         }

@@ -1,32 +1,13 @@
-//! Ways of calling: what a proxy's methods return, and when.
+//! The plain way of calling: the caller waits for the value.
 
 #![forbid(unsafe_code)]
 
-use super::caller::Caller;
-use super::service::Method;
+use crate::call::caller::Caller;
+use crate::call::service::{Method, Mode, sealed};
 use crate::error::CallError;
 use crate::frame::{Request, Transfer};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// A way of calling a service's methods. One proxy is generated for all of them.
-///
-/// Implemented by this crate only.
-pub trait Mode: sealed::Sealed + Clone + Send + Sync + 'static {
-    /// What a method that returns `R` returns when called this way.
-    type Out<R: Transfer>;
-
-    /// Calls a method.
-    #[doc(hidden)]
-    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: &A) -> Self::Out<R>;
-}
-
-mod sealed {
-    /// Ways of calling of this crate's making only.
-    pub trait Sealed {}
-
-    impl Sealed for super::Blocking {}
-}
 
 /// The plain way: the caller waits for the value.
 #[derive(Clone)]
@@ -40,6 +21,8 @@ impl Blocking {
         Self { caller, timeout }
     }
 }
+
+impl sealed::Sealed for Blocking {}
 
 impl Mode for Blocking {
     type Out<R: Transfer> = Result<R, CallError>;
