@@ -87,6 +87,10 @@ impl Caller {
         timeout: Option<Duration>,
     ) -> Result<R, CallError> {
         let ticket = Ticket { name: method.call_name(), timeout, deadline: Deadline::after(timeout) };
+        // Before anything is locked: in a fork, what another thread held stays locked for ever.
+        if self.link.is_in_fork() {
+            return Err(self.in_fork_slow(ticket));
+        }
         let interface = match method.interface {
             None => 0,
             Some(interface) => self.interface_number(interface, ticket)?,
@@ -202,10 +206,6 @@ impl Caller {
 
     #[inline]
     fn ask<A: Request, R: Transfer>(&self, ask: Ask, args: &A, ticket: Ticket) -> Result<R, CallError> {
-        // Before a lane is claimed: in a fork, one that another thread held stays locked for ever.
-        if self.link.is_in_fork() {
-            return Err(self.in_fork_slow(ticket));
-        }
         let mut lane = self.claim(ticket)?;
         self.ask_on(&mut lane, ask, args, ticket)
     }
@@ -246,7 +246,13 @@ impl Caller {
                 Waited::DeadlinePassed => return Err(self.timed_out(lane.progress(position), ticket)),
                 Waited::Dead => return Err(self.over(lane.progress(position), ticket)),
             }
-            let Some((at, frame)) = lane.take().map_err(|what| self.corrupt(what, ticket))? else { continue };
+            let Some((at, frame)) = lane.take().map_err(|what| self.corrupt(what, ticket))? else {
+                // The child took the reply back. It may do so for ever, but not beyond the deadline.
+                if ticket.deadline.has_passed() {
+                    return Err(self.timed_out(lane.progress(position), ticket));
+                }
+                continue;
+            };
             let in_block = frame.is_in_block();
             let outcome = (at == position).then(|| self.outcome(&frame, kind, ticket));
             self.release(lane, in_block);
