@@ -278,8 +278,8 @@ impl Caller {
                 break;
             }
             match lane.wait(self.wait, &self.link.life, ticket.deadline) {
-                Waited::Ready => {}
-                Waited::DeadlinePassed => return Err(self.late(ticket)),
+                Waited::Ready if !ticket.deadline.has_passed() => {}
+                Waited::Ready | Waited::DeadlinePassed => return Err(self.late(ticket)),
                 Waited::Dead => return Err(self.over(Progress::NotStarted, ticket)),
             }
         }
