@@ -5,9 +5,10 @@
 
 use callgate::{Wait, bridge};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use rustix::thread::futex;
 use std::hint::{black_box, spin_loop};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 callgate::test_support!();
 
@@ -46,55 +47,77 @@ fn pin(cpu: usize) {
 
 /// A token in a cache line of its own.
 #[repr(align(128))]
-struct Line(AtomicU64);
+struct Line(AtomicU32);
 
 /// Two threads that hand a token back and forth: the least that a round trip between two CPUs can cost.
 struct PingPong {
     lines: Arc<(Line, Line)>,
-    turn: u64,
+    turn: u32,
+    sleep: bool,
 }
 
-const END: u64 = u64::MAX;
+const END: u32 = u32::MAX;
 
 impl PingPong {
-    fn start() -> Self {
-        let lines = Arc::new((Line(AtomicU64::new(0)), Line(AtomicU64::new(0))));
+    /// `sleep` = both sides sleep on a futex instead of polling.
+    fn start(sleep: bool) -> Self {
+        let lines = Arc::new((Line(AtomicU32::new(0)), Line(AtomicU32::new(0))));
         let peer = lines.clone();
         std::thread::spawn(move || {
             pin(1);
             let mut turn = 0;
             while turn != END {
-                let next = peer.0.0.load(Ordering::Acquire);
-                if next == turn {
-                    spin_loop();
-                } else {
-                    turn = next;
-                    peer.1.0.store(turn, Ordering::Release);
-                }
+                turn = peer.0.await_change(turn, sleep);
+                peer.1.set(turn, sleep);
             }
         });
-        Self { lines, turn: 0 }
+        Self { lines, turn: 0, sleep }
     }
 
     fn round_trip(&mut self) {
+        let before = self.turn;
         self.turn += 1;
-        self.lines.0.0.store(self.turn, Ordering::Release);
-        while self.lines.1.0.load(Ordering::Acquire) != self.turn {
-            spin_loop();
+        self.lines.0.set(self.turn, self.sleep);
+        self.lines.1.await_change(before, self.sleep);
+    }
+}
+
+impl Line {
+    fn set(&self, value: u32, wake: bool) {
+        self.0.store(value, Ordering::Release);
+        if wake {
+            futex::wake(&self.0, futex::Flags::empty(), 1).expect("a live futex");
+        }
+    }
+
+    fn await_change(&self, from: u32, sleep: bool) -> u32 {
+        loop {
+            let value = self.0.load(Ordering::Acquire);
+            if value != from {
+                return value;
+            }
+            if sleep {
+                // Woken, changed or interrupted: the loop looks again.
+                let _ = futex::wait(&self.0, futex::Flags::empty(), from, None);
+            } else {
+                spin_loop();
+            }
         }
     }
 }
 
 impl Drop for PingPong {
     fn drop(&mut self) {
-        self.lines.0.0.store(END, Ordering::Release);
+        self.lines.0.set(END, self.sleep);
     }
 }
 
 fn floor(c: &mut Criterion) {
     pin(0);
-    let mut floor = PingPong::start();
-    c.bench_function("floor/ping-pong", |b| b.iter(|| floor.round_trip()));
+    for (name, sleep) in [("floor/ping-pong", false), ("floor/futex", true)] {
+        let mut floor = PingPong::start(sleep);
+        c.bench_function(name, |b| b.iter(|| floor.round_trip()));
+    }
 }
 
 fn small(c: &mut Criterion) {
