@@ -122,7 +122,7 @@ fn floor(c: &mut Criterion) {
 
 fn small(c: &mut Criterion) {
     pin(0);
-    for (name, wait) in [("adaptive", Wait::Adaptive), ("park", Wait::Park)] {
+    for (name, wait) in [("adaptive", Wait::Adaptive), ("spin", Wait::Spin), ("park", Wait::Park)] {
         let bridge = Echo::bridge().wait(wait).start().expect("the bridge starts");
         let mut group = c.benchmark_group(format!("call/{name}"));
         group.bench_function("add", |b| b.iter(|| bridge.add(black_box(1)).expect("an answer")));

@@ -4,7 +4,7 @@
 //! of DESIGN's trust section: a request is validated and read in place by the child, who trusts its parent not to change it
 //! meanwhile; a reply is copied into private memory, then validated with bounded depth, then read.
 
-use crate::layout::{PAYLOAD_OFFSET, SlotLine};
+use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine};
 use crate::segment::Span;
 use crate::sync::Ordering::Relaxed;
 use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
@@ -165,8 +165,40 @@ pub(crate) trait Spill {
     fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)>;
 }
 
-/// Where the bytes of a frame go: first into the slot, then, if they outgrow it, into a block.
+/// The payload bytes of a slot's first line, in private memory until the frame is published.
+///
+/// The consumer polls that line. If its first store and the commit word were tens of nanoseconds apart, the consumer would
+/// fetch the line in between, and the producer would have to get it back: two trips instead of one.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(8))]
+pub(crate) struct Stage([u8; INLINE]);
+
+impl Stage {
+    pub(crate) const fn new() -> Self {
+        Self([0; INLINE])
+    }
+
+    /// A payload of one number, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(number: u64) -> Self {
+        let mut stage = Self::new();
+        stage.0[..8].copy_from_slice(&number.to_ne_bytes());
+        stage
+    }
+
+    /// The bytes as the words of [`SlotLine::inline`].
+    #[inline(always)]
+    pub(crate) fn words(&self) -> [u64; INLINE / 8] {
+        let (words, _) = self.0.as_chunks::<8>();
+        std::array::from_fn(|at| u64::from_ne_bytes(words[at]))
+    }
+}
+
+/// Where the bytes of a frame go: first onto the stage, then into the slot behind it, and, if they outgrow that, into a block.
 pub struct FrameWriter<'e> {
+    stage: &'e mut Stage,
+    /// How many of the first bytes belong on the stage: all that it holds, or none once the frame is in a block.
+    staged: usize,
     start: NonNull<u8>,
     capacity: usize,
     written: usize,
@@ -183,9 +215,28 @@ impl Positional for FrameWriter<'_> {
 impl Writer<Failure> for FrameWriter<'_> {
     #[inline(always)]
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        // The length of `bytes` is mostly a constant here, and this all that a small frame needs.
+        let end = self.written + bytes.len();
+        match self.stage.0[..self.staged].get_mut(self.written..end) {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                self.written = end;
+                Ok(())
+            }
+            None => self.write_behind(bytes),
+        }
+    }
+}
+
+impl FrameWriter<'_> {
+    /// Writes what does not fit onto the stage, or not wholly.
+    fn write_behind(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         if bytes.len() > self.capacity - self.written {
             self.spill_slow(bytes.len())?;
         }
+        let (staged, bytes) = bytes.split_at(bytes.len().min(self.staged.saturating_sub(self.written)));
+        self.stage.0[self.written.min(INLINE)..][..staged.len()].copy_from_slice(staged);
+        self.written += staged.len();
         // SAFETY: `written <= capacity`, and `start` is valid for `capacity` bytes.
         let target = unsafe { self.start.add(self.written) };
         // SAFETY: there is room, as just checked; `bytes` is private memory, so nothing overlaps.
@@ -193,19 +244,22 @@ impl Writer<Failure> for FrameWriter<'_> {
         self.written += bytes.len();
         Ok(())
     }
-}
 
-impl FrameWriter<'_> {
     #[cold]
     fn spill_slow(&mut self, more: usize) -> Result<(), Failure> {
         let need = self.written.saturating_add(more);
+        // What is moved is moved from the slot.
+        let staged = NonNull::from(&self.stage.0[..self.written.min(std::mem::take(&mut self.staged))]);
+        // SAFETY: the slot has room for all that was written, and the stage is private memory, so nothing overlaps.
+        unsafe { self.start.copy_from_nonoverlapping(staged.cast(), staged.len()) };
         (self.start, self.capacity) = self.spill.spill(self.written, need).ok_or(Failure)?;
         assert!(self.capacity >= need);
         Ok(())
     }
 }
 
-/// Serialises `value` into `slot`, or where `spill` says if it outgrows that. Returns its length in bytes.
+/// Serialises `value`: its first bytes onto `stage`, those after them into `slot` (where the first have their place too), or
+/// all of them where `spill` says if they outgrow that. Returns its length in bytes.
 ///
 /// # Errors
 ///
@@ -213,10 +267,12 @@ impl FrameWriter<'_> {
 #[inline(always)]
 pub(crate) fn encode<'e, T: Encode>(
     value: &T,
+    stage: &'e mut Stage,
     slot: Span<'e>,
     spill: &'e mut (dyn Spill + 'e),
 ) -> Result<usize, Failure> {
-    let writer = FrameWriter { start: slot.start(), capacity: slot.len(), written: 0, spill };
+    let staged = slot.len().min(INLINE);
+    let writer = FrameWriter { stage, staged, start: slot.start(), capacity: slot.len(), written: 0, spill };
     let mut serializer = Serializer::new(writer, Scratch::new(), ());
     serialize_using::<_, Failure>(value, &mut serializer)?;
     Ok(serializer.writer.written)
@@ -230,7 +286,7 @@ pub(crate) fn encode<'e, T: Encode>(
 pub(crate) fn encode_to_vec<T: Encode>(value: &T, max: usize) -> Result<AlignedVec<ALIGN>, Failure> {
     let mut spill = VecSpill { bytes: AlignedVec::new(), max };
     // No room at first: everything is written into the vector, which moves as it grows.
-    let len = encode(value, Span::empty(), &mut spill)?;
+    let len = encode(value, &mut Stage::new(), Span::empty(), &mut spill)?;
     spill.bytes.resize(len, 0);
     Ok(spill.bytes)
 }

@@ -90,7 +90,7 @@ impl CallerLane {
         memory: &mut dyn Memory,
     ) -> Result<(), SendError> {
         debug_assert!(self.has_credit());
-        let (place, loan) = write(args, &self.requests, memory)?;
+        let Written { place, loan } = write(args, &mut self.requests, memory)?;
         self.unanswered.push_back(loan);
         self.requests.publish(kind, call, place);
         if !self.in_use {
@@ -164,16 +164,32 @@ pub(crate) trait Memory {
     }
 }
 
-/// Serialises `value` into the slot that `ring` has claimed, or into a block if it outgrows that.
+/// A frame that has been written and not yet published.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) place: Place,
+    /// The block that the payload is in, if it outgrew the slot.
+    pub(crate) loan: Option<Loan>,
+}
+
+impl Written {
+    /// A frame without payload.
+    pub(crate) fn empty() -> Self {
+        Self { place: Place::Slot(0), loan: None }
+    }
+}
+
+/// Serialises `value` for the slot that `ring` has claimed, or into a block if it outgrows that.
 #[inline(always)]
-fn write<T: Encode>(value: &T, ring: &Producer, memory: &mut dyn Memory) -> Result<(Place, Option<Loan>), SendError> {
-    let slot = ring.claim();
+fn write<T: Encode>(value: &T, ring: &mut Producer, memory: &mut dyn Memory) -> Result<Written, SendError> {
+    let (stage, slot) = ring.claim();
     let mut spill = LateSpill { memory, slot, loan: None, failed: None };
-    match encode(value, slot, &mut spill) {
-        Ok(len) => Ok(match spill.loan.take() {
-            None => (Place::Slot(len), None),
-            Some(loan) => (Place::Block(loan.reference(len)), Some(loan)),
-        }),
+    match encode(value, stage, slot, &mut spill) {
+        Ok(len) => {
+            let loan = spill.loan.take();
+            let place = loan.as_ref().map_or(Place::Slot(len), |loan| Place::Block(loan.reference(len)));
+            Ok(Written { place, loan })
+        }
         Err(Failure) => Err(spill.failed.take().map_or(SendError::Encode, SendError::NoRoom)),
     }
 }
@@ -242,37 +258,20 @@ impl CalleeLane {
         self.requests.is_ready()
     }
 
-    /// The next request, if it is there.
+    /// The next request, if it is there, and the place for its reply. Records that the request is being carried out, before
+    /// anything of it is.
     ///
     /// # Errors
     ///
     /// What is wrong with it.
     #[inline(always)]
-    pub(crate) fn take(&self) -> Result<Option<Frame<'_>>, &'static str> {
-        self.requests.take()
-    }
-
-    /// Records that the taken request is being carried out, before anything of it is.
-    #[inline(always)]
-    pub(crate) fn record_start(&self) {
+    pub(crate) fn begin(&mut self) -> Result<Option<(Frame<'_>, ReplySlot<'_>)>, &'static str> {
+        let Some(frame) = self.requests.take()? else { return Ok(None) };
         self.callee.started.store(self.requests.position().wrapping_add(1), Relaxed);
         // The compiler must not move the method's own effects before the record. The processor need not be told: the record
         // is read by another process only after this one is dead, and then everything it stored is visible.
         std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-    }
-
-    /// Serialises the reply, into the slot or a block. Nothing is visible to the caller yet; a second call replaces the first.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be written.
-    #[inline(always)]
-    pub(crate) fn write<R: Encode>(
-        &self,
-        value: &R,
-        memory: &mut dyn Memory,
-    ) -> Result<(Place, Option<Loan>), SendError> {
-        write(value, &self.replies, memory)
+        Ok(Some((frame, ReplySlot(&mut self.replies))))
     }
 
     /// Publishes and announces the reply that was written, and is done with the request. Returns the reply's position.
@@ -288,6 +287,22 @@ impl CalleeLane {
     /// The CPU that the caller last said it ran on, plus 1.
     pub(crate) fn caller_cpu(&self) -> u32 {
         self.caller.bell.cpu.load(Relaxed)
+    }
+}
+
+/// The place for the reply to one request.
+pub(crate) struct ReplySlot<'a>(&'a mut Producer);
+
+impl ReplySlot<'_> {
+    /// Serialises the reply, for the slot or into a block. Nothing is visible to the caller yet; a second call replaces the
+    /// first.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    #[inline(always)]
+    pub(crate) fn write<R: Encode>(&mut self, value: &R, memory: &mut dyn Memory) -> Result<Written, SendError> {
+        write(value, self.0, memory)
     }
 }
 
@@ -394,7 +409,7 @@ mod model {
             for _ in 0..2 {
                 let index = served.wait();
                 let lane = served.lane(index);
-                assert!(lane.take().is_ok_and(|frame| frame.is_some()));
+                assert!(lane.begin().is_ok_and(|request| request.is_some()));
                 lane.requests.release();
             }
             callers.into_iter().for_each(|caller| assert!(caller.join().unwrap()));

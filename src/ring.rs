@@ -13,7 +13,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::frame::{Commit, Kind, Place};
+use crate::frame::{Commit, Kind, Place, Stage};
 use crate::layout::SlotLine;
 use crate::segment::{Slots, Span};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
@@ -22,12 +22,14 @@ use crate::sync::Ordering::{Acquire, Relaxed, Release};
 pub(crate) struct Producer {
     slots: Slots,
     position: u64,
+    /// The first bytes of the next frame's payload.
+    stage: Stage,
 }
 
 impl Producer {
     /// The producer of a ring whose next frame has `position`.
     pub(crate) fn new(slots: Slots, position: u64) -> Self {
-        Self { slots, position }
+        Self { slots, position, stage: Stage::new() }
     }
 
     /// The position of the next frame.
@@ -36,18 +38,24 @@ impl Producer {
         self.position
     }
 
-    /// The payload area of the slot that the next frame goes to. The caller holds a credit for it.
+    /// Where the next frame's payload goes: the first bytes onto the stage, those after them into the slot. The caller holds a
+    /// credit for the slot.
     #[inline(always)]
-    pub(crate) fn claim(&self) -> Span<'_> {
-        self.slots.payload(self.position)
+    pub(crate) fn claim(&mut self) -> (&mut Stage, Span<'_>) {
+        (&mut self.stage, self.slots.payload(self.position))
     }
 
-    /// Publishes the claimed slot as a frame and moves on. Its payload must already be written.
+    /// Publishes the claimed slot as a frame and moves on. What of its payload is not on the stage must already be written.
+    ///
+    /// The stores to the slot's first line stand together here, so that the line changes hands once.
     #[inline(always)]
     pub(crate) fn publish(&mut self, kind: Kind, call: u64, place: Place) {
         let line: &SlotLine = self.slots.line(self.position);
-        if let Place::Block(block) = place {
-            block.store(line);
+        match place {
+            Place::Slot(_) => {
+                self.stage.words().into_iter().zip(&line.inline).for_each(|(word, to)| to.store(word, Relaxed))
+            }
+            Place::Block(block) => block.store(line),
         }
         line.call.store(call, Relaxed);
         // Release: publishes payload and call word. Pairs with the Acquire in `Consumer::is_ready`.
@@ -137,8 +145,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::VecDeque;
 
-    fn send(producer: &mut Producer, slots: &Slots, value: u64) {
-        slots.line(producer.position()).inline[0].store(value, Relaxed);
+    fn send(producer: &mut Producer, value: u64) {
+        *producer.claim().0 = Stage::of(value);
         producer.publish(Kind::Call, value, Place::Slot(8));
     }
 
@@ -166,7 +174,7 @@ mod tests {
             let mut model = VecDeque::new();
             for (value, send_it) in sends.into_iter().enumerate() {
                 if send_it && model.len() < 4 {
-                    send(&mut producer, &slots, value as u64);
+                    send(&mut producer, value as u64);
                     model.push_back(value as u64);
                 } else {
                     prop_assert_eq!(receive(&mut consumer, &slots), model.pop_front());
@@ -192,13 +200,13 @@ mod model {
                 let mut producer = Producer::new(peer_replies.clone(), 0);
                 for _ in 0..CALLS {
                     let value = receive(&mut consumer, &peer_requests);
-                    send(&mut producer, &peer_replies, value + 100);
+                    send(&mut producer, value + 100);
                 }
             });
             let mut producer = Producer::new(requests.clone(), 0);
             let mut consumer = Consumer::new(replies.clone(), 0);
             for value in 0..CALLS {
-                send(&mut producer, &requests, value);
+                send(&mut producer, value);
                 assert_eq!(receive(&mut consumer, &replies), value + 100);
             }
             callee.join().unwrap();
@@ -208,8 +216,8 @@ mod model {
     /// More calls than slots, so that slots are used again.
     const CALLS: u64 = 3;
 
-    fn send(producer: &mut Producer, slots: &Slots, value: u64) {
-        slots.line(producer.position()).inline[0].store(value, Relaxed);
+    fn send(producer: &mut Producer, value: u64) {
+        *producer.claim().0 = Stage::of(value);
         producer.publish(Kind::Call, value, Place::Slot(8));
     }
 

@@ -3,13 +3,13 @@
 #![forbid(unsafe_code)]
 
 use super::panic;
-use super::service::{Dispatch, Exchange, Incoming, Service, Written};
+use super::service::{Dispatch, Exchange, Incoming, Service};
 use crate::arena::{Arena, Loan, NoRoom, Source};
 use crate::control::{Control, Message};
 use crate::error::Fault;
 use crate::frame::{BlockRef, Kind, Place};
 use crate::handshake::wait_from_code;
-use crate::lane::{Memory, WorkerLanes};
+use crate::lane::{Memory, WorkerLanes, Written};
 use crate::layout::CallerLine;
 use crate::process::child::Serving;
 use crate::segment::{Block, Placed};
@@ -59,13 +59,11 @@ impl<T: Service> Callee<T> {
     /// Takes, carries out and answers the request on lane `index`. Returns its kind.
     #[inline(always)]
     fn serve_one(&mut self, index: usize) -> Kind {
-        let lane = self.lanes.lane(index);
-        let frame = match lane.take() {
-            Ok(Some(frame)) => frame,
+        let (frame, slot) = match self.lanes.lane(index).begin() {
+            Ok(Some(request)) => request,
             Ok(None) => confused("a request that was taken back"),
             Err(what) => confused(what),
         };
-        lane.record_start();
         let (kind, call) = (frame.commit.kind, frame.call);
         let block = match frame.commit.place {
             Place::Slot(_) => None,
@@ -73,12 +71,12 @@ impl<T: Service> Callee<T> {
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
         let mut exchange =
-            Exchange { lane, memory: &mut self.memory, request: self.host.parent.request(span), call, reply: None };
+            Exchange { slot, memory: &mut self.memory, request: self.host.parent.request(span), call, reply: None };
         let result = panic::catch(|| self.host.carry_out(kind, &mut exchange));
         if let Err(fault) = result {
             reply_fault(&mut exchange, &fault);
         }
-        let Written { kind: reply, place, loan } = exchange.into_reply();
+        let (reply, Written { place, loan }) = exchange.into_reply();
         let position = self.lanes.lane(index).publish(reply, place);
         if let Some(loan) = loan {
             self.memory.published.push((index, position, loan));
@@ -154,11 +152,11 @@ fn confused(what: &str) -> ! {
 
 impl Exchange<'_> {
     #[inline(always)]
-    fn into_reply(mut self) -> Written {
+    fn into_reply(mut self) -> (Kind, Written) {
         if self.reply.is_none() {
             self.refuse("the child's dispatch gave no reply");
         }
-        self.reply.take().unwrap_or(Written { kind: Kind::Refused, place: Place::Slot(0), loan: None })
+        self.reply.take().unwrap_or_else(|| (Kind::Refused, Written::empty()))
     }
 }
 

@@ -4,10 +4,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::arena::Loan;
 use crate::error::CallName;
-use crate::frame::{Encode, Kind, Limit, Place, Request, RequestSpan, Transfer};
-use crate::lane::{CalleeLane, Memory, SendError};
+use crate::frame::{Encode, Kind, Limit, Request, RequestSpan, Transfer};
+use crate::lane::{Memory, ReplySlot, SendError, Written};
 use crate::sys::image::Fnv;
 use rkyv::Archive;
 use std::any::TypeId;
@@ -139,22 +138,15 @@ impl Fingerprint {
     }
 }
 
-/// A reply that has been written and not yet published.
-#[derive(Debug)]
-pub(crate) struct Written {
-    pub(crate) kind: Kind,
-    pub(crate) place: Place,
-    pub(crate) loan: Option<Loan>,
-}
-
 /// One request on its way through the callee, and the place for its reply.
 pub(crate) struct Exchange<'a> {
-    pub(crate) lane: &'a CalleeLane,
+    pub(crate) slot: ReplySlot<'a>,
     pub(crate) memory: &'a mut dyn Memory,
     pub(crate) request: RequestSpan<'a>,
     /// `interface << 16 | method`.
     pub(crate) call: u64,
-    pub(crate) reply: Option<Written>,
+    /// The reply, once it has been written.
+    pub(crate) reply: Option<(Kind, Written)>,
 }
 
 impl Exchange<'_> {
@@ -162,8 +154,8 @@ impl Exchange<'_> {
     #[inline(always)]
     pub(crate) fn reply<R: Encode>(&mut self, kind: Kind, value: &R) {
         self.discard();
-        match self.lane.write(value, &mut *self.memory) {
-            Ok((place, loan)) => self.reply = Some(Written { kind, place, loan }),
+        match self.slot.write(value, &mut *self.memory) {
+            Ok(written) => self.reply = Some((kind, written)),
             Err(error) => self.refuse_slow(error),
         }
     }
@@ -171,7 +163,7 @@ impl Exchange<'_> {
     /// Gives back what a reply written before holds: a panic after it (in the value's destructor) replaces it by a fault.
     #[inline(always)]
     fn discard(&mut self) {
-        if let Some(Written { loan: Some(loan), .. }) = self.reply.take() {
+        if let Some((_, Written { loan: Some(loan), .. })) = self.reply.take() {
             self.memory.free(loan);
         }
     }
@@ -193,10 +185,9 @@ impl Exchange<'_> {
     }
 
     fn reply_small<R: Encode>(&mut self, kind: Kind, value: &R) {
-        let written = self.lane.write(value, &mut *self.memory);
+        let written = self.slot.write(value, &mut *self.memory);
         // Without even room for this, the caller gets a frame without payload, which says as much.
-        let (place, loan) = written.unwrap_or((Place::Slot(0), None));
-        self.reply = Some(Written { kind, place, loan });
+        self.reply = Some((kind, written.unwrap_or_else(|_| Written::empty())));
     }
 }
 
