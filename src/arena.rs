@@ -138,6 +138,28 @@ impl Arena {
         self.reuse(block_len).ok_or_else(|| NoRoom::Failed("a segment shorter than asked for".into()))
     }
 
+    /// A block for at least `need` bytes of a frame of which `written` have been written in `from`, moved into it.
+    ///
+    /// Twice what is written, so that a frame of many small pieces moves a logarithmic number of times; one large piece gets
+    /// what it needs, and an eighth for what follows it.
+    ///
+    /// # Errors
+    ///
+    /// As [`allocate`](Self::allocate).
+    pub(crate) fn grow(
+        &mut self,
+        from: Span<'_>,
+        written: usize,
+        need: usize,
+        source: &mut dyn Source,
+    ) -> Result<Loan, NoRoom> {
+        let need = need as u64;
+        let wish = (2 * written as u64).max(need + need / 8).min(self.max_payload).max(need);
+        let loan = self.allocate(wish, source).or_else(|_| self.allocate(need, source))?;
+        from.first(written).copy_into(loan.span());
+        Ok(loan)
+    }
+
     /// A free block of the class, or of one at most twice as large.
     fn reuse(&mut self, block_len: u64) -> Option<Loan> {
         let fits = |owned: &Owned| !owned.free.is_empty() && (block_len..=2 * block_len).contains(&owned.block_len);
@@ -179,30 +201,6 @@ fn block_len(len: u64) -> u64 {
     let len = len.max(SMALLEST);
     let power = len.next_power_of_two();
     if power <= LARGEST_SHARED { power } else { len.next_multiple_of(power / 8) }
-}
-
-impl Arena {
-    /// A block for at least `need` bytes of a frame of which `written` have been written in `from`, moved into it.
-    ///
-    /// Twice what is written, so that a frame of many small pieces moves a logarithmic number of times; one large piece gets
-    /// what it needs, and an eighth for what follows it.
-    ///
-    /// # Errors
-    ///
-    /// As [`allocate`](Self::allocate).
-    pub(crate) fn grow(
-        &mut self,
-        from: Span<'_>,
-        written: usize,
-        need: usize,
-        source: &mut dyn Source,
-    ) -> Result<Loan, NoRoom> {
-        let need = need as u64;
-        let wish = (2 * written as u64).max(need + need / 8).min(self.max_payload).max(need);
-        let loan = self.allocate(wish, source).or_else(|_| self.allocate(need, source))?;
-        from.first(written).copy_into(loan.span());
-        Ok(loan)
-    }
 }
 
 #[cfg(all(test, not(loom)))]

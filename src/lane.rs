@@ -11,7 +11,8 @@ use crate::error::Progress;
 use crate::frame::{Encode, Kind, Place, Spill, encode};
 use crate::layout::{CalleeLine, CallerLine, Header, WorkerLine};
 use crate::life::Life;
-use crate::ring::{Consumer, Frame, Producer};
+pub(crate) use crate::ring::Frame;
+use crate::ring::{Consumer, Producer};
 use crate::segment::{Placed, Segment, Span};
 use crate::sync::Ordering::{Relaxed, Release};
 use rkyv::rancor::Failure;
@@ -146,10 +147,14 @@ impl CallerLane {
     pub(crate) fn progress(&self, position: u64) -> Progress {
         // Relaxed: a hint while the writer lives; after its death (the Acquire of `Life::dead`) its last store is visible.
         let started = self.callee.started.load(Relaxed);
-        // Positions are compared by distance, as they may wrap; a request is at most `slots` behind.
-        let begun = started.wrapping_sub(position.wrapping_add(1)) < u64::MAX / 2;
-        if begun { Progress::Started } else { Progress::NotStarted }
+        if is_past(started, position) { Progress::Started } else { Progress::NotStarted }
     }
+}
+
+/// Whether `mark`, one more than some position, lies beyond `position`. By distance, as positions may wrap: the two are never
+/// half of all positions apart.
+pub(crate) fn is_past(mark: u64, position: u64) -> bool {
+    mark.wrapping_sub(position.wrapping_add(1)) < u64::MAX / 2
 }
 
 /// What writing a frame may need beyond the slot. Locked only when a frame outgrows it.
@@ -183,7 +188,7 @@ impl Written {
 #[inline(always)]
 fn write<T: Encode>(value: &T, ring: &mut Producer, memory: &mut dyn Memory) -> Result<Written, SendError> {
     let (stage, slot) = ring.claim();
-    let mut spill = LateSpill { memory, slot, loan: None, failed: None };
+    let mut spill = BlockSpill { memory, slot, loan: None, failed: None };
     match encode(value, stage, slot, &mut spill) {
         Ok(len) => {
             let loan = spill.loan.take();
@@ -195,7 +200,7 @@ fn write<T: Encode>(value: &T, ring: &mut Producer, memory: &mut dyn Memory) -> 
 }
 
 /// Moves a frame that outgrows its slot into a block, and into a larger one when it outgrows that. Takes the arena only then.
-struct LateSpill<'a> {
+struct BlockSpill<'a> {
     memory: &'a mut dyn Memory,
     slot: Span<'a>,
     /// The block that the frame is in, if it outgrew the slot.
@@ -204,7 +209,7 @@ struct LateSpill<'a> {
     failed: Option<NoRoom>,
 }
 
-impl Spill for LateSpill<'_> {
+impl Spill for BlockSpill<'_> {
     #[cold]
     fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
         let from = self.loan.as_ref().map_or(self.slot, Loan::span);
@@ -224,7 +229,7 @@ impl Spill for LateSpill<'_> {
 }
 
 /// What a frame holds that was not finished (its value's `Serialize` failed or panicked) goes back to the arena.
-impl Drop for LateSpill<'_> {
+impl Drop for BlockSpill<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         if let Some(loan) = self.loan.take() {

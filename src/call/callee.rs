@@ -9,7 +9,7 @@ use crate::control::{Control, Message};
 use crate::error::Fault;
 use crate::frame::{BlockRef, Kind, Place};
 use crate::handshake::wait_from_code;
-use crate::lane::{Memory, WorkerLanes, Written};
+use crate::lane::{Memory, WorkerLanes, Written, is_past};
 use crate::layout::CallerLine;
 use crate::process::child::Serving;
 use crate::segment::{Block, Placed};
@@ -261,9 +261,8 @@ impl Memory for ReplyMemory {
         let Self { shared, arena, callers, published } = self;
         let mut source = AskParent(shared);
         let is_free = |lane: usize, position: u64| {
-            // Acquire: pairs with the Release in `CallerLane::release`. By distance, as positions may wrap.
-            let released = callers[lane].released.load(Acquire);
-            released.wrapping_sub(position.wrapping_add(1)) < u64::MAX / 2
+            // Acquire: pairs with the Release in `CallerLane::release`.
+            is_past(callers[lane].released.load(Acquire), position)
         };
         for (_, _, loan) in published.extract_if(.., |(lane, position, _)| is_free(*lane, *position)) {
             arena.free(loan, &mut source);
