@@ -129,14 +129,10 @@ impl Waiter<'_> {
     /// What was published before the peer died is still found: death counts only once `ready` has been asked after it.
     #[inline]
     pub(crate) fn wait(&self, deadline: Deadline, mut ready: impl FnMut() -> bool) -> Waited {
-        // A reply to a short call is there before any clock is worth reading.
+        let ready = &mut ready;
         if ready() {
             return Waited::Ready;
         }
-        self.wait_slow(deadline, &mut ready)
-    }
-
-    fn wait_slow(&self, deadline: Deadline, ready: &mut dyn FnMut() -> bool) -> Waited {
         match self.wait {
             Wait::Spin => return self.spin(deadline, None, ready).unwrap_or(Waited::DeadlinePassed),
             Wait::Park => {}
@@ -149,14 +145,14 @@ impl Waiter<'_> {
         self.park(deadline, ready)
     }
 
-    fn spin_unless_same_cpu(&self, deadline: Deadline, ready: &mut dyn FnMut() -> bool) -> Option<Waited> {
+    fn spin_unless_same_cpu(&self, deadline: Deadline, ready: &mut impl FnMut() -> bool) -> Option<Waited> {
         let cpu = publish_cpu(self.bell);
         // While this side polls, a peer on the same CPU cannot run.
         if cpu == self.peer_cpu { None } else { self.spin(deadline, Some(SPIN_BUDGET), ready) }
     }
 
     /// Polls; `None` when the budget is spent.
-    fn spin(&self, deadline: Deadline, budget: Option<Duration>, ready: &mut dyn FnMut() -> bool) -> Option<Waited> {
+    fn spin(&self, deadline: Deadline, budget: Option<Duration>, ready: &mut impl FnMut() -> bool) -> Option<Waited> {
         let mut start = None;
         loop {
             for _ in 0..POLLS_PER_CLOCK {

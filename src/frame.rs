@@ -8,14 +8,14 @@ use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine};
 use crate::segment::Span;
 use crate::sync::Ordering::Relaxed;
 use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
-use rkyv::api::{access_with_context, deserialize_using, serialize_using};
+use rkyv::api::{access_with_context, deserialize_using};
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::Failure;
-use rkyv::ser::{Allocator, Positional, Serializer, Writer};
+use rkyv::rancor::{Failure, Strategy};
+use rkyv::ser::{Allocator, Positional, Serializer, Writer, WriterExt};
 use rkyv::util::AlignedVec;
 use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
-use rkyv::{Archive, Deserialize, Serialize};
+use rkyv::{Archive, Deserialize, Place as ArchivePlace, Serialize};
 use std::alloc::Layout;
 use std::cell::Cell;
 use std::mem::MaybeUninit;
@@ -54,10 +54,18 @@ pub(crate) enum Kind {
 const IN_BLOCK: u8 = 0x80;
 
 impl Kind {
+    #[inline(always)]
     fn checked(raw: u8) -> Option<Self> {
-        [Self::Construct, Self::Call, Self::Bind, Self::Stop, Self::Fault, Self::TooLarge, Self::Refused]
-            .into_iter()
-            .find(|&kind| kind as u8 == raw)
+        Some(match raw {
+            1 => Self::Construct,
+            2 => Self::Call,
+            3 => Self::Bind,
+            4 => Self::Stop,
+            5 => Self::Fault,
+            6 => Self::TooLarge,
+            7 => Self::Refused,
+            _ => return None,
+        })
     }
 }
 
@@ -151,7 +159,7 @@ impl BlockRef {
 /// What a value is serialised with: straight into shared memory, without allocating.
 ///
 /// The lifetime is that of one encoding: no value's `Serialize` can keep the encoder, or exchange it for another.
-pub(crate) type Encoder<'e> = LowSerializer<FrameWriter<'e>, Scratch, Failure>;
+pub(crate) type Encoder<'e> = LowSerializer<FrameWriter<'e>, Scratch<'e>, Failure>;
 
 /// Whatever can be serialised into a frame.
 pub trait Encode: for<'e> Serialize<Encoder<'e>> {}
@@ -170,8 +178,10 @@ pub(crate) trait Spill {
 /// The consumer polls that line. If its first store and the commit word were tens of nanoseconds apart, the consumer would
 /// fetch the line in between, and the producer would have to get it back: two trips instead of one.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(8))]
+#[repr(align(16))]
 pub(crate) struct Stage([u8; INLINE]);
+
+const _: () = assert!(align_of::<Stage>() == ALIGN);
 
 impl Stage {
     pub(crate) const fn new() -> Self {
@@ -245,6 +255,35 @@ impl FrameWriter<'_> {
         Ok(())
     }
 
+    /// Writes the root of the archive, whose parts have been written. Returns the length of the whole.
+    #[inline(always)]
+    fn finish<T: Archive>(&mut self, value: &T, resolver: T::Resolver) -> Result<usize, Failure> {
+        const { assert!(align_of::<T::Archived>() <= ALIGN, "an archive is aligned to more than 16 bytes") };
+        let at = self.written.next_multiple_of(align_of::<T::Archived>());
+        let end = at + size_of::<T::Archived>();
+        if end > self.staged {
+            return self.finish_behind(value, resolver);
+        }
+        // What lies between the parts and the root, and in the root's own padding, must not be what was there before.
+        if at > self.written {
+            self.stage.0[self.written..at].fill(0);
+        }
+        let place = &mut self.stage.0[at..end];
+        place.fill(0);
+        // SAFETY: as many initialised bytes as the archive has, aligned: the stage is, and the archive's alignment is no larger.
+        let root = unsafe { ArchivePlace::new_unchecked(at, place.as_mut_ptr().cast::<T::Archived>()) };
+        value.resolve(resolver, root);
+        Ok(end)
+    }
+
+    /// Writes a root that does not fit onto the stage.
+    fn finish_behind<T: Archive>(&mut self, value: &T, resolver: T::Resolver) -> Result<usize, Failure> {
+        self.align_for::<T::Archived>()?;
+        // SAFETY: aligned for the archive just now.
+        unsafe { self.resolve_aligned(value, resolver)? };
+        Ok(self.written)
+    }
+
     #[cold]
     fn spill_slow(&mut self, more: usize) -> Result<(), Failure> {
         let need = self.written.saturating_add(more);
@@ -265,17 +304,18 @@ impl FrameWriter<'_> {
 ///
 /// If `spill` has no room, or the value's own `Serialize` fails.
 #[inline(always)]
-pub(crate) fn encode<'e, T: Encode>(
+pub(crate) fn encode<T: Encode>(
     value: &T,
-    stage: &'e mut Stage,
-    slot: Span<'e>,
-    spill: &'e mut (dyn Spill + 'e),
+    stage: &mut Stage,
+    slot: Span<'_>,
+    spill: &mut dyn Spill,
 ) -> Result<usize, Failure> {
     let staged = slot.len().min(INLINE);
     let writer = FrameWriter { stage, staged, start: slot.start(), capacity: slot.len(), written: 0, spill };
-    let mut serializer = Serializer::new(writer, Scratch::new(), ());
-    serialize_using::<_, Failure>(value, &mut serializer)?;
-    Ok(serializer.writer.written)
+    let mut buffer = MaybeUninit::uninit();
+    let mut serializer = Serializer::new(writer, Scratch { buffer: &mut buffer, used: 0 }, ());
+    let resolver = value.serialize(Strategy::wrap(&mut serializer))?;
+    serializer.writer.finish(value, resolver)
 }
 
 /// Serialises `value` into private memory.
@@ -307,8 +347,8 @@ impl Spill for VecSpill {
 }
 
 /// Scratch memory for serialising: a small buffer on the stack, and the heap beyond it.
-pub struct Scratch {
-    buffer: MaybeUninit<ScratchBuffer>,
+pub struct Scratch<'e> {
+    buffer: &'e mut MaybeUninit<ScratchBuffer>,
     used: usize,
 }
 
@@ -317,13 +357,8 @@ struct ScratchBuffer {
     _bytes: [u8; Scratch::LEN],
 }
 
-impl Scratch {
+impl Scratch<'_> {
     const LEN: usize = 512;
-
-    #[inline(always)]
-    fn new() -> Self {
-        Self { buffer: MaybeUninit::uninit(), used: 0 }
-    }
 
     fn owns(&self, address: NonNull<u8>) -> Option<usize> {
         let offset = address.addr().get().wrapping_sub(self.buffer.as_ptr().addr());
@@ -334,7 +369,7 @@ impl Scratch {
 // SAFETY: `push_alloc` returns memory of the layout that nothing else uses until `pop_alloc`, which comes in reverse order:
 // a rising mark in the buffer, or a heap allocation of its own. The serialiser does not move while allocations are live:
 // `serialize_using` borrows it throughout.
-unsafe impl Allocator<Failure> for Scratch {
+unsafe impl Allocator<Failure> for Scratch<'_> {
     unsafe fn push_alloc(&mut self, layout: Layout) -> Result<NonNull<[u8]>, Failure> {
         let start = self.used.next_multiple_of(layout.align());
         let fits = layout.align() <= align_of::<ScratchBuffer>()
@@ -444,14 +479,35 @@ impl<'a> RequestSpan<'a> {
     }
 }
 
-/// Copies a reply out of memory that the peer may be writing, validates the copy, and makes the value from it.
+/// Copies a reply out of a slot that the peer may be writing, validates the copy, and makes the value from it.
+///
+/// `line` is the slot's first line, `payload` the whole payload.
 ///
 /// # Errors
 ///
 /// If the bytes are no valid archive of `R`, or one that nests deeper than [`MAX_DEPTH`].
 #[inline(always)]
+pub(crate) fn decode_slot<R: Transfer>(line: &SlotLine, payload: Span<'_>) -> Result<R, Failure> {
+    if payload.len() > INLINE {
+        return decode(payload);
+    }
+    // The words of the line whatever the length: cheaper than a copy of as many bytes as there are.
+    let copy = InlineCopy(std::array::from_fn(|at| line.inline[at].load(Relaxed)));
+    // SAFETY: initialised private memory, no longer than the copy.
+    let bytes = unsafe { std::slice::from_raw_parts(copy.0.as_ptr().cast::<u8>(), payload.len()) };
+    read_copy(bytes)
+}
+
+#[repr(align(16))]
+struct InlineCopy([u64; INLINE / 8]);
+
+/// Copies a reply out of memory that the peer may be writing, validates the copy, and makes the value from it.
+///
+/// # Errors
+///
+/// As [`decode_slot`].
 pub(crate) fn decode<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
-    if span.len() <= SMALL && align_of::<R::Archived>() <= align_of::<Small>() {
+    if span.len() <= SMALL {
         let mut copy = Small([0; SMALL / 8]);
         // SAFETY: the copy has room for `SMALL` bytes, and is private.
         unsafe { span.copy_to(copy.0.as_mut_ptr().cast()) };
@@ -469,7 +525,6 @@ const SMALL: usize = 128;
 struct Small([u64; SMALL / 8]);
 
 fn decode_large<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
-    const { assert!(align_of::<R::Archived>() <= ALIGN, "a reply's archive is aligned to more than 16 bytes") };
     thread_local! {
         // Taken while in use, so that a value whose own code calls through a bridge gets another.
         static COPY: Cell<AlignedVec<ALIGN>> = Cell::new(AlignedVec::new());
@@ -502,6 +557,7 @@ pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
 /// A type's own `Deserialize` may panic at a value that it did not expect; a lying peer must be an error all the same.
 #[inline(always)]
 fn read_copy<R: Transfer>(bytes: &[u8]) -> Result<R, Failure> {
+    const { assert!(align_of::<R::Archived>() <= ALIGN, "an archive is aligned to more than 16 bytes") };
     let read = || {
         let archived = access_with_context::<R::Archived, _, Failure>(bytes, &mut validator(bytes))?;
         deserialize_using::<R, _, Failure>(archived, &mut ())

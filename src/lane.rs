@@ -38,8 +38,11 @@ pub(crate) struct CallerLane {
     worker: Placed<WorkerLine>,
     header: Placed<Header>,
     in_use: bool,
-    /// The block of each unanswered request, oldest first.
-    unanswered: VecDeque<Option<Loan>>,
+    /// The block that the request being written has outgrown its slot into. What a `Serialize` that failed or panicked left
+    /// here is given back by the next request.
+    spilled: Option<Loan>,
+    /// The blocks of unanswered requests with their positions, oldest first.
+    lent: VecDeque<(u64, Loan)>,
 }
 
 impl CallerLane {
@@ -54,8 +57,9 @@ impl CallerLane {
             worker: segment.worker(),
             header: segment.header(),
             in_use: false,
+            spilled: None,
             // Never grows: there are at most as many unanswered requests as slots.
-            unanswered: VecDeque::with_capacity(segment.geometry().slots as usize),
+            lent: VecDeque::with_capacity(segment.geometry().slots as usize),
         }
     }
 
@@ -65,16 +69,22 @@ impl CallerLane {
         self.requests.position()
     }
 
+    /// How many requests have not been answered.
+    #[inline(always)]
+    fn unanswered(&self) -> u64 {
+        self.requests.position().wrapping_sub(self.replies.position())
+    }
+
     /// Whether a request can be sent now: fewer are unanswered than there are slots.
     #[inline(always)]
     pub(crate) fn has_credit(&self) -> bool {
-        (self.unanswered.len() as u64) < self.replies.count()
+        self.unanswered() < self.replies.count()
     }
 
     /// Whether every request has been answered.
     #[inline(always)]
     pub(crate) fn is_idle(&self) -> bool {
-        self.unanswered.is_empty()
+        self.unanswered() == 0
     }
 
     /// Writes, publishes and announces a request. The lane must have credit.
@@ -91,14 +101,22 @@ impl CallerLane {
         memory: &mut dyn Memory,
     ) -> Result<(), SendError> {
         debug_assert!(self.has_credit());
-        let Written { place, loan } = write(args, &mut self.requests, memory)?;
-        self.unanswered.push_back(loan);
+        let len = write(args, &mut self.requests, memory, &mut self.spilled)?;
+        let place = if self.spilled.is_none() { Place::Slot(len) } else { self.lend_slow(len) };
         self.requests.publish(kind, call, place);
         if !self.in_use {
             self.enter_use_slow();
         }
         doorbell::notify(&self.worker.bell);
         Ok(())
+    }
+
+    /// Keeps the block that the request has been written into until it is answered.
+    #[cold]
+    fn lend_slow(&mut self, len: usize) -> Place {
+        let place = place(len, self.spilled.as_ref());
+        self.lent.extend(self.spilled.take().map(|loan| (self.requests.position(), loan)));
+        place
     }
 
     /// Tells the workers to look at this lane from now on.
@@ -112,6 +130,12 @@ impl CallerLane {
     /// Waits for the next reply, whichever request it answers.
     #[inline(always)]
     pub(crate) fn wait(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
+        // The reply to a short call may be there before anything else is worth looking at.
+        if self.replies.is_ready() { Waited::Ready } else { self.wait_slow(wait, life, deadline) }
+    }
+
+    #[inline(never)]
+    fn wait_slow(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
         let waiter = Waiter {
             bell: &self.caller.bell,
             wait,
@@ -140,7 +164,14 @@ impl CallerLane {
             // Release: the copy is finished. Pairs with the Acquire in `ReplyMemory::with`.
             self.caller.released.store(self.replies.position(), Release);
         }
-        self.unanswered.pop_front().flatten()
+        if self.lent.is_empty() { None } else { self.returned_slow() }
+    }
+
+    /// The block of the request whose reply has just been released.
+    #[cold]
+    fn returned_slow(&mut self) -> Option<Loan> {
+        let next = self.replies.position();
+        self.lent.pop_front_if(|(position, _)| position.wrapping_add(1) == next).map(|(_, loan)| loan)
     }
 
     /// How far the unanswered request at `position` has come. Only for a message: the peer may lie.
@@ -169,34 +200,27 @@ pub(crate) trait Memory {
     }
 }
 
-/// A frame that has been written and not yet published.
-#[derive(Debug)]
-pub(crate) struct Written {
-    pub(crate) place: Place,
-    /// The block that the payload is in, if it outgrew the slot.
-    pub(crate) loan: Option<Loan>,
-}
-
-impl Written {
-    /// A frame without payload.
-    pub(crate) fn empty() -> Self {
-        Self { place: Place::Slot(0), loan: None }
-    }
-}
-
-/// Serialises `value` for the slot that `ring` has claimed, or into a block if it outgrows that.
+/// Where a frame of `len` bytes lies that was written into its slot, or into `loan` if it outgrew that.
 #[inline(always)]
-fn write<T: Encode>(value: &T, ring: &mut Producer, memory: &mut dyn Memory) -> Result<Written, SendError> {
+fn place(len: usize, loan: Option<&Loan>) -> Place {
+    loan.map_or(Place::Slot(len), |loan| Place::Block(loan.reference(len)))
+}
+
+/// Serialises `value` for the slot that `ring` has claimed, or into a block, left in `spilled`, if it outgrows that. Returns
+/// its length.
+#[inline(always)]
+fn write<T: Encode>(
+    value: &T,
+    ring: &mut Producer,
+    memory: &mut dyn Memory,
+    spilled: &mut Option<Loan>,
+) -> Result<usize, SendError> {
     let (stage, slot) = ring.claim();
-    let mut spill = BlockSpill { memory, slot, loan: None, failed: None };
-    match encode(value, stage, slot, &mut spill) {
-        Ok(len) => {
-            let loan = spill.loan.take();
-            let place = loan.as_ref().map_or(Place::Slot(len), |loan| Place::Block(loan.reference(len)));
-            Ok(Written { place, loan })
-        }
-        Err(Failure) => Err(spill.failed.take().map_or(SendError::Encode, SendError::NoRoom)),
+    let mut spill = BlockSpill { memory, slot, loan: spilled, failed: None };
+    if spill.loan.is_some() {
+        spill.discard_slow();
     }
+    encode(value, stage, slot, &mut spill).map_err(|Failure| spill.failed_slow())
 }
 
 /// Moves a frame that outgrows its slot into a block, and into a larger one when it outgrows that. Takes the arena only then.
@@ -204,9 +228,25 @@ struct BlockSpill<'a> {
     memory: &'a mut dyn Memory,
     slot: Span<'a>,
     /// The block that the frame is in, if it outgrew the slot.
-    loan: Option<Loan>,
+    loan: &'a mut Option<Loan>,
     /// Why the last `spill` failed.
     failed: Option<NoRoom>,
+}
+
+impl BlockSpill<'_> {
+    /// Gives back the block of a frame that was not sent.
+    #[cold]
+    fn discard_slow(&mut self) {
+        if let Some(loan) = self.loan.take() {
+            self.memory.free(loan);
+        }
+    }
+
+    #[cold]
+    fn failed_slow(&mut self) -> SendError {
+        self.discard_slow();
+        self.failed.take().map_or(SendError::Encode, SendError::NoRoom)
+    }
 }
 
 impl Spill for BlockSpill<'_> {
@@ -225,16 +265,6 @@ impl Spill for BlockSpill<'_> {
             self.memory.free(old);
         }
         Some(place)
-    }
-}
-
-/// What a frame holds that was not finished (its value's `Serialize` failed or panicked) goes back to the arena.
-impl Drop for BlockSpill<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if let Some(loan) = self.loan.take() {
-            self.memory.free(loan);
-        }
     }
 }
 
@@ -276,7 +306,7 @@ impl CalleeLane {
         // The compiler must not move the method's own effects before the record. The processor need not be told: the record
         // is read by another process only after this one is dead, and then everything it stored is visible.
         std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-        Ok(Some((frame, ReplySlot(&mut self.replies))))
+        Ok(Some((frame, ReplySlot { ring: &mut self.replies, len: 0, spilled: None })))
     }
 
     /// Publishes and announces the reply that was written, and is done with the request. Returns the reply's position.
@@ -295,8 +325,13 @@ impl CalleeLane {
     }
 }
 
-/// The place for the reply to one request.
-pub(crate) struct ReplySlot<'a>(&'a mut Producer);
+/// The place for the reply to one request, and what has been written there.
+pub(crate) struct ReplySlot<'a> {
+    ring: &'a mut Producer,
+    len: usize,
+    /// The block that the reply is in, if it outgrew the slot.
+    spilled: Option<Loan>,
+}
 
 impl ReplySlot<'_> {
     /// Serialises the reply, for the slot or into a block. Nothing is visible to the caller yet; a second call replaces the
@@ -304,10 +339,29 @@ impl ReplySlot<'_> {
     ///
     /// # Errors
     ///
-    /// If it cannot be written.
+    /// If it cannot be written; then there is no reply.
     #[inline(always)]
-    pub(crate) fn write<R: Encode>(&mut self, value: &R, memory: &mut dyn Memory) -> Result<Written, SendError> {
-        write(value, self.0, memory)
+    pub(crate) fn write<R: Encode>(&mut self, value: &R, memory: &mut dyn Memory) -> Result<(), SendError> {
+        self.len = 0;
+        self.len = write(value, self.ring, memory, &mut self.spilled)?;
+        Ok(())
+    }
+
+    /// Whether the reply is in a block.
+    #[inline(always)]
+    pub(crate) fn is_spilled(&self) -> bool {
+        self.spilled.is_some()
+    }
+
+    /// The length of a reply that is not in a block.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Where the reply lies, and the block that it is in.
+    pub(crate) fn into_written(self) -> (Place, Option<Loan>) {
+        (place(self.len, self.spilled.as_ref()), self.spilled)
     }
 }
 
@@ -332,23 +386,30 @@ impl WorkerLanes {
     }
 
     /// Waits without limit for a request, and says on which lane it is.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn wait(&mut self) -> usize {
-        let mut found = None;
+        self.last = self.find().unwrap_or_else(|| self.wait_slow());
+        self.last
+    }
+
+    #[inline(never)]
+    fn wait_slow(&self) -> usize {
         let waiter = Waiter {
             bell: &self.worker.bell,
             wait: self.wait,
             dead: None,
             peer_cpu: self.lanes[self.last].caller_cpu(),
         };
-        while found.is_none() {
+        let mut found = None;
+        loop {
             waiter.wait(Deadline::NEVER, || {
                 found = self.find();
                 found.is_some()
             });
+            if let Some(index) = found {
+                return index;
+            }
         }
-        self.last = found.unwrap_or(self.last);
-        self.last
     }
 
     /// The next lane with a request, in turn.
@@ -403,7 +464,8 @@ mod model {
                     worker: worker.clone(),
                     header: header.clone(),
                     in_use: false,
-                    unanswered: VecDeque::new(),
+                    spilled: None,
+                    lent: VecDeque::new(),
                 });
             }
             let callers: Vec<_> = callers

@@ -128,3 +128,10 @@ macro_rules! test_support {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}
+
+#[cfg(all(test, not(loom)))]
+mod in_process;
+
+// For the macro's paths in the library's own tests.
+#[cfg(test)]
+extern crate self as callgate;

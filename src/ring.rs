@@ -75,6 +75,8 @@ pub(crate) struct Frame<'a> {
     pub(crate) commit: Commit,
     /// The call word: `interface << 16 | method` in requests.
     pub(crate) call: u64,
+    /// The slot's first line.
+    pub(crate) line: &'a SlotLine,
     /// The payload, if it is in the slot.
     pub(crate) payload: Span<'a>,
 }
@@ -124,7 +126,7 @@ impl Consumer {
             Place::Slot(len) => self.slots.payload(self.position).first(len),
             Place::Block(_) => Span::empty(),
         };
-        Ok(Some(Frame { commit, call: line.call.load(Relaxed), payload }))
+        Ok(Some(Frame { commit, call: line.call.load(Relaxed), line, payload }))
     }
 
     /// Is done with the next frame and moves on.

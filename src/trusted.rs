@@ -33,6 +33,12 @@ impl TrustedParent {
         Self { build }
     }
 
+    /// For tests in which one process plays both sides.
+    #[cfg(test)]
+    pub(crate) fn of_itself() -> Self {
+        Self { build: Build::Other }
+    }
+
     /// The payload of a request, which the parent does not write until the reply is published.
     #[inline(always)]
     pub(crate) fn request(self, span: Span<'_>) -> RequestSpan<'_> {

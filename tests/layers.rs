@@ -41,6 +41,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("lane", 3),
     ("life", 3),
     ("call", 4),
+    ("in_process", 5),
     ("process", 4),
     ("trusted", 4),
     ("bridge", 5),

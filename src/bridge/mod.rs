@@ -14,7 +14,7 @@ pub use builder::Builder;
 pub use entry::{init, serve};
 
 use crate::call::caller::Caller;
-use crate::call::service::Service;
+use crate::call::service::{Method, Service};
 use crate::error::{CallError, Exit};
 use std::fmt;
 use std::ops::Deref;
@@ -115,7 +115,7 @@ impl<T: Service> Bridge<T> {
     /// [`CallError::Died`] or [`CallError::Corrupt`] if the child had come to its end before. A second `stop` returns what the
     /// child's end was.
     pub fn stop(&self) -> Result<Exit, CallError> {
-        self.caller.stop(T::NAME, self.stop_grace)
+        self.caller.stop(const { &Method::drop_of::<T>() }, self.stop_grace)
     }
 
     /// Kills the child at once (SIGKILL), and returns when it is gone. Calls in flight fail with [`CallError::Stopped`].

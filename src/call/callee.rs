@@ -9,7 +9,7 @@ use crate::control::{Control, Message};
 use crate::error::Fault;
 use crate::frame::{BlockRef, Kind, Place};
 use crate::handshake::wait_from_code;
-use crate::lane::{Memory, WorkerLanes, Written, is_past};
+use crate::lane::{Memory, WorkerLanes, is_past};
 use crate::layout::CallerLine;
 use crate::process::child::Serving;
 use crate::segment::{Block, Placed};
@@ -38,22 +38,38 @@ pub(crate) fn serve<T: Service>(serving: Serving) -> ! {
     Callee { lanes, memory, host }.run()
 }
 
-struct Callee<T> {
+pub(crate) struct Callee<T> {
     lanes: WorkerLanes,
     memory: ReplyMemory,
     host: Host<T>,
 }
 
 impl<T: Service> Callee<T> {
+    /// A callee that is not run by its own process's main thread but by a test.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn in_process(segment: &crate::segment::Segment, control: Control, service: T) -> Self {
+        let lanes = WorkerLanes::new(segment, crate::doorbell::Wait::Spin);
+        let shared = Arc::new(Shared { control, from_parent: Mutex::default(), changed: Condvar::new() });
+        let memory = ReplyMemory { shared, arena: Arena::new(1 << 20), callers: Vec::new(), published: Vec::new() };
+        let host = Host { parent: TrustedParent::of_itself(), service: Some(service), interfaces: Vec::new() };
+        Self { lanes, memory, host }
+    }
+
     fn run(mut self) -> ! {
         loop {
-            let index = self.lanes.wait();
-            let kind = self.serve_one(index);
+            let kind = self.serve_next();
             if kind == Kind::Stop {
                 // Flushes what the service printed and runs its exit handlers; the reply has been published.
                 std::process::exit(0);
             }
         }
+    }
+
+    /// Waits for a request and answers it.
+    #[inline(always)]
+    pub(crate) fn serve_next(&mut self) -> Kind {
+        let index = self.lanes.wait();
+        self.serve_one(index)
     }
 
     /// Takes, carries out and answers the request on lane `index`. Returns its kind.
@@ -71,17 +87,30 @@ impl<T: Service> Callee<T> {
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
         let mut exchange =
-            Exchange { slot, memory: &mut self.memory, request: self.host.parent.request(span), call, reply: None };
+            Exchange { slot, memory: &mut self.memory, request: self.host.parent.request(span), call, replied: None };
         let result = panic::catch(|| self.host.carry_out(kind, &mut exchange));
         if let Err(fault) = result {
             reply_fault(&mut exchange, &fault);
         }
-        let (reply, Written { place, loan }) = exchange.into_reply();
-        let position = self.lanes.lane(index).publish(reply, place);
-        if let Some(loan) = loan {
-            self.memory.published.push((index, position, loan));
+        if exchange.replied.is_none() {
+            exchange.refuse("the child's dispatch gave no reply");
+        }
+        let reply = exchange.replied.unwrap_or(Kind::Refused);
+        if exchange.slot.is_spilled() {
+            let (place, loan) = exchange.slot.into_written();
+            self.publish_block_slow(index, reply, place, loan);
+        } else {
+            let len = exchange.slot.len();
+            self.lanes.lane(index).publish(reply, Place::Slot(len));
         }
         kind
+    }
+
+    /// Publishes a reply that lies in a block, and keeps the block until the caller has copied it.
+    #[cold]
+    fn publish_block_slow(&mut self, index: usize, reply: Kind, place: Place, loan: Option<Loan>) {
+        let position = self.lanes.lane(index).publish(reply, place);
+        self.memory.published.extend(loan.map(|loan| (index, position, loan)));
     }
 }
 
@@ -148,16 +177,6 @@ fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
 fn confused(what: &str) -> ! {
     eprintln!("callgate: child {} ends: its parent sent {what}", std::process::id());
     std::process::exit(CONFUSED);
-}
-
-impl Exchange<'_> {
-    #[inline(always)]
-    fn into_reply(mut self) -> (Kind, Written) {
-        if self.reply.is_none() {
-            self.refuse("the child's dispatch gave no reply");
-        }
-        self.reply.take().unwrap_or_else(|| (Kind::Refused, Written::empty()))
-    }
 }
 
 /// The memory that payloads lie in, as the child's two threads share it.

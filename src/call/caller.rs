@@ -8,13 +8,14 @@ use super::service::{InterfaceId, Method, Service};
 use crate::arena::NoRoom;
 use crate::doorbell::{Deadline, Wait, Waited};
 use crate::error::{CallError, CallName, Exit, Fault, Payload, Progress};
-use crate::frame::{self, Kind, Limit, Request, Transfer, decode};
+use crate::frame::{self, Kind, Limit, Request, Transfer, decode, decode_slot};
 use crate::lane::{CallerLane, Frame, Memory, SendError};
 use crate::life::Cause;
 use crate::segment::Segment;
 use crate::sys::image::Image;
 use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
+use rkyv::rancor::Failure;
 use std::any::TypeId;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +27,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Traits of one service that can be called through one bridge.
 const MAX_INTERFACES: usize = 32;
+
+/// What is wrong with a reply whose payload does not validate.
+const NO_ARCHIVE: &str = "a reply that is no valid archive of its type";
 
 /// The calling side of one bridge. Shared by all threads.
 pub(crate) struct Caller {
@@ -50,9 +54,19 @@ struct Place {
 /// What a call needs to know of itself.
 #[derive(Clone, Copy)]
 struct Ticket {
-    name: CallName,
+    method: &'static Method,
     timeout: Option<Duration>,
     deadline: Deadline,
+}
+
+impl Ticket {
+    fn new(method: &'static Method, timeout: Option<Duration>) -> Self {
+        Self { method, timeout, deadline: Deadline::after(timeout) }
+    }
+
+    fn name(&self) -> CallName {
+        self.method.call_name()
+    }
 }
 
 /// What a request asks for: its kind and its call word.
@@ -60,6 +74,13 @@ struct Ticket {
 struct Ask {
     kind: Kind,
     call: u64,
+}
+
+/// A call whose request is on its way, and the lane that its reply will come by.
+pub(crate) struct Sent<'a> {
+    lane: MutexGuard<'a, CallerLane>,
+    position: u64,
+    ticket: Ticket,
 }
 
 impl Caller {
@@ -85,7 +106,19 @@ impl Caller {
         args: &A,
         timeout: Option<Duration>,
     ) -> Result<R, CallError> {
-        let ticket = Ticket { name: method.call_name(), timeout, deadline: Deadline::after(timeout) };
+        let sent = self.send(method, args, timeout)?;
+        self.finish(sent)
+    }
+
+    /// Sends the request of a call, whose reply [`finish`](Self::finish) waits for.
+    #[inline]
+    pub(crate) fn send<A: Request>(
+        &self,
+        method: &'static Method,
+        args: &A,
+        timeout: Option<Duration>,
+    ) -> Result<Sent<'_>, CallError> {
+        let ticket = &Ticket::new(method, timeout);
         // Before anything is locked: in a fork, what another thread held stays locked for ever.
         if self.link.is_in_fork() {
             return Err(self.in_fork_slow(ticket));
@@ -95,7 +128,15 @@ impl Caller {
             Some(interface) => self.interface_number(interface, ticket)?,
         };
         let call = interface << 16 | u64::from(method.index);
-        self.ask(Ask { kind: Kind::Call, call }, args, ticket)
+        let mut lane = self.claim(ticket)?;
+        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, ticket)?;
+        Ok(Sent { lane, position, ticket: *ticket })
+    }
+
+    /// Waits for the reply to a call that was sent.
+    #[inline]
+    pub(crate) fn finish<R: Transfer>(&self, mut sent: Sent<'_>) -> Result<R, CallError> {
+        self.receive(&mut sent.lane, sent.position, Kind::Call, &sent.ticket)
     }
 
     /// Has the child build the service from recorded arguments. Returns the constructor's own error, as it displays.
@@ -105,7 +146,7 @@ impl Caller {
         args: &Recorded,
         timeout: Option<Duration>,
     ) -> Result<Result<(), String>, CallError> {
-        let ticket = Ticket { name: method.call_name(), timeout, deadline: Deadline::after(timeout) };
+        let ticket = &Ticket::new(method, timeout);
         self.ask(Ask { kind: Kind::Construct, call: u64::from(method.index) }, args, ticket)
     }
 
@@ -113,9 +154,8 @@ impl Caller {
 
     /// Has the child drop the service and exit, after all calls made before; kills it if that takes longer than `grace`.
     /// The child is gone when this returns. A second stop waits for the first, and returns how the child ended.
-    pub(crate) fn stop(&self, service: &'static str, grace: Duration) -> Result<Exit, CallError> {
-        let name = CallName { service, method: "drop" };
-        let ticket = Ticket { name, timeout: Some(grace), deadline: Deadline::after(Some(grace)) };
+    pub(crate) fn stop(&self, drop: &'static Method, grace: Duration) -> Result<Exit, CallError> {
+        let ticket = &Ticket::new(drop, Some(grace));
         if self.link.is_in_fork() {
             return Err(self.in_fork_slow(ticket));
         }
@@ -139,7 +179,7 @@ impl Caller {
         }
     }
 
-    fn ask_to_stop(&self, ticket: Ticket) -> Result<(), CallError> {
+    fn ask_to_stop(&self, ticket: &Ticket) -> Result<(), CallError> {
         // Every lane, because the child serves them in turn: a call on another one could be overtaken.
         let lanes = self.lanes.iter().map(|lane| self.lock(lane, ticket));
         let mut lanes = lanes.collect::<Result<Vec<_>, _>>()?;
@@ -159,7 +199,7 @@ impl Caller {
 
     /// The number by which the child knows an interface, which it is told at the first call.
     #[inline]
-    fn interface_number(&self, interface: InterfaceId, ticket: Ticket) -> Result<u64, CallError> {
+    fn interface_number(&self, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
         match self.place((interface.dispatch)()) {
             Some((number, place)) if place.bound.get().is_some() => Ok(number),
             _ => self.bind_slow(interface, ticket),
@@ -178,8 +218,8 @@ impl Caller {
     /// A place is taken before the child is told, and for good: if this call gives up, its request is still on its way, and
     /// must not arrive after the same number has come to mean another interface.
     #[cold]
-    fn bind_slow(&self, interface: InterfaceId, ticket: Ticket) -> Result<u64, CallError> {
-        let refused = |why: &str| CallError::Refused { call: ticket.name, why: why.into() };
+    fn bind_slow(&self, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
+        let refused = |why: &str| CallError::Refused { call: ticket.name(), why: why.into() };
         // The child calls what it is told to, with its service: it must be a function for that very type.
         if (interface.service)() != self.service {
             return Err(refused("its trait is another service's"));
@@ -204,7 +244,7 @@ impl Caller {
     // ---- one call --------------------------------------------------------------------------------------------------
 
     #[inline]
-    fn ask<A: Request, R: Transfer>(&self, ask: Ask, args: &A, ticket: Ticket) -> Result<R, CallError> {
+    fn ask<A: Request, R: Transfer>(&self, ask: Ask, args: &A, ticket: &Ticket) -> Result<R, CallError> {
         let mut lane = self.claim(ticket)?;
         self.ask_on(&mut lane, ask, args, ticket)
     }
@@ -215,8 +255,21 @@ impl Caller {
         lane: &mut CallerLane,
         ask: Ask,
         args: &A,
-        ticket: Ticket,
+        ticket: &Ticket,
     ) -> Result<R, CallError> {
+        let position = self.send_on(lane, ask, args, ticket)?;
+        self.receive(lane, position, ask.kind, ticket)
+    }
+
+    /// Sends a request on a lane; returns its position.
+    #[inline]
+    fn send_on<A: Request>(
+        &self,
+        lane: &mut CallerLane,
+        ask: Ask,
+        args: &A,
+        ticket: &Ticket,
+    ) -> Result<u64, CallError> {
         if !lane.is_idle() {
             self.settle_slow(lane, ticket)?;
         }
@@ -227,7 +280,7 @@ impl Caller {
         let position = lane.position();
         let sent = lane.send(ask.kind, ask.call, args, &mut RequestMemory(&self.link));
         sent.map_err(|error| self.unsent(error, ticket))?;
-        self.receive(lane, position, ask.kind, ticket)
+        Ok(position)
     }
 
     /// Waits for the reply to the request at `position`, dropping late replies to requests before it.
@@ -237,7 +290,7 @@ impl Caller {
         lane: &mut CallerLane,
         position: u64,
         kind: Kind,
-        ticket: Ticket,
+        ticket: &Ticket,
     ) -> Result<R, CallError> {
         loop {
             match lane.wait(self.wait, &self.link.life, ticket.deadline) {
@@ -245,20 +298,45 @@ impl Caller {
                 Waited::DeadlinePassed => return Err(self.timed_out(lane.progress(position), ticket)),
                 Waited::Dead => return Err(self.over(lane.progress(position), ticket)),
             }
-            let Some((at, frame)) = lane.take().map_err(|what| self.corrupt(what, ticket))? else {
+            match lane.take() {
+                // Apart from the rest because it is what nearly every call comes to: its own reply, in the slot.
+                Ok(Some((at, frame))) if at == position && frame.commit.kind == kind && !frame.is_in_block() => {
+                    let value = decode_slot(frame.line, frame.payload);
+                    self.release(lane, false);
+                    return value.map_err(|Failure| self.corrupt(NO_ARCHIVE, ticket));
+                }
+                Ok(Some(_)) => {
+                    if let Some(outcome) = self.other_reply_slow(lane, position, kind, ticket) {
+                        return outcome;
+                    }
+                }
                 // The child took the reply back. It may do so for ever, but not beyond the deadline.
-                if ticket.deadline.has_passed() {
+                Ok(None) if ticket.deadline.has_passed() => {
                     return Err(self.timed_out(lane.progress(position), ticket));
                 }
-                continue;
-            };
-            let in_block = frame.is_in_block();
-            let outcome = (at == position).then(|| self.outcome(&frame, kind, ticket));
-            self.release(lane, in_block);
-            if let Some(outcome) = outcome {
-                return outcome;
+                Ok(None) => {}
+                Err(what) => return Err(self.corrupt(what, ticket)),
             }
         }
+    }
+
+    /// Takes a reply in a block, a fault, or a late reply to another request: `None`.
+    #[cold]
+    fn other_reply_slow<R: Transfer>(
+        &self,
+        lane: &mut CallerLane,
+        position: u64,
+        kind: Kind,
+        ticket: &Ticket,
+    ) -> Option<Result<R, CallError>> {
+        let (at, frame) = match lane.take() {
+            Ok(taken) => taken?,
+            Err(what) => return Some(Err(self.corrupt(what, ticket))),
+        };
+        let in_block = frame.is_in_block();
+        let outcome = (at == position).then(|| self.outcome(&frame, kind, ticket));
+        self.release(lane, in_block);
+        outcome
     }
 
     /// Takes late replies to calls that gave up, as far as they are there, and waits for room if there is none.
@@ -266,7 +344,7 @@ impl Caller {
     /// Never takes more replies than there are unanswered requests: a hostile child may have published replies to requests
     /// that have not been made yet, and taking one would put the two rings out of step for ever.
     #[cold]
-    fn settle_slow(&self, lane: &mut CallerLane, ticket: Ticket) -> Result<(), CallError> {
+    fn settle_slow(&self, lane: &mut CallerLane, ticket: &Ticket) -> Result<(), CallError> {
         while !lane.is_idle() {
             if let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, ticket))? {
                 let in_block = frame.is_in_block();
@@ -286,7 +364,7 @@ impl Caller {
     }
 
     /// Is done with the reply that was taken, and frees the block of its request.
-    #[inline]
+    #[inline(always)]
     fn release(&self, lane: &mut CallerLane, in_block: bool) {
         if let Some(loan) = lane.release(in_block) {
             RequestMemory(&self.link).free(loan);
@@ -298,8 +376,9 @@ impl Caller {
     /// A lane for this thread alone: the one it had before if that is free, else any that is, else the one it had before as
     /// soon as it is free.
     #[inline]
-    fn claim(&self, ticket: Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
-        let preferred = thread_number() % self.lanes.len();
+    fn claim(&self, ticket: &Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
+        let (number, lanes) = (thread_number(), self.lanes.len());
+        let preferred = if number < lanes { number } else { number % lanes };
         match self.lanes[preferred].try_lock() {
             Some(lane) => Ok(lane),
             None => self.claim_slow(preferred, ticket),
@@ -307,7 +386,7 @@ impl Caller {
     }
 
     #[cold]
-    fn claim_slow(&self, preferred: usize, ticket: Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
+    fn claim_slow(&self, preferred: usize, ticket: &Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
         let (before, after) = self.lanes.split_at(preferred);
         if let Some(lane) = after.iter().chain(before).find_map(|lane| lane.try_lock()) {
             return Ok(lane);
@@ -320,7 +399,7 @@ impl Caller {
     }
 
     /// This very lane, as soon as it is free.
-    fn lock<'a>(&self, lane: &'a Mutex<CallerLane>, ticket: Ticket) -> Result<MutexGuard<'a, CallerLane>, CallError> {
+    fn lock<'a>(&self, lane: &'a Mutex<CallerLane>, ticket: &Ticket) -> Result<MutexGuard<'a, CallerLane>, CallError> {
         lock_until(lane, ticket.deadline).ok_or_else(|| self.late(ticket))
     }
 
@@ -328,7 +407,7 @@ impl Caller {
 
     /// What the reply to a request of `kind` says.
     #[inline]
-    fn outcome<R: Transfer>(&self, frame: &Frame<'_>, kind: Kind, ticket: Ticket) -> Result<R, CallError> {
+    fn outcome<R: Transfer>(&self, frame: &Frame<'_>, kind: Kind, ticket: &Ticket) -> Result<R, CallError> {
         if frame.commit.kind == kind {
             return self.payload(frame, ticket);
         }
@@ -336,21 +415,21 @@ impl Caller {
     }
 
     #[inline]
-    fn payload<R: Transfer>(&self, frame: &Frame<'_>, ticket: Ticket) -> Result<R, CallError> {
+    fn payload<R: Transfer>(&self, frame: &Frame<'_>, ticket: &Ticket) -> Result<R, CallError> {
         let decoded = match frame.commit.place {
-            frame::Place::Slot(_) => decode(frame.payload),
+            frame::Place::Slot(_) => decode_slot(frame.line, frame.payload),
             frame::Place::Block(block) => {
                 let block = self.link.reply_block(block);
                 let block = block.ok_or_else(|| self.corrupt("a reply in memory that it does not have", ticket))?;
                 decode(block.span())
             }
         };
-        decoded.map_err(|_| self.corrupt("a reply that is no valid archive of its type", ticket))
+        decoded.map_err(|_| self.corrupt(NO_ARCHIVE, ticket))
     }
 
     #[cold]
-    fn failure_slow(&self, frame: &Frame<'_>, ticket: Ticket) -> CallError {
-        let call = ticket.name;
+    fn failure_slow(&self, frame: &Frame<'_>, ticket: &Ticket) -> CallError {
+        let call = ticket.name();
         let failure = match frame.commit.kind {
             Kind::Fault => {
                 self.payload::<Fault>(frame, ticket).map(|fault| CallError::Panicked { call, fault: Box::new(fault) })
@@ -371,8 +450,8 @@ impl Caller {
     }
 
     #[cold]
-    fn unsent(&self, error: SendError, ticket: Ticket) -> CallError {
-        let call = ticket.name;
+    fn unsent(&self, error: SendError, ticket: &Ticket) -> CallError {
+        let call = ticket.name();
         match error {
             SendError::NoRoom(NoRoom::TooLarge { len, max }) => {
                 CallError::TooLarge { call, what: Payload::Request, len, max }
@@ -383,34 +462,34 @@ impl Caller {
     }
 
     #[cold]
-    fn in_fork_slow(&self, ticket: Ticket) -> CallError {
+    fn in_fork_slow(&self, ticket: &Ticket) -> CallError {
         let why = "this process is a fork of the one that started the bridge; start another here".into();
-        CallError::Refused { call: ticket.name, why }
+        CallError::Refused { call: ticket.name(), why }
     }
 
     /// The error of a call that ran out of time before it was sent.
     #[cold]
-    fn late(&self, ticket: Ticket) -> CallError {
+    fn late(&self, ticket: &Ticket) -> CallError {
         self.timed_out(Progress::NotStarted, ticket)
     }
 
     #[cold]
-    fn timed_out(&self, progress: Progress, ticket: Ticket) -> CallError {
+    fn timed_out(&self, progress: Progress, ticket: &Ticket) -> CallError {
         let timeout = ticket.timeout.unwrap_or_default();
-        CallError::TimedOut { call: ticket.name, pid: self.link.pid, timeout, progress }
+        CallError::TimedOut { call: ticket.name(), pid: self.link.pid, timeout, progress }
     }
 
     /// Kills a child that broke an invariant.
     #[cold]
-    fn corrupt(&self, what: &'static str, ticket: Ticket) -> CallError {
+    fn corrupt(&self, what: &'static str, ticket: &Ticket) -> CallError {
         self.link.kill(Cause::Corrupt(what));
-        CallError::Corrupt { call: ticket.name, pid: self.link.pid, what }
+        CallError::Corrupt { call: ticket.name(), pid: self.link.pid, what }
     }
 
     /// The error of a call to a child that is gone, or about to be.
     #[cold]
-    fn over(&self, progress: Progress, ticket: Ticket) -> CallError {
-        let (call, pid) = (ticket.name, self.link.pid);
+    fn over(&self, progress: Progress, ticket: &Ticket) -> CallError {
+        let (call, pid) = (ticket.name(), self.link.pid);
         match self.link.life.cause() {
             Some(Cause::Corrupt(what)) => CallError::Corrupt { call, pid, what },
             Some(Cause::Stopped) => CallError::Stopped { call, pid, progress },

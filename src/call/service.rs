@@ -6,7 +6,7 @@
 
 use crate::error::CallName;
 use crate::frame::{Encode, Kind, Limit, Request, RequestSpan, Transfer};
-use crate::lane::{Memory, ReplySlot, SendError, Written};
+use crate::lane::{Memory, ReplySlot, SendError};
 use crate::sys::image::Fnv;
 use rkyv::Archive;
 use std::any::TypeId;
@@ -97,6 +97,11 @@ pub struct Method {
 }
 
 impl Method {
+    /// Stands for the service's destructor in errors.
+    pub(crate) const fn drop_of<T: Service>() -> Self {
+        Self { service: T::NAME, name: "drop", index: 0, interface: None }
+    }
+
     pub(crate) fn call_name(&self) -> CallName {
         CallName { service: self.service, method: self.name }
     }
@@ -145,26 +150,18 @@ pub(crate) struct Exchange<'a> {
     pub(crate) request: RequestSpan<'a>,
     /// `interface << 16 | method`.
     pub(crate) call: u64,
-    /// The reply, once it has been written.
-    pub(crate) reply: Option<(Kind, Written)>,
+    /// The kind of the reply, once it has been written into the slot.
+    pub(crate) replied: Option<Kind>,
 }
 
 impl Exchange<'_> {
-    /// Writes a reply. One that outgrows what a reply may be becomes a reply that says so.
+    /// Writes a reply. One that outgrows what a reply may be becomes a reply that says so. A second one replaces the first: a
+    /// panic after it (in the value's destructor) becomes a fault.
     #[inline(always)]
     pub(crate) fn reply<R: Encode>(&mut self, kind: Kind, value: &R) {
-        self.discard();
         match self.slot.write(value, &mut *self.memory) {
-            Ok(written) => self.reply = Some((kind, written)),
+            Ok(()) => self.replied = Some(kind),
             Err(error) => self.refuse_slow(error),
-        }
-    }
-
-    /// Gives back what a reply written before holds: a panic after it (in the value's destructor) replaces it by a fault.
-    #[inline(always)]
-    fn discard(&mut self) {
-        if let Some((_, Written { loan: Some(loan), .. })) = self.reply.take() {
-            self.memory.free(loan);
         }
     }
 
@@ -185,9 +182,9 @@ impl Exchange<'_> {
     }
 
     fn reply_small<R: Encode>(&mut self, kind: Kind, value: &R) {
-        let written = self.slot.write(value, &mut *self.memory);
         // Without even room for this, the caller gets a frame without payload, which says as much.
-        self.reply = Some((kind, written.unwrap_or_else(|_| Written::empty())));
+        let _ = self.slot.write(value, &mut *self.memory);
+        self.replied = Some(kind);
     }
 }
 

@@ -23,6 +23,12 @@ impl Pidfd {
         }
     }
 
+    /// Stands for no process, in tests that have none.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> Self {
+        Self(rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).expect("a descriptor"))
+    }
+
     /// Sends SIGKILL. A process that has already gone is left in peace.
     pub(crate) fn kill(&self) {
         let _ = pidfd_send_signal(&self.0, Signal::KILL);
