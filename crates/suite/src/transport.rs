@@ -1,5 +1,8 @@
 //! The workload that every way of calling carries.
 
+#![forbid(unsafe_code)]
+
+use callgate::rkyv;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::time::Duration;
@@ -8,7 +11,11 @@ use std::time::Duration;
 pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// A struct of ten fields of the usual kinds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Serialize, Deserialize, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+#[rkyv(crate = callgate::rkyv)]
+#[allow(missing_docs, reason = "the fields mean nothing")]
 pub struct Record {
     pub id: u64,
     pub parent: Option<u64>,
