@@ -79,6 +79,7 @@ impl Subject {
     ) -> Self {
         let mut stamps = Vec::with_capacity(MOST);
         Self::custom(name, move |batch| {
+            let most = MOST.min(usize::try_from(batch.most).unwrap_or(MOST).div_ceil(each as usize).saturating_add(1));
             stamps.clear();
             stamps.push(batch.clock.now());
             loop {
@@ -87,7 +88,7 @@ impl Subject {
                 }
                 let stamp = batch.clock.now();
                 stamps.push(stamp);
-                if stamp >= batch.until || stamps.len() == MOST {
+                if stamp >= batch.until || stamps.len() >= most {
                     break;
                 }
             }
@@ -123,19 +124,45 @@ impl Subject {
 
     /// Runs batches of this subject alone for at least `time`, and returns what they recorded.
     pub fn measure(&mut self, clock: &Clock, time: Duration) -> Result<Distribution, Failure> {
-        self.signal(Signal::CONT);
         let mut found = Distribution::new();
         let end = clock.now() + clock.counts(time);
         while clock.now() < end {
-            self.batch(clock, end, &mut found)?;
+            found.merge(&self.turn(clock, u64::MAX)?.0);
         }
-        self.signal(Signal::STOP);
         Ok(found)
     }
 
-    /// Runs until the clock shows `until`. Returns how many calls were made, and the CPU time in which nobody was calling.
-    fn batch(&mut self, clock: &Clock, until: u64, found: &mut Distribution) -> Result<(u64, Duration), Failure> {
-        let mut batch = Batch { clock, until, idle: Duration::ZERO, calls: 0, found };
+    /// Takes one turn of about `calls` calls. Returns what it recorded, and how many calls that were. For callers that take
+    /// turns of their own, and have paused all others.
+    pub fn turn(&mut self, clock: &Clock, calls: u64) -> Result<(Distribution, u64), Failure> {
+        let mut found = Distribution::new();
+        let until = clock.counts(Budget::full().batch);
+        self.resume();
+        self.batch(clock, clock.now() + clock.counts(WARM_UP), calls, &mut Distribution::new())?;
+        let (calls, _) = self.batch(clock, clock.now() + until, calls, &mut found)?;
+        self.pause();
+        Ok((found, calls))
+    }
+
+    /// Stops the peer, if it polls even when nobody calls.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Runs until the clock shows `until`, or `most` calls have been made. Returns how many were, and the CPU time in which
+    /// nobody was calling.
+    fn batch(
+        &mut self,
+        clock: &Clock,
+        until: u64,
+        most: u64,
+        found: &mut Distribution,
+    ) -> Result<(u64, Duration), Failure> {
+        let mut batch = Batch { clock, until, most, idle: Duration::ZERO, calls: 0, found };
         (self.run)(&mut batch).map_err(|error| format!("{}: {error}", self.name))?;
         Ok((batch.calls, batch.idle))
     }
@@ -151,7 +178,7 @@ impl Subject {
 impl Drop for Subject {
     fn drop(&mut self) {
         // So that it can end in an orderly way.
-        self.signal(Signal::CONT);
+        self.resume();
     }
 }
 
@@ -168,6 +195,8 @@ pub struct Batch<'a> {
     pub clock: &'a Clock,
     /// When the batch is over.
     pub until: u64,
+    /// How many calls are enough.
+    most: u64,
     /// CPU time that this process spent between calls, not to be counted.
     pub idle: Duration,
     calls: u64,
@@ -188,9 +217,9 @@ impl Batch<'_> {
         self.found.record(nanos);
     }
 
-    /// Whether the batch has lasted long enough.
+    /// Whether the batch has lasted long enough, or has had its calls.
     pub fn is_over(&self) -> bool {
-        self.clock.now() >= self.until
+        self.calls >= self.most || self.clock.now() >= self.until
     }
 }
 
@@ -290,7 +319,7 @@ struct Turns {
 fn one_repeat(budget: Budget, clock: &Clock, subjects: Vec<Subject>) -> Result<Vec<Turns>, Failure> {
     let begin = |subject| Turns { subject, found: Distribution::new(), calls: 0, cpu: Duration::ZERO };
     let mut all: Vec<Turns> = subjects.into_iter().map(begin).collect();
-    all.iter().for_each(|turns| turns.subject.signal(Signal::STOP));
+    all.iter().for_each(|turns| turns.subject.pause());
     for round in 0..budget.rounds() {
         for turn in 0..all.len() {
             let at = if round % 2 == 0 { turn } else { all.len() - 1 - turn };
@@ -302,14 +331,14 @@ fn one_repeat(budget: Budget, clock: &Clock, subjects: Vec<Subject>) -> Result<V
 
 impl Turns {
     fn take(&mut self, time: Duration, clock: &Clock) -> Result<(), Failure> {
-        self.subject.signal(Signal::CONT);
-        self.subject.batch(clock, clock.now() + clock.counts(WARM_UP), &mut Distribution::new())?;
+        self.subject.resume();
+        self.subject.batch(clock, clock.now() + clock.counts(WARM_UP), u64::MAX, &mut Distribution::new())?;
         let clocks = CpuTime::with(self.subject.peer)?;
         let before = clocks.used()?;
-        let (calls, idle) = self.subject.batch(clock, clock.now() + clock.counts(time), &mut self.found)?;
+        let (calls, idle) = self.subject.batch(clock, clock.now() + clock.counts(time), u64::MAX, &mut self.found)?;
         self.cpu += (clocks.used()? - before).saturating_sub(idle);
         self.calls += calls;
-        self.subject.signal(Signal::STOP);
+        self.subject.pause();
         Ok(())
     }
 
@@ -367,5 +396,20 @@ mod tests {
         let broken = || Ok(vec![Subject::new("broken", || Err("no answer".into()))]);
         let error = interleave(budget, &clock, &mut |_| (), broken).expect_err("an error");
         assert_eq!(error.to_string(), "broken: no answer");
+    }
+
+    #[test]
+    fn a_turn_makes_as_many_calls_as_it_was_asked_for_at_most() {
+        let made = Rc::new(RefCell::new(0));
+        let counter = made.clone();
+        let mut subject = Subject::averaged("count", 4, move || {
+            *counter.borrow_mut() += 1;
+            Ok(())
+        });
+        let clock = Clock::new();
+        let (found, calls) = subject.turn(&clock, 40).expect("nothing can fail");
+        assert!((4..=40).contains(&calls), "{calls} calls");
+        assert_eq!(found.count() * 4, calls);
+        assert!((calls + 4..=80).contains(&*made.borrow()), "with the warm-up");
     }
 }

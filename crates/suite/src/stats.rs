@@ -35,6 +35,11 @@ impl Distribution {
         self.picos.value_at_quantile(quantile) as f64 / 1e3
     }
 
+    /// Their mean.
+    pub fn mean(&self) -> f64 {
+        self.picos.mean() / 1e3
+    }
+
     /// The longest.
     pub fn max(&self) -> f64 {
         self.picos.max() as f64 / 1e3

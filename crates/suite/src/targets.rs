@@ -49,8 +49,17 @@ const RULES: &[Rule] = &[
 /// How many nanoseconds `add` may be above the bare ping-pong.
 const MOST_ABOVE: f64 = 60.0;
 
-/// The p50 of the strategy under judgement in each cell of the waiting matrix, over that of the best of the others.
+/// The strategy under judgement in each cell of the waiting matrix.
+const JUDGED: &str = "adaptive";
+
+/// What it is judged by. Spinning for ever is not among them: it burns a CPU even when nobody calls.
+const FIXED: [&str; 3] = ["park", "spin 20 us", "spin 50 us"];
+
+/// Its p50 over that of the best of these in the same cell.
 const WAITING_P50: f64 = 1.1;
+
+/// The one whose CPU time per call it may not exceed.
+const MOST_CPU: &str = "spin 50 us";
 
 /// The targets about whose rows `report` has.
 pub fn of(report: &Report) -> Vec<Target> {
@@ -104,19 +113,31 @@ fn threads(report: &Report) -> Option<Target> {
     Some(Stated.judge(what, divided(one?, two?, P50.1)?))
 }
 
-/// For each cell of the waiting matrix: the first strategy against the best of the others in latency.
+/// In each cell of the waiting matrix: latency against the best fixed strategy, CPU time against the one that may use most.
 fn waiting(report: &Report) -> Vec<Target> {
-    let rows: Vec<&Row> = report.rows.iter().filter(|row| row.group == "waiting").collect();
-    let cell = |row: &Row| row.name.split(": ").next().map(String::from);
-    rows.chunk_by(|one, two| cell(one) == cell(two))
-        .filter_map(|rows| {
-            let (judged, others) = rows.split_first()?;
-            let best = |at: usize| others.iter().filter_map(|row| row.repeats.get(at)).map(|q| q.p50).reduce(f64::min);
-            let ratios = judged.repeats.iter().enumerate().filter_map(|(at, own)| Some(own.p50 / best(at)?));
-            let what = format!("{} / the best fixed strategy (p50)", judged.name);
-            Some(AtMost(WAITING_P50).judge(what, Spread::of(ratios)?))
+    let judged = report.rows.iter().filter(|row| row.group == "waiting");
+    let cells = judged.filter_map(|row| Some((row, row.name.strip_suffix(JUDGED)?)));
+    cells
+        .flat_map(|(row, cell)| {
+            let fixed = |name: &str| report.row("waiting", &format!("{cell}{name}"));
+            let others: Vec<&Row> = FIXED.into_iter().filter_map(fixed).collect();
+            [against_best(row, &others), fixed(MOST_CPU).and_then(|most| against_cpu(row, most))]
         })
+        .flatten()
         .collect()
+}
+
+fn against_best(row: &Row, others: &[&Row]) -> Option<Target> {
+    let best = |at: usize| others.iter().filter_map(|row| row.repeats.get(at)).map(|one| one.p50).reduce(f64::min);
+    let ratios = row.repeats.iter().enumerate().filter_map(|(at, own)| Some(own.p50 / best(at)?));
+    let what = format!("{} / the best of {} (p50)", row.name, FIXED.join(", "));
+    Some(AtMost(WAITING_P50).judge(what, Spread::of(ratios)?))
+}
+
+fn against_cpu(row: &Row, most: &Row) -> Option<Target> {
+    let ratio = row.cpu? / most.cpu?;
+    let (what, met) = (format!("{} / {MOST_CPU} (CPU time per call)", row.name), Some(ratio <= 1.0));
+    Some(Target { what, target: "at most 1".into(), reached: format!("{ratio:.2}"), met })
 }
 
 #[cfg(test)]
@@ -175,16 +196,24 @@ mod tests {
     }
 
     #[test]
-    fn in_each_cell_the_first_strategy_is_held_against_the_best_of_the_others() {
+    fn in_each_cell_adaptive_is_held_against_the_best_fixed_strategy() {
         let rows = vec![
             row("waiting", "one CPU: adaptive", &[105.0]),
             row("waiting", "one CPU: park", &[100.0]),
-            row("waiting", "one CPU: spin", &[900.0]),
+            row("waiting", "one CPU: spin 20 us", &[900.0]),
+            row("waiting", "one CPU: spin", &[1.0]),
             row("waiting", "gap 1 ms: adaptive", &[105.0]),
             row("waiting", "gap 1 ms: park", &[50.0]),
         ];
-        let [one_cpu, gap] =
-            ["one CPU", "gap 1 ms"].map(|cell| format!("{cell}: adaptive / the best fixed strategy (p50)"));
+        let [one_cpu, gap] = ["one CPU", "gap 1 ms"]
+            .map(|cell| format!("{cell}: adaptive / the best of park, spin 20 us, spin 50 us (p50)"));
         assert_eq!(targets(rows), [(one_cpu, Some(true)), (gap, Some(false))]);
+    }
+
+    #[test]
+    fn adaptive_may_not_use_more_cpu_time_than_spinning_for_50_us() {
+        let with = |name, cpu| Row { cpu: Some(cpu), ..row("waiting", name, &[100.0]) };
+        let met = |cpu| targets(vec![with("gap 1 ms: adaptive", cpu), with("gap 1 ms: spin 50 us", 100.0)])[1].1;
+        assert_eq!((met(100.0), met(101.0)), (Some(true), Some(false)));
     }
 }

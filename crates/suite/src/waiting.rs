@@ -64,7 +64,7 @@ pub fn cells(cpus: (usize, usize)) -> Vec<Cell> {
 
 /// The group `waiting`: a row for each cell and strategy, called `work 10 us: adaptive`, and the series `gap`.
 ///
-/// The first strategy is the one to be judged; the others are what it is judged by.
+/// [`targets`](crate::targets) judges `adaptive` by `park`, `spin 20 us` and `spin 50 us`, where these are among the strategies.
 pub fn measure(budget: Budget, strategies: &[(&str, Wait)], progress: Progress<'_>) -> Result<Report, Failure> {
     let clock = Clock::new();
     let mut report = Report::default();
@@ -96,15 +96,18 @@ pub fn measure_cell(
 ) -> Result<Vec<Measured>, Failure> {
     let _pin = if cell.callers == 1 { Some(Pinned::to(cell.cpus.0)?) } else { None };
     let _hogs = cell.hogs.iter().map(|&cpu| Hog::on(cpu)).collect::<Result<Vec<_>, _>>()?;
-    interleave(cell.budget(budget), clock, progress, || {
-        strategies.iter().map(|&(name, wait)| cell.subject(name, wait)).collect()
-    })
+    interleave(cell.budget(budget), clock, progress, || cell.subjects(strategies))
 }
 
 impl Cell {
     /// What the row of `strategy` is called.
     pub fn row_name(&self, strategy: &str) -> String {
         format!("{}: {strategy}", self.name)
+    }
+
+    /// One subject for each strategy. Pinning the caller and starting the hogs is left to whoever measures them.
+    pub fn subjects(&self, strategies: &[(&str, Wait)]) -> Result<Vec<Subject>, Failure> {
+        strategies.iter().map(|&(name, wait)| self.subject(name, wait)).collect()
     }
 
     fn budget(&self, budget: Budget) -> Budget {

@@ -16,7 +16,7 @@ pub use spawn::spawn;
 pub use token::{Asleep, Tokens};
 
 use crate::child::Role;
-use crate::interleave::{Budget, Subject, interleave, rows};
+use crate::interleave::{Budget, Measured, Subject, interleave, rows};
 use crate::pin::{self, Pinned};
 use crate::report::Report;
 use crate::{Clock, Failure, Progress};
@@ -41,17 +41,20 @@ pub(crate) fn answer(role: Role) -> io::Result<convert::Infallible> {
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
     let (caller, callee) = pin::pair()?;
     let _pin = Pinned::to(caller)?;
-    let measured = interleave(budget, &Clock::new(), progress, || {
-        Ok(vec![
-            Tokens::start(Asleep::Never, callee)?.subject("ping-pong"),
-            Tokens::start(Asleep::Always, callee)?.subject("futex"),
-            Relay::start(Through::EventFd, callee)?.subject("eventfd"),
-            Relay::start(Through::Pipe, callee)?.subject("pipe"),
-            memcpy("memcpy 1 MiB", 1 << 20),
-        ])
-    })?;
-    let series = measured[..4].iter().map(|floor| floor.curve()).collect();
+    let measured = interleave(budget, &Clock::new(), progress, || subjects(callee))?;
+    let series = measured.iter().map(Measured::curve).collect();
     Ok(Report { rows: rows("floor", &measured), series, ..Report::default() })
+}
+
+/// Every floor, with the other side on the CPU `callee`.
+pub fn subjects(callee: usize) -> Result<Vec<Subject>, Failure> {
+    Ok(vec![
+        Tokens::start(Asleep::Never, callee)?.subject("ping-pong"),
+        Tokens::start(Asleep::Always, callee)?.subject("futex"),
+        Relay::start(Through::EventFd, callee)?.subject("eventfd"),
+        Relay::start(Through::Pipe, callee)?.subject("pipe"),
+        memcpy("memcpy 1 MiB", 1 << 20),
+    ])
 }
 
 /// Copying `len` bytes within this process.
