@@ -1,0 +1,18 @@
+//! Time per call with 1 to 8 threads calling one bridge back to back, all threads together: its inverse is calls per second.
+//!
+//! `cargo bench --bench throughput`. The floor is one thread: a ratio of 0.5 means twice its calls per second. Nothing is
+//! pinned.
+
+mod support;
+
+use callgate_suite::throughput;
+use criterion::{Criterion, criterion_group, criterion_main};
+
+callgate_suite::test_support!();
+
+fn threads(c: &mut Criterion) {
+    support::beside_floor(c, "throughput", throughput::subjects());
+}
+
+criterion_group! { name = benches; config = support::criterion(); targets = threads }
+criterion_main!(benches);

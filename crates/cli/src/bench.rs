@@ -1,0 +1,67 @@
+//! `callgate bench`: every measurement that was asked for, then the report in every form that was asked for.
+
+use crate::args::Bench;
+use crate::compare::Program;
+use crate::group::Group;
+use crate::progress::Progress;
+use crate::render::{plot, text};
+use crate::{machine, print};
+use callgate_suite::{Failure, Report, targets};
+
+pub fn run(args: &Bench) -> Result<(), Failure> {
+    args.outputs.check()?;
+    let (chosen, others): (Vec<_>, Vec<_>) = Group::ALL.into_iter().partition(|group| is_chosen(args, *group));
+    if chosen.contains(&Group::Compare) {
+        // Not to be found missing after minutes.
+        Program::find()?;
+    }
+    let mut failures = Vec::new();
+    let mut report = measure(args.quick, &chosen, &mut failures);
+    report.skipped.extend(others.into_iter().map(left_out));
+    // First where nothing can fail; then the files, each for itself.
+    print(&text::report(&report))?;
+    if let Err(error) = args.outputs.write(&report) {
+        failures.push(error.to_string());
+    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ").into()) }
+}
+
+fn is_chosen(args: &Bench, group: Group) -> bool {
+    match group {
+        Group::Compare => args.compare || args.only.contains(&group),
+        _ => args.only.is_empty() || args.only.contains(&group),
+    }
+}
+
+fn left_out(group: Group) -> String {
+    match group {
+        Group::Compare => "compare: other ways of crossing processes are measured with `--compare`.".into(),
+        _ => format!("{}: not among the groups that `--only` names.", group.name()),
+    }
+}
+
+/// A group that fails is left out, and keeps no other from being measured.
+fn measure(quick: bool, groups: &[Group], failures: &mut Vec<String>) -> Report {
+    let mut progress = Progress::new(groups.len());
+    let mut report = Report { machine: machine::describe(quick), ..Report::default() };
+    for group in groups {
+        progress.begin(group.name());
+        take(&mut report, group.name(), group.measure(quick, &mut progress), failures);
+    }
+    report.targets = targets::of(&report);
+    report
+}
+
+fn take(report: &mut Report, name: &str, part: Result<Report, Failure>, failures: &mut Vec<String>) {
+    match part {
+        // What the machine is and which targets hold is said once, of the whole.
+        Ok(part) => {
+            let series = part.series.into_iter().map(|series| plot::of_group(series, name)).collect();
+            report.append(Report { machine: Vec::new(), targets: Vec::new(), series, ..part });
+        }
+        Err(error) => {
+            report.skipped.push(format!("{name}: its measurement failed: {error}."));
+            failures.push(format!("{name} could not be measured: {error}"));
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Finds and runs `callgate-compare`, the program that measures other ways of crossing processes. It is a program of its own
+//! because of all that it depends on.
+
+use callgate_suite::{Failure, Report};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const NAME: &str = "callgate-compare";
+const VARIABLE: &str = "CALLGATE_COMPARE";
+
+/// How to run it.
+#[derive(Debug, PartialEq)]
+pub enum Program {
+    /// There it is.
+    At(PathBuf),
+    /// Built first, in the checkout whose folder this is.
+    Checkout(PathBuf),
+}
+
+/// It is nowhere.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`--compare` needs the program {NAME}, which was not found: {}. In a checkout of callgate, \
+     `cargo build --release -p {NAME} -p callgate-cli` lays it beside this program; {VARIABLE} can name it elsewhere", looked.join(", ")
+)]
+pub struct NotFound {
+    looked: Vec<String>,
+}
+
+impl Program {
+    /// Beside this program, then where `$CALLGATE_COMPARE` says, then in a checkout around the current folder.
+    pub fn find() -> Result<Self, NotFound> {
+        let own = std::env::current_exe().ok();
+        let folder = std::env::current_dir().ok();
+        Self::among(own.as_deref(), std::env::var_os(VARIABLE).as_deref(), folder.as_deref())
+    }
+
+    fn among(own: Option<&Path>, variable: Option<&OsStr>, folder: Option<&Path>) -> Result<Self, NotFound> {
+        let mut looked = Vec::new();
+        match own.map(|own| own.with_file_name(NAME)) {
+            Some(beside) if beside.is_file() => return Ok(Self::At(beside)),
+            Some(beside) => looked.push(format!("there is no {}", beside.display())),
+            None => looked.push("where this program lies is unknown".into()),
+        }
+        match variable.map(PathBuf::from) {
+            Some(named) if named.is_file() => return Ok(Self::At(named)),
+            Some(named) => looked.push(format!("${VARIABLE} is `{}`, which is no file", named.display())),
+            None => looked.push(format!("${VARIABLE} is not set")),
+        }
+        let checkout = folder.and_then(|folder| folder.ancestors().find(|above| is_checkout(above)));
+        match checkout {
+            Some(checkout) => return Ok(Self::Checkout(checkout.to_owned())),
+            None => looked.push("the current folder is in no checkout of callgate".into()),
+        }
+        Err(NotFound { looked })
+    }
+
+    /// Runs it to its end. What it says on stderr is for whoever watches; its report comes on stdout.
+    pub fn run(&self, quick: bool) -> Result<Report, Failure> {
+        let mut command = self.command();
+        command.args(["--json", "-"]).args(quick.then_some("--quick")).stdin(Stdio::null()).stderr(Stdio::inherit());
+        let shown = format!("{} {}", command.get_program().to_string_lossy(), arguments(&command));
+        let output = command.output().map_err(|error| format!("`{shown}` could not be run: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("`{shown}` ended with {}", output.status).into());
+        }
+        let report = serde_json::from_slice(&output.stdout);
+        Ok(report.map_err(|error| format!("`{shown}` wrote no report to stdout: {error}"))?)
+    }
+
+    fn command(&self) -> Command {
+        match self {
+            Self::At(path) => Command::new(path),
+            Self::Checkout(folder) => {
+                let mut cargo = Command::new("cargo");
+                cargo.args(["run", "--release", "--quiet", "-p", NAME, "--"]).current_dir(folder);
+                cargo
+            }
+        }
+    }
+}
+
+fn arguments(command: &Command) -> String {
+    command.get_args().map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+fn is_checkout(folder: &Path) -> bool {
+    folder.join("crates/compare/Cargo.toml").is_file()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn it_is_looked_for_in_turn() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        let (own, named, checkout) = (path("bin/callgate"), path("named"), path("checkout"));
+        fs::create_dir_all(path("bin")).expect("a folder");
+        fs::create_dir_all(checkout.join("crates/compare")).expect("a folder");
+        let inside = checkout.join("crates");
+        let find = |variable: Option<&Path>| Program::among(Some(&own), variable.map(Path::as_os_str), Some(&inside));
+
+        let error = find(Some(&named)).expect_err("it is nowhere").to_string();
+        for where_looked in [path("bin/callgate-compare"), named.clone()] {
+            assert!(error.contains(&*where_looked.to_string_lossy()), "{error}");
+        }
+        assert!(error.contains("in no checkout") && error.contains("cargo build --release"), "{error}");
+
+        fs::write(checkout.join("crates/compare/Cargo.toml"), "").expect("a file");
+        assert_eq!(find(None).expect("a checkout"), Program::Checkout(checkout.clone()));
+        fs::write(&named, "").expect("a file");
+        assert_eq!(find(Some(&named)).expect("what the variable names"), Program::At(named.clone()));
+        fs::write(path("bin/callgate-compare"), "").expect("a file");
+        assert_eq!(find(Some(&named)).expect("what lies beside"), Program::At(path("bin/callgate-compare")));
+    }
+
+    #[test]
+    fn what_goes_wrong_names_the_program() {
+        let error = |program: &str| Program::At(program.into()).run(true).expect_err("no report").to_string();
+        assert!(
+            error("/nonexistent/compare").starts_with("`/nonexistent/compare --json - --quick` could not be run: ")
+        );
+        assert!(error("/bin/false").contains("exit status: 1"));
+        assert!(error("/bin/true").contains("wrote no report"));
+    }
+}

@@ -1,0 +1,157 @@
+//! CPUs: how many, which are one core, who sets their speed, and whether they are real.
+
+use super::{Check, Good, Missing, Slow, Verdict};
+use crate::machine::{self, line_of};
+use callgate_suite::pin;
+
+pub fn checks() -> Vec<Check> {
+    vec![cpus(), siblings(), governor(), virtualisation(), clock_source()]
+}
+
+fn cpus() -> Check {
+    let (allowed, online) = (pin::allowed().len(), line_of("/sys/devices/system/cpu/online"));
+    let value =
+        format!("{allowed} allowed, {} online", online.map_or("an unknown number".into(), |list| count_text(&list)));
+    match allowed {
+        1 => Check::new(
+            "CPUs",
+            value,
+            Slow,
+            "Caller and callee take turns on one CPU, so each call costs two switches of context: allow this process a second CPU.",
+        ),
+        _ => Check::new(
+            "CPUs",
+            value,
+            Good,
+            "Caller and callee can each have a CPU; bridges that are busy at once want two each.",
+        ),
+    }
+}
+
+fn count_text(list: &str) -> String {
+    numbers(list).map_or_else(|| list.to_owned(), |cpus| cpus.len().to_string())
+}
+
+/// The numbers of a kernel's list: `0-3,8`.
+fn numbers(list: &str) -> Option<Vec<usize>> {
+    let mut all = Vec::new();
+    for range in list.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        all.extend(first.parse::<usize>().ok()?..=last.parse().ok()?);
+    }
+    Some(all)
+}
+
+fn siblings() -> Check {
+    const NAME: &str = "hyperthreads";
+    let groups: Option<Vec<_>> = pin::allowed().iter().map(|cpu| siblings_of(*cpu)).collect();
+    let Some(groups) = groups else {
+        return Check::hidden(
+            NAME,
+            "Two CPUs of one core hand a cache line over faster, but slow each other down when both work.",
+        );
+    };
+    let shared = groups.iter().find(|group| group.iter().filter(|cpu| pin::allowed().contains(cpu)).count() > 1);
+    match shared {
+        Some(group) => Check::new(
+            NAME,
+            format!("CPUs {group:?} are one core"),
+            Good,
+            "Pinned to these two, a call is at its fastest; work on one of them slows down the other.",
+        ),
+        None => Check::new(
+            NAME,
+            "no two allowed CPUs are one core",
+            Good,
+            "Each side has a core of its own; nothing to do.",
+        ),
+    }
+}
+
+fn siblings_of(cpu: usize) -> Option<Vec<usize>> {
+    numbers(&line_of(&format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"))?)
+}
+
+fn governor() -> Check {
+    const NAME: &str = "frequency governor";
+    let first = pin::allowed().first().copied().unwrap_or_default();
+    match line_of(&format!("/sys/devices/system/cpu/cpu{first}/cpufreq/scaling_governor")) {
+        None => Check::hidden(NAME, "A virtual machine leaves the frequency to its host; look there."),
+        Some(governor) if governor == "performance" => {
+            Check::new(NAME, governor, Good, "The CPU does not slow down between calls.")
+        }
+        Some(governor) => Check::new(
+            NAME,
+            governor,
+            Slow,
+            "A CPU that has been idle comes back at a low frequency; for the least latency, set `performance` with `cpupower`.",
+        ),
+    }
+}
+
+fn virtualisation() -> Check {
+    const NAME: &str = "virtualisation";
+    let idle = line_of("/sys/devices/system/cpu/cpuidle/current_driver");
+    match (machine::hypervisor(), idle) {
+        (None, _) => {
+            Check::new(NAME, "none seen", Good, "A CPU that goes to sleep or pauses does not leave to a host.")
+        }
+        (Some(kind), Some(driver)) if driver == "haltpoll" => Check::new(
+            NAME,
+            format!("{kind}, idle driver haltpoll"),
+            Slow,
+            "The guest polls before it halts, which shortens wake-ups, but a CPU that has slept longer is woken through the host: \
+             keep calls close together, or spin.",
+        ),
+        (Some(kind), _) => Check::new(
+            NAME,
+            kind,
+            Slow,
+            "A CPU that goes idle (HLT) leaves to the host, so a wake-up costs several times as much: use the cpuidle driver \
+             haltpoll, or spin longer; PAUSE in a long spin may leave too.",
+        ),
+    }
+}
+
+fn clock_source() -> Check {
+    const NAME: &str = "clock source";
+    let cost = callgate_suite::Clock::new().cost();
+    let Some(source) = machine::clock_source() else {
+        return Check::new(
+            NAME,
+            format!("not shown here; {cost:.0} ns a reading"),
+            verdict_of_clock(cost),
+            "Deadlines read it.",
+        );
+    };
+    let verdict = verdict_of_clock(cost);
+    let advice = match verdict {
+        Good => "Deadlines and measurements read it without a system call.",
+        _ => {
+            "Each reading is a system call: deadlines cost more than the call itself; see whether the kernel can use tsc."
+        }
+    };
+    Check::new(NAME, format!("{source}, {cost:.0} ns a reading"), verdict, advice)
+}
+
+/// Read in user space it takes some tens of nanoseconds, through the kernel some hundreds.
+fn verdict_of_clock(cost: f64) -> Verdict {
+    match cost {
+        cost if cost <= 0.0 => Missing,
+        cost if cost < 150.0 => Good,
+        _ => Slow,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cpus_are_counted() {
+        assert_eq!(numbers("0"), Some(vec![0]));
+        assert_eq!(numbers("0-2,8"), Some(vec![0, 1, 2, 8]));
+        assert_eq!(numbers("all"), None);
+        assert_eq!(count_text("0-1"), "2");
+    }
+}

@@ -1,0 +1,194 @@
+//! The kernel: its version, and each thing of it that callgate uses, tried.
+
+use super::{Check, Good, Missing, Slow};
+use crate::machine;
+use callgate::bridge;
+use landlock::{ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, Signal};
+use std::time::Instant;
+
+pub fn checks() -> Vec<Check> {
+    vec![version(), memfd(), pidfd(), futex_waitv(), close_range(), death_signal(), landlock(), seccomp()]
+}
+
+fn version() -> Check {
+    let value = machine::kernel();
+    let (verdict, advice) = match number(&value) {
+        Some(number) if number < (5, 9) => (Missing, "callgate needs Linux 5.9 or later."),
+        Some(number) if number < (5, 16) => {
+            (Slow, "Before Linux 5.16, a parked caller wakes every 5 ms to see whether its child lives.")
+        }
+        Some(_) => (Good, "Everything that callgate needs has been in Linux since 5.16."),
+        None => (Missing, "This version cannot be read; the lines below tell what there is."),
+    };
+    Check::new("kernel", value, verdict, advice)
+}
+
+/// Major and minor of `Linux 6.18.2-generic`.
+fn number(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split_once(' ')?.1.split(|char: char| !char.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// One line for something that was tried.
+fn tried(name: &'static str, result: Result<(), Errno>, use_of_it: &str, without: &str) -> Check {
+    match result {
+        Ok(()) => Check::new(name, "works", Good, use_of_it),
+        Err(error) => Check::new(name, format!("fails: {error}"), Missing, without),
+    }
+}
+
+fn memfd() -> Check {
+    let attempt = || {
+        let file = rustix::fs::memfd_create("callgate-doctor", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        rustix::fs::ftruncate(&file, 4096)?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals)?;
+        // A seal that does not hold is none.
+        match rustix::fs::ftruncate(&file, 0) {
+            Err(Errno::PERM) => Ok(()),
+            _ => Err(Errno::NOTSUP),
+        }
+    };
+    let without = "Without sealed memory no bridge starts: a sandbox around this process may forbid memfd_create.";
+    tried("memfd and seals", attempt(), "Shared memory has a size that no process can change.", without)
+}
+
+fn pidfd() -> Check {
+    let attempt = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).map(drop);
+    let without = "Without it no bridge starts: the death of a child could not be noticed at once.";
+    tried("pidfd_open", attempt, "The death of a child is noticed at once.", without)
+}
+
+fn futex_waitv() -> Check {
+    // A kernel that has it refuses to wait for nothing; one that has it not knows no such call.
+    let nothing = rustix::thread::futex::waitv(
+        &[],
+        rustix::thread::futex::WaitvFlags::empty(),
+        None,
+        rustix::thread::ClockId::Monotonic,
+    );
+    let name = "futex_waitv";
+    match nothing {
+        Err(Errno::INVAL) | Ok(_) => {
+            Check::new(name, "works", Good, "A parked caller waits for the reply and for the end of its child at once.")
+        }
+        Err(error) => Check::new(
+            name,
+            format!("fails: {error}"),
+            Slow,
+            "A parked caller wakes every 5 ms to see whether its child lives; Linux 5.16 has it.",
+        ),
+    }
+}
+
+/// What a child of callgate does first is to close with it what it has inherited; so a child is started.
+fn close_range() -> Check {
+    let begin = Instant::now();
+    let answered = Probe::bridge().start().map_err(|error| error.to_string()).and_then(|probe| {
+        let answer = probe.double(21).map_err(|error| error.to_string())?;
+        probe.stop().map_err(|error| error.to_string())?;
+        if answer == 42 { Ok(()) } else { Err(format!("the child says that 2 x 21 is {answer}")) }
+    });
+    match answered {
+        Ok(()) => Check::new(
+            "close_range",
+            format!("works: a child started, answered and stopped in {:.1} ms", begin.elapsed().as_secs_f64() * 1e3),
+            Good,
+            "Children inherit no descriptor.",
+        ),
+        Err(error) => Check::new(
+            "close_range",
+            format!("no child starts: {error}"),
+            Missing,
+            "Nothing works before this does: Linux 5.9 has it.",
+        ),
+    }
+}
+
+struct Probe;
+
+#[bridge]
+impl Probe {
+    pub fn new() -> Self {
+        Self
+    }
+
+    pub fn double(&self, number: u64) -> u64 {
+        2 * number
+    }
+}
+
+fn death_signal() -> Check {
+    let attempt = || {
+        let before = rustix::process::parent_process_death_signal()?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        let set = rustix::process::parent_process_death_signal()?;
+        rustix::process::set_parent_process_death_signal(before)?;
+        if set == Some(Signal::KILL) { Ok(()) } else { Err(Errno::NOTSUP) }
+    };
+    let without = "A child that hangs in native code could outlive its parent.";
+    tried("PDEATHSIG", attempt(), "A child ends with its parent, however that ends.", without)
+}
+
+fn landlock() -> Check {
+    let name = "Landlock";
+    match landlock_version() {
+        Some(version) => {
+            Check::new(name, version, Good, "A later sandbox can take files and network away from a child.")
+        }
+        None => Check::new(
+            name,
+            "none",
+            Missing,
+            "A later sandbox will have to do without: the kernel needs it built in and in its `lsm=` list.",
+        ),
+    }
+}
+
+/// The newest version of which something works here.
+fn landlock_version() -> Option<&'static str> {
+    let ruleset = || Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    let files = |abi| ruleset().handle_access(AccessFs::from_all(abi)).and_then(Ruleset::create).is_ok();
+    let has_scopes = ruleset().scope(Scope::from_all(ABI::V6)).and_then(Ruleset::create).is_ok();
+    let has_network = ruleset().handle_access(AccessNet::from_all(ABI::V4)).and_then(Ruleset::create).is_ok();
+    [
+        (has_scopes, "version 6 or later"),
+        (files(ABI::V5), "version 5"),
+        (has_network, "version 4"),
+        (files(ABI::V3), "version 3"),
+        (files(ABI::V2), "version 2"),
+        (files(ABI::V1), "version 1"),
+    ]
+    .into_iter()
+    .find_map(|(works, version)| works.then_some(version))
+}
+
+fn seccomp() -> Check {
+    let name = "seccomp";
+    let actions = machine::line_of("/proc/sys/kernel/seccomp/actions_avail");
+    match rustix::thread::secure_computing_mode() {
+        Ok(mode) => {
+            let value = format!(
+                "{}; this process: {mode:?}",
+                actions.map_or("there".into(), |actions| format!("has {actions}"))
+            );
+            Check::new(name, value, Good, "A later sandbox can take system calls away from a child.")
+        }
+        Err(error) => Check::new(name, format!("fails: {error}"), Missing, "A later sandbox will have to do without."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(number("Linux 6.18.2-generic"), Some((6, 18)));
+        assert_eq!(number("Linux 5.9"), Some((5, 9)));
+        assert_eq!(number("Linux"), None);
+    }
+}

@@ -1,0 +1,58 @@
+//! Limits of this process, and who may look into it.
+
+use super::{Check, Good, Missing, Slow};
+use crate::machine::line_of;
+use crate::render::units;
+use rustix::process::{Resource, getrlimit};
+
+pub fn checks() -> Vec<Check> {
+    vec![descriptors(), locked_memory(), ptrace_scope()]
+}
+
+/// With fewer, some tens of bridges are the end.
+const FEW_DESCRIPTORS: u64 = 1024;
+
+fn descriptors() -> Check {
+    let limit = getrlimit(Resource::Nofile).current;
+    let value = limit.map_or("unlimited".into(), units::count);
+    match limit {
+        Some(limit) if limit < FEW_DESCRIPTORS => Check::new(
+            "RLIMIT_NOFILE",
+            value,
+            Slow,
+            "Each bridge keeps a few descriptors open: raise it with `ulimit -n` for many bridges.",
+        ),
+        _ => Check::new("RLIMIT_NOFILE", value, Good, "Each bridge keeps a few descriptors open."),
+    }
+}
+
+fn locked_memory() -> Check {
+    let limit = getrlimit(Resource::Memlock).current;
+    let value = limit.map_or("unlimited".into(), |limit| units::bytes(limit as f64));
+    Check::new(
+        "RLIMIT_MEMLOCK",
+        value,
+        Good,
+        "callgate locks no memory; it matters only to programs that keep theirs from being swapped.",
+    )
+}
+
+fn ptrace_scope() -> Check {
+    const NAME: &str = "ptrace_scope";
+    match line_of("/proc/sys/kernel/yama/ptrace_scope") {
+        None => Check::new(
+            NAME,
+            "no Yama",
+            Missing,
+            "Any process of this user may look into parent and child, and a child into its parent: run what you do not trust as another user.",
+        ),
+        Some(scope) if scope == "0" => Check::new(
+            NAME,
+            scope,
+            Missing,
+            "Any process of this user may look into parent and child, and a child into its parent: write 1 to \
+             /proc/sys/kernel/yama/ptrace_scope.",
+        ),
+        Some(scope) => Check::new(NAME, scope, Good, "A child may not look into its parent's memory."),
+    }
+}

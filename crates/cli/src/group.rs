@@ -1,0 +1,61 @@
+//! The groups of measurements, in the order in which they are taken.
+
+use crate::compare::Program;
+use crate::progress::Progress;
+use callgate::Wait;
+use callgate_suite::interleave::Budget;
+use callgate_suite::{Failure, Report};
+use callgate_suite::{floor, latency, payload, start, throughput, waiting};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Group {
+    /// What this machine needs at least: cache line, futex, eventfd, pipe, memcpy
+    Floor,
+    /// One call after the other
+    Latency,
+    /// Calls per second from several threads
+    Throughput,
+    /// Busy callees, idle gaps, one CPU, busy CPUs
+    Waiting,
+    /// From nothing to the first reply
+    Start,
+    /// Payloads up to many megabytes
+    Payload,
+    /// Other ways of crossing processes; only where it is asked for
+    Compare,
+}
+
+/// Ways of waiting: the one that is judged, and those that it is judged by.
+const STRATEGIES: [(&str, Wait); 3] = [("adaptive", Wait::Adaptive), ("spin", Wait::Spin), ("park", Wait::Park)];
+
+impl Group {
+    pub const ALL: [Self; 7] =
+        [Self::Floor, Self::Latency, Self::Throughput, Self::Waiting, Self::Start, Self::Payload, Self::Compare];
+
+    /// As its rows name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Latency => "latency",
+            Self::Throughput => "throughput",
+            Self::Waiting => "waiting",
+            Self::Start => "start",
+            Self::Payload => "payload",
+            Self::Compare => "compare",
+        }
+    }
+
+    pub fn measure(self, quick: bool, progress: &mut Progress) -> Result<Report, Failure> {
+        let measure: fn(Budget, callgate_suite::Progress<'_>) -> Result<Report, Failure> = match self {
+            Self::Floor => floor::measure,
+            Self::Latency => latency::measure,
+            Self::Throughput => throughput::measure,
+            Self::Waiting => |budget, progress| waiting::measure(budget, &STRATEGIES, progress),
+            Self::Start => start::measure,
+            Self::Payload => payload::measure,
+            Self::Compare => return progress.pause(|| Program::find()?.run(quick)),
+        };
+        let budget = if quick { Budget::quick() } else { Budget::full() };
+        measure(budget, &mut |words| progress.say(words))
+    }
+}

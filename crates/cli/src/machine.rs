@@ -1,0 +1,64 @@
+//! What the figures of a report were measured on.
+
+use callgate_suite::{Clock, pin};
+use std::fs;
+
+/// Label and value, for the report.
+pub fn describe(quick: bool) -> Vec<(String, String)> {
+    let mut lines = vec![
+        ("CPU", format!("{}, {}", cpu_model(), cpus())),
+        ("kernel", kernel()),
+        ("clock", format!("{}, {:.0} ns a reading", clock_source().unwrap_or("unknown".into()), Clock::new().cost())),
+        (
+            "callgate",
+            format!("{}{}", env!("CARGO_PKG_VERSION"), if cfg!(debug_assertions) { ", debug build" } else { "" }),
+        ),
+    ];
+    if let Some(hypervisor) = hypervisor() {
+        lines.insert(1, ("runs in", hypervisor));
+    }
+    if quick {
+        lines
+            .push(("measured", "shortly (--quick): these figures show that everything works, and nothing more".into()));
+    }
+    lines.into_iter().map(|(label, value)| (label.to_owned(), value)).collect()
+}
+
+/// The content of a small file of the kernel, trimmed; none if it is not there or not for us.
+pub fn line_of(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+pub fn kernel() -> String {
+    let name = rustix::system::uname();
+    format!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy())
+}
+
+pub fn clock_source() -> Option<String> {
+    line_of("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+}
+
+/// What the kernel tells of the virtual machine that this is; none if it tells of none.
+pub fn hypervisor() -> Option<String> {
+    let is_guest = cpuinfo("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
+    let vendor = line_of("/sys/hypervisor/type").or_else(|| line_of("/sys/class/dmi/id/sys_vendor"));
+    is_guest.then(|| vendor.map_or("a virtual machine".to_owned(), |vendor| format!("a virtual machine ({vendor})")))
+}
+
+fn cpu_model() -> String {
+    // Arm's kernels give no name.
+    cpuinfo("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+fn cpuinfo(label: &str) -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    lines.find(|(name, _)| name.trim() == label).map(|(_, value)| value.trim().to_owned())
+}
+
+fn cpus() -> String {
+    match pin::allowed().len() {
+        1 => "1 CPU allowed".into(),
+        cpus => format!("{cpus} CPUs allowed"),
+    }
+}

@@ -1,0 +1,58 @@
+//! The command `callgate`: measures what a call into another process costs on this machine (`bench`), and says what the machine
+//! offers (`doctor`).
+//!
+//! Exit codes: 0 all done, 1 something failed, 2 the command line was wrong.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod bench;
+mod compare;
+mod doctor;
+mod group;
+mod machine;
+mod outputs;
+mod progress;
+mod render;
+
+use args::{Args, Command};
+use callgate_suite::{Failure, Report};
+use clap::Parser;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    callgate_suite::init();
+    let done = match Args::parse().command {
+        Command::Bench(bench) => bench::run(&bench),
+        Command::Doctor(doctor) => doctor::run(doctor.json),
+        Command::Report(saved) => show(&saved.file, &saved.outputs),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("callgate: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A saved report, shown as it was when it was new.
+fn show(file: &Path, outputs: &outputs::Outputs) -> Result<(), Failure> {
+    outputs.check()?;
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+    let report: Report = serde_json::from_str(&text)
+        .map_err(|error| format!("{} is no report of `callgate bench --json`: {error}", file.display()))?;
+    print(&render::text::report(&report))?;
+    Ok(outputs.write(&report)?)
+}
+
+/// Writes to stdout. A reader that has seen enough (`callgate .. | head`) is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("stdout cannot be written: {error}").into()),
+        _ => Ok(()),
+    }
+}

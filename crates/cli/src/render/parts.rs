@@ -1,0 +1,160 @@
+//! A report cut into its parts, each a table of texts: what every form of it shows.
+
+use super::units;
+use callgate_suite::Report;
+use callgate_suite::report::{Row, Target};
+
+/// The rows of one group as a table. The first column is what was measured; all others are figures.
+pub struct Part<'a> {
+    pub group: &'a str,
+    pub title: &'a str,
+    pub headings: Vec<&'static str>,
+    pub lines: Vec<Vec<String>>,
+}
+
+/// What the headings of the figures mean.
+pub const LEGEND: &str = "Times are those of one round trip. × floor: how many times as much as the floor of the same part, \
+    which was measured in turns with it; the median over the repeats. CPU per call: of both processes together.";
+
+/// The parts in the order in which their groups first occur.
+pub fn parts(report: &Report) -> Vec<Part<'_>> {
+    let mut groups: Vec<&str> = Vec::new();
+    for row in &report.rows {
+        if !groups.contains(&row.group.as_str()) {
+            groups.push(&row.group);
+        }
+    }
+    groups.into_iter().map(|group| part(report, group)).collect()
+}
+
+fn part<'a>(report: &'a Report, group: &'a str) -> Part<'a> {
+    let rows: Vec<_> = report.rows.iter().filter(|row| row.group == group).collect();
+    let has_cpu = rows.iter().any(|row| row.cpu.is_some());
+    let mut headings = vec!["", "p50", "p90", "p99", "p99.9", "max", "× floor", "CPU per call", "measured"];
+    let mut lines: Vec<_> = rows.iter().map(|row| line(row, &rows)).collect();
+    if !has_cpu {
+        let at = headings.len() - 2;
+        headings.remove(at);
+        lines.iter_mut().for_each(|line| drop(line.remove(at)));
+    }
+    Part { group, title: title(group), headings, lines }
+}
+
+fn line(row: &Row, rows: &[&Row]) -> Vec<String> {
+    let is_floor = rows.iter().any(|other| other.floor.as_ref() == Some(&row.name));
+    let beside = match row.ratio {
+        Some(ratio) => units::ratio(ratio),
+        None if is_floor => "floor".to_owned(),
+        None => "–".to_owned(),
+    };
+    let mut line = vec![row.name.clone()];
+    line.extend([row.p50, row.p90, row.p99, row.p999, row.max].map(units::nanoseconds));
+    line.extend([beside, row.cpu.map_or("–".to_owned(), units::nanoseconds), units::count(row.count)]);
+    line
+}
+
+/// What a group is called above its table; one that is new has its own name.
+pub fn title(group: &str) -> &str {
+    match group {
+        "floor" => "Floors of this machine",
+        "latency" => "Latency of a call",
+        "throughput" => "Throughput",
+        "waiting" => "Waiting",
+        "start" => "Starting a child",
+        "payload" => "Payloads",
+        "compare" => "Other ways across",
+        other => other,
+    }
+}
+
+/// One word for how a target came out.
+pub fn verdict(target: &Target) -> &'static str {
+    match target.met {
+        Some(true) => "met",
+        Some(false) => "missed",
+        None => "stated",
+    }
+}
+
+/// How many of the bounds hold: `9 of 11 met`. `None` if there are none.
+pub fn score(targets: &[Target]) -> Option<String> {
+    let bounds: Vec<_> = targets.iter().filter_map(|target| target.met).collect();
+    let met = bounds.iter().filter(|met| **met).count();
+    (!bounds.is_empty()).then(|| format!("{met} of {} met", bounds.len()))
+}
+
+/// The command that measures a group again.
+pub fn command(group: &str) -> String {
+    format!("cargo run --release -p callgate-cli -- bench --only {group}")
+}
+
+/// A report of everything that can occur, for the tests of the forms.
+#[cfg(test)]
+pub fn sample() -> Report {
+    use callgate_suite::report::Series;
+    let row = |group: &str, name: &str, floor: Option<&str>, p50: f64| Row {
+        group: group.into(),
+        name: name.into(),
+        floor: floor.map(Into::into),
+        p50,
+        p90: p50 * 1.1,
+        p99: p50 * 2.0,
+        p999: p50 * 4.0,
+        max: p50 * 90.0,
+        count: 70_000,
+        ratio: floor.map(|_| 1.137),
+        cpu: (group == "waiting").then_some(1500.0),
+        ..Row::default()
+    };
+    let target = |what: &str, met| Target {
+        what: what.into(),
+        target: "at most 1.2".into(),
+        reached: "1.14 (1.09 to 1.21 over 7 repeats)".into(),
+        met,
+    };
+    Report {
+        machine: vec![("CPU".into(), "a <fast> one & \"more\"".into())],
+        rows: vec![
+            row("latency", "ping-pong", None, 398.0),
+            row("latency", "callgate add <&str>", Some("ping-pong"), 434.0),
+            row("waiting", "gap 1 ms | adaptive", None, 26_000.0),
+        ],
+        targets: vec![target("add / ping-pong", Some(true)), target("greet", Some(false)), target("cpu", None)],
+        series: vec![
+            Series {
+                plot: "distribution-latency".into(),
+                name: "add <b>".into(),
+                points: vec![(0.0, 380.0), (99.0, 800.0)],
+            },
+            Series { plot: "payload".into(), name: "add <b>".into(), points: vec![(0.0, 380.0), (4096.0, 3200.0)] },
+        ],
+        skipped: vec!["compare <script>: not asked for".into()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_shows_what_it_has() {
+        let report = sample();
+        let parts = parts(&report);
+        assert_eq!(parts.iter().map(|part| part.group).collect::<Vec<_>>(), ["latency", "waiting"]);
+        assert_eq!(parts[0].headings, ["", "p50", "p90", "p99", "p99.9", "max", "× floor", "measured"]);
+        let figures = ["434 ns", "477 ns", "868 ns", "1.74 µs", "39.1 µs", "1.14", "70,000"];
+        assert_eq!(parts[0].lines[1][1..], figures);
+        assert_eq!(parts[0].lines[0][6], "floor");
+        assert!(parts[1].headings.contains(&"CPU per call"));
+        assert_eq!(parts[1].lines[0][6..], ["–", "1.50 µs", "70,000"]);
+        for part in &parts {
+            assert!(part.lines.iter().all(|line| line.len() == part.headings.len()));
+        }
+    }
+
+    #[test]
+    fn only_bounds_are_counted() {
+        assert_eq!(score(&sample().targets).as_deref(), Some("1 of 2 met"));
+        assert_eq!(score(&[]), None);
+    }
+}

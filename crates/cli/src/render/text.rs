@@ -1,0 +1,84 @@
+//! A report as plain text, for the terminal.
+
+use super::parts::{self, Part};
+use callgate_suite::Report;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use std::fmt::Write;
+
+/// The report as tables of as many columns as they need.
+pub fn report(report: &Report) -> String {
+    let mut text = String::new();
+    section(
+        &mut text,
+        "Machine",
+        &columns(report.machine.iter().map(|(label, value)| [label.as_str(), value.as_str()])),
+    );
+    for part in parts::parts(report) {
+        section(&mut text, part.title, &figures(&part));
+    }
+    if !report.targets.is_empty() {
+        let verdicts = report.targets.iter().map(|target| {
+            [parts::verdict(target), target.what.as_str(), target.target.as_str(), target.reached.as_str()]
+        });
+        let title = parts::score(&report.targets).map_or("Targets".to_owned(), |score| format!("Targets: {score}"));
+        section(&mut text, &title, &columns(verdicts));
+    }
+    if !report.skipped.is_empty() {
+        section(&mut text, "Left out", &columns(report.skipped.iter().map(|sentence| [sentence.as_str()])));
+    }
+    text
+}
+
+fn section(text: &mut String, title: &str, table: &Table) {
+    if table.row_count() > 0 {
+        let space = if text.is_empty() { "" } else { "\n" };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{space}{title}\n\n{}", table.trim_fmt());
+    }
+}
+
+/// What was measured to the left, its figures to the right.
+fn figures(part: &Part<'_>) -> Table {
+    let mut table = plain();
+    table.set_header(part.headings.clone()).add_rows(part.lines.clone());
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// Words in columns.
+pub fn columns<'a, const N: usize>(lines: impl Iterator<Item = [&'a str; N]>) -> Table {
+    let mut table = plain();
+    table.add_rows(lines);
+    table
+}
+
+fn plain() -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_in_it() {
+        let text = report(&parts::sample());
+        for words in [
+            "Latency of a call",
+            "callgate add <&str>",
+            "× floor",
+            "39.1 µs",
+            "Targets: 1 of 2 met",
+            "missed",
+            "1.14 (1.09 to 1.21 over 7 repeats)",
+            "compare <script>: not asked for",
+        ] {
+            assert!(text.contains(words), "{words} is not in\n{text}");
+        }
+        assert_eq!(report(&Report::default()), "");
+    }
+}

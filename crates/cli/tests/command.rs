@@ -1,0 +1,268 @@
+//! What the command `callgate` promises: what it prints, what it writes, and how it fails. Runs the built program.
+
+use callgate_suite::Report;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Runs the command, killing it if it takes longer than `secs` seconds; its children end with it. A hang is a failure.
+fn callgate(secs: u64, args: &[impl AsRef<OsStr>]) -> Output {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name| folder.path().join(name);
+    let create = |name| fs::File::create(file(name)).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_callgate"));
+    // Where no checkout is.
+    command.args(args).current_dir(folder.path()).env_remove("CALLGATE_COMPARE");
+    let streams = command.stdin(Stdio::null()).stdout(create("stdout")).stderr(create("stderr"));
+    let mut child = streams.spawn().expect("the command starts");
+    let deadline = Instant::now() + Duration::from_secs(secs);
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            break status;
+        }
+        if Instant::now() > deadline {
+            child.kill().and_then(|()| child.wait()).expect("a child");
+            panic!("the command hangs: not done within {secs} s");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let read = |name| fs::read(file(name)).expect("a file");
+    Output { status, stdout: read("stdout"), stderr: read("stderr") }
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+#[track_caller]
+fn succeeded(output: &Output) {
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+}
+
+/// What `doctor` looks at.
+const CHECKS: &[&str] = &[
+    "CPUs",
+    "hyperthreads",
+    "frequency governor",
+    "virtualisation",
+    "clock source",
+    "kernel",
+    "memfd and seals",
+    "pidfd_open",
+    "futex_waitv",
+    "close_range",
+    "PDEATHSIG",
+    "Landlock",
+    "seccomp",
+    "floor",
+    "futex wake",
+    "timer slack",
+    "huge pages for shared memory",
+    "RLIMIT_NOFILE",
+    "RLIMIT_MEMLOCK",
+    "ptrace_scope",
+];
+
+#[test]
+fn doctor_says_something_of_each_check() {
+    let output = callgate(60, &["doctor"]);
+    succeeded(&output);
+    let text = stdout(&output);
+    for check in CHECKS {
+        let line = text.lines().find(|line| line[9..].starts_with(&format!("{check}: ")));
+        let line = line.unwrap_or_else(|| panic!("{check} is not in\n{text}"));
+        assert!(["good", "slow", "missing"].contains(&line[..9].trim_end()), "{line}");
+    }
+    // The test suite itself needs children that start.
+    assert!(text.contains("good     close_range: works"), "{text}");
+}
+
+#[test]
+fn doctor_writes_json() {
+    let output = callgate(60, &["doctor", "--json"]);
+    succeeded(&output);
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let checks = json["checks"].as_array().expect("a list");
+    let names: Vec<_> = checks.iter().map(|check| check["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, CHECKS);
+    for check in checks {
+        for field in ["value", "verdict", "advice"] {
+            assert!(check[field].as_str().is_some_and(|text| !text.is_empty()), "{check} has no {field}");
+        }
+    }
+}
+
+#[test]
+fn bench_writes_every_form() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (json, html, markdown) = (file("a.json"), file("a.html"), file("A.md"));
+    let outputs = ["--json", &json, "--html", &html, "--markdown", &markdown];
+    let args = [&["bench", "--quick", "--only", "floor", "latency"][..], &outputs].concat();
+    let output = callgate(300, &args);
+    succeeded(&output);
+    assert!(stderr(&output).contains("2/2 latency: "), "no progress:\n{}", stderr(&output));
+
+    let report: Report = serde_json::from_str(&fs::read_to_string(&json).expect("a file")).expect("a report");
+    assert!(!report.machine.is_empty());
+    assert_named_rows(&report);
+    assert!(report.skipped.iter().any(|sentence| sentence.starts_with("payload: ")), "{:?}", report.skipped);
+
+    let (text, page) = (stdout(&output), fs::read_to_string(&markdown).expect("a file"));
+    let html = fs::read_to_string(&html).expect("a file");
+    for row in &report.rows {
+        for form in [&text, &page, &html] {
+            assert!(form.contains(&row.name), "{} is not in\n{form}", row.name);
+        }
+    }
+    assert_self_contained(&html);
+    assert_plots_exist(&page, folder.path());
+}
+
+/// On a machine with one CPU there is only the pair that shares it.
+#[track_caller]
+fn assert_named_rows(report: &Report) {
+    let has_two = callgate_suite::pin::allowed().len() > 1;
+    let rows: &[_] = if has_two {
+        &["ping-pong", "callgate add", "callgate greet", "futex", "callgate add parked", "callgate add one CPU"]
+    } else {
+        &["futex one CPU", "callgate add one CPU"]
+    };
+    for name in rows {
+        let row = report.row("latency", name).unwrap_or_else(|| panic!("no row {name} in {:?}", report.rows));
+        assert!(row.count > 0 && row.p50 > 0.0, "{row:?}");
+        assert!(row.p50 <= row.p99 && row.p99 <= row.p999 && row.p999 <= row.max * 1.01, "{row:?}");
+        assert_eq!(row.ratio.is_some(), row.floor.is_some(), "{row:?}");
+    }
+    let targets = report.targets.iter().map(|target| target.what.as_str());
+    assert!(
+        targets.into_iter().any(|what| what == "callgate add one CPU / futex one CPU (p50)"),
+        "{:?}",
+        report.targets
+    );
+}
+
+#[track_caller]
+fn assert_self_contained(html: &str) {
+    for outside in ["http://", "https://", "src=", "href", "url(", "@import", "<script"] {
+        assert!(!html.contains(outside), "{outside} is in the page");
+    }
+    assert!(html.contains("<svg ") && html.trim_end().ends_with("</html>"));
+}
+
+#[track_caller]
+fn assert_plots_exist(page: &str, folder: &Path) {
+    let plots: Vec<_> =
+        page.lines().filter_map(|line| line.strip_prefix("![")?.split_once("](")?.1.strip_suffix(')')).collect();
+    assert!(!plots.is_empty(), "{page}");
+    for plot in plots {
+        let svg = fs::read_to_string(folder.join(plot)).expect("the plot that the page shows");
+        assert!(svg.starts_with("<svg ") && svg.contains("<polyline "), "{plot}");
+    }
+}
+
+#[test]
+fn a_saved_report_is_shown_and_its_names_are_text() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (json, html) = (file("a.json"), file("a.html"));
+    let mut report = Report { machine: vec![("CPU".into(), "<i>fast</i> & \"new\"".into())], ..Report::default() };
+    report.rows.push(callgate_suite::report::Row {
+        group: "<group>".into(),
+        name: "<script>alert(1)</script>".into(),
+        p50: 400.0,
+        ..Default::default()
+    });
+    report.series.push(callgate_suite::report::Series {
+        plot: "payload".into(),
+        name: "<img onerror=1>".into(),
+        points: vec![(0.0, 400.0), (64.0, 800.0)],
+    });
+    fs::write(&json, serde_json::to_string(&report).expect("JSON")).expect("a file");
+    let output = callgate(60, &["report", &json, "--html", &html]);
+    succeeded(&output);
+    assert!(stdout(&output).contains("<script>alert(1)</script>  400 ns"), "{}", stdout(&output));
+    let html = fs::read_to_string(&html).expect("a file");
+    for markup in ["<script", "<img", "<i>", "<group>"] {
+        assert!(!html.contains(markup), "{markup} is in the page");
+    }
+    for text in [
+        "&lt;script&gt;alert(1)&lt;/script&gt;",
+        "&lt;img onerror=1&gt;",
+        "&lt;i&gt;fast&lt;/i&gt; &amp; &quot;new&quot;",
+    ] {
+        assert!(html.contains(text), "{text} is not in the page");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2() {
+    for args in [&["bench", "--lunch"][..], &["bench", "--only", "lunch"], &["lunch"], &["doctor", "extra"], &[]] {
+        let output = callgate(60, args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty() && stderr(&output).contains("--help"), "{args:?}: {}", stderr(&output));
+    }
+    assert!(stderr(&callgate(60, &["bench", "--only", "lunch"])).contains("latency"), "it says which groups there are");
+}
+
+#[test]
+fn what_cannot_be_written_is_said_before_anything_is_measured() {
+    for option in ["--json", "--html", "--markdown"] {
+        let output = callgate(60, &["bench", option, "/nonexistent/folder/report"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            stderr(&output),
+            "callgate: the report cannot be written to /nonexistent/folder/report: No such file or directory (os error 2); \
+             nothing was measured\n"
+        );
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn without_the_program_to_compare_with_it_says_where_it_looked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // A copy of the command, so that nothing lies beside it.
+    let copy = folder.path().join("callgate");
+    fs::copy(env!("CARGO_BIN_EXE_callgate"), &copy).expect("a copy");
+    let mut command = Command::new(&copy);
+    command.args(["bench", "--compare"]).current_dir(folder.path()).env("CALLGATE_COMPARE", "/nonexistent/compare");
+    let output = command.output().expect("the command runs");
+    assert_eq!(output.status.code(), Some(1));
+    let (text, beside) = (stderr(&output), folder.path().join("callgate-compare"));
+    for words in [&*beside.to_string_lossy(), "`/nonexistent/compare`", "no checkout", "cargo build --release"] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_file_that_is_no_report_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("notes.txt");
+    for (content, words) in [(None, "cannot be read"), (Some("notes"), "is no report of `callgate bench --json`")] {
+        if let Some(content) = content {
+            fs::write(&path, content).expect("a file");
+        }
+        let output = callgate(60, &[OsStr::new("report"), path.as_os_str()]);
+        assert_eq!(output.status.code(), Some(1));
+        let text = stderr(&output);
+        assert!(text.starts_with(&format!("callgate: {} {words}", path.display())), "{text}");
+    }
+}
+
+#[test]
+fn help_has_examples_and_the_version_is_there() {
+    let help = callgate(60, &["--help"]);
+    succeeded(&help);
+    assert!(stdout(&help).contains("callgate bench --html report.html"));
+    let version = callgate(60, &["--version"]);
+    succeeded(&version);
+    assert_eq!(stdout(&version), concat!("callgate ", env!("CARGO_PKG_VERSION"), "\n"));
+}

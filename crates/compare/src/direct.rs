@@ -1,0 +1,49 @@
+//! No boundary at all: the counter behind a `dyn` call, in the calling thread.
+
+#![forbid(unsafe_code)]
+
+use crate::message::counter;
+use crate::table::Started;
+use callgate_suite::bridge::Counter;
+use callgate_suite::transport::Record;
+use callgate_suite::{Failure, Transport};
+use std::hint::black_box;
+use std::time::Duration;
+
+struct Direct(Counter);
+
+pub fn start(_cpu: Option<usize>) -> Started {
+    // The compiler must not find out which type is behind the `dyn`.
+    Ok(black_box(Box::new(Direct(counter()?))))
+}
+
+impl Transport for Direct {
+    fn add(&mut self, n: u64) -> Result<u64, Failure> {
+        Ok(self.0.add(n))
+    }
+
+    fn greet(&mut self, name: &str) -> Result<String, Failure> {
+        Ok(self.0.greet(name))
+    }
+
+    fn sum(&mut self, numbers: &[u64]) -> Result<u64, Failure> {
+        Ok(self.0.sum(numbers))
+    }
+
+    fn record(&mut self, record: &Record) -> Result<Record, Failure> {
+        Ok(self.0.record(record))
+    }
+
+    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+        Ok(self.0.echo(bytes))
+    }
+
+    fn work(&mut self, busy: Duration) -> Result<(), Failure> {
+        self.0.work(busy.as_nanos() as u64);
+        Ok(())
+    }
+
+    fn peer(&self) -> Option<u32> {
+        None
+    }
+}

@@ -1,0 +1,299 @@
+//! iceoryx2 request-response: shared memory without a system call, polled; or with an event after each message, waited for.
+//!
+//! Polling is how iceoryx2's own benchmark takes its figures (`benchmarks/request-response` of its repository), from which the
+//! limits on participants and buffers come too; events beside a service are what its example `event_based_communication` recommends to those who
+//! will not poll. Payloads are slices written in place (`loan_slice_uninit`), and the method and a number travel in the user header.
+//!
+//! iceoryx2 keeps files: under its root path, which is a temporary directory here, and in `/dev/shm`, under a prefix of our own.
+//! Whoever ends last removes both: the peer when its parent was killed, the parent when the peer was.
+
+#![forbid(unsafe_code)]
+
+use crate::message::counter;
+use crate::peer::{self, Peer};
+use crate::table::Started;
+use callgate_suite::bridge::Counter;
+use callgate_suite::transport::Record;
+use callgate_suite::{Failure, Transport};
+use iceoryx2::active_request::ActiveRequest;
+use iceoryx2::pending_response::PendingResponse;
+use iceoryx2::port::{client::Client, listener::Listener, notifier::Notifier, server::Server};
+use iceoryx2::prelude::*;
+use iceoryx2::response::Response;
+use iceoryx2::service::port_factory::request_response;
+use std::fs;
+use std::path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+pub const POLLING: &str = "iceoryx2 polling";
+pub const EVENT: &str = "iceoryx2 event";
+
+/// Method and number; in a response, only the number means anything.
+type Header = [u64; 2];
+
+type Requests = Client<ipc::Service, [u8], Header, [u8], Header>;
+type Requested = Server<ipc::Service, [u8], Header, [u8], Header>;
+type Pending = PendingResponse<ipc::Service, [u8], Header, [u8], Header>;
+type Incoming = ActiveRequest<ipc::Service, [u8], Header, [u8], Header>;
+type Answer = Response<ipc::Service, [u8], Header>;
+type Factory = request_response::PortFactory<ipc::Service, [u8], Header, [u8], Header>;
+
+const ADD: u64 = 0;
+const GREET: u64 = 1;
+const SUM: u64 = 2;
+const RECORD: u64 = 3;
+const ECHO: u64 = 4;
+const WORK: u64 = 5;
+
+/// The largest payload of the workload fits.
+const MAX_PAYLOAD: usize = 2 << 20;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long either side sleeps before it looks whether the other one lives.
+const NAP: Duration = Duration::from_millis(200);
+
+/// The caller's side; its fields are in the order in which they have to go.
+struct Calls {
+    requests: Requests,
+    events: Option<Events>,
+    peer: Peer,
+    _place: Place,
+}
+
+pub fn start_polling(cpu: Option<usize>) -> Started {
+    start(POLLING, cpu)
+}
+
+pub fn start_event(cpu: Option<usize>) -> Started {
+    start(EVENT, cpu)
+}
+
+fn start(name: &str, cpu: Option<usize>) -> Started {
+    let place = Place::create()?;
+    let node = place.node()?;
+    let requests = service(&node)?.client_builder().initial_max_slice_len(MAX_PAYLOAD).create()?;
+    let events = if name == EVENT { Some(Events::open(&node, "replied", "requested")?) } else { None };
+    let mut peer = Peer::start(name, &place.address()?, cpu, Stdio::piped(), Stdio::piped())?;
+    peer.await_ready()?;
+    Ok(Box::new(Calls { requests, events, peer, _place: place }))
+}
+
+pub fn serve_polling(address: &str) -> Result<(), Failure> {
+    serve(POLLING, address)
+}
+
+pub fn serve_event(address: &str) -> Result<(), Failure> {
+    serve(EVENT, address)
+}
+
+fn serve(name: &str, address: &str) -> Result<(), Failure> {
+    // Dropped last, when nothing is in use any more: then it removes what is left.
+    let place = Place::at(address)?;
+    let node = place.node()?;
+    let requested = service(&node)?.server_builder().initial_max_slice_len(MAX_PAYLOAD).create()?;
+    let events = if name == EVENT { Some(Events::open(&node, "requested", "replied")?) } else { None };
+    let (mut counter, ended) = (counter()?, peer::end_of_stdin());
+    peer::ready()?;
+    serve_until(&ended, &mut counter, &requested, events.as_ref())
+}
+
+fn serve_until(
+    ended: &AtomicBool,
+    counter: &mut Counter,
+    requested: &Requested,
+    events: Option<&Events>,
+) -> Result<(), Failure> {
+    while !ended.load(Ordering::Relaxed) {
+        if let Some(events) = events {
+            events.wait()?;
+        }
+        while let Some(request) = requested.receive()? {
+            reply(counter, &request)?;
+            if let Some(events) = events {
+                events.tell()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn reply(counter: &mut Counter, request: &Incoming) -> Result<(), Failure> {
+    let [method, n] = *request.user_header();
+    match method {
+        ADD => respond(request, counter.add(n), &[]),
+        GREET => respond(request, 0, counter.greet(std::str::from_utf8(request.payload())?).as_bytes()),
+        SUM => respond(request, counter.sum(&postcard::from_bytes::<Vec<u64>>(request.payload())?), &[]),
+        RECORD => {
+            let record = counter.record(&postcard::from_bytes(request.payload())?);
+            respond(request, 0, &postcard::to_stdvec(&record)?)
+        }
+        // Written straight from the request's memory into the response's.
+        ECHO => respond(request, 0, request.payload()),
+        WORK => {
+            counter.work(n);
+            respond(request, 0, &[])
+        }
+        unknown => Err(format!("there is no method {unknown}").into()),
+    }
+}
+
+fn respond(request: &Incoming, n: u64, bytes: &[u8]) -> Result<(), Failure> {
+    let mut response = request.loan_slice_uninit(bytes.len())?;
+    response.user_header_mut()[1] = n;
+    Ok(response.write_from_slice(bytes).send()?)
+}
+
+impl Calls {
+    fn call(&mut self, method: u64, n: u64, bytes: &[u8]) -> Result<Answer, Failure> {
+        let mut request = self.requests.loan_slice_uninit(bytes.len())?;
+        *request.user_header_mut() = [method, n];
+        let pending = request.write_from_slice(bytes).send()?;
+        if let Some(events) = &self.events {
+            events.tell()?;
+        }
+        let begin = Instant::now();
+        loop {
+            if let Some(answer) = self.wait(&pending)? {
+                return Ok(answer);
+            }
+            self.peer.check()?;
+            if begin.elapsed() > PATIENCE {
+                return Err("no answer for 20 seconds".into());
+            }
+        }
+    }
+
+    /// Waits for a while.
+    fn wait(&self, pending: &Pending) -> Result<Option<Answer>, Failure> {
+        if let Some(events) = &self.events {
+            events.wait()?;
+            return Ok(pending.receive()?);
+        }
+        for _ in 0..1 << 20 {
+            if let Some(answer) = pending.receive()? {
+                return Ok(Some(answer));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Transport for Calls {
+    fn add(&mut self, n: u64) -> Result<u64, Failure> {
+        Ok(self.call(ADD, n, &[])?.user_header()[1])
+    }
+
+    fn greet(&mut self, name: &str) -> Result<String, Failure> {
+        Ok(std::str::from_utf8(self.call(GREET, 0, name.as_bytes())?.payload())?.to_owned())
+    }
+
+    fn sum(&mut self, numbers: &[u64]) -> Result<u64, Failure> {
+        Ok(self.call(SUM, 0, &postcard::to_stdvec(numbers)?)?.user_header()[1])
+    }
+
+    fn record(&mut self, record: &Record) -> Result<Record, Failure> {
+        Ok(postcard::from_bytes(self.call(RECORD, 0, &postcard::to_stdvec(record)?)?.payload())?)
+    }
+
+    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+        Ok(self.call(ECHO, 0, bytes)?.payload().to_vec())
+    }
+
+    fn work(&mut self, busy: Duration) -> Result<(), Failure> {
+        self.call(WORK, busy.as_nanos() as u64, &[]).map(drop)
+    }
+
+    fn peer(&self) -> Option<u32> {
+        Some(self.peer.pid())
+    }
+}
+
+/// The service; created or opened, whoever comes first. One caller, one callee, one response to a request.
+fn service(node: &Node<ipc::Service>) -> Result<Factory, Failure> {
+    let name = ServiceName::new("counter")?;
+    let builder = node.service_builder(&name).request_response::<[u8], [u8]>();
+    let builder = builder.request_user_header::<Header>().response_user_header::<Header>();
+    Ok(builder.max_clients(1).max_servers(1).max_response_buffer_size(1).open_or_create()?)
+}
+
+/// An event for each direction.
+struct Events {
+    incoming: Listener<ipc::Service>,
+    outgoing: Notifier<ipc::Service>,
+}
+
+impl Events {
+    fn open(node: &Node<ipc::Service>, incoming: &str, outgoing: &str) -> Result<Self, Failure> {
+        let event = |name: &str| -> Result<_, Failure> {
+            Ok(node.service_builder(&ServiceName::new(name)?).event().open_or_create()?)
+        };
+        let incoming = event(incoming)?.listener_builder().create()?;
+        let outgoing = event(outgoing)?.notifier_builder().create()?;
+        Ok(Self { incoming, outgoing })
+    }
+
+    fn tell(&self) -> Result<(), Failure> {
+        self.outgoing.notify()?;
+        Ok(())
+    }
+
+    /// Waits for an event, or for a while.
+    fn wait(&self) -> Result<(), Failure> {
+        self.incoming.timed_wait(|_| {}, NAP)?;
+        Ok(())
+    }
+}
+
+/// Where iceoryx2 keeps its files.
+struct Place {
+    root: path::PathBuf,
+    prefix: String,
+    /// Removes the directory, in the process that made it.
+    _directory: Option<TempDir>,
+}
+
+impl Place {
+    fn create() -> Result<Self, Failure> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = TempDir::with_prefix("callgate-compare-")?;
+        let prefix = format!("callgate_compare_{}_{next}_", std::process::id());
+        Ok(Self { root: directory.path().to_owned(), prefix, _directory: Some(directory) })
+    }
+
+    /// The place that another process has made.
+    fn at(address: &str) -> Result<Self, Failure> {
+        let (prefix, root) = address.split_once(' ').ok_or("an address without a directory")?;
+        Ok(Self { root: root.into(), prefix: prefix.to_owned(), _directory: None })
+    }
+
+    fn address(&self) -> Result<String, Failure> {
+        Ok(format!("{} {}", self.prefix, self.root.to_str().ok_or("the temporary directory is not UTF-8")?))
+    }
+
+    fn node(&self) -> Result<Node<ipc::Service>, Failure> {
+        set_log_level(LogLevel::Fatal);
+        let mut config = Config::default();
+        config.global.prefix = FileName::new(self.prefix.as_bytes())?;
+        config.global.set_root_path(&Path::new(self.root.to_str().ok_or("not UTF-8")?.as_bytes())?);
+        Ok(NodeBuilder::new().config(&config).signal_handling_mode(SignalHandlingMode::Disabled).create()?)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Usually there is nothing left; what cannot be removed is no reason to fail.
+        let _ = fs::remove_dir_all(&self.root);
+        let Ok(entries) = fs::read_dir("/dev/shm") else { return };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&self.prefix) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}

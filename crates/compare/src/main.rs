@@ -1,0 +1,110 @@
+//! Other ways of crossing a process boundary, under the workload of callgate's benchmarks. `callgate bench --compare` runs this.
+//!
+//! Each peer is in a file of its own, set up the way its documentation recommends for latency; [`table`] lists them. The other process is
+//! always this program, executed again. callgate itself is measured in turn with them, in the same run.
+
+#![forbid(unsafe_code)]
+
+// What is compared.
+mod direct;
+mod iceoryx2;
+mod ipc_channel;
+mod python;
+mod stream;
+mod table;
+mod tarpc;
+mod threads;
+
+// What the peers have in common.
+mod message;
+mod peer;
+
+mod measure;
+mod print;
+
+use callgate_suite::{Budget, Failure};
+use clap::Parser;
+use measure::Peers;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Compares callgate with other ways of crossing a process boundary.
+#[derive(Parser)]
+#[command(version, after_help = after_help())]
+struct Arguments {
+    /// Write the report as JSON to this file (`-`: to stdout) instead of printing a table.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Only see whether everything works: the figures are worth little.
+    #[arg(long)]
+    quick: bool,
+    /// Only make every call once and look at the answers.
+    #[arg(long, conflicts_with_all = ["json", "quick"])]
+    verify: bool,
+    /// What to compare: every peer whose name has one of these words in it; all, if there are none.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+}
+
+fn after_help() -> String {
+    format!("Names: {}", measure::names().collect::<Vec<_>>().join(", "))
+}
+
+fn main() -> ExitCode {
+    callgate_suite::init();
+    peer::init();
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("callgate-compare: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let peers = Peers::find(&chosen(&arguments.names)?);
+    peers.verify()?;
+    if arguments.verify {
+        return Ok(());
+    }
+    let report = peers.measure(if arguments.quick { Budget::quick() } else { measure::FULL })?;
+    match &arguments.json {
+        None => print::table(&report)?,
+        Some(file) if file == Path::new("-") => println!("{}", serde_json::to_string_pretty(&report)?),
+        Some(file) => std::fs::write(file, serde_json::to_vec_pretty(&report)?)?,
+    }
+    Ok(())
+}
+
+/// The peers that these words choose.
+fn chosen(words: &[String]) -> Result<Vec<&'static str>, Failure> {
+    let has = |name: &str, word: &str| name.to_lowercase().contains(&word.to_lowercase());
+    if let Some(word) = words.iter().find(|word| !measure::names().any(|name| has(name, word))) {
+        return Err(format!("nothing has `{word}` in its name; there are: {}", after_help()).into());
+    }
+    let wanted = |name: &&str| words.is_empty() || words.iter().any(|word| has(name, word));
+    Ok(measure::names().filter(wanted).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(words: &[&str]) -> Result<Vec<&'static str>, String> {
+        chosen(&words.iter().map(|word| word.to_string()).collect::<Vec<_>>()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn words_choose_peers_in_the_order_of_the_report() {
+        assert_eq!(choose(&[]), Ok(measure::names().collect()));
+        assert_eq!(choose(&["unix", "ICEORYX2"]), Ok(vec!["iceoryx2 polling", "iceoryx2 event", "Unix socket"]));
+        assert!(choose(&["pipe", "carrier pigeon"]).expect_err("no such peer").contains("carrier pigeon"));
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+}

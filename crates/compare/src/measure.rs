@@ -1,0 +1,138 @@
+//! All peers in turn with callgate.
+
+#![forbid(unsafe_code)]
+
+use crate::python::{self, Python};
+use crate::table::{self, Boxed, WAYS, Way};
+use callgate::Wait;
+use callgate_suite::interleave::rows;
+use callgate_suite::pin::{self, Pinned};
+use callgate_suite::workload::{self, Call};
+use callgate_suite::{Bridged, Budget, Clock, Failure, Report, Subject, Transport, interleave};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The row that each peer's row has as its floor begins like that.
+const CALLGATE: &str = "callgate";
+
+/// What is measured of each peer, under the name that the script in Python knows and the one that the report uses.
+const CALLS: [(&str, &str, Call); 3] =
+    [("add", "add", Call::Add), ("greet", "greet", Call::Greet), ("echo", "echo 4096", Call::Echo(4096))];
+
+/// How many calls there are between two readings of the clock where a call is shorter than a reading.
+const TOGETHER: u32 = 64;
+
+/// Enough for figures to be quoted, in about a minute.
+pub const FULL: Budget = Budget { time: Duration::from_millis(200), ..Budget::full() };
+
+/// What ought to be compared and is not, and why.
+const ABSENT: &[(&str, &str)] =
+    &[("Cap'n Proto", "its Rust crates need a system package to build, the schema compiler `capnp`")];
+
+/// The names of all peers.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    WAYS.iter().map(|way| way.name).chain(python::NAMES).chain(ABSENT.iter().map(|(name, _)| *name))
+}
+
+/// Peers that are there to be called, and what is not.
+pub struct Peers {
+    rust: Vec<&'static Way>,
+    python: Vec<(&'static str, Python)>,
+    skipped: Vec<String>,
+}
+
+impl Peers {
+    /// Looks for the peers of these names, and says of each that is missing why.
+    pub fn find(names: &[&'static str]) -> Self {
+        let mut peers = Self { rust: Vec::new(), python: Vec::new(), skipped: Vec::new() };
+        for &name in names {
+            if let Err(error) = peers.add(name) {
+                eprintln!("{name} is left out: {error}");
+                peers.skipped.push(format!("{name}: {error}"));
+            }
+        }
+        peers
+    }
+
+    fn add(&mut self, name: &'static str) -> Result<(), Failure> {
+        if let Some((_, why)) = ABSENT.iter().find(|(absent, _)| *absent == name) {
+            return Err((*why).into());
+        }
+        match table::find(name) {
+            Some(way) => self.rust.push(way),
+            None => self.python.push((name, Python::for_peer(name)?)),
+        }
+        Ok(())
+    }
+
+    /// Makes every call of every peer once, on any CPU, and looks at the whole answers.
+    ///
+    /// # Errors
+    ///
+    /// The first failure, with the peer's name.
+    pub fn verify(&self) -> Result<(), Failure> {
+        for way in &self.rust {
+            let named = |error| format!("{}: {error}", way.name);
+            workload::verify(&mut *(way.start)(None).map_err(named)?).map_err(named)?;
+        }
+        for (name, python) in &self.python {
+            let named = |error| format!("{name}: {error}");
+            let session = python.start(name, None).map_err(named)?;
+            session.borrow_mut().verify().map_err(named)?;
+        }
+        Ok(())
+    }
+
+    /// Measures them all, each on a CPU of its own opposite the caller's.
+    ///
+    /// # Errors
+    ///
+    /// If this process may run on one CPU only, or a call fails.
+    pub fn measure(&self, budget: Budget) -> Result<Report, Failure> {
+        let (caller, callee) = pin::pair()?;
+        let _pinned = Pinned::to(caller)?;
+        let mut repeat = 0;
+        let mut progress = |_: &str| {
+            repeat += 1;
+            eprintln!("comparing: repeat {repeat} of {}", budget.repeats);
+        };
+        let measured = interleave(budget, &Clock::new(), &mut progress, || self.subjects(caller, callee))?;
+        Ok(Report { rows: rows("compare", &measured), skipped: self.skipped.clone(), ..Report::default() })
+    }
+
+    fn subjects(&self, caller: usize, callee: usize) -> Result<Vec<Subject>, Failure> {
+        let bridged = Rc::new(RefCell::new(Bridged::start(Wait::Adaptive, Some(callee))?));
+        let mut subjects: Vec<Subject> = CALLS.map(|(_, name, call)| subject(CALLGATE, name, call, &bridged)).into();
+        for way in &self.rust {
+            let transport = Rc::new(RefCell::new(Boxed((way.start)(Some(callee))?)));
+            subjects.extend(CALLS.map(|(_, name, call)| way.subject(name, call, &transport)));
+        }
+        for (name, python) in &self.python {
+            let session = python.start(name, Some((caller, callee)))?;
+            subjects.extend(CALLS.map(|(order, call, _)| beside(call, python::subject(name, call, order, &session))));
+        }
+        Ok(subjects)
+    }
+}
+
+impl Way {
+    fn subject(&self, name: &str, call: Call, transport: &Rc<RefCell<Boxed>>) -> Subject {
+        let is_short = self.serve.is_none() && call == Call::Add;
+        let measured = if is_short {
+            Subject::averaged(format!("{} {name}", self.name), TOGETHER, workload::adding(transport.clone()))
+        } else {
+            subject(self.name, name, call, transport)
+        };
+        beside(name, if self.polls { measured.polling() } else { measured })
+    }
+}
+
+fn subject<T: Transport + 'static>(peer: &str, name: &str, call: Call, transport: &Rc<RefCell<T>>) -> Subject {
+    workload::subject(format!("{peer} {name}"), call, transport)
+}
+
+/// Names callgate's row for the same call as what the subject is compared with.
+fn beside(call: &str, subject: Subject) -> Subject {
+    subject.beside(&format!("{CALLGATE} {call}"))
+}

@@ -1,0 +1,138 @@
+//! The process on the other side of a transport: this program, executed again.
+//!
+//! A peer serves until its channel or its stdin ends, which happens at the latest when its parent dies: it needs no signal,
+//! and has time to remove what it has left in the file system.
+
+#![forbid(unsafe_code)]
+
+use crate::table;
+use callgate_suite::Failure;
+use callgate_suite::pin::{self, Pinned};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// CPU (or `any`) and the name of the transport.
+const ORDER: &str = "CALLGATE_COMPARE_PEER";
+
+/// Where the peer finds its caller, if not on stdin.
+const ADDRESS: &str = "CALLGATE_COMPARE_ADDRESS";
+
+/// How long a peer may take to end by itself.
+const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// Exit code of a peer that could not serve.
+const FAILED: i32 = 70;
+
+/// A peer. When this is dropped, its stdin is closed; it is waited for, and killed if it does not end by itself.
+///
+/// A transport whose channel is not stdin must drop its end of it before the peer.
+pub struct Peer {
+    process: Child,
+}
+
+impl Peer {
+    /// Starts this program as the peer of the transport `name`, on `cpu`.
+    pub fn start(name: &str, address: &str, cpu: Option<usize>, stdin: Stdio, stdout: Stdio) -> io::Result<Self> {
+        let cpu = cpu.map_or("any".to_owned(), |cpu| cpu.to_string());
+        let mut command = Command::new("/proc/self/exe");
+        command.env(ORDER, format!("{cpu} {name}")).env(ADDRESS, address);
+        Self::run(command.stdin(stdin).stdout(stdout))
+    }
+
+    /// Starts another program, which likewise ends with its stdin.
+    pub fn run(command: &mut Command) -> io::Result<Self> {
+        Ok(Self { process: Pinned::nowhere(|| command.spawn())?? })
+    }
+
+    /// The process number.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The pipes of stdin and stdout, where those were asked for.
+    pub fn pipes(&mut self) -> Option<(process::ChildStdin, process::ChildStdout)> {
+        self.process.stdin.take().zip(self.process.stdout.take())
+    }
+
+    /// Waits until the peer has called [`ready`].
+    pub fn await_ready(&mut self) -> Result<(), Failure> {
+        let stdout = self.process.stdout.take().ok_or("the peer has no stdout")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        if line.is_empty() { Err("the peer ended before it was ready".into()) } else { Ok(()) }
+    }
+
+    /// An error if the peer has ended.
+    pub fn check(&mut self) -> Result<(), Failure> {
+        match self.process.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(format!("the peer ended: {status}").into()),
+        }
+    }
+
+    fn ends_by_itself(&self) -> bool {
+        let Some(pid) = Pid::from_raw(self.process.id() as i32) else { return false };
+        let Ok(end) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+        matches!(poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&PATIENCE)), Ok(1))
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        if !self.ends_by_itself() {
+            // Fails only if it has been waited for already.
+            let _ = self.process.kill();
+        }
+        let _ = self.process.wait();
+    }
+}
+
+/// Makes a process that [`Peer::start`] started into that peer, which never returns from here; does nothing in others.
+///
+/// No peer starts this program again, so whoever has the variable is a peer. If its parent has died meanwhile, it sees the end of
+/// its stdin, and ends like any other.
+pub fn init() {
+    let Ok(order) = std::env::var(ORDER) else { return };
+    if let Err(error) = carry_out(&order) {
+        eprintln!("callgate-compare: a peer ({order}) ends: {error}");
+        process::exit(FAILED);
+    }
+    process::exit(0)
+}
+
+fn carry_out(order: &str) -> Result<(), Failure> {
+    // Whoever polls is stopped (SIGSTOP) while others are measured. If its parent dies then, it must see the end of stdin.
+    set_parent_process_death_signal(Some(Signal::CONT))?;
+    let (cpu, name) = order.split_once(' ').ok_or("these are not two words")?;
+    serve(name, cpu)
+}
+
+fn serve(name: &str, cpu: &str) -> Result<(), Failure> {
+    if let Ok(cpu) = cpu.parse() {
+        pin::this_thread(&[cpu])?;
+    }
+    let serve = table::find(name).and_then(|way| way.serve).ok_or("no transport of that name has a peer")?;
+    serve(&std::env::var(ADDRESS)?)
+}
+
+/// Tells the parent, in the peer, that calls are answered from now on.
+pub fn ready() -> io::Result<()> {
+    io::stdout().write_all(b"ready\n")
+}
+
+/// Becomes true, in the peer, when stdin ends: for those whose channel does not tell.
+pub fn end_of_stdin() -> Arc<AtomicBool> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let tell = ended.clone();
+    std::thread::spawn(move || {
+        // An error is an end too.
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        tell.store(true, Ordering::Relaxed);
+    });
+    ended
+}

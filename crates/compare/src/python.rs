@@ -1,0 +1,122 @@
+//! The two Python packages that callgate descends from. They measure themselves, in a script that is asked for one batch at a time,
+//! so that they too take turns with callgate.
+
+#![forbid(unsafe_code)]
+
+use crate::peer::Peer;
+use callgate_suite::{Failure, Subject};
+use serde::Deserialize;
+use std::cell::RefCell;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::rc::Rc;
+use tempfile::TempDir;
+
+/// What can be asked for. The first needs a package that is not part of Python.
+pub const NAMES: [&str; 2] = [BRIDGE, "multiprocessing.Manager"];
+
+const BRIDGE: &str = "cross-process-bridge";
+
+const SCRIPT: &str = include_str!("../python/peers.py");
+
+/// A Python that can run the script.
+pub struct Python {
+    interpreter: PathBuf,
+}
+
+impl Python {
+    /// The one in which `name` can be measured. Makes a virtual environment for it beside this executable, if it needs one.
+    ///
+    /// # Errors
+    ///
+    /// One sentence that says what is missing.
+    pub fn for_peer(name: &str) -> Result<Self, Failure> {
+        let here = Path::new("python3");
+        let version = Command::new(here).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        version.map_err(|error| format!("python3 cannot be run: {error}"))?;
+        if name == BRIDGE {
+            return Ok(Self { interpreter: virtual_environment(here)? });
+        }
+        Ok(Self { interpreter: here.into() })
+    }
+
+    /// Starts the script, with the two sides of its calls on these CPUs, or on any.
+    pub fn start(&self, name: &str, cpus: Option<(usize, usize)>) -> Result<Rc<RefCell<Session>>, Failure> {
+        let home = TempDir::with_prefix("callgate-compare-")?;
+        let script = home.path().join("peers.py");
+        fs::write(&script, SCRIPT)?;
+        let words = cpus.map_or(["any".into(), "any".into()], |cpus| [cpus.0.to_string(), cpus.1.to_string()]);
+        let mut command = Command::new(&self.interpreter);
+        command.arg(&script).args(["run", name]).args(words);
+        // What Python leaves in its temporary directory goes with ours.
+        command.env("TMPDIR", home.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Peer::run(&mut command)?;
+        let (orders, answers) = process.pipes().ok_or("the script has no pipes")?;
+        let session = Session { orders, answers: BufReader::new(answers), _process: process, _home: home };
+        Ok(Rc::new(RefCell::new(session)))
+    }
+}
+
+/// The interpreter of an environment with the package, made on first use.
+fn virtual_environment(python: &Path) -> Result<PathBuf, Failure> {
+    let executable = std::env::current_exe()?;
+    let directory = executable.with_file_name("callgate-compare-python");
+    let mut script = Command::new(python);
+    script.args(["-c", SCRIPT, "prepare"]).arg(&directory).stdin(Stdio::null());
+    let done = script.output()?;
+    if done.status.success() {
+        return Ok(directory.join("venv/bin/python"));
+    }
+    let reason = String::from_utf8_lossy(&done.stderr);
+    Err(reason.lines().last().unwrap_or("python3 made no virtual environment").into())
+}
+
+/// A script that runs; its fields are in the order in which they have to go.
+pub struct Session {
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    _process: Peer,
+    _home: TempDir,
+}
+
+/// What the script says to an order.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Nanos(Vec<u64>),
+    Failed { error: String },
+}
+
+impl Session {
+    /// Makes every call once, and looks at the answers.
+    pub fn verify(&mut self) -> Result<(), Failure> {
+        self.order("verify").map(drop)
+    }
+
+    fn order(&mut self, order: &str) -> Result<Vec<u64>, Failure> {
+        self.orders.write_all(format!("{order}\n").as_bytes())?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        if line.is_empty() {
+            return Err("the Python script has ended".into());
+        }
+        match serde_json::from_str(&line)? {
+            Answer::Nanos(nanos) => Ok(nanos),
+            Answer::Failed { error } => Err(error.into()),
+        }
+    }
+}
+
+/// A call (in the script: `order`) as a subject, whose batches run in the script.
+pub fn subject(peer: &str, call: &str, order: &'static str, session: &Rc<RefCell<Session>>) -> Subject {
+    let session = session.clone();
+    Subject::custom(format!("{peer} {call}"), move |batch| {
+        let time = batch.clock.nanos(batch.clock.now(), batch.until) as u64;
+        for nanos in session.borrow_mut().order(&format!("{order} {time}"))? {
+            batch.record(nanos as f64);
+        }
+        Ok(())
+    })
+}

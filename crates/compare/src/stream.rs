@@ -1,0 +1,116 @@
+//! A bare Unix socket and a bare pair of pipes: a length, then a request or reply as postcard writes it.
+//!
+//! One `write` and one `read` for a message that fits the buffer, which is the least that either can do.
+
+#![forbid(unsafe_code)]
+
+use crate::message::{Exchange, Messages, Reply, Request, answer, counter};
+use crate::peer::Peer;
+use crate::table::Started;
+use callgate_suite::Failure;
+use serde::{Serialize, de::DeserializeOwned};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+pub const SOCKET: &str = "Unix socket";
+pub const PIPE: &str = "pipe";
+
+/// Starts a peer behind a socket, which it finds as its stdin.
+pub fn start_socket(cpu: Option<usize>) -> Started {
+    let (here, there) = UnixStream::pair()?;
+    let peer = Peer::start(SOCKET, "", cpu, OwnedFd::from(there).into(), std::process::Stdio::null())?;
+    let stream = Stream::new(File::from(OwnedFd::from(here.try_clone()?)), File::from(OwnedFd::from(here)));
+    Ok(Box::new(Messages(Streamed { stream, peer })))
+}
+
+pub fn serve_socket(_address: &str) -> Result<(), Failure> {
+    let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    serve(Stream::new(File::from(stdin.try_clone()?), File::from(stdin)))
+}
+
+/// Starts a peer behind two pipes: its stdin and its stdout.
+pub fn start_pipe(cpu: Option<usize>) -> Started {
+    let mut peer = Peer::start(PIPE, "", cpu, std::process::Stdio::piped(), std::process::Stdio::piped())?;
+    let (stdin, stdout) = peer.pipes().ok_or("the peer has no pipes")?;
+    let stream = Stream::new(File::from(OwnedFd::from(stdout)), File::from(OwnedFd::from(stdin)));
+    Ok(Box::new(Messages(Streamed { stream, peer })))
+}
+
+pub fn serve_pipe(_address: &str) -> Result<(), Failure> {
+    let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+    serve(Stream::new(File::from(stdin), File::from(stdout)))
+}
+
+fn serve(mut stream: Stream) -> Result<(), Failure> {
+    let mut counter = counter()?;
+    while let Some(request) = stream.read()? {
+        stream.write(&answer(&mut counter, request))?;
+    }
+    Ok(())
+}
+
+/// The parent's side; its fields are in the order in which they have to go.
+struct Streamed {
+    stream: Stream,
+    peer: Peer,
+}
+
+impl Exchange for Streamed {
+    fn exchange(&mut self, request: Request) -> Result<Reply, Failure> {
+        self.stream.write(&request)?;
+        self.stream.read()?.ok_or_else(|| "the peer has closed the stream".into())
+    }
+
+    fn peer(&self) -> Option<&Peer> {
+        Some(&self.peer)
+    }
+}
+
+/// Messages in a stream of bytes.
+struct Stream {
+    reader: BufReader<File>,
+    writer: File,
+    /// What is written, and what is read: kept, so that nothing is allocated for it again.
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+}
+
+/// Bytes of a length.
+const LENGTH: usize = 4;
+
+/// A message of the workload and its length fit, so that one `read` takes it whole.
+const BUFFER: usize = 64 << 10;
+
+impl Stream {
+    fn new(reader: File, writer: File) -> Self {
+        let reader = BufReader::with_capacity(BUFFER, reader);
+        Self { reader, writer, outgoing: Vec::new(), incoming: Vec::new() }
+    }
+
+    fn write<T: Serialize>(&mut self, message: &T) -> Result<(), Failure> {
+        let mut bytes = std::mem::take(&mut self.outgoing);
+        bytes.clear();
+        bytes.extend([0; LENGTH]);
+        bytes = postcard::to_extend(message, bytes)?;
+        let length = u32::try_from(bytes.len() - LENGTH)?;
+        bytes[..LENGTH].copy_from_slice(&length.to_le_bytes());
+        self.writer.write_all(&bytes)?;
+        self.outgoing = bytes;
+        Ok(())
+    }
+
+    /// The next message; `None` at the end of the stream.
+    fn read<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Failure> {
+        if self.reader.fill_buf()?.is_empty() {
+            return Ok(None);
+        }
+        let mut length = [0; LENGTH];
+        self.reader.read_exact(&mut length)?;
+        self.incoming.resize(u32::from_le_bytes(length) as usize, 0);
+        self.reader.read_exact(&mut self.incoming)?;
+        Ok(Some(postcard::from_bytes(&self.incoming)?))
+    }
+}

@@ -1,0 +1,168 @@
+//! tarpc over a Unix socket: a service as its documentation shows it, on tokio's current-thread runtime on both sides.
+//!
+//! That runtime is the one with the lowest latency for one call at a time: no other thread has to be woken. The requests are executed
+//! one after the other where they arrive (`for_each` without `spawn`), which spares a task per call. The codec is postcard by
+//! tokio-serde's traits, since the bincode that tarpc offers is no longer maintained.
+
+#![forbid(unsafe_code)]
+
+use crate::message::counter;
+use crate::peer::Peer;
+use crate::table::Started;
+use bytes::{Bytes, BytesMut};
+use callgate_suite::bridge::Counter;
+use callgate_suite::transport::Record;
+use callgate_suite::{Failure, Transport};
+use futures_util::StreamExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tarpc::context::{self, Context};
+use tarpc::server::{BaseChannel, Channel};
+use tarpc::tokio_serde::{Deserializer, Serializer};
+use tarpc::tokio_util::codec::LengthDelimitedCodec;
+use tarpc::{client, serde_transport};
+use tokio::runtime::{Builder, Runtime};
+
+pub const NAME: &str = "tarpc";
+
+/// The service's methods. Byte strings are encoded as such.
+#[tarpc::service]
+trait Count {
+    async fn add(n: u64) -> u64;
+    async fn greet(name: String) -> String;
+    async fn sum(numbers: Vec<u64>) -> u64;
+    async fn record(record: Record) -> Record;
+    async fn echo(bytes: serde_bytes::ByteBuf) -> serde_bytes::ByteBuf;
+    async fn work(nanos: u64);
+}
+
+/// Its fields are in the order in which they have to go.
+struct Rpc {
+    proxy: CountClient,
+    runtime: Runtime,
+    peer: Peer,
+}
+
+pub fn start(cpu: Option<usize>) -> Started {
+    let (here, there) = UnixStream::pair()?;
+    let peer = Peer::start(NAME, "", cpu, OwnedFd::from(there).into(), Stdio::null())?;
+    let runtime = runtime()?;
+    let proxy = runtime.block_on(async {
+        let transport = serde_transport::new(LengthDelimitedCodec::builder().new_framed(stream(here)?), Postcard);
+        io::Result::Ok(CountClient::new(client::Config::default(), transport).spawn())
+    })?;
+    Ok(Box::new(Rpc { proxy, runtime, peer }))
+}
+
+pub fn serve(_address: &str) -> Result<(), Failure> {
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let counter = Shared(Arc::new(Mutex::new(counter()?)));
+    runtime()?.block_on(async {
+        let transport = serde_transport::new(LengthDelimitedCodec::builder().new_framed(stream(socket)?), Postcard);
+        let requests = BaseChannel::with_defaults(transport).execute(counter.serve());
+        requests.for_each(|answered| answered).await;
+        Ok(())
+    })
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_io().enable_time().build()
+}
+
+fn stream(socket: UnixStream) -> io::Result<tokio::net::UnixStream> {
+    socket.set_nonblocking(true)?;
+    tokio::net::UnixStream::from_std(socket)
+}
+
+/// tarpc wants services that can be cloned and called at once, so the counter is behind a lock, here never contended.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Counter>>);
+
+impl Shared {
+    fn with<R>(&self, call: impl FnOnce(&mut Counter) -> R) -> R {
+        call(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Count for Shared {
+    async fn add(self, _: Context, n: u64) -> u64 {
+        self.with(|counter| counter.add(n))
+    }
+
+    async fn greet(self, _: Context, name: String) -> String {
+        self.with(|counter| counter.greet(&name))
+    }
+
+    async fn sum(self, _: Context, numbers: Vec<u64>) -> u64 {
+        self.with(|counter| counter.sum(&numbers))
+    }
+
+    async fn record(self, _: Context, record: Record) -> Record {
+        self.with(|counter| counter.record(&record))
+    }
+
+    async fn echo(self, _: Context, bytes: serde_bytes::ByteBuf) -> serde_bytes::ByteBuf {
+        self.with(|counter| counter.echo(&bytes)).into()
+    }
+
+    async fn work(self, _: Context, nanos: u64) {
+        self.with(|counter| counter.work(nanos));
+    }
+}
+
+impl Transport for Rpc {
+    fn add(&mut self, n: u64) -> Result<u64, Failure> {
+        Ok(self.runtime.block_on(self.proxy.add(context::current(), n))?)
+    }
+
+    fn greet(&mut self, name: &str) -> Result<String, Failure> {
+        Ok(self.runtime.block_on(self.proxy.greet(context::current(), name.to_owned()))?)
+    }
+
+    fn sum(&mut self, numbers: &[u64]) -> Result<u64, Failure> {
+        Ok(self.runtime.block_on(self.proxy.sum(context::current(), numbers.to_vec()))?)
+    }
+
+    fn record(&mut self, record: &Record) -> Result<Record, Failure> {
+        Ok(self.runtime.block_on(self.proxy.record(context::current(), record.clone()))?)
+    }
+
+    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+        let bytes = serde_bytes::ByteBuf::from(bytes);
+        Ok(self.runtime.block_on(self.proxy.echo(context::current(), bytes))?.into_vec())
+    }
+
+    fn work(&mut self, busy: Duration) -> Result<(), Failure> {
+        Ok(self.runtime.block_on(self.proxy.work(context::current(), busy.as_nanos() as u64))?)
+    }
+
+    fn peer(&self) -> Option<u32> {
+        Some(self.peer.pid())
+    }
+}
+
+/// postcard as a codec of tokio-serde.
+struct Postcard;
+
+impl<T: Serialize> Serializer<T> for Postcard {
+    type Error = io::Error;
+
+    fn serialize(self: Pin<&mut Self>, item: &T) -> io::Result<Bytes> {
+        Ok(postcard::to_stdvec(item).map_err(io::Error::other)?.into())
+    }
+}
+
+impl<T: DeserializeOwned> Deserializer<T> for Postcard {
+    type Error = io::Error;
+
+    fn deserialize(self: Pin<&mut Self>, bytes: &BytesMut) -> io::Result<T> {
+        postcard::from_bytes(bytes).map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,60 @@
+//! Two threads of one process and a crossbeam channel each way: what message passing costs without a process boundary.
+//!
+//! Bounded channels of one message, which crossbeam's documentation offers for handing over; its receivers spin a little, then park.
+
+#![forbid(unsafe_code)]
+
+use crate::message::{Exchange, Messages, Reply, Request, answer, counter};
+use crate::peer::Peer;
+use crate::table::Started;
+use callgate_suite::Failure;
+use callgate_suite::pin::{self, Pinned};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::thread::{self, JoinHandle};
+
+/// The ends of the calling thread; without them the other one ends.
+struct Channels {
+    ends: Option<(Sender<Request>, Receiver<Reply>)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+pub fn start(cpu: Option<usize>) -> Started {
+    let (request_sender, requests) = bounded(1);
+    let (replies, reply_receiver) = bounded(1);
+    let mut counter = counter()?;
+    let serve = move || {
+        if let Some(cpu) = cpu {
+            // On another CPU the answers are as true, only slower.
+            let _ = pin::this_thread(&[cpu]);
+        }
+        while let Ok(request) = requests.recv() {
+            if replies.send(answer(&mut counter, request)).is_err() {
+                break;
+            }
+        }
+    };
+    let thread = Pinned::nowhere(|| thread::spawn(serve))?;
+    Ok(Box::new(Messages(Channels { ends: Some((request_sender, reply_receiver)), thread: Some(thread) })))
+}
+
+impl Exchange for Channels {
+    fn exchange(&mut self, request: Request) -> Result<Reply, Failure> {
+        let (requests, replies) = self.ends.as_ref().ok_or("the channel is closed")?;
+        requests.send(request)?;
+        Ok(replies.recv()?)
+    }
+
+    fn peer(&self) -> Option<&Peer> {
+        None
+    }
+}
+
+impl Drop for Channels {
+    fn drop(&mut self) {
+        drop(self.ends.take());
+        if let Some(thread) = self.thread.take() {
+            // It does not panic; if it did, that has been seen already.
+            let _ = thread.join();
+        }
+    }
+}

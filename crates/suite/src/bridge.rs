@@ -1,0 +1,131 @@
+//! callgate as a transport: the counter behind a bridge.
+
+#![forbid(unsafe_code)]
+
+use crate::pin::{self, Pinned};
+use crate::transport::{Failure, Record, Transport};
+use callgate::{Bridge, Wait, bridge};
+use std::time::{Duration, Instant};
+
+/// The service of the workload.
+#[derive(Debug)]
+pub struct Counter {
+    total: u64,
+}
+
+#[bridge]
+impl Counter {
+    /// Keeps the thread that serves on `cpus`, whatever the parent was pinned to when it started the child.
+    pub fn new(cpus: Vec<usize>) -> Result<Self, String> {
+        pin::this_thread(&cpus).map_err(|error| format!("pinning to the CPUs {cpus:?}: {error}"))?;
+        Ok(Self { total: 0 })
+    }
+
+    /// See [`Transport::add`].
+    pub fn add(&mut self, n: u64) -> u64 {
+        self.total = self.total.wrapping_add(n);
+        self.total
+    }
+
+    /// See [`Transport::greet`].
+    pub fn greet(&self, name: &str) -> String {
+        // Not `format!`, which would cost more than all else that the child does.
+        let mut text = String::with_capacity(name.len() + 1);
+        text.push_str(name);
+        text.push('!');
+        text
+    }
+
+    /// See [`Transport::sum`].
+    pub fn sum(&self, numbers: &[u64]) -> u64 {
+        numbers.iter().fold(0, |sum, number| sum.wrapping_add(*number))
+    }
+
+    /// See [`Transport::record`].
+    pub fn record(&self, record: &Record) -> Record {
+        Record { id: record.id.wrapping_add(1), ..record.clone() }
+    }
+
+    /// See [`Transport::echo`].
+    pub fn echo(&self, bytes: &[u8]) -> Vec<u8> {
+        bytes.to_vec()
+    }
+
+    /// See [`Transport::work`].
+    pub fn work(&self, nanos: u64) {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_nanos(nanos) {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// A bridge to a [`Counter`], as a transport.
+#[derive(Debug)]
+pub struct Bridged {
+    /// The typed proxy, for callers that want nothing in between.
+    pub bridge: Bridge<Counter>,
+}
+
+impl Bridged {
+    /// Starts a child that waits as `wait` says, on `cpu`; on any that is allowed, if that is `None`.
+    ///
+    /// # Errors
+    ///
+    /// If the child does not start.
+    pub fn start(wait: Wait, cpu: Option<usize>) -> Result<Self, Failure> {
+        let cpus = cpu.map_or_else(|| pin::allowed().to_vec(), |cpu| vec![cpu]);
+        // The first start of a process starts callgate's watcher too, from which all children inherit their CPUs.
+        let bridge = Pinned::nowhere(|| Counter::bridge(cpus).wait(wait).start())??;
+        Ok(Self { bridge })
+    }
+}
+
+impl Transport for Bridged {
+    #[inline(always)]
+    fn add(&mut self, n: u64) -> Result<u64, Failure> {
+        Ok(self.bridge.add(n)?)
+    }
+
+    #[inline(always)]
+    fn greet(&mut self, name: &str) -> Result<String, Failure> {
+        Ok(self.bridge.greet(name)?)
+    }
+
+    #[inline(always)]
+    fn sum(&mut self, numbers: &[u64]) -> Result<u64, Failure> {
+        Ok(self.bridge.sum(numbers)?)
+    }
+
+    #[inline(always)]
+    fn record(&mut self, record: &Record) -> Result<Record, Failure> {
+        Ok(self.bridge.record(record)?)
+    }
+
+    #[inline(always)]
+    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+        Ok(self.bridge.echo(bytes)?)
+    }
+
+    #[inline(always)]
+    fn work(&mut self, busy: Duration) -> Result<(), Failure> {
+        Ok(self.bridge.work(busy.as_nanos() as u64)?)
+    }
+
+    fn peer(&self) -> Option<u32> {
+        Some(self.bridge.child_pid())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload;
+
+    #[test]
+    fn it_carries_the_workload() {
+        for wait in [Wait::Adaptive, Wait::Park] {
+            workload::verify(&mut Bridged::start(wait, None).expect("a start")).expect("true answers");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The suite's own child processes: this program, executed again, in one of a few roles.
+//!
+//! A child takes its orders from an environment variable, and what it works on from stdin and stdout. It dies with its parent.
+
+#![forbid(unsafe_code)]
+
+use crate::{floor, pin};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use std::io;
+use std::process::{self, Command, Stdio};
+use std::time::Duration;
+
+/// Parent's process number, role and CPUs.
+const VARIABLE: &str = "CALLGATE_SUITE_CHILD";
+
+/// Exit code of a child that could not do what it was told.
+const FAILED: i32 = 70;
+
+/// What a child does until it is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Answers tokens in shared memory (stdin), polling.
+    PingPong,
+    /// The same, asleep in a futex whenever it waits.
+    Futex,
+    /// Answers what it reads from stdin, on stdout.
+    Relay,
+    /// Copies bytes from one area of shared memory (stdin) into the other, polling.
+    Copy,
+    /// Writes one byte to stdout and exits.
+    Byte,
+    /// Burns CPU time.
+    Hog,
+}
+
+const ROLES: &[(&str, Role)] = &[
+    ("ping-pong", Role::PingPong),
+    ("futex", Role::Futex),
+    ("relay", Role::Relay),
+    ("copy", Role::Copy),
+    ("byte", Role::Byte),
+    ("hog", Role::Hog),
+];
+
+/// Makes a process that the suite or a bridge started into its child, which never returns from here; does nothing in others.
+///
+/// Must be the first line of `main`, in place of [`callgate::init`], which it calls.
+pub fn init() {
+    if let Ok(order) = std::env::var(VARIABLE) {
+        // A process that merely inherited the variable has another parent.
+        if let Some(order) = Order::parse(&order).filter(Order::is_mine) {
+            order.carry_out();
+        }
+    }
+    callgate::init();
+    pin::allowed();
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Order {
+    parent: i32,
+    role: Role,
+    cpus: Vec<usize>,
+}
+
+impl Order {
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let parent = words.next()?.parse().ok()?;
+        let word = words.next()?;
+        let role = ROLES.iter().find(|(name, _)| *name == word)?.1;
+        let cpus = words.map(|cpu| cpu.parse().ok()).collect::<Option<_>>()?;
+        Some(Self { parent, role, cpus })
+    }
+
+    fn text(&self) -> String {
+        let name = ROLES.iter().find(|(_, role)| *role == self.role).map_or("", |(name, _)| name);
+        self.cpus.iter().fold(format!("{} {name}", self.parent), |text, cpu| format!("{text} {cpu}"))
+    }
+
+    fn is_mine(&self) -> bool {
+        parent() == self.parent
+    }
+
+    fn carry_out(&self) -> ! {
+        let Err(error) = self.prepare().and_then(|()| floor::answer(self.role));
+        eprintln!("callgate-suite: the child for {:?} ends: {error}", self.role);
+        process::exit(FAILED)
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The parent may have died before that.
+        if !self.is_mine() {
+            process::exit(FAILED);
+        }
+        if self.cpus.is_empty() { Ok(()) } else { pin::this_thread(&self.cpus) }
+    }
+}
+
+fn parent() -> i32 {
+    getppid().map_or(0, |pid| pid.as_raw_nonzero().get())
+}
+
+/// A child; killed and waited for when dropped. The kernel kills it too when the thread that started it exits.
+#[derive(Debug)]
+pub struct Child {
+    pub(crate) process: process::Child,
+}
+
+impl Child {
+    /// Starts this program again as `role`, on `cpus` (all that are allowed, if there are none).
+    pub(crate) fn start(role: Role, cpus: &[usize], stdin: Stdio, stdout: Stdio) -> io::Result<Self> {
+        let order = Order { parent: process::id() as i32, role, cpus: cpus.to_vec() };
+        let mut command = Command::new("/proc/self/exe");
+        command.env(VARIABLE, order.text()).stdin(stdin).stdout(stdout);
+        Ok(Self { process: pin::Pinned::nowhere(|| command.spawn())?? })
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// An error if the child has ended.
+    pub(crate) fn check(&mut self) -> io::Result<()> {
+        match self.process.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(io::Error::other(format!("the floor's child ended with {status}"))),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Fails only if it has been waited for already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A process that burns one CPU for as long as this lives.
+#[derive(Debug)]
+pub struct Hog(#[allow(dead_code, reason = "kept for its Drop")] Child);
+
+impl Hog {
+    /// Burns `cpu` from now on.
+    pub fn on(cpu: usize) -> io::Result<Self> {
+        Ok(Self(Child::start(Role::Hog, &[cpu], Stdio::null(), Stdio::null())?))
+    }
+}
+
+/// How long a child may take to come up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_read_as_they_were_written() {
+        for &(_, role) in ROLES {
+            for cpus in [vec![], vec![1], vec![0, 17]] {
+                let order = Order { parent: 42, role, cpus };
+                assert_eq!(Order::parse(&order.text()), Some(order));
+            }
+        }
+        assert_eq!(Order::parse("42 nothing"), None);
+        assert_eq!(Order::parse("42"), None);
+        assert_eq!(Order::parse("42 hog x"), None);
+    }
+}

@@ -1,0 +1,143 @@
+//! The floors: the least that each way of crossing to another process and back can cost, with nothing on top.
+//!
+//! Always two processes; the other one is this program, executed again (see `child.rs`).
+
+#![forbid(unsafe_code)]
+
+mod copy;
+mod relay;
+mod spawn;
+mod token;
+
+pub use crate::child::{Child, Hog};
+pub use copy::RawCopy;
+pub use relay::{Relay, Through};
+pub use spawn::spawn;
+pub use token::{Asleep, Tokens};
+
+use crate::child::Role;
+use crate::interleave::{Budget, Measured, Subject, interleave, rows};
+use crate::pin::{self, Pinned};
+use crate::report::Report;
+use crate::{Clock, Failure, Progress};
+use std::hint::black_box;
+use std::{convert, io};
+
+/// What a child does in its role, until it is killed.
+pub(crate) fn answer(role: Role) -> io::Result<convert::Infallible> {
+    match role {
+        Role::PingPong => token::answer(Asleep::Never),
+        Role::Futex => token::answer(Asleep::Always),
+        Role::Relay => relay::answer(),
+        Role::Copy => copy::answer(),
+        Role::Byte => spawn::answer(),
+        Role::Hog => loop {
+            std::hint::spin_loop();
+        },
+    }
+}
+
+/// The group `floor`: every floor in turn.
+pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+    let (caller, callee) = pin::pair()?;
+    let _pin = Pinned::to(caller)?;
+    let measured = interleave(budget, &Clock::new(), progress, || subjects(callee))?;
+    let series = measured.iter().map(Measured::curve).collect();
+    Ok(Report { rows: rows("floor", &measured), series, ..Report::default() })
+}
+
+/// Every floor, with the other side on the CPU `callee`.
+pub fn subjects(callee: usize) -> Result<Vec<Subject>, Failure> {
+    Ok(vec![
+        Tokens::start(Asleep::Never, callee)?.subject("ping-pong"),
+        Tokens::start(Asleep::Always, callee)?.subject("futex"),
+        Relay::start(Through::EventFd, callee)?.subject("eventfd"),
+        Relay::start(Through::Pipe, callee)?.subject("pipe"),
+        memcpy("memcpy 1 MiB", 1 << 20),
+    ])
+}
+
+/// Copying `len` bytes within this process.
+fn memcpy(name: &str, len: usize) -> Subject {
+    let (from, mut to) = (vec![7u8; len], vec![0u8; len]);
+    Subject::new(name, move || {
+        to.copy_from_slice(black_box(&from));
+        black_box(&mut to);
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Pid, test_kill_process};
+
+    /// The CPU of the other side; with one CPU only, the same.
+    fn cpu() -> usize {
+        *pin::allowed().last().expect("a CPU")
+    }
+
+    #[track_caller]
+    fn gone(pid: u32) {
+        let pid = Pid::from_raw(pid as i32).expect("a process number");
+        assert!(test_kill_process(pid).is_err(), "the child {pid:?} is still there");
+    }
+
+    #[test]
+    fn tokens_come_back_and_the_child_ends_with_them() {
+        for asleep in [Asleep::Never, Asleep::Always] {
+            let mut tokens = Tokens::start(asleep, cpu()).expect("a child");
+            (0..20).for_each(|_| tokens.round_trip().expect("an answer"));
+            let pid = tokens.pid();
+            drop(tokens);
+            gone(pid);
+        }
+    }
+
+    #[test]
+    fn relays_answer_and_end() {
+        for through in [Through::EventFd, Through::Pipe] {
+            let mut relay = Relay::start(through, cpu()).expect("a child");
+            (0..100).for_each(|_| relay.round_trip().expect("an answer"));
+            let pid = relay.pid();
+            drop(relay);
+            gone(pid);
+        }
+    }
+
+    #[test]
+    fn bytes_come_back_as_they_were_sent() {
+        let mut copy = RawCopy::start(100_000, cpu()).expect("a child");
+        for len in [0, 1, 100_000] {
+            let bytes: Vec<u8> = (0..len).map(|at: u32| at.to_le_bytes()[0]).collect();
+            let mut back = vec![0; bytes.len()];
+            copy.round_trip(&bytes, &mut back).expect("an answer");
+            assert_eq!(back, bytes);
+        }
+        let pid = copy.pid();
+        drop(copy);
+        gone(pid);
+    }
+
+    #[test]
+    fn a_spawned_program_answers_and_is_reaped() {
+        let child = spawn().expect("a child and its byte");
+        let pid = child.pid();
+        drop(child);
+        gone(pid);
+    }
+
+    #[test]
+    fn a_hog_ends_when_it_is_dropped() {
+        drop(Hog::on(cpu()).expect("a child"));
+    }
+
+    #[test]
+    fn a_child_that_ended_is_an_error_and_no_hang() {
+        let mut tokens = Tokens::start(Asleep::Never, cpu()).expect("a child");
+        let pid = Pid::from_raw(tokens.pid() as i32).expect("a process number");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("a living child");
+        let error = (0..100_000_000).find_map(|_| tokens.round_trip().err()).expect("an error");
+        assert!(error.to_string().contains("the floor's child ended with signal: 9"), "{error}");
+    }
+}

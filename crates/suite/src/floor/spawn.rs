@@ -1,0 +1,26 @@
+//! A bare start: `Command` runs this program, which writes one byte to stdout in [`init`](crate::init).
+
+#![forbid(unsafe_code)]
+
+use crate::child::{Child, Role};
+use std::io::{self, Read, Write};
+use std::process::Stdio;
+
+/// Starts a process and waits for its first byte. The caller drops what this returns, which reaps the process.
+///
+/// # Errors
+///
+/// If it does not start, or ends without a byte.
+pub fn spawn() -> io::Result<Child> {
+    let mut child = Child::start(Role::Byte, &[], Stdio::null(), Stdio::piped())?;
+    let mut stdout = child.process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    stdout.read_exact(&mut [0])?;
+    Ok(child)
+}
+
+/// The child's side.
+pub(super) fn answer() -> io::Result<std::convert::Infallible> {
+    io::stdout().write_all(b"!")?;
+    io::stdout().flush()?;
+    std::process::exit(0)
+}

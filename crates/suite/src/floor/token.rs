@@ -1,0 +1,147 @@
+//! A token handed back and forth through two cache lines: polled for, or slept for in a futex.
+
+#![forbid(unsafe_code)]
+
+use crate::Failure;
+use crate::child::{Child, PATIENCE, Role};
+use crate::interleave::Subject;
+use crate::shared::{Line, Shared, Way};
+use rustix::thread::futex;
+use std::process::Stdio;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::Instant;
+use std::{convert, hint, io};
+
+/// How both sides wait for the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asleep {
+    /// Polling.
+    Never,
+    /// Asleep in a futex in shared memory, woken by each turn.
+    Always,
+}
+
+/// Polls between two looks at whether the child still lives.
+pub(super) const POLLS: u32 = 1 << 20;
+
+/// Two processes that hand a token back and forth.
+#[derive(Debug)]
+pub struct Tokens {
+    shared: Shared,
+    child: Child,
+    asleep: Asleep,
+    turn: u32,
+}
+
+impl Tokens {
+    /// Starts the other process, on `cpu`.
+    pub fn start(asleep: Asleep, cpu: usize) -> io::Result<Self> {
+        let (shared, object) = Shared::create(0)?;
+        let role = if asleep == Asleep::Never { Role::PingPong } else { Role::Futex };
+        let child = Child::start(role, &[cpu], object.into(), Stdio::null())?;
+        let mut tokens = Self { shared, child, asleep, turn: 0 };
+        tokens.send();
+        await_first(&tokens.shared, tokens.turn, &mut tokens.child)?;
+        Ok(tokens)
+    }
+
+    /// The other process.
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// There and back.
+    ///
+    /// # Errors
+    ///
+    /// If the child is gone and both sides poll. Nothing tells a side that sleeps of it: then this never returns.
+    #[inline]
+    pub fn round_trip(&mut self) -> io::Result<()> {
+        self.send();
+        let back = self.shared.line(Way::Back);
+        match self.asleep {
+            Asleep::Always => sleep_for(back, self.turn),
+            Asleep::Never => {
+                while !poll_for(back, self.turn, POLLS) {
+                    self.child.check()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn send(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
+        hand_over(self.shared.line(Way::There), self.turn, self.asleep);
+    }
+
+    /// As a subject to be measured.
+    pub fn subject(mut self, name: &str) -> Subject {
+        let (pid, asleep) = (self.pid(), self.asleep);
+        let subject = Subject::new(name, move || Ok::<(), Failure>(self.round_trip()?)).answered_by(Some(pid));
+        if asleep == Asleep::Never { subject.polling() } else { subject }
+    }
+}
+
+/// Awaits the first token, for which the child has to come up.
+pub(super) fn await_first(shared: &Shared, turn: u32, child: &mut Child) -> io::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !poll_for(shared.line(Way::Back), turn, 1_000) {
+        child.check()?;
+        if Instant::now() > end {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
+}
+
+/// The child's side.
+pub(super) fn answer(asleep: Asleep) -> io::Result<convert::Infallible> {
+    let shared = Shared::map(io::stdin())?;
+    let mut turn = 0u32;
+    loop {
+        turn = turn.wrapping_add(1);
+        let there = shared.line(Way::There);
+        match asleep {
+            Asleep::Always => sleep_for(there, turn),
+            Asleep::Never => while !poll_for(there, turn, POLLS) {},
+        }
+        hand_over(shared.line(Way::Back), turn, asleep);
+    }
+}
+
+#[inline(always)]
+fn hand_over(line: &Line, turn: u32, asleep: Asleep) {
+    // Release: what was written for this turn is seen by whoever sees the token. Pairs with the Acquire in `poll_for`.
+    line.token.store(turn, Release);
+    if asleep == Asleep::Always {
+        futex::wake(&line.token, futex::Flags::empty(), 1).expect("a live futex");
+    }
+}
+
+/// Whether the token came within so many polls.
+#[inline(always)]
+pub(super) fn poll_for(line: &Line, turn: u32, polls: u32) -> bool {
+    for _ in 0..polls {
+        // Acquire: pairs with the Release in `hand_over` and in `copy.rs`.
+        if line.token.load(Acquire) == turn {
+            return true;
+        }
+        hint::spin_loop();
+    }
+    false
+}
+
+#[inline(always)]
+fn sleep_for(line: &Line, turn: u32) {
+    loop {
+        // Acquire: as in `poll_for`.
+        let token = line.token.load(Acquire);
+        if token == turn {
+            return;
+        }
+        // Woken, changed or interrupted: look again.
+        let _ = futex::wait(&line.token, futex::Flags::empty(), token, None);
+    }
+}

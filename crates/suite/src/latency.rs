@@ -1,0 +1,69 @@
+//! How long a call takes, beside its floor: polling, parked on both sides, and both processes on one CPU.
+
+#![forbid(unsafe_code)]
+
+use crate::bridge::Bridged;
+use crate::floor::{Asleep, Tokens};
+use crate::interleave::{Budget, Measured, Subject, interleave, rows};
+use crate::pin::{self, Pinned};
+use crate::report::Report;
+use crate::workload::{self, Call};
+use crate::{Clock, Failure, Progress};
+use callgate::Wait;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// The calls beside the ping-pong.
+pub const CALLS: [(&str, Call); 4] = [
+    ("callgate add", Call::Add),
+    ("callgate greet", Call::Greet),
+    ("callgate sum 1000", Call::Sum),
+    ("callgate record", Call::Record),
+];
+
+/// The group `latency`.
+pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+    let clock = Clock::new();
+    let mut report = Report::default();
+    if let Ok((caller, callee)) = pin::pair() {
+        let _pin = Pinned::to(caller)?;
+        add(&mut report, &interleave(budget, &clock, progress, || polling(callee))?);
+        add(&mut report, &interleave(budget, &clock, progress, || parked(callee))?);
+    } else {
+        report.skipped.push("Latency between two CPUs: this process may run on one only.".into());
+    }
+    let cpu = pin::allowed().first().copied().unwrap_or_default();
+    let _pin = Pinned::to(cpu)?;
+    add(&mut report, &interleave(budget, &clock, progress, || one_cpu(cpu))?);
+    Ok(report)
+}
+
+fn add(report: &mut Report, measured: &[Measured]) {
+    report.rows.extend(rows("latency", measured));
+    report.series.extend(measured.iter().map(Measured::curve));
+}
+
+/// Both sides find what they wait for while they still poll. The caller is pinned to another CPU than `callee`.
+pub fn polling(callee: usize) -> Result<Vec<Subject>, Failure> {
+    let bridge = Rc::new(RefCell::new(Bridged::start(Wait::Adaptive, Some(callee))?));
+    let calls = CALLS.map(|(name, call)| workload::subject(name, call, &bridge).beside("ping-pong"));
+    Ok([Tokens::start(Asleep::Never, callee)?.subject("ping-pong")].into_iter().chain(calls).collect())
+}
+
+/// Both sides sleep whenever they wait.
+pub fn parked(callee: usize) -> Result<Vec<Subject>, Failure> {
+    against_futex(Wait::Park, callee, ["futex", "callgate add parked"])
+}
+
+/// Both processes on `cpu`, to which the caller is pinned as well.
+pub fn one_cpu(cpu: usize) -> Result<Vec<Subject>, Failure> {
+    against_futex(Wait::Adaptive, cpu, ["futex one CPU", "callgate add one CPU"])
+}
+
+fn against_futex(wait: Wait, callee: usize, [floor, name]: [&str; 2]) -> Result<Vec<Subject>, Failure> {
+    let bridge = Rc::new(RefCell::new(Bridged::start(wait, Some(callee))?));
+    Ok(vec![
+        Tokens::start(Asleep::Always, callee)?.subject(floor),
+        workload::subject(name, Call::Add, &bridge).beside(floor),
+    ])
+}

@@ -1,0 +1,94 @@
+//! Shared memory for the floors: two lines that hand a token back and forth, and two areas for bytes.
+//!
+//! Both sides are this program and trust each other; no bytes are ever behind a reference.
+
+#![allow(unsafe_code, reason = "the memory is another process's too")]
+
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::AtomicU32;
+
+/// What one side writes and the other awaits, with no other data near it: prefetchers fetch lines in pairs.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct Line {
+    /// Changes with each turn.
+    pub(crate) token: AtomicU32,
+    /// How many bytes of the area belong to this turn.
+    pub(crate) len: AtomicU32,
+}
+
+/// The two directions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    There = 0,
+    Back = 1,
+}
+
+/// Where the areas begin.
+const LINES: usize = 4096;
+
+/// One mapping of the memory.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    map: MmapRaw,
+    /// Bytes of one area.
+    area: usize,
+}
+
+impl Shared {
+    /// New memory with `area` bytes each way, and the descriptor that another process maps it by. All bytes are 0.
+    pub(crate) fn create(area: usize) -> io::Result<(Self, OwnedFd)> {
+        let object = memfd_create("callgate-suite", MemfdFlags::CLOEXEC)?;
+        let area = area.next_multiple_of(LINES);
+        ftruncate(&object, (LINES + 2 * area) as u64)?;
+        Ok((Self::map(&object)?, object))
+    }
+
+    /// The memory behind `object`.
+    pub(crate) fn map(object: impl AsFd) -> io::Result<Self> {
+        let len = fstat(&object)?.st_size as usize;
+        let map = MmapOptions::new().len(len.max(LINES)).map_raw(object.as_fd().as_raw_fd())?;
+        Ok(Self { map, area: len.saturating_sub(LINES) / 2 })
+    }
+
+    pub(crate) fn line(&self, way: Way) -> &Line {
+        let at = self.map.as_mut_ptr().cast::<Line>().wrapping_add(way as usize);
+        // SAFETY: inside the mapping's first page, aligned, alive as long as `self`; atomics are valid for all bytes.
+        unsafe { &*at }
+    }
+
+    /// Copies `bytes` into an area.
+    pub(crate) fn write(&self, way: Way, bytes: &[u8]) {
+        let at = self.at(way, bytes.len());
+        // SAFETY: `at` has checked the length, and `bytes` is private memory.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
+    }
+
+    /// Copies what is in an area into `bytes`.
+    pub(crate) fn read(&self, way: Way, bytes: &mut [u8]) {
+        let at = self.at(way, bytes.len());
+        // SAFETY: `at` has checked the length, and `bytes` is private memory.
+        unsafe { ptr::copy_nonoverlapping(at, bytes.as_mut_ptr(), bytes.len()) };
+    }
+
+    /// Copies `len` bytes from one area into the other.
+    pub(crate) fn copy(&self, from: Way, to: Way, len: usize) {
+        let (from, to) = (self.at(from, len), self.at(to, len));
+        // SAFETY: `at` has checked the length; if the areas are the same, `copy` may overlap.
+        unsafe { ptr::copy(from, to, len) };
+    }
+
+    /// Where an area begins.
+    ///
+    /// # Panics
+    ///
+    /// If `len` bytes are more than it has.
+    fn at(&self, way: Way, len: usize) -> *mut u8 {
+        assert!(len <= self.area, "{len} bytes for an area of {}", self.area);
+        self.map.as_mut_ptr().wrapping_add(LINES + way as usize * self.area)
+    }
+}

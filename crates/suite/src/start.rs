@@ -1,0 +1,63 @@
+//! From the start of a child to its first reply, beside the bare start of the same program to its first byte; also in a
+//! parent that holds much memory, which a start by `fork` would have to copy the tables of.
+
+#![forbid(unsafe_code)]
+
+use crate::bridge::Bridged;
+use crate::floor;
+use crate::interleave::{Batch, Budget, Measured, Subject, interleave, rows};
+use crate::report::Report;
+use crate::{Clock, Failure, Progress, Transport};
+use callgate::Wait;
+use std::hint::black_box;
+use std::time::Duration;
+
+/// What the large parent holds.
+const HELD: usize = 1 << 30;
+
+/// The group `start`. Nothing is pinned. Needs 1 GiB of memory for a while.
+pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+    let clock = Clock::new();
+    let budget = budget.at_least(20, Duration::from_millis(2));
+    let mut measured = interleave(budget, &clock, progress, || Ok(subjects(["spawn", "callgate start"])))?;
+    let held = touched(HELD);
+    let large = ["spawn 1 GiB parent", "callgate start 1 GiB parent"];
+    measured.extend(interleave(budget, &clock, progress, || Ok(subjects(large)))?);
+    drop(black_box(held));
+    let series = measured.iter().map(Measured::curve).collect();
+    Ok(Report { rows: rows("start", &measured), series, ..Report::default() })
+}
+
+/// The floor and the bridge, under these names. The end of what was started is not counted.
+pub fn subjects([floor, bridge]: [&str; 2]) -> Vec<Subject> {
+    let start = || {
+        let mut bridge = Bridged::start(Wait::Adaptive, None)?;
+        bridge.add(1)?;
+        Ok(bridge)
+    };
+    vec![
+        Subject::custom(floor, |batch| each(batch, || Ok(floor::spawn()?))),
+        Subject::custom(bridge, move |batch| each(batch, start)).beside(floor),
+    ]
+}
+
+/// Measures `start` until the batch is over.
+fn each<S>(batch: &mut Batch<'_>, start: impl Fn() -> Result<S, Failure>) -> Result<(), Failure> {
+    loop {
+        let from = batch.clock.now();
+        let started = start()?;
+        let to = batch.clock.now();
+        drop(started);
+        batch.record(batch.clock.nanos(from, to));
+        if batch.is_over() {
+            return Ok(());
+        }
+    }
+}
+
+/// Memory whose every page exists.
+fn touched(len: usize) -> Vec<u8> {
+    let mut memory = vec![0; len];
+    memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+    black_box(memory)
+}

@@ -1,0 +1,219 @@
+//! The targets that the project sets itself, each with what a report shows of it.
+
+#![forbid(unsafe_code)]
+
+use crate::report::{Report, Row, Target};
+use crate::stats::{Quantiles, Spread};
+use crate::throughput;
+
+/// A quantile and its name.
+type Quantile = (&'static str, fn(&Quantiles) -> f64);
+
+const P50: Quantile = ("p50", |quantiles| quantiles.p50);
+const P99: Quantile = ("p99", |quantiles| quantiles.p99);
+const P999: Quantile = ("p99.9", |quantiles| quantiles.p999);
+
+/// What may be asked of a ratio.
+#[derive(Clone, Copy)]
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+    Stated,
+}
+use Bound::{AtLeast, AtMost, Stated};
+
+/// Group, row, the row that it is divided by, quantile, bound.
+type Rule = (&'static str, &'static str, &'static str, Quantile, Bound);
+
+const RULES: &[Rule] = &[
+    ("latency", "callgate add", "ping-pong", P50, AtMost(1.2)),
+    ("latency", "callgate add", "ping-pong", P99, AtMost(1.3)),
+    ("latency", "callgate add", "ping-pong", P999, AtMost(1.5)),
+    ("latency", "callgate greet", "ping-pong", P50, AtMost(1.5)),
+    ("latency", "callgate add parked", "futex", P50, AtMost(1.15)),
+    ("latency", "callgate add one CPU", "futex one CPU", P50, AtMost(1.3)),
+    ("start", "callgate start", "spawn", P50, AtMost(1.5)),
+    ("start", "callgate start 1 GiB parent", "spawn 1 GiB parent", P50, AtMost(1.5)),
+    ("compare", "iceoryx2 polling add", "callgate add", P50, AtLeast(5.0)),
+    ("compare", "ipc-channel add", "callgate add", P50, AtLeast(35.0)),
+    ("compare", "tarpc add", "callgate add", P50, AtLeast(70.0)),
+    ("compare", "cross-process-bridge add", "callgate add", P50, AtLeast(180.0)),
+    ("compare", "iceoryx2 event add", "callgate add", P50, Stated),
+    ("compare", "Cap'n Proto add", "callgate add", P50, Stated),
+    ("compare", "Unix socket add", "callgate add", P50, Stated),
+    ("compare", "pipe add", "callgate add", P50, Stated),
+    ("compare", "crossbeam threads add", "callgate add", P50, Stated),
+    ("compare", "multiprocessing.Manager add", "callgate add", P50, Stated),
+];
+
+/// How many nanoseconds `add` may be above the bare ping-pong.
+const MOST_ABOVE: f64 = 60.0;
+
+/// The strategy under judgement in each cell of the waiting matrix.
+const JUDGED: &str = "adaptive";
+
+/// What it is judged by. Spinning for ever is not among them: it burns a CPU even when nobody calls.
+const FIXED: [&str; 3] = ["park", "spin 20 us", "spin 50 us"];
+
+/// Its p50 over that of the best of these in the same cell.
+const WAITING_P50: f64 = 1.1;
+
+/// The one whose CPU time per call it may not exceed.
+const MOST_CPU: &str = "spin 50 us";
+
+/// The targets about whose rows `report` has.
+pub fn of(report: &Report) -> Vec<Target> {
+    let mut targets: Vec<Target> = RULES.iter().filter_map(|rule| ratio(report, rule)).collect();
+    targets.splice(targets.len().min(1)..targets.len().min(1), difference(report));
+    targets.extend(threads(report));
+    targets.extend(waiting(report));
+    targets
+}
+
+fn ratio(report: &Report, (group, name, floor, (quantile, of), bound): &Rule) -> Option<Target> {
+    let (row, floor) = (report.row(group, name)?, report.row(group, floor)?);
+    let reached = divided(row, floor, *of)?;
+    let what = format!("{} / {} ({quantile})", row.name, floor.name);
+    Some(bound.judge(what, reached))
+}
+
+/// Repeat by repeat.
+fn divided(row: &Row, floor: &Row, of: fn(&Quantiles) -> f64) -> Option<Spread> {
+    Spread::of(row.repeats.iter().zip(&floor.repeats).map(|(row, floor)| of(row) / of(floor)))
+}
+
+impl Bound {
+    fn judge(self, what: String, reached: Spread) -> Target {
+        let (target, met) = match self {
+            AtMost(most) => (format!("at most {most}"), Some(reached.median <= most)),
+            AtLeast(least) => (format!("at least {least}"), Some(reached.median >= least)),
+            Stated => ("stated".into(), None),
+        };
+        Target { what, target, reached: reached.to_string(), met }
+    }
+}
+
+fn difference(report: &Report) -> Option<Target> {
+    let (row, floor) = (report.row("latency", "callgate add")?, report.row("latency", "ping-pong")?);
+    let reached = Spread::of(row.repeats.iter().zip(&floor.repeats).map(|(row, floor)| row.p50 - floor.p50))?;
+    let Spread { median, min, max, repeats } = reached;
+    Some(Target {
+        what: "callgate add - ping-pong (p50)".into(),
+        target: format!("at most {MOST_ABOVE} ns"),
+        reached: format!("{median:.0} ns ({min:.0} to {max:.0} over {repeats} repeats)"),
+        met: Some(median <= MOST_ABOVE),
+    })
+}
+
+/// Calls per second with two threads over those with one.
+fn threads(report: &Report) -> Option<Target> {
+    let [one, two] = [1, 2].map(|threads| report.row("throughput", &throughput::name(threads)));
+    let what = "calls per second, 2 threads / 1 thread".into();
+    // A row is the time per call.
+    Some(Stated.judge(what, divided(one?, two?, P50.1)?))
+}
+
+/// In each cell of the waiting matrix: latency against the best fixed strategy, CPU time against the one that may use most.
+fn waiting(report: &Report) -> Vec<Target> {
+    let judged = report.rows.iter().filter(|row| row.group == "waiting");
+    let cells = judged.filter_map(|row| Some((row, row.name.strip_suffix(JUDGED)?)));
+    cells
+        .flat_map(|(row, cell)| {
+            let fixed = |name: &str| report.row("waiting", &format!("{cell}{name}"));
+            let others: Vec<&Row> = FIXED.into_iter().filter_map(fixed).collect();
+            [against_best(row, &others), fixed(MOST_CPU).and_then(|most| against_cpu(row, most))]
+        })
+        .flatten()
+        .collect()
+}
+
+fn against_best(row: &Row, others: &[&Row]) -> Option<Target> {
+    let best = |at: usize| others.iter().filter_map(|row| row.repeats.get(at)).map(|one| one.p50).reduce(f64::min);
+    let ratios = row.repeats.iter().enumerate().filter_map(|(at, own)| Some(own.p50 / best(at)?));
+    let what = format!("{} / the best of {} (p50)", row.name, FIXED.join(", "));
+    Some(AtMost(WAITING_P50).judge(what, Spread::of(ratios)?))
+}
+
+fn against_cpu(row: &Row, most: &Row) -> Option<Target> {
+    let ratio = row.cpu? / most.cpu?;
+    let (what, met) = (format!("{} / {MOST_CPU} (CPU time per call)", row.name), Some(ratio <= 1.0));
+    Some(Target { what, target: "at most 1".into(), reached: format!("{ratio:.2}"), met })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(group: &str, name: &str, p50s: &[f64]) -> Row {
+        let quantiles = |&p50: &f64| Quantiles { p50, p90: p50, p99: 2.0 * p50, p999: 4.0 * p50 };
+        let repeats = p50s.iter().map(quantiles).collect();
+        Row { group: group.into(), name: name.into(), repeats, ..Row::default() }
+    }
+
+    fn targets(rows: Vec<Row>) -> Vec<(String, Option<bool>)> {
+        let report = Report { rows, ..Report::default() };
+        of(&report).into_iter().map(|target| (target.what, target.met)).collect()
+    }
+
+    #[test]
+    fn a_target_needs_its_rows() {
+        assert_eq!(targets(vec![]), []);
+        assert_eq!(targets(vec![row("latency", "callgate add", &[100.0])]), []);
+        let other_group = vec![row("latency", "callgate add", &[100.0]), row("floor", "ping-pong", &[100.0])];
+        assert_eq!(targets(other_group), []);
+    }
+
+    #[test]
+    fn the_median_over_the_repeats_decides() {
+        let add = |p50s: &[f64]| vec![row("latency", "callgate add", p50s), row("latency", "ping-pong", &[400.0; 3])];
+        let p50 = "callgate add / ping-pong (p50)";
+        let [good, bad] = [[470.0, 900.0, 440.0], [500.0, 470.0, 490.0]].map(|p50s| targets(add(&p50s)));
+        assert!(good.contains(&(p50.into(), Some(true))), "{good:?}");
+        assert!(bad.contains(&(p50.into(), Some(false))), "{bad:?}");
+        let difference = "callgate add - ping-pong (p50)";
+        assert_eq!(bad[1], (difference.into(), Some(false)));
+        let limit = targets(vec![row("latency", "callgate add", &[460.0]), row("latency", "ping-pong", &[400.0])]);
+        assert_eq!(limit[1], (difference.into(), Some(true)));
+    }
+
+    #[test]
+    fn peers_must_be_slower_than_callgate() {
+        let peers = |p50| vec![row("compare", "callgate add", &[400.0]), row("compare", "ipc-channel add", &[p50])];
+        let what = "ipc-channel add / callgate add (p50)";
+        assert_eq!(targets(peers(20_000.0)), [(what.into(), Some(true))]);
+        assert_eq!(targets(peers(10_000.0)), [(what.into(), Some(false))]);
+    }
+
+    #[test]
+    fn threads_are_stated_as_calls_per_second() {
+        let rows = vec![
+            row("throughput", "callgate add 1 thread", &[400.0]),
+            row("throughput", "callgate add 2 threads", &[200.0]),
+        ];
+        let found = of(&Report { rows, ..Report::default() });
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].reached.as_str(), found[0].met), ("2.00 (2.00 to 2.00 over 1 repeats)", None));
+    }
+
+    #[test]
+    fn in_each_cell_adaptive_is_held_against_the_best_fixed_strategy() {
+        let rows = vec![
+            row("waiting", "one CPU: adaptive", &[105.0]),
+            row("waiting", "one CPU: park", &[100.0]),
+            row("waiting", "one CPU: spin 20 us", &[900.0]),
+            row("waiting", "one CPU: spin", &[1.0]),
+            row("waiting", "gap 1 ms: adaptive", &[105.0]),
+            row("waiting", "gap 1 ms: park", &[50.0]),
+        ];
+        let [one_cpu, gap] = ["one CPU", "gap 1 ms"]
+            .map(|cell| format!("{cell}: adaptive / the best of park, spin 20 us, spin 50 us (p50)"));
+        assert_eq!(targets(rows), [(one_cpu, Some(true)), (gap, Some(false))]);
+    }
+
+    #[test]
+    fn adaptive_may_not_use_more_cpu_time_than_spinning_for_50_us() {
+        let with = |name, cpu| Row { cpu: Some(cpu), ..row("waiting", name, &[100.0]) };
+        let met = |cpu| targets(vec![with("gap 1 ms: adaptive", cpu), with("gap 1 ms: spin 50 us", 100.0)])[1].1;
+        assert_eq!((met(100.0), met(101.0)), (Some(true), Some(false)));
+    }
+}

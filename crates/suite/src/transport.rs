@@ -1,0 +1,57 @@
+//! The workload that every way of calling carries.
+
+#![forbid(unsafe_code)]
+
+use callgate::rkyv;
+use serde::{Deserialize, Serialize};
+use std::error::Error;
+use std::time::Duration;
+
+/// Why a transport failed: its own words.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// A struct of ten fields of the usual kinds.
+#[derive(
+    Clone, Debug, Default, PartialEq, Serialize, Deserialize, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+#[rkyv(crate = callgate::rkyv)]
+#[allow(missing_docs, reason = "the fields mean nothing")]
+pub struct Record {
+    pub id: u64,
+    pub parent: Option<u64>,
+    pub x: f64,
+    pub y: f64,
+    pub width: u32,
+    pub height: u32,
+    pub visible: bool,
+    pub layer: i16,
+    pub name: String,
+    pub tag: [u8; 8],
+}
+
+/// One way of calling a counter that lives elsewhere: in another process, unless its name says otherwise.
+///
+/// Every transport is set up the way its own documentation recommends for latency, and answers truly: the callers of this trait
+/// check the answers.
+pub trait Transport {
+    /// Adds `n` to a running total and returns the total.
+    fn add(&mut self, n: u64) -> Result<u64, Failure>;
+
+    /// Returns `name` with one `!` after it.
+    fn greet(&mut self, name: &str) -> Result<String, Failure>;
+
+    /// The wrapping sum of `numbers`.
+    fn sum(&mut self, numbers: &[u64]) -> Result<u64, Failure>;
+
+    /// Returns the record with its `id` increased by one.
+    fn record(&mut self, record: &Record) -> Result<Record, Failure>;
+
+    /// Returns the same bytes.
+    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure>;
+
+    /// Keeps the callee's CPU busy for `busy` (not asleep), then returns.
+    fn work(&mut self, busy: Duration) -> Result<(), Failure>;
+
+    /// The process that answers; `None` if it is this one.
+    fn peer(&self) -> Option<u32>;
+}

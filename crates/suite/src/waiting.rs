@@ -1,0 +1,184 @@
+//! The waiting matrix: how each way of waiting does when there is something to wait for.
+//!
+//! Cells differ in how long the callee works, how long the caller is idle between calls, where the two run, and who else wants the
+//! CPUs. In each cell the strategies are measured in turn, with the latency of a call and the CPU time that a call costs both processes.
+
+#![forbid(unsafe_code)]
+
+use crate::bridge::Bridged;
+use crate::cpu_time;
+use crate::floor::Hog;
+use crate::interleave::{Batch, Budget, Measured, Subject, interleave, rows};
+use crate::pin::{self, Pinned};
+use crate::report::{Report, Series};
+use crate::{Clock, Failure, Progress, Transport};
+use callgate::Wait;
+use std::thread;
+use std::time::Duration;
+
+/// A gap up to this long is spun through, because a sleep would be longer than it was asked to be; a longer one is slept.
+const SPUN: Duration = Duration::from_micros(100);
+
+/// A batch beside a hog: several time slices of the scheduler.
+const HOGGED_BATCH: Duration = Duration::from_millis(60);
+
+/// One situation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// What the rows of the cell begin with.
+    pub name: String,
+    /// How long the callee works on each call.
+    pub work: Duration,
+    /// How long a caller is idle between two calls.
+    pub gap: Duration,
+    /// How many threads call; more than one are not pinned, nor is the child.
+    pub callers: usize,
+    /// The callers' CPU and the child's.
+    pub cpus: (usize, usize),
+    /// CPUs on which another process burns all it gets.
+    pub hogs: Vec<usize>,
+}
+
+/// All cells, for callers on the first CPU of `cpus` and a child on the second.
+pub fn cells(cpus: (usize, usize)) -> Vec<Cell> {
+    let plain = Cell { callers: 1, cpus, ..Cell::default() };
+    let (caller, callee) = cpus;
+    let mut cells = Vec::new();
+    for us in [0, 1, 10, 100] {
+        cells.push(Cell { name: format!("work {us} us"), work: Duration::from_micros(us), ..plain.clone() });
+    }
+    for (us, name) in [(10, "gap 10 us"), (100, "gap 100 us"), (1_000, "gap 1 ms"), (10_000, "gap 10 ms")] {
+        cells.push(Cell { name: name.into(), gap: Duration::from_micros(us), ..plain.clone() });
+    }
+    cells.push(Cell { name: "one CPU".into(), cpus: (caller, caller), ..plain.clone() });
+    cells.push(Cell { name: "4 callers".into(), callers: 4, ..plain.clone() });
+    for (name, hogs) in [
+        ("hog beside the caller", vec![caller]),
+        ("hog beside the callee", vec![callee]),
+        ("hogs beside both", vec![caller, callee]),
+    ] {
+        cells.push(Cell { name: name.into(), hogs, ..plain.clone() });
+    }
+    cells
+}
+
+/// The group `waiting`: a row for each cell and strategy, called `work 10 us: adaptive`, and the series `gap`.
+///
+/// [`targets`](crate::targets) judges `adaptive` by `park`, `spin 20 us` and `spin 50 us`, where these are among the strategies.
+pub fn measure(budget: Budget, strategies: &[(&str, Wait)], progress: Progress<'_>) -> Result<Report, Failure> {
+    let clock = Clock::new();
+    let mut report = Report::default();
+    let mut curves: Vec<Series> = strategies
+        .iter()
+        .map(|(name, _)| Series { plot: "gap".into(), name: (*name).into(), points: Vec::new() })
+        .collect();
+    for cell in cells(pin::pair()?) {
+        let measured = measure_cell(&cell, budget, strategies, &clock, progress)?;
+        let rows = rows("waiting", &measured);
+        if !cell.gap.is_zero() {
+            for (curve, row) in curves.iter_mut().zip(&rows) {
+                curve.points.push((cell.gap.as_nanos() as f64, row.cpu.unwrap_or_default()));
+            }
+        }
+        report.rows.extend(rows);
+    }
+    report.series = curves;
+    Ok(report)
+}
+
+/// Measures `strategies` in one cell, in turn.
+pub fn measure_cell(
+    cell: &Cell,
+    budget: Budget,
+    strategies: &[(&str, Wait)],
+    clock: &Clock,
+    progress: Progress<'_>,
+) -> Result<Vec<Measured>, Failure> {
+    let _pin = if cell.callers == 1 { Some(Pinned::to(cell.cpus.0)?) } else { None };
+    let _hogs = cell.hogs.iter().map(|&cpu| Hog::on(cpu)).collect::<Result<Vec<_>, _>>()?;
+    interleave(cell.budget(budget), clock, progress, || cell.subjects(strategies))
+}
+
+impl Cell {
+    /// What the row of `strategy` is called.
+    pub fn row_name(&self, strategy: &str) -> String {
+        format!("{}: {strategy}", self.name)
+    }
+
+    /// One subject for each strategy. Pinning the caller and starting the hogs is left to whoever measures them.
+    pub fn subjects(&self, strategies: &[(&str, Wait)]) -> Result<Vec<Subject>, Failure> {
+        strategies.iter().map(|&(name, wait)| self.subject(name, wait)).collect()
+    }
+
+    fn budget(&self, budget: Budget) -> Budget {
+        let least = if self.hogs.is_empty() { Duration::ZERO } else { HOGGED_BATCH };
+        let batch = budget.batch.max(self.gap * 10).max(least);
+        Budget { batch, ..budget }.at_least(2, batch)
+    }
+
+    fn subject(&self, strategy: &str, wait: Wait) -> Result<Subject, Failure> {
+        let (alone, cell) = (self.callers == 1, self.clone());
+        let bridged = Bridged::start(wait, alone.then_some(self.cpus.1))?;
+        let peer = bridged.peer();
+        let subject = Subject::custom(self.row_name(strategy), move |batch| cell.run(batch, &bridged));
+        Ok(subject.answered_by(peer).polling())
+    }
+
+    fn run(&self, batch: &mut Batch<'_>, bridged: &Bridged) -> Result<(), Failure> {
+        let (clock, until) = (batch.clock, batch.until);
+        let all = if self.callers == 1 {
+            vec![self.call(clock, until, bridged)?]
+        } else {
+            thread::scope(|scope| {
+                let call = || self.call(clock, until, bridged);
+                let threads: Vec<_> = (0..self.callers).map(|_| scope.spawn(call)).collect();
+                threads.into_iter().map(|thread| thread.join().expect("no panic")).collect::<Result<_, _>>()
+            })?
+        };
+        for seen in all {
+            seen.nanos.iter().for_each(|nanos| batch.record(*nanos));
+            batch.idle += seen.idle;
+        }
+        Ok(())
+    }
+
+    /// One caller's calls.
+    fn call(&self, clock: &Clock, until: u64, bridged: &Bridged) -> Result<Seen, Failure> {
+        let mut seen = Seen::default();
+        loop {
+            let from = clock.now();
+            if self.work.is_zero() {
+                bridged.bridge.add(1)?;
+            } else {
+                bridged.bridge.work(self.work.as_nanos() as u64)?;
+            }
+            let to = clock.now();
+            seen.nanos.push(clock.nanos(from, to));
+            if to >= until {
+                return Ok(seen);
+            }
+            seen.idle += self.idle(clock)?;
+        }
+    }
+
+    /// Lets the gap pass. Returns the CPU time that it took.
+    fn idle(&self, clock: &Clock) -> Result<Duration, Failure> {
+        if self.gap.is_zero() {
+            return Ok(Duration::ZERO);
+        }
+        let before = cpu_time::of_this_thread()?;
+        if self.gap <= SPUN {
+            clock.spin(self.gap)
+        } else {
+            thread::sleep(self.gap)
+        }
+        Ok(cpu_time::of_this_thread()? - before)
+    }
+}
+
+/// What a caller has seen in one batch.
+#[derive(Debug, Default)]
+struct Seen {
+    nanos: Vec<f64>,
+    idle: Duration,
+}
