@@ -11,7 +11,7 @@ mod newborn;
 
 pub use blocking::Blocking;
 pub use builder::Builder;
-pub use entry::{init, serve};
+pub use entry::{init, serve, serve_parallel};
 
 use crate::call::caller::Caller;
 use crate::call::service::Service;
