@@ -123,8 +123,8 @@ impl<T: Service> Builder<T> {
     /// order, and calls on lanes of the same worker wait for one another: where methods wait for each other, or must not wait
     /// for slow ones, choose as many lanes as workers. Then whoever has a lane has a worker.
     ///
-    /// The service is built and dropped on the child's main thread. One that must stay on that thread keeps the default, as
-    /// does one with short methods only: a lock costs more than it gains there.
+    /// The service is built and dropped on the child's main thread. One whose methods must all run there keeps the default. With
+    /// [`Wait::Spin`], each worker burns a CPU.
     ///
     /// # Examples
     ///
