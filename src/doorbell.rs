@@ -241,7 +241,8 @@ mod tests {
     const WAYS: [Wait; 3] = [Wait::Adaptive, Wait::Spin, Wait::Park];
 
     fn line() -> WorkerLine {
-        WorkerLine { bell: BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) } }
+        let bell = BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) };
+        WorkerLine { bell, lanes_in_use: AtomicU32::new(0) }
     }
 
     fn waiter<'a>(line: &'a WorkerLine, wait: Wait, dead: &'a Futex<Private>) -> Waiter<'a> {
@@ -320,7 +321,8 @@ mod model {
     #[test]
     fn loom_parked_waiter_is_always_woken() {
         loom::model(|| {
-            let shared = Arc::new((WorkerLine { bell: bell() }, AtomicU64::new(0)));
+            let line = WorkerLine { bell: bell(), lanes_in_use: AtomicU32::new(0) };
+            let shared = Arc::new((line, AtomicU64::new(0)));
             let peer = shared.clone();
             let notifier = loom::thread::spawn(move || {
                 peer.1.store(1, Relaxed);

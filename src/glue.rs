@@ -3,6 +3,7 @@
 //! validated, and a dispatch function is run only with the type that it is for.
 
 pub use crate::bridge::{Bridge, Builder};
+pub use crate::call::host::Access;
 pub use crate::call::service::{Fingerprint, Incoming, Interface, InterfaceId, Method, Mode, Service};
 pub use crate::error::CallError;
 pub use crate::frame::{Request, Transfer};

@@ -59,6 +59,8 @@ pub(crate) enum Answer {
     NotServing,
     /// It could not map the segment.
     Segment,
+    /// It is a separate executable that serves with one worker, and the segment is for several.
+    OneWorker,
 }
 
 impl Answer {
@@ -71,6 +73,7 @@ impl Answer {
             Answer::Fingerprint { fingerprint } => (5, fingerprint),
             Answer::NotServing => (6, 0),
             Answer::Segment => (7, 0),
+            Answer::OneWorker => (8, 0),
         }
     }
 
@@ -83,6 +86,7 @@ impl Answer {
             5 => Answer::Fingerprint { fingerprint: value },
             6 => Answer::NotServing,
             7 => Answer::Segment,
+            8 => Answer::OneWorker,
             _ => return None,
         })
     }
@@ -218,7 +222,13 @@ mod tests {
         hello().send(&parent, parent.as_fd()).unwrap();
         let (received, _segment) = Hello::receive(&child).unwrap().unwrap();
         assert_eq!(received, hello());
-        for answer in [Answer::Ready { pid: 9 }, Answer::Build { build: 8 }, Answer::NotServing, Answer::Segment] {
+        for answer in [
+            Answer::Ready { pid: 9 },
+            Answer::Build { build: 8 },
+            Answer::NotServing,
+            Answer::Segment,
+            Answer::OneWorker,
+        ] {
             answer.send(&child).unwrap();
             assert_eq!(Answer::receive(&parent).unwrap(), Some(answer));
         }

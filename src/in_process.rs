@@ -5,8 +5,9 @@
 #![forbid(unsafe_code)]
 
 use crate::__glue::Val;
-use crate::call::callee::Callee;
+use crate::call::callee::Worker;
 use crate::call::caller::{Caller, Sent};
+use crate::call::host::Alone;
 use crate::call::link::Link;
 use crate::call::service::{Method, Service};
 use crate::control::Control;
@@ -37,14 +38,14 @@ impl Counter {
 static ADD: Method = Method { service: "Counter", name: "add", index: 1, interface: None };
 
 /// A caller and a callee that share a segment and a thread.
-fn pair<T: Service>(service: T) -> (Caller, Callee<T>) {
-    let geometry = Geometry { lanes: 8, slots: 32, slot_lines: 9 };
+fn pair<T: Service>(service: T) -> (Caller, Worker<Alone<T>>) {
+    let geometry = Geometry { workers: 1, lanes: 8, slots: 32, slot_lines: 9 };
     let (segment, object) = Segment::create(geometry).unwrap();
     let (parent, child) = socket::pair().unwrap();
     let link = Arc::new(Link::new(1, Pidfd::of_nobody(), parent, 1 << 20));
     let caller = Caller::new::<T>(&segment, link, Wait::Spin);
     let segment = Segment::attach(&object).unwrap();
-    (caller, Callee::in_process(&segment, Control::new(child), service))
+    (caller, Worker::in_process(&segment, Control::new(child), service))
 }
 
 #[inline(never)]
@@ -53,8 +54,8 @@ fn send_add(caller: &Caller, n: u64) -> Sent<'_> {
 }
 
 #[inline(never)]
-fn serve(callee: &mut Callee<Counter>) {
-    callee.serve_next();
+fn serve(worker: &mut Worker<Alone<Counter>>) {
+    worker.serve_next();
 }
 
 #[inline(never)]
@@ -64,10 +65,10 @@ fn receive_add(caller: &Caller, sent: Sent<'_>) -> u64 {
 
 #[test]
 fn one_thread_plays_both_sides() {
-    let (caller, mut callee) = pair(Counter { total: 0 });
+    let (caller, mut worker) = pair(Counter { total: 0 });
     for call in 1..=1000 {
         let sent = send_add(&caller, black_box(1));
-        serve(&mut callee);
+        serve(&mut worker);
         assert_eq!(receive_add(&caller, sent), call);
     }
 }

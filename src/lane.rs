@@ -9,7 +9,7 @@ use crate::arena::{Arena, Loan, NoRoom, Source};
 use crate::doorbell::{self, Deadline, Wait, Waited, Waiter};
 use crate::error::Progress;
 use crate::frame::{Encode, Kind, Place, Spill, encode};
-use crate::layout::{CalleeLine, CallerLine, Header, WorkerLine};
+use crate::layout::{CalleeLine, CallerLine, WorkerLine};
 use crate::life::Life;
 pub(crate) use crate::ring::Frame;
 use crate::ring::{Consumer, Producer};
@@ -30,13 +30,14 @@ pub(crate) enum SendError {
 
 /// The caller's end of a lane.
 pub(crate) struct CallerLane {
-    index: u32,
+    /// Its place among the lanes of its worker.
+    place: u32,
     requests: Producer,
     replies: Consumer,
     caller: Placed<CallerLine>,
     callee: Placed<CalleeLine>,
+    /// The line of the one worker that serves this lane.
     worker: Placed<WorkerLine>,
-    header: Placed<Header>,
     in_use: bool,
     /// The block that the request being written has outgrown its slot into. What a `Serialize` that failed or panicked left
     /// here is given back by the next request.
@@ -48,14 +49,14 @@ pub(crate) struct CallerLane {
 impl CallerLane {
     /// The caller's end of lane `index`, with no call made yet.
     pub(crate) fn new(segment: &Segment, index: u32) -> Self {
+        let (worker, place) = segment.geometry().worker_of(index);
         Self {
-            index,
+            place,
             requests: Producer::new(segment.requests(index), 0),
             replies: Consumer::new(segment.replies(index), 0),
             caller: segment.caller_line(index),
             callee: segment.callee_line(index),
-            worker: segment.worker(),
-            header: segment.header(),
+            worker: segment.worker_line(worker),
             in_use: false,
             spilled: None,
             // Never grows: there are at most as many unanswered requests as slots.
@@ -119,12 +120,12 @@ impl CallerLane {
         place
     }
 
-    /// Tells the workers to look at this lane from now on.
+    /// Tells the worker to look at this lane from now on.
     #[cold]
     fn enter_use_slow(&mut self) {
         self.in_use = true;
         // Relaxed: ordered before the look at `parked` by the fence in `notify`, like the commit word.
-        self.header.lanes_in_use.fetch_max(self.index + 1, Relaxed);
+        self.worker.lanes_in_use.fetch_max(self.place + 1, Relaxed);
     }
 
     /// Waits for the next reply, whichever request it answers.
@@ -270,6 +271,7 @@ impl Spill for BlockSpill<'_> {
 
 /// The callee's end of a lane.
 pub(crate) struct CalleeLane {
+    index: u32,
     requests: Consumer,
     replies: Producer,
     caller: Placed<CallerLine>,
@@ -280,11 +282,17 @@ impl CalleeLane {
     /// The callee's end of lane `index`, with no call answered yet.
     pub(crate) fn new(segment: &Segment, index: u32) -> Self {
         Self {
+            index,
             requests: Consumer::new(segment.requests(index), 0),
             replies: Producer::new(segment.replies(index), 0),
             caller: segment.caller_line(index),
             callee: segment.callee_line(index),
         }
+    }
+
+    /// Which of the bridge's lanes it is.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
     }
 
     /// Whether a request is there.
@@ -369,23 +377,24 @@ impl ReplySlot<'_> {
 pub(crate) struct WorkerLanes {
     lanes: Vec<CalleeLane>,
     worker: Placed<WorkerLine>,
-    header: Placed<Header>,
     wait: Wait,
     /// The lane served last: the next look begins after it, so that no lane waits for ever.
     last: usize,
 }
 
 impl WorkerLanes {
-    pub(crate) fn new(segment: &Segment, wait: Wait) -> Self {
-        let lanes = (0..segment.geometry().lanes).map(|index| CalleeLane::new(segment, index)).collect();
-        Self { lanes, worker: segment.worker(), header: segment.header(), wait, last: 0 }
+    /// The lanes of worker `index`.
+    pub(crate) fn new(segment: &Segment, index: u32, wait: Wait) -> Self {
+        let lanes = segment.geometry().lanes_of(index).map(|lane| CalleeLane::new(segment, lane)).collect();
+        Self { lanes, worker: segment.worker_line(index), wait, last: 0 }
     }
 
-    pub(crate) fn lane(&mut self, index: usize) -> &mut CalleeLane {
-        &mut self.lanes[index]
+    /// The lane at `place`.
+    pub(crate) fn lane(&mut self, place: usize) -> &mut CalleeLane {
+        &mut self.lanes[place]
     }
 
-    /// Waits without limit for a request, and says on which lane it is.
+    /// Waits without limit for a request, and says at which place the lane is that it is on.
     #[inline(always)]
     pub(crate) fn wait(&mut self) -> usize {
         self.last = self.find().unwrap_or_else(|| self.wait_slow());
@@ -415,9 +424,9 @@ impl WorkerLanes {
     /// The next lane with a request, in turn.
     #[inline(always)]
     fn find(&self) -> Option<usize> {
-        let in_use = (self.header.lanes_in_use.load(Relaxed) as usize).min(self.lanes.len());
+        let in_use = (self.worker.lanes_in_use.load(Relaxed) as usize).min(self.lanes.len());
         let from = self.last + 1;
-        (from..in_use).chain(0..from.min(in_use)).find(|&index| self.lanes[index].is_ready())
+        (from..in_use).chain(0..from.min(in_use)).find(|&place| self.lanes[place].is_ready())
     }
 }
 
@@ -434,35 +443,26 @@ mod model {
     fn loom_worker_finds_requests_on_every_lane() {
         loom::model(|| {
             let bell = || BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) };
-            let word = || AtomicU32::new(0);
-            let header = Placed::on_heap(Header {
-                magic: AtomicU64::new(0),
-                protocol: word(),
-                lanes: word(),
-                slots: word(),
-                slot_lines: word(),
-                lanes_in_use: word(),
-            });
-            let worker = Placed::on_heap(WorkerLine { bell: bell() });
+            let worker = Placed::on_heap(WorkerLine { bell: bell(), lanes_in_use: AtomicU32::new(0) });
             let (mut callers, mut lanes) = (Vec::new(), Vec::new());
             for index in 0..2 {
                 let (requests, replies) = (Slots::on_heap(2), Slots::on_heap(2));
                 let caller = Placed::on_heap(CallerLine { bell: bell(), released: AtomicU64::new(0) });
                 let callee = Placed::on_heap(CalleeLine { started: AtomicU64::new(0) });
                 lanes.push(CalleeLane {
+                    index,
                     requests: Consumer::new(requests.clone(), 0),
                     replies: Producer::new(replies.clone(), 0),
                     caller: caller.clone(),
                     callee: callee.clone(),
                 });
                 callers.push(CallerLane {
-                    index,
+                    place: index,
                     requests: Producer::new(requests, 0),
                     replies: Consumer::new(replies, 0),
                     caller,
                     callee,
                     worker: worker.clone(),
-                    header: header.clone(),
                     in_use: false,
                     spilled: None,
                     lent: VecDeque::new(),
@@ -472,10 +472,10 @@ mod model {
                 .into_iter()
                 .map(|mut lane| loom::thread::spawn(move || lane.send(Kind::Call, 0, &(), &mut NoMemory).is_ok()))
                 .collect();
-            let mut served = WorkerLanes { lanes, worker, header, wait: Wait::Park, last: 0 };
+            let mut served = WorkerLanes { lanes, worker, wait: Wait::Park, last: 0 };
             for _ in 0..2 {
-                let index = served.wait();
-                let lane = served.lane(index);
+                let place = served.wait();
+                let lane = served.lane(place);
                 assert!(lane.begin().is_ok_and(|request| request.is_some()));
                 lane.requests.release();
             }

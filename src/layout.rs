@@ -1,7 +1,7 @@
 //! Everything that lies in shared memory, declared once.
 //!
 //! ```text
-//! segment   | Header | worker 0 .. | lane 0 | lane 1 | ..
+//! segment   | Header | WorkerLine 0, 1, .. | lane 0 | lane 1 | ..                    (lane n belongs to worker n % workers)
 //! lane      | CallerLine | CalleeLine | request slot 0 .. | reply slot 0 .. |      (rings of `slots` slots)
 //! slot      | SlotLine: commit 8 | call 8 | payload 48 | payload, 64 bytes a line .. |
 //! ```
@@ -88,9 +88,11 @@ pub(crate) struct CalleeLine {
 #[repr(C, align(128))]
 pub(crate) struct WorkerLine {
     pub(crate) bell: BellLine,
+    /// Of this worker's lanes, those from this one on have never been used: it need not look at them. Only ever rises.
+    pub(crate) lanes_in_use: AtomicU32,
 }
 
-/// The first bytes of a segment: written by the parent before the child exists, but for `lanes_in_use`.
+/// The first bytes of a segment: written by the parent before the child exists.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct Header {
@@ -99,8 +101,7 @@ pub(crate) struct Header {
     pub(crate) lanes: AtomicU32,
     pub(crate) slots: AtomicU32,
     pub(crate) slot_lines: AtomicU32,
-    /// Lanes from this one on have never been used: workers need not look at them. Only ever rises.
-    pub(crate) lanes_in_use: AtomicU32,
+    pub(crate) workers: AtomicU32,
 }
 
 /// The sizes that fix where everything lies.
@@ -112,12 +113,15 @@ pub(crate) struct Geometry {
     pub(crate) slots: u32,
     /// Cache lines in a slot: odd, so that slots of one ring spread over all sets of the L1 cache. 1 to 1023.
     pub(crate) slot_lines: u32,
+    /// Threads of the child that serve the lanes, lane n by worker n % workers: 1 to 64, and no more than lanes.
+    pub(crate) workers: u32,
 }
 
 impl Geometry {
     pub(crate) const LANES: std::ops::RangeInclusive<u32> = 1..=64;
     pub(crate) const SLOTS: std::ops::RangeInclusive<u32> = 2..=4096;
     pub(crate) const SLOT_LINES: std::ops::RangeInclusive<u32> = 1..=1023;
+    pub(crate) const WORKERS: std::ops::RangeInclusive<u32> = 1..=64;
 
     /// Whether all sizes are in range.
     pub(crate) fn is_valid(&self) -> bool {
@@ -126,6 +130,8 @@ impl Geometry {
             && self.slots.is_power_of_two()
             && Self::SLOT_LINES.contains(&self.slot_lines)
             && self.slot_lines % 2 == 1
+            && Self::WORKERS.contains(&self.workers)
+            && self.workers <= self.lanes
     }
 
     /// Bytes from one slot to the next.
@@ -146,14 +152,24 @@ impl Geometry {
         size_of::<CallerLine>() + size_of::<CalleeLine>() + 2 * self.ring_len()
     }
 
-    /// Where the doorbell of the worker lies.
-    pub(crate) fn worker(&self) -> usize {
-        size_of::<Header>()
+    /// The lanes that worker `index` serves, in order.
+    pub(crate) fn lanes_of(&self, index: u32) -> impl Iterator<Item = u32> + use<> {
+        (index..self.lanes).step_by(self.workers as usize)
+    }
+
+    /// The worker that serves lane `index`, and the lane's place among those that this worker serves.
+    pub(crate) fn worker_of(&self, index: u32) -> (u32, u32) {
+        (index % self.workers, index / self.workers)
+    }
+
+    /// Where the line of worker `index` lies.
+    pub(crate) fn worker_line(&self, index: u32) -> usize {
+        size_of::<Header>() + index as usize * size_of::<WorkerLine>()
     }
 
     /// Where lane `index` begins, with its caller's line.
     pub(crate) fn caller_line(&self, index: u32) -> usize {
-        self.worker() + size_of::<WorkerLine>() + index as usize * self.lane_len()
+        self.worker_line(self.workers) + index as usize * self.lane_len()
     }
 
     /// Where the callee's line of lane `index` lies.
@@ -191,11 +207,12 @@ const _: () = {
     assert!(size_of::<CallerLine>() == APART && align_of::<CallerLine>() == APART);
     assert!(offset_of!(CallerLine, bell) == 0 && offset_of!(CallerLine, released) == 8);
     assert!(size_of::<CalleeLine>() == APART && offset_of!(CalleeLine, started) == 0);
-    assert!(size_of::<WorkerLine>() == APART && offset_of!(WorkerLine, bell) == 0);
+    assert!(size_of::<WorkerLine>() == APART && align_of::<WorkerLine>() == APART);
+    assert!(offset_of!(WorkerLine, bell) == 0 && offset_of!(WorkerLine, lanes_in_use) == 8);
     assert!(size_of::<Header>() == APART && offset_of!(Header, magic) == 0);
     assert!(offset_of!(Header, protocol) == 8 && offset_of!(Header, lanes) == 12);
     assert!(offset_of!(Header, slots) == 16 && offset_of!(Header, slot_lines) == 20);
-    assert!(offset_of!(Header, lanes_in_use) == 24);
+    assert!(offset_of!(Header, workers) == 24);
 };
 
 #[cfg(all(test, not(loom)))]
@@ -204,9 +221,15 @@ mod tests {
 
     #[test]
     fn nothing_overlaps_and_everything_is_aligned() {
-        for (lanes, slots, slot_lines) in [(1, 2, 1), (8, 32, 9), (64, 4096, 1023)] {
-            let geometry = Geometry { lanes, slots, slot_lines };
+        for (lanes, slots, slot_lines, workers) in [(1, 2, 1, 1), (8, 32, 9, 1), (9, 2, 1, 4), (64, 4096, 1023, 64)] {
+            let geometry = Geometry { lanes, slots, slot_lines, workers };
             assert!(geometry.is_valid());
+            assert!(geometry.worker_line(0) >= size_of::<Header>());
+            for worker in 0..workers {
+                assert_eq!(geometry.worker_line(worker) % APART, 0);
+                assert!(geometry.worker_line(worker) + size_of::<WorkerLine>() <= geometry.worker_line(worker + 1));
+            }
+            assert!(geometry.worker_line(workers) <= geometry.caller_line(0));
             let ring = slots as usize * geometry.stride();
             for lane in 0..lanes {
                 assert_eq!(geometry.caller_line(lane) % APART, 0);
@@ -215,6 +238,25 @@ mod tests {
                 assert!(geometry.replies(lane) + ring <= geometry.caller_line(lane + 1));
             }
             assert_eq!(geometry.segment_len(), geometry.caller_line(lanes));
+        }
+    }
+
+    #[test]
+    fn every_lane_has_one_worker_and_every_worker_a_lane() {
+        for (lanes, workers) in [(1, 1), (8, 1), (8, 3), (9, 4), (64, 64)] {
+            let geometry = Geometry { lanes, slots: 2, slot_lines: 1, workers };
+            let mut served = vec![0; lanes as usize];
+            for worker in 0..workers {
+                for (place, lane) in geometry.lanes_of(worker).enumerate() {
+                    assert_eq!(geometry.worker_of(lane), (worker, place as u32));
+                    served[lane as usize] += 1;
+                }
+                assert!(geometry.lanes_of(worker).count() > 0, "worker {worker} of {workers}");
+            }
+            assert_eq!(served, vec![1; lanes as usize]);
+        }
+        for (lanes, workers) in [(1, 0), (1, 2), (64, 65)] {
+            assert!(!Geometry { lanes, slots: 2, slot_lines: 1, workers }.is_valid());
         }
     }
 }

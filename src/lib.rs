@@ -41,6 +41,11 @@
 //! other numbers are read by the method in place, in shared memory. `&Archived<T>` parameters are read in place too; the
 //! caller passes a `&T`. All others arrive as owned values.
 //!
+//! # Several calls at once
+//!
+//! A bridge takes calls from many threads, and its child carries them out one at a time. With [`Builder::workers`] a service that is
+//! `Send + Sync` carries out several methods with `&self` at once; one with `&mut self` still runs alone.
+//!
 //! # What the child can do
 //!
 //! Everything that a process of the same user can do: without a sandbox, a bridge contains crashes, and is no security
@@ -92,7 +97,7 @@ mod sys;
 #[path = "glue.rs"]
 pub mod __glue;
 
-pub use crate::bridge::{Blocking, Bridge, Builder, Timed, init, serve};
+pub use crate::bridge::{Blocking, Bridge, Builder, Timed, init, serve, serve_parallel};
 pub use crate::call::service::{Mode, Service};
 pub use crate::doorbell::Wait;
 pub use crate::error::{CallError, CallName, Exit, Fault, Payload, Progress, StartError};

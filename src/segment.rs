@@ -242,6 +242,7 @@ impl Segment {
         header.lanes.store(geometry.lanes, Relaxed);
         header.slots.store(geometry.slots, Relaxed);
         header.slot_lines.store(geometry.slot_lines, Relaxed);
+        header.workers.store(geometry.workers, Relaxed);
         Ok((segment, object))
     }
 
@@ -258,6 +259,7 @@ impl Segment {
             lanes: header.lanes.load(Relaxed),
             slots: header.slots.load(Relaxed),
             slot_lines: header.slot_lines.load(Relaxed),
+            workers: header.workers.load(Relaxed),
         };
         if header.magic.load(Relaxed) != MAGIC || header.protocol.load(Relaxed) != PROTOCOL {
             return Err(wrong("a segment of another kind or version"));
@@ -276,8 +278,8 @@ impl Segment {
         Placed::new(&self.mapping, 0)
     }
 
-    pub(crate) fn worker(&self) -> Placed<WorkerLine> {
-        Placed::new(&self.mapping, self.geometry.worker())
+    pub(crate) fn worker_line(&self, worker: u32) -> Placed<WorkerLine> {
+        Placed::new(&self.mapping, self.geometry.worker_line(worker))
     }
 
     pub(crate) fn caller_line(&self, lane: u32) -> Placed<CallerLine> {

@@ -3,7 +3,7 @@
 //! Layer 4, and one of the few files above `segment` with `unsafe` in it. All of it hangs on [`TrustedParent`], which exists
 //! only in a process that was started as a child and has the handshake behind it.
 
-use crate::call::service::Dispatch;
+use crate::call::service::{Dispatch, ParallelDispatch};
 use crate::frame::RequestSpan;
 use crate::segment::Span;
 use crate::sys::image::Image;
@@ -49,11 +49,23 @@ impl TrustedParent {
     }
 
     /// The dispatch function that lies at `offset` in the executable; `None` if it lies outside, or this is another build.
+    /// Only in a child with one worker.
     pub(crate) fn dispatch_at<T>(self, offset: u64) -> Option<Dispatch<T>> {
-        let address = Image::current().address_of(offset).filter(|_| self.build == Build::Same)?;
+        let address = self.address_of(offset)?;
         // SAFETY: the parent runs the same executable, and took the offset from a `Dispatch<T>` of its own: it compares the
-        // interface's service with the bridge's, which is the `T` whose entry this process runs.
+        // interface's service with the bridge's, which is the `T` whose entry this process runs, and one worker serves.
         Some(unsafe { std::mem::transmute::<*const (), Dispatch<T>>(with_exposed_provenance(address)) })
+    }
+
+    /// The same, only in a child with several workers.
+    pub(crate) fn parallel_dispatch_at<T>(self, offset: u64) -> Option<ParallelDispatch<T>> {
+        let address = self.address_of(offset)?;
+        // SAFETY: as above; where several workers serve, the parent took the offset from a `ParallelDispatch<T>`.
+        Some(unsafe { std::mem::transmute::<*const (), ParallelDispatch<T>>(with_exposed_provenance(address)) })
+    }
+
+    fn address_of(self, offset: u64) -> Option<usize> {
+        Image::current().address_of(offset).filter(|_| self.build == Build::Same)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::error::{CallError, StartError};
 use crate::frame::Request;
 use crate::handshake::{Hello, rkyv_format, wait_code};
 use crate::layout::{Geometry, LINE};
+use crate::process::child::EntryFn;
 use crate::process::spawn::Launch;
 use crate::segment::Segment;
 use std::ffi::OsStr;
@@ -27,6 +28,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a child may take to drop its service and exit, unless the builder says otherwise.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// How many lanes a bridge has, unless the builder says otherwise: this, or the next multiple of its workers.
+const LANES: u32 = 8;
 
 /// The longest payload that rkyv's 32-bit relative pointers reach across, in bytes.
 const MAX_PAYLOAD: u64 = i32::MAX as u64;
@@ -61,7 +65,7 @@ pub struct Builder<T> {
     constructor: &'static Method,
     args: Option<Recorded>,
     name: Option<String>,
-    lanes: u32,
+    lanes: Option<u32>,
     slots: u32,
     slot_size: usize,
     max_payload: u64,
@@ -69,6 +73,9 @@ pub struct Builder<T> {
     start_timeout: Duration,
     stop_grace: Duration,
     wait: Wait,
+    workers: u32,
+    /// Where a child goes that is this program again.
+    entry: EntryFn,
     launch: Launch,
     service: PhantomData<fn() -> T>,
 }
@@ -80,7 +87,7 @@ impl<T: Service> Builder<T> {
             constructor,
             args: Recorded::new(args, MAX_PAYLOAD as usize).ok(),
             name: None,
-            lanes: 8,
+            lanes: None,
             slots: 32,
             slot_size: 9 * LINE,
             max_payload: 1 << 30,
@@ -88,6 +95,8 @@ impl<T: Service> Builder<T> {
             start_timeout: START_TIMEOUT,
             stop_grace: STOP_GRACE,
             wait: Wait::default(),
+            workers: 1,
+            entry: entry::one_worker::<T>,
             launch: Launch { title: format!("callgate child: {}", T::NAME), ..Launch::default() },
             service: PhantomData,
         }
@@ -100,9 +109,52 @@ impl<T: Service> Builder<T> {
     }
 
     /// How many threads can be in a call at the same time, 1 to 64; more wait for one another. A value whose own `Serialize` or
-    /// `Deserialize` calls the same bridge needs a second lane for it. Default: 8.
+    /// `Deserialize` calls the same bridge needs a second lane for it. At least as many as [`workers`](Self::workers), which
+    /// share them evenly, each lane with one worker for good. Default: 8, or the next multiple of the workers.
     pub fn lanes(mut self, lanes: u32) -> Self {
-        self.lanes = lanes;
+        self.lanes = Some(lanes);
+        self
+    }
+
+    /// How many threads of the child serve calls, 1 to 64, and no more than [`lanes`](Self::lanes). Default: 1.
+    ///
+    /// With several, methods with `&self` and functions without `self` run at the same time; one with `&mut self` runs alone,
+    /// as behind a lock that is fair in the long run. A lane belongs to one worker, so the calls of one thread run in their
+    /// order, and calls on lanes of the same worker wait for one another: where methods wait for each other, or must not wait
+    /// for slow ones, choose as many lanes as workers. Then whoever has a lane has a worker.
+    ///
+    /// The service is built and dropped on the child's main thread. One whose methods must all run there keeps the default. With
+    /// [`Wait::Spin`], each worker burns a CPU.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use callgate::bridge;
+    /// # use std::sync::Barrier;
+    /// struct Meeting(Barrier);
+    ///
+    /// #[bridge]
+    /// impl Meeting {
+    ///     pub fn of(people: usize) -> Self { Meeting(Barrier::new(people)) }
+    ///     pub fn wait_for_the_others(&self) { self.0.wait(); }
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # callgate::init();
+    /// let meeting = Meeting::bridge_of(3).workers(3).lanes(3).start()?;
+    /// std::thread::scope(|scope| {
+    ///     let calls: Vec<_> = (0..3).map(|_| scope.spawn(|| meeting.wait_for_the_others())).collect();
+    ///     calls.into_iter().try_for_each(|call| call.join().expect("no panic"))
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn workers(mut self, workers: u32) -> Self
+    where
+        T: Send + Sync,
+    {
+        self.workers = workers;
+        self.entry = if workers == 1 { entry::one_worker::<T> } else { entry::any_workers::<T> };
         self
     }
 
@@ -175,8 +227,9 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// Executes another program, whose `main` calls [`serve::<T>()`](crate::serve), instead of the running one. A name
-    /// without a slash is looked up in `PATH`.
+    /// Executes another program, whose `main` calls [`serve::<T>()`](crate::serve), or
+    /// [`serve_parallel::<T>()`](crate::serve_parallel) for several workers, instead of the running one. A name without a slash
+    /// is looked up in `PATH`.
     pub fn executable(mut self, path: impl AsRef<Path>) -> Self {
         self.launch.executable = Some(path.as_ref().into());
         self
@@ -219,16 +272,23 @@ impl<T: Service> Builder<T> {
 
     fn geometry(&self) -> Result<Geometry, StartError> {
         let lines = self.slot_size.div_ceil(LINE) | 1;
-        check::<T>("lanes", self.lanes, Geometry::LANES)?;
+        let lanes = self.lanes.unwrap_or_else(|| LANES.next_multiple_of(self.workers.max(1)));
+        check::<T>("workers", self.workers, Geometry::WORKERS)?;
+        check::<T>("lanes", lanes, Geometry::LANES)?;
         check::<T>("slots", self.slots, Geometry::SLOTS)?;
         check::<T>("slot_size", self.slot_size, 1..=*Geometry::SLOT_LINES.end() as usize * LINE)?;
-        let geometry = Geometry { lanes: self.lanes, slots: self.slots, slot_lines: lines as u32 };
+        let geometry = Geometry { lanes, slots: self.slots, slot_lines: lines as u32, workers: self.workers };
         check::<T>("max_payload", self.max_payload, geometry.capacity() as u64..=MAX_PAYLOAD)?;
-        if geometry.is_valid() {
-            return Ok(geometry);
+        let refused = |option, value: u32, range: &str| {
+            Err(StartError::Option { service: T::NAME, option, value: value.to_string(), range: range.into() })
+        };
+        if !self.slots.is_power_of_two() {
+            return refused("slots", self.slots, "a power of two");
         }
-        let (service, option, value) = (T::NAME, "slots", self.slots.to_string());
-        Err(StartError::Option { service, option, value, range: "a power of two".into() })
+        if self.workers > lanes {
+            return refused("workers", self.workers, &format!("at most {lanes}, as many as there are lanes"));
+        }
+        Ok(geometry)
     }
 
     fn hello(&self) -> Result<Hello, StartError> {
@@ -237,7 +297,7 @@ impl<T: Service> Builder<T> {
             None if !entry::is_initialised() => {
                 return Err(StartError::NotInitialised { service: T::NAME });
             }
-            None => Some(entry::of::<T>()?),
+            None => Some(entry::find::<T>(self.entry)?),
         };
         Ok(Hello {
             format: rkyv_format(),
@@ -262,6 +322,7 @@ impl<T: Service> fmt::Debug for Builder<T> {
             .field("max_payload", &self.max_payload)
             .field("timeout", &self.timeout)
             .field("wait", &self.wait)
+            .field("workers", &self.workers)
             .field("launch", &self.launch)
             .finish_non_exhaustive()
     }

@@ -6,6 +6,7 @@ use crate::call::callee;
 use crate::call::service::{Fingerprint, Service};
 use crate::error::StartError;
 use crate::handshake::Entry;
+use crate::layout::Geometry;
 use crate::process::child::{self, Child, EntryFn};
 use crate::sys::image::Image;
 use std::io;
@@ -41,12 +42,22 @@ pub fn init() {
 /// Serves `T` to the parent that started this program with [`Builder::executable`](crate::Builder::executable). Never returns.
 ///
 /// The parent and this program must agree on `T`: its methods and their types are compared by fingerprint, and requests are
-/// validated before they are read. Methods of bridged traits cannot be called this way.
+/// validated before they are read. Methods of bridged traits cannot be called this way. One worker serves: a bridge with
+/// [`Builder::workers`](crate::Builder::workers) needs [`serve_parallel`].
 ///
 /// A program that is not started by a bridge says so on stderr and exits with code 2.
 pub fn serve<T: Service>() -> ! {
+    serve_with::<T>(one_worker::<T>)
+}
+
+/// As [`serve`], with as many workers as the parent asks for with [`Builder::workers`](crate::Builder::workers), one included.
+pub fn serve_parallel<T: Service + Send + Sync>() -> ! {
+    serve_with::<T>(any_workers::<T>)
+}
+
+fn serve_with<T: Service>(entry: EntryFn) -> ! {
     match child::adopt() {
-        Some(child) => entry::<T>(child),
+        Some(child) => entry(child),
         None => {
             eprintln!(
                 "this program serves `{}` to the program that starts it through callgate's Builder::executable; \
@@ -58,16 +69,20 @@ pub fn serve<T: Service>() -> ! {
     }
 }
 
-/// Where a child goes when it has the handshake before it.
-fn entry<T: Service>(child: Child) -> ! {
-    callee::serve::<T>(child.answer(Fingerprint::of::<T>()))
+/// Where a child goes that has the handshake before it, and serves with one worker.
+pub(super) fn one_worker<T: Service>(child: Child) -> ! {
+    callee::serve::<T>(child.answer(Fingerprint::of::<T>(), 1))
 }
 
-/// Where the entry for `T` is in the running program.
-pub(super) fn of<T: Service>() -> Result<Entry, StartError> {
+/// Where a child goes that has the handshake before it, and serves with as many workers as its parent asks for.
+pub(super) fn any_workers<T: Service + Send + Sync>(child: Child) -> ! {
+    callee::serve_parallel::<T>(child.answer(Fingerprint::of::<T>(), *Geometry::WORKERS.end()))
+}
+
+/// Where `entry`, one for `T`, is in the running program.
+pub(super) fn find<T: Service>(entry: EntryFn) -> Result<Entry, StartError> {
     let image = Image::current();
-    let address = entry::<T> as EntryFn as usize;
-    let offset = image.offset_of(address).ok_or_else(|| StartError::System {
+    let offset = image.offset_of(entry as usize).ok_or_else(|| StartError::System {
         service: T::NAME,
         what: "finding the service in the running program".into(),
         error: io::Error::other("it lies in a shared library; use Builder::executable"),

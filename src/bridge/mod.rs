@@ -11,7 +11,7 @@ mod newborn;
 
 pub use blocking::Blocking;
 pub use builder::Builder;
-pub use entry::{init, serve};
+pub use entry::{init, serve, serve_parallel};
 
 use crate::call::caller::Caller;
 use crate::call::service::{Method, Service};
@@ -24,7 +24,8 @@ use std::time::Duration;
 /// A service in a child process.
 ///
 /// Dereferences to the proxy that `#[bridge]` generated: the service's methods, each returning `Result<_, CallError>`. Can be
-/// called from many threads at once; with more threads than lanes, some wait for a lane.
+/// called from many threads at once; with more threads than lanes, some wait for a lane. The child carries out one call at a time,
+/// unless it has several [workers](Builder::workers).
 ///
 /// Dropping the bridge stops the child: the service is dropped there and the process exits; if that takes longer than
 /// [`Builder::stop_grace`], the child is killed.

@@ -92,6 +92,9 @@ impl<T: Service> Newborn<T> {
             Answer::NotServing => Err(self
                 .unusable("its main calls callgate::init(), and a separate executable needs callgate::serve()".into())),
             Answer::Segment => Err(self.unusable("it could not map the bridge's segment".into())),
+            Answer::OneWorker => Err(self.unusable(
+                "it serves with one worker, and for several its main must call callgate::serve_parallel()".into(),
+            )),
         }
     }
 

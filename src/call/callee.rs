@@ -1,60 +1,105 @@
-//! The callee: a child's worker, which takes requests, runs methods and publishes replies.
+//! The callee: a child's workers, which take requests, run methods and publish replies.
 
 #![forbid(unsafe_code)]
 
+use super::host::{Alone, Host, Parallel};
+use super::memory::{PayloadMemory, ReplyMemory};
 use super::panic;
-use super::service::{Dispatch, Exchange, Incoming, Service};
-use crate::arena::{Arena, Loan, NoRoom, Source};
-use crate::control::{Control, Message};
+use super::service::{Exchange, Service};
+use crate::arena::Loan;
 use crate::error::Fault;
-use crate::frame::{BlockRef, Kind, Place};
-use crate::handshake::wait_from_code;
-use crate::lane::{Memory, WorkerLanes, is_past};
-use crate::layout::CallerLine;
+use crate::frame::{Kind, Place};
+use crate::handshake::{Hello, wait_from_code};
+use crate::lane::WorkerLanes;
 use crate::process::child::Serving;
-use crate::segment::{Block, Placed};
-use crate::sync::Ordering::Acquire;
-use crate::sys::mapping::Mapping;
-use crate::sys::socket::Blocking;
-use crate::sys::{memfd, selfproc};
+use crate::segment::{Block, Segment};
 use crate::trusted::TrustedParent;
-use std::collections::HashMap;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
 
 /// Exit code of a child that its parent's frames made no sense to.
-const CONFUSED: i32 = 71;
+pub(super) const CONFUSED: i32 = 71;
 
-/// Serves `T` to the parent until told to stop. Never returns.
+/// Bytes of stack of a worker beside the main thread: what that usually has. Only what is used is ever touched.
+const STACK: usize = 8 << 20;
+
+/// Serves `T` to the parent with one worker, this thread, until told to stop. Never returns.
 pub(crate) fn serve<T: Service>(serving: Serving) -> ! {
-    panic::install_hook();
-    let memory = Arc::new(Shared { control: serving.control, from_parent: Mutex::default(), changed: Condvar::new() });
-    start_reader(memory.clone());
-    let lanes = WorkerLanes::new(&serving.segment, wait_from_code(serving.hello.wait));
-    let callers = (0..serving.segment.geometry().lanes).map(|lane| serving.segment.caller_line(lane)).collect();
-    let arena = Arena::new(serving.hello.max_payload);
-    let memory = ReplyMemory { shared: memory, arena, callers, published: Vec::new() };
-    let host = Host::<T> { parent: serving.parent, service: None, interfaces: Vec::new() };
-    Callee { lanes, memory, host }.run()
+    let host = Alone::<T>::new(serving.parent);
+    Callee::start(serving).worker(0, host).run()
 }
 
-pub(crate) struct Callee<T> {
-    lanes: WorkerLanes,
-    memory: ReplyMemory,
-    host: Host<T>,
+/// Serves `T` to the parent with as many workers as it asks for, of which this thread is one, until told to stop. Never returns.
+pub(crate) fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
+    if serving.segment.geometry().workers == 1 {
+        serve::<T>(serving);
+    }
+    let host = Parallel::<T>::new(serving.parent);
+    let callee = Callee::start(serving);
+    thread::scope(|scope| {
+        for index in 1..callee.segment.geometry().workers {
+            let worker = callee.worker(index, &host);
+            let thread = thread::Builder::new().name(callee.worker_name(index)).stack_size(STACK);
+            if let Err(error) = thread.spawn_scoped(scope, || worker.run_or_end()) {
+                eprintln!("callgate: child {} ends: starting worker {index}: {error}", std::process::id());
+                std::process::exit(CONFUSED);
+            }
+        }
+        // This thread builds the service and drops it: both are asked for on lane 0.
+        callee.worker(0, &host).run_or_end()
+    })
 }
 
-impl<T: Service> Callee<T> {
-    /// A callee that is not run by its own process's main thread but by a test.
-    #[cfg(all(test, not(loom)))]
-    pub(crate) fn in_process(segment: &crate::segment::Segment, control: Control, service: T) -> Self {
-        let lanes = WorkerLanes::new(segment, crate::doorbell::Wait::Spin);
-        let shared = Arc::new(Shared { control, from_parent: Mutex::default(), changed: Condvar::new() });
-        let memory = ReplyMemory { shared, arena: Arena::new(1 << 20), callers: Vec::new(), published: Vec::new() };
-        let host = Host { parent: TrustedParent::of_itself(), service: Some(service), interfaces: Vec::new() };
-        Self { lanes, memory, host }
+/// What the workers of a child have in common.
+pub(crate) struct Callee {
+    segment: Segment,
+    hello: Hello,
+    parent: TrustedParent,
+    memory: Arc<PayloadMemory>,
+}
+
+impl Callee {
+    fn start(serving: Serving) -> Self {
+        let Serving { control, segment, hello, parent } = serving;
+        panic::install_hook();
+        let memory = PayloadMemory::start(control, &segment, hello.max_payload);
+        Self { segment, hello, parent, memory }
     }
 
+    /// The worker `index`, which carries out with `host` what is asked on its lanes.
+    fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H> {
+        let lanes = WorkerLanes::new(&self.segment, index, wait_from_code(self.hello.wait));
+        Worker { lanes, memory: self.memory.clone(), parent: self.parent, host }
+    }
+
+    /// The main thread's name and the worker's number, which a listing of 15 bytes shows both.
+    fn worker_name(&self, index: u32) -> String {
+        let name: String = self.hello.name.chars().filter(|&char| char != '\0').collect();
+        let number = format!(" {index}");
+        format!("{}{number}", &name[..name.floor_char_boundary(15 - number.len())])
+    }
+}
+
+/// One thread that takes the requests of its lanes, carries them out and answers them.
+pub(crate) struct Worker<H> {
+    lanes: WorkerLanes,
+    memory: Arc<PayloadMemory>,
+    parent: TrustedParent,
+    host: H,
+}
+
+#[cfg(all(test, not(loom)))]
+impl<T: Service> Worker<Alone<T>> {
+    /// A worker that a test runs, in the caller's own process.
+    pub(crate) fn in_process(segment: &Segment, control: crate::control::Control, service: T) -> Self {
+        let lanes = WorkerLanes::new(segment, 0, crate::doorbell::Wait::Spin);
+        let memory = PayloadMemory::new(control, segment, 1 << 20);
+        Self { lanes, memory, parent: TrustedParent::of_itself(), host: Alone::of(service) }
+    }
+}
+
+impl<H: Host> Worker<H> {
     fn run(mut self) -> ! {
         loop {
             let kind = self.serve_next();
@@ -65,17 +110,24 @@ impl<T: Service> Callee<T> {
         }
     }
 
-    /// Waits for a request and answers it.
-    #[inline(always)]
-    pub(crate) fn serve_next(&mut self) -> Kind {
-        let index = self.lanes.wait();
-        self.serve_one(index)
+    /// As [`run`](Self::run). A panic outside of a method, which is an error in callgate, ends the process: the other threads
+    /// would live on, and this one's callers wait for ever.
+    fn run_or_end(self) -> ! {
+        let _ = catch_unwind(AssertUnwindSafe(|| self.run()));
+        std::process::exit(CONFUSED);
     }
 
-    /// Takes, carries out and answers the request on lane `index`. Returns its kind.
+    /// Waits for a request and answers it. Returns its kind.
     #[inline(always)]
-    fn serve_one(&mut self, index: usize) -> Kind {
-        let (frame, slot) = match self.lanes.lane(index).begin() {
+    pub(crate) fn serve_next(&mut self) -> Kind {
+        let place = self.lanes.wait();
+        self.serve_one(place)
+    }
+
+    /// Takes, carries out and answers the request on the lane at `place`. Returns its kind.
+    #[inline(always)]
+    fn serve_one(&mut self, place: usize) -> Kind {
+        let (frame, slot) = match self.lanes.lane(place).begin() {
             Ok(Some(request)) => request,
             Ok(None) => confused("a request that was taken back"),
             Err(what) => confused(what),
@@ -86,8 +138,9 @@ impl<T: Service> Callee<T> {
             Place::Block(block) => Some(self.memory.request_block(block)),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let mut exchange =
-            Exchange { slot, memory: &mut self.memory, request: self.host.parent.request(span), call, replied: None };
+        let mut memory = ReplyMemory(&self.memory);
+        let request = self.parent.request(span);
+        let mut exchange = Exchange { slot, memory: &mut memory, request, call, replied: None };
         let result = panic::catch(|| self.host.carry_out(kind, &mut exchange));
         if let Err(fault) = result {
             reply_fault(&mut exchange, &fault);
@@ -97,73 +150,23 @@ impl<T: Service> Callee<T> {
         }
         let reply = exchange.replied.unwrap_or(Kind::Refused);
         if exchange.slot.is_spilled() {
-            let (place, loan) = exchange.slot.into_written();
-            self.publish_block_slow(index, reply, place, loan);
+            let (payload, loan) = exchange.slot.into_written();
+            self.publish_block_slow(place, reply, payload, loan);
         } else {
             let len = exchange.slot.len();
-            self.lanes.lane(index).publish(reply, Place::Slot(len));
+            self.lanes.lane(place).publish(reply, Place::Slot(len));
         }
         kind
     }
 
     /// Publishes a reply that lies in a block, and keeps the block until the caller has copied it.
     #[cold]
-    fn publish_block_slow(&mut self, index: usize, reply: Kind, place: Place, loan: Option<Loan>) {
-        let position = self.lanes.lane(index).publish(reply, place);
-        self.memory.published.extend(loan.map(|loan| (index, position, loan)));
-    }
-}
-
-/// The service, and what is known of it.
-struct Host<T> {
-    parent: TrustedParent,
-    service: Option<T>,
-    /// The dispatch functions of its bridged traits: number n is at n - 1.
-    interfaces: Vec<Option<Dispatch<T>>>,
-}
-
-impl<T: Service> Host<T> {
-    /// Carries out one request; writes its reply.
-    #[inline(always)]
-    fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
-        match (kind, &mut self.service) {
-            (Kind::Call, Some(service)) => {
-                let incoming = Incoming(exchange);
-                match incoming.interface() {
-                    0 => service.dispatch(incoming),
-                    number => match self.interfaces.get(usize::from(number) - 1) {
-                        Some(Some(dispatch)) => dispatch(service, incoming),
-                        _ => incoming.unknown(),
-                    },
-                }
-            }
-            (Kind::Construct, service) => *service = T::construct(Incoming(exchange)),
-            (Kind::Bind, _) => self.bind(exchange),
-            (Kind::Stop, service) => {
-                // Taken first: a panic in its destructor must not leave it to be dropped again.
-                let service = service.take();
-                exchange.reply(Kind::Stop, &());
-                drop(service);
-            }
-            _ => exchange.refuse("the child has no service yet"),
+    fn publish_block_slow(&mut self, place: usize, reply: Kind, payload: Place, loan: Option<Loan>) {
+        let lane = self.lanes.lane(place);
+        let position = lane.publish(reply, payload);
+        if let Some(loan) = loan {
+            self.memory.published(lane.index(), position, loan);
         }
-    }
-
-    /// Takes an interface into the table: the call word is its number, the payload where its dispatch function is.
-    fn bind(&mut self, exchange: &mut Exchange<'_>) {
-        let number = (exchange.call & 0xffff) as usize;
-        let offset = exchange.request.read::<(u64,)>().map(|args| args.0.to_native());
-        let Some(dispatch) = offset.ok().and_then(|offset| self.parent.dispatch_at(offset)) else {
-            return exchange.refuse("a trait's methods cannot be called in a separate executable");
-        };
-        self.interfaces.resize(self.interfaces.len().max(number), None);
-        let place = &mut self.interfaces[number - 1];
-        // A number belongs to one interface for good: the parent may ask for the same again, after a timeout, but for no other.
-        if place.is_some_and(|known| !std::ptr::fn_addr_eq(known, dispatch)) {
-            return exchange.refuse("the child knows another interface by this number");
-        }
-        *place = Some(dispatch);
-        exchange.reply(Kind::Bind, &());
     }
 }
 
@@ -174,134 +177,7 @@ fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
 
 /// The parent is trusted, so this is an error in callgate; going on would run something that nobody asked for.
 #[cold]
-fn confused(what: &str) -> ! {
+pub(super) fn confused(what: &str) -> ! {
     eprintln!("callgate: child {} ends: its parent sent {what}", std::process::id());
     std::process::exit(CONFUSED);
-}
-
-/// The memory that payloads lie in, as the child's two threads share it.
-struct Shared {
-    control: Control,
-    from_parent: Mutex<FromParent>,
-    /// Rung when the reader has noted something.
-    changed: Condvar,
-}
-
-/// What the parent has told over the control socket.
-#[derive(Default)]
-struct FromParent {
-    /// Segments of the parent's arena.
-    requests: HashMap<u64, Arc<Mapping>>,
-    /// The parent's answer to the last `Need`.
-    answer: Option<Result<(u64, Arc<Mapping>), NoRoom>>,
-}
-
-impl Shared {
-    fn told(&self) -> MutexGuard<'_, FromParent> {
-        self.from_parent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until `find` finds something. The parent always answers; if it dies, so does this process.
-    fn wait_for<R>(&self, mut find: impl FnMut(&mut FromParent) -> Option<R>) -> R {
-        let mut told = self.told();
-        loop {
-            if let Some(found) = find(&mut told) {
-                return found;
-            }
-            told = self.changed.wait(told).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-/// Starts the thread that reads the control socket, and ends this process when the parent is gone.
-fn start_reader(shared: Arc<Shared>) {
-    let reader = std::thread::Builder::new().name("callgate-control".into());
-    let started = reader.spawn(move || {
-        loop {
-            match shared.control.receive(Blocking::Yes) {
-                Ok(Some((message, descriptor))) => note(&shared, message, descriptor),
-                // The parent is gone. PDEATHSIG usually comes first, but not after a change of uid.
-                Ok(None) | Err(_) => selfproc::kill_self(),
-            }
-        }
-    });
-    if let Err(error) = started {
-        eprintln!("callgate: child {} ends: starting its control thread: {error}", std::process::id());
-        std::process::exit(CONFUSED);
-    }
-}
-
-fn note(shared: &Shared, message: Message, descriptor: Option<OwnedFd>) {
-    let mapped = || -> std::io::Result<Arc<Mapping>> {
-        let object = descriptor.as_ref().ok_or(std::io::ErrorKind::InvalidData)?;
-        Ok(Arc::new(Mapping::new(object, memfd::sealed_len(object)?)?))
-    };
-    let mut told = shared.told();
-    match message {
-        Message::Attach { segment } => match mapped() {
-            Ok(mapping) => drop(told.requests.insert(segment, mapping)),
-            Err(error) => confused(&format!("a segment that cannot be mapped: {error}")),
-        },
-        Message::Detach { segment } => drop(told.requests.remove(&segment)),
-        Message::Grant { segment } => {
-            let failed = |error: std::io::Error| NoRoom::Failed(format!("the child cannot map reply memory: {error}"));
-            told.answer = Some(mapped().map(|mapping| (segment, mapping)).map_err(failed));
-        }
-        Message::Deny { len, max } => told.answer = Some(Err(NoRoom::TooLarge { len, max })),
-        Message::Lack => {
-            told.answer = Some(Err(NoRoom::Failed("the parent could get no memory for the reply".into())));
-        }
-        Message::Need { .. } => confused("a message that only a child sends"),
-    }
-    shared.changed.notify_all();
-}
-
-/// The child's own arena, for replies.
-struct ReplyMemory {
-    shared: Arc<Shared>,
-    arena: Arena,
-    callers: Vec<Placed<CallerLine>>,
-    /// Blocks of published replies: lane, position, block.
-    published: Vec<(usize, u64, Loan)>,
-}
-
-impl ReplyMemory {
-    /// The block that a request names. It may have to wait for the segment, which comes by the socket.
-    #[cold]
-    fn request_block(&self, block: BlockRef) -> Block {
-        let mapping = self.shared.wait_for(|told| told.requests.get(&block.segment).cloned());
-        Block::new(&mapping, block.offset, block.len).unwrap_or_else(|| confused("a block outside its segment"))
-    }
-}
-
-impl Memory for ReplyMemory {
-    #[cold]
-    fn with(&mut self, with: &mut dyn FnMut(&mut Arena, &mut dyn Source)) {
-        let Self { shared, arena, callers, published } = self;
-        let mut source = AskParent(shared);
-        let is_free = |lane: usize, position: u64| {
-            // Acquire: pairs with the Release in `CallerLane::release`.
-            is_past(callers[lane].released.load(Acquire), position)
-        };
-        for (_, _, loan) in published.extract_if(.., |(lane, position, _)| is_free(*lane, *position)) {
-            arena.free(loan, &mut source);
-        }
-        with(arena, &mut source);
-    }
-}
-
-/// The parent as a source of reply memory.
-struct AskParent<'a>(&'a Shared);
-
-impl Source for AskParent<'_> {
-    fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoRoom> {
-        let sent = self.0.control.send(Message::Need { len }, None);
-        sent.map_err(|error| NoRoom::Failed(format!("the child cannot ask for reply memory: {error}")))?;
-        self.0.wait_for(|told| told.answer.take())
-    }
-
-    fn shrink(&mut self, segment: u64) {
-        // A parent that is gone needs no message, and one whose socket is full keeps the memory until the bridge ends.
-        let _ = self.0.control.send(Message::Detach { segment }, None);
-    }
 }

@@ -4,7 +4,7 @@
 
 use super::link::{Link, RequestMemory};
 use super::recorded::Recorded;
-use super::service::{InterfaceId, Method, Service};
+use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
 use crate::arena::NoRoom;
 use crate::doorbell::{Deadline, Wait, Waited};
 use crate::error::{CallError, CallName, Exit, Fault, Payload, Progress};
@@ -25,9 +25,6 @@ use std::time::Duration;
 /// How long a killed child may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Traits of one service that can be called through one bridge.
-const MAX_INTERFACES: usize = 32;
-
 /// What is wrong with a reply whose payload does not validate.
 const NO_ARCHIVE: &str = "a reply that is no valid archive of its type";
 
@@ -36,6 +33,7 @@ pub(crate) struct Caller {
     lanes: Box<[CachePadded<Mutex<CallerLane>>]>,
     pub(crate) link: Arc<Link>,
     wait: Wait,
+    workers: u32,
     service: TypeId,
     /// The interfaces that the child has, or is to have, in its table; interface n is at n - 1.
     interfaces: [Place; MAX_INTERFACES],
@@ -91,6 +89,7 @@ impl Caller {
             lanes: (0..segment.geometry().lanes).map(lane).collect(),
             link,
             wait,
+            workers: segment.geometry().workers,
             service: TypeId::of::<T>(),
             interfaces: [const { Place { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
             binding: Mutex::new(()),
@@ -147,7 +146,9 @@ impl Caller {
         timeout: Option<Duration>,
     ) -> Result<Result<(), String>, CallError> {
         let ticket = &Ticket::new(method, timeout);
-        self.ask(Ask { kind: Kind::Construct, call: u64::from(method.index) }, args, ticket)
+        // Lane 0, like the request to stop: its worker is the child's main thread.
+        let mut lane = self.lock(&self.lanes[0], ticket)?;
+        self.ask_on(&mut lane, Ask { kind: Kind::Construct, call: u64::from(method.index) }, args, ticket)
     }
 
     // ---- the end ---------------------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ impl Caller {
     }
 
     fn ask_to_stop(&self, ticket: &Ticket) -> Result<(), CallError> {
-        // Every lane, because the child serves them in turn: a call on another one could be overtaken.
+        // Every lane, because the child serves them in turn, or at once: a call on another one could be overtaken.
         let lanes = self.lanes.iter().map(|lane| self.lock(lane, ticket));
         let mut lanes = lanes.collect::<Result<Vec<_>, _>>()?;
         self.ask_on(&mut lanes[0], Ask { kind: Kind::Stop, call: 0 }, &(), ticket)
@@ -200,7 +201,7 @@ impl Caller {
     /// The number by which the child knows an interface, which it is told at the first call.
     #[inline]
     fn interface_number(&self, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
-        match self.place((interface.dispatch)()) {
+        match self.place((interface.dispatch)(self.workers)) {
             Some((number, place)) if place.bound.get().is_some() => Ok(number),
             _ => self.bind_slow(interface, ticket),
         }
@@ -225,7 +226,7 @@ impl Caller {
             return Err(refused("its trait is another service's"));
         }
         let _binding = lock_until(&self.binding, ticket.deadline).ok_or_else(|| self.late(ticket))?;
-        let address = (interface.dispatch)();
+        let address = (interface.dispatch)(self.workers);
         let offset = Image::current().offset_of(address);
         let offset = offset.ok_or_else(|| refused("the trait's methods lie in a shared library"))?;
         if self.place(address).is_none() {

@@ -6,7 +6,9 @@
 
 pub(crate) mod callee;
 pub(crate) mod caller;
+pub(crate) mod host;
 pub(crate) mod link;
+mod memory;
 pub(crate) mod panic;
 pub(crate) mod recorded;
 pub(crate) mod service;

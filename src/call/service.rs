@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::host::{Access, Parallel};
 use crate::error::CallName;
 use crate::frame::{Encode, Kind, Limit, Request, RequestSpan, Transfer};
 use crate::lane::{Memory, ReplySlot, SendError};
@@ -32,9 +33,9 @@ pub trait Service: Sized + 'static {
     #[doc(hidden)]
     fn construct(call: Incoming<'_, '_>) -> Option<Self>;
 
-    /// Runs the method that the call names.
+    /// Runs the method that the call names, on the service behind `access`.
     #[doc(hidden)]
-    fn dispatch(&mut self, call: Incoming<'_, '_>);
+    fn dispatch(access: impl Access<Self>, call: Incoming<'_, '_>);
 }
 
 /// A way of calling a service's methods. One proxy is generated for all of them.
@@ -56,28 +57,42 @@ pub(crate) mod sealed {
 
 /// The methods of one trait of a service. Implemented by `#[bridge]` on `impl Trait for T`.
 pub trait Interface<T>: 'static {
-    /// Runs the method that the call names.
-    fn dispatch(service: &mut T, call: Incoming<'_, '_>);
+    /// Runs the method that the call names, on the service behind `access`.
+    fn dispatch(access: impl Access<T>, call: Incoming<'_, '_>);
 }
 
-/// The dispatch function of an interface.
+/// Traits of one service that can be called through one bridge.
+pub(crate) const MAX_INTERFACES: usize = 32;
+
+/// The dispatch function of an interface, for a child with one worker.
 pub(crate) type Dispatch<T> = fn(&mut T, Incoming<'_, '_>);
+
+/// The dispatch function of an interface, for a child with several workers.
+pub(crate) type ParallelDispatch<T> = fn(&Parallel<T>, Incoming<'_, '_>);
 
 /// Tells one interface of a service from the others.
 #[derive(Clone, Copy, Debug)]
 pub struct InterfaceId {
     /// The service that the dispatch function is for.
     pub(crate) service: fn() -> TypeId,
-    /// The address of the dispatch function, in this process.
-    pub(crate) dispatch: fn() -> usize,
+    /// The address of the dispatch function, in this process, for a child with so many workers.
+    pub(crate) dispatch: fn(u32) -> usize,
 }
 
 impl InterfaceId {
     /// The interface `I` of the service `T`.
     pub const fn of<T: Service, I: Interface<T>>() -> Self {
-        fn address<T: Service, I: Interface<T>>() -> usize {
-            let dispatch: Dispatch<T> = I::dispatch;
-            dispatch as usize
+        fn dispatch<T: Service, I: Interface<T>>(service: &mut T, call: Incoming<'_, '_>) {
+            I::dispatch(service, call);
+        }
+        fn parallel_dispatch<T: Service, I: Interface<T>>(service: &Parallel<T>, call: Incoming<'_, '_>) {
+            I::dispatch(service, call);
+        }
+        fn address<T: Service, I: Interface<T>>(workers: u32) -> usize {
+            match workers {
+                1 => dispatch::<T, I> as Dispatch<T> as usize,
+                _ => parallel_dispatch::<T, I> as ParallelDispatch<T> as usize,
+            }
         }
         Self { service: TypeId::of::<T>, dispatch: address::<T, I> }
     }

@@ -114,8 +114,8 @@ impl Child {
         std::process::exit(FAILED);
     }
 
-    /// Tells the parent that this child serves, or why not.
-    pub(crate) fn answer(self, fingerprint: u64) -> Serving {
+    /// Tells the parent that this child serves, with at most so many workers, or why not.
+    pub(crate) fn answer(self, fingerprint: u64, most_workers: u32) -> Serving {
         if self.hello.format != rkyv_format() {
             self.refuse(Answer::Format { format: rkyv_format() });
         }
@@ -123,6 +123,9 @@ impl Child {
             self.refuse(Answer::Fingerprint { fingerprint });
         }
         let Ok(segment) = Segment::attach(&self.segment) else { self.refuse(Answer::Segment) };
+        if segment.geometry().workers > most_workers {
+            self.refuse(Answer::OneWorker);
+        }
         if let Err(error) = (Answer::Ready { pid: std::process::id().into() }).send(&self.socket) {
             fail("answering the handshake", &error);
         }

@@ -123,6 +123,8 @@ fn no_answers() -> TokenStream {
     quote! {
         fn fingerprint(_: ::callgate::__glue::Fingerprint) -> ::callgate::__glue::Fingerprint { ::core::unreachable!() }
         fn construct(_: ::callgate::__glue::Incoming<'_, '_>) -> ::core::option::Option<Self> { ::core::unreachable!() }
-        fn dispatch(&mut self, _: ::callgate::__glue::Incoming<'_, '_>) { ::core::unreachable!() }
+        fn dispatch(_: impl ::callgate::__glue::Access<Self>, _: ::callgate::__glue::Incoming<'_, '_>) {
+            ::core::unreachable!()
+        }
     }
 }

@@ -4,7 +4,7 @@ use quote::{ToTokens, format_ident};
 use syn::ext::IdentExt;
 use syn::{
     Attribute, Field, FnArg, GenericArgument, Generics, Ident, ImplItem, ItemImpl, Pat, PatType, Path, PathArguments,
-    ReturnType, Signature, Type, Visibility, parse_quote,
+    ReceiverKind, ReturnType, Signature, Type, Visibility, parse_quote,
 };
 
 use crate::parse::{Function, Parsed};
@@ -238,6 +238,17 @@ impl Method {
 
     pub(crate) fn is_constructor(&self) -> bool {
         matches!(self.kind, Kind::Constructor { .. })
+    }
+
+    /// Whether it has `&mut self`.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        match self.sig.receiver().map(|receiver| &receiver.kind) {
+            Some(ReceiverKind::Reference(_, _, mutability)) => mutability.is_some(),
+            Some(ReceiverKind::Typed(_, ty)) => {
+                matches!(types::bare(ty), Type::Reference(reference) if reference.mutability.is_some())
+            }
+            _ => false,
+        }
     }
 
     /// The name in the user's code.

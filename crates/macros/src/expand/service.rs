@@ -1,7 +1,7 @@
 //! The callee's side: a match over the table's indices.
 
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{format_ident, quote};
 
 use super::generics::{self, ProxyGenerics};
 use super::{proxy, request};
@@ -10,13 +10,18 @@ use crate::model::{Block, Kind, Method};
 /// `impl Service for Counter`
 pub(crate) fn service(block: &Block) -> TokenStream {
     let (fingerprint, construct) = (fingerprint(block), construct(block));
-    let dispatch = dispatch(block, &quote!(self));
+    let dispatch = dispatch(block);
     around(
         block,
         &quote! {
             fn fingerprint(__of: ::callgate::__glue::Fingerprint) -> ::callgate::__glue::Fingerprint { #fingerprint }
             fn construct(__call: ::callgate::__glue::Incoming<'_, '_>) -> ::core::option::Option<Self> { #construct }
-            fn dispatch(&mut self, __call: ::callgate::__glue::Incoming<'_, '_>) { #dispatch }
+            fn dispatch(
+                __access: impl ::callgate::__glue::Access<Self>,
+                __call: ::callgate::__glue::Incoming<'_, '_>,
+            ) {
+                #dispatch
+            }
         },
     )
 }
@@ -44,14 +49,19 @@ pub(crate) fn around(block: &Block, answers: &TokenStream) -> TokenStream {
 /// The marker type that stands for the trait's block, and its `impl Interface<Circle>`.
 pub(crate) fn interface(block: &Block) -> TokenStream {
     let (ty, deprecated) = (&block.service.ty, deprecated(block));
-    let dispatch = dispatch(block, &quote!(__service));
+    let dispatch = dispatch(block);
     let service = quote!(#ty: ::callgate::__glue::Service);
     let interface = generics::impls(block, Some(service), |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote! {
             #deprecated
             impl #impl_generics ::callgate::__glue::Interface<#ty> for __CallgateInterface #conditions {
-                fn dispatch(__service: &mut #ty, __call: ::callgate::__glue::Incoming<'_, '_>) { #dispatch }
+                fn dispatch(
+                    __access: impl ::callgate::__glue::Access<#ty>,
+                    __call: ::callgate::__glue::Incoming<'_, '_>,
+                ) {
+                    #dispatch
+                }
             }
         }
     });
@@ -92,23 +102,28 @@ fn construct(block: &Block) -> TokenStream {
     quote!(match __call.index() { #(#arms)* _ => __call.unknown_constructor() })
 }
 
-fn dispatch(block: &Block, service: &TokenStream) -> TokenStream {
+fn dispatch(block: &Block) -> TokenStream {
     let arms = block.proxied().map(|method| {
         let (cfgs, index, tuple, output) = (method.cfgs(), method.index, request::tuple_type(method), &method.output);
-        let (parameter, body) = (request::closure_parameter(method), body(block, method, service));
+        let (parameter, body) = (request::closure_parameter(method), body(block, method));
         quote!(#(#cfgs)* #index => __call.answer::<#tuple, #output>(|#parameter| #body),)
     });
     quote!(match __call.index() { #(#arms)* _ => __call.unknown() })
 }
 
-/// What one method does in the callee.
-fn body(block: &Block, method: &Method, service: &TokenStream) -> TokenStream {
+/// What one method does in the callee: its arguments are made first, and then the service is borrowed for it alone.
+fn body(block: &Block, method: &Method) -> TokenStream {
     let (ty, name, received) = (&block.service.ty, method.name(), request::received(method));
-    match (&method.kind, block.interface()) {
-        (Kind::Get(field), _) => quote!(::core::clone::Clone::clone(&#service.#field)),
-        (Kind::Set(field), _) => quote!(#service.#field = #received),
-        (Kind::Method, Some(interface)) => quote!(<#ty as #interface>::#name(#service, #received)),
-        (Kind::Method, None) => quote!(<#ty>::#name(#service, #received)),
-        _ => quote!(<#ty>::#name(#received)),
-    }
+    let names: Vec<_> = (0..method.arguments.len()).map(|index| format_ident!("__{index}")).collect();
+    let run = match (&method.kind, block.interface()) {
+        (Kind::Get(field), _) => quote!(::core::clone::Clone::clone(&__service.#field)),
+        (Kind::Set(field), _) => quote!(__service.#field = #(#names)*),
+        (Kind::Method, Some(interface)) => quote!(<#ty as #interface>::#name(__service, #(#names),*)),
+        (Kind::Method, None) => quote!(<#ty>::#name(__service, #(#names),*)),
+        _ => quote!(<#ty>::#name(#(#names),*)),
+    };
+    let service = if method.kind == Kind::Function { quote!(_) } else { quote!(__service) };
+    let way = if method.is_exclusive() { quote!(exclusive) } else { quote!(shared) };
+    let run = quote!(::callgate::__glue::Access::<#ty>::#way(__access, |#service| #run));
+    if names.is_empty() { run } else { quote!(match (#received,) { (#(#names,)*) => #run }) }
 }
