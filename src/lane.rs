@@ -14,10 +14,12 @@ use crate::life::Life;
 pub(crate) use crate::ring::Frame;
 use crate::ring::{Consumer, Producer};
 use crate::segment::{Placed, Segment, Span};
+use crate::signal::{Bells, Sleeper};
 use crate::sync::Ordering::{Relaxed, Release};
 use rkyv::rancor::Failure;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// Why a frame could not be written. Nothing was published.
 #[derive(Clone, Debug)]
@@ -37,6 +39,9 @@ pub(crate) struct CallerLane {
     callee: Placed<CalleeLine>,
     worker: Placed<WorkerLine>,
     header: Placed<Header>,
+    /// How this side sleeps at the caller's doorbell, and wakes who sleeps at the worker's.
+    own_bell: Arc<dyn Sleeper>,
+    worker_bell: Arc<dyn Sleeper>,
     in_use: bool,
     /// The block of each unanswered request, oldest first.
     unanswered: VecDeque<Option<Loan>>,
@@ -44,7 +49,7 @@ pub(crate) struct CallerLane {
 
 impl CallerLane {
     /// The caller's end of lane `index`, with no call made yet.
-    pub(crate) fn new(segment: &Segment, index: u32) -> Self {
+    pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells) -> Self {
         Self {
             index,
             requests: Producer::new(segment.requests(index), 0),
@@ -53,6 +58,8 @@ impl CallerLane {
             callee: segment.callee_line(index),
             worker: segment.worker(),
             header: segment.header(),
+            own_bell: bells.lane(index),
+            worker_bell: bells.worker(),
             in_use: false,
             // Never grows: there are at most as many unanswered requests as slots.
             unanswered: VecDeque::with_capacity(segment.geometry().slots as usize),
@@ -97,7 +104,7 @@ impl CallerLane {
         if !self.in_use {
             self.enter_use_slow();
         }
-        doorbell::notify(&self.worker.bell);
+        doorbell::notify(&self.worker.bell, &self.worker_bell);
         Ok(())
     }
 
@@ -114,11 +121,28 @@ impl CallerLane {
     pub(crate) fn wait(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
         let waiter = Waiter {
             bell: &self.caller.bell,
+            sleeper: &*self.own_bell,
             wait,
             dead: Some(life.dead()),
             peer_cpu: self.worker.bell.cpu.load(Relaxed),
         };
         waiter.wait(deadline, || self.replies.is_ready())
+    }
+
+    /// Has the child ring for the next reply, instead of waiting for it. Whether it is there already, and nothing will ring.
+    ///
+    /// One who waits in this way looks again when it is rung, or when the peer has died, and calls this again if it looked in
+    /// vain; then [`disarm`](Self::disarm).
+    #[cfg_attr(not(test), expect(dead_code, reason = "for calls that do not wait"))]
+    pub(crate) fn arm(&self) -> bool {
+        doorbell::arm(&self.caller.bell, || self.replies.is_ready())
+    }
+
+    /// Has the child ring no more for this lane, and forgets that it has rung.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for calls that do not wait"))]
+    pub(crate) fn disarm(&self) {
+        doorbell::disarm(&self.caller.bell);
+        self.own_bell.forget();
     }
 
     /// The next reply, if it is there.
@@ -244,16 +268,19 @@ pub(crate) struct CalleeLane {
     replies: Producer,
     caller: Placed<CallerLine>,
     callee: Placed<CalleeLine>,
+    /// How to wake the caller.
+    caller_bell: Arc<dyn Sleeper>,
 }
 
 impl CalleeLane {
     /// The callee's end of lane `index`, with no call answered yet.
-    pub(crate) fn new(segment: &Segment, index: u32) -> Self {
+    pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells) -> Self {
         Self {
             requests: Consumer::new(segment.requests(index), 0),
             replies: Producer::new(segment.replies(index), 0),
             caller: segment.caller_line(index),
             callee: segment.callee_line(index),
+            caller_bell: bells.lane(index),
         }
     }
 
@@ -285,7 +312,7 @@ impl CalleeLane {
         let position = self.replies.position();
         self.requests.release();
         self.replies.publish(kind, 0, place);
-        doorbell::notify(&self.caller.bell);
+        doorbell::notify(&self.caller.bell, &self.caller_bell);
         position
     }
 
@@ -315,6 +342,8 @@ impl ReplySlot<'_> {
 pub(crate) struct WorkerLanes {
     lanes: Vec<CalleeLane>,
     worker: Placed<WorkerLine>,
+    /// How the worker sleeps.
+    own_bell: Arc<dyn Sleeper>,
     header: Placed<Header>,
     wait: Wait,
     /// The lane served last: the next look begins after it, so that no lane waits for ever.
@@ -322,9 +351,9 @@ pub(crate) struct WorkerLanes {
 }
 
 impl WorkerLanes {
-    pub(crate) fn new(segment: &Segment, wait: Wait) -> Self {
-        let lanes = (0..segment.geometry().lanes).map(|index| CalleeLane::new(segment, index)).collect();
-        Self { lanes, worker: segment.worker(), header: segment.header(), wait, last: 0 }
+    pub(crate) fn new(segment: &Segment, bells: &Bells, wait: Wait) -> Self {
+        let lanes = (0..segment.geometry().lanes).map(|index| CalleeLane::new(segment, index, bells)).collect();
+        Self { lanes, worker: segment.worker(), own_bell: bells.worker(), header: segment.header(), wait, last: 0 }
     }
 
     pub(crate) fn lane(&mut self, index: usize) -> &mut CalleeLane {
@@ -337,6 +366,7 @@ impl WorkerLanes {
         let mut found = None;
         let waiter = Waiter {
             bell: &self.worker.bell,
+            sleeper: &*self.own_bell,
             wait: self.wait,
             dead: None,
             peer_cpu: self.lanes[self.last].caller_cpu(),
@@ -360,11 +390,128 @@ impl WorkerLanes {
     }
 }
 
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::layout::Geometry;
+    use crate::signal::{ParentBells, Signal};
+    use crate::sys::poll::readable;
+    use std::os::fd::AsFd;
+    use std::thread;
+    use std::time::Duration;
+
+    /// Both ends of two lanes in one process, and what the parent has beside.
+    fn two_sides(signal: Signal) -> (Vec<CallerLane>, WorkerLanes, ParentBells) {
+        let geometry = Geometry { lanes: 2, slots: 2, slot_lines: 1 };
+        let (segment, _) = Segment::create(geometry).unwrap();
+        let parent = ParentBells::new(signal, geometry.lanes).unwrap();
+        let descriptors = parent.for_child().map(|ring| ring.try_clone_to_owned().unwrap()).collect();
+        let child = Bells::of_child(signal, geometry.lanes, descriptors).unwrap();
+        let callers = (0..geometry.lanes).map(|index| CallerLane::new(&segment, index, &parent.bells)).collect();
+        (callers, WorkerLanes::new(&segment, &child, Wait::Park), parent)
+    }
+
+    fn ask(lane: &mut CallerLane) {
+        lane.send(Kind::Call, 0, &(), &mut NoMemory).unwrap();
+    }
+
+    fn answer(worker: &mut WorkerLanes) {
+        let index = worker.wait();
+        let lane = worker.lane(index);
+        assert!(lane.begin().unwrap().is_some());
+        lane.publish(Kind::Call, Place::Slot(0));
+    }
+
+    fn take(lane: &mut CallerLane) {
+        assert!(lane.take().unwrap().is_some());
+        lane.release(false);
+    }
+
+    fn is_readable(door: impl AsFd) -> bool {
+        readable(door, Duration::ZERO).unwrap()
+    }
+
+    #[test]
+    fn sides_that_park_wake_each_other() {
+        for &signal in Signal::ALL {
+            let (mut callers, mut worker, parent) = two_sides(signal);
+            let life = Life::new(parent.alarm.clone());
+            thread::scope(|scope| {
+                scope.spawn(|| (0..2000).for_each(|_| answer(&mut worker)));
+                for call in 0..2000 {
+                    let lane = &mut callers[call % 2];
+                    ask(lane);
+                    assert_eq!(lane.wait(Wait::Park, &life, Deadline::NEVER), Waited::Ready, "{signal:?}");
+                    take(lane);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_death_wakes_who_sleeps_whatever_he_sleeps_on() {
+        for &signal in Signal::ALL {
+            let (mut callers, _, parent) = two_sides(signal);
+            let life = Life::new(parent.alarm.clone());
+            ask(&mut callers[0]);
+            thread::scope(|scope| {
+                let waiting = scope.spawn(|| callers[0].wait(Wait::Park, &life, Deadline::NEVER));
+                thread::sleep(Duration::from_millis(10));
+                life.end(crate::error::Exit::Unknown);
+                assert_eq!(waiting.join().unwrap(), Waited::Dead, "{signal:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn the_door_opens_for_a_reply_that_was_armed_for_and_for_the_end() {
+        let (mut callers, mut worker, parent) = two_sides(Signal::EventFd);
+        let door = parent.door.as_ref().unwrap();
+        for round in 0..3 {
+            let lane = &mut callers[round % 2];
+            ask(lane);
+            assert!(!lane.arm() && !is_readable(door));
+            answer(&mut worker);
+            assert!(is_readable(door));
+            assert_eq!(door.rung(), [round as u32 % 2]);
+            // Asked once, it says no more of this ring, though the lane still holds it.
+            assert!(!is_readable(door));
+            assert!(lane.arm(), "the reply is there");
+            take(lane);
+            lane.disarm();
+        }
+        Life::new(parent.alarm.clone()).end(crate::error::Exit::Unknown);
+        assert!(is_readable(door) && door.rung().is_empty() && is_readable(door));
+    }
+
+    #[test]
+    fn who_has_not_armed_is_not_rung_for() {
+        let (mut callers, mut worker, parent) = two_sides(Signal::EventFd);
+        let door = parent.door.as_ref().unwrap();
+        let lane = &mut callers[0];
+        ask(lane);
+        assert!(!lane.arm());
+        lane.disarm();
+        answer(&mut worker);
+        assert!(!is_readable(door));
+        assert!(lane.arm(), "a reply that came while nobody was armed is found by arming");
+    }
+
+    struct NoMemory;
+
+    impl Memory for NoMemory {
+        fn with(&mut self, _: &mut dyn FnMut(&mut Arena, &mut dyn Source)) {
+            unreachable!("an empty frame fits any slot");
+        }
+    }
+}
+
 #[cfg(all(test, loom))]
 mod model {
     use super::*;
     use crate::layout::{AWAKE, BellLine};
     use crate::segment::Slots;
+    use crate::signal::FutexSleeper;
     use crate::sync::{AtomicU32, AtomicU64, Futex};
 
     /// Two lanes that enter use at the same moment, and one parked worker: it serves both. What must hold is that it never
@@ -374,6 +521,7 @@ mod model {
         loom::model(|| {
             let bell = || BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) };
             let word = || AtomicU32::new(0);
+            let futex = || Arc::new(FutexSleeper) as Arc<dyn Sleeper>;
             let header = Placed::on_heap(Header {
                 magic: AtomicU64::new(0),
                 protocol: word(),
@@ -393,6 +541,7 @@ mod model {
                     replies: Producer::new(replies.clone(), 0),
                     caller: caller.clone(),
                     callee: callee.clone(),
+                    caller_bell: futex(),
                 });
                 callers.push(CallerLane {
                     index,
@@ -402,6 +551,8 @@ mod model {
                     callee,
                     worker: worker.clone(),
                     header: header.clone(),
+                    own_bell: futex(),
+                    worker_bell: futex(),
                     in_use: false,
                     unanswered: VecDeque::new(),
                 });
@@ -410,7 +561,7 @@ mod model {
                 .into_iter()
                 .map(|mut lane| loom::thread::spawn(move || lane.send(Kind::Call, 0, &(), &mut NoMemory).is_ok()))
                 .collect();
-            let mut served = WorkerLanes { lanes, worker, header, wait: Wait::Park, last: 0 };
+            let mut served = WorkerLanes { lanes, worker, own_bell: futex(), header, wait: Wait::Park, last: 0 };
             for _ in 0..2 {
                 let index = served.wait();
                 let lane = served.lane(index);

@@ -78,6 +78,7 @@ mod arena;
 mod doorbell;
 mod frame;
 mod ring;
+mod signal;
 
 // Layer 1: shared memory.
 mod layout;
@@ -97,6 +98,7 @@ pub use crate::call::service::{Mode, Service};
 pub use crate::doorbell::Wait;
 pub use crate::error::{CallError, CallName, Exit, Fault, Payload, Progress, StartError};
 pub use crate::frame::Transfer;
+pub use crate::signal::Signal;
 pub use callgate_macros::bridge;
 pub use rkyv;
 

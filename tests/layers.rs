@@ -36,6 +36,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("doorbell", 2),
     ("frame", 2),
     ("ring", 2),
+    ("signal", 2),
     ("control", 3),
     ("handshake", 3),
     ("lane", 3),

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::newborn::{Newborn, system};
-use super::{Bridge, entry};
+use super::{Bridge, chosen, entry};
 use crate::call::caller::Caller;
 use crate::call::recorded::Recorded;
 use crate::call::service::{Fingerprint, Method, Service};
@@ -14,6 +14,7 @@ use crate::handshake::{Hello, rkyv_format, wait_code};
 use crate::layout::{Geometry, LINE};
 use crate::process::spawn::Launch;
 use crate::segment::Segment;
+use crate::signal::{ParentBells, Signal};
 use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::marker::PhantomData;
@@ -69,6 +70,7 @@ pub struct Builder<T> {
     start_timeout: Duration,
     stop_grace: Duration,
     wait: Wait,
+    signal: Option<Signal>,
     launch: Launch,
     service: PhantomData<fn() -> T>,
 }
@@ -88,6 +90,7 @@ impl<T: Service> Builder<T> {
             start_timeout: START_TIMEOUT,
             stop_grace: STOP_GRACE,
             wait: Wait::default(),
+            signal: None,
             launch: Launch { title: format!("callgate child: {}", T::NAME), ..Launch::default() },
             service: PhantomData,
         }
@@ -151,6 +154,14 @@ impl<T: Service> Builder<T> {
         self
     }
 
+    /// What wakes a side that sleeps. Default: what the environment variable `CALLGATE_SIGNAL` names (`futex`, `eventfd`), for
+    /// trying a backend without rebuilding; else [`Signal::Futex`]. A program that runs with more rights than whoever executed
+    /// it does not look at the variable.
+    pub fn signal(mut self, signal: Signal) -> Self {
+        self.signal = Some(signal);
+        self
+    }
+
     /// Sets an environment variable in the child, beside those that it inherits.
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.launch.env.push((key.as_ref().into(), value.as_ref().into()));
@@ -193,15 +204,17 @@ impl<T: Service> Builder<T> {
             service: T::NAME,
             why: "a value's own Serialize failed, or they are longer than 2 GiB".into(),
         })?;
-        let hello = self.hello()?;
+        let signal = self.signal.map_or_else(chosen::signal::<T>, Ok)?;
+        let hello = self.hello(signal)?;
         let (segment, object) = Segment::create(geometry)
             .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len())))?;
+        let bells = ParentBells::new(signal, geometry.lanes).map_err(system::<T>("creating its doorbells".into()))?;
         let executable = self.launch.executable_name();
         let what = format!("starting {}", self.launch);
         let spawned = self.launch.start().map_err(system::<T>(what))?;
         let newborn = Newborn::<T>::new(spawned)?;
-        newborn.shake_hands(&hello, object, self.start_timeout, &executable)?;
-        let link = newborn.watched(self.max_payload)?;
+        newborn.shake_hands(&hello, object, &bells, self.start_timeout, &executable)?;
+        let link = newborn.watched(self.max_payload, bells)?;
         let caller = Arc::new(Caller::new::<T>(&segment, link, self.wait));
         let bridge = Bridge::new(caller.clone(), self.timeout, self.stop_grace);
         let error = match caller.construct(self.constructor, args, self.timeout) {
@@ -231,7 +244,7 @@ impl<T: Service> Builder<T> {
         Err(StartError::Option { service, option, value, range: "a power of two".into() })
     }
 
-    fn hello(&self) -> Result<Hello, StartError> {
+    fn hello(&self, signal: Signal) -> Result<Hello, StartError> {
         let entry = match &self.launch.executable {
             Some(_) => None,
             None if !entry::is_initialised() => {
@@ -246,6 +259,7 @@ impl<T: Service> Builder<T> {
             parent_pid: std::process::id(),
             name: self.name.as_deref().unwrap_or(T::NAME).chars().take(64).collect(),
             wait: wait_code(self.wait),
+            signal: signal.code(),
             max_payload: self.max_payload,
         })
     }
@@ -262,6 +276,7 @@ impl<T: Service> fmt::Debug for Builder<T> {
             .field("max_payload", &self.max_payload)
             .field("timeout", &self.timeout)
             .field("wait", &self.wait)
+            .field("signal", &self.signal)
             .field("launch", &self.launch)
             .finish_non_exhaustive()
     }

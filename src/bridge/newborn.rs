@@ -10,12 +10,13 @@ use crate::handshake::{Answer, Hello};
 use crate::layout::PROTOCOL;
 use crate::process::spawn::Spawned;
 use crate::process::watch::{self, Watched};
+use crate::signal::ParentBells;
 use crate::sys::image::Image;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::poll;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,14 +52,17 @@ impl<T: Service> Newborn<T> {
         &self,
         hello: &Hello,
         segment: OwnedFd,
+        bells: &ParentBells,
         timeout: Duration,
         executable: &str,
     ) -> Result<(), StartError> {
         let Some(control) = &self.control else { return Err(Self::died(self.pid, Exit::Unknown)) };
-        match hello.send(control, segment.as_fd()) {
+        let descriptors: Vec<BorrowedFd<'_>> = [segment.as_fd()].into_iter().chain(bells.for_child()).collect();
+        match hello.send(control, &descriptors) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(self.ended()),
             sent => sent.map_err(system::<T>("greeting the child".into()))?,
         }
+        drop(descriptors);
         drop(segment);
         let deadline = Deadline::after(Some(timeout));
         while !poll::readable(control, deadline.left().unwrap_or(timeout))
@@ -108,10 +112,10 @@ impl<T: Service> Newborn<T> {
     }
 
     /// Hands the child to the watcher.
-    pub(super) fn watched(mut self, max_payload: u64) -> Result<Arc<Link>, StartError> {
+    pub(super) fn watched(mut self, max_payload: u64, bells: ParentBells) -> Result<Arc<Link>, StartError> {
         let parts = self.pidfd.take().zip(self.control.take());
         let (pidfd, control) = parts.ok_or_else(|| Self::died(self.pid, Exit::Unknown))?;
-        let link = Arc::new(Link::new(self.pid, pidfd, control, max_payload));
+        let link = Arc::new(Link::new(self.pid, pidfd, control, max_payload, bells));
         if let Err(error) = watch::watch(link.clone()) {
             link.pidfd().kill();
             reap(link.pidfd(), REAP_PATIENCE);

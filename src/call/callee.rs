@@ -30,7 +30,7 @@ pub(crate) fn serve<T: Service>(serving: Serving) -> ! {
     panic::install_hook();
     let memory = Arc::new(Shared { control: serving.control, from_parent: Mutex::default(), changed: Condvar::new() });
     start_reader(memory.clone());
-    let lanes = WorkerLanes::new(&serving.segment, wait_from_code(serving.hello.wait));
+    let lanes = WorkerLanes::new(&serving.segment, &serving.bells, wait_from_code(serving.hello.wait));
     let callers = (0..serving.segment.geometry().lanes).map(|lane| serving.segment.caller_line(lane)).collect();
     let arena = Arena::new(serving.hello.max_payload);
     let memory = ReplyMemory { shared: memory, arena, callers, published: Vec::new() };

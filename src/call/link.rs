@@ -12,6 +12,7 @@ use crate::lane::Memory;
 use crate::life::{Cause, Life};
 use crate::process::watch::Watched;
 use crate::segment::Block;
+use crate::signal::{Bells, Door, ParentBells};
 use crate::sys::fork;
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
@@ -37,6 +38,8 @@ pub(crate) struct Link {
     /// The process that holds on; forks of it must not touch what the two share.
     generation: u32,
     pub(crate) life: Life,
+    pub(crate) bells: Bells,
+    pub(crate) door: Option<Door>,
     pidfd: Pidfd,
     control: Control,
     /// The arena for requests. Not held while the books are waited for.
@@ -84,14 +87,16 @@ impl Books {
 }
 
 impl Link {
-    pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, max_payload: u64) -> Self {
+    pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, max_payload: u64, bells: ParentBells) -> Self {
         let books = Books { replies: HashMap::new(), lens: HashMap::new(), next: 1, budget: budget(max_payload) };
         fork::count_forks();
         Self {
             pid,
             max_payload,
             generation: fork::generation(),
-            life: Life::new(),
+            life: Life::new(bells.alarm),
+            bells: bells.bells,
+            door: bells.door,
             pidfd,
             control: Control::new(control),
             requests: Mutex::new(Arena::new(max_payload)),

@@ -5,6 +5,7 @@ use super::spawn::VARIABLE;
 use crate::control::Control;
 use crate::handshake::{Answer, Entry, Hello, rkyv_format};
 use crate::segment::Segment;
+use crate::signal::{Bells, Signal};
 use crate::sys::image::Image;
 use crate::sys::{selfproc, socket};
 use crate::trusted::{self, Build, TrustedParent};
@@ -21,7 +22,8 @@ pub(crate) type EntryFn = fn(Child) -> !;
 #[derive(Debug)]
 pub(crate) struct Child {
     socket: OwnedFd,
-    segment: OwnedFd,
+    /// What came with the handshake: the segment, and what the doorbells need.
+    descriptors: Vec<OwnedFd>,
     hello: Hello,
     /// `Same` once the build identities have been compared.
     build: Build,
@@ -32,6 +34,7 @@ pub(crate) struct Child {
 pub(crate) struct Serving {
     pub(crate) control: Control,
     pub(crate) segment: Segment,
+    pub(crate) bells: Bells,
     pub(crate) hello: Hello,
     pub(crate) parent: TrustedParent,
 }
@@ -54,7 +57,7 @@ pub(crate) fn adopt() -> Option<Child> {
     }
     let socket = selfproc::take_stdin().unwrap_or_else(|error| fail("taking the control socket from stdin", &error));
     match Hello::receive(&socket) {
-        Ok(Some((hello, segment))) => Some(Child { socket, segment, hello, build: Build::Other }.bind_life()),
+        Ok(Some((hello, descriptors))) => Some(Child { socket, descriptors, hello, build: Build::Other }.bind_life()),
         Ok(None) => std::process::exit(FAILED),
         Err(error) => fail("receiving the handshake", &error),
     }
@@ -115,20 +118,29 @@ impl Child {
     }
 
     /// Tells the parent that this child serves, or why not.
-    pub(crate) fn answer(self, fingerprint: u64) -> Serving {
+    pub(crate) fn answer(mut self, fingerprint: u64) -> Serving {
         if self.hello.format != rkyv_format() {
             self.refuse(Answer::Format { format: rkyv_format() });
         }
         if self.hello.fingerprint != fingerprint {
             self.refuse(Answer::Fingerprint { fingerprint });
         }
-        let Ok(segment) = Segment::attach(&self.segment) else { self.refuse(Answer::Segment) };
+        let Some((segment, bells)) = self.attach() else { self.refuse(Answer::Segment) };
         if let Err(error) = (Answer::Ready { pid: std::process::id().into() }).send(&self.socket) {
             fail("answering the handshake", &error);
         }
         // SAFETY: this process is a child (`adopt` found its control socket), and the handshake is done. `Same` is set only by
         // `run_entry`, after it has compared the build identities.
         let parent = unsafe { TrustedParent::new(self.build) };
-        Serving { control: Control::new(self.socket), segment, hello: self.hello, parent }
+        Serving { control: Control::new(self.socket), segment, bells, hello: self.hello, parent }
+    }
+
+    /// The bridge's segment and doorbells, from what came with the handshake.
+    fn attach(&mut self) -> Option<(Segment, Bells)> {
+        let signal = Signal::from_code(self.hello.signal)?;
+        let mut descriptors = std::mem::take(&mut self.descriptors).into_iter();
+        let segment = Segment::attach(descriptors.next()?).ok()?;
+        let bells = Bells::of_child(signal, segment.geometry().lanes, descriptors.collect())?;
+        Some((segment, bells))
     }
 }

@@ -3,6 +3,7 @@
 //! Layer 0. Knows nothing of rings, calls or services; holds no policy.
 
 pub(crate) mod cpu;
+pub(crate) mod eventfd;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod image;

@@ -1,0 +1,196 @@
+//! What a side that sleeps is woken by: the one part of a doorbell that differs between backends.
+//!
+//! Layer 2. When to sleep and when to wake is [`doorbell`](crate::doorbell)'s business and the same for all: a waiter says that
+//! it parks, looks once more and only then sleeps; a notifier publishes, looks, and wakes only who parks. So nothing here is
+//! reached while both sides are awake. A backend must let a wake that comes between the waiter's last look and its sleep end
+//! that sleep; it may end a sleep for nothing.
+
+#![forbid(unsafe_code)]
+
+mod eventfd;
+mod futex;
+
+use crate::layout::BellLine;
+use crate::sync::Futex;
+use crate::sys::futex::Private;
+use crate::sys::poll::{PollSet, Waker};
+use eventfd::{Listener, Ringer};
+pub(crate) use futex::FutexSleeper;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What wakes a side of a bridge that sleeps. Matters only once a side sleeps; while both are awake nobody is woken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Signal {
+    /// A futex in shared memory, in both directions. Costs the least.
+    #[default]
+    Futex,
+    /// An eventfd for each lane wakes the caller, so that a program that sits in an epoll loop can wait for replies there: see
+    /// [`Bridge::doorbell_fd`](crate::Bridge::doorbell_fd). The child is still woken through a futex.
+    EventFd,
+}
+
+impl Signal {
+    /// The name by which the environment variable `CALLGATE_SIGNAL` knows it.
+    fn name(self) -> &'static str {
+        match self {
+            Signal::Futex => "futex",
+            Signal::EventFd => "eventfd",
+        }
+    }
+
+    pub(crate) const ALL: &[Signal] = &[Signal::Futex, Signal::EventFd];
+
+    /// The backend of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|signal| signal.name() == name)
+    }
+
+    /// The names of all backends, for messages.
+    pub(crate) fn names() -> String {
+        Self::ALL.iter().map(|signal| signal.name()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The backend as a number.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Signal::Futex => 0,
+            Signal::EventFd => 1,
+        }
+    }
+
+    /// The inverse of [`code`](Self::code).
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|signal| signal.code() == code)
+    }
+}
+
+/// How to sleep at one doorbell, and how to wake who sleeps there.
+pub(crate) trait Sleeper: Send + Sync {
+    /// Sleeps until woken, until `dead` is no longer 0, or until `left` has passed; or less long, for no reason.
+    fn sleep(&self, bell: &BellLine, dead: Option<&Futex<Private>>, left: Option<Duration>);
+
+    /// Ends the sleep at `bell`, or the next one if there is none. Never blocks.
+    fn wake(&self, bell: &BellLine);
+
+    /// Forgets wakes that have come too early for a sleep.
+    fn forget(&self) {}
+}
+
+/// The backends of all doorbells of a bridge, as one side uses them.
+pub(crate) struct Bells {
+    lanes: Vec<Arc<dyn Sleeper>>,
+    worker: Arc<dyn Sleeper>,
+}
+
+impl Bells {
+    /// Where the caller of lane `index` sleeps.
+    pub(crate) fn lane(&self, index: u32) -> Arc<dyn Sleeper> {
+        self.lanes[index as usize].clone()
+    }
+
+    /// Where the child's worker sleeps.
+    pub(crate) fn worker(&self) -> Arc<dyn Sleeper> {
+        self.worker.clone()
+    }
+
+    /// Doorbells that need nothing but their words in the segment.
+    fn futexes(lanes: u32) -> Self {
+        let futex: Arc<dyn Sleeper> = Arc::new(FutexSleeper);
+        Self { lanes: vec![futex.clone(); lanes as usize], worker: futex }
+    }
+
+    /// The child's side: what `descriptors`, which came with the handshake, are for. `None` if they do not fit.
+    pub(crate) fn of_child(signal: Signal, lanes: u32, descriptors: Vec<OwnedFd>) -> Option<Self> {
+        let futexes = Self::futexes(lanes);
+        match signal {
+            Signal::Futex => descriptors.is_empty().then_some(futexes),
+            Signal::EventFd => {
+                let fits = descriptors.len() == lanes as usize;
+                let ringers = descriptors.into_iter().map(|ring| Arc::new(Ringer::new(ring)) as Arc<dyn Sleeper>);
+                fits.then(|| Self { lanes: ringers.collect(), ..futexes })
+            }
+        }
+    }
+}
+
+/// The parent's side: its doorbells, and what belongs to them.
+pub(crate) struct ParentBells {
+    pub(crate) bells: Bells,
+    /// What the child needs, for the handshake.
+    rings: Vec<Arc<OwnedFd>>,
+    /// Rung when the child has ended, for those who sleep on descriptors.
+    pub(crate) alarm: Option<Arc<Waker>>,
+    /// All lanes' doorbells and the alarm as one descriptor.
+    pub(crate) door: Option<Door>,
+}
+
+impl ParentBells {
+    /// The doorbells of a bridge with so many lanes.
+    pub(crate) fn new(signal: Signal, lanes: u32) -> io::Result<Self> {
+        match signal {
+            Signal::Futex => Ok(Self { bells: Bells::futexes(lanes), rings: Vec::new(), alarm: None, door: None }),
+            Signal::EventFd => Self::eventfds(lanes),
+        }
+    }
+
+    fn eventfds(lanes: u32) -> io::Result<Self> {
+        let alarm = Arc::new(Waker::new()?);
+        let door = Door::new(&alarm)?;
+        let (mut rings, mut listeners) = (Vec::new(), Vec::<Arc<dyn Sleeper>>::new());
+        for lane in 0..lanes {
+            let listener = Listener::new(alarm.clone())?;
+            door.0.add_edge(&*listener.ring(), lane.into())?;
+            rings.push(listener.ring());
+            listeners.push(Arc::new(listener));
+        }
+        let bells = Bells { lanes: listeners, ..Bells::futexes(lanes) };
+        Ok(Self { bells, rings, alarm: Some(alarm), door: Some(door) })
+    }
+
+    /// What the child needs, for the handshake.
+    pub(crate) fn for_child(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.rings.iter().map(|ring| ring.as_fd())
+    }
+}
+
+/// All doorbells of a parent as one descriptor, readable when a lane has been rung since it was last asked, or the child has
+/// ended. The descriptor is the parent's alone: the child has those in it, and not the set itself.
+pub(crate) struct Door(PollSet);
+
+/// What the alarm is called in the set; lanes go by their index.
+const ALARM: u64 = u64::MAX;
+
+impl Door {
+    fn new(alarm: &Waker) -> io::Result<Self> {
+        let set = PollSet::new()?;
+        set.add(alarm, ALARM)?;
+        Ok(Self(set))
+    }
+
+    /// The lanes that have been rung since this was last asked. A child that rings for ever is reported over and over, but one
+    /// that only leaves a doorbell readable is not. Never blocks.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for calls that do not wait"))]
+    pub(crate) fn rung(&self) -> Vec<u32> {
+        let mut keys = Vec::new();
+        // The only failures are those of a bad descriptor or pointer.
+        let _ = self.0.ready_now(&mut keys);
+        keys.into_iter().filter_map(|key| u32::try_from(key).ok()).collect()
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl fmt::Debug for Bells {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bells").field("lanes", &self.lanes.len()).finish_non_exhaustive()
+    }
+}
