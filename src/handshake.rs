@@ -33,6 +33,8 @@ pub(crate) struct Hello {
     pub(crate) wait: u8,
     /// What a side that sleeps is woken by, see [`Signal::code`](crate::signal::Signal::code).
     pub(crate) signal: u8,
+    /// Where its memory objects are; empty if they come as descriptors.
+    pub(crate) place: String,
     /// The longest payload, in bytes.
     pub(crate) max_payload: u64,
 }
@@ -211,6 +213,7 @@ mod tests {
             name: "counter".into(),
             wait: wait_code(Wait::Park),
             signal: 1,
+            place: "/somewhere".into(),
             max_payload: 5,
         }
     }

@@ -394,6 +394,7 @@ impl WorkerLanes {
 mod tests {
     use super::*;
     use crate::layout::Geometry;
+    use crate::objects::Segments;
     use crate::signal::{ParentBells, Signal};
     use crate::sys::poll::readable;
     use std::os::fd::AsFd;
@@ -403,10 +404,12 @@ mod tests {
     /// Both ends of two lanes in one process, and what the parent has beside.
     fn two_sides(signal: Signal) -> (Vec<CallerLane>, WorkerLanes, ParentBells) {
         let geometry = Geometry { lanes: 2, slots: 2, slot_lines: 1 };
-        let (segment, _) = Segment::create(geometry).unwrap();
-        let parent = ParentBells::new(signal, geometry.lanes).unwrap();
-        let descriptors = parent.for_child().map(|ring| ring.try_clone_to_owned().unwrap()).collect();
-        let child = Bells::of_child(signal, geometry.lanes, descriptors).unwrap();
+        let objects = Segments::Sealed.of_parent();
+        let (segment, _) = Segment::create(geometry, &*objects).unwrap();
+        let parent = ParentBells::new(signal, geometry.lanes, &*objects).unwrap();
+        let copies = parent.for_child().map(|ring| ring.try_clone_to_owned().unwrap());
+        let child =
+            Bells::of_child(signal, geometry.lanes, &*objects, &mut copies.collect::<Vec<_>>().into_iter()).unwrap();
         let callers = (0..geometry.lanes).map(|index| CallerLane::new(&segment, index, &parent.bells)).collect();
         (callers, WorkerLanes::new(&segment, &child, Wait::Park), parent)
     }

@@ -4,6 +4,7 @@
 
 use crate::call::service::Service;
 use crate::error::StartError;
+use crate::objects::Segments;
 use crate::signal::Signal;
 use crate::sys::selfproc;
 
@@ -15,6 +16,17 @@ pub(super) fn signal<T: Service>() -> Result<Signal, StartError> {
     match variable(SIGNAL) {
         None => Ok(Signal::default()),
         Some(name) => Signal::named(&name).ok_or_else(|| unknown::<T>(SIGNAL, name, Signal::names())),
+    }
+}
+
+/// Names the default of [`Builder::segments`](super::Builder::segments).
+const SEGMENTS: &str = "CALLGATE_SEGMENTS";
+
+/// What the shared memory is, unless the builder says it.
+pub(super) fn segments<T: Service>() -> Result<Segments, StartError> {
+    match variable(SEGMENTS) {
+        None => Ok(Segments::default()),
+        Some(name) => Segments::named(&name).ok_or_else(|| unknown::<T>(SEGMENTS, name, Segments::names())),
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::call::link::Link;
+use crate::call::link::{Link, Shared};
 use crate::call::service::Service;
 use crate::doorbell::Deadline;
 use crate::error::{Exit, StartError};
@@ -51,13 +51,13 @@ impl<T: Service> Newborn<T> {
     pub(super) fn shake_hands(
         &self,
         hello: &Hello,
-        segment: OwnedFd,
+        segment: Option<OwnedFd>,
         bells: &ParentBells,
         timeout: Duration,
         executable: &str,
     ) -> Result<(), StartError> {
         let Some(control) = &self.control else { return Err(Self::died(self.pid, Exit::Unknown)) };
-        let descriptors: Vec<BorrowedFd<'_>> = [segment.as_fd()].into_iter().chain(bells.for_child()).collect();
+        let descriptors: Vec<BorrowedFd<'_>> = segment.iter().map(AsFd::as_fd).chain(bells.for_child()).collect();
         match hello.send(control, &descriptors) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(self.ended()),
             sent => sent.map_err(system::<T>("greeting the child".into()))?,
@@ -95,7 +95,9 @@ impl<T: Service> Newborn<T> {
             }
             Answer::NotServing => Err(self
                 .unusable("its main calls callgate::init(), and a separate executable needs callgate::serve()".into())),
-            Answer::Segment => Err(self.unusable("it could not map the bridge's segment".into())),
+            Answer::Segment => Err(self.unusable(
+                "it could not map the bridge's segment, or was built without the backends that the bridge uses".into(),
+            )),
         }
     }
 
@@ -112,10 +114,10 @@ impl<T: Service> Newborn<T> {
     }
 
     /// Hands the child to the watcher.
-    pub(super) fn watched(mut self, max_payload: u64, bells: ParentBells) -> Result<Arc<Link>, StartError> {
+    pub(super) fn watched(mut self, max_payload: u64, shared: Shared) -> Result<Arc<Link>, StartError> {
         let parts = self.pidfd.take().zip(self.control.take());
         let (pidfd, control) = parts.ok_or_else(|| Self::died(self.pid, Exit::Unknown))?;
-        let link = Arc::new(Link::new(self.pid, pidfd, control, max_payload, bells));
+        let link = Arc::new(Link::new(self.pid, pidfd, control, max_payload, shared));
         if let Err(error) = watch::watch(link.clone()) {
             link.pidfd().kill();
             reap(link.pidfd(), REAP_PATIENCE);

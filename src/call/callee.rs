@@ -11,12 +11,13 @@ use crate::frame::{BlockRef, Kind, Place};
 use crate::handshake::wait_from_code;
 use crate::lane::{Memory, WorkerLanes, Written, is_past};
 use crate::layout::CallerLine;
+use crate::objects::Objects;
 use crate::process::child::Serving;
 use crate::segment::{Block, Placed};
 use crate::sync::Ordering::Acquire;
 use crate::sys::mapping::Mapping;
+use crate::sys::selfproc;
 use crate::sys::socket::Blocking;
-use crate::sys::{memfd, selfproc};
 use crate::trusted::TrustedParent;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -28,7 +29,12 @@ const CONFUSED: i32 = 71;
 /// Serves `T` to the parent until told to stop. Never returns.
 pub(crate) fn serve<T: Service>(serving: Serving) -> ! {
     panic::install_hook();
-    let memory = Arc::new(Shared { control: serving.control, from_parent: Mutex::default(), changed: Condvar::new() });
+    let memory = Arc::new(Shared {
+        control: serving.control,
+        objects: serving.objects,
+        from_parent: Mutex::default(),
+        changed: Condvar::new(),
+    });
     start_reader(memory.clone());
     let lanes = WorkerLanes::new(&serving.segment, &serving.bells, wait_from_code(serving.hello.wait));
     let callers = (0..serving.segment.geometry().lanes).map(|lane| serving.segment.caller_line(lane)).collect();
@@ -163,6 +169,8 @@ impl Exchange<'_> {
 /// The memory that payloads lie in, as the child's two threads share it.
 struct Shared {
     control: Control,
+    /// Where the segments are that the parent names.
+    objects: Arc<dyn Objects>,
     from_parent: Mutex<FromParent>,
     /// Rung when the reader has noted something.
     changed: Condvar,
@@ -213,20 +221,18 @@ fn start_reader(shared: Arc<Shared>) {
 }
 
 fn note(shared: &Shared, message: Message, descriptor: Option<OwnedFd>) {
-    let mapped = || -> std::io::Result<Arc<Mapping>> {
-        let object = descriptor.as_ref().ok_or(std::io::ErrorKind::InvalidData)?;
-        Ok(Arc::new(Mapping::new(object, memfd::sealed_len(object)?)?))
-    };
+    let mut descriptor = descriptor.into_iter();
+    let mut mapped = |segment| shared.objects.attach(segment, &mut descriptor).map(Arc::new);
     let mut told = shared.told();
     match message {
-        Message::Attach { segment } => match mapped() {
+        Message::Attach { segment } => match mapped(segment) {
             Ok(mapping) => drop(told.requests.insert(segment, mapping)),
             Err(error) => confused(&format!("a segment that cannot be mapped: {error}")),
         },
         Message::Detach { segment } => drop(told.requests.remove(&segment)),
         Message::Grant { segment } => {
             let failed = |error: std::io::Error| NoRoom::Failed(format!("the child cannot map reply memory: {error}"));
-            told.answer = Some(mapped().map(|mapping| (segment, mapping)).map_err(failed));
+            told.answer = Some(mapped(segment).map(|mapping| (segment, mapping)).map_err(failed));
         }
         Message::Deny { len, max } => told.answer = Some(Err(NoRoom::TooLarge { len, max })),
         Message::Lack => {

@@ -4,6 +4,7 @@
 use super::spawn::VARIABLE;
 use crate::control::Control;
 use crate::handshake::{Answer, Entry, Hello, rkyv_format};
+use crate::objects::{self, Objects};
 use crate::segment::Segment;
 use crate::signal::{Bells, Signal};
 use crate::sys::image::Image;
@@ -11,6 +12,7 @@ use crate::sys::{selfproc, socket};
 use crate::trusted::{self, Build, TrustedParent};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 /// Exit code of a child that could not get as far as serving.
 const FAILED: i32 = 70;
@@ -30,10 +32,10 @@ pub(crate) struct Child {
 }
 
 /// A child whose parent has been told that it serves.
-#[derive(Debug)]
 pub(crate) struct Serving {
     pub(crate) control: Control,
     pub(crate) segment: Segment,
+    pub(crate) objects: Arc<dyn Objects>,
     pub(crate) bells: Bells,
     pub(crate) hello: Hello,
     pub(crate) parent: TrustedParent,
@@ -125,22 +127,23 @@ impl Child {
         if self.hello.fingerprint != fingerprint {
             self.refuse(Answer::Fingerprint { fingerprint });
         }
-        let Some((segment, bells)) = self.attach() else { self.refuse(Answer::Segment) };
+        let Some((objects, segment, bells)) = self.attach() else { self.refuse(Answer::Segment) };
         if let Err(error) = (Answer::Ready { pid: std::process::id().into() }).send(&self.socket) {
             fail("answering the handshake", &error);
         }
         // SAFETY: this process is a child (`adopt` found its control socket), and the handshake is done. `Same` is set only by
         // `run_entry`, after it has compared the build identities.
         let parent = unsafe { TrustedParent::new(self.build) };
-        Serving { control: Control::new(self.socket), segment, bells, hello: self.hello, parent }
+        Serving { control: Control::new(self.socket), objects, segment, bells, hello: self.hello, parent }
     }
 
-    /// The bridge's segment and doorbells, from what came with the handshake.
-    fn attach(&mut self) -> Option<(Segment, Bells)> {
+    /// The bridge's memory and doorbells, from what came with the handshake.
+    fn attach(&mut self) -> Option<(Arc<dyn Objects>, Segment, Bells)> {
+        let objects = objects::of_child(&self.hello.place)?;
         let signal = Signal::from_code(self.hello.signal)?;
         let mut descriptors = std::mem::take(&mut self.descriptors).into_iter();
-        let segment = Segment::attach(descriptors.next()?).ok()?;
-        let bells = Bells::of_child(signal, segment.geometry().lanes, descriptors.collect())?;
-        Some((segment, bells))
+        let segment = Segment::attach(&*objects, &mut descriptors).ok()?;
+        let bells = Bells::of_child(signal, segment.geometry().lanes, &*objects, &mut descriptors)?;
+        Some((objects, segment, bells))
     }
 }

@@ -9,8 +9,13 @@
 
 mod eventfd;
 mod futex;
+#[cfg(feature = "portable")]
+mod raw_sync;
 
 use crate::layout::BellLine;
+use crate::objects::Objects;
+#[cfg(feature = "portable")]
+use crate::portable::TrustedChild;
 use crate::sync::Futex;
 use crate::sys::futex::Private;
 use crate::sys::poll::{PollSet, Waker};
@@ -32,6 +37,14 @@ pub enum Signal {
     /// An eventfd for each lane wakes the caller, so that a program that sits in an epoll loop can wait for replies there: see
     /// [`Bridge::doorbell_fd`](crate::Bridge::doorbell_fd). The child is still woken through a futex.
     EventFd,
+    /// Events of the crate `raw_sync` (a process-shared pthread mutex and condition variable), in both directions. For a child
+    /// that is trusted: it can write to them.
+    ///
+    /// Whoever waits for or sets such an event blocks while another holds its lock, for ever if that one was killed. So that no
+    /// call does, the parent has a thread for each lane and one more; a child that is killed in the moment in which it holds a
+    /// lock leaves some of them, and the events' memory, behind in the parent until that ends.
+    #[cfg(feature = "portable")]
+    RawSync(TrustedChild),
 }
 
 impl Signal {
@@ -40,10 +53,17 @@ impl Signal {
         match self {
             Signal::Futex => "futex",
             Signal::EventFd => "eventfd",
+            #[cfg(feature = "portable")]
+            Signal::RawSync(_) => "raw-sync",
         }
     }
 
-    pub(crate) const ALL: &[Signal] = &[Signal::Futex, Signal::EventFd];
+    pub(crate) const ALL: &[Signal] = &[
+        Signal::Futex,
+        Signal::EventFd,
+        #[cfg(feature = "portable")]
+        Signal::RawSync(TrustedChild::by_environment()),
+    ];
 
     /// The backend of that name.
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -60,6 +80,8 @@ impl Signal {
         match self {
             Signal::Futex => 0,
             Signal::EventFd => 1,
+            #[cfg(feature = "portable")]
+            Signal::RawSync(_) => 2,
         }
     }
 
@@ -104,16 +126,23 @@ impl Bells {
         Self { lanes: vec![futex.clone(); lanes as usize], worker: futex }
     }
 
-    /// The child's side: what `descriptors`, which came with the handshake, are for. `None` if they do not fit.
-    pub(crate) fn of_child(signal: Signal, lanes: u32, descriptors: Vec<OwnedFd>) -> Option<Self> {
+    /// The child's side: what `descriptors`, which came with the handshake, are for. `None` if there are too few.
+    pub(crate) fn of_child(
+        signal: Signal,
+        lanes: u32,
+        #[cfg_attr(not(feature = "portable"), expect(unused_variables))] objects: &dyn Objects,
+        descriptors: &mut dyn Iterator<Item = OwnedFd>,
+    ) -> Option<Self> {
         let futexes = Self::futexes(lanes);
         match signal {
-            Signal::Futex => descriptors.is_empty().then_some(futexes),
+            Signal::Futex => Some(futexes),
             Signal::EventFd => {
-                let fits = descriptors.len() == lanes as usize;
-                let ringers = descriptors.into_iter().map(|ring| Arc::new(Ringer::new(ring)) as Arc<dyn Sleeper>);
-                fits.then(|| Self { lanes: ringers.collect(), ..futexes })
+                let ringers = descriptors.map(|ring| Arc::new(Ringer::new(ring)) as Arc<dyn Sleeper>);
+                let ringers: Vec<_> = ringers.collect();
+                (ringers.len() == lanes as usize).then(|| Self { lanes: ringers, ..futexes })
             }
+            #[cfg(feature = "portable")]
+            Signal::RawSync(_) => raw_sync::of_child(lanes, objects, descriptors).ok(),
         }
     }
 }
@@ -131,10 +160,20 @@ pub(crate) struct ParentBells {
 
 impl ParentBells {
     /// The doorbells of a bridge with so many lanes.
-    pub(crate) fn new(signal: Signal, lanes: u32) -> io::Result<Self> {
+    pub(crate) fn new(
+        signal: Signal,
+        lanes: u32,
+        #[cfg_attr(not(feature = "portable"), expect(unused_variables))] objects: &dyn Objects,
+    ) -> io::Result<Self> {
         match signal {
             Signal::Futex => Ok(Self { bells: Bells::futexes(lanes), rings: Vec::new(), alarm: None, door: None }),
             Signal::EventFd => Self::eventfds(lanes),
+            #[cfg(feature = "portable")]
+            Signal::RawSync(_) => {
+                let (bells, descriptor) = raw_sync::of_parent(lanes, objects)?;
+                let rings = descriptor.map(Arc::new).into_iter().collect();
+                Ok(Self { bells, rings, alarm: None, door: None })
+            }
         }
     }
 
