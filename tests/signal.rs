@@ -304,10 +304,14 @@ fn the_environment_chooses_the_default() {
     const NAME: &str = "the_environment_chooses_the_default";
     match role().as_deref() {
         None => within(60, NAME, || {
-            for (value, role) in [("eventfd", "eventfd"), ("futex", "futex"), ("bell", "unknown"), ("", "unknown")] {
-                let output = support::helper(NAME, role).env("CALLGATE_SIGNAL", value).output().expect("the helper");
+            let play = |role: &str, variable: &str, value: &str| {
+                let output = support::helper(NAME, role).env(variable, value).output().expect("the helper");
                 assert!(output.status.success(), "{value}: {}", String::from_utf8_lossy(&output.stdout));
+            };
+            for (value, role) in [("eventfd", "eventfd"), ("futex", "futex"), ("bell", "unknown"), ("", "unknown")] {
+                play(role, "CALLGATE_SIGNAL", value);
             }
+            play("unknown segments", "CALLGATE_SEGMENTS", "paper");
         }),
         Some("unknown") => {
             let error = Guest::bridge().start().expect_err("no backend of that name");
@@ -316,6 +320,10 @@ fn the_environment_chooses_the_default() {
             assert!(text.contains("CALLGATE_SIGNAL is `") && text.contains("one of futex, eventfd"), "{text}");
             // What the program says itself is not looked up.
             assert_eq!(start(Signal::Futex).add(1), Ok(2));
+        }
+        Some("unknown segments") => {
+            let error = Guest::bridge().start().expect_err("no segments of that name").to_string();
+            assert!(error.contains("CALLGATE_SEGMENTS is `paper`, and must be one of sealed"), "{error}");
         }
         Some(name) => {
             let bridge = Guest::bridge().start().expect("the bridge starts");

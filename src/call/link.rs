@@ -203,8 +203,9 @@ impl Watched for Link {
     }
 
     fn ended(&self, exit: Exit) {
-        self.life.end(exit);
+        // First, so that whoever waits for the end finds no name any more.
         self.books.lock().objects.peer_ended();
+        self.life.end(exit);
     }
 }
 

@@ -62,6 +62,13 @@ impl Objects for Named {
     }
 }
 
+/// A start that failed leaves no name behind either, though its memory may still be mapped for a moment.
+impl Drop for Named {
+    fn drop(&mut self) {
+        self.peer_ended();
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -85,6 +92,14 @@ mod tests {
         assert!(path(&parent, SEGMENT).exists(), "who only found it leaves it there");
         drop(ours);
         assert!(!path(&parent, SEGMENT).exists());
+
+        let (still_mapped, _) = parent.create(EVENTS, 4096).unwrap();
+        let events = path(&parent, EVENTS);
+        drop(child);
+        assert!(events.exists());
+        drop(parent);
+        assert!(!events.exists());
+        drop(still_mapped);
     }
 
     #[test]

@@ -24,12 +24,22 @@ pub(crate) fn unlink(name: &str) {
 }
 
 fn keep(memory: Result<Shmem, ShmemError>) -> io::Result<Mapping> {
-    let memory = memory.map_err(|error| io::Error::other(format!("shared memory: {error}")))?;
+    let memory = memory.map_err(system)?;
     let start = NonNull::new(memory.as_ptr()).ok_or(io::ErrorKind::OutOfMemory)?;
     let len = memory.len();
     // SAFETY: mapped readable and writable for `len` bytes until `memory` is dropped. That nobody shrinks it meanwhile is the
     // duty of whoever asked for named memory, with a `TrustedChild`.
     Ok(unsafe { Mapping::kept_by(start, len, Box::new(Held(memory))) })
+}
+
+/// The system's own error, where there is one.
+fn system(error: ShmemError) -> io::Error {
+    match error {
+        ShmemError::MapCreateFailed(code) | ShmemError::MapOpenFailed(code) | ShmemError::UnknownOsError(code) => {
+            io::Error::from_raw_os_error(code.cast_signed())
+        }
+        other => io::Error::other(format!("shared memory: {other}")),
+    }
 }
 
 /// Kept for the sake of its destructor.
