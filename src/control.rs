@@ -79,7 +79,7 @@ impl Control {
     /// Sends a message, with a descriptor if one is given. Never blocks: a peer that does not read gets `WouldBlock`.
     pub(crate) fn send(&self, message: Message, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let bytes: Vec<u8> = message.to_words().into_iter().flat_map(u64::to_le_bytes).collect();
-        socket::send(&self.0, &bytes, descriptor)
+        socket::send(&self.0, &bytes, descriptor.as_slice())
     }
 
     /// Receives a message and the descriptor that came with it; `None` when the other end is closed.
@@ -89,12 +89,12 @@ impl Control {
     /// `WouldBlock` if there is none and `blocking` is `No`; `InvalidData` for what no healthy peer sends.
     pub(crate) fn receive(&self, blocking: Blocking) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
         let mut buffer = [0; 24];
-        let Received::Message(len, descriptor) = socket::receive(&self.0, &mut buffer, blocking)? else {
+        let Received::Message(len, mut descriptors) = socket::receive(&self.0, &mut buffer, blocking)? else {
             return Ok(None);
         };
         let word = |at: usize| buffer[8 * at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         match Message::checked([word(0), word(1), word(2)]) {
-            Some(message) if len == buffer.len() => Ok(Some((message, descriptor))),
+            Some(message) if len == buffer.len() => Ok(Some((message, descriptors.pop()))),
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a control message of unknown kind")),
         }
     }
@@ -137,7 +137,7 @@ mod tests {
         let (ours, theirs) = socket::pair().unwrap();
         let theirs = Control::new(theirs);
         for bytes in [&[0u8; 24][..], &[1; 8], &[0xff; 24], &[1; 100]] {
-            socket::send(&ours, bytes, None).unwrap();
+            socket::send(&ours, bytes, &[]).unwrap();
             assert_eq!(theirs.receive(Blocking::Yes).unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
     }

@@ -1,7 +1,7 @@
 //! Doorbells: what one side notifies and the other waits on. wait = spin, then park.
 //!
 //! Layer 2. Makes no system call unless a side really sleeps or the other side sleeps. Knows nothing of processes: the word
-//! that tells of a peer's death is just a second futex to wait on.
+//! that tells of a peer's death is just a second futex to wait on. How a side sleeps and is woken is its [`Sleeper`]'s business.
 //!
 //! # Why no wake-up is lost
 //!
@@ -14,15 +14,18 @@
 //!
 //! The two fences stand in one total order. If N2 is first, W3 sees what N1 published, and the waiter does not sleep. If W2
 //! is first, N3 sees W1, and wakes; the wake finds the waiter asleep, or not yet asleep, and then the kernel's own
-//! comparison fails because the notifier has set `parked` to AWAKE before it wakes. Without either fence both sides can
+//! comparison fails because the notifier has set `parked` to AWAKE before it wakes (a futex), or the wake is remembered (the
+//! other backends). Without either fence both sides can
 //! read the other's old value: the loom model below then deadlocks.
 
 #![forbid(unsafe_code)]
 
 use crate::layout::{AWAKE, BellLine, PARKED};
+use crate::signal::Sleeper;
 use crate::sync::Ordering::{Acquire, Relaxed, SeqCst};
-use crate::sync::{Futex, fence, spin_hint, wait_either};
-use crate::sys::futex::{Private, Woken};
+use crate::sync::{Futex, fence, spin_hint};
+use crate::sys::futex::Private;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a side polls before it parks, unless its peer last ran on the same CPU.
@@ -96,25 +99,45 @@ pub(crate) enum Waited {
 }
 
 /// Tells the waiter behind `bell` that something has been published.
+///
+/// `sleeper` is behind two references so that nothing of it is read unless somebody sleeps.
 #[inline(always)]
-pub(crate) fn notify(bell: &BellLine) {
-    // N2: orders the commit word before the load of `parked`. Pairs with W2 in `park_until`.
+pub(crate) fn notify(bell: &BellLine, sleeper: &Arc<dyn Sleeper>) {
+    // N2: orders the commit word before the load of `parked`. Pairs with W2 in `arm`.
     fence(SeqCst);
     if bell.parked.word().load(Relaxed) != AWAKE {
-        wake_slow(bell);
+        wake_slow(bell, sleeper);
     }
 }
 
 #[cold]
-fn wake_slow(bell: &BellLine) {
+fn wake_slow(bell: &BellLine, sleeper: &Arc<dyn Sleeper>) {
     bell.parked.word().store(AWAKE, Relaxed);
-    bell.parked.wake();
+    sleeper.wake(bell);
+}
+
+/// Has whoever publishes from now on ring at `bell`, and asks whether something is published already: W1 to W3.
+#[inline]
+pub(crate) fn arm(bell: &BellLine, ready: impl FnOnce() -> bool) -> bool {
+    // W1.
+    bell.parked.word().store(PARKED, Relaxed);
+    // W2: orders `parked` before the look at the commit word. Pairs with N2 in `notify`.
+    fence(SeqCst);
+    // W3.
+    ready()
+}
+
+/// Has nobody ring any more.
+pub(crate) fn disarm(bell: &BellLine) {
+    bell.parked.word().store(AWAKE, Relaxed);
 }
 
 /// One side's way of waiting at its own doorbell.
 pub(crate) struct Waiter<'a> {
     /// The doorbell, in shared memory, written by this side.
     pub(crate) bell: &'a BellLine,
+    /// How this side sleeps there.
+    pub(crate) sleeper: &'a dyn Sleeper,
     /// How to wait.
     pub(crate) wait: Wait,
     /// Becomes other than 0 when the peer is dead. In the parent; a child dies with its parent instead.
@@ -180,20 +203,20 @@ impl Waiter<'_> {
 
     fn park(&self, deadline: Deadline, ready: &mut dyn FnMut() -> bool) -> Waited {
         let waited = self.park_until(deadline, ready);
-        self.bell.parked.word().store(AWAKE, Relaxed);
+        disarm(self.bell);
         waited
     }
 
     fn park_until(&self, deadline: Deadline, ready: &mut dyn FnMut() -> bool) -> Waited {
         let mut spurious = 0u32;
         loop {
-            // W1.
-            self.bell.parked.word().store(PARKED, Relaxed);
-            // W2: orders `parked` before the look at the commit word. Pairs with N2 in `notify`.
-            fence(SeqCst);
-            // W3. Death is looked at first, so that a reply published before it is still found.
-            let dead = self.is_dead();
-            if ready() {
+            let mut dead = false;
+            let found = arm(self.bell, || {
+                // Death is looked at first, so that a reply published before it is still found.
+                dead = self.is_dead();
+                ready()
+            });
+            if found {
                 return Waited::Ready;
             }
             if dead {
@@ -208,13 +231,12 @@ impl Waiter<'_> {
         }
     }
 
-    /// One sleep, at most `left`. `distrust` = the shared word has woken this wait too often for nothing: a hostile peer can
-    /// do that for ever, so leave it alone and look again every [`NAP`].
-    fn sleep(&self, left: Option<Duration>, distrust: bool) -> Woken {
+    /// One sleep, at most `left`. `distrust` = this wait has been woken too often for nothing: a hostile peer can do that for
+    /// ever, so leave what it can reach alone and look again every [`NAP`].
+    fn sleep(&self, left: Option<Duration>, distrust: bool) {
         match self.dead {
-            None => self.bell.parked.wait(PARKED, left),
-            Some(dead) if distrust => dead.wait(0, Some(left.map_or(NAP, |left| left.min(NAP)))),
-            Some(dead) => wait_either((&self.bell.parked, PARKED), (dead, 0), left),
+            Some(dead) if distrust => drop(dead.wait(0, Some(left.map_or(NAP, |left| left.min(NAP))))),
+            dead => self.sleeper.sleep(self.bell, dead, left),
         }
     }
 }
@@ -234,6 +256,7 @@ pub(crate) fn publish_cpu(bell: &BellLine) -> u32 {
 mod tests {
     use super::*;
     use crate::layout::WorkerLine;
+    use crate::signal::FutexSleeper;
     use crate::sync::AtomicU32;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
@@ -246,7 +269,7 @@ mod tests {
     }
 
     fn waiter<'a>(line: &'a WorkerLine, wait: Wait, dead: &'a Futex<Private>) -> Waiter<'a> {
-        Waiter { bell: &line.bell, wait, dead: Some(dead), peer_cpu: 0 }
+        Waiter { bell: &line.bell, sleeper: &FutexSleeper, wait, dead: Some(dead), peer_cpu: 0 }
     }
 
     #[test]
@@ -310,11 +333,20 @@ mod tests {
 mod model {
     use super::*;
     use crate::layout::{CallerLine, WorkerLine};
+    use crate::signal::FutexSleeper;
     use crate::sync::{AtomicU32, AtomicU64};
-    use loom::sync::Arc;
+    use loom::sync::Arc as Shared;
 
     fn bell() -> BellLine {
         BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) }
+    }
+
+    fn futex() -> Arc<dyn Sleeper> {
+        Arc::new(FutexSleeper)
+    }
+
+    fn waiter(bell: &BellLine) -> Waiter<'_> {
+        Waiter { bell, sleeper: &FutexSleeper, wait: Wait::Park, dead: None, peer_cpu: 0 }
     }
 
     /// A waiter that parks at once always sees what was published: otherwise loom reports a deadlock.
@@ -322,13 +354,13 @@ mod model {
     fn loom_parked_waiter_is_always_woken() {
         loom::model(|| {
             let line = WorkerLine { bell: bell(), lanes_in_use: AtomicU32::new(0) };
-            let shared = Arc::new((line, AtomicU64::new(0)));
+            let shared = Shared::new((line, AtomicU64::new(0)));
             let peer = shared.clone();
             let notifier = loom::thread::spawn(move || {
                 peer.1.store(1, Relaxed);
-                notify(&peer.0.bell);
+                notify(&peer.0.bell, &futex());
             });
-            let waiter = Waiter { bell: &shared.0.bell, wait: Wait::Park, dead: None, peer_cpu: 0 };
+            let waiter = waiter(&shared.0.bell);
             let waited = waiter.wait(Deadline::NEVER, || shared.1.load(Relaxed) == 1);
             assert_eq!(waited, Waited::Ready);
             notifier.join().unwrap();
@@ -340,16 +372,16 @@ mod model {
     fn loom_second_wait_is_woken_too() {
         loom::model(|| {
             let line = CallerLine { bell: bell(), released: AtomicU64::new(0) };
-            let shared = Arc::new((line, AtomicU64::new(0)));
+            let shared = Shared::new((line, AtomicU64::new(0)));
             let peer = shared.clone();
             let notifier = loom::thread::spawn(move || {
                 for value in 1..=2 {
                     peer.1.store(value, Relaxed);
-                    notify(&peer.0.bell);
+                    notify(&peer.0.bell, &futex());
                 }
             });
             for value in 1..=2 {
-                let waiter = Waiter { bell: &shared.0.bell, wait: Wait::Park, dead: None, peer_cpu: 0 };
+                let waiter = waiter(&shared.0.bell);
                 assert_eq!(waiter.wait(Deadline::NEVER, || shared.1.load(Relaxed) >= value), Waited::Ready);
             }
             notifier.join().unwrap();

@@ -242,7 +242,7 @@ pub enum StartError {
     Option {
         /// The service that was to be started.
         service: &'static str,
-        /// The builder's method.
+        /// The builder's method, or the environment variable that stands in for it.
         option: &'static str,
         /// What it was given.
         value: String,

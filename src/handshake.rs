@@ -1,6 +1,6 @@
 //! The handshake: what parent and child tell each other before the first call, over the control socket.
 //!
-//! Layer 3. The parent sends a [`Hello`] with the segment's descriptor; the child answers with an [`Answer`]. Both begin with
+//! Layer 3. The parent sends a [`Hello`] with the descriptors of the segment and of the doorbells, if they have any; the child answers with an [`Answer`]. Both begin with
 //! magic and protocol version, which never change their place, so that any two versions can tell each other apart.
 
 #![forbid(unsafe_code)]
@@ -31,6 +31,10 @@ pub(crate) struct Hello {
     pub(crate) name: String,
     /// How the worker waits, see [`wait_code`].
     pub(crate) wait: u8,
+    /// What a side that sleeps is woken by, see [`Signal::code`](crate::signal::Signal::code).
+    pub(crate) signal: u8,
+    /// Where its memory objects are; empty if they come as descriptors.
+    pub(crate) place: String,
     /// The longest payload, in bytes.
     pub(crate) max_payload: u64,
 }
@@ -146,18 +150,18 @@ fn split_prefix(message: &[u8]) -> io::Result<(u32, &[u8])> {
 }
 
 impl Hello {
-    /// Sends the parent's message, with the segment's descriptor.
-    pub(crate) fn send(&self, socket: impl AsFd, segment: BorrowedFd<'_>) -> io::Result<()> {
+    /// Sends the parent's message, with the descriptors that it is about: the segment's first.
+    pub(crate) fn send(&self, socket: impl AsFd, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let body = encode_to_vec(self, MAX_LEN).map_err(|_| invalid("a name too long for the handshake"))?;
         let message = [&prefix()[..], &body].concat();
-        socket::send(socket, &message, Some(segment))
+        socket::send(socket, &message, descriptors)
     }
 
-    /// Receives the parent's message and the segment's descriptor; `None` when the parent is gone, or has another protocol
+    /// Receives the parent's message and its descriptors, the segment's first; `None` when the parent is gone, or has another protocol
     /// version, which it has then been told.
-    pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<(Self, OwnedFd)>> {
+    pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<(Self, Vec<OwnedFd>)>> {
         let mut buffer = [0; MAX_LEN + 16];
-        let Received::Message(len, segment) = socket::receive(&socket, &mut buffer, Blocking::Yes)? else {
+        let Received::Message(len, descriptors) = socket::receive_many(&socket, &mut buffer, Blocking::Yes)? else {
             return Ok(None);
         };
         let (version, body) = split_prefix(&buffer[..len])?;
@@ -166,7 +170,7 @@ impl Hello {
             return Ok(None);
         }
         let hello = decode_private(body).ok_or_else(|| invalid("a handshake message that cannot be read"))?;
-        Ok(Some((hello, segment.ok_or_else(|| invalid("a handshake message without a segment"))?)))
+        Ok(Some((hello, descriptors)))
     }
 }
 
@@ -175,7 +179,7 @@ impl Answer {
     pub(crate) fn send(self, socket: impl AsFd) -> io::Result<()> {
         let (kind, value) = self.to_words();
         let message = [&prefix()[..], &kind.to_le_bytes(), &value.to_le_bytes()].concat();
-        socket::send(socket, &message, None)
+        socket::send(socket, &message, &[])
     }
 
     /// Receives the child's message, which must be there already; `None` when the child is gone.
@@ -212,6 +216,8 @@ mod tests {
             parent_pid: 4,
             name: "counter".into(),
             wait: wait_code(Wait::Park),
+            signal: 1,
+            place: "/somewhere".into(),
             max_payload: 5,
         }
     }
@@ -219,9 +225,9 @@ mod tests {
     #[test]
     fn both_messages_arrive_as_sent() {
         let (parent, child) = socket::pair().unwrap();
-        hello().send(&parent, parent.as_fd()).unwrap();
-        let (received, _segment) = Hello::receive(&child).unwrap().unwrap();
-        assert_eq!(received, hello());
+        hello().send(&parent, &[parent.as_fd(); 65]).unwrap();
+        let (received, descriptors) = Hello::receive(&child).unwrap().unwrap();
+        assert_eq!((received, descriptors.len()), (hello(), 65));
         for answer in [
             Answer::Ready { pid: 9 },
             Answer::Build { build: 8 },
@@ -239,7 +245,7 @@ mod tests {
         let (parent, child) = socket::pair().unwrap();
         let mut message = [&prefix()[..], b"anything"].concat();
         message[8] = 99;
-        socket::send(&parent, &message, Some(parent.as_fd())).unwrap();
+        socket::send(&parent, &message, &[parent.as_fd()]).unwrap();
         assert!(Hello::receive(&child).unwrap().is_none());
         assert_eq!(Answer::receive(&parent).unwrap(), Some(Answer::Protocol { version: PROTOCOL.into() }));
     }
@@ -248,7 +254,7 @@ mod tests {
     fn what_no_healthy_child_says_is_refused() {
         let (parent, child) = socket::pair().unwrap();
         for message in [&[0u8; 32][..], b"callgate", &[prefix(), [9; 16]].concat(), &prefix()] {
-            socket::send(&child, message, None).unwrap();
+            socket::send(&child, message, &[]).unwrap();
             assert_eq!(Answer::receive(&parent).unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
     }

@@ -8,12 +8,14 @@ use crate::__glue::Val;
 use crate::call::callee::Worker;
 use crate::call::caller::{Caller, Sent};
 use crate::call::host::Alone;
-use crate::call::link::Link;
+use crate::call::link::{Link, Shared};
 use crate::call::service::{Method, Service};
 use crate::control::Control;
 use crate::doorbell::Wait;
 use crate::layout::Geometry;
+use crate::objects::Sealed;
 use crate::segment::Segment;
+use crate::signal::{Count, ParentBells, Signal};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket;
 use std::hint::black_box;
@@ -40,11 +42,12 @@ static ADD: Method = Method { service: "Counter", name: "add", index: 1, interfa
 /// A caller and a callee that share a segment and a thread.
 fn pair<T: Service>(service: T) -> (Caller, Worker<Alone<T>>) {
     let geometry = Geometry { workers: 1, lanes: 8, slots: 32, slot_lines: 9 };
-    let (segment, object) = Segment::create(geometry).unwrap();
+    let (segment, object) = Segment::create(geometry, &Sealed).unwrap();
+    let bells = ParentBells::new(Signal::Futex, Count::of(&geometry), &Sealed).unwrap();
     let (parent, child) = socket::pair().unwrap();
-    let link = Arc::new(Link::new(1, Pidfd::of_nobody(), parent, 1 << 20));
+    let link = Arc::new(Link::new(1, Pidfd::of_nobody(), parent, 1 << 20, Shared { objects: Arc::new(Sealed), bells }));
     let caller = Caller::new::<T>(&segment, link, Wait::Spin);
-    let segment = Segment::attach(&object).unwrap();
+    let segment = Segment::attach(&Sealed, &mut object.into_iter()).unwrap();
     (caller, Worker::in_process(&segment, Control::new(child), service))
 }
 

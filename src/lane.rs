@@ -14,10 +14,12 @@ use crate::life::Life;
 pub(crate) use crate::ring::Frame;
 use crate::ring::{Consumer, Producer};
 use crate::segment::{Placed, Segment, Span};
+use crate::signal::{Bells, Sleeper};
 use crate::sync::Ordering::{Relaxed, Release};
 use rkyv::rancor::Failure;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// Why a frame could not be written. Nothing was published.
 #[derive(Clone, Debug)]
@@ -38,6 +40,9 @@ pub(crate) struct CallerLane {
     callee: Placed<CalleeLine>,
     /// The line of the one worker that serves this lane.
     worker: Placed<WorkerLine>,
+    /// How this side sleeps at the caller's doorbell, and wakes who sleeps at the worker's.
+    own_bell: Arc<dyn Sleeper>,
+    worker_bell: Arc<dyn Sleeper>,
     in_use: bool,
     /// The block that the request being written has outgrown its slot into. What a `Serialize` that failed or panicked left
     /// here is given back by the next request.
@@ -48,7 +53,7 @@ pub(crate) struct CallerLane {
 
 impl CallerLane {
     /// The caller's end of lane `index`, with no call made yet.
-    pub(crate) fn new(segment: &Segment, index: u32) -> Self {
+    pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells) -> Self {
         let (worker, place) = segment.geometry().worker_of(index);
         Self {
             place,
@@ -57,6 +62,8 @@ impl CallerLane {
             caller: segment.caller_line(index),
             callee: segment.callee_line(index),
             worker: segment.worker_line(worker),
+            own_bell: bells.lane(index),
+            worker_bell: bells.worker(worker),
             in_use: false,
             spilled: None,
             // Never grows: there are at most as many unanswered requests as slots.
@@ -108,7 +115,7 @@ impl CallerLane {
         if !self.in_use {
             self.enter_use_slow();
         }
-        doorbell::notify(&self.worker.bell);
+        doorbell::notify(&self.worker.bell, &self.worker_bell);
         Ok(())
     }
 
@@ -139,11 +146,28 @@ impl CallerLane {
     fn wait_slow(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
         let waiter = Waiter {
             bell: &self.caller.bell,
+            sleeper: &*self.own_bell,
             wait,
             dead: Some(life.dead()),
             peer_cpu: self.worker.bell.cpu.load(Relaxed),
         };
         waiter.wait(deadline, || self.replies.is_ready())
+    }
+
+    /// Has the child ring for the next reply, instead of waiting for it. Whether it is there already, and nothing will ring.
+    ///
+    /// One who waits in this way looks again when it is rung, or when the peer has died, and calls this again if it looked in
+    /// vain; then [`disarm`](Self::disarm).
+    #[cfg_attr(not(test), expect(dead_code, reason = "for calls that do not wait"))]
+    pub(crate) fn arm(&self) -> bool {
+        doorbell::arm(&self.caller.bell, || self.replies.is_ready())
+    }
+
+    /// Has the child ring no more for this lane, and forgets that it has rung.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for calls that do not wait"))]
+    pub(crate) fn disarm(&self) {
+        doorbell::disarm(&self.caller.bell);
+        self.own_bell.forget();
     }
 
     /// The next reply, if it is there.
@@ -276,17 +300,20 @@ pub(crate) struct CalleeLane {
     replies: Producer,
     caller: Placed<CallerLine>,
     callee: Placed<CalleeLine>,
+    /// How to wake the caller.
+    caller_bell: Arc<dyn Sleeper>,
 }
 
 impl CalleeLane {
     /// The callee's end of lane `index`, with no call answered yet.
-    pub(crate) fn new(segment: &Segment, index: u32) -> Self {
+    pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells) -> Self {
         Self {
             index,
             requests: Consumer::new(segment.requests(index), 0),
             replies: Producer::new(segment.replies(index), 0),
             caller: segment.caller_line(index),
             callee: segment.callee_line(index),
+            caller_bell: bells.lane(index),
         }
     }
 
@@ -323,7 +350,7 @@ impl CalleeLane {
         let position = self.replies.position();
         self.requests.release();
         self.replies.publish(kind, 0, place);
-        doorbell::notify(&self.caller.bell);
+        doorbell::notify(&self.caller.bell, &self.caller_bell);
         position
     }
 
@@ -377,6 +404,8 @@ impl ReplySlot<'_> {
 pub(crate) struct WorkerLanes {
     lanes: Vec<CalleeLane>,
     worker: Placed<WorkerLine>,
+    /// How the worker sleeps.
+    own_bell: Arc<dyn Sleeper>,
     wait: Wait,
     /// The lane served last: the next look begins after it, so that no lane waits for ever.
     last: usize,
@@ -384,9 +413,9 @@ pub(crate) struct WorkerLanes {
 
 impl WorkerLanes {
     /// The lanes of worker `index`.
-    pub(crate) fn new(segment: &Segment, index: u32, wait: Wait) -> Self {
-        let lanes = segment.geometry().lanes_of(index).map(|lane| CalleeLane::new(segment, lane)).collect();
-        Self { lanes, worker: segment.worker_line(index), wait, last: 0 }
+    pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells, wait: Wait) -> Self {
+        let lanes = segment.geometry().lanes_of(index).map(|lane| CalleeLane::new(segment, lane, bells)).collect();
+        Self { lanes, worker: segment.worker_line(index), own_bell: bells.worker(index), wait, last: 0 }
     }
 
     /// The lane at `place`.
@@ -405,6 +434,7 @@ impl WorkerLanes {
     fn wait_slow(&self) -> usize {
         let waiter = Waiter {
             bell: &self.worker.bell,
+            sleeper: &*self.own_bell,
             wait: self.wait,
             dead: None,
             peer_cpu: self.lanes[self.last].caller_cpu(),
@@ -430,11 +460,132 @@ impl WorkerLanes {
     }
 }
 
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::layout::Geometry;
+    use crate::objects::Segments;
+    use crate::signal::{Count, ParentBells, Signal};
+    use crate::sys::poll::readable;
+    use std::os::fd::AsFd;
+    use std::thread;
+    use std::time::Duration;
+
+    /// Both ends of two lanes in one process, and what the parent has beside.
+    fn two_sides(signal: Signal) -> (Vec<CallerLane>, WorkerLanes, ParentBells) {
+        let geometry = Geometry { lanes: 2, slots: 2, slot_lines: 1, workers: 1 };
+        let objects = Segments::Sealed.of_parent();
+        let (segment, _) = Segment::create(geometry, &*objects).unwrap();
+        let parent = ParentBells::new(signal, Count::of(&geometry), &*objects).unwrap();
+        let copies = parent.for_child().map(|ring| ring.try_clone_to_owned().unwrap());
+        let child =
+            Bells::of_child(signal, Count::of(&geometry), &*objects, &mut copies.collect::<Vec<_>>().into_iter())
+                .unwrap();
+        let callers = (0..geometry.lanes).map(|index| CallerLane::new(&segment, index, &parent.bells)).collect();
+        (callers, WorkerLanes::new(&segment, 0, &child, Wait::Park), parent)
+    }
+
+    fn ask(lane: &mut CallerLane) {
+        lane.send(Kind::Call, 0, &(), &mut NoMemory).unwrap();
+    }
+
+    fn answer(worker: &mut WorkerLanes) {
+        let index = worker.wait();
+        let lane = worker.lane(index);
+        assert!(lane.begin().unwrap().is_some());
+        lane.publish(Kind::Call, Place::Slot(0));
+    }
+
+    fn take(lane: &mut CallerLane) {
+        assert!(lane.take().unwrap().is_some());
+        lane.release(false);
+    }
+
+    fn is_readable(door: impl AsFd) -> bool {
+        readable(door, Duration::ZERO).unwrap()
+    }
+
+    #[test]
+    fn sides_that_park_wake_each_other() {
+        for &signal in Signal::ALL {
+            let (mut callers, mut worker, parent) = two_sides(signal);
+            let life = Life::new(parent.alarm.clone());
+            thread::scope(|scope| {
+                scope.spawn(|| (0..2000).for_each(|_| answer(&mut worker)));
+                for call in 0..2000 {
+                    let lane = &mut callers[call % 2];
+                    ask(lane);
+                    assert_eq!(lane.wait(Wait::Park, &life, Deadline::NEVER), Waited::Ready, "{signal:?}");
+                    take(lane);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_death_wakes_who_sleeps_whatever_he_sleeps_on() {
+        for &signal in Signal::ALL {
+            let (mut callers, _, parent) = two_sides(signal);
+            let life = Life::new(parent.alarm.clone());
+            ask(&mut callers[0]);
+            thread::scope(|scope| {
+                let waiting = scope.spawn(|| callers[0].wait(Wait::Park, &life, Deadline::NEVER));
+                thread::sleep(Duration::from_millis(10));
+                life.end(crate::error::Exit::Unknown);
+                assert_eq!(waiting.join().unwrap(), Waited::Dead, "{signal:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn the_door_opens_for_a_reply_that_was_armed_for_and_for_the_end() {
+        let (mut callers, mut worker, parent) = two_sides(Signal::EventFd);
+        let door = parent.door.as_ref().unwrap();
+        for round in 0..3 {
+            let lane = &mut callers[round % 2];
+            ask(lane);
+            assert!(!lane.arm() && !is_readable(door));
+            answer(&mut worker);
+            assert!(is_readable(door));
+            assert_eq!(door.rung(), [round as u32 % 2]);
+            // Asked once, it says no more of this ring, though the lane still holds it.
+            assert!(!is_readable(door));
+            assert!(lane.arm(), "the reply is there");
+            take(lane);
+            lane.disarm();
+        }
+        Life::new(parent.alarm.clone()).end(crate::error::Exit::Unknown);
+        assert!(is_readable(door) && door.rung().is_empty() && is_readable(door));
+    }
+
+    #[test]
+    fn who_has_not_armed_is_not_rung_for() {
+        let (mut callers, mut worker, parent) = two_sides(Signal::EventFd);
+        let door = parent.door.as_ref().unwrap();
+        let lane = &mut callers[0];
+        ask(lane);
+        assert!(!lane.arm());
+        lane.disarm();
+        answer(&mut worker);
+        assert!(!is_readable(door));
+        assert!(lane.arm(), "a reply that came while nobody was armed is found by arming");
+    }
+
+    struct NoMemory;
+
+    impl Memory for NoMemory {
+        fn with(&mut self, _: &mut dyn FnMut(&mut Arena, &mut dyn Source)) {
+            unreachable!("an empty frame fits any slot");
+        }
+    }
+}
+
 #[cfg(all(test, loom))]
 mod model {
     use super::*;
     use crate::layout::{AWAKE, BellLine};
     use crate::segment::Slots;
+    use crate::signal::FutexSleeper;
     use crate::sync::{AtomicU32, AtomicU64, Futex};
 
     /// Two lanes that enter use at the same moment, and one parked worker: it serves both. What must hold is that it never
@@ -444,6 +595,7 @@ mod model {
         loom::model(|| {
             let bell = || BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) };
             let worker = Placed::on_heap(WorkerLine { bell: bell(), lanes_in_use: AtomicU32::new(0) });
+            let futex = || Arc::new(FutexSleeper) as Arc<dyn Sleeper>;
             let (mut callers, mut lanes) = (Vec::new(), Vec::new());
             for index in 0..2 {
                 let (requests, replies) = (Slots::on_heap(2), Slots::on_heap(2));
@@ -455,6 +607,7 @@ mod model {
                     replies: Producer::new(replies.clone(), 0),
                     caller: caller.clone(),
                     callee: callee.clone(),
+                    caller_bell: futex(),
                 });
                 callers.push(CallerLane {
                     place: index,
@@ -463,6 +616,8 @@ mod model {
                     caller,
                     callee,
                     worker: worker.clone(),
+                    own_bell: futex(),
+                    worker_bell: futex(),
                     in_use: false,
                     spilled: None,
                     lent: VecDeque::new(),
@@ -472,7 +627,7 @@ mod model {
                 .into_iter()
                 .map(|mut lane| loom::thread::spawn(move || lane.send(Kind::Call, 0, &(), &mut NoMemory).is_ok()))
                 .collect();
-            let mut served = WorkerLanes { lanes, worker, wait: Wait::Park, last: 0 };
+            let mut served = WorkerLanes { lanes, worker, own_bell: futex(), wait: Wait::Park, last: 0 };
             for _ in 0..2 {
                 let place = served.wait();
                 let lane = served.lane(place);

@@ -83,13 +83,17 @@ mod arena;
 mod doorbell;
 mod frame;
 mod ring;
+mod signal;
 
 // Layer 1: shared memory.
 mod layout;
+mod objects;
 mod segment;
 
 // Layer 0: what everything stands on.
 mod error;
+#[cfg(feature = "portable")]
+mod portable;
 mod sync;
 mod sys;
 
@@ -102,6 +106,10 @@ pub use crate::call::service::{Mode, Service};
 pub use crate::doorbell::Wait;
 pub use crate::error::{CallError, CallName, Exit, Fault, Payload, Progress, StartError};
 pub use crate::frame::Transfer;
+pub use crate::objects::Segments;
+#[cfg(feature = "portable")]
+pub use crate::portable::TrustedChild;
+pub use crate::signal::Signal;
 pub use callgate_macros::bridge;
 pub use rkyv;
 

@@ -9,7 +9,8 @@ use crate::error::Exit;
 use crate::sync::Futex;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::futex::{Private, Woken};
-use std::sync::OnceLock;
+use crate::sys::poll::Waker;
+use std::sync::{Arc, OnceLock};
 
 /// Why this process itself ended the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +29,15 @@ pub(crate) enum Cause {
 #[derive(Debug)]
 pub(crate) struct Life {
     dead: Futex<Private>,
+    /// Rung after `dead` is set, for those who sleep on descriptors.
+    alarm: Option<Arc<Waker>>,
     exit: OnceLock<Exit>,
     cause: OnceLock<Cause>,
 }
 
 impl Life {
-    pub(crate) fn new() -> Self {
-        Self { dead: Futex::new(0), exit: OnceLock::new(), cause: OnceLock::new() }
+    pub(crate) fn new(alarm: Option<Arc<Waker>>) -> Self {
+        Self { dead: Futex::new(0), alarm, exit: OnceLock::new(), cause: OnceLock::new() }
     }
 
     /// The word that becomes other than 0 when the peer has ended.
@@ -48,6 +51,7 @@ impl Life {
         // Release: publishes `exit`. Pairs with the Acquire in `exit` and in `Waiter::is_dead`.
         self.dead.word().store(1, Release);
         self.dead.wake();
+        self.alarm.iter().for_each(|alarm| alarm.wake());
     }
 
     /// Records why this process is about to end the peer. Only the first call counts, and none after the peer has ended.

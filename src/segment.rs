@@ -7,14 +7,14 @@
 use crate::layout::{
     CalleeLine, CallerLine, Geometry, Header, LINE, MAGIC, PAYLOAD_OFFSET, PROTOCOL, SlotLine, WorkerLine,
 };
+use crate::objects::{Objects, SEGMENT};
 use crate::sync::Ordering::Relaxed;
 use crate::sys::mapping::{Mapping, copy_from_shared};
-use crate::sys::memfd;
 use std::any::Any;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -230,12 +230,11 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Creates, sizes, seals, maps and initialises a segment. The descriptor is for the child.
-    pub(crate) fn create(geometry: Geometry) -> io::Result<(Self, OwnedFd)> {
+    /// Creates, sizes, maps and initialises a segment. The descriptor, if there is one, is for the child.
+    pub(crate) fn create(geometry: Geometry, objects: &dyn Objects) -> io::Result<(Self, Option<OwnedFd>)> {
         assert!(geometry.is_valid(), "{geometry:?} is not a valid geometry");
-        let len = geometry.segment_len();
-        let object = memfd::create_sealed("callgate", len)?;
-        let segment = Self { mapping: Arc::new(Mapping::new(&object, len)?), geometry };
+        let (mapping, object) = objects.create(SEGMENT, geometry.segment_len())?;
+        let segment = Self { mapping: Arc::new(mapping), geometry };
         let header = segment.header();
         header.magic.store(MAGIC, Relaxed);
         header.protocol.store(PROTOCOL, Relaxed);
@@ -247,13 +246,13 @@ impl Segment {
     }
 
     /// Maps the segment that a parent created, and checks that it is what its header says.
-    pub(crate) fn attach(object: impl AsFd) -> io::Result<Self> {
+    pub(crate) fn attach(objects: &dyn Objects, descriptors: &mut dyn Iterator<Item = OwnedFd>) -> io::Result<Self> {
         let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-        let len = memfd::sealed_len(&object)?;
+        let mapping = Arc::new(objects.attach(SEGMENT, descriptors)?);
+        let len = mapping.len();
         if len < size_of::<Header>() {
             return Err(wrong("a segment too short for its header"));
         }
-        let mapping = Arc::new(Mapping::new(&object, len)?);
         let header = Placed::<Header>::new(&mapping, 0);
         let geometry = Geometry {
             lanes: header.lanes.load(Relaxed),

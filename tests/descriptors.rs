@@ -1,5 +1,5 @@
-//! Promise: a child has descriptors 0, 1, 2 and its control socket, whatever its parent had open; 0 is `/dev/null`, and 1 and
-//! 2 are the parent's or what the builder says.
+//! Promise: a child has descriptors 0, 1, 2 and its control socket, and those that it is woken through, whatever its parent had
+//! open; 0 is `/dev/null`, and 1 and 2 are the parent's or what the builder says.
 
 use callgate::{Bridge, Builder, bridge};
 use std::fs::File;
@@ -66,8 +66,19 @@ fn check(guest: &Bridge<Guest>, out: &str, err: &str) {
         let at = rest.iter().position(|target| target == known).expect("found above");
         rest.remove(at);
     }
+    let eventfds = rest.iter().filter(|target| *target == "anon_inode:[eventfd]").count();
+    assert_eq!(eventfds, shared_with(guest), "beside 0, 1 and 2: {rest:?}");
+    rest.retain(|target| target != "anon_inode:[eventfd]");
     assert!(matches!(&rest[..], [socket] if socket.starts_with("socket:")), "beside 0, 1 and 2: {rest:?}");
 }
+
+/// How many descriptors the guest shares with its parent for its doorbells: one for each lane, or none.
+fn shared_with(guest: &Bridge<Guest>) -> usize {
+    if guest.doorbell_fd().is_some() { LANES } else { 0 }
+}
+
+/// Unless the builder says otherwise.
+const LANES: usize = 8;
 
 /// What 1 and 2 of this process refer to.
 fn own() -> (String, String) {
@@ -126,7 +137,9 @@ fn payloads_of_any_size_leave_no_descriptor() {
         for len in [1, 1 << 10, 1 << 16, 1 << 20, 1 << 24, 1 << 12] {
             assert_eq!(guest.echo(&vec![7; len]).expect("an echo").len(), len);
             // The child may have answered before it closed the descriptor of the memory that it had been given.
-            assert!(eventually(10, "closing it", || open_descriptors(guest.child_pid()).len() == 4));
+            assert!(
+                eventually(10, "closing it", || open_descriptors(guest.child_pid()).len() == 4 + shared_with(&guest))
+            );
             check(&guest, &out, &err);
         }
     });
@@ -174,13 +187,15 @@ fn a_grandchild_gets_0_1_and_2_only() {
 }
 
 #[test]
-fn the_parent_keeps_two_descriptors_for_a_bridge() {
-    alone("the_parent_keeps_two_descriptors_for_a_bridge", 60, || {
-        let _first = start(Guest::bridge()); // with it comes the watcher
+fn the_parent_keeps_few_descriptors_for_a_bridge() {
+    alone("the_parent_keeps_few_descriptors_for_a_bridge", 60, || {
+        let first = start(Guest::bridge()); // with it comes the watcher
+        // Process and control socket; with eventfds, also those, the one that tells of the end, and the epoll set of them all.
+        let kept = if first.doorbell_fd().is_some() { 2 + LANES + 2 } else { 2 };
         let held = || open_descriptors(std::process::id()).len();
         let before = held();
         let guests: Vec<_> = (0..5).map(|_| start(Guest::bridge())).collect();
-        assert_eq!(held(), before + 2 * guests.len());
+        assert_eq!(held(), before + kept * guests.len());
         drop(guests);
         assert!(eventually(10, "closing them", || held() == before), "{} before, then {}", before, held());
     });

@@ -3,8 +3,9 @@
 #![forbid(unsafe_code)]
 
 use super::newborn::{Newborn, system};
-use super::{Bridge, entry};
+use super::{Bridge, chosen, entry};
 use crate::call::caller::Caller;
+use crate::call::link::Shared;
 use crate::call::recorded::Recorded;
 use crate::call::service::{Fingerprint, Method, Service};
 use crate::doorbell::Wait;
@@ -12,9 +13,11 @@ use crate::error::{CallError, StartError};
 use crate::frame::Request;
 use crate::handshake::{Hello, rkyv_format, wait_code};
 use crate::layout::{Geometry, LINE};
+use crate::objects::Segments;
 use crate::process::child::EntryFn;
 use crate::process::spawn::Launch;
 use crate::segment::Segment;
+use crate::signal::{Count, ParentBells, Signal};
 use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::marker::PhantomData;
@@ -76,6 +79,8 @@ pub struct Builder<T> {
     workers: u32,
     /// Where a child goes that is this program again.
     entry: EntryFn,
+    signal: Option<Signal>,
+    segments: Option<Segments>,
     launch: Launch,
     service: PhantomData<fn() -> T>,
 }
@@ -97,6 +102,8 @@ impl<T: Service> Builder<T> {
             wait: Wait::default(),
             workers: 1,
             entry: entry::one_worker::<T>,
+            signal: None,
+            segments: None,
             launch: Launch { title: format!("callgate child: {}", T::NAME), ..Launch::default() },
             service: PhantomData,
         }
@@ -203,6 +210,21 @@ impl<T: Service> Builder<T> {
         self
     }
 
+    /// What wakes a side that sleeps. Default: what the environment variable `CALLGATE_SIGNAL` names (`futex`, `eventfd`, and
+    /// with the feature `portable` `raw-sync`), for trying a backend without rebuilding; else [`Signal::Futex`]. A program that runs with more rights than whoever executed
+    /// it does not look at the variable.
+    pub fn signal(mut self, signal: Signal) -> Self {
+        self.signal = Some(signal);
+        self
+    }
+
+    /// What the shared memory is. Default: what the environment variable `CALLGATE_SEGMENTS` names (`sealed`, and with the
+    /// feature `portable` `named`), in the same way as for [`signal`](Self::signal); else [`Segments::Sealed`].
+    pub fn segments(mut self, segments: Segments) -> Self {
+        self.segments = Some(segments);
+        self
+    }
+
     /// Sets an environment variable in the child, beside those that it inherits.
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.launch.env.push((key.as_ref().into(), value.as_ref().into()));
@@ -246,15 +268,19 @@ impl<T: Service> Builder<T> {
             service: T::NAME,
             why: "a value's own Serialize failed, or they are longer than 2 GiB".into(),
         })?;
-        let hello = self.hello()?;
-        let (segment, object) = Segment::create(geometry)
+        let signal = self.signal.map_or_else(chosen::signal::<T>, Ok)?;
+        let objects = self.segments.map_or_else(chosen::segments::<T>, Ok)?.of_parent();
+        let hello = self.hello(signal, objects.place())?;
+        let (segment, object) = Segment::create(geometry, &*objects)
             .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len())))?;
+        let bells = ParentBells::new(signal, Count::of(&geometry), &*objects)
+            .map_err(system::<T>("creating its doorbells".into()))?;
         let executable = self.launch.executable_name();
         let what = format!("starting {}", self.launch);
         let spawned = self.launch.start().map_err(system::<T>(what))?;
         let newborn = Newborn::<T>::new(spawned)?;
-        newborn.shake_hands(&hello, object, self.start_timeout, &executable)?;
-        let link = newborn.watched(self.max_payload)?;
+        newborn.shake_hands(&hello, object, &bells, self.start_timeout, &executable)?;
+        let link = newborn.watched(self.max_payload, Shared { objects, bells })?;
         let caller = Arc::new(Caller::new::<T>(&segment, link, self.wait));
         let bridge = Bridge::new(caller.clone(), self.timeout, self.stop_grace);
         let error = match caller.construct(self.constructor, args, self.timeout) {
@@ -291,7 +317,7 @@ impl<T: Service> Builder<T> {
         Ok(geometry)
     }
 
-    fn hello(&self) -> Result<Hello, StartError> {
+    fn hello(&self, signal: Signal, place: &str) -> Result<Hello, StartError> {
         let entry = match &self.launch.executable {
             Some(_) => None,
             None if !entry::is_initialised() => {
@@ -306,6 +332,8 @@ impl<T: Service> Builder<T> {
             parent_pid: std::process::id(),
             name: self.name.as_deref().unwrap_or(T::NAME).chars().take(64).collect(),
             wait: wait_code(self.wait),
+            signal: signal.code(),
+            place: place.into(),
             max_payload: self.max_payload,
         })
     }
@@ -323,6 +351,8 @@ impl<T: Service> fmt::Debug for Builder<T> {
             .field("timeout", &self.timeout)
             .field("wait", &self.wait)
             .field("workers", &self.workers)
+            .field("signal", &self.signal)
+            .field("segments", &self.segments)
             .field("launch", &self.launch)
             .finish_non_exhaustive()
     }

@@ -6,6 +6,7 @@
 
 mod blocking;
 mod builder;
+mod chosen;
 mod entry;
 mod newborn;
 
@@ -18,6 +19,7 @@ use crate::call::service::{Method, Service};
 use crate::error::{CallError, Exit};
 use std::fmt;
 use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +77,15 @@ impl<T: Service> Bridge<T> {
     /// Whether the child lives and takes calls.
     pub fn is_alive(&self) -> bool {
         !self.caller.link.life.is_over()
+    }
+
+    /// A descriptor for a loop over epoll or poll: readable when some reply may be there, or the child has ended. `None` unless
+    /// the bridge was started with [`Signal::EventFd`](crate::Signal::EventFd).
+    ///
+    /// To be waited for only: not to be read, or changed. It may become readable for nothing, and a hostile child can make it
+    /// so over and over. Once the child has ended it stays readable.
+    pub fn doorbell_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.caller.link.door.as_ref().map(|door| door.as_fd())
     }
 
     /// The same methods, with another timeout for each call: the longest time to wait for a lane and for the reply together.

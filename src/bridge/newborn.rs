@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::call::link::Link;
+use crate::call::link::{Link, Shared};
 use crate::call::service::Service;
 use crate::doorbell::Deadline;
 use crate::error::{Exit, StartError};
@@ -10,12 +10,13 @@ use crate::handshake::{Answer, Hello};
 use crate::layout::PROTOCOL;
 use crate::process::spawn::Spawned;
 use crate::process::watch::{self, Watched};
+use crate::signal::ParentBells;
 use crate::sys::image::Image;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::poll;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,15 +51,18 @@ impl<T: Service> Newborn<T> {
     pub(super) fn shake_hands(
         &self,
         hello: &Hello,
-        segment: OwnedFd,
+        segment: Option<OwnedFd>,
+        bells: &ParentBells,
         timeout: Duration,
         executable: &str,
     ) -> Result<(), StartError> {
         let Some(control) = &self.control else { return Err(Self::died(self.pid, Exit::Unknown)) };
-        match hello.send(control, segment.as_fd()) {
+        let descriptors: Vec<BorrowedFd<'_>> = segment.iter().map(AsFd::as_fd).chain(bells.for_child()).collect();
+        match hello.send(control, &descriptors) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(self.ended()),
             sent => sent.map_err(system::<T>("greeting the child".into()))?,
         }
+        drop(descriptors);
         drop(segment);
         let deadline = Deadline::after(Some(timeout));
         while !poll::readable(control, deadline.left().unwrap_or(timeout))
@@ -91,7 +95,9 @@ impl<T: Service> Newborn<T> {
             }
             Answer::NotServing => Err(self
                 .unusable("its main calls callgate::init(), and a separate executable needs callgate::serve()".into())),
-            Answer::Segment => Err(self.unusable("it could not map the bridge's segment".into())),
+            Answer::Segment => Err(self.unusable(
+                "it could not map the bridge's segment, or was built without the backends that the bridge uses".into(),
+            )),
             Answer::OneWorker => Err(self.unusable(
                 "it serves with one worker, and for several its main must call callgate::serve_parallel()".into(),
             )),
@@ -111,10 +117,10 @@ impl<T: Service> Newborn<T> {
     }
 
     /// Hands the child to the watcher.
-    pub(super) fn watched(mut self, max_payload: u64) -> Result<Arc<Link>, StartError> {
+    pub(super) fn watched(mut self, max_payload: u64, shared: Shared) -> Result<Arc<Link>, StartError> {
         let parts = self.pidfd.take().zip(self.control.take());
         let (pidfd, control) = parts.ok_or_else(|| Self::died(self.pid, Exit::Unknown))?;
-        let link = Arc::new(Link::new(self.pid, pidfd, control, max_payload));
+        let link = Arc::new(Link::new(self.pid, pidfd, control, max_payload, shared));
         if let Err(error) = watch::watch(link.clone()) {
             link.pidfd().kill();
             reap(link.pidfd(), REAP_PATIENCE);

@@ -13,6 +13,7 @@ use crate::handshake::{Hello, wait_from_code};
 use crate::lane::WorkerLanes;
 use crate::process::child::Serving;
 use crate::segment::{Block, Segment};
+use crate::signal::Bells;
 use crate::trusted::TrustedParent;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -54,6 +55,7 @@ pub(crate) fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
 /// What the workers of a child have in common.
 pub(crate) struct Callee {
     segment: Segment,
+    bells: Bells,
     hello: Hello,
     parent: TrustedParent,
     memory: Arc<PayloadMemory>,
@@ -61,15 +63,15 @@ pub(crate) struct Callee {
 
 impl Callee {
     fn start(serving: Serving) -> Self {
-        let Serving { control, segment, hello, parent } = serving;
+        let Serving { control, segment, objects, bells, hello, parent } = serving;
         panic::install_hook();
-        let memory = PayloadMemory::start(control, &segment, hello.max_payload);
-        Self { segment, hello, parent, memory }
+        let memory = PayloadMemory::start(control, objects, &segment, hello.max_payload);
+        Self { segment, bells, hello, parent, memory }
     }
 
     /// The worker `index`, which carries out with `host` what is asked on its lanes.
     fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H> {
-        let lanes = WorkerLanes::new(&self.segment, index, wait_from_code(self.hello.wait));
+        let lanes = WorkerLanes::new(&self.segment, index, &self.bells, wait_from_code(self.hello.wait));
         Worker { lanes, memory: self.memory.clone(), parent: self.parent, host }
     }
 
@@ -93,8 +95,13 @@ pub(crate) struct Worker<H> {
 impl<T: Service> Worker<Alone<T>> {
     /// A worker that a test runs, in the caller's own process.
     pub(crate) fn in_process(segment: &Segment, control: crate::control::Control, service: T) -> Self {
-        let lanes = WorkerLanes::new(segment, 0, crate::doorbell::Wait::Spin);
-        let memory = PayloadMemory::new(control, segment, 1 << 20);
+        let lanes = WorkerLanes::new(
+            segment,
+            0,
+            &Bells::futexes(crate::signal::Count::of(&segment.geometry())),
+            crate::doorbell::Wait::Spin,
+        );
+        let memory = PayloadMemory::new(control, Arc::new(crate::objects::Sealed), segment, 1 << 20);
         Self { lanes, memory, parent: TrustedParent::of_itself(), host: Alone::of(service) }
     }
 }

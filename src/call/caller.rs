@@ -84,7 +84,7 @@ pub(crate) struct Sent<'a> {
 impl Caller {
     /// The calling side of a bridge to a `T`.
     pub(crate) fn new<T: Service>(segment: &Segment, link: Arc<Link>, wait: Wait) -> Self {
-        let lane = |index| CachePadded::new(Mutex::new(CallerLane::new(segment, index)));
+        let lane = |index| CachePadded::new(Mutex::new(CallerLane::new(segment, index, &link.bells)));
         Self {
             lanes: (0..segment.geometry().lanes).map(lane).collect(),
             link,

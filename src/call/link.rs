@@ -10,11 +10,12 @@ use crate::error::Exit;
 use crate::frame::BlockRef;
 use crate::lane::Memory;
 use crate::life::{Cause, Life};
+use crate::objects::Objects;
 use crate::process::watch::Watched;
 use crate::segment::Block;
+use crate::signal::{Bells, Door, ParentBells};
 use crate::sys::fork;
 use crate::sys::mapping::Mapping;
-use crate::sys::memfd;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::Blocking;
 use parking_lot::Mutex;
@@ -37,6 +38,8 @@ pub(crate) struct Link {
     /// The process that holds on; forks of it must not touch what the two share.
     generation: u32,
     pub(crate) life: Life,
+    pub(crate) bells: Bells,
+    pub(crate) door: Option<Door>,
     pidfd: Pidfd,
     control: Control,
     /// The arena for requests. Not held while the books are waited for.
@@ -44,8 +47,15 @@ pub(crate) struct Link {
     books: Mutex<Books>,
 }
 
+/// What a bridge shares with its child, beside the control socket.
+pub(crate) struct Shared {
+    pub(crate) objects: Arc<dyn Objects>,
+    pub(crate) bells: ParentBells,
+}
+
 /// Every segment of this bridge beside the first.
 struct Books {
+    objects: Arc<dyn Objects>,
     /// Segments that the child's arena, for replies, was given.
     replies: HashMap<u64, Arc<Mapping>>,
     /// Bytes of each segment, of both arenas.
@@ -63,35 +73,36 @@ impl Books {
     }
 
     /// Creates a segment of `len` bytes within the budget.
-    fn create(&mut self, len: u64) -> Result<(u64, Arc<Mapping>, OwnedFd), NoRoom> {
+    fn create(&mut self, len: u64) -> Result<(u64, Arc<Mapping>, Option<OwnedFd>), NoRoom> {
         if len > self.left() {
             return Err(NoRoom::TooLarge { len, max: self.left() });
         }
         if self.lens.len() >= MAX_SEGMENTS {
             return Err(NoRoom::Failed(format!("the bridge has {MAX_SEGMENTS} segments for large payloads already")));
         }
-        let create = || -> io::Result<_> {
-            let object = memfd::create_sealed("callgate-arena", len as usize)?;
-            Ok((Arc::new(Mapping::new(&object, len as usize)?), object))
-        };
-        let (mapping, object) =
-            create().map_err(|error| NoRoom::Failed(format!("no memory for a payload of {len} bytes: {error}")))?;
         let segment = self.next;
+        let created = self.objects.create(segment, len as usize);
+        let (mapping, object) =
+            created.map_err(|error| NoRoom::Failed(format!("no memory for a payload of {len} bytes: {error}")))?;
         self.next += 1;
         self.lens.insert(segment, len);
-        Ok((segment, mapping, object))
+        Ok((segment, Arc::new(mapping), object))
     }
 }
 
 impl Link {
-    pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, max_payload: u64) -> Self {
-        let books = Books { replies: HashMap::new(), lens: HashMap::new(), next: 1, budget: budget(max_payload) };
+    pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, max_payload: u64, shared: Shared) -> Self {
+        let Shared { objects, bells } = shared;
+        let books =
+            Books { objects, replies: HashMap::new(), lens: HashMap::new(), next: 1, budget: budget(max_payload) };
         fork::count_forks();
         Self {
             pid,
             max_payload,
             generation: fork::generation(),
-            life: Life::new(),
+            life: Life::new(bells.alarm),
+            bells: bells.bells,
+            door: bells.door,
             pidfd,
             control: Control::new(control),
             requests: Mutex::new(Arena::new(max_payload)),
@@ -151,7 +162,7 @@ impl Link {
         match books.create(len) {
             Ok((segment, mapping, object)) => {
                 books.replies.insert(segment, mapping);
-                self.tell(Message::Grant { segment }, Some(object.as_fd()))
+                self.tell(Message::Grant { segment }, object.as_ref().map(AsFd::as_fd))
             }
             Err(NoRoom::TooLarge { len, max }) => self.tell(Message::Deny { len, max }, None),
             Err(NoRoom::Failed(_)) => self.tell(Message::Lack, None),
@@ -192,6 +203,8 @@ impl Watched for Link {
     }
 
     fn ended(&self, exit: Exit) {
+        // First, so that whoever waits for the end finds no name any more.
+        self.books.lock().objects.peer_ended();
         self.life.end(exit);
     }
 }
@@ -213,7 +226,7 @@ impl Source for TellChild<'_> {
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoRoom> {
         let mut books = self.0.books.lock();
         let (segment, mapping, object) = books.create(len)?;
-        if let Err(error) = self.0.tell(Message::Attach { segment }, Some(object.as_fd())) {
+        if let Err(error) = self.0.tell(Message::Attach { segment }, object.as_ref().map(AsFd::as_fd)) {
             books.lens.remove(&segment);
             return Err(NoRoom::Failed(format!("the child takes no memory for the request: {error}")));
         }

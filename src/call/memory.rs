@@ -11,11 +11,12 @@ use crate::control::{Control, Message};
 use crate::frame::BlockRef;
 use crate::lane::{Memory, is_past};
 use crate::layout::CallerLine;
+use crate::objects::Objects;
 use crate::segment::{Block, Placed, Segment};
 use crate::sync::Ordering::Acquire;
 use crate::sys::mapping::Mapping;
+use crate::sys::selfproc;
 use crate::sys::socket::Blocking;
-use crate::sys::{memfd, selfproc};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// The memory of one child's payloads.
 pub(super) struct PayloadMemory {
     control: Control,
+    /// Where the segments are that the parent names.
+    objects: Arc<dyn Objects>,
     from_parent: Mutex<FromParent>,
     /// Rung when the reader has noted something.
     changed: Condvar,
@@ -49,9 +52,10 @@ struct Replies {
 }
 
 impl PayloadMemory {
-    pub(super) fn new(control: Control, segment: &Segment, max_payload: u64) -> Arc<Self> {
+    pub(super) fn new(control: Control, objects: Arc<dyn Objects>, segment: &Segment, max_payload: u64) -> Arc<Self> {
         Arc::new(Self {
             control,
+            objects,
             from_parent: Mutex::default(),
             changed: Condvar::new(),
             replies: Mutex::new(Replies { arena: Arena::new(max_payload), published: Vec::new() }),
@@ -60,8 +64,8 @@ impl PayloadMemory {
     }
 
     /// Starts the thread that reads the control socket, and ends this process when the parent is gone.
-    pub(super) fn start(control: Control, segment: &Segment, max_payload: u64) -> Arc<Self> {
-        let memory = Self::new(control, segment, max_payload);
+    pub(super) fn start(control: Control, objects: Arc<dyn Objects>, segment: &Segment, max_payload: u64) -> Arc<Self> {
+        let memory = Self::new(control, objects, segment, max_payload);
         let (reader, shared) = (std::thread::Builder::new().name("callgate-control".into()), memory.clone());
         if let Err(error) = reader.spawn(move || shared.read_control()) {
             eprintln!("callgate: child {} ends: starting its control thread: {error}", std::process::id());
@@ -100,13 +104,11 @@ impl PayloadMemory {
     }
 
     fn note(&self, message: Message, descriptor: Option<OwnedFd>) {
-        let mapped = || -> std::io::Result<Arc<Mapping>> {
-            let object = descriptor.as_ref().ok_or(std::io::ErrorKind::InvalidData)?;
-            Ok(Arc::new(Mapping::new(object, memfd::sealed_len(object)?)?))
-        };
+        let mut descriptor = descriptor.into_iter();
+        let mut mapped = |segment| self.objects.attach(segment, &mut descriptor).map(Arc::new);
         let mut told = self.told();
         match message {
-            Message::Attach { segment } => match mapped() {
+            Message::Attach { segment } => match mapped(segment) {
                 Ok(mapping) => drop(told.requests.insert(segment, mapping)),
                 Err(error) => confused(&format!("a segment that cannot be mapped: {error}")),
             },
@@ -114,7 +116,7 @@ impl PayloadMemory {
             Message::Grant { segment } => {
                 let failed =
                     |error: std::io::Error| NoRoom::Failed(format!("the child cannot map reply memory: {error}"));
-                told.answer = Some(mapped().map(|mapping| (segment, mapping)).map_err(failed));
+                told.answer = Some(mapped(segment).map(|mapping| (segment, mapping)).map_err(failed));
             }
             Message::Deny { len, max } => told.answer = Some(Err(NoRoom::TooLarge { len, max })),
             Message::Lack => {

@@ -4,12 +4,15 @@
 use super::spawn::VARIABLE;
 use crate::control::Control;
 use crate::handshake::{Answer, Entry, Hello, rkyv_format};
+use crate::objects::{self, Objects};
 use crate::segment::Segment;
+use crate::signal::{Bells, Count, Signal};
 use crate::sys::image::Image;
 use crate::sys::{selfproc, socket};
 use crate::trusted::{self, Build, TrustedParent};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 /// Exit code of a child that could not get as far as serving.
 const FAILED: i32 = 70;
@@ -21,17 +24,19 @@ pub(crate) type EntryFn = fn(Child) -> !;
 #[derive(Debug)]
 pub(crate) struct Child {
     socket: OwnedFd,
-    segment: OwnedFd,
+    /// What came with the handshake: the segment, and what the doorbells need.
+    descriptors: Vec<OwnedFd>,
     hello: Hello,
     /// `Same` once the build identities have been compared.
     build: Build,
 }
 
 /// A child whose parent has been told that it serves.
-#[derive(Debug)]
 pub(crate) struct Serving {
     pub(crate) control: Control,
     pub(crate) segment: Segment,
+    pub(crate) objects: Arc<dyn Objects>,
+    pub(crate) bells: Bells,
     pub(crate) hello: Hello,
     pub(crate) parent: TrustedParent,
 }
@@ -54,7 +59,7 @@ pub(crate) fn adopt() -> Option<Child> {
     }
     let socket = selfproc::take_stdin().unwrap_or_else(|error| fail("taking the control socket from stdin", &error));
     match Hello::receive(&socket) {
-        Ok(Some((hello, segment))) => Some(Child { socket, segment, hello, build: Build::Other }.bind_life()),
+        Ok(Some((hello, descriptors))) => Some(Child { socket, descriptors, hello, build: Build::Other }.bind_life()),
         Ok(None) => std::process::exit(FAILED),
         Err(error) => fail("receiving the handshake", &error),
     }
@@ -115,14 +120,14 @@ impl Child {
     }
 
     /// Tells the parent that this child serves, with at most so many workers, or why not.
-    pub(crate) fn answer(self, fingerprint: u64, most_workers: u32) -> Serving {
+    pub(crate) fn answer(mut self, fingerprint: u64, most_workers: u32) -> Serving {
         if self.hello.format != rkyv_format() {
             self.refuse(Answer::Format { format: rkyv_format() });
         }
         if self.hello.fingerprint != fingerprint {
             self.refuse(Answer::Fingerprint { fingerprint });
         }
-        let Ok(segment) = Segment::attach(&self.segment) else { self.refuse(Answer::Segment) };
+        let Some((objects, segment, bells)) = self.attach() else { self.refuse(Answer::Segment) };
         if segment.geometry().workers > most_workers {
             self.refuse(Answer::OneWorker);
         }
@@ -132,6 +137,16 @@ impl Child {
         // SAFETY: this process is a child (`adopt` found its control socket), and the handshake is done. `Same` is set only by
         // `run_entry`, after it has compared the build identities.
         let parent = unsafe { TrustedParent::new(self.build) };
-        Serving { control: Control::new(self.socket), segment, hello: self.hello, parent }
+        Serving { control: Control::new(self.socket), objects, segment, bells, hello: self.hello, parent }
+    }
+
+    /// The bridge's memory and doorbells, from what came with the handshake.
+    fn attach(&mut self) -> Option<(Arc<dyn Objects>, Segment, Bells)> {
+        let objects = objects::of_child(&self.hello.place)?;
+        let signal = Signal::from_code(self.hello.signal)?;
+        let mut descriptors = std::mem::take(&mut self.descriptors).into_iter();
+        let segment = Segment::attach(&*objects, &mut descriptors).ok()?;
+        let bells = Bells::of_child(signal, Count::of(&segment.geometry()), &*objects, &mut descriptors)?;
+        Some((objects, segment, bells))
     }
 }

@@ -4,6 +4,7 @@
 //! with [`copy_from_shared`], which the compiler cannot see through.
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use std::any::Any;
 use std::io;
 use std::os::fd::AsFd;
 use std::ptr::{self, NonNull};
@@ -13,7 +14,12 @@ use std::ptr::{self, NonNull};
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    /// What unmaps it, if that is not this.
+    keeper: Option<Keeper>,
 }
+
+/// What keeps memory mapped until it is dropped.
+pub(crate) type Keeper = Box<dyn Any + Send + Sync>;
 
 // SAFETY: a mapping is an address range of the process, not of a thread; it hands out raw pointers only.
 unsafe impl Send for Mapping {}
@@ -27,7 +33,17 @@ impl Mapping {
         // SAFETY: the kernel chooses a free address range, so no existing memory changes.
         let start = unsafe { mmap(ptr::null_mut(), len, access, flags, object, 0) }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, len })
+        Ok(Self { start, len, keeper: None })
+    }
+
+    /// The `len` bytes from `start`, which `keeper` keeps mapped.
+    ///
+    /// # Safety
+    ///
+    /// They must stay mapped, readable and writable and shared, until `keeper` is dropped.
+    #[cfg(feature = "portable")]
+    pub(crate) unsafe fn kept_by(start: NonNull<u8>, len: usize, keeper: Keeper) -> Self {
+        Self { start, len, keeper: Some(keeper) }
     }
 
     pub(crate) fn start(&self) -> NonNull<u8> {
@@ -41,6 +57,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if self.keeper.is_some() {
+            return;
+        }
         // SAFETY: the range was mapped by `new`, and whoever holds a pointer into it also holds this mapping alive.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
     }

@@ -3,11 +3,16 @@
 //! Layer 0. Knows nothing of rings, calls or services; holds no policy.
 
 pub(crate) mod cpu;
+#[cfg(feature = "portable")]
+pub(crate) mod event;
+pub(crate) mod eventfd;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod image;
 pub(crate) mod mapping;
 pub(crate) mod memfd;
+#[cfg(feature = "portable")]
+pub(crate) mod named;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
 pub(crate) mod selfproc;

@@ -1,4 +1,4 @@
-//! Waiting for descriptors: an epoll set for the watcher, a poll with a timeout for the handshake.
+//! Waiting for descriptors: epoll sets for the watcher and for callers' loops, polls with a timeout for the rest.
 
 #![forbid(unsafe_code)]
 
@@ -7,7 +7,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::{Errno, read, write};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// Descriptors that are waited for together, each with a number of its own.
@@ -24,14 +24,29 @@ impl PollSet {
         Ok(epoll::add(&self.0, descriptor, EventData::new_u64(key), EventFlags::IN)?)
     }
 
+    /// Reports `descriptor` as `key` once each time that it has been written.
+    pub(crate) fn add_edge(&self, descriptor: impl AsFd, key: u64) -> io::Result<()> {
+        Ok(epoll::add(&self.0, descriptor, EventData::new_u64(key), EventFlags::IN | EventFlags::ET)?)
+    }
+
     pub(crate) fn remove(&self, descriptor: impl AsFd) {
         let _ = epoll::delete(&self.0, descriptor);
     }
 
     /// Waits without limit and appends the keys that are ready.
     pub(crate) fn wait(&self, ready: &mut Vec<u64>) -> io::Result<()> {
-        let mut events = Vec::with_capacity(64);
-        match epoll::wait(&self.0, spare_capacity(&mut events), None) {
+        self.wait_for(None, ready)
+    }
+
+    /// Appends the keys that are ready now.
+    pub(crate) fn ready_now(&self, ready: &mut Vec<u64>) -> io::Result<()> {
+        self.wait_for(Some(&Timespec { tv_sec: 0, tv_nsec: 0 }), ready)
+    }
+
+    fn wait_for(&self, timeout: Option<&Timespec>, ready: &mut Vec<u64>) -> io::Result<()> {
+        // As many as a bridge has lanes, and its alarm.
+        let mut events = Vec::with_capacity(65);
+        match epoll::wait(&self.0, spare_capacity(&mut events), timeout) {
             Ok(_) => ready.extend(events.iter().map(|event: &epoll::Event| event.data.u64())),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -40,7 +55,7 @@ impl PollSet {
     }
 }
 
-/// Wakes a thread that waits in a [`PollSet`].
+/// Wakes threads that wait in a [`PollSet`], or in [`readable_either`]. This process alone has it.
 #[derive(Debug)]
 pub(crate) struct Waker(OwnedFd);
 
@@ -60,21 +75,34 @@ impl Waker {
     }
 }
 
+impl AsFd for PollSet {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl AsFd for Waker {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
 /// Waits until `descriptor` can be read, at most `timeout`. Whether it can.
 pub(crate) fn readable(descriptor: impl AsFd, timeout: Duration) -> io::Result<bool> {
-    let timeout = Timespec {
-        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: timeout.subsec_nanos().into(),
-    };
-    match poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&timeout)) {
+    match poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&timespec(timeout))) {
         Ok(count) => Ok(count > 0),
         Err(Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Waits until one of the two can be read, at most `timeout`, if there is one. Whether one can; `false` also when interrupted.
+pub(crate) fn readable_either(one: impl AsFd, other: impl AsFd, timeout: Option<Duration>) -> bool {
+    let timeout = timeout.map(timespec);
+    let mut both = [PollFd::new(&one, PollFlags::IN), PollFd::new(&other, PollFlags::IN)];
+    poll(&mut both, timeout.as_ref()).is_ok_and(|count| count > 0)
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
 }

@@ -31,10 +31,14 @@ pub(crate) fn effective_ids() -> (u32, u32) {
 /// Whether executing this program gave it capabilities that whoever executed it did not have.
 pub(crate) fn gained_capabilities() -> bool {
     use rustix::process::{getegid, geteuid, getgid, getuid};
+    // The kernel also says "privileged" after a change of user or group; that is told by the ids.
+    is_privileged() && getuid() == geteuid() && getgid() == getegid()
+}
+
+/// Whether executing this program gave it rights (setuid, setgid, capabilities) that whoever executed it did not have.
+pub(crate) fn is_privileged() -> bool {
     // SAFETY: reads a word that the kernel placed beside the environment; any argument is valid.
-    let secure = unsafe { nix::libc::getauxval(nix::libc::AT_SECURE) } != 0;
-    // The kernel also says "secure" after a change of user or group; that is told by the ids.
-    secure && getuid() == geteuid() && getgid() == getegid()
+    unsafe { nix::libc::getauxval(nix::libc::AT_SECURE) != 0 }
 }
 
 /// Lets no signal interrupt the calling thread: the program's handlers run in the program's threads.

@@ -29,11 +29,13 @@ pub(crate) fn maker(socket: impl AsFd) -> io::Result<(u32, u32)> {
     Ok((maker.uid.as_raw(), maker.gid.as_raw()))
 }
 
-/// Sends one message, with a descriptor if one is given. Never blocks: a full socket is `WouldBlock`.
-pub(crate) fn send(socket: impl AsFd, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+/// The most descriptors that one message carries; the kernel allows 253.
+pub(crate) const MOST: usize = 80;
+
+/// Sends one message, with the descriptors given, at most [`MOST`]. Never blocks: a full socket is `WouldBlock`.
+pub(crate) fn send(socket: impl AsFd, message: &[u8], rights: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let rights = descriptor.as_slice();
     if !rights.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(rights)) {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
@@ -50,8 +52,8 @@ pub(crate) fn send(socket: impl AsFd, message: &[u8], descriptor: Option<Borrowe
 /// What [`receive`] found.
 #[derive(Debug)]
 pub(crate) enum Received {
-    /// A message of so many bytes, and the descriptor that came with it.
-    Message(usize, Option<OwnedFd>),
+    /// A message of so many bytes, and the descriptors that came with it.
+    Message(usize, Vec<OwnedFd>),
     /// The other end is closed.
     Closed,
 }
@@ -67,7 +69,24 @@ pub(crate) enum Blocking {
 /// an error, and the descriptors that it brought are closed.
 pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8], blocking: Blocking) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    match receive_into(&mut space, socket, buffer, blocking)? {
+        Received::Message(_, descriptors) if descriptors.len() > 1 => Err(misshapen()),
+        received => Ok(received),
+    }
+}
+
+/// The same for a message that may bring up to [`MOST`] descriptors.
+pub(crate) fn receive_many(socket: impl AsFd, buffer: &mut [u8], blocking: Blocking) -> io::Result<Received> {
+    receive_into(&mut [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))], socket, buffer, blocking)
+}
+
+fn receive_into(
+    space: &mut [MaybeUninit<u8>],
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    blocking: Blocking,
+) -> io::Result<Received> {
+    let mut ancillary = RecvAncillaryBuffer::new(space);
     let wait = if blocking == Blocking::Yes { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
     let received = loop {
         match recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC | wait) {
@@ -77,15 +96,18 @@ pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8], blocking: Blocking) 
             Err(error) => return Err(error.into()),
         }
     };
-    let mut descriptors: Vec<OwnedFd> = ancillary.drain().flat_map(rights).collect();
+    let descriptors: Vec<OwnedFd> = ancillary.drain().flat_map(rights).collect();
     if received.bytes == 0 {
         return Ok(Received::Closed);
     }
-    let truncated = ReturnFlags::TRUNC | ReturnFlags::CTRUNC;
-    if received.flags.intersects(truncated) || descriptors.len() > 1 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a control message of the wrong shape"));
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(misshapen());
     }
-    Ok(Received::Message(received.bytes, descriptors.pop()))
+    Ok(Received::Message(received.bytes, descriptors))
+}
+
+fn misshapen() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a control message of the wrong shape")
 }
 
 fn rights(message: RecvAncillaryMessage<'_>) -> Vec<OwnedFd> {

@@ -25,8 +25,10 @@ fn build() -> PathBuf {
     };
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--example", "worker", "--profile", profile, "--manifest-path"]);
+    // The two executables must know the same backends.
+    let features = if cfg!(feature = "portable") { "portable" } else { "" };
     // A failure says itself why on stderr; without a cargo, what was built before will do.
-    let _ = cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).status();
+    let _ = cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).args(["--features", features]).status();
     let worker = profile_dir.join("examples/worker");
     assert!(worker.exists(), "{} was not built", worker.display());
     worker

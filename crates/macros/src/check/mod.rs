@@ -13,7 +13,8 @@ use crate::refusals::Refusals;
 use crate::types::{self, Part};
 
 /// What `Bridge` itself has, and would hide.
-const RESERVED: [&str; 9] = ["stop", "kill", "child_pid", "is_alive", "stats", "with_timeout", "view", "begin", "send"];
+const RESERVED: [&str; 10] =
+    ["stop", "kill", "child_pid", "is_alive", "stats", "with_timeout", "view", "begin", "send", "doorbell_fd"];
 
 /// The way out of a name that cannot be.
 const RENAME: &str = "give callers another name with `#[bridge(rename = \"..\")]`";

@@ -1,0 +1,26 @@
+//! Sleeping on the doorbell's own word.
+
+#![forbid(unsafe_code)]
+
+use super::Sleeper;
+use crate::layout::{BellLine, PARKED};
+use crate::sync::{Futex, wait_either};
+use crate::sys::futex::Private;
+use std::time::Duration;
+
+/// The word that says "parked" is the futex: a wake between the last look and the sleep has changed it, and the kernel, which
+/// compares, does not let the waiter sleep.
+pub(crate) struct FutexSleeper;
+
+impl Sleeper for FutexSleeper {
+    fn sleep(&self, bell: &BellLine, dead: Option<&Futex<Private>>, left: Option<Duration>) {
+        match dead {
+            None => bell.parked.wait(PARKED, left),
+            Some(dead) => wait_either((&bell.parked, PARKED), (dead, 0), left),
+        };
+    }
+
+    fn wake(&self, bell: &BellLine) {
+        bell.parked.wake();
+    }
+}

@@ -1,0 +1,136 @@
+//! Sleeping on events of the crate `raw_sync`, in memory of their own.
+//!
+//! Every use of such an event takes its lock without limit of time, a wait with a limit too (see [`event`]), and a child that is
+//! killed at the wrong moment leaves the lock locked. So a parent's threads that make calls touch no event: others do, one for
+//! each lane and one for each worker of the child, which may then hang in their place.
+
+#![forbid(unsafe_code)]
+
+use super::{Bells, Count, Sleeper};
+use crate::layout::BellLine;
+use crate::objects::{EVENTS, Objects};
+use crate::sync::Ordering::Relaxed;
+use crate::sync::{Futex, wait_either};
+use crate::sys::event::{self, Event};
+use crate::sys::futex::{Private, Shared};
+use crate::sys::mapping::Mapping;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Weak};
+use std::thread::Builder;
+use std::time::Duration;
+
+/// A parent's doorbells, made anew; and what to send the child.
+pub(super) fn of_parent(count: Count, objects: &dyn Objects) -> io::Result<(Bells, Option<OwnedFd>)> {
+    let (lanes, all) = (count.lanes as usize, (count.lanes + count.workers) as usize);
+    let (memory, descriptor) = objects.create(EVENTS, all * event::STRIDE)?;
+    let memory = Arc::new(memory);
+    let events = (0..all).map(|index| Ok(Arc::new(Event::create(&memory, index)?)));
+    let mut events: Vec<Arc<Event>> = events.collect::<io::Result<_>>()?;
+    let workers = events.split_off(lanes);
+    // One of the ringers tells the listeners when the bridge is gone.
+    let mut told = events.clone();
+    let ringer = |event| Ok(Arc::new(Ringer::start(event, std::mem::take(&mut told))?) as Arc<dyn Sleeper>);
+    let workers = workers.into_iter().map(ringer).collect::<io::Result<_>>()?;
+    let listener = |event| Ok(Arc::new(Listener::start(event)?) as Arc<dyn Sleeper>);
+    let lanes = events.into_iter().map(listener).collect::<io::Result<_>>()?;
+    Ok((Bells { lanes, workers }, descriptor))
+}
+
+/// A child's doorbells, made by its parent.
+pub(super) fn of_child(
+    count: Count,
+    objects: &dyn Objects,
+    descriptors: &mut dyn Iterator<Item = OwnedFd>,
+) -> io::Result<Bells> {
+    let memory: Arc<Mapping> = Arc::new(objects.attach(EVENTS, descriptors)?);
+    let bell = |index| Ok(Arc::new(ChildBell(Event::open(&memory, index)?)) as Arc<dyn Sleeper>);
+    let (lanes, all) = (count.lanes as usize, (count.lanes + count.workers) as usize);
+    Ok(Bells {
+        lanes: (0..lanes).map(bell).collect::<io::Result<_>>()?,
+        workers: (lanes..all).map(bell).collect::<io::Result<_>>()?,
+    })
+}
+
+/// Where a caller sleeps: on a word that a thread sets when it hears the event.
+struct Listener {
+    /// 1 = rung since the last sleep. In this process's own memory, whatever its type allows.
+    rung: Arc<Futex<Shared>>,
+}
+
+impl Listener {
+    fn start(event: Arc<Event>) -> io::Result<Self> {
+        let rung = Arc::new(Futex::new(0));
+        let listening = Arc::downgrade(&rung);
+        Builder::new().name("callgate-listen".into()).spawn(move || listen(&event, &listening))?;
+        Ok(Self { rung })
+    }
+}
+
+/// Until the bridge is gone, which [`Ringer`] rings for.
+fn listen(event: &Event, rung: &Weak<Futex<Shared>>) {
+    loop {
+        event.wait();
+        let Some(rung) = rung.upgrade() else { return };
+        // Relaxed: what was published is looked for after the sleep, behind a fence of its own.
+        rung.word().store(1, Relaxed);
+        rung.wake();
+    }
+}
+
+impl Sleeper for Listener {
+    fn sleep(&self, _: &BellLine, dead: Option<&Futex<Private>>, left: Option<Duration>) {
+        match dead {
+            None => self.rung.wait(0, left),
+            Some(dead) => wait_either((&self.rung, 0), (dead, 0), left),
+        };
+        self.forget();
+    }
+
+    /// The caller's doorbell is the child's to ring.
+    fn wake(&self, _: &BellLine) {}
+
+    fn forget(&self) {
+        self.rung.word().store(0, Relaxed);
+    }
+}
+
+/// What a parent wakes its child with: a thread that sets the event.
+struct Ringer(SyncSender<()>);
+
+impl Ringer {
+    /// `listened_to` = the events to set when the bridge is gone, so that its listeners end.
+    fn start(event: Arc<Event>, listened_to: Vec<Arc<Event>>) -> io::Result<Self> {
+        let (sender, wakes) = mpsc::sync_channel(1);
+        Builder::new().name("callgate-ring".into()).spawn(move || {
+            wakes.into_iter().for_each(|()| event.set());
+            listened_to.into_iter().for_each(|event| event.set());
+        })?;
+        Ok(Self(sender))
+    }
+}
+
+impl Sleeper for Ringer {
+    /// A parent never sleeps at its child's doorbell.
+    fn sleep(&self, _: &BellLine, _: Option<&Futex<Private>>, _: Option<Duration>) {}
+
+    fn wake(&self, _: &BellLine) {
+        // If there is no room, a wake is waiting that has not been begun: it comes after what was published before this one.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// Both kinds of doorbell in a child, which dies with its parent and so may block on it.
+struct ChildBell(Event);
+
+impl Sleeper for ChildBell {
+    /// A child waits without limit.
+    fn sleep(&self, _: &BellLine, _: Option<&Futex<Private>>, _: Option<Duration>) {
+        self.0.wait();
+    }
+
+    fn wake(&self, _: &BellLine) {
+        self.0.set();
+    }
+}

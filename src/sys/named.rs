@@ -1,0 +1,51 @@
+//! POSIX shared memory objects, through the crate `shared_memory`.
+//!
+//! Nothing seals them: whoever may open one may shrink it, and then its pages are gone from under every mapping.
+
+use super::mapping::Mapping;
+use shared_memory::{Shmem, ShmemConf, ShmemError};
+use std::io;
+use std::ptr::NonNull;
+
+/// Creates and maps the object `name` of `len` zero bytes. The name goes when the mapping does.
+pub(crate) fn create(name: &str, len: usize) -> io::Result<Mapping> {
+    keep(ShmemConf::new().os_id(name).size(len).create())
+}
+
+/// Maps the object `name`.
+pub(crate) fn open(name: &str) -> io::Result<Mapping> {
+    keep(ShmemConf::new().os_id(name).open())
+}
+
+/// Takes the name away; the memory lives as long as its mappings.
+pub(crate) fn unlink(name: &str) {
+    // It may be gone already.
+    let _ = rustix::shm::unlink(name);
+}
+
+fn keep(memory: Result<Shmem, ShmemError>) -> io::Result<Mapping> {
+    let memory = memory.map_err(system)?;
+    let start = NonNull::new(memory.as_ptr()).ok_or(io::ErrorKind::OutOfMemory)?;
+    let len = memory.len();
+    // SAFETY: mapped readable and writable for `len` bytes until `memory` is dropped. That nobody shrinks it meanwhile is the
+    // duty of whoever asked for named memory, with a `TrustedChild`.
+    Ok(unsafe { Mapping::kept_by(start, len, Box::new(Held(memory))) })
+}
+
+/// The system's own error, where there is one.
+fn system(error: ShmemError) -> io::Error {
+    match error {
+        ShmemError::MapCreateFailed(code) | ShmemError::MapOpenFailed(code) | ShmemError::UnknownOsError(code) => {
+            io::Error::from_raw_os_error(code.cast_signed())
+        }
+        other => io::Error::other(format!("shared memory: {other}")),
+    }
+}
+
+/// Kept for the sake of its destructor.
+struct Held(#[expect(dead_code, reason = "dropped, never read")] Shmem);
+
+// SAFETY: nobody reads it; the destructor unmaps, unlinks and closes, in whatever thread.
+unsafe impl Send for Held {}
+// SAFETY: as above.
+unsafe impl Sync for Held {}

@@ -1,0 +1,161 @@
+//! Promise: the backends of the feature `portable` carry calls as the others do, leave no name behind, and where a child dies
+//! with a lock in its hand its parent's calls still end.
+
+#![cfg(feature = "portable")]
+
+mod support;
+
+use callgate::{Bridge, CallError, Segments, Signal, TrustedChild, Wait, bridge};
+use raw_sync::locks::{LockInit, Mutex};
+use std::time::Duration;
+use support::{eventually, shm_entries, within};
+
+callgate::test_support!();
+
+struct Guest;
+
+#[bridge]
+impl Guest {
+    pub(crate) fn new() -> Self {
+        Guest
+    }
+
+    pub(crate) fn add(&self, n: u64) -> u64 {
+        n + 1
+    }
+
+    pub(crate) fn add_slowly(&self, n: u64, ms: u64) -> u64 {
+        std::thread::sleep(Duration::from_millis(ms));
+        n + 1
+    }
+
+    pub(crate) fn echo(&self, bytes: &[u8]) -> Vec<u8> {
+        bytes.to_vec()
+    }
+
+    pub(crate) fn die(&self) {
+        std::process::abort()
+    }
+
+    /// Takes the lock of every event, as a process does that is killed in the wrong moment, and dies `ms` later.
+    pub(crate) fn die_with_every_lock(&self, ms: u64) {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
+        let line = maps
+            .lines()
+            .find(|line| line.contains("callgate") && line.contains("-events"))
+            .expect("the events are mapped");
+        let range = line.split(' ').next().expect("a range");
+        let (from, to) = range.split_once('-').expect("two addresses");
+        let [from, to] = [from, to].map(|address| usize::from_str_radix(address, 16).expect("an address"));
+        for at in (from..to).step_by(128).take(9) {
+            // SAFETY: 8 lanes' events and the worker's, 128 bytes apart, each beginning with its mutex.
+            let (mutex, _) = unsafe { Mutex::from_existing(at as *mut u8, std::ptr::null_mut()) }.expect("a mutex");
+            std::mem::forget(mutex.lock());
+            std::mem::forget(mutex);
+        }
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(ms));
+            std::process::abort()
+        });
+    }
+}
+
+fn trusted() -> TrustedChild {
+    // SAFETY: these children shrink nothing and write to no event but to lock it.
+    unsafe { TrustedChild::new() }
+}
+
+fn start(signal: Signal, segments: Segments) -> Bridge<Guest> {
+    let builder = Guest::bridge().signal(signal).segments(segments).wait(Wait::Park);
+    builder.timeout(Duration::from_secs(30)).start().expect("the bridge starts")
+}
+
+fn all() -> Vec<(Signal, Segments)> {
+    let signals = [Signal::Futex, Signal::EventFd, Signal::RawSync(trusted())];
+    let segments = [Segments::Sealed, Segments::Named(trusted())];
+    signals.into_iter().flat_map(|signal| segments.map(|segments| (signal, segments))).collect()
+}
+
+/// The names of this process's bridges.
+fn names() -> Vec<String> {
+    let ours = format!("callgate-{}-", std::process::id());
+    shm_entries().into_iter().filter(|name| name.starts_with(&ours)).collect()
+}
+
+#[test]
+fn every_combination_carries_calls_of_any_size() {
+    within(120, "every_combination_carries_calls_of_any_size", || {
+        for (signal, segments) in all() {
+            let bridge = start(signal, segments);
+            (0..500).for_each(|n| assert_eq!(bridge.add(n), Ok(n + 1), "{signal:?} {segments:?}"));
+            for len in [10, 10_000, 3_000_000] {
+                assert_eq!(bridge.echo(&vec![7; len]).map(|bytes| bytes.len()), Ok(len), "{signal:?} {segments:?}");
+            }
+            assert!(bridge.stop().expect("a stop").success());
+        }
+    });
+}
+
+#[test]
+fn every_combination_notices_deaths_and_deadlines() {
+    within(120, "every_combination_notices_deaths_and_deadlines", || {
+        for (signal, segments) in all() {
+            let bridge = start(signal, segments);
+            let late = bridge.with_timeout(Duration::from_millis(20)).add_slowly(1, 100);
+            assert!(matches!(late, Err(CallError::TimedOut { .. })), "{signal:?} {segments:?}: {late:?}");
+            assert_eq!(bridge.add(1), Ok(2), "{signal:?} {segments:?}");
+            assert!(matches!(bridge.die(), Err(CallError::Died { .. })), "{signal:?} {segments:?}");
+        }
+    });
+}
+
+#[test]
+fn names_go_with_the_bridge_and_with_the_child() {
+    within(60, "names_go_with_the_bridge_and_with_the_child", || {
+        let named = || start(Signal::RawSync(trusted()), Segments::Named(trusted()));
+        let of = |bridge: &Bridge<Guest>| mapped_names(bridge.child_pid());
+
+        let bridge = named();
+        assert_eq!(bridge.echo(&[7; 100_000]).map(|bytes| bytes.len()), Ok(100_000));
+        let ours = of(&bridge);
+        assert!(ours.len() >= 4 && ours.iter().all(|name| names().contains(name)), "{ours:?} of {:?}", names());
+        drop(bridge);
+        assert!(eventually(10, "the names go", || !ours.iter().any(|name| names().contains(name))), "{:?}", names());
+
+        let bridge = named();
+        let ours = of(&bridge);
+        bridge.kill();
+        assert!(eventually(10, "the names go", || !ours.iter().any(|name| names().contains(name))), "{:?}", names());
+        assert!(matches!(bridge.add(1), Err(CallError::Stopped { .. })));
+    });
+}
+
+/// The names of shared memory that process `pid` has mapped.
+fn mapped_names(pid: u32) -> Vec<String> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("procfs");
+    let mut names: Vec<_> = maps.lines().filter_map(|line| Some(line.split_once("/dev/shm/")?.1.to_owned())).collect();
+    names.dedup();
+    names
+}
+
+/// All locks are taken for good: the child sleeps no more, hears no ring, and then is killed. Every call ends, those that are
+/// made while it lives at their deadline, those that wait when it dies with its death; and the parent's other bridges go on.
+#[test]
+fn a_child_that_dies_with_the_locks_hangs_no_call() {
+    within(60, "a_child_that_dies_with_the_locks_hangs_no_call", || {
+        let signal = Signal::RawSync(trusted());
+        let (bridge, other) = (start(signal, Segments::Sealed), start(signal, Segments::Sealed));
+        let locked = bridge.with_timeout(Duration::from_millis(100)).die_with_every_lock(1000);
+        assert!(matches!(locked, Ok(()) | Err(CallError::TimedOut { .. })), "{locked:?}");
+        let late = bridge.with_timeout(Duration::from_millis(100)).add(1);
+        assert!(matches!(late, Err(CallError::TimedOut { .. } | CallError::Died { .. })), "{late:?}");
+        std::thread::scope(|scope| {
+            for n in 0..4 {
+                let bridge = &bridge;
+                scope.spawn(move || assert!(matches!(bridge.add(n), Err(CallError::Died { .. }))));
+            }
+        });
+        assert!(matches!(bridge.add(1), Err(CallError::Died { .. })));
+        assert_eq!(other.add(1), Ok(2));
+    });
+}
