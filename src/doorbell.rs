@@ -25,14 +25,20 @@ use crate::signal::Sleeper;
 use crate::sync::Ordering::{Acquire, Relaxed, SeqCst};
 use crate::sync::{Futex, fence, spin_hint};
 use crate::sys::futex::Private;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a side polls before it parks, unless its peer last ran on the same CPU.
+/// The longest time that an adaptive side polls before it parks, and the longest usual wait for which it polls at all.
 ///
-/// Parking and being woken costs about 12 us here, and polling burns a CPU: with 20 us the worst case is less than three
-/// times the best (the classic ski-rental argument: Karlin et al., "Competitive snoopy caching", 1988).
-const SPIN_BUDGET: Duration = Duration::from_micros(20);
+/// Waking a side that has parked costs from 10 to 50 us here, and polling burns a CPU. Polling for about as long as a wake
+/// costs is never worse than twice the best choice made with foreknowledge (Karlin, Manasse, Rudolph, Sleator, "Competitive
+/// snoopy caching", 1988).
+const SPIN_MOST: Duration = Duration::from_micros(50);
+
+/// A side that usually waits longer than [`SPIN_MOST`] polls all the same every so many waits, to see whether that still holds:
+/// how long a parked side had waited says little, because it took time to wake.
+const LOOK_AGAIN: u32 = 16;
 
 /// Polls between two looks at the clock, which costs as much as a poll.
 const POLLS_PER_CLOCK: u32 = 16;
@@ -47,13 +53,68 @@ const NAP: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Wait {
-    /// Poll for about 20 microseconds, then sleep; sleep at once if the peer last ran on this CPU.
+    /// Poll for up to 50 microseconds, then sleep. Sleep at once while waits usually take longer than that, or if the peer last
+    /// ran on this CPU, where it cannot run while this side polls.
     #[default]
     Adaptive,
     /// Poll until the answer comes, for the lowest latency. Burns one CPU in each process, even while the bridge is idle.
     Spin,
+    /// Poll for this long, whatever happened before, then sleep.
+    SpinFor(Duration),
     /// Sleep at once. Spends the least CPU time.
     Park,
+}
+
+/// What one side has learnt about its waits: a running median of how long they take.
+///
+/// The estimate moves by an eighth of itself towards each wait, so a rare long one counts no more than a short one ("frugal
+/// streaming": Ma, Muthukrishnan, Sandler, "Frugal Streaming for Estimating Quantiles", 2013; here in steps of a ratio).
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// The usual length of a wait, in nanoseconds.
+    usual: Cell<u32>,
+    /// Waits since the last that polled.
+    unpolled: Cell<u32>,
+}
+
+impl Pace {
+    /// Within these bounds the estimate can follow a change of pace in about ten waits.
+    const LEAST: u32 = 4_000;
+    const MOST: u32 = 200_000;
+
+    pub(crate) const fn new() -> Self {
+        Self { usual: Cell::new(Self::LEAST), unpolled: Cell::new(0) }
+    }
+
+    /// Whether to poll in the wait that begins now.
+    fn polls(&self) -> bool {
+        if self.usual.get() <= SPIN_MOST.as_nanos() as u32 {
+            return true;
+        }
+        self.unpolled.set(self.unpolled.get() + 1);
+        self.unpolled.get() >= LOOK_AGAIN
+    }
+
+    /// A wait ended while it polled, after so many nanoseconds at most.
+    #[inline]
+    fn polled(&self, nanos: u32) {
+        let usual = self.usual.get();
+        let next = if nanos > usual { usual + usual / 8 } else { usual - usual / 8 };
+        // A side that had not polled for a while starts again from what it has just seen.
+        let next = if self.unpolled.replace(0) > 0 { nanos } else { next };
+        self.usual.set(next.clamp(Self::LEAST, Self::MOST));
+    }
+
+    /// A wait ended in sleep, after so long.
+    fn slept(&self, time: Duration) {
+        let usual = self.usual.get();
+        let longer = time.as_nanos() > u128::from(usual);
+        let next = if longer { usual + usual / 8 } else { usual - usual / 8 };
+        self.usual.set(next.clamp(Self::LEAST, Self::MOST));
+        if self.unpolled.get() >= LOOK_AGAIN {
+            self.unpolled.set(0);
+        }
+    }
 }
 
 /// A point in time, or none: what a timeout becomes inside.
@@ -140,6 +201,8 @@ pub(crate) struct Waiter<'a> {
     pub(crate) sleeper: &'a dyn Sleeper,
     /// How to wait.
     pub(crate) wait: Wait,
+    /// What this side has learnt about its waits here.
+    pub(crate) pace: &'a Pace,
     /// Becomes other than 0 when the peer is dead. In the parent; a child dies with its parent instead.
     pub(crate) dead: Option<&'a Futex<Private>>,
     /// The CPU that the peer last ran on, plus 1; 0 = not known.
@@ -157,41 +220,60 @@ impl Waiter<'_> {
             return Waited::Ready;
         }
         match self.wait {
-            Wait::Spin => return self.spin(deadline, None, ready).unwrap_or(Waited::DeadlinePassed),
-            Wait::Park => {}
-            Wait::Adaptive => {
-                if let Some(waited) = self.spin_unless_same_cpu(deadline, ready) {
-                    return waited;
-                }
+            Wait::Adaptive => self.wait_adaptively(deadline, ready),
+            Wait::Spin => self.spin(deadline, None, ready).0.unwrap_or(Waited::DeadlinePassed),
+            Wait::SpinFor(time) => {
+                self.spin(deadline, Some(time), ready).0.unwrap_or_else(|| self.park(deadline, ready))
             }
+            Wait::Park => self.park(deadline, ready),
         }
-        self.park(deadline, ready)
     }
 
-    fn spin_unless_same_cpu(&self, deadline: Deadline, ready: &mut impl FnMut() -> bool) -> Option<Waited> {
+    fn wait_adaptively(&self, deadline: Deadline, ready: &mut impl FnMut() -> bool) -> Waited {
         let cpu = publish_cpu(self.bell);
         // While this side polls, a peer on the same CPU cannot run.
-        if cpu == self.peer_cpu { None } else { self.spin(deadline, Some(SPIN_BUDGET), ready) }
+        if cpu == self.peer_cpu {
+            return self.park(deadline, ready);
+        }
+        let mut start = None;
+        if self.pace.polls() {
+            let (waited, began) = self.spin(deadline, Some(SPIN_MOST), ready);
+            if let Some(waited) = waited {
+                // Without a look at the clock, it took less than a microsecond.
+                self.pace.polled(began.map_or(0, |began| began.elapsed().as_nanos() as u32));
+                return waited;
+            }
+            start = began;
+        }
+        let start = start.unwrap_or_else(Instant::now);
+        let waited = self.park(deadline, ready);
+        self.pace.slept(start.elapsed());
+        waited
     }
 
-    /// Polls; `None` when the budget is spent.
-    fn spin(&self, deadline: Deadline, budget: Option<Duration>, ready: &mut impl FnMut() -> bool) -> Option<Waited> {
+    /// Polls; `None` when the budget is spent. And since when, if it was long enough to look at the clock.
+    fn spin(
+        &self,
+        deadline: Deadline,
+        budget: Option<Duration>,
+        ready: &mut impl FnMut() -> bool,
+    ) -> (Option<Waited>, Option<Instant>) {
         let mut start = None;
         loop {
             for _ in 0..POLLS_PER_CLOCK {
                 if ready() {
-                    return Some(Waited::Ready);
+                    return (Some(Waited::Ready), start);
                 }
                 spin_hint();
             }
             if self.is_dead() {
-                return Some(if ready() { Waited::Ready } else { Waited::Dead });
+                return (Some(if ready() { Waited::Ready } else { Waited::Dead }), start);
             }
             if deadline.has_passed() {
-                return Some(Waited::DeadlinePassed);
+                return (Some(Waited::DeadlinePassed), start);
             }
             if budget.is_some_and(|budget| start.get_or_insert_with(Instant::now).elapsed() >= budget) {
-                return None;
+                return (None, start);
             }
         }
     }
@@ -261,7 +343,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
-    const WAYS: [Wait; 3] = [Wait::Adaptive, Wait::Spin, Wait::Park];
+    const WAYS: [Wait; 4] = [Wait::Adaptive, Wait::Spin, Wait::SpinFor(Duration::from_micros(1)), Wait::Park];
 
     fn line() -> WorkerLine {
         let bell = BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) };
@@ -269,7 +351,9 @@ mod tests {
     }
 
     fn waiter<'a>(line: &'a WorkerLine, wait: Wait, dead: &'a Futex<Private>) -> Waiter<'a> {
-        Waiter { bell: &line.bell, sleeper: &FutexSleeper, wait, dead: Some(dead), peer_cpu: 0 }
+        // A pace of its own for each wait, which lasts as long as the test.
+        let pace = Box::leak(Box::new(Pace::new()));
+        Waiter { bell: &line.bell, sleeper: &FutexSleeper, wait, pace, dead: Some(dead), peer_cpu: 0 }
     }
 
     #[test]
@@ -346,7 +430,7 @@ mod model {
     }
 
     fn waiter(bell: &BellLine) -> Waiter<'_> {
-        Waiter { bell, sleeper: &FutexSleeper, wait: Wait::Park, dead: None, peer_cpu: 0 }
+        Waiter { bell, sleeper: &FutexSleeper, wait: Wait::Park, pace: &Pace::new(), dead: None, peer_cpu: 0 }
     }
 
     /// A waiter that parks at once always sees what was published: otherwise loom reports a deadlock.

@@ -12,6 +12,7 @@ use crate::sys::socket::{self, Blocking, Received};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// The longest message of a handshake, in bytes.
 const MAX_LEN: usize = 4096;
@@ -30,7 +31,7 @@ pub(crate) struct Hello {
     /// The name for the child's main thread.
     pub(crate) name: String,
     /// How the worker waits, see [`wait_code`].
-    pub(crate) wait: u8,
+    pub(crate) wait: u64,
     /// What a side that sleeps is woken by, see [`Signal::code`](crate::signal::Signal::code).
     pub(crate) signal: u8,
     /// Where its memory objects are; empty if they come as descriptors.
@@ -109,23 +110,28 @@ pub(crate) fn rkyv_format() -> u64 {
     parts.into_iter().fold(0, |format, part| format << 8 | part)
 }
 
-/// A way of waiting as a number.
-pub(crate) fn wait_code(wait: Wait) -> u8 {
+/// A way of waiting as a number: how long to poll in nanoseconds, or one of the two largest numbers.
+pub(crate) fn wait_code(wait: Wait) -> u64 {
     match wait {
-        Wait::Adaptive => 0,
-        Wait::Spin => 1,
-        Wait::Park => 2,
+        Wait::Adaptive => ADAPTIVE,
+        Wait::Spin => SPIN,
+        Wait::SpinFor(time) => u64::try_from(time.as_nanos()).map_or(SPIN, |nanos| nanos.min(SPIN)),
+        Wait::Park => 0,
     }
 }
 
-/// The inverse of [`wait_code`]; the default for a number that is none.
-pub(crate) fn wait_from_code(code: u8) -> Wait {
+/// The inverse of [`wait_code`].
+pub(crate) fn wait_from_code(code: u64) -> Wait {
     match code {
-        1 => Wait::Spin,
-        2 => Wait::Park,
-        _ => Wait::Adaptive,
+        ADAPTIVE => Wait::Adaptive,
+        SPIN => Wait::Spin,
+        0 => Wait::Park,
+        nanos => Wait::SpinFor(Duration::from_nanos(nanos)),
     }
 }
+
+const ADAPTIVE: u64 = u64::MAX;
+const SPIN: u64 = u64::MAX - 1;
 
 fn prefix() -> [u8; 16] {
     let mut prefix = [0; 16];

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use crate::arena::{Arena, Loan, NoRoom, Source};
-use crate::doorbell::{self, Deadline, Wait, Waited, Waiter};
+use crate::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
 use crate::error::Progress;
 use crate::frame::{Encode, Kind, Place, Spill, encode};
 use crate::layout::{CalleeLine, CallerLine, WorkerLine};
@@ -44,6 +44,8 @@ pub(crate) struct CallerLane {
     own_bell: Arc<dyn Sleeper>,
     worker_bell: Arc<dyn Sleeper>,
     in_use: bool,
+    /// How long replies take on this lane.
+    pace: Pace,
     /// The block that the request being written has outgrown its slot into. What a `Serialize` that failed or panicked left
     /// here is given back by the next request.
     spilled: Option<Loan>,
@@ -65,6 +67,7 @@ impl CallerLane {
             own_bell: bells.lane(index),
             worker_bell: bells.worker(worker),
             in_use: false,
+            pace: Pace::new(),
             spilled: None,
             // Never grows: there are at most as many unanswered requests as slots.
             lent: VecDeque::with_capacity(segment.geometry().slots as usize),
@@ -148,6 +151,7 @@ impl CallerLane {
             bell: &self.caller.bell,
             sleeper: &*self.own_bell,
             wait,
+            pace: &self.pace,
             dead: Some(life.dead()),
             peer_cpu: self.worker.bell.cpu.load(Relaxed),
         };
@@ -407,6 +411,8 @@ pub(crate) struct WorkerLanes {
     /// How the worker sleeps.
     own_bell: Arc<dyn Sleeper>,
     wait: Wait,
+    /// How long this worker waits for a request.
+    pace: Pace,
     /// The lane served last: the next look begins after it, so that no lane waits for ever.
     last: usize,
 }
@@ -415,7 +421,14 @@ impl WorkerLanes {
     /// The lanes of worker `index`.
     pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells, wait: Wait) -> Self {
         let lanes = segment.geometry().lanes_of(index).map(|lane| CalleeLane::new(segment, lane, bells)).collect();
-        Self { lanes, worker: segment.worker_line(index), own_bell: bells.worker(index), wait, last: 0 }
+        Self {
+            lanes,
+            worker: segment.worker_line(index),
+            own_bell: bells.worker(index),
+            wait,
+            pace: Pace::new(),
+            last: 0,
+        }
     }
 
     /// The lane at `place`.
@@ -436,6 +449,7 @@ impl WorkerLanes {
             bell: &self.worker.bell,
             sleeper: &*self.own_bell,
             wait: self.wait,
+            pace: &self.pace,
             dead: None,
             peer_cpu: self.lanes[self.last].caller_cpu(),
         };
@@ -619,6 +633,7 @@ mod model {
                     own_bell: futex(),
                     worker_bell: futex(),
                     in_use: false,
+                    pace: Pace::new(),
                     spilled: None,
                     lent: VecDeque::new(),
                 });
@@ -627,7 +642,8 @@ mod model {
                 .into_iter()
                 .map(|mut lane| loom::thread::spawn(move || lane.send(Kind::Call, 0, &(), &mut NoMemory).is_ok()))
                 .collect();
-            let mut served = WorkerLanes { lanes, worker, own_bell: futex(), wait: Wait::Park, last: 0 };
+            let mut served =
+                WorkerLanes { lanes, worker, own_bell: futex(), wait: Wait::Park, pace: Pace::new(), last: 0 };
             for _ in 0..2 {
                 let place = served.wait();
                 let lane = served.lane(place);
