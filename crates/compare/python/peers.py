@@ -178,20 +178,21 @@ def prepare(directory):
         done = os.path.join(directory, PACKAGE)
         if os.path.exists(done):
             return
-        command([sys.executable, "-m", "venv", "--clear", os.path.join(directory, "venv")])
-        pip = [os.path.join(directory, "venv", "bin", "python"), "-m", "pip", "--disable-pip-version-check"]
-        command([*pip, "install", "--quiet", "--timeout", "15", "--retries", "1", PACKAGE])
+        environment = os.path.join(directory, "venv")
+        command("python3 -m venv", [sys.executable, "-m", "venv", "--clear", environment])
+        pip = [os.path.join(environment, "bin", "python"), "-m", "pip", "--disable-pip-version-check", "install"]
+        command(f"pip install {PACKAGE}", [*pip, "--quiet", "--timeout", "15", "--retries", "1", PACKAGE])
         open(done, "w").close()
 
 
-def command(words):
+def command(name, words):
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.SubprocessError) as error:
-        sys.exit(f"{error}")
+        sys.exit(f"`{name}` failed: {error}")
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-        sys.exit(f"`{' '.join(words[1:4])}` failed: {lines[-1]}")
+        sys.exit(f"`{name}` failed: {lines[-1]}")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 /// Compares callgate with other ways of crossing a process boundary.
 #[derive(Parser)]
-#[command(version, after_help = after_help())]
+#[command(version, after_help = format!("Names: {}", names()))]
 struct Arguments {
     /// Write the report as JSON to this file (`-`: to stdout) instead of printing a table.
     #[arg(long, value_name = "FILE")]
@@ -46,8 +46,8 @@ struct Arguments {
     names: Vec<String>,
 }
 
-fn after_help() -> String {
-    format!("Names: {}", measure::names().collect::<Vec<_>>().join(", "))
+fn names() -> String {
+    measure::names().collect::<Vec<_>>().join(", ")
 }
 
 fn main() -> ExitCode {
@@ -81,7 +81,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn chosen(words: &[String]) -> Result<Vec<&'static str>, Failure> {
     let has = |name: &str, word: &str| name.to_lowercase().contains(&word.to_lowercase());
     if let Some(word) = words.iter().find(|word| !measure::names().any(|name| has(name, word))) {
-        return Err(format!("nothing has `{word}` in its name; there are: {}", after_help()).into());
+        return Err(format!("nothing has `{word}` in its name; there are: {}", names()).into());
     }
     let wanted = |name: &&str| words.is_empty() || words.iter().any(|word| has(name, word));
     Ok(measure::names().filter(wanted).collect())

@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// The row that each peer's row has as its floor begins like that.
+/// What the rows of callgate itself are called, which are the floors of the others.
 const CALLGATE: &str = "callgate";
 
 /// What is measured of each peer, under the name that the script in Python knows and the one that the report uses.

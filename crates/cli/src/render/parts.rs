@@ -14,7 +14,7 @@ pub struct Part<'a> {
 
 /// What the headings of the figures mean.
 pub const LEGEND: &str = "Times are those of one round trip. × floor: how many times as much as the floor of the same part, \
-    which was measured in turns with it; the median over the repeats. CPU per call: of both processes together.";
+    which was measured in turns with it; the median over the repeats. CPU per call: of both processes together. A dash: not measured, or too few measurements for that percentile.";
 
 /// The parts in the order in which their groups first occur.
 pub fn parts(report: &Report) -> Vec<Part<'_>> {
@@ -48,9 +48,15 @@ fn line(row: &Row, rows: &[&Row]) -> Vec<String> {
         None => "–".to_owned(),
     };
     let mut line = vec![row.name.clone()];
-    line.extend([row.p50, row.p90, row.p99, row.p999, row.max].map(units::nanoseconds));
+    line.extend([row.p50, row.p90].map(units::nanoseconds));
+    line.extend([tail(row.p99, 100, row), tail(row.p999, 1000, row), units::nanoseconds(row.max)]);
     line.extend([beside, row.cpu.map_or("–".to_owned(), units::nanoseconds), units::count(row.count)]);
     line
+}
+
+/// The one of so many that took longest; with fewer measured there is none to speak of.
+fn tail(nanoseconds: f64, one_of: u64, row: &Row) -> String {
+    if row.count < one_of { "–".to_owned() } else { units::nanoseconds(nanoseconds) }
 }
 
 /// What a group is called above its table; one that is new has its own name.
@@ -150,6 +156,16 @@ mod tests {
         for part in &parts {
             assert!(part.lines.iter().all(|line| line.len() == part.headings.len()));
         }
+    }
+
+    #[test]
+    fn few_measurements_have_no_tail() {
+        let mut report = sample();
+        report.rows[0].count = 999;
+        report.rows[1].count = 99;
+        let lines = &parts(&report)[0].lines;
+        assert_eq!([&*lines[0][3], &*lines[0][4]], ["796 ns", "–"]);
+        assert_eq!([&*lines[1][3], &*lines[1][4]], ["–", "–"]);
     }
 
     #[test]

@@ -172,12 +172,24 @@ fn chart(kind: &Kind, curves: &[Curve<'_>], drawing: &Drawing<'_>, top: u32) -> 
     mesh(kind, &mut chart)?;
     for Curve { look, points, .. } in curves {
         chart.draw_series(LineSeries::new(points.iter().copied(), look.color.stroke_width(2)))?;
-        // On a long curve some marks are enough to tell it from the others.
-        for point in points.iter().step_by(points.len().div_ceil(12)) {
-            look.mark(drawing, chart.backend_coord(point))?;
+        let places: Vec<_> = points.iter().map(|point| chart.backend_coord(point)).collect();
+        let distance = if places.len() > 16 { width as i32 / 14 } else { 0 };
+        for place in spaced(&places, distance) {
+            look.mark(drawing, place)?;
         }
     }
     Ok(())
+}
+
+/// Some of these places, at least so far apart from left to right: on a long curve few marks are enough to tell it from others.
+fn spaced(places: &[(i32, i32)], distance: i32) -> Vec<(i32, i32)> {
+    let mut kept: Vec<(i32, i32)> = Vec::new();
+    for place in places {
+        if kept.last().is_none_or(|last| place.0 - last.0 >= distance) {
+            kept.push(*place);
+        }
+    }
+    kept
 }
 
 fn mesh(kind: &Kind, chart: &mut Chart<'_, '_>) -> Result<(), Failure> {
