@@ -73,6 +73,9 @@ impl Adder {
         self.total += (numbers.len() + label.len()) as u64;
         (self.total, Some([1; 40]))
     }
+    pub fn sum(&self, n: u64) -> u64 {
+        self.total.wrapping_add(n)
+    }
     pub fn shown(&self, n: u64) -> String {
         format!("the number {n}, and some text beyond what is stored inline")
     }
@@ -138,6 +141,17 @@ fn calls_through_a_trait_use_none_either() {
     within(PATIENCE, "calls_through_a_trait_use_none_either", || {
         let adder = Adder::bridge().start().expect("the bridge starts");
         assert_eq!(during(&adder, |_| assert!((*adder).halve().is_ok())), [0, 0]);
+    });
+}
+
+/// This thread keeps its lane, and the lane its worker, which is the one that counts.
+#[test]
+fn calls_to_several_workers_use_none_either() {
+    within(PATIENCE, "calls_to_several_workers_use_none_either", || {
+        let adder = Adder::bridge().workers(2).start().expect("the bridge starts");
+        assert_eq!(during(&adder, |n| assert!(adder.sum(n).is_ok())), [0, 0], "shared");
+        assert_eq!(during(&adder, |n| assert!(adder.add(n).is_ok())), [0, 0], "alone");
+        assert_eq!(during(&adder, |_| assert!((*adder).halve().is_ok())), [0, 0], "alone, of a trait");
     });
 }
 

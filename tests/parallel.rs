@@ -83,8 +83,8 @@ impl Hall {
         let others = self.inside.fetch_add(WRITER, Ordering::Relaxed);
         for (place, number) in self.board.iter_mut().enumerate() {
             *number = std::hint::black_box(*number + 1);
-            if place == 32 {
-                thread::yield_now();
+            if place == 32 && *number % 8 == 0 {
+                thread::sleep(Duration::from_micros(1));
             }
         }
         let still = self.inside.fetch_sub(WRITER, Ordering::Relaxed);
@@ -491,7 +491,7 @@ fn workers_share_the_memory_of_replies() {
 trait Counts {
     fn meet_here(&self) -> bool;
     fn count(&mut self) -> u64;
-    fn many(self: &mut Self, by: u64) -> u64;
+    fn many(&mut self, by: u64) -> u64;
 }
 
 #[bridge]
@@ -503,7 +503,7 @@ impl Counts for Hall {
         assert!(self.write(), "somebody beside a writer");
         self.board[7]
     }
-    fn many(self: &mut Self, by: u64) -> u64 {
+    fn many(&mut self, by: u64) -> u64 {
         (0..by).for_each(|_| assert!(self.write(), "somebody beside a writer"));
         self.board[7]
     }

@@ -184,6 +184,21 @@ fn how_arguments_cross() {
 }
 
 #[test]
+fn what_has_the_service_for_itself() {
+    let block = read(with_constructor(quote! {
+        pub fn ref_self(&self) {}
+        pub fn typed_ref(self: &Self) {}
+        pub fn no_self() {}
+        pub fn mut_self(&mut self) {}
+        pub fn with_lifetime<'a>(&'a mut self) {}
+        pub fn typed_mut(self: (&mut Self)) {}
+    }));
+    let exclusive = block.methods.iter().filter(|method| method.is_exclusive());
+    let exclusive: Vec<_> = exclusive.map(|method| method.name().to_string()).collect();
+    assert_eq!(exclusive, ["mut_self", "with_lifetime", "typed_mut"]);
+}
+
+#[test]
 fn every_argument_gets_a_plain_name() {
     let block = read(with_constructor(quote! {
         pub fn all(&self, (a, b): (u8, u8), mut c: u8, _: u8, _d: u8, _c: u8, arg0: u8, _type: u8, r#fn: u8) {}
