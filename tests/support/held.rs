@@ -33,13 +33,15 @@ pub(crate) struct Held {
 impl Held {
     pub(crate) fn now() -> Self {
         let pid = std::process::id();
+        let own_names = format!("callgate-{pid}-");
         Self {
             descriptors: support::open_descriptors(pid),
             mappings: support::mappings_named(pid, "memfd:callgate"),
             threads: support::threads(pid),
             children: children(),
             zombies: support::zombies_of(pid),
-            shared_memory: support::shm_entries().into_iter().filter(|name| name.contains("callgate")).collect(),
+            // Tests beside this one, in processes of their own, may have names too.
+            shared_memory: support::shm_entries().into_iter().filter(|name| name.starts_with(&own_names)).collect(),
         }
     }
 
