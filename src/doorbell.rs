@@ -99,6 +99,9 @@ impl Pace {
     #[inline]
     fn polled(&self, nanos: u32) {
         let usual = self.usual.get();
+        if nanos < usual && usual == Self::LEAST {
+            return;
+        }
         let next = if nanos > usual { usual + usual / 8 } else { usual - usual / 8 };
         // A side that had not polled for a while starts again from what it has just seen.
         let next = if self.unpolled.replace(0) > 0 { nanos } else { next };

@@ -7,8 +7,8 @@
 use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine};
 use crate::segment::Span;
 use crate::sync::Ordering::Relaxed;
+use rkyv::api::deserialize_using;
 use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
-use rkyv::api::{access_with_context, deserialize_using};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Failure, Strategy};
 use rkyv::ser::{Allocator, Positional, Serializer, Writer, WriterExt};
@@ -475,7 +475,7 @@ impl<'a> RequestSpan<'a> {
         const { assert!(align_of::<A::Archived>() <= ALIGN, "an argument's archive is aligned to more than 16 bytes") };
         // SAFETY: nobody writes the bytes during `'a`: the duty of whoever called `trusted`.
         let bytes = unsafe { self.0.as_bytes() };
-        access_with_context::<_, _, Failure>(bytes, &mut validator(bytes))
+        access(bytes)
     }
 }
 
@@ -559,16 +559,35 @@ pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
 fn read_copy<R: Transfer>(bytes: &[u8]) -> Result<R, Failure> {
     const { assert!(align_of::<R::Archived>() <= ALIGN, "an archive is aligned to more than 16 bytes") };
     let read = || {
-        let archived = access_with_context::<R::Archived, _, Failure>(bytes, &mut validator(bytes))?;
+        let archived = access::<R::Archived>(bytes)?;
         deserialize_using::<R, _, Failure>(archived, &mut ())
     };
     // Unwind safety: the closure owns nothing that outlives it.
     catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(Failure))
 }
 
+/// Validates the archive that `bytes` end in, and its parts before it.
+///
+/// What `rkyv::access` does, but for one thing: the root's place is checked here, where its size is a constant, so that for types
+/// without pointers nothing is left to do at run time.
+///
+/// # Errors
+///
+/// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`].
 #[inline(always)]
-fn validator(bytes: &[u8]) -> Validator<ArchiveValidator<'_>, ()> {
-    Validator::new(ArchiveValidator::with_max_depth(bytes, NonZeroUsize::new(MAX_DEPTH)), ())
+fn access<A: Checked>(bytes: &[u8]) -> Result<&A, Failure> {
+    let at = bytes.len().checked_sub(size_of::<A>()).ok_or(Failure)?;
+    let (parts, root) = bytes.split_at(at);
+    let root = root.as_ptr().cast::<A>();
+    if !root.is_aligned() {
+        return Err(Failure);
+    }
+    let depth = const { NonZeroUsize::new(MAX_DEPTH - 1) };
+    let mut validator = Validator::new(ArchiveValidator::with_max_depth(parts, depth), ());
+    // SAFETY: aligned, and as many bytes as `A` has, as just checked.
+    unsafe { A::check_bytes(root, Strategy::wrap(&mut validator))? };
+    // SAFETY: a valid `A`, as just checked, in memory that lives and stays as it is as long as `bytes`.
+    Ok(unsafe { &*root })
 }
 
 #[cfg(all(test, not(loom)))]

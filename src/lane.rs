@@ -542,8 +542,9 @@ mod tests {
             let (mut callers, _, parent) = two_sides(signal);
             let life = Life::new(parent.alarm.clone());
             ask(&mut callers[0]);
+            let (lane, life) = (&mut callers[0], &life);
             thread::scope(|scope| {
-                let waiting = scope.spawn(|| callers[0].wait(Wait::Park, &life, Deadline::NEVER));
+                let waiting = scope.spawn(move || lane.wait(Wait::Park, life, Deadline::NEVER));
                 thread::sleep(Duration::from_millis(10));
                 life.end(crate::error::Exit::Unknown);
                 assert_eq!(waiting.join().unwrap(), Waited::Dead, "{signal:?}");

@@ -6,6 +6,7 @@ use callgate::Wait;
 use callgate_suite::interleave::Budget;
 use callgate_suite::{Failure, Report};
 use callgate_suite::{floor, latency, payload, start, throughput, waiting};
+use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Group {
@@ -26,7 +27,12 @@ pub enum Group {
 }
 
 /// Ways of waiting: the one that is judged, and those that it is judged by.
-const STRATEGIES: [(&str, Wait); 3] = [("adaptive", Wait::Adaptive), ("spin", Wait::Spin), ("park", Wait::Park)];
+const STRATEGIES: [(&str, Wait); 4] = [
+    ("adaptive", Wait::Adaptive),
+    ("park", Wait::Park),
+    ("spin 20 us", Wait::SpinFor(Duration::from_micros(20))),
+    ("spin 50 us", Wait::SpinFor(Duration::from_micros(50))),
+];
 
 impl Group {
     pub const ALL: [Self; 7] =
