@@ -130,7 +130,8 @@ impl<T: Service> Builder<T> {
     /// order, and calls on lanes of the same worker wait for one another: where methods wait for each other, or must not wait
     /// for slow ones, choose as many lanes as workers. Then whoever has a lane has a worker.
     ///
-    /// The service is built and dropped on the child's main thread. One whose methods must all run there keeps the default. With
+    /// The service is built and dropped on the child's main thread. One whose methods must all run there keeps the default, and
+    /// so should one whose methods are short and mostly have `&mut self`: such a call costs about 0.2 microseconds more. With
     /// [`Wait::Spin`], each worker burns a CPU.
     ///
     /// # Examples

@@ -90,10 +90,10 @@ pub struct Parallel<T> {
     parent: TrustedParent,
     /// Each of up to eight readers has a lock on a line of its own; a writer takes them all.
     service: ShardedLock<Option<T>>,
-    /// The queue of those who cannot have the service at once.
+    /// The queue of those who cannot have the service at once: its head holds this, and alone waits at the lock.
     ///
-    /// Its head alone waits at the lock. So the head gets it next, whether it reads or writes: writers that follow each other
-    /// closely would keep out readers otherwise, and readers that overlap a writer. The queue itself is fair, if not at once.
+    /// So the head gets the lock next, whether it reads or writes. Without the queue, writers that follow each other closely
+    /// keep out readers, because the lock prefers writers. The queue itself is fair, if not at every step.
     queue: Mutex<()>,
     interfaces: Interfaces<ParallelDispatch<T>>,
 }
