@@ -101,7 +101,7 @@ mod sys;
 #[path = "glue.rs"]
 pub mod __glue;
 
-pub use crate::bridge::{Blocking, Bridge, Builder, Timed, init, serve, serve_parallel};
+pub use crate::bridge::{Beginning, Blocking, Bridge, Builder, Deferred, Pending, Timed, init, serve, serve_parallel};
 pub use crate::call::service::{Mode, Service};
 pub use crate::doorbell::Wait;
 pub use crate::error::{CallError, CallName, Exit, Fault, Payload, Progress, StartError};

@@ -7,11 +7,13 @@
 mod blocking;
 mod builder;
 mod chosen;
+mod deferred;
 mod entry;
 mod newborn;
 
 pub use blocking::Blocking;
 pub use builder::Builder;
+pub use deferred::{Beginning, Deferred, Pending};
 pub use entry::{init, serve, serve_parallel};
 
 use crate::call::caller::Caller;
@@ -61,12 +63,13 @@ use std::time::Duration;
 pub struct Bridge<T: Service> {
     calls: T::Calls<Blocking>,
     caller: Arc<Caller>,
+    timeout: Option<Duration>,
     stop_grace: Duration,
 }
 
 impl<T: Service> Bridge<T> {
     fn new(caller: Arc<Caller>, timeout: Option<Duration>, stop_grace: Duration) -> Self {
-        Self { calls: T::calls(Blocking::new(caller.clone(), timeout)), caller, stop_grace }
+        Self { calls: T::calls(Blocking::new(caller.clone(), timeout)), caller, timeout, stop_grace }
     }
 
     /// The child's process number.
@@ -79,13 +82,86 @@ impl<T: Service> Bridge<T> {
         !self.caller.link.life.is_over()
     }
 
-    /// A descriptor for a loop over epoll or poll: readable when some reply may be there, or the child has ended. `None` unless
-    /// the bridge was started with [`Signal::EventFd`](crate::Signal::EventFd).
+    /// The same methods, but none waits: each sends its request and returns a [`Pending`], which the result is to be had from.
     ///
-    /// To be waited for only: not to be read, or changed. It may become readable for nothing, and a hostile child can make it
-    /// so over and over. Once the child has ended it stays readable.
+    /// Each such call has a lane of the bridge to itself until its result has been taken or it has been dropped; one that finds no
+    /// lane free fails with [`CallError::Refused`], and a call that waits for its result waits for a lane too. So have as many
+    /// [lanes](Builder::lanes) as calls that are to be pending at once, and one more. A service with one worker answers them one
+    /// after the other. [`stop`](Self::stop) comes after them: it waits for calls that are still pending, as long as its grace
+    /// lasts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use callgate::bridge;
+    /// struct Squares;
+    ///
+    /// #[bridge]
+    /// impl Squares {
+    ///     pub fn new() -> Self { Squares }
+    ///     pub fn square(&self, n: u64) -> u64 { n * n }
+    /// }
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     callgate::init();
+    ///     let squares = Squares::bridge().start()?;
+    ///     let pending = squares.begin().square(7)?;
+    ///     // .. something else meanwhile
+    ///     assert_eq!(pending.wait()?, 49);
+    ///     Ok(())
+    /// }
+    /// ```
+    #[must_use = "it does nothing until a method is called on it"]
+    pub fn begin(&self) -> Beginning<'_, T> {
+        Beginning { calls: T::calls(Deferred::new(self.caller.clone(), self.timeout)), _bridge: self }
+    }
+
+    /// A descriptor for a loop over epoll or poll: readable when a [pending call](Self::begin) may have been answered, or the
+    /// child has ended. `None` unless the bridge was started with [`Signal::EventFd`](crate::Signal::EventFd).
+    ///
+    /// When it is readable: [`clear_doorbell`](Self::clear_doorbell), then [poll](Pending::poll) every pending call. It rings for
+    /// every call whose last poll returned `None`.
+    ///
+    /// To be waited for by one thread, and not to be read or changed. It may become readable for nothing, and a hostile child can
+    /// make it so over and over. Once the child has ended it stays readable.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use callgate::{bridge, Signal};
+    /// # use rustix::event::{PollFd, PollFlags, poll};
+    /// # struct Squares;
+    /// # #[bridge]
+    /// # impl Squares {
+    /// #     pub fn new() -> Self { Squares }
+    /// #     pub fn square(&self, n: u64) -> u64 { n * n }
+    /// # }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # callgate::init();
+    /// let squares = Squares::bridge().signal(Signal::EventFd).start()?;
+    /// let mut pending = squares.begin().square(7)?;
+    /// let doorbell = squares.doorbell_fd().ok_or("no doorbell")?;
+    /// let result = loop {
+    ///     if let Some(result) = pending.poll() {
+    ///         break result?;
+    ///     }
+    ///     poll(&mut [PollFd::new(&doorbell, PollFlags::IN)], None)?; // and whatever else the loop waits for
+    ///     squares.clear_doorbell();
+    /// };
+    /// assert_eq!(result, 49);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn doorbell_fd(&self) -> Option<BorrowedFd<'_>> {
         self.caller.link.door.as_ref().map(|door| door.as_fd())
+    }
+
+    /// Makes the [doorbell](Self::doorbell_fd) quiet until it is rung anew. Comes before pending calls are polled, not after: what
+    /// rings in between is to be heard. Does nothing without such a doorbell.
+    pub fn clear_doorbell(&self) {
+        if let Some(door) = &self.caller.link.door {
+            let _rung = door.clear();
+        }
     }
 
     /// The same methods, with another timeout for each call: the longest time to wait for a lane and for the reply together.

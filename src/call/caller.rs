@@ -13,8 +13,7 @@ use crate::lane::{CallerLane, Frame, Memory, SendError};
 use crate::life::Cause;
 use crate::segment::Segment;
 use crate::sys::image::Image;
-use crossbeam_utils::CachePadded;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
 use rkyv::rancor::Failure;
 use std::any::TypeId;
 use std::cell::Cell;
@@ -30,7 +29,8 @@ const NO_ARCHIVE: &str = "a reply that is no valid archive of its type";
 
 /// The calling side of one bridge. Shared by all threads.
 pub(crate) struct Caller {
-    lanes: Box<[CachePadded<Mutex<CallerLane>>]>,
+    /// Each in memory of its own, so that one of them can be kept beyond the call that claimed it.
+    lanes: Box<[Arc<Mutex<CallerLane>>]>,
     pub(crate) link: Arc<Link>,
     wait: Wait,
     workers: u32,
@@ -81,10 +81,50 @@ pub(crate) struct Sent<'a> {
     ticket: Ticket,
 }
 
+/// A call that its caller does not wait in, and the lane that its reply will come by.
+///
+/// Dropped before it is answered, it leaves its reply to whoever uses the lane next.
+pub(crate) struct Begun {
+    caller: Arc<Caller>,
+    lane: ArcMutexGuard<RawMutex, CallerLane>,
+    position: u64,
+    ticket: Ticket,
+}
+
+impl Begun {
+    /// The reply, if it is there or never will be. After `None`, the bridge's doorbell rings for it.
+    pub(crate) fn poll<R: Transfer>(&mut self) -> Option<Result<R, CallError>> {
+        let link = &self.caller.link;
+        let arrived = self.lane.is_ready() || link.door.is_some() && self.lane.arm();
+        if arrived || link.life.exit().is_some() || self.ticket.deadline.has_passed() {
+            return Some(self.finish());
+        }
+        None
+    }
+
+    /// Waits for the reply.
+    pub(crate) fn finish<R: Transfer>(&mut self) -> Result<R, CallError> {
+        let Self { caller, lane, position, ticket } = self;
+        caller.receive(lane, *position, Kind::Call, ticket)
+    }
+
+    pub(crate) fn method(&self) -> &'static Method {
+        self.ticket.method
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if self.caller.link.door.is_some() {
+            self.lane.disarm();
+        }
+    }
+}
+
 impl Caller {
     /// The calling side of a bridge to a `T`.
     pub(crate) fn new<T: Service>(segment: &Segment, link: Arc<Link>, wait: Wait) -> Self {
-        let lane = |index| CachePadded::new(Mutex::new(CallerLane::new(segment, index, &link.bells)));
+        let lane = |index| Arc::new(Mutex::new(CallerLane::new(segment, index, &link.bells)));
         Self {
             lanes: (0..segment.geometry().lanes).map(lane).collect(),
             link,
@@ -118,7 +158,15 @@ impl Caller {
         timeout: Option<Duration>,
     ) -> Result<Sent<'_>, CallError> {
         let ticket = &Ticket::new(method, timeout);
-        // Before anything is locked: in a fork, what another thread held stays locked for ever.
+        let call = self.call_word(method, ticket)?;
+        let mut lane = self.claim(ticket)?;
+        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, ticket)?;
+        Ok(Sent { lane, position, ticket: *ticket })
+    }
+
+    /// The call word of a method. Comes before anything is locked: in a fork, what another thread held stays locked for ever.
+    #[inline(always)]
+    fn call_word(&self, method: &'static Method, ticket: &Ticket) -> Result<u64, CallError> {
         if self.link.is_in_fork() {
             return Err(self.in_fork_slow(ticket));
         }
@@ -126,10 +174,7 @@ impl Caller {
             None => 0,
             Some(interface) => self.interface_number(interface, ticket)?,
         };
-        let call = interface << 16 | u64::from(method.index);
-        let mut lane = self.claim(ticket)?;
-        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, ticket)?;
-        Ok(Sent { lane, position, ticket: *ticket })
+        Ok(interface << 16 | u64::from(method.index))
     }
 
     /// Waits for the reply to a call that was sent.
@@ -149,6 +194,32 @@ impl Caller {
         // Lane 0, like the request to stop: its worker is the child's main thread.
         let mut lane = self.lock(&self.lanes[0], ticket)?;
         self.ask_on(&mut lane, Ask { kind: Kind::Construct, call: u64::from(method.index) }, args, ticket)
+    }
+
+    // ---- calls that do not wait ------------------------------------------------------------------------------------
+
+    /// Sends the request of a call, and keeps its lane until the reply has been taken.
+    pub(crate) fn begin<A: Request>(
+        self: &Arc<Self>,
+        method: &'static Method,
+        args: &A,
+        timeout: Option<Duration>,
+    ) -> Result<Begun, CallError> {
+        let ticket = Ticket::new(method, timeout);
+        let call = self.call_word(method, &ticket)?;
+        let mut lane = self.claim_for_long(&ticket)?;
+        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, &ticket)?;
+        Ok(Begun { caller: self.clone(), lane, position, ticket })
+    }
+
+    /// A lane for longer than one call of this thread. Never waits: the thread may itself hold what it would wait for.
+    fn claim_for_long(&self, ticket: &Ticket) -> Result<ArcMutexGuard<RawMutex, CallerLane>, CallError> {
+        let (before, after) = self.lanes.split_at(self.preferred_lane());
+        let free = after.iter().chain(before).find_map(|lane| lane.try_lock_arc());
+        free.ok_or_else(|| CallError::Refused {
+            call: ticket.name(),
+            why: format!("all {} lanes of the bridge are in use by other calls", self.lanes.len()),
+        })
     }
 
     // ---- the end ---------------------------------------------------------------------------------------------------
@@ -378,12 +449,17 @@ impl Caller {
     /// soon as it is free.
     #[inline]
     fn claim(&self, ticket: &Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
-        let (number, lanes) = (thread_number(), self.lanes.len());
-        let preferred = if number < lanes { number } else { number % lanes };
+        let preferred = self.preferred_lane();
         match self.lanes[preferred].try_lock() {
             Some(lane) => Ok(lane),
             None => self.claim_slow(preferred, ticket),
         }
+    }
+
+    #[inline(always)]
+    fn preferred_lane(&self) -> usize {
+        let (number, lanes) = (thread_number(), self.lanes.len());
+        if number < lanes { number } else { number % lanes }
     }
 
     #[cold]

@@ -224,14 +224,13 @@ impl Door {
         Ok(Self(set))
     }
 
-    /// The lanes that have been rung since this was last asked. A child that rings for ever is reported over and over, but one
-    /// that only leaves a doorbell readable is not. Never blocks.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for calls that do not wait"))]
-    pub(crate) fn rung(&self) -> Vec<u32> {
+    /// Makes the descriptor quiet until a lane is rung anew. A child that rings for ever makes it readable over and over, but one
+    /// that only leaves its end readable does not. Returns the lanes that were rung. Never blocks.
+    pub(crate) fn clear(&self) -> impl Iterator<Item = u32> + use<> {
         let mut keys = Vec::new();
         // The only failures are those of a bad descriptor or pointer.
         let _ = self.0.ready_now(&mut keys);
-        keys.into_iter().filter_map(|key| u32::try_from(key).ok()).collect()
+        keys.into_iter().filter_map(|key| u32::try_from(key).ok())
     }
 }
 

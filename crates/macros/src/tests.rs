@@ -431,8 +431,19 @@ fn each_signature_is_refused_for_its_own_reason() {
 
 #[test]
 fn every_reserved_name_is_refused() {
-    let reserved =
-        ["stop", "kill", "child_pid", "is_alive", "stats", "with_timeout", "view", "begin", "send", "doorbell_fd"];
+    let reserved = [
+        "stop",
+        "kill",
+        "child_pid",
+        "is_alive",
+        "stats",
+        "with_timeout",
+        "view",
+        "begin",
+        "send",
+        "doorbell_fd",
+        "clear_doorbell",
+    ];
     for name in reserved {
         let ident = quote::format_ident!("{name}");
         let text = format!("`Bridge` keeps the name `{name}` for itself");

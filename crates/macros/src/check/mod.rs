@@ -13,8 +13,19 @@ use crate::refusals::Refusals;
 use crate::types::{self, Part};
 
 /// What `Bridge` itself has, and would hide.
-const RESERVED: [&str; 10] =
-    ["stop", "kill", "child_pid", "is_alive", "stats", "with_timeout", "view", "begin", "send", "doorbell_fd"];
+const RESERVED: [&str; 11] = [
+    "stop",
+    "kill",
+    "child_pid",
+    "is_alive",
+    "stats",
+    "with_timeout",
+    "view",
+    "begin",
+    "send",
+    "doorbell_fd",
+    "clear_doorbell",
+];
 
 /// The way out of a name that cannot be.
 const RENAME: &str = "give callers another name with `#[bridge(rename = \"..\")]`";

@@ -1,0 +1,113 @@
+//! Calling without waiting: the request is sent, and the result is to be had later.
+
+#![forbid(unsafe_code)]
+
+use super::Bridge;
+use crate::call::caller::{Begun, Caller};
+use crate::call::service::{Method, Mode, Service, sealed};
+use crate::error::CallError;
+use crate::frame::{Request, Transfer};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Without waiting: a method returns a [`Pending`] as soon as its request is sent.
+#[derive(Clone)]
+pub struct Deferred {
+    caller: Arc<Caller>,
+    timeout: Option<Duration>,
+}
+
+impl Deferred {
+    pub(super) fn new(caller: Arc<Caller>, timeout: Option<Duration>) -> Self {
+        Self { caller, timeout }
+    }
+}
+
+impl sealed::Sealed for Deferred {}
+
+impl Mode for Deferred {
+    type Out<R: Transfer> = Result<Pending<R>, CallError>;
+
+    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: &A) -> Result<Pending<R>, CallError> {
+        let begun = self.caller.begin(method, args, self.timeout)?;
+        Ok(Pending { begun: Some(begun), result: PhantomData })
+    }
+}
+
+impl fmt::Debug for Deferred {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deferred").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+/// A call whose request has been sent, see [`Bridge::begin`].
+///
+/// Dropping it gives the call up: the child carries it out all the same, and its result is dropped.
+#[must_use = "its result is lost with it"]
+pub struct Pending<R> {
+    /// `None` once the result has been taken.
+    begun: Option<Begun>,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R: Transfer> Pending<R> {
+    /// The result, if it is there; never waits. The bridge's timeout counts from the beginning of the call.
+    ///
+    /// # Errors
+    ///
+    /// Those of a call that waits, see [`CallError`].
+    ///
+    /// # Panics
+    ///
+    /// If the result has been taken before.
+    pub fn poll(&mut self) -> Option<Result<R, CallError>> {
+        let Some(begun) = &mut self.begun else { panic!("a pending call's result can be taken once") };
+        let result = begun.poll()?;
+        self.begun = None;
+        Some(result)
+    }
+
+    /// Waits for the result.
+    ///
+    /// # Errors
+    ///
+    /// Those of any call, see [`CallError`].
+    ///
+    /// # Panics
+    ///
+    /// If [`poll`](Self::poll) has returned the result.
+    pub fn wait(mut self) -> Result<R, CallError> {
+        let Some(mut begun) = self.begun.take() else { panic!("a pending call's result can be taken once") };
+        begun.finish()
+    }
+}
+
+impl<R> fmt::Debug for Pending<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let method = self.begun.as_ref().map(|begun| begun.method().name);
+        f.debug_struct("Pending").field("method", &method).finish_non_exhaustive()
+    }
+}
+
+/// A bridge's methods, none of which waits; see [`Bridge::begin`].
+pub struct Beginning<'a, T: Service> {
+    pub(super) calls: T::Calls<Deferred>,
+    pub(super) _bridge: &'a Bridge<T>,
+}
+
+impl<T: Service> Deref for Beginning<'_, T> {
+    type Target = T::Calls<Deferred>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.calls
+    }
+}
+
+impl<T: Service> fmt::Debug for Beginning<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Beginning").field(self._bridge).finish()
+    }
+}
