@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::direct;
 use crate::python::{self, Python};
 use crate::table::{self, Boxed, WAYS, Way};
 use callgate::Wait;
@@ -123,7 +124,7 @@ impl Peers {
 
 impl Way {
     fn subject(&self, name: &str, call: Call, transport: &Rc<RefCell<Boxed>>) -> Subject {
-        let is_short = self.serve.is_none() && call == Call::Add;
+        let is_short = self.name == direct::NAME && call == Call::Add;
         let measured = if is_short {
             Subject::averaged(format!("{} {name}", self.name), TOGETHER, workload::adding(transport.clone()))
         } else {
