@@ -10,6 +10,8 @@ use callgate_suite::{Failure, Transport};
 use std::hint::black_box;
 use std::time::Duration;
 
+pub const NAME: &str = "dyn call";
+
 struct Direct(Counter);
 
 pub fn start(_cpu: Option<usize>) -> Started {

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::direct;
 use crate::python::{self, Python};
 use crate::table::{self, Boxed, WAYS, Way};
 use callgate::Wait;
@@ -15,6 +16,9 @@ use std::time::Duration;
 
 /// What the rows of callgate itself are called, which are the floors of the others.
 const CALLGATE: &str = "callgate";
+
+/// callgate without spinning, so that it sleeps and wakes as often as most of its peers do.
+const PARKED: &str = "callgate parked";
 
 /// What is measured of each peer, under the name that the script in Python knows and the one that the report uses.
 const CALLS: [(&str, &str, Call); 3] =
@@ -104,6 +108,8 @@ impl Peers {
     fn subjects(&self, caller: usize, callee: usize) -> Result<Vec<Subject>, Failure> {
         let bridged = Rc::new(RefCell::new(Bridged::start(Wait::Adaptive, Some(callee))?));
         let mut subjects: Vec<Subject> = CALLS.map(|(_, name, call)| subject(CALLGATE, name, call, &bridged)).into();
+        let parked = Rc::new(RefCell::new(Bridged::start(Wait::Park, Some(callee))?));
+        subjects.extend(CALLS.map(|(_, name, call)| beside(name, subject(PARKED, name, call, &parked))));
         for way in &self.rust {
             let transport = Rc::new(RefCell::new(Boxed((way.start)(Some(callee))?)));
             subjects.extend(CALLS.map(|(_, name, call)| way.subject(name, call, &transport)));
@@ -118,7 +124,7 @@ impl Peers {
 
 impl Way {
     fn subject(&self, name: &str, call: Call, transport: &Rc<RefCell<Boxed>>) -> Subject {
-        let is_short = self.serve.is_none() && call == Call::Add;
+        let is_short = self.name == direct::NAME && call == Call::Add;
         let measured = if is_short {
             Subject::averaged(format!("{} {name}", self.name), TOGETHER, workload::adding(transport.clone()))
         } else {

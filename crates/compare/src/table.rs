@@ -27,8 +27,8 @@ pub struct Way {
 
 /// All of them. callgate itself is measured beside each.
 pub const WAYS: &[Way] = &[
-    Way { name: "dyn call", start: direct::start, serve: None, polls: false },
-    Way { name: "crossbeam threads", start: threads::start, serve: None, polls: false },
+    Way { name: direct::NAME, start: direct::start, serve: None, polls: false },
+    Way { name: threads::NAME, start: threads::start, serve: None, polls: false },
     Way { name: iceoryx2::POLLING, start: iceoryx2::start_polling, serve: Some(iceoryx2::serve_polling), polls: true },
     Way { name: iceoryx2::EVENT, start: iceoryx2::start_event, serve: Some(iceoryx2::serve_event), polls: false },
     Way { name: stream::SOCKET, start: stream::start_socket, serve: Some(stream::serve_socket), polls: false },

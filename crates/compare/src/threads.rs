@@ -12,6 +12,8 @@ use callgate_suite::pin::{self, Pinned};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::thread::{self, JoinHandle};
 
+pub const NAME: &str = "crossbeam threads";
+
 /// The ends of the calling thread; without them the other one ends.
 struct Channels {
     ends: Option<(Sender<Request>, Receiver<Reply>)>,
