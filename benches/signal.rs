@@ -57,7 +57,9 @@ fn backends(cpu: usize) -> Vec<(&'static str, RoundTrip)> {
 /// `add` with both sides asleep.
 fn call(signal: Signal, cpu: usize) -> RoundTrip {
     let bridge: Bridge<Echo> = Echo::bridge(cpu).signal(signal).wait(Wait::Park).start().expect("the bridge starts");
-    Box::new(move || drop(black_box(bridge.add(black_box(1)).expect("an answer"))))
+    Box::new(move || {
+        black_box(bridge.add(black_box(1)).expect("an answer"));
+    })
 }
 
 /// A token in a cache line of its own.
@@ -69,10 +71,10 @@ fn floor(cpu: usize) -> RoundTrip {
     let peer = lines.clone();
     std::thread::spawn(move || {
         pin(cpu);
-        (1..).for_each(|turn| {
+        for turn in 1.. {
             peer.0.await_value(turn);
             peer.1.set(turn);
-        });
+        }
     });
     let mut turn = 0;
     Box::new(move || {
