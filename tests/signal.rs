@@ -231,8 +231,8 @@ fn survives(what: &str, harm: impl Fn(&Bridge<Guest>)) {
     within(60, what, || {
         let (bridge, other) = (start(Signal::EventFd), start(Signal::EventFd));
         harm(&bridge);
-        for n in 0..100 {
-            let patience = Duration::from_millis(200);
+        for n in 0..20 {
+            let patience = Duration::from_millis(100);
             let begun = Instant::now();
             let answer = bridge.with_timeout(patience).add(n);
             assert!(matches!(answer, Ok(_) | Err(CallError::TimedOut { .. })), "{what}: {answer:?}");
@@ -241,9 +241,6 @@ fn survives(what: &str, harm: impl Fn(&Bridge<Guest>)) {
                 assert!(begun.elapsed() >= patience);
             }
             assert_eq!(other.add(n), Ok(n + 1), "{what}");
-            if begun.elapsed() > Duration::from_secs(1) {
-                break;
-            }
         }
         let pid = bridge.child_pid();
         bridge.kill();
@@ -258,7 +255,8 @@ fn a_child_that_has_eventfds_block_cannot_block_its_parent() {
 
 #[test]
 fn a_child_that_steals_rings_cannot_hang_a_call() {
-    survives("stolen rings", |bridge| bridge.steal().expect("an answer"));
+    // The ring for this very call may be stolen: then it ends at its deadline, and finds that it has been answered.
+    survives("stolen rings", |bridge| drop(bridge.with_timeout(Duration::from_secs(1)).steal()));
     survives("stolen rings of blocking eventfds", |bridge| {
         bridge.make_blocking().expect("an answer");
         let _ = bridge.with_timeout(Duration::from_secs(1)).steal();
