@@ -4,7 +4,7 @@
 
 use crate::report::{Report, Row, Target};
 use crate::stats::{Quantiles, Spread};
-use crate::throughput;
+use crate::{throughput, waiting};
 
 /// A quantile and its name.
 type Quantile = (&'static str, fn(&Quantiles) -> f64);
@@ -61,12 +61,16 @@ const WAITING_P50: f64 = 1.1;
 /// The one whose CPU time per call it may not exceed.
 const MOST_CPU: &str = "spin 50 us";
 
+/// What the sleep of the thread that measures may cost, in nanoseconds.
+const MOST_IDLE: f64 = 200_000.0;
+
 /// The targets about whose rows `report` has.
 pub fn of(report: &Report) -> Vec<Target> {
     let mut targets: Vec<Target> = RULES.iter().filter_map(|rule| ratio(report, rule)).collect();
     targets.splice(targets.len().min(1)..targets.len().min(1), difference(report));
     targets.extend(threads(report));
-    targets.extend(waiting(report));
+    targets.extend(in_cells(report));
+    targets.extend(idle(report));
     targets
 }
 
@@ -114,7 +118,7 @@ fn threads(report: &Report) -> Option<Target> {
 }
 
 /// In each cell of the waiting matrix: latency against the best fixed strategy, CPU time against the one that may use most.
-fn waiting(report: &Report) -> Vec<Target> {
+fn in_cells(report: &Report) -> Vec<Target> {
     let judged = report.rows.iter().filter(|row| row.group == "waiting");
     let cells = judged.filter_map(|row| Some((row, row.name.strip_suffix(JUDGED)?)));
     cells
@@ -138,6 +142,16 @@ fn against_cpu(row: &Row, most: &Row) -> Option<Target> {
     let ratio = row.cpu? / most.cpu?;
     let (what, met) = (format!("{} / {MOST_CPU} (CPU time per call)", row.name), Some(ratio <= 1.0));
     Some(Target { what, target: "at most 1".into(), reached: format!("{ratio:.2}"), met })
+}
+
+fn idle(report: &Report) -> Option<Target> {
+    let nanos = report.row("waiting", waiting::IDLE)?.cpu?;
+    Some(Target {
+        what: "CPU time of both processes in a second without calls".into(),
+        target: format!("none: at most {} us, which a sleep costs", MOST_IDLE / 1000.0),
+        reached: format!("{:.0} us", nanos / 1000.0),
+        met: Some(nanos <= MOST_IDLE),
+    })
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@
 #![forbid(unsafe_code)]
 
 use crate::bridge::Bridged;
-use crate::cpu_time;
+use crate::cpu_time::{self, CpuTime};
 use crate::floor::Hog;
 use crate::interleave::{Batch, Budget, Measured, Subject, interleave, rows};
 use crate::pin::{self, Pinned};
-use crate::report::{Report, Series};
+use crate::report::{Report, Row, Series};
 use crate::{Clock, Failure, Progress, Transport};
 use callgate::Wait;
 use std::thread;
@@ -83,7 +83,30 @@ pub fn measure(budget: Budget, strategies: &[(&str, Wait)], progress: Progress<'
         report.rows.extend(rows);
     }
     report.series = curves;
+    report.rows.push(idle(progress)?);
     Ok(report)
+}
+
+/// The row of a bridge that nobody calls.
+pub const IDLE: &str = "idle bridge";
+
+/// How long a bridge is watched while nobody calls it.
+const WATCHED: Duration = Duration::from_secs(1);
+
+/// What an idle bridge costs: the CPU time of both processes in a second, that of the sleep which measures it included.
+fn idle(progress: Progress<'_>) -> Result<Row, Failure> {
+    progress(IDLE);
+    let mut bridged = Bridged::start(Wait::Adaptive, None)?;
+    for _ in 0..1000 {
+        bridged.add(1)?;
+    }
+    let cpu = CpuTime::with(bridged.peer())?;
+    // Both sides poll for a moment before they sleep.
+    thread::sleep(Duration::from_millis(10));
+    let before = cpu.used()?;
+    thread::sleep(WATCHED);
+    let used = (cpu.used()? - before).as_nanos() as f64;
+    Ok(Row { group: "waiting".into(), name: IDLE.into(), cpu: Some(used), count: 1, ..Row::default() })
 }
 
 /// Measures `strategies` in one cell, in turn.
