@@ -360,6 +360,40 @@ mod tests {
     }
 
     #[test]
+    fn a_side_polls_while_its_waits_are_short_and_looks_again_when_they_are_long() {
+        let pace = Pace::new();
+        assert!(pace.polls(), "nothing is known yet");
+        let long = Duration::from_millis(1);
+        let until_it_sleeps = (1..).find(|_| {
+            pace.slept(long);
+            !pace.polls()
+        });
+        assert!(until_it_sleeps.is_some_and(|waits| (5..40).contains(&waits)), "{until_it_sleeps:?}");
+        // Every sixteenth wait polls, and as long as that finds nothing it stays so.
+        let polled = (0..160).filter(|_| {
+            let polls = pace.polls();
+            pace.slept(long);
+            polls
+        });
+        assert_eq!(polled.count(), 10);
+        // One that finds something soon is believed at once.
+        while !pace.polls() {
+            pace.slept(long);
+        }
+        pace.polled(20_000);
+        assert!((0..10).all(|_| pace.polls()));
+    }
+
+    #[test]
+    fn a_rare_long_wait_counts_for_one() {
+        let pace = Pace::new();
+        for wait in 0..1000 {
+            assert!(pace.polls(), "wait {wait}");
+            if wait % 4 == 0 { pace.slept(Duration::from_secs(1)) } else { pace.polled(300) }
+        }
+    }
+
+    #[test]
     fn a_wait_ends_at_its_deadline_and_not_before() {
         for wait in WAYS {
             let (line, dead) = (line(), Futex::new(0));
@@ -433,7 +467,8 @@ mod model {
     }
 
     fn waiter(bell: &BellLine) -> Waiter<'_> {
-        Waiter { bell, sleeper: &FutexSleeper, wait: Wait::Park, pace: &Pace::new(), dead: None, peer_cpu: 0 }
+        let pace = Box::leak(Box::new(Pace::new()));
+        Waiter { bell, sleeper: &FutexSleeper, wait: Wait::Park, pace, dead: None, peer_cpu: 0 }
     }
 
     /// A waiter that parks at once always sees what was published: otherwise loom reports a deadlock.

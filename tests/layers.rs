@@ -178,6 +178,10 @@ fn one_word_per_thing() {
         let mut breaches = Breaches::default();
         for path in documents.into_iter().chain(code.into_iter().flatten()) {
             let source = Source::read(&path);
+            // Where other projects' interfaces are used, in their words.
+            if source.is_in(&["crates/compare/src/"]) {
+                continue;
+            }
             let text = QUOTED.iter().fold(source.text.clone(), |text, quote| text.replace(quote, ""));
             for (number, line) in numbered(&text) {
                 let banned = words(line).any(|word| BANNED.contains(&word.to_lowercase().as_str()));
