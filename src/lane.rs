@@ -16,6 +16,7 @@ use crate::ring::{Consumer, Producer};
 use crate::segment::{Placed, Segment, Span};
 use crate::signal::{Bells, Sleeper};
 use crate::sync::Ordering::{Relaxed, Release};
+use crossbeam_utils::CachePadded;
 use rkyv::rancor::Failure;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
@@ -406,7 +407,8 @@ impl ReplySlot<'_> {
 
 /// All lanes that one worker serves, and the doorbell at which it waits.
 pub(crate) struct WorkerLanes {
-    lanes: Vec<CalleeLane>,
+    /// Apart from what other workers write: the heap may put their lanes next to these.
+    lanes: Vec<CachePadded<CalleeLane>>,
     worker: Placed<WorkerLine>,
     /// How the worker sleeps.
     own_bell: Arc<dyn Sleeper>,
@@ -420,9 +422,9 @@ pub(crate) struct WorkerLanes {
 impl WorkerLanes {
     /// The lanes of worker `index`.
     pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells, wait: Wait) -> Self {
-        let lanes = segment.geometry().lanes_of(index).map(|lane| CalleeLane::new(segment, lane, bells)).collect();
+        let lane = |lane| CachePadded::new(CalleeLane::new(segment, lane, bells));
         Self {
-            lanes,
+            lanes: segment.geometry().lanes_of(index).map(lane).collect(),
             worker: segment.worker_line(index),
             own_bell: bells.worker(index),
             wait,
@@ -616,14 +618,14 @@ mod model {
                 let (requests, replies) = (Slots::on_heap(2), Slots::on_heap(2));
                 let caller = Placed::on_heap(CallerLine { bell: bell(), released: AtomicU64::new(0) });
                 let callee = Placed::on_heap(CalleeLine { started: AtomicU64::new(0) });
-                lanes.push(CalleeLane {
+                lanes.push(CachePadded::new(CalleeLane {
                     index,
                     requests: Consumer::new(requests.clone(), 0),
                     replies: Producer::new(replies.clone(), 0),
                     caller: caller.clone(),
                     callee: callee.clone(),
                     caller_bell: futex(),
-                });
+                }));
                 callers.push(CallerLane {
                     place: index,
                     requests: Producer::new(requests, 0),
