@@ -7,6 +7,7 @@
 use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine};
 use crate::segment::Span;
 use crate::sync::Ordering::Relaxed;
+use crate::sync::will_write;
 use rkyv::api::deserialize_using;
 use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
 use rkyv::bytecheck::CheckBytes;
@@ -249,6 +250,7 @@ impl FrameWriter<'_> {
         self.written += staged.len();
         // SAFETY: `written <= capacity`, and `start` is valid for `capacity` bytes.
         let target = unsafe { self.start.add(self.written) };
+        will_write(target, bytes.len());
         // SAFETY: there is room, as just checked; `bytes` is private memory, so nothing overlaps.
         unsafe { target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
         self.written += bytes.len();
@@ -289,6 +291,7 @@ impl FrameWriter<'_> {
         let need = self.written.saturating_add(more);
         // What is moved is moved from the slot.
         let staged = NonNull::from(&self.stage.0[..self.written.min(std::mem::take(&mut self.staged))]);
+        will_write(self.start, staged.len());
         // SAFETY: the slot has room for all that was written, and the stage is private memory, so nothing overlaps.
         unsafe { self.start.copy_from_nonoverlapping(staged.cast(), staged.len()) };
         (self.start, self.capacity) = self.spill.spill(self.written, need).ok_or(Failure)?;

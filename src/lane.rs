@@ -438,6 +438,13 @@ impl WorkerLanes {
         &mut self.lanes[place]
     }
 
+    /// The addresses of what is kept here of each lane.
+    #[cfg(all(test, debug_assertions, not(loom)))]
+    pub(crate) fn private_memory(&self) -> Vec<std::ops::Range<usize>> {
+        let start = |lane| std::ptr::from_ref::<CalleeLane>(lane).addr();
+        self.lanes.iter().map(|lane| start(lane)..start(lane) + size_of::<CalleeLane>()).collect()
+    }
+
     /// Waits without limit for a request, and says at which place the lane is that it is on.
     #[inline(always)]
     pub(crate) fn wait(&mut self) -> usize {

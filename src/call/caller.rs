@@ -97,6 +97,13 @@ impl Caller {
         }
     }
 
+    /// The addresses of each lane, with its lock.
+    #[cfg(all(test, debug_assertions, not(loom)))]
+    pub(crate) fn private_memory(&self) -> Vec<std::ops::Range<usize>> {
+        let start = |lane| std::ptr::from_ref::<Mutex<CallerLane>>(lane).addr();
+        self.lanes.iter().map(|lane| start(lane)..start(lane) + size_of::<Mutex<CallerLane>>()).collect()
+    }
+
     /// Calls a method of the service. `timeout` = the longest time to wait for a lane and the reply; `None` = no limit.
     #[inline]
     pub(crate) fn call<A: Request, R: Transfer>(
