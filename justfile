@@ -20,6 +20,10 @@ docs:
 loom:
     .ci/run loom
 
+# The instructions of a call, against the figures that are kept.
+instructions:
+    .ci/run instructions
+
 # Each benchmark once, unmeasured.
 bench-smoke:
     .ci/run bench_smoke

@@ -7,6 +7,7 @@
 use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine};
 use crate::segment::Span;
 use crate::sync::Ordering::Relaxed;
+use crate::sync::will_write;
 use rkyv::api::deserialize_using;
 use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
 use rkyv::bytecheck::CheckBytes;
@@ -18,6 +19,7 @@ use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Archive, Deserialize, Place as ArchivePlace, Serialize};
 use std::alloc::Layout;
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -249,6 +251,7 @@ impl FrameWriter<'_> {
         self.written += staged.len();
         // SAFETY: `written <= capacity`, and `start` is valid for `capacity` bytes.
         let target = unsafe { self.start.add(self.written) };
+        will_write(target, bytes.len());
         // SAFETY: there is room, as just checked; `bytes` is private memory, so nothing overlaps.
         unsafe { target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
         self.written += bytes.len();
@@ -288,11 +291,14 @@ impl FrameWriter<'_> {
     fn spill_slow(&mut self, more: usize) -> Result<(), Failure> {
         let need = self.written.saturating_add(more);
         // What is moved is moved from the slot.
-        let staged = NonNull::from(&self.stage.0[..self.written.min(std::mem::take(&mut self.staged))]);
+        let staged = NonNull::from(&self.stage.0[..self.written.min(self.staged)]);
+        will_write(self.start, staged.len());
         // SAFETY: the slot has room for all that was written, and the stage is private memory, so nothing overlaps.
         unsafe { self.start.copy_from_nonoverlapping(staged.cast(), staged.len()) };
         (self.start, self.capacity) = self.spill.spill(self.written, need).ok_or(Failure)?;
         assert!(self.capacity >= need);
+        // Only now: a `Serialize` that goes on after a failure must not find its stage forgotten.
+        self.staged = 0;
         Ok(())
     }
 }
@@ -313,7 +319,7 @@ pub(crate) fn encode<T: Encode>(
     let staged = slot.len().min(INLINE);
     let writer = FrameWriter { stage, staged, start: slot.start(), capacity: slot.len(), written: 0, spill };
     let mut buffer = MaybeUninit::uninit();
-    let mut serializer = Serializer::new(writer, Scratch { buffer: &mut buffer, used: 0 }, ());
+    let mut serializer = Serializer::new(writer, Scratch::new(&mut buffer), ());
     let resolver = value.serialize(Strategy::wrap(&mut serializer))?;
     serializer.writer.finish(value, resolver)
 }
@@ -348,8 +354,10 @@ impl Spill for VecSpill {
 
 /// Scratch memory for serialising: a small buffer on the stack, and the heap beyond it.
 pub struct Scratch<'e> {
-    buffer: &'e mut MaybeUninit<ScratchBuffer>,
+    /// The buffer's address, taken once: to borrow the buffer anew would take it from those who have parts of it.
+    start: NonNull<u8>,
     used: usize,
+    buffer: PhantomData<&'e mut ScratchBuffer>,
 }
 
 #[repr(align(16))]
@@ -357,11 +365,16 @@ struct ScratchBuffer {
     _bytes: [u8; Scratch::LEN],
 }
 
-impl Scratch<'_> {
+impl<'e> Scratch<'e> {
     const LEN: usize = 512;
 
+    #[inline(always)]
+    fn new(buffer: &'e mut MaybeUninit<ScratchBuffer>) -> Self {
+        Self { start: NonNull::from(buffer).cast(), used: 0, buffer: PhantomData }
+    }
+
     fn owns(&self, address: NonNull<u8>) -> Option<usize> {
-        let offset = address.addr().get().wrapping_sub(self.buffer.as_ptr().addr());
+        let offset = address.addr().get().wrapping_sub(self.start.addr().get());
         (offset < Self::LEN).then_some(offset)
     }
 }
@@ -380,8 +393,8 @@ unsafe impl Allocator<Failure> for Scratch<'_> {
         }
         self.used = start + layout.size();
         // SAFETY: `start + size` is within the buffer.
-        let address = unsafe { self.buffer.as_mut_ptr().cast::<u8>().add(start) };
-        NonNull::new(address).map(|address| NonNull::slice_from_raw_parts(address, layout.size())).ok_or(Failure)
+        let address = unsafe { self.start.add(start) };
+        Ok(NonNull::slice_from_raw_parts(address, layout.size()))
     }
 
     unsafe fn pop_alloc(&mut self, address: NonNull<u8>, layout: Layout) -> Result<(), Failure> {
@@ -577,8 +590,9 @@ fn read_copy<R: Transfer>(bytes: &[u8]) -> Result<R, Failure> {
 #[inline(always)]
 fn access<A: Checked>(bytes: &[u8]) -> Result<&A, Failure> {
     let at = bytes.len().checked_sub(size_of::<A>()).ok_or(Failure)?;
-    let (parts, root) = bytes.split_at(at);
-    let root = root.as_ptr().cast::<A>();
+    let parts = &bytes[..at];
+    // Of the whole buffer: the root points to its parts.
+    let root = bytes.as_ptr().wrapping_add(at).cast::<A>();
     if !root.is_aligned() {
         return Err(Failure);
     }

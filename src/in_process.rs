@@ -7,7 +7,7 @@
 use crate::__glue::Val;
 use crate::call::callee::Worker;
 use crate::call::caller::{Caller, Sent};
-use crate::call::host::Alone;
+use crate::call::host::{Alone, Host};
 use crate::call::link::{Link, Shared};
 use crate::call::service::{Method, Service};
 use crate::control::Control;
@@ -19,9 +19,10 @@ use crate::signal::{Count, ParentBells, Signal};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket;
 use std::hint::black_box;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-struct Counter {
+pub(crate) struct Counter {
     total: u64,
 }
 
@@ -39,20 +40,37 @@ impl Counter {
 
 static ADD: Method = Method { service: "Counter", name: "add", index: 1, interface: None };
 
-/// A caller and a callee that share a segment and a thread.
-fn pair<T: Service>(service: T) -> (Caller, Worker<Alone<T>>) {
-    let geometry = Geometry { workers: 1, lanes: 8, slots: 32, slot_lines: 9 };
-    let (segment, object) = Segment::create(geometry, &Sealed).unwrap();
-    let bells = ParentBells::new(Signal::Futex, Count::of(&geometry), &Sealed).unwrap();
-    let (parent, child) = socket::pair().unwrap();
-    let link = Arc::new(Link::new(1, Pidfd::of_nobody(), parent, 1 << 20, Shared { objects: Arc::new(Sealed), bells }));
-    let caller = Caller::new::<T>(&segment, link, Wait::Spin);
-    let segment = Segment::attach(&Sealed, &mut object.into_iter()).unwrap();
-    (caller, Worker::in_process(&segment, Control::new(child), service))
+/// A bridge without a child: what plays the caller's side, and what a callee in the same process is made of.
+pub(crate) struct Ends {
+    pub(crate) caller: Caller,
+    /// The segment as the caller has it mapped, and as the callee has.
+    pub(crate) segments: [Segment; 2],
+    /// The callee's end of the control socket.
+    child: OwnedFd,
+}
+
+impl Ends {
+    /// The ends of a bridge to a `T`.
+    pub(crate) fn new<T: Service>(geometry: Geometry) -> Self {
+        let (own, object) = Segment::create(geometry, &Sealed).unwrap();
+        let bells = ParentBells::new(Signal::Futex, Count::of(&geometry), &Sealed).unwrap();
+        let (parent, child) = socket::pair().unwrap();
+        let shared = Shared { objects: Arc::new(Sealed), bells };
+        let link = Arc::new(Link::new(1, Pidfd::of_nobody(), parent, 1 << 20, shared));
+        let caller = Caller::new::<T>(&own, link, Wait::Spin);
+        let peers = Segment::attach(&Sealed, &mut object.into_iter()).unwrap();
+        Self { caller, segments: [own, peers], child }
+    }
+
+    /// The worker `index` of the callee.
+    pub(crate) fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H> {
+        let control = Control::new(self.child.try_clone().unwrap());
+        Worker::in_process(&self.segments[1], index, control, host)
+    }
 }
 
 #[inline(never)]
-fn send_add(caller: &Caller, n: u64) -> Sent<'_> {
+pub(crate) fn send_add(caller: &Caller, n: u64) -> Sent<'_> {
     caller.send(&ADD, &(Val(&n),), None).unwrap()
 }
 
@@ -62,16 +80,17 @@ fn serve(worker: &mut Worker<Alone<Counter>>) {
 }
 
 #[inline(never)]
-fn receive_add(caller: &Caller, sent: Sent<'_>) -> u64 {
+pub(crate) fn receive_add(caller: &Caller, sent: Sent<'_>) -> u64 {
     caller.finish(sent).unwrap()
 }
 
 #[test]
 fn one_thread_plays_both_sides() {
-    let (caller, mut worker) = pair(Counter { total: 0 });
+    let ends = Ends::new::<Counter>(Geometry { workers: 1, lanes: 8, slots: 32, slot_lines: 9 });
+    let (caller, mut worker) = (&ends.caller, ends.worker(0, Alone::of(Counter::new())));
     for call in 1..=1000 {
-        let sent = send_add(&caller, black_box(1));
+        let sent = send_add(caller, black_box(1));
         serve(&mut worker);
-        assert_eq!(receive_add(&caller, sent), call);
+        assert_eq!(receive_add(caller, sent), call);
     }
 }

@@ -16,6 +16,7 @@ use crate::ring::{Consumer, Producer};
 use crate::segment::{Placed, Segment, Span};
 use crate::signal::{Bells, Sleeper};
 use crate::sync::Ordering::{Relaxed, Release};
+use crossbeam_utils::CachePadded;
 use rkyv::rancor::Failure;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
@@ -87,10 +88,10 @@ impl CallerLane {
         self.requests.position().wrapping_sub(self.replies.position())
     }
 
-    /// Whether a request can be sent now: fewer are unanswered than there are slots.
+    /// How many requests can be sent now: as many as there are slots, but for those that are unanswered.
     #[inline(always)]
-    pub(crate) fn has_credit(&self) -> bool {
-        self.unanswered() < self.replies.count()
+    pub(crate) fn credit(&self) -> u64 {
+        self.replies.count().saturating_sub(self.unanswered())
     }
 
     /// Whether every request has been answered.
@@ -112,7 +113,7 @@ impl CallerLane {
         args: &A,
         memory: &mut dyn Memory,
     ) -> Result<(), SendError> {
-        debug_assert!(self.has_credit());
+        debug_assert!(self.credit() > 0);
         let len = write(args, &mut self.requests, memory, &mut self.spilled)?;
         let place = if self.spilled.is_none() { Place::Slot(len) } else { self.lend_slow(len) };
         self.requests.publish(kind, call, place);
@@ -139,20 +140,9 @@ impl CallerLane {
         self.worker.lanes_in_use.fetch_max(self.place + 1, Relaxed);
     }
 
-    /// Whether the next reply is there.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.replies.is_ready()
-    }
-
     /// Waits for the next reply, whichever request it answers.
-    #[inline(always)]
-    pub(crate) fn wait(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
-        // The reply to a short call may be there before anything else is worth looking at.
-        if self.replies.is_ready() { Waited::Ready } else { self.wait_slow(wait, life, deadline) }
-    }
-
     #[inline(never)]
-    fn wait_slow(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
+    pub(crate) fn wait(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
         let waiter = Waiter {
             bell: &self.caller.bell,
             sleeper: &*self.own_bell,
@@ -410,7 +400,8 @@ impl ReplySlot<'_> {
 
 /// All lanes that one worker serves, and the doorbell at which it waits.
 pub(crate) struct WorkerLanes {
-    lanes: Vec<CalleeLane>,
+    /// Apart from what other workers write: the heap may put their lanes next to these.
+    lanes: Vec<CachePadded<CalleeLane>>,
     worker: Placed<WorkerLine>,
     /// How the worker sleeps.
     own_bell: Arc<dyn Sleeper>,
@@ -424,9 +415,9 @@ pub(crate) struct WorkerLanes {
 impl WorkerLanes {
     /// The lanes of worker `index`.
     pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells, wait: Wait) -> Self {
-        let lanes = segment.geometry().lanes_of(index).map(|lane| CalleeLane::new(segment, lane, bells)).collect();
+        let lane = |lane| CachePadded::new(CalleeLane::new(segment, lane, bells));
         Self {
-            lanes,
+            lanes: segment.geometry().lanes_of(index).map(lane).collect(),
             worker: segment.worker_line(index),
             own_bell: bells.worker(index),
             wait,
@@ -438,6 +429,13 @@ impl WorkerLanes {
     /// The lane at `place`.
     pub(crate) fn lane(&mut self, place: usize) -> &mut CalleeLane {
         &mut self.lanes[place]
+    }
+
+    /// The addresses of what is kept here of each lane.
+    #[cfg(all(test, debug_assertions, not(loom)))]
+    pub(crate) fn private_memory(&self) -> Vec<std::ops::Range<usize>> {
+        let start = |lane| std::ptr::from_ref::<CalleeLane>(lane).addr();
+        self.lanes.iter().map(|lane| start(lane)..start(lane) + size_of::<CalleeLane>()).collect()
     }
 
     /// Waits without limit for a request, and says at which place the lane is that it is on.
@@ -620,14 +618,14 @@ mod model {
                 let (requests, replies) = (Slots::on_heap(2), Slots::on_heap(2));
                 let caller = Placed::on_heap(CallerLine { bell: bell(), released: AtomicU64::new(0) });
                 let callee = Placed::on_heap(CalleeLine { started: AtomicU64::new(0) });
-                lanes.push(CalleeLane {
+                lanes.push(CachePadded::new(CalleeLane {
                     index,
                     requests: Consumer::new(requests.clone(), 0),
                     replies: Producer::new(replies.clone(), 0),
                     caller: caller.clone(),
                     callee: callee.clone(),
                     caller_bell: futex(),
-                });
+                }));
                 callers.push(CallerLane {
                     place: index,
                     requests: Producer::new(requests, 0),

@@ -96,6 +96,8 @@ mod error;
 mod portable;
 mod sync;
 mod sys;
+#[cfg(all(test, debug_assertions, not(loom)))]
+mod trace;
 
 #[doc(hidden)]
 #[path = "glue.rs"]
@@ -144,6 +146,9 @@ mod readme {}
 
 #[cfg(all(test, not(loom)))]
 mod in_process;
+
+#[cfg(all(test, debug_assertions, not(loom)))]
+mod lines;
 
 // For the macro's paths in the library's own tests.
 #[cfg(test)]

@@ -32,15 +32,16 @@ pub struct TrustedChild(());
 impl TrustedChild {
     /// # Safety
     ///
-    /// Nothing in the child, and no other process of the same user that opens the memory by its name, may shrink that memory
+    /// For every child that it is used for: nothing in the child, and no other process of the same user that opens the memory by its name, may shrink that memory
     /// (the parent's next access would be a SIGBUS) or write to the events in it (they are a C library's mutexes, and hold
     /// pointers and modes that it acts upon). A child that corrupts its own memory may do either.
     pub unsafe fn new() -> Self {
-        Self::by_environment()
+        Self(())
     }
 
-    /// For a backend that an environment variable chose: whoever sets the environment of a program decides what it runs.
-    pub(crate) const fn by_environment() -> Self {
+    /// For the lists of all backends, from which none is started without asking whether it
+    /// [trusts the child](crate::Signal::trusts_the_child).
+    pub(crate) const fn for_lists() -> Self {
         Self(())
     }
 }

@@ -9,6 +9,7 @@ use crate::layout::{
 };
 use crate::objects::{Objects, SEGMENT};
 use crate::sync::Ordering::Relaxed;
+use crate::sync::{will_read, will_write};
 use crate::sys::mapping::{Mapping, copy_from_shared};
 use std::any::Any;
 use std::io;
@@ -194,6 +195,7 @@ impl<'a> Span<'a> {
     /// `target` must be valid for writes of `self.len()` bytes and not overlap the span.
     #[inline(always)]
     pub(crate) unsafe fn copy_to(self, target: *mut u8) {
+        will_read(self.start, self.len);
         // SAFETY: the span lies inside living memory; the rest is the caller's duty.
         unsafe { copy_from_shared(self.start.as_ptr(), target, self.len) }
     }
@@ -205,6 +207,8 @@ impl<'a> Span<'a> {
     /// If `target` is shorter.
     pub(crate) fn copy_into(self, target: Span<'_>) {
         assert!(self.len <= target.len);
+        will_read(self.start, self.len);
+        will_write(target.start, self.len);
         // SAFETY: both spans lie inside living memory and were checked to be long enough; `copy` allows an overlap.
         unsafe { ptr::copy(self.start.as_ptr(), target.start.as_ptr(), self.len) }
     }
@@ -217,6 +221,7 @@ impl<'a> Span<'a> {
     /// request from its arrival until its reply is published.
     #[inline(always)]
     pub(crate) unsafe fn as_bytes<'b>(self) -> &'b [u8] {
+        will_read(self.start, self.len);
         // SAFETY: inside living memory; that nobody writes it is the caller's duty.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }

@@ -1,4 +1,4 @@
-//! The atomics and futexes that everything else uses, so that loom can replace them.
+//! The atomics and futexes that everything else uses, so that loom can replace them, and tests trace what they access.
 //!
 //! Layer 0. Nothing else in the crate names `std::sync::atomic` for words that two sides of a protocol share.
 
@@ -6,13 +6,19 @@
 
 #[cfg(not(loom))]
 pub(crate) use crate::sys::futex::{Futex, wait_either};
+#[cfg(all(test, debug_assertions, not(loom)))]
+pub(crate) use crate::trace::{AtomicU32, AtomicU64};
+#[cfg(not(any(loom, all(test, debug_assertions))))]
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use std::sync::atomic::{Ordering, fence};
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
 pub(crate) use model::{Futex, wait_either};
+
+use std::ptr::NonNull;
 
 /// Tells the processor that this is a polling loop.
 #[inline(always)]
@@ -21,6 +27,20 @@ pub(crate) fn spin_hint() {
     std::hint::spin_loop();
     #[cfg(loom)]
     loom::thread::yield_now();
+}
+
+/// Plain bytes of shared memory are about to be read: noted for tests that trace that; otherwise nothing.
+#[inline(always)]
+pub(crate) fn will_read(_start: NonNull<u8>, _len: usize) {
+    #[cfg(all(test, debug_assertions, not(loom)))]
+    crate::trace::note(crate::trace::Kind::Read, _start.addr().get(), _len);
+}
+
+/// Plain bytes of shared memory are about to be written: noted for tests that trace that; otherwise nothing.
+#[inline(always)]
+pub(crate) fn will_write(_start: NonNull<u8>, _len: usize) {
+    #[cfg(all(test, debug_assertions, not(loom)))]
+    crate::trace::note(crate::trace::Kind::Write, _start.addr().get(), _len);
 }
 
 /// A futex as loom can model it: a word, and a queue that a waiter joins only while the word has the expected value.
@@ -60,6 +80,10 @@ mod model {
                 drop(self.bell.wait(queue).unwrap());
             }
             Woken::MaybeReady
+        }
+
+        pub(crate) fn wake_one(&self) {
+            self.wake();
         }
 
         pub(crate) fn wake(&self) {

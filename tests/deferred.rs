@@ -139,6 +139,103 @@ fn a_call_given_up_frees_its_lane_and_no_one_gets_its_result() {
 }
 
 #[test]
+fn a_poll_does_not_wait_behind_a_call_that_was_given_up() {
+    within(60, "a_poll_does_not_wait_behind_a_call_that_was_given_up", || {
+        for signal in SIGNALS {
+            let gate = Gate::bridge().signal(signal).workers(2).lanes(2).start().expect("the bridge starts");
+            // Lane by lane, so that the given-up call and the next share one.
+            let other = gate.begin().double(1).expect("a lane");
+            drop(gate.begin().sleep(30).expect("a lane"));
+            let mut pending = gate.begin().pass(5).expect("a lane");
+            for _ in 0..20 {
+                std::thread::sleep(Duration::from_millis(5));
+                assert!(pending.poll().is_none(), "the gate is shut");
+            }
+            drop(other);
+            gate.open().expect("an answer");
+            assert_eq!(poll_until(&mut pending).expect("an answer"), 5);
+        }
+    });
+}
+
+pub trait Halve {
+    fn halve(&self, n: u64) -> u64;
+}
+
+#[bridge]
+impl Halve for Gate {
+    fn halve(&self, n: u64) -> u64 {
+        n / 2
+    }
+}
+
+#[test]
+fn the_first_call_of_a_trait_does_not_wait_either() {
+    within(60, "the_first_call_of_a_trait_does_not_wait_either", || {
+        let gate = Gate::bridge().lanes(2).slots(2).start().expect("the bridge starts");
+        let first = gate.begin().sleep(50).expect("a lane");
+        let second = gate.begin().halve(10).expect("a lane");
+        let error = gate.begin().halve(10).expect_err("no lane is left").to_string();
+        assert!(error.contains("all 2 lanes"), "{error}");
+        assert_eq!((first.wait().expect("an answer"), second.wait().expect("an answer")), (50, 5));
+        assert_eq!(Halve::halve(&gate, 8), 4);
+        assert_eq!(gate.begin().halve(6).expect("a lane").wait().expect("an answer"), 3);
+    });
+}
+
+#[test]
+fn beginning_does_not_wait_for_room() {
+    within(60, "beginning_does_not_wait_for_room", || {
+        let gate = Gate::bridge().lanes(1).slots(2).start().expect("the bridge starts");
+        drop(gate.begin().sleep(200).expect("a lane"));
+        let error = gate.begin().double(1).expect_err("the child has not even answered the call before").to_string();
+        assert!(error.contains("`Gate::double`"), "{error}");
+        assert!(eventually(20, "room", || gate.begin().double(1).is_ok()));
+    });
+}
+
+#[test]
+fn who_waits_for_a_lane_hears_of_the_childs_death() {
+    within(60, "who_waits_for_a_lane_hears_of_the_childs_death", || {
+        let gate = Gate::bridge().lanes(1).start().expect("the bridge starts");
+        let pending = gate.begin().pass(1).expect("a lane");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| gate.double(1));
+            std::thread::sleep(Duration::from_millis(50));
+            gate.kill();
+            assert!(matches!(waits.join().expect("no panic"), Err(CallError::Stopped { .. })));
+        });
+        assert!(pending.wait().is_err());
+    });
+}
+
+#[test]
+fn a_fork_neither_takes_a_pending_result_nor_gives_it_up() {
+    within(60, "a_fork_neither_takes_a_pending_result_nor_gives_it_up", || {
+        let gate = gate(Signal::EventFd);
+        let mut pending = gate.begin().pass(3).expect("a lane");
+        gate.clear_doorbell();
+        assert!(pending.poll().is_none());
+        // SAFETY: the fork calls nothing but callgate and `_exit`; the allocator is glibc's, which is usable in a fork.
+        match unsafe { nix::unistd::fork() }.expect("a fork") {
+            nix::unistd::ForkResult::Child => {
+                let refused = matches!(pending.poll(), Some(Err(CallError::Refused { .. })));
+                drop(pending);
+                // SAFETY: ends the fork without running what belongs to the process that it was forked from.
+                unsafe { nix::libc::_exit(if refused { 0 } else { 1 }) }
+            }
+            nix::unistd::ForkResult::Parent { child } => {
+                let status = nix::sys::wait::waitpid(child, None).expect("the fork's end");
+                assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+            }
+        }
+        gate.open().expect("an answer");
+        assert!(rings(&gate, Duration::from_secs(20)), "the fork has not taken the ring");
+        assert_eq!(poll_until(&mut pending).expect("an answer"), 3);
+    });
+}
+
+#[test]
 fn the_timeout_counts_from_the_beginning() {
     within(60, "the_timeout_counts_from_the_beginning", || {
         for signal in SIGNALS {

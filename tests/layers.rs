@@ -24,6 +24,8 @@ const UNSAFE: &[&str] = &[
 const ATOMICS: &[&str] = &[
     "src/sync.rs",
     "src/sys/",
+    // What traced atomics are made of, in tests.
+    "src/trace.rs",
     // Whether `init` was called: a word of this process alone.
     "src/bridge/entry.rs",
     // Numbers for threads: a word of this process alone.
@@ -40,6 +42,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("portable", 0),
     ("sync", 0),
     ("sys", 0),
+    ("trace", 0),
     ("layout", 1),
     ("objects", 1),
     ("segment", 1),
@@ -54,6 +57,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("life", 3),
     ("call", 4),
     ("in_process", 5),
+    ("lines", 5),
     ("process", 4),
     ("trusted", 4),
     ("bridge", 5),

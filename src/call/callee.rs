@@ -92,17 +92,19 @@ pub(crate) struct Worker<H> {
 }
 
 #[cfg(all(test, not(loom)))]
-impl<T: Service> Worker<Alone<T>> {
-    /// A worker that a test runs, in the caller's own process.
-    pub(crate) fn in_process(segment: &Segment, control: crate::control::Control, service: T) -> Self {
-        let lanes = WorkerLanes::new(
-            segment,
-            0,
-            &Bells::futexes(crate::signal::Count::of(&segment.geometry())),
-            crate::doorbell::Wait::Spin,
-        );
+impl<H: Host> Worker<H> {
+    /// The worker `index`, which a test runs in the caller's own process.
+    pub(crate) fn in_process(segment: &Segment, index: u32, control: crate::control::Control, host: H) -> Self {
+        let bells = Bells::futexes(crate::signal::Count::of(&segment.geometry()));
+        let lanes = WorkerLanes::new(segment, index, &bells, crate::doorbell::Wait::Spin);
         let memory = PayloadMemory::new(control, Arc::new(crate::objects::Sealed), segment, 1 << 20);
-        Self { lanes, memory, parent: TrustedParent::of_itself(), host: Alone::of(service) }
+        Self { lanes, memory, parent: TrustedParent::of_itself(), host }
+    }
+
+    /// The addresses of what the worker keeps of each of its lanes.
+    #[cfg(debug_assertions)]
+    pub(crate) fn private_memory(&self) -> Vec<std::ops::Range<usize>> {
+        self.lanes.private_memory()
     }
 }
 

@@ -19,10 +19,13 @@ use std::any::TypeId;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a killed child may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a thread that waits for a lane waits between two looks at whether the child has ended.
+const LANE_SLICE: Duration = Duration::from_millis(20);
 
 /// What is wrong with a reply whose payload does not validate.
 const NO_ARCHIVE: &str = "a reply that is no valid archive of its type";
@@ -36,13 +39,13 @@ pub(crate) struct Caller {
     workers: u32,
     service: TypeId,
     /// The interfaces that the child has, or is to have, in its table; interface n is at n - 1.
-    interfaces: [Place; MAX_INTERFACES],
-    binding: Mutex<()>,
+    interfaces: [Introduction; MAX_INTERFACES],
+    entering: Mutex<()>,
     stopping: Mutex<()>,
 }
 
 /// A place in the table of interfaces.
-struct Place {
+struct Introduction {
     /// The interface's dispatch function, in this process.
     address: OnceLock<usize>,
     /// Set when the child has answered that it knows it.
@@ -83,28 +86,48 @@ pub(crate) struct Sent<'a> {
 
 /// A call that its caller does not wait in, and the lane that its reply will come by.
 ///
-/// Dropped before it is answered, it leaves its reply to whoever uses the lane next.
+/// Dropped before it is answered, it leaves its reply to whoever uses the lane next. In a fork it does nothing: the lane is that
+/// of the process that it was forked from.
 pub(crate) struct Begun {
-    caller: Arc<Caller>,
+    // Before the caller, which must outlive it.
     lane: ArcMutexGuard<RawMutex, CallerLane>,
+    caller: Arc<Caller>,
     position: u64,
     ticket: Ticket,
 }
 
 impl Begun {
-    /// The reply, if it is there or never will be. After `None`, the bridge's doorbell rings for it.
+    /// The reply, if it is there or never will be; never waits. After `None`, the bridge's doorbell rings for it.
     pub(crate) fn poll<R: Transfer>(&mut self) -> Option<Result<R, CallError>> {
-        let link = &self.caller.link;
-        let arrived = self.lane.is_ready() || link.door.is_some() && self.lane.arm();
-        if arrived || link.life.exit().is_some() || self.ticket.deadline.has_passed() {
-            return Some(self.finish());
+        let Self { lane, caller, position, ticket } = self;
+        if caller.link.is_in_fork() {
+            return Some(Err(caller.in_fork_slow(ticket)));
         }
-        None
+        // Asked before the look: a reply published before the death is still found.
+        let ended = caller.link.life.exit().is_some();
+        // A second look if the doorbell will not ring, because a reply came before it was armed. No third: a child that publishes and
+        // takes back is not waited for.
+        for _ in 0..2 {
+            if let Some(outcome) = caller.take(lane, *position, Kind::Call, ticket) {
+                return Some(outcome);
+            }
+            if caller.link.door.is_none() || !lane.arm() {
+                break;
+            }
+        }
+        match ended {
+            true => Some(Err(caller.over(lane.progress(*position), ticket))),
+            false if ticket.deadline.has_passed() => Some(Err(caller.timed_out(lane.progress(*position), ticket))),
+            false => None,
+        }
     }
 
     /// Waits for the reply.
     pub(crate) fn finish<R: Transfer>(&mut self) -> Result<R, CallError> {
-        let Self { caller, lane, position, ticket } = self;
+        let Self { lane, caller, position, ticket } = self;
+        if caller.link.is_in_fork() {
+            return Err(caller.in_fork_slow(ticket));
+        }
         caller.receive(lane, *position, Kind::Call, ticket)
     }
 
@@ -115,7 +138,7 @@ impl Begun {
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        if self.caller.link.door.is_some() {
+        if self.caller.link.door.is_some() && !self.caller.link.is_in_fork() {
             self.lane.disarm();
         }
     }
@@ -131,10 +154,17 @@ impl Caller {
             wait,
             workers: segment.geometry().workers,
             service: TypeId::of::<T>(),
-            interfaces: [const { Place { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
-            binding: Mutex::new(()),
+            interfaces: [const { Introduction { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
+            entering: Mutex::new(()),
             stopping: Mutex::new(()),
         }
+    }
+
+    /// The addresses of each lane, with its lock.
+    #[cfg(all(test, debug_assertions, not(loom)))]
+    pub(crate) fn private_memory(&self) -> Vec<std::ops::Range<usize>> {
+        let start = |lane| std::ptr::from_ref::<Mutex<CallerLane>>(lane).addr();
+        self.lanes.iter().map(|lane| start(lane)..start(lane) + size_of::<Mutex<CallerLane>>()).collect()
     }
 
     /// Calls a method of the service. `timeout` = the longest time to wait for a lane and the reply; `None` = no limit.
@@ -198,7 +228,8 @@ impl Caller {
 
     // ---- calls that do not wait ------------------------------------------------------------------------------------
 
-    /// Sends the request of a call, and keeps its lane until the reply has been taken.
+    /// Sends the request of a call, and keeps its lane until the reply has been taken. Never waits: the thread may itself hold
+    /// what it would wait for.
     pub(crate) fn begin<A: Request>(
         self: &Arc<Self>,
         method: &'static Method,
@@ -206,17 +237,30 @@ impl Caller {
         timeout: Option<Duration>,
     ) -> Result<Begun, CallError> {
         let ticket = Ticket::new(method, timeout);
-        let call = self.call_word(method, &ticket)?;
+        if self.link.is_in_fork() {
+            return Err(self.in_fork_slow(&ticket));
+        }
         let mut lane = self.claim_for_long(&ticket)?;
-        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, &ticket)?;
-        Ok(Begun { caller: self.clone(), lane, position, ticket })
+        let interface = match method.interface {
+            None => 0,
+            Some(interface) => self.bind_ahead(&mut lane, interface, &ticket)?,
+        };
+        let ask = Ask { kind: Kind::Call, call: interface << 16 | u64::from(method.index) };
+        let position = self.send_on(&mut lane, ask, args, &ticket)?;
+        Ok(Begun { lane, caller: self.clone(), position, ticket })
     }
 
-    /// A lane for longer than one call of this thread. Never waits: the thread may itself hold what it would wait for.
+    /// A lane for longer than one call of this thread, with room for two requests.
     fn claim_for_long(&self, ticket: &Ticket) -> Result<ArcMutexGuard<RawMutex, CallerLane>, CallError> {
         let (before, after) = self.lanes.split_at(self.preferred_lane());
-        let free = after.iter().chain(before).find_map(|lane| lane.try_lock_arc());
-        free.ok_or_else(|| CallError::Refused {
+        for lane in after.iter().chain(before) {
+            let Some(mut lane) = lane.try_lock_arc() else { continue };
+            self.settle(&mut lane, ticket)?;
+            if lane.credit() >= 2 {
+                return Ok(lane);
+            }
+        }
+        Err(CallError::Refused {
             call: ticket.name(),
             why: format!("all {} lanes of the bridge are in use by other calls", self.lanes.len()),
         })
@@ -272,45 +316,62 @@ impl Caller {
     /// The number by which the child knows an interface, which it is told at the first call.
     #[inline]
     fn interface_number(&self, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
-        match self.place((interface.dispatch)(self.workers)) {
-            Some((number, place)) if place.bound.get().is_some() => Ok(number),
+        match self.introduction((interface.dispatch)(self.workers)) {
+            Some((number, known)) if known.bound.get().is_some() => Ok(number),
             _ => self.bind_slow(interface, ticket),
         }
     }
 
     /// The interface's place in the table, and the number of the place.
     #[inline]
-    fn place(&self, address: usize) -> Option<(u64, &Place)> {
+    fn introduction(&self, address: usize) -> Option<(u64, &Introduction)> {
         let taken = self.interfaces.iter().take_while(|place| place.address.get().is_some());
         (1..).zip(taken).find(|(_, place)| place.address.get() == Some(&address))
     }
 
-    /// Tells the child where the interface's dispatch function is.
-    ///
-    /// A place is taken before the child is told, and for good: if this call gives up, its request is still on its way, and
-    /// must not arrive after the same number has come to mean another interface.
+    /// Tells the child where the interface's dispatch function is, and waits until it knows.
     #[cold]
     fn bind_slow(&self, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
+        let (number, known, offset) = self.enter(interface, ticket)?;
+        if known.bound.get().is_none() {
+            self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, &(offset,), ticket)?;
+            known.bound.get_or_init(|| ());
+        }
+        Ok(number)
+    }
+
+    /// Has the child told by the request before the one that comes next on this lane. Its reply is dropped, like that of a call
+    /// that was given up. Never waits.
+    fn bind_ahead(&self, lane: &mut CallerLane, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
+        let (number, known, offset) = self.enter(interface, ticket)?;
+        if known.bound.get().is_none() {
+            self.send_on(lane, Ask { kind: Kind::Bind, call: number }, &(offset,), ticket)?;
+        }
+        Ok(number)
+    }
+
+    /// The interface's place in the table, which it is given if it has none, and where its dispatch function is.
+    ///
+    /// A place is taken before the child is told, and for good: if a call gives up, its request is still on its way, and must
+    /// not arrive after the same number has come to mean another interface. The child may be told twice.
+    fn enter(&self, interface: InterfaceId, ticket: &Ticket) -> Result<(u64, &Introduction, u64), CallError> {
         let refused = |why: &str| CallError::Refused { call: ticket.name(), why: why.into() };
         // The child calls what it is told to, with its service: it must be a function for that very type.
         if (interface.service)() != self.service {
             return Err(refused("its trait is another service's"));
         }
-        let _binding = lock_until(&self.binding, ticket.deadline).ok_or_else(|| self.late(ticket))?;
         let address = (interface.dispatch)(self.workers);
         let offset = Image::current().offset_of(address);
         let offset = offset.ok_or_else(|| refused("the trait's methods lie in a shared library"))?;
-        if self.place(address).is_none() {
+        // Held for a moment only, never while anything is waited for.
+        let _entering = self.entering.lock();
+        if self.introduction(address).is_none() {
             let free = self.interfaces.iter().find(|place| place.address.get().is_none());
             let free = free.ok_or_else(|| refused("the service has more than 32 bridged traits"))?;
             free.address.get_or_init(|| address);
         }
-        let (number, place) = self.place(address).ok_or_else(|| refused("its trait has no place in the table"))?;
-        if place.bound.get().is_none() {
-            self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, &(offset,), ticket)?;
-            place.bound.get_or_init(|| ());
-        }
-        Ok(number)
+        let found = self.introduction(address).ok_or_else(|| refused("its trait has no place in the table"));
+        found.map(|(number, known)| (number, known, offset))
     }
 
     // ---- one call --------------------------------------------------------------------------------------------------
@@ -364,37 +425,54 @@ impl Caller {
         kind: Kind,
         ticket: &Ticket,
     ) -> Result<R, CallError> {
+        let mut waited = false;
         loop {
+            if let Some(outcome) = self.take(lane, position, kind, ticket) {
+                return outcome;
+            }
+            // A child may publish replies and take them back for ever, but not beyond the deadline.
+            if waited && ticket.deadline.has_passed() {
+                return Err(self.timed_out(lane.progress(position), ticket));
+            }
             match lane.wait(self.wait, &self.link.life, ticket.deadline) {
-                Waited::Ready => {}
+                Waited::Ready => waited = true,
                 Waited::DeadlinePassed => return Err(self.timed_out(lane.progress(position), ticket)),
                 Waited::Dead => return Err(self.over(lane.progress(position), ticket)),
             }
+        }
+    }
+
+    /// Takes the reply to the request at `position` if it is there, and drops late replies to requests before it. Never waits.
+    #[inline(always)]
+    fn take<R: Transfer>(
+        &self,
+        lane: &mut CallerLane,
+        position: u64,
+        kind: Kind,
+        ticket: &Ticket,
+    ) -> Option<Result<R, CallError>> {
+        loop {
             match lane.take() {
                 // Apart from the rest because it is what nearly every call comes to: its own reply, in the slot.
                 Ok(Some((at, frame))) if at == position && frame.commit.kind == kind && !frame.is_in_block() => {
                     let value = decode_slot(frame.line, frame.payload);
                     self.release(lane, false);
-                    return value.map_err(|Failure| self.corrupt(NO_ARCHIVE, ticket));
+                    return Some(value.map_err(|Failure| self.corrupt(NO_ARCHIVE, ticket)));
                 }
                 Ok(Some(_)) => {
-                    if let Some(outcome) = self.other_reply_slow(lane, position, kind, ticket) {
-                        return outcome;
+                    if let Some(outcome) = self.take_slow(lane, position, kind, ticket) {
+                        return Some(outcome);
                     }
                 }
-                // The child took the reply back. It may do so for ever, but not beyond the deadline.
-                Ok(None) if ticket.deadline.has_passed() => {
-                    return Err(self.timed_out(lane.progress(position), ticket));
-                }
-                Ok(None) => {}
-                Err(what) => return Err(self.corrupt(what, ticket)),
+                Ok(None) => return None,
+                Err(what) => return Some(Err(self.corrupt(what, ticket))),
             }
         }
     }
 
-    /// Takes a reply in a block, a fault, or a late reply to another request: `None`.
+    /// Takes the next reply if it is there: one in a block, a fault, or a late one to another request, which is dropped (`None`).
     #[cold]
-    fn other_reply_slow<R: Transfer>(
+    fn take_slow<R: Transfer>(
         &self,
         lane: &mut CallerLane,
         position: u64,
@@ -411,26 +489,31 @@ impl Caller {
         outcome
     }
 
-    /// Takes late replies to calls that gave up, as far as they are there, and waits for room if there is none.
-    ///
-    /// Never takes more replies than there are unanswered requests: a hostile child may have published replies to requests
-    /// that have not been made yet, and taking one would put the two rings out of step for ever.
+    /// Takes late replies to calls that gave up, and waits for room if there is none.
     #[cold]
     fn settle_slow(&self, lane: &mut CallerLane, ticket: &Ticket) -> Result<(), CallError> {
-        while !lane.is_idle() {
-            if let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, ticket))? {
-                let in_block = frame.is_in_block();
-                self.release(lane, in_block);
-                continue;
-            }
-            if lane.has_credit() {
-                break;
+        loop {
+            self.settle(lane, ticket)?;
+            if lane.credit() > 0 {
+                return Ok(());
             }
             match lane.wait(self.wait, &self.link.life, ticket.deadline) {
                 Waited::Ready if !ticket.deadline.has_passed() => {}
                 Waited::Ready | Waited::DeadlinePassed => return Err(self.late(ticket)),
                 Waited::Dead => return Err(self.over(Progress::NotStarted, ticket)),
             }
+        }
+    }
+
+    /// Takes late replies to calls that gave up, as far as they are there.
+    ///
+    /// Never takes more replies than there are unanswered requests: a hostile child may have published replies to requests
+    /// that have not been made yet, and taking one would put the two rings out of step for ever.
+    fn settle(&self, lane: &mut CallerLane, ticket: &Ticket) -> Result<(), CallError> {
+        while !lane.is_idle() {
+            let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, ticket))? else { break };
+            let in_block = frame.is_in_block();
+            self.release(lane, in_block);
         }
         Ok(())
     }
@@ -476,8 +559,23 @@ impl Caller {
     }
 
     /// This very lane, as soon as it is free.
+    ///
+    /// A call in it ends when the child does, but one that is begun and not finished may keep it for ever: so the child's end is
+    /// looked for while waiting.
     fn lock<'a>(&self, lane: &'a Mutex<CallerLane>, ticket: &Ticket) -> Result<MutexGuard<'a, CallerLane>, CallError> {
-        lock_until(lane, ticket.deadline).ok_or_else(|| self.late(ticket))
+        loop {
+            let slice = Instant::now() + LANE_SLICE;
+            let until = ticket.deadline.instant().map_or(slice, |deadline| deadline.min(slice));
+            if let Some(lane) = lane.try_lock_until(until) {
+                return Ok(lane);
+            }
+            if self.link.life.exit().is_some() {
+                return Err(self.over(Progress::NotStarted, ticket));
+            }
+            if ticket.deadline.has_passed() {
+                return Err(self.late(ticket));
+            }
+        }
     }
 
     // ---- outcomes --------------------------------------------------------------------------------------------------
@@ -572,13 +670,6 @@ impl Caller {
             Some(Cause::Stopped) => CallError::Stopped { call, pid, progress },
             None => CallError::Died { call, pid, exit: self.link.life.exit().unwrap_or(Exit::Unknown), progress },
         }
-    }
-}
-
-fn lock_until<T>(mutex: &Mutex<T>, deadline: Deadline) -> Option<MutexGuard<'_, T>> {
-    match deadline.instant() {
-        None => Some(mutex.lock()),
-        Some(at) => mutex.try_lock_until(at),
     }
 }
 

@@ -56,7 +56,7 @@ impl<T: Service> Alone<T> {
 
     /// The host of a service that a test has built.
     #[cfg(all(test, not(loom)))]
-    pub(super) fn of(service: T) -> Self {
+    pub(crate) fn of(service: T) -> Self {
         Self { parent: TrustedParent::of_itself(), service: Some(service), interfaces: Interfaces::new() }
     }
 }
@@ -101,6 +101,12 @@ pub struct Parallel<T> {
 impl<T: Service> Parallel<T> {
     pub(super) fn new(parent: TrustedParent) -> Self {
         Self { parent, service: ShardedLock::new(None), queue: Mutex::new(()), interfaces: Interfaces::new() }
+    }
+
+    /// The host of a service that a test has built.
+    #[cfg(all(test, debug_assertions, not(loom)))]
+    pub(crate) fn of(service: T) -> Self {
+        Self { service: ShardedLock::new(Some(service)), ..Self::new(TrustedParent::of_itself()) }
     }
 }
 

@@ -44,7 +44,7 @@ pub enum Segments {
 
 impl Segments {
     /// The name by which the environment variable `CALLGATE_SEGMENTS` knows it.
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Segments::Sealed => "sealed",
             #[cfg(feature = "portable")]
@@ -52,20 +52,15 @@ impl Segments {
         }
     }
 
-    const ALL: &[Segments] = &[
+    pub(crate) const ALL: &[Segments] = &[
         Segments::Sealed,
         #[cfg(feature = "portable")]
-        Segments::Named(TrustedChild::by_environment()),
+        Segments::Named(TrustedChild::for_lists()),
     ];
 
-    /// The backend of that name.
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|segments| segments.name() == name)
-    }
-
-    /// The names of all backends, for messages.
-    pub(crate) fn names() -> String {
-        Self::ALL.iter().map(|segments| segments.name()).collect::<Vec<_>>().join(", ")
+    /// Whether it takes a [`TrustedChild`](crate::TrustedChild) to choose it.
+    pub(crate) fn trusts_the_child(self) -> bool {
+        self != Segments::Sealed
     }
 
     /// A parent's memory for a new bridge.

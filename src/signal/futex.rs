@@ -21,6 +21,6 @@ impl Sleeper for FutexSleeper {
     }
 
     fn wake(&self, bell: &BellLine) {
-        bell.parked.wake();
+        bell.parked.wake_one();
     }
 }

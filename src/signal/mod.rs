@@ -49,7 +49,7 @@ pub enum Signal {
 
 impl Signal {
     /// The name by which the environment variable `CALLGATE_SIGNAL` knows it.
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Signal::Futex => "futex",
             Signal::EventFd => "eventfd",
@@ -62,17 +62,12 @@ impl Signal {
         Signal::Futex,
         Signal::EventFd,
         #[cfg(feature = "portable")]
-        Signal::RawSync(TrustedChild::by_environment()),
+        Signal::RawSync(TrustedChild::for_lists()),
     ];
 
-    /// The backend of that name.
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|signal| signal.name() == name)
-    }
-
-    /// The names of all backends, for messages.
-    pub(crate) fn names() -> String {
-        Self::ALL.iter().map(|signal| signal.name()).collect::<Vec<_>>().join(", ")
+    /// Whether it takes a [`TrustedChild`](crate::TrustedChild) to choose it.
+    pub(crate) fn trusts_the_child(self) -> bool {
+        !matches!(self, Signal::Futex | Signal::EventFd)
     }
 
     /// The backend as a number.

@@ -43,10 +43,12 @@ pub(crate) use real::{Futex, wait_either};
 #[cfg(not(loom))]
 mod real {
     use super::{Private, Scope, Shared, Woken};
+    use crate::sync::AtomicU32;
     use rustix::io::Errno;
     use rustix::thread::futex::{self, ClockId, Flags, Timespec, Wait, WaitFlags, WaitPtr, WaitvFlags};
+    use std::borrow::Borrow;
     use std::marker::PhantomData;
-    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     /// How long one sleep lasts where the kernel has no `futex_waitv` (before Linux 5.16): the other word is looked at in between.
@@ -73,13 +75,18 @@ mod real {
         /// Sleeps while the word is `expected`, until woken or until `timeout` has passed. `None` = without limit.
         pub(crate) fn wait(&self, expected: u32, timeout: Option<Duration>) -> Woken {
             let timeout = timeout.map(timespec);
-            verdict(futex::wait(&self.word, Self::flags(), expected, timeout.as_ref()))
+            verdict(futex::wait(self.word.borrow(), Self::flags(), expected, timeout.as_ref()))
         }
 
         /// Wakes everybody who waits on the word.
         pub(crate) fn wake(&self) {
             // The only failure is a bad address, and the address is that of a live reference.
-            let _ = futex::wake(&self.word, Self::flags(), i32::MAX as u32);
+            let _ = futex::wake(self.word.borrow(), Self::flags(), i32::MAX as u32);
+        }
+
+        /// Wakes one who waits on the word. A peer can have piled up many, and each that is woken costs time.
+        pub(crate) fn wake_one(&self) {
+            let _ = futex::wake(self.word.borrow(), Self::flags(), 1);
         }
 
         fn flags() -> Flags {

@@ -64,6 +64,9 @@ const MOST_CPU: &str = "spin 50 us";
 /// What the sleep of the thread that measures may cost, in nanoseconds.
 const MOST_IDLE: f64 = 200_000.0;
 
+/// The instructions of one call on each side, as `.ci/instructions` counted them when a change last kept them: `caller 300`.
+const INSTRUCTIONS: &str = include_str!("../instructions.baseline");
+
 /// The targets about whose rows `report` has.
 pub fn of(report: &Report) -> Vec<Target> {
     let mut targets: Vec<Target> = RULES.iter().filter_map(|rule| ratio(report, rule)).collect();
@@ -71,6 +74,7 @@ pub fn of(report: &Report) -> Vec<Target> {
     targets.extend(threads(report));
     targets.extend(in_cells(report));
     targets.extend(idle(report));
+    targets.extend(instructions(report));
     targets
 }
 
@@ -154,6 +158,23 @@ fn idle(report: &Report) -> Option<Target> {
     })
 }
 
+/// Not measured here: counted under callgrind, where a clock's noise does not reach.
+fn instructions(report: &Report) -> Option<Target> {
+    report.row("latency", "callgate add")?;
+    let [caller, callee] = [kept("caller")?, kept("callee")?];
+    Some(Target {
+        what: "instructions per add, caller / callee".into(),
+        target: "stated".into(),
+        reached: format!("{caller} / {callee} (x86-64, kept in the repository; CI refuses a rise of more than 10%)"),
+        met: None,
+    })
+}
+
+fn kept(side: &str) -> Option<u32> {
+    let mut figures = INSTRUCTIONS.lines().filter_map(|line| line.split_once(' '));
+    figures.find(|(name, _)| *name == side)?.1.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,9 +193,19 @@ mod tests {
     #[test]
     fn a_target_needs_its_rows() {
         assert_eq!(targets(vec![]), []);
-        assert_eq!(targets(vec![row("latency", "callgate add", &[100.0])]), []);
-        let other_group = vec![row("latency", "callgate add", &[100.0]), row("floor", "ping-pong", &[100.0])];
+        assert_eq!(targets(vec![row("latency", "callgate greet", &[100.0])]), []);
+        let other_group = vec![row("latency", "callgate greet", &[100.0]), row("floor", "ping-pong", &[100.0])];
         assert_eq!(targets(other_group), []);
+    }
+
+    #[test]
+    fn instructions_are_stated_where_the_call_is_measured() {
+        let rows = vec![row("latency", "callgate add", &[100.0])];
+        let found = of(&Report { rows, ..Report::default() });
+        let [target] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((target.what.as_str(), target.met), ("instructions per add, caller / callee", None));
+        let figures = ["caller", "callee"].map(|side| kept(side).expect("a figure for each side"));
+        assert!(figures.iter().all(|&figure| figure > 0 && target.reached.contains(&figure.to_string())), "{target:?}");
     }
 
     #[test]
