@@ -211,16 +211,15 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// What wakes a side that sleeps. Default: what the environment variable `CALLGATE_SIGNAL` names (`futex`, `eventfd`, and
-    /// with the feature `portable` `raw-sync`), for trying a backend without rebuilding; else [`Signal::Futex`]. A program that runs with more rights than whoever executed
-    /// it does not look at the variable.
+    /// What wakes a side that sleeps. Default: what the environment variable `CALLGATE_SIGNAL` names (`futex` or `eventfd`), for
+    /// trying it without rebuilding; else [`Signal::Futex`]. A program that runs with more rights than whoever executed it does
+    /// not look at the variable.
     pub fn signal(mut self, signal: Signal) -> Self {
         self.signal = Some(signal);
         self
     }
 
-    /// What the shared memory is. Default: what the environment variable `CALLGATE_SEGMENTS` names (`sealed`, and with the
-    /// feature `portable` `named`), in the same way as for [`signal`](Self::signal); else [`Segments::Sealed`].
+    /// What the shared memory is. Default: [`Segments::Sealed`].
     pub fn segments(mut self, segments: Segments) -> Self {
         self.segments = Some(segments);
         self

@@ -18,6 +18,7 @@ use crate::sys::fork;
 use crate::sys::mapping::Mapping;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::Blocking;
+use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
@@ -42,9 +43,10 @@ pub(crate) struct Link {
     pub(crate) door: Option<Door>,
     pidfd: Pidfd,
     control: Control,
-    /// The arena for requests. Not held while the books are waited for.
-    requests: Mutex<Arena>,
-    books: Mutex<Books>,
+    /// The arena for requests. Not held while the books are waited for. On lines of its own, like the books: every call of every
+    /// thread reads what stands above.
+    requests: CachePadded<Mutex<Arena>>,
+    books: CachePadded<Mutex<Books>>,
 }
 
 /// What a bridge shares with its child, beside the control socket.
@@ -105,8 +107,8 @@ impl Link {
             door: bells.door,
             pidfd,
             control: Control::new(control),
-            requests: Mutex::new(Arena::new(max_payload)),
-            books: Mutex::new(books),
+            requests: CachePadded::new(Mutex::new(Arena::new(max_payload))),
+            books: CachePadded::new(Mutex::new(books)),
         }
     }
 

@@ -69,6 +69,8 @@ impl Launch {
 
     fn start_here(self) -> io::Result<Spawned> {
         let (control, stdin) = socket::pair()?;
+        // A child never supplies anything.
+        socket::refuse_descriptors(&control);
         let inode = socket::inode(&stdin).ok_or_else(|| io::Error::other("a socket without an inode"))?;
         let mut child = self.command(stdin, inode).spawn()?;
         let pid = child.id();

@@ -1,7 +1,6 @@
 //! Pairs of connected sockets that keep message boundaries and carry descriptors.
 
-#![forbid(unsafe_code)]
-
+use nix::libc;
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use rustix::net::{
@@ -10,7 +9,7 @@ use rustix::net::{
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// A pair of connected Unix sockets of type SEQPACKET, closed on exec.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -27,6 +26,18 @@ pub(crate) fn inode(descriptor: impl AsFd) -> Option<u64> {
 pub(crate) fn maker(socket: impl AsFd) -> io::Result<(u32, u32)> {
     let maker = rustix::net::sockopt::socket_peercred(socket)?;
     Ok((maker.uid.as_raw(), maker.gid.as_raw()))
+}
+
+/// Has the kernel refuse descriptors that are sent to this end, where it can (Linux 6.16): the sender gets an error. To close a
+/// stranger's descriptor may take as long as the stranger likes (a socket that lingers), so better never to have it.
+pub(crate) fn refuse_descriptors(socket: impl AsFd) {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let off: libc::c_int = 0;
+    let (value, len) = (&raw const off, size_of_val(&off) as libc::socklen_t);
+    // SAFETY: a live descriptor, and a value of the length given. Where the option is unknown, descriptors are closed as they come.
+    unsafe {
+        libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, value.cast(), len);
+    }
 }
 
 /// The most descriptors that one message carries; the kernel allows 253.
