@@ -158,7 +158,7 @@ fn a_poll_does_not_wait_behind_a_call_that_was_given_up() {
     });
 }
 
-pub trait Halve {
+trait Halve {
     fn halve(&self, n: u64) -> u64;
 }
 
