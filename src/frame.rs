@@ -1,8 +1,8 @@
 //! Frames: the commit word in front of a payload, and payloads written to and read from shared memory by rkyv.
 //!
 //! Layer 2. One of the few files above `segment` with `unsafe` in it: this is where bytes become values. The rules are those
-//! of DESIGN's trust section: a request is validated and read in place by the child, who trusts its parent not to change it
-//! meanwhile; a reply is copied into private memory, then validated with bounded depth, then read.
+//! of "Trust" in ARCHITECTURE.md: a request is validated and read in place by the child, who trusts its parent not to change
+//! it meanwhile; a reply is copied into private memory, then validated with bounded depth, then read.
 
 use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine};
 use crate::segment::Span;

@@ -44,7 +44,8 @@
 //! # Several calls at once
 //!
 //! A bridge takes calls from many threads, and its child carries them out one at a time. With [`Builder::workers`] a service that is
-//! `Send + Sync` carries out several methods with `&self` at once; one with `&mut self` still runs alone.
+//! `Send + Sync` carries out several methods with `&self` at once; one with `&mut self` still runs alone. [`Bridge::begin`]
+//! calls without waiting for the result.
 //!
 //! # What the child can do
 //!

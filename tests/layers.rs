@@ -67,7 +67,7 @@ const LAYERS: &[(&str, u8)] = &[
 /// Imports of a higher layer: the file, the module, and why.
 const UPWARD: &[(&str, &str, &str)] = &[];
 
-/// What DESIGN's words stand instead of.
+/// What the words of CONTRIBUTING stand instead of.
 const BANNED: &[&str] = &["stub", "stubs", "client", "clients", "server", "servers"];
 
 /// Where a banned word is somebody else's, or is being banned.
@@ -189,7 +189,7 @@ fn one_word_per_thing() {
             let text = QUOTED.iter().fold(source.text.clone(), |text, quote| text.replace(quote, ""));
             for (number, line) in numbered(&text) {
                 let banned = words(line).any(|word| BANNED.contains(&word.to_lowercase().as_str()));
-                breaches.add_if(banned, &source, number, "a word that DESIGN bans");
+                breaches.add_if(banned, &source, number, "a word that CONTRIBUTING bans");
             }
         }
         breaches.none();
