@@ -21,6 +21,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Of a group that needs two CPUs, where there is one only.
+    pub(crate) fn left_out(what: &str) -> Self {
+        let skipped = vec![format!("{what} between two CPUs: this process may run on one only.")];
+        Self { skipped, ..Self::default() }
+    }
+
     /// Takes over what `part` has.
     pub fn append(&mut self, part: Report) {
         self.machine.extend(part.machine);
@@ -56,6 +62,8 @@ pub struct Row {
     pub p999: f64,
     /// The longest.
     pub max: f64,
+    /// Whether what was measured are the means of many calls: then only the p50 says something of a call.
+    pub averaged: bool,
     /// How many were measured.
     pub count: u64,
     /// Median over the repeats of this row's p50 divided by the floor's p50 of the same repeat.
