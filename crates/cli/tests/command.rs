@@ -177,6 +177,7 @@ fn a_saved_report_is_shown_and_its_names_are_text() {
         group: "<group>".into(),
         name: "<script>alert(1)</script>".into(),
         p50: 400.0,
+        count: 1,
         ..Default::default()
     });
     report.series.push(callgate_suite::report::Series {

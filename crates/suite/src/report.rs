@@ -64,11 +64,11 @@ pub struct Row {
     pub max: f64,
     /// Whether what was measured are the means of many calls: then only the p50 says something of a call.
     pub averaged: bool,
-    /// How many were measured.
+    /// How many were measured. None in a row that is not about calls; then it has no latencies.
     pub count: u64,
     /// Median over the repeats of this row's p50 divided by the floor's p50 of the same repeat.
     pub ratio: Option<f64>,
-    /// CPU time of both processes per call, in nanoseconds, where it was measured.
+    /// CPU time of both processes per call, in nanoseconds, where it was measured. In a row without calls: per second.
     pub cpu: Option<f64>,
     /// The quantiles of each repeat. Rows that were measured in turn have repeats that can be compared one by one.
     pub repeats: Vec<Quantiles>,

@@ -53,17 +53,25 @@ fn line(row: &Row, rows: &[&Row]) -> Vec<String> {
     };
     let mut line = vec![row.name.clone()];
     line.extend(times(row));
-    line.extend([beside, row.cpu.map_or(NONE.to_owned(), units::nanoseconds), units::count(row.count)]);
+    line.extend([beside, cpu(row), if row.count == 0 { NONE.to_owned() } else { units::count(row.count) }]);
     line
 }
 
 /// From p50 to the longest. Means of many calls have a middle and no tail: beside it stands where it was in each repeat.
 fn times(row: &Row) -> [String; 5] {
+    if row.count == 0 {
+        return [NONE; 5].map(Into::into);
+    }
     if row.averaged {
         return [middle(row), NONE.into(), NONE.into(), NONE.into(), NONE.into()];
     }
     let [p50, p90, max] = [row.p50, row.p90, row.max].map(units::nanoseconds);
     [p50, p90, tail(row.p99, 100, row), tail(row.p999, 1000, row), max]
+}
+
+fn cpu(row: &Row) -> String {
+    let per = if row.count == 0 { " per second" } else { "" };
+    row.cpu.map_or(NONE.to_owned(), |nanos| units::nanoseconds(nanos) + per)
 }
 
 fn middle(row: &Row) -> String {
@@ -208,6 +216,13 @@ mod tests {
         let at = |p50| callgate_suite::stats::Quantiles { p50, ..Default::default() };
         report.rows[0] = Row { averaged: true, repeats: vec![at(390.0), at(410.0)], ..report.rows[0].clone() };
         assert_eq!(parts(&report)[0].lines[0][1..6], ["398 ns (390 ns to 410 ns)", "–", "–", "–", "–"]);
+    }
+
+    #[test]
+    fn a_row_without_calls_has_its_cpu_time_per_second() {
+        let row = Row { group: "waiting".into(), name: "idle".into(), cpu: Some(5_000.0), ..Row::default() };
+        let report = Report { rows: vec![row], ..Report::default() };
+        assert_eq!(parts(&report)[0].lines[0][1..], ["–", "–", "–", "–", "–", "–", "5 µs per second", "–"]);
     }
 
     #[test]
