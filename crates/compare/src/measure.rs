@@ -4,7 +4,7 @@
 
 use crate::direct;
 use crate::python::{self, Python};
-use crate::table::{self, Boxed, WAYS, Way};
+use crate::transports::{self, Boxed, WAYS, Way};
 use callgate::Wait;
 use callgate_suite::interleave::rows;
 use callgate_suite::pin::{self, Pinned};
@@ -63,7 +63,7 @@ impl Peers {
         if let Some((_, why)) = ABSENT.iter().find(|(absent, _)| *absent == name) {
             return Err((*why).into());
         }
-        match table::find(name) {
+        match transports::find(name) {
             Some(way) => self.rust.push(way),
             None => self.python.push((name, Python::for_peer(name)?)),
         }

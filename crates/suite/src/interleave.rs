@@ -279,6 +279,7 @@ impl Measured {
             count: all.count(),
             ratio: floor.and_then(|floor| self.ratio(floor)).map(|spread| spread.median),
             cpu: Spread::of(self.cpu.iter().copied()).map(|spread| spread.median),
+            cpu_repeats: self.cpu.clone(),
             averaged: self.averaged,
             repeats: self.repeats.iter().map(Distribution::quantiles).collect(),
         }

@@ -70,6 +70,8 @@ pub struct Row {
     pub ratio: Option<f64>,
     /// CPU time of both processes per call, in nanoseconds, where it was measured. In a row without calls: per second.
     pub cpu: Option<f64>,
+    /// The same for each repeat; empty where it was not measured.
+    pub cpu_repeats: Vec<f64>,
     /// The quantiles of each repeat. Rows that were measured in turn have repeats that can be compared one by one.
     pub repeats: Vec<Quantiles>,
 }

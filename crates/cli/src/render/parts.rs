@@ -17,7 +17,7 @@ pub struct Part<'a> {
 
 /// What the headings of the figures mean.
 pub const LEGEND: &str = "Times are those of one round trip. × floor: how many times as much as the floor of the same part, \
-    which was measured in turns with it; the median over the repeats. CPU per call: of both processes together. A dash: not measured, or too few measurements for that percentile, or means of many calls, of which only the p50 \
+    which was measured in turns with it; the median over the repeats, by which targets are judged too. CPU per call: of both processes together. A dash: not measured, or too few measurements for that percentile, or means of many calls, of which only the p50 \
     is shown, with its least and its greatest among the repeats.";
 
 /// The parts in the order in which their groups first occur.
@@ -110,6 +110,10 @@ fn note(group: &str) -> Option<&'static str> {
         "throughput" => Some(
             "Time per call, all threads together. The child is pinned to one CPU. A single caller is pinned to another; several callers \
              may run on every CPU, also on the child's.",
+        ),
+        "compare" => Some(
+            "Of peers that sleep while they wait, the ratio is mostly what a wake-up costs on this machine (the row `futex` of the \
+             floors); beside `callgate parked`, which sleeps too, they show what they add to it.",
         ),
         _ => None,
     }
