@@ -4,7 +4,7 @@ use crate::args::Bench;
 use crate::compare::Program;
 use crate::group::Group;
 use crate::progress::Progress;
-use crate::render::{plot, text};
+use crate::render::text;
 use crate::{machine, print};
 use callgate_suite::{Failure, Report, targets};
 
@@ -56,8 +56,7 @@ fn take(report: &mut Report, name: &str, part: Result<Report, Failure>, failures
     match part {
         // What the machine is and which targets hold is said once, of the whole.
         Ok(part) => {
-            let series = part.series.into_iter().map(|series| plot::of_group(series, name)).collect();
-            report.append(Report { machine: Vec::new(), targets: Vec::new(), series, ..part });
+            report.append(Report { machine: Vec::new(), targets: Vec::new(), ..part });
         }
         Err(error) => {
             report.skipped.push(format!("{name}: its measurement failed: {error}."));

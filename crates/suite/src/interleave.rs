@@ -259,9 +259,9 @@ impl Measured {
         Spread::of(self.repeats.iter().zip(&floor.repeats).map(|(own, floor)| own.at(0.5) / floor.at(0.5)))
     }
 
-    /// The curve of the plot `distribution`.
-    pub fn curve(&self) -> Series {
-        Series { plot: "distribution".into(), name: self.name.clone(), points: self.merged().curve() }
+    /// The curve of the plot `distribution-GROUP`: each group has its own, because names occur in several.
+    pub fn curve(&self, group: &str) -> Series {
+        Series { plot: format!("distribution-{group}"), name: self.name.clone(), points: self.merged().curve() }
     }
 
     fn row(&self, group: &str, floor: Option<&Measured>) -> Row {

@@ -92,7 +92,7 @@ pub struct Target {
 /// One curve of a plot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
-    /// Which plot: `distribution` (percentile against ns), `payload` (bytes against ns), `threads` (threads against calls per
+    /// Which plot: `distribution-latency` and so for other groups (percentile against ns), `payload` (bytes against ns), `threads` (threads against calls per
     /// second), `gap` (idle gap in ns against CPU ns per call).
     pub plot: String,
     /// Which curve of it.

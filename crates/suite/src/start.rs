@@ -5,7 +5,7 @@
 
 use crate::bridge::Bridged;
 use crate::floor;
-use crate::interleave::{Batch, Budget, Measured, Subject, interleave, rows};
+use crate::interleave::{Batch, Budget, Subject, interleave, rows};
 use crate::report::Report;
 use crate::{Clock, Failure, Progress, Transport};
 use callgate::Wait;
@@ -24,7 +24,7 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure
     let large = ["spawn 1 GiB parent", "callgate start 1 GiB parent"];
     measured.extend(interleave(budget, &clock, progress, || Ok(subjects(large)))?);
     drop(black_box(held));
-    let series = measured.iter().map(Measured::curve).collect();
+    let series = measured.iter().map(|measured| measured.curve("start")).collect();
     Ok(Report { rows: rows("start", &measured), series, ..Report::default() })
 }
 

@@ -72,7 +72,12 @@ pub fn measure(budget: Budget, strategies: &[(&str, Wait)], progress: Progress<'
         .iter()
         .map(|(name, _)| Series { plot: "gap".into(), name: (*name).into(), points: Vec::new() })
         .collect();
-    for cell in cells(pin::pair()?) {
+    let Ok(cpus) = pin::pair() else {
+        let mut report = Report::left_out("Waiting");
+        report.rows.push(idle(progress)?);
+        return Ok(report);
+    };
+    for cell in cells(cpus) {
         let measured = measure_cell(&cell, budget, strategies, &clock, progress)?;
         let rows = rows("waiting", &measured);
         if !cell.gap.is_zero() {
