@@ -3,9 +3,9 @@
 use crate::args::Bench;
 use crate::compare::Program;
 use crate::group::Group;
+use crate::machine;
 use crate::progress::Progress;
 use crate::render::text;
-use crate::{machine, print};
 use callgate_suite::{Failure, Report, targets};
 
 pub fn run(args: &Bench) -> Result<(), Failure> {
@@ -19,7 +19,7 @@ pub fn run(args: &Bench) -> Result<(), Failure> {
     let mut report = measure(args.quick, &chosen, &mut failures);
     report.skipped.extend(others.into_iter().map(left_out));
     // First where nothing can fail; then the files, each for itself.
-    print(&text::report(&report))?;
+    args.outputs.print(&text::report(&report))?;
     if let Err(error) = args.outputs.write(&report) {
         failures.push(error.to_string());
     }
