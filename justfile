@@ -16,6 +16,10 @@ lint:
 docs:
     .ci/run docs
 
+# The functional tests with the backends that are not the defaults.
+backends:
+    .ci/run backends
+
 # The loom models of ring and doorbell.
 loom:
     .ci/run loom

@@ -1,17 +1,24 @@
 //! From a start to the first reply, beside a bare start of the same program to its first byte. The end is not counted.
 //!
-//! `cargo bench --bench start`. Read the ratio. The same from a parent that holds 1 GiB is in the table of `callgate bench`.
+//! `cargo bench --bench start`. Read the ratio. The second pair starts from a parent that holds 1 GiB.
 
 mod support;
 
+use callgate_suite::start::{self, LARGE, PLAIN};
 use criterion::{Criterion, criterion_group, criterion_main};
+use std::hint::black_box;
 
 callgate_suite::test_support!();
 
-fn start(c: &mut Criterion) {
-    let subjects = callgate_suite::start::subjects(["spawn", "callgate start"]);
-    support::beside_floor(c, "start", Ok(subjects));
+fn plain(c: &mut Criterion) {
+    support::beside_floor(c, "start", Ok(start::subjects(PLAIN)));
 }
 
-criterion_group! { name = benches; config = support::criterion(); targets = start }
+fn large_parent(c: &mut Criterion) {
+    let held = start::hold();
+    support::beside_floor(c, "start", Ok(start::subjects(LARGE)));
+    drop(black_box(held));
+}
+
+criterion_group! { name = benches; config = support::criterion(); targets = plain, large_parent }
 criterion_main!(benches);

@@ -3,9 +3,9 @@
 use crate::args::Bench;
 use crate::compare::Program;
 use crate::group::Group;
+use crate::machine;
 use crate::progress::Progress;
-use crate::render::{plot, text};
-use crate::{machine, print};
+use crate::render::text;
 use callgate_suite::{Failure, Report, targets};
 
 pub fn run(args: &Bench) -> Result<(), Failure> {
@@ -19,7 +19,7 @@ pub fn run(args: &Bench) -> Result<(), Failure> {
     let mut report = measure(args.quick, &chosen, &mut failures);
     report.skipped.extend(others.into_iter().map(left_out));
     // First where nothing can fail; then the files, each for itself.
-    print(&text::report(&report))?;
+    args.outputs.print(&text::report(&report))?;
     if let Err(error) = args.outputs.write(&report) {
         failures.push(error.to_string());
     }
@@ -56,8 +56,7 @@ fn take(report: &mut Report, name: &str, part: Result<Report, Failure>, failures
     match part {
         // What the machine is and which targets hold is said once, of the whole.
         Ok(part) => {
-            let series = part.series.into_iter().map(|series| plot::of_group(series, name)).collect();
-            report.append(Report { machine: Vec::new(), targets: Vec::new(), series, ..part });
+            report.append(Report { machine: Vec::new(), targets: Vec::new(), ..part });
         }
         Err(error) => {
             report.skipped.push(format!("{name}: its measurement failed: {error}."));

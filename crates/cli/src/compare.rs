@@ -29,7 +29,8 @@ pub struct NotFound {
 }
 
 impl Program {
-    /// Beside this program, then where `$CALLGATE_COMPARE` says, then in a checkout around the current folder.
+    /// Where `$CALLGATE_COMPARE` says; if this program lies in a checkout, which it was built from, that checkout, so that what is
+    /// compared has the same sources; then beside this program, then in a checkout around the current folder.
     pub fn find() -> Result<Self, NotFound> {
         let own = std::env::current_exe().ok();
         let folder = std::env::current_dir().ok();
@@ -38,19 +39,21 @@ impl Program {
 
     fn among(own: Option<&Path>, variable: Option<&OsStr>, folder: Option<&Path>) -> Result<Self, NotFound> {
         let mut looked = Vec::new();
-        match own.map(|own| own.with_file_name(NAME)) {
-            Some(beside) if beside.is_file() => return Ok(Self::At(beside)),
-            Some(beside) => looked.push(format!("there is no {}", beside.display())),
-            None => looked.push("where this program lies is unknown".into()),
-        }
         match variable.map(PathBuf::from) {
             Some(named) if named.is_file() => return Ok(Self::At(named)),
             Some(named) => looked.push(format!("${VARIABLE} is `{}`, which is no file", named.display())),
             None => looked.push(format!("${VARIABLE} is not set")),
         }
-        let checkout = folder.and_then(|folder| folder.ancestors().find(|above| is_checkout(above)));
-        match checkout {
-            Some(checkout) => return Ok(Self::Checkout(checkout.to_owned())),
+        if let Some(checkout) = own.and_then(checkout_around) {
+            return Ok(Self::Checkout(checkout));
+        }
+        match own.map(|own| own.with_file_name(NAME)) {
+            Some(beside) if beside.is_file() => return Ok(Self::At(beside)),
+            Some(beside) => looked.push(format!("there is no {}", beside.display())),
+            None => looked.push("where this program lies is unknown".into()),
+        }
+        match folder.and_then(checkout_around) {
+            Some(checkout) => return Ok(Self::Checkout(checkout)),
             None => looked.push("the current folder is in no checkout of callgate".into()),
         }
         Err(NotFound { looked })
@@ -85,8 +88,8 @@ fn arguments(command: &Command) -> String {
     command.get_args().map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
-fn is_checkout(folder: &Path) -> bool {
-    folder.join("crates/compare/Cargo.toml").is_file()
+fn checkout_around(path: &Path) -> Option<PathBuf> {
+    path.ancestors().find(|above| above.join("crates/compare/Cargo.toml").is_file()).map(Path::to_owned)
 }
 
 #[cfg(test)]
@@ -112,10 +115,22 @@ mod tests {
 
         fs::write(checkout.join("crates/compare/Cargo.toml"), "").expect("a file");
         assert_eq!(find(None).expect("a checkout"), Program::Checkout(checkout.clone()));
+        fs::write(path("bin/callgate-compare"), "").expect("a file");
+        assert_eq!(find(None).expect("what lies beside"), Program::At(path("bin/callgate-compare")));
         fs::write(&named, "").expect("a file");
         assert_eq!(find(Some(&named)).expect("what the variable names"), Program::At(named.clone()));
-        fs::write(path("bin/callgate-compare"), "").expect("a file");
-        assert_eq!(find(Some(&named)).expect("what lies beside"), Program::At(path("bin/callgate-compare")));
+    }
+
+    #[test]
+    fn in_a_checkout_it_is_built_anew_whatever_lies_beside() {
+        let checkout = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| checkout.path().join(name);
+        fs::create_dir_all(path("crates/compare")).expect("a folder");
+        fs::create_dir_all(path("target/release")).expect("a folder");
+        fs::write(path("crates/compare/Cargo.toml"), "").expect("a file");
+        fs::write(path("target/release/callgate-compare"), "").expect("a file");
+        let found = Program::among(Some(&path("target/release/callgate")), None, None);
+        assert_eq!(found.expect("a checkout"), Program::Checkout(checkout.path().to_owned()));
     }
 
     #[test]

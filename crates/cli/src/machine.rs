@@ -29,9 +29,16 @@ pub fn line_of(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
+/// `Linux 6.18`: what follows says who built it, and nothing about calls.
 pub fn kernel() -> String {
     let name = rustix::system::uname();
-    format!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy())
+    format!("{} {}", name.sysname().to_string_lossy(), version_of(&name.release().to_string_lossy()))
+}
+
+/// Major and minor of a release.
+fn version_of(release: &str) -> String {
+    let numbers = release.split(|char: char| !char.is_ascii_digit()).take(2);
+    numbers.collect::<Vec<_>>().join(".")
 }
 
 pub fn clock_source() -> Option<String> {
@@ -60,5 +67,17 @@ fn cpus() -> String {
     match pin::allowed().len() {
         1 => "1 CPU allowed".into(),
         cpus => format!("{cpus} CPUs allowed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_cut_after_its_numbers() {
+        assert_eq!(version_of("6.18.2-generic"), "6.18");
+        assert_eq!(version_of("5.9"), "5.9");
+        assert_eq!(version_of("6.1+somebody"), "6.1");
     }
 }

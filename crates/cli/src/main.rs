@@ -44,7 +44,7 @@ fn show(file: &Path, outputs: &outputs::Outputs) -> Result<(), Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
     let report: Report = serde_json::from_str(&text)
         .map_err(|error| format!("{} is no report of `callgate bench --json`: {error}", file.display()))?;
-    print(&render::text::report(&report))?;
+    outputs.print(&render::text::report(&report))?;
     Ok(outputs.write(&report)?)
 }
 

@@ -1,15 +1,16 @@
 //! The files that a report is written to. Looked at before anything is measured, so that no measurement is lost for want of a
 //! place.
 
+use crate::print;
 use crate::render::{html, markdown};
-use callgate_suite::Report;
+use callgate_suite::{Failure, Report};
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Default, clap::Args)]
 pub struct Outputs {
-    /// Write the report as JSON.
+    /// Write the report as JSON; `-`: to stdout, and the tables to stderr.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Write the report as one HTML page with plots.
@@ -20,6 +21,9 @@ pub struct Outputs {
     pub markdown: Option<PathBuf>,
 }
 
+/// Stdout, where a file is asked for.
+const STDOUT: &str = "-";
+
 /// Why a report was or would not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
@@ -28,6 +32,11 @@ pub enum OutputError {
     NotWritable { path: PathBuf, source: io::Error },
     #[error("{} is named for two forms of the report; give each its own file", .0.display())]
     Twice(PathBuf),
+    /// `-` for a form of several files, or for one that nobody reads from a pipe.
+    #[error(
+        "only --json can be written to stdout (`-`); name a file, or `./-` if that is its name; nothing was measured"
+    )]
+    OnlyJson,
     /// Where else it is, if it could be saved.
     #[error("{}{}", .failures.join("; "), saved_text(.saved.as_deref()))]
     NotWritten { failures: Vec<String>, saved: Option<PathBuf> },
@@ -40,21 +49,36 @@ fn saved_text(saved: Option<&Path>) -> String {
 impl Outputs {
     /// Makes sure that every file could be written now. Changes none, and leaves none behind.
     pub fn check(&self) -> Result<(), OutputError> {
+        if [&self.html, &self.markdown].into_iter().flatten().any(|path| is_stdout(path)) {
+            return Err(OutputError::OnlyJson);
+        }
         let named: Vec<_> = [&self.json, &self.html, &self.markdown].into_iter().flatten().collect();
         for (at, path) in named.iter().enumerate() {
             if named[..at].contains(path) {
                 return Err(OutputError::Twice(path.to_path_buf()));
             }
-            check_file(path)?;
+            if !is_stdout(path) {
+                check_file(path)?;
+            }
         }
         self.markdown.as_deref().map_or(Ok(()), check_folder)
+    }
+
+    /// Shows the tables: on stdout, unless that is for the JSON.
+    pub fn print(&self, tables: &str) -> Result<(), Failure> {
+        if self.json.as_deref().is_some_and(is_stdout) {
+            // Whoever closed stderr does not want them.
+            let _ = std::io::stderr().write_all(tables.as_bytes());
+            return Ok(());
+        }
+        print(tables)
     }
 
     /// Writes what was asked for. What fails keeps nothing else from being written; if the JSON is not among what was written,
     /// the report is saved among the temporary files.
     pub fn write(&self, report: &Report) -> Result<(), OutputError> {
         let mut failures = Vec::new();
-        let mut attempt = |path: &Option<PathBuf>, write: &dyn Fn(&Path) -> Result<(), callgate_suite::Failure>| {
+        let mut attempt = |path: &Option<PathBuf>, write: &dyn Fn(&Path) -> Result<(), Failure>| {
             let done = path.as_deref().map(|path| write(path).map_err(|error| (path, error)));
             if let Some(Err((path, error))) = &done {
                 failures.push(format!("the report could not be written to {}: {error}", path.display()));
@@ -74,11 +98,16 @@ impl Outputs {
     }
 }
 
-fn write_json(path: &Path, report: &Report) -> Result<(), callgate_suite::Failure> {
-    Ok(fs::write(path, serde_json::to_string_pretty(report)? + "\n")?)
+fn is_stdout(path: &Path) -> bool {
+    path == Path::new(STDOUT)
 }
 
-fn write_markdown(path: &Path, report: &Report) -> Result<(), callgate_suite::Failure> {
+fn write_json(path: &Path, report: &Report) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(report)? + "\n";
+    if is_stdout(path) { print(&text) } else { Ok(fs::write(path, text)?) }
+}
+
+fn write_markdown(path: &Path, report: &Report) -> Result<(), Failure> {
     let folder = plots_folder(path);
     let page = markdown::report(report, &folder.file_name().unwrap_or_default().to_string_lossy())?;
     if !page.plots.is_empty() {

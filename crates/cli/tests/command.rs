@@ -56,7 +56,7 @@ const CHECKS: &[&str] = &[
     "memfd and seals",
     "pidfd_open",
     "futex_waitv",
-    "close_range",
+    "starting a child",
     "PDEATHSIG",
     "Landlock",
     "seccomp",
@@ -80,7 +80,7 @@ fn doctor_says_something_of_each_check() {
         assert!(["good", "slow", "missing"].contains(&line[..9].trim_end()), "{line}");
     }
     // The test suite itself needs children that start.
-    assert!(text.contains("good     close_range: works"), "{text}");
+    assert!(text.contains("good     starting a child: works"), "{text}");
 }
 
 #[test]
@@ -177,6 +177,7 @@ fn a_saved_report_is_shown_and_its_names_are_text() {
         group: "<group>".into(),
         name: "<script>alert(1)</script>".into(),
         p50: 400.0,
+        count: 1,
         ..Default::default()
     });
     report.series.push(callgate_suite::report::Series {
@@ -199,6 +200,40 @@ fn a_saved_report_is_shown_and_its_names_are_text() {
     ] {
         assert!(html.contains(text), "{text} is not in the page");
     }
+}
+
+#[test]
+fn json_can_go_to_stdout_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let json = folder.path().join("a.json");
+    let report = Report { skipped: vec!["lunch: it rained.".into()], ..Report::default() };
+    fs::write(&json, serde_json::to_string(&report).expect("JSON")).expect("a file");
+    let output = callgate(60, &[OsStr::new("report"), json.as_os_str(), "--json".as_ref(), "-".as_ref()]);
+    succeeded(&output);
+    assert_eq!(serde_json::from_str::<Report>(&stdout(&output)).expect("JSON and nothing else"), report);
+    assert!(stderr(&output).contains("lunch: it rained."), "{}", stderr(&output));
+    for form in ["--html", "--markdown"] {
+        let output = callgate(60, &["bench", form, "-"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains("only --json can be written to stdout"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn with_one_cpu_what_needs_two_is_left_out() {
+    let cpu = callgate_suite::pin::allowed()[0];
+    // What is started inherits it.
+    let _pin = callgate_suite::pin::Pinned::to(cpu).expect("an allowed CPU");
+    let output =
+        callgate(120, &["bench", "--quick", "--json", "-", "--only", "floor,latency,throughput,payload,waiting"]);
+    succeeded(&output);
+    let report: Report = serde_json::from_str(&stdout(&output)).expect("a report");
+    for group in ["Floors", "Latency", "Throughput", "Payloads", "Waiting"] {
+        let sentence = format!("{group} between two CPUs: this process may run on one only.");
+        assert!(report.skipped.contains(&sentence), "{sentence} is not in {:?}", report.skipped);
+    }
+    assert!(report.row("latency", "callgate add one CPU").is_some());
+    assert!(report.row("waiting", "idle bridge").is_some());
 }
 
 #[test]

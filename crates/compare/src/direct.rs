@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::message::counter;
-use crate::table::Started;
+use crate::transports::Started;
 use callgate_suite::bridge::Counter;
 use callgate_suite::transport::Record;
 use callgate_suite::{Failure, Transport};

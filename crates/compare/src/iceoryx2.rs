@@ -11,7 +11,7 @@
 
 use crate::message::counter;
 use crate::peer::{self, Peer};
-use crate::table::Started;
+use crate::transports::Started;
 use callgate_suite::bridge::Counter;
 use callgate_suite::transport::Record;
 use callgate_suite::{Failure, Transport};

@@ -7,7 +7,7 @@
 
 use crate::message::{Exchange, Messages, Reply, Request, answer, counter};
 use crate::peer::Peer;
-use crate::table::Started;
+use crate::transports::Started;
 use callgate_suite::Failure;
 use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
 use std::process::Stdio;

@@ -1,6 +1,6 @@
 //! Other ways of crossing a process boundary, under the workload of callgate's benchmarks. `callgate bench --compare` runs this.
 //!
-//! Each peer is in a file of its own, set up the way its documentation recommends for latency; [`table`] lists them. The other process is
+//! Each peer is in a file of its own, set up the way its documentation recommends for latency; [`transports`] lists them. The other process is
 //! always this program, executed again. callgate itself is measured in turn with them, in the same run.
 
 #![forbid(unsafe_code)]
@@ -11,9 +11,9 @@ mod iceoryx2;
 mod ipc_channel;
 mod python;
 mod stream;
-mod table;
 mod tarpc;
 mod threads;
+mod transports;
 
 // What the peers have in common.
 mod message;

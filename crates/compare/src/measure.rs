@@ -4,9 +4,9 @@
 
 use crate::direct;
 use crate::python::{self, Python};
-use crate::table::{self, Boxed, WAYS, Way};
+use crate::transports::{self, Boxed, WAYS, Way};
 use callgate::Wait;
-use callgate_suite::interleave::rows;
+use callgate_suite::interleave::{Measured, rows};
 use callgate_suite::pin::{self, Pinned};
 use callgate_suite::workload::{self, Call};
 use callgate_suite::{Bridged, Budget, Clock, Failure, Report, Subject, Transport, interleave};
@@ -23,6 +23,9 @@ const PARKED: &str = "callgate parked";
 /// What is measured of each peer, under the name that the script in Python knows and the one that the report uses.
 const CALLS: [(&str, &str, Call); 3] =
     [("add", "add", Call::Add), ("greet", "greet", Call::Greet), ("echo", "echo 4096", Call::Echo(4096))];
+
+/// The call whose distribution is drawn: with all of them there would be more curves than can be told apart.
+const DRAWN: &str = "add";
 
 /// How many calls there are between two readings of the clock where a call is shorter than a reading.
 const TOGETHER: u32 = 64;
@@ -63,7 +66,7 @@ impl Peers {
         if let Some((_, why)) = ABSENT.iter().find(|(absent, _)| *absent == name) {
             return Err((*why).into());
         }
-        match table::find(name) {
+        match transports::find(name) {
             Some(way) => self.rust.push(way),
             None => self.python.push((name, Python::for_peer(name)?)),
         }
@@ -102,7 +105,9 @@ impl Peers {
             eprintln!("comparing: repeat {repeat} of {}", budget.repeats);
         };
         let measured = interleave(budget, &Clock::new(), &mut progress, || self.subjects(caller, callee))?;
-        Ok(Report { rows: rows("compare", &measured), skipped: self.skipped.clone(), ..Report::default() })
+        let drawn = |measured: &&Measured| measured.name.ends_with(&format!(" {DRAWN}")) && !measured.averaged;
+        let series = measured.iter().filter(drawn).map(|measured| measured.curve("compare")).collect();
+        Ok(Report { rows: rows("compare", &measured), series, skipped: self.skipped.clone(), ..Report::default() })
     }
 
     fn subjects(&self, caller: usize, callee: usize) -> Result<Vec<Subject>, Failure> {

@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::table;
+use crate::transports;
 use callgate_suite::Failure;
 use callgate_suite::pin::{self, Pinned};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -116,7 +116,7 @@ fn serve(name: &str, cpu: &str) -> Result<(), Failure> {
     if let Ok(cpu) = cpu.parse() {
         pin::this_thread(&[cpu])?;
     }
-    let serve = table::find(name).and_then(|way| way.serve).ok_or("no transport of that name has a peer")?;
+    let serve = transports::find(name).and_then(|way| way.serve).ok_or("no transport of that name has a peer")?;
     serve(&std::env::var(ADDRESS)?)
 }
 

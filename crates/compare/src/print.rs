@@ -32,7 +32,10 @@ fn print_line(out: &mut impl Write, width: usize, [name, rest @ ..]: &[String; 9
 fn cells(row: &Row) -> [String; 9] {
     let ratio = row.ratio.map_or(String::new(), |ratio| format!("{ratio:.3}"));
     let cpu = row.cpu.map_or(String::new(), time);
-    let [p50, p90, p99, p999, max] = [row.p50, row.p90, row.p99, row.p999, row.max].map(time);
+    // The tail of means of many calls is not that of the calls.
+    let tail = |nanos| if row.averaged { "-".to_owned() } else { time(nanos) };
+    let [p90, p99, p999, max] = [row.p90, row.p99, row.p999, row.max].map(tail);
+    let p50 = time(row.p50);
     [row.name.clone(), p50, p90, p99, p999, max, row.count.to_string(), ratio, cpu]
 }
 

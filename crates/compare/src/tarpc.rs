@@ -8,7 +8,7 @@
 
 use crate::message::counter;
 use crate::peer::Peer;
-use crate::table::Started;
+use crate::transports::Started;
 use bytes::{Bytes, BytesMut};
 use callgate_suite::bridge::Counter;
 use callgate_suite::transport::Record;

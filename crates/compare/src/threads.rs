@@ -6,7 +6,7 @@
 
 use crate::message::{Exchange, Messages, Reply, Request, answer, counter};
 use crate::peer::Peer;
-use crate::table::Started;
+use crate::transports::Started;
 use callgate_suite::Failure;
 use callgate_suite::pin::{self, Pinned};
 use crossbeam_channel::{Receiver, Sender, bounded};

@@ -17,8 +17,8 @@ struct Program {
     home: TempDir,
 }
 
-/// Generous: whatever takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Generous: whatever takes longer hangs. More than a new virtual environment and pip may take, which have 120 s each.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 impl Program {
     fn start(arguments: &[&str]) -> Self {
@@ -175,6 +175,9 @@ fn a_report_has_a_row_for_each_call_beside_callgates() {
         assert!(row.ratio.is_some());
     }
     assert!(report.row("compare", "callgate parked add").is_some());
+    let drawn: Vec<_> = report.series.iter().map(|series| (&*series.plot, &*series.name)).collect();
+    let curves = ["callgate add", "callgate parked add", "pipe add"];
+    assert_eq!(drawn, curves.map(|name| ("distribution-compare", name)));
     assert_eq!(report.rows.len(), 9);
     assert!(report.skipped.len() == 1 && report.skipped[0].starts_with("Cap'n Proto: "), "{:?}", report.skipped);
 }

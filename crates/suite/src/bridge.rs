@@ -4,7 +4,7 @@
 
 use crate::pin::{self, Pinned};
 use crate::transport::{Failure, Record, Transport};
-use callgate::{Bridge, Wait, bridge};
+use callgate::{Bridge, Signal, Wait, bridge};
 use std::time::{Duration, Instant};
 
 /// The service of the workload.
@@ -74,9 +74,19 @@ impl Bridged {
     ///
     /// If the child does not start.
     pub fn start(wait: Wait, cpu: Option<usize>) -> Result<Self, Failure> {
+        Self::woken_by(None, wait, cpu)
+    }
+
+    /// The same, woken by `signal`; by the default, if that is `None`.
+    pub fn woken_by(signal: Option<Signal>, wait: Wait, cpu: Option<usize>) -> Result<Self, Failure> {
         let cpus = cpu.map_or_else(|| pin::allowed().to_vec(), |cpu| vec![cpu]);
         // The first start of a process starts callgate's watcher too, from which all children inherit their CPUs.
-        let bridge = Pinned::nowhere(|| Counter::bridge(cpus).wait(wait).start())??;
+        let builder = Counter::bridge(cpus).wait(wait);
+        let builder = match signal {
+            Some(signal) => builder.signal(signal),
+            None => builder,
+        };
+        let bridge = Pinned::nowhere(|| builder.start())??;
         Ok(Self { bridge })
     }
 }

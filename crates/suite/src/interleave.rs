@@ -59,6 +59,7 @@ pub struct Subject {
     pub floor: Option<String>,
     peer: Option<u32>,
     polls: bool,
+    means: bool,
     run: Box<Run>,
 }
 
@@ -78,7 +79,7 @@ impl Subject {
         mut operation: impl FnMut() -> Result<(), Failure> + 'static,
     ) -> Self {
         let mut stamps = Vec::with_capacity(MOST);
-        Self::custom(name, move |batch| {
+        let subject = Self::custom(name, move |batch| {
             let most = MOST.min(usize::try_from(batch.most).unwrap_or(MOST).div_ceil(each as usize).saturating_add(1));
             stamps.clear();
             stamps.push(batch.clock.now());
@@ -96,12 +97,13 @@ impl Subject {
                 batch.record_many(batch.clock.nanos(pair[0], pair[1]) / f64::from(each), each);
             }
             Ok(())
-        })
+        });
+        if each > 1 { subject.of_means() } else { subject }
     }
 
     /// Runs `batch` for each batch: it records what it measures until the batch is over, at least once.
     pub fn custom(name: impl Into<String>, batch: impl FnMut(&mut Batch<'_>) -> Result<(), Failure> + 'static) -> Self {
-        Self { name: name.into(), floor: None, peer: None, polls: false, run: Box::new(batch) }
+        Self { name: name.into(), floor: None, peer: None, polls: false, means: false, run: Box::new(batch) }
     }
 
     /// Names its floor.
@@ -119,6 +121,12 @@ impl Subject {
     /// Says that the peer polls even when nobody calls. It is stopped (SIGSTOP) while others are measured.
     pub fn polling(mut self) -> Self {
         self.polls = true;
+        self
+    }
+
+    /// Says that what it records are the means of many calls, so that their tail is not that of the calls.
+    pub fn of_means(mut self) -> Self {
+        self.means = true;
         self
     }
 
@@ -230,6 +238,8 @@ pub struct Measured {
     pub name: String,
     /// The name of its floor.
     pub floor: Option<String>,
+    /// Whether the values are the means of many calls.
+    pub averaged: bool,
     /// One distribution for each repeat.
     pub repeats: Vec<Distribution>,
     /// CPU time of this process and the peer per call, in nanoseconds, for each repeat; empty if there is no peer.
@@ -249,9 +259,9 @@ impl Measured {
         Spread::of(self.repeats.iter().zip(&floor.repeats).map(|(own, floor)| own.at(0.5) / floor.at(0.5)))
     }
 
-    /// The curve of the plot `distribution`.
-    pub fn curve(&self) -> Series {
-        Series { plot: "distribution".into(), name: self.name.clone(), points: self.merged().curve() }
+    /// The curve of the plot `distribution-GROUP`: each group has its own, because names occur in several.
+    pub fn curve(&self, group: &str) -> Series {
+        Series { plot: format!("distribution-{group}"), name: self.name.clone(), points: self.merged().curve() }
     }
 
     fn row(&self, group: &str, floor: Option<&Measured>) -> Row {
@@ -269,6 +279,8 @@ impl Measured {
             count: all.count(),
             ratio: floor.and_then(|floor| self.ratio(floor)).map(|spread| spread.median),
             cpu: Spread::of(self.cpu.iter().copied()).map(|spread| spread.median),
+            cpu_repeats: self.cpu.clone(),
+            averaged: self.averaged,
             repeats: self.repeats.iter().map(Distribution::quantiles).collect(),
         }
     }
@@ -299,7 +311,8 @@ pub fn interleave(
         for (at, turns) in one_repeat(budget, clock, subjects)?.into_iter().enumerate() {
             if measured.len() == at {
                 let (name, floor) = (turns.subject.name.clone(), turns.subject.floor.clone());
-                measured.push(Measured { name, floor, repeats: Vec::new(), cpu: Vec::new() });
+                let averaged = turns.subject.means;
+                measured.push(Measured { name, floor, averaged, repeats: Vec::new(), cpu: Vec::new() });
             }
             measured[at].cpu.extend(turns.cpu_per_call());
             measured[at].repeats.push(turns.found);

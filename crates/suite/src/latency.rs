@@ -30,7 +30,7 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure
         add(&mut report, &interleave(budget, &clock, progress, || polling(callee))?);
         add(&mut report, &interleave(budget, &clock, progress, || parked(callee))?);
     } else {
-        report.skipped.push("Latency between two CPUs: this process may run on one only.".into());
+        report = Report::left_out("Latency");
     }
     let cpu = pin::allowed().first().copied().unwrap_or_default();
     let _pin = Pinned::to(cpu)?;
@@ -40,7 +40,7 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure
 
 fn add(report: &mut Report, measured: &[Measured]) {
     report.rows.extend(rows("latency", measured));
-    report.series.extend(measured.iter().map(Measured::curve));
+    report.series.extend(measured.iter().map(|measured| measured.curve("latency")));
 }
 
 /// Both sides find what they wait for while they still poll. The caller is pinned to another CPU than `callee`.

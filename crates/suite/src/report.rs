@@ -21,6 +21,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Of a group that needs two CPUs, where there is one only.
+    pub(crate) fn left_out(what: &str) -> Self {
+        let skipped = vec![format!("{what} between two CPUs: this process may run on one only.")];
+        Self { skipped, ..Self::default() }
+    }
+
     /// Takes over what `part` has.
     pub fn append(&mut self, part: Report) {
         self.machine.extend(part.machine);
@@ -56,12 +62,16 @@ pub struct Row {
     pub p999: f64,
     /// The longest.
     pub max: f64,
-    /// How many were measured.
+    /// Whether what was measured are the means of many calls: then only the p50 says something of a call.
+    pub averaged: bool,
+    /// How many were measured. None in a row that is not about calls; then it has no latencies.
     pub count: u64,
     /// Median over the repeats of this row's p50 divided by the floor's p50 of the same repeat.
     pub ratio: Option<f64>,
-    /// CPU time of both processes per call, in nanoseconds, where it was measured.
+    /// CPU time of both processes per call, in nanoseconds, where it was measured. In a row without calls: per second.
     pub cpu: Option<f64>,
+    /// The same for each repeat; empty where it was not measured.
+    pub cpu_repeats: Vec<f64>,
     /// The quantiles of each repeat. Rows that were measured in turn have repeats that can be compared one by one.
     pub repeats: Vec<Quantiles>,
 }
@@ -82,7 +92,7 @@ pub struct Target {
 /// One curve of a plot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
-    /// Which plot: `distribution` (percentile against ns), `payload` (bytes against ns), `threads` (threads against calls per
+    /// Which plot: `distribution-latency` and so for other groups (percentile against ns), `payload` (bytes against ns), `threads` (threads against calls per
     /// second), `gap` (idle gap in ns against CPU ns per call).
     pub plot: String,
     /// Which curve of it.

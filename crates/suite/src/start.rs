@@ -5,26 +5,28 @@
 
 use crate::bridge::Bridged;
 use crate::floor;
-use crate::interleave::{Batch, Budget, Measured, Subject, interleave, rows};
+use crate::interleave::{Batch, Budget, Subject, interleave, rows};
 use crate::report::Report;
 use crate::{Clock, Failure, Progress, Transport};
 use callgate::Wait;
 use std::hint::black_box;
 use std::time::Duration;
 
-/// What the large parent holds.
-const HELD: usize = 1 << 30;
+/// What floor and bridge are called.
+pub const PLAIN: [&str; 2] = ["spawn", "callgate start"];
+
+/// The same in a parent that holds what [`hold`] returns.
+pub const LARGE: [&str; 2] = ["spawn 1 GiB parent", "callgate start 1 GiB parent"];
 
 /// The group `start`. Nothing is pinned. Needs 1 GiB of memory for a while.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
     let clock = Clock::new();
     let budget = budget.at_least(20, Duration::from_millis(2));
-    let mut measured = interleave(budget, &clock, progress, || Ok(subjects(["spawn", "callgate start"])))?;
-    let held = touched(HELD);
-    let large = ["spawn 1 GiB parent", "callgate start 1 GiB parent"];
-    measured.extend(interleave(budget, &clock, progress, || Ok(subjects(large)))?);
+    let mut measured = interleave(budget, &clock, progress, || Ok(subjects(PLAIN)))?;
+    let held = hold();
+    measured.extend(interleave(budget, &clock, progress, || Ok(subjects(LARGE)))?);
     drop(black_box(held));
-    let series = measured.iter().map(Measured::curve).collect();
+    let series = measured.iter().map(|measured| measured.curve("start")).collect();
     Ok(Report { rows: rows("start", &measured), series, ..Report::default() })
 }
 
@@ -55,9 +57,9 @@ fn each<S>(batch: &mut Batch<'_>, start: impl Fn() -> Result<S, Failure>) -> Res
     }
 }
 
-/// Memory whose every page exists.
-fn touched(len: usize) -> Vec<u8> {
-    let mut memory = vec![0; len];
+/// What the large parent holds: 1 GiB whose every page exists.
+pub fn hold() -> Vec<u8> {
+    let mut memory = vec![0; 1 << 30];
     memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
     black_box(memory)
 }

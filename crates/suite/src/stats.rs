@@ -106,11 +106,12 @@ impl Spread {
     }
 }
 
-/// As a target states it: `1.14 (1.09 to 1.21 over 7 repeats)`.
+/// As a target states it: `1.14 (1.09 to 1.21 over 7 repeats)`. The smallest figure decides how many digits all have.
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let places = if self.median < 10.0 { 2 } else { 0 };
         let Self { median, min, max, repeats } = self;
+        let smallest = [median, min, max].into_iter().fold(f64::INFINITY, |least, figure| least.min(figure.abs()));
+        let places = if smallest < 10.0 { 2 } else { 0 };
         write!(f, "{median:.places$} ({min:.places$} to {max:.places$} over {repeats} repeats)")
     }
 }
@@ -167,5 +168,13 @@ mod tests {
         assert_eq!(Spread::of([]), None);
         assert_eq!(Spread::of([f64::NAN, 1.0]).map(|spread| spread.repeats), Some(1));
         assert_eq!(spread.to_string(), "2.00 (1.00 to 3.00 over 3 repeats)");
+    }
+
+    #[test]
+    fn the_smallest_figure_of_a_spread_keeps_its_digits() {
+        let text = |figures: [f64; 3]| Spread::of(figures).expect("figures").to_string();
+        assert_eq!(text([0.4, 22.0, 44.0]), "22.00 (0.40 to 44.00 over 3 repeats)");
+        assert_eq!(text([-30.0, 5.2, 44.0]), "5.20 (-30.00 to 44.00 over 3 repeats)");
+        assert_eq!(text([150.4, 180.0, 220.0]), "180 (150 to 220 over 3 repeats)");
     }
 }

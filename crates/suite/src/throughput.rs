@@ -1,14 +1,16 @@
 //! Calls per second with several threads calling one bridge, each back to back.
 //!
-//! Nothing is pinned: where the callers and the child run is left to the kernel, as in a program that has such threads.
+//! The child is pinned to one CPU. A single caller is pinned to another, so that it never shares the child's; several callers may run
+//! on every CPU, as in a program that has such threads, and one of them may take turns with the child. Needs two CPUs.
 
 #![forbid(unsafe_code)]
 
 use crate::bridge::Bridged;
 use crate::interleave::{Batch, Budget, Measured, Subject, interleave, rows};
+use crate::pin::{self, Pinned};
 use crate::report::{Report, Series};
 use crate::{Clock, Failure, Progress, Transport};
-use callgate::{CallError, Wait};
+use callgate::Wait;
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
@@ -21,19 +23,22 @@ const CHUNK: u32 = 32;
 
 /// The group `throughput`: a row is the time per call, all threads together; the series is its inverse.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+    let Ok(cpus) = pin::pair() else {
+        return Ok(Report::left_out("Throughput"));
+    };
     // Threads are started in each batch.
     let budget =
         Budget { batch: budget.batch.max(Duration::from_millis(20)), ..budget }.at_least(5, Duration::from_millis(20));
-    let measured = interleave(budget, &Clock::new(), progress, subjects)?;
+    let measured = interleave(budget, &Clock::new(), progress, || subjects(cpus))?;
     let per_second = |measured: &Measured| 1e9 / measured.merged().at(0.5);
     let points = THREADS.iter().zip(&measured).map(|(&threads, measured)| (threads as f64, per_second(measured)));
     let series = vec![Series { plot: "threads".into(), name: "callgate add".into(), points: points.collect() }];
     Ok(Report { rows: rows("throughput", &measured), series, ..Report::default() })
 }
 
-/// One for each number of threads; the first is the others' floor.
-pub fn subjects() -> Result<Vec<Subject>, Failure> {
-    THREADS.iter().map(|&threads| subject(threads)).collect()
+/// One for each number of threads, with the caller's CPU and the child's; the first is the others' floor.
+pub fn subjects(cpus: (usize, usize)) -> Result<Vec<Subject>, Failure> {
+    THREADS.iter().map(|&threads| subject(threads, cpus)).collect()
 }
 
 /// What its row is called.
@@ -44,19 +49,25 @@ pub fn name(threads: usize) -> String {
     }
 }
 
-fn subject(threads: usize) -> Result<Subject, Failure> {
-    let bridged = Bridged::start(Wait::Adaptive, None)?;
+fn subject(threads: usize, (caller, callee): (usize, usize)) -> Result<Subject, Failure> {
+    let bridged = Bridged::start(Wait::Adaptive, Some(callee))?;
     let peer = bridged.peer();
-    let subject = Subject::custom(name(threads), move |batch| run(batch, threads, &bridged)).answered_by(peer);
+    let alone = (threads == 1).then_some(caller);
+    let subject = Subject::custom(name(threads), move |batch| run(batch, threads, alone, &bridged));
+    // One value for each batch.
+    let subject = subject.answered_by(peer).of_means();
     Ok(if threads == 1 { subject } else { subject.beside(&name(1)) })
 }
 
-/// Has all threads call until the batch is over, and records the time per call.
-fn run(batch: &mut Batch<'_>, threads: usize, bridged: &Bridged) -> Result<(), Failure> {
+/// Has all threads call until the batch is over, and records the time per call. They are pinned to `cpu`, if there is one.
+fn run(batch: &mut Batch<'_>, threads: usize, cpu: Option<usize>, bridged: &Bridged) -> Result<(), Failure> {
     let (clock, until) = (batch.clock, batch.until);
     let begin = Barrier::new(threads);
-    let call = || -> Result<(u64, u64, u64), CallError> {
+    let call = || -> Result<(u64, u64, u64), Failure> {
+        // Before anything can fail: the others wait for this thread.
+        let pinned = cpu.map(Pinned::to).transpose();
         begin.wait();
+        let _pin = pinned?;
         let (from, mut calls) = (clock.now(), 0);
         loop {
             for _ in 0..CHUNK {

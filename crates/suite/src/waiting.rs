@@ -72,7 +72,12 @@ pub fn measure(budget: Budget, strategies: &[(&str, Wait)], progress: Progress<'
         .iter()
         .map(|(name, _)| Series { plot: "gap".into(), name: (*name).into(), points: Vec::new() })
         .collect();
-    for cell in cells(pin::pair()?) {
+    let Ok(cpus) = pin::pair() else {
+        let mut report = Report::left_out("Waiting");
+        report.rows.push(idle(progress)?);
+        return Ok(report);
+    };
+    for cell in cells(cpus) {
         let measured = measure_cell(&cell, budget, strategies, &clock, progress)?;
         let rows = rows("waiting", &measured);
         if !cell.gap.is_zero() {
@@ -93,7 +98,8 @@ pub const IDLE: &str = "idle bridge";
 /// How long a bridge is watched while nobody calls it.
 const WATCHED: Duration = Duration::from_secs(1);
 
-/// What an idle bridge costs: the CPU time of both processes in a second, that of the sleep which measures it included.
+/// What an idle bridge costs: the CPU time of both processes in a second, without that of the thread that measures it. It has no
+/// latencies.
 fn idle(progress: Progress<'_>) -> Result<Row, Failure> {
     progress(IDLE);
     let mut bridged = Bridged::start(Wait::Adaptive, None)?;
@@ -103,10 +109,11 @@ fn idle(progress: Progress<'_>) -> Result<Row, Failure> {
     let cpu = CpuTime::with(bridged.peer())?;
     // Both sides poll for a moment before they sleep.
     thread::sleep(Duration::from_millis(10));
-    let before = cpu.used()?;
+    let others = || Ok::<_, Failure>(cpu.used()?.saturating_sub(cpu_time::of_this_thread()?));
+    let before = others()?;
     thread::sleep(WATCHED);
-    let used = (cpu.used()? - before).as_nanos() as f64;
-    Ok(Row { group: "waiting".into(), name: IDLE.into(), cpu: Some(used), count: 1, ..Row::default() })
+    let used = others()?.saturating_sub(before).as_nanos() as f64;
+    Ok(Row { group: "waiting".into(), name: IDLE.into(), cpu: Some(used), ..Row::default() })
 }
 
 /// Measures `strategies` in one cell, in turn.
@@ -144,7 +151,9 @@ impl Cell {
         let bridged = Bridged::start(wait, alone.then_some(self.cpus.1))?;
         let peer = bridged.peer();
         let subject = Subject::custom(self.row_name(strategy), move |batch| cell.run(batch, &bridged));
-        Ok(subject.answered_by(peer).polling())
+        let subject = subject.answered_by(peer);
+        // Being stopped would count as a long wait with a strategy that learns from how long it waits.
+        Ok(if wait == Wait::Spin { subject.polling() } else { subject })
     }
 
     fn run(&self, batch: &mut Batch<'_>, bridged: &Bridged) -> Result<(), Failure> {
@@ -169,6 +178,8 @@ impl Cell {
     fn call(&self, clock: &Clock, until: u64, bridged: &Bridged) -> Result<Seen, Failure> {
         let mut seen = Seen::default();
         loop {
+            // Before the call: the first of a batch comes after a gap too.
+            seen.idle += self.idle(clock)?;
             let from = clock.now();
             if self.work.is_zero() {
                 bridged.bridge.add(1)?;
@@ -180,7 +191,6 @@ impl Cell {
             if to >= until {
                 return Ok(seen);
             }
-            seen.idle += self.idle(clock)?;
         }
     }
 

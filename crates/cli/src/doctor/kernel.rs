@@ -10,7 +10,7 @@ use rustix::process::{PidfdFlags, Signal};
 use std::time::Instant;
 
 pub fn checks() -> Vec<Check> {
-    vec![version(), memfd(), pidfd(), futex_waitv(), close_range(), death_signal(), landlock(), seccomp()]
+    vec![version(), memfd(), pidfd(), futex_waitv(), starting(), death_signal(), landlock(), seccomp()]
 }
 
 fn version() -> Check {
@@ -26,7 +26,7 @@ fn version() -> Check {
     Check::new("kernel", value, verdict, advice)
 }
 
-/// Major and minor of `Linux 6.18.2-generic`.
+/// Major and minor of `Linux 6.18`.
 fn number(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.split_once(' ')?.1.split(|char: char| !char.is_ascii_digit());
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
@@ -84,8 +84,8 @@ fn futex_waitv() -> Check {
     }
 }
 
-/// What a child of callgate does first is to close with it what it has inherited; so a child is started.
-fn close_range() -> Check {
+/// A whole child, which closes first what it has inherited.
+fn starting() -> Check {
     let begin = Instant::now();
     let answered = Probe::bridge().start().map_err(|error| error.to_string()).and_then(|probe| {
         let answer = probe.double(21).map_err(|error| error.to_string())?;
@@ -94,16 +94,16 @@ fn close_range() -> Check {
     });
     match answered {
         Ok(()) => Check::new(
-            "close_range",
-            format!("works: a child started, answered and stopped in {:.1} ms", begin.elapsed().as_secs_f64() * 1e3),
+            "starting a child",
+            format!("works: started, answered and stopped in {:.1} ms", begin.elapsed().as_secs_f64() * 1e3),
             Good,
             "Children inherit no descriptor.",
         ),
         Err(error) => Check::new(
-            "close_range",
-            format!("no child starts: {error}"),
+            "starting a child",
+            format!("fails: {error}"),
             Missing,
-            "Nothing works before this does: Linux 5.9 has it.",
+            "Nothing works before this does. Before Linux 5.9 there is no close_range, which a child needs first.",
         ),
     }
 }

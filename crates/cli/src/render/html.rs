@@ -106,6 +106,7 @@ fn table(part: &Part<'_>) -> Markup {
     html! {
         h2 { (part.title) }
         p.command { code { (parts::command(part.group)) } }
+        @if let Some(note) = part.note { p.muted { (note) } }
         div."card scroll" {
             table.figures {
                 thead { tr { @for heading in &part.headings { th { (heading) } } } }

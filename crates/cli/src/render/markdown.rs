@@ -72,6 +72,9 @@ fn targets(text: &mut String, report: &Report) -> std::fmt::Result {
 fn figures(text: &mut String, part: &Part<'_>) -> std::fmt::Result {
     writeln!(text, "## {}\n", escaped(part.title))?;
     writeln!(text, "```sh\n{}\n```\n", parts::command(part.group))?;
+    if let Some(note) = part.note {
+        writeln!(text, "{}\n", escaped(note))?;
+    }
     row(text, &part.headings)?;
     row(text, (0..part.headings.len()).map(|column| if column == 0 { "---" } else { "---:" }))?;
     for line in &part.lines {

@@ -3,18 +3,22 @@
 use super::units;
 use callgate_suite::Report;
 use callgate_suite::report::{Row, Target};
+use callgate_suite::stats::Spread;
 
 /// The rows of one group as a table. The first column is what was measured; all others are figures.
 pub struct Part<'a> {
     pub group: &'a str,
     pub title: &'a str,
+    /// What one has to know of how it was measured.
+    pub note: Option<&'static str>,
     pub headings: Vec<&'static str>,
     pub lines: Vec<Vec<String>>,
 }
 
 /// What the headings of the figures mean.
 pub const LEGEND: &str = "Times are those of one round trip. × floor: how many times as much as the floor of the same part, \
-    which was measured in turns with it; the median over the repeats. CPU per call: of both processes together. A dash: not measured, or too few measurements for that percentile.";
+    which was measured in turns with it; the median over the repeats, by which targets are judged too. CPU per call: of both processes together. A dash: not measured, or too few measurements for that percentile, or means of many calls, of which only the p50 \
+    is shown, with its least and its greatest among the repeats.";
 
 /// The parts in the order in which their groups first occur.
 pub fn parts(report: &Report) -> Vec<Part<'_>> {
@@ -37,7 +41,7 @@ fn part<'a>(report: &'a Report, group: &'a str) -> Part<'a> {
         headings.remove(at);
         lines.iter_mut().for_each(|line| drop(line.remove(at)));
     }
-    Part { group, title: title(group), headings, lines }
+    Part { group, title: title(group), note: note(group), headings, lines }
 }
 
 fn line(row: &Row, rows: &[&Row]) -> Vec<String> {
@@ -45,18 +49,45 @@ fn line(row: &Row, rows: &[&Row]) -> Vec<String> {
     let beside = match row.ratio {
         Some(ratio) => units::ratio(ratio),
         None if is_floor => "floor".to_owned(),
-        None => "–".to_owned(),
+        None => NONE.to_owned(),
     };
     let mut line = vec![row.name.clone()];
-    line.extend([row.p50, row.p90].map(units::nanoseconds));
-    line.extend([tail(row.p99, 100, row), tail(row.p999, 1000, row), units::nanoseconds(row.max)]);
-    line.extend([beside, row.cpu.map_or("–".to_owned(), units::nanoseconds), units::count(row.count)]);
+    line.extend(times(row));
+    line.extend([beside, cpu(row), if row.count == 0 { NONE.to_owned() } else { units::count(row.count) }]);
     line
 }
 
+/// From p50 to the longest. Means of many calls have a middle and no tail: beside it stands where it was in each repeat.
+fn times(row: &Row) -> [String; 5] {
+    if row.count == 0 {
+        return [NONE; 5].map(Into::into);
+    }
+    if row.averaged {
+        return [middle(row), NONE.into(), NONE.into(), NONE.into(), NONE.into()];
+    }
+    let [p50, p90, max] = [row.p50, row.p90, row.max].map(units::nanoseconds);
+    [p50, p90, tail(row.p99, 100, row), tail(row.p999, 1000, row), max]
+}
+
+fn cpu(row: &Row) -> String {
+    let per = if row.count == 0 { " per second" } else { "" };
+    row.cpu.map_or(NONE.to_owned(), |nanos| units::nanoseconds(nanos) + per)
+}
+
+fn middle(row: &Row) -> String {
+    let p50 = units::nanoseconds(row.p50);
+    let Some(Spread { min, max, .. }) = Spread::of(row.repeats.iter().map(|one| one.p50)) else {
+        return p50;
+    };
+    format!("{p50} ({} to {})", units::nanoseconds(min), units::nanoseconds(max))
+}
+
+/// In place of a figure.
+const NONE: &str = "–";
+
 /// The one of so many that took longest; with fewer measured there is none to speak of.
 fn tail(nanoseconds: f64, one_of: u64, row: &Row) -> String {
-    if row.count < one_of { "–".to_owned() } else { units::nanoseconds(nanoseconds) }
+    if row.count < one_of { NONE.to_owned() } else { units::nanoseconds(nanoseconds) }
 }
 
 /// What a group is called above its table; one that is new has its own name.
@@ -70,6 +101,21 @@ pub fn title(group: &str) -> &str {
         "payload" => "Payloads",
         "compare" => "Other ways across",
         other => other,
+    }
+}
+
+/// What one has to know of how a group was measured, below its title.
+fn note(group: &str) -> Option<&'static str> {
+    match group {
+        "throughput" => Some(
+            "Time per call, all threads together. The child is pinned to one CPU. A single caller is pinned to another; several callers \
+             may run on every CPU, also on the child's.",
+        ),
+        "compare" => Some(
+            "Of peers that sleep while they wait, the ratio is mostly what a wake-up costs on this machine (the row `futex` of the \
+             floors); beside `callgate parked`, which sleeps too, they show what they add to it.",
+        ),
+        _ => None,
     }
 }
 
@@ -166,6 +212,21 @@ mod tests {
         let lines = &parts(&report)[0].lines;
         assert_eq!([&*lines[0][3], &*lines[0][4]], ["796 ns", "–"]);
         assert_eq!([&*lines[1][3], &*lines[1][4]], ["–", "–"]);
+    }
+
+    #[test]
+    fn means_have_a_middle_and_where_it_was() {
+        let mut report = sample();
+        let at = |p50| callgate_suite::stats::Quantiles { p50, ..Default::default() };
+        report.rows[0] = Row { averaged: true, repeats: vec![at(390.0), at(410.0)], ..report.rows[0].clone() };
+        assert_eq!(parts(&report)[0].lines[0][1..6], ["398 ns (390 ns to 410 ns)", "–", "–", "–", "–"]);
+    }
+
+    #[test]
+    fn a_row_without_calls_has_its_cpu_time_per_second() {
+        let row = Row { group: "waiting".into(), name: "idle".into(), cpu: Some(5_000.0), ..Row::default() };
+        let report = Report { rows: vec![row], ..Report::default() };
+        assert_eq!(parts(&report)[0].lines[0][1..], ["–", "–", "–", "–", "–", "–", "5 µs per second", "–"]);
     }
 
     #[test]

@@ -15,6 +15,10 @@ pub fn report(report: &Report) -> String {
     );
     for part in parts::parts(report) {
         section(&mut text, part.title, &figures(&part));
+        if let Some(note) = part.note {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "\n{note}");
+        }
     }
     if !report.targets.is_empty() {
         let verdicts = report.targets.iter().map(|target| {

@@ -83,7 +83,7 @@ pub const KINDS: [Kind; 6] = [
     Kind {
         plot: "distribution-compare",
         title: "Other ways across",
-        caption: "Latency of the same calls through other means, at each percentile.",
+        caption: "Latency of `add` through other means, at each percentile.",
         group: "compare",
         x: PERCENTILES,
         y: LATENCY,
@@ -92,14 +92,6 @@ pub const KINDS: [Kind; 6] = [
 
 const PERCENTILES: Axis = Axis { title: "percentile", scale: Scale::Percentile, write: |percent| format!("{percent}") };
 const LATENCY: Axis = Axis { title: "latency", scale: Scale::Log10, write: units::nanoseconds };
-
-/// Distributions that were measured in a group: each group has a plot of its own, because names occur in several.
-pub fn of_group(mut series: Series, group: &str) -> Series {
-    if series.plot == "distribution" {
-        series.plot = format!("distribution-{group}");
-    }
-    series
-}
 
 /// The curves of `series` that belong to `kind`, drawn `width` pixels wide, as an element `<svg class="plot">` that counts on
 /// [`STYLE`]. `None` if no point can be drawn.

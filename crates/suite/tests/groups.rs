@@ -1,0 +1,94 @@
+//! Every group of the report, measured once with little time: its rows and curves are there, and the targets about them.
+
+#![deny(unsafe_code)]
+
+use callgate::Wait;
+use callgate_suite::pin;
+use callgate_suite::report::{Report, Row};
+use callgate_suite::{Budget, Failure, Progress};
+use callgate_suite::{floor, latency, payload, start, targets, throughput, waiting};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+use std::{process, thread};
+
+#[allow(unsafe_code, reason = "the link section that makes floors work in tests")]
+mod init {
+    callgate_suite::test_support!();
+}
+
+type Measure = fn(Budget, Progress<'_>) -> Result<Report, Failure>;
+
+/// Each with one of its rows and one of its targets, if it has any.
+const GROUPS: [(&str, Measure, &str, Option<&str>); 6] = [
+    ("floor", floor::measure, "eventfd", None),
+    ("latency", latency::measure, "callgate add", Some("callgate add / ping-pong (p99.9)")),
+    ("throughput", throughput::measure, "callgate add 8 threads", Some("calls per second, 2 threads / 1 thread")),
+    ("waiting", waiting, "gap 10 ms: adaptive", Some("hogs beside both: adaptive / spin 50 us (CPU time per call)")),
+    ("start", start::measure, "callgate start", Some("callgate start 1 GiB parent / spawn 1 GiB parent (p50)")),
+    ("payload", payload::measure, "callgate echo 16 MiB", None),
+];
+
+fn waiting(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+    let longest = ("spin 50 us", Wait::SpinFor(Duration::from_micros(50)));
+    waiting::measure(budget, &[("adaptive", Wait::Adaptive), longest], progress)
+}
+
+/// One test for all: groups pin the thread that measures, and would measure each other.
+#[test]
+fn every_group_has_its_rows_curves_and_targets() {
+    let _watchdog = Watchdog::start(Duration::from_secs(300));
+    if pin::pair().is_err() {
+        println!("skipped: most groups need two CPUs");
+        return;
+    }
+    let budget = Budget { repeats: 2, ..Budget::quick() };
+    for (group, measure, row, target) in GROUPS {
+        let begin = std::time::Instant::now();
+        let mut said = 0;
+        let report = measure(budget, &mut |_| said += 1).unwrap_or_else(|error| panic!("{group}: {error}"));
+        println!("{group}: {:.1} s", begin.elapsed().as_secs_f64());
+        assert!(said > 0, "{group} says nothing of its progress");
+        assert_eq!(report.skipped, [""; 0], "{group}");
+        assert!(report.row(group, row).is_some(), "{group} has no row {row}");
+        report.rows.iter().for_each(|row| assert_sound(row, group, &report));
+        for series in &report.series {
+            assert!(!series.points.is_empty(), "{group}: no points in {series:?}");
+            assert!(series.points.iter().all(|(_, y)| *y > 0.0), "{group}: {series:?}");
+        }
+        let found: Vec<_> = targets::of(&report).into_iter().map(|target| target.what).collect();
+        assert!(target.is_none_or(|target| found.iter().any(|what| what == target)), "{group} has only {found:?}");
+    }
+}
+
+#[track_caller]
+fn assert_sound(row: &Row, group: &str, report: &Report) {
+    assert_eq!(row.group, group);
+    if row.name == waiting::IDLE {
+        assert!(row.count == 0 && row.cpu.is_some() && row.repeats.is_empty(), "{row:?}");
+        return;
+    }
+    assert!(row.count > 0 && row.p50 > 0.0, "{row:?}");
+    assert!(row.p50 <= row.p99 && row.p99 <= row.p999 && row.p999 <= row.max * 1.01, "{row:?}");
+    assert_eq!(row.repeats.len(), 2, "{row:?}");
+    assert_eq!(row.cpu.map_or(0, |_| 2), row.cpu_repeats.len(), "{row:?}");
+    assert_eq!(row.averaged, group == "throughput", "{row:?}");
+    assert_eq!(row.ratio.is_some(), row.floor.is_some(), "{row:?}");
+    let floor = row.floor.as_ref().map(|floor| report.row(group, floor));
+    assert!(floor.is_none_or(|floor| floor.is_some()), "its floor is no row: {row:?}");
+}
+
+/// Ends the process if it lives too long: children whose answers are awaited end with it.
+struct Watchdog(#[allow(dead_code, reason = "kept for its Drop")] mpsc::Sender<()>);
+
+impl Watchdog {
+    fn start(patience: Duration) -> Self {
+        let (alive, dropped) = mpsc::channel();
+        thread::spawn(move || {
+            if dropped.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("not done within {patience:?}: something hangs");
+                process::abort();
+            }
+        });
+        Self(alive)
+    }
+}
