@@ -15,8 +15,7 @@
 //! The two fences stand in one total order. If N2 is first, W3 sees what N1 published, and the waiter does not sleep. If W2
 //! is first, N3 sees W1, and wakes; the wake finds the waiter asleep, or not yet asleep, and then the kernel's own
 //! comparison fails because the notifier has set `parked` to AWAKE before it wakes (a futex), or the wake is remembered (the
-//! other backends). Without either fence both sides can
-//! read the other's old value: the loom model below then deadlocks.
+//! other backends). Without either fence both sides can read the other's old value: the loom model below then deadlocks.
 
 #![forbid(unsafe_code)]
 
@@ -78,7 +77,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Within these bounds the estimate can follow a change of pace in about ten waits.
+    /// From either of these bounds the estimate crosses [`SPIN_MOST`] within about twenty waits.
     const LEAST: u32 = 4_000;
     const MOST: u32 = 200_000;
 
@@ -102,21 +101,27 @@ impl Pace {
         if nanos < usual && usual == Self::LEAST {
             return;
         }
-        let next = if nanos > usual { usual + usual / 8 } else { usual - usual / 8 };
         // A side that had not polled for a while starts again from what it has just seen.
-        let next = if self.unpolled.replace(0) > 0 { nanos } else { next };
-        self.usual.set(next.clamp(Self::LEAST, Self::MOST));
+        if self.unpolled.replace(0) > 0 {
+            self.usual.set(nanos.clamp(Self::LEAST, Self::MOST));
+        } else {
+            self.step(nanos > usual);
+        }
     }
 
     /// A wait ended in sleep, after so long.
     fn slept(&self, time: Duration) {
-        let usual = self.usual.get();
-        let longer = time.as_nanos() > u128::from(usual);
-        let next = if longer { usual + usual / 8 } else { usual - usual / 8 };
-        self.usual.set(next.clamp(Self::LEAST, Self::MOST));
+        self.step(time.as_nanos() > u128::from(self.usual.get()));
         if self.unpolled.get() >= LOOK_AGAIN {
             self.unpolled.set(0);
         }
+    }
+
+    /// Moves the estimate towards a wait that was longer or shorter than it.
+    fn step(&self, longer: bool) {
+        let usual = self.usual.get();
+        let next = if longer { usual + usual / 8 } else { usual - usual / 8 };
+        self.usual.set(next.clamp(Self::LEAST, Self::MOST));
     }
 }
 

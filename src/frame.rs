@@ -380,8 +380,7 @@ impl<'e> Scratch<'e> {
 }
 
 // SAFETY: `push_alloc` returns memory of the layout that nothing else uses until `pop_alloc`, which comes in reverse order:
-// a rising mark in the buffer, or a heap allocation of its own. The serialiser does not move while allocations are live:
-// `serialize_using` borrows it throughout.
+// a rising mark in the buffer, or a heap allocation of its own. The buffer does not move: `'e` borrows it.
 unsafe impl Allocator<Failure> for Scratch<'_> {
     unsafe fn push_alloc(&mut self, layout: Layout) -> Result<NonNull<[u8]>, Failure> {
         let start = self.used.next_multiple_of(layout.align());
@@ -485,7 +484,6 @@ impl<'a> RequestSpan<'a> {
     /// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`].
     #[inline(always)]
     pub(crate) fn read<A: Request>(self) -> Result<&'a A::Archived, Failure> {
-        const { assert!(align_of::<A::Archived>() <= ALIGN, "an argument's archive is aligned to more than 16 bytes") };
         // SAFETY: nobody writes the bytes during `'a`: the duty of whoever called `trusted`.
         let bytes = unsafe { self.0.as_bytes() };
         access(bytes)
@@ -505,14 +503,9 @@ pub(crate) fn decode_slot<R: Transfer>(line: &SlotLine, payload: Span<'_>) -> Re
         return decode(payload);
     }
     // The words of the line whatever the length: cheaper than a copy of as many bytes as there are.
-    let copy = InlineCopy(std::array::from_fn(|at| line.inline[at].load(Relaxed)));
-    // SAFETY: initialised private memory, no longer than the copy.
-    let bytes = unsafe { std::slice::from_raw_parts(copy.0.as_ptr().cast::<u8>(), payload.len()) };
-    read_copy(bytes)
+    let copy = Copied(std::array::from_fn::<_, { INLINE / 8 }, _>(|at| line.inline[at].load(Relaxed)));
+    read_copy(copy.first(payload.len()))
 }
-
-#[repr(align(16))]
-struct InlineCopy([u64; INLINE / 8]);
 
 /// Copies a reply out of memory that the peer may be writing, validates the copy, and makes the value from it.
 ///
@@ -521,12 +514,10 @@ struct InlineCopy([u64; INLINE / 8]);
 /// As [`decode_slot`].
 pub(crate) fn decode<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
     if span.len() <= SMALL {
-        let mut copy = Small([0; SMALL / 8]);
+        let mut copy = Copied([0; SMALL / 8]);
         // SAFETY: the copy has room for `SMALL` bytes, and is private.
         unsafe { span.copy_to(copy.0.as_mut_ptr().cast()) };
-        // SAFETY: initialised above, `SMALL` bytes long.
-        let bytes = unsafe { std::slice::from_raw_parts(copy.0.as_ptr().cast::<u8>(), span.len()) };
-        return read_copy(bytes);
+        return read_copy(copy.first(span.len()));
     }
     decode_large(span)
 }
@@ -534,8 +525,19 @@ pub(crate) fn decode<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
 /// Replies up to this many bytes are copied onto the stack.
 const SMALL: usize = 128;
 
+/// A copy of a reply on the stack, aligned as payloads are.
 #[repr(align(16))]
-struct Small([u64; SMALL / 8]);
+struct Copied<const WORDS: usize>([u64; WORDS]);
+
+impl<const WORDS: usize> Copied<WORDS> {
+    /// The first `len` bytes.
+    #[inline(always)]
+    fn first(&self, len: usize) -> &[u8] {
+        assert!(len <= size_of_val(&self.0));
+        // SAFETY: initialised, and no longer than the copy, as just checked.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast::<u8>(), len) }
+    }
+}
 
 fn decode_large<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
     thread_local! {
@@ -570,7 +572,6 @@ pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
 /// A type's own `Deserialize` may panic at a value that it did not expect; a lying peer must be an error all the same.
 #[inline(always)]
 fn read_copy<R: Transfer>(bytes: &[u8]) -> Result<R, Failure> {
-    const { assert!(align_of::<R::Archived>() <= ALIGN, "an archive is aligned to more than 16 bytes") };
     let read = || {
         let archived = access::<R::Archived>(bytes)?;
         deserialize_using::<R, _, Failure>(archived, &mut ())
@@ -589,6 +590,7 @@ fn read_copy<R: Transfer>(bytes: &[u8]) -> Result<R, Failure> {
 /// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`].
 #[inline(always)]
 fn access<A: Checked>(bytes: &[u8]) -> Result<&A, Failure> {
+    const { assert!(align_of::<A>() <= ALIGN, "an archive is aligned to more than 16 bytes") };
     let at = bytes.len().checked_sub(size_of::<A>()).ok_or(Failure)?;
     let parts = &bytes[..at];
     // Of the whole buffer: the root points to its parts.

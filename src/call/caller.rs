@@ -204,7 +204,7 @@ impl Caller {
             None => 0,
             Some(interface) => self.interface_number(interface, ticket)?,
         };
-        Ok(interface << 16 | u64::from(method.index))
+        Ok(method.word(interface))
     }
 
     /// Waits for the reply to a call that was sent.
@@ -223,7 +223,7 @@ impl Caller {
         let ticket = &Ticket::new(method, timeout);
         // Lane 0, like the request to stop: its worker is the child's main thread.
         let mut lane = self.lock(&self.lanes[0], ticket)?;
-        self.ask_on(&mut lane, Ask { kind: Kind::Construct, call: u64::from(method.index) }, args, ticket)
+        self.ask_on(&mut lane, Ask { kind: Kind::Construct, call: method.word(0) }, args, ticket)
     }
 
     // ---- calls that do not wait ------------------------------------------------------------------------------------
@@ -245,15 +245,14 @@ impl Caller {
             None => 0,
             Some(interface) => self.bind_ahead(&mut lane, interface, &ticket)?,
         };
-        let ask = Ask { kind: Kind::Call, call: interface << 16 | u64::from(method.index) };
+        let ask = Ask { kind: Kind::Call, call: method.word(interface) };
         let position = self.send_on(&mut lane, ask, args, &ticket)?;
         Ok(Begun { lane, caller: self.clone(), position, ticket })
     }
 
     /// A lane for longer than one call of this thread, with room for two requests.
     fn claim_for_long(&self, ticket: &Ticket) -> Result<ArcMutexGuard<RawMutex, CallerLane>, CallError> {
-        let (before, after) = self.lanes.split_at(self.preferred_lane());
-        for lane in after.iter().chain(before) {
+        for lane in self.lanes_from(self.preferred_lane()) {
             let Some(mut lane) = lane.try_lock_arc() else { continue };
             self.settle(&mut lane, ticket)?;
             if lane.credit() >= 2 {
@@ -545,10 +544,15 @@ impl Caller {
         if number < lanes { number } else { number % lanes }
     }
 
+    /// Every lane, this one first.
+    fn lanes_from(&self, first: usize) -> impl Iterator<Item = &Arc<Mutex<CallerLane>>> {
+        let (before, after) = self.lanes.split_at(first);
+        after.iter().chain(before)
+    }
+
     #[cold]
     fn claim_slow(&self, preferred: usize, ticket: &Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
-        let (before, after) = self.lanes.split_at(preferred);
-        if let Some(lane) = after.iter().chain(before).find_map(|lane| lane.try_lock()) {
+        if let Some(lane) = self.lanes_from(preferred).find_map(|lane| lane.try_lock()) {
             return Ok(lane);
         }
         // A stop holds every lane until the child has answered it.

@@ -117,6 +117,12 @@ impl Method {
         Self { service: T::NAME, name: "drop", index: 0, interface: None }
     }
 
+    /// The call word by which the child knows the method, whose block has the number `interface` there.
+    #[inline(always)]
+    pub(crate) fn word(&self, interface: u64) -> u64 {
+        interface << 16 | u64::from(self.index)
+    }
+
     pub(crate) fn call_name(&self) -> CallName {
         CallName { service: self.service, method: self.name }
     }
