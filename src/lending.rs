@@ -84,19 +84,14 @@ impl Chain {
 /// What a frame carries beside its payload, until it is published.
 #[derive(Debug, Default)]
 pub(crate) struct Carried {
+    /// Whether there may be anything at all: one look instead of three.
+    pub(crate) is_loaded: bool,
     /// The block that the frame has outgrown its slot into.
     pub(crate) block: Option<Loan>,
     /// Blocks of this side that are lent with it.
     pub(crate) lent: Chain,
     /// Blocks of the peer that it brings home.
     pub(crate) home: Chain,
-}
-
-impl Carried {
-    #[inline(always)]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.block.is_none() && self.lent.is_empty() && self.home.is_empty()
-    }
 }
 
 // ---- who lends -----------------------------------------------------------------------------------------------------

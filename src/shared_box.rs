@@ -214,7 +214,7 @@ impl Bytes {
 
     /// Has the frame that is being written, which carries `carried`, name these bytes: a block of their own if they are at home where the frame
     /// goes and are not with another frame, else a copy of them.
-    fn parcel(&self, room: Room<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
+    fn parcel(&self, room: &Room<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
         let parcel = match &self.store {
             Store::Own(own) if is_same(&own.home, room.home) => own.lend(self.len, carried)?,
             Store::Peer(peer) if is_same(&peer.home, room.home) => peer.bring(self.len, carried),
@@ -226,9 +226,9 @@ impl Bytes {
         }
     }
 
-    fn parcel_of_copy(&self, room: Room<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
+    fn parcel_of_copy(&self, room: &Room<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
         let len = self.len as u64;
-        let loan = room.home.allocate(len, room.deadline)?;
+        let loan = room.home.allocate(len, *room.deadline)?;
         let place = loan.reference(self.len);
         // SAFETY: a new block, that nobody else knows of, of at least `len` bytes.
         let target = unsafe { loan.span().first(self.len).as_mut_bytes() };

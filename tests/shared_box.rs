@@ -263,7 +263,7 @@ fn a_constructor_takes_one_too() {
 
 /// A bridge that has memory for so many boxes of 1 MiB on each side.
 fn small(start: &dyn Fn() -> Builder<Desk>, boxes: u64) -> Bridge<Desk> {
-    let builder = start().max_payload(1 << 20).memory(2 * boxes << 20).timeout(Duration::from_millis(200));
+    let builder = start().max_payload(1 << 20).memory(boxes << 21).timeout(Duration::from_millis(200));
     builder.start().expect("a start")
 }
 
