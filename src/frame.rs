@@ -8,6 +8,7 @@ use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine};
 use crate::segment::Span;
 use crate::sync::Ordering::Relaxed;
 use crate::sync::will_write;
+use crate::viewable::Viewable;
 use rkyv::api::deserialize_using;
 use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
 use rkyv::bytecheck::CheckBytes;
@@ -490,15 +491,38 @@ impl<'a> RequestSpan<'a> {
     }
 }
 
-/// Copies a reply out of a slot that the peer may be writing, validates the copy, and makes the value from it.
-///
-/// `line` is the slot's first line, `payload` the whole payload.
-///
-/// # Errors
-///
-/// If the bytes are no valid archive of `R`, or one that nests deeper than [`MAX_DEPTH`].
+/// What a reply becomes: a value, or the archive itself, [`Held`].
+pub(crate) trait Reply: Sized {
+    /// From a reply in a slot that the peer may be writing: `line` is the slot's first line, `payload` the whole payload.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are no valid archive of the type, or one that nests deeper than [`MAX_DEPTH`].
+    fn from_slot(line: &SlotLine, payload: Span<'_>) -> Result<Self, Failure>;
+
+    /// From a reply anywhere in memory that the peer may be writing.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_slot`](Self::from_slot).
+    fn from_span(span: Span<'_>) -> Result<Self, Failure>;
+}
+
+impl<R: Transfer> Reply for R {
+    #[inline(always)]
+    fn from_slot(line: &SlotLine, payload: Span<'_>) -> Result<Self, Failure> {
+        decode_slot(line, payload)
+    }
+
+    #[inline(always)]
+    fn from_span(span: Span<'_>) -> Result<Self, Failure> {
+        decode(span)
+    }
+}
+
+/// Copies a reply out of a slot, validates the copy, and makes the value from it.
 #[inline(always)]
-pub(crate) fn decode_slot<R: Transfer>(line: &SlotLine, payload: Span<'_>) -> Result<R, Failure> {
+fn decode_slot<R: Transfer>(line: &SlotLine, payload: Span<'_>) -> Result<R, Failure> {
     if payload.len() > INLINE {
         return decode(payload);
     }
@@ -507,12 +531,8 @@ pub(crate) fn decode_slot<R: Transfer>(line: &SlotLine, payload: Span<'_>) -> Re
     read_copy(copy.first(payload.len()))
 }
 
-/// Copies a reply out of memory that the peer may be writing, validates the copy, and makes the value from it.
-///
-/// # Errors
-///
-/// As [`decode_slot`].
-pub(crate) fn decode<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
+/// Copies a reply, validates the copy, and makes the value from it.
+fn decode<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
     if span.len() <= SMALL {
         let mut copy = Copied([0; SMALL / 8]);
         // SAFETY: the copy has room for `SMALL` bytes, and is private.
@@ -546,12 +566,7 @@ fn decode_large<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
     }
     // A thread that is ending has no buffer left; it gets one for this call.
     let mut copy = COPY.try_with(Cell::take).unwrap_or_default();
-    copy.clear();
-    copy.reserve(span.len());
-    // SAFETY: there is room, as just reserved, in private memory.
-    unsafe { span.copy_to(copy.as_mut_ptr()) };
-    // SAFETY: initialised by the copy.
-    unsafe { copy.set_len(span.len()) };
+    copy_out(span, &mut copy);
     let value = read_copy(&copy);
     if copy.capacity() <= KEPT {
         let _ = COPY.try_with(|slot| slot.set(copy));
@@ -562,6 +577,16 @@ fn decode_large<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
 /// A thread's buffer for copies of replies is kept up to this size.
 const KEPT: usize = 1 << 20;
 
+/// Makes `copy` the bytes of the span.
+fn copy_out(span: Span<'_>, copy: &mut AlignedVec<ALIGN>) {
+    copy.clear();
+    copy.reserve(span.len());
+    // SAFETY: there is room, as just reserved, in private memory.
+    unsafe { span.copy_to(copy.as_mut_ptr()) };
+    // SAFETY: initialised by the copy.
+    unsafe { copy.set_len(span.len()) };
+}
+
 /// Reads a value from private bytes of any alignment; `None` if they are no valid archive of `R`.
 pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
     let mut copy = AlignedVec::<ALIGN>::with_capacity(bytes.len());
@@ -569,15 +594,60 @@ pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
     read_copy(&copy).ok()
 }
 
-/// A type's own `Deserialize` may panic at a value that it did not expect; a lying peer must be an error all the same.
+/// Validates private bytes, and makes the value from them.
 #[inline(always)]
 fn read_copy<R: Transfer>(bytes: &[u8]) -> Result<R, Failure> {
-    let read = || {
+    catch(|| {
         let archived = access::<R::Archived>(bytes)?;
         deserialize_using::<R, _, Failure>(archived, &mut ())
-    };
-    // Unwind safety: the closure owns nothing that outlives it.
+    })
+}
+
+/// A type's own `CheckBytes` or `Deserialize` may panic at bytes that it did not expect; a lying peer must be an error all the same.
+#[inline(always)]
+fn catch<R>(read: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
+    // Unwind safety: the closures of this file own nothing that outlives them.
     catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(Failure))
+}
+
+/// A reply that stays as it came: bytes that end in a valid `A`, and that nobody writes while this exists.
+pub(crate) struct Held<A> {
+    /// Private, so that the peer cannot write them, and never changed. They do not move when this does.
+    bytes: AlignedVec<ALIGN>,
+    /// As if the archive were in a box of its own.
+    archive: PhantomData<Box<A>>,
+}
+
+impl<A: Checked> Held<A> {
+    /// Copies a reply out of memory that the peer may be writing, and validates the copy.
+    fn copied(span: Span<'_>) -> Result<Self, Failure> {
+        // Never without memory: an empty archive has its place too, which must be aligned for it.
+        let mut bytes = AlignedVec::with_capacity(span.len().max(1));
+        copy_out(span, &mut bytes);
+        catch(|| access::<A>(&bytes).map(drop))?;
+        Ok(Self { bytes, archive: PhantomData })
+    }
+
+    /// The archive. Its being valid is not enough to let it out: its own methods must need no more than that.
+    #[inline]
+    pub(crate) fn get(&self) -> &A
+    where
+        A: Viewable,
+    {
+        let root = self.bytes.as_ptr().wrapping_add(self.bytes.len() - size_of::<A>()).cast::<A>();
+        // SAFETY: `copied` has found a valid `A` there, and the bytes have been neither changed nor moved since.
+        unsafe { &*root }
+    }
+}
+
+impl<A: Checked> Reply for Held<A> {
+    fn from_slot(_line: &SlotLine, payload: Span<'_>) -> Result<Self, Failure> {
+        Self::copied(payload)
+    }
+
+    fn from_span(span: Span<'_>) -> Result<Self, Failure> {
+        Self::copied(span)
+    }
 }
 
 /// Validates the archive that `bytes` end in, and its parts before it.

@@ -41,6 +41,8 @@
 //! other numbers are read by the method in place, in shared memory. `&Archived<T>` parameters are read in place too; the
 //! caller passes a `&T`. All others arrive as owned values.
 //!
+//! A result is made into a value, unless it is asked for with [`Bridge::view`]: then it stays an archive, to be read in place.
+//!
 //! # Several calls at once
 //!
 //! A bridge takes calls from many threads, and its child carries them out one at a time. With [`Builder::workers`] a service that is
@@ -85,6 +87,7 @@ mod doorbell;
 mod frame;
 mod ring;
 mod signal;
+mod viewable;
 
 // Layer 1: shared memory.
 mod layout;
@@ -104,7 +107,9 @@ mod trace;
 #[path = "glue.rs"]
 pub mod __glue;
 
-pub use crate::bridge::{Beginning, Blocking, Bridge, Builder, Deferred, Pending, Timed, init, serve, serve_parallel};
+pub use crate::bridge::{
+    Blocking, Bridge, Builder, Calling, Deferred, InPlace, Pending, View, init, serve, serve_parallel,
+};
 pub use crate::call::service::{Mode, Service};
 pub use crate::doorbell::Wait;
 pub use crate::error::{CallError, CallName, Exit, Fault, Payload, Progress, StartError};
@@ -113,7 +118,8 @@ pub use crate::objects::Segments;
 #[cfg(feature = "portable")]
 pub use crate::portable::TrustedChild;
 pub use crate::signal::Signal;
-pub use callgate_macros::bridge;
+pub use crate::viewable::Viewable;
+pub use callgate_macros::{Viewable, bridge};
 pub use rkyv;
 
 /// Makes [`Bridge`]s work in a test or bench binary, whose `main` is not yours: put it once at the top of the file.
