@@ -305,3 +305,58 @@ fn a_panic_in_a_types_own_check_is_an_error() {
         assert!(matches!(error, CallError::Corrupt { .. }), "{error}");
     });
 }
+
+/// With a child that is trusted, large replies are read where the child wrote them, maps too, and the memory comes back with the views.
+#[test]
+fn of_a_trusted_child_they_are_the_childs_own_memory() {
+    within(PATIENCE, "of_a_trusted_child_they_are_the_childs_own_memory", || {
+        let distrusted = Shelf::bridge().start().expect("a start");
+        assert!(distrusted.view().number().expect("a view").trusted().is_none());
+        assert!(distrusted.view().numbers(1000).expect("a view").trusted().is_none());
+
+        let builder = Shelf::bridge().max_payload(1 << 20).memory(8 << 20);
+        // SAFETY: the child runs the safe code above.
+        let shelf = unsafe { builder.trust_child() }.start().expect("a start");
+        assert_eq!(shelf.map().expect("a map"), Shelf.map());
+        let map = shelf.view().map().expect("a view");
+        assert_eq!(map.trusted().and_then(|map| map.get("one")).map(|one| one.to_native()), Some(1));
+        for round in 0..20 {
+            // Views and values in turn, of which more pass than there is memory for.
+            let views: Vec<_> = (0..3).map(|n| shelf.view().numbers(100_000 + n).expect("a view")).collect();
+            assert_eq!(shelf.numbers(1000).expect("numbers"), Shelf.numbers(1000));
+            for (n, view) in (0u64..).zip(&views) {
+                assert_eq!((view.len() as u64, view[99_999].to_native()), (100_000 + n, 99_999), "round {round}");
+                assert!(is_shared(view.as_ptr().addr()), "a copy");
+            }
+            let kept = views.into_iter().next_back();
+            assert_eq!(shelf.text(50_000), Ok(Shelf.text(50_000)));
+            drop(kept);
+        }
+        // All that there is, held by views: the next reply finds no memory, and the bridge goes on.
+        let mut views = Vec::new();
+        let full = loop {
+            match shelf.view().numbers(100_000) {
+                Ok(view) => views.push(view),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(full, CallError::Exhausted { budget, .. } if budget == 4 << 20), "{full}");
+        assert!(views.len() >= 3);
+        drop(views);
+        assert_eq!(shelf.view().numbers(100_000).map(|view| view.len()), Ok(100_000));
+        let outliving = shelf.view().numbers(50_000).expect("a view");
+        drop(shelf);
+        assert_eq!(outliving[49_999], 49_999);
+    });
+}
+
+/// Whether the address lies in one of this process's shared mappings.
+fn is_shared(address: usize) -> bool {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("a list");
+    maps.lines().any(|line| {
+        let (range, rest) = line.split_once(' ').unwrap_or_default();
+        let (start, end) = range.split_once('-').unwrap_or_default();
+        let [start, end] = [start, end].map(|number| usize::from_str_radix(number, 16).unwrap_or_default());
+        (start..end).contains(&address) && rest.contains("callgate-arena")
+    })
+}
