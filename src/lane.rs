@@ -17,7 +17,7 @@ use crate::ring::{Consumer, Producer};
 use crate::segment::{Placed, Segment, Span};
 use crate::shared_box::Parcel;
 use crate::signal::{Bells, Sleeper};
-use crate::stock::Room;
+use crate::stock::{Home, Room};
 use crate::sync::Ordering::{Relaxed, Release};
 use crossbeam_utils::CachePadded;
 use rkyv::rancor::Failure;
@@ -194,6 +194,13 @@ impl CallerLane {
         if self.under_way.is_empty() { None } else { self.arrived_slow() }
     }
 
+    /// Nobody waits for the replies any more. What their requests carry comes back when they are taken.
+    pub(crate) fn give_up(&mut self, home: &dyn Home) {
+        for (_, carried) in &mut self.under_way {
+            home.on(|stock, _| stock.given_up(carried));
+        }
+    }
+
     /// What the request carried whose reply has just been released.
     #[cold]
     fn arrived_slow(&mut self) -> Option<Carried> {
@@ -266,7 +273,7 @@ impl Spill for BlockSpill<'_> {
     #[cold]
     fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
         let home = self.room.home;
-        let loan = home.find(*self.room.deadline, &mut |stock, source| stock.allocate_more(written, need, source));
+        let loan = self.room.find(&mut |stock, source| stock.allocate_more(written, need, source));
         let loan = loan.map_err(|why| self.failed = Some(why)).ok()?;
         // A frame may fill the block up to where the longest payload ends.
         let room = loan.room(home.on(|stock, _| stock.max_payload()));
@@ -621,7 +628,7 @@ mod nowhere {
 
     /// Memory for frames that fit any slot.
     pub(super) fn nowhere() -> &'static Room<'static> {
-        const { &Room { home: &Nowhere, deadline: &Deadline::NEVER } }
+        const { &Room { home: &Nowhere, wait: None } }
     }
 
     struct Nowhere;

@@ -86,6 +86,8 @@ impl Chain {
 pub(crate) struct Carried {
     /// Whether there may be anything at all: one look instead of three.
     pub(crate) is_loaded: bool,
+    /// Whether it is counted among what will come back by itself.
+    pub(crate) is_waited_for: bool,
     /// The block that the frame has outgrown its slot into.
     pub(crate) block: Option<Loan>,
     /// Blocks of this side that are lent with it.

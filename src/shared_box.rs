@@ -147,6 +147,16 @@ impl Bytes {
         Ok(Self { store: Store::Own(Own::new(loan, home)), len })
     }
 
+    /// The same, of `bridge`'s memory, for which it may wait as long as for a call.
+    fn stale_in(bridge: &impl Memory, len: usize) -> Result<Self, NoMemory> {
+        let place::HomeOf(home, timeout) = bridge.home();
+        let deadline = Deadline::after(timeout);
+        Self::stale(home, len, Deadline::now()).or_else(|_| {
+            bridge.take_late_replies();
+            Self::stale(home, len, deadline)
+        })
+    }
+
     /// `len` zeros in private memory.
     fn private(len: usize) -> Self {
         let mut bytes = AlignedVec::new();
@@ -242,7 +252,7 @@ impl Bytes {
 
     fn parcel_of_copy(&self, room: &Room<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
         let len = self.len as u64;
-        let loan = room.home.allocate(len, *room.deadline)?;
+        let loan = room.find(&mut |stock, source| stock.allocate(len, source))?;
         let place = loan.reference(self.len);
         // SAFETY: a new block, that nobody else knows of, of at least `len` bytes.
         let target = unsafe { loan.span().first(self.len).as_mut_bytes() };
@@ -483,6 +493,10 @@ pub(crate) mod place {
     pub trait Sealed {
         #[doc(hidden)]
         fn home(&self) -> HomeOf<'_>;
+
+        /// Takes back what calls that were given up have left behind.
+        #[doc(hidden)]
+        fn take_late_replies(&self);
     }
 
     /// A bridge's memory, and how long to wait for it.
@@ -509,8 +523,7 @@ impl<T: Pod> SharedBox<[T]> {
     ///
     /// As [`zeroed_in`](Self::zeroed_in).
     pub fn for_overwrite_in(bridge: &impl Memory, len: usize) -> Result<Self, NoMemory> {
-        let place::HomeOf(home, timeout) = bridge.home();
-        Bytes::stale(home, Self::size(len)?, Deadline::after(timeout)).map(Self::new_of)
+        Bytes::stale_in(bridge, Self::size(len)?).map(Self::new_of)
     }
 
     /// A box with a copy of `contents` in the memory of `bridge`.
@@ -588,8 +601,7 @@ impl<T: Pod> SharedBox<T> {
     ///
     /// As [`zeroed_in`](SharedBox::zeroed_in).
     pub fn new_in(bridge: &impl Memory, value: T) -> Result<Self, NoMemory> {
-        let place::HomeOf(home, timeout) = bridge.home();
-        Bytes::stale(home, size_of::<T>(), Deadline::after(timeout)).map(|bytes| Self::filled(bytes, value))
+        Bytes::stale_in(bridge, size_of::<T>()).map(|bytes| Self::filled(bytes, value))
     }
 
     /// A box with `value`: in a child, in the memory of its bridge; elsewhere in private memory.

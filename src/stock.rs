@@ -19,7 +19,7 @@ pub(crate) struct Stock {
     pub(crate) holder: Holder,
     /// Blocks on their way back into the arena.
     freed: Vec<Loan>,
-    /// Frames that have been sent with blocks, and not been dealt with: as many will come back by themselves.
+    /// Frames with blocks that somebody waits for: what they carry will come back by itself.
     under_way: usize,
 }
 
@@ -92,24 +92,30 @@ impl Stock {
 
     /// The frame is about to be published. Returns what it says of the blocks that it brings home.
     pub(crate) fn depart(&mut self, carried: &mut Carried) -> Chain {
+        carried.is_waited_for = true;
         self.under_way += 1;
         self.holder.send(std::mem::take(&mut carried.home))
     }
 
     /// A frame that departed has been dealt with.
-    pub(crate) fn arrived(&mut self, carried: Carried, source: &mut dyn Source) {
-        self.under_way -= 1;
+    pub(crate) fn arrived(&mut self, mut carried: Carried, source: &mut dyn Source) {
+        self.given_up(&mut carried);
         self.settle(carried, source);
     }
 
-    /// Whether any frame will give back what it carries.
+    /// Nobody waits for a frame any more that departed.
+    pub(crate) fn given_up(&mut self, carried: &mut Carried) {
+        self.under_way -= usize::from(std::mem::take(&mut carried.is_waited_for));
+    }
+
+    /// Whether anything will come back by itself.
     pub(crate) fn has_frames_under_way(&self) -> bool {
         self.under_way > 0
     }
 
     /// Takes back what a frame carried that nobody kept. It has been dealt with, or will never be sent.
     pub(crate) fn settle(&mut self, carried: Carried, source: &mut dyn Source) {
-        let Carried { block, lent, home, is_loaded: _ } = carried;
+        let Carried { block, lent, home, .. } = carried;
         self.freed.extend(block);
         self.lender.settle(lent, &mut self.freed);
         self.holder.discard(home);
@@ -200,8 +206,19 @@ impl dyn Home + '_ {
     }
 }
 
-/// Where a frame finds memory, and how long it may look for it.
+/// Where a frame finds memory.
 pub(crate) struct Room<'a> {
     pub(crate) home: &'a dyn Home,
-    pub(crate) deadline: &'a Deadline,
+    /// How long it may wait for memory; `None` = not at all.
+    pub(crate) wait: Option<&'a Deadline>,
+}
+
+impl Room<'_> {
+    /// Has `allocate` find memory.
+    pub(crate) fn find(
+        &self,
+        allocate: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
+    ) -> Result<Loan, NoMemory> {
+        self.home.find(self.wait.copied().unwrap_or_else(Deadline::now), allocate)
+    }
 }

@@ -17,7 +17,8 @@ impl<T: Service> Builder<T> {
     ///
     /// The child must not write to memory that it has given away (boxes that it has passed or returned, replies that it has sent),
     /// nor send bytes that are no valid archive of the method's result. So it must be free of memory corruption, and the
-    /// `Serialize` of its types be right.
+    /// `Serialize` of its types be right. Neither side may pass by value what somebody on that side still looks at: only a
+    /// `Serialize` written by hand, which passes on boxes that are not in the value, could do that.
     ///
     /// # Examples
     ///

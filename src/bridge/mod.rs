@@ -279,6 +279,10 @@ impl<T: Service> place::Sealed for Bridge<T> {
     fn home(&self) -> place::HomeOf<'_> {
         place::HomeOf(self.caller.home(), self.timeout)
     }
+
+    fn take_late_replies(&self) {
+        self.caller.take_late_replies();
+    }
 }
 
 impl<T: Service> Deref for Bridge<T> {

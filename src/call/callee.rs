@@ -7,7 +7,6 @@ use super::memory::PayloadMemory;
 use super::panic;
 use super::service::{Exchange, Service};
 use crate::arena::Limits;
-use crate::doorbell::Deadline;
 use crate::error::Fault;
 use crate::frame::{Kind, Place};
 use crate::handshake::{Hello, wait_from_code};
@@ -159,7 +158,7 @@ impl<H: Host> Worker<H> {
             Place::Block(block) => Some(self.memory.request_block(block)),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let room = &Room { home: &*self.memory, deadline: &Deadline::NEVER };
+        let room = &Room { home: &*self.memory, wait: None };
         let home = Chain::from_word(call >> 32);
         let came_home = (!home.is_empty()).then(|| room.home.on(|stock, _| stock.welcome(home)));
         let request = self.parent.request(span);

@@ -255,7 +255,11 @@ impl Caller {
             Some(interface) => self.bind_ahead(&mut lane, interface, &ticket)?,
         };
         let ask = Ask { kind: Kind::Call, call: method.word(interface) };
-        let position = self.send_on(&mut lane, ask, args, &ticket)?;
+        // Without a wait for memory either.
+        let sending = Ticket { deadline: Deadline::now(), ..ticket };
+        let position = self.send_on(&mut lane, ask, args, &sending)?;
+        // What comes back only when this thread asks for it is not waited for by others.
+        lane.give_up(&*self.link);
         Ok(Begun { lane, caller: self.clone(), position, ticket })
     }
 
@@ -414,12 +418,37 @@ impl Caller {
             return Err(self.over(Progress::NotStarted, ticket));
         }
         let position = lane.position();
-        let room = &Room { home: &*self.link, deadline: &ticket.deadline };
-        let written = lane.write(&args, room);
+        let room = &Room { home: &*self.link, wait: None };
+        let mut written = lane.write(&args, room);
+        if let Err(SendError::NoMemory(NoMemory::Exhausted { .. })) = written {
+            written = self.write_again_slow(lane, &args, room, ticket);
+        }
         drop(args);
         let len = written.map_err(|error| self.unsent(error, ticket))?;
         lane.publish(ask.kind, ask.call, len, room);
         Ok(position)
+    }
+
+    /// Writes a request that found all memory in use: takes in what late replies on other lanes give back, and waits for more if it may.
+    #[cold]
+    fn write_again_slow<A: Request>(
+        &self,
+        lane: &mut CallerLane,
+        args: &A,
+        room: &Room<'_>,
+        ticket: &Ticket,
+    ) -> Result<usize, SendError> {
+        self.take_late_replies();
+        lane.write(args, &Room { wait: Some(&ticket.deadline), ..*room })
+    }
+
+    /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.
+    pub(crate) fn take_late_replies(&self) {
+        let ticket = &Ticket::new(const { &Method { service: "", name: "", index: 0, interface: None } }, None);
+        for mut lane in self.lanes.iter().filter_map(|lane| lane.try_lock()) {
+            // What is wrong with one of them is said by whoever calls next.
+            let _ = self.settle(&mut lane, ticket);
+        }
     }
 
     /// Waits for the reply to the request at `position`, dropping late replies to requests before it.
@@ -438,14 +467,21 @@ impl Caller {
             }
             // A child may publish replies and take them back for ever, but not beyond the deadline.
             if waited && ticket.deadline.has_passed() {
-                return Err(self.timed_out(lane.progress(position), ticket));
+                return Err(self.give_up(lane, position, ticket));
             }
             match lane.wait(self.wait, &self.link.life, ticket.deadline) {
                 Waited::Ready => waited = true,
-                Waited::DeadlinePassed => return Err(self.timed_out(lane.progress(position), ticket)),
+                Waited::DeadlinePassed => return Err(self.give_up(lane, position, ticket)),
                 Waited::Dead => return Err(self.over(lane.progress(position), ticket)),
             }
         }
+    }
+
+    /// Leaves the reply to the request at `position` to whoever uses the lane next.
+    #[cold]
+    fn give_up(&self, lane: &mut CallerLane, position: u64, ticket: &Ticket) -> CallError {
+        lane.give_up(&*self.link);
+        self.timed_out(lane.progress(position), ticket)
     }
 
     /// Takes the reply to the request at `position` if it is there, and drops late replies to requests before it. Never waits.

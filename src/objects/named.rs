@@ -51,8 +51,8 @@ impl Objects for Named {
         Ok((mapping, None))
     }
 
-    fn attach(&self, number: u64, _: &mut dyn Iterator<Item = OwnedFd>, _: Access) -> io::Result<Mapping> {
-        named::open(&self.name(number))
+    fn attach(&self, number: u64, _: &mut dyn Iterator<Item = OwnedFd>, access: Access) -> io::Result<Mapping> {
+        Ok(named::open(&self.name(number))?.only_for(access))
     }
 
     /// The memory itself goes with the last mapping.

@@ -57,6 +57,13 @@ impl Mapping {
         Self { start, len, access: Access::ReadWrite, keeper: Some(keeper) }
     }
 
+    /// The same, with what this process may do with it, whatever it could.
+    #[cfg(feature = "portable")]
+    pub(crate) fn only_for(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }
