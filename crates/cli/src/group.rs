@@ -5,7 +5,7 @@ use crate::progress::Progress;
 use callgate::Wait;
 use callgate_suite::interleave::Budget;
 use callgate_suite::{Failure, Report};
-use callgate_suite::{floor, latency, payload, start, throughput, waiting};
+use callgate_suite::{floor, large, latency, payload, start, throughput, waiting};
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -22,6 +22,8 @@ pub enum Group {
     Start,
     /// Payloads up to many megabytes
     Payload,
+    /// Payloads of a megabyte and more: one way, for the first time
+    Large,
     /// Other ways of crossing processes; only where it is asked for
     Compare,
 }
@@ -35,8 +37,16 @@ const STRATEGIES: [(&str, Wait); 4] = [
 ];
 
 impl Group {
-    pub const ALL: [Self; 7] =
-        [Self::Floor, Self::Latency, Self::Throughput, Self::Waiting, Self::Start, Self::Payload, Self::Compare];
+    pub const ALL: [Self; 8] = [
+        Self::Floor,
+        Self::Latency,
+        Self::Throughput,
+        Self::Waiting,
+        Self::Start,
+        Self::Payload,
+        Self::Large,
+        Self::Compare,
+    ];
 
     /// As its rows name it.
     pub fn name(self) -> &'static str {
@@ -47,6 +57,7 @@ impl Group {
             Self::Waiting => "waiting",
             Self::Start => "start",
             Self::Payload => "payload",
+            Self::Large => "large",
             Self::Compare => "compare",
         }
     }
@@ -59,6 +70,7 @@ impl Group {
             Self::Waiting => |budget, progress| waiting::measure(budget, &STRATEGIES, progress),
             Self::Start => start::measure,
             Self::Payload => payload::measure,
+            Self::Large => large::measure,
             Self::Compare => return progress.pause(|| Program::find()?.run(quick)),
         };
         let budget = if quick { Budget::quick() } else { Budget::full() };

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::bytes;
 use crate::pin::{self, Pinned};
 use crate::transport::{Failure, Record, Transport};
 use callgate::{Bridge, Signal, Wait, bridge};
@@ -49,6 +50,11 @@ impl Counter {
     /// See [`Transport::echo`].
     pub fn echo(&self, bytes: &[u8]) -> Vec<u8> {
         bytes.to_vec()
+    }
+
+    /// The sum of a large payload, which is read where it lies.
+    pub fn sum_bytes(&self, bytes: &[u8]) -> u64 {
+        bytes::sum(bytes)
     }
 
     /// See [`Transport::work`].

@@ -34,6 +34,13 @@ const RULES: &[Rule] = &[
     ("latency", "callgate add one CPU", "futex one CPU", P50, AtMost(1.3)),
     ("start", "callgate start", "spawn", P50, AtMost(1.5)),
     ("start", "callgate start 1 GiB parent", "spawn 1 GiB parent", P50, AtMost(1.5)),
+    // The floor copies into memory that it has already; so does the call, and takes the answer out into memory of the caller's.
+    ("payload", "callgate echo 1 MiB", "raw copy 1 MiB", P50, AtMost(1.3)),
+    ("large", "callgate one-way 1 MiB", "raw one-way 1 MiB", P50, AtMost(1.15)),
+    ("large", "callgate one-way 64 MiB", "raw one-way 64 MiB", P50, AtMost(1.15)),
+    // A bridge gets its memory for large payloads when it first needs it.
+    ("large", "callgate first echo 1 MiB", "callgate second echo 1 MiB", P50, Stated),
+    ("large", "callgate first echo 16 MiB", "callgate second echo 16 MiB", P50, Stated),
     ("compare", "iceoryx2 polling add", "callgate add", P50, AtLeast(5.0)),
     ("compare", "ipc-channel add", "callgate add", P50, AtLeast(35.0)),
     ("compare", "tarpc add", "callgate add", P50, AtLeast(70.0)),

@@ -99,6 +99,7 @@ pub fn title(group: &str) -> &str {
         "waiting" => "Waiting",
         "start" => "Starting a child",
         "payload" => "Payloads",
+        "large" => "Large payloads",
         "compare" => "Other ways across",
         other => other,
     }
@@ -110,6 +111,10 @@ fn note(group: &str) -> Option<&'static str> {
         "throughput" => Some(
             "Time per call, all threads together. The child is pinned to one CPU. A single caller is pinned to another; several callers \
              may run on every CPU, also on the child's.",
+        ),
+        "large" => Some(
+            "One-way: bytes in the caller's private memory are summed by the other process where they lie in shared memory; only the \
+             sum comes back. The first echo of a bridge is on a bridge that has no memory for large payloads yet.",
         ),
         "compare" => Some(
             "Of peers that sleep while they wait, the ratio is mostly what a wake-up costs on this machine (the row `futex` of the \
