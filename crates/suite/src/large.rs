@@ -13,6 +13,7 @@ use crate::interleave::{Batch, Budget, Measured, Subject, interleave, rows};
 use crate::payload::{expected, size};
 use crate::pin::{self, Pinned};
 use crate::report::Report;
+use crate::workload;
 use crate::{Clock, Failure, Progress, Transport};
 use callgate::Wait;
 use std::hint::black_box;
@@ -45,43 +46,124 @@ fn add(report: &mut Report, measured: &[Measured]) {
 }
 
 /// Batches of several calls: one that has a single long call is mostly its warm-up, which is a call too.
-fn batches(budget: Budget, len: usize) -> Budget {
+pub fn batches(budget: Budget, len: usize) -> Budget {
     Budget { batch: budget.batch.max(expected(len)), ..budget }.at_least(5, expected(len))
+}
+
+/// What is done with a large payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// Private memory of the caller goes to the other process, which reads all of it. Only its sum comes back.
+    OneWay,
+    /// Memory that both share goes there and back: the caller fills it, the other process reads all of it and fills all of it
+    /// anew, and the caller reads it.
+    Touched,
+    /// Memory that both share goes there and back: the other process changes one line of it, and nobody touches the others.
+    Edited,
+}
+
+impl Load {
+    /// As the names of rows have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OneWay => "one-way",
+            Self::Touched => "touched",
+            Self::Edited => "edited",
+        }
+    }
+
+    /// The same with a length: `one-way 1 MiB`.
+    pub fn of(self, len: usize) -> String {
+        format!("{} {}", self.name(), size(len))
+    }
+}
+
+/// A large payload on its way to another process, again and again.
+pub trait Carry {
+    /// Carries it once, and back where its [`Load`] says so; an error if the answer is not right.
+    fn carry(&mut self) -> Result<(), Failure>;
+
+    /// The process that answers.
+    fn peer(&self) -> u32;
+}
+
+/// A subject that carries.
+pub fn subject(name: impl Into<String>, mut carrier: Box<dyn Carry>) -> Subject {
+    let peer = carrier.peer();
+    Subject::new(name, move || carrier.carry()).answered_by(Some(peer))
+}
+
+/// The bytes of [`Load::OneWay`], and what they sum to.
+#[derive(Debug)]
+pub struct Summed {
+    bytes: Vec<u8>,
+    sum: u64,
+}
+
+impl Summed {
+    /// `len` of them.
+    pub fn new(len: usize) -> Self {
+        Self { bytes: vec![7; len], sum: bytes::sum_of(7, len) }
+    }
+
+    /// Has them summed, and looks at the sum.
+    pub fn by(&self, sum: impl FnOnce(&[u8]) -> Result<u64, Failure>) -> Result<(), Failure> {
+        workload::check(sum(black_box(&self.bytes))? == self.sum, "one-way")
+    }
 }
 
 /// `len` bytes one way, and before them their floor.
 pub fn one_way(len: usize, callee: usize) -> Result<Vec<Subject>, Failure> {
-    let floor = format!("raw one-way {}", size(len));
-    Ok(vec![raw_sum(&floor, len, callee)?, sum_bytes(len, callee)?.beside(&floor)])
+    let floor = format!("raw {}", Load::OneWay.of(len));
+    let raw = Box::new(Raw { floor: RawSum::start(len, callee)?, bytes: Summed::new(len) });
+    Ok(vec![subject(&*floor, raw).polling(), callgate(Load::OneWay, len, callee)?.beside(&floor)])
 }
 
-fn raw_sum(name: &str, len: usize, callee: usize) -> Result<Subject, Failure> {
-    let mut floor = RawSum::start(len, callee)?;
-    let pid = floor.pid();
-    let subject = summing(name, len, move |bytes| Ok(floor.sum(bytes)?));
-    Ok(subject.answered_by(Some(pid)).polling())
-}
-
-/// `&[u8]` into a child, which sums it in place.
-pub fn sum_bytes(len: usize, callee: usize) -> Result<Subject, Failure> {
+/// callgate under `load`.
+pub fn callgate(load: Load, len: usize, callee: usize) -> Result<Subject, Failure> {
     let bridged = Bridged::start(Wait::Adaptive, Some(callee))?;
-    let peer = bridged.peer();
-    let subject =
-        summing(format!("callgate one-way {}", size(len)), len, move |bytes| Ok(bridged.bridge.sum_bytes(bytes)?));
-    Ok(subject.answered_by(peer))
+    let carrier = match load {
+        Load::OneWay => Box::new(Slice { bridged, bytes: Summed::new(len) }),
+        Load::Touched | Load::Edited => return Err("not yet".into()),
+    };
+    Ok(subject(callgate_name(load, len), carrier))
 }
 
-/// Has `len` bytes of private memory summed by `sum`, again and again.
-pub fn summing(
-    name: impl Into<String>,
-    len: usize,
-    mut sum: impl FnMut(&[u8]) -> Result<u64, Failure> + 'static,
-) -> Subject {
-    let (sent, expected) = (vec![7; len], bytes::sum_of(7, len));
-    Subject::new(name, move || match sum(black_box(&sent))? {
-        found if found == expected => Ok(()),
-        found => Err(format!("{len} bytes were summed to {found}, and are {expected}").into()),
-    })
+/// What the row of [`callgate`] is called.
+pub fn callgate_name(load: Load, len: usize) -> String {
+    format!("callgate {}", load.of(len))
+}
+
+/// Copied into shared memory and summed there.
+struct Raw {
+    floor: RawSum,
+    bytes: Summed,
+}
+
+impl Carry for Raw {
+    fn carry(&mut self) -> Result<(), Failure> {
+        self.bytes.by(|bytes| Ok(self.floor.sum(bytes)?))
+    }
+
+    fn peer(&self) -> u32 {
+        self.floor.pid()
+    }
+}
+
+/// A `&[u8]` as an argument.
+struct Slice {
+    bridged: Bridged,
+    bytes: Summed,
+}
+
+impl Carry for Slice {
+    fn carry(&mut self) -> Result<(), Failure> {
+        self.bytes.by(|bytes| Ok(self.bridged.bridge.sum_bytes(bytes)?))
+    }
+
+    fn peer(&self) -> u32 {
+        self.bridged.bridge.child_pid()
+    }
 }
 
 /// The second and the first echo of `len` bytes on a bridge, each time a fresh one; the second is the floor of the first.

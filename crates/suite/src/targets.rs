@@ -45,6 +45,13 @@ const RULES: &[Rule] = &[
     ("compare", "ipc-channel add", "callgate add", P50, AtLeast(35.0)),
     ("compare", "tarpc add", "callgate add", P50, AtLeast(70.0)),
     ("compare", "cross-process-bridge add", "callgate add", P50, AtLeast(180.0)),
+    ("compare", "ipc-channel memory one-way 1 MiB", "callgate one-way 1 MiB", P50, AtLeast(8.0)),
+    // Both fill and read all of it on either side, so that what is left to gain is little.
+    ("compare", "iceoryx2 loaned touched 1 MiB", "callgate box touched 1 MiB", P50, AtLeast(1.0)),
+    ("compare", "iceoryx2 loaned touched 16 MiB", "callgate box touched 16 MiB", P50, AtLeast(1.0)),
+    // One line of it changes hands and the rest need not be touched; iceoryx2 has to copy it all to give it back.
+    ("compare", "iceoryx2 loaned edited 1 MiB", "callgate box edited 1 MiB", P50, AtLeast(50.0)),
+    ("compare", "iceoryx2 loaned edited 16 MiB", "callgate box edited 16 MiB", P50, AtLeast(50.0)),
     ("compare", "iceoryx2 event add", "callgate add", P50, Stated),
     ("compare", "Unix socket add", "callgate add", P50, Stated),
     ("compare", "pipe add", "callgate add", P50, Stated),
