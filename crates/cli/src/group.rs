@@ -5,7 +5,7 @@ use crate::progress::Progress;
 use callgate::Wait;
 use callgate_suite::interleave::Budget;
 use callgate_suite::{Failure, Report};
-use callgate_suite::{floor, large, latency, payload, start, throughput, waiting};
+use callgate_suite::{floor, large, latency, payload, soak, start, throughput, waiting};
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -24,6 +24,8 @@ pub enum Group {
     Payload,
     /// Payloads of a megabyte and more: one way, for the first time
     Large,
+    /// A million calls of random sizes, and the memory that both processes keep
+    Soak,
     /// Other ways of crossing processes; only where it is asked for
     Compare,
 }
@@ -36,8 +38,14 @@ const STRATEGIES: [(&str, Wait); 4] = [
     ("spin 50 us", Wait::SpinFor(Duration::from_micros(50))),
 ];
 
+/// How many calls the soak takes: some minutes.
+const SOAK: u64 = 1_000_000;
+
+/// The same where there is little time.
+const SOAK_QUICK: u64 = 500;
+
 impl Group {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Floor,
         Self::Latency,
         Self::Throughput,
@@ -45,6 +53,7 @@ impl Group {
         Self::Start,
         Self::Payload,
         Self::Large,
+        Self::Soak,
         Self::Compare,
     ];
 
@@ -58,6 +67,7 @@ impl Group {
             Self::Start => "start",
             Self::Payload => "payload",
             Self::Large => "large",
+            Self::Soak => "soak",
             Self::Compare => "compare",
         }
     }
@@ -71,6 +81,9 @@ impl Group {
             Self::Start => start::measure,
             Self::Payload => payload::measure,
             Self::Large => large::measure,
+            Self::Soak => {
+                return soak::measure(if quick { SOAK_QUICK } else { SOAK }, &mut |words| progress.say(words));
+            }
             Self::Compare => return progress.pause(|| Program::find()?.run(quick)),
         };
         let budget = if quick { Budget::quick() } else { Budget::full() };

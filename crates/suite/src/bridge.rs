@@ -57,6 +57,11 @@ impl Counter {
         bytes::sum(bytes)
     }
 
+    /// Sums what it gets, and gives `len` bytes that are all `byte`.
+    pub fn trade(&self, bytes: &[u8], len: u64, byte: u8) -> (u64, Vec<u8>) {
+        (bytes::sum(bytes), vec![byte; len as usize])
+    }
+
     /// See [`Transport::work`].
     pub fn work(&self, nanos: u64) {
         let begin = Instant::now();

@@ -4,7 +4,7 @@
 
 use crate::report::{Report, Row, Target};
 use crate::stats::{Quantiles, Spread};
-use crate::{throughput, waiting};
+use crate::{soak, throughput, waiting};
 
 /// A quantile and its name.
 type Quantile = (&'static str, fn(&Quantiles) -> f64);
@@ -95,6 +95,7 @@ pub fn of(report: &Report) -> Vec<Target> {
     targets.extend(threads(report));
     targets.extend(in_cells(report));
     targets.extend(idle(report));
+    targets.extend(resident(report).into_iter().flatten());
     targets.extend(instructions(report));
     targets
 }
@@ -176,6 +177,31 @@ fn idle(report: &Report) -> Option<Target> {
         reached: format!("{:.0} us", nanos / 1000.0),
         met: Some(nanos <= MOST_IDLE),
     })
+}
+
+/// What both processes have after very many calls, against the budget and against what they had after the first tenth.
+fn resident(report: &Report) -> Option<[Target; 2]> {
+    let row = |part| report.row("soak", &soak::name(part));
+    let (first, last) = (row(1)?, row(soak::PARTS)?);
+    let (before, after) = (first.resident?, last.resident?);
+    let calls: u64 = report.rows.iter().filter(|row| row.group == "soak").map(|row| row.count).sum();
+    let share = after / last.budget?;
+    let mebibytes = |bytes: f64| bytes / f64::from(1 << 20);
+    let (grown, slack) = (mebibytes(after - before), mebibytes(soak::SLACK as f64));
+    Some([
+        Target {
+            what: format!("resident memory of both processes after {calls} calls of 0 to 1 MiB / budget"),
+            target: "at most 1".into(),
+            reached: format!("{share:.2} ({:.1} MiB)", mebibytes(after)),
+            met: Some(share <= 1.0),
+        },
+        Target {
+            what: "the same in the last tenth of the calls - in the first (in MiB)".into(),
+            target: format!("no growth: at most {slack}"),
+            reached: format!("{grown:.2}"),
+            met: Some(grown <= slack),
+        },
+    ])
 }
 
 /// Not measured here: counted under callgrind, where a clock's noise does not reach.
@@ -289,6 +315,23 @@ mod tests {
     fn peers_that_sleep_are_stated_beside_a_callgate_that_sleeps() {
         let rows = vec![row("compare", "callgate parked add", &[9_000.0]), row("compare", "pipe add", &[18_000.0])];
         assert_eq!(targets(rows), [("pipe add / callgate parked add (p50)".into(), None)]);
+    }
+
+    #[test]
+    fn memory_may_neither_grow_nor_exceed_the_budget() {
+        let part = |at, mebibytes: f64| {
+            let resident = Some(mebibytes * f64::from(1 << 20));
+            Row { resident, budget: Some(f64::from(100 << 20)), count: 50, ..row("soak", &soak::name(at), &[1.0]) }
+        };
+        let met = |last| {
+            let found = targets(vec![part(1, 60.0), part(soak::PARTS, last)]);
+            assert_eq!(found[0].0, "resident memory of both processes after 100 calls of 0 to 1 MiB / budget");
+            (found[0].1, found[1].1)
+        };
+        assert_eq!(met(64.0), (Some(true), Some(true)));
+        assert_eq!(met(65.0), (Some(true), Some(false)));
+        assert_eq!(met(101.0), (Some(false), Some(false)));
+        assert_eq!(targets(vec![part(1, 60.0)]), []);
     }
 
     #[test]
