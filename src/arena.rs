@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::error::NoMemory;
 use crate::frame::BlockRef;
 use crate::segment::{Block, Span};
 use crate::sys::mapping::Mapping;
@@ -24,37 +25,10 @@ const LARGEST_SHARED: u64 = 64 << 10;
 /// Blocks in a shared segment.
 const BLOCKS_PER_SEGMENT: u64 = 16;
 
-/// Free segments are kept for reuse up to this many bytes in each arena; beyond it they are given back.
-pub(crate) const RETAINED: u64 = 64 << 20;
-
-/// Why there is no block: the length asked for, and what could have been had.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum NoRoom {
-    /// The payload is longer than the bridge accepts, or than what is left of its budget.
-    TooLarge {
-        /// Bytes asked for.
-        len: u64,
-        /// The limit.
-        max: u64,
-    },
-    /// The memory could not be had, in words.
-    Failed(String),
-}
-
-impl NoRoom {
-    /// Speaks of the payload, not of the segment that was asked for to hold it.
-    fn for_payload(self, len: u64) -> Self {
-        match self {
-            NoRoom::TooLarge { max, .. } => NoRoom::TooLarge { len, max: max.min(len.saturating_sub(1)) },
-            failed => failed,
-        }
-    }
-}
-
 /// Where an arena gets its segments.
 pub(crate) trait Source {
-    /// A new segment of `len` bytes, known to the peer by the number returned.
-    fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoRoom>;
+    /// A new segment of `len` bytes, known to the peer by the number returned. `Exhausted` if it could be had, but for what is in use.
+    fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory>;
 
     /// Gives a segment back.
     fn shrink(&mut self, segment: u64);
@@ -74,6 +48,10 @@ impl Loan {
         self.block.span()
     }
 
+    pub(crate) fn block(&self) -> Block {
+        self.block.clone()
+    }
+
     /// The part of the block that a frame may fill, which ends where the longest payload does.
     pub(crate) fn room(&self, max_payload: u64) -> Span<'_> {
         self.span().first(self.len.min(max_payload) as usize)
@@ -81,15 +59,23 @@ impl Loan {
 
     /// What a frame says of the first `len` bytes of this block.
     pub(crate) fn reference(&self, len: usize) -> BlockRef {
-        BlockRef { segment: self.segment, offset: self.offset, len: len as u64 }
+        BlockRef { segment: self.segment, offset: self.offset, len: len as u64, ticket: 0 }
     }
 }
 
 /// The allocator of one side.
 pub(crate) struct Arena {
     segments: HashMap<u64, Owned>,
+    limits: Limits,
+}
+
+/// How much memory an arena may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
     /// The longest payload, in bytes.
-    max_payload: u64,
+    pub(crate) max_payload: u64,
+    /// Idle segments are kept for reuse up to this many bytes; beyond it they are given back.
+    pub(crate) retained: u64,
 }
 
 struct Owned {
@@ -106,12 +92,12 @@ impl Owned {
 }
 
 impl Arena {
-    pub(crate) fn new(max_payload: u64) -> Self {
-        Self { segments: HashMap::new(), max_payload }
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { segments: HashMap::new(), limits }
     }
 
     pub(crate) fn max_payload(&self) -> u64 {
-        self.max_payload
+        self.limits.max_payload
     }
 
     /// A block of at least `len` bytes.
@@ -119,26 +105,29 @@ impl Arena {
     /// # Errors
     ///
     /// If `len` exceeds the longest payload, or the source has no more memory even after all idle segments were given back.
-    pub(crate) fn allocate(&mut self, len: u64, source: &mut dyn Source) -> Result<Loan, NoRoom> {
-        if len > self.max_payload {
-            return Err(NoRoom::TooLarge { len, max: self.max_payload });
+    pub(crate) fn allocate(&mut self, len: u64, source: &mut dyn Source) -> Result<Loan, NoMemory> {
+        if len > self.limits.max_payload {
+            return Err(NoMemory::TooLarge { len, max: self.limits.max_payload });
         }
         let block_len = block_len(len);
         if let Some(loan) = self.reuse(block_len) {
             return Ok(loan);
         }
         let blocks = if block_len <= LARGEST_SHARED { BLOCKS_PER_SEGMENT } else { 1 };
-        let grown = source.grow(block_len * blocks).or_else(|_| {
-            self.give_back_idle(0, source);
-            source.grow(block_len * blocks)
-        });
-        let (segment, mapping) = grown.map_err(|why| why.for_payload(len))?;
+        let mut grown = source.grow(block_len * blocks);
+        if grown.is_err() && self.give_back_idle(0, source) {
+            grown = source.grow(block_len * blocks);
+        }
+        let (segment, mapping) = grown.map_err(|why| for_payload(why, len))?;
+        if blocks == 1 {
+            mapping.populate(len as usize);
+        }
         let free = (0..blocks).rev().collect();
         self.segments.insert(segment, Owned { mapping, block_len, blocks, free });
-        self.reuse(block_len).ok_or_else(|| NoRoom::Failed("a segment shorter than asked for".into()))
+        self.reuse(block_len).ok_or_else(|| NoMemory::Failed { why: "a segment shorter than asked for".into() })
     }
 
-    /// A block for at least `need` bytes of a frame of which `written` have been written in `from`, moved into it.
+    /// A block for at least `need` bytes of a frame that outgrows where `written` of them have been written.
     ///
     /// Twice what is written, so that a frame of many small pieces moves a logarithmic number of times; one large piece gets
     /// what it needs, and an eighth for what follows it.
@@ -146,18 +135,15 @@ impl Arena {
     /// # Errors
     ///
     /// As [`allocate`](Self::allocate).
-    pub(crate) fn grow(
+    pub(crate) fn allocate_more(
         &mut self,
-        from: Span<'_>,
         written: usize,
         need: usize,
         source: &mut dyn Source,
-    ) -> Result<Loan, NoRoom> {
+    ) -> Result<Loan, NoMemory> {
         let need = need as u64;
-        let wish = (2 * written as u64).max(need + need / 8).min(self.max_payload).max(need);
-        let loan = self.allocate(wish, source).or_else(|_| self.allocate(need, source))?;
-        from.first(written).copy_into(loan.span());
-        Ok(loan)
+        let wish = (2 * written as u64).max(need + need / 8).min(self.limits.max_payload).max(need);
+        self.allocate(wish, source).or_else(|_| self.allocate(need, source))
     }
 
     /// A free block of the class, or of one at most twice as large.
@@ -176,23 +162,34 @@ impl Arena {
         let index = loan.offset / owned.block_len;
         debug_assert!(!owned.free.contains(&index), "a block freed twice");
         owned.free.push(index);
-        self.give_back_idle(RETAINED, source);
+        self.give_back_idle(self.limits.retained, source);
     }
 
-    /// Gives idle segments back until at most `keep` bytes of them are left, the largest first.
-    fn give_back_idle(&mut self, keep: u64, source: &mut dyn Source) {
+    /// Gives idle segments back until at most `keep` bytes of them are left, the largest first. Whether there were any.
+    fn give_back_idle(&mut self, keep: u64, source: &mut dyn Source) -> bool {
         let idle_len = |owned: &Owned| if owned.is_idle() { owned.block_len * owned.blocks } else { 0 };
         let mut idle: u64 = self.segments.values().map(idle_len).sum();
+        let is_too_much = idle > keep;
         while idle > keep {
             let Some((&segment, len)) =
                 self.segments.iter().map(|(segment, owned)| (segment, idle_len(owned))).max_by_key(|&(_, len)| len)
             else {
-                return;
+                break;
             };
             self.segments.remove(&segment);
             source.shrink(segment);
             idle -= len;
         }
+        is_too_much
+    }
+}
+
+/// Speaks of the payload, not of the segment that was asked for to hold it.
+fn for_payload(why: NoMemory, len: u64) -> NoMemory {
+    match why {
+        NoMemory::TooLarge { max, .. } => NoMemory::TooLarge { len, max: max.min(len.saturating_sub(1)) },
+        NoMemory::Exhausted { budget, .. } => NoMemory::Exhausted { len, budget },
+        failed => failed,
     }
 }
 
@@ -206,6 +203,7 @@ fn block_len(len: u64) -> u64 {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::sys::mapping::Access;
     use crate::sys::memfd;
     use proptest::prelude::*;
 
@@ -217,19 +215,23 @@ mod tests {
     }
 
     impl Source for Memfds {
-        fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoRoom> {
+        fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
             if self.live.values().sum::<u64>() + len > self.budget {
-                return Err(NoRoom::TooLarge { len, max: self.budget });
+                return Err(NoMemory::TooLarge { len, max: self.budget });
             }
             self.next += 1;
             self.live.insert(self.next, len);
-            let object = memfd::create_sealed("callgate-test", len as usize).unwrap();
-            Ok((self.next, Arc::new(Mapping::new(&object, len as usize).unwrap())))
+            let (mapping, _) = memfd::create_sealed("callgate-test", len as usize, Access::ReadWrite).unwrap();
+            Ok((self.next, Arc::new(mapping)))
         }
 
         fn shrink(&mut self, segment: u64) {
             self.live.remove(&segment).expect("gives back what it was given");
         }
+    }
+
+    fn limits(max_payload: u64) -> Limits {
+        Limits { max_payload, retained: 64 << 20 }
     }
 
     #[test]
@@ -246,10 +248,10 @@ mod tests {
     #[test]
     fn a_payload_beyond_the_limit_is_refused_and_nothing_is_lost() {
         let mut source = Memfds { budget: 1 << 20, ..Memfds::default() };
-        let mut arena = Arena::new(1 << 19);
+        let mut arena = Arena::new(limits(1 << 19));
         assert_eq!(
             arena.allocate((1 << 19) + 1, &mut source).unwrap_err(),
-            NoRoom::TooLarge { len: (1 << 19) + 1, max: 1 << 19 }
+            NoMemory::TooLarge { len: (1 << 19) + 1, max: 1 << 19 }
         );
         let loans: Vec<_> = std::iter::from_fn(|| arena.allocate(1 << 18, &mut source).ok()).collect();
         assert_eq!(loans.len(), 4);
@@ -266,7 +268,7 @@ mod tests {
         #[test]
         fn loans_never_overlap(lens in proptest::collection::vec((0u64..300_000, any::<bool>()), 1..60)) {
             let mut source = Memfds { budget: 1 << 30, ..Memfds::default() };
-            let mut arena = Arena::new(1 << 20);
+            let mut arena = Arena::new(limits(1 << 20));
             let mut loans: Vec<Loan> = Vec::new();
             for (len, free_one) in lens {
                 if free_one && !loans.is_empty() {

@@ -31,15 +31,24 @@ pub(crate) enum Message {
         /// The segment's number.
         segment: u64,
     },
-    /// Parent to child: the segment asked for with `Need` would exceed the budget, of which `max` bytes are left.
+    /// Parent to child: the segment asked for with `Need` would exceed the budget.
     Deny {
         /// Bytes asked for.
         len: u64,
-        /// Bytes left.
+        /// The budget.
         max: u64,
+    },
+    /// Parent to child: so much of the budget is in use that the segment asked for with `Need` would exceed it.
+    Exhausted {
+        /// Bytes asked for.
+        len: u64,
+        /// The budget.
+        budget: u64,
     },
     /// Parent to child: the segment asked for with `Need` could not be had, though the budget allows it.
     Lack,
+    /// Parent to child: there may be memory to take back.
+    Collect,
 }
 
 impl Message {
@@ -51,6 +60,8 @@ impl Message {
             Message::Grant { segment } => [4, segment, 0],
             Message::Deny { len, max } => [5, len, max],
             Message::Lack => [6, 0, 0],
+            Message::Exhausted { len, budget } => [7, len, budget],
+            Message::Collect => [8, 0, 0],
         }
     }
 
@@ -62,6 +73,8 @@ impl Message {
             [4, segment, 0] => Message::Grant { segment },
             [5, len, max] => Message::Deny { len, max },
             [6, 0, 0] => Message::Lack,
+            [7, len, budget] => Message::Exhausted { len, budget },
+            [8, 0, 0] => Message::Collect,
             _ => return None,
         })
     }
@@ -121,6 +134,8 @@ mod tests {
             Message::Grant { segment: 0 },
             Message::Deny { len: 3, max: 2 },
             Message::Lack,
+            Message::Exhausted { len: 3, budget: 4 },
+            Message::Collect,
         ] {
             ours.send(message, Some(ours.as_fd())).unwrap();
             let (received, descriptor) = theirs.receive(Blocking::Yes).unwrap().unwrap();

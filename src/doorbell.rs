@@ -141,6 +141,11 @@ impl Deadline {
         }
     }
 
+    /// At once.
+    pub(crate) fn now() -> Self {
+        Self(Some(Instant::now()))
+    }
+
     /// The time left, `None` if there is no limit.
     pub(crate) fn left(self) -> Option<Duration> {
         self.0.map(|at| at.saturating_duration_since(Instant::now()))

@@ -59,6 +59,22 @@ pub enum CallError {
         max: u64,
     },
 
+    /// All memory that the bridge may have for large payloads is in use, and none came back in time. Nothing was lost: the bridge goes
+    /// on.
+    #[error(
+        "call `{call}` failed: no memory for its {what} of {len} bytes or more: the {budget} bytes that there may be are in use"
+    )]
+    Exhausted {
+        /// The call that failed.
+        call: CallName,
+        /// Which of the two frames found no place.
+        what: Payload,
+        /// How long it is, in bytes, as far as it got.
+        len: u64,
+        /// All memory that this direction may have, in bytes: half of [`Builder::memory`](crate::Builder::memory).
+        budget: u64,
+    },
+
     /// The child wrote what no healthy child writes; it has been killed.
     #[error("call `{call}` failed: child {pid} broke the protocol ({what}) and was killed")]
     Corrupt {
@@ -86,6 +102,36 @@ pub enum CallError {
     Refused {
         /// The call that failed.
         call: CallName,
+        /// The reason, in words.
+        why: String,
+    },
+}
+
+/// Why there is no shared memory for something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoMemory {
+    /// It is larger than the bridge accepts.
+    #[error("no shared memory for {len} bytes: the limit is {max}")]
+    TooLarge {
+        /// Bytes asked for.
+        len: u64,
+        /// The limit, in bytes.
+        max: u64,
+    },
+
+    /// All memory that the bridge may have is in use, and none came back in time.
+    #[error("no shared memory for {len} bytes: the {budget} bytes that there may be are in use")]
+    Exhausted {
+        /// Bytes asked for.
+        len: u64,
+        /// All memory that this side may have, in bytes: half of [`Builder::memory`](crate::Builder::memory).
+        budget: u64,
+    },
+
+    /// The memory could not be had.
+    #[error("{why}")]
+    Failed {
         /// The reason, in words.
         why: String,
     },

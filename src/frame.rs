@@ -4,12 +4,16 @@
 //! of "Trust" in ARCHITECTURE.md: a request is validated and read in place by the child, who trusts its parent not to change
 //! it meanwhile; a reply is copied into private memory, then validated with bounded depth, then read.
 
+use crate::error::NoMemory;
 use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine};
+use crate::lending::Carried;
 use crate::segment::Span;
+use crate::shared_box::Parcel;
+use crate::stock::{Home, Room};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::will_write;
 use rkyv::api::deserialize_using;
-use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
+use rkyv::api::low::{LowSerializer, LowValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Failure, Strategy};
 use rkyv::ser::{Allocator, Positional, Serializer, Writer, WriterExt};
@@ -24,6 +28,7 @@ use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// How deep the pointers of a frame may nest. Each level costs stack while it is validated and read: for a node of 4 KiB
 /// about 4.6 KiB, without optimisation.
@@ -50,6 +55,8 @@ pub(crate) enum Kind {
     TooLarge = 6,
     /// Reply: refused; the payload is a text.
     Refused = 7,
+    /// Reply: the value found no memory; the payload is a [`Limit`].
+    Exhausted = 9,
 }
 
 /// Set in the kind's byte if the payload lies in an arena block and the slot holds a [`BlockRef`].
@@ -66,12 +73,13 @@ impl Kind {
             5 => Self::Fault,
             6 => Self::TooLarge,
             7 => Self::Refused,
+            9 => Self::Exhausted,
             _ => return None,
         })
     }
 }
 
-/// The payload of [`Kind::TooLarge`].
+/// The payload of [`Kind::TooLarge`] and [`Kind::Exhausted`].
 #[derive(Clone, Copy, Debug, Archive, Serialize, Deserialize)]
 pub(crate) struct Limit {
     pub(crate) len: u64,
@@ -101,6 +109,8 @@ pub(crate) struct BlockRef {
     pub(crate) segment: u64,
     pub(crate) offset: u64,
     pub(crate) len: u64,
+    /// The loan under which the receiver may keep it beyond the frame, as a [`Ticket`](crate::lending::Ticket) is written; 0 = none.
+    pub(crate) ticket: u64,
 }
 
 /// The 32 bits of the commit word that tell this lap's frame at `position` from what older laps left in the slot.
@@ -137,8 +147,8 @@ impl Commit {
         let kind = Kind::checked(raw & !IN_BLOCK).ok_or("a frame of unknown kind")?;
         let len = (word >> 8 & 0xff_ffff) as usize;
         if raw & IN_BLOCK != 0 {
-            let [segment, offset, len] = [0, 1, 2].map(|at: usize| line.inline[at].load(Relaxed));
-            return Ok(Self { kind, place: Place::Block(BlockRef { segment, offset, len }) });
+            let [segment, offset, len, ticket] = [0, 1, 2, 3].map(|at: usize| line.inline[at].load(Relaxed));
+            return Ok(Self { kind, place: Place::Block(BlockRef { segment, offset, len, ticket }) });
         }
         if len > capacity {
             return Err("a frame longer than its slot");
@@ -150,7 +160,7 @@ impl Commit {
 impl BlockRef {
     /// Writes the reference where the slot's payload would begin.
     pub(crate) fn store(self, line: &SlotLine) {
-        for (word, value) in line.inline.iter().zip([self.segment, self.offset, self.len]) {
+        for (word, value) in line.inline.iter().zip([self.segment, self.offset, self.len, self.ticket]) {
             word.store(value, Relaxed);
         }
     }
@@ -173,7 +183,17 @@ pub(crate) trait Spill {
     /// A place for at least `need` bytes whose first `written` bytes are those written so far. `None` if there is no room;
     /// the implementor remembers why.
     fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)>;
+
+    /// Has `send` say which memory goes with the frame. `None` if the frame goes where none can be sent.
+    ///
+    /// # Errors
+    ///
+    /// If there was none to be had; the implementor remembers why.
+    fn send_with(&mut self, send: &mut Send<'_>) -> Result<Option<Parcel>, Failure>;
 }
+
+/// Says which memory goes with a frame.
+pub(crate) type Send<'a> = dyn FnMut(Room<'_>, &mut Carried) -> Result<Parcel, NoMemory> + 'a;
 
 /// The payload bytes of a slot's first line, in private memory until the frame is published.
 ///
@@ -241,6 +261,11 @@ impl Writer<Failure> for FrameWriter<'_> {
 }
 
 impl FrameWriter<'_> {
+    /// See [`Spill::send_with`].
+    pub(crate) fn send_with(&mut self, send: &mut Send<'_>) -> Result<Option<Parcel>, Failure> {
+        self.spill.send_with(send)
+    }
+
     /// Writes what does not fit onto the stage, or not wholly.
     fn write_behind(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         if bytes.len() > self.capacity - self.written {
@@ -350,6 +375,10 @@ impl Spill for VecSpill {
         self.bytes.resize(need.next_power_of_two().clamp(256, self.max.max(256)), 0);
         Some((NonNull::new(self.bytes.as_mut_ptr())?, self.bytes.len()))
     }
+
+    fn send_with(&mut self, _: &mut Send<'_>) -> Result<Option<Parcel>, Failure> {
+        Ok(None)
+    }
 }
 
 /// Scratch memory for serialising: a small buffer on the stack, and the heap beyond it.
@@ -421,6 +450,41 @@ fn heap_slow(layout: Layout) -> Result<NonNull<[u8]>, Failure> {
 
 // ---- decoding ------------------------------------------------------------------------------------------------------
 
+/// What values are made with of their archives.
+pub struct Decoder<'d> {
+    /// The memory of the bridge that the archive came by; `None` in a child, which has but one.
+    home: Option<&'d Arc<dyn Home>>,
+    /// Bytes that may yet be copied out of what the peer lends.
+    left: u64,
+}
+
+/// A [`Decoder`] as rkyv wants it.
+pub(crate) type Decoding<'d> = Strategy<Decoder<'d>, Failure>;
+
+impl<'d> Decoder<'d> {
+    /// Of replies that came by a bridge, whose boxes together have at most `most` bytes.
+    pub(crate) fn of(home: &'d Arc<dyn Home>, most: u64) -> Self {
+        Self { home: Some(home), left: most }
+    }
+
+    /// Of what a child got from its parent.
+    pub(crate) fn of_child() -> Self {
+        Self { home: None, left: u64::MAX }
+    }
+
+    pub(crate) fn home(&self) -> Option<&'d Arc<dyn Home>> {
+        self.home
+    }
+
+    /// # Errors
+    ///
+    /// If `len` bytes more are more than may be copied.
+    pub(crate) fn may_copy(&mut self, len: u64) -> Result<(), Failure> {
+        self.left = self.left.checked_sub(len).ok_or(Failure)?;
+        Ok(())
+    }
+}
+
 /// What a value must offer to cross a bridge, in either direction: rkyv can archive it without allocating shared pointers,
 /// validate the archive, and make the value from it again.
 ///
@@ -431,15 +495,20 @@ fn heap_slow(layout: Layout) -> Result<NonNull<[u8]>, Failure> {
     label = "rkyv cannot archive this type",
     note = "derive `rkyv::Archive`, `rkyv::Serialize` and `rkyv::Deserialize` for it (see `callgate::Transfer`), or mark the method `#[bridge(skip)]`"
 )]
-pub trait Transfer: Sized + Encode + Archive<Archived: Checked + Deserialize<Self, LowDeserializer<Failure>>> {}
+pub trait Transfer: Sized + Encode + Archive<Archived: Checked + Decode<Self>> {}
 
 #[diagnostic::do_not_recommend]
 impl<T> Transfer for T
 where
     T: Encode + Archive,
-    T::Archived: Checked + Deserialize<T, LowDeserializer<Failure>>,
+    T::Archived: Checked + Decode<T>,
 {
 }
+
+/// An archived type that a `T` can be made of.
+pub trait Decode<T>: for<'d> Deserialize<T, Decoding<'d>> {}
+
+impl<T, A: for<'d> Deserialize<T, Decoding<'d>>> Decode<T> for A {}
 
 /// An archived type that can be validated.
 pub trait Checked: for<'a> CheckBytes<LowValidator<'a, Failure>> {}
@@ -498,13 +567,13 @@ impl<'a> RequestSpan<'a> {
 ///
 /// If the bytes are no valid archive of `R`, or one that nests deeper than [`MAX_DEPTH`].
 #[inline(always)]
-pub(crate) fn decode_slot<R: Transfer>(line: &SlotLine, payload: Span<'_>) -> Result<R, Failure> {
+pub(crate) fn decode_slot<R: Transfer>(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<R, Failure> {
     if payload.len() > INLINE {
-        return decode(payload);
+        return decode(payload, decoder);
     }
     // The words of the line whatever the length: cheaper than a copy of as many bytes as there are.
     let copy = Copied(std::array::from_fn::<_, { INLINE / 8 }, _>(|at| line.inline[at].load(Relaxed)));
-    read_copy(copy.first(payload.len()))
+    read_copy(copy.first(payload.len()), decoder)
 }
 
 /// Copies a reply out of memory that the peer may be writing, validates the copy, and makes the value from it.
@@ -512,14 +581,14 @@ pub(crate) fn decode_slot<R: Transfer>(line: &SlotLine, payload: Span<'_>) -> Re
 /// # Errors
 ///
 /// As [`decode_slot`].
-pub(crate) fn decode<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
+pub(crate) fn decode<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>) -> Result<R, Failure> {
     if span.len() <= SMALL {
         let mut copy = Copied([0; SMALL / 8]);
         // SAFETY: the copy has room for `SMALL` bytes, and is private.
         unsafe { span.copy_to(copy.0.as_mut_ptr().cast()) };
-        return read_copy(copy.first(span.len()));
+        return read_copy(copy.first(span.len()), decoder);
     }
-    decode_large(span)
+    decode_large(span, decoder)
 }
 
 /// Replies up to this many bytes are copied onto the stack.
@@ -539,7 +608,7 @@ impl<const WORDS: usize> Copied<WORDS> {
     }
 }
 
-fn decode_large<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
+fn decode_large<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>) -> Result<R, Failure> {
     thread_local! {
         // Taken while in use, so that a value whose own code calls through a bridge gets another.
         static COPY: Cell<AlignedVec<ALIGN>> = Cell::new(AlignedVec::new());
@@ -552,7 +621,7 @@ fn decode_large<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
     unsafe { span.copy_to(copy.as_mut_ptr()) };
     // SAFETY: initialised by the copy.
     unsafe { copy.set_len(span.len()) };
-    let value = read_copy(&copy);
+    let value = read_copy(&copy, decoder);
     if copy.capacity() <= KEPT {
         let _ = COPY.try_with(|slot| slot.set(copy));
     }
@@ -566,15 +635,15 @@ const KEPT: usize = 1 << 20;
 pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
     let mut copy = AlignedVec::<ALIGN>::with_capacity(bytes.len());
     copy.extend_from_slice(bytes);
-    read_copy(&copy).ok()
+    read_copy(&copy, Decoder::of_child()).ok()
 }
 
 /// A type's own `Deserialize` may panic at a value that it did not expect; a lying peer must be an error all the same.
 #[inline(always)]
-fn read_copy<R: Transfer>(bytes: &[u8]) -> Result<R, Failure> {
+fn read_copy<R: Transfer>(bytes: &[u8], mut decoder: Decoder<'_>) -> Result<R, Failure> {
     let read = || {
         let archived = access::<R::Archived>(bytes)?;
-        deserialize_using::<R, _, Failure>(archived, &mut ())
+        deserialize_using::<R, _, Failure>(archived, &mut decoder)
     };
     // Unwind safety: the closure owns nothing that outlives it.
     catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(Failure))
@@ -635,7 +704,7 @@ mod tests {
             let word = 1 << 32 | len << 8 | Kind::Call as u64;
             assert!(Commit::checked(word, line, 48).is_err(), "length {len}");
         }
-        for kind in (0..=255u64).filter(|kind| !(1..=7).contains(&(kind & 0x7f))) {
+        for kind in (0..=255u64).filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 9].contains(&(kind & 0x7f))) {
             assert!(Commit::checked(1 << 32 | kind, line, 48).is_err(), "kind {kind}");
         }
     }
@@ -644,7 +713,7 @@ mod tests {
     fn values_come_back_through_private_memory() {
         let value = (vec![String::from("one"), "two".repeat(1000)], Some(3u64));
         let bytes = encode_to_vec(&value, 1 << 20).unwrap();
-        assert_eq!(read_copy::<(Vec<String>, Option<u64>)>(&bytes).unwrap(), value);
+        assert_eq!(read_copy::<(Vec<String>, Option<u64>)>(&bytes, Decoder::of_child()).unwrap(), value);
         assert!(encode_to_vec(&value, 1000).is_err(), "longer than the limit");
     }
 
@@ -654,7 +723,7 @@ mod tests {
         for len in 0..bytes.len() {
             let mut copy = AlignedVec::<ALIGN>::new();
             copy.extend_from_slice(&bytes[..len]);
-            assert!(read_copy::<Vec<String>>(&copy).is_err(), "{len} bytes");
+            assert!(read_copy::<Vec<String>>(&copy, Decoder::of_child()).is_err(), "{len} bytes");
         }
     }
 }

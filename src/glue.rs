@@ -9,7 +9,7 @@ pub use crate::error::CallError;
 pub use crate::frame::{Request, Transfer};
 pub use rkyv::Archive;
 
-use crate::frame::Encoder;
+use crate::frame::{Decoder, Encoder};
 use rkyv::api::deserialize_using;
 use rkyv::boxed::{ArchivedBox, BoxResolver};
 use rkyv::rancor::Failure;
@@ -23,7 +23,29 @@ pub fn builder<T: Service, A: Request>(constructor: &'static Method, args: &A) -
 
 // ---- the caller's side of arguments --------------------------------------------------------------------------------
 
-/// An argument by value, or by reference to a value: archived as the value.
+/// An argument by value: archived as it is, and gone when it has been sent.
+#[derive(Debug)]
+pub struct Own<T>(pub T);
+
+impl<T: Archive> Archive for Own<T> {
+    const COPY_OPTIMIZATION: rkyv::traits::CopyOptimization<Self> = rkyv::traits::CopyOptimization::disable();
+    type Archived = T::Archived;
+    type Resolver = T::Resolver;
+
+    #[inline(always)]
+    fn resolve(&self, resolver: Self::Resolver, out: Place<Self::Archived>) {
+        self.0.resolve(resolver, out);
+    }
+}
+
+impl<'e, T: Serialize<Encoder<'e>>> Serialize<Encoder<'e>> for Own<T> {
+    #[inline(always)]
+    fn serialize(&self, encoder: &mut Encoder<'e>) -> Result<Self::Resolver, Failure> {
+        self.0.serialize(encoder)
+    }
+}
+
+/// An argument by reference: archived as what it refers to.
 #[derive(Debug)]
 pub struct Val<'a, T>(pub &'a T);
 
@@ -99,7 +121,7 @@ where
 /// If the archive does not hold one, which only the type's own `Deserialize` can say.
 #[inline(always)]
 pub fn value<T: Transfer>(archived: &T::Archived) -> T {
-    match deserialize_using::<T, _, Failure>(archived, &mut ()) {
+    match deserialize_using::<T, _, Failure>(archived, &mut Decoder::of_child()) {
         Ok(value) => value,
         Err(Failure) => unreadable::<T>(),
     }

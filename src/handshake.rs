@@ -38,6 +38,10 @@ pub(crate) struct Hello {
     pub(crate) place: String,
     /// The longest payload, in bytes.
     pub(crate) max_payload: u64,
+    /// How much memory it may keep idle, in bytes.
+    pub(crate) retained: u64,
+    /// Whether its parent trusts it, and so may look at what it writes where that lies.
+    pub(crate) trusted: bool,
 }
 
 /// Where a service is in an executable of a known build.
@@ -225,6 +229,8 @@ mod tests {
             signal: 1,
             place: "/somewhere".into(),
             max_payload: 5,
+            retained: 6,
+            trusted: true,
         }
     }
 

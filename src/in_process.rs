@@ -4,11 +4,11 @@
 
 #![forbid(unsafe_code)]
 
-use crate::__glue::Val;
+use crate::__glue::Own;
 use crate::call::callee::Worker;
 use crate::call::caller::{Caller, Sent};
 use crate::call::host::{Alone, Host};
-use crate::call::link::{Link, Shared};
+use crate::call::link::{Link, MemoryOptions, Shared};
 use crate::call::service::{Method, Service};
 use crate::control::Control;
 use crate::doorbell::Wait;
@@ -55,8 +55,9 @@ impl Ends {
         let (own, object) = Segment::create(geometry, &Sealed).unwrap();
         let bells = ParentBells::new(Signal::Futex, Count::of(&geometry), &Sealed).unwrap();
         let (parent, child) = socket::pair().unwrap();
-        let shared = Shared { objects: Arc::new(Sealed), bells };
-        let link = Arc::new(Link::new(1, Pidfd::of_nobody(), parent, 1 << 20, shared));
+        let memory = MemoryOptions { max_payload: 1 << 20, total: 16 << 20, retained: 1 << 20, trusted: false };
+        let shared = Shared { memory, objects: Arc::new(Sealed), bells };
+        let link = Arc::new(Link::new(1, Pidfd::of_nobody(), parent, &own, shared));
         let caller = Caller::new::<T>(&own, link, Wait::Spin);
         let peers = Segment::attach(&Sealed, &mut object.into_iter()).unwrap();
         Self { caller, segments: [own, peers], child }
@@ -71,7 +72,7 @@ impl Ends {
 
 #[inline(never)]
 pub(crate) fn send_add(caller: &Caller, n: u64) -> Sent<'_> {
-    caller.send(&ADD, &(Val(&n),), None).unwrap()
+    caller.send(&ADD, (Own(n),), None).unwrap()
 }
 
 #[inline(never)]

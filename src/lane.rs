@@ -5,16 +5,19 @@
 
 #![forbid(unsafe_code)]
 
-use crate::arena::{Arena, Loan, NoRoom, Source};
+use crate::arena::Loan;
 use crate::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
-use crate::error::Progress;
-use crate::frame::{Encode, Kind, Place, Spill, encode};
+use crate::error::{NoMemory, Progress};
+use crate::frame::{self, Encode, Kind, Place, Spill, encode};
 use crate::layout::{CalleeLine, CallerLine, WorkerLine};
+use crate::lending::Carried;
 use crate::life::Life;
 pub(crate) use crate::ring::Frame;
 use crate::ring::{Consumer, Producer};
 use crate::segment::{Placed, Segment, Span};
+use crate::shared_box::Parcel;
 use crate::signal::{Bells, Sleeper};
+use crate::stock::Room;
 use crate::sync::Ordering::{Relaxed, Release};
 use crossbeam_utils::CachePadded;
 use rkyv::rancor::Failure;
@@ -25,8 +28,8 @@ use std::sync::Arc;
 /// Why a frame could not be written. Nothing was published.
 #[derive(Clone, Debug)]
 pub(crate) enum SendError {
-    /// The arena had no room.
-    NoRoom(NoRoom),
+    /// There was no memory for it.
+    NoMemory(NoMemory),
     /// The value's own `Serialize` failed.
     Encode,
 }
@@ -48,11 +51,11 @@ pub(crate) struct CallerLane {
     in_use: bool,
     /// How long replies take on this lane.
     pace: Pace,
-    /// The block that the request being written has outgrown its slot into. What a `Serialize` that failed or panicked left
-    /// here is given back by the next request.
-    spilled: Option<Loan>,
-    /// The blocks of unanswered requests with their positions, oldest first.
-    lent: VecDeque<(u64, Loan)>,
+    /// What the request being written carries. What a `Serialize` that failed or panicked left here is given back by the next
+    /// request.
+    carried: Carried,
+    /// What unanswered requests carry, with their positions, oldest first.
+    under_way: VecDeque<(u64, Carried)>,
 }
 
 impl CallerLane {
@@ -70,9 +73,9 @@ impl CallerLane {
             worker_bell: bells.worker(worker),
             in_use: false,
             pace: Pace::new(),
-            spilled: None,
+            carried: Carried::default(),
             // Never grows: there are at most as many unanswered requests as slots.
-            lent: VecDeque::with_capacity(segment.geometry().slots as usize),
+            under_way: VecDeque::with_capacity(segment.geometry().slots as usize),
         }
     }
 
@@ -100,36 +103,37 @@ impl CallerLane {
         self.unanswered() == 0
     }
 
-    /// Writes, publishes and announces a request. The lane must have credit.
+    /// Writes a request. The lane must have credit. Returns its length, for [`publish`](Self::publish).
     ///
     /// # Errors
     ///
-    /// If the arguments cannot be written; nothing was sent.
+    /// If the arguments cannot be written.
     #[inline(always)]
-    pub(crate) fn send<A: Encode>(
-        &mut self,
-        kind: Kind,
-        call: u64,
-        args: &A,
-        memory: &mut dyn Memory,
-    ) -> Result<(), SendError> {
+    pub(crate) fn write<A: Encode>(&mut self, args: &A, room: Room<'_>) -> Result<usize, SendError> {
         debug_assert!(self.credit() > 0);
-        let len = write(args, &mut self.requests, memory, &mut self.spilled)?;
-        let place = if self.spilled.is_none() { Place::Slot(len) } else { self.lend_slow(len) };
-        self.requests.publish(kind, call, place);
+        write(args, &mut self.requests, room, &mut self.carried)
+    }
+
+    /// Publishes and announces the request of `len` bytes that was written. What of its arguments somebody still looks at now is shared
+    /// with the callee; the rest is its own.
+    #[inline(always)]
+    pub(crate) fn publish(&mut self, kind: Kind, call: u64, len: usize, room: Room<'_>) {
+        let (place, home) = if self.carried.is_empty() { (Place::Slot(len), 0) } else { self.depart_slow(len, room) };
+        self.requests.publish(kind, home << 32 | call, place);
         if !self.in_use {
             self.enter_use_slow();
         }
         doorbell::notify(&self.worker.bell, &self.worker_bell);
-        Ok(())
     }
 
-    /// Keeps the block that the request has been written into until it is answered.
+    /// Keeps what the request carries until it is answered. Returns where it lies, and what it brings home.
     #[cold]
-    fn lend_slow(&mut self, len: usize) -> Place {
-        let place = place(len, self.spilled.as_ref());
-        self.lent.extend(self.spilled.take().map(|loan| (self.requests.position(), loan)));
-        place
+    fn depart_slow(&mut self, len: usize, room: Room<'_>) -> (Place, u64) {
+        let mut carried = std::mem::take(&mut self.carried);
+        let place = place(len, carried.block.as_ref());
+        let home = room.home.on(|stock, _| stock.depart(&mut carried));
+        self.under_way.push_back((self.requests.position(), carried));
+        (place, home.to_word())
     }
 
     /// Tells the worker to look at this lane from now on.
@@ -178,23 +182,23 @@ impl CallerLane {
         Ok(self.replies.take()?.map(|frame| (self.replies.position(), frame)))
     }
 
-    /// Is done with the reply that [`take`](Self::take) returned. `was_block` = its payload lay in a block, which the callee
-    /// may use again. Returns the block of the request, for the arena.
+    /// Is done with the reply that [`take`](Self::take) returned. `carried` = it carried blocks, which the callee may use again.
+    /// Returns what the request carried.
     #[inline(always)]
-    pub(crate) fn release(&mut self, was_block: bool) -> Option<Loan> {
+    pub(crate) fn release(&mut self, carried: bool) -> Option<Carried> {
         self.replies.release();
-        if was_block {
-            // Release: the copy is finished. Pairs with the Acquire in `ReplyMemory::with`.
+        if carried {
+            // Release: what is to be copied is copied, and what is kept is taken. Pairs with the Acquire in `PayloadMemory::collect`.
             self.caller.released.store(self.replies.position(), Release);
         }
-        if self.lent.is_empty() { None } else { self.returned_slow() }
+        if self.under_way.is_empty() { None } else { self.arrived_slow() }
     }
 
-    /// The block of the request whose reply has just been released.
+    /// What the request carried whose reply has just been released.
     #[cold]
-    fn returned_slow(&mut self) -> Option<Loan> {
+    fn arrived_slow(&mut self) -> Option<Carried> {
         let next = self.replies.position();
-        self.lent.pop_front_if(|(position, _)| position.wrapping_add(1) == next).map(|(_, loan)| loan)
+        self.under_way.pop_front_if(|(position, _)| position.wrapping_add(1) == next).map(|(_, carried)| carried)
     }
 
     /// How far the unanswered request at `position` has come. Only for a message: the peer may lie.
@@ -211,83 +215,72 @@ pub(crate) fn is_past(mark: u64, position: u64) -> bool {
     mark.wrapping_sub(position.wrapping_add(1)) < u64::MAX / 2
 }
 
-/// What writing a frame may need beyond the slot. Locked only when a frame outgrows it.
-pub(crate) trait Memory {
-    /// Runs `with` on this side's arena and its source.
-    fn with(&mut self, with: &mut dyn FnMut(&mut Arena, &mut dyn Source));
-
-    /// Gives a block back.
-    fn free(&mut self, loan: Loan) {
-        let mut loan = Some(loan);
-        self.with(&mut |arena, source| loan.take().into_iter().for_each(|loan| arena.free(loan, source)));
-    }
-}
-
 /// Where a frame of `len` bytes lies that was written into its slot, or into `loan` if it outgrew that.
 #[inline(always)]
 fn place(len: usize, loan: Option<&Loan>) -> Place {
     loan.map_or(Place::Slot(len), |loan| Place::Block(loan.reference(len)))
 }
 
-/// Serialises `value` for the slot that `ring` has claimed, or into a block, left in `spilled`, if it outgrows that. Returns
-/// its length.
+/// Serialises `value` for the slot that `ring` has claimed, or into a block, left in `carried`, if it outgrows that. Returns its
+/// length.
 #[inline(always)]
-fn write<T: Encode>(
-    value: &T,
-    ring: &mut Producer,
-    memory: &mut dyn Memory,
-    spilled: &mut Option<Loan>,
-) -> Result<usize, SendError> {
+fn write<T: Encode>(value: &T, ring: &mut Producer, room: Room<'_>, carried: &mut Carried) -> Result<usize, SendError> {
     let (stage, slot) = ring.claim();
-    let mut spill = BlockSpill { memory, slot, loan: spilled, failed: None };
-    if spill.loan.is_some() {
+    let mut spill = BlockSpill { room, slot, carried, failed: None };
+    if !spill.carried.is_empty() {
         spill.discard_slow();
     }
     encode(value, stage, slot, &mut spill).map_err(|Failure| spill.failed_slow())
 }
 
-/// Moves a frame that outgrows its slot into a block, and into a larger one when it outgrows that. Takes the arena only then.
+/// Moves a frame that outgrows its slot into a block, and into a larger one when it outgrows that. Takes the memory only then.
 struct BlockSpill<'a> {
-    memory: &'a mut dyn Memory,
+    room: Room<'a>,
     slot: Span<'a>,
-    /// The block that the frame is in, if it outgrew the slot.
-    loan: &'a mut Option<Loan>,
-    /// Why the last `spill` failed.
-    failed: Option<NoRoom>,
+    carried: &'a mut Carried,
+    /// Why the last attempt to get memory failed.
+    failed: Option<NoMemory>,
 }
 
 impl BlockSpill<'_> {
-    /// Gives back the block of a frame that was not sent.
+    /// Takes back what a frame carried that was not sent.
     #[cold]
     fn discard_slow(&mut self) {
-        if let Some(loan) = self.loan.take() {
-            self.memory.free(loan);
-        }
+        let carried = std::mem::take(self.carried);
+        self.room.home.on(|stock, source| stock.settle(carried, source));
     }
 
     #[cold]
     fn failed_slow(&mut self) -> SendError {
         self.discard_slow();
-        self.failed.take().map_or(SendError::Encode, SendError::NoRoom)
+        self.failed.take().map_or(SendError::Encode, SendError::NoMemory)
     }
 }
 
 impl Spill for BlockSpill<'_> {
     #[cold]
     fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
-        let from = self.loan.as_ref().map_or(self.slot, Loan::span);
-        let mut grown = None;
-        self.memory.with(&mut |arena, source| {
-            let loan = arena.grow(from, written, need, source);
-            grown = Some(loan.map(|loan| (arena.max_payload(), loan)));
-        });
-        let (max_payload, loan) = grown?.map_err(|why| self.failed = Some(why)).ok()?;
-        let room = loan.room(max_payload);
+        let home = self.room.home;
+        let loan = home.find(self.room.deadline, &mut |stock, source| stock.allocate_more(written, need, source));
+        let loan = loan.map_err(|why| self.failed = Some(why)).ok()?;
+        // A frame may fill the block up to where the longest payload ends.
+        let room = loan.room(home.on(|stock, _| stock.max_payload()));
+        let from = self.carried.block.as_ref().map_or(self.slot, Loan::span);
+        from.first(written).copy_into(room);
         let place = (room.start(), room.len());
-        if let Some(old) = self.loan.replace(loan) {
-            self.memory.free(old);
+        if let Some(old) = self.carried.block.replace(loan) {
+            home.on(|stock, source| stock.free(old, source));
         }
         Some(place)
+    }
+
+    #[cold]
+    fn send_with(&mut self, send: &mut frame::Send<'_>) -> Result<Option<Parcel>, Failure> {
+        let sent = send(self.room, self.carried);
+        sent.map(Some).map_err(|why| {
+            self.failed = Some(why);
+            Failure
+        })
     }
 }
 
@@ -339,15 +332,16 @@ impl CalleeLane {
         // The compiler must not move the method's own effects before the record. The processor need not be told: the record
         // is read by another process only after this one is dead, and then everything it stored is visible.
         std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-        Ok(Some((frame, ReplySlot { ring: &mut self.replies, len: 0, spilled: None })))
+        Ok(Some((frame, ReplySlot { ring: &mut self.replies, len: 0, carried: Carried::default() })))
     }
 
-    /// Publishes and announces the reply that was written, and is done with the request. Returns the reply's position.
+    /// Publishes and announces the reply that was written, and is done with the request. Returns the reply's position. `carries` = what
+    /// [`Departed::call`] says.
     #[inline(always)]
-    pub(crate) fn publish(&mut self, kind: Kind, place: Place) -> u64 {
+    pub(crate) fn publish(&mut self, kind: Kind, carries: u64, place: Place) -> u64 {
         let position = self.replies.position();
         self.requests.release();
-        self.replies.publish(kind, 0, place);
+        self.replies.publish(kind, carries, place);
         doorbell::notify(&self.caller.bell, &self.caller_bell);
         position
     }
@@ -362,8 +356,15 @@ impl CalleeLane {
 pub(crate) struct ReplySlot<'a> {
     ring: &'a mut Producer,
     len: usize,
-    /// The block that the reply is in, if it outgrew the slot.
-    spilled: Option<Loan>,
+    carried: Carried,
+}
+
+/// A reply that carries something, as it is published.
+pub(crate) struct Departed {
+    pub(crate) place: Place,
+    /// The call word: `home << 32 | 1`, by which the caller knows that there is something to be released, and what comes home.
+    pub(crate) call: u64,
+    pub(crate) carried: Carried,
 }
 
 impl ReplySlot<'_> {
@@ -374,27 +375,36 @@ impl ReplySlot<'_> {
     ///
     /// If it cannot be written; then there is no reply.
     #[inline(always)]
-    pub(crate) fn write<R: Encode>(&mut self, value: &R, memory: &mut dyn Memory) -> Result<(), SendError> {
+    pub(crate) fn write<R: Encode>(&mut self, value: &R, room: Room<'_>) -> Result<(), SendError> {
         self.len = 0;
-        self.len = write(value, self.ring, memory, &mut self.spilled)?;
+        self.len = write(value, self.ring, room, &mut self.carried)?;
         Ok(())
     }
 
-    /// Whether the reply is in a block.
+    /// Whether the reply carries anything.
     #[inline(always)]
-    pub(crate) fn is_spilled(&self) -> bool {
-        self.spilled.is_some()
+    pub(crate) fn carries(&self) -> bool {
+        !self.carried.is_empty()
     }
 
-    /// The length of a reply that is not in a block.
+    /// The length of a reply that carries nothing.
     #[inline(always)]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Where the reply lies, and the block that it is in.
-    pub(crate) fn into_written(self) -> (Place, Option<Loan>) {
-        (place(self.len, self.spilled.as_ref()), self.spilled)
+    /// The reply, about to be published. `lend` = the caller may keep its block beyond the reply.
+    #[cold]
+    pub(crate) fn depart_slow(mut self, room: Room<'_>, lend: bool) -> Departed {
+        let mut place = place(self.len, self.carried.block.as_ref());
+        let carried = &mut self.carried;
+        let home = room.home.on(|stock, source| {
+            if let (true, Place::Block(block)) = (lend, &mut place) {
+                block.ticket = stock.lend_frame(carried, source);
+            }
+            stock.depart(carried)
+        });
+        Departed { place, call: home.to_word() << 32 | 1, carried: self.carried }
     }
 }
 
@@ -478,6 +488,7 @@ impl WorkerLanes {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use super::nowhere::nowhere;
     use super::*;
     use crate::layout::Geometry;
     use crate::objects::Segments;
@@ -502,14 +513,15 @@ mod tests {
     }
 
     fn ask(lane: &mut CallerLane) {
-        lane.send(Kind::Call, 0, &(), &mut NoMemory).unwrap();
+        let len = lane.write(&(), nowhere()).unwrap();
+        lane.publish(Kind::Call, 0, len, nowhere());
     }
 
     fn answer(worker: &mut WorkerLanes) {
         let index = worker.wait();
         let lane = worker.lane(index);
         assert!(lane.begin().unwrap().is_some());
-        lane.publish(Kind::Call, Place::Slot(0));
+        lane.publish(Kind::Call, 0, Place::Slot(0));
     }
 
     fn take(lane: &mut CallerLane) {
@@ -587,18 +599,53 @@ mod tests {
         assert!(!is_readable(door));
         assert!(lane.arm(), "a reply that came while nobody was armed is found by arming");
     }
+}
 
-    struct NoMemory;
+#[cfg(test)]
+mod nowhere {
+    use super::*;
+    use crate::arena::Source;
+    use crate::frame::BlockRef;
+    use crate::segment::Block;
+    use crate::stock::{Home, Stock};
 
-    impl Memory for NoMemory {
-        fn with(&mut self, _: &mut dyn FnMut(&mut Arena, &mut dyn Source)) {
+    /// Memory for frames that fit any slot.
+    pub(super) fn nowhere() -> Room<'static> {
+        Room { home: &Nowhere, deadline: Deadline::NEVER }
+    }
+
+    struct Nowhere;
+
+    impl Home for Nowhere {
+        fn with(&self, _: &mut dyn FnMut(&mut Stock, &mut dyn Source)) {
+            unreachable!("an empty frame needs no memory");
+        }
+
+        fn find(
+            &self,
+            _: Deadline,
+            _: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
+        ) -> Result<Loan, NoMemory> {
             unreachable!("an empty frame fits any slot");
+        }
+
+        fn peer_block(&self, _: BlockRef) -> Option<Block> {
+            None
+        }
+
+        fn trusts_peer(&self) -> bool {
+            false
+        }
+
+        fn is_in_fork(&self) -> bool {
+            false
         }
     }
 }
 
 #[cfg(all(test, loom))]
 mod model {
+    use super::nowhere::nowhere;
     use super::*;
     use crate::layout::{AWAKE, BellLine};
     use crate::segment::Slots;
@@ -637,13 +684,18 @@ mod model {
                     worker_bell: futex(),
                     in_use: false,
                     pace: Pace::new(),
-                    spilled: None,
-                    lent: VecDeque::new(),
+                    carried: Carried::default(),
+                    under_way: VecDeque::new(),
                 });
             }
             let callers: Vec<_> = callers
                 .into_iter()
-                .map(|mut lane| loom::thread::spawn(move || lane.send(Kind::Call, 0, &(), &mut NoMemory).is_ok()))
+                .map(|mut lane| {
+                    loom::thread::spawn(move || {
+                        let written = lane.write(&(), nowhere());
+                        written.map(|len| lane.publish(Kind::Call, 0, len, nowhere())).is_ok()
+                    })
+                })
                 .collect();
             let mut served =
                 WorkerLanes { lanes, worker, own_bell: futex(), wait: Wait::Park, pace: Pace::new(), last: 0 };
@@ -655,14 +707,5 @@ mod model {
             }
             callers.into_iter().for_each(|caller| assert!(caller.join().unwrap()));
         });
-    }
-
-    /// Frames without payload never need any.
-    struct NoMemory;
-
-    impl Memory for NoMemory {
-        fn with(&mut self, _: &mut dyn FnMut(&mut Arena, &mut dyn Source)) {
-            unreachable!("an empty frame fits any slot");
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Everything that lies in shared memory, declared once.
 //!
 //! ```text
-//! segment   | Header | WorkerLine 0, 1, .. | lane 0 | lane 1 | ..                    (lane n belongs to worker n % workers)
+//! segment   | Header | WorkerLine 0, 1, .. | lane 0 | lane 1 | .. | HeldTable 0, 1   (lane n belongs to worker n % workers)
 //! lane      | CallerLine | CalleeLine | request slot 0 .. | reply slot 0 .. |      (rings of `slots` slots)
 //! slot      | SlotLine: commit 8 | call 8 | payload 48 | payload, 64 bytes a line .. |
 //! ```
@@ -38,7 +38,8 @@ pub(crate) const PAYLOAD_OFFSET: usize = 16;
 pub(crate) struct SlotLine {
     /// `sequence << 32 | length << 8 | kind`, see `frame::Commit`. Written last, with Release; 0 = never written.
     pub(crate) commit: AtomicU64,
-    /// Requests: `interface << 16 | method`. Replies: 0.
+    /// Requests: `home << 32 | interface << 16 | method`. Replies: `home << 32`, and 1 if it carries anything. `home` = the first of
+    /// the receiver's own blocks that the frame brings home, see `lending::Chain`.
     pub(crate) call: AtomicU64,
     /// The first bytes of the payload, or a `frame::BlockRef`.
     pub(crate) inline: [AtomicU64; INLINE / 8],
@@ -91,6 +92,34 @@ pub(crate) struct WorkerLine {
     /// Of this worker's lanes, those from this one on have never been used: it need not look at them. Only ever rises.
     pub(crate) lanes_in_use: AtomicU32,
 }
+
+/// Blocks that one side may have lent to the other at a time.
+pub(crate) const TICKETS: usize = 1024;
+
+/// What one side holds of the blocks that the other has lent to it: a word for each ticket. Written by who holds, read by who lent.
+///
+/// A word is `next << 32 | generation << 2 | state`.
+///
+/// | from | to | who | when |
+/// |---|---|---|---|
+/// | anything | TAKEN | holder | it keeps the block beyond the frame that named it |
+/// | TAKEN | DONE | holder | it will not look at the block again |
+/// | TAKEN | HOME | holder | before it publishes a frame that brings the block home; `next` = the index after it in that frame, plus 1 |
+/// | HOME | DONE | holder | the frame was not published after all |
+///
+/// A word of another generation says nothing of this loan: nobody took the block.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct HeldTable {
+    pub(crate) words: [AtomicU64; TICKETS],
+}
+
+/// The block is held.
+pub(crate) const TAKEN: u64 = 1;
+/// The block is no longer held.
+pub(crate) const DONE: u64 = 2;
+/// The block is on its way home.
+pub(crate) const HOME: u64 = 3;
 
 /// The first bytes of a segment: written by the parent before the child exists.
 #[derive(Debug)]
@@ -187,9 +216,19 @@ impl Geometry {
         self.requests(index) + self.ring_len()
     }
 
+    /// Where the child says what it holds of the parent's blocks.
+    pub(crate) fn held_by_child(&self) -> usize {
+        self.caller_line(self.lanes)
+    }
+
+    /// Where the parent says what it holds of the child's blocks.
+    pub(crate) fn held_by_parent(&self) -> usize {
+        self.held_by_child() + size_of::<HeldTable>()
+    }
+
     /// Bytes in the whole segment.
     pub(crate) fn segment_len(&self) -> usize {
-        self.caller_line(self.lanes)
+        self.held_by_parent() + size_of::<HeldTable>()
     }
 }
 
@@ -209,6 +248,7 @@ const _: () = {
     assert!(size_of::<CalleeLine>() == APART && offset_of!(CalleeLine, started) == 0);
     assert!(size_of::<WorkerLine>() == APART && align_of::<WorkerLine>() == APART);
     assert!(offset_of!(WorkerLine, bell) == 0 && offset_of!(WorkerLine, lanes_in_use) == 8);
+    assert!(size_of::<HeldTable>() == 8 * TICKETS && align_of::<HeldTable>() == APART);
     assert!(size_of::<Header>() == APART && offset_of!(Header, magic) == 0);
     assert!(offset_of!(Header, protocol) == 8 && offset_of!(Header, lanes) == 12);
     assert!(offset_of!(Header, slots) == 16 && offset_of!(Header, slot_lines) == 20);
@@ -237,7 +277,11 @@ mod tests {
                 assert!(geometry.requests(lane) + ring <= geometry.replies(lane));
                 assert!(geometry.replies(lane) + ring <= geometry.caller_line(lane + 1));
             }
-            assert_eq!(geometry.segment_len(), geometry.caller_line(lanes));
+            assert!(geometry.caller_line(lanes) <= geometry.held_by_child());
+            for table in [geometry.held_by_child(), geometry.held_by_parent()] {
+                assert!(table % APART == 0 && table + size_of::<HeldTable>() <= geometry.segment_len());
+            }
+            assert!(geometry.held_by_child() + size_of::<HeldTable>() <= geometry.held_by_parent());
         }
     }
 

@@ -67,6 +67,7 @@ compile_error!("callgate runs on Linux on x86-64 and little-endian aarch64 only"
 
 // Layer 5: what users hold.
 mod bridge;
+mod trust_child;
 
 // Layer 4: calls and processes.
 mod call;
@@ -83,8 +84,11 @@ mod life;
 mod arena;
 mod doorbell;
 mod frame;
+mod lending;
 mod ring;
+mod shared_box;
 mod signal;
+mod stock;
 
 // Layer 1: shared memory.
 mod layout;
@@ -107,14 +111,15 @@ pub mod __glue;
 pub use crate::bridge::{Beginning, Blocking, Bridge, Builder, Deferred, Pending, Timed, init, serve, serve_parallel};
 pub use crate::call::service::{Mode, Service};
 pub use crate::doorbell::Wait;
-pub use crate::error::{CallError, CallName, Exit, Fault, Payload, Progress, StartError};
+pub use crate::error::{CallError, CallName, Exit, Fault, NoMemory, Payload, Progress, StartError};
 pub use crate::frame::Transfer;
 pub use crate::objects::Segments;
 #[cfg(feature = "portable")]
 pub use crate::portable::TrustedChild;
+pub use crate::shared_box::{ArchivedSharedBox, Contents, Memory, SharedBox};
 pub use crate::signal::Signal;
 pub use callgate_macros::bridge;
-pub use rkyv;
+pub use {bytemuck, rkyv};
 
 /// Makes [`Bridge`]s work in a test or bench binary, whose `main` is not yours: put it once at the top of the file.
 ///

@@ -375,7 +375,7 @@ fn a_longer_payload_touches_the_lines_that_it_fills_and_no_more() {
     // The archive of a vector has 8 bytes beside its elements; a slot 16 before its payload.
     for (bytes, lines) in [(40, 1), (41, 2), (200, 4), (552, 9)] {
         let bytes = vec![1u8; bytes];
-        let (sent, log) = trace(|| ends.caller.send(&ECHO, &(Val(&bytes),), None).unwrap());
+        let (sent, log) = trace(|| ends.caller.send(&ECHO, (Val(&bytes),), None).unwrap());
         let asking = Footprint::new(&Map::of(own), &log);
         let callee = Footprint::new(&Map::of(peers), &trace(|| worker.serve_next()).1);
         let (reply, log) = trace(|| ends.caller.finish::<Vec<u8>>(sent).unwrap());

@@ -73,7 +73,7 @@ pub(crate) struct Consumer {
 /// A frame that has been published and not yet released.
 pub(crate) struct Frame<'a> {
     pub(crate) commit: Commit,
-    /// The call word: `interface << 16 | method` in requests.
+    /// The call word, see [`SlotLine::call`].
     pub(crate) call: u64,
     /// The slot's first line.
     pub(crate) line: &'a SlotLine,
@@ -82,10 +82,10 @@ pub(crate) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// Whether the payload lies in a block of an arena.
+    /// Whether a reply carries anything beside what is in the slot, which its receiver has to release.
     #[inline(always)]
-    pub(crate) fn is_in_block(&self) -> bool {
-        matches!(self.commit.place, Place::Block(_))
+    pub(crate) fn carries(&self) -> bool {
+        self.call != 0 || matches!(self.commit.place, Place::Block(_))
     }
 }
 

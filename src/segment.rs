@@ -5,12 +5,12 @@
 //! bytes that a peer can write: only to structures made of atomics.
 
 use crate::layout::{
-    CalleeLine, CallerLine, Geometry, Header, LINE, MAGIC, PAYLOAD_OFFSET, PROTOCOL, SlotLine, WorkerLine,
+    CalleeLine, CallerLine, Geometry, Header, HeldTable, LINE, MAGIC, PAYLOAD_OFFSET, PROTOCOL, SlotLine, WorkerLine,
 };
 use crate::objects::{Objects, SEGMENT};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{will_read, will_write};
-use crate::sys::mapping::{Mapping, copy_from_shared};
+use crate::sys::mapping::{Access, Mapping, copy_from_shared};
 use std::any::Any;
 use std::io;
 use std::marker::PhantomData;
@@ -37,6 +37,8 @@ unsafe impl Atomics for WorkerLine {}
 unsafe impl Atomics for CallerLine {}
 // SAFETY: as above.
 unsafe impl Atomics for CalleeLine {}
+// SAFETY: as above.
+unsafe impl Atomics for HeldTable {}
 
 /// A structure of atomics in shared memory.
 pub(crate) struct Placed<T> {
@@ -227,6 +229,19 @@ impl<'a> Span<'a> {
     }
 }
 
+impl Span<'_> {
+    /// The bytes themselves, to be written.
+    ///
+    /// # Safety
+    ///
+    /// They must be in writable memory, and nobody else may read or write them during `'b`, which must not outlast the memory.
+    pub(crate) unsafe fn as_mut_bytes<'b>(self) -> &'b mut [u8] {
+        will_write(self.start, self.len);
+        // SAFETY: inside living memory; the rest is the caller's duty.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
 /// The segment of a bridge: header, doorbells, lanes.
 #[derive(Debug)]
 pub(crate) struct Segment {
@@ -238,7 +253,7 @@ impl Segment {
     /// Creates, sizes, maps and initialises a segment. The descriptor, if there is one, is for the child.
     pub(crate) fn create(geometry: Geometry, objects: &dyn Objects) -> io::Result<(Self, Option<OwnedFd>)> {
         assert!(geometry.is_valid(), "{geometry:?} is not a valid geometry");
-        let (mapping, object) = objects.create(SEGMENT, geometry.segment_len())?;
+        let (mapping, object) = objects.create(SEGMENT, geometry.segment_len(), Access::ReadWrite)?;
         let segment = Self { mapping: Arc::new(mapping), geometry };
         let header = segment.header();
         header.magic.store(MAGIC, Relaxed);
@@ -253,7 +268,7 @@ impl Segment {
     /// Maps the segment that a parent created, and checks that it is what its header says.
     pub(crate) fn attach(objects: &dyn Objects, descriptors: &mut dyn Iterator<Item = OwnedFd>) -> io::Result<Self> {
         let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-        let mapping = Arc::new(objects.attach(SEGMENT, descriptors)?);
+        let mapping = Arc::new(objects.attach(SEGMENT, descriptors, Access::ReadWrite)?);
         let len = mapping.len();
         if len < size_of::<Header>() {
             return Err(wrong("a segment too short for its header"));
@@ -294,6 +309,16 @@ impl Segment {
         Placed::new(&self.mapping, self.geometry.callee_line(lane))
     }
 
+    /// What the child says that it holds of the parent's blocks.
+    pub(crate) fn held_by_child(&self) -> Placed<HeldTable> {
+        Placed::new(&self.mapping, self.geometry.held_by_child())
+    }
+
+    /// What the parent says that it holds of the child's blocks.
+    pub(crate) fn held_by_parent(&self) -> Placed<HeldTable> {
+        Placed::new(&self.mapping, self.geometry.held_by_parent())
+    }
+
     pub(crate) fn requests(&self, lane: u32) -> Slots {
         Slots::new(&self.mapping, self.geometry.requests(lane), &self.geometry)
     }
@@ -317,6 +342,11 @@ impl Block {
         let (offset, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
         let inside = offset.checked_add(len).is_some_and(|end| end <= mapping.len());
         (inside && offset.is_multiple_of(LINE)).then(|| Self { mapping: mapping.clone(), offset, len })
+    }
+
+    /// Whether this process may write to it.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.mapping.is_writable()
     }
 
     pub(crate) fn span(&self) -> Span<'_> {

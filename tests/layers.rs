@@ -15,6 +15,8 @@ const UNSAFE: &[&str] = &[
     "src/portable.rs",
     "src/segment.rs",
     "src/frame.rs",
+    "src/shared_box.rs",
+    "src/trust_child.rs",
     "src/trusted.rs",
     "src/glue.rs",
     "src/process/child.rs",
@@ -49,6 +51,9 @@ const LAYERS: &[(&str, u8)] = &[
     ("arena", 2),
     ("doorbell", 2),
     ("frame", 2),
+    ("lending", 2),
+    ("shared_box", 2),
+    ("stock", 2),
     ("ring", 2),
     ("signal", 2),
     ("control", 3),
@@ -62,6 +67,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("trusted", 4),
     ("bridge", 5),
     ("glue", 5),
+    ("trust_child", 5),
 ];
 
 /// Imports of a higher layer: the file, the module, and why.

@@ -28,7 +28,7 @@ impl Mode for Blocking {
     type Out<R: Transfer> = Result<R, CallError>;
 
     #[inline]
-    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: &A) -> Result<R, CallError> {
+    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<R, CallError> {
         self.caller.call(method, args, self.timeout)
     }
 }

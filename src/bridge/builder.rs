@@ -5,7 +5,7 @@
 use super::newborn::{Newborn, system};
 use super::{Bridge, chosen, entry};
 use crate::call::caller::Caller;
-use crate::call::link::Shared;
+use crate::call::link::{MemoryOptions, Shared};
 use crate::call::recorded::Recorded;
 use crate::call::service::{Fingerprint, Method, Service};
 use crate::doorbell::Wait;
@@ -34,6 +34,9 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// How many lanes a bridge has, unless the builder says otherwise: this, or the next multiple of its workers.
 const LANES: u32 = 8;
+
+/// How much memory each side keeps idle, unless the builder says otherwise.
+const RETAINED: u64 = 64 << 20;
 
 /// The longest payload that rkyv's 32-bit relative pointers reach across, in bytes.
 const MAX_PAYLOAD: u64 = i32::MAX as u64;
@@ -72,6 +75,9 @@ pub struct Builder<T> {
     slots: u32,
     slot_size: usize,
     max_payload: u64,
+    memory: Option<u64>,
+    retained: u64,
+    pub(crate) trusted: bool,
     timeout: Option<Duration>,
     start_timeout: Duration,
     stop_grace: Duration,
@@ -96,6 +102,9 @@ impl<T: Service> Builder<T> {
             slots: 32,
             slot_size: 9 * LINE,
             max_payload: 1 << 30,
+            memory: None,
+            retained: RETAINED,
+            trusted: false,
             timeout: None,
             start_timeout: START_TIMEOUT,
             stop_grace: STOP_GRACE,
@@ -179,11 +188,28 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// The longest request or reply, in bytes, from what a slot holds to 2,147,483,647; longer ones fail with
-    /// [`CallError::TooLarge`]. All large payloads of a bridge together may have four times as much memory, and 128 MiB.
-    /// Default: 1 GiB.
+    /// The longest request, reply or [`SharedBox`](crate::SharedBox), in bytes, from what a slot holds to 2,147,483,647; longer
+    /// ones fail with [`CallError::TooLarge`]. Default: 1 GiB.
     pub fn max_payload(mut self, bytes: u64) -> Self {
         self.max_payload = bytes;
+        self
+    }
+
+    /// The shared memory that all large payloads and boxes of the bridge together may have, in bytes: half of it for requests and the parent's boxes,
+    /// half for replies and the child's. At least 4 times [`max_payload`](Self::max_payload), which leaves each side room for a
+    /// payload of that size while it grows. Default: that, and 128 MiB.
+    ///
+    /// A request that finds its half in use waits for memory to come back until its timeout, and fails then with
+    /// [`CallError::Exhausted`]; without a timeout it waits for other calls only. A reply fails with it at once.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+
+    /// How much of that each side keeps when it is idle, in bytes, to be used again: memory that is new costs several times as much.
+    /// What goes beyond is given back to the system. Default: 64 MiB.
+    pub fn retained(mut self, bytes: u64) -> Self {
+        self.retained = bytes;
         self
     }
 
@@ -264,6 +290,7 @@ impl<T: Service> Builder<T> {
     /// See [`StartError`]. Whatever the error, nothing is left behind: no process, descriptor or memory.
     pub fn start(self) -> Result<Bridge<T>, StartError> {
         let geometry = self.geometry()?;
+        let memory = self.memory_options()?;
         let args = self.args.as_ref().ok_or_else(|| StartError::Arguments {
             service: T::NAME,
             why: "a value's own Serialize failed, or they are longer than 2 GiB".into(),
@@ -280,7 +307,7 @@ impl<T: Service> Builder<T> {
         let spawned = self.launch.start().map_err(system::<T>(what))?;
         let newborn = Newborn::<T>::new(spawned)?;
         newborn.shake_hands(&hello, object, &bells, self.start_timeout, &executable)?;
-        let link = newborn.watched(self.max_payload, Shared { objects, bells })?;
+        let link = newborn.watched(&segment, Shared { memory, objects, bells })?;
         let caller = Arc::new(Caller::new::<T>(&segment, link, self.wait));
         let bridge = Bridge::new(caller.clone(), self.timeout, self.stop_grace);
         let error = match caller.construct(self.constructor, args, self.timeout) {
@@ -317,6 +344,14 @@ impl<T: Service> Builder<T> {
         Ok(geometry)
     }
 
+    fn memory_options(&self) -> Result<MemoryOptions, StartError> {
+        let least = self.max_payload.saturating_mul(4);
+        let total = self.memory.unwrap_or(least.saturating_add(2 * RETAINED));
+        check::<T>("memory", total, least..=u64::MAX)?;
+        let Self { max_payload, retained, trusted, .. } = *self;
+        Ok(MemoryOptions { max_payload, total, retained, trusted })
+    }
+
     fn hello(&self, signal: Signal, place: &str) -> Result<Hello, StartError> {
         let entry = match &self.launch.executable {
             Some(_) => None,
@@ -335,6 +370,8 @@ impl<T: Service> Builder<T> {
             signal: signal.code(),
             place: place.into(),
             max_payload: self.max_payload,
+            retained: self.retained,
+            trusted: self.trusted,
         })
     }
 }
@@ -348,6 +385,9 @@ impl<T: Service> fmt::Debug for Builder<T> {
             .field("slots", &self.slots)
             .field("slot_size", &self.slot_size)
             .field("max_payload", &self.max_payload)
+            .field("memory", &self.memory)
+            .field("retained", &self.retained)
+            .field("trusted", &self.trusted)
             .field("timeout", &self.timeout)
             .field("wait", &self.wait)
             .field("workers", &self.workers)

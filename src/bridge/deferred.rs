@@ -31,7 +31,7 @@ impl sealed::Sealed for Deferred {}
 impl Mode for Deferred {
     type Out<R: Transfer> = Result<Pending<R>, CallError>;
 
-    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: &A) -> Result<Pending<R>, CallError> {
+    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<Pending<R>, CallError> {
         let begun = self.caller.begin(method, args, self.timeout)?;
         Ok(Pending { begun: Some(begun), result: PhantomData })
     }

@@ -18,7 +18,9 @@ pub use entry::{init, serve, serve_parallel};
 
 use crate::call::caller::Caller;
 use crate::call::service::{Method, Service};
+use crate::doorbell::Deadline;
 use crate::error::{CallError, Exit};
+use crate::shared_box::{Memory, place};
 use std::fmt;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -209,6 +211,14 @@ impl<T: Service> Bridge<T> {
     /// Kills the child at once (SIGKILL), and returns when it is gone. Calls in flight fail with [`CallError::Stopped`].
     pub fn kill(&self) -> Exit {
         self.caller.kill()
+    }
+}
+
+impl<T: Service> Memory for Bridge<T> {}
+
+impl<T: Service> place::Sealed for Bridge<T> {
+    fn home(&self) -> place::HomeOf<'_> {
+        place::HomeOf(self.caller.home(), Deadline::after(self.timeout))
     }
 }
 

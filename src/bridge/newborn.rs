@@ -10,6 +10,7 @@ use crate::handshake::{Answer, Hello};
 use crate::layout::PROTOCOL;
 use crate::process::spawn::Spawned;
 use crate::process::watch::{self, Watched};
+use crate::segment::Segment;
 use crate::signal::ParentBells;
 use crate::sys::image::Image;
 use crate::sys::pidfd::Pidfd;
@@ -117,10 +118,10 @@ impl<T: Service> Newborn<T> {
     }
 
     /// Hands the child to the watcher.
-    pub(super) fn watched(mut self, max_payload: u64, shared: Shared) -> Result<Arc<Link>, StartError> {
+    pub(super) fn watched(mut self, segment: &Segment, shared: Shared) -> Result<Arc<Link>, StartError> {
         let parts = self.pidfd.take().zip(self.control.take());
         let (pidfd, control) = parts.ok_or_else(|| Self::died(self.pid, Exit::Unknown))?;
-        let link = Arc::new(Link::new(self.pid, pidfd, control, max_payload, shared));
+        let link = Arc::new(Link::new(self.pid, pidfd, control, segment, shared));
         if let Err(error) = watch::watch(link.clone()) {
             link.pidfd().kill();
             reap(link.pidfd(), REAP_PATIENCE);

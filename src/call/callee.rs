@@ -3,17 +3,22 @@
 #![forbid(unsafe_code)]
 
 use super::host::{Alone, Host, Parallel};
-use super::memory::{PayloadMemory, ReplyMemory};
+use super::memory::PayloadMemory;
 use super::panic;
 use super::service::{Exchange, Service};
-use crate::arena::Loan;
+use crate::arena::Limits;
+use crate::doorbell::Deadline;
 use crate::error::Fault;
 use crate::frame::{Kind, Place};
 use crate::handshake::{Hello, wait_from_code};
 use crate::lane::WorkerLanes;
+use crate::lending::Chain;
 use crate::process::child::Serving;
 use crate::segment::{Block, Segment};
+use crate::shared_box;
 use crate::signal::Bells;
+use crate::stock::Room;
+use crate::sys::mapping::Access;
 use crate::trusted::TrustedParent;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -65,14 +70,18 @@ impl Callee {
     fn start(serving: Serving) -> Self {
         let Serving { control, segment, objects, bells, hello, parent } = serving;
         panic::install_hook();
-        let memory = PayloadMemory::start(control, objects, &segment, hello.max_payload);
+        let limits = Limits { max_payload: hello.max_payload, retained: hello.retained };
+        let access = if hello.trusted { Access::ReadWrite } else { Access::ReadOnly };
+        let memory = PayloadMemory::new(control, objects, &segment, limits, access);
+        memory.start_reader();
+        shared_box::settle_here(memory.clone());
         Self { segment, bells, hello, parent, memory }
     }
 
     /// The worker `index`, which carries out with `host` what is asked on its lanes.
     fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H> {
         let lanes = WorkerLanes::new(&self.segment, index, &self.bells, wait_from_code(self.hello.wait));
-        Worker { lanes, memory: self.memory.clone(), parent: self.parent, host }
+        Worker { lanes, memory: self.memory.clone(), parent: self.parent, trusted: self.hello.trusted, host }
     }
 
     /// The main thread's name and the worker's number, which a listing of 15 bytes shows both.
@@ -88,6 +97,8 @@ pub(crate) struct Worker<H> {
     lanes: WorkerLanes,
     memory: Arc<PayloadMemory>,
     parent: TrustedParent,
+    /// Whether the parent trusts this process, and may look at replies where they lie.
+    trusted: bool,
     host: H,
 }
 
@@ -97,8 +108,9 @@ impl<H: Host> Worker<H> {
     pub(crate) fn in_process(segment: &Segment, index: u32, control: crate::control::Control, host: H) -> Self {
         let bells = Bells::futexes(crate::signal::Count::of(&segment.geometry()));
         let lanes = WorkerLanes::new(segment, index, &bells, crate::doorbell::Wait::Spin);
-        let memory = PayloadMemory::new(control, Arc::new(crate::objects::Sealed), segment, 1 << 20);
-        Self { lanes, memory, parent: TrustedParent::of_itself(), host }
+        let limits = Limits { max_payload: 1 << 20, retained: 1 << 20 };
+        let memory = PayloadMemory::new(control, Arc::new(crate::objects::Sealed), segment, limits, Access::ReadOnly);
+        Self { lanes, memory, parent: TrustedParent::of_itself(), trusted: false, host }
     }
 
     /// The addresses of what the worker keeps of each of its lanes.
@@ -147,9 +159,11 @@ impl<H: Host> Worker<H> {
             Place::Block(block) => Some(self.memory.request_block(block)),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let mut memory = ReplyMemory(&self.memory);
+        let room = Room { home: &*self.memory, deadline: Deadline::NEVER };
+        let home = Chain::from_word(call >> 32);
+        let came_home = (!home.is_empty()).then(|| room.home.on(|stock, _| stock.welcome(home)));
         let request = self.parent.request(span);
-        let mut exchange = Exchange { slot, memory: &mut memory, request, call, replied: None };
+        let mut exchange = Exchange { slot, room, request, call, replied: None };
         let result = panic::catch(|| self.host.carry_out(kind, &mut exchange));
         if let Err(fault) = result {
             reply_fault(&mut exchange, &fault);
@@ -158,24 +172,19 @@ impl<H: Host> Worker<H> {
             exchange.refuse("the child's dispatch gave no reply");
         }
         let reply = exchange.replied.unwrap_or(Kind::Refused);
-        if exchange.slot.is_spilled() {
-            let (payload, loan) = exchange.slot.into_written();
-            self.publish_block_slow(place, reply, payload, loan);
+        if let Some(number) = came_home {
+            room.home.on(|stock, source| stock.forget(number, source));
+        }
+        if exchange.slot.carries() {
+            let departed = exchange.slot.depart_slow(room, self.trusted);
+            let lane = self.lanes.lane(place);
+            let position = lane.publish(reply, departed.call, departed.place);
+            self.memory.published(lane.index(), position, departed.carried);
         } else {
             let len = exchange.slot.len();
-            self.lanes.lane(place).publish(reply, Place::Slot(len));
+            self.lanes.lane(place).publish(reply, 0, Place::Slot(len));
         }
         kind
-    }
-
-    /// Publishes a reply that lies in a block, and keeps the block until the caller has copied it.
-    #[cold]
-    fn publish_block_slow(&mut self, place: usize, reply: Kind, payload: Place, loan: Option<Loan>) {
-        let lane = self.lanes.lane(place);
-        let position = lane.publish(reply, payload);
-        if let Some(loan) = loan {
-            self.memory.published(lane.index(), position, loan);
-        }
     }
 }
 

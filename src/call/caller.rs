@@ -2,16 +2,17 @@
 
 #![forbid(unsafe_code)]
 
-use super::link::{Link, RequestMemory};
+use super::link::Link;
 use super::recorded::Recorded;
 use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
-use crate::arena::NoRoom;
 use crate::doorbell::{Deadline, Wait, Waited};
-use crate::error::{CallError, CallName, Exit, Fault, Payload, Progress};
-use crate::frame::{self, Kind, Limit, Request, Transfer, decode, decode_slot};
-use crate::lane::{CallerLane, Frame, Memory, SendError};
+use crate::error::{CallError, CallName, Exit, Fault, NoMemory, Payload, Progress};
+use crate::frame::{self, Decoder, Kind, Limit, Request, Transfer, decode, decode_slot};
+use crate::lane::{CallerLane, Frame, SendError};
+use crate::lending::Chain;
 use crate::life::Cause;
 use crate::segment::Segment;
+use crate::stock::{Home, Room};
 use crate::sys::image::Image;
 use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
 use rkyv::rancor::Failure;
@@ -35,6 +36,8 @@ pub(crate) struct Caller {
     /// Each in memory of its own, so that one of them can be kept beyond the call that claimed it.
     lanes: Box<[Arc<Mutex<CallerLane>>]>,
     pub(crate) link: Arc<Link>,
+    /// The link, as what has memory.
+    home: Arc<dyn Home>,
     wait: Wait,
     workers: u32,
     service: TypeId,
@@ -150,6 +153,7 @@ impl Caller {
         let lane = |index| Arc::new(Mutex::new(CallerLane::new(segment, index, &link.bells)));
         Self {
             lanes: (0..segment.geometry().lanes).map(lane).collect(),
+            home: link.clone(),
             link,
             wait,
             workers: segment.geometry().workers,
@@ -158,6 +162,11 @@ impl Caller {
             entering: Mutex::new(()),
             stopping: Mutex::new(()),
         }
+    }
+
+    /// The memory of requests and boxes.
+    pub(crate) fn home(&self) -> &Arc<dyn Home> {
+        &self.home
     }
 
     /// The addresses of each lane, with its lock.
@@ -172,7 +181,7 @@ impl Caller {
     pub(crate) fn call<A: Request, R: Transfer>(
         &self,
         method: &'static Method,
-        args: &A,
+        args: A,
         timeout: Option<Duration>,
     ) -> Result<R, CallError> {
         let sent = self.send(method, args, timeout)?;
@@ -184,7 +193,7 @@ impl Caller {
     pub(crate) fn send<A: Request>(
         &self,
         method: &'static Method,
-        args: &A,
+        args: A,
         timeout: Option<Duration>,
     ) -> Result<Sent<'_>, CallError> {
         let ticket = &Ticket::new(method, timeout);
@@ -233,7 +242,7 @@ impl Caller {
     pub(crate) fn begin<A: Request>(
         self: &Arc<Self>,
         method: &'static Method,
-        args: &A,
+        args: A,
         timeout: Option<Duration>,
     ) -> Result<Begun, CallError> {
         let ticket = Ticket::new(method, timeout);
@@ -298,7 +307,7 @@ impl Caller {
         // Every lane, because the child serves them in turn, or at once: a call on another one could be overtaken.
         let lanes = self.lanes.iter().map(|lane| self.lock(lane, ticket));
         let mut lanes = lanes.collect::<Result<Vec<_>, _>>()?;
-        self.ask_on(&mut lanes[0], Ask { kind: Kind::Stop, call: 0 }, &(), ticket)
+        self.ask_on(&mut lanes[0], Ask { kind: Kind::Stop, call: 0 }, (), ticket)
     }
 
     /// Kills the child, and waits until it is gone. A fork leaves it alone: it is not its child.
@@ -333,7 +342,7 @@ impl Caller {
     fn bind_slow(&self, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
         let (number, known, offset) = self.enter(interface, ticket)?;
         if known.bound.get().is_none() {
-            self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, &(offset,), ticket)?;
+            self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, (offset,), ticket)?;
             known.bound.get_or_init(|| ());
         }
         Ok(number)
@@ -344,7 +353,7 @@ impl Caller {
     fn bind_ahead(&self, lane: &mut CallerLane, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
         let (number, known, offset) = self.enter(interface, ticket)?;
         if known.bound.get().is_none() {
-            self.send_on(lane, Ask { kind: Kind::Bind, call: number }, &(offset,), ticket)?;
+            self.send_on(lane, Ask { kind: Kind::Bind, call: number }, (offset,), ticket)?;
         }
         Ok(number)
     }
@@ -376,7 +385,7 @@ impl Caller {
     // ---- one call --------------------------------------------------------------------------------------------------
 
     #[inline]
-    fn ask<A: Request, R: Transfer>(&self, ask: Ask, args: &A, ticket: &Ticket) -> Result<R, CallError> {
+    fn ask<A: Request, R: Transfer>(&self, ask: Ask, args: A, ticket: &Ticket) -> Result<R, CallError> {
         let mut lane = self.claim(ticket)?;
         self.ask_on(&mut lane, ask, args, ticket)
     }
@@ -386,22 +395,17 @@ impl Caller {
         &self,
         lane: &mut CallerLane,
         ask: Ask,
-        args: &A,
+        args: A,
         ticket: &Ticket,
     ) -> Result<R, CallError> {
         let position = self.send_on(lane, ask, args, ticket)?;
         self.receive(lane, position, ask.kind, ticket)
     }
 
-    /// Sends a request on a lane; returns its position.
+    /// Sends a request on a lane; returns its position. The arguments are gone before it is published, so that what they hold of shared
+    /// memory is the callee's alone.
     #[inline]
-    fn send_on<A: Request>(
-        &self,
-        lane: &mut CallerLane,
-        ask: Ask,
-        args: &A,
-        ticket: &Ticket,
-    ) -> Result<u64, CallError> {
+    fn send_on<A: Request>(&self, lane: &mut CallerLane, ask: Ask, args: A, ticket: &Ticket) -> Result<u64, CallError> {
         if !lane.is_idle() {
             self.settle_slow(lane, ticket)?;
         }
@@ -410,8 +414,11 @@ impl Caller {
             return Err(self.over(Progress::NotStarted, ticket));
         }
         let position = lane.position();
-        let sent = lane.send(ask.kind, ask.call, args, &mut RequestMemory(&self.link));
-        sent.map_err(|error| self.unsent(error, ticket))?;
+        let room = Room { home: &*self.link, deadline: ticket.deadline };
+        let written = lane.write(&args, room);
+        drop(args);
+        let len = written.map_err(|error| self.unsent(error, ticket))?;
+        lane.publish(ask.kind, ask.call, len, room);
         Ok(position)
     }
 
@@ -453,8 +460,8 @@ impl Caller {
         loop {
             match lane.take() {
                 // Apart from the rest because it is what nearly every call comes to: its own reply, in the slot.
-                Ok(Some((at, frame))) if at == position && frame.commit.kind == kind && !frame.is_in_block() => {
-                    let value = decode_slot(frame.line, frame.payload);
+                Ok(Some((at, frame))) if at == position && frame.commit.kind == kind && !frame.carries() => {
+                    let value = decode_slot(frame.line, frame.payload, self.decoder());
                     self.release(lane, false);
                     return Some(value.map_err(|Failure| self.corrupt(NO_ARCHIVE, ticket)));
                 }
@@ -482,9 +489,10 @@ impl Caller {
             Ok(taken) => taken?,
             Err(what) => return Some(Err(self.corrupt(what, ticket))),
         };
-        let in_block = frame.is_in_block();
+        let (carries, number) = (frame.carries(), self.welcome(&frame));
         let outcome = (at == position).then(|| self.outcome(&frame, kind, ticket));
-        self.release(lane, in_block);
+        self.release(lane, carries);
+        self.forget(number);
         outcome
     }
 
@@ -511,18 +519,43 @@ impl Caller {
     fn settle(&self, lane: &mut CallerLane, ticket: &Ticket) -> Result<(), CallError> {
         while !lane.is_idle() {
             let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, ticket))? else { break };
-            let in_block = frame.is_in_block();
-            self.release(lane, in_block);
+            let (carries, number) = (frame.carries(), self.welcome(&frame));
+            self.release(lane, carries);
+            self.forget(number);
         }
         Ok(())
     }
 
-    /// Is done with the reply that was taken, and frees the block of its request.
+    /// Is done with the reply that was taken, which carried something or not, and takes back what its request carried.
     #[inline(always)]
-    fn release(&self, lane: &mut CallerLane, in_block: bool) {
-        if let Some(loan) = lane.release(in_block) {
-            RequestMemory(&self.link).free(loan);
+    fn release(&self, lane: &mut CallerLane, carries: bool) {
+        if let Some(carried) = lane.release(carries) {
+            self.home.on(|stock, source| stock.arrived(carried, source));
         }
+        if carries {
+            self.link.nudge();
+        }
+    }
+
+    /// Takes in the blocks that a reply brings home, if it does. Returns a number to [`forget`](Self::forget) those by that its value does
+    /// not take.
+    #[inline]
+    fn welcome(&self, frame: &Frame<'_>) -> Option<u64> {
+        let home = Chain::from_word(frame.call >> 32);
+        (!home.is_empty()).then(|| self.home.on(|stock, _| stock.welcome(home)))
+    }
+
+    #[inline]
+    fn forget(&self, number: Option<u64>) {
+        if let Some(number) = number {
+            self.home.on(|stock, source| stock.forget(number, source));
+        }
+    }
+
+    /// What replies are decoded with.
+    #[inline(always)]
+    fn decoder(&self) -> Decoder<'_> {
+        Decoder::of(&self.home, self.link.max_payload)
     }
 
     // ---- lanes -----------------------------------------------------------------------------------------------------
@@ -596,11 +629,11 @@ impl Caller {
     #[inline]
     fn payload<R: Transfer>(&self, frame: &Frame<'_>, ticket: &Ticket) -> Result<R, CallError> {
         let decoded = match frame.commit.place {
-            frame::Place::Slot(_) => decode_slot(frame.line, frame.payload),
+            frame::Place::Slot(_) => decode_slot(frame.line, frame.payload, self.decoder()),
             frame::Place::Block(block) => {
                 let block = self.link.reply_block(block);
                 let block = block.ok_or_else(|| self.corrupt("a reply in memory that it does not have", ticket))?;
-                decode(block.span())
+                decode(block.span(), self.decoder())
             }
         };
         decoded.map_err(|_| self.corrupt(NO_ARCHIVE, ticket))
@@ -609,22 +642,26 @@ impl Caller {
     #[cold]
     fn failure_slow(&self, frame: &Frame<'_>, ticket: &Ticket) -> CallError {
         let call = ticket.name();
-        let failure = match frame.commit.kind {
-            Kind::Fault => {
-                self.payload::<Fault>(frame, ticket).map(|fault| CallError::Panicked { call, fault: Box::new(fault) })
-            }
-            Kind::TooLarge => self.payload::<Limit>(frame, ticket).map(|Limit { len, max }| CallError::TooLarge {
-                call,
-                what: Payload::Reply,
-                len,
-                max,
-            }),
-            Kind::Refused if frame.commit.place == frame::Place::Slot(0) => {
-                Ok(CallError::Refused { call, why: "the child has no memory left to say why".into() })
-            }
-            Kind::Refused => self.payload::<String>(frame, ticket).map(|why| CallError::Refused { call, why }),
-            _ => Err(self.corrupt("a reply to another kind of request", ticket)),
-        };
+        let failure =
+            match frame.commit.kind {
+                Kind::Fault => self
+                    .payload::<Fault>(frame, ticket)
+                    .map(|fault| CallError::Panicked { call, fault: Box::new(fault) }),
+                Kind::TooLarge => self.payload::<Limit>(frame, ticket).map(|Limit { len, max }| CallError::TooLarge {
+                    call,
+                    what: Payload::Reply,
+                    len,
+                    max,
+                }),
+                Kind::Exhausted => self
+                    .payload::<Limit>(frame, ticket)
+                    .map(|Limit { len, max }| CallError::Exhausted { call, what: Payload::Reply, len, budget: max }),
+                Kind::Refused if frame.commit.place == frame::Place::Slot(0) => {
+                    Ok(CallError::Refused { call, why: "the child has no memory left to say why".into() })
+                }
+                Kind::Refused => self.payload::<String>(frame, ticket).map(|why| CallError::Refused { call, why }),
+                _ => Err(self.corrupt("a reply to another kind of request", ticket)),
+            };
         failure.unwrap_or_else(|error| error)
     }
 
@@ -632,10 +669,13 @@ impl Caller {
     fn unsent(&self, error: SendError, ticket: &Ticket) -> CallError {
         let call = ticket.name();
         match error {
-            SendError::NoRoom(NoRoom::TooLarge { len, max }) => {
+            SendError::NoMemory(NoMemory::TooLarge { len, max }) => {
                 CallError::TooLarge { call, what: Payload::Request, len, max }
             }
-            SendError::NoRoom(NoRoom::Failed(why)) => CallError::Refused { call, why },
+            SendError::NoMemory(NoMemory::Exhausted { len, budget }) => {
+                CallError::Exhausted { call, what: Payload::Request, len, budget }
+            }
+            SendError::NoMemory(NoMemory::Failed { why }) => CallError::Refused { call, why },
             SendError::Encode => CallError::Refused { call, why: "its arguments cannot be encoded".into() },
         }
     }

@@ -4,26 +4,28 @@
 
 #![forbid(unsafe_code)]
 
-use crate::arena::{Arena, NoRoom, RETAINED, Source};
+use crate::arena::{Limits, Loan, Source};
 use crate::control::{Control, Message};
-use crate::error::Exit;
+use crate::doorbell::Deadline;
+use crate::error::{Exit, NoMemory};
 use crate::frame::BlockRef;
-use crate::lane::Memory;
 use crate::life::{Cause, Life};
 use crate::objects::Objects;
 use crate::process::watch::Watched;
-use crate::segment::Block;
+use crate::segment::{Block, Segment};
 use crate::signal::{Bells, Door, ParentBells};
+use crate::stock::{Home, Stock};
 use crate::sys::fork;
-use crate::sys::mapping::Mapping;
+use crate::sys::mapping::{Access, Mapping};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::Blocking;
 use crossbeam_utils::CachePadded;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Segments that one bridge may have at a time, whatever their size.
 const MAX_SEGMENTS: usize = 1024;
@@ -31,11 +33,17 @@ const MAX_SEGMENTS: usize = 1024;
 /// Control messages that are read in one go; a child that floods the socket must not keep the watcher from the others.
 const MESSAGES_PER_TURN: usize = 16;
 
+/// How long a call that waits for memory waits between two looks at whether the child has given any back.
+const MEMORY_SLICE: Duration = Duration::from_millis(1);
+
 /// The parent's hold on one child.
 pub(crate) struct Link {
     pub(crate) pid: u32,
     /// The longest payload, in bytes.
-    max_payload: u64,
+    pub(crate) max_payload: u64,
+    retained: u64,
+    /// Whether the programmer vouches for the child.
+    trusted: bool,
     /// The process that holds on; forks of it must not touch what the two share.
     generation: u32,
     pub(crate) life: Life,
@@ -43,16 +51,37 @@ pub(crate) struct Link {
     pub(crate) door: Option<Door>,
     pidfd: Pidfd,
     control: Control,
-    /// The arena for requests. Not held while the books are waited for. On lines of its own, like the books: every call of every
-    /// thread reads what stands above.
-    requests: CachePadded<Mutex<Arena>>,
+    /// The memory of requests and boxes. On lines of its own, like the books: every call of every thread reads what stands above.
+    /// Held while the books are, never the other way round.
+    stock: CachePadded<Mutex<Stock>>,
+    /// Rung when something has come back into the stock.
+    came_back: Condvar,
     books: CachePadded<Mutex<Books>>,
 }
 
 /// What a bridge shares with its child, beside the control socket.
 pub(crate) struct Shared {
+    pub(crate) memory: MemoryOptions,
     pub(crate) objects: Arc<dyn Objects>,
     pub(crate) bells: ParentBells,
+}
+
+/// What memory a bridge may have for large payloads, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MemoryOptions {
+    pub(crate) max_payload: u64,
+    /// What both sides together may have: each has half, so that neither can take the other's.
+    pub(crate) total: u64,
+    /// What each side may keep idle.
+    pub(crate) retained: u64,
+    /// Whether the child is trusted to write where the parent reads.
+    pub(crate) trusted: bool,
+}
+
+impl MemoryOptions {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { max_payload: self.max_payload, retained: self.retained }
+    }
 }
 
 /// Every segment of this bridge beside the first.
@@ -60,55 +89,71 @@ struct Books {
     objects: Arc<dyn Objects>,
     /// Segments that the child's arena, for replies, was given.
     replies: HashMap<u64, Arc<Mapping>>,
-    /// Bytes of each segment, of both arenas.
-    lens: HashMap<u64, u64>,
+    /// Bytes of the segments of either arena.
+    request_lens: HashMap<u64, u64>,
+    reply_lens: HashMap<u64, u64>,
     /// The number of the next segment; numbers are never used again.
     next: u64,
-    /// Bytes that all segments together may have.
+    /// Bytes that the segments of either arena may have together.
     budget: u64,
+    /// What the child may do with the segments of requests.
+    access: Access,
 }
 
 impl Books {
-    fn left(&self) -> u64 {
-        let used: u64 = self.lens.values().sum();
-        self.budget.saturating_sub(used)
-    }
-
-    /// Creates a segment of `len` bytes within the budget.
-    fn create(&mut self, len: u64) -> Result<(u64, Arc<Mapping>, Option<OwnedFd>), NoRoom> {
-        if len > self.left() {
-            return Err(NoRoom::TooLarge { len, max: self.left() });
+    /// Creates a segment of `len` bytes for an arena that has segments of `lens`.
+    fn create(&mut self, len: u64, of: fn(&mut Self) -> &mut HashMap<u64, u64>, access: Access) -> Created {
+        let (budget, segments) = (self.budget, self.request_lens.len() + self.reply_lens.len());
+        let used: u64 = of(self).values().sum();
+        if len > budget {
+            return Err(NoMemory::TooLarge { len, max: budget });
         }
-        if self.lens.len() >= MAX_SEGMENTS {
-            return Err(NoRoom::Failed(format!("the bridge has {MAX_SEGMENTS} segments for large payloads already")));
+        if len > budget - used {
+            return Err(NoMemory::Exhausted { len, budget });
+        }
+        if segments >= MAX_SEGMENTS {
+            let why = format!("the bridge has {MAX_SEGMENTS} segments for large payloads already");
+            return Err(NoMemory::Failed { why });
         }
         let segment = self.next;
-        let created = self.objects.create(segment, len as usize);
-        let (mapping, object) =
-            created.map_err(|error| NoRoom::Failed(format!("no memory for a payload of {len} bytes: {error}")))?;
+        let created = self.objects.create(segment, len as usize, access);
+        let (mapping, object) = created
+            .map_err(|error| NoMemory::Failed { why: format!("no memory for a payload of {len} bytes: {error}") })?;
         self.next += 1;
-        self.lens.insert(segment, len);
+        of(self).insert(segment, len);
         Ok((segment, Arc::new(mapping), object))
     }
 }
 
+type Created = Result<(u64, Arc<Mapping>, Option<OwnedFd>), NoMemory>;
+
 impl Link {
-    pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, max_payload: u64, shared: Shared) -> Self {
-        let Shared { objects, bells } = shared;
-        let books =
-            Books { objects, replies: HashMap::new(), lens: HashMap::new(), next: 1, budget: budget(max_payload) };
+    pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, segment: &Segment, shared: Shared) -> Self {
+        let Shared { memory, objects, bells } = shared;
+        let stock = Stock::new(memory.limits(), segment.held_by_child(), segment.held_by_parent());
         fork::count_forks();
         Self {
             pid,
-            max_payload,
+            max_payload: memory.max_payload,
+            retained: memory.retained,
+            trusted: memory.trusted,
             generation: fork::generation(),
             life: Life::new(bells.alarm),
             bells: bells.bells,
             door: bells.door,
             pidfd,
             control: Control::new(control),
-            requests: CachePadded::new(Mutex::new(Arena::new(max_payload))),
-            books: CachePadded::new(Mutex::new(books)),
+            stock: CachePadded::new(Mutex::new(stock)),
+            came_back: Condvar::new(),
+            books: CachePadded::new(Mutex::new(Books {
+                objects,
+                replies: HashMap::new(),
+                request_lens: HashMap::new(),
+                reply_lens: HashMap::new(),
+                next: 1,
+                budget: memory.total / 2,
+                access: if memory.trusted { Access::ReadWrite } else { Access::ReadOnly },
+            })),
         }
     }
 
@@ -134,6 +179,15 @@ impl Link {
         Block::new(&mapping, block.offset, block.len)
     }
 
+    /// Has the child take back what it may keep no longer, if it has more than it may keep idle. It would, at its next large reply.
+    pub(crate) fn nudge(&self) {
+        let has: u64 = self.books.lock().reply_lens.values().sum();
+        if has > self.retained {
+            // One whose socket is full has enough to read.
+            let _ = self.tell(Message::Collect, None);
+        }
+    }
+
     /// Sends the child a message. One that is gone needs none: its death arrives by another way, and says more.
     fn tell(&self, message: Message, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         match self.control.send(message, descriptor) {
@@ -152,30 +206,30 @@ impl Link {
             Message::Detach { segment } => {
                 let mut books = self.books.lock();
                 let known = books.replies.remove(&segment).is_some();
-                books.lens.remove(&segment).is_some() && known
+                books.reply_lens.remove(&segment).is_some() && known
             }
-            Message::Attach { .. } | Message::Grant { .. } | Message::Deny { .. } | Message::Lack => false,
+            Message::Attach { .. }
+            | Message::Grant { .. }
+            | Message::Deny { .. }
+            | Message::Exhausted { .. }
+            | Message::Lack
+            | Message::Collect => false,
         }
     }
 
     /// Answers a child that needs memory for a reply.
     fn grant(&self, len: u64) -> io::Result<()> {
         let mut books = self.books.lock();
-        match books.create(len) {
+        match books.create(len, |books| &mut books.reply_lens, Access::ReadWrite) {
             Ok((segment, mapping, object)) => {
                 books.replies.insert(segment, mapping);
                 self.tell(Message::Grant { segment }, object.as_ref().map(AsFd::as_fd))
             }
-            Err(NoRoom::TooLarge { len, max }) => self.tell(Message::Deny { len, max }, None),
-            Err(NoRoom::Failed(_)) => self.tell(Message::Lack, None),
+            Err(NoMemory::TooLarge { len, max }) => self.tell(Message::Deny { len, max }, None),
+            Err(NoMemory::Exhausted { len, budget }) => self.tell(Message::Exhausted { len, budget }, None),
+            Err(NoMemory::Failed { .. }) => self.tell(Message::Lack, None),
         }
     }
-}
-
-/// Bytes that all arenas of a bridge may have: both directions hold one payload of the largest size, and two blocks while a
-/// frame grows; beside what each keeps idle, so that the one's idle memory never starves the other.
-fn budget(max_payload: u64) -> u64 {
-    max_payload.saturating_mul(4).saturating_add(2 * RETAINED)
 }
 
 impl Watched for Link {
@@ -211,13 +265,46 @@ impl Watched for Link {
     }
 }
 
-/// The memory of the requests of one bridge, as a lane uses it.
-pub(crate) struct RequestMemory<'a>(pub(crate) &'a Link);
-
-impl Memory for RequestMemory<'_> {
+impl Home for Link {
     #[cold]
-    fn with(&mut self, with: &mut dyn FnMut(&mut Arena, &mut dyn Source)) {
-        with(&mut self.0.requests.lock(), &mut TellChild(self.0));
+    fn with(&self, run: &mut dyn FnMut(&mut Stock, &mut dyn Source)) {
+        run(&mut self.stock.lock(), &mut TellChild(self));
+        self.came_back.notify_all();
+    }
+
+    /// Without a deadline, waits only for what comes back by itself: for the frames of other calls.
+    #[cold]
+    fn find(
+        &self,
+        deadline: Deadline,
+        allocate: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
+    ) -> Result<Loan, NoMemory> {
+        let mut stock = self.stock.lock();
+        loop {
+            let found = allocate(&mut stock, &mut TellChild(self));
+            let may_wait = match deadline.left() {
+                Some(left) => !left.is_zero(),
+                None => stock.has_frames_under_way(),
+            };
+            if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.life.is_over() {
+                return found;
+            }
+            let slice = Instant::now() + MEMORY_SLICE;
+            let until = deadline.instant().map_or(slice, |deadline| deadline.min(slice));
+            self.came_back.wait_until(&mut stock, until);
+        }
+    }
+
+    fn peer_block(&self, block: BlockRef) -> Option<Block> {
+        self.reply_block(block)
+    }
+
+    fn trusts_peer(&self) -> bool {
+        self.trusted
+    }
+
+    fn is_in_fork(&self) -> bool {
+        Link::is_in_fork(self)
     }
 }
 
@@ -225,18 +312,19 @@ impl Memory for RequestMemory<'_> {
 struct TellChild<'a>(&'a Link);
 
 impl Source for TellChild<'_> {
-    fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoRoom> {
+    fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
         let mut books = self.0.books.lock();
-        let (segment, mapping, object) = books.create(len)?;
+        let access = books.access;
+        let (segment, mapping, object) = books.create(len, |books| &mut books.request_lens, access)?;
         if let Err(error) = self.0.tell(Message::Attach { segment }, object.as_ref().map(AsFd::as_fd)) {
-            books.lens.remove(&segment);
-            return Err(NoRoom::Failed(format!("the child takes no memory for the request: {error}")));
+            books.request_lens.remove(&segment);
+            return Err(NoMemory::Failed { why: format!("the child takes no memory for the request: {error}") });
         }
         Ok((segment, mapping))
     }
 
     fn shrink(&mut self, segment: u64) {
-        self.0.books.lock().lens.remove(&segment);
+        self.0.books.lock().request_lens.remove(&segment);
         // A child whose socket is full keeps its mapping until the bridge ends.
         let _ = self.0.tell(Message::Detach { segment }, None);
     }

@@ -6,15 +6,20 @@
 #![forbid(unsafe_code)]
 
 use super::callee::{CONFUSED, confused};
-use crate::arena::{Arena, Loan, NoRoom, Source};
+use crate::arena::{Limits, Loan, Source};
 use crate::control::{Control, Message};
+use crate::doorbell::Deadline;
+use crate::error::NoMemory;
 use crate::frame::BlockRef;
-use crate::lane::{Memory, is_past};
+use crate::lane::is_past;
 use crate::layout::CallerLine;
+use crate::lending::Carried;
 use crate::objects::Objects;
 use crate::segment::{Block, Placed, Segment};
+use crate::stock::{Home, Stock};
 use crate::sync::Ordering::Acquire;
-use crate::sys::mapping::Mapping;
+use crate::sys::fork;
+use crate::sys::mapping::{Access, Mapping};
 use crate::sys::selfproc;
 use crate::sys::socket::Blocking;
 use std::collections::HashMap;
@@ -29,10 +34,14 @@ pub(super) struct PayloadMemory {
     from_parent: Mutex<FromParent>,
     /// Rung when the reader has noted something.
     changed: Condvar,
+    /// What this process may do with the parent's segments.
+    access: Access,
     /// Held while the parent is asked for memory: there is one answer at a time.
     replies: Mutex<Replies>,
     /// The caller's line of each lane.
     callers: Vec<Placed<CallerLine>>,
+    /// The process whose memory it is; a fork that the service makes of it leaves it alone.
+    generation: u32,
 }
 
 /// What the parent has told over the control socket.
@@ -41,37 +50,45 @@ struct FromParent {
     /// Segments of the parent's arena.
     requests: HashMap<u64, Arc<Mapping>>,
     /// The parent's answer to the last `Need`.
-    answer: Option<Result<(u64, Arc<Mapping>), NoRoom>>,
+    answer: Option<Result<(u64, Arc<Mapping>), NoMemory>>,
 }
 
-/// The child's own arena.
+/// The child's own memory.
 struct Replies {
-    arena: Arena,
-    /// Blocks of published replies: lane, position, block.
-    published: Vec<(u32, u64, Loan)>,
+    stock: Stock,
+    /// What published replies carry: lane, position, and that.
+    published: Vec<(u32, u64, Carried)>,
 }
 
 impl PayloadMemory {
-    pub(super) fn new(control: Control, objects: Arc<dyn Objects>, segment: &Segment, max_payload: u64) -> Arc<Self> {
+    pub(super) fn new(
+        control: Control,
+        objects: Arc<dyn Objects>,
+        segment: &Segment,
+        limits: Limits,
+        access: Access,
+    ) -> Arc<Self> {
+        fork::count_forks();
+        let stock = Stock::new(limits, segment.held_by_parent(), segment.held_by_child());
         Arc::new(Self {
             control,
             objects,
             from_parent: Mutex::default(),
             changed: Condvar::new(),
-            replies: Mutex::new(Replies { arena: Arena::new(max_payload), published: Vec::new() }),
+            access,
+            replies: Mutex::new(Replies { stock, published: Vec::new() }),
+            generation: fork::generation(),
             callers: (0..segment.geometry().lanes).map(|lane| segment.caller_line(lane)).collect(),
         })
     }
 
     /// Starts the thread that reads the control socket, and ends this process when the parent is gone.
-    pub(super) fn start(control: Control, objects: Arc<dyn Objects>, segment: &Segment, max_payload: u64) -> Arc<Self> {
-        let memory = Self::new(control, objects, segment, max_payload);
-        let (reader, shared) = (std::thread::Builder::new().name("callgate-control".into()), memory.clone());
+    pub(super) fn start_reader(self: &Arc<Self>) {
+        let (reader, shared) = (std::thread::Builder::new().name("callgate-control".into()), self.clone());
         if let Err(error) = reader.spawn(move || shared.read_control()) {
             eprintln!("callgate: child {} ends: starting its control thread: {error}", std::process::id());
             std::process::exit(CONFUSED);
         }
-        memory
     }
 
     /// The block that a request names. It may have to wait for the segment, which comes by the socket.
@@ -81,10 +98,10 @@ impl PayloadMemory {
         Block::new(&mapping, block.offset, block.len).unwrap_or_else(|| confused("a block outside its segment"))
     }
 
-    /// Keeps the block of the reply that was published at `position` of `lane` until its caller has copied it.
+    /// Keeps what the reply carries that was published at `position` of `lane` until its caller has dealt with it.
     #[cold]
-    pub(super) fn published(&self, lane: u32, position: u64, loan: Loan) {
-        self.replies().published.push((lane, position, loan));
+    pub(super) fn published(&self, lane: u32, position: u64, carried: Carried) {
+        self.replies().published.push((lane, position, carried));
     }
 
     fn replies(&self) -> MutexGuard<'_, Replies> {
@@ -104,27 +121,40 @@ impl PayloadMemory {
     }
 
     fn note(&self, message: Message, descriptor: Option<OwnedFd>) {
+        if message == Message::Collect {
+            return self.collect();
+        }
         let mut descriptor = descriptor.into_iter();
-        let mut mapped = |segment| self.objects.attach(segment, &mut descriptor).map(Arc::new);
+        let mut mapped = |segment, access| self.objects.attach(segment, &mut descriptor, access).map(Arc::new);
         let mut told = self.told();
         match message {
-            Message::Attach { segment } => match mapped(segment) {
+            Message::Attach { segment } => match mapped(segment, self.access) {
                 Ok(mapping) => drop(told.requests.insert(segment, mapping)),
                 Err(error) => confused(&format!("a segment that cannot be mapped: {error}")),
             },
             Message::Detach { segment } => drop(told.requests.remove(&segment)),
             Message::Grant { segment } => {
-                let failed =
-                    |error: std::io::Error| NoRoom::Failed(format!("the child cannot map reply memory: {error}"));
-                told.answer = Some(mapped(segment).map(|mapping| (segment, mapping)).map_err(failed));
+                let failed = |error: std::io::Error| failed(format!("the child cannot map reply memory: {error}"));
+                told.answer =
+                    Some(mapped(segment, Access::ReadWrite).map(|mapping| (segment, mapping)).map_err(failed));
             }
-            Message::Deny { len, max } => told.answer = Some(Err(NoRoom::TooLarge { len, max })),
+            Message::Deny { len, max } => told.answer = Some(Err(NoMemory::TooLarge { len, max })),
+            Message::Exhausted { len, budget } => told.answer = Some(Err(NoMemory::Exhausted { len, budget })),
             Message::Lack => {
-                told.answer = Some(Err(NoRoom::Failed("the parent could get no memory for the reply".into())));
+                told.answer = Some(Err(failed("the parent could get no memory for the reply".into())));
             }
-            Message::Need { .. } => confused("a message that only a child sends"),
+            Message::Need { .. } | Message::Collect => confused("a message that only a child sends"),
         }
         self.changed.notify_all();
+    }
+
+    /// Takes back what the parent is done with, unless a worker is at it: that one may wait for this thread, and the parent asks again when
+    /// it has dealt with the reply.
+    fn collect(&self) {
+        let Ok(mut replies) = self.replies.try_lock() else { return };
+        let mut source = AskParent(self);
+        replies.collect(&self.callers, &mut source);
+        replies.stock.collect(&mut source);
     }
 
     fn told(&self) -> MutexGuard<'_, FromParent> {
@@ -143,24 +173,55 @@ impl PayloadMemory {
     }
 }
 
-/// The memory of replies, as a worker's lane uses it.
-pub(super) struct ReplyMemory<'a>(pub(super) &'a PayloadMemory);
+fn failed(why: String) -> NoMemory {
+    NoMemory::Failed { why }
+}
 
-impl Memory for ReplyMemory<'_> {
-    #[cold]
-    fn with(&mut self, with: &mut dyn FnMut(&mut Arena, &mut dyn Source)) {
-        let Self(memory) = self;
-        let mut replies = memory.replies();
-        let Replies { arena, published } = &mut *replies;
-        let mut source = AskParent(memory);
-        let is_free = |lane: u32, position: u64| {
+impl Replies {
+    /// Takes back what callers have dealt with.
+    fn collect(&mut self, callers: &[Placed<CallerLine>], source: &mut dyn Source) {
+        let is_dealt_with = |lane: u32, position: u64| {
             // Acquire: pairs with the Release in `CallerLane::release`.
-            is_past(memory.callers[lane as usize].released.load(Acquire), position)
+            is_past(callers[lane as usize].released.load(Acquire), position)
         };
-        for (_, _, loan) in published.extract_if(.., |(lane, position, _)| is_free(*lane, *position)) {
-            arena.free(loan, &mut source);
+        let Self { stock, published } = self;
+        for (_, _, carried) in published.extract_if(.., |(lane, position, _)| is_dealt_with(*lane, *position)) {
+            stock.arrived(carried, source);
         }
-        with(arena, &mut source);
+    }
+}
+
+impl Home for PayloadMemory {
+    #[cold]
+    fn with(&self, run: &mut dyn FnMut(&mut Stock, &mut dyn Source)) {
+        let mut replies = self.replies();
+        let mut source = AskParent(self);
+        replies.collect(&self.callers, &mut source);
+        run(&mut replies.stock, &mut source);
+    }
+
+    /// Does not wait: a caller waits for what this is for, and may be who has to give something back.
+    fn find(
+        &self,
+        _: Deadline,
+        allocate: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
+    ) -> Result<Loan, NoMemory> {
+        let mut found = None;
+        self.with(&mut |stock, source| found = Some(allocate(stock, source)));
+        found.unwrap_or_else(|| Err(failed("the child's memory was not asked".into())))
+    }
+
+    fn peer_block(&self, block: BlockRef) -> Option<Block> {
+        Some(self.request_block(block))
+    }
+
+    /// The parent.
+    fn trusts_peer(&self) -> bool {
+        true
+    }
+
+    fn is_in_fork(&self) -> bool {
+        self.generation != fork::generation()
     }
 }
 
@@ -168,9 +229,9 @@ impl Memory for ReplyMemory<'_> {
 struct AskParent<'a>(&'a PayloadMemory);
 
 impl Source for AskParent<'_> {
-    fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoRoom> {
+    fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
         let sent = self.0.control.send(Message::Need { len }, None);
-        sent.map_err(|error| NoRoom::Failed(format!("the child cannot ask for reply memory: {error}")))?;
+        sent.map_err(|error| failed(format!("the child cannot ask for reply memory: {error}")))?;
         self.0.wait_for(|told| told.answer.take())
     }
 

@@ -20,14 +20,14 @@ impl Recorded {
 }
 
 /// The bytes are written as they are, and nothing after them: their root stays last.
-impl Archive for Recorded {
+impl Archive for &Recorded {
     type Archived = ();
     type Resolver = ();
 
     fn resolve(&self, (): (), _: Place<()>) {}
 }
 
-impl Serialize<Encoder<'_>> for Recorded {
+impl Serialize<Encoder<'_>> for &Recorded {
     fn serialize(&self, encoder: &mut Encoder<'_>) -> Result<(), Failure> {
         Writer::<Failure>::write(encoder, &self.0)
     }

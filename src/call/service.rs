@@ -5,9 +5,10 @@
 #![forbid(unsafe_code)]
 
 use super::host::{Access, Parallel};
-use crate::error::CallName;
+use crate::error::{CallName, NoMemory};
 use crate::frame::{Encode, Kind, Limit, Request, RequestSpan, Transfer};
-use crate::lane::{Memory, ReplySlot, SendError};
+use crate::lane::{ReplySlot, SendError};
+use crate::stock::Room;
 use crate::sys::image::Fnv;
 use rkyv::Archive;
 use std::any::TypeId;
@@ -47,7 +48,7 @@ pub trait Mode: sealed::Sealed + Clone + Send + Sync + 'static {
 
     /// Calls a method.
     #[doc(hidden)]
-    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: &A) -> Self::Out<R>;
+    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Self::Out<R>;
 }
 
 pub(crate) mod sealed {
@@ -167,9 +168,9 @@ impl Fingerprint {
 /// One request on its way through the callee, and the place for its reply.
 pub(crate) struct Exchange<'a> {
     pub(crate) slot: ReplySlot<'a>,
-    pub(crate) memory: &'a mut dyn Memory,
+    pub(crate) room: Room<'a>,
     pub(crate) request: RequestSpan<'a>,
-    /// `interface << 16 | method`.
+    /// `home << 32 | interface << 16 | method`.
     pub(crate) call: u64,
     /// The kind of the reply, once it has been written into the slot.
     pub(crate) replied: Option<Kind>,
@@ -180,7 +181,7 @@ impl Exchange<'_> {
     /// panic after it (in the value's destructor) becomes a fault.
     #[inline(always)]
     pub(crate) fn reply<R: Encode>(&mut self, kind: Kind, value: &R) {
-        match self.slot.write(value, &mut *self.memory) {
+        match self.slot.write(value, self.room) {
             Ok(()) => self.replied = Some(kind),
             Err(error) => self.refuse_slow(error),
         }
@@ -188,10 +189,14 @@ impl Exchange<'_> {
 
     #[cold]
     fn refuse_slow(&mut self, error: SendError) {
-        use crate::arena::NoRoom;
         match error {
-            SendError::NoRoom(NoRoom::TooLarge { len, max }) => self.reply_small(Kind::TooLarge, &Limit { len, max }),
-            SendError::NoRoom(NoRoom::Failed(why)) => self.refuse(&why),
+            SendError::NoMemory(NoMemory::TooLarge { len, max }) => {
+                self.reply_small(Kind::TooLarge, &Limit { len, max });
+            }
+            SendError::NoMemory(NoMemory::Exhausted { len, budget }) => {
+                self.reply_small(Kind::Exhausted, &Limit { len, max: budget });
+            }
+            SendError::NoMemory(NoMemory::Failed { why }) => self.refuse(&why),
             SendError::Encode => self.refuse("the reply cannot be encoded"),
         }
     }
@@ -204,7 +209,7 @@ impl Exchange<'_> {
 
     fn reply_small<R: Encode>(&mut self, kind: Kind, value: &R) {
         // Without even room for this, the caller gets a frame without payload, which says as much.
-        let _ = self.slot.write(value, &mut *self.memory);
+        let _ = self.slot.write(value, self.room);
         self.replied = Some(kind);
     }
 }

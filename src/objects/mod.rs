@@ -10,7 +10,7 @@ mod named;
 
 #[cfg(feature = "portable")]
 use crate::portable::TrustedChild;
-use crate::sys::mapping::Mapping;
+use crate::sys::mapping::{Access, Mapping};
 use crate::sys::memfd;
 #[cfg(feature = "portable")]
 use named::Named;
@@ -91,11 +91,17 @@ pub(crate) trait Objects: Send + Sync {
         ""
     }
 
-    /// Creates and maps object `number`, of `len` zero bytes, and what to send the peer for it.
-    fn create(&self, number: u64, len: usize) -> io::Result<(Mapping, Option<OwnedFd>)>;
+    /// Creates and maps object `number`, of `len` zero bytes, and what to send the peer for it, who may do with it what `peer`
+    /// says. (A backend that is for trusted peers only need not hold it to that.)
+    fn create(&self, number: u64, len: usize, peer: Access) -> io::Result<(Mapping, Option<OwnedFd>)>;
 
     /// Maps object `number` of the peer, which is trusted; takes the next of `descriptors` if it needs one.
-    fn attach(&self, number: u64, descriptors: &mut dyn Iterator<Item = OwnedFd>) -> io::Result<Mapping>;
+    fn attach(
+        &self,
+        number: u64,
+        descriptors: &mut dyn Iterator<Item = OwnedFd>,
+        access: Access,
+    ) -> io::Result<Mapping>;
 
     /// The peer is gone: nothing needs to be found any more.
     fn peer_ended(&self) {}
@@ -105,18 +111,18 @@ pub(crate) trait Objects: Send + Sync {
 pub(crate) struct Sealed;
 
 impl Objects for Sealed {
-    fn create(&self, number: u64, len: usize) -> io::Result<(Mapping, Option<OwnedFd>)> {
+    fn create(&self, number: u64, len: usize, peer: Access) -> io::Result<(Mapping, Option<OwnedFd>)> {
         let name = match number {
             SEGMENT => "callgate",
             EVENTS => "callgate-events",
             _ => "callgate-arena",
         };
-        let object = memfd::create_sealed(name, len)?;
-        Ok((Mapping::new(&object, len)?, Some(object)))
+        let (mapping, object) = memfd::create_sealed(name, len, peer)?;
+        Ok((mapping, Some(object)))
     }
 
-    fn attach(&self, _: u64, descriptors: &mut dyn Iterator<Item = OwnedFd>) -> io::Result<Mapping> {
+    fn attach(&self, _: u64, descriptors: &mut dyn Iterator<Item = OwnedFd>, access: Access) -> io::Result<Mapping> {
         let object = descriptors.next().ok_or(io::ErrorKind::InvalidData)?;
-        Mapping::new(&object, memfd::sealed_len(&object)?)
+        Mapping::new(&object, memfd::sealed_len(&object)?, access)
     }
 }

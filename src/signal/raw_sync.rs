@@ -13,7 +13,7 @@ use crate::sync::Ordering::Relaxed;
 use crate::sync::{Futex, wait_either};
 use crate::sys::event::{self, Event};
 use crate::sys::futex::{Private, Shared};
-use crate::sys::mapping::Mapping;
+use crate::sys::mapping::{Access, Mapping};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, SyncSender};
@@ -24,7 +24,7 @@ use std::time::Duration;
 /// A parent's doorbells, made anew; and what to send the child.
 pub(super) fn of_parent(count: Count, objects: &dyn Objects) -> io::Result<(Bells, Option<OwnedFd>)> {
     let (lanes, all) = (count.lanes as usize, (count.lanes + count.workers) as usize);
-    let (memory, descriptor) = objects.create(EVENTS, all * event::STRIDE)?;
+    let (memory, descriptor) = objects.create(EVENTS, all * event::STRIDE, Access::ReadWrite)?;
     let memory = Arc::new(memory);
     let events = (0..all).map(|index| Ok(Arc::new(Event::create(&memory, index)?)));
     let mut events: Vec<Arc<Event>> = events.collect::<io::Result<_>>()?;
@@ -44,7 +44,7 @@ pub(super) fn of_child(
     objects: &dyn Objects,
     descriptors: &mut dyn Iterator<Item = OwnedFd>,
 ) -> io::Result<Bells> {
-    let memory: Arc<Mapping> = Arc::new(objects.attach(EVENTS, descriptors)?);
+    let memory: Arc<Mapping> = Arc::new(objects.attach(EVENTS, descriptors, Access::ReadWrite)?);
     let bell = |index| Ok(Arc::new(ChildBell(Event::open(&memory, index)?)) as Arc<dyn Sleeper>);
     let (lanes, all) = (count.lanes as usize, (count.lanes + count.workers) as usize);
     Ok(Bells {

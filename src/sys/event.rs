@@ -77,6 +77,7 @@ fn failed(error: Box<dyn std::error::Error>) -> io::Error {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::sys::mapping::Access;
     use crate::sys::memfd;
     use raw_sync::locks::{LockImpl, LockInit, Mutex};
     use std::sync::mpsc;
@@ -84,8 +85,8 @@ mod tests {
 
     /// Two mappings of the same two events, as two processes have them.
     fn two_sides() -> ([Event; 2], [Event; 2], Arc<Mapping>) {
-        let object = memfd::create_sealed("callgate-test", 2 * STRIDE).unwrap();
-        let [ours, theirs] = [(); 2].map(|()| Arc::new(Mapping::new(&object, 2 * STRIDE).unwrap()));
+        let (ours, object) = memfd::create_sealed("callgate-test", 2 * STRIDE, Access::ReadWrite).unwrap();
+        let (ours, theirs) = (Arc::new(ours), Arc::new(Mapping::new(&object, 2 * STRIDE, Access::ReadWrite).unwrap()));
         let created = [0, 1].map(|index| Event::create(&ours, index).unwrap());
         (created, [0, 1].map(|index| Event::open(&theirs, index).unwrap()), ours)
     }

@@ -3,17 +3,25 @@
 //! Gives out raw pointers only. Bytes that another process may be writing are never behind a reference; they are copied out
 //! with [`copy_from_shared`], which the compiler cannot see through.
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use std::any::Any;
 use std::io;
 use std::os::fd::AsFd;
 use std::ptr::{self, NonNull};
 
-/// A shared, readable and writable mapping of a whole memory object; unmapped when dropped.
+/// What a process may do with a memory object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    ReadWrite,
+    ReadOnly,
+}
+
+/// A shared mapping of a whole memory object; unmapped when dropped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    access: Access,
     /// What unmaps it, if that is not this.
     keeper: Option<Keeper>,
 }
@@ -28,12 +36,15 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps the first `len` bytes of `object`. `len` must be greater than 0.
-    pub(crate) fn new(object: impl AsFd, len: usize) -> io::Result<Self> {
-        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+    pub(crate) fn new(object: impl AsFd, len: usize, access: Access) -> io::Result<Self> {
+        let protection = match access {
+            Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+            Access::ReadOnly => ProtFlags::READ,
+        };
         // SAFETY: the kernel chooses a free address range, so no existing memory changes.
-        let start = unsafe { mmap(ptr::null_mut(), len, access, flags, object, 0) }?;
+        let start = unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, object, 0) }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, len, keeper: None })
+        Ok(Self { start, len, access, keeper: None })
     }
 
     /// The `len` bytes from `start`, which `keeper` keeps mapped.
@@ -43,7 +54,7 @@ impl Mapping {
     /// They must stay mapped, readable and writable and shared, until `keeper` is dropped.
     #[cfg(feature = "portable")]
     pub(crate) unsafe fn kept_by(start: NonNull<u8>, len: usize, keeper: Keeper) -> Self {
-        Self { start, len, keeper: Some(keeper) }
+        Self { start, len, access: Access::ReadWrite, keeper: Some(keeper) }
     }
 
     pub(crate) fn start(&self) -> NonNull<u8> {
@@ -53,7 +64,27 @@ impl Mapping {
     pub(crate) fn len(&self) -> usize {
         self.len
     }
+
+    /// Whether this process may write to it. To one that it may only read, a write ends the process.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.access == Access::ReadWrite
+    }
+
+    /// Has the system provide the first `len` bytes now, which are about to be written, in huge pages where it grants them: page
+    /// by page, as they are touched, costs half as much again. What it does not do now it does then.
+    pub(crate) fn populate(&self, len: usize) {
+        let len = len.min(self.len);
+        if self.len >= HUGE {
+            // SAFETY: advice changes no byte of the range, which is this mapping's own.
+            let _ = unsafe { madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxHugepage) };
+        }
+        // SAFETY: as above: pages that exist keep what they hold.
+        let _ = unsafe { madvise(self.start.as_ptr().cast(), len, Advice::LinuxPopulateWrite) };
+    }
 }
+
+/// Bytes in a huge page.
+const HUGE: usize = 2 << 20;
 
 impl Drop for Mapping {
     fn drop(&mut self) {

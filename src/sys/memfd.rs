@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::mapping::{Access, Mapping};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,12 +10,19 @@ use std::os::fd::{AsFd, OwnedFd};
 /// What no holder of the descriptor can undo: the size, and the seals themselves.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// Creates a memory object of `len` zero bytes that can neither shrink nor grow. `name` shows in `/proc/<pid>/maps`.
-pub(crate) fn create_sealed(name: &str, len: usize) -> io::Result<OwnedFd> {
+/// Creates and maps a memory object of `len` zero bytes that can neither shrink nor grow. If `peers` may only read it, no mapping made
+/// after this one can be written through, nor can the object be, whoever has the descriptor. `name` shows in `/proc/<pid>/maps`.
+pub(crate) fn create_sealed(name: &str, len: usize, peers: Access) -> io::Result<(Mapping, OwnedFd)> {
     let object = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     ftruncate(&object, len as u64)?;
-    fcntl_add_seals(&object, SEALS)?;
-    Ok(object)
+    // Mapped before it is sealed: what is mapped writable stays so.
+    let mapping = Mapping::new(&object, len, Access::ReadWrite)?;
+    let seals = match peers {
+        Access::ReadWrite => SEALS,
+        Access::ReadOnly => SEALS | SealFlags::FUTURE_WRITE,
+    };
+    fcntl_add_seals(&object, seals)?;
+    Ok((mapping, object))
 }
 
 /// The length of a sealed memory object, or an error if `object` is anything else.
@@ -24,4 +32,19 @@ pub(crate) fn sealed_len(object: impl AsFd) -> io::Result<usize> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a descriptor that is no sealed memory object"));
     }
     usize::try_from(fstat(&object)?.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_only_read_cannot_write_in_any_way() {
+        let (ours, object) = create_sealed("callgate-test", 8192, Access::ReadOnly).unwrap();
+        assert!(Mapping::new(&object, 8192, Access::ReadWrite).is_err());
+        assert!(rustix::io::write(&object, b"x").is_err());
+        let theirs = Mapping::new(&object, sealed_len(&object).unwrap(), Access::ReadOnly).unwrap();
+        assert!(ours.is_writable() && !theirs.is_writable());
+        assert!(fcntl_add_seals(&object, SealFlags::WRITE).is_err());
+    }
 }

@@ -64,7 +64,7 @@ pub(crate) fn call(block: &Block, method: &Method, mode: &syn::Ident) -> TokenSt
     quote! {
         #docs
         #vis fn #shown(&self #separator #parameters) -> #mode::Out<#output> {
-            ::callgate::__glue::Mode::call::<_, #output>(&self.__mode, #descriptor, &#tuple)
+            ::callgate::__glue::Mode::call::<_, #output>(&self.__mode, #descriptor, #tuple)
         }
     }
 }

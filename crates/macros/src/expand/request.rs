@@ -17,10 +17,10 @@ pub(crate) fn parameters(method: &Method) -> TokenStream {
     quote!(#(#parameters),*)
 }
 
-/// `(Val(&n), Text(name),)`: what is sent.
+/// `(Own(n), Text(name),)`: what is sent.
 pub(crate) fn tuple(method: &Method) -> TokenStream {
     let elements = method.arguments.iter().map(|Argument { name, passing, ty }| match passing {
-        Passing::Value => quote_spanned!(ty.span()=> ::callgate::__glue::Val(&#name)),
+        Passing::Value => quote_spanned!(ty.span()=> ::callgate::__glue::Own(#name)),
         Passing::Borrowed | Passing::Archived => quote_spanned!(ty.span()=> ::callgate::__glue::Val(#name)),
         Passing::Text => quote!(::callgate::__glue::Text(#name)),
         Passing::Native | Passing::Slice => quote_spanned!(ty.span()=> ::callgate::__glue::Slice(#name)),
@@ -28,10 +28,11 @@ pub(crate) fn tuple(method: &Method) -> TokenStream {
     quote!((#(#elements,)*))
 }
 
-/// `(Val<'static, u64>, Text<'static>,)`: its type.
+/// `(Own<u64>, Text<'static>,)`: its type.
 pub(crate) fn tuple_type(method: &Method) -> TokenStream {
     let elements = method.arguments.iter().map(|Argument { passing, ty, .. }| match passing {
-        Passing::Value | Passing::Borrowed | Passing::Archived => quote!(::callgate::__glue::Val<'static, #ty>),
+        Passing::Value => quote!(::callgate::__glue::Own<#ty>),
+        Passing::Borrowed | Passing::Archived => quote!(::callgate::__glue::Val<'static, #ty>),
         Passing::Text => quote!(::callgate::__glue::Text<'static>),
         Passing::Native | Passing::Slice => quote!(::callgate::__glue::Slice<'static, #ty>),
     });

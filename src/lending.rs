@@ -1,0 +1,393 @@
+//! Lending: blocks that stay with the peer beyond the frame that named them.
+//!
+//! Layer 2. A frame that names a block of its sender's arena lends it: its receiver may keep it ([`Holder::take`]) and say later that
+//! it is done ([`Holder::let_go`]), or bring it home with a frame of its own ([`Holder::bring`]). The books ([`Lender`]) are private to
+//! who lent; the only words that both sides see are those of the [`HeldTable`], which the holder writes.
+//!
+//! # Why a block is never used by both sides
+//!
+//! The lender gives a block to somebody else, or writes to it, only after it has seen DONE of that very loan, or HOME with a frame
+//! that brings it, or that the frame which lent it has been dealt with and nobody took it. The holder stores DONE and HOME with Release after its
+//! last look at the block, the lender loads them with Acquire before it writes there. TAKEN is stored, with Release too, before the reply
+//! to the frame (or `released`, if the frame is a reply), and read after that was seen.
+//!
+//! A value that is sent may still be looked at by who sent it (its own `Serialize` may lend what somebody else owns). So what was lent
+//! is the lender's again only when its owner there is gone as well, and what is brought home goes home only if it was let go before the
+//! frame is published.
+//!
+//! # What a hostile holder can do
+//!
+//! It writes the words, so it can be done with what it still looks at, or never be. The first harms itself alone (what it could read
+//! before it can read after), the second keeps memory of its parent's budget for it. Words of tickets that are not lent are
+//! never looked at, so there is nothing to free twice; a chain of blocks that come home ends at the first that is not lent.
+
+#![forbid(unsafe_code)]
+
+use crate::arena::Loan;
+use crate::layout::{DONE, HOME, HeldTable, TAKEN, TICKETS};
+use crate::segment::{Block, Placed};
+use crate::sync::Ordering::{Acquire, Release};
+
+/// Names one loan of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    index: u32,
+    /// 1 to [`GENERATIONS`], another for each loan under the same index, until they come round again.
+    generation: u32,
+}
+
+/// What two bits of state leave of 32.
+const GENERATIONS: u32 = u32::MAX >> 2;
+
+impl Ticket {
+    /// As one number, which is not 0.
+    pub(crate) fn to_word(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// The ticket that a peer names, if there can be one.
+    pub(crate) fn checked(word: u64) -> Option<Self> {
+        let (generation, index) = ((word >> 32) as u32, word as u32);
+        let is_one = (1..=GENERATIONS).contains(&generation) && (index as usize) < TICKETS;
+        is_one.then_some(Self { index, generation })
+    }
+}
+
+/// Loans that one frame carries: the last of them, plus 1; 0 = none. Each knows the one before it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Chain(u32);
+
+impl Chain {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0 == 0
+    }
+
+    /// For the call word of a frame, and back.
+    pub(crate) fn to_word(&self) -> u64 {
+        self.0.into()
+    }
+
+    pub(crate) fn from_word(word: u64) -> Self {
+        Self(word as u32)
+    }
+
+    /// Puts `index` before the others, which are returned.
+    fn push(&mut self, index: u32) -> Chain {
+        std::mem::replace(self, Chain(index + 1))
+    }
+
+    fn first(&self) -> Option<u32> {
+        self.0.checked_sub(1)
+    }
+}
+
+/// What a frame carries beside its payload, until it is published.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    /// The block that the frame has outgrown its slot into.
+    pub(crate) block: Option<Loan>,
+    /// Blocks of this side that are lent with it.
+    pub(crate) lent: Chain,
+    /// Blocks of the peer that it brings home.
+    pub(crate) home: Chain,
+}
+
+impl Carried {
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.block.is_none() && self.lent.is_empty() && self.home.is_empty()
+    }
+}
+
+// ---- who lends -----------------------------------------------------------------------------------------------------
+
+/// What one side has lent to the other.
+pub(crate) struct Lender {
+    /// Written by the peer.
+    held: Placed<HeldTable>,
+    entries: Vec<Entry>,
+    /// Indices that can be lent under.
+    free: Vec<u32>,
+    /// Loans whose frames have been dealt with, and which the peer has kept.
+    kept: Vec<u32>,
+    /// Blocks that have come home with frames that are being dealt with.
+    home: Vec<Returned>,
+    frames_home: u64,
+}
+
+#[derive(Default)]
+struct Entry {
+    generation: u32,
+    /// The block, of which so many bytes were lent; `None` once it is back.
+    lent: Option<(Loan, u64)>,
+    /// Whether somebody on this side still looks at it.
+    owned: bool,
+    /// Whether the peer will look at it no more, though somebody here does.
+    over: bool,
+    /// Whether a frame that is on its way carries it.
+    on_its_way: bool,
+    /// What the frame carries beside it.
+    next: Chain,
+}
+
+struct Returned {
+    frame: u64,
+    ticket: Ticket,
+    block: (Loan, u64),
+}
+
+/// A block that the peer sends home.
+pub(crate) enum Home {
+    /// It is this side's alone.
+    Whole(Loan, u64),
+    /// Somebody still looks at it: so many bytes are to be copied.
+    Shared(Block, u64),
+}
+
+impl Lender {
+    pub(crate) fn new(held: Placed<HeldTable>) -> Self {
+        Self { held, entries: Vec::new(), free: Vec::new(), kept: Vec::new(), home: Vec::new(), frames_home: 0 }
+    }
+
+    /// Lends the first `len` bytes of a block with the frame that `chain` belongs to. `owned` = until [`disown`](Self::disown) or
+    /// [`reclaim`](Self::reclaim), somebody here looks at it too.
+    ///
+    /// # Errors
+    ///
+    /// The block, if [`TICKETS`] blocks are lent already.
+    pub(crate) fn lend(&mut self, loan: Loan, len: u64, owned: bool, chain: &mut Chain) -> Result<Ticket, Loan> {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None if self.entries.len() < TICKETS => {
+                self.entries.push(Entry::default());
+                self.entries.len() as u32 - 1
+            }
+            None => return Err(loan),
+        };
+        let entry = &mut self.entries[index as usize];
+        let generation = entry.generation % GENERATIONS + 1;
+        let next = chain.push(index);
+        *entry = Entry { generation, lent: Some((loan, len)), owned, over: false, on_its_way: true, next };
+        Ok(Ticket { index, generation })
+    }
+
+    /// Who owned the block here is gone. If the peer is done with it too, it goes to `free`.
+    pub(crate) fn disown(&mut self, ticket: Ticket, free: &mut Vec<Loan>) {
+        let Some(entry) = self.entry(ticket) else { return };
+        entry.owned = false;
+        if entry.over && !entry.on_its_way {
+            self.end(ticket.index, free);
+        }
+    }
+
+    /// The block for its owner alone, if the peer is done with it.
+    pub(crate) fn reclaim(&mut self, ticket: Ticket, free: &mut Vec<Loan>) -> Option<Loan> {
+        self.collect(free);
+        let entry = self.entry(ticket).filter(|entry| entry.over && !entry.on_its_way)?;
+        let (loan, _) = entry.lent.take()?;
+        self.free.push(ticket.index);
+        Some(loan)
+    }
+
+    /// The frame has been dealt with, or will never be sent: what nobody kept of what it carried goes to `free`.
+    pub(crate) fn settle(&mut self, mut chain: Chain, free: &mut Vec<Loan>) {
+        while let Some(index) = chain.first() {
+            let word = self.word(index);
+            let entry = &mut self.entries[index as usize];
+            entry.on_its_way = false;
+            chain = std::mem::take(&mut entry.next);
+            match (&entry.lent, word) {
+                // HOME: on its way back with a frame that is yet to be dealt with.
+                (Some(_), Some((TAKEN | HOME, _))) if !entry.over => self.kept.push(index),
+                _ => self.end(index, free),
+            }
+        }
+    }
+
+    /// Moves to `free` what the peer is done with since.
+    pub(crate) fn collect(&mut self, free: &mut Vec<Loan>) {
+        for at in (0..self.kept.len()).rev() {
+            let index = self.kept[at];
+            if self.word(index).is_some_and(|(state, _)| state == DONE) {
+                self.kept.swap_remove(at);
+                self.end(index, free);
+            }
+        }
+    }
+
+    /// Takes in the blocks that a frame brings home; returns its number, for [`forget`](Self::forget).
+    pub(crate) fn welcome(&mut self, mut chain: Chain) -> u64 {
+        self.frames_home += 1;
+        // Each block is lent once, so a chain that a liar has tied into a ring ends too.
+        while let Some(index) = chain.first() {
+            let Some(next) = self.come_home(index) else { break };
+            chain = next;
+        }
+        self.frames_home
+    }
+
+    fn come_home(&mut self, index: u32) -> Option<Chain> {
+        self.entries.get(index as usize)?.lent.as_ref()?;
+        let (_, next) = self.word(index).filter(|&(state, _)| state == HOME)?;
+        let entry = &mut self.entries[index as usize];
+        if entry.owned {
+            // A copy must do: see `take_home`.
+            entry.over = true;
+            self.kept.retain(|&kept| kept != index);
+            return Some(next);
+        }
+        let ticket = Ticket { index, generation: entry.generation };
+        let block = entry.lent.take()?;
+        self.home.push(Returned { frame: self.frames_home, ticket, block });
+        // If the frame that lent it is not dealt with yet, the rest of its chain hangs on the entry.
+        if !self.entries[index as usize].on_its_way {
+            self.kept.retain(|&kept| kept != index);
+            self.free.push(index);
+        }
+        Some(next)
+    }
+
+    /// A block that a frame brings home; `None` if it was not lent.
+    pub(crate) fn take_home(&mut self, ticket: Ticket) -> Option<Home> {
+        if let Some(at) = self.home.iter().position(|returned| returned.ticket == ticket) {
+            let (loan, len) = self.home.swap_remove(at).block;
+            return Some(Home::Whole(loan, len));
+        }
+        let (loan, len) = self.entry(ticket)?.lent.as_ref()?;
+        Some(Home::Shared(loan.block(), *len))
+    }
+
+    /// The frame with this number has been dealt with: what nobody took of what it brought goes to `free`.
+    pub(crate) fn forget(&mut self, frame: u64, free: &mut Vec<Loan>) {
+        free.extend(self.home.extract_if(.., |returned| returned.frame == frame).map(|returned| returned.block.0));
+    }
+
+    fn entry(&mut self, ticket: Ticket) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(ticket.index as usize)?;
+        (entry.generation == ticket.generation && entry.lent.is_some()).then_some(entry)
+    }
+
+    /// What the peer says of the loan under `index`: the state, and what comes home with it; `None` if it says nothing.
+    fn word(&self, index: u32) -> Option<(u64, Chain)> {
+        // Acquire: the block is written after this. Pairs with the Release in `Holder::say`.
+        let word = self.held.words[index as usize].load(Acquire);
+        let is_of_this = word as u32 >> 2 == self.entries[index as usize].generation;
+        is_of_this.then_some((word & 3, Chain::from_word(word >> 32)))
+    }
+
+    /// The peer will not look at it again.
+    fn end(&mut self, index: u32, free: &mut Vec<Loan>) {
+        let entry = &mut self.entries[index as usize];
+        if entry.owned && entry.lent.is_some() {
+            entry.over = true;
+            return;
+        }
+        free.extend(entry.lent.take().map(|(loan, _)| loan));
+        self.free.push(index);
+    }
+}
+
+// ---- who holds -----------------------------------------------------------------------------------------------------
+
+/// What one side holds of what the other has lent to it.
+pub(crate) struct Holder {
+    /// Written by this side, and never read back: the peer might have changed it.
+    held: Placed<HeldTable>,
+    /// What is held, by index; grows as far as it is needed.
+    entries: Vec<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    /// 0 = not held.
+    generation: u32,
+    /// Whether a frame that is being written brings it home, and nobody here looks at it any more.
+    brought: bool,
+    let_go: bool,
+    /// What that frame brings beside it.
+    next: Chain,
+}
+
+impl Holder {
+    pub(crate) fn new(held: Placed<HeldTable>) -> Self {
+        Self { held, entries: Vec::new() }
+    }
+
+    /// Keeps a block beyond its frame. `false` if it, or another one under the same index, is held already.
+    pub(crate) fn take(&mut self, ticket: Ticket) -> bool {
+        let index = ticket.index as usize;
+        if self.entries.len() <= index {
+            self.entries.resize_with(index + 1, Held::default);
+        }
+        if self.entries[index].generation != 0 {
+            return false;
+        }
+        self.entries[index] = Held { generation: ticket.generation, ..Held::default() };
+        self.say(ticket, TAKEN, &Chain::default());
+        true
+    }
+
+    /// Nobody here will look at a held block again.
+    pub(crate) fn let_go(&mut self, ticket: Ticket) {
+        let entry = &mut self.entries[ticket.index as usize];
+        if entry.brought {
+            entry.let_go = true;
+        } else {
+            self.done(ticket);
+        }
+    }
+
+    /// Brings a held block home with the frame that is being written, which `chain` belongs to. `false` if it does so already.
+    pub(crate) fn bring(&mut self, ticket: Ticket, chain: &mut Chain) -> bool {
+        let entry = &mut self.entries[ticket.index as usize];
+        if entry.brought {
+            return false;
+        }
+        entry.brought = true;
+        entry.next = chain.push(ticket.index);
+        true
+    }
+
+    /// The frame is about to be published. Returns what it says of the blocks that nobody looks at here any more; of the others, the
+    /// peer makes copies.
+    pub(crate) fn send(&mut self, mut chain: Chain) -> Chain {
+        let mut home = Chain::default();
+        while let Some((ticket, let_go)) = self.pop(&mut chain) {
+            if let_go {
+                self.entries[ticket.index as usize].generation = 0;
+                let next = home.push(ticket.index);
+                self.say(ticket, HOME, &next);
+            }
+        }
+        home
+    }
+
+    /// The frame will never be published.
+    pub(crate) fn discard(&mut self, mut chain: Chain) {
+        while let Some((ticket, let_go)) = self.pop(&mut chain) {
+            if let_go {
+                self.done(ticket);
+            }
+        }
+    }
+
+    /// The next of what a frame brings, and whether nobody here looks at it any more.
+    fn pop(&mut self, chain: &mut Chain) -> Option<(Ticket, bool)> {
+        let index = chain.first()?;
+        let entry = &mut self.entries[index as usize];
+        *chain = std::mem::take(&mut entry.next);
+        entry.brought = false;
+        Some((Ticket { index, generation: entry.generation }, entry.let_go))
+    }
+
+    fn done(&mut self, ticket: Ticket) {
+        self.entries[ticket.index as usize].generation = 0;
+        self.say(ticket, DONE, &Chain::default());
+    }
+
+    fn say(&mut self, ticket: Ticket, state: u64, next: &Chain) {
+        let word = next.to_word() << 32 | u64::from(ticket.generation) << 2 | state;
+        // Release: after the last look at the block. Pairs with the Acquire in `Lender::word`.
+        self.held.words[ticket.index as usize].store(word, Release);
+    }
+}

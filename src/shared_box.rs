@@ -1,0 +1,683 @@
+//! Boxes whose contents lie in a bridge's shared memory, so that passing one moves no byte of them.
+//!
+//! Layer 2. Contents are plain data: whatever bytes lie there are a value, and sending them tells the peer nothing but them. One of the few files above
+//! `segment` with `unsafe` in it: this is where blocks become slices. The rules:
+//!
+//! - A block of this side's own arena is referred to only while this side may be the only one to write there: always if the peer can
+//!   merely read it (the memory of a parent's requests), and while the block is not lent if it is trusted.
+//! - A block of the peer's arena is referred to only if the peer is trusted not to write there meanwhile (a child's parent, and a child that
+//!   its parent vouches for). Of all others the contents are copied.
+
+use crate::arena::Loan;
+use crate::doorbell::Deadline;
+use crate::error::NoMemory;
+use crate::frame::{BlockRef, Decoder, Decoding, Encoder};
+use crate::lending::{Carried, Home as Back, Ticket};
+use crate::segment::{Block, Span};
+use crate::stock::{Home, Room};
+use bytemuck::Pod;
+use rkyv::boxed::{ArchivedBox, BoxResolver};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::Failure;
+use rkyv::rend::u64_le;
+use rkyv::util::AlignedVec;
+use rkyv::{Archive, Deserialize, Place, Portable, Serialize, munge::munge};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// The alignment of every box's contents, in bytes.
+const ALIGN: usize = 64;
+
+// ---- memory --------------------------------------------------------------------------------------------------------
+
+/// What a box consists of, whatever its type: so many bytes in some place.
+struct Bytes {
+    store: Store,
+    len: usize,
+}
+
+/// Where the bytes are.
+enum Store {
+    /// In this process alone. Copied when they are sent.
+    Private(AlignedVec<ALIGN>),
+    /// In a block of this side's arena.
+    Own(Own),
+    /// In a block of the peer's arena.
+    Peer(Peer),
+}
+
+struct Own {
+    block: Block,
+    state: Mutex<State>,
+    home: Arc<dyn Home>,
+}
+
+/// What became of the block.
+enum State {
+    /// It is here alone.
+    Here(Loan),
+    /// It was sent, by a value that may be gone by now or not.
+    Lent(Ticket),
+    /// It goes to another box.
+    Gone,
+}
+
+struct Peer {
+    block: Block,
+    ticket: Ticket,
+    home: Arc<dyn Home>,
+}
+
+/// The memory that this process has as a child: its bridge's.
+static HERE: OnceLock<Arc<dyn Home>> = OnceLock::new();
+
+/// Makes `home` the memory of boxes in this process, which is a child.
+pub(crate) fn settle_here(home: Arc<dyn Home>) {
+    // A process is the child of one parent.
+    let _ = HERE.set(home);
+}
+
+impl Own {
+    fn new(loan: Loan, home: &Arc<dyn Home>) -> Self {
+        Self { block: loan.block(), state: Mutex::new(State::Here(loan)), home: home.clone() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this side alone has the block, now that somebody has the box for himself.
+    fn is_alone(&mut self) -> bool {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let State::Lent(ticket) = *state {
+            match self.home.on(|stock, source| stock.reclaim(ticket, source)) {
+                Some(loan) => *state = State::Here(loan),
+                None => return false,
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if self.home.is_in_fork() {
+            return;
+        }
+        let state = std::mem::replace(&mut *self.state(), State::Gone);
+        match state {
+            State::Here(loan) => self.home.on(|stock, source| stock.free(loan, source)),
+            State::Lent(ticket) => self.home.on(|stock, source| stock.disown(ticket, source)),
+            State::Gone => {}
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if !self.home.is_in_fork() {
+            self.home.on(|stock, _| stock.let_go(self.ticket));
+        }
+    }
+}
+
+impl Bytes {
+    /// `len` bytes of `home`'s memory, which hold what they held before.
+    fn stale(home: &Arc<dyn Home>, len: usize, deadline: Deadline) -> Result<Self, NoMemory> {
+        if len == 0 || home.is_in_fork() {
+            return Ok(Self::private(len));
+        }
+        let loan = home.allocate(len as u64, deadline)?;
+        Ok(Self { store: Store::Own(Own::new(loan, home)), len })
+    }
+
+    /// `len` zeros in private memory.
+    fn private(len: usize) -> Self {
+        let mut bytes = AlignedVec::new();
+        bytes.resize(len, 0);
+        Self { store: Store::Private(bytes), len }
+    }
+
+    /// `len` bytes wherever boxes of this process lie.
+    fn stale_here(len: usize) -> Result<Self, NoMemory> {
+        match HERE.get() {
+            Some(home) => Self::stale(home, len, Deadline::NEVER),
+            None => Ok(Self::private(len)),
+        }
+    }
+
+    /// A copy of the first `len` bytes of a span that a peer may be writing; in shared memory if there is any.
+    fn copy_of(span: Span<'_>, len: usize, home: &Arc<dyn Home>) -> Self {
+        let mut copy = Self::stale(home, len, Deadline::now()).unwrap_or_else(|_| Self::private(len));
+        let target = copy.as_mut_slice().as_mut_ptr();
+        // SAFETY: as long as the span's first `len` bytes, and nobody else's: a new block, or private memory.
+        unsafe { span.first(len).copy_to(target) };
+        copy
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        let block = match &self.store {
+            Store::Private(bytes) => return bytes,
+            Store::Own(own) => &own.block,
+            Store::Peer(peer) => &peer.block,
+        };
+        // SAFETY: see the rules at the top of the file. An own block that is lent is only read by a peer that is not trusted, and one
+        // that is has promised; who writes here has the box for himself.
+        unsafe { block.span().first(self.len).as_bytes() }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [u8] {
+        if !self.is_ours_to_write() {
+            self.detach_slow();
+        }
+        let block = match &mut self.store {
+            Store::Private(bytes) => return &mut bytes[..self.len],
+            Store::Own(own) => &own.block,
+            Store::Peer(peer) => &peer.block,
+        };
+        // SAFETY: `is_ours_to_write`, and the box is borrowed for as long.
+        unsafe { block.span().first(self.len).as_mut_bytes() }
+    }
+
+    /// Whether nobody else looks at the bytes, or may.
+    fn is_ours_to_write(&mut self) -> bool {
+        match &mut self.store {
+            Store::Private(_) => true,
+            Store::Own(own) => !own.home.is_in_fork() && own.is_alone(),
+            Store::Peer(peer) => !peer.home.is_in_fork() && peer.block.is_writable(),
+        }
+    }
+
+    /// Moves to a copy.
+    #[cold]
+    fn detach_slow(&mut self) {
+        let home = match &self.store {
+            Store::Private(_) => return,
+            Store::Own(Own { home, .. }) | Store::Peer(Peer { home, .. }) => home.clone(),
+        };
+        let mut copy = Self::stale(&home, self.len, Deadline::now()).unwrap_or_else(|_| Self::private(self.len));
+        copy.as_mut_slice().copy_from_slice(self.as_slice());
+        *self = copy;
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    fn is_shared(&self) -> bool {
+        !matches!(self.store, Store::Private(_))
+    }
+
+    // ---- sending ---------------------------------------------------------------------------------------------------
+
+    /// Has the frame that is being written, which carries `carried`, name these bytes: a block of their own if they are at home where the frame
+    /// goes and are not with another frame, else a copy of them.
+    fn parcel(&self, room: Room<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
+        let parcel = match &self.store {
+            Store::Own(own) if is_same(&own.home, room.home) => own.lend(self.len, carried)?,
+            Store::Peer(peer) if is_same(&peer.home, room.home) => peer.bring(self.len, carried),
+            _ => None,
+        };
+        match parcel {
+            Some(parcel) => Ok(parcel),
+            None => self.parcel_of_copy(room, carried),
+        }
+    }
+
+    fn parcel_of_copy(&self, room: Room<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
+        let len = self.len as u64;
+        let loan = room.home.allocate(len, room.deadline)?;
+        let place = loan.reference(self.len);
+        // SAFETY: a new block, that nobody else knows of, of at least `len` bytes.
+        let target = unsafe { loan.span().first(self.len).as_mut_bytes() };
+        target.copy_from_slice(self.as_slice());
+        let ticket = room.home.on(|stock, source| stock.lend(loan, len, false, &mut carried.lent, source))?;
+        Ok(Parcel { place, ticket })
+    }
+}
+
+impl Own {
+    /// `None` if it is lent already.
+    fn lend(&self, len: usize, carried: &mut Carried) -> Result<Option<Parcel>, NoMemory> {
+        let mut state = self.state();
+        let loan = match std::mem::replace(&mut *state, State::Gone) {
+            State::Here(loan) => loan,
+            other => {
+                *state = other;
+                return Ok(None);
+            }
+        };
+        let place = loan.reference(len);
+        let lend = |stock: &mut crate::stock::Stock, source: &mut dyn crate::arena::Source| {
+            stock.lend(loan, len as u64, true, &mut carried.lent, source)
+        };
+        let ticket = self.home.on(lend)?;
+        *state = State::Lent(ticket);
+        Ok(Some(Parcel { place, ticket }))
+    }
+}
+
+impl Peer {
+    /// `None` if another place in the frame brings it home already.
+    fn bring(&self, len: usize, carried: &mut Carried) -> Option<Parcel> {
+        let is_first = self.home.on(|stock, _| stock.holder.bring(self.ticket, &mut carried.home));
+        let place = BlockRef { segment: HOMEWARD, offset: 0, len: len as u64, ticket: 0 };
+        is_first.then_some(Parcel { place, ticket: self.ticket })
+    }
+}
+
+fn is_same(one: &Arc<dyn Home>, other: &dyn Home) -> bool {
+    std::ptr::addr_eq(Arc::as_ptr(one), other)
+}
+
+/// What a frame says of a block that goes with it.
+pub(crate) struct Parcel {
+    place: BlockRef,
+    ticket: Ticket,
+}
+
+/// Stands for the segment of a block that is the receiver's own.
+const HOMEWARD: u64 = u64::MAX;
+
+/// A box in a frame.
+///
+/// It has no contents to be looked at: make a [`SharedBox`] of it by taking the value, not its archive.
+#[derive(Debug, Portable, CheckBytes)]
+#[bytecheck(crate = rkyv::bytecheck)]
+#[repr(C)]
+pub struct ArchivedSharedBox {
+    /// The contents themselves, where there is no memory to lend.
+    inline: ArchivedBox<[u8]>,
+    segment: u64_le,
+    offset: u64_le,
+    len: u64_le,
+    /// 0 = the contents are inline.
+    ticket: u64_le,
+}
+
+/// Where a box's contents are, between serialising and resolving it.
+pub struct SharedBoxResolver {
+    inline: BoxResolver,
+    inline_len: usize,
+    parcel: Option<Parcel>,
+}
+
+impl ArchivedSharedBox {
+    /// The bytes, as one who receives the frame has them from now on.
+    fn open(&self, home: &Arc<dyn Home>, decoder: &mut Decoder<'_>) -> Result<Bytes, Failure> {
+        let len = usize::try_from(self.len.to_native()).map_err(|_| Failure)?;
+        let ticket = Ticket::checked(self.ticket.to_native()).ok_or(Failure)?;
+        if self.segment == HOMEWARD {
+            return Self::open_home(ticket, len, home, decoder);
+        }
+        let (segment, offset) = (self.segment.into(), self.offset.into());
+        let place = BlockRef { segment, offset, len: len as u64, ticket: 0 };
+        let block = home.peer_block(place).ok_or(Failure)?;
+        if !home.trusts_peer() {
+            decoder.may_copy(len as u64)?;
+            return Ok(Bytes::copy_of(block.span(), len, home));
+        }
+        let is_new = home.on(|stock, _| stock.holder.take(ticket));
+        let store = Store::Peer(Peer { block, ticket, home: home.clone() });
+        if is_new {
+            Ok(Bytes { store, len })
+        } else {
+            std::mem::forget(store);
+            Err(Failure)
+        }
+    }
+
+    fn open_home(
+        ticket: Ticket,
+        len: usize,
+        home: &Arc<dyn Home>,
+        decoder: &mut Decoder<'_>,
+    ) -> Result<Bytes, Failure> {
+        match home.on(|stock, _| stock.take_home(ticket)).ok_or(Failure)? {
+            Back::Whole(loan, lent) if len as u64 <= lent => Ok(Bytes { store: Store::Own(Own::new(loan, home)), len }),
+            Back::Whole(loan, _) => {
+                home.on(|stock, source| stock.free(loan, source));
+                Err(Failure)
+            }
+            Back::Shared(block, lent) => {
+                decoder.may_copy(lent)?;
+                let len = (len as u64 <= lent).then_some(len).ok_or(Failure)?;
+                Ok(Bytes::copy_of(block.span(), len, home))
+            }
+        }
+    }
+
+    fn bytes(&self, decoder: &mut Decoder<'_>) -> Result<Bytes, Failure> {
+        if self.ticket == 0 {
+            let mut bytes = Bytes::private(self.inline.len());
+            bytes.as_mut_slice().copy_from_slice(&self.inline);
+            return Ok(bytes);
+        }
+        let home = decoder.home().or(HERE.get()).ok_or(Failure)?.clone();
+        self.open(&home, decoder)
+    }
+}
+
+// ---- boxes ---------------------------------------------------------------------------------------------------------
+
+/// What a [`SharedBox`] may hold: `T` or `[T]`, of plain data.
+///
+/// Plain data is what implements [`Pod`]: numbers, arrays of them, and structs that derive it (`repr(C)`, without padding).
+pub trait Contents: sealed::Sealed {
+    #[doc(hidden)]
+    const SIZE_AND_ALIGN_ARE_FINE: ();
+
+    #[doc(hidden)]
+    fn of(bytes: &[u8]) -> Option<&Self>;
+
+    #[doc(hidden)]
+    fn of_mut(bytes: &mut [u8]) -> Option<&mut Self>;
+}
+
+mod sealed {
+    /// Only `T` and `[T]`.
+    pub trait Sealed {}
+    impl<T: bytemuck::Pod> Sealed for T {}
+    impl<T: bytemuck::Pod> Sealed for [T] {}
+}
+
+const fn check<T>() {
+    assert!(align_of::<T>() <= ALIGN, "the contents of a SharedBox are aligned to 64 bytes at most");
+    assert!(size_of::<T>() > 0, "a SharedBox holds something");
+}
+
+impl<T: Pod> Contents for T {
+    const SIZE_AND_ALIGN_ARE_FINE: () = check::<T>();
+
+    #[inline]
+    fn of(bytes: &[u8]) -> Option<&T> {
+        bytemuck::try_from_bytes(bytes).ok()
+    }
+
+    #[inline]
+    fn of_mut(bytes: &mut [u8]) -> Option<&mut T> {
+        bytemuck::try_from_bytes_mut(bytes).ok()
+    }
+}
+
+impl<T: Pod> Contents for [T] {
+    const SIZE_AND_ALIGN_ARE_FINE: () = check::<T>();
+
+    #[inline]
+    fn of(bytes: &[u8]) -> Option<&[T]> {
+        bytemuck::try_cast_slice(bytes).ok()
+    }
+
+    #[inline]
+    fn of_mut(bytes: &mut [u8]) -> Option<&mut [T]> {
+        bytemuck::try_cast_slice_mut(bytes).ok()
+    }
+}
+
+/// A box whose contents lie in a bridge's shared memory: passing it to a method, or returning it from one, moves the box and
+/// no byte of what is in it, so that costs the same whatever its size.
+///
+/// It holds plain data ([`Pod`]): `SharedBox<[u8]>`, `SharedBox<[f32]>`, `SharedBox<Header>`. Make it with one of the functions ending in `_in`,
+/// in the memory of the bridge that it is to pass; fill it in place; pass it by value, by itself or inside of other values.
+/// In a child, the functions without `_in` make it in the memory of the child's bridge.
+///
+/// # Who may touch what
+///
+/// - A box passed by value is the child's. Passed by reference, it is lent for the call; if the child is still at it when the
+///   caller writes to it (because the call timed out), the caller's box moves to a copy first.
+/// - A child that is not trusted can only read its parent's memory. Where it writes to a box that came from there, the box moves
+///   to a copy first; given back unchanged, the parent has the very memory again.
+/// - What an untrusted child made arrives at the parent as a copy. All boxes in one reply together may have as many bytes as
+///   [`Builder::max_payload`](crate::Builder::max_payload) says.
+/// - Between a parent and a child that it vouches for ([`Builder::trust_child`](crate::Builder::trust_child)), boxes pass both ways without a copy.
+///
+/// Passed to another bridge than its own, a box is copied into that one's memory; so is one in private memory. A child can read all memory of its bridge at any time: what it must not see does not belong into
+/// a box of that bridge. A box outlives its bridge.
+///
+/// # Examples
+///
+/// ```
+/// use callgate::{SharedBox, bridge};
+///
+/// struct Adder;
+///
+/// #[bridge]
+/// impl Adder {
+///     pub fn new() -> Self { Adder }
+///     pub fn sum(&self, numbers: SharedBox<[u64]>) -> u64 { numbers.iter().sum() }
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     callgate::init();
+///     let adder = Adder::bridge().start()?;
+///     let mut numbers = SharedBox::<[u64]>::zeroed_in(&adder, 1_000_000)?;
+///     numbers.iter_mut().enumerate().for_each(|(at, number)| *number = at as u64);
+///     assert_eq!(adder.sum(numbers)?, 499_999_500_000);
+///     Ok(())
+/// }
+/// ```
+pub struct SharedBox<T: Contents + ?Sized> {
+    bytes: Bytes,
+    contents: PhantomData<Box<T>>,
+}
+
+/// Where boxes can be made: a bridge.
+pub trait Memory: place::Sealed {}
+
+pub(crate) mod place {
+    use crate::doorbell::Deadline;
+    use crate::stock::Home;
+    use std::sync::Arc;
+
+    /// Bridges only.
+    pub trait Sealed {
+        #[doc(hidden)]
+        fn home(&self) -> HomeOf<'_>;
+    }
+
+    /// A bridge's memory, and how long to wait for it.
+    pub struct HomeOf<'a>(pub(crate) &'a Arc<dyn Home>, pub(crate) Deadline);
+}
+
+impl<T: Pod> SharedBox<[T]> {
+    /// A box of `len` zeros in the memory of `bridge`.
+    ///
+    /// # Errors
+    ///
+    /// If there is none: `len` elements are more than [`Builder::max_payload`](crate::Builder::max_payload) bytes, or so much is in use that
+    /// none came back within the bridge's timeout (or, if it has none, could not come back by itself).
+    pub fn zeroed_in(bridge: &impl Memory, len: usize) -> Result<Self, NoMemory> {
+        let mut new = Self::for_overwrite_in(bridge, len)?;
+        new.bytes.as_mut_slice().fill(0);
+        Ok(new)
+    }
+
+    /// A box of `len` elements in the memory of `bridge`, to be overwritten: they hold whatever lay there before, which is
+    /// something that passed this bridge, or zeros.
+    ///
+    /// # Errors
+    ///
+    /// As [`zeroed_in`](Self::zeroed_in).
+    pub fn for_overwrite_in(bridge: &impl Memory, len: usize) -> Result<Self, NoMemory> {
+        let place::HomeOf(home, deadline) = bridge.home();
+        Bytes::stale(home, Self::size(len)?, deadline).map(Self::new_of)
+    }
+
+    /// A box with a copy of `contents` in the memory of `bridge`.
+    ///
+    /// # Errors
+    ///
+    /// As [`zeroed_in`](Self::zeroed_in).
+    pub fn copied_in(bridge: &impl Memory, contents: &[T]) -> Result<Self, NoMemory> {
+        let mut new = Self::for_overwrite_in(bridge, contents.len())?;
+        new.copy_from_slice(contents);
+        Ok(new)
+    }
+
+    /// A box of `len` zeros: in a child, in the memory of its bridge; elsewhere in private memory.
+    ///
+    /// # Errors
+    ///
+    /// In a child, if its half of the bridge's [memory](crate::Builder::memory) is in use.
+    pub fn zeroed(len: usize) -> Result<Self, NoMemory> {
+        let mut new = Self::for_overwrite(len)?;
+        new.bytes.as_mut_slice().fill(0);
+        Ok(new)
+    }
+
+    /// As [`zeroed`](Self::zeroed), but the elements hold whatever lay there before.
+    ///
+    /// # Errors
+    ///
+    /// As [`zeroed`](Self::zeroed).
+    pub fn for_overwrite(len: usize) -> Result<Self, NoMemory> {
+        Bytes::stale_here(Self::size(len)?).map(Self::new_of)
+    }
+
+    /// A box with a copy of `contents`, in the same place as [`zeroed`](Self::zeroed).
+    ///
+    /// # Errors
+    ///
+    /// As [`zeroed`](Self::zeroed).
+    pub fn copied(contents: &[T]) -> Result<Self, NoMemory> {
+        let mut new = Self::for_overwrite(contents.len())?;
+        new.copy_from_slice(contents);
+        Ok(new)
+    }
+
+    /// Keeps the first `len` elements. Does nothing if there are no more.
+    pub fn truncate(&mut self, len: usize) {
+        self.bytes.truncate(len.saturating_mul(size_of::<T>()));
+    }
+
+    /// Bytes in `len` elements.
+    fn size(len: usize) -> Result<usize, NoMemory> {
+        let size = len.checked_mul(size_of::<T>()).filter(|&size| isize::try_from(size).is_ok());
+        size.ok_or(NoMemory::TooLarge { len: u64::MAX, max: isize::MAX as u64 })
+    }
+}
+
+impl<T: Pod> SharedBox<T> {
+    /// A box with `value` in the memory of `bridge`.
+    ///
+    /// # Errors
+    ///
+    /// As [`zeroed_in`](SharedBox::zeroed_in).
+    pub fn new_in(bridge: &impl Memory, value: T) -> Result<Self, NoMemory> {
+        let place::HomeOf(home, deadline) = bridge.home();
+        Bytes::stale(home, size_of::<T>(), deadline).map(|bytes| Self::filled(bytes, value))
+    }
+
+    /// A box with `value`: in a child, in the memory of its bridge; elsewhere in private memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`zeroed`](SharedBox::zeroed).
+    pub fn new(value: T) -> Result<Self, NoMemory> {
+        Bytes::stale_here(size_of::<T>()).map(|bytes| Self::filled(bytes, value))
+    }
+
+    fn filled(bytes: Bytes, value: T) -> Self {
+        let mut new = Self::new_of(bytes);
+        *new = value;
+        new
+    }
+}
+
+impl<T: Contents + ?Sized> SharedBox<T> {
+    fn new_of(bytes: Bytes) -> Self {
+        let () = T::SIZE_AND_ALIGN_ARE_FINE;
+        Self { bytes, contents: PhantomData }
+    }
+
+    /// Whether the contents lie in a bridge's memory; otherwise sending the box copies them.
+    pub fn is_shared(&self) -> bool {
+        self.bytes.is_shared()
+    }
+}
+
+impl<T: Contents + ?Sized> Deref for SharedBox<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        T::of(self.bytes.as_slice()).unwrap_or_else(|| unreachable!("length and alignment were checked"))
+    }
+}
+
+impl<T: Contents + ?Sized> DerefMut for SharedBox<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        T::of_mut(self.bytes.as_mut_slice()).unwrap_or_else(|| unreachable!("length and alignment were checked"))
+    }
+}
+
+impl<T: Contents + ?Sized> AsRef<T> for SharedBox<T> {
+    fn as_ref(&self) -> &T {
+        self
+    }
+}
+
+impl<T: Contents + ?Sized> AsMut<T> for SharedBox<T> {
+    fn as_mut(&mut self) -> &mut T {
+        self
+    }
+}
+
+impl<T: Contents + fmt::Debug + ?Sized> fmt::Debug for SharedBox<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<T: Contents + PartialEq + ?Sized> PartialEq for SharedBox<T> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl<T: Contents + Eq + ?Sized> Eq for SharedBox<T> {}
+
+// ---- as part of a frame --------------------------------------------------------------------------------------------
+
+impl<T: Contents + ?Sized> Archive for SharedBox<T> {
+    type Archived = ArchivedSharedBox;
+    type Resolver = SharedBoxResolver;
+
+    fn resolve(&self, resolver: SharedBoxResolver, out: Place<ArchivedSharedBox>) {
+        let SharedBoxResolver { inline: resolver, inline_len, parcel } = resolver;
+        let (place, ticket) = match parcel {
+            Some(Parcel { place, ticket }) => (place, ticket.to_word()),
+            None => (BlockRef { segment: 0, offset: 0, len: 0, ticket: 0 }, 0),
+        };
+        munge!(let ArchivedSharedBox { inline, segment, offset, len, ticket: ticket_out } = out);
+        ArchivedBox::resolve_from_ref(&self.bytes.as_slice()[..inline_len], resolver, inline);
+        segment.write(place.segment.into());
+        offset.write(place.offset.into());
+        len.write(place.len.into());
+        ticket_out.write(ticket.into());
+    }
+}
+
+impl<'e, T: Contents + ?Sized> Serialize<Encoder<'e>> for SharedBox<T> {
+    fn serialize(&self, encoder: &mut Encoder<'e>) -> Result<SharedBoxResolver, Failure> {
+        let bytes = &self.bytes;
+        let parcel = match bytes.len {
+            0 => None,
+            _ => encoder.writer.send_with(&mut |room, carried| bytes.parcel(room, carried))?,
+        };
+        let inline_len = if parcel.is_some() { 0 } else { bytes.len };
+        let inline = ArchivedBox::serialize_from_ref(&bytes.as_slice()[..inline_len], encoder)?;
+        Ok(SharedBoxResolver { inline, inline_len, parcel })
+    }
+}
+
+impl<T: Contents + ?Sized> Deserialize<SharedBox<T>, Decoding<'_>> for ArchivedSharedBox {
+    fn deserialize(&self, decoder: &mut Decoding<'_>) -> Result<SharedBox<T>, Failure> {
+        let new = SharedBox::new_of(self.bytes(decoder)?);
+        T::of(new.bytes.as_slice()).is_some().then_some(()).ok_or(Failure)?;
+        Ok(new)
+    }
+}

@@ -1,0 +1,208 @@
+//! What one side has of memory for large payloads and boxes: its arena, what it has lent of that, and what it holds of the peer's.
+//!
+//! Layer 2. Knows neither sockets nor processes: whoever has a [`Stock`] says through [`Home`] how it is reached.
+
+#![forbid(unsafe_code)]
+
+use crate::arena::{Arena, Limits, Loan, Source};
+use crate::doorbell::Deadline;
+use crate::error::NoMemory;
+use crate::frame::BlockRef;
+use crate::layout::HeldTable;
+use crate::lending::{Carried, Chain, Holder, Home as Back, Lender, Ticket};
+use crate::segment::{Block, Placed};
+
+/// The memory of one side.
+pub(crate) struct Stock {
+    arena: Arena,
+    lender: Lender,
+    pub(crate) holder: Holder,
+    /// Blocks on their way back into the arena.
+    freed: Vec<Loan>,
+    /// Frames that have been sent with blocks, and not been dealt with: as many will come back by themselves.
+    under_way: usize,
+}
+
+impl Stock {
+    /// `held_by_peer` is written by the peer, `held_here` by this side.
+    pub(crate) fn new(limits: Limits, held_by_peer: Placed<HeldTable>, held_here: Placed<HeldTable>) -> Self {
+        Self {
+            arena: Arena::new(limits),
+            lender: Lender::new(held_by_peer),
+            holder: Holder::new(held_here),
+            freed: Vec::new(),
+            under_way: 0,
+        }
+    }
+
+    pub(crate) fn max_payload(&self) -> u64 {
+        self.arena.max_payload()
+    }
+
+    /// A block of at least `len` bytes.
+    pub(crate) fn allocate(&mut self, len: u64, source: &mut dyn Source) -> Result<Loan, NoMemory> {
+        self.collect(source);
+        self.arena.allocate(len, source)
+    }
+
+    /// See [`Arena::allocate_more`].
+    pub(crate) fn allocate_more(
+        &mut self,
+        written: usize,
+        need: usize,
+        source: &mut dyn Source,
+    ) -> Result<Loan, NoMemory> {
+        self.collect(source);
+        self.arena.allocate_more(written, need, source)
+    }
+
+    pub(crate) fn free(&mut self, loan: Loan, source: &mut dyn Source) {
+        self.arena.free(loan, source);
+    }
+
+    /// See [`Lender::lend`]. If so many blocks are lent already, this one is freed.
+    pub(crate) fn lend(
+        &mut self,
+        loan: Loan,
+        len: u64,
+        owned: bool,
+        chain: &mut Chain,
+        source: &mut dyn Source,
+    ) -> Result<Ticket, NoMemory> {
+        self.collect(source);
+        self.lender.lend(loan, len, owned, chain).map_err(|loan| {
+            self.arena.free(loan, source);
+            NoMemory::Failed { why: "the bridge has lent as many blocks of memory as it can".into() }
+        })
+    }
+
+    /// Lends the block that a frame lies in, so that its receiver may keep it beyond the frame. Returns the ticket, as it is written; 0 if
+    /// so many blocks are lent already.
+    pub(crate) fn lend_frame(&mut self, carried: &mut Carried, source: &mut dyn Source) -> u64 {
+        self.collect(source);
+        let Some(loan) = carried.block.take() else { return 0 };
+        match self.lender.lend(loan, 0, false, &mut carried.lent) {
+            Ok(ticket) => ticket.to_word(),
+            Err(loan) => {
+                carried.block = Some(loan);
+                0
+            }
+        }
+    }
+
+    /// The frame is about to be published. Returns what it says of the blocks that it brings home.
+    pub(crate) fn depart(&mut self, carried: &mut Carried) -> Chain {
+        self.under_way += 1;
+        self.holder.send(std::mem::take(&mut carried.home))
+    }
+
+    /// A frame that departed has been dealt with.
+    pub(crate) fn arrived(&mut self, carried: Carried, source: &mut dyn Source) {
+        self.under_way -= 1;
+        self.settle(carried, source);
+    }
+
+    /// Whether any frame will give back what it carries.
+    pub(crate) fn has_frames_under_way(&self) -> bool {
+        self.under_way > 0
+    }
+
+    /// Takes back what a frame carried that nobody kept. It has been dealt with, or will never be sent.
+    pub(crate) fn settle(&mut self, carried: Carried, source: &mut dyn Source) {
+        let Carried { block, lent, home } = carried;
+        self.freed.extend(block);
+        self.lender.settle(lent, &mut self.freed);
+        self.holder.discard(home);
+        self.put_back(source);
+    }
+
+    /// See [`Lender::disown`].
+    pub(crate) fn disown(&mut self, ticket: Ticket, source: &mut dyn Source) {
+        self.lender.disown(ticket, &mut self.freed);
+        self.put_back(source);
+    }
+
+    /// See [`Lender::reclaim`].
+    pub(crate) fn reclaim(&mut self, ticket: Ticket, source: &mut dyn Source) -> Option<Loan> {
+        let loan = self.lender.reclaim(ticket, &mut self.freed);
+        self.put_back(source);
+        loan
+    }
+
+    /// See [`Lender::welcome`].
+    pub(crate) fn welcome(&mut self, home: Chain) -> u64 {
+        self.lender.welcome(home)
+    }
+
+    /// See [`Lender::take_home`].
+    pub(crate) fn take_home(&mut self, ticket: Ticket) -> Option<Back> {
+        self.lender.take_home(ticket)
+    }
+
+    /// See [`Lender::forget`].
+    pub(crate) fn forget(&mut self, frame: u64, source: &mut dyn Source) {
+        self.lender.forget(frame, &mut self.freed);
+        self.put_back(source);
+    }
+
+    /// Nobody here looks at a block of the peer's any more.
+    pub(crate) fn let_go(&mut self, ticket: Ticket) {
+        self.holder.let_go(ticket);
+    }
+
+    /// Takes back what the peer is done with.
+    pub(crate) fn collect(&mut self, source: &mut dyn Source) {
+        self.lender.collect(&mut self.freed);
+        self.put_back(source);
+    }
+
+    fn put_back(&mut self, source: &mut dyn Source) {
+        while let Some(loan) = self.freed.pop() {
+            self.arena.free(loan, source);
+        }
+    }
+}
+
+/// One side's memory, as frames and boxes reach it.
+pub(crate) trait Home: Send + Sync {
+    /// Runs `run` on the stock, with where it gets more.
+    fn with(&self, run: &mut dyn FnMut(&mut Stock, &mut dyn Source));
+
+    /// Has `allocate` find memory; if there is none because too much of it is in use, it may be tried again until `deadline`.
+    fn find(
+        &self,
+        deadline: Deadline,
+        allocate: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
+    ) -> Result<Loan, NoMemory>;
+
+    /// The block of the peer's arena that a frame names, if it lies in memory that there is.
+    fn peer_block(&self, block: BlockRef) -> Option<Block>;
+
+    /// Whether the peer is trusted not to write to what this side looks at.
+    fn trusts_peer(&self) -> bool;
+
+    /// Whether this process is a fork of the one whose memory it is, and must leave it alone.
+    fn is_in_fork(&self) -> bool;
+}
+
+impl dyn Home + '_ {
+    /// [`Home::with`], with a result.
+    pub(crate) fn on<R>(&self, run: impl FnOnce(&mut Stock, &mut dyn Source) -> R) -> R {
+        let (mut run, mut result) = (Some(run), None);
+        self.with(&mut |stock, source| result = run.take().map(|run| run(stock, source)));
+        // `with` runs it once.
+        result.unwrap_or_else(|| unreachable!("a home that did not run what it was given"))
+    }
+
+    /// A block of at least `len` bytes.
+    pub(crate) fn allocate(&self, len: u64, deadline: Deadline) -> Result<Loan, NoMemory> {
+        self.find(deadline, &mut |stock, source| stock.allocate(len, source))
+    }
+}
+
+/// Where a frame finds memory, and how long it may look for it.
+#[derive(Clone, Copy)]
+pub(crate) struct Room<'a> {
+    pub(crate) home: &'a dyn Home,
+    pub(crate) deadline: Deadline,
+}

@@ -1,0 +1,51 @@
+//! The word that a child is trusted.
+//!
+//! Layer 5. One of the few files above `segment` with `unsafe` in it: the word itself.
+
+use crate::bridge::Builder;
+use crate::call::service::Service;
+
+impl<T: Service> Builder<T> {
+    /// Vouches for the child, so that the parent looks at what it writes where that lies: boxes pass both ways without a copy, and large
+    /// replies are neither copied nor validated before they are read.
+    ///
+    /// Crashes, panics and hangs of the child harm the parent as little as ever. What this gives up is the protection from a child
+    /// that writes where it must not.
+    ///
+    /// # Safety
+    ///
+    /// The child must not write to memory that it has given away (boxes that it has passed or returned, replies that it has sent),
+    /// nor send bytes that are no valid archive of the method's result. So it must be free of memory corruption, and the
+    /// `Serialize` of its types be right.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use callgate::{SharedBox, bridge};
+    ///
+    /// struct Inverter;
+    ///
+    /// #[bridge]
+    /// impl Inverter {
+    ///     pub fn new() -> Self { Inverter }
+    ///     pub fn invert(&self, mut picture: SharedBox<[u8]>) -> SharedBox<[u8]> {
+    ///         picture.iter_mut().for_each(|byte| *byte = !*byte);
+    ///         picture
+    ///     }
+    /// }
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     callgate::init();
+    ///     // SAFETY: the child runs safe code of this program alone.
+    ///     let inverter = unsafe { Inverter::bridge().trust_child() }.start()?;
+    ///     let picture = SharedBox::<[u8]>::zeroed_in(&inverter, 1 << 20)?;
+    ///     let picture = inverter.invert(picture)?; // there and back, and no byte has been copied
+    ///     assert!(picture.iter().all(|&byte| byte == 255));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub unsafe fn trust_child(mut self) -> Self {
+        self.trusted = true;
+        self
+    }
+}

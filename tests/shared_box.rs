@@ -1,0 +1,369 @@
+//! A `SharedBox` passes a bridge without a byte of it being moved, both ways if the child is trusted; it arrives whole whatever its
+//! size, type and place in other values; nobody can touch what he has given away; and its memory comes back, whatever becomes of it.
+
+#![allow(unreachable_pub)] // Services are written as users write them.
+
+mod support;
+
+use callgate::{Bridge, Builder, CallError, NoMemory, SharedBox, bridge};
+use rkyv::{Archive, Deserialize, Serialize};
+use std::time::Duration;
+use support::within;
+
+callgate::test_support!();
+
+/// Ends a test that hangs, in seconds.
+const PATIENCE: u64 = 120;
+
+/// Plain data.
+#[derive(Clone, Copy, Debug, PartialEq, callgate::bytemuck::Pod, callgate::bytemuck::Zeroable)]
+#[bytemuck(crate = "callgate::bytemuck")]
+#[repr(C)]
+struct Header {
+    width: u32,
+    height: u32,
+    scale: f64,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct Picture {
+    title: String,
+    header: SharedBox<Header>,
+    planes: Vec<SharedBox<[u16]>>,
+    mask: Option<SharedBox<[u8]>>,
+}
+
+#[derive(Default)]
+struct Desk {
+    kept: Vec<SharedBox<[u8]>>,
+}
+
+#[bridge]
+impl Desk {
+    pub fn new() -> Self {
+        Desk::default()
+    }
+    pub fn of(first: SharedBox<[u8]>) -> Self {
+        Desk { kept: vec![first] }
+    }
+    pub fn sum(&self, bytes: SharedBox<[u8]>) -> u64 {
+        bytes.iter().map(|&byte| u64::from(byte)).sum()
+    }
+    pub fn sum_of_lent(&self, bytes: &SharedBox<[u8]>) -> u64 {
+        bytes.iter().map(|&byte| u64::from(byte)).sum()
+    }
+    pub fn back(&self, bytes: SharedBox<[u8]>) -> SharedBox<[u8]> {
+        bytes
+    }
+    /// Changes the first byte.
+    pub fn edit(&self, mut bytes: SharedBox<[u8]>) -> SharedBox<[u8]> {
+        bytes[0] = bytes[0].wrapping_add(1);
+        bytes
+    }
+    /// Where the bytes are, as the child has them mapped.
+    pub fn address(&self, bytes: SharedBox<[u8]>) -> (u64, SharedBox<[u8]>) {
+        (bytes.as_ptr().addr() as u64, bytes)
+    }
+    pub fn make(&self, len: usize, byte: u8) -> Result<SharedBox<[u8]>, String> {
+        let mut new = SharedBox::zeroed(len).map_err(|error| error.to_string())?;
+        new.fill(byte);
+        Ok(new)
+    }
+    pub fn keep(&mut self, bytes: SharedBox<[u8]>) -> usize {
+        self.kept.push(bytes);
+        self.kept.len()
+    }
+    pub fn kept(&mut self) -> Option<SharedBox<[u8]>> {
+        self.kept.pop()
+    }
+    pub fn drop_kept(&mut self) {
+        self.kept.clear();
+    }
+    pub fn crop(&self, mut picture: Picture) -> Picture {
+        picture.header.width /= 2;
+        picture.planes.iter_mut().for_each(|plane| {
+            let half = plane.len() / 2;
+            plane.truncate(half);
+        });
+        picture.title.push_str(", cropped");
+        picture
+    }
+    pub fn panic_with(&self, _bytes: SharedBox<[u8]>) {
+        panic!("with a box in hand");
+    }
+    pub fn die_with(&self, _bytes: SharedBox<[u8]>) {
+        std::process::abort();
+    }
+    pub fn slow_sum(&self, bytes: &SharedBox<[u8]>, ms: u64) -> u64 {
+        std::thread::sleep(Duration::from_millis(ms));
+        bytes.iter().map(|&byte| u64::from(byte)).sum()
+    }
+    pub fn slow_back(&self, bytes: SharedBox<[u8]>, ms: u64) -> SharedBox<[u8]> {
+        std::thread::sleep(Duration::from_millis(ms));
+        bytes
+    }
+    pub fn slow_make(&self, len: usize, ms: u64) -> Option<SharedBox<[u8]>> {
+        std::thread::sleep(Duration::from_millis(ms));
+        SharedBox::zeroed(len).ok()
+    }
+    pub fn nothing(&self) {}
+}
+
+fn trusting(builder: Builder<Desk>) -> Builder<Desk> {
+    // SAFETY: the child runs the safe code above.
+    unsafe { builder.trust_child() }
+}
+
+/// With a child that is trusted, and one that is not.
+fn both(name: &'static str, test: fn(&dyn Fn() -> Builder<Desk>)) {
+    within(PATIENCE, name, move || {
+        test(&Desk::bridge);
+        test(&|| trusting(Desk::bridge()));
+    });
+}
+
+fn filled(bridge: &Bridge<Desk>, len: usize, byte: u8) -> SharedBox<[u8]> {
+    let mut new = SharedBox::<[u8]>::zeroed_in(bridge, len).expect("memory");
+    new.fill(byte);
+    new
+}
+
+#[test]
+fn every_size_arrives_whole_and_comes_back() {
+    both("every_size_arrives_whole_and_comes_back", |start| {
+        let desk = start().start().expect("a start");
+        let sizes = (0..=26).flat_map(|power| [(1usize << power) - 1, 1 << power, (1 << power) + 1]);
+        for len in sizes.filter(|&len| len <= (1 << 22) + 1 || len == 1 << 26) {
+            assert_eq!(desk.sum(filled(&desk, len, 3)), Ok(3 * len as u64), "{len} bytes there");
+            let back = desk.back(filled(&desk, len, 5)).expect("a box");
+            assert!(back.len() == len && back.iter().all(|&byte| byte == 5), "{len} bytes there and back");
+            let made = desk.make(len, 7).expect("a call").expect("memory");
+            assert!(made.len() == len && made.iter().all(|&byte| byte == 7), "{len} bytes back");
+        }
+    });
+}
+
+#[test]
+fn it_is_the_same_memory_all_the_way() {
+    within(PATIENCE, "it_is_the_same_memory_all_the_way", || {
+        for trusted in [false, true] {
+            let builder = if trusted { trusting(Desk::bridge()) } else { Desk::bridge() };
+            let desk = builder.start().expect("a start");
+            let bytes = filled(&desk, 1 << 20, 1);
+            let here = bytes.as_ptr();
+            let (there, bytes) = desk.address(bytes).expect("a box");
+            assert_eq!(bytes.as_ptr(), here, "given back as it is, it is the very memory");
+            let (there_again, bytes) = desk.address(bytes).expect("a box");
+            assert_eq!((there_again, bytes.as_ptr()), (there, here));
+            // An untrusted child cannot write there, so it has made a copy.
+            let edited = desk.edit(bytes).expect("a box");
+            assert_eq!(edited.as_ptr() == here, trusted);
+            assert_eq!((edited[0], edited[1]), (2, 1));
+        }
+    });
+}
+
+#[test]
+fn boxes_lie_where_they_like_in_other_values() {
+    both("boxes_lie_where_they_like_in_other_values", |start| {
+        let desk = start().start().expect("a start");
+        for round in 0..20u16 {
+            let plane = |seed: u16| {
+                let mut plane = SharedBox::<[u16]>::zeroed_in(&desk, 5000).expect("memory");
+                plane.iter_mut().enumerate().for_each(|(at, pixel)| *pixel = seed.wrapping_add(at as u16));
+                plane
+            };
+            let header = Header { width: 640, height: 480, scale: 0.5 };
+            let picture = Picture {
+                title: "a test card".repeat(100),
+                header: SharedBox::new_in(&desk, header).expect("memory"),
+                planes: (0..4).map(|n| plane(n * 1000 + round)).collect(),
+                mask: (round % 2 == 0).then(|| filled(&desk, 10, 9)),
+            };
+            let cropped = desk.crop(picture).expect("a picture");
+            assert!(cropped.title.ends_with("card, cropped"));
+            assert_eq!(*cropped.header, Header { width: 320, ..header });
+            for (n, plane) in (0u16..).zip(&cropped.planes) {
+                assert_eq!((plane.len(), plane[2499]), (2500, (n * 1000 + round).wrapping_add(2499)));
+            }
+            assert_eq!(cropped.planes.len(), 4);
+            assert_eq!(cropped.mask.as_deref(), (round % 2 == 0).then_some(&[9; 10][..]));
+        }
+    });
+}
+
+#[test]
+fn what_is_lent_by_reference_is_still_the_callers() {
+    both("what_is_lent_by_reference_is_still_the_callers", |start| {
+        let desk = start().start().expect("a start");
+        let mut bytes = filled(&desk, 100_000, 1);
+        let before = bytes.as_ptr();
+        for round in 1..50u8 {
+            assert_eq!(desk.sum_of_lent(&bytes), Ok(100_000 * u64::from(round)));
+            bytes.fill(round + 1);
+        }
+        assert_eq!(bytes.as_ptr(), before, "no copy was made");
+        // The child is still at it: whoever writes now writes to a copy.
+        let late = desk.with_timeout(Duration::from_millis(20)).slow_sum(&bytes, 300);
+        assert!(matches!(late, Err(CallError::TimedOut { .. })), "{late:?}");
+        bytes.fill(7);
+        assert_ne!(bytes.as_ptr(), before);
+        assert_eq!(desk.sum_of_lent(&bytes), Ok(700_000));
+    });
+}
+
+#[test]
+fn a_box_of_elsewhere_is_copied() {
+    both("a_box_of_elsewhere_is_copied", |start| {
+        let (desk, other) = (start().start().expect("a start"), start().start().expect("a start"));
+        let private = SharedBox::<[u8]>::copied(&[4; 5000]).expect("private memory");
+        assert!(!private.is_shared());
+        assert_eq!(desk.sum_of_lent(&private), Ok(20_000));
+        assert_eq!(desk.sum(private), Ok(20_000));
+        let foreign = filled(&other, 5000, 2);
+        assert!(foreign.is_shared());
+        assert_eq!(desk.sum_of_lent(&foreign), Ok(10_000));
+        assert_eq!(desk.back(foreign).map(|bytes| bytes[4999]), Ok(2));
+        // What one child made, another gets.
+        let made = desk.make(5000, 3).expect("a call").expect("memory");
+        assert_eq!(other.sum(made), Ok(15_000));
+    });
+}
+
+#[test]
+fn a_child_keeps_what_it_was_given_and_gives_it_back_later() {
+    both("a_child_keeps_what_it_was_given_and_gives_it_back_later", |start| {
+        let desk = start().start().expect("a start");
+        let addresses: Vec<_> = (0..40u8)
+            .map(|n| {
+                let bytes = filled(&desk, 70_000, n);
+                let address = bytes.as_ptr();
+                assert_eq!(desk.keep(bytes), Ok(usize::from(n) + 1));
+                address
+            })
+            .collect();
+        for n in (0..40u8).rev() {
+            let back = desk.kept().expect("a call").expect("a box");
+            assert!(back.iter().all(|&byte| byte == n));
+            assert_eq!(back.as_ptr(), addresses[usize::from(n)]);
+        }
+        assert!(desk.kept().expect("a call").is_none());
+    });
+}
+
+#[test]
+fn a_constructor_takes_one_too() {
+    both("a_constructor_takes_one_too", |start| {
+        let first = SharedBox::<[u8]>::copied(&[6; 100_000]).expect("private memory");
+        let desk = Desk::bridge_of(first).start().expect("a start");
+        assert_eq!(desk.kept().expect("a call").as_deref(), Some(&[6; 100_000][..]));
+        drop(start().start().expect("a start"));
+    });
+}
+
+/// A bridge that has memory for so many boxes of 1 MiB on each side.
+fn small(start: &dyn Fn() -> Builder<Desk>, boxes: u64) -> Bridge<Desk> {
+    let builder = start().max_payload(1 << 20).memory(2 * boxes << 20).timeout(Duration::from_millis(200));
+    builder.start().expect("a start")
+}
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn memory_comes_back_whatever_becomes_of_a_box() {
+    both("memory_comes_back_whatever_becomes_of_a_box", |start| {
+        let desk = small(start, 4);
+        let ways: [&dyn Fn(SharedBox<[u8]>); 8] = [
+            &drop,
+            &|bytes| assert_eq!(desk.sum(bytes), Ok(0)),
+            &|bytes| assert_eq!(desk.sum_of_lent(&bytes), Ok(0)),
+            &|bytes| drop(desk.back(bytes).expect("a box")),
+            &|bytes| drop(desk.edit(bytes).expect("a box")),
+            &|bytes| drop(desk.panic_with(bytes).expect_err("a panic")),
+            &|bytes| {
+                desk.keep(bytes).expect("a call");
+                desk.drop_kept().expect("a call");
+            },
+            &|bytes| {
+                drop(bytes);
+                drop(desk.make(MIB, 1).expect("a call").expect("memory"));
+            },
+        ];
+        for round in 0..5 {
+            for (way, pass) in ways.iter().enumerate() {
+                // Three of the four that there are, so that one that is lost is soon missed.
+                let boxes = [(); 3].map(|()| SharedBox::<[u8]>::zeroed_in(&desk, MIB));
+                for bytes in boxes {
+                    pass(bytes.unwrap_or_else(|error| panic!("round {round}, way {way}: {error}")));
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn memory_of_calls_that_were_given_up_comes_back() {
+    both("memory_of_calls_that_were_given_up_comes_back", |start| {
+        let desk = small(start, 4);
+        for _ in 0..8 {
+            let hasty = desk.with_timeout(Duration::from_millis(1));
+            let bytes = SharedBox::<[u8]>::zeroed_in(&desk, MIB).expect("memory");
+            assert!(matches!(hasty.slow_back(bytes, 15), Err(CallError::TimedOut { .. })));
+            assert!(matches!(hasty.slow_make(MIB, 15), Err(CallError::TimedOut { .. })));
+            // The late replies are dropped, and what they bring with them.
+            desk.nothing().expect("a call");
+        }
+    });
+}
+
+#[test]
+fn exhaustion_is_an_error_at_the_deadline_or_at_once_in_the_child() {
+    both("exhaustion_is_an_error_at_the_deadline_or_at_once_in_the_child", |start| {
+        let desk = small(start, 4);
+        let boxes = [(); 4].map(|()| SharedBox::<[u8]>::zeroed_in(&desk, MIB).expect("memory"));
+        let error = SharedBox::<[u8]>::zeroed_in(&desk, MIB).expect_err("all is in use");
+        assert_eq!(error, NoMemory::Exhausted { len: MIB as u64, budget: 4 << 20 });
+        let error = desk.sum(SharedBox::copied(&vec![1; MIB]).expect("private memory")).expect_err("all is in use");
+        assert!(matches!(error, CallError::Exhausted { budget, .. } if budget == 4 << 20), "{error}");
+        drop(boxes);
+        assert_eq!(desk.sum(filled(&desk, MIB, 1)), Ok(MIB as u64));
+
+        let error = SharedBox::<[u8]>::zeroed_in(&desk, MIB + 1).expect_err("too large");
+        assert_eq!(error, NoMemory::TooLarge { len: MIB as u64 + 1, max: MIB as u64 });
+        let error = desk.make(MIB + 1, 0).expect("a call").expect_err("too large");
+        assert!(error.contains("the limit is 1048576"), "{error}");
+    });
+}
+
+#[test]
+fn who_waits_for_memory_gets_what_another_gives_back() {
+    both("who_waits_for_memory_gets_what_another_gives_back", |start| {
+        let builder = start().max_payload(1 << 20).memory(8 << 20).timeout(Duration::from_secs(20));
+        let desk = builder.start().expect("a start");
+        std::thread::scope(|scope| {
+            for thread in 0..8u8 {
+                let desk = &desk;
+                scope.spawn(move || {
+                    for _ in 0..30 {
+                        let back = desk.back(filled(desk, MIB, thread)).expect("a box");
+                        assert!(back.iter().all(|&byte| byte == thread));
+                    }
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn a_box_outlives_its_bridge() {
+    both("a_box_outlives_its_bridge", |start| {
+        let desk = start().start().expect("a start");
+        let (own, made) = (filled(&desk, 100_000, 1), desk.make(100_000, 2).expect("a call").expect("memory"));
+        let died = desk.die_with(filled(&desk, 100_000, 3));
+        assert!(matches!(died, Err(CallError::Died { .. })), "{died:?}");
+        drop(desk);
+        assert!(own.iter().all(|&byte| byte == 1) && made.iter().all(|&byte| byte == 2));
+        let next = start().start().expect("a start");
+        assert_eq!((next.sum(own), next.sum(made)), (Ok(100_000), Ok(200_000)));
+    });
+}
