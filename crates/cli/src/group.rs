@@ -22,7 +22,7 @@ pub enum Group {
     Start,
     /// Payloads up to many megabytes
     Payload,
-    /// Payloads of a megabyte and more: one way, for the first time
+    /// Payloads of a megabyte and more: one way, for the first time, in boxes
     Large,
     /// A million calls of random sizes, and the memory that both processes keep
     Soak,

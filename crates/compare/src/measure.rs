@@ -142,9 +142,7 @@ impl Peers {
         let measured = interleave(large::batches(budget, len), &Clock::new(), &mut progress, || {
             let carriers = self.carriers.iter().filter(|carrier| carrier.loads.contains(&(load, len)));
             let others = carriers.map(|carrier| carrier.subject(load, len, callee));
-            // It has no boxes yet.
-            let own = (load == Load::OneWay).then(|| large::callgate(load, len, callee));
-            own.into_iter().chain(others).collect()
+            std::iter::once(large::callgate(load, len, callee)).chain(others).collect()
         })?;
         Ok(Report { rows: rows("compare", &measured), ..Report::default() })
     }

@@ -1,7 +1,9 @@
-//! Payloads of a megabyte and more: one way, for the first time, and (with memory of their own) there and back.
+//! Payloads of a megabyte and more: one way, for the first time, and in boxes that go there and back.
 //!
 //! - **One way**: bytes in the caller's private memory go to the other process, which sums them where they lie. The floor is a copy
 //!   into shared memory, summed there by the same function.
+//! - **Boxes**: a `SharedBox<[u8]>` that is in the bridge's memory already is moved to the child, which changes one line of it and
+//!   moves it back. With a child that is trusted nothing is copied; of one that is not, what comes back is.
 //! - **First call**: an echo on a fresh bridge, which has no memory for large payloads yet, beside the second.
 
 #![forbid(unsafe_code)]
@@ -15,14 +17,19 @@ use crate::pin::{self, Pinned};
 use crate::report::Report;
 use crate::workload;
 use crate::{Clock, Failure, Progress, Transport};
-use callgate::Wait;
+use callgate::{SharedBox, Wait};
 use std::hint::black_box;
+use std::rc::Rc;
+use std::time::Duration;
 
 /// What goes one way, in bytes.
 pub const ONE_WAY: [usize; 2] = [1 << 20, 64 << 20];
 
 /// What the first call of a bridge carries, in bytes.
 pub const FIRST: [usize; 2] = [1 << 20, 16 << 20];
+
+/// The boxes, in bytes. The time that the first takes is the floor of the others.
+pub const BOXES: [usize; 5] = [64, 4 << 10, 1 << 20, 16 << 20, 64 << 20];
 
 /// The group `large`.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
@@ -35,8 +42,11 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure
     for len in ONE_WAY {
         add(&mut report, &interleave(batches(budget, len), &clock, progress, || one_way(len, callee))?);
     }
+    let longest = BOXES[BOXES.len() - 1];
+    add(&mut report, &interleave(budget, &clock, progress, || boxes(true, callee))?);
+    add(&mut report, &interleave(batches(budget, longest), &clock, progress, || boxes(false, callee))?);
     for len in FIRST {
-        add(&mut report, &interleave(batches(budget, len), &clock, progress, || Ok(first(len, callee)))?);
+        add(&mut report, &interleave(starts(budget), &clock, progress, || Ok(first(len, callee)))?);
     }
     Ok(report)
 }
@@ -47,7 +57,12 @@ fn add(report: &mut Report, measured: &[Measured]) {
 
 /// Batches of several calls: one that has a single long call is mostly its warm-up, which is a call too.
 pub fn batches(budget: Budget, len: usize) -> Budget {
-    Budget { batch: budget.batch.max(expected(len)), ..budget }.at_least(5, expected(len))
+    Budget { batch: budget.batch.max(expected(len)), ..budget }
+}
+
+/// Batches of several starts.
+fn starts(budget: Budget) -> Budget {
+    Budget { batch: budget.batch.max(Duration::from_millis(100)), ..budget }
 }
 
 /// What is done with a large payload.
@@ -121,17 +136,39 @@ pub fn one_way(len: usize, callee: usize) -> Result<Vec<Subject>, Failure> {
 
 /// callgate under `load`.
 pub fn callgate(load: Load, len: usize, callee: usize) -> Result<Subject, Failure> {
-    let bridged = Bridged::start(Wait::Adaptive, Some(callee))?;
-    let carrier = match load {
-        Load::OneWay => Box::new(Slice { bridged, bytes: Summed::new(len) }),
-        Load::Touched | Load::Edited => return Err("not yet".into()),
+    let carrier: Box<dyn Carry> = match load {
+        Load::OneWay => {
+            let bridged = Bridged::start(Wait::Adaptive, Some(callee))?;
+            Box::new(Slice { bridged, bytes: Summed::new(len) })
+        }
+        Load::Touched | Load::Edited => {
+            let bridged = Bridged::trusting(Wait::Adaptive, Some(callee))?;
+            Box::new(Boxed::new(Rc::new(bridged), load, len)?)
+        }
     };
     Ok(subject(callgate_name(load, len), carrier))
 }
 
 /// What the row of [`callgate`] is called.
 pub fn callgate_name(load: Load, len: usize) -> String {
-    format!("callgate {}", load.of(len))
+    let how = if load == Load::OneWay { "callgate" } else { "callgate box" };
+    format!("{how} {}", load.of(len))
+}
+
+/// One box of each length, there and back on the same bridge. The first is the floor of the others; of a child that is not trusted,
+/// all are beside nothing.
+pub fn boxes(is_trusted: bool, callee: usize) -> Result<Vec<Subject>, Failure> {
+    let (wait, cpu) = (Wait::Adaptive, Some(callee));
+    let bridged = Rc::new(if is_trusted { Bridged::trusting(wait, cpu) } else { Bridged::start(wait, cpu) }?);
+    let name = |len| match is_trusted {
+        true => callgate_name(Load::Edited, len),
+        false => format!("callgate box, child not trusted, {}", Load::Edited.of(len)),
+    };
+    let boxed = |len| -> Result<Subject, Failure> {
+        let boxed = subject(name(len), Box::new(Boxed::new(bridged.clone(), Load::Edited, len)?));
+        Ok(if len == BOXES[0] { boxed } else { boxed.beside(&name(BOXES[0])) })
+    };
+    BOXES.into_iter().map(boxed).collect()
 }
 
 /// Copied into shared memory and summed there.
@@ -159,6 +196,53 @@ struct Slice {
 impl Carry for Slice {
     fn carry(&mut self) -> Result<(), Failure> {
         self.bytes.by(|bytes| Ok(self.bridged.bridge.sum_bytes(bytes)?))
+    }
+
+    fn peer(&self) -> u32 {
+        self.bridged.bridge.child_pid()
+    }
+}
+
+/// A box as an argument and as a result.
+struct Boxed {
+    /// `None` if a call has failed, which the box was lost with.
+    frame: Option<SharedBox<[u8]>>,
+    bridged: Rc<Bridged>,
+    load: Load,
+    turn: u64,
+}
+
+impl Boxed {
+    fn new(bridged: Rc<Bridged>, load: Load, len: usize) -> Result<Self, Failure> {
+        let frame = Some(SharedBox::zeroed_in(&bridged.bridge, len)?);
+        Ok(Self { frame, bridged, load, turn: 0 })
+    }
+
+    fn touched(&self, mut frame: SharedBox<[u8]>) -> Result<SharedBox<[u8]>, Failure> {
+        let byte = (self.turn % 127) as u8 + 1;
+        bytes::fill(&mut frame, byte);
+        let frame = self.bridged.bridge.touch(frame)?;
+        workload::check(bytes::is_next(&frame, byte), "touch")?;
+        Ok(frame)
+    }
+
+    fn edited(&self, mut frame: SharedBox<[u8]>) -> Result<SharedBox<[u8]>, Failure> {
+        bytes::mark(&mut frame, self.turn);
+        let frame = self.bridged.bridge.edit(frame)?;
+        workload::check(bytes::is_edited(&frame, self.turn), "edit")?;
+        Ok(frame)
+    }
+}
+
+impl Carry for Boxed {
+    fn carry(&mut self) -> Result<(), Failure> {
+        self.turn += 1;
+        let frame = self.frame.take().ok_or("the box was lost with the call that failed")?;
+        self.frame = Some(match self.load {
+            Load::Touched => self.touched(frame)?,
+            _ => self.edited(frame)?,
+        });
+        Ok(())
     }
 
     fn peer(&self) -> u32 {

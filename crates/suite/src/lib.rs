@@ -39,6 +39,7 @@ pub mod targets;
 
 mod child;
 mod shared;
+mod trust;
 
 pub use bridge::Bridged;
 pub use child::init;

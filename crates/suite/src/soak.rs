@@ -74,7 +74,7 @@ pub struct Memory {
 }
 
 impl Soak {
-    /// What all large payloads of the bridge together may have, in bytes, as `Builder::max_payload` states it.
+    /// The shared memory that the bridge may have for large payloads, in bytes: as much as it has by default.
     pub fn budget(&self) -> u64 {
         4 * self.max_payload() + (128 << 20)
     }
@@ -124,8 +124,8 @@ struct Caller {
 
 impl Caller {
     fn start(soak: &Soak) -> Result<Self, Failure> {
-        let builder = Counter::bridge(pin::allowed().to_vec()).max_payload(soak.max_payload()).timeout(TIMEOUT);
-        let bridge = Pinned::nowhere(|| builder.start())??;
+        let builder = Counter::bridge(pin::allowed().to_vec()).max_payload(soak.max_payload()).memory(soak.budget());
+        let bridge = Pinned::nowhere(|| builder.timeout(TIMEOUT).start())??;
         let mut random = Random(soak.seed);
         let words = (soak.most + BESIDE).div_ceil(size_of::<u64>());
         let bytes = (0..words).flat_map(|_| random.next().to_le_bytes()).collect();

@@ -38,6 +38,15 @@ const RULES: &[Rule] = &[
     ("payload", "callgate echo 1 MiB", "raw copy 1 MiB", P50, AtMost(1.3)),
     ("large", "callgate one-way 1 MiB", "raw one-way 1 MiB", P50, AtMost(1.15)),
     ("large", "callgate one-way 64 MiB", "raw one-way 64 MiB", P50, AtMost(1.15)),
+    // Nothing is copied, so that the length does not matter.
+    ("large", "callgate box edited 64 MiB", "callgate box edited 64 B", P50, AtMost(1.5)),
+    (
+        "large",
+        "callgate box, child not trusted, edited 64 MiB",
+        "callgate box, child not trusted, edited 64 B",
+        P50,
+        Stated,
+    ),
     // A bridge gets its memory for large payloads when it first needs it.
     ("large", "callgate first echo 1 MiB", "callgate second echo 1 MiB", P50, Stated),
     ("large", "callgate first echo 16 MiB", "callgate second echo 16 MiB", P50, Stated),

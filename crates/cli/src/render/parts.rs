@@ -125,7 +125,8 @@ fn note(group: &str) -> Option<&'static str> {
         ),
         "large" => Some(
             "One-way: bytes in the caller's private memory are summed by the other process where they lie in shared memory; only the \
-             sum comes back. The first echo of a bridge is on a bridge that has no memory for large payloads yet.",
+             sum comes back. A box lies in shared memory already and goes there and back, and one line of it is changed on the way. \
+             The first echo is on a bridge that has no memory for large payloads yet.",
         ),
         "soak" => Some(
             "Requests and replies of random lengths from nothing to 1 MiB. Resident: the most that both processes had together in that \
