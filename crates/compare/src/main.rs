@@ -3,7 +3,7 @@
 //! Each peer is in a file of its own, set up the way its documentation recommends for latency; [`transports`] lists them. The other process is
 //! always this program, executed again. callgate itself is measured in turn with them, in the same run.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 // What is compared.
 mod direct;

@@ -58,11 +58,11 @@ impl Counter {
         bytes::sum(bytes)
     }
 
-    /// Reads all of a box that is full of one byte, and fills it with the next one.
-    pub fn touch(&self, mut frame: SharedBox<[u8]>) -> SharedBox<[u8]> {
-        let byte = bytes::next(&frame);
-        bytes::fill(&mut frame, byte);
-        frame
+    /// Reads all of a box that is full of one byte, and gives a new one full of the next.
+    pub fn touch(&self, frame: SharedBox<[u8]>) -> Result<SharedBox<[u8]>, String> {
+        let mut answer = SharedBox::<[u8]>::for_overwrite(frame.len()).map_err(|error| error.to_string())?;
+        bytes::fill(&mut answer, bytes::next(&frame));
+        Ok(answer)
     }
 
     /// Changes one line of a box.

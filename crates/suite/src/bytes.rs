@@ -55,20 +55,21 @@ pub fn mark(bytes: &mut [u8], turn: u64) {
     bytes[..WORD].copy_from_slice(&turn.to_le_bytes());
 }
 
-/// What the other process does to a marked payload: it writes the next turn at the end. One line of it, and only that.
+/// What the other process does to a marked payload: it adds the turn to what stands at the end. One line of it, and only that.
 ///
 /// # Panics
 ///
 /// If it has less than a word.
 pub fn edit(bytes: &mut [u8]) {
     let turn = u64::from_le_bytes(*bytes.first_chunk().expect("a word"));
-    let end = bytes.len() - WORD;
-    bytes[end..].copy_from_slice(&turn.wrapping_add(1).to_le_bytes());
+    let total = bytes.last_chunk_mut().expect("a word");
+    *total = u64::from_le_bytes(*total).wrapping_add(turn).to_le_bytes();
 }
 
-/// Whether a payload that was marked with `turn` has been edited.
+/// Whether a payload that began as zeros has been edited in each of the turns 1 to `turn`.
 pub fn is_edited(bytes: &[u8], turn: u64) -> bool {
-    bytes.last_chunk() == Some(&turn.wrapping_add(1).to_le_bytes())
+    let total = turn.wrapping_mul(turn + 1) / 2;
+    bytes.last_chunk() == Some(&total.to_le_bytes())
 }
 
 #[cfg(test)]
@@ -104,12 +105,19 @@ mod tests {
     }
 
     #[test]
-    fn a_marked_payload_is_edited_in_one_word() {
-        let mut bytes = [7; 64];
-        mark(&mut bytes, 41);
-        assert!(!is_edited(&bytes, 41));
-        edit(&mut bytes);
-        assert!(is_edited(&bytes, 41) && !is_edited(&bytes, 40));
-        assert_eq!(bytes[8..56], [7; 48]);
+    fn a_payload_that_goes_on_is_edited_in_one_word() {
+        let mut bytes = [0; 64];
+        for turn in 1..=4 {
+            mark(&mut bytes, turn);
+            assert!(!is_edited(&bytes, turn));
+            edit(&mut bytes);
+            assert!(is_edited(&bytes, turn) && !is_edited(&bytes, turn - 1));
+        }
+        assert_eq!(bytes[8..56], [0; 48]);
+        // Not the payload that was edited in the turns before.
+        let mut other = [0; 64];
+        mark(&mut other, 5);
+        edit(&mut other);
+        assert!(!is_edited(&other, 5));
     }
 }

@@ -70,10 +70,9 @@ fn starts(budget: Budget) -> Budget {
 pub enum Load {
     /// Private memory of the caller goes to the other process, which reads all of it. Only its sum comes back.
     OneWay,
-    /// Memory that both share goes there and back: the caller fills it, the other process reads all of it and fills all of it
-    /// anew, and the caller reads it.
+    /// The caller fills shared memory, the other process reads all of it and fills other shared memory, and the caller reads that.
     Touched,
-    /// Memory that both share goes there and back: the other process changes one line of it, and nobody touches the others.
+    /// Shared memory goes there and back, again and again with the same contents: the other process changes one line of it.
     Edited,
 }
 
@@ -141,9 +140,13 @@ pub fn callgate(load: Load, len: usize, callee: usize) -> Result<Subject, Failur
             let bridged = Bridged::start(Wait::Adaptive, Some(callee))?;
             Box::new(Slice { bridged, bytes: Summed::new(len) })
         }
-        Load::Touched | Load::Edited => {
+        Load::Touched => {
             let bridged = Bridged::trusting(Wait::Adaptive, Some(callee))?;
-            Box::new(Boxed::new(Rc::new(bridged), load, len)?)
+            Box::new(TwoBoxes { bridged, len, turn: 0 })
+        }
+        Load::Edited => {
+            let bridged = Bridged::trusting(Wait::Adaptive, Some(callee))?;
+            Box::new(OneBox::new(Rc::new(bridged), len)?)
         }
     };
     Ok(subject(callgate_name(load, len), carrier))
@@ -165,7 +168,7 @@ pub fn boxes(is_trusted: bool, callee: usize) -> Result<Vec<Subject>, Failure> {
         false => format!("callgate box, child not trusted, {}", Load::Edited.of(len)),
     };
     let boxed = |len| -> Result<Subject, Failure> {
-        let boxed = subject(name(len), Box::new(Boxed::new(bridged.clone(), Load::Edited, len)?));
+        let boxed = subject(name(len), Box::new(OneBox::new(bridged.clone(), len)?));
         Ok(if len == BOXES[0] { boxed } else { boxed.beside(&name(BOXES[0])) })
     };
     BOXES.into_iter().map(boxed).collect()
@@ -203,46 +206,49 @@ impl Carry for Slice {
     }
 }
 
-/// A box as an argument and as a result.
-struct Boxed {
+/// A box as an argument, and another one as the result: each is filled by one side, read by the other, and given back.
+struct TwoBoxes {
+    bridged: Bridged,
+    len: usize,
+    turn: u8,
+}
+
+impl Carry for TwoBoxes {
+    fn carry(&mut self) -> Result<(), Failure> {
+        self.turn = self.turn % 127 + 1;
+        let mut frame = SharedBox::<[u8]>::for_overwrite_in(&self.bridged.bridge, self.len)?;
+        bytes::fill(&mut frame, self.turn);
+        let answer = self.bridged.bridge.touch(frame)??;
+        workload::check(bytes::is_next(&answer, self.turn), "touched")
+    }
+
+    fn peer(&self) -> u32 {
+        self.bridged.bridge.child_pid()
+    }
+}
+
+/// A box as an argument and as the result, again and again the same one.
+struct OneBox {
     /// `None` if a call has failed, which the box was lost with.
     frame: Option<SharedBox<[u8]>>,
     bridged: Rc<Bridged>,
-    load: Load,
     turn: u64,
 }
 
-impl Boxed {
-    fn new(bridged: Rc<Bridged>, load: Load, len: usize) -> Result<Self, Failure> {
+impl OneBox {
+    fn new(bridged: Rc<Bridged>, len: usize) -> Result<Self, Failure> {
         let frame = Some(SharedBox::zeroed_in(&bridged.bridge, len)?);
-        Ok(Self { frame, bridged, load, turn: 0 })
-    }
-
-    fn touched(&self, mut frame: SharedBox<[u8]>) -> Result<SharedBox<[u8]>, Failure> {
-        let byte = (self.turn % 127) as u8 + 1;
-        bytes::fill(&mut frame, byte);
-        let frame = self.bridged.bridge.touch(frame)?;
-        workload::check(bytes::is_next(&frame, byte), "touch")?;
-        Ok(frame)
-    }
-
-    fn edited(&self, mut frame: SharedBox<[u8]>) -> Result<SharedBox<[u8]>, Failure> {
-        bytes::mark(&mut frame, self.turn);
-        let frame = self.bridged.bridge.edit(frame)?;
-        workload::check(bytes::is_edited(&frame, self.turn), "edit")?;
-        Ok(frame)
+        Ok(Self { frame, bridged, turn: 0 })
     }
 }
 
-impl Carry for Boxed {
+impl Carry for OneBox {
     fn carry(&mut self) -> Result<(), Failure> {
         self.turn += 1;
-        let frame = self.frame.take().ok_or("the box was lost with the call that failed")?;
-        self.frame = Some(match self.load {
-            Load::Touched => self.touched(frame)?,
-            _ => self.edited(frame)?,
-        });
-        Ok(())
+        let mut frame = self.frame.take().ok_or("the box was lost with the call that failed")?;
+        bytes::mark(&mut frame, self.turn);
+        let frame = self.frame.insert(self.bridged.bridge.edit(frame)?);
+        workload::check(bytes::is_edited(frame, self.turn), "edited")
     }
 
     fn peer(&self) -> u32 {

@@ -58,7 +58,7 @@ const RULES: &[Rule] = &[
     // Both fill and read all of it on either side, so that what is left to gain is little.
     ("compare", "iceoryx2 loaned touched 1 MiB", "callgate box touched 1 MiB", P50, AtLeast(1.0)),
     ("compare", "iceoryx2 loaned touched 16 MiB", "callgate box touched 16 MiB", P50, AtLeast(1.0)),
-    // One line of it changes hands and the rest need not be touched; iceoryx2 has to copy it all to give it back.
+    // One line of it changes hands and the rest need not be touched; with iceoryx2, what goes on has to be copied on either side.
     ("compare", "iceoryx2 loaned edited 1 MiB", "callgate box edited 1 MiB", P50, AtLeast(50.0)),
     ("compare", "iceoryx2 loaned edited 16 MiB", "callgate box edited 16 MiB", P50, AtLeast(50.0)),
     ("compare", "iceoryx2 event add", "callgate add", P50, Stated),
