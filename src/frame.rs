@@ -193,7 +193,7 @@ pub(crate) trait Spill {
 }
 
 /// Says which memory goes with a frame.
-pub(crate) type Send<'a> = dyn FnMut(Room<'_>, &mut Carried) -> Result<Parcel, NoMemory> + 'a;
+pub(crate) type Send<'a> = dyn FnMut(&Room<'_>, &mut Carried) -> Result<Parcel, NoMemory> + 'a;
 
 /// The payload bytes of a slot's first line, in private memory until the frame is published.
 ///

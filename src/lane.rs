@@ -109,7 +109,7 @@ impl CallerLane {
     ///
     /// If the arguments cannot be written.
     #[inline(always)]
-    pub(crate) fn write<A: Encode>(&mut self, args: &A, room: Room<'_>) -> Result<usize, SendError> {
+    pub(crate) fn write<A: Encode>(&mut self, args: &A, room: &Room<'_>) -> Result<usize, SendError> {
         debug_assert!(self.credit() > 0);
         write(args, &mut self.requests, room, &mut self.carried)
     }
@@ -117,8 +117,8 @@ impl CallerLane {
     /// Publishes and announces the request of `len` bytes that was written. What of its arguments somebody still looks at now is shared
     /// with the callee; the rest is its own.
     #[inline(always)]
-    pub(crate) fn publish(&mut self, kind: Kind, call: u64, len: usize, room: Room<'_>) {
-        let (place, home) = if self.carried.is_empty() { (Place::Slot(len), 0) } else { self.depart_slow(len, room) };
+    pub(crate) fn publish(&mut self, kind: Kind, call: u64, len: usize, room: &Room<'_>) {
+        let (place, home) = if self.carried.is_loaded { self.depart_slow(len, room) } else { (Place::Slot(len), 0) };
         self.requests.publish(kind, home << 32 | call, place);
         if !self.in_use {
             self.enter_use_slow();
@@ -128,7 +128,7 @@ impl CallerLane {
 
     /// Keeps what the request carries until it is answered. Returns where it lies, and what it brings home.
     #[cold]
-    fn depart_slow(&mut self, len: usize, room: Room<'_>) -> (Place, u64) {
+    fn depart_slow(&mut self, len: usize, room: &Room<'_>) -> (Place, u64) {
         let mut carried = std::mem::take(&mut self.carried);
         let place = place(len, carried.block.as_ref());
         let home = room.home.on(|stock, _| stock.depart(&mut carried));
@@ -224,10 +224,15 @@ fn place(len: usize, loan: Option<&Loan>) -> Place {
 /// Serialises `value` for the slot that `ring` has claimed, or into a block, left in `carried`, if it outgrows that. Returns its
 /// length.
 #[inline(always)]
-fn write<T: Encode>(value: &T, ring: &mut Producer, room: Room<'_>, carried: &mut Carried) -> Result<usize, SendError> {
+fn write<T: Encode>(
+    value: &T,
+    ring: &mut Producer,
+    room: &Room<'_>,
+    carried: &mut Carried,
+) -> Result<usize, SendError> {
     let (stage, slot) = ring.claim();
     let mut spill = BlockSpill { room, slot, carried, failed: None };
-    if !spill.carried.is_empty() {
+    if spill.carried.is_loaded {
         spill.discard_slow();
     }
     encode(value, stage, slot, &mut spill).map_err(|Failure| spill.failed_slow())
@@ -235,7 +240,7 @@ fn write<T: Encode>(value: &T, ring: &mut Producer, room: Room<'_>, carried: &mu
 
 /// Moves a frame that outgrows its slot into a block, and into a larger one when it outgrows that. Takes the memory only then.
 struct BlockSpill<'a> {
-    room: Room<'a>,
+    room: &'a Room<'a>,
     slot: Span<'a>,
     carried: &'a mut Carried,
     /// Why the last attempt to get memory failed.
@@ -261,13 +266,14 @@ impl Spill for BlockSpill<'_> {
     #[cold]
     fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
         let home = self.room.home;
-        let loan = home.find(self.room.deadline, &mut |stock, source| stock.allocate_more(written, need, source));
+        let loan = home.find(*self.room.deadline, &mut |stock, source| stock.allocate_more(written, need, source));
         let loan = loan.map_err(|why| self.failed = Some(why)).ok()?;
         // A frame may fill the block up to where the longest payload ends.
         let room = loan.room(home.on(|stock, _| stock.max_payload()));
         let from = self.carried.block.as_ref().map_or(self.slot, Loan::span);
         from.first(written).copy_into(room);
         let place = (room.start(), room.len());
+        self.carried.is_loaded = true;
         if let Some(old) = self.carried.block.replace(loan) {
             home.on(|stock, source| stock.free(old, source));
         }
@@ -276,6 +282,7 @@ impl Spill for BlockSpill<'_> {
 
     #[cold]
     fn send_with(&mut self, send: &mut frame::Send<'_>) -> Result<Option<Parcel>, Failure> {
+        self.carried.is_loaded = true;
         let sent = send(self.room, self.carried);
         sent.map(Some).map_err(|why| {
             self.failed = Some(why);
@@ -293,6 +300,8 @@ pub(crate) struct CalleeLane {
     callee: Placed<CalleeLine>,
     /// How to wake the caller.
     caller_bell: Arc<dyn Sleeper>,
+    /// What the reply being written carries.
+    carried: Carried,
 }
 
 impl CalleeLane {
@@ -305,6 +314,7 @@ impl CalleeLane {
             caller: segment.caller_line(index),
             callee: segment.callee_line(index),
             caller_bell: bells.lane(index),
+            carried: Carried::default(),
         }
     }
 
@@ -332,7 +342,7 @@ impl CalleeLane {
         // The compiler must not move the method's own effects before the record. The processor need not be told: the record
         // is read by another process only after this one is dead, and then everything it stored is visible.
         std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-        Ok(Some((frame, ReplySlot { ring: &mut self.replies, len: 0, carried: Carried::default() })))
+        Ok(Some((frame, ReplySlot { ring: &mut self.replies, len: 0, carried: &mut self.carried })))
     }
 
     /// Publishes and announces the reply that was written, and is done with the request. Returns the reply's position. `carries` = what
@@ -356,7 +366,7 @@ impl CalleeLane {
 pub(crate) struct ReplySlot<'a> {
     ring: &'a mut Producer,
     len: usize,
-    carried: Carried,
+    carried: &'a mut Carried,
 }
 
 /// A reply that carries something, as it is published.
@@ -375,16 +385,16 @@ impl ReplySlot<'_> {
     ///
     /// If it cannot be written; then there is no reply.
     #[inline(always)]
-    pub(crate) fn write<R: Encode>(&mut self, value: &R, room: Room<'_>) -> Result<(), SendError> {
+    pub(crate) fn write<R: Encode>(&mut self, value: &R, room: &Room<'_>) -> Result<(), SendError> {
         self.len = 0;
-        self.len = write(value, self.ring, room, &mut self.carried)?;
+        self.len = write(value, self.ring, room, self.carried)?;
         Ok(())
     }
 
     /// Whether the reply carries anything.
     #[inline(always)]
     pub(crate) fn carries(&self) -> bool {
-        !self.carried.is_empty()
+        self.carried.is_loaded
     }
 
     /// The length of a reply that carries nothing.
@@ -395,16 +405,16 @@ impl ReplySlot<'_> {
 
     /// The reply, about to be published. `lend` = the caller may keep its block beyond the reply.
     #[cold]
-    pub(crate) fn depart_slow(mut self, room: Room<'_>, lend: bool) -> Departed {
-        let mut place = place(self.len, self.carried.block.as_ref());
-        let carried = &mut self.carried;
+    pub(crate) fn depart_slow(self, room: &Room<'_>, lend: bool) -> Departed {
+        let mut carried = std::mem::take(self.carried);
+        let mut place = place(self.len, carried.block.as_ref());
         let home = room.home.on(|stock, source| {
             if let (true, Place::Block(block)) = (lend, &mut place) {
-                block.ticket = stock.lend_frame(carried, source);
+                block.ticket = stock.lend_frame(&mut carried, source);
             }
-            stock.depart(carried)
+            stock.depart(&mut carried)
         });
-        Departed { place, call: home.to_word() << 32 | 1, carried: self.carried }
+        Departed { place, call: home.to_word() << 32 | 1, carried }
     }
 }
 
@@ -610,8 +620,8 @@ mod nowhere {
     use crate::stock::{Home, Stock};
 
     /// Memory for frames that fit any slot.
-    pub(super) fn nowhere() -> Room<'static> {
-        Room { home: &Nowhere, deadline: Deadline::NEVER }
+    pub(super) fn nowhere() -> &'static Room<'static> {
+        const { &Room { home: &Nowhere, deadline: &Deadline::NEVER } }
     }
 
     struct Nowhere;
@@ -672,6 +682,7 @@ mod model {
                     caller: caller.clone(),
                     callee: callee.clone(),
                     caller_bell: futex(),
+                    carried: Carried::default(),
                 }));
                 callers.push(CallerLane {
                     place: index,

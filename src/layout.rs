@@ -94,7 +94,11 @@ pub(crate) struct WorkerLine {
 }
 
 /// Blocks that one side may have lent to the other at a time.
+#[cfg(not(loom))]
 pub(crate) const TICKETS: usize = 1024;
+/// As many as a model needs.
+#[cfg(loom)]
+pub(crate) const TICKETS: usize = 2;
 
 /// What one side holds of the blocks that the other has lent to it: a word for each ticket. Written by who holds, read by who lent.
 ///

@@ -84,19 +84,14 @@ impl Chain {
 /// What a frame carries beside its payload, until it is published.
 #[derive(Debug, Default)]
 pub(crate) struct Carried {
+    /// Whether there may be anything at all: one look instead of three.
+    pub(crate) is_loaded: bool,
     /// The block that the frame has outgrown its slot into.
     pub(crate) block: Option<Loan>,
     /// Blocks of this side that are lent with it.
     pub(crate) lent: Chain,
     /// Blocks of the peer that it brings home.
     pub(crate) home: Chain,
-}
-
-impl Carried {
-    #[inline(always)]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.block.is_none() && self.lent.is_empty() && self.home.is_empty()
-    }
 }
 
 // ---- who lends -----------------------------------------------------------------------------------------------------
@@ -389,5 +384,235 @@ impl Holder {
         let word = next.to_word() << 32 | u64::from(ticket.generation) << 2 | state;
         // Release: after the last look at the block. Pairs with the Acquire in `Lender::word`.
         self.held.words[ticket.index as usize].store(word, Release);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::arena::{Arena, Limits, Source};
+    use crate::error::NoMemory;
+    use crate::layout::Geometry;
+    use crate::objects::Sealed;
+    use crate::segment::Segment;
+    use crate::sys::mapping::{Access, Mapping};
+    use crate::sys::memfd;
+    use std::sync::Arc;
+
+    struct Memfds;
+
+    impl Source for Memfds {
+        fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
+            let (mapping, _) = memfd::create_sealed("callgate-test", len as usize, Access::ReadWrite).unwrap();
+            Ok((1, Arc::new(mapping)))
+        }
+
+        fn shrink(&mut self, _: u64) {}
+    }
+
+    /// Both sides of the same table, and blocks to lend.
+    struct Sides {
+        lender: Lender,
+        holder: Holder,
+        arena: Arena,
+        freed: Vec<Loan>,
+    }
+
+    impl Sides {
+        fn new() -> Self {
+            let geometry = Geometry { lanes: 1, slots: 2, slot_lines: 1, workers: 1 };
+            let (segment, _) = Segment::create(geometry, &Sealed).unwrap();
+            Self {
+                lender: Lender::new(segment.held_by_child()),
+                holder: Holder::new(segment.held_by_child()),
+                arena: Arena::new(Limits { max_payload: 1 << 20, retained: 1 << 20 }),
+                freed: Vec::new(),
+            }
+        }
+
+        fn lend(&mut self, owned: bool, chain: &mut Chain) -> Ticket {
+            let loan = match self.freed.pop() {
+                Some(loan) => loan,
+                None => self.arena.allocate(4096, &mut Memfds).unwrap(),
+            };
+            self.lender.lend(loan, 100, owned, chain).unwrap()
+        }
+
+        fn settle(&mut self, chain: Chain) -> usize {
+            self.lender.settle(chain, &mut self.freed);
+            self.freed.len()
+        }
+
+        fn collect(&mut self) -> usize {
+            self.lender.collect(&mut self.freed);
+            self.freed.len()
+        }
+    }
+
+    #[test]
+    fn what_nobody_took_is_back_when_the_frame_has_been_dealt_with() {
+        let (mut sides, mut chain) = (Sides::new(), Chain::default());
+        let tickets = [(); 5].map(|()| sides.lend(false, &mut chain));
+        assert!(sides.holder.take(tickets[1]) && sides.holder.take(tickets[3]));
+        assert!(!sides.holder.take(tickets[3]), "nothing is held twice");
+        assert_eq!(sides.settle(chain), 3);
+        sides.holder.let_go(tickets[1]);
+        assert_eq!(sides.collect(), 4);
+        sides.holder.let_go(tickets[3]);
+        assert_eq!((sides.collect(), sides.collect()), (5, 5));
+        assert!(sides.lender.take_home(tickets[1]).is_none());
+    }
+
+    #[test]
+    fn what_its_owner_still_looks_at_comes_back_to_him_alone() {
+        let (mut sides, mut chain) = (Sides::new(), Chain::default());
+        let [reclaimed, disowned] = [(); 2].map(|()| sides.lend(true, &mut chain));
+        assert!(sides.holder.take(reclaimed) && sides.holder.take(disowned));
+        assert_eq!(sides.settle(chain), 0);
+        assert!(sides.lender.reclaim(reclaimed, &mut sides.freed).is_none(), "the peer is still at it");
+        sides.holder.let_go(reclaimed);
+        sides.holder.let_go(disowned);
+        assert_eq!(sides.collect(), 0);
+        assert!(sides.lender.reclaim(reclaimed, &mut sides.freed).is_some());
+        assert!(sides.lender.reclaim(reclaimed, &mut sides.freed).is_none());
+        sides.lender.disown(disowned, &mut sides.freed);
+        assert_eq!(sides.freed.len(), 1);
+    }
+
+    #[test]
+    fn what_is_brought_home_is_whole_if_it_was_let_go_and_shared_if_not() {
+        for settled_before in [false, true] {
+            let (mut sides, mut chain, mut home) = (Sides::new(), Chain::default(), Chain::default());
+            let [let_go, looked_at, lost] = [(); 3].map(|()| sides.lend(false, &mut chain));
+            for ticket in [let_go, looked_at, lost] {
+                assert!(sides.holder.take(ticket) && sides.holder.bring(ticket, &mut home));
+                assert!(!sides.holder.bring(ticket, &mut home), "once in a frame is enough");
+            }
+            sides.holder.let_go(let_go);
+            sides.holder.let_go(lost);
+            let home = sides.holder.send(home);
+            if settled_before {
+                assert_eq!(sides.settle(std::mem::take(&mut chain)), 0);
+            }
+            let number = sides.lender.welcome(home);
+            assert!(matches!(sides.lender.take_home(let_go), Some(Home::Whole(_, 100))));
+            assert!(sides.lender.take_home(let_go).is_none(), "no block comes home twice");
+            assert!(matches!(sides.lender.take_home(looked_at), Some(Home::Shared(_, 100))));
+            assert_eq!(sides.settle(chain), 0);
+            sides.lender.forget(number, &mut sides.freed);
+            assert_eq!(sides.freed.len(), 1, "nobody took the third");
+            sides.holder.let_go(looked_at);
+            assert_eq!(sides.collect(), 2);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_not_sent_brings_nothing_home() {
+        let (mut sides, mut chain, mut home) = (Sides::new(), Chain::default(), Chain::default());
+        let [let_go, kept] = [(); 2].map(|()| sides.lend(false, &mut chain));
+        for ticket in [let_go, kept] {
+            assert!(sides.holder.take(ticket) && sides.holder.bring(ticket, &mut home));
+        }
+        assert_eq!(sides.settle(chain), 0);
+        sides.holder.let_go(let_go);
+        sides.holder.discard(home);
+        assert_eq!(sides.collect(), 1);
+        sides.holder.let_go(kept);
+        assert_eq!(sides.collect(), 2);
+    }
+
+    #[test]
+    fn lies_bring_nothing_home_that_is_not_lent_and_no_chain_is_endless() {
+        let mut sides = Sides::new();
+        let write = |sides: &Sides, index: usize, word: u64| sides.holder.held.words[index].store(word, Release);
+        for word in [0, u64::MAX, HOME, 1 << 2 | HOME, 2 << 32 | 1 << 2 | HOME] {
+            write(&sides, 0, word);
+            for head in [1, 2, TICKETS as u64, u64::MAX] {
+                let number = sides.lender.welcome(Chain::from_word(head));
+                sides.lender.forget(number, &mut sides.freed);
+            }
+            assert!(sides.freed.is_empty() && sides.lender.home.is_empty());
+        }
+        // A ring of two that are lent.
+        let mut chain = Chain::default();
+        let tickets = [(); 2].map(|()| sides.lend(false, &mut chain));
+        assert_eq!(tickets.map(|ticket| ticket.index), [0, 1]);
+        write(&sides, 0, 2 << 32 | u64::from(tickets[0].generation) << 2 | HOME);
+        write(&sides, 1, 1 << 32 | u64::from(tickets[1].generation) << 2 | HOME);
+        let number = sides.lender.welcome(Chain::from_word(1));
+        assert_eq!(sides.lender.home.len(), 2);
+        sides.lender.forget(number, &mut sides.freed);
+        assert_eq!(sides.freed.len(), 2);
+        assert_eq!(sides.settle(chain), 2, "and they do not come back a second time");
+    }
+
+    #[test]
+    fn there_is_an_end_to_lending() {
+        let (mut sides, mut chain) = (Sides::new(), Chain::default());
+        let tickets: Vec<_> = (0..TICKETS).map(|_| sides.lend(false, &mut chain)).collect();
+        let loan = sides.arena.allocate(4096, &mut Memfds).unwrap();
+        assert!(sides.lender.lend(loan, 0, false, &mut Chain::default()).is_err());
+        assert_eq!(sides.settle(chain), TICKETS);
+        let again = sides.lend(false, &mut Chain::default());
+        assert!(!tickets.contains(&again), "another generation");
+        for ticket in tickets {
+            assert_eq!(Ticket::checked(ticket.to_word()), Some(ticket));
+        }
+        for word in [0, 5, 1 << 32 | TICKETS as u64, u64::MAX] {
+            assert_eq!(Ticket::checked(word), None);
+        }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use crate::arena::{Arena, Limits, Source};
+    use crate::error::NoMemory;
+    use crate::sync::AtomicU64;
+    use crate::sync::Ordering::Relaxed;
+    use crate::sys::mapping::{Access, Mapping};
+    use crate::sys::memfd;
+    use loom::sync::Arc;
+
+    struct Memfds;
+
+    impl Source for Memfds {
+        fn grow(&mut self, len: u64) -> Result<(u64, std::sync::Arc<Mapping>), NoMemory> {
+            let (mapping, _) = memfd::create_sealed("callgate-test", len as usize, Access::ReadWrite).unwrap();
+            Ok((1, std::sync::Arc::new(mapping)))
+        }
+
+        fn shrink(&mut self, _: u64) {}
+    }
+
+    /// The holder changes the block, as a child may that is trusted, and is done with it: whoever gets it back sees that. (An atomic
+    /// stands for the block.)
+    #[test]
+    fn loom_a_block_comes_back_with_what_was_written_to_it() {
+        loom::model(|| {
+            let table = || HeldTable { words: std::array::from_fn(|_| AtomicU64::new(0)) };
+            let held = Placed::on_heap(table());
+            let (mut lender, mut holder) = (Lender::new(held.clone()), Holder::new(held));
+            let mut arena = Arena::new(Limits { max_payload: 1 << 20, retained: 0 });
+            let (mut chain, mut freed) = (Chain::default(), Vec::new());
+            let loan = arena.allocate(1 << 17, &mut Memfds).unwrap();
+            let ticket = lender.lend(loan, 1, false, &mut chain).unwrap();
+            assert!(holder.take(ticket));
+            lender.settle(chain, &mut freed);
+            let block = Arc::new(AtomicU64::new(0));
+            let written = block.clone();
+            let holding = loom::thread::spawn(move || {
+                written.store(1, Relaxed);
+                holder.let_go(ticket);
+            });
+            lender.collect(&mut freed);
+            if !freed.is_empty() {
+                assert_eq!(block.load(Relaxed), 1);
+            }
+            holding.join().unwrap();
+            lender.collect(&mut freed);
+            assert_eq!(freed.len(), 1);
+        });
     }
 }

@@ -87,6 +87,7 @@ mod frame;
 mod lending;
 mod ring;
 mod shared_box;
+mod shared_writer;
 mod signal;
 mod stock;
 
@@ -117,6 +118,7 @@ pub use crate::objects::Segments;
 #[cfg(feature = "portable")]
 pub use crate::portable::TrustedChild;
 pub use crate::shared_box::{ArchivedSharedBox, Contents, Memory, SharedBox};
+pub use crate::shared_writer::SharedWriter;
 pub use crate::signal::Signal;
 pub use callgate_macros::bridge;
 pub use {bytemuck, rkyv};

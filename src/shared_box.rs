@@ -26,6 +26,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// The alignment of every box's contents, in bytes.
 const ALIGN: usize = 64;
@@ -159,7 +160,7 @@ impl Bytes {
 
     fn as_slice(&self) -> &[u8] {
         let block = match &self.store {
-            Store::Private(bytes) => return bytes,
+            Store::Private(bytes) => return &bytes[..self.len],
             Store::Own(own) => &own.block,
             Store::Peer(peer) => &peer.block,
         };
@@ -214,7 +215,7 @@ impl Bytes {
 
     /// Has the frame that is being written, which carries `carried`, name these bytes: a block of their own if they are at home where the frame
     /// goes and are not with another frame, else a copy of them.
-    fn parcel(&self, room: Room<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
+    fn parcel(&self, room: &Room<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
         let parcel = match &self.store {
             Store::Own(own) if is_same(&own.home, room.home) => own.lend(self.len, carried)?,
             Store::Peer(peer) if is_same(&peer.home, room.home) => peer.bring(self.len, carried),
@@ -226,9 +227,9 @@ impl Bytes {
         }
     }
 
-    fn parcel_of_copy(&self, room: Room<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
+    fn parcel_of_copy(&self, room: &Room<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
         let len = self.len as u64;
-        let loan = room.home.allocate(len, room.deadline)?;
+        let loan = room.home.allocate(len, *room.deadline)?;
         let place = loan.reference(self.len);
         // SAFETY: a new block, that nobody else knows of, of at least `len` bytes.
         let target = unsafe { loan.span().first(self.len).as_mut_bytes() };
@@ -467,9 +468,9 @@ pub struct SharedBox<T: Contents + ?Sized> {
 pub trait Memory: place::Sealed {}
 
 pub(crate) mod place {
-    use crate::doorbell::Deadline;
     use crate::stock::Home;
     use std::sync::Arc;
+    use std::time::Duration;
 
     /// Bridges only.
     pub trait Sealed {
@@ -478,7 +479,7 @@ pub(crate) mod place {
     }
 
     /// A bridge's memory, and how long to wait for it.
-    pub struct HomeOf<'a>(pub(crate) &'a Arc<dyn Home>, pub(crate) Deadline);
+    pub struct HomeOf<'a>(pub(crate) &'a Arc<dyn Home>, pub(crate) Option<Duration>);
 }
 
 impl<T: Pod> SharedBox<[T]> {
@@ -501,8 +502,8 @@ impl<T: Pod> SharedBox<[T]> {
     ///
     /// As [`zeroed_in`](Self::zeroed_in).
     pub fn for_overwrite_in(bridge: &impl Memory, len: usize) -> Result<Self, NoMemory> {
-        let place::HomeOf(home, deadline) = bridge.home();
-        Bytes::stale(home, Self::size(len)?, deadline).map(Self::new_of)
+        let place::HomeOf(home, timeout) = bridge.home();
+        Bytes::stale(home, Self::size(len)?, Deadline::after(timeout)).map(Self::new_of)
     }
 
     /// A box with a copy of `contents` in the memory of `bridge`.
@@ -559,6 +560,20 @@ impl<T: Pod> SharedBox<[T]> {
     }
 }
 
+impl SharedBox<[u8]> {
+    /// A box of `len` bytes in `home`, or wherever boxes of this process lie, that hold whatever lay there before.
+    pub(crate) fn for_overwrite_at(
+        place: Option<(&Arc<dyn Home>, Option<Duration>)>,
+        len: usize,
+    ) -> Result<Self, NoMemory> {
+        let bytes = match place {
+            Some((home, timeout)) => Bytes::stale(home, len, Deadline::after(timeout)),
+            None => Bytes::stale_here(len),
+        };
+        bytes.map(Self::new_of)
+    }
+}
+
 impl<T: Pod> SharedBox<T> {
     /// A box with `value` in the memory of `bridge`.
     ///
@@ -566,8 +581,8 @@ impl<T: Pod> SharedBox<T> {
     ///
     /// As [`zeroed_in`](SharedBox::zeroed_in).
     pub fn new_in(bridge: &impl Memory, value: T) -> Result<Self, NoMemory> {
-        let place::HomeOf(home, deadline) = bridge.home();
-        Bytes::stale(home, size_of::<T>(), deadline).map(|bytes| Self::filled(bytes, value))
+        let place::HomeOf(home, timeout) = bridge.home();
+        Bytes::stale(home, size_of::<T>(), Deadline::after(timeout)).map(|bytes| Self::filled(bytes, value))
     }
 
     /// A box with `value`: in a child, in the memory of its bridge; elsewhere in private memory.

@@ -109,7 +109,7 @@ impl Stock {
 
     /// Takes back what a frame carried that nobody kept. It has been dealt with, or will never be sent.
     pub(crate) fn settle(&mut self, carried: Carried, source: &mut dyn Source) {
-        let Carried { block, lent, home } = carried;
+        let Carried { block, lent, home, is_loaded: _ } = carried;
         self.freed.extend(block);
         self.lender.settle(lent, &mut self.freed);
         self.holder.discard(home);
@@ -201,8 +201,7 @@ impl dyn Home + '_ {
 }
 
 /// Where a frame finds memory, and how long it may look for it.
-#[derive(Clone, Copy)]
 pub(crate) struct Room<'a> {
     pub(crate) home: &'a dyn Home,
-    pub(crate) deadline: Deadline,
+    pub(crate) deadline: &'a Deadline,
 }

@@ -53,6 +53,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("frame", 2),
     ("lending", 2),
     ("shared_box", 2),
+    ("shared_writer", 2),
     ("stock", 2),
     ("ring", 2),
     ("signal", 2),

@@ -263,7 +263,7 @@ fn a_constructor_takes_one_too() {
 
 /// A bridge that has memory for so many boxes of 1 MiB on each side.
 fn small(start: &dyn Fn() -> Builder<Desk>, boxes: u64) -> Bridge<Desk> {
-    let builder = start().max_payload(1 << 20).memory(2 * boxes << 20).timeout(Duration::from_millis(200));
+    let builder = start().max_payload(1 << 20).memory(boxes << 21).timeout(Duration::from_millis(200));
     builder.start().expect("a start")
 }
 
@@ -365,5 +365,41 @@ fn a_box_outlives_its_bridge() {
         assert!(own.iter().all(|&byte| byte == 1) && made.iter().all(|&byte| byte == 2));
         let next = start().start().expect("a start");
         assert_eq!((next.sum(own), next.sum(made)), (Ok(100_000), Ok(200_000)));
+    });
+}
+
+#[test]
+fn files_and_sockets_are_read_straight_into_one() {
+    use callgate::SharedWriter;
+    use std::io::{Cursor, Read, Write};
+    within(PATIENCE, "files_and_sockets_are_read_straight_into_one", || {
+        let desk = Desk::bridge().max_payload(1 << 20).start().expect("a start");
+        let text: Vec<u8> = (0..300_000u32).map(|at| at.to_le_bytes()[0]).collect();
+        for capacity in [0, 1, 300_000, 400_000] {
+            let mut writer = SharedWriter::new_in(&desk, capacity).expect("memory");
+            assert_eq!(writer.read_to_end_of(&mut &text[..]).expect("a read"), 300_000);
+            writer.write_all(b"and more").expect("memory");
+            assert_eq!(writer.len(), 300_008);
+            let bytes = writer.finish();
+            assert!(bytes.is_shared() && bytes[..300_000] == text[..] && bytes[300_000..] == *b"and more");
+            let mut back = Vec::new();
+            Cursor::new(desk.back(bytes).expect("a box")).read_to_end(&mut back).expect("a read");
+            assert_eq!(back.len(), 300_008);
+        }
+
+        let (mut near, mut far) = std::os::unix::net::UnixStream::pair().expect("sockets");
+        let sender = std::thread::spawn(move || far.write_all(&[1; 200_000]));
+        let mut exact = SharedBox::<[u8]>::zeroed_in(&desk, 150_000).expect("memory");
+        near.read_exact(&mut exact).expect("a read");
+        let mut rest = SharedWriter::new(10).expect("private memory");
+        rest.read_to_end_of(&mut near).expect("a read");
+        sender.join().expect("no panic").expect("a write");
+        assert_eq!((desk.sum(exact), desk.sum(rest.finish())), (Ok(150_000), Ok(50_000)));
+
+        let mut endless = SharedWriter::new_in(&desk, 0).expect("memory");
+        let error = endless.read_to_end_of(&mut std::io::repeat(1)).expect_err("beyond max_payload");
+        assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory);
+        assert!(error.to_string().contains("the limit is 1048576"), "{error}");
+        assert_eq!(endless.len(), 1 << 20, "what was read before stays");
     });
 }

@@ -18,7 +18,6 @@ pub use entry::{init, serve, serve_parallel};
 
 use crate::call::caller::Caller;
 use crate::call::service::{Method, Service};
-use crate::doorbell::Deadline;
 use crate::error::{CallError, Exit};
 use crate::shared_box::{Memory, place};
 use std::fmt;
@@ -218,7 +217,7 @@ impl<T: Service> Memory for Bridge<T> {}
 
 impl<T: Service> place::Sealed for Bridge<T> {
     fn home(&self) -> place::HomeOf<'_> {
-        place::HomeOf(self.caller.home(), Deadline::after(self.timeout))
+        place::HomeOf(self.caller.home(), self.timeout)
     }
 }
 

@@ -159,7 +159,7 @@ impl<H: Host> Worker<H> {
             Place::Block(block) => Some(self.memory.request_block(block)),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let room = Room { home: &*self.memory, deadline: Deadline::NEVER };
+        let room = &Room { home: &*self.memory, deadline: &Deadline::NEVER };
         let home = Chain::from_word(call >> 32);
         let came_home = (!home.is_empty()).then(|| room.home.on(|stock, _| stock.welcome(home)));
         let request = self.parent.request(span);

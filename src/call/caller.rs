@@ -414,7 +414,7 @@ impl Caller {
             return Err(self.over(Progress::NotStarted, ticket));
         }
         let position = lane.position();
-        let room = Room { home: &*self.link, deadline: ticket.deadline };
+        let room = &Room { home: &*self.link, deadline: &ticket.deadline };
         let written = lane.write(&args, room);
         drop(args);
         let len = written.map_err(|error| self.unsent(error, ticket))?;

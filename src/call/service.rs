@@ -168,7 +168,7 @@ impl Fingerprint {
 /// One request on its way through the callee, and the place for its reply.
 pub(crate) struct Exchange<'a> {
     pub(crate) slot: ReplySlot<'a>,
-    pub(crate) room: Room<'a>,
+    pub(crate) room: &'a Room<'a>,
     pub(crate) request: RequestSpan<'a>,
     /// `home << 32 | interface << 16 | method`.
     pub(crate) call: u64,
