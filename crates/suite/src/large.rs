@@ -4,20 +4,26 @@
 //!   into shared memory, summed there by the same function.
 //! - **Boxes**: a `SharedBox<[u8]>` that is in the bridge's memory already is moved to the child, which changes one line of it and
 //!   moves it back. With a child that is trusted nothing is copied; of one that is not, what comes back is.
+//! - **Echo**: as in the group `payload`, but both sides poll.
 //! - **First call**: an echo on a fresh bridge, which has no memory for large payloads yet, beside the second.
+
+//!
+//! Both sides of all bridges here poll, as their floors do and the peers that they are compared with: a call of this length outlasts
+//! the time for which a bridge polls by default, and a wake-up would be a good part of it. Rows that end in `default waiting` have it.
 
 #![forbid(unsafe_code)]
 
 use crate::bridge::Bridged;
 use crate::bytes;
-use crate::floor::RawSum;
+use crate::floor::{RawCopy, RawSum};
 use crate::interleave::{Batch, Budget, Measured, Subject, interleave, rows};
 use crate::payload::{expected, size};
 use crate::pin::{self, Pinned};
 use crate::report::Report;
-use crate::workload;
+use crate::workload::{self, Call};
 use crate::{Clock, Failure, Progress, Transport};
 use callgate::{SharedBox, Wait};
+use std::cell::RefCell;
 use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,6 +33,12 @@ pub const ONE_WAY: [usize; 2] = [1 << 20, 64 << 20];
 
 /// What the first call of a bridge carries, in bytes.
 pub const FIRST: [usize; 2] = [1 << 20, 16 << 20];
+
+/// What is echoed, in bytes.
+const ECHO: usize = 1 << 20;
+
+/// How all bridges here wait, unless their rows say otherwise.
+const POLLING: Wait = Wait::Spin;
 
 /// The boxes, in bytes. The time that the first takes is the floor of the others.
 pub const BOXES: [usize; 5] = [64, 4 << 10, 1 << 20, 16 << 20, 64 << 20];
@@ -42,6 +54,7 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure
     for len in ONE_WAY {
         add(&mut report, &interleave(batches(budget, len), &clock, progress, || one_way(len, callee))?);
     }
+    add(&mut report, &interleave(batches(budget, ECHO), &clock, progress, || echo(callee))?);
     let longest = BOXES[BOXES.len() - 1];
     add(&mut report, &interleave(budget, &clock, progress, || boxes(true, callee))?);
     add(&mut report, &interleave(batches(budget, longest), &clock, progress, || boxes(false, callee))?);
@@ -126,30 +139,42 @@ impl Summed {
     }
 }
 
-/// `len` bytes one way, and before them their floor.
+/// `len` bytes one way, polling and as bridges wait by default, and before them their floor.
 pub fn one_way(len: usize, callee: usize) -> Result<Vec<Subject>, Failure> {
     let floor = format!("raw {}", Load::OneWay.of(len));
     let raw = Box::new(Raw { floor: RawSum::start(len, callee)?, bytes: Summed::new(len) });
-    Ok(vec![subject(&*floor, raw).polling(), callgate(Load::OneWay, len, callee)?.beside(&floor)])
+    let waiting =
+        subject(format!("{}, default waiting", callgate_name(Load::OneWay, len)), slice(Wait::default(), len, callee)?);
+    let polling = callgate(Load::OneWay, len, callee)?;
+    Ok(vec![subject(&*floor, raw).polling(), polling.beside(&floor), waiting.beside(&floor)])
 }
 
 /// callgate under `load`.
 pub fn callgate(load: Load, len: usize, callee: usize) -> Result<Subject, Failure> {
     let carrier: Box<dyn Carry> = match load {
-        Load::OneWay => {
-            let bridged = Bridged::start(Wait::Adaptive, Some(callee))?;
-            Box::new(Slice { bridged, bytes: Summed::new(len) })
-        }
+        Load::OneWay => slice(POLLING, len, callee)?,
         Load::Touched => {
-            let bridged = Bridged::trusting(Wait::Adaptive, Some(callee))?;
+            let bridged = Bridged::trusting(POLLING, Some(callee))?;
             Box::new(TwoBoxes { bridged, len, turn: 0 })
         }
         Load::Edited => {
-            let bridged = Bridged::trusting(Wait::Adaptive, Some(callee))?;
+            let bridged = Bridged::trusting(POLLING, Some(callee))?;
             Box::new(OneBox::new(Rc::new(bridged), len)?)
         }
     };
-    Ok(subject(callgate_name(load, len), carrier))
+    Ok(subject(callgate_name(load, len), carrier).polling())
+}
+
+fn slice(wait: Wait, len: usize, callee: usize) -> Result<Box<dyn Carry>, Failure> {
+    Ok(Box::new(Slice { bridged: Bridged::start(wait, Some(callee))?, bytes: Summed::new(len) }))
+}
+
+/// An echo, and before it its floor.
+fn echo(callee: usize) -> Result<Vec<Subject>, Failure> {
+    let bridged = Rc::new(RefCell::new(Bridged::start(POLLING, Some(callee))?));
+    let [floor, echo] = ["raw copy", "callgate echo"].map(|name| format!("{name} {}", size(ECHO)));
+    let echoed = workload::subject(echo, Call::Echo(ECHO), &bridged).polling();
+    Ok(vec![RawCopy::start(ECHO, callee)?.subject(&*floor, ECHO), echoed.beside(&floor)])
 }
 
 /// What the row of [`callgate`] is called.
@@ -161,14 +186,14 @@ pub fn callgate_name(load: Load, len: usize) -> String {
 /// One box of each length, there and back on the same bridge. The first is the floor of the others; of a child that is not trusted,
 /// all are beside nothing.
 pub fn boxes(is_trusted: bool, callee: usize) -> Result<Vec<Subject>, Failure> {
-    let (wait, cpu) = (Wait::Adaptive, Some(callee));
+    let (wait, cpu) = (POLLING, Some(callee));
     let bridged = Rc::new(if is_trusted { Bridged::trusting(wait, cpu) } else { Bridged::start(wait, cpu) }?);
     let name = |len| match is_trusted {
         true => callgate_name(Load::Edited, len),
         false => format!("callgate box, child not trusted, {}", Load::Edited.of(len)),
     };
     let boxed = |len| -> Result<Subject, Failure> {
-        let boxed = subject(name(len), Box::new(OneBox::new(bridged.clone(), len)?));
+        let boxed = subject(name(len), Box::new(OneBox::new(bridged.clone(), len)?)).polling();
         Ok(if len == BOXES[0] { boxed } else { boxed.beside(&name(BOXES[0])) })
     };
     BOXES.into_iter().map(boxed).collect()
@@ -267,7 +292,7 @@ pub fn first(len: usize, callee: usize) -> Vec<Subject> {
 fn fresh(batch: &mut Batch<'_>, len: usize, before: u32, callee: usize) -> Result<(), Failure> {
     let sent = vec![7; len];
     loop {
-        let mut bridged = Bridged::start(Wait::Adaptive, Some(callee))?;
+        let mut bridged = Bridged::start(POLLING, Some(callee))?;
         // The child is up and awake, and has no memory for large payloads.
         bridged.add(1)?;
         for _ in 0..before {

@@ -124,7 +124,7 @@ fn note(group: &str) -> Option<&'static str> {
              may run on every CPU, also on the child's.",
         ),
         "large" => Some(
-            "One-way: bytes in the caller's private memory are summed by the other process where they lie in shared memory; only the \
+            "Both sides poll, as the floors do, but where a row says otherwise. One-way: bytes in the caller's private memory are summed by the other process where they lie in shared memory; only the \
              sum comes back. A box lies in shared memory already and goes there and back, and one line of it is changed on the way. \
              The first echo is on a bridge that has no memory for large payloads yet.",
         ),
@@ -134,7 +134,8 @@ fn note(group: &str) -> Option<&'static str> {
         ),
         "compare" => Some(
             "Of peers that sleep while they wait, the ratio is mostly what a wake-up costs on this machine (the row `futex` of the \
-             floors); beside `callgate parked`, which sleeps too, they show what they add to it.",
+             floors); beside `callgate parked`, which sleeps too, they show what they add to it. Beside large payloads (one-way, touched, edited) both sides \
+             of callgate poll, as iceoryx2 does.",
         ),
         _ => None,
     }
