@@ -6,7 +6,6 @@
 //!   moves it back. With a child that is trusted nothing is copied; of one that is not, what comes back is.
 //! - **Echo**: as in the group `payload`, but both sides poll.
 //! - **First call**: an echo on a fresh bridge, which has no memory for large payloads yet, beside the second.
-
 //!
 //! Both sides of all bridges here poll, as their floors do and the peers that they are compared with: a call of this length outlasts
 //! the time for which a bridge polls by default, and a wake-up would be a good part of it. Rows that end in `default waiting` have it.
