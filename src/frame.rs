@@ -6,12 +6,13 @@
 
 use crate::error::NoMemory;
 use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine};
-use crate::lending::Carried;
-use crate::segment::Span;
-use crate::shared_box::Parcel;
+use crate::lending::{Carried, Ticket};
+use crate::segment::{Block, Span};
+use crate::shared_box::{Kept, Parcel};
 use crate::stock::{Home, Room};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::will_write;
+use crate::viewable::Viewable;
 use rkyv::api::deserialize_using;
 use rkyv::api::low::{LowSerializer, LowValidator};
 use rkyv::bytecheck::CheckBytes;
@@ -456,6 +457,21 @@ pub struct Decoder<'d> {
     home: Option<&'d Arc<dyn Home>>,
     /// Bytes that may yet be copied out of what the peer lends.
     left: u64,
+    trust: Option<TrustedPeer>,
+}
+
+/// The word that a peer keeps its hands off what it has given away, and that what it sends is valid.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TrustedPeer(());
+
+impl TrustedPeer {
+    /// # Safety
+    ///
+    /// The peer that it is used for must not write to a block that it has lent or sent home, nor to a frame that it has published, until it
+    /// is given back; and every frame of it must be a valid archive of what its reader takes it for.
+    pub(crate) unsafe fn new() -> Self {
+        Self(())
+    }
 }
 
 /// A [`Decoder`] as rkyv wants it.
@@ -463,13 +479,13 @@ pub(crate) type Decoding<'d> = Strategy<Decoder<'d>, Failure>;
 
 impl<'d> Decoder<'d> {
     /// Of replies that came by a bridge, whose boxes together have at most `most` bytes.
-    pub(crate) fn of(home: &'d Arc<dyn Home>, most: u64) -> Self {
-        Self { home: Some(home), left: most }
+    pub(crate) fn of(home: &'d Arc<dyn Home>, most: u64, trust: Option<TrustedPeer>) -> Self {
+        Self { home: Some(home), left: most, trust }
     }
 
     /// Of what a child got from its parent.
     pub(crate) fn of_child() -> Self {
-        Self { home: None, left: u64::MAX }
+        Self { home: None, left: u64::MAX, trust: None }
     }
 
     pub(crate) fn home(&self) -> Option<&'d Arc<dyn Home>> {
@@ -559,15 +575,51 @@ impl<'a> RequestSpan<'a> {
     }
 }
 
-/// Copies a reply out of a slot that the peer may be writing, validates the copy, and makes the value from it.
-///
-/// `line` is the slot's first line, `payload` the whole payload.
-///
-/// # Errors
-///
-/// If the bytes are no valid archive of `R`, or one that nests deeper than [`MAX_DEPTH`].
+/// What a reply becomes: a value, or the archive itself, [`Held`].
+pub(crate) trait Reply: Sized {
+    /// From a reply in a slot that the peer may be writing: `line` is the slot's first line, `payload` the whole payload.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are no valid archive of the type, or one that nests deeper than [`MAX_DEPTH`].
+    fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure>;
+
+    /// From a reply in a block of the peer's, which lends it under `ticket`.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_slot`](Self::from_slot).
+    fn from_block(block: Block, ticket: u64, decoder: Decoder<'_>) -> Result<Self, Failure>;
+}
+
+impl<R: Transfer> Reply for R {
+    #[inline(always)]
+    fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        decode_slot(line, payload, decoder)
+    }
+
+    #[inline(always)]
+    fn from_block(block: Block, _: u64, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        match decoder.trust {
+            Some(trust) => decode_in_place(block.span(), decoder, trust),
+            None => decode(block.span(), decoder),
+        }
+    }
+}
+
+/// Makes the value from a reply where it lies.
+fn decode_in_place<R: Transfer>(span: Span<'_>, mut decoder: Decoder<'_>, _: TrustedPeer) -> Result<R, Failure> {
+    // SAFETY: the peer is trusted to leave the block alone until it is released, and to have written a valid archive.
+    let bytes = unsafe { span.as_bytes() };
+    let root = root::<R::Archived>(bytes)?;
+    // SAFETY: as above; `root` has found room for it, aligned.
+    let archived = unsafe { &*root };
+    catch(|| deserialize_using::<R, _, Failure>(archived, &mut decoder))
+}
+
+/// Copies a reply out of a slot, validates the copy, and makes the value from it.
 #[inline(always)]
-pub(crate) fn decode_slot<R: Transfer>(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<R, Failure> {
+fn decode_slot<R: Transfer>(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<R, Failure> {
     if payload.len() > INLINE {
         return decode(payload, decoder);
     }
@@ -576,12 +628,8 @@ pub(crate) fn decode_slot<R: Transfer>(line: &SlotLine, payload: Span<'_>, decod
     read_copy(copy.first(payload.len()), decoder)
 }
 
-/// Copies a reply out of memory that the peer may be writing, validates the copy, and makes the value from it.
-///
-/// # Errors
-///
-/// As [`decode_slot`].
-pub(crate) fn decode<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>) -> Result<R, Failure> {
+/// Copies a reply, validates the copy, and makes the value from it.
+fn decode<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>) -> Result<R, Failure> {
     if span.len() <= SMALL {
         let mut copy = Copied([0; SMALL / 8]);
         // SAFETY: the copy has room for `SMALL` bytes, and is private.
@@ -615,12 +663,7 @@ fn decode_large<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>) -> Result<R, 
     }
     // A thread that is ending has no buffer left; it gets one for this call.
     let mut copy = COPY.try_with(Cell::take).unwrap_or_default();
-    copy.clear();
-    copy.reserve(span.len());
-    // SAFETY: there is room, as just reserved, in private memory.
-    unsafe { span.copy_to(copy.as_mut_ptr()) };
-    // SAFETY: initialised by the copy.
-    unsafe { copy.set_len(span.len()) };
+    copy_out(span, &mut copy);
     let value = read_copy(&copy, decoder);
     if copy.capacity() <= KEPT {
         let _ = COPY.try_with(|slot| slot.set(copy));
@@ -631,6 +674,16 @@ fn decode_large<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>) -> Result<R, 
 /// A thread's buffer for copies of replies is kept up to this size.
 const KEPT: usize = 1 << 20;
 
+/// Makes `copy` the bytes of the span.
+fn copy_out(span: Span<'_>, copy: &mut AlignedVec<ALIGN>) {
+    copy.clear();
+    copy.reserve(span.len());
+    // SAFETY: there is room, as just reserved, in private memory.
+    unsafe { span.copy_to(copy.as_mut_ptr()) };
+    // SAFETY: initialised by the copy.
+    unsafe { copy.set_len(span.len()) };
+}
+
 /// Reads a value from private bytes of any alignment; `None` if they are no valid archive of `R`.
 pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
     let mut copy = AlignedVec::<ALIGN>::with_capacity(bytes.len());
@@ -638,15 +691,103 @@ pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
     read_copy(&copy, Decoder::of_child()).ok()
 }
 
-/// A type's own `Deserialize` may panic at a value that it did not expect; a lying peer must be an error all the same.
+/// Validates private bytes, and makes the value from them.
 #[inline(always)]
 fn read_copy<R: Transfer>(bytes: &[u8], mut decoder: Decoder<'_>) -> Result<R, Failure> {
-    let read = || {
+    catch(|| {
         let archived = access::<R::Archived>(bytes)?;
         deserialize_using::<R, _, Failure>(archived, &mut decoder)
-    };
-    // Unwind safety: the closure owns nothing that outlives it.
+    })
+}
+
+/// A type's own `CheckBytes` or `Deserialize` may panic at bytes that it did not expect; a lying peer must be an error all the same.
+#[inline(always)]
+fn catch<R>(read: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
+    // Unwind safety: the closures of this file own nothing that outlives them.
     catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(Failure))
+}
+
+/// A reply that stays as it came: bytes that end in a valid `A`, and that nobody writes while this exists.
+pub(crate) struct Held<A> {
+    bytes: HeldBytes,
+    /// Whether the peer is trusted to have written what its methods need.
+    trusted: bool,
+    /// As if the archive were in a box of its own.
+    archive: PhantomData<Box<A>>,
+}
+
+/// Never changed, and not moved when a [`Held`] is.
+enum HeldBytes {
+    /// A private copy, which the peer cannot write.
+    Private(AlignedVec<ALIGN>),
+    /// The peer's own, which it is trusted not to write.
+    Kept(Kept),
+}
+
+impl<A: Checked> Held<A> {
+    /// Copies a reply out of memory that the peer may be writing, and validates the copy.
+    fn copied(span: Span<'_>, decoder: &Decoder<'_>) -> Result<Self, Failure> {
+        // Never without memory: an empty archive has its place too, which must be aligned for it.
+        let mut bytes = AlignedVec::with_capacity(span.len().max(1));
+        copy_out(span, &mut bytes);
+        catch(|| access::<A>(&bytes).map(drop))?;
+        Ok(Self { bytes: HeldBytes::Private(bytes), trusted: decoder.trust.is_some(), archive: PhantomData })
+    }
+
+    /// The archive. Its being valid is not enough to let it out: its own methods must need no more than that.
+    #[inline]
+    pub(crate) fn get(&self) -> &A
+    where
+        A: Viewable,
+    {
+        self.archived()
+    }
+
+    /// The archive, if the peer is trusted.
+    pub(crate) fn trusted(&self) -> Option<&A> {
+        self.trusted.then(|| self.archived())
+    }
+
+    #[inline]
+    fn archived(&self) -> &A {
+        let (start, len) = match &self.bytes {
+            HeldBytes::Private(bytes) => (bytes.as_ptr(), bytes.len()),
+            HeldBytes::Kept(kept) => (kept.span().start().as_ptr().cast_const(), kept.span().len()),
+        };
+        let root = start.wrapping_add(len - size_of::<A>()).cast::<A>();
+        // SAFETY: a valid `A` is there, as `copied` has found, or a trusted peer has promised, and the bytes have been neither changed
+        // nor moved since.
+        unsafe { &*root }
+    }
+}
+
+impl<A: Checked> Reply for Held<A> {
+    fn from_slot(_line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        Self::copied(payload, &decoder)
+    }
+
+    fn from_block(block: Block, ticket: u64, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        let kept = decoder.trust.and_then(|_| Kept::take(block.clone(), Ticket::checked(ticket)?, decoder.home?));
+        let Some(kept) = kept else { return Self::copied(block.span(), &decoder) };
+        // SAFETY: the peer is trusted to leave the block alone until it is let go.
+        let bytes = unsafe { kept.span().as_bytes() };
+        root::<A>(bytes)?;
+        Ok(Self { bytes: HeldBytes::Kept(kept), trusted: true, archive: PhantomData })
+    }
+}
+
+/// Where in `bytes` the root of an archive is.
+///
+/// # Errors
+///
+/// If there is no room for it, or it is not aligned.
+#[inline(always)]
+fn root<A>(bytes: &[u8]) -> Result<*const A, Failure> {
+    const { assert!(align_of::<A>() <= ALIGN, "an archive is aligned to more than 16 bytes") };
+    let at = bytes.len().checked_sub(size_of::<A>()).ok_or(Failure)?;
+    // Of the whole buffer: the root points to its parts.
+    let root = bytes.as_ptr().wrapping_add(at).cast::<A>();
+    root.is_aligned().then_some(root).ok_or(Failure)
 }
 
 /// Validates the archive that `bytes` end in, and its parts before it.
@@ -659,14 +800,8 @@ fn read_copy<R: Transfer>(bytes: &[u8], mut decoder: Decoder<'_>) -> Result<R, F
 /// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`].
 #[inline(always)]
 fn access<A: Checked>(bytes: &[u8]) -> Result<&A, Failure> {
-    const { assert!(align_of::<A>() <= ALIGN, "an archive is aligned to more than 16 bytes") };
-    let at = bytes.len().checked_sub(size_of::<A>()).ok_or(Failure)?;
-    let parts = &bytes[..at];
-    // Of the whole buffer: the root points to its parts.
-    let root = bytes.as_ptr().wrapping_add(at).cast::<A>();
-    if !root.is_aligned() {
-        return Err(Failure);
-    }
+    let root = root::<A>(bytes)?;
+    let parts = &bytes[..bytes.len() - size_of::<A>()];
     let depth = const { NonZeroUsize::new(MAX_DEPTH - 1) };
     let mut validator = Validator::new(ArchiveValidator::with_max_depth(parts, depth), ());
     // SAFETY: aligned, and as many bytes as `A` has, as just checked.

@@ -55,7 +55,7 @@ impl Ends {
         let (own, object) = Segment::create(geometry, &Sealed).unwrap();
         let bells = ParentBells::new(Signal::Futex, Count::of(&geometry), &Sealed).unwrap();
         let (parent, child) = socket::pair().unwrap();
-        let memory = MemoryOptions { max_payload: 1 << 20, total: 16 << 20, retained: 1 << 20, trusted: false };
+        let memory = MemoryOptions { max_payload: 1 << 20, total: 16 << 20, retained: 1 << 20, trust: None };
         let shared = Shared { memory, objects: Arc::new(Sealed), bells };
         let link = Arc::new(Link::new(1, Pidfd::of_nobody(), parent, &own, shared));
         let caller = Caller::new::<T>(&own, link, Wait::Spin);

@@ -41,6 +41,8 @@
 //! other numbers are read by the method in place, in shared memory. `&Archived<T>` parameters are read in place too; the
 //! caller passes a `&T`. All others arrive as owned values.
 //!
+//! A result is made into a value, unless it is asked for with [`Bridge::view`]: then it stays an archive, to be read in place.
+//!
 //! # Several calls at once
 //!
 //! A bridge takes calls from many threads, and its child carries them out one at a time. With [`Builder::workers`] a service that is
@@ -90,6 +92,7 @@ mod shared_box;
 mod shared_writer;
 mod signal;
 mod stock;
+mod viewable;
 
 // Layer 1: shared memory.
 mod layout;
@@ -109,7 +112,9 @@ mod trace;
 #[path = "glue.rs"]
 pub mod __glue;
 
-pub use crate::bridge::{Beginning, Blocking, Bridge, Builder, Deferred, Pending, Timed, init, serve, serve_parallel};
+pub use crate::bridge::{
+    Blocking, Bridge, Builder, Calling, Deferred, InPlace, Pending, View, init, serve, serve_parallel,
+};
 pub use crate::call::service::{Mode, Service};
 pub use crate::doorbell::Wait;
 pub use crate::error::{CallError, CallName, Exit, Fault, NoMemory, Payload, Progress, StartError};
@@ -120,7 +125,8 @@ pub use crate::portable::TrustedChild;
 pub use crate::shared_box::{ArchivedSharedBox, Contents, Memory, SharedBox};
 pub use crate::shared_writer::SharedWriter;
 pub use crate::signal::Signal;
-pub use callgate_macros::bridge;
+pub use crate::viewable::Viewable;
+pub use callgate_macros::{Viewable, bridge};
 pub use {bytemuck, rkyv};
 
 /// Makes [`Bridge`]s work in a test or bench binary, whose `main` is not yours: put it once at the top of the file.

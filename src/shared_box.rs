@@ -46,7 +46,7 @@ enum Store {
     /// In a block of this side's arena.
     Own(Own),
     /// In a block of the peer's arena.
-    Peer(Peer),
+    Peer(Kept),
 }
 
 struct Own {
@@ -65,7 +65,8 @@ enum State {
     Gone,
 }
 
-struct Peer {
+/// A block of the peer's arena that this side keeps beyond the frame that lent it.
+pub(crate) struct Kept {
     block: Block,
     ticket: Ticket,
     home: Arc<dyn Home>,
@@ -116,7 +117,19 @@ impl Drop for Own {
     }
 }
 
-impl Drop for Peer {
+impl Kept {
+    /// `None` if it is kept already.
+    pub(crate) fn take(block: Block, ticket: Ticket, home: &Arc<dyn Home>) -> Option<Self> {
+        let is_new = home.on(|stock, _| stock.holder.take(ticket));
+        is_new.then(|| Self { block, ticket, home: home.clone() })
+    }
+
+    pub(crate) fn span(&self) -> Span<'_> {
+        self.block.span()
+    }
+}
+
+impl Drop for Kept {
     fn drop(&mut self) {
         if !self.home.is_in_fork() {
             self.home.on(|stock, _| stock.let_go(self.ticket));
@@ -196,7 +209,7 @@ impl Bytes {
     fn detach_slow(&mut self) {
         let home = match &self.store {
             Store::Private(_) => return,
-            Store::Own(Own { home, .. }) | Store::Peer(Peer { home, .. }) => home.clone(),
+            Store::Own(Own { home, .. }) | Store::Peer(Kept { home, .. }) => home.clone(),
         };
         let mut copy = Self::stale(&home, self.len, Deadline::now()).unwrap_or_else(|_| Self::private(self.len));
         copy.as_mut_slice().copy_from_slice(self.as_slice());
@@ -260,7 +273,7 @@ impl Own {
     }
 }
 
-impl Peer {
+impl Kept {
     /// `None` if another place in the frame brings it home already.
     fn bring(&self, len: usize, carried: &mut Carried) -> Option<Parcel> {
         let is_first = self.home.on(|stock, _| stock.holder.bring(self.ticket, &mut carried.home));
@@ -320,14 +333,8 @@ impl ArchivedSharedBox {
             decoder.may_copy(len as u64)?;
             return Ok(Bytes::copy_of(block.span(), len, home));
         }
-        let is_new = home.on(|stock, _| stock.holder.take(ticket));
-        let store = Store::Peer(Peer { block, ticket, home: home.clone() });
-        if is_new {
-            Ok(Bytes { store, len })
-        } else {
-            std::mem::forget(store);
-            Err(Failure)
-        }
+        let kept = Kept::take(block, ticket, home).ok_or(Failure)?;
+        Ok(Bytes { store: Store::Peer(kept), len })
     }
 
     fn open_home(

@@ -4,6 +4,7 @@
 
 use crate::bridge::Builder;
 use crate::call::service::Service;
+use crate::frame::TrustedPeer;
 
 impl<T: Service> Builder<T> {
     /// Vouches for the child, so that the parent looks at what it writes where that lies: boxes pass both ways without a copy, and large
@@ -45,7 +46,8 @@ impl<T: Service> Builder<T> {
     /// }
     /// ```
     pub unsafe fn trust_child(mut self) -> Self {
-        self.trusted = true;
+        // SAFETY: the caller's duty.
+        self.trust = Some(unsafe { TrustedPeer::new() });
         self
     }
 }

@@ -96,6 +96,11 @@ impl Hostile {
         String::new()
     }
 
+    pub fn forged_flag(&self, len: u64, kind: u64, payload: Vec<u64>) -> bool {
+        forge_and_sleep(len, kind, &payload);
+        false
+    }
+
     pub fn forged_list(&self, len: u64, kind: u64, payload: Vec<u64>) -> Vec<u64> {
         forge_and_sleep(len, kind, &payload);
         Vec::new()
@@ -229,6 +234,53 @@ fn a_forged_reply_poisons_the_bridge() {
     });
 }
 
+/// A view is of what has been validated, as a value is made of it.
+#[test]
+fn a_forged_reply_is_not_viewed() {
+    within(120, "forged replies, viewed", || {
+        let cases: [(&str, u64, u64, &[u64]); 9] = [
+            ("one byte more than the slot", 561, CALL, &[]),
+            ("truncated: no bytes for a text", 0, CALL, &[]),
+            ("truncated: seven bytes for a text", 7, CALL, &[]),
+            ("a text that points outside", 8, CALL, &[0xffff_fff0_0000_00bf]),
+            ("a text that is no UTF-8", 8, CALL, &[0xfefe_fefe_fefe_fefe]),
+            ("a text longer than its frame", 16, CALL, &[0x4141_4141, 0xffff_fff8_0000_00bf]),
+            ("a segment that does not exist", 0, CALL | IN_BLOCK, &[77, 0, 8]),
+            ("a block that lies outside", 0, CALL | IN_BLOCK, &[1, u64::MAX - 63, 64]),
+            ("a reply to another kind of request", 0, STOP, &[]),
+        ];
+        for (case, len, kind, payload) in cases {
+            let bridge = start();
+            let error = bridge.view().forged_text(len, kind, payload.to_vec()).expect_err(case);
+            assert_poisoned(&bridge, &error, case);
+        }
+        for (case, word) in [
+            ("a list longer than its frame", 0x7fff_ffff_ffff_fff8u64),
+            ("a list before its frame", 0x0000_0001_ffff_0000),
+            ("a list that is not aligned", 0x0000_0001_ffff_fffd),
+        ] {
+            let bridge = start();
+            let error = bridge.view().forged_list(8, CALL, vec![word]).expect_err(case);
+            assert_poisoned(&bridge, &error, case);
+        }
+        let bridge = start();
+        let error = bridge.view().forged_flag(1, CALL, vec![2]).expect_err("neither true nor false");
+        assert_poisoned(&bridge, &error, "a flag that is neither");
+    });
+}
+
+/// What a child writes after its reply was taken changes nothing of the view.
+#[test]
+fn a_view_does_not_change_with_the_memory_that_it_came_through() {
+    within(60, "scribbling behind a view", || {
+        let bridge = with_timeout(2_000);
+        let views: Vec<_> = (0..3).map(|_| bridge.view().name().expect("a reply")).collect();
+        let _ = bridge.scribble();
+        assert!(views.iter().all(|view| view.as_str() == "a name that does not fit into eight bytes"));
+        bridge.kill();
+    });
+}
+
 /// Fault 1: a sequence from the past or the future is no reply yet.
 #[test]
 fn a_wrong_sequence_is_not_taken_for_the_reply() {
@@ -272,8 +324,10 @@ fn a_reply_that_changes_while_it_is_read_is_a_value_or_an_error() {
             let bridge = with_timeout(500);
             bridge.hammer().ok();
             for _ in 0..2_000 {
-                match bridge.name() {
-                    Ok(text) => values += usize::from(text.chars().count() <= 560),
+                let viewed = bridge.view().name();
+                match viewed.and_then(|view| Ok((view, bridge.name()?))) {
+                    // As whoever counts on UTF-8 does.
+                    Ok((view, text)) => values += usize::from(view.chars().count().max(text.chars().count()) <= 560),
                     // Corrupt, or a reply that the child overwrote for ever.
                     Err(_) => {
                         errors += 1;

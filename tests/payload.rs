@@ -25,6 +25,7 @@ const PATIENCE: u64 = 240;
 /// A list whose archive nests as deep as it is long.
 #[derive(Archive, Serialize, Deserialize)]
 #[rkyv(
+    derive(callgate::Viewable),
     serialize_bounds(__S: Writer + Allocator, __S::Error: Source),
     deserialize_bounds(__D::Error: Source),
     bytecheck(bounds(__C: ArchiveContext, __C::Error: Source))
@@ -261,6 +262,7 @@ fn a_reply_nested_too_deep_is_refused() {
         let mirror = Mirror::bridge().start().expect("the bridge starts");
         for len in [1, 2, 100, 127] {
             assert_eq!(mirror.list(len).map(|list| list.len()), Ok(len));
+            assert_eq!(mirror.view().list(len).map(|list| list.number.to_native()), Ok(len - 1));
         }
         for len in [129, 600, 5000] {
             let mirror = Mirror::bridge().start().expect("the bridge starts");
@@ -269,6 +271,8 @@ fn a_reply_nested_too_deep_is_refused() {
                 other => panic!("a list of {len}: {other:?}"),
             }
             assert!(matches!(mirror.make(1), Err(CallError::Corrupt { .. })), "and the child is gone");
+            let mirror = Mirror::bridge().start().expect("the bridge starts");
+            assert!(matches!(mirror.view().list(len), Err(CallError::Corrupt { .. })), "a view of a list of {len}");
         }
         assert_eq!(mirror.list(100).map(|list| list.len()), Ok(100), "other bridges are not concerned");
     });

@@ -10,7 +10,7 @@ use crate::call::recorded::Recorded;
 use crate::call::service::{Fingerprint, Method, Service};
 use crate::doorbell::Wait;
 use crate::error::{CallError, StartError};
-use crate::frame::Request;
+use crate::frame::{Request, TrustedPeer};
 use crate::handshake::{Hello, rkyv_format, wait_code};
 use crate::layout::{Geometry, LINE};
 use crate::objects::Segments;
@@ -77,7 +77,7 @@ pub struct Builder<T> {
     max_payload: u64,
     memory: Option<u64>,
     retained: u64,
-    pub(crate) trusted: bool,
+    pub(crate) trust: Option<TrustedPeer>,
     timeout: Option<Duration>,
     start_timeout: Duration,
     stop_grace: Duration,
@@ -104,7 +104,7 @@ impl<T: Service> Builder<T> {
             max_payload: 1 << 30,
             memory: None,
             retained: RETAINED,
-            trusted: false,
+            trust: None,
             timeout: None,
             start_timeout: START_TIMEOUT,
             stop_grace: STOP_GRACE,
@@ -348,8 +348,8 @@ impl<T: Service> Builder<T> {
         let least = self.max_payload.saturating_mul(4);
         let total = self.memory.unwrap_or(least.saturating_add(2 * RETAINED));
         check::<T>("memory", total, least..=u64::MAX)?;
-        let Self { max_payload, retained, trusted, .. } = *self;
-        Ok(MemoryOptions { max_payload, total, retained, trusted })
+        let Self { max_payload, retained, trust, .. } = *self;
+        Ok(MemoryOptions { max_payload, total, retained, trust })
     }
 
     fn hello(&self, signal: Signal, place: &str) -> Result<Hello, StartError> {
@@ -371,7 +371,7 @@ impl<T: Service> Builder<T> {
             place: place.into(),
             max_payload: self.max_payload,
             retained: self.retained,
-            trusted: self.trusted,
+            trusted: self.trust.is_some(),
         })
     }
 }
@@ -387,7 +387,7 @@ impl<T: Service> fmt::Debug for Builder<T> {
             .field("max_payload", &self.max_payload)
             .field("memory", &self.memory)
             .field("retained", &self.retained)
-            .field("trusted", &self.trusted)
+            .field("trusted", &self.trust.is_some())
             .field("timeout", &self.timeout)
             .field("wait", &self.wait)
             .field("workers", &self.workers)

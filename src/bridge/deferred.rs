@@ -2,14 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use super::Bridge;
 use crate::call::caller::{Begun, Caller};
-use crate::call::service::{Method, Mode, Service, sealed};
+use crate::call::service::{Method, Mode, sealed};
 use crate::error::CallError;
 use crate::frame::{Request, Transfer};
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +41,7 @@ impl fmt::Debug for Deferred {
     }
 }
 
-/// A call whose request has been sent, see [`Bridge::begin`].
+/// A call whose request has been sent, see [`Bridge::begin`](crate::Bridge::begin).
 ///
 /// Dropping it gives the call up: the child carries it out all the same, and its result is dropped.
 #[must_use = "its result is lost with it"]
@@ -89,25 +87,5 @@ impl<R> fmt::Debug for Pending<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let method = self.begun.as_ref().map(|begun| begun.method().name);
         f.debug_struct("Pending").field("method", &method).finish_non_exhaustive()
-    }
-}
-
-/// A bridge's methods, none of which waits; see [`Bridge::begin`].
-pub struct Beginning<'a, T: Service> {
-    pub(super) calls: T::Calls<Deferred>,
-    pub(super) _bridge: &'a Bridge<T>,
-}
-
-impl<T: Service> Deref for Beginning<'_, T> {
-    type Target = T::Calls<Deferred>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.calls
-    }
-}
-
-impl<T: Service> fmt::Debug for Beginning<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Beginning").field(self._bridge).finish()
     }
 }

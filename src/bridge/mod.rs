@@ -6,15 +6,19 @@
 
 mod blocking;
 mod builder;
+mod calling;
 mod chosen;
 mod deferred;
 mod entry;
 mod newborn;
+mod view;
 
 pub use blocking::Blocking;
 pub use builder::Builder;
-pub use deferred::{Beginning, Deferred, Pending};
+pub use calling::Calling;
+pub use deferred::{Deferred, Pending};
 pub use entry::{init, serve, serve_parallel};
+pub use view::{InPlace, View};
 
 use crate::call::caller::Caller;
 use crate::call::service::{Method, Service};
@@ -113,8 +117,62 @@ impl<T: Service> Bridge<T> {
     /// }
     /// ```
     #[must_use = "it does nothing until a method is called on it"]
-    pub fn begin(&self) -> Beginning<'_, T> {
-        Beginning { calls: T::calls(Deferred::new(self.caller.clone(), self.timeout)), _bridge: self }
+    pub fn begin(&self) -> Calling<'_, T, Deferred> {
+        self.deferred(self.timeout)
+    }
+
+    /// The same methods, but none makes a value of what comes back: each returns a [`View`], which dereferences to the result as it
+    /// is archived. For large results of which little is looked at: nothing is allocated but the copy that the view owns.
+    ///
+    /// The copy is validated as any reply is. What validation does not make safe to read in place, above all maps and sets, has no
+    /// view to look into: see [`Viewable`](crate::Viewable). A type of yours says so with `#[rkyv(derive(callgate::Viewable))]`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use callgate::{Viewable, bridge};
+    /// use rkyv::{Archive, Deserialize, Serialize};
+    ///
+    /// #[derive(Archive, Serialize, Deserialize)]
+    /// #[rkyv(derive(Viewable))]
+    /// pub struct Track {
+    ///     title: String,
+    ///     seconds: u32,
+    /// }
+    ///
+    /// struct Album;
+    ///
+    /// #[bridge]
+    /// impl Album {
+    ///     pub fn new() -> Self { Album }
+    ///     pub fn tracks(&self) -> Vec<Track> {
+    ///         let track = |n: u32| Track { title: format!("Track number {n}"), seconds: 60 * n };
+    ///         (1..=12).map(track).collect()
+    ///     }
+    /// }
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     callgate::init();
+    ///     let album = Album::bridge().start()?;
+    ///     let tracks = album.view().tracks()?;
+    ///     assert_eq!(tracks.len(), 12);
+    ///     let longest = tracks.iter().max_by_key(|track| track.seconds).ok_or("no tracks")?;
+    ///     assert_eq!(longest.title, "Track number 12");
+    ///     assert_eq!(longest.seconds.to_native(), 720);
+    ///     Ok(())
+    /// }
+    /// ```
+    #[must_use = "it does nothing until a method is called on it"]
+    pub fn view(&self) -> Calling<'_, T, InPlace> {
+        self.in_place(self.timeout)
+    }
+
+    fn deferred(&self, timeout: Option<Duration>) -> Calling<'_, T, Deferred> {
+        Calling::new(self, Deferred::new(self.caller.clone(), timeout), timeout)
+    }
+
+    fn in_place(&self, timeout: Option<Duration>) -> Calling<'_, T, InPlace> {
+        Calling::new(self, InPlace::new(self.caller.clone(), timeout), timeout)
     }
 
     /// A descriptor for a loop over epoll or poll: readable when a [pending call](Self::begin) may have been answered, or the
@@ -166,6 +224,7 @@ impl<T: Service> Bridge<T> {
     }
 
     /// The same methods, with another timeout for each call: the longest time to wait for a lane and for the reply together.
+    /// [`begin`](Calling::begin) and [`view`](Calling::view) can follow.
     ///
     /// # Examples
     ///
@@ -190,8 +249,9 @@ impl<T: Service> Bridge<T> {
     /// }
     /// ```
     #[must_use = "it does nothing until a method is called on it"]
-    pub fn with_timeout(&self, timeout: Duration) -> Timed<'_, T> {
-        Timed { calls: T::calls(Blocking::new(self.caller.clone(), Some(timeout))), _bridge: self }
+    pub fn with_timeout(&self, timeout: Duration) -> Calling<'_, T, Blocking> {
+        let timeout = Some(timeout);
+        Calling::new(self, Blocking::new(self.caller.clone(), timeout), timeout)
     }
 
     /// Stops the child: after the calls that were made before, the service is dropped there and the process exits. Returns
@@ -245,25 +305,5 @@ impl<T: Service> fmt::Debug for Bridge<T> {
             .field("child_pid", &self.child_pid())
             .field("is_alive", &self.is_alive())
             .finish_non_exhaustive()
-    }
-}
-
-/// A bridge's methods with a timeout of their own; see [`Bridge::with_timeout`].
-pub struct Timed<'a, T: Service> {
-    calls: T::Calls<Blocking>,
-    _bridge: &'a Bridge<T>,
-}
-
-impl<T: Service> Deref for Timed<'_, T> {
-    type Target = T::Calls<Blocking>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.calls
-    }
-}
-
-impl<T: Service> fmt::Debug for Timed<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Timed").field(self._bridge).finish()
     }
 }

@@ -7,7 +7,7 @@ use super::recorded::Recorded;
 use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
 use crate::doorbell::{Deadline, Wait, Waited};
 use crate::error::{CallError, CallName, Exit, Fault, NoMemory, Payload, Progress};
-use crate::frame::{self, Decoder, Kind, Limit, Request, Transfer, decode, decode_slot};
+use crate::frame::{self, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError};
 use crate::lending::Chain;
 use crate::life::Cause;
@@ -101,7 +101,7 @@ pub(crate) struct Begun {
 
 impl Begun {
     /// The reply, if it is there or never will be; never waits. After `None`, the bridge's doorbell rings for it.
-    pub(crate) fn poll<R: Transfer>(&mut self) -> Option<Result<R, CallError>> {
+    pub(crate) fn poll<R: Reply>(&mut self) -> Option<Result<R, CallError>> {
         let Self { lane, caller, position, ticket } = self;
         if caller.link.is_in_fork() {
             return Some(Err(caller.in_fork_slow(ticket)));
@@ -126,7 +126,7 @@ impl Begun {
     }
 
     /// Waits for the reply.
-    pub(crate) fn finish<R: Transfer>(&mut self) -> Result<R, CallError> {
+    pub(crate) fn finish<R: Reply>(&mut self) -> Result<R, CallError> {
         let Self { lane, caller, position, ticket } = self;
         if caller.link.is_in_fork() {
             return Err(caller.in_fork_slow(ticket));
@@ -178,7 +178,7 @@ impl Caller {
 
     /// Calls a method of the service. `timeout` = the longest time to wait for a lane and the reply; `None` = no limit.
     #[inline]
-    pub(crate) fn call<A: Request, R: Transfer>(
+    pub(crate) fn call<A: Request, R: Reply>(
         &self,
         method: &'static Method,
         args: A,
@@ -218,7 +218,7 @@ impl Caller {
 
     /// Waits for the reply to a call that was sent.
     #[inline]
-    pub(crate) fn finish<R: Transfer>(&self, mut sent: Sent<'_>) -> Result<R, CallError> {
+    pub(crate) fn finish<R: Reply>(&self, mut sent: Sent<'_>) -> Result<R, CallError> {
         self.receive(&mut sent.lane, sent.position, Kind::Call, &sent.ticket)
     }
 
@@ -385,13 +385,13 @@ impl Caller {
     // ---- one call --------------------------------------------------------------------------------------------------
 
     #[inline]
-    fn ask<A: Request, R: Transfer>(&self, ask: Ask, args: A, ticket: &Ticket) -> Result<R, CallError> {
+    fn ask<A: Request, R: Reply>(&self, ask: Ask, args: A, ticket: &Ticket) -> Result<R, CallError> {
         let mut lane = self.claim(ticket)?;
         self.ask_on(&mut lane, ask, args, ticket)
     }
 
     #[inline]
-    fn ask_on<A: Request, R: Transfer>(
+    fn ask_on<A: Request, R: Reply>(
         &self,
         lane: &mut CallerLane,
         ask: Ask,
@@ -424,7 +424,7 @@ impl Caller {
 
     /// Waits for the reply to the request at `position`, dropping late replies to requests before it.
     #[inline]
-    fn receive<R: Transfer>(
+    fn receive<R: Reply>(
         &self,
         lane: &mut CallerLane,
         position: u64,
@@ -450,7 +450,7 @@ impl Caller {
 
     /// Takes the reply to the request at `position` if it is there, and drops late replies to requests before it. Never waits.
     #[inline(always)]
-    fn take<R: Transfer>(
+    fn take<R: Reply>(
         &self,
         lane: &mut CallerLane,
         position: u64,
@@ -461,7 +461,7 @@ impl Caller {
             match lane.take() {
                 // Apart from the rest because it is what nearly every call comes to: its own reply, in the slot.
                 Ok(Some((at, frame))) if at == position && frame.commit.kind == kind && !frame.carries() => {
-                    let value = decode_slot(frame.line, frame.payload, self.decoder());
+                    let value = R::from_slot(frame.line, frame.payload, self.decoder());
                     self.release(lane, false);
                     return Some(value.map_err(|Failure| self.corrupt(NO_ARCHIVE, ticket)));
                 }
@@ -478,7 +478,7 @@ impl Caller {
 
     /// Takes the next reply if it is there: one in a block, a fault, or a late one to another request, which is dropped (`None`).
     #[cold]
-    fn take_slow<R: Transfer>(
+    fn take_slow<R: Reply>(
         &self,
         lane: &mut CallerLane,
         position: u64,
@@ -555,7 +555,7 @@ impl Caller {
     /// What replies are decoded with.
     #[inline(always)]
     fn decoder(&self) -> Decoder<'_> {
-        Decoder::of(&self.home, self.link.max_payload)
+        Decoder::of(&self.home, self.link.max_payload, self.link.trust)
     }
 
     // ---- lanes -----------------------------------------------------------------------------------------------------
@@ -619,7 +619,7 @@ impl Caller {
 
     /// What the reply to a request of `kind` says.
     #[inline]
-    fn outcome<R: Transfer>(&self, frame: &Frame<'_>, kind: Kind, ticket: &Ticket) -> Result<R, CallError> {
+    fn outcome<R: Reply>(&self, frame: &Frame<'_>, kind: Kind, ticket: &Ticket) -> Result<R, CallError> {
         if frame.commit.kind == kind {
             return self.payload(frame, ticket);
         }
@@ -627,13 +627,13 @@ impl Caller {
     }
 
     #[inline]
-    fn payload<R: Transfer>(&self, frame: &Frame<'_>, ticket: &Ticket) -> Result<R, CallError> {
+    fn payload<R: Reply>(&self, frame: &Frame<'_>, ticket: &Ticket) -> Result<R, CallError> {
         let decoded = match frame.commit.place {
-            frame::Place::Slot(_) => decode_slot(frame.line, frame.payload, self.decoder()),
-            frame::Place::Block(block) => {
-                let block = self.link.reply_block(block);
+            frame::Place::Slot(_) => R::from_slot(frame.line, frame.payload, self.decoder()),
+            frame::Place::Block(place) => {
+                let block = self.link.reply_block(place);
                 let block = block.ok_or_else(|| self.corrupt("a reply in memory that it does not have", ticket))?;
-                decode(block.span(), self.decoder())
+                R::from_block(block, place.ticket, self.decoder())
             }
         };
         decoded.map_err(|_| self.corrupt(NO_ARCHIVE, ticket))

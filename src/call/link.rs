@@ -8,7 +8,7 @@ use crate::arena::{Limits, Loan, Source};
 use crate::control::{Control, Message};
 use crate::doorbell::Deadline;
 use crate::error::{Exit, NoMemory};
-use crate::frame::BlockRef;
+use crate::frame::{BlockRef, TrustedPeer};
 use crate::life::{Cause, Life};
 use crate::objects::Objects;
 use crate::process::watch::Watched;
@@ -42,8 +42,8 @@ pub(crate) struct Link {
     /// The longest payload, in bytes.
     pub(crate) max_payload: u64,
     retained: u64,
-    /// Whether the programmer vouches for the child.
-    trusted: bool,
+    /// The programmer's word for the child.
+    pub(crate) trust: Option<TrustedPeer>,
     /// The process that holds on; forks of it must not touch what the two share.
     generation: u32,
     pub(crate) life: Life,
@@ -74,8 +74,8 @@ pub(crate) struct MemoryOptions {
     pub(crate) total: u64,
     /// What each side may keep idle.
     pub(crate) retained: u64,
-    /// Whether the child is trusted to write where the parent reads.
-    pub(crate) trusted: bool,
+    /// The programmer's word for the child.
+    pub(crate) trust: Option<TrustedPeer>,
 }
 
 impl MemoryOptions {
@@ -136,7 +136,7 @@ impl Link {
             pid,
             max_payload: memory.max_payload,
             retained: memory.retained,
-            trusted: memory.trusted,
+            trust: memory.trust,
             generation: fork::generation(),
             life: Life::new(bells.alarm),
             bells: bells.bells,
@@ -152,7 +152,7 @@ impl Link {
                 reply_lens: HashMap::new(),
                 next: 1,
                 budget: memory.total / 2,
-                access: if memory.trusted { Access::ReadWrite } else { Access::ReadOnly },
+                access: if memory.trust.is_some() { Access::ReadWrite } else { Access::ReadOnly },
             })),
         }
     }
@@ -300,7 +300,7 @@ impl Home for Link {
     }
 
     fn trusts_peer(&self) -> bool {
-        self.trusted
+        self.trust.is_some()
     }
 
     fn is_in_fork(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Mappings: this process's view of a shared memory object.
+//! Mappings: where this process has a shared memory object in its own memory.
 //!
 //! Gives out raw pointers only. Bytes that another process may be writing are never behind a reference; they are copied out
 //! with [`copy_from_shared`], which the compiler cannot see through.

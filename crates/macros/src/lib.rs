@@ -1,4 +1,4 @@
-//! The `#[bridge]` attribute of [callgate](https://docs.rs/callgate), where it is used.
+//! The `#[bridge]` attribute of [callgate](https://docs.rs/callgate), and `#[derive(Viewable)]`; both are used from there.
 //!
 //! One block goes through four steps, one file each: `parse` reads it, `model` says what there is to call,
 //! `check` refuses what cannot cross, all of it at once, and `expand` writes the code. When something was refused,
@@ -19,6 +19,7 @@ mod refusals;
 #[cfg(test)]
 mod tests;
 mod types;
+mod viewable;
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -87,6 +88,27 @@ use crate::refusals::Refusals;
 #[proc_macro_attribute]
 pub fn bridge(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     generate(options.into(), item.into()).into()
+}
+
+/// Makes an archived type readable in a `View`: `#[rkyv(derive(callgate::Viewable))]` on the type whose archive it is.
+///
+/// ```ignore
+/// #[derive(Archive, Serialize, Deserialize)]
+/// #[rkyv(derive(callgate::Viewable))]
+/// struct Track {
+///     title: String,
+///     seconds: u32,
+/// }
+/// ```
+///
+/// Every field must be viewable; one that is not (a map, a set, a type that does not derive this) is an error, in words. Where that
+/// depends on a type parameter, so does the archive's being viewable.
+///
+/// The methods that you give the archived type are yours to answer for: unsafe code in them must not count on more than what
+/// validation has checked.
+#[proc_macro_derive(Viewable)]
+pub fn viewable(item: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    viewable::derive(item.into()).into()
 }
 
 /// [`bridge`], with tokens that also exist outside the compiler.

@@ -7,7 +7,7 @@ use syn::{File, ImplItem, Item};
 use crate::model::{Block, Kind, Method, Passing};
 use crate::refusals::Refusals;
 use crate::types::spelled;
-use crate::{check, generate, parse};
+use crate::{check, generate, parse, viewable};
 
 /// The block in a type's own block with a constructor.
 fn with_constructor(methods: TokenStream) -> TokenStream {
@@ -700,4 +700,36 @@ fn documentation_is_copied_or_made_up() {
         4,
         "the method, its proxy, its arm, its part of the fingerprint"
     );
+}
+
+#[test]
+fn a_field_is_a_condition_of_being_viewable_or_is_checked() {
+    let code = viewable::derive(quote!(
+        struct ArchivedTree<T: Archive, const N: usize>
+        where
+            u8: Copy,
+        {
+            value: T::Archived,
+            bytes: [u8; N],
+            children: <Vec<Tree<T>> as Archive>::Archived,
+        }
+    ));
+    let items: File = syn::parse2(code).expect("the generated code is Rust");
+    let code = spelled(items).replace(' ', "");
+    let conditions = "whereu8:Copy,T::Archived:::callgate::Viewable";
+    let claim = "unsafeimpl<T:Archive,constN:usize>::callgate::ViewableforArchivedTree<T,N>";
+    assert!(code.contains(&format!("{claim}{conditions}{{}}")), "{code}");
+    let checks = "{__viewable::<[u8;N]>();__viewable::<<Vec<Tree<T>>asArchive>::Archived>();}";
+    assert!(code.contains(&format!("fn__fields<T:Archive,constN:usize>(){conditions}{checks}")), "{code}");
+}
+
+#[test]
+fn a_union_is_not_viewable() {
+    let code = viewable::derive(quote!(
+        union ArchivedWord {
+            whole: u64_le,
+            halves: [u32_le; 2],
+        }
+    ));
+    assert!(code.to_string().contains("which field of a union is there cannot be known"), "{code}");
 }

@@ -1,0 +1,50 @@
+//! A bridge's methods, called in another way than the bridge itself calls them.
+
+#![forbid(unsafe_code)]
+
+use super::{Blocking, Bridge, Deferred, InPlace};
+use crate::call::service::{Mode, Service};
+use std::fmt;
+use std::ops::Deref;
+use std::time::Duration;
+
+/// A bridge's methods, called in the mode `M`: what [`Bridge::with_timeout`], [`Bridge::begin`] and [`Bridge::view`] return.
+pub struct Calling<'a, T: Service, M: Mode> {
+    calls: T::Calls<M>,
+    bridge: &'a Bridge<T>,
+    timeout: Option<Duration>,
+}
+
+impl<'a, T: Service, M: Mode> Calling<'a, T, M> {
+    pub(super) fn new(bridge: &'a Bridge<T>, mode: M, timeout: Option<Duration>) -> Self {
+        Self { calls: T::calls(mode), bridge, timeout }
+    }
+}
+
+impl<'a, T: Service> Calling<'a, T, Blocking> {
+    /// As [`Bridge::begin`], with this timeout.
+    #[must_use = "it does nothing until a method is called on it"]
+    pub fn begin(&self) -> Calling<'a, T, Deferred> {
+        self.bridge.deferred(self.timeout)
+    }
+
+    /// As [`Bridge::view`], with this timeout.
+    #[must_use = "it does nothing until a method is called on it"]
+    pub fn view(&self) -> Calling<'a, T, InPlace> {
+        self.bridge.in_place(self.timeout)
+    }
+}
+
+impl<T: Service, M: Mode> Deref for Calling<'_, T, M> {
+    type Target = T::Calls<M>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.calls
+    }
+}
+
+impl<T: Service, M: Mode> fmt::Debug for Calling<'_, T, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Calling").field("bridge", self.bridge).field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
