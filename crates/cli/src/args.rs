@@ -2,6 +2,7 @@
 
 use crate::group::Group;
 use crate::outputs::Outputs;
+use callgate_suite::soak;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -20,6 +21,7 @@ Examples:
   callgate bench --html report.html              every measurement, with plots
   callgate bench --only latency --only payload   two groups of them
   callgate bench --compare --json report.json    other ways of crossing processes too
+  callgate soak --calls 1000000 --most 1MiB      does memory grow over many calls of random sizes?
   callgate report report.json --html report.html the same report again, as a page";
 
 #[derive(Debug, Subcommand)]
@@ -28,6 +30,8 @@ pub enum Command {
     Bench(Bench),
     /// Says what this machine offers, what it costs, and what to do about it.
     Doctor(Doctor),
+    /// Makes very many calls with payloads of random sizes, and fails if the memory of both processes grows.
+    Soak(Soak),
     /// Shows a report that `bench --json` has written, or writes it in another form.
     Report(Saved),
 }
@@ -55,6 +59,36 @@ pub struct Doctor {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct Soak {
+    /// How many calls.
+    #[arg(long, default_value = "1000000", value_parser = clap::value_parser!(u64).range(soak::PARTS..))]
+    pub calls: u64,
+    /// The longest request and reply: bytes, or a number with KiB or MiB.
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size)]
+    pub most: usize,
+    /// Which random sizes: the same seed, the same sizes.
+    #[arg(long, default_value = "1")]
+    pub seed: u64,
+}
+
+/// The longest payload that a bridge can be told of, less what goes with it.
+const LARGEST: usize = (1 << 31) - (64 << 10);
+
+/// A size as people write it: `4096`, `64KiB`, `1 MiB`.
+fn size(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|char: char| !char.is_ascii_digit());
+    let shift = match text[digits.len()..].trim() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        unit => return Err(format!("`{unit}` is no unit: there are B, KiB and MiB")),
+    };
+    let number: usize = digits.parse().map_err(|error| format!("`{digits}`: {error}"))?;
+    let bytes = number.checked_mul(1 << shift).filter(|bytes| *bytes <= LARGEST);
+    bytes.ok_or_else(|| format!("more than {LARGEST} bytes, the longest payload"))
+}
+
+#[derive(Debug, clap::Args)]
 pub struct Saved {
     /// The report.
     pub file: PathBuf,
@@ -70,6 +104,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [("0", 0), ("4096", 4096), ("64KiB", 64 << 10), ("1 MiB", 1 << 20), ("7 B", 7)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "MiB", "1 mile", "-1", "2048MiB", "99999999999999999999"] {
+            assert!(size(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::progress::Progress;
 use callgate::Wait;
 use callgate_suite::interleave::Budget;
 use callgate_suite::{Failure, Report};
-use callgate_suite::{floor, latency, payload, start, throughput, waiting};
+use callgate_suite::{floor, large, latency, payload, soak, start, throughput, waiting};
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -22,6 +22,10 @@ pub enum Group {
     Start,
     /// Payloads up to many megabytes
     Payload,
+    /// Payloads of a megabyte and more: one way, for the first time, in boxes
+    Large,
+    /// A million calls of random sizes, and the memory that both processes keep
+    Soak,
     /// Other ways of crossing processes; only where it is asked for
     Compare,
 }
@@ -34,9 +38,24 @@ const STRATEGIES: [(&str, Wait); 4] = [
     ("spin 50 us", Wait::SpinFor(Duration::from_micros(50))),
 ];
 
+/// How many calls the soak takes: some minutes.
+const SOAK: u64 = 1_000_000;
+
+/// The same where there is little time.
+const SOAK_QUICK: u64 = 500;
+
 impl Group {
-    pub const ALL: [Self; 7] =
-        [Self::Floor, Self::Latency, Self::Throughput, Self::Waiting, Self::Start, Self::Payload, Self::Compare];
+    pub const ALL: [Self; 9] = [
+        Self::Floor,
+        Self::Latency,
+        Self::Throughput,
+        Self::Waiting,
+        Self::Start,
+        Self::Payload,
+        Self::Large,
+        Self::Soak,
+        Self::Compare,
+    ];
 
     /// As its rows name it.
     pub fn name(self) -> &'static str {
@@ -47,6 +66,8 @@ impl Group {
             Self::Waiting => "waiting",
             Self::Start => "start",
             Self::Payload => "payload",
+            Self::Large => "large",
+            Self::Soak => "soak",
             Self::Compare => "compare",
         }
     }
@@ -59,6 +80,10 @@ impl Group {
             Self::Waiting => |budget, progress| waiting::measure(budget, &STRATEGIES, progress),
             Self::Start => start::measure,
             Self::Payload => payload::measure,
+            Self::Large => large::measure,
+            Self::Soak => {
+                return soak::measure(if quick { SOAK_QUICK } else { SOAK }, &mut |words| progress.say(words));
+            }
             Self::Compare => return progress.pause(|| Program::find()?.run(quick)),
         };
         let budget = if quick { Budget::quick() } else { Budget::full() };

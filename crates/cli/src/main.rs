@@ -1,5 +1,5 @@
-//! The command `callgate`: measures what a call into another process costs on this machine (`bench`), and says what the machine
-//! offers (`doctor`).
+//! The command `callgate`: measures what a call into another process costs on this machine (`bench`), says what the machine
+//! offers (`doctor`), and watches the memory of very many calls (`soak`).
 //!
 //! Exit codes: 0 all done, 1 something failed, 2 the command line was wrong.
 
@@ -14,6 +14,7 @@ mod machine;
 mod outputs;
 mod progress;
 mod render;
+mod soak;
 
 use args::{Args, Command};
 use callgate_suite::{Failure, Report};
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Bench(bench) => bench::run(&bench),
         Command::Doctor(doctor) => doctor::run(doctor.json),
+        Command::Soak(args) => soak::run(&args),
         Command::Report(saved) => show(&saved.file, &saved.outputs),
     };
     match done {

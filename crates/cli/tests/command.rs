@@ -220,15 +220,32 @@ fn json_can_go_to_stdout_alone() {
 }
 
 #[test]
+fn soak_says_what_both_processes_keep() {
+    let output = callgate(120, &["soak", "--calls", "300", "--most", "64KiB", "--seed", "5"]);
+    succeeded(&output);
+    let text = stdout(&output);
+    assert!(text.starts_with("300 calls, requests and replies of 0 B to 64 KiB, seed 5\n"), "{text}");
+    for done in (1..=10).map(|tenth| format!("{:>12}", 30 * tenth)) {
+        assert!(text.lines().any(|line| line.starts_with(&done)), "{done} is not in\n{text}");
+    }
+    for words in ["of the budget\n", "from the first tenth to the last: "] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+    for wrong in [["--calls", "9"], ["--most", "1 mile"]] {
+        assert_eq!(callgate(60, &["soak", wrong[0], wrong[1]]).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
 fn with_one_cpu_what_needs_two_is_left_out() {
     let cpu = callgate_suite::pin::allowed()[0];
     // What is started inherits it.
     let _pin = callgate_suite::pin::Pinned::to(cpu).expect("an allowed CPU");
     let output =
-        callgate(120, &["bench", "--quick", "--json", "-", "--only", "floor,latency,throughput,payload,waiting"]);
+        callgate(120, &["bench", "--quick", "--json", "-", "--only", "floor,latency,throughput,payload,large,waiting"]);
     succeeded(&output);
     let report: Report = serde_json::from_str(&stdout(&output)).expect("a report");
-    for group in ["Floors", "Latency", "Throughput", "Payloads", "Waiting"] {
+    for group in ["Floors", "Latency", "Throughput", "Payloads", "Large payloads", "Waiting"] {
         let sentence = format!("{group} between two CPUs: this process may run on one only.");
         assert!(report.skipped.contains(&sentence), "{sentence} is not in {:?}", report.skipped);
     }

@@ -250,7 +250,7 @@ impl Events {
 }
 
 /// Where iceoryx2 keeps its files.
-struct Place {
+pub struct Place {
     root: path::PathBuf,
     prefix: String,
     /// Removes the directory, in the process that made it.
@@ -258,7 +258,7 @@ struct Place {
 }
 
 impl Place {
-    fn create() -> Result<Self, Failure> {
+    pub fn create() -> Result<Self, Failure> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = TempDir::with_prefix("callgate-compare-")?;
@@ -267,16 +267,16 @@ impl Place {
     }
 
     /// The place that another process has made.
-    fn at(address: &str) -> Result<Self, Failure> {
+    pub fn at(address: &str) -> Result<Self, Failure> {
         let (prefix, root) = address.split_once(' ').ok_or("an address without a directory")?;
         Ok(Self { root: root.into(), prefix: prefix.to_owned(), _directory: None })
     }
 
-    fn address(&self) -> Result<String, Failure> {
+    pub fn address(&self) -> Result<String, Failure> {
         Ok(format!("{} {}", self.prefix, self.root.to_str().ok_or("the temporary directory is not UTF-8")?))
     }
 
-    fn node(&self) -> Result<Node<ipc::Service>, Failure> {
+    pub fn node(&self) -> Result<Node<ipc::Service>, Failure> {
         set_log_level(LogLevel::Fatal);
         let mut config = Config::default();
         config.global.prefix = FileName::new(self.prefix.as_bytes())?;

@@ -10,6 +10,7 @@ use crate::peer::Peer;
 use crate::transports::Started;
 use callgate_suite::Failure;
 use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
+use serde::{Serialize, de::DeserializeOwned};
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -36,7 +37,10 @@ pub fn start(cpu: Option<usize>) -> Started {
 }
 
 /// Waits for the peer's channels. `accept` knows no deadline and does not see a peer die, so a thread of its own waits in it.
-fn accept(server: IpcOneShotServer<Ends>) -> Result<Ends, Failure> {
+pub fn accept<E>(server: IpcOneShotServer<E>) -> Result<E, Failure>
+where
+    E: Send + Serialize + DeserializeOwned + 'static,
+{
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         // Fails if nobody waits any more.

@@ -8,12 +8,17 @@
 // What is compared.
 mod direct;
 mod iceoryx2;
+mod iceoryx2_loaned;
 mod ipc_channel;
+mod ipc_memory;
 mod python;
 mod stream;
 mod tarpc;
 mod threads;
 mod transports;
+
+// Those of them that carry large payloads.
+mod carriers;
 
 // What the peers have in common.
 mod message;
@@ -98,7 +103,10 @@ mod tests {
     #[test]
     fn words_choose_peers_in_the_order_of_the_report() {
         assert_eq!(choose(&[]), Ok(measure::names().collect()));
-        assert_eq!(choose(&["unix", "ICEORYX2"]), Ok(vec!["iceoryx2 polling", "iceoryx2 event", "Unix socket"]));
+        assert_eq!(
+            choose(&["unix", "ICEORYX2"]),
+            Ok(vec!["iceoryx2 polling", "iceoryx2 event", "Unix socket", "iceoryx2 loaned"])
+        );
         assert!(choose(&["pipe", "carrier pigeon"]).expect_err("no such peer").contains("carrier pigeon"));
     }
 

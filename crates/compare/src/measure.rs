@@ -2,11 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+use crate::carriers::{self, CARRIERS, Carrier};
 use crate::direct;
 use crate::python::{self, Python};
 use crate::transports::{self, Boxed, WAYS, Way};
 use callgate::Wait;
 use callgate_suite::interleave::{Measured, rows};
+use callgate_suite::large::{self, Load};
 use callgate_suite::pin::{self, Pinned};
 use callgate_suite::workload::{self, Call};
 use callgate_suite::{Bridged, Budget, Clock, Failure, Report, Subject, Transport, interleave};
@@ -39,12 +41,14 @@ const ABSENT: &[(&str, &str)] =
 
 /// The names of all peers.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    WAYS.iter().map(|way| way.name).chain(python::NAMES).chain(ABSENT.iter().map(|(name, _)| *name))
+    let rust = WAYS.iter().map(|way| way.name).chain(CARRIERS.iter().map(|carrier| carrier.name));
+    rust.chain(python::NAMES).chain(ABSENT.iter().map(|(name, _)| *name))
 }
 
 /// Peers that are there to be called, and what is not.
 pub struct Peers {
     rust: Vec<&'static Way>,
+    carriers: Vec<&'static Carrier>,
     python: Vec<(&'static str, Python)>,
     skipped: Vec<String>,
 }
@@ -52,7 +56,7 @@ pub struct Peers {
 impl Peers {
     /// Looks for the peers of these names, and says of each that is missing why.
     pub fn find(names: &[&'static str]) -> Self {
-        let mut peers = Self { rust: Vec::new(), python: Vec::new(), skipped: Vec::new() };
+        let mut peers = Self { rust: Vec::new(), carriers: Vec::new(), python: Vec::new(), skipped: Vec::new() };
         for &name in names {
             if let Err(error) = peers.add(name) {
                 eprintln!("{name} is left out: {error}");
@@ -66,9 +70,10 @@ impl Peers {
         if let Some((_, why)) = ABSENT.iter().find(|(absent, _)| *absent == name) {
             return Err((*why).into());
         }
-        match transports::find(name) {
-            Some(way) => self.rust.push(way),
-            None => self.python.push((name, Python::for_peer(name)?)),
+        match (transports::find(name), carriers::find(name)) {
+            (Some(way), _) => self.rust.push(way),
+            (_, Some(carrier)) => self.carriers.push(carrier),
+            _ => self.python.push((name, Python::for_peer(name)?)),
         }
         Ok(())
     }
@@ -82,6 +87,9 @@ impl Peers {
         for way in &self.rust {
             let named = |error| format!("{}: {error}", way.name);
             workload::verify(&mut *(way.start)(None).map_err(named)?).map_err(named)?;
+        }
+        for carrier in &self.carriers {
+            carrier.verify().map_err(|error| format!("{}: {error}", carrier.name))?;
         }
         for (name, python) in &self.python {
             let named = |error| format!("{name}: {error}");
@@ -99,15 +107,44 @@ impl Peers {
     pub fn measure(&self, budget: Budget) -> Result<Report, Failure> {
         let (caller, callee) = pin::pair()?;
         let _pinned = Pinned::to(caller)?;
-        let mut repeat = 0;
-        let mut progress = |_: &str| {
-            repeat += 1;
-            eprintln!("comparing: repeat {repeat} of {}", budget.repeats);
-        };
+        let mut report = Report { skipped: self.skipped.clone(), ..Report::default() };
+        if !(self.rust.is_empty() && self.python.is_empty()) {
+            report.append(self.measure_calls(budget, caller, callee)?);
+        }
+        for (load, len) in self.loads() {
+            report.append(self.measure_load(budget, load, len, callee)?);
+        }
+        Ok(report)
+    }
+
+    fn measure_calls(&self, budget: Budget, caller: usize, callee: usize) -> Result<Report, Failure> {
+        let mut progress = counting("calls".into(), budget);
         let measured = interleave(budget, &Clock::new(), &mut progress, || self.subjects(caller, callee))?;
         let drawn = |measured: &&Measured| measured.name.ends_with(&format!(" {DRAWN}")) && !measured.averaged;
         let series = measured.iter().filter(drawn).map(|measured| measured.curve("compare")).collect();
-        Ok(Report { rows: rows("compare", &measured), series, skipped: self.skipped.clone(), ..Report::default() })
+        Ok(Report { rows: rows("compare", &measured), series, ..Report::default() })
+    }
+
+    /// What the carriers are compared under, each once.
+    fn loads(&self) -> Vec<(Load, usize)> {
+        let mut loads: Vec<(Load, usize)> = Vec::new();
+        for load in self.carriers.iter().flat_map(|carrier| carrier.loads) {
+            if !loads.contains(load) {
+                loads.push(*load);
+            }
+        }
+        loads
+    }
+
+    /// The carriers that carry this load, in turn with callgate. Each load for itself: all of them together would take gigabytes.
+    fn measure_load(&self, budget: Budget, load: Load, len: usize, callee: usize) -> Result<Report, Failure> {
+        let mut progress = counting(load.of(len), budget);
+        let measured = interleave(large::batches(budget, len), &Clock::new(), &mut progress, || {
+            let carriers = self.carriers.iter().filter(|carrier| carrier.loads.contains(&(load, len)));
+            let others = carriers.map(|carrier| carrier.subject(load, len, callee));
+            std::iter::once(large::callgate(load, len, callee)).chain(others).collect()
+        })?;
+        Ok(Report { rows: rows("compare", &measured), ..Report::default() })
     }
 
     fn subjects(&self, caller: usize, callee: usize) -> Result<Vec<Subject>, Failure> {
@@ -124,6 +161,35 @@ impl Peers {
             subjects.extend(CALLS.map(|(order, call, _)| beside(call, python::subject(name, call, order, &session))));
         }
         Ok(subjects)
+    }
+}
+
+/// Says which repeat it is.
+fn counting(what: String, budget: Budget) -> impl FnMut(&str) {
+    let mut repeat = 0;
+    move |_| {
+        repeat += 1;
+        eprintln!("comparing {what}: repeat {repeat} of {}", budget.repeats);
+    }
+}
+
+impl Carrier {
+    /// Carries a few payloads under each load, which looks at the answers.
+    fn verify(&self) -> Result<(), Failure> {
+        for &(load, len) in self.loads {
+            for len in [4_096, len] {
+                let mut carried = (self.start)(None, load, len)?;
+                (0..5).try_for_each(|_| carried.carry())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn subject(&self, load: Load, len: usize, callee: usize) -> Result<Subject, Failure> {
+        let name = format!("{} {}", self.name, load.of(len));
+        let measured = large::subject(name, (self.start)(Some(callee), load, len)?);
+        let measured = measured.beside(&large::callgate_name(load, len));
+        Ok(if self.polls { measured.polling() } else { measured })
     }
 }
 

@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::transports;
+use crate::{carriers, transports};
 use callgate_suite::Failure;
 use callgate_suite::pin::{self, Pinned};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -116,7 +116,8 @@ fn serve(name: &str, cpu: &str) -> Result<(), Failure> {
     if let Ok(cpu) = cpu.parse() {
         pin::this_thread(&[cpu])?;
     }
-    let serve = transports::find(name).and_then(|way| way.serve).ok_or("no transport of that name has a peer")?;
+    let serve = transports::find(name).and_then(|way| way.serve);
+    let serve = serve.or(carriers::find(name).map(|carrier| carrier.serve)).ok_or("nothing of that name has a peer")?;
     serve(&std::env::var(ADDRESS)?)
 }
 

@@ -128,6 +128,8 @@ answers_truly! {
     unix_socket: "Unix socket",
     pipe: "pipe",
     ipc_channel: "ipc-channel",
+    ipc_channel_memory: "ipc-channel memory",
+    iceoryx2_loaned: "iceoryx2 loaned",
     tarpc: "tarpc",
     cross_process_bridge: "cross-process-bridge",
     manager: "multiprocessing.Manager",
@@ -136,7 +138,8 @@ answers_truly! {
 
 #[test]
 fn a_peer_does_not_outlive_a_caller_that_was_killed() {
-    for name in ["iceoryx2 polling", "iceoryx2 event", "Unix socket", "pipe", "ipc-channel", "tarpc"] {
+    let small = ["iceoryx2 polling", "iceoryx2 event", "Unix socket", "pipe", "ipc-channel", "tarpc"];
+    for name in small.into_iter().chain(["iceoryx2 loaned", "ipc-channel memory"]) {
         // A full measurement takes long enough to be interrupted.
         let mut program = Program::start(&[name]);
         let pid = program.process.id();

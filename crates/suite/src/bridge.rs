@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use crate::bytes;
 use crate::pin::{self, Pinned};
 use crate::transport::{Failure, Record, Transport};
-use callgate::{Bridge, Signal, Wait, bridge};
+use crate::trust::trusted;
+use callgate::{Bridge, Builder, SharedBox, Signal, Wait, bridge};
 use std::time::{Duration, Instant};
 
 /// The service of the workload.
@@ -51,6 +53,29 @@ impl Counter {
         bytes.to_vec()
     }
 
+    /// The sum of a large payload, which is read where it lies.
+    pub fn sum_bytes(&self, bytes: &[u8]) -> u64 {
+        bytes::sum(bytes)
+    }
+
+    /// Reads all of a box that is full of one byte, and gives a new one full of the next.
+    pub fn touch(&self, frame: SharedBox<[u8]>) -> Result<SharedBox<[u8]>, String> {
+        let mut answer = SharedBox::<[u8]>::for_overwrite(frame.len()).map_err(|error| error.to_string())?;
+        bytes::fill(&mut answer, bytes::next(&frame));
+        Ok(answer)
+    }
+
+    /// Changes one line of a box.
+    pub fn edit(&self, mut frame: SharedBox<[u8]>) -> SharedBox<[u8]> {
+        bytes::edit(&mut frame);
+        frame
+    }
+
+    /// Sums what it gets, and gives `len` bytes that are all `byte`.
+    pub fn trade(&self, bytes: &[u8], len: u64, byte: u8) -> (u64, Vec<u8>) {
+        (bytes::sum(bytes), vec![byte; len as usize])
+    }
+
     /// See [`Transport::work`].
     pub fn work(&self, nanos: u64) {
         let begin = Instant::now();
@@ -77,18 +102,29 @@ impl Bridged {
         Self::woken_by(None, wait, cpu)
     }
 
+    /// The same with a child that is trusted, so that boxes come back without a copy.
+    pub fn trusting(wait: Wait, cpu: Option<usize>) -> Result<Self, Failure> {
+        Self::built(trusted(Counter::bridge(cpus(cpu)).wait(wait)))
+    }
+
     /// The same, woken by `signal`; by the default, if that is `None`.
     pub fn woken_by(signal: Option<Signal>, wait: Wait, cpu: Option<usize>) -> Result<Self, Failure> {
-        let cpus = cpu.map_or_else(|| pin::allowed().to_vec(), |cpu| vec![cpu]);
-        // The first start of a process starts callgate's watcher too, from which all children inherit their CPUs.
-        let builder = Counter::bridge(cpus).wait(wait);
-        let builder = match signal {
+        let builder = Counter::bridge(cpus(cpu)).wait(wait);
+        Self::built(match signal {
             Some(signal) => builder.signal(signal),
             None => builder,
-        };
+        })
+    }
+
+    fn built(builder: Builder<Counter>) -> Result<Self, Failure> {
+        // The first start of a process starts callgate's watcher too, from which all children inherit their CPUs.
         let bridge = Pinned::nowhere(|| builder.start())??;
         Ok(Self { bridge })
     }
+}
+
+fn cpus(cpu: Option<usize>) -> Vec<usize> {
+    cpu.map_or_else(|| pin::allowed().to_vec(), |cpu| vec![cpu])
 }
 
 impl Transport for Bridged {

@@ -27,6 +27,8 @@ pub(crate) enum Role {
     Relay,
     /// Copies bytes from one area of shared memory (stdin) into the other, polling.
     Copy,
+    /// Sums the bytes in one area of shared memory (stdin), polling.
+    Sum,
     /// Writes one byte to stdout and exits.
     Byte,
     /// Burns CPU time.
@@ -38,6 +40,7 @@ const ROLES: &[(&str, Role)] = &[
     ("futex", Role::Futex),
     ("relay", Role::Relay),
     ("copy", Role::Copy),
+    ("sum", Role::Sum),
     ("byte", Role::Byte),
     ("hog", Role::Hog),
 ];

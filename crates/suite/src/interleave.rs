@@ -282,6 +282,7 @@ impl Measured {
             cpu_repeats: self.cpu.clone(),
             averaged: self.averaged,
             repeats: self.repeats.iter().map(Distribution::quantiles).collect(),
+            ..Row::default()
         }
     }
 }

@@ -4,14 +4,15 @@
 //! ways of crossing a process boundary under the same workload.
 //!
 //! A program that measures calls [`init`] in the first line of `main` (benches and tests: [`test_support!`]), because the other
-//! side of every floor is the program itself, executed again. Then each of `floor`, `latency`, `throughput`, `waiting`, `start`
-//! and `payload` has a function `measure`, which takes a [`Budget`] and returns its part of a [`Report`]; [`targets::of`] says what the
+//! side of every floor is the program itself, executed again. Then each of `floor`, `latency`, `throughput`, `waiting`, `start`,
+//! `payload` and `large` has a function `measure`, which takes a [`Budget`] (`soak`: a number of calls) and returns its part of a [`Report`]; [`targets::of`] says what the
 //! whole report shows. They pin the calling thread, so call them from one thread at a time.
 
 #![deny(unsafe_code)]
 
 // What is called, and what it is compared with.
 pub mod bridge;
+pub mod bytes;
 pub mod floor;
 pub mod transport;
 pub mod workload;
@@ -24,8 +25,10 @@ pub mod pin;
 pub mod stats;
 
 // What is measured: one file for each group of the report.
+pub mod large;
 pub mod latency;
 pub mod payload;
+pub mod soak;
 pub mod start;
 pub mod throughput;
 pub mod waiting;
@@ -36,6 +39,7 @@ pub mod targets;
 
 mod child;
 mod shared;
+mod trust;
 
 pub use bridge::Bridged;
 pub use child::init;

@@ -64,6 +64,6 @@ pub fn size(len: usize) -> String {
 }
 
 /// About how long a call takes, at 1 GB/s.
-fn expected(len: usize) -> Duration {
+pub(crate) fn expected(len: usize) -> Duration {
     Duration::from_nanos(len as u64)
 }

@@ -72,6 +72,10 @@ pub struct Row {
     pub cpu: Option<f64>,
     /// The same for each repeat; empty where it was not measured.
     pub cpu_repeats: Vec<f64>,
+    /// The most memory that was resident in both processes together, in bytes, where that was watched.
+    pub resident: Option<f64>,
+    /// What that is held against: the bridge's budget for large payloads, in bytes.
+    pub budget: Option<f64>,
     /// The quantiles of each repeat. Rows that were measured in turn have repeats that can be compared one by one.
     pub repeats: Vec<Quantiles>,
 }

@@ -1,6 +1,7 @@
 //! Shared memory for the floors: two lines that hand a token back and forth, and two areas for bytes.
 //!
-//! Both sides are this program and trust each other; no bytes are ever behind a reference.
+//! Both sides are this program and trust each other: whoever has the token writes, and the other one does not look.
+//! Bytes are behind a reference only while the side that has the token sums them.
 
 #![allow(unsafe_code, reason = "the memory is another process's too")]
 
@@ -8,8 +9,8 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::ptr;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::{ptr, slice};
 
 /// What one side writes and the other awaits, with no other data near it: prefetchers fetch lines in pairs.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Line {
     pub(crate) token: AtomicU32,
     /// How many bytes of the area belong to this turn.
     pub(crate) len: AtomicU32,
+    /// The answer of this turn, where that is a number.
+    pub(crate) sum: AtomicU64,
 }
 
 /// The two directions.
@@ -80,6 +83,13 @@ impl Shared {
         let (from, to) = (self.at(from, len), self.at(to, len));
         // SAFETY: `at` has checked the length; if the areas are the same, `copy` may overlap.
         unsafe { ptr::copy(from, to, len) };
+    }
+
+    /// What `look` says of the first `len` bytes of an area, for the side whose turn it is.
+    pub(crate) fn with<R>(&self, way: Way, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+        let at = self.at(way, len);
+        // SAFETY: `at` has checked the length; the other side does not write before this one has handed the token back.
+        look(unsafe { slice::from_raw_parts(at, len) })
     }
 
     /// Where an area begins.

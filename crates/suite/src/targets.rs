@@ -4,7 +4,7 @@
 
 use crate::report::{Report, Row, Target};
 use crate::stats::{Quantiles, Spread};
-use crate::{throughput, waiting};
+use crate::{soak, throughput, waiting};
 
 /// A quantile and its name.
 type Quantile = (&'static str, fn(&Quantiles) -> f64);
@@ -34,10 +34,37 @@ const RULES: &[Rule] = &[
     ("latency", "callgate add one CPU", "futex one CPU", P50, AtMost(1.3)),
     ("start", "callgate start", "spawn", P50, AtMost(1.5)),
     ("start", "callgate start 1 GiB parent", "spawn 1 GiB parent", P50, AtMost(1.5)),
+    // With both sides polling, as the floors do; the rows of `payload` and those that say so wait as bridges do by default.
+    // The floor copies into memory that it has already; so does the call, and takes the answer out into memory of the caller's.
+    ("large", "callgate echo 1 MiB", "raw copy 1 MiB", P50, AtMost(1.3)),
+    ("payload", "callgate echo 1 MiB", "raw copy 1 MiB", P50, Stated),
+    ("large", "callgate one-way 1 MiB", "raw one-way 1 MiB", P50, AtMost(1.15)),
+    ("large", "callgate one-way 1 MiB, default waiting", "raw one-way 1 MiB", P50, Stated),
+    ("large", "callgate one-way 64 MiB", "raw one-way 64 MiB", P50, AtMost(1.15)),
+    ("large", "callgate one-way 64 MiB, default waiting", "raw one-way 64 MiB", P50, Stated),
+    // Nothing is copied, so that the length does not matter.
+    ("large", "callgate box edited 64 MiB", "callgate box edited 64 B", P50, AtMost(1.5)),
+    (
+        "large",
+        "callgate box, child not trusted, edited 64 MiB",
+        "callgate box, child not trusted, edited 64 B",
+        P50,
+        Stated,
+    ),
+    // A bridge gets its memory for large payloads when it first needs it.
+    ("large", "callgate first echo 1 MiB", "callgate second echo 1 MiB", P50, Stated),
+    ("large", "callgate first echo 16 MiB", "callgate second echo 16 MiB", P50, Stated),
     ("compare", "iceoryx2 polling add", "callgate add", P50, AtLeast(5.0)),
     ("compare", "ipc-channel add", "callgate add", P50, AtLeast(35.0)),
     ("compare", "tarpc add", "callgate add", P50, AtLeast(70.0)),
     ("compare", "cross-process-bridge add", "callgate add", P50, AtLeast(180.0)),
+    ("compare", "ipc-channel memory one-way 1 MiB", "callgate one-way 1 MiB", P50, AtLeast(8.0)),
+    // Both fill and read all of it on either side, so that what is left to gain is little.
+    ("compare", "iceoryx2 loaned touched 1 MiB", "callgate box touched 1 MiB", P50, AtLeast(1.0)),
+    ("compare", "iceoryx2 loaned touched 16 MiB", "callgate box touched 16 MiB", P50, AtLeast(1.0)),
+    // One line of it changes hands and the rest need not be touched; with iceoryx2, what goes on has to be copied on either side.
+    ("compare", "iceoryx2 loaned edited 1 MiB", "callgate box edited 1 MiB", P50, AtLeast(50.0)),
+    ("compare", "iceoryx2 loaned edited 16 MiB", "callgate box edited 16 MiB", P50, AtLeast(50.0)),
     ("compare", "iceoryx2 event add", "callgate add", P50, Stated),
     ("compare", "Unix socket add", "callgate add", P50, Stated),
     ("compare", "pipe add", "callgate add", P50, Stated),
@@ -81,6 +108,7 @@ pub fn of(report: &Report) -> Vec<Target> {
     targets.extend(threads(report));
     targets.extend(in_cells(report));
     targets.extend(idle(report));
+    targets.extend(resident(report).into_iter().flatten());
     targets.extend(instructions(report));
     targets
 }
@@ -162,6 +190,31 @@ fn idle(report: &Report) -> Option<Target> {
         reached: format!("{:.0} us", nanos / 1000.0),
         met: Some(nanos <= MOST_IDLE),
     })
+}
+
+/// What both processes have after very many calls, against the budget and against what they had after the first tenth.
+fn resident(report: &Report) -> Option<[Target; 2]> {
+    let row = |part| report.row("soak", &soak::name(part));
+    let (first, last) = (row(1)?, row(soak::PARTS)?);
+    let (before, after) = (first.resident?, last.resident?);
+    let calls: u64 = report.rows.iter().filter(|row| row.group == "soak").map(|row| row.count).sum();
+    let share = after / last.budget?;
+    let mebibytes = |bytes: f64| bytes / f64::from(1 << 20);
+    let (grown, slack) = (mebibytes(after - before), mebibytes(soak::SLACK as f64));
+    Some([
+        Target {
+            what: format!("resident memory of both processes after {calls} calls of 0 to 1 MiB / budget"),
+            target: "at most 1".into(),
+            reached: format!("{share:.2} ({:.1} MiB)", mebibytes(after)),
+            met: Some(share <= 1.0),
+        },
+        Target {
+            what: "the same in the last tenth of the calls - in the first (in MiB)".into(),
+            target: format!("no growth: at most {slack}"),
+            reached: format!("{grown:.2}"),
+            met: Some(grown <= slack),
+        },
+    ])
 }
 
 /// Not measured here: counted under callgrind, where a clock's noise does not reach.
@@ -275,6 +328,23 @@ mod tests {
     fn peers_that_sleep_are_stated_beside_a_callgate_that_sleeps() {
         let rows = vec![row("compare", "callgate parked add", &[9_000.0]), row("compare", "pipe add", &[18_000.0])];
         assert_eq!(targets(rows), [("pipe add / callgate parked add (p50)".into(), None)]);
+    }
+
+    #[test]
+    fn memory_may_neither_grow_nor_exceed_the_budget() {
+        let part = |at, mebibytes: f64| {
+            let resident = Some(mebibytes * f64::from(1 << 20));
+            Row { resident, budget: Some(f64::from(100 << 20)), count: 50, ..row("soak", &soak::name(at), &[1.0]) }
+        };
+        let met = |last| {
+            let found = targets(vec![part(1, 60.0), part(soak::PARTS, last)]);
+            assert_eq!(found[0].0, "resident memory of both processes after 100 calls of 0 to 1 MiB / budget");
+            (found[0].1, found[1].1)
+        };
+        assert_eq!(met(64.0), (Some(true), Some(true)));
+        assert_eq!(met(65.0), (Some(true), Some(false)));
+        assert_eq!(met(101.0), (Some(false), Some(false)));
+        assert_eq!(targets(vec![part(1, 60.0)]), []);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use callgate::Wait;
 use callgate_suite::pin;
 use callgate_suite::report::{Report, Row};
 use callgate_suite::{Budget, Failure, Progress};
-use callgate_suite::{floor, latency, payload, start, targets, throughput, waiting};
+use callgate_suite::{floor, large, latency, payload, soak, start, targets, throughput, waiting};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 use std::{process, thread};
@@ -19,13 +19,19 @@ mod init {
 type Measure = fn(Budget, Progress<'_>) -> Result<Report, Failure>;
 
 /// Each with one of its rows and one of its targets, if it has any.
-const GROUPS: [(&str, Measure, &str, Option<&str>); 6] = [
+const GROUPS: [(&str, Measure, &str, Option<&str>); 7] = [
     ("floor", floor::measure, "eventfd", None),
     ("latency", latency::measure, "callgate add", Some("callgate add / ping-pong (p99.9)")),
     ("throughput", throughput::measure, "callgate add 8 threads", Some("calls per second, 2 threads / 1 thread")),
     ("waiting", waiting, "gap 10 ms: adaptive", Some("hogs beside both: adaptive / spin 50 us (CPU time per call)")),
     ("start", start::measure, "callgate start", Some("callgate start 1 GiB parent / spawn 1 GiB parent (p50)")),
-    ("payload", payload::measure, "callgate echo 16 MiB", None),
+    ("payload", payload::measure, "callgate echo 16 MiB", Some("callgate echo 1 MiB / raw copy 1 MiB (p50)")),
+    (
+        "large",
+        large::measure,
+        "callgate first echo 16 MiB",
+        Some("callgate box edited 64 MiB / callgate box edited 64 B (p50)"),
+    ),
 ];
 
 fn waiting(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
@@ -36,7 +42,7 @@ fn waiting(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
 /// One test for all: groups pin the thread that measures, and would measure each other.
 #[test]
 fn every_group_has_its_rows_curves_and_targets() {
-    let _watchdog = Watchdog::start(Duration::from_secs(300));
+    let _watchdog = Watchdog::start(Duration::from_secs(600));
     if pin::pair().is_err() {
         println!("skipped: most groups need two CPUs");
         return;
@@ -58,6 +64,19 @@ fn every_group_has_its_rows_curves_and_targets() {
         let found: Vec<_> = targets::of(&report).into_iter().map(|target| target.what).collect();
         assert!(target.is_none_or(|target| found.iter().any(|what| what == target)), "{group} has only {found:?}");
     }
+}
+
+#[test]
+fn the_soak_has_a_row_for_each_tenth_and_its_targets() {
+    let _watchdog = Watchdog::start(Duration::from_secs(300));
+    let mut said = 0;
+    let report = soak::measure(50, &mut |_| said += 1).expect("right answers");
+    assert_eq!((said, report.rows.len()), (1 + soak::PARTS, soak::PARTS as usize));
+    for row in &report.rows {
+        assert!(row.count == 5 && row.p50 > 0.0 && row.resident < row.budget && row.resident > Some(0.0), "{row:?}");
+    }
+    let targets = targets::of(&report);
+    assert!(targets.len() == 2 && targets[0].met == Some(true), "{targets:?}");
 }
 
 #[track_caller]

@@ -1,40 +1,32 @@
-//! Bytes there and back through shared memory: copied in, copied across by the other process, copied out.
+//! Bytes through shared memory with nothing on top: there and back ([`RawCopy`]), or there alone ([`RawSum`]).
 //!
-//! The least for an echo whose caller has its bytes in private memory and wants the answer there; both sides poll, and the
+//! The least for a call whose caller has its bytes in private memory and wants the answer there; both sides poll, and the
 //! memory is used again and again.
 
 #![forbid(unsafe_code)]
 
 use super::token::{POLLS, await_first, poll_for};
+use crate::bytes;
 use crate::child::{Child, Role};
 use crate::interleave::Subject;
-use crate::shared::{Shared, Way};
+use crate::shared::{Line, Shared, Way};
 use std::process::Stdio;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::{convert, hint, io};
 
-/// Two processes that hand bytes back and forth.
+/// Two processes that hand bytes back and forth: copied in, copied across by the other process, copied out.
 #[derive(Debug)]
-pub struct RawCopy {
-    shared: Shared,
-    child: Child,
-    turn: u32,
-}
+pub struct RawCopy(Turns);
 
 impl RawCopy {
     /// Starts the other process, on `cpu`, for up to `most` bytes.
     pub fn start(most: usize, cpu: usize) -> io::Result<Self> {
-        let (shared, object) = Shared::create(most)?;
-        let child = Child::start(Role::Copy, &[cpu], object.into(), Stdio::null())?;
-        let mut copy = Self { shared, child, turn: 0 };
-        copy.send(0);
-        await_first(&copy.shared, copy.turn, &mut copy.child)?;
-        Ok(copy)
+        Turns::start(Role::Copy, most, cpu).map(Self)
     }
 
     /// The other process.
     pub fn pid(&self) -> u32 {
-        self.child.pid()
+        self.0.child.pid()
     }
 
     /// Sends `bytes`, and waits until they are in `back`, which is as long.
@@ -44,12 +36,8 @@ impl RawCopy {
     /// If the child is gone.
     #[inline]
     pub fn round_trip(&mut self, bytes: &[u8], back: &mut [u8]) -> io::Result<()> {
-        self.shared.write(Way::There, bytes);
-        self.send(bytes.len());
-        while !poll_for(self.shared.line(Way::Back), self.turn, POLLS) {
-            self.child.check()?;
-        }
-        self.shared.read(Way::Back, back);
+        self.0.take(bytes)?;
+        self.0.shared.read(Way::Back, back);
         Ok(())
     }
 
@@ -63,6 +51,63 @@ impl RawCopy {
         };
         Subject::new(name, operation).answered_by(Some(pid)).polling()
     }
+}
+
+/// Two processes of which one sends bytes and the other answers with their [sum](bytes::sum), which it reads where they lie.
+#[derive(Debug)]
+pub struct RawSum(Turns);
+
+impl RawSum {
+    /// Starts the other process, on `cpu`, for up to `most` bytes.
+    pub fn start(most: usize, cpu: usize) -> io::Result<Self> {
+        Turns::start(Role::Sum, most, cpu).map(Self)
+    }
+
+    /// The other process.
+    pub fn pid(&self) -> u32 {
+        self.0.child.pid()
+    }
+
+    /// Sends `bytes`, and waits for their sum.
+    ///
+    /// # Errors
+    ///
+    /// If the child is gone.
+    #[inline]
+    pub fn sum(&mut self, bytes: &[u8]) -> io::Result<u64> {
+        self.0.take(bytes)?;
+        Ok(self.0.shared.line(Way::Back).sum.load(Relaxed))
+    }
+}
+
+/// The parent's side of both.
+#[derive(Debug)]
+struct Turns {
+    shared: Shared,
+    child: Child,
+    turn: u32,
+}
+
+impl Turns {
+    fn start(role: Role, most: usize, cpu: usize) -> io::Result<Self> {
+        let (shared, object) = Shared::create(most)?;
+        let child = Child::start(role, &[cpu], object.into(), Stdio::null())?;
+        let mut turns = Self { shared, child, turn: 0 };
+        turns.send(0);
+        await_first(&turns.shared, turns.turn, &mut turns.child)?;
+        Ok(turns)
+    }
+
+    /// Hands `bytes` over, and waits until the child hands back.
+    #[inline]
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.shared.write(Way::There, bytes);
+        self.send(bytes.len());
+        while !poll_for(self.shared.line(Way::Back), self.turn, POLLS) {
+            self.child.check()?;
+        }
+        Ok(())
+    }
 
     fn send(&mut self, len: usize) {
         self.turn = self.turn.wrapping_add(1);
@@ -73,16 +118,25 @@ impl RawCopy {
     }
 }
 
-/// The child's side.
+/// The child's side of [`RawCopy`].
 pub(super) fn answer() -> io::Result<convert::Infallible> {
+    answer_with(|shared, len, _| shared.copy(Way::There, Way::Back, len))
+}
+
+/// The child's side of [`RawSum`].
+pub(super) fn answer_sum() -> io::Result<convert::Infallible> {
+    answer_with(|shared, len, back| back.sum.store(shared.with(Way::There, len, bytes::sum), Relaxed))
+}
+
+fn answer_with(work: impl Fn(&Shared, usize, &Line)) -> io::Result<convert::Infallible> {
     let shared = Shared::map(io::stdin())?;
     let (there, back) = (shared.line(Way::There), shared.line(Way::Back));
     let mut turn = 0u32;
     loop {
         turn = turn.wrapping_add(1);
         while !poll_for(there, turn, POLLS) {}
-        shared.copy(Way::There, Way::Back, there.len.load(Relaxed) as usize);
-        // Release: publishes the bytes. Pairs with the Acquire in `poll_for`.
+        work(&shared, there.len.load(Relaxed) as usize, back);
+        // Release: publishes the answer. Pairs with the Acquire in `poll_for`.
         back.token.store(turn, Release);
     }
 }

@@ -10,7 +10,7 @@ mod spawn;
 mod token;
 
 pub use crate::child::{Child, Hog};
-pub use copy::RawCopy;
+pub use copy::{RawCopy, RawSum};
 pub use relay::{Relay, Through};
 pub use spawn::spawn;
 pub use token::{Asleep, Tokens};
@@ -30,6 +30,7 @@ pub(crate) fn answer(role: Role) -> io::Result<convert::Infallible> {
         Role::Futex => token::answer(Asleep::Always),
         Role::Relay => relay::answer(),
         Role::Copy => copy::answer(),
+        Role::Sum => copy::answer_sum(),
         Role::Byte => spawn::answer(),
         Role::Hog => loop {
             std::hint::spin_loop();
@@ -72,6 +73,7 @@ fn memcpy(name: &str, len: usize) -> Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bytes;
     use rustix::process::{Pid, test_kill_process};
 
     /// The CPU of the other side; with one CPU only, the same.
@@ -118,6 +120,18 @@ mod tests {
         }
         let pid = copy.pid();
         drop(copy);
+        gone(pid);
+    }
+
+    #[test]
+    fn bytes_that_go_one_way_are_summed_whole() {
+        let mut floor = RawSum::start(100_000, cpu()).expect("a child");
+        for len in [0, 1, 9, 100_000] {
+            let sent: Vec<u8> = (0..len).map(|at: u32| at.to_le_bytes()[0]).collect();
+            assert_eq!(floor.sum(&sent).expect("an answer"), bytes::sum(&sent));
+        }
+        let pid = floor.pid();
+        drop(floor);
         gone(pid);
     }
 

@@ -1,0 +1,172 @@
+//! iceoryx2 with large payloads in memory that it loans, polled: nothing is copied unless this file says so.
+//!
+//! Set up as `iceoryx2.rs` is, and for as many loans as are in use at once; the longest payload is stated when the ports are
+//! created (`initial_max_slice_len`), so that no memory is mapped later.
+//!
+//! - **Touched**: the caller fills a loaned request, the peer reads all of it and fills a loaned response, the caller reads all of that.
+//! - **Edited**: a buffer goes to the peer, which changes one line of it and gives it back, and so on with the same buffer. iceoryx2 has no
+//!   way to hand a received buffer back, and what was received is read-only. So the peer loans a response and copies the request
+//!   into it, and the caller copies that response into its next request: two copies.
+
+#![forbid(unsafe_code)]
+
+use crate::carriers::Started;
+use crate::iceoryx2::Place;
+use crate::peer::{self, Peer};
+use callgate_suite::large::{Carry, Load};
+use callgate_suite::{Failure, bytes, workload};
+use iceoryx2::active_request::ActiveRequest;
+use iceoryx2::pending_response::PendingResponse;
+use iceoryx2::port::{client::Client, server::Server};
+use iceoryx2::prelude::*;
+use iceoryx2::request_mut::RequestMut;
+use iceoryx2::response::Response;
+use iceoryx2::service::port_factory::request_response;
+use std::process::Stdio;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+pub const NAME: &str = "iceoryx2 loaned";
+
+/// What the peer shall do.
+type Header = u64;
+
+const TOUCH: Header = 0;
+const EDIT: Header = 1;
+
+type Requests = Client<ipc::Service, [u8], Header, [u8], ()>;
+type Requested = Server<ipc::Service, [u8], Header, [u8], ()>;
+type Request = RequestMut<ipc::Service, [u8], Header, [u8], ()>;
+type Pending = PendingResponse<ipc::Service, [u8], Header, [u8], ()>;
+type Incoming = ActiveRequest<ipc::Service, [u8], Header, [u8], ()>;
+type Answer = Response<ipc::Service, [u8], ()>;
+type Factory = request_response::PortFactory<ipc::Service, [u8], Header, [u8], ()>;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The caller's side; its fields are in the order in which they have to go.
+struct Loans {
+    /// What came back last, of [`Load::Edited`].
+    buffer: Option<Answer>,
+    requests: Requests,
+    peer: Peer,
+    _place: Place,
+    load: Load,
+    len: usize,
+    turn: u64,
+}
+
+pub fn start(cpu: Option<usize>, load: Load, len: usize) -> Started {
+    let place = Place::create()?;
+    let node = place.node()?;
+    let requests = service(&node)?.client_builder().initial_max_slice_len(len).create()?;
+    let address = format!("{len} {}", place.address()?);
+    let mut peer = Peer::start(NAME, &address, cpu, Stdio::piped(), Stdio::piped())?;
+    peer.await_ready()?;
+    Ok(Box::new(Loans { buffer: None, requests, peer, _place: place, load, len, turn: 0 }))
+}
+
+pub fn serve(address: &str) -> Result<(), Failure> {
+    let (len, address) = address.split_once(' ').ok_or("an address without a length")?;
+    // Dropped last, when nothing is in use any more: then it removes what is left.
+    let place = Place::at(address)?;
+    let node = place.node()?;
+    let requested: Requested = service(&node)?.server_builder().initial_max_slice_len(len.parse()?).create()?;
+    let ended = peer::end_of_stdin();
+    peer::ready()?;
+    while !ended.load(Ordering::Relaxed) {
+        while let Some(request) = requested.receive()? {
+            reply(&request)?;
+        }
+    }
+    Ok(())
+}
+
+fn reply(request: &Incoming) -> Result<(), Failure> {
+    let received = request.payload();
+    let response = request.loan_slice_uninit(received.len())?;
+    let response = match *request.user_header() {
+        TOUCH => {
+            let byte = bytes::next(received);
+            response.write_from_fn(|_| byte)
+        }
+        EDIT => {
+            let mut copy = response.write_from_slice(received);
+            bytes::edit(copy.payload_mut());
+            copy
+        }
+        unknown => return Err(format!("there is no job {unknown}").into()),
+    };
+    Ok(response.send()?)
+}
+
+impl Carry for Loans {
+    fn carry(&mut self) -> Result<(), Failure> {
+        self.turn += 1;
+        match self.load {
+            Load::Touched => self.touched((self.turn % 127) as u8 + 1),
+            Load::Edited => self.edited(self.turn),
+            Load::OneWay => Err("it carries there and back".into()),
+        }
+    }
+
+    fn peer(&self) -> u32 {
+        self.peer.pid()
+    }
+}
+
+impl Loans {
+    fn touched(&mut self, byte: u8) -> Result<(), Failure> {
+        let mut request = self.requests.loan_slice_uninit(self.len)?;
+        *request.user_header_mut() = TOUCH;
+        let answer = self.exchange(request.write_from_fn(|_| byte))?;
+        workload::check(bytes::is_next(answer.payload(), byte), "touched")
+    }
+
+    fn edited(&mut self, turn: u64) -> Result<(), Failure> {
+        let mut request = self.requests.loan_slice_uninit(self.len)?;
+        *request.user_header_mut() = EDIT;
+        let mut request = match self.buffer.take() {
+            Some(buffer) => request.write_from_slice(buffer.payload()),
+            None => request.write_from_fn(|_| 0),
+        };
+        bytes::mark(request.payload_mut(), turn);
+        let buffer = self.exchange(request)?;
+        workload::check(bytes::is_edited(buffer.payload(), turn), "edited")?;
+        self.buffer = Some(buffer);
+        Ok(())
+    }
+
+    fn exchange(&mut self, request: Request) -> Result<Answer, Failure> {
+        let pending = request.send()?;
+        let begin = Instant::now();
+        loop {
+            if let Some(answer) = poll(&pending)? {
+                return Ok(answer);
+            }
+            self.peer.check()?;
+            if begin.elapsed() > PATIENCE {
+                return Err("no answer for 20 seconds".into());
+            }
+        }
+    }
+}
+
+/// Polls for a while.
+fn poll(pending: &Pending) -> Result<Option<Answer>, Failure> {
+    for _ in 0..1 << 20 {
+        if let Some(answer) = pending.receive()? {
+            return Ok(Some(answer));
+        }
+    }
+    Ok(None)
+}
+
+/// The service; created or opened, whoever comes first. One caller, one callee, one request at a time, one response to it.
+fn service(node: &Node<ipc::Service>) -> Result<Factory, Failure> {
+    let name = ServiceName::new("large")?;
+    let builder = node.service_builder(&name).request_response::<[u8], [u8]>().request_user_header::<Header>();
+    let builder = builder.max_clients(1).max_servers(1).max_response_buffer_size(1);
+    Ok(builder.max_loaned_requests(1).max_active_requests_per_client(1).open_or_create()?)
+}
