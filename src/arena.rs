@@ -41,9 +41,18 @@ pub(crate) struct Loan {
     pub(crate) segment: u64,
     offset: u64,
     len: u64,
+    /// Bytes that are about to be written for the first time.
+    to_populate: usize,
 }
 
 impl Loan {
+    /// Has the system provide what is about to be written, if it is new. Takes its time: to be done without a lock.
+    pub(crate) fn populate(&self) {
+        if self.to_populate > 0 {
+            self.block.populate(self.to_populate);
+        }
+    }
+
     pub(crate) fn span(&self) -> Span<'_> {
         self.block.span()
     }
@@ -64,9 +73,20 @@ impl Loan {
 }
 
 /// The allocator of one side.
+///
+/// What it keeps is bounded twice: while it is used, idle segments stay as far as it had as much in use before, or up to what it may
+/// retain, so that a run of large payloads is not a run of new segments; when it has been used for a while by nobody, whoever owns it
+/// calls [`tidy`](Self::tidy), and only what it may retain stays.
 pub(crate) struct Arena {
     segments: HashMap<u64, Owned>,
     limits: Limits,
+    /// Bytes of segments that are idle, and of those that are not.
+    idle: u64,
+    in_use: u64,
+    /// The most bytes that were in use since it was last tidied.
+    peak: u64,
+    /// Counts the uses of all segments.
+    clock: u64,
 }
 
 /// How much memory an arena may have.
@@ -74,7 +94,7 @@ pub(crate) struct Arena {
 pub(crate) struct Limits {
     /// The longest payload, in bytes.
     pub(crate) max_payload: u64,
-    /// Idle segments are kept for reuse up to this many bytes; beyond it they are given back.
+    /// Idle segments are kept for good up to this many bytes.
     pub(crate) retained: u64,
 }
 
@@ -83,17 +103,34 @@ struct Owned {
     block_len: u64,
     blocks: u64,
     free: Vec<u64>,
+    /// The arena's clock when it was last used.
+    used: u64,
 }
 
 impl Owned {
     fn is_idle(&self) -> bool {
         self.free.len() as u64 == self.blocks
     }
+
+    fn len(&self) -> u64 {
+        self.block_len * self.blocks
+    }
 }
 
 impl Arena {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { segments: HashMap::new(), limits }
+        Self { segments: HashMap::new(), limits, idle: 0, in_use: 0, peak: 0, clock: 0 }
+    }
+
+    /// Whether it keeps more than it may when nobody uses it.
+    pub(crate) fn is_untidy(&self) -> bool {
+        self.idle > self.limits.retained
+    }
+
+    /// Gives back all that it may not retain.
+    pub(crate) fn tidy(&mut self, source: &mut dyn Source) {
+        self.give_back_idle(self.limits.retained, source);
+        self.peak = self.in_use;
     }
 
     pub(crate) fn max_payload(&self) -> u64 {
@@ -119,12 +156,14 @@ impl Arena {
             grown = source.grow(block_len * blocks);
         }
         let (segment, mapping) = grown.map_err(|why| for_payload(why, len))?;
-        if blocks == 1 {
-            mapping.populate(len as usize);
-        }
         let free = (0..blocks).rev().collect();
-        self.segments.insert(segment, Owned { mapping, block_len, blocks, free });
-        self.reuse(block_len).ok_or_else(|| NoMemory::Failed { why: "a segment shorter than asked for".into() })
+        self.segments.insert(segment, Owned { mapping, block_len, blocks, free, used: 0 });
+        self.idle += block_len * blocks;
+        let mut loan =
+            self.reuse(block_len).ok_or_else(|| NoMemory::Failed { why: "a segment shorter than asked for".into() })?;
+        // Blocks that share their segment are written one at a time, and most of them never.
+        loan.to_populate = if blocks == 1 { len as usize } else { 0 };
+        Ok(loan)
     }
 
     /// A block for at least `need` bytes of a frame that outgrows where `written` of them have been written.
@@ -151,9 +190,16 @@ impl Arena {
         let fits = |owned: &Owned| !owned.free.is_empty() && (block_len..=2 * block_len).contains(&owned.block_len);
         let (&segment, owned) =
             self.segments.iter_mut().filter(|(_, owned)| fits(owned)).min_by_key(|(_, owned)| owned.block_len)?;
+        if owned.is_idle() {
+            self.idle -= owned.len();
+            self.in_use += owned.len();
+            self.peak = self.peak.max(self.in_use);
+        }
         let index = owned.free.pop()?;
+        self.clock += 1;
+        owned.used = self.clock;
         let (offset, len) = (index * owned.block_len, owned.block_len);
-        Some(Loan { block: Block::new(&owned.mapping, offset, len)?, segment, offset, len })
+        Some(Loan { block: Block::new(&owned.mapping, offset, len)?, segment, offset, len, to_populate: 0 })
     }
 
     /// Takes a block back.
@@ -162,23 +208,23 @@ impl Arena {
         let index = loan.offset / owned.block_len;
         debug_assert!(!owned.free.contains(&index), "a block freed twice");
         owned.free.push(index);
-        self.give_back_idle(self.limits.retained, source);
+        if owned.is_idle() {
+            self.idle += owned.len();
+            self.in_use -= owned.len();
+            let keep = self.limits.retained.max(self.peak.saturating_sub(self.in_use));
+            self.give_back_idle(keep, source);
+        }
     }
 
-    /// Gives idle segments back until at most `keep` bytes of them are left, the largest first. Whether there were any.
+    /// Gives idle segments back until at most `keep` bytes of them are left, those first that have not been used for longest. Whether there
+    /// were more.
     fn give_back_idle(&mut self, keep: u64, source: &mut dyn Source) -> bool {
-        let idle_len = |owned: &Owned| if owned.is_idle() { owned.block_len * owned.blocks } else { 0 };
-        let mut idle: u64 = self.segments.values().map(idle_len).sum();
-        let is_too_much = idle > keep;
-        while idle > keep {
-            let Some((&segment, len)) =
-                self.segments.iter().map(|(segment, owned)| (segment, idle_len(owned))).max_by_key(|&(_, len)| len)
-            else {
-                break;
-            };
-            self.segments.remove(&segment);
+        let is_too_much = self.idle > keep;
+        while self.idle > keep {
+            let idle = self.segments.iter().filter(|(_, owned)| owned.is_idle());
+            let Some((&segment, _)) = idle.min_by_key(|(_, owned)| owned.used) else { break };
+            self.idle -= self.segments.remove(&segment).map_or(0, |owned| owned.len());
             source.shrink(segment);
-            idle -= len;
         }
         is_too_much
     }
@@ -260,6 +306,30 @@ mod tests {
         }
         // Idle segments of another class make way.
         assert!(arena.allocate(1 << 19, &mut source).is_ok());
+    }
+
+    /// A run of large payloads uses the same segments again and again, and what it needed at most is what it keeps.
+    #[test]
+    fn what_is_used_stays_and_what_is_not_goes() {
+        let mut source = Memfds { budget: 1 << 30, ..Memfds::default() };
+        let mut arena = Arena::new(Limits { max_payload: 64 << 20, retained: 4 << 20 });
+        for _ in 0..10 {
+            let loans = [20 << 20, 10 << 20].map(|len| arena.allocate(len, &mut source).unwrap());
+            loans.into_iter().for_each(|loan| arena.free(loan, &mut source));
+        }
+        assert_eq!(source.next, 2, "no segment was new but the first of each size");
+        assert!(arena.is_untidy());
+        // Other sizes take the place of those: never more than was in use at once.
+        for len in [30 << 20, 25 << 20, 15 << 20] {
+            let loan = arena.allocate(len, &mut source).unwrap();
+            arena.free(loan, &mut source);
+            assert!(source.live.values().sum::<u64>() <= 32 << 20);
+        }
+        let small = arena.allocate(5000, &mut source).unwrap();
+        arena.tidy(&mut source);
+        assert!(!arena.is_untidy());
+        arena.free(small, &mut source);
+        assert_eq!(source.live.len(), 1, "what is retained");
     }
 
     proptest! {

@@ -47,8 +47,8 @@ pub(crate) enum Message {
     },
     /// Parent to child: the segment asked for with `Need` could not be had, though the budget allows it.
     Lack,
-    /// Parent to child: there may be memory to take back.
-    Collect,
+    /// Parent to child: no large reply has been needed for a while, and there is more memory for them than may be kept.
+    Tidy,
 }
 
 impl Message {
@@ -61,7 +61,7 @@ impl Message {
             Message::Deny { len, max } => [5, len, max],
             Message::Lack => [6, 0, 0],
             Message::Exhausted { len, budget } => [7, len, budget],
-            Message::Collect => [8, 0, 0],
+            Message::Tidy => [8, 0, 0],
         }
     }
 
@@ -74,7 +74,7 @@ impl Message {
             [5, len, max] => Message::Deny { len, max },
             [6, 0, 0] => Message::Lack,
             [7, len, budget] => Message::Exhausted { len, budget },
-            [8, 0, 0] => Message::Collect,
+            [8, 0, 0] => Message::Tidy,
             _ => return None,
         })
     }
@@ -135,7 +135,7 @@ mod tests {
             Message::Deny { len: 3, max: 2 },
             Message::Lack,
             Message::Exhausted { len: 3, budget: 4 },
-            Message::Collect,
+            Message::Tidy,
         ] {
             ours.send(message, Some(ours.as_fd())).unwrap();
             let (received, descriptor) = theirs.receive(Blocking::Yes).unwrap().unwrap();

@@ -344,6 +344,11 @@ impl Block {
         (inside && offset.is_multiple_of(LINE)).then(|| Self { mapping: mapping.clone(), offset, len })
     }
 
+    /// See [`Mapping::populate`]. The block must be all of its mapping.
+    pub(crate) fn populate(&self, len: usize) {
+        self.mapping.populate(len);
+    }
+
     /// Whether this process may write to it.
     pub(crate) fn is_writable(&self) -> bool {
         self.mapping.is_writable()

@@ -162,6 +162,17 @@ impl Stock {
         self.put_back(source);
     }
 
+    /// Whether there is more idle memory than may be retained.
+    pub(crate) fn is_untidy(&self) -> bool {
+        self.arena.is_untidy()
+    }
+
+    /// See [`Arena::tidy`].
+    pub(crate) fn tidy(&mut self, source: &mut dyn Source) {
+        self.collect(source);
+        self.arena.tidy(source);
+    }
+
     fn put_back(&mut self, source: &mut dyn Source) {
         while let Some(loan) = self.freed.pop() {
             self.arena.free(loan, source);

@@ -569,7 +569,7 @@ impl Caller {
             self.home.on(|stock, source| stock.arrived(carried, source));
         }
         if carries {
-            self.link.nudge();
+            self.link.used();
         }
     }
 

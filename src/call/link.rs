@@ -11,7 +11,7 @@ use crate::error::{Exit, NoMemory};
 use crate::frame::{BlockRef, TrustedPeer};
 use crate::life::{Cause, Life};
 use crate::objects::Objects;
-use crate::process::watch::Watched;
+use crate::process::watch::{self, Watched};
 use crate::segment::{Block, Segment};
 use crate::signal::{Bells, Door, ParentBells};
 use crate::stock::{Home, Stock};
@@ -25,6 +25,8 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// Segments that one bridge may have at a time, whatever their size.
@@ -57,7 +59,22 @@ pub(crate) struct Link {
     /// Rung when something has come back into the stock.
     came_back: Condvar,
     books: CachePadded<Mutex<Books>>,
+    /// [`TIDY`], [`USED`] or [`RESTED`]; only a hint about when to look.
+    untidy: AtomicU32,
 }
+
+/// There is no more idle memory than may be kept, as far as was seen.
+///
+/// | from | to | who | when |
+/// |---|---|---|---|
+/// | any | USED | a caller | it has used memory, and there is more than may be kept |
+/// | USED | RESTED | the watcher | its next look |
+/// | RESTED | TIDY | the watcher | the look after that, before it gives memory back |
+const TIDY: u32 = 0;
+/// There is more, and it has been used since the watcher looked.
+const USED: u32 = 1;
+/// It has not been used for one look of the watcher's.
+const RESTED: u32 = 2;
 
 /// What a bridge shares with its child, beside the control socket.
 pub(crate) struct Shared {
@@ -101,6 +118,11 @@ struct Books {
 }
 
 impl Books {
+    /// Bytes that the child's arena has.
+    fn reply_len(&self) -> u64 {
+        self.reply_lens.values().sum()
+    }
+
     /// Creates a segment of `len` bytes for an arena that has segments of `lens`.
     fn create(&mut self, len: u64, of: fn(&mut Self) -> &mut HashMap<u64, u64>, access: Access) -> Created {
         let (budget, segments) = (self.budget, self.request_lens.len() + self.reply_lens.len());
@@ -145,6 +167,7 @@ impl Link {
             control: Control::new(control),
             stock: CachePadded::new(Mutex::new(stock)),
             came_back: Condvar::new(),
+            untidy: AtomicU32::new(TIDY),
             books: CachePadded::new(Mutex::new(Books {
                 objects,
                 replies: HashMap::new(),
@@ -179,12 +202,12 @@ impl Link {
         Block::new(&mapping, block.offset, block.len)
     }
 
-    /// Has the child take back what it may keep no longer, if it has more than it may keep idle. It would, at its next large reply.
-    pub(crate) fn nudge(&self) {
-        let has: u64 = self.books.lock().reply_lens.values().sum();
-        if has > self.retained {
-            // One whose socket is full has enough to read.
-            let _ = self.tell(Message::Collect, None);
+    /// Notes that memory has been used. If there is more than may be kept when it is not, has the watcher look in a while.
+    pub(crate) fn used(&self) {
+        let is_untidy = self.stock.lock().is_untidy() || self.books.lock().reply_len() > self.retained;
+        if is_untidy && self.untidy.swap(USED, Relaxed) == TIDY {
+            // Without a watcher there is no child either.
+            let _ = watch::tidy_soon();
         }
     }
 
@@ -213,7 +236,7 @@ impl Link {
             | Message::Deny { .. }
             | Message::Exhausted { .. }
             | Message::Lack
-            | Message::Collect => false,
+            | Message::Tidy => false,
         }
     }
 
@@ -258,6 +281,25 @@ impl Watched for Link {
         true
     }
 
+    fn tidy(&self) -> bool {
+        if self.untidy.compare_exchange(USED, RESTED, Relaxed, Relaxed).is_ok() {
+            return true;
+        }
+        // First, so that who uses memory from now on has it looked at again.
+        if self.untidy.swap(TIDY, Relaxed) == TIDY {
+            return false;
+        }
+        match self.stock.try_lock() {
+            Some(mut stock) => stock.tidy(&mut TellChild(self)),
+            None => self.untidy.store(USED, Relaxed),
+        }
+        if self.books.lock().reply_len() > self.retained {
+            // One whose socket is full has enough to read.
+            let _ = self.tell(Message::Tidy, None);
+        }
+        self.untidy.load(Relaxed) != TIDY
+    }
+
     fn ended(&self, exit: Exit) {
         // First, so that whoever waits for the end finds no name any more.
         self.books.lock().objects.peer_ended();
@@ -270,6 +312,7 @@ impl Home for Link {
     fn with(&self, run: &mut dyn FnMut(&mut Stock, &mut dyn Source)) {
         run(&mut self.stock.lock(), &mut TellChild(self));
         self.came_back.notify_all();
+        self.used();
     }
 
     /// Without a deadline, waits only for what comes back by itself: for the frames of other calls.
@@ -287,7 +330,8 @@ impl Home for Link {
                 None => stock.has_frames_under_way(),
             };
             if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.life.is_over() {
-                return found;
+                drop(stock);
+                return found.inspect(Loan::populate);
             }
             let slice = Instant::now() + MEMORY_SLICE;
             let until = deadline.instant().map_or(slice, |deadline| deadline.min(slice));

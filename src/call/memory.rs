@@ -121,8 +121,8 @@ impl PayloadMemory {
     }
 
     fn note(&self, message: Message, descriptor: Option<OwnedFd>) {
-        if message == Message::Collect {
-            return self.collect();
+        if message == Message::Tidy {
+            return self.tidy();
         }
         let mut descriptor = descriptor.into_iter();
         let mut mapped = |segment, access| self.objects.attach(segment, &mut descriptor, access).map(Arc::new);
@@ -143,18 +143,18 @@ impl PayloadMemory {
             Message::Lack => {
                 told.answer = Some(Err(failed("the parent could get no memory for the reply".into())));
             }
-            Message::Need { .. } | Message::Collect => confused("a message that only a child sends"),
+            Message::Need { .. } | Message::Tidy => confused("a message that only a child sends"),
         }
         self.changed.notify_all();
     }
 
-    /// Takes back what the parent is done with, unless a worker is at it: that one may wait for this thread, and the parent asks again when
-    /// it has dealt with the reply.
-    fn collect(&self) {
+    /// Takes back what the parent is done with, and gives back what may not be kept, unless a worker is at it: that one may wait for this
+    /// thread, and the parent asks again after the reply.
+    fn tidy(&self) {
         let Ok(mut replies) = self.replies.try_lock() else { return };
         let mut source = AskParent(self);
         replies.collect(&self.callers, &mut source);
-        replies.stock.collect(&mut source);
+        replies.stock.tidy(&mut source);
     }
 
     fn told(&self) -> MutexGuard<'_, FromParent> {
@@ -208,7 +208,8 @@ impl Home for PayloadMemory {
     ) -> Result<Loan, NoMemory> {
         let mut found = None;
         self.with(&mut |stock, source| found = Some(allocate(stock, source)));
-        found.unwrap_or_else(|| Err(failed("the child's memory was not asked".into())))
+        let found = found.unwrap_or_else(|| Err(failed("the child's memory was not asked".into())));
+        found.inspect(Loan::populate)
     }
 
     fn peer_block(&self, block: BlockRef) -> Option<Block> {

@@ -1,6 +1,7 @@
 //! The watcher: one thread per process that starts children, notices their death and reads their control sockets.
 //!
-//! It sleeps in epoll; it never polls and never sends heartbeats. It lives as long as the process, which matters: a child is
+//! It sleeps in epoll; it never polls and never sends heartbeats (but looks four times a second whether memory can be given back, while
+//! there is any). It lives as long as the process, which matters: a child is
 //! killed by the kernel when the thread that started it exits. Nothing it does on behalf of a child may block, because
 //! every other child is watched by the same thread.
 
@@ -16,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A child as the watcher sees it. Its methods run on the watcher's thread and must not block.
 pub(crate) trait Watched: Send + Sync {
@@ -27,6 +29,9 @@ pub(crate) trait Watched: Send + Sync {
 
     /// The control socket can be read. `false` = it is of no more use: stop reading it, and kill the child.
     fn read_control(&self) -> bool;
+
+    /// Gives memory back that nobody has used since the last time. `true` = ask again.
+    fn tidy(&self) -> bool;
 
     /// The child has ended.
     fn ended(&self, exit: Exit);
@@ -66,6 +71,20 @@ pub(crate) fn watch(child: Arc<dyn Watched>) -> io::Result<()> {
     receiver.recv().map_err(|_| io::Error::other("the watcher's job panicked"))?
 }
 
+/// Has every child tidied from now on, until there is nothing left to do.
+///
+/// # Errors
+///
+/// If the watcher's thread cannot be started.
+pub(crate) fn tidy_soon() -> io::Result<()> {
+    submit(Box::new(|watcher| {
+        watcher.next_tidying.get_or_insert_with(|| Instant::now() + TIDYING);
+    }))
+}
+
+/// How often the watcher looks whether memory is still used, while there is more than may be kept.
+const TIDYING: Duration = Duration::from_millis(250);
+
 fn submit(job: Job) -> io::Result<()> {
     static WATCHER: Mutex<Option<(u32, Handle)>> = Mutex::new(None);
     let mut watcher = WATCHER.lock().unwrap_or_else(PoisonError::into_inner);
@@ -86,6 +105,7 @@ struct Watcher {
     jobs: Receiver<Job>,
     children: HashMap<u64, Arc<dyn Watched>>,
     next: u64,
+    next_tidying: Option<Instant>,
 }
 
 /// The key of the waker; children have two keys each, from 2 on: even for the process, odd for the control socket.
@@ -97,7 +117,7 @@ impl Watcher {
         poll.add(&*waker, WAKER)?;
         let (sender, jobs) = mpsc::channel();
         let handle = Handle { jobs: sender, waker: waker.clone() };
-        let watcher = Self { poll, waker, jobs, children: HashMap::new(), next: 1 };
+        let watcher = Self { poll, waker, jobs, children: HashMap::new(), next: 1, next_tidying: None };
         std::thread::Builder::new().name("callgate-watch".into()).spawn(move || watcher.run())?;
         Ok(handle)
     }
@@ -108,14 +128,23 @@ impl Watcher {
         let mut ready = Vec::new();
         loop {
             ready.clear();
-            if self.poll.wait(&mut ready).is_err() {
+            let limit = self.next_tidying.map(|at| at.saturating_duration_since(Instant::now()));
+            if self.poll.wait(limit, &mut ready).is_err() {
                 // Not a state that the kernel documents; without the watcher no death would be noticed.
                 selfproc::kill_self();
             }
             for &key in &ready {
                 self.handle(key);
             }
+            if self.next_tidying.is_some_and(|at| at <= Instant::now()) {
+                self.tidy();
+            }
         }
+    }
+
+    fn tidy(&mut self) {
+        let untidy = self.children.values().filter(|child| child.tidy()).count();
+        self.next_tidying = (untidy > 0).then(|| Instant::now() + TIDYING);
     }
 
     fn handle(&mut self, key: u64) {

@@ -33,9 +33,9 @@ impl PollSet {
         let _ = epoll::delete(&self.0, descriptor);
     }
 
-    /// Waits without limit and appends the keys that are ready.
-    pub(crate) fn wait(&self, ready: &mut Vec<u64>) -> io::Result<()> {
-        self.wait_for(None, ready)
+    /// Waits, at most `limit` if there is one, and appends the keys that are ready.
+    pub(crate) fn wait(&self, limit: Option<Duration>, ready: &mut Vec<u64>) -> io::Result<()> {
+        self.wait_for(limit.map(timespec).as_ref(), ready)
     }
 
     /// Appends the keys that are ready now.
