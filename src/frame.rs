@@ -4,6 +4,7 @@
 //! of "Trust" in ARCHITECTURE.md: a request is validated and read in place by the child, who trusts its parent not to change
 //! it meanwhile; a reply is copied into private memory, then validated with bounded depth, then read.
 
+use crate::intake::Intake;
 use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine};
 use crate::segment::Span;
 use crate::sync::Ordering::Relaxed;
@@ -18,7 +19,6 @@ use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Archive, Deserialize, Place as ArchivePlace, Serialize};
 use std::alloc::Layout;
-use std::cell::Cell;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
@@ -431,12 +431,15 @@ fn heap_slow(layout: Layout) -> Result<NonNull<[u8]>, Failure> {
     label = "rkyv cannot archive this type",
     note = "derive `rkyv::Archive`, `rkyv::Serialize` and `rkyv::Deserialize` for it (see `callgate::Transfer`), or mark the method `#[bridge(skip)]`"
 )]
-pub trait Transfer: Sized + Encode + Archive<Archived: Checked + Deserialize<Self, LowDeserializer<Failure>>> {}
+pub trait Transfer:
+    Sized + Encode + Archive<Archived: Checked + Deserialize<Self, LowDeserializer<Failure>>> + 'static
+{
+}
 
 #[diagnostic::do_not_recommend]
 impl<T> Transfer for T
 where
-    T: Encode + Archive,
+    T: Encode + Archive + 'static,
     T::Archived: Checked + Deserialize<T, LowDeserializer<Failure>>,
 {
 }
@@ -540,27 +543,10 @@ impl<const WORDS: usize> Copied<WORDS> {
 }
 
 fn decode_large<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
-    thread_local! {
-        // Taken while in use, so that a value whose own code calls through a bridge gets another.
-        static COPY: Cell<AlignedVec<ALIGN>> = Cell::new(AlignedVec::new());
-    }
-    // A thread that is ending has no buffer left; it gets one for this call.
-    let mut copy = COPY.try_with(Cell::take).unwrap_or_default();
-    copy.clear();
-    copy.reserve(span.len());
-    // SAFETY: there is room, as just reserved, in private memory.
-    unsafe { span.copy_to(copy.as_mut_ptr()) };
-    // SAFETY: initialised by the copy.
-    unsafe { copy.set_len(span.len()) };
-    let value = read_copy(&copy);
-    if copy.capacity() <= KEPT {
-        let _ = COPY.try_with(|slot| slot.set(copy));
-    }
-    value
+    let mut intake = Intake::with_room(span.len());
+    intake.copy_up_to(span);
+    intake.read()
 }
-
-/// A thread's buffer for copies of replies is kept up to this size.
-const KEPT: usize = 1 << 20;
 
 /// Reads a value from private bytes of any alignment; `None` if they are no valid archive of `R`.
 pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
@@ -569,9 +555,11 @@ pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
     read_copy(&copy).ok()
 }
 
+/// Reads a value from private bytes that are aligned as payloads are.
+///
 /// A type's own `Deserialize` may panic at a value that it did not expect; a lying peer must be an error all the same.
 #[inline(always)]
-fn read_copy<R: Transfer>(bytes: &[u8]) -> Result<R, Failure> {
+pub(crate) fn read_copy<R: Transfer>(bytes: &[u8]) -> Result<R, Failure> {
     let read = || {
         let archived = access::<R::Archived>(bytes)?;
         deserialize_using::<R, _, Failure>(archived, &mut ())
@@ -589,7 +577,7 @@ fn read_copy<R: Transfer>(bytes: &[u8]) -> Result<R, Failure> {
 ///
 /// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`].
 #[inline(always)]
-fn access<A: Checked>(bytes: &[u8]) -> Result<&A, Failure> {
+pub(crate) fn access<A: Checked>(bytes: &[u8]) -> Result<&A, Failure> {
     const { assert!(align_of::<A>() <= ALIGN, "an archive is aligned to more than 16 bytes") };
     let at = bytes.len().checked_sub(size_of::<A>()).ok_or(Failure)?;
     let parts = &bytes[..at];

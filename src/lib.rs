@@ -83,6 +83,7 @@ mod life;
 mod arena;
 mod doorbell;
 mod frame;
+mod intake;
 mod ring;
 mod signal;
 
