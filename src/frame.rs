@@ -55,6 +55,9 @@ pub(crate) enum Kind {
 /// Set in the kind's byte if the payload lies in an arena block and the slot holds a [`BlockRef`].
 const IN_BLOCK: u8 = 0x80;
 
+/// The kind's byte while a reply is still being written into a block: announced, but of no kind yet, so that it is no frame.
+const WRITING: u8 = IN_BLOCK;
+
 impl Kind {
     #[inline(always)]
     fn checked(raw: u8) -> Option<Self> {
@@ -120,10 +123,33 @@ impl Commit {
         sequence(position) << 32 | len << 8 | u64::from(self.kind as u8 | flag)
     }
 
-    /// Whether `word` was written for the frame at `position`; says nothing about the rest of it.
+    /// Whether `word` was written for the frame at `position`, which is whole; says nothing about the rest of it.
     #[inline(always)]
     pub(crate) fn is_at(word: u64, position: u64) -> bool {
-        word >> 32 == sequence(position) && word & 0xff != 0
+        word >> 32 == sequence(position) && word as u8 & !WRITING != 0
+    }
+
+    /// Whether `word` was written for the frame at `position`, or announces it.
+    #[inline(always)]
+    pub(crate) fn is_begun(word: u64, position: u64) -> bool {
+        word >> 32 == sequence(position) && word as u8 != 0
+    }
+
+    /// Whether `word` announces the frame at `position`.
+    pub(crate) fn is_writing(word: u64, position: u64) -> bool {
+        word >> 32 == sequence(position) && word as u8 == WRITING
+    }
+
+    /// The word that announces the frame at `position`, where `last` is the last that did so or took it back. No two of one frame are
+    /// the same: the length is how many there were before.
+    pub(crate) fn announcing(position: u64, last: u64) -> u64 {
+        let count = if last >> 32 == sequence(position) { (last >> 8) + 1 & 0xff_ffff } else { 0 };
+        sequence(position) << 32 | count << 8 | u64::from(WRITING)
+    }
+
+    /// The word that takes back what the word `last` announced.
+    pub(crate) fn taken_back(last: u64) -> u64 {
+        last & !0xff
     }
 
     /// Checks the commit word of `line`, whose slot holds `capacity` bytes.
@@ -137,8 +163,7 @@ impl Commit {
         let kind = Kind::checked(raw & !IN_BLOCK).ok_or("a frame of unknown kind")?;
         let len = (word >> 8 & 0xff_ffff) as usize;
         if raw & IN_BLOCK != 0 {
-            let [segment, offset, len] = [0, 1, 2].map(|at: usize| line.inline[at].load(Relaxed));
-            return Ok(Self { kind, place: Place::Block(BlockRef { segment, offset, len }) });
+            return Ok(Self { kind, place: Place::Block(BlockRef::load(line)) });
         }
         if len > capacity {
             return Err("a frame longer than its slot");
@@ -148,6 +173,12 @@ impl Commit {
 }
 
 impl BlockRef {
+    /// Reads the reference that [`store`](Self::store) wrote. Not checked against anything.
+    pub(crate) fn load(line: &SlotLine) -> Self {
+        let [segment, offset, len] = [0, 1, 2].map(|at: usize| line.inline[at].load(Relaxed));
+        Self { segment, offset, len }
+    }
+
     /// Writes the reference where the slot's payload would begin.
     pub(crate) fn store(self, line: &SlotLine) {
         for (word, value) in line.inline.iter().zip([self.segment, self.offset, self.len]) {
@@ -173,6 +204,12 @@ pub(crate) trait Spill {
     /// A place for at least `need` bytes whose first `written` bytes are those written so far. `None` if there is no room;
     /// the implementor remembers why.
     fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)>;
+
+    /// Notes that the first `written` bytes of a frame, for which the last `spill` gave `room` bytes, are final as long as it stays
+    /// there. The frame will have `need` bytes at least. Returns up to where, beyond `written`, it is written without asking again.
+    fn progress(&mut self, _written: usize, _need: usize, room: usize) -> usize {
+        room
+    }
 }
 
 /// The payload bytes of a slot's first line, in private memory until the frame is published.
@@ -212,7 +249,10 @@ pub struct FrameWriter<'e> {
     /// How many of the first bytes belong on the stage: all that it holds, or none once the frame is in a block.
     staged: usize,
     start: NonNull<u8>,
+    /// Up to here there is nothing to ask or tell.
     capacity: usize,
+    /// Up to here there is room. Beyond the capacity only in a block.
+    room: usize,
     written: usize,
     spill: &'e mut (dyn Spill + 'e),
 }
@@ -244,17 +284,41 @@ impl FrameWriter<'_> {
     /// Writes what does not fit onto the stage, or not wholly.
     fn write_behind(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         if bytes.len() > self.capacity - self.written {
-            self.spill_slow(bytes.len())?;
+            return self.write_slow(bytes);
         }
         let (staged, bytes) = bytes.split_at(bytes.len().min(self.staged.saturating_sub(self.written)));
         self.stage.0[self.written.min(INLINE)..][..staged.len()].copy_from_slice(staged);
         self.written += staged.len();
+        self.put(bytes);
+        Ok(())
+    }
+
+    /// Writes bytes none of which belongs on the stage, and for which there is room.
+    #[inline(always)]
+    fn put(&mut self, bytes: &[u8]) {
+        debug_assert!(bytes.len() <= self.capacity - self.written);
         // SAFETY: `written <= capacity`, and `start` is valid for `capacity` bytes.
         let target = unsafe { self.start.add(self.written) };
         will_write(target, bytes.len());
-        // SAFETY: there is room, as just checked; `bytes` is private memory, so nothing overlaps.
+        // SAFETY: there is room, as the caller has checked; `bytes` is private memory, so nothing overlaps.
         unsafe { target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
         self.written += bytes.len();
+    }
+
+    /// Writes bytes that reach beyond the capacity: into a block, if need be another, and as far at a time as it is told to.
+    #[cold]
+    fn write_slow(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+        let need = self.written.saturating_add(bytes.len());
+        if need > self.room {
+            self.spill_slow(need)?;
+        }
+        while !bytes.is_empty() {
+            let end = self.spill.progress(self.written, need, self.room);
+            self.capacity = end.clamp(self.written + 1, self.room);
+            let (piece, rest) = bytes.split_at(bytes.len().min(self.capacity - self.written));
+            self.put(piece);
+            bytes = rest;
+        }
         Ok(())
     }
 
@@ -287,16 +351,17 @@ impl FrameWriter<'_> {
         Ok(self.written)
     }
 
+    /// Moves the frame to where there is room for `need` bytes.
     #[cold]
-    fn spill_slow(&mut self, more: usize) -> Result<(), Failure> {
-        let need = self.written.saturating_add(more);
+    fn spill_slow(&mut self, need: usize) -> Result<(), Failure> {
         // What is moved is moved from the slot.
         let staged = NonNull::from(&self.stage.0[..self.written.min(self.staged)]);
         will_write(self.start, staged.len());
         // SAFETY: the slot has room for all that was written, and the stage is private memory, so nothing overlaps.
         unsafe { self.start.copy_from_nonoverlapping(staged.cast(), staged.len()) };
-        (self.start, self.capacity) = self.spill.spill(self.written, need).ok_or(Failure)?;
-        assert!(self.capacity >= need);
+        (self.start, self.room) = self.spill.spill(self.written, need).ok_or(Failure)?;
+        assert!(self.room >= need);
+        self.capacity = self.written;
         // Only now: a `Serialize` that goes on after a failure must not find its stage forgotten.
         self.staged = 0;
         Ok(())
@@ -317,7 +382,8 @@ pub(crate) fn encode<T: Encode>(
     spill: &mut dyn Spill,
 ) -> Result<usize, Failure> {
     let staged = slot.len().min(INLINE);
-    let writer = FrameWriter { stage, staged, start: slot.start(), capacity: slot.len(), written: 0, spill };
+    let writer =
+        FrameWriter { stage, staged, start: slot.start(), capacity: slot.len(), room: slot.len(), written: 0, spill };
     let mut buffer = MaybeUninit::uninit();
     let mut serializer = Serializer::new(writer, Scratch::new(&mut buffer), ());
     let resolver = value.serialize(Strategy::wrap(&mut serializer))?;
@@ -543,7 +609,7 @@ impl<const WORDS: usize> Copied<WORDS> {
 }
 
 fn decode_large<R: Transfer>(span: Span<'_>) -> Result<R, Failure> {
-    let mut intake = Intake::with_room(span.len());
+    let mut intake = Intake::new();
     intake.copy_up_to(span);
     intake.read()
 }

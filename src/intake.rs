@@ -29,12 +29,22 @@ pub(crate) struct Intake<R> {
 }
 
 impl<R: Transfer> Intake<R> {
-    /// Nothing yet of a reply of about `len` bytes.
-    pub(crate) fn with_room(len: usize) -> Self {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
         let owner = Owner::of();
-        let mut memory = owner.as_ref().map_or_else(Memory::kept, |owner| Memory::new(owner.align));
-        memory.reserve(len);
+        let memory = owner.as_ref().map_or_else(Memory::kept, |owner| Memory::new(owner.align));
         Self { memory, owner }
+    }
+
+    /// Begins anew with a frame of about `len` bytes.
+    pub(crate) fn begin(&mut self, len: usize) {
+        self.memory.len = 0;
+        self.memory.reserve(len);
+    }
+
+    /// How many bytes have been copied.
+    pub(crate) fn len(&self) -> usize {
+        self.memory.len
     }
 
     /// Copies what `frame` has beyond what has been copied of it.
@@ -260,13 +270,13 @@ impl Drop for Memory {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::frame::{Encode, encode_to_vec};
+    use crate::frame::encode_to_vec;
 
     /// Takes a value in as if its archive came from shared memory, in so many steps.
-    fn through<R: Transfer + Encode>(value: &R, steps: usize) -> R {
+    fn through<R: Transfer>(value: &R, steps: usize) -> R {
         let bytes = encode_to_vec(value, 1 << 20).unwrap();
         let frame = Span::of(&bytes);
-        let mut intake = Intake::<R>::with_room(bytes.len() / steps);
+        let mut intake = Intake::<R>::new();
         for step in 1..=steps {
             intake.copy_up_to(frame.first(bytes.len() * step / steps));
         }
@@ -298,7 +308,7 @@ mod tests {
     #[test]
     fn a_vector_keeps_the_memory_that_it_was_copied_into() {
         let bytes = encode_to_vec(&vec![7u64; 1000], 1 << 20).unwrap();
-        let mut intake = Intake::<Vec<u64>>::with_room(bytes.len());
+        let mut intake = Intake::<Vec<u64>>::new();
         intake.copy_up_to(Span::of(&bytes));
         let start = intake.memory.start;
         let value = intake.read().unwrap();
@@ -317,7 +327,7 @@ mod tests {
     #[test]
     fn what_is_no_archive_is_refused() {
         fn refuse<R: Transfer>(bytes: &[u8]) {
-            let mut intake = Intake::<R>::with_room(bytes.len());
+            let mut intake = Intake::<R>::new();
             intake.copy_up_to(Span::of(bytes));
             assert!(intake.read().is_err(), "{} bytes as {}", bytes.len(), std::any::type_name::<R>());
         }
@@ -337,7 +347,7 @@ mod tests {
         let mut shifted = rkyv::util::AlignedVec::<ALIGN>::new();
         shifted.extend_from_slice(&[1; 64]);
         shifted.extend_from_slice(&bytes);
-        let mut intake = Intake::<Vec<u64>>::with_room(shifted.len());
+        let mut intake = Intake::<Vec<u64>>::new();
         intake.copy_up_to(Span::of(&shifted));
         let start = intake.memory.start;
         let value = intake.read().unwrap();

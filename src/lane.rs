@@ -11,9 +11,9 @@ use crate::error::Progress;
 use crate::frame::{Encode, Kind, Place, Spill, encode};
 use crate::layout::{CalleeLine, CallerLine, WorkerLine};
 use crate::life::Life;
-pub(crate) use crate::ring::Frame;
-use crate::ring::{Consumer, Producer};
-use crate::segment::{Placed, Segment, Span};
+pub(crate) use crate::ring::{Announcement, Consumer, Frame, Seen};
+use crate::ring::{Claim, Producer};
+use crate::segment::{Placed, Segment};
 use crate::signal::{Bells, Sleeper};
 use crate::sync::Ordering::{Relaxed, Release};
 use crossbeam_utils::CachePadded;
@@ -114,7 +114,7 @@ impl CallerLane {
         memory: &mut dyn Memory,
     ) -> Result<(), SendError> {
         debug_assert!(self.credit() > 0);
-        let len = write(args, &mut self.requests, memory, &mut self.spilled)?;
+        let len = write(args, &mut self.requests, memory, &mut self.spilled, None)?;
         let place = if self.spilled.is_none() { Place::Slot(len) } else { self.lend_slow(len) };
         self.requests.publish(kind, call, place);
         if !self.in_use {
@@ -143,15 +143,46 @@ impl CallerLane {
     /// Waits for the next reply, whichever request it answers.
     #[inline(never)]
     pub(crate) fn wait(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
-        let waiter = Waiter {
+        self.waiter(wait, life, &self.pace).wait(deadline, || self.replies.is_ready())
+    }
+
+    /// Waits for the next reply, or until it is announced.
+    #[inline(never)]
+    pub(crate) fn wait_for_any(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
+        self.waiter(wait, life, &self.pace).wait(deadline, || self.replies.has_more(&Seen::default()))
+    }
+
+    /// Waits for the next reply, or for more of it than has been seen. `pace` = what is known of such waits: they say nothing of how
+    /// long replies take.
+    ///
+    /// The child does not ring for more of a block that it has announced. Who sleeps here sleeps until it moves on to another
+    /// block or publishes: for both it rings, as always when it has written the commit word.
+    #[inline(never)]
+    pub(crate) fn wait_for_more(
+        &self,
+        wait: Wait,
+        life: &Life,
+        deadline: Deadline,
+        seen: &Seen,
+        pace: &Pace,
+    ) -> Waited {
+        self.waiter(wait, life, pace).wait(deadline, || self.replies.has_more(seen))
+    }
+
+    fn waiter<'a>(&'a self, wait: Wait, life: &'a Life, pace: &'a Pace) -> Waiter<'a> {
+        Waiter {
             bell: &self.caller.bell,
             sleeper: &*self.own_bell,
             wait,
-            pace: &self.pace,
+            pace,
             dead: Some(life.dead()),
             peer_cpu: self.worker.bell.cpu.load(Relaxed),
-        };
-        waiter.wait(deadline, || self.replies.is_ready())
+        }
+    }
+
+    /// Where replies come from.
+    pub(crate) fn replies(&self) -> &Consumer {
+        &self.replies
     }
 
     /// Has the child ring for the next reply, instead of waiting for it. Whether it is there already, and nothing will ring.
@@ -230,28 +261,38 @@ fn place(len: usize, loan: Option<&Loan>) -> Place {
 }
 
 /// Serialises `value` for the slot that `ring` has claimed, or into a block, left in `spilled`, if it outgrows that. Returns
-/// its length.
+/// its length. `reader` is told of a large frame while it is written.
 #[inline(always)]
 fn write<T: Encode>(
     value: &T,
     ring: &mut Producer,
     memory: &mut dyn Memory,
     spilled: &mut Option<Loan>,
+    reader: Option<&CallerBell>,
 ) -> Result<usize, SendError> {
-    let (stage, slot) = ring.claim();
-    let mut spill = BlockSpill { memory, slot, loan: spilled, failed: None };
+    let (stage, claim) = ring.claim();
+    let slot = claim.payload();
+    let mut spill = BlockSpill { memory, claim, loan: spilled, reader, failed: None };
     if spill.loan.is_some() {
         spill.discard_slow();
     }
     encode(value, stage, slot, &mut spill).map_err(|Failure| spill.failed_slow())
 }
 
+/// A reply is announced when it is known to reach this length: below, its caller gains nothing.
+const ANNOUNCED: usize = 128 << 10;
+
+/// How much of an announced reply is written between two marks. From 16 to 64 KiB it makes no difference.
+const PIECE: usize = 32 << 10;
+
 /// Moves a frame that outgrows its slot into a block, and into a larger one when it outgrows that. Takes the arena only then.
 struct BlockSpill<'a> {
     memory: &'a mut dyn Memory,
-    slot: Span<'a>,
+    claim: &'a Claim,
     /// The block that the frame is in, if it outgrew the slot.
     loan: &'a mut Option<Loan>,
+    /// Who copies a large frame while it is written. Requests are read in place, so nobody.
+    reader: Option<&'a CallerBell>,
     /// Why the last `spill` failed.
     failed: Option<NoRoom>,
 }
@@ -261,6 +302,7 @@ impl BlockSpill<'_> {
     #[cold]
     fn discard_slow(&mut self) {
         if let Some(loan) = self.loan.take() {
+            self.claim.take_back();
             self.memory.free(loan);
         }
     }
@@ -275,7 +317,7 @@ impl BlockSpill<'_> {
 impl Spill for BlockSpill<'_> {
     #[cold]
     fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
-        let from = self.loan.as_ref().map_or(self.slot, Loan::span);
+        let from = self.loan.as_ref().map_or(self.claim.payload(), Loan::span);
         let mut grown = None;
         self.memory.with(&mut |arena, source| {
             let loan = arena.grow(from, written, need, source);
@@ -285,9 +327,25 @@ impl Spill for BlockSpill<'_> {
         let room = loan.room(max_payload);
         let place = (room.start(), room.len());
         if let Some(old) = self.loan.replace(loan) {
+            self.claim.take_back();
             self.memory.free(old);
         }
         Some(place)
+    }
+
+    #[cold]
+    fn progress(&mut self, written: usize, need: usize, room: usize) -> usize {
+        let (Some(reader), Some(loan)) = (self.reader, self.loan.as_ref()) else { return room };
+        if need < ANNOUNCED {
+            return ANNOUNCED;
+        }
+        if self.claim.is_announced() {
+            self.claim.advance(written);
+        } else {
+            self.claim.announce(loan.reference(room), written, need);
+            reader.notify();
+        }
+        (written / PIECE + 1) * PIECE
     }
 }
 
@@ -295,11 +353,27 @@ impl Spill for BlockSpill<'_> {
 pub(crate) struct CalleeLane {
     index: u32,
     requests: Consumer,
-    replies: Producer,
-    caller: Placed<CallerLine>,
+    replies: Replies,
     callee: Placed<CalleeLine>,
-    /// How to wake the caller.
-    caller_bell: Arc<dyn Sleeper>,
+}
+
+/// Where the replies of a lane go, and who waits for them.
+struct Replies {
+    ring: Producer,
+    caller: CallerBell,
+}
+
+/// Where the caller of a lane waits, and how to wake it.
+struct CallerBell {
+    line: Placed<CallerLine>,
+    sleeper: Arc<dyn Sleeper>,
+}
+
+impl CallerBell {
+    #[inline(always)]
+    fn notify(&self) {
+        doorbell::notify(&self.line.bell, &self.sleeper);
+    }
 }
 
 impl CalleeLane {
@@ -308,10 +382,11 @@ impl CalleeLane {
         Self {
             index,
             requests: Consumer::new(segment.requests(index), 0),
-            replies: Producer::new(segment.replies(index), 0),
-            caller: segment.caller_line(index),
+            replies: Replies {
+                ring: Producer::new(segment.replies(index), 0),
+                caller: CallerBell { line: segment.caller_line(index), sleeper: bells.lane(index) },
+            },
             callee: segment.callee_line(index),
-            caller_bell: bells.lane(index),
         }
     }
 
@@ -339,36 +414,37 @@ impl CalleeLane {
         // The compiler must not move the method's own effects before the record. The processor need not be told: the record
         // is read by another process only after this one is dead, and then everything it stored is visible.
         std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-        Ok(Some((frame, ReplySlot { ring: &mut self.replies, len: 0, spilled: None })))
+        Ok(Some((frame, ReplySlot { replies: &mut self.replies, len: 0, spilled: None })))
     }
 
     /// Publishes and announces the reply that was written, and is done with the request. Returns the reply's position.
     #[inline(always)]
     pub(crate) fn publish(&mut self, kind: Kind, place: Place) -> u64 {
-        let position = self.replies.position();
+        let Replies { ring, caller } = &mut self.replies;
+        let position = ring.position();
         self.requests.release();
-        self.replies.publish(kind, 0, place);
-        doorbell::notify(&self.caller.bell, &self.caller_bell);
+        ring.publish(kind, 0, place);
+        caller.notify();
         position
     }
 
     /// The CPU that the caller last said it ran on, plus 1.
     pub(crate) fn caller_cpu(&self) -> u32 {
-        self.caller.bell.cpu.load(Relaxed)
+        self.replies.caller.line.bell.cpu.load(Relaxed)
     }
 }
 
 /// The place for the reply to one request, and what has been written there.
 pub(crate) struct ReplySlot<'a> {
-    ring: &'a mut Producer,
+    replies: &'a mut Replies,
     len: usize,
     /// The block that the reply is in, if it outgrew the slot.
     spilled: Option<Loan>,
 }
 
 impl ReplySlot<'_> {
-    /// Serialises the reply, for the slot or into a block. Nothing is visible to the caller yet; a second call replaces the
-    /// first.
+    /// Serialises the reply, for the slot or into a block. It is no reply yet, but the caller may begin to copy a large one; a second
+    /// call replaces the first.
     ///
     /// # Errors
     ///
@@ -376,7 +452,8 @@ impl ReplySlot<'_> {
     #[inline(always)]
     pub(crate) fn write<R: Encode>(&mut self, value: &R, memory: &mut dyn Memory) -> Result<(), SendError> {
         self.len = 0;
-        self.len = write(value, self.ring, memory, &mut self.spilled)?;
+        let Replies { ring, caller } = &mut *self.replies;
+        self.len = write(value, ring, memory, &mut self.spilled, Some(caller))?;
         Ok(())
     }
 
@@ -621,10 +698,11 @@ mod model {
                 lanes.push(CachePadded::new(CalleeLane {
                     index,
                     requests: Consumer::new(requests.clone(), 0),
-                    replies: Producer::new(replies.clone(), 0),
-                    caller: caller.clone(),
+                    replies: Replies {
+                        ring: Producer::new(replies.clone(), 0),
+                        caller: CallerBell { line: caller.clone(), sleeper: futex() },
+                    },
                     callee: callee.clone(),
-                    caller_bell: futex(),
                 }));
                 callers.push(CallerLane {
                     place: index,

@@ -28,14 +28,14 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const LANE_SLICE: Duration = Duration::from_millis(20);
 
 /// What is wrong with a reply whose payload does not validate.
-const NO_ARCHIVE: &str = "a reply that is no valid archive of its type";
+pub(super) const NO_ARCHIVE: &str = "a reply that is no valid archive of its type";
 
 /// The calling side of one bridge. Shared by all threads.
 pub(crate) struct Caller {
     /// Each in memory of its own, so that one of them can be kept beyond the call that claimed it.
     lanes: Box<[Arc<Mutex<CallerLane>>]>,
     pub(crate) link: Arc<Link>,
-    wait: Wait,
+    pub(super) wait: Wait,
     workers: u32,
     service: TypeId,
     /// The interfaces that the child has, or is to have, in its table; interface n is at n - 1.
@@ -54,10 +54,10 @@ struct Introduction {
 
 /// What a call needs to know of itself.
 #[derive(Clone, Copy)]
-struct Ticket {
+pub(super) struct Ticket {
     method: &'static Method,
     timeout: Option<Duration>,
-    deadline: Deadline,
+    pub(super) deadline: Deadline,
 }
 
 impl Ticket {
@@ -433,7 +433,16 @@ impl Caller {
             if waited && ticket.deadline.has_passed() {
                 return Err(self.timed_out(lane.progress(position), ticket));
             }
-            match lane.wait(self.wait, &self.link.life, ticket.deadline) {
+            // Of a late reply, nothing is wanted before it is there to be dropped.
+            let is_next = lane.replies().position() == position;
+            if waited
+                && is_next
+                && let Some(outcome) = self.follow_slow(lane, kind, ticket)
+            {
+                return outcome;
+            }
+            let wait = if is_next { CallerLane::wait_for_any } else { CallerLane::wait };
+            match wait(lane, self.wait, &self.link.life, ticket.deadline) {
                 Waited::Ready => waited = true,
                 Waited::DeadlinePassed => return Err(self.timed_out(lane.progress(position), ticket)),
                 Waited::Dead => return Err(self.over(lane.progress(position), ticket)),
@@ -519,7 +528,7 @@ impl Caller {
 
     /// Is done with the reply that was taken, and frees the block of its request.
     #[inline(always)]
-    fn release(&self, lane: &mut CallerLane, in_block: bool) {
+    pub(super) fn release(&self, lane: &mut CallerLane, in_block: bool) {
         if let Some(loan) = lane.release(in_block) {
             RequestMemory(&self.link).free(loan);
         }
@@ -653,21 +662,21 @@ impl Caller {
     }
 
     #[cold]
-    fn timed_out(&self, progress: Progress, ticket: &Ticket) -> CallError {
+    pub(super) fn timed_out(&self, progress: Progress, ticket: &Ticket) -> CallError {
         let timeout = ticket.timeout.unwrap_or_default();
         CallError::TimedOut { call: ticket.name(), pid: self.link.pid, timeout, progress }
     }
 
     /// Kills a child that broke an invariant.
     #[cold]
-    fn corrupt(&self, what: &'static str, ticket: &Ticket) -> CallError {
+    pub(super) fn corrupt(&self, what: &'static str, ticket: &Ticket) -> CallError {
         self.link.kill(Cause::Corrupt(what));
         CallError::Corrupt { call: ticket.name(), pid: self.link.pid, what }
     }
 
     /// The error of a call to a child that is gone, or about to be.
     #[cold]
-    fn over(&self, progress: Progress, ticket: &Ticket) -> CallError {
+    pub(super) fn over(&self, progress: Progress, ticket: &Ticket) -> CallError {
         let (call, pid) = (ticket.name(), self.link.pid);
         match self.link.life.cause() {
             Some(Cause::Corrupt(what)) => CallError::Corrupt { call, pid, what },
