@@ -143,7 +143,7 @@ impl Commit {
     /// The word that announces the frame at `position`, where `last` is the last that did so or took it back. No two of one frame are
     /// the same: the length is how many there were before.
     pub(crate) fn announcing(position: u64, last: u64) -> u64 {
-        let count = if last >> 32 == sequence(position) { (last >> 8) + 1 & 0xff_ffff } else { 0 };
+        let count = if last >> 32 == sequence(position) { ((last >> 8) + 1) & 0xff_ffff } else { 0 };
         sequence(position) << 32 | count << 8 | u64::from(WRITING)
     }
 

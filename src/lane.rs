@@ -677,10 +677,15 @@ mod tests {
 #[cfg(all(test, loom))]
 mod model {
     use super::*;
+    use crate::frame::BlockRef;
     use crate::layout::{AWAKE, BellLine};
     use crate::segment::Slots;
     use crate::signal::FutexSleeper;
     use crate::sync::{AtomicU32, AtomicU64, Futex};
+
+    fn futex() -> Arc<dyn Sleeper> {
+        Arc::new(FutexSleeper)
+    }
 
     /// Two lanes that enter use at the same moment, and one parked worker: it serves both. What must hold is that it never
     /// sleeps while a request is published, though both callers ring the same bell and both raise `lanes_in_use`.
@@ -689,7 +694,6 @@ mod model {
         loom::model(|| {
             let bell = || BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) };
             let worker = Placed::on_heap(WorkerLine { bell: bell(), lanes_in_use: AtomicU32::new(0) });
-            let futex = || Arc::new(FutexSleeper) as Arc<dyn Sleeper>;
             let (mut callers, mut lanes) = (Vec::new(), Vec::new());
             for index in 0..2 {
                 let (requests, replies) = (Slots::on_heap(2), Slots::on_heap(2));
@@ -732,6 +736,37 @@ mod model {
                 lane.requests.release();
             }
             callers.into_iter().for_each(|caller| assert!(caller.join().unwrap()));
+        });
+    }
+
+    /// A caller that copies a reply while it is written, and sleeps whenever there is no more of it: it gets the reply, though
+    /// nobody rings for the pieces.
+    #[test]
+    fn loom_caller_that_sleeps_between_pieces_is_woken_for_the_reply() {
+        loom::model(|| {
+            let slots = Slots::on_heap(2);
+            let bell = BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) };
+            let line = Placed::on_heap(CallerLine { bell, released: AtomicU64::new(0) });
+            let mut ring = Producer::new(slots.clone(), 0);
+            let caller = CallerBell { line: line.clone(), sleeper: futex() };
+            let block = BlockRef { segment: 1, offset: 0, len: 1 };
+            ring.claim().1.announce(block, 0, 1);
+            let writing = loom::thread::spawn(move || {
+                ring.claim().1.advance(1);
+                ring.publish(Kind::Call, 0, Place::Block(block));
+                caller.notify();
+            });
+            let replies = Consumer::new(slots, 0);
+            let (pace, mut seen) = (Pace::new(), Seen::default());
+            let (bell, sleeper) = (&line.bell, &FutexSleeper);
+            let waiter = Waiter { bell, sleeper, wait: Wait::Park, pace: &pace, dead: None, peer_cpu: 0 };
+            while !replies.is_ready() {
+                if let Some(announced) = replies.announced() {
+                    seen = Seen { word: announced.word, mark: replies.mark() };
+                }
+                waiter.wait(Deadline::NEVER, || replies.has_more(&seen));
+            }
+            writing.join().unwrap();
         });
     }
 

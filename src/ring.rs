@@ -328,6 +328,8 @@ mod tests {
 #[cfg(all(test, loom))]
 mod model {
     use super::*;
+    use crate::sync::AtomicU64;
+    use std::sync::Arc;
 
     /// Two laps through a ring of two slots: the consumer sees every frame whole, and the producer writes a slot again only
     /// with the credit that a reply gives it.
@@ -352,6 +354,60 @@ mod model {
             }
             callee.join().unwrap();
         });
+    }
+
+    /// A frame that is copied while it is written: what the mark covers is final. The block is a word here, which loom can see.
+    #[test]
+    fn loom_what_is_marked_is_final() {
+        loom::model(|| {
+            let slots = Slots::on_heap(2);
+            let block = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+            let (peer_slots, peer_block) = (slots.clone(), block.clone());
+            let writing = loom::thread::spawn(move || {
+                let mut producer = Producer::new(peer_slots, 0);
+                producer.claim().1.announce(name(1), 0, 2);
+                peer_block[0].store(10, Relaxed);
+                producer.claim().1.advance(1);
+                peer_block[1].store(11, Relaxed);
+                producer.publish(Kind::Call, 0, Place::Block(name(1)));
+            });
+            let consumer = Consumer::new(slots, 0);
+            let is_final = |len: u64| (0..len).all(|at| block[at as usize].load(Relaxed) == 10 + at);
+            while !consumer.is_ready() {
+                if consumer.announced().is_some() {
+                    assert!(is_final(consumer.mark()), "bytes before the mark");
+                }
+                loom::thread::yield_now();
+            }
+            assert!(consumer.take().is_ok_and(|frame| frame.is_some()) && is_final(2));
+            writing.join().unwrap();
+        });
+    }
+
+    /// A frame that moves from one block to another before it is published: nobody reads half of one name and half of another's.
+    #[test]
+    fn loom_the_name_of_a_block_is_read_whole() {
+        loom::model(|| {
+            let slots = Slots::on_heap(2);
+            let peer_slots = slots.clone();
+            let writing = loom::thread::spawn(move || {
+                let mut producer = Producer::new(peer_slots, 0);
+                producer.claim().1.announce(name(1), 0, 2);
+                producer.claim().1.announce(name(2), 1, 2);
+                producer.publish(Kind::Call, 0, Place::Block(name(3)));
+            });
+            let consumer = Consumer::new(slots, 0);
+            if let Some(Announcement { block, .. }) = consumer.announced() {
+                assert!([name(1), name(2)].contains(&block), "{block:?}");
+            }
+            writing.join().unwrap();
+            assert_eq!(consumer.take().unwrap().unwrap().commit.place, Place::Block(name(3)));
+        });
+    }
+
+    /// A name whose parts tell which it is.
+    fn name(number: u64) -> BlockRef {
+        BlockRef { segment: number, offset: number, len: number }
     }
 
     /// More calls than slots, so that slots are used again.
