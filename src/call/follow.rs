@@ -10,10 +10,10 @@ use super::caller::{Caller, NO_ARCHIVE, Ticket};
 use super::link::Link;
 use crate::doorbell::{Pace, Waited};
 use crate::error::CallError;
-use crate::frame::{BlockRef, Commit, Kind, Place, Transfer};
+use crate::frame::{BlockRef, Kind, Place, Transfer};
 use crate::intake::Intake;
 use crate::lane::{Announcement, CallerLane, Consumer, Seen};
-use crate::segment::{Block, Span};
+use crate::segment::Block;
 use rkyv::rancor::Failure;
 
 /// Room for what follows the parts that a child knows of when it announces a reply: above all the root.
@@ -21,7 +21,9 @@ const SLACK: u64 = 64;
 
 /// A reply that is copied while it is written.
 struct Following<R> {
+    /// How far it has been copied.
     seen: Seen,
+    /// How long the waits for more of it are.
     pace: Pace,
     /// What has been copied is from here.
     from: Option<(BlockRef, Block)>,
@@ -67,10 +69,13 @@ impl Caller {
         following: Following<R>,
         ticket: &Ticket,
     ) -> Option<Result<R, CallError>> {
-        // What is wrong with it, whoever takes it next will find.
-        let commit = lane.take().ok().flatten()?.1.commit;
-        let Commit { kind: of, place: Place::Block(block) } = commit else { return None };
-        let value = if of == kind { following.finish(block)? } else { return None };
+        // If something is wrong with it, who takes it next will find that too.
+        let (_, frame) = lane.take().ok()??;
+        let Place::Block(block) = frame.commit.place else { return None };
+        if frame.commit.kind != kind {
+            return None;
+        }
+        let value = following.finish(block)?;
         self.release(lane, true);
         Some(value.map_err(|Failure| self.corrupt(NO_ARCHIVE, ticket)))
     }
@@ -82,6 +87,9 @@ impl<R: Transfer> Following<R> {
     }
 
     /// Copies what is final by now.
+    ///
+    /// If the reply moves to another block in this moment, the mark may be that block's, and what is copied another reply's. That is
+    /// no harm: the next turn sees another announcement, or a reply in another block, and begins anew.
     ///
     /// # Errors
     ///
@@ -95,9 +103,8 @@ impl<R: Transfer> Following<R> {
         self.seen.mark = replies.mark().max(self.seen.mark);
         if let Some((_, block)) = &self.from {
             let room = block.span();
-            self.intake.copy_up_to(
-                room.first(usize::try_from(self.seen.mark).map_or(room.len(), |mark| mark.min(room.len()))),
-            );
+            let mark = usize::try_from(self.seen.mark).unwrap_or(usize::MAX);
+            self.intake.copy_up_to(room.first(mark.min(room.len())));
         }
         Ok(())
     }
@@ -119,12 +126,12 @@ impl<R: Transfer> Following<R> {
     /// The value of the reply that was published in `block`; `None` if that is not where it was copied from.
     fn finish(mut self, block: BlockRef) -> Option<Result<R, Failure>> {
         let (of, room) = self.from.as_ref()?;
-        let same = (of.segment, of.offset) == (block.segment, block.offset);
-        let whole = usize::try_from(block.len)
-            .ok()
-            .filter(|&len| same && (self.intake.len()..=room.span().len()).contains(&len))?;
-        let whole: Span<'_> = room.span().first(whole);
-        self.intake.copy_up_to(whole);
+        let (room, len) = (room.span(), usize::try_from(block.len).ok()?);
+        let is_same = (of.segment, of.offset) == (block.segment, block.offset);
+        if !is_same || len < self.intake.len() || len > room.len() {
+            return None;
+        }
+        self.intake.copy_up_to(room.first(len));
         Some(self.intake.read())
     }
 }
