@@ -5,7 +5,8 @@
 //! it meanwhile; a reply is copied into private memory, then validated with bounded depth, then read.
 
 use crate::error::NoMemory;
-use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine};
+use crate::intake::Intake;
+use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine, TICKET};
 use crate::lending::{Carried, Ticket};
 use crate::segment::{Block, Span};
 use crate::shared_box::{Kept, Parcel};
@@ -23,7 +24,6 @@ use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Archive, Deserialize, Place as ArchivePlace, Serialize};
 use std::alloc::Layout;
-use std::cell::Cell;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
@@ -62,6 +62,9 @@ pub(crate) enum Kind {
 
 /// Set in the kind's byte if the payload lies in an arena block and the slot holds a [`BlockRef`].
 const IN_BLOCK: u8 = 0x80;
+
+/// The kind's byte while a reply is still being written into a block: announced, but of no kind yet, so that it is no frame.
+const WRITING: u8 = IN_BLOCK;
 
 impl Kind {
     #[inline(always)]
@@ -131,10 +134,33 @@ impl Commit {
         sequence(position) << 32 | len << 8 | u64::from(self.kind as u8 | flag)
     }
 
-    /// Whether `word` was written for the frame at `position`; says nothing about the rest of it.
+    /// Whether `word` was written for the frame at `position`, which is whole; says nothing about the rest of it.
     #[inline(always)]
     pub(crate) fn is_at(word: u64, position: u64) -> bool {
-        word >> 32 == sequence(position) && word & 0xff != 0
+        word >> 32 == sequence(position) && word as u8 & !WRITING != 0
+    }
+
+    /// Whether `word` was written for the frame at `position`, or announces it.
+    #[inline(always)]
+    pub(crate) fn is_begun(word: u64, position: u64) -> bool {
+        word >> 32 == sequence(position) && word as u8 != 0
+    }
+
+    /// Whether `word` announces the frame at `position`.
+    pub(crate) fn is_writing(word: u64, position: u64) -> bool {
+        word >> 32 == sequence(position) && word as u8 == WRITING
+    }
+
+    /// The word that announces the frame at `position`, where `last` is the last that did so or took it back. No two of one frame are
+    /// the same: the length is how many there were before.
+    pub(crate) fn announcing(position: u64, last: u64) -> u64 {
+        let count = if last >> 32 == sequence(position) { ((last >> 8) + 1) & 0xff_ffff } else { 0 };
+        sequence(position) << 32 | count << 8 | u64::from(WRITING)
+    }
+
+    /// The word that takes back what the word `last` announced.
+    pub(crate) fn taken_back(last: u64) -> u64 {
+        last & !0xff
     }
 
     /// Checks the commit word of `line`, whose slot holds `capacity` bytes.
@@ -148,8 +174,7 @@ impl Commit {
         let kind = Kind::checked(raw & !IN_BLOCK).ok_or("a frame of unknown kind")?;
         let len = (word >> 8 & 0xff_ffff) as usize;
         if raw & IN_BLOCK != 0 {
-            let [segment, offset, len, ticket] = [0, 1, 2, 3].map(|at: usize| line.inline[at].load(Relaxed));
-            return Ok(Self { kind, place: Place::Block(BlockRef { segment, offset, len, ticket }) });
+            return Ok(Self { kind, place: Place::Block(BlockRef::load(line)) });
         }
         if len > capacity {
             return Err("a frame longer than its slot");
@@ -159,10 +184,16 @@ impl Commit {
 }
 
 impl BlockRef {
+    /// Reads the reference that [`store`](Self::store) wrote. Not checked against anything.
+    pub(crate) fn load(line: &SlotLine) -> Self {
+        let [segment, offset, len, ticket] = [0, 1, 2, TICKET].map(|at: usize| line.inline[at].load(Relaxed));
+        Self { segment, offset, len, ticket }
+    }
+
     /// Writes the reference where the slot's payload would begin.
     pub(crate) fn store(self, line: &SlotLine) {
-        for (word, value) in line.inline.iter().zip([self.segment, self.offset, self.len, self.ticket]) {
-            word.store(value, Relaxed);
+        for (at, value) in [(0, self.segment), (1, self.offset), (2, self.len), (TICKET, self.ticket)] {
+            line.inline[at].store(value, Relaxed);
         }
     }
 }
@@ -191,6 +222,12 @@ pub(crate) trait Spill {
     ///
     /// If there was none to be had; the implementor remembers why.
     fn send_with(&mut self, send: &mut Send<'_>) -> Result<Option<Parcel>, Failure>;
+
+    /// Notes that the first `written` bytes of a frame, for which the last `spill` gave `room` bytes, are final as long as it stays
+    /// there. The frame will have `need` bytes at least. Returns up to where, beyond `written`, it is written without asking again.
+    fn progress(&mut self, _written: usize, _need: usize, room: usize) -> usize {
+        room
+    }
 }
 
 /// Says which memory goes with a frame.
@@ -233,7 +270,10 @@ pub struct FrameWriter<'e> {
     /// How many of the first bytes belong on the stage: all that it holds, or none once the frame is in a block.
     staged: usize,
     start: NonNull<u8>,
+    /// Up to here there is nothing to ask or tell.
     capacity: usize,
+    /// Up to here there is room. Beyond the capacity only in a block.
+    room: usize,
     written: usize,
     spill: &'e mut (dyn Spill + 'e),
 }
@@ -270,17 +310,41 @@ impl FrameWriter<'_> {
     /// Writes what does not fit onto the stage, or not wholly.
     fn write_behind(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         if bytes.len() > self.capacity - self.written {
-            self.spill_slow(bytes.len())?;
+            return self.write_slow(bytes);
         }
         let (staged, bytes) = bytes.split_at(bytes.len().min(self.staged.saturating_sub(self.written)));
         self.stage.0[self.written.min(INLINE)..][..staged.len()].copy_from_slice(staged);
         self.written += staged.len();
+        self.put(bytes);
+        Ok(())
+    }
+
+    /// Writes bytes none of which belongs on the stage, and for which there is room.
+    #[inline(always)]
+    fn put(&mut self, bytes: &[u8]) {
+        debug_assert!(bytes.len() <= self.capacity - self.written);
         // SAFETY: `written <= capacity`, and `start` is valid for `capacity` bytes.
         let target = unsafe { self.start.add(self.written) };
         will_write(target, bytes.len());
-        // SAFETY: there is room, as just checked; `bytes` is private memory, so nothing overlaps.
+        // SAFETY: there is room, as the caller has checked; `bytes` is private memory, so nothing overlaps.
         unsafe { target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
         self.written += bytes.len();
+    }
+
+    /// Writes bytes that reach beyond the capacity: into a block, if need be another, and as far at a time as it is told to.
+    #[cold]
+    fn write_slow(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+        let need = self.written.saturating_add(bytes.len());
+        if need > self.room {
+            self.spill_slow(need)?;
+        }
+        while !bytes.is_empty() {
+            let end = self.spill.progress(self.written, need, self.room);
+            self.capacity = end.clamp(self.written + 1, self.room);
+            let (piece, rest) = bytes.split_at(bytes.len().min(self.capacity - self.written));
+            self.put(piece);
+            bytes = rest;
+        }
         Ok(())
     }
 
@@ -313,16 +377,17 @@ impl FrameWriter<'_> {
         Ok(self.written)
     }
 
+    /// Moves the frame to where there is room for `need` bytes.
     #[cold]
-    fn spill_slow(&mut self, more: usize) -> Result<(), Failure> {
-        let need = self.written.saturating_add(more);
+    fn spill_slow(&mut self, need: usize) -> Result<(), Failure> {
         // What is moved is moved from the slot.
         let staged = NonNull::from(&self.stage.0[..self.written.min(self.staged)]);
         will_write(self.start, staged.len());
         // SAFETY: the slot has room for all that was written, and the stage is private memory, so nothing overlaps.
         unsafe { self.start.copy_from_nonoverlapping(staged.cast(), staged.len()) };
-        (self.start, self.capacity) = self.spill.spill(self.written, need).ok_or(Failure)?;
-        assert!(self.capacity >= need);
+        (self.start, self.room) = self.spill.spill(self.written, need).ok_or(Failure)?;
+        assert!(self.room >= need);
+        self.capacity = self.written;
         // Only now: a `Serialize` that goes on after a failure must not find its stage forgotten.
         self.staged = 0;
         Ok(())
@@ -343,7 +408,8 @@ pub(crate) fn encode<T: Encode>(
     spill: &mut dyn Spill,
 ) -> Result<usize, Failure> {
     let staged = slot.len().min(INLINE);
-    let writer = FrameWriter { stage, staged, start: slot.start(), capacity: slot.len(), written: 0, spill };
+    let writer =
+        FrameWriter { stage, staged, start: slot.start(), capacity: slot.len(), room: slot.len(), written: 0, spill };
     let mut buffer = MaybeUninit::uninit();
     let mut serializer = Serializer::new(writer, Scratch::new(&mut buffer), ());
     let resolver = value.serialize(Strategy::wrap(&mut serializer))?;
@@ -511,12 +577,12 @@ impl<'d> Decoder<'d> {
     label = "rkyv cannot archive this type",
     note = "derive `rkyv::Archive`, `rkyv::Serialize` and `rkyv::Deserialize` for it (see `callgate::Transfer`), or mark the method `#[bridge(skip)]`"
 )]
-pub trait Transfer: Sized + Encode + Archive<Archived: Checked + Decode<Self>> {}
+pub trait Transfer: Sized + Encode + Archive<Archived: Checked + Decode<Self>> + 'static {}
 
 #[diagnostic::do_not_recommend]
 impl<T> Transfer for T
 where
-    T: Encode + Archive,
+    T: Encode + Archive + 'static,
     T::Archived: Checked + Decode<T>,
 {
 }
@@ -590,6 +656,16 @@ pub(crate) trait Reply: Sized {
     ///
     /// As [`from_slot`](Self::from_slot).
     fn from_block(block: Block, ticket: u64, decoder: Decoder<'_>) -> Result<Self, Failure>;
+
+    /// Where a reply goes that is copied while it is written.
+    fn intake() -> Intake<Self>;
+
+    /// From a reply, all of which has been copied.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_slot`](Self::from_slot).
+    fn from_intake(intake: Intake<Self>, decoder: Decoder<'_>) -> Result<Self, Failure>;
 }
 
 impl<R: Transfer> Reply for R {
@@ -604,6 +680,14 @@ impl<R: Transfer> Reply for R {
             Some(trust) => decode_in_place(block.span(), decoder, trust),
             None => decode(block.span(), decoder),
         }
+    }
+
+    fn intake() -> Intake<Self> {
+        Intake::of_value()
+    }
+
+    fn from_intake(intake: Intake<Self>, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        intake.read(decoder)
     }
 }
 
@@ -657,31 +741,9 @@ impl<const WORDS: usize> Copied<WORDS> {
 }
 
 fn decode_large<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>) -> Result<R, Failure> {
-    thread_local! {
-        // Taken while in use, so that a value whose own code calls through a bridge gets another.
-        static COPY: Cell<AlignedVec<ALIGN>> = Cell::new(AlignedVec::new());
-    }
-    // A thread that is ending has no buffer left; it gets one for this call.
-    let mut copy = COPY.try_with(Cell::take).unwrap_or_default();
-    copy_out(span, &mut copy);
-    let value = read_copy(&copy, decoder);
-    if copy.capacity() <= KEPT {
-        let _ = COPY.try_with(|slot| slot.set(copy));
-    }
-    value
-}
-
-/// A thread's buffer for copies of replies is kept up to this size.
-const KEPT: usize = 1 << 20;
-
-/// Makes `copy` the bytes of the span.
-fn copy_out(span: Span<'_>, copy: &mut AlignedVec<ALIGN>) {
-    copy.clear();
-    copy.reserve(span.len());
-    // SAFETY: there is room, as just reserved, in private memory.
-    unsafe { span.copy_to(copy.as_mut_ptr()) };
-    // SAFETY: initialised by the copy.
-    unsafe { copy.set_len(span.len()) };
+    let mut intake = Intake::of_value();
+    intake.copy_up_to(span);
+    intake.read(decoder)
 }
 
 /// Reads a value from private bytes of any alignment; `None` if they are no valid archive of `R`.
@@ -691,9 +753,9 @@ pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
     read_copy(&copy, Decoder::of_child()).ok()
 }
 
-/// Validates private bytes, and makes the value from them.
+/// Validates private bytes that are aligned as payloads are, and makes the value from them.
 #[inline(always)]
-fn read_copy<R: Transfer>(bytes: &[u8], mut decoder: Decoder<'_>) -> Result<R, Failure> {
+pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], mut decoder: Decoder<'_>) -> Result<R, Failure> {
     catch(|| {
         let archived = access::<R::Archived>(bytes)?;
         deserialize_using::<R, _, Failure>(archived, &mut decoder)
@@ -724,12 +786,26 @@ enum HeldBytes {
     Kept(Kept),
 }
 
+/// Makes `copy` the bytes of the span.
+fn copy_out(span: Span<'_>, copy: &mut AlignedVec<ALIGN>) {
+    copy.clear();
+    copy.reserve(span.len());
+    // SAFETY: there is room, as just reserved, in private memory.
+    unsafe { span.copy_to(copy.as_mut_ptr()) };
+    // SAFETY: initialised by the copy.
+    unsafe { copy.set_len(span.len()) };
+}
+
 impl<A: Checked> Held<A> {
     /// Copies a reply out of memory that the peer may be writing, and validates the copy.
     fn copied(span: Span<'_>, decoder: &Decoder<'_>) -> Result<Self, Failure> {
         // Never without memory: an empty archive has its place too, which must be aligned for it.
         let mut bytes = AlignedVec::with_capacity(span.len().max(1));
         copy_out(span, &mut bytes);
+        Self::validated(bytes, decoder)
+    }
+
+    fn validated(bytes: AlignedVec<ALIGN>, decoder: &Decoder<'_>) -> Result<Self, Failure> {
         catch(|| access::<A>(&bytes).map(drop))?;
         Ok(Self { bytes: HeldBytes::Private(bytes), trusted: decoder.trust.is_some(), archive: PhantomData })
     }
@@ -774,6 +850,18 @@ impl<A: Checked> Reply for Held<A> {
         root::<A>(bytes)?;
         Ok(Self { bytes: HeldBytes::Kept(kept), trusted: true, archive: PhantomData })
     }
+
+    fn intake() -> Intake<Self> {
+        Intake::of_bytes()
+    }
+
+    fn from_intake(intake: Intake<Self>, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        intake.with(|bytes| {
+            let mut copy = AlignedVec::with_capacity(bytes.len().max(1));
+            copy.extend_from_slice(bytes);
+            Self::validated(copy, &decoder)
+        })
+    }
 }
 
 /// Where in `bytes` the root of an archive is.
@@ -799,7 +887,7 @@ fn root<A>(bytes: &[u8]) -> Result<*const A, Failure> {
 ///
 /// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`].
 #[inline(always)]
-fn access<A: Checked>(bytes: &[u8]) -> Result<&A, Failure> {
+pub(crate) fn access<A: Checked>(bytes: &[u8]) -> Result<&A, Failure> {
     let root = root::<A>(bytes)?;
     let parts = &bytes[..bytes.len() - size_of::<A>()];
     let depth = const { NonZeroUsize::new(MAX_DEPTH - 1) };

@@ -12,9 +12,9 @@ use crate::frame::{self, Encode, Kind, Place, Spill, encode};
 use crate::layout::{CalleeLine, CallerLine, WorkerLine};
 use crate::lending::Carried;
 use crate::life::Life;
-pub(crate) use crate::ring::Frame;
-use crate::ring::{Consumer, Producer};
-use crate::segment::{Placed, Segment, Span};
+pub(crate) use crate::ring::{Announcement, Consumer, Frame, Seen};
+use crate::ring::{Claim, Producer};
+use crate::segment::{Placed, Segment};
 use crate::shared_box::Parcel;
 use crate::signal::{Bells, Sleeper};
 use crate::stock::{Home, Room};
@@ -111,7 +111,7 @@ impl CallerLane {
     #[inline(always)]
     pub(crate) fn write<A: Encode>(&mut self, args: &A, room: &Room<'_>) -> Result<usize, SendError> {
         debug_assert!(self.credit() > 0);
-        write(args, &mut self.requests, room, &mut self.carried)
+        write(args, &mut self.requests, room, &mut self.carried, None)
     }
 
     /// Publishes and announces the request of `len` bytes that was written. What of its arguments somebody still looks at now is shared
@@ -147,15 +147,46 @@ impl CallerLane {
     /// Waits for the next reply, whichever request it answers.
     #[inline(never)]
     pub(crate) fn wait(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
-        let waiter = Waiter {
+        self.waiter(wait, life, &self.pace).wait(deadline, || self.replies.is_ready())
+    }
+
+    /// Waits for the next reply, or until it is announced.
+    #[inline(never)]
+    pub(crate) fn wait_for_any(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
+        self.waiter(wait, life, &self.pace).wait(deadline, || self.replies.has_more(&Seen::default()))
+    }
+
+    /// Waits for the next reply, or for more of it than has been seen. `pace` = what is known of such waits: they say nothing of how
+    /// long replies take.
+    ///
+    /// The child does not ring for more of a block that it has announced. Who sleeps here sleeps until it moves on to another
+    /// block or publishes: for both it rings, as always when it has written the commit word.
+    #[inline(never)]
+    pub(crate) fn wait_for_more(
+        &self,
+        wait: Wait,
+        life: &Life,
+        deadline: Deadline,
+        seen: &Seen,
+        pace: &Pace,
+    ) -> Waited {
+        self.waiter(wait, life, pace).wait(deadline, || self.replies.has_more(seen))
+    }
+
+    fn waiter<'a>(&'a self, wait: Wait, life: &'a Life, pace: &'a Pace) -> Waiter<'a> {
+        Waiter {
             bell: &self.caller.bell,
             sleeper: &*self.own_bell,
             wait,
-            pace: &self.pace,
+            pace,
             dead: Some(life.dead()),
             peer_cpu: self.worker.bell.cpu.load(Relaxed),
-        };
-        waiter.wait(deadline, || self.replies.is_ready())
+        }
+    }
+
+    /// Where replies come from.
+    pub(crate) fn replies(&self) -> &Consumer {
+        &self.replies
     }
 
     /// Has the child ring for the next reply, instead of waiting for it. Whether it is there already, and nothing will ring.
@@ -229,27 +260,37 @@ fn place(len: usize, loan: Option<&Loan>) -> Place {
 }
 
 /// Serialises `value` for the slot that `ring` has claimed, or into a block, left in `carried`, if it outgrows that. Returns its
-/// length.
+/// length. `reader` is told of a large frame while it is written.
 #[inline(always)]
 fn write<T: Encode>(
     value: &T,
     ring: &mut Producer,
     room: &Room<'_>,
     carried: &mut Carried,
+    reader: Option<&CallerBell>,
 ) -> Result<usize, SendError> {
-    let (stage, slot) = ring.claim();
-    let mut spill = BlockSpill { room, slot, carried, failed: None };
+    let (stage, claim) = ring.claim();
+    let slot = claim.payload();
+    let mut spill = BlockSpill { room, claim, carried, reader, failed: None };
     if spill.carried.is_loaded {
         spill.discard_slow();
     }
     encode(value, stage, slot, &mut spill).map_err(|Failure| spill.failed_slow())
 }
 
+/// A reply is announced when it is known to reach this length: below, its caller gains nothing.
+const ANNOUNCED: usize = 128 << 10;
+
+/// How much of an announced reply is written between two marks. From 16 to 64 KiB it makes no difference.
+const PIECE: usize = 32 << 10;
+
 /// Moves a frame that outgrows its slot into a block, and into a larger one when it outgrows that. Takes the memory only then.
 struct BlockSpill<'a> {
     room: &'a Room<'a>,
-    slot: Span<'a>,
+    claim: &'a Claim,
     carried: &'a mut Carried,
+    /// Who copies a large frame while it is written. Requests are read in place, so nobody.
+    reader: Option<&'a CallerBell>,
     /// Why the last attempt to get memory failed.
     failed: Option<NoMemory>,
 }
@@ -258,6 +299,7 @@ impl BlockSpill<'_> {
     /// Takes back what a frame carried that was not sent.
     #[cold]
     fn discard_slow(&mut self) {
+        self.claim.take_back();
         let carried = std::mem::take(self.carried);
         self.room.home.on(|stock, source| stock.settle(carried, source));
     }
@@ -277,11 +319,12 @@ impl Spill for BlockSpill<'_> {
         let loan = loan.map_err(|why| self.failed = Some(why)).ok()?;
         // A frame may fill the block up to where the longest payload ends.
         let room = loan.room(home.on(|stock, _| stock.max_payload()));
-        let from = self.carried.block.as_ref().map_or(self.slot, Loan::span);
+        let from = self.carried.block.as_ref().map_or(self.claim.payload(), Loan::span);
         from.first(written).copy_into(room);
         let place = (room.start(), room.len());
         self.carried.is_loaded = true;
         if let Some(old) = self.carried.block.replace(loan) {
+            self.claim.take_back();
             home.on(|stock, source| stock.free(old, source));
         }
         Some(place)
@@ -296,19 +339,54 @@ impl Spill for BlockSpill<'_> {
             Failure
         })
     }
+
+    #[cold]
+    fn progress(&mut self, written: usize, need: usize, room: usize) -> usize {
+        let (Some(reader), Some(loan)) = (self.reader, self.carried.block.as_ref()) else { return room };
+        if self.room.home.is_trusted_by_peer() {
+            // It will be read where it lies.
+            return room;
+        }
+        if need < ANNOUNCED {
+            return ANNOUNCED;
+        }
+        if self.claim.is_announced() {
+            self.claim.advance(written);
+        } else {
+            self.claim.announce(loan.reference(room), written, need);
+            reader.notify();
+        }
+        (written / PIECE + 1) * PIECE
+    }
 }
 
 /// The callee's end of a lane.
 pub(crate) struct CalleeLane {
     index: u32,
     requests: Consumer,
-    replies: Producer,
-    caller: Placed<CallerLine>,
+    replies: Replies,
     callee: Placed<CalleeLine>,
-    /// How to wake the caller.
-    caller_bell: Arc<dyn Sleeper>,
     /// What the reply being written carries.
     carried: Carried,
+}
+
+/// Where the replies of a lane go, and who waits for them.
+struct Replies {
+    ring: Producer,
+    caller: CallerBell,
+}
+
+/// Where the caller of a lane waits, and how to wake it.
+struct CallerBell {
+    line: Placed<CallerLine>,
+    sleeper: Arc<dyn Sleeper>,
+}
+
+impl CallerBell {
+    #[inline(always)]
+    fn notify(&self) {
+        doorbell::notify(&self.line.bell, &self.sleeper);
+    }
 }
 
 impl CalleeLane {
@@ -317,10 +395,11 @@ impl CalleeLane {
         Self {
             index,
             requests: Consumer::new(segment.requests(index), 0),
-            replies: Producer::new(segment.replies(index), 0),
-            caller: segment.caller_line(index),
+            replies: Replies {
+                ring: Producer::new(segment.replies(index), 0),
+                caller: CallerBell { line: segment.caller_line(index), sleeper: bells.lane(index) },
+            },
             callee: segment.callee_line(index),
-            caller_bell: bells.lane(index),
             carried: Carried::default(),
         }
     }
@@ -349,29 +428,30 @@ impl CalleeLane {
         // The compiler must not move the method's own effects before the record. The processor need not be told: the record
         // is read by another process only after this one is dead, and then everything it stored is visible.
         std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-        Ok(Some((frame, ReplySlot { ring: &mut self.replies, len: 0, carried: &mut self.carried })))
+        Ok(Some((frame, ReplySlot { replies: &mut self.replies, len: 0, carried: &mut self.carried })))
     }
 
     /// Publishes and announces the reply that was written, and is done with the request. Returns the reply's position. `carries` = what
     /// [`Departed::call`] says.
     #[inline(always)]
     pub(crate) fn publish(&mut self, kind: Kind, carries: u64, place: Place) -> u64 {
-        let position = self.replies.position();
+        let Replies { ring, caller } = &mut self.replies;
+        let position = ring.position();
         self.requests.release();
-        self.replies.publish(kind, carries, place);
-        doorbell::notify(&self.caller.bell, &self.caller_bell);
+        ring.publish(kind, carries, place);
+        caller.notify();
         position
     }
 
     /// The CPU that the caller last said it ran on, plus 1.
     pub(crate) fn caller_cpu(&self) -> u32 {
-        self.caller.bell.cpu.load(Relaxed)
+        self.replies.caller.line.bell.cpu.load(Relaxed)
     }
 }
 
 /// The place for the reply to one request, and what has been written there.
 pub(crate) struct ReplySlot<'a> {
-    ring: &'a mut Producer,
+    replies: &'a mut Replies,
     len: usize,
     carried: &'a mut Carried,
 }
@@ -385,8 +465,8 @@ pub(crate) struct Departed {
 }
 
 impl ReplySlot<'_> {
-    /// Serialises the reply, for the slot or into a block. Nothing is visible to the caller yet; a second call replaces the
-    /// first.
+    /// Serialises the reply, for the slot or into a block. It is no reply yet, but the caller may begin to copy a large one; a second
+    /// call replaces the first.
     ///
     /// # Errors
     ///
@@ -394,7 +474,8 @@ impl ReplySlot<'_> {
     #[inline(always)]
     pub(crate) fn write<R: Encode>(&mut self, value: &R, room: &Room<'_>) -> Result<(), SendError> {
         self.len = 0;
-        self.len = write(value, self.ring, room, self.carried)?;
+        let Replies { ring, caller } = &mut *self.replies;
+        self.len = write(value, ring, room, self.carried, Some(caller))?;
         Ok(())
     }
 
@@ -654,6 +735,10 @@ mod nowhere {
             false
         }
 
+        fn is_trusted_by_peer(&self) -> bool {
+            false
+        }
+
         fn is_in_fork(&self) -> bool {
             false
         }
@@ -664,10 +749,15 @@ mod nowhere {
 mod model {
     use super::nowhere::nowhere;
     use super::*;
+    use crate::frame::BlockRef;
     use crate::layout::{AWAKE, BellLine};
     use crate::segment::Slots;
     use crate::signal::FutexSleeper;
     use crate::sync::{AtomicU32, AtomicU64, Futex};
+
+    fn futex() -> Arc<dyn Sleeper> {
+        Arc::new(FutexSleeper)
+    }
 
     /// Two lanes that enter use at the same moment, and one parked worker: it serves both. What must hold is that it never
     /// sleeps while a request is published, though both callers ring the same bell and both raise `lanes_in_use`.
@@ -676,7 +766,6 @@ mod model {
         loom::model(|| {
             let bell = || BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) };
             let worker = Placed::on_heap(WorkerLine { bell: bell(), lanes_in_use: AtomicU32::new(0) });
-            let futex = || Arc::new(FutexSleeper) as Arc<dyn Sleeper>;
             let (mut callers, mut lanes) = (Vec::new(), Vec::new());
             for index in 0..2 {
                 let (requests, replies) = (Slots::on_heap(2), Slots::on_heap(2));
@@ -685,10 +774,11 @@ mod model {
                 lanes.push(CachePadded::new(CalleeLane {
                     index,
                     requests: Consumer::new(requests.clone(), 0),
-                    replies: Producer::new(replies.clone(), 0),
-                    caller: caller.clone(),
+                    replies: Replies {
+                        ring: Producer::new(replies.clone(), 0),
+                        caller: CallerBell { line: caller.clone(), sleeper: futex() },
+                    },
                     callee: callee.clone(),
-                    caller_bell: futex(),
                     carried: Carried::default(),
                 }));
                 callers.push(CallerLane {
@@ -725,5 +815,45 @@ mod model {
             }
             callers.into_iter().for_each(|caller| assert!(caller.join().unwrap()));
         });
+    }
+
+    /// A caller that copies a reply while it is written, and sleeps whenever there is no more of it: it gets the reply, though
+    /// nobody rings for the pieces.
+    #[test]
+    fn loom_caller_that_sleeps_between_pieces_is_woken_for_the_reply() {
+        loom::model(|| {
+            let slots = Slots::on_heap(2);
+            let bell = BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) };
+            let line = Placed::on_heap(CallerLine { bell, released: AtomicU64::new(0) });
+            let mut ring = Producer::new(slots.clone(), 0);
+            let caller = CallerBell { line: line.clone(), sleeper: futex() };
+            let block = BlockRef { segment: 1, offset: 0, len: 1 };
+            ring.claim().1.announce(block, 0, 1);
+            let writing = loom::thread::spawn(move || {
+                ring.claim().1.advance(1);
+                ring.publish(Kind::Call, 0, Place::Block(block));
+                caller.notify();
+            });
+            let replies = Consumer::new(slots, 0);
+            let (pace, mut seen) = (Pace::new(), Seen::default());
+            let (bell, sleeper) = (&line.bell, &FutexSleeper);
+            let waiter = Waiter { bell, sleeper, wait: Wait::Park, pace: &pace, dead: None, peer_cpu: 0 };
+            while !replies.is_ready() {
+                if let Some(announced) = replies.announced() {
+                    seen = Seen { word: announced.word, mark: replies.mark() };
+                }
+                waiter.wait(Deadline::NEVER, || replies.has_more(&seen));
+            }
+            writing.join().unwrap();
+        });
+    }
+
+    /// Frames without payload never need any.
+    struct NoMemory;
+
+    impl Memory for NoMemory {
+        fn with(&mut self, _: &mut dyn FnMut(&mut Arena, &mut dyn Source)) {
+            unreachable!("an empty frame fits any slot");
+        }
     }
 }

@@ -41,9 +41,19 @@ pub(crate) struct SlotLine {
     /// Requests: `home << 32 | interface << 16 | method`. Replies: `home << 32`, and 1 if it carries anything. `home` = the first of
     /// the receiver's own blocks that the frame brings home, see `lending::Chain`.
     pub(crate) call: AtomicU64,
-    /// The first bytes of the payload, or a `frame::BlockRef`.
+    /// The first bytes of the payload, or a `frame::BlockRef`. While a reply is written into a block: the `BlockRef` of all that it
+    /// may fill there, and the words at [`MARK`] and [`EXPECTED`].
     pub(crate) inline: [AtomicU64; INLINE / 8],
 }
+
+/// Of a reply that is being written: so many of its first bytes are final.
+pub(crate) const MARK: usize = 3;
+
+/// Of a reply that is being written: about how long it will be.
+pub(crate) const EXPECTED: usize = 4;
+
+/// Of a `frame::BlockRef`: its ticket.
+pub(crate) const TICKET: usize = 5;
 
 /// Where one thread waits for another process: in a line that the waiter writes, and the notifier only to wake it.
 #[derive(Debug)]

@@ -86,6 +86,7 @@ mod life;
 mod arena;
 mod doorbell;
 mod frame;
+mod intake;
 mod lending;
 mod ring;
 mod shared_box;

@@ -10,39 +10,69 @@
 //! with Acquire, and the rest only if the sequence in it is the one it expects. A slot is written again only one lap later,
 //! with another sequence, and only after the consumer's side has said (by a reply, or by sending the next request) that it is
 //! done with the frame.
+//!
+//! # Frames that are read while they are written
+//!
+//! ```text
+//! producer                                       consumer
+//! P1  the block's name, the mark                 C1  the commit word (Acquire): it announces
+//! P2  the commit word (Release): it announces    C2  the block's name
+//! P3  bytes; the mark behind them (Release)      C3  fence(Acquire); the commit word: still the same
+//! P4  the commit word: taken back                C4  the mark (Acquire); the bytes before it
+//! P5  fence(Release)
+//! P6  the block's name; ..
+//! ```
+//!
+//! A large frame is announced while it is being written into a block, and the mark says how many of the block's first bytes are
+//! final. *The bytes before the mark are what was written*: P3 is a pair of its own with C4, and what was written before the
+//! announcement came before P2, which C1 has seen. *The block's name is whole*: P6 writes the name of another block, or of the whole
+//! frame. If C2 sees any of that, the fences P5 and C3 make P4 visible to C3, and no word after it is what C1 saw: announcements
+//! of one frame are counted.
+//!
+//! When the frame outgrows its block, the block is taken back before anybody else may have it, but the consumer may have copied
+//! from it what others wrote. So it uses a copy only if the frame, published, lies in the very block that it copied from.
 
 #![forbid(unsafe_code)]
 
-use crate::frame::{Commit, Kind, Place, Stage};
-use crate::layout::SlotLine;
+use crate::frame::{BlockRef, Commit, Kind, Place, Stage};
+use crate::layout::{EXPECTED, MARK, SlotLine};
 use crate::segment::{Slots, Span};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::fence;
+use std::cell::Cell;
 
 /// The writing end of a ring.
 pub(crate) struct Producer {
-    slots: Slots,
-    position: u64,
+    next: Claim,
     /// The first bytes of the next frame's payload.
     stage: Stage,
+}
+
+/// The slot of the next frame.
+pub(crate) struct Claim {
+    slots: Slots,
+    position: u64,
+    /// The commit word that last announced a frame, or took that back.
+    announced: Cell<u64>,
 }
 
 impl Producer {
     /// The producer of a ring whose next frame has `position`.
     pub(crate) fn new(slots: Slots, position: u64) -> Self {
-        Self { slots, position, stage: Stage::new() }
+        Self { next: Claim { slots, position, announced: Cell::new(0) }, stage: Stage::new() }
     }
 
     /// The position of the next frame.
     #[inline(always)]
     pub(crate) fn position(&self) -> u64 {
-        self.position
+        self.next.position
     }
 
     /// Where the next frame's payload goes: the first bytes onto the stage, those after them into the slot. The caller holds a
     /// credit for the slot.
     #[inline(always)]
-    pub(crate) fn claim(&mut self) -> (&mut Stage, Span<'_>) {
-        (&mut self.stage, self.slots.payload(self.position))
+    pub(crate) fn claim(&mut self) -> (&mut Stage, &Claim) {
+        (&mut self.stage, &self.next)
     }
 
     /// Publishes the claimed slot as a frame and moves on. What of its payload is not on the stage must already be written.
@@ -50,17 +80,73 @@ impl Producer {
     /// The stores to the slot's first line stand together here, so that the line changes hands once.
     #[inline(always)]
     pub(crate) fn publish(&mut self, kind: Kind, call: u64, place: Place) {
-        let line: &SlotLine = self.slots.line(self.position);
+        let line = self.next.line();
         match place {
             Place::Slot(_) => {
                 self.stage.words().into_iter().zip(&line.inline).for_each(|(word, to)| to.store(word, Relaxed))
             }
-            Place::Block(block) => block.store(line),
+            Place::Block(block) => {
+                self.next.take_back();
+                block.store(line);
+            }
         }
         line.call.store(call, Relaxed);
         // Release: publishes payload and call word. Pairs with the Acquire in `Consumer::is_ready`.
-        line.commit.store(Commit { kind, place }.encode(self.position), Release);
-        self.position = self.position.wrapping_add(1);
+        line.commit.store(Commit { kind, place }.encode(self.next.position), Release);
+        self.next.position = self.next.position.wrapping_add(1);
+    }
+}
+
+impl Claim {
+    /// The slot's payload.
+    #[inline(always)]
+    pub(crate) fn payload(&self) -> Span<'_> {
+        self.slots.payload(self.position)
+    }
+
+    #[inline(always)]
+    fn line(&self) -> &SlotLine {
+        self.slots.line(self.position)
+    }
+
+    /// Whether the frame has been announced, and that has not been taken back.
+    pub(crate) fn is_announced(&self) -> bool {
+        Commit::is_writing(self.announced.get(), self.position)
+    }
+
+    /// Announces that the frame is being written into `block`, of which the first `mark` bytes are final, and will be about
+    /// `expected` bytes long.
+    #[cold]
+    pub(crate) fn announce(&self, block: BlockRef, mark: usize, expected: usize) {
+        self.take_back();
+        let line = self.line();
+        block.store(line);
+        line.inline[EXPECTED].store(expected as u64, Relaxed);
+        line.inline[MARK].store(mark as u64, Relaxed);
+        let word = Commit::announcing(self.position, self.announced.get());
+        self.announced.set(word);
+        // Release, P2: publishes the block's name, and its bytes so far. Pairs with the Acquire C1 in `Consumer::announced`.
+        line.commit.store(word, Release);
+    }
+
+    /// Says that the first `mark` bytes of the announced block are final.
+    pub(crate) fn advance(&self, mark: usize) {
+        debug_assert!(self.is_announced());
+        // Release, P3: publishes the bytes. Pairs with the Acquire C4 in `Consumer::mark`.
+        self.line().inline[MARK].store(mark as u64, Release);
+    }
+
+    /// Takes back what was announced, if anything was. To be done before the block is anybody else's.
+    pub(crate) fn take_back(&self) {
+        if self.is_announced() {
+            let word = Commit::taken_back(self.announced.get());
+            self.announced.set(word);
+            // P4.
+            self.line().commit.store(word, Relaxed);
+            // P5: whoever sees what is written from here on sees that the announcement no longer stands. Pairs with C3 in
+            // `Consumer::still_says`.
+            fence(Release);
+        }
     }
 }
 
@@ -68,6 +154,23 @@ impl Producer {
 pub(crate) struct Consumer {
     slots: Slots,
     position: u64,
+}
+
+/// What the producer says of the next frame, which it is still writing. Not yet checked against the segments that exist.
+pub(crate) struct Announcement {
+    /// The commit word. No two announcements of one frame have the same.
+    pub(crate) word: u64,
+    /// All that the frame may fill where it is now.
+    pub(crate) block: BlockRef,
+    /// About how long the frame will be.
+    pub(crate) expected: u64,
+}
+
+/// What a consumer knows of the next frame: the word that announced it, and how many bytes were final.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) word: u64,
+    pub(crate) mark: u64,
 }
 
 /// A frame that has been published and not yet released.
@@ -106,6 +209,42 @@ impl Consumer {
     pub(crate) fn is_ready(&self) -> bool {
         // Acquire: the frame is read after this. Pairs with the Release in `Producer::publish`.
         Commit::is_at(self.slots.line(self.position).commit.load(Acquire), self.position)
+    }
+
+    /// Whether the next frame has been published, or more of it announced than was seen. Reads one cache line, the frame's own.
+    #[inline(always)]
+    pub(crate) fn has_more(&self, seen: &Seen) -> bool {
+        let line = self.slots.line(self.position);
+        // Acquire: as in `is_ready`.
+        let word = line.commit.load(Acquire);
+        // Relaxed: to be read again with Acquire, in `mark`, by who copies.
+        Commit::is_begun(word, self.position) && (word != seen.word || line.inline[MARK].load(Relaxed) > seen.mark)
+    }
+
+    /// What the producer says of the next frame, if it is writing it.
+    pub(crate) fn announced(&self) -> Option<Announcement> {
+        let line = self.slots.line(self.position);
+        // Acquire, C1: the block is read after this. Pairs with the Release P2 in `Claim::announce`.
+        let word = line.commit.load(Acquire);
+        if !Commit::is_writing(word, self.position) {
+            return None;
+        }
+        // C2.
+        let (block, expected) = (BlockRef::load(line), line.inline[EXPECTED].load(Relaxed));
+        self.still_says(word).then_some(Announcement { word, block, expected })
+    }
+
+    /// Whether an announcement has not been taken back, so that what was read since then was not written after that.
+    pub(crate) fn still_says(&self, word: u64) -> bool {
+        // C3: pairs with P5 in `Claim::take_back`.
+        fence(Acquire);
+        self.slots.line(self.position).commit.load(Relaxed) == word
+    }
+
+    /// How many of the announced block's first bytes are final, if the announcement still stands.
+    pub(crate) fn mark(&self) -> u64 {
+        // Acquire, C4: the bytes are copied after this. Pairs with the Release P3 in `Claim::advance`.
+        self.slots.line(self.position).inline[MARK].load(Acquire)
     }
 
     /// The next frame, `None` if it has not been published.
@@ -189,6 +328,8 @@ mod tests {
 #[cfg(all(test, loom))]
 mod model {
     use super::*;
+    use crate::sync::AtomicU64;
+    use std::sync::Arc;
 
     /// Two laps through a ring of two slots: the consumer sees every frame whole, and the producer writes a slot again only
     /// with the credit that a reply gives it.
@@ -213,6 +354,60 @@ mod model {
             }
             callee.join().unwrap();
         });
+    }
+
+    /// A frame that is copied while it is written: what the mark covers is final. The block is a word here, which loom can see.
+    #[test]
+    fn loom_what_is_marked_is_final() {
+        loom::model(|| {
+            let slots = Slots::on_heap(2);
+            let block = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+            let (peer_slots, peer_block) = (slots.clone(), block.clone());
+            let writing = loom::thread::spawn(move || {
+                let mut producer = Producer::new(peer_slots, 0);
+                producer.claim().1.announce(name(1), 0, 2);
+                peer_block[0].store(10, Relaxed);
+                producer.claim().1.advance(1);
+                peer_block[1].store(11, Relaxed);
+                producer.publish(Kind::Call, 0, Place::Block(name(1)));
+            });
+            let consumer = Consumer::new(slots, 0);
+            let is_final = |len: u64| (0..len).all(|at| block[at as usize].load(Relaxed) == 10 + at);
+            while !consumer.is_ready() {
+                if consumer.announced().is_some() {
+                    assert!(is_final(consumer.mark()), "bytes before the mark");
+                }
+                loom::thread::yield_now();
+            }
+            assert!(consumer.take().is_ok_and(|frame| frame.is_some()) && is_final(2));
+            writing.join().unwrap();
+        });
+    }
+
+    /// A frame that moves from one block to another before it is published: nobody reads half of one name and half of another's.
+    #[test]
+    fn loom_the_name_of_a_block_is_read_whole() {
+        loom::model(|| {
+            let slots = Slots::on_heap(2);
+            let peer_slots = slots.clone();
+            let writing = loom::thread::spawn(move || {
+                let mut producer = Producer::new(peer_slots, 0);
+                producer.claim().1.announce(name(1), 0, 2);
+                producer.claim().1.announce(name(2), 1, 2);
+                producer.publish(Kind::Call, 0, Place::Block(name(3)));
+            });
+            let consumer = Consumer::new(slots, 0);
+            if let Some(Announcement { block, .. }) = consumer.announced() {
+                assert!([name(1), name(2)].contains(&block), "{block:?}");
+            }
+            writing.join().unwrap();
+            assert_eq!(consumer.take().unwrap().unwrap().commit.place, Place::Block(name(3)));
+        });
+    }
+
+    /// A name whose parts tell which it is.
+    fn name(number: u64) -> BlockRef {
+        BlockRef { segment: number, offset: number, len: number }
     }
 
     /// More calls than slots, so that slots are used again.

@@ -171,6 +171,12 @@ impl<'a> Span<'a> {
         Self { start: NonNull::<u128>::dangling().cast(), len: 0, memory: PhantomData }
     }
 
+    /// Private bytes as if they were shared, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(bytes: &'a [u8]) -> Self {
+        Self { start: NonNull::from(bytes).cast(), len: bytes.len(), memory: PhantomData }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -188,6 +194,18 @@ impl<'a> Span<'a> {
     pub(crate) fn first(self, len: usize) -> Span<'a> {
         assert!(len <= self.len, "a span of {} bytes has no first {len}", self.len);
         Span { len, ..self }
+    }
+
+    /// What comes after the first `len` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many.
+    pub(crate) fn after(self, len: usize) -> Span<'a> {
+        assert!(len <= self.len, "a span of {} bytes has nothing after {len}", self.len);
+        // SAFETY: within the span, as just checked.
+        let start = unsafe { self.start.add(len) };
+        Span { start, len: self.len - len, ..self }
     }
 
     /// Copies all bytes to `target`, which must be valid for `self.len()` bytes of private memory.

@@ -198,6 +198,9 @@ pub(crate) trait Home: Send + Sync {
     /// Whether the peer is trusted not to write to what this side looks at.
     fn trusts_peer(&self) -> bool;
 
+    /// Whether the peer reads replies of this side where they lie.
+    fn is_trusted_by_peer(&self) -> bool;
+
     /// Whether this process is a fork of the one whose memory it is, and must leave it alone.
     fn is_in_fork(&self) -> bool;
 }

@@ -6,9 +6,10 @@
 
 mod support;
 
+use callgate::rkyv::{Archive, Deserialize, Serialize};
 use callgate::{Bridge, CallError, Wait, bridge};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::{eventually, process_exists, within};
 
 callgate::test_support!();
@@ -17,6 +18,23 @@ const LINE: u64 = 64;
 const CALL: u64 = 2;
 const STOP: u64 = 4;
 const IN_BLOCK: u64 = 0x80;
+
+/// Words of a slot that announces a reply: after commit word, call word and three that name a block.
+const MARK: u64 = 5;
+
+const MIB: u64 = 1 << 20;
+
+/// What comes after a forged announcement.
+#[derive(Clone, Copy, Debug, PartialEq, Archive, Serialize, Deserialize)]
+enum Then {
+    Sleep,
+    Answer,
+    MarkOn,
+    MarkBack,
+    AnnounceAgain,
+    TakeBack,
+    Die,
+}
 
 /// The segment as the attacker sees it.
 struct Raw {
@@ -142,6 +160,38 @@ impl Hostile {
                 }
             }
         });
+    }
+
+    /// A megabyte, in the first segment that the child is given.
+    pub fn large(&self) -> Vec<u8> {
+        vec![5; MIB as usize]
+    }
+
+    /// Announces a reply that is in no block or another's, or marks more than is there, and goes on as it is told to.
+    pub fn announced(&self, words: Vec<u64>, then: Then) -> Vec<u8> {
+        let raw = Raw::find();
+        let position = raw.started() - 1;
+        let announce = |count| raw.forge(position, commit(position, count, IN_BLOCK), &words);
+        announce(0);
+        let begin = Instant::now();
+        let mut turns = (0u64..).take_while(|_| begin.elapsed() < Duration::from_millis(300));
+        let mark = |mark| raw.reply(position, MARK).store(mark, Ordering::Release);
+        match then {
+            Then::Sleep => std::thread::sleep(Duration::from_secs(20)),
+            Then::Answer => std::thread::sleep(Duration::from_millis(50)),
+            Then::MarkOn => turns.for_each(|turn| mark((1 << 40) + turn)),
+            Then::MarkBack => turns.for_each(|turn| mark(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (2 * MIB))),
+            Then::AnnounceAgain => turns.for_each(announce),
+            Then::TakeBack => turns.for_each(|turn| {
+                raw.reply(position, 0).store(commit(position, turn, 0), Ordering::Release);
+                announce(turn);
+            }),
+            Then::Die => {
+                turns.by_ref().for_each(|turn| mark(turn * 1000));
+                std::process::abort()
+            }
+        }
+        vec![6; MIB as usize]
     }
 
     /// Scribbles over everything that a child can write, requests included.
@@ -299,10 +349,10 @@ fn replies_from_the_future_do_not_hang_later_calls() {
     within(60, "replies from the future", || {
         let bridge = start();
         for _ in 0..10 {
-            let slow = bridge.with_timeout(Duration::from_millis(30)).answer_the_future(50);
+            let slow = bridge.with_timeout(Duration::from_millis(30)).answer_the_future(200);
             assert!(matches!(slow, Err(CallError::TimedOut { .. })) || !bridge.is_alive(), "{slow:?}");
             // The late reply is there before the next call, which takes it, and must take no more.
-            std::thread::sleep(Duration::from_millis(60));
+            std::thread::sleep(Duration::from_millis(250));
             let answer = bridge.add(1);
             assert!(!matches!(answer, Err(CallError::TimedOut { .. })), "{answer:?}");
             if !bridge.is_alive() {
@@ -352,5 +402,78 @@ fn a_scribbled_segment_fails_its_own_bridge_only() {
             assert_eq!(other.add(1).expect("another bridge answers"), 2);
         }
         bridge.kill();
+    });
+}
+
+/// A segment that the child was given, a block that fills it, what is final of that, and what is to be expected.
+const TRUE_BLOCK: [u64; 5] = [1, 0, MIB, MIB / 2, MIB];
+
+/// Announcements of memory that the child does not have.
+#[test]
+fn a_forged_announcement_poisons_the_bridge() {
+    within(120, "forged announcements", || {
+        let cases: [(&str, [u64; 5]); 5] = [
+            ("a segment that does not exist", [77, 0, MIB, 1, MIB]),
+            ("a block that is too long", [1, 0, u64::MAX, 1, MIB]),
+            ("a block that ends outside", [1, 64, 1 << 30, 1, MIB]),
+            ("a block that lies outside", [1, u64::MAX - 63, 64, 1, MIB]),
+            ("a block that is not aligned", [1, 8, MIB, 1, MIB]),
+        ];
+        for (case, words) in cases {
+            let bridge = start();
+            bridge.large().expect("a megabyte");
+            let error = bridge.announced(words.to_vec(), Then::Sleep).map(drop).expect_err(case);
+            assert_poisoned(&bridge, &error, case);
+        }
+    });
+}
+
+/// Marks beyond the block, marks that go back, announcements that change all the time or are taken back: the caller gets a
+/// value of the type or an error, no later than its deadline, and the next call is answered.
+#[test]
+fn a_caller_that_follows_a_lie_comes_back() {
+    within(120, "announcements that lie", || {
+        let [segment, offset, len, mark, expected] = TRUE_BLOCK;
+        let lies = [
+            TRUE_BLOCK,
+            [segment, offset, len, u64::MAX, expected],
+            [segment, offset, len, mark, u64::MAX],
+            [segment, offset, 0, mark, 0],
+        ];
+        for words in lies {
+            for then in [Then::Answer, Then::MarkOn, Then::MarkBack, Then::AnnounceAgain, Then::TakeBack] {
+                let case = format!("{words:?}, {then:?}");
+                let bridge = start();
+                bridge.large().expect("a megabyte");
+                // What was copied ahead of time is from before the reply was written: as good as any other lie.
+                match bridge.announced(words.to_vec(), then) {
+                    Ok(bytes) => assert_eq!(bytes.len() as u64, MIB, "{case}"),
+                    Err(error) => assert!(matches!(error, CallError::Corrupt { .. }), "{case}: {error}"),
+                }
+                let short = bridge.with_timeout(Duration::from_millis(100)).announced(words.to_vec(), then);
+                if !bridge.is_alive() || then == Then::Answer {
+                    continue;
+                }
+                let Err(error) = short else { panic!("{case}: answered before its time") };
+                assert!(matches!(error, CallError::TimedOut { .. }), "{case}: {error}");
+                assert_eq!(bridge.add(1).expect("the next call is answered"), 2, "{case}");
+            }
+        }
+    });
+}
+
+/// A child that announces, marks more and more, and dies: the caller has no deadline, and comes back.
+#[test]
+fn a_death_ends_the_wait_for_what_was_announced() {
+    within(120, "a death after an announcement", || {
+        for wait in [Wait::Spin, Wait::Adaptive, Wait::Park] {
+            for mark in [0, MIB / 2, MIB, u64::MAX] {
+                let bridge = Hostile::bridge().lanes(1).wait(wait).start().expect("the bridge starts");
+                bridge.large().expect("a megabyte");
+                let words = vec![1, 0, MIB, mark, MIB];
+                let error = bridge.announced(words, Then::Die).map(drop).expect_err("the child dies");
+                assert!(matches!(error, CallError::Died { .. }), "{wait:?}, {mark}: {error}");
+            }
+        }
     });
 }

@@ -29,7 +29,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const LANE_SLICE: Duration = Duration::from_millis(20);
 
 /// What is wrong with a reply whose payload does not validate.
-const NO_ARCHIVE: &str = "a reply that is no valid archive of its type";
+pub(super) const NO_ARCHIVE: &str = "a reply that is no valid archive of its type";
 
 /// The calling side of one bridge. Shared by all threads.
 pub(crate) struct Caller {
@@ -38,7 +38,7 @@ pub(crate) struct Caller {
     pub(crate) link: Arc<Link>,
     /// The link, as what has memory.
     home: Arc<dyn Home>,
-    wait: Wait,
+    pub(super) wait: Wait,
     workers: u32,
     service: TypeId,
     /// The interfaces that the child has, or is to have, in its table; interface n is at n - 1.
@@ -57,10 +57,10 @@ struct Introduction {
 
 /// What a call needs to know of itself.
 #[derive(Clone, Copy)]
-struct Ticket {
+pub(super) struct Ticket {
     method: &'static Method,
     timeout: Option<Duration>,
-    deadline: Deadline,
+    pub(super) deadline: Deadline,
 }
 
 impl Ticket {
@@ -469,7 +469,17 @@ impl Caller {
             if waited && ticket.deadline.has_passed() {
                 return Err(self.give_up(lane, position, ticket));
             }
-            match lane.wait(self.wait, &self.link.life, ticket.deadline) {
+            // Of a late reply, nothing is wanted before it is there to be dropped.
+            // One that is read where it lies is not copied.
+            let may_follow = lane.replies().position() == position && self.link.trust.is_none();
+            if waited
+                && may_follow
+                && let Some(outcome) = self.follow_slow(lane, kind, ticket)
+            {
+                return outcome;
+            }
+            let wait = if may_follow { CallerLane::wait_for_any } else { CallerLane::wait };
+            match wait(lane, self.wait, &self.link.life, ticket.deadline) {
                 Waited::Ready => waited = true,
                 Waited::DeadlinePassed => return Err(self.give_up(lane, position, ticket)),
                 Waited::Dead => return Err(self.over(lane.progress(position), ticket)),
@@ -479,7 +489,7 @@ impl Caller {
 
     /// Leaves the reply to the request at `position` to whoever uses the lane next.
     #[cold]
-    fn give_up(&self, lane: &mut CallerLane, position: u64, ticket: &Ticket) -> CallError {
+    pub(super) fn give_up(&self, lane: &mut CallerLane, position: u64, ticket: &Ticket) -> CallError {
         lane.give_up(&*self.link);
         self.timed_out(lane.progress(position), ticket)
     }
@@ -564,7 +574,7 @@ impl Caller {
 
     /// Is done with the reply that was taken, which carried something or not, and takes back what its request carried.
     #[inline(always)]
-    fn release(&self, lane: &mut CallerLane, carries: bool) {
+    pub(super) fn release(&self, lane: &mut CallerLane, carries: bool) {
         if let Some(carried) = lane.release(carries) {
             self.home.on(|stock, source| stock.arrived(carried, source));
         }
@@ -576,13 +586,13 @@ impl Caller {
     /// Takes in the blocks that a reply brings home, if it does. Returns a number to [`forget`](Self::forget) those by that its value does
     /// not take.
     #[inline]
-    fn welcome(&self, frame: &Frame<'_>) -> Option<u64> {
+    pub(super) fn welcome(&self, frame: &Frame<'_>) -> Option<u64> {
         let home = Chain::from_word(frame.call >> 32);
         (!home.is_empty()).then(|| self.home.on(|stock, _| stock.welcome(home)))
     }
 
     #[inline]
-    fn forget(&self, number: Option<u64>) {
+    pub(super) fn forget(&self, number: Option<u64>) {
         if let Some(number) = number {
             self.home.on(|stock, source| stock.forget(number, source));
         }
@@ -590,7 +600,7 @@ impl Caller {
 
     /// What replies are decoded with.
     #[inline(always)]
-    fn decoder(&self) -> Decoder<'_> {
+    pub(super) fn decoder(&self) -> Decoder<'_> {
         Decoder::of(&self.home, self.link.max_payload, self.link.trust)
     }
 
@@ -729,21 +739,21 @@ impl Caller {
     }
 
     #[cold]
-    fn timed_out(&self, progress: Progress, ticket: &Ticket) -> CallError {
+    pub(super) fn timed_out(&self, progress: Progress, ticket: &Ticket) -> CallError {
         let timeout = ticket.timeout.unwrap_or_default();
         CallError::TimedOut { call: ticket.name(), pid: self.link.pid, timeout, progress }
     }
 
     /// Kills a child that broke an invariant.
     #[cold]
-    fn corrupt(&self, what: &'static str, ticket: &Ticket) -> CallError {
+    pub(super) fn corrupt(&self, what: &'static str, ticket: &Ticket) -> CallError {
         self.link.kill(Cause::Corrupt(what));
         CallError::Corrupt { call: ticket.name(), pid: self.link.pid, what }
     }
 
     /// The error of a call to a child that is gone, or about to be.
     #[cold]
-    fn over(&self, progress: Progress, ticket: &Ticket) -> CallError {
+    pub(super) fn over(&self, progress: Progress, ticket: &Ticket) -> CallError {
         let (call, pid) = (ticket.name(), self.link.pid);
         match self.link.life.cause() {
             Some(Cause::Corrupt(what)) => CallError::Corrupt { call, pid, what },

@@ -347,6 +347,11 @@ impl Home for Link {
         self.trust.is_some()
     }
 
+    /// Children read requests in place, but this is about replies.
+    fn is_trusted_by_peer(&self) -> bool {
+        false
+    }
+
     fn is_in_fork(&self) -> bool {
         Link::is_in_fork(self)
     }

@@ -221,6 +221,10 @@ impl Home for PayloadMemory {
         true
     }
 
+    fn is_trusted_by_peer(&self) -> bool {
+        self.access == Access::ReadWrite
+    }
+
     fn is_in_fork(&self) -> bool {
         self.generation != fork::generation()
     }

@@ -6,6 +6,7 @@
 
 pub(crate) mod callee;
 pub(crate) mod caller;
+mod follow;
 pub(crate) mod host;
 pub(crate) mod link;
 mod memory;
