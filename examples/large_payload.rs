@@ -221,9 +221,7 @@ fn save(picture: &[u8], path: &Path) -> Result<(), Box<dyn Error>> {
 fn print_table(here: Vec<Duration>, ways: [Times; 3]) {
     let (frames, bytes) = (here.len(), (2 * CALLS * FRAME) as f64);
     let here = median(here);
-    println!(
-        "{WIDTH} x {HEIGHT} pixels, {FRAME} bytes; {CALLS} filters, a call each; medians of {frames} frames, in turn\n"
-    );
+    println!("{WIDTH} x {HEIGHT} pixels, {FRAME} bytes; {CALLS} filters, a call each; medians; frames: {frames}\n");
     println!("{:28}{:>14}{:>14}{:>14}{:>14}", "per frame", "filtered", "by the bridge", "just passed", "throughput");
     println!("{:28}{:>11.2} ms", "in this process", here * 1e3);
     for Times { way, filtered, passed } in ways {
@@ -264,7 +262,7 @@ fn pixel_at(x: usize, y: usize) -> [u8; 4] {
     if is_in_word(x, y) {
         return [250, 250, 240, 255];
     }
-    let ring = |centre: usize| (x.abs_diff(centre).pow(2) + y.abs_diff(HEIGHT / 2).pow(2)) >> 15;
+    let ring = |centre: usize| (x.abs_diff(centre).pow(2) + y.abs_diff(HEIGHT / 2).pow(2)) >> 17;
     let shade = if (ring(WIDTH / 4) ^ ring(WIDTH * 3 / 4)) % 2 == 0 { 200 } else { 80 };
     [(x * 255 / WIDTH) as u8, (y * 255 / HEIGHT) as u8, shade, 255]
 }
