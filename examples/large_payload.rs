@@ -1,7 +1,8 @@
 //! Filters 4K pictures in a child process: `cargo run --release --example large_payload -- [--frames N] [--out FILE]`
 //!
-//! A frame of 33 MB goes through three filters, a call each, that take it by value and give it back. Passed as a `SharedBox`, none of
-//! its bytes is moved; what that is worth shows beside a child that is not trusted, and beside a `Vec<u8>`.
+//! A frame of 33 MB goes through three filters, a call each, that take it by value and give it back. As a `SharedBox`, it passes to a
+//! child that is trusted and back without a byte of it being copied. What that is worth shows beside a child that is not trusted, and
+//! beside a `Vec<u8>`; and what the filters themselves take, beside all of these.
 
 use std::error::Error;
 use std::ffi::OsString;
