@@ -43,6 +43,42 @@
 //!
 //! A result is made into a value, unless it is asked for with [`Bridge::view`]: then it stays an archive, to be read in place.
 //!
+//! # Large payloads
+//!
+//! All that is archived is copied. What is large and plain data goes into a [`SharedBox`]: its contents lie in the bridge's shared memory,
+//! and passing it hands them over where they are. [`SharedWriter`] fills one from a file or socket. By default the child is not trusted:
+//! it can only read its parent's memory, and what it makes or changes is copied before the parent looks at it. With
+//! [`Builder::trust_child`], which is `unsafe`, boxes pass both ways without a copy, and so do [views](Bridge::view) of large results.
+//!
+//! ```
+//! use callgate::{SharedBox, bridge};
+//!
+//! struct Mixer;
+//!
+//! #[bridge]
+//! impl Mixer {
+//!     pub fn new() -> Self { Mixer }
+//!     pub fn halve(&self, mut samples: SharedBox<[f32]>) -> SharedBox<[f32]> {
+//!         samples.iter_mut().for_each(|sample| *sample /= 2.0);
+//!         samples
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     callgate::init();
+//!     let mixer = Mixer::bridge().max_payload(64 << 20).memory(512 << 20).start()?;
+//!     let mut samples = SharedBox::<[f32]>::zeroed_in(&mixer, 1_000_000)?;
+//!     samples.fill(1.0);
+//!     let samples = mixer.halve(samples)?; // moved away, and another came back
+//!     assert!(samples.iter().all(|&sample| sample == 0.5));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! [`Builder::max_payload`] is the longest that one box, request or reply may be, [`Builder::memory`] what all together may have, half of it
+//! for each side; who finds it in use waits until the timeout, and gets [`CallError::Exhausted`] or [`NoMemory`]. Memory comes back
+//! when a box is dropped, on whichever side; [`Builder::retained`] bytes of it stay ready on each side, for new memory costs much more.
+//!
 //! # Several calls at once
 //!
 //! A bridge takes calls from many threads, and its child carries them out one at a time. With [`Builder::workers`] a service that is

@@ -383,6 +383,12 @@ impl ArchivedSharedBox {
 /// What a [`SharedBox`] may hold: `T` or `[T]`, of plain data.
 ///
 /// Plain data is what implements [`Pod`]: numbers, arrays of them, and structs that derive it (`repr(C)`, without padding).
+#[diagnostic::on_unimplemented(
+    message = "a `SharedBox` cannot hold `{Self}`",
+    label = "not plain data, nor a slice of it",
+    note = "plain data are numbers, arrays of them, and structs of these that derive `bytemuck::Pod` and `Zeroable`, with `repr(C)` and no padding",
+    note = "no `bool` or `char`, and nothing with a `String`, a `Vec` or a reference in it: such types cross a bridge as values, encoded"
+)]
 pub trait Contents: sealed::Sealed {
     #[doc(hidden)]
     const SIZE_AND_ALIGN_ARE_FINE: ();
@@ -406,6 +412,7 @@ const fn check<T>() {
     assert!(size_of::<T>() > 0, "a SharedBox holds something");
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Pod> Contents for T {
     const SIZE_AND_ALIGN_ARE_FINE: () = check::<T>();
 
@@ -420,6 +427,7 @@ impl<T: Pod> Contents for T {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Pod> Contents for [T] {
     const SIZE_AND_ALIGN_ARE_FINE: () = check::<T>();
 

@@ -1,7 +1,7 @@
 //! The callee's side: a match over the table's indices.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
 
 use super::generics::{self, ProxyGenerics};
 use super::{proxy, request};
@@ -116,7 +116,11 @@ fn body(block: &Block, method: &Method) -> TokenStream {
     let (ty, name, received) = (&block.service.ty, method.name(), request::received(method));
     let names: Vec<_> = (0..method.arguments.len()).map(|index| format_ident!("__{index}")).collect();
     let run = match (&method.kind, block.interface()) {
-        (Kind::Get(field), _) => quote!(::core::clone::Clone::clone(&__service.#field)),
+        (Kind::Get(field), _) => {
+            // A field that has no clone is an error where the getter is asked for.
+            let there = Span::call_site().located_at(field.span());
+            quote_spanned!(there=> ::core::clone::Clone::clone(&__service.#field))
+        }
         (Kind::Set(field), _) => quote!(__service.#field = #(#names)*),
         (Kind::Method, Some(interface)) => quote!(<#ty as #interface>::#name(__service, #(#names),*)),
         (Kind::Method, None) => quote!(<#ty>::#name(__service, #(#names),*)),

@@ -1,0 +1,316 @@
+//! Filters 4K pictures in a child process: `cargo run --release --example large_payload -- [--frames N] [--out FILE]`
+//!
+//! A frame of 33 MB goes through three filters, a call each, that take it by value and give it back. As a `SharedBox`, it passes to a
+//! child that is trusted and back without a byte of it being copied. What that is worth shows beside a child that is not trusted, and
+//! beside a `Vec<u8>`; and what the filters themselves take, beside all of these.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use callgate::{Bridge, CallError, SharedBox, Transfer, bridge};
+use image::{ExtendedColorType::Rgba8, ImageFormat};
+
+const USAGE: &str = "usage: large_payload [--frames N] [--out FILE]";
+const WIDTH: usize = 3840;
+const HEIGHT: usize = 2160;
+/// Bytes in a row: red, green, blue and alpha of each pixel.
+const ROW: usize = WIDTH * 4;
+/// Bytes in a frame.
+const FRAME: usize = ROW * HEIGHT;
+/// Calls for each frame.
+const CALLS: usize = 3;
+
+fn main() -> ExitCode {
+    callgate::init();
+    let options = match Options::parse(std::env::args_os().skip(1)) {
+        Ok(options) => options,
+        Err(wrong) => {
+            eprintln!("{wrong}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    // SAFETY: the child runs safe code only, that of this file.
+    let trusted = unsafe { Filters::<SharedBox<[u8]>>::bridge().trust_child() }.start()?;
+    let untrusted = Filters::<SharedBox<[u8]>>::bridge().start()?;
+    let by_value = Filters::<Vec<u8>>::bridge().start()?;
+
+    // A box is made in the memory of the bridge that it is to pass. It comes back from each call, so one serves for all frames.
+    let mut trusted_box = SharedBox::zeroed_in(&trusted, FRAME)?;
+    let mut untrusted_box = SharedBox::zeroed_in(&untrusted, FRAME)?;
+    let mut vec = vec![0; FRAME];
+
+    let original = test_card();
+    let mut here = Here::default();
+    let mut trusted = Way::new("SharedBox, trusted child", trusted);
+    let mut untrusted = Way::new("SharedBox, untrusted child", untrusted);
+    let mut by_value = Way::new("Vec<u8>, untrusted child", by_value);
+    for _ in 0..options.frames {
+        let expected = here.turn(&original);
+        trusted_box = trusted.turn(trusted_box, &original, &expected)?;
+        untrusted_box = untrusted.turn(untrusted_box, &original, &expected)?;
+        vec = by_value.turn(vec, &original, &expected)?;
+    }
+    print_table(here.filtered, [trusted.times, untrusted.times, by_value.times]);
+    save(&trusted_box, &options.out)
+}
+
+// ---- the child's side ----
+
+/// The filters, for frames of any type that is a slice of bytes.
+struct Filters<F>(PhantomData<F>);
+
+#[bridge]
+impl<F: AsMut<[u8]>> Filters<F> {
+    pub fn new() -> Self {
+        Filters(PhantomData)
+    }
+    pub fn invert(&self, mut frame: F) -> F {
+        invert(frame.as_mut());
+        frame
+    }
+    pub fn blur(&self, mut frame: F) -> F {
+        blur(frame.as_mut());
+        frame
+    }
+    pub fn vignette(&self, mut frame: F) -> F {
+        vignette(frame.as_mut());
+        frame
+    }
+    /// Does nothing, to see what passing costs.
+    pub fn identity(&self, frame: F) -> F {
+        frame
+    }
+}
+
+/// Makes a negative of it.
+fn invert(frame: &mut [u8]) {
+    for [red, green, blue, _] in frame.as_chunks_mut().0 {
+        (*red, *green, *blue) = (!*red, !*green, !*blue);
+    }
+}
+
+/// Gives each pixel the mean of itself and the 15 to its right: a mean of 2, then of two such means, and so on.
+fn blur(frame: &mut [u8]) {
+    let mut before = [0; ROW];
+    for row in frame.chunks_exact_mut(ROW) {
+        for pixels in [1, 2, 4, 8] {
+            before.copy_from_slice(row);
+            for (sample, right) in row.iter_mut().zip(&before[pixels * 4..]) {
+                *sample = (u16::from(*sample) + u16::from(*right)).div_ceil(2) as u8;
+            }
+        }
+    }
+}
+
+/// Darkens it towards the corners.
+fn vignette(frame: &mut [u8]) {
+    let columns: Vec<u16> = (0..WIDTH).map(|x| darkness(x, WIDTH)).collect();
+    for (y, row) in frame.chunks_exact_mut(ROW).enumerate() {
+        let light = 256 - darkness(y, HEIGHT);
+        for ([red, green, blue, _], dark) in row.as_chunks_mut().0.iter_mut().zip(&columns) {
+            let dimmed = |sample: u8| (u16::from(sample) * (light - dark) / 256) as u8;
+            (*red, *green, *blue) = (dimmed(*red), dimmed(*green), dimmed(*blue));
+        }
+    }
+}
+
+/// How much light is lost at `at` of `len`: nothing in the middle, 110 of 256 at both ends.
+fn darkness(at: usize, len: usize) -> u16 {
+    let off = (2 * at).abs_diff(len);
+    (110 * off * off / (len * len)) as u16
+}
+
+// ---- the parent's side ----
+
+/// The filters in this process.
+#[derive(Default)]
+struct Here {
+    filtered: Vec<Duration>,
+}
+
+impl Here {
+    /// Measures one frame, and returns what it becomes.
+    fn turn(&mut self, original: &[u8]) -> Vec<u8> {
+        let mut frame = original.to_vec();
+        let start = Instant::now();
+        invert(&mut frame);
+        blur(&mut frame);
+        vignette(&mut frame);
+        self.filtered.push(start.elapsed());
+        frame
+    }
+}
+
+/// What a frame can be passed as.
+trait Frame: Transfer + AsMut<[u8]> + AsRef<[u8]> + 'static {}
+
+impl<F: Transfer + AsMut<[u8]> + AsRef<[u8]> + 'static> Frame for F {}
+
+/// The filters in a child, and the times of the frames that went there.
+struct Way<F: Frame> {
+    child: Bridge<Filters<F>>,
+    times: Times,
+}
+
+/// What each frame took one way.
+struct Times {
+    way: &'static str,
+    /// Three calls, one for each filter.
+    filtered: Vec<Duration>,
+    /// Three calls that do nothing.
+    passed: Vec<Duration>,
+}
+
+impl<F: Frame> Way<F> {
+    fn new(way: &'static str, child: Bridge<Filters<F>>) -> Self {
+        Way { child, times: Times { way, filtered: Vec::new(), passed: Vec::new() } }
+    }
+
+    /// Measures one frame, checks that it becomes what is expected, and gives it back.
+    fn turn(&mut self, mut frame: F, original: &[u8], expected: &[u8]) -> Result<F, Box<dyn Error>> {
+        frame.as_mut().copy_from_slice(original);
+
+        let start = Instant::now();
+        let frame = self.pass(frame)?;
+        self.times.passed.push(start.elapsed());
+
+        let start = Instant::now();
+        let frame = self.filter(frame)?;
+        self.times.filtered.push(start.elapsed());
+
+        let is_right = frame.as_ref() == expected;
+        is_right.then_some(frame).ok_or_else(|| format!("{}: a different picture", self.times.way).into())
+    }
+
+    fn pass(&self, mut frame: F) -> Result<F, CallError> {
+        for _ in 0..CALLS {
+            frame = self.child.identity(frame)?;
+        }
+        Ok(frame)
+    }
+
+    fn filter(&self, frame: F) -> Result<F, CallError> {
+        let frame = self.child.invert(frame)?;
+        let frame = self.child.blur(frame)?;
+        self.child.vignette(frame)
+    }
+}
+
+fn save(picture: &[u8], path: &Path) -> Result<(), Box<dyn Error>> {
+    image::save_buffer_with_format(path, picture, WIDTH as u32, HEIGHT as u32, Rgba8, ImageFormat::Png)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    println!("\nthe picture, the same from all: {}", path.display());
+    Ok(())
+}
+
+// ---- the table ----
+
+fn print_table(here: Vec<Duration>, ways: [Times; 3]) {
+    let (frames, bytes) = (here.len(), (2 * CALLS * FRAME) as f64);
+    let here = median(here);
+    println!("{WIDTH} x {HEIGHT} pixels, {FRAME} bytes; {CALLS} filters, a call each; medians; frames: {frames}\n");
+    println!("{:28}{:>14}{:>14}{:>14}{:>14}", "per frame", "filtered", "by the bridge", "just passed", "throughput");
+    println!("{:28}{:>11.2} ms", "in this process", here * 1e3);
+    for Times { way, filtered, passed } in ways {
+        let (filtered, passed) = (median(filtered), median(passed));
+        let [all, bridge, passed] = [filtered, filtered - here, passed].map(|seconds| seconds * 1e3);
+        println!("{way:28}{all:>11.2} ms{bridge:>11.2} ms{passed:>11.2} ms{:>9.2} GB/s", bytes / filtered / 1e9);
+    }
+    println!("{}", EXPLANATION.trim_end());
+}
+
+const EXPLANATION: &str = "
+filtered       three calls, from a frame in hand to its picture in hand
+by the bridge  the part of it beyond what the filters take in this process
+just passed    three calls of a method that gives the frame back untouched
+throughput     bytes of the frame, there and back with each call, by the time filtered
+";
+
+/// In seconds.
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64()
+}
+
+// ---- the picture ----
+
+/// Gradients from side to side, rings around two centres, and a word.
+fn test_card() -> Vec<u8> {
+    let mut frame = Vec::with_capacity(FRAME);
+    for y in 0..HEIGHT {
+        for x in 0..WIDTH {
+            frame.extend(pixel_at(x, y));
+        }
+    }
+    frame
+}
+
+fn pixel_at(x: usize, y: usize) -> [u8; 4] {
+    if is_in_word(x, y) {
+        return [250, 250, 240, 255];
+    }
+    let ring = |centre: usize| (x.abs_diff(centre).pow(2) + y.abs_diff(HEIGHT / 2).pow(2)) >> 17;
+    let shade = if (ring(WIDTH / 4) ^ ring(WIDTH * 3 / 4)) % 2 == 0 { 200 } else { 80 };
+    [(x * 255 / WIDTH) as u8, (y * 255 / HEIGHT) as u8, shade, 255]
+}
+
+/// Letters of 5 by 7 dots, with a column between them.
+const WORD: [&str; 7] = [
+    " ###   ###  #     #      ####  ###  ##### #####",
+    "#   # #   # #     #     #     #   #   #   #    ",
+    "#     #   # #     #     #     #   #   #   #    ",
+    "#     ##### #     #     #  ## #####   #   #### ",
+    "#     #   # #     #     #   # #   #   #   #    ",
+    "#   # #   # #     #     #   # #   #   #   #    ",
+    " ###  #   # ##### #####  ###  #   #   #   #####",
+];
+
+/// Whether a pixel is part of [`WORD`], which stands in the middle.
+fn is_in_word(x: usize, y: usize) -> bool {
+    const DOT: usize = 64;
+    let (left, top) = ((WIDTH - WORD[0].len() * DOT) / 2, (HEIGHT - WORD.len() * DOT) / 2);
+    let (Some(x), Some(y)) = (x.checked_sub(left), y.checked_sub(top)) else { return false };
+    WORD.get(y / DOT).and_then(|line| line.as_bytes().get(x / DOT)) == Some(&b'#')
+}
+
+// ---- the command line ----
+
+struct Options {
+    frames: usize,
+    out: PathBuf,
+}
+
+impl Options {
+    /// The error is a sentence.
+    fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Self, String> {
+        let mut options = Options { frames: 10, out: std::env::temp_dir().join("large_payload.png") };
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().ok_or_else(|| format!("{} needs a value", arg.display()));
+            match arg.to_str() {
+                Some("--frames") => options.frames = count(&value()?)?,
+                Some("--out") => options.out = value()?.into(),
+                _ => return Err(format!("there is no option {}", arg.display())),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn count(value: &OsString) -> Result<usize, String> {
+    let number = value.to_str().and_then(|text| text.parse().ok()).filter(|&number| number > 0);
+    number.ok_or_else(|| format!("--frames takes a number from 1 on, not {}", value.display()))
+}
