@@ -417,12 +417,13 @@ impl<T: Pod> Contents for [T] {
 
     #[inline]
     fn of(bytes: &[u8]) -> Option<&[T]> {
-        bytemuck::try_cast_slice(bytes).ok()
+        // No bytes at all may be anywhere.
+        if bytes.is_empty() { Some(&[]) } else { bytemuck::try_cast_slice(bytes).ok() }
     }
 
     #[inline]
     fn of_mut(bytes: &mut [u8]) -> Option<&mut [T]> {
-        bytemuck::try_cast_slice_mut(bytes).ok()
+        if bytes.is_empty() { Some(&mut []) } else { bytemuck::try_cast_slice_mut(bytes).ok() }
     }
 }
 
