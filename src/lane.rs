@@ -345,15 +345,17 @@ impl CalleeLane {
         Ok(Some((frame, ReplySlot { ring: &mut self.replies, len: 0, carried: &mut self.carried })))
     }
 
-    /// Publishes and announces the reply that was written, and is done with the request. Returns the reply's position. `carries` = what
-    /// [`Departed::call`] says.
+    /// The position that the next reply will have.
+    pub(crate) fn position(&self) -> u64 {
+        self.replies.position()
+    }
+
+    /// Publishes and announces the reply that was written, and is done with the request. `carries` = what [`Departed::call`] says.
     #[inline(always)]
-    pub(crate) fn publish(&mut self, kind: Kind, carries: u64, place: Place) -> u64 {
-        let position = self.replies.position();
+    pub(crate) fn publish(&mut self, kind: Kind, carries: u64, place: Place) {
         self.requests.release();
         self.replies.publish(kind, carries, place);
         doorbell::notify(&self.caller.bell, &self.caller_bell);
-        position
     }
 
     /// The CPU that the caller last said it ran on, plus 1.
@@ -642,6 +644,8 @@ mod nowhere {
         fn peer_block(&self, _: BlockRef) -> Option<Block> {
             None
         }
+
+        fn has_let_go(&self) {}
 
         fn trusts_peer(&self) -> bool {
             false

@@ -125,7 +125,7 @@ pub(crate) const DONE: u64 = 2;
 /// The block is on its way home.
 pub(crate) const HOME: u64 = 3;
 
-/// The first bytes of a segment: written by the parent before the child exists.
+/// The first bytes of a segment: written by the parent before the child exists, but for the last word.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct Header {
@@ -135,6 +135,8 @@ pub(crate) struct Header {
     pub(crate) slots: AtomicU32,
     pub(crate) slot_lines: AtomicU32,
     pub(crate) workers: AtomicU32,
+    /// 1 = the child is to take back what the parent is done with, and has been sent a message that says so; 0 = it has begun to.
+    pub(crate) collect: AtomicU32,
 }
 
 /// The sizes that fix where everything lies.
@@ -256,7 +258,7 @@ const _: () = {
     assert!(size_of::<Header>() == APART && offset_of!(Header, magic) == 0);
     assert!(offset_of!(Header, protocol) == 8 && offset_of!(Header, lanes) == 12);
     assert!(offset_of!(Header, slots) == 16 && offset_of!(Header, slot_lines) == 20);
-    assert!(offset_of!(Header, workers) == 24);
+    assert!(offset_of!(Header, workers) == 24 && offset_of!(Header, collect) == 28);
 };
 
 #[cfg(all(test, not(loom)))]

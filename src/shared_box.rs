@@ -133,6 +133,7 @@ impl Drop for Kept {
     fn drop(&mut self) {
         if !self.home.is_in_fork() {
             self.home.on(|stock, _| stock.let_go(self.ticket));
+            self.home.has_let_go();
         }
     }
 }

@@ -178,6 +178,9 @@ pub(crate) trait Home: Send + Sync {
     /// The block of the peer's arena that a frame names, if it lies in memory that there is.
     fn peer_block(&self, block: BlockRef) -> Option<Block>;
 
+    /// A block of the peer's has been let go, after the frame that lent it perhaps.
+    fn has_let_go(&self);
+
     /// Whether the peer is trusted not to write to what this side looks at.
     fn trusts_peer(&self) -> bool;
 

@@ -85,6 +85,12 @@ impl AtomicU32 {
         self.0.fetch_max(value, ordering)
     }
 
+    pub(crate) fn swap(&self, value: u32, ordering: Ordering) -> u32 {
+        self.note(Kind::Read);
+        self.note(Kind::Write);
+        self.0.swap(value, ordering)
+    }
+
     pub(crate) fn as_ptr(&self) -> *mut u32 {
         self.0.as_ptr()
     }

@@ -9,12 +9,14 @@ use crate::control::{Control, Message};
 use crate::doorbell::Deadline;
 use crate::error::{Exit, NoMemory};
 use crate::frame::{BlockRef, TrustedPeer};
+use crate::layout::Header;
 use crate::life::{Cause, Life};
 use crate::objects::Objects;
 use crate::process::watch::Watched;
-use crate::segment::{Block, Segment};
+use crate::segment::{Block, Placed, Segment};
 use crate::signal::{Bells, Door, ParentBells};
 use crate::stock::{Home, Stock};
+use crate::sync::Ordering::{AcqRel, Relaxed};
 use crate::sys::fork;
 use crate::sys::mapping::{Access, Mapping};
 use crate::sys::pidfd::Pidfd;
@@ -51,6 +53,8 @@ pub(crate) struct Link {
     pub(crate) door: Option<Door>,
     pidfd: Pidfd,
     control: Control,
+    /// Where the child is told that there is something to take back.
+    header: Placed<Header>,
     /// The memory of requests and boxes. On lines of its own, like the books: every call of every thread reads what stands above.
     /// Held while the books are, never the other way round.
     stock: CachePadded<Mutex<Stock>>,
@@ -143,6 +147,7 @@ impl Link {
             door: bells.door,
             pidfd,
             control: Control::new(control),
+            header: segment.header(),
             stock: CachePadded::new(Mutex::new(stock)),
             came_back: Condvar::new(),
             books: CachePadded::new(Mutex::new(Books {
@@ -182,9 +187,12 @@ impl Link {
     /// Has the child take back what it may keep no longer, if it has more than it may keep idle. It would, at its next large reply.
     pub(crate) fn nudge(&self) {
         let has: u64 = self.books.lock().reply_lens.values().sum();
-        if has > self.retained {
-            // One whose socket is full has enough to read.
-            let _ = self.tell(Message::Collect, None);
+        // One message until the child has heeded it: many would fill the socket. AcqRel: what is let go is seen to be by the child that
+        // clears the word after this. Pairs with the swap in `PayloadMemory::collect_if_asked`.
+        let is_to_be_told = has > self.retained && self.header.collect.swap(1, AcqRel) == 0;
+        if is_to_be_told && self.tell(Message::Collect, None).is_err() {
+            // Relaxed: nothing has been told, so that the next one tries again.
+            self.header.collect.store(0, Relaxed);
         }
     }
 
@@ -297,6 +305,10 @@ impl Home for Link {
 
     fn peer_block(&self, block: BlockRef) -> Option<Block> {
         self.reply_block(block)
+    }
+
+    fn has_let_go(&self) {
+        self.nudge();
     }
 
     fn trusts_peer(&self) -> bool {

@@ -12,12 +12,13 @@ use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::frame::BlockRef;
 use crate::lane::is_past;
-use crate::layout::CallerLine;
+use crate::layout::{CallerLine, Header};
 use crate::lending::Carried;
 use crate::objects::Objects;
 use crate::segment::{Block, Placed, Segment};
 use crate::stock::{Home, Stock};
-use crate::sync::Ordering::Acquire;
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use crate::sync::fence;
 use crate::sys::fork;
 use crate::sys::mapping::{Access, Mapping};
 use crate::sys::selfproc;
@@ -34,6 +35,8 @@ pub(super) struct PayloadMemory {
     from_parent: Mutex<FromParent>,
     /// Rung when the reader has noted something.
     changed: Condvar,
+    /// Where the parent says that there is something to take back.
+    header: Placed<Header>,
     /// What this process may do with the parent's segments.
     access: Access,
     /// Held while the parent is asked for memory: there is one answer at a time.
@@ -56,7 +59,7 @@ struct FromParent {
 /// The child's own memory.
 struct Replies {
     stock: Stock,
-    /// What published replies carry: lane, position, and that.
+    /// What published replies carry, or those about to be: lane, position, and that.
     published: Vec<(u32, u64, Carried)>,
 }
 
@@ -75,6 +78,7 @@ impl PayloadMemory {
             objects,
             from_parent: Mutex::default(),
             changed: Condvar::new(),
+            header: segment.header(),
             access,
             replies: Mutex::new(Replies { stock, published: Vec::new() }),
             generation: fork::generation(),
@@ -98,10 +102,12 @@ impl PayloadMemory {
         Block::new(&mapping, block.offset, block.len).unwrap_or_else(|| confused("a block outside its segment"))
     }
 
-    /// Keeps what the reply carries that was published at `position` of `lane` until its caller has dealt with it.
+    /// Keeps what the reply carries that is about to be published at `position` of `lane` until its caller has dealt with it. Before it is
+    /// published: the parent may ask for what it has dealt with at once, and does so once.
     #[cold]
-    pub(super) fn published(&self, lane: u32, position: u64, carried: Carried) {
+    pub(super) fn publishing(&self, lane: u32, position: u64, carried: Carried) {
         self.replies().published.push((lane, position, carried));
+        self.collect_if_asked();
     }
 
     fn replies(&self) -> MutexGuard<'_, Replies> {
@@ -122,7 +128,7 @@ impl PayloadMemory {
 
     fn note(&self, message: Message, descriptor: Option<OwnedFd>) {
         if message == Message::Collect {
-            return self.collect();
+            return self.collect_if_asked();
         }
         let mut descriptor = descriptor.into_iter();
         let mut mapped = |segment, access| self.objects.attach(segment, &mut descriptor, access).map(Arc::new);
@@ -148,13 +154,21 @@ impl PayloadMemory {
         self.changed.notify_all();
     }
 
-    /// Takes back what the parent is done with, unless a worker is at it: that one may wait for this thread, and the parent asks again when
-    /// it has dealt with the reply.
-    fn collect(&self) {
-        let Ok(mut replies) = self.replies.try_lock() else { return };
-        let mut source = AskParent(self);
-        replies.collect(&self.callers, &mut source);
-        replies.stock.collect(&mut source);
+    /// Takes back what the parent is done with, if it has asked for that. If a worker is at the memory, leaves it to that one: it may wait
+    /// for the thread that reads the socket, and comes here when it is done.
+    fn collect_if_asked(&self) {
+        // SeqCst, and again below: one side asks (sets the word), then tries the lock; the other gives the lock back, then looks at
+        // the word. One of the two must see the other.
+        fence(SeqCst);
+        while self.header.collect.load(Relaxed) != 0 {
+            fence(SeqCst);
+            let Ok(mut replies) = self.replies.try_lock() else { return };
+            // AcqRel: pairs with the swap in `Link::nudge`; whoever asks after this sends a message again.
+            self.header.collect.swap(0, AcqRel);
+            let mut source = AskParent(self);
+            replies.collect(&self.callers, &mut source);
+            replies.stock.collect(&mut source);
+        }
     }
 
     fn told(&self) -> MutexGuard<'_, FromParent> {
@@ -198,6 +212,8 @@ impl Home for PayloadMemory {
         let mut source = AskParent(self);
         replies.collect(&self.callers, &mut source);
         run(&mut replies.stock, &mut source);
+        drop(replies);
+        self.collect_if_asked();
     }
 
     /// Does not wait: a caller waits for what this is for, and may be who has to give something back.
@@ -214,6 +230,9 @@ impl Home for PayloadMemory {
     fn peer_block(&self, block: BlockRef) -> Option<Block> {
         Some(self.request_block(block))
     }
+
+    /// The parent takes it back when it needs memory.
+    fn has_let_go(&self) {}
 
     /// The parent.
     fn trusts_peer(&self) -> bool {
