@@ -74,16 +74,19 @@ impl Raw {
         self.at(Self::REQUESTS + 2 * self.ring() + 8 * (table * TICKETS + index))
     }
 
-    /// Publishes a reply to the call that is being carried out: its call word, and its payload.
-    fn forge(&self, call: u64, payload: &[u64]) {
+    /// The word of the reply slot at `position`.
+    fn reply(&self, position: u64, word: u64) -> &AtomicU64 {
+        self.at(Self::REQUESTS + self.ring() + (position % self.slots) * self.stride + 8 * word)
+    }
+
+    /// Publishes a reply to the call that is being carried out: its call word, and the first `len` bytes of its payload.
+    fn forge(&self, call: u64, payload: &[u64], len: u64) {
         let position = self.at(128 + 128 + 128).load(Relaxed) - 1;
-        let slot = Self::REQUESTS + self.ring() + (position % self.slots) * self.stride;
         for (word, value) in (2..).zip(payload) {
-            self.at(slot + 8 * word).store(*value, Relaxed);
+            self.reply(position, word).store(*value, Relaxed);
         }
-        self.at(slot + 8).store(call, Relaxed);
-        let len = 8 * payload.len() as u64;
-        self.at(slot).store(((position + 1) & 0xffff_ffff) << 32 | len << 8 | CALL, Release);
+        self.reply(position, 1).store(call, Relaxed);
+        self.reply(position, 0).store(((position + 1) & 0xffff_ffff) << 32 | len << 8 | CALL, Release);
     }
 }
 
@@ -111,7 +114,7 @@ fn forge((boxes, table, home): &Forgery, is_list: bool) {
         let distance = 40 * boxes.len() as u32;
         words.push((boxes.len() as u64) << 32 | u64::from(distance.wrapping_neg()));
     }
-    raw.forge(home << 32 | 1, &words);
+    raw.forge(home << 32 | 1, &words, 8 * words.len() as u64);
     std::thread::sleep(Duration::from_millis(300));
 }
 
@@ -151,6 +154,40 @@ impl Hostile {
     pub fn forged_value(&self, forgery: Forgery) -> SharedBox<[u8; 16]> {
         forge(&forgery, false);
         SharedBox::new([0; 16]).expect("memory")
+    }
+
+    /// A box of its own, of which so many bytes arrive.
+    pub fn truncated(&self, len: u64) -> SharedBox<[u8]> {
+        Raw::find().forge(1, &archived((1, 0, LENT, ONLY), 0), len);
+        std::thread::sleep(Duration::from_secs(20));
+        self.own(1)
+    }
+
+    /// From now on, changes replies, and what the child has of memory, while the parent reads them.
+    pub fn hammer(&self) {
+        std::thread::spawn(|| {
+            let raw = Raw::find();
+            for round in 0.. {
+                let place = [round % 3, 64 * (round % 2), LENT - round % 2 * 64, round];
+                for position in 0..raw.slots {
+                    let word = 3 + round % 4;
+                    let true_word = raw.reply(position, word).load(Relaxed);
+                    raw.reply(position, word).store(place[round as usize % 4], Relaxed);
+                    raw.reply(position, word).store(true_word, Relaxed);
+                }
+            }
+        });
+        std::thread::spawn(|| {
+            let mine = SharedBox::<[u8]>::zeroed(LENT as usize).expect("memory");
+            // The blocks beside this one are those of the replies.
+            let (start, end) = mapped_around(mine.as_ptr().addr()).expect("it is mapped");
+            for round in (0..=u8::MAX).cycle() {
+                for at in (start..end).step_by(4096) {
+                    // SAFETY: in the segment that the box lies in, which stays mapped as long as the box.
+                    unsafe { (at as *mut u8).write_volatile(round) };
+                }
+            }
+        });
     }
 
     /// Honest.
@@ -194,7 +231,7 @@ impl Hostile {
         if unsafe { madvise(start.cast(), len, Advice::LinuxRemove) }.is_ok() {
             worked.push("madvise".into());
         }
-        for path in ways_to_the_object(start.addr() as u64) {
+        for path in ways_to_the_object(start.addr()) {
             let Ok(object) = OpenOptions::new().read(true).write(true).open(&path) else { continue };
             worked.extend(written(&object, len).map(|how| format!("{how} of {}", path.display())));
         }
@@ -209,17 +246,19 @@ impl Hostile {
 }
 
 /// Names by which this process could open the memory objects of its bridge, and that which is mapped at `address`.
-fn ways_to_the_object(address: u64) -> Vec<PathBuf> {
+fn ways_to_the_object(address: usize) -> Vec<PathBuf> {
     let links = std::fs::read_dir("/proc/self/fd").expect("procfs").flatten().map(|entry| entry.path());
     let is_ours = |path: &PathBuf| std::fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("callgate"));
+    let mapped = mapped_around(address).map(|(start, end)| format!("/proc/self/map_files/{start:x}-{end:x}").into());
+    links.filter(is_ours).chain(mapped).collect()
+}
+
+/// Beginning and end of the mapping that `address` lies in.
+fn mapped_around(address: usize) -> Option<(usize, usize)> {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
-    let range = maps.lines().filter_map(|line| line.split_whitespace().next()).find(|range| {
-        let ends = range.split('-').map(|end| u64::from_str_radix(end, 16).expect("an address"));
-        let ends: Vec<u64> = ends.collect();
-        (ends[0]..ends[1]).contains(&address)
-    });
-    let range = range.map(|range| PathBuf::from(format!("/proc/self/map_files/{range}")));
-    links.filter(is_ours).chain(range).collect()
+    let ranges = maps.lines().filter_map(|line| line.split_whitespace().next()?.split_once('-'));
+    let number = |hex| usize::from_str_radix(hex, 16).expect("an address");
+    ranges.map(|(start, end)| (number(start), number(end))).find(|&(start, end)| (start..end).contains(&address))
 }
 
 /// In what way `object` could be written to, if it could.
@@ -451,6 +490,37 @@ fn boxes_together_have_no_more_bytes_than_a_payload() {
                 boxes => assert_poisoned(&bridge, boxes.map(|boxes| assert!(is_too_much, "{}", boxes.len())), case),
             }
         }
+    });
+}
+
+#[test]
+fn a_truncated_box_is_refused() {
+    within(PATIENCE, "a_truncated_box_is_refused", || {
+        for len in 0..40 {
+            let bridge = start(builder(), LENT as usize);
+            assert_poisoned(&bridge, bridge.truncated(len), &format!("{len} bytes of a box"));
+        }
+    });
+}
+
+/// What comes out is a box that does not change any more, or an error.
+#[test]
+fn a_box_that_changes_while_it_is_read_is_a_box_or_an_error() {
+    within(PATIENCE, "a_box_that_changes_while_it_is_read_is_a_box_or_an_error", || {
+        let mut boxes = 0;
+        for _ in 0..10 {
+            let bridge = start(builder().timeout(Duration::from_secs(2)), LENT as usize);
+            bridge.hammer().expect("a call");
+            for _ in 0..300 {
+                let Ok(bytes) = bridge.own(LENT as usize) else { break };
+                let seen = bytes.to_vec();
+                std::thread::sleep(Duration::from_micros(100));
+                assert!(bytes[..] == seen[..], "a box has changed");
+                boxes += 1;
+            }
+            bridge.kill();
+        }
+        assert!(boxes > 0, "no call was answered");
     });
 }
 
