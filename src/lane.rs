@@ -431,16 +431,18 @@ impl CalleeLane {
         Ok(Some((frame, ReplySlot { replies: &mut self.replies, len: 0, carried: &mut self.carried })))
     }
 
-    /// Publishes and announces the reply that was written, and is done with the request. Returns the reply's position. `carries` = what
-    /// [`Departed::call`] says.
+    /// The position that the next reply will have.
+    pub(crate) fn position(&self) -> u64 {
+        self.replies.ring.position()
+    }
+
+    /// Publishes and announces the reply that was written, and is done with the request. `carries` = what [`Departed::call`] says.
     #[inline(always)]
-    pub(crate) fn publish(&mut self, kind: Kind, carries: u64, place: Place) -> u64 {
+    pub(crate) fn publish(&mut self, kind: Kind, carries: u64, place: Place) {
         let Replies { ring, caller } = &mut self.replies;
-        let position = ring.position();
         self.requests.release();
         ring.publish(kind, carries, place);
         caller.notify();
-        position
     }
 
     /// The CPU that the caller last said it ran on, plus 1.

@@ -19,7 +19,8 @@
 //!
 //! It writes the words, so it can be done with what it still looks at, or never be. The first harms itself alone (what it could read
 //! before it can read after), the second keeps memory of its parent's budget for it. Words of tickets that are not lent are
-//! never looked at, so there is nothing to free twice; a chain of blocks that come home ends at the first that is not lent.
+//! never looked at, so there is nothing to free twice; a chain of blocks that come home ends at the first that is not lent, or has come
+//! home before.
 
 #![forbid(unsafe_code)]
 
@@ -215,7 +216,7 @@ impl Lender {
     /// Takes in the blocks that a frame brings home; returns its number, for [`forget`](Self::forget).
     pub(crate) fn welcome(&mut self, mut chain: Chain) -> u64 {
         self.frames_home += 1;
-        // Each block is lent once, so a chain that a liar has tied into a ring ends too.
+        // Each block comes home once, so a chain that a liar has tied into a ring ends too.
         while let Some(index) = chain.first() {
             let Some(next) = self.come_home(index) else { break };
             chain = next;
@@ -223,8 +224,9 @@ impl Lender {
         self.frames_home
     }
 
+    /// Takes in one block. `None` if it is not out, or the peer does not say that it comes home; else what comes with it.
     fn come_home(&mut self, index: u32) -> Option<Chain> {
-        self.entries.get(index as usize)?.lent.as_ref()?;
+        self.entries.get(index as usize).filter(|entry| entry.lent.is_some() && !entry.over)?;
         let (_, next) = self.word(index).filter(|&(state, _)| state == HOME)?;
         let entry = &mut self.entries[index as usize];
         if entry.owned {
@@ -535,17 +537,22 @@ mod tests {
             }
             assert!(sides.freed.is_empty() && sides.lender.home.is_empty());
         }
-        // A ring of two that are lent.
-        let mut chain = Chain::default();
-        let tickets = [(); 2].map(|()| sides.lend(false, &mut chain));
-        assert_eq!(tickets.map(|ticket| ticket.index), [0, 1]);
-        write(&sides, 0, 2 << 32 | u64::from(tickets[0].generation) << 2 | HOME);
-        write(&sides, 1, 1 << 32 | u64::from(tickets[1].generation) << 2 | HOME);
-        let number = sides.lender.welcome(Chain::from_word(1));
-        assert_eq!(sides.lender.home.len(), 2);
-        sides.lender.forget(number, &mut sides.freed);
-        assert_eq!(sides.freed.len(), 2);
-        assert_eq!(sides.settle(chain), 2, "and they do not come back a second time");
+        // A ring of two that are lent, by who still looks at them or not.
+        for owned in [false, true] {
+            let mut sides = Sides::new();
+            let mut chain = Chain::default();
+            let tickets = [(); 2].map(|()| sides.lend(owned, &mut chain));
+            assert_eq!(tickets.map(|ticket| ticket.index), [0, 1]);
+            write(&sides, 0, 2 << 32 | u64::from(tickets[0].generation) << 2 | HOME);
+            write(&sides, 1, 1 << 32 | u64::from(tickets[1].generation) << 2 | HOME);
+            let number = sides.lender.welcome(Chain::from_word(1));
+            assert_eq!(sides.lender.home.len(), if owned { 0 } else { 2 });
+            sides.lender.forget(number, &mut sides.freed);
+            sides.settle(chain);
+            tickets.into_iter().for_each(|ticket| sides.lender.disown(ticket, &mut sides.freed));
+            sides.lender.forget(number, &mut sides.freed);
+            assert_eq!(sides.freed.len(), 2, "each comes back once");
+        }
     }
 
     #[test]

@@ -311,7 +311,7 @@ const HOMEWARD: u64 = u64::MAX;
 #[derive(Debug, Portable, CheckBytes)]
 #[bytecheck(crate = rkyv::bytecheck)]
 #[repr(C)]
-pub struct ArchivedSharedBox {
+pub struct ArchivedSharedBox<T: Contents + ?Sized> {
     /// The contents themselves, where there is no memory to lend.
     inline: ArchivedBox<[u8]>,
     segment: u64_le,
@@ -319,6 +319,8 @@ pub struct ArchivedSharedBox {
     len: u64_le,
     /// 0 = the contents are inline.
     ticket: u64_le,
+    /// A type for each type of box, so that the compiler can tell apart what is asked of the two.
+    contents: PhantomData<T>,
 }
 
 /// Where a box's contents are, between serialising and resolving it.
@@ -328,7 +330,7 @@ pub struct SharedBoxResolver {
     parcel: Option<Parcel>,
 }
 
-impl ArchivedSharedBox {
+impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
     /// The bytes, as one who receives the frame has them from now on.
     fn open(&self, home: &Arc<dyn Home>, decoder: &mut Decoder<'_>) -> Result<Bytes, Failure> {
         let len = usize::try_from(self.len.to_native()).map_err(|_| Failure)?;
@@ -433,12 +435,13 @@ impl<T: Pod> Contents for [T] {
 
     #[inline]
     fn of(bytes: &[u8]) -> Option<&[T]> {
-        bytemuck::try_cast_slice(bytes).ok()
+        // No bytes at all may be anywhere.
+        if bytes.is_empty() { Some(&[]) } else { bytemuck::try_cast_slice(bytes).ok() }
     }
 
     #[inline]
     fn of_mut(bytes: &mut [u8]) -> Option<&mut [T]> {
-        bytemuck::try_cast_slice_mut(bytes).ok()
+        if bytes.is_empty() { Some(&mut []) } else { bytemuck::try_cast_slice_mut(bytes).ok() }
     }
 }
 
@@ -685,16 +688,16 @@ impl<T: Contents + Eq + ?Sized> Eq for SharedBox<T> {}
 // ---- as part of a frame --------------------------------------------------------------------------------------------
 
 impl<T: Contents + ?Sized> Archive for SharedBox<T> {
-    type Archived = ArchivedSharedBox;
+    type Archived = ArchivedSharedBox<T>;
     type Resolver = SharedBoxResolver;
 
-    fn resolve(&self, resolver: SharedBoxResolver, out: Place<ArchivedSharedBox>) {
+    fn resolve(&self, resolver: SharedBoxResolver, out: Place<ArchivedSharedBox<T>>) {
         let SharedBoxResolver { inline: resolver, inline_len, parcel } = resolver;
         let (place, ticket) = match parcel {
             Some(Parcel { place, ticket }) => (place, ticket.to_word()),
             None => (BlockRef { segment: 0, offset: 0, len: 0, ticket: 0 }, 0),
         };
-        munge!(let ArchivedSharedBox { inline, segment, offset, len, ticket: ticket_out } = out);
+        munge!(let ArchivedSharedBox { inline, segment, offset, len, ticket: ticket_out, contents: _ } = out);
         ArchivedBox::resolve_from_ref(&self.bytes.as_slice()[..inline_len], resolver, inline);
         segment.write(place.segment.into());
         offset.write(place.offset.into());
@@ -716,7 +719,7 @@ impl<'e, T: Contents + ?Sized> Serialize<Encoder<'e>> for SharedBox<T> {
     }
 }
 
-impl<T: Contents + ?Sized> Deserialize<SharedBox<T>, Decoding<'_>> for ArchivedSharedBox {
+impl<T: Contents + ?Sized> Deserialize<SharedBox<T>, Decoding<'_>> for ArchivedSharedBox<T> {
     fn deserialize(&self, decoder: &mut Decoding<'_>) -> Result<SharedBox<T>, Failure> {
         let new = SharedBox::new_of(self.bytes(decoder)?);
         T::of(new.bytes.as_slice()).is_some().then_some(()).ok_or(Failure)?;

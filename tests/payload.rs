@@ -7,7 +7,7 @@
 mod held;
 mod support;
 
-use callgate::{Bridge, CallError, Payload, bridge};
+use callgate::{Bridge, CallError, Payload, SharedBox, bridge};
 use held::alone;
 use rkyv::rancor::Source;
 use rkyv::ser::{Allocator, Writer};
@@ -15,12 +15,18 @@ use rkyv::validation::ArchiveContext;
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 use support::within;
 
 callgate::test_support!();
 
 /// Ends a test that hangs, in seconds. Unoptimised validation takes its time over megabytes.
 const PATIENCE: u64 = 240;
+
+const MIB: usize = 1 << 20;
+
+/// The largest power of two around which every size is tried: what a test build can check in time, or more.
+const LARGEST_POWER: usize = if cfg!(debug_assertions) { 24 } else { 26 };
 
 /// A list whose archive nests as deep as it is long.
 #[derive(Archive, Serialize, Deserialize)]
@@ -77,6 +83,10 @@ impl Mirror {
     pub fn make_text(&self, len: u64) -> String {
         "x".repeat(len as usize)
     }
+    /// A large request, a small reply, and no look at each byte.
+    pub fn text_len(&self, text: &str) -> usize {
+        text.len()
+    }
     pub fn list(&self, len: u32) -> List {
         List::new(len)
     }
@@ -87,7 +97,7 @@ impl Mirror {
 
 /// `len` bytes from `at` on in an endless text without a short period.
 fn sample(at: usize, len: usize) -> String {
-    const LONGEST: usize = (16 << 20) + 1 + 256;
+    const LONGEST: usize = (1 << LARGEST_POWER) + 1 + 256;
     static TEXT: LazyLock<String> = LazyLock::new(|| {
         let mut text = String::with_capacity(LONGEST + 8);
         for n in 0u64.. {
@@ -109,7 +119,10 @@ fn echoes(mirror: &Bridge<Mirror>, at: usize, len: usize) {
     let same = |back: Result<Vec<u8>, CallError>| back.expect("an echo") == text.as_bytes();
     assert!(same(mirror.slice(text.as_bytes())), "a slice of {len} bytes");
     // Checking a vector takes a test build too long to do it twice with every large one.
-    assert!(len > 1 << 20 || same(mirror.bytes(text.clone().into_bytes())), "a vector of {len} bytes");
+    assert!(
+        cfg!(debug_assertions) && len > MIB || same(mirror.bytes(text.clone().into_bytes())),
+        "a vector of {len} bytes"
+    );
     assert!(same(mirror.text(&text).map(String::into_bytes)), "a text of {len} bytes");
     assert!(same(mirror.string(text.clone()).map(String::into_bytes)), "a string of {len} bytes");
 }
@@ -131,7 +144,7 @@ fn sizes_around_the_end_of_a_slot() {
 fn sizes_around_every_power_of_two() {
     within(PATIENCE, "sizes_around_every_power_of_two", || {
         let mirror = Mirror::bridge().start().expect("the bridge starts");
-        for power in 7..=24 {
+        for power in 7..=LARGEST_POWER {
             for len in [(1 << power) - 1, 1 << power, (1 << power) + 1] {
                 echoes(&mirror, power, len);
             }
@@ -210,6 +223,101 @@ fn many_medium_payloads_from_many_threads() {
                 });
             }
         });
+    });
+}
+
+/// 32 calls at once, each with megabytes both ways: four of each thread, whose results it takes in another order.
+#[test]
+fn large_calls_at_once() {
+    within(PATIENCE, "large_calls_at_once", || {
+        let mirror = Mirror::bridge().lanes(32).workers(2).start().expect("the bridge starts");
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let mirror = &mirror;
+                scope.spawn(move || {
+                    let mut random = Random(thread);
+                    for _ in 0..2 {
+                        let calls: Vec<_> = (0..4)
+                            .map(|_| {
+                                let text = sample(random.below(4 * MIB), MIB + random.below(7 * MIB));
+                                (mirror.begin().text(&text).expect("a lane and memory"), text)
+                            })
+                            .collect();
+                        for (pending, text) in calls.into_iter().rev() {
+                            assert!(pending.wait().expect("an echo") == text, "thread {thread}: {} bytes", text.len());
+                        }
+                    }
+                });
+            }
+        });
+    });
+}
+
+/// A bridge whose requests have memory for two of the longest.
+fn with_little_memory(timeout: Option<Duration>) -> Bridge<Mirror> {
+    let builder = Mirror::bridge().lanes(32).max_payload(8 << 20).memory(32 << 20);
+    let builder = timeout.into_iter().fold(builder, |builder, timeout| builder.timeout(timeout));
+    builder.start().expect("the bridge starts")
+}
+
+#[test]
+fn large_calls_wait_for_one_anothers_memory() {
+    within(PATIENCE, "large_calls_wait_for_one_anothers_memory", || {
+        let mirror = with_little_memory(Some(Duration::from_secs(20)));
+        std::thread::scope(|scope| {
+            for thread in 0..32 {
+                let mirror = &mirror;
+                scope.spawn(move || {
+                    let mut random = Random(thread);
+                    for _ in 0..4 {
+                        let len = MIB + random.below(6 * MIB);
+                        assert_eq!(mirror.text_len(&sample(0, len)), Ok(len), "thread {thread}");
+                    }
+                });
+            }
+        });
+    });
+}
+
+/// All memory that requests have, in the hands of this thread.
+fn all_memory(mirror: &Bridge<Mirror>) -> Vec<SharedBox<[u8]>> {
+    (0..16).map(|_| SharedBox::zeroed_in(mirror, MIB).expect("memory")).collect()
+}
+
+#[track_caller]
+fn is_exhausted(result: Result<usize, CallError>) {
+    let is = matches!(result, Err(CallError::Exhausted { what: Payload::Request, budget, .. }) if budget == 16 << 20);
+    assert!(is, "{result:?}");
+}
+
+#[test]
+fn without_memory_a_call_fails_at_its_deadline_and_the_bridge_goes_on() {
+    const TIMEOUT: Duration = Duration::from_millis(400);
+    within(PATIENCE, "without_memory_a_call_fails_at_its_deadline", || {
+        let mirror = with_little_memory(Some(TIMEOUT));
+        let (boxes, text) = (all_memory(&mirror), sample(0, 2 * MIB));
+        for _ in 0..3 {
+            let began = Instant::now();
+            is_exhausted(mirror.text_len(&text));
+            let took = began.elapsed();
+            assert!(took > TIMEOUT / 2 && took < TIMEOUT + Duration::from_secs(10), "{took:?}");
+            assert_eq!(mirror.text_len("small"), Ok(5));
+        }
+        drop(boxes);
+        let patient = mirror.with_timeout(Duration::from_secs(60));
+        assert_eq!(patient.text_len(&text), Ok(text.len()));
+    });
+}
+
+/// Nothing but this very thread could end the wait.
+#[test]
+fn without_memory_and_timeout_a_call_fails_at_once() {
+    within(30, "without_memory_and_timeout_a_call_fails_at_once", || {
+        let mirror = with_little_memory(None);
+        let (boxes, text) = (all_memory(&mirror), sample(0, 2 * MIB));
+        (0..3).for_each(|_| is_exhausted(mirror.text_len(&text)));
+        drop(boxes);
+        assert_eq!(mirror.text_len(&text), Ok(text.len()));
     });
 }
 

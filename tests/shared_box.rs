@@ -106,6 +106,12 @@ impl Desk {
         std::thread::sleep(Duration::from_millis(ms));
         SharedBox::zeroed(len).ok()
     }
+    /// Boxes of other types, beside each other.
+    pub fn doubled(&self, mut numbers: SharedBox<[u64]>) -> (SharedBox<[u64]>, SharedBox<Header>) {
+        numbers.iter_mut().for_each(|number| *number *= 2);
+        let header = Header { width: numbers.len() as u32, height: 1, scale: 2.0 };
+        (numbers, SharedBox::new(header).expect("memory"))
+    }
     pub fn nothing(&self) {}
 }
 
@@ -159,6 +165,21 @@ fn it_is_the_same_memory_all_the_way() {
             let edited = desk.edit(bytes).expect("a box");
             assert_eq!(edited.as_ptr() == here, trusted);
             assert_eq!((edited[0], edited[1]), (2, 1));
+        }
+    });
+}
+
+#[test]
+fn one_method_has_boxes_of_numbers_and_another_of_bytes() {
+    both("one_method_has_boxes_of_numbers_and_another_of_bytes", |start| {
+        let desk = start().start().expect("a start");
+        for len in [0, 1, 1000] {
+            for numbers in [SharedBox::<[u64]>::zeroed_in(&desk, len), SharedBox::<[u64]>::zeroed(len)] {
+                let mut numbers = numbers.expect("memory");
+                numbers.fill(21);
+                let (doubled, header) = desk.doubled(numbers).expect("boxes");
+                assert_eq!((&doubled[..], header.width), (&vec![42; len][..], len as u32));
+            }
         }
     });
 }

@@ -177,8 +177,8 @@ impl<H: Host> Worker<H> {
         if exchange.slot.carries() {
             let departed = exchange.slot.depart_slow(room, self.trusted);
             let lane = self.lanes.lane(place);
-            let position = lane.publish(reply, departed.call, departed.place);
-            self.memory.published(lane.index(), position, departed.carried);
+            self.memory.publishing(lane.index(), lane.position(), departed.carried);
+            lane.publish(reply, departed.call, departed.place);
         } else {
             let len = exchange.slot.len();
             self.lanes.lane(place).publish(reply, 0, Place::Slot(len));

@@ -56,7 +56,7 @@ struct FromParent {
 /// The child's own memory.
 struct Replies {
     stock: Stock,
-    /// What published replies carry: lane, position, and that.
+    /// What published replies carry, or those about to be: lane, position, and that.
     published: Vec<(u32, u64, Carried)>,
 }
 
@@ -98,9 +98,10 @@ impl PayloadMemory {
         Block::new(&mapping, block.offset, block.len).unwrap_or_else(|| confused("a block outside its segment"))
     }
 
-    /// Keeps what the reply carries that was published at `position` of `lane` until its caller has dealt with it.
+    /// Keeps what the reply carries that is about to be published at `position` of `lane` until its caller has dealt with it. Before it is
+    /// published: the parent may ask for what it has dealt with at once, and does so once.
     #[cold]
-    pub(super) fn published(&self, lane: u32, position: u64, carried: Carried) {
+    pub(super) fn publishing(&self, lane: u32, position: u64, carried: Carried) {
         self.replies().published.push((lane, position, carried));
     }
 
