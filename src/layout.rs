@@ -119,7 +119,6 @@ pub(crate) const TICKETS: usize = 2;
 /// | anything | TAKEN | holder | it keeps the block beyond the frame that named it |
 /// | TAKEN | DONE | holder | it will not look at the block again |
 /// | TAKEN | HOME | holder | before it publishes a frame that brings the block home; `next` = the index after it in that frame, plus 1 |
-/// | HOME | DONE | holder | the frame was not published after all |
 ///
 /// A word of another generation says nothing of this loan: nobody took the block.
 #[derive(Debug)]

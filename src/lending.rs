@@ -124,6 +124,8 @@ struct Entry {
     over: bool,
     /// Whether a frame that is on its way carries it.
     on_its_way: bool,
+    /// How many here copy it for who was sent it home: until they are done it is nobody else's, whatever the peer says.
+    copied: u32,
     /// What the frame carries beside it.
     next: Chain,
 }
@@ -165,7 +167,7 @@ impl Lender {
         let entry = &mut self.entries[index as usize];
         let generation = entry.generation % GENERATIONS + 1;
         let next = chain.push(index);
-        *entry = Entry { generation, lent: Some((loan, len)), owned, over: false, on_its_way: true, next };
+        *entry = Entry { generation, lent: Some((loan, len)), owned, over: false, on_its_way: true, copied: 0, next };
         Ok(Ticket { index, generation })
     }
 
@@ -181,7 +183,7 @@ impl Lender {
     /// The block for its owner alone, if the peer is done with it.
     pub(crate) fn reclaim(&mut self, ticket: Ticket, free: &mut Vec<Loan>) -> Option<Loan> {
         self.collect(free);
-        let entry = self.entry(ticket).filter(|entry| entry.over && !entry.on_its_way)?;
+        let entry = self.entry(ticket).filter(|entry| entry.over && !entry.on_its_way && entry.copied == 0)?;
         let (loan, _) = entry.lent.take()?;
         self.free.push(ticket.index);
         Some(loan)
@@ -229,7 +231,7 @@ impl Lender {
         self.entries.get(index as usize).filter(|entry| entry.lent.is_some() && !entry.over)?;
         let (_, next) = self.word(index).filter(|&(state, _)| state == HOME)?;
         let entry = &mut self.entries[index as usize];
-        if entry.owned {
+        if entry.owned || entry.copied > 0 {
             // A copy must do: see `take_home`.
             entry.over = true;
             self.kept.retain(|&kept| kept != index);
@@ -252,8 +254,20 @@ impl Lender {
             let (loan, len) = self.home.swap_remove(at).block;
             return Some(Home::Whole(loan, len));
         }
-        let (loan, len) = self.entry(ticket)?.lent.as_ref()?;
-        Some(Home::Shared(loan.block(), *len))
+        let entry = self.entry(ticket)?;
+        let (loan, len) = entry.lent.as_ref()?;
+        let shared = Home::Shared(loan.block(), *len);
+        entry.copied += 1;
+        Some(shared)
+    }
+
+    /// What [`take_home`](Self::take_home) said is shared has been copied.
+    pub(crate) fn copied(&mut self, ticket: Ticket, free: &mut Vec<Loan>) {
+        let Some(entry) = self.entry(ticket) else { return };
+        entry.copied -= 1;
+        if entry.over && !entry.on_its_way {
+            self.end(ticket.index, free);
+        }
     }
 
     /// The frame with this number has been dealt with: what nobody took of what it brought goes to `free`.
@@ -277,7 +291,7 @@ impl Lender {
     /// The peer will not look at it again.
     fn end(&mut self, index: u32, free: &mut Vec<Loan>) {
         let entry = &mut self.entries[index as usize];
-        if entry.owned && entry.lent.is_some() {
+        if (entry.owned || entry.copied > 0) && entry.lent.is_some() {
             entry.over = true;
             return;
         }
@@ -347,21 +361,30 @@ impl Holder {
         true
     }
 
-    /// The frame is about to be published. Returns what it says of the blocks that nobody looks at here any more; of the others, the
-    /// peer makes copies.
-    pub(crate) fn send(&mut self, mut chain: Chain) -> Chain {
-        let mut home = Chain::default();
-        while let Some((ticket, let_go)) = self.pop(&mut chain) {
+    /// The frame is about to be published. Returns what it says of the blocks that nobody looks at here any more. Of the others the peer
+    /// makes copies: they stay in `chain`, and nobody here may write to them until the frame has been dealt with and they are
+    /// [discarded](Self::discard).
+    pub(crate) fn send(&mut self, chain: &mut Chain) -> Chain {
+        let (mut home, mut shared) = (Chain::default(), Chain::default());
+        while let Some((ticket, let_go)) = self.pop(chain) {
             if let_go {
                 self.entries[ticket.index as usize].generation = 0;
                 let next = home.push(ticket.index);
                 self.say(ticket, HOME, &next);
+            } else {
+                self.bring(ticket, &mut shared);
             }
         }
+        *chain = shared;
         home
     }
 
-    /// The frame will never be published.
+    /// Whether a frame that has not been dealt with names it.
+    pub(crate) fn is_brought(&self, ticket: Ticket) -> bool {
+        self.entries[ticket.index as usize].brought
+    }
+
+    /// The frame has been dealt with, or will never be published.
     pub(crate) fn discard(&mut self, mut chain: Chain) {
         while let Some((ticket, let_go)) = self.pop(&mut chain) {
             if let_go {
@@ -494,11 +517,11 @@ mod tests {
             }
             sides.holder.let_go(let_go);
             sides.holder.let_go(lost);
-            let home = sides.holder.send(home);
+            let coming = sides.holder.send(&mut home);
             if settled_before {
                 assert_eq!(sides.settle(std::mem::take(&mut chain)), 0);
             }
-            let number = sides.lender.welcome(home);
+            let number = sides.lender.welcome(coming);
             assert!(matches!(sides.lender.take_home(let_go), Some(Home::Whole(_, 100))));
             assert!(sides.lender.take_home(let_go).is_none(), "no block comes home twice");
             assert!(matches!(sides.lender.take_home(looked_at), Some(Home::Shared(_, 100))));
@@ -506,7 +529,11 @@ mod tests {
             sides.lender.forget(number, &mut sides.freed);
             assert_eq!(sides.freed.len(), 1, "nobody took the third");
             sides.holder.let_go(looked_at);
-            assert_eq!(sides.collect(), 2);
+            assert_eq!(sides.collect(), 1, "the frame names it");
+            sides.holder.discard(home);
+            assert_eq!(sides.collect(), 1, "it is being copied");
+            sides.lender.copied(looked_at, &mut sides.freed);
+            assert_eq!(sides.freed.len(), 2);
         }
     }
 

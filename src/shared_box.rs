@@ -25,6 +25,8 @@ use rkyv::{Archive, Deserialize, Place, Portable, Serialize, munge::munge};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -70,6 +72,8 @@ pub(crate) struct Kept {
     block: Block,
     ticket: Ticket,
     home: Arc<dyn Home>,
+    /// Whether a frame has ever named it: one look instead of a lock.
+    was_brought: AtomicBool,
 }
 
 /// The memory that this process has as a child: its bridge's.
@@ -121,11 +125,16 @@ impl Kept {
     /// `None` if it is kept already.
     pub(crate) fn take(block: Block, ticket: Ticket, home: &Arc<dyn Home>) -> Option<Self> {
         let is_new = home.on(|stock, _| stock.holder.take(ticket));
-        is_new.then(|| Self { block, ticket, home: home.clone() })
+        is_new.then(|| Self { block, ticket, home: home.clone(), was_brought: AtomicBool::new(false) })
     }
 
     pub(crate) fn span(&self) -> Span<'_> {
         self.block.span()
+    }
+
+    /// Whether the peer may yet look at it, for a frame that names it.
+    fn is_brought(&self) -> bool {
+        self.was_brought.load(Relaxed) && self.home.on(|stock, _| stock.holder.is_brought(self.ticket))
     }
 }
 
@@ -210,7 +219,7 @@ impl Bytes {
         match &mut self.store {
             Store::Private(_) => true,
             Store::Own(own) => !own.home.is_in_fork() && own.is_alone(),
-            Store::Peer(peer) => !peer.home.is_in_fork() && peer.block.is_writable(),
+            Store::Peer(peer) => !peer.home.is_in_fork() && peer.block.is_writable() && !peer.is_brought(),
         }
     }
 
@@ -257,8 +266,13 @@ impl Bytes {
         // SAFETY: a new block, that nobody else knows of, of at least `len` bytes.
         let target = unsafe { loan.span().first(self.len).as_mut_bytes() };
         target.copy_from_slice(self.as_slice());
-        let ticket = room.home.on(|stock, source| stock.lend(loan, len, false, &mut carried.lent, source))?;
-        Ok(Parcel { place, ticket })
+        room.home.on(|stock, source| match stock.lend(loan, len, false, &mut carried.lent, source) {
+            Ok(ticket) => Ok(Parcel { place, ticket }),
+            Err(loan) => {
+                stock.free(loan, source);
+                Err(no_ticket())
+            }
+        })
     }
 }
 
@@ -268,28 +282,45 @@ impl Own {
         let mut state = self.state();
         let loan = match std::mem::replace(&mut *state, State::Gone) {
             State::Here(loan) => loan,
-            other => {
-                *state = other;
-                return Ok(None);
-            }
+            // By a frame that has been dealt with, perhaps.
+            State::Lent(ticket) => match self.home.on(|stock, source| stock.reclaim(ticket, source)) {
+                Some(loan) => loan,
+                None => {
+                    *state = State::Lent(ticket);
+                    return Ok(None);
+                }
+            },
+            State::Gone => return Ok(None),
         };
         let place = loan.reference(len);
         let lend = |stock: &mut crate::stock::Stock, source: &mut dyn crate::arena::Source| {
             stock.lend(loan, len as u64, true, &mut carried.lent, source)
         };
-        let ticket = self.home.on(lend)?;
-        *state = State::Lent(ticket);
-        Ok(Some(Parcel { place, ticket }))
+        match self.home.on(lend) {
+            Ok(ticket) => {
+                *state = State::Lent(ticket);
+                Ok(Some(Parcel { place, ticket }))
+            }
+            Err(loan) => {
+                *state = State::Here(loan);
+                Err(no_ticket())
+            }
+        }
     }
 }
 
 impl Kept {
     /// `None` if another place in the frame brings it home already.
     fn bring(&self, len: usize, carried: &mut Carried) -> Option<Parcel> {
+        self.was_brought.store(true, Relaxed);
         let is_first = self.home.on(|stock, _| stock.holder.bring(self.ticket, &mut carried.home));
         let place = BlockRef { segment: HOMEWARD, offset: 0, len: len as u64, ticket: 0 };
         is_first.then_some(Parcel { place, ticket: self.ticket })
     }
+}
+
+fn no_ticket() -> NoMemory {
+    NoMemory::Failed { why: "the bridge has lent as many blocks of memory as it can".into() }
 }
 
 fn is_same(one: &Arc<dyn Home>, other: &dyn Home) -> bool {
@@ -362,9 +393,10 @@ impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
                 Err(Failure)
             }
             Back::Shared(block, lent) => {
-                decoder.may_copy(lent)?;
-                let len = (len as u64 <= lent).then_some(len).ok_or(Failure)?;
-                Ok(Bytes::copy_of(block.span(), len, home))
+                let may_copy = decoder.may_copy(lent).and((len as u64 <= lent).then_some(()).ok_or(Failure));
+                let copy = may_copy.map(|()| Bytes::copy_of(block.span(), len, home));
+                home.on(|stock, source| stock.copied(ticket, source));
+                copy
             }
         }
     }

@@ -60,7 +60,7 @@ impl Stock {
         self.arena.free(loan, source);
     }
 
-    /// See [`Lender::lend`]. If so many blocks are lent already, this one is freed.
+    /// See [`Lender::lend`].
     pub(crate) fn lend(
         &mut self,
         loan: Loan,
@@ -68,12 +68,9 @@ impl Stock {
         owned: bool,
         chain: &mut Chain,
         source: &mut dyn Source,
-    ) -> Result<Ticket, NoMemory> {
+    ) -> Result<Ticket, Loan> {
         self.collect(source);
-        self.lender.lend(loan, len, owned, chain).map_err(|loan| {
-            self.arena.free(loan, source);
-            NoMemory::Failed { why: "the bridge has lent as many blocks of memory as it can".into() }
-        })
+        self.lender.lend(loan, len, owned, chain)
     }
 
     /// Lends the block that a frame lies in, so that its receiver may keep it beyond the frame. Returns the ticket, as it is written; 0 if
@@ -94,7 +91,7 @@ impl Stock {
     pub(crate) fn depart(&mut self, carried: &mut Carried) -> Chain {
         carried.is_waited_for = true;
         self.under_way += 1;
-        self.holder.send(std::mem::take(&mut carried.home))
+        self.holder.send(&mut carried.home)
     }
 
     /// A frame that departed has been dealt with.
@@ -143,6 +140,12 @@ impl Stock {
     /// See [`Lender::take_home`].
     pub(crate) fn take_home(&mut self, ticket: Ticket) -> Option<Back> {
         self.lender.take_home(ticket)
+    }
+
+    /// See [`Lender::copied`].
+    pub(crate) fn copied(&mut self, ticket: Ticket, source: &mut dyn Source) {
+        self.lender.copied(ticket, &mut self.freed);
+        self.put_back(source);
     }
 
     /// See [`Lender::forget`].

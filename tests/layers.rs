@@ -34,6 +34,8 @@ const ATOMICS: &[&str] = &[
     "src/bridge/entry.rs",
     // Numbers for threads: a word of this process alone.
     "src/call/caller.rs",
+    // Whether a frame has named a block: a word of this process alone.
+    "src/shared_box.rs",
     // When the watcher is to look for idle memory: a word of this process alone.
     "src/call/link.rs",
     // Numbers for names: a word of this process alone.
