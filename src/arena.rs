@@ -127,10 +127,10 @@ impl Arena {
         self.idle > self.limits.retained
     }
 
-    /// Gives back all that it may not retain.
-    pub(crate) fn tidy(&mut self, source: &mut dyn Source) {
-        self.give_back_idle(self.limits.retained, source);
+    /// Gives back all that it may not retain. Returns the mappings: to undo them takes its time.
+    pub(crate) fn tidy(&mut self, source: &mut dyn Source) -> Vec<Arc<Mapping>> {
         self.peak = self.in_use;
+        self.give_back_idle(self.limits.retained, source)
     }
 
     pub(crate) fn max_payload(&self) -> u64 {
@@ -152,7 +152,7 @@ impl Arena {
         }
         let blocks = if block_len <= LARGEST_SHARED { BLOCKS_PER_SEGMENT } else { 1 };
         let mut grown = source.grow(block_len * blocks);
-        if grown.is_err() && self.give_back_idle(0, source) {
+        if grown.is_err() && !self.give_back_idle(0, source).is_empty() {
             grown = source.grow(block_len * blocks);
         }
         let (segment, mapping) = grown.map_err(|why| for_payload(why, len))?;
@@ -216,17 +216,20 @@ impl Arena {
         }
     }
 
-    /// Gives idle segments back until at most `keep` bytes of them are left, those first that have not been used for longest. Whether there
-    /// were more.
-    fn give_back_idle(&mut self, keep: u64, source: &mut dyn Source) -> bool {
-        let is_too_much = self.idle > keep;
+    /// Gives idle segments back until at most `keep` bytes of them are left, those first that have not been used for longest. Returns
+    /// their mappings.
+    fn give_back_idle(&mut self, keep: u64, source: &mut dyn Source) -> Vec<Arc<Mapping>> {
+        let mut given_back = Vec::new();
         while self.idle > keep {
             let idle = self.segments.iter().filter(|(_, owned)| owned.is_idle());
             let Some((&segment, _)) = idle.min_by_key(|(_, owned)| owned.used) else { break };
-            self.idle -= self.segments.remove(&segment).map_or(0, |owned| owned.len());
+            if let Some(owned) = self.segments.remove(&segment) {
+                self.idle -= owned.len();
+                given_back.push(owned.mapping);
+            }
             source.shrink(segment);
         }
-        is_too_much
+        given_back
     }
 }
 
@@ -326,7 +329,7 @@ mod tests {
             assert!(source.live.values().sum::<u64>() <= 32 << 20);
         }
         let small = arena.allocate(5000, &mut source).unwrap();
-        arena.tidy(&mut source);
+        assert!(!arena.tidy(&mut source).is_empty());
         assert!(!arena.is_untidy());
         arena.free(small, &mut source);
         assert_eq!(source.live.len(), 1, "what is retained");

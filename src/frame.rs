@@ -27,6 +27,7 @@ use std::alloc::Layout;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -524,6 +525,8 @@ pub struct Decoder<'d> {
     /// Bytes that may yet be copied out of what the peer lends.
     left: u64,
     trust: Option<TrustedPeer>,
+    /// The addresses of the frame, so that boxes are made of what came with it and nothing else; `None` in a child.
+    frame: Option<Range<usize>>,
 }
 
 /// The word that a peer keeps its hands off what it has given away, and that what it sends is valid.
@@ -546,12 +549,24 @@ pub(crate) type Decoding<'d> = Strategy<Decoder<'d>, Failure>;
 impl<'d> Decoder<'d> {
     /// Of replies that came by a bridge, whose boxes together have at most `most` bytes.
     pub(crate) fn of(home: &'d Arc<dyn Home>, most: u64, trust: Option<TrustedPeer>) -> Self {
-        Self { home: Some(home), left: most, trust }
+        Self { home: Some(home), left: most, trust, frame: None }
     }
 
     /// Of what a child got from its parent.
     pub(crate) fn of_child() -> Self {
-        Self { home: None, left: u64::MAX, trust: None }
+        Self { home: None, left: u64::MAX, trust: None, frame: None }
+    }
+
+    /// The same, of a frame that lies in `bytes`.
+    #[inline(always)]
+    fn within(self, bytes: &[u8]) -> Self {
+        let start = bytes.as_ptr().addr();
+        Self { frame: Some(start..start + bytes.len()), ..self }
+    }
+
+    /// Whether `part` is of the frame that is being decoded.
+    pub(crate) fn has<T>(&self, part: &T) -> bool {
+        self.frame.as_ref().is_none_or(|frame| frame.contains(&std::ptr::from_ref(part).addr()))
     }
 
     pub(crate) fn home(&self) -> Option<&'d Arc<dyn Home>> {
@@ -692,12 +707,13 @@ impl<R: Transfer> Reply for R {
 }
 
 /// Makes the value from a reply where it lies.
-fn decode_in_place<R: Transfer>(span: Span<'_>, mut decoder: Decoder<'_>, _: TrustedPeer) -> Result<R, Failure> {
+fn decode_in_place<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>, _: TrustedPeer) -> Result<R, Failure> {
     // SAFETY: the peer is trusted to leave the block alone until it is released, and to have written a valid archive.
     let bytes = unsafe { span.as_bytes() };
     let root = root::<R::Archived>(bytes)?;
     // SAFETY: as above; `root` has found room for it, aligned.
     let archived = unsafe { &*root };
+    let mut decoder = decoder.within(bytes);
     catch(|| deserialize_using::<R, _, Failure>(archived, &mut decoder))
 }
 
@@ -755,7 +771,8 @@ pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
 
 /// Validates private bytes that are aligned as payloads are, and makes the value from them.
 #[inline(always)]
-pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], mut decoder: Decoder<'_>) -> Result<R, Failure> {
+pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], decoder: Decoder<'_>) -> Result<R, Failure> {
+    let mut decoder = decoder.within(bytes);
     catch(|| {
         let archived = access::<R::Archived>(bytes)?;
         deserialize_using::<R, _, Failure>(archived, &mut decoder)

@@ -225,6 +225,14 @@ impl CallerLane {
         if self.under_way.is_empty() { None } else { self.arrived_slow() }
     }
 
+    /// Takes back what a request carried whose arguments panicked while they were written.
+    pub(crate) fn forget_unsent(&mut self, home: &dyn Home) {
+        if self.carried.is_loaded {
+            let carried = std::mem::take(&mut self.carried);
+            home.on(|stock, source| stock.settle(carried, source));
+        }
+    }
+
     /// Nobody waits for the replies any more. What their requests carry comes back when they are taken.
     pub(crate) fn give_up(&mut self, home: &dyn Home) {
         for (_, carried) in &mut self.under_way {

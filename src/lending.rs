@@ -137,7 +137,7 @@ struct Returned {
 }
 
 /// A block that the peer sends home.
-pub(crate) enum Home {
+pub(crate) enum Returning {
     /// It is this side's alone.
     Whole(Loan, u64),
     /// Somebody still looks at it: so many bytes are to be copied.
@@ -249,14 +249,14 @@ impl Lender {
     }
 
     /// A block that a frame brings home; `None` if it was not lent.
-    pub(crate) fn take_home(&mut self, ticket: Ticket) -> Option<Home> {
+    pub(crate) fn take_home(&mut self, ticket: Ticket) -> Option<Returning> {
         if let Some(at) = self.home.iter().position(|returned| returned.ticket == ticket) {
             let (loan, len) = self.home.swap_remove(at).block;
-            return Some(Home::Whole(loan, len));
+            return Some(Returning::Whole(loan, len));
         }
         let entry = self.entry(ticket)?;
         let (loan, len) = entry.lent.as_ref()?;
-        let shared = Home::Shared(loan.block(), *len);
+        let shared = Returning::Shared(loan.block(), *len);
         entry.copied += 1;
         Some(shared)
     }
@@ -522,9 +522,9 @@ mod tests {
                 assert_eq!(sides.settle(std::mem::take(&mut chain)), 0);
             }
             let number = sides.lender.welcome(coming);
-            assert!(matches!(sides.lender.take_home(let_go), Some(Home::Whole(_, 100))));
+            assert!(matches!(sides.lender.take_home(let_go), Some(Returning::Whole(_, 100))));
             assert!(sides.lender.take_home(let_go).is_none(), "no block comes home twice");
-            assert!(matches!(sides.lender.take_home(looked_at), Some(Home::Shared(_, 100))));
+            assert!(matches!(sides.lender.take_home(looked_at), Some(Returning::Shared(_, 100))));
             assert_eq!(sides.settle(chain), 0);
             sides.lender.forget(number, &mut sides.freed);
             assert_eq!(sides.freed.len(), 1, "nobody took the third");

@@ -12,7 +12,7 @@ use crate::arena::Loan;
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::frame::{BlockRef, Decoder, Decoding, Encoder};
-use crate::lending::{Carried, Home as Back, Ticket};
+use crate::lending::{Carried, Returning, Ticket};
 use crate::segment::{Block, Span};
 use crate::stock::{Home, Room};
 use bytemuck::Pod;
@@ -28,10 +28,12 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 /// The alignment of every box's contents, in bytes.
 const ALIGN: usize = 64;
+
+/// What an untrusted peer's box of fewer bytes holds is copied into private memory.
+const SMALL: usize = 4 << 10;
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
@@ -160,10 +162,12 @@ impl Bytes {
     fn stale_in(bridge: &impl Memory, len: usize) -> Result<Self, NoMemory> {
         let place::HomeOf(home, timeout) = bridge.home();
         let deadline = Deadline::after(timeout);
-        Self::stale(home, len, Deadline::now()).or_else(|_| {
-            bridge.take_late_replies();
-            Self::stale(home, len, deadline)
-        })
+        let new = Self::stale(home, len, Deadline::now());
+        if !matches!(new, Err(NoMemory::Exhausted { .. })) {
+            return new;
+        }
+        bridge.take_late_replies();
+        Self::stale(home, len, deadline)
     }
 
     /// `len` zeros in private memory.
@@ -183,7 +187,11 @@ impl Bytes {
 
     /// A copy of the first `len` bytes of a span that a peer may be writing; in shared memory if there is any.
     fn copy_of(span: Span<'_>, len: usize, home: &Arc<dyn Home>) -> Self {
-        let mut copy = Self::stale(home, len, Deadline::now()).unwrap_or_else(|_| Self::private(len));
+        let mut copy = match len {
+            // Not worth a block.
+            ..SMALL => Self::private(len),
+            _ => Self::stale(home, len, Deadline::now()).unwrap_or_else(|_| Self::private(len)),
+        };
         let target = copy.as_mut_slice().as_mut_ptr();
         // SAFETY: as long as the span's first `len` bytes, and nobody else's: a new block, or private memory.
         unsafe { span.first(len).copy_to(target) };
@@ -387,12 +395,14 @@ impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
         decoder: &mut Decoder<'_>,
     ) -> Result<Bytes, Failure> {
         match home.on(|stock, _| stock.take_home(ticket)).ok_or(Failure)? {
-            Back::Whole(loan, lent) if len as u64 <= lent => Ok(Bytes { store: Store::Own(Own::new(loan, home)), len }),
-            Back::Whole(loan, _) => {
+            Returning::Whole(loan, lent) if len as u64 <= lent => {
+                Ok(Bytes { store: Store::Own(Own::new(loan, home)), len })
+            }
+            Returning::Whole(loan, _) => {
                 home.on(|stock, source| stock.free(loan, source));
                 Err(Failure)
             }
-            Back::Shared(block, lent) => {
+            Returning::Shared(block, lent) => {
                 let may_copy = decoder.may_copy(lent).and((len as u64 <= lent).then_some(()).ok_or(Failure));
                 let copy = may_copy.map(|()| Bytes::copy_of(block.span(), len, home));
                 home.on(|stock, source| stock.copied(ticket, source));
@@ -406,6 +416,10 @@ impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
             let mut bytes = Bytes::private(self.inline.len());
             bytes.as_mut_slice().copy_from_slice(&self.inline);
             return Ok(bytes);
+        }
+        // One that came with another frame may name what is somebody else's by now.
+        if !decoder.has(self) {
+            return Err(Failure);
         }
         let home = decoder.home().or(HERE.get()).ok_or(Failure)?.clone();
         self.open(&home, decoder)
@@ -626,11 +640,12 @@ impl<T: Pod> SharedBox<[T]> {
 impl SharedBox<[u8]> {
     /// A box of `len` bytes in `home`, or wherever boxes of this process lie, that hold whatever lay there before.
     pub(crate) fn for_overwrite_at(
-        place: Option<(&Arc<dyn Home>, Option<Duration>)>,
+        home: Option<&Arc<dyn Home>>,
         len: usize,
+        deadline: Deadline,
     ) -> Result<Self, NoMemory> {
-        let bytes = match place {
-            Some((home, timeout)) => Bytes::stale(home, len, Deadline::after(timeout)),
+        let bytes = match home {
+            Some(home) => Bytes::stale(home, len, deadline),
             None => Bytes::stale_here(len),
         };
         bytes.map(Self::new_of)

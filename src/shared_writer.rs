@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::shared_box::{Memory, SharedBox, place};
 use crate::stock::Home;
@@ -50,6 +51,7 @@ pub struct SharedWriter {
     bytes: SharedBox<[u8]>,
     /// How many of them have been written.
     len: usize,
+    /// Whose memory it is, and how long to wait for it; `None` = wherever boxes of this process lie.
     home: Option<(Arc<dyn Home>, Option<Duration>)>,
 }
 
@@ -108,19 +110,26 @@ impl SharedWriter {
         self.bytes
     }
 
-    /// Makes room for `more` bytes.
+    /// Makes room for `more` bytes: twice what there is, or as much as there may be, or an eighth more than is needed, or just that.
     fn reserve(&mut self, more: usize) -> io::Result<()> {
         let need = self.len.saturating_add(more);
-        if need > self.bytes.len() {
-            self.grow(need.max(2 * self.bytes.len()).max(FIRST)).or_else(|_| self.grow(need))?;
+        if need <= self.bytes.len() {
+            return Ok(());
         }
-        Ok(())
+        let wish = need.max(2 * self.bytes.len()).max(FIRST);
+        let most = match self.grow(wish, Deadline::now()) {
+            Err(NoMemory::TooLarge { max, .. }) => usize::try_from(max).unwrap_or(usize::MAX),
+            Err(_) => need.saturating_add(need / 8),
+            Ok(()) => return Ok(()),
+        };
+        let timeout = self.home.as_ref().and_then(|(_, timeout)| *timeout);
+        let grown = self.grow(most.max(need), Deadline::now()).or_else(|_| self.grow(need, Deadline::after(timeout)));
+        grown.map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))
     }
 
-    fn grow(&mut self, capacity: usize) -> io::Result<()> {
-        let home = self.home.as_ref().map(|(home, timeout)| (home, *timeout));
-        let grown = SharedBox::for_overwrite_at(home, capacity);
-        let mut grown = grown.map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
+    fn grow(&mut self, capacity: usize, deadline: Deadline) -> Result<(), NoMemory> {
+        let home = self.home.as_ref().map(|(home, _)| home);
+        let mut grown = SharedBox::for_overwrite_at(home, capacity, deadline)?;
         grown[..self.len].copy_from_slice(&self.bytes[..self.len]);
         self.bytes = grown;
         Ok(())

@@ -9,8 +9,10 @@ use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::frame::BlockRef;
 use crate::layout::HeldTable;
-use crate::lending::{Carried, Chain, Holder, Home as Back, Lender, Ticket};
+use crate::lending::{Carried, Chain, Holder, Lender, Returning, Ticket};
 use crate::segment::{Block, Placed};
+use crate::sys::mapping::Mapping;
+use std::sync::Arc;
 
 /// The memory of one side.
 pub(crate) struct Stock {
@@ -138,7 +140,7 @@ impl Stock {
     }
 
     /// See [`Lender::take_home`].
-    pub(crate) fn take_home(&mut self, ticket: Ticket) -> Option<Back> {
+    pub(crate) fn take_home(&mut self, ticket: Ticket) -> Option<Returning> {
         self.lender.take_home(ticket)
     }
 
@@ -171,9 +173,9 @@ impl Stock {
     }
 
     /// See [`Arena::tidy`].
-    pub(crate) fn tidy(&mut self, source: &mut dyn Source) {
+    pub(crate) fn tidy(&mut self, source: &mut dyn Source) -> Vec<Arc<Mapping>> {
         self.collect(source);
-        self.arena.tidy(source);
+        self.arena.tidy(source)
     }
 
     fn put_back(&mut self, source: &mut dyn Source) {

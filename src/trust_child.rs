@@ -15,10 +15,10 @@ impl<T: Service> Builder<T> {
     ///
     /// # Safety
     ///
-    /// The child must not write to memory that it has given away (boxes that it has passed or returned, replies that it has sent),
-    /// nor send bytes that are no valid archive of the method's result. So it must be free of memory corruption, and the
-    /// `Serialize` of its types be right. Neither side may pass by value what somebody on that side still looks at: only a
-    /// `Serialize` written by hand, which passes on boxes that are not in the value, could do that.
+    /// The child must not write to memory that it has given away (boxes that it has passed or returned, replies that it has sent) or
+    /// only been lent (boxes passed by reference), nor send bytes that are no valid archive of the method's result, or one that nests
+    /// so deep that reading it overflows the stack. So it must be free of memory corruption, and the `Serialize` and `Deserialize` of its
+    /// types be right: derived, say. One written by hand that passes on, or makes, boxes that are not in the value is not.
     ///
     /// # Examples
     ///

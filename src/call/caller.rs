@@ -446,6 +446,7 @@ impl Caller {
     pub(crate) fn take_late_replies(&self) {
         let ticket = &Ticket::new(const { &Method { service: "", name: "", index: 0, interface: None } }, None);
         for mut lane in self.lanes.iter().filter_map(|lane| lane.try_lock()) {
+            lane.forget_unsent(&*self.link);
             // What is wrong with one of them is said by whoever calls next.
             let _ = self.settle(&mut lane, ticket);
         }
@@ -579,7 +580,7 @@ impl Caller {
             self.home.on(|stock, source| stock.arrived(carried, source));
         }
         if carries {
-            self.link.used();
+            self.link.used(false);
         }
     }
 

@@ -27,10 +27,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
 use std::time::{Duration, Instant};
 
-/// Segments that one bridge may have at a time, whatever their size.
-const MAX_SEGMENTS: usize = 1024;
+/// Segments that each side of a bridge may have at a time, whatever their size.
+const MAX_SEGMENTS: usize = 4096;
 
 /// Control messages that are read in one go; a child that floods the socket must not keep the watcher from the others.
 const MESSAGES_PER_TURN: usize = 16;
@@ -54,7 +55,7 @@ pub(crate) struct Link {
     pidfd: Pidfd,
     control: Control,
     /// The memory of requests and boxes. On lines of its own, like the books: every call of every thread reads what stands above.
-    /// Held while the books are, never the other way round.
+    /// Locked before the books, never after them.
     stock: CachePadded<Mutex<Stock>>,
     /// Rung when something has come back into the stock.
     came_back: Condvar,
@@ -125,17 +126,13 @@ impl Books {
 
     /// Creates a segment of `len` bytes for an arena that has segments of `lens`.
     fn create(&mut self, len: u64, of: fn(&mut Self) -> &mut HashMap<u64, u64>, access: Access) -> Created {
-        let (budget, segments) = (self.budget, self.request_lens.len() + self.reply_lens.len());
-        let used: u64 = of(self).values().sum();
+        let budget = self.budget;
+        let (segments, used) = (of(self).len(), of(self).values().sum::<u64>());
         if len > budget {
             return Err(NoMemory::TooLarge { len, max: budget });
         }
-        if len > budget - used {
+        if len > budget - used || segments >= MAX_SEGMENTS {
             return Err(NoMemory::Exhausted { len, budget });
-        }
-        if segments >= MAX_SEGMENTS {
-            let why = format!("the bridge has {MAX_SEGMENTS} segments for large payloads already");
-            return Err(NoMemory::Failed { why });
         }
         let segment = self.next;
         let created = self.objects.create(segment, len as usize, access);
@@ -203,8 +200,8 @@ impl Link {
     }
 
     /// Notes that memory has been used. If there is more than may be kept when it is not, has the watcher look in a while.
-    pub(crate) fn used(&self) {
-        let is_untidy = self.stock.lock().is_untidy() || self.books.lock().reply_len() > self.retained;
+    pub(crate) fn used(&self, is_untidy: bool) {
+        let is_untidy = is_untidy || self.books.lock().reply_len() > self.retained;
         if is_untidy && self.untidy.swap(USED, Relaxed) == TIDY {
             // Without a watcher there is no child either.
             let _ = watch::tidy_soon();
@@ -228,8 +225,11 @@ impl Link {
             Message::Need { len } => self.grant(len).is_ok(),
             Message::Detach { segment } => {
                 let mut books = self.books.lock();
-                let known = books.replies.remove(&segment).is_some();
-                books.reply_lens.remove(&segment).is_some() && known
+                let mapping = books.replies.remove(&segment);
+                let known = books.reply_lens.remove(&segment).is_some() && mapping.is_some();
+                drop(books);
+                unmap(mapping.into_iter().collect());
+                known
             }
             Message::Attach { .. }
             | Message::Grant { .. }
@@ -254,6 +254,18 @@ impl Link {
         }
     }
 }
+
+/// Drops mappings on a thread of its own: to undo one of gigabytes takes a while, and the watcher has other children.
+fn unmap(mappings: Vec<Arc<Mapping>>) {
+    let len: usize = mappings.iter().map(|mapping| mapping.len()).sum();
+    if len > QUICKLY_UNMAPPED {
+        // If there is no thread to be had, they are dropped here.
+        let _ = thread::Builder::new().name("callgate-unmap".into()).spawn(move || drop(mappings));
+    }
+}
+
+/// Mappings of so many bytes are undone at once.
+const QUICKLY_UNMAPPED: usize = 16 << 20;
 
 impl Watched for Link {
     fn pidfd(&self) -> &Pidfd {
@@ -290,7 +302,7 @@ impl Watched for Link {
             return false;
         }
         match self.stock.try_lock() {
-            Some(mut stock) => stock.tidy(&mut TellChild(self)),
+            Some(mut stock) => unmap(stock.tidy(&mut TellChild(self))),
             None => self.untidy.store(USED, Relaxed),
         }
         if self.books.lock().reply_len() > self.retained {
@@ -310,9 +322,12 @@ impl Watched for Link {
 impl Home for Link {
     #[cold]
     fn with(&self, run: &mut dyn FnMut(&mut Stock, &mut dyn Source)) {
-        run(&mut self.stock.lock(), &mut TellChild(self));
+        let mut stock = self.stock.lock();
+        run(&mut stock, &mut TellChild(self));
+        let is_untidy = stock.is_untidy();
+        drop(stock);
         self.came_back.notify_all();
-        self.used();
+        self.used(is_untidy);
     }
 
     /// Without a deadline, waits only for what comes back by itself: for the frames of other calls.

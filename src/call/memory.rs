@@ -155,7 +155,7 @@ impl PayloadMemory {
         let Ok(mut replies) = self.replies.try_lock() else { return };
         let mut source = AskParent(self);
         replies.collect(&self.callers, &mut source);
-        replies.stock.tidy(&mut source);
+        drop(replies.stock.tidy(&mut source));
     }
 
     fn told(&self) -> MutexGuard<'_, FromParent> {
