@@ -20,9 +20,9 @@ const PATIENCE: u64 = 240;
 /// Bytes of a large payload.
 const LEN: usize = if cfg!(debug_assertions) { 16 << 20 } else { 64 << 20 };
 
-/// Large calls each way, and with boxes.
-const CALLS: usize = 100;
-const BOXES: usize = 20;
+/// Large calls each way, in the one test that takes its time; elsewhere a few.
+const MANY: usize = 100;
+const FEW: usize = 10;
 
 /// Bytes that each side may keep idle.
 const RETAINED: u64 = 8 << 20;
@@ -80,23 +80,23 @@ fn view(mirror: &Bridge<Mirror>, len: usize) -> View<String> {
     mirror.view().text(len).expect("a text")
 }
 
-/// A use of large memory, after which none is in use, and its name.
-type Use = (&'static str, fn(&Bridge<Mirror>));
+/// A use of large memory after which none is in use, and its name. The number is that of calls, where it matters.
+type Use = (&'static str, fn(&Bridge<Mirror>, usize));
 
 const USES: &[Use] = &[
-    ("texts, both ways", |mirror| {
+    ("texts, both ways", |mirror, calls| {
         let text = "x".repeat(LEN);
-        for _ in 0..CALLS {
+        for _ in 0..calls {
             assert_eq!(mirror.len(&text), Ok(LEN));
             assert_eq!(mirror.text(LEN).map(|text| text.len()), Ok(LEN));
         }
     }),
-    ("texts of many sizes, by threads", |mirror| {
+    ("texts of many sizes, by threads", |mirror, _| {
         std::thread::scope(|scope| {
             for thread in 1..=4 {
                 scope.spawn(move || {
                     for round in 1..=25 {
-                        let len = LEN * thread * round / CALLS;
+                        let len = LEN * thread * round / 100;
                         assert_eq!(mirror.len(&"x".repeat(len)), Ok(len));
                         assert_eq!(mirror.text(len).map(|text| text.len()), Ok(len));
                     }
@@ -104,34 +104,34 @@ const USES: &[Use] = &[
             }
         });
     }),
-    ("boxes dropped by the child", |mirror| {
-        (0..BOXES).for_each(|_| assert_eq!(mirror.take(filled(mirror, LEN)), Ok(LEN)));
+    ("boxes dropped by the child", |mirror, _| {
+        (0..FEW).for_each(|_| assert_eq!(mirror.take(filled(mirror, LEN)), Ok(LEN)));
     }),
-    ("boxes returned, and dropped by the parent", |mirror| {
-        (0..BOXES).for_each(|_| drop(mirror.back(filled(mirror, LEN)).expect("a box")));
+    ("boxes returned, and dropped by the parent", |mirror, _| {
+        (0..FEW).for_each(|_| drop(mirror.back(filled(mirror, LEN)).expect("a box")));
     }),
-    ("boxes kept by the child, returned later, and dropped by the parent", |mirror| {
+    ("boxes kept by the child, returned later, and dropped by the parent", |mirror, _| {
         (0..4).for_each(|_| mirror.keep(filled(mirror, LEN)).expect("a call"));
         while mirror.kept().expect("a call").is_some() {}
     }),
-    ("boxes made by the child, and dropped by the parent", |mirror| {
-        (0..BOXES).for_each(|_| drop(mirror.make(LEN).expect("a box")));
+    ("boxes made by the child, and dropped by the parent", |mirror, _| {
+        (0..FEW).for_each(|_| drop(mirror.make(LEN).expect("a box")));
     }),
-    ("boxes made by the child, and dropped later", |mirror| {
+    ("boxes made by the child, and dropped later", |mirror, _| {
         let boxes = [(); 4].map(|()| mirror.make(LEN).expect("a box"));
         mirror.sleep(100).expect("a call");
         drop(boxes);
     }),
-    ("views, dropped later", |mirror| {
+    ("views, dropped later", |mirror, _| {
         let views = [(); 4].map(|()| view(mirror, LEN));
         mirror.sleep(100).expect("a call");
         assert!(views.iter().all(|view| view.len() == LEN));
     }),
-    ("many views, dropped at once", |mirror| drop([(); 400].map(|()| view(mirror, LEN / 400)))),
-    ("views dropped by threads while there are calls", |mirror| {
+    ("many views, dropped at once", |mirror, _| drop([(); 400].map(|()| view(mirror, LEN / 400)))),
+    ("views dropped by threads while there are calls", |mirror, _| {
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..BOXES).for_each(|_| drop(view(mirror, LEN / 4))));
+                scope.spawn(|| (0..FEW).for_each(|_| drop(view(mirror, LEN / 4))));
             }
         });
     }),
@@ -145,13 +145,13 @@ fn shared_kib(pid: u32) -> u64 {
 }
 
 /// After each use, both processes soon have no more than both sides may keep.
-fn goes_back(retained: u64, is_trusted: bool) {
+fn goes_back(retained: u64, is_trusted: bool, calls: usize) {
     for (case, run) in USES {
         let builder = Mirror::bridge().retained(retained);
         // SAFETY: the child runs the safe code above.
         let builder = if is_trusted { unsafe { builder.trust_child() } } else { builder };
         let mirror = builder.start().expect("a start");
-        run(&mirror);
+        run(&mirror, calls);
         // Each process has the memory of both sides mapped.
         let limit = 2 * (retained >> 10) + SLACK_KIB;
         let in_use = || [std::process::id(), mirror.child_pid()].map(shared_kib);
@@ -163,18 +163,18 @@ fn goes_back(retained: u64, is_trusted: bool) {
 
 #[test]
 fn what_is_not_retained_goes_back() {
-    alone("what_is_not_retained_goes_back", PATIENCE, || goes_back(RETAINED, false));
+    alone("what_is_not_retained_goes_back", PATIENCE, || goes_back(RETAINED, false, MANY));
 }
 
 #[test]
 fn what_is_not_retained_goes_back_from_a_trusted_child() {
-    alone("what_is_not_retained_goes_back_from_a_trusted_child", PATIENCE, || goes_back(RETAINED, true));
+    alone("what_is_not_retained_goes_back_from_a_trusted_child", PATIENCE, || goes_back(RETAINED, true, FEW));
 }
 
 #[test]
 fn where_nothing_is_retained_all_goes_back() {
     alone("where_nothing_is_retained_all_goes_back", PATIENCE, || {
-        goes_back(0, false);
-        goes_back(0, true);
+        goes_back(0, false, FEW);
+        goes_back(0, true, FEW);
     });
 }
