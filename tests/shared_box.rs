@@ -15,6 +15,9 @@ callgate::test_support!();
 /// Ends a test that hangs, in seconds.
 const PATIENCE: u64 = 120;
 
+/// Blocks that may be lent at a time.
+const AT_A_TIME: usize = 1024;
+
 /// Plain data.
 #[derive(Clone, Copy, Debug, PartialEq, callgate::bytemuck::Pod, callgate::bytemuck::Zeroable)]
 #[bytemuck(crate = "callgate::bytemuck")]
@@ -63,6 +66,9 @@ impl Desk {
     /// Where the bytes are, as the child has them mapped.
     pub fn address(&self, bytes: SharedBox<[u8]>) -> (u64, SharedBox<[u8]>) {
         (bytes.as_ptr().addr() as u64, bytes)
+    }
+    pub fn address_of_lent(&self, bytes: &SharedBox<[u8]>) -> u64 {
+        bytes.as_ptr().addr() as u64
     }
     pub fn make(&self, len: usize, byte: u8) -> Result<SharedBox<[u8]>, String> {
         let mut new = SharedBox::zeroed(len).map_err(|error| error.to_string())?;
@@ -230,6 +236,68 @@ fn what_is_lent_by_reference_is_still_the_callers() {
         bytes.fill(7);
         assert_ne!(bytes.as_ptr(), before);
         assert_eq!(desk.sum_of_lent(&bytes), Ok(700_000));
+    });
+}
+
+#[test]
+fn what_is_lent_again_is_the_same_memory_and_takes_no_more() {
+    both("what_is_lent_again_is_the_same_memory_and_takes_no_more", |start| {
+        let desk = small(start, 4);
+        let bytes = filled(&desk, MIB, 1);
+        let there = desk.address_of_lent(&bytes).expect("a call");
+        let _all_the_rest = [(); 3].map(|()| filled(&desk, MIB, 2));
+        for time in 2..5 {
+            assert_eq!(desk.address_of_lent(&bytes), Ok(there), "lent for the {time}. time");
+        }
+        assert_eq!(desk.sum_of_lent(&bytes), Ok(MIB as u64));
+    });
+}
+
+#[test]
+fn what_was_lent_to_a_call_that_has_begun_arrives_as_it_was() {
+    type Way = fn(SharedBox<[u8]>) -> Option<SharedBox<[u8]>>;
+    const LEN: usize = 70_000;
+    both("what_was_lent_to_a_call_that_has_begun_arrives_as_it_was", |start| {
+        let dropped: Way = |_| None;
+        let written: Way = |mut bytes| {
+            bytes.fill(2);
+            Some(bytes)
+        };
+        let desk = start().start().expect("a start");
+        let origins: [&dyn Fn() -> SharedBox<[u8]>; 2] =
+            [&|| filled(&desk, LEN, 1), &|| desk.make(LEN, 1).expect("a call").expect("memory")];
+        for (origin, make) in ["the parent's", "the child's"].into_iter().zip(origins) {
+            for (what, way) in [("dropped", dropped), ("written to", written)] {
+                // The child is busy while the box is lent, and while what becomes of it does.
+                let bytes = make();
+                let slow = desk.begin().slow_make(0, 100).expect("a call sent");
+                let sum = desk.begin().sum_of_lent(&bytes).expect("a call sent");
+                let left = way(bytes);
+                drop(slow.wait().expect("a box"));
+                assert_eq!(sum.wait(), Ok(LEN as u64), "{origin}, {what}");
+                assert!(left.is_none_or(|bytes| bytes.iter().all(|&byte| byte == 2)), "{origin}, {what}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_box_that_could_not_be_lent_is_still_its_owners_alone() {
+    both("a_box_that_could_not_be_lent_is_still_its_owners_alone", |start| {
+        let desk = start().start().expect("a start");
+        for kept in 1..=AT_A_TIME {
+            assert_eq!(desk.keep(filled(&desk, 100, 1)), Ok(kept));
+        }
+        let mut refused = filled(&desk, 100, 1);
+        let error = desk.sum_of_lent(&refused).expect_err("so many are lent").to_string();
+        assert!(error.contains("has lent as many blocks of memory as it can"), "{error}");
+        let mut other = filled(&desk, 100, 2);
+        refused.fill(3);
+        assert_eq!(other[..], [2; 100], "two boxes over the same memory");
+        other.fill(4);
+        assert_eq!(refused[..], [3; 100], "two boxes over the same memory");
+        desk.drop_kept().expect("a call");
+        assert_eq!((desk.sum_of_lent(&refused), desk.sum(other)), (Ok(300), Ok(400)));
     });
 }
 
