@@ -5,8 +5,12 @@
 
 mod support;
 
-use callgate::{Bridge, Builder, CallError, NoMemory, SharedBox, bridge};
-use rkyv::{Archive, Deserialize, Serialize};
+use callgate::{Bridge, Builder, CallError, NoMemory, SharedBox, SharedWriter, View, bridge};
+use rkyv::rancor::Fallible;
+use rkyv::with::Skip;
+use rkyv::{Archive, Archived, Deserialize, Serialize};
+use std::cell::RefCell;
+use std::io::{self, Read};
 use std::time::Duration;
 use support::within;
 
@@ -34,6 +38,38 @@ struct Picture {
     header: SharedBox<Header>,
     planes: Vec<SharedBox<[u16]>>,
     mask: Option<SharedBox<[u8]>>,
+}
+
+/// What makes a value of a reply may look at any other box, here at one of a view of an older reply.
+#[derive(Archive, Serialize)]
+struct Thief {
+    number: u64,
+    #[rkyv(with = Skip)]
+    stolen: Option<SharedBox<[u8]>>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct Pair {
+    first: SharedBox<[u8]>,
+    second: SharedBox<[u8]>,
+}
+
+// SAFETY: of fields that are checked one by one. What is not viewable by itself is a box; nobody here looks at what it is archived as.
+unsafe impl callgate::Viewable for ArchivedPair {}
+
+thread_local! {
+    /// Where the next thief looks.
+    static SEEN: RefCell<Option<View<Pair>>> = const { RefCell::new(None) };
+}
+
+impl<D: Fallible + ?Sized> Deserialize<Thief, D> for ArchivedThief
+where
+    Archived<SharedBox<[u8]>>: Deserialize<SharedBox<[u8]>, D>,
+{
+    fn deserialize(&self, decoder: &mut D) -> Result<Thief, D::Error> {
+        let stolen = SEEN.with_borrow(|seen| seen.as_ref().map(|pair| pair.second.deserialize(decoder)).transpose())?;
+        Ok(Thief { number: self.number.to_native(), stolen })
+    }
 }
 
 #[derive(Default)]
@@ -117,6 +153,13 @@ impl Desk {
         numbers.iter_mut().for_each(|number| *number *= 2);
         let header = Header { width: numbers.len() as u32, height: 1, scale: 2.0 };
         (numbers, SharedBox::new(header).expect("memory"))
+    }
+    pub fn pair(&self) -> Pair {
+        let new = || SharedBox::copied(&[1; 100]).expect("memory");
+        Pair { first: new(), second: new() }
+    }
+    pub fn thief(&self) -> Thief {
+        Thief { number: 1, stolen: None }
     }
     pub fn nothing(&self) {}
 }
@@ -301,6 +344,24 @@ fn a_box_that_could_not_be_lent_is_still_its_owners_alone() {
     });
 }
 
+/// What is made of a box in a view of an older reply is an error, or a box of its owner's alone.
+#[test]
+fn no_box_is_made_of_memory_that_has_gone_on_to_another() {
+    both("no_box_is_made_of_memory_that_has_gone_on_to_another", |start| {
+        let desk = start().start().expect("a start");
+        SEEN.set(Some(desk.view().pair().expect("a view")));
+        let mut next = desk.make(100, 2).expect("a call").expect("memory");
+        let thief = desk.thief();
+        SEEN.take();
+        let Ok(Thief { number, stolen }) = thief else { return };
+        let mut stolen = stolen.expect("it had one to look at");
+        next.fill(3);
+        assert_eq!((number, &stolen[..]), (1, &[1; 100][..]), "two boxes over the same memory");
+        stolen.fill(4);
+        assert_eq!(next[..], [3; 100], "two boxes over the same memory");
+    });
+}
+
 #[test]
 fn a_box_of_elsewhere_is_copied() {
     both("a_box_of_elsewhere_is_copied", |start| {
@@ -424,6 +485,17 @@ fn exhaustion_is_an_error_at_the_deadline_or_at_once_in_the_child() {
     });
 }
 
+/// However many large boxes there are here, each in a segment of its own, the child can make one too.
+#[test]
+fn either_side_has_segments_of_its_own() {
+    both("either_side_has_segments_of_its_own", |start| {
+        let desk = start().start().expect("a start");
+        let boxes: Vec<_> = (0..1100).map(|_| filled(&desk, 70_000, 1)).collect();
+        let made = desk.make(70_000, 2).expect("a call").expect("memory of the child's");
+        assert_eq!((desk.sum(made), desk.sum_of_lent(&boxes[1099])), (Ok(140_000), Ok(70_000)));
+    });
+}
+
 #[test]
 fn who_waits_for_memory_gets_what_another_gives_back() {
     both("who_waits_for_memory_gets_what_another_gives_back", |start| {
@@ -459,8 +531,7 @@ fn a_box_outlives_its_bridge() {
 
 #[test]
 fn files_and_sockets_are_read_straight_into_one() {
-    use callgate::SharedWriter;
-    use std::io::{Cursor, Read, Write};
+    use std::io::{Cursor, Write};
     within(PATIENCE, "files_and_sockets_are_read_straight_into_one", || {
         let desk = Desk::bridge().max_payload(1 << 20).start().expect("a start");
         let text: Vec<u8> = (0..300_000u32).map(|at| at.to_le_bytes()[0]).collect();
@@ -490,5 +561,38 @@ fn files_and_sockets_are_read_straight_into_one() {
         assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory);
         assert!(error.to_string().contains("the limit is 1048576"), "{error}");
         assert_eq!(endless.len(), 1 << 20, "what was read before stays");
+    });
+}
+
+/// Has so many bytes to give, and notes how large the slices are that it is asked to fill.
+struct Counting {
+    left: usize,
+    asked: Vec<usize>,
+}
+
+impl Read for Counting {
+    fn read(&mut self, slice: &mut [u8]) -> io::Result<usize> {
+        self.asked.push(slice.len());
+        let read = self.left.min(slice.len());
+        slice[..read].fill(1);
+        self.left -= read;
+        Ok(read)
+    }
+}
+
+#[test]
+fn a_writer_grows_in_large_steps_up_to_the_limit() {
+    const MAX: usize = 1_000_000;
+    within(PATIENCE, "a_writer_grows_in_large_steps_up_to_the_limit", || {
+        let desk = Desk::bridge().max_payload(MAX as u64).start().expect("a start");
+        for len in [100_000, 540_000, 900_000, MAX - 1] {
+            let mut reader = Counting { left: len, asked: Vec::new() };
+            let mut writer = SharedWriter::new_in(&desk, 0).expect("memory");
+            assert_eq!(writer.read_to_end_of(&mut reader).expect("a read"), len as u64);
+            let before_the_last = reader.asked.len().saturating_sub(10);
+            let least = reader.asked[..before_the_last].iter().min();
+            assert!(least.is_none_or(|&least| least >= 1024), "{len}: {least:?} of {} calls", reader.asked.len());
+            assert_eq!(desk.sum(writer.finish()), Ok(len as u64));
+        }
     });
 }
