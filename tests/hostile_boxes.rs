@@ -156,6 +156,11 @@ impl Hostile {
         SharedBox::new([0; 16]).expect("memory")
     }
 
+    /// Keeps what it is given, for good.
+    pub fn keep(&self, bytes: SharedBox<[u8]>) {
+        std::mem::forget(bytes);
+    }
+
     /// A box of its own, of which so many bytes arrive.
     pub fn truncated(&self, len: u64) -> SharedBox<[u8]> {
         Raw::find().forge(1, &archived((1, 0, LENT, ONLY), 0), len);
@@ -402,6 +407,7 @@ fn an_odd_box_is_the_parents_alone() {
             ("brought home in part", &[(HOMEWARD, 0, 100, ONLY)], brought, 1),
             ("brought home beside another", &[lent, own, own], brought, 1),
             ("a ring", &[lent], &[(0, home(1))], 1),
+            ("a ring, and nothing of it named", &[], &[(0, home(1))], 1),
             ("a chain that goes on with junk", &[lent], &[(0, home(u64::from(u32::MAX)))], 1),
             ("a chain that goes on with what is not lent", &[lent], &[(0, home(7)), (6, home(1))], 1),
             ("a chain of junk", &[lent], brought, u64::from(u32::MAX)),
@@ -434,6 +440,27 @@ fn an_odd_box_is_the_parents_alone() {
             assert!(mine.iter().all(|&byte| byte == 9), "{case}");
             mine.fill(4);
             assert_eq!(bridge.back(mine).expect("a box")[..], [4; LENT as usize], "{case}");
+        }
+    });
+}
+
+/// What it sends back of a block that it has kept, and has said that it is done with, is copied before anybody else gets the block.
+#[test]
+fn a_block_that_was_let_go_is_nobody_elses_while_it_is_copied() {
+    within(PATIENCE, "a_block_that_was_let_go_is_nobody_elses_while_it_is_copied", || {
+        for len in [LENT, 70_000, 3 << 20] {
+            let bridge = start(builder(), LENT as usize);
+            let kept = filled(&bridge, len, 9);
+            let place = kept.as_ptr();
+            bridge.keep(kept).expect("a call");
+            let copy = bridge.forged_numbers((vec![(HOMEWARD, 0, len, ONLY)], vec![(0, 1 << 2 | DONE)], 0));
+            let copy = copy.expect("a copy");
+            assert_ne!(copy.as_ptr().cast(), place, "{len} bytes");
+            assert_eq!(copy[..], vec![0x0909_0909_0909_0909; len as usize / 8], "{len} bytes");
+            let mut next = [(); 2].map(|()| filled(&bridge, len, 4));
+            assert!(next.iter().any(|bytes| bytes.as_ptr() == place), "{len} bytes: the block is free again");
+            next.iter_mut().for_each(|bytes| bytes.fill(5));
+            assert!(copy.iter().all(|&number| number == 0x0909_0909_0909_0909), "{len} bytes");
         }
     });
 }

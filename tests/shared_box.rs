@@ -5,8 +5,12 @@
 
 mod support;
 
-use callgate::{Bridge, Builder, CallError, NoMemory, SharedBox, bridge};
-use rkyv::{Archive, Deserialize, Serialize};
+use callgate::{Bridge, Builder, CallError, NoMemory, SharedBox, SharedWriter, View, bridge};
+use rkyv::rancor::Fallible;
+use rkyv::with::Skip;
+use rkyv::{Archive, Archived, Deserialize, Serialize};
+use std::cell::RefCell;
+use std::io::{self, Read};
 use std::time::Duration;
 use support::within;
 
@@ -14,6 +18,9 @@ callgate::test_support!();
 
 /// Ends a test that hangs, in seconds.
 const PATIENCE: u64 = 120;
+
+/// Blocks that may be lent at a time.
+const AT_A_TIME: usize = 1024;
 
 /// Plain data.
 #[derive(Clone, Copy, Debug, PartialEq, callgate::bytemuck::Pod, callgate::bytemuck::Zeroable)]
@@ -31,6 +38,38 @@ struct Picture {
     header: SharedBox<Header>,
     planes: Vec<SharedBox<[u16]>>,
     mask: Option<SharedBox<[u8]>>,
+}
+
+/// What makes a value of a reply may look at any other box, here at one of a view of an older reply.
+#[derive(Archive, Serialize)]
+struct Thief {
+    number: u64,
+    #[rkyv(with = Skip)]
+    stolen: Option<SharedBox<[u8]>>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct Pair {
+    first: SharedBox<[u8]>,
+    second: SharedBox<[u8]>,
+}
+
+// SAFETY: of fields that are checked one by one. What is not viewable by itself is a box; nobody here looks at what it is archived as.
+unsafe impl callgate::Viewable for ArchivedPair {}
+
+thread_local! {
+    /// Where the next thief looks.
+    static SEEN: RefCell<Option<View<Pair>>> = const { RefCell::new(None) };
+}
+
+impl<D: Fallible + ?Sized> Deserialize<Thief, D> for ArchivedThief
+where
+    Archived<SharedBox<[u8]>>: Deserialize<SharedBox<[u8]>, D>,
+{
+    fn deserialize(&self, decoder: &mut D) -> Result<Thief, D::Error> {
+        let stolen = SEEN.with_borrow(|seen| seen.as_ref().map(|pair| pair.second.deserialize(decoder)).transpose())?;
+        Ok(Thief { number: self.number.to_native(), stolen })
+    }
 }
 
 #[derive(Default)]
@@ -63,6 +102,9 @@ impl Desk {
     /// Where the bytes are, as the child has them mapped.
     pub fn address(&self, bytes: SharedBox<[u8]>) -> (u64, SharedBox<[u8]>) {
         (bytes.as_ptr().addr() as u64, bytes)
+    }
+    pub fn address_of_lent(&self, bytes: &SharedBox<[u8]>) -> u64 {
+        bytes.as_ptr().addr() as u64
     }
     pub fn make(&self, len: usize, byte: u8) -> Result<SharedBox<[u8]>, String> {
         let mut new = SharedBox::zeroed(len).map_err(|error| error.to_string())?;
@@ -111,6 +153,13 @@ impl Desk {
         numbers.iter_mut().for_each(|number| *number *= 2);
         let header = Header { width: numbers.len() as u32, height: 1, scale: 2.0 };
         (numbers, SharedBox::new(header).expect("memory"))
+    }
+    pub fn pair(&self) -> Pair {
+        let new = || SharedBox::copied(&[1; 100]).expect("memory");
+        Pair { first: new(), second: new() }
+    }
+    pub fn thief(&self) -> Thief {
+        Thief { number: 1, stolen: None }
     }
     pub fn nothing(&self) {}
 }
@@ -230,6 +279,86 @@ fn what_is_lent_by_reference_is_still_the_callers() {
         bytes.fill(7);
         assert_ne!(bytes.as_ptr(), before);
         assert_eq!(desk.sum_of_lent(&bytes), Ok(700_000));
+    });
+}
+
+#[test]
+fn what_is_lent_again_is_the_same_memory_and_takes_no_more() {
+    both("what_is_lent_again_is_the_same_memory_and_takes_no_more", |start| {
+        let desk = small(start, 4);
+        let bytes = filled(&desk, MIB, 1);
+        let there = desk.address_of_lent(&bytes).expect("a call");
+        let _all_the_rest = [(); 3].map(|()| filled(&desk, MIB, 2));
+        for time in 2..5 {
+            assert_eq!(desk.address_of_lent(&bytes), Ok(there), "lent for the {time}. time");
+        }
+        assert_eq!(desk.sum_of_lent(&bytes), Ok(MIB as u64));
+    });
+}
+
+#[test]
+fn what_was_lent_to_a_call_that_has_begun_arrives_as_it_was() {
+    type Way = fn(SharedBox<[u8]>) -> Option<SharedBox<[u8]>>;
+    const LEN: usize = 70_000;
+    both("what_was_lent_to_a_call_that_has_begun_arrives_as_it_was", |start| {
+        let dropped: Way = |_| None;
+        let written: Way = |mut bytes| {
+            bytes.fill(2);
+            Some(bytes)
+        };
+        let desk = start().start().expect("a start");
+        let origins: [&dyn Fn() -> SharedBox<[u8]>; 2] =
+            [&|| filled(&desk, LEN, 1), &|| desk.make(LEN, 1).expect("a call").expect("memory")];
+        for (origin, make) in ["the parent's", "the child's"].into_iter().zip(origins) {
+            for (what, way) in [("dropped", dropped), ("written to", written)] {
+                // The child is busy while the box is lent, and while what becomes of it does.
+                let bytes = make();
+                let slow = desk.begin().slow_make(0, 100).expect("a call sent");
+                let sum = desk.begin().sum_of_lent(&bytes).expect("a call sent");
+                let left = way(bytes);
+                drop(slow.wait().expect("a box"));
+                assert_eq!(sum.wait(), Ok(LEN as u64), "{origin}, {what}");
+                assert!(left.is_none_or(|bytes| bytes.iter().all(|&byte| byte == 2)), "{origin}, {what}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_box_that_could_not_be_lent_is_still_its_owners_alone() {
+    both("a_box_that_could_not_be_lent_is_still_its_owners_alone", |start| {
+        let desk = start().start().expect("a start");
+        for kept in 1..=AT_A_TIME {
+            assert_eq!(desk.keep(filled(&desk, 100, 1)), Ok(kept));
+        }
+        let mut refused = filled(&desk, 100, 1);
+        let error = desk.sum_of_lent(&refused).expect_err("so many are lent").to_string();
+        assert!(error.contains("has lent as many blocks of memory as it can"), "{error}");
+        let mut other = filled(&desk, 100, 2);
+        refused.fill(3);
+        assert_eq!(other[..], [2; 100], "two boxes over the same memory");
+        other.fill(4);
+        assert_eq!(refused[..], [3; 100], "two boxes over the same memory");
+        desk.drop_kept().expect("a call");
+        assert_eq!((desk.sum_of_lent(&refused), desk.sum(other)), (Ok(300), Ok(400)));
+    });
+}
+
+/// What is made of a box in a view of an older reply is an error, or a box of its owner's alone.
+#[test]
+fn no_box_is_made_of_memory_that_has_gone_on_to_another() {
+    both("no_box_is_made_of_memory_that_has_gone_on_to_another", |start| {
+        let desk = start().start().expect("a start");
+        SEEN.set(Some(desk.view().pair().expect("a view")));
+        let mut next = desk.make(100, 2).expect("a call").expect("memory");
+        let thief = desk.thief();
+        SEEN.take();
+        let Ok(Thief { number, stolen }) = thief else { return };
+        let mut stolen = stolen.expect("it had one to look at");
+        next.fill(3);
+        assert_eq!((number, &stolen[..]), (1, &[1; 100][..]), "two boxes over the same memory");
+        stolen.fill(4);
+        assert_eq!(next[..], [3; 100], "two boxes over the same memory");
     });
 }
 
@@ -356,6 +485,17 @@ fn exhaustion_is_an_error_at_the_deadline_or_at_once_in_the_child() {
     });
 }
 
+/// However many large boxes there are here, each in a segment of its own, the child can make one too.
+#[test]
+fn either_side_has_segments_of_its_own() {
+    both("either_side_has_segments_of_its_own", |start| {
+        let desk = start().start().expect("a start");
+        let boxes: Vec<_> = (0..1100).map(|_| filled(&desk, 70_000, 1)).collect();
+        let made = desk.make(70_000, 2).expect("a call").expect("memory of the child's");
+        assert_eq!((desk.sum(made), desk.sum_of_lent(&boxes[1099])), (Ok(140_000), Ok(70_000)));
+    });
+}
+
 #[test]
 fn who_waits_for_memory_gets_what_another_gives_back() {
     both("who_waits_for_memory_gets_what_another_gives_back", |start| {
@@ -391,8 +531,7 @@ fn a_box_outlives_its_bridge() {
 
 #[test]
 fn files_and_sockets_are_read_straight_into_one() {
-    use callgate::SharedWriter;
-    use std::io::{Cursor, Read, Write};
+    use std::io::{Cursor, Write};
     within(PATIENCE, "files_and_sockets_are_read_straight_into_one", || {
         let desk = Desk::bridge().max_payload(1 << 20).start().expect("a start");
         let text: Vec<u8> = (0..300_000u32).map(|at| at.to_le_bytes()[0]).collect();
@@ -422,5 +561,38 @@ fn files_and_sockets_are_read_straight_into_one() {
         assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory);
         assert!(error.to_string().contains("the limit is 1048576"), "{error}");
         assert_eq!(endless.len(), 1 << 20, "what was read before stays");
+    });
+}
+
+/// Has so many bytes to give, and notes how large the slices are that it is asked to fill.
+struct Counting {
+    left: usize,
+    asked: Vec<usize>,
+}
+
+impl Read for Counting {
+    fn read(&mut self, slice: &mut [u8]) -> io::Result<usize> {
+        self.asked.push(slice.len());
+        let read = self.left.min(slice.len());
+        slice[..read].fill(1);
+        self.left -= read;
+        Ok(read)
+    }
+}
+
+#[test]
+fn a_writer_grows_in_large_steps_up_to_the_limit() {
+    const MAX: usize = 1_000_000;
+    within(PATIENCE, "a_writer_grows_in_large_steps_up_to_the_limit", || {
+        let desk = Desk::bridge().max_payload(MAX as u64).start().expect("a start");
+        for len in [100_000, 540_000, 900_000, MAX - 1] {
+            let mut reader = Counting { left: len, asked: Vec::new() };
+            let mut writer = SharedWriter::new_in(&desk, 0).expect("memory");
+            assert_eq!(writer.read_to_end_of(&mut reader).expect("a read"), len as u64);
+            let before_the_last = reader.asked.len().saturating_sub(10);
+            let least = reader.asked[..before_the_last].iter().min();
+            assert!(least.is_none_or(|&least| least >= 1024), "{len}: {least:?} of {} calls", reader.asked.len());
+            assert_eq!(desk.sum(writer.finish()), Ok(len as u64));
+        }
     });
 }
