@@ -1,12 +1,12 @@
 //! Boxes whose contents lie in a bridge's shared memory, so that passing one moves no byte of them.
 //!
-//! Layer 2. Contents are plain data: whatever bytes lie there are a value, and sending them tells the peer nothing but them. One of the few files above
-//! `segment` with `unsafe` in it: this is where blocks become slices. The rules:
+//! Layer 2. Contents are plain data: whatever bytes lie there are a value, and sending them tells the peer nothing but them. One of
+//! the few files above `segment` with `unsafe` in it: this is where blocks become slices. The rules:
 //!
-//! - A block of this side's own arena is referred to only while this side may be the only one to write there: always if the peer can
-//!   merely read it (the memory of a parent's requests), and while the block is not lent if it is trusted.
-//! - A block of the peer's arena is referred to only if the peer is trusted not to write there meanwhile (a child's parent, and a child that
-//!   its parent vouches for). Of all others the contents are copied.
+//! - A block of this side's own arena is referred to if the peer can merely read it (the memory of a parent's requests and boxes), or
+//!   is trusted to write there only while the block is its own.
+//! - A block of the peer's arena is referred to only if the peer is trusted not to write there meanwhile (a child's parent, and a
+//!   child that its parent vouches for). Of all others the contents are copied.
 
 use crate::arena::Loan;
 use crate::doorbell::Deadline;
@@ -65,7 +65,7 @@ enum State {
     Here(Loan),
     /// It was sent, by a value that may be gone by now or not.
     Lent(Ticket),
-    /// It goes to another box.
+    /// Neither, for the moment of a change.
     Gone,
 }
 
@@ -99,13 +99,12 @@ impl Own {
     /// Whether this side alone has the block, now that somebody has the box for himself.
     fn is_alone(&mut self) -> bool {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let State::Lent(ticket) = *state {
-            match self.home.on(|stock, source| stock.reclaim(ticket, source)) {
-                Some(loan) => *state = State::Here(loan),
-                None => return false,
-            }
+        if let State::Lent(ticket) = *state
+            && let Some(loan) = self.home.on(|stock, source| stock.reclaim(ticket, source))
+        {
+            *state = State::Here(loan);
         }
-        true
+        matches!(state, State::Here(_))
     }
 }
 
@@ -508,8 +507,9 @@ impl<T: Pod> Contents for [T] {
 ///   [`Builder::max_payload`](crate::Builder::max_payload) says.
 /// - Between a parent and a child that it vouches for ([`Builder::trust_child`](crate::Builder::trust_child)), boxes pass both ways without a copy.
 ///
-/// Passed to another bridge than its own, a box is copied into that one's memory; so is one in private memory. A child can read all memory of its bridge at any time: what it must not see does not belong into
-/// a box of that bridge. A box outlives its bridge.
+/// Passed to another bridge than its own, a box is copied into that one's memory; so is one in private memory. A child can read all
+/// memory of its bridge at any time: what it must not see does not belong into a box of that bridge. A box outlives its bridge. One
+/// passed by value to a call that fails is gone.
 ///
 /// # Examples
 ///
