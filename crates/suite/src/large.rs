@@ -176,7 +176,7 @@ fn echo(callee: usize) -> Result<Vec<Subject>, Failure> {
     Ok(vec![RawCopy::start(ECHO, callee)?.subject(&*floor, ECHO), echoed.beside(&floor)])
 }
 
-/// What the row of [`callgate`] is called.
+/// What the row of [`callgate()`] is called.
 pub fn callgate_name(load: Load, len: usize) -> String {
     let how = if load == Load::OneWay { "callgate" } else { "callgate box" };
     format!("{how} {}", load.of(len))
