@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
+use std::time::Duration;
 
 #[path = "support/held.rs"]
 mod held;
@@ -44,7 +45,15 @@ impl Guest {
     pub(crate) fn grandchild(&self) -> Result<Vec<String>, String> {
         let sleeper = Command::new("sleep").arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let mut sleeper = sleeper.map_err(|error| error.to_string())?;
-        let descriptors = open_descriptors(sleeper.id());
+        // It may have files of its own open while it comes up; what it was left stays.
+        let mut descriptors = open_descriptors(sleeper.id());
+        for _ in 0..100 {
+            if descriptors.len() <= 3 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            descriptors = open_descriptors(sleeper.id());
+        }
         sleeper.kill().and_then(|()| sleeper.wait()).map_err(|error| error.to_string())?;
         Ok(descriptors)
     }
