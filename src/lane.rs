@@ -837,7 +837,7 @@ mod model {
             let line = Placed::on_heap(CallerLine { bell, released: AtomicU64::new(0) });
             let mut ring = Producer::new(slots.clone(), 0);
             let caller = CallerBell { line: line.clone(), sleeper: futex() };
-            let block = BlockRef { segment: 1, offset: 0, len: 1 };
+            let block = BlockRef { segment: 1, offset: 0, len: 1, ticket: 0 };
             ring.claim().1.announce(block, 0, 1);
             let writing = loom::thread::spawn(move || {
                 ring.claim().1.advance(1);
@@ -856,14 +856,5 @@ mod model {
             }
             writing.join().unwrap();
         });
-    }
-
-    /// Frames without payload never need any.
-    struct NoMemory;
-
-    impl Memory for NoMemory {
-        fn with(&mut self, _: &mut dyn FnMut(&mut Arena, &mut dyn Source)) {
-            unreachable!("an empty frame fits any slot");
-        }
     }
 }

@@ -407,7 +407,7 @@ mod model {
 
     /// A name whose parts tell which it is.
     fn name(number: u64) -> BlockRef {
-        BlockRef { segment: number, offset: number, len: number }
+        BlockRef { segment: number, offset: number, len: number, ticket: number }
     }
 
     /// More calls than slots, so that slots are used again.
