@@ -40,6 +40,7 @@ pub(crate) struct Loan {
     block: Block,
     pub(crate) segment: u64,
     offset: u64,
+    /// Bytes of it that may be filled: no more than the longest payload has.
     len: u64,
     /// Bytes that are about to be written for the first time.
     to_populate: usize,
@@ -62,8 +63,8 @@ impl Loan {
     }
 
     /// The part of the block that a frame may fill, which ends where the longest payload does.
-    pub(crate) fn room(&self, max_payload: u64) -> Span<'_> {
-        self.span().first(self.len.min(max_payload) as usize)
+    pub(crate) fn room(&self) -> Span<'_> {
+        self.span().first(self.len as usize)
     }
 
     /// What a frame says of the first `len` bytes of this block.
@@ -133,10 +134,6 @@ impl Arena {
         self.give_back_idle(self.limits.retained, source)
     }
 
-    pub(crate) fn max_payload(&self) -> u64 {
-        self.limits.max_payload
-    }
-
     /// A block of at least `len` bytes.
     ///
     /// # Errors
@@ -199,7 +196,8 @@ impl Arena {
         self.clock += 1;
         owned.used = self.clock;
         let (offset, len) = (index * owned.block_len, owned.block_len);
-        Some(Loan { block: Block::new(&owned.mapping, offset, len)?, segment, offset, len, to_populate: 0 })
+        let block = Block::new(&owned.mapping, offset, len)?;
+        Some(Loan { block, segment, offset, len: len.min(self.limits.max_payload), to_populate: 0 })
     }
 
     /// Takes a block back.

@@ -326,7 +326,7 @@ impl Spill for BlockSpill<'_> {
         let loan = self.room.find(&mut |stock, source| stock.allocate_more(written, need, source));
         let loan = loan.map_err(|why| self.failed = Some(why)).ok()?;
         // A frame may fill the block up to where the longest payload ends.
-        let room = loan.room(home.on(|stock, _| stock.max_payload()));
+        let room = loan.room();
         let from = self.carried.block.as_ref().map_or(self.claim.payload(), Loan::span);
         from.first(written).copy_into(room);
         let place = (room.start(), room.len());
@@ -501,13 +501,13 @@ impl ReplySlot<'_> {
         self.len
     }
 
-    /// The reply, about to be published. `lend` = the caller may keep its block beyond the reply.
+    /// The reply, about to be published. A caller that reads it where it lies may keep its block beyond the reply.
     #[cold]
-    pub(crate) fn depart_slow(self, room: &Room<'_>, lend: bool) -> Departed {
+    pub(crate) fn depart_slow(self, room: &Room<'_>) -> Departed {
         let mut carried = std::mem::take(self.carried);
         let mut place = place(self.len, carried.block.as_ref());
         let home = room.home.on(|stock, source| {
-            if let (true, Place::Block(block)) = (lend, &mut place) {
+            if let (true, Place::Block(block)) = (room.home.is_trusted_by_peer(), &mut place) {
                 block.ticket = stock.lend_frame(&mut carried, source);
             }
             stock.depart(&mut carried)

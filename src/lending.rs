@@ -414,19 +414,16 @@ impl Holder {
     }
 }
 
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::arena::{Arena, Limits, Source};
+#[cfg(test)]
+mod memfds {
+    use crate::arena::Source;
     use crate::error::NoMemory;
-    use crate::layout::Geometry;
-    use crate::objects::Sealed;
-    use crate::segment::Segment;
     use crate::sys::mapping::{Access, Mapping};
     use crate::sys::memfd;
     use std::sync::Arc;
 
-    struct Memfds;
+    /// As much memory as anybody wants.
+    pub(super) struct Memfds;
 
     impl Source for Memfds {
         fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
@@ -436,6 +433,16 @@ mod tests {
 
         fn shrink(&mut self, _: u64) {}
     }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::memfds::Memfds;
+    use super::*;
+    use crate::arena::{Arena, Limits};
+    use crate::layout::Geometry;
+    use crate::objects::Sealed;
+    use crate::segment::Segment;
 
     /// Both sides of the same table, and blocks to lend.
     struct Sides {
@@ -602,25 +609,12 @@ mod tests {
 
 #[cfg(all(test, loom))]
 mod model {
+    use super::memfds::Memfds;
     use super::*;
-    use crate::arena::{Arena, Limits, Source};
-    use crate::error::NoMemory;
+    use crate::arena::{Arena, Limits};
     use crate::sync::AtomicU64;
     use crate::sync::Ordering::Relaxed;
-    use crate::sys::mapping::{Access, Mapping};
-    use crate::sys::memfd;
     use loom::sync::Arc;
-
-    struct Memfds;
-
-    impl Source for Memfds {
-        fn grow(&mut self, len: u64) -> Result<(u64, std::sync::Arc<Mapping>), NoMemory> {
-            let (mapping, _) = memfd::create_sealed("callgate-test", len as usize, Access::ReadWrite).unwrap();
-            Ok((1, std::sync::Arc::new(mapping)))
-        }
-
-        fn shrink(&mut self, _: u64) {}
-    }
 
     /// The holder changes the block, as a child may that is trusted, and is done with it: whoever gets it back sees that. (An atomic
     /// stands for the block.)

@@ -37,10 +37,6 @@ impl Stock {
         }
     }
 
-    pub(crate) fn max_payload(&self) -> u64 {
-        self.arena.max_payload()
-    }
-
     /// A block of at least `len` bytes.
     pub(crate) fn allocate(&mut self, len: u64, source: &mut dyn Source) -> Result<Loan, NoMemory> {
         self.collect(source);
@@ -134,11 +130,6 @@ impl Stock {
         loan
     }
 
-    /// See [`Lender::welcome`].
-    pub(crate) fn welcome(&mut self, home: Chain) -> u64 {
-        self.lender.welcome(home)
-    }
-
     /// See [`Lender::take_home`].
     pub(crate) fn take_home(&mut self, ticket: Ticket) -> Option<Returning> {
         self.lender.take_home(ticket)
@@ -151,7 +142,7 @@ impl Stock {
     }
 
     /// See [`Lender::forget`].
-    pub(crate) fn forget(&mut self, frame: u64, source: &mut dyn Source) {
+    fn forget(&mut self, frame: u64, source: &mut dyn Source) {
         self.lender.forget(frame, &mut self.freed);
         self.put_back(source);
     }
@@ -217,6 +208,22 @@ impl dyn Home + '_ {
         self.with(&mut |stock, source| result = run.take().map(|run| run(stock, source)));
         // `with` runs it once.
         result.unwrap_or_else(|| unreachable!("a home that did not run what it was given"))
+    }
+
+    /// Takes in the blocks that a frame with this call word brings home, if it does. Returns a number to [`forget`](Self::forget) those by
+    /// that its value does not take.
+    #[inline]
+    pub(crate) fn welcome(&self, call: u64) -> Option<u64> {
+        let home = Chain::from_word(call >> 32);
+        (!home.is_empty()).then(|| self.on(|stock, _| stock.lender.welcome(home)))
+    }
+
+    /// The frame has been dealt with that [`welcome`](Self::welcome) gave this number, if it did.
+    #[inline]
+    pub(crate) fn forget(&self, number: Option<u64>) {
+        if let Some(number) = number {
+            self.on(|stock, source| stock.forget(number, source));
+        }
     }
 
     /// A block of at least `len` bytes.

@@ -11,7 +11,6 @@ use crate::error::Fault;
 use crate::frame::{Kind, Place};
 use crate::handshake::{Hello, wait_from_code};
 use crate::lane::WorkerLanes;
-use crate::lending::Chain;
 use crate::process::child::Serving;
 use crate::segment::{Block, Segment};
 use crate::shared_box;
@@ -80,7 +79,7 @@ impl Callee {
     /// The worker `index`, which carries out with `host` what is asked on its lanes.
     fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H> {
         let lanes = WorkerLanes::new(&self.segment, index, &self.bells, wait_from_code(self.hello.wait));
-        Worker { lanes, memory: self.memory.clone(), parent: self.parent, trusted: self.hello.trusted, host }
+        Worker { lanes, memory: self.memory.clone(), parent: self.parent, host }
     }
 
     /// The main thread's name and the worker's number, which a listing of 15 bytes shows both.
@@ -96,8 +95,6 @@ pub(crate) struct Worker<H> {
     lanes: WorkerLanes,
     memory: Arc<PayloadMemory>,
     parent: TrustedParent,
-    /// Whether the parent trusts this process, and may look at replies where they lie.
-    trusted: bool,
     host: H,
 }
 
@@ -109,7 +106,7 @@ impl<H: Host> Worker<H> {
         let lanes = WorkerLanes::new(segment, index, &bells, crate::doorbell::Wait::Spin);
         let limits = Limits { max_payload: 1 << 20, retained: 1 << 20 };
         let memory = PayloadMemory::new(control, Arc::new(crate::objects::Sealed), segment, limits, Access::ReadOnly);
-        Self { lanes, memory, parent: TrustedParent::of_itself(), trusted: false, host }
+        Self { lanes, memory, parent: TrustedParent::of_itself(), host }
     }
 
     /// The addresses of what the worker keeps of each of its lanes.
@@ -159,8 +156,7 @@ impl<H: Host> Worker<H> {
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
         let room = &Room { home: &*self.memory, wait: None };
-        let home = Chain::from_word(call >> 32);
-        let came_home = (!home.is_empty()).then(|| room.home.on(|stock, _| stock.welcome(home)));
+        let came_home = room.home.welcome(call);
         let request = self.parent.request(span);
         let mut exchange = Exchange { slot, room, request, call, replied: None };
         let result = panic::catch(|| self.host.carry_out(kind, &mut exchange));
@@ -171,11 +167,9 @@ impl<H: Host> Worker<H> {
             exchange.refuse("the child's dispatch gave no reply");
         }
         let reply = exchange.replied.unwrap_or(Kind::Refused);
-        if let Some(number) = came_home {
-            room.home.on(|stock, source| stock.forget(number, source));
-        }
+        room.home.forget(came_home);
         if exchange.slot.carries() {
-            let departed = exchange.slot.depart_slow(room, self.trusted);
+            let departed = exchange.slot.depart_slow(room);
             let lane = self.lanes.lane(place);
             self.memory.publishing(lane.index(), lane.position(), departed.carried);
             lane.publish(reply, departed.call, departed.place);

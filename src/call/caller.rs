@@ -9,7 +9,6 @@ use crate::doorbell::{Deadline, Wait, Waited};
 use crate::error::{CallError, CallName, Exit, Fault, NoMemory, Payload, Progress};
 use crate::frame::{self, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError};
-use crate::lending::Chain;
 use crate::life::Cause;
 use crate::segment::Segment;
 use crate::stock::{Home, Room};
@@ -536,10 +535,10 @@ impl Caller {
             Ok(taken) => taken?,
             Err(what) => return Some(Err(self.corrupt(what, ticket))),
         };
-        let (carries, number) = (frame.carries(), self.welcome(&frame));
+        let (carries, number) = (frame.carries(), self.home.welcome(frame.call));
         let outcome = (at == position).then(|| self.outcome(&frame, kind, ticket));
         self.release(lane, carries);
-        self.forget(number);
+        self.home.forget(number);
         outcome
     }
 
@@ -566,9 +565,9 @@ impl Caller {
     fn settle(&self, lane: &mut CallerLane, ticket: &Ticket) -> Result<(), CallError> {
         while !lane.is_idle() {
             let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, ticket))? else { break };
-            let (carries, number) = (frame.carries(), self.welcome(&frame));
+            let (carries, number) = (frame.carries(), self.home.welcome(frame.call));
             self.release(lane, carries);
-            self.forget(number);
+            self.home.forget(number);
         }
         Ok(())
     }
@@ -581,21 +580,6 @@ impl Caller {
         }
         if carries {
             self.link.used(false);
-        }
-    }
-
-    /// Takes in the blocks that a reply brings home, if it does. Returns a number to [`forget`](Self::forget) those by that its value does
-    /// not take.
-    #[inline]
-    pub(super) fn welcome(&self, frame: &Frame<'_>) -> Option<u64> {
-        let home = Chain::from_word(frame.call >> 32);
-        (!home.is_empty()).then(|| self.home.on(|stock, _| stock.welcome(home)))
-    }
-
-    #[inline]
-    pub(super) fn forget(&self, number: Option<u64>) {
-        if let Some(number) = number {
-            self.home.on(|stock, source| stock.forget(number, source));
         }
     }
 

@@ -78,10 +78,10 @@ impl Caller {
         if !following.is_of(block) {
             return None;
         }
-        let number = self.welcome(&frame);
+        let number = self.home().welcome(frame.call);
         let value = following.finish(block, self.decoder());
         self.release(lane, true);
-        self.forget(number);
+        self.home().forget(number);
         Some(value.map_err(|Failure| self.corrupt(NO_ARCHIVE, ticket)))
     }
 }
