@@ -7,11 +7,11 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 use std::{env, fs};
 
-use callgate::{Bridge, bridge, rkyv};
+use callgate::{Bridge, Output, bridge, rkyv};
 use image::{DynamicImage, ImageReader, Rgb, RgbImage};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -96,7 +96,7 @@ impl FreshDecoder {
         let child = match self.child.take() {
             Some(child) if child.is_alive() => child,
             // What a dying child says on stderr would stand beside the line that says the same.
-            _ => Decoder::bridge(MEMORY).timeout(TIMEOUT).stderr(Stdio::null()).start()?,
+            _ => Decoder::bridge(MEMORY).timeout(TIMEOUT).stderr(Output::null()).start()?,
         };
         let decoded = child.decode(file).inspect_err(|_| {
             child.kill(); // it may still be at it

@@ -97,6 +97,21 @@ pub enum CallError {
         progress: Progress,
     },
 
+    /// The child has ended, and the bridge, which [restarts](crate::Builder::restart) it, has no other yet, or will have none any more.
+    #[error("call `{call}` failed: child {pid} {exit}, and {why}; the call had not started")]
+    Down {
+        /// The call that failed.
+        call: CallName,
+        /// The process number of the child that ended.
+        pid: u32,
+        /// How it ended.
+        exit: Exit,
+        /// Whether another child is on its way, so that trying again later makes sense.
+        restarting: bool,
+        /// That, in words.
+        why: String,
+    },
+
     /// The call could not be made or carried out, for a reason that is neither the method's nor the peer's.
     #[error("call `{call}` failed: {why}")]
     Refused {

@@ -38,7 +38,7 @@ impl Counter {
     }
 }
 
-static ADD: Method = Method { service: "Counter", name: "add", index: 1, interface: None };
+static ADD: Method = Method { service: "Counter", name: "add", index: 1, interface: None, idempotent: false };
 
 /// A bridge without a child: what plays the caller's side, and what a callee in the same process is made of.
 pub(crate) struct Ends {

@@ -114,6 +114,12 @@ impl CallerLane {
         write(args, &mut self.requests, room, &mut self.carried, None)
     }
 
+    /// Whether the request that was written carries memory that its arguments had: what is in boxes.
+    #[inline(always)]
+    pub(crate) fn carries_boxes(&self) -> bool {
+        self.carried.is_loaded && !(self.carried.lent.is_empty() && self.carried.home.is_empty())
+    }
+
     /// Publishes and announces the request of `len` bytes that was written. What of its arguments somebody still looks at now is shared
     /// with the callee; the rest is its own.
     #[inline(always)]

@@ -150,7 +150,7 @@ mod trace;
 pub mod __glue;
 
 pub use crate::bridge::{
-    Blocking, Bridge, Builder, Calling, Deferred, InPlace, Pending, View, init, serve, serve_parallel,
+    Blocking, Bridge, Builder, Calling, Death, Deferred, InPlace, Pending, Restart, View, init, serve, serve_parallel,
 };
 pub use crate::call::service::{Mode, Service};
 pub use crate::doorbell::Wait;
@@ -159,6 +159,7 @@ pub use crate::frame::Transfer;
 pub use crate::objects::Segments;
 #[cfg(feature = "portable")]
 pub use crate::portable::TrustedChild;
+pub use crate::process::spawn::Output;
 pub use crate::shared_box::{ArchivedSharedBox, Contents, Memory, SharedBox};
 pub use crate::shared_writer::SharedWriter;
 pub use crate::signal::Signal;

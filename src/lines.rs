@@ -365,7 +365,7 @@ impl Mirror {
     }
 }
 
-static ECHO: Method = Method { service: "Mirror", name: "echo", index: 1, interface: None };
+static ECHO: Method = Method { service: "Mirror", name: "echo", index: 1, interface: None, idempotent: false };
 
 #[test]
 fn a_longer_payload_touches_the_lines_that_it_fills_and_no_more() {

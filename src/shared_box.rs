@@ -161,12 +161,12 @@ impl Bytes {
     fn stale_in(bridge: &impl Memory, len: usize) -> Result<Self, NoMemory> {
         let place::HomeOf(home, timeout) = bridge.home();
         let deadline = Deadline::after(timeout);
-        let new = Self::stale(home, len, Deadline::now());
+        let new = Self::stale(&home, len, Deadline::now());
         if !matches!(new, Err(NoMemory::Exhausted { .. })) {
             return new;
         }
         bridge.take_late_replies();
-        Self::stale(home, len, deadline)
+        Self::stale(&home, len, deadline)
     }
 
     /// `len` zeros in private memory.
@@ -549,7 +549,7 @@ pub(crate) mod place {
     /// Bridges only.
     pub trait Sealed {
         #[doc(hidden)]
-        fn home(&self) -> HomeOf<'_>;
+        fn home(&self) -> HomeOf;
 
         /// Takes back what calls that were given up have left behind.
         #[doc(hidden)]
@@ -557,7 +557,7 @@ pub(crate) mod place {
     }
 
     /// A bridge's memory, and how long to wait for it.
-    pub struct HomeOf<'a>(pub(crate) &'a Arc<dyn Home>, pub(crate) Option<Duration>);
+    pub struct HomeOf(pub(crate) Arc<dyn Home>, pub(crate) Option<Duration>);
 }
 
 impl<T: Pod> SharedBox<[T]> {

@@ -64,7 +64,7 @@ impl SharedWriter {
     pub fn new_in(bridge: &impl Memory, capacity: usize) -> Result<Self, NoMemory> {
         let place::HomeOf(home, timeout) = bridge.home();
         let bytes = SharedBox::for_overwrite_in(bridge, capacity)?;
-        Ok(Self { bytes, len: 0, home: Some((home.clone(), timeout)) })
+        Ok(Self { bytes, len: 0, home: Some((home, timeout)) })
     }
 
     /// One that writes, in a child, into the memory of its bridge; elsewhere into private memory.

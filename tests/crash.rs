@@ -6,13 +6,12 @@
 
 mod support;
 
-use callgate::{Bridge, CallError, Exit, Fault, Progress, Wait, bridge};
+use callgate::{Bridge, CallError, Exit, Fault, Output, Progress, Wait, bridge};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::hint::black_box;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use support::{Gate, Helper, eventually, is_stopped, process_exists, role, say, within};
@@ -103,7 +102,7 @@ impl Drop for Bomb {
 
 /// Starts a `Faulty` whose last words do not clutter the tests' output.
 fn faulty() -> Bridge<Faulty> {
-    Faulty::bridge().stderr(Stdio::null()).start().expect("the bridge starts")
+    Faulty::bridge().stderr(Output::null()).start().expect("the bridge starts")
 }
 
 /// A call that ends its child, and the ends that it may come to.
@@ -292,7 +291,7 @@ impl Panicky {
 }
 
 fn panicky(backtrace: &str) -> Bridge<Panicky> {
-    Panicky::bridge().env("RUST_BACKTRACE", backtrace).stderr(Stdio::null()).start().expect("the bridge starts")
+    Panicky::bridge().env("RUST_BACKTRACE", backtrace).stderr(Output::null()).start().expect("the bridge starts")
 }
 
 struct Panic {
@@ -426,7 +425,7 @@ impl Drop for LastBreath {
 #[test]
 fn panic_in_the_destructor_is_what_stop_reports_and_the_child_exits() {
     within(PATIENCE, "panic in Drop", || {
-        let bridge = LastBreath::bridge().stderr(Stdio::null()).start().expect("the bridge starts");
+        let bridge = LastBreath::bridge().stderr(Output::null()).start().expect("the bridge starts");
         let error = bridge.stop().expect_err("the destructor panics");
         let CallError::Panicked { call, fault } = &error else { panic!("{error}") };
         assert_eq!((call.service, fault.message.as_str()), ("LastBreath", "in the destructor"));
@@ -434,7 +433,7 @@ fn panic_in_the_destructor_is_what_stop_reports_and_the_child_exits() {
         assert!(!process_exists(bridge.child_pid()));
         assert_eq!(bridge.stop(), Ok(Exit::Code(0)));
         // Dropping a bridge must not panic in the parent either.
-        drop(LastBreath::bridge().stderr(Stdio::null()).start().expect("the bridge starts"));
+        drop(LastBreath::bridge().stderr(Output::null()).start().expect("the bridge starts"));
     });
 }
 

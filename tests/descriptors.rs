@@ -1,7 +1,7 @@
 //! Promise: a child has descriptors 0, 1, 2 and its control socket, and those that it is woken through, whatever its parent had
 //! open; 0 is `/dev/null`, and 1 and 2 are the parent's or what the builder says.
 
-use callgate::{Bridge, Builder, bridge};
+use callgate::{Bridge, Builder, Output, bridge};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -174,7 +174,7 @@ fn output_goes_where_the_builder_says() {
             (Guest::bridge(), &out, &err),
             (Guest::bridge().stdout(file(&out_file)), &out_name, &err),
             (Guest::bridge().stderr(file(&err_file)), &out, &err_name),
-            (Guest::bridge().stdout(Stdio::null()).stderr(Stdio::null()), "/dev/null", "/dev/null"),
+            (Guest::bridge().stdout(Output::null()).stderr(Output::null()), "/dev/null", "/dev/null"),
         ];
         for (builder, out, err) in cases {
             check(&start(builder), out, err);

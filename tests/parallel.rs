@@ -5,8 +5,7 @@
 
 mod support;
 
-use callgate::{Bridge, Builder, CallError, Exit, StartError, bridge};
-use std::process::Stdio;
+use callgate::{Bridge, Builder, CallError, Exit, Output, StartError, bridge};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread::{self, ThreadId};
@@ -359,7 +358,7 @@ fn a_constructor_can_fail() {
 #[test]
 fn a_crash_in_one_worker_fails_the_calls_of_all() {
     within(PATIENCE, "a_crash_in_one_worker", || {
-        let hall = Hall::bridge(9).workers(4).lanes(4).stderr(Stdio::null()).start().expect("the bridge starts");
+        let hall = Hall::bridge(9).workers(4).lanes(4).stderr(Output::null()).start().expect("the bridge starts");
         on_threads(4, |thread| {
             let ended = if thread == 0 {
                 // Time for the others to begin their calls; what is tested does not depend on it.

@@ -7,12 +7,11 @@
 
 mod support;
 
-use callgate::{Bridge, CallError, Exit, StartError, bridge};
+use callgate::{Bridge, CallError, Exit, Output, StartError, bridge};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::waitpid;
-use std::process::Stdio;
 use std::time::Duration;
 use support::{eventually, play, process_exists, role, within, zombies_of};
 
@@ -137,7 +136,7 @@ fn failed_starts(saw: impl Fn(Exit, Exit) -> bool) {
 }
 
 fn unknown_end_is_a_sentence(races: bool) {
-    let mortal = Mortal::bridge().stderr(Stdio::null()).start().expect("the bridge starts");
+    let mortal = Mortal::bridge().stderr(Output::null()).start().expect("the bridge starts");
     let error = mortal.crash().expect_err("it crashes").to_string();
     let pid = mortal.child_pid();
     let sentence = format!(

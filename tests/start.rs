@@ -1,11 +1,11 @@
 //! Promise: a start that fails says why in a sentence and leaves nothing behind; many starts at once do not disturb each other.
 
-use callgate::{Builder, bridge};
+use callgate::{Builder, Output, bridge};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, raise};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Stdio, exit};
+use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
@@ -149,7 +149,7 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
         (executable("/bin/true"), "child * exited with code 0 during the handshake"),
         (executable("/bin/false"), "child * exited with code 1 during the handshake"),
         (
-            executable("/bin/cat").stdout(Stdio::null()).start_timeout(SHORT),
+            executable("/bin/cat").stdout(Output::null()).start_timeout(SHORT),
             "`/bin/cat` did not answer within 300ms (does its main begin with callgate::init() or callgate::serve()?)",
         ),
         (fake("silent").start_timeout(SHORT), "`/proc/self/exe` did not answer within 300ms (*)"),

@@ -2,23 +2,22 @@
 
 #![forbid(unsafe_code)]
 
-use crate::call::caller::Caller;
+use super::route::Route;
 use crate::call::service::{Method, Mode, sealed};
 use crate::error::CallError;
 use crate::frame::{Request, Transfer};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// The plain way: the caller waits for the value.
 #[derive(Clone)]
 pub struct Blocking {
-    caller: Arc<Caller>,
+    route: Route,
     timeout: Option<Duration>,
 }
 
 impl Blocking {
-    pub(crate) fn new(caller: Arc<Caller>, timeout: Option<Duration>) -> Self {
-        Self { caller, timeout }
+    pub(super) fn new(route: Route, timeout: Option<Duration>) -> Self {
+        Self { route, timeout }
     }
 }
 
@@ -29,7 +28,7 @@ impl Mode for Blocking {
 
     #[inline]
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<R, CallError> {
-        self.caller.call(method, args, self.timeout)
+        self.route.call(method, args, self.timeout)
     }
 }
 

@@ -2,28 +2,27 @@
 
 #![forbid(unsafe_code)]
 
-use super::newborn::{Newborn, system};
+use super::newborn::system;
+use super::recipe::Recipe;
+use super::restart::{Death, Restart};
+use super::route::Route;
+use super::supervisor::{Hook, Supervisor};
 use super::{Bridge, chosen, entry};
-use crate::call::caller::Caller;
-use crate::call::link::{MemoryOptions, Shared};
+use crate::call::link::MemoryOptions;
 use crate::call::recorded::Recorded;
-use crate::call::service::{Fingerprint, Method, Service};
+use crate::call::service::{Method, Service};
 use crate::doorbell::Wait;
-use crate::error::{CallError, StartError};
+use crate::error::StartError;
 use crate::frame::{Request, TrustedPeer};
-use crate::handshake::{Hello, rkyv_format, wait_code};
 use crate::layout::{Geometry, LINE};
 use crate::objects::Segments;
 use crate::process::child::EntryFn;
-use crate::process::spawn::Launch;
-use crate::segment::Segment;
-use crate::signal::{Count, ParentBells, Signal};
+use crate::process::spawn::{Launch, Output};
+use crate::signal::Signal;
 use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::marker::PhantomData;
 use std::path::Path;
-use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a child may take from its start to the end of the handshake, unless the builder says otherwise.
@@ -88,6 +87,8 @@ pub struct Builder<T> {
     signal: Option<Signal>,
     segments: Option<Segments>,
     launch: Launch,
+    restart: Option<Restart>,
+    hooks: Vec<Hook>,
     service: PhantomData<fn() -> T>,
 }
 
@@ -114,6 +115,8 @@ impl<T: Service> Builder<T> {
             signal: None,
             segments: None,
             launch: Launch { title: format!("callgate child: {}", T::NAME), ..Launch::default() },
+            restart: None,
+            hooks: Vec::new(),
             service: PhantomData,
         }
     }
@@ -189,7 +192,7 @@ impl<T: Service> Builder<T> {
     }
 
     /// The longest request, reply or [`SharedBox`](crate::SharedBox), in bytes, from what a slot holds to 2,147,483,647; longer
-    /// ones fail with [`CallError::TooLarge`]. Default: 1 GiB.
+    /// ones fail with [`CallError::TooLarge`](crate::CallError::TooLarge). Default: 1 GiB.
     pub fn max_payload(mut self, bytes: u64) -> Self {
         self.max_payload = bytes;
         self
@@ -200,7 +203,7 @@ impl<T: Service> Builder<T> {
     /// payload of that size while it grows. Default: that, and 128 MiB.
     ///
     /// A request that finds its half in use waits for memory to come back until its timeout, and fails then with
-    /// [`CallError::Exhausted`]; without a timeout it waits for other calls only. A reply fails with it at once.
+    /// [`CallError::Exhausted`](crate::CallError::Exhausted); without a timeout it waits for other calls only. A reply fails with it at once.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
         self
@@ -264,14 +267,59 @@ impl<T: Service> Builder<T> {
     }
 
     /// Where the child's standard output goes. Default: inherited.
-    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
-        self.launch.stdout = Some(stdout.into());
+    pub fn stdout(mut self, stdout: impl Into<Output>) -> Self {
+        self.launch.stdout = stdout.into();
         self
     }
 
     /// Where the child's standard error goes. Default: inherited.
-    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
-        self.launch.stderr = Some(stderr.into());
+    pub fn stderr(mut self, stderr: impl Into<Output>) -> Self {
+        self.launch.stderr = stderr.into();
+        self
+    }
+
+    /// Starts another child when one has died, as `restart` says, and builds the service there from the same arguments: it begins anew,
+    /// as its constructor makes it. Default: the bridge is over when its child is.
+    ///
+    /// A call that was on its way when the child died is made again in the next one if that is safe, which its caller sees nothing of
+    /// but the time: if the method had not begun; and if it is marked `#[bridge(idempotent)]`, up to 3 times in all. It waits for the
+    /// next child as long as its timeout allows. Not made again are calls that have [boxes](crate::SharedBox) among their arguments and
+    /// were sent, those of [`Bridge::begin`], and those that failed otherwise ([`CallError::Corrupt`](crate::CallError::Corrupt)). Whether a method had begun is what the child said before it died: one
+    /// that is hostile can lie about it.
+    ///
+    /// While there is no child, calls fail at once with [`CallError::Down`](crate::CallError::Down), unless they [wait](Restart::calls_wait). When no more restarts
+    /// are allowed, they always do. A bridge that restarts has a thread of its own, and no [`doorbell_fd`](Bridge::doorbell_fd).
+    /// Boxes that lie in the memory of a child that has died stay valid; passing them to the next one copies them.
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = Some(restart);
+        self
+    }
+
+    /// Has `hook` called after each death of the bridge's child that [`Bridge::stop`] and [`Bridge::kill`] did not ask for. May be given several times.
+    ///
+    /// It runs on a thread of the bridge's own, before another child is started. A panic in it is ignored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use callgate::bridge;
+    /// # struct Decoder;
+    /// # #[bridge]
+    /// # impl Decoder {
+    /// #     pub fn new() -> Self { Decoder }
+    /// #     pub fn crash(&self) { std::process::abort() }
+    /// # }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # callgate::init();
+    /// let (sender, deaths) = std::sync::mpsc::channel();
+    /// let decoder = Decoder::bridge().on_death(move |death| drop(sender.send(death.to_string()))).start()?;
+    /// assert!(decoder.crash().is_err());
+    /// assert!(deaths.recv()?.contains("SIGABRT"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_death(mut self, hook: impl FnMut(&Death) + Send + 'static) -> Self {
+        self.hooks.push(Box::new(hook));
         self
     }
 
@@ -288,39 +336,54 @@ impl<T: Service> Builder<T> {
     /// # Errors
     ///
     /// See [`StartError`]. Whatever the error, nothing is left behind: no process, descriptor or memory.
-    pub fn start(self) -> Result<Bridge<T>, StartError> {
+    pub fn start(mut self) -> Result<Bridge<T>, StartError> {
+        let (restart, hooks) = (self.restart.take(), std::mem::take(&mut self.hooks));
+        let (timeout, stop_grace) = (self.timeout, self.stop_grace);
+        let recipe = self.recipe(restart.as_ref())?;
+        let child = recipe.start()?;
+        if restart.is_none() && hooks.is_empty() {
+            return Ok(Bridge::new(Route::Single(child), timeout, stop_grace));
+        }
+        let supervisor = Supervisor::start(recipe, child.clone(), restart, hooks).map_err(|error| {
+            child.kill();
+            system::<T>("starting the thread that starts other children".into())(error)
+        })?;
+        Ok(Bridge::new(Route::Supervised(supervisor), timeout, stop_grace))
+    }
+
+    /// What has been chosen, if it goes together.
+    fn recipe(self, restart: Option<&Restart>) -> Result<Recipe<T>, StartError> {
         let geometry = self.geometry()?;
         let memory = self.memory_options()?;
-        let args = self.args.as_ref().ok_or_else(|| StartError::Arguments {
+        let args = self.args.ok_or_else(|| StartError::Arguments {
             service: T::NAME,
             why: "a value's own Serialize failed, or they are longer than 2 GiB".into(),
         })?;
         let signal = self.signal.map_or_else(chosen::signal::<T>, Ok)?;
-        let objects = self.segments.map_or_else(chosen::segments::<T>, Ok)?.of_parent();
-        let hello = self.hello(signal, objects.place())?;
-        let (segment, object) = Segment::create(geometry, &*objects)
-            .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len())))?;
-        let bells = ParentBells::new(signal, Count::of(&geometry), &*objects)
-            .map_err(system::<T>("creating its doorbells".into()))?;
-        let executable = self.launch.executable_name();
-        let what = format!("starting {}", self.launch);
-        let spawned = self.launch.start().map_err(system::<T>(what))?;
-        let newborn = Newborn::<T>::new(spawned)?;
-        newborn.shake_hands(&hello, object, &bells, self.start_timeout, &executable)?;
-        let link = newborn.watched(&segment, Shared { memory, objects, bells })?;
-        let caller = Arc::new(Caller::new::<T>(&segment, link, self.wait));
-        let bridge = Bridge::new(caller.clone(), self.timeout, self.stop_grace);
-        let error = match caller.construct(self.constructor, args, self.timeout) {
-            Ok(Ok(())) => return Ok(bridge),
-            Ok(Err(message)) => StartError::Constructor { service: T::NAME, message },
-            Err(CallError::Died { pid, exit, .. }) => {
-                StartError::Died { service: T::NAME, pid, exit, when: "in its constructor" }
-            }
-            Err(error) => StartError::Call { service: T::NAME, error },
+        let segments = self.segments.map_or_else(chosen::segments::<T>, Ok)?;
+        if let Some(restart) = restart {
+            check_restart::<T>(restart, signal)?;
+        }
+        let entry = match &self.launch.executable {
+            Some(_) => None,
+            None if !entry::is_initialised() => return Err(StartError::NotInitialised { service: T::NAME }),
+            None => Some(entry::find::<T>(self.entry)?),
         };
-        // There is no service to drop.
-        bridge.kill();
-        Err(error)
+        Ok(Recipe {
+            constructor: self.constructor,
+            args,
+            geometry,
+            memory,
+            signal,
+            segments,
+            wait: self.wait,
+            entry,
+            name: self.name.as_deref().unwrap_or(T::NAME).chars().take(64).collect(),
+            launch: self.launch,
+            start_timeout: self.start_timeout,
+            timeout: self.timeout,
+            service: PhantomData,
+        })
     }
 
     fn geometry(&self) -> Result<Geometry, StartError> {
@@ -351,29 +414,6 @@ impl<T: Service> Builder<T> {
         let Self { max_payload, retained, trust, .. } = *self;
         Ok(MemoryOptions { max_payload, total, retained, trust })
     }
-
-    fn hello(&self, signal: Signal, place: &str) -> Result<Hello, StartError> {
-        let entry = match &self.launch.executable {
-            Some(_) => None,
-            None if !entry::is_initialised() => {
-                return Err(StartError::NotInitialised { service: T::NAME });
-            }
-            None => Some(entry::find::<T>(self.entry)?),
-        };
-        Ok(Hello {
-            format: rkyv_format(),
-            entry,
-            fingerprint: Fingerprint::of::<T>(),
-            parent_pid: std::process::id(),
-            name: self.name.as_deref().unwrap_or(T::NAME).chars().take(64).collect(),
-            wait: wait_code(self.wait),
-            signal: signal.code(),
-            place: place.into(),
-            max_payload: self.max_payload,
-            retained: self.retained,
-            trusted: self.trust.is_some(),
-        })
-    }
 }
 
 impl<T: Service> fmt::Debug for Builder<T> {
@@ -394,8 +434,19 @@ impl<T: Service> fmt::Debug for Builder<T> {
             .field("signal", &self.signal)
             .field("segments", &self.segments)
             .field("launch", &self.launch)
+            .field("restart", &self.restart)
             .finish_non_exhaustive()
     }
+}
+
+fn check_restart<T: Service>(restart: &Restart, signal: Signal) -> Result<(), StartError> {
+    check::<T>("Restart::at_most", restart.most, 1..=u32::MAX)?;
+    if signal.trusts_the_child() {
+        let (option, value, range) =
+            ("restart", format!("given with {signal:?}"), "without it: each child that dies may leave a thread behind");
+        return Err(StartError::Option { service: T::NAME, option, value, range: range.into() });
+    }
+    Ok(())
 }
 
 fn check<T: Service>(

@@ -2,25 +2,25 @@
 
 #![forbid(unsafe_code)]
 
-use crate::call::caller::{Begun, Caller};
+use super::route::Route;
+use crate::call::caller::Begun;
 use crate::call::service::{Method, Mode, sealed};
 use crate::error::CallError;
 use crate::frame::{Request, Transfer};
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Without waiting: a method returns a [`Pending`] as soon as its request is sent.
 #[derive(Clone)]
 pub struct Deferred {
-    caller: Arc<Caller>,
+    route: Route,
     timeout: Option<Duration>,
 }
 
 impl Deferred {
-    pub(super) fn new(caller: Arc<Caller>, timeout: Option<Duration>) -> Self {
-        Self { caller, timeout }
+    pub(super) fn new(route: Route, timeout: Option<Duration>) -> Self {
+        Self { route, timeout }
     }
 }
 
@@ -30,7 +30,7 @@ impl Mode for Deferred {
     type Out<R: Transfer> = Result<Pending<R>, CallError>;
 
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<Pending<R>, CallError> {
-        let begun = self.caller.begin(method, args, self.timeout)?;
+        let begun = self.route.begin(method, args, self.timeout)?;
         Ok(Pending { begun: Some(begun), result: PhantomData })
     }
 }

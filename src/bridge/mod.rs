@@ -11,6 +11,10 @@ mod chosen;
 mod deferred;
 mod entry;
 mod newborn;
+mod recipe;
+mod restart;
+mod route;
+mod supervisor;
 mod view;
 
 pub use blocking::Blocking;
@@ -18,16 +22,17 @@ pub use builder::Builder;
 pub use calling::Calling;
 pub use deferred::{Deferred, Pending};
 pub use entry::{init, serve, serve_parallel};
+pub use restart::{Death, Restart};
 pub use view::{InPlace, View};
 
-use crate::call::caller::Caller;
 use crate::call::service::{Method, Service};
 use crate::error::{CallError, Exit};
 use crate::shared_box::{Memory, place};
+use crate::signal::Door;
+use route::Route;
 use std::fmt;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A service in a child process.
@@ -67,24 +72,33 @@ use std::time::Duration;
 #[must_use = "dropping a bridge stops its child"]
 pub struct Bridge<T: Service> {
     calls: T::Calls<Blocking>,
-    caller: Arc<Caller>,
+    route: Route,
     timeout: Option<Duration>,
     stop_grace: Duration,
 }
 
 impl<T: Service> Bridge<T> {
-    fn new(caller: Arc<Caller>, timeout: Option<Duration>, stop_grace: Duration) -> Self {
-        Self { calls: T::calls(Blocking::new(caller.clone(), timeout)), caller, timeout, stop_grace }
+    fn new(route: Route, timeout: Option<Duration>, stop_grace: Duration) -> Self {
+        Self { calls: T::calls(Blocking::new(route.clone(), timeout)), route, timeout, stop_grace }
     }
 
-    /// The child's process number.
+    /// The child's process number. Of a bridge that [restarts](Builder::restart), that of the child that there is now, or was last.
     pub fn child_pid(&self) -> u32 {
-        self.caller.link.pid
+        self.route.caller().link.pid
     }
 
     /// Whether the child lives and takes calls.
     pub fn is_alive(&self) -> bool {
-        !self.caller.link.life.is_over()
+        !self.route.caller().link.life.is_over()
+    }
+
+    /// How many children this bridge had before the one that it has now: 0, unless it [restarts](Builder::restart). Each has a service
+    /// as its constructor made it, which knows nothing of what became of the one before.
+    pub fn generation(&self) -> u64 {
+        match &self.route {
+            Route::Single(_) => 0,
+            Route::Supervised(supervisor) => supervisor.current().generation,
+        }
     }
 
     /// The same methods, but none waits: each sends its request and returns a [`Pending`], which the result is to be had from.
@@ -168,15 +182,16 @@ impl<T: Service> Bridge<T> {
     }
 
     fn deferred(&self, timeout: Option<Duration>) -> Calling<'_, T, Deferred> {
-        Calling::new(self, Deferred::new(self.caller.clone(), timeout), timeout)
+        Calling::new(self, Deferred::new(self.route.clone(), timeout), timeout)
     }
 
     fn in_place(&self, timeout: Option<Duration>) -> Calling<'_, T, InPlace> {
-        Calling::new(self, InPlace::new(self.caller.clone(), timeout), timeout)
+        Calling::new(self, InPlace::new(self.route.clone(), timeout), timeout)
     }
 
     /// A descriptor for a loop over epoll or poll: readable when a [pending call](Self::begin) may have been answered, or the
-    /// child has ended. `None` unless the bridge was started with [`Signal::EventFd`](crate::Signal::EventFd).
+    /// child has ended. `None` unless the bridge was started with [`Signal::EventFd`](crate::Signal::EventFd), and without
+    /// [`Builder::restart`] and [`Builder::on_death`].
     ///
     /// When it is readable: [`clear_doorbell`](Self::clear_doorbell), then [poll](Pending::poll) every pending call. It rings for
     /// every call whose last poll returned `None`.
@@ -212,14 +227,22 @@ impl<T: Service> Bridge<T> {
     /// # }
     /// ```
     pub fn doorbell_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.caller.link.door.as_ref().map(|door| door.as_fd())
+        self.door().map(|door| door.as_fd())
     }
 
     /// Makes the [doorbell](Self::doorbell_fd) quiet until it is rung anew. Comes before pending calls are polled, not after: what
     /// rings in between is to be heard. Does nothing without such a doorbell.
     pub fn clear_doorbell(&self) {
-        if let Some(door) = &self.caller.link.door {
+        if let Some(door) = self.door() {
             let _rung = door.clear();
+        }
+    }
+
+    /// Each child has its own, so there is none to show of a bridge that may have several.
+    fn door(&self) -> Option<&Door> {
+        match &self.route {
+            Route::Single(caller) => caller.link.door.as_ref(),
+            Route::Supervised(_) => None,
         }
     }
 
@@ -251,7 +274,7 @@ impl<T: Service> Bridge<T> {
     #[must_use = "it does nothing until a method is called on it"]
     pub fn with_timeout(&self, timeout: Duration) -> Calling<'_, T, Blocking> {
         let timeout = Some(timeout);
-        Calling::new(self, Blocking::new(self.caller.clone(), timeout), timeout)
+        Calling::new(self, Blocking::new(self.route.clone(), timeout), timeout)
     }
 
     /// Stops the child: after the calls that were made before, the service is dropped there and the process exits. Returns
@@ -264,24 +287,24 @@ impl<T: Service> Bridge<T> {
     /// [`CallError::Died`] or [`CallError::Corrupt`] if the child had come to its end before. A second `stop` returns what the
     /// child's end was.
     pub fn stop(&self) -> Result<Exit, CallError> {
-        self.caller.stop(const { &Method::drop_of::<T>() }, self.stop_grace)
+        self.route.stop(const { &Method::drop_of::<T>() }, self.stop_grace)
     }
 
     /// Kills the child at once (SIGKILL), and returns when it is gone. Calls in flight fail with [`CallError::Stopped`].
     pub fn kill(&self) -> Exit {
-        self.caller.kill()
+        self.route.kill()
     }
 }
 
 impl<T: Service> Memory for Bridge<T> {}
 
 impl<T: Service> place::Sealed for Bridge<T> {
-    fn home(&self) -> place::HomeOf<'_> {
-        place::HomeOf(self.caller.home(), self.timeout)
+    fn home(&self) -> place::HomeOf {
+        place::HomeOf(self.route.caller().home().clone(), self.timeout)
     }
 
     fn take_late_replies(&self) {
-        self.caller.take_late_replies();
+        self.route.caller().take_late_replies();
     }
 }
 
@@ -296,7 +319,7 @@ impl<T: Service> Deref for Bridge<T> {
 
 impl<T: Service> Drop for Bridge<T> {
     fn drop(&mut self) {
-        if self.caller.link.life.exit().is_none() {
+        if !self.route.has_ended() {
             let _ = self.stop();
         }
     }

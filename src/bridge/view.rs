@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::call::caller::Caller;
+use super::route::Route;
 use crate::call::service::{Method, Mode, sealed};
 use crate::error::CallError;
 use crate::frame::{Held, Request, Transfer};
@@ -10,19 +10,18 @@ use crate::viewable::Viewable;
 use rkyv::Archived;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// In place: the caller waits for the reply, and gets a [`View`] of it as it came.
 #[derive(Clone)]
 pub struct InPlace {
-    caller: Arc<Caller>,
+    route: Route,
     timeout: Option<Duration>,
 }
 
 impl InPlace {
-    pub(super) fn new(caller: Arc<Caller>, timeout: Option<Duration>) -> Self {
-        Self { caller, timeout }
+    pub(super) fn new(route: Route, timeout: Option<Duration>) -> Self {
+        Self { route, timeout }
     }
 }
 
@@ -32,7 +31,7 @@ impl Mode for InPlace {
     type Out<R: Transfer> = Result<View<R>, CallError>;
 
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<View<R>, CallError> {
-        self.caller.call(method, args, self.timeout).map(View)
+        self.route.call(method, args, self.timeout).map(View)
     }
 }
 

@@ -56,20 +56,30 @@ struct Introduction {
 
 /// What a call needs to know of itself.
 #[derive(Clone, Copy)]
-pub(super) struct Ticket {
-    method: &'static Method,
+pub(crate) struct Ticket {
+    pub(crate) method: &'static Method,
     timeout: Option<Duration>,
-    pub(super) deadline: Deadline,
+    pub(crate) deadline: Deadline,
 }
 
 impl Ticket {
-    fn new(method: &'static Method, timeout: Option<Duration>) -> Self {
+    /// A call that begins now. `timeout` = the longest time to wait for a lane and the reply; `None` = no limit.
+    pub(crate) fn new(method: &'static Method, timeout: Option<Duration>) -> Self {
         Self { method, timeout, deadline: Deadline::after(timeout) }
     }
 
-    fn name(&self) -> CallName {
+    pub(crate) fn name(&self) -> CallName {
         self.method.call_name()
     }
+}
+
+/// What becomes of a call's arguments when its request has been written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Args {
+    /// They are dropped.
+    Spend,
+    /// They stay, to be sent again; but not if the request carries some of their memory, which is the callee's from then on.
+    Keep,
 }
 
 /// What a request asks for: its kind and its call word.
@@ -187,6 +197,17 @@ impl Caller {
         self.finish(sent)
     }
 
+    /// As [`call`](Self::call), but leaves `args` where they are, to be sent again, unless the callee has been given some of their memory.
+    #[inline]
+    pub(crate) fn call_again<A: Request, R: Reply>(
+        &self,
+        ticket: &Ticket,
+        args: &mut Option<A>,
+    ) -> Result<R, CallError> {
+        let sent = self.send_args(ticket, args, Args::Keep)?;
+        self.finish(sent)
+    }
+
     /// Sends the request of a call, whose reply [`finish`](Self::finish) waits for.
     #[inline]
     pub(crate) fn send<A: Request>(
@@ -195,10 +216,14 @@ impl Caller {
         args: A,
         timeout: Option<Duration>,
     ) -> Result<Sent<'_>, CallError> {
-        let ticket = &Ticket::new(method, timeout);
-        let call = self.call_word(method, ticket)?;
+        self.send_args(&Ticket::new(method, timeout), &mut Some(args), Args::Spend)
+    }
+
+    #[inline(always)]
+    fn send_args<A: Request>(&self, ticket: &Ticket, args: &mut Option<A>, then: Args) -> Result<Sent<'_>, CallError> {
+        let call = self.call_word(ticket.method, ticket)?;
         let mut lane = self.claim(ticket)?;
-        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, ticket)?;
+        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, then, ticket)?;
         Ok(Sent { lane, position, ticket: *ticket })
     }
 
@@ -256,7 +281,7 @@ impl Caller {
         let ask = Ask { kind: Kind::Call, call: method.word(interface) };
         // Without a wait for memory either.
         let sending = Ticket { deadline: Deadline::now(), ..ticket };
-        let position = self.send_on(&mut lane, ask, args, &sending)?;
+        let position = self.send_on(&mut lane, ask, &mut Some(args), Args::Spend, &sending)?;
         // What comes back only when this thread asks for it is not waited for by others.
         lane.give_up(&*self.link);
         Ok(Begun { lane, caller: self.clone(), position, ticket })
@@ -356,7 +381,8 @@ impl Caller {
     fn bind_ahead(&self, lane: &mut CallerLane, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
         let (number, known, offset) = self.enter(interface, ticket)?;
         if known.bound.get().is_none() {
-            self.send_on(lane, Ask { kind: Kind::Bind, call: number }, (offset,), ticket)?;
+            let ask = Ask { kind: Kind::Bind, call: number };
+            self.send_on(lane, ask, &mut Some((offset,)), Args::Spend, ticket)?;
         }
         Ok(number)
     }
@@ -401,14 +427,21 @@ impl Caller {
         args: A,
         ticket: &Ticket,
     ) -> Result<R, CallError> {
-        let position = self.send_on(lane, ask, args, ticket)?;
+        let position = self.send_on(lane, ask, &mut Some(args), Args::Spend, ticket)?;
         self.receive(lane, position, ask.kind, ticket)
     }
 
-    /// Sends a request on a lane; returns its position. The arguments are gone before it is published, so that what they hold of shared
-    /// memory is the callee's alone.
+    /// Sends a request on a lane; returns its position. What of its arguments' memory it carries is the callee's alone: they are gone
+    /// before it is published.
     #[inline]
-    fn send_on<A: Request>(&self, lane: &mut CallerLane, ask: Ask, args: A, ticket: &Ticket) -> Result<u64, CallError> {
+    fn send_on<A: Request>(
+        &self,
+        lane: &mut CallerLane,
+        ask: Ask,
+        args: &mut Option<A>,
+        then: Args,
+        ticket: &Ticket,
+    ) -> Result<u64, CallError> {
         if !lane.is_idle() {
             self.settle_slow(lane, ticket)?;
         }
@@ -416,13 +449,16 @@ impl Caller {
         if self.link.life.is_over() && ask.kind != Kind::Stop {
             return Err(self.over(Progress::NotStarted, ticket));
         }
+        let Some(sending) = args.as_ref() else { return Err(self.spent_slow(ticket)) };
         let position = lane.position();
         let room = &Room { home: &*self.link, wait: None };
-        let mut written = lane.write(&args, room);
+        let mut written = lane.write(sending, room);
         if let Err(SendError::NoMemory(NoMemory::Exhausted { .. })) = written {
-            written = self.write_again_slow(lane, &args, room, ticket);
+            written = self.write_again_slow(lane, sending, room, ticket);
         }
-        drop(args);
+        if then == Args::Spend || lane.carries_boxes() {
+            *args = None;
+        }
         let len = written.map_err(|error| self.unsent(error, ticket))?;
         lane.publish(ask.kind, ask.call, len, room);
         Ok(position)
@@ -443,7 +479,10 @@ impl Caller {
 
     /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.
     pub(crate) fn take_late_replies(&self) {
-        let ticket = &Ticket::new(const { &Method { service: "", name: "", index: 0, interface: None } }, None);
+        let ticket = &Ticket::new(
+            const { &Method { service: "", name: "", index: 0, interface: None, idempotent: false } },
+            None,
+        );
         for mut lane in self.lanes.iter().filter_map(|lane| lane.try_lock()) {
             lane.forget_unsent(&*self.link);
             // What is wrong with one of them is said by whoever calls next.
@@ -712,7 +751,13 @@ impl Caller {
     }
 
     #[cold]
-    fn in_fork_slow(&self, ticket: &Ticket) -> CallError {
+    fn spent_slow(&self, ticket: &Ticket) -> CallError {
+        let why = "its arguments went with an earlier attempt".into();
+        CallError::Refused { call: ticket.name(), why }
+    }
+
+    #[cold]
+    pub(crate) fn in_fork_slow(&self, ticket: &Ticket) -> CallError {
         let why = "this process is a fork of the one that started the bridge; start another here".into();
         CallError::Refused { call: ticket.name(), why }
     }
@@ -738,7 +783,7 @@ impl Caller {
 
     /// The error of a call to a child that is gone, or about to be.
     #[cold]
-    pub(super) fn over(&self, progress: Progress, ticket: &Ticket) -> CallError {
+    pub(crate) fn over(&self, progress: Progress, ticket: &Ticket) -> CallError {
         let (call, pid) = (ticket.name(), self.link.pid);
         match self.link.life.cause() {
             Some(Cause::Corrupt(what)) => CallError::Corrupt { call, pid, what },

@@ -110,12 +110,14 @@ pub struct Method {
     pub index: u16,
     /// The trait block that it stands in; `None` = the type's own.
     pub interface: Option<InterfaceId>,
+    /// Whether it may run again, in another child, after one has died in it.
+    pub idempotent: bool,
 }
 
 impl Method {
     /// Stands for the service's destructor in errors.
     pub(crate) const fn drop_of<T: Service>() -> Self {
-        Self { service: T::NAME, name: "drop", index: 0, interface: None }
+        Self { service: T::NAME, name: "drop", index: 0, interface: None, idempotent: false }
     }
 
     /// The call word by which the child knows the method, whose block has the number `interface` there.

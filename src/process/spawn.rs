@@ -10,11 +10,13 @@ use crate::sys::pidfd::Pidfd;
 use crate::sys::socket;
 use std::ffi::OsString;
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 /// Names, for the child, the inode of the control socket that is its stdin. A process that inherits the variable without
 /// the socket (a grandchild) is no child of a bridge.
@@ -23,17 +25,92 @@ pub(crate) const VARIABLE: &str = "CALLGATE_CHILD";
 /// The running program, also when its file has been replaced.
 const SELF: &str = "/proc/self/exe";
 
-/// What a child is started with.
-#[derive(Debug, Default)]
+/// What a child is started with. Can be used again, for the next child.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Launch {
     /// What to execute; `None` = the running program.
     pub(crate) executable: Option<PathBuf>,
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) current_dir: Option<PathBuf>,
-    pub(crate) stdout: Option<Stdio>,
-    pub(crate) stderr: Option<Stdio>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
     /// What the process is called in listings, if it is the running program.
     pub(crate) title: String,
+}
+
+/// Where a child's output goes. Unlike [`Stdio`], it can be used for several children, one after the other.
+///
+/// # Examples
+///
+/// ```
+/// # use callgate::{Output, bridge};
+/// # struct Printer;
+/// # #[bridge]
+/// # impl Printer {
+/// #     pub fn new() -> Self { Printer }
+/// #     pub fn print(&self, line: &str) { println!("{line}") }
+/// # }
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # callgate::init();
+/// use std::io::Read;
+///
+/// let (mut reader, writer) = std::io::pipe()?;
+/// let printer = Printer::bridge().stdout(writer).stderr(Output::null()).start()?;
+/// printer.print("a line")?;
+/// printer.stop()?;
+/// let mut printed = String::new();
+/// reader.read_to_string(&mut printed)?;
+/// assert_eq!(printed, "a line\n");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Output(Sink);
+
+#[derive(Clone, Debug, Default)]
+enum Sink {
+    #[default]
+    Inherited,
+    Null,
+    Descriptor(Arc<OwnedFd>),
+}
+
+impl Output {
+    /// Where this process's own goes.
+    pub fn inherit() -> Self {
+        Self(Sink::Inherited)
+    }
+
+    /// Nowhere.
+    pub fn null() -> Self {
+        Self(Sink::Null)
+    }
+
+    fn to_stdio(&self) -> io::Result<Stdio> {
+        Ok(match &self.0 {
+            Sink::Inherited => Stdio::inherit(),
+            Sink::Null => Stdio::null(),
+            Sink::Descriptor(descriptor) => descriptor.try_clone()?.into(),
+        })
+    }
+}
+
+impl From<OwnedFd> for Output {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(Sink::Descriptor(Arc::new(descriptor)))
+    }
+}
+
+impl From<File> for Output {
+    fn from(file: File) -> Self {
+        OwnedFd::from(file).into()
+    }
+}
+
+impl From<PipeWriter> for Output {
+    fn from(pipe: PipeWriter) -> Self {
+        OwnedFd::from(pipe).into()
+    }
 }
 
 /// A started child.
@@ -63,8 +140,9 @@ impl Launch {
     }
 
     /// Starts the child, from the watcher's thread: the kernel kills a child when the *thread* that started it exits.
-    pub(crate) fn start(self) -> io::Result<Spawned> {
-        watch::on_watcher(move || self.start_here())?
+    pub(crate) fn start(&self) -> io::Result<Spawned> {
+        let launch = self.clone();
+        watch::on_watcher(move || launch.start_here())?
     }
 
     fn start_here(self) -> io::Result<Spawned> {
@@ -72,7 +150,7 @@ impl Launch {
         // A child never supplies anything.
         socket::refuse_descriptors(&control);
         let inode = socket::inode(&stdin).ok_or_else(|| io::Error::other("a socket without an inode"))?;
-        let mut child = self.command(stdin, inode).spawn()?;
+        let mut child = self.command(stdin, inode)?.spawn()?;
         let pid = child.id();
         match Pidfd::open(pid) {
             Ok(pidfd) => Ok(Spawned { pid, pidfd, control }),
@@ -84,7 +162,7 @@ impl Launch {
         }
     }
 
-    fn command(self, stdin: OwnedFd, inode: u64) -> Command {
+    fn command(self, stdin: OwnedFd, inode: u64) -> io::Result<Command> {
         let mut command = match self.executable {
             Some(path) => Command::new(path),
             None => {
@@ -98,8 +176,7 @@ impl Launch {
         if let Some(dir) = self.current_dir {
             command.current_dir(dir);
         }
-        command.stdout(self.stdout.unwrap_or_else(Stdio::inherit));
-        command.stderr(self.stderr.unwrap_or_else(Stdio::inherit));
-        command
+        command.stdout(self.stdout.to_stdio()?).stderr(self.stderr.to_stdio()?);
+        Ok(command)
     }
 }

@@ -78,13 +78,14 @@ use crate::refusals::Refusals;
 /// | --- | --- | --- |
 /// | a method | `#[bridge(skip)]` | it is left alone, though `pub` |
 /// | a method | `#[bridge(rename = "halt")]` | callers know it by this name, also as a builder |
+/// | a method | `#[bridge(idempotent)]` | it may run twice: a bridge with `Builder::restart` calls it again if the child dies in it |
 /// | the type's block | `#[bridge(get(total: u64))]` | callers get `total() -> u64`, a clone of that field |
 /// | the type's block | `#[bridge(set(total: u64))]` | callers get `set_total(value: u64)` |
 ///
 /// Fields may carry documentation and a visibility of their own (`get(pub(crate) total: u64)`); else they are `pub`.
 ///
 /// The methods of `Bridge` itself (`stop`, `kill`, `child_pid`, `is_alive`, `stats`, `with_timeout`, `view`, `begin`,
-/// `send`, `doorbell_fd`, `clear_doorbell`) would hide a method of the same name, so that one needs a `rename`.
+/// `send`, `doorbell_fd`, `clear_doorbell`, `generation`, `sandbox_report`) would hide a method of the same name, so that one needs a `rename`.
 #[proc_macro_attribute]
 pub fn bridge(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     generate(options.into(), item.into()).into()

@@ -1,5 +1,6 @@
 //! What there is to call in a block: one [`Method`] for each, with everything that the later steps ask of it.
 
+use proc_macro2::Span;
 use quote::{ToTokens, format_ident};
 use syn::ext::IdentExt;
 use syn::{
@@ -46,6 +47,8 @@ pub(crate) struct Method {
     pub(crate) arguments: Vec<Argument>,
     /// What it returns; `()` if nothing.
     pub(crate) output: Type,
+    /// Where it was said that it may run again after the child has died in it.
+    pub(crate) idempotent: Option<Span>,
     /// Whether [`check`](crate::check) refused it.
     pub(crate) refused: bool,
 }
@@ -211,7 +214,7 @@ impl Method {
             Kind::Constructor { .. } => builder_name(&sig.ident),
             _ => sig.ident.clone(),
         });
-        Method { shown, ..Method::new(kind, attrs, vis, sig, self_type) }
+        Method { shown, idempotent: options.idempotent, ..Method::new(kind, attrs, vis, sig, self_type) }
     }
 
     fn getter(field: Field, self_type: &SelfType) -> Method {
@@ -233,7 +236,7 @@ impl Method {
             ReturnType::Type(_, ty) => self_type.in_type(ty),
         };
         let (shown, arguments) = (sig.ident.clone(), arguments(&sig, self_type));
-        Method { kind, shown, index: 0, attrs, vis, sig, arguments, output, refused: false }
+        Method { kind, shown, index: 0, attrs, vis, sig, arguments, output, idempotent: None, refused: false }
     }
 
     pub(crate) fn is_constructor(&self) -> bool {

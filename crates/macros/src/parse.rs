@@ -40,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) skip: Option<Span>,
     /// The name for callers.
     pub(crate) rename: Option<Ident>,
+    /// Where `idempotent` stands.
+    pub(crate) idempotent: Option<Span>,
 }
 
 /// Reads a block; `None` if it is none, which is then refused.
@@ -89,7 +91,7 @@ fn method_options(attrs: &mut Vec<Attribute>, refusals: &mut Refusals) -> Option
                 }
             }
             other => refusals
-                .refuse(other, "on a method, this needs an option: `#[bridge(skip)]` or `#[bridge(rename = \"..\")]`"),
+                .refuse(other, "on a method, this needs an option: `#[bridge(skip)]`, `#[bridge(idempotent)]` or `#[bridge(rename = \"..\")]`"),
         }
     }
     options
@@ -114,7 +116,9 @@ fn block_option(parsed: &mut Parsed, option: &Meta) -> syn::Result<()> {
     let into = match name_of(option).as_str() {
         "get" => &mut parsed.get,
         "set" => &mut parsed.set,
-        "skip" | "rename" => return Err(refusal(option, "this goes on a method of the block, not on the block")),
+        "skip" | "rename" | "idempotent" => {
+            return Err(refusal(option, "this goes on a method of the block, not on the block"));
+        }
         name => return Err(unknown(option, name, "`get(field: Type)` and `set(field: Type)`")),
     };
     let Meta::List(list) = option else {
@@ -130,12 +134,14 @@ fn method_option(options: &mut Options, option: &Meta) -> syn::Result<()> {
     match (name_of(option).as_str(), option) {
         ("skip", Meta::Path(path)) => options.skip = path.get_ident().map(Ident::span),
         ("skip", _) => return Err(refusal(option, "`skip` takes no value")),
+        ("idempotent", Meta::Path(path)) => options.idempotent = path.get_ident().map(Ident::span),
+        ("idempotent", _) => return Err(refusal(option, "`idempotent` takes no value")),
         ("rename", Meta::NameValue(pair)) => options.rename = Some(name_in(&pair.value)?),
         ("rename", _) => return Err(refusal(option, "`rename` needs a name, as in `rename = \"halt\"`")),
         ("get" | "set", _) => {
             return Err(refusal(option, "this goes on the block, as in `#[bridge(get(total: u64))] impl ..`"));
         }
-        (name, _) => return Err(unknown(option, name, "`skip` and `rename = \"..\"`")),
+        (name, _) => return Err(unknown(option, name, "`skip`, `idempotent` and `rename = \"..\"`")),
     }
     Ok(())
 }

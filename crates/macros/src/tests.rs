@@ -443,6 +443,8 @@ fn every_reserved_name_is_refused() {
         "send",
         "doorbell_fd",
         "clear_doorbell",
+        "generation",
+        "sandbox_report",
     ];
     for name in reserved {
         let ident = quote::format_ident!("{name}");

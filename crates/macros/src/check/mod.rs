@@ -13,7 +13,7 @@ use crate::refusals::Refusals;
 use crate::types::{self, Part};
 
 /// What `Bridge` itself has, and would hide.
-const RESERVED: [&str; 11] = [
+const RESERVED: [&str; 13] = [
     "stop",
     "kill",
     "child_pid",
@@ -25,6 +25,8 @@ const RESERVED: [&str; 11] = [
     "send",
     "doorbell_fd",
     "clear_doorbell",
+    "generation",
+    "sandbox_report",
 ];
 
 /// The way out of a name that cannot be.
@@ -39,6 +41,9 @@ pub(crate) fn options(parsed: &mut Parsed, refusals: &mut Refusals) {
     for Function { vis, sig, options, .. } in &parsed.functions {
         if let (Some(skip), true) = (options.skip, in_trait) {
             refusals.refuse_at(skip, "who has a bridge may call any method of the trait, so none can be left out");
+        }
+        if let (Some(promise), Visibility::Inherited, false) = (options.idempotent, vis, in_trait) {
+            refusals.refuse_at(promise, format!("`{}` is private, so nobody calls it: make it `pub`", sig.ident));
         }
         if let (Some(name), Visibility::Inherited, false) = (&options.rename, vis, in_trait) {
             let why = format!("`{}` is private, so callers know it by no name at all: make it `pub`", sig.ident);
@@ -108,6 +113,7 @@ pub(crate) fn block(block: &mut Block, refusals: &mut Refusals) {
     for method in &mut block.methods {
         let before = refusals.len();
         signature::check(method, in_trait, refusals);
+        idempotent(method, refusals);
         method.refused = refusals.len() > before;
     }
     names(block, refusals);
@@ -115,6 +121,18 @@ pub(crate) fn block(block: &mut Block, refusals: &mut Refusals) {
         let (name, way_out) =
             (&block.service.name, "a `pub fn` without `self` that returns `Self` or `Result<Self, ..>`");
         refusals.refuse(&block.item.self_ty, format!("the child needs a way to make its `{name}`: {way_out}"));
+    }
+}
+
+/// Refuses the promise where nothing is called a second time.
+fn idempotent(method: &Method, refusals: &mut Refusals) {
+    let why = match method.kind {
+        Kind::Constructor { .. } => "every child that takes over from one that died is made by its constructor anyway",
+        Kind::Local => "this runs in the caller, where nothing is tried again",
+        _ => return,
+    };
+    if let Some(promise) = method.idempotent {
+        refusals.refuse_at(promise, why);
     }
 }
 

@@ -71,7 +71,16 @@ pub(crate) fn descriptor(block: &Block, method: &Method) -> TokenStream {
             quote!(::core::option::Option::Some(::callgate::__glue::InterfaceId::of::<#ty, __CallgateInterface>()))
         }
     };
+    let idempotent = method.idempotent.is_some();
     quote! {
-        const { &::callgate::__glue::Method { service: #service, name: #name, index: #index, interface: #interface } }
+        const {
+            &::callgate::__glue::Method {
+                service: #service,
+                name: #name,
+                index: #index,
+                interface: #interface,
+                idempotent: #idempotent,
+            }
+        }
     }
 }

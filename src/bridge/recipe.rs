@@ -1,0 +1,95 @@
+//! How a child of one bridge is made: what its builder has settled, to be gone through as often as a child is needed.
+
+#![forbid(unsafe_code)]
+
+use super::newborn::{Newborn, system};
+use crate::call::caller::Caller;
+use crate::call::link::{MemoryOptions, Shared};
+use crate::call::recorded::Recorded;
+use crate::call::service::{Fingerprint, Method, Service};
+use crate::doorbell::Wait;
+use crate::error::{CallError, StartError};
+use crate::handshake::{Entry, Hello, rkyv_format, wait_code};
+use crate::layout::Geometry;
+use crate::objects::Segments;
+use crate::process::spawn::Launch;
+use crate::segment::Segment;
+use crate::signal::{Count, ParentBells, Signal};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a builder has settled.
+pub(super) struct Recipe<T> {
+    pub(super) constructor: &'static Method,
+    pub(super) args: Recorded,
+    pub(super) geometry: Geometry,
+    pub(super) memory: MemoryOptions,
+    pub(super) signal: Signal,
+    pub(super) segments: Segments,
+    pub(super) wait: Wait,
+    /// Where the child goes; `None` for a separate executable.
+    pub(super) entry: Option<Entry>,
+    pub(super) name: String,
+    pub(super) launch: Launch,
+    pub(super) start_timeout: Duration,
+    /// For the constructor.
+    pub(super) timeout: Option<Duration>,
+    pub(super) service: PhantomData<fn() -> T>,
+}
+
+impl<T: Service> Recipe<T> {
+    /// Starts a child that serves.
+    pub(super) fn start(&self) -> Result<Arc<Caller>, StartError> {
+        let child = self.bring_up()?;
+        self.construct(&child)?;
+        Ok(child)
+    }
+
+    /// Starts a child, and gets through the handshake with it. The service is yet to be built.
+    pub(super) fn bring_up(&self) -> Result<Arc<Caller>, StartError> {
+        let Self { geometry, memory, .. } = *self;
+        let objects = self.segments.of_parent();
+        let (segment, object) = Segment::create(geometry, &*objects)
+            .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len())))?;
+        let bells = ParentBells::new(self.signal, Count::of(&geometry), &*objects)
+            .map_err(system::<T>("creating its doorbells".into()))?;
+        let spawned = self.launch.start().map_err(system::<T>(format!("starting {}", self.launch)))?;
+        let newborn = Newborn::<T>::new(spawned)?;
+        let hello = self.hello(objects.place());
+        newborn.shake_hands(&hello, object, &bells, self.start_timeout, &self.launch.executable_name())?;
+        let link = newborn.watched(&segment, Shared { memory, objects, bells })?;
+        Ok(Arc::new(Caller::new::<T>(&segment, link, self.wait)))
+    }
+
+    /// Has the child build the service. One that does not is killed.
+    pub(super) fn construct(&self, child: &Caller) -> Result<(), StartError> {
+        let error = match child.construct(self.constructor, &self.args, self.timeout) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(message)) => StartError::Constructor { service: T::NAME, message },
+            Err(CallError::Died { pid, exit, .. }) => {
+                StartError::Died { service: T::NAME, pid, exit, when: "in its constructor" }
+            }
+            Err(error) => StartError::Call { service: T::NAME, error },
+        };
+        // There is no service to drop.
+        child.kill();
+        Err(error)
+    }
+
+    fn hello(&self, place: &str) -> Hello {
+        Hello {
+            format: rkyv_format(),
+            entry: self.entry,
+            fingerprint: Fingerprint::of::<T>(),
+            parent_pid: std::process::id(),
+            name: self.name.clone(),
+            wait: wait_code(self.wait),
+            signal: self.signal.code(),
+            place: place.into(),
+            max_payload: self.memory.max_payload,
+            retained: self.memory.retained,
+            trusted: self.memory.trust.is_some(),
+        }
+    }
+}

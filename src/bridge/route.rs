@@ -1,0 +1,81 @@
+//! From a bridge to its child: for good, or to whichever child there is.
+
+#![forbid(unsafe_code)]
+
+use super::supervisor::Supervisor;
+use crate::call::caller::{Begun, Caller};
+use crate::call::service::Method;
+use crate::error::{CallError, Exit};
+use crate::frame::{Reply, Request};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The way to a bridge's child.
+#[derive(Clone)]
+pub(super) enum Route {
+    /// There is one child, and no other after it.
+    Single(Arc<Caller>),
+    /// There may be others after it.
+    Supervised(Arc<Supervisor>),
+}
+
+impl Route {
+    /// The calling side of the child that there is now, or was last.
+    pub(super) fn caller(&self) -> Arc<Caller> {
+        match self {
+            Route::Single(caller) => caller.clone(),
+            Route::Supervised(supervisor) => supervisor.current().caller.clone(),
+        }
+    }
+
+    /// Calls a method, and waits for the reply. `timeout` = the longest time to wait; `None` = no limit.
+    #[inline]
+    pub(super) fn call<A: Request, R: Reply>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+    ) -> Result<R, CallError> {
+        match self {
+            Route::Single(caller) => caller.call(method, args, timeout),
+            Route::Supervised(supervisor) => supervisor.call(method, args, timeout),
+        }
+    }
+
+    /// Begins a call that is not waited for. It is not made again if the child dies.
+    pub(super) fn begin<A: Request>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+    ) -> Result<Begun, CallError> {
+        match self {
+            Route::Single(caller) => caller.begin(method, args, timeout),
+            Route::Supervised(supervisor) => supervisor.now(method)?.caller.begin(method, args, timeout),
+        }
+    }
+
+    /// Stops the child. There will be no other.
+    pub(super) fn stop(&self, drop: &'static Method, grace: Duration) -> Result<Exit, CallError> {
+        match self {
+            Route::Single(caller) => caller.stop(drop, grace),
+            Route::Supervised(supervisor) => supervisor.stop(drop, grace),
+        }
+    }
+
+    /// Kills the child. There will be no other.
+    pub(super) fn kill(&self) -> Exit {
+        match self {
+            Route::Single(caller) => caller.kill(),
+            Route::Supervised(supervisor) => supervisor.kill(),
+        }
+    }
+
+    /// Whether there is nothing to stop.
+    pub(super) fn has_ended(&self) -> bool {
+        match self {
+            Route::Single(caller) => caller.link.life.exit().is_some(),
+            Route::Supervised(_) => false,
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! A bridge that outlives its children: a thread waits for the death of each, tells who wants to know, and starts the next.
+//!
+//! Calls go to the current child, and look at nothing else while it lives. Whether one may run again in the next child is decided here,
+//! by what is known of the first attempt.
+
+#![forbid(unsafe_code)]
+
+use super::recipe::Recipe;
+use super::restart::{Death, History, Restart};
+use crate::call::caller::{Caller, Ticket};
+use crate::call::service::{Method, Service};
+use crate::doorbell::Deadline;
+use crate::error::{CallError, Exit, Progress, StartError};
+use crate::frame::{Reply, Request};
+use crate::life::Cause;
+use arc_swap::ArcSwap;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How often a call is made that has started each time before: once it has killed so many children, it may be what kills them.
+const ATTEMPTS: u32 = 3;
+
+/// What makes a bridge's children.
+trait Make: Send + Sync {
+    /// A child without its service.
+    fn bring_up(&self) -> Result<Arc<Caller>, StartError>;
+
+    /// Has the child build its service. One that does not is killed.
+    fn construct(&self, child: &Caller) -> Result<(), StartError>;
+}
+
+impl<T: Service> Make for Recipe<T> {
+    fn bring_up(&self) -> Result<Arc<Caller>, StartError> {
+        Recipe::bring_up(self)
+    }
+
+    fn construct(&self, child: &Caller) -> Result<(), StartError> {
+        Recipe::construct(self, child)
+    }
+}
+
+/// Who is told of deaths.
+pub(super) type Hook = Box<dyn FnMut(&Death) + Send>;
+
+/// What a bridge's children have in common.
+pub(super) struct Supervisor {
+    service: &'static str,
+    recipe: Box<dyn Make>,
+    /// `None` = deaths are only told of.
+    restart: Option<Restart>,
+    current: ArcSwap<Child>,
+    state: Mutex<State>,
+    changed: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A child, and how many there were before it.
+pub(super) struct Child {
+    pub(super) caller: Arc<Caller>,
+    pub(super) generation: u64,
+}
+
+impl Child {
+    fn is_over(&self) -> bool {
+        self.caller.link.life.is_over()
+    }
+
+    fn exit(&self) -> Exit {
+        self.caller.link.life.exit().unwrap_or(Exit::Unknown)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    /// A child whose service is being built.
+    rising: Option<Arc<Caller>>,
+    /// A child that waits to take over.
+    spare: Option<Arc<Caller>>,
+    /// The thread has nothing more to do.
+    is_done: bool,
+}
+
+/// | from | to | who | when |
+/// |---|---|---|---|
+/// | Up | Down | the thread | the current child has died |
+/// | Down | Up | the thread | another has become the current one |
+/// | Down | GivenUp | the thread | there may be no more restarts |
+/// | any | Stopped | who stops the bridge | first thing |
+#[derive(Default)]
+enum Phase {
+    #[default]
+    Up,
+    Down,
+    /// Why there will be no other child.
+    GivenUp(String),
+    Stopped,
+}
+
+impl Supervisor {
+    /// Takes over a bridge whose first child serves.
+    pub(super) fn start<T: Service>(
+        recipe: Recipe<T>,
+        first: Arc<Caller>,
+        restart: Option<Restart>,
+        hooks: Vec<Hook>,
+    ) -> io::Result<Arc<Self>> {
+        let supervisor = Arc::new(Self {
+            service: T::NAME,
+            recipe: Box::new(recipe),
+            restart,
+            current: ArcSwap::from_pointee(Child { caller: first, generation: 0 }),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            thread: Mutex::new(None),
+        });
+        let of_thread = supervisor.clone();
+        let thread = thread::Builder::new().name("callgate-restart".into());
+        let thread = thread.spawn(move || of_thread.run(hooks))?;
+        *supervisor.thread.lock() = Some(thread);
+        Ok(supervisor)
+    }
+
+    /// The child that calls go to; it may have died.
+    pub(super) fn current(&self) -> Arc<Child> {
+        self.current.load_full()
+    }
+
+    // ---- calls -----------------------------------------------------------------------------------------------------
+
+    /// Calls a method of whichever child there is, and of its successors as long as the call may run again.
+    #[inline]
+    pub(super) fn call<A: Request, R: Reply>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+    ) -> Result<R, CallError> {
+        let ticket = &Ticket::new(method, timeout);
+        let mut args = Some(args);
+        let child = self.current.load();
+        if child.is_over() && self.restart.is_some() {
+            return self.call_while_down_slow(&child, ticket, args);
+        }
+        match child.caller.call_again(ticket, &mut args) {
+            Err(error) => self.call_again_slow(&child, ticket, args, error),
+            done => done,
+        }
+    }
+
+    /// Makes a call that found the current child dead.
+    #[cold]
+    fn call_while_down_slow<A: Request, R: Reply>(
+        &self,
+        dead: &Child,
+        ticket: &Ticket,
+        mut args: Option<A>,
+    ) -> Result<R, CallError> {
+        let child = self.successor(dead, ticket)?;
+        match child.caller.call_again(ticket, &mut args) {
+            Err(error) => self.call_again_slow(&child, ticket, args, error),
+            done => done,
+        }
+    }
+
+    /// Makes a call again that failed, as often as that is safe. What is left of its arguments is in `args`.
+    #[cold]
+    fn call_again_slow<A: Request, R: Reply>(
+        &self,
+        child: &Child,
+        ticket: &Ticket,
+        mut args: Option<A>,
+        mut error: CallError,
+    ) -> Result<R, CallError> {
+        let (mut generation, mut starts) = (child.generation, 0);
+        loop {
+            starts += u32::from(has_started(&error));
+            let is_safe = match died(&error) {
+                Some(_) if starts > 0 => ticket.method.idempotent && starts < ATTEMPTS,
+                Some(_) => true,
+                None => false,
+            };
+            if !is_safe || args.is_none() || self.restart.is_none() {
+                break;
+            }
+            let Some(child) = self.after(generation, ticket.deadline) else { break };
+            match child.caller.call_again(ticket, &mut args) {
+                Err(another) => (error, generation) = (another, child.generation),
+                done => return done,
+            }
+        }
+        // One attempt that started is enough.
+        Err(if starts > 0 { started(error) } else { error })
+    }
+
+    /// The child to send a request to that is not waited for, or is made while the current one is dead.
+    ///
+    /// # Errors
+    ///
+    /// `Down`, if there is none now and calls do not wait, or none any more.
+    fn successor(&self, dead: &Child, ticket: &Ticket) -> Result<Arc<Child>, CallError> {
+        // In a fork, nobody gives back what others had locked.
+        let calls_wait = self.restart.as_ref().is_some_and(|restart| restart.calls_wait);
+        if calls_wait
+            && !dead.caller.link.is_in_fork()
+            && let Some(child) = self.after(dead.generation, ticket.deadline)
+        {
+            return Ok(child);
+        }
+        Err(self.down(dead, ticket))
+    }
+
+    /// The child for a call that is not waited for.
+    pub(super) fn now(&self, method: &'static Method) -> Result<Arc<Child>, CallError> {
+        let child = self.current();
+        if child.is_over() && self.restart.is_some() {
+            return Err(self.down(&child, &Ticket::new(method, None)));
+        }
+        Ok(child)
+    }
+
+    #[cold]
+    fn down(&self, dead: &Child, ticket: &Ticket) -> CallError {
+        let link = &dead.caller.link;
+        if link.is_in_fork() {
+            return dead.caller.in_fork_slow(ticket);
+        }
+        let (call, pid) = (ticket.name(), link.pid);
+        let (restarting, why) = match &self.state.lock().phase {
+            Phase::Stopped => return CallError::Stopped { call, pid, progress: Progress::NotStarted },
+            Phase::GivenUp(why) => (false, why.clone()),
+            Phase::Up | Phase::Down => (true, "there is no other yet".into()),
+        };
+        CallError::Down { call, pid, exit: dead.exit(), restarting, why }
+    }
+
+    /// The first child after the one of `generation`, as soon as there is one. `None` = not before the deadline, or never.
+    fn after(&self, generation: u64, deadline: Deadline) -> Option<Arc<Child>> {
+        let mut state = self.state.lock();
+        loop {
+            let child = self.current();
+            if child.generation > generation {
+                return Some(child);
+            }
+            if matches!(state.phase, Phase::GivenUp(_) | Phase::Stopped) || deadline.has_passed() {
+                return None;
+            }
+            match deadline.instant() {
+                Some(instant) => drop(self.changed.wait_until(&mut state, instant)),
+                None => self.changed.wait(&mut state),
+            }
+        }
+    }
+
+    // ---- the end ---------------------------------------------------------------------------------------------------
+
+    /// Stops the current child as a bridge without a supervisor does; there will be no other.
+    pub(super) fn stop(&self, drop: &'static Method, grace: Duration) -> Result<Exit, CallError> {
+        self.end(grace, |child| child.stop(drop, grace))
+    }
+
+    /// Kills the current child; there will be no other.
+    pub(super) fn kill(&self) -> Exit {
+        self.end(Duration::from_secs(1), Caller::kill)
+    }
+
+    /// Ends the current child with `end`, and the thread within `grace` after that.
+    fn end<R>(&self, grace: Duration, end: impl FnOnce(&Caller) -> R) -> R {
+        let child = self.current();
+        if child.caller.link.is_in_fork() {
+            return end(&child.caller);
+        }
+        drop(child);
+        let mut state = self.state.lock();
+        state.phase = Phase::Stopped;
+        let others = [state.spare.take(), state.rising.take()];
+        drop(state);
+        self.changed.notify_all();
+        for other in others.into_iter().flatten() {
+            other.kill();
+        }
+        // From here on it stays the current one.
+        let ended = end(&self.current().caller);
+        self.join(grace);
+        ended
+    }
+
+    /// Waits until the thread has ended, unless this is that thread: a hook may be what stops the bridge.
+    fn join(&self, grace: Duration) {
+        let Some(thread) = self.thread.lock().take() else { return };
+        if thread.thread().id() == thread::current().id() {
+            return;
+        }
+        let until = Instant::now() + grace;
+        let mut state = self.state.lock();
+        while !state.is_done {
+            if self.changed.wait_until(&mut state, until).timed_out() {
+                // It is starting a child, which it will kill.
+                return;
+            }
+        }
+        drop(state);
+        let _ = thread.join();
+    }
+
+    // ---- the thread ------------------------------------------------------------------------------------------------
+
+    fn run(&self, mut hooks: Vec<Hook>) {
+        self.watch_over_children(&mut hooks);
+        // Whatever they hold is gone when the bridge has stopped.
+        drop(hooks);
+        self.state.lock().is_done = true;
+        self.changed.notify_all();
+    }
+
+    fn watch_over_children(&self, hooks: &mut [Hook]) {
+        let mut history = History::default();
+        loop {
+            self.prepare_spare();
+            let child = self.current();
+            child.caller.link.life.wait(Deadline::NEVER);
+            if !self.enter(Phase::Down) {
+                return;
+            }
+            self.tell(hooks, &child, &mut history);
+            if let Err(why) = self.replace(&child, &mut history) {
+                self.enter(Phase::GivenUp(why));
+                return;
+            }
+        }
+    }
+
+    /// Goes on to another phase. `false` = the bridge has been stopped.
+    fn enter(&self, phase: Phase) -> bool {
+        let mut state = self.state.lock();
+        if matches!(state.phase, Phase::Stopped) {
+            return false;
+        }
+        state.phase = phase;
+        drop(state);
+        self.changed.notify_all();
+        true
+    }
+
+    fn tell(&self, hooks: &mut [Hook], child: &Child, history: &mut History) {
+        let death = Death {
+            service: self.service,
+            pid: child.caller.link.pid,
+            exit: child.exit(),
+            corrupt: match child.caller.link.life.cause() {
+                Some(Cause::Corrupt(what)) => Some(what),
+                _ => None,
+            },
+            generation: child.generation,
+            restarting: self.restart.as_ref().is_some_and(|restart| restart.has_left(history, Instant::now())),
+        };
+        for hook in hooks {
+            // One that panics has been told all the same; the others must be, and the child replaced.
+            let _ = catch_unwind(AssertUnwindSafe(|| hook(&death)));
+        }
+    }
+
+    /// Starts another child in the place of one that has died.
+    ///
+    /// # Errors
+    ///
+    /// Why there will be none, in words.
+    fn replace(&self, dead: &Child, history: &mut History) -> Result<(), String> {
+        let restart = self.restart.as_ref().ok_or("it is not restarted")?;
+        let mut last = None;
+        while let Some(wait) = restart.next(history, Instant::now()) {
+            if !self.rest(wait) {
+                return Err("the bridge has been stopped".into());
+            }
+            match self.next_child().and_then(|child| self.install(child, dead.generation + 1)) {
+                Ok(()) => return Ok(()),
+                Err(error) => last = Some(error),
+            }
+        }
+        let limit = format!("there have been {} restarts within {:?}", restart.most, restart.within);
+        Err(last.map_or_else(|| limit.clone(), |error| format!("{limit}, the last of which failed: {error}")))
+    }
+
+    /// Waits before a restart. `false` = the bridge has been stopped.
+    fn rest(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let mut state = self.state.lock();
+        loop {
+            if matches!(state.phase, Phase::Stopped) {
+                return false;
+            }
+            if time.is_zero() || self.changed.wait_until(&mut state, until).timed_out() {
+                return !matches!(state.phase, Phase::Stopped);
+            }
+        }
+    }
+
+    /// A child with a service: the spare one, if it still lives.
+    fn next_child(&self) -> Result<Arc<Caller>, StartError> {
+        let spare = self.state.lock().spare.take();
+        let child = match spare.filter(|spare| !spare.link.life.is_over()) {
+            Some(spare) => spare,
+            None => self.recipe.bring_up()?,
+        };
+        let mut state = self.unless_stopped(&child)?;
+        state.rising = Some(child.clone());
+        drop(state);
+        let built = self.recipe.construct(&child);
+        self.state.lock().rising = None;
+        built.map(|()| child)
+    }
+
+    /// Makes `child` the one that calls go to.
+    fn install(&self, child: Arc<Caller>, generation: u64) -> Result<(), StartError> {
+        let mut state = self.unless_stopped(&child)?;
+        self.current.store(Arc::new(Child { caller: child, generation }));
+        state.phase = Phase::Up;
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn prepare_spare(&self) {
+        if !self.restart.as_ref().is_some_and(|restart| restart.spare) {
+            return;
+        }
+        // Without one, the next child is started when it is needed; what is wrong will be said then.
+        let Ok(spare) = self.recipe.bring_up() else { return };
+        if let Ok(mut state) = self.unless_stopped(&spare) {
+            state.spare = Some(spare.clone());
+        }
+    }
+
+    /// The state, unless the bridge has been stopped: then `child` is killed, of which whoever stopped it knows nothing.
+    fn unless_stopped(&self, child: &Caller) -> Result<MutexGuard<'_, State>, StartError> {
+        let state = self.state.lock();
+        if !matches!(state.phase, Phase::Stopped) {
+            return Ok(state);
+        }
+        drop(state);
+        child.kill();
+        let error = io::Error::from(io::ErrorKind::Interrupted);
+        Err(StartError::System { service: self.service, what: "starting another child".into(), error })
+    }
+}
+
+/// How far a call had come whose child died before it answered.
+fn died(error: &CallError) -> Option<Progress> {
+    match error {
+        CallError::Died { progress, .. } => Some(*progress),
+        _ => None,
+    }
+}
+
+fn has_started(error: &CallError) -> bool {
+    matches!(
+        error,
+        CallError::Died { progress: Progress::Started, .. }
+            | CallError::TimedOut { progress: Progress::Started, .. }
+            | CallError::Stopped { progress: Progress::Started, .. }
+    )
+}
+
+/// The same error of a call that started before.
+fn started(mut error: CallError) -> CallError {
+    if let CallError::Died { progress, .. }
+    | CallError::TimedOut { progress, .. }
+    | CallError::Stopped { progress, .. } = &mut error
+    {
+        *progress = Progress::Started;
+    }
+    error
+}
+
+impl fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Supervisor").field("service", &self.service).finish_non_exhaustive()
+    }
+}

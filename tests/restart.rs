@@ -1,0 +1,606 @@
+//! A bridge with `Builder::restart` outlives its children: another takes the place of one that has died, calls that may run again
+//! do, and all others say what is known of them. Each is carried out at most once, unless its method says that more is well.
+
+#![allow(unreachable_pub)] // Services are written as users write them.
+
+#[path = "support/held.rs"]
+mod held;
+mod support;
+
+use callgate::{
+    Bridge, Builder, CallError, Death, Exit, Output, Progress, Restart, SharedBox, StartError, Wait, bridge,
+};
+use held::{Held, alone};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+use support::{Gate, TempDir, eventually, process_exists, within};
+
+callgate::test_support!();
+
+const PATIENCE: u64 = 120;
+
+/// How long a call may take that is expected to come back by itself.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Counts, in a file, how often each call was carried out.
+struct Tally {
+    file: File,
+    calls: u64,
+}
+
+#[bridge]
+impl Tally {
+    /// The file at `path` must exist.
+    pub fn new(path: &str) -> Result<Self, std::io::Error> {
+        Ok(Tally { file: OpenOptions::new().read(true).write(true).open(path)?, calls: 0 })
+    }
+
+    /// A tally that a file `path` beside it forbids.
+    pub fn unless(path: &str, forbidden: &str) -> Result<Self, String> {
+        if Path::new(forbidden).exists() {
+            return Err("it is forbidden".into());
+        }
+        Self::new(path).map_err(|error| error.to_string())
+    }
+
+    /// Counts call number `id`. Returns how often it has been.
+    pub fn count(&mut self, id: u64) -> u8 {
+        self.calls += 1;
+        once_more(&self.file, id)
+    }
+
+    #[bridge(idempotent)]
+    pub fn count_any_number_of_times(&mut self, id: u64) -> u8 {
+        once_more(&self.file, id)
+    }
+
+    /// Counts call number `id`, and kills the process, unless that has been done `times` times.
+    #[bridge(idempotent)]
+    pub fn die_at_first(&mut self, id: u64, times: u8) -> u8 {
+        let counted = once_more(&self.file, id);
+        if counted <= times {
+            die();
+        }
+        counted
+    }
+
+    /// The same, but is not said to be idempotent.
+    pub fn die_once(&mut self, id: u64) -> u8 {
+        self.die_at_first(id, 1)
+    }
+
+    pub fn calls(&self) -> u64 {
+        self.calls
+    }
+
+    pub fn die(&self) {
+        die()
+    }
+
+    pub fn exit(&self, code: i32) {
+        std::process::exit(code)
+    }
+
+    pub fn wait_at(&self, gate: &str) {
+        Gate::pass(gate);
+    }
+
+    /// Waits at `gate`, then kills the process.
+    pub fn die_at(&self, gate: &str) {
+        Gate::pass(gate);
+        die()
+    }
+
+    #[bridge(idempotent)]
+    pub fn sum(&self, numbers: SharedBox<[u8]>) -> u64 {
+        numbers.iter().map(|&number| u64::from(number)).sum()
+    }
+
+    #[bridge(idempotent)]
+    pub fn len(&self, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    pub fn print(&self, line: &str) {
+        println!("{line}");
+    }
+}
+
+fn once_more(file: &File, id: u64) -> u8 {
+    let mut counted = [0];
+    let _ = file.read_at(&mut counted, id);
+    counted[0] += 1;
+    file.write_at(&counted, id).expect("the tally can be written");
+    counted[0]
+}
+
+fn die() {
+    kill(Pid::this(), Signal::SIGKILL).expect("a process may kill itself");
+}
+
+/// A file to count in.
+struct Counts(TempDir);
+
+impl Counts {
+    fn new() -> Self {
+        let dir = TempDir::new();
+        std::fs::write(dir.file("counts"), "").expect("a file in a new directory");
+        Self(dir)
+    }
+
+    fn path(&self) -> String {
+        self.0.file("counts")
+    }
+
+    fn of(&self, id: u64) -> u8 {
+        let mut counted = [0];
+        let _ = File::open(self.path()).expect("it exists").read_at(&mut counted, id);
+        counted[0]
+    }
+
+    fn tally(&self) -> Builder<Tally> {
+        Tally::bridge(&self.path()).timeout(LONG)
+    }
+}
+
+/// So often that no test comes to the end of it, and without rests.
+fn always() -> Restart {
+    Restart::on_death().at_most(u32::MAX).backoff(Duration::ZERO, Duration::ZERO)
+}
+
+fn kill_child_of(tally: &Bridge<Tally>) -> u32 {
+    let pid = tally.child_pid();
+    kill(Pid::from_raw(pid as i32), Signal::SIGKILL).expect("the child lives");
+    pid
+}
+
+/// Waits until the child is one of `generation` or a later one.
+fn wait_for(tally: &Bridge<Tally>, generation: u64) {
+    assert!(eventually(60, "another child", || tally.generation() >= generation && tally.is_alive()));
+}
+
+// ---- coming back ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn another_child_takes_over_with_a_new_service() {
+    within(PATIENCE, "another_child_takes_over_with_a_new_service", || {
+        let counts = Counts::new();
+        let tally = counts.tally().restart(always()).start().expect("the bridge starts");
+        assert_eq!((tally.count(0), tally.calls(), tally.generation()), (Ok(1), Ok(1), 0));
+        let first = kill_child_of(&tally);
+        wait_for(&tally, 1);
+        assert_ne!(tally.child_pid(), first);
+        assert!(!process_exists(first));
+        assert_eq!(tally.calls(), Ok(0), "made anew from the same arguments");
+        assert_eq!(tally.count(0), Ok(2), "the file is the same");
+        assert_eq!(tally.generation(), 1);
+        assert!(tally.stop().is_ok_and(|exit| exit.success()));
+    });
+}
+
+#[test]
+fn whatever_the_child_died_of_it_is_replaced() {
+    within(PATIENCE, "whatever_the_child_died_of_it_is_replaced", || {
+        let counts = Counts::new();
+        let tally = counts.tally().restart(always()).start().expect("the bridge starts");
+        for (generation, code) in [(1, 0), (2, 1), (3, 70)] {
+            let error = tally.exit(code).expect_err("it exits instead of answering");
+            assert!(
+                matches!(error, CallError::Died { exit: Exit::Code(found), progress: Progress::Started, .. } if found == code)
+            );
+            wait_for(&tally, generation);
+        }
+    });
+}
+
+#[test]
+fn a_spare_child_takes_over_and_has_a_spare_itself() {
+    within(PATIENCE, "a_spare_child_takes_over_and_has_a_spare_itself", || {
+        let counts = Counts::new();
+        let tally = counts.tally().restart(always().spare(true).calls_wait(true)).start().expect("the bridge starts");
+        for id in 0..20 {
+            assert_eq!(tally.count(id), Ok(1));
+            kill_child_of(&tally);
+            wait_for(&tally, id + 1);
+        }
+        let last = tally.child_pid();
+        assert!(tally.stop().is_ok_and(|exit| exit.success()));
+        assert!(!process_exists(last));
+    });
+}
+
+#[test]
+fn a_spare_that_has_died_is_not_used() {
+    alone("a_spare_that_has_died_is_not_used", PATIENCE, || {
+        let counts = Counts::new();
+        let tally = counts.tally().restart(always().spare(true)).start().expect("the bridge starts");
+        let mut spare = None;
+        assert!(eventually(60, "a spare child", || {
+            let current = tally.child_pid().to_string();
+            spare = held::children().into_iter().find(|pid| *pid != current);
+            spare.is_some()
+        }));
+        let spare: u32 = spare.and_then(|pid| pid.parse().ok()).expect("just seen");
+        kill(Pid::from_raw(spare as i32), Signal::SIGKILL).expect("the spare lives");
+        assert!(eventually(60, "its end", || !process_exists(spare)));
+        kill_child_of(&tally);
+        wait_for(&tally, 1);
+        assert_ne!(tally.child_pid(), spare);
+        assert_eq!(tally.count(0), Ok(1));
+    });
+}
+
+#[test]
+fn output_goes_where_it_went() {
+    within(PATIENCE, "output_goes_where_it_went", || {
+        let counts = Counts::new();
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let tally = counts.tally().restart(always()).stdout(writer).stderr(Output::null());
+        let tally = tally.start().expect("the bridge starts");
+        tally.print("from the first").expect("it prints");
+        kill_child_of(&tally);
+        wait_for(&tally, 1);
+        tally.print("from the second").expect("it prints");
+        drop(tally);
+        let printed = std::io::read_to_string(reader).expect("text, to its end");
+        assert_eq!(printed, "from the first\nfrom the second\n");
+    });
+}
+
+// ---- calls that may run again --------------------------------------------------------------------------------------
+
+#[test]
+fn a_call_that_had_not_started_is_made_again() {
+    within(PATIENCE, "a_call_that_had_not_started_is_made_again", || {
+        let (counts, gate) = (Counts::new(), Gate::new());
+        let tally = counts.tally().restart(always()).start().expect("the bridge starts");
+        std::thread::scope(|scope| {
+            let dying = scope.spawn(|| tally.die_at(&gate.path()));
+            gate.wait_for_child();
+            // The child carries out one call at a time: this one waits behind the other.
+            let waiting = scope.spawn(|| tally.count(7));
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!waiting.is_finished());
+            gate.open();
+            let died = dying.join().expect("no panic").expect_err("its child died in it");
+            assert!(matches!(died, CallError::Died { progress: Progress::Started, .. }), "{died}");
+            assert_eq!(waiting.join().expect("no panic"), Ok(1));
+        });
+        assert_eq!((counts.of(7), tally.generation()), (1, 1));
+    });
+}
+
+#[test]
+fn a_call_that_had_started_is_made_again_only_if_it_is_idempotent() {
+    within(PATIENCE, "a_call_that_had_started_is_made_again_only_if_it_is_idempotent", || {
+        let counts = Counts::new();
+        let tally = counts.tally().restart(always().calls_wait(true)).start().expect("the bridge starts");
+        assert_eq!(tally.die_at_first(1, 2), Ok(3), "the third child lets it live");
+        assert_eq!((counts.of(1), tally.generation()), (3, 2));
+        let error = tally.die_once(2).expect_err("its child died in it");
+        assert!(matches!(error, CallError::Died { progress: Progress::Started, .. }), "{error}");
+        assert_eq!(counts.of(2), 1);
+    });
+}
+
+#[test]
+fn a_call_that_kills_every_child_is_given_up() {
+    within(PATIENCE, "a_call_that_kills_every_child_is_given_up", || {
+        let counts = Counts::new();
+        let tally = counts.tally().restart(always().calls_wait(true)).start().expect("the bridge starts");
+        let error = tally.die_at_first(1, u8::MAX).expect_err("it kills them all");
+        assert!(matches!(error, CallError::Died { progress: Progress::Started, .. }), "{error}");
+        assert_eq!(counts.of(1), 3);
+        assert_eq!(tally.count(2), Ok(1), "the bridge goes on");
+    });
+}
+
+#[test]
+fn large_arguments_are_sent_again_and_boxes_are_not() {
+    within(PATIENCE, "large_arguments_are_sent_again_and_boxes_are_not", || {
+        let (counts, gate) = (Counts::new(), Gate::new());
+        let tally = counts.tally().restart(always().calls_wait(true)).start().expect("the bridge starts");
+        let bytes = vec![1; 3 << 20];
+        let numbers = SharedBox::copied_in(&tally, &[1u8; 1 << 20]).expect("memory");
+        std::thread::scope(|scope| {
+            let dying = scope.spawn(|| tally.die_at(&gate.path()));
+            gate.wait_for_child();
+            let large = scope.spawn(|| tally.len(&bytes));
+            let boxed = scope.spawn(|| tally.sum(numbers));
+            std::thread::sleep(Duration::from_millis(100));
+            gate.open();
+            assert!(dying.join().expect("no panic").is_err());
+            assert_eq!(large.join().expect("no panic"), Ok(3 << 20));
+            let error = boxed.join().expect("no panic").expect_err("the box went with the child");
+            assert!(matches!(error, CallError::Died { progress: Progress::NotStarted, .. }), "{error}");
+        });
+        // A box that was made for a child which has died is as good as any.
+        let numbers = SharedBox::copied_in(&tally, &[2u8; 1 << 20]).expect("memory");
+        kill_child_of(&tally);
+        wait_for(&tally, 2);
+        assert_eq!(tally.sum(numbers), Ok(2 << 20));
+    });
+}
+
+#[test]
+fn a_pending_call_is_not_made_again() {
+    within(PATIENCE, "a_pending_call_is_not_made_again", || {
+        let (counts, gate) = (Counts::new(), Gate::new());
+        let tally = counts.tally().restart(always()).start().expect("the bridge starts");
+        let dying = tally.begin().die_at(&gate.path()).expect("it is sent");
+        gate.wait_for_child();
+        let waiting = tally.begin().count_any_number_of_times(1).expect("it is sent");
+        gate.open();
+        assert!(matches!(dying.wait(), Err(CallError::Died { progress: Progress::Started, .. })));
+        assert!(matches!(waiting.wait(), Err(CallError::Died { progress: Progress::NotStarted, .. })));
+        wait_for(&tally, 1);
+        assert_eq!((counts.of(1), tally.begin().count(2).and_then(|pending| pending.wait())), (0, Ok(1)));
+    });
+}
+
+#[test]
+fn a_call_waits_for_the_next_child_no_longer_than_its_timeout() {
+    within(PATIENCE, "a_call_waits_for_the_next_child_no_longer_than_its_timeout", || {
+        let (counts, gate) = (Counts::new(), Gate::new());
+        // The second restart is a day away.
+        let rare =
+            Restart::on_death().backoff(Duration::from_secs(86_400), Duration::from_secs(86_400)).calls_wait(true);
+        let tally = counts.tally().restart(rare).start().expect("the bridge starts");
+        kill_child_of(&tally);
+        wait_for(&tally, 1);
+        let short = Duration::from_millis(300);
+        std::thread::scope(|scope| {
+            let dying = scope.spawn(|| tally.die_at(&gate.path()));
+            gate.wait_for_child();
+            let waiting = scope.spawn(|| tally.with_timeout(short).count(1));
+            std::thread::sleep(Duration::from_millis(50));
+            gate.open();
+            assert!(dying.join().expect("no panic").is_err());
+            let error = waiting.join().expect("no panic").expect_err("there is no other child");
+            assert!(matches!(error, CallError::Died { progress: Progress::NotStarted, .. }), "{error}");
+        });
+        let begin = Instant::now();
+        let error = tally.with_timeout(short).count(1).expect_err("there is no child");
+        assert!(matches!(error, CallError::Down { restarting: true, .. }), "{error}");
+        assert!(begin.elapsed() >= short);
+        assert_eq!(counts.of(1), 0);
+        // Nor does the end of the bridge wait for it.
+        drop(tally);
+    });
+}
+
+// ---- while there is no child ---------------------------------------------------------------------------------------
+
+#[test]
+fn calls_fail_at_once_while_there_is_no_child() {
+    within(PATIENCE, "calls_fail_at_once_while_there_is_no_child", || {
+        let counts = Counts::new();
+        let rare = Restart::on_death().backoff(Duration::from_secs(86_400), Duration::from_secs(86_400));
+        let tally = counts.tally().restart(rare).start().expect("the bridge starts");
+        kill_child_of(&tally);
+        wait_for(&tally, 1);
+        let pid = kill_child_of(&tally);
+        assert!(eventually(60, "its end", || !tally.is_alive()));
+        for outcome in
+            [tally.count(1).map(|_| ()), tally.begin().count(1).map(|_| ()), tally.view().calls().map(|_| ())]
+        {
+            match outcome.expect_err("there is no child") {
+                CallError::Down { pid: found, exit, restarting: true, .. } => {
+                    assert_eq!((found, exit), (pid, Exit::Signal(9)));
+                }
+                other => panic!("{other}"),
+            }
+        }
+        let text = tally.calls().expect_err("there is no child").to_string();
+        let expected = format!(
+            "call `Tally::calls` failed: child {pid} was killed by signal 9 (SIGKILL), and there is no other yet; \
+             the call had not started"
+        );
+        assert_eq!(text, expected);
+        assert_eq!(counts.of(1), 0);
+    });
+}
+
+#[test]
+fn restarts_end_at_their_limit() {
+    within(PATIENCE, "restarts_end_at_their_limit", || {
+        let counts = Counts::new();
+        let restart = Restart::on_death().at_most(2).backoff(Duration::ZERO, Duration::ZERO).calls_wait(true);
+        let tally = counts.tally().restart(restart).start().expect("the bridge starts");
+        for _ in 0..3 {
+            assert!(tally.die().is_err());
+        }
+        assert!(eventually(60, "the end", || matches!(tally.calls(), Err(CallError::Down { restarting: false, .. }))));
+        let text = tally.calls().expect_err("there is no child").to_string();
+        assert!(text.contains("there have been 2 restarts within 60s"), "{text}");
+        assert_eq!(tally.generation(), 2);
+        // As of any bridge whose child has died.
+        assert!(matches!(tally.stop(), Err(CallError::Died { exit: Exit::Signal(9), .. })));
+    });
+}
+
+#[test]
+fn a_constructor_that_fails_is_a_restart_and_its_error_is_told() {
+    within(PATIENCE, "a_constructor_that_fails_is_a_restart_and_its_error_is_told", || {
+        let counts = Counts::new();
+        let forbidden = format!("{}.forbidden", counts.path());
+        let restart = Restart::on_death().at_most(3).backoff(Duration::ZERO, Duration::ZERO);
+        let tally = Tally::bridge_unless(&counts.path(), &forbidden).restart(restart).start().expect("it starts");
+        std::fs::write(&forbidden, "").expect("a file in the directory of the test");
+        kill_child_of(&tally);
+        assert!(eventually(60, "the end", || matches!(tally.calls(), Err(CallError::Down { restarting: false, .. }))));
+        let text = tally.calls().expect_err("there is no child").to_string();
+        assert!(text.contains("the last of which failed: ") && text.contains("it is forbidden"), "{text}");
+    });
+}
+
+// ---- who is told ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn deaths_are_told_and_ends_that_were_asked_for_are_not() {
+    within(PATIENCE, "deaths_are_told_and_ends_that_were_asked_for_are_not", || {
+        let counts = Counts::new();
+        let (sender, deaths) = mpsc::channel();
+        let restart = Restart::on_death().at_most(1).backoff(Duration::ZERO, Duration::ZERO);
+        let tally = counts
+            .tally()
+            .restart(restart)
+            .on_death(|_: &Death| panic!("a hook that panics"))
+            .on_death(move |death: &Death| sender.send(death.clone()).expect("somebody listens"));
+        let tally = tally.start().expect("the bridge starts");
+        for (generation, restarting) in [(0, true), (1, false)] {
+            wait_for(&tally, generation);
+            let pid = kill_child_of(&tally);
+            let death = deaths.recv_timeout(LONG).expect("it is told");
+            assert_eq!(
+                (death.service, death.pid, death.exit, death.corrupt, death.generation, death.restarting),
+                ("Tally", pid, Exit::Signal(9), None, generation, restarting)
+            );
+            assert_eq!(
+                death.to_string(),
+                format!("child {pid} of the bridge to `Tally` was killed by signal 9 (SIGKILL)")
+            );
+        }
+        drop(tally);
+        let (sender, deaths) = mpsc::channel();
+        let tally =
+            counts.tally().restart(always()).on_death(move |_: &Death| sender.send(()).expect("somebody listens"));
+        let tally = tally.start().expect("the bridge starts");
+        assert!(tally.stop().is_ok_and(|exit| exit.success()));
+        assert!(deaths.recv_timeout(LONG).is_err(), "the hook is gone with the bridge, and was told nothing");
+    });
+}
+
+#[test]
+fn deaths_are_told_without_restarts_too() {
+    within(PATIENCE, "deaths_are_told_without_restarts_too", || {
+        let counts = Counts::new();
+        let (sender, deaths) = mpsc::channel();
+        let tally = counts.tally().on_death(move |death: &Death| drop(sender.send(death.clone())));
+        let tally = tally.start().expect("the bridge starts");
+        kill_child_of(&tally);
+        let death = deaths.recv_timeout(LONG).expect("it is told");
+        assert!(!death.restarting);
+        assert!(matches!(tally.calls(), Err(CallError::Died { progress: Progress::NotStarted, .. })));
+    });
+}
+
+// ---- the end -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_bridge_that_was_stopped_or_killed_stays_so() {
+    within(PATIENCE, "a_bridge_that_was_stopped_or_killed_stays_so", || {
+        let counts = Counts::new();
+        for stop in [
+            |tally: &Bridge<Tally>| assert!(tally.stop().is_ok()),
+            |tally: &Bridge<Tally>| assert_eq!(tally.kill(), Exit::Signal(9)),
+        ] {
+            let tally =
+                counts.tally().restart(always().spare(true).calls_wait(true)).start().expect("the bridge starts");
+            stop(&tally);
+            for outcome in [tally.calls().map(|_| ()), tally.begin().calls().map(|_| ())] {
+                assert!(
+                    matches!(outcome, Err(CallError::Stopped { progress: Progress::NotStarted, .. })),
+                    "{outcome:?}"
+                );
+            }
+            assert_eq!((tally.generation(), tally.is_alive()), (0, false));
+        }
+    });
+}
+
+#[test]
+fn nothing_is_left_of_a_bridge_that_restarted() {
+    alone("nothing_is_left_of_a_bridge_that_restarted", PATIENCE, || {
+        let counts = Counts::new();
+        let before = Held::now().with_watcher();
+        for (spare, deaths) in [(false, 0), (true, 0), (false, 3), (true, 3)] {
+            let tally = counts.tally().restart(always().spare(spare).calls_wait(true)).start().expect("a start");
+            for generation in 0..deaths {
+                kill_child_of(&tally);
+                wait_for(&tally, generation + 1);
+                assert_eq!(tally.len(&[1; 1 << 20]), Ok(1 << 20));
+            }
+            drop(tally);
+        }
+        // One that is dropped while it starts its next child, at whatever point of that.
+        for delay in 0..20 {
+            let tally = counts.tally().restart(always().spare(delay % 2 == 0)).start().expect("a start");
+            kill_child_of(&tally);
+            std::thread::sleep(Duration::from_micros(delay * 150));
+            drop(tally);
+        }
+        before.again("bridges that restarted");
+    });
+}
+
+// ---- all at once ---------------------------------------------------------------------------------------------------
+
+/// Every call has one outcome, and the file tells whether it is the right one.
+#[test]
+fn under_load_no_call_runs_twice_and_none_that_is_said_not_to_have_started_ran() {
+    within(PATIENCE, "under_load_no_call_runs_twice_and_none_that_is_said_not_to_have_started_ran", || {
+        const THREADS: u64 = 4;
+        const KILLS: u64 = 60;
+        let counts = Counts::new();
+        let deaths = Arc::new(AtomicU64::new(0));
+        let seen = deaths.clone();
+        let tally = counts.tally().wait(Wait::Adaptive).restart(always().spare(true).calls_wait(true)).on_death(
+            move |_: &Death| {
+                seen.fetch_add(1, Ordering::Relaxed);
+            },
+        );
+        let tally = tally.start().expect("the bridge starts");
+        let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
+        let outcomes = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        let id = next.fetch_add(1, Ordering::Relaxed);
+                        let outcome = tally.count(id);
+                        outcomes.lock().expect("no panic").push((id, outcome));
+                    }
+                });
+            }
+            for generation in 0..KILLS {
+                std::thread::sleep(Duration::from_micros(500 + generation * 37 % 3000));
+                kill_child_of(&tally);
+                wait_for(&tally, generation + 1);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let outcomes = outcomes.into_inner().expect("no panic");
+        assert_eq!(outcomes.len() as u64, next.into_inner());
+        let (mut good, mut lost) = (0, 0);
+        for (id, outcome) in outcomes {
+            let counted = counts.of(id);
+            match outcome {
+                Ok(1) => {
+                    assert_eq!(counted, 1, "call {id}");
+                    good += 1;
+                }
+                Err(CallError::Died { progress: Progress::Started, .. }) => {
+                    assert!(counted <= 1, "call {id} ran {counted} times");
+                    lost += 1;
+                }
+                other => panic!("call {id}: {other:?}, and it ran {counted} times"),
+            }
+        }
+        println!("{good} calls answered, {lost} lost in {} deaths", deaths.load(Ordering::Relaxed));
+        assert!(good > 0 && deaths.load(Ordering::Relaxed) == KILLS);
+    });
+}
+
+#[test]
+fn options_out_of_range_are_refused() {
+    let counts = Counts::new();
+    let error = counts.tally().restart(Restart::on_death().at_most(0)).start().expect_err("no restart at all");
+    assert!(matches!(error, StartError::Option { option: "Restart::at_most", .. }), "{error}");
+}
