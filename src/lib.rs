@@ -85,6 +85,11 @@
 //! `Send + Sync` carries out several methods with `&self` at once; one with `&mut self` still runs alone. [`Bridge::begin`]
 //! calls without waiting for the result.
 //!
+//! # When a child dies
+//!
+//! Calls fail with [`CallError::Died`], which says how it ended and whether the method can have run. [`Builder::restart`] starts another
+//! child, builds the service there from the same arguments, and makes those calls again that may be.
+//!
 //! # What the child can do
 //!
 //! Everything that a process of the same user can do: without a sandbox, a bridge contains crashes, and is no security

@@ -5,7 +5,7 @@ use crate::progress::Progress;
 use callgate::Wait;
 use callgate_suite::interleave::Budget;
 use callgate_suite::{Failure, Report};
-use callgate_suite::{floor, large, latency, payload, soak, start, throughput, waiting};
+use callgate_suite::{floor, large, latency, payload, restart, soak, start, throughput, waiting};
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -20,6 +20,8 @@ pub enum Group {
     Waiting,
     /// From nothing to the first reply
     Start,
+    /// From the death of a child to the first reply of the next
+    Restart,
     /// Payloads up to many megabytes
     Payload,
     /// Payloads of a megabyte and more: one way, for the first time, in boxes
@@ -45,12 +47,13 @@ const SOAK: u64 = 1_000_000;
 const SOAK_QUICK: u64 = 500;
 
 impl Group {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Floor,
         Self::Latency,
         Self::Throughput,
         Self::Waiting,
         Self::Start,
+        Self::Restart,
         Self::Payload,
         Self::Large,
         Self::Soak,
@@ -65,6 +68,7 @@ impl Group {
             Self::Throughput => "throughput",
             Self::Waiting => "waiting",
             Self::Start => "start",
+            Self::Restart => "restart",
             Self::Payload => "payload",
             Self::Large => "large",
             Self::Soak => "soak",
@@ -79,6 +83,7 @@ impl Group {
             Self::Throughput => throughput::measure,
             Self::Waiting => |budget, progress| waiting::measure(budget, &STRATEGIES, progress),
             Self::Start => start::measure,
+            Self::Restart => restart::measure,
             Self::Payload => payload::measure,
             Self::Large => large::measure,
             Self::Soak => {

@@ -6,7 +6,7 @@ use crate::bytes;
 use crate::pin::{self, Pinned};
 use crate::transport::{Failure, Record, Transport};
 use crate::trust::trusted;
-use callgate::{Bridge, Builder, SharedBox, Signal, Wait, bridge};
+use callgate::{Bridge, Builder, Restart, SharedBox, Signal, Wait, bridge};
 use std::time::{Duration, Instant};
 
 /// The service of the workload.
@@ -114,6 +114,11 @@ impl Bridged {
             Some(signal) => builder.signal(signal),
             None => builder,
         })
+    }
+
+    /// One that starts another child when one has died, with a timeout for its calls.
+    pub fn restarting(restart: Restart, timeout: Duration) -> Result<Self, Failure> {
+        Self::built(Counter::bridge(cpus(None)).restart(restart).timeout(timeout))
     }
 
     fn built(builder: Builder<Counter>) -> Result<Self, Failure> {

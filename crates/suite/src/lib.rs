@@ -28,6 +28,7 @@ pub mod stats;
 pub mod large;
 pub mod latency;
 pub mod payload;
+pub mod restart;
 pub mod soak;
 pub mod start;
 pub mod throughput;

@@ -44,7 +44,7 @@ pub fn subjects([floor, bridge]: [&str; 2]) -> Vec<Subject> {
 }
 
 /// Measures `start` until the batch is over.
-fn each<S>(batch: &mut Batch<'_>, start: impl Fn() -> Result<S, Failure>) -> Result<(), Failure> {
+pub(crate) fn each<S>(batch: &mut Batch<'_>, start: impl Fn() -> Result<S, Failure>) -> Result<(), Failure> {
     loop {
         let from = batch.clock.now();
         let started = start()?;

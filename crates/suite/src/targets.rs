@@ -34,6 +34,9 @@ const RULES: &[Rule] = &[
     ("latency", "callgate add one CPU", "futex one CPU", P50, AtMost(1.3)),
     ("start", "callgate start", "spawn", P50, AtMost(1.5)),
     ("start", "callgate start 1 GiB parent", "spawn 1 GiB parent", P50, AtMost(1.5)),
+    // While another thread calls; with the time in which the kernel ends a process, which a start does without.
+    ("restart", "callgate restart", "spawn", P50, Stated),
+    ("restart", "callgate restart with a spare", "spawn", P50, Stated),
     // With both sides polling, as the floors do; the rows of `payload` and those that say so wait as bridges do by default.
     // The floor copies into memory that it has already; so does the call, and takes the answer out into memory of the caller's.
     ("large", "callgate echo 1 MiB", "raw copy 1 MiB", P50, AtMost(1.3)),

@@ -6,7 +6,7 @@ use callgate::Wait;
 use callgate_suite::pin;
 use callgate_suite::report::{Report, Row};
 use callgate_suite::{Budget, Failure, Progress};
-use callgate_suite::{floor, large, latency, payload, soak, start, targets, throughput, waiting};
+use callgate_suite::{floor, large, latency, payload, restart, soak, start, targets, throughput, waiting};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 use std::{process, thread};
@@ -19,12 +19,13 @@ mod init {
 type Measure = fn(Budget, Progress<'_>) -> Result<Report, Failure>;
 
 /// Each with one of its rows and one of its targets, if it has any.
-const GROUPS: [(&str, Measure, &str, Option<&str>); 7] = [
+const GROUPS: [(&str, Measure, &str, Option<&str>); 8] = [
     ("floor", floor::measure, "eventfd", None),
     ("latency", latency::measure, "callgate add", Some("callgate add / ping-pong (p99.9)")),
     ("throughput", throughput::measure, "callgate add 8 threads", Some("calls per second, 2 threads / 1 thread")),
     ("waiting", waiting, "gap 10 ms: adaptive", Some("hogs beside both: adaptive / spin 50 us (CPU time per call)")),
     ("start", start::measure, "callgate start", Some("callgate start 1 GiB parent / spawn 1 GiB parent (p50)")),
+    ("restart", restart::measure, "callgate restart", Some("callgate restart with a spare / spawn (p50)")),
     ("payload", payload::measure, "callgate echo 16 MiB", Some("callgate echo 1 MiB / raw copy 1 MiB (p50)")),
     (
         "large",

@@ -5,6 +5,7 @@ struct Service;
 
 #[bridge(skip)]
 impl Service {
+    #[bridge(idempotent)]
     pub fn new() -> Self {
         Service
     }
@@ -12,10 +13,13 @@ impl Service {
     pub fn one(&self) {}
     #[bridge(rename = "second")]
     fn two(&self) {}
+    #[bridge(idempotent)]
+    fn three(&self) {}
 }
 
 fn main() {
     let service = Service::bridge().start().unwrap();
     let _ = service.one();
     Service.two();
+    Service.three();
 }

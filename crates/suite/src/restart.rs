@@ -1,0 +1,84 @@
+//! From the SIGKILL of a child to the next answer, of a bridge that restarts, while another thread calls it without a pause; beside
+//! the bare start of the same program to its first byte.
+
+#![forbid(unsafe_code)]
+
+use crate::bridge::{Bridged, Counter};
+use crate::floor;
+use crate::interleave::{Batch, Budget, Subject, interleave, rows};
+use crate::report::Report;
+use crate::start;
+use crate::{Clock, Failure, Progress};
+use callgate::{Bridge, CallError, Restart};
+use rustix::process::{Pid, Signal, kill_process};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// The floor, and the bridges that it is for.
+pub const ROWS: [&str; 3] = ["spawn", "callgate restart", "callgate restart with a spare"];
+
+/// How long the next child may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a bridge is left alone after it has come back: a spare child is to be there when it is needed.
+const REST: Duration = Duration::from_millis(20);
+
+/// The group `restart`. Nothing is pinned.
+pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+    let clock = Clock::new();
+    let budget = budget.at_least(20, Duration::from_millis(30));
+    let measured = interleave(budget, &clock, progress, || Ok(subjects()))?;
+    let series = measured.iter().map(|measured| measured.curve("restart")).collect();
+    Ok(Report { rows: rows("restart", &measured), series, ..Report::default() })
+}
+
+/// The rows, in turn.
+pub fn subjects() -> Vec<Subject> {
+    let [floor, plain, spare] = ROWS;
+    vec![
+        Subject::custom(floor, |batch| start::each(batch, || Ok(floor::spawn()?))),
+        Subject::custom(plain, |batch| restarts(batch, false)).beside(floor),
+        Subject::custom(spare, |batch| restarts(batch, true)).beside(floor),
+    ]
+}
+
+/// Kills the child over and over until the batch is over, and takes the time that each takes to be replaced.
+fn restarts(batch: &mut Batch<'_>, spare: bool) -> Result<(), Failure> {
+    let restart = Restart::on_death().at_most(u32::MAX).backoff(Duration::ZERO, Duration::ZERO).calls_wait(true);
+    let bridge = Bridged::restarting(restart.spare(spare), PATIENCE)?.bridge;
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                // Some of them die with a child.
+                let _ = bridge.add(1);
+            }
+        });
+        let outcome = kills(batch, &bridge);
+        done.store(true, Ordering::Relaxed);
+        outcome
+    })
+}
+
+fn kills(batch: &mut Batch<'_>, bridge: &Bridge<Counter>) -> Result<(), Failure> {
+    loop {
+        thread::sleep(REST);
+        let generation = bridge.generation();
+        let child = Pid::from_raw(bridge.child_pid() as i32).ok_or("a child without a number")?;
+        let from = batch.clock.now();
+        kill_process(child, Signal::KILL)?;
+        // An answer that the old child still gave does not count, nor does a call that died with it.
+        loop {
+            match bridge.add(1) {
+                Ok(_) if bridge.generation() > generation => break,
+                Ok(_) | Err(CallError::Died { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        batch.record(batch.clock.nanos(from, batch.clock.now()));
+        if batch.is_over() {
+            return Ok(());
+        }
+    }
+}
