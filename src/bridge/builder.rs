@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::confined::SentPlan;
 use super::newborn::{Newborn, system};
 use super::{Bridge, chosen, entry};
 use crate::call::caller::Caller;
@@ -15,6 +16,8 @@ use crate::handshake::{Hello, rkyv_format, wait_code};
 use crate::layout::{Geometry, LINE};
 use crate::objects::Segments;
 use crate::process::child::EntryFn;
+#[cfg(feature = "sandbox")]
+use crate::process::sandbox::Sandbox;
 use crate::process::spawn::Launch;
 use crate::segment::Segment;
 use crate::signal::{Count, ParentBells, Signal};
@@ -88,6 +91,8 @@ pub struct Builder<T> {
     signal: Option<Signal>,
     segments: Option<Segments>,
     launch: Launch,
+    #[cfg(feature = "sandbox")]
+    sandbox: Option<Sandbox>,
     service: PhantomData<fn() -> T>,
 }
 
@@ -114,6 +119,8 @@ impl<T: Service> Builder<T> {
             signal: None,
             segments: None,
             launch: Launch { title: format!("callgate child: {}", T::NAME), ..Launch::default() },
+            #[cfg(feature = "sandbox")]
+            sandbox: None,
             service: PhantomData,
         }
     }
@@ -283,6 +290,16 @@ impl<T: Service> Builder<T> {
         self
     }
 
+    /// Takes rights away from the child before the service is built. Default: it may do what this process may.
+    ///
+    /// A separate [executable](Self::executable) must be built with callgate's feature `sandbox` too. Not together with
+    /// [`Segments::Named`], whose memory the child has to open as it comes.
+    #[cfg(feature = "sandbox")]
+    pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = Some(sandbox);
+        self
+    }
+
     /// Starts the child, builds the service there, and returns the bridge to it.
     ///
     /// # Errors
@@ -297,7 +314,8 @@ impl<T: Service> Builder<T> {
         })?;
         let signal = self.signal.map_or_else(chosen::signal::<T>, Ok)?;
         let objects = self.segments.map_or_else(chosen::segments::<T>, Ok)?.of_parent();
-        let hello = self.hello(signal, objects.place())?;
+        let plan = self.plan(&memory, objects.place())?;
+        let hello = Hello { sandboxed: plan.is_some(), ..self.hello(signal, objects.place())? };
         let (segment, object) = Segment::create(geometry, &*objects)
             .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len())))?;
         let bells = ParentBells::new(signal, Count::of(&geometry), &*objects)
@@ -306,8 +324,10 @@ impl<T: Service> Builder<T> {
         let what = format!("starting {}", self.launch);
         let spawned = self.launch.start().map_err(system::<T>(what))?;
         let newborn = Newborn::<T>::new(spawned)?;
-        newborn.shake_hands(&hello, object, &bells, self.start_timeout, &executable)?;
-        let link = newborn.watched(&segment, Shared { memory, objects, bells })?;
+        let plan_sent = plan.as_ref().map(SentPlan::bytes);
+        let told = newborn.shake_hands(&hello, plan_sent, object, &bells, self.start_timeout, &executable)?;
+        let report = plan.map(|plan| plan.report(&told)).transpose().map_err(|why| newborn.unusable(why))?;
+        let link = newborn.watched(&segment, Shared { memory, objects, bells, report })?;
         let caller = Arc::new(Caller::new::<T>(&segment, link, self.wait));
         let bridge = Bridge::new(caller.clone(), self.timeout, self.stop_grace);
         let error = match caller.construct(self.constructor, args, self.timeout) {
@@ -352,6 +372,16 @@ impl<T: Service> Builder<T> {
         Ok(MemoryOptions { max_payload, total, retained, trust })
     }
 
+    #[cfg(feature = "sandbox")]
+    fn plan(&self, memory: &MemoryOptions, place: &str) -> Result<Option<SentPlan>, StartError> {
+        self.sandbox.as_ref().map(|sandbox| SentPlan::of::<T>(sandbox, memory.total, place)).transpose()
+    }
+
+    #[cfg(not(feature = "sandbox"))]
+    fn plan(&self, _memory: &MemoryOptions, _place: &str) -> Result<Option<SentPlan>, StartError> {
+        Ok(None)
+    }
+
     fn hello(&self, signal: Signal, place: &str) -> Result<Hello, StartError> {
         let entry = match &self.launch.executable {
             Some(_) => None,
@@ -372,6 +402,7 @@ impl<T: Service> Builder<T> {
             max_payload: self.max_payload,
             retained: self.retained,
             trusted: self.trust.is_some(),
+            sandboxed: false,
         })
     }
 }
