@@ -401,4 +401,17 @@ pub enum StartError {
         /// What happened.
         error: CallError,
     },
+    /// The child could not be put into its [`Sandbox`](crate::Sandbox), and has ended.
+    #[cfg(feature = "sandbox")]
+    #[error("bridge to `{service}` not started: child {pid} cannot have its sandbox: {measure}: {why}")]
+    Sandbox {
+        /// The service that was to be started.
+        service: &'static str,
+        /// The child's process number.
+        pid: u32,
+        /// What could not be applied.
+        measure: crate::measure::Measure,
+        /// The reason, in words.
+        why: String,
+    },
 }

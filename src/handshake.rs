@@ -1,7 +1,8 @@
 //! The handshake: what parent and child tell each other before the first call, over the control socket.
 //!
 //! Layer 3. The parent sends a [`Hello`] with the descriptors of the segment and of the doorbells, if they have any; the child answers with an [`Answer`]. Both begin with
-//! magic and protocol version, which never change their place, so that any two versions can tell each other apart.
+//! magic and protocol version, which never change their place, so that any two versions can tell each other apart. What the child is to give
+//! up for good, its sandbox, follows the greeting as a message of its own, if there is any.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,12 @@ use std::time::Duration;
 
 /// The longest message of a handshake, in bytes.
 const MAX_LEN: usize = 4096;
+
+/// The longest plan of a sandbox, in bytes.
+pub(crate) const MAX_PLAN: usize = 64 << 10;
+
+/// The most that an answer says beyond what kind it is, in bytes.
+pub(crate) const MAX_BODY: usize = 16 << 10;
 
 /// What the parent says.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -42,6 +49,18 @@ pub(crate) struct Hello {
     pub(crate) retained: u64,
     /// Whether its parent trusts it, and so may look at what it writes where that lies.
     pub(crate) trusted: bool,
+    /// Whether the plan of a sandbox follows.
+    pub(crate) sandboxed: bool,
+}
+
+/// What a child has been told.
+#[derive(Debug)]
+pub(crate) struct Greeting {
+    pub(crate) hello: Hello,
+    /// The segment's first.
+    pub(crate) descriptors: Vec<OwnedFd>,
+    /// The plan of its sandbox.
+    pub(crate) plan: Option<Vec<u8>>,
 }
 
 /// Where a service is in an executable of a known build.
@@ -54,7 +73,7 @@ pub(crate) struct Entry {
 /// What the child says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It serves; its process number.
+    /// It serves; its process number. What has come of its sandbox, if it has one, is the body.
     Ready { pid: u64 },
     /// Its protocol version is another.
     Protocol { version: u64 },
@@ -70,6 +89,10 @@ pub(crate) enum Answer {
     Segment,
     /// It is a separate executable that serves with one worker, and the segment is for several.
     OneWorker,
+    /// It was to have a sandbox, and was built without.
+    NoSandbox,
+    /// It could not have the sandbox that it was to have: the code of a measure. Why not is the body.
+    Unconfined { measure: u64 },
 }
 
 impl Answer {
@@ -83,6 +106,8 @@ impl Answer {
             Answer::NotServing => (6, 0),
             Answer::Segment => (7, 0),
             Answer::OneWorker => (8, 0),
+            Answer::NoSandbox => (9, 0),
+            Answer::Unconfined { measure } => (10, measure),
         }
     }
 
@@ -96,8 +121,15 @@ impl Answer {
             6 => Answer::NotServing,
             7 => Answer::Segment,
             8 => Answer::OneWorker,
+            9 => Answer::NoSandbox,
+            10 => Answer::Unconfined { measure: value },
             _ => return None,
         })
+    }
+
+    /// Whether more may follow what kind it is.
+    fn has_body(self) -> bool {
+        matches!(self, Answer::Ready { .. } | Answer::Unconfined { .. })
     }
 }
 
@@ -167,50 +199,70 @@ impl Hello {
         socket::send(socket, &message, descriptors)
     }
 
-    /// Receives the parent's message and its descriptors, the segment's first; `None` when the parent is gone, or has another protocol
-    /// version, which it has then been told.
-    pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<(Self, Vec<OwnedFd>)>> {
+    /// Receives the parent's message, with its descriptors and the plan that may follow; `None` when the parent is gone, or has another
+    /// protocol version, which it has then been told.
+    pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Greeting>> {
         let mut buffer = [0; MAX_LEN + 16];
         let Received::Message(len, descriptors) = socket::receive_many(&socket, &mut buffer, Blocking::Yes)? else {
             return Ok(None);
         };
         let (version, body) = split_prefix(&buffer[..len])?;
         if version != PROTOCOL {
-            Answer::Protocol { version: PROTOCOL.into() }.send(socket)?;
+            Answer::Protocol { version: PROTOCOL.into() }.send(socket, &[])?;
             return Ok(None);
         }
-        let hello = decode_private(body).ok_or_else(|| invalid("a handshake message that cannot be read"))?;
-        Ok(Some((hello, descriptors)))
+        let hello: Hello = decode_private(body).ok_or_else(|| invalid("a handshake message that cannot be read"))?;
+        let plan = match hello.sandboxed {
+            true => match receive_plan(socket)? {
+                Some(plan) => Some(plan),
+                None => return Ok(None),
+            },
+            false => None,
+        };
+        Ok(Some(Greeting { hello, descriptors, plan }))
     }
 }
 
+/// Sends the plan of a sandbox, at most [`MAX_PLAN`] bytes, which the greeting has announced.
+pub(crate) fn send_plan(socket: impl AsFd, plan: &[u8]) -> io::Result<()> {
+    socket::send(socket, &[&prefix()[..], plan].concat(), &[])
+}
+
+fn receive_plan(socket: impl AsFd) -> io::Result<Option<Vec<u8>>> {
+    let mut buffer = vec![0; MAX_PLAN + 16];
+    let Received::Message(len, _) = socket::receive(socket, &mut buffer, Blocking::Yes)? else { return Ok(None) };
+    let (_, plan) = split_prefix(&buffer[..len])?;
+    Ok(Some(plan.to_vec()))
+}
+
 impl Answer {
-    /// Sends the child's message.
-    pub(crate) fn send(self, socket: impl AsFd) -> io::Result<()> {
+    /// Sends the child's message; `body` is empty, or what the kind says, at most [`MAX_BODY`] bytes.
+    pub(crate) fn send(self, socket: impl AsFd, body: &[u8]) -> io::Result<()> {
         let (kind, value) = self.to_words();
-        let message = [&prefix()[..], &kind.to_le_bytes(), &value.to_le_bytes()].concat();
+        let message = [&prefix()[..], &kind.to_le_bytes(), &value.to_le_bytes(), body].concat();
         socket::send(socket, &message, &[])
     }
 
-    /// Receives the child's message, which must be there already; `None` when the child is gone.
+    /// Receives the child's message, which must be there already, and its body; `None` when the child is gone.
     ///
     /// # Errors
     ///
     /// `InvalidData` for what no healthy child sends.
-    pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Self>> {
+    pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<(Self, Vec<u8>)>> {
         // Room for the answer of another version too, which may be longer.
-        let mut buffer = [0; MAX_LEN + 16];
+        let mut buffer = [0; MAX_BODY + 32];
         let Received::Message(len, _) = socket::receive(socket, &mut buffer, Blocking::No)? else {
             return Ok(None);
         };
-        let (version, body) = split_prefix(&buffer[..len])?;
+        let (version, rest) = split_prefix(&buffer[..len])?;
         if version != PROTOCOL {
-            return Ok(Some(Answer::Protocol { version: version.into() }));
+            return Ok(Some((Answer::Protocol { version: version.into() }, Vec::new())));
         }
-        let word = |at: usize| body.get(8 * at..8 * at + 8).and_then(|bytes| bytes.first_chunk().copied());
-        let words = word(0).zip(word(1)).filter(|_| body.len() == 16);
-        let answer = words.and_then(|(kind, value)| Self::checked(u64::from_le_bytes(kind), u64::from_le_bytes(value)));
-        answer.map(Some).ok_or_else(|| invalid("a handshake answer of unknown kind"))
+        let unknown = || invalid("a handshake answer of unknown kind");
+        let (words, body) = rest.split_first_chunk::<16>().ok_or_else(unknown)?;
+        let word = |at: usize| words[8 * at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let answer = Self::checked(word(0), word(1)).filter(|answer| body.is_empty() || answer.has_body());
+        answer.map(|answer| Some((answer, body.to_vec()))).ok_or_else(unknown)
     }
 }
 
@@ -231,6 +283,7 @@ mod tests {
             max_payload: 5,
             retained: 6,
             trusted: true,
+            sandboxed: false,
         }
     }
 
@@ -238,18 +291,48 @@ mod tests {
     fn both_messages_arrive_as_sent() {
         let (parent, child) = socket::pair().unwrap();
         hello().send(&parent, &[parent.as_fd(); 65]).unwrap();
-        let (received, descriptors) = Hello::receive(&child).unwrap().unwrap();
-        assert_eq!((received, descriptors.len()), (hello(), 65));
+        let received = Hello::receive(&child).unwrap().unwrap();
+        assert_eq!((received.hello, received.descriptors.len(), received.plan), (hello(), 65, None));
         for answer in [
             Answer::Ready { pid: 9 },
             Answer::Build { build: 8 },
             Answer::NotServing,
             Answer::Segment,
             Answer::OneWorker,
+            Answer::NoSandbox,
+            Answer::Unconfined { measure: 7 },
         ] {
-            answer.send(&child).unwrap();
-            assert_eq!(Answer::receive(&parent).unwrap(), Some(answer));
+            answer.send(&child, &[]).unwrap();
+            assert_eq!(Answer::receive(&parent).unwrap(), Some((answer, vec![])));
         }
+    }
+
+    #[test]
+    fn plans_and_what_comes_of_them_arrive_as_sent() {
+        let (parent, child) = socket::pair().unwrap();
+        let plan = vec![7; MAX_PLAN];
+        Hello { sandboxed: true, ..hello() }.send(&parent, &[]).unwrap();
+        send_plan(&parent, &plan).unwrap();
+        assert_eq!(Hello::receive(&child).unwrap().unwrap().plan, Some(plan));
+        for answer in [Answer::Ready { pid: 9 }, Answer::Unconfined { measure: 7 }] {
+            answer.send(&child, &[8; MAX_BODY]).unwrap();
+            assert_eq!(Answer::receive(&parent).unwrap(), Some((answer, vec![8; MAX_BODY])));
+        }
+        Answer::NotServing.send(&child, b"more").unwrap();
+        assert_eq!(Answer::receive(&parent).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        Answer::Ready { pid: 9 }.send(&child, &[8; MAX_BODY + 1]).unwrap();
+        assert!(Answer::receive(&parent).is_err());
+    }
+
+    /// The kernel tells of what the child has not read before it hands out what the child has said.
+    #[test]
+    fn the_answer_of_a_child_that_is_gone_and_has_not_read_everything_is_heard() {
+        let (parent, child) = socket::pair().unwrap();
+        hello().send(&parent, &[]).unwrap();
+        Answer::NoSandbox.send(&child, &[]).unwrap();
+        drop(child);
+        assert_eq!(Answer::receive(&parent).unwrap(), Some((Answer::NoSandbox, vec![])));
+        assert_eq!(Answer::receive(&parent).unwrap(), None);
     }
 
     #[test]
@@ -259,7 +342,7 @@ mod tests {
         message[8] = 99;
         socket::send(&parent, &message, &[parent.as_fd()]).unwrap();
         assert!(Hello::receive(&child).unwrap().is_none());
-        assert_eq!(Answer::receive(&parent).unwrap(), Some(Answer::Protocol { version: PROTOCOL.into() }));
+        assert_eq!(Answer::receive(&parent).unwrap(), Some((Answer::Protocol { version: PROTOCOL.into() }, vec![])));
     }
 
     #[test]

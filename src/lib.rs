@@ -143,6 +143,8 @@ mod segment;
 
 // Layer 0: what everything stands on.
 mod error;
+#[cfg(feature = "sandbox")]
+mod measure;
 #[cfg(feature = "portable")]
 mod portable;
 mod sync;
@@ -161,9 +163,13 @@ pub use crate::call::service::{Mode, Service};
 pub use crate::doorbell::Wait;
 pub use crate::error::{CallError, CallName, Exit, Fault, NoMemory, Payload, Progress, StartError};
 pub use crate::frame::Transfer;
+#[cfg(feature = "sandbox")]
+pub use crate::measure::Measure;
 pub use crate::objects::Segments;
 #[cfg(feature = "portable")]
 pub use crate::portable::TrustedChild;
+#[cfg(feature = "sandbox")]
+pub use crate::process::sandbox::{Sandbox, report::SandboxReport};
 pub use crate::process::spawn::Output;
 pub use crate::shared_box::{ArchivedSharedBox, Contents, Memory, SharedBox};
 pub use crate::shared_writer::SharedWriter;

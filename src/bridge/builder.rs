@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::confined::SentPlan;
 use super::newborn::system;
 use super::recipe::Recipe;
 use super::restart::{Death, Restart};
@@ -17,6 +18,8 @@ use crate::frame::{Request, TrustedPeer};
 use crate::layout::{Geometry, LINE};
 use crate::objects::Segments;
 use crate::process::child::EntryFn;
+#[cfg(feature = "sandbox")]
+use crate::process::sandbox::Sandbox;
 use crate::process::spawn::{Launch, Output};
 use crate::signal::Signal;
 use std::ffi::OsStr;
@@ -89,6 +92,8 @@ pub struct Builder<T> {
     launch: Launch,
     restart: Option<Restart>,
     hooks: Vec<Hook>,
+    #[cfg(feature = "sandbox")]
+    sandbox: Option<Sandbox>,
     service: PhantomData<fn() -> T>,
 }
 
@@ -117,6 +122,8 @@ impl<T: Service> Builder<T> {
             launch: Launch { title: format!("callgate child: {}", T::NAME), ..Launch::default() },
             restart: None,
             hooks: Vec::new(),
+            #[cfg(feature = "sandbox")]
+            sandbox: None,
             service: PhantomData,
         }
     }
@@ -331,6 +338,16 @@ impl<T: Service> Builder<T> {
         self
     }
 
+    /// Takes rights away from the child before the service is built. Default: it may do what this process may.
+    ///
+    /// A separate [executable](Self::executable) must be built with callgate's feature `sandbox` too. Not together with
+    /// [`Segments::Named`], whose memory the child has to open as it comes.
+    #[cfg(feature = "sandbox")]
+    pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = Some(sandbox);
+        self
+    }
+
     /// Starts the child, builds the service there, and returns the bridge to it.
     ///
     /// # Errors
@@ -352,10 +369,10 @@ impl<T: Service> Builder<T> {
     }
 
     /// What has been chosen, if it goes together.
-    fn recipe(self, restart: Option<&Restart>) -> Result<Recipe<T>, StartError> {
+    fn recipe(mut self, restart: Option<&Restart>) -> Result<Recipe<T>, StartError> {
         let geometry = self.geometry()?;
         let memory = self.memory_options()?;
-        let args = self.args.ok_or_else(|| StartError::Arguments {
+        let args = self.args.take().ok_or_else(|| StartError::Arguments {
             service: T::NAME,
             why: "a value's own Serialize failed, or they are longer than 2 GiB".into(),
         })?;
@@ -364,6 +381,7 @@ impl<T: Service> Builder<T> {
         if let Some(restart) = restart {
             check_restart::<T>(restart, signal)?;
         }
+        let plan = self.plan(&memory, segments.of_parent().place())?;
         let entry = match &self.launch.executable {
             Some(_) => None,
             None if !entry::is_initialised() => return Err(StartError::NotInitialised { service: T::NAME }),
@@ -380,6 +398,7 @@ impl<T: Service> Builder<T> {
             entry,
             name: self.name.as_deref().unwrap_or(T::NAME).chars().take(64).collect(),
             launch: self.launch,
+            plan,
             start_timeout: self.start_timeout,
             timeout: self.timeout,
             service: PhantomData,
@@ -413,6 +432,16 @@ impl<T: Service> Builder<T> {
         check::<T>("memory", total, least..=u64::MAX)?;
         let Self { max_payload, retained, trust, .. } = *self;
         Ok(MemoryOptions { max_payload, total, retained, trust })
+    }
+
+    #[cfg(feature = "sandbox")]
+    fn plan(&self, memory: &MemoryOptions, place: &str) -> Result<Option<SentPlan>, StartError> {
+        self.sandbox.as_ref().map(|sandbox| SentPlan::of::<T>(sandbox, memory.total, place)).transpose()
+    }
+
+    #[cfg(not(feature = "sandbox"))]
+    fn plan(&self, _memory: &MemoryOptions, _place: &str) -> Result<Option<SentPlan>, StartError> {
+        Ok(None)
     }
 }
 

@@ -8,6 +8,7 @@ mod blocking;
 mod builder;
 mod calling;
 mod chosen;
+mod confined;
 mod deferred;
 mod entry;
 mod newborn;
@@ -99,6 +100,28 @@ impl<T: Service> Bridge<T> {
             Route::Single(_) => 0,
             Route::Supervised(supervisor) => supervisor.current().generation,
         }
+    }
+
+    /// What is in force of the [sandbox](Builder::sandbox) that the child was started with, and what was left out. `None` if it has none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use callgate::{Measure, Sandbox, bridge};
+    /// # struct Service;
+    /// # #[bridge]
+    /// # impl Service { pub fn new() -> Self { Service } }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # callgate::init();
+    /// let service = Service::bridge().sandbox(Sandbox::new().no_network().optional(Measure::Processes)).start()?;
+    /// let report = service.sandbox_report().ok_or("no sandbox")?;
+    /// assert!(report.is_in_force(Measure::Network));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "sandbox")]
+    pub fn sandbox_report(&self) -> Option<crate::process::sandbox::report::SandboxReport> {
+        self.route.caller().link.report.clone()
     }
 
     /// The same methods, but none waits: each sends its request and returns a [`Pending`], which the result is to be had from.

@@ -6,7 +6,7 @@ use crate::call::link::{Link, Shared};
 use crate::call::service::Service;
 use crate::doorbell::Deadline;
 use crate::error::{Exit, StartError};
-use crate::handshake::{Answer, Hello};
+use crate::handshake::{Answer, Hello, send_plan};
 use crate::layout::PROTOCOL;
 use crate::process::spawn::Spawned;
 use crate::process::watch::{self, Watched};
@@ -48,20 +48,26 @@ impl<T: Service> Newborn<T> {
         StartError::Died { service: T::NAME, pid, exit, when: "during the handshake" }
     }
 
-    /// Greets the child and hears its answer.
+    /// Greets the child and hears its answer. What it says of its sandbox, if it was told to have one.
     pub(super) fn shake_hands(
         &self,
         hello: &Hello,
+        plan: Option<&[u8]>,
         segment: Option<OwnedFd>,
         bells: &ParentBells,
         timeout: Duration,
         executable: &str,
-    ) -> Result<(), StartError> {
+    ) -> Result<Vec<u8>, StartError> {
         let Some(control) = &self.control else { return Err(Self::died(self.pid, Exit::Unknown)) };
         let descriptors: Vec<BorrowedFd<'_>> = segment.iter().map(AsFd::as_fd).chain(bells.for_child()).collect();
         match hello.send(control, &descriptors) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(self.ended()),
             sent => sent.map_err(system::<T>("greeting the child".into()))?,
+        }
+        match plan.map_or(Ok(()), |plan| send_plan(control, plan)) {
+            // It may have said why.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            sent => sent.map_err(system::<T>("telling the child what its sandbox is".into()))?,
         }
         drop(descriptors);
         drop(segment);
@@ -74,19 +80,22 @@ impl<T: Service> Newborn<T> {
             }
         }
         match Answer::receive(control) {
-            Ok(Some(answer)) => self.judge(answer, hello),
+            Ok(Some((answer, body))) => self.judge(answer, body, hello),
             Ok(None) => Err(self.ended()),
             Err(error) => Err(self.unusable(error.to_string())),
         }
     }
 
-    fn judge(&self, answer: Answer, hello: &Hello) -> Result<(), StartError> {
+    fn judge(&self, answer: Answer, body: Vec<u8>, hello: &Hello) -> Result<Vec<u8>, StartError> {
         let mismatch = |what, here: u64, there: u64| {
             let (here, there) = (format!("{here:#x}"), format!("{there:#x}"));
             Err(StartError::Mismatch { service: T::NAME, pid: self.pid, what, here, there })
         };
         match answer {
-            Answer::Ready { pid } if pid == u64::from(self.pid) => Ok(()),
+            Answer::Ready { .. } if !hello.sandboxed && !body.is_empty() => {
+                Err(self.unusable("it tells of a sandbox that it was not to have".into()))
+            }
+            Answer::Ready { pid } if pid == u64::from(self.pid) => Ok(body),
             Answer::Ready { pid } => Err(self.unusable(format!("it says that its process number is {pid}"))),
             Answer::Protocol { version } => mismatch("the version of callgate's protocol", PROTOCOL.into(), version),
             Answer::Format { format } => mismatch("the format of rkyv's archives", hello.format, format),
@@ -102,10 +111,35 @@ impl<T: Service> Newborn<T> {
             Answer::OneWorker => Err(self.unusable(
                 "it serves with one worker, and for several its main must call callgate::serve_parallel()".into(),
             )),
+            Answer::NoSandbox => Err(self.unusable(
+                "it was built without callgate's feature `sandbox`, so it cannot have the sandbox that the bridge has"
+                    .into(),
+            )),
+            Answer::Unconfined { measure } if hello.sandboxed => Err(self.unconfined(measure, &body)),
+            Answer::Unconfined { .. } => {
+                Err(self.unusable("it could not have a sandbox that it was not to have".into()))
+            }
         }
     }
 
-    fn unusable(&self, why: String) -> StartError {
+    #[cfg(feature = "sandbox")]
+    fn unconfined(&self, measure: u64, why: &[u8]) -> StartError {
+        use crate::{measure::Measure, process::sandbox::report::checked_words};
+        match Measure::from_code(measure) {
+            Some(measure) => {
+                let why = checked_words(&String::from_utf8_lossy(why));
+                StartError::Sandbox { service: T::NAME, pid: self.pid, measure, why }
+            }
+            None => self.unusable("it could not have something in its sandbox that there is not".into()),
+        }
+    }
+
+    #[cfg(not(feature = "sandbox"))]
+    fn unconfined(&self, _measure: u64, _why: &[u8]) -> StartError {
+        self.unusable("it could not have a sandbox, which this build knows nothing of".into())
+    }
+
+    pub(super) fn unusable(&self, why: String) -> StartError {
         StartError::Handshake { service: T::NAME, pid: self.pid, why }
     }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::confined::SentPlan;
 use super::newborn::{Newborn, system};
 use crate::call::caller::Caller;
 use crate::call::link::{MemoryOptions, Shared};
@@ -32,6 +33,8 @@ pub(super) struct Recipe<T> {
     pub(super) entry: Option<Entry>,
     pub(super) name: String,
     pub(super) launch: Launch,
+    /// What the child is to give up before its service exists.
+    pub(super) plan: Option<SentPlan>,
     pub(super) start_timeout: Duration,
     /// For the constructor.
     pub(super) timeout: Option<Duration>,
@@ -56,9 +59,12 @@ impl<T: Service> Recipe<T> {
             .map_err(system::<T>("creating its doorbells".into()))?;
         let spawned = self.launch.start().map_err(system::<T>(format!("starting {}", self.launch)))?;
         let newborn = Newborn::<T>::new(spawned)?;
-        let hello = self.hello(objects.place());
-        newborn.shake_hands(&hello, object, &bells, self.start_timeout, &self.launch.executable_name())?;
-        let link = newborn.watched(&segment, Shared { memory, objects, bells })?;
+        let (hello, plan) = (self.hello(objects.place()), self.plan.as_ref());
+        let executable = self.launch.executable_name();
+        let plan_sent = plan.map(SentPlan::bytes);
+        let told = newborn.shake_hands(&hello, plan_sent, object, &bells, self.start_timeout, &executable)?;
+        let report = plan.map(|plan| plan.report(&told)).transpose().map_err(|why| newborn.unusable(why))?;
+        let link = newborn.watched(&segment, Shared { memory, objects, bells, report })?;
         Ok(Arc::new(Caller::new::<T>(&segment, link, self.wait)))
     }
 
@@ -90,6 +96,7 @@ impl<T: Service> Recipe<T> {
             max_payload: self.memory.max_payload,
             retained: self.memory.retained,
             trusted: self.memory.trust.is_some(),
+            sandboxed: self.plan.is_some(),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::error::{Exit, NoMemory};
 use crate::frame::{BlockRef, TrustedPeer};
 use crate::life::{Cause, Life};
 use crate::objects::Objects;
+use crate::process::Report;
 use crate::process::watch::{self, Watched};
 use crate::segment::{Block, Segment};
 use crate::signal::{Bells, Door, ParentBells};
@@ -52,6 +53,9 @@ pub(crate) struct Link {
     pub(crate) life: Life,
     pub(crate) bells: Bells,
     pub(crate) door: Option<Door>,
+    /// What has come of its sandbox.
+    #[cfg_attr(not(feature = "sandbox"), allow(dead_code))]
+    pub(crate) report: Option<Report>,
     pidfd: Pidfd,
     control: Control,
     /// The memory of requests and boxes. On lines of its own, like the books: every call of every thread reads what stands above.
@@ -82,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) memory: MemoryOptions,
     pub(crate) objects: Arc<dyn Objects>,
     pub(crate) bells: ParentBells,
+    /// What has come of its sandbox.
+    pub(crate) report: Option<Report>,
 }
 
 /// What memory a bridge may have for large payloads, in bytes.
@@ -148,7 +154,7 @@ type Created = Result<(u64, Arc<Mapping>, Option<OwnedFd>), NoMemory>;
 
 impl Link {
     pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, segment: &Segment, shared: Shared) -> Self {
-        let Shared { memory, objects, bells } = shared;
+        let Shared { memory, objects, bells, report } = shared;
         let stock = Stock::new(memory.limits(), segment.held_by_child(), segment.held_by_parent());
         fork::count_forks();
         Self {
@@ -160,6 +166,7 @@ impl Link {
             life: Life::new(bells.alarm),
             bells: bells.bells,
             door: bells.door,
+            report,
             pidfd,
             control: Control::new(control),
             stock: CachePadded::new(Mutex::new(stock)),

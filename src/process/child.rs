@@ -3,7 +3,7 @@
 
 use super::spawn::VARIABLE;
 use crate::control::Control;
-use crate::handshake::{Answer, Entry, Hello, rkyv_format};
+use crate::handshake::{Answer, Entry, Greeting, Hello, rkyv_format};
 use crate::objects::{self, Objects};
 use crate::segment::Segment;
 use crate::signal::{Bells, Count, Signal};
@@ -27,6 +27,8 @@ pub(crate) struct Child {
     /// What came with the handshake: the segment, and what the doorbells need.
     descriptors: Vec<OwnedFd>,
     hello: Hello,
+    /// The plan of its sandbox.
+    plan: Option<Vec<u8>>,
     /// `Same` once the build identities have been compared.
     build: Build,
 }
@@ -59,7 +61,9 @@ pub(crate) fn adopt() -> Option<Child> {
     }
     let socket = selfproc::take_stdin().unwrap_or_else(|error| fail("taking the control socket from stdin", &error));
     match Hello::receive(&socket) {
-        Ok(Some((hello, descriptors))) => Some(Child { socket, descriptors, hello, build: Build::Other }.bind_life()),
+        Ok(Some(Greeting { hello, descriptors, plan })) => {
+            Some(Child { socket, descriptors, hello, plan, build: Build::Other }.come_up())
+        }
         Ok(None) => std::process::exit(FAILED),
         Err(error) => fail("receiving the handshake", &error),
     }
@@ -80,17 +84,22 @@ fn fail(what: &str, error: &io::Error) -> ! {
     std::process::exit(FAILED);
 }
 
+/// Arranges to be killed when the parent dies.
+fn bind_life(parent_pid: u32) {
+    if let Err(error) = selfproc::die_with_parent() {
+        fail("asking to die with the parent", &error);
+    }
+    // The parent may have died before that; if it lives in another pid namespace, only the control socket tells.
+    let parent = selfproc::parent_pid();
+    if parent != 0 && parent != parent_pid {
+        selfproc::kill_self();
+    }
+}
+
 impl Child {
     /// Arranges to be killed when the parent dies, and is called what the builder said.
-    fn bind_life(self) -> Self {
-        if let Err(error) = selfproc::die_with_parent() {
-            fail("asking to die with the parent", &error);
-        }
-        // The parent may have died before that; if it lives in another pid namespace, only the control socket tells.
-        let parent = selfproc::parent_pid();
-        if parent != 0 && parent != self.hello.parent_pid {
-            selfproc::kill_self();
-        }
+    fn come_up(self) -> Self {
+        bind_life(self.hello.parent_pid);
         selfproc::set_name(&self.hello.name);
         // The watcher, which started this process, blocks every signal; a child blocks none.
         selfproc::unblock_signals();
@@ -115,7 +124,7 @@ impl Child {
     }
 
     fn refuse(&self, answer: Answer) -> ! {
-        let _ = answer.send(&self.socket);
+        let _ = answer.send(&self.socket, &[]);
         std::process::exit(FAILED);
     }
 
@@ -131,13 +140,40 @@ impl Child {
         if segment.geometry().workers > most_workers {
             self.refuse(Answer::OneWorker);
         }
-        if let Err(error) = (Answer::Ready { pid: std::process::id().into() }).send(&self.socket) {
+        let body = self.confine(segment.geometry().workers);
+        if let Err(error) = (Answer::Ready { pid: std::process::id().into() }).send(&self.socket, &body) {
             fail("answering the handshake", &error);
         }
         // SAFETY: this process is a child (`adopt` found its control socket), and the handshake is done. `Same` is set only by
         // `run_entry`, after it has compared the build identities.
         let parent = unsafe { TrustedParent::new(self.build) };
         Serving { control: Control::new(self.socket), objects, segment, bells, hello: self.hello, parent }
+    }
+
+    /// Puts this process into its sandbox, if it is to have one. What to tell the parent of it; if there is more to tell than that, it is told,
+    /// and the process ends.
+    #[cfg(feature = "sandbox")]
+    fn confine(&self, workers: u32) -> Vec<u8> {
+        use super::sandbox::{Plan, apply};
+        let Some(plan) = &self.plan else { return Vec::new() };
+        let senseless = || io::Error::from(io::ErrorKind::InvalidData);
+        let Some(plan) = Plan::decode(plan) else { fail("reading the plan of its sandbox", &senseless()) };
+        match apply::apply(&plan, workers, || bind_life(self.hello.parent_pid)) {
+            Ok(told) => told.encode().unwrap_or_else(|| fail("telling of its sandbox", &senseless())),
+            Err(refusal) => {
+                let measure = refusal.measure.code().into();
+                let _ = Answer::Unconfined { measure }.send(&self.socket, refusal.why.as_bytes());
+                std::process::exit(FAILED)
+            }
+        }
+    }
+
+    #[cfg(not(feature = "sandbox"))]
+    fn confine(&self, _workers: u32) -> Vec<u8> {
+        if self.plan.is_some() {
+            self.refuse(Answer::NoSandbox);
+        }
+        Vec::new()
     }
 
     /// The bridge's memory and doorbells, from what came with the handshake.

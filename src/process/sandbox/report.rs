@@ -1,0 +1,134 @@
+//! What came of a sandbox: what the child says, and what of that its parent passes on.
+
+#![forbid(unsafe_code)]
+
+use super::Plan;
+use crate::frame::{decode_private, encode_to_vec};
+use crate::handshake::MAX_BODY;
+use crate::measure::Measure;
+use rkyv::{Archive, Deserialize, Serialize};
+use std::fmt;
+
+/// The longest explanation that is sent, in bytes.
+const MAX_WORDS: usize = 400;
+
+/// What is in force in a sandboxed child, and what was left out: see [`Bridge::sandbox_report`](crate::Bridge::sandbox_report).
+///
+/// As the child told it after it had looked, before the service existed. `Display` makes a line of each measure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxReport {
+    in_force: Vec<(Measure, String)>,
+    left_out: Vec<(Measure, String)>,
+}
+
+impl SandboxReport {
+    /// What is in force, in the order in which it was applied, each with how.
+    pub fn in_force(&self) -> impl Iterator<Item = (Measure, &str)> {
+        self.in_force.iter().map(|(measure, how)| (*measure, how.as_str()))
+    }
+
+    /// What could not be applied and was [optional](crate::Sandbox::optional), each with why.
+    pub fn left_out(&self) -> impl Iterator<Item = (Measure, &str)> {
+        self.left_out.iter().map(|(measure, why)| (*measure, why.as_str()))
+    }
+
+    /// Whether `measure` is in force, wholly.
+    pub fn is_in_force(&self, measure: Measure) -> bool {
+        self.in_force.iter().any(|(other, _)| *other == measure)
+    }
+}
+
+impl fmt::Display for SandboxReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines =
+            self.in_force().map(|line| ("in force", line)).chain(self.left_out().map(|line| ("left out", line)));
+        for (number, (state, (measure, words))) in lines.enumerate() {
+            let end = if number == 0 { "" } else { "\n" };
+            write!(f, "{end}{state}: {measure}: {words}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What the child says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub(crate) struct Told {
+    /// Codes of measures, and how they are in force.
+    pub(super) in_force: Vec<(u8, String)>,
+    /// Codes of measures, and why they are not.
+    pub(super) left_out: Vec<(u8, String)>,
+}
+
+impl Told {
+    /// As it is sent; `None` if it is longer than [`MAX_BODY`], which it never is.
+    pub(crate) fn encode(&self) -> Option<Vec<u8>> {
+        encode_to_vec(self, MAX_BODY).ok().map(|bytes| bytes.to_vec())
+    }
+
+    /// What the child of `plan` says with `bytes`, as a report; or what is wrong with it.
+    pub(crate) fn checked(plan: &Plan, bytes: &[u8]) -> Result<SandboxReport, String> {
+        let told: Told = decode_private(bytes).ok_or("its report of the sandbox cannot be read")?;
+        let known = |told: Vec<(u8, String)>| {
+            let lines =
+                told.into_iter().map(|(code, words)| Some((Measure::from_code(code.into())?, checked_words(&words))));
+            lines.collect::<Option<Vec<_>>>().ok_or("its report of the sandbox names what there is not")
+        };
+        let report = SandboxReport { in_force: known(told.in_force)?, left_out: known(told.left_out)? };
+        let mut measures: Vec<_> = report.in_force().chain(report.left_out()).map(|(measure, _)| measure).collect();
+        measures.sort_unstable_by_key(|measure| measure.code());
+        if !measures.iter().copied().eq(plan.measures()) {
+            return Err("its report of the sandbox is not about what was asked for".into());
+        }
+        let needed = report.left_out().find(|(measure, _)| !plan.is_optional(*measure)).map(|(measure, _)| measure);
+        match needed {
+            Some(measure) => Err(format!("it started without what is not optional: {measure}")),
+            None => Ok(report),
+        }
+    }
+}
+
+/// Words of a child's, of limited length and without control characters, which could move a terminal's cursor.
+pub(crate) fn checked_words(words: &str) -> String {
+    let visible = words.chars().map(|char| if char.is_control() { ' ' } else { char });
+    let mut words: String = visible.collect();
+    words.truncate(words.floor_char_boundary(MAX_WORDS));
+    words
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::Sandbox;
+    use super::*;
+
+    fn told(in_force: &[Measure], left_out: &[Measure]) -> Vec<u8> {
+        let lines =
+            |measures: &[Measure]| measures.iter().map(|measure| (measure.code(), "so\x1b[2J".into())).collect();
+        Told { in_force: lines(in_force), left_out: lines(left_out) }.encode().unwrap()
+    }
+
+    #[test]
+    fn a_report_says_all_that_was_asked_for_and_nothing_else() {
+        use Measure::{CoreDumps, NoNewPrivileges, Processes, SystemCalls, Umask};
+        let plan = Sandbox::new().umask(0o77).optional(Umask).plan(0);
+        let all = [CoreDumps, Umask, NoNewPrivileges, Processes, SystemCalls];
+        let report = Told::checked(&plan, &told(&all, &[])).unwrap();
+        assert!(report.is_in_force(Umask) && !report.to_string().contains('\x1b'));
+        assert_eq!(report.to_string().lines().count(), all.len());
+        let without: Vec<_> = all.into_iter().filter(|&measure| measure != Umask).collect();
+        assert!(!Told::checked(&plan, &told(&without, &[Umask])).unwrap().is_in_force(Umask));
+        assert!(Told::checked(&plan, &told(&without, &[])).is_err());
+        assert!(Told::checked(&plan, &told(&all, &[Umask])).is_err());
+        assert!(Told::checked(&plan, &told(&all[1..], &[CoreDumps])).is_err());
+        assert!(Told::checked(&plan, b"no archive").is_err());
+        assert!(
+            Told::checked(&plan, &Told { in_force: vec![(99, String::new())], ..Told::default() }.encode().unwrap())
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn words_are_cut_between_characters() {
+        assert_eq!(checked_words("a\nb"), "a b");
+        assert!(checked_words(&"\u{e4}".repeat(1000)).len() <= MAX_WORDS);
+    }
+}

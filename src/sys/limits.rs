@@ -1,0 +1,49 @@
+//! Limits that a process sets for itself, and what it uses of them so far.
+
+#![forbid(unsafe_code)]
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::fs;
+use std::io;
+
+/// What a process has of memory, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    /// Every mapping.
+    pub(crate) address_space: u64,
+    /// What `RLIMIT_DATA` counts, and the stack.
+    pub(crate) data: u64,
+}
+
+/// What this process has of memory. Needs procfs.
+pub(crate) fn usage() -> io::Result<Usage> {
+    let statm = fs::read_to_string("/proc/self/statm")?;
+    let field = |at: usize| statm.split_ascii_whitespace().nth(at).and_then(|pages| pages.parse::<u64>().ok());
+    let (total, data) = field(0).zip(field(5)).ok_or_else(|| io::Error::other("/proc/self/statm makes no sense"))?;
+    let page = rustix::param::page_size() as u64;
+    Ok(Usage { address_space: total * page, data: data * page })
+}
+
+/// The number after the highest descriptor that this process has open. Needs procfs.
+pub(crate) fn descriptors_end() -> io::Result<u64> {
+    let open = fs::read_dir("/proc/self/fd")?.flatten();
+    let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+    Ok(numbers.max().map_or(3, |highest| highest + 1))
+}
+
+/// How many threads this process has. Needs procfs.
+pub(crate) fn threads() -> io::Result<usize> {
+    Ok(fs::read_dir("/proc/self/task")?.count())
+}
+
+/// Limits the resource to `soft`, and to `hard` for ever: no limit becomes higher than it was. Returns what is in force.
+pub(crate) fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<u64> {
+    let before = getrlimit(resource);
+    let hard = before.maximum.map_or(hard, |before| before.min(hard));
+    let soft = before.current.map_or(soft, |before| before.min(soft)).min(hard);
+    setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })?;
+    match getrlimit(resource) {
+        Rlimit { current: Some(now), maximum: Some(most) } if now <= soft && most <= hard => Ok(now),
+        other => Err(io::Error::other(format!("the limit is {other:?} afterwards"))),
+    }
+}

@@ -1,0 +1,626 @@
+//! Filters of system calls, which a process puts itself under for good: which calls, and which error they get.
+//!
+//! Three filters lie on top of each other, and a call must pass all of them. The first has `clone3` say that it does not exist, the second
+//! denies what is listed, the third, if there is one, allows what is listed and nothing else. What is denied gets EPERM. A system call of
+//! another architecture ends the process.
+
+#![forbid(unsafe_code)]
+
+use nix::libc;
+use rustix::thread::SecureComputingMode;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, apply_filter, sock_filter,
+};
+use std::collections::BTreeMap;
+use std::io;
+
+/// Which filters are to be put in place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Filters {
+    /// This process's number, as it sees itself.
+    pub(crate) own_pid: u32,
+    /// No sockets.
+    pub(crate) no_network: bool,
+    /// No new processes, and no other programs.
+    pub(crate) no_new_processes: bool,
+    /// No signals but to itself.
+    pub(crate) no_signals: bool,
+    /// Files are ruled by what does not see changes of their attributes: none of those by path.
+    pub(crate) files_ruled: bool,
+    /// No memory that no limit counts.
+    pub(crate) memory_limited: bool,
+    /// Limits stay as they are.
+    pub(crate) limits_set: bool,
+    /// Nothing but the ordinary calls.
+    pub(crate) ordinary_only: Option<Ordinary>,
+}
+
+/// Which calls are ordinary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ordinary {
+    /// Those without a path.
+    NoPaths,
+    /// All of them.
+    Paths,
+}
+
+impl Filters {
+    /// Puts this thread, and what it starts, under the filters for good.
+    pub(crate) fn install(&self) -> io::Result<()> {
+        let denied = SeccompAction::Errno(libc::EPERM as u32);
+        // What `clone3` is to do lies in memory, which a filter cannot see. libc falls back to `clone` where it does not exist.
+        let absent = SeccompAction::Errno(libc::ENOSYS as u32);
+        let mut no_clone3 = Rules::default();
+        no_clone3.all(&[libc::SYS_clone3]);
+        apply(no_clone3.compile(SeccompAction::Allow, absent)?)?;
+        apply(self.denied()?.compile(SeccompAction::Allow, denied.clone())?)?;
+        if let Some(ordinary) = self.ordinary_only {
+            apply(allowed(ordinary)?.compile(denied, SeccompAction::Allow)?)?;
+        }
+        match rustix::thread::secure_computing_mode()? {
+            SecureComputingMode::Filter => Ok(()),
+            other => Err(io::Error::other(format!("the mode is {other:?} afterwards"))),
+        }
+    }
+
+    /// What no filtered process may do, and what this one in particular may not.
+    fn denied(&self) -> io::Result<Rules> {
+        let mut rules = Rules::default();
+        rules.all(NEVER);
+        rules.all(LEGACY_NEVER);
+        self.deny_changing_others(&mut rules)?;
+        deny_undoing(&mut rules)?;
+        // A thread is a clone that shares all; namespaces are made with other calls denied above.
+        for namespace in NAMESPACES {
+            rules.when(libc::SYS_clone, &[(0, Len::Dword, Op::MaskedEq(namespace), namespace)])?;
+        }
+        if self.no_new_processes {
+            let thread = libc::CLONE_THREAD as u64;
+            rules.when(libc::SYS_clone, &[(0, Len::Dword, Op::MaskedEq(thread), 0)])?;
+            rules.all(&[libc::SYS_execve, libc::SYS_execveat]);
+            rules.all(LEGACY_FORK);
+        }
+        if self.no_signals {
+            self.deny_signalling(&mut rules)?;
+        }
+        if self.no_network {
+            deny_sockets(&mut rules)?;
+        }
+        if self.files_ruled {
+            rules.all(ATTRIBUTES);
+            rules.all(LEGACY_ATTRIBUTES);
+            // Without a path it changes what is open.
+            rules.when(libc::SYS_utimensat, &[(1, Len::Qword, Op::Ne, 0)])?;
+        }
+        if self.memory_limited {
+            let shared = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u64;
+            rules.when(libc::SYS_mmap, &[(3, Len::Dword, Op::MaskedEq(shared), shared)])?;
+            rules.all(&[libc::SYS_memfd_create, libc::SYS_memfd_secret, libc::SYS_shmget]);
+        }
+        if self.limits_set {
+            rules.all(&[libc::SYS_setrlimit]);
+            rules.when(libc::SYS_prlimit64, &[(2, Len::Qword, Op::Ne, 0)])?;
+        }
+        Ok(rules)
+    }
+
+    /// Limits, priorities and CPUs of other processes of the same user could be changed, which can be the end of them.
+    fn deny_changing_others(&self, rules: &mut Rules) -> io::Result<()> {
+        for call in OF_A_PROCESS {
+            rules.when(*call, &self.not_self(0, &[0]))?;
+        }
+        // Of a process, and not of all of a group or a user.
+        rules.when(libc::SYS_setpriority, &[(0, Len::Dword, Op::Ne, libc::PRIO_PROCESS.into())])?;
+        rules.when(libc::SYS_setpriority, &self.not_self(1, &[0]))?;
+        rules.when(libc::SYS_ioprio_set, &[(0, Len::Dword, Op::Ne, 1)])?;
+        rules.when(libc::SYS_ioprio_set, &self.not_self(1, &[0]))?;
+        rules.when(libc::SYS_pidfd_open, &self.not_self(0, &[]))
+    }
+
+    fn deny_signalling(&self, rules: &mut Rules) -> io::Result<()> {
+        // 0 and -1 are all of a group and all there are.
+        let of_a_process =
+            [libc::SYS_kill, libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo];
+        for call in of_a_process {
+            rules.when(call, &self.not_self(0, &[]))?;
+        }
+        rules.all(&[libc::SYS_pidfd_send_signal]);
+        // Whoever owns a descriptor is sent a signal of choice when something happens to it.
+        for command in [libc::F_SETOWN, F_SETOWN_EX, F_SETSIG] {
+            rules.when(libc::SYS_fcntl, &[(1, Len::Dword, Op::Eq, command as u64)])?;
+        }
+        for request in [FIOSETOWN, SIOCSPGRP] {
+            rules.when(libc::SYS_ioctl, &[(1, Len::Dword, Op::Eq, request)])?;
+        }
+        Ok(())
+    }
+
+    /// Matches if argument `at` is none of `others`, nor this process.
+    fn not_self(&self, at: u8, others: &[u64]) -> Vec<Condition> {
+        let own = u64::from(self.own_pid);
+        others.iter().copied().chain([own]).map(|pid| (at, Len::Dword, Op::Ne, pid)).collect()
+    }
+}
+
+/// That it dies with its parent, and who may look into it.
+fn deny_undoing(rules: &mut Rules) -> io::Result<()> {
+    for option in [libc::PR_SET_PDEATHSIG, libc::PR_SET_DUMPABLE, libc::PR_SET_PTRACER] {
+        rules.when(libc::SYS_prctl, &[(0, Len::Dword, Op::Eq, option as u64)])?;
+    }
+    // Typing on the terminal that it may share with its parent.
+    for request in [TIOCSTI, TIOCLINUX] {
+        rules.when(libc::SYS_ioctl, &[(1, Len::Dword, Op::Eq, request)])?;
+    }
+    Ok(())
+}
+
+/// No socket but a pair of streams: a pair of datagram sockets could send to any other.
+fn deny_sockets(rules: &mut Rules) -> io::Result<()> {
+    rules.all(&[
+        libc::SYS_socket,
+        libc::SYS_connect,
+        libc::SYS_bind,
+        libc::SYS_listen,
+        libc::SYS_accept,
+        libc::SYS_accept4,
+    ]);
+    rules.when(libc::SYS_socketpair, &[(0, Len::Dword, Op::Ne, libc::AF_UNIX as u64)])?;
+    for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW] {
+        rules.when(libc::SYS_socketpair, &[(1, Len::Dword, Op::MaskedEq(0xf), kind as u64)])?;
+    }
+    Ok(())
+}
+
+/// The calls that `ordinary` means.
+fn allowed(ordinary: Ordinary) -> io::Result<Rules> {
+    let mut rules = Rules::default();
+    rules.all(ORDINARY);
+    rules.all(LEGACY_ORDINARY);
+    for option in ORDINARY_PRCTL {
+        rules.when(libc::SYS_prctl, &[(0, Len::Dword, Op::Eq, *option)])?;
+    }
+    if ordinary == Ordinary::Paths {
+        rules.all(ORDINARY_PATHS);
+        rules.all(LEGACY_ORDINARY_PATHS);
+    }
+    Ok(rules)
+}
+
+/// An argument, how much of it counts, and what it is compared with.
+type Condition = (u8, Len, Op, u64);
+
+/// System calls, each with the conditions of which one must hold, or none.
+#[derive(Default)]
+struct Rules(BTreeMap<i64, Vec<SeccompRule>>);
+
+impl Rules {
+    /// Adds calls whatever their arguments.
+    fn all(&mut self, calls: &[i64]) {
+        self.0.extend(calls.iter().map(|call| (*call, Vec::new())));
+    }
+
+    /// Adds a call if all conditions hold. What stands there without conditions stays so.
+    fn when(&mut self, call: i64, conditions: &[Condition]) -> io::Result<()> {
+        let conditions: Result<Vec<_>, _> = conditions
+            .iter()
+            .map(|(at, len, op, value)| SeccompCondition::new(*at, len.clone(), op.clone(), *value))
+            .collect();
+        let rule = SeccompRule::new(conditions.map_err(io::Error::other)?).map_err(io::Error::other)?;
+        match self.0.entry(call) {
+            std::collections::btree_map::Entry::Vacant(entry) => drop(entry.insert(vec![rule])),
+            std::collections::btree_map::Entry::Occupied(mut entry) if !entry.get().is_empty() => {
+                entry.get_mut().push(rule)
+            }
+            std::collections::btree_map::Entry::Occupied(_) => {}
+        }
+        Ok(())
+    }
+
+    fn compile(self, otherwise: SeccompAction, matched: SeccompAction) -> io::Result<BpfProgram> {
+        let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
+        let filter = SeccompFilter::new(self.0, otherwise, matched, arch).map_err(io::Error::other)?;
+        let filter = BpfProgram::try_from(filter).map_err(io::Error::other)?;
+        Ok([&no_x32()[..], &filter].concat())
+    }
+}
+
+/// Denies the calls of x86-64's third calling convention, which have the same architecture and numbers of their own.
+fn no_x32() -> [sock_filter; 3] {
+    const LOAD: u16 = 0x20;
+    const JUMP_IF_AT_LEAST: u16 = 0x35;
+    const RETURN: u16 = 0x06;
+    let is_first_x32 = 0x4000_0000;
+    let deny = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    [
+        sock_filter { code: LOAD, jt: 0, jf: 0, k: 0 },
+        sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: is_first_x32 },
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: deny },
+    ]
+}
+
+fn apply(program: BpfProgram) -> io::Result<()> {
+    apply_filter(&program).map_err(|error| match error {
+        seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
+        other => io::Error::other(other),
+    })
+}
+
+// ---- what libc lacks on one of the architectures ---------------------------------------------------------------------
+
+const F_SETOWN_EX: i32 = 15;
+const F_SETSIG: i32 = 10;
+const FIOSETOWN: u64 = 0x8901;
+const SIOCSPGRP: u64 = 0x8902;
+const TIOCSTI: u64 = 0x5412;
+const TIOCLINUX: u64 = 0x541c;
+
+// Calls from 424 on have the same number everywhere.
+const SYS_FCHMODAT2: i64 = 452;
+const SYS_FUTEX_WAKE: i64 = 454;
+const SYS_FUTEX_WAIT: i64 = 455;
+const SYS_FUTEX_REQUEUE: i64 = 456;
+const SYS_SETXATTRAT: i64 = 463;
+const SYS_REMOVEXATTRAT: i64 = 466;
+const SYS_OPEN_TREE_ATTR: i64 = 467;
+const SYS_FILE_SETATTR: i64 = 469;
+
+// ---- the lists -------------------------------------------------------------------------------------------------------
+
+const NAMESPACES: [u64; 8] = [
+    libc::CLONE_NEWUSER as u64,
+    libc::CLONE_NEWNS as u64,
+    libc::CLONE_NEWPID as u64,
+    libc::CLONE_NEWNET as u64,
+    libc::CLONE_NEWIPC as u64,
+    libc::CLONE_NEWUTS as u64,
+    libc::CLONE_NEWCGROUP as u64,
+    libc::CLONE_PTRACE as u64,
+];
+
+/// What a process can do to another one, to the machine, or through doors in the kernel that it has no use for.
+const NEVER: &[i64] = &[
+    // Other processes.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_process_mrelease,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_move_pages,
+    libc::SYS_migrate_pages,
+    // The kernel's insides.
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_syslog,
+    // Mounts, roots and namespaces.
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    SYS_OPEN_TREE_ATTR,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_fanotify_init,
+    // The machine.
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_vhangup,
+    libc::SYS_personality,
+];
+
+/// What changes the process that its first argument names; 0 is the calling one.
+const OF_A_PROCESS: &[i64] = &[
+    libc::SYS_prlimit64,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_setscheduler,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setattr,
+    libc::SYS_setpgid,
+];
+
+/// Changes of files' attributes by their path.
+const ATTRIBUTES: &[i64] = &[
+    libc::SYS_fchmodat,
+    SYS_FCHMODAT2,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    SYS_SETXATTRAT,
+    SYS_REMOVEXATTRAT,
+    SYS_FILE_SETATTR,
+];
+
+/// What a service that computes, and its child's own runtime, may call.
+const ORDINARY: &[i64] = &[
+    // Memory.
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_mincore,
+    libc::SYS_msync,
+    libc::SYS_mlock,
+    libc::SYS_mlock2,
+    libc::SYS_munlock,
+    libc::SYS_mseal,
+    libc::SYS_membarrier,
+    libc::SYS_memfd_create,
+    libc::SYS_pkey_alloc,
+    libc::SYS_pkey_free,
+    libc::SYS_pkey_mprotect,
+    libc::SYS_mbind,
+    libc::SYS_get_mempolicy,
+    libc::SYS_set_mempolicy,
+    // Threads, and waiting for each other.
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_set_tid_address,
+    libc::SYS_set_robust_list,
+    libc::SYS_get_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_futex,
+    libc::SYS_futex_waitv,
+    SYS_FUTEX_WAKE,
+    SYS_FUTEX_WAIT,
+    SYS_FUTEX_REQUEUE,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_getparam,
+    libc::SYS_sched_getscheduler,
+    libc::SYS_sched_get_priority_max,
+    libc::SYS_sched_get_priority_min,
+    libc::SYS_getpriority,
+    libc::SYS_getcpu,
+    libc::SYS_gettid,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_restart_syscall,
+    // Signals to itself.
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigpending,
+    libc::SYS_rt_sigsuspend,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_rt_tgsigqueueinfo,
+    libc::SYS_sigaltstack,
+    libc::SYS_kill,
+    libc::SYS_tkill,
+    libc::SYS_tgkill,
+    // Time.
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_getres,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_gettimeofday,
+    libc::SYS_times,
+    libc::SYS_getitimer,
+    libc::SYS_setitimer,
+    libc::SYS_timer_create,
+    libc::SYS_timer_settime,
+    libc::SYS_timer_gettime,
+    libc::SYS_timer_getoverrun,
+    libc::SYS_timer_delete,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
+    libc::SYS_timerfd_gettime,
+    // What it is, and how much it has used.
+    libc::SYS_getpid,
+    libc::SYS_getppid,
+    libc::SYS_getpgid,
+    libc::SYS_getsid,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_getresuid,
+    libc::SYS_getresgid,
+    libc::SYS_getgroups,
+    libc::SYS_capget,
+    libc::SYS_getrusage,
+    libc::SYS_prlimit64,
+    libc::SYS_uname,
+    libc::SYS_sysinfo,
+    libc::SYS_umask,
+    libc::SYS_getrandom,
+    libc::SYS_wait4,
+    libc::SYS_waitid,
+    // Descriptors that are open.
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_preadv,
+    libc::SYS_preadv2,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
+    libc::SYS_pwritev2,
+    libc::SYS_lseek,
+    libc::SYS_close,
+    libc::SYS_close_range,
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_fcntl,
+    libc::SYS_ioctl,
+    libc::SYS_flock,
+    libc::SYS_fstat,
+    // How libc and std ask about what is open, too.
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_fstatfs,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_sync_file_range,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_fadvise64,
+    libc::SYS_readahead,
+    libc::SYS_copy_file_range,
+    libc::SYS_sendfile,
+    libc::SYS_splice,
+    libc::SYS_tee,
+    libc::SYS_getdents64,
+    libc::SYS_pipe2,
+    libc::SYS_eventfd2,
+    libc::SYS_signalfd4,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_ppoll,
+    libc::SYS_pselect6,
+    // Sockets that are open, and pairs.
+    libc::SYS_socketpair,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_shutdown,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+];
+
+/// Those with a path, where Landlock says which.
+const ORDINARY_PATHS: &[i64] = &[
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_readlinkat,
+    libc::SYS_getcwd,
+    libc::SYS_chdir,
+    libc::SYS_fchdir,
+    libc::SYS_statfs,
+    libc::SYS_truncate,
+    libc::SYS_mkdirat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat2,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_utimensat,
+    libc::SYS_fchmod,
+    libc::SYS_fgetxattr,
+    libc::SYS_flistxattr,
+    libc::SYS_getxattr,
+    libc::SYS_lgetxattr,
+    libc::SYS_listxattr,
+    libc::SYS_llistxattr,
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_rm_watch,
+];
+
+const PR_SET_VMA: u64 = 0x5356_4d41;
+
+/// Names of threads and mappings, and looking at what holds.
+const ORDINARY_PRCTL: &[u64] = &[
+    libc::PR_SET_NAME as u64,
+    libc::PR_GET_NAME as u64,
+    libc::PR_GET_PDEATHSIG as u64,
+    libc::PR_GET_DUMPABLE as u64,
+    libc::PR_GET_NO_NEW_PRIVS as u64,
+    libc::PR_GET_SECCOMP as u64,
+    PR_SET_VMA,
+];
+
+// ---- calls that only x86-64 has ------------------------------------------------------------------------------------------
+
+#[cfg(target_arch = "x86_64")]
+const LEGACY_NEVER: &[i64] =
+    &[libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt, libc::SYS_uselib, libc::SYS_ustat, libc::SYS__sysctl];
+#[cfg(not(target_arch = "x86_64"))]
+const LEGACY_NEVER: &[i64] = &[];
+
+#[cfg(target_arch = "x86_64")]
+const LEGACY_FORK: &[i64] = &[libc::SYS_fork, libc::SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const LEGACY_FORK: &[i64] = &[];
+
+#[cfg(target_arch = "x86_64")]
+const LEGACY_ATTRIBUTES: &[i64] =
+    &[libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown, libc::SYS_utime, libc::SYS_utimes, libc::SYS_futimesat];
+#[cfg(not(target_arch = "x86_64"))]
+const LEGACY_ATTRIBUTES: &[i64] = &[];
+
+#[cfg(target_arch = "x86_64")]
+const LEGACY_ORDINARY: &[i64] = &[
+    libc::SYS_arch_prctl,
+    libc::SYS_time,
+    libc::SYS_alarm,
+    libc::SYS_pause,
+    libc::SYS_getpgrp,
+    libc::SYS_getrlimit,
+    libc::SYS_dup2,
+    libc::SYS_pipe,
+    libc::SYS_eventfd,
+    libc::SYS_signalfd,
+    libc::SYS_epoll_create,
+    libc::SYS_epoll_wait,
+    libc::SYS_poll,
+    libc::SYS_select,
+    libc::SYS_getdents,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const LEGACY_ORDINARY: &[i64] = &[];
+
+#[cfg(target_arch = "x86_64")]
+const LEGACY_ORDINARY_PATHS: &[i64] = &[
+    libc::SYS_open,
+    libc::SYS_creat,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_access,
+    libc::SYS_readlink,
+    libc::SYS_mkdir,
+    libc::SYS_rmdir,
+    libc::SYS_unlink,
+    libc::SYS_rename,
+    libc::SYS_renameat,
+    libc::SYS_link,
+    libc::SYS_symlink,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const LEGACY_ORDINARY_PATHS: &[i64] = &[];
