@@ -56,7 +56,7 @@ impl Ends {
         let bells = ParentBells::new(Signal::Futex, Count::of(&geometry), &Sealed).unwrap();
         let (parent, child) = socket::pair().unwrap();
         let memory = MemoryOptions { max_payload: 1 << 20, total: 16 << 20, retained: 1 << 20, trust: None };
-        let shared = Shared { memory, objects: Arc::new(Sealed), bells };
+        let shared = Shared { memory, objects: Arc::new(Sealed), bells, report: None };
         let link = Arc::new(Link::new(1, Pidfd::of_nobody(), parent, &own, shared));
         let caller = Caller::new::<T>(&own, link, Wait::Spin);
         let peers = Segment::attach(&Sealed, &mut object.into_iter()).unwrap();

@@ -161,10 +161,12 @@ impl Inmate {
 
     pub(crate) fn fork(&self) -> Tried {
         // SAFETY: the new process, if there is one, ends at once.
-        match unsafe { libc::fork() } {
-            0 => unsafe { libc::_exit(0) }, // SAFETY: ends the process.
-            pid => call(pid.into()).map(drop),
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(0) }
         }
+        call(pid.into()).map(drop)
     }
 
     pub(crate) fn raw_clone(&self) -> (Tried<i64>, Tried<i64>) {

@@ -5,7 +5,7 @@ use crate::progress::Progress;
 use callgate::Wait;
 use callgate_suite::interleave::Budget;
 use callgate_suite::{Failure, Report};
-use callgate_suite::{floor, large, latency, payload, soak, start, throughput, waiting};
+use callgate_suite::{floor, large, latency, payload, sandbox, soak, start, throughput, waiting};
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -24,6 +24,8 @@ pub enum Group {
     Payload,
     /// Payloads of a megabyte and more: one way, for the first time, in boxes
     Large,
+    /// A child in the strictest sandbox beside one without
+    Sandbox,
     /// A million calls of random sizes, and the memory that both processes keep
     Soak,
     /// Other ways of crossing processes; only where it is asked for
@@ -45,7 +47,7 @@ const SOAK: u64 = 1_000_000;
 const SOAK_QUICK: u64 = 500;
 
 impl Group {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Floor,
         Self::Latency,
         Self::Throughput,
@@ -53,6 +55,7 @@ impl Group {
         Self::Start,
         Self::Payload,
         Self::Large,
+        Self::Sandbox,
         Self::Soak,
         Self::Compare,
     ];
@@ -67,6 +70,7 @@ impl Group {
             Self::Start => "start",
             Self::Payload => "payload",
             Self::Large => "large",
+            Self::Sandbox => "sandbox",
             Self::Soak => "soak",
             Self::Compare => "compare",
         }
@@ -81,6 +85,7 @@ impl Group {
             Self::Start => start::measure,
             Self::Payload => payload::measure,
             Self::Large => large::measure,
+            Self::Sandbox => sandbox::measure,
             Self::Soak => {
                 return soak::measure(if quick { SOAK_QUICK } else { SOAK }, &mut |words| progress.say(words));
             }
