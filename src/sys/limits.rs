@@ -27,7 +27,9 @@ pub(crate) fn usage() -> io::Result<Usage> {
 /// The number after the highest descriptor that this process has open. Needs procfs.
 pub(crate) fn descriptors_end() -> io::Result<u64> {
     let open = fs::read_dir("/proc/self/fd")?.flatten();
-    let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+    // The directory itself is open while it is read.
+    let others = open.filter(|entry| !fs::read_link(entry.path()).is_ok_and(|target| target.starts_with("/proc")));
+    let numbers = others.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
     Ok(numbers.max().map_or(3, |highest| highest + 1))
 }
 

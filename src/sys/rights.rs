@@ -78,10 +78,9 @@ pub(crate) fn set_user(user: u32) -> io::Result<()> {
 /// Empties the set of capabilities that could ever be had again. Takes a capability itself, so comes before the user is changed.
 pub(crate) fn empty_bounding_set() -> io::Result<()> {
     for capability in CapabilitySet::all().iter() {
-        match rustix::thread::capability_is_in_bounding_set(capability) {
-            Ok(true) => rustix::thread::remove_capability_from_bounding_set(capability)?,
-            // Capabilities that this kernel does not know.
-            Ok(false) | Err(_) => {}
+        // An error says that this kernel does not know the capability.
+        if rustix::thread::capability_is_in_bounding_set(capability).is_ok_and(|there| there) {
+            rustix::thread::remove_capability_from_bounding_set(capability)?;
         }
     }
     Ok(())

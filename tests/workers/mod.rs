@@ -26,9 +26,10 @@ fn build() -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--example", "worker", "--profile", profile, "--manifest-path"]);
     // The two executables must know the same backends.
-    let features = if cfg!(feature = "portable") { "portable" } else { "" };
+    let features = [(cfg!(feature = "portable"), "portable"), (cfg!(feature = "sandbox"), "sandbox")];
+    let features = features.into_iter().filter_map(|(here, name)| here.then_some(name)).collect::<Vec<_>>().join(",");
     // A failure says itself why on stderr; without a cargo, what was built before will do.
-    let _ = cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).args(["--features", features]).status();
+    let _ = cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).args(["--features", &features]).status();
     let worker = profile_dir.join("examples/worker");
     assert!(worker.exists(), "{} was not built", worker.display());
     worker

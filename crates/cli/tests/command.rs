@@ -241,11 +241,13 @@ fn with_one_cpu_what_needs_two_is_left_out() {
     let cpu = callgate_suite::pin::allowed()[0];
     // What is started inherits it.
     let _pin = callgate_suite::pin::Pinned::to(cpu).expect("an allowed CPU");
-    let output =
-        callgate(120, &["bench", "--quick", "--json", "-", "--only", "floor,latency,throughput,payload,large,waiting"]);
+    let output = callgate(
+        120,
+        &["bench", "--quick", "--json", "-", "--only", "floor,latency,throughput,payload,large,waiting,sandbox"],
+    );
     succeeded(&output);
     let report: Report = serde_json::from_str(&stdout(&output)).expect("a report");
-    for group in ["Floors", "Latency", "Throughput", "Payloads", "Large payloads", "Waiting"] {
+    for group in ["Floors", "Latency", "Throughput", "Payloads", "Large payloads", "Waiting", "Sandbox"] {
         let sentence = format!("{group} between two CPUs: this process may run on one only.");
         assert!(report.skipped.contains(&sentence), "{sentence} is not in {:?}", report.skipped);
     }

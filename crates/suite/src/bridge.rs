@@ -121,6 +121,12 @@ impl Bridged {
         Self::built(Counter::bridge(cpus(None)).restart(restart).timeout(timeout))
     }
 
+    /// The same in the strictest sandbox.
+    #[cfg(feature = "sandbox")]
+    pub fn sandboxed(wait: Wait, cpu: Option<usize>) -> Result<Self, Failure> {
+        Self::built(Counter::bridge(cpus(cpu)).wait(wait).sandbox(callgate::Sandbox::strict()))
+    }
+
     fn built(builder: Builder<Counter>) -> Result<Self, Failure> {
         // The first start of a process starts callgate's watcher too, from which all children inherit their CPUs.
         let bridge = Pinned::nowhere(|| builder.start())??;

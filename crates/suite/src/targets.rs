@@ -54,6 +54,10 @@ const RULES: &[Rule] = &[
         P50,
         Stated,
     ),
+    // Only starting takes longer in a sandbox.
+    ("sandbox", "sandboxed add", "plain add", P50, AtMost(1.03)),
+    ("sandbox", "sandboxed add parked", "plain add parked", P50, Stated),
+    ("sandbox", "sandboxed start", "plain start", P50, Stated),
     // A bridge gets its memory for large payloads when it first needs it.
     ("large", "callgate first echo 1 MiB", "callgate second echo 1 MiB", P50, Stated),
     ("large", "callgate first echo 16 MiB", "callgate second echo 16 MiB", P50, Stated),

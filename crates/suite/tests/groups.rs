@@ -5,6 +5,8 @@
 use callgate::Wait;
 use callgate_suite::pin;
 use callgate_suite::report::{Report, Row};
+#[cfg(feature = "sandbox")]
+use callgate_suite::sandbox;
 use callgate_suite::{Budget, Failure, Progress};
 use callgate_suite::{floor, large, latency, payload, restart, soak, start, targets, throughput, waiting};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -19,7 +21,7 @@ mod init {
 type Measure = fn(Budget, Progress<'_>) -> Result<Report, Failure>;
 
 /// Each with one of its rows and one of its targets, if it has any.
-const GROUPS: [(&str, Measure, &str, Option<&str>); 8] = [
+const GROUPS: &[(&str, Measure, &str, Option<&str>)] = &[
     ("floor", floor::measure, "eventfd", None),
     ("latency", latency::measure, "callgate add", Some("callgate add / ping-pong (p99.9)")),
     ("throughput", throughput::measure, "callgate add 8 threads", Some("calls per second, 2 threads / 1 thread")),
@@ -33,6 +35,8 @@ const GROUPS: [(&str, Measure, &str, Option<&str>); 8] = [
         "callgate first echo 16 MiB",
         Some("callgate box edited 64 MiB / callgate box edited 64 B (p50)"),
     ),
+    #[cfg(feature = "sandbox")]
+    ("sandbox", sandbox::measure, "sandboxed start", Some("sandboxed add / plain add (p50)")),
 ];
 
 fn waiting(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
@@ -49,7 +53,7 @@ fn every_group_has_its_rows_curves_and_targets() {
         return;
     }
     let budget = Budget { repeats: 2, ..Budget::quick() };
-    for (group, measure, row, target) in GROUPS {
+    for &(group, measure, row, target) in GROUPS {
         let begin = std::time::Instant::now();
         let mut said = 0;
         let report = measure(budget, &mut |_| said += 1).unwrap_or_else(|error| panic!("{group}: {error}"));

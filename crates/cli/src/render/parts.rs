@@ -110,6 +110,7 @@ pub fn title(group: &str) -> &str {
         "start" => "Starting a child",
         "payload" => "Payloads",
         "large" => "Large payloads",
+        "sandbox" => "Sandbox",
         "soak" => "Memory after many calls",
         "compare" => "Other ways across",
         other => other,
@@ -127,6 +128,10 @@ fn note(group: &str) -> Option<&'static str> {
             "Both sides poll, as the floors do, but where a row says otherwise. One-way: bytes in the caller's private memory are summed by the other process where they lie in shared memory; only the \
              sum comes back. A box lies in shared memory already and goes there and back, and one line of it is changed on the way. \
              The first echo is on a bridge that has no memory for large payloads yet.",
+        ),
+        "sandbox" => Some(
+            "A child in `Sandbox::strict()` beside one that is not, both served by the same code. Parked, both sides make system calls for \
+             each call, which the child's filters look at; the start is until the first reply.",
         ),
         "soak" => Some(
             "Requests and replies of random lengths from nothing to 1 MiB. Resident: the most that both processes had together in that \

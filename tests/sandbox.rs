@@ -1,0 +1,940 @@
+//! Promise: what a sandbox takes from a child, the child cannot do, whatever it tries; what callgate does in the child goes on working; and
+//! what could not be taken is said.
+//!
+//! The service tries from inside. What does not take root is tried by an ordinary user too.
+
+use callgate::{Bridge, CallError, Exit, Measure, Sandbox, Signal, StartError, Wait, bridge};
+use nix::libc;
+use nix::sys::signal::{Signal as Number, kill};
+use nix::unistd::{Gid, Pid, Uid};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::process::Command;
+use std::time::Duration;
+
+mod support;
+mod workers;
+use support::{Helper, TempDir, eventually, is_stopped, open_descriptors, play, process_exists, role, say, within};
+use workers::tally::Tally;
+use workers::worker;
+
+callgate::test_support!();
+
+const NOBODY: u32 = 65_534;
+const MIB: usize = 1 << 20;
+const EPERM: i32 = libc::EPERM;
+const EACCES: i32 = libc::EACCES;
+
+/// What an attempt came to: an error's number.
+type Tried<T = ()> = Result<T, i32>;
+
+fn number(error: impl Into<io::Error>) -> i32 {
+    error.into().raw_os_error().unwrap_or(-1)
+}
+
+/// The result of a system call.
+fn call(result: libc::c_long) -> Tried<i64> {
+    if result < 0 { Err(number(io::Error::last_os_error())) } else { Ok(result) }
+}
+
+struct Inmate {
+    calls: u64,
+}
+
+#[bridge]
+impl Inmate {
+    pub(crate) fn new() -> Self {
+        Inmate { calls: 0 }
+    }
+
+    // ---- what must go on working ----
+
+    pub(crate) fn add(&mut self, n: u64) -> u64 {
+        self.calls += n;
+        self.calls
+    }
+
+    pub(crate) fn reverse(&self, mut bytes: Vec<u8>) -> Vec<u8> {
+        bytes.reverse();
+        bytes
+    }
+
+    pub(crate) fn fail(&self) {
+        panic!("as asked")
+    }
+
+    pub(crate) fn abort(&self) {
+        std::process::abort()
+    }
+
+    pub(crate) fn sum_in_thread(&self, n: u64) -> u64 {
+        std::thread::spawn(move || (0..n).sum()).join().expect("a thread")
+    }
+
+    pub(crate) fn sleep(&self, ms: u64) {
+        std::thread::sleep(Duration::from_millis(ms));
+    }
+
+    // ---- files ----
+
+    pub(crate) fn read(&self, path: &str) -> Tried<String> {
+        fs::read_to_string(path).map_err(number)
+    }
+
+    pub(crate) fn list(&self, path: &str) -> Tried<u32> {
+        fs::read_dir(path).map(|entries| entries.count() as u32).map_err(number)
+    }
+
+    pub(crate) fn overwrite(&self, path: &str) -> Tried {
+        OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(b"changed")).map_err(number)
+    }
+
+    pub(crate) fn create(&self, path: &str) -> Tried {
+        File::create_new(path).map(drop).map_err(number)
+    }
+
+    pub(crate) fn empty(&self, path: &str) -> Tried {
+        let path = std::ffi::CString::new(path).expect("no zero byte");
+        // SAFETY: a path that ends in zero.
+        call(unsafe { libc::truncate(path.as_ptr(), 0) }.into()).map(drop)
+    }
+
+    pub(crate) fn remove(&self, path: &str) -> Tried {
+        fs::remove_file(path).map_err(number)
+    }
+
+    pub(crate) fn chmod(&self, path: &str) -> Tried {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(number)
+    }
+
+    pub(crate) fn mode_of_new(&self, path: &str) -> Tried<u32> {
+        use std::os::unix::fs::PermissionsExt;
+        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(number)?;
+        Ok(file.metadata().map_err(number)?.permissions().mode() & 0o777)
+    }
+
+    pub(crate) fn open_many(&self, path: &str) -> (u64, i32) {
+        let mut files = Vec::new();
+        loop {
+            match File::open(path) {
+                Ok(file) => files.push(file),
+                Err(error) => return (files.len() as u64, number(error)),
+            }
+        }
+    }
+
+    // ---- the network ----
+
+    pub(crate) fn tcp(&self, port: u16) -> Tried {
+        TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(number)
+    }
+
+    pub(crate) fn udp(&self) -> Tried {
+        UdpSocket::bind("127.0.0.1:0").map(drop).map_err(number)
+    }
+
+    pub(crate) fn unix(&self, path: &str) -> Tried {
+        UnixStream::connect(path).map(drop).map_err(number)
+    }
+
+    pub(crate) fn abstract_unix(&self, name: &str) -> Tried {
+        let address = SocketAddr::from_abstract_name(name).expect("a name");
+        UnixStream::connect_addr(&address).map(drop).map_err(number)
+    }
+
+    /// A pair of datagram sockets is connected, but can send to anybody.
+    pub(crate) fn unix_through_a_pair(&self, path: &str) -> Tried {
+        let (socket, _) = UnixDatagram::pair().map_err(number)?;
+        socket.send_to(b"out", path).map(drop).map_err(number)
+    }
+
+    pub(crate) fn stream_pair(&self) -> Tried {
+        UnixStream::pair().map(drop).map_err(number)
+    }
+
+    // ---- processes ----
+
+    pub(crate) fn fork(&self) -> Tried {
+        // SAFETY: the new process, if there is one, ends at once.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(0) }
+        }
+        call(pid.into()).map(drop)
+    }
+
+    pub(crate) fn raw_clone(&self) -> (Tried<i64>, Tried<i64>) {
+        let signal = libc::SIGCHLD as u64;
+        // SAFETY: no thread of this process is shared; the new process, if there is one, ends at once.
+        let old = unsafe { libc::syscall(libc::SYS_clone, signal, 0, 0, 0, 0) };
+        if old == 0 {
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(0) }
+        }
+        let old = call(old);
+        let arguments: [u64; 8] = [0, 0, 0, 0, signal, 0, 0, 0];
+        // SAFETY: arguments of the length given; as above.
+        let new = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) };
+        if new == 0 {
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(0) }
+        }
+        (old, call(new))
+    }
+
+    pub(crate) fn run(&self, program: &str) -> Tried<bool> {
+        Command::new(program).status().map(|status| status.success()).map_err(number)
+    }
+
+    pub(crate) fn exec(&self, program: &str) -> Tried {
+        use std::os::unix::process::CommandExt;
+        Err(number(Command::new(program).exec()))
+    }
+
+    // ---- the parent ----
+
+    pub(crate) fn ptrace(&self, pid: i32) -> Tried {
+        nix::sys::ptrace::seize(Pid::from_raw(pid), nix::sys::ptrace::Options::empty()).map_err(number)
+    }
+
+    pub(crate) fn look_into(&self, pid: i32, address: u64) -> Tried {
+        let mut byte = 0_u8;
+        let ours = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+        let theirs = libc::iovec { iov_base: address as *mut _, iov_len: 1 };
+        // SAFETY: one byte is read into `byte`.
+        call(unsafe { libc::process_vm_readv(pid, &raw const ours, 1, &raw const theirs, 1, 0) } as _).map(drop)
+    }
+
+    pub(crate) fn open_memory(&self, pid: i32) -> Tried {
+        OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem")).map(drop).map_err(number)
+    }
+
+    pub(crate) fn signal(&self, pid: i32, signal: i32) -> Tried {
+        // SAFETY: takes no memory.
+        call(unsafe { libc::kill(pid, signal) }.into()).map(drop)
+    }
+
+    pub(crate) fn queue_signal(&self, pid: i32) -> Tried {
+        // SAFETY: a signal's details may be zero.
+        let details: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: details that live long enough.
+        call(unsafe { libc::syscall(libc::SYS_rt_sigqueueinfo, pid, libc::SIGURG, &raw const details) }).map(drop)
+    }
+
+    pub(crate) fn pidfd(&self, pid: i32) -> Tried {
+        // SAFETY: takes no memory.
+        call(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).map(drop)
+    }
+
+    /// A signal comes to whoever owns a descriptor, from the kernel.
+    pub(crate) fn own_a_descriptor_for(&self, pid: i32) -> Tried {
+        let (socket, _other) = UnixStream::pair().map_err(number)?;
+        // SAFETY: takes no memory.
+        call(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETOWN, pid) }.into()).map(drop)
+    }
+
+    pub(crate) fn limit(&self, pid: i32) -> Tried {
+        let limit = libc::rlimit64 { rlim_cur: 1 << 30, rlim_max: 1 << 30 };
+        // SAFETY: a limit that lives long enough.
+        call(unsafe { libc::prlimit64(pid, libc::RLIMIT_CORE, &raw const limit, std::ptr::null_mut()) }.into())
+            .map(drop)
+    }
+
+    pub(crate) fn pin(&self, pid: i32) -> Tried {
+        let first: u64 = 1;
+        // SAFETY: a set of CPUs of the length given.
+        call(unsafe { libc::syscall(libc::SYS_sched_setaffinity, pid, 8, &raw const first) }).map(drop)
+    }
+
+    pub(crate) fn nice(&self, pid: i32) -> Tried {
+        // SAFETY: takes no memory.
+        call(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid as u32, 5) }.into()).map(drop)
+    }
+
+    pub(crate) fn forget_parent(&self) -> (Tried, Tried) {
+        // SAFETY: takes no memory.
+        let death = call(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) }.into()).map(drop);
+        // SAFETY: takes no memory.
+        (death, call(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) }.into()).map(drop))
+    }
+
+    // ---- rights ----
+
+    pub(crate) fn become_root(&self) -> (Tried, Tried) {
+        // SAFETY: takes no memory.
+        let user = call(unsafe { libc::syscall(libc::SYS_setresuid, 0, 0, 0) }).map(drop);
+        // SAFETY: takes no memory.
+        (user, call(unsafe { libc::syscall(libc::SYS_setresgid, 0, 0, 0) }).map(drop))
+    }
+
+    pub(crate) fn change_root(&self) -> Tried {
+        nix::unistd::chroot("/").map_err(number)
+    }
+
+    pub(crate) fn unshare(&self) -> Tried {
+        // SAFETY: takes no memory.
+        call(unsafe { libc::unshare(libc::CLONE_NEWUSER) }.into()).map(drop)
+    }
+
+    pub(crate) fn rare_calls(&self) -> Vec<Tried<i64>> {
+        let calls = [libc::SYS_bpf, libc::SYS_io_uring_setup, libc::SYS_userfaultfd, libc::SYS_keyctl, libc::SYS_mount];
+        // SAFETY: null pointers are refused by each of them, if it comes that far.
+        calls.map(|number| call(unsafe { libc::syscall(number, 0, 0, 0, 0, 0) })).into()
+    }
+
+    // ---- resources ----
+
+    pub(crate) fn allocate(&self, bytes: usize) -> u64 {
+        vec![1_u8; bytes].iter().map(|&byte| u64::from(byte)).sum()
+    }
+
+    pub(crate) fn can_allocate(&self, bytes: usize) -> bool {
+        Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
+    }
+
+    pub(crate) fn map_shared(&self, bytes: usize) -> Tried {
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
+        if mapped == libc::MAP_FAILED { Err(number(io::Error::last_os_error())) } else { Ok(()) }
+    }
+
+    pub(crate) fn memfd(&self) -> Tried {
+        // SAFETY: a name that ends in zero.
+        call(unsafe { libc::memfd_create(c"more".as_ptr(), 0) }.into()).map(drop)
+    }
+
+    pub(crate) fn raise_own_limits(&self) -> Tried {
+        let none = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: a limit that lives long enough.
+        call(unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const none) }.into()).map(drop)
+    }
+
+    pub(crate) fn burn(&self) {
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+
+    pub(crate) fn ids(&self) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
+        let (user, group) = (nix::unistd::getresuid().expect("ids"), nix::unistd::getresgid().expect("ids"));
+        let groups = nix::unistd::getgroups().expect("groups");
+        (
+            [user.real, user.effective, user.saved].map(Uid::as_raw).into(),
+            [group.real, group.effective, group.saved].map(Gid::as_raw).into(),
+            groups.into_iter().map(Gid::as_raw).collect(),
+        )
+    }
+
+    pub(crate) fn death_signal(&self) -> bool {
+        rustix::process::parent_process_death_signal() == Ok(Some(rustix::process::Signal::KILL))
+    }
+}
+
+fn start(sandbox: Sandbox) -> Bridge<Inmate> {
+    let builder = Inmate::bridge().timeout(Duration::from_secs(60)).sandbox(sandbox);
+    builder.start().unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn refusal(sandbox: Sandbox) -> (Measure, String) {
+    match Inmate::bridge().sandbox(sandbox).start() {
+        Err(StartError::Sandbox { measure, why, .. }) => (measure, why),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it started"),
+    }
+}
+
+fn own_pid() -> i32 {
+    std::process::id() as i32
+}
+
+fn is_root() -> bool {
+    Uid::effective().is_root()
+}
+
+/// What `/proc/<pid>/status` says of `key`.
+fn status(pid: u32, key: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("procfs");
+    let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).expect("such a line");
+    line.trim().to_owned()
+}
+
+// ---- files ---------------------------------------------------------------------------------------------------------
+
+fn files() {
+    let (inside, outside) = (TempDir::new(), TempDir::new());
+    let (own, others) = (inside.file("own"), outside.file("others"));
+    fs::write(&own, "own").expect("a file");
+    fs::write(&others, "others").expect("a file");
+    for (sandbox, error) in [
+        (Sandbox::new().read_only(inside.path()), EACCES),
+        (Sandbox::new().read_write(inside.path()), EACCES),
+        (Sandbox::strict().read_only(inside.path()), EACCES),
+        (Sandbox::strict().read_write(inside.path()), EACCES),
+        (Sandbox::strict(), EPERM),
+    ] {
+        let inmate = start(sandbox.clone());
+        assert_eq!(inmate.read(&others), Ok(Err(error)), "{sandbox:?}");
+        assert_eq!(inmate.read("/etc/passwd"), Ok(Err(error)));
+        assert_eq!(inmate.list("/"), Ok(Err(error)));
+        assert_eq!(inmate.overwrite(&others), Ok(Err(error)));
+        assert_eq!(inmate.create(&outside.file("new")), Ok(Err(error)));
+        assert_eq!(inmate.empty(&others), Ok(Err(error)));
+        assert_eq!(inmate.remove(&others), Ok(Err(error)));
+        assert_eq!(inmate.chmod(&others), Ok(Err(EPERM)));
+        assert!(inmate.sandbox_report().is_some_and(|report| report.is_in_force(Measure::Files)));
+    }
+    let (reader, writer) =
+        (start(Sandbox::strict().read_only(&own)), start(Sandbox::strict().read_write(inside.path())));
+    assert_eq!(reader.read(&own), Ok(Ok("own".into())));
+    assert_eq!((reader.overwrite(&own), reader.empty(&own)), (Ok(Err(EACCES)), Ok(Err(EACCES))));
+    assert_eq!(reader.remove(&own), Ok(Err(EACCES)));
+    assert_eq!(writer.overwrite(&own), Ok(Ok(())));
+    assert_eq!(writer.read(&own), Ok(Ok("changed".into())));
+    assert_eq!(writer.create(&inside.file("new")), Ok(Ok(())));
+    assert_eq!(writer.remove(&own), Ok(Ok(())));
+    assert_eq!(fs::read_to_string(&others).ok().as_deref(), Some("others"));
+    assert!(!fs::exists(outside.file("new")).expect("it can be seen"));
+}
+
+#[test]
+fn files_outside_of_the_paths_cannot_be_opened() {
+    within(120, "files_outside_of_the_paths_cannot_be_opened", files);
+}
+
+fn paths_that_are_not_there() {
+    let (measure, why) = refusal(Sandbox::strict().read_only("/not/there"));
+    assert!(measure == Measure::Files && why.contains("`/not/there`"), "{why}");
+    let inmate = start(Sandbox::strict().read_only("/not/there").optional(Measure::Files));
+    let report = inmate.sandbox_report().expect("a report");
+    assert!(!report.is_in_force(Measure::Files) && report.is_in_force(Measure::Processes), "{report}");
+    assert!(
+        report.left_out().any(|(measure, why)| measure == Measure::Files && why.contains("/not/there")),
+        "{report}"
+    );
+    // Long paths go over as they are, and too many are said to be.
+    let long = format!("/{}", "long/".repeat(800));
+    let (_, why) = refusal(Sandbox::new().read_only(&long));
+    assert!(why.contains("/long/long/"), "{why}");
+    let many = (0..20).fold(Sandbox::new(), |sandbox, _| sandbox.read_only(&long));
+    let error = Inmate::bridge().sandbox(many).start().expect_err("too long").to_string();
+    assert!(error.contains("and must be at most 65536 bytes"), "{error}");
+}
+
+#[test]
+fn a_path_that_is_not_there_is_said() {
+    within(60, "a_path_that_is_not_there_is_said", paths_that_are_not_there);
+}
+
+// ---- the network ---------------------------------------------------------------------------------------------------
+
+fn network() {
+    let dir = TempDir::new();
+    let name = format!("callgate-test-{}", std::process::id());
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = tcp.local_addr().expect("an address").port();
+    let path = dir.file("socket");
+    let _unix = UnixListener::bind(&path).expect("a socket");
+    let datagrams = dir.file("datagrams");
+    let _datagrams = UnixDatagram::bind(&datagrams).expect("a socket");
+    let address = SocketAddr::from_abstract_name(&name).expect("a name");
+    let _abstract = UnixListener::bind_addr(&address).expect("a name that is free");
+    // Without a sandbox all of them work, so that what follows shows something.
+    let free = Inmate::bridge().start().expect("a start");
+    assert_eq!((free.tcp(port), free.udp()), (Ok(Ok(())), Ok(Ok(()))));
+    assert_eq!((free.unix(&path), free.abstract_unix(&name)), (Ok(Ok(())), Ok(Ok(()))));
+    assert_eq!(free.unix_through_a_pair(&datagrams), Ok(Ok(())));
+    for sandbox in [Sandbox::new().no_network(), Sandbox::strict(), Sandbox::strict().read_write(dir.path())] {
+        let inmate = start(sandbox);
+        assert_eq!((inmate.tcp(port), inmate.udp()), (Ok(Err(EPERM)), Ok(Err(EPERM))));
+        assert_eq!((inmate.unix(&path), inmate.abstract_unix(&name)), (Ok(Err(EPERM)), Ok(Err(EPERM))));
+        assert_eq!(inmate.unix_through_a_pair(&datagrams), Ok(Err(EPERM)));
+        assert_eq!(inmate.stream_pair(), Ok(Ok(())));
+        let report = inmate.sandbox_report().expect("a report");
+        assert!(report.is_in_force(Measure::Network), "{report}");
+        if is_root() {
+            let network = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).expect("procfs");
+            let own = network(std::process::id()) != network(inmate.child_pid());
+            assert_eq!(report.is_in_force(Measure::NetworkNamespace), own, "{report}");
+        }
+    }
+}
+
+#[test]
+fn nothing_can_be_connected_to() {
+    within(60, "nothing_can_be_connected_to", network);
+}
+
+// ---- processes -----------------------------------------------------------------------------------------------------
+
+fn processes() {
+    let free = start(Sandbox::new());
+    assert_eq!((free.fork(), free.run("/bin/true")), (Ok(Ok(())), Ok(Ok(true))));
+    for sandbox in [Sandbox::new().no_new_processes(), Sandbox::strict(), Sandbox::strict().read_only("/")] {
+        let inmate = start(sandbox);
+        assert_eq!(inmate.fork(), Ok(Err(EPERM)));
+        assert_eq!(inmate.raw_clone(), Ok((Err(EPERM), Err(libc::ENOSYS))));
+        assert_eq!((inmate.run("/bin/true"), inmate.exec("/bin/true")), (Ok(Err(EPERM)), Ok(Err(EPERM))));
+        assert_eq!(inmate.sum_in_thread(100), Ok(4950));
+    }
+}
+
+#[test]
+fn nothing_can_be_forked_or_executed() {
+    within(60, "nothing_can_be_forked_or_executed", processes);
+}
+
+fn the_parent() {
+    let byte = Box::new(42_u8);
+    let address = (&raw const *byte) as u64;
+    for sandbox in
+        [Sandbox::new(), Sandbox::new().no_new_processes(), Sandbox::strict(), Sandbox::strict().read_write("/")]
+    {
+        let inmate = start(sandbox.clone());
+        let parent = own_pid();
+        assert_eq!(inmate.ptrace(parent), Ok(Err(EPERM)), "{sandbox:?}");
+        assert_eq!(inmate.look_into(parent, address), Ok(Err(EPERM)));
+        assert!(matches!(inmate.open_memory(parent), Ok(Err(EPERM | EACCES))), "{:?}", inmate.open_memory(parent));
+        for signal in [0, libc::SIGURG, libc::SIGKILL] {
+            assert_eq!(inmate.signal(parent, signal), Ok(Err(EPERM)), "{signal}");
+        }
+        assert_eq!(inmate.queue_signal(parent), Ok(Err(EPERM)));
+        assert_eq!(inmate.signal(inmate.child_pid() as i32, 0), Ok(Ok(())));
+        assert_eq!(inmate.pidfd(parent), Ok(Err(EPERM)));
+        assert_eq!(
+            (inmate.limit(parent), inmate.pin(parent), inmate.nice(parent)),
+            (Ok(Err(EPERM)), Ok(Err(EPERM)), Ok(Err(EPERM)))
+        );
+        assert_eq!(inmate.forget_parent(), Ok((Err(EPERM), Err(EPERM))));
+        assert_eq!(inmate.rare_calls(), Ok(vec![Err(EPERM); 5]));
+        assert_eq!((inmate.change_root(), inmate.unshare()), (Ok(Err(EPERM)), Ok(Err(EPERM))));
+        assert_eq!(inmate.death_signal(), Ok(true));
+    }
+    // A descriptor may have an owner as long as Landlock sees to what that comes to.
+    assert_eq!(start(Sandbox::strict()).own_a_descriptor_for(own_pid()), Ok(Err(EPERM)));
+    // All processes of the group: the parent's.
+    assert_eq!(start(Sandbox::strict()).signal(0, libc::SIGURG), Ok(Err(EPERM)));
+    assert_eq!(*byte, 42);
+}
+
+#[test]
+fn the_parent_is_out_of_reach() {
+    within(60, "the_parent_is_out_of_reach", the_parent);
+}
+
+// ---- rights --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn another_user_stays_one() {
+    within(60, "another_user_stays_one", || {
+        if !is_root() {
+            return println!("skipped: only root can change the user");
+        }
+        for sandbox in [Sandbox::new(), Sandbox::strict()] {
+            let inmate = start(sandbox.uid(NOBODY).gid(NOBODY));
+            assert_eq!(inmate.ids(), Ok((vec![NOBODY; 3], vec![NOBODY; 3], vec![])));
+            assert_eq!(inmate.become_root(), Ok((Err(EPERM), Err(EPERM))));
+            assert_eq!(inmate.death_signal(), Ok(true));
+            let pid = inmate.child_pid();
+            let capabilities = ["CapEff", "CapPrm", "CapInh", "CapAmb"].map(|key| status(pid, key));
+            assert_eq!(capabilities, [const { "0000000000000000" }; 4]);
+            assert_eq!(inmate.add(1), Ok(1));
+            assert!(inmate.stop().is_ok_and(|exit| exit.success()));
+        }
+        let inmate = start(Sandbox::new().uid(NOBODY).gid(NOBODY).groups([7, 8]));
+        assert_eq!(inmate.ids().map(|ids| ids.2), Ok(vec![7, 8]));
+        // Root without capabilities can take back nothing either.
+        let inmate = start(Sandbox::strict());
+        for key in ["CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd"] {
+            assert_eq!(status(inmate.child_pid(), key), "0000000000000000", "{key}");
+        }
+    });
+}
+
+#[test]
+fn the_kernel_agrees_with_the_report() {
+    within(60, "the_kernel_agrees_with_the_report", || {
+        let inmate = start(Sandbox::strict().memory(64 << 20).cpu_seconds(100).open_files(9).umask(0o27));
+        let (pid, report) = (inmate.child_pid(), inmate.sandbox_report().expect("a report"));
+        assert_eq!((status(pid, "NoNewPrivs"), status(pid, "Seccomp")), ("1".into(), "2".into()));
+        assert_eq!((status(pid, "Seccomp_filters"), status(pid, "Umask")), ("3".into(), "0027".into()));
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("procfs");
+        let limit = |name: &str| limits.lines().find_map(|line| line.strip_prefix(name)).expect("a limit").to_owned();
+        assert!(limit("Max core file size").trim_start().starts_with("0 "), "{limits}");
+        assert!(limit("Max cpu time").trim_start().starts_with("100 "), "{limits}");
+        for measure in [
+            Measure::CoreDumps,
+            Measure::Memory,
+            Measure::CpuTime,
+            Measure::OpenFiles,
+            Measure::Umask,
+            Measure::Capabilities,
+            Measure::NoNewPrivileges,
+            Measure::Files,
+            Measure::Processes,
+            Measure::SystemCalls,
+            Measure::Network,
+            Measure::NewProcesses,
+            Measure::OrdinaryCalls,
+        ] {
+            assert!(report.is_in_force(measure), "{report}");
+        }
+        assert!(!report.is_in_force(Measure::User) && !report.is_in_force(Measure::Chroot), "{report}");
+        let said = report.to_string();
+        assert!(said.contains("in force: no new privileges: no_new_privs\n"), "{said}");
+        assert!(Inmate::bridge().start().expect("a start").sandbox_report().is_none());
+    });
+}
+
+fn chrooted() {
+    let dir = TempDir::new();
+    fs::write(dir.file("inside"), "inside").expect("a file");
+    let inmate = start(Sandbox::new().chroot(dir.path()));
+    assert_eq!(inmate.read("/inside"), Ok(Ok("inside".into())));
+    assert_eq!(inmate.read("inside"), Ok(Ok("inside".into())));
+    assert_eq!(inmate.read("../../../etc/passwd"), Ok(Err(libc::ENOENT)));
+    assert_eq!(inmate.list("/"), Ok(Ok(1)));
+    assert_eq!(inmate.change_root(), Ok(Err(EPERM)));
+    let strict = start(Sandbox::strict().chroot(dir.path()).read_only("/inside"));
+    assert_eq!((strict.read("/inside"), strict.list("/")), (Ok(Ok("inside".into())), Ok(Err(EACCES))));
+    for absent in ["/not/there", "/etc/passwd"] {
+        let (measure, why) = refusal(Sandbox::new().chroot(absent));
+        assert!(measure == Measure::Chroot && why.contains(absent), "{why}");
+        let inmate = start(Sandbox::strict().chroot(absent).optional(Measure::Chroot));
+        let report = inmate.sandbox_report().expect("a report");
+        assert!(report.left_out().any(|(measure, why)| measure == Measure::Chroot && why.contains(absent)), "{report}");
+        assert!(!report.is_in_force(Measure::Chroot) && report.is_in_force(Measure::Files), "{report}");
+    }
+}
+
+#[test]
+fn the_root_directory_can_be_another() {
+    within(60, "the_root_directory_can_be_another", chrooted);
+}
+
+fn values_out_of_range() {
+    let cases = [
+        (Sandbox::new().umask(0o1000), "umask is 0o1000, and must be from 0 to 0o777"),
+        (Sandbox::new().uid(u32::MAX), "uid is 4294967295, and must be from 0 to 4294967294"),
+        (Sandbox::new().groups([1, u32::MAX]), "groups is 4294967295, and must be from 0 to 4294967294"),
+        (Sandbox::new().chroot("/a\0b"), "sandbox is \"/a\\0b\", and must be paths without a zero byte"),
+    ];
+    for (sandbox, what) in cases {
+        let error = Inmate::bridge().sandbox(sandbox).start().expect_err("out of range");
+        assert_eq!(error.to_string(), format!("bridge to `Inmate` not started: {what}"));
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_said_before_anything_is_started() {
+    within(60, "what_makes_no_sense_is_said_before_anything_is_started", values_out_of_range);
+}
+
+// ---- resources -----------------------------------------------------------------------------------------------------
+
+fn memory() {
+    for sandbox in [Sandbox::new().memory(64 << 20), Sandbox::strict().memory(64 << 20)] {
+        let inmate = start(sandbox);
+        assert_eq!(inmate.allocate(48 * MIB), Ok(48 * MIB as u64));
+        assert_eq!(inmate.can_allocate(256 * MIB), Ok(false));
+        assert_eq!(inmate.map_shared(MIB), Ok(Err(EPERM)));
+        assert_eq!(inmate.memfd(), Ok(Err(EPERM)));
+        assert_eq!(inmate.raise_own_limits(), Ok(Err(EPERM)));
+        // Shared memory is another matter.
+        assert_eq!(inmate.reverse(vec![1; 16 * MIB]).map(|bytes| bytes.len()), Ok(16 * MIB));
+        match inmate.allocate(256 * MIB) {
+            Err(CallError::Died { exit: Exit::Signal(libc::SIGABRT), .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn memory_beyond_the_limit_aborts() {
+    within(60, "memory_beyond_the_limit_aborts", memory);
+}
+
+fn cpu_time() {
+    let inmate = Inmate::bridge().sandbox(Sandbox::strict().cpu_seconds(1)).wait(Wait::Park).start().expect("a start");
+    match inmate.burn() {
+        Err(CallError::Died { exit: Exit::Signal(libc::SIGXCPU | libc::SIGKILL), .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn cpu_time_beyond_the_limit_kills() {
+    within(120, "cpu_time_beyond_the_limit_kills", cpu_time);
+}
+
+fn descriptors() {
+    let inmate = start(Sandbox::new().open_files(10));
+    let (opened, error) = inmate.open_many("/").expect("a reply");
+    // Four are callgate's, when it needs them.
+    assert_eq!((opened, error), (14, libc::EMFILE));
+    drop(inmate);
+    let inmate = start(Sandbox::new().open_files(0));
+    assert_eq!(inmate.reverse(vec![1; 16 * MIB]).map(|bytes| bytes.len()), Ok(16 * MIB));
+    assert_eq!(inmate.raise_own_limits(), Ok(Err(EPERM)));
+}
+
+#[test]
+fn descriptors_beyond_the_limit_are_refused() {
+    within(60, "descriptors_beyond_the_limit_are_refused", descriptors);
+}
+
+#[test]
+fn new_files_have_what_the_umask_leaves() {
+    within(60, "new_files_have_what_the_umask_leaves", || {
+        let dir = TempDir::new();
+        let inmate = start(Sandbox::strict().umask(0o77).read_write(dir.path()));
+        assert_eq!(inmate.mode_of_new(&dir.file("private")), Ok(Ok(0o600)));
+    });
+}
+
+/// Row 18 of the faults: nothing is inherited, and nothing that a sandbox takes is left open.
+#[test]
+fn no_descriptor_is_left() {
+    within(60, "no_descriptor_is_left", || {
+        let _open = File::open("/etc/passwd").expect("a file");
+        let plain = Inmate::bridge().start().expect("a start");
+        let inmate = start(Sandbox::strict().read_only("/etc").memory(1 << 30).open_files(5));
+        let kinds = |pid: u32| {
+            let kinds =
+                open_descriptors(pid).into_iter().map(|name| name.split(':').next().unwrap_or_default().to_owned());
+            kinds.collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(inmate.child_pid()), kinds(plain.child_pid()));
+    });
+}
+
+// ---- what goes on working ------------------------------------------------------------------------------------------
+
+fn everything_else() {
+    let strict = || Sandbox::strict().memory(512 << 20).cpu_seconds(100).open_files(20);
+    for wait in [Wait::Adaptive, Wait::Park, Wait::SpinFor(Duration::from_micros(5))] {
+        for signal in [Signal::Futex, Signal::EventFd] {
+            let builder = Inmate::bridge().wait(wait).signal(signal).workers(4).timeout(Duration::from_secs(60));
+            let inmate = builder.sandbox(strict()).start().unwrap_or_else(|error| panic!("{error}"));
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        for _ in 0..50 {
+                            inmate.add(1).expect("a call");
+                            inmate.sleep(0).expect("a call");
+                        }
+                        for len in [1000, 200_000, 9 * MIB] {
+                            let bytes: Vec<u8> = (0..len).map(|at| at as u8).collect();
+                            let reversed: Vec<u8> = bytes.iter().copied().rev().collect();
+                            assert!(inmate.reverse(bytes).expect("a call") == reversed);
+                        }
+                        let CallError::Panicked { fault, .. } = inmate.fail().expect_err("a panic") else { panic!() };
+                        assert_eq!(fault.message, "as asked");
+                    });
+                }
+            });
+            assert_eq!(inmate.add(0), Ok(200));
+            assert!(inmate.stop().is_ok_and(|exit| exit.success()), "{wait:?} {signal:?}");
+        }
+    }
+}
+
+#[test]
+fn calls_go_on_as_without() {
+    within(120, "calls_go_on_as_without", everything_else);
+}
+
+fn ends() {
+    for backtrace in ["0", "1", "full"] {
+        let inmate =
+            Inmate::bridge().env("RUST_BACKTRACE", backtrace).sandbox(Sandbox::strict()).start().expect("a start");
+        let CallError::Panicked { fault, .. } = inmate.fail().expect_err("a panic") else { panic!() };
+        assert_eq!((fault.message.as_str(), fault.backtrace.is_some()), ("as asked", backtrace != "0"));
+        assert_eq!(inmate.add(1), Ok(1));
+        match inmate.abort() {
+            Err(CallError::Died { exit: Exit::Signal(libc::SIGABRT), .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let inmate = start(Sandbox::strict());
+    assert_eq!(inmate.kill(), Exit::Signal(libc::SIGKILL));
+    let inmate = start(Sandbox::strict());
+    let pid = inmate.child_pid();
+    drop(inmate);
+    assert!(eventually(10, "the child is gone", || !process_exists(pid)));
+}
+
+#[test]
+fn panics_deaths_and_stops_are_as_without() {
+    within(60, "panics_deaths_and_stops_are_as_without", ends);
+}
+
+// ---- an ordinary user ----------------------------------------------------------------------------------------------
+
+#[test]
+fn an_ordinary_user_has_the_same() {
+    within(300, "an_ordinary_user_has_the_same", || {
+        if !is_root() {
+            return println!("skipped: the other tests run as an ordinary user already");
+        }
+        play("helper_nobody", "nobody");
+    });
+}
+
+#[test]
+fn helper_nobody() {
+    if role().as_deref() != Some("nobody") {
+        return;
+    }
+    within(280, "helper_nobody", || {
+        nix::unistd::setgroups(&[]).expect("root may");
+        let (group, user) = (Gid::from_raw(NOBODY), Uid::from_raw(NOBODY));
+        nix::unistd::setresgid(group, group, group).expect("root may");
+        nix::unistd::setresuid(user, user, user).expect("root may");
+        for body in
+            [files, paths_that_are_not_there, network, processes, the_parent, memory, cpu_time, descriptors, ends]
+        {
+            body();
+        }
+        if is_namespace_allowed() {
+            chrooted();
+        }
+        everything_else();
+        let (measure, why) = refusal(Sandbox::strict().uid(1).gid(1));
+        assert!(measure == Measure::Groups && why.contains("it takes root"), "{measure} {why}");
+        let (measure, why) =
+            refusal(Sandbox::strict().uid(1).gid(1).optional(Measure::Groups).optional(Measure::Group));
+        assert!(measure == Measure::User && why.contains("it takes root"), "{measure} {why}");
+        let all = [Measure::Groups, Measure::Group, Measure::User];
+        let sandbox = all.into_iter().fold(Sandbox::strict().uid(1).gid(1), Sandbox::optional);
+        let inmate = start(sandbox);
+        let report = inmate.sandbox_report().expect("a report");
+        assert!(all.into_iter().all(|measure| report.left_out().any(|(other, _)| other == measure)), "{report}");
+        assert_eq!(inmate.ids().map(|ids| ids.0), Ok(vec![NOBODY; 3]));
+    });
+}
+
+/// Whether an ordinary user may have a user namespace here.
+fn is_namespace_allowed() -> bool {
+    let inmate = start(Sandbox::new().no_network());
+    inmate.sandbox_report().is_some_and(|report| report.is_in_force(Measure::NetworkNamespace))
+}
+
+// ---- the parent's end ------------------------------------------------------------------------------------------------
+
+/// Row 15 of the faults: the kernel forgets the wish to die with the parent when the user is changed.
+#[test]
+fn a_child_that_is_another_user_ends_with_its_parent() {
+    within(60, "a_child_that_is_another_user_ends_with_its_parent", || {
+        for role in ["user", "strict"] {
+            if role == "user" && !is_root() {
+                println!("skipped, as it takes root: {role}");
+                continue;
+            }
+            for stopped in [false, true] {
+                let mut parent = Helper::start("helper_parent", role);
+                let child: u32 = parent.hear("child").parse().expect("a process number");
+                if stopped {
+                    // Then it is the kernel that must do it.
+                    kill(Pid::from_raw(child as i32), Number::SIGSTOP).expect("the child is there");
+                    assert!(eventually(30, "the child stops", || is_stopped(child)));
+                }
+                parent.kill();
+                assert!(eventually(5, "the child is gone", || !process_exists(child)), "{role} {stopped}");
+            }
+        }
+    });
+}
+
+#[test]
+fn helper_parent() {
+    let sandbox = match role().as_deref() {
+        Some("user") => Sandbox::strict().uid(NOBODY).gid(NOBODY),
+        Some("strict") => Sandbox::strict(),
+        _ => return,
+    };
+    let inmate = start(sandbox);
+    assert_eq!(inmate.add(1), Ok(1));
+    say("child", inmate.child_pid());
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+// ---- a separate executable -------------------------------------------------------------------------------------------
+
+#[test]
+fn a_separate_executable_is_sandboxed_too() {
+    let worker = worker();
+    within(60, "a_separate_executable_is_sandboxed_too", || {
+        let tally = Tally::bridge(3).executable(&worker).sandbox(Sandbox::strict()).start().expect("a start");
+        assert_eq!(tally.add("the gate is the bridge"), Ok(4));
+        assert_eq!(status(tally.child_pid(), "Seccomp_filters"), "3");
+        // It asks for the link to its own file, and answers with the error.
+        let answer = tally.executable().expect("an answer");
+        assert!(answer.contains("Operation not permitted"), "{answer}");
+        assert!(tally.stop().is_ok_and(|exit| exit.success()));
+    });
+}
+
+/// Names a worker that was built without the feature.
+const PLAIN_WORKER: &str = "CALLGATE_TEST_PLAIN_WORKER";
+
+#[test]
+fn a_child_that_was_built_without_sandboxes_is_refused() {
+    within(60, "a_child_that_was_built_without_sandboxes_is_refused", || {
+        let Some(plain) = std::env::var_os(PLAIN_WORKER) else { return println!("skipped: {PLAIN_WORKER} is not set") };
+        let start = |sandbox: Option<Sandbox>| {
+            let builder = Tally::bridge(3).executable(&plain);
+            sandbox.map_or_else(|| Tally::bridge(3).executable(&plain), |sandbox| builder.sandbox(sandbox)).start()
+        };
+        assert_eq!(start(None).expect("a start").add("as ever"), Ok(1));
+        let error = start(Some(Sandbox::new())).expect_err("no sandbox");
+        assert!(matches!(error, StartError::Handshake { .. }), "{error:?}");
+        assert!(error.to_string().contains("it was built without callgate's feature `sandbox`"), "{error}");
+    });
+}
+
+/// A sandbox holds what comes after it, so threads that are there already would be outside.
+#[test]
+fn a_child_that_has_threads_already_is_refused() {
+    within(60, "a_child_that_has_threads_already_is_refused", || {
+        let error = Inmate::bridge().env(EARLY_THREAD, "1").sandbox(Sandbox::new()).start().expect_err("no bridge");
+        assert!(error.to_string().contains("the child has 2 threads already"), "{error}");
+        assert!(Inmate::bridge().env(EARLY_THREAD, "1").start().is_ok());
+    });
+}
+
+/// Has a process start a thread before everything else.
+const EARLY_THREAD: &str = "CALLGATE_TEST_EARLY_THREAD";
+
+const _: () = {
+    extern "C" fn early_thread() {
+        if std::env::var_os(EARLY_THREAD).is_some() {
+            std::thread::spawn(|| std::thread::sleep(Duration::from_secs(3600)));
+        }
+    }
+
+    // The number puts it before `test_support!`, which does not come back in a child.
+    #[used]
+    #[unsafe(link_section = ".init_array.00200")]
+    static EARLY: extern "C" fn() = early_thread;
+};
+
+/// A child's standard input is `/dev/null`, whatever the sandbox.
+#[test]
+fn standard_input_is_empty() {
+    within(60, "standard_input_is_empty", || {
+        let inmate = start(Sandbox::strict());
+        let mut input = Vec::new();
+        let link = fs::read_link(format!("/proc/{}/fd/0", inmate.child_pid())).expect("procfs");
+        File::open(link).and_then(|mut file| file.read_to_end(&mut input)).expect("it can be read");
+        assert!(input.is_empty());
+    });
+}
