@@ -138,6 +138,10 @@ mod segment;
 
 // Layer 0: what everything stands on.
 mod error;
+#[cfg(feature = "failpoints")]
+pub mod failpoints;
+#[cfg(not(feature = "failpoints"))]
+mod failpoints;
 #[cfg(feature = "portable")]
 mod portable;
 mod sync;

@@ -47,6 +47,7 @@ const ATOMICS: &[&str] = &[
 /// The layer of each module. A module imports those of its own layer and below.
 const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
+    ("failpoints", 0),
     ("portable", 0),
     ("sync", 0),
     ("sys", 0),

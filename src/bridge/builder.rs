@@ -10,6 +10,7 @@ use crate::call::recorded::Recorded;
 use crate::call::service::{Fingerprint, Method, Service};
 use crate::doorbell::Wait;
 use crate::error::{CallError, StartError};
+use crate::failpoints::{self, Step};
 use crate::frame::{Request, TrustedPeer};
 use crate::handshake::{Hello, rkyv_format, wait_code};
 use crate::layout::{Geometry, LINE};
@@ -306,8 +307,10 @@ impl<T: Service> Builder<T> {
         let what = format!("starting {}", self.launch);
         let spawned = self.launch.start().map_err(system::<T>(what))?;
         let newborn = Newborn::<T>::new(spawned)?;
+        failpoints::reach(Step::ParentSpawned);
         newborn.shake_hands(&hello, object, &bells, self.start_timeout, &executable)?;
         let link = newborn.watched(&segment, Shared { memory, objects, bells })?;
+        failpoints::reach(Step::ParentWatched);
         let caller = Arc::new(Caller::new::<T>(&segment, link, self.wait));
         let bridge = Bridge::new(caller.clone(), self.timeout, self.stop_grace);
         let error = match caller.construct(self.constructor, args, self.timeout) {
