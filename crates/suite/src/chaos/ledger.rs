@@ -112,6 +112,8 @@ pub type Outcomes = BTreeMap<Outcome, u64>;
 pub struct Ledger {
     path: PathBuf,
     next: AtomicU64,
+    /// Whether the file goes with this.
+    is_own: bool,
 }
 
 impl Ledger {
@@ -125,7 +127,12 @@ impl Ledger {
         let name = format!("callgate-chaos-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
         let path = std::env::temp_dir().join(name);
         File::create_new(&path)?;
-        Ok(Self { path, next: AtomicU64::new(0) })
+        Ok(Self { path, next: AtomicU64::new(0), is_own: true })
+    }
+
+    /// Another process's, of whose calls there are none yet.
+    pub fn of(path: &str) -> Self {
+        Self { path: path.into(), next: AtomicU64::new(0), is_own: false }
     }
 
     /// For the child.
@@ -162,7 +169,9 @@ impl Ledger {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if self.is_own {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

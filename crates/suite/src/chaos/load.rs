@@ -186,7 +186,7 @@ impl Part {
         let is_late = || deadline.is_some_and(|deadline| deadline <= Instant::now());
         while self.tally().kills < kills && !is_late() {
             // Sometimes at once after the last, so that starts are hit too, and sometimes when calls are in full swing.
-            let most = [50, 500, 5_000][random.up_to(2)];
+            let most = [100, 2_000, 12_000][random.up_to(2)];
             thread::sleep(Duration::from_micros(random.up_to(most) as u64));
             self.look_for_hangs()?;
             if let Some(child) = Held::any(|count| random.up_to(count.saturating_sub(1))) {

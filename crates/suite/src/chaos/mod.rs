@@ -6,7 +6,11 @@
 
 pub mod ledger;
 pub mod load;
+#[cfg(feature = "failpoints")]
+mod orders;
 pub mod processes;
+#[cfg(feature = "failpoints")]
+pub mod sweep;
 pub mod victim;
 
 pub use load::{Chaos, Tally};

@@ -128,7 +128,14 @@ fn entry(id: u64, number: u64) -> String {
     format!("entry number {number} of the list {id}, longer than what an archive keeps inline")
 }
 
-/// In a child with steps: does what the file `orders` says, as soon as it is there.
+/// Does what the file `orders` says, as soon as it is there.
+#[cfg(feature = "failpoints")]
+fn take_orders(orders: &str) {
+    super::orders::follow(orders);
+}
+
+/// Nothing: there are no steps in this build.
+#[cfg(not(feature = "failpoints"))]
 fn take_orders(_: &str) {}
 
 // ---- the caller's side ---------------------------------------------------------------------------------------------
@@ -276,6 +283,39 @@ impl Kind {
             },
         })
     }
+}
+
+/// Two calls: one that brings a box of the child's, and one that takes it back there, changed.
+#[cfg(feature = "failpoints")]
+pub(super) fn box_from_child_and_back(bridge: &Bridge<Victim>, ids: [u64; 2], len: usize) -> [Entry; 2] {
+    let [first, second] = ids;
+    let unsent = |id| Entry { id, what: "box returned", outcome: Outcome::Unsent, why: None };
+    let make = || -> Result<SharedBox<[u8]>, Unanswered> {
+        let given = SharedBox::<[u8]>::zeroed_in(bridge, len).map_err(|_| Unanswered::as_of(Outcome::Unsent))?;
+        let given = bridge.swap(first, given).map_err(Unanswered::by)?;
+        given.map_err(|_| Unanswered::as_of(Outcome::Answered))
+    };
+    let mut given = match make() {
+        Ok(given) => given,
+        Err(Unanswered { outcome, why }) => {
+            return [Entry { id: first, what: "box swapped", outcome, why }, unsent(second)];
+        }
+    };
+    let is_right = bytes::is_next(&given, 0);
+    let told = Entry {
+        id: first,
+        what: "box swapped",
+        outcome: if is_right { Outcome::Answered } else { Outcome::Wrong },
+        why: None,
+    };
+    bytes::mark(&mut given, 1);
+    let outcome = match bridge.edit(second, given) {
+        Ok(Ok(same)) if same.len() == len => Outcome::Answered,
+        Ok(Err(_)) => Outcome::Answered,
+        Ok(Ok(_)) => Outcome::Wrong,
+        Err(error) => Outcome::of(&error),
+    };
+    [told, Entry { id: second, what: "box returned", outcome, why: None }]
 }
 
 /// What there is instead of an answer.
