@@ -20,6 +20,10 @@ docs:
 backends:
     .ci/run backends
 
+# Both sides killed and stopped at every step of the protocol.
+failpoints:
+    .ci/run failpoints
+
 # The loom models of ring and doorbell.
 loom:
     .ci/run loom

@@ -148,6 +148,18 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_ended_with_messages_unread_is_gone_too() {
+        let (ours, theirs) = socket::pair().unwrap();
+        let (ours, theirs) = (Control::new(ours), Control::new(theirs));
+        ours.send(Message::Tidy, None).unwrap();
+        drop(theirs);
+        for _ in 0..2 {
+            assert_eq!(ours.send(Message::Lack, None).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        }
+        assert!(ours.receive(Blocking::No).unwrap().is_none());
+    }
+
+    #[test]
     fn what_no_healthy_peer_sends_is_refused() {
         let (ours, theirs) = socket::pair().unwrap();
         let theirs = Control::new(theirs);

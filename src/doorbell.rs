@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::failpoints::{self, Step};
 use crate::layout::{AWAKE, BellLine, PARKED};
 use crate::signal::Sleeper;
 use crate::sync::Ordering::{Acquire, Relaxed, SeqCst};
@@ -321,6 +322,7 @@ impl Waiter<'_> {
             if left.is_some_and(|left| left.is_zero()) {
                 return Waited::DeadlinePassed;
             }
+            failpoints::reach(if self.dead.is_some() { Step::ParentParking } else { Step::ChildParking });
             self.sleep(left, spurious > SPURIOUS_LIMIT);
             spurious = spurious.saturating_add(1);
         }

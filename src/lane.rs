@@ -8,6 +8,7 @@
 use crate::arena::Loan;
 use crate::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
 use crate::error::{NoMemory, Progress};
+use crate::failpoints::{self, Step};
 use crate::frame::{self, Encode, Kind, Place, Spill, encode};
 use crate::layout::{CalleeLine, CallerLine, WorkerLine};
 use crate::lending::Carried;
@@ -126,6 +127,7 @@ impl CallerLane {
     pub(crate) fn publish(&mut self, kind: Kind, call: u64, len: usize, room: &Room<'_>) {
         let (place, home) = if self.carried.is_loaded { self.depart_slow(len, room) } else { (Place::Slot(len), 0) };
         self.requests.publish(kind, home << 32 | call, place);
+        failpoints::reach(Step::ParentRequestStored);
         if !self.in_use {
             self.enter_use_slow();
         }
@@ -139,6 +141,7 @@ impl CallerLane {
         let place = place(len, carried.block.as_ref());
         let home = room.home.on(|stock, _| stock.depart(&mut carried));
         self.under_way.push_back((self.requests.position(), carried));
+        failpoints::reach(Step::ParentRequestDeparted);
         (place, home.to_word())
     }
 
@@ -331,6 +334,7 @@ impl Spill for BlockSpill<'_> {
         let home = self.room.home;
         let loan = self.room.find(&mut |stock, source| stock.allocate_more(written, need, source));
         let loan = loan.map_err(|why| self.failed = Some(why)).ok()?;
+        failpoints::reach(if self.reader.is_none() { Step::ParentBlockAllocated } else { Step::ChildBlockAllocated });
         // A frame may fill the block up to where the longest payload ends.
         let room = loan.room();
         let from = self.carried.block.as_ref().map_or(self.claim.payload(), Loan::span);
@@ -338,7 +342,10 @@ impl Spill for BlockSpill<'_> {
         let place = (room.start(), room.len());
         self.carried.is_loaded = true;
         if let Some(old) = self.carried.block.replace(loan) {
-            self.claim.take_back();
+            if self.claim.is_announced() {
+                self.claim.take_back();
+                failpoints::reach(Step::ChildTakenBack);
+            }
             home.on(|stock, source| stock.free(old, source));
         }
         Some(place)
@@ -366,9 +373,11 @@ impl Spill for BlockSpill<'_> {
         }
         if self.claim.is_announced() {
             self.claim.advance(written);
+            failpoints::reach(Step::ChildAdvanced);
         } else {
             self.claim.announce(loan.reference(room), written, need);
             reader.notify();
+            failpoints::reach(Step::ChildAnnounced);
         }
         (written / PIECE + 1) * PIECE
     }
@@ -456,6 +465,7 @@ impl CalleeLane {
         let Replies { ring, caller } = &mut self.replies;
         self.requests.release();
         ring.publish(kind, carries, place);
+        failpoints::reach(Step::ChildReplyStored);
         caller.notify();
     }
 

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 use crate::arena::Loan;
+use crate::failpoints::{self, Step};
 use crate::layout::{DONE, HOME, HeldTable, TAKEN, TICKETS};
 use crate::segment::{Block, Placed};
 use crate::sync::Ordering::{Acquire, Release};
@@ -411,6 +412,11 @@ impl Holder {
         let word = next.to_word() << 32 | u64::from(ticket.generation) << 2 | state;
         // Release: after the last look at the block. Pairs with the Acquire in `Lender::word`.
         self.held.words[ticket.index as usize].store(word, Release);
+        match state {
+            TAKEN => failpoints::reach_here(Step::ParentBoxTaken, Step::ChildBoxTaken),
+            DONE => failpoints::reach_here(Step::ParentBoxDone, Step::ChildBoxDone),
+            _ => failpoints::reach_here(Step::ParentBoxHome, Step::ChildBoxHome),
+        }
     }
 }
 

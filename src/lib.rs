@@ -143,6 +143,10 @@ mod segment;
 
 // Layer 0: what everything stands on.
 mod error;
+#[cfg(feature = "failpoints")]
+pub mod failpoints;
+#[cfg(not(feature = "failpoints"))]
+mod failpoints;
 #[cfg(feature = "sandbox")]
 mod measure;
 #[cfg(feature = "portable")]

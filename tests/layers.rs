@@ -48,6 +48,7 @@ const ATOMICS: &[&str] = &[
 const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
     ("measure", 0),
+    ("failpoints", 0),
     ("portable", 0),
     ("sync", 0),
     ("sys", 0),

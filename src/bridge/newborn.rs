@@ -6,6 +6,7 @@ use crate::call::link::{Link, Shared};
 use crate::call::service::Service;
 use crate::doorbell::Deadline;
 use crate::error::{Exit, StartError};
+use crate::failpoints::{self, Step};
 use crate::handshake::{Answer, Hello, send_plan};
 use crate::layout::PROTOCOL;
 use crate::process::spawn::Spawned;
@@ -71,6 +72,7 @@ impl<T: Service> Newborn<T> {
         }
         drop(descriptors);
         drop(segment);
+        failpoints::reach(Step::ParentGreeted);
         let deadline = Deadline::after(Some(timeout));
         while !poll::readable(control, deadline.left().unwrap_or(timeout))
             .map_err(system::<T>("waiting for the child".into()))?
@@ -95,7 +97,10 @@ impl<T: Service> Newborn<T> {
             Answer::Ready { .. } if !hello.sandboxed && !body.is_empty() => {
                 Err(self.unusable("it tells of a sandbox that it was not to have".into()))
             }
-            Answer::Ready { pid } if pid == u64::from(self.pid) => Ok(body),
+            Answer::Ready { pid } if pid == u64::from(self.pid) => {
+                failpoints::reach(Step::ParentAnswered);
+                Ok(body)
+            }
             Answer::Ready { pid } => Err(self.unusable(format!("it says that its process number is {pid}"))),
             Answer::Protocol { version } => mismatch("the version of callgate's protocol", PROTOCOL.into(), version),
             Answer::Format { format } => mismatch("the format of rkyv's archives", hello.format, format),

@@ -10,6 +10,7 @@ use crate::call::recorded::Recorded;
 use crate::call::service::{Fingerprint, Method, Service};
 use crate::doorbell::Wait;
 use crate::error::{CallError, StartError};
+use crate::failpoints::{self, Step};
 use crate::handshake::{Entry, Hello, rkyv_format, wait_code};
 use crate::layout::Geometry;
 use crate::objects::Segments;
@@ -59,12 +60,14 @@ impl<T: Service> Recipe<T> {
             .map_err(system::<T>("creating its doorbells".into()))?;
         let spawned = self.launch.start().map_err(system::<T>(format!("starting {}", self.launch)))?;
         let newborn = Newborn::<T>::new(spawned)?;
+        failpoints::reach(Step::ParentSpawned);
         let (hello, plan) = (self.hello(objects.place()), self.plan.as_ref());
         let executable = self.launch.executable_name();
         let plan_sent = plan.map(SentPlan::bytes);
         let told = newborn.shake_hands(&hello, plan_sent, object, &bells, self.start_timeout, &executable)?;
         let report = plan.map(|plan| plan.report(&told)).transpose().map_err(|why| newborn.unusable(why))?;
         let link = newborn.watched(&segment, Shared { memory, objects, bells, report })?;
+        failpoints::reach(Step::ParentWatched);
         Ok(Arc::new(Caller::new::<T>(&segment, link, self.wait)))
     }
 

@@ -8,6 +8,7 @@ use super::panic;
 use super::service::{Exchange, Service};
 use crate::arena::Limits;
 use crate::error::Fault;
+use crate::failpoints::{self, Step};
 use crate::frame::{Kind, Place};
 use crate::handshake::{Hello, wait_from_code};
 use crate::lane::WorkerLanes;
@@ -73,6 +74,7 @@ impl Callee {
         let memory = PayloadMemory::new(control, objects, &segment, limits, access);
         memory.start_reader();
         shared_box::settle_here(memory.clone());
+        failpoints::reach(Step::ChildReady);
         Self { segment, bells, hello, parent, memory }
     }
 
@@ -121,6 +123,7 @@ impl<H: Host> Worker<H> {
         loop {
             let kind = self.serve_next();
             if kind == Kind::Stop {
+                failpoints::reach(Step::ChildExiting);
                 // Flushes what the service printed and runs its exit handlers; the reply has been published.
                 std::process::exit(0);
             }
@@ -144,11 +147,13 @@ impl<H: Host> Worker<H> {
     /// Takes, carries out and answers the request on the lane at `place`. Returns its kind.
     #[inline(always)]
     fn serve_one(&mut self, place: usize) -> Kind {
+        failpoints::reach(Step::ChildRequestSeen);
         let (frame, slot) = match self.lanes.lane(place).begin() {
             Ok(Some(request)) => request,
             Ok(None) => confused("a request that was taken back"),
             Err(what) => confused(what),
         };
+        failpoints::reach(Step::ChildStarted);
         let (kind, call) = (frame.commit.kind, frame.call);
         let block = match frame.commit.place {
             Place::Slot(_) => None,
@@ -168,15 +173,18 @@ impl<H: Host> Worker<H> {
         }
         let reply = exchange.replied.unwrap_or(Kind::Refused);
         room.home.forget(came_home);
+        failpoints::reach(Step::ChildReplyWritten);
         if exchange.slot.carries() {
             let departed = exchange.slot.depart_slow(room);
             let lane = self.lanes.lane(place);
             self.memory.publishing(lane.index(), lane.position(), departed.carried);
+            failpoints::reach(Step::ChildReplyDeparted);
             lane.publish(reply, departed.call, departed.place);
         } else {
             let len = exchange.slot.len();
             self.lanes.lane(place).publish(reply, 0, Place::Slot(len));
         }
+        failpoints::reach(Step::ChildPublished);
         kind
     }
 }

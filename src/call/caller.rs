@@ -7,6 +7,7 @@ use super::recorded::Recorded;
 use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
 use crate::doorbell::{Deadline, Wait, Waited};
 use crate::error::{CallError, CallName, Exit, Fault, NoMemory, Payload, Progress};
+use crate::failpoints::{self, Step};
 use crate::frame::{self, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError};
 use crate::life::Cause;
@@ -223,6 +224,7 @@ impl Caller {
     fn send_args<A: Request>(&self, ticket: &Ticket, args: &mut Option<A>, then: Args) -> Result<Sent<'_>, CallError> {
         let call = self.call_word(ticket.method, ticket)?;
         let mut lane = self.claim(ticket)?;
+        failpoints::reach(Step::ParentLaneClaimed);
         let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, then, ticket)?;
         Ok(Sent { lane, position, ticket: *ticket })
     }
@@ -460,7 +462,14 @@ impl Caller {
             *args = None;
         }
         let len = written.map_err(|error| self.unsent(error, ticket))?;
+        failpoints::reach(Step::ParentRequestWritten);
         lane.publish(ask.kind, ask.call, len, room);
+        match ask.kind {
+            Kind::Construct => failpoints::reach(Step::ParentConstructorSent),
+            Kind::Bind => failpoints::reach(Step::ParentBindSent),
+            Kind::Stop => failpoints::reach(Step::ParentStopSent),
+            _ => failpoints::reach(Step::ParentPublished),
+        }
         Ok(position)
     }
 
@@ -546,6 +555,7 @@ impl Caller {
             match lane.take() {
                 // Apart from the rest because it is what nearly every call comes to: its own reply, in the slot.
                 Ok(Some((at, frame))) if at == position && frame.commit.kind == kind && !frame.carries() => {
+                    failpoints::reach(Step::ParentReplySeen);
                     let value = R::from_slot(frame.line, frame.payload, self.decoder());
                     self.release(lane, false);
                     return Some(value.map_err(|Failure| self.corrupt(NO_ARCHIVE, ticket)));
@@ -574,6 +584,7 @@ impl Caller {
             Ok(taken) => taken?,
             Err(what) => return Some(Err(self.corrupt(what, ticket))),
         };
+        failpoints::reach(Step::ParentReplySeen);
         let (carries, number) = (frame.carries(), self.home.welcome(frame.call));
         let outcome = (at == position).then(|| self.outcome(&frame, kind, ticket));
         self.release(lane, carries);
@@ -620,6 +631,7 @@ impl Caller {
         if carries {
             self.link.used(false);
         }
+        failpoints::reach(Step::ParentReplyReleased);
     }
 
     /// What replies are decoded with.
@@ -738,6 +750,12 @@ impl Caller {
     #[cold]
     fn unsent(&self, error: SendError, ticket: &Ticket) -> CallError {
         let call = ticket.name();
+        // A child that is gone gives no memory back: its end is the reason, not the memory.
+        if matches!(&error, SendError::NoMemory(why) if !matches!(why, NoMemory::TooLarge { .. }))
+            && self.link.life.is_over()
+        {
+            return self.over(Progress::NotStarted, ticket);
+        }
         match error {
             SendError::NoMemory(NoMemory::TooLarge { len, max }) => {
                 CallError::TooLarge { call, what: Payload::Request, len, max }

@@ -10,6 +10,7 @@ use super::caller::{Caller, NO_ARCHIVE, Ticket};
 use super::link::Link;
 use crate::doorbell::{Pace, Waited};
 use crate::error::CallError;
+use crate::failpoints::{self, Step};
 use crate::frame::{BlockRef, Decoder, Kind, Place, Reply};
 use crate::intake::Intake;
 use crate::lane::{Announcement, CallerLane, Consumer, Seen};
@@ -110,6 +111,7 @@ impl<R: Reply> Following<R> {
             let room = block.span();
             let mark = usize::try_from(self.seen.mark).unwrap_or(usize::MAX);
             self.intake.copy_up_to(room.first(mark.min(room.len())));
+            failpoints::reach(Step::ParentFollowing);
         }
         Ok(())
     }

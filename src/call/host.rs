@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::service::{Dispatch, Exchange, Incoming, MAX_INTERFACES, ParallelDispatch, Service};
+use crate::failpoints::{self, Step};
 use crate::frame::Kind;
 use crate::trusted::TrustedParent;
 use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
@@ -193,6 +194,7 @@ const NO_SERVICE: &str = "the child has no service";
 
 /// Drops the service. It has been taken out before: a panic in its destructor must not leave it to be dropped again.
 fn stop<T>(service: Option<T>, exchange: &mut Exchange<'_>) {
+    failpoints::reach(Step::ChildStopping);
     exchange.reply(Kind::Stop, &());
     drop(service);
 }
@@ -229,6 +231,7 @@ impl<D: Copy> Interfaces<D> {
         if *known != offset {
             return exchange.refuse("the child knows another interface by this number");
         }
+        failpoints::reach(Step::ChildBound);
         exchange.reply(Kind::Bind, &());
     }
 }

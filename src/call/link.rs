@@ -8,6 +8,7 @@ use crate::arena::{Limits, Loan, Source};
 use crate::control::{Control, Message};
 use crate::doorbell::Deadline;
 use crate::error::{Exit, NoMemory};
+use crate::failpoints::{self, Step};
 use crate::frame::{BlockRef, TrustedPeer};
 use crate::life::{Cause, Life};
 use crate::objects::Objects;
@@ -236,6 +237,7 @@ impl Link {
                 let known = books.reply_lens.remove(&segment).is_some() && mapping.is_some();
                 drop(books);
                 unmap(mapping.into_iter().collect());
+                failpoints::reach(Step::ParentDetachHeard);
                 known
             }
             Message::Attach { .. }
@@ -249,11 +251,15 @@ impl Link {
 
     /// Answers a child that needs memory for a reply.
     fn grant(&self, len: u64) -> io::Result<()> {
+        failpoints::reach(Step::ParentNeedHeard);
         let mut books = self.books.lock();
         match books.create(len, |books| &mut books.reply_lens, Access::ReadWrite) {
             Ok((segment, mapping, object)) => {
                 books.replies.insert(segment, mapping);
-                self.tell(Message::Grant { segment }, object.as_ref().map(AsFd::as_fd))
+                failpoints::reach(Step::ParentReplySegmentCreated);
+                self.tell(Message::Grant { segment }, object.as_ref().map(AsFd::as_fd))?;
+                failpoints::reach(Step::ParentGranted);
+                Ok(())
             }
             Err(NoMemory::TooLarge { len, max }) => self.tell(Message::Deny { len, max }, None),
             Err(NoMemory::Exhausted { len, budget }) => self.tell(Message::Exhausted { len, budget }, None),
@@ -315,14 +321,17 @@ impl Watched for Link {
         if self.books.lock().reply_len() > self.retained {
             // One whose socket is full has enough to read.
             let _ = self.tell(Message::Tidy, None);
+            failpoints::reach(Step::ParentTidySent);
         }
         self.untidy.load(Relaxed) != TIDY
     }
 
     fn ended(&self, exit: Exit) {
+        failpoints::reach(Step::ParentReaped);
         // First, so that whoever waits for the end finds no name any more.
         self.books.lock().objects.peer_ended();
         self.life.end(exit);
+        failpoints::reach(Step::ParentEnded);
     }
 }
 
@@ -387,10 +396,12 @@ impl Source for TellChild<'_> {
         let mut books = self.0.books.lock();
         let access = books.access;
         let (segment, mapping, object) = books.create(len, |books| &mut books.request_lens, access)?;
+        failpoints::reach(Step::ParentSegmentCreated);
         if let Err(error) = self.0.tell(Message::Attach { segment }, object.as_ref().map(AsFd::as_fd)) {
             books.request_lens.remove(&segment);
             return Err(NoMemory::Failed { why: format!("the child takes no memory for the request: {error}") });
         }
+        failpoints::reach(Step::ParentAttachSent);
         Ok((segment, mapping))
     }
 
@@ -398,5 +409,6 @@ impl Source for TellChild<'_> {
         self.0.books.lock().request_lens.remove(&segment);
         // A child whose socket is full keeps its mapping until the bridge ends.
         let _ = self.0.tell(Message::Detach { segment }, None);
+        failpoints::reach(Step::ParentDetachSent);
     }
 }

@@ -10,6 +10,7 @@ use crate::arena::{Limits, Loan, Source};
 use crate::control::{Control, Message};
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
+use crate::failpoints::{self, Step};
 use crate::frame::BlockRef;
 use crate::lane::is_past;
 use crate::layout::CallerLine;
@@ -130,10 +131,16 @@ impl PayloadMemory {
         let mut told = self.told();
         match message {
             Message::Attach { segment } => match mapped(segment, self.access) {
-                Ok(mapping) => drop(told.requests.insert(segment, mapping)),
+                Ok(mapping) => {
+                    told.requests.insert(segment, mapping);
+                    failpoints::reach(Step::ChildAttachHeard);
+                }
                 Err(error) => confused(&format!("a segment that cannot be mapped: {error}")),
             },
-            Message::Detach { segment } => drop(told.requests.remove(&segment)),
+            Message::Detach { segment } => {
+                told.requests.remove(&segment);
+                failpoints::reach(Step::ChildDetachHeard);
+            }
             Message::Grant { segment } => {
                 let failed = |error: std::io::Error| failed(format!("the child cannot map reply memory: {error}"));
                 told.answer =
@@ -152,6 +159,7 @@ impl PayloadMemory {
     /// Takes back what the parent is done with, and gives back what may not be kept, unless a worker is at it: that one may wait for this
     /// thread, and the parent asks again after the reply.
     fn tidy(&self) {
+        failpoints::reach(Step::ChildTidyHeard);
         let Ok(mut replies) = self.replies.try_lock() else { return };
         let mut source = AskParent(self);
         replies.collect(&self.callers, &mut source);
@@ -238,11 +246,13 @@ impl Source for AskParent<'_> {
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
         let sent = self.0.control.send(Message::Need { len }, None);
         sent.map_err(|error| failed(format!("the child cannot ask for reply memory: {error}")))?;
-        self.0.wait_for(|told| told.answer.take())
+        failpoints::reach(Step::ChildNeedSent);
+        self.0.wait_for(|told| told.answer.take()).inspect(|_| failpoints::reach(Step::ChildGranted))
     }
 
     fn shrink(&mut self, segment: u64) {
         // A parent that is gone needs no message, and one whose socket is full keeps the memory until the bridge ends.
         let _ = self.0.control.send(Message::Detach { segment }, None);
+        failpoints::reach(Step::ChildDetachSent);
     }
 }

@@ -6,6 +6,7 @@
 
 use super::host::{Access, Parallel};
 use crate::error::{CallName, NoMemory};
+use crate::failpoints::{self, Step};
 use crate::frame::{Encode, Kind, Limit, Request, RequestSpan, Transfer};
 use crate::lane::{ReplySlot, SendError};
 use crate::stock::Room;
@@ -236,7 +237,9 @@ impl Incoming<'_, '_> {
     pub fn answer<A: Request, R: Transfer>(self, body: impl FnOnce(&A::Archived) -> R) {
         match self.0.request.read::<A>() {
             Ok(args) => {
+                failpoints::reach(Step::ChildCalling);
                 let value = body(args);
+                failpoints::reach(Step::ChildReturned);
                 self.0.reply(Kind::Call, &value);
             }
             Err(_) => self.0.refuse(UNREADABLE),
@@ -259,6 +262,7 @@ impl Incoming<'_, '_> {
         };
         match body(args) {
             Ok(service) => {
+                failpoints::reach(Step::ChildConstructed);
                 self.0.reply(Kind::Construct, &Ok::<(), String>(()));
                 Some(service)
             }

@@ -3,6 +3,7 @@
 
 use super::spawn::VARIABLE;
 use crate::control::Control;
+use crate::failpoints::{self, Step};
 use crate::handshake::{Answer, Entry, Greeting, Hello, rkyv_format};
 use crate::objects::{self, Objects};
 use crate::segment::Segment;
@@ -47,6 +48,7 @@ pub(crate) struct Serving {
 ///
 /// Never returns if it is one but its parent is gone, or the handshake cannot go on.
 pub(crate) fn adopt() -> Option<Child> {
+    failpoints::begin();
     let inode: u64 = std::env::var(VARIABLE).ok()?.parse().ok()?;
     // Only the very socket that the parent made counts: the variable alone is inherited by grandchildren.
     if socket::inode(io::stdin().as_fd()) != Some(inode) {
@@ -60,6 +62,8 @@ pub(crate) fn adopt() -> Option<Child> {
         fail("closing inherited descriptors", &error);
     }
     let socket = selfproc::take_stdin().unwrap_or_else(|error| fail("taking the control socket from stdin", &error));
+    failpoints::begin_child();
+    failpoints::reach(Step::ChildAdopted);
     match Hello::receive(&socket) {
         Ok(Some(Greeting { hello, descriptors, plan })) => {
             Some(Child { socket, descriptors, hello, plan, build: Build::Other }.come_up())
@@ -103,6 +107,7 @@ impl Child {
         selfproc::set_name(&self.hello.name);
         // The watcher, which started this process, blocks every signal; a child blocks none.
         selfproc::unblock_signals();
+        failpoints::reach(Step::ChildGreeted);
         self
     }
 
@@ -140,10 +145,12 @@ impl Child {
         if segment.geometry().workers > most_workers {
             self.refuse(Answer::OneWorker);
         }
+        failpoints::reach(Step::ChildAttached);
         let body = self.confine(segment.geometry().workers);
         if let Err(error) = (Answer::Ready { pid: std::process::id().into() }).send(&self.socket, &body) {
             fail("answering the handshake", &error);
         }
+        failpoints::reach(Step::ChildAnswered);
         // SAFETY: this process is a child (`adopt` found its control socket), and the handshake is done. `Same` is set only by
         // `run_entry`, after it has compared the build identities.
         let parent = unsafe { TrustedParent::new(self.build) };

@@ -18,6 +18,12 @@ pub(crate) fn kill_self() -> ! {
     }
 }
 
+/// Stops this process until somebody continues it.
+#[cfg(feature = "failpoints")]
+pub(crate) fn stop_self() {
+    let _ = kill_process(getpid(), Signal::STOP);
+}
+
 /// The process that started this one, 0 if it lies outside the pid namespace.
 pub(crate) fn parent_pid() -> u32 {
     getppid().map_or(0, |pid| Pid::as_raw(Some(pid)) as u32)

@@ -43,7 +43,8 @@ pub(crate) fn refuse_descriptors(socket: impl AsFd) {
 /// The most descriptors that one message carries; the kernel allows 253.
 pub(crate) const MOST: usize = 80;
 
-/// Sends one message, with the descriptors given, at most [`MOST`]. Never blocks: a full socket is `WouldBlock`.
+/// Sends one message, with the descriptors given, at most [`MOST`]. Never blocks: a full socket is `WouldBlock`. A peer that is gone is
+/// `BrokenPipe`, whether or not it had read what was sent to it before.
 pub(crate) fn send(socket: impl AsFd, message: &[u8], rights: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -55,6 +56,8 @@ pub(crate) fn send(socket: impl AsFd, message: &[u8], rights: &[BorrowedFd<'_>])
         match sendmsg(&socket, &[IoSlice::new(message)], &mut ancillary, flags) {
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
+            // Said once, when the peer ended with messages unread.
+            Err(Errno::CONNRESET) => return Err(Errno::PIPE.into()),
             Err(error) => return Err(error.into()),
         }
     }

@@ -22,6 +22,7 @@ Examples:
   callgate bench --only latency --only payload   two groups of them
   callgate bench --compare --json report.json    other ways of crossing processes too
   callgate soak --calls 1000000 --most 1MiB      does memory grow over many calls of random sizes?
+  callgate chaos --kills 1000                    is every call told truly what became of it?
   callgate report report.json --html report.html the same report again, as a page";
 
 #[derive(Debug, Subcommand)]
@@ -32,6 +33,9 @@ pub enum Command {
     Doctor(Doctor),
     /// Makes very many calls with payloads of random sizes, and fails if the memory of both processes grows.
     Soak(Soak),
+    /// Kills, stops and continues children while they are called, and fails if a call hangs, anything is left behind, or a caller is told what is
+    /// not so.
+    Chaos(Chaos),
     /// Shows a report that `bench --json` has written, or writes it in another form.
     Report(Saved),
 }
@@ -69,6 +73,28 @@ pub struct Soak {
     /// Which random sizes: the same seed, the same sizes.
     #[arg(long, default_value = "1")]
     pub seed: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Chaos {
+    /// How many children to kill.
+    #[arg(long, default_value = "10000", value_parser = clap::value_parser!(u64).range(1..))]
+    pub kills: u64,
+    /// Which random moments and calls; the machine adds its own.
+    #[arg(long, default_value = "1")]
+    pub seed: u64,
+    /// How many threads call; three share a bridge.
+    #[arg(long, default_value = "6", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub threads: u8,
+    /// Stop after so many seconds, however many have been killed.
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// Instead, kill and stop both sides at every step of the protocol, in a build with the feature `failpoints`.
+    #[arg(long, conflicts_with_all = ["kills", "seed", "threads", "seconds"])]
+    pub sweep: bool,
+    /// Write JSON instead of lines.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The longest payload that a bridge can be told of, less what goes with it.

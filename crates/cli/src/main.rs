@@ -1,5 +1,5 @@
 //! The command `callgate`: measures what a call into another process costs on this machine (`bench`), says what the machine
-//! offers (`doctor`), and watches the memory of very many calls (`soak`).
+//! offers (`doctor`), watches the memory of very many calls (`soak`), and kills children while they are called (`chaos`).
 //!
 //! Exit codes: 0 all done, 1 something failed, 2 the command line was wrong.
 
@@ -7,6 +7,7 @@
 
 mod args;
 mod bench;
+mod chaos;
 mod compare;
 mod doctor;
 mod group;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench::run(&bench),
         Command::Doctor(doctor) => doctor::run(doctor.json),
         Command::Soak(args) => soak::run(&args),
+        Command::Chaos(args) => chaos::run(&args),
         Command::Report(saved) => show(&saved.file, &saved.outputs),
     };
     match done {

@@ -237,6 +237,34 @@ fn soak_says_what_both_processes_keep() {
 }
 
 #[test]
+fn chaos_says_what_callers_were_told() {
+    let output = callgate(120, &["chaos", "--kills", "30", "--threads", "3", "--seed", "4"]);
+    succeeded(&output);
+    let text = stdout(&output);
+    assert!(text.starts_with("30 kills under 3 calling threads, seed 4\n"), "{text}");
+    for words in ["children killed", "calls: answered", "leaks                                                0\n"] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+    let output = callgate(120, &["chaos", "--kills", "30", "--seconds", "1", "--json"]);
+    succeeded(&output);
+    let tally: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert!(tally["kills"].as_u64().is_some_and(|kills| kills <= 30), "{tally}");
+    assert_eq!(tally["wrong"].as_array().map(Vec::len), Some(0), "{tally}");
+    for wrong in [&["chaos", "--kills", "0"][..], &["chaos", "--threads", "65"], &["chaos", "--sweep", "--kills", "5"]]
+    {
+        assert_eq!(callgate(60, wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[test]
+fn a_build_without_steps_says_so() {
+    let output = callgate(60, &["chaos", "--sweep"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("--features failpoints"), "{}", stderr(&output));
+}
+
+#[test]
 fn with_one_cpu_what_needs_two_is_left_out() {
     let cpu = callgate_suite::pin::allowed()[0];
     // What is started inherits it.

@@ -57,6 +57,8 @@ pub fn init() {
     }
     callgate::init();
     pin::allowed();
+    #[cfg(feature = "failpoints")]
+    crate::chaos::sweep::play_parent();
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -36,6 +36,9 @@ pub mod start;
 pub mod throughput;
 pub mod waiting;
 
+// What is told truly when children die.
+pub mod chaos;
+
 // What it shows.
 pub mod report;
 pub mod targets;

@@ -186,10 +186,10 @@ impl Memory {
 }
 
 /// splitmix64, by Steele, Lea and Flood.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -197,7 +197,7 @@ impl Random {
     }
 
     /// 0 to `most`, both included.
-    fn up_to(&mut self, most: usize) -> usize {
+    pub(crate) fn up_to(&mut self, most: usize) -> usize {
         // The product's high half: as even as can be told, without a division.
         ((u128::from(self.next()) * (most as u128 + 1)) >> 64) as usize
     }

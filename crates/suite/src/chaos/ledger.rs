@@ -1,0 +1,269 @@
+//! What became of every call: what its caller was told, and how often it ran, which a file says that the child counts in.
+//!
+//! The two are compared when no child is left that could still run anything. The file is a count of its own for each call, so it cannot be wrong
+//! in the way that the bridge is.
+
+#![forbid(unsafe_code)]
+
+use crate::Failure;
+use callgate::{CallError, Payload, Progress};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What a caller was told of a call, or did with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The right answer.
+    Answered,
+    /// `Died` or `Stopped`, and the call had not started.
+    NotStarted,
+    /// `Died` or `Stopped`, and the call had started.
+    Started,
+    /// `TimedOut`: it may still run.
+    TimedOut,
+    /// Its arguments found no memory, so it was never sent.
+    Unsent,
+    /// It ran, and its result found no memory.
+    Unreturned,
+    /// `Refused`: it may have run.
+    Refused,
+    /// Its caller did not wait for it.
+    GivenUp,
+    /// An answer, and not the right one.
+    Wrong,
+    /// `Corrupt`: no healthy child writes what was found, and the children here are healthy.
+    Corrupt,
+    /// The method panicked, which none does.
+    Panicked,
+}
+
+impl Outcome {
+    /// What an error tells a caller.
+    pub fn of(error: &CallError) -> Self {
+        match error {
+            CallError::Died { progress, .. } | CallError::Stopped { progress, .. } => match progress {
+                Progress::NotStarted => Outcome::NotStarted,
+                Progress::Started => Outcome::Started,
+            },
+            CallError::TimedOut { .. } => Outcome::TimedOut,
+            CallError::TooLarge { what, .. } | CallError::Exhausted { what, .. } => match what {
+                Payload::Reply => Outcome::Unreturned,
+                _ => Outcome::Unsent,
+            },
+            CallError::Corrupt { .. } => Outcome::Corrupt,
+            CallError::Panicked { .. } => Outcome::Panicked,
+            _ => Outcome::Refused,
+        }
+    }
+
+    /// How often a call with this outcome may have run; `None` if there is no excuse for it.
+    pub fn runs(self) -> Option<RangeInclusive<u8>> {
+        match self {
+            Outcome::Answered | Outcome::Unreturned => Some(1..=1),
+            Outcome::NotStarted | Outcome::Unsent => Some(0..=0),
+            Outcome::Started | Outcome::TimedOut | Outcome::Refused | Outcome::GivenUp => Some(0..=1),
+            Outcome::Wrong | Outcome::Corrupt | Outcome::Panicked => None,
+        }
+    }
+
+    /// In a few words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Outcome::Answered => "answered",
+            Outcome::NotStarted => "not started",
+            Outcome::Started => "started",
+            Outcome::TimedOut => "timed out",
+            Outcome::Unsent => "no memory to send it",
+            Outcome::Unreturned => "no memory for its result",
+            Outcome::Refused => "refused",
+            Outcome::GivenUp => "given up",
+            Outcome::Wrong => "answered wrongly",
+            Outcome::Corrupt => "corrupt",
+            Outcome::Panicked => "panicked",
+        }
+    }
+}
+
+/// What one caller was told of one call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The call's number.
+    pub id: u64,
+    /// What kind of call it was, in a word.
+    pub what: &'static str,
+    /// What its caller was told.
+    pub outcome: Outcome,
+    /// The same in the error's own words, if there is no excuse for it.
+    pub why: Option<Box<str>>,
+}
+
+/// How many calls had each outcome.
+pub type Outcomes = BTreeMap<Outcome, u64>;
+
+/// The file that the runs are counted in, and the numbers that have been given to calls. Removed when dropped.
+#[derive(Debug)]
+pub struct Ledger {
+    path: PathBuf,
+    next: AtomicU64,
+    /// Whether the file goes with this.
+    is_own: bool,
+}
+
+impl Ledger {
+    /// A new one, in the directory for temporary files.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be made.
+    pub fn new() -> io::Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("callgate-chaos-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let path = std::env::temp_dir().join(name);
+        File::create_new(&path)?;
+        Ok(Self { path, next: AtomicU64::new(0), is_own: true })
+    }
+
+    /// Another process's, of whose calls there are none yet.
+    pub fn of(path: &str) -> Self {
+        Self { path: path.into(), next: AtomicU64::new(0), is_own: false }
+    }
+
+    /// For the child.
+    pub fn path(&self) -> String {
+        self.path.to_string_lossy().into_owned()
+    }
+
+    /// The number of a call that is about to be made.
+    pub fn number(&self) -> u64 {
+        self.next.fetch_add(1, Relaxed)
+    }
+
+    /// Compares what callers were told with what ran. No child may be left.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read.
+    pub fn judge(&self, entries: &[Entry]) -> Result<Vec<String>, Failure> {
+        let mut runs = fs::read(&self.path)?;
+        runs.resize(runs.len().max(self.next.load(Relaxed) as usize), 0);
+        runs.truncate(self.next.load(Relaxed) as usize);
+        Ok(judge(entries, &runs))
+    }
+
+    /// How often the calls ran of which nobody is left to say what they were told.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read.
+    pub fn most_runs(&self) -> io::Result<u8> {
+        Ok(fs::read(&self.path)?.into_iter().max().unwrap_or(0))
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        if self.is_own {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Counts a run of the call with this number, in the child. Not for two runs of one call at once, which there cannot be: the second would be in
+/// another child, and the first one's is dead.
+///
+/// # Errors
+///
+/// If the file cannot be read or written.
+pub fn count_run(file: &File, id: u64) -> io::Result<()> {
+    let mut runs = [0];
+    let _ = file.read_at(&mut runs, id)?;
+    file.write_all_at(&[runs[0].saturating_add(1)], id)
+}
+
+/// Adds up the outcomes.
+pub fn add_up(entries: &[Entry], to: &mut Outcomes) {
+    entries.iter().for_each(|entry| *to.entry(entry.outcome).or_default() += 1);
+}
+
+/// What does not agree, as sentences: `runs[id]` is how often call number `id` ran.
+fn judge(entries: &[Entry], runs: &[u8]) -> Vec<String> {
+    let (mut told, mut wrong) = (vec![0u8; runs.len()], Vec::new());
+    for Entry { id, what, outcome, why } in entries {
+        let place = *id as usize;
+        let (Some(told), Some(&ran)) = (told.get_mut(place), runs.get(place)) else {
+            wrong.push(format!("call {id} ({what}) has an outcome and was never made"));
+            continue;
+        };
+        *told = told.saturating_add(1);
+        if outcome.runs().is_none_or(|may| !may.contains(&ran)) {
+            let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            wrong.push(format!("call {id} ({what}) was reported as `{}`, and ran {ran} times{why}", outcome.words()));
+        }
+    }
+    let odd = told.iter().enumerate().filter(|&(_, &told)| told != 1);
+    wrong.extend(odd.map(|(id, told)| format!("call {id} has {told} outcomes")));
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(outcome: Outcome, ran: u8) -> Vec<String> {
+        judge(&[Entry { id: 0, what: "small", outcome, why: None }], &[ran])
+    }
+
+    #[test]
+    fn a_wrong_report_is_caught() {
+        // The promise that all this is about: what is reported as not started never ran, and nothing ran twice.
+        assert_eq!(judged(Outcome::NotStarted, 0), [] as [&str; 0]);
+        assert_eq!(judged(Outcome::NotStarted, 1), ["call 0 (small) was reported as `not started`, and ran 1 times"]);
+        for (outcome, fine) in [
+            (Outcome::Answered, &[1][..]),
+            (Outcome::Started, &[0, 1]),
+            (Outcome::TimedOut, &[0, 1]),
+            (Outcome::Unsent, &[0]),
+            (Outcome::Unreturned, &[1]),
+            (Outcome::GivenUp, &[0, 1]),
+            (Outcome::Wrong, &[]),
+            (Outcome::Corrupt, &[]),
+        ] {
+            for ran in 0..=3 {
+                assert_eq!(judged(outcome, ran).is_empty(), fine.contains(&ran), "{outcome:?}, {ran} runs");
+            }
+        }
+    }
+
+    #[test]
+    fn every_call_has_exactly_one_outcome() {
+        let entry = |id| Entry { id, what: "small", outcome: Outcome::Answered, why: None };
+        assert_eq!(judge(&[entry(0), entry(1)], &[1, 1]), [] as [&str; 0]);
+        assert_eq!(judge(&[entry(0)], &[1, 1]), ["call 1 has 0 outcomes"]);
+        assert_eq!(judge(&[entry(0), entry(0)], &[1]), ["call 0 has 2 outcomes"]);
+        assert_eq!(judge(&[entry(0), entry(1)], &[1]), ["call 1 (small) has an outcome and was never made"]);
+    }
+
+    #[test]
+    fn runs_are_counted_one_by_one_in_the_file() {
+        let ledger = Ledger::new().expect("a file");
+        let (first, second) = (ledger.number(), ledger.number());
+        let file = File::options().read(true).write(true).open(ledger.path()).expect("the file");
+        count_run(&file, second).expect("a count");
+        let told = [(first, Outcome::NotStarted), (second, Outcome::Answered)];
+        let entries = told.map(|(id, outcome)| Entry { id, what: "small", outcome, why: None });
+        assert_eq!(ledger.judge(&entries).expect("the file"), [] as [&str; 0]);
+        // Twice, and the other one too.
+        count_run(&file, second).and_then(|()| count_run(&file, first)).expect("counts");
+        assert_eq!(ledger.judge(&entries).expect("the file").len(), 2);
+        let path = ledger.path();
+        drop(ledger);
+        assert!(!fs::exists(path).expect("the directory"));
+    }
+}

@@ -1,0 +1,66 @@
+//! What the child of a [`Victim`](super::victim::Victim) is told about its steps while it is idle: through a file, because a call would go
+//! through those very steps.
+
+#![forbid(unsafe_code)]
+
+use super::processes::eventually;
+use callgate::failpoints::{self, STEPS};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// How long a child may take to find its orders.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Has a thread of this process do what the file at `path` says, whenever there is one.
+pub(super) fn follow(path: &str) {
+    if path.is_empty() {
+        return;
+    }
+    let path = PathBuf::from(path);
+    thread::spawn(move || {
+        loop {
+            if let Ok(order) = fs::read_to_string(&path) {
+                if let Err(why) = obey(&order) {
+                    eprintln!("callgate-suite: the order `{order}` cannot be carried out: {why}");
+                    std::process::exit(1);
+                }
+                let _ = fs::remove_file(&path);
+            }
+            thread::sleep(Duration::from_micros(500));
+        }
+    });
+}
+
+fn obey(order: &str) -> Result<(), String> {
+    match order.split_once(' ').ok_or("not two words")? {
+        ("watch", file) => watch(file).map_err(|error| error.to_string()),
+        (name, actions) => failpoints::set(name, actions),
+    }
+}
+
+/// Notes in `file`, from now on, which steps this process reaches: one byte for each.
+fn watch(file: &str) -> io::Result<()> {
+    let file = Arc::new(File::options().write(true).open(file)?);
+    for (at, point) in (0..).zip(STEPS) {
+        let file = file.clone();
+        let note = move || drop(file.write_at(&[1], at));
+        failpoints::call(point.name, note).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Gives an order to the child that follows `path`, and waits until it has been carried out and the child is idle again.
+pub(super) fn give(path: &Path, order: &str) -> Result<(), String> {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, order).and_then(|()| fs::rename(&draft, path)).map_err(|error| error.to_string())?;
+    if !eventually(PATIENCE, || !path.exists()) {
+        return Err(format!("the child does not follow the order `{order}`"));
+    }
+    thread::sleep(Duration::from_millis(2));
+    Ok(())
+}

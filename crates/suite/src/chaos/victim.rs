@@ -1,0 +1,409 @@
+//! The service whose child is killed, and the kinds of calls that are made of it: each counts its run in a file, as its very effect.
+
+#![forbid(unsafe_code)]
+
+use super::ledger::{Entry, Outcome, count_run};
+use crate::bytes;
+use crate::trust::trusted;
+use callgate::{Bridge, Builder, CallError, SharedBox, Wait, bridge, rkyv};
+use std::fs::File;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+/// A service that counts what it runs.
+#[derive(Debug)]
+pub struct Victim {
+    ledger: File,
+    /// A box that the last [`keep`](Victim::keep) left here.
+    kept: Mutex<Option<SharedBox<[u8]>>>,
+}
+
+#[bridge]
+impl Victim {
+    /// Counts in the file `ledger`. `orders` is a file in which this process finds what to do at its steps; none, if it is empty.
+    pub fn new(ledger: &str, orders: &str) -> Result<Self, String> {
+        take_orders(orders);
+        let ledger = File::options().read(true).write(true).open(ledger);
+        let ledger = ledger.map_err(|error| format!("opening the ledger: {error}"))?;
+        Ok(Self { ledger, kept: Mutex::new(None) })
+    }
+
+    /// A call that fits into its slots.
+    pub fn small(&self, id: u64) -> Result<u64, String> {
+        self.run(id)
+    }
+
+    /// A large request, which is summed.
+    pub fn take(&self, id: u64, bytes: &[u8]) -> Result<u64, String> {
+        self.run(id)?;
+        Ok(bytes::sum(bytes))
+    }
+
+    /// A large reply of bytes that are all alike.
+    pub fn give(&self, id: u64, len: u64) -> Result<Vec<u8>, String> {
+        self.run(id)?;
+        Ok(vec![id as u8; len as usize])
+    }
+
+    /// A large reply whose length nobody knows before it is written.
+    pub fn list(&self, id: u64, count: u64) -> Result<Vec<String>, String> {
+        self.run(id)?;
+        Ok((0..count).map(|number| entry(id, number)).collect())
+    }
+
+    /// A box for a box.
+    pub fn swap(&self, id: u64, given: SharedBox<[u8]>) -> Result<SharedBox<[u8]>, String> {
+        self.run(id)?;
+        let mut new = SharedBox::<[u8]>::for_overwrite(given.len()).map_err(|error| error.to_string())?;
+        bytes::fill(&mut new, bytes::next(&given));
+        Ok(new)
+    }
+
+    /// The same box again, with one line changed.
+    pub fn edit(&self, id: u64, mut given: SharedBox<[u8]>) -> Result<SharedBox<[u8]>, String> {
+        self.run(id)?;
+        bytes::edit(&mut given);
+        Ok(given)
+    }
+
+    /// Keeps the box until the next comes.
+    pub fn keep(&self, id: u64, given: SharedBox<[u8]>) -> Result<u64, String> {
+        self.run(id)?;
+        let sum = bytes::sum(&given);
+        *self.kept.lock().map_err(|_| "a panic while a box was kept")? = Some(given);
+        Ok(sum)
+    }
+
+    /// A call that takes a while.
+    pub fn nap(&self, id: u64, micros: u64) -> Result<u64, String> {
+        let answer = self.run(id)?;
+        thread::sleep(Duration::from_micros(micros));
+        Ok(answer)
+    }
+}
+
+impl Victim {
+    fn run(&self, id: u64) -> Result<u64, String> {
+        count_run(&self.ledger, id).map_err(|error| format!("counting the run: {error}"))?;
+        Ok(answer(id))
+    }
+}
+
+/// A bridged trait, with which the child must be made acquainted first.
+pub trait Mark {
+    /// As [`Victim::small`].
+    fn mark(&self, id: u64) -> Result<u64, Unmarked>;
+}
+
+/// Why there is no mark.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[rkyv(crate = callgate::rkyv)]
+pub enum Unmarked {
+    /// The bridge failed: what [`Outcome::of`] says of it, in words.
+    Bridge(String),
+    /// The file did.
+    File(String),
+}
+
+impl From<CallError> for Unmarked {
+    fn from(error: CallError) -> Self {
+        Unmarked::Bridge(Outcome::of(&error).words().into())
+    }
+}
+
+#[bridge]
+impl Mark for Victim {
+    fn mark(&self, id: u64) -> Result<u64, Unmarked> {
+        self.run(id).map_err(Unmarked::File)
+    }
+}
+
+/// What the right answer to a small call is.
+fn answer(id: u64) -> u64 {
+    id.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5555
+}
+
+fn entry(id: u64, number: u64) -> String {
+    format!("entry number {number} of the list {id}, longer than what an archive keeps inline")
+}
+
+/// Does what the file `orders` says, as soon as it is there.
+#[cfg(feature = "failpoints")]
+fn take_orders(orders: &str) {
+    super::orders::follow(orders);
+}
+
+/// Nothing: there are no steps in this build.
+#[cfg(not(feature = "failpoints"))]
+fn take_orders(_: &str) {}
+
+// ---- the caller's side ---------------------------------------------------------------------------------------------
+
+/// A kind of call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Request and reply in their slots.
+    Small,
+    /// A request in a block.
+    LargeRequest,
+    /// A reply that is copied while it is written.
+    LargeReply,
+    /// The same, outgrowing its blocks.
+    GrowingReply,
+    /// A result read as the archive that it is.
+    View,
+    /// A box there, another one back.
+    BoxSwapped,
+    /// A box there and back.
+    BoxReturned,
+    /// A box that the child keeps.
+    BoxKept,
+    /// A method that takes a while.
+    Nap,
+    /// The same, with less time than that.
+    ShortOfTime,
+    /// A call that is begun, and waited for later.
+    Begun,
+    /// One that is begun and given up.
+    GivenUp,
+    /// A method of a bridged trait.
+    Trait,
+}
+
+impl Kind {
+    /// All.
+    pub const ALL: [Kind; 13] = [
+        Kind::Small,
+        Kind::LargeRequest,
+        Kind::LargeReply,
+        Kind::GrowingReply,
+        Kind::View,
+        Kind::BoxSwapped,
+        Kind::BoxReturned,
+        Kind::BoxKept,
+        Kind::Nap,
+        Kind::ShortOfTime,
+        Kind::Begun,
+        Kind::GivenUp,
+        Kind::Trait,
+    ];
+
+    /// In a word or two.
+    pub fn words(self) -> &'static str {
+        match self {
+            Kind::Small => "small",
+            Kind::LargeRequest => "large request",
+            Kind::LargeReply => "large reply",
+            Kind::GrowingReply => "growing reply",
+            Kind::View => "view",
+            Kind::BoxSwapped => "box swapped",
+            Kind::BoxReturned => "box returned",
+            Kind::BoxKept => "box kept",
+            Kind::Nap => "nap",
+            Kind::ShortOfTime => "short of time",
+            Kind::Begun => "begun",
+            Kind::GivenUp => "given up",
+            Kind::Trait => "bridged trait",
+        }
+    }
+
+    /// Makes call number `id`, with large payloads of `len` bytes. Returns what its caller makes of it.
+    pub fn call(self, bridge: &Bridge<Victim>, id: u64, len: usize) -> Entry {
+        let (outcome, why) = match self.try_call(bridge, id, len) {
+            Ok(true) => (Outcome::Answered, None),
+            Ok(false) => (Outcome::Wrong, None),
+            Err(Unanswered { outcome, why }) => (outcome, why),
+        };
+        Entry { id, what: self.words(), outcome, why }
+    }
+
+    /// Whether the answer is the right one; else what there is instead of one.
+    fn try_call(self, bridge: &Bridge<Victim>, id: u64, len: usize) -> Result<bool, Unanswered> {
+        let failed = Unanswered::by;
+        let byte = id as u8;
+        let new_box = || {
+            let mut new =
+                SharedBox::<[u8]>::for_overwrite_in(bridge, len).map_err(|_| Unanswered::as_of(Outcome::Unsent))?;
+            bytes::fill(&mut new, byte);
+            Ok::<_, Unanswered>(new)
+        };
+        // A box that found no memory in the child is an answer too: the method ran.
+        let lacks_memory = |why: &str| why.contains("memory");
+        Ok(match self {
+            Kind::Small => bridge.small(id).map_err(failed)? == Ok(answer(id)),
+            Kind::LargeRequest => {
+                let bytes = vec![byte; len];
+                bridge.take(id, &bytes).map_err(failed)? == Ok(bytes::sum(&bytes))
+            }
+            Kind::LargeReply => bridge.give(id, len as u64).map_err(failed)? == Ok(vec![byte; len]),
+            Kind::GrowingReply => {
+                let count = len as u64 / 64;
+                let list = bridge.list(id, count).map_err(failed)?;
+                list.is_ok_and(|list| list.iter().map(String::as_str).eq((0..count).map(|number| entry(id, number))))
+            }
+            Kind::View => {
+                let view = bridge.view().give(id, len as u64).map_err(failed)?;
+                view.as_ref().is_ok_and(|bytes| bytes.len() == len && bytes.iter().all(|&one| one == byte))
+            }
+            Kind::BoxSwapped => match bridge.swap(id, new_box()?).map_err(failed)? {
+                Ok(new) => new.len() == len && bytes::is_next(&new, byte),
+                Err(why) => lacks_memory(&why),
+            },
+            Kind::BoxReturned => {
+                let mut expected = vec![byte; len];
+                bytes::edit(&mut expected);
+                match bridge.edit(id, new_box()?).map_err(failed)? {
+                    Ok(same) => *same == *expected,
+                    Err(why) => lacks_memory(&why),
+                }
+            }
+            Kind::BoxKept => {
+                let given = new_box()?;
+                let sum = bytes::sum(&given);
+                bridge.keep(id, given).map_err(failed)? == Ok(sum)
+            }
+            Kind::Nap => bridge.nap(id, NAP).map_err(failed)? == Ok(answer(id)),
+            Kind::ShortOfTime => {
+                let limit = Duration::from_micros(NAP / 2);
+                bridge.with_timeout(limit).nap(id, NAP).map_err(failed)? == Ok(answer(id))
+            }
+            Kind::Begun => {
+                let pending = bridge.begin().small(id).map_err(failed)?;
+                pending.wait().map_err(failed)? == Ok(answer(id))
+            }
+            Kind::GivenUp => {
+                drop(bridge.begin().small(id).map_err(failed)?);
+                return Err(Unanswered::as_of(Outcome::GivenUp));
+            }
+            Kind::Trait => match Mark::mark(bridge, id) {
+                Ok(mark) => mark == answer(id),
+                Err(Unmarked::Bridge(words)) => return Err(Unanswered::as_of(of_words(&words))),
+                Err(Unmarked::File(_)) => false,
+            },
+        })
+    }
+}
+
+/// Two calls: one that brings a box of the child's, and one that takes it back there, changed.
+#[cfg(feature = "failpoints")]
+pub(super) fn box_from_child_and_back(bridge: &Bridge<Victim>, ids: [u64; 2], len: usize) -> [Entry; 2] {
+    let [first, second] = ids;
+    let unsent = |id| Entry { id, what: "box returned", outcome: Outcome::Unsent, why: None };
+    let make = || -> Result<SharedBox<[u8]>, Unanswered> {
+        let given = SharedBox::<[u8]>::zeroed_in(bridge, len).map_err(|_| Unanswered::as_of(Outcome::Unsent))?;
+        let given = bridge.swap(first, given).map_err(Unanswered::by)?;
+        given.map_err(|_| Unanswered::as_of(Outcome::Answered))
+    };
+    let mut given = match make() {
+        Ok(given) => given,
+        Err(Unanswered { outcome, why }) => {
+            return [Entry { id: first, what: "box swapped", outcome, why }, unsent(second)];
+        }
+    };
+    let is_right = bytes::is_next(&given, 0);
+    let told = Entry {
+        id: first,
+        what: "box swapped",
+        outcome: if is_right { Outcome::Answered } else { Outcome::Wrong },
+        why: None,
+    };
+    bytes::mark(&mut given, 1);
+    let outcome = match bridge.edit(second, given) {
+        Ok(Ok(same)) if same.len() == len => Outcome::Answered,
+        Ok(Err(_)) => Outcome::Answered,
+        Ok(Ok(_)) => Outcome::Wrong,
+        Err(error) => Outcome::of(&error),
+    };
+    [told, Entry { id: second, what: "box returned", outcome, why: None }]
+}
+
+/// What there is instead of an answer.
+struct Unanswered {
+    outcome: Outcome,
+    why: Option<Box<str>>,
+}
+
+impl Unanswered {
+    fn by(error: CallError) -> Self {
+        let outcome = Outcome::of(&error);
+        Self { why: outcome.runs().is_none().then(|| error.to_string().into()), outcome }
+    }
+
+    fn as_of(outcome: Outcome) -> Self {
+        Self { outcome, why: None }
+    }
+}
+
+/// How long a method naps, in microseconds.
+const NAP: u64 = 600;
+
+/// The outcome that these words stand for.
+fn of_words(words: &str) -> Outcome {
+    let all = [
+        Outcome::NotStarted,
+        Outcome::Started,
+        Outcome::TimedOut,
+        Outcome::Unsent,
+        Outcome::Unreturned,
+        Outcome::Refused,
+        Outcome::Panicked,
+    ];
+    all.into_iter().find(|outcome| outcome.words() == words).unwrap_or(Outcome::Corrupt)
+}
+
+/// How a bridge is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup {
+    /// How many workers.
+    pub workers: u32,
+    /// How both sides wait.
+    pub wait: Wait,
+    /// Whether the child is trusted, so that boxes come back without a copy.
+    pub trusted: bool,
+    /// How much idle memory each side keeps, in bytes.
+    pub retained: u64,
+}
+
+impl Setup {
+    /// A builder of such a bridge, whose child counts in `ledger` and takes `orders`, if that is not empty.
+    pub fn builder(self, ledger: &str, orders: &str) -> Builder<Victim> {
+        let builder = Victim::bridge(ledger, orders).lanes(6).workers(self.workers).wait(self.wait);
+        let builder = builder.max_payload(8 << 20).memory(64 << 20).retained(self.retained).stop_grace(STOP_GRACE);
+        if self.trusted { trusted(builder) } else { builder }
+    }
+}
+
+/// How long a child may take to stop. A child that is being stopped may be stopped by a signal too.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::super::ledger::Ledger;
+    use super::*;
+
+    #[test]
+    fn every_kind_of_call_is_answered_rightly_and_counted() {
+        for (trusted, workers) in [(false, 1), (true, 3)] {
+            let ledger = Ledger::new().expect("a file");
+            let setup = Setup { workers, wait: Wait::Adaptive, trusted, retained: 1 << 20 };
+            let bridge = setup.builder(&ledger.path(), "").start().expect("a start");
+            let entries = Kind::ALL.map(|kind| {
+                let id = ledger.number();
+                let entry = kind.call(&bridge, id, 1 << 20);
+                let outcome = entry.outcome;
+                let expected = match kind {
+                    Kind::GivenUp => Outcome::GivenUp,
+                    // A scheduler may wake the child early and its caller late.
+                    Kind::ShortOfTime if outcome == Outcome::Answered => Outcome::Answered,
+                    Kind::ShortOfTime => Outcome::TimedOut,
+                    _ => Outcome::Answered,
+                };
+                assert_eq!(outcome, expected, "{kind:?}");
+                entry
+            });
+            bridge.stop().expect("a stop");
+            assert_eq!(ledger.judge(&entries).expect("the file"), [] as [&str; 0]);
+        }
+    }
+}
