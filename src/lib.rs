@@ -92,9 +92,16 @@
 //!
 //! # What the child can do
 //!
-//! Everything that a process of the same user can do: without a sandbox, a bridge contains crashes, and is no security
-//! boundary against a child that wants to harm the machine. What it cannot do is harm the parent through the bridge: no
-//! reply, however malformed, is undefined behaviour in the safe interface.
+//! What it cannot do is harm the parent through the bridge: no reply, however malformed, is undefined behaviour in the safe interface.
+//!
+//! Beside the bridge it is a process of the same user, which may open that user's files, look into and signal that user's
+//! processes, connect to anybody and start programs. So **without a sandbox a bridge contains crashes, and is no security boundary** against a child that
+//! somebody else has taken over.
+//!
+//! The feature `sandbox` makes it one: `Builder::sandbox(Sandbox::strict())` has the child give up, before the service exists, all that a
+//! service which only computes can live without: files, network, processes, capabilities, rare system calls, and every hand on its
+//! parent. What can still be done is said there: above all to use up CPU time and shared memory, as far as there are no limits. A child that
+//! is another user as well (`Sandbox::uid`) is held off by both.
 //!
 //! The layers and the protocol are described in ARCHITECTURE.md in the repository.
 

@@ -239,6 +239,16 @@ impl Inmate {
         call(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETOWN, pid) }.into()).map(drop)
     }
 
+    /// Has the kernel send SIGIO, which kills who does not expect it.
+    pub(crate) fn signal_through_a_descriptor(&self, pid: i32) -> Tried {
+        let (socket, mut other) = UnixStream::pair().map_err(number)?;
+        for (command, value) in [(libc::F_SETOWN, pid), (libc::F_SETFL, libc::O_ASYNC)] {
+            // SAFETY: takes no memory.
+            call(unsafe { libc::fcntl(socket.as_raw_fd(), command, value) }.into())?;
+        }
+        other.write_all(b"now").map_err(number)
+    }
+
     pub(crate) fn limit(&self, pid: i32) -> Tried {
         let limit = libc::rlimit64 { rlim_cur: 1 << 30, rlim_max: 1 << 30 };
         // SAFETY: a limit that lives long enough.
@@ -523,6 +533,31 @@ fn the_parent() {
     assert_eq!(*byte, 42);
 }
 
+/// The kernel signals whoever owns a descriptor, on behalf of who said so.
+#[test]
+fn the_kernel_signals_no_parent_for_its_child() {
+    within(60, "the_kernel_signals_no_parent_for_its_child", || {
+        let owner = |role: &str| support::helper("helper_owner", role).output().expect("it runs");
+        use std::os::unix::process::ExitStatusExt;
+        assert_eq!(owner("plain owner").status.signal(), Some(libc::SIGIO), "without a sandbox it works");
+        let sandboxed = owner("sandboxed owner");
+        assert!(sandboxed.status.success(), "{}", String::from_utf8_lossy(&sandboxed.stderr));
+    });
+}
+
+#[test]
+fn helper_owner() {
+    let builder = || Inmate::bridge().timeout(Duration::from_secs(20));
+    let inmate = match role().as_deref() {
+        Some("plain owner") => builder().start(),
+        Some("sandboxed owner") => builder().sandbox(Sandbox::new()).start(),
+        _ => return,
+    };
+    let tried = inmate.expect("a start").signal_through_a_descriptor(own_pid());
+    assert!(matches!(tried, Ok(Ok(()) | Err(EPERM))), "{tried:?}");
+    std::thread::sleep(Duration::from_millis(200));
+}
+
 #[test]
 fn the_parent_is_out_of_reach() {
     within(60, "the_parent_is_out_of_reach", the_parent);
@@ -718,36 +753,39 @@ fn no_descriptor_is_left() {
 
 fn everything_else() {
     let strict = || Sandbox::strict().memory(512 << 20).cpu_seconds(100).open_files(20);
-    for wait in [Wait::Adaptive, Wait::Park, Wait::SpinFor(Duration::from_micros(5))] {
-        for signal in [Signal::Futex, Signal::EventFd] {
-            let builder = Inmate::bridge().wait(wait).signal(signal).workers(4).timeout(Duration::from_secs(60));
-            let inmate = builder.sandbox(strict()).start().unwrap_or_else(|error| panic!("{error}"));
-            std::thread::scope(|scope| {
-                for _ in 0..4 {
-                    scope.spawn(|| {
-                        for _ in 0..50 {
-                            inmate.add(1).expect("a call");
-                            inmate.sleep(0).expect("a call");
-                        }
-                        for len in [1000, 200_000, 9 * MIB] {
-                            let bytes: Vec<u8> = (0..len).map(|at| at as u8).collect();
-                            let reversed: Vec<u8> = bytes.iter().copied().rev().collect();
-                            assert!(inmate.reverse(bytes).expect("a call") == reversed);
-                        }
-                        let CallError::Panicked { fault, .. } = inmate.fail().expect_err("a panic") else { panic!() };
-                        assert_eq!(fault.message, "as asked");
-                    });
-                }
-            });
-            assert_eq!(inmate.add(0), Ok(200));
-            assert!(inmate.stop().is_ok_and(|exit| exit.success()), "{wait:?} {signal:?}");
-        }
+    let payloads = [1000, 200_000, 3 * MIB].map(|len| (0..len).map(|at| at as u8).collect::<Vec<_>>());
+    let reversed = payloads.clone().map(|bytes| bytes.into_iter().rev().collect::<Vec<_>>());
+    for (wait, signal) in [
+        (Wait::Adaptive, Signal::Futex),
+        (Wait::Park, Signal::Futex),
+        (Wait::Park, Signal::EventFd),
+        (Wait::SpinFor(Duration::from_micros(5)), Signal::EventFd),
+    ] {
+        let builder = Inmate::bridge().wait(wait).signal(signal).workers(4).timeout(Duration::from_secs(60));
+        let inmate = builder.sandbox(strict()).start().unwrap_or_else(|error| panic!("{error}"));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        inmate.add(1).expect("a call");
+                        inmate.sleep(0).expect("a call");
+                    }
+                    for (bytes, reversed) in payloads.iter().zip(&reversed) {
+                        assert!(inmate.reverse(bytes.clone()).expect("a call") == *reversed);
+                    }
+                    let CallError::Panicked { fault, .. } = inmate.fail().expect_err("a panic") else { panic!() };
+                    assert_eq!(fault.message, "as asked");
+                });
+            }
+        });
+        assert_eq!(inmate.add(0), Ok(200));
+        assert!(inmate.stop().is_ok_and(|exit| exit.success()), "{wait:?} {signal:?}");
     }
 }
 
 #[test]
 fn calls_go_on_as_without() {
-    within(120, "calls_go_on_as_without", everything_else);
+    within(240, "calls_go_on_as_without", everything_else);
 }
 
 fn ends() {

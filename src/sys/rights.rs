@@ -14,11 +14,15 @@ pub(crate) fn may_administrate() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_CHROOT))
 }
 
-/// Enters a new user namespace, in which user and group of this process are what they are outside, and have every capability over what is
-/// made in it. Needs procfs, and a process with one thread.
+/// Enters a new user namespace, in which this process has every capability over what is made there, and nobody has a name yet. Needs a process
+/// with one thread.
 pub(crate) fn enter_user_namespace() -> io::Result<()> {
-    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    unshare(CloneFlags::CLONE_NEWUSER)?;
+    Ok(unshare(CloneFlags::CLONE_NEWUSER)?)
+}
+
+/// Has the user and group that were this process's `before` it entered its user namespace be the same in there. Needs procfs.
+pub(crate) fn keep_names(before: (u32, u32)) -> io::Result<()> {
+    let (user, group) = before;
     std::fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
     // Without this, groups that deny could be left.
     std::fs::write("/proc/self/setgroups", "deny")?;

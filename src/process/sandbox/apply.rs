@@ -10,7 +10,7 @@ use super::report::{Told, checked_words};
 use crate::measure::Measure;
 use crate::sys::landlock::{Offered, Rules};
 use crate::sys::seccomp::{Filters, Ordinary};
-use crate::sys::{limits, rights};
+use crate::sys::{limits, rights, selfproc};
 use rustix::process::Resource;
 use std::ffi::OsStr;
 use std::io;
@@ -121,6 +121,7 @@ impl Steps<'_> {
         if !plan.no_network && plan.chroot.is_none() {
             return Ok(());
         }
+        let names = selfproc::effective_ids();
         let may = match () {
             () if rights::may_administrate() => Ok("a network namespace"),
             () if plan.groups().is_some() => {
@@ -132,6 +133,12 @@ impl Steps<'_> {
             },
         };
         self.has_namespace = may.as_ref().is_ok_and(|how| how.ends_with("user namespace"));
+        if self.has_namespace {
+            // There is no way back: a process without a name must not go on.
+            let nameless = |error: io::Error| format!("in its user namespace it is nobody: {error}");
+            rights::keep_names(names)
+                .map_err(|error| Refusal { measure: Measure::NetworkNamespace, why: nameless(error) })?;
+        }
         self.step(Measure::NetworkNamespace, || {
             let how = may.map_err(io::Error::other)?;
             rights::enter_network_namespace()?;

@@ -2,7 +2,7 @@
 
 use super::{Check, Good, Missing, Slow};
 use crate::machine;
-use callgate::bridge;
+use callgate::{Sandbox, bridge};
 use landlock::{ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -10,7 +10,7 @@ use rustix::process::{PidfdFlags, Signal};
 use std::time::Instant;
 
 pub fn checks() -> Vec<Check> {
-    vec![version(), memfd(), pidfd(), futex_waitv(), starting(), death_signal(), landlock(), seccomp()]
+    vec![version(), memfd(), pidfd(), futex_waitv(), starting(), death_signal(), landlock(), seccomp(), sandbox()]
 }
 
 fn version() -> Check {
@@ -137,13 +137,14 @@ fn landlock() -> Check {
     let name = "Landlock";
     match landlock_version() {
         Some(version) => {
-            Check::new(name, version, Good, "A later sandbox can take files and network away from a child.")
+            Check::new(name, version, Good, "A sandbox takes files away from a child, and its parent's memory.")
         }
         None => Check::new(
             name,
             "none",
             Missing,
-            "A later sandbox will have to do without: the kernel needs it built in and in its `lsm=` list.",
+            "No sandbox starts without `optional(Measure::Files)` and `optional(Measure::Processes)`: the kernel needs it built in and in \
+             its `lsm=` list.",
         ),
     }
 }
@@ -175,9 +176,36 @@ fn seccomp() -> Check {
                 "{}; this process: {mode:?}",
                 actions.map_or("there".into(), |actions| format!("has {actions}"))
             );
-            Check::new(name, value, Good, "A later sandbox can take system calls away from a child.")
+            Check::new(name, value, Good, "A sandbox takes system calls away from a child.")
         }
-        Err(error) => Check::new(name, format!("fails: {error}"), Missing, "A later sandbox will have to do without."),
+        Err(error) => Check::new(name, format!("fails: {error}"), Missing, "No sandbox starts without it."),
+    }
+}
+
+/// A whole child in the strictest sandbox.
+fn sandbox() -> Check {
+    const NAME: &str = "sandbox";
+    let started = Probe::bridge().sandbox(Sandbox::strict()).start().map_err(|error| error.to_string());
+    let outcome = started.and_then(|probe| {
+        let report = probe.sandbox_report().ok_or("the child says nothing of it")?;
+        Ok(report.left_out().map(|(measure, why)| format!("{measure} ({why})")).collect::<Vec<_>>())
+    });
+    match outcome {
+        Ok(left_out) if left_out.is_empty() => {
+            Check::new(NAME, "works, all of it", Good, "A child can be kept from everything but computing.")
+        }
+        Ok(left_out) => Check::new(
+            NAME,
+            format!("works, but for {}", left_out.join(", ")),
+            Good,
+            "What is missing is a wall behind another wall; it takes root, user namespaces or a newer kernel.",
+        ),
+        Err(error) => Check::new(
+            NAME,
+            format!("fails: {error}"),
+            Missing,
+            "What fails can be marked as optional, and is then not in force.",
+        ),
     }
 }
 
