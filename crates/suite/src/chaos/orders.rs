@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::processes::eventually;
+use super::processes::{eventually, state};
 use callgate::failpoints::{self, STEPS};
 use std::fs::{self, File};
 use std::io;
@@ -54,13 +54,17 @@ fn watch(file: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives an order to the child that follows `path`, and waits until it has been carried out and the child is idle again.
-pub(super) fn give(path: &Path, order: &str) -> Result<(), String> {
+/// Gives an order to the child `pid`, which follows `path`, when its worker sleeps: it may still be on its way from its last reply to where it
+/// looks for the next request, and come to steps there. Waits until the order has been carried out.
+pub(super) fn give(pid: u32, path: &Path, order: &str) -> Result<(), String> {
+    // The state of its main thread.
+    if !eventually(PATIENCE, || state(pid) == Some('S')) {
+        return Err(format!("the child never sleeps that is to follow the order `{order}`"));
+    }
     let draft = path.with_extension("draft");
     fs::write(&draft, order).and_then(|()| fs::rename(&draft, path)).map_err(|error| error.to_string())?;
     if !eventually(PATIENCE, || !path.exists()) {
         return Err(format!("the child does not follow the order `{order}`"));
     }
-    thread::sleep(Duration::from_millis(2));
     Ok(())
 }

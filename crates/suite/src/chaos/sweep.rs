@@ -353,7 +353,7 @@ fn look(journey: Journey) -> Result<Vec<bool>, Failure> {
         let bridge = scene.builder(journey).start()?;
         let file = scene.orders.with_extension("reached");
         fs::write(&file, [])?;
-        orders::give(&scene.orders, &format!("watch {}", file.display()))?;
+        orders::give(bridge.child_pid(), &scene.orders, &format!("watch {}", file.display()))?;
         watch_parent()?;
         let mut calls = Calls { ledger: &scene.ledger, entries: Vec::new() };
         journey.make(&bridge, &mut calls, &|| false);
@@ -430,7 +430,7 @@ fn at_child(point: Point, action: Action, journey: Journey) -> Result<Done, Stri
         return finish(&scene, calls, started, (came, action, point, journey), keeper);
     }
     let bridge = scene.builder(journey).start().map_err(|error| error.to_string())?;
-    orders::give(&scene.orders, &format!("{} {order}", point.name))?;
+    orders::give(bridge.child_pid(), &scene.orders, &format!("{} {order}", point.name))?;
     // The child may come there as soon as it can: it parks when it likes.
     let pid = bridge.child_pid();
     let keeper = (action != Action::KillChild).then(|| Keeper::start(Some(pid), action.then()));
@@ -702,7 +702,7 @@ mod tests {
     fn a_file_of_orders_is_followed_once() {
         let scene = Scene::new().expect("files");
         let bridge = scene.builder(Journey::Kill).start().expect("a start");
-        orders::give(&scene.orders, "child.started 1*return(exit 9)").expect("an order");
+        orders::give(bridge.child_pid(), &scene.orders, "child.started 1*return(exit 9)").expect("an order");
         let id = scene.ledger.number();
         assert_eq!(Kind::Small.call(&bridge, id, 64).outcome, Outcome::Started);
         assert_eq!(bridge.kill(), callgate::Exit::Code(9));
