@@ -19,6 +19,17 @@ pub(crate) fn alone(test: &str, secs: u64, body: impl FnOnce()) {
     });
 }
 
+/// The same, of a `body` that leaves nothing: no descriptor, mapping, thread, child, zombie or shared memory, beyond what `first`, the
+/// first start of a bridge, leaves for good.
+pub(crate) fn leaving_nothing(test: &str, secs: u64, first: impl FnOnce(), body: impl FnOnce()) {
+    alone(test, secs, || {
+        first();
+        let held = Held::now();
+        body();
+        held.again(test);
+    });
+}
+
 /// What this process holds that starting and stopping bridges could leave behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
