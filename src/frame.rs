@@ -586,6 +586,13 @@ impl<'d> Decoder<'d> {
 ///
 /// Implemented for every such type; derive `rkyv::Archive`, `rkyv::Serialize` and `rkyv::Deserialize` for yours. Types with
 /// `Rc` or `Arc` in them, references and raw pointers cannot cross.
+///
+/// # Limits
+///
+/// Pointers nest at most 128 levels deep. Elements whose archives have no size (`()`, a struct all of whose fields are skipped) may be
+/// as many as the value's archive has bytes, and 65,536 in any case: a child could claim billions of them in a reply of 8 bytes. And right
+/// behind an empty `IndexMap`, or a `Box` of such a type, an integer beyond that is taken for a number of elements. A value beyond these
+/// limits does not arrive: in a reply, it counts as a broken protocol.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a bridge to another process",
     label = "rkyv cannot archive this type",

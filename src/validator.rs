@@ -732,6 +732,47 @@ mod tests {
         })
     }
 
+    /// `cargo test --release --lib what_validation_costs -- --ignored --nocapture`: the fastest of many, with this validator and rkyv's own.
+    #[test]
+    #[ignore = "measures"]
+    fn what_validation_costs() {
+        fn measure<R: Transfer>(what: &str, value: &R)
+        where
+            R::Archived: for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::low::LowValidator<'a, Failure>>,
+        {
+            let bytes = encode_to_vec(value, 1 << 28).expect("an archive");
+            let fastest = |check: &dyn Fn()| {
+                let times = (0..200).map(|_| {
+                    let start = std::time::Instant::now();
+                    check();
+                    start.elapsed()
+                });
+                times.min().unwrap_or_default()
+            };
+            let ours = fastest(&|| assert!(crate::frame::access::<R::Archived>(&bytes).is_ok()));
+            let theirs = fastest(&|| {
+                let depth = std::num::NonZeroUsize::new(MAX_DEPTH);
+                let archive = rkyv::validation::archive::ArchiveValidator::with_max_depth(&bytes, depth);
+                let mut validator = rkyv::validation::Validator::new(archive, ());
+                let root = rkyv::api::root_position::<R::Archived>(bytes.len());
+                let checked =
+                    rkyv::api::check_pos_with_context::<R::Archived, _, Failure>(&bytes, root, &mut validator);
+                assert!(checked.is_ok());
+            });
+            println!("{what}, {} bytes: {ours:?}, by rkyv's own {theirs:?}", bytes.len());
+        }
+        measure("100,000 empty", &vec![Vec::<u8>::new(); 100_000]);
+        let mixed =
+            |every: usize| (0..100_000).map(|n| vec![7u8; if n % every == 0 { 0 } else { 100 }]).collect::<Vec<_>>();
+        measure("100,000, every other empty", &mixed(2));
+        measure("100,000, every hundredth empty", &mixed(100));
+        measure("100,000, none empty", &mixed(1_000_000)[1..].to_vec());
+        measure("1,000 orders", &vec![Order { id: 0, count: 100_000, items: vec![] }; 1000]);
+        measure("one empty", &(1u64, Vec::<u8>::new()));
+        measure("one of 10", &vec![1u8; 10]);
+        measure("1,000 texts", &vec![String::from("a text that is too long to stay in place"); 1000]);
+    }
+
     proptest! {
         #[test]
         fn whatever_is_honest_is_accepted(

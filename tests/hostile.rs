@@ -349,7 +349,11 @@ fn fault_02_a_reply_that_changes_while_it_is_read_is_a_value_or_an_error() {
         || drop(start()),
         || {
             let (mut values, mut errors) = (0, 0);
-            for _ in 0..20 {
+            // On a busy machine the first call may meet a lie each time: until some have been answered.
+            for round in 0..200 {
+                if round >= 20 && values > 0 {
+                    break;
+                }
                 let bridge = with_timeout(500);
                 bridge.hammer().ok();
                 for _ in 0..2_000 {

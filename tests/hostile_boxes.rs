@@ -14,7 +14,7 @@ mod raw;
 mod support;
 
 use callgate::{Bridge, Builder, CallError, Exit, SharedBox, Wait, bridge};
-use held::leaving_nothing;
+use held::{Held, leaving_nothing};
 use raw::{CALL, Raw, TICKETS, commit};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mprotect};
@@ -321,10 +321,13 @@ fn fault_08_a_box_that_the_child_cannot_send_is_refused() {
                 ("not aligned", (1, 8, 64, ONLY), &[]),
                 ("a place without a ticket that could be one", (1, 0, 64, 5), &[]),
             ];
+            let held = Held::now();
             for &(case, place, table) in places {
                 let bridge = start(builder(), LENT as usize);
                 let forgery = (vec![place], table.to_vec(), u64::from(!table.is_empty()));
                 assert_poisoned(&bridge, bridge.forged(filled(&bridge, LENT, 9), forgery), case);
+                drop(bridge);
+                held.again(case);
             }
             let bridge = start(builder(), LENT as usize);
             let twice = (vec![(HOMEWARD, 0, LENT, ONLY); 2], brought.to_vec(), 1);

@@ -24,6 +24,11 @@ pub(crate) fn alone(test: &str, secs: u64, body: impl FnOnce()) {
 pub(crate) fn leaving_nothing(test: &str, secs: u64, first: impl FnOnce(), body: impl FnOnce()) {
     alone(test, secs, || {
         first();
+        // The first bridge goes a little later than its drop.
+        assert!(support::eventually(10, "the first bridge is gone", || {
+            let held = Held::now();
+            held.mappings == 0 && held.children.is_empty() && !held.descriptors.contains(&"anon_inode:[pidfd]".into())
+        }));
         let held = Held::now();
         body();
         held.again(test);
