@@ -108,7 +108,10 @@ impl Control {
         let word = |at: usize| buffer[8 * at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         match Message::checked([word(0), word(1), word(2)]) {
             Some(message) if len == buffer.len() => Ok(Some((message, descriptors.pop()))),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a control message of unknown kind")),
+            _ => {
+                socket::discard(descriptors);
+                Err(io::Error::new(io::ErrorKind::InvalidData, "a control message of unknown kind"))
+            }
         }
     }
 }
@@ -122,6 +125,11 @@ impl AsFd for Control {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use std::io::{IoSlice, Write};
+    use std::mem::MaybeUninit;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn messages_arrive_as_sent_and_the_end_is_seen() {
@@ -145,6 +153,59 @@ mod tests {
         assert_eq!(theirs.receive(Blocking::No).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(ours);
         assert!(theirs.receive(Blocking::Yes).unwrap().is_none());
+    }
+
+    /// A message with more descriptors than any of ours has.
+    fn send_with(socket: &OwnedFd, message: &[u8], descriptor: &OwnedFd, count: usize) {
+        let rights = vec![descriptor.as_fd(); count];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&rights)));
+        sendmsg(socket, &[IoSlice::new(message)], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+    }
+
+    const NEED: [u8; 24] = [3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    /// On a kernel, or as on one, that lets descriptors through.
+    #[test]
+    fn fault_08_descriptors_of_any_number_are_refused_and_closed() {
+        let (ours, theirs) = socket::pair().unwrap();
+        let theirs = Control::new(theirs);
+        for message in [&NEED[..], &NEED[..8], &[7; 24], &[1; 100]] {
+            for count in [1, 2, 80, 81, 253] {
+                // Those who read a pipe hear when the last who could write to it has closed it.
+                let (reader, writer) = rustix::pipe::pipe().unwrap();
+                send_with(&ours, message, &writer, count);
+                drop(writer);
+                match theirs.receive(Blocking::Yes) {
+                    Ok(received) => {
+                        assert!(message == NEED && count == 1);
+                        socket::discard(received.unwrap().1.into_iter().collect());
+                    }
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::InvalidData),
+                }
+                assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Ok(0), "{count} stay open");
+            }
+        }
+    }
+
+    /// To close the last descriptor of a socket that lingers takes until what was written has been read.
+    #[test]
+    fn fault_08_a_descriptor_that_is_slow_to_close_keeps_nobody_waiting() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let slow = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_unread, _) = listener.accept().unwrap();
+        slow.set_nonblocking(true).unwrap();
+        while (&slow).write(&[0; 1 << 16]).is_ok() {}
+        rustix::net::sockopt::set_socket_linger(&slow, Some(Duration::from_secs(60))).unwrap();
+        let slow = OwnedFd::from(slow);
+        let (ours, theirs) = socket::pair().unwrap();
+        let theirs = Control::new(theirs);
+        send_with(&ours, &[7; 24], &slow, 253);
+        drop(slow);
+        let begun = Instant::now();
+        assert!(theirs.receive(Blocking::Yes).is_err());
+        assert!(begun.elapsed() < Duration::from_secs(30), "closed while somebody waits");
     }
 
     #[test]

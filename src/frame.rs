@@ -13,15 +13,14 @@ use crate::shared_box::{Kept, Parcel};
 use crate::stock::{Home, Room};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::will_write;
+use crate::validator::{Validation, validate};
 use crate::viewable::Viewable;
 use rkyv::api::deserialize_using;
-use rkyv::api::low::{LowSerializer, LowValidator};
+use rkyv::api::low::LowSerializer;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Failure, Strategy};
 use rkyv::ser::{Allocator, Positional, Serializer, Writer, WriterExt};
 use rkyv::util::AlignedVec;
-use rkyv::validation::Validator;
-use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Archive, Deserialize, Place as ArchivePlace, Serialize};
 use std::alloc::Layout;
 use std::marker::PhantomData;
@@ -587,6 +586,13 @@ impl<'d> Decoder<'d> {
 ///
 /// Implemented for every such type; derive `rkyv::Archive`, `rkyv::Serialize` and `rkyv::Deserialize` for yours. Types with
 /// `Rc` or `Arc` in them, references and raw pointers cannot cross.
+///
+/// # Limits
+///
+/// Pointers nest at most 128 levels deep. Elements whose archives have no size (`()`, a struct all of whose fields are skipped) may be
+/// as many as the value's archive has bytes, and 65,536 in any case: a child could claim billions of them in a reply of 8 bytes. And right
+/// behind an empty `IndexMap`, or a `Box` of such a type, an integer beyond that is taken for a number of elements. A value beyond these
+/// limits does not arrive: in a reply, it counts as a broken protocol.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a bridge to another process",
     label = "rkyv cannot archive this type",
@@ -608,9 +614,9 @@ pub trait Decode<T>: for<'d> Deserialize<T, Decoding<'d>> {}
 impl<T, A: for<'d> Deserialize<T, Decoding<'d>>> Decode<T> for A {}
 
 /// An archived type that can be validated.
-pub trait Checked: for<'a> CheckBytes<LowValidator<'a, Failure>> {}
+pub trait Checked: for<'a> CheckBytes<Validation<'a>> {}
 
-impl<T: for<'a> CheckBytes<LowValidator<'a, Failure>>> Checked for T {}
+impl<T: for<'a> CheckBytes<Validation<'a>>> Checked for T {}
 
 /// The arguments of one method: a tuple of wrappers.
 pub trait Request: Encode + Archive<Archived: Checked> {}
@@ -902,15 +908,12 @@ fn root<A>(bytes: &[u8]) -> Result<*const A, Failure> {
 ///
 /// # Errors
 ///
-/// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`].
+/// If the bytes are no valid archive of `A`, one that nests deeper than [`MAX_DEPTH`], or one with too many elements of no size.
 #[inline(always)]
 pub(crate) fn access<A: Checked>(bytes: &[u8]) -> Result<&A, Failure> {
     let root = root::<A>(bytes)?;
-    let parts = &bytes[..bytes.len() - size_of::<A>()];
-    let depth = const { NonZeroUsize::new(MAX_DEPTH - 1) };
-    let mut validator = Validator::new(ArchiveValidator::with_max_depth(parts, depth), ());
-    // SAFETY: aligned, and as many bytes as `A` has, as just checked.
-    unsafe { A::check_bytes(root, Strategy::wrap(&mut validator))? };
+    // SAFETY: `root` has found it there, aligned.
+    unsafe { validate::<A>(root, bytes)? };
     // SAFETY: a valid `A`, as just checked, in memory that lives and stays as it is as long as `bytes`.
     Ok(unsafe { &*root })
 }
@@ -958,7 +961,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_archives_are_refused() {
+    fn fault_03_truncated_archives_are_refused() {
         let bytes = encode_to_vec(&vec![String::from("a long enough string"); 4], 1 << 20).unwrap();
         for len in 0..bytes.len() {
             let mut copy = AlignedVec::<ALIGN>::new();

@@ -251,9 +251,10 @@ impl Answer {
     pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<(Self, Vec<u8>)>> {
         // Room for the answer of another version too, which may be longer.
         let mut buffer = [0; MAX_BODY + 32];
-        let Received::Message(len, _) = socket::receive(socket, &mut buffer, Blocking::No)? else {
+        let Received::Message(len, descriptors) = socket::receive(socket, &mut buffer, Blocking::No)? else {
             return Ok(None);
         };
+        socket::discard(descriptors);
         let (version, rest) = split_prefix(&buffer[..len])?;
         if version != PROTOCOL {
             return Ok(Some((Answer::Protocol { version: version.into() }, Vec::new())));

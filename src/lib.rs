@@ -141,6 +141,7 @@ mod shared_box;
 mod shared_writer;
 mod signal;
 mod stock;
+mod validator;
 mod viewable;
 
 // Layer 1: shared memory.

@@ -306,7 +306,7 @@ mod tests {
     proptest! {
         /// Any order of sends and receives equals a queue, also where positions wrap around 32 and 64 bits.
         #[test]
-        fn a_ring_is_a_bounded_queue(
+        fn fault_21_a_ring_is_a_bounded_queue(
             start in prop_oneof![Just(0u64), (u64::from(u32::MAX) - 20)..(u64::from(u32::MAX) + 20), (u64::MAX - 20)..=u64::MAX],
             sends in proptest::collection::vec(any::<bool>(), 0..200),
         ) {

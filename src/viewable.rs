@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_tree_iterates_over_what_was_not_checked() {
+    fn fault_05_a_forged_tree_iterates_over_what_was_not_checked() {
         // A leaf without entries, where iteration takes the first one all the same.
         let leaf: [&[u8]; 2] = [&[0, UNCHECKED, 0, 0, 0, 0, 0, 0], &0u32.to_le_bytes()];
         // An inner node with five keys, and that leaf before the first.
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_in_a_forged_table_compares_what_was_not_checked() {
+    fn fault_05_a_lookup_in_a_forged_table_compares_what_was_not_checked() {
         // Two buckets of a key and a value, last first; only the first is said to be full. Behind the control bytes that are
         // checked, all say that they stand for keys of one kind of hash.
         let buckets = [UNCHECKED, 0, 1, 1];

@@ -149,7 +149,7 @@ const CRASHES: &[Crash] = &[
 ];
 
 #[test]
-fn crash_is_an_error_that_names_the_method_and_the_end() {
+fn fault_14_crash_is_an_error_that_names_the_method_and_the_end() {
     within(PATIENCE, "crashes", || {
         let witness = faulty();
         for (crashes, Crash { method, call, ends }) in (1..).zip(CRASHES) {
@@ -353,7 +353,7 @@ fn line_at(location: &str) -> &'static str {
 }
 
 #[test]
-fn panic_is_an_error_that_says_where_and_the_child_goes_on() {
+fn fault_14_panic_is_an_error_that_says_where_and_the_child_goes_on() {
     within(PATIENCE, "panics", || {
         let panicky = panicky("0");
         for Panic { method, call, message, line } in PANICS {
@@ -423,7 +423,7 @@ impl Drop for LastBreath {
 }
 
 #[test]
-fn panic_in_the_destructor_is_what_stop_reports_and_the_child_exits() {
+fn fault_14_panic_in_the_destructor_is_what_stop_reports_and_the_child_exits() {
     within(PATIENCE, "panic in Drop", || {
         let bridge = LastBreath::bridge().stderr(Output::null()).start().expect("the bridge starts");
         let error = bridge.stop().expect_err("the destructor panics");
@@ -497,7 +497,7 @@ fn await_publication() {
 const LENS: [u64; 2] = [8, 200_000];
 
 #[test]
-fn reply_published_before_the_child_exits_is_delivered() {
+fn fault_13_reply_published_before_the_child_exits_is_delivered() {
     within(PATIENCE, "replies of the dead", || {
         for round in 0..200 {
             let len = LENS[round % LENS.len()];
@@ -512,7 +512,7 @@ fn reply_published_before_the_child_exits_is_delivered() {
 }
 
 #[test]
-fn reply_of_a_child_that_exits_in_the_act_is_delivered_or_the_child_died() {
+fn fault_13_reply_of_a_child_that_exits_in_the_act_is_delivered_or_the_child_died() {
     within(PATIENCE, "replies of the dying", || {
         let (mut delivered, mut died) = (0, 0);
         for round in 0..300 {
@@ -579,7 +579,7 @@ fn helper_parent() {
 }
 
 #[test]
-fn reply_is_delivered_to_a_parent_that_looks_only_after_the_death() {
+fn fault_13_reply_is_delivered_to_a_parent_that_looks_only_after_the_death() {
     within(PATIENCE, "a parent that looks late", || {
         for wait in ["adaptive", "park"] {
             for len in LENS {
@@ -596,7 +596,7 @@ const ANSWER_NEVER_CAME: &str =
     "call `Dying::pass_and_answer_then_exit` failed: child {pid} exited with code 0; the call had started";
 
 #[test]
-fn child_that_dies_while_it_asks_for_memory_died() {
+fn fault_12_child_that_dies_while_it_asks_for_memory_died() {
     within(PATIENCE, "a child that asks and dies", || {
         // The child sleeps, and so exits, while it waits for memory for its reply.
         let parent = StoppedParent::start("adaptive unknown 200000");
@@ -605,7 +605,7 @@ fn child_that_dies_while_it_asks_for_memory_died() {
 }
 
 #[test]
-fn child_that_dies_before_it_takes_the_memory_of_a_request_died() {
+fn fault_12_child_that_dies_before_it_takes_the_memory_of_a_request_died() {
     within(PATIENCE, "a child that is given memory and dies", || {
         let taker = Taker::bridge().start().expect("the bridge starts");
         let child = Pid::from_raw(taker.child_pid() as i32);
@@ -622,7 +622,7 @@ fn child_that_dies_before_it_takes_the_memory_of_a_request_died() {
 
 /// The first large request needs memory, of which a child that has just died can no longer be told.
 #[test]
-fn child_that_dies_before_it_is_given_memory_died() {
+fn fault_12_child_that_dies_before_it_is_given_memory_died() {
     within(PATIENCE, "large requests to the dying", || {
         let bytes = vec![1; 200_000];
         for round in 0..300 {

@@ -109,8 +109,8 @@ fn inheritable(least: &[i32]) -> Vec<OwnedFd> {
 }
 
 #[test]
-fn nothing_is_inherited() {
-    within(60, "nothing_is_inherited", || {
+fn fault_18_nothing_is_inherited() {
+    within(60, "fault_18_nothing_is_inherited", || {
         let opened = inheritable(&[3, 3, 4, 100, 100, 1000, 1023]);
         let (out, err) = own();
         let guest = start(Guest::bridge());
@@ -121,8 +121,8 @@ fn nothing_is_inherited() {
 }
 
 #[test]
-fn bridges_started_at_the_same_time_inherit_nothing_of_each_other() {
-    within(60, "bridges_started_at_the_same_time_inherit_nothing_of_each_other", || {
+fn fault_18_bridges_started_at_the_same_time_inherit_nothing_of_each_other() {
+    within(60, "fault_18_bridges_started_at_the_same_time_inherit_nothing_of_each_other", || {
         const AT_ONCE: usize = 8;
         let (started, (out, err)) = (Barrier::new(AT_ONCE), own());
         std::thread::scope(|scope| {
@@ -188,8 +188,8 @@ fn output_goes_where_the_builder_says() {
 }
 
 #[test]
-fn a_grandchild_gets_0_1_and_2_only() {
-    within(60, "a_grandchild_gets_0_1_and_2_only", || {
+fn fault_18_a_grandchild_gets_0_1_and_2_only() {
+    within(60, "fault_18_a_grandchild_gets_0_1_and_2_only", || {
         let guest = start(Guest::bridge());
         assert_eq!(guest.grandchild(), Ok(Ok(vec!["/dev/null".into(); 3])));
     });

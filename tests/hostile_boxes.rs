@@ -7,15 +7,20 @@
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
+#[path = "support/held.rs"]
+mod held;
+#[path = "support/raw.rs"]
+mod raw;
 mod support;
 
 use callgate::{Bridge, Builder, CallError, Exit, SharedBox, Wait, bridge};
+use held::{Held, leaving_nothing};
+use raw::{CALL, Raw, TICKETS, commit};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mprotect};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::{Duration, Instant};
 use support::{eventually, process_exists, within};
@@ -25,11 +30,7 @@ callgate::test_support!();
 /// Ends a test that hangs, in seconds.
 const PATIENCE: u64 = 180;
 
-const LINE: u64 = 64;
-const CALL: u64 = 2;
-
-/// Blocks that may be lent at a time, and the states of one.
-const TICKETS: u64 = 1024;
+/// States of a block that is lent.
 const DONE: u64 = 2;
 const HOME: u64 = 3;
 
@@ -40,55 +41,6 @@ const HOMEWARD: u64 = u64::MAX;
 const LENT: u64 = 5000;
 
 // ---- the attacker --------------------------------------------------------------------------------------------------
-
-/// The segment as the attacker sees it: one lane, one worker.
-struct Raw {
-    base: u64,
-    slots: u64,
-    stride: u64,
-}
-
-impl Raw {
-    fn find() -> Self {
-        let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
-        let line = maps.lines().find(|line| line.contains("memfd:callgate ")).expect("the segment is mapped");
-        let base = u64::from_str_radix(line.split('-').next().expect("a range"), 16).expect("an address");
-        let slots = Self { base, slots: 0, stride: 0 }.at(16).load(Relaxed);
-        Self { base, slots: slots & 0xffff_ffff, stride: (slots >> 32) * LINE }
-    }
-
-    fn at(&self, offset: u64) -> &AtomicU64 {
-        // SAFETY: offsets of this test lie inside the segment and are aligned to 8; the segment stays mapped.
-        unsafe { AtomicU64::from_ptr((self.base + offset) as *mut u64) }
-    }
-
-    /// Where the lane's requests begin, after the header, the worker's line and those of caller and callee.
-    const REQUESTS: u64 = 128 + 128 + 256;
-
-    fn ring(&self) -> u64 {
-        (self.slots * self.stride).next_multiple_of(128)
-    }
-
-    /// What the child says of the parent's block `index`, or (`table` 1) the parent of the child's.
-    fn held(&self, table: u64, index: u64) -> &AtomicU64 {
-        self.at(Self::REQUESTS + 2 * self.ring() + 8 * (table * TICKETS + index))
-    }
-
-    /// The word of the reply slot at `position`.
-    fn reply(&self, position: u64, word: u64) -> &AtomicU64 {
-        self.at(Self::REQUESTS + self.ring() + (position % self.slots) * self.stride + 8 * word)
-    }
-
-    /// Publishes a reply to the call that is being carried out: its call word, and the first `len` bytes of its payload.
-    fn forge(&self, call: u64, payload: &[u64], len: u64) {
-        let position = self.at(128 + 128 + 128).load(Relaxed) - 1;
-        for (word, value) in (2..).zip(payload) {
-            self.reply(position, word).store(*value, Relaxed);
-        }
-        self.reply(position, 1).store(call, Relaxed);
-        self.reply(position, 0).store(((position + 1) & 0xffff_ffff) << 32 | len << 8 | CALL, Release);
-    }
-}
 
 /// A box in a reply: segment, offset, length, ticket.
 type Place = (u64, u64, u64, u64);
@@ -104,6 +56,13 @@ fn archived((segment, offset, len, ticket): Place, distance: u64) -> [u64; 5] {
     [u64::from((distance as u32).wrapping_neg()), segment, offset, len, ticket]
 }
 
+/// Publishes a reply to the call that is being carried out: its call word, and the first `len` bytes of its payload.
+fn answer_carrying(raw: &Raw, call: u64, payload: &[u64], len: u64) {
+    let position = raw.started() - 1;
+    raw.reply(position, 1).store(call, Relaxed);
+    raw.forge(position, commit(position, len, CALL), payload);
+}
+
 /// Publishes a forged reply, of one box or a list of boxes, and is slow with the true one, which comes too late.
 fn forge((boxes, table, home): &Forgery, is_list: bool) {
     let raw = Raw::find();
@@ -114,7 +73,7 @@ fn forge((boxes, table, home): &Forgery, is_list: bool) {
         let distance = 40 * boxes.len() as u32;
         words.push((boxes.len() as u64) << 32 | u64::from(distance.wrapping_neg()));
     }
-    raw.forge(home << 32 | 1, &words, 8 * words.len() as u64);
+    answer_carrying(&raw, home << 32 | 1, &words, 8 * words.len() as u64);
     std::thread::sleep(Duration::from_millis(300));
 }
 
@@ -163,7 +122,7 @@ impl Hostile {
 
     /// A box of its own, of which so many bytes arrive.
     pub fn truncated(&self, len: u64) -> SharedBox<[u8]> {
-        Raw::find().forge(1, &archived((1, 0, LENT, ONLY), 0), len);
+        answer_carrying(&Raw::find(), 1, &archived((1, 0, LENT, ONLY), 0), len);
         std::thread::sleep(Duration::from_secs(20));
         self.own(1)
     }
@@ -330,118 +289,136 @@ const fn home(next: u64) -> u64 {
 }
 
 #[test]
-fn a_box_that_the_child_cannot_send_is_refused() {
-    within(PATIENCE, "a_box_that_the_child_cannot_send_is_refused", || {
-        type Case<'a> = (&'a str, Place, &'a [Word]);
-        let brought: &[Word] = &[(0, home(0))];
-        let places: &[Case<'_>] = &[
-            ("a block never lent", (HOMEWARD, 0, 8, 1 << 32 | 500), &[]),
-            ("a block never lent, said to come home", (HOMEWARD, 0, 8, 1 << 32 | 500), &[(500, home(0))]),
-            ("another generation", (HOMEWARD, 0, 8, 2 << 32), brought),
-            ("the last generation", (HOMEWARD, 0, 8, (u64::from(u32::MAX) >> 2) << 32), brought),
-            ("a generation out of range", (HOMEWARD, 0, 8, u64::MAX << 32), brought),
-            ("an index out of range", (HOMEWARD, 0, 8, 1 << 32 | TICKETS), &[]),
-            ("no generation", (HOMEWARD, 0, 8, 5), &[]),
-            ("junk", (u64::MAX, u64::MAX, u64::MAX, u64::MAX), brought),
-            ("longer than was lent", (HOMEWARD, 0, LENT + 1, ONLY), &[]),
-            ("brought home longer than it left", (HOMEWARD, 0, LENT + 1, ONLY), brought),
-            ("brought home endless", (HOMEWARD, 0, u64::MAX, ONLY), brought),
-            ("a segment that there is not", (3, 0, 8, ONLY), &[]),
-            ("segment 0", (0, 0, 8, ONLY), &[]),
-            ("the last segment but one", (u64::MAX - 1, 0, 8, ONLY), &[]),
-            ("the parent's own memory", (2, 0, 8, ONLY), &[]),
-            ("behind the segment", (1, 128 << 10, 1, ONLY), &[]),
-            ("across the end of the segment", (1, 64, 128 << 10, ONLY), &[]),
-            ("far behind the segment", (1, u64::MAX - 63, 8, ONLY), &[]),
-            ("around the end of all memory", (1, u64::MAX - 63, 128, ONLY), &[]),
-            ("endless", (1, 0, u64::MAX, ONLY), &[]),
-            ("not aligned", (1, 8, 64, ONLY), &[]),
-            ("a place without a ticket that could be one", (1, 0, 64, 5), &[]),
-        ];
-        for &(case, place, table) in places {
+fn fault_08_a_box_that_the_child_cannot_send_is_refused() {
+    leaving_nothing(
+        "fault_08_a_box_that_the_child_cannot_send_is_refused",
+        PATIENCE,
+        || drop(start(builder(), 64)),
+        || {
+            type Case<'a> = (&'a str, Place, &'a [Word]);
+            let brought: &[Word] = &[(0, home(0))];
+            let places: &[Case<'_>] = &[
+                ("a block never lent", (HOMEWARD, 0, 8, 1 << 32 | 500), &[]),
+                ("a block never lent, said to come home", (HOMEWARD, 0, 8, 1 << 32 | 500), &[(500, home(0))]),
+                ("another generation", (HOMEWARD, 0, 8, 2 << 32), brought),
+                ("the last generation", (HOMEWARD, 0, 8, (u64::from(u32::MAX) >> 2) << 32), brought),
+                ("a generation out of range", (HOMEWARD, 0, 8, u64::MAX << 32), brought),
+                ("an index out of range", (HOMEWARD, 0, 8, 1 << 32 | TICKETS), &[]),
+                ("no generation", (HOMEWARD, 0, 8, 5), &[]),
+                ("junk", (u64::MAX, u64::MAX, u64::MAX, u64::MAX), brought),
+                ("longer than was lent", (HOMEWARD, 0, LENT + 1, ONLY), &[]),
+                ("brought home longer than it left", (HOMEWARD, 0, LENT + 1, ONLY), brought),
+                ("brought home endless", (HOMEWARD, 0, u64::MAX, ONLY), brought),
+                ("a segment that there is not", (3, 0, 8, ONLY), &[]),
+                ("segment 0", (0, 0, 8, ONLY), &[]),
+                ("the last segment but one", (u64::MAX - 1, 0, 8, ONLY), &[]),
+                ("the parent's own memory", (2, 0, 8, ONLY), &[]),
+                ("behind the segment", (1, 128 << 10, 1, ONLY), &[]),
+                ("across the end of the segment", (1, 64, 128 << 10, ONLY), &[]),
+                ("far behind the segment", (1, u64::MAX - 63, 8, ONLY), &[]),
+                ("around the end of all memory", (1, u64::MAX - 63, 128, ONLY), &[]),
+                ("endless", (1, 0, u64::MAX, ONLY), &[]),
+                ("not aligned", (1, 8, 64, ONLY), &[]),
+                ("a place without a ticket that could be one", (1, 0, 64, 5), &[]),
+            ];
+            let held = Held::now();
+            for &(case, place, table) in places {
+                let bridge = start(builder(), LENT as usize);
+                let forgery = (vec![place], table.to_vec(), u64::from(!table.is_empty()));
+                assert_poisoned(&bridge, bridge.forged(filled(&bridge, LENT, 9), forgery), case);
+                drop(bridge);
+                held.again(case);
+            }
             let bridge = start(builder(), LENT as usize);
-            let forgery = (vec![place], table.to_vec(), u64::from(!table.is_empty()));
-            assert_poisoned(&bridge, bridge.forged(filled(&bridge, LENT, 9), forgery), case);
-        }
-        let bridge = start(builder(), LENT as usize);
-        let twice = (vec![(HOMEWARD, 0, LENT, ONLY); 2], brought.to_vec(), 1);
-        assert_poisoned(&bridge, bridge.forged(filled(&bridge, LENT, 9), twice), "brought home twice");
-    });
+            let twice = (vec![(HOMEWARD, 0, LENT, ONLY); 2], brought.to_vec(), 1);
+            assert_poisoned(&bridge, bridge.forged(filled(&bridge, LENT, 9), twice), "brought home twice");
+        },
+    );
 }
 
 #[test]
-fn a_box_of_the_wrong_length_for_its_contents_is_refused() {
-    within(PATIENCE, "a_box_of_the_wrong_length_for_its_contents_is_refused", || {
-        let of_len = |len| (vec![(1, 0, len, ONLY)], vec![], 0);
-        for len in [1, 7, 9, LENT - 1] {
+fn fault_08_a_box_of_the_wrong_length_for_its_contents_is_refused() {
+    leaving_nothing(
+        "fault_08_a_box_of_the_wrong_length_for_its_contents_is_refused",
+        PATIENCE,
+        || drop(start(builder(), 64)),
+        || {
+            let of_len = |len| (vec![(1, 0, len, ONLY)], vec![], 0);
+            for len in [1, 7, 9, LENT - 1] {
+                let bridge = start(builder(), LENT as usize);
+                assert_poisoned(&bridge, bridge.forged_numbers(of_len(len)), &format!("numbers in {len} bytes"));
+            }
+            for len in [0, 1, 15, 17, 32] {
+                let bridge = start(builder(), LENT as usize);
+                assert_poisoned(&bridge, bridge.forged_value(of_len(len)), &format!("16 bytes in {len}"));
+            }
             let bridge = start(builder(), LENT as usize);
-            assert_poisoned(&bridge, bridge.forged_numbers(of_len(len)), &format!("numbers in {len} bytes"));
-        }
-        for len in [0, 1, 15, 17, 32] {
-            let bridge = start(builder(), LENT as usize);
-            assert_poisoned(&bridge, bridge.forged_value(of_len(len)), &format!("16 bytes in {len}"));
-        }
-        let bridge = start(builder(), LENT as usize);
-        assert_eq!(bridge.forged_numbers(of_len(16)).expect("two numbers")[..], [0x0707_0707_0707_0707; 2]);
-        assert_eq!(*bridge.forged_value(of_len(16)).expect("a value"), [7; 16]);
-        assert!(bridge.forged_numbers(of_len(0)).expect("no numbers").is_empty());
-        assert_eq!(bridge.add(1), Ok(2));
-    });
+            assert_eq!(bridge.forged_numbers(of_len(16)).expect("two numbers")[..], [0x0707_0707_0707_0707; 2]);
+            assert_eq!(*bridge.forged_value(of_len(16)).expect("a value"), [7; 16]);
+            assert!(bridge.forged_numbers(of_len(0)).expect("no numbers").is_empty());
+            assert_eq!(bridge.add(1), Ok(2));
+        },
+    );
 }
 
 /// What the child says may be odd, and a box of the parent's for all that; then all that is said of it must be true.
 #[test]
-fn an_odd_box_is_the_parents_alone() {
-    within(PATIENCE, "an_odd_box_is_the_parents_alone", || {
-        let (lent, own): (Place, Place) = ((HOMEWARD, 0, LENT, ONLY), (1, 0, LENT, 77 << 32 | 3));
-        type Case<'a> = (&'a str, &'a [Place], &'a [Word], u64);
-        let brought: &[Word] = &[(0, home(0))];
-        let cases: &[Case<'_>] = &[
-            ("lent, and not brought home", &[lent], &[], 0),
-            ("lent, and not brought home, twice", &[lent, lent], &[], 0),
-            ("brought home, and not said so", &[lent], brought, 0),
-            ("said to come home, and not brought", &[lent], &[], 1),
-            ("said to be let go", &[lent], &[(0, 1 << 2 | DONE)], 1),
-            ("brought home", &[lent], brought, 1),
-            ("brought home, and not named", &[], brought, 1),
-            ("brought home in part", &[(HOMEWARD, 0, 100, ONLY)], brought, 1),
-            ("brought home beside another", &[lent, own, own], brought, 1),
-            ("a ring", &[lent], &[(0, home(1))], 1),
-            ("a ring, and nothing of it named", &[], &[(0, home(1))], 1),
-            ("a chain that goes on with junk", &[lent], &[(0, home(u64::from(u32::MAX)))], 1),
-            ("a chain that goes on with what is not lent", &[lent], &[(0, home(7)), (6, home(1))], 1),
-            ("a chain of junk", &[lent], brought, u64::from(u32::MAX)),
-            ("a chain that begins behind the end", &[lent], brought, TICKETS + 1),
-            ("a chain that begins at the end", &[lent], brought, TICKETS),
-            ("the child's own, with a ticket of nobody", &[own], &[], 0),
-            ("the child's own, and what overlaps it", &[own, (1, 64, LENT, ONLY), (1, 0, 1, 1 << 32 | 1)], &[], 0),
-            ("no length and no ticket", &[(1, 0, LENT, 0), (u64::MAX, u64::MAX, u64::MAX, 0)], &[], 0),
-        ];
-        for &(case, places, table, home) in cases {
-            let expected = |place: &Place| match *place {
-                (_, _, _, 0) => (0, 0),
-                (HOMEWARD, _, len, _) => (len, 9),
-                (_, _, len, _) => (len, 7),
-            };
-            let expected: Vec<_> = places.iter().map(expected).collect();
-            let forgery = || (places.to_vec(), table.to_vec(), home);
+fn fault_08_an_odd_box_is_the_parents_alone() {
+    leaving_nothing(
+        "fault_08_an_odd_box_is_the_parents_alone",
+        PATIENCE,
+        || drop(start(builder(), 64)),
+        || {
+            let (lent, own): (Place, Place) = ((HOMEWARD, 0, LENT, ONLY), (1, 0, LENT, 77 << 32 | 3));
+            type Case<'a> = (&'a str, &'a [Place], &'a [Word], u64);
+            let brought: &[Word] = &[(0, home(0))];
+            let cases: &[Case<'_>] = &[
+                ("lent, and not brought home", &[lent], &[], 0),
+                ("lent, and not brought home, twice", &[lent, lent], &[], 0),
+                ("brought home, and not said so", &[lent], brought, 0),
+                ("said to come home, and not brought", &[lent], &[], 1),
+                ("said to be let go", &[lent], &[(0, 1 << 2 | DONE)], 1),
+                ("brought home", &[lent], brought, 1),
+                ("brought home, and not named", &[], brought, 1),
+                ("brought home in part", &[(HOMEWARD, 0, 100, ONLY)], brought, 1),
+                ("brought home beside another", &[lent, own, own], brought, 1),
+                ("a ring", &[lent], &[(0, home(1))], 1),
+                ("a ring, and nothing of it named", &[], &[(0, home(1))], 1),
+                ("a chain that goes on with junk", &[lent], &[(0, home(u64::from(u32::MAX)))], 1),
+                ("a chain that goes on with what is not lent", &[lent], &[(0, home(7)), (6, home(1))], 1),
+                ("a chain of junk", &[lent], brought, u64::from(u32::MAX)),
+                ("a chain that begins behind the end", &[lent], brought, TICKETS + 1),
+                ("a chain that begins at the end", &[lent], brought, TICKETS),
+                ("the child's own, with a ticket of nobody", &[own], &[], 0),
+                ("the child's own, and what overlaps it", &[own, (1, 64, LENT, ONLY), (1, 0, 1, 1 << 32 | 1)], &[], 0),
+                ("no length and no ticket", &[(1, 0, LENT, 0), (u64::MAX, u64::MAX, u64::MAX, 0)], &[], 0),
+            ];
+            for &(case, places, table, home) in cases {
+                let expected = |place: &Place| match *place {
+                    (_, _, _, 0) => (0, 0),
+                    (HOMEWARD, _, len, _) => (len, 9),
+                    (_, _, len, _) => (len, 7),
+                };
+                let expected: Vec<_> = places.iter().map(expected).collect();
+                let forgery = || (places.to_vec(), table.to_vec(), home);
 
-            let bridge = start(builder(), LENT as usize + 64);
-            let boxes = bridge.forged(filled(&bridge, LENT, 9), forgery()).expect(case);
-            assert_sound(boxes, &expected, case);
-            assert_eq!(bridge.back(filled(&bridge, LENT, 3)).expect("a box")[..], [3; LENT as usize], "{case}");
+                let bridge = start(builder(), LENT as usize + 64);
+                let boxes = bridge.forged(filled(&bridge, LENT, 9), forgery()).expect(case);
+                assert_sound(boxes, &expected, case);
+                assert_eq!(bridge.back(filled(&bridge, LENT, 3)).expect("a box")[..], [3; LENT as usize], "{case}");
 
-            // The same while the caller still has the box.
-            let bridge = start(builder(), LENT as usize + 64);
-            let mut mine = filled(&bridge, LENT, 9);
-            let boxes = bridge.forged_while_lent(&mine, forgery()).expect(case);
-            assert!(boxes.iter().all(|bytes| bytes.is_empty() || bytes.as_ptr() != mine.as_ptr()), "{case}");
-            assert_sound(boxes, &expected, case);
-            assert!(mine.iter().all(|&byte| byte == 9), "{case}");
-            mine.fill(4);
-            assert_eq!(bridge.back(mine).expect("a box")[..], [4; LENT as usize], "{case}");
-        }
-    });
+                // The same while the caller still has the box.
+                let bridge = start(builder(), LENT as usize + 64);
+                let mut mine = filled(&bridge, LENT, 9);
+                let boxes = bridge.forged_while_lent(&mine, forgery()).expect(case);
+                assert!(boxes.iter().all(|bytes| bytes.is_empty() || bytes.as_ptr() != mine.as_ptr()), "{case}");
+                assert_sound(boxes, &expected, case);
+                assert!(mine.iter().all(|&byte| byte == 9), "{case}");
+                mine.fill(4);
+                assert_eq!(bridge.back(mine).expect("a box")[..], [4; LENT as usize], "{case}");
+            }
+        },
+    );
 }
 
 /// What it sends back of a block that it has kept, and has said that it is done with, is copied before anybody else gets the block.
@@ -467,33 +444,39 @@ fn a_block_that_was_let_go_is_nobody_elses_while_it_is_copied() {
 
 /// Several that are lent, in a ring or a chain with a gap, by value and by reference.
 #[test]
-fn chains_of_several_end() {
-    within(PATIENCE, "chains_of_several_end", || {
-        let lent = |index: u64| (HOMEWARD, 0, LENT, ONLY | index);
-        for (case, nexts) in [("a ring", [2, 3, 1]), ("a ring of the last two", [2, 3, 2]), ("a chain", [2, 3, 0])] {
-            let bridge = start(builder(), LENT as usize);
-            let table: Vec<_> = (0..).zip(nexts.map(home)).collect();
-            // Given up, so that they stay with the child: the first two calls only lend.
-            let kept = [0, 1].map(|_| filled(&bridge, LENT, 9));
-            let hasty = bridge.with_timeout(Duration::from_millis(1));
-            for bytes in &kept {
-                let late = hasty.forged_while_lent(bytes, (vec![], vec![], u64::from(u32::MAX)));
-                assert!(late.is_err() || late.is_ok_and(|boxes| boxes.is_empty()));
+fn fault_08_chains_of_several_end() {
+    leaving_nothing(
+        "fault_08_chains_of_several_end",
+        PATIENCE,
+        || drop(start(builder(), 64)),
+        || {
+            let lent = |index: u64| (HOMEWARD, 0, LENT, ONLY | index);
+            for (case, nexts) in [("a ring", [2, 3, 1]), ("a ring of the last two", [2, 3, 2]), ("a chain", [2, 3, 0])]
+            {
+                let bridge = start(builder(), LENT as usize);
+                let table: Vec<_> = (0..).zip(nexts.map(home)).collect();
+                // Given up, so that they stay with the child: the first two calls only lend.
+                let kept = [0, 1].map(|_| filled(&bridge, LENT, 9));
+                let hasty = bridge.with_timeout(Duration::from_millis(1));
+                for bytes in &kept {
+                    let late = hasty.forged_while_lent(bytes, (vec![], vec![], u64::from(u32::MAX)));
+                    assert!(late.is_err() || late.is_ok_and(|boxes| boxes.is_empty()));
+                }
+                let boxes = bridge.forged(filled(&bridge, LENT, 9), (vec![lent(2)], table, 1));
+                if let Ok(boxes) = boxes {
+                    assert_sound(boxes, &[(LENT, 9)], case);
+                }
+                assert!(kept.iter().all(|bytes| bytes.iter().all(|&byte| byte == 9)), "{case}");
             }
-            let boxes = bridge.forged(filled(&bridge, LENT, 9), (vec![lent(2)], table, 1));
-            if let Ok(boxes) = boxes {
-                assert_sound(boxes, &[(LENT, 9)], case);
-            }
-            assert!(kept.iter().all(|bytes| bytes.iter().all(|&byte| byte == 9)), "{case}");
-        }
-    });
+        },
+    );
 }
 
 /// Many boxes that name the same block: what the parent copies has the limit of one payload.
 #[test]
-fn boxes_together_have_no_more_bytes_than_a_payload() {
+fn fault_08_boxes_together_have_no_more_bytes_than_a_payload() {
     const MAX: u64 = 1 << 20;
-    within(PATIENCE, "boxes_together_have_no_more_bytes_than_a_payload", || {
+    within(PATIENCE, "fault_08_boxes_together_have_no_more_bytes_than_a_payload", || {
         let (own, lent) = (|len| (1, 0, len, ONLY), |len| (HOMEWARD, 0, len, ONLY));
         // What they are, whether they are too many.
         let cases: [(&str, Vec<Place>, bool); 8] = [
@@ -521,73 +504,88 @@ fn boxes_together_have_no_more_bytes_than_a_payload() {
 }
 
 #[test]
-fn a_truncated_box_is_refused() {
-    within(PATIENCE, "a_truncated_box_is_refused", || {
-        for len in 0..40 {
-            let bridge = start(builder(), LENT as usize);
-            assert_poisoned(&bridge, bridge.truncated(len), &format!("{len} bytes of a box"));
-        }
-    });
+fn fault_03_a_truncated_box_is_refused() {
+    leaving_nothing(
+        "fault_03_a_truncated_box_is_refused",
+        PATIENCE,
+        || drop(start(builder(), 64)),
+        || {
+            for len in 0..40 {
+                let bridge = start(builder(), LENT as usize);
+                assert_poisoned(&bridge, bridge.truncated(len), &format!("{len} bytes of a box"));
+            }
+        },
+    );
 }
 
 /// What comes out is a box that does not change any more, or an error.
 #[test]
-fn a_box_that_changes_while_it_is_read_is_a_box_or_an_error() {
-    within(PATIENCE, "a_box_that_changes_while_it_is_read_is_a_box_or_an_error", || {
-        let mut boxes = 0;
-        for _ in 0..10 {
-            let bridge = start(builder().timeout(Duration::from_secs(2)), LENT as usize);
-            bridge.hammer().expect("a call");
-            for _ in 0..300 {
-                let Ok(bytes) = bridge.own(LENT as usize) else { break };
-                let seen = bytes.to_vec();
-                std::thread::sleep(Duration::from_micros(100));
-                assert!(bytes[..] == seen[..], "a box has changed");
-                boxes += 1;
+fn fault_02_a_box_that_changes_while_it_is_read_is_a_box_or_an_error() {
+    leaving_nothing(
+        "fault_02_a_box_that_changes_while_it_is_read_is_a_box_or_an_error",
+        PATIENCE,
+        || drop(start(builder(), 64)),
+        || {
+            let mut boxes = 0;
+            for _ in 0..10 {
+                let bridge = start(builder().timeout(Duration::from_secs(2)), LENT as usize);
+                bridge.hammer().expect("a call");
+                for _ in 0..300 {
+                    let Ok(bytes) = bridge.own(LENT as usize) else { break };
+                    let seen = bytes.to_vec();
+                    std::thread::sleep(Duration::from_micros(100));
+                    assert!(bytes[..] == seen[..], "a box has changed");
+                    boxes += 1;
+                }
+                bridge.kill();
             }
-            bridge.kill();
-        }
-        assert!(boxes > 0, "no call was answered");
-    });
+            assert!(boxes > 0, "no call was answered");
+        },
+    );
 }
 
 /// What the parent holds stays what it is while the child lies about every block at random.
 #[test]
-fn scribbled_tables_change_no_box() {
-    within(PATIENCE, "scribbled_tables_change_no_box", || {
-        let mut answers = 0;
-        for _ in 0..6 {
-            let bridge = builder().timeout(Duration::from_secs(2)).start().expect("the bridge starts");
-            bridge.scribble().expect("a call");
-            let (mut live, began) = (Vec::<(SharedBox<[u8]>, u8)>::new(), Instant::now());
-            for (round, byte) in (0..).zip((2..=255u8).cycle()) {
-                let bytes = SharedBox::copied_in(&bridge, &vec![byte; 4096 + 700 * (round % 8)]);
-                let Ok(bytes) = bytes else { break };
-                let outcome = match round % 4 {
-                    0 => bridge.back(bytes).map(|back| live.push((back, byte))),
-                    1 => bridge.edit(bytes).map(drop),
-                    2 => bridge.own(9000).map(drop),
-                    _ => {
-                        live.push((bytes, byte));
-                        Ok(())
+fn fault_08_scribbled_tables_change_no_box() {
+    leaving_nothing(
+        "fault_08_scribbled_tables_change_no_box",
+        PATIENCE,
+        || drop(start(builder(), 64)),
+        || {
+            let mut answers = 0;
+            for _ in 0..6 {
+                let bridge = builder().timeout(Duration::from_secs(2)).start().expect("the bridge starts");
+                bridge.scribble().expect("a call");
+                let (mut live, began) = (Vec::<(SharedBox<[u8]>, u8)>::new(), Instant::now());
+                for (round, byte) in (0..).zip((2..=255u8).cycle()) {
+                    let bytes = SharedBox::copied_in(&bridge, &vec![byte; 4096 + 700 * (round % 8)]);
+                    let Ok(bytes) = bytes else { break };
+                    let outcome = match round % 4 {
+                        0 => bridge.back(bytes).map(|back| live.push((back, byte))),
+                        1 => bridge.edit(bytes).map(drop),
+                        2 => bridge.own(9000).map(drop),
+                        _ => {
+                            live.push((bytes, byte));
+                            Ok(())
+                        }
+                    };
+                    answers += usize::from(outcome.is_ok());
+                    for (bytes, byte) in &live {
+                        assert!(bytes.iter().all(|found| found == byte), "a box of {byte} has changed");
                     }
-                };
-                answers += usize::from(outcome.is_ok());
-                for (bytes, byte) in &live {
-                    assert!(bytes.iter().all(|found| found == byte), "a box of {byte} has changed");
+                    if live.len() > 12 {
+                        live.drain(..8);
+                    }
+                    if !bridge.is_alive() || began.elapsed() > Duration::from_secs(2) {
+                        break;
+                    }
                 }
-                if live.len() > 12 {
-                    live.drain(..8);
-                }
-                if !bridge.is_alive() || began.elapsed() > Duration::from_secs(2) {
-                    break;
-                }
+                bridge.kill();
             }
-            bridge.kill();
-        }
-        assert!(answers > 0);
-        assert_eq!(start(builder(), 100).add(1), Ok(2), "and another can be started");
-    });
+            assert!(answers > 0);
+            assert_eq!(start(builder(), 100).add(1), Ok(2), "and another can be started");
+        },
+    );
 }
 
 #[test]

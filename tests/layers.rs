@@ -18,6 +18,7 @@ const UNSAFE: &[&str] = &[
     "src/shared_box.rs",
     "src/trust_child.rs",
     "src/viewable.rs",
+    "src/validator.rs",
     "src/intake.rs",
     "src/trusted.rs",
     "src/glue.rs",
@@ -66,6 +67,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("intake", 2),
     ("ring", 2),
     ("signal", 2),
+    ("validator", 2),
     ("viewable", 2),
     ("control", 3),
     ("handshake", 3),
@@ -211,6 +213,44 @@ fn one_word_per_thing() {
         }
         breaches.none();
     });
+}
+
+/// The rows of the table of faults in docs/RELIABILITY.md.
+const FAULTS: usize = 22;
+
+/// Each fault has tests named by its number, and the table lists exactly those that there are.
+#[test]
+fn every_fault_has_tests_and_the_table_lists_them() {
+    within(60, "every_fault_has_tests_and_the_table_lists_them", || {
+        let mut tests: Vec<_> = ["src", "tests"]
+            .into_iter()
+            .flat_map(|dir| files_of(&root().join(dir), "rs", Depth::All))
+            .flat_map(|path| faults_of(&Source::read(&path)))
+            .collect();
+        tests.sort();
+        let table = std::fs::read_to_string(root().join("docs/RELIABILITY.md")).expect("the table of faults");
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| "));
+        let mut listed: Vec<_> = rows
+            .filter_map(|row| Some((row.split(' ').next()?.parse::<usize>().ok()?, row)))
+            .flat_map(|(number, row)| {
+                row.split('`').filter(|name| name.contains("::fault_")).map(move |name| (number, name))
+            })
+            .map(|(number, name)| (number, name.to_owned()))
+            .collect();
+        listed.sort();
+        assert_eq!(listed, tests, "what docs/RELIABILITY.md lists, and what there is");
+        for fault in 1..=FAULTS {
+            assert!(tests.iter().any(|(number, _)| *number == fault), "no test of fault {fault}");
+        }
+    });
+}
+
+/// The tests of faults in a file: the number, and `file::name`.
+fn faults_of(source: &Source) -> Vec<(usize, String)> {
+    let names = source.text.lines().filter_map(|line| line.trim_start().strip_prefix("fn fault_"));
+    let names = names.filter_map(|line| line.split('(').next());
+    let number = |name: &str| name.get(..2).and_then(|number| number.parse().ok()).expect("two digits");
+    names.map(|name| (number(name), format!("{}::fault_{name}", source.path))).collect()
 }
 
 // ---- the helper ----------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ const CASES: &[Case] = &[
 ];
 
 #[test]
-fn child_is_gone_soon_after_its_parent_is_killed() {
+fn fault_15_child_is_gone_soon_after_its_parent_is_killed() {
     within(PATIENCE, "killed parents", || {
         for Case { role, busy, stopped, needs_root } in CASES {
             if *needs_root && !Uid::effective().is_root() {
@@ -120,7 +120,7 @@ fn child_is_gone_soon_after_its_parent_is_killed() {
 }
 
 #[test]
-fn child_is_gone_soon_after_its_parent_ends_by_itself() {
+fn fault_15_child_is_gone_soon_after_its_parent_ends_by_itself() {
     within(PATIENCE, "parents that end", || {
         for role in ["exits", "aborts", "becomes another program", "deaf and exits", "deaf and becomes another program"]
         {
@@ -187,7 +187,7 @@ impl Counter {
 }
 
 #[test]
-fn child_lives_on_when_the_thread_that_started_it_exits() {
+fn fault_16_child_lives_on_when_the_thread_that_started_it_exits() {
     within(PATIENCE, "threads that exit", || {
         for round in 0..10 {
             let starter = std::thread::spawn(|| {

@@ -365,8 +365,8 @@ fn resident_kib(pid: u32) -> u64 {
 }
 
 #[test]
-fn a_reply_nested_too_deep_is_refused() {
-    within(PATIENCE, "a_reply_nested_too_deep_is_refused", || {
+fn fault_06_a_reply_nested_too_deep_is_refused() {
+    within(PATIENCE, "fault_06_a_reply_nested_too_deep_is_refused", || {
         let mirror = Mirror::bridge().start().expect("the bridge starts");
         for len in [1, 2, 100, 127] {
             assert_eq!(mirror.list(len).map(|list| list.len()), Ok(len));

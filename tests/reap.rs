@@ -51,12 +51,12 @@ fn mortal() -> Bridge<Mortal> {
 }
 
 #[test]
-fn death_is_noticed_with_sigchld_ignored() {
+fn fault_17_death_is_noticed_with_sigchld_ignored() {
     within(PATIENCE, "SIGCHLD ignored", || play("helper_program", "ignores SIGCHLD"));
 }
 
 #[test]
-fn death_is_noticed_with_somebody_else_waiting_for_every_child() {
+fn fault_17_death_is_noticed_with_somebody_else_waiting_for_every_child() {
     within(PATIENCE, "waitpid(-1)", || play("helper_program", "waits for every child"));
 }
 

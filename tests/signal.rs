@@ -249,12 +249,12 @@ fn survives(what: &str, harm: impl Fn(&Bridge<Guest>)) {
 }
 
 #[test]
-fn a_child_that_has_eventfds_block_cannot_block_its_parent() {
+fn fault_10_a_child_that_has_eventfds_block_cannot_block_its_parent() {
     survives("blocking eventfds", |bridge| bridge.make_blocking().expect("an answer"));
 }
 
 #[test]
-fn a_child_that_steals_rings_cannot_hang_a_call() {
+fn fault_10_a_child_that_steals_rings_cannot_hang_a_call() {
     // The ring for this very call may be stolen: then it ends at its deadline, and finds that it has been answered.
     survives("stolen rings", |bridge| drop(bridge.with_timeout(Duration::from_secs(1)).steal()));
     survives("stolen rings of blocking eventfds", |bridge| {
@@ -264,12 +264,12 @@ fn a_child_that_steals_rings_cannot_hang_a_call() {
 }
 
 #[test]
-fn a_child_that_rings_without_end_cannot_hang_a_call() {
+fn fault_10_a_child_that_rings_without_end_cannot_hang_a_call() {
     survives("a flood", |bridge| bridge.flood().expect("an answer"));
 }
 
 #[test]
-fn a_child_that_fills_the_counts_cannot_block_its_parent() {
+fn fault_10_a_child_that_fills_the_counts_cannot_block_its_parent() {
     survives("full counts", |bridge| {
         bridge.make_blocking().expect("an answer");
         let _ = bridge.with_timeout(Duration::from_secs(1)).fill();

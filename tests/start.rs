@@ -236,8 +236,8 @@ fn failure(builder: Builder<Guest>) -> String {
 }
 
 #[test]
-fn a_failed_start_says_why_and_leaves_nothing() {
-    alone("a_failed_start_says_why_and_leaves_nothing", 240, || {
+fn fault_20_a_failed_start_says_why_and_leaves_nothing() {
+    alone("fault_20_a_failed_start_says_why_and_leaves_nothing", 240, || {
         let (dir, first) = (TempDir::new(), Guest::bridge().start().expect("a start"));
         let held = Held::now();
         let mut wrong = Vec::new();
@@ -311,8 +311,8 @@ fn options_out_of_range_are_refused_and_those_in_range_work() {
 // ---- limits --------------------------------------------------------------------------------------------------------
 
 #[test]
-fn no_memory_for_the_segment() {
-    alone("no_memory_for_the_segment", 60, || {
+fn fault_20_no_memory_for_the_segment() {
+    alone("fault_20_no_memory_for_the_segment", 60, || {
         let _first = Guest::bridge().start().expect("a start");
         let held = Held::now();
         limited(Resource::RLIMIT_AS, virtual_memory() + (1 << 30), || {
@@ -356,8 +356,8 @@ fn with_spare<R>(spare: usize, body: impl FnOnce() -> R) -> R {
 const NONE_LEFT: &str = "Too many open files (os error 24)";
 
 #[test]
-fn no_descriptors_left() {
-    alone("no_descriptors_left", 120, || {
+fn fault_20_no_descriptors_left() {
+    alone("fault_20_no_descriptors_left", 120, || {
         let first = Guest::bridge().start().expect("a start");
         let held = Held::now();
         let mut failed = 0;
@@ -377,8 +377,8 @@ fn no_descriptors_left() {
 }
 
 #[test]
-fn descriptors_run_out_at_random() {
-    alone("descriptors_run_out_at_random", 120, || {
+fn fault_20_descriptors_run_out_at_random() {
+    alone("fault_20_descriptors_run_out_at_random", 120, || {
         let first = Guest::bridge().start().expect("a start");
         let (held, done) = (Held::now(), AtomicBool::new(false));
         let (mut started, mut failed) = (0, 0);
@@ -416,8 +416,8 @@ fn take_descriptors_until(done: &AtomicBool) {
 }
 
 #[test]
-fn no_descriptors_left_for_the_first_start() {
-    within(180, "no_descriptors_left_for_the_first_start", || {
+fn fault_20_no_descriptors_left_for_the_first_start() {
+    within(180, "fault_20_no_descriptors_left_for_the_first_start", || {
         for spare in 0..=ENOUGH {
             let output = helper("helper_first_start", &spare.to_string()).output().expect("the helper starts");
             let stderr = String::from_utf8_lossy(&output.stderr);
@@ -448,10 +448,10 @@ fn helper_first_start() {
 // ---- many at once --------------------------------------------------------------------------------------------------
 
 #[test]
-fn many_threads_start_bridges_while_others_allocate_and_lock() {
+fn fault_19_many_threads_start_bridges_while_others_allocate_and_lock() {
     const STARTERS: u64 = 64;
     const OTHERS: usize = 8;
-    within(240, "many_threads_start_bridges_while_others_allocate_and_lock", || {
+    within(240, "fault_19_many_threads_start_bridges_while_others_allocate_and_lock", || {
         let (done, shared, all_live) =
             (AtomicBool::new(false), Mutex::new(Vec::new()), Barrier::new(STARTERS as usize));
         thread::scope(|scope| {

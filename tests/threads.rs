@@ -82,8 +82,8 @@ fn more_threads_than_lanes() {
 }
 
 #[test]
-fn sixty_four_threads_on_sixty_four_lanes() {
-    ask("sixty_four_threads_on_sixty_four_lanes", Oracle::bridge().lanes(64), 64, 5000);
+fn fault_22_sixty_four_threads_on_sixty_four_lanes() {
+    ask("fault_22_sixty_four_threads_on_sixty_four_lanes", Oracle::bridge().lanes(64), 64, 5000);
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn bytes(number: usize, len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn call_ends_at_its_deadline_whatever_the_child_does() {
+fn fault_11_call_ends_at_its_deadline_whatever_the_child_does() {
     within(PATIENCE, "deadlines", || {
         type Call = fn(&Bridge<Slow>) -> Result<(), CallError>;
         let busy: [(&str, Call); 2] = [
@@ -126,7 +126,7 @@ fn call_ends_at_its_deadline_whatever_the_child_does() {
 }
 
 #[test]
-fn call_to_a_stopped_child_ends_at_its_deadline_and_kill_works() {
+fn fault_11_call_to_a_stopped_child_ends_at_its_deadline_and_kill_works() {
     within(PATIENCE, "a stopped child", || {
         for wait in [Wait::Adaptive, Wait::Park, Wait::Spin] {
             let slow = slow(wait);
@@ -142,7 +142,7 @@ fn call_to_a_stopped_child_ends_at_its_deadline_and_kill_works() {
 }
 
 #[test]
-fn call_to_a_child_that_is_continued_gets_its_own_reply() {
+fn fault_11_call_to_a_child_that_is_continued_gets_its_own_reply() {
     within(PATIENCE, "a child that is continued", || {
         for len in LENS {
             let slow = slow(Wait::Adaptive);
@@ -157,7 +157,7 @@ fn call_to_a_child_that_is_continued_gets_its_own_reply() {
 }
 
 #[test]
-fn late_reply_is_dropped_and_the_next_call_gets_its_own() {
+fn fault_11_late_reply_is_dropped_and_the_next_call_gets_its_own() {
     within(PATIENCE, "late replies", || {
         for len in LENS {
             let slow = slow(Wait::Adaptive);

@@ -14,6 +14,7 @@ use crate::life::Cause;
 use crate::segment::Segment;
 use crate::stock::{Home, Room};
 use crate::sys::image::Image;
+use crate::validator::overclaimed;
 use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
 use rkyv::rancor::Failure;
 use std::any::TypeId;
@@ -29,7 +30,13 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const LANE_SLICE: Duration = Duration::from_millis(20);
 
 /// What is wrong with a reply whose payload does not validate.
-pub(super) const NO_ARCHIVE: &str = "a reply that is no valid archive of its type";
+const NO_ARCHIVE: &str = "a reply that is no valid archive of its type";
+
+/// What was wrong with a reply that has just been refused.
+#[cold]
+pub(super) fn no_archive() -> &'static str {
+    if overclaimed() { "a reply with more elements of no size than bytes, and than 65,536" } else { NO_ARCHIVE }
+}
 
 /// The calling side of one bridge. Shared by all threads.
 pub(crate) struct Caller {
@@ -558,7 +565,7 @@ impl Caller {
                     failpoints::reach(Step::ParentReplySeen);
                     let value = R::from_slot(frame.line, frame.payload, self.decoder());
                     self.release(lane, false);
-                    return Some(value.map_err(|Failure| self.corrupt(NO_ARCHIVE, ticket)));
+                    return Some(value.map_err(|Failure| self.corrupt(no_archive(), ticket)));
                 }
                 Ok(Some(_)) => {
                     if let Some(outcome) = self.take_slow(lane, position, kind, ticket) {
@@ -718,7 +725,7 @@ impl Caller {
                 R::from_block(block, place.ticket, self.decoder())
             }
         };
-        decoded.map_err(|_| self.corrupt(NO_ARCHIVE, ticket))
+        decoded.map_err(|_| self.corrupt(no_archive(), ticket))
     }
 
     #[cold]

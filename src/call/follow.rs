@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::caller::{Caller, NO_ARCHIVE, Ticket};
+use super::caller::{Caller, Ticket, no_archive};
 use super::link::Link;
 use crate::doorbell::{Pace, Waited};
 use crate::error::CallError;
@@ -83,7 +83,7 @@ impl Caller {
         let value = following.finish(block, self.decoder());
         self.release(lane, true);
         self.home().forget(number);
-        Some(value.map_err(|Failure| self.corrupt(NO_ARCHIVE, ticket)))
+        Some(value.map_err(|Failure| self.corrupt(no_archive(), ticket)))
     }
 }
 

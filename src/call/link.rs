@@ -20,7 +20,7 @@ use crate::stock::{Home, Stock};
 use crate::sys::fork;
 use crate::sys::mapping::{Access, Mapping};
 use crate::sys::pidfd::Pidfd;
-use crate::sys::socket::Blocking;
+use crate::sys::socket::{self, Blocking};
 use crossbeam_utils::CachePadded;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
@@ -227,8 +227,11 @@ impl Link {
     /// Carries out one message of the child. `false` = no healthy child sends this.
     fn heed(&self, message: Message, descriptor: Option<OwnedFd>) -> bool {
         match message {
-            // A child never supplies memory; the descriptor is closed.
-            _ if descriptor.is_some() => false,
+            // A child never supplies memory.
+            _ if descriptor.is_some() => {
+                socket::discard(descriptor.into_iter().collect());
+                false
+            }
             Message::Need { len: 0 } => false,
             Message::Need { len } => self.grant(len).is_ok(),
             Message::Detach { segment } => {

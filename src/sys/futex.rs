@@ -48,7 +48,8 @@ mod real {
     use rustix::thread::futex::{self, ClockId, Flags, Timespec, Wait, WaitFlags, WaitPtr, WaitvFlags};
     use std::borrow::Borrow;
     use std::marker::PhantomData;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::OnceLock;
+    use std::sync::atomic::Ordering;
     use std::time::Duration;
 
     /// How long one sleep lasts where the kernel has no `futex_waitv` (before Linux 5.16): the other word is looked at in between.
@@ -111,15 +112,17 @@ mod real {
         private: (&Futex<Private>, u32),
         timeout: Option<Duration>,
     ) -> Woken {
-        static WAITV_MISSING: AtomicBool = AtomicBool::new(false);
-        if !WAITV_MISSING.load(Ordering::Relaxed) {
-            match wait_vector(shared, private, timeout) {
-                // Before Linux 5.16, or in a container whose filter does not know the call.
-                Err(Errno::NOSYS | Errno::PERM) => WAITV_MISSING.store(true, Ordering::Relaxed),
-                other => return verdict(other),
-            }
-        }
-        wait_sliced(shared, private, timeout)
+        if has_waitv() { verdict(wait_vector(shared, private, timeout)) } else { wait_sliced(shared, private, timeout) }
+    }
+
+    /// Whether the kernel has `futex_waitv`: not before Linux 5.16, nor in a container whose filter does not know the call. Asked once,
+    /// before the first sleep (`callgate doctor` asks the same).
+    fn has_waitv() -> bool {
+        static HAS_WAITV: OnceLock<bool> = OnceLock::new();
+        *HAS_WAITV.get_or_init(|| {
+            let nothing = futex::waitv(&[], WaitvFlags::empty(), None, ClockId::Monotonic);
+            !matches!(nothing, Err(Errno::NOSYS | Errno::PERM))
+        })
     }
 
     fn wait_vector(

@@ -9,7 +9,7 @@ use rustix::net::{
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 /// A pair of connected Unix sockets of type SEQPACKET, closed on exec.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -28,20 +28,23 @@ pub(crate) fn maker(socket: impl AsFd) -> io::Result<(u32, u32)> {
     Ok((maker.uid.as_raw(), maker.gid.as_raw()))
 }
 
-/// Has the kernel refuse descriptors that are sent to this end, where it can (Linux 6.16): the sender gets an error. To close a
-/// stranger's descriptor may take as long as the stranger likes (a socket that lingers), so better never to have it.
+/// Has the kernel refuse descriptors that are sent to this end, where it can (Linux 6.16): the sender gets an error. Better never to have
+/// a stranger's descriptor, see [`discard`].
 pub(crate) fn refuse_descriptors(socket: impl AsFd) {
     const SO_PASSRIGHTS: libc::c_int = 83;
     let off: libc::c_int = 0;
     let (value, len) = (&raw const off, size_of_val(&off) as libc::socklen_t);
-    // SAFETY: a live descriptor, and a value of the length given. Where the option is unknown, descriptors are closed as they come.
+    // SAFETY: a live descriptor, and a value of the length given. Where the option is unknown, descriptors are discarded as they come.
     unsafe {
         libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, value.cast(), len);
     }
 }
 
-/// The most descriptors that one message carries; the kernel allows 253.
+/// The most descriptors that one message of ours carries.
 pub(crate) const MOST: usize = 80;
+
+/// The most that the kernel lets one message carry.
+const MOST_EVER: usize = 253;
 
 /// Sends one message, with the descriptors given, at most [`MOST`]. Never blocks: a full socket is `WouldBlock`. A peer that is gone is
 /// `BrokenPipe`, whether or not it had read what was sent to it before.
@@ -80,13 +83,34 @@ pub(crate) enum Blocking {
 }
 
 /// Receives one message into `buffer`. A message that is longer than the buffer, or that brings more than one descriptor, is
-/// an error, and the descriptors that it brought are closed.
+/// an error, and the descriptors that it brought are discarded.
 pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8], blocking: Blocking) -> io::Result<Received> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    // Room for all that can come: what has none is closed by the kernel, here and now. (So is what comes when this process may open no
+    // more; from Linux 6.16 on, nothing comes.)
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_EVER))];
     match receive_into(&mut space, socket, buffer, blocking)? {
-        Received::Message(_, descriptors) if descriptors.len() > 1 => Err(misshapen()),
+        Received::Message(_, descriptors) if descriptors.len() > 1 => {
+            discard(descriptors);
+            Err(misshapen())
+        }
         received => Ok(received),
     }
+}
+
+/// Closes descriptors that a stranger has sent, on a thread of their own: it may take as long as the stranger likes (a socket that lingers,
+/// a file on a file system of his). If there is no thread to be had, they stay open.
+pub(crate) fn discard(descriptors: Vec<OwnedFd>) {
+    if descriptors.is_empty() {
+        return;
+    }
+    let numbers: Vec<RawFd> = descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    let close = move || {
+        for number in numbers {
+            // SAFETY: owned by the closure alone.
+            drop(unsafe { OwnedFd::from_raw_fd(number) });
+        }
+    };
+    let _ = std::thread::Builder::new().name("callgate-close".into()).spawn(close);
 }
 
 /// The same for a message that may bring up to [`MOST`] descriptors.
@@ -113,9 +137,11 @@ fn receive_into(
     };
     let descriptors: Vec<OwnedFd> = ancillary.drain().flat_map(rights).collect();
     if received.bytes == 0 {
+        discard(descriptors);
         return Ok(Received::Closed);
     }
     if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        discard(descriptors);
         return Err(misshapen());
     }
     Ok(Received::Message(received.bytes, descriptors))

@@ -19,6 +19,22 @@ pub(crate) fn alone(test: &str, secs: u64, body: impl FnOnce()) {
     });
 }
 
+/// The same, of a `body` that leaves nothing: no descriptor, mapping, thread, child, zombie or shared memory, beyond what `first`, the
+/// first start of a bridge, leaves for good.
+pub(crate) fn leaving_nothing(test: &str, secs: u64, first: impl FnOnce(), body: impl FnOnce()) {
+    alone(test, secs, || {
+        first();
+        // The first bridge goes a little later than its drop.
+        assert!(support::eventually(10, "the first bridge is gone", || {
+            let held = Held::now();
+            held.mappings == 0 && held.children.is_empty() && !held.descriptors.contains(&"anon_inode:[pidfd]".into())
+        }));
+        let held = Held::now();
+        body();
+        held.again(test);
+    });
+}
+
 /// What this process holds that starting and stopping bridges could leave behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {

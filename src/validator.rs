@@ -1,0 +1,800 @@
+//! What archives are validated with: bounds, depth, and how many elements of no size they claim to have.
+//!
+//! Layer 2, with `unsafe` in it: what is declared valid here is read. Never writes what it validates. Allocates nothing but for frames in
+//! which an empty collection lies beside ones with elements, and then in memory that the thread keeps.
+//!
+//! # Elements of no size
+//!
+//! Whoever validates a collection asks whether its bytes lie within the frame. 2^32 elements of no size have no bytes, so the answer is
+//! yes, for 8 bytes of reply; then each is validated and made a value. A value need not be as small as its archive
+//! (`#[rkyv(with = Skip)]`), and the parent would ask for gigabytes. The count is not told to us: we see an address and a size of 0,
+//! which is also what an honest empty collection looks like. But the count lies in the object that is being validated, behind a relative
+//! pointer to that address. So when something without bytes comes up:
+//!
+//! 1. **Count.** The object is searched, once, for pairs {relative pointer to that address, count}. Each element counts as a byte: there
+//!    may be as many as the frame has bytes (or [`ALWAYS`]). Collections with bytes that begin at the same address are counted too, but
+//!    never are more than those bytes, so that is added to the bound. All this before anything is done with the elements.
+//! 2. **Ask.** Otherwise it may still be that a pair is no collection but numbers that look like one: `{ id: 0, count: 100_000,
+//!    items: [] }`. Bytes alone cannot tell, so the type is asked, on a copy ([`Marks`]): every pair *without* elements that shares its
+//!    address with one that has some is made to point to a place of its own. If what comes up has such a place, then what is being
+//!    validated is that pair, which has no elements (or a few). If what comes up is unmarked still, it is counted, and refused.
+//!
+//! **Why nobody gets around that.** A liar may lay a pair without elements over, say, the tag of an enum, so that marking it leads
+//! validation to another variant. So it is done twice: the second time, only the pairs that came up are marked, on a fresh copy, and
+//! all must come up again, in places to which no other word of the copy points. Then each marked word was read as the pointer of a
+//! collection at least once; in one walk through typed memory, no word is read as two things; so no marked word was read as anything
+//! else, what the walk did never depended on the marks, and the walk through the frame itself is the same, with the same collections at each step.
+//! Should that be wrong after all, then only a count is wrong: the frame itself is validated once more, for bounds and depth, in any case.
+//!
+//! Hash tables and B-trees need no such care: each of their buckets, and each node of at most a few entries, has bytes, whatever the elements.
+//! What is refused though it is honest: more elements of no size than [`ALWAYS`] and the frame's bytes; and a number
+//! above that right behind a pointer that is not a slice's, to something without bytes (`Box<()>`, an empty `IndexMap`).
+
+use crate::frame::{ALIGN, Checked, MAX_DEPTH};
+use rkyv::boxed::ArchivedBox;
+use rkyv::primitive::{ArchivedIsize, ArchivedUsize, FixedIsize, FixedUsize};
+use rkyv::rancor::{self, Failure};
+use rkyv::validation::ArchiveContext;
+use rkyv::vec::ArchivedVec;
+use std::alloc::Layout;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// So many elements of no size are let through in any frame.
+pub(crate) const ALWAYS: usize = 1 << 16;
+
+/// Pairs with no more elements are not counted: each has as many bytes itself.
+const SMALL: usize = size_of::<Pair>();
+
+/// A slice as it is archived, in vectors and boxes.
+type Pair = ArchivedVec<u8>;
+const POINTER: usize = size_of::<ArchivedIsize>();
+const COUNT: usize = size_of::<ArchivedUsize>();
+/// Where pairs may lie.
+const STEP: usize = align_of::<Pair>();
+
+const _: () = assert!(size_of::<Pair>() == POINTER + COUNT && POINTER == COUNT);
+const _: () = assert!(size_of::<FixedIsize>() == POINTER && size_of::<FixedUsize>() == COUNT);
+const _: () = assert!(size_of::<ArchivedBox<[u8]>>() == size_of::<Pair>() && align_of::<ArchivedBox<[u8]>>() == STEP);
+const _: () = assert!(STEP.is_power_of_two() && ALIGN.is_multiple_of(STEP) && POINTER.is_multiple_of(STEP));
+
+/// A [`Validator`] as rkyv wants it.
+pub(crate) type Validation<'v> = rancor::Strategy<Validator<'v>, Failure>;
+
+/// Validates one archive. The rules of rkyv's own: parts lie before what they are part of, and no two share a byte.
+pub struct Validator<'v> {
+    /// The address of the archive.
+    start: usize,
+    bytes: &'v [u8],
+    /// Parts of the object begin here or behind: after the last that has been validated.
+    low: usize,
+    /// The addresses of the object being validated. Its parts end before it.
+    object: Range<usize>,
+    depth_left: usize,
+    /// Where an object begins in which no pair has elements; 0 = none is known.
+    clean: usize,
+    claims: Claims,
+    marks: Option<&'v Marks>,
+}
+
+impl<'v> Validator<'v> {
+    /// For an archive whose root is the last `root` bytes of `bytes`. The root counts as one level of depth.
+    #[inline(always)]
+    pub(crate) fn new(bytes: &'v [u8], root: usize) -> Self {
+        let start = bytes.as_ptr().addr();
+        let end = start + bytes.len();
+        Self {
+            start,
+            bytes,
+            low: start,
+            object: end - root..end,
+            depth_left: MAX_DEPTH - 2,
+            clean: 0,
+            claims: Claims { counted: 0, most: bytes.len().max(ALWAYS) + bytes.len(), scans: None },
+            marks: None,
+        }
+    }
+
+    /// Whether validation failed because there may be too many elements of no size.
+    #[inline(always)]
+    fn is_over(&self) -> bool {
+        self.claims.counted > self.claims.most
+    }
+
+    /// Whether something without bytes may be at `address`.
+    #[inline(never)]
+    fn check_empty(&mut self, address: usize, align: usize) -> Result<(), Failure> {
+        if self.marks.is_some_and(|marks| marks.comes_up(address)) {
+            return Ok(());
+        }
+        if address < self.low || address > self.object.start || !address.is_multiple_of(align) {
+            return Err(Failure);
+        }
+        if self.clean == self.object.start {
+            return Ok(());
+        }
+        let (object, low) = (self.offsets(), self.low - self.start);
+        let before = self.claims.counted;
+        if self.claims.count_slow(self.bytes, object.clone(), low, address - self.start) {
+            self.clean = self.object.start;
+        }
+        if let Some(marks) = self.marks
+            && self.claims.counted > before
+        {
+            marks.counted_in.borrow_mut().insert(object.start, object.end);
+        }
+        if self.is_over() { Err(Failure) } else { Ok(()) }
+    }
+
+    /// Where the object lies in the archive.
+    fn offsets(&self) -> Range<usize> {
+        self.object.start - self.start..self.object.end - self.start
+    }
+}
+
+// SAFETY: `check_subtree_ptr` says yes only to addresses within the archive's bytes that are aligned and belong to nothing validated
+// before or now under way; or, of something without bytes, to the place of a mark, which is aligned for every archive and not null.
+unsafe impl ArchiveContext<Failure> for Validator<'_> {
+    #[inline]
+    fn check_subtree_ptr(&mut self, part: *const u8, layout: &Layout) -> Result<(), Failure> {
+        let (start, size) = (part.addr(), layout.size());
+        if size == 0 {
+            return self.check_empty(start, layout.align());
+        }
+        let end = start.checked_add(size).ok_or(Failure)?;
+        let fits = start >= self.low && end <= self.object.start && start.is_multiple_of(layout.align());
+        fits.then_some(()).ok_or(Failure)
+    }
+
+    #[inline]
+    unsafe fn push_subtree_range(&mut self, root: *const u8, end: *const u8) -> Result<Range<usize>, Failure> {
+        self.depth_left = self.depth_left.checked_sub(1).ok_or(Failure)?;
+        let mut object = root.addr()..end.addr();
+        if let Some(target) = self.marks.and_then(|marks| marks.target(object.start)) {
+            object = self.start + target..self.start + target;
+        }
+        Ok(std::mem::replace(&mut self.object, object))
+    }
+
+    #[inline]
+    unsafe fn pop_subtree_range(&mut self, range: Range<usize>) -> Result<(), Failure> {
+        if range.start < self.object.end {
+            return Err(Failure);
+        }
+        self.low = self.object.end;
+        self.object = range;
+        self.depth_left += 1;
+        Ok(())
+    }
+}
+
+/// Validates the archive in `bytes`, whose root is an `A` at `root`, the last of them.
+///
+/// # Errors
+///
+/// If it is none, if it nests deeper than [`MAX_DEPTH`], or if it has too many elements of no size.
+///
+/// # Safety
+///
+/// `root` must be the last `size_of::<A>()` bytes of `bytes`, and aligned.
+#[inline(always)]
+pub(crate) unsafe fn validate<A: Checked>(root: *const A, bytes: &[u8]) -> Result<(), Failure> {
+    let mut validator = Validator::new(bytes, size_of::<A>());
+    // SAFETY: aligned, and within `bytes`: the caller's duty.
+    let checked = unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) };
+    if checked.is_err() && validator.is_over() {
+        return validate_slow::<A>(bytes);
+    }
+    checked
+}
+
+/// Finds out, on copies, whether what looks like too many elements is any.
+#[cold]
+fn validate_slow<A: Checked>(bytes: &[u8]) -> Result<(), Failure> {
+    let asked = ask::<A>(bytes);
+    OVERCLAIMED.set(asked.is_err());
+    asked?;
+    let mut validator = Validator::new(bytes, size_of::<A>());
+    // None of them is one.
+    validator.claims.most = usize::MAX;
+    let root = bytes.as_ptr().wrapping_add(bytes.len() - size_of::<A>()).cast::<A>();
+    // SAFETY: `validate` has been told so.
+    unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) }
+}
+
+thread_local! {
+    /// Whether the last frame that was refused had too many elements of no size.
+    static OVERCLAIMED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What was wrong with the frame that this thread has just refused, if it was the number of its elements.
+pub(crate) fn overclaimed() -> bool {
+    OVERCLAIMED.take()
+}
+
+// ---- counting ------------------------------------------------------------------------------------------------------
+
+/// The pair at offset `at`: where it points to, as an offset too, and how many elements it claims.
+#[inline]
+fn pair(bytes: &[u8], at: usize) -> Option<(isize, usize)> {
+    let pointer = bytes.get(at..)?.first_chunk::<POINTER>()?;
+    let count = bytes.get(at + POINTER..)?.first_chunk::<COUNT>()?;
+    let to = (at as isize).checked_add(FixedIsize::from_le_bytes(*pointer) as isize)?;
+    Some((to, FixedUsize::from_le_bytes(*count) as usize))
+}
+
+/// Every place in `range` at which a pair may begin that lies wholly in it. Offsets count from an aligned address, or from one that is as much
+/// off as every pair's.
+fn places(bytes: &[u8], range: Range<usize>) -> impl Iterator<Item = usize> {
+    let skew = bytes.as_ptr().addr() % STEP;
+    let first = (range.start + skew).next_multiple_of(STEP) - skew;
+    let end = (range.end + 1).saturating_sub(size_of::<Pair>());
+    (first..end.max(first)).step_by(STEP)
+}
+
+/// How many elements of no size the archive may have.
+struct Claims {
+    counted: usize,
+    most: usize,
+    /// Once there was something to look for.
+    scans: Option<Scans>,
+}
+
+/// What has been found in the objects that are being validated, the outermost first.
+#[derive(Default)]
+struct Scans {
+    objects: Vec<Scan>,
+    /// By where they point to, object after object.
+    found: Vec<Found>,
+}
+
+struct Scan {
+    object: usize,
+    /// Where in `found` its pairs begin.
+    from: usize,
+}
+
+/// Pairs with more than a few elements: their target, and how many; 0 once they have been counted.
+#[derive(Clone, Copy)]
+struct Found {
+    target: usize,
+    count: usize,
+}
+
+thread_local! {
+    /// What this thread's last scans were written to. Taken while in use, so that a type's own code may validate something else.
+    static KEPT: Cell<Option<Scans>> = const { Cell::new(None) };
+}
+
+/// A thread keeps room for so many pairs.
+const KEPT_PAIRS: usize = 1 << 12;
+
+impl Claims {
+    /// Counts what `object` may have at `target`, where there are no bytes. Whether there is nothing to count anywhere in it.
+    #[cold]
+    fn count_slow(&mut self, bytes: &[u8], object: Range<usize>, low: usize, target: usize) -> bool {
+        let scans = self.scans.get_or_insert_with(|| KEPT.try_with(Cell::take).ok().flatten().unwrap_or_default());
+        let found = scans.of(bytes, object, low);
+        let first = found.partition_point(|found| found.target < target);
+        for found in found[first..].iter_mut().take_while(|found| found.target == target) {
+            self.counted = self.counted.saturating_add(std::mem::take(&mut found.count));
+        }
+        found.is_empty()
+    }
+}
+
+impl Drop for Claims {
+    fn drop(&mut self) {
+        if let Some(mut scans) = self.scans.take()
+            && scans.found.capacity() <= KEPT_PAIRS
+        {
+            scans.objects.clear();
+            scans.found.clear();
+            let _ = KEPT.try_with(|kept| kept.set(Some(scans)));
+        }
+    }
+}
+
+impl Scans {
+    /// The pairs of `object`, the innermost, that may matter from now on: those that point to `low` or behind, and before it.
+    fn of(&mut self, bytes: &[u8], object: Range<usize>, low: usize) -> &mut [Found] {
+        // What has been validated lies before what is being validated; what that is part of, behind it.
+        while let Some(scan) = self.objects.pop_if(|scan| scan.object < object.start) {
+            self.found.truncate(scan.from);
+        }
+        if self.objects.last().is_none_or(|scan| scan.object != object.start) {
+            let from = self.found.len();
+            self.objects.push(Scan { object: object.start, from });
+            let allowed = low as isize..=object.start as isize;
+            let pairs = places(bytes, object).filter_map(|at| pair(bytes, at));
+            let mattering = pairs.filter(|(to, count)| *count > SMALL && allowed.contains(to));
+            self.found.extend(mattering.map(|(to, count)| Found { target: to as usize, count }));
+            self.found[from..].sort_unstable_by_key(|found| found.target);
+        }
+        let from = self.objects.last().map_or(0, |scan| scan.from);
+        &mut self.found[from..]
+    }
+}
+
+// ---- asking --------------------------------------------------------------------------------------------------------
+
+/// Places outside of a copied archive, before it, that pairs of it point to: the n-th from the end is that of the n-th mark.
+pub(crate) struct Marks {
+    /// The address of the copy. What is before it is never touched.
+    start: usize,
+    /// How far before the copy the places end.
+    gap: usize,
+    marks: Vec<Mark>,
+    /// Objects, from where to where, in which something unmarked was counted.
+    counted_in: RefCell<BTreeMap<usize, usize>>,
+}
+
+struct Mark {
+    /// Where the pair is, and where it pointed to.
+    at: usize,
+    target: usize,
+    has_come_up: Cell<bool>,
+}
+
+/// How far apart the places are: aligned for everything.
+const PLACE: usize = ALIGN;
+
+/// Ways to arrange the places that are tried.
+const ARRANGEMENTS: usize = 32;
+
+/// How often the objects in which something was counted are searched for what to mark.
+const ROUNDS: usize = 16;
+
+/// So many marks are made at most, for the sake of memory.
+const MOST_MARKS: usize = 1 << 22;
+
+impl Marks {
+    fn new(suspects: impl IntoIterator<Item = (usize, usize)>) -> Self {
+        let marks = suspects.into_iter().map(|(at, target)| Mark { at, target, has_come_up: Cell::new(false) });
+        Self { start: 0, gap: 0, marks: marks.collect(), counted_in: RefCell::default() }
+    }
+
+    /// Which mark has its place at `address`.
+    fn at(&self, address: usize) -> Option<&Mark> {
+        let distance = self.start.checked_sub(self.gap)?.checked_sub(address)?;
+        let number = (distance / PLACE).checked_sub(1)?;
+        distance.is_multiple_of(PLACE).then(|| self.marks.get(number)).flatten()
+    }
+
+    /// Notes that something at `address` is being validated. Whether that is the place of a mark.
+    fn comes_up(&self, address: usize) -> bool {
+        self.at(address).is_some_and(|mark| !mark.has_come_up.replace(true))
+    }
+
+    /// Where the pair pointed to whose place is at `address`.
+    fn target(&self, address: usize) -> Option<usize> {
+        self.at(address).map(|mark| mark.target)
+    }
+
+    /// Has every marked pair point to its place.
+    fn write(&self, trial: &mut Trial) -> Option<()> {
+        for (number, mark) in (1..).zip(&self.marks) {
+            let to = -((self.gap + number * PLACE) as isize);
+            let pointer = FixedIsize::try_from(to.checked_sub(mark.at as isize)?).ok()?;
+            trial.bytes_mut()[mark.at..][..POINTER].copy_from_slice(&pointer.to_le_bytes());
+        }
+        Some(())
+    }
+
+    /// Whether a word of the copy points to a place and is not the pair that is marked for it. (A text's pointer counts from the word before.)
+    fn is_ambiguous(&self, bytes: &[u8]) -> bool {
+        let to = |from: usize, pointer: FixedIsize| self.at((self.start + from).wrapping_add_signed(pointer as isize));
+        (0..bytes.len()).step_by(STEP).any(|at| {
+            let Some(pointer) = bytes[at..].first_chunk::<POINTER>() else { return false };
+            let pointer = FixedIsize::from_le_bytes(*pointer);
+            let is_other = to(at, pointer).is_some_and(|mark| mark.at != at);
+            is_other || at >= POINTER && to(at - POINTER, pointer).is_some()
+        })
+    }
+}
+
+/// Asks the type which pairs of the archive are collections. `Ok` if those that come up where there are no bytes, and that share their
+/// address with ones that would be too many, have no elements, or few.
+fn ask<A: Checked>(bytes: &[u8]) -> Result<(), Failure> {
+    // Few marks are better than many, as each that is none of a collection may spoil something that is needed on the way: those in the
+    // objects in question first. And those of a few elements only if need be: if they are of a size, they are looked for where they are not.
+    let marked = [0, SMALL].into_iter().find_map(|most| marked_by_object::<A>(bytes, most));
+    let marked = marked.or_else(|| {
+        let everywhere = |most| marked_with::<A>(bytes, Marks::new(suspects(bytes, 0..bytes.len(), most))).ok();
+        [0, SMALL].into_iter().find_map(everywhere)
+    });
+    confirm::<A>(bytes, marked.ok_or(Failure)?)
+}
+
+/// Marks what may be without elements, or with `most`, in the objects that were counted in, until nothing is too many any more. The marks
+/// that came up.
+fn marked_by_object<A: Checked>(bytes: &[u8], most: usize) -> Option<Marks> {
+    let mut found = BTreeMap::new();
+    for _ in 0..ROUNDS {
+        let counted_in = match marked_with::<A>(bytes, Marks::new(found.clone())) {
+            Ok(marks) => return Some(marks),
+            Err(marks) => marks.counted_in.into_inner(),
+        };
+        let before = found.len();
+        found.extend(counted_in.into_iter().flat_map(|(start, end)| suspects(bytes, start..end, most)));
+        if found.len() == before {
+            break;
+        }
+    }
+    None
+}
+
+/// Validates a copy that is marked so. The marks that came up if it is valid, and all of them if it is not.
+fn marked_with<A: Checked>(bytes: &[u8], mut marks: Marks) -> Result<Marks, Marks> {
+    if marks.marks.len() > MOST_MARKS {
+        return Err(marks);
+    }
+    let mut trial = Trial::of(bytes, marks.marks.len());
+    marks.start = trial.bytes().as_ptr().addr();
+    if marks.write(&mut trial).is_none() || walk::<A>(&trial, &marks).is_err() {
+        return Err(marks);
+    }
+    marks.marks.retain(|mark| mark.has_come_up.take());
+    Ok(marks)
+}
+
+/// Validates a copy on which only what came up is marked, in places that nothing else points to. All must come up again.
+fn confirm<A: Checked>(bytes: &[u8], mut marks: Marks) -> Result<(), Failure> {
+    let mut trial = Trial::of(bytes, marks.marks.len());
+    marks.start = trial.bytes().as_ptr().addr();
+    for gap in trial.gaps(marks.marks.len()) {
+        trial.bytes_mut().copy_from_slice(bytes);
+        marks.gap = gap;
+        marks.write(&mut trial).ok_or(Failure)?;
+        if !marks.is_ambiguous(trial.bytes()) {
+            walk::<A>(&trial, &marks)?;
+            return marks.marks.iter().all(|mark| mark.has_come_up.get()).then_some(()).ok_or(Failure);
+        }
+    }
+    Err(Failure)
+}
+
+/// Pairs in `object` with `most` elements or fewer that point to where one with more than a few does too: where they are, and where that is.
+fn suspects(bytes: &[u8], object: Range<usize>, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let is_all = object == (0..bytes.len());
+    let pairs = move || {
+        let start = object.start;
+        let pairs = places(bytes, object.clone()).filter_map(|at| Some((at, pair(bytes, at)?)));
+        // Parts lie before what they are part of.
+        pairs.filter(move |(at, (to, _))| (0..=if is_all { *at } else { start } as isize).contains(to))
+    };
+    let claimed = pairs().filter(|(_, (_, count))| *count > SMALL);
+    let mut targets: Vec<isize> = claimed.map(|(_, (to, _))| to).collect();
+    targets.sort_unstable();
+    let suspects = pairs().filter(move |(_, (to, count))| *count <= most && targets.binary_search(to).is_ok());
+    suspects.map(|(at, (to, _))| (at, to as usize)).take(MOST_MARKS + 1)
+}
+
+/// Validates the copy. What comes up unmarked is counted as ever.
+fn walk<A: Checked>(trial: &Trial, marks: &Marks) -> Result<(), Failure> {
+    let bytes = trial.bytes();
+    let mut validator = Validator { marks: Some(marks), ..Validator::new(bytes, size_of::<A>()) };
+    let root = bytes.as_ptr().wrapping_add(bytes.len() - size_of::<A>()).cast::<A>();
+    root.is_aligned().then_some(()).ok_or(Failure)?;
+    // SAFETY: aligned, and the last bytes of the copy, which has as many as the frame.
+    unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) }
+}
+
+/// A copy of an archive, with room for places before it, in one allocation: pointers to either may be formed.
+struct Trial {
+    memory: Vec<u128>,
+    /// Where the copy begins.
+    skip: usize,
+    len: usize,
+}
+
+impl Trial {
+    fn of(bytes: &[u8], marks: usize) -> Self {
+        let skip = marks + (ARRANGEMENTS * marks).min(1 << 16);
+        let mut trial = Self { memory: vec![0; skip + bytes.len().div_ceil(PLACE)], skip, len: bytes.len() };
+        trial.bytes_mut().copy_from_slice(bytes);
+        trial
+    }
+
+    /// Gaps that leave room for the places of so many marks.
+    fn gaps(&self, marks: usize) -> impl Iterator<Item = usize> + use<> {
+        let (step, room) = ((marks * PLACE).max(PLACE), self.skip * PLACE);
+        (0..ARRANGEMENTS).map(move |number| number * step).take_while(move |gap| gap + marks * PLACE <= room)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.memory[self.skip..])[..self.len]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.memory[self.skip..])[..self.len]
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::frame::{Decoder, Transfer, encode_to_vec, read_copy};
+    use proptest::prelude::*;
+    use rkyv::util::AlignedVec;
+    use rkyv::with::Skip;
+    use rkyv::{Archive, Deserialize, Serialize};
+    use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+
+    /// A kilobyte whose archive is nothing.
+    #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+    struct Weightless {
+        #[rkyv(with = Skip)]
+        bytes: Large,
+    }
+
+    #[derive(Clone, Debug, PartialEq)]
+    struct Large([u8; 1024]);
+
+    impl Default for Large {
+        fn default() -> Self {
+            Self([0; 1024])
+        }
+    }
+
+    fn weightless() -> Weightless {
+        Weightless { bytes: Large::default() }
+    }
+
+    fn read<R: Transfer>(bytes: &[u8]) -> Result<R, Failure> {
+        read_copy(bytes, Decoder::of_child())
+    }
+
+    #[track_caller]
+    fn accept<R: Transfer + PartialEq>(value: R) {
+        let bytes = encode_to_vec(&value, 1 << 24).expect("an archive");
+        assert!(read::<R>(&bytes).is_ok_and(|read| read == value), "{} refused", std::any::type_name::<R>());
+    }
+
+    /// An honest archive with the words at some offsets from its end replaced.
+    fn forged<R: Transfer>(value: &R, words: &[(usize, u32)]) -> AlignedVec<ALIGN> {
+        let mut bytes = encode_to_vec(value, 1 << 24).expect("an archive");
+        let len = bytes.len();
+        for (from_end, word) in words {
+            bytes[len - from_end..][..4].copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    #[track_caller]
+    fn refuse<R: Transfer>(value: R, words: &[(usize, u32)]) {
+        assert!(read::<R>(&forged(&value, words)).is_err(), "{} accepted", std::any::type_name::<R>());
+        assert!(overclaimed(), "refused, but for something else");
+        assert!(!overclaimed(), "it is asked once");
+    }
+
+    const MANY: u32 = u32::MAX;
+
+    #[test]
+    fn fault_07_as_many_as_have_no_size_are_refused() {
+        refuse(Vec::<()>::new(), &[(4, MANY)]);
+        refuse(Vec::<Weightless>::new(), &[(4, MANY)]);
+        refuse(VecDeque::<()>::new(), &[(4, MANY)]);
+        refuse(Vec::<()>::new().into_boxed_slice(), &[(4, MANY)]);
+        refuse(Vec::<[u64; 0]>::new(), &[(4, MANY)]);
+        refuse(Some(Vec::<Weightless>::new()), &[(4, MANY)]);
+        refuse((7u64, Vec::<()>::new(), 9u64), &[(12, 2 * ALWAYS as u32)]);
+        refuse(Box::new(Vec::<()>::new()), &[(8, MANY)]);
+        // With a number below the bound each, and together above it.
+        refuse((Vec::<()>::new(), Vec::<()>::new()), &[(4, 40_000), (12, 40_000)]);
+        let mut inner = vec![Vec::<()>::new(); 1000];
+        refuse(inner.clone(), &[(8 + 4, 30_000), (8 + 12, 30_000), (8 + 20, 30_000)]);
+        inner[500] = vec![(); ALWAYS];
+        accept(inner.clone());
+        refuse(inner, &[(8 + 4, 10_000)]);
+    }
+
+    #[test]
+    fn collections_whose_bytes_bound_them_say_no_more_than_they_have() {
+        for len in [1, 9, MANY] {
+            for from_end in [4, 8] {
+                assert!(
+                    read::<HashSet<()>>(&forged(&HashSet::<()>::new(), &[(from_end, len)])).is_err(),
+                    "{len} at {from_end}"
+                );
+            }
+            assert!(read::<BTreeSet<()>>(&forged(&BTreeSet::from([()]), &[(4, len.saturating_add(1))])).is_err());
+            assert!(
+                read::<BTreeMap<(), ()>>(&forged(&BTreeMap::from([((), ())]), &[(4, len.saturating_add(1))])).is_err()
+            );
+        }
+        accept(HashSet::from([()]));
+        accept(HashMap::from([((), ())]));
+        accept(BTreeSet::from([()]));
+        accept(BTreeMap::<(), ()>::new());
+    }
+
+    #[test]
+    fn as_many_as_are_always_let_through_are() {
+        accept(vec![(); ALWAYS]);
+        accept(vec![weightless(); 1000]);
+        accept((vec![(); ALWAYS / 2], vec![(); ALWAYS / 2]));
+        accept(Some(vec![(); 3].into_boxed_slice()));
+        // As many as the frame has bytes.
+        accept((vec![(); 200_000], vec![1u8; 200_000]));
+    }
+
+    #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+    struct Order {
+        id: u32,
+        count: u32,
+        items: Vec<u8>,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+    enum Event {
+        Sale { amount: u32, items: Vec<u64> },
+        Return { amount: u32, why: Option<String>, items: Vec<String> },
+        Nothing,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+    struct Mixed {
+        empty: Vec<u64>,
+        boxed: Box<u64>,
+        hash: u32,
+        texts: Vec<String>,
+        marks: Vec<()>,
+        table: HashMap<u32, Vec<u8>>,
+    }
+
+    /// Numbers that look like a collection of very many.
+    #[test]
+    fn numbers_beside_empty_collections_are_numbers() {
+        accept(Order { id: 0, count: 100_000, items: vec![] });
+        accept(vec![Order { id: 0, count: 100_000, items: vec![] }; 1000]);
+        accept(Event::Sale { amount: 100_000, items: vec![] });
+        accept(vec![vec![Event::Sale { amount: MANY, items: vec![] }; 3]; 100]);
+        accept(Event::Return { amount: MANY, why: None, items: vec![] });
+        let mixed = |hash| Mixed {
+            empty: vec![],
+            boxed: Box::new(7),
+            hash,
+            texts: vec![String::new(), "a text that is too long to stay in place".into()],
+            marks: vec![(); 5],
+            table: HashMap::new(),
+        };
+        accept(mixed(MANY));
+        accept((0..1000).map(|n| mixed(MANY - n)).collect::<Vec<_>>());
+    }
+
+    /// True claims beside numbers that look like an empty collection at the same address, and over what chooses the variant.
+    #[test]
+    fn fault_07_numbers_do_not_hide_a_collection() {
+        #[derive(Clone, PartialEq, Archive, Serialize, Deserialize)]
+        struct Beside {
+            id: u32,
+            count: u32,
+            items: Vec<Weightless>,
+        }
+        let beside = Beside { id: 0, count: 0, items: vec![] };
+        // `id` and `count` read as an empty collection at the address of `items`.
+        refuse(beside, &[(4, MANY)]);
+
+        #[derive(Clone, PartialEq, Archive, Serialize, Deserialize)]
+        enum Hidden {
+            A { items: Vec<Weightless>, _rest: [u32; 2] },
+            B { _rest: [u32; 2], items: Vec<Weightless> },
+        }
+        // The tag, with its padding, and the first number: a pair without elements, at the address of the collection.
+        refuse(Hidden::B { _rest: [0, 0], items: vec![] }, &[(4, MANY)]);
+        refuse(Hidden::A { items: vec![], _rest: [0, 0] }, &[(12, MANY)]);
+        let bytes = forged(&Hidden::B { _rest: [0, 0], items: vec![] }, &[(4, MANY), (8, (-12i32) as u32)]);
+        assert!(read::<Hidden>(&bytes).is_err());
+    }
+
+    #[test]
+    fn lengths_are_not_taken_for_pointers() {
+        let order = Order { id: 0, count: 0, items: vec![] };
+        accept((
+            vec![Event::Sale { amount: 100_000, items: vec![] }],
+            vec![vec![], vec![order; 4]],
+            vec![0, MANY - 3],
+            vec![(); 0],
+        ));
+    }
+
+    #[test]
+    fn depth_and_order_are_as_in_rkyv() {
+        let bytes = encode_to_vec(&vec![vec![1u8, 2], vec![3]], 1 << 20).unwrap();
+        assert!(read::<Vec<Vec<u8>>>(&bytes).is_ok());
+        // Both elements point to the same bytes.
+        let len = bytes.len();
+        let first = i32::from_le_bytes(*bytes[len - 24..].first_chunk().unwrap());
+        let twice = forged(&vec![vec![1u8, 2], vec![3]], &[(16, (first - 8) as u32)]);
+        assert!(read::<Vec<Vec<u8>>>(&twice).is_err(), "two parts that share bytes");
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        let amount =
+            || prop_oneof![any::<u32>(), Just(0), Just(100_000), (0u32..8).prop_map(|n| 0u32.wrapping_sub(4 * n))];
+        prop_oneof![
+            (amount(), prop::collection::vec(any::<u64>(), 0..3))
+                .prop_map(|(amount, items)| Event::Sale { amount, items }),
+            (amount(), prop::option::of(".{0,12}"), prop::collection::vec(".{0,12}", 0..3))
+                .prop_map(|(amount, why, items)| Event::Return { amount, why, items }),
+            Just(Event::Nothing),
+        ]
+    }
+
+    fn order() -> impl Strategy<Value = Order> {
+        let number = || prop_oneof![any::<u32>(), Just(0), (0u32..20).prop_map(|n| 0u32.wrapping_sub(4 * n))];
+        (number(), number(), prop::collection::vec(any::<u8>(), 0..2)).prop_map(|(id, count, items)| Order {
+            id,
+            count,
+            items,
+        })
+    }
+
+    /// `cargo test --release --lib what_validation_costs -- --ignored --nocapture`: the fastest of many, with this validator and rkyv's own.
+    #[test]
+    #[ignore = "measures"]
+    fn what_validation_costs() {
+        fn measure<R: Transfer>(what: &str, value: &R)
+        where
+            R::Archived: for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::low::LowValidator<'a, Failure>>,
+        {
+            let bytes = encode_to_vec(value, 1 << 28).expect("an archive");
+            let fastest = |check: &dyn Fn()| {
+                let times = (0..200).map(|_| {
+                    let start = std::time::Instant::now();
+                    check();
+                    start.elapsed()
+                });
+                times.min().unwrap_or_default()
+            };
+            let ours = fastest(&|| assert!(crate::frame::access::<R::Archived>(&bytes).is_ok()));
+            let theirs = fastest(&|| {
+                let depth = std::num::NonZeroUsize::new(MAX_DEPTH);
+                let archive = rkyv::validation::archive::ArchiveValidator::with_max_depth(&bytes, depth);
+                let mut validator = rkyv::validation::Validator::new(archive, ());
+                let root = rkyv::api::root_position::<R::Archived>(bytes.len());
+                let checked =
+                    rkyv::api::check_pos_with_context::<R::Archived, _, Failure>(&bytes, root, &mut validator);
+                assert!(checked.is_ok());
+            });
+            println!("{what}, {} bytes: {ours:?}, by rkyv's own {theirs:?}", bytes.len());
+        }
+        measure("100,000 empty", &vec![Vec::<u8>::new(); 100_000]);
+        let mixed =
+            |every: usize| (0..100_000).map(|n| vec![7u8; if n % every == 0 { 0 } else { 100 }]).collect::<Vec<_>>();
+        measure("100,000, every other empty", &mixed(2));
+        measure("100,000, every hundredth empty", &mixed(100));
+        measure("100,000, none empty", &mixed(1_000_000)[1..].to_vec());
+        measure("1,000 orders", &vec![Order { id: 0, count: 100_000, items: vec![] }; 1000]);
+        measure("one empty", &(1u64, Vec::<u8>::new()));
+        measure("one of 10", &vec![1u8; 10]);
+        measure("1,000 texts", &vec![String::from("a text that is too long to stay in place"); 1000]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_honest_is_accepted(
+            events in prop::collection::vec(event(), 0..20),
+            orders in prop::collection::vec(prop::collection::vec(order(), 0..8), 0..8),
+            numbers in prop::collection::vec((0u32..4).prop_map(|n| 0u32.wrapping_sub(4 * n)), 0..50),
+            units in 0usize..ALWAYS,
+        ) {
+            accept((events, orders, numbers, vec![(); units]));
+        }
+
+        #[test]
+        fn fault_04_whatever_is_written_over_an_archive_is_read_or_refused(
+            orders in prop::collection::vec(order(), 1..6),
+            words in prop::collection::vec((1usize..16, prop_oneof![any::<u32>(), (0u32..64).prop_map(|n| 0u32.wrapping_sub(n))]), 1..8),
+        ) {
+            let value = (orders, vec![weightless(); 2], vec![(), ()]);
+            let len = encode_to_vec(&value, 1 << 20).unwrap().len();
+            let words: Vec<_> = words.into_iter().map(|(at, word)| ((4 * at).min(len / 4 * 4), word)).collect();
+            if let Ok((_, weightless, units)) = read::<(Vec<Order>, Vec<Weightless>, Vec<()>)>(&forged(&value, &words)) {
+                prop_assert!(weightless.len() + units.len() <= ALWAYS + len);
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! A bridge's segment as an attacker sees it, who knows nothing but what his own process has mapped.
+
+#![allow(dead_code)]
+
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+pub(crate) const LINE: u64 = 64;
+
+/// Kinds of frames, and what marks one in a block.
+pub(crate) const CALL: u64 = 2;
+pub(crate) const STOP: u64 = 4;
+pub(crate) const IN_BLOCK: u64 = 0x80;
+
+/// Blocks that may be lent at a time.
+pub(crate) const TICKETS: u64 = 1024;
+
+/// The segment: found in `/proc/self/maps`, its geometry read from its header. One worker; all that is written is lane 0's.
+pub(crate) struct Raw {
+    base: u64,
+    pub(crate) slots: u64,
+    pub(crate) stride: u64,
+    /// Bytes in all.
+    pub(crate) len: u64,
+}
+
+impl Raw {
+    /// The word by which the worker sleeps, and that by which the caller of lane 0 does.
+    pub(crate) const WORKER_BELL: u64 = 128;
+    pub(crate) const CALLER_BELL: u64 = 256;
+    /// The callee's line, after the caller's: how far it has come.
+    pub(crate) const STARTED: u64 = 256 + 128;
+    /// Where the lane's requests begin, after the header, the worker's line and those of caller and callee.
+    const REQUESTS: u64 = 128 + 128 + 256;
+
+    pub(crate) fn find() -> Self {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
+        let line = maps.lines().find(|line| line.contains("memfd:callgate ")).expect("the segment is mapped");
+        let range = line.split_whitespace().next().and_then(|range| range.split_once('-')).expect("a range");
+        let [base, end] = [range.0, range.1].map(|hex| u64::from_str_radix(hex, 16).expect("an address"));
+        let slots = Self { base, slots: 0, stride: 0, len: 0 }.at(16).load(Relaxed);
+        Self { base, slots: slots & 0xffff_ffff, stride: (slots >> 32) * LINE, len: end - base }
+    }
+
+    pub(crate) fn at(&self, offset: u64) -> &AtomicU64 {
+        // SAFETY: offsets of these tests lie inside the segment and are aligned to 8; the segment stays mapped.
+        unsafe { AtomicU64::from_ptr((self.base + offset) as *mut u64) }
+    }
+
+    /// A word to sleep on and wake.
+    pub(crate) fn bell(&self, offset: u64) -> &AtomicU32 {
+        // SAFETY: as `at`.
+        unsafe { AtomicU32::from_ptr((self.base + offset) as *mut u32) }
+    }
+
+    pub(crate) fn started(&self) -> u64 {
+        self.at(Self::STARTED).load(Relaxed)
+    }
+
+    fn ring(&self) -> u64 {
+        (self.slots * self.stride).next_multiple_of(128)
+    }
+
+    /// The request slot at `position`, word `word`.
+    pub(crate) fn request(&self, position: u64, word: u64) -> &AtomicU64 {
+        self.at(Self::REQUESTS + (position % self.slots) * self.stride + 8 * word)
+    }
+
+    /// The reply slot at `position`, word `word`.
+    pub(crate) fn reply(&self, position: u64, word: u64) -> &AtomicU64 {
+        self.at(Self::REQUESTS + self.ring() + (position % self.slots) * self.stride + 8 * word)
+    }
+
+    /// What the child says of the parent's block `index`, or (`table` 1) the parent of the child's. With one lane.
+    pub(crate) fn held(&self, table: u64, index: u64) -> &AtomicU64 {
+        self.at(Self::REQUESTS + 2 * self.ring() + 8 * (table * TICKETS + index))
+    }
+
+    /// Publishes a reply: `payload` from the slot's third word on, then the commit word.
+    pub(crate) fn forge(&self, position: u64, commit: u64, payload: &[u64]) {
+        for (word, value) in (2..).zip(payload) {
+            self.reply(position, word).store(*value, Relaxed);
+        }
+        self.reply(position, 0).store(commit, Release);
+    }
+
+    /// Publishes a reply of `len` bytes to the call that is being carried out.
+    pub(crate) fn answer(&self, payload: &[u64], len: u64) {
+        let position = self.started() - 1;
+        self.forge(position, commit(position, len, CALL), payload);
+    }
+}
+
+/// The commit word of a frame at `position`.
+pub(crate) fn commit(position: u64, len: u64, kind: u64) -> u64 {
+    ((position + 1) & 0xffff_ffff) << 32 | len << 8 | kind
+}
+
+/// Bytes as words, the last filled up with zeros.
+pub(crate) fn words(bytes: &[u8]) -> Vec<u64> {
+    let word = |bytes: &[u8]| {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        u64::from_le_bytes(word)
+    };
+    bytes.chunks(8).map(word).collect()
+}
