@@ -110,7 +110,7 @@ impl Slots {
     }
 
     /// `count` slots of one line each on the heap, for tests and models. `count` must be a power of two.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn on_heap(count: usize) -> Self {
         use crate::sync::AtomicU64;
         assert!(count.is_power_of_two());
@@ -120,7 +120,8 @@ impl Slots {
             inline: std::array::from_fn(|_| AtomicU64::new(0)),
         };
         let lines: Arc<[SlotLine]> = (0..count).map(|_| line()).collect();
-        let first = NonNull::from(&lines[0]);
+        // Of all lines: a pointer made of a reference to the first alone would not reach the others.
+        let first = NonNull::from(&*lines).cast();
         Self { first, stride: size_of::<SlotLine>(), mask: count as u64 - 1, _owner: Arc::new(lines) }
     }
 
@@ -172,7 +173,7 @@ impl<'a> Span<'a> {
     }
 
     /// Private bytes as if they were shared, for tests.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn of(bytes: &'a [u8]) -> Self {
         Self { start: NonNull::from(bytes).cast(), len: bytes.len(), memory: PhantomData }
     }
