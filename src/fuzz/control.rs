@@ -5,7 +5,6 @@
 use super::input::Input;
 use super::scene::Scene;
 use crate::call::link::MemoryOptions;
-use crate::control::Message;
 use crate::objects::Sealed;
 use crate::process::watch::Watched;
 use crate::sys::poll::readable;
@@ -137,6 +136,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Message;
 
     #[test]
     fn an_honest_child_gets_its_memory_and_gives_it_back() {

@@ -28,6 +28,7 @@ pub const TARGETS: &[(&str, fn(&[u8]))] =
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::fs;
     use std::path::PathBuf;
 
@@ -51,6 +52,14 @@ mod tests {
     fn seeds_break_nothing() {
         for (name, target) in TARGETS {
             seeds(name).iter().for_each(|seed| target(seed));
+        }
+    }
+
+    proptest! {
+        /// What a fuzzer does first, where there is none.
+        #[test]
+        fn any_bytes_break_nothing(data in proptest::collection::vec(any::<u8>(), 0..400)) {
+            TARGETS.iter().for_each(|(_, target)| target(&data));
         }
     }
 
