@@ -373,7 +373,8 @@ mod tests {
         fn allocate(&mut self, len: u64) {
             let class = block_len(len);
             let new = if class <= LARGEST_SHARED { class * BLOCKS_PER_SEGMENT } else { class };
-            let is_free = |owned: &Owned| owned.block_len >= class && owned.block_len <= 2 * class && !owned.free.is_empty();
+            let is_free =
+                |owned: &Owned| owned.block_len >= class && owned.block_len <= 2 * class && !owned.free.is_empty();
             let can_be = self.arena.segments.values().any(is_free) || self.in_use() + new <= self.source.budget;
             match self.arena.allocate(len, &mut self.source) {
                 Ok(loan) => {
@@ -400,7 +401,9 @@ mod tests {
                 let end = |loan: &Loan| loan.offset + loan.block.span().len() as u64;
                 assert!(end(one) <= self.source.live[&one.segment], "outside its segment");
                 let others = self.loans[at + 1..].iter().filter(|other| other.segment == one.segment);
-                others.for_each(|other| assert!(end(other) <= one.offset || end(one) <= other.offset, "two in one place"));
+                others.for_each(|other| {
+                    assert!(end(other) <= one.offset || end(one) <= other.offset, "two in one place")
+                });
             }
             assert_eq!(self.arena.in_use, self.in_use());
             assert_eq!(self.arena.in_use + self.arena.idle, self.source.live.values().sum::<u64>());

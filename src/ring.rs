@@ -283,8 +283,14 @@ impl Consumer {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::intake::Intake;
+    use crate::layout::Geometry;
+    use crate::objects::heap::Heap;
+    use crate::segment::{Block, Segment};
+    use crate::sys::mapping::{Access, HeapMemory, Mapping};
     use proptest::prelude::*;
     use std::collections::VecDeque;
+    use std::sync::Arc;
 
     fn send(producer: &mut Producer, value: u64) {
         *producer.claim().0 = Stage::of(value);
@@ -303,6 +309,63 @@ mod tests {
         Some(value)
     }
 
+    /// As the models of loom, but with plain bytes, on the heap, where tools that watch for races see them: what is in slots behind the
+    /// first line, and a block that is copied while it is written.
+    #[test]
+    fn two_threads_see_frames_and_marked_bytes_whole() {
+        const FRAMES: u8 = 100;
+        const PIECES: usize = 8;
+        let geometry = Geometry { lanes: 1, slots: 2, slot_lines: 3, workers: 1 };
+        let (segment, _) = Segment::create(geometry, &Heap::default()).unwrap();
+        let memory = HeapMemory::new(PIECES * 128);
+        let block =
+            || Block::new(&Arc::new(Mapping::on_heap(&memory, Access::ReadWrite)), 0, PIECES as u64 * 128).unwrap();
+        let (requests, replies) = (segment.requests(0), segment.replies(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut producer, mut asked, block) =
+                    (Producer::new(segment.replies(0), 0), Consumer::new(segment.requests(0), 0), block());
+                for number in 0..FRAMES {
+                    while !asked.is_ready() {
+                        std::thread::yield_now();
+                    }
+                    let copy = copied(asked.take().unwrap().unwrap().payload);
+                    assert!(copy[48..].iter().all(|byte| *byte == number));
+                    asked.release();
+                    let name = BlockRef { segment: 1, offset: 0, len: PIECES as u64 * 128, ticket: 0 };
+                    for piece in 0..PIECES {
+                        match piece {
+                            0 => producer.claim().1.announce(name, 0, PIECES * 128),
+                            _ => producer.claim().1.advance(piece * 128),
+                        }
+                        Span::of(&[number; 128]).copy_into(block.span().after(piece * 128));
+                    }
+                    producer.publish(Kind::Call, 1, Place::Block(name));
+                }
+            });
+            let (mut producer, mut answers, block) = (Producer::new(requests, 0), Consumer::new(replies, 0), block());
+            for number in 0..FRAMES {
+                Span::of(&[number; 100]).copy_into(producer.claim().1.payload().after(48));
+                producer.publish(Kind::Call, 0, Place::Slot(148));
+                while !answers.is_ready() {
+                    if answers.announced().is_some() {
+                        let marked = copied(block.span().first(answers.mark() as usize));
+                        assert!(marked.iter().all(|byte| *byte == number));
+                    }
+                    std::thread::yield_now();
+                }
+                assert!(copied(block.span()).iter().all(|byte| *byte == number));
+                answers.release();
+            }
+        });
+    }
+
+    fn copied(span: Span<'_>) -> Vec<u8> {
+        let mut intake = Intake::<Vec<u8>>::of_bytes();
+        intake.copy_up_to(span);
+        intake.with(<[u8]>::to_vec)
+    }
+
     /// Where counting begins: at the beginning, or soon before 32 or 64 bits are full.
     fn positions() -> impl Strategy<Value = u64> {
         let wraps_soon = (u64::from(u32::MAX) - 20)..(u64::from(u32::MAX) + 20);
@@ -319,9 +382,8 @@ mod tests {
     }
 
     fn act() -> impl Strategy<Value = Act> {
-        let block = || {
-            any::<[u64; 4]>().prop_map(|[segment, offset, len, ticket]| BlockRef { segment, offset, len, ticket })
-        };
+        let block =
+            || any::<[u64; 4]>().prop_map(|[segment, offset, len, ticket]| BlockRef { segment, offset, len, ticket });
         // An announcement's fourth word is its mark; what it says of a ticket nobody reads.
         let named = block().prop_map(|block| BlockRef { ticket: 0, ..block });
         let kind = prop_oneof![Just(Kind::Construct), Just(Kind::Call), Just(Kind::Fault), Just(Kind::Exhausted)];

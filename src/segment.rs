@@ -392,3 +392,44 @@ fn checked_address(mapping: &Mapping, offset: usize, len: usize, align: usize) -
     assert!(address.addr().get().is_multiple_of(align), "not aligned");
     address
 }
+
+/// Errors, for the tools that look for such to show that they see them: `.ci/memcheck` and `.ci/sanitize` run each and want it caught.
+#[cfg(all(test, not(loom)))]
+mod planted {
+    use super::*;
+    use crate::sys::mapping::HeapMemory;
+
+    const LEN: usize = 256;
+
+    fn block() -> Block {
+        let mapping = Arc::new(Mapping::on_heap(&HeapMemory::new(LEN), Access::ReadWrite));
+        Block::new(&mapping, 0, LEN as u64).unwrap()
+    }
+
+    #[test]
+    #[ignore = "an error, to be caught"]
+    fn planted_copy_beyond_the_end() {
+        let (block, target) = (block(), block());
+        let longer = |block: &Block| Span { len: LEN + 8, start: block.span().start, memory: PhantomData };
+        longer(&block).copy_into(longer(&target));
+    }
+
+    #[test]
+    #[ignore = "an error, to be caught"]
+    fn planted_copy_of_what_is_gone() {
+        let start = block().span().start;
+        Span { start, len: LEN, memory: PhantomData }.copy_into(block().span());
+    }
+
+    #[test]
+    #[ignore = "an error, to be caught"]
+    fn planted_race_of_two_threads() {
+        let block = block();
+        std::thread::scope(|scope| {
+            for fill in [1u8, 2] {
+                let block = &block;
+                scope.spawn(move || (0..1000).for_each(|_| Span::of(&[fill; LEN]).copy_into(block.span())));
+            }
+        });
+    }
+}

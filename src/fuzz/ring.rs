@@ -197,12 +197,12 @@ impl Play {
 
 /// Whether a call is over, after a look at what it came to.
 fn look_at<R: Reply + Debug>(outcome: Option<Result<R, CallError>>) -> bool {
-    outcome.map(|result| black_box(result.map_or_else(|error| error.to_string(), |value| format!("{value:?}")))).is_some()
+    outcome
+        .map(|result| black_box(result.map_or_else(|error| error.to_string(), |value| format!("{value:?}"))))
+        .is_some()
 }
 
-fn look_at_view<A: crate::frame::Checked + crate::Viewable + Debug>(
-    outcome: Option<Result<Held<A>, CallError>>,
-) -> bool
+fn look_at_view<A: crate::frame::Checked + crate::Viewable + Debug>(outcome: Option<Result<Held<A>, CallError>>) -> bool
 where
     Held<A>: Reply,
 {

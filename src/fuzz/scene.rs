@@ -41,8 +41,7 @@ pub(super) struct Scene {
 const GEOMETRY: Geometry = Geometry { workers: 1, lanes: 2, slots: 4, slot_lines: 3 };
 
 /// Half of it is the child's.
-const MEMORY: MemoryOptions =
-    MemoryOptions { max_payload: 1 << 18, total: 1 << 20, retained: 1 << 20, trust: None };
+const MEMORY: MemoryOptions = MemoryOptions { max_payload: 1 << 18, total: 1 << 20, retained: 1 << 20, trust: None };
 
 impl Scene {
     pub(super) fn new(objects: Arc<dyn Objects>) -> Self {
