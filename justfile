@@ -32,6 +32,18 @@ loom:
 instructions:
     .ci/run instructions
 
+# The library's own tests under valgrind.
+memcheck:
+    .ci/run memcheck
+
+# Every fuzz target, for so many seconds.
+fuzz seconds="60":
+    .ci/fuzz {{seconds}}
+
+# Tests with LLVM's address and thread sanitizers.
+sanitize:
+    .ci/run sanitize
+
 # Each benchmark once, unmeasured.
 bench-smoke:
     .ci/run bench_smoke

@@ -335,23 +335,80 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
-        /// Blocks on loan at the same time never overlap.
+        /// Whatever is allocated, freed and tidied: what is on loan is what a reference allocator says.
         #[test]
-        fn loans_never_overlap(lens in proptest::collection::vec((0u64..300_000, any::<bool>()), 1..60)) {
-            let mut source = Memfds { budget: 1 << 30, ..Memfds::default() };
-            let mut arena = Arena::new(limits(1 << 20));
-            let mut loans: Vec<Loan> = Vec::new();
-            for (len, free_one) in lens {
-                if free_one && !loans.is_empty() {
-                    arena.free(loans.swap_remove(len as usize % loans.len()), &mut source);
+        fn an_arena_equals_the_reference(acts in proptest::collection::vec((0u8..8, 0u64..300_000), 1..80)) {
+            let mut model = Reference {
+                source: Memfds { budget: 2 << 20, ..Memfds::default() },
+                arena: Arena::new(Limits { max_payload: 1 << 18, retained: 256 << 10 }),
+                loans: Vec::new(),
+            };
+            for (act, number) in acts {
+                match act {
+                    0..4 => model.allocate(number),
+                    4..7 if !model.loans.is_empty() => model.free(number as usize % model.loans.len()),
+                    _ => drop(model.arena.tidy(&mut model.source)),
                 }
-                let new = arena.allocate(len, &mut source).unwrap();
-                prop_assert!(new.len >= len);
-                for old in loans.iter().filter(|old| old.segment == new.segment) {
-                    prop_assert!(old.offset + old.len <= new.offset || new.offset + new.len <= old.offset);
-                }
-                loans.push(new);
+                model.check();
             }
+            while !model.loans.is_empty() {
+                model.free(0);
+                model.check();
+            }
+            prop_assert_eq!(model.arena.in_use, 0);
+            model.arena.tidy(&mut model.source);
+            prop_assert!(model.source.live.values().sum::<u64>() <= 256 << 10);
+        }
+    }
+
+    /// An arena, what it has lent, and where its memory comes from.
+    struct Reference {
+        source: Memfds,
+        arena: Arena,
+        loans: Vec<Loan>,
+    }
+
+    impl Reference {
+        /// A block that is free, of the class asked for or up to twice that; else a new segment, if the budget holds it beside the segments in use.
+        fn allocate(&mut self, len: u64) {
+            let class = block_len(len);
+            let new = if class <= LARGEST_SHARED { class * BLOCKS_PER_SEGMENT } else { class };
+            let is_free =
+                |owned: &Owned| owned.block_len >= class && owned.block_len <= 2 * class && !owned.free.is_empty();
+            let can_be = self.arena.segments.values().any(is_free) || self.in_use() + new <= self.source.budget;
+            match self.arena.allocate(len, &mut self.source) {
+                Ok(loan) => {
+                    assert!(can_be && len <= 1 << 18 && loan.len >= len);
+                    assert!(loan.block.span().len() as u64 <= 2 * class && loan.offset.is_multiple_of(4096));
+                    self.loans.push(loan);
+                }
+                Err(why) => assert!(len > 1 << 18 || !can_be, "{len} bytes were refused: {why:?}"),
+            }
+        }
+
+        fn free(&mut self, at: usize) {
+            self.arena.free(self.loans.swap_remove(at), &mut self.source);
+        }
+
+        /// Bytes of the segments that some loan lies in.
+        fn in_use(&self) -> u64 {
+            let is_lent = |segment: &u64| self.loans.iter().any(|loan| loan.segment == *segment);
+            self.source.live.iter().filter(|(segment, _)| is_lent(segment)).map(|(_, len)| len).sum()
+        }
+
+        fn check(&self) {
+            for (at, one) in self.loans.iter().enumerate() {
+                let end = |loan: &Loan| loan.offset + loan.block.span().len() as u64;
+                assert!(end(one) <= self.source.live[&one.segment], "outside its segment");
+                let others = self.loans[at + 1..].iter().filter(|other| other.segment == one.segment);
+                others.for_each(|other| {
+                    assert!(end(other) <= one.offset || end(one) <= other.offset, "two in one place")
+                });
+            }
+            assert_eq!(self.arena.in_use, self.in_use());
+            assert_eq!(self.arena.in_use + self.arena.idle, self.source.live.values().sum::<u64>());
+            let lent = self.arena.segments.values().map(|owned| owned.blocks - owned.free.len() as u64);
+            assert_eq!(lent.sum::<u64>(), self.loans.len() as u64, "each is out or free, and is it once");
         }
     }
 }

@@ -526,6 +526,8 @@ pub struct Decoder<'d> {
     trust: Option<TrustedPeer>,
     /// The addresses of the frame, so that boxes are made of what came with it and nothing else; `None` in a child.
     frame: Option<Range<usize>>,
+    /// Whether a part of the value could not be made.
+    refused: bool,
 }
 
 /// The word that a peer keeps its hands off what it has given away, and that what it sends is valid.
@@ -548,12 +550,12 @@ pub(crate) type Decoding<'d> = Strategy<Decoder<'d>, Failure>;
 impl<'d> Decoder<'d> {
     /// Of replies that came by a bridge, whose boxes together have at most `most` bytes.
     pub(crate) fn of(home: &'d Arc<dyn Home>, most: u64, trust: Option<TrustedPeer>) -> Self {
-        Self { home: Some(home), left: most, trust, frame: None }
+        Self { home: Some(home), left: most, trust, frame: None, refused: false }
     }
 
     /// Of what a child got from its parent.
     pub(crate) fn of_child() -> Self {
-        Self { home: None, left: u64::MAX, trust: None, frame: None }
+        Self { home: None, left: u64::MAX, trust: None, frame: None, refused: false }
     }
 
     /// The same, of a frame that lies in `bytes`.
@@ -570,6 +572,24 @@ impl<'d> Decoder<'d> {
 
     pub(crate) fn home(&self) -> Option<&'d Arc<dyn Home>> {
         self.home
+    }
+
+    /// A part of the value cannot be made. To be said instead of returning an error, with a part that stands for it: when a part of
+    /// a vector or an array fails, rkyv forgets those before it, and with them what they hold of the bridge.
+    #[cold]
+    pub(crate) fn refuse(&mut self) {
+        self.refused = true;
+    }
+
+    /// The value that `archived` stands for.
+    ///
+    /// # Errors
+    ///
+    /// If its own `Deserialize` fails, or a part of it was [refused](Self::refuse).
+    #[inline(always)]
+    pub(crate) fn make<R: Transfer>(mut self, archived: &R::Archived) -> Result<R, Failure> {
+        let value = deserialize_using::<R, _, Failure>(archived, &mut self)?;
+        if self.refused { Err(Failure) } else { Ok(value) }
     }
 
     /// # Errors
@@ -719,8 +739,8 @@ fn decode_in_place<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>, _: Trusted
     let root = root::<R::Archived>(bytes)?;
     // SAFETY: as above; `root` has found room for it, aligned.
     let archived = unsafe { &*root };
-    let mut decoder = decoder.within(bytes);
-    catch(|| deserialize_using::<R, _, Failure>(archived, &mut decoder))
+    let decoder = decoder.within(bytes);
+    catch(|| decoder.make(archived))
 }
 
 /// Copies a reply out of a slot, validates the copy, and makes the value from it.
@@ -778,10 +798,10 @@ pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
 /// Validates private bytes that are aligned as payloads are, and makes the value from them.
 #[inline(always)]
 pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], decoder: Decoder<'_>) -> Result<R, Failure> {
-    let mut decoder = decoder.within(bytes);
+    let decoder = decoder.within(bytes);
     catch(|| {
         let archived = access::<R::Archived>(bytes)?;
-        deserialize_using::<R, _, Failure>(archived, &mut decoder)
+        decoder.make(archived)
     })
 }
 

@@ -128,7 +128,7 @@ impl Answer {
     }
 
     /// Whether more may follow what kind it is.
-    fn has_body(self) -> bool {
+    pub(crate) fn has_body(self) -> bool {
         matches!(self, Answer::Ready { .. } | Answer::Unconfined { .. })
     }
 }

@@ -13,7 +13,8 @@ use crate::call::service::{Method, Service};
 use crate::control::Control;
 use crate::doorbell::Wait;
 use crate::layout::Geometry;
-use crate::objects::Sealed;
+use crate::objects::heap::Heap;
+use crate::objects::{Objects, Sealed};
 use crate::segment::Segment;
 use crate::signal::{Count, ParentBells, Signal};
 use crate::sys::pidfd::Pidfd;
@@ -47,26 +48,32 @@ pub(crate) struct Ends {
     pub(crate) segments: [Segment; 2],
     /// The callee's end of the control socket.
     child: OwnedFd,
+    wait: Wait,
 }
 
 impl Ends {
     /// The ends of a bridge to a `T`.
     pub(crate) fn new<T: Service>(geometry: Geometry) -> Self {
-        let (own, object) = Segment::create(geometry, &Sealed).unwrap();
-        let bells = ParentBells::new(Signal::Futex, Count::of(&geometry), &Sealed).unwrap();
+        Self::over::<T>(geometry, Arc::new(Sealed), Wait::Spin)
+    }
+
+    /// The same, with where memory comes from, and how both sides wait.
+    fn over<T: Service>(geometry: Geometry, objects: Arc<dyn Objects>, wait: Wait) -> Self {
+        let (own, object) = Segment::create(geometry, &*objects).unwrap();
+        let bells = ParentBells::new(Signal::Futex, Count::of(&geometry), &*objects).unwrap();
         let (parent, child) = socket::pair().unwrap();
         let memory = MemoryOptions { max_payload: 1 << 20, total: 16 << 20, retained: 1 << 20, trust: None };
-        let shared = Shared { memory, objects: Arc::new(Sealed), bells, report: None };
-        let link = Arc::new(Link::new(1, Pidfd::of_nobody(), parent, &own, shared));
-        let caller = Caller::new::<T>(&own, link, Wait::Spin);
-        let peers = Segment::attach(&Sealed, &mut object.into_iter()).unwrap();
-        Self { caller, segments: [own, peers], child }
+        let peers = Segment::attach(&*objects, &mut object.into_iter()).unwrap();
+        let link =
+            Arc::new(Link::new(1, Pidfd::of_nobody(), parent, &own, Shared { memory, objects, bells, report: None }));
+        let caller = Caller::new::<T>(&own, link, wait);
+        Self { caller, segments: [own, peers], child, wait }
     }
 
     /// The worker `index` of the callee.
     pub(crate) fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H> {
         let control = Control::new(self.child.try_clone().unwrap());
-        Worker::in_process(&self.segments[1], index, control, host)
+        Worker::in_process(&self.segments[1], index, self.wait, control, host)
     }
 }
 
@@ -94,4 +101,22 @@ fn one_thread_plays_both_sides() {
         serve(&mut worker);
         assert_eq!(receive_add(caller, sent), call);
     }
+}
+
+/// What both sides share has one address here, so that tools which watch for races see the accesses of both.
+#[test]
+fn two_threads_play_a_side_each() {
+    const CALLS: u64 = 300;
+    let geometry = Geometry { workers: 1, lanes: 2, slots: 2, slot_lines: 3 };
+    let ends = Ends::over::<Counter>(geometry, Arc::new(Heap::default()), Wait::Park);
+    let mut worker = ends.worker(0, Alone::of(Counter::new()));
+    std::thread::scope(|scope| {
+        scope.spawn(move || (0..2 * CALLS).for_each(|_| serve(&mut worker)));
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let totals = (0..CALLS).map(|_| receive_add(&ends.caller, send_add(&ends.caller, 1)));
+                assert!(totals.is_sorted_by(|one, next| one < next));
+            });
+        }
+    });
 }

@@ -618,6 +618,7 @@ mod tests {
     use crate::objects::Segments;
     use crate::signal::{Count, ParentBells, Signal};
     use crate::sys::poll::readable;
+    use proptest::prelude::*;
     use std::os::fd::AsFd;
     use std::thread;
     use std::time::Duration;
@@ -655,6 +656,66 @@ mod tests {
 
     fn is_readable(door: impl AsFd) -> bool {
         readable(door, Duration::ZERO).unwrap()
+    }
+
+    /// The same two sides of one lane, as if `start` calls had been made on it.
+    fn long_used(start: u64) -> (CallerLane, CalleeLane) {
+        let geometry = Geometry { lanes: 1, slots: 4, slot_lines: 1, workers: 1 };
+        let objects = Segments::Sealed.of_parent();
+        let (segment, _) = Segment::create(geometry, &*objects).unwrap();
+        let bells = Bells::futexes(Count::of(&geometry));
+        let (new, peer) = (CallerLane::new(&segment, 0, &bells), CalleeLane::new(&segment, 0, &bells));
+        let caller = CallerLane {
+            requests: Producer::new(segment.requests(0), start),
+            replies: Consumer::new(segment.replies(0), start),
+            ..new
+        };
+        let replies = Replies { ring: Producer::new(segment.replies(0), start), ..peer.replies };
+        segment.callee_line(0).started.store(start, Relaxed);
+        (caller, CalleeLane { requests: Consumer::new(segment.requests(0), start), replies, ..peer })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Calls, answers and replies taken in any order are three queues, also where positions wrap: credit is what is not out, and what
+        /// had begun when somebody asked says so.
+        #[test]
+        fn a_lane_equals_its_queues(
+            start in prop_oneof![Just(0), (1u64 << 32) - 9..(1 << 32) + 9, u64::MAX - 9..=u64::MAX],
+            acts in proptest::collection::vec(0u8..3, 0..120),
+        ) {
+            let (mut caller, mut callee) = long_used(start);
+            let (mut asked, mut answered) = (VecDeque::new(), VecDeque::new());
+            for act in acts {
+                match act {
+                    0 if caller.credit() > 0 => {
+                        let position = caller.position();
+                        ask(&mut caller);
+                        prop_assert_eq!(caller.progress(position), Progress::NotStarted);
+                        asked.push_back(position);
+                    }
+                    1 => {
+                        let request = callee.begin().unwrap().is_some();
+                        let position = asked.pop_front();
+                        prop_assert_eq!(request, position.is_some());
+                        if let Some(position) = position {
+                            prop_assert_eq!(caller.progress(position), Progress::Started);
+                            callee.publish(Kind::Call, 0, Place::Slot(0));
+                            answered.push_back(position);
+                        }
+                    }
+                    _ => {
+                        let taken = caller.take().unwrap().map(|(position, _)| position);
+                        prop_assert_eq!(taken, answered.pop_front());
+                        if taken.is_some() {
+                            caller.release(false);
+                        }
+                    }
+                }
+                prop_assert_eq!(caller.credit() as usize, 4 - asked.len() - answered.len());
+                prop_assert_eq!(caller.is_idle(), asked.is_empty() && answered.is_empty());
+            }
+        }
     }
 
     #[test]

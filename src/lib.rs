@@ -225,6 +225,12 @@ mod in_process;
 #[cfg(all(test, debug_assertions, not(loom)))]
 mod lines;
 
+/// What `fuzz/` feeds. Not part of the library but in a build for that.
+#[cfg(any(fuzzing, all(test, not(loom))))]
+#[doc(hidden)]
+#[path = "fuzz/mod.rs"]
+pub mod __fuzz;
+
 // For the macro's paths in the library's own tests.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 extern crate self as callgate;

@@ -110,7 +110,7 @@ impl Slots {
     }
 
     /// `count` slots of one line each on the heap, for tests and models. `count` must be a power of two.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn on_heap(count: usize) -> Self {
         use crate::sync::AtomicU64;
         assert!(count.is_power_of_two());
@@ -120,7 +120,8 @@ impl Slots {
             inline: std::array::from_fn(|_| AtomicU64::new(0)),
         };
         let lines: Arc<[SlotLine]> = (0..count).map(|_| line()).collect();
-        let first = NonNull::from(&lines[0]);
+        // Of all lines: a pointer made of a reference to the first alone would not reach the others.
+        let first = NonNull::from(&*lines).cast();
         Self { first, stride: size_of::<SlotLine>(), mask: count as u64 - 1, _owner: Arc::new(lines) }
     }
 
@@ -172,7 +173,7 @@ impl<'a> Span<'a> {
     }
 
     /// Private bytes as if they were shared, for tests.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn of(bytes: &'a [u8]) -> Self {
         Self { start: NonNull::from(bytes).cast(), len: bytes.len(), memory: PhantomData }
     }
@@ -390,4 +391,45 @@ fn checked_address(mapping: &Mapping, offset: usize, len: usize, align: usize) -
     let address = unsafe { mapping.start().byte_add(offset) };
     assert!(address.addr().get().is_multiple_of(align), "not aligned");
     address
+}
+
+/// Errors, for the tools that look for such to show that they see them: `.ci/memcheck` and `.ci/sanitize` run each and want it caught.
+#[cfg(all(test, not(loom)))]
+mod planted {
+    use super::*;
+    use crate::sys::mapping::HeapMemory;
+
+    const LEN: usize = 256;
+
+    fn block() -> Block {
+        let mapping = Arc::new(Mapping::on_heap(&HeapMemory::new(LEN), Access::ReadWrite));
+        Block::new(&mapping, 0, LEN as u64).unwrap()
+    }
+
+    #[test]
+    #[ignore = "an error, to be caught"]
+    fn planted_copy_beyond_the_end() {
+        let (block, target) = (block(), block());
+        let longer = |block: &Block| Span { len: LEN + 8, start: block.span().start, memory: PhantomData };
+        longer(&block).copy_into(longer(&target));
+    }
+
+    #[test]
+    #[ignore = "an error, to be caught"]
+    fn planted_copy_of_what_is_gone() {
+        let start = block().span().start;
+        Span { start, len: LEN, memory: PhantomData }.copy_into(block().span());
+    }
+
+    #[test]
+    #[ignore = "an error, to be caught"]
+    fn planted_race_of_two_threads() {
+        let block = block();
+        std::thread::scope(|scope| {
+            for fill in [1u8, 2] {
+                let block = &block;
+                scope.spawn(move || (0..1000).for_each(|_| Span::of(&[fill; LEN]).copy_into(block.span())));
+            }
+        });
+    }
 }

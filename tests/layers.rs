@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use support::within;
@@ -74,6 +75,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("lane", 3),
     ("life", 3),
     ("call", 4),
+    ("fuzz", 5),
     ("in_process", 5),
     ("lines", 5),
     ("process", 4),
@@ -173,6 +175,32 @@ fn every_unsafe_operation_says_why_it_is_safe() {
             let what = "no `// SAFETY:` just above";
             breaches.add_if(is_operation && !source.is_justified(number), source, number, what);
         }
+    });
+}
+
+/// The table of "Soundness audit" in ARCHITECTURE.md has rows for each file with `unsafe` in its code, which add up to how often it is there.
+#[test]
+fn the_soundness_audit_counts_every_unsafe() {
+    within(60, "the_soundness_audit_counts_every_unsafe", || {
+        let architecture = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+        let (_, audit) = architecture.split_once("## Soundness audit").expect("the section");
+        let audit = audit.split("\n#").next().expect("what comes before the next heading");
+        let mut stated = BTreeMap::<String, usize>::new();
+        for row in audit.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<_> = row.split(" | ").collect();
+            let file = cells[0].trim_matches(['|', ' ', '`']);
+            *stated.entry(file.to_owned()).or_default() += cells[1].parse::<usize>().expect(row);
+        }
+        let dirs = ["src", "crates/macros/src", "crates/suite/src", "crates/cli/src", "crates/compare/src"];
+        let files = dirs.iter().flat_map(|dir| files_of(&root().join(dir), "rs", Depth::All));
+        let sources: Vec<_> = files.map(|path| Source::read(&path)).collect();
+        let mut counted: BTreeMap<_, _> =
+            sources.iter().map(|source| (source.path.clone(), source.unsafes())).collect();
+        // Code to be expanded or refused, in tests of the macro.
+        counted.remove("crates/macros/src/tests.rs");
+        counted.retain(|_, count| *count > 0);
+        assert!(counted.len() > 15, "the sources are not where they were");
+        assert_eq!(stated, counted, "what the audit states, and what is there");
     });
 }
 
@@ -336,6 +364,11 @@ impl Source {
 
     fn may_import(&self, module: &str) -> bool {
         UPWARD.iter().any(|(file, imported, _)| self.path == *file && module == *imported)
+    }
+
+    /// How often its code says `unsafe`.
+    fn unsafes(&self) -> usize {
+        self.code_lines().flat_map(|(_, line)| words(line)).filter(|word| *word == "unsafe").count()
     }
 
     fn code_lines(&self) -> impl Iterator<Item = (usize, &str)> {

@@ -103,9 +103,15 @@ pub(crate) struct Worker<H> {
 #[cfg(all(test, not(loom)))]
 impl<H: Host> Worker<H> {
     /// The worker `index`, which a test runs in the caller's own process.
-    pub(crate) fn in_process(segment: &Segment, index: u32, control: crate::control::Control, host: H) -> Self {
+    pub(crate) fn in_process(
+        segment: &Segment,
+        index: u32,
+        wait: crate::doorbell::Wait,
+        control: crate::control::Control,
+        host: H,
+    ) -> Self {
         let bells = Bells::futexes(crate::signal::Count::of(&segment.geometry()));
-        let lanes = WorkerLanes::new(segment, index, &bells, crate::doorbell::Wait::Spin);
+        let lanes = WorkerLanes::new(segment, index, &bells, wait);
         let limits = Limits { max_payload: 1 << 20, retained: 1 << 20 };
         let memory = PayloadMemory::new(control, Arc::new(crate::objects::Sealed), segment, limits, Access::ReadOnly);
         Self { lanes, memory, parent: TrustedParent::of_itself(), host }

@@ -154,6 +154,18 @@ impl Begun {
     pub(crate) fn method(&self) -> &'static Method {
         self.ticket.method
     }
+
+    /// Copies the reply while it is written by `child`, which says whether it goes on. `None` if there is nothing to be copied so, or
+    /// nothing of it could be used: then [`poll`](Self::poll) has the reply. For tests in which one thread plays both sides.
+    #[cfg(any(fuzzing, all(test, not(loom))))]
+    pub(crate) fn follow<R: Reply>(&mut self, mut child: impl FnMut() -> bool) -> Option<Result<R, CallError>> {
+        let Self { lane, caller, position, ticket } = self;
+        if lane.replies().position() != *position {
+            return None;
+        }
+        let wait = |_: &CallerLane, _: &_, _: &_| if child() { Waited::Ready } else { Waited::DeadlinePassed };
+        caller.follow(lane, Kind::Call, ticket, wait)
+    }
 }
 
 impl Drop for Begun {

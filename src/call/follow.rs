@@ -41,6 +41,19 @@ impl Caller {
         kind: Kind,
         ticket: &Ticket,
     ) -> Option<Result<R, CallError>> {
+        self.follow(lane, kind, ticket, |lane, seen, pace| {
+            lane.wait_for_more(self.wait, &self.link.life, ticket.deadline, seen, pace)
+        })
+    }
+
+    /// The same, with how to wait for more.
+    pub(super) fn follow<R: Reply>(
+        &self,
+        lane: &mut CallerLane,
+        kind: Kind,
+        ticket: &Ticket,
+        mut wait: impl FnMut(&CallerLane, &Seen, &Pace) -> Waited,
+    ) -> Option<Result<R, CallError>> {
         let mut following = Following::new();
         loop {
             let position = lane.replies().position();
@@ -54,7 +67,7 @@ impl Caller {
                 return Some(Err(self.corrupt(what, ticket)));
             }
             let Following { seen, pace, .. } = &following;
-            match lane.wait_for_more(self.wait, &self.link.life, ticket.deadline, seen, pace) {
+            match wait(lane, seen, pace) {
                 Waited::Ready => {}
                 Waited::DeadlinePassed => return Some(Err(self.give_up(lane, position, ticket))),
                 Waited::Dead => return Some(Err(self.over(lane.progress(position), ticket))),

@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(fuzzing, all(test, not(loom))))]
+pub(crate) mod heap;
 #[cfg(feature = "portable")]
 mod named;
 

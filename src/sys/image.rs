@@ -81,13 +81,22 @@ fn build(base: usize, headers: &[nix::libc::Elf64_Phdr]) -> u64 {
         for number in [u64::from(header.p_type), header.p_vaddr, header.p_filesz, header.p_memsz] {
             hash.add(&number.to_le_bytes());
         }
-        if header.p_type == nix::libc::PT_NOTE {
+        if header.p_type == nix::libc::PT_NOTE && is_loaded(header, headers) {
             let start = base.wrapping_add(header.p_vaddr as usize) as *const u8;
-            // SAFETY: notes are part of a loaded, read-only segment of the executable.
+            // SAFETY: part of what the loader has mapped from the file, as just checked; nobody writes notes.
             hash.add(unsafe { std::slice::from_raw_parts(start, header.p_filesz as usize) });
         }
     }
     hash.finish()
+}
+
+/// Whether all of `part` lies in a readable segment that the loader has mapped from the file.
+fn is_loaded(part: &nix::libc::Elf64_Phdr, headers: &[nix::libc::Elf64_Phdr]) -> bool {
+    let end = |header: &nix::libc::Elf64_Phdr| header.p_vaddr.saturating_add(header.p_filesz);
+    headers.iter().any(|load| {
+        let is_readable = load.p_type == nix::libc::PT_LOAD && load.p_flags & nix::libc::PF_R != 0;
+        is_readable && load.p_vaddr <= part.p_vaddr && end(part) <= end(load)
+    })
 }
 
 /// FNV-1a, 64 bits (Fowler, Noll, Vo: <http://www.isthe.com/chongo/tech/comp/fnv/>).

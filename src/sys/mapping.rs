@@ -57,6 +57,14 @@ impl Mapping {
         Self { start, len, access: Access::ReadWrite, keeper: Some(keeper) }
     }
 
+    /// Memory on the heap as if it were a mapping, for tests. What is mapped in several places there has one address here.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn on_heap(memory: &HeapMemory, access: Access) -> Self {
+        let pieces = NonNull::from(&*memory.0);
+        let keeper: Keeper = Box::new(memory.clone());
+        Self { start: pieces.cast(), len: size_of_val(&*memory.0), access, keeper: Some(keeper) }
+    }
+
     /// The same, with what this process may do with it, whatever it could.
     #[cfg(feature = "portable")]
     pub(crate) fn only_for(mut self, access: Access) -> Self {
@@ -81,12 +89,36 @@ impl Mapping {
     /// by page, as they are touched, costs half as much again. What it does not do now it does then.
     pub(crate) fn populate(&self, len: usize) {
         let len = len.min(self.len);
+        #[cfg(any(test, fuzzing))]
+        if self.keeper.is_some() {
+            // On the heap, where pages are shared with others' memory.
+            return;
+        }
         if self.len >= HUGE {
             // SAFETY: advice changes no byte of the range, which is this mapping's own.
             let _ = unsafe { madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxHugepage) };
         }
         // SAFETY: as above: pages that exist keep what they hold.
         let _ = unsafe { madvise(self.start.as_ptr().cast(), len, Advice::LinuxPopulateWrite) };
+    }
+}
+
+/// Zeroed memory on the heap, which the tools that look for errors in memory know the bounds of.
+#[cfg(any(test, fuzzing))]
+#[derive(Clone)]
+pub(crate) struct HeapMemory(std::sync::Arc<[Piece]>);
+
+/// As segments and their parts are aligned; of atomics, because it is written through shared pointers.
+#[cfg(any(test, fuzzing))]
+#[repr(C, align(128))]
+struct Piece([std::sync::atomic::AtomicU64; 16]);
+
+#[cfg(any(test, fuzzing))]
+impl HeapMemory {
+    /// `len` bytes, rounded up to a multiple of 128.
+    pub(crate) fn new(len: usize) -> Self {
+        let piece = |_| Piece(std::array::from_fn(|_| std::sync::atomic::AtomicU64::new(0)));
+        Self((0..len.div_ceil(size_of::<Piece>())).map(piece).collect())
     }
 }
 

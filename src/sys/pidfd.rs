@@ -24,7 +24,7 @@ impl Pidfd {
     }
 
     /// Stands for no process, in tests that have none.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn of_nobody() -> Self {
         Self(rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).expect("a descriptor"))
     }

@@ -1,0 +1,106 @@
+//! What the fuzzers of `fuzz/` feed, and the tests that feed it what the fuzzers have kept.
+//!
+//! Layer 5, not in any build that users have. Each target takes bytes, plays what a child (or, for the handshake, a parent) could make of
+//! them, and panics if the library breaks a promise: it must not panic itself, go on for ever, lose memory or descriptors, or make a
+//! value of an honest archive that is another.
+
+#![forbid(unsafe_code)]
+
+mod control;
+mod handshake;
+mod input;
+mod lending;
+mod reply;
+mod ring;
+mod scene;
+mod types;
+
+pub use control::control;
+pub use handshake::handshake;
+pub use lending::lending;
+pub use reply::reply;
+pub use ring::ring;
+
+/// Every target, by the name of its file in `fuzz/fuzz_targets` and of its directory in `fuzz/corpus`.
+pub const TARGETS: &[(&str, fn(&[u8]))] =
+    &[("control", control), ("handshake", handshake), ("lending", lending), ("reply", reply), ("ring", ring)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::fs;
+    use std::path::PathBuf;
+
+    /// Inputs that reach far, made of what honest sides say: what a corpus begins with.
+    fn seeds(target: &str) -> Vec<Vec<u8>> {
+        match target {
+            "control" => control::seeds(),
+            "handshake" => handshake::seeds(),
+            "lending" => lending::seeds(),
+            "reply" => reply::seeds(),
+            "ring" => ring::seeds(),
+            other => panic!("no target {other}"),
+        }
+    }
+
+    fn corpus(target: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
+    }
+
+    #[test]
+    fn seeds_break_nothing() {
+        for (name, target) in TARGETS {
+            seeds(name).iter().for_each(|seed| target(seed));
+        }
+    }
+
+    proptest! {
+        /// What a fuzzer does first, where there is none.
+        #[test]
+        fn any_bytes_break_nothing(data in proptest::collection::vec(any::<u8>(), 0..400)) {
+            TARGETS.iter().for_each(|(_, target)| target(&data));
+        }
+    }
+
+    /// What the fuzzers found worth keeping, and what once broke something (`fuzz/found`).
+    #[test]
+    fn the_corpora_break_nothing() {
+        for (name, target) in TARGETS {
+            let found = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/found").join(name);
+            let files = fs::read_dir(corpus(name)).unwrap_or_else(|error| panic!("corpus of {name}: {error}"));
+            let mut count = 0;
+            for file in files.chain(fs::read_dir(found).into_iter().flatten()) {
+                let file = file.unwrap().path();
+                // The last that is shown is the one that breaks.
+                println!("{}", file.display());
+                target(&fs::read(&file).unwrap());
+                count += 1;
+            }
+            assert!(count > 1, "no corpus of {name}");
+        }
+    }
+
+    /// Every target has its binary, and the other way round.
+    #[test]
+    fn every_target_is_fed() {
+        let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+        let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        let names: Vec<_> = files.iter().map(|file| file.file_stem().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, TARGETS.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    }
+
+    /// Writes the seeds to where a corpus begins: `cargo test --lib writes_seeds -- --ignored`.
+    #[test]
+    #[ignore = "writes into fuzz/corpus"]
+    fn writes_seeds() {
+        for (name, _) in TARGETS {
+            let dir = corpus(name);
+            fs::create_dir_all(&dir).unwrap();
+            for (number, seed) in seeds(name).into_iter().enumerate() {
+                fs::write(dir.join(format!("seed-{number:02}")), seed).unwrap();
+            }
+        }
+    }
+}
