@@ -341,7 +341,7 @@ impl<T: Service> Builder<T> {
     /// Takes rights away from the child before the service is built. Default: it may do what this process may.
     ///
     /// A separate [executable](Self::executable) must be built with callgate's feature `sandbox` too. Not together with
-    /// [`Segments::Named`], whose memory the child has to open as it comes.
+    /// `Segments::Named`, whose memory the child has to open as it comes.
     #[cfg(feature = "sandbox")]
     pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
         self.sandbox = Some(sandbox);

@@ -44,7 +44,7 @@ fn against(wait: Wait, callee: usize, calls: &[(&str, Call)]) -> Result<Vec<Subj
     let sandboxed = Rc::new(RefCell::new(Bridged::sandboxed(wait, Some(callee))?));
     let subjects = calls.iter().flat_map(|&(name, call)| {
         let floor = format!("plain {name}");
-        let beside = workload::subject(&format!("sandboxed {name}"), call, &sandboxed).beside(&floor);
+        let beside = workload::subject(format!("sandboxed {name}"), call, &sandboxed).beside(&floor);
         [workload::subject(&floor, call, &plain), beside]
     });
     Ok(subjects.collect())
