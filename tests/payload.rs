@@ -297,10 +297,10 @@ fn a_call_that_waits_for_memory_is_told_when_the_child_ends() {
     within(PATIENCE, "a_call_that_waits_for_memory_is_told", || {
         let mirror = with_little_memory(Some(Duration::from_secs(60)));
         let (_boxes, text) = (all_memory(&mirror), sample(0, 2 * MIB));
-        let error = thread::scope(|scope| {
+        let error = std::thread::scope(|scope| {
             let call = scope.spawn(|| mirror.text_len(&text));
             // It is most likely waiting by then; if not, the outcome is the same.
-            thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
             kill(Pid::from_raw(mirror.child_pid() as i32), Signal::SIGKILL).expect("the child");
             call.join().expect("no panic").expect_err("a dead child")
         });
