@@ -7,8 +7,10 @@
 mod held;
 mod support;
 
-use callgate::{Bridge, CallError, Payload, SharedBox, bridge};
+use callgate::{Bridge, CallError, Payload, Progress, SharedBox, bridge};
 use held::alone;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rkyv::rancor::Source;
 use rkyv::ser::{Allocator, Writer};
 use rkyv::validation::ArchiveContext;
@@ -288,6 +290,23 @@ fn all_memory(mirror: &Bridge<Mirror>) -> Vec<SharedBox<[u8]>> {
 fn is_exhausted(result: Result<usize, CallError>) {
     let is = matches!(result, Err(CallError::Exhausted { what: Payload::Request, budget, .. }) if budget == 16 << 20);
     assert!(is, "{result:?}");
+}
+
+#[test]
+fn a_call_that_waits_for_memory_is_told_when_the_child_ends() {
+    within(PATIENCE, "a_call_that_waits_for_memory_is_told", || {
+        let mirror = with_little_memory(Some(Duration::from_secs(60)));
+        let (_boxes, text) = (all_memory(&mirror), sample(0, 2 * MIB));
+        let error = std::thread::scope(|scope| {
+            let call = scope.spawn(|| mirror.text_len(&text));
+            // It is most likely waiting by then; if not, the outcome is the same.
+            std::thread::sleep(Duration::from_millis(50));
+            kill(Pid::from_raw(mirror.child_pid() as i32), Signal::SIGKILL).expect("the child");
+            call.join().expect("no panic").expect_err("a dead child")
+        });
+        let is_told = matches!(error, CallError::Died { progress: Progress::NotStarted, .. });
+        assert!(is_told, "{error}");
+    });
 }
 
 #[test]

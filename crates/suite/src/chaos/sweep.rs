@@ -348,7 +348,10 @@ fn look(journey: Journey) -> Result<Vec<bool>, Failure> {
     };
     if journey == Journey::Start {
         watch_parent()?;
-        drop(scene.builder(journey).start()?);
+        let bridge = scene.builder(journey).start()?;
+        // Before the bridge is stopped, which is a journey of its own.
+        STEPS.iter().for_each(|point| failpoints::clear(point.name));
+        drop(bridge);
     } else {
         let bridge = scene.builder(journey).start()?;
         let file = scene.orders.with_extension("reached");
@@ -358,7 +361,7 @@ fn look(journey: Journey) -> Result<Vec<bool>, Failure> {
         let mut calls = Calls { ledger: &scene.ledger, entries: Vec::new() };
         journey.make(&bridge, &mut calls, &|| false);
         thread::sleep(PAUSE);
-        // Before the bridge is stopped, which is a journey of its own.
+        // As above.
         STEPS.iter().for_each(|point| failpoints::clear(point.name));
         let seen = fs::read(&file)?;
         seen.iter()
@@ -366,7 +369,6 @@ fn look(journey: Journey) -> Result<Vec<bool>, Failure> {
             .filter(|(seen, _)| **seen == 1)
             .for_each(|(_, reached)| reached.store(true, Relaxed));
     }
-    STEPS.iter().for_each(|point| failpoints::clear(point.name));
     let is_tried =
         |point: &Point| journey == Journey::Start && point.side == Side::Child && STARTING.contains(&point.name);
     Ok(STEPS.iter().zip(&*reached).map(|(point, reached)| reached.load(Relaxed) || is_tried(point)).collect())
