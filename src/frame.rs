@@ -526,6 +526,8 @@ pub struct Decoder<'d> {
     trust: Option<TrustedPeer>,
     /// The addresses of the frame, so that boxes are made of what came with it and nothing else; `None` in a child.
     frame: Option<Range<usize>>,
+    /// Whether something of it could not be made, see [`fail`](Self::fail).
+    has_failed: bool,
 }
 
 /// The word that a peer keeps its hands off what it has given away, and that what it sends is valid.
@@ -548,12 +550,12 @@ pub(crate) type Decoding<'d> = Strategy<Decoder<'d>, Failure>;
 impl<'d> Decoder<'d> {
     /// Of replies that came by a bridge, whose boxes together have at most `most` bytes.
     pub(crate) fn of(home: &'d Arc<dyn Home>, most: u64, trust: Option<TrustedPeer>) -> Self {
-        Self { home: Some(home), left: most, trust, frame: None }
+        Self { home: Some(home), left: most, trust, frame: None, has_failed: false }
     }
 
     /// Of what a child got from its parent.
     pub(crate) fn of_child() -> Self {
-        Self { home: None, left: u64::MAX, trust: None, frame: None }
+        Self { home: None, left: u64::MAX, trust: None, frame: None, has_failed: false }
     }
 
     /// The same, of a frame that lies in `bytes`.
@@ -570,6 +572,16 @@ impl<'d> Decoder<'d> {
 
     pub(crate) fn home(&self) -> Option<&'d Arc<dyn Home>> {
         self.home
+    }
+
+    /// Notes that a part of the value is a substitute: the whole is none. Not an error at once, because rkyv leaks the elements of a collection
+    /// that it has made before one that fails, and elements may hold on to the bridge.
+    pub(crate) fn fail(&mut self) {
+        self.has_failed = true;
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// # Errors
@@ -719,8 +731,18 @@ fn decode_in_place<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>, _: Trusted
     let root = root::<R::Archived>(bytes)?;
     // SAFETY: as above; `root` has found room for it, aligned.
     let archived = unsafe { &*root };
-    let mut decoder = decoder.within(bytes);
-    catch(|| deserialize_using::<R, _, Failure>(archived, &mut decoder))
+    catch(|| make(archived, decoder.within(bytes)))
+}
+
+/// Makes the value of a valid archive.
+///
+/// # Errors
+///
+/// If it or a part of it cannot be made.
+#[inline(always)]
+pub(crate) fn make<R: Transfer>(archived: &R::Archived, mut decoder: Decoder<'_>) -> Result<R, Failure> {
+    let value = deserialize_using::<R, _, Failure>(archived, &mut decoder)?;
+    if decoder.has_failed() { Err(Failure) } else { Ok(value) }
 }
 
 /// Copies a reply out of a slot, validates the copy, and makes the value from it.
@@ -778,11 +800,7 @@ pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
 /// Validates private bytes that are aligned as payloads are, and makes the value from them.
 #[inline(always)]
 pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], decoder: Decoder<'_>) -> Result<R, Failure> {
-    let mut decoder = decoder.within(bytes);
-    catch(|| {
-        let archived = access::<R::Archived>(bytes)?;
-        deserialize_using::<R, _, Failure>(archived, &mut decoder)
-    })
+    catch(|| make(access::<R::Archived>(bytes)?, decoder.within(bytes)))
 }
 
 /// A type's own `CheckBytes` or `Deserialize` may panic at bytes that it did not expect; a lying peer must be an error all the same.

@@ -9,8 +9,7 @@ pub use crate::error::CallError;
 pub use crate::frame::{Request, Transfer};
 pub use rkyv::Archive;
 
-use crate::frame::{Decoder, Encoder};
-use rkyv::api::deserialize_using;
+use crate::frame::{Decoder, Encoder, make};
 use rkyv::boxed::{ArchivedBox, BoxResolver};
 use rkyv::rancor::Failure;
 use rkyv::{Place, Serialize, SerializeUnsized};
@@ -121,7 +120,7 @@ where
 /// If the archive does not hold one, which only the type's own `Deserialize` can say.
 #[inline(always)]
 pub fn value<T: Transfer>(archived: &T::Archived) -> T {
-    match deserialize_using::<T, _, Failure>(archived, &mut Decoder::of_child()) {
+    match make(archived, Decoder::of_child()) {
         Ok(value) => value,
         Err(Failure) => unreadable::<T>(),
     }
