@@ -440,6 +440,10 @@ pub trait Contents: sealed::Sealed {
     #[doc(hidden)]
     const SIZE_AND_ALIGN_ARE_FINE: ();
 
+    /// The fewest bytes that are such contents.
+    #[doc(hidden)]
+    const LEAST: usize;
+
     #[doc(hidden)]
     fn of(bytes: &[u8]) -> Option<&Self>;
 
@@ -462,6 +466,7 @@ const fn check<T>() {
 #[diagnostic::do_not_recommend]
 impl<T: Pod> Contents for T {
     const SIZE_AND_ALIGN_ARE_FINE: () = check::<T>();
+    const LEAST: usize = size_of::<T>();
 
     #[inline]
     fn of(bytes: &[u8]) -> Option<&T> {
@@ -477,6 +482,7 @@ impl<T: Pod> Contents for T {
 #[diagnostic::do_not_recommend]
 impl<T: Pod> Contents for [T] {
     const SIZE_AND_ALIGN_ARE_FINE: () = check::<T>();
+    const LEAST: usize = 0;
 
     #[inline]
     fn of(bytes: &[u8]) -> Option<&[T]> {
@@ -768,11 +774,10 @@ impl<'e, T: Contents + ?Sized> Serialize<Encoder<'e>> for SharedBox<T> {
 
 impl<T: Contents + ?Sized> Deserialize<SharedBox<T>, Decoding<'_>> for ArchivedSharedBox<T> {
     fn deserialize(&self, decoder: &mut Decoding<'_>) -> Result<SharedBox<T>, Failure> {
-        let new = self.bytes(decoder).ok().filter(|bytes| T::of(bytes.as_slice()).is_some());
-        let bytes = new.unwrap_or_else(|| {
-            // Nobody sees it but a `Deserialize` of the user's that looks into a box at once: that one panics, which is caught.
+        let made = self.bytes(decoder).ok().filter(|bytes| T::of(bytes.as_slice()).is_some());
+        let bytes = made.unwrap_or_else(|| {
             decoder.refuse();
-            Bytes::private(0)
+            Bytes::private(T::LEAST)
         });
         Ok(SharedBox::new_of(bytes))
     }

@@ -18,8 +18,8 @@ use raw::Raw;
 use rustix::net::{SendFlags, send};
 use rustix::thread::{CpuSet, futex, sched_setaffinity};
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 callgate::test_support!();
@@ -172,9 +172,9 @@ fn start() -> Bridge<Noisy> {
     Noisy::bridge().lanes(1).wait(Wait::Park).start().expect("the bridge starts")
 }
 
-/// Has a child make noise until `is_over`; another if it is killed for it. Returns how many there were.
-fn attack(is_over: &AtomicBool, cpu: usize) -> u64 {
-    let mut attackers = 0;
+/// Has a child make noise until `is_over`; another if it is killed for it. Returns how many there were, and what became of the last that was.
+fn attack(is_over: &AtomicBool, cpu: usize) -> (u64, String) {
+    let (mut attackers, mut end) = (0, String::from("none was killed"));
     unpin();
     while !is_over.load(Relaxed) {
         let bridge = Noisy::bridge().lanes(1).wait(Wait::Park);
@@ -184,13 +184,16 @@ fn attack(is_over: &AtomicBool, cpu: usize) -> u64 {
         while !is_over.load(Relaxed) {
             match bridge.with_timeout(Duration::from_millis(500)).attack(cpu, u64::from(u32::MAX)) {
                 Err(CallError::TimedOut { .. }) if bridge.is_alive() => {}
-                Err(_) => break,
+                Err(error) => {
+                    end = error.to_string();
+                    break;
+                }
                 Ok(()) => {}
             }
         }
         bridge.kill();
     }
-    attackers
+    (attackers, end)
 }
 
 #[test]
@@ -202,8 +205,7 @@ fn fault_09_the_noisiest_child_disturbs_nobody() {
         || drop(start()),
         || {
             let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
-            let (is_over, attackers, how_long) =
-                (AtomicBool::new(false), AtomicU64::new(0), Duration::from_secs(seconds));
+            let (is_over, how_long) = (AtomicBool::new(false), Duration::from_secs(seconds));
             let victim = start();
             victim.pin(0).expect("an answer");
             std::thread::scope(|scope| {
@@ -213,24 +215,24 @@ fn fault_09_the_noisiest_child_disturbs_nobody() {
                     let quiet = Times::of(&victim, how_long);
                     let before = resident();
                     let descriptors = support::open_descriptors(std::process::id()).len();
-                    let attacker = scope.spawn(|| attackers.store(attack(&is_over, last), Relaxed));
+                    let attacker = scope.spawn(|| attack(&is_over, last));
                     std::thread::sleep(Duration::from_millis(300));
                     let attacked = Times::of(&victim, how_long);
                     let (after, and_then) = (resident(), support::open_descriptors(std::process::id()).len());
                     is_over.store(true, Relaxed);
-                    attacker.join().expect("the attacker's thread ends");
+                    let (attackers, end) = attacker.join().expect("the attacker's thread ends");
+                    println!("{attackers} children attacked; memory from {before} to {after} kB; {end}");
                     assert!(after < before + GROWTH, "from {before} to {after} kB");
                     // Those of one bridge more.
                     assert!(and_then < descriptors + 10, "from {descriptors} to {and_then} descriptors");
-                    (quiet, attacked, before, after)
+                    (quiet, attacked)
                 });
-                let (quiet, attacked, before, after) = caller.join().expect("every answer is true");
+                let (quiet, attacked) = caller.join().expect("every answer is true");
                 for (what, times) in [("quiet", &quiet), ("attacked", &attacked)] {
                     let [p50, p99] = [0.5, 0.99].map(|quantile| times.quantile(quantile));
                     println!("{what}: p50 {p50:.1} us, p99 {p99:.1} us");
                 }
                 println!("p99 under attack / quiet: {:.2}", attacked.quantile(0.99) / quiet.quantile(0.99));
-                println!("{} children attacked; memory from {before} to {after} kB", attackers.load(Relaxed));
             });
         },
     );

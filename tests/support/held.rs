@@ -16,6 +16,7 @@ pub(crate) fn alone(test: &str, secs: u64, body: impl FnOnce()) {
         let [stdout, stderr] = [&stdout, &stderr].map(|bytes| String::from_utf8_lossy(bytes));
         assert!(status.success(), "the helper for `{test}` ended with {status}:\n{stdout}{stderr}");
         assert!(stdout.contains("1 passed"), "the helper for `{test}` ran no such test:\n{stdout}{stderr}");
+        print!("{stdout}");
     });
 }
 
