@@ -15,9 +15,10 @@ mod support;
 use callgate::{Bridge, CallError, Wait, bridge};
 use held::leaving_nothing;
 use raw::Raw;
+use rustix::io::ioctl_fionread;
 use rustix::net::{SendFlags, send};
 use rustix::thread::{CpuSet, futex, sched_setaffinity};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -49,25 +50,40 @@ impl Noisy {
         pin(cpu);
     }
 
-    /// Makes noise on `cpu` for so long.
-    pub fn attack(&self, cpu: usize, ms: u64) {
+    /// Makes noise on `cpu` for so long. Recklessly: more of it than the parent can answer.
+    pub fn attack(&self, cpu: usize, reckless: bool, ms: u64) {
         pin(cpu);
-        for noise in [flood, wake, scribble] {
+        for noise in [wake, scribble] {
             std::thread::spawn(noise);
         }
+        std::thread::spawn(move || flood(reckless));
         std::thread::sleep(Duration::from_millis(ms));
     }
 }
 
-/// Asks for memory that there is never going to be: a message that a healthy child may send, and that has an answer.
-fn flood() {
+/// Asks for memory that there is never going to be: a message that a healthy child may send, and that has an answer. Who lets answers pile up
+/// is killed; who is not reckless waits until they have been read, by a thread that the library has for that.
+fn flood(reckless: bool) {
     let socket = control_socket();
     let need = [3, u64::MAX, 0].map(u64::to_le_bytes).concat();
     let small = [3, 4096, 0].map(u64::to_le_bytes).concat();
     for round in 0u64.. {
+        while !reckless
+            && round % 32 == 0
+            && (unread_by_parent(socket) || ioctl_fionread(socket).is_ok_and(|len| len > 0))
+        {
+            std::thread::yield_now();
+        }
         let message = if round % 4096 == 0 { &small } else { &need };
         let _ = send(socket, message, SendFlags::NOSIGNAL);
     }
+}
+
+/// Whether messages are still on their way.
+fn unread_by_parent(socket: BorrowedFd<'_>) -> bool {
+    let mut len: nix::libc::c_int = 0;
+    // SAFETY: writes one number there.
+    unsafe { nix::libc::ioctl(socket.as_raw_fd(), nix::libc::TIOCOUTQ, &raw mut len) == 0 && len > 0 }
 }
 
 fn wake() {
@@ -182,7 +198,7 @@ fn attack(is_over: &AtomicBool, cpu: usize) -> (u64, String) {
         attackers += 1;
         // This thread sleeps in a call, and is woken for nothing all the time.
         while !is_over.load(Relaxed) {
-            match bridge.with_timeout(Duration::from_millis(500)).attack(cpu, u64::from(u32::MAX)) {
+            match bridge.with_timeout(Duration::from_millis(500)).attack(cpu, attackers == 1, u64::from(u32::MAX)) {
                 Err(CallError::TimedOut { .. }) if bridge.is_alive() => {}
                 Err(error) => {
                     end = error.to_string();

@@ -35,9 +35,6 @@ use std::time::{Duration, Instant};
 /// Segments that each side of a bridge may have at a time, whatever their size.
 const MAX_SEGMENTS: usize = 4096;
 
-/// Control messages that are read in one go; a child that floods the socket must not keep the watcher from the others.
-const MESSAGES_PER_TURN: usize = 16;
-
 /// How long a call that waits for memory waits between two looks at whether the child has given any back.
 const MEMORY_SLICE: Duration = Duration::from_millis(1);
 
@@ -292,21 +289,18 @@ impl Watched for Link {
         self.control.as_fd()
     }
 
+    /// One message: the watcher counts them.
     fn read_control(&self) -> bool {
-        for _ in 0..MESSAGES_PER_TURN {
-            let makes_sense = match self.control.receive(Blocking::No) {
-                Ok(Some((message, descriptor))) => self.heed(message, descriptor),
-                // The child's end is closed: it is dying, or has let go of what it lives by.
-                Ok(None) => return false,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(_) => false,
-            };
-            if !makes_sense {
-                self.life.blame(Cause::Corrupt("a control message that makes no sense"));
-                return false;
-            }
+        let makes_sense = match self.control.receive(Blocking::No) {
+            Ok(Some((message, descriptor))) => self.heed(message, descriptor),
+            // The child's end is closed: it is dying, or has let go of what it lives by.
+            Ok(None) => return false,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        if !makes_sense {
+            self.life.blame(Cause::Corrupt("a control message that makes no sense"));
         }
-        true
+        makes_sense
     }
 
     fn tidy(&self) -> bool {

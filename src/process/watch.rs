@@ -27,7 +27,7 @@ pub(crate) trait Watched: Send + Sync {
     /// The parent's end of the control socket.
     fn control(&self) -> BorrowedFd<'_>;
 
-    /// The control socket can be read. `false` = it is of no more use: stop reading it, and kill the child.
+    /// The control socket can be read: reads one message. `false` = it is of no more use: stop reading it, and kill the child.
     fn read_control(&self) -> bool;
 
     /// Gives memory back that nobody has used since the last time. `true` = ask again.
@@ -103,9 +103,37 @@ struct Watcher {
     poll: PollSet,
     waker: Arc<Waker>,
     jobs: Receiver<Job>,
-    children: HashMap<u64, Arc<dyn Watched>>,
+    children: HashMap<u64, Child>,
     next: u64,
     next_tidying: Option<Instant>,
+    /// When children that have said too much are listened to again; `None` if there are none.
+    next_hearing: Option<Instant>,
+}
+
+struct Child {
+    watched: Arc<dyn Watched>,
+    /// How many messages it is listened to for, and since when it has been given no more of them.
+    credit: u32,
+    credited: Instant,
+    is_unheard: bool,
+}
+
+/// A child is listened to for so many messages at once, and for [`MESSAGES`] more in each [`SPELL`]: one that floods its socket takes a few
+/// hundredths of a CPU, and no more. A healthy child asks for segments, one after the other, and gives back what it has been given.
+const BURST: u32 = 1024;
+const MESSAGES: u32 = 64;
+const SPELL: Duration = Duration::from_millis(10);
+
+impl Child {
+    /// Whether it may be listened to for another message, which is taken from its credit.
+    fn may_speak(&mut self) -> bool {
+        let spells = u32::try_from(self.credited.elapsed().as_millis() / SPELL.as_millis()).unwrap_or(u32::MAX);
+        if spells > 0 {
+            self.credit = self.credit.saturating_add(spells.saturating_mul(MESSAGES)).min(BURST);
+            self.credited = Instant::now();
+        }
+        self.credit.checked_sub(1).map(|left| self.credit = left).is_some()
+    }
 }
 
 /// The key of the waker; children have two keys each, from 2 on: even for the process, odd for the control socket.
@@ -117,7 +145,8 @@ impl Watcher {
         poll.add(&*waker, WAKER)?;
         let (sender, jobs) = mpsc::channel();
         let handle = Handle { jobs: sender, waker: waker.clone() };
-        let watcher = Self { poll, waker, jobs, children: HashMap::new(), next: 1, next_tidying: None };
+        let watcher =
+            Self { poll, waker, jobs, children: HashMap::new(), next: 1, next_tidying: None, next_hearing: None };
         std::thread::Builder::new().name("callgate-watch".into()).spawn(move || watcher.run())?;
         Ok(handle)
     }
@@ -128,7 +157,8 @@ impl Watcher {
         let mut ready = Vec::new();
         loop {
             ready.clear();
-            let limit = self.next_tidying.map(|at| at.saturating_duration_since(Instant::now()));
+            let next = self.next_tidying.into_iter().chain(self.next_hearing).min();
+            let limit = next.map(|at| at.saturating_duration_since(Instant::now()));
             if self.poll.wait(limit, &mut ready).is_err() {
                 // Not a state that the kernel documents; without the watcher no death would be noticed.
                 selfproc::kill_self();
@@ -139,11 +169,39 @@ impl Watcher {
             if self.next_tidying.is_some_and(|at| at <= Instant::now()) {
                 self.tidy();
             }
+            if self.next_hearing.is_some_and(|at| at <= Instant::now()) {
+                self.hear_again();
+            }
+        }
+    }
+
+    /// Listens again to children that have said too much.
+    fn hear_again(&mut self) {
+        self.next_hearing = None;
+        for (id, child) in self.children.iter_mut().filter(|(_, child)| child.is_unheard) {
+            child.is_unheard = false;
+            if self.poll.add(child.watched.control(), id << 1 | 1).is_err() {
+                // Unheard for good, it might wait for an answer for ever.
+                child.watched.pidfd().kill();
+            }
+        }
+    }
+
+    /// Reads what the child `id` has said.
+    fn hear(&mut self, id: u64) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        if !child.may_speak() {
+            child.is_unheard = true;
+            self.poll.remove(child.watched.control());
+            self.next_hearing.get_or_insert_with(|| Instant::now() + SPELL);
+        } else if !child.watched.read_control() {
+            self.poll.remove(child.watched.control());
+            child.watched.pidfd().kill();
         }
     }
 
     fn tidy(&mut self) {
-        let untidy = self.children.values().filter(|child| child.tidy()).count();
+        let untidy = self.children.values().filter(|child| child.watched.tidy()).count();
         self.next_tidying = (untidy > 0).then(|| Instant::now() + TIDYING);
     }
 
@@ -156,13 +214,11 @@ impl Watcher {
             }
             return;
         }
-        let Some(child) = self.children.get(&(key >> 1)).cloned() else { return };
         if key & 1 == 1 {
-            if !child.read_control() {
-                self.poll.remove(child.control());
-                child.pidfd().kill();
-            }
-        } else if let Some(exit) = child.pidfd().reap() {
+            return self.hear(key >> 1);
+        }
+        let Some(child) = self.children.get(&(key >> 1)).map(|child| child.watched.clone()) else { return };
+        if let Some(exit) = child.pidfd().reap() {
             self.poll.remove(child.control());
             self.poll.remove(child.pidfd().as_fd());
             self.children.remove(&(key >> 1));
@@ -178,6 +234,7 @@ impl Watcher {
             self.poll.remove(child.pidfd().as_fd());
             return Err(error);
         }
+        let child = Child { watched: child, credit: BURST, credited: Instant::now(), is_unheard: false };
         self.children.insert(id, child);
         Ok(())
     }
