@@ -190,7 +190,8 @@ fn the_soundness_audit_counts_every_unsafe() {
         let dirs = ["src", "crates/macros/src", "crates/suite/src", "crates/cli/src", "crates/compare/src"];
         let files = dirs.iter().flat_map(|dir| files_of(&root().join(dir), "rs", Depth::All));
         let sources: Vec<_> = files.map(|path| Source::read(&path)).collect();
-        let mut counted: BTreeMap<_, _> = sources.iter().map(|source| (source.path.clone(), source.unsafes())).collect();
+        let mut counted: BTreeMap<_, _> =
+            sources.iter().map(|source| (source.path.clone(), source.unsafes())).collect();
         // Code to be expanded or refused, in tests of the macro.
         counted.remove("crates/macros/src/tests.rs");
         counted.retain(|_, count| *count > 0);
