@@ -365,9 +365,7 @@ mod tests {
         WorkerLine { bell, lanes_in_use: AtomicU32::new(0) }
     }
 
-    fn waiter<'a>(line: &'a WorkerLine, wait: Wait, dead: &'a Futex<Private>) -> Waiter<'a> {
-        // A pace of its own for each wait, which lasts as long as the test.
-        let pace = Box::leak(Box::new(Pace::new()));
+    fn waiter<'a>(line: &'a WorkerLine, wait: Wait, dead: &'a Futex<Private>, pace: &'a Pace) -> Waiter<'a> {
         Waiter { bell: &line.bell, sleeper: &FutexSleeper, wait, pace, dead: Some(dead), peer_cpu: 0 }
     }
 
@@ -410,7 +408,7 @@ mod tests {
         for wait in WAYS {
             let (line, dead) = (line(), Futex::new(0));
             let (start, timeout) = (Instant::now(), Duration::from_millis(20));
-            let waited = waiter(&line, wait, &dead).wait(Deadline::after(Some(timeout)), || false);
+            let waited = waiter(&line, wait, &dead, &Pace::new()).wait(Deadline::after(Some(timeout)), || false);
             assert_eq!(waited, Waited::DeadlinePassed, "{wait:?}");
             assert!(start.elapsed() >= timeout, "{wait:?}");
         }
@@ -421,7 +419,7 @@ mod tests {
         for wait in WAYS {
             let (line, dead) = (line(), Futex::new(0));
             thread::scope(|scope| {
-                let waiting = scope.spawn(|| waiter(&line, wait, &dead).wait(Deadline::NEVER, || false));
+                let waiting = scope.spawn(|| waiter(&line, wait, &dead, &Pace::new()).wait(Deadline::NEVER, || false));
                 thread::sleep(Duration::from_millis(10));
                 dead.word().store(1, Ordering::Release);
                 dead.wake();
@@ -436,7 +434,7 @@ mod tests {
             let (line, dead, published) = (line(), Futex::new(1), AtomicBool::new(false));
             // The first looks come before the publication, as if the reply and the death had both just happened.
             let mut looks = 0;
-            let waited = waiter(&line, wait, &dead).wait(Deadline::NEVER, || {
+            let waited = waiter(&line, wait, &dead, &Pace::new()).wait(Deadline::NEVER, || {
                 looks += 1;
                 published.store(looks > 1, Ordering::Relaxed);
                 published.load(Ordering::Relaxed)

@@ -11,7 +11,7 @@ use crate::call::service::Method;
 use crate::control::Message;
 use crate::doorbell::Deadline;
 use crate::error::CallError;
-use crate::frame::{BlockRef, Held, Reply, Request, encode_to_vec};
+use crate::frame::{BlockRef, Checked, Held, Reply, Request, encode_to_vec};
 use crate::layout::{EXPECTED, MARK, SlotLine};
 use crate::objects::heap::Heap;
 use crate::process::watch::Watched;
@@ -19,6 +19,7 @@ use crate::segment::{Block, Slots, Span};
 use crate::shared_box::SharedBox;
 use crate::sync::Ordering::Relaxed;
 use crate::sys::mapping::Access;
+use crate::viewable::Viewable;
 use rkyv::Archived;
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -202,7 +203,7 @@ fn look_at<R: Reply + Debug>(outcome: Option<Result<R, CallError>>) -> bool {
         .is_some()
 }
 
-fn look_at_view<A: crate::frame::Checked + crate::Viewable + Debug>(outcome: Option<Result<Held<A>, CallError>>) -> bool
+fn look_at_view<A: Checked + Viewable + Debug>(outcome: Option<Result<Held<A>, CallError>>) -> bool
 where
     Held<A>: Reply,
 {
