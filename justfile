@@ -16,13 +16,9 @@ lint:
 docs:
     .ci/run docs
 
-# The functional tests with the backends that are not the defaults.
-backends:
-    .ci/run backends
-
-# Both sides killed and stopped at every step of the protocol.
-failpoints:
-    .ci/run failpoints
+# Every feature: both sides killed at every step of the protocol, and the backends that are not the defaults.
+features:
+    .ci/run features
 
 # The loom models of ring and doorbell.
 loom:
