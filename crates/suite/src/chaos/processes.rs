@@ -34,8 +34,24 @@ fn parent_of(pid: u32) -> Option<u32> {
     stat(pid).map(|(_, parent)| parent)
 }
 
+/// Whether callgate's watcher in this process has done all that it had to do: it sleeps.
+#[cfg(feature = "failpoints")]
+pub(super) fn watcher_sleeps() -> bool {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten().map(|task| task.path());
+    let is_watcher = |task: &std::path::PathBuf| {
+        fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim_end() == "callgate-watch")
+    };
+    tasks.filter(is_watcher).all(|task| {
+        let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+        parse(&stat).is_some_and(|(state, _)| state == 'S')
+    })
+}
+
 fn stat(pid: u32) -> Option<(char, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse(stat: &str) -> Option<(char, u32)> {
     // The name, in parentheses, may hold anything, parentheses too.
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))

@@ -8,7 +8,7 @@
 use super::ledger::{Entry, Ledger, Outcome};
 use super::load::warm_up;
 use super::orders;
-use super::processes::{Held, Holdings, children, eventually, lives, state};
+use super::processes::{Held, Holdings, children, eventually, lives, state, watcher_sleeps};
 use super::victim::{Kind, Setup, Victim};
 use crate::Failure;
 use callgate::failpoints::{self, Point, STEPS, Side};
@@ -251,6 +251,7 @@ pub fn run(each: &mut dyn FnMut(&Row) -> Result<(), Failure>) -> Result<Swept, F
     warm_up()?;
     let (begin, before, mut swept) = (Instant::now(), Holdings::now(), Swept::default());
     let reached = JOURNEYS.iter().map(|&journey| look(journey)).collect::<Result<Vec<_>, _>>()?;
+    wait_for_watcher();
     for (at, point) in STEPS.iter().enumerate() {
         let mut journeys: Vec<_> = JOURNEYS
             .iter()
@@ -337,6 +338,7 @@ fn within_limit(point: Point, action: Action, journey: Journey) -> Result<Done, 
 
 /// Which steps a journey comes to. A start: of the child's, all may be tried, because before its start nobody can ask it.
 fn look(journey: Journey) -> Result<Vec<bool>, Failure> {
+    wait_for_watcher();
     let scene = Scene::new()?;
     let reached: Arc<Vec<AtomicBool>> = Arc::new(STEPS.iter().map(|_| AtomicBool::new(false)).collect());
     let watch_parent = || -> Result<(), Failure> {
@@ -372,6 +374,11 @@ fn look(journey: Journey) -> Result<Vec<bool>, Failure> {
     let is_tried =
         |point: &Point| journey == Journey::Start && point.side == Side::Child && STARTING.contains(&point.name);
     Ok(STEPS.iter().zip(&*reached).map(|(point, reached)| reached.load(Relaxed) || is_tried(point)).collect())
+}
+
+/// Waits until the watcher has done with the last bridge: it comes to steps after all others know of the end.
+fn wait_for_watcher() {
+    eventually(ORPHANED, watcher_sleeps);
 }
 
 /// The child's steps in a start.
@@ -601,6 +608,7 @@ fn finish(
     if !eventually(ORPHANED, || children().is_empty()) {
         wrong.push("a child is left".into());
     }
+    wait_for_watcher();
     wrong.extend(scene.ledger.judge(&calls.entries).map_err(|error| error.to_string())?);
     Ok(Done { came, told, wrong, orphan_ms: 0.0 })
 }
