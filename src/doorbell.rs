@@ -454,7 +454,7 @@ mod tests {
                 }
             });
             let timeout = Deadline::after(Some(Duration::from_millis(100)));
-            assert_eq!(waiter(&line, Wait::Park, &dead).wait(timeout, || false), Waited::DeadlinePassed);
+            assert_eq!(waiter(&line, Wait::Park, &dead, &Pace::new()).wait(timeout, || false), Waited::DeadlinePassed);
             done.store(true, Ordering::Relaxed);
         });
     }
