@@ -108,7 +108,7 @@ mod tests {
         let mut tally = Tally { kills: 10_000, worst_ms: 2.5, ..Tally::default() };
         tally.outcomes.insert(Outcome::NotStarted, 1_234);
         tally.outcomes.insert(Outcome::Answered, 5);
-        let expected = ["10,000", "0", "1,239", "1,234", "0", "2.5 ms"].map(|cell| format!("{cell:>13}")).concat();
+        let expected = ["10,000", "0", "1,239", "1,234", "0", "2.50 ms"].map(|cell| format!("{cell:>13}")).concat();
         assert_eq!(line(&tally), expected + "\n");
         let summary = summary(&tally);
         assert!(summary.contains("calls: not started                               1,234\n"), "{summary}");
