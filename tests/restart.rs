@@ -17,7 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 use support::{Gate, TempDir, eventually, process_exists, within};
 
@@ -45,6 +45,14 @@ impl Tally {
     pub fn unless(path: &str, forbidden: &str) -> Result<Self, String> {
         if Path::new(forbidden).exists() {
             return Err("it is forbidden".into());
+        }
+        Self::new(path).map_err(|error| error.to_string())
+    }
+
+    /// A tally that waits at `gate` before it exists, once there is a file `hangs`.
+    pub fn behind(path: &str, hangs: &str, gate: &str) -> Result<Self, String> {
+        if Path::new(hangs).exists() {
+            Gate::pass(gate);
         }
         Self::new(path).map_err(|error| error.to_string())
     }
@@ -416,6 +424,8 @@ fn restarts_end_at_their_limit() {
         for _ in 0..3 {
             assert!(tally.die().is_err());
         }
+        // Calls that wait are told, too.
+        assert!(matches!(tally.count(1), Err(CallError::Down { restarting: false, .. })));
         assert!(eventually(60, "the end", || matches!(tally.calls(), Err(CallError::Down { restarting: false, .. }))));
         let text = tally.calls().expect_err("there is no child").to_string();
         assert!(text.contains("there have been 2 restarts within 60s"), "{text}");
@@ -491,6 +501,29 @@ fn deaths_are_told_without_restarts_too() {
     });
 }
 
+#[test]
+fn a_hook_may_call_and_stop_its_bridge() {
+    within(PATIENCE, "a_hook_may_call_and_stop_its_bridge", || {
+        let counts = Counts::new();
+        let (sender, outcomes) = mpsc::channel();
+        let own: Arc<OnceLock<Bridge<Tally>>> = Arc::default();
+        let of_hook = own.clone();
+        // Without a timeout: what waited would wait for ever.
+        let tally = Tally::bridge(&counts.path()).restart(always().calls_wait(true)).on_death(move |_: &Death| {
+            let own = of_hook.get().expect("set below, before any death");
+            sender.send(own.calls().map(|_| ())).expect("somebody listens");
+            sender.send(own.stop().map(|_| ())).expect("somebody listens");
+        });
+        let tally = own.get_or_init(|| tally.start().expect("the bridge starts"));
+        kill_child_of(tally);
+        let down = outcomes.recv_timeout(LONG).expect("it is told");
+        assert!(matches!(down, Err(CallError::Down { restarting: true, .. })), "{down:?}");
+        let stopped = outcomes.recv_timeout(LONG).expect("it is told");
+        assert!(matches!(stopped, Err(CallError::Died { .. })), "{stopped:?}");
+        assert!(eventually(60, "the end", || matches!(tally.calls(), Err(CallError::Stopped { .. }))));
+    });
+}
+
 // ---- the end -------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -512,6 +545,28 @@ fn a_bridge_that_was_stopped_or_killed_stays_so() {
             }
             assert_eq!((tally.generation(), tally.is_alive()), (0, false));
         }
+    });
+}
+
+#[test]
+fn stopping_does_not_wait_for_a_constructor_that_hangs() {
+    within(PATIENCE, "stopping_does_not_wait_for_a_constructor_that_hangs", || {
+        let (counts, gate) = (Counts::new(), Gate::new());
+        let hangs = format!("{}.hangs", counts.path());
+        let tally = Tally::bridge_behind(&counts.path(), &hangs, &gate.path()).restart(always().calls_wait(true));
+        let tally = tally.start().expect("the bridge starts");
+        std::fs::write(&hangs, "").expect("a file in the directory of the test");
+        kill_child_of(&tally);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| tally.count(1));
+            gate.wait_for_child();
+            let begin = Instant::now();
+            assert!(matches!(tally.stop(), Err(CallError::Died { .. })));
+            assert!(begin.elapsed() < LONG);
+            let outcome = waiting.join().expect("no panic");
+            assert!(matches!(outcome, Err(CallError::Stopped { .. } | CallError::Died { .. })), "{outcome:?}");
+        });
+        assert_eq!(counts.of(1), 0);
     });
 }
 
@@ -603,4 +658,6 @@ fn options_out_of_range_are_refused() {
     let counts = Counts::new();
     let error = counts.tally().restart(Restart::on_death().at_most(0)).start().expect_err("no restart at all");
     assert!(matches!(error, StartError::Option { option: "Restart::at_most", .. }), "{error}");
+    let error = counts.tally().restart(Restart::on_death().within(Duration::ZERO)).start().expect_err("no limit");
+    assert!(matches!(error, StartError::Option { option: "Restart::within", .. }), "{error}");
 }

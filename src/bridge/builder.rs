@@ -292,7 +292,7 @@ impl<T: Service> Builder<T> {
     /// but the time: if the method had not begun; and if it is marked `#[bridge(idempotent)]`, up to 3 times in all. It waits for the
     /// next child as long as its timeout allows. Not made again are calls that have [boxes](crate::SharedBox) among their arguments and
     /// were sent, those of [`Bridge::begin`], and those that failed otherwise ([`CallError::Corrupt`](crate::CallError::Corrupt)). Whether a method had begun is what the child said before it died: one
-    /// that is hostile can lie about it.
+    /// that is hostile can lie about it. Arguments are serialised anew for each attempt.
     ///
     /// While there is no child, calls fail at once with [`CallError::Down`](crate::CallError::Down), unless they [wait](Restart::calls_wait). When no more restarts
     /// are allowed, they always do. A bridge that restarts has a thread of its own, and no [`doorbell_fd`](Bridge::doorbell_fd).
@@ -304,7 +304,8 @@ impl<T: Service> Builder<T> {
 
     /// Has `hook` called after each death of the bridge's child that [`Bridge::stop`] and [`Bridge::kill`] did not ask for. May be given several times.
     ///
-    /// It runs on a thread of the bridge's own, before another child is started. A panic in it is ignored.
+    /// It runs on a thread of the bridge's own, before another child is started: a call that it makes to this bridge fails with
+    /// [`CallError::Down`](crate::CallError::Down). It may stop the bridge. A panic in it is ignored.
     ///
     /// # Examples
     ///
@@ -470,6 +471,10 @@ impl<T: Service> fmt::Debug for Builder<T> {
 
 fn check_restart<T: Service>(restart: &Restart, signal: Signal) -> Result<(), StartError> {
     check::<T>("Restart::at_most", restart.most, 1..=u32::MAX)?;
+    if restart.within.is_zero() {
+        let (option, value, range) = ("Restart::within", "no time".into(), "more than that".into());
+        return Err(StartError::Option { service: T::NAME, option, value, range });
+    }
     if signal.trusts_the_child() {
         let (option, value, range) =
             ("restart", format!("given with {signal:?}"), "without it: each child that dies may leave a thread behind");

@@ -86,7 +86,8 @@ impl Restart {
     }
 
     /// Whether a second child stands ready, with everything but its service, which is built only when it takes over. So coming back
-    /// costs less than a start, for the memory of a process that waits. Default: no.
+    /// costs less than a start, for the memory of a process that waits. While one is being started, which is right after each start, a death is
+    /// noticed when that is done. Default: no.
     pub fn spare(mut self, spare: bool) -> Self {
         self.spare = spare;
         self

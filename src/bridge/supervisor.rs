@@ -10,7 +10,7 @@ use super::restart::{Death, History, Restart};
 use crate::call::caller::{Caller, Ticket};
 use crate::call::service::{Method, Service};
 use crate::doorbell::Deadline;
-use crate::error::{CallError, Exit, Progress, StartError};
+use crate::error::{CallError, Exit, Payload, Progress, StartError};
 use crate::frame::{Reply, Request};
 use crate::life::Cause;
 use arc_swap::ArcSwap;
@@ -19,7 +19,7 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 /// How often a call is made that has started each time before: once it has killed so many children, it may be what kills them.
@@ -82,21 +82,21 @@ struct State {
     rising: Option<Arc<Caller>>,
     /// A child that waits to take over.
     spare: Option<Arc<Caller>>,
+    /// The thread, once it runs.
+    thread: Option<ThreadId>,
     /// The thread has nothing more to do.
     is_done: bool,
 }
 
 /// | from | to | who | when |
 /// |---|---|---|---|
-/// | Up | Down | the thread | the current child has died |
-/// | Down | Up | the thread | another has become the current one |
-/// | Down | GivenUp | the thread | there may be no more restarts |
+/// | Open | GivenUp | the thread | the current child has died, and there may be no more restarts |
 /// | any | Stopped | who stops the bridge | first thing |
 #[derive(Default)]
 enum Phase {
+    /// There is a child, or there will be another.
     #[default]
-    Up,
-    Down,
+    Open,
     /// Why there will be no other child.
     GivenUp(String),
     Stopped,
@@ -177,14 +177,13 @@ impl Supervisor {
         mut args: Option<A>,
         mut error: CallError,
     ) -> Result<R, CallError> {
-        let (mut generation, mut starts) = (child.generation, 0);
-        loop {
-            starts += u32::from(has_started(&error));
-            let is_safe = match died(&error) {
-                Some(_) if starts > 0 => ticket.method.idempotent && starts < ATTEMPTS,
-                Some(_) => true,
-                None => false,
-            };
+        let (mut generation, mut starts, mut lost) = (child.generation, 0, None);
+        while let CallError::Died { progress, .. } = error {
+            if progress == Progress::Started {
+                starts += 1;
+                lost = Some(error.clone());
+            }
+            let is_safe = starts == 0 || ticket.method.idempotent && starts < ATTEMPTS;
             if !is_safe || args.is_none() || self.restart.is_none() {
                 break;
             }
@@ -194,8 +193,10 @@ impl Supervisor {
                 done => return done,
             }
         }
-        // One attempt that started is enough.
-        Err(if starts > 0 { started(error) } else { error })
+        Err(match lost {
+            Some(lost) => in_all(lost, error),
+            None => error,
+        })
     }
 
     /// The child to send a request to that is not waited for, or is made while the current one is dead.
@@ -234,20 +235,22 @@ impl Supervisor {
         let (restarting, why) = match &self.state.lock().phase {
             Phase::Stopped => return CallError::Stopped { call, pid, progress: Progress::NotStarted },
             Phase::GivenUp(why) => (false, why.clone()),
-            Phase::Up | Phase::Down => (true, "there is no other yet".into()),
+            Phase::Open => (true, "there is no other yet".into()),
         };
         CallError::Down { call, pid, exit: dead.exit(), restarting, why }
     }
 
-    /// The first child after the one of `generation`, as soon as there is one. `None` = not before the deadline, or never.
+    /// The first child after the one of `generation`, as soon as there is one. `None` = not before the deadline, or never; or a hook asks, and
+    /// there is none before it is done.
     fn after(&self, generation: u64, deadline: Deadline) -> Option<Arc<Child>> {
         let mut state = self.state.lock();
+        let is_hook = state.thread == Some(thread::current().id());
         loop {
             let child = self.current();
             if child.generation > generation {
                 return Some(child);
             }
-            if matches!(state.phase, Phase::GivenUp(_) | Phase::Stopped) || deadline.has_passed() {
+            if is_hook || !matches!(state.phase, Phase::Open) || deadline.has_passed() {
                 return None;
             }
             match deadline.instant() {
@@ -311,40 +314,50 @@ impl Supervisor {
     // ---- the thread ------------------------------------------------------------------------------------------------
 
     fn run(&self, mut hooks: Vec<Hook>) {
-        self.watch_over_children(&mut hooks);
+        self.state.lock().thread = Some(thread::current().id());
+        if let Err(why) = self.watch_over_children(&mut hooks) {
+            self.give_up(why);
+        }
         // Whatever they hold is gone when the bridge has stopped.
         drop(hooks);
         self.state.lock().is_done = true;
         self.changed.notify_all();
     }
 
-    fn watch_over_children(&self, hooks: &mut [Hook]) {
+    /// Replaces one child after the other, until the bridge has been stopped.
+    ///
+    /// # Errors
+    ///
+    /// Why there will be no other child, in words.
+    fn watch_over_children(&self, hooks: &mut [Hook]) -> Result<(), String> {
         let mut history = History::default();
         loop {
             self.prepare_spare();
             let child = self.current();
             child.caller.link.life.wait(Deadline::NEVER);
-            if !self.enter(Phase::Down) {
-                return;
+            if self.is_stopped() {
+                return Ok(());
             }
             self.tell(hooks, &child, &mut history);
-            if let Err(why) = self.replace(&child, &mut history) {
-                self.enter(Phase::GivenUp(why));
-                return;
-            }
+            self.replace(&child, &mut history)?;
         }
     }
 
-    /// Goes on to another phase. `false` = the bridge has been stopped.
-    fn enter(&self, phase: Phase) -> bool {
+    fn is_stopped(&self) -> bool {
+        matches!(self.state.lock().phase, Phase::Stopped)
+    }
+
+    fn give_up(&self, why: String) {
         let mut state = self.state.lock();
-        if matches!(state.phase, Phase::Stopped) {
-            return false;
+        if !matches!(state.phase, Phase::Stopped) {
+            state.phase = Phase::GivenUp(why);
         }
-        state.phase = phase;
+        let spare = state.spare.take();
         drop(state);
         self.changed.notify_all();
-        true
+        if let Some(spare) = spare {
+            spare.kill();
+        }
     }
 
     fn tell(&self, hooks: &mut [Hook], child: &Child, history: &mut History) {
@@ -417,9 +430,8 @@ impl Supervisor {
 
     /// Makes `child` the one that calls go to.
     fn install(&self, child: Arc<Caller>, generation: u64) -> Result<(), StartError> {
-        let mut state = self.unless_stopped(&child)?;
+        let state = self.unless_stopped(&child)?;
         self.current.store(Arc::new(Child { caller: child, generation }));
-        state.phase = Phase::Up;
         drop(state);
         self.changed.notify_all();
         Ok(())
@@ -449,32 +461,20 @@ impl Supervisor {
     }
 }
 
-/// How far a call had come whose child died before it answered.
-fn died(error: &CallError) -> Option<Progress> {
-    match error {
-        CallError::Died { progress, .. } => Some(*progress),
-        _ => None,
+/// What is known of a call that was lost in one child after it had started, and came to `last` in another.
+fn in_all(lost: CallError, mut last: CallError) -> CallError {
+    match &mut last {
+        CallError::Died { progress, .. }
+        | CallError::TimedOut { progress, .. }
+        | CallError::Stopped { progress, .. } => {
+            *progress = Progress::Started;
+            last
+        }
+        CallError::Panicked { .. } | CallError::Corrupt { .. } => last,
+        CallError::TooLarge { what: Payload::Reply, .. } | CallError::Exhausted { what: Payload::Reply, .. } => last,
+        // It says that the method has not run, which is true of the last attempt only.
+        _ => lost,
     }
-}
-
-fn has_started(error: &CallError) -> bool {
-    matches!(
-        error,
-        CallError::Died { progress: Progress::Started, .. }
-            | CallError::TimedOut { progress: Progress::Started, .. }
-            | CallError::Stopped { progress: Progress::Started, .. }
-    )
-}
-
-/// The same error of a call that started before.
-fn started(mut error: CallError) -> CallError {
-    if let CallError::Died { progress, .. }
-    | CallError::TimedOut { progress, .. }
-    | CallError::Stopped { progress, .. } = &mut error
-    {
-        *progress = Progress::Started;
-    }
-    error
 }
 
 impl fmt::Debug for Supervisor {

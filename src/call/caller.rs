@@ -391,7 +391,7 @@ impl Caller {
     fn bind_slow(&self, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
         let (number, known, offset) = self.enter(interface, ticket)?;
         if known.bound.get().is_none() {
-            self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, (offset,), ticket)?;
+            self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, (offset,), ticket).map_err(not_started)?;
             known.bound.get_or_init(|| ());
         }
         Ok(number)
@@ -828,6 +828,18 @@ impl Caller {
             None => CallError::Died { call, pid, exit: self.link.life.exit().unwrap_or(Exit::Unknown), progress },
         }
     }
+}
+
+/// What a failed introduction means for the call that it was for, which has not been sent.
+#[cold]
+fn not_started(mut error: CallError) -> CallError {
+    if let CallError::Died { progress, .. }
+    | CallError::TimedOut { progress, .. }
+    | CallError::Stopped { progress, .. } = &mut error
+    {
+        *progress = Progress::NotStarted;
+    }
+    error
 }
 
 /// A number for the calling thread, counted from 0 in the order of first calls.
