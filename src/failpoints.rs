@@ -1,6 +1,6 @@
 //! Steps of the protocol that can be made to fail: for tests of what happens when a process is killed, or stands still, at a certain point.
 //!
-//! Layer 0. Without the feature `failpoints` every [`reach`] is empty, and nothing of this is compiled into a call. With it, each
+//! Layer 0. Without the feature `failpoints` every `reach` is empty, and nothing of this is compiled into a call. With it, each
 //! step looks up by name what it is to do (the crate `fail`): as the environment variable `FAILPOINTS` said when the process began, or as
 //! [`set`] and [`call`] have said since.
 

@@ -1,6 +1,6 @@
 //! Does every call end, and is it told truly what became of it, when children are killed and stopped? `callgate chaos` asks that.
 //!
-//! [`load`] kills at random moments under load; [`sweep`] (feature `failpoints`) at every named step of the protocol. Both make the calls
+//! [`load`] kills at random moments under load; `sweep` (feature `failpoints`) at every named step of the protocol. Both make the calls
 //! of [`victim`], which count their runs in a file, and have [`ledger`] compare what callers were told with that. What a process may not keep
 //! is looked at in [`processes`]: so one such run at a time in a process.
 
