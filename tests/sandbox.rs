@@ -601,7 +601,7 @@ fn the_kernel_agrees_with_the_report() {
         assert_eq!((status(pid, "Seccomp_filters"), status(pid, "Umask")), ("3".into(), "0027".into()));
         let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("procfs");
         let limit = |name: &str| limits.lines().find_map(|line| line.strip_prefix(name)).expect("a limit").to_owned();
-        assert!(limit("Max core file size").trim_start().starts_with("0 "), "{limits}");
+        assert!(limit("Max core file size").trim_start().starts_with("1 "), "{limits}");
         assert!(limit("Max cpu time").trim_start().starts_with("100 "), "{limits}");
         for measure in [
             Measure::CoreDumps,

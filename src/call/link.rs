@@ -255,9 +255,14 @@ impl Link {
         let mut books = self.books.lock();
         match books.create(len, |books| &mut books.reply_lens, Access::ReadWrite) {
             Ok((segment, mapping, object)) => {
-                books.replies.insert(segment, mapping);
                 failpoints::reach(Step::ParentReplySegmentCreated);
-                self.tell(Message::Grant { segment }, object.as_ref().map(AsFd::as_fd))?;
+                let granted = self.tell(Message::Grant { segment }, object.as_ref().map(AsFd::as_fd));
+                if granted.is_err() {
+                    // Not the child's doing: with too many descriptors of this user under way, the kernel takes no more.
+                    books.reply_lens.remove(&segment);
+                    return self.tell(Message::Lack, None);
+                }
+                books.replies.insert(segment, mapping);
                 failpoints::reach(Step::ParentGranted);
                 Ok(())
             }

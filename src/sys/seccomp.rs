@@ -28,6 +28,8 @@ pub(crate) struct Filters {
     pub(crate) no_signals: bool,
     /// Files are ruled by what does not see changes of their attributes: none of those by path.
     pub(crate) files_ruled: bool,
+    /// No file may be changed at all: no attributes of open ones either.
+    pub(crate) files_fixed: bool,
     /// No memory that no limit counts.
     pub(crate) memory_limited: bool,
     /// Limits stay as they are.
@@ -71,9 +73,8 @@ impl Filters {
         rules.all(LEGACY_NEVER);
         self.deny_changing_others(&mut rules)?;
         deny_undoing(&mut rules)?;
-        // A thread is a clone that shares all; namespaces are made with other calls denied above.
-        for namespace in NAMESPACES {
-            rules.when(libc::SYS_clone, &[(0, Len::Dword, Op::MaskedEq(namespace), namespace)])?;
+        for flag in NEVER_CLONED {
+            rules.when(libc::SYS_clone, &[(0, Len::Dword, Op::MaskedEq(flag), flag)])?;
         }
         if self.no_new_processes {
             let thread = libc::CLONE_THREAD as u64;
@@ -93,7 +94,16 @@ impl Filters {
             // Without a path it changes what is open.
             rules.when(libc::SYS_utimensat, &[(1, Len::Qword, Op::Ne, 0)])?;
         }
+        if self.files_fixed {
+            rules.all(OPEN_ATTRIBUTES);
+            for request in [FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR] {
+                rules.when(libc::SYS_ioctl, &[(1, Len::Dword, Op::Eq, request)])?;
+            }
+        }
         if self.memory_limited {
+            // Which grows by itself, and is counted with the stack.
+            let grows = libc::MAP_GROWSDOWN as u64;
+            rules.when(libc::SYS_mmap, &[(3, Len::Dword, Op::MaskedEq(grows), grows)])?;
             let shared = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u64;
             rules.when(libc::SYS_mmap, &[(3, Len::Dword, Op::MaskedEq(shared), shared)])?;
             rules.all(&[libc::SYS_memfd_create, libc::SYS_memfd_secret, libc::SYS_shmget]);
@@ -130,10 +140,13 @@ impl Filters {
         for command in [libc::F_SETOWN, F_SETOWN_EX, F_SETSIG] {
             rules.when(libc::SYS_fcntl, &[(1, Len::Dword, Op::Eq, command as u64)])?;
         }
-        for request in [FIOSETOWN, SIOCSPGRP] {
+        for request in [FIOSETOWN, SIOCSPGRP, FIOASYNC] {
             rules.when(libc::SYS_ioctl, &[(1, Len::Dword, Op::Eq, request)])?;
         }
-        Ok(())
+        // A terminal finds itself an owner: whoever reads from it.
+        let asynchronous = libc::O_ASYNC as u64;
+        let set = (1, Len::Dword, Op::Eq, libc::F_SETFL as u64);
+        rules.when(libc::SYS_fcntl, &[set, (2, Len::Dword, Op::MaskedEq(asynchronous), asynchronous)])
     }
 
     /// Matches if argument `at` is none of `others`, nor this process.
@@ -148,8 +161,8 @@ fn deny_undoing(rules: &mut Rules) -> io::Result<()> {
     for option in [libc::PR_SET_PDEATHSIG, libc::PR_SET_DUMPABLE, libc::PR_SET_PTRACER] {
         rules.when(libc::SYS_prctl, &[(0, Len::Dword, Op::Eq, option as u64)])?;
     }
-    // Typing on the terminal that it may share with its parent.
-    for request in [TIOCSTI, TIOCLINUX] {
+    // Typing on the terminal that it may share with its parent, stopping it, or taking it away.
+    for request in [TIOCSTI, TIOCLINUX, TCXONC, TIOCSPGRP] {
         rules.when(libc::SYS_ioctl, &[(1, Len::Dword, Op::Eq, request)])?;
     }
     Ok(())
@@ -252,7 +265,12 @@ const F_SETOWN_EX: i32 = 15;
 const F_SETSIG: i32 = 10;
 const FIOSETOWN: u64 = 0x8901;
 const SIOCSPGRP: u64 = 0x8902;
+const FIOASYNC: u64 = 0x5452;
 const TIOCSTI: u64 = 0x5412;
+const TCXONC: u64 = 0x540a;
+const TIOCSPGRP: u64 = 0x5410;
+const FS_IOC_SETFLAGS: u64 = 0x4008_6602;
+const FS_IOC_FSSETXATTR: u64 = 0x401c_5820;
 const TIOCLINUX: u64 = 0x541c;
 
 // Calls from 424 on have the same number everywhere.
@@ -267,7 +285,9 @@ const SYS_FILE_SETATTR: i64 = 469;
 
 // ---- the lists -------------------------------------------------------------------------------------------------------
 
-const NAMESPACES: [u64; 8] = [
+/// Namespaces, which take other calls too that are denied; a child of its parent's; one that is traced.
+const NEVER_CLONED: [u64; 9] = [
+    libc::CLONE_PARENT as u64,
     libc::CLONE_NEWUSER as u64,
     libc::CLONE_NEWNS as u64,
     libc::CLONE_NEWPID as u64,
@@ -364,6 +384,10 @@ const ATTRIBUTES: &[i64] = &[
     SYS_FILE_SETATTR,
 ];
 
+/// The same of files that are open.
+const OPEN_ATTRIBUTES: &[i64] =
+    &[libc::SYS_fchmod, libc::SYS_fchown, libc::SYS_fsetxattr, libc::SYS_fremovexattr, libc::SYS_utimensat];
+
 /// What a service that computes, and its child's own runtime, may call.
 const ORDINARY: &[i64] = &[
     // Memory.
@@ -384,9 +408,7 @@ const ORDINARY: &[i64] = &[
     libc::SYS_pkey_alloc,
     libc::SYS_pkey_free,
     libc::SYS_pkey_mprotect,
-    libc::SYS_mbind,
     libc::SYS_get_mempolicy,
-    libc::SYS_set_mempolicy,
     // Threads, and waiting for each other.
     libc::SYS_clone,
     libc::SYS_clone3,
@@ -508,11 +530,9 @@ const ORDINARY: &[i64] = &[
     libc::SYS_epoll_pwait2,
     libc::SYS_ppoll,
     libc::SYS_pselect6,
-    // Sockets that are open, and pairs.
+    // Sockets that are open, and pairs. Nothing that sends descriptors: those under way count for all processes of a user.
     libc::SYS_socketpair,
     libc::SYS_sendto,
-    libc::SYS_sendmsg,
-    libc::SYS_sendmmsg,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_recvmmsg,
@@ -537,6 +557,7 @@ const ORDINARY_PATHS: &[i64] = &[
     libc::SYS_truncate,
     libc::SYS_mkdirat,
     libc::SYS_unlinkat,
+    libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_linkat,
     libc::SYS_symlinkat,
@@ -548,9 +569,6 @@ const ORDINARY_PATHS: &[i64] = &[
     libc::SYS_lgetxattr,
     libc::SYS_listxattr,
     libc::SYS_llistxattr,
-    libc::SYS_inotify_init1,
-    libc::SYS_inotify_add_watch,
-    libc::SYS_inotify_rm_watch,
 ];
 
 const PR_SET_VMA: u64 = 0x5356_4d41;
@@ -618,7 +636,6 @@ const LEGACY_ORDINARY_PATHS: &[i64] = &[
     libc::SYS_rmdir,
     libc::SYS_unlink,
     libc::SYS_rename,
-    libc::SYS_renameat,
     libc::SYS_link,
     libc::SYS_symlink,
 ];

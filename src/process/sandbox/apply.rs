@@ -38,7 +38,8 @@ pub(crate) struct Refusal {
 /// Carries out `plan` in this process, which will have so many workers. `bind_life` is what keeps the child from outliving its parent, and is
 /// called once the kernel can no longer forget it.
 pub(crate) fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Result<Told, Refusal> {
-    let mut steps = Steps { plan, told: Told::default(), has_namespace: false, signals_ruled: false };
+    let mut steps =
+        Steps { plan, told: Told::default(), has_namespace: false, signals_ruled: false, files_ruled: false };
     match limits::threads() {
         Ok(1) => {}
         Ok(threads) => {
@@ -68,6 +69,8 @@ struct Steps<'a> {
     has_namespace: bool,
     /// Signals to other processes are ruled by Landlock.
     signals_ruled: bool,
+    /// Files are ruled by Landlock.
+    files_ruled: bool,
 }
 
 impl Steps<'_> {
@@ -98,8 +101,9 @@ impl Steps<'_> {
     fn limits(&mut self, workers: u32) -> Result<(), Refusal> {
         let plan = self.plan;
         self.step(Measure::CoreDumps, || {
-            limits::limit(Resource::Core, 0, 0)?;
-            Ok("RLIMIT_CORE 0".into())
+            // Of 0 the kernel takes no notice where dumps go to a program; 1 byte is too short for any.
+            limits::limit(Resource::Core, 1, 1)?;
+            Ok("RLIMIT_CORE 1".into())
         })?;
         self.step(Measure::OpenFiles, || {
             let own = limits::descriptors_end()? + OWN_DESCRIPTORS;
@@ -232,6 +236,7 @@ impl Steps<'_> {
     /// Notes what Landlock has put in force.
     fn ruled(&mut self, offered: Offered, files: bool) -> Result<(), Refusal> {
         let (plan, version) = (self.plan, offered.version());
+        self.files_ruled = files;
         if files {
             self.step(Measure::Files, || {
                 if !offered.rules_truncation() {
@@ -255,7 +260,8 @@ impl Steps<'_> {
     /// The filters stand or fall together.
     fn seccomp(&mut self) -> Result<(), Refusal> {
         let plan = self.plan;
-        let no_paths = plan.read_only.is_empty() && plan.read_write.is_empty();
+        // Where files could not be ruled, no path is as good as none being allowed.
+        let no_paths = !self.files_ruled || plan.read_only.is_empty() && plan.read_write.is_empty();
         let ordinary = if no_paths { Ordinary::NoPaths } else { Ordinary::Paths };
         let filters = Filters {
             own_pid: std::process::id(),
@@ -264,6 +270,7 @@ impl Steps<'_> {
             // Whoever has children signals them, which a filter cannot tell from others.
             no_signals: plan.no_new_processes || !self.signals_ruled,
             files_ruled: plan.files,
+            files_fixed: plan.files && plan.read_write.is_empty(),
             memory_limited: plan.memory.is_some(),
             limits_set: plan.memory.or(plan.cpu_seconds).or(plan.open_files).is_some(),
             ordinary_only: plan.ordinary_only.then_some(ordinary),

@@ -16,6 +16,9 @@ use rkyv::{Archive, Deserialize, Serialize};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+/// The highest limit that can be given.
+const MOST: u64 = 1 << 62;
+
 /// What a bridge's child gives up before the service is built: see [`Builder::sandbox`](crate::Builder::sandbox).
 ///
 /// Every sandbox, [`new`](Self::new) included:
@@ -30,14 +33,23 @@ use std::path::Path;
 /// [`StartError::Sandbox`](crate::StartError::Sandbox), unless it is [optional](Self::optional). What is in force says
 /// [`Bridge::sandbox_report`](crate::Bridge::sandbox_report).
 ///
-/// What it does not do: a child can still keep its CPU busy, fill the shared memory of its bridge up to
-/// [`Builder::memory`](crate::Builder::memory), write what it likes to its standard output and error, see which files exist (not what is in
-/// them), and measure time.
+/// What it does not do:
+///
+/// - It hides neither time nor CPUs: a child can keep all of them busy, with as many threads as the user may have.
+/// - The child has its standard output and error from its parent, and so shares what they refer to: it can write there what it likes, read
+///   from a terminal, have your `println!` fail or wait, and truncate your log. Give it pipes of its own with
+///   [`Builder::stdout`](crate::Builder::stdout). It has the parent's environment, too.
+/// - It can fill the shared memory of its bridge up to [`Builder::memory`](crate::Builder::memory), and use up what the kernel counts for all
+///   processes of a user: threads, descriptors under way, memory of pipes. [`open_files`](Self::open_files), a [user](Self::uid) of its own and a control
+///   group around the program bound that.
+/// - It can see which files exist, not what is in them.
+/// - Without rules about files and network, `new` with some limits is hardening, not a wall: files of the same user, `/proc` and sockets are ways
+///   around it. Limits are for each process, and what a child may still [start](Self::no_new_processes) can outlive it.
 ///
 /// # Examples
 ///
 /// ```
-/// use callgate::{Measure, Sandbox, bridge};
+/// use callgate::{Sandbox, bridge};
 ///
 /// struct Decoder;
 ///
@@ -49,7 +61,7 @@ use std::path::Path;
 ///
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     callgate::init();
-///     let sandbox = Sandbox::strict().memory(256 << 20).cpu_seconds(60).optional(Measure::Files);
+///     let sandbox = Sandbox::strict().memory(256 << 20).cpu_seconds(60);
 ///     let decoder = Decoder::bridge().sandbox(sandbox).start()?;
 ///     assert!(!decoder.can_read("/etc/passwd")?);
 ///     println!("{}", decoder.sandbox_report().ok_or("no sandbox")?);
@@ -118,6 +130,8 @@ impl Sandbox {
     /// [`read_write`](Self::read_write) cannot be opened. The path must exist when the child starts, and is looked up below the
     /// [root directory](Self::chroot), if that is changed, by the [user](Self::uid) that the child is to be. All paths together may have some
     /// 60,000 bytes.
+    ///
+    /// Without any path to write to, attributes cannot be changed at all; a lock on an open file can still be taken.
     ///
     /// Where the file system keeps attributes of files (permissions, owners, times, extended ones), they can only be changed through open
     /// files, and still be seen.
@@ -234,6 +248,11 @@ impl Sandbox {
         let groups = plan.groups.iter().flatten().map(|&id| ("groups", id));
         if let Some((name, id)) = ids.chain(groups).find(|(_, id)| *id == u32::MAX) {
             return Err((name, id.to_string(), "from 0 to 4294967294"));
+        }
+        // What is no limit for the kernel.
+        let limits = [("memory", plan.memory), ("cpu_seconds", plan.cpu_seconds), ("open_files", plan.open_files)];
+        if let Some((name, limit)) = limits.into_iter().find(|(_, limit)| limit.is_some_and(|limit| limit > MOST)) {
+            return Err((name, limit.unwrap_or_default().to_string(), "at most 2^62"));
         }
         let paths = plan.read_only.iter().chain(&plan.read_write).chain(&plan.chroot);
         match paths.clone().find(|path| path.contains(&0)) {
