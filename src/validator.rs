@@ -183,10 +183,14 @@ pub(crate) unsafe fn validate<A: Checked>(root: *const A, bytes: &[u8]) -> Resul
     let mut validator = Validator::new(bytes, size_of::<A>());
     // SAFETY: aligned, and within `bytes`: the caller's duty.
     let checked = unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) };
-    if checked.is_err() && validator.is_over() {
-        return validate_slow::<A>(bytes);
+    match checked {
+        Ok(()) => Ok(()),
+        Err(_) if validator.is_over() => validate_slow::<A>(bytes),
+        Err(failure) => {
+            OVERCLAIMED.set(false);
+            Err(failure)
+        },
     }
-    checked
 }
 
 /// Finds out, on copies, whether what looks like too many elements is any.
@@ -277,7 +281,8 @@ impl Claims {
         let scans = self.scans.get_or_insert_with(|| KEPT.try_with(Cell::take).ok().flatten().unwrap_or_default());
         let found = scans.of(bytes, object, low);
         let first = found.partition_point(|found| found.target < target);
-        for found in found[first..].iter_mut().take_while(|found| found.target == target) {
+        // All that point to one address are counted together, and none was 0: each is looked at once, and once more as the first.
+        for found in found[first..].iter_mut().take_while(|found| found.target == target && found.count > 0) {
             self.counted = self.counted.saturating_add(std::mem::take(&mut found.count));
         }
         found.is_empty()
