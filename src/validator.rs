@@ -242,7 +242,7 @@ struct Claims {
     counted: usize,
     most: usize,
     /// Once there was something to look for.
-    scans: Option<Scans>,
+    scans: Option<Box<Scans>>,
 }
 
 /// What has been found in the objects that are being validated, the outermost first.
@@ -268,7 +268,7 @@ struct Found {
 
 thread_local! {
     /// What this thread's last scans were written to. Taken while in use, so that a type's own code may validate something else.
-    static KEPT: Cell<Option<Scans>> = const { Cell::new(None) };
+    static KEPT: Cell<Option<Box<Scans>>> = const { Cell::new(None) };
 }
 
 /// A thread keeps room for so many pairs.
@@ -290,18 +290,26 @@ impl Claims {
 }
 
 impl Drop for Claims {
+    // Inlined, so that nothing of a validator is left where there is nothing to validate.
+    #[inline(always)]
     fn drop(&mut self) {
-        if let Some(mut scans) = self.scans.take()
-            && scans.found.capacity() <= KEPT_PAIRS
-        {
-            scans.objects.clear();
-            scans.found.clear();
-            let _ = KEPT.try_with(|kept| kept.set(Some(scans)));
+        if let Some(scans) = self.scans.take() {
+            scans.keep_slow();
         }
     }
 }
 
 impl Scans {
+    /// Keeps what has been allocated for the thread's next scan, unless that is a lot.
+    #[cold]
+    fn keep_slow(mut self: Box<Self>) {
+        if self.found.capacity() <= KEPT_PAIRS {
+            self.objects.clear();
+            self.found.clear();
+            let _ = KEPT.try_with(|kept| kept.set(Some(self)));
+        }
+    }
+
     /// The pairs of `object`, the innermost, that may matter from now on: those that point to `low` or behind, and before it.
     fn of(&mut self, bytes: &[u8], object: Range<usize>, low: usize) -> &mut [Found] {
         // What has been validated lies before what is being validated; what that is part of, behind it.

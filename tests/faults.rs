@@ -390,7 +390,11 @@ fn kinds() -> Vec<Kind> {
 fn fault_02_replies_in_blocks_that_change_while_they_are_read_are_values_or_errors() {
     fault("fault_02_replies_in_blocks_that_change_while_they_are_read_are_values_or_errors", || {
         let (mut values, mut errors) = (0, 0);
-        for round in 0..12 {
+        // On a busy machine the first call may meet a lie each time: until some have been answered.
+        for round in 0..100 {
+            if round >= 12 && values > 0 {
+                break;
+            }
             let bridge = start();
             bridge.echo(&[1; 1 << 20]).expect("a megabyte");
             let _ = bridge.with_timeout(Duration::from_secs(1)).hammer();
@@ -421,7 +425,7 @@ fn fault_03_replies_truncated_at_every_length_are_refused() {
     fault("fault_03_replies_truncated_at_every_length_are_refused", || {
         for Kind { name, honest, call } in kinds() {
             let bridge = start();
-            assert!(call(&bridge, (honest.clone(), 0)).is_ok(), "{name}, whole");
+            assert!(call(&bridge, (honest.clone(), FOR_EVER)).is_ok(), "{name}, whole");
             bridge.kill();
             // Every length of two of them, and with them every alignment of the root; some of the others.
             let step = if ["text", "numbers"].contains(&name) { 1 } else { 1 + honest.len() / 12 };
@@ -564,10 +568,9 @@ fn fault_07_claims_of_elements_without_size_are_refused() {
         }
         let bridge = start();
         assert_corrupt(&bridge, bridge.unit_set((vec![0, 0, 0, 0, 255, 255, 255, 255, 0, 0, 0, 0], FOR_EVER)), "a set");
-        let bridge = start();
-        assert_eq!(bridge.units((claim(65_536), 1)).map(|units| units.len()), Ok(65_536));
-        assert_eq!(bridge.unit_lists((lists(60, 1000), 1)).map(|lists| lists.concat().len()), Ok(60_000));
-        assert_eq!(bridge.honest_units(65_536).map(|units| units.len()), Ok(65_536));
+        assert_eq!(start().units((claim(65_536), FOR_EVER)).map(|units| units.len()), Ok(65_536));
+        assert_eq!(start().unit_lists((lists(60, 1000), FOR_EVER)).map(|lists| lists.concat().len()), Ok(60_000));
+        assert_eq!(start().honest_units(65_536).map(|units| units.len()), Ok(65_536));
     });
 }
 
