@@ -21,8 +21,11 @@ pub use lending::lending;
 pub use reply::reply;
 pub use ring::ring;
 
+/// Takes the bytes of a fuzzer.
+pub type Target = fn(&[u8]);
+
 /// Every target, by the name of its file in `fuzz/fuzz_targets` and of its directory in `fuzz/corpus`.
-pub const TARGETS: &[(&str, fn(&[u8]))] =
+pub const TARGETS: &[(&str, Target)] =
     &[("control", control), ("handshake", handshake), ("lending", lending), ("reply", reply), ("ring", ring)];
 
 #[cfg(test)]

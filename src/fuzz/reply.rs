@@ -225,32 +225,6 @@ thread_local! {
     };
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// When one box of a vector cannot be had, those before it are not forgotten, with the bridge that they hold.
-    #[test]
-    fn a_box_that_is_refused_leaves_nothing_of_the_others() {
-        let scene = Scene::new(Arc::new(Heap::default()));
-        let (segment, _) = scene.need(1 << 14).unwrap();
-        let home = scene.caller.home();
-        let (good, bad) = ([segment, 0, 8192, 1 << 32], [segment + 1, 0, 8192, 1 << 32]);
-        let made = decode_boxes(&[good, good], home);
-        assert!(made.is_ok_and(|made| made.iter().all(SharedBox::is_shared)));
-        let holders = Arc::strong_count(home);
-        for names in [[good, bad], [bad, good], [bad, bad]] {
-            assert!(decode_boxes(&names, home).is_err());
-            assert_eq!(Arc::strong_count(home), holders, "{names:?}");
-        }
-    }
-
-    fn decode_boxes(names: &[[u64; 4]], home: &Arc<dyn Home>) -> Result<Vec<SharedBox<[u8]>>, Failure> {
-        let bytes = super::super::scene::boxed(names);
-        Reply::from_block(block_of(Span::of(&bytes)), 0, Decoder::of(home, 1 << 20, None))
-    }
-}
-
 // ---- seeds ---------------------------------------------------------------------------------------------------------
 
 /// Of each type a value of many bytes, as it is and changed; of some the archive itself.
@@ -281,4 +255,30 @@ fn archive(name: &str) -> Vec<u8> {
     }
     .expect("short")
     .to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When one box of a vector cannot be had, those before it are not forgotten, with the bridge that they hold.
+    #[test]
+    fn a_box_that_is_refused_leaves_nothing_of_the_others() {
+        let scene = Scene::new(Arc::new(Heap::default()));
+        let (segment, _) = scene.need(1 << 14).unwrap();
+        let home = scene.caller.home();
+        let (good, bad) = ([segment, 0, 8192, 1 << 32], [segment + 1, 0, 8192, 1 << 32]);
+        let made = decode_boxes(&[good, good], home);
+        assert!(made.is_ok_and(|made| made.iter().all(SharedBox::is_shared)));
+        let holders = Arc::strong_count(home);
+        for names in [[good, bad], [bad, good], [bad, bad]] {
+            assert!(decode_boxes(&names, home).is_err());
+            assert_eq!(Arc::strong_count(home), holders, "{names:?}");
+        }
+    }
+
+    fn decode_boxes(names: &[[u64; 4]], home: &Arc<dyn Home>) -> Result<Vec<SharedBox<[u8]>>, Failure> {
+        let bytes = super::super::scene::boxed(names);
+        Reply::from_block(block_of(Span::of(&bytes)), 0, Decoder::of(home, 1 << 20, None))
+    }
 }
