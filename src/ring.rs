@@ -291,6 +291,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::VecDeque;
     use std::sync::Arc;
+    use std::time::Duration;
 
     fn send(producer: &mut Producer, value: u64) {
         *producer.claim().0 = Stage::of(value);
@@ -327,7 +328,7 @@ mod tests {
                     (Producer::new(segment.replies(0), 0), Consumer::new(segment.requests(0), 0), block());
                 for number in 0..FRAMES {
                     while !asked.is_ready() {
-                        std::thread::sleep(std::time::Duration::from_micros(1));
+                        std::thread::sleep(Duration::from_micros(1));
                     }
                     let copy = copied(asked.take().unwrap().unwrap().payload);
                     assert!(copy[48..].iter().all(|byte| *byte == number));
@@ -352,7 +353,7 @@ mod tests {
                         let marked = copied(block.span().first(answers.mark() as usize));
                         assert!(marked.iter().all(|byte| *byte == number));
                     }
-                    std::thread::sleep(std::time::Duration::from_micros(1));
+                    std::thread::sleep(Duration::from_micros(1));
                 }
                 assert!(copied(block.span()).iter().all(|byte| *byte == number));
                 answers.release();

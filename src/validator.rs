@@ -189,7 +189,7 @@ pub(crate) unsafe fn validate<A: Checked>(root: *const A, bytes: &[u8]) -> Resul
         Err(failure) => {
             OVERCLAIMED.set(false);
             Err(failure)
-        },
+        }
     }
 }
 

@@ -51,7 +51,7 @@ pub fn control(data: &[u8]) {
             // Else the socket fills up, and the parent has nowhere to answer.
             while let Ok(Some(_)) = scene.child.receive(Blocking::No) {}
         }
-        if input.byte().is_multiple_of(8) {
+        if input.below(8) == 0 {
             scene.caller.link.tidy();
         }
     }

@@ -14,6 +14,9 @@ use crate::sync::Ordering::Relaxed;
 use crate::sys::mapping::{Access, HeapMemory, Mapping};
 use std::sync::Arc;
 
+/// Blocks that are lent at a time.
+const MOST: usize = 64;
+
 /// Lends, settles and takes back as the bytes say, while the table of what is held says what they say.
 ///
 /// No block is freed or brought home while somebody here looks at it, none twice, and all are back in the end.
@@ -90,7 +93,8 @@ impl Model {
     }
 
     fn lend(&mut self, owned: bool) {
-        if self.lent.len() >= 64 {
+        const { assert!(MOST <= TICKETS) };
+        if self.lent.len() >= MOST {
             return;
         }
         let loan = self.arena.allocate(100, &mut self.memory).expect("as much as anybody wants");

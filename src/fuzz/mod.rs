@@ -21,7 +21,7 @@ pub use lending::lending;
 pub use reply::reply;
 pub use ring::ring;
 
-/// What a fuzzer feeds its bytes to.
+/// Takes the bytes of a fuzzer.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its file in `fuzz/fuzz_targets` and of its directory in `fuzz/corpus`.
