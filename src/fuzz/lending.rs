@@ -6,7 +6,7 @@ use super::input::Input;
 use super::scene::{likely_ticket, likely_word};
 use crate::arena::{Arena, Limits, Loan, Source};
 use crate::error::NoMemory;
-use crate::layout::{DONE, Geometry, HeldTable};
+use crate::layout::{DONE, Geometry, HeldTable, TICKETS};
 use crate::lending::{Chain, Lender, Returning, Ticket};
 use crate::objects::heap::Heap;
 use crate::segment::{Placed, Segment};
