@@ -280,7 +280,7 @@ thread_local! {
 /// A thread keeps room for so many pairs.
 const KEPT_PAIRS: usize = 1 << 12;
 
-/// So many pairs are noted at a time (128 MiB), and as many as lie in the frame side by side if those are fewer.
+/// So many pairs are noted at a time (128 MiB), and as many as lie in the frame side by side (or [`ALWAYS`]) if those are fewer.
 const MOST_FOUND: usize = 1 << 24;
 
 impl Claims {
@@ -327,7 +327,7 @@ impl Scans {
             let allowed = low as isize..=object.start as isize;
             let pairs = places(bytes, object).filter_map(|at| pair(bytes, at));
             let mattering = pairs.filter(|(to, count)| *count > SMALL && allowed.contains(to));
-            let most = MOST_FOUND.min(bytes.len() / size_of::<Pair>());
+            let most = MOST_FOUND.min(ALWAYS.max(bytes.len() / size_of::<Pair>()));
             for (to, count) in mattering {
                 (self.found.len() < most && self.found.try_reserve(1).is_ok()).then_some(())?;
                 self.found.push(Found { target: to.try_into().ok()?, count: count.try_into().ok()? });
@@ -485,7 +485,7 @@ fn marked<A: Checked>(bytes: &[u8], most: usize, mut found: Suspects) -> Option<
         for (start, end) in spoilt.counted_in.into_iter().flatten() {
             suspects(bytes, start..end, most, &mut found)?;
         }
-        spared.iter().for_each(|at| drop(found.remove(at)));
+        found.retain(|at, _| !spared.contains(at));
         if found.len() == before {
             // What chooses a variant is 0 in many a value, and at the start of an object looks like a pointer to what is there.
             let is_spared = |at, target| at == target && (is_everywhere || at == spoilt.object);
