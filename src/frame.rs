@@ -611,8 +611,9 @@ impl<'d> Decoder<'d> {
 ///
 /// Pointers nest at most 128 levels deep. Elements whose archives have no size (`()`, a struct all of whose fields are skipped) may be
 /// as many as the value's archive has bytes, and 65,536 in any case: a child could claim billions of them in a reply of 8 bytes. And right
-/// behind an empty `IndexMap`, or a `Box` of such a type, an integer beyond that is taken for a number of elements. A value beyond these
-/// limits does not arrive: in a reply, it counts as a broken protocol.
+/// behind an empty `IndexMap`, or a `Box` of such a type, an integer beyond that is taken for a number of elements. An integer beyond that in
+/// front of more than 131,072 empty collections in one vector may be, too; and a vector in which one collection is empty may hold
+/// 16,777,216 that have elements. A value beyond these limits does not arrive: in a reply, it counts as a broken protocol.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a bridge to another process",
     label = "rkyv cannot archive this type",

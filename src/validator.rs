@@ -17,7 +17,9 @@
 //! 2. **Ask.** Otherwise it may still be that a pair is no collection but numbers that look like one: `{ id: 0, count: 100_000,
 //!    items: [] }`. Bytes alone cannot tell, so the type is asked, on a copy ([`Marks`]): every pair *without* elements that shares its
 //!    address with one that has some is made to point to a place of its own. If what comes up has such a place, then what is being
-//!    validated is that pair, which has no elements (or a few). If what comes up is unmarked still, it is counted, and refused.
+//!    validated is that pair, which has no elements (or a few). If what comes up is unmarked still, it is counted, and refused. A mark
+//!    may spoil what chooses a variant (0, at the start of an object, looks like a pointer to there): then that is not marked, and it is
+//!    asked again, a few times at most ([`ROUNDS`]).
 //!
 //! **Why nobody gets around that.** A liar may lay a pair without elements over, say, the tag of an enum, so that marking it leads
 //! validation to another variant. So it is done twice: the second time, only the pairs that came up are marked, on a fresh copy, and
@@ -27,8 +29,10 @@
 //! Should that be wrong after all, then only a count is wrong: the frame itself is validated once more, for bounds and depth, in any case.
 //!
 //! Hash tables and B-trees need no such care: each of their buckets, and each node of at most a few entries, has bytes, whatever the elements.
-//! What is refused though it is honest: more elements of no size than [`ALWAYS`] and the frame's bytes; and a number
-//! above that right behind a pointer that is not a slice's, to something without bytes (`Box<()>`, an empty `IndexMap`).
+//! What is refused though it is honest: more elements of no size than [`ALWAYS`] and the frame's bytes; a number
+//! above that right behind a pointer that is not a slice's, to something without bytes (`Box<()>`, an empty `IndexMap`); in frames in which
+//! numbers look like too many, more than [`MOST_MARKS`] empty collections at the addresses in question, or more than [`ROUNDS`] objects
+//! each of which must be marked differently; and beside something empty, more collections of more than a few elements than [`MOST_FOUND`].
 
 use crate::frame::{ALIGN, Checked, MAX_DEPTH};
 use rkyv::boxed::ArchivedBox;
@@ -38,7 +42,7 @@ use rkyv::validation::ArchiveContext;
 use rkyv::vec::ArchivedVec;
 use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// So many elements of no size are let through in any frame.
@@ -91,7 +95,7 @@ impl<'v> Validator<'v> {
             object: end - root..end,
             depth_left: MAX_DEPTH - 2,
             clean: 0,
-            claims: Claims { counted: 0, most: bytes.len().max(ALWAYS) + bytes.len(), scans: None },
+            claims: Claims { counted: 0, most: bytes.len().max(ALWAYS) + bytes.len(), is_full: false, scans: None },
             marks: None,
         }
     }
@@ -122,9 +126,9 @@ impl<'v> Validator<'v> {
         if let Some(marks) = self.marks
             && self.claims.counted > before
         {
-            marks.counted_in.borrow_mut().insert(object.start, object.end);
+            marks.counted_in(object);
         }
-        if self.is_over() { Err(Failure) } else { Ok(()) }
+        if self.is_over() || self.claims.is_full { Err(Failure) } else { Ok(()) }
     }
 
     /// Where the object lies in the archive.
@@ -241,6 +245,8 @@ fn places(bytes: &[u8], range: Range<usize>) -> impl Iterator<Item = usize> {
 struct Claims {
     counted: usize,
     most: usize,
+    /// Whether there was more to note than [`MOST_FOUND`] or memory allows.
+    is_full: bool,
     /// Once there was something to look for.
     scans: Option<Box<Scans>>,
 }
@@ -262,8 +268,8 @@ struct Scan {
 /// Pairs with more than a few elements: their target, and how many; 0 once they have been counted.
 #[derive(Clone, Copy)]
 struct Found {
-    target: usize,
-    count: usize,
+    target: FixedUsize,
+    count: FixedUsize,
 }
 
 thread_local! {
@@ -274,16 +280,22 @@ thread_local! {
 /// A thread keeps room for so many pairs.
 const KEPT_PAIRS: usize = 1 << 12;
 
+/// So many pairs are noted at a time (128 MiB), and as many as lie in the frame side by side (or [`ALWAYS`]) if those are fewer.
+const MOST_FOUND: usize = 1 << 24;
+
 impl Claims {
     /// Counts what `object` may have at `target`, where there are no bytes. Whether there is nothing to count anywhere in it.
     #[cold]
     fn count_slow(&mut self, bytes: &[u8], object: Range<usize>, low: usize, target: usize) -> bool {
         let scans = self.scans.get_or_insert_with(|| KEPT.try_with(Cell::take).ok().flatten().unwrap_or_default());
-        let found = scans.of(bytes, object, low);
+        let (Some(found), Ok(target)) = (scans.of(bytes, object, low), FixedUsize::try_from(target)) else {
+            self.is_full = true;
+            return false;
+        };
         let first = found.partition_point(|found| found.target < target);
         // All that point to one address are counted together, and none was 0: each is looked at once, and once more as the first.
         for found in found[first..].iter_mut().take_while(|found| found.target == target && found.count > 0) {
-            self.counted = self.counted.saturating_add(std::mem::take(&mut found.count));
+            self.counted = self.counted.saturating_add(std::mem::take(&mut found.count) as usize);
         }
         found.is_empty()
     }
@@ -310,8 +322,9 @@ impl Scans {
         }
     }
 
-    /// The pairs of `object`, the innermost, that may matter from now on: those that point to `low` or behind, and before it.
-    fn of(&mut self, bytes: &[u8], object: Range<usize>, low: usize) -> &mut [Found] {
+    /// The pairs of `object`, the innermost, that may matter from now on: those that point to `low` or behind, and before it. None if they
+    /// are too many to note.
+    fn of(&mut self, bytes: &[u8], object: Range<usize>, low: usize) -> Option<&mut [Found]> {
         // What has been validated lies before what is being validated; what that is part of, behind it.
         while let Some(scan) = self.objects.pop_if(|scan| scan.object < object.start) {
             self.found.truncate(scan.from);
@@ -322,11 +335,15 @@ impl Scans {
             let allowed = low as isize..=object.start as isize;
             let pairs = places(bytes, object).filter_map(|at| pair(bytes, at));
             let mattering = pairs.filter(|(to, count)| *count > SMALL && allowed.contains(to));
-            self.found.extend(mattering.map(|(to, count)| Found { target: to as usize, count }));
+            let most = MOST_FOUND.min(ALWAYS.max(bytes.len() / size_of::<Pair>()));
+            for (to, count) in mattering {
+                (self.found.len() < most && self.found.try_reserve(1).is_ok()).then_some(())?;
+                self.found.push(Found { target: to.try_into().ok()?, count: count.try_into().ok()? });
+            }
             self.found[from..].sort_unstable_by_key(|found| found.target);
         }
         let from = self.objects.last().map_or(0, |scan| scan.from);
-        &mut self.found[from..]
+        Some(&mut self.found[from..])
     }
 }
 
@@ -356,15 +373,29 @@ const PLACE: usize = ALIGN;
 /// Ways to arrange the places that are tried.
 const ARRANGEMENTS: usize = 32;
 
-/// How often the objects in which something was counted are searched for what to mark.
-const ROUNDS: usize = 16;
+/// How often what to mark is made better before something else is tried. The frame is copied and validated no more than 4 x this + 1 times.
+const ROUNDS: usize = 6;
 
-/// So many marks are made at most, for the sake of memory.
-const MOST_MARKS: usize = 1 << 22;
+/// So many marks are made at most, for the sake of memory (some 100 bytes each); and so many objects are searched for some.
+const MOST_MARKS: usize = 1 << 17;
+
+/// So many addresses are looked for at most: those of pairs with elements, in what is searched for pairs without.
+const MOST_TARGETS: usize = 1 << 20;
+
+/// Where pairs are that are to be marked, and where they point to.
+type Suspects = BTreeMap<usize, usize>;
+
+/// Why a marked copy is not valid.
+struct Spoilt {
+    /// Objects in which something was counted, if it was too many. If not, it was something else.
+    counted_in: Option<BTreeMap<usize, usize>>,
+    /// Where the object begins that was being validated.
+    object: usize,
+}
 
 impl Marks {
-    fn new(suspects: impl IntoIterator<Item = (usize, usize)>) -> Self {
-        let marks = suspects.into_iter().map(|(at, target)| Mark { at, target, has_come_up: Cell::new(false) });
+    fn new(suspects: &Suspects) -> Self {
+        let marks = suspects.iter().map(|(&at, &target)| Mark { at, target, has_come_up: Cell::new(false) });
         Self { start: 0, gap: 0, marks: marks.collect(), counted_in: RefCell::default() }
     }
 
@@ -378,6 +409,14 @@ impl Marks {
     /// Notes that something at `address` is being validated. Whether that is the place of a mark.
     fn comes_up(&self, address: usize) -> bool {
         self.at(address).is_some_and(|mark| !mark.has_come_up.replace(true))
+    }
+
+    /// Notes that something was counted in `object`.
+    fn counted_in(&self, object: Range<usize>) {
+        let mut counted_in = self.counted_in.borrow_mut();
+        if counted_in.len() < MOST_MARKS {
+            counted_in.insert(object.start, object.end);
+        }
     }
 
     /// Where the pair pointed to whose place is at `address`.
@@ -395,15 +434,33 @@ impl Marks {
         Some(())
     }
 
-    /// Whether a word of the copy points to a place and is not the pair that is marked for it. (A text's pointer counts from the word before.)
-    fn is_ambiguous(&self, bytes: &[u8]) -> bool {
-        let to = |from: usize, pointer: FixedIsize| self.at((self.start + from).wrapping_add_signed(pointer as isize));
-        (0..bytes.len()).step_by(STEP).any(|at| {
-            let Some(pointer) = bytes[at..].first_chunk::<POINTER>() else { return false };
+    /// A gap that leaves room for all places before the copy, none of which a word of it points to but the pair's that is marked for it. (A
+    /// text's pointer counts from the word before.) Marks are in the order of their pairs.
+    fn free_gap(&self, bytes: &[u8], room: usize) -> Option<usize> {
+        // Gap after gap, the places are other ones: each word is in the way of one gap.
+        let count = self.marks.len().max(1);
+        let gap_of = |from: isize, pointer: FixedIsize| {
+            let distance = usize::try_from(-from.checked_add(pointer as isize)?).ok()?;
+            let number = (distance / PLACE).checked_sub(1)?;
+            distance.is_multiple_of(PLACE).then_some(number / count)
+        };
+        let is_marked = |at| self.marks.binary_search_by_key(&at, |mark| mark.at).is_ok();
+        let mut taken = [false; ARRANGEMENTS];
+        for at in (0..bytes.len()).step_by(STEP) {
+            let Some(pointer) = bytes[at..].first_chunk::<POINTER>() else { break };
             let pointer = FixedIsize::from_le_bytes(*pointer);
-            let is_other = to(at, pointer).is_some_and(|mark| mark.at != at);
-            is_other || at >= POINTER && to(at - POINTER, pointer).is_some()
-        })
+            for from in [at as isize, at as isize - POINTER as isize] {
+                if let Some(gap) = gap_of(from, pointer)
+                    && gap < ARRANGEMENTS
+                    && !is_marked(at)
+                {
+                    taken[gap] = true;
+                }
+            }
+        }
+        let gaps = (0..ARRANGEMENTS).map(|gap| gap * count * PLACE).zip(taken);
+        let mut free = gaps.filter(|(gap, taken)| !taken && gap + count * PLACE <= room);
+        free.next().map(|(gap, _)| gap)
     }
 }
 
@@ -412,86 +469,92 @@ impl Marks {
 fn ask<A: Checked>(bytes: &[u8]) -> Result<(), Failure> {
     // Few marks are better than many, as each that is none of a collection may spoil something that is needed on the way: those in the
     // objects in question first. And those of a few elements only if need be: if they are of a size, they are looked for where they are not.
-    let marked = [0, SMALL].into_iter().find_map(|most| marked_by_object::<A>(bytes, most));
-    let marked = marked.or_else(|| {
-        let everywhere = |most| marked_with::<A>(bytes, Marks::new(suspects(bytes, 0..bytes.len(), most))).ok();
-        [0, SMALL].into_iter().find_map(everywhere)
-    });
+    let by_object = || [0, SMALL].into_iter().find_map(|most| marked::<A>(bytes, most, Suspects::new()));
+    let everywhere = |most| {
+        let mut found = Suspects::new();
+        suspects(bytes, 0..bytes.len(), most, &mut found)?;
+        (!found.is_empty()).then(|| marked::<A>(bytes, most, found)).flatten()
+    };
+    let marked = by_object().or_else(|| [0, SMALL].into_iter().find_map(everywhere));
     confirm::<A>(bytes, marked.ok_or(Failure)?)
 }
 
-/// Marks what may be without elements, or with `most`, in the objects that were counted in, until nothing is too many any more. The marks
-/// that came up.
-fn marked_by_object<A: Checked>(bytes: &[u8], most: usize) -> Option<Marks> {
-    let mut found = BTreeMap::new();
+/// Marks what may be without elements, or with `most`: what has been found, and what there is in objects that were counted in, until nothing is
+/// too many any more. The marks that came up.
+fn marked<A: Checked>(bytes: &[u8], most: usize, mut found: Suspects) -> Option<Marks> {
+    let is_everywhere = !found.is_empty();
+    let mut spared = BTreeSet::new();
     for _ in 0..ROUNDS {
-        let counted_in = match marked_with::<A>(bytes, Marks::new(found.clone())) {
+        let spoilt = match marked_with::<A>(bytes, Marks::new(&found))? {
             Ok(marks) => return Some(marks),
-            Err(marks) => marks.counted_in.into_inner(),
+            Err(spoilt) => spoilt,
         };
         let before = found.len();
-        found.extend(counted_in.into_iter().flat_map(|(start, end)| suspects(bytes, start..end, most)));
+        for (start, end) in spoilt.counted_in.into_iter().flatten() {
+            suspects(bytes, start..end, most, &mut found)?;
+        }
+        found.retain(|at, _| !spared.contains(at));
         if found.len() == before {
-            break;
+            // What chooses a variant is 0 in many a value, and at the start of an object looks like a pointer to what is there.
+            let is_spared = |at, target| at == target && (is_everywhere || at == spoilt.object);
+            found.retain(|at, target| !is_spared(*at, *target) || !spared.insert(*at));
+            if found.len() == before {
+                return None;
+            }
         }
     }
     None
 }
 
-/// Validates a copy that is marked so. The marks that came up if it is valid, and all of them if it is not.
-fn marked_with<A: Checked>(bytes: &[u8], mut marks: Marks) -> Result<Marks, Marks> {
-    if marks.marks.len() > MOST_MARKS {
-        return Err(marks);
-    }
-    let mut trial = Trial::of(bytes, marks.marks.len());
+/// Validates a copy that is marked so: the marks that came up if it is valid. None if there is no memory for it.
+fn marked_with<A: Checked>(bytes: &[u8], mut marks: Marks) -> Option<Result<Marks, Spoilt>> {
+    let mut trial = Trial::of(bytes, marks.marks.len())?;
     marks.start = trial.bytes().as_ptr().addr();
-    if marks.write(&mut trial).is_none() || walk::<A>(&trial, &marks).is_err() {
-        return Err(marks);
+    marks.write(&mut trial)?;
+    if let Err((is_over, object)) = walk::<A>(&trial, &marks) {
+        return Some(Err(Spoilt { counted_in: is_over.then(|| marks.counted_in.take()), object }));
     }
     marks.marks.retain(|mark| mark.has_come_up.take());
-    Ok(marks)
+    Some(Ok(marks))
 }
 
 /// Validates a copy on which only what came up is marked, in places that nothing else points to. All must come up again.
 fn confirm<A: Checked>(bytes: &[u8], mut marks: Marks) -> Result<(), Failure> {
-    let mut trial = Trial::of(bytes, marks.marks.len());
+    let mut trial = Trial::of(bytes, marks.marks.len()).ok_or(Failure)?;
     marks.start = trial.bytes().as_ptr().addr();
-    for gap in trial.gaps(marks.marks.len()) {
-        trial.bytes_mut().copy_from_slice(bytes);
-        marks.gap = gap;
-        marks.write(&mut trial).ok_or(Failure)?;
-        if !marks.is_ambiguous(trial.bytes()) {
-            walk::<A>(&trial, &marks)?;
-            return marks.marks.iter().all(|mark| mark.has_come_up.get()).then_some(()).ok_or(Failure);
-        }
-    }
-    Err(Failure)
+    marks.gap = marks.free_gap(bytes, trial.skip * PLACE).ok_or(Failure)?;
+    marks.write(&mut trial).ok_or(Failure)?;
+    walk::<A>(&trial, &marks).map_err(|_| Failure)?;
+    marks.marks.iter().all(|mark| mark.has_come_up.get()).then_some(()).ok_or(Failure)
 }
 
-/// Pairs in `object` with `most` elements or fewer that point to where one with more than a few does too: where they are, and where that is.
-fn suspects(bytes: &[u8], object: Range<usize>, most: usize) -> impl Iterator<Item = (usize, usize)> {
+/// Adds pairs in `object` with `most` elements or fewer that point to where one with more than a few does too. None if they are too many.
+fn suspects(bytes: &[u8], object: Range<usize>, most: usize, found: &mut Suspects) -> Option<()> {
     let is_all = object == (0..bytes.len());
-    let pairs = move || {
+    let pairs = || {
         let start = object.start;
         let pairs = places(bytes, object.clone()).filter_map(|at| Some((at, pair(bytes, at)?)));
         // Parts lie before what they are part of.
         pairs.filter(move |(at, (to, _))| (0..=if is_all { *at } else { start } as isize).contains(to))
     };
     let claimed = pairs().filter(|(_, (_, count))| *count > SMALL);
-    let mut targets: Vec<isize> = claimed.map(|(_, (to, _))| to).collect();
+    let mut targets: Vec<isize> = claimed.map(|(_, (to, _))| to).take(MOST_TARGETS + 1).collect();
     targets.sort_unstable();
-    let suspects = pairs().filter(move |(_, (to, count))| *count <= most && targets.binary_search(to).is_ok());
-    suspects.map(|(at, (to, _))| (at, to as usize)).take(MOST_MARKS + 1)
+    let mut suspects = pairs().filter(|(_, (to, count))| *count <= most && targets.binary_search(to).is_ok());
+    // Those that are known already are no more than the rest.
+    found.extend(suspects.by_ref().take(MOST_MARKS + 1).map(|(at, (to, _))| (at, to as usize)));
+    (targets.len() <= MOST_TARGETS && found.len() <= MOST_MARKS).then_some(())
 }
 
-/// Validates the copy. What comes up unmarked is counted as ever.
-fn walk<A: Checked>(trial: &Trial, marks: &Marks) -> Result<(), Failure> {
+/// Validates the copy. What comes up unmarked is counted as ever. If it is not valid: whether for something counted, and in which object.
+fn walk<A: Checked>(trial: &Trial, marks: &Marks) -> Result<(), (bool, usize)> {
     let bytes = trial.bytes();
     let mut validator = Validator { marks: Some(marks), ..Validator::new(bytes, size_of::<A>()) };
     let root = bytes.as_ptr().wrapping_add(bytes.len() - size_of::<A>()).cast::<A>();
-    root.is_aligned().then_some(()).ok_or(Failure)?;
+    root.is_aligned().then_some(()).ok_or((false, 0))?;
     // SAFETY: aligned, and the last bytes of the copy, which has as many as the frame.
-    unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) }
+    let checked = unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) };
+    checked.map_err(|_| (validator.is_over(), validator.offsets().start))
 }
 
 /// A copy of an archive, with room for places before it, in one allocation: pointers to either may be formed.
@@ -503,17 +566,16 @@ struct Trial {
 }
 
 impl Trial {
-    fn of(bytes: &[u8], marks: usize) -> Self {
+    /// None if there is no memory for it.
+    fn of(bytes: &[u8], marks: usize) -> Option<Self> {
         let skip = marks + (ARRANGEMENTS * marks).min(1 << 16);
-        let mut trial = Self { memory: vec![0; skip + bytes.len().div_ceil(PLACE)], skip, len: bytes.len() };
+        let units = skip + bytes.len().div_ceil(PLACE);
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(units).ok()?;
+        memory.resize(units, 0);
+        let mut trial = Self { memory, skip, len: bytes.len() };
         trial.bytes_mut().copy_from_slice(bytes);
-        trial
-    }
-
-    /// Gaps that leave room for the places of so many marks.
-    fn gaps(&self, marks: usize) -> impl Iterator<Item = usize> + use<> {
-        let (step, room) = ((marks * PLACE).max(PLACE), self.skip * PLACE);
-        (0..ARRANGEMENTS).map(move |number| number * step).take_while(move |gap| gap + marks * PLACE <= room)
+        Some(trial)
     }
 
     fn bytes(&self) -> &[u8] {
@@ -533,7 +595,7 @@ mod tests {
     use rkyv::util::AlignedVec;
     use rkyv::with::Skip;
     use rkyv::{Archive, Deserialize, Serialize};
-    use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+    use std::collections::{HashMap, HashSet, VecDeque};
 
     /// A kilobyte whose archive is nothing.
     #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
@@ -677,6 +739,121 @@ mod tests {
         accept((0..1000).map(|n| mixed(MANY - n)).collect::<Vec<_>>());
     }
 
+    #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+    enum Kind {
+        A,
+        B,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+    struct Flagged {
+        ok: bool,
+        code: u32,
+        delta: i64,
+        tags: Vec<String>,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+    struct Priced {
+        kind: Kind,
+        n: u32,
+        delta: i32,
+        price: u32,
+        tags: Vec<u8>,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+    struct Tagged {
+        kind: Kind,
+        id: u32,
+        tags: Vec<u8>,
+    }
+
+    /// What chooses a variant, or is a bool, looks like a pair without elements at the address where an empty collection is.
+    #[test]
+    fn what_chooses_a_variant_is_not_marked_for_long() {
+        accept(Ok::<_, u8>((-8i64, Vec::<u8>::new())));
+        accept((false, -8i64, Vec::<u8>::new()));
+        accept((None::<u32>, -8i64, Vec::<u8>::new()));
+        let flagged = Flagged { ok: false, code: 0, delta: -8, tags: vec![] };
+        accept(flagged.clone());
+        accept(vec![flagged.clone(); 3]);
+        let priced = Priced { kind: Kind::A, n: 0, delta: -8, price: 100_000, tags: vec![] };
+        accept(priced.clone());
+        accept(vec![priced.clone(); 3]);
+        let tagged = Tagged { kind: Kind::A, id: 100_000, tags: vec![] };
+        accept(tagged.clone());
+        accept(vec![Box::new(tagged.clone()); 100]);
+        // Object after object, more than are asked about one by one.
+        accept(vec![Box::new(flagged.clone()); 100]);
+        accept((vec![vec![priced; 2]; 100], vec![vec![flagged; 2]; 100], vec![vec![tagged; 2]; 100]));
+    }
+
+    /// Does it, in no longer than a machine under load needs.
+    fn within_two_minutes(what: impl FnOnce() + Send + 'static) {
+        let (done, is_done) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            what();
+            let _ = done.send(());
+        });
+        let waited = is_done.recv_timeout(std::time::Duration::from_secs(120));
+        assert_ne!(waited, Err(std::sync::mpsc::RecvTimeoutError::Timeout), "it hangs");
+        thread.join().expect("what was to be done");
+    }
+
+    /// `objects` vectors of `pairs` vectors each, all of which point to where the object begins that they are in.
+    fn crowded(objects: usize, pairs: usize, count: impl Fn(usize, usize) -> u32) -> AlignedVec<ALIGN> {
+        let (outer, root) = (objects * pairs * 8, objects * pairs * 8 + objects * 8);
+        let mut bytes = AlignedVec::new();
+        bytes.resize(root + 8, 0);
+        let mut put = |at: usize, to: usize, count: u32| {
+            bytes[at..at + 4].copy_from_slice(&(to as i32 - at as i32).to_le_bytes());
+            bytes[at + 4..at + 8].copy_from_slice(&count.to_le_bytes());
+        };
+        for object in 0..objects {
+            let start = object * pairs * 8;
+            (0..pairs).for_each(|number| put(start + number * 8, start, count(object, number)));
+            put(outer + object * 8, start, pairs as u32);
+        }
+        put(root, outer, objects as u32);
+        bytes
+    }
+
+    #[test]
+    fn fault_07_many_at_one_address_are_walked_once() {
+        within_two_minutes(|| {
+            let bytes = crowded(1, 1 << 19, |_, number| if number % 2 == 0 { 9 } else { 0 });
+            assert!(read::<Vec<Vec<Vec<()>>>>(&bytes).is_ok());
+            accept(vec![vec![(); 10]; 1 << 19]);
+        });
+    }
+
+    #[test]
+    fn fault_07_what_is_asked_about_has_a_bound() {
+        within_two_minutes(|| {
+            let bytes = crowded(16, 1 << 15, |object, number| match (object, number) {
+                (15, 0) => MANY,
+                (_, 0) => 9,
+                _ => 0,
+            });
+            assert!(read::<Vec<Vec<Vec<()>>>>(&bytes).is_err());
+            assert!(overclaimed());
+            let mut found = Suspects::new();
+            assert_eq!(suspects(&bytes, 0..bytes.len(), 0, &mut found), None, "16 x 2^15 are more than are marked");
+            assert_eq!(found.len(), MOST_MARKS + 1);
+        });
+    }
+
+    #[test]
+    fn what_was_wrong_with_a_frame_is_not_said_of_the_next() {
+        assert!(read::<Vec<()>>(&forged(&Vec::<()>::new(), &[(4, MANY)])).is_err());
+        assert!(read::<Vec<u8>>(&forged(&Vec::<u8>::new(), &[(4, MANY)])).is_err());
+        assert!(!overclaimed(), "its elements have a size");
+        assert!(read::<Vec<()>>(&forged(&Vec::<()>::new(), &[(4, MANY)])).is_err());
+        assert!(read::<Option<u8>>(&[9, 9]).is_err());
+        assert!(!overclaimed());
+    }
+
     /// True claims beside numbers that look like an empty collection at the same address, and over what chooses the variant.
     #[test]
     fn fault_07_numbers_do_not_hide_a_collection() {
@@ -745,6 +922,41 @@ mod tests {
         })
     }
 
+    /// Small ones, such as may be a pointer to where the object begins, and such as are too many.
+    fn number() -> impl Strategy<Value = u32> {
+        prop_oneof![
+            Just(0),
+            Just(0u32.wrapping_sub(8)),
+            Just(0u32.wrapping_sub(16)),
+            0u32..10,
+            Just(100_000),
+            any::<u32>()
+        ]
+    }
+
+    fn flagged() -> impl Strategy<Value = Flagged> {
+        let delta = prop_oneof![Just(0), Just(-8), Just(-16), -30i64..10, any::<i64>()];
+        let tags = prop::collection::vec(".{0,12}", 0..2);
+        (any::<bool>(), number(), delta, tags).prop_map(|(ok, code, delta, tags)| Flagged { ok, code, delta, tags })
+    }
+
+    fn kind() -> impl Strategy<Value = Kind> {
+        prop_oneof![Just(Kind::A), Just(Kind::B)]
+    }
+
+    fn priced() -> impl Strategy<Value = Priced> {
+        (kind(), number(), number(), number(), prop::collection::vec(any::<u8>(), 0..2))
+            .prop_map(|(kind, n, delta, price, tags)| Priced { kind, n, delta: delta.cast_signed(), price, tags })
+    }
+
+    fn tagged() -> impl Strategy<Value = Tagged> {
+        (kind(), number(), prop::collection::vec(any::<u8>(), 0..2)).prop_map(|(kind, id, tags)| Tagged {
+            kind,
+            id,
+            tags,
+        })
+    }
+
     /// `cargo test --release --lib what_validation_costs -- --ignored --nocapture`: the fastest of many, with this validator and rkyv's own.
     #[test]
     #[ignore = "measures"]
@@ -795,6 +1007,28 @@ mod tests {
             units in 0usize..ALWAYS,
         ) {
             accept((events, orders, numbers, vec![(); units]));
+        }
+
+        #[test]
+        fn whatever_begins_with_a_variant_is_accepted(
+            flagged in prop::collection::vec(flagged(), 0..4),
+            priced in prop::collection::vec(prop::collection::vec(priced(), 0..3), 0..4),
+            tagged in prop::collection::vec(tagged().prop_map(Box::new), 0..4),
+            result in prop_oneof![flagged().prop_map(Ok), any::<u8>().prop_map(Err)],
+            option in prop::option::of((number(), number(), prop::collection::vec(tagged(), 0..2))),
+        ) {
+            for one in &flagged {
+                accept(one.clone());
+            }
+            for one in priced.iter().flatten() {
+                accept(one.clone());
+            }
+            for one in &tagged {
+                accept((None::<u32>, (**one).clone()));
+            }
+            accept(result.clone());
+            accept(option.clone());
+            accept((flagged, priced, tagged, result, option));
         }
 
         #[test]
