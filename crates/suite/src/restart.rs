@@ -27,7 +27,7 @@ const REST: Duration = Duration::from_millis(20);
 /// The group `restart`. Nothing is pinned.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
     let clock = Clock::new();
-    let budget = budget.at_least(20, Duration::from_millis(30));
+    let budget = budget.at_least(20, Duration::from_millis(2));
     let measured = interleave(budget, &clock, progress, || Ok(subjects()))?;
     let series = measured.iter().map(|measured| measured.curve("restart")).collect();
     Ok(Report { rows: rows("restart", &measured), series, ..Report::default() })
