@@ -61,7 +61,7 @@ struct Nested {
     flag: bool,
     letter: char,
     inner: Vec<Vec<Option<String>>>,
-    last: Option<Box<Vec<u16>>>,
+    last: Option<Box<[u16]>>,
 }
 
 /// A kilobyte whose archive is nothing.
@@ -101,8 +101,10 @@ impl Archive for Deep {
     type Resolver = ();
 
     fn resolve(&self, (): (), out: Place<ArchivedList>) {
+        // SAFETY: the address of a place; nothing is written yet.
+        let words = unsafe { out.ptr() }.cast::<[u32; 3]>();
         // SAFETY: three words: that there is a next node, that it is the one just before (16 bytes from here), and a number.
-        unsafe { out.ptr().cast::<[u32; 3]>().write([1, 16u32.wrapping_neg(), 0]) };
+        unsafe { words.write([1, 16u32.wrapping_neg(), 0]) };
     }
 }
 
@@ -241,9 +243,6 @@ impl Hostile {
                         };
                     }
                 }
-                if round == u8::MAX {
-                    std::thread::yield_now();
-                }
             }
         });
     }
@@ -368,7 +367,7 @@ fn kinds() -> Vec<Kind> {
         flag: true,
         letter: 'ä',
         inner: vec![vec![], vec![None, Some(text()), Some("short".into())]],
-        last: Some(Box::new(vec![1, 2, 3])),
+        last: Some(Box::new([1, 2, 3])),
     };
     vec![
         kind!(text, text()),
@@ -748,7 +747,9 @@ fn start_killed(wait: Wait, after: Option<Duration>) -> Result<Bridge<Hostile>, 
             })
         });
         let started = Hostile::bridge().lanes(1).wait(wait).start();
-        killer.map(|killer| killer.join().expect("no panic"));
+        if let Some(killer) = killer {
+            killer.join().expect("no panic");
+        }
         started
     })
 }
