@@ -49,3 +49,9 @@ pub(crate) fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<u64>
         other => Err(io::Error::other(format!("the limit is {other:?} afterwards"))),
     }
 }
+
+/// Limits the resource to exactly `value` for ever, also if the soft limit was lower; or to the hard limit, if that was.
+pub(crate) fn fix(resource: Resource, value: u64) -> io::Result<u64> {
+    let value = getrlimit(resource).maximum.map_or(value, |most| most.min(value));
+    Ok(setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) }).map(|()| value)?)
+}

@@ -102,8 +102,8 @@ impl Steps<'_> {
         let plan = self.plan;
         self.step(Measure::CoreDumps, || {
             // Of 0 the kernel takes no notice where dumps go to a program; 1 byte is too short for any.
-            limits::limit(Resource::Core, 1, 1)?;
-            Ok("RLIMIT_CORE 1".into())
+            let most = limits::fix(Resource::Core, 1)?;
+            Ok(format!("RLIMIT_CORE {most}"))
         })?;
         self.step(Measure::OpenFiles, || {
             let own = limits::descriptors_end()? + OWN_DESCRIPTORS;
