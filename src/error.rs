@@ -122,6 +122,18 @@ pub enum CallError {
     },
 }
 
+impl CallError {
+    /// How far the call had come, where the error says it.
+    pub(crate) fn progress_mut(&mut self) -> Option<&mut Progress> {
+        match self {
+            CallError::Died { progress, .. }
+            | CallError::TimedOut { progress, .. }
+            | CallError::Stopped { progress, .. } => Some(progress),
+            _ => None,
+        }
+    }
+}
+
 /// Why there is no shared memory for something.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

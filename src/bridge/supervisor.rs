@@ -142,28 +142,19 @@ impl Supervisor {
         timeout: Option<Duration>,
     ) -> Result<R, CallError> {
         let ticket = &Ticket::new(method, timeout);
-        let mut args = Some(args);
         let child = self.current.load();
         if child.is_over() && self.restart.is_some() {
-            return self.call_while_down_slow(&child, ticket, args);
+            return self.call_on(&*self.successor_slow(&child, ticket)?, ticket, args);
         }
-        match child.caller.call_again(ticket, &mut args) {
-            Err(error) => self.call_again_slow(&child, ticket, args, error),
-            done => done,
-        }
+        self.call_on(&child, ticket, args)
     }
 
-    /// Makes a call that found the current child dead.
-    #[cold]
-    fn call_while_down_slow<A: Request, R: Reply>(
-        &self,
-        dead: &Child,
-        ticket: &Ticket,
-        mut args: Option<A>,
-    ) -> Result<R, CallError> {
-        let child = self.successor(dead, ticket)?;
+    /// Makes a call of `child`, and of its successors.
+    #[inline(always)]
+    fn call_on<A: Request, R: Reply>(&self, child: &Child, ticket: &Ticket, args: A) -> Result<R, CallError> {
+        let mut args = Some(args);
         match child.caller.call_again(ticket, &mut args) {
-            Err(error) => self.call_again_slow(&child, ticket, args, error),
+            Err(error) => self.call_again_slow(child, ticket, args, error),
             done => done,
         }
     }
@@ -199,12 +190,13 @@ impl Supervisor {
         })
     }
 
-    /// The child to send a request to that is not waited for, or is made while the current one is dead.
+    /// The child for a call that found the current one dead.
     ///
     /// # Errors
     ///
     /// `Down`, if there is none now and calls do not wait, or none any more.
-    fn successor(&self, dead: &Child, ticket: &Ticket) -> Result<Arc<Child>, CallError> {
+    #[cold]
+    fn successor_slow(&self, dead: &Child, ticket: &Ticket) -> Result<Arc<Child>, CallError> {
         // In a fork, nobody gives back what others had locked.
         let calls_wait = self.restart.as_ref().is_some_and(|restart| restart.calls_wait);
         if calls_wait
@@ -463,15 +455,15 @@ impl Supervisor {
 
 /// What is known of a call that was lost in one child after it had started, and came to `last` in another.
 fn in_all(lost: CallError, mut last: CallError) -> CallError {
-    match &mut last {
-        CallError::Died { progress, .. }
-        | CallError::TimedOut { progress, .. }
-        | CallError::Stopped { progress, .. } => {
-            *progress = Progress::Started;
-            last
-        }
-        CallError::Panicked { .. } | CallError::Corrupt { .. } => last,
-        CallError::TooLarge { what: Payload::Reply, .. } | CallError::Exhausted { what: Payload::Reply, .. } => last,
+    if let Some(progress) = last.progress_mut() {
+        *progress = Progress::Started;
+        return last;
+    }
+    match last {
+        CallError::Panicked { .. }
+        | CallError::Corrupt { .. }
+        | CallError::TooLarge { what: Payload::Reply, .. }
+        | CallError::Exhausted { what: Payload::Reply, .. } => last,
         // It says that the method has not run, which is true of the last attempt only.
         _ => lost,
     }

@@ -833,10 +833,7 @@ impl Caller {
 /// What a failed introduction means for the call that it was for, which has not been sent.
 #[cold]
 fn not_started(mut error: CallError) -> CallError {
-    if let CallError::Died { progress, .. }
-    | CallError::TimedOut { progress, .. }
-    | CallError::Stopped { progress, .. } = &mut error
-    {
+    if let Some(progress) = error.progress_mut() {
         *progress = Progress::NotStarted;
     }
     error

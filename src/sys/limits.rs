@@ -42,16 +42,19 @@ pub(crate) fn threads() -> io::Result<usize> {
 pub(crate) fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<u64> {
     let before = getrlimit(resource);
     let hard = before.maximum.map_or(hard, |before| before.min(hard));
-    let soft = before.current.map_or(soft, |before| before.min(soft)).min(hard);
-    setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })?;
-    match getrlimit(resource) {
-        Rlimit { current: Some(now), maximum: Some(most) } if now <= soft && most <= hard => Ok(now),
-        other => Err(io::Error::other(format!("the limit is {other:?} afterwards"))),
-    }
+    set(resource, before.current.map_or(soft, |before| before.min(soft)).min(hard), hard)
 }
 
 /// Limits the resource to exactly `value` for ever, also if the soft limit was lower; or to the hard limit, if that was.
 pub(crate) fn fix(resource: Resource, value: u64) -> io::Result<u64> {
     let value = getrlimit(resource).maximum.map_or(value, |most| most.min(value));
-    Ok(setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) }).map(|()| value)?)
+    set(resource, value, value)
+}
+
+fn set(resource: Resource, soft: u64, hard: u64) -> io::Result<u64> {
+    setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })?;
+    match getrlimit(resource) {
+        Rlimit { current: Some(now), maximum: Some(most) } if now <= soft && most <= hard => Ok(now),
+        other => Err(io::Error::other(format!("the limit is {other:?} afterwards"))),
+    }
 }
