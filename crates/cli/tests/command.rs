@@ -60,6 +60,7 @@ const CHECKS: &[&str] = &[
     "PDEATHSIG",
     "Landlock",
     "seccomp",
+    "sandbox",
     "floor",
     "futex wake",
     "timer slack",

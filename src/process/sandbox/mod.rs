@@ -305,7 +305,7 @@ impl Plan {
 
     /// What the plan comes to, in the order in which it is carried out.
     fn measures(&self) -> impl Iterator<Item = Measure> {
-        measure::ALL.into_iter().filter(|&measure| self.asks_for(measure))
+        measure::ALL.iter().copied().filter(|&measure| self.asks_for(measure))
     }
 }
 
