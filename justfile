@@ -16,9 +16,9 @@ lint:
 docs:
     .ci/run docs
 
-# Every feature: both sides killed at every step of the protocol, and the backends that are not the defaults.
-features:
-    .ci/run features
+# The functional tests with the backends that are not the defaults.
+backends:
+    .ci/run backends
 
 # The loom models of ring and doorbell.
 loom:

@@ -96,6 +96,16 @@ fn every_combination_carries_calls_of_any_size() {
     });
 }
 
+#[cfg(feature = "sandbox")]
+#[test]
+fn a_sandboxed_child_has_no_named_memory() {
+    within(60, "a_sandboxed_child_has_no_named_memory", || {
+        let builder = Guest::bridge().segments(Segments::Named(trusted())).sandbox(callgate::Sandbox::new());
+        let error = builder.start().err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("sandbox is together with Segments::Named, and must be without"), "{error}");
+    });
+}
+
 #[test]
 fn every_combination_notices_deaths_and_deadlines() {
     within(120, "every_combination_notices_deaths_and_deadlines", || {

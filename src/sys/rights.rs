@@ -9,9 +9,18 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 use std::io;
 use std::path::Path;
 
-/// Whether the capability that namespaces and root directories take is there.
-pub(crate) fn may_administrate() -> bool {
-    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_CHROOT))
+/// Whether the capability that namespaces take is there.
+pub(crate) fn may_make_namespaces() -> bool {
+    has(CapabilitySet::SYS_ADMIN)
+}
+
+/// Whether the capability that another root directory takes is there.
+pub(crate) fn may_change_root() -> bool {
+    has(CapabilitySet::SYS_CHROOT)
+}
+
+fn has(capability: CapabilitySet) -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(capability))
 }
 
 /// Enters a new user namespace, in which this process has every capability over what is made there, and nobody has a name yet. Needs a process

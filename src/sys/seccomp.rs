@@ -1,8 +1,8 @@
 //! Filters of system calls, which a process puts itself under for good: which calls, and which error they get.
 //!
 //! Three filters lie on top of each other, and a call must pass all of them. The first has `clone3` say that it does not exist, the second
-//! denies what is listed, the third, if there is one, allows what is listed and nothing else. What is denied gets EPERM. A system call of
-//! another architecture ends the process.
+//! denies what is listed, the third, if there is one, allows what is listed and nothing else. What is denied gets EPERM; what is newer than
+//! that list, ENOSYS. A system call of another architecture ends the process.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,7 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter, sock_filter,
 };
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 
 /// Which filters are to be put in place.
@@ -58,7 +59,8 @@ impl Filters {
         apply(no_clone3.compile(SeccompAction::Allow, absent)?)?;
         apply(self.denied()?.compile(SeccompAction::Allow, denied.clone())?)?;
         if let Some(ordinary) = self.ordinary_only {
-            apply(allowed(ordinary)?.compile(denied, SeccompAction::Allow)?)?;
+            let program = allowed(ordinary)?.compile(denied, SeccompAction::Allow)?;
+            apply([&no_newer()[..], &program].concat())?;
         }
         match rustix::thread::secure_computing_mode()? {
             SecureComputingMode::Filter => Ok(()),
@@ -221,11 +223,9 @@ impl Rules {
             .collect();
         let rule = SeccompRule::new(conditions.map_err(io::Error::other)?).map_err(io::Error::other)?;
         match self.0.entry(call) {
-            std::collections::btree_map::Entry::Vacant(entry) => drop(entry.insert(vec![rule])),
-            std::collections::btree_map::Entry::Occupied(mut entry) if !entry.get().is_empty() => {
-                entry.get_mut().push(rule)
-            }
-            std::collections::btree_map::Entry::Occupied(_) => {}
+            Entry::Vacant(entry) => drop(entry.insert(vec![rule])),
+            Entry::Occupied(mut entry) if !entry.get().is_empty() => entry.get_mut().push(rule),
+            Entry::Occupied(_) => {}
         }
         Ok(())
     }
@@ -233,27 +233,36 @@ impl Rules {
     fn compile(self, otherwise: SeccompAction, matched: SeccompAction) -> io::Result<BpfProgram> {
         let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
         let filter = SeccompFilter::new(self.0, otherwise, matched, arch).map_err(io::Error::other)?;
-        let filter = BpfProgram::try_from(filter).map_err(io::Error::other)?;
-        Ok([&no_x32()[..], &filter].concat())
+        BpfProgram::try_from(filter).map_err(io::Error::other)
     }
 }
 
+const LOAD: u16 = 0x20;
+const JUMP_IF_AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
 /// Denies the calls of x86-64's third calling convention, which have the same architecture and numbers of their own.
 fn no_x32() -> [sock_filter; 3] {
-    const LOAD: u16 = 0x20;
-    const JUMP_IF_AT_LEAST: u16 = 0x35;
-    const RETURN: u16 = 0x06;
-    let is_first_x32 = 0x4000_0000;
-    let deny = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    all_from(0x4000_0000, libc::EPERM)
+}
+
+/// Has calls that were not there when the lists were written not exist: libc then does without, which it would not after EPERM.
+fn no_newer() -> [sock_filter; 3] {
+    all_from(SYS_FILE_SETATTR as u32 + 1, libc::ENOSYS)
+}
+
+/// A start of a filter: calls with this number and higher ones get `error`.
+fn all_from(number: u32, error: i32) -> [sock_filter; 3] {
+    let failed = libc::SECCOMP_RET_ERRNO | error as u32;
     [
         sock_filter { code: LOAD, jt: 0, jf: 0, k: 0 },
-        sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: is_first_x32 },
-        sock_filter { code: RETURN, jt: 0, jf: 0, k: deny },
+        sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: number },
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: failed },
     ]
 }
 
 fn apply(program: BpfProgram) -> io::Result<()> {
-    apply_filter(&program).map_err(|error| match error {
+    apply_filter(&[&no_x32()[..], &program].concat()).map_err(|error| match error {
         seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
         other => io::Error::other(other),
     })
@@ -273,6 +282,10 @@ const FS_IOC_SETFLAGS: u64 = 0x4008_6602;
 const FS_IOC_FSSETXATTR: u64 = 0x401c_5820;
 const TIOCLINUX: u64 = 0x541c;
 
+#[cfg(target_arch = "x86_64")]
+const SYS_KEXEC_FILE_LOAD: i64 = 320;
+#[cfg(not(target_arch = "x86_64"))]
+const SYS_KEXEC_FILE_LOAD: i64 = 294;
 // Calls from 424 on have the same number everywhere.
 const SYS_FCHMODAT2: i64 = 452;
 const SYS_FUTEX_WAKE: i64 = 454;
@@ -281,6 +294,7 @@ const SYS_FUTEX_REQUEUE: i64 = 456;
 const SYS_SETXATTRAT: i64 = 463;
 const SYS_REMOVEXATTRAT: i64 = 466;
 const SYS_OPEN_TREE_ATTR: i64 = 467;
+/// The newest that the lists know.
 const SYS_FILE_SETATTR: i64 = 469;
 
 // ---- the lists -------------------------------------------------------------------------------------------------------
@@ -321,7 +335,7 @@ const NEVER: &[i64] = &[
     libc::SYS_add_key,
     libc::SYS_request_key,
     libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
+    SYS_KEXEC_FILE_LOAD,
     libc::SYS_init_module,
     libc::SYS_finit_module,
     libc::SYS_delete_module,

@@ -89,8 +89,11 @@ pub struct Chaos {
     /// Stop after so many seconds, however many have been killed.
     #[arg(long)]
     pub seconds: Option<u64>,
+    /// Have the bridges restart their children themselves.
+    #[arg(long)]
+    pub restart: bool,
     /// Instead, kill and stop both sides at every step of the protocol, in a build with the feature `failpoints`.
-    #[arg(long, conflicts_with_all = ["kills", "seed", "threads", "seconds"])]
+    #[arg(long, conflicts_with_all = ["kills", "seed", "threads", "seconds", "restart"])]
     pub sweep: bool,
     /// Write JSON instead of lines.
     #[arg(long)]

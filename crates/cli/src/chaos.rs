@@ -18,6 +18,7 @@ pub fn run(args: &Chaos) -> Result<(), Failure> {
         seed: args.seed,
         threads: usize::from(args.threads),
         limit: args.seconds.map(Duration::from_secs),
+        restart: args.restart,
     };
     let say = |text: &str| if args.json { Ok(()) } else { print(text) };
     say(&header(args))?;
@@ -66,6 +67,7 @@ fn summary(tally: &Tally) -> String {
         ("children stopped and continued".into(), units::count(tally.pauses)),
         ("bridges started".into(), units::count(tally.starts)),
         ("starts that failed by a kill".into(), units::count(tally.failed_starts)),
+        ("children that took over from one".into(), units::count(tally.restarts)),
         ("bridges stopped or killed by callers".into(), units::count(tally.retired)),
     ];
     lines.extend(tally.outcomes.iter().map(|(outcome, count)| {

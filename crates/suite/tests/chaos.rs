@@ -18,7 +18,7 @@ mod init {
 #[test]
 fn callers_of_children_that_are_killed_are_told_the_truth() {
     within(240, "callers_of_children_that_are_killed_are_told_the_truth", || {
-        let chaos = Chaos { kills: 300, seed: 5, threads: 6, limit: None };
+        let chaos = Chaos { kills: 300, seed: 5, threads: 6, limit: None, restart: false };
         let mut told = 0;
         let tally = chaos.run(&mut |_| told += 1).expect("no hang");
         tally.verdict().expect("nothing wrong and nothing left");
@@ -28,5 +28,9 @@ fn callers_of_children_that_are_killed_are_told_the_truth() {
         let endless = Chaos { kills: u64::MAX / 16, threads: 2, limit: Some(Duration::from_millis(300)), ..chaos };
         let tally = endless.run(&mut |_| {}).expect("an end");
         tally.verdict().expect("nothing wrong and nothing left");
+
+        let tally = Chaos { restart: true, ..chaos }.run(&mut |_| {}).expect("no hang");
+        tally.verdict().expect("nothing wrong and nothing left");
+        assert!(tally.kills == 300 && tally.restarts > 100, "{tally:?}");
     });
 }

@@ -39,7 +39,7 @@ pub(crate) struct Refusal {
 /// called once the kernel can no longer forget it.
 pub(crate) fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Result<Told, Refusal> {
     let mut steps =
-        Steps { plan, told: Told::default(), has_namespace: false, signals_ruled: false, files_ruled: false };
+        Steps { plan, told: Told::default(), namespace_for: None, signals_ruled: false, files_ruled: false };
     match limits::threads() {
         Ok(1) => {}
         Ok(threads) => {
@@ -65,8 +65,8 @@ pub(crate) fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Resu
 struct Steps<'a> {
     plan: &'a Plan,
     told: Told,
-    /// It is in a user namespace of its own, and so has every capability in there.
-    has_namespace: bool,
+    /// It is in a user namespace of its own, for this measure's sake, and so has every capability in there.
+    namespace_for: Option<Measure>,
     /// Signals to other processes are ruled by Landlock.
     signals_ruled: bool,
     /// Files are ruled by Landlock.
@@ -122,26 +122,30 @@ impl Steps<'_> {
     /// A user namespace is for those who may not otherwise; it cannot be combined with a change of user, which it has none to change to.
     fn namespaces(&mut self) -> Result<(), Refusal> {
         let plan = self.plan;
-        if !plan.no_network && plan.chroot.is_none() {
-            return Ok(());
-        }
+        let measure = match plan.no_network {
+            true => Measure::NetworkNamespace,
+            false => Measure::Chroot,
+        };
+        let lacks_network = plan.no_network && !rights::may_make_namespaces();
+        let lacks_root = plan.chroot.is_some() && !rights::may_change_root();
         let names = selfproc::effective_ids();
         let may = match () {
-            () if rights::may_administrate() => Ok("a network namespace"),
+            () if !lacks_network && !lacks_root => Ok("a network namespace"),
             () if plan.groups().is_some() => {
                 Err("it takes CAP_SYS_ADMIN, or a user namespace, in which there is no other user to become".into())
             }
             () => match rights::enter_user_namespace() {
-                Ok(()) => Ok("a network namespace, in a user namespace"),
+                Ok(()) => {
+                    self.namespace_for = Some(measure);
+                    Ok("a network namespace, in a user namespace")
+                }
                 Err(error) => Err(format!("it takes CAP_SYS_ADMIN, or a user namespace: {error}")),
             },
         };
-        self.has_namespace = may.as_ref().is_ok_and(|how| how.ends_with("user namespace"));
-        if self.has_namespace {
+        if self.namespace_for.is_some() {
             // There is no way back: a process without a name must not go on.
-            let nameless = |error: io::Error| format!("in its user namespace it is nobody: {error}");
             rights::keep_names(names)
-                .map_err(|error| Refusal { measure: Measure::NetworkNamespace, why: nameless(error) })?;
+                .map_err(|error| Refusal { measure, why: format!("in its user namespace it is nobody: {error}") })?;
         }
         self.step(Measure::NetworkNamespace, || {
             let how = may.map_err(io::Error::other)?;
@@ -202,11 +206,13 @@ impl Steps<'_> {
                 Err(error) => format!("none; the bounding set stays as it was ({error})"),
             })
         })?;
-        match self.has_namespace && !plan.no_capabilities {
+        match self.namespace_for {
             // Those over the new namespace, which nobody asked for.
-            true => rights::drop_capabilities()
-                .or_else(|error| self.left_out(Measure::NetworkNamespace, &error.to_string())),
-            false => Ok(()),
+            Some(measure) if !plan.no_capabilities => rights::drop_capabilities().map_err(|error| Refusal {
+                measure,
+                why: format!("the capabilities of its user namespace stay: {error}"),
+            }),
+            _ => Ok(()),
         }
     }
 

@@ -25,7 +25,8 @@ const MOST: u64 = 1 << 62;
 ///
 /// - sets `no_new_privs`, so that nothing the child executes has more rights than it, and makes no core dumps;
 /// - takes its hand off other processes: it can neither trace nor look into any that it has not started itself (its parent above all, whose
-///   memory a process of the same user could otherwise read and write), nor signal them, nor change their limits, priorities or CPUs;
+///   memory a process of the same user could otherwise read and write), nor signal them, nor change their limits, priorities or CPUs. (A
+///   thread that changes its own names itself 0: by its number it looks like another process, unless it is the first.)
 /// - denies the system calls for tracing, `bpf`, `perf`, `io_uring`, keys, mounts, namespaces, kernel modules, clocks and the like, and those
 ///   by which it would outlive its parent. They fail with `EPERM`.
 ///

@@ -7,10 +7,10 @@
 
 use super::ledger::{self, Entry, Ledger, Outcome, Outcomes};
 use super::processes::{Held, Holdings, children};
-use super::victim::{Kind, Setup, Victim};
+use super::victim::{Comeback, Kind, Setup, Victim};
 use crate::Failure;
 use crate::soak::Random;
-use callgate::{Bridge, StartError, Wait};
+use callgate::{Bridge, Builder, StartError, Wait};
 use rustix::process::Signal;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -43,6 +43,8 @@ pub struct Chaos {
     pub threads: usize,
     /// When to stop, however many have been killed.
     pub limit: Option<Duration>,
+    /// Whether bridges restart their children themselves, half of them with spare ones. Else whoever finds one over starts another.
+    pub restart: bool,
 }
 
 /// What it came to.
@@ -58,6 +60,8 @@ pub struct Tally {
     pub starts: u64,
     /// Starts that failed because the child was killed.
     pub failed_starts: u64,
+    /// Deaths after which a bridge started another child itself.
+    pub restarts: u64,
     /// Bridges that their callers stopped or killed while others called.
     pub retired: u64,
     /// Calls, by what their callers were told.
@@ -90,6 +94,7 @@ impl Tally {
         self.pauses += other.pauses;
         self.starts += other.starts;
         self.failed_starts += other.failed_starts;
+        self.restarts += other.restarts;
         self.retired += other.retired;
         other.outcomes.into_iter().for_each(|(outcome, count)| *self.outcomes.entry(outcome).or_default() += count);
         self.worst_ms = self.worst_ms.max(other.worst_ms);
@@ -105,13 +110,13 @@ impl Chaos {
     ///
     /// If something hangs, or could not be tried: what is wrong otherwise is in the result.
     pub fn run(&self, each: &mut dyn FnMut(&Tally)) -> Result<Tally, Failure> {
-        warm_up()?;
+        warm_up(self.restart.then_some(Comeback { spare: true, calls_wait: true }))?;
         let (begin, before) = (Instant::now(), Holdings::now());
         let deadline = self.limit.map(|limit| begin + limit);
         let mut sum = Tally::default();
         for part in 0..PARTS {
             let kills = self.kills * (part + 1) / PARTS - self.kills * part / PARTS;
-            let mut tally = Part::run(kills, self.seed.wrapping_add(part << 32), self.threads, deadline)?;
+            let mut tally = Part::run(self, kills, self.seed.wrapping_add(part << 32), deadline)?;
             tally.leaks = Holdings::grown_since(&before);
             sum.add(tally);
             sum.seconds = begin.elapsed().as_secs_f64();
@@ -126,9 +131,9 @@ impl Chaos {
 }
 
 /// Has everything made that stays for as long as the process: the watcher, its descriptors.
-pub(super) fn warm_up() -> Result<(), Failure> {
+pub(super) fn warm_up(restart: Option<Comeback>) -> Result<(), Failure> {
     let ledger = Ledger::new()?;
-    let setup = Setup { workers: 1, wait: Wait::Adaptive, trusted: false, retained: 1 << 20 };
+    let setup = Setup { workers: 1, wait: Wait::Adaptive, trusted: false, retained: 1 << 20, restart };
     setup.builder(&ledger.path(), "").start()?.stop()?;
     Ok(())
 }
@@ -137,6 +142,9 @@ pub(super) fn warm_up() -> Result<(), Failure> {
 struct Part {
     ledger: Ledger,
     seed: u64,
+    /// Whether bridges restart their children themselves.
+    restart: bool,
+    restarts: Arc<AtomicU64>,
     /// Set when enough children have been killed.
     over: AtomicBool,
     fronts: Vec<Front>,
@@ -150,11 +158,14 @@ struct Part {
 
 impl Part {
     /// Calls and kills. No child is left after it.
-    fn run(kills: u64, seed: u64, threads: usize, deadline: Option<Instant>) -> Result<Tally, Failure> {
+    fn run(plan: &Chaos, kills: u64, seed: u64, deadline: Option<Instant>) -> Result<Tally, Failure> {
+        let threads = plan.threads;
         let fronts = (0..threads.div_ceil(CALLERS)).map(|_| Front::default()).collect();
         let part = Arc::new(Self {
             ledger: Ledger::new()?,
             seed,
+            restart: plan.restart,
+            restarts: Arc::default(),
             over: AtomicBool::new(false),
             fronts,
             killed: Mutex::default(),
@@ -226,6 +237,14 @@ impl Part {
         Ok(())
     }
 
+    /// Counts how often the bridge comes back.
+    fn counted(&self, builder: Builder<Victim>) -> Builder<Victim> {
+        let restarts = self.restarts.clone();
+        builder.on_death(move |death| {
+            restarts.fetch_add(u64::from(death.restarting), Relaxed);
+        })
+    }
+
     /// Microseconds since the part began, and at least 1.
     fn now(&self) -> u64 {
         self.began.elapsed().as_micros() as u64 + 1
@@ -239,6 +258,7 @@ impl Part {
             // The ledger is of no use before they are gone.
             tally.leaks.push(format!("{left} children after all bridges have been dropped"));
         }
+        tally.restarts = self.restarts.load(Relaxed);
         tally.wrong.extend(self.ledger.judge(entries)?);
         ledger::add_up(entries, &mut tally.outcomes);
         Ok(tally)
@@ -254,8 +274,6 @@ impl Part {
 }
 
 /// A bridge that some callers share, and its successors: whoever finds that it is over replaces it.
-///
-/// Of all the rest, nothing knows how a bridge comes back. With one that restarts by itself, [`current`](Front::current) is all that is left.
 #[derive(Default)]
 struct Front(Mutex<Option<Arc<Bridge<Victim>>>>);
 
@@ -296,7 +314,7 @@ impl<'a> Caller<'a> {
         let front = &self.part.fronts[self.index / CALLERS];
         let mut bridge = self.busy(|caller| front.current(None, caller));
         while !self.part.over.load(Relaxed) {
-            let is_over = !bridge.is_alive();
+            let is_over = !self.part.restart && !bridge.is_alive();
             // Now and then, one that lives is left too: its last caller stops it, or it is killed while others call.
             let is_retired = !is_over && self.random.up_to(4_000) == 0;
             if is_retired {
@@ -305,9 +323,10 @@ impl<'a> Caller<'a> {
                     bridge.kill();
                 }
             }
-            if is_over || is_retired {
-                let front = &self.part.fronts[self.index / CALLERS];
-                bridge = self.busy(|caller| front.current(Some(&bridge), caller));
+            // One that restarts is over when another caller has replaced it.
+            if is_over || is_retired || self.part.restart {
+                let over = (is_over || is_retired).then_some(&bridge);
+                bridge = self.busy(|caller| front.current(over, caller));
             }
             self.busy(|caller| caller.call(&bridge));
         }
@@ -321,13 +340,14 @@ impl<'a> Caller<'a> {
         // As many short ones as long ones.
         let most = MOST >> self.random.up_to(10);
         let len = 64 + self.random.up_to(most);
-        let (id, began) = (self.part.ledger.number(), Instant::now());
-        let entry = kind.call(bridge, id, len);
-        let outcome = entry.outcome;
-        self.entries.push(entry);
-        if matches!(outcome, Outcome::NotStarted | Outcome::Started) {
-            self.note_delay(bridge.child_pid(), began);
+        let (id, pid, began) = (self.part.ledger.number(), bridge.child_pid(), Instant::now());
+        let mut entry = kind.call(bridge, id, len);
+        entry.may_repeat &= self.part.restart;
+        // Of a bridge that restarts, a call that was made again too.
+        if self.part.restart || matches!(entry.outcome, Outcome::NotStarted | Outcome::Started) {
+            self.note_delay(pid, began);
         }
+        self.entries.push(entry);
     }
 
     /// How long a call took to end that was under way when the child was killed.
@@ -348,8 +368,17 @@ impl<'a> Caller<'a> {
                 wait: [Wait::Adaptive, Wait::Park][self.random.up_to(1)],
                 trusted: self.random.up_to(3) == 0,
                 retained: [0, 1 << 20][self.random.up_to(1)],
+                restart: self
+                    .part
+                    .restart
+                    .then_some(Comeback { spare: self.random.up_to(1) == 0, calls_wait: self.random.up_to(1) == 0 }),
             };
-            match setup.builder(&self.part.ledger.path(), "").start() {
+            let builder = setup.builder(&self.part.ledger.path(), "");
+            let builder = match self.part.restart {
+                true => self.part.counted(builder),
+                false => builder,
+            };
+            match builder.start() {
                 Ok(bridge) => {
                     self.part.tally().starts += 1;
                     return bridge;

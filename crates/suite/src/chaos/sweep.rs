@@ -133,7 +133,13 @@ impl Journey {
     }
 
     fn setup(self) -> Setup {
-        Setup { workers: 1, wait: Wait::Park, trusted: self == Journey::TrustedBoxes, retained: 64 << 10 }
+        Setup {
+            workers: 1,
+            wait: Wait::Park,
+            trusted: self == Journey::TrustedBoxes,
+            retained: 64 << 10,
+            restart: None,
+        }
     }
 
     /// Makes the journey, on a bridge that has been started.
@@ -248,7 +254,7 @@ impl Swept {
 ///
 /// If something hangs, or could not be tried, or `each` fails: what is wrong otherwise is in the result.
 pub fn run(each: &mut dyn FnMut(&Row) -> Result<(), Failure>) -> Result<Swept, Failure> {
-    warm_up()?;
+    warm_up(None)?;
     let (begin, before, mut swept) = (Instant::now(), Holdings::now(), Swept::default());
     let reached = JOURNEYS.iter().map(|&journey| look(journey)).collect::<Result<Vec<_>, _>>()?;
     wait_for_watcher();

@@ -5,7 +5,7 @@
 use super::ledger::{Entry, Outcome, count_run};
 use crate::bytes;
 use crate::trust::trusted;
-use callgate::{Bridge, Builder, CallError, SharedBox, Wait, bridge, rkyv};
+use callgate::{Bridge, Builder, CallError, Restart, SharedBox, Wait, bridge, rkyv};
 use std::fs::File;
 use std::sync::Mutex;
 use std::thread;
@@ -31,6 +31,12 @@ impl Victim {
 
     /// A call that fits into its slots.
     pub fn small(&self, id: u64) -> Result<u64, String> {
+        self.run(id)
+    }
+
+    /// The same, and a second run would do no harm: a bridge that restarts makes the call again.
+    #[bridge(idempotent)]
+    pub fn again(&self, id: u64) -> Result<u64, String> {
         self.run(id)
     }
 
@@ -169,11 +175,13 @@ pub enum Kind {
     GivenUp,
     /// A method of a bridged trait.
     Trait,
+    /// A method that may run again.
+    Idempotent,
 }
 
 impl Kind {
     /// All.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Small,
         Kind::LargeRequest,
         Kind::LargeReply,
@@ -187,6 +195,7 @@ impl Kind {
         Kind::Begun,
         Kind::GivenUp,
         Kind::Trait,
+        Kind::Idempotent,
     ];
 
     /// In a word or two.
@@ -205,6 +214,7 @@ impl Kind {
             Kind::Begun => "begun",
             Kind::GivenUp => "given up",
             Kind::Trait => "bridged trait",
+            Kind::Idempotent => "idempotent",
         }
     }
 
@@ -215,7 +225,7 @@ impl Kind {
             Ok(false) => (Outcome::Wrong, None),
             Err(Unanswered { outcome, why }) => (outcome, why),
         };
-        Entry { id, what: self.words(), outcome, why }
+        Entry { id, what: self.words(), may_repeat: self == Kind::Idempotent, outcome, why }
     }
 
     /// Whether the answer is the right one; else what there is instead of one.
@@ -281,6 +291,7 @@ impl Kind {
                 Err(Unmarked::Bridge(words)) => return Err(Unanswered::as_of(of_words(&words))),
                 Err(Unmarked::File(_)) => false,
             },
+            Kind::Idempotent => bridge.again(id).map_err(failed)? == Ok(answer(id)),
         })
     }
 }
@@ -289,7 +300,7 @@ impl Kind {
 #[cfg(feature = "failpoints")]
 pub(super) fn box_from_child_and_back(bridge: &Bridge<Victim>, ids: [u64; 2], len: usize) -> [Entry; 2] {
     let [first, second] = ids;
-    let unsent = |id| Entry { id, what: "box returned", outcome: Outcome::Unsent, why: None };
+    let told = |id, what, outcome, why| Entry { id, what, may_repeat: false, outcome, why };
     let make = || -> Result<SharedBox<[u8]>, Unanswered> {
         let given = SharedBox::<[u8]>::zeroed_in(bridge, len).map_err(|_| Unanswered::as_of(Outcome::Unsent))?;
         let given = bridge.swap(first, given).map_err(Unanswered::by)?;
@@ -298,16 +309,11 @@ pub(super) fn box_from_child_and_back(bridge: &Bridge<Victim>, ids: [u64; 2], le
     let mut given = match make() {
         Ok(given) => given,
         Err(Unanswered { outcome, why }) => {
-            return [Entry { id: first, what: "box swapped", outcome, why }, unsent(second)];
+            return [told(first, "box swapped", outcome, why), told(second, "box returned", Outcome::Unsent, None)];
         }
     };
     let is_right = bytes::is_next(&given, 0);
-    let told = Entry {
-        id: first,
-        what: "box swapped",
-        outcome: if is_right { Outcome::Answered } else { Outcome::Wrong },
-        why: None,
-    };
+    let swapped = if is_right { Outcome::Answered } else { Outcome::Wrong };
     bytes::mark(&mut given, 1);
     let outcome = match bridge.edit(second, given) {
         Ok(Ok(same)) if same.len() == len => Outcome::Answered,
@@ -315,7 +321,7 @@ pub(super) fn box_from_child_and_back(bridge: &Bridge<Victim>, ids: [u64; 2], le
         Ok(Ok(_)) => Outcome::Wrong,
         Err(error) => Outcome::of(&error),
     };
-    [told, Entry { id: second, what: "box returned", outcome, why: None }]
+    [told(first, "box swapped", swapped, None), told(second, "box returned", outcome, None)]
 }
 
 /// What there is instead of an answer.
@@ -344,6 +350,7 @@ fn of_words(words: &str) -> Outcome {
         Outcome::NotStarted,
         Outcome::Started,
         Outcome::TimedOut,
+        Outcome::Down,
         Outcome::Unsent,
         Outcome::Unreturned,
         Outcome::Refused,
@@ -363,6 +370,17 @@ pub struct Setup {
     pub trusted: bool,
     /// How much idle memory each side keeps, in bytes.
     pub retained: u64,
+    /// Whether another child takes the place of one that died, and how.
+    pub restart: Option<Comeback>,
+}
+
+/// How a bridge comes back, always and at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Comeback {
+    /// Whether a spare child stands ready.
+    pub spare: bool,
+    /// Whether calls wait for the next child.
+    pub calls_wait: bool,
 }
 
 impl Setup {
@@ -370,7 +388,18 @@ impl Setup {
     pub fn builder(self, ledger: &str, orders: &str) -> Builder<Victim> {
         let builder = Victim::bridge(ledger, orders).lanes(6).workers(self.workers).wait(self.wait);
         let builder = builder.max_payload(8 << 20).memory(64 << 20).retained(self.retained).stop_grace(STOP_GRACE);
+        let builder = match self.restart {
+            Some(comeback) => builder.restart(comeback.restart()),
+            None => builder,
+        };
         if self.trusted { trusted(builder) } else { builder }
+    }
+}
+
+impl Comeback {
+    fn restart(self) -> Restart {
+        let restart = Restart::on_death().at_most(u32::MAX).backoff(Duration::ZERO, Duration::ZERO);
+        restart.spare(self.spare).calls_wait(self.calls_wait)
     }
 }
 
@@ -386,7 +415,8 @@ mod tests {
     fn every_kind_of_call_is_answered_rightly_and_counted() {
         for (trusted, workers) in [(false, 1), (true, 3)] {
             let ledger = Ledger::new().expect("a file");
-            let setup = Setup { workers, wait: Wait::Adaptive, trusted, retained: 1 << 20 };
+            let restart = trusted.then_some(Comeback { spare: false, calls_wait: true });
+            let setup = Setup { workers, wait: Wait::Adaptive, trusted, retained: 1 << 20, restart };
             let bridge = setup.builder(&ledger.path(), "").start().expect("a start");
             let entries = Kind::ALL.map(|kind| {
                 let id = ledger.number();
