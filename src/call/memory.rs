@@ -135,6 +135,8 @@ impl PayloadMemory {
                     told.requests.insert(segment, mapping);
                     failpoints::reach(Step::ChildAttachHeard);
                 }
+                // Of memory with a name: the parent has taken it back since, and no request names it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => confused(&format!("a segment that cannot be mapped: {error}")),
             },
             Message::Detach { segment } => {
