@@ -95,6 +95,12 @@ impl Control {
         socket::send(&self.0, &bytes, descriptor.as_slice())
     }
 
+    /// Ends the conversation: both ends are told that nothing more comes.
+    pub(crate) fn shut_down(&self) {
+        // One that has ended already needs no end.
+        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
+    }
+
     /// Receives a message and the descriptor that came with it; `None` when the other end is closed.
     ///
     /// # Errors

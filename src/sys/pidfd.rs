@@ -1,4 +1,4 @@
-//! A child process by descriptor: its number cannot come to mean another process.
+//! A process by descriptor: its number cannot come to mean another one.
 
 #![forbid(unsafe_code)]
 
@@ -8,7 +8,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// A child process of this process.
+/// A process: a child of this one, or another.
 #[derive(Debug)]
 pub(crate) struct Pidfd(OwnedFd);
 
@@ -23,6 +23,11 @@ impl Pidfd {
         }
     }
 
+    /// What another process has sent as one. If it is something else, the process seems to end when that can be read.
+    pub(crate) fn received(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+
     /// Stands for no process, in tests that have none.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn of_nobody() -> Self {
@@ -34,9 +39,10 @@ impl Pidfd {
         let _ = pidfd_send_signal(&self.0, Signal::KILL);
     }
 
-    /// How the child ended, and takes its entry from the process table; `None` while it lives.
+    /// How the process ended, and takes its entry from the process table; `None` while it lives.
     ///
-    /// [`Exit::Unknown`] if somebody else reaped it first (SIGCHLD ignored, or a `waitpid(-1)` elsewhere in the program).
+    /// [`Exit::Unknown`] if it is no child of this process, or somebody else reaped it first (SIGCHLD ignored, or a `waitpid(-1)` elsewhere in
+    /// the program).
     pub(crate) fn reap(&self) -> Option<Exit> {
         loop {
             match waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
