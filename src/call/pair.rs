@@ -168,7 +168,7 @@ impl Pair {
         });
         let pair = Self {
             peer: Arc::new(peer),
-            pidfd: Pidfd::received(pidfd),
+            pidfd: Pidfd::of(pidfd),
             control: Control::new(control),
             reading: Mutex::new(()),
             told: Mutex::default(),
@@ -213,11 +213,11 @@ impl Pair {
 
     fn heed(&self, message: Message, descriptor: Option<OwnedFd>) -> Result<(), &'static str> {
         let mut descriptor = descriptor.into_iter();
-        let mut mapped = |segment| Sealed.attach(segment, &mut descriptor, Access::ReadWrite).map(Arc::new);
+        let mut mapped = |segment, access| Sealed.attach(segment, &mut descriptor, access).map(Arc::new);
         let mut told = self.told.lock();
         let answer = match message {
             Message::Attach { segment } => {
-                let mapping = mapped(segment).map_err(|_| "a segment that cannot be mapped")?;
+                let mapping = mapped(segment, Access::ReadOnly).map_err(|_| "a segment that cannot be mapped")?;
                 told.segments.insert(segment, mapping);
                 None
             }
@@ -228,7 +228,7 @@ impl Pair {
             // The other side's arena tidies itself.
             Message::Tidy => None,
             Message::Grant { segment } => Some(
-                mapped(segment)
+                mapped(segment, Access::ReadWrite)
                     .map(|mapping| (segment, mapping))
                     .map_err(|error| failed(format!("memory from the hub cannot be mapped: {error}"))),
             ),

@@ -7,7 +7,7 @@
 use super::args::Args;
 use super::typed::{Arguments, Item, Mismatch, Outcome, Signature, shallow_item};
 use super::value::Value;
-use rkyv::{Archive, Deserialize, Serialize};
+use crate::error::Failure;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -50,22 +50,6 @@ callbacks! {
     A B C D E F;
     A B C D E F G;
     A B C D E F G H;
-}
-
-/// Why a callback that was called gave no value: what its owner answers then.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub(crate) enum Failure {
-    /// It returned an error: its text.
-    Failed(String),
-    /// The arguments are not those that it takes.
-    Mismatch {
-        /// What it takes.
-        expected: String,
-        /// What came.
-        found: String,
-    },
-    /// It is not registered any more.
-    Gone,
 }
 
 impl From<Mismatch> for Failure {

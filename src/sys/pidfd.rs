@@ -23,8 +23,8 @@ impl Pidfd {
         }
     }
 
-    /// What another process has sent as one. If it is something else, the process seems to end when that can be read.
-    pub(crate) fn received(descriptor: OwnedFd) -> Self {
+    /// The process that `descriptor`, a pidfd, stands for. If it is something else, the process seems to end when that can be read.
+    pub(crate) fn of(descriptor: OwnedFd) -> Self {
         Self(descriptor)
     }
 
