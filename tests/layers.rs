@@ -82,6 +82,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("trusted", 4),
     ("bridge", 5),
     ("glue", 5),
+    ("manager", 5),
     ("trust_child", 5),
 ];
 
