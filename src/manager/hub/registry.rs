@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(registry.expire(Instant::now()), []);
         let later = Instant::now() + Duration::from_secs(3601);
         assert_eq!(registry.expire(later), [Revoked { owner: 1, number: 1 }]);
-        assert_eq!(registry.next_deadline(), None);
+        assert_eq!(registry.expire(later), []);
         // One that is unregistered, or replaced, does not end later.
         assert_eq!(registry.register(lasting("a", 4, 10)), YES);
         registry.unregister(1, 4);

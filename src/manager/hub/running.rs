@@ -142,7 +142,9 @@ impl Running {
         let mut ready = Vec::new();
         while !self.is_over {
             ready.clear();
-            let limit = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            let next = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            // Some deadlines lie farther off than the kernel can be told.
+            let limit = next.map(|left| left.min(Duration::from_secs(3600)));
             if self.poll.wait(limit, &mut ready).is_err() {
                 // Not a state that the kernel documents. Members find their connections closed.
                 break;
