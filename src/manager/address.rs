@@ -38,6 +38,7 @@ use std::time::{Duration, Instant};
 /// ```
 /// use callgate::manager::Address;
 ///
+/// assert_eq!(Address::from("@metrics"), Address::abstract_name("metrics"));
 /// assert_eq!(Address::from("@metrics").to_string(), "@metrics");
 /// assert_eq!(Address::from("/run/user/1000/metrics").to_string(), "/run/user/1000/metrics");
 /// assert!(Address::from("metrics").to_string().ends_with("/metrics"));
@@ -100,7 +101,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::Path(path) => write!(f, "{}", path.display()),
-            Kind::Abstract(name) => write!(f, "@{}", name.escape_debug()),
+            Kind::Abstract(name) => write!(f, "@{name}"),
         }
     }
 }

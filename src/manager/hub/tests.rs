@@ -1216,7 +1216,7 @@ fn a_caller_and_an_owner_are_introduced_once() {
 fn memory_is_asked_for_and_given_back() {
     within(60, "memory_is_asked_for_and_given_back", || {
         const MIB: u64 = 1 << 20;
-        let Introduced { scene, at_caller, at_owner, .. } =
+        let Introduced { scene, at_caller, at_owner, caller: _caller, owner: _owner } =
             Introduced::with(HubOptions::new().memory_per_member(4 * MIB));
         let (ours, theirs) = (&at_caller.control, &at_owner.control);
         ours.send(Message::Need { len: 3 * MIB }, None).unwrap();
@@ -1314,7 +1314,8 @@ fn a_pair_ends_for_both_sides() {
 #[test]
 fn a_control_socket_that_is_full_ends_the_pair() {
     within(60, "a_control_socket_that_is_full_ends_the_pair", || {
-        let Introduced { scene, at_caller, at_owner, .. } = Introduced::with(HubOptions::new());
+        let Introduced { scene, at_caller, at_owner, caller: _caller, owner: _owner } =
+            Introduced::with(HubOptions::new());
         // It asks and does not listen; what it asks for is given back to the last.
         assert!(eventually(30, "the pair ends", || {
             loop {
