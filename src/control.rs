@@ -97,8 +97,7 @@ impl Control {
 
     /// Ends the conversation: both ends are told that nothing more comes.
     pub(crate) fn shut_down(&self) {
-        // One that has ended already needs no end.
-        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
+        socket::shut_down(&self.0);
     }
 
     /// Receives a message and the descriptor that came with it; `None` when the other end is closed.

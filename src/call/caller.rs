@@ -276,20 +276,22 @@ impl Caller {
         self.receive(&mut sent.lane, sent.position, Kind::Call, &sent.ticket)
     }
 
-    /// Calls what the peer knows by the call word `call`. `method` is its name, for errors.
+    /// Calls what the peer knows by the call word `call`, and leaves `args` where they are. `method` is its name, for errors.
     #[inline]
     pub(crate) fn call_by_word<A: Request, R: Reply>(
         &self,
         method: &'static Method,
         call: u64,
-        args: A,
+        args: &mut Option<A>,
         timeout: Option<Duration>,
     ) -> Result<R, CallError> {
         let ticket = &Ticket::new(method, timeout);
         if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(ticket));
         }
-        self.ask(Ask { kind: Kind::Call, call }, args, ticket)
+        let mut lane = self.claim(ticket)?;
+        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, Args::Keep, ticket)?;
+        self.receive(&mut lane, position, Kind::Call, ticket)
     }
 
     /// Has the child build the service from recorded arguments. Returns the constructor's own error, as it displays.

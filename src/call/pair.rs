@@ -531,7 +531,7 @@ mod tests {
     }
 
     fn double(caller: &Caller, number: u64) -> Result<u64, CallError> {
-        caller.call_by_word(&METHOD, 1, (number,), PATIENCE)
+        caller.call_by_word(&METHOD, 1, &mut Some((number,)), PATIENCE)
     }
 
     #[test]
@@ -549,7 +549,7 @@ mod tests {
         });
         for len in [10, 1000, 300_000, 3 << 20, 10] {
             let text = "x".repeat(len);
-            let echoed = caller.call_by_word::<_, String>(&METHOD, 2, text.clone(), PATIENCE);
+            let echoed = caller.call_by_word::<_, String>(&METHOD, 2, &mut Some(text.clone()), PATIENCE);
             assert_eq!(echoed.as_deref(), Ok(&*text), "{len}");
         }
         assert!(!pair.is_over() && !owner.is_over());

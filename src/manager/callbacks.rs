@@ -4,7 +4,8 @@
 
 use super::args::Args;
 use super::callback::{Callback, Dynamic, ErasedCallback, Typed};
-use super::typed::{Arguments, Item, Outcome};
+use super::protocol::{Counters, ToHub};
+use super::typed::{Arguments, Item, Outcome, Signature};
 use crate::call::host::Host;
 use crate::call::service::Exchange;
 use crate::error::Failure;
@@ -73,7 +74,13 @@ pub(super) struct Registered {
 }
 
 impl Registered {
-    pub(super) fn new(name: &str, number: u32, answer: Box<dyn Answer>, calls: Option<u64>, expires: Option<Instant>) -> Self {
+    pub(super) fn new(
+        name: &str,
+        number: u32,
+        answer: Box<dyn Answer>,
+        calls: Option<u64>,
+        expires: Option<Instant>,
+    ) -> Self {
         Self {
             name: name.into(),
             number,
@@ -112,10 +119,33 @@ impl Registered {
         result
     }
 
-    /// How often it was called, and how long a call takes on average, in nanoseconds.
-    pub(super) fn count(&self) -> (u64, u64) {
-        let timed = self.timed.load(Relaxed).max(1);
-        (self.calls.load(Relaxed), self.nanoseconds.load(Relaxed) / timed)
+    pub(super) fn signature(&self) -> Signature {
+        self.answer.signature().clone()
+    }
+
+    /// Whether it takes no more calls.
+    pub(super) fn is_spent(&self) -> bool {
+        self.left.load(Relaxed) == 0 || self.expires.is_some_and(|expires| expires <= Instant::now())
+    }
+
+    /// How often it was called, and how long that took, by those calls that were timed.
+    pub(super) fn counters(&self) -> Counters {
+        let (calls, timed) = (self.calls.load(Relaxed), self.timed.load(Relaxed).max(1));
+        let nanoseconds = u128::from(self.nanoseconds.load(Relaxed)) * u128::from(calls) / u128::from(timed);
+        Counters { number: self.number, calls, nanoseconds: nanoseconds as u64 }
+    }
+
+    /// What registers it.
+    pub(super) fn as_message(&self, seq: u64, replace: bool) -> ToHub {
+        let left = self.expires.map(|expires| expires.saturating_duration_since(Instant::now()));
+        ToHub::Register {
+            seq,
+            name: self.name.clone(),
+            number: self.number,
+            signature: self.answer.signature().as_str().into(),
+            expires_ms: left.map(|left| left.as_millis() as u64),
+            replace,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::typed::{Arguments, Item, Signature};
 use crate::arena::Limits;
 use crate::call::caller::Caller;
 use crate::call::pair::{self, Introduction, Pair};
+use crate::call::service::Method;
 use crate::doorbell::{Deadline, Wait};
 use crate::sys::fork;
 use crate::sys::poll::PollSet;
@@ -38,6 +39,8 @@ pub(super) struct Target {
     pub(super) number: u32,
     pub(super) place: Place,
     pub(super) signature: Signature,
+    /// Its name, for errors.
+    pub(super) method: &'static Method,
     /// Who has found that his types are those of the signature.
     agreed: OnceLock<TypeId>,
 }
@@ -240,11 +243,22 @@ impl Member {
     }
 
     /// Where the callback `name` is; `None` if nobody has registered it.
-    pub(super) fn resolve(&self, name: &str, deadline: Deadline) -> Result<Option<Arc<Target>>, Unanswered> {
+    pub(super) fn resolve(
+        &self,
+        name: &str,
+        method: fn(&str) -> &'static Method,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<Target>>, Unanswered> {
         let answer = self.ask(|seq| ToHub::Resolve { seq, name: name.into() }, deadline)?;
         let senseless = || Unanswered::Lost("the hub answers what was not asked".into());
         let Some(FromHub::Resolved { to, .. }) = answer.into_iter().next() else { return Err(senseless()) };
-        let target = |number, place, signature| Target { number, place, signature, agreed: OnceLock::new() };
+        let target = |number, place, signature| Target {
+            number,
+            place,
+            signature,
+            method: method(name),
+            agreed: OnceLock::new(),
+        };
         let target = match to {
             Resolution::None => return Ok(None),
             Resolution::Itself { number } => {

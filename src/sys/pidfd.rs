@@ -1,4 +1,4 @@
-//! A process by descriptor: its number cannot come to mean another one.
+//! A process by descriptor: its number cannot come to mean another process.
 
 #![forbid(unsafe_code)]
 
@@ -8,11 +8,16 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// A process: a child of this one, or another.
+/// A process, mostly a child of this one.
 #[derive(Debug)]
 pub(crate) struct Pidfd(OwnedFd);
 
 impl Pidfd {
+    /// The process that `descriptor`, a pidfd, stands for.
+    pub(crate) fn of(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+
     /// Opens the child `pid`. `Ok(None)` if it has died and somebody else has already reaped it.
     pub(crate) fn open(pid: u32) -> io::Result<Option<Self>> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
@@ -21,11 +26,6 @@ impl Pidfd {
             Err(Errno::SRCH) => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// The process that `descriptor`, a pidfd, stands for. If it is something else, the process seems to end when that can be read.
-    pub(crate) fn of(descriptor: OwnedFd) -> Self {
-        Self(descriptor)
     }
 
     /// Stands for no process, in tests that have none.
@@ -39,10 +39,9 @@ impl Pidfd {
         let _ = pidfd_send_signal(&self.0, Signal::KILL);
     }
 
-    /// How the process ended, and takes its entry from the process table; `None` while it lives.
+    /// How the child ended, and takes its entry from the process table; `None` while it lives.
     ///
-    /// [`Exit::Unknown`] if it is no child of this process, or somebody else reaped it first (SIGCHLD ignored, or a `waitpid(-1)` elsewhere in
-    /// the program).
+    /// [`Exit::Unknown`] if somebody else reaped it first (SIGCHLD ignored, or a `waitpid(-1)` elsewhere in the program).
     pub(crate) fn reap(&self) -> Option<Exit> {
         loop {
             match waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
