@@ -216,18 +216,21 @@ pub enum NoMemory {
     },
 }
 
-/// The service and method of a call, shown as `Service::method`.
+/// The service and method of a call, shown as `Service::method`; or the name of a [callback](crate::manager).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallName {
-    /// The service's type, without generics.
+    /// The service's type, without generics; empty if it is a callback.
     pub service: &'static str,
-    /// The method.
+    /// The method, or the callback's name.
     pub method: &'static str,
 }
 
 impl fmt::Display for CallName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}::{}", self.service, self.method)
+        match self.service {
+            "" => f.write_str(self.method),
+            service => write!(f, "{service}::{}", self.method),
+        }
     }
 }
 

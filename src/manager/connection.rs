@@ -365,7 +365,7 @@ impl Manager {
         if let Some(target) = member.known(name) {
             match call(&target, target.method) {
                 Ok(result) => return Ok(Some(result)),
-                Err(error) if !is_moved(&error) => return Err(error),
+                Err(error) if !is_moved(&error) => return Err(as_gone(error)),
                 Err(_) => member.forget(name, &target),
             }
         }
@@ -470,7 +470,7 @@ fn method_named(name: &str) -> &'static Method {
         Some(method) => method,
         None => {
             let name: &'static str = Box::leak(name.into());
-            let method = Method { service: "callback", name, index: 0, interface: None, idempotent: false };
+            let method = Method { service: "", name, index: 0, interface: None, idempotent: false };
             let method: &'static Method = Box::leak(Box::new(method));
             methods.insert(name, method);
             method
