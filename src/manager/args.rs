@@ -149,10 +149,15 @@ impl Args {
 
     /// For [`args!`](crate::args), which has the compiler see that no keyword is there twice.
     #[doc(hidden)]
-    pub fn __of_macro(positional: Vec<Value>, keyword: Vec<(&str, Value)>) -> Self {
+    pub fn __of_macro(positional: Vec<Value>, keyword: Vec<(String, Value)>) -> Self {
+        Self { positional, keyword }
+    }
+
+    /// A keyword as it was written in [`args!`](crate::args).
+    #[doc(hidden)]
+    pub fn __name(identifier: &str) -> String {
         // A raw identifier is a keyword of Rust's that is an ordinary name to whoever is called.
-        let name = |name: &str| name.strip_prefix("r#").unwrap_or(name).to_owned();
-        Self { positional, keyword: keyword.into_iter().map(|(keyword, value)| (name(keyword), value)).collect() }
+        identifier.strip_prefix("r#").unwrap_or(identifier).to_owned()
     }
 }
 
@@ -164,12 +169,7 @@ impl fmt::Display for Args {
             write!(f, "{}{value}", if at == 0 { "" } else { ", " })?;
         }
         for (at, (keyword, value)) in self.keyword.iter().enumerate() {
-            let before = match at {
-                0 if self.positional.is_empty() => "; ",
-                0 => "; ",
-                _ => ", ",
-            };
-            write!(f, "{before}{keyword} = {value}")?;
+            write!(f, "{}{keyword} = {value}", if at == 0 { "; " } else { ", " })?;
         }
         f.write_str(")")
     }
@@ -208,7 +208,10 @@ macro_rules! args {
         }
         $crate::manager::Args::__of_macro(
             ::std::vec![$($crate::manager::Value::from($value)),*],
-            ::std::vec![$($((::std::stringify!($keyword), $crate::manager::Value::from($named))),*)?],
+            ::std::vec![$($((
+                $crate::manager::Args::__name(::std::stringify!($keyword)),
+                $crate::manager::Value::from($named),
+            )),*)?],
         )
     }};
 }
@@ -218,7 +221,6 @@ mod tests {
     use super::super::value::tests::{nested, values};
     use super::*;
     use crate::frame::{decode_private, encode_to_vec};
-    use callgate::args;
     use proptest::prelude::*;
 
     proptest! {

@@ -7,6 +7,7 @@
 mod args;
 #[cfg_attr(not(test), expect(dead_code, reason = "for the member's side, which is not there yet"))]
 mod callback;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the member's side, which is not there yet"))]
 mod typed;
 mod value;
 
