@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 use super::value::Value;
+use rkyv::with::AsOwned;
 use rkyv::{Archive, Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
@@ -34,7 +36,15 @@ use std::fmt;
 pub struct Args {
     positional: Vec<Value>,
     /// In the order in which they were given; no name twice.
-    keyword: Vec<(String, Value)>,
+    keyword: Vec<Keyword>,
+}
+
+#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+struct Keyword {
+    /// Borrowed where it was written into the program.
+    #[rkyv(with = AsOwned)]
+    name: Cow<'static, str>,
+    value: Value,
 }
 
 /// A keyword was given twice among the arguments of one call.
@@ -58,6 +68,7 @@ impl Args {
     ///
     /// If two keywords have the same name.
     pub fn from_parts(positional: Vec<Value>, keyword: Vec<(String, Value)>) -> Result<Self, RepeatedKeyword> {
+        let keyword = keyword.into_iter().map(|(name, value)| Keyword { name: name.into(), value }).collect();
         Self { positional, keyword }.checked()
     }
 
@@ -73,12 +84,16 @@ impl Args {
     /// # Errors
     ///
     /// If there is one with this name.
-    pub fn with_keyword(mut self, name: impl Into<String>, value: impl Into<Value>) -> Result<Self, RepeatedKeyword> {
-        let keyword = name.into();
-        if self.keyword(&keyword).is_some() {
-            return Err(RepeatedKeyword { keyword });
+    pub fn with_keyword(
+        mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<Value>,
+    ) -> Result<Self, RepeatedKeyword> {
+        let name = name.into();
+        if self.keyword(&name).is_some() {
+            return Err(RepeatedKeyword { keyword: name.into() });
         }
-        self.keyword.push((keyword, value.into()));
+        self.keyword.push(Keyword { name, value: value.into() });
         Ok(self)
     }
 
@@ -88,8 +103,8 @@ impl Args {
     }
 
     /// The keywords with their values, in the order in which they were given.
-    pub fn keywords(&self) -> &[(String, Value)] {
-        &self.keyword
+    pub fn keywords(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
+        self.keyword.iter().map(|keyword| (&*keyword.name, &keyword.value))
     }
 
     /// The positional argument number `index`, from 0.
@@ -99,7 +114,7 @@ impl Args {
 
     /// The value of the keyword `name`.
     pub fn keyword(&self, name: &str) -> Option<&Value> {
-        self.keyword.iter().find(|(keyword, _)| keyword == name).map(|(_, value)| value)
+        self.keywords().find(|(keyword, _)| *keyword == name).map(|(_, value)| value)
     }
 
     /// Whether there are no arguments, positional or with a keyword.
@@ -109,7 +124,8 @@ impl Args {
 
     /// The positional arguments, and the keywords with their values.
     pub fn into_parts(self) -> (Vec<Value>, Vec<(String, Value)>) {
-        (self.positional, self.keyword)
+        let keyword = self.keyword.into_iter().map(|keyword| (keyword.name.into(), keyword.value));
+        (self.positional, keyword.collect())
     }
 
     /// Whether one of the values [is too deep](Value::is_too_deep) to cross to another process.
@@ -119,12 +135,12 @@ impl Args {
 
     /// Drops them without recursion, as [`Value::take_apart`] does.
     pub fn take_apart(self) {
-        let values = self.positional.into_iter().chain(self.keyword.into_iter().map(|(_, value)| value));
+        let values = self.positional.into_iter().chain(self.keyword.into_iter().map(|keyword| keyword.value));
         Value::List(values.collect()).take_apart();
     }
 
     fn values(&self) -> impl Iterator<Item = &Value> {
-        self.positional.iter().chain(self.keyword.iter().map(|(_, value)| value))
+        self.positional.iter().chain(self.keyword.iter().map(|keyword| &keyword.value))
     }
 
     /// These, if no keyword is there twice, which validation of their archive does not look at.
@@ -133,26 +149,28 @@ impl Args {
     ///
     /// If one is.
     pub(super) fn checked(self) -> Result<Self, RepeatedKeyword> {
-        let is_repeated = |at: &usize| self.keyword[..*at].iter().any(|(name, _)| *name == self.keyword[*at].0);
+        let is_repeated = |at: &usize| self.keyword[..*at].iter().any(|other| other.name == self.keyword[*at].name);
         let repeated = match self.keyword.len() {
+            // Most have none or a few, which are compared sooner than hashed.
             0..=8 => (1..self.keyword.len()).find(is_repeated),
             _ => {
                 let mut names = HashSet::new();
-                self.keyword.iter().position(|(name, _)| !names.insert(name))
+                self.keyword.iter().position(|keyword| !names.insert(&keyword.name))
             }
         };
         match repeated {
             None => Ok(self),
-            Some(at) => Err(RepeatedKeyword { keyword: self.keyword[at].0.clone() }),
+            Some(at) => Err(RepeatedKeyword { keyword: self.keyword[at].name.clone().into() }),
         }
     }
 
     /// For [`args!`](crate::args), which has the compiler see that no keyword is there twice.
     #[doc(hidden)]
-    pub fn __of_macro(positional: Vec<Value>, keyword: Vec<(&str, Value)>) -> Self {
+    pub fn __of_macro(positional: Vec<Value>, keywords: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
         // A raw identifier is a keyword of Rust's that is an ordinary name to whoever is called.
-        let name = |name: &str| name.strip_prefix("r#").unwrap_or(name).to_owned();
-        Self { positional, keyword: keyword.into_iter().map(|(keyword, value)| (name(keyword), value)).collect() }
+        let name = |name: &'static str| name.strip_prefix("r#").unwrap_or(name).into();
+        let keyword = keywords.into_iter().map(|(identifier, value)| Keyword { name: name(identifier), value });
+        Self { positional, keyword: keyword.collect() }
     }
 }
 
@@ -163,13 +181,8 @@ impl fmt::Display for Args {
         for (at, value) in self.positional.iter().enumerate() {
             write!(f, "{}{value}", if at == 0 { "" } else { ", " })?;
         }
-        for (at, (keyword, value)) in self.keyword.iter().enumerate() {
-            let before = match at {
-                0 if self.positional.is_empty() => "; ",
-                0 => "; ",
-                _ => ", ",
-            };
-            write!(f, "{before}{keyword} = {value}")?;
+        for (at, (keyword, value)) in self.keywords().enumerate() {
+            write!(f, "{}{keyword} = {value}", if at == 0 { "; " } else { ", " })?;
         }
         f.write_str(")")
     }
@@ -208,7 +221,7 @@ macro_rules! args {
         }
         $crate::manager::Args::__of_macro(
             ::std::vec![$($crate::manager::Value::from($value)),*],
-            ::std::vec![$($((::std::stringify!($keyword), $crate::manager::Value::from($named))),*)?],
+            [$($((::std::stringify!($keyword), $crate::manager::Value::from($named))),*)?],
         )
     }};
 }
@@ -218,7 +231,6 @@ mod tests {
     use super::super::value::tests::{nested, values};
     use super::*;
     use crate::frame::{decode_private, encode_to_vec};
-    use callgate::args;
     use proptest::prelude::*;
 
     proptest! {
@@ -263,7 +275,10 @@ mod tests {
 
     #[test]
     fn an_archive_with_a_keyword_twice_is_found_out() {
-        let forged = Args { positional: Vec::new(), keyword: vec![("a".into(), 1.into()), ("a".into(), 2.into())] };
+        let forged = Args {
+            positional: Vec::new(),
+            keyword: [1, 2].map(|value| Keyword { name: "a".into(), value: value.into() }).into(),
+        };
         let bytes = encode_to_vec(&forged, 1 << 20).unwrap();
         let read: Args = decode_private(&bytes).unwrap();
         assert!(read.checked().is_err());

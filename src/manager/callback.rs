@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn a_dynamic_callback_gets_keywords_and_returns_what_it_likes() {
         let describe = Dynamic::new(|args: Args| -> Result<Value, String> {
-            let kinds = args.keywords().iter().map(|(name, value)| (name.as_str(), value.type_name()));
+            let kinds = args.keywords().map(|(name, value)| (name, value.type_name()));
             Ok(kinds.collect::<BTreeMap<_, _>>().into())
         });
         let described = describe.call_dynamic(args![; b = 1, a = "x"]).unwrap();
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_keyword_twice_never_reaches_a_callback() {
-        let forged = || Args::__of_macro(Vec::new(), vec![("a", Value::I64(1)), ("a", Value::I64(2))]);
+        let forged = || Args::__of_macro(Vec::new(), ["1", "2"].map(|value| ("a", value.into())));
         let refused = Dynamic::new(|_: Args| -> () { unreachable!("is not called") }).call_dynamic(forged());
         assert_eq!(refused.unwrap_err().to_string(), "expected each keyword once, got the keyword `a` twice");
         assert!(matches!(typed(|| ()).call_dynamic(forged()), Err(Failure::Mismatch { .. })));

@@ -418,14 +418,15 @@ impl Mismatch {
 
 /// The arguments, if they are `COUNT`, and no keywords.
 fn positional<A: Arguments, const COUNT: usize>(args: Args) -> Result<[Value; COUNT], Mismatch> {
-    let (positional, keyword) = args.into_parts();
-    if let Some((name, _)) = keyword.first() {
+    let given = args.positional().len();
+    if let Some((name, _)) = args.keywords().next() {
         return Err(Mismatch::new(
             format!("{} without keywords", counted::<A>(COUNT)),
-            format!("{} and the keyword `{}`", positional.len(), shortened(name)),
+            format!("{given} and the keyword `{}`", shortened(name)),
         ));
     }
-    positional.try_into().map_err(|all: Vec<_>| Mismatch::new(counted::<A>(COUNT), all.len().to_string()))
+    let (positional, _) = args.into_parts();
+    positional.try_into().map_err(|_| Mismatch::new(counted::<A>(COUNT), given.to_string()))
 }
 
 fn counted<A: Arguments>(count: usize) -> String {
