@@ -574,7 +574,9 @@ impl Running {
             let due = self.census.due(now);
             for (id, seq) in due {
                 let member = self.connections.get_mut(&id).and_then(Connection::member_mut);
-                member.map(|member| member.lists.push_back(List { seq, after: None }));
+                if let Some(member) = member {
+                    member.lists.push_back(List { seq, after: None });
+                }
                 self.go_on_with_lists(id);
             }
             let Some((seq, owners)) = self.census.begin(self.registry.owners(), now) else { return };

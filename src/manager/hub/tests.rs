@@ -347,7 +347,7 @@ fn nothing_that_was_said_before_lets_anybody_in() {
 /// A listener that is no hub: `talk` has each connection until it returns.
 fn impostor(address: &Address, talk: impl FnOnce(OwnedFd) + Send + 'static) -> (JoinHandle<()>, OwnedFd) {
     let name = address.to_string();
-    let socket = listener::bind(Name::Abstract(name[1..].as_bytes())).unwrap();
+    let socket = listener::bind(Name::Abstract(&name.as_bytes()[1..])).unwrap();
     listener::listen(&socket).unwrap();
     let theirs = socket.try_clone().unwrap();
     let thread = std::thread::spawn(move || {
@@ -431,7 +431,7 @@ fn an_address_that_does_not_answer_is_given_up_in_time() {
         // Nobody accepts; somebody accepts and says nothing; somebody stops in the middle.
         let silent = own_name("silent");
         let name = silent.to_string();
-        let socket = listener::bind(Name::Abstract(name[1..].as_bytes())).unwrap();
+        let socket = listener::bind(Name::Abstract(&name.as_bytes()[1..])).unwrap();
         listener::listen(&socket).unwrap();
         let begun = Instant::now();
         let is_timeout = |error: &ManagerError| matches!(error, ManagerError::TimedOut { .. });
@@ -449,7 +449,7 @@ fn an_address_that_does_not_answer_is_given_up_in_time() {
         // There is no room for another connection.
         let full = own_name("full");
         let name = full.to_string();
-        let name = Name::Abstract(name[1..].as_bytes());
+        let name = Name::Abstract(&name.as_bytes()[1..]);
         let socket = listener::bind(name).unwrap();
         rustix::net::listen(&socket, 1).unwrap();
         let mut waiting = Vec::new();
@@ -739,6 +739,7 @@ fn plays_a_role() {
         }
         "stranger" => say("answer", auth::join(&address, &secret(), Role::Member, in_time()).map(drop).unwrap_err()),
         "descriptors" => descriptors_leave_nothing(),
+        "few descriptors" => nobody_is_lost_for_want_of_descriptors(),
         other => panic!("{other}"),
     }
 }
@@ -868,6 +869,41 @@ fn descriptors_leave_nothing() {
     }
     assert!(eventually(30, "all descriptors are closed", || count() == before), "{before} and {}", count());
 }
+
+#[test]
+fn without_descriptors_who_is_in_stays_in() {
+    within(60, "without_descriptors_who_is_in_stays_in", || play(PLAYER, "few descriptors"));
+}
+
+/// In a process of its own, of whose descriptors none is left.
+fn nobody_is_lost_for_want_of_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let scene = Scene::new();
+    let (caller, owner) = (scene.join(), scene.join());
+    owner.register(1, "a");
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 64, hard).unwrap();
+    let mut guests = Vec::new();
+    // Each takes one here, and one at the hub when that accepts it.
+    while let Ok(Some(guest)) = scene.address.connect() {
+        guests.push(guest);
+    }
+    assert!(!guests.is_empty());
+    // What needs no descriptor goes on; what does is refused.
+    for _ in 0..3 {
+        assert_eq!(owner.resolve("nobody's"), Resolution::None);
+        caller.say(&ToHub::Resolve { seq: caller.next(), name: "a".into() });
+        assert!(caller.refused().contains("cannot introduce"));
+        std::thread::sleep(DEAF_TWICE);
+    }
+    drop(guests);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    scene.serves();
+    assert!(matches!(caller.resolve_only("a"), Resolution::At { .. }));
+}
+
+/// While the hub tries again to accept those who wait.
+const DEAF_TWICE: Duration = Duration::from_millis(100);
 
 // ---- names ---------------------------------------------------------------------------------------------------------
 
