@@ -987,7 +987,7 @@ mod tests {
             let word = 1 << 32 | len << 8 | Kind::Call as u64;
             assert!(Commit::checked(word, line, 48).is_err(), "length {len}");
         }
-        for kind in (0..=255u64).filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 9].contains(&(kind & 0x7f))) {
+        for kind in (0..=255u64).filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 9, 10].contains(&(kind & 0x7f))) {
             assert!(Commit::checked(1 << 32 | kind, line, 48).is_err(), "kind {kind}");
         }
     }

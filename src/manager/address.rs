@@ -216,7 +216,8 @@ fn kind_of(kind: FileType) -> &'static str {
 #[derive(Debug)]
 pub(super) struct Listening {
     pub(super) socket: OwnedFd,
-    place: Option<Place>,
+    /// Dropped with it.
+    _place: Option<Place>,
 }
 
 /// What a socket has in the file system. Removed with this, the lock last.
@@ -235,7 +236,7 @@ impl Address {
         let name = self.checked()?;
         let listening = match &self.0 {
             Kind::Path(path) => self.listen_at(path, name)?,
-            Kind::Abstract(_) => self.bind(name)?.map(|socket| Listening { socket, place: None }),
+            Kind::Abstract(_) => self.bind(name)?.map(|socket| Listening { socket, _place: None }),
         };
         if let Some(listening) = &listening {
             listener::listen(&listening.socket).map_err(|error| self.failed("listening", error))?;
@@ -285,7 +286,7 @@ impl Address {
         place.clear().map_err(|error| self.failed("removing the socket of a hub that is gone", error))?;
         let Some(socket) = self.bind(name)? else { return Ok(None) };
         place.took().map_err(|error| self.failed("looking at the new socket", error))?;
-        Ok(Some(Listening { socket, place: Some(place) }))
+        Ok(Some(Listening { socket, _place: Some(place) }))
     }
 }
 

@@ -37,7 +37,6 @@
 // What crosses.
 mod args;
 mod callback;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the member's side, which is not there yet"))]
 mod typed;
 mod value;
 
