@@ -136,7 +136,7 @@ pub(crate) fn serve<H: Host + Send + 'static>(
 
 /// Serves a lane until the pair is over.
 fn run<H: Host>(mut worker: Worker<H, Stranger>) {
-    while !worker.asker().0.is_over() {
+    loop {
         match worker.serve_next() {
             Ok(Some(_)) => {}
             Ok(None) => return,

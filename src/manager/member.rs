@@ -383,10 +383,11 @@ impl Member {
         // One that fails has closed its control socket, which the hub tells the other side.
         match side {
             Side::Caller => {
-                if let Ok(made) = pair::call(introduction) {
+                if let Ok((caller, pair)) = pair::call(introduction) {
                     let mut state = self.state.lock();
                     state.callers.retain(|_, (_, pair)| !pair.is_over());
-                    state.callers.insert(number, made);
+                    state.callers.insert(number, (caller, pair.clone()));
+                    over_if(&state, &pair);
                 }
             }
             Side::Owner => {
@@ -400,7 +401,8 @@ impl Member {
                 if let Ok(pair) = pair::serve(introduction, hosts) {
                     let mut state = self.state.lock();
                     state.owned.retain(|_, pair| !pair.is_over());
-                    state.owned.insert(number, pair);
+                    state.owned.insert(number, pair.clone());
+                    over_if(&state, &pair);
                 }
             }
         }
@@ -432,5 +434,12 @@ impl Member {
         socket::shut_down(&self.joined.socket);
         callers.into_values().map(|(_, pair)| pair).chain(owned.into_values()).for_each(|pair| pair.over(None));
         self.targets.store(Arc::default());
+    }
+}
+
+/// Ends a pair that has come after the connection was ended, as the others were then.
+fn over_if(state: &State, pair: &Pair) {
+    if state.over.is_some() {
+        pair.over(None);
     }
 }
