@@ -14,6 +14,7 @@ use crate::sys::mapping::{Access, Mapping};
 use crate::sys::socket::{Blocking, Received};
 use crate::sys::{memfd, poll};
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -344,17 +345,46 @@ fn nothing_that_was_said_before_lets_anybody_in() {
     });
 }
 
-/// A listener that is no hub: `talk` has each connection until it returns.
-fn impostor(address: &Address, talk: impl FnOnce(OwnedFd) + Send + 'static) -> (JoinHandle<()>, OwnedFd) {
+/// A listener that is no hub, and goes with the test.
+struct Impostor {
+    socket: OwnedFd,
+    /// Dropped to end the thread.
+    goes_on: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Impostor {
+    /// `talk` has each connection until it returns.
+    fn new(address: &Address, mut talk: impl FnMut(OwnedFd) + Send + 'static) -> Self {
+        let socket = listen(address);
+        let theirs = socket.try_clone().unwrap();
+        let (goes_on, ended) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            while ended.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                match listener::accept(&theirs).unwrap() {
+                    Some(socket) => talk(socket),
+                    None => drop(poll::readable(&theirs, LONG)),
+                }
+            }
+        });
+        Self { socket, goes_on: Some(goes_on), thread: Some(thread) }
+    }
+}
+
+impl Drop for Impostor {
+    fn drop(&mut self) {
+        drop(self.goes_on.take());
+        listener::close_for_all(&self.socket);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(matches!(ended, Some(Ok(()))) || std::thread::panicking(), "the impostor saw something else");
+    }
+}
+
+fn listen(address: &Address) -> OwnedFd {
     let name = address.to_string();
     let socket = listener::bind(Name::Abstract(&name.as_bytes()[1..])).unwrap();
     listener::listen(&socket).unwrap();
-    let theirs = socket.try_clone().unwrap();
-    let thread = std::thread::spawn(move || {
-        while !poll::readable(&theirs, Duration::from_secs(1)).unwrap() {}
-        talk(listener::accept(&theirs).unwrap().unwrap());
-    });
-    (thread, socket)
+    socket
 }
 
 fn own_name(name: &str) -> Address {
@@ -365,7 +395,6 @@ fn own_name(name: &str) -> Address {
 fn a_member_is_not_taken_in_by_who_has_not_the_key() {
     within(60, "a_member_is_not_taken_in_by_who_has_not_the_key", || {
         type Talk = fn(OwnedFd);
-        let challenge = || Challenge::new().unwrap().message();
         let cases: [(&str, Talk); 8] = [
             ("reflects", |socket| {
                 socket::send(&socket, &Challenge::new().unwrap().message(), &[]).unwrap();
@@ -399,12 +428,11 @@ fn a_member_is_not_taken_in_by_who_has_not_the_key() {
             }),
             ("refuses", |socket| socket::send(&socket, &Refusal::TooMany.message(), &[]).unwrap()),
         ];
-        assert_eq!(challenge().len(), CHALLENGE);
         for (case, talk) in cases {
             let address = own_name(case);
-            let (thread, _listener) = impostor(&address, talk);
+            let impostor = Impostor::new(&address, talk);
             let error = auth::join(&address, &secret(), Role::Member, in_time()).unwrap_err();
-            thread.join().unwrap();
+            drop(impostor);
             let is_right = match case {
                 "reflects" | "another key" => matches!(error, ManagerError::WrongKey { .. }),
                 "closes" => matches!(error, ManagerError::Closed { .. }),
@@ -430,9 +458,7 @@ fn an_address_that_does_not_answer_is_given_up_in_time() {
         assert!(matches!(join(&nowhere), Err(ManagerError::NobodyListens { .. })));
         // Nobody accepts; somebody accepts and says nothing; somebody stops in the middle.
         let silent = own_name("silent");
-        let name = silent.to_string();
-        let socket = listener::bind(Name::Abstract(&name.as_bytes()[1..])).unwrap();
-        listener::listen(&socket).unwrap();
+        let _silent = listen(&silent);
         let begun = Instant::now();
         let is_timeout = |error: &ManagerError| matches!(error, ManagerError::TimedOut { .. });
         assert!(is_timeout(&join(&silent).unwrap_err()));
@@ -440,12 +466,12 @@ fn an_address_that_does_not_answer_is_given_up_in_time() {
         let elected = start_or_join(&silent, &secret(), HubOptions::new(), soon());
         assert!(is_timeout(&elected.map(|_| "joined").unwrap_err()));
         let halfway = own_name("halfway");
-        let (thread, _listener) = impostor(&halfway, |socket| {
+        let impostor = Impostor::new(&halfway, |socket| {
             socket::send(&socket, &Challenge::new().unwrap().message(), &[]).unwrap();
             assert!(receive(&socket).is_some() && is_closed(&socket));
         });
         assert!(is_timeout(&join(&halfway).unwrap_err()));
-        thread.join().unwrap();
+        drop(impostor);
         // There is no room for another connection.
         let full = own_name("full");
         let name = full.to_string();
@@ -514,6 +540,35 @@ fn a_thousand_who_never_answer_keep_nobody_out() {
         }
         assert_eq!(member.resolve("a"), Resolution::None);
         scene.serves();
+    });
+}
+
+#[test]
+fn who_has_the_key_gets_in_through_a_crowd() {
+    within(120, "who_has_the_key_gets_in_through_a_crowd", || {
+        let scene = Scene::new();
+        std::thread::scope(|scope| {
+            let (stop, stopped) = mpsc::channel::<()>();
+            let address = &scene.address;
+            scope.spawn(move || {
+                let mut crowd = VecDeque::new();
+                while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                    crowd.push_back(connect(address));
+                    if crowd.len() > 100 {
+                        crowd.pop_front();
+                    }
+                }
+            });
+            let join = || auth::join(&scene.address, &secret(), Role::Member, in_time());
+            for _ in 0..20 {
+                assert!(eventually(60, "somebody gets in", || match join() {
+                    Ok(joined) => Talk::new(joined).resolve("nobody's") == Resolution::None,
+                    Err(ManagerError::Closed { .. }) => false,
+                    Err(error) => panic!("{error}"),
+                }));
+            }
+            drop(stop);
+        });
     });
 }
 
