@@ -255,7 +255,7 @@ mod tests {
     fn what_is_too_deep_to_come_back_is_an_error() {
         let deep = || (0..500_000).fold(Value::None, |value, _| Value::List(vec![value]));
         let text = "it returned what cannot cross: a value nests deeper than 100 lists and maps";
-        assert_eq!(typed(move || deep()).call(()), failed(text));
+        assert_eq!(typed(deep).call(()), failed(text));
         assert_eq!(Dynamic::new(move |_: Args| vec![deep()]).call_dynamic(args![]), failed(text));
     }
 
