@@ -88,6 +88,7 @@ pub(super) struct Member {
     callbacks: Arc<Callbacks>,
     state: Mutex<State>,
     changed: Condvar,
+    ending: Mutex<()>,
     targets: ArcSwap<HashMap<Box<str>, Arc<Target>>>,
     generation: u32,
 }
@@ -131,6 +132,7 @@ impl Member {
             // From 1: what is not waited for is asked under 0.
             state: Mutex::new(State { next: 1, ..State::default() }),
             changed: Condvar::new(),
+            ending: Mutex::new(()),
             targets: ArcSwap::default(),
             generation: fork::generation(),
         });
@@ -423,6 +425,8 @@ impl Member {
 
     /// There is no connection any more: whoever waits is told, and every pair is over.
     fn end(&self, why: &str) {
+        // When this returns all is over, whoever ends it too.
+        let _one_after_the_other = self.ending.lock();
         let mut state = self.state.lock();
         if state.over.is_none() {
             state.over = Some(why.into());
