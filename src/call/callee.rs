@@ -109,6 +109,9 @@ pub(crate) trait Asker {
     /// The payload of a request, as it may be read; `copy` has room for it elsewhere.
     fn request<'a>(&self, payload: Span<'a>, copy: &'a mut AlignedVec<ALIGN>) -> RequestSpan<'a>;
 
+    /// The request has been answered of which `copy` has been made.
+    fn done(&self, _copy: &mut AlignedVec<ALIGN>) {}
+
     /// Keeps what the reply carries that is about to be published at `position` of `lane`, until it has been dealt with.
     fn publishing(&self, lane: u32, position: u64, carried: Carried);
 }
@@ -261,6 +264,7 @@ impl<H: Host, A: Asker> Worker<H, A> {
             self.lanes.lane(place).publish(reply, 0, Place::Slot(len));
         }
         failpoints::reach(Step::ChildPublished);
+        self.asker.done(&mut self.copy);
         Ok(kind)
     }
 }

@@ -46,6 +46,9 @@ const HUB_PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of stack of a thread that runs callbacks: what a main thread usually has. Only what is used is ever touched.
 const STACK: usize = 8 << 20;
 
+/// Bytes that a lane keeps for copies of requests between two calls.
+const COPY_KEPT: usize = 256 << 10;
+
 /// What a hub's introduction brings.
 pub(crate) struct Introduction {
     /// The other process.
@@ -134,8 +137,15 @@ pub(crate) fn serve<H: Host + Send + 'static>(
     Ok(pair)
 }
 
-/// Serves a lane until the pair is over.
+/// Serves a lane until the pair is over; and the pair does not outlast it, whatever ends it: nobody else would answer there.
 fn run<H: Host>(mut worker: Worker<H, Stranger>) {
+    struct Last(Arc<Pair>);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            self.0.over(None);
+        }
+    }
+    let _last = Last(worker.asker().0.clone());
     loop {
         match worker.serve_next() {
             Ok(Some(_)) => {}
@@ -186,6 +196,10 @@ impl Pair {
 
     /// Nothing is asked or answered any more. The hub learns it by the end of the socket, and tells the other side.
     pub(crate) fn over(&self, cause: Option<Cause>) {
+        if self.peer.is_in_fork() {
+            // The pair is of the process that this one was forked from.
+            return;
+        }
         if let Some(cause) = cause {
             self.peer.life.blame(cause);
         }
@@ -442,6 +456,13 @@ impl Asker for Stranger {
     fn request<'a>(&self, payload: Span<'a>, copy: &'a mut AlignedVec<ALIGN>) -> RequestSpan<'a> {
         copy_out(payload, copy);
         RequestSpan::copied(copy)
+    }
+
+    #[inline(always)]
+    fn done(&self, copy: &mut AlignedVec<ALIGN>) {
+        if copy.capacity() > COPY_KEPT {
+            *copy = AlignedVec::new();
+        }
     }
 
     fn publishing(&self, lane: u32, position: u64, carried: Carried) {

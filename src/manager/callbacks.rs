@@ -15,6 +15,7 @@ use crate::sync::Ordering::Relaxed;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 /// The call word of a callback: its number, and this if the request is an [`Args`] and the reply a [`Value`].
@@ -162,6 +163,14 @@ impl Callbacks {
 
     pub(super) fn remove(&self, number: u32) -> Option<Arc<Registered>> {
         self.by_number.write().remove(&number)
+    }
+
+    /// Takes out one that the hub has revoked. It is dropped on a thread of its own: its destructor is anybody's code, and may panic, or ask
+    /// the hub for what the thread that listens is to read.
+    pub(super) fn revoke(&self, number: u32) {
+        let Some(revoked) = self.remove(number) else { return };
+        // Without a thread to be had it is dropped here.
+        let _ = thread::Builder::new().name("callgate-revoked".into()).spawn(move || drop(revoked));
     }
 
     pub(super) fn get(&self, number: u32) -> Option<Arc<Registered>> {

@@ -7,7 +7,7 @@ use super::args::Args;
 use super::auth::{self, Joined, Role};
 use super::authkey::AuthKey;
 use super::callback::Callback;
-use super::callbacks::{Callbacks, DYNAMIC};
+use super::callbacks::{Callbacks, DYNAMIC, Registered};
 use super::error::ManagerError;
 use super::hub::{self, Hub, HubOptions};
 use super::member::{Member, Place, Settings, Target, Unanswered};
@@ -24,7 +24,7 @@ use crate::sync::AtomicU32;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -365,7 +365,7 @@ impl Manager {
         if let Some(target) = member.known(name) {
             match call(&target, target.method) {
                 Ok(result) => return Ok(Some(result)),
-                Err(error) if !is_moved(&error) => return Err(as_gone(error)),
+                Err(error) if !is_moved(&error) => return Err(lost(member, name, &target, error)),
                 Err(_) => member.forget(name, &target),
             }
         }
@@ -401,7 +401,8 @@ impl Manager {
                     }
                     thread::sleep(BREATH);
                 }
-                result => return result.map(Some),
+                Err(error) => return Err(lost(member, name, &target, error)),
+                Ok(result) => return Ok(Some(result)),
             }
         }
     }
@@ -438,6 +439,15 @@ fn is_moved(error: &CallError) -> bool {
         }
         _ => false,
     }
+}
+
+/// The error of a call that is not made again. What broke the protocol is not called again either: the next call finds another way.
+#[cold]
+fn lost(member: &Member, name: &str, target: &Arc<Target>, error: CallError) -> CallError {
+    if matches!(error, CallError::Corrupt { .. }) {
+        member.forget(name, target);
+    }
+    as_gone(error)
 }
 
 /// The same error, in words that are about callbacks.
@@ -506,44 +516,54 @@ impl Shared {
         let settings = Settings { limits, wait: self.wait };
         let shared = Arc::downgrade(self);
         let ended = move |_: &Arc<Member>| {
-            if let Some(shared) = shared.upgrade() {
-                shared.find_another();
-            }
+            Self::find_another(&shared);
         };
         let member = Member::start(joined, settings, self.callbacks.clone(), ended)
             .map_err(|error| self.failed("starting the thread that listens to the hub", error))?;
-        for registered in self.callbacks.all() {
-            let registering = |seq| registered.as_message(seq, false);
-            match member.ask(registering, self.deadline()) {
+        let deadline = self.deadline();
+        let callbacks = self.callbacks.all();
+        for registered in &callbacks {
+            match member.ask(|seq| registered.as_message(seq, false), deadline) {
                 Ok(said) if matches!(said[..], [FromHub::Registered { .. }]) => {}
                 // Somebody else has the name now.
-                _ => drop(self.callbacks.remove(registered.number)),
+                Ok(_) | Err(Unanswered::Refused(_)) => drop(self.callbacks.remove(registered.number)),
+                // This hub has ended too. The next is told of all of them.
+                Err(why) => {
+                    member.leave();
+                    return Err(self.unanswered("registering again what was registered", why));
+                }
             }
         }
         part.hub = hub;
         self.member.store(Some(member));
+        // Those that were unregistered meanwhile: the hub that was told was the last one.
+        let is_gone = |registered: &&Arc<Registered>| self.callbacks.get(registered.number).is_none();
+        callbacks.iter().filter(is_gone).for_each(|registered| self.unregistered(registered.number));
         Ok(())
     }
 
-    /// The hub has ended: finds another one, if this process does that.
-    fn find_another(self: &Arc<Self>) {
-        loop {
-            let mut part = self.part.lock();
-            let is_needed = part.elects && self.member.load().as_ref().is_none_or(|member| member.is_over());
-            if !is_needed {
+    /// The hub has ended: finds another one, if this process does that, for as long as somebody has the manager.
+    fn find_another(manager: &Weak<Self>) {
+        while let Some(shared) = manager.upgrade() {
+            if shared.has_another() {
                 return;
             }
-            // What is left of an own one.
-            part.hub = None;
-            let elected = self.elect(Deadline::after(Some(ELECTION)));
-            if let Ok((hub, joined)) = elected
-                && self.adopt(&mut part, hub, joined).is_ok()
-            {
-                return;
-            }
-            drop(part);
+            drop(shared);
             thread::sleep(BREATH);
         }
+    }
+
+    /// Looks for another hub if one is needed. Whether none is needed any more.
+    fn has_another(self: &Arc<Self>) -> bool {
+        let mut part = self.part.lock();
+        let is_needed = part.elects && self.member.load().as_ref().is_none_or(|member| member.is_over());
+        if !is_needed {
+            return true;
+        }
+        // What is left of an own one.
+        part.hub = None;
+        let elected = self.elect(Deadline::after(Some(ELECTION)));
+        elected.is_ok_and(|(hub, joined)| self.adopt(&mut part, hub, joined).is_ok())
     }
 
     /// Whether nobody listens at the address though somebody still has its lock.
@@ -574,11 +594,13 @@ impl Shared {
         question: impl FnOnce(u64) -> ToHub,
         deadline: Deadline,
     ) -> Result<Vec<FromHub>, ManagerError> {
-        let asked = match self.member.load_full() {
-            Some(member) => member.ask(question, deadline),
-            None => Err(Unanswered::Lost("this process is connected to none".into())),
-        };
-        asked.map_err(|why| self.unanswered(what, why))
+        self.member(what)?.ask(question, deadline).map_err(|why| self.unanswered(what, why))
+    }
+
+    /// The connection to the hub, to ask for `what`.
+    pub(super) fn member(&self, what: &str) -> Result<Arc<Member>, ManagerError> {
+        let lost = || self.unanswered(what, Unanswered::Lost("this process is connected to none".into()));
+        self.member.load_full().ok_or_else(lost)
     }
 
     /// Tells the hub, if there is one.
@@ -609,7 +631,10 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.disconnect();
+        // In a fork the connection is another process's, and whoever held the locks is not there.
+        if self.member.load().as_ref().is_none_or(|member| !member.is_in_fork()) {
+            self.disconnect();
+        }
     }
 }
 

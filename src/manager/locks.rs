@@ -4,6 +4,7 @@
 
 use super::connection::{Manager, Shared};
 use super::error::ManagerError;
+use super::member::Member;
 use super::protocol::{FromHub, ToHub};
 use crate::doorbell::Deadline;
 use std::sync::{Arc, Weak};
@@ -21,6 +22,11 @@ impl Lock {
     /// Whether who held it before ended without releasing it: what the lock protects may be half done.
     pub fn was_abandoned(&self) -> bool {
         self.0.abandoned
+    }
+
+    /// Whether this process still has it, as far as it knows: not after the hub has ended, whose successor knows nothing of it.
+    pub fn is_held(&self) -> bool {
+        self.0.is_held()
     }
 }
 
@@ -47,15 +53,23 @@ impl Semaphore {
 #[derive(Debug)]
 #[must_use = "dropping it gives the permit back"]
 pub struct Permit {
-    shared: Weak<Shared>,
+    /// The hub that has granted it: another knows nothing of it, and may have given its number to another.
+    member: Weak<Member>,
     grant: u64,
     abandoned: bool,
 }
 
+impl Permit {
+    /// Whether this process still has it, as [`Lock::is_held`].
+    pub fn is_held(&self) -> bool {
+        self.member.upgrade().is_some_and(|member| !member.is_over())
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.tell(&ToHub::Release { grant: self.grant });
+        if let Some(member) = self.member.upgrade() {
+            member.tell(&ToHub::Release { grant: self.grant });
         }
     }
 }
@@ -87,10 +101,12 @@ fn acquire(
     let question =
         |seq| ToHub::Acquire { seq, name: name.into(), permits_of_semaphore: permits, deadline_ms: milliseconds };
     let deadline = Deadline::after(timeout.checked_add(GRACE));
-    let said = shared.ask(&format!("acquiring `{name}`"), question, deadline)?;
+    let what = format!("acquiring `{name}`");
+    let member = shared.member(&what)?;
+    let said = member.ask(question, deadline).map_err(|why| shared.unanswered(&what, why))?;
     match said.as_slice() {
         [FromHub::Granted { grant, abandoned, .. }] => {
-            Ok(Some(Permit { shared: Arc::downgrade(shared), grant: *grant, abandoned: *abandoned }))
+            Ok(Some(Permit { member: Arc::downgrade(&member), grant: *grant, abandoned: *abandoned }))
         }
         _ => Ok(None),
     }

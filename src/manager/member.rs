@@ -23,8 +23,8 @@ use std::any::TypeId;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 /// How both ends of a pair are set up.
@@ -53,6 +53,11 @@ pub(super) enum Place {
 }
 
 impl Target {
+    /// Whether calls go nowhere any more.
+    fn is_over(&self) -> bool {
+        matches!(&self.place, Place::There(caller) if caller.peer.life.is_over())
+    }
+
     /// Whether an `A` for an `R` is what it takes and returns.
     #[inline]
     pub(super) fn agrees<A: Arguments, R: Item>(&self) -> bool {
@@ -88,7 +93,8 @@ pub(super) struct Member {
     callbacks: Arc<Callbacks>,
     state: Mutex<State>,
     changed: Condvar,
-    ending: Mutex<()>,
+    /// The thread that reads what the hub says.
+    listener: OnceLock<ThreadId>,
     targets: ArcSwap<HashMap<Box<str>, Arc<Target>>>,
     generation: u32,
 }
@@ -100,17 +106,25 @@ struct State {
     /// Questions that have not been answered, with what has come of answers.
     questions: HashMap<u64, Vec<FromHub>>,
     callers: HashMap<u64, (Arc<Caller>, Arc<Pair>)>,
-    owned: HashMap<u64, Arc<Pair>>,
+    /// Kept by those who serve them, for as long as there is anything to serve.
+    owned: Vec<Weak<Pair>>,
     /// Why there is no connection any more.
     over: Option<String>,
+    /// Nothing of it is left: what the hub said last has been carried out, and undone.
+    has_ended: bool,
 }
 
 /// The keys of what the thread waits for.
 const SOCKET: u64 = 0;
 const HUB: u64 = 1;
 
+/// How often the hub is asked anew that has named a pair which is over.
+const ATTEMPTS: usize = 8;
+
 /// How long to wait before another attempt to send to a hub that does not read.
 const FULL: Duration = Duration::from_millis(1);
+
+const IN_FORK: &str = "this process is a fork of the one that is connected";
 
 impl Member {
     /// Begins to listen to the hub. `ended` is called when there is no connection any more, on the thread that listened.
@@ -132,7 +146,7 @@ impl Member {
             // From 1: what is not waited for is asked under 0.
             state: Mutex::new(State { next: 1, ..State::default() }),
             changed: Condvar::new(),
-            ending: Mutex::new(()),
+            listener: OnceLock::new(),
             targets: ArcSwap::default(),
             generation: fork::generation(),
         });
@@ -141,8 +155,11 @@ impl Member {
         poll.add(member.joined.hub.as_fd(), HUB)?;
         let listening = member.clone();
         thread::Builder::new().name("callgate-member".into()).spawn(move || {
+            listening.listener.get_or_init(|| thread::current().id());
             let why = listening.listen(&poll);
             listening.end(&why);
+            listening.state.lock().has_ended = true;
+            listening.changed.notify_all();
             ended(&listening);
         })?;
         Ok(member)
@@ -163,9 +180,16 @@ impl Member {
         self.joined.hub_pid
     }
 
-    /// Leaves the hub. Pairs end with it.
+    /// Leaves the hub. Pairs end with it: when this returns, no call arrives any more, unless it is called where the hub is listened to.
     pub(super) fn leave(&self) {
         self.end("this process has left the hub");
+        if self.is_in_fork() || self.listener.get() == Some(&thread::current().id()) {
+            return;
+        }
+        let mut state = self.state.lock();
+        while !state.has_ended {
+            self.changed.wait(&mut state);
+        }
     }
 
     // ---- questions -------------------------------------------------------------------------------------------------
@@ -176,6 +200,9 @@ impl Member {
         question: impl FnOnce(u64) -> ToHub,
         deadline: Deadline,
     ) -> Result<Vec<FromHub>, Unanswered> {
+        if self.is_in_fork() {
+            return Err(Unanswered::Lost(IN_FORK.into()));
+        }
         let seq = {
             let mut state = self.state.lock();
             if let Some(why) = &state.over {
@@ -188,7 +215,10 @@ impl Member {
         };
         let sent = self.send(&question(seq), deadline);
         let answer = sent.and_then(|()| self.answer(seq, deadline));
-        self.state.lock().questions.remove(&seq);
+        let unread = self.state.lock().questions.remove(&seq);
+        for message in unread.into_iter().flatten() {
+            self.decline(&message);
+        }
         match answer?.as_slice() {
             [FromHub::Refused { why, .. }] => Err(Unanswered::Refused(why.clone())),
             answer => Ok(answer.to_vec()),
@@ -222,7 +252,18 @@ impl Member {
         let _ = self.send(message, Deadline::after(Some(Duration::from_secs(1))));
     }
 
+    /// What the hub says comes too late for who asked.
+    fn decline(&self, message: &FromHub) {
+        if let FromHub::Granted { grant, .. } = message {
+            self.tell(&ToHub::Release { grant: *grant });
+        }
+    }
+
     fn send(&self, message: &ToHub, deadline: Deadline) -> Result<(), Unanswered> {
+        // A fork has the same socket: what it said would be taken for the other's word.
+        if self.is_in_fork() {
+            return Err(Unanswered::Lost(IN_FORK.into()));
+        }
         let bytes = message.encode().ok_or_else(|| Unanswered::Refused("it is too long for a message".into()))?;
         loop {
             match socket::send(&self.joined.socket, &bytes, &[]) {
@@ -251,9 +292,36 @@ impl Member {
         method: fn(&str) -> &'static Method,
         deadline: Deadline,
     ) -> Result<Option<Arc<Target>>, Unanswered> {
-        let answer = self.ask(|seq| ToHub::Resolve { seq, name: name.into() }, deadline)?;
-        let senseless = || Unanswered::Lost("the hub answers what was not asked".into());
-        let Some(FromHub::Resolved { to, .. }) = answer.into_iter().next() else { return Err(senseless()) };
+        for _ in 0..ATTEMPTS {
+            let answer = self.ask(|seq| ToHub::Resolve { seq, name: name.into() }, deadline)?;
+            let Some(FromHub::Resolved { to, .. }) = answer.into_iter().next() else {
+                return Err(Unanswered::Refused("the hub answers what was not asked".into()));
+            };
+            if let Resolution::At { pair, .. } = to
+                && !self.has(pair)
+            {
+                // It is over, and the hub did not know.
+                self.tell(&ToHub::Part { pair });
+                continue;
+            }
+            return self.found(name, to, method);
+        }
+        Err(Unanswered::Refused("this process cannot connect to the one that has registered it".into()))
+    }
+
+    /// Whether this side of a pair is there, and not over.
+    fn has(&self, pair: u64) -> bool {
+        self.state.lock().callers.get(&pair).is_some_and(|(_, pair)| !pair.is_over())
+    }
+
+    /// Notes where the hub says that the callback `name` is.
+    fn found(
+        &self,
+        name: &str,
+        to: Resolution,
+        method: fn(&str) -> &'static Method,
+    ) -> Result<Option<Arc<Target>>, Unanswered> {
+        let senseless = || Unanswered::Refused("the hub answers what makes no sense".into());
         let target = |number, place, signature| Target {
             number,
             place,
@@ -285,15 +353,23 @@ impl Member {
         Ok(Some(target))
     }
 
-    /// Forgets where `name` was found, if it was there.
+    /// Forgets where `name` was found, if it was there, and all that is where no calls go any more.
     pub(super) fn forget(&self, name: &str, target: &Arc<Target>) {
         self.targets.rcu(|targets| {
             let mut targets = HashMap::clone(targets);
-            if targets.get(name).is_some_and(|known| Arc::ptr_eq(known, target)) {
-                targets.remove(name);
-            }
+            targets.retain(|known, at| !(&**known == name && Arc::ptr_eq(at, target)) && !at.is_over());
             targets
         });
+        self.part();
+    }
+
+    /// Lets go of pairs that are over. The hub is told: asked for the same owner again, it would name a pair that it does not know to be over.
+    fn part(&self) {
+        let is_over = |_: &u64, (_, pair): &mut (Arc<Caller>, Arc<Pair>)| pair.is_over();
+        let over: Vec<_> = self.state.lock().callers.extract_if(is_over).collect();
+        for (pair, _) in over {
+            self.tell(&ToHub::Part { pair });
+        }
     }
 
     // ---- what the hub says -----------------------------------------------------------------------------------------
@@ -338,7 +414,7 @@ impl Member {
         match message {
             FromHub::Introduced { pair, role, pid } => return self.introduced(pair, role, pid, descriptors),
             FromHub::Count { seq } => self.count(seq),
-            FromHub::Revoked { number } => drop(self.callbacks.remove(number)),
+            FromHub::Revoked { number } => self.callbacks.revoke(number),
             FromHub::Closing => return Err("the hub was shut down".into()),
             FromHub::Registered { seq }
             | FromHub::Done { seq }
@@ -346,23 +422,22 @@ impl Member {
             | FromHub::Resolved { seq, .. }
             | FromHub::NamesAre { seq, .. }
             | FromHub::NotGranted { seq }
+            | FromHub::Granted { seq, .. }
             | FromHub::Refused { seq, .. } => self.answered(seq, message),
-            FromHub::Granted { seq, grant, .. } => {
-                if !self.state.lock().questions.contains_key(&seq) {
-                    // Whoever asked has given up.
-                    self.tell(&ToHub::Release { grant });
-                }
-                self.answered(seq, message);
-            }
         }
         socket::discard(descriptors);
         Ok(())
     }
 
     fn answered(&self, seq: u64, message: FromHub) {
-        if let Some(said) = self.state.lock().questions.get_mut(&seq) {
-            said.push(message);
-        }
+        let mut state = self.state.lock();
+        let Some(said) = state.questions.get_mut(&seq) else {
+            drop(state);
+            // Whoever asked has given up.
+            return self.decline(&message);
+        };
+        said.push(message);
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -386,10 +461,8 @@ impl Member {
         match side {
             Side::Caller => {
                 if let Ok((caller, pair)) = pair::call(introduction) {
-                    let mut state = self.state.lock();
-                    state.callers.retain(|_, (_, pair)| !pair.is_over());
-                    state.callers.insert(number, (caller, pair.clone()));
-                    over_if(&state, &pair);
+                    self.part();
+                    self.state.lock().callers.insert(number, (caller, pair));
                 }
             }
             Side::Owner => {
@@ -402,9 +475,8 @@ impl Member {
                 let hosts = || Worker { callbacks: self.callbacks.clone(), finished: finished.clone() };
                 if let Ok(pair) = pair::serve(introduction, hosts) {
                     let mut state = self.state.lock();
-                    state.owned.retain(|_, pair| !pair.is_over());
-                    state.owned.insert(number, pair.clone());
-                    over_if(&state, &pair);
+                    state.owned.retain(|pair| pair.strong_count() > 0);
+                    state.owned.push(Arc::downgrade(&pair));
                 }
             }
         }
@@ -425,8 +497,10 @@ impl Member {
 
     /// There is no connection any more: whoever waits is told, and every pair is over.
     fn end(&self, why: &str) {
-        // When this returns all is over, whoever ends it too.
-        let _one_after_the_other = self.ending.lock();
+        if self.is_in_fork() {
+            // It is the connection of the process that this one was forked from.
+            return;
+        }
         let mut state = self.state.lock();
         if state.over.is_none() {
             state.over = Some(why.into());
@@ -436,14 +510,8 @@ impl Member {
         drop(state);
         self.changed.notify_all();
         socket::shut_down(&self.joined.socket);
-        callers.into_values().map(|(_, pair)| pair).chain(owned.into_values()).for_each(|pair| pair.over(None));
+        let owned = owned.iter().filter_map(Weak::upgrade);
+        callers.into_values().map(|(_, pair)| pair).chain(owned).for_each(|pair| pair.over(None));
         self.targets.store(Arc::default());
-    }
-}
-
-/// Ends a pair that has come after the connection was ended, as the others were then.
-fn over_if(state: &State, pair: &Pair) {
-    if state.over.is_some() {
-        pair.over(None);
     }
 }

@@ -110,18 +110,22 @@ impl Registering {
         shared.callbacks.insert(registered.clone());
         let what = format!("registering `{name}`");
         let said = shared.ask(&what, |seq| registered.as_message(seq, replace), shared.deadline());
-        let said = said.inspect_err(|_| drop(shared.callbacks.remove(number)))?;
-        match said.as_slice() {
-            [FromHub::Registered { .. }] => Ok(Registration { shared: Arc::downgrade(shared), name, number }),
-            [FromHub::Taken { owner, .. }] => {
-                shared.callbacks.remove(number);
-                Err(ManagerError::Taken { address: shared.address.to_string(), name, pid: *owner })
-            }
-            _ => {
-                shared.callbacks.remove(number);
-                Err(refused("the hub answers what was not asked"))
-            }
-        }
+        let failed = match said {
+            Err(error) => error,
+            Ok(said) => match said.as_slice() {
+                [FromHub::Registered { .. }] => {
+                    return Ok(Registration { shared: Arc::downgrade(shared), name, number });
+                }
+                [FromHub::Taken { owner, .. }] => {
+                    ManagerError::Taken { address: shared.address.to_string(), name: name.clone(), pid: *owner }
+                }
+                _ => refused("the hub answers what was not asked"),
+            },
+        };
+        shared.callbacks.remove(number);
+        // Another hub may have been told of it meanwhile, or this one answered too late.
+        shared.unregistered(number);
+        Err(failed)
     }
 }
 

@@ -68,6 +68,10 @@ pub(super) struct Revoked {
 
 impl Registry {
     pub(super) fn register(&mut self, wish: Wish) -> Registered {
+        if self.has(&wish) {
+            // Said twice: when it became a member, and by who registered it just then.
+            return Registered::Yes { revoked: None };
+        }
         if let Err(why) = self.check(&wish) {
             return Registered::Refused(why);
         }
@@ -84,6 +88,12 @@ impl Registry {
         let registration = Registration { owner, owner_pid, number, signature, expires, calls: 0, nanoseconds: 0 };
         self.names.insert(name, registration);
         Registered::Yes { revoked }
+    }
+
+    /// Whether it is registered already, name and number.
+    fn has(&self, wish: &Wish) -> bool {
+        let known = self.names.get(wish.name.as_str());
+        known.is_some_and(|known| (known.owner, known.number) == (wish.owner, wish.number))
     }
 
     fn check(&self, wish: &Wish) -> Result<(), String> {
