@@ -681,9 +681,7 @@ impl<'a> RequestSpan<'a> {
     ///
     /// As [`read`](Self::read).
     pub(crate) fn take<A: Transfer>(self) -> Result<A, Failure> {
-        // SAFETY: as in `read`.
-        let bytes = unsafe { self.0.as_bytes() };
-        read_copy(bytes, Decoder::of_child())
+        read_copy(self.bytes(), Decoder::of_child())
     }
 
     /// Reads the payload as an archived `A`, in place.
@@ -696,9 +694,13 @@ impl<'a> RequestSpan<'a> {
     /// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`].
     #[inline(always)]
     pub(crate) fn read<A: Request>(self) -> Result<&'a A::Archived, Failure> {
+        access(self.bytes())
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> &'a [u8] {
         // SAFETY: nobody writes the bytes during `'a`: the duty of whoever called `trusted`; `copied` has borrowed them.
-        let bytes = unsafe { self.0.as_bytes() };
-        access(bytes)
+        unsafe { self.0.as_bytes() }
     }
 }
 

@@ -221,8 +221,9 @@ impl<H: Host, A: Asker> Worker<H, A> {
     #[inline(always)]
     pub(crate) fn serve_next(&mut self) -> Result<Option<Kind>, &'static str> {
         match self.lanes.wait(self.asker.life()) {
-            Some(place) => self.serve_one(place).map(Some),
-            None => Ok(None),
+            // Who looks for requests until the end finds what was asked after it, too.
+            Some(place) if !self.asker.life().is_some_and(Life::is_over) => self.serve_one(place).map(Some),
+            _ => Ok(None),
         }
     }
 

@@ -146,7 +146,7 @@ fn run<H: Host>(mut worker: Worker<H, Stranger>) {
         }
     }
     let _last = Last(worker.asker().0.clone());
-    while !worker.asker().0.is_over() {
+    loop {
         match worker.serve_next() {
             Ok(Some(_)) => {}
             Ok(None) => return,

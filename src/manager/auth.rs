@@ -162,8 +162,28 @@ pub(crate) struct Joined {
 ///
 /// [`ManagerError`]; after `deadline` `TimedOut`, whatever has been said until then.
 pub(crate) fn join(address: &Address, key: &AuthKey, role: Role, deadline: Deadline) -> Result<Joined, ManagerError> {
-    let key = key.clone().checked()?;
-    let begun = Instant::now();
+    let (key, begun) = (key.clone().checked()?, Instant::now());
+    for rest in RESTS {
+        match join_once(address, &key, role, deadline, begun) {
+            Err(ManagerError::Closed { .. }) if !deadline.has_passed() => {
+                std::thread::sleep(Duration::from_millis(rest))
+            }
+            joined => return joined,
+        }
+    }
+    join_once(address, &key, role, deadline, begun)
+}
+
+/// Milliseconds before it is tried again: where very many connect and do not answer, a hub may have closed a connection before it could be answered.
+const RESTS: [u64; 6] = [1, 2, 4, 8, 16, 32];
+
+fn join_once(
+    address: &Address,
+    key: &AuthKey,
+    role: Role,
+    deadline: Deadline,
+    begun: Instant,
+) -> Result<Joined, ManagerError> {
     let socket = connect(address, deadline, begun)?;
     let Peer { pid, uid } = listener::peer(&socket).map_err(|error| address.failed("asking who listens", error))?;
     let (ours, _) = selfproc::effective_ids();
@@ -171,7 +191,7 @@ pub(crate) fn join(address: &Address, key: &AuthKey, role: Role, deadline: Deadl
     if !may_talk(ours, uid) {
         return Err(ManagerError::OtherUser { address: address.to_string(), pid: guest.pid, theirs: uid, ours });
     }
-    guest.authenticate(&key, role)?;
+    guest.authenticate(key, role)?;
     let hub = listener::peer_process(&guest.socket).map_err(|error| address.failed("watching the hub", error))?;
     Ok(Joined { socket: guest.socket, hub_pid: pid, hub })
 }

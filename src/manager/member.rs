@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 /// How both ends of a pair are set up.
@@ -93,6 +93,8 @@ pub(super) struct Member {
     callbacks: Arc<Callbacks>,
     state: Mutex<State>,
     changed: Condvar,
+    /// The thread that reads what the hub says.
+    listener: OnceLock<ThreadId>,
     targets: ArcSwap<HashMap<Box<str>, Arc<Target>>>,
     generation: u32,
 }
@@ -108,6 +110,8 @@ struct State {
     owned: Vec<Weak<Pair>>,
     /// Why there is no connection any more.
     over: Option<String>,
+    /// Nothing of it is left: what the hub said last has been carried out, and undone.
+    has_ended: bool,
 }
 
 /// The keys of what the thread waits for.
@@ -142,6 +146,7 @@ impl Member {
             // From 1: what is not waited for is asked under 0.
             state: Mutex::new(State { next: 1, ..State::default() }),
             changed: Condvar::new(),
+            listener: OnceLock::new(),
             targets: ArcSwap::default(),
             generation: fork::generation(),
         });
@@ -150,8 +155,11 @@ impl Member {
         poll.add(member.joined.hub.as_fd(), HUB)?;
         let listening = member.clone();
         thread::Builder::new().name("callgate-member".into()).spawn(move || {
+            listening.listener.get_or_init(|| thread::current().id());
             let why = listening.listen(&poll);
             listening.end(&why);
+            listening.state.lock().has_ended = true;
+            listening.changed.notify_all();
             ended(&listening);
         })?;
         Ok(member)
@@ -172,9 +180,16 @@ impl Member {
         self.joined.hub_pid
     }
 
-    /// Leaves the hub. Pairs end with it.
+    /// Leaves the hub. Pairs end with it: when this returns, no call arrives any more, unless it is called where the hub is listened to.
     pub(super) fn leave(&self) {
         self.end("this process has left the hub");
+        if self.is_in_fork() || self.listener.get() == Some(&thread::current().id()) {
+            return;
+        }
+        let mut state = self.state.lock();
+        while !state.has_ended {
+            self.changed.wait(&mut state);
+        }
     }
 
     // ---- questions -------------------------------------------------------------------------------------------------
@@ -445,9 +460,9 @@ impl Member {
         // One that fails has closed its control socket, which the hub tells the other side.
         match side {
             Side::Caller => {
-                if let Ok(made) = pair::call(introduction) {
+                if let Ok((caller, pair)) = pair::call(introduction) {
                     self.part();
-                    self.state.lock().callers.insert(number, made);
+                    self.state.lock().callers.insert(number, (caller, pair));
                 }
             }
             Side::Owner => {

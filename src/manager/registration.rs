@@ -9,7 +9,7 @@ use super::connection::{Manager, Shared};
 use super::error::ManagerError;
 use super::protocol::FromHub;
 use super::typed::{Arguments, Outcome};
-use std::sync::atomic::Ordering::Relaxed;
+use crate::sync::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 

@@ -52,21 +52,29 @@ pub enum JsonError {
     TooDeep,
 }
 
-/// The arguments of a call from those of a command: JSON texts, and keywords as `NAME=JSON`.
+/// The arguments of a call from those of a command: JSON texts, and keywords as `NAME=JSON`. What is no JSON is a text.
 ///
 /// # Errors
 ///
-/// If one is not that.
+/// If a keyword is not that, or is there twice; if JSON says no value.
 pub fn args(positional: &[String], keywords: &[String]) -> Result<Args, JsonError> {
-    let positional = positional.iter().map(|text| value(text)).collect::<Result<_, _>>()?;
+    let positional = positional.iter().map(|text| argument(text)).collect::<Result<_, _>>()?;
     let keywords = keywords.iter().map(|text| keyword(text)).collect::<Result<_, _>>()?;
     Ok(Args::from_parts(positional, keywords)?)
 }
 
 fn keyword(text: &str) -> Result<(String, Value), JsonError> {
     match text.split_once('=') {
-        Some((name, json)) if !name.is_empty() => Ok((name.to_owned(), value(json)?)),
+        Some((name, json)) if !name.is_empty() => Ok((name.to_owned(), argument(json)?)),
         _ => Err(JsonError::Keyword { text: text.to_owned() }),
+    }
+}
+
+/// A value as people write it: JSON, or a text without quotes.
+fn argument(text: &str) -> Result<Value, JsonError> {
+    match value(text) {
+        Err(JsonError::Syntax { .. }) => Ok(Value::Str(text.to_owned())),
+        said => said,
     }
 }
 
@@ -302,6 +310,9 @@ mod tests {
         let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         let given = args(&texts(&["1", "2.5", r#""three""#]), &texts(&["a=4", r#"b="x=y""#])).unwrap();
         assert_eq!(given, args![1i64, 2.5, "three"; a = 4i64, b = "x=y"]);
+        let given = args(&texts(&["three", "a b", "-1", "[1"]), &texts(&["b=x=y"])).unwrap();
+        assert_eq!(given, args!["three", "a b", -1i64, "[1"; b = "x=y"], "what is no JSON is a text");
+        assert!(args(&texts(&[r#"{"$bytes": "0"}"#]), &[]).is_err());
         assert!(args(&[], &[]).unwrap().is_empty());
         for (keywords, why) in [
             (vec!["a"], "`a` is no keyword with a value: NAME=JSON"),
