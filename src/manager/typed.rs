@@ -859,13 +859,13 @@ mod tests {
         assert!(!crosses(Some(vec![Some(nested(MOST))])));
         assert!(crosses(vec![HashMap::from([(String::from("a key of some length"), nested(MOST - 2))])]));
         assert!(!crosses(vec![HashMap::from([(String::new(), nested(MOST - 1))])]));
-        // A tree of some levels, in a tree of some levels.
-        let tree: BTreeMap<_, _> =
-            (0..3000).map(|number| (format!("key number {number}"), nested(MOST - 32))).collect();
+        // A tree of some levels, with another in each leaf.
+        let inner = |value| BTreeMap::from([(String::from("a key of some length"), value)]);
         let mut tree: BTreeMap<_, _> =
-            tree.into_iter().map(|(key, value)| (key, BTreeMap::from([(String::new(), value)]))).collect();
+            (0..3000).map(|number| (format!("key number {number}"), inner(Value::None))).collect();
+        tree.insert(String::from("key number 2000"), inner(nested(MOST - 32)));
         assert!(crosses(tree.clone()));
-        tree.insert(String::new(), BTreeMap::from([(String::new(), nested(MOST - 31))]));
+        tree.insert(String::new(), inner(nested(MOST - 31)));
         assert!(!crosses(tree));
         assert!(shallow((1i64, nested(MOST))).is_ok());
         assert_eq!(shallow((1i64, vec![nested(MOST)])), Err(TooDeep));
