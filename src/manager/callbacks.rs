@@ -10,11 +10,11 @@ use crate::call::host::Host;
 use crate::call::service::Exchange;
 use crate::error::Failure;
 use crate::frame::Kind;
-use crate::sync::AtomicU64;
-use crate::sync::Ordering::Relaxed;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Instant;
 

@@ -9,7 +9,7 @@ use super::connection::{Manager, Shared};
 use super::error::ManagerError;
 use super::protocol::FromHub;
 use super::typed::{Arguments, Outcome};
-use crate::sync::Ordering::Relaxed;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
