@@ -95,6 +95,11 @@ impl Control {
         socket::send(&self.0, &bytes, descriptor.as_slice())
     }
 
+    /// Ends the conversation: both ends are told that nothing more comes.
+    pub(crate) fn shut_down(&self) {
+        socket::shut_down(&self.0);
+    }
+
     /// Receives a message and the descriptor that came with it; `None` when the other end is closed.
     ///
     /// # Errors

@@ -112,6 +112,46 @@ pub enum CallError {
         why: String,
     },
 
+    /// The [callback](crate::manager) failed, and says why. It stays registered.
+    #[error("call `{call}` failed: {message}")]
+    Callback {
+        /// The call that failed.
+        call: CallName,
+        /// The callback's own error, as it displays.
+        message: String,
+    },
+
+    /// What a [callback](crate::manager) takes or returns is not what the caller has for it.
+    #[error("call `{call}` failed: expected {expected}, found {found}")]
+    Mismatch {
+        /// The call that failed.
+        call: CallName,
+        /// What is taken or returned.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+
+    /// The process that had registered the [callback](crate::manager) has ended, or is connected no more.
+    #[error("call `{call}` failed: process {pid}, which had registered it, is gone; {progress}")]
+    Gone {
+        /// The call that failed.
+        call: CallName,
+        /// The process's number.
+        pid: u32,
+        /// Whether the callback can have run.
+        progress: Progress,
+    },
+
+    /// There is no [hub](crate::manager) to ask who has registered it.
+    #[error("call `{call}` failed: {why}; the call had not started")]
+    NoHub {
+        /// The call that failed.
+        call: CallName,
+        /// What there is instead, in words.
+        why: String,
+    },
+
     /// The call could not be made or carried out, for a reason that is neither the method's nor the peer's.
     #[error("call `{call}` failed: {why}")]
     Refused {
@@ -128,10 +168,22 @@ impl CallError {
         match self {
             CallError::Died { progress, .. }
             | CallError::TimedOut { progress, .. }
-            | CallError::Stopped { progress, .. } => Some(progress),
+            | CallError::Stopped { progress, .. }
+            | CallError::Gone { progress, .. } => Some(progress),
             _ => None,
         }
     }
+}
+
+/// Why a callback gave no result.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub(crate) enum Failure {
+    /// Its own error, as it displays.
+    Failed(String),
+    /// It takes or returns something else.
+    Mismatch { expected: String, found: String },
+    /// It is not registered any more.
+    Gone,
 }
 
 /// Why there is no shared memory for something.
@@ -164,18 +216,21 @@ pub enum NoMemory {
     },
 }
 
-/// The service and method of a call, shown as `Service::method`.
+/// The service and method of a call, shown as `Service::method`; or the name of a [callback](crate::manager).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallName {
-    /// The service's type, without generics.
+    /// The service's type, without generics; empty if it is a callback.
     pub service: &'static str,
-    /// The method.
+    /// The method, or the callback's name.
     pub method: &'static str,
 }
 
 impl fmt::Display for CallName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}::{}", self.service, self.method)
+        match self.service {
+            "" => f.write_str(self.method),
+            service => write!(f, "{service}::{}", self.method),
+        }
     }
 }
 

@@ -58,6 +58,8 @@ pub(crate) enum Kind {
     Refused = 7,
     /// Reply: the value found no memory; the payload is a [`Limit`].
     Exhausted = 9,
+    /// Reply: a callback failed, or could not be run; the payload is a [`Failure`](crate::error::Failure).
+    Failed = 10,
 }
 
 /// Set in the kind's byte if the payload lies in an arena block and the slot holds a [`BlockRef`].
@@ -78,6 +80,7 @@ impl Kind {
             6 => Self::TooLarge,
             7 => Self::Refused,
             9 => Self::Exhausted,
+            10 => Self::Failed,
             _ => return None,
         })
     }
@@ -667,6 +670,20 @@ impl<'a> RequestSpan<'a> {
         Self(span)
     }
 
+    /// The payload of a request that has been copied.
+    pub(crate) fn copied(bytes: &'a AlignedVec<ALIGN>) -> Self {
+        Self(Span::of(bytes))
+    }
+
+    /// Makes an `A` of the payload.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub(crate) fn take<A: Transfer>(self) -> Result<A, Failure> {
+        read_copy(self.bytes(), Decoder::of_child())
+    }
+
     /// Reads the payload as an archived `A`, in place.
     ///
     /// Validated, though the peer is trusted: what it serialised is only as right as the `Serialize` of the user's types,
@@ -677,9 +694,13 @@ impl<'a> RequestSpan<'a> {
     /// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`].
     #[inline(always)]
     pub(crate) fn read<A: Request>(self) -> Result<&'a A::Archived, Failure> {
-        // SAFETY: nobody writes the bytes during `'a`: the duty of whoever called `trusted`.
-        let bytes = unsafe { self.0.as_bytes() };
-        access(bytes)
+        access(self.bytes())
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> &'a [u8] {
+        // SAFETY: nobody writes the bytes during `'a`: the duty of whoever called `trusted`; `copied` has borrowed them.
+        unsafe { self.0.as_bytes() }
     }
 }
 
@@ -831,7 +852,7 @@ enum HeldBytes {
 }
 
 /// Makes `copy` the bytes of the span.
-fn copy_out(span: Span<'_>, copy: &mut AlignedVec<ALIGN>) {
+pub(crate) fn copy_out(span: Span<'_>, copy: &mut AlignedVec<ALIGN>) {
     copy.clear();
     copy.reserve(span.len());
     // SAFETY: there is room, as just reserved, in private memory.
@@ -968,7 +989,7 @@ mod tests {
             let word = 1 << 32 | len << 8 | Kind::Call as u64;
             assert!(Commit::checked(word, line, 48).is_err(), "length {len}");
         }
-        for kind in (0..=255u64).filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 9].contains(&(kind & 0x7f))) {
+        for kind in (0..=255u64).filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 9, 10].contains(&(kind & 0x7f))) {
             assert!(Commit::checked(1 << 32 | kind, line, 48).is_err(), "kind {kind}");
         }
     }

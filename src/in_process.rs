@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use crate::__glue::Own;
-use crate::call::callee::Worker;
+use crate::call::callee::{Parent, Worker};
 use crate::call::caller::{Caller, Sent};
 use crate::call::host::{Alone, Host};
 use crate::call::link::{Link, MemoryOptions, Shared};
@@ -71,7 +71,7 @@ impl Ends {
     }
 
     /// The worker `index` of the callee.
-    pub(crate) fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H> {
+    pub(crate) fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H, Parent> {
         let control = Control::new(self.child.try_clone().unwrap());
         Worker::in_process(&self.segments[1], index, self.wait, control, host)
     }
@@ -83,8 +83,8 @@ pub(crate) fn send_add(caller: &Caller, n: u64) -> Sent<'_> {
 }
 
 #[inline(never)]
-fn serve(worker: &mut Worker<Alone<Counter>>) {
-    worker.serve_next();
+fn serve(worker: &mut Worker<Alone<Counter>, Parent>) {
+    worker.serve_next().unwrap();
 }
 
 #[inline(never)]

@@ -572,31 +572,33 @@ impl WorkerLanes {
         self.lanes.iter().map(|lane| start(lane)..start(lane) + size_of::<CalleeLane>()).collect()
     }
 
-    /// Waits without limit for a request, and says at which place the lane is that it is on.
+    /// Waits without limit for a request, and says at which place the lane is that it is on. `None` = the caller's `life` is over; whose
+    /// has none is one that this process does not outlive.
     #[inline(always)]
-    pub(crate) fn wait(&mut self) -> usize {
-        self.last = self.find().unwrap_or_else(|| self.wait_slow());
-        self.last
+    pub(crate) fn wait(&mut self, life: Option<&Life>) -> Option<usize> {
+        let found = self.find().or_else(|| self.wait_slow(life))?;
+        self.last = found;
+        Some(found)
     }
 
     #[inline(never)]
-    fn wait_slow(&self) -> usize {
+    fn wait_slow(&self, life: Option<&Life>) -> Option<usize> {
         let waiter = Waiter {
             bell: &self.worker.bell,
             sleeper: &*self.own_bell,
             wait: self.wait,
             pace: &self.pace,
-            dead: None,
+            dead: life.map(Life::dead),
             peer_cpu: self.lanes[self.last].caller_cpu(),
         };
         let mut found = None;
         loop {
-            waiter.wait(Deadline::NEVER, || {
+            let waited = waiter.wait(Deadline::NEVER, || {
                 found = self.find();
                 found.is_some()
             });
-            if let Some(index) = found {
-                return index;
+            if found.is_some() || waited == Waited::Dead {
+                return found;
             }
         }
     }
@@ -643,7 +645,7 @@ mod tests {
     }
 
     fn answer(worker: &mut WorkerLanes) {
-        let index = worker.wait();
+        let index = worker.wait(None).expect("no end");
         let lane = worker.lane(index);
         assert!(lane.begin().unwrap().is_some());
         lane.publish(Kind::Call, 0, Place::Slot(0));
@@ -895,7 +897,7 @@ mod model {
             let mut served =
                 WorkerLanes { lanes, worker, own_bell: futex(), wait: Wait::Park, pace: Pace::new(), last: 0 };
             for _ in 0..2 {
-                let place = served.wait();
+                let place = served.wait(None).expect("no end");
                 let lane = served.lane(place);
                 assert!(lane.begin().is_ok_and(|request| request.is_some()));
                 lane.requests.release();

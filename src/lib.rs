@@ -117,6 +117,7 @@ compile_error!("callgate runs on Linux on x86-64 and little-endian aarch64 only"
 
 // Layer 5: what users hold.
 mod bridge;
+pub mod manager;
 mod trust_child;
 
 // Layer 4: calls and processes.

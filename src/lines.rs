@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use crate::__glue::Val;
-use crate::call::callee::Worker;
+use crate::call::callee::{Parent, Worker};
 use crate::call::caller::{Caller, Sent};
 use crate::call::host::{Alone, Host, Parallel};
 use crate::call::service::Method;
@@ -173,7 +173,7 @@ impl Call {
 /// A bridge whose both sides this thread plays.
 struct Bridge<'a, H> {
     caller: &'a Caller,
-    workers: Vec<Worker<H>>,
+    workers: Vec<Worker<H, Parent>>,
     maps: [Map; 2],
     geometry: Geometry,
     /// Calls made so far, by lane.
@@ -192,13 +192,13 @@ impl<'a, H: Host> Bridge<'a, H> {
     /// Sends a request on the first lane that is free, beginning with this thread's own, and has it served.
     fn ask(&mut self) -> (Sent<'a>, Call) {
         let caller = self.caller;
-        let links = Arc::strong_count(&caller.link);
+        let links = Arc::strong_count(&caller.peer);
         let (sent, log) = trace(|| send_add(caller, 1));
-        assert_eq!(Arc::strong_count(&caller.link), links, "a count that all threads share was written");
+        assert_eq!(Arc::strong_count(&caller.peer), links, "a count that all threads share was written");
         let asking = Footprint::new(&self.maps[0], &log);
         let lane = asking.lane_asked().expect("a request is written into a slot");
         let worker = &mut self.workers[self.geometry.worker_of(lane).0 as usize];
-        let (_, log) = trace(|| worker.serve_next());
+        let (_, log) = trace(|| worker.serve_next().unwrap());
         let made = &mut self.made[lane as usize];
         *made += 1;
         let callee = Footprint::new(&self.maps[1], &log);
@@ -377,7 +377,7 @@ fn a_longer_payload_touches_the_lines_that_it_fills_and_no_more() {
         let bytes = vec![1u8; bytes];
         let (sent, log) = trace(|| ends.caller.send(&ECHO, (Val(&bytes),), None).unwrap());
         let asking = Footprint::new(&Map::of(own), &log);
-        let callee = Footprint::new(&Map::of(peers), &trace(|| worker.serve_next()).1);
+        let callee = Footprint::new(&Map::of(peers), &trace(|| worker.serve_next().unwrap()).1);
         let (reply, log) = trace(|| ends.caller.finish::<Vec<u8>>(sent).unwrap());
         let receiving = Footprint::new(&Map::of(own), &log);
         assert_eq!(reply, bytes);

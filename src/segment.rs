@@ -172,8 +172,7 @@ impl<'a> Span<'a> {
         Self { start: NonNull::<u128>::dangling().cast(), len: 0, memory: PhantomData }
     }
 
-    /// Private bytes as if they were shared, for tests.
-    #[cfg(any(test, fuzzing))]
+    /// Private bytes as if they were shared.
     pub(crate) fn of(bytes: &'a [u8]) -> Self {
         Self { start: NonNull::from(bytes).cast(), len: bytes.len(), memory: PhantomData }
     }

@@ -42,6 +42,8 @@ const ATOMICS: &[&str] = &[
     "src/call/link.rs",
     // Numbers for names: a word of this process alone.
     "src/objects/named.rs",
+    // What callbacks count, and their numbers: words of this process alone.
+    "src/manager/",
     // A compiler fence, which loom has not.
     "src/lane.rs",
 ];
@@ -82,6 +84,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("trusted", 4),
     ("bridge", 5),
     ("glue", 5),
+    ("manager", 5),
     ("trust_child", 5),
 ];
 

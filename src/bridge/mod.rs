@@ -85,12 +85,12 @@ impl<T: Service> Bridge<T> {
 
     /// The child's process number. Of a bridge that [restarts](Builder::restart), that of the child that there is now, or was last.
     pub fn child_pid(&self) -> u32 {
-        self.route.caller().link.pid
+        self.route.caller().peer.pid
     }
 
     /// Whether the child lives and takes calls.
     pub fn is_alive(&self) -> bool {
-        !self.route.caller().link.life.is_over()
+        !self.route.caller().peer.life.is_over()
     }
 
     /// How many children this bridge had before the one that it has now: 0, unless it [restarts](Builder::restart). Each has a service
@@ -121,7 +121,7 @@ impl<T: Service> Bridge<T> {
     /// ```
     #[cfg(feature = "sandbox")]
     pub fn sandbox_report(&self) -> Option<crate::process::sandbox::report::SandboxReport> {
-        self.route.caller().link.report.clone()
+        self.route.caller().peer.report.clone()
     }
 
     /// The same methods, but none waits: each sends its request and returns a [`Pending`], which the result is to be had from.
@@ -264,7 +264,7 @@ impl<T: Service> Bridge<T> {
     /// Each child has its own, so there is none to show of a bridge that may have several.
     fn door(&self) -> Option<&Door> {
         match &self.route {
-            Route::Single(caller) => caller.link.door.as_ref(),
+            Route::Single(caller) => caller.peer.door.as_ref(),
             Route::Supervised(_) => None,
         }
     }

@@ -74,7 +74,7 @@ impl Route {
     /// Whether there is nothing to stop.
     pub(super) fn has_ended(&self) -> bool {
         match self {
-            Route::Single(caller) => caller.link.life.exit().is_some(),
+            Route::Single(caller) => caller.peer.life.exit().is_some(),
             Route::Supervised(_) => false,
         }
     }

@@ -67,11 +67,11 @@ pub(super) struct Child {
 
 impl Child {
     fn is_over(&self) -> bool {
-        self.caller.link.life.is_over()
+        self.caller.peer.life.is_over()
     }
 
     fn exit(&self) -> Exit {
-        self.caller.link.life.exit().unwrap_or(Exit::Unknown)
+        self.caller.peer.life.exit().unwrap_or(Exit::Unknown)
     }
 }
 
@@ -200,7 +200,7 @@ impl Supervisor {
         // In a fork, nobody gives back what others had locked.
         let calls_wait = self.restart.as_ref().is_some_and(|restart| restart.calls_wait);
         if calls_wait
-            && !dead.caller.link.is_in_fork()
+            && !dead.caller.peer.is_in_fork()
             && let Some(child) = self.after(dead.generation, ticket.deadline)
         {
             return Ok(child);
@@ -219,11 +219,11 @@ impl Supervisor {
 
     #[cold]
     fn down(&self, dead: &Child, ticket: &Ticket) -> CallError {
-        let link = &dead.caller.link;
-        if link.is_in_fork() {
+        let peer = &dead.caller.peer;
+        if peer.is_in_fork() {
             return dead.caller.in_fork_slow(ticket);
         }
-        let (call, pid) = (ticket.name(), link.pid);
+        let (call, pid) = (ticket.name(), peer.pid);
         let (restarting, why) = match &self.state.lock().phase {
             Phase::Stopped => return CallError::Stopped { call, pid, progress: Progress::NotStarted },
             Phase::GivenUp(why) => (false, why.clone()),
@@ -267,7 +267,7 @@ impl Supervisor {
     /// Ends the current child with `end`, and the thread within `grace` after that.
     fn end<R>(&self, grace: Duration, end: impl FnOnce(&Caller) -> R) -> R {
         let child = self.current();
-        if child.caller.link.is_in_fork() {
+        if child.caller.peer.is_in_fork() {
             return end(&child.caller);
         }
         drop(child);
@@ -326,7 +326,7 @@ impl Supervisor {
         loop {
             self.prepare_spare();
             let child = self.current();
-            child.caller.link.life.wait(Deadline::NEVER);
+            child.caller.peer.life.wait(Deadline::NEVER);
             if self.is_stopped() {
                 return Ok(());
             }
@@ -355,9 +355,9 @@ impl Supervisor {
     fn tell(&self, hooks: &mut [Hook], child: &Child, history: &mut History) {
         let death = Death {
             service: self.service,
-            pid: child.caller.link.pid,
+            pid: child.caller.peer.pid,
             exit: child.exit(),
-            corrupt: match child.caller.link.life.cause() {
+            corrupt: match child.caller.peer.life.cause() {
                 Some(Cause::Corrupt(what)) => Some(what),
                 _ => None,
             },
@@ -408,7 +408,7 @@ impl Supervisor {
     /// A child with a service: the spare one, if it still lives.
     fn next_child(&self) -> Result<Arc<Caller>, StartError> {
         let spare = self.state.lock().spare.take();
-        let child = match spare.filter(|spare| !spare.link.life.is_over()) {
+        let child = match spare.filter(|spare| !spare.peer.life.is_over()) {
             Some(spare) => spare,
             None => self.recipe.bring_up()?,
         };

@@ -9,16 +9,19 @@ use super::service::{Exchange, Service};
 use crate::arena::Limits;
 use crate::error::Fault;
 use crate::failpoints::{self, Step};
-use crate::frame::{Kind, Place};
+use crate::frame::{ALIGN, BlockRef, Kind, Place, RequestSpan};
 use crate::handshake::{Hello, wait_from_code};
 use crate::lane::WorkerLanes;
+use crate::lending::Carried;
+use crate::life::Life;
 use crate::process::child::Serving;
-use crate::segment::{Block, Segment};
+use crate::segment::{Block, Segment, Span};
 use crate::shared_box;
 use crate::signal::Bells;
-use crate::stock::Room;
+use crate::stock::{Home, Room};
 use crate::sys::mapping::Access;
 use crate::trusted::TrustedParent;
+use rkyv::util::AlignedVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -79,9 +82,9 @@ impl Callee {
     }
 
     /// The worker `index`, which carries out with `host` what is asked on its lanes.
-    fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H> {
+    fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H, Parent> {
         let lanes = WorkerLanes::new(&self.segment, index, &self.bells, wait_from_code(self.hello.wait));
-        Worker { lanes, memory: self.memory.clone(), parent: self.parent, host }
+        Worker::new(lanes, Parent { memory: self.memory.clone(), trusted: self.parent }, host)
     }
 
     /// The main thread's name and the worker's number, which a listing of 15 bytes shows both.
@@ -92,16 +95,69 @@ impl Callee {
     }
 }
 
-/// One thread that takes the requests of its lanes, carries them out and answers them.
-pub(crate) struct Worker<H> {
-    lanes: WorkerLanes,
+/// Whoever makes the requests of a worker: how far it is trusted, and the memory that is shared with it.
+pub(crate) trait Asker {
+    /// The memory.
+    fn home(&self) -> &dyn Home;
+
+    /// Whether it lives; `None` for one that this process does not outlive.
+    fn life(&self) -> Option<&Life>;
+
+    /// The block that a request names; or what is wrong with that.
+    fn block(&self, block: BlockRef) -> Result<Block, &'static str>;
+
+    /// The payload of a request, as it may be read; `copy` has room for it elsewhere.
+    fn request<'a>(&self, payload: Span<'a>, copy: &'a mut AlignedVec<ALIGN>) -> RequestSpan<'a>;
+
+    /// The request has been answered of which `copy` has been made.
+    fn done(&self, _copy: &mut AlignedVec<ALIGN>) {}
+
+    /// Keeps what the reply carries that is about to be published at `position` of `lane`, until it has been dealt with.
+    fn publishing(&self, lane: u32, position: u64, carried: Carried);
+}
+
+/// The parent of a child: its requests are read where they lie, and make sense.
+pub(crate) struct Parent {
     memory: Arc<PayloadMemory>,
-    parent: TrustedParent,
+    trusted: TrustedParent,
+}
+
+impl Asker for Parent {
+    #[inline(always)]
+    fn home(&self) -> &dyn Home {
+        &*self.memory
+    }
+
+    #[inline(always)]
+    fn life(&self) -> Option<&Life> {
+        None
+    }
+
+    fn block(&self, block: BlockRef) -> Result<Block, &'static str> {
+        Ok(self.memory.request_block(block))
+    }
+
+    #[inline(always)]
+    fn request<'a>(&self, payload: Span<'a>, _: &'a mut AlignedVec<ALIGN>) -> RequestSpan<'a> {
+        self.trusted.request(payload)
+    }
+
+    fn publishing(&self, lane: u32, position: u64, carried: Carried) {
+        self.memory.publishing(lane, position, carried);
+    }
+}
+
+/// One thread that takes the requests of its lanes, carries them out and answers them.
+pub(crate) struct Worker<H, A> {
+    lanes: WorkerLanes,
+    asker: A,
     host: H,
+    /// Requests that are not read where they lie.
+    copy: AlignedVec<ALIGN>,
 }
 
 #[cfg(all(test, not(loom)))]
-impl<H: Host> Worker<H> {
+impl<H: Host> Worker<H, Parent> {
     /// The worker `index`, which a test runs in the caller's own process.
     pub(crate) fn in_process(
         segment: &Segment,
@@ -114,7 +170,7 @@ impl<H: Host> Worker<H> {
         let lanes = WorkerLanes::new(segment, index, &bells, wait);
         let limits = Limits { max_payload: 1 << 20, retained: 1 << 20 };
         let memory = PayloadMemory::new(control, Arc::new(crate::objects::Sealed), segment, limits, Access::ReadOnly);
-        Self { lanes, memory, parent: TrustedParent::of_itself(), host }
+        Self::new(lanes, Parent { memory, trusted: TrustedParent::of_itself() }, host)
     }
 
     /// The addresses of what the worker keeps of each of its lanes.
@@ -124,14 +180,17 @@ impl<H: Host> Worker<H> {
     }
 }
 
-impl<H: Host> Worker<H> {
+impl<H: Host> Worker<H, Parent> {
     fn run(mut self) -> ! {
         loop {
-            let kind = self.serve_next();
-            if kind == Kind::Stop {
-                failpoints::reach(Step::ChildExiting);
-                // Flushes what the service printed and runs its exit handlers; the reply has been published.
-                std::process::exit(0);
+            match self.serve_next() {
+                Ok(Some(Kind::Stop)) => {
+                    failpoints::reach(Step::ChildExiting);
+                    // Flushes what the service printed and runs its exit handlers; the reply has been published.
+                    std::process::exit(0);
+                }
+                Ok(_) => {}
+                Err(what) => confused(what),
             }
         }
     }
@@ -142,33 +201,47 @@ impl<H: Host> Worker<H> {
         let _ = catch_unwind(AssertUnwindSafe(|| self.run()));
         std::process::exit(CONFUSED);
     }
+}
 
-    /// Waits for a request and answers it. Returns its kind.
+impl<H: Host, A: Asker> Worker<H, A> {
+    pub(crate) fn new(lanes: WorkerLanes, asker: A, host: H) -> Self {
+        Self { lanes, asker, host, copy: AlignedVec::new() }
+    }
+
+    /// Who asks.
+    pub(crate) fn asker(&self) -> &A {
+        &self.asker
+    }
+
+    /// Waits for a request and answers it. Returns its kind; `None` if there is nobody any more who could ask.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the request, if nobody who keeps to the protocol could have made it.
     #[inline(always)]
-    pub(crate) fn serve_next(&mut self) -> Kind {
-        let place = self.lanes.wait();
-        self.serve_one(place)
+    pub(crate) fn serve_next(&mut self) -> Result<Option<Kind>, &'static str> {
+        match self.lanes.wait(self.asker.life()) {
+            // Who looks for requests until the end finds what was asked after it, too.
+            Some(place) if !self.asker.life().is_some_and(Life::is_over) => self.serve_one(place).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// Takes, carries out and answers the request on the lane at `place`. Returns its kind.
     #[inline(always)]
-    fn serve_one(&mut self, place: usize) -> Kind {
+    fn serve_one(&mut self, place: usize) -> Result<Kind, &'static str> {
         failpoints::reach(Step::ChildRequestSeen);
-        let (frame, slot) = match self.lanes.lane(place).begin() {
-            Ok(Some(request)) => request,
-            Ok(None) => confused("a request that was taken back"),
-            Err(what) => confused(what),
-        };
+        let (frame, slot) = self.lanes.lane(place).begin()?.ok_or("a request that was taken back")?;
         failpoints::reach(Step::ChildStarted);
         let (kind, call) = (frame.commit.kind, frame.call);
         let block = match frame.commit.place {
             Place::Slot(_) => None,
-            Place::Block(block) => Some(self.memory.request_block(block)),
+            Place::Block(block) => Some(self.asker.block(block)?),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let room = &Room { home: &*self.memory, wait: None };
+        let room = &Room { home: self.asker.home(), wait: None };
         let came_home = room.home.welcome(call);
-        let request = self.parent.request(span);
+        let request = self.asker.request(span, &mut self.copy);
         let mut exchange = Exchange { slot, room, request, call, replied: None };
         let result = panic::catch(|| self.host.carry_out(kind, &mut exchange));
         if let Err(fault) = result {
@@ -183,7 +256,7 @@ impl<H: Host> Worker<H> {
         if exchange.slot.carries() {
             let departed = exchange.slot.depart_slow(room);
             let lane = self.lanes.lane(place);
-            self.memory.publishing(lane.index(), lane.position(), departed.carried);
+            self.asker.publishing(lane.index(), lane.position(), departed.carried);
             failpoints::reach(Step::ChildReplyDeparted);
             lane.publish(reply, departed.call, departed.place);
         } else {
@@ -191,7 +264,8 @@ impl<H: Host> Worker<H> {
             self.lanes.lane(place).publish(reply, 0, Place::Slot(len));
         }
         failpoints::reach(Step::ChildPublished);
-        kind
+        self.asker.done(&mut self.copy);
+        Ok(kind)
     }
 }
 

@@ -3,10 +3,11 @@
 #![forbid(unsafe_code)]
 
 use super::link::Link;
+use super::peer::{Hold, Peer};
 use super::recorded::Recorded;
 use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
 use crate::doorbell::{Deadline, Wait, Waited};
-use crate::error::{CallError, CallName, Exit, Fault, NoMemory, Payload, Progress};
+use crate::error::{CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Progress};
 use crate::failpoints::{self, Step};
 use crate::frame::{self, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError};
@@ -42,9 +43,11 @@ pub(super) fn no_archive() -> &'static str {
 pub(crate) struct Caller {
     /// Each in memory of its own, so that one of them can be kept beyond the call that claimed it.
     lanes: Box<[Arc<Mutex<CallerLane>>]>,
-    pub(crate) link: Arc<Link>,
-    /// The link, as what has memory.
+    pub(crate) peer: Arc<Peer>,
+    /// The memory that the two share.
     home: Arc<dyn Home>,
+    /// The same, as what holds the peer.
+    hold: Arc<dyn Hold>,
     pub(super) wait: Wait,
     workers: u32,
     service: TypeId,
@@ -120,18 +123,18 @@ impl Begun {
     /// The reply, if it is there or never will be; never waits. After `None`, the bridge's doorbell rings for it.
     pub(crate) fn poll<R: Reply>(&mut self) -> Option<Result<R, CallError>> {
         let Self { lane, caller, position, ticket } = self;
-        if caller.link.is_in_fork() {
+        if caller.peer.is_in_fork() {
             return Some(Err(caller.in_fork_slow(ticket)));
         }
         // Asked before the look: a reply published before the death is still found.
-        let ended = caller.link.life.exit().is_some();
+        let ended = caller.peer.life.exit().is_some();
         // A second look if the doorbell will not ring, because a reply came before it was armed. No third: a child that publishes and
         // takes back is not waited for.
         for _ in 0..2 {
             if let Some(outcome) = caller.take(lane, *position, Kind::Call, ticket) {
                 return Some(outcome);
             }
-            if caller.link.door.is_none() || !lane.arm() {
+            if caller.peer.door.is_none() || !lane.arm() {
                 break;
             }
         }
@@ -145,7 +148,7 @@ impl Begun {
     /// Waits for the reply.
     pub(crate) fn finish<R: Reply>(&mut self) -> Result<R, CallError> {
         let Self { lane, caller, position, ticket } = self;
-        if caller.link.is_in_fork() {
+        if caller.peer.is_in_fork() {
             return Err(caller.in_fork_slow(ticket));
         }
         caller.receive(lane, *position, Kind::Call, ticket)
@@ -170,7 +173,7 @@ impl Begun {
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        if self.caller.link.door.is_some() && !self.caller.link.is_in_fork() {
+        if self.caller.peer.door.is_some() && !self.caller.peer.is_in_fork() {
             self.lane.disarm();
         }
     }
@@ -179,14 +182,20 @@ impl Drop for Begun {
 impl Caller {
     /// The calling side of a bridge to a `T`.
     pub(crate) fn new<T: Service>(segment: &Segment, link: Arc<Link>, wait: Wait) -> Self {
-        let lane = |index| Arc::new(Mutex::new(CallerLane::new(segment, index, &link.bells)));
+        Self::of(segment, link.peer.clone(), link, wait, TypeId::of::<T>())
+    }
+
+    /// The calling side of what `hold` has of `peer`, who has the service.
+    pub(crate) fn of(segment: &Segment, peer: Arc<Peer>, hold: Arc<dyn Hold>, wait: Wait, service: TypeId) -> Self {
+        let lane = |index| Arc::new(Mutex::new(CallerLane::new(segment, index, &peer.bells)));
         Self {
             lanes: (0..segment.geometry().lanes).map(lane).collect(),
-            home: link.clone(),
-            link,
+            peer,
+            home: hold.clone(),
+            hold,
             wait,
             workers: segment.geometry().workers,
-            service: TypeId::of::<T>(),
+            service,
             interfaces: [const { Introduction { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
             entering: Mutex::new(()),
             stopping: Mutex::new(()),
@@ -251,7 +260,7 @@ impl Caller {
     /// The call word of a method. Comes before anything is locked: in a fork, what another thread held stays locked for ever.
     #[inline(always)]
     fn call_word(&self, method: &'static Method, ticket: &Ticket) -> Result<u64, CallError> {
-        if self.link.is_in_fork() {
+        if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(ticket));
         }
         let interface = match method.interface {
@@ -265,6 +274,24 @@ impl Caller {
     #[inline]
     pub(crate) fn finish<R: Reply>(&self, mut sent: Sent<'_>) -> Result<R, CallError> {
         self.receive(&mut sent.lane, sent.position, Kind::Call, &sent.ticket)
+    }
+
+    /// Calls what the peer knows by the call word `call`, and leaves `args` where they are. `method` is its name, for errors.
+    #[inline]
+    pub(crate) fn call_by_word<A: Request, R: Reply>(
+        &self,
+        method: &'static Method,
+        call: u64,
+        args: &mut Option<A>,
+        timeout: Option<Duration>,
+    ) -> Result<R, CallError> {
+        let ticket = &Ticket::new(method, timeout);
+        if self.peer.is_in_fork() {
+            return Err(self.in_fork_slow(ticket));
+        }
+        let mut lane = self.claim(ticket)?;
+        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, Args::Keep, ticket)?;
+        self.receive(&mut lane, position, Kind::Call, ticket)
     }
 
     /// Has the child build the service from recorded arguments. Returns the constructor's own error, as it displays.
@@ -291,7 +318,7 @@ impl Caller {
         timeout: Option<Duration>,
     ) -> Result<Begun, CallError> {
         let ticket = Ticket::new(method, timeout);
-        if self.link.is_in_fork() {
+        if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(&ticket));
         }
         let mut lane = self.claim_for_long(&ticket)?;
@@ -304,7 +331,7 @@ impl Caller {
         let sending = Ticket { deadline: Deadline::now(), ..ticket };
         let position = self.send_on(&mut lane, ask, &mut Some(args), Args::Spend, &sending)?;
         // What comes back only when this thread asks for it is not waited for by others.
-        lane.give_up(&*self.link);
+        lane.give_up(&*self.home);
         Ok(Begun { lane, caller: self.clone(), position, ticket })
     }
 
@@ -329,11 +356,11 @@ impl Caller {
     /// The child is gone when this returns. A second stop waits for the first, and returns how the child ended.
     pub(crate) fn stop(&self, drop: &'static Method, grace: Duration) -> Result<Exit, CallError> {
         let ticket = &Ticket::new(drop, Some(grace));
-        if self.link.is_in_fork() {
+        if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(ticket));
         }
         let _one_at_a_time = self.stopping.lock();
-        let life = &self.link.life;
+        let life = &self.peer.life;
         if let (Some(Cause::Stopped), Some(exit)) = (life.cause(), life.exit()) {
             return Ok(exit);
         }
@@ -361,11 +388,11 @@ impl Caller {
 
     /// Kills the child, and waits until it is gone. A fork leaves it alone: it is not its child.
     pub(crate) fn kill(&self) -> Exit {
-        if self.link.is_in_fork() {
+        if self.peer.is_in_fork() {
             return Exit::Unknown;
         }
-        self.link.kill(Cause::Stopped);
-        self.link.life.wait(Deadline::after(Some(KILL_PATIENCE))).unwrap_or(Exit::Unknown)
+        self.hold.end(Cause::Stopped);
+        self.peer.life.wait(Deadline::after(Some(KILL_PATIENCE))).unwrap_or(Exit::Unknown)
     }
 
     // ---- interfaces ------------------------------------------------------------------------------------------------
@@ -468,12 +495,12 @@ impl Caller {
             self.settle_slow(lane, ticket)?;
         }
         // The request to stop is itself sent after the bridge has been declared stopped.
-        if self.link.life.is_over() && ask.kind != Kind::Stop {
+        if self.peer.life.is_over() && ask.kind != Kind::Stop {
             return Err(self.over(Progress::NotStarted, ticket));
         }
         let Some(sending) = args.as_ref() else { return Err(self.spent_slow(ticket)) };
         let position = lane.position();
-        let room = &Room { home: &*self.link, wait: None };
+        let room = &Room { home: &*self.home, wait: None };
         let mut written = lane.write(sending, room);
         if let Err(SendError::NoMemory(NoMemory::Exhausted { .. })) = written {
             written = self.write_again_slow(lane, sending, room, ticket);
@@ -513,7 +540,7 @@ impl Caller {
             None,
         );
         for mut lane in self.lanes.iter().filter_map(|lane| lane.try_lock()) {
-            lane.forget_unsent(&*self.link);
+            lane.forget_unsent(&*self.home);
             // What is wrong with one of them is said by whoever calls next.
             let _ = self.settle(&mut lane, ticket);
         }
@@ -539,7 +566,7 @@ impl Caller {
             }
             // Of a late reply, nothing is wanted before it is there to be dropped.
             // One that is read where it lies is not copied.
-            let may_follow = lane.replies().position() == position && self.link.trust.is_none();
+            let may_follow = lane.replies().position() == position && self.peer.trust.is_none();
             if waited
                 && may_follow
                 && let Some(outcome) = self.follow_slow(lane, kind, ticket)
@@ -547,7 +574,7 @@ impl Caller {
                 return outcome;
             }
             let wait = if may_follow { CallerLane::wait_for_any } else { CallerLane::wait };
-            match wait(lane, self.wait, &self.link.life, ticket.deadline) {
+            match wait(lane, self.wait, &self.peer.life, ticket.deadline) {
                 Waited::Ready => waited = true,
                 Waited::DeadlinePassed => return Err(self.give_up(lane, position, ticket)),
                 Waited::Dead => return Err(self.over(lane.progress(position), ticket)),
@@ -558,7 +585,7 @@ impl Caller {
     /// Leaves the reply to the request at `position` to whoever uses the lane next.
     #[cold]
     pub(super) fn give_up(&self, lane: &mut CallerLane, position: u64, ticket: &Ticket) -> CallError {
-        lane.give_up(&*self.link);
+        lane.give_up(&*self.home);
         self.timed_out(lane.progress(position), ticket)
     }
 
@@ -620,7 +647,7 @@ impl Caller {
             if lane.credit() > 0 {
                 return Ok(());
             }
-            match lane.wait(self.wait, &self.link.life, ticket.deadline) {
+            match lane.wait(self.wait, &self.peer.life, ticket.deadline) {
                 Waited::Ready if !ticket.deadline.has_passed() => {}
                 Waited::Ready | Waited::DeadlinePassed => return Err(self.late(ticket)),
                 Waited::Dead => return Err(self.over(Progress::NotStarted, ticket)),
@@ -649,7 +676,7 @@ impl Caller {
             self.home.on(|stock, source| stock.arrived(carried, source));
         }
         if carries {
-            self.link.used(false);
+            self.hold.used();
         }
         failpoints::reach(Step::ParentReplyReleased);
     }
@@ -657,7 +684,7 @@ impl Caller {
     /// What replies are decoded with.
     #[inline(always)]
     pub(super) fn decoder(&self) -> Decoder<'_> {
-        Decoder::of(&self.home, self.link.max_payload, self.link.trust)
+        Decoder::of(&self.home, self.peer.max_payload, self.peer.trust)
     }
 
     // ---- lanes -----------------------------------------------------------------------------------------------------
@@ -691,7 +718,7 @@ impl Caller {
             return Ok(lane);
         }
         // A stop holds every lane until the child has answered it.
-        if self.link.life.is_over() {
+        if self.peer.life.is_over() {
             return Err(self.over(Progress::NotStarted, ticket));
         }
         self.lock(&self.lanes[preferred], ticket)
@@ -708,7 +735,7 @@ impl Caller {
             if let Some(lane) = lane.try_lock_until(until) {
                 return Ok(lane);
             }
-            if self.link.life.exit().is_some() {
+            if self.peer.life.exit().is_some() {
                 return Err(self.over(Progress::NotStarted, ticket));
             }
             if ticket.deadline.has_passed() {
@@ -733,7 +760,7 @@ impl Caller {
         let decoded = match frame.commit.place {
             frame::Place::Slot(_) => R::from_slot(frame.line, frame.payload, self.decoder()),
             frame::Place::Block(place) => {
-                let block = self.link.reply_block(place);
+                let block = self.home.peer_block(place);
                 let block = block.ok_or_else(|| self.corrupt("a reply in memory that it does not have", ticket))?;
                 R::from_block(block, place.ticket, self.decoder())
             }
@@ -762,6 +789,11 @@ impl Caller {
                     Ok(CallError::Refused { call, why: "the child has no memory left to say why".into() })
                 }
                 Kind::Refused => self.payload::<String>(frame, ticket).map(|why| CallError::Refused { call, why }),
+                Kind::Failed => self.payload::<Failed>(frame, ticket).map(|failed| match failed {
+                    Failed::Failed(message) => CallError::Callback { call, message },
+                    Failed::Mismatch { expected, found } => CallError::Mismatch { call, expected, found },
+                    Failed::Gone => CallError::Gone { call, pid: self.peer.pid, progress: Progress::NotStarted },
+                }),
                 _ => Err(self.corrupt("a reply to another kind of request", ticket)),
             };
         failure.unwrap_or_else(|error| error)
@@ -772,7 +804,7 @@ impl Caller {
         let call = ticket.name();
         // A child that is gone gives no memory back: its end is the reason, not the memory.
         if matches!(&error, SendError::NoMemory(why) if !matches!(why, NoMemory::TooLarge { .. }))
-            && self.link.life.is_over()
+            && self.peer.life.is_over()
         {
             return self.over(Progress::NotStarted, ticket);
         }
@@ -809,24 +841,24 @@ impl Caller {
     #[cold]
     pub(super) fn timed_out(&self, progress: Progress, ticket: &Ticket) -> CallError {
         let timeout = ticket.timeout.unwrap_or_default();
-        CallError::TimedOut { call: ticket.name(), pid: self.link.pid, timeout, progress }
+        CallError::TimedOut { call: ticket.name(), pid: self.peer.pid, timeout, progress }
     }
 
     /// Kills a child that broke an invariant.
     #[cold]
     pub(super) fn corrupt(&self, what: &'static str, ticket: &Ticket) -> CallError {
-        self.link.kill(Cause::Corrupt(what));
-        CallError::Corrupt { call: ticket.name(), pid: self.link.pid, what }
+        self.hold.end(Cause::Corrupt(what));
+        CallError::Corrupt { call: ticket.name(), pid: self.peer.pid, what }
     }
 
     /// The error of a call to a child that is gone, or about to be.
     #[cold]
     pub(crate) fn over(&self, progress: Progress, ticket: &Ticket) -> CallError {
-        let (call, pid) = (ticket.name(), self.link.pid);
-        match self.link.life.cause() {
+        let (call, pid) = (ticket.name(), self.peer.pid);
+        match self.peer.life.cause() {
             Some(Cause::Corrupt(what)) => CallError::Corrupt { call, pid, what },
             Some(Cause::Stopped) => CallError::Stopped { call, pid, progress },
-            None => CallError::Died { call, pid, exit: self.link.life.exit().unwrap_or(Exit::Unknown), progress },
+            None => CallError::Died { call, pid, exit: self.peer.life.exit().unwrap_or(Exit::Unknown), progress },
         }
     }
 }

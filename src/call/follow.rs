@@ -7,7 +7,6 @@
 #![forbid(unsafe_code)]
 
 use super::caller::{Caller, Ticket, no_archive};
-use super::link::Link;
 use crate::doorbell::{Pace, Waited};
 use crate::error::CallError;
 use crate::failpoints::{self, Step};
@@ -15,6 +14,7 @@ use crate::frame::{BlockRef, Decoder, Kind, Place, Reply};
 use crate::intake::Intake;
 use crate::lane::{Announcement, CallerLane, Consumer, Seen};
 use crate::segment::Block;
+use crate::stock::Home;
 use rkyv::rancor::Failure;
 
 /// Room for what follows the parts that a child knows of when it announces a reply: above all the root.
@@ -42,7 +42,7 @@ impl Caller {
         ticket: &Ticket,
     ) -> Option<Result<R, CallError>> {
         self.follow(lane, kind, ticket, |lane, seen, pace| {
-            lane.wait_for_more(self.wait, &self.link.life, ticket.deadline, seen, pace)
+            lane.wait_for_more(self.wait, &self.peer.life, ticket.deadline, seen, pace)
         })
     }
 
@@ -63,7 +63,7 @@ impl Caller {
             if ticket.deadline.has_passed() {
                 return Some(Err(self.give_up(lane, position, ticket)));
             }
-            if let Err(what) = following.copy_on(lane.replies(), &self.link) {
+            if let Err(what) = following.copy_on(lane.replies(), &**self.home()) {
                 return Some(Err(self.corrupt(what, ticket)));
             }
             let Following { seen, pace, .. } = &following;
@@ -113,9 +113,9 @@ impl<R: Reply> Following<R> {
     /// # Errors
     ///
     /// What is wrong with what was announced, if no healthy child could have announced it.
-    fn copy_on(&mut self, replies: &Consumer, link: &Link) -> Result<(), &'static str> {
+    fn copy_on(&mut self, replies: &Consumer, home: &dyn Home) -> Result<(), &'static str> {
         let Some(announced) = replies.announced() else { return Ok(()) };
-        if announced.word != self.seen.word && !self.begin(&announced, replies, link)? {
+        if announced.word != self.seen.word && !self.begin(&announced, replies, home)? {
             return Ok(());
         }
         // Marks only grow: one that does not is nothing new.
@@ -130,8 +130,8 @@ impl<R: Reply> Following<R> {
     }
 
     /// Begins anew, with the block that has been announced. Whether it was still announced.
-    fn begin(&mut self, announced: &Announcement, replies: &Consumer, link: &Link) -> Result<bool, &'static str> {
-        let Some(block) = link.reply_block(announced.block) else {
+    fn begin(&mut self, announced: &Announcement, replies: &Consumer, home: &dyn Home) -> Result<bool, &'static str> {
+        let Some(block) = home.peer_block(announced.block) else {
             // A child that has taken the block back may have given its segment back too.
             let stands = replies.still_says(announced.word);
             return if stands { Err("a reply in memory that it does not have") } else { Ok(false) };

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::peer::{Hold, Peer, PeerParts};
 use crate::arena::{Limits, Loan, Source};
 use crate::control::{Control, Message};
 use crate::doorbell::Deadline;
@@ -15,9 +16,8 @@ use crate::objects::Objects;
 use crate::process::Report;
 use crate::process::watch::{self, Watched};
 use crate::segment::{Block, Segment};
-use crate::signal::{Bells, Door, ParentBells};
+use crate::signal::ParentBells;
 use crate::stock::{Home, Stock};
-use crate::sys::fork;
 use crate::sys::mapping::{Access, Mapping};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::{self, Blocking};
@@ -40,24 +40,11 @@ const MEMORY_SLICE: Duration = Duration::from_millis(1);
 
 /// The parent's hold on one child.
 pub(crate) struct Link {
-    pub(crate) pid: u32,
-    /// The longest payload, in bytes.
-    pub(crate) max_payload: u64,
+    pub(crate) peer: Arc<Peer>,
     retained: u64,
-    /// The programmer's word for the child.
-    pub(crate) trust: Option<TrustedPeer>,
-    /// The process that holds on; forks of it must not touch what the two share.
-    generation: u32,
-    pub(crate) life: Life,
-    pub(crate) bells: Bells,
-    pub(crate) door: Option<Door>,
-    /// What has come of its sandbox.
-    #[cfg_attr(not(feature = "sandbox"), allow(dead_code))]
-    pub(crate) report: Option<Report>,
     pidfd: Pidfd,
     control: Control,
-    /// The memory of requests and boxes. On lines of its own, like the books: every call of every thread reads what stands above.
-    /// Locked before the books, never after them.
+    /// The memory of requests and boxes. Locked before the books, never after them.
     stock: CachePadded<Mutex<Stock>>,
     /// Rung when something has come back into the stock.
     came_back: Condvar,
@@ -154,17 +141,18 @@ impl Link {
     pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, segment: &Segment, shared: Shared) -> Self {
         let Shared { memory, objects, bells, report } = shared;
         let stock = Stock::new(memory.limits(), segment.held_by_child(), segment.held_by_parent());
-        fork::count_forks();
-        Self {
+        let peer = Peer::new(PeerParts {
             pid,
             max_payload: memory.max_payload,
-            retained: memory.retained,
             trust: memory.trust,
-            generation: fork::generation(),
             life: Life::new(bells.alarm),
             bells: bells.bells,
             door: bells.door,
             report,
+        });
+        Self {
+            peer: Arc::new(peer),
+            retained: memory.retained,
             pidfd,
             control: Control::new(control),
             stock: CachePadded::new(Mutex::new(stock)),
@@ -182,30 +170,8 @@ impl Link {
         }
     }
 
-    /// Whether this process is a fork of the one that started the child. It has no watcher, and its calls would be written over
-    /// those of the process that it was forked from.
-    #[inline]
-    pub(crate) fn is_in_fork(&self) -> bool {
-        self.generation != fork::generation()
-    }
-
-    /// Has the child killed, for `cause`. The watcher will say when it is gone.
-    pub(crate) fn kill(&self, cause: Cause) {
-        self.life.blame(cause);
-        self.pidfd.kill();
-    }
-
-    /// The block that a reply names, if it lies wholly in a segment that the child was given and is no longer than allowed.
-    pub(crate) fn reply_block(&self, block: BlockRef) -> Option<Block> {
-        if block.len > self.max_payload {
-            return None;
-        }
-        let mapping = self.books.lock().replies.get(&block.segment).cloned()?;
-        Block::new(&mapping, block.offset, block.len)
-    }
-
     /// Notes that memory has been used. If there is more than may be kept when it is not, has the watcher look in a while.
-    pub(crate) fn used(&self, is_untidy: bool) {
+    fn used_now(&self, is_untidy: bool) {
         let is_untidy = is_untidy || self.books.lock().reply_len() > self.retained;
         if is_untidy && self.untidy.swap(USED, Relaxed) == TIDY {
             // Without a watcher there is no child either.
@@ -303,9 +269,14 @@ impl Watched for Link {
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         };
         if !makes_sense {
-            self.life.blame(Cause::Corrupt("a control message that makes no sense"));
+            self.peer.life.blame(Cause::Corrupt("a control message that makes no sense"));
         }
         makes_sense
+    }
+
+    fn give_up(&self) -> bool {
+        self.pidfd.kill();
+        true
     }
 
     fn tidy(&self) -> bool {
@@ -332,8 +303,21 @@ impl Watched for Link {
         failpoints::reach(Step::ParentReaped);
         // First, so that whoever waits for the end finds no name any more.
         self.books.lock().objects.peer_ended();
-        self.life.end(exit);
+        self.peer.life.end(exit);
         failpoints::reach(Step::ParentEnded);
+    }
+}
+
+impl Hold for Link {
+    /// The watcher will say when it is gone.
+    fn end(&self, cause: Cause) {
+        self.peer.life.blame(cause);
+        self.pidfd.kill();
+    }
+
+    #[cold]
+    fn used(&self) {
+        self.used_now(false);
     }
 }
 
@@ -345,7 +329,7 @@ impl Home for Link {
         let is_untidy = stock.is_untidy();
         drop(stock);
         self.came_back.notify_all();
-        self.used(is_untidy);
+        self.used_now(is_untidy);
     }
 
     /// Without a deadline, waits only for what comes back by itself: for the frames of other calls.
@@ -362,7 +346,7 @@ impl Home for Link {
                 Some(left) => !left.is_zero(),
                 None => stock.has_frames_under_way(),
             };
-            if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.life.is_over() {
+            if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.peer.life.is_over() {
                 drop(stock);
                 return found.inspect(Loan::populate);
             }
@@ -372,12 +356,17 @@ impl Home for Link {
         }
     }
 
+    /// The block that a reply names, if it lies wholly in a segment that the child was given and is no longer than allowed.
     fn peer_block(&self, block: BlockRef) -> Option<Block> {
-        self.reply_block(block)
+        if block.len > self.peer.max_payload {
+            return None;
+        }
+        let mapping = self.books.lock().replies.get(&block.segment).cloned()?;
+        Block::new(&mapping, block.offset, block.len)
     }
 
     fn trusts_peer(&self) -> bool {
-        self.trust.is_some()
+        self.peer.trust.is_some()
     }
 
     /// Children read requests in place, but this is about replies.
@@ -386,7 +375,7 @@ impl Home for Link {
     }
 
     fn is_in_fork(&self) -> bool {
-        Link::is_in_fork(self)
+        self.peer.is_in_fork()
     }
 }
 

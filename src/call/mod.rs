@@ -10,6 +10,8 @@ mod follow;
 pub(crate) mod host;
 pub(crate) mod link;
 mod memory;
+pub(crate) mod pair;
 pub(crate) mod panic;
+pub(crate) mod peer;
 pub(crate) mod recorded;
 pub(crate) mod service;

@@ -7,9 +7,11 @@ use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::Once;
 
 thread_local! {
-    /// Counts entries into and exits from calls on this thread: odd = in a call, whose panic goes to the caller.
+    /// Counts entries into and exits from calls on this thread: odd = in a call, whose panic goes to the caller. A call within a call has a
+    /// higher odd number for its time.
     static TURN: Cell<u64> = const { Cell::new(0) };
     static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
 }
@@ -25,8 +27,11 @@ struct Seen {
 /// Has panics inside calls recorded for their callers instead of printed (those too that a method catches itself); all others
 /// go to the hook that was there before.
 pub(crate) fn install_hook() {
-    let previous = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| if TURN.get() % 2 == 1 { record(info) } else { previous(info) }));
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| if TURN.get() % 2 == 1 { record(info) } else { previous(info) }));
+    });
 }
 
 fn record(info: &PanicHookInfo<'_>) {
@@ -43,12 +48,13 @@ fn record(info: &PanicHookInfo<'_>) {
 /// Runs `call`; a panic in it comes back as a fault.
 #[inline(always)]
 pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Box<Fault>> {
-    let turn = TURN.get().wrapping_add(1);
+    let before = TURN.get();
+    let turn = before.wrapping_add(1) | 1;
     TURN.set(turn);
     // Unwind safety: a service sees the same after a panic as any value behind a mutex that is not poisoned would; the
     // documentation of `CallError::Panicked` says so.
     let result = catch_unwind(AssertUnwindSafe(call));
-    TURN.set(turn.wrapping_add(1));
+    TURN.set(if before % 2 == 1 { before } else { turn.wrapping_add(1) });
     result.map_err(|payload| fault_slow(payload, turn))
 }
 

@@ -43,8 +43,8 @@ pub fn control(data: &[u8]) {
         let rights = rights(&mut input, &mut sent);
         let rights: Vec<_> = rights.iter().map(AsFd::as_fd).collect();
         if !message.is_empty() && socket::send(&end, &message, &rights).is_ok() {
-            reads = scene.caller.link.read_control();
-            assert!(reads || scene.caller.link.life.is_over(), "refused without a word");
+            reads = scene.link.read_control();
+            assert!(reads || scene.caller.peer.life.is_over(), "refused without a word");
             assert!(!reads || rights.is_empty(), "a descriptor was taken from a child");
         }
         if input.flag() {
@@ -52,7 +52,7 @@ pub fn control(data: &[u8]) {
             while let Ok(Some(_)) = scene.child.receive(Blocking::No) {}
         }
         if input.below(8) == 0 {
-            scene.caller.link.tidy();
+            scene.link.tidy();
         }
     }
     drop((scene, end));

@@ -7,6 +7,7 @@ use super::scene::{Scene, in_line};
 use super::types::{Kind, Plain, Sample, Shape, Tree};
 use crate::error::Fault;
 use crate::frame::{Decoder, Held, Limit, Reply, Transfer, decode_private, encode_to_vec};
+use crate::manager::{Args, Value};
 use crate::objects::heap::Heap;
 use crate::segment::{Block, Slots, Span};
 use crate::shared_box::SharedBox;
@@ -97,6 +98,8 @@ types! {
     HashMap<u8, BTreeMap<u8, Vec<String>>>: equal kept,
     Fault: printed kept,
     Limit: printed kept,
+    Value: printed kept,
+    Args: printed kept,
     // Where types go whose archive is empty, or a collection of such: `()`, `Vec<()>`, `HashSet<()>`, a struct all of whose fields are
     // skipped. Of these, eight bytes can claim 2^32 elements.
 }

@@ -44,7 +44,7 @@ pub fn ring(data: &[u8]) {
     let mut input = Input::new(data);
     let mut play = Play::new();
     for _ in 0..MOST {
-        if input.is_empty() || play.child.scene.caller.link.life.is_over() {
+        if input.is_empty() || play.child.scene.caller.peer.life.is_over() {
             break;
         }
         play.step(&mut input);
@@ -183,7 +183,7 @@ impl Play {
         match input.below(6) {
             at @ 0..2 if at < self.calls.len() => drop(self.calls.swap_remove(at)),
             2 | 3 => caller.take_late_replies(),
-            4 => drop(caller.link.tidy()),
+            4 => drop(self.child.scene.link.tidy()),
             _ => {}
         }
     }

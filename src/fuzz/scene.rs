@@ -31,6 +31,7 @@ impl Nothing {
 }
 
 pub(super) struct Scene {
+    pub(super) link: Arc<Link>,
     pub(super) caller: Arc<Caller>,
     pub(super) segment: Segment,
     /// The child's end of the control socket.
@@ -53,15 +54,16 @@ impl Scene {
         let bells = ParentBells::new(Signal::Futex, Count::of(&GEOMETRY), &*objects).expect("futexes need nothing");
         let (parent, child) = socket::pair().expect("a pair of sockets");
         let link = Link::new(1, Pidfd::of_nobody(), parent, &segment, Shared { memory, objects, bells, report: None });
-        let caller = Arc::new(Caller::new::<Nothing>(&segment, Arc::new(link), Wait::Park));
-        Self { caller, segment, child: Control::new(child) }
+        let link = Arc::new(link);
+        let caller = Arc::new(Caller::new::<Nothing>(&segment, link.clone(), Wait::Park));
+        Self { link, caller, segment, child: Control::new(child) }
     }
 
     /// Sends a message as the child; the parent reads it. Whether it goes on reading.
     pub(super) fn tell(&self, message: Message) -> bool {
         // A parent that has not read yet has enough to read.
         let _ = self.child.send(message, None);
-        self.caller.link.read_control()
+        self.link.read_control()
     }
 
     /// Has the child ask for a segment of `len` bytes; returns its number, if it got one, and the memory, if that came as a descriptor.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::input::Input;
+use crate::manager::{Args, Value};
 use crate::shared_box::SharedBox;
 use rkyv::rancor::Source;
 use rkyv::ser::{Allocator, Writer};
@@ -233,5 +234,44 @@ impl Sample for Tree {
             tree = Tree { number: width as u16, parts: leaves.chain([tree]).collect() };
         }
         tree
+    }
+}
+
+impl Sample for Value {
+    /// Lists and maps as deep as it is given bytes, but never deeper than may cross, with a few other values on the way.
+    fn sample(input: &mut Input<'_>) -> Self {
+        let mut value = innermost(input);
+        for _ in 0..input.below(Value::MAX_DEPTH + 1) {
+            value = match input.below(4) {
+                0 => Value::List(vec![value]),
+                1 => Value::List(vec![innermost(input), value, innermost(input)]),
+                2 => Value::Map([(String::sample(input), value)].into()),
+                _ => Value::Map([(String::new(), innermost(input)), (String::sample(input), value)].into()),
+            };
+        }
+        value
+    }
+}
+
+fn innermost(input: &mut Input<'_>) -> Value {
+    match input.below(9) {
+        0 => Value::None,
+        1 => input.flag().into(),
+        2 => i64::sample(input).into(),
+        3 => u64::sample(input).into(),
+        4 => f64::sample(input).into(),
+        5 => String::sample(input).into(),
+        6 => Vec::<u8>::sample(input).into(),
+        7 => Value::List(Vec::new()),
+        // Looks like a pointer to elements, and their number, in an archive.
+        _ => Value::U64(input.odd_word()),
+    }
+}
+
+impl Sample for Args {
+    fn sample(input: &mut Input<'_>) -> Self {
+        let (positional, keyword) = (many(input), Vec::<(u8, Value)>::sample(input));
+        let keyword = keyword.into_iter().map(|(name, value)| (name.to_string(), value)).collect::<BTreeMap<_, _>>();
+        Args::from_parts(positional, keyword.into_iter().collect()).expect("the names of a map")
     }
 }

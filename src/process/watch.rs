@@ -1,4 +1,5 @@
-//! The watcher: one thread per process that starts children, notices their death and reads their control sockets.
+//! The watcher: one thread per process that starts children, notices the death of those and of other processes that this one talks to, and
+//! reads their control sockets.
 //!
 //! It sleeps in epoll; it never polls and never sends heartbeats (but looks four times a second whether memory can be given back, while
 //! there is any). It lives as long as the process, which matters: a child is
@@ -19,21 +20,26 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A child as the watcher sees it. Its methods run on the watcher's thread and must not block.
+/// A process as the watcher sees it, a child or another. Its methods run on the watcher's thread and must not block.
 pub(crate) trait Watched: Send + Sync {
-    /// The child process.
+    /// The process.
     fn pidfd(&self) -> &Pidfd;
 
-    /// The parent's end of the control socket.
+    /// This end of the control socket.
     fn control(&self) -> BorrowedFd<'_>;
 
-    /// The control socket can be read: reads one message. `false` = it is of no more use: stop reading it, and kill the child.
+    /// The control socket can be read: reads one message. `false` = it is of no more use: stop reading it, and [give up](Self::give_up) the
+    /// process.
     fn read_control(&self) -> bool;
+
+    /// The process is of no more use: a child is killed, and watched until it has [ended](Self::ended); another one is left to itself, which
+    /// is its end as far as this process is concerned. Whether it is still to be watched.
+    fn give_up(&self) -> bool;
 
     /// Gives memory back that nobody has used since the last time. `true` = ask again.
     fn tidy(&self) -> bool;
 
-    /// The child has ended.
+    /// The process has ended.
     fn ended(&self, exit: Exit);
 }
 
@@ -182,7 +188,7 @@ impl Watcher {
             child.is_unheard = false;
             if self.poll.add(child.watched.control(), id << 1 | 1).is_err() {
                 // Unheard for good, it might wait for an answer for ever.
-                child.watched.pidfd().kill();
+                child.watched.give_up();
             }
         }
     }
@@ -195,8 +201,12 @@ impl Watcher {
             self.poll.remove(child.watched.control());
             self.next_hearing.get_or_insert_with(|| Instant::now() + SPELL);
         } else if !child.watched.read_control() {
-            self.poll.remove(child.watched.control());
-            child.watched.pidfd().kill();
+            let watched = child.watched.clone();
+            self.poll.remove(watched.control());
+            if !watched.give_up() {
+                self.poll.remove(watched.pidfd().as_fd());
+                self.children.remove(&id);
+            }
         }
     }
 

@@ -4,8 +4,9 @@
 
 use super::mapping::{Access, Mapping};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// What no holder of the descriptor can undo: the size, and the seals themselves.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
@@ -23,6 +24,20 @@ pub(crate) fn create_sealed(name: &str, len: usize, peers: Access) -> io::Result
     };
     fcntl_add_seals(&object, seals)?;
     Ok((mapping, object))
+}
+
+/// Creates a memory object of `len` zero bytes that can neither shrink nor grow, for others to map.
+pub(crate) fn create_for_others(name: &str, len: u64) -> io::Result<OwnedFd> {
+    let object = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&object, len)?;
+    fcntl_add_seals(&object, SEALS)?;
+    Ok(object)
+}
+
+/// Another descriptor of a memory object, through which it can only be read. A process of the same user can get around that, but not by
+/// mistake. Needs procfs.
+pub(crate) fn only_to_read(object: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(File::open(format!("/proc/self/fd/{}", object.as_fd().as_raw_fd()))?.into())
 }
 
 /// The length of a sealed memory object, or an error if `object` is anything else.
@@ -46,5 +61,16 @@ mod tests {
         let theirs = Mapping::new(&object, sealed_len(&object).unwrap(), Access::ReadOnly).unwrap();
         assert!(ours.is_writable() && !theirs.is_writable());
         assert!(fcntl_add_seals(&object, SealFlags::WRITE).is_err());
+    }
+
+    #[test]
+    fn what_is_for_others_is_sealed_and_one_of_them_can_only_read_it() {
+        let object = create_for_others("callgate-test", 8192).unwrap();
+        let to_read = only_to_read(&object).unwrap();
+        assert_eq!((sealed_len(&object).unwrap(), sealed_len(&to_read).unwrap()), (8192, 8192));
+        assert!(Mapping::new(&object, 8192, Access::ReadWrite).is_ok());
+        assert!(Mapping::new(&to_read, 8192, Access::ReadWrite).is_err());
+        assert!(Mapping::new(&to_read, 8192, Access::ReadOnly).is_ok());
+        assert!(ftruncate(&object, 4096).is_err());
     }
 }

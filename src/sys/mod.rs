@@ -13,6 +13,7 @@ pub(crate) mod image;
 pub(crate) mod landlock;
 #[cfg(feature = "sandbox")]
 pub(crate) mod limits;
+pub(crate) mod listener;
 pub(crate) mod mapping;
 pub(crate) mod memfd;
 #[cfg(feature = "portable")]

@@ -1,4 +1,4 @@
-//! A child process by descriptor: its number cannot come to mean another process.
+//! A process by descriptor: its number cannot come to mean another process.
 
 #![forbid(unsafe_code)]
 
@@ -8,11 +8,16 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// A child process of this process.
+/// A process, mostly a child of this one.
 #[derive(Debug)]
 pub(crate) struct Pidfd(OwnedFd);
 
 impl Pidfd {
+    /// The process that `descriptor`, a pidfd, stands for.
+    pub(crate) fn of(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+
     /// Opens the child `pid`. `Ok(None)` if it has died and somebody else has already reaped it.
     pub(crate) fn open(pid: u32) -> io::Result<Option<Self>> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;

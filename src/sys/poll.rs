@@ -10,6 +10,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+/// What a descriptor is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    /// It can be read.
+    Read,
+    /// Either.
+    Both,
+}
+
 /// Descriptors that are waited for together, each with a number of its own.
 #[derive(Debug)]
 pub(crate) struct PollSet(OwnedFd);
@@ -27,6 +36,15 @@ impl PollSet {
     /// Reports `descriptor` as `key` once each time that it has been written.
     pub(crate) fn add_edge(&self, descriptor: impl AsFd, key: u64) -> io::Result<()> {
         Ok(epoll::add(&self.0, descriptor, EventData::new_u64(key), EventFlags::IN | EventFlags::ET)?)
+    }
+
+    /// Reports `descriptor`, which is in the set, as `key` from now on when `interest` says, or its other end is gone.
+    pub(crate) fn change(&self, descriptor: impl AsFd, key: u64, interest: Interest) -> io::Result<()> {
+        let flags = match interest {
+            Interest::Read => EventFlags::IN,
+            Interest::Both => EventFlags::IN | EventFlags::OUT,
+        };
+        Ok(epoll::modify(&self.0, descriptor, EventData::new_u64(key), flags)?)
     }
 
     pub(crate) fn remove(&self, descriptor: impl AsFd) {

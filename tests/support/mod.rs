@@ -161,9 +161,14 @@ pub(crate) struct Helper {
 
 impl Helper {
     pub(crate) fn start(test: &str, role: &str) -> Self {
-        let mut process = helper(test, role).stdout(Stdio::piped()).spawn().expect("the helper starts");
+        Self::of(&mut helper(test, role)).expect("the helper starts")
+    }
+
+    /// The helper that `command` is, with what has been added to it.
+    pub(crate) fn of(command: &mut Command) -> std::io::Result<Self> {
+        let mut process = command.stdout(Stdio::piped()).spawn()?;
         let says = BufReader::new(process.stdout.take().expect("its output is piped"));
-        Self { process, says }
+        Ok(Self { process, says })
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -23,6 +23,9 @@ Examples:
   callgate bench --compare --json report.json    other ways of crossing processes too
   callgate soak --calls 1000000 --most 1MiB      does memory grow over many calls of random sizes?
   callgate chaos --kills 1000                    is every call told truly what became of it?
+  callgate serve metrics                         is the hub of named callbacks at that address
+  callgate call metrics add 1 2 --kw scale=4     calls one of them, with the key in CALLGATE_AUTHKEY
+  callgate watch metrics                         who has registered what, and how often it is called
   callgate report report.json --html report.html the same report again, as a page";
 
 #[derive(Debug, Subcommand)]
@@ -36,6 +39,14 @@ pub enum Command {
     /// Kills, stops and continues children while they are called, and fails if a call hangs, anything is left behind, or a caller is told what is
     /// not so.
     Chaos(Chaos),
+    /// Is the hub of named callbacks, until Ctrl-C or a member ends it.
+    Serve(Serve),
+    /// Lists the callbacks that are registered at a hub.
+    Names(Hub),
+    /// Calls a callback by its name and prints its result as JSON.
+    Call(CallOf),
+    /// Shows, once a second, which callbacks are registered at a hub and how often they are called.
+    Watch(Watch),
     /// Shows a report that `bench --json` has written, or writes it in another form.
     Report(Saved),
 }
@@ -123,6 +134,56 @@ pub struct Saved {
     pub file: PathBuf,
     #[command(flatten)]
     pub outputs: Outputs,
+}
+
+/// A hub, and what lets one in.
+#[derive(Debug, clap::Args)]
+pub struct Hub {
+    /// Its address: a path, `@name`, or the name of a socket in the user's runtime directory.
+    pub address: String,
+    #[command(flatten)]
+    pub key: Key,
+}
+
+/// The key that a hub and its members have in common; without a file, it is in the environment variable CALLGATE_AUTHKEY. Never an
+/// argument, which everybody could see.
+#[derive(Debug, clap::Args)]
+pub struct Key {
+    /// A file with the key, which nobody else may read. Default: the key is in the environment variable CALLGATE_AUTHKEY.
+    #[arg(long, value_name = "FILE")]
+    pub authkey_file: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Serve {
+    /// Where it listens: a path, `@name`, or the name of a socket in the user's runtime directory.
+    #[arg(default_value = "callgate")]
+    pub address: String,
+    #[command(flatten)]
+    pub key: Key,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CallOf {
+    #[command(flatten)]
+    pub hub: Hub,
+    /// The callback.
+    pub name: String,
+    /// Its arguments: JSON, and a text is what is no JSON.
+    #[arg(allow_negative_numbers = true)]
+    pub args: Vec<String>,
+    /// Its keyword arguments: NAME=JSON.
+    #[arg(long = "kw", value_name = "NAME=JSON", num_args = 1..)]
+    pub keywords: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Watch {
+    #[command(flatten)]
+    pub hub: Hub,
+    /// Print one table, after a second, and end.
+    #[arg(long)]
+    pub once: bool,
 }
 
 #[cfg(test)]

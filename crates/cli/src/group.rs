@@ -5,7 +5,7 @@ use crate::progress::Progress;
 use callgate::Wait;
 use callgate_suite::interleave::Budget;
 use callgate_suite::{Failure, Report};
-use callgate_suite::{floor, large, latency, payload, restart, sandbox, soak, start, throughput, waiting};
+use callgate_suite::{floor, large, latency, manager, payload, restart, sandbox, soak, start, throughput, waiting};
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -26,6 +26,8 @@ pub enum Group {
     Payload,
     /// Payloads of a megabyte and more: one way, for the first time, in boxes
     Large,
+    /// Named callbacks in another process beside a bridge's call
+    Manager,
     /// A child in the strictest sandbox beside one without
     Sandbox,
     /// A million calls of random sizes, and the memory that both processes keep
@@ -49,7 +51,7 @@ const SOAK: u64 = 1_000_000;
 const SOAK_QUICK: u64 = 500;
 
 impl Group {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Floor,
         Self::Latency,
         Self::Throughput,
@@ -58,6 +60,7 @@ impl Group {
         Self::Restart,
         Self::Payload,
         Self::Large,
+        Self::Manager,
         Self::Sandbox,
         Self::Soak,
         Self::Compare,
@@ -74,6 +77,7 @@ impl Group {
             Self::Restart => "restart",
             Self::Payload => "payload",
             Self::Large => "large",
+            Self::Manager => "manager",
             Self::Sandbox => "sandbox",
             Self::Soak => "soak",
             Self::Compare => "compare",
@@ -90,6 +94,7 @@ impl Group {
             Self::Restart => restart::measure,
             Self::Payload => payload::measure,
             Self::Large => large::measure,
+            Self::Manager => manager::measure,
             Self::Sandbox => sandbox::measure,
             Self::Soak => {
                 return soak::measure(if quick { SOAK_QUICK } else { SOAK }, &mut |words| progress.say(words));

@@ -1,5 +1,6 @@
 //! The command `callgate`: measures what a call into another process costs on this machine (`bench`), says what the machine
-//! offers (`doctor`), watches the memory of very many calls (`soak`), and kills children while they are called (`chaos`).
+//! offers (`doctor`), watches the memory of very many calls (`soak`), and kills children while they are called (`chaos`). And the
+//! hub of named callbacks (`serve`), with what is registered there (`names`, `watch`) and calls of it (`call`).
 //!
 //! Exit codes: 0 all done, 1 something failed, 2 the command line was wrong.
 
@@ -11,11 +12,14 @@ mod chaos;
 mod compare;
 mod doctor;
 mod group;
+mod hub;
+mod json;
 mod machine;
 mod outputs;
 mod progress;
 mod render;
 mod soak;
+mod watch;
 
 use args::{Args, Command};
 use callgate_suite::{Failure, Report};
@@ -31,6 +35,10 @@ fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor::run(doctor.json),
         Command::Soak(args) => soak::run(&args),
         Command::Chaos(args) => chaos::run(&args),
+        Command::Serve(args) => hub::serve(&args),
+        Command::Names(hub) => hub::names(&hub),
+        Command::Call(args) => hub::call(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Report(saved) => show(&saved.file, &saved.outputs),
     };
     match done {

@@ -1,10 +1,15 @@
 //! What the command `callgate` promises: what it prints, what it writes, and how it fails. Runs the built program.
 
+use callgate::manager::{AuthKey, Manager, Registration, Value};
 use callgate_suite::Report;
+use rustix::process::{Pid, Signal};
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Runs the command, killing it if it takes longer than `secs` seconds; its children end with it. A hang is a failure.
@@ -14,7 +19,7 @@ fn callgate(secs: u64, args: &[impl AsRef<OsStr>]) -> Output {
     let create = |name| fs::File::create(file(name)).expect("a file");
     let mut command = Command::new(env!("CARGO_BIN_EXE_callgate"));
     // Where no checkout is.
-    command.args(args).current_dir(folder.path()).env_remove("CALLGATE_COMPARE");
+    command.args(args).current_dir(folder.path()).env_remove("CALLGATE_COMPARE").env_remove("CALLGATE_AUTHKEY");
     let streams = command.stdin(Stdio::null()).stdout(create("stdout")).stderr(create("stderr"));
     let mut child = streams.spawn().expect("the command starts");
     let deadline = Instant::now() + Duration::from_secs(secs);
@@ -272,11 +277,18 @@ fn with_one_cpu_what_needs_two_is_left_out() {
     let _pin = callgate_suite::pin::Pinned::to(cpu).expect("an allowed CPU");
     let output = callgate(
         120,
-        &["bench", "--quick", "--json", "-", "--only", "floor,latency,throughput,payload,large,waiting,sandbox"],
+        &[
+            "bench",
+            "--quick",
+            "--json",
+            "-",
+            "--only",
+            "floor,latency,throughput,payload,large,waiting,manager,sandbox",
+        ],
     );
     succeeded(&output);
     let report: Report = serde_json::from_str(&stdout(&output)).expect("a report");
-    for group in ["Floors", "Latency", "Throughput", "Payloads", "Large payloads", "Waiting", "Sandbox"] {
+    for group in ["Floors", "Latency", "Throughput", "Payloads", "Large payloads", "Waiting", "Callbacks", "Sandbox"] {
         let sentence = format!("{group} between two CPUs: this process may run on one only.");
         assert!(report.skipped.contains(&sentence), "{sentence} is not in {:?}", report.skipped);
     }
@@ -338,6 +350,195 @@ fn a_file_that_is_no_report_is_named() {
         let text = stderr(&output);
         assert!(text.starts_with(&format!("callgate: {} {words}", path.display())), "{text}");
     }
+}
+
+/// An address that nobody else uses, and a file with a key.
+fn address_and_key(folder: &Path) -> (String, String) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let file = folder.join("key");
+    fs::write(&file, "the key of the tests\n").expect("a file");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("a file of this user");
+    let address = format!("@callgate-cli-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    (address, file.to_str().expect("text").into())
+}
+
+/// A `callgate serve` that is up. Killed if the test fails.
+struct Served(Child);
+
+impl Served {
+    fn start(address: &str, key: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_callgate"));
+        command.args(["serve", address, "--authkey-file", key]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let served = Self(command.spawn().expect("the command starts"));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !callgate(60, &["names", address, "--authkey-file", key]).status.success() {
+            assert!(Instant::now() < deadline, "no hub within a minute");
+        }
+        served
+    }
+
+    /// Its end, and what it has printed.
+    fn end(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let status = loop {
+            match self.0.try_wait().expect("a child") {
+                Some(status) => break status,
+                None => assert!(Instant::now() < deadline, "the hub does not end"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let mut text = String::new();
+        self.0.stdout.take().expect("a pipe").read_to_string(&mut text).expect("text");
+        (status.code(), text)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn registered(address: &str) -> (Manager, Vec<Registration>) {
+    let manager = Manager::new(address, &AuthKey::new("the key of the tests"));
+    manager.connect(Duration::from_secs(60)).expect("a hub");
+    let registrations = [
+        manager.register_fn("add", |a: i64, b: i64| a + b),
+        manager.register("show", |args: callgate::manager::Args| args.to_string()),
+        manager.register("list", |args: callgate::manager::Args| Value::from(args.positional().to_vec())),
+        manager.register_fn("fail", || Err::<(), _>("on purpose")),
+        manager.register_fn("nothing", || ()),
+    ];
+    let registrations = registrations.into_iter().collect::<Result<_, _>>().expect("free names");
+    (manager, registrations)
+}
+
+#[test]
+fn callbacks_are_called_from_a_shell() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (address, key) = address_and_key(folder.path());
+    let served = Served::start(&address, &key);
+    let (manager, registrations) = registered(&address);
+    let call = |args: &[&str]| callgate(60, &[&["call", &address, "--authkey-file", &key][..], args].concat());
+    for (args, answer) in [
+        (&["add", "1", "-2"][..], "-1"),
+        (&["nothing"], "null"),
+        (
+            &["list", "1", "2.5", "[true, null]", r#"{"a": "b"}"#, "text", r#""7""#],
+            r#"[1,2.5,[true,null],{"a":"b"},"text","7"]"#,
+        ),
+        (&["show", "1", "--kw", "a=4", "b=five words"], r#""(1; a = 4, b = \"five words\")""#),
+        (&["show", "1", "--kw", "a=4", "--kw", "b=[]"], r#""(1; a = 4, b = [])""#),
+    ] {
+        let output = call(args);
+        succeeded(&output);
+        assert_eq!(stdout(&output), format!("{answer}\n"), "{args:?}");
+    }
+    for (args, why) in [
+        (&["subtract", "1"][..], format!("nobody has registered `subtract` at {address}")),
+        (&["fail"], "`fail` failed: on purpose".into()),
+        (&["show", "--kw", "a"], "`a` is no keyword with a value: NAME=JSON".into()),
+        (&["show", r#"{"$float": 1}"#], r#"what stands in {"$float": ..} must be "nan", "inf" or "-inf""#.into()),
+    ] {
+        let output = call(args);
+        assert_eq!((output.status.code(), stderr(&output)), (Some(1), format!("callgate: {why}\n")), "{args:?}");
+        assert!(output.stdout.is_empty());
+    }
+    let mismatched = call(&["add", "1"]);
+    assert_eq!(mismatched.status.code(), Some(1));
+    assert!(stderr(&mismatched).contains("expected (i64, i64)"), "{}", stderr(&mismatched));
+
+    manager.shutdown().expect("a hub");
+    drop(registrations);
+    let (code, text) = served.end();
+    assert_eq!(code, Some(0));
+    assert!(text.starts_with("hub ") && text.ends_with("ended by a member\n"), "{text}");
+}
+
+#[test]
+fn names_and_watch_show_who_has_what() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (address, key) = address_and_key(folder.path());
+    let _served = Served::start(&address, &key);
+    let names = || callgate(60, &["names", &address, "--authkey-file", &key]);
+    assert_eq!(stdout(&names()), "nothing is registered\n");
+    let (manager, _registrations) = registered(&address);
+    let caller = Manager::new(&address, &AuthKey::new("the key of the tests"));
+    caller.connect(Duration::from_secs(60)).expect("a hub");
+    assert_eq!(caller.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
+    let listed = stdout(&names());
+    let line = listed.lines().find(|line| line.starts_with("add ")).unwrap_or_else(|| panic!("no `add` in\n{listed}"));
+    let words: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(words[1], std::process::id().to_string(), "{line}");
+    assert!(line.contains("(i64, i64) -> i64") && words[words.len() - 2] == "1", "{line}");
+
+    let done = AtomicBool::new(false);
+    let watched = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(caller.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let watched = callgate(60, &["watch", &address, "--authkey-file", &key, "--once"]);
+        done.store(true, Ordering::Relaxed);
+        watched
+    });
+    succeeded(&watched);
+    let text = stdout(&watched);
+    let rate = |name: &str| -> f64 {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in\n{text}"));
+        line.split_whitespace().rev().nth(1).expect("a column").parse().expect("a number")
+    };
+    assert!(rate("add ") > 0.0 && rate("show ") == 0.0, "{text}");
+    assert!(
+        text.lines().nth(1).is_some_and(|line| line.starts_with("add ")),
+        "the one that is called is first:\n{text}"
+    );
+    drop(manager);
+}
+
+#[test]
+fn a_hub_ends_at_a_signal_and_leaves_nothing() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (_, key) = address_and_key(folder.path());
+        let place = folder.path().join("place");
+        let address = place.join("hub").to_str().expect("text").to_owned();
+        let served = Served::start(&address, &key);
+        assert!(fs::exists(&address).expect("a folder"));
+        rustix::process::kill_process(Pid::from_child(&served.0), signal).expect("a process");
+        let (code, text) = served.end();
+        assert_eq!(code, Some(0), "{text}");
+        assert_eq!(fs::read_dir(place).expect("a folder").count(), 0, "something is left of the hub");
+    }
+}
+
+#[test]
+fn who_has_no_key_or_no_hub_is_told_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (address, key) = address_and_key(folder.path());
+    for command in [&["serve", &address][..], &["names", &address], &["call", &address, "add"], &["watch", &address]] {
+        let output = callgate(60, command);
+        let why = "callgate: there is no key: name a file with --authkey-file, or set CALLGATE_AUTHKEY\n";
+        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(1), why), "{command:?}");
+    }
+    let nobody = callgate(60, &["names", &address, "--authkey-file", &key]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(stderr(&nobody).contains(&address), "{}", stderr(&nobody));
+
+    let _served = Served::start(&address, &key);
+    let with = |value: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_callgate"));
+        command.args(["names", &address]).env("CALLGATE_AUTHKEY", value).output().expect("the command runs")
+    };
+    let wrong = with("another key");
+    assert_eq!(wrong.status.code(), Some(1), "{}", stderr(&wrong));
+    let second = callgate(60, &["serve", &address, "--authkey-file", &key]);
+    assert_eq!(second.status.code(), Some(1), "there is a hub already");
+    succeeded(&with("the key of the tests"));
 }
 
 #[test]

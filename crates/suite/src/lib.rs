@@ -5,7 +5,7 @@
 //!
 //! A program that measures calls [`init`] in the first line of `main` (benches and tests: [`test_support!`]), because the other
 //! side of every floor is the program itself, executed again. Then each of `floor`, `latency`, `throughput`, `waiting`, `start`,
-//! `payload`, `large` and (with the feature of that name) `sandbox` has a function `measure`, which takes a [`Budget`] (`soak`: a number of calls) and returns its part of a [`Report`]; [`targets::of`] says what the
+//! `payload`, `large`, `manager` and (with the feature of that name) `sandbox` has a function `measure`, which takes a [`Budget`] (`soak`: a number of calls) and returns its part of a [`Report`]; [`targets::of`] says what the
 //! whole report shows. They pin the calling thread, so call them from one thread at a time.
 
 #![deny(unsafe_code)]
@@ -27,6 +27,7 @@ pub mod stats;
 // What is measured: one file for each group of the report.
 pub mod large;
 pub mod latency;
+pub mod manager;
 pub mod payload;
 pub mod restart;
 #[cfg(feature = "sandbox")]

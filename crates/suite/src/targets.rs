@@ -58,6 +58,9 @@ const RULES: &[Rule] = &[
     ("sandbox", "sandboxed add", "plain add", P50, AtMost(1.03)),
     ("sandbox", "sandboxed add parked", "plain add parked", P50, Stated),
     ("sandbox", "sandboxed start", "plain start", P50, Stated),
+    // A typed callback does what `add` does; the other writes and reads values that say what they are.
+    ("manager", "callback add", "bridge add", P50, AtMost(1.3)),
+    ("manager", "callback of values", "bridge add", P50, AtMost(2.0)),
     // A bridge gets its memory for large payloads when it first needs it.
     ("large", "callgate first echo 1 MiB", "callgate second echo 1 MiB", P50, Stated),
     ("large", "callgate first echo 16 MiB", "callgate second echo 16 MiB", P50, Stated),

@@ -8,7 +8,7 @@ use callgate_suite::report::{Report, Row};
 #[cfg(feature = "sandbox")]
 use callgate_suite::sandbox;
 use callgate_suite::{Budget, Failure, Progress};
-use callgate_suite::{floor, large, latency, payload, restart, soak, start, targets, throughput, waiting};
+use callgate_suite::{floor, large, latency, manager, payload, restart, soak, start, targets, throughput, waiting};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 use std::{process, thread};
@@ -35,6 +35,7 @@ const GROUPS: &[(&str, Measure, &str, Option<&str>)] = &[
         "callgate first echo 16 MiB",
         Some("callgate box edited 64 MiB / callgate box edited 64 B (p50)"),
     ),
+    ("manager", manager::measure, "callback of values", Some("callback add / bridge add (p50)")),
     #[cfg(feature = "sandbox")]
     ("sandbox", sandbox::measure, "sandboxed start", Some("sandboxed add / plain add (p50)")),
 ];

@@ -110,6 +110,7 @@ pub fn title(group: &str) -> &str {
         "start" => "Starting a child",
         "payload" => "Payloads",
         "large" => "Large payloads",
+        "manager" => "Named callbacks",
         "sandbox" => "Sandbox",
         "soak" => "Memory after many calls",
         "compare" => "Other ways across",
@@ -128,6 +129,9 @@ fn note(group: &str) -> Option<&'static str> {
             "Both sides poll, as the floors do, but where a row says otherwise. One-way: bytes in the caller's private memory are summed by the other process where they lie in shared memory; only the \
              sum comes back. A box lies in shared memory already and goes there and back, and one line of it is changed on the way. \
              The first echo is on a bridge that has no memory for large payloads yet.",
+        ),
+        "manager" => Some(
+            "Two processes that a hub has introduced to each other; the values are three numbers and two with keywords.",
         ),
         "sandbox" => Some(
             "A child in `Sandbox::strict()` beside one that is not, both served by the same code. Parked, both sides make system calls for \

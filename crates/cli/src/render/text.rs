@@ -58,7 +58,8 @@ pub fn columns<'a, const N: usize>(lines: impl Iterator<Item = [&'a str; N]>) ->
     table
 }
 
-fn plain() -> Table {
+/// A table without lines, as wide as it needs to be.
+pub fn plain() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table

@@ -1,0 +1,103 @@
+//! The commands about named callbacks: a hub (`serve`), what is registered there (`names`), and a call of it (`call`).
+
+#![forbid(unsafe_code)]
+
+use crate::args::{CallOf, Hub, Key, Serve};
+use crate::render::text;
+use crate::{json, print};
+use callgate::CallError;
+use callgate::manager::{AuthKey, Manager, Name};
+use callgate_suite::Failure;
+use comfy_table::Table;
+use nix::sys::signal::{SigSet, Signal};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+/// Where the key is, if no file is named.
+pub const VARIABLE: &str = "CALLGATE_AUTHKEY";
+
+/// How long a hub may take to be found, or to be started where another has just ended.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a hub is asked whether a member has ended it.
+const GLANCE: Duration = Duration::from_millis(100);
+
+impl Key {
+    fn read(&self) -> Result<AuthKey, Failure> {
+        match &self.authkey_file {
+            Some(file) => Ok(AuthKey::from_file(file)?),
+            None if std::env::var_os(VARIABLE).is_some() => Ok(AuthKey::from_env(VARIABLE)?),
+            None => Err(format!("there is no key: name a file with --authkey-file, or set {VARIABLE}").into()),
+        }
+    }
+}
+
+impl Hub {
+    /// A member of this hub.
+    pub fn join(&self) -> Result<Manager, Failure> {
+        let manager = Manager::new(&self.address, &self.key.read()?);
+        manager.connect(PATIENCE)?;
+        Ok(manager)
+    }
+}
+
+/// Is the hub until a signal or a member ends it.
+pub fn serve(args: &Serve) -> Result<(), Failure> {
+    let key = args.key.read()?;
+    let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect::<SigSet>();
+    // Before there are threads, which inherit it: the signals come to the one that waits for them.
+    signals.thread_block()?;
+    let manager = Manager::new(&args.address, &key);
+    manager.start(PATIENCE)?;
+    let (told, end) = mpsc::channel();
+    thread::Builder::new().name("signals".into()).spawn(move || told.send(signals.wait()))?;
+    print(&format!("hub {} at {}\n", std::process::id(), callgate::manager::Address::from(&args.address)))?;
+    while manager.is_hub() {
+        match end.recv_timeout(GLANCE) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(signal) => {
+                manager.shutdown()?;
+                return print(&format!("ended by {}\n", signal?));
+            }
+            Err(error @ RecvTimeoutError::Disconnected) => return Err(error.into()),
+        }
+    }
+    print("ended by a member\n")
+}
+
+/// Prints what is registered.
+pub fn names(hub: &Hub) -> Result<(), Failure> {
+    let mut names = hub.join()?.names()?;
+    names.sort_by(|one, other| one.name.cmp(&other.name));
+    let lines: Vec<_> = names.iter().map(|name| cells(name).into()).collect();
+    print(&table(&["callback", "process", "signature", "calls", "mean"], lines))
+}
+
+/// What is said of a name in every table.
+pub fn cells(name: &Name) -> [String; 5] {
+    let mean = if name.calls == 0 { "-".into() } else { format!("{:.1?}", name.mean) };
+    [name.name.clone(), name.pid.to_string(), name.signature.clone(), name.calls.to_string(), mean]
+}
+
+/// A table with a heading; a sentence if there is nothing in it.
+pub fn table(headings: &[&str], lines: Vec<Vec<String>>) -> String {
+    if lines.is_empty() {
+        return "nothing is registered\n".into();
+    }
+    let mut table: Table = text::plain();
+    table.set_header(headings.to_vec()).add_rows(lines);
+    format!("{}\n", table.trim_fmt())
+}
+
+/// Calls a callback and prints its result.
+pub fn call(args: &CallOf) -> Result<(), Failure> {
+    let given = json::args(&args.args, &args.keywords)?;
+    let manager = args.hub.join()?;
+    match manager.call(&args.name, given) {
+        Ok(Some(value)) => print(&format!("{}\n", json::text(&value))),
+        Ok(None) => Err(format!("nobody has registered `{}` at {}", args.name, args.hub.address).into()),
+        Err(CallError::Callback { message, .. }) => Err(format!("`{}` failed: {message}", args.name).into()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,325 @@
+//! Values and arguments of callbacks as JSON, and back.
+//!
+//! | value | JSON |
+//! | --- | --- |
+//! | none | `null` |
+//! | bool, str, list, map | `true`, `"text"`, `[..]`, `{..}` |
+//! | i64, u64 | a number without point and exponent. One that an i64 can hold becomes an i64 again |
+//! | f64 | a number with point or exponent, to the last digit; `{"$float": "nan"}`, `"inf"`, `"-inf"` |
+//! | bytes | `{"$bytes": "00ff"}`, in hexadecimal digits |
+//! | a map whose only key is one of these | `{"$map": {..}}` |
+//!
+//! Never loses anything on the way to JSON but whether a small number was an i64 or a u64. On the way back, a whole number beyond u64
+//! becomes the nearest f64.
+
+use callgate::manager::{Args, RepeatedKeyword, Value};
+use serde_json::{Map, Number, Value as Json};
+
+const BYTES: &str = "$bytes";
+const FLOAT: &str = "$float";
+const MAP: &str = "$map";
+
+/// Why a text is no argument.
+#[derive(Debug, thiserror::Error)]
+pub enum JsonError {
+    /// It is no JSON.
+    #[error("`{text}` is no JSON: {error} (a text is written with its quotes: '\"text\"')")]
+    Syntax {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        error: serde_json::Error,
+    },
+    /// It is no keyword with a value.
+    #[error("`{text}` is no keyword with a value: NAME=JSON")]
+    Keyword {
+        /// What was given.
+        text: String,
+    },
+    /// A keyword is there twice.
+    #[error(transparent)]
+    Repeated(#[from] RepeatedKeyword),
+    /// What stands behind one of the keys with a meaning of their own is not what should be there.
+    #[error("what stands in {{\"{key}\": ..}} must be {expected}")]
+    Special {
+        /// The key.
+        key: &'static str,
+        /// What should be there.
+        expected: &'static str,
+    },
+    /// It is deeper than what can cross to another process.
+    #[error("more than {} lists and maps within each other", Value::MAX_DEPTH)]
+    TooDeep,
+}
+
+/// The arguments of a call from those of a command: JSON texts, and keywords as `NAME=JSON`. What is no JSON is a text.
+///
+/// # Errors
+///
+/// If a keyword is not that, or is there twice; if JSON says no value.
+pub fn args(positional: &[String], keywords: &[String]) -> Result<Args, JsonError> {
+    let positional = positional.iter().map(|text| argument(text)).collect::<Result<_, _>>()?;
+    let keywords = keywords.iter().map(|text| keyword(text)).collect::<Result<_, _>>()?;
+    Ok(Args::from_parts(positional, keywords)?)
+}
+
+fn keyword(text: &str) -> Result<(String, Value), JsonError> {
+    match text.split_once('=') {
+        Some((name, json)) if !name.is_empty() => Ok((name.to_owned(), argument(json)?)),
+        _ => Err(JsonError::Keyword { text: text.to_owned() }),
+    }
+}
+
+/// A value as people write it: JSON, or a text without quotes.
+fn argument(text: &str) -> Result<Value, JsonError> {
+    match value(text) {
+        Err(JsonError::Syntax { .. }) => Ok(Value::Str(text.to_owned())),
+        said => said,
+    }
+}
+
+/// The value that a JSON text says.
+///
+/// # Errors
+///
+/// If it is none, or not one of a value.
+pub fn value(text: &str) -> Result<Value, JsonError> {
+    let json = serde_json::from_str(text).map_err(|error| JsonError::Syntax { text: text.to_owned(), error })?;
+    // serde_json reads no more than 128 levels, so neither this nor dropping it is deep.
+    let value = of_json(json)?;
+    if value.is_too_deep() { Err(JsonError::TooDeep) } else { Ok(value) }
+}
+
+/// A value as JSON, in one line.
+pub fn text(value: &Value) -> String {
+    to_json(value).to_string()
+}
+
+/// A value as JSON.
+pub fn to_json(value: &Value) -> Json {
+    match value {
+        Value::None => Json::Null,
+        Value::Bool(truth) => (*truth).into(),
+        Value::I64(number) => (*number).into(),
+        Value::U64(number) => (*number).into(),
+        Value::F64(number) => match Number::from_f64(*number) {
+            Some(number) => number.into(),
+            None => special(FLOAT, name_of(*number).into()),
+        },
+        Value::Str(text) => text.as_str().into(),
+        Value::Bytes(bytes) => special(BYTES, to_hex(bytes).into()),
+        Value::List(list) => list.iter().map(to_json).collect(),
+        Value::Map(map) => {
+            let json: Json = map.iter().map(|(key, value)| (key.clone(), to_json(value))).collect();
+            let only_key = map.keys().next().filter(|_| map.len() == 1);
+            if only_key.is_some_and(|key| [BYTES, FLOAT, MAP].contains(&key.as_str())) {
+                special(MAP, json)
+            } else {
+                json
+            }
+        }
+    }
+}
+
+fn special(key: &str, json: Json) -> Json {
+    Map::from_iter([(key.to_owned(), json)]).into()
+}
+
+fn of_json(json: Json) -> Result<Value, JsonError> {
+    Ok(match json {
+        Json::Null => Value::None,
+        Json::Bool(truth) => Value::Bool(truth),
+        Json::Number(number) => of_number(&number),
+        Json::String(text) => Value::Str(text),
+        Json::Array(list) => Value::List(list.into_iter().map(of_json).collect::<Result<_, _>>()?),
+        Json::Object(map) => of_object(map)?,
+    })
+}
+
+fn of_number(number: &Number) -> Value {
+    match (number.as_i64(), number.as_u64()) {
+        (Some(number), _) => Value::I64(number),
+        (None, Some(number)) => Value::U64(number),
+        (None, None) => Value::F64(number.as_f64().expect("a number of serde_json is one of the three")),
+    }
+}
+
+fn of_object(mut map: Map<String, Json>) -> Result<Value, JsonError> {
+    if map.len() == 1 {
+        if let Some(json) = map.remove(BYTES) {
+            let bytes = json.as_str().and_then(of_hex);
+            let expected = "a text of hexadecimal digits, two for each byte";
+            return bytes.map(Value::Bytes).ok_or(JsonError::Special { key: BYTES, expected });
+        }
+        if let Some(json) = map.remove(FLOAT) {
+            let expected = r#""nan", "inf" or "-inf""#;
+            return json.as_str().and_then(of_name).ok_or(JsonError::Special { key: FLOAT, expected });
+        }
+        if let Some(json) = map.remove(MAP) {
+            let Json::Object(map) = json else { return Err(JsonError::Special { key: MAP, expected: "an object" }) };
+            return of_entries(map);
+        }
+    }
+    of_entries(map)
+}
+
+fn of_entries(map: Map<String, Json>) -> Result<Value, JsonError> {
+    Ok(Value::Map(map.into_iter().map(|(key, json)| Ok((key, of_json(json)?))).collect::<Result<_, JsonError>>()?))
+}
+
+/// What a number is called that JSON has no digits for.
+fn name_of(number: f64) -> &'static str {
+    match number {
+        f64::INFINITY => "inf",
+        f64::NEG_INFINITY => "-inf",
+        _ => "nan",
+    }
+}
+
+fn of_name(name: &str) -> Option<Value> {
+    Some(Value::F64(match name {
+        "nan" => f64::NAN,
+        "inf" => f64::INFINITY,
+        "-inf" => f64::NEG_INFINITY,
+        _ => return None,
+    }))
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+fn of_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let byte = |[high, low]: &[u8; 2]| Some((digit(*high)? << 4 | digit(*low)?) as u8);
+    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use callgate::args;
+
+    fn map<const LEN: usize>(entries: [(&str, Value); LEN]) -> Value {
+        Value::Map(entries.map(|(key, value)| (key.to_owned(), value)).into())
+    }
+
+    #[test]
+    fn a_value_comes_back_from_its_json() {
+        for (value_of, json) in [
+            (Value::None, "null"),
+            (true.into(), "true"),
+            (0.into(), "0"),
+            (i64::MIN.into(), "-9223372036854775808"),
+            (i64::MAX.into(), "9223372036854775807"),
+            (u64::MAX.into(), "18446744073709551615"),
+            (1.0.into(), "1.0"),
+            ((-0.0).into(), "-0.0"),
+            (0.1.into(), "0.1"),
+            (f64::MAX.into(), "1.7976931348623157e+308"),
+            (5e-324.into(), "5e-324"),
+            (f64::INFINITY.into(), r#"{"$float":"inf"}"#),
+            (f64::NEG_INFINITY.into(), r#"{"$float":"-inf"}"#),
+            ("quo\"ted\n\u{1f600}".into(), "\"quo\\\"ted\\n\u{1f600}\""),
+            (b"\x00\xffa".into(), r#"{"$bytes":"00ff61"}"#),
+            (b"".into(), r#"{"$bytes":""}"#),
+            (vec![Value::from(1), "two".into(), ().into()].into(), r#"[1,"two",null]"#),
+            (map([]), "{}"),
+            (map([("a", 1.into()), ("b", map([("c", 2.5.into())]))]), r#"{"a":1,"b":{"c":2.5}}"#),
+            (map([("$bytes", "00".into())]), r#"{"$map":{"$bytes":"00"}}"#),
+            (map([("$float", "nan".into())]), r#"{"$map":{"$float":"nan"}}"#),
+            (map([("$map", map([("$map", 1.into())]))]), r#"{"$map":{"$map":{"$map":{"$map":1}}}}"#),
+            (map([("$bytes", 1.into()), ("a", 2.into())]), r#"{"$bytes":1,"a":2}"#),
+        ] {
+            assert_eq!(text(&value_of), json);
+            let back = value(json).unwrap_or_else(|error| panic!("{json}: {error}"));
+            assert_eq!(back, value_of, "{json}");
+            assert_eq!(back.to_string(), value_of.to_string(), "0.0 is equal to -0.0, but not shown alike");
+        }
+    }
+
+    #[test]
+    fn numbers_are_kept_to_the_last_bit() {
+        let mut bits = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..20_000 {
+            bits = bits.wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ bits >> 29;
+            for number in [Value::F64(f64::from_bits(bits)), Value::I64(bits as i64), Value::U64(bits)] {
+                let back = value(&text(&number)).unwrap();
+                let is_same = match (&number, &back) {
+                    (Value::F64(number), Value::F64(back)) if number.is_nan() => back.is_nan(),
+                    (Value::F64(number), Value::F64(back)) => number.to_bits() == back.to_bits(),
+                    (Value::U64(number), back) => back.as_u64() == Some(*number),
+                    (number, back) => number == back,
+                };
+                assert!(is_same, "{number} came back as {back}");
+            }
+        }
+    }
+
+    #[test]
+    fn small_numbers_are_signed_and_nan_is_itself() {
+        assert_eq!(text(&Value::U64(5)), "5");
+        assert_eq!(value("5").unwrap(), Value::I64(5));
+        assert_eq!(value("1e2").unwrap(), Value::F64(100.0));
+        assert_eq!(text(&Value::F64(f64::NAN)), r#"{"$float":"nan"}"#);
+        assert!(value(r#"{"$float":"nan"}"#).unwrap().as_f64().unwrap().is_nan());
+        assert_eq!(value(r#"{"$bytes":"aAfF"}"#).unwrap(), Value::Bytes(vec![0xaa, 0xff]));
+    }
+
+    #[test]
+    fn what_is_no_value_says_why() {
+        for (json, why) in [
+            (
+                "hello",
+                r#"`hello` is no JSON: expected value at line 1 column 1 (a text is written with its quotes: '"text"')"#,
+            ),
+            (
+                r#"{"$bytes": "0"}"#,
+                r#"what stands in {"$bytes": ..} must be a text of hexadecimal digits, two for each byte"#,
+            ),
+            (
+                r#"{"$bytes": "+1"}"#,
+                r#"what stands in {"$bytes": ..} must be a text of hexadecimal digits, two for each byte"#,
+            ),
+            (
+                r#"[{"$bytes": [1]}]"#,
+                r#"what stands in {"$bytes": ..} must be a text of hexadecimal digits, two for each byte"#,
+            ),
+            (r#"{"$float": 1.0}"#, r#"what stands in {"$float": ..} must be "nan", "inf" or "-inf""#),
+            (r#"{"$map": 1}"#, r#"what stands in {"$map": ..} must be an object"#),
+        ] {
+            assert_eq!(value(json).unwrap_err().to_string(), why);
+        }
+        for json in ["", "[1", "1 2", "1e999", "nul"] {
+            assert!(matches!(value(json), Err(JsonError::Syntax { .. })), "{json}");
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        assert!(value(&nested(Value::MAX_DEPTH)).is_ok());
+        assert!(matches!(value(&nested(Value::MAX_DEPTH + 1)), Err(JsonError::TooDeep)));
+        assert!(matches!(value(&nested(1_000_000)), Err(JsonError::Syntax { .. })));
+    }
+
+    #[test]
+    fn a_command_line_becomes_arguments() {
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        let given = args(&texts(&["1", "2.5", r#""three""#]), &texts(&["a=4", r#"b="x=y""#])).unwrap();
+        assert_eq!(given, args![1i64, 2.5, "three"; a = 4i64, b = "x=y"]);
+        let given = args(&texts(&["three", "a b", "-1", "[1"]), &texts(&["b=x=y"])).unwrap();
+        assert_eq!(given, args!["three", "a b", -1i64, "[1"; b = "x=y"], "what is no JSON is a text");
+        assert!(args(&texts(&[r#"{"$bytes": "0"}"#]), &[]).is_err());
+        assert!(args(&[], &[]).unwrap().is_empty());
+        for (keywords, why) in [
+            (vec!["a"], "`a` is no keyword with a value: NAME=JSON"),
+            (vec!["=1"], "`=1` is no keyword with a value: NAME=JSON"),
+            (vec!["a=1", "a=2"], "the keyword `a` is given twice"),
+        ] {
+            assert_eq!(args(&[], &texts(&keywords)).unwrap_err().to_string(), why);
+        }
+    }
+}

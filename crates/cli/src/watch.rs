@@ -1,0 +1,55 @@
+//! `callgate watch`: what is registered at a hub and how often it is called, once a second.
+
+#![forbid(unsafe_code)]
+
+use crate::args::Watch;
+use crate::hub;
+use callgate::manager::Name;
+use callgate_suite::Failure;
+use std::collections::HashMap;
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Clears a terminal, and goes to its first line.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// Prints a table for each interval until the hub ends, or whoever reads them; one, with `once`.
+pub fn run(args: &Watch) -> Result<(), Failure> {
+    let manager = args.hub.join()?;
+    let (clear, space) = if std::io::stdout().is_terminal() { (CLEAR, "") } else { ("", "\n") };
+    let (mut before, mut since) = (manager.names()?, Instant::now());
+    loop {
+        thread::sleep(INTERVAL);
+        let (names, now) = (manager.names()?, Instant::now());
+        let table = table(&before, &names, now - since);
+        if args.once {
+            return crate::print(&table);
+        }
+        let mut stdout = std::io::stdout().lock();
+        match write!(stdout, "{clear}{table}{space}").and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            written => written?,
+        }
+        (before, since) = (names, now);
+    }
+}
+
+/// The names, those that were called most often in `time` first.
+fn table(before: &[Name], names: &[Name], time: Duration) -> String {
+    // Who registers a name anew counts from 0 again.
+    let calls: HashMap<_, _> = before.iter().map(|name| ((&name.name, name.pid), name.calls)).collect();
+    let rate = |name: &Name| {
+        let before = calls.get(&(&name.name, name.pid)).copied().filter(|before| *before <= name.calls);
+        (name.calls - before.unwrap_or(0)) as f64 / time.as_secs_f64()
+    };
+    let mut lines: Vec<_> = names.iter().map(|name| (rate(name), name)).collect();
+    lines.sort_by(|(one, a), (other, b)| other.total_cmp(one).then_with(|| a.name.cmp(&b.name)));
+    let lines = lines.into_iter().map(|(rate, name)| {
+        let [name, pid, signature, _, mean] = hub::cells(name);
+        vec![name, pid, signature, format!("{rate:.0}"), mean]
+    });
+    hub::table(&["callback", "process", "signature", "calls/s", "mean"], lines.collect())
+}

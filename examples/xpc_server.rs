@@ -1,0 +1,27 @@
+//! The first of three programs, each in a terminal of its own; this one is the hub where the others find each other.
+//!
+//! ```text
+//! export CALLGATE_AUTHKEY=$(head -c 32 /dev/urandom | base64)    # once; the same in all three
+//! cargo run --release --example xpc_server
+//! cargo run --release --example xpc_register
+//! cargo run --release --example xpc_call
+//! ```
+//!
+//! Each takes an address as its argument: a path, `@name`, or the name of a socket in the user's runtime directory. Default: `xpc`.
+use callgate::manager::{Address, AuthKey, Manager};
+use std::error::Error;
+use std::time::Duration;
+use std::{env, process, thread};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let address = Address::from(&env::args().nth(1).unwrap_or("xpc".into()));
+    let hub = Manager::new(&address, &AuthKey::from_env("CALLGATE_AUTHKEY")?);
+    hub.start(Duration::from_secs(10))?;
+    println!("hub {} at {address}", process::id());
+    // Nothing is called here: who calls and who is called talk to each other. A hub that is killed may be started again.
+    while hub.is_hub() {
+        thread::sleep(Duration::from_millis(50));
+    }
+    println!("a member has shut the hub down");
+    Ok(())
+}

@@ -1,0 +1,582 @@
+//! A pair: lanes between two processes that are strangers to each other, introduced by a hub.
+//!
+//! The one calls, the other is called; both have what is in this file. Neither trusts the other, nor the hub more than to make
+//! memory that nobody can shrink: requests and replies alike are copied, and the copies validated. Each side has memory for large payloads,
+//! which it asks the hub for on its control socket; the hub tells the other side of it first, so who meets a segment that it does not
+//! know has its announcement waiting in the socket. When the hub closes the socket, the pair is over.
+
+#![forbid(unsafe_code)]
+
+use super::callee::{Asker, Worker};
+use super::caller::Caller;
+use super::host::Host;
+use super::panic;
+use super::peer::{Hold, Peer, PeerParts};
+use crate::arena::{Limits, Loan, Source};
+use crate::control::{Control, Message};
+use crate::doorbell::{Deadline, Wait};
+use crate::error::{Exit, NoMemory};
+use crate::frame::{ALIGN, BlockRef, RequestSpan, copy_out};
+use crate::lane::{WorkerLanes, is_past};
+use crate::layout::CallerLine;
+use crate::lending::Carried;
+use crate::life::{Cause, Life};
+use crate::objects::{Objects, Sealed};
+use crate::process::watch::{self, Watched};
+use crate::segment::{Block, Placed, Segment, Span};
+use crate::signal::{Bells, Count};
+use crate::stock::{Home, Stock};
+use crate::sync::Ordering::Acquire;
+use crate::sys::mapping::{Access, Mapping};
+use crate::sys::pidfd::Pidfd;
+use crate::sys::socket::{self, Blocking};
+use parking_lot::{Condvar, Mutex};
+use rkyv::util::AlignedVec;
+use std::any::TypeId;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the hub may take to answer who asks for memory.
+const HUB_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes of stack of a thread that runs callbacks: what a main thread usually has. Only what is used is ever touched.
+const STACK: usize = 8 << 20;
+
+/// Bytes that a lane keeps for copies of requests between two calls.
+const COPY_KEPT: usize = 256 << 10;
+
+/// What a hub's introduction brings.
+pub(crate) struct Introduction {
+    /// The other process.
+    pub(crate) pid: u32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) segment: OwnedFd,
+    pub(crate) control: OwnedFd,
+    pub(crate) limits: Limits,
+    pub(crate) wait: Wait,
+}
+
+/// One side of a pair.
+pub(crate) struct Pair {
+    peer: Arc<Peer>,
+    pidfd: Pidfd,
+    control: Control,
+    /// Held while a message is read and heeded, so that who looks for one finds it read.
+    reading: Mutex<()>,
+    told: Mutex<Told>,
+    /// Rung when something has been told, and when the pair is over.
+    changed: Condvar,
+    own: Mutex<Own>,
+    /// The caller's line of each lane.
+    callers: Vec<Placed<CallerLine>>,
+}
+
+/// What the hub has told.
+#[derive(Default)]
+struct Told {
+    /// Segments of the other side's arena.
+    segments: HashMap<u64, Arc<Mapping>>,
+    /// The answer to the last `Need`.
+    answer: Option<Result<(u64, Arc<Mapping>), NoMemory>>,
+}
+
+/// This side's memory.
+struct Own {
+    stock: Stock,
+    /// What published replies carry, or those about to be: lane, position, and that.
+    published: Vec<(u32, u64, Carried)>,
+}
+
+/// What this side does in a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Caller,
+    Owner,
+}
+
+/// The calling side of a pair.
+///
+/// # Errors
+///
+/// If what the hub has sent is no pair, or this process cannot watch it.
+pub(crate) fn call(introduction: Introduction) -> io::Result<(Arc<Caller>, Arc<Pair>)> {
+    let wait = introduction.wait;
+    let (pair, segment) = Pair::of(introduction, Role::Caller)?;
+    let caller = Caller::of(&segment, pair.peer.clone(), pair.clone(), wait, TypeId::of::<()>());
+    watch::watch(pair.clone())?;
+    Ok((Arc::new(caller), pair))
+}
+
+/// The side of a pair that is called: starts a thread for each lane, which carries out with a host of `hosts` what is asked there. The threads
+/// end with the pair.
+///
+/// # Errors
+///
+/// As [`call`]; or if a thread cannot be started.
+pub(crate) fn serve<H: Host + Send + 'static>(
+    introduction: Introduction,
+    mut hosts: impl FnMut() -> H,
+) -> io::Result<Arc<Pair>> {
+    let wait = introduction.wait;
+    let (pair, segment) = Pair::of(introduction, Role::Owner)?;
+    panic::install_hook();
+    for index in 0..segment.geometry().workers {
+        let lanes = WorkerLanes::new(&segment, index, &pair.peer.bells, wait);
+        let worker = Worker::new(lanes, Stranger(pair.clone()), hosts());
+        let thread = thread::Builder::new().name(format!("callgate-{}-{index}", pair.peer.pid)).stack_size(STACK);
+        if let Err(error) = thread.spawn(move || run(worker)) {
+            pair.over(None);
+            return Err(error);
+        }
+    }
+    watch::watch(pair.clone()).inspect_err(|_| pair.over(None))?;
+    Ok(pair)
+}
+
+/// Serves a lane until the pair is over; and the pair does not outlast it, whatever ends it: nobody else would answer there.
+fn run<H: Host>(mut worker: Worker<H, Stranger>) {
+    struct Last(Arc<Pair>);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            self.0.over(None);
+        }
+    }
+    let _last = Last(worker.asker().0.clone());
+    loop {
+        match worker.serve_next() {
+            Ok(Some(_)) => {}
+            Ok(None) => return,
+            Err(what) => return worker.asker().0.over(Some(Cause::Corrupt(what))),
+        }
+    }
+}
+
+impl Pair {
+    fn of(introduction: Introduction, role: Role) -> io::Result<(Arc<Self>, Segment)> {
+        let Introduction { pid, pidfd, segment, control, limits, .. } = introduction;
+        let segment = Segment::attach(&Sealed, &mut std::iter::once(segment))?;
+        let geometry = segment.geometry();
+        if geometry.workers != geometry.lanes {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a pair whose lanes share workers"));
+        }
+        let stock = match role {
+            Role::Caller => Stock::new(limits, segment.held_by_child(), segment.held_by_parent()),
+            Role::Owner => Stock::new(limits, segment.held_by_parent(), segment.held_by_child()),
+        };
+        let peer = Peer::new(PeerParts {
+            pid,
+            max_payload: limits.max_payload,
+            trust: None,
+            life: Life::new(None),
+            bells: Bells::futexes(Count::of(&geometry)),
+            door: None,
+            report: None,
+        });
+        let pair = Self {
+            peer: Arc::new(peer),
+            pidfd: Pidfd::of(pidfd),
+            control: Control::new(control),
+            reading: Mutex::new(()),
+            told: Mutex::default(),
+            changed: Condvar::new(),
+            own: Mutex::new(Own { stock, published: Vec::new() }),
+            callers: (0..geometry.lanes).map(|lane| segment.caller_line(lane)).collect(),
+        };
+        Ok((Arc::new(pair), segment))
+    }
+
+    /// Whether it is over, for whatever reason.
+    pub(crate) fn is_over(&self) -> bool {
+        self.peer.life.is_over()
+    }
+
+    /// Nothing is asked or answered any more. The hub learns it by the end of the socket, and tells the other side.
+    pub(crate) fn over(&self, cause: Option<Cause>) {
+        if self.peer.is_in_fork() {
+            // The pair is of the process that this one was forked from.
+            return;
+        }
+        if let Some(cause) = cause {
+            self.peer.life.blame(cause);
+        }
+        self.control.shut_down();
+        self.peer.life.end(Exit::Unknown);
+        // Under the lock, so that who is about to wait sees the end or hears this.
+        drop(self.told.lock());
+        self.changed.notify_all();
+    }
+
+    /// Reads a message if there is one, and heeds it. `Ok(false)` = there is none.
+    ///
+    /// # Errors
+    ///
+    /// What was wrong, if the pair is over for it; none, if the hub has ended it.
+    fn read(&self) -> Result<bool, Option<&'static str>> {
+        let _one_at_a_time = self.reading.lock();
+        match self.control.receive(Blocking::No) {
+            Ok(Some((message, descriptor))) => self.heed(message, descriptor).map(|()| true).map_err(Some),
+            Ok(None) => Err(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(_) => Err(Some(SENSELESS)),
+        }
+    }
+
+    fn heed(&self, message: Message, descriptor: Option<OwnedFd>) -> Result<(), &'static str> {
+        let mut descriptor = descriptor.into_iter();
+        let mut mapped = |segment, access| Sealed.attach(segment, &mut descriptor, access).map(Arc::new);
+        let mut told = self.told.lock();
+        let answer = match message {
+            Message::Attach { segment } => {
+                let mapping = mapped(segment, Access::ReadOnly).map_err(|_| "a segment that cannot be mapped")?;
+                told.segments.insert(segment, mapping);
+                None
+            }
+            Message::Detach { segment } => {
+                told.segments.remove(&segment);
+                None
+            }
+            // The other side's arena tidies itself.
+            Message::Tidy => None,
+            Message::Grant { segment } => Some(
+                mapped(segment, Access::ReadWrite)
+                    .map(|mapping| (segment, mapping))
+                    .map_err(|error| failed(format!("memory from the hub cannot be mapped: {error}"))),
+            ),
+            Message::Deny { len, max } => Some(Err(NoMemory::TooLarge { len, max })),
+            Message::Exhausted { len, budget } => Some(Err(NoMemory::Exhausted { len, budget })),
+            Message::Lack => Some(Err(failed("the hub could get no memory".into()))),
+            Message::Need { .. } => return Err(SENSELESS),
+        };
+        socket::discard(descriptor.collect());
+        if answer.is_some() {
+            told.answer = answer;
+        }
+        drop(told);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// The segment of the other side's arena, whose announcement may be waiting to be read.
+    fn segment(&self, number: u64) -> Option<Arc<Mapping>> {
+        let known = || self.told.lock().segments.get(&number).cloned();
+        loop {
+            if let Some(segment) = known() {
+                return Some(segment);
+            }
+            match self.read() {
+                Ok(true) => {}
+                // Somebody else may have read it since.
+                Ok(false) => return known(),
+                Err(what) => {
+                    self.over(what.map(Cause::Corrupt));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Takes back what callers have dealt with, and runs `run` on this side's memory.
+    fn on_own<R>(&self, run: impl FnOnce(&mut Stock, &mut dyn Source) -> R) -> R {
+        let mut own = self.own.lock();
+        let mut source = AskHub(self);
+        let Own { stock, published } = &mut *own;
+        let is_dealt_with = |lane: u32, position: u64| {
+            // Acquire: pairs with the Release in `CallerLane::release`.
+            is_past(self.callers[lane as usize].released.load(Acquire), position)
+        };
+        for (_, _, carried) in published.extract_if(.., |(lane, position, _)| is_dealt_with(*lane, *position)) {
+            stock.arrived(carried, &mut source);
+        }
+        run(stock, &mut source)
+    }
+}
+
+const SENSELESS: &str = "a control message that makes no sense";
+
+fn failed(why: String) -> NoMemory {
+    NoMemory::Failed { why }
+}
+
+impl Watched for Pair {
+    fn pidfd(&self) -> &Pidfd {
+        &self.pidfd
+    }
+
+    fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    fn read_control(&self) -> bool {
+        match self.read() {
+            Ok(_) => true,
+            Err(what) => {
+                if let Some(what) = what {
+                    self.peer.life.blame(Cause::Corrupt(what));
+                }
+                false
+            }
+        }
+    }
+
+    fn give_up(&self) -> bool {
+        self.over(None);
+        false
+    }
+
+    fn tidy(&self) -> bool {
+        // Who has it keeps it for a moment.
+        let Some(mut own) = self.own.try_lock() else { return true };
+        drop(own.stock.tidy(&mut AskHub(self)));
+        false
+    }
+
+    fn ended(&self, _: Exit) {
+        self.over(None);
+    }
+}
+
+impl Hold for Pair {
+    fn end(&self, cause: Cause) {
+        self.over(Some(cause));
+    }
+
+    fn used(&self) {}
+}
+
+impl Home for Pair {
+    #[cold]
+    fn with(&self, run: &mut dyn FnMut(&mut Stock, &mut dyn Source)) {
+        let is_untidy = self.on_own(|stock, source| {
+            run(stock, source);
+            stock.is_untidy()
+        });
+        if is_untidy {
+            // Without a watcher there is no pair either.
+            let _ = watch::tidy_soon();
+        }
+    }
+
+    #[cold]
+    fn find(
+        &self,
+        deadline: Deadline,
+        allocate: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
+    ) -> Result<Loan, NoMemory> {
+        loop {
+            let found = self.on_own(&mut *allocate);
+            let may_wait = deadline.left().is_some_and(|left| !left.is_zero());
+            if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.is_over() {
+                return found.inspect(Loan::populate);
+            }
+            thread::sleep(MEMORY_SLICE);
+        }
+    }
+
+    fn peer_block(&self, block: BlockRef) -> Option<Block> {
+        if block.len > self.peer.max_payload {
+            return None;
+        }
+        Block::new(&self.segment(block.segment)?, block.offset, block.len)
+    }
+
+    fn trusts_peer(&self) -> bool {
+        false
+    }
+
+    fn is_trusted_by_peer(&self) -> bool {
+        false
+    }
+
+    fn is_in_fork(&self) -> bool {
+        self.peer.is_in_fork()
+    }
+}
+
+/// How long who waits for memory waits between two looks at whether any has been given back.
+const MEMORY_SLICE: Duration = Duration::from_millis(1);
+
+/// The hub as a source of memory. Used only with the arena held.
+struct AskHub<'a>(&'a Pair);
+
+impl Source for AskHub<'_> {
+    fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
+        let pair = self.0;
+        let until = Instant::now() + HUB_PATIENCE;
+        let mut told = pair.told.lock();
+        let sent = pair.control.send(Message::Need { len }, None);
+        sent.map_err(|error| failed(format!("the hub cannot be asked for memory: {error}")))?;
+        loop {
+            match told.answer.take() {
+                Some(Ok((_, mapping))) if (mapping.len() as u64) < len => {
+                    return Err(failed(format!("the hub gave {} bytes instead of {len}", mapping.len())));
+                }
+                Some(answer) => return answer,
+                None => {}
+            }
+            if pair.is_over() {
+                return Err(failed("the two processes are not connected any more".into()));
+            }
+            if pair.changed.wait_until(&mut told, until).timed_out() {
+                drop(told);
+                // Its answer might come yet, and be taken for another.
+                pair.over(None);
+                return Err(failed(format!("the hub has given no memory within {HUB_PATIENCE:?}")));
+            }
+        }
+    }
+
+    fn shrink(&mut self, segment: u64) {
+        // A hub that does not listen keeps the memory until the pair is over.
+        let _ = self.0.control.send(Message::Detach { segment }, None);
+    }
+}
+
+/// The caller of a pair, as the workers of its owner see it.
+pub(crate) struct Stranger(Arc<Pair>);
+
+impl Asker for Stranger {
+    fn home(&self) -> &dyn Home {
+        &*self.0
+    }
+
+    #[inline(always)]
+    fn life(&self) -> Option<&Life> {
+        Some(&self.0.peer.life)
+    }
+
+    fn block(&self, block: BlockRef) -> Result<Block, &'static str> {
+        self.0.peer_block(block).ok_or("a request in memory that it does not have")
+    }
+
+    #[inline(always)]
+    fn request<'a>(&self, payload: Span<'a>, copy: &'a mut AlignedVec<ALIGN>) -> RequestSpan<'a> {
+        copy_out(payload, copy);
+        RequestSpan::copied(copy)
+    }
+
+    #[inline(always)]
+    fn done(&self, copy: &mut AlignedVec<ALIGN>) {
+        if copy.capacity() > COPY_KEPT {
+            *copy = AlignedVec::new();
+        }
+    }
+
+    fn publishing(&self, lane: u32, position: u64, carried: Carried) {
+        self.0.own.lock().published.push((lane, position, carried));
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::call::service::{Exchange, Method};
+    use crate::error::CallError;
+    use crate::frame::Kind;
+    use crate::layout::Geometry;
+    use crate::sys::memfd;
+
+    /// Doubles numbers, and gives texts back.
+    struct Doubler;
+
+    impl Host for Doubler {
+        fn carry_out(&mut self, _: Kind, exchange: &mut Exchange<'_>) {
+            match exchange.call {
+                1 => match exchange.request.take::<(u64,)>() {
+                    Ok((number,)) => exchange.reply(Kind::Call, &(2 * number)),
+                    Err(_) => exchange.refuse("no number"),
+                },
+                _ => match exchange.request.take::<String>() {
+                    Ok(text) => exchange.reply(Kind::Call, &text),
+                    Err(_) => exchange.refuse("no text"),
+                },
+            }
+        }
+    }
+
+    static METHOD: Method = Method { service: "", name: "double", index: 0, interface: None, idempotent: false };
+    const GEOMETRY: Geometry = Geometry { lanes: 2, slots: 4, slot_lines: 3, workers: 2 };
+    const LIMITS: Limits = Limits { max_payload: 8 << 20, retained: 1 << 20 };
+    const PATIENCE: Option<Duration> = Some(Duration::from_secs(30));
+
+    /// The hub's ends of the control sockets, in the order caller, owner.
+    struct Hub([Control; 2]);
+
+    impl Hub {
+        /// Gives both sides what they ask for, until one has closed; then the pair is over.
+        fn run(self) {
+            let mut next = 0;
+            while self.0.iter().all(|side| self.answer(side, &mut next)) {
+                thread::sleep(Duration::from_micros(100));
+            }
+        }
+
+        /// Answers one side, as far as it has asked. Whether it is still there.
+        fn answer(&self, side: &Control, next: &mut u64) -> bool {
+            let other = self.0.iter().find(|other| !std::ptr::eq(*other, side)).expect("two sides");
+            loop {
+                match side.receive(Blocking::No) {
+                    Ok(Some((Message::Need { len }, _))) => {
+                        let (_, object) =
+                            memfd::create_sealed("callgate-test", len as usize, Access::ReadWrite).unwrap();
+                        *next += 1;
+                        let _ = other.send(Message::Attach { segment: *next }, Some(object.as_fd()));
+                        let _ = side.send(Message::Grant { segment: *next }, Some(object.as_fd()));
+                    }
+                    Ok(Some((detach, _))) => drop(other.send(detach, None)),
+                    Ok(None) => return false,
+                    Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+                }
+            }
+        }
+    }
+
+    /// Both introductions of a pair in this process, and the hub that made it.
+    fn introduced() -> ([Introduction; 2], Hub) {
+        let (_, object) = Segment::create(GEOMETRY, &Sealed).unwrap();
+        let object = object.unwrap();
+        let (ours, theirs): (Vec<_>, Vec<_>) = (0..2).map(|_| socket::pair().unwrap()).unzip();
+        let introductions = theirs.into_iter().map(|control| Introduction {
+            pid: std::process::id(),
+            pidfd: rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap(),
+            segment: object.try_clone().unwrap(),
+            control,
+            limits: LIMITS,
+            wait: Wait::Adaptive,
+        });
+        let introductions = introductions.collect::<Vec<_>>().try_into().ok().unwrap();
+        (introductions, Hub(ours.into_iter().map(Control::new).collect::<Vec<_>>().try_into().ok().unwrap()))
+    }
+
+    fn double(caller: &Caller, number: u64) -> Result<u64, CallError> {
+        caller.call_by_word(&METHOD, 1, &mut Some((number,)), PATIENCE)
+    }
+
+    #[test]
+    fn strangers_call_each_other() {
+        let ([caller, owner], hub) = introduced();
+        let hub = thread::spawn(|| hub.run());
+        let owner = serve(owner, || Doubler).unwrap();
+        let (caller, pair) = call(caller).unwrap();
+        thread::scope(|scope| {
+            for thread in 0..4 {
+                let caller = &caller;
+                scope
+                    .spawn(move || (0..200).for_each(|n| assert_eq!(double(caller, n + thread), Ok(2 * (n + thread)))));
+            }
+        });
+        for len in [10, 1000, 300_000, 3 << 20, 10] {
+            let text = "x".repeat(len);
+            let echoed = caller.call_by_word::<_, String>(&METHOD, 2, &mut Some(text.clone()), PATIENCE);
+            assert_eq!(echoed.as_deref(), Ok(&*text), "{len}");
+        }
+        assert!(!pair.is_over() && !owner.is_over());
+        owner.over(None);
+        hub.join().unwrap();
+        assert_eq!(pair.peer.life.wait(Deadline::after(PATIENCE)), Some(Exit::Unknown));
+        assert!(matches!(double(&caller, 1), Err(CallError::Died { .. })));
+    }
+}

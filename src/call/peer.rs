@@ -1,0 +1,65 @@
+//! The process at the other end, as whoever calls it knows it: whether it lives, how it is woken, and what it may be told.
+//!
+//! A child's is part of its [`Link`](super::link::Link), a stranger's of its [`Pair`](super::pair::Pair): what differs between the two is
+//! behind [`Hold`].
+
+#![forbid(unsafe_code)]
+
+use crate::frame::TrustedPeer;
+use crate::life::{Cause, Life};
+use crate::process::Report;
+use crate::signal::{Bells, Door};
+use crate::stock::Home;
+use crate::sys::fork;
+
+/// The process at the other end.
+pub(crate) struct Peer {
+    pub(crate) pid: u32,
+    /// The longest payload, in bytes.
+    pub(crate) max_payload: u64,
+    /// The programmer's word for it.
+    pub(crate) trust: Option<TrustedPeer>,
+    /// The process that holds on; forks of it must not touch what the two share.
+    generation: u32,
+    pub(crate) life: Life,
+    pub(crate) bells: Bells,
+    pub(crate) door: Option<Door>,
+    /// What has come of its sandbox.
+    #[cfg_attr(not(feature = "sandbox"), allow(dead_code))]
+    pub(crate) report: Option<Report>,
+}
+
+/// What a [`Peer`] is made of.
+pub(crate) struct PeerParts {
+    pub(crate) pid: u32,
+    pub(crate) max_payload: u64,
+    pub(crate) trust: Option<TrustedPeer>,
+    pub(crate) life: Life,
+    pub(crate) bells: Bells,
+    pub(crate) door: Option<Door>,
+    pub(crate) report: Option<Report>,
+}
+
+impl Peer {
+    pub(crate) fn new(parts: PeerParts) -> Self {
+        let PeerParts { pid, max_payload, trust, life, bells, door, report } = parts;
+        fork::count_forks();
+        Self { pid, max_payload, trust, generation: fork::generation(), life, bells, door, report }
+    }
+
+    /// Whether this process is a fork of the one that began to talk to the peer. It has no watcher, and its calls would be written over
+    /// those of the process that it was forked from.
+    #[inline]
+    pub(crate) fn is_in_fork(&self) -> bool {
+        self.generation != fork::generation()
+    }
+}
+
+/// What this process holds of a peer: the memory that the two share, and its end.
+pub(crate) trait Hold: Home {
+    /// Ends the conversation, for `cause`: a child is killed, a stranger is listened to no longer.
+    fn end(&self, cause: Cause);
+
+    /// Notes that memory has been used, which may be more than may be kept when it is not.
+    fn used(&self);
+}

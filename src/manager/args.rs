@@ -1,0 +1,304 @@
+//! The arguments of a call whose types only the callback knows: positional ones and keywords.
+//!
+//! Layer 5. Plain data that rkyv archives. What came from another process is [checked](Args::checked) before a callback sees it.
+
+#![forbid(unsafe_code)]
+
+use super::value::Value;
+use rkyv::with::AsOwned;
+use rkyv::{Archive, Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+
+/// The arguments of a call: values in order, and values with names.
+///
+/// Made by [`args!`](crate::args), or one by one.
+///
+/// # Examples
+///
+/// ```
+/// use callgate::args;
+/// use callgate::manager::{Args, Value};
+///
+/// let args = args![1, 2.5; unit = "mm", exact = true];
+/// assert_eq!(args.get(0), Some(&Value::I64(1)));
+/// assert_eq!(args.keyword("unit").and_then(Value::as_str), Some("mm"));
+/// assert_eq!(args.keyword("scale"), None);
+/// assert_eq!(args.to_string(), r#"(1, 2.5; unit = "mm", exact = true)"#);
+///
+/// let same = Args::new().with(1).with(2.5).with_keyword("unit", "mm")?.with_keyword("exact", true)?;
+/// assert_eq!(same, args);
+/// assert!(same.with_keyword("unit", "cm").is_err());
+/// # Ok::<(), callgate::manager::RepeatedKeyword>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Archive, Serialize, Deserialize)]
+pub struct Args {
+    positional: Vec<Value>,
+    /// In the order in which they were given; no name twice.
+    keyword: Vec<Keyword>,
+}
+
+#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+struct Keyword {
+    /// Borrowed where it was written into the program.
+    #[rkyv(with = AsOwned)]
+    name: Cow<'static, str>,
+    value: Value,
+}
+
+/// A keyword was given twice among the arguments of one call.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the keyword `{keyword}` is given twice")]
+#[non_exhaustive]
+pub struct RepeatedKeyword {
+    /// Its name.
+    pub keyword: String,
+}
+
+impl Args {
+    /// No arguments.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// These arguments.
+    ///
+    /// # Errors
+    ///
+    /// If two keywords have the same name.
+    pub fn from_parts(positional: Vec<Value>, keyword: Vec<(String, Value)>) -> Result<Self, RepeatedKeyword> {
+        let keyword = keyword.into_iter().map(|(name, value)| Keyword { name: name.into(), value }).collect();
+        Self { positional, keyword }.checked()
+    }
+
+    /// The same with one more behind the positional ones.
+    #[must_use]
+    pub fn with(mut self, value: impl Into<Value>) -> Self {
+        self.positional.push(value.into());
+        self
+    }
+
+    /// The same with a keyword more.
+    ///
+    /// # Errors
+    ///
+    /// If there is one with this name.
+    pub fn with_keyword(
+        mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<Value>,
+    ) -> Result<Self, RepeatedKeyword> {
+        let name = name.into();
+        if self.keyword(&name).is_some() {
+            return Err(RepeatedKeyword { keyword: name.into() });
+        }
+        self.keyword.push(Keyword { name, value: value.into() });
+        Ok(self)
+    }
+
+    /// The positional arguments.
+    pub fn positional(&self) -> &[Value] {
+        &self.positional
+    }
+
+    /// The keywords with their values, in the order in which they were given.
+    pub fn keywords(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
+        self.keyword.iter().map(|keyword| (&*keyword.name, &keyword.value))
+    }
+
+    /// The positional argument number `index`, from 0.
+    pub fn get(&self, index: usize) -> Option<&Value> {
+        self.positional.get(index)
+    }
+
+    /// The value of the keyword `name`.
+    pub fn keyword(&self, name: &str) -> Option<&Value> {
+        self.keywords().find(|(keyword, _)| *keyword == name).map(|(_, value)| value)
+    }
+
+    /// Whether there are no arguments, positional or with a keyword.
+    pub fn is_empty(&self) -> bool {
+        self.positional.is_empty() && self.keyword.is_empty()
+    }
+
+    /// The positional arguments, and the keywords with their values.
+    pub fn into_parts(self) -> (Vec<Value>, Vec<(String, Value)>) {
+        let keyword = self.keyword.into_iter().map(|keyword| (keyword.name.into(), keyword.value));
+        (self.positional, keyword.collect())
+    }
+
+    /// Whether one of the values [is too deep](Value::is_too_deep) to cross to another process.
+    pub fn is_too_deep(&self) -> bool {
+        self.values().any(Value::is_too_deep)
+    }
+
+    /// Drops them without recursion, as [`Value::take_apart`] does.
+    pub fn take_apart(self) {
+        let values = self.positional.into_iter().chain(self.keyword.into_iter().map(|keyword| keyword.value));
+        Value::List(values.collect()).take_apart();
+    }
+
+    fn values(&self) -> impl Iterator<Item = &Value> {
+        self.positional.iter().chain(self.keyword.iter().map(|keyword| &keyword.value))
+    }
+
+    /// These, if no keyword is there twice, which validation of their archive does not look at.
+    ///
+    /// # Errors
+    ///
+    /// If one is.
+    pub(super) fn checked(self) -> Result<Self, RepeatedKeyword> {
+        let is_repeated = |at: &usize| self.keyword[..*at].iter().any(|other| other.name == self.keyword[*at].name);
+        let repeated = match self.keyword.len() {
+            // Most have none or a few, which are compared sooner than hashed.
+            0..=8 => (1..self.keyword.len()).find(is_repeated),
+            _ => {
+                let mut names = HashSet::new();
+                self.keyword.iter().position(|keyword| !names.insert(&keyword.name))
+            }
+        };
+        match repeated {
+            None => Ok(self),
+            Some(at) => Err(RepeatedKeyword { keyword: self.keyword[at].name.clone().into() }),
+        }
+    }
+
+    /// For [`args!`](crate::args), which has the compiler see that no keyword is there twice.
+    #[doc(hidden)]
+    pub fn __of_macro(positional: Vec<Value>, keywords: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
+        // A raw identifier is a keyword of Rust's that is an ordinary name to whoever is called.
+        let name = |name: &'static str| name.strip_prefix("r#").unwrap_or(name).into();
+        let keyword = keywords.into_iter().map(|(identifier, value)| Keyword { name: name(identifier), value });
+        Self { positional, keyword: keyword.collect() }
+    }
+}
+
+/// As they are written in [`args!`](crate::args), in round brackets: `(1, 2; a = 4, b = "five")`.
+impl fmt::Display for Args {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(")?;
+        for (at, value) in self.positional.iter().enumerate() {
+            write!(f, "{}{value}", if at == 0 { "" } else { ", " })?;
+        }
+        for (at, (keyword, value)) in self.keywords().enumerate() {
+            write!(f, "{}{keyword} = {value}", if at == 0 { "; " } else { ", " })?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// The [`Args`](crate::manager::Args) of a call: values in order, then, behind a semicolon, values with names.
+///
+/// Whatever is `Into<`[`Value`](crate::manager::Value)`>` can be an argument. A name given twice does not compile; names that are
+/// no identifiers go through [`Args::with_keyword`](crate::manager::Args::with_keyword).
+///
+/// # Examples
+///
+/// ```
+/// use callgate::args;
+/// use callgate::manager::Value;
+///
+/// let args = args![1, 2, 3; a = 4, b = "five"];
+/// assert_eq!(args.positional().len(), 3);
+/// assert_eq!(args.keyword("b"), Some(&Value::from("five")));
+///
+/// assert!(args![].is_empty());
+/// assert_eq!(args!["one"].get(0), Some(&Value::from("one")));
+/// assert_eq!(args![; a = 1].keyword("a"), Some(&Value::I64(1)));
+/// assert_eq!(args![vec![1, 2], None::<i64>, b"bytes", true,].to_string(), r#"([1, 2], none, b"bytes", true)"#);
+/// ```
+///
+/// ```compile_fail
+/// callgate::args![; a = 1, a = 2]; // error: field `a` is already declared
+/// ```
+#[macro_export]
+macro_rules! args {
+    ($($value:expr),* $(,)? $(; $($keyword:ident = $named:expr),* $(,)?)?) => {{
+        #[allow(dead_code, non_snake_case)]
+        struct NoKeywordTwice {
+            $($($keyword: (),)*)?
+        }
+        $crate::manager::Args::__of_macro(
+            ::std::vec![$($crate::manager::Value::from($value)),*],
+            [$($((::std::stringify!($keyword), $crate::manager::Value::from($named))),*)?],
+        )
+    }};
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::value::tests::{nested, values};
+    use super::*;
+    use crate::frame::{decode_private, encode_to_vec};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn arguments_come_back_from_their_archive(
+            positional in proptest::collection::vec(values(), 0..5),
+            keyword in proptest::collection::btree_map(".{0,12}", values(), 0..5),
+        ) {
+            let args = Args::from_parts(positional, keyword.into_iter().collect()).unwrap();
+            let bytes = encode_to_vec(&args, 1 << 20).unwrap();
+            prop_assert_eq!(decode_private::<Args>(&bytes), Some(args));
+        }
+    }
+
+    #[test]
+    fn the_macro_takes_every_form() {
+        for (args, shown) in [
+            (args![], "()"),
+            (args![1], "(1)"),
+            (args![1,], "(1)"),
+            (args![1; ], "(1)"),
+            (args![; a = 1], "(; a = 1)"),
+            (args![; a = 1,], "(; a = 1)"),
+            (args![1, 2, 3; a = 4, b = "five"], r#"(1, 2, 3; a = 4, b = "five")"#),
+            (args![1, "two",; type_of = (), r#type = [1.5, 2.0],], r#"(1, "two"; type_of = none, type = [1.5, 2.0])"#),
+        ] {
+            assert_eq!(args.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_keyword_given_twice_is_refused() {
+        let repeated = |keyword: &str| Err(RepeatedKeyword { keyword: keyword.into() });
+        assert_eq!(args![; a = 1].with_keyword("a", 2), repeated("a"));
+        for count in [2, 3, 8, 9, 1000] {
+            let mut keyword: Vec<_> = (0..count).map(|number| (number.to_string(), Value::None)).collect();
+            assert!(Args::from_parts(Vec::new(), keyword.clone()).is_ok());
+            keyword[count - 1].0 = String::from("0");
+            assert_eq!(Args::from_parts(Vec::new(), keyword), repeated("0"), "{count} keywords");
+        }
+    }
+
+    #[test]
+    fn an_archive_with_a_keyword_twice_is_found_out() {
+        let forged = Args {
+            positional: Vec::new(),
+            keyword: [1, 2].map(|value| Keyword { name: "a".into(), value: value.into() }).into(),
+        };
+        let bytes = encode_to_vec(&forged, 1 << 20).unwrap();
+        let read: Args = decode_private(&bytes).unwrap();
+        assert!(read.checked().is_err());
+    }
+
+    #[test]
+    fn the_deepest_values_cross_as_arguments() {
+        let args = args![nested(Value::MAX_DEPTH); a_keyword_that_is_long = nested(Value::MAX_DEPTH)];
+        assert!(!args.is_too_deep());
+        let bytes = encode_to_vec(&args, 1 << 20).unwrap();
+        assert_eq!(decode_private::<Args>(&bytes), Some(args));
+        assert!(args![nested(Value::MAX_DEPTH + 1)].is_too_deep());
+        assert!(args![1; a = nested(Value::MAX_DEPTH + 1)].is_too_deep());
+    }
+
+    #[test]
+    fn very_deep_arguments_are_taken_apart() {
+        let deep = || (0..500_000).fold(Value::None, |value, _| Value::List(vec![value]));
+        let args = args![1, deep(); a = deep()];
+        assert!(args.is_too_deep());
+        args.take_apart();
+    }
+}

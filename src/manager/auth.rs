@@ -1,0 +1,316 @@
+//! Before anything else: hub and member show each other that they have the same key, without showing the key.
+//!
+//! ```text
+//! hub -> member    challenge   magic 8 | version 4 | 0 4 | nonce 32
+//! member -> hub    answer      version 4 | role 4 | nonce 32 | mac 32      mac = HMAC-SHA256(key, MEMBER | role | hub's nonce | member's nonce)
+//! hub -> member    welcome     1 4 | 0 4 | mac 32                          mac = HMAC-SHA256(key, HUB | role | member's nonce | hub's nonce)
+//!   or             refusal     2 4 | why 4
+//! ```
+//!
+//! All numbers are little-endian, all lengths fixed. The two codes begin differently, so what one side said is of no use to say to it;
+//! each side's nonce is new, so neither is what was recorded. No descriptor passes before this is over. The kernel says whose user the
+//! other process is; only the same, or root, is talked to at all.
+
+#![forbid(unsafe_code)]
+
+use super::address::Address;
+use super::authkey::AuthKey;
+use super::error::ManagerError;
+use crate::doorbell::Deadline;
+use crate::sys::listener::{self, Peer};
+use crate::sys::pidfd::Pidfd;
+use crate::sys::socket::{self, Blocking, Received};
+use crate::sys::{poll, selfproc};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// The version of all that hub and members say to each other.
+pub(super) const VERSION: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"callgatM";
+const MEMBER: &[u8] = b"callgate manager 1: member";
+const HUB: &[u8] = b"callgate manager 1: hub";
+
+const NONCE: usize = 32;
+pub(super) const CHALLENGE: usize = 16 + NONCE;
+pub(super) const ANSWER: usize = 8 + NONCE + 32;
+const WELCOME: usize = 8 + 32;
+
+/// What a member may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Anything.
+    Member,
+    /// Call and lock; not register, nor end the hub. What a handle may.
+    CallerOnly,
+}
+
+impl Role {
+    fn code(self) -> u32 {
+        match self {
+            Role::Member => 1,
+            Role::CallerOnly => 2,
+        }
+    }
+
+    fn checked(code: u32) -> Option<Self> {
+        [Role::Member, Role::CallerOnly].into_iter().find(|role| role.code() == code)
+    }
+}
+
+/// Why a hub does not take somebody in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Version,
+    Key,
+    TooMany,
+    User,
+}
+
+impl Refusal {
+    const ALL: [Self; 4] = [Self::Version, Self::Key, Self::TooMany, Self::User];
+
+    fn code(self) -> u32 {
+        self as u32 + 1
+    }
+
+    /// As it is sent.
+    pub(super) fn message(self) -> [u8; 8] {
+        let mut message = [0; 8];
+        message[..4].copy_from_slice(&2u32.to_le_bytes());
+        message[4..].copy_from_slice(&self.code().to_le_bytes());
+        message
+    }
+}
+
+/// Whether a process of user `theirs` may be talked to by one of user `ours`.
+pub(super) fn may_talk(ours: u32, theirs: u32) -> bool {
+    ours == theirs || theirs == 0
+}
+
+fn nonce() -> io::Result<[u8; NONCE]> {
+    let mut nonce = [0; NONCE];
+    getrandom::fill(&mut nonce).map_err(io::Error::other)?;
+    Ok(nonce)
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+// ---- the hub's side ------------------------------------------------------------------------------------------------
+
+/// A challenge that the hub has made, and waits to have answered.
+#[derive(Debug)]
+pub(super) struct Challenge {
+    nonce: [u8; NONCE],
+}
+
+impl Challenge {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { nonce: nonce()? })
+    }
+
+    /// As it is sent.
+    pub(super) fn message(&self) -> [u8; CHALLENGE] {
+        let mut message = [0; CHALLENGE];
+        message[..8].copy_from_slice(&MAGIC);
+        message[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        message[16..].copy_from_slice(&self.nonce);
+        message
+    }
+
+    /// Whom `answer` lets in, and what to say to it.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not let anybody in.
+    pub(super) fn check(&self, key: &AuthKey, answer: &[u8]) -> Result<(Role, [u8; WELCOME]), Refusal> {
+        if answer.len() < 4 || number(answer, 0) != VERSION {
+            return Err(Refusal::Version);
+        }
+        let answer: &[u8; ANSWER] = answer.try_into().map_err(|_| Refusal::Key)?;
+        let (role, nonce, mac) = (&answer[4..8], &answer[8..8 + NONCE], &answer[8 + NONCE..]);
+        let known = Role::checked(number(role, 0)).ok_or(Refusal::Key)?;
+        if !key.verify(&[MEMBER, role, &self.nonce, nonce], mac) {
+            return Err(Refusal::Key);
+        }
+        let mut welcome = [0; WELCOME];
+        welcome[..4].copy_from_slice(&1u32.to_le_bytes());
+        welcome[8..].copy_from_slice(&key.authenticate(&[HUB, role, nonce, &self.nonce]));
+        Ok((known, welcome))
+    }
+}
+
+// ---- a member's side -----------------------------------------------------------------------------------------------
+
+/// A connection to a hub that knows this process as a member.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    /// What members and hub say goes through this. Blocking, closed on exec.
+    pub(crate) socket: OwnedFd,
+    /// The hub's process; 0 if it lies outside of this process's pid namespace.
+    pub(crate) hub_pid: u32,
+    /// The same, to see it end.
+    pub(crate) hub: Pidfd,
+}
+
+/// Joins the hub at `address`.
+///
+/// # Errors
+///
+/// [`ManagerError`]; after `deadline` `TimedOut`, whatever has been said until then.
+pub(crate) fn join(address: &Address, key: &AuthKey, role: Role, deadline: Deadline) -> Result<Joined, ManagerError> {
+    let (key, begun) = (key.clone().checked()?, Instant::now());
+    for rest in RESTS {
+        match join_once(address, &key, role, deadline, begun) {
+            Err(ManagerError::Closed { .. }) if !deadline.has_passed() => {
+                std::thread::sleep(Duration::from_millis(rest))
+            }
+            joined => return joined,
+        }
+    }
+    join_once(address, &key, role, deadline, begun)
+}
+
+/// Milliseconds before it is tried again: where very many connect and do not answer, a hub may have closed a connection before it could be answered.
+const RESTS: [u64; 6] = [1, 2, 4, 8, 16, 32];
+
+fn join_once(
+    address: &Address,
+    key: &AuthKey,
+    role: Role,
+    deadline: Deadline,
+    begun: Instant,
+) -> Result<Joined, ManagerError> {
+    let socket = connect(address, deadline, begun)?;
+    let Peer { pid, uid } = listener::peer(&socket).map_err(|error| address.failed("asking who listens", error))?;
+    let (ours, _) = selfproc::effective_ids();
+    let guest = Guest { address, socket, pid: Some(pid).filter(|pid| *pid != 0), deadline, begun };
+    if !may_talk(ours, uid) {
+        return Err(ManagerError::OtherUser { address: address.to_string(), pid: guest.pid, theirs: uid, ours });
+    }
+    guest.authenticate(key, role)?;
+    let hub = listener::peer_process(&guest.socket).map_err(|error| address.failed("watching the hub", error))?;
+    Ok(Joined { socket: guest.socket, hub_pid: pid, hub })
+}
+
+/// How long to wait before another look at whether there is room for a connection.
+const FULL: Duration = Duration::from_millis(1);
+
+fn connect(address: &Address, deadline: Deadline, begun: Instant) -> Result<OwnedFd, ManagerError> {
+    loop {
+        if let Some(socket) = address.connect()? {
+            return Ok(socket);
+        }
+        if deadline.has_passed() {
+            let what = "so many connections wait that there is no room for another";
+            return Err(ManagerError::TimedOut { address: address.to_string(), waited: begun.elapsed(), what });
+        }
+        std::thread::sleep(FULL);
+    }
+}
+
+/// A process that is connected, and not yet a member.
+struct Guest<'a> {
+    address: &'a Address,
+    socket: OwnedFd,
+    pid: Option<u32>,
+    deadline: Deadline,
+    begun: Instant,
+}
+
+impl Guest<'_> {
+    fn authenticate(&self, key: &AuthKey, role: Role) -> Result<(), ManagerError> {
+        let challenge: [u8; CHALLENGE] = self.receive("no challenge came")?;
+        if challenge[..8] != MAGIC {
+            return Err(self.is_no_hub("it says what no hub says"));
+        }
+        let theirs = number(&challenge, 8);
+        if theirs != VERSION {
+            return Err(ManagerError::Version { address: self.address.to_string(), ours: VERSION, theirs });
+        }
+        let failed = |error| self.address.failed("getting random numbers", error);
+        let (hubs, own, role) = (&challenge[16..], nonce().map_err(failed)?, role.code().to_le_bytes());
+        let mut answer = [0; ANSWER];
+        answer[..4].copy_from_slice(&VERSION.to_le_bytes());
+        answer[4..8].copy_from_slice(&role);
+        answer[8..8 + NONCE].copy_from_slice(&own);
+        answer[8 + NONCE..].copy_from_slice(&key.authenticate(&[MEMBER, &role, hubs, &own]));
+        match socket::send(&self.socket, &answer, &[]) {
+            // What it said before it closed may still be read.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(self.failed("answering", error)),
+            _ => {}
+        }
+        let welcome: [u8; WELCOME] = self.receive("the hub did not say whether it takes this process in")?;
+        let is_welcome = number(&welcome, 0) == 1 && key.verify(&[HUB, &role, &own, hubs], &welcome[8..]);
+        if is_welcome { Ok(()) } else { Err(self.wrong_key()) }
+    }
+
+    /// A message of `N` bytes. A refusal, which may come instead of any, is an error.
+    fn receive<const N: usize>(&self, what: &'static str) -> Result<[u8; N], ManagerError> {
+        let mut buffer = [0; 128];
+        let len = loop {
+            match socket::receive(&self.socket, &mut buffer, Blocking::No) {
+                Ok(Received::Closed) => return Err(ManagerError::Closed { address: self.address.to_string() }),
+                Ok(Received::Message(len, descriptors)) => {
+                    let brings_some = !descriptors.is_empty();
+                    socket::discard(descriptors);
+                    if brings_some {
+                        return Err(self.is_no_hub("it sends descriptors before it has shown that it has the key"));
+                    }
+                    break len;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(what)?,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    return Err(self.is_no_hub("it says more than a hub does"));
+                }
+                Err(error) => return Err(self.failed("receiving", error)),
+            }
+        };
+        if len == 8 && number(&buffer, 0) == 2 {
+            return Err(self.refused(number(&buffer, 4)));
+        }
+        let message = buffer[..len].try_into();
+        message.map_err(|_| self.is_no_hub("it says what no hub says"))
+    }
+
+    /// Waits until there is something to receive.
+    fn wait(&self, what: &'static str) -> Result<(), ManagerError> {
+        let left = self.deadline.left();
+        if left.is_some_and(|left| left.is_zero()) {
+            let waited = self.begun.elapsed();
+            return Err(ManagerError::TimedOut { address: self.address.to_string(), waited, what });
+        }
+        let slice = left.unwrap_or(Duration::MAX).min(Duration::from_secs(3600));
+        poll::readable(&self.socket, slice).map(drop).map_err(|error| self.failed("waiting", error))
+    }
+
+    fn refused(&self, code: u32) -> ManagerError {
+        let (address, pid) = (self.address.to_string(), self.pid);
+        match Refusal::ALL.into_iter().find(|why| why.code() == code) {
+            Some(Refusal::Key) => self.wrong_key(),
+            Some(Refusal::TooMany) => ManagerError::TooMany { address },
+            Some(Refusal::User) => self.is_no_hub("it takes in processes of its own user and root only"),
+            Some(Refusal::Version) => ManagerError::NotAHub {
+                address,
+                pid,
+                why: format!("it does not speak version {VERSION}, as this process does"),
+            },
+            None => self.is_no_hub("it refuses for a reason that this version does not know"),
+        }
+    }
+
+    fn wrong_key(&self) -> ManagerError {
+        ManagerError::WrongKey { address: self.address.to_string(), pid: self.pid }
+    }
+
+    fn is_no_hub(&self, why: &str) -> ManagerError {
+        ManagerError::NotAHub { address: self.address.to_string(), pid: self.pid, why: why.into() }
+    }
+
+    fn failed(&self, what: &str, error: io::Error) -> ManagerError {
+        self.address.failed(what, error)
+    }
+}

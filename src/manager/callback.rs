@@ -1,0 +1,254 @@
+//! What is registered under a name: a function with types or without, and what both are to whoever carries calls to them.
+//!
+//! Layer 5. Does not catch panics: whoever calls does.
+
+#![forbid(unsafe_code)]
+
+use super::args::Args;
+use super::typed::{Arguments, Item, Mismatch, Outcome, Signature, shallow_item};
+use super::value::Value;
+use crate::error::Failure;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// A function that can be registered with its types: a closure of up to eight [`Item`]s that returns an [`Outcome`].
+///
+/// Implemented for every `Fn(A1, .., An) -> O + Send + Sync + 'static`, with `A` the tuple of its arguments. Say the types in the
+/// closure: `|a: i64, b: i64| a + b`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a callback",
+    label = "not a function of at most eight items that returns one",
+    note = "say the types of a closure's arguments: `|a: i64, name: String| ..`; see `callgate::manager::Item` for what an item is",
+    note = "it must be `Fn + Send + Sync + 'static`: called by several threads at once, for as long as it is registered"
+)]
+pub trait Callback<A: Arguments, O: Outcome>: Send + Sync + 'static {
+    /// Calls it.
+    fn call(&self, arguments: A) -> O;
+}
+
+macro_rules! callbacks {
+    ($($($item:ident)*;)*) => {$(
+        impl<Function, O: Outcome, $($item: Item),*> Callback<($($item,)*), O> for Function
+        where
+            Function: Fn($($item),*) -> O + Send + Sync + 'static,
+        {
+            #[allow(non_snake_case, reason = "named after their types")]
+            fn call(&self, ($($item,)*): ($($item,)*)) -> O {
+                self($($item),*)
+            }
+        }
+    )*};
+}
+
+callbacks! {
+    ;
+    A;
+    A B;
+    A B C;
+    A B C D;
+    A B C D E;
+    A B C D E F;
+    A B C D E F G;
+    A B C D E F G H;
+}
+
+impl From<Mismatch> for Failure {
+    fn from(mismatch: Mismatch) -> Self {
+        Failure::Mismatch { expected: mismatch.expected, found: mismatch.found }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Failed(text) => f.write_str(text),
+            Failure::Mismatch { expected, found } => write!(f, "expected {expected}, got {found}"),
+            Failure::Gone => f.write_str("it is not registered any more"),
+        }
+    }
+}
+
+/// A callback of any kind.
+pub(crate) trait ErasedCallback: Send + Sync {
+    /// Which types it takes and returns.
+    fn signature(&self) -> &Signature;
+
+    /// Calls it with arguments whose types the caller did not know. What it returns can cross to another process.
+    ///
+    /// # Errors
+    ///
+    /// If they are not those that it takes, if it fails, or if what it returns cannot cross.
+    fn call_dynamic(&self, args: Args) -> Result<Value, Failure>;
+}
+
+/// A callback with types.
+pub(crate) struct Typed<A, O, F> {
+    callback: F,
+    signature: Signature,
+    types: PhantomData<fn(A) -> O>,
+}
+
+impl<A: Arguments, O: Outcome, F: Callback<A, O>> Typed<A, O, F> {
+    pub(crate) fn new(callback: F) -> Self {
+        Self { callback, signature: Signature::of::<A, O::Value>(), types: PhantomData }
+    }
+
+    /// Calls it. What it returns can cross to another process.
+    ///
+    /// # Errors
+    ///
+    /// If it fails, or if what it returns cannot cross.
+    pub(crate) fn call(&self, arguments: A) -> Result<O::Value, Failure> {
+        crossing(self.callback.call(arguments))
+    }
+}
+
+impl<A: Arguments, O: Outcome, F: Callback<A, O>> ErasedCallback for Typed<A, O, F> {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn call_dynamic(&self, args: Args) -> Result<Value, Failure> {
+        // A keyword given twice is refused with all keywords.
+        self.call(A::from_args(args)?).map(Item::into_value)
+    }
+}
+
+/// A callback that is given whatever arguments there are.
+pub(crate) struct Dynamic<F> {
+    callback: F,
+    signature: Signature,
+}
+
+impl<F> Dynamic<F> {
+    pub(crate) fn new<O: Outcome>(callback: F) -> Self
+    where
+        F: Fn(Args) -> O + Send + Sync + 'static,
+    {
+        Self { callback, signature: Signature::any() }
+    }
+}
+
+impl<F, O: Outcome> ErasedCallback for Dynamic<F>
+where
+    F: Fn(Args) -> O + Send + Sync + 'static,
+{
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn call_dynamic(&self, args: Args) -> Result<Value, Failure> {
+        let args = args.checked().map_err(|repeated| Failure::Mismatch {
+            expected: String::from("each keyword once"),
+            found: format!("the keyword `{}` twice", super::typed::shortened(&repeated.keyword)),
+        })?;
+        crossing((self.callback)(args)).map(Item::into_value)
+    }
+}
+
+/// What a callback returned, if it can cross to another process.
+fn crossing<O: Outcome>(outcome: O) -> Result<O::Value, Failure> {
+    let value = outcome.into_result().map_err(Failure::Failed)?;
+    shallow_item(value).map_err(|too_deep| Failure::Failed(format!("it returned what cannot cross: {too_deep}")))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::frame::{decode_private, encode_to_vec};
+    use callgate::args;
+    use std::collections::BTreeMap;
+
+    /// As registering does: the types are inferred.
+    fn typed<A, O, F>(callback: F) -> Typed<A, O, F>
+    where
+        A: Arguments,
+        O: Outcome,
+        F: Callback<A, O>,
+    {
+        Typed::new(callback)
+    }
+
+    fn failed<T>(text: &str) -> Result<T, Failure> {
+        Err(Failure::Failed(text.into()))
+    }
+
+    #[test]
+    fn the_types_of_closures_are_inferred() {
+        let add = typed(|a: i64, b: i64| a + b);
+        assert_eq!(add.signature().as_str(), "(i64, i64) -> i64");
+        assert_eq!(add.call((1, 2)), Ok(3));
+        let greeting = String::from("Hello");
+        let greet = typed(move |name: String| format!("{greeting}, {name}"));
+        assert_eq!(greet.signature().as_str(), "(str) -> str");
+        assert_eq!(greet.call(("you".into(),)), Ok("Hello, you".into()));
+        assert_eq!(typed(|| ()).signature().as_str(), "() -> none");
+        assert_eq!(typed(triple).signature().as_str(), "(i64) -> i64");
+        let eight =
+            typed(|a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: Vec<u8>| vec![a, b, c, d, e, f, g, h[0]]);
+        assert_eq!(eight.call((1, 2, 3, 4, 5, 6, 7, vec![8])), Ok(vec![1, 2, 3, 4, 5, 6, 7, 8]));
+        let half = typed(|number: f64| if number < 0.0 { Err("negative") } else { Ok(number / 2.0) });
+        assert_eq!(half.signature().as_str(), "(f64) -> f64");
+        assert_eq!(half.call((-1.0,)), failed("negative"));
+    }
+
+    fn triple(number: i64) -> i64 {
+        number * 3
+    }
+
+    #[test]
+    fn callbacks_of_both_kinds_are_called_alike() {
+        let callbacks: Vec<Box<dyn ErasedCallback>> = vec![
+            Box::new(typed(|a: i64, b: f64| a as f64 + b)),
+            Box::new(Dynamic::new(|args: Args| {
+                let numbers = args.positional().iter().map(Value::as_f64);
+                numbers.sum::<Option<f64>>().ok_or("not all are numbers")
+            })),
+        ];
+        for callback in &callbacks {
+            assert_eq!(callback.call_dynamic(args![1, 2]), Ok(Value::F64(3.0)));
+        }
+        assert_eq!(callbacks[0].signature().as_str(), "(i64, f64) -> f64");
+        assert!(callbacks[1].signature().is_any());
+        let mismatch = callbacks[0].call_dynamic(args![1, "two"]).unwrap_err();
+        assert_eq!(mismatch.to_string(), "expected (i64, f64), got (i64, str)");
+        assert_eq!(callbacks[1].call_dynamic(args![1, "two"]), failed("not all are numbers"));
+    }
+
+    #[test]
+    fn a_dynamic_callback_gets_keywords_and_returns_what_it_likes() {
+        let describe = Dynamic::new(|args: Args| -> Result<Value, String> {
+            let kinds = args.keywords().map(|(name, value)| (name, value.type_name()));
+            Ok(kinds.collect::<BTreeMap<_, _>>().into())
+        });
+        let described = describe.call_dynamic(args![; b = 1, a = "x"]).unwrap();
+        assert_eq!(described.to_string(), r#"{"a": "str", "b": "i64"}"#);
+        let plain = Dynamic::new(|args: Args| args.positional().len() as u64);
+        assert_eq!(plain.call_dynamic(args![1, 2]), Ok(Value::U64(2)));
+    }
+
+    #[test]
+    fn a_keyword_twice_never_reaches_a_callback() {
+        let forged = || Args::__of_macro(Vec::new(), ["1", "2"].map(|value| ("a", value.into())));
+        let refused = Dynamic::new(|_: Args| -> () { unreachable!("is not called") }).call_dynamic(forged());
+        assert_eq!(refused.unwrap_err().to_string(), "expected each keyword once, got the keyword `a` twice");
+        assert!(matches!(typed(|| ()).call_dynamic(forged()), Err(Failure::Mismatch { .. })));
+    }
+
+    #[test]
+    fn what_is_too_deep_to_come_back_is_an_error() {
+        let deep = || (0..500_000).fold(Value::None, |value, _| Value::List(vec![value]));
+        let text = "it returned what cannot cross: a value nests deeper than 100 lists and maps";
+        assert_eq!(typed(deep).call(()), failed(text));
+        assert_eq!(Dynamic::new(move |_: Args| vec![deep()]).call_dynamic(args![]), failed(text));
+    }
+
+    #[test]
+    fn failures_come_back_from_their_archives() {
+        let mismatch = typed(|| ()).call_dynamic(args![1]).unwrap_err();
+        for failure in [Failure::Failed("why".into()), mismatch, Failure::Gone] {
+            let bytes = encode_to_vec(&failure, 1 << 10).unwrap();
+            assert_eq!(decode_private::<Failure>(&bytes), Some(failure));
+        }
+    }
+}

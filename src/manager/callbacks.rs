@@ -1,0 +1,222 @@
+//! What this process has registered: its callbacks by number, and what carries out the calls of them that arrive.
+
+#![forbid(unsafe_code)]
+
+use super::args::Args;
+use super::callback::{Callback, Dynamic, ErasedCallback, Typed};
+use super::protocol::{Counters, ToHub};
+use super::typed::{Arguments, Item, Outcome, Signature};
+use crate::call::host::Host;
+use crate::call::service::Exchange;
+use crate::error::Failure;
+use crate::frame::Kind;
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::Instant;
+
+/// The call word of a callback: its number, and this if the request is an [`Args`] and the reply a [`Value`].
+pub(super) const DYNAMIC: u64 = 1 << 31;
+
+/// Numbers of callbacks are below this.
+pub(super) const MOST_NUMBERS: u32 = 1 << 31;
+
+/// Of so many calls one is timed: to look at a clock takes a tenth of a call.
+const TIMED: u64 = 16;
+
+/// A callback as requests reach it.
+pub(super) trait Answer: ErasedCallback {
+    /// Runs it with what a caller sent who has the same signature.
+    fn answer(&self, exchange: &mut Exchange<'_>);
+}
+
+impl<A: Arguments, O: Outcome, F: Callback<A, O>> Answer for Typed<A, O, F> {
+    fn answer(&self, exchange: &mut Exchange<'_>) {
+        match exchange.request.take::<A>() {
+            Ok(args) => reply(exchange, &self.call(args)),
+            Err(_) => exchange.refuse(UNREADABLE),
+        }
+    }
+}
+
+impl<F, O: Outcome> Answer for Dynamic<F>
+where
+    F: Fn(Args) -> O + Send + Sync + 'static,
+{
+    fn answer(&self, exchange: &mut Exchange<'_>) {
+        exchange.refuse(UNREADABLE);
+    }
+}
+
+fn reply<R: Item>(exchange: &mut Exchange<'_>, result: &Result<R, Failure>) {
+    match result {
+        Ok(value) => exchange.reply(Kind::Call, value),
+        Err(failure) => exchange.reply(Kind::Failed, failure),
+    }
+}
+
+const UNREADABLE: &str = "the arguments cannot be read: the caller's types differ";
+
+/// A callback that is registered.
+pub(super) struct Registered {
+    pub(super) name: String,
+    pub(super) number: u32,
+    pub(super) answer: Box<dyn Answer>,
+    /// How many more calls it takes; `u64::MAX` = any number.
+    left: AtomicU64,
+    pub(super) expires: Option<Instant>,
+    calls: AtomicU64,
+    /// How long those took that were timed, and how many that were.
+    nanoseconds: AtomicU64,
+    timed: AtomicU64,
+}
+
+impl Registered {
+    pub(super) fn new(
+        name: &str,
+        number: u32,
+        answer: Box<dyn Answer>,
+        calls: Option<u64>,
+        expires: Option<Instant>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            number,
+            answer,
+            left: AtomicU64::new(calls.unwrap_or(u64::MAX)),
+            expires,
+            calls: AtomicU64::new(0),
+            nanoseconds: AtomicU64::new(0),
+            timed: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes one of the calls that are left. `Some(true)` = it is the last; `None` = there is none.
+    fn take_call(&self) -> Option<bool> {
+        if self.expires.is_some_and(|expires| expires <= Instant::now()) {
+            return None;
+        }
+        if self.left.load(Relaxed) == u64::MAX {
+            return Some(false);
+        }
+        // Relaxed: a count, on which nothing else depends.
+        let before = self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).ok()?;
+        Some(before == 1)
+    }
+
+    /// Runs `run` as a call of this.
+    fn run<R>(&self, run: impl FnOnce() -> R) -> R {
+        let number = self.calls.fetch_add(1, Relaxed);
+        if !number.is_multiple_of(TIMED) {
+            return run();
+        }
+        let began = Instant::now();
+        let result = run();
+        self.nanoseconds.fetch_add(began.elapsed().as_nanos() as u64, Relaxed);
+        self.timed.fetch_add(1, Relaxed);
+        result
+    }
+
+    pub(super) fn signature(&self) -> Signature {
+        self.answer.signature().clone()
+    }
+
+    /// Whether it takes no more calls.
+    pub(super) fn is_spent(&self) -> bool {
+        self.left.load(Relaxed) == 0 || self.expires.is_some_and(|expires| expires <= Instant::now())
+    }
+
+    /// How often it was called, and how long that took, by those calls that were timed.
+    pub(super) fn counters(&self) -> Counters {
+        let (calls, timed) = (self.calls.load(Relaxed), self.timed.load(Relaxed).max(1));
+        let nanoseconds = u128::from(self.nanoseconds.load(Relaxed)) * u128::from(calls) / u128::from(timed);
+        Counters { number: self.number, calls, nanoseconds: nanoseconds as u64 }
+    }
+
+    /// What registers it.
+    pub(super) fn as_message(&self, seq: u64, replace: bool) -> ToHub {
+        let left = self.expires.map(|expires| expires.saturating_duration_since(Instant::now()));
+        ToHub::Register {
+            seq,
+            name: self.name.clone(),
+            number: self.number,
+            signature: self.answer.signature().as_str().into(),
+            expires_ms: left.map(|left| left.as_millis() as u64),
+            replace,
+        }
+    }
+}
+
+/// All callbacks of this process.
+#[derive(Default)]
+pub(super) struct Callbacks {
+    by_number: RwLock<HashMap<u32, Arc<Registered>>>,
+}
+
+impl Callbacks {
+    pub(super) fn insert(&self, registered: Arc<Registered>) {
+        self.by_number.write().insert(registered.number, registered);
+    }
+
+    pub(super) fn remove(&self, number: u32) -> Option<Arc<Registered>> {
+        self.by_number.write().remove(&number)
+    }
+
+    /// Takes out one that the hub has revoked. It is dropped on a thread of its own: its destructor is anybody's code, and may panic, or ask
+    /// the hub for what the thread that listens is to read.
+    pub(super) fn revoke(&self, number: u32) {
+        let Some(revoked) = self.remove(number) else { return };
+        // Without a thread to be had it is dropped here.
+        let _ = thread::Builder::new().name("callgate-revoked".into()).spawn(move || drop(revoked));
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<Arc<Registered>> {
+        self.by_number.read().get(&number).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Registered>> {
+        self.by_number.read().values().cloned().collect()
+    }
+
+    /// Runs `run` with a callback, as one of its calls; whether it was the last that the callback takes.
+    pub(super) fn with<R>(&self, number: u32, run: impl FnOnce(&dyn Answer) -> R) -> Result<(R, bool), Failure> {
+        let registered = self.get(number).ok_or(Failure::Gone)?;
+        let Some(is_last) = registered.take_call() else { return Err(Failure::Gone) };
+        if is_last {
+            // Before it runs: nobody who has its answer finds it still there.
+            self.remove(number);
+        }
+        Ok((registered.run(|| run(&*registered.answer)), is_last))
+    }
+}
+
+/// Who carries out the calls of one lane. `finished` hears of callbacks whose last call this was.
+pub(super) struct Worker<F> {
+    pub(super) callbacks: Arc<Callbacks>,
+    pub(super) finished: F,
+}
+
+impl<F: FnMut(u32)> Host for Worker<F> {
+    fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
+        let word = exchange.call & 0xffff_ffff;
+        let number = (word & !DYNAMIC) as u32;
+        if kind != Kind::Call {
+            return exchange.refuse("a request of a kind that callbacks have not");
+        }
+        let done = match word & DYNAMIC {
+            0 => self.callbacks.with(number, |answer| answer.answer(exchange)),
+            _ => match exchange.request.take::<Args>() {
+                Err(_) => return exchange.refuse(UNREADABLE),
+                Ok(args) => self.callbacks.with(number, |answer| reply(exchange, &answer.call_dynamic(args))),
+            },
+        };
+        match done {
+            Ok((_, true)) => (self.finished)(number),
+            Ok((_, false)) => {}
+            Err(failure) => exchange.reply(Kind::Failed, &failure),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! One connection of the hub's: who is at the other end, what waits to be sent there, and how much it may still say.
+
+#![forbid(unsafe_code)]
+
+use crate::manager::auth::{Challenge, Role};
+use crate::sys::pidfd::Pidfd;
+use crate::sys::poll::Interest;
+use crate::sys::socket;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What waits for a socket that is full: so many bytes and messages, and no more.
+const MAX_QUEUED: usize = 1 << 20;
+const MAX_QUEUED_MESSAGES: usize = 4096;
+
+/// A connection, authenticated or not.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) socket: OwnedFd,
+    /// Its process, as the kernel said.
+    pub(super) pid: u32,
+    pub(super) state: State,
+    pub(super) credit: Credit,
+    /// What it is waited for, from the first on to be read; `None` = for nothing.
+    pub(super) interest: Option<Interest>,
+    /// For a while it is neither listened to nor waited for.
+    is_resting: bool,
+    /// The kernel would not take a message, though there is room: it must rest before that is tried again.
+    is_stalled: bool,
+    queue: Queue,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// It has not yet shown that it has the key.
+    Guest(Challenge),
+    Member(Member),
+}
+
+/// A process that has the key.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) role: Role,
+    /// To see it end, and for others to see that.
+    pub(super) process: Pidfd,
+    /// Lists of names that are being sent to it.
+    pub(super) lists: VecDeque<List>,
+}
+
+/// A list of names on its way: `seq` of the question, and the last name that has been sent.
+#[derive(Debug)]
+pub(super) struct List {
+    pub(super) seq: u64,
+    pub(super) after: Option<Arc<str>>,
+}
+
+/// The other end is gone, or takes nothing more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Gone;
+
+impl Connection {
+    pub(super) fn new(socket: OwnedFd, pid: u32, state: State) -> Self {
+        let (credit, queue) = (Credit::new(), Queue::default());
+        Self { socket, pid, state, credit, interest: Some(Interest::Read), is_resting: false, is_stalled: false, queue }
+    }
+
+    pub(super) fn member(&self) -> Option<&Member> {
+        match &self.state {
+            State::Member(member) => Some(member),
+            State::Guest(_) => None,
+        }
+    }
+
+    pub(super) fn member_mut(&mut self) -> Option<&mut Member> {
+        match &mut self.state {
+            State::Member(member) => Some(member),
+            State::Guest(_) => None,
+        }
+    }
+
+    /// Sends a message, now or when there is room. After those that wait already.
+    pub(super) fn send(&mut self, message: Vec<u8>, rights: Vec<OwnedFd>) -> Result<(), Gone> {
+        self.queue.push(message, rights)?;
+        // A message that has just been put behind others cannot be sent.
+        if self.queue.messages.len() == 1 { self.flush() } else { Ok(()) }
+    }
+
+    /// Sends what waits, as far as there is room.
+    pub(super) fn flush(&mut self) -> Result<(), Gone> {
+        while let Some((message, rights)) = self.queue.messages.front() {
+            let rights: Vec<_> = rights.iter().map(AsFd::as_fd).collect();
+            match socket::send(&self.socket, message, &rights) {
+                Ok(()) => self.queue.pop(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // Not its doing: with too many descriptors of this user under way, the kernel takes no more.
+                Err(error) if !rights.is_empty() && error.kind() != io::ErrorKind::BrokenPipe => {
+                    self.is_stalled = true;
+                    return Ok(());
+                }
+                Err(_) => return Err(Gone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it may be listened to for another message, for which it is charged. If not, it rests.
+    pub(super) fn may_speak(&mut self) -> bool {
+        let may = self.credit.take();
+        self.is_resting |= !may;
+        may
+    }
+
+    pub(super) fn is_resting(&self) -> bool {
+        self.is_resting
+    }
+
+    /// Whether it has just been found that it must rest.
+    pub(super) fn begins_to_rest(&mut self) -> bool {
+        let stalled = std::mem::take(&mut self.is_stalled);
+        let begins = stalled && !self.is_resting;
+        self.is_resting |= stalled;
+        begins
+    }
+
+    pub(super) fn wake(&mut self) {
+        self.is_resting = false;
+    }
+
+    /// What it is to be waited for.
+    pub(super) fn wanted(&self) -> Option<Interest> {
+        match (self.is_resting, self.is_flushed()) {
+            (true, _) => None,
+            (false, true) => Some(Interest::Read),
+            (false, false) => Some(Interest::Both),
+        }
+    }
+
+    pub(super) fn is_flushed(&self) -> bool {
+        self.queue.messages.is_empty()
+    }
+}
+
+/// Messages that wait for room in a socket.
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, message: Vec<u8>, rights: Vec<OwnedFd>) -> Result<(), Gone> {
+        if self.messages.len() >= MAX_QUEUED_MESSAGES || self.bytes + message.len() > MAX_QUEUED {
+            return Err(Gone);
+        }
+        self.bytes += message.len();
+        self.messages.push_back((message, rights));
+        Ok(())
+    }
+
+    fn pop(&mut self) {
+        let sent = self.messages.pop_front();
+        self.bytes -= sent.map_or(0, |(message, _)| message.len());
+    }
+}
+
+/// Whoever speaks is listened to for so many messages at once, and for [`MESSAGES`] more in each [`SPELL`]: who floods the hub takes part
+/// of a CPU, and no more.
+const BURST: u32 = 4096;
+const MESSAGES: u32 = 256;
+pub(super) const SPELL: Duration = Duration::from_millis(10);
+
+/// For how many messages somebody is still listened to.
+#[derive(Debug)]
+pub(super) struct Credit {
+    left: u32,
+    /// Since when it has been given no more.
+    since: Instant,
+}
+
+impl Credit {
+    pub(super) fn new() -> Self {
+        Self { left: BURST, since: Instant::now() }
+    }
+
+    /// Whether there is credit for a message, which is taken.
+    pub(super) fn take(&mut self) -> bool {
+        let spells = u32::try_from(self.since.elapsed().as_millis() / SPELL.as_millis()).unwrap_or(u32::MAX);
+        if spells > 0 {
+            self.left = self.left.saturating_add(spells.saturating_mul(MESSAGES)).min(BURST);
+            self.since = Instant::now();
+        }
+        self.left.checked_sub(1).map(|left| self.left = left).is_some()
+    }
+
+    /// Takes more for a message that was as much work as `messages`.
+    pub(super) fn charge(&mut self, messages: u32) {
+        self.left = self.left.saturating_sub(messages);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sys::socket::{Blocking, Received};
+
+    fn connection() -> (Connection, OwnedFd) {
+        let (ours, theirs) = socket::pair().unwrap();
+        (Connection::new(ours, 0, State::Guest(Challenge::new().unwrap())), theirs)
+    }
+
+    #[test]
+    fn a_full_socket_keeps_the_order_and_is_given_up_at_last() {
+        let (mut connection, theirs) = connection();
+        let mut sent = 0u32;
+        while connection.send([&sent.to_le_bytes()[..], &[7; 996]].concat(), Vec::new()).is_ok() {
+            sent += 1;
+        }
+        assert!(connection.queue.bytes <= MAX_QUEUED && connection.queue.bytes > MAX_QUEUED - 1000);
+        let mut buffer = [0; 1000];
+        for expected in 0..sent {
+            connection.flush().unwrap();
+            let Received::Message(1000, _) = socket::receive(&theirs, &mut buffer, Blocking::No).unwrap() else {
+                panic!("message {expected} is missing")
+            };
+            assert_eq!(buffer[..4], expected.to_le_bytes());
+        }
+        assert!(connection.is_flushed() && connection.queue.bytes == 0);
+        // Many small ones are as bad as few large ones.
+        let sent = (0..100_000).take_while(|_| connection.send(vec![1], Vec::new()).is_ok()).count();
+        assert!(connection.queue.messages.len() == MAX_QUEUED_MESSAGES && sent < 100_000);
+        drop(theirs);
+        assert_eq!(connection.flush(), Err(Gone));
+    }
+
+    #[test]
+    fn credit_ends_and_comes_back() {
+        let mut credit = Credit::new();
+        let mut taken = 0;
+        while credit.take() {
+            taken += 1;
+            assert!(taken < 10_000_000, "it never ends");
+        }
+        assert!(taken >= BURST);
+        std::thread::sleep(SPELL * 2);
+        assert!(credit.take());
+        credit.charge(u32::MAX);
+        credit.since = Instant::now();
+        assert!(!credit.take());
+    }
+}

@@ -1,0 +1,271 @@
+//! Pairs: the memory and the two control sockets through which a caller and an owner talk without the hub.
+//!
+//! The hub makes all memory, and keeps none of it mapped: what the two write there it never sees. On each side's control socket it stands
+//! where a parent does for its child, and trusts nothing that comes from there. A pair that makes no sense, or whose socket is full, ends.
+
+#![forbid(unsafe_code)]
+
+use super::MemberId;
+use super::connection::Credit;
+use crate::control::{Control, Message};
+use crate::layout::Geometry;
+use crate::manager::protocol::Side;
+use crate::objects::Sealed;
+use crate::segment::Segment;
+use crate::sys::memfd;
+use crate::sys::socket::{self, Blocking};
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Segments that may be made for one member, whatever their size.
+const MAX_SEGMENTS: usize = 4096;
+
+/// All pairs.
+#[derive(Debug)]
+pub(super) struct Pairs {
+    pairs: HashMap<u64, Pair>,
+    by_members: HashMap<(MemberId, MemberId), u64>,
+    of_member: HashMap<MemberId, Share>,
+    next: u64,
+    geometry: Geometry,
+    /// Bytes that may be made for one member.
+    budget: u64,
+}
+
+/// What one caller and one owner have in common.
+#[derive(Debug)]
+struct Pair {
+    caller: End,
+    owner: End,
+    /// The number of the next segment; numbers are never used again. 0 is the pair's first.
+    next_segment: u64,
+}
+
+/// One side of a pair.
+#[derive(Debug)]
+struct End {
+    member: MemberId,
+    /// The hub's end of that side's control socket.
+    control: Control,
+    credit: Credit,
+    /// Bytes of the segments that were made for that side.
+    segments: HashMap<u64, u64>,
+}
+
+/// What a member has of all pairs.
+#[derive(Debug, Default)]
+struct Share {
+    pairs: HashSet<u64>,
+    /// Of the segments that were made for it.
+    bytes: u64,
+    segments: usize,
+}
+
+/// A pair that has just been made.
+#[derive(Debug)]
+pub(super) struct New {
+    pub(super) pair: u64,
+    /// What each side is to have: the segment, and its control socket.
+    pub(super) owner: [OwnedFd; 2],
+    pub(super) caller: [OwnedFd; 2],
+}
+
+/// What came of listening to a control socket.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// There may be another.
+    More,
+    /// There is none.
+    Nothing,
+    /// For now it has said as much as it may.
+    TooMuch,
+    /// The pair is to end.
+    End,
+}
+
+impl Pair {
+    fn end(&mut self, side: Side) -> &mut End {
+        match side {
+            Side::Caller => &mut self.caller,
+            Side::Owner => &mut self.owner,
+        }
+    }
+
+    fn sides(&mut self, side: Side) -> (&mut End, &mut End) {
+        match side {
+            Side::Caller => (&mut self.caller, &mut self.owner),
+            Side::Owner => (&mut self.owner, &mut self.caller),
+        }
+    }
+}
+
+impl End {
+    fn new(member: MemberId, control: OwnedFd) -> Self {
+        // Better never to have them.
+        socket::refuse_descriptors(&control);
+        Self { member, control: Control::new(control), credit: Credit::new(), segments: HashMap::new() }
+    }
+}
+
+impl Pairs {
+    pub(super) fn new(geometry: Geometry, budget: u64) -> Self {
+        let (pairs, by_members, of_member) = Default::default();
+        Self { pairs, by_members, of_member, next: 1, geometry, budget }
+    }
+
+    /// The pair of this caller and this owner.
+    pub(super) fn find(&self, caller: MemberId, owner: MemberId) -> Option<u64> {
+        self.by_members.get(&(caller, owner)).copied()
+    }
+
+    /// Makes a pair of a caller and an owner, who have none.
+    pub(super) fn introduce(&mut self, caller: MemberId, owner: MemberId) -> io::Result<New> {
+        // Unmapped at once: from here on it is theirs.
+        let (_, object) = Segment::create(self.geometry, &Sealed)?;
+        let object = object.ok_or(io::ErrorKind::Unsupported)?;
+        let (callers, for_caller) = socket::pair()?;
+        let (owners, for_owner) = socket::pair()?;
+        let owner_object = object.try_clone()?;
+        let pair = self.next;
+        self.next += 1;
+        let (caller_end, owner_end) = (End::new(caller, callers), End::new(owner, owners));
+        self.pairs.insert(pair, Pair { caller: caller_end, owner: owner_end, next_segment: 1 });
+        self.by_members.insert((caller, owner), pair);
+        for member in [caller, owner] {
+            self.of_member.entry(member).or_default().pairs.insert(pair);
+        }
+        Ok(New { pair, owner: [owner_object, for_owner], caller: [object, for_caller] })
+    }
+
+    /// Ends a pair: each side finds its control socket closed.
+    pub(super) fn end(&mut self, pair: u64) {
+        let Some(Pair { caller, owner, .. }) = self.pairs.remove(&pair) else { return };
+        self.by_members.remove(&(caller.member, owner.member));
+        for end in [caller, owner] {
+            let Some(share) = self.of_member.get_mut(&end.member) else { continue };
+            share.pairs.remove(&pair);
+            share.bytes -= end.segments.values().sum::<u64>();
+            share.segments -= end.segments.len();
+            if share.pairs.is_empty() {
+                self.of_member.remove(&end.member);
+            }
+        }
+    }
+
+    /// Whether `member` is one of the two.
+    pub(super) fn is_of(&self, pair: u64, member: MemberId) -> bool {
+        self.of_member.get(&member).is_some_and(|share| share.pairs.contains(&pair))
+    }
+
+    /// The pairs of a member.
+    pub(super) fn of(&self, member: MemberId) -> Vec<u64> {
+        self.of_member.get(&member).into_iter().flat_map(|share| share.pairs.iter().copied()).collect()
+    }
+
+    /// The hub's end of a control socket.
+    pub(super) fn control(&self, pair: u64, side: Side) -> Option<BorrowedFd<'_>> {
+        let pair = self.pairs.get(&pair)?;
+        let end = if side == Side::Caller { &pair.caller } else { &pair.owner };
+        Some(end.control.as_fd())
+    }
+
+    /// Carries out one message of `side`.
+    pub(super) fn hear(&mut self, pair: u64, side: Side) -> Heard {
+        let Some(found) = self.pairs.get_mut(&pair) else { return Heard::Nothing };
+        let end = found.end(side);
+        if !end.credit.take() {
+            return Heard::TooMuch;
+        }
+        let said = match end.control.receive(Blocking::No) {
+            Ok(Some((message, None))) => self.heed(pair, side, message),
+            Ok(Some((_, Some(descriptor)))) => {
+                // Nobody but the hub supplies memory.
+                socket::discard(vec![descriptor]);
+                Err(Broken)
+            }
+            Ok(None) => Err(Broken),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+            Err(_) => Err(Broken),
+        };
+        if said.is_ok() { Heard::More } else { Heard::End }
+    }
+
+    fn heed(&mut self, pair: u64, side: Side, message: Message) -> Result<(), Broken> {
+        match message {
+            Message::Need { len } if len > 0 => self.grant(pair, side, len),
+            Message::Detach { segment } => self.detach(pair, side, segment),
+            Message::Need { .. }
+            | Message::Attach { .. }
+            | Message::Grant { .. }
+            | Message::Deny { .. }
+            | Message::Exhausted { .. }
+            | Message::Lack
+            | Message::Tidy => Err(Broken),
+        }
+    }
+
+    /// Answers a side that needs memory for what it has to say.
+    fn grant(&mut self, pair: u64, side: Side, len: u64) -> Result<(), Broken> {
+        let budget = self.budget;
+        let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
+        let segment = found.next_segment;
+        found.next_segment += 1;
+        let (asker, other) = found.sides(side);
+        let share = self.of_member.entry(asker.member).or_default();
+        if len > budget {
+            return tell(&asker.control, Message::Deny { len, max: budget });
+        }
+        if len > budget - share.bytes || share.segments >= MAX_SEGMENTS {
+            return tell(&asker.control, Message::Exhausted { len, budget });
+        }
+        let Ok(object) = memfd::create_for_others("callgate-arena", len) else {
+            return tell(&asker.control, Message::Lack);
+        };
+        // Without procfs, it is left to the other not to write there; it would harm itself alone.
+        let to_read = memfd::only_to_read(&object).ok();
+        let to_read = to_read.as_ref().unwrap_or(&object);
+        // First the other: when the asker's first payload is there, so is the memory that it lies in.
+        if !sent(other.control.send(Message::Attach { segment }, Some(to_read.as_fd())))? {
+            return tell(&asker.control, Message::Lack);
+        }
+        if !sent(asker.control.send(Message::Grant { segment }, Some(object.as_fd())))? {
+            tell(&other.control, Message::Detach { segment })?;
+            return tell(&asker.control, Message::Lack);
+        }
+        asker.segments.insert(segment, len);
+        share.bytes += len;
+        share.segments += 1;
+        Ok(())
+    }
+
+    /// A side no longer uses a segment that was made for it.
+    fn detach(&mut self, pair: u64, side: Side, segment: u64) -> Result<(), Broken> {
+        let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
+        let (asker, other) = found.sides(side);
+        let len = asker.segments.remove(&segment).ok_or(Broken)?;
+        if let Some(share) = self.of_member.get_mut(&asker.member) {
+            share.bytes -= len;
+            share.segments -= 1;
+        }
+        tell(&other.control, Message::Detach { segment })
+    }
+}
+
+/// A control socket is full or closed, or said what makes no sense: the pair ends.
+#[derive(Debug)]
+struct Broken;
+
+fn tell(control: &Control, message: Message) -> Result<(), Broken> {
+    control.send(message, None).map_err(|_| Broken)
+}
+
+/// Whether a message with a descriptor has been sent. If not, it was nobody's doing: with too many descriptors of this user under way,
+/// the kernel takes no more.
+fn sent(sent: io::Result<()>) -> Result<bool, Broken> {
+    match sent {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::BrokenPipe) => Err(Broken),
+        Err(_) => Ok(false),
+    }
+}

@@ -1,0 +1,351 @@
+//! Locks and semaphores between processes: who holds which, and who waits.
+//!
+//! A lock is a semaphore of one permit. Who asks first is served first. Knows no sockets; returns what is to be told to whom.
+
+#![forbid(unsafe_code)]
+
+use super::MemberId;
+use crate::manager::protocol::{FromHub, check_name};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Locks that there may be.
+pub(super) const MAX_LOCKS: usize = 4096;
+/// Permits that one member may hold and wait for, in all.
+pub(super) const MAX_OF_MEMBER: usize = 4096;
+
+/// All locks.
+#[derive(Debug, Default)]
+pub(super) struct Locks {
+    by_name: HashMap<Arc<str>, Lock>,
+    /// Who holds a permit, and of which lock, by the grant's number.
+    grants: HashMap<u64, (MemberId, Arc<str>)>,
+    /// What each member holds and waits for, so that it is found when the member is gone.
+    of_member: HashMap<MemberId, Claims>,
+    /// Who no longer waits when.
+    deadlines: BTreeSet<(Instant, MemberId, u64)>,
+    next_grant: u64,
+}
+
+#[derive(Debug)]
+struct Lock {
+    permits: u32,
+    held: u32,
+    /// In the order in which they are served.
+    waiting: VecDeque<Waiter>,
+    /// Permits whose holders went without giving them back, and of which nobody has been told yet.
+    abandoned: u32,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    member: MemberId,
+    seq: u64,
+}
+
+#[derive(Debug, Default)]
+struct Claims {
+    grants: BTreeSet<u64>,
+    /// What it waits for, by the number of its question: the lock, and until when.
+    waits: BTreeMap<u64, (Arc<str>, Option<Instant>)>,
+}
+
+/// What is to be told to whom.
+pub(super) type Told = Vec<(MemberId, FromHub)>;
+
+impl Lock {
+    fn is_unused(&self) -> bool {
+        self.held == 0 && self.waiting.is_empty()
+    }
+}
+
+impl Locks {
+    /// `member` wants a permit of the lock `name`, which has `permits`, within `limit`.
+    pub(super) fn acquire(
+        &mut self,
+        member: MemberId,
+        seq: u64,
+        name: &str,
+        permits: u32,
+        limit: Option<Duration>,
+    ) -> Told {
+        let name = match self.check(member, seq, name, permits) {
+            Ok(name) => name,
+            Err(why) => return vec![(member, FromHub::Refused { seq, why })],
+        };
+        let new = Lock { permits, held: 0, waiting: VecDeque::new(), abandoned: 0 };
+        let lock = self.by_name.entry(name.clone()).or_insert(new);
+        // One that nobody uses may have another count from now on.
+        lock.permits = permits;
+        lock.abandoned = lock.abandoned.min(permits);
+        let is_free = lock.held < lock.permits && lock.waiting.is_empty();
+        if !is_free && limit.is_some_and(|limit| limit.is_zero()) {
+            return vec![(member, FromHub::NotGranted { seq })];
+        }
+        lock.waiting.push_back(Waiter { member, seq });
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        self.deadlines.extend(deadline.map(|at| (at, member, seq)));
+        self.of_member.entry(member).or_default().waits.insert(seq, (name.clone(), deadline));
+        self.serve(&name)
+    }
+
+    fn check(&mut self, member: MemberId, seq: u64, name: &str, permits: u32) -> Result<Arc<str>, String> {
+        check_name(name)?;
+        if permits == 0 {
+            return Err("a semaphore must have at least one permit".into());
+        }
+        if let Some(claims) = self.of_member.get(&member) {
+            if claims.waits.contains_key(&seq) {
+                return Err(format!("this process waits already under number {seq}"));
+            }
+            if claims.waits.len() + claims.grants.len() >= MAX_OF_MEMBER {
+                return Err(format!("this process holds and waits for {MAX_OF_MEMBER} locks, and may for no more"));
+            }
+        }
+        match self.by_name.get_key_value(name) {
+            Some((_, lock)) if lock.permits != permits && !lock.is_unused() => {
+                Err(format!("`{name}` has {} permits, and not {permits}", lock.permits))
+            }
+            Some((name, _)) => Ok(name.clone()),
+            None => {
+                if self.by_name.len() >= MAX_LOCKS {
+                    self.make_room();
+                }
+                if self.by_name.len() >= MAX_LOCKS {
+                    return Err(format!("the hub has {MAX_LOCKS} locks, and takes no more"));
+                }
+                Ok(name.into())
+            }
+        }
+    }
+
+    /// Forgets the locks that are kept only to tell that they were abandoned.
+    fn make_room(&mut self) {
+        self.by_name.retain(|_, lock| !lock.is_unused());
+    }
+
+    /// Gives the permits of a lock that are free to those who wait, and forgets the lock if it is of no more use.
+    fn serve(&mut self, name: &Arc<str>) -> Told {
+        let mut told = Told::new();
+        let Some(lock) = self.by_name.get_mut(name) else { return told };
+        while lock.held < lock.permits
+            && let Some(Waiter { member, seq }) = lock.waiting.pop_front()
+        {
+            let grant = self.next_grant;
+            self.next_grant += 1;
+            lock.held += 1;
+            let abandoned = lock.abandoned > 0;
+            lock.abandoned -= u32::from(abandoned);
+            self.grants.insert(grant, (member, name.clone()));
+            let claims = self.of_member.entry(member).or_default();
+            claims.grants.insert(grant);
+            let deadline = claims.waits.remove(&seq).and_then(|(_, deadline)| deadline);
+            deadline.map(|at| self.deadlines.remove(&(at, member, seq)));
+            told.push((member, FromHub::Granted { seq, grant, abandoned }));
+        }
+        if lock.is_unused() && lock.abandoned == 0 {
+            self.by_name.remove(name);
+        }
+        told
+    }
+
+    /// `member` gives back what it was granted. `None` = it was not.
+    pub(super) fn release(&mut self, member: MemberId, grant: u64) -> Option<Told> {
+        self.grants.get(&grant).filter(|(holder, _)| *holder == member)?;
+        Some(self.let_go(grant, 0))
+    }
+
+    /// Ends a grant.
+    fn let_go(&mut self, grant: u64, abandoned: u32) -> Told {
+        let Some((member, name)) = self.grants.remove(&grant) else { return Told::new() };
+        if let Some(lock) = self.by_name.get_mut(&name) {
+            lock.held -= 1;
+            lock.abandoned += abandoned;
+        }
+        if let Some(claims) = self.of_member.get_mut(&member) {
+            claims.grants.remove(&grant);
+        }
+        self.forget_claims(member);
+        self.serve(&name)
+    }
+
+    /// `member` no longer waits under `seq`; if it did, it is told.
+    pub(super) fn cancel(&mut self, member: MemberId, seq: u64) -> Told {
+        let Some(mut told) = self.stop_waiting(member, seq) else { return Told::new() };
+        told.push((member, FromHub::NotGranted { seq }));
+        told
+    }
+
+    /// `None` if it did not wait.
+    fn stop_waiting(&mut self, member: MemberId, seq: u64) -> Option<Told> {
+        let (name, deadline) = self.of_member.get_mut(&member)?.waits.remove(&seq)?;
+        deadline.map(|at| self.deadlines.remove(&(at, member, seq)));
+        self.forget_claims(member);
+        let lock = self.by_name.get_mut(&name)?;
+        lock.waiting.retain(|waiter| (waiter.member, waiter.seq) != (member, seq));
+        Some(self.serve(&name))
+    }
+
+    fn forget_claims(&mut self, member: MemberId) {
+        if self.of_member.get(&member).is_some_and(|claims| claims.grants.is_empty() && claims.waits.is_empty()) {
+            self.of_member.remove(&member);
+        }
+    }
+
+    /// Takes from a member that is gone what it held, and no longer keeps a place for it.
+    pub(super) fn member_gone(&mut self, member: MemberId) -> Told {
+        let Some(claims) = self.of_member.get(&member) else { return Told::new() };
+        let (grants, waits) = (claims.grants.clone(), claims.waits.keys().copied().collect::<Vec<_>>());
+        // First, so that it is granted nothing more.
+        let mut told: Told = waits.into_iter().filter_map(|seq| self.stop_waiting(member, seq)).flatten().collect();
+        told.extend(grants.into_iter().flat_map(|grant| self.let_go(grant, 1)));
+        told
+    }
+
+    /// When the next no longer waits.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, ..)| *at)
+    }
+
+    /// Tells those who have waited as long as they would.
+    pub(super) fn expire(&mut self, now: Instant) -> Told {
+        let mut told = Told::new();
+        while let Some(&(at, member, seq)) = self.deadlines.first()
+            && at <= now
+        {
+            told.extend(self.cancel(member, seq));
+            self.deadlines.remove(&(at, member, seq));
+        }
+        told
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn granted(told: &Told) -> Vec<(MemberId, u64, bool)> {
+        told.iter()
+            .map(|(member, message)| match message {
+                FromHub::Granted { grant, abandoned, .. } => (*member, *grant, *abandoned),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    fn refused(told: &Told) -> bool {
+        matches!(told[..], [(_, FromHub::Refused { .. })])
+    }
+
+    fn is_empty(locks: &Locks) -> bool {
+        locks.by_name.is_empty() && locks.grants.is_empty() && locks.of_member.is_empty() && locks.deadlines.is_empty()
+    }
+
+    #[test]
+    fn who_asks_first_is_served_first() {
+        let mut locks = Locks::default();
+        assert_eq!(granted(&locks.acquire(1, 10, "a", 1, None)), [(1, 0, false)]);
+        assert_eq!(locks.acquire(2, 20, "a", 1, None), []);
+        assert_eq!(locks.acquire(3, 30, "a", 1, None), []);
+        assert_eq!(locks.acquire(1, 11, "a", 1, None), [], "not even for who has it");
+        assert_eq!(locks.release(2, 0), None, "not its own");
+        assert_eq!(granted(&locks.release(1, 0).unwrap()), [(2, 1, false)]);
+        assert_eq!(locks.release(1, 0), None, "not twice");
+        assert_eq!(granted(&locks.release(2, 1).unwrap()), [(3, 2, false)]);
+        assert_eq!(granted(&locks.release(3, 2).unwrap()), [(1, 3, false)]);
+        assert_eq!(locks.release(1, 3), Some(vec![]));
+        assert!(is_empty(&locks));
+    }
+
+    #[test]
+    fn a_semaphore_has_as_many_holders_as_permits() {
+        let mut locks = Locks::default();
+        for member in 1..=3 {
+            assert_eq!(granted(&locks.acquire(member, 1, "s", 3, None)), [(member, member - 1, false)]);
+        }
+        assert_eq!(locks.acquire(4, 1, "s", 3, None), []);
+        assert!(refused(&locks.acquire(5, 1, "s", 2, None)), "another count");
+        assert!(refused(&locks.acquire(5, 1, "s", 1, None)), "nor is it a lock");
+        assert!(refused(&locks.acquire(5, 1, "t", 0, None)));
+        assert!(refused(&locks.acquire(5, 1, "", 1, None)));
+        assert_eq!(granted(&locks.release(2, 1).unwrap()), [(4, 3, false)]);
+        for (member, grant) in [(1, 0), (3, 2), (4, 3)] {
+            assert_eq!(locks.release(member, grant), Some(vec![]));
+        }
+        assert!(is_empty(&locks));
+        assert_eq!(
+            granted(&locks.acquire(5, 1, "s", 2, None)),
+            [(5, 4, false)],
+            "nobody uses it: another count will do"
+        );
+    }
+
+    #[test]
+    fn the_next_holder_is_told_of_one_that_died() {
+        let mut locks = Locks::default();
+        locks.acquire(1, 1, "a", 1, None);
+        locks.acquire(2, 1, "a", 1, None);
+        assert_eq!(granted(&locks.member_gone(1)), [(2, 1, true)]);
+        locks.acquire(3, 1, "a", 1, None);
+        assert_eq!(granted(&locks.release(2, 1).unwrap()), [(3, 2, false)], "told once");
+        // Also when nobody waited.
+        assert_eq!(locks.member_gone(3), []);
+        assert_eq!(granted(&locks.acquire(4, 1, "a", 1, None)), [(4, 3, true)]);
+        assert_eq!(locks.release(4, 3), Some(vec![]));
+        assert!(is_empty(&locks));
+    }
+
+    #[test]
+    fn who_is_gone_waits_no_longer() {
+        let mut locks = Locks::default();
+        locks.acquire(1, 1, "a", 1, None);
+        locks.acquire(2, 1, "a", 1, Some(Duration::from_secs(60)));
+        locks.acquire(2, 2, "a", 1, None);
+        locks.acquire(3, 1, "a", 1, None);
+        assert_eq!(locks.member_gone(2), []);
+        assert_eq!(granted(&locks.release(1, 0).unwrap()), [(3, 1, false)]);
+        assert_eq!(locks.member_gone(3), []);
+        // A member that holds it, and waits for it too.
+        locks.acquire(4, 1, "a", 1, None);
+        locks.acquire(4, 2, "a", 1, None);
+        assert_eq!(locks.member_gone(4), []);
+        assert!(locks.of_member.is_empty() && locks.grants.is_empty() && locks.deadlines.is_empty());
+    }
+
+    #[test]
+    fn waits_end_by_time_and_by_word() {
+        let mut locks = Locks::default();
+        locks.acquire(1, 1, "a", 1, Some(Duration::ZERO));
+        let none = [(2, FromHub::NotGranted { seq: 5 })];
+        assert_eq!(locks.acquire(2, 5, "a", 1, Some(Duration::ZERO)), none);
+        assert_eq!(locks.acquire(2, 5, "a", 1, Some(Duration::from_secs(60))), []);
+        assert!(refused(&locks.acquire(2, 5, "a", 1, None)), "two under one number");
+        assert_eq!(locks.expire(Instant::now()), []);
+        assert_eq!(locks.expire(Instant::now() + Duration::from_secs(61)), none);
+        assert_eq!(locks.next_deadline(), None);
+        assert_eq!(locks.acquire(2, 5, "a", 1, Some(Duration::MAX)), []);
+        assert_eq!(locks.next_deadline(), None, "beyond what the clock can tell");
+        assert_eq!(locks.cancel(2, 5), none);
+        assert_eq!(locks.cancel(2, 5), []);
+        assert_eq!(locks.cancel(1, 1), [], "it has been granted");
+        assert_eq!(locks.release(1, 0), Some(vec![]));
+        assert!(is_empty(&locks));
+    }
+
+    #[test]
+    fn there_are_so_many_locks_and_no_more() {
+        let mut locks = Locks::default();
+        for seq in 0..MAX_OF_MEMBER as u64 {
+            assert_eq!(locks.acquire(1, seq, &format!("lock {seq}"), 1, None).len(), 1);
+        }
+        assert!(refused(&locks.acquire(1, 9999, "lock 0", 1, None)), "too many of one member");
+        assert!(refused(&locks.acquire(2, 1, "one more", 1, None)), "too many in all");
+        assert_eq!(locks.acquire(2, 1, "lock 0", 1, None), [], "one that there is");
+        // Those that are only remembered because they were abandoned make way.
+        assert_eq!(granted(&locks.member_gone(1)).len(), 1);
+        assert_eq!(locks.by_name.len(), MAX_LOCKS);
+        assert_eq!(granted(&locks.acquire(2, 2, "one more", 1, None)).len(), 1);
+        assert_eq!(locks.by_name.len(), 2);
+    }
+}

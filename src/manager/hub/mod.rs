@@ -1,0 +1,241 @@
+//! The hub: where members find each other.
+//!
+//! It is one thread of one process, which sleeps in epoll and never blocks. It introduces: calls do not pass through it. Here is how it is
+//! started, joined and stopped; `running` is the thread.
+
+#![forbid(unsafe_code)]
+
+mod census;
+mod connection;
+mod introduce;
+mod locks;
+mod registry;
+mod running;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use super::address::Address;
+use super::auth::{self, Joined, Role};
+use super::authkey::AuthKey;
+use super::error::ManagerError;
+use crate::doorbell::Deadline;
+use crate::layout::Geometry;
+use crate::sys::poll::Waker;
+use crate::sys::{listener, socket};
+use running::{Command, Running};
+use std::io;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A connection's number at the hub; never used again.
+type MemberId = u64;
+
+/// What a hub takes in and gives out. The defaults suit most.
+///
+/// # Examples
+///
+/// ```
+/// use callgate::manager::HubOptions;
+/// use std::time::Duration;
+///
+/// let options = HubOptions::new().max_members(16).handshake_timeout(Duration::from_secs(1));
+/// # let _ = options;
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "options do nothing until a hub is started with them"]
+pub struct HubOptions {
+    handshake_timeout: Duration,
+    max_members: u32,
+    memory_per_member: u64,
+    lanes: u32,
+}
+
+impl Default for HubOptions {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(5),
+            max_members: MAX_MEMBERS,
+            memory_per_member: 256 << 20,
+            lanes: 8,
+        }
+    }
+}
+
+/// Members that a hub can have.
+const MAX_MEMBERS: u32 = 1024;
+
+/// Of the lanes of a pair: as many calls as are likely to be under way in one, and payloads as long as a bridge's slots hold.
+const SLOTS: u32 = 16;
+const SLOT_LINES: u32 = 9;
+
+impl HubOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long a process that has connected may take to show that it has the key: 1 millisecond to 1 hour. Default: 5 seconds.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// How many members there may be at a time: 1 to 1,024. Default: 1,024. Each takes two of the hub's descriptors, and each pair of a
+    /// caller and an owner two more.
+    pub fn max_members(mut self, count: u32) -> Self {
+        self.max_members = count;
+        self
+    }
+
+    /// How many bytes of shared memory may be made for what one member sends, to all others together: 1 MiB to 1 TiB. Default: 256 MiB.
+    /// What it sends at once must fit; memory is made when it is needed.
+    pub fn memory_per_member(mut self, bytes: u64) -> Self {
+        self.memory_per_member = bytes;
+        self
+    }
+
+    /// How many calls from one process to another can be under way at a time: 1 to 64. Default: 8.
+    pub fn lanes(mut self, count: u32) -> Self {
+        self.lanes = count;
+        self
+    }
+
+    fn check(&self) -> Result<(), ManagerError> {
+        check("handshake_timeout", self.handshake_timeout, Duration::from_millis(1)..=Duration::from_secs(3600))?;
+        check("max_members", self.max_members, 1..=MAX_MEMBERS)?;
+        check("memory_per_member", self.memory_per_member, 1 << 20..=1 << 40)?;
+        check("lanes", self.lanes, Geometry::LANES)
+    }
+
+    fn geometry(&self) -> Geometry {
+        Geometry { lanes: self.lanes, slots: SLOTS, slot_lines: SLOT_LINES, workers: self.lanes }
+    }
+}
+
+fn check<V: PartialOrd + std::fmt::Debug>(
+    option: &'static str,
+    value: V,
+    range: RangeInclusive<V>,
+) -> Result<(), ManagerError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let range = format!("{:?} to {:?}", range.start(), range.end());
+    Err(ManagerError::Option { option, value: format!("{value:?}"), range })
+}
+
+/// A hub in this process. Dropped, it stops, and all members are told.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+    thread: Option<JoinHandle<()>>,
+    /// The process whose hub it is; in a fork of that there is no thread.
+    process: u32,
+}
+
+impl Hub {
+    /// Starts a hub at `address`.
+    ///
+    /// # Errors
+    ///
+    /// `InUse` if somebody listens there; other [`ManagerError`]s.
+    pub(crate) fn start(address: &Address, key: &AuthKey, options: HubOptions) -> Result<Self, ManagerError> {
+        Self::start_if_free(address, key, options)?
+            .ok_or_else(|| ManagerError::InUse { address: address.to_string(), pid: address.listener() })
+    }
+
+    /// The same; `None` if somebody listens there.
+    fn start_if_free(address: &Address, key: &AuthKey, options: HubOptions) -> Result<Option<Self>, ManagerError> {
+        options.check()?;
+        let key = key.clone().checked()?;
+        let Some(listening) = address.listen()? else { return Ok(None) };
+        let failed = |error| address.failed("starting the hub's thread", error);
+        let waker = Arc::new(Waker::new().map_err(failed)?);
+        let (commands, receiver) = mpsc::channel();
+        let running = Running::new(listening, key, options, waker.clone(), receiver).map_err(failed)?;
+        let thread = std::thread::Builder::new().name("callgate-hub".into());
+        let thread = thread.spawn(move || running.run()).map_err(failed)?;
+        Ok(Some(Self { commands, waker, thread: Some(thread), process: std::process::id() }))
+    }
+
+    /// Makes this process a member of its own hub.
+    ///
+    /// # Errors
+    ///
+    /// If the hub has ended or takes no more members, or there are no descriptors to be had.
+    pub(crate) fn join(&self) -> io::Result<Joined> {
+        let ended = || io::Error::new(io::ErrorKind::BrokenPipe, "the hub has ended");
+        if self.process != std::process::id() {
+            return Err(ended());
+        }
+        let (theirs, ours) = socket::pair()?;
+        let hub = listener::peer_process(&ours)?;
+        let (reply, taken_in) = mpsc::sync_channel(1);
+        self.command(Command::TakeIn { socket: theirs, role: Role::Member, reply });
+        taken_in.recv().map_err(|_| ended())??;
+        Ok(Joined { socket: ours, hub_pid: self.process, hub })
+    }
+
+    /// Whether it still runs: a member may have ended it.
+    pub(crate) fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Stops the hub. When this returns, nothing of it is left.
+    pub(crate) fn stop(self) {
+        drop(self);
+    }
+
+    fn command(&self, command: Command) {
+        // One that has ended needs none.
+        let _ = self.commands.send(command);
+        self.waker.wake();
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            return;
+        }
+        self.command(Command::Stop);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Joins the hub at `address` as a member, or becomes it: of many processes that do this at once, one.
+///
+/// # Errors
+///
+/// [`ManagerError`]; after `deadline` `TimedOut`.
+pub(crate) fn start_or_join(
+    address: &Address,
+    key: &AuthKey,
+    options: HubOptions,
+    deadline: Deadline,
+) -> Result<(Option<Hub>, Joined), ManagerError> {
+    let begun = std::time::Instant::now();
+    loop {
+        match auth::join(address, key, Role::Member, deadline) {
+            // Nobody yet, or one that is just going.
+            Err(ManagerError::NobodyListens { .. } | ManagerError::Closed { .. }) => {}
+            joined => return joined.map(|joined| (None, joined)),
+        }
+        if let Some(hub) = Hub::start_if_free(address, key, options.clone())? {
+            let joined = hub.join().map_err(|error| address.failed("joining the hub of this process", error))?;
+            return Ok((Some(hub), joined));
+        }
+        if deadline.has_passed() {
+            let what = "somebody is about to listen, and does not";
+            return Err(ManagerError::TimedOut { address: address.to_string(), waited: begun.elapsed(), what });
+        }
+        std::thread::sleep(AGAIN);
+    }
+}
+
+/// How long to wait for whoever is about to listen, or about to go.
+const AGAIN: Duration = Duration::from_millis(2);

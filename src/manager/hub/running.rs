@@ -1,0 +1,667 @@
+//! The hub's thread: whatever happens, one event after the other.
+//!
+//! It trusts nothing that anybody says, and waits for nobody: what somebody does not take waits in a queue of its own, and who says too
+//! much is listened to later. Everything that a member has goes with its connection, or with its process, whichever ends first.
+
+#![forbid(unsafe_code)]
+
+use super::census::Census;
+use super::connection::{Connection, Gone, List, Member, SPELL, State};
+use super::introduce::{Heard, New, Pairs};
+use super::locks::{Locks, Told};
+use super::registry::{Registered, Registry, Revoked, Wish};
+use super::{HubOptions, MemberId};
+use crate::manager::address::Listening;
+use crate::manager::auth::{self, Challenge, Refusal, Role};
+use crate::manager::authkey::AuthKey;
+use crate::manager::protocol::{FromHub, MAX_MESSAGE, Resolution, Side, ToHub};
+use crate::sys::listener::{self, Peer};
+use crate::sys::poll::{PollSet, Waker};
+use crate::sys::selfproc;
+use crate::sys::socket::{self, Blocking, Received};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::{Duration, Instant};
+
+/// Connections that have not yet shown that they have the key. When there is one more, the oldest goes.
+const MAX_GUESTS: usize = 64;
+
+/// What is done at once for one connection before the others have their turn.
+const TURN: usize = 16;
+
+/// Lists of names that one member may wait for.
+const MAX_LISTS: usize = 16;
+
+/// As much work as so many messages: to make memory and sockets for a pair.
+const INTRODUCTION: u32 = 16;
+
+/// How long nobody is accepted when there are no descriptors to be had.
+const DEAF: Duration = Duration::from_millis(50);
+
+/// What the hub's own process has the thread do.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Takes in a member that needs to show nothing: it is this process.
+    TakeIn {
+        socket: OwnedFd,
+        role: Role,
+        reply: SyncSender<io::Result<()>>,
+    },
+    Stop,
+}
+
+/// All that a hub is.
+pub(super) struct Running {
+    poll: PollSet,
+    waker: Arc<Waker>,
+    commands: Receiver<Command>,
+    listening: Listening,
+    key: AuthKey,
+    options: HubOptions,
+    connections: HashMap<MemberId, Connection>,
+    /// Those who have not shown that they have the key, and until when they may: the oldest first.
+    guests: VecDeque<(Instant, MemberId)>,
+    members: u32,
+    next: MemberId,
+    registry: Registry,
+    locks: Locks,
+    pairs: Pairs,
+    census: Census,
+    /// Whose end has been noticed, and not yet dealt with.
+    gone: Vec<MemberId>,
+    /// The keys of those who are not listened to, or spoken to, until then.
+    resting: Vec<u64>,
+    next_hearing: Option<Instant>,
+    /// Until when nobody is accepted.
+    deaf_until: Option<Instant>,
+    buffer: Vec<u8>,
+    is_over: bool,
+}
+
+/// The keys of the descriptors that are waited for: a number, and what of it.
+const WAKER: u64 = 0;
+const LISTENER: u64 = 1 << KIND_BITS;
+const KIND_BITS: u32 = 3;
+/// A connection's socket.
+const SOCKET: u64 = 1;
+/// A member's process.
+const PROCESS: u64 = 2;
+/// The control sockets of a pair.
+const CALLER: u64 = 3;
+const OWNER: u64 = 4;
+
+fn key(number: u64, kind: u64) -> u64 {
+    number << KIND_BITS | kind
+}
+
+fn control_key(pair: u64, side: Side) -> u64 {
+    key(pair, if side == Side::Caller { CALLER } else { OWNER })
+}
+
+impl Running {
+    pub(super) fn new(
+        listening: Listening,
+        authkey: AuthKey,
+        options: HubOptions,
+        waker: Arc<Waker>,
+        commands: Receiver<Command>,
+    ) -> io::Result<Self> {
+        let poll = PollSet::new()?;
+        poll.add(&*waker, WAKER)?;
+        poll.add(&listening.socket, LISTENER)?;
+        Ok(Self {
+            poll,
+            waker,
+            commands,
+            listening,
+            key: authkey,
+            pairs: Pairs::new(options.geometry(), options.memory_per_member),
+            options,
+            connections: HashMap::new(),
+            guests: VecDeque::new(),
+            members: 0,
+            next: 1,
+            registry: Registry::default(),
+            locks: Locks::default(),
+            census: Census::default(),
+            gone: Vec::new(),
+            resting: Vec::new(),
+            next_hearing: None,
+            deaf_until: None,
+            buffer: vec![0; MAX_MESSAGE],
+            is_over: false,
+        })
+    }
+
+    /// Until the hub is stopped.
+    pub(super) fn run(mut self) {
+        selfproc::block_signals();
+        let mut ready = Vec::new();
+        while !self.is_over {
+            ready.clear();
+            let next = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            // Some deadlines lie farther off than the kernel can be told.
+            let limit = next.map(|left| left.min(Duration::from_secs(3600)));
+            if self.poll.wait(limit, &mut ready).is_err() {
+                // Not a state that the kernel documents. Members find their connections closed.
+                break;
+            }
+            for &key in &ready {
+                self.handle(key);
+                self.settle();
+            }
+            self.keep_time();
+            self.settle();
+        }
+        self.say_goodbye();
+    }
+
+    fn handle(&mut self, ready: u64) {
+        let number = ready >> KIND_BITS;
+        match ready & ((1 << KIND_BITS) - 1) {
+            SOCKET => self.attend(number),
+            PROCESS => self.gone.push(number),
+            CALLER => self.attend_control(number, Side::Caller),
+            OWNER => self.attend_control(number, Side::Owner),
+            _ if ready == LISTENER => self.accept(),
+            _ => self.obey(),
+        }
+    }
+
+    /// Does what the hub's own process wants.
+    fn obey(&mut self) {
+        self.waker.clear();
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Stop => self.is_over = true,
+                Command::TakeIn { socket, role, reply } => {
+                    let _ = reply.send(self.take_in(socket, role));
+                }
+            }
+        }
+    }
+
+    /// Deals with everything that has followed from an event.
+    fn settle(&mut self) {
+        loop {
+            self.answer_names();
+            let Some(member) = self.gone.pop() else { return };
+            self.forget(member);
+        }
+    }
+
+    fn say_goodbye(&mut self) {
+        let members: Vec<_> = self.connections.iter().filter(|(_, found)| found.member().is_some()).collect();
+        let members: Vec<_> = members.into_iter().map(|(id, _)| *id).collect();
+        members.into_iter().for_each(|member| self.tell(member, FromHub::Closing));
+    }
+
+    // ---- time ------------------------------------------------------------------------------------------------------
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let guest = self.guests.front().map(|(until, _)| *until);
+        let others = [self.registry.next_deadline(), self.locks.next_deadline(), self.census.next_deadline()];
+        let own = [guest, self.next_hearing, self.deaf_until];
+        others.into_iter().chain(own).flatten().min()
+    }
+
+    fn keep_time(&mut self) {
+        let now = Instant::now();
+        while let Some((until, guest)) = self.guests.front().copied()
+            && until <= now
+        {
+            self.guests.pop_front();
+            self.gone.push(guest);
+        }
+        for Revoked { owner, number } in self.registry.expire(now) {
+            self.tell(owner, FromHub::Revoked { number });
+        }
+        let told = self.locks.expire(now);
+        self.tell_all(told);
+        if self.next_hearing.is_some_and(|at| at <= now) {
+            self.attend_again();
+        }
+        if self.deaf_until.is_some_and(|at| at <= now) {
+            self.deaf_until = self.poll.add(&self.listening.socket, LISTENER).is_err().then(|| now + DEAF);
+        }
+    }
+
+    // ---- connections -----------------------------------------------------------------------------------------------
+
+    fn accept(&mut self) {
+        for _ in 0..TURN {
+            match listener::accept(&self.listening.socket) {
+                Ok(Some(socket)) => self.greet(socket),
+                Ok(None) => return,
+                Err(_) => {
+                    // Who waits to be accepted is still there when there are descriptors again.
+                    self.poll.remove(&self.listening.socket);
+                    self.deaf_until = Some(Instant::now() + DEAF);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Challenges whoever has connected to show that it has the key. One for whom there is nothing to be had is not let in.
+    fn greet(&mut self, socket: OwnedFd) {
+        socket::refuse_descriptors(&socket);
+        let (Ok(Peer { pid, uid }), Ok(challenge)) = (listener::peer(&socket), Challenge::new()) else { return };
+        if !auth::may_talk(selfproc::effective_ids().0, uid) {
+            let _ = socket::send(&socket, &Refusal::User.message(), &[]);
+            return;
+        }
+        if self.guests.len() >= MAX_GUESTS {
+            self.gone.extend(self.guests.pop_front().map(|(_, oldest)| oldest));
+        }
+        let message = challenge.message().to_vec();
+        if let Ok(guest) = self.add(Connection::new(socket, pid, State::Guest(challenge))) {
+            self.guests.push_back((Instant::now() + self.options.handshake_timeout, guest));
+            self.send(guest, message, Vec::new());
+        }
+    }
+
+    fn add(&mut self, connection: Connection) -> io::Result<MemberId> {
+        let id = self.next;
+        self.next += 1;
+        self.poll.add(&connection.socket, key(id, SOCKET))?;
+        self.connections.insert(id, connection);
+        Ok(id)
+    }
+
+    fn take_in(&mut self, socket: OwnedFd, role: Role) -> io::Result<()> {
+        if self.members >= self.options.max_members {
+            return Err(io::Error::other("the hub takes no more members"));
+        }
+        socket::refuse_descriptors(&socket);
+        let (peer, process) = (listener::peer(&socket)?, listener::peer_process(&socket)?);
+        let member = State::Member(Member { role, process, lists: VecDeque::new() });
+        let id = self.add(Connection::new(socket, peer.pid, member))?;
+        self.watch(id).inspect_err(|_| {
+            self.connections.remove(&id);
+        })
+    }
+
+    /// Counts and watches a new member's process.
+    fn watch(&mut self, id: MemberId) -> io::Result<()> {
+        let member = self.connections.get(&id).and_then(Connection::member).ok_or(io::ErrorKind::NotFound)?;
+        self.poll.add(&member.process, key(id, PROCESS))?;
+        self.members += 1;
+        Ok(())
+    }
+
+    /// Lets a guest in that answers the challenge rightly. Others are told why not, and go.
+    fn admit(&mut self, id: MemberId, answer: &[u8]) {
+        let Some(Connection { state: State::Guest(challenge), .. }) = self.connections.get(&id) else { return };
+        let admitted = match challenge.check(&self.key, answer) {
+            Ok(_) if self.members >= self.options.max_members => Err(Refusal::TooMany),
+            checked => checked,
+        };
+        let (role, welcome) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                self.send(id, refusal.message().to_vec(), Vec::new());
+                return self.gone.push(id);
+            }
+        };
+        self.guests.retain(|(_, guest)| *guest != id);
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        match listener::peer_process(&connection.socket) {
+            Ok(process) => connection.state = State::Member(Member { role, process, lists: VecDeque::new() }),
+            Err(_) => return self.gone.push(id),
+        }
+        match self.watch(id) {
+            Ok(()) => self.send(id, welcome.to_vec(), Vec::new()),
+            Err(_) => {
+                // Not counted, so not to be counted off.
+                self.connections.remove(&id);
+            }
+        }
+    }
+
+    /// Everything that was a connection's goes with it.
+    fn forget(&mut self, id: MemberId) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        // Others may have the same, so that closing it does not take it out.
+        self.poll.remove(&connection.socket);
+        let State::Member(member) = connection.state else {
+            return self.guests.retain(|(_, guest)| *guest != id);
+        };
+        self.poll.remove(&member.process);
+        self.members -= 1;
+        self.registry.member_gone(id);
+        self.census.member_gone(id);
+        self.pairs.of(id).into_iter().for_each(|pair| self.end_pair(pair));
+        let told = self.locks.member_gone(id);
+        self.tell_all(told);
+    }
+
+    // ---- speaking --------------------------------------------------------------------------------------------------
+
+    fn tell(&mut self, id: MemberId, message: FromHub) {
+        self.tell_with(id, message, Vec::new());
+    }
+
+    fn tell_all(&mut self, told: Told) {
+        told.into_iter().for_each(|(member, message)| self.tell(member, message));
+    }
+
+    fn tell_with(&mut self, id: MemberId, message: FromHub, rights: Vec<OwnedFd>) {
+        match message.encode() {
+            Some(bytes) => self.send(id, bytes, rights),
+            // Nothing that the hub says is as long: names and lists have their limits.
+            None => self.gone.push(id),
+        }
+    }
+
+    fn send(&mut self, id: MemberId, message: Vec<u8>, rights: Vec<OwnedFd>) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.send(message, rights) == Err(Gone) {
+            self.gone.push(id);
+        }
+        self.renew_interest(id);
+    }
+
+    /// Has a connection waited for as it is to be now.
+    fn renew_interest(&mut self, id: MemberId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.begins_to_rest() {
+            self.resting.push(key(id, SOCKET));
+            self.next_hearing.get_or_insert_with(|| Instant::now() + SPELL);
+        }
+        let wanted = connection.wanted();
+        if wanted == connection.interest {
+            return;
+        }
+        let (socket, key) = (&connection.socket, key(id, SOCKET));
+        let renewed = match (connection.interest, wanted) {
+            (_, None) => {
+                self.poll.remove(socket);
+                Ok(())
+            }
+            (None, Some(wanted)) => self.poll.add(socket, key).and_then(|()| self.poll.change(socket, key, wanted)),
+            (Some(_), Some(wanted)) => self.poll.change(socket, key, wanted),
+        };
+        connection.interest = wanted;
+        if renewed.is_err() {
+            self.gone.push(id);
+        }
+    }
+
+    // ---- listening -------------------------------------------------------------------------------------------------
+
+    /// A connection can be read, or written, or its other end is gone.
+    fn attend(&mut self, id: MemberId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.flush() == Err(Gone) {
+            return self.gone.push(id);
+        }
+        self.go_on_with_lists(id);
+        for _ in 0..TURN {
+            if !self.gone.is_empty() || !self.hear(id) {
+                break;
+            }
+        }
+        self.renew_interest(id);
+    }
+
+    /// Those who had said too much, or could be sent nothing, have another turn.
+    fn attend_again(&mut self) {
+        self.next_hearing = None;
+        for key in std::mem::take(&mut self.resting) {
+            let number = key >> KIND_BITS;
+            match key & ((1 << KIND_BITS) - 1) {
+                CALLER => self.listen_to_control(number, Side::Caller),
+                OWNER => self.listen_to_control(number, Side::Owner),
+                _ => {
+                    if let Some(connection) = self.connections.get_mut(&number) {
+                        connection.wake();
+                    }
+                    self.attend(number);
+                }
+            }
+        }
+    }
+
+    fn rest(&mut self, key: u64) {
+        self.resting.push(key);
+        self.next_hearing.get_or_insert_with(|| Instant::now() + SPELL);
+    }
+
+    /// Reads a message and does what it says. `false` = not another one now.
+    fn hear(&mut self, id: MemberId) -> bool {
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        if connection.is_resting() {
+            return false;
+        }
+        if !connection.may_speak() {
+            self.rest(key(id, SOCKET));
+            return false;
+        }
+        let received = socket::receive(&connection.socket, &mut self.buffer, Blocking::No);
+        match received {
+            Ok(Received::Message(len, descriptors)) if descriptors.is_empty() => self.heed(id, len),
+            Ok(Received::Message(_, descriptors)) => {
+                // Nobody but the hub supplies any.
+                socket::discard(descriptors);
+                self.gone.push(id);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Ok(Received::Closed) | Err(_) => self.gone.push(id),
+        }
+        true
+    }
+
+    /// Does what the first `len` bytes of the buffer say.
+    fn heed(&mut self, id: MemberId, len: usize) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        match &connection.state {
+            State::Guest(_) => {
+                let answer = self.buffer[..len.min(auth::ANSWER + 1)].to_vec();
+                self.admit(id, &answer);
+            }
+            State::Member(member) => match ToHub::decode(&self.buffer[..len]) {
+                Some(message) if member.role == Role::CallerOnly => self.heed_caller(id, message),
+                Some(message) => self.heed_member(id, message),
+                None => self.gone.push(id),
+            },
+        }
+    }
+
+    /// The same for who may only call.
+    fn heed_caller(&mut self, id: MemberId, message: ToHub) {
+        match message {
+            ToHub::Register { seq, .. } | ToHub::Shutdown { seq } => {
+                let why = "who has joined through a handle may call, and neither register nor end the hub".into();
+                self.tell(id, FromHub::Refused { seq, why });
+            }
+            other => self.heed_member(id, other),
+        }
+    }
+
+    fn heed_member(&mut self, id: MemberId, message: ToHub) {
+        match message {
+            ToHub::Register { seq, name, number, signature, expires_ms, replace } => {
+                let owner_pid = self.connections.get(&id).map_or(0, |connection| connection.pid);
+                let expires = expires_ms.map(Duration::from_millis);
+                self.register(seq, Wish { owner: id, owner_pid, name, number, signature, expires, replace });
+            }
+            ToHub::Unregister { seq, number } => {
+                self.registry.unregister(id, number);
+                self.tell(id, FromHub::Done { seq });
+            }
+            ToHub::Resolve { seq, name } => self.resolve(id, seq, &name),
+            ToHub::Names { seq } => self.ask_for_names(id, seq),
+            ToHub::Counted { seq, counts, more } => {
+                self.registry.counted(id, &counts);
+                if !more {
+                    self.census.counted(id, seq);
+                }
+            }
+            ToHub::Acquire { seq, name, permits_of_semaphore, deadline_ms } => {
+                let limit = deadline_ms.map(Duration::from_millis);
+                let told = self.locks.acquire(id, seq, &name, permits_of_semaphore.unwrap_or(1), limit);
+                self.tell_all(told);
+            }
+            ToHub::Cancel { seq } => {
+                let told = self.locks.cancel(id, seq);
+                self.tell_all(told);
+            }
+            ToHub::Release { grant } => match self.locks.release(id, grant) {
+                Some(told) => self.tell_all(told),
+                None => self.gone.push(id),
+            },
+            ToHub::Part { pair } if self.pairs.is_of(pair, id) => self.end_pair(pair),
+            // It has ended already, by the other side.
+            ToHub::Part { .. } => {}
+            ToHub::Shutdown { .. } => self.is_over = true,
+        }
+    }
+
+    // ---- names -----------------------------------------------------------------------------------------------------
+
+    fn register(&mut self, seq: u64, wish: Wish) {
+        let owner = wish.owner;
+        let answer = match self.registry.register(wish) {
+            Registered::Yes { revoked } => {
+                if let Some(Revoked { owner, number }) = revoked {
+                    self.tell(owner, FromHub::Revoked { number });
+                }
+                FromHub::Registered { seq }
+            }
+            Registered::Taken { owner_pid } => FromHub::Taken { seq, owner: owner_pid },
+            Registered::Refused(why) => FromHub::Refused { seq, why },
+        };
+        self.tell(owner, answer);
+    }
+
+    fn resolve(&mut self, caller: MemberId, seq: u64, name: &str) {
+        let to = match self.registry.find(name) {
+            None => Resolution::None,
+            Some(found) if found.owner == caller => Resolution::Itself { number: found.number },
+            Some(found) => {
+                let (owner, number, signature) = (found.owner, found.number, found.signature.clone());
+                let owner_pid = found.owner_pid;
+                let pair = self.pairs.find(caller, owner).map_or_else(|| self.introduce(caller, owner), Ok);
+                match pair {
+                    Ok(pair) => Resolution::At { pair, number, signature, owner: owner_pid },
+                    Err(error) => {
+                        let why = format!("the hub cannot introduce this process to process {owner_pid}: {error}");
+                        return self.tell(caller, FromHub::Refused { seq, why });
+                    }
+                }
+            }
+        };
+        self.tell(caller, FromHub::Resolved { seq, to });
+    }
+
+    fn ask_for_names(&mut self, id: MemberId, seq: u64) {
+        let sending = self.connections.get(&id).and_then(Connection::member).map_or(0, |member| member.lists.len());
+        if sending + self.census.asked_by(id) >= MAX_LISTS {
+            let why = format!("this process waits for {MAX_LISTS} lists of names, and may for no more");
+            return self.tell(id, FromHub::Refused { seq, why });
+        }
+        self.census.ask(id, seq, Instant::now());
+    }
+
+    /// Answers those whose questions for names can be answered, and asks owners for the others.
+    fn answer_names(&mut self) {
+        while self.census.is_busy() {
+            let now = Instant::now();
+            let due = self.census.due(now);
+            for (id, seq) in due {
+                let member = self.connections.get_mut(&id).and_then(Connection::member_mut);
+                if let Some(member) = member {
+                    member.lists.push_back(List { seq, after: None });
+                }
+                self.go_on_with_lists(id);
+            }
+            let Some((seq, owners)) = self.census.begin(self.registry.owners(), now) else { return };
+            owners.into_iter().for_each(|owner| self.tell(owner, FromHub::Count { seq }));
+        }
+    }
+
+    /// Sends of lists as much as the socket takes.
+    fn go_on_with_lists(&mut self, id: MemberId) {
+        while let Some(connection) = self.connections.get_mut(&id)
+            && connection.is_flushed()
+            && let Some(list) = connection.member_mut().and_then(|member| member.lists.front_mut())
+        {
+            let seq = list.seq;
+            let (names, last) = self.registry.list(list.after.as_ref());
+            let more = last.is_some();
+            list.after = last;
+            if !more {
+                connection.member_mut().map(|member| member.lists.pop_front());
+            }
+            self.tell(id, FromHub::NamesAre { seq, names, more });
+        }
+    }
+
+    // ---- pairs -----------------------------------------------------------------------------------------------------
+
+    /// Makes a pair, and passes it to both, to the owner first.
+    fn introduce(&mut self, caller: MemberId, owner: MemberId) -> io::Result<u64> {
+        let (caller_pid, caller_process) = self.process(caller)?;
+        let (owner_pid, owner_process) = self.process(owner)?;
+        let New { pair, owner: [segment, control], caller: [same_segment, other_control] } =
+            self.pairs.introduce(caller, owner)?;
+        for side in [Side::Caller, Side::Owner] {
+            let added = self.pairs.control(pair, side).map(|control| self.poll.add(control, control_key(pair, side)));
+            if let Some(Err(error)) = added {
+                self.end_pair(pair);
+                return Err(error);
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(&caller) {
+            connection.credit.charge(INTRODUCTION);
+        }
+        let introduced = |role, pid| FromHub::Introduced { pair, role, pid };
+        self.tell_with(owner, introduced(Side::Owner, caller_pid), vec![segment, control, caller_process]);
+        self.tell_with(caller, introduced(Side::Caller, owner_pid), vec![same_segment, other_control, owner_process]);
+        Ok(pair)
+    }
+
+    /// A member's process, for others to see it end.
+    fn process(&self, id: MemberId) -> io::Result<(u32, OwnedFd)> {
+        let connection = self.connections.get(&id).ok_or(io::ErrorKind::NotFound)?;
+        let member = connection.member().ok_or(io::ErrorKind::NotFound)?;
+        Ok((connection.pid, member.process.as_fd().try_clone_to_owned()?))
+    }
+
+    fn end_pair(&mut self, pair: u64) {
+        for side in [Side::Caller, Side::Owner] {
+            if let Some(control) = self.pairs.control(pair, side) {
+                self.poll.remove(control);
+            }
+        }
+        self.pairs.end(pair);
+    }
+
+    /// One side of a pair wants memory, gives some back, or has closed its control socket.
+    fn attend_control(&mut self, pair: u64, side: Side) {
+        for _ in 0..TURN {
+            match self.pairs.hear(pair, side) {
+                Heard::More => {}
+                Heard::Nothing => return,
+                Heard::End => return self.end_pair(pair),
+                Heard::TooMuch => {
+                    if let Some(control) = self.pairs.control(pair, side) {
+                        self.poll.remove(control);
+                    }
+                    return self.rest(control_key(pair, side));
+                }
+            }
+        }
+    }
+
+    fn listen_to_control(&mut self, pair: u64, side: Side) {
+        let added = self.pairs.control(pair, side).map(|control| self.poll.add(control, control_key(pair, side)));
+        if let Some(Err(_)) = added {
+            self.end_pair(pair);
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Who is let in, and who is not.
+
+use super::*;
+
+#[test]
+fn members_join_and_know_the_hub() {
+    within(60, "members_join_and_know_the_hub", || {
+        let scene = Scene::new();
+        let (of_hub, other) = (Talk::new(scene.hub.as_ref().unwrap().join().unwrap()), scene.join());
+        for member in [&of_hub, &other] {
+            assert_eq!(member.joined.hub_pid, std::process::id());
+            assert!(!poll::readable(&member.joined.hub, Duration::ZERO).unwrap(), "the hub lives");
+        }
+        of_hub.register(1, "a");
+        assert!(
+            matches!(other.register_as(1, "a", None, false), FromHub::Taken { owner, .. } if owner == std::process::id())
+        );
+        let mode = fs::metadata(scene.directory.path().join("run")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o700);
+        drop(scene);
+        assert_eq!((of_hub.hear(), other.hear()), (FromHub::Closing, FromHub::Closing));
+        assert!(of_hub.is_out() && other.is_out());
+    });
+}
+
+#[test]
+fn who_has_another_key_or_none_is_not_let_in() {
+    within(60, "who_has_another_key_or_none_is_not_let_in", || {
+        let scene = Scene::new();
+        let join = |key: AuthKey| auth::join(&scene.address, &key, Role::Member, in_time());
+        let error = join(AuthKey::new("another key")).unwrap_err();
+        assert!(matches!(error, ManagerError::WrongKey { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
+        assert!(error.to_string().contains(&scene.address.to_string()), "{error}");
+        assert!(matches!(join(AuthKey::new("")), Err(ManagerError::Key { .. })));
+        let hub = Hub::start(&Address::from("@callgate-no-key"), &AuthKey::new(""), HubOptions::new());
+        assert!(matches!(hub, Err(ManagerError::Key { .. })));
+        scene.serves();
+    });
+}
+
+/// The answer of somebody who has the key, to a challenge that was received.
+fn answer(challenge: &[u8]) -> Vec<u8> {
+    let (role, own) = (1u32.to_le_bytes(), [7; 32]);
+    let mac = secret().authenticate(&[b"callgate manager 1: member", &role, &challenge[16..], &own]);
+    [&1u32.to_le_bytes()[..], &role, &own, &mac].concat()
+}
+
+#[test]
+fn nothing_that_was_said_before_lets_anybody_in() {
+    within(60, "nothing_that_was_said_before_lets_anybody_in", || {
+        let scene = Scene::new();
+        let refused = Some(Refusal::Key.message().to_vec());
+        let said = |message: &dyn Fn(&[u8]) -> Vec<u8>| {
+            let socket = scene.connect();
+            let (challenge, _) = receive(&socket).unwrap();
+            assert_eq!(challenge.len(), CHALLENGE);
+            socket::send(&socket, &message(&challenge), &[]).unwrap();
+            (receive(&socket).map(|(message, _)| message), socket)
+        };
+        // By hand, to see that it is the answers below that are wrong.
+        let (welcome, member) = said(&answer);
+        let welcome = welcome.unwrap();
+        assert_eq!((welcome.len(), welcome[0]), (40, 1));
+        // A recorded answer.
+        let recorded = Cell::new(Vec::new());
+        let (good, _) = said(&|challenge| {
+            recorded.set(answer(challenge));
+            answer(challenge)
+        });
+        assert_eq!(good.unwrap()[0], 1);
+        let recorded = recorded.take();
+        let (replayed, socket) = said(&|_| recorded.clone());
+        assert_eq!(replayed, refused);
+        assert!(is_closed(socket));
+        // What the hub itself said: its code in the place of a member's, for its nonce in the place of a member's.
+        let (reflected, _) =
+            said(&|challenge| [&1u32.to_le_bytes()[..], &1u32.to_le_bytes(), &challenge[16..], &welcome[8..]].concat());
+        assert_eq!(reflected, refused);
+        // The challenge, sent back.
+        let (reflected, _) = said(&|challenge| challenge.to_vec());
+        assert_eq!(reflected, Some(Refusal::Version.message().to_vec()));
+        // One bit of each byte.
+        for at in 0..ANSWER {
+            let (flipped, socket) = said(&|challenge| {
+                let mut flipped = answer(challenge);
+                flipped[at] ^= 0x10;
+                flipped
+            });
+            let why = if at < 4 { Refusal::Version } else { Refusal::Key };
+            assert_eq!(flipped, Some(why.message().to_vec()), "byte {at}");
+            assert!(is_closed(socket));
+        }
+        for len in [0, 1, ANSWER - 1, ANSWER + 1] {
+            let (cut, _) = said(&|challenge| [answer(challenge), vec![0]].concat()[..len].to_vec());
+            assert!(cut.is_none_or(|message| message[0] == 2), "{len} bytes");
+        }
+        drop(member);
+        scene.serves();
+    });
+}
+
+/// A listener that is no hub, and goes with the test.
+struct Impostor {
+    socket: OwnedFd,
+    /// Dropped to end the thread.
+    goes_on: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Impostor {
+    /// `talk` has each connection until it returns.
+    fn new(address: &Address, mut talk: impl FnMut(OwnedFd) + Send + 'static) -> Self {
+        let socket = listen(address);
+        let theirs = socket.try_clone().unwrap();
+        let (goes_on, ended) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            while ended.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                match listener::accept(&theirs).unwrap() {
+                    Some(socket) => talk(socket),
+                    None => drop(poll::readable(&theirs, LONG)),
+                }
+            }
+        });
+        Self { socket, goes_on: Some(goes_on), thread: Some(thread) }
+    }
+}
+
+impl Drop for Impostor {
+    fn drop(&mut self) {
+        drop(self.goes_on.take());
+        listener::close_for_all(&self.socket);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(matches!(ended, Some(Ok(()))) || std::thread::panicking(), "the impostor saw something else");
+    }
+}
+
+fn listen(address: &Address) -> OwnedFd {
+    let name = address.to_string();
+    let socket = listener::bind(Name::Abstract(&name.as_bytes()[1..])).unwrap();
+    listener::listen(&socket).unwrap();
+    socket
+}
+
+#[test]
+fn a_member_is_not_taken_in_by_who_has_not_the_key() {
+    within(60, "a_member_is_not_taken_in_by_who_has_not_the_key", || {
+        type Talk = fn(OwnedFd);
+        let cases: [(&str, Talk); 8] = [
+            ("reflects", |socket| {
+                socket::send(&socket, &Challenge::new().unwrap().message(), &[]).unwrap();
+                let (answer, _) = receive(&socket).unwrap();
+                let welcome = [&[1, 0, 0, 0, 0, 0, 0, 0][..], &answer[40..]].concat();
+                socket::send(&socket, &welcome, &[]).unwrap();
+                assert!(is_closed(socket));
+            }),
+            ("another key", |socket| {
+                let challenge = Challenge::new().unwrap();
+                socket::send(&socket, &challenge.message(), &[]).unwrap();
+                let (answer, _) = receive(&socket).unwrap();
+                assert_eq!(challenge.check(&AuthKey::new("another"), &answer), Err(Refusal::Key));
+                let (_, mut welcome) = challenge.check(&secret(), &answer).unwrap();
+                welcome[39] ^= 1;
+                socket::send(&socket, &welcome, &[]).unwrap();
+                assert!(is_closed(socket));
+            }),
+            ("says hello", |socket| socket::send(&socket, b"hello", &[]).unwrap()),
+            ("says much", |socket| socket::send(&socket, &[7; 5000], &[]).unwrap()),
+            ("closes", drop),
+            ("other version", |socket| {
+                let mut challenge = Challenge::new().unwrap().message();
+                challenge[8] = 9;
+                socket::send(&socket, &challenge, &[]).unwrap();
+            }),
+            ("descriptors", |socket| {
+                let challenge = Challenge::new().unwrap().message();
+                socket::send(&socket, &challenge, &[socket.as_fd()]).unwrap();
+                assert!(is_closed(&socket) || !is_closed(&socket));
+            }),
+            ("refuses", |socket| socket::send(&socket, &Refusal::TooMany.message(), &[]).unwrap()),
+        ];
+        for (case, talk) in cases {
+            let address = own_name(case);
+            let impostor = Impostor::new(&address, talk);
+            let error = auth::join(&address, &secret(), Role::Member, in_time()).unwrap_err();
+            drop(impostor);
+            let is_right = match case {
+                "reflects" | "another key" => matches!(error, ManagerError::WrongKey { .. }),
+                "closes" => matches!(error, ManagerError::Closed { .. }),
+                "other version" => matches!(error, ManagerError::Version { ours: 1, theirs: 9, .. }),
+                "refuses" => matches!(error, ManagerError::TooMany { .. }),
+                _ => matches!(error, ManagerError::NotAHub { .. }),
+            };
+            assert!(is_right, "{case}: {error}");
+        }
+    });
+}
+
+#[test]
+fn an_address_that_does_not_answer_is_given_up_in_time() {
+    within(60, "an_address_that_does_not_answer_is_given_up_in_time", || {
+        let soon = || Deadline::after(Some(Duration::from_millis(100)));
+        let join = |address: &Address| auth::join(address, &secret(), Role::Member, soon());
+        // Nobody there.
+        let nobody = own_name("nobody");
+        assert!(matches!(join(&nobody), Err(ManagerError::NobodyListens { .. })));
+        let directory = TempDir::new();
+        let nowhere = Address::from(&directory.file("not/there"));
+        assert!(matches!(join(&nowhere), Err(ManagerError::NobodyListens { .. })));
+        // Nobody accepts; somebody accepts and says nothing; somebody stops in the middle.
+        let silent = own_name("silent");
+        let _silent = listen(&silent);
+        let begun = Instant::now();
+        let is_timeout = |error: &ManagerError| matches!(error, ManagerError::TimedOut { .. });
+        assert!(is_timeout(&join(&silent).unwrap_err()));
+        assert!(begun.elapsed() >= Duration::from_millis(100));
+        let elected = start_or_join(&silent, &secret(), HubOptions::new(), soon());
+        assert!(is_timeout(&elected.map(|_| "joined").unwrap_err()));
+        let halfway = own_name("halfway");
+        let impostor = Impostor::new(&halfway, |socket| {
+            socket::send(&socket, &Challenge::new().unwrap().message(), &[]).unwrap();
+            assert!(receive(&socket).is_some() && is_closed(&socket));
+        });
+        assert!(is_timeout(&join(&halfway).unwrap_err()));
+        drop(impostor);
+        // There is no room for another connection.
+        let full = own_name("full");
+        let name = full.to_string();
+        let name = Name::Abstract(&name.as_bytes()[1..]);
+        let socket = listener::bind(name).unwrap();
+        rustix::net::listen(&socket, 1).unwrap();
+        let mut waiting = Vec::new();
+        while let Connected::Yes(socket) = listener::connect(name).unwrap() {
+            waiting.push(socket);
+        }
+        assert!(is_timeout(&join(&full).unwrap_err()));
+    });
+}
+
+#[test]
+fn who_says_too_much_is_dropped() {
+    within(60, "who_says_too_much_is_dropped", || {
+        let scene = Scene::new();
+        let guest = scene.connect();
+        socket::send(&guest, &vec![7; MAX_MESSAGE + 1], &[]).unwrap();
+        assert!(receive(&guest).is_some() && is_closed(&guest));
+        let other = scene.join();
+        for nonsense in [vec![7; MAX_MESSAGE + 1], vec![7; MAX_MESSAGE], vec![0xff; 100], vec![1]] {
+            let member = scene.join();
+            member.register(1, "a");
+            socket::send(&member.joined.socket, &nonsense, &[]).unwrap();
+            assert!(member.is_out(), "{} bytes", nonsense.len());
+            assert_eq!(other.resolve("a"), Resolution::None, "what it had is gone");
+        }
+    });
+}
+
+#[test]
+fn who_does_not_answer_is_dropped() {
+    within(60, "who_does_not_answer_is_dropped", || {
+        let scene = Scene::with(HubOptions::new().handshake_timeout(Duration::from_millis(100)));
+        let begun = Instant::now();
+        let (first, second) = (scene.connect(), scene.connect());
+        for guest in [first, second] {
+            assert!(receive(&guest).is_some() && is_closed(&guest));
+        }
+        assert!(begun.elapsed() >= Duration::from_millis(100));
+        // Members may be silent as long as they like.
+        let member = scene.join();
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(member.resolve("a"), Resolution::None);
+    });
+}
+
+#[test]
+fn a_thousand_who_never_answer_keep_nobody_out() {
+    within(120, "a_thousand_who_never_answer_keep_nobody_out", || {
+        let scene = Scene::new();
+        let member = scene.join();
+        let mut guests = Vec::new();
+        for count in 0..1000 {
+            guests.push(scene.connect());
+            if count % 100 == 0 {
+                assert_eq!(member.resolve("a"), Resolution::None);
+                scene.serves();
+            }
+            // This process has its limit of descriptors, too.
+            if guests.len() > 200 {
+                assert!(guests.drain(..100).all(|guest| receive(&guest).is_none_or(|_| is_closed(guest))));
+            }
+        }
+        assert_eq!(member.resolve("a"), Resolution::None);
+        scene.serves();
+    });
+}
+
+#[test]
+fn who_has_the_key_gets_in_through_a_crowd() {
+    within(120, "who_has_the_key_gets_in_through_a_crowd", || {
+        let scene = Scene::new();
+        std::thread::scope(|scope| {
+            let (stop, stopped) = mpsc::channel::<()>();
+            let address = &scene.address;
+            scope.spawn(move || {
+                let mut crowd = VecDeque::new();
+                while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                    crowd.push_back(connect(address));
+                    if crowd.len() > 100 {
+                        crowd.pop_front();
+                    }
+                }
+            });
+            let join = || auth::join(&scene.address, &secret(), Role::Member, in_time());
+            for _ in 0..20 {
+                assert!(eventually(60, "somebody gets in", || match join() {
+                    Ok(joined) => Talk::new(joined).resolve("nobody's") == Resolution::None,
+                    Err(ManagerError::Closed { .. }) => false,
+                    Err(error) => panic!("{error}"),
+                }));
+            }
+            drop(stop);
+        });
+    });
+}
+
+#[test]
+fn there_are_so_many_members_and_no_more() {
+    within(60, "there_are_so_many_members_and_no_more", || {
+        let scene = Scene::with(HubOptions::new().max_members(2));
+        let (first, _second) = (scene.join(), Talk::new(scene.hub.as_ref().unwrap().join().unwrap()));
+        let third = auth::join(&scene.address, &secret(), Role::Member, in_time());
+        assert!(matches!(third, Err(ManagerError::TooMany { .. })));
+        assert!(scene.hub.as_ref().unwrap().join().is_err());
+        drop(first);
+        let joined = || auth::join(&scene.address, &secret(), Role::Member, in_time());
+        assert!(eventually(30, "there is room again", || joined().is_ok()));
+    });
+}
+
+#[test]
+fn options_out_of_range_start_no_hub() {
+    within(60, "options_out_of_range_start_no_hub", || {
+        let address = own_name("options");
+        let new = HubOptions::new;
+        for (option, options) in [
+            ("handshake_timeout", new().handshake_timeout(Duration::ZERO)),
+            ("max_members", new().max_members(0)),
+            ("max_members", new().max_members(1025)),
+            ("memory_per_member", new().memory_per_member(1)),
+            ("lanes", new().lanes(65)),
+        ] {
+            match Hub::start(&address, &secret(), options) {
+                Err(ManagerError::Option { option: named, .. }) => assert_eq!(named, option),
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+}

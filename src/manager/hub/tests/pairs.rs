@@ -1,0 +1,196 @@
+//! Callers and owners that are introduced, and the memory between them.
+
+use super::*;
+
+/// A caller and an owner who have been introduced.
+struct Introduced {
+    scene: Scene,
+    caller: Talk,
+    owner: Talk,
+    at_caller: Introduction,
+    at_owner: Introduction,
+}
+
+impl Introduced {
+    fn with(options: HubOptions) -> Self {
+        let scene = Scene::with(options);
+        let (caller, owner) = (scene.join(), scene.join());
+        owner.register(7, "a");
+        caller.say(&ToHub::Resolve { seq: caller.next(), name: "a".into() });
+        let at_owner = owner.introduction();
+        let at_caller = caller.introduction();
+        let to = Resolution::At {
+            pair: at_caller.pair,
+            number: 7,
+            signature: "signature 7".into(),
+            owner: std::process::id(),
+        };
+        assert_eq!(caller.hear(), FromHub::Resolved { seq: caller.seq.get(), to });
+        Self { scene, caller, owner, at_caller, at_owner }
+    }
+}
+
+fn next(control: &Control) -> Option<(Message, Option<OwnedFd>)> {
+    assert!(poll::readable(control, LONG).unwrap(), "nothing came");
+    control.receive(Blocking::No).unwrap()
+}
+
+#[track_caller]
+fn say_and_hear(control: &Control, message: Message) -> Message {
+    control.send(message, None).unwrap();
+    next(control).expect("the pair is there").0
+}
+
+#[test]
+fn a_caller_and_an_owner_are_introduced_once() {
+    within(60, "a_caller_and_an_owner_are_introduced_once", || {
+        let all = Introduced::with(HubOptions::new().lanes(3));
+        let Introduced { at_caller, at_owner, caller, owner, .. } = &all;
+        assert_eq!((at_caller.side, at_owner.side), (Side::Caller, Side::Owner));
+        assert_eq!((at_caller.pair, at_caller.pid), (at_owner.pair, std::process::id()));
+        // The same memory, of the geometry that was asked for.
+        let geometry = at_owner.segment.geometry();
+        assert_eq!((geometry.lanes, geometry.workers), (3, 3));
+        let line = at_caller.segment.worker_line(2);
+        line.bell.cpu.store(77, crate::sync::Ordering::Relaxed);
+        assert_eq!(at_owner.segment.worker_line(2).bell.cpu.load(crate::sync::Ordering::Relaxed), 77);
+        // Another callback of the same owner, the same pair; the other way round, another.
+        owner.register(8, "b");
+        let again = caller.resolve("b");
+        assert!(matches!(again, Resolution::At { pair, number: 8, .. } if pair == at_caller.pair));
+        caller.register(1, "c");
+        owner.say(&ToHub::Resolve { seq: owner.next(), name: "c".into() });
+        let (back, there) = (caller.introduction(), owner.introduction());
+        assert!(back.pair == there.pair && back.pair != at_caller.pair);
+        assert_eq!((back.side, there.side), (Side::Owner, Side::Caller));
+    });
+}
+
+#[test]
+fn memory_is_asked_for_and_given_back() {
+    within(60, "memory_is_asked_for_and_given_back", || {
+        const MIB: u64 = 1 << 20;
+        let Introduced { scene, at_caller, at_owner, caller: _caller, owner: _owner } =
+            Introduced::with(HubOptions::new().memory_per_member(4 * MIB));
+        let (ours, theirs) = (&at_caller.control, &at_owner.control);
+        ours.send(Message::Need { len: 3 * MIB }, None).unwrap();
+        let (Message::Grant { segment }, Some(writable)) = next(ours).unwrap() else { panic!("it is granted") };
+        let (Message::Attach { segment: same }, Some(readable)) = next(theirs).unwrap() else {
+            panic!("it is attached")
+        };
+        assert_eq!(segment, same);
+        for object in [&writable, &readable] {
+            assert_eq!(memfd::sealed_len(object).unwrap() as u64, 3 * MIB);
+        }
+        assert!(Mapping::new(&writable, 3 << 20, Access::ReadWrite).is_ok());
+        assert!(Mapping::new(&readable, 3 << 20, Access::ReadOnly).is_ok());
+        assert!(Mapping::new(&readable, 3 << 20, Access::ReadWrite).is_err(), "who only reads cannot write");
+        // Each has a budget of its own.
+        let (len, budget) = (2 * MIB, 4 * MIB);
+        assert_eq!(say_and_hear(ours, Message::Need { len }), Message::Exhausted { len, budget });
+        assert_eq!(say_and_hear(ours, Message::Need { len: 5 * MIB }), Message::Deny { len: 5 * MIB, max: budget });
+        assert_eq!(say_and_hear(ours, Message::Need { len: u64::MAX }), Message::Deny { len: u64::MAX, max: budget });
+        let Message::Grant { segment: of_owner } = say_and_hear(theirs, Message::Need { len: budget }) else {
+            panic!("it is granted")
+        };
+        assert_ne!(of_owner, segment, "numbers are the pair's");
+        assert_eq!(next(ours).unwrap().0, Message::Attach { segment: of_owner });
+        // What is given back can be had again; the other is told.
+        ours.send(Message::Detach { segment }, None).unwrap();
+        assert_eq!(next(theirs).unwrap().0, Message::Detach { segment });
+        assert!(
+            matches!(say_and_hear(ours, Message::Need { len: budget }), Message::Grant { segment } if segment > of_owner)
+        );
+        // The budget is of the member, not of the pair; what a pair had is free when it ends.
+        drop((at_caller, at_owner));
+        scene.serves();
+    });
+}
+
+#[test]
+fn one_budget_holds_for_all_pairs_of_a_member() {
+    within(60, "one_budget_holds_for_all_pairs_of_a_member", || {
+        let all = Introduced::with(HubOptions::new().memory_per_member(1 << 20));
+        let (len, budget) = (1 << 20, 1 << 20);
+        let other = all.scene.join();
+        other.register(1, "b");
+        all.caller.say(&ToHub::Resolve { seq: all.caller.next(), name: "b".into() });
+        let (second, _at_other) = (all.caller.introduction(), other.introduction());
+        assert!(matches!(say_and_hear(&all.at_caller.control, Message::Need { len }), Message::Grant { .. }));
+        let exhausted = Message::Exhausted { len, budget };
+        assert_eq!(say_and_hear(&second.control, Message::Need { len }), exhausted);
+        drop(all.at_caller);
+        assert!(eventually(30, "what the first pair had is free", || {
+            matches!(say_and_hear(&second.control, Message::Need { len }), Message::Grant { .. })
+        }));
+    });
+}
+
+#[test]
+fn a_pair_ends_for_both_sides() {
+    within(60, "a_pair_ends_for_both_sides", || {
+        type End = fn(&mut Option<Talk>, Introduction);
+        let ends: [(&str, End); 6] = [
+            ("its socket closes", |_, at| drop(at)),
+            ("it leaves the hub", |member, _at| drop(member.take())),
+            ("it is done", |member, at| member.as_ref().unwrap().say(&ToHub::Part { pair: at.pair })),
+            ("it says what only the hub says", |_, at| at.control.send(Message::Grant { segment: 1 }, None).unwrap()),
+            ("it gives back what it has not", |_, at| at.control.send(Message::Detach { segment: 1 }, None).unwrap()),
+            ("it wants nothing", |_, at| at.control.send(Message::Need { len: 0 }, None).unwrap()),
+        ];
+        for (case, end) in ends {
+            for side in [Side::Caller, Side::Owner] {
+                let Introduced { scene, caller, owner, at_caller, at_owner } = Introduced::with(HubOptions::new());
+                let first = at_caller.pair;
+                let (mut caller, mut owner) = (Some(caller), Some(owner));
+                let left = match side {
+                    Side::Caller => {
+                        end(&mut caller, at_caller);
+                        at_owner.control
+                    }
+                    Side::Owner => {
+                        end(&mut owner, at_owner);
+                        at_caller.control
+                    }
+                };
+                assert!(next(&left).is_none(), "{case}, {side:?}");
+                // They can be introduced again.
+                if let (Some(caller), Some(owner)) = (&caller, &owner) {
+                    caller.say(&ToHub::Resolve { seq: caller.next(), name: "a".into() });
+                    assert!(caller.introduction().pair != first && owner.introduction().pair != first);
+                }
+                scene.serves();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_control_socket_that_is_full_ends_the_pair() {
+    within(60, "a_control_socket_that_is_full_ends_the_pair", || {
+        let Introduced { scene, at_caller, at_owner, caller: _caller, owner: _owner } =
+            Introduced::with(HubOptions::new());
+        // It asks and does not listen; what it asks for is given back to the last.
+        assert!(eventually(30, "the pair ends", || {
+            loop {
+                match at_caller.control.send(Message::Need { len: u64::MAX }, None) {
+                    Ok(()) => {}
+                    Err(error) => return error.kind() == io::ErrorKind::BrokenPipe,
+                }
+            }
+        }));
+        assert!(next(&at_owner.control).is_none());
+        scene.serves();
+    });
+}
+
+#[test]
+fn one_who_is_not_of_a_pair_cannot_end_it() {
+    within(60, "one_who_is_not_of_a_pair_cannot_end_it", || {
+        let all = Introduced::with(HubOptions::new());
+        let stranger = all.scene.join();
+        stranger.say(&ToHub::Part { pair: all.at_caller.pair });
+        assert_eq!(stranger.resolve("nobody's"), Resolution::None);
+        assert!(matches!(say_and_hear(&all.at_caller.control, Message::Need { len: 4096 }), Message::Grant { .. }));
+    });
+}

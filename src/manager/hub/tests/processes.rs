@@ -1,0 +1,197 @@
+//! Hubs and members that are killed, or of another user; and what takes a process of its own to see.
+
+use super::*;
+
+const PLAYER: &str = "manager::hub::tests::processes::plays_a_role";
+const ADDRESS: &str = "CALLGATE_TEST_HUB";
+
+/// What helper processes do; nothing else.
+#[test]
+fn plays_a_role() {
+    let Some(role) = role() else { return };
+    let address = std::env::var(ADDRESS).map(|text| Address::from(&text)).unwrap_or(Address::from(""));
+    let sleep = || -> ! {
+        loop {
+            std::thread::sleep(LONG);
+        }
+    };
+    match role.as_str() {
+        "hub" => {
+            let _hub = Hub::start(&address, &secret(), HubOptions::new()).unwrap();
+            say("started", std::process::id());
+            sleep()
+        }
+        "member" => {
+            let member = Talk::new(auth::join(&address, &secret(), Role::Member, in_time()).unwrap());
+            member.register(1, "of a helper");
+            member.granted(member.acquire("a lock", None, None));
+            say("joined", std::process::id());
+            sleep()
+        }
+        "stranger" => say("answer", auth::join(&address, &secret(), Role::Member, in_time()).map(drop).unwrap_err()),
+        "descriptors" => descriptors_leave_nothing(),
+        "few descriptors" => nobody_is_lost_for_want_of_descriptors(),
+        other => panic!("{other}"),
+    }
+}
+
+impl Helper {
+    fn at(address: &Address, role: &str) -> Self {
+        Self::of(helper(PLAYER, role).env(ADDRESS, address.to_string())).expect("the helper starts")
+    }
+}
+
+#[test]
+fn what_a_killed_hub_leaves_is_no_hindrance() {
+    within(60, "what_a_killed_hub_leaves_is_no_hindrance", || {
+        let directory = TempDir::new();
+        let address = Address::from(&directory.file("run/hub"));
+        let mut hub = Helper::at(&address, "hub");
+        let pid: u32 = hub.hear("started").parse().unwrap();
+        let in_use = Hub::start(&address, &secret(), HubOptions::new());
+        assert!(matches!(in_use, Err(ManagerError::InUse { pid: Some(found), .. }) if found == pid));
+        let member = Talk::new(auth::join(&address, &secret(), Role::Member, in_time()).unwrap());
+        assert_eq!(member.joined.hub_pid, pid);
+        hub.kill();
+        assert!(member.is_out());
+        assert!(eventually(30, "its end is seen", || poll::readable(&member.joined.hub, Duration::ZERO).unwrap()));
+        assert_eq!(files(&directory.path().join("run")).len(), 2, "the socket and the lock are still there");
+        let joined = auth::join(&address, &secret(), Role::Member, in_time());
+        assert!(matches!(joined, Err(ManagerError::NobodyListens { .. })));
+        let (hub, joined) = start_or_join(&address, &secret(), HubOptions::new(), in_time()).unwrap();
+        assert!(hub.is_some() && joined.hub_pid == std::process::id());
+        drop(hub);
+        assert_eq!(files(&directory.path().join("run")), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn what_a_killed_member_had_is_free() {
+    within(60, "what_a_killed_member_had_is_free", || {
+        let scene = Scene::new();
+        let member = scene.join();
+        let mut helper = Helper::at(&scene.address, "member");
+        let pid: u32 = helper.hear("joined").parse().unwrap();
+        let Resolution::At { owner, .. } = ({
+            member.say(&ToHub::Resolve { seq: member.next(), name: "of a helper".into() });
+            let introduced = member.introduction();
+            assert_eq!((introduced.pid, introduced.side), (pid, Side::Caller));
+            match member.hear() {
+                FromHub::Resolved { to, .. } => (to, introduced).0,
+                other => panic!("{other:?}"),
+            }
+        }) else {
+            panic!("it is registered")
+        };
+        assert_eq!(owner, pid);
+        let asked = member.acquire("a lock", None, None);
+        helper.kill();
+        assert!(member.granted(asked).1, "it was abandoned");
+        assert_eq!(member.resolve("of a helper"), Resolution::None);
+    });
+}
+
+#[test]
+fn another_users_processes_are_not_talked_to() {
+    within(60, "another_users_processes_are_not_talked_to", || {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let (ours, theirs) = (own_name("root's"), own_name("nobody's"));
+        let hub = Hub::start(&ours, &secret(), HubOptions::new()).unwrap();
+        let as_nobody = |address: &Address, role: &str| {
+            let mut command = helper(PLAYER, role);
+            command.env(ADDRESS, address.to_string()).current_dir("/").uid(65534).gid(65534);
+            Helper::of(&mut command).ok()
+        };
+        // If that user may execute the tests at all.
+        let Some(mut stranger) = as_nobody(&ours, "stranger") else { return };
+        let answer = stranger.hear("answer");
+        assert!(answer.contains("own user and root only"), "{answer}");
+        let mut their_hub = as_nobody(&theirs, "hub").unwrap();
+        let pid = their_hub.hear("started");
+        match auth::join(&theirs, &secret(), Role::Member, in_time()) {
+            Err(ManagerError::OtherUser { pid: Some(found), theirs: 65534, ours: 0, .. }) => {
+                assert_eq!(found.to_string(), pid);
+            }
+            other => panic!("{other:?}"),
+        }
+        hub.stop();
+    });
+}
+
+#[test]
+fn descriptors_sent_to_the_hub_leave_nothing() {
+    within(60, "descriptors_sent_to_the_hub_leave_nothing", || play(PLAYER, "descriptors"));
+}
+
+/// In a process of its own, which counts its descriptors.
+fn descriptors_leave_nothing() {
+    let scene = Scene::new();
+    let other = scene.join();
+    let count = || support::open_descriptors(std::process::id()).len();
+    let before = count();
+    for _ in 0..10 {
+        let (pipe, _) = io::pipe().unwrap();
+        let pipe = OwnedFd::from(pipe);
+        let many = vec![pipe.as_fd(); 80];
+        let guest = scene.connect();
+        let member = scene.join();
+        member.register(1, "a");
+        let caller = {
+            other.say(&ToHub::Resolve { seq: other.next(), name: "a".into() });
+            let introduced = (other.introduction(), member.introduction());
+            other.hear();
+            introduced
+        };
+        // A kernel that refuses them says so; another lets them through, and the hub does not.
+        let message = ToHub::Names { seq: 1 }.encode().unwrap();
+        let sent = [
+            socket::send(&guest, &[0; ANSWER], &many),
+            socket::send(&member.joined.socket, &message, &many),
+            caller.0.control.send(Message::Need { len: 4096 }, Some(pipe.as_fd())),
+        ];
+        if sent.iter().all(Result::is_ok) {
+            assert!(receive(&guest).is_some() && is_closed(&guest) && member.is_out());
+        }
+        // What makes no sense ends the pair in any case.
+        let _ = caller.0.control.send(Message::Lack, None);
+        assert!(caller.1.control.receive(Blocking::Yes).unwrap().is_none());
+    }
+    assert!(eventually(30, "all descriptors are closed", || count() == before), "{before} and {}", count());
+}
+
+#[test]
+fn without_descriptors_who_is_in_stays_in() {
+    within(60, "without_descriptors_who_is_in_stays_in", || play(PLAYER, "few descriptors"));
+}
+
+/// In a process of its own, of whose descriptors none is left.
+fn nobody_is_lost_for_want_of_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let scene = Scene::new();
+    let (caller, owner) = (scene.join(), scene.join());
+    owner.register(1, "a");
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 64, hard).unwrap();
+    let mut guests = Vec::new();
+    // Each takes one here, and one at the hub when that accepts it.
+    while let Ok(Some(guest)) = scene.address.connect() {
+        guests.push(guest);
+    }
+    assert!(!guests.is_empty());
+    // What needs no descriptor goes on; what does is refused.
+    for _ in 0..3 {
+        assert_eq!(owner.resolve("nobody's"), Resolution::None);
+        caller.say(&ToHub::Resolve { seq: caller.next(), name: "a".into() });
+        assert!(caller.refused().contains("cannot introduce"));
+        std::thread::sleep(DEAF_TWICE);
+    }
+    drop(guests);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    scene.serves();
+    assert!(matches!(caller.resolve_only("a"), Resolution::At { .. }));
+}
+
+/// While the hub tries again to accept those who wait.
+const DEAF_TWICE: Duration = Duration::from_millis(100);

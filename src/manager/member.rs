@@ -1,0 +1,520 @@
+//! A member's side of its connection to the hub: its questions and their answers, and the pairs that it is introduced to.
+//!
+//! Layer 5. A thread reads what the hub says. Nothing of that is trusted further than it must be: what a hub can do is to introduce to the
+//! wrong process, or to nobody.
+
+#![forbid(unsafe_code)]
+
+use super::auth::Joined;
+use super::callbacks::{Callbacks, Worker};
+use super::protocol::{Counters, FromHub, MAX_LIST, MAX_MESSAGE, Resolution, Side, ToHub};
+use super::typed::{Arguments, Item, Signature};
+use crate::arena::Limits;
+use crate::call::caller::Caller;
+use crate::call::pair::{self, Introduction, Pair};
+use crate::call::service::Method;
+use crate::doorbell::{Deadline, Wait};
+use crate::sys::fork;
+use crate::sys::poll::PollSet;
+use crate::sys::socket::{self, Blocking, Received};
+use arc_swap::ArcSwap;
+use parking_lot::{Condvar, Mutex};
+use std::any::TypeId;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+/// How both ends of a pair are set up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) limits: Limits,
+    pub(super) wait: Wait,
+}
+
+/// Where a callback is.
+pub(super) struct Target {
+    pub(super) number: u32,
+    pub(super) place: Place,
+    pub(super) signature: Signature,
+    /// Its name, for errors.
+    pub(super) method: &'static Method,
+    /// Who has found that his types are those of the signature.
+    agreed: OnceLock<TypeId>,
+}
+
+pub(super) enum Place {
+    /// In this process.
+    Here,
+    /// At the other side of a pair.
+    There(Arc<Caller>),
+}
+
+impl Target {
+    /// Whether calls go nowhere any more.
+    fn is_over(&self) -> bool {
+        matches!(&self.place, Place::There(caller) if caller.peer.life.is_over())
+    }
+
+    /// Whether an `A` for an `R` is what it takes and returns.
+    #[inline]
+    pub(super) fn agrees<A: Arguments, R: Item>(&self) -> bool {
+        let types = TypeId::of::<(A, R)>();
+        self.agreed.get() == Some(&types) || self.agrees_slow::<A, R>(types)
+    }
+
+    #[cold]
+    fn agrees_slow<A: Arguments, R: Item>(&self, types: TypeId) -> bool {
+        let agrees = self.signature.agrees_with::<A, R>();
+        if agrees {
+            self.agreed.get_or_init(|| types);
+        }
+        agrees
+    }
+}
+
+/// Why the hub gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    /// There is no connection any more.
+    Lost(String),
+    /// Not in time.
+    Late,
+    /// It refused, and says why.
+    Refused(String),
+}
+
+/// A connection to a hub.
+pub(super) struct Member {
+    joined: Joined,
+    settings: Settings,
+    callbacks: Arc<Callbacks>,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// The thread that reads what the hub says.
+    listener: OnceLock<ThreadId>,
+    targets: ArcSwap<HashMap<Box<str>, Arc<Target>>>,
+    generation: u32,
+}
+
+#[derive(Default)]
+struct State {
+    /// The number of the next question.
+    next: u64,
+    /// Questions that have not been answered, with what has come of answers.
+    questions: HashMap<u64, Vec<FromHub>>,
+    callers: HashMap<u64, (Arc<Caller>, Arc<Pair>)>,
+    /// Kept by those who serve them, for as long as there is anything to serve.
+    owned: Vec<Weak<Pair>>,
+    /// Why there is no connection any more.
+    over: Option<String>,
+    /// Nothing of it is left: what the hub said last has been carried out, and undone.
+    has_ended: bool,
+}
+
+/// The keys of what the thread waits for.
+const SOCKET: u64 = 0;
+const HUB: u64 = 1;
+
+/// How often the hub is asked anew that has named a pair which is over.
+const ATTEMPTS: usize = 8;
+
+/// How long to wait before another attempt to send to a hub that does not read.
+const FULL: Duration = Duration::from_millis(1);
+
+const IN_FORK: &str = "this process is a fork of the one that is connected";
+
+impl Member {
+    /// Begins to listen to the hub. `ended` is called when there is no connection any more, on the thread that listened.
+    ///
+    /// # Errors
+    ///
+    /// If there is no thread to be had.
+    pub(super) fn start(
+        joined: Joined,
+        settings: Settings,
+        callbacks: Arc<Callbacks>,
+        ended: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) -> io::Result<Arc<Self>> {
+        fork::count_forks();
+        let member = Arc::new(Self {
+            joined,
+            settings,
+            callbacks,
+            // From 1: what is not waited for is asked under 0.
+            state: Mutex::new(State { next: 1, ..State::default() }),
+            changed: Condvar::new(),
+            listener: OnceLock::new(),
+            targets: ArcSwap::default(),
+            generation: fork::generation(),
+        });
+        let poll = PollSet::new()?;
+        poll.add(&member.joined.socket, SOCKET)?;
+        poll.add(member.joined.hub.as_fd(), HUB)?;
+        let listening = member.clone();
+        thread::Builder::new().name("callgate-member".into()).spawn(move || {
+            listening.listener.get_or_init(|| thread::current().id());
+            let why = listening.listen(&poll);
+            listening.end(&why);
+            listening.state.lock().has_ended = true;
+            listening.changed.notify_all();
+            ended(&listening);
+        })?;
+        Ok(member)
+    }
+
+    /// Whether this process is a fork of the one that is connected.
+    #[inline]
+    pub(super) fn is_in_fork(&self) -> bool {
+        self.generation != fork::generation()
+    }
+
+    /// Whether there is no connection any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.state.lock().over.is_some()
+    }
+
+    pub(super) fn hub_pid(&self) -> u32 {
+        self.joined.hub_pid
+    }
+
+    /// Leaves the hub. Pairs end with it: when this returns, no call arrives any more, unless it is called where the hub is listened to.
+    pub(super) fn leave(&self) {
+        self.end("this process has left the hub");
+        if self.is_in_fork() || self.listener.get() == Some(&thread::current().id()) {
+            return;
+        }
+        let mut state = self.state.lock();
+        while !state.has_ended {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    // ---- questions -------------------------------------------------------------------------------------------------
+
+    /// Asks the hub; the answer, which may be several messages.
+    pub(super) fn ask(
+        &self,
+        question: impl FnOnce(u64) -> ToHub,
+        deadline: Deadline,
+    ) -> Result<Vec<FromHub>, Unanswered> {
+        if self.is_in_fork() {
+            return Err(Unanswered::Lost(IN_FORK.into()));
+        }
+        let seq = {
+            let mut state = self.state.lock();
+            if let Some(why) = &state.over {
+                return Err(Unanswered::Lost(why.clone()));
+            }
+            let seq = state.next;
+            state.next += 1;
+            state.questions.insert(seq, Vec::new());
+            seq
+        };
+        let sent = self.send(&question(seq), deadline);
+        let answer = sent.and_then(|()| self.answer(seq, deadline));
+        let unread = self.state.lock().questions.remove(&seq);
+        for message in unread.into_iter().flatten() {
+            self.decline(&message);
+        }
+        match answer?.as_slice() {
+            [FromHub::Refused { why, .. }] => Err(Unanswered::Refused(why.clone())),
+            answer => Ok(answer.to_vec()),
+        }
+    }
+
+    fn answer(&self, seq: u64, deadline: Deadline) -> Result<Vec<FromHub>, Unanswered> {
+        let mut state = self.state.lock();
+        loop {
+            let is_whole = |said: &&mut Vec<FromHub>| match said.last() {
+                Some(FromHub::NamesAre { more, .. }) => !more,
+                last => last.is_some(),
+            };
+            if let Some(said) = state.questions.get_mut(&seq).filter(is_whole) {
+                return Ok(std::mem::take(said));
+            }
+            if let Some(why) = &state.over {
+                return Err(Unanswered::Lost(why.clone()));
+            }
+            match deadline.instant() {
+                None => self.changed.wait(&mut state),
+                Some(_) if deadline.has_passed() => return Err(Unanswered::Late),
+                Some(until) => drop(self.changed.wait_until(&mut state, until)),
+            }
+        }
+    }
+
+    /// Tells the hub something that it does not answer, or whose answer nobody needs.
+    pub(super) fn tell(&self, message: &ToHub) {
+        // Without a hub there is nobody to be told.
+        let _ = self.send(message, Deadline::after(Some(Duration::from_secs(1))));
+    }
+
+    /// What the hub says comes too late for who asked.
+    fn decline(&self, message: &FromHub) {
+        if let FromHub::Granted { grant, .. } = message {
+            self.tell(&ToHub::Release { grant: *grant });
+        }
+    }
+
+    fn send(&self, message: &ToHub, deadline: Deadline) -> Result<(), Unanswered> {
+        // A fork has the same socket: what it said would be taken for the other's word.
+        if self.is_in_fork() {
+            return Err(Unanswered::Lost(IN_FORK.into()));
+        }
+        let bytes = message.encode().ok_or_else(|| Unanswered::Refused("it is too long for a message".into()))?;
+        loop {
+            match socket::send(&self.joined.socket, &bytes, &[]) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Err(Unanswered::Lost(format!("the hub cannot be asked: {error}")));
+                }
+                Err(_) if deadline.has_passed() => return Err(Unanswered::Late),
+                Err(_) => thread::sleep(FULL),
+            }
+        }
+    }
+
+    // ---- targets ---------------------------------------------------------------------------------------------------
+
+    /// Where the callback `name` is, as far as this process knows.
+    #[inline]
+    pub(super) fn known(&self, name: &str) -> Option<Arc<Target>> {
+        self.targets.load().get(name).cloned()
+    }
+
+    /// Where the callback `name` is; `None` if nobody has registered it.
+    pub(super) fn resolve(
+        &self,
+        name: &str,
+        method: fn(&str) -> &'static Method,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<Target>>, Unanswered> {
+        for _ in 0..ATTEMPTS {
+            let answer = self.ask(|seq| ToHub::Resolve { seq, name: name.into() }, deadline)?;
+            let Some(FromHub::Resolved { to, .. }) = answer.into_iter().next() else {
+                return Err(Unanswered::Refused("the hub answers what was not asked".into()));
+            };
+            if let Resolution::At { pair, .. } = to
+                && !self.has(pair)
+            {
+                // It is over, and the hub did not know.
+                self.tell(&ToHub::Part { pair });
+                continue;
+            }
+            return self.found(name, to, method);
+        }
+        Err(Unanswered::Refused("this process cannot connect to the one that has registered it".into()))
+    }
+
+    /// Whether this side of a pair is there, and not over.
+    fn has(&self, pair: u64) -> bool {
+        self.state.lock().callers.get(&pair).is_some_and(|(_, pair)| !pair.is_over())
+    }
+
+    /// Notes where the hub says that the callback `name` is.
+    fn found(
+        &self,
+        name: &str,
+        to: Resolution,
+        method: fn(&str) -> &'static Method,
+    ) -> Result<Option<Arc<Target>>, Unanswered> {
+        let senseless = || Unanswered::Refused("the hub answers what makes no sense".into());
+        let target = |number, place, signature| Target {
+            number,
+            place,
+            signature,
+            method: method(name),
+            agreed: OnceLock::new(),
+        };
+        let target = match to {
+            Resolution::None => return Ok(None),
+            Resolution::Itself { number } => {
+                let registered = self.callbacks.get(number);
+                let signature = registered.map_or_else(Signature::any, |registered| registered.signature());
+                target(number, Place::Here, signature)
+            }
+            Resolution::At { pair, number, signature, .. } => {
+                let caller = self.state.lock().callers.get(&pair).map(|(caller, _)| caller.clone());
+                let (Some(caller), Some(signature)) = (caller, Signature::checked(signature)) else {
+                    return Err(senseless());
+                };
+                target(number, Place::There(caller), signature)
+            }
+        };
+        let target = Arc::new(target);
+        self.targets.rcu(|targets| {
+            let mut targets = HashMap::clone(targets);
+            targets.insert(name.into(), target.clone());
+            targets
+        });
+        Ok(Some(target))
+    }
+
+    /// Forgets where `name` was found, if it was there, and all that is where no calls go any more.
+    pub(super) fn forget(&self, name: &str, target: &Arc<Target>) {
+        self.targets.rcu(|targets| {
+            let mut targets = HashMap::clone(targets);
+            targets.retain(|known, at| {
+                let is_it = &**known == name && Arc::ptr_eq(at, target);
+                !is_it && !at.is_over()
+            });
+            targets
+        });
+        self.part();
+    }
+
+    /// Lets go of pairs that are over. The hub is told: asked for the same owner again, it would name a pair that it does not know to be over.
+    fn part(&self) {
+        let is_over = |_: &u64, (_, pair): &mut (Arc<Caller>, Arc<Pair>)| pair.is_over();
+        let over: Vec<_> = self.state.lock().callers.extract_if(is_over).collect();
+        for (pair, _) in over {
+            self.tell(&ToHub::Part { pair });
+        }
+    }
+
+    // ---- what the hub says -----------------------------------------------------------------------------------------
+
+    /// Reads what the hub says until there is no connection any more; why.
+    fn listen(self: &Arc<Self>, poll: &PollSet) -> String {
+        let mut ready = Vec::new();
+        let mut buffer = vec![0; MAX_MESSAGE];
+        loop {
+            ready.clear();
+            if let Err(error) = poll.wait(None, &mut ready) {
+                return format!("waiting for the hub: {error}");
+            }
+            // What it said before it ended comes first.
+            let said = if ready.contains(&SOCKET) { self.read(&mut buffer) } else { Ok(()) };
+            if let Err(why) = said {
+                return why;
+            }
+            if ready.contains(&HUB) && !ready.contains(&SOCKET) {
+                return "the hub has ended".into();
+            }
+        }
+    }
+
+    fn read(self: &Arc<Self>, buffer: &mut [u8]) -> Result<(), String> {
+        let (len, descriptors) = match socket::receive_many(&self.joined.socket, buffer, Blocking::No) {
+            Ok(Received::Message(len, descriptors)) => (len, descriptors),
+            Ok(Received::Closed) => return Err("the hub has closed the connection".into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(format!("listening to the hub: {error}")),
+        };
+        match FromHub::decode(&buffer[..len]) {
+            Some(message) => self.heed(message, descriptors),
+            None => {
+                socket::discard(descriptors);
+                Err("the hub says what makes no sense".into())
+            }
+        }
+    }
+
+    fn heed(self: &Arc<Self>, message: FromHub, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+        match message {
+            FromHub::Introduced { pair, role, pid } => return self.introduced(pair, role, pid, descriptors),
+            FromHub::Count { seq } => self.count(seq),
+            FromHub::Revoked { number } => self.callbacks.revoke(number),
+            FromHub::Closing => return Err("the hub was shut down".into()),
+            FromHub::Registered { seq }
+            | FromHub::Done { seq }
+            | FromHub::Taken { seq, .. }
+            | FromHub::Resolved { seq, .. }
+            | FromHub::NamesAre { seq, .. }
+            | FromHub::NotGranted { seq }
+            | FromHub::Granted { seq, .. }
+            | FromHub::Refused { seq, .. } => self.answered(seq, message),
+        }
+        socket::discard(descriptors);
+        Ok(())
+    }
+
+    fn answered(&self, seq: u64, message: FromHub) {
+        let mut state = self.state.lock();
+        let Some(said) = state.questions.get_mut(&seq) else {
+            drop(state);
+            // Whoever asked has given up.
+            return self.decline(&message);
+        };
+        said.push(message);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn introduced(
+        self: &Arc<Self>,
+        number: u64,
+        side: Side,
+        pid: u32,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), String> {
+        let [segment, control, pidfd] = match <[OwnedFd; 3]>::try_from(descriptors) {
+            Ok(three) => three,
+            Err(others) => {
+                socket::discard(others);
+                return Err("the hub introduces without what it takes".into());
+            }
+        };
+        let Settings { limits, wait } = self.settings;
+        let introduction = Introduction { pid, pidfd, segment, control, limits, wait };
+        // One that fails has closed its control socket, which the hub tells the other side.
+        match side {
+            Side::Caller => {
+                if let Ok((caller, pair)) = pair::call(introduction) {
+                    self.part();
+                    self.state.lock().callers.insert(number, (caller, pair));
+                }
+            }
+            Side::Owner => {
+                let member = Arc::downgrade(self);
+                let finished = move |number| {
+                    if let Some(member) = member.upgrade() {
+                        member.tell(&ToHub::Unregister { seq: 0, number });
+                    }
+                };
+                let hosts = || Worker { callbacks: self.callbacks.clone(), finished: finished.clone() };
+                if let Ok(pair) = pair::serve(introduction, hosts) {
+                    let mut state = self.state.lock();
+                    state.owned.retain(|pair| pair.strong_count() > 0);
+                    state.owned.push(Arc::downgrade(&pair));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the hub how often each callback was called.
+    fn count(&self, seq: u64) {
+        let counts: Vec<_> = self.callbacks.all().iter().map(|registered| registered.counters()).collect();
+        let mut parts = counts.chunks(MAX_LIST / Counters::WEIGHT).peekable();
+        if parts.peek().is_none() {
+            self.tell(&ToHub::Counted { seq, counts: Vec::new(), more: false });
+        }
+        while let Some(part) = parts.next() {
+            self.tell(&ToHub::Counted { seq, counts: part.to_vec(), more: parts.peek().is_some() });
+        }
+    }
+
+    /// There is no connection any more: whoever waits is told, and every pair is over.
+    fn end(&self, why: &str) {
+        if self.is_in_fork() {
+            // It is the connection of the process that this one was forked from.
+            return;
+        }
+        let mut state = self.state.lock();
+        if state.over.is_none() {
+            state.over = Some(why.into());
+        }
+        let callers = std::mem::take(&mut state.callers);
+        let owned = std::mem::take(&mut state.owned);
+        drop(state);
+        self.changed.notify_all();
+        socket::shut_down(&self.joined.socket);
+        let owned = owned.iter().filter_map(Weak::upgrade);
+        callers.into_values().map(|(_, pair)| pair).chain(owned).for_each(|pair| pair.over(None));
+        self.targets.store(Arc::default());
+    }
+}

@@ -1,0 +1,68 @@
+//! Named callbacks between unrelated processes: one registers a function under a name, others call it, and **it runs in the process that
+//! registered it**.
+//!
+//! One process is the **hub**, at an address that all know, with a key that all have; the others are its members. The hub only introduces:
+//! at the first call from one process to another it makes shared memory for the two, and from then on they talk directly, as fast as
+//! a bridge and its child. Neither trusts what the other writes: it is copied, and the copy validated.
+//!
+//! # Examples
+//!
+//! ```
+//! use callgate::args;
+//! use callgate::manager::{AuthKey, Manager, Value};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let address = format!("@callgate-doc-{}", std::process::id());
+//! let key = AuthKey::new("a secret that both have");
+//! let plenty = Duration::from_secs(10);
+//! let hub = Manager::new(&address, &key);
+//! hub.start(plenty)?;
+//! let _add = hub.register_fn("add", |a: i64, b: i64| a + b)?;
+//!
+//! // In another process, as a rule.
+//! let other = Manager::new(&address, &key);
+//! other.connect(plenty)?;
+//! assert_eq!(other.call_as::<i64>("add", (1i64, 2i64))?, Some(3));
+//! assert_eq!(other.call("add", args![1, 2])?, Some(Value::I64(3)));
+//! assert_eq!(other.call("subtract", args![1, 2])?, None); // nobody has registered it
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Layer 5.
+
+#![forbid(unsafe_code)]
+
+// What crosses.
+mod args;
+mod callback;
+mod typed;
+mod value;
+
+// The hub, and the way to it.
+mod address;
+mod auth;
+mod authkey;
+mod error;
+pub(crate) mod hub;
+pub(crate) mod protocol;
+
+// A member.
+mod callbacks;
+mod connection;
+mod locks;
+mod member;
+mod registration;
+
+pub use self::address::Address;
+pub use self::args::{Args, RepeatedKeyword};
+pub use self::authkey::{AuthKey, KeyReference};
+pub use self::callback::Callback;
+pub use self::connection::{Manager, Name};
+pub use self::error::ManagerError;
+pub use self::hub::HubOptions;
+pub use self::locks::{Lock, Permit, Semaphore};
+pub use self::registration::{Registering, Registration};
+pub use self::typed::{Arguments, Item, Mismatch, Outcome, Signature};
+pub use self::value::Value;

@@ -1,0 +1,177 @@
+//! Registering a callback, with limits, and what keeps it registered.
+
+#![forbid(unsafe_code)]
+
+use super::args::Args;
+use super::callback::{Callback, Dynamic, Typed};
+use super::callbacks::{Answer, MOST_NUMBERS, Registered};
+use super::connection::{Manager, Shared};
+use super::error::ManagerError;
+use super::protocol::FromHub;
+use super::typed::{Arguments, Outcome};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// What is about to be registered under a name: see [`Manager::named`].
+///
+/// # Examples
+///
+/// ```
+/// # use callgate::manager::{AuthKey, Manager};
+/// # use std::time::Duration;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let manager = Manager::new(format!("@callgate-doc-limits-{}", std::process::id()).as_str(), &AuthKey::new("secret"));
+/// # manager.start(Duration::from_secs(10))?;
+/// let _once = manager.named("once").for_calls(1).register_fn(|| 42i64)?;
+/// assert_eq!(manager.call_as::<i64>("once", ())?, Some(42));
+/// assert_eq!(manager.call_as::<i64>("once", ())?, None);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is registered before `register` or `register_fn`"]
+pub struct Registering {
+    manager: Manager,
+    name: String,
+    calls: Option<u64>,
+    time: Option<Duration>,
+    replace: bool,
+}
+
+impl Registering {
+    pub(super) fn new(manager: Manager, name: &str) -> Self {
+        Self { manager, name: name.into(), calls: None, time: None, replace: false }
+    }
+
+    /// It takes so many calls, 1 or more, and is then registered no more. Default: any number.
+    pub fn for_calls(mut self, calls: u64) -> Self {
+        self.calls = Some(calls);
+        self
+    }
+
+    /// It is registered for so long. Default: until the registration is dropped.
+    pub fn expires_in(mut self, time: Duration) -> Self {
+        self.time = Some(time);
+        self
+    }
+
+    /// Whether it takes the name from another that has it. Default: no, that is [`ManagerError::Taken`].
+    pub fn replace(mut self, replace: bool) -> Self {
+        self.replace = replace;
+        self
+    }
+
+    /// Registers a callback for whatever arguments it is called with.
+    ///
+    /// # Errors
+    ///
+    /// As [`Manager::register`].
+    pub fn register<F, O>(self, callback: F) -> Result<Registration, ManagerError>
+    where
+        F: Fn(Args) -> O + Send + Sync + 'static,
+        O: Outcome + 'static,
+    {
+        self.register_answer(Box::new(Dynamic::new(callback)))
+    }
+
+    /// Registers a callback with types.
+    ///
+    /// # Errors
+    ///
+    /// As [`Manager::register`].
+    pub fn register_fn<A, O, F>(self, callback: F) -> Result<Registration, ManagerError>
+    where
+        A: Arguments,
+        O: Outcome + 'static,
+        F: Callback<A, O>,
+    {
+        self.register_answer(Box::new(Typed::<A, O, F>::new(callback)))
+    }
+
+    fn register_answer(self, answer: Box<dyn Answer>) -> Result<Registration, ManagerError> {
+        let Self { manager, name, calls, time, replace } = self;
+        let shared = &manager.shared;
+        let refused = |why: &str| ManagerError::Refused {
+            address: shared.address.to_string(),
+            what: format!("registering `{name}`"),
+            why: why.into(),
+        };
+        if calls == Some(0) {
+            return Err(refused("a callback takes 1 call or more"));
+        }
+        let number = shared.next_number.fetch_add(1, Relaxed);
+        if number >= MOST_NUMBERS {
+            return Err(refused("this process has registered 2,147,483,647 callbacks already"));
+        }
+        let expires = time.and_then(|time| Instant::now().checked_add(time));
+        let registered = Arc::new(Registered::new(&name, number, answer, calls, expires));
+        // First, as calls come as soon as the hub knows it.
+        shared.callbacks.insert(registered.clone());
+        let what = format!("registering `{name}`");
+        let said = shared.ask(&what, |seq| registered.as_message(seq, replace), shared.deadline());
+        let failed = match said {
+            Err(error) => error,
+            Ok(said) => match said.as_slice() {
+                [FromHub::Registered { .. }] => {
+                    return Ok(Registration { shared: Arc::downgrade(shared), name, number });
+                }
+                [FromHub::Taken { owner, .. }] => {
+                    ManagerError::Taken { address: shared.address.to_string(), name: name.clone(), pid: *owner }
+                }
+                _ => refused("the hub answers what was not asked"),
+            },
+        };
+        shared.callbacks.remove(number);
+        // Another hub may have been told of it meanwhile, or this one answered too late.
+        shared.unregistered(number);
+        Err(failed)
+    }
+}
+
+/// Keeps a callback registered. Dropped, it unregisters it; calls that are being carried out go on.
+#[derive(Debug)]
+#[must_use = "dropping it unregisters the callback"]
+pub struct Registration {
+    shared: Weak<Shared>,
+    name: String,
+    number: u32,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Registration {
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether calls of the name come here: not after the last that it takes, when its time is over, or when another has taken the name.
+    pub fn is_registered(&self) -> bool {
+        self.shared
+            .upgrade()
+            .is_some_and(|shared| shared.callbacks.get(self.number).is_some_and(|known| !known.is_spent()))
+    }
+
+    /// Unregisters the callback, as dropping this does.
+    pub fn unregister(self) {}
+
+    /// Leaves the callback registered for as long as the manager is there.
+    pub fn keep(mut self) {
+        self.shared = Weak::new();
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade()
+            && shared.callbacks.remove(self.number).is_some()
+        {
+            shared.unregistered(self.number);
+        }
+    }
+}

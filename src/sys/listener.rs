@@ -1,0 +1,170 @@
+//! Unix sockets with a name: bound, listened at, connected to; and who is at the other end, as the kernel says.
+//!
+//! Relies on `socket` for what is said through them. Never blocks, and trusts nothing that the other end could have said itself.
+
+use super::pidfd::Pidfd;
+use nix::libc;
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, socket_with};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+/// What a socket is bound to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Name<'a> {
+    /// A place in the file system.
+    Path(&'a Path),
+    /// A name that the kernel forgets with the socket.
+    Abstract(&'a [u8]),
+}
+
+/// The longest name, in bytes.
+pub(crate) const MAX_NAME: usize = 107;
+
+/// Connections that wait to be accepted; the kernel may have a lower limit of its own.
+const BACKLOG: i32 = 4096;
+
+impl Name<'_> {
+    fn address(self) -> io::Result<SocketAddrUnix> {
+        Ok(match self {
+            Name::Path(path) => SocketAddrUnix::new(path)?,
+            Name::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,
+        })
+    }
+}
+
+fn new_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// A socket of this name, to which nobody can connect before [`listen`]. `AddrInUse` if there is one already.
+pub(crate) fn bind(name: Name<'_>) -> io::Result<OwnedFd> {
+    let socket = new_socket()?;
+    rustix::net::bind(&socket, &name.address()?)?;
+    Ok(socket)
+}
+
+/// Lets others connect.
+pub(crate) fn listen(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::listen(socket, BACKLOG)?)
+}
+
+/// Lets nobody connect any more, whoever else may have the descriptor: a process that has been forked and not yet executed.
+pub(crate) fn close_for_all(socket: impl AsFd) {
+    let _ = rustix::net::shutdown(socket, Shutdown::Both);
+}
+
+/// The next that has connected; `None` if nobody has.
+pub(crate) fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
+    loop {
+        match accept_with(&listener, SocketFlags::CLOEXEC) {
+            Ok(socket) => return Ok(Some(socket)),
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What [`connect`] found.
+#[derive(Debug)]
+pub(crate) enum Connected {
+    /// Somebody listens, and will find this connection.
+    Yes(OwnedFd),
+    /// Nobody listens there, or nothing is there.
+    Nobody,
+    /// So many wait to be accepted that there is no room for another now.
+    Full,
+}
+
+/// Connects to whoever listens at `name`.
+pub(crate) fn connect(name: Name<'_>) -> io::Result<Connected> {
+    let socket = new_socket()?;
+    let address = name.address()?;
+    loop {
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => break,
+            Err(Errno::INTR) => {}
+            Err(Errno::CONNREFUSED | Errno::NOENT) => return Ok(Connected::Nobody),
+            Err(Errno::AGAIN) => return Ok(Connected::Full),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // Whoever uses it says at each step whether to wait.
+    ioctl_fionbio(&socket, false)?;
+    Ok(Connected::Yes(socket))
+}
+
+/// Who connected, or who listens, as the kernel recorded it then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// 0 if it lies outside of this process's pid namespace.
+    pub(crate) pid: u32,
+    /// Its effective user.
+    pub(crate) uid: u32,
+}
+
+/// The process at the other end of `socket`.
+pub(crate) fn peer(socket: impl AsFd) -> io::Result<Peer> {
+    // Not through rustix, where a process number cannot be 0.
+    let peer = option(socket, libc::SO_PEERCRED, libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX })?;
+    Ok(Peer { pid: u32::try_from(peer.pid).unwrap_or(0), uid: peer.uid })
+}
+
+/// That process by descriptor. Before Linux 6.5 by its number, which since then may have come to mean another process if the one that
+/// connected is gone.
+pub(crate) fn peer_process(socket: impl AsFd) -> io::Result<Pidfd> {
+    match option::<libc::c_int>(&socket, libc::SO_PEERPIDFD, -1) {
+        Ok(number) if number >= 0 => {
+            // SAFETY: the kernel has just opened it for the caller of `getsockopt`, which is this function alone.
+            Ok(Pidfd::of(unsafe { OwnedFd::from_raw_fd(number) }))
+        }
+        Err(error) if error.raw_os_error() != Some(libc::ENOPROTOOPT) => Err(error),
+        _ => Pidfd::open(peer(socket)?.pid)?.ok_or_else(|| Errno::SRCH.into()),
+    }
+}
+
+/// Types of which any bytes are a value, as the kernel writes them.
+trait Plain: Copy {}
+impl Plain for libc::c_int {}
+impl Plain for libc::ucred {}
+
+/// An option of the socket; `value` is what it is before the kernel writes it.
+fn option<T: Plain>(socket: impl AsFd, option: libc::c_int, mut value: T) -> io::Result<T> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    let (number, to) = (socket.as_fd().as_raw_fd(), (&raw mut value).cast());
+    // SAFETY: a live descriptor, and room for as many bytes as `len` says, of a type of which any bytes are a value.
+    let failed = unsafe { libc::getsockopt(number, libc::SOL_SOCKET, option, to, &raw mut len) } != 0;
+    if failed { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sys::poll;
+    use std::time::Duration;
+
+    #[test]
+    fn both_ends_know_who_the_other_is() {
+        let name = format!("callgate-test-{}-listener", std::process::id());
+        let name = Name::Abstract(name.as_bytes());
+        assert!(matches!(connect(name).unwrap(), Connected::Nobody));
+        let listener = bind(name).unwrap();
+        assert!(matches!(connect(name).unwrap(), Connected::Nobody), "before it listens");
+        assert_eq!(bind(name).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        listen(&listener).unwrap();
+        let Connected::Yes(theirs) = connect(name).unwrap() else { panic!("somebody listens") };
+        let ours = accept(&listener).unwrap().expect("somebody has connected");
+        assert!(accept(&listener).unwrap().is_none());
+        let this = Peer { pid: std::process::id(), uid: rustix::process::geteuid().as_raw() };
+        for end in [&ours, &theirs] {
+            assert_eq!(peer(end).unwrap(), this);
+            let process = peer_process(end).unwrap();
+            assert!(!poll::readable(&process, Duration::ZERO).unwrap(), "this process lives");
+        }
+        close_for_all(&listener);
+        assert!(matches!(connect(name).unwrap(), Connected::Nobody));
+    }
+}
