@@ -32,6 +32,9 @@ const MAX_GUESTS: usize = 64;
 /// What is done at once for one connection before the others have their turn.
 const TURN: usize = 16;
 
+/// What is still done for a member whose process has ended, but whose socket somebody may have inherited.
+const LAST: usize = 1024;
+
 /// Lists of names that one member may wait for.
 const MAX_LISTS: usize = 16;
 
@@ -163,7 +166,7 @@ impl Running {
         let number = ready >> KIND_BITS;
         match ready & ((1 << KIND_BITS) - 1) {
             SOCKET => self.attend(number),
-            PROCESS => self.gone.push(number),
+            PROCESS => self.hear_last(number),
             CALLER => self.attend_control(number, Side::Caller),
             OWNER => self.attend_control(number, Side::Owner),
             _ if ready == LISTENER => self.accept(),
@@ -367,11 +370,10 @@ impl Running {
 
     /// Has a connection waited for as it is to be now.
     fn renew_interest(&mut self, id: MemberId) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        if connection.begins_to_rest() {
-            self.resting.push(key(id, SOCKET));
-            self.next_hearing.get_or_insert_with(|| Instant::now() + SPELL);
+        if self.connections.get_mut(&id).is_some_and(Connection::begins_to_rest) {
+            self.rest(key(id, SOCKET));
         }
+        let Some(connection) = self.connections.get_mut(&id) else { return };
         let wanted = connection.wanted();
         if wanted == connection.interest {
             return;
@@ -406,6 +408,16 @@ impl Running {
             }
         }
         self.renew_interest(id);
+    }
+
+    /// A member's process has ended. What it had said before that counts: a lock that it gave back is not abandoned.
+    fn hear_last(&mut self, id: MemberId) {
+        for _ in 0..LAST {
+            if self.gone.contains(&id) || !self.hear(id) {
+                break;
+            }
+        }
+        self.gone.push(id);
     }
 
     /// Those who had said too much, or could be sent nothing, have another turn.

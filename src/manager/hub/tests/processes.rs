@@ -28,6 +28,14 @@ fn plays_a_role() {
             say("joined", std::process::id());
             sleep()
         }
+        "last words" => {
+            let member = Talk::new(auth::join(&address, &secret(), Role::Member, in_time()).unwrap());
+            let (grant, _) = member.granted(member.acquire("a lock", None, None));
+            say("joined", std::process::id());
+            std::io::stdin().read_line(&mut String::new()).unwrap();
+            member.say(&ToHub::Release { grant });
+            std::process::exit(0)
+        }
         "stranger" => say("answer", auth::join(&address, &secret(), Role::Member, in_time()).map(drop).unwrap_err()),
         "descriptors" => descriptors_leave_nothing(),
         "few descriptors" => nobody_is_lost_for_want_of_descriptors(),
@@ -88,6 +96,26 @@ fn what_a_killed_member_had_is_free() {
         helper.kill();
         assert!(member.granted(asked).1, "it was abandoned");
         assert_eq!(member.resolve("of a helper"), Resolution::None);
+    });
+}
+
+#[test]
+fn what_a_member_said_last_counts() {
+    within(60, "what_a_member_said_last_counts", || {
+        let scene = Scene::new();
+        let member = scene.join();
+        for _ in 0..5 {
+            let (reader, writer) = std::io::pipe().unwrap();
+            let mut command = helper(PLAYER, "last words");
+            let mut helper = Helper::of(command.env(ADDRESS, scene.address.to_string()).stdin(reader)).unwrap();
+            helper.hear("joined");
+            let asked = member.acquire("a lock", None, None);
+            // Its input ends: it gives the lock back, and ends.
+            drop(writer);
+            let (grant, abandoned) = member.granted(asked);
+            assert!(!abandoned);
+            member.say(&ToHub::Release { grant });
+        }
     });
 }
 
