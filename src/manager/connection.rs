@@ -9,6 +9,7 @@ use super::authkey::AuthKey;
 use super::callback::Callback;
 use super::callbacks::{Callbacks, DYNAMIC, Registered};
 use super::error::ManagerError;
+use super::handle::Handle;
 use super::hub::{self, Hub, HubOptions};
 use super::member::{Member, Place, Settings, Target, Unanswered};
 use super::protocol::{FromHub, ToHub};
@@ -178,9 +179,13 @@ impl Manager {
     /// If there is none, if it has another key or is another user's, if it does not answer within `timeout`, or if this manager is connected
     /// already.
     pub fn connect(&self, timeout: Duration) -> Result<(), ManagerError> {
+        self.connect_as(Role::Member, timeout)
+    }
+
+    pub(super) fn connect_as(&self, role: Role, timeout: Duration) -> Result<(), ManagerError> {
         let deadline = Deadline::after(Some(timeout));
         self.shared.begin(false, |shared| {
-            let joined = auth::join(&shared.address, &shared.key, Role::Member, deadline)?;
+            let joined = auth::join(&shared.address, &shared.key, role, deadline)?;
             Ok((None, joined))
         })
     }
@@ -194,6 +199,11 @@ impl Manager {
     pub fn start_or_connect(&self, timeout: Duration) -> Result<(), ManagerError> {
         let deadline = Deadline::after(Some(timeout));
         self.shared.begin(true, |shared| shared.elect(deadline))
+    }
+
+    /// What another process needs to call what is registered here: the address, and where the key is. Never the key.
+    pub fn handle(&self) -> Handle {
+        Handle::of(&self.shared.address, self.shared.key.reference())
     }
 
     /// Whether there is a hub, as far as this process knows.
