@@ -181,6 +181,23 @@ fn a_handle_is_used_from_another_process() {
     });
 }
 
+#[test]
+fn a_callback_that_calls_itself_for_ever_is_an_error() {
+    within(60, "a_callback_that_calls_itself_for_ever_is_an_error", || {
+        let address = address();
+        let hub = hub(&address);
+        let again = hub.clone();
+        let deeper = move |n: i64| -> Result<i64, String> {
+            let answer = again.call_as::<i64>("deeper", (n + 1,)).map_err(|error| error.to_string())?;
+            answer.ok_or_else(|| "it is gone".into())
+        };
+        let _deeper = hub.register_fn("deeper", deeper).expect("a free name");
+        let error = hub.call_as::<i64>("deeper", (0i64,)).expect_err("there is no end to it");
+        assert!(error.to_string().contains("nested more than 64 deep"), "{error}");
+        assert_eq!(hub.call("nobody's", args![]), Ok(None));
+    });
+}
+
 // ---- what ends in between ------------------------------------------------------------------------------------------
 
 #[test]

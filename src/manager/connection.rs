@@ -24,6 +24,7 @@ use crate::error::{CallError, CallName, Failure, Progress};
 use crate::sync::AtomicU32;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
@@ -37,6 +38,9 @@ const MAX_PAYLOAD: u64 = 64 << 20;
 
 /// Idle memory that each side of two connected processes keeps, in bytes.
 const RETAINED: u64 = 4 << 20;
+
+/// Calls of a process's own callbacks run on the thread that makes them: a callback that calls itself is to end before its stack does.
+const MOST_NESTED: u32 = 64;
 
 /// How long each attempt may take to find a hub again that has ended.
 const ELECTION: Duration = Duration::from_secs(5);
@@ -346,6 +350,10 @@ impl Manager {
     /// Carries out a call of a callback of this very process.
     fn call_here(&self, target: &Target, method: &'static Method, args: Args) -> Result<Value, CallError> {
         let call = method.call_name();
+        let Some(_deeper) = Deeper::within(MOST_NESTED) else {
+            let why = format!("calls within this process are nested more than {MOST_NESTED} deep");
+            return Err(CallError::Refused { call, why });
+        };
         let run = || self.shared.callbacks.with(target.number, |answer| answer.call_dynamic(args));
         let run = panic::catch(run).map_err(|fault| CallError::Panicked { call, fault })?;
         let result = run.and_then(|(result, is_last)| {
@@ -438,6 +446,28 @@ impl Manager {
             mean: Duration::from_nanos(info.nanoseconds / info.calls.max(1)),
         };
         Ok(lists.flatten().map(name).collect())
+    }
+}
+
+/// One more call that this thread carries out within another, as long as it lives.
+struct Deeper;
+
+thread_local!(static DEPTH: Cell<u32> = const { Cell::new(0) });
+
+impl Deeper {
+    /// `None` if that would be more than `most`.
+    fn within(most: u32) -> Option<Self> {
+        let depth = DEPTH.get();
+        (depth < most).then(|| {
+            DEPTH.set(depth + 1);
+            Self
+        })
+    }
+}
+
+impl Drop for Deeper {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
     }
 }
 
