@@ -356,7 +356,7 @@ impl Manager {
         };
         let run = || self.shared.callbacks.with(target.number, |answer| answer.call_dynamic(args));
         let run = panic::catch(run).map_err(|fault| CallError::Panicked { call, fault })?;
-        let result = run.and_then(|(result, is_last)| {
+        let result = run.and_then(|(result, _kept, is_last)| {
             if is_last {
                 self.shared.unregistered(target.number);
             }
