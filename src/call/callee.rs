@@ -265,6 +265,7 @@ impl<H: Host, A: Asker> Worker<H, A> {
         }
         failpoints::reach(Step::ChildPublished);
         self.asker.done(&mut self.copy);
+        self.host.replied();
         Ok(kind)
     }
 }

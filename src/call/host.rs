@@ -39,6 +39,10 @@ impl<T> Access<T> for &mut T {
 pub(crate) trait Host {
     /// Carries out one request; writes its reply.
     fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>);
+
+    /// The reply has been published.
+    #[inline(always)]
+    fn replied(&mut self) {}
 }
 
 // ---- one worker ----------------------------------------------------------------------------------------------------

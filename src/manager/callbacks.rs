@@ -7,6 +7,7 @@ use super::callback::{Callback, Dynamic, ErasedCallback, Typed};
 use super::protocol::{Counters, ToHub};
 use super::typed::{Arguments, Item, Outcome, Signature};
 use crate::call::host::Host;
+use crate::call::panic;
 use crate::call::service::Exchange;
 use crate::error::Failure;
 use crate::frame::Kind;
@@ -150,6 +151,9 @@ impl Registered {
     }
 }
 
+/// Keeps a callback until its answer is on its way: its destructor may end the manager, and with it the pair.
+pub(super) struct Kept(#[allow(dead_code)] Arc<Registered>);
+
 /// All callbacks of this process.
 #[derive(Default)]
 pub(super) struct Callbacks {
@@ -181,15 +185,16 @@ impl Callbacks {
         self.by_number.read().values().cloned().collect()
     }
 
-    /// Runs `run` with a callback, as one of its calls; whether it was the last that the callback takes.
-    pub(super) fn with<R>(&self, number: u32, run: impl FnOnce(&dyn Answer) -> R) -> Result<(R, bool), Failure> {
+    /// Runs `run` with a callback, as one of its calls. Returns what keeps the callback, and whether it was the last call that it takes.
+    pub(super) fn with<R>(&self, number: u32, run: impl FnOnce(&dyn Answer) -> R) -> Result<(R, Kept, bool), Failure> {
         let registered = self.get(number).ok_or(Failure::Gone)?;
         let Some(is_last) = registered.take_call() else { return Err(Failure::Gone) };
         if is_last {
             // Before it runs: nobody who has its answer finds it still there.
             self.remove(number);
         }
-        Ok((registered.run(|| run(&*registered.answer)), is_last))
+        let result = registered.run(|| run(&*registered.answer));
+        Ok((result, Kept(registered), is_last))
     }
 }
 
@@ -197,6 +202,7 @@ impl Callbacks {
 pub(super) struct Worker<F> {
     pub(super) callbacks: Arc<Callbacks>,
     pub(super) finished: F,
+    pub(super) kept: Option<Kept>,
 }
 
 impl<F: FnMut(u32)> Host for Worker<F> {
@@ -214,9 +220,19 @@ impl<F: FnMut(u32)> Host for Worker<F> {
             },
         };
         match done {
-            Ok((_, true)) => (self.finished)(number),
-            Ok((_, false)) => {}
+            Ok((_, kept, is_last)) => {
+                self.kept = Some(kept);
+                if is_last {
+                    (self.finished)(number);
+                }
+            }
             Err(failure) => exchange.reply(Kind::Failed, &failure),
         }
+    }
+
+    fn replied(&mut self) {
+        let kept = self.kept.take();
+        // Its destructor may panic.
+        let _ = panic::catch(move || drop(kept));
     }
 }

@@ -9,6 +9,7 @@ use super::authkey::AuthKey;
 use super::callback::Callback;
 use super::callbacks::{Callbacks, DYNAMIC, Registered};
 use super::error::ManagerError;
+use super::handle::Handle;
 use super::hub::{self, Hub, HubOptions};
 use super::member::{Member, Place, Settings, Target, Unanswered};
 use super::protocol::{FromHub, ToHub};
@@ -22,6 +23,7 @@ use crate::doorbell::{Deadline, Wait};
 use crate::error::{CallError, CallName, Failure, Progress};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock, Weak};
@@ -36,6 +38,9 @@ const MAX_PAYLOAD: u64 = 64 << 20;
 
 /// Idle memory that each side of two connected processes keeps, in bytes.
 const RETAINED: u64 = 4 << 20;
+
+/// Calls of a process's own callbacks run on the thread that makes them: a callback that calls itself is to end before its stack does.
+const MOST_NESTED: u32 = 64;
 
 /// How long each attempt may take to find a hub again that has ended.
 const ELECTION: Duration = Duration::from_secs(5);
@@ -178,9 +183,13 @@ impl Manager {
     /// If there is none, if it has another key or is another user's, if it does not answer within `timeout`, or if this manager is connected
     /// already.
     pub fn connect(&self, timeout: Duration) -> Result<(), ManagerError> {
+        self.connect_as(Role::Member, timeout)
+    }
+
+    pub(super) fn connect_as(&self, role: Role, timeout: Duration) -> Result<(), ManagerError> {
         let deadline = Deadline::after(Some(timeout));
         self.shared.begin(false, |shared| {
-            let joined = auth::join(&shared.address, &shared.key, Role::Member, deadline)?;
+            let joined = auth::join(&shared.address, &shared.key, role, deadline)?;
             Ok((None, joined))
         })
     }
@@ -194,6 +203,11 @@ impl Manager {
     pub fn start_or_connect(&self, timeout: Duration) -> Result<(), ManagerError> {
         let deadline = Deadline::after(Some(timeout));
         self.shared.begin(true, |shared| shared.elect(deadline))
+    }
+
+    /// What another process needs to call what is registered here: the address, and where the key is. Never the key.
+    pub fn handle(&self) -> Handle {
+        Handle::of(&self.shared.address, self.shared.key.reference())
     }
 
     /// Whether there is a hub, as far as this process knows.
@@ -336,9 +350,13 @@ impl Manager {
     /// Carries out a call of a callback of this very process.
     fn call_here(&self, target: &Target, method: &'static Method, args: Args) -> Result<Value, CallError> {
         let call = method.call_name();
+        let Some(_deeper) = Deeper::within(MOST_NESTED) else {
+            let why = format!("calls within this process are nested more than {MOST_NESTED} deep");
+            return Err(CallError::Refused { call, why });
+        };
         let run = || self.shared.callbacks.with(target.number, |answer| answer.call_dynamic(args));
         let run = panic::catch(run).map_err(|fault| CallError::Panicked { call, fault })?;
-        let result = run.and_then(|(result, is_last)| {
+        let result = run.and_then(|(result, _kept, is_last)| {
             if is_last {
                 self.shared.unregistered(target.number);
             }
@@ -428,6 +446,28 @@ impl Manager {
             mean: Duration::from_nanos(info.nanoseconds / info.calls.max(1)),
         };
         Ok(lists.flatten().map(name).collect())
+    }
+}
+
+/// One more call that this thread carries out within another, as long as it lives.
+struct Deeper;
+
+thread_local!(static DEPTH: Cell<u32> = const { Cell::new(0) });
+
+impl Deeper {
+    /// `None` if that would be more than `most`.
+    fn within(most: u32) -> Option<Self> {
+        let depth = DEPTH.get();
+        (depth < most).then(|| {
+            DEPTH.set(depth + 1);
+            Self
+        })
+    }
+}
+
+impl Drop for Deeper {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
     }
 }
 

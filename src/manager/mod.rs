@@ -51,6 +51,7 @@ pub(crate) mod protocol;
 // A member.
 mod callbacks;
 mod connection;
+mod handle;
 mod locks;
 mod member;
 mod registration;
@@ -61,6 +62,7 @@ pub use self::authkey::{AuthKey, KeyReference};
 pub use self::callback::Callback;
 pub use self::connection::{Manager, Name};
 pub use self::error::ManagerError;
+pub use self::handle::{Handle, NoHandle, Visitor};
 pub use self::hub::HubOptions;
 pub use self::locks::{Lock, Permit, Semaphore};
 pub use self::registration::{Registering, Registration};

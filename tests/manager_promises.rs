@@ -1,0 +1,319 @@
+//! Promise: whatever listens or does not, whoever comes first, last or twice, and whatever ends in between: a manager connects or says why not in the
+//! time that it was given, and what it holds is its own.
+
+mod support;
+
+use callgate::manager::{AuthKey, Handle, Manager, ManagerError};
+use callgate::{CallError, args};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use support::{Helper, TempDir, eventually, role, say, within};
+
+const PLENTY: Duration = Duration::from_secs(30);
+
+/// An address that nobody else uses.
+fn address() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("@callgate-promises-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn key() -> AuthKey {
+    AuthKey::new("the key of the tests")
+}
+
+fn manager(address: &str) -> Manager {
+    Manager::new(address, &key()).timeout(PLENTY)
+}
+
+fn hub(address: &str) -> Manager {
+    let hub = manager(address);
+    hub.start(PLENTY).expect("a hub");
+    hub
+}
+
+fn member(address: &str) -> Manager {
+    let member = manager(address);
+    member.connect(PLENTY).expect("a member");
+    member
+}
+
+#[test]
+fn helper_process() {
+    let Some(told) = role() else { return };
+    let (role, told) = told.split_once(' ').expect("a role and more");
+    match role {
+        "hub" => {
+            let hub = manager(told);
+            hub.start(PLENTY).expect("a hub");
+            say("ready", "hub");
+            std::thread::sleep(PLENTY * 10);
+        }
+        _ => {
+            let handle: Handle = told.parse().expect("a handle");
+            let visitor = handle.connect(PLENTY).expect("a hub");
+            assert_eq!(visitor.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
+            assert_eq!(visitor.call("nobody's", args![]), Ok(None));
+            assert_eq!(visitor.names().expect("names").len(), 1);
+            assert_eq!(visitor.handle(), handle);
+            say(
+                "pid",
+                visitor.call_as::<i64>("add", (i64::from(std::process::id()), 1i64)).expect("a sum").expect("it"),
+            );
+        }
+    }
+}
+
+// ---- who does not answer -------------------------------------------------------------------------------------------
+
+fn black_hole(address: &str, backlog: i32) -> OwnedFd {
+    let socket = new_socket();
+    bind(&socket, &name(address)).expect("a free name");
+    listen(&socket, backlog).expect("it listens");
+    socket
+}
+
+fn new_socket() -> OwnedFd {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("a socket")
+}
+
+fn name(address: &str) -> SocketAddrUnix {
+    SocketAddrUnix::new_abstract_name(&address.as_bytes()[1..]).expect("a name")
+}
+
+#[test]
+fn a_black_hole_is_left_in_time() {
+    within(60, "a_black_hole_is_left_in_time", || {
+        let (silent, full) = (address(), address());
+        // One that takes in and never answers, and one that takes nobody in.
+        let _silent = black_hole(&silent, 100);
+        let _full = black_hole(&full, 0);
+        let mut waiting = Vec::new();
+        for _ in 0..100 {
+            let socket = new_socket();
+            if connect(&socket, &name(&full)).is_err() {
+                break;
+            }
+            waiting.push(socket);
+        }
+        assert!(waiting.len() < 100, "there is room for all");
+        for address in [&silent, &full] {
+            for elects in [false, true] {
+                let began = Instant::now();
+                let manager = manager(address);
+                let timeout = Duration::from_millis(300);
+                let failed = if elects { manager.start_or_connect(timeout) } else { manager.connect(timeout) };
+                let failed = failed.expect_err("nobody answers");
+                assert!(matches!(failed, ManagerError::TimedOut { .. }), "{failed}");
+                assert!(
+                    began.elapsed() >= timeout && began.elapsed() < Duration::from_secs(10),
+                    "{:?}",
+                    began.elapsed()
+                );
+                assert!(!manager.is_connected());
+            }
+        }
+    });
+}
+
+// ---- who comes when ------------------------------------------------------------------------------------------------
+
+#[test]
+fn of_hubs_that_race_one_starts() {
+    within(60, "of_hubs_that_race_one_starts", || {
+        for directory in [None, Some(TempDir::new())] {
+            let address = directory.as_ref().map_or_else(address, |directory| directory.file("run/hub"));
+            let racing: Vec<_> = (0..16)
+                .map(|_| {
+                    let address = address.clone();
+                    std::thread::spawn(move || {
+                        let manager = manager(&address);
+                        manager.start(Duration::ZERO).map(|()| manager)
+                    })
+                })
+                .collect();
+            let results: Vec<_> = racing.into_iter().map(|thread| thread.join().expect("no panic")).collect();
+            let hubs = results.iter().filter(|result| result.is_ok()).count();
+            assert_eq!(hubs, 1);
+            for lost in results.iter().filter_map(|result| result.as_ref().err()) {
+                assert!(matches!(lost, ManagerError::InUse { .. }), "{lost}");
+            }
+        }
+    });
+}
+
+#[test]
+fn two_managers_one_after_the_other_have_nothing_in_common() {
+    within(60, "two_managers_one_after_the_other_have_nothing_in_common", || {
+        let address = address();
+        for round in 0..5i64 {
+            let hub = hub(&address);
+            let other = member(&address);
+            assert_eq!(other.call_as::<i64>("last", ()), Ok(None), "what the last one had is gone");
+            hub.register_fn("last", move || round).expect("a free name").keep();
+            assert_eq!(other.call_as::<i64>("last", ()), Ok(Some(round)));
+            drop(hub);
+            assert!(matches!(other.call_as::<i64>("last", ()), Err(CallError::NoHub { .. } | CallError::Gone { .. })));
+        }
+    });
+}
+
+#[test]
+fn a_handle_is_used_from_another_process() {
+    within(60, "a_handle_is_used_from_another_process", || {
+        let (address, directory) = (address(), TempDir::new());
+        let path = directory.file("key");
+        std::fs::write(&path, "the key in the file\n").expect("a file");
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, permissions).expect("its owner's alone");
+        let hub = Manager::new(&*address, &AuthKey::from_file(&path).expect("a key"));
+        hub.start(PLENTY).expect("a hub");
+        let _add = hub.register_fn("add", |a: i64, b: i64| a + b).expect("a free name");
+        let text = hub.handle().to_string();
+        assert!(text.contains(&path) && !text.contains("the key in"), "{text}");
+        let mut visitor = Helper::start("helper_process", &format!("visitor {text}"));
+        assert_eq!(visitor.hear("pid"), (visitor.pid() + 1).to_string());
+        // A key that only the program has is no handle's to tell.
+        let unknown = manager(&address).handle().connect(PLENTY).expect_err("whose key is not known");
+        assert!(matches!(unknown, ManagerError::Key { .. }), "{unknown}");
+    });
+}
+
+#[test]
+fn a_callback_that_calls_itself_for_ever_is_an_error() {
+    within(60, "a_callback_that_calls_itself_for_ever_is_an_error", || {
+        let address = address();
+        let hub = hub(&address);
+        let again = hub.clone();
+        let deeper = move |n: i64| -> Result<i64, String> {
+            let answer = again.call_as::<i64>("deeper", (n + 1,)).map_err(|error| error.to_string())?;
+            answer.ok_or_else(|| "it is gone".into())
+        };
+        let _deeper = hub.register_fn("deeper", deeper).expect("a free name");
+        let error = hub.call_as::<i64>("deeper", (0i64,)).expect_err("there is no end to it");
+        assert!(error.to_string().contains("nested more than 64 deep"), "{error}");
+        assert_eq!(hub.call("nobody's", args![]), Ok(None));
+    });
+}
+
+// ---- what ends in between ------------------------------------------------------------------------------------------
+
+#[test]
+fn a_lock_of_a_hub_that_is_gone_releases_nothing_of_the_next() {
+    within(60, "a_lock_of_a_hub_that_is_gone_releases_nothing_of_the_next", || {
+        let address = address();
+        let (first, holder) = (hub(&address), member(&address));
+        let old = holder.lock("lock", PLENTY).expect("a hub").expect("a free lock");
+        assert!(old.is_held());
+        first.shutdown().expect("its end");
+        assert!(eventually(20, "it is lost", || !old.is_held()));
+        let second = hub(&address);
+        holder.connect(PLENTY).expect("a member again");
+        let new = holder.lock("lock", PLENTY).expect("a hub").expect("the next hub knows nothing of it");
+        drop(old);
+        assert!(second.lock("lock", Duration::from_millis(100)).expect("a hub").is_none(), "it is held");
+        assert!(holder.is_connected() && new.is_held());
+        drop(new);
+        assert!(second.lock("lock", PLENTY).expect("a hub").is_some());
+    });
+}
+
+/// Panics when it is dropped.
+struct Trap;
+
+impl Drop for Trap {
+    fn drop(&mut self) {
+        panic!("on purpose, in a destructor");
+    }
+}
+
+#[test]
+fn a_callback_that_panics_when_it_is_replaced_costs_no_connection() {
+    within(60, "a_callback_that_panics_when_it_is_replaced_costs_no_connection", || {
+        let address = address();
+        let (hub, other) = (hub(&address), member(&address));
+        let trap = Trap;
+        let trapped = move || {
+            let _trap = &trap;
+            1i64
+        };
+        let first = other.register_fn("name", trapped).expect("a free name");
+        let _second = hub.named("name").replace(true).register_fn(|| 2i64).expect("it may");
+        assert!(eventually(20, "the first is told", || !first.is_registered()));
+        assert_eq!(other.names().expect("the connection is there").len(), 1);
+        assert_eq!(other.call_as::<i64>("name", ()), Ok(Some(2)));
+    });
+}
+
+/// A manager whose callback has it: the callback's end is the manager's.
+#[test]
+fn a_callback_may_have_the_last_manager() {
+    within(60, "a_callback_may_have_the_last_manager", || {
+        let address = address();
+        let hub = hub(&address);
+        let other = member(&address);
+        let inner = other.clone();
+        let calls_itself = move |n: i64| inner.call_as::<i64>("twice", (n,)).ok().flatten().unwrap_or(-1);
+        let registration = other.named("once").for_calls(1).register_fn(calls_itself).expect("a free name");
+        let _twice = hub.register_fn("twice", |n: i64| 2 * n).expect("a free name");
+        drop(other);
+        assert!(registration.is_registered());
+        assert_eq!(hub.call_as::<i64>("once", (4i64,)), Ok(Some(8)));
+        assert!(eventually(20, "it has gone with its last call", || hub.call_as::<i64>("once", (4i64,)) == Ok(None)));
+        assert!(!registration.is_registered());
+    });
+}
+
+#[test]
+fn a_fork_leaves_the_connection_alone() {
+    within(60, "a_fork_leaves_the_connection_alone", || {
+        let address = address();
+        let hub = hub(&address);
+        let other = member(&address);
+        let registration = other.register_fn("name", || 1i64).expect("a free name");
+        let lock = other.lock("lock", PLENTY).expect("a hub").expect("a free lock");
+        let _add = hub.register_fn("add", |a: i64, b: i64| a + b).expect("a free name");
+        assert_eq!(other.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
+        // SAFETY: the child does what a fork of a program with threads may, as far as this library goes, and ends without running anything else.
+        match unsafe { nix::unistd::fork() }.expect("a fork") {
+            nix::unistd::ForkResult::Child => {
+                let refused = matches!(other.call_as::<i64>("add", (1i64, 2i64)), Err(CallError::Refused { .. }));
+                let lost = matches!(other.lock("another", PLENTY), Err(ManagerError::NoHub { .. }));
+                drop((lock, registration, other));
+                // SAFETY: ends the process.
+                unsafe { nix::libc::_exit(i32::from(!(refused && lost))) };
+            }
+            nix::unistd::ForkResult::Parent { child } => {
+                let ended = nix::sys::wait::waitpid(child, None).expect("a child");
+                assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 0)), "{ended:?}");
+            }
+        }
+        assert!(other.is_connected() && lock.is_held());
+        assert!(hub.lock("lock", Duration::ZERO).expect("a hub").is_none(), "it is held");
+        assert_eq!(other.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
+        assert_eq!(hub.call_as::<i64>("name", ()), Ok(Some(1)));
+        assert!(registration.is_registered());
+    });
+}
+
+#[test]
+fn what_is_unregistered_while_there_is_no_hub_is_not_there_afterwards() {
+    within(120, "what_is_unregistered_while_there_is_no_hub_is_not_there_afterwards", || {
+        let address = address();
+        let mut first = Helper::start("helper_process", &format!("hub {address}"));
+        first.hear("ready");
+        let me = manager(&address);
+        me.start_or_connect(PLENTY).expect("a member");
+        let mut registrations: Vec<_> =
+            (0..50).map(|n| me.register_fn(&format!("name {n}"), move || n).expect("a free name")).collect();
+        first.kill();
+        registrations.truncate(10);
+        assert!(eventually(60, "a hub again", || me.is_hub() && me.is_connected()));
+        let are_ten = || me.names().is_ok_and(|names| names.len() == 10);
+        assert!(eventually(20, "those that are left", are_ten), "{:?}", me.names().map(|names| names.len()));
+        assert_eq!(me.call_as::<i64>("name 3", ()), Ok(Some(3)));
+        assert_eq!(me.call_as::<i64>("name 30", ()), Ok(None));
+    });
+}
