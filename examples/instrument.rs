@@ -79,7 +79,9 @@ fn instrument(address: &str) -> Result<(), Box<dyn Error>> {
 
     let seen = Arc::new(AtomicU64::new(0));
     let counted = seen.clone();
-    let hook = manager.register_fn("job_done", move |_job: u64| drop(counted.fetch_add(1, Relaxed)))?;
+    let hook = manager.register_fn("job_done", move |_job: u64| {
+        counted.fetch_add(1, Relaxed);
+    })?;
     thread::sleep(WHILE);
     hook.unregister();
     println!("process {me}: hooked in, was told of {} jobs, and unhooked", seen.load(Relaxed));
