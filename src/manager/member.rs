@@ -357,10 +357,7 @@ impl Member {
     pub(super) fn forget(&self, name: &str, target: &Arc<Target>) {
         self.targets.rcu(|targets| {
             let mut targets = HashMap::clone(targets);
-            targets.retain(|known, at| {
-                let is_it = &**known == name && Arc::ptr_eq(at, target);
-                !is_it && !at.is_over()
-            });
+            targets.retain(|known, at| !(at.is_over() || &**known == name && Arc::ptr_eq(at, target)));
             targets
         });
         self.part();
