@@ -5,13 +5,13 @@
 use super::args::Args;
 use super::callback::{Callback, Dynamic, ErasedCallback, Typed};
 use super::protocol::{Counters, ToHub};
+use super::quick::QuickMap;
 use super::typed::{Arguments, Item, Outcome, Signature};
 use crate::call::host::Host;
 use crate::call::service::Exchange;
 use crate::error::Failure;
 use crate::frame::Kind;
 use parking_lot::RwLock;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -152,7 +152,7 @@ impl Registered {
 /// All callbacks of this process.
 #[derive(Default)]
 pub(super) struct Callbacks {
-    by_number: RwLock<HashMap<u32, Arc<Registered>>>,
+    by_number: RwLock<QuickMap<u32, Arc<Registered>>>,
 }
 
 impl Callbacks {

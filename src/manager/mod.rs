@@ -53,6 +53,7 @@ mod callbacks;
 mod connection;
 mod locks;
 mod member;
+mod quick;
 mod registration;
 
 pub use self::address::Address;
