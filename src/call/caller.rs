@@ -285,12 +285,33 @@ impl Caller {
         args: &mut Option<A>,
         timeout: Option<Duration>,
     ) -> Result<R, CallError> {
-        let ticket = &Ticket::new(method, timeout);
+        let ask = Ask { kind: Kind::Call, call };
+        let untimed = Ticket { method, timeout, deadline: Deadline::NEVER };
         if self.peer.is_in_fork() {
-            return Err(self.in_fork_slow(ticket));
+            return Err(self.in_fork_slow(&untimed));
         }
+        // Who need not wait for a lane looks at the clock when the peer has begun to work.
+        if let Some(mut lane) = self.lanes[self.preferred_lane()].try_lock()
+            && lane.is_idle()
+        {
+            match self.send_on(&mut lane, ask, args, Args::Keep, &untimed) {
+                // There is time to wait for memory.
+                Err(CallError::Exhausted { .. }) if args.is_some() => {}
+                sent => return self.receive(&mut lane, sent?, Kind::Call, &Ticket::new(method, timeout)),
+            }
+        }
+        self.call_by_word_slow(ask, args, &Ticket::new(method, timeout))
+    }
+
+    #[cold]
+    fn call_by_word_slow<A: Request, R: Reply>(
+        &self,
+        ask: Ask,
+        args: &mut Option<A>,
+        ticket: &Ticket,
+    ) -> Result<R, CallError> {
         let mut lane = self.claim(ticket)?;
-        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, Args::Keep, ticket)?;
+        let position = self.send_on(&mut lane, ask, args, Args::Keep, ticket)?;
         self.receive(&mut lane, position, Kind::Call, ticket)
     }
 

@@ -334,6 +334,11 @@ impl Watched for Pair {
         false
     }
 
+    /// It may be a child of this process all the same, and whoever started it waits for it.
+    fn exit(&self) -> Option<Exit> {
+        self.pidfd.look()
+    }
+
     fn ended(&self, _: Exit) {
         self.over(None);
     }

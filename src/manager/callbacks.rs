@@ -5,6 +5,7 @@
 use super::args::Args;
 use super::callback::{Callback, Dynamic, ErasedCallback, Typed};
 use super::protocol::{Counters, ToHub};
+use super::quick::QuickMap;
 use super::typed::{Arguments, Item, Outcome, Signature};
 use crate::call::host::Host;
 use crate::call::panic;
@@ -12,7 +13,6 @@ use crate::call::service::Exchange;
 use crate::error::Failure;
 use crate::frame::Kind;
 use parking_lot::RwLock;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -157,7 +157,7 @@ pub(super) struct Kept(#[allow(dead_code)] Arc<Registered>);
 /// All callbacks of this process.
 #[derive(Default)]
 pub(super) struct Callbacks {
-    by_number: RwLock<HashMap<u32, Arc<Registered>>>,
+    by_number: RwLock<QuickMap<u32, Arc<Registered>>>,
 }
 
 impl Callbacks {

@@ -303,12 +303,14 @@ impl Manager {
     /// `TimedOut`, and others.
     pub fn call(&self, name: &str, args: Args) -> Result<Option<Value>, CallError> {
         let args = shallow_args(args).map_err(|error| refused(name, error.to_string()))?;
+        // Always there: values carry no memory of their own to the callee.
+        let mut args = Some(args);
         self.reach(name, |target, method| match &target.place {
             Place::There(caller) => {
                 let call = u64::from(target.number) | DYNAMIC;
-                caller.call_by_word::<_, Value>(method, call, &mut Some(args.clone()), Some(self.shared.timeout))
+                caller.call_by_word::<_, Value>(method, call, &mut args, Some(self.shared.timeout))
             }
-            Place::Here => self.call_here(target, method, args.clone()),
+            Place::Here => self.call_here(target, method, args.clone().unwrap_or_default()),
         })
     }
 
@@ -380,11 +382,11 @@ impl Manager {
         let Some(member) = member.as_ref() else {
             return Err(no_hub(name, "this process is connected to none".into()));
         };
-        if let Some(target) = member.known(name) {
-            match call(&target, target.method) {
+        if let Some(target) = member.known().get(name) {
+            match call(target, target.method) {
                 Ok(result) => return Ok(Some(result)),
-                Err(error) if !is_moved(&error) => return Err(lost(member, name, &target, error)),
-                Err(_) => member.forget(name, &target),
+                Err(error) if !is_moved(&error) => return Err(lost(member, name, target, error)),
+                Err(_) => member.forget(name, target),
             }
         }
         self.reach_slow(member, name, call)

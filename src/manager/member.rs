@@ -8,6 +8,7 @@
 use super::auth::Joined;
 use super::callbacks::{Callbacks, Worker};
 use super::protocol::{Counters, FromHub, MAX_LIST, MAX_MESSAGE, Resolution, Side, ToHub};
+use super::quick::QuickMap;
 use super::typed::{Arguments, Item, Signature};
 use crate::arena::Limits;
 use crate::call::caller::Caller;
@@ -17,7 +18,7 @@ use crate::doorbell::{Deadline, Wait};
 use crate::sys::fork;
 use crate::sys::poll::PollSet;
 use crate::sys::socket::{self, Blocking, Received};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::{Condvar, Mutex};
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -86,6 +87,9 @@ pub(super) enum Unanswered {
     Refused(String),
 }
 
+/// Where callbacks were found, by their names.
+pub(super) type Targets = QuickMap<Box<str>, Arc<Target>>;
+
 /// A connection to a hub.
 pub(super) struct Member {
     joined: Joined,
@@ -95,7 +99,7 @@ pub(super) struct Member {
     changed: Condvar,
     /// The thread that reads what the hub says.
     listener: OnceLock<ThreadId>,
-    targets: ArcSwap<HashMap<Box<str>, Arc<Target>>>,
+    targets: ArcSwap<Targets>,
     generation: u32,
 }
 
@@ -279,10 +283,10 @@ impl Member {
 
     // ---- targets ---------------------------------------------------------------------------------------------------
 
-    /// Where the callback `name` is, as far as this process knows.
+    /// Where callbacks are, as far as this process knows. What is forgotten meanwhile lives as long as what is returned.
     #[inline]
-    pub(super) fn known(&self, name: &str) -> Option<Arc<Target>> {
-        self.targets.load().get(name).cloned()
+    pub(super) fn known(&self) -> Guard<Arc<Targets>> {
+        self.targets.load()
     }
 
     /// Where the callback `name` is; `None` if nobody has registered it.
@@ -346,7 +350,7 @@ impl Member {
         };
         let target = Arc::new(target);
         self.targets.rcu(|targets| {
-            let mut targets = HashMap::clone(targets);
+            let mut targets = Targets::clone(targets);
             targets.insert(name.into(), target.clone());
             targets
         });
@@ -356,7 +360,7 @@ impl Member {
     /// Forgets where `name` was found, if it was there, and all that is where no calls go any more.
     pub(super) fn forget(&self, name: &str, target: &Arc<Target>) {
         self.targets.rcu(|targets| {
-            let mut targets = HashMap::clone(targets);
+            let mut targets = Targets::clone(targets);
             targets.retain(|known, at| !(at.is_over() || &**known == name && Arc::ptr_eq(at, target)));
             targets
         });

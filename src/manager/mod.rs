@@ -54,6 +54,7 @@ mod connection;
 mod handle;
 mod locks;
 mod member;
+mod quick;
 mod registration;
 
 pub use self::address::Address;

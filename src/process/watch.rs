@@ -39,6 +39,11 @@ pub(crate) trait Watched: Send + Sync {
     /// Gives memory back that nobody has used since the last time. `true` = ask again.
     fn tidy(&self) -> bool;
 
+    /// How the process ended; `None` while it lives. Who has started it takes its entry from the process table.
+    fn exit(&self) -> Option<Exit> {
+        self.pidfd().reap()
+    }
+
     /// The process has ended.
     fn ended(&self, exit: Exit);
 }
@@ -228,7 +233,7 @@ impl Watcher {
             return self.hear(key >> 1);
         }
         let Some(child) = self.children.get(&(key >> 1)).map(|child| child.watched.clone()) else { return };
-        if let Some(exit) = child.pidfd().reap() {
+        if let Some(exit) = child.exit() {
             self.poll.remove(child.control());
             self.poll.remove(child.pidfd().as_fd());
             self.children.remove(&(key >> 1));

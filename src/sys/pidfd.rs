@@ -43,8 +43,17 @@ impl Pidfd {
     ///
     /// [`Exit::Unknown`] if somebody else reaped it first (SIGCHLD ignored, or a `waitpid(-1)` elsewhere in the program).
     pub(crate) fn reap(&self) -> Option<Exit> {
+        self.status(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+    }
+
+    /// The same, and leaves the entry to whoever has started the process and waits for it. [`Exit::Unknown`] of one that is no child.
+    pub(crate) fn look(&self) -> Option<Exit> {
+        self.status(WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
+    }
+
+    fn status(&self, options: WaitIdOptions) -> Option<Exit> {
         loop {
-            match waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            match waitid(WaitId::PidFd(self.0.as_fd()), options) {
                 Ok(None) => return None,
                 Ok(Some(status)) => {
                     let code = status.exit_status().map(Exit::Code);
