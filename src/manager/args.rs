@@ -1,12 +1,12 @@
 //! The arguments of a call whose types only the callback knows: positional ones and keywords.
 //!
-//! Layer 5. Plain data that rkyv archives. What came from another process is [checked](Args::checked) before a callback sees it.
+//! Layer 5. Plain data; `flat` is how it crosses. What came from another process is [checked](Args::checked) before a callback sees it.
 
 #![forbid(unsafe_code)]
 
 use super::value::Value;
-use rkyv::with::AsOwned;
-use rkyv::{Archive, Deserialize, Serialize};
+use smallvec::SmallVec;
+use smol_str::SmolStr;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
@@ -32,19 +32,21 @@ use std::fmt;
 /// assert!(same.with_keyword("unit", "cm").is_err());
 /// # Ok::<(), callgate::manager::RepeatedKeyword>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Args {
-    positional: Vec<Value>,
+    positional: Positional,
     /// In the order in which they were given; no name twice.
-    keyword: Vec<Keyword>,
+    keyword: Keywords,
 }
 
-#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
-struct Keyword {
-    /// Borrowed where it was written into the program.
-    #[rkyv(with = AsOwned)]
-    name: Cow<'static, str>,
-    value: Value,
+/// As many as most calls have need no memory of their own.
+pub(super) type Positional = SmallVec<[Value; 4]>;
+pub(super) type Keywords = SmallVec<[Keyword; 2]>;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Keyword {
+    pub(super) name: SmolStr,
+    pub(super) value: Value,
 }
 
 /// A keyword was given twice among the arguments of one call.
@@ -69,7 +71,7 @@ impl Args {
     /// If two keywords have the same name.
     pub fn from_parts(positional: Vec<Value>, keyword: Vec<(String, Value)>) -> Result<Self, RepeatedKeyword> {
         let keyword = keyword.into_iter().map(|(name, value)| Keyword { name: name.into(), value }).collect();
-        Self { positional, keyword }.checked()
+        Self { positional: positional.into(), keyword }.checked()
     }
 
     /// The same with one more behind the positional ones.
@@ -89,7 +91,10 @@ impl Args {
         name: impl Into<Cow<'static, str>>,
         value: impl Into<Value>,
     ) -> Result<Self, RepeatedKeyword> {
-        let name = name.into();
+        let name = match name.into() {
+            Cow::Borrowed(name) => SmolStr::new_static(name),
+            Cow::Owned(name) => name.into(),
+        };
         if self.keyword(&name).is_some() {
             return Err(RepeatedKeyword { keyword: name.into() });
         }
@@ -125,7 +130,7 @@ impl Args {
     /// The positional arguments, and the keywords with their values.
     pub fn into_parts(self) -> (Vec<Value>, Vec<(String, Value)>) {
         let keyword = self.keyword.into_iter().map(|keyword| (keyword.name.into(), keyword.value));
-        (self.positional, keyword.collect())
+        (self.positional.into_vec(), keyword.collect())
     }
 
     /// Whether one of the values [is too deep](Value::is_too_deep) to cross to another process.
@@ -137,6 +142,16 @@ impl Args {
     pub fn take_apart(self) {
         let values = self.positional.into_iter().chain(self.keyword.into_iter().map(|keyword| keyword.value));
         Value::List(values.collect()).take_apart();
+    }
+
+    /// The keywords.
+    pub(super) fn named(&self) -> &[Keyword] {
+        &self.keyword
+    }
+
+    /// Of what came from another process. Not [checked](Self::checked).
+    pub(super) fn of_wire(positional: Positional, keyword: Keywords) -> Self {
+        Self { positional, keyword }
     }
 
     fn values(&self) -> impl Iterator<Item = &Value> {
@@ -166,11 +181,15 @@ impl Args {
 
     /// For [`args!`](crate::args), which has the compiler see that no keyword is there twice.
     #[doc(hidden)]
-    pub fn __of_macro(positional: Vec<Value>, keywords: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
+    #[inline]
+    pub fn __of_macro<const COUNT: usize, const NAMED: usize>(
+        positional: [Value; COUNT],
+        keywords: [(&'static str, Value); NAMED],
+    ) -> Self {
         // A raw identifier is a keyword of Rust's that is an ordinary name to whoever is called.
-        let name = |name: &'static str| name.strip_prefix("r#").unwrap_or(name).into();
+        let name = |name: &'static str| SmolStr::new_static(name.strip_prefix("r#").unwrap_or(name));
         let keyword = keywords.into_iter().map(|(identifier, value)| Keyword { name: name(identifier), value });
-        Self { positional, keyword: keyword.collect() }
+        Self { positional: positional.into_iter().collect(), keyword: keyword.collect() }
     }
 }
 
@@ -220,7 +239,7 @@ macro_rules! args {
             $($($keyword: (),)*)?
         }
         $crate::manager::Args::__of_macro(
-            ::std::vec![$($crate::manager::Value::from($value)),*],
+            [$($crate::manager::Value::from($value)),*],
             [$($((::std::stringify!($keyword), $crate::manager::Value::from($named))),*)?],
         )
     }};
@@ -276,7 +295,7 @@ mod tests {
     #[test]
     fn an_archive_with_a_keyword_twice_is_found_out() {
         let forged = Args {
-            positional: Vec::new(),
+            positional: Positional::new(),
             keyword: [1, 2].map(|value| Keyword { name: "a".into(), value: value.into() }).into(),
         };
         let bytes = encode_to_vec(&forged, 1 << 20).unwrap();

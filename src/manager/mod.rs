@@ -37,6 +37,7 @@
 // What crosses.
 mod args;
 mod callback;
+mod flat;
 mod typed;
 mod value;
 
