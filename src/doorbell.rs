@@ -249,45 +249,48 @@ impl Waiter<'_> {
         if cpu == self.peer_cpu {
             return self.park(deadline, ready);
         }
-        let mut start = None;
+        let mut spent = Duration::ZERO;
         if self.pace.polls() {
-            let (waited, began) = self.spin(deadline, Some(SPIN_MOST), ready);
+            let waited;
+            (waited, spent) = self.spin(deadline, Some(SPIN_MOST), ready);
             if let Some(waited) = waited {
-                // Without a look at the clock, it took less than a microsecond.
-                self.pace.polled(began.map_or(0, |began| began.elapsed().as_nanos() as u32));
+                self.pace.polled(spent.as_nanos() as u32);
                 return waited;
             }
-            start = began;
         }
-        let start = start.unwrap_or_else(Instant::now);
+        let start = Instant::now();
         let waited = self.park(deadline, ready);
-        self.pace.slept(start.elapsed());
+        self.pace.slept(spent + start.elapsed());
         waited
     }
 
-    /// Polls; `None` when the budget is spent. And since when, if it was long enough to look at the clock.
+    /// Polls; `None` when the budget is spent. And for how long, at the last look at the clock: so less than it was, by a few polls.
     fn spin(
         &self,
         deadline: Deadline,
         budget: Option<Duration>,
         ready: &mut impl FnMut() -> bool,
-    ) -> (Option<Waited>, Option<Instant>) {
+    ) -> (Option<Waited>, Duration) {
         let mut start = None;
+        let mut spent = Duration::ZERO;
         loop {
             for _ in 0..POLLS_PER_CLOCK {
                 if ready() {
-                    return (Some(Waited::Ready), start);
+                    return (Some(Waited::Ready), spent);
                 }
                 spin_hint();
             }
             if self.is_dead() {
-                return (Some(if ready() { Waited::Ready } else { Waited::Dead }), start);
+                return (Some(if ready() { Waited::Ready } else { Waited::Dead }), spent);
             }
-            if deadline.has_passed() {
-                return (Some(Waited::DeadlinePassed), start);
+            // One look for both: what arrives meanwhile waits for it.
+            let now = Instant::now();
+            if deadline.instant().is_some_and(|at| at <= now) {
+                return (Some(Waited::DeadlinePassed), spent);
             }
-            if budget.is_some_and(|budget| start.get_or_insert_with(Instant::now).elapsed() >= budget) {
-                return (None, start);
+            spent = now - *start.get_or_insert(now);
+            if budget.is_some_and(|budget| spent >= budget) {
+                return (None, spent);
             }
         }
     }

@@ -34,20 +34,14 @@ use std::fmt;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Args {
-    positional: Positional,
-    /// In the order in which they were given; no name twice.
-    keyword: Keywords,
+    /// The positional ones, then those of the keywords.
+    values: Vec<Value>,
+    /// The keywords, in the order in which they were given; none twice.
+    names: Names,
 }
 
 /// As many as most calls have need no memory of their own.
-pub(super) type Positional = SmallVec<[Value; 4]>;
-pub(super) type Keywords = SmallVec<[Keyword; 2]>;
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Keyword {
-    pub(super) name: SmolStr,
-    pub(super) value: Value,
-}
+pub(super) type Names = SmallVec<[SmolStr; 2]>;
 
 /// A keyword was given twice among the arguments of one call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,14 +64,17 @@ impl Args {
     ///
     /// If two keywords have the same name.
     pub fn from_parts(positional: Vec<Value>, keyword: Vec<(String, Value)>) -> Result<Self, RepeatedKeyword> {
-        let keyword = keyword.into_iter().map(|(name, value)| Keyword { name: name.into(), value }).collect();
-        Self { positional: positional.into(), keyword }.checked()
+        let (names, named): (Names, Vec<_>) =
+            keyword.into_iter().map(|(name, value)| (SmolStr::from(name), value)).unzip();
+        let mut values = positional;
+        values.extend(named);
+        Self { values, names }.checked()
     }
 
     /// The same with one more behind the positional ones.
     #[must_use]
     pub fn with(mut self, value: impl Into<Value>) -> Self {
-        self.positional.push(value.into());
+        self.values.insert(self.values.len() - self.names.len(), value.into());
         self
     }
 
@@ -95,26 +92,27 @@ impl Args {
             Cow::Borrowed(name) => SmolStr::new_static(name),
             Cow::Owned(name) => name.into(),
         };
-        if self.keyword(&name).is_some() {
+        if self.names.contains(&name) {
             return Err(RepeatedKeyword { keyword: name.into() });
         }
-        self.keyword.push(Keyword { name, value: value.into() });
+        self.names.push(name);
+        self.values.push(value.into());
         Ok(self)
     }
 
     /// The positional arguments.
     pub fn positional(&self) -> &[Value] {
-        &self.positional
+        self.parts().0
     }
 
     /// The keywords with their values, in the order in which they were given.
     pub fn keywords(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
-        self.keyword.iter().map(|keyword| (&*keyword.name, &keyword.value))
+        self.names.iter().map(SmolStr::as_str).zip(self.parts().1)
     }
 
     /// The positional argument number `index`, from 0.
     pub fn get(&self, index: usize) -> Option<&Value> {
-        self.positional.get(index)
+        self.positional().get(index)
     }
 
     /// The value of the keyword `name`.
@@ -124,72 +122,72 @@ impl Args {
 
     /// Whether there are no arguments, positional or with a keyword.
     pub fn is_empty(&self) -> bool {
-        self.positional.is_empty() && self.keyword.is_empty()
+        self.values.is_empty()
     }
 
     /// The positional arguments, and the keywords with their values.
     pub fn into_parts(self) -> (Vec<Value>, Vec<(String, Value)>) {
-        let keyword = self.keyword.into_iter().map(|keyword| (keyword.name.into(), keyword.value));
-        (self.positional.into_vec(), keyword.collect())
+        let Self { mut values, names } = self;
+        let named = values.split_off(values.len() - names.len());
+        (values, names.into_iter().map(String::from).zip(named).collect())
     }
 
     /// Whether one of the values [is too deep](Value::is_too_deep) to cross to another process.
     pub fn is_too_deep(&self) -> bool {
-        self.values().any(Value::is_too_deep)
+        self.values.iter().any(Value::is_too_deep)
     }
 
     /// Drops them without recursion, as [`Value::take_apart`] does.
     pub fn take_apart(self) {
-        let values = self.positional.into_iter().chain(self.keyword.into_iter().map(|keyword| keyword.value));
-        Value::List(values.collect()).take_apart();
+        Value::List(self.values).take_apart();
     }
 
-    /// The keywords.
-    pub(super) fn named(&self) -> &[Keyword] {
-        &self.keyword
+    /// The positional arguments, and those with keywords.
+    fn parts(&self) -> (&[Value], &[Value]) {
+        self.values.split_at(self.values.len() - self.names.len())
     }
 
-    /// Of what came from another process. Not [checked](Self::checked).
-    pub(super) fn of_wire(positional: Positional, keyword: Keywords) -> Self {
-        Self { positional, keyword }
+    /// All values, those of the keywords behind the positional ones, and the keywords.
+    pub(super) fn flat_parts(&self) -> (&[Value], &[SmolStr]) {
+        (&self.values, &self.names)
     }
 
-    fn values(&self) -> impl Iterator<Item = &Value> {
-        self.positional.iter().chain(self.keyword.iter().map(|keyword| &keyword.value))
+    /// Of `values`, the last of which have these `names`. Not [checked](Self::checked).
+    #[inline]
+    pub(super) fn of_flat_parts(values: Vec<Value>, names: Names) -> Self {
+        debug_assert!(names.len() <= values.len());
+        Self { values, names }
     }
 
-    /// These, if no keyword is there twice, which validation of their archive does not look at.
+    /// These, if no keyword is there twice, which reading them does not look at.
     ///
     /// # Errors
     ///
     /// If one is.
+    #[inline]
     pub(super) fn checked(self) -> Result<Self, RepeatedKeyword> {
-        let is_repeated = |at: &usize| self.keyword[..*at].iter().any(|other| other.name == self.keyword[*at].name);
-        let repeated = match self.keyword.len() {
+        let repeated = match &*self.names {
+            [] | [_] => None,
             // Most have none or a few, which are compared sooner than hashed.
-            0..=8 => (1..self.keyword.len()).find(is_repeated),
-            _ => {
-                let mut names = HashSet::new();
-                self.keyword.iter().position(|keyword| !names.insert(&keyword.name))
+            names if names.len() <= 8 => (1..names.len()).find(|&at| names[..at].contains(&names[at])),
+            names => {
+                let mut seen = HashSet::new();
+                names.iter().position(|name| !seen.insert(name))
             }
         };
         match repeated {
             None => Ok(self),
-            Some(at) => Err(RepeatedKeyword { keyword: self.keyword[at].name.clone().into() }),
+            Some(at) => Err(RepeatedKeyword { keyword: self.names[at].as_str().into() }),
         }
     }
 
     /// For [`args!`](crate::args), which has the compiler see that no keyword is there twice.
     #[doc(hidden)]
     #[inline]
-    pub fn __of_macro<const COUNT: usize, const NAMED: usize>(
-        positional: [Value; COUNT],
-        keywords: [(&'static str, Value); NAMED],
-    ) -> Self {
+    pub fn __of_macro<const NAMED: usize>(values: Vec<Value>, names: [&'static str; NAMED]) -> Self {
         // A raw identifier is a keyword of Rust's that is an ordinary name to whoever is called.
         let name = |name: &'static str| SmolStr::new_static(name.strip_prefix("r#").unwrap_or(name));
-        let keyword = keywords.into_iter().map(|(identifier, value)| Keyword { name: name(identifier), value });
-        Self { positional: positional.into_iter().collect(), keyword: keyword.collect() }
+        Self::of_flat_parts(values, names.into_iter().map(name).collect())
     }
 }
 
@@ -197,7 +195,7 @@ impl Args {
 impl fmt::Display for Args {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(")?;
-        for (at, value) in self.positional.iter().enumerate() {
+        for (at, value) in self.positional().iter().enumerate() {
             write!(f, "{}{value}", if at == 0 { "" } else { ", " })?;
         }
         for (at, (keyword, value)) in self.keywords().enumerate() {
@@ -239,8 +237,8 @@ macro_rules! args {
             $($($keyword: (),)*)?
         }
         $crate::manager::Args::__of_macro(
-            [$($crate::manager::Value::from($value)),*],
-            [$($((::std::stringify!($keyword), $crate::manager::Value::from($named))),*)?],
+            ::std::vec![$($crate::manager::Value::from($value),)* $($($crate::manager::Value::from($named),)*)?],
+            [$($(::std::stringify!($keyword)),*)?],
         )
     }};
 }
@@ -294,10 +292,7 @@ mod tests {
 
     #[test]
     fn an_archive_with_a_keyword_twice_is_found_out() {
-        let forged = Args {
-            positional: Positional::new(),
-            keyword: [1, 2].map(|value| Keyword { name: "a".into(), value: value.into() }).into(),
-        };
+        let forged = Args::__of_macro(vec![1.into(), 2.into()], ["a", "a"]);
         let bytes = encode_to_vec(&forged, 1 << 20).unwrap();
         let read: Args = decode_private(&bytes).unwrap();
         assert!(read.checked().is_err());

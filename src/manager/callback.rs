@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_keyword_twice_never_reaches_a_callback() {
-        let forged = || Args::__of_macro([], ["1", "2"].map(|value| ("a", value.into())));
+        let forged = || Args::__of_macro(vec![1.into(), 2.into()], ["a", "a"]);
         let refused = Dynamic::new(|_: Args| -> () { unreachable!("is not called") }).call_dynamic(forged());
         assert_eq!(refused.unwrap_err().to_string(), "expected each keyword once, got the keyword `a` twice");
         assert!(matches!(typed(|| ()).call_dynamic(forged()), Err(Failure::Mismatch { .. })));

@@ -8,7 +8,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::args::{Args, Keyword, Keywords, Positional};
+use super::args::{Args, Names};
 use super::value::Value;
 use crate::frame::Decoding;
 use rkyv::rancor::{Failure, Fallible, Source};
@@ -222,20 +222,20 @@ impl Archive for Args {
     }
 }
 
-/// How many positional arguments and keywords there are, then those, then each keyword's name and value.
+/// How many values and how many keywords there are, then the values, each of the last in front of its keyword.
 impl<S: Fallible<Error: Source> + Writer + ?Sized> Serialize<S> for Args {
     fn serialize(&self, serializer: &mut S) -> Result<Resolver, S::Error> {
-        let (positional, keyword) = (self.positional(), self.named());
+        let (values, names) = self.flat_parts();
+        let positional = values.len() - names.len();
         let mut flat = Flattener::new(serializer);
-        flat.head(None, positional.len() as u64, Form::Narrow)?;
-        flat.head(None, keyword.len() as u64, Form::Narrow)?;
-        for (at, value) in positional.iter().enumerate() {
-            flat.value(value, Form::of_argument(at), Value::MAX_DEPTH)?;
-        }
-        for (at, Keyword { name, value }) in keyword.iter().enumerate() {
-            let form = Form::of_argument(positional.len() + at);
-            flat.counted(name.as_bytes(), form)?;
+        flat.head(None, values.len() as u64, Form::Narrow)?;
+        flat.head(None, names.len() as u64, Form::Narrow)?;
+        for (at, value) in values.iter().enumerate() {
+            let form = Form::of_argument(at);
             flat.value(value, form, Value::MAX_DEPTH)?;
+            if at >= positional {
+                flat.counted(names[at - positional].as_bytes(), form)?;
+            }
         }
         flat.finish()
     }
@@ -342,20 +342,20 @@ impl<'b> Reader<'b> {
     }
 
     fn args(&mut self) -> Option<Args> {
-        let (positional, keyword) = (self.number(Form::Narrow)?, self.number(Form::Narrow)?);
-        let (positional, keyword) = (self.claim(positional)?, self.claim(keyword)?);
-        let mut values = Positional::with_capacity(positional);
-        for at in 0..positional {
-            values.push(self.value(Form::of_argument(at), Value::MAX_DEPTH)?);
-        }
-        let mut keywords = Keywords::with_capacity(keyword);
-        for at in positional..positional + keyword {
+        let (count, named) = (self.number(Form::Narrow)?, self.number(Form::Narrow)?);
+        let positional = count.checked_sub(named)?;
+        let count = self.claim(count)?;
+        let mut values = Vec::with_capacity(count);
+        let mut names = Names::with_capacity(named as usize);
+        for at in 0..count {
             let form = Form::of_argument(at);
-            let len = self.number(form)?;
-            let name = self.text(len)?.into();
-            keywords.push(Keyword { name, value: self.value(form, Value::MAX_DEPTH)? });
+            values.push(self.value(form, Value::MAX_DEPTH)?);
+            if at as u64 >= positional {
+                let len = self.number(form)?;
+                names.push(self.text(len)?.into());
+            }
         }
-        Some(Args::of_wire(values, keywords))
+        Some(Args::of_flat_parts(values, names))
     }
 }
 
@@ -513,15 +513,24 @@ mod tests {
         let n = 1_000_000u32;
         for _ in 0..3 {
             let t = std::time::Instant::now();
-            for _ in 0..n { std::hint::black_box(args![1, 2, 3; a = 4, b = 5]); }
+            for _ in 0..n {
+                std::hint::black_box(args![1, 2, 3; a = 4, b = 5]);
+            }
             let make = t.elapsed() / n;
             let args = args![1, 2, 3; a = 4, b = 5];
             let t = std::time::Instant::now();
-            for _ in 0..n { std::hint::black_box(encode_to_vec(std::hint::black_box(&args), 1 << 20).unwrap()); }
+            for _ in 0..n {
+                std::hint::black_box(encode_to_vec(std::hint::black_box(&args), 1 << 20).unwrap());
+            }
             let enc = t.elapsed() / n;
-            let bytes = encode_to_vec(&args, 1<<20).unwrap();
+            let bytes = encode_to_vec(&args, 1 << 20).unwrap();
             let t = std::time::Instant::now();
-            for _ in 0..n { std::hint::black_box(crate::frame::read_copy::<Args>(std::hint::black_box(&bytes), crate::frame::Decoder::of_child()).unwrap()); }
+            for _ in 0..n {
+                std::hint::black_box(
+                    crate::frame::read_copy::<Args>(std::hint::black_box(&bytes), crate::frame::Decoder::of_child())
+                        .unwrap(),
+                );
+            }
             let dec = t.elapsed() / n;
             println!("make {make:?} encode {enc:?} decode {dec:?} len {}", bytes.len());
         }
