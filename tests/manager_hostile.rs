@@ -9,6 +9,7 @@ mod raw;
 mod support;
 
 use callgate::manager::{Args, AuthKey, HubOptions, Item, Manager, Registration, Value};
+use callgate::rkyv::{rancor, to_bytes};
 use callgate::{CallError, Wait, args};
 use raw::{CALL, FAILED, IN_BLOCK, REFUSED, Raw, STOP, commit, own_memory, words};
 use rustix::thread::futex;
@@ -184,6 +185,7 @@ fn own(manager: &Manager) -> Vec<Registration> {
         manager.register_fn("number", forge::<u64>),
         manager.register_fn("text", forge::<String>),
         manager.register_fn("list", forge::<Vec<u64>>),
+        manager.register_fn("texts", forge::<Vec<String>>),
         manager.register_fn("nothings", forge::<Vec<()>>),
         manager.register_fn("value", forge::<Value>),
         manager.register_fn("map", forge::<HashMap<String, i64>>),
@@ -283,6 +285,26 @@ fn fault_03_a_truncated_reply_ends_the_pair() {
         scene.refuses::<Value>(
             "value",
             &[("a value cut short", 9, CALL, &[7, 7]), ("none such", 16, CALL, &[250, 250])],
+        );
+    });
+}
+
+#[test]
+fn fault_03_a_reply_truncated_at_any_length_ends_the_pair() {
+    within(120, "fault_03_a_reply_truncated_at_any_length_ends_the_pair", || {
+        let honest = vec!["one text, far away".to_owned(), "another text".to_owned()];
+        let honest = to_bytes::<rancor::Error>(&honest).expect("an archive");
+        let mut scene = Scene::new(PLENTY);
+        for len in 0..honest.len() {
+            scene.refuses::<Vec<String>>(
+                "texts",
+                &[(&format!("{len} bytes"), len as u64, CALL, &words(&honest[..len]))],
+            );
+        }
+        let whole = (honest.len() as u64, CALL, words(&honest));
+        assert_eq!(
+            scene.caller.call_as::<Vec<String>>("texts", whole).map(|texts| texts.map(|texts| texts.len())),
+            Ok(Some(2))
         );
     });
 }
@@ -513,6 +535,17 @@ fn look(manager: &Manager) -> Vec<Registration> {
     named.into_iter().collect::<Result<_, _>>().expect("free names")
 }
 
+/// Requests that end early. What ends in something that makes sense by itself may be carried out.
+fn truncated_requests(manager: &Manager, raw: &Raw) {
+    for made in looked_at(manager, raw) {
+        let mut bent = Bent::default();
+        for len in 0..=made.payload.len() {
+            bent.count(made.again(raw, &made.payload[..len]), format_args!("{len} bytes of {:#x}", made.call));
+        }
+        bent.assert_both();
+    }
+}
+
 /// Requests with one to three bits that are not as they were.
 fn flipped_requests(manager: &Manager, raw: &Raw) {
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
@@ -613,6 +646,7 @@ fn attack(manager: &Manager, what: &str) {
         "number" => request(commit(position, 8, CALL), 0x1234, &[1]),
         "arguments" => request(commit(position, 5, CALL), 1, &[u64::MAX]),
         "home" => request(commit(position, 16, CALL), 7 << 32 | 1, &[1, 2]),
+        "cut" => truncated_requests(manager, &raw),
         "flips" => flipped_requests(manager, &raw),
         "tables" => forged_tables(manager, &raw),
         "deep arguments" => deep_requests(&raw, |value| manager.call("args", args![value])),
@@ -633,7 +667,7 @@ fn attack(manager: &Manager, what: &str) {
         "storm" => storm(),
         other => panic!("no attack `{other}`"),
     }
-    if ["flips", "tables", "deep arguments", "deep value", "nothings"].contains(&what) {
+    if ["cut", "flips", "tables", "deep arguments", "deep value", "nothings"].contains(&what) {
         return say("done", "refused");
     }
     if let Some(kind) = [("stop", REFUSED), ("number", FAILED), ("arguments", REFUSED), ("home", CALL)]
@@ -666,7 +700,7 @@ fn fault_02_a_request_that_changes_while_it_is_read_harms_no_owner() {
 
 #[test]
 fn fault_03_a_request_that_is_no_archive_is_refused() {
-    attacked("fault_03_a_request_that_is_no_archive_is_refused", &["stop", "number", "arguments"]);
+    attacked("fault_03_a_request_that_is_no_archive_is_refused", &["stop", "number", "arguments", "cut"]);
 }
 
 #[test]
