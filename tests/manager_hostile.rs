@@ -80,10 +80,10 @@ fn nested(levels: u64) -> Value {
 const STEPS: [u64; 3] = [STEP, 2 * STEP, 3 * STEP];
 const STEP: u64 = 8;
 
-/// What [`nested`] of `levels` is to look like that no honest process sends, made of what it looks like with [`STEPS`].
+/// The payload that [`nested`] with `levels` would be, if an honest process sent any that deep: made of those with [`STEPS`].
 ///
-/// Knows of archives only that levels look alike: what the second has more than the first is put in as often as it takes, and numbers behind
-/// it, which may be lengths and distances, grow as they did. Of the third this must make what was sent.
+/// Knows nothing of archives but that their levels look alike: what the second has and the first has not is put in as often as it takes, and
+/// the numbers behind it, which may be lengths or distances, grow as they did. So it must make the third, too.
 fn deep([first, second, third]: &[Vec<u8>; 3], levels: u64) -> Vec<u8> {
     let made = |times: u32| {
         let more = second.len() - first.len();
@@ -496,7 +496,7 @@ impl Bent {
     }
 }
 
-/// Requests of every kind of type that `looked_at` takes.
+/// Requests of each of the callbacks that [`look`] at what they are given.
 fn looked_at(manager: &Manager, raw: &Raw) -> Vec<Made> {
     let text = || "a text that is too long to stay where it is named".to_owned();
     let map = || HashMap::from([(text(), 1i64), ("short".to_owned(), -2), (String::new(), 3)]);
@@ -515,16 +515,18 @@ fn looked_at(manager: &Manager, raw: &Raw) -> Vec<Made> {
 fn look(manager: &Manager) -> Vec<Registration> {
     type Map = HashMap<String, i64>;
     type Tree = BTreeMap<String, i64>;
-    let hash = |map: Map| map.iter().filter(|(key, value)| map.get(*key) == Some(value)).count() == map.len();
-    let tree = |map: Tree| map.iter().filter(|(key, value)| map.get(*key) == Some(value)).count() == map.len();
-    let whole = |is_whole: bool, shown: String| {
-        assert!(is_whole, "a table that is not whole");
+    let counted = |is_whole: bool, shown: String| {
+        assert!(is_whole, "a table in which not all is found that is in it");
         shown.chars().count() as u64
     };
     let named = [
         manager.register("args", |args: Args| args.to_string().chars().count() as u64),
-        manager.register_fn("hash", move |map: Map| whole(hash(map.clone()), format!("{map:?}"))),
-        manager.register_fn("tree", move |map: Tree| whole(tree(map.clone()), format!("{map:?}"))),
+        manager.register_fn("hash", move |map: Map| {
+            counted(map.iter().all(|(key, value)| map.get(key) == Some(value)), format!("{map:?}"))
+        }),
+        manager.register_fn("tree", move |map: Tree| {
+            counted(map.iter().all(|(key, value)| map.get(key) == Some(value)), format!("{map:?}"))
+        }),
         manager.register_fn("lists", |lists: Vec<Option<String>>, bytes: Vec<u8>, truth: bool, number: Option<f32>| {
             format!("{lists:?} {bytes:?} {truth} {number:?}").chars().count() as u64
         }),
@@ -546,7 +548,7 @@ fn truncated_requests(manager: &Manager, raw: &Raw) {
     }
 }
 
-/// Requests with one to three bits that are not as they were.
+/// Requests with up to four bits that are not as they were.
 fn flipped_requests(manager: &Manager, raw: &Raw) {
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = |end: usize| {
@@ -559,7 +561,7 @@ fn flipped_requests(manager: &Manager, raw: &Raw) {
         let mut bent = Bent::default();
         for round in 0..2000 {
             let mut payload = made.payload.clone();
-            let flips: Vec<_> = (0..=next(3)).map(|_| (next(payload.len()), next(8))).collect();
+            let flips: Vec<_> = (0..=next(4)).map(|_| (next(payload.len()), next(8))).collect();
             flips.iter().for_each(|(at, bit)| payload[*at] ^= 1 << bit);
             bent.count(made.again(raw, &payload), format_args!("round {round} of {:#x}: {flips:?}", made.call));
         }
