@@ -186,7 +186,8 @@ impl Helper {
             }
             line = heard.len();
         }
-        panic!("the helper ended without saying `{what}`: {heard}")
+        let ended = self.process.wait().map_or("nobody knows how".into(), |status| status.to_string());
+        panic!("the helper ended ({ended}) without saying `{what}`: {heard}")
     }
 
     /// Waits for the helper's end. How it ended.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+use rustix::mm::{MremapFlags, mremap};
+use std::ffi::c_void;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -42,6 +44,14 @@ impl Raw {
         let [base, end] = [range.0, range.1].map(|hex| u64::from_str_radix(hex, 16).expect("an address"));
         let slots = Self { base, slots: 0, stride: 0, len: 0 }.at(16).load(Relaxed);
         Self { base, slots: slots & 0xffff_ffff, stride: (slots >> 32) * LINE, len: end - base }
+    }
+
+    /// The same memory, mapped once more and for good: whoever goes on attacking when it is unmapped for what he did does not die of it.
+    pub(crate) fn kept(self) -> Self {
+        let (base, len) = (self.base as *mut c_void, self.len as usize);
+        // SAFETY: of a shared mapping, an old length of 0 leaves it as it is and makes another at an address of the kernel's choice.
+        let again = unsafe { mremap(base, 0, len, MremapFlags::MAYMOVE) };
+        Self { base: again.expect("room for a mapping") as u64, ..self }
     }
 
     pub(crate) fn at(&self, offset: u64) -> &AtomicU64 {
