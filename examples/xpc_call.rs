@@ -1,7 +1,7 @@
 //! The third of three programs (see `xpc_server`): calls what the second has registered. With `--shutdown` behind the address, ends the hub, and so
 //! the other two.
 use callgate::args;
-use callgate::manager::{AuthKey, Manager};
+use callgate::manager::{AuthKey, Manager, Value};
 use std::env;
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -18,7 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     println!("add(1, 2) = {sum}");
     println!("count(5) = {:?}", manager.call_as::<u64>("count", (5u64,))?);
-    if let Some(text) = manager.call("describe", args![1, 2.5, "three"; four = 4, five = vec![5, 5]])? {
+    // The arguments' types are the callback's affair, and so is what it returns.
+    if let Some(Value::Str(text)) = manager.call("describe", args![1, 2.5, "three"; four = 4, five = vec![5, 5]])? {
         println!("describe(..) = {text}");
     }
     for (a, b) in [(7i64, 2i64), (7, 0)] {
@@ -27,19 +28,24 @@ fn main() -> Result<(), Box<dyn Error>> {
             Err(error) => println!("divide({a}, {b}): {error}"),
         }
     }
-    println!("once() = {:?}, then {:?}", manager.call("once", args![])?, manager.call("once", args![])?);
+    // Registered for one call: `None` if this program has been run before.
+    let once = || manager.call_as::<String>("once", ());
+    println!("once() = {:?}, then {:?}", once()?, once()?);
+    // Registered by nobody.
     println!("subtract(3, 2) = {:?}", manager.call("subtract", args![3, 2])?);
 
     let start = Instant::now();
     for n in 0..i64::from(CALLS) {
         assert_eq!(manager.call_as::<i64>("add", (n, 1i64))?, Some(n + 1));
     }
-    println!("{:?} per call", start.elapsed() / CALLS);
+    println!("{CALLS} calls of add(n, 1), {:?} each", start.elapsed() / CALLS);
+    println!("what is registered:");
     for name in manager.names()? {
-        println!("{} {} of process {}: {} calls", name.name, name.signature, name.pid, name.calls);
+        println!("  {} {} of process {}: {} calls", name.name, name.signature, name.pid, name.calls);
     }
     if env::args().any(|arg| arg == "--shutdown") {
         manager.shutdown()?;
+        println!("the hub has been shut down");
     }
     Ok(())
 }

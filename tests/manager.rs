@@ -7,6 +7,8 @@ mod support;
 
 use callgate::manager::{Args, AuthKey, Manager, ManagerError, Value};
 use callgate::{CallError, args};
+use rustix::process::{Pid, Signal, kill_process};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -328,6 +330,27 @@ fn who_has_another_key_or_no_hub_is_told() {
 
 fn hub_twice(address: &str) -> ManagerError {
     manager(address).start(Duration::from_millis(10)).expect_err("there is one")
+}
+
+#[test]
+fn who_has_started_an_owner_and_caller_hears_how_it_ended() {
+    within(60, "who_has_started_an_owner_and_caller_hears_how_it_ended", || {
+        let address = address();
+        let hub = hub(&address);
+        let _mine = hub.register_fn("mine", |n: i64| n + 1).expect("a free name");
+        for _ in 0..3 {
+            let mut child = process("owner", &address);
+            // It is called from here, and calls back: two pairs, and a connection to the hub that is here.
+            assert_eq!(hub.call_as::<i64>("twice", ("mine".to_owned(), 20i64)), Ok(Some(42)));
+            let pid = Pid::from_raw(child.pid() as i32).expect("no 0");
+            kill_process(pid, Signal::KILL).expect("it was there");
+            assert!(eventually(20, "its names are free", || hub.call("add", args![1, 2]) == Ok(None)));
+            // Time for whoever else looks at it, and must leave its entry in the process table.
+            std::thread::sleep(Duration::from_millis(100));
+            let status = child.wait().expect("its status is there for its parent");
+            assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
+        }
+    });
 }
 
 #[test]

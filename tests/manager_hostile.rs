@@ -8,13 +8,15 @@
 mod raw;
 mod support;
 
-use callgate::manager::{AuthKey, HubOptions, Item, Manager, Registration, Value};
+use callgate::manager::{Args, AuthKey, HubOptions, Item, Manager, Registration, Value};
+use callgate::rkyv::{rancor, to_bytes};
 use callgate::{CallError, Wait, args};
-use raw::{CALL, IN_BLOCK, Raw, STOP, commit};
+use raw::{CALL, FAILED, IN_BLOCK, REFUSED, Raw, STOP, commit, own_memory, words};
 use rustix::thread::futex;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::fmt::{Debug, Display};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 use support::{Helper, eventually, role, say, within};
 
@@ -67,6 +69,59 @@ fn helper_process() {
     }
 }
 
+// ---- values of any depth -------------------------------------------------------------------------------------------
+
+/// So many lists within each other.
+fn nested(levels: u64) -> Value {
+    (0..levels).fold(Value::from(7), |value, _| Value::List(vec![value]))
+}
+
+/// Levels of the honest values that a deep one is made of: three, with as many between them.
+const STEPS: [u64; 3] = [STEP, 2 * STEP, 3 * STEP];
+const STEP: u64 = 8;
+
+/// The payload that [`nested`] with `levels` would be, if an honest process sent any that deep: made of those with [`STEPS`].
+///
+/// Knows nothing of archives but that their levels look alike: what the second has and the first has not is put in as often as it takes, and
+/// the numbers behind it, which may be lengths or distances, grow as they did. So it must make the third, too.
+fn deep([first, second, third]: &[Vec<u8>; 3], levels: u64) -> Vec<u8> {
+    let made = |times: u32| {
+        let more = second.len() - first.len();
+        let same = first.iter().zip(second).take_while(|(one, other)| one == other).count() & !7;
+        let number = |bytes: &[u8]| bytes.try_into().map(u32::from_le_bytes).expect("four bytes");
+        let (levels, end) = second[same..].split_at(more);
+        let ends =
+            first[same..].chunks_exact(4).zip(end.chunks_exact(4)).map(|(one, other)| (number(one), number(other)));
+        let grown =
+            ends.flat_map(|(one, other)| other.wrapping_add(other.wrapping_sub(one).wrapping_mul(times)).to_le_bytes());
+        let mut made = second[..same].to_vec();
+        (0..=times).for_each(|_| made.extend(levels));
+        made.extend(grown);
+        made.extend(&end[end.len() & !3..]);
+        made
+    };
+    assert_eq!(made(1), *third, "levels do not look alike");
+    made((levels / STEP - 2) as u32)
+}
+
+/// Writes `payload` to the memory that a large payload of this process was in, which `word` of its slot tells of. What names it there.
+fn in_block<'a>(word: impl Fn(u64) -> &'a AtomicU64, payload: &[u8]) -> [u64; 3] {
+    let [commit, segment, offset, len] = [0, 2, 3, 4].map(|at| word(at).load(Relaxed));
+    assert!(commit & IN_BLOCK != 0 && len >= payload.len() as u64, "{commit:#x}: {len} bytes");
+    let (start, size) = own_memory();
+    assert!(offset + len <= size, "{len} bytes at {offset} of {size}");
+    for (at, word) in (0..).zip(words(payload)) {
+        // SAFETY: within memory of this process that is mapped as long as the pair is, aligned to 8; nobody has references to it.
+        unsafe { AtomicU64::from_ptr((start + offset + 8 * at) as *mut u64) }.store(word, Relaxed);
+    }
+    [segment, offset, payload.len() as u64]
+}
+
+/// Enough for what is 200,000 deep.
+fn room() -> Vec<u8> {
+    vec![7; 8 << 20]
+}
+
 // ---- a hostile owner -----------------------------------------------------------------------------------------------
 
 /// Publishes a forged reply to the call that is being carried out, and sits on the true one.
@@ -76,6 +131,17 @@ fn forge<R: Default>(len: u64, kind: u64, payload: Vec<u64>) -> R {
     raw.forge(position, commit(position, len, kind), &payload);
     std::thread::sleep(Duration::from_secs(60));
     R::default()
+}
+
+/// Publishes a reply that is `levels` deep, after calls of `nested` with each of [`STEPS`], and one of `room`.
+fn forge_deep(levels: u64) -> Value {
+    let raw = Raw::find();
+    let position = raw.started() - 1;
+    let honest = [4, 3, 2].map(|before| raw.reply_bytes(position - before));
+    let block = in_block(|word| raw.reply(position - 1, word), &deep(&honest, levels));
+    raw.forge(position, commit(position, 0, CALL | IN_BLOCK), &block);
+    std::thread::sleep(Duration::from_secs(60));
+    Value::None
 }
 
 /// Changes random bits of replies, without end.
@@ -119,9 +185,13 @@ fn own(manager: &Manager) -> Vec<Registration> {
         manager.register_fn("number", forge::<u64>),
         manager.register_fn("text", forge::<String>),
         manager.register_fn("list", forge::<Vec<u64>>),
+        manager.register_fn("texts", forge::<Vec<String>>),
         manager.register_fn("nothings", forge::<Vec<()>>),
         manager.register_fn("value", forge::<Value>),
         manager.register_fn("map", forge::<HashMap<String, i64>>),
+        manager.register_fn("nested", nested),
+        manager.register_fn("room", room),
+        manager.register_fn("deep", forge_deep),
         manager.register_fn("flip", flip),
         manager.register_fn("storm", storm),
         manager.register_fn("a list", list),
@@ -220,6 +290,49 @@ fn fault_03_a_truncated_reply_ends_the_pair() {
 }
 
 #[test]
+fn fault_03_a_reply_truncated_at_any_length_ends_the_pair() {
+    within(120, "fault_03_a_reply_truncated_at_any_length_ends_the_pair", || {
+        let honest = vec!["one text, far away".to_owned(), "another text".to_owned()];
+        let honest = to_bytes::<rancor::Error>(&honest).expect("an archive");
+        let mut scene = Scene::new(PLENTY);
+        for len in 0..honest.len() {
+            scene.refuses::<Vec<String>>(
+                "texts",
+                &[(&format!("{len} bytes"), len as u64, CALL, &words(&honest[..len]))],
+            );
+        }
+        let whole = (honest.len() as u64, CALL, words(&honest));
+        assert_eq!(
+            scene.caller.call_as::<Vec<String>>("texts", whole).map(|texts| texts.map(|texts| texts.len())),
+            Ok(Some(2))
+        );
+    });
+}
+
+#[test]
+fn fault_06_a_reply_200_000_deep_ends_the_pair() {
+    within(120, "fault_06_a_reply_200_000_deep_ends_the_pair", || {
+        let mut scene = Scene::new(PLENTY);
+        let deep = |scene: &Scene, levels: u64| {
+            for honest in STEPS {
+                assert_eq!(scene.caller.call("nested", args![honest]), Ok(Some(nested(honest))));
+            }
+            assert!(scene.caller.call("room", args![]).is_ok_and(|room| room.is_some()));
+            scene.caller.call("deep", args![levels])
+        };
+        // As deep as a value may be it is one: what is refused of the others is their depth.
+        assert_eq!(deep(&scene, 96), Ok(Some(nested(96))));
+        scene.renew();
+        for levels in [1000, 200_000] {
+            let answer = deep(&scene, levels);
+            assert!(matches!(answer, Err(CallError::Corrupt { .. })), "{levels} deep: {:?}", answer.err());
+            scene.goes_on(&format!("{levels} deep"));
+            scene.renew();
+        }
+    });
+}
+
+#[test]
 fn fault_07_elements_without_size_are_refused_in_a_pair() {
     within(60, "fault_07_elements_without_size_are_refused_in_a_pair", || {
         Scene::new(PLENTY).refuses::<Vec<()>>("nothings", &[("four billion", 8, CALL, &[0xffff_ffff_0000_0000])]);
@@ -314,28 +427,242 @@ fn fault_09_scribbled_doorbells_of_a_pair_cost_no_answer() {
 
 // ---- a hostile caller ----------------------------------------------------------------------------------------------
 
+/// Publishes a forged request: `payload`, the word that says what is called, then the commit word.
+fn request(raw: &Raw, position: u64, commit: u64, call: u64, payload: &[u64]) {
+    for (word, value) in (2..).zip(payload) {
+        raw.request(position, word).store(*value, Relaxed);
+    }
+    raw.request(position, 1).store(call, Relaxed);
+    raw.request(position, 0).store(commit, Release);
+    raw.bell(Raw::WORKER_BELL).store(0, Relaxed);
+    let _ = futex::wake(raw.bell(Raw::WORKER_BELL), futex::Flags::empty(), i32::MAX as u32);
+}
+
+/// Waits for the reply at `position`. Its kind.
+fn answered(raw: &Raw, position: u64) -> u64 {
+    let began = Instant::now();
+    loop {
+        let word = raw.reply(position, 0).load(Acquire);
+        if word >> 32 == position + 1 && word & 0x7f != 0 {
+            return word & 0x7f;
+        }
+        assert!(began.elapsed() < PLENTY, "no answer");
+        std::thread::sleep(Duration::from_micros(10));
+    }
+}
+
+/// A request that this process has made: what it called, and with what.
+struct Made {
+    call: u64,
+    payload: Vec<u8>,
+}
+
+impl Made {
+    /// The request of the call that `call` makes.
+    fn by<R: Debug + PartialEq>(raw: &Raw, call: impl FnOnce() -> Result<Option<R>, CallError>) -> Self {
+        let position = raw.started();
+        let answer = call();
+        assert!(matches!(answer, Ok(Some(_))), "{answer:?}");
+        Self { call: raw.request(position, 1).load(Relaxed), payload: raw.request_bytes(position) }
+    }
+
+    /// Makes it once more with another payload. The kind of the answer.
+    fn again(&self, raw: &Raw, payload: &[u8]) -> u64 {
+        let position = raw.started();
+        request(raw, position, commit(position, payload.len() as u64, CALL), self.call, &words(payload));
+        answered(raw, position)
+    }
+}
+
+/// How often requests that were bent were carried out, and how often they were refused. There is nothing else, and there was both.
+#[derive(Default)]
+struct Bent {
+    carried_out: u64,
+    refused: u64,
+}
+
+impl Bent {
+    fn count(&mut self, answer: u64, case: impl Display) {
+        match answer {
+            CALL => self.carried_out += 1,
+            REFUSED | FAILED => self.refused += 1,
+            kind => panic!("{case}: an answer of kind {kind}"),
+        }
+    }
+
+    fn assert_both(&self) {
+        let Self { carried_out, refused } = self;
+        assert!(*carried_out > 0 && *refused > 0, "{carried_out} carried out, {refused} refused");
+    }
+}
+
+/// Requests of each of the callbacks that [`look`] at what they are given.
+fn looked_at(manager: &Manager, raw: &Raw) -> Vec<Made> {
+    let text = || "a text that is too long to stay where it is named".to_owned();
+    let map = || HashMap::from([(text(), 1i64), ("short".to_owned(), -2), (String::new(), 3)]);
+    let value = || Value::from(BTreeMap::from([("list", Value::from(vec![1.5, 2.5])), ("text", Value::from(text()))]));
+    let lists = || vec![Some("short".to_owned()), None, Some(text())];
+    vec![
+        Made::by(raw, || manager.call("args", args![1, true, value(), text(); key = b"bytes", other = value()])),
+        Made::by(raw, || manager.call_as::<u64>("hash", (map(),))),
+        Made::by(raw, || manager.call_as::<u64>("tree", (map().into_iter().collect::<BTreeMap<_, _>>(),))),
+        Made::by(raw, || manager.call_as::<u64>("lists", (lists(), vec![1u8, 2, 3], true, Some(0.5f32)))),
+        Made::by(raw, || manager.call_as::<u64>("value", (value(),))),
+    ]
+}
+
+/// Callbacks that look at all that they are given.
+fn look(manager: &Manager) -> Vec<Registration> {
+    type Map = HashMap<String, i64>;
+    type Tree = BTreeMap<String, i64>;
+    let counted = |is_whole: bool, shown: String| {
+        assert!(is_whole, "a table in which not all is found that is in it");
+        shown.chars().count() as u64
+    };
+    let named = [
+        manager.register("args", |args: Args| args.to_string().chars().count() as u64),
+        manager.register_fn("hash", move |map: Map| {
+            counted(map.iter().all(|(key, value)| map.get(key) == Some(value)), format!("{map:?}"))
+        }),
+        manager.register_fn("tree", move |map: Tree| {
+            counted(map.iter().all(|(key, value)| map.get(key) == Some(value)), format!("{map:?}"))
+        }),
+        manager.register_fn("lists", |lists: Vec<Option<String>>, bytes: Vec<u8>, truth: bool, number: Option<f32>| {
+            format!("{lists:?} {bytes:?} {truth} {number:?}").chars().count() as u64
+        }),
+        manager.register_fn("value", |value: Value| value.to_string().chars().count() as u64),
+        manager.register_fn("nothings", |nothings: Vec<()>| nothings.len() as u64),
+        manager.register_fn("lists of nothings", |lists: Vec<Vec<()>>| lists.len() as u64),
+    ];
+    named.into_iter().collect::<Result<_, _>>().expect("free names")
+}
+
+/// Requests that change while they are read, until one of them ends the pair, or is never answered.
+fn changing_requests(manager: &Manager, raw: &Raw) {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut random = 0x9e37_79b9_7f4a_7c15u64 ^ u64::from(std::process::id());
+            while !is_over.load(Relaxed) {
+                for slot in 0..raw.slots {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    // Also length and kind, and what is called, now and then; never the sequence, or it would be no request.
+                    let (word, bit) = match random % 512 {
+                        0 => (0, random >> 32 & 15),
+                        1 => (1, random >> 32 & 31),
+                        word => (2 + word % 16, random >> 32 & 63),
+                    };
+                    raw.request(slot, word).fetch_xor(1 << bit, Relaxed);
+                }
+            }
+        });
+        let texts = || vec![Some("a text that is somewhere else".to_owned()), None, Some("short".to_owned())];
+        let mut outcomes = BTreeMap::new();
+        for _ in 0..5000 {
+            let answer = manager.call_as::<u64>("lists", (texts(), vec![1u8, 2, 3], true, Some(0.5f32)));
+            let outcome = match &answer {
+                Ok(_) => "carried out",
+                Err(CallError::Refused { .. } | CallError::Callback { .. } | CallError::Mismatch { .. }) => "refused",
+                Err(_) => "the last",
+            };
+            *outcomes.entry(outcome).or_insert(0) += 1;
+            if outcome == "the last" {
+                println!("{answer:?}");
+                break;
+            }
+        }
+        println!("{outcomes:?}");
+        is_over.store(true, Relaxed);
+    });
+}
+
+/// Requests that end early. What ends in something that makes sense by itself may be carried out.
+fn truncated_requests(manager: &Manager, raw: &Raw) {
+    for made in looked_at(manager, raw) {
+        let mut bent = Bent::default();
+        for len in 0..=made.payload.len() {
+            bent.count(made.again(raw, &made.payload[..len]), format_args!("{len} bytes of {:#x}", made.call));
+        }
+        bent.assert_both();
+    }
+}
+
+/// Requests with up to four bits that are not as they were.
+fn flipped_requests(manager: &Manager, raw: &Raw) {
+    let mut random = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = |end: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random as usize % end
+    };
+    for made in looked_at(manager, raw) {
+        let mut bent = Bent::default();
+        for round in 0..2000 {
+            let mut payload = made.payload.clone();
+            let flips: Vec<_> = (0..=next(4)).map(|_| (next(payload.len()), next(8))).collect();
+            flips.iter().for_each(|(at, bit)| payload[*at] ^= 1 << bit);
+            bent.count(made.again(raw, &payload), format_args!("round {round} of {:#x}: {flips:?}", made.call));
+        }
+        bent.assert_both();
+    }
+}
+
+/// Requests with a byte that is not as it was: of a table's control bytes, or of what is around them.
+fn forged_tables(manager: &Manager, raw: &Raw) {
+    for made in looked_at(manager, raw) {
+        let mut bent = Bent::default();
+        for at in 0..made.payload.len() {
+            for byte in [0, 0x80, 0xff, made.payload[at] ^ 1] {
+                let mut payload = made.payload.clone();
+                payload[at] = byte;
+                bent.count(made.again(raw, &payload), format_args!("byte {at} of {:#x}: {byte}", made.call));
+            }
+        }
+        bent.assert_both();
+    }
+}
+
+/// Requests made by `call` with a value that is as deep as it may be, and with deeper ones.
+fn deep_requests(raw: &Raw, call: impl Fn(Value) -> Result<Option<Value>, CallError>) {
+    let honest = STEPS.map(|levels| Made::by(raw, || call(nested(levels))).payload);
+    let position = raw.started();
+    assert!(matches!(call(Value::from(room())), Ok(Some(_))));
+    let called = raw.request(position, 1).load(Relaxed);
+    // As deep as a value may be it is one: what is refused of the others is their depth.
+    for (levels, answers) in [(96, [CALL; 2]), (1000, [REFUSED, FAILED]), (200_000, [REFUSED, FAILED])] {
+        let block = in_block(|word| raw.request(position, word), &deep(&honest, levels));
+        let next = raw.started();
+        request(raw, next, commit(next, 0, CALL | IN_BLOCK), called, &block);
+        let answer = answered(raw, next);
+        assert!(answers.contains(&answer), "{levels} deep: an answer of kind {answer}");
+    }
+}
+
+/// Requests of a few bytes that claim billions of elements which have no size.
+fn claimed_nothings(manager: &Manager, raw: &Raw) {
+    let nothings = Made::by(raw, || manager.call_as::<u64>("nothings", (vec![(); 3],)));
+    let lists = Made::by(raw, || manager.call_as::<u64>("lists of nothings", (vec![vec![(); 3]; 3],)));
+    // A pointer to itself, and a number of elements.
+    let claim = |count: u32| [0u32, count].map(u32::to_le_bytes).concat();
+    assert_eq!(nothings.again(raw, &claim(3)), CALL);
+    assert_eq!(nothings.again(raw, &claim(u32::MAX)), REFUSED);
+    assert_eq!(nothings.again(raw, &claim(70_000)), REFUSED);
+    // Lists side by side, each pointing to where the first begins, and the list of them.
+    let inner = (0..60u32).map(|at| [(8 * at).wrapping_neg(), u32::MAX]);
+    let outer = inner.chain([[480u32.wrapping_neg(), 60]]).flatten().flat_map(u32::to_le_bytes).collect::<Vec<_>>();
+    assert_eq!(lists.again(raw, &outer), REFUSED);
+    assert_eq!(lists.again(raw, &claim(u32::MAX)), REFUSED);
+}
+
 /// Attacks the owner of `add`, whom it has just called.
 fn attack(manager: &Manager, what: &str) {
     assert_eq!(manager.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
-    let raw = Raw::find();
+    let raw = Raw::find().kept();
     let position = raw.started();
-    let request = |commit: u64, call: u64, payload: &[u64]| {
-        for (word, value) in (2..).zip(payload) {
-            raw.request(position, word).store(*value, Relaxed);
-        }
-        raw.request(position, 1).store(call, Relaxed);
-        raw.request(position, 0).store(commit, Release);
-        raw.bell(Raw::WORKER_BELL).store(0, Relaxed);
-        let _ = futex::wake(raw.bell(Raw::WORKER_BELL), futex::Flags::empty(), i32::MAX as u32);
-    };
-    let scribble = |turns: u64| {
-        for turn in 0..turns {
-            for slot in 0..raw.slots {
-                let word = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(slot as u32);
-                raw.request(slot, word % 16).fetch_xor(1 << (word >> 58), Relaxed);
-            }
-        }
-    };
+    let request = |commit: u64, call: u64, payload: &[u64]| request(&raw, position, commit, call, payload);
     match what {
         "length" => request(commit(position, 561, CALL), 1, &[]),
         "longest" => request(commit(position, 0xff_ffff, CALL), 1, &[]),
@@ -354,34 +681,25 @@ fn attack(manager: &Manager, what: &str) {
         "number" => request(commit(position, 8, CALL), 0x1234, &[1]),
         "arguments" => request(commit(position, 5, CALL), 1, &[u64::MAX]),
         "home" => request(commit(position, 16, CALL), 7 << 32 | 1, &[1, 2]),
-        "flip" => {
-            std::thread::scope(|scope| {
-                scope.spawn(|| scribble(200_000));
-                for n in 0..300 {
-                    let answer = manager.call_as::<i64>("add", (n, 1i64));
-                    // What of the request was flipped may be why there is none, ever.
-                    if matches!(answer, Err(CallError::TimedOut { .. })) {
-                        break;
-                    }
-                }
-            });
-        }
+        "cut" => truncated_requests(manager, &raw),
+        "flips" => flipped_requests(manager, &raw),
+        "tables" => forged_tables(manager, &raw),
+        "deep arguments" => deep_requests(&raw, |value| manager.call("args", args![value])),
+        "deep value" => deep_requests(&raw, |value| Ok(manager.call_as::<u64>("value", (value,))?.map(Value::from))),
+        "nothings" => claimed_nothings(manager, &raw),
+        "flip" => changing_requests(manager, &raw),
         "storm" => storm(),
         other => panic!("no attack `{other}`"),
     }
-    if ["stop", "number", "arguments", "home"].contains(&what) {
+    if ["cut", "flips", "tables", "deep arguments", "deep value", "nothings"].contains(&what) {
+        return say("done", "refused");
+    }
+    if let Some(kind) = [("stop", REFUSED), ("number", FAILED), ("arguments", REFUSED), ("home", CALL)]
+        .iter()
+        .find_map(|(attack, kind)| (*attack == what).then_some(*kind))
+    {
         // Answered, and the answer is one that a healthy caller would read.
-        assert!(eventually(20, "an answer", || raw.reply(position, 0).load(Relaxed) >> 32 == position + 1));
-        assert_eq!(
-            raw.reply(position, 0).load(Relaxed) & 0x7f,
-            if what == "home" {
-                CALL
-            } else if what == "number" {
-                10
-            } else {
-                7
-            }
-        );
+        assert_eq!(answered(&raw, position), kind);
         return say("done", "refused");
     }
     if !["flip", "storm"].contains(&what) {
@@ -401,12 +719,32 @@ fn fault_01_a_forged_request_ends_the_pair() {
 
 #[test]
 fn fault_02_a_request_that_changes_while_it_is_read_harms_no_owner() {
-    attacked("fault_02_a_request_that_changes_while_it_is_read_harms_no_owner", &["flip"]);
+    attacked("fault_02_a_request_that_changes_while_it_is_read_harms_no_owner", &["flip"; 8]);
 }
 
 #[test]
 fn fault_03_a_request_that_is_no_archive_is_refused() {
-    attacked("fault_03_a_request_that_is_no_archive_is_refused", &["stop", "number", "arguments"]);
+    attacked("fault_03_a_request_that_is_no_archive_is_refused", &["stop", "number", "arguments", "cut"]);
+}
+
+#[test]
+fn fault_04_requests_with_flipped_bits_are_carried_out_or_refused() {
+    attacked("fault_04_requests_with_flipped_bits_are_carried_out_or_refused", &["flips"]);
+}
+
+#[test]
+fn fault_05_forged_tables_of_a_request_are_whole_or_refused() {
+    attacked("fault_05_forged_tables_of_a_request_are_whole_or_refused", &["tables"]);
+}
+
+#[test]
+fn fault_06_a_request_200_000_deep_is_refused() {
+    attacked("fault_06_a_request_200_000_deep_is_refused", &["deep arguments", "deep value"]);
+}
+
+#[test]
+fn fault_07_a_request_that_claims_elements_without_size_is_refused() {
+    attacked("fault_07_a_request_that_claims_elements_without_size_is_refused", &["nothings"]);
 }
 
 #[test]
@@ -425,6 +763,7 @@ fn attacked(test: &str, attacks: &[&str]) {
         let address = address();
         let hub = hub(&address);
         let _add = hub.register_fn("add", |a: i64, b: i64| a.wrapping_add(b)).expect("a free name");
+        let _look = look(&hub);
         let honest = caller(&address, PLENTY);
         assert_eq!(honest.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
         for attack in attacks {

@@ -5,7 +5,7 @@
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
@@ -186,7 +186,13 @@ impl Helper {
             }
             line = heard.len();
         }
-        panic!("the helper ended without saying `{what}`: {heard}")
+        let ended = self.process.wait().map_or("nobody knows how".into(), |status| status.to_string());
+        panic!("the helper ended ({ended}) without saying `{what}`: {heard}")
+    }
+
+    /// Waits for the helper's end. How it ended.
+    pub(crate) fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        self.process.wait()
     }
 
     /// Kills the helper, and returns when it is gone.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+use rustix::mm::{MremapFlags, mremap};
+use std::ffi::c_void;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -10,6 +12,8 @@ pub(crate) const LINE: u64 = 64;
 /// Kinds of frames, and what marks one in a block.
 pub(crate) const CALL: u64 = 2;
 pub(crate) const STOP: u64 = 4;
+pub(crate) const REFUSED: u64 = 7;
+pub(crate) const FAILED: u64 = 10;
 pub(crate) const IN_BLOCK: u64 = 0x80;
 
 /// Blocks that may be lent at a time.
@@ -42,6 +46,14 @@ impl Raw {
         Self { base, slots: slots & 0xffff_ffff, stride: (slots >> 32) * LINE, len: end - base }
     }
 
+    /// The same memory, mapped once more and for good: whoever goes on attacking when it is unmapped for what he did does not die of it.
+    pub(crate) fn kept(self) -> Self {
+        let (base, len) = (self.base as *mut c_void, self.len as usize);
+        // SAFETY: of a shared mapping, an old length of 0 leaves it as it is and makes another at an address of the kernel's choice.
+        let again = unsafe { mremap(base, 0, len, MremapFlags::MAYMOVE) };
+        Self { base: again.expect("room for a mapping") as u64, ..self }
+    }
+
     pub(crate) fn at(&self, offset: u64) -> &AtomicU64 {
         // SAFETY: offsets of these tests lie inside the segment and are aligned to 8; the segment stays mapped.
         unsafe { AtomicU64::from_ptr((self.base + offset) as *mut u64) }
@@ -71,6 +83,16 @@ impl Raw {
         self.at(Self::REQUESTS + self.ring() + (position % self.slots) * self.stride + 8 * word)
     }
 
+    /// The payload of the request at `position`, as long as nothing else has come into its slot. It must lie there.
+    pub(crate) fn request_bytes(&self, position: u64) -> Vec<u8> {
+        bytes(|word| self.request(position, word))
+    }
+
+    /// The payload of the reply at `position`, likewise.
+    pub(crate) fn reply_bytes(&self, position: u64) -> Vec<u8> {
+        bytes(|word| self.reply(position, word))
+    }
+
     /// What the child says of the parent's block `index`, or (`table` 1) the parent of the child's. With one lane.
     pub(crate) fn held(&self, table: u64, index: u64) -> &AtomicU64 {
         self.at(Self::REQUESTS + 2 * self.ring() + 8 * (table * TICKETS + index))
@@ -89,6 +111,25 @@ impl Raw {
         let position = self.started() - 1;
         self.forge(position, commit(position, len, CALL), payload);
     }
+}
+
+fn bytes<'a>(word: impl Fn(u64) -> &'a AtomicU64) -> Vec<u8> {
+    let commit = word(0).load(Relaxed);
+    assert_eq!(commit & IN_BLOCK, 0, "the payload is not in its slot");
+    let len = commit >> 8 & 0xff_ffff;
+    let mut bytes: Vec<_> = (0..len.div_ceil(8)).flat_map(|at| word(2 + at).load(Relaxed).to_le_bytes()).collect();
+    bytes.truncate(len as usize);
+    bytes
+}
+
+/// The largest piece of memory for large payloads that this process may write: where it begins, and how long it is.
+pub(crate) fn own_memory() -> (u64, u64) {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
+    let own = maps.lines().filter(|line| line.contains(" rw-s ") && line.contains("memfd:callgate-arena"));
+    let ranges = own.filter_map(|line| line.split_whitespace().next()?.split_once('-'));
+    let number = |hex| u64::from_str_radix(hex, 16).expect("an address");
+    let ranges = ranges.map(|(start, end)| (number(start), number(end) - number(start)));
+    ranges.max_by_key(|(_, len)| *len).expect("memory of its own")
 }
 
 /// The commit word of a frame at `position`.
