@@ -129,57 +129,90 @@ impl<'w, W: Fallible<Error: Source> + Writer + ?Sized> Flattener<'w, W> {
         self.to.write(&self.buffer[..len])
     }
 
-    /// A tag, if there is to be one, and a number.
+    /// A number.
     #[inline]
-    fn head(&mut self, tag: Option<u8>, mut number: u64, form: Form) -> Result<(), W::Error> {
+    fn number(&mut self, number: u64, form: Form) -> Result<(), W::Error> {
         if self.len > GATHERED - HEAD {
             self.flush()?;
         }
-        let mut put = |byte: u8| {
-            self.buffer[self.len] = byte;
-            self.len += 1;
-        };
-        tag.map(&mut put);
-        if form == Form::Wide {
-            number.to_le_bytes().into_iter().for_each(put);
-            return Ok(());
-        }
-        while number >= 0x80 {
-            put(number as u8 | 0x80);
-            number >>= 7;
-        }
-        put(number as u8);
+        self.put(number, form);
         Ok(())
     }
 
+    /// A tag and its number.
+    #[inline]
+    fn head(&mut self, tag: u8, number: u64, form: Form) -> Result<(), W::Error> {
+        if self.len > GATHERED - HEAD {
+            self.flush()?;
+        }
+        self.buffer[self.len] = tag;
+        self.len += 1;
+        self.put(number, form);
+        Ok(())
+    }
+
+    /// A number for which there is room.
+    #[inline]
+    fn put(&mut self, number: u64, form: Form) {
+        if form == Form::Narrow && number < 0x80 {
+            self.buffer[self.len] = number as u8;
+            self.len += 1;
+        } else {
+            self.put_slow(number, form);
+        }
+    }
+
+    fn put_slow(&mut self, mut number: u64, form: Form) {
+        if form == Form::Wide {
+            self.buffer[self.len..][..size_of::<u64>()].copy_from_slice(&number.to_le_bytes());
+            self.len += size_of::<u64>();
+            return;
+        }
+        while number >= 0x80 {
+            self.buffer[self.len] = number as u8 | 0x80;
+            self.len += 1;
+            number >>= 7;
+        }
+        self.buffer[self.len] = number as u8;
+        self.len += 1;
+    }
+
     fn counted(&mut self, bytes: &[u8], form: Form) -> Result<(), W::Error> {
-        self.head(None, bytes.len() as u64, form)?;
+        self.number(bytes.len() as u64, form)?;
         self.bytes(bytes)
     }
 
     /// A value around which there may be `levels` more.
+    #[inline]
     fn value(&mut self, value: &Value, form: Form, levels: usize) -> Result<(), W::Error> {
-        let (tag, number) = match value {
-            Value::None => (tag::NONE, 0),
-            Value::Bool(truth) => (tag::BOOL, u64::from(*truth)),
-            Value::I64(number) => (tag::I64, (number << 1 ^ number >> 63) as u64),
-            Value::U64(number) => (tag::U64, *number),
-            Value::F64(number) => (tag::F64, number.to_bits().swap_bytes()),
-            Value::Str(text) => (tag::STR, text.len() as u64),
-            Value::Bytes(bytes) => (tag::BYTES, bytes.len() as u64),
-            Value::List(list) => (tag::LIST, list.len() as u64),
-            Value::Map(map) => (tag::MAP, map.len() as u64),
-        };
-        self.head(Some(tag), number, form)?;
         match value {
-            Value::Str(text) => self.bytes(text.as_bytes()),
-            Value::Bytes(bytes) => self.bytes(bytes),
+            Value::None => self.head(tag::NONE, 0, form),
+            Value::Bool(truth) => self.head(tag::BOOL, u64::from(*truth), form),
+            Value::I64(number) => self.head(tag::I64, (number << 1 ^ number >> 63) as u64, form),
+            Value::U64(number) => self.head(tag::U64, *number, form),
+            Value::F64(number) => self.head(tag::F64, number.to_bits().swap_bytes(), form),
+            Value::Str(text) => self.several(tag::STR, text.as_bytes(), form),
+            Value::Bytes(bytes) => self.several(tag::BYTES, bytes, form),
+            Value::List(_) | Value::Map(_) => self.nested(value, form, levels),
+        }
+    }
+
+    fn several(&mut self, tag: u8, bytes: &[u8], form: Form) -> Result<(), W::Error> {
+        self.head(tag, bytes.len() as u64, form)?;
+        self.bytes(bytes)
+    }
+
+    /// A list or a map.
+    #[inline(never)]
+    fn nested(&mut self, value: &Value, form: Form, levels: usize) -> Result<(), W::Error> {
+        let levels = levels.checked_sub(1).ok_or_else(|| Source::new(TooDeep))?;
+        match value {
             Value::List(list) => {
-                let levels = levels.checked_sub(1).ok_or_else(|| Source::new(TooDeep))?;
+                self.head(tag::LIST, list.len() as u64, form)?;
                 list.iter().try_for_each(|value| self.value(value, Form::Wide, levels))
             }
             Value::Map(map) => {
-                let levels = levels.checked_sub(1).ok_or_else(|| Source::new(TooDeep))?;
+                self.head(tag::MAP, map.len() as u64, form)?;
                 map.iter().try_for_each(|(key, value)| {
                     self.counted(key.as_bytes(), Form::Wide)?;
                     self.value(value, Form::Wide, levels)
@@ -228,8 +261,8 @@ impl<S: Fallible<Error: Source> + Writer + ?Sized> Serialize<S> for Args {
         let (values, names) = self.flat_parts();
         let positional = values.len() - names.len();
         let mut flat = Flattener::new(serializer);
-        flat.head(None, values.len() as u64, Form::Narrow)?;
-        flat.head(None, names.len() as u64, Form::Narrow)?;
+        flat.number(values.len() as u64, Form::Narrow)?;
+        flat.number(names.len() as u64, Form::Narrow)?;
         for (at, value) in values.iter().enumerate() {
             let form = Form::of_argument(at);
             flat.value(value, form, Value::MAX_DEPTH)?;
@@ -281,6 +314,16 @@ impl<'b> Reader<'b> {
 
     #[inline]
     fn number(&mut self, form: Form) -> Option<u64> {
+        match (form, self.rest) {
+            (Form::Narrow, [byte @ 0..0x80, rest @ ..]) => {
+                self.rest = rest;
+                Some(u64::from(*byte))
+            }
+            _ => self.number_slow(form),
+        }
+    }
+
+    fn number_slow(&mut self, form: Form) -> Option<u64> {
         if form == Form::Wide {
             let (number, rest) = self.rest.split_first_chunk()?;
             self.rest = rest;
@@ -306,15 +349,24 @@ impl<'b> Reader<'b> {
         std::str::from_utf8(self.bytes(len)?).ok()
     }
 
+    #[inline]
     fn value(&mut self, form: Form, levels: usize) -> Option<Value> {
         let tag = self.byte()?;
         let number = self.number(form)?;
+        match tag {
+            tag::I64 => Some(Value::I64((number >> 1) as i64 ^ -((number & 1) as i64))),
+            tag::U64 => Some(Value::U64(number)),
+            tag::F64 => Some(Value::F64(f64::from_bits(number.swap_bytes()))),
+            _ => self.value_slow(tag, number, levels),
+        }
+    }
+
+    /// A value that is no number, of what its tag and its number say.
+    #[inline(never)]
+    fn value_slow(&mut self, tag: u8, number: u64, levels: usize) -> Option<Value> {
         Some(match (tag, number) {
             (tag::NONE, 0) => Value::None,
             (tag::BOOL, 0 | 1) => Value::Bool(number == 1),
-            (tag::I64, _) => Value::I64((number >> 1) as i64 ^ -((number & 1) as i64)),
-            (tag::U64, _) => Value::U64(number),
-            (tag::F64, _) => Value::F64(f64::from_bits(number.swap_bytes())),
             (tag::STR, _) => Value::Str(self.text(number)?.into()),
             (tag::BYTES, _) => Value::Bytes(self.bytes(number)?.into()),
             (tag::LIST, _) => {
