@@ -139,7 +139,7 @@ impl Begun {
             }
         }
         match ended {
-            true => Some(Err(caller.over(lane.progress(*position), ticket))),
+            true => Some(Err(caller.ended(lane, *position, ticket))),
             false if ticket.deadline.has_passed() => Some(Err(caller.timed_out(lane.progress(*position), ticket))),
             false => None,
         }
@@ -598,7 +598,7 @@ impl Caller {
             match wait(lane, self.wait, &self.peer.life, ticket.deadline) {
                 Waited::Ready => waited = true,
                 Waited::DeadlinePassed => return Err(self.give_up(lane, position, ticket)),
-                Waited::Dead => return Err(self.over(lane.progress(position), ticket)),
+                Waited::Dead => return Err(self.ended(lane, position, ticket)),
             }
         }
     }
@@ -870,6 +870,12 @@ impl Caller {
     pub(super) fn corrupt(&self, what: &'static str, ticket: &Ticket) -> CallError {
         self.hold.end(Cause::Corrupt(what));
         CallError::Corrupt { call: ticket.name(), pid: self.peer.pid, what }
+    }
+
+    /// The error of a call whose peer ended, or the conversation with it, before it had answered.
+    #[cold]
+    pub(super) fn ended(&self, lane: &CallerLane, position: u64, ticket: &Ticket) -> CallError {
+        self.over(lane.leave(position), ticket)
     }
 
     /// The error of a call to a child that is gone, or about to be.
