@@ -18,7 +18,7 @@ use crate::doorbell::{Deadline, Wait};
 use crate::error::{Exit, NoMemory};
 use crate::frame::{ALIGN, BlockRef, RequestSpan, copy_out};
 use crate::lane::{WorkerLanes, is_past};
-use crate::layout::CallerLine;
+use crate::layout::{CallerLine, Geometry};
 use crate::lending::Carried;
 use crate::life::{Cause, Life};
 use crate::objects::{Objects, Sealed};
@@ -48,6 +48,15 @@ const STACK: usize = 8 << 20;
 
 /// Bytes that a lane keeps for copies of requests between two calls.
 const COPY_KEPT: usize = 256 << 10;
+
+/// Of the lanes of a pair: as many calls as are likely to be under way in one, and payloads as long as a bridge's slots hold.
+const SLOTS: u32 = 16;
+const SLOT_LINES: u32 = 9;
+
+/// The sizes of a pair with so many lanes: as its lanes are all alike, its length says how many there are.
+pub(crate) fn geometry(lanes: u32) -> Geometry {
+    Geometry { lanes, slots: SLOTS, slot_lines: SLOT_LINES, workers: lanes }
+}
 
 /// What a hub's introduction brings.
 pub(crate) struct Introduction {
@@ -159,9 +168,11 @@ impl Pair {
     fn of(introduction: Introduction, role: Role) -> io::Result<(Arc<Self>, Segment)> {
         let Introduction { pid, pidfd, segment, control, limits, .. } = introduction;
         let segment = Segment::attach(&Sealed, &mut std::iter::once(segment))?;
-        let geometry = segment.geometry();
-        if geometry.workers != geometry.lanes {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a pair whose lanes share workers"));
+        // The other side may have rewritten the header by now: of all that would fit the length, which nobody can change, only the
+        // geometry of a pair will do.
+        let found = segment.geometry();
+        if found != geometry(found.lanes) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a segment that is not laid out as a pair's"));
         }
         let stock = match role {
             Role::Caller => Stock::new(limits, segment.held_by_child(), segment.held_by_parent()),
@@ -172,7 +183,7 @@ impl Pair {
             max_payload: limits.max_payload,
             trust: None,
             life: Life::new(None),
-            bells: Bells::futexes(Count::of(&geometry)),
+            bells: Bells::futexes(Count::of(&found)),
             door: None,
             report: None,
         });
@@ -184,7 +195,7 @@ impl Pair {
             told: Mutex::default(),
             changed: Condvar::new(),
             own: Mutex::new(Own { stock, published: Vec::new() }),
-            callers: (0..geometry.lanes).map(|lane| segment.caller_line(lane)).collect(),
+            callers: (0..found.lanes).map(|lane| segment.caller_line(lane)).collect(),
         };
         Ok((Arc::new(pair), segment))
     }
@@ -203,8 +214,9 @@ impl Pair {
         if let Some(cause) = cause {
             self.peer.life.blame(cause);
         }
-        self.control.shut_down();
+        // First, so that no worker here begins anything that the other side hears of the end of.
         self.peer.life.end(Exit::Unknown);
+        self.control.shut_down();
         // Under the lock, so that who is about to wait sees the end or hears this.
         drop(self.told.lock());
         self.changed.notify_all();
@@ -479,10 +491,11 @@ impl Asker for Stranger {
 mod tests {
     use super::*;
     use crate::call::service::{Exchange, Method};
-    use crate::error::CallError;
+    use crate::error::{CallError, Progress};
     use crate::frame::Kind;
-    use crate::layout::Geometry;
     use crate::sys::memfd;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc::{self, Receiver};
 
     /// Doubles numbers, and gives texts back.
     struct Doubler;
@@ -503,7 +516,6 @@ mod tests {
     }
 
     static METHOD: Method = Method { service: "", name: "double", index: 0, interface: None, idempotent: false };
-    const GEOMETRY: Geometry = Geometry { lanes: 2, slots: 4, slot_lines: 3, workers: 2 };
     const LIMITS: Limits = Limits { max_payload: 8 << 20, retained: 1 << 20 };
     const PATIENCE: Option<Duration> = Some(Duration::from_secs(30));
 
@@ -540,9 +552,11 @@ mod tests {
     }
 
     /// Both introductions of a pair in this process, and the hub that made it.
-    fn introduced() -> ([Introduction; 2], Hub) {
-        let (_, object) = Segment::create(GEOMETRY, &Sealed).unwrap();
-        let object = object.unwrap();
+    fn introduced(geometry: Geometry) -> ([Introduction; 2], Hub) {
+        introduced_by(Segment::create(geometry, &Sealed).unwrap().1.unwrap())
+    }
+
+    fn introduced_by(object: OwnedFd) -> ([Introduction; 2], Hub) {
         let (ours, theirs): (Vec<_>, Vec<_>) = (0..2).map(|_| socket::pair().unwrap()).unzip();
         let introductions = theirs.into_iter().map(|control| Introduction {
             pid: std::process::id(),
@@ -562,7 +576,7 @@ mod tests {
 
     #[test]
     fn strangers_call_each_other() {
-        let ([caller, owner], hub) = introduced();
+        let ([caller, owner], hub) = introduced(geometry(2));
         let hub = thread::spawn(|| hub.run());
         let owner = serve(owner, || Doubler).unwrap();
         let (caller, pair) = call(caller).unwrap();
@@ -583,5 +597,78 @@ mod tests {
         hub.join().unwrap();
         assert_eq!(pair.peer.life.wait(Deadline::after(PATIENCE)), Some(Exit::Unknown));
         assert!(matches!(double(&caller, 1), Err(CallError::Died { .. })));
+    }
+    /// Counts its calls; the first waits until it may go on.
+    struct Gated {
+        ran: Arc<AtomicU32>,
+        gate: Option<Receiver<()>>,
+    }
+
+    impl Host for Gated {
+        fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
+            self.ran.fetch_add(1, Ordering::SeqCst);
+            if let Some(gate) = self.gate.take() {
+                let _ = gate.recv();
+            }
+            exchange.reply(kind, &());
+        }
+    }
+
+    fn wait_until(what: impl Fn() -> bool) {
+        let deadline = Deadline::after(PATIENCE);
+        while !what() {
+            assert!(!deadline.has_passed());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_header_that_the_other_side_has_rewritten_brings_no_more_threads() {
+        let (segment, object) = Segment::create(geometry(8), &Sealed).unwrap();
+        let forged = Geometry { lanes: 56, slots: 2, slot_lines: 9, workers: 56 };
+        assert_eq!(forged.segment_len(), geometry(8).segment_len());
+        let header = segment.header();
+        for (word, value) in
+            [(&header.lanes, forged.lanes), (&header.slots, forged.slots), (&header.workers, forged.workers)]
+        {
+            word.store(value, crate::sync::Ordering::Relaxed);
+        }
+        let ([caller, owner], _hub) = introduced_by(object.unwrap());
+        assert!(call(caller).is_err_and(|error| error.kind() == io::ErrorKind::InvalidData));
+        assert!(serve(owner, || Doubler).is_err_and(|error| error.kind() == io::ErrorKind::InvalidData));
+    }
+
+    /// The hub says nothing to anybody: the end is the caller's alone, and the owner's worker goes on.
+    #[test]
+    fn a_call_that_had_not_started_when_its_caller_left_is_never_carried_out() {
+        let ([caller, owner], _silent) = introduced(geometry(1));
+        let (open, gate) = mpsc::channel();
+        let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
+        let owner = serve(owner, || Gated { ran: ran.clone(), gate: gate.take() }).unwrap();
+        let (caller, pair) = call(caller).unwrap();
+        let begin = || caller.begin(&METHOD, (), PATIENCE).unwrap();
+        // Given up, so that the only lane is free for another.
+        drop(begin());
+        wait_until(|| ran.load(Ordering::SeqCst) == 1);
+        let mut second = begin();
+        pair.over(None);
+        assert!(matches!(second.poll::<()>(), Some(Err(CallError::Died { progress: Progress::NotStarted, .. }))));
+        open.send(()).unwrap();
+        wait_until(|| owner.is_over() || ran.load(Ordering::SeqCst) > 1);
+        assert_eq!(ran.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_call_that_had_started_when_its_caller_left_is_said_to_have() {
+        let ([caller, owner], _silent) = introduced(geometry(1));
+        let (open, gate) = mpsc::channel();
+        let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
+        let _owner = serve(owner, || Gated { ran: ran.clone(), gate: gate.take() }).unwrap();
+        let (caller, pair) = call(caller).unwrap();
+        let mut call = caller.begin(&METHOD, (), PATIENCE).unwrap();
+        wait_until(|| ran.load(Ordering::SeqCst) == 1);
+        pair.over(None);
+        assert!(matches!(call.poll::<()>(), Some(Err(CallError::Died { progress: Progress::Started, .. }))));
+        drop(open);
     }
 }
