@@ -128,6 +128,11 @@ impl Arena {
         self.idle > self.limits.retained
     }
 
+    /// Whether it would keep more than it may if nobody used any of it.
+    pub(crate) fn is_beyond_retained(&self) -> bool {
+        self.idle + self.in_use > self.limits.retained
+    }
+
     /// Gives back all that it may not retain. Returns the mappings: to undo them takes its time.
     pub(crate) fn tidy(&mut self, source: &mut dyn Source) -> Vec<Arc<Mapping>> {
         self.peak = self.in_use;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
-use support::within;
+use support::{eventually, within};
 
 const PLENTY: Duration = Duration::from_secs(30);
 
@@ -130,6 +130,23 @@ fn a_call_that_is_said_not_to_have_started_when_the_hub_ended_never_runs() {
             });
             owner.disconnect();
             calls.check(&ran);
+        }
+    });
+}
+// ---- memory --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn what_answers_lay_in_is_taken_back_though_nobody_calls() {
+    within(240, "what_answers_lay_in_is_taken_back_though_nobody_calls", || {
+        let address = address();
+        let _hub = hub(&address);
+        let owner = member(&address, PLENTY);
+        let _big = owner.register_fn("big", || vec![7u8; 60 << 20]).expect("a free name");
+        // Each has a pair of its own with the owner, whose memory is one for all.
+        let callers: Vec<_> = (0..6).map(|_| member(&address, PLENTY)).collect();
+        for caller in &callers {
+            let fetched = || matches!(caller.call_as::<Vec<u8>>("big", ()), Ok(Some(bytes)) if bytes.len() == 60 << 20);
+            assert!(eventually(60, "the owner has memory again", fetched));
         }
     });
 }

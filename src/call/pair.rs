@@ -10,8 +10,10 @@
 use super::callee::{Asker, Worker};
 use super::caller::Caller;
 use super::host::Host;
+use super::link::unmap;
 use super::panic;
 use super::peer::{Hold, Peer, PeerParts};
+use super::tidiness::{Look, Tidiness};
 use crate::arena::{Limits, Loan, Source};
 use crate::control::{Control, Message};
 use crate::doorbell::{Deadline, Wait};
@@ -80,6 +82,7 @@ pub(crate) struct Pair {
     /// Rung when something has been told, and when the pair is over.
     changed: Condvar,
     own: Mutex<Own>,
+    tidiness: Tidiness,
     /// The caller's line of each lane.
     callers: Vec<Placed<CallerLine>>,
 }
@@ -195,6 +198,7 @@ impl Pair {
             told: Mutex::default(),
             changed: Condvar::new(),
             own: Mutex::new(Own { stock, published: Vec::new() }),
+            tidiness: Tidiness::new(),
             callers: (0..found.lanes).map(|lane| segment.caller_line(lane)).collect(),
         };
         Ok((Arc::new(pair), segment))
@@ -295,15 +299,22 @@ impl Pair {
     fn on_own<R>(&self, run: impl FnOnce(&mut Stock, &mut dyn Source) -> R) -> R {
         let mut own = self.own.lock();
         let mut source = AskHub(self);
-        let Own { stock, published } = &mut *own;
+        own.collect(&self.callers, &mut source);
+        run(&mut own.stock, &mut source)
+    }
+}
+
+impl Own {
+    /// Takes back what callers have dealt with.
+    fn collect(&mut self, callers: &[Placed<CallerLine>], source: &mut dyn Source) {
         let is_dealt_with = |lane: u32, position: u64| {
             // Acquire: pairs with the Release in `CallerLane::release`.
-            is_past(self.callers[lane as usize].released.load(Acquire), position)
+            is_past(callers[lane as usize].released.load(Acquire), position)
         };
+        let Self { stock, published } = self;
         for (_, _, carried) in published.extract_if(.., |(lane, position, _)| is_dealt_with(*lane, *position)) {
-            stock.arrived(carried, &mut source);
+            stock.arrived(carried, source);
         }
-        run(stock, &mut source)
     }
 }
 
@@ -340,10 +351,24 @@ impl Watched for Pair {
     }
 
     fn tidy(&self) -> bool {
-        // Who has it keeps it for a moment.
-        let Some(mut own) = self.own.try_lock() else { return true };
-        drop(own.stock.tidy(&mut AskHub(self)));
-        false
+        match self.tidiness.look() {
+            Look::Now => {}
+            look => return look == Look::Later && !self.is_over(),
+        }
+        match self.own.try_lock() {
+            Some(mut own) => {
+                let mut source = AskHub(self);
+                own.collect(&self.callers, &mut source);
+                unmap(own.stock.tidy(&mut source));
+                // Nobody says when the caller has dealt with the rest.
+                if !own.published.is_empty() && own.stock.is_beyond_retained() {
+                    self.tidiness.again();
+                }
+            }
+            // Who waits for memory there waits for this thread.
+            None => self.tidiness.again(),
+        }
+        self.tidiness.is_untidy() && !self.is_over()
     }
 
     /// It may be a child of this process all the same, and whoever started it waits for it.
@@ -372,8 +397,7 @@ impl Home for Pair {
             stock.is_untidy()
         });
         if is_untidy {
-            // Without a watcher there is no pair either.
-            let _ = watch::tidy_soon();
+            self.tidiness.used();
         }
     }
 
@@ -483,7 +507,12 @@ impl Asker for Stranger {
     }
 
     fn publishing(&self, lane: u32, position: u64, carried: Carried) {
-        self.0.own.lock().published.push((lane, position, carried));
+        let mut own = self.0.own.lock();
+        own.published.push((lane, position, carried));
+        // The caller does not say when it has dealt with it.
+        if own.stock.is_beyond_retained() {
+            self.0.tidiness.used();
+        }
     }
 }
 
