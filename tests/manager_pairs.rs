@@ -133,6 +133,34 @@ fn a_call_that_is_said_not_to_have_started_when_the_hub_ended_never_runs() {
         }
     });
 }
+// ---- late answers --------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_call_that_timed_out_is_in_nobodys_way() {
+    within(120, "a_call_that_timed_out_is_in_nobodys_way", || {
+        let address = address();
+        let _hub = hub(&address);
+        let owner = member(&address, PLENTY);
+        let may_end = Arc::new(AtomicBool::new(false));
+        let ends = may_end.clone();
+        let slow = move || {
+            while !ends.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let _slow = owner.register_fn("slow", slow).expect("a free name");
+        let _fast = owner.register_fn("fast", |number: u64| number).expect("a free name");
+        let caller = member(&address, Duration::from_secs(2));
+        assert_eq!(caller.call_as::<u64>("fast", (0u64,)), Ok(Some(0)));
+        assert!(matches!(caller.call_as::<()>("slow", ()), Err(CallError::TimedOut { .. })));
+        // On the same thread, whose lane is that of the call which has not been answered.
+        for number in 1..100 {
+            assert_eq!(caller.call_as::<u64>("fast", (number,)), Ok(Some(number)));
+        }
+        may_end.store(true, Ordering::SeqCst);
+    });
+}
+
 // ---- memory --------------------------------------------------------------------------------------------------------
 
 #[test]

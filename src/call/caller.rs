@@ -310,7 +310,7 @@ impl Caller {
         args: &mut Option<A>,
         ticket: &Ticket,
     ) -> Result<R, CallError> {
-        let mut lane = self.claim(ticket)?;
+        let mut lane = self.claim_idle(ticket)?;
         let position = self.send_on(&mut lane, ask, args, Args::Keep, ticket)?;
         self.receive(&mut lane, position, Kind::Call, ticket)
     }
@@ -745,24 +745,77 @@ impl Caller {
         self.lock(&self.lanes[preferred], ticket)
     }
 
+    /// A lane on which nothing is under way: behind a call that was given up another could wait for ever, while the workers of other lanes are
+    /// free. Only if there is such a call on every lane, this one waits behind it.
+    fn claim_idle(&self, ticket: &Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
+        let preferred = self.preferred_lane();
+        loop {
+            let mut in_use = None;
+            for lane in self.lanes_from(preferred) {
+                match lane.try_lock() {
+                    Some(free) => {
+                        if let Some(idle) = self.if_idle(free, ticket)? {
+                            return Ok(idle);
+                        }
+                    }
+                    None => in_use = in_use.or(Some(lane)),
+                }
+            }
+            if self.peer.life.is_over() {
+                return Err(self.over(Progress::NotStarted, ticket));
+            }
+            let Some(lane) = in_use else { return self.lock(&self.lanes[preferred], ticket) };
+            if let Some(free) = self.lock_soon(lane, ticket)?
+                && let Some(idle) = self.if_idle(free, ticket)?
+            {
+                return Ok(idle);
+            }
+            if ticket.deadline.has_passed() {
+                return Err(self.late(ticket));
+            }
+        }
+    }
+
+    /// This lane, if nothing is under way on it.
+    fn if_idle<'a>(
+        &self,
+        mut lane: MutexGuard<'a, CallerLane>,
+        ticket: &Ticket,
+    ) -> Result<Option<MutexGuard<'a, CallerLane>>, CallError> {
+        self.settle(&mut lane, ticket)?;
+        Ok(lane.is_idle().then_some(lane))
+    }
+
     /// This very lane, as soon as it is free.
     ///
     /// A call in it ends when the child does, but one that is begun and not finished may keep it for ever: so the child's end is
     /// looked for while waiting.
     fn lock<'a>(&self, lane: &'a Mutex<CallerLane>, ticket: &Ticket) -> Result<MutexGuard<'a, CallerLane>, CallError> {
         loop {
-            let slice = Instant::now() + LANE_SLICE;
-            let until = ticket.deadline.instant().map_or(slice, |deadline| deadline.min(slice));
-            if let Some(lane) = lane.try_lock_until(until) {
+            if let Some(lane) = self.lock_soon(lane, ticket)? {
                 return Ok(lane);
             }
-            if self.peer.life.exit().is_some() {
-                return Err(self.over(Progress::NotStarted, ticket));
-            }
-            if ticket.deadline.has_passed() {
-                return Err(self.late(ticket));
-            }
         }
+    }
+
+    /// The same; `None` if it is not free soon.
+    fn lock_soon<'a>(
+        &self,
+        lane: &'a Mutex<CallerLane>,
+        ticket: &Ticket,
+    ) -> Result<Option<MutexGuard<'a, CallerLane>>, CallError> {
+        let slice = Instant::now() + LANE_SLICE;
+        let until = ticket.deadline.instant().map_or(slice, |deadline| deadline.min(slice));
+        if let Some(lane) = lane.try_lock_until(until) {
+            return Ok(Some(lane));
+        }
+        if self.peer.life.exit().is_some() {
+            return Err(self.over(Progress::NotStarted, ticket));
+        }
+        if ticket.deadline.has_passed() {
+            return Err(self.late(ticket));
+        }
+        Ok(None)
     }
 
     // ---- outcomes --------------------------------------------------------------------------------------------------
