@@ -252,7 +252,7 @@ impl<H: Host, A: Asker> Worker<H, A> {
             reply_fault(&mut exchange, &fault);
         }
         if exchange.replied.is_none() {
-            exchange.refuse("the child's dispatch gave no reply");
+            exchange.refuse("its dispatch gave no reply");
         }
         let reply = exchange.replied.unwrap_or(Kind::Refused);
         room.home.forget(came_home);

@@ -860,7 +860,7 @@ impl Caller {
                     .payload::<Limit>(frame, ticket)
                     .map(|Limit { len, max }| CallError::Exhausted { call, what: Payload::Reply, len, budget: max }),
                 Kind::Refused if frame.commit.place == frame::Place::Slot(0) => {
-                    Ok(CallError::Refused { call, why: "the child has no memory left to say why".into() })
+                    Ok(CallError::Refused { call, why: "there is no memory left to say why".into() })
                 }
                 Kind::Refused => self.payload::<String>(frame, ticket).map(|why| CallError::Refused { call, why }),
                 Kind::Failed => self.payload::<Failed>(frame, ticket).map(|failed| match failed {
@@ -902,8 +902,12 @@ impl Caller {
 
     #[cold]
     pub(crate) fn in_fork_slow(&self, ticket: &Ticket) -> CallError {
-        let why = "this process is a fork of the one that started the bridge; start another here".into();
-        CallError::Refused { call: ticket.name(), why }
+        let call = ticket.name();
+        let why = match call.service {
+            "" => "this process is a fork of the one that is connected; connect here",
+            _ => "this process is a fork of the one that started the bridge; start another here",
+        };
+        CallError::Refused { call, why: why.into() }
     }
 
     /// The error of a call that ran out of time before it was sent.
