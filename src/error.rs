@@ -210,6 +210,13 @@ pub enum NoMemory {
         budget: u64,
     },
 
+    /// The [hub](crate::manager), which makes the memory for callbacks' payloads, has given none in time.
+    #[error("no shared memory for {len} bytes in time")]
+    Late {
+        /// Bytes asked for.
+        len: u64,
+    },
+
     /// The memory could not be had.
     #[error("{why}")]
     Failed {

@@ -296,7 +296,7 @@ impl Caller {
         {
             match self.send_on(&mut lane, ask, args, Args::Keep, &untimed) {
                 // There is time to wait for memory.
-                Err(CallError::Exhausted { .. }) if args.is_some() => {}
+                Err(CallError::Exhausted { .. } | CallError::TimedOut { .. }) if args.is_some() => {}
                 sent => return self.receive(&mut lane, sent?, Kind::Call, &Ticket::new(method, timeout)),
             }
         }
@@ -523,7 +523,7 @@ impl Caller {
         let position = lane.position();
         let room = &Room { home: &*self.home, wait: None };
         let mut written = lane.write(sending, room);
-        if let Err(SendError::NoMemory(NoMemory::Exhausted { .. })) = written {
+        if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) = written {
             written = self.write_again_slow(lane, sending, room, ticket);
         }
         if then == Args::Spend || lane.carries_boxes() {
@@ -889,6 +889,7 @@ impl Caller {
             SendError::NoMemory(NoMemory::Exhausted { len, budget }) => {
                 CallError::Exhausted { call, what: Payload::Request, len, budget }
             }
+            SendError::NoMemory(NoMemory::Late { .. }) => self.late(ticket),
             SendError::NoMemory(NoMemory::Failed { why }) => CallError::Refused { call, why },
             SendError::Encode => CallError::Refused { call, why: "its arguments cannot be encoded".into() },
         }

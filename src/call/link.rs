@@ -218,7 +218,7 @@ impl Link {
             }
             Err(NoMemory::TooLarge { len, max }) => self.tell(Message::Deny { len, max }, None),
             Err(NoMemory::Exhausted { len, budget }) => self.tell(Message::Exhausted { len, budget }, None),
-            Err(NoMemory::Failed { .. }) => self.tell(Message::Lack, None),
+            Err(NoMemory::Failed { .. } | NoMemory::Late { .. }) => self.tell(Message::Lack, None),
         }
     }
 }

@@ -45,6 +45,9 @@ use std::time::{Duration, Instant};
 /// How long the hub may take to answer who asks for memory.
 const HUB_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long of that this side's memory is kept from other calls.
+const HUB_SLICE: Duration = Duration::from_millis(20);
+
 /// Bytes of stack of a thread that runs callbacks: what a main thread usually has. Only what is used is ever touched.
 const STACK: usize = 8 << 20;
 
@@ -73,6 +76,7 @@ pub(crate) struct Introduction {
 
 /// One side of a pair.
 pub(crate) struct Pair {
+    role: Role,
     peer: Arc<Peer>,
     pidfd: Pidfd,
     control: Control,
@@ -92,8 +96,12 @@ pub(crate) struct Pair {
 struct Told {
     /// Segments of the other side's arena.
     segments: HashMap<u64, Arc<Mapping>>,
-    /// The answer to the last `Need`.
+    /// For how many bytes the hub was asked last, and when, until the answer has been taken.
+    asked: Option<(u64, Instant)>,
+    /// The answer.
     answer: Option<Result<(u64, Arc<Mapping>), NoMemory>>,
+    /// What has been given to one that did not wait for it any longer: for its next attempt, or to be given back.
+    spare: Vec<(u64, Arc<Mapping>)>,
 }
 
 /// This side's memory.
@@ -191,6 +199,7 @@ impl Pair {
             report: None,
         });
         let pair = Self {
+            role,
             peer: Arc::new(peer),
             pidfd: Pidfd::of(pidfd),
             control: Control::new(control),
@@ -295,6 +304,24 @@ impl Pair {
         }
     }
 
+    /// Gives back what the hub has given to calls that did not wait for it. To be done with the arena held: then nobody waits.
+    fn give_back_spare(&self, source: &mut AskHub<'_>) {
+        let mut told = self.told.lock();
+        if told.asked.is_some() {
+            match told.answer.take() {
+                Some(answer) => {
+                    told.asked = None;
+                    told.spare.extend(answer);
+                }
+                None => self.tidiness.again(),
+            }
+        }
+        let spare = std::mem::take(&mut told.spare);
+        drop(told);
+        spare.iter().for_each(|&(segment, _)| source.shrink(segment));
+        unmap(spare.into_iter().map(|(_, mapping)| mapping).collect());
+    }
+
     /// Takes back what callers have dealt with, and runs `run` on this side's memory.
     fn on_own<R>(&self, run: impl FnOnce(&mut Stock, &mut dyn Source) -> R) -> R {
         let mut own = self.own.lock();
@@ -360,6 +387,7 @@ impl Watched for Pair {
                 let mut source = AskHub(self);
                 own.collect(&self.callers, &mut source);
                 unmap(own.stock.tidy(&mut source));
+                self.give_back_spare(&mut source);
                 // Nobody says when the caller has dealt with the rest.
                 if !own.published.is_empty() && own.stock.is_beyond_retained() {
                     self.tidiness.again();
@@ -410,7 +438,17 @@ impl Home for Pair {
         loop {
             let found = self.on_own(&mut *allocate);
             let may_wait = deadline.left().is_some_and(|left| !left.is_zero());
-            if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.is_over() {
+            let waits = match &found {
+                Err(NoMemory::Exhausted { .. }) => may_wait,
+                // Who answers does so once, and waits for as long as the hub may take.
+                Err(NoMemory::Late { .. }) => may_wait || self.role == Role::Owner,
+                _ => false,
+            };
+            if !waits || self.is_over() {
+                if matches!(found, Err(NoMemory::Late { .. })) {
+                    // What the hub gives then is nobody's.
+                    self.tidiness.used();
+                }
                 return found.inspect(Loan::populate);
             }
             thread::sleep(MEMORY_SLICE);
@@ -446,24 +484,39 @@ struct AskHub<'a>(&'a Pair);
 impl Source for AskHub<'_> {
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
         let pair = self.0;
-        let until = Instant::now() + HUB_PATIENCE;
+        let until = Instant::now() + HUB_SLICE;
         let mut told = pair.told.lock();
-        let sent = pair.control.send(Message::Need { len }, None);
-        sent.map_err(|error| failed(format!("the hub cannot be asked for memory: {error}")))?;
         loop {
-            match told.answer.take() {
-                Some(Ok((_, mapping))) if (mapping.len() as u64) < len => {
-                    return Err(failed(format!("the hub gave {} bytes instead of {len}", mapping.len())));
+            if let Some(at) = told.spare.iter().position(|(_, mapping)| mapping.len() as u64 == len) {
+                return Ok(told.spare.swap_remove(at));
+            }
+            let Some((asked, since)) = told.asked else {
+                let sent = pair.control.send(Message::Need { len }, None);
+                sent.map_err(|error| failed(format!("the hub cannot be asked for memory: {error}")))?;
+                told.asked = Some((len, Instant::now()));
+                continue;
+            };
+            if let Some(answer) = told.answer.take() {
+                told.asked = None;
+                match answer {
+                    Ok((_, mapping)) if (mapping.len() as u64) < asked => {
+                        return Err(failed(format!("the hub gave {} bytes instead of {asked}", mapping.len())));
+                    }
+                    answer if asked == len => return answer,
+                    // Another call asked, and will again.
+                    answer => told.spare.extend(answer),
                 }
-                Some(answer) => return answer,
-                None => {}
+                pair.tidiness.used();
+                continue;
             }
             if pair.is_over() {
                 return Err(failed("the two processes are not connected any more".into()));
             }
-            if pair.changed.wait_until(&mut told, until).timed_out() {
+            if pair.changed.wait_until(&mut told, until).timed_out() && told.answer.is_none() {
+                if since.elapsed() < HUB_PATIENCE {
+                    return Err(NoMemory::Late { len });
+                }
                 drop(told);
-                // Its answer might come yet, and be taken for another.
                 pair.over(None);
                 return Err(failed(format!("the hub has given no memory within {HUB_PATIENCE:?}")));
             }
@@ -627,6 +680,34 @@ mod tests {
         assert_eq!(pair.peer.life.wait(Deadline::after(PATIENCE)), Some(Exit::Unknown));
         assert!(matches!(double(&caller, 1), Err(CallError::Died { .. })));
     }
+    /// Two calls need memory, and the hub does not answer: each gives up in its own time. What the hub gives then is used, or given back.
+    #[test]
+    fn a_hub_that_does_not_answer_costs_a_call_no_more_than_its_time() {
+        let ([caller, owner], hub) = introduced(geometry(2));
+        let owner = serve(owner, || Doubler).unwrap();
+        let (caller, pair) = call(caller).unwrap();
+        let echo = |len: usize, patience: Option<Duration>| {
+            let text = "x".repeat(len);
+            caller.call_by_word::<_, String>(&METHOD, 2, &mut Some(text.clone()), patience).map(|echoed| echoed == text)
+        };
+        thread::scope(|scope| {
+            let patient = scope.spawn(|| echo(300_000, PATIENCE));
+            let quick = scope.spawn(|| echo(3 << 20, Some(Duration::from_millis(100))));
+            let late = quick.join().unwrap();
+            assert!(matches!(late, Err(CallError::TimedOut { progress: Progress::NotStarted, .. })), "{late:?}");
+            let hub = scope.spawn(|| hub.run());
+            assert_eq!(patient.join().unwrap(), Ok(true));
+            assert_eq!(echo(3 << 20, PATIENCE), Ok(true));
+            wait_until(|| {
+                let told = pair.told.lock();
+                told.spare.is_empty() && told.asked.is_none()
+            });
+            assert!(!pair.is_over() && !owner.is_over());
+            owner.over(None);
+            hub.join().unwrap();
+        });
+    }
+
     /// Counts its calls; the first waits until it may go on.
     struct Gated {
         ran: Arc<AtomicU32>,
