@@ -128,6 +128,11 @@ impl Arena {
         self.idle > self.limits.retained
     }
 
+    /// Whether it would keep more than it may if nobody used any of it.
+    pub(crate) fn is_beyond_retained(&self) -> bool {
+        self.idle + self.in_use > self.limits.retained
+    }
+
     /// Gives back all that it may not retain. Returns the mappings: to undo them takes its time.
     pub(crate) fn tidy(&mut self, source: &mut dyn Source) -> Vec<Arc<Mapping>> {
         self.peak = self.in_use;
@@ -149,7 +154,8 @@ impl Arena {
         }
         let blocks = if block_len <= LARGEST_SHARED { BLOCKS_PER_SEGMENT } else { 1 };
         let mut grown = source.grow(block_len * blocks);
-        if grown.is_err() && !self.give_back_idle(0, source).is_empty() {
+        let is_refused = grown.as_ref().is_err_and(|why| !matches!(why, NoMemory::Late { .. }));
+        if is_refused && !self.give_back_idle(0, source).is_empty() {
             grown = source.grow(block_len * blocks);
         }
         let (segment, mapping) = grown.map_err(|why| for_payload(why, len))?;
@@ -179,7 +185,10 @@ impl Arena {
     ) -> Result<Loan, NoMemory> {
         let need = need as u64;
         let wish = (2 * written as u64).max(need + need / 8).min(self.limits.max_payload).max(need);
-        self.allocate(wish, source).or_else(|_| self.allocate(need, source))
+        match self.allocate(wish, source) {
+            Err(why) if !matches!(why, NoMemory::Late { .. }) => self.allocate(need, source),
+            found => found,
+        }
     }
 
     /// A free block of the class, or of one at most twice as large.
@@ -236,6 +245,7 @@ fn for_payload(why: NoMemory, len: u64) -> NoMemory {
     match why {
         NoMemory::TooLarge { max, .. } => NoMemory::TooLarge { len, max: max.min(len.saturating_sub(1)) },
         NoMemory::Exhausted { budget, .. } => NoMemory::Exhausted { len, budget },
+        NoMemory::Late { .. } => NoMemory::Late { len },
         failed => failed,
     }
 }

@@ -506,7 +506,7 @@ mod model {
     #[test]
     fn loom_second_wait_is_woken_too() {
         loom::model(|| {
-            let line = CallerLine { bell: bell(), released: AtomicU64::new(0) };
+            let line = CallerLine { bell: bell(), released: AtomicU64::new(0), gone: AtomicU32::new(0) };
             let shared = Shared::new((line, AtomicU64::new(0)));
             let peer = shared.clone();
             let notifier = loom::thread::spawn(move || {

@@ -11,12 +11,12 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The method panicked. The child goes on, with the service in whatever state the panic left it.
-    #[error("call `{call}` failed: {fault}")]
+    /// The method or [callback](crate::manager) panicked. Its process goes on, with the service in whatever state the panic left it.
+    #[error("call `{call}` failed: {}", Panicking(.call, .fault))]
     Panicked {
         /// The call that failed.
         call: CallName,
-        /// What the child reported.
+        /// What the process that it ran in reported.
         fault: Box<Fault>,
     },
 
@@ -33,12 +33,12 @@ pub enum CallError {
         progress: Progress,
     },
 
-    /// No answer came in time. The child is still at it; a late answer is dropped.
-    #[error("call `{call}` failed: child {pid} gave no answer within {timeout:?}; {progress}")]
+    /// No answer came in time. The child, or the process that registered the [callback](crate::manager), is still at it; a late answer is dropped.
+    #[error("call `{call}` failed: {} {pid} gave no answer within {timeout:?}; {progress}", .call.peer())]
     TimedOut {
         /// The call that failed.
         call: CallName,
-        /// The child's process number.
+        /// The number of the process that was called.
         pid: u32,
         /// The time that the call was given.
         timeout: Duration,
@@ -71,16 +71,18 @@ pub enum CallError {
         what: Payload,
         /// How long it is, in bytes, as far as it got.
         len: u64,
-        /// All memory that this direction may have, in bytes: half of [`Builder::memory`](crate::Builder::memory).
+        /// All memory that this direction may have, in bytes: half of [`Builder::memory`](crate::Builder::memory), or of callbacks what the
+        /// [hub](crate::manager::HubOptions::memory_per_member) gives.
         budget: u64,
     },
 
-    /// The child wrote what no healthy child writes; it has been killed.
-    #[error("call `{call}` failed: child {pid} broke the protocol ({what}) and was killed")]
+    /// The process that was called wrote what none in good health writes. A child has been killed; a process that had registered a
+    /// [callback](crate::manager) has been cut off, until a callback of its is called again.
+    #[error("call `{call}` failed: {} {pid} broke the protocol ({what}) and {}", .call.peer(), .call.penalty())]
     Corrupt {
         /// The call that failed.
         call: CallName,
-        /// The child's process number.
+        /// The number of the process that was called.
         pid: u32,
         /// The invariant that was broken.
         what: &'static str,
@@ -208,6 +210,13 @@ pub enum NoMemory {
         budget: u64,
     },
 
+    /// The [hub](crate::manager), which makes the memory for callbacks' payloads, has given none in time.
+    #[error("no shared memory for {len} bytes in time")]
+    Late {
+        /// Bytes asked for.
+        len: u64,
+    },
+
     /// The memory could not be had.
     #[error("{why}")]
     Failed {
@@ -225,6 +234,22 @@ pub struct CallName {
     pub method: &'static str,
 }
 
+impl CallName {
+    fn is_of_callback(&self) -> bool {
+        self.service.is_empty()
+    }
+
+    /// What the process is that carries out such calls.
+    fn peer(&self) -> &'static str {
+        if self.is_of_callback() { "process" } else { "child" }
+    }
+
+    /// What becomes of such a process when it breaks the protocol.
+    fn penalty(&self) -> &'static str {
+        if self.is_of_callback() { "was cut off" } else { "was killed" }
+    }
+}
+
 impl fmt::Display for CallName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.service {
@@ -234,7 +259,7 @@ impl fmt::Display for CallName {
     }
 }
 
-/// A panic in the child, as it was there.
+/// A panic in the process that was called, as it was there.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 #[non_exhaustive]
 pub struct Fault {
@@ -242,17 +267,32 @@ pub struct Fault {
     pub message: String,
     /// `file:line:column`, if the panic hook saw it.
     pub location: Option<String>,
-    /// The child's backtrace, if `RUST_BACKTRACE` asks for it.
+    /// The backtrace there, if `RUST_BACKTRACE` asks for it.
     pub backtrace: Option<String>,
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the child panicked")?;
+impl Fault {
+    fn write(&self, who: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{who} panicked")?;
         if let Some(location) = &self.location {
             write!(f, " at {location}")?;
         }
         write!(f, ": {}", self.message)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write("the child", f)
+    }
+}
+
+/// A panic, and the call that it ended.
+struct Panicking<'a>(&'a CallName, &'a Fault);
+
+impl fmt::Display for Panicking<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.1.write(if self.0.is_of_callback() { "the callback" } else { "the child" }, f)
     }
 }
 
@@ -313,11 +353,11 @@ fn signal_name(number: i32) -> Option<&'static str> {
     })
 }
 
-/// How far a call that got no answer had come, as the child recorded it.
+/// How far a call that got no answer had come, as the process that was called recorded it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Progress {
-    /// The method had not begun. If the child is gone, it never will, and trying again is safe; after a timeout the request
-    /// still waits in the child, and may run later.
+    /// The method or callback had not begun. If the child is gone, or the process that registered the callback, it never will, and trying
+    /// again is safe; after a timeout the request still waits there, and may run later.
     NotStarted,
     /// The method may have run, wholly or in part.
     Started,
@@ -481,4 +521,39 @@ pub enum StartError {
         /// The reason, in words.
         why: String,
     },
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_callbacks_speak_of_no_child() {
+        let errors = |call: CallName| {
+            let fault = Fault { message: "no".into(), location: Some("a.rs:1:2".into()), backtrace: None };
+            let timeout = Duration::from_secs(1);
+            [
+                CallError::Panicked { call, fault: Box::new(fault) },
+                CallError::TimedOut { call, pid: 7, timeout, progress: Progress::NotStarted },
+                CallError::Corrupt { call, pid: 7, what: "a lie" },
+            ]
+            .map(|error| error.to_string())
+        };
+        assert_eq!(
+            errors(CallName { service: "", method: "add" }),
+            [
+                "call `add` failed: the callback panicked at a.rs:1:2: no",
+                "call `add` failed: process 7 gave no answer within 1s; the call had not started",
+                "call `add` failed: process 7 broke the protocol (a lie) and was cut off",
+            ]
+        );
+        assert_eq!(
+            errors(CallName { service: "Adder", method: "add" }),
+            [
+                "call `Adder::add` failed: the child panicked at a.rs:1:2: no",
+                "call `Adder::add` failed: child 7 gave no answer within 1s; the call had not started",
+                "call `Adder::add` failed: child 7 broke the protocol (a lie) and was killed",
+            ]
+        );
+    }
 }

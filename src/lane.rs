@@ -19,7 +19,8 @@ use crate::segment::{Placed, Segment};
 use crate::shared_box::Parcel;
 use crate::signal::{Bells, Sleeper};
 use crate::stock::{Home, Room};
-use crate::sync::Ordering::{Relaxed, Release};
+use crate::sync::Ordering::{Relaxed, Release, SeqCst};
+use crate::sync::fence;
 use crossbeam_utils::CachePadded;
 use rkyv::rancor::Failure;
 use std::collections::VecDeque;
@@ -256,9 +257,34 @@ impl CallerLane {
         self.under_way.pop_front_if(|(position, _)| position.wrapping_add(1) == next).map(|(_, carried)| carried)
     }
 
+    /// Leaves the lane for good: the conversation is over. Returns how far the unanswered request at `position` has come; if it has not
+    /// started, it never will.
+    ///
+    /// A child is dead by now. A stranger may live, hear of the end later than this side, and take the request meanwhile:
+    ///
+    /// ```text
+    /// caller                      worker of a stranger
+    /// C1  gone = 1                W1  started = position + 1
+    /// C2  fence(SeqCst)           W2  fence(SeqCst)
+    /// C3  look at started         W3  if gone: carry nothing out, now or later
+    /// ```
+    ///
+    /// The two fences stand in one total order. If W2 is first, C3 sees W1: the request has started. If C2 is first, W3 sees C1, and
+    /// nothing is carried out. Of a worker that lies, as one that has died, no more is known than it has said.
+    #[cold]
+    pub(crate) fn leave(&self, position: u64) -> Progress {
+        // C1.
+        self.caller.gone.store(1, Relaxed);
+        // C2: orders `gone` before the look at `started`. Pairs with W2 in `ReplySlot::is_left`.
+        fence(SeqCst);
+        // C3.
+        self.progress(position)
+    }
+
     /// How far the unanswered request at `position` has come. Only for a message: the peer may lie.
     pub(crate) fn progress(&self, position: u64) -> Progress {
-        // Relaxed: a hint while the writer lives; after its death (the Acquire of `Life::dead`) its last store is visible.
+        // Relaxed: a hint while the writer lives; after its death (the Acquire of `Life::dead`) its last store is visible, and after
+        // the fence in `leave` the store of a worker that goes on.
         let started = self.callee.started.load(Relaxed);
         if is_past(started, position) { Progress::Started } else { Progress::NotStarted }
     }
@@ -449,7 +475,7 @@ impl CalleeLane {
         let Some(frame) = self.requests.take()? else { return Ok(None) };
         self.callee.started.store(self.requests.position().wrapping_add(1), Relaxed);
         // The compiler must not move the method's own effects before the record. The processor need not be told: the record
-        // is read by another process only after this one is dead, and then everything it stored is visible.
+        // of a child is read only after it is dead, and then everything it stored is visible. Workers of strangers ask `is_left`.
         std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
         Ok(Some((frame, ReplySlot { replies: &mut self.replies, len: 0, carried: &mut self.carried })))
     }
@@ -503,6 +529,16 @@ impl ReplySlot<'_> {
         let Replies { ring, caller } = &mut *self.replies;
         self.len = write(value, ring, room, self.carried, Some(caller))?;
         Ok(())
+    }
+
+    /// Whether the caller has left the lane, and the request that has just begun is not to be carried out: W1 to W3 of
+    /// [`CallerLane::leave`].
+    #[inline(always)]
+    pub(crate) fn is_left(&self) -> bool {
+        // W2: orders `started`, W1 in `begin`, before the look at `gone`. Pairs with C2 in `leave`.
+        fence(SeqCst);
+        // W3.
+        self.replies.caller.line.gone.load(Relaxed) != 0
     }
 
     /// Whether the reply carries anything.
@@ -848,43 +884,56 @@ mod model {
         Arc::new(FutexSleeper)
     }
 
+    fn bell() -> BellLine {
+        BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) }
+    }
+
+    fn worker() -> Placed<WorkerLine> {
+        Placed::on_heap(WorkerLine { bell: bell(), lanes_in_use: AtomicU32::new(0) })
+    }
+
+    fn caller_line() -> Placed<CallerLine> {
+        Placed::on_heap(CallerLine { bell: bell(), released: AtomicU64::new(0), gone: AtomicU32::new(0) })
+    }
+
+    /// Both ends of a lane.
+    fn lane(index: u32, worker: &Placed<WorkerLine>) -> (CallerLane, CalleeLane) {
+        let (requests, replies, line) = (Slots::on_heap(2), Slots::on_heap(2), caller_line());
+        let callee = Placed::on_heap(CalleeLine { started: AtomicU64::new(0) });
+        let called = CalleeLane {
+            index,
+            requests: Consumer::new(requests.clone(), 0),
+            replies: Replies {
+                ring: Producer::new(replies.clone(), 0),
+                caller: CallerBell { line: line.clone(), sleeper: futex() },
+            },
+            callee: callee.clone(),
+            carried: Carried::default(),
+        };
+        let caller = CallerLane {
+            place: index,
+            requests: Producer::new(requests, 0),
+            replies: Consumer::new(replies, 0),
+            caller: line,
+            callee,
+            worker: worker.clone(),
+            own_bell: futex(),
+            worker_bell: futex(),
+            in_use: false,
+            pace: Pace::new(),
+            carried: Carried::default(),
+            under_way: VecDeque::new(),
+        };
+        (caller, called)
+    }
+
     /// Two lanes that enter use at the same moment, and one parked worker: it serves both. What must hold is that it never
     /// sleeps while a request is published, though both callers ring the same bell and both raise `lanes_in_use`.
     #[test]
     fn loom_worker_finds_requests_on_every_lane() {
         loom::model(|| {
-            let bell = || BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) };
-            let worker = Placed::on_heap(WorkerLine { bell: bell(), lanes_in_use: AtomicU32::new(0) });
-            let (mut callers, mut lanes) = (Vec::new(), Vec::new());
-            for index in 0..2 {
-                let (requests, replies) = (Slots::on_heap(2), Slots::on_heap(2));
-                let caller = Placed::on_heap(CallerLine { bell: bell(), released: AtomicU64::new(0) });
-                let callee = Placed::on_heap(CalleeLine { started: AtomicU64::new(0) });
-                lanes.push(CachePadded::new(CalleeLane {
-                    index,
-                    requests: Consumer::new(requests.clone(), 0),
-                    replies: Replies {
-                        ring: Producer::new(replies.clone(), 0),
-                        caller: CallerBell { line: caller.clone(), sleeper: futex() },
-                    },
-                    callee: callee.clone(),
-                    carried: Carried::default(),
-                }));
-                callers.push(CallerLane {
-                    place: index,
-                    requests: Producer::new(requests, 0),
-                    replies: Consumer::new(replies, 0),
-                    caller,
-                    callee,
-                    worker: worker.clone(),
-                    own_bell: futex(),
-                    worker_bell: futex(),
-                    in_use: false,
-                    pace: Pace::new(),
-                    carried: Carried::default(),
-                    under_way: VecDeque::new(),
-                });
-            }
+            let worker = worker();
+            let (callers, lanes): (Vec<_>, Vec<_>) = (0..2).map(|index| lane(index, &worker)).unzip();
             let callers: Vec<_> = callers
                 .into_iter()
                 .map(|mut lane| {
@@ -894,6 +943,7 @@ mod model {
                     })
                 })
                 .collect();
+            let lanes = lanes.into_iter().map(CachePadded::new).collect();
             let mut served =
                 WorkerLanes { lanes, worker, own_bell: futex(), wait: Wait::Park, pace: Pace::new(), last: 0 };
             for _ in 0..2 {
@@ -906,14 +956,28 @@ mod model {
         });
     }
 
+    /// The caller finds the conversation over in the moment in which a worker that does not know takes the request: what is carried out
+    /// counts as started.
+    #[test]
+    fn loom_what_is_left_before_it_has_started_is_not_carried_out() {
+        loom::model(|| {
+            let (mut caller, mut callee) = lane(0, &worker());
+            let len = caller.write(&(), nowhere()).unwrap();
+            caller.publish(Kind::Call, 0, len, nowhere());
+            let worker = loom::thread::spawn(move || callee.begin().unwrap().is_some_and(|(_, slot)| !slot.is_left()));
+            let progress = caller.leave(0);
+            let is_carried_out = worker.join().unwrap();
+            assert!(progress == Progress::Started || !is_carried_out);
+        });
+    }
+
     /// A caller that copies a reply while it is written, and sleeps whenever there is no more of it: it gets the reply, though
     /// nobody rings for the pieces.
     #[test]
     fn loom_caller_that_sleeps_between_pieces_is_woken_for_the_reply() {
         loom::model(|| {
             let slots = Slots::on_heap(2);
-            let bell = BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) };
-            let line = Placed::on_heap(CallerLine { bell, released: AtomicU64::new(0) });
+            let line = caller_line();
             let mut ring = Producer::new(slots.clone(), 0);
             let caller = CallerBell { line: line.clone(), sleeper: futex() };
             let block = BlockRef { segment: 1, offset: 0, len: 1, ticket: 0 };

@@ -84,13 +84,15 @@ pub(crate) struct CallerLine {
     pub(crate) bell: BellLine,
     /// Every reply before this position has been copied: blocks that held them are free again.
     pub(crate) released: AtomicU64,
+    /// Other than 0 when the caller has left the lane for good: what has not been started is not to be carried out any more.
+    pub(crate) gone: AtomicU32,
 }
 
 /// What the callee of a lane writes apart from replies; the caller reads it only when a call has failed.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct CalleeLine {
-    /// The position after that of the last call whose method has been entered.
+    /// The position after that of the last call whose method has been entered, or was about to be.
     pub(crate) started: AtomicU64,
 }
 
@@ -258,6 +260,7 @@ const _: () = {
     assert!(size_of::<BellLine>() == 8 && offset_of!(BellLine, parked) == 0 && offset_of!(BellLine, cpu) == 4);
     assert!(size_of::<CallerLine>() == APART && align_of::<CallerLine>() == APART);
     assert!(offset_of!(CallerLine, bell) == 0 && offset_of!(CallerLine, released) == 8);
+    assert!(offset_of!(CallerLine, gone) == 16);
     assert!(size_of::<CalleeLine>() == APART && offset_of!(CalleeLine, started) == 0);
     assert!(size_of::<WorkerLine>() == APART && align_of::<WorkerLine>() == APART);
     assert!(offset_of!(WorkerLine, bell) == 0 && offset_of!(WorkerLine, lanes_in_use) == 8);

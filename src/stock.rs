@@ -163,6 +163,11 @@ impl Stock {
         self.arena.is_untidy()
     }
 
+    /// See [`Arena::is_beyond_retained`].
+    pub(crate) fn is_beyond_retained(&self) -> bool {
+        self.arena.is_beyond_retained()
+    }
+
     /// See [`Arena::tidy`].
     pub(crate) fn tidy(&mut self, source: &mut dyn Source) -> Vec<Arc<Mapping>> {
         self.collect(source);

@@ -39,7 +39,7 @@ const ATOMICS: &[&str] = &[
     // Whether a frame has named a block: a word of this process alone.
     "src/shared_box.rs",
     // When the watcher is to look for idle memory: a word of this process alone.
-    "src/call/link.rs",
+    "src/call/tidiness.rs",
     // Numbers for names: a word of this process alone.
     "src/objects/named.rs",
     // What callbacks count, and their numbers: words of this process alone.

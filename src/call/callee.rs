@@ -222,17 +222,21 @@ impl<H: Host, A: Asker> Worker<H, A> {
     pub(crate) fn serve_next(&mut self) -> Result<Option<Kind>, &'static str> {
         match self.lanes.wait(self.asker.life()) {
             // Who looks for requests until the end finds what was asked after it, too.
-            Some(place) if !self.asker.life().is_some_and(Life::is_over) => self.serve_one(place).map(Some),
+            Some(place) if !self.asker.life().is_some_and(Life::is_over) => self.serve_one(place),
             _ => Ok(None),
         }
     }
 
-    /// Takes, carries out and answers the request on the lane at `place`. Returns its kind.
+    /// Takes, carries out and answers the request on the lane at `place`. Returns its kind; `None` if its caller has left.
     #[inline(always)]
-    fn serve_one(&mut self, place: usize) -> Result<Kind, &'static str> {
+    fn serve_one(&mut self, place: usize) -> Result<Option<Kind>, &'static str> {
         failpoints::reach(Step::ChildRequestSeen);
         let (frame, slot) = self.lanes.lane(place).begin()?.ok_or("a request that was taken back")?;
         failpoints::reach(Step::ChildStarted);
+        // A child does not outlive its caller.
+        if self.asker.life().is_some() && slot.is_left() {
+            return Ok(None);
+        }
         let (kind, call) = (frame.commit.kind, frame.call);
         let block = match frame.commit.place {
             Place::Slot(_) => None,
@@ -248,7 +252,7 @@ impl<H: Host, A: Asker> Worker<H, A> {
             reply_fault(&mut exchange, &fault);
         }
         if exchange.replied.is_none() {
-            exchange.refuse("the child's dispatch gave no reply");
+            exchange.refuse("its dispatch gave no reply");
         }
         let reply = exchange.replied.unwrap_or(Kind::Refused);
         room.home.forget(came_home);
@@ -266,7 +270,7 @@ impl<H: Host, A: Asker> Worker<H, A> {
         failpoints::reach(Step::ChildPublished);
         self.asker.done(&mut self.copy);
         self.host.replied();
-        Ok(kind)
+        Ok(Some(kind))
     }
 }
 

@@ -139,7 +139,7 @@ impl Begun {
             }
         }
         match ended {
-            true => Some(Err(caller.over(lane.progress(*position), ticket))),
+            true => Some(Err(caller.ended(lane, *position, ticket))),
             false if ticket.deadline.has_passed() => Some(Err(caller.timed_out(lane.progress(*position), ticket))),
             false => None,
         }
@@ -296,7 +296,7 @@ impl Caller {
         {
             match self.send_on(&mut lane, ask, args, Args::Keep, &untimed) {
                 // There is time to wait for memory.
-                Err(CallError::Exhausted { .. }) if args.is_some() => {}
+                Err(CallError::Exhausted { .. } | CallError::TimedOut { .. }) if args.is_some() => {}
                 sent => return self.receive(&mut lane, sent?, Kind::Call, &Ticket::new(method, timeout)),
             }
         }
@@ -310,7 +310,7 @@ impl Caller {
         args: &mut Option<A>,
         ticket: &Ticket,
     ) -> Result<R, CallError> {
-        let mut lane = self.claim(ticket)?;
+        let mut lane = self.claim_idle(ticket)?;
         let position = self.send_on(&mut lane, ask, args, Args::Keep, ticket)?;
         self.receive(&mut lane, position, Kind::Call, ticket)
     }
@@ -523,7 +523,7 @@ impl Caller {
         let position = lane.position();
         let room = &Room { home: &*self.home, wait: None };
         let mut written = lane.write(sending, room);
-        if let Err(SendError::NoMemory(NoMemory::Exhausted { .. })) = written {
+        if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) = written {
             written = self.write_again_slow(lane, sending, room, ticket);
         }
         if then == Args::Spend || lane.carries_boxes() {
@@ -599,7 +599,7 @@ impl Caller {
             match wait(lane, self.wait, &self.peer.life, ticket.deadline) {
                 Waited::Ready => waited = true,
                 Waited::DeadlinePassed => return Err(self.give_up(lane, position, ticket)),
-                Waited::Dead => return Err(self.over(lane.progress(position), ticket)),
+                Waited::Dead => return Err(self.ended(lane, position, ticket)),
             }
         }
     }
@@ -746,24 +746,77 @@ impl Caller {
         self.lock(&self.lanes[preferred], ticket)
     }
 
+    /// A lane on which nothing is under way: behind a call that was given up another could wait for ever, while the workers of other lanes are
+    /// free. Only if there is such a call on every lane, this one waits behind it.
+    fn claim_idle(&self, ticket: &Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
+        let preferred = self.preferred_lane();
+        loop {
+            let mut in_use = None;
+            for lane in self.lanes_from(preferred) {
+                match lane.try_lock() {
+                    Some(free) => {
+                        if let Some(idle) = self.if_idle(free, ticket)? {
+                            return Ok(idle);
+                        }
+                    }
+                    None => in_use = in_use.or(Some(lane)),
+                }
+            }
+            if self.peer.life.is_over() {
+                return Err(self.over(Progress::NotStarted, ticket));
+            }
+            let Some(lane) = in_use else { return self.lock(&self.lanes[preferred], ticket) };
+            if let Some(free) = self.lock_soon(lane, ticket)?
+                && let Some(idle) = self.if_idle(free, ticket)?
+            {
+                return Ok(idle);
+            }
+            if ticket.deadline.has_passed() {
+                return Err(self.late(ticket));
+            }
+        }
+    }
+
+    /// This lane, if nothing is under way on it.
+    fn if_idle<'a>(
+        &self,
+        mut lane: MutexGuard<'a, CallerLane>,
+        ticket: &Ticket,
+    ) -> Result<Option<MutexGuard<'a, CallerLane>>, CallError> {
+        self.settle(&mut lane, ticket)?;
+        Ok(lane.is_idle().then_some(lane))
+    }
+
     /// This very lane, as soon as it is free.
     ///
     /// A call in it ends when the child does, but one that is begun and not finished may keep it for ever: so the child's end is
     /// looked for while waiting.
     fn lock<'a>(&self, lane: &'a Mutex<CallerLane>, ticket: &Ticket) -> Result<MutexGuard<'a, CallerLane>, CallError> {
         loop {
-            let slice = Instant::now() + LANE_SLICE;
-            let until = ticket.deadline.instant().map_or(slice, |deadline| deadline.min(slice));
-            if let Some(lane) = lane.try_lock_until(until) {
+            if let Some(lane) = self.lock_soon(lane, ticket)? {
                 return Ok(lane);
             }
-            if self.peer.life.exit().is_some() {
-                return Err(self.over(Progress::NotStarted, ticket));
-            }
-            if ticket.deadline.has_passed() {
-                return Err(self.late(ticket));
-            }
         }
+    }
+
+    /// The same; `None` if it is not free soon.
+    fn lock_soon<'a>(
+        &self,
+        lane: &'a Mutex<CallerLane>,
+        ticket: &Ticket,
+    ) -> Result<Option<MutexGuard<'a, CallerLane>>, CallError> {
+        let slice = Instant::now() + LANE_SLICE;
+        let until = ticket.deadline.instant().map_or(slice, |deadline| deadline.min(slice));
+        if let Some(lane) = lane.try_lock_until(until) {
+            return Ok(Some(lane));
+        }
+        if self.peer.life.exit().is_some() {
+            return Err(self.over(Progress::NotStarted, ticket));
+        }
+        if ticket.deadline.has_passed() {
+            return Err(self.late(ticket));
+        }
+        Ok(None)
     }
 
     // ---- outcomes --------------------------------------------------------------------------------------------------
@@ -808,7 +861,7 @@ impl Caller {
                     .payload::<Limit>(frame, ticket)
                     .map(|Limit { len, max }| CallError::Exhausted { call, what: Payload::Reply, len, budget: max }),
                 Kind::Refused if frame.commit.place == frame::Place::Slot(0) => {
-                    Ok(CallError::Refused { call, why: "the child has no memory left to say why".into() })
+                    Ok(CallError::Refused { call, why: "there is no memory left to say why".into() })
                 }
                 Kind::Refused => self.payload::<String>(frame, ticket).map(|why| CallError::Refused { call, why }),
                 Kind::Failed => self.payload::<Failed>(frame, ticket).map(|failed| match failed {
@@ -837,6 +890,7 @@ impl Caller {
             SendError::NoMemory(NoMemory::Exhausted { len, budget }) => {
                 CallError::Exhausted { call, what: Payload::Request, len, budget }
             }
+            SendError::NoMemory(NoMemory::Late { .. }) => self.late(ticket),
             SendError::NoMemory(NoMemory::Failed { why }) => CallError::Refused { call, why },
             SendError::Encode => CallError::Refused { call, why: "its arguments cannot be encoded".into() },
         }
@@ -850,8 +904,12 @@ impl Caller {
 
     #[cold]
     pub(crate) fn in_fork_slow(&self, ticket: &Ticket) -> CallError {
-        let why = "this process is a fork of the one that started the bridge; start another here".into();
-        CallError::Refused { call: ticket.name(), why }
+        let call = ticket.name();
+        let why = match call.service {
+            "" => "this process is a fork of the one that is connected; connect here",
+            _ => "this process is a fork of the one that started the bridge; start another here",
+        };
+        CallError::Refused { call, why: why.into() }
     }
 
     /// The error of a call that ran out of time before it was sent.
@@ -871,6 +929,12 @@ impl Caller {
     pub(super) fn corrupt(&self, what: &'static str, ticket: &Ticket) -> CallError {
         self.hold.end(Cause::Corrupt(what));
         CallError::Corrupt { call: ticket.name(), pid: self.peer.pid, what }
+    }
+
+    /// The error of a call whose peer ended, or the conversation with it, before it had answered.
+    #[cold]
+    pub(super) fn ended(&self, lane: &CallerLane, position: u64, ticket: &Ticket) -> CallError {
+        self.over(lane.leave(position), ticket)
     }
 
     /// The error of a call to a child that is gone, or about to be.

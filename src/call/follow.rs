@@ -70,7 +70,7 @@ impl Caller {
             match wait(lane, seen, pace) {
                 Waited::Ready => {}
                 Waited::DeadlinePassed => return Some(Err(self.give_up(lane, position, ticket))),
-                Waited::Dead => return Some(Err(self.over(lane.progress(position), ticket))),
+                Waited::Dead => return Some(Err(self.ended(lane, position, ticket))),
             }
         }
     }

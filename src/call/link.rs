@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::peer::{Hold, Peer, PeerParts};
+use super::tidiness::{Look, Tidiness};
 use crate::arena::{Limits, Loan, Source};
 use crate::control::{Control, Message};
 use crate::doorbell::Deadline;
@@ -14,7 +15,7 @@ use crate::frame::{BlockRef, TrustedPeer};
 use crate::life::{Cause, Life};
 use crate::objects::Objects;
 use crate::process::Report;
-use crate::process::watch::{self, Watched};
+use crate::process::watch::Watched;
 use crate::segment::{Block, Segment};
 use crate::signal::ParentBells;
 use crate::stock::{Home, Stock};
@@ -27,8 +28,6 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,22 +48,8 @@ pub(crate) struct Link {
     /// Rung when something has come back into the stock.
     came_back: Condvar,
     books: CachePadded<Mutex<Books>>,
-    /// [`TIDY`], [`USED`] or [`RESTED`]; only a hint about when to look.
-    untidy: AtomicU32,
+    tidiness: Tidiness,
 }
-
-/// There is no more idle memory than may be kept, as far as was seen.
-///
-/// | from | to | who | when |
-/// |---|---|---|---|
-/// | any | USED | a caller | it has used memory, and there is more than may be kept |
-/// | USED | RESTED | the watcher | its next look |
-/// | RESTED | TIDY | the watcher | the look after that, before it gives memory back |
-const TIDY: u32 = 0;
-/// There is more, and it has been used since the watcher looked.
-const USED: u32 = 1;
-/// It has not been used for one look of the watcher's.
-const RESTED: u32 = 2;
 
 /// What a bridge shares with its child, beside the control socket.
 pub(crate) struct Shared {
@@ -157,7 +142,7 @@ impl Link {
             control: Control::new(control),
             stock: CachePadded::new(Mutex::new(stock)),
             came_back: Condvar::new(),
-            untidy: AtomicU32::new(TIDY),
+            tidiness: Tidiness::new(),
             books: CachePadded::new(Mutex::new(Books {
                 objects,
                 replies: HashMap::new(),
@@ -173,9 +158,8 @@ impl Link {
     /// Notes that memory has been used. If there is more than may be kept when it is not, has the watcher look in a while.
     fn used_now(&self, is_untidy: bool) {
         let is_untidy = is_untidy || self.books.lock().reply_len() > self.retained;
-        if is_untidy && self.untidy.swap(USED, Relaxed) == TIDY {
-            // Without a watcher there is no child either.
-            let _ = watch::tidy_soon();
+        if is_untidy {
+            self.tidiness.used();
         }
     }
 
@@ -234,13 +218,13 @@ impl Link {
             }
             Err(NoMemory::TooLarge { len, max }) => self.tell(Message::Deny { len, max }, None),
             Err(NoMemory::Exhausted { len, budget }) => self.tell(Message::Exhausted { len, budget }, None),
-            Err(NoMemory::Failed { .. }) => self.tell(Message::Lack, None),
+            Err(NoMemory::Failed { .. } | NoMemory::Late { .. }) => self.tell(Message::Lack, None),
         }
     }
 }
 
 /// Drops mappings on a thread of its own: to undo one of gigabytes takes a while, and the watcher has other children.
-fn unmap(mappings: Vec<Arc<Mapping>>) {
+pub(super) fn unmap(mappings: Vec<Arc<Mapping>>) {
     let len: usize = mappings.iter().map(|mapping| mapping.len()).sum();
     if len > QUICKLY_UNMAPPED {
         // If there is no thread to be had, they are dropped here.
@@ -280,23 +264,20 @@ impl Watched for Link {
     }
 
     fn tidy(&self) -> bool {
-        if self.untidy.compare_exchange(USED, RESTED, Relaxed, Relaxed).is_ok() {
-            return true;
-        }
-        // First, so that who uses memory from now on has it looked at again.
-        if self.untidy.swap(TIDY, Relaxed) == TIDY {
-            return false;
+        match self.tidiness.look() {
+            Look::Now => {}
+            look => return look == Look::Later,
         }
         match self.stock.try_lock() {
             Some(mut stock) => unmap(stock.tidy(&mut TellChild(self))),
-            None => self.untidy.store(USED, Relaxed),
+            None => self.tidiness.again(),
         }
         if self.books.lock().reply_len() > self.retained {
             // One whose socket is full has enough to read.
             let _ = self.tell(Message::Tidy, None);
             failpoints::reach(Step::ParentTidySent);
         }
-        self.untidy.load(Relaxed) != TIDY
+        self.tidiness.is_untidy()
     }
 
     fn ended(&self, exit: Exit) {

@@ -15,3 +15,4 @@ pub(crate) mod panic;
 pub(crate) mod peer;
 pub(crate) mod recorded;
 pub(crate) mod service;
+mod tidiness;

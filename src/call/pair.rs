@@ -10,15 +10,17 @@
 use super::callee::{Asker, Worker};
 use super::caller::Caller;
 use super::host::Host;
+use super::link::unmap;
 use super::panic;
 use super::peer::{Hold, Peer, PeerParts};
+use super::tidiness::{Look, Tidiness};
 use crate::arena::{Limits, Loan, Source};
 use crate::control::{Control, Message};
 use crate::doorbell::{Deadline, Wait};
 use crate::error::{Exit, NoMemory};
 use crate::frame::{ALIGN, BlockRef, RequestSpan, copy_out};
 use crate::lane::{WorkerLanes, is_past};
-use crate::layout::CallerLine;
+use crate::layout::{CallerLine, Geometry};
 use crate::lending::Carried;
 use crate::life::{Cause, Life};
 use crate::objects::{Objects, Sealed};
@@ -43,11 +45,23 @@ use std::time::{Duration, Instant};
 /// How long the hub may take to answer who asks for memory.
 const HUB_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long of that this side's memory is kept from other calls.
+const HUB_SLICE: Duration = Duration::from_millis(20);
+
 /// Bytes of stack of a thread that runs callbacks: what a main thread usually has. Only what is used is ever touched.
 const STACK: usize = 8 << 20;
 
 /// Bytes that a lane keeps for copies of requests between two calls.
 const COPY_KEPT: usize = 256 << 10;
+
+/// Of the lanes of a pair: as many calls as are likely to be under way in one, and payloads as long as a bridge's slots hold.
+const SLOTS: u32 = 16;
+const SLOT_LINES: u32 = 9;
+
+/// The sizes of a pair with so many lanes: as its lanes are all alike, its length says how many there are.
+pub(crate) fn geometry(lanes: u32) -> Geometry {
+    Geometry { lanes, slots: SLOTS, slot_lines: SLOT_LINES, workers: lanes }
+}
 
 /// What a hub's introduction brings.
 pub(crate) struct Introduction {
@@ -62,6 +76,7 @@ pub(crate) struct Introduction {
 
 /// One side of a pair.
 pub(crate) struct Pair {
+    role: Role,
     peer: Arc<Peer>,
     pidfd: Pidfd,
     control: Control,
@@ -71,6 +86,7 @@ pub(crate) struct Pair {
     /// Rung when something has been told, and when the pair is over.
     changed: Condvar,
     own: Mutex<Own>,
+    tidiness: Tidiness,
     /// The caller's line of each lane.
     callers: Vec<Placed<CallerLine>>,
 }
@@ -80,8 +96,12 @@ pub(crate) struct Pair {
 struct Told {
     /// Segments of the other side's arena.
     segments: HashMap<u64, Arc<Mapping>>,
-    /// The answer to the last `Need`.
+    /// For how many bytes the hub was asked last, and when, until the answer has been taken.
+    asked: Option<(u64, Instant)>,
+    /// The answer.
     answer: Option<Result<(u64, Arc<Mapping>), NoMemory>>,
+    /// What has been given to one that did not wait for it any longer: for its next attempt, or to be given back.
+    spare: Vec<(u64, Arc<Mapping>)>,
 }
 
 /// This side's memory.
@@ -159,9 +179,11 @@ impl Pair {
     fn of(introduction: Introduction, role: Role) -> io::Result<(Arc<Self>, Segment)> {
         let Introduction { pid, pidfd, segment, control, limits, .. } = introduction;
         let segment = Segment::attach(&Sealed, &mut std::iter::once(segment))?;
-        let geometry = segment.geometry();
-        if geometry.workers != geometry.lanes {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a pair whose lanes share workers"));
+        // The other side may have rewritten the header by now: of all that would fit the length, which nobody can change, only the
+        // geometry of a pair will do.
+        let found = segment.geometry();
+        if found != geometry(found.lanes) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a segment that is not laid out as a pair's"));
         }
         let stock = match role {
             Role::Caller => Stock::new(limits, segment.held_by_child(), segment.held_by_parent()),
@@ -172,11 +194,12 @@ impl Pair {
             max_payload: limits.max_payload,
             trust: None,
             life: Life::new(None),
-            bells: Bells::futexes(Count::of(&geometry)),
+            bells: Bells::futexes(Count::of(&found)),
             door: None,
             report: None,
         });
         let pair = Self {
+            role,
             peer: Arc::new(peer),
             pidfd: Pidfd::of(pidfd),
             control: Control::new(control),
@@ -184,7 +207,8 @@ impl Pair {
             told: Mutex::default(),
             changed: Condvar::new(),
             own: Mutex::new(Own { stock, published: Vec::new() }),
-            callers: (0..geometry.lanes).map(|lane| segment.caller_line(lane)).collect(),
+            tidiness: Tidiness::new(),
+            callers: (0..found.lanes).map(|lane| segment.caller_line(lane)).collect(),
         };
         Ok((Arc::new(pair), segment))
     }
@@ -203,8 +227,9 @@ impl Pair {
         if let Some(cause) = cause {
             self.peer.life.blame(cause);
         }
-        self.control.shut_down();
+        // First, so that no worker here begins anything that the other side hears of the end of.
         self.peer.life.end(Exit::Unknown);
+        self.control.shut_down();
         // Under the lock, so that who is about to wait sees the end or hears this.
         drop(self.told.lock());
         self.changed.notify_all();
@@ -279,19 +304,44 @@ impl Pair {
         }
     }
 
+    /// Gives back what the hub has given to calls that did not wait for it. To be done with the arena held: then nobody waits.
+    fn give_back_spare(&self, source: &mut AskHub<'_>) {
+        let mut told = self.told.lock();
+        if told.asked.is_some() {
+            match told.answer.take() {
+                Some(answer) => {
+                    told.asked = None;
+                    told.spare.extend(answer);
+                }
+                None => self.tidiness.again(),
+            }
+        }
+        let spare = std::mem::take(&mut told.spare);
+        drop(told);
+        spare.iter().for_each(|&(segment, _)| source.shrink(segment));
+        unmap(spare.into_iter().map(|(_, mapping)| mapping).collect());
+    }
+
     /// Takes back what callers have dealt with, and runs `run` on this side's memory.
     fn on_own<R>(&self, run: impl FnOnce(&mut Stock, &mut dyn Source) -> R) -> R {
         let mut own = self.own.lock();
         let mut source = AskHub(self);
-        let Own { stock, published } = &mut *own;
+        own.collect(&self.callers, &mut source);
+        run(&mut own.stock, &mut source)
+    }
+}
+
+impl Own {
+    /// Takes back what callers have dealt with.
+    fn collect(&mut self, callers: &[Placed<CallerLine>], source: &mut dyn Source) {
         let is_dealt_with = |lane: u32, position: u64| {
             // Acquire: pairs with the Release in `CallerLane::release`.
-            is_past(self.callers[lane as usize].released.load(Acquire), position)
+            is_past(callers[lane as usize].released.load(Acquire), position)
         };
+        let Self { stock, published } = self;
         for (_, _, carried) in published.extract_if(.., |(lane, position, _)| is_dealt_with(*lane, *position)) {
-            stock.arrived(carried, &mut source);
+            stock.arrived(carried, source);
         }
-        run(stock, &mut source)
     }
 }
 
@@ -328,10 +378,25 @@ impl Watched for Pair {
     }
 
     fn tidy(&self) -> bool {
-        // Who has it keeps it for a moment.
-        let Some(mut own) = self.own.try_lock() else { return true };
-        drop(own.stock.tidy(&mut AskHub(self)));
-        false
+        match self.tidiness.look() {
+            Look::Now => {}
+            look => return look == Look::Later && !self.is_over(),
+        }
+        match self.own.try_lock() {
+            Some(mut own) => {
+                let mut source = AskHub(self);
+                own.collect(&self.callers, &mut source);
+                unmap(own.stock.tidy(&mut source));
+                self.give_back_spare(&mut source);
+                // Nobody says when the caller has dealt with the rest.
+                if !own.published.is_empty() && own.stock.is_beyond_retained() {
+                    self.tidiness.again();
+                }
+            }
+            // Who waits for memory there waits for this thread.
+            None => self.tidiness.again(),
+        }
+        self.tidiness.is_untidy() && !self.is_over()
     }
 
     /// It may be a child of this process all the same, and whoever started it waits for it.
@@ -360,8 +425,7 @@ impl Home for Pair {
             stock.is_untidy()
         });
         if is_untidy {
-            // Without a watcher there is no pair either.
-            let _ = watch::tidy_soon();
+            self.tidiness.used();
         }
     }
 
@@ -374,7 +438,17 @@ impl Home for Pair {
         loop {
             let found = self.on_own(&mut *allocate);
             let may_wait = deadline.left().is_some_and(|left| !left.is_zero());
-            if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.is_over() {
+            let waits = match &found {
+                Err(NoMemory::Exhausted { .. }) => may_wait,
+                // Who answers does so once, and waits for as long as the hub may take.
+                Err(NoMemory::Late { .. }) => may_wait || self.role == Role::Owner,
+                _ => false,
+            };
+            if !waits || self.is_over() {
+                if matches!(found, Err(NoMemory::Late { .. })) {
+                    // What the hub gives then is nobody's.
+                    self.tidiness.used();
+                }
                 return found.inspect(Loan::populate);
             }
             thread::sleep(MEMORY_SLICE);
@@ -410,24 +484,39 @@ struct AskHub<'a>(&'a Pair);
 impl Source for AskHub<'_> {
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
         let pair = self.0;
-        let until = Instant::now() + HUB_PATIENCE;
+        let until = Instant::now() + HUB_SLICE;
         let mut told = pair.told.lock();
-        let sent = pair.control.send(Message::Need { len }, None);
-        sent.map_err(|error| failed(format!("the hub cannot be asked for memory: {error}")))?;
         loop {
-            match told.answer.take() {
-                Some(Ok((_, mapping))) if (mapping.len() as u64) < len => {
-                    return Err(failed(format!("the hub gave {} bytes instead of {len}", mapping.len())));
+            if let Some(at) = told.spare.iter().position(|(_, mapping)| mapping.len() as u64 == len) {
+                return Ok(told.spare.swap_remove(at));
+            }
+            let Some((asked, since)) = told.asked else {
+                let sent = pair.control.send(Message::Need { len }, None);
+                sent.map_err(|error| failed(format!("the hub cannot be asked for memory: {error}")))?;
+                told.asked = Some((len, Instant::now()));
+                continue;
+            };
+            if let Some(answer) = told.answer.take() {
+                told.asked = None;
+                match answer {
+                    Ok((_, mapping)) if (mapping.len() as u64) < asked => {
+                        return Err(failed(format!("the hub gave {} bytes instead of {asked}", mapping.len())));
+                    }
+                    answer if asked == len => return answer,
+                    // Another call asked, and will again.
+                    answer => told.spare.extend(answer),
                 }
-                Some(answer) => return answer,
-                None => {}
+                pair.tidiness.used();
+                continue;
             }
             if pair.is_over() {
                 return Err(failed("the two processes are not connected any more".into()));
             }
-            if pair.changed.wait_until(&mut told, until).timed_out() {
+            if pair.changed.wait_until(&mut told, until).timed_out() && told.answer.is_none() {
+                if since.elapsed() < HUB_PATIENCE {
+                    return Err(NoMemory::Late { len });
+                }
                 drop(told);
-                // Its answer might come yet, and be taken for another.
                 pair.over(None);
                 return Err(failed(format!("the hub has given no memory within {HUB_PATIENCE:?}")));
             }
@@ -471,7 +560,12 @@ impl Asker for Stranger {
     }
 
     fn publishing(&self, lane: u32, position: u64, carried: Carried) {
-        self.0.own.lock().published.push((lane, position, carried));
+        let mut own = self.0.own.lock();
+        own.published.push((lane, position, carried));
+        // The caller does not say when it has dealt with it.
+        if own.stock.is_beyond_retained() {
+            self.0.tidiness.used();
+        }
     }
 }
 
@@ -479,10 +573,11 @@ impl Asker for Stranger {
 mod tests {
     use super::*;
     use crate::call::service::{Exchange, Method};
-    use crate::error::CallError;
+    use crate::error::{CallError, Progress};
     use crate::frame::Kind;
-    use crate::layout::Geometry;
     use crate::sys::memfd;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc::{self, Receiver};
 
     /// Doubles numbers, and gives texts back.
     struct Doubler;
@@ -503,7 +598,6 @@ mod tests {
     }
 
     static METHOD: Method = Method { service: "", name: "double", index: 0, interface: None, idempotent: false };
-    const GEOMETRY: Geometry = Geometry { lanes: 2, slots: 4, slot_lines: 3, workers: 2 };
     const LIMITS: Limits = Limits { max_payload: 8 << 20, retained: 1 << 20 };
     const PATIENCE: Option<Duration> = Some(Duration::from_secs(30));
 
@@ -540,9 +634,11 @@ mod tests {
     }
 
     /// Both introductions of a pair in this process, and the hub that made it.
-    fn introduced() -> ([Introduction; 2], Hub) {
-        let (_, object) = Segment::create(GEOMETRY, &Sealed).unwrap();
-        let object = object.unwrap();
+    fn introduced(geometry: Geometry) -> ([Introduction; 2], Hub) {
+        introduced_by(Segment::create(geometry, &Sealed).unwrap().1.unwrap())
+    }
+
+    fn introduced_by(object: OwnedFd) -> ([Introduction; 2], Hub) {
         let (ours, theirs): (Vec<_>, Vec<_>) = (0..2).map(|_| socket::pair().unwrap()).unzip();
         let introductions = theirs.into_iter().map(|control| Introduction {
             pid: std::process::id(),
@@ -562,7 +658,7 @@ mod tests {
 
     #[test]
     fn strangers_call_each_other() {
-        let ([caller, owner], hub) = introduced();
+        let ([caller, owner], hub) = introduced(geometry(2));
         let hub = thread::spawn(|| hub.run());
         let owner = serve(owner, || Doubler).unwrap();
         let (caller, pair) = call(caller).unwrap();
@@ -583,5 +679,106 @@ mod tests {
         hub.join().unwrap();
         assert_eq!(pair.peer.life.wait(Deadline::after(PATIENCE)), Some(Exit::Unknown));
         assert!(matches!(double(&caller, 1), Err(CallError::Died { .. })));
+    }
+    /// Two calls need memory, and the hub does not answer: each gives up in its own time. What the hub gives then is used, or given back.
+    #[test]
+    fn a_hub_that_does_not_answer_costs_a_call_no_more_than_its_time() {
+        let ([caller, owner], hub) = introduced(geometry(2));
+        let owner = serve(owner, || Doubler).unwrap();
+        let (caller, pair) = call(caller).unwrap();
+        let echo = |len: usize, patience: Option<Duration>| {
+            let text = "x".repeat(len);
+            caller.call_by_word::<_, String>(&METHOD, 2, &mut Some(text.clone()), patience).map(|echoed| echoed == text)
+        };
+        thread::scope(|scope| {
+            let patient = scope.spawn(|| echo(300_000, PATIENCE));
+            let quick = scope.spawn(|| echo(3 << 20, Some(Duration::from_millis(100))));
+            let late = quick.join().unwrap();
+            assert!(matches!(late, Err(CallError::TimedOut { progress: Progress::NotStarted, .. })), "{late:?}");
+            let hub = scope.spawn(|| hub.run());
+            assert_eq!(patient.join().unwrap(), Ok(true));
+            assert_eq!(echo(3 << 20, PATIENCE), Ok(true));
+            wait_until(|| {
+                let told = pair.told.lock();
+                told.spare.is_empty() && told.asked.is_none()
+            });
+            assert!(!pair.is_over() && !owner.is_over());
+            owner.over(None);
+            hub.join().unwrap();
+        });
+    }
+
+    /// Counts its calls; the first waits until it may go on.
+    struct Gated {
+        ran: Arc<AtomicU32>,
+        gate: Option<Receiver<()>>,
+    }
+
+    impl Host for Gated {
+        fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
+            self.ran.fetch_add(1, Ordering::SeqCst);
+            if let Some(gate) = self.gate.take() {
+                let _ = gate.recv();
+            }
+            exchange.reply(kind, &());
+        }
+    }
+
+    fn wait_until(what: impl Fn() -> bool) {
+        let deadline = Deadline::after(PATIENCE);
+        while !what() {
+            assert!(!deadline.has_passed());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_header_that_the_other_side_has_rewritten_brings_no_more_threads() {
+        let (segment, object) = Segment::create(geometry(8), &Sealed).unwrap();
+        let forged = Geometry { lanes: 56, slots: 2, slot_lines: 9, workers: 56 };
+        assert_eq!(forged.segment_len(), geometry(8).segment_len());
+        let header = segment.header();
+        for (word, value) in
+            [(&header.lanes, forged.lanes), (&header.slots, forged.slots), (&header.workers, forged.workers)]
+        {
+            word.store(value, crate::sync::Ordering::Relaxed);
+        }
+        let ([caller, owner], _hub) = introduced_by(object.unwrap());
+        assert!(call(caller).is_err_and(|error| error.kind() == io::ErrorKind::InvalidData));
+        assert!(serve(owner, || Doubler).is_err_and(|error| error.kind() == io::ErrorKind::InvalidData));
+    }
+
+    /// The hub says nothing to anybody: the end is the caller's alone, and the owner's worker goes on.
+    #[test]
+    fn a_call_that_had_not_started_when_its_caller_left_is_never_carried_out() {
+        let ([caller, owner], _silent) = introduced(geometry(1));
+        let (open, gate) = mpsc::channel();
+        let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
+        let owner = serve(owner, || Gated { ran: ran.clone(), gate: gate.take() }).unwrap();
+        let (caller, pair) = call(caller).unwrap();
+        let begin = || caller.begin(&METHOD, (), PATIENCE).unwrap();
+        // Given up, so that the only lane is free for another.
+        drop(begin());
+        wait_until(|| ran.load(Ordering::SeqCst) == 1);
+        let mut second = begin();
+        pair.over(None);
+        assert!(matches!(second.poll::<()>(), Some(Err(CallError::Died { progress: Progress::NotStarted, .. }))));
+        open.send(()).unwrap();
+        wait_until(|| owner.is_over() || ran.load(Ordering::SeqCst) > 1);
+        assert_eq!(ran.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_call_that_had_started_when_its_caller_left_is_said_to_have() {
+        let ([caller, owner], _silent) = introduced(geometry(1));
+        let (open, gate) = mpsc::channel();
+        let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
+        let _owner = serve(owner, || Gated { ran: ran.clone(), gate: gate.take() }).unwrap();
+        let (caller, pair) = call(caller).unwrap();
+        let mut call = caller.begin(&METHOD, (), PATIENCE).unwrap();
+        wait_until(|| ran.load(Ordering::SeqCst) == 1);
+        pair.over(None);
+        assert!(matches!(call.poll::<()>(), Some(Err(CallError::Died { progress: Progress::Started, .. }))));
+        drop(open);
     }
 }

@@ -199,7 +199,7 @@ impl Exchange<'_> {
             SendError::NoMemory(NoMemory::Exhausted { len, budget }) => {
                 self.reply_small(Kind::Exhausted, &Limit { len, max: budget });
             }
-            SendError::NoMemory(NoMemory::Failed { why }) => self.refuse(&why),
+            SendError::NoMemory(why) => self.refuse(&why.to_string()),
             SendError::Encode => self.refuse("the reply cannot be encoded"),
         }
     }

@@ -189,12 +189,23 @@ impl Watcher {
     /// Listens again to children that have said too much.
     fn hear_again(&mut self) {
         self.next_hearing = None;
-        for (id, child) in self.children.iter_mut().filter(|(_, child)| child.is_unheard) {
+        let mut unheard = Vec::new();
+        for (&id, child) in self.children.iter_mut().filter(|(_, child)| child.is_unheard) {
             child.is_unheard = false;
             if self.poll.add(child.watched.control(), id << 1 | 1).is_err() {
-                // Unheard for good, it might wait for an answer for ever.
-                child.watched.give_up();
+                unheard.push(id);
             }
+        }
+        // For good: they might wait for an answer for ever.
+        unheard.into_iter().for_each(|id| self.give_up(id));
+    }
+
+    /// The child `id` is of no more use, and its control socket is not listened to.
+    fn give_up(&mut self, id: u64) {
+        let Some(watched) = self.children.get(&id).map(|child| child.watched.clone()) else { return };
+        if !watched.give_up() {
+            self.poll.remove(watched.pidfd().as_fd());
+            self.children.remove(&id);
         }
     }
 
@@ -206,12 +217,8 @@ impl Watcher {
             self.poll.remove(child.watched.control());
             self.next_hearing.get_or_insert_with(|| Instant::now() + SPELL);
         } else if !child.watched.read_control() {
-            let watched = child.watched.clone();
-            self.poll.remove(watched.control());
-            if !watched.give_up() {
-                self.poll.remove(watched.pidfd().as_fd());
-                self.children.remove(&id);
-            }
+            self.poll.remove(child.watched.control());
+            self.give_up(id);
         }
     }
 
@@ -252,5 +259,55 @@ impl Watcher {
         let child = Child { watched: child, credit: BURST, credited: Instant::now(), is_unheard: false };
         self.children.insert(id, child);
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::os::fd::OwnedFd;
+
+    /// A process that is left to itself when it is given up.
+    struct Stranger(Pidfd, OwnedFd);
+
+    impl Watched for Stranger {
+        fn pidfd(&self) -> &Pidfd {
+            &self.0
+        }
+
+        fn control(&self) -> BorrowedFd<'_> {
+            self.1.as_fd()
+        }
+
+        fn read_control(&self) -> bool {
+            true
+        }
+
+        fn give_up(&self) -> bool {
+            false
+        }
+
+        fn tidy(&self) -> bool {
+            false
+        }
+
+        fn ended(&self, _: Exit) {}
+    }
+
+    #[test]
+    fn a_stranger_that_cannot_be_heard_again_is_watched_no_more() {
+        let (poll, waker) = (PollSet::new().unwrap(), Arc::new(Waker::new().unwrap()));
+        let (_sender, jobs) = mpsc::channel();
+        let mut watcher =
+            Watcher { poll, waker, jobs, children: HashMap::new(), next: 1, next_tidying: None, next_hearing: None };
+        let control = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let stranger = Arc::new(Stranger(Pidfd::of_nobody(), control));
+        watcher.add(stranger.clone()).unwrap();
+        // As if it had said too much; but it is in the set all the same, where it can be but once.
+        watcher.children.values_mut().for_each(|child| child.is_unheard = true);
+        watcher.hear_again();
+        assert!(watcher.children.is_empty());
+        assert_eq!(Arc::strong_count(&stranger), 1);
     }
 }

@@ -18,6 +18,7 @@ use super::address::Address;
 use super::auth::{self, Joined, Role};
 use super::authkey::AuthKey;
 use super::error::ManagerError;
+use crate::call::pair;
 use crate::doorbell::Deadline;
 use crate::layout::Geometry;
 use crate::sys::poll::Waker;
@@ -67,10 +68,6 @@ impl Default for HubOptions {
 /// Members that a hub can have.
 const MAX_MEMBERS: u32 = 1024;
 
-/// Of the lanes of a pair: as many calls as are likely to be under way in one, and payloads as long as a bridge's slots hold.
-const SLOTS: u32 = 16;
-const SLOT_LINES: u32 = 9;
-
 impl HubOptions {
     /// The defaults.
     pub fn new() -> Self {
@@ -111,7 +108,7 @@ impl HubOptions {
     }
 
     fn geometry(&self) -> Geometry {
-        Geometry { lanes: self.lanes, slots: SLOTS, slot_lines: SLOT_LINES, workers: self.lanes }
+        pair::geometry(self.lanes)
     }
 }
 

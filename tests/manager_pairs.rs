@@ -1,0 +1,180 @@
+//! Promise: what a call between two processes is told is true, whoever leaves meanwhile; and it is in nobody's way afterwards.
+
+mod support;
+
+use callgate::manager::{AuthKey, Manager, Registration};
+use callgate::{CallError, Progress};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+use support::{eventually, within};
+
+const PLENTY: Duration = Duration::from_secs(30);
+
+fn address() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("@callgate-pairs-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A manager whose calls may take so long.
+fn manager(address: &str, timeout: Duration) -> Manager {
+    Manager::new(address, &AuthKey::new("the tests' key")).timeout(timeout)
+}
+
+fn hub(address: &str) -> Manager {
+    let hub = manager(address, PLENTY);
+    hub.start(PLENTY).expect("the address is free");
+    hub
+}
+
+fn member(address: &str, timeout: Duration) -> Manager {
+    let member = manager(address, timeout);
+    member.connect(PLENTY).expect("there is a hub");
+    member
+}
+
+// ---- what a call is told when its pair ends ------------------------------------------------------------------------
+
+/// How often each call was carried out, by its number.
+type Ran = Arc<Mutex<HashMap<u64, u32>>>;
+
+/// Registers `count`, which notes who calls it.
+fn register(owner: &Manager, ran: &Ran) -> Registration {
+    let ran = ran.clone();
+    let count = move |number: u64| *ran.lock().expect("nobody panics").entry(number).or_default() += 1;
+    owner.register_fn("count", count).expect("a free name")
+}
+
+/// Calls with numbers of their own, made by several threads, and which of them never ran, or so it was said.
+#[derive(Default)]
+struct Calls {
+    next: AtomicU64,
+    not_run: Mutex<Vec<u64>>,
+}
+
+impl Calls {
+    /// Calls `count` until `is_enough` says so of an outcome.
+    fn make(&self, caller: &Manager, is_enough: impl Fn(&Result<Option<()>, CallError>) -> bool) {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::SeqCst);
+            let outcome = caller.call_as::<()>("count", (number,));
+            // After a timeout a call may still run.
+            let did_not_run = match &outcome {
+                Ok(None) | Err(CallError::NoHub { .. }) => true,
+                Err(CallError::Gone { progress, .. }) => *progress == Progress::NotStarted,
+                _ => false,
+            };
+            if did_not_run {
+                self.not_run.lock().expect("nobody panics").push(number);
+            }
+            if is_enough(&outcome) {
+                return;
+            }
+        }
+    }
+
+    /// No call ran twice, and none of those that did not run.
+    fn check(&self, ran: &Ran) {
+        let ran = ran.lock().expect("nobody panics");
+        let twice = ran.values().filter(|&&times| times > 1).count();
+        let not_run = self.not_run.lock().expect("nobody panics");
+        let lies = not_run.iter().filter(|number| ran.contains_key(number)).count();
+        assert_eq!((twice, lies), (0, 0), "calls that ran twice, and that ran though it was said that they had not");
+    }
+}
+
+#[test]
+fn a_call_runs_once_though_its_owner_leaves_and_comes_back() {
+    within(300, "a_call_runs_once_though_its_owner_leaves_and_comes_back", || {
+        let address = address();
+        let _hub = hub(&address);
+        for round in 0..60 {
+            let (owner, caller) = (member(&address, PLENTY), member(&address, PLENTY));
+            let (ran, calls, stop) = (Ran::default(), Calls::default(), AtomicBool::new(false));
+            let _registration = register(&owner, &ran);
+            thread::scope(|scope| {
+                for _ in 0..6 {
+                    scope.spawn(|| calls.make(&caller, |_| stop.load(Ordering::SeqCst)));
+                }
+                thread::sleep(Duration::from_millis(2 + round % 3));
+                for _ in 0..5 {
+                    owner.disconnect();
+                    owner.connect(PLENTY).expect("there is a hub");
+                    thread::sleep(Duration::from_millis(2));
+                }
+                stop.store(true, Ordering::SeqCst);
+            });
+            owner.disconnect();
+            calls.check(&ran);
+        }
+    });
+}
+
+#[test]
+fn a_call_that_is_said_not_to_have_started_when_the_hub_ended_never_runs() {
+    within(300, "a_call_that_is_said_not_to_have_started_when_the_hub_ended_never_runs", || {
+        for round in 0..60 {
+            let address = address();
+            let hub = hub(&address);
+            let (owner, caller) = (member(&address, PLENTY), member(&address, PLENTY));
+            let (ran, calls) = (Ran::default(), Calls::default());
+            let _registration = register(&owner, &ran);
+            thread::scope(|scope| {
+                for _ in 0..6 {
+                    scope.spawn(|| calls.make(&caller, Result::is_err));
+                }
+                thread::sleep(Duration::from_millis(3 + round % 5));
+                hub.shutdown().expect("it does");
+            });
+            owner.disconnect();
+            calls.check(&ran);
+        }
+    });
+}
+// ---- late answers --------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_call_that_timed_out_is_in_nobodys_way() {
+    within(120, "a_call_that_timed_out_is_in_nobodys_way", || {
+        let address = address();
+        let _hub = hub(&address);
+        let owner = member(&address, PLENTY);
+        let may_end = Arc::new(AtomicBool::new(false));
+        let ends = may_end.clone();
+        let slow = move || {
+            while !ends.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let _slow = owner.register_fn("slow", slow).expect("a free name");
+        let _fast = owner.register_fn("fast", |number: u64| number).expect("a free name");
+        let caller = member(&address, Duration::from_secs(2));
+        assert_eq!(caller.call_as::<u64>("fast", (0u64,)), Ok(Some(0)));
+        assert!(matches!(caller.call_as::<()>("slow", ()), Err(CallError::TimedOut { .. })));
+        // On the same thread, whose lane is that of the call which has not been answered.
+        for number in 1..100 {
+            assert_eq!(caller.call_as::<u64>("fast", (number,)), Ok(Some(number)));
+        }
+        may_end.store(true, Ordering::SeqCst);
+    });
+}
+
+// ---- memory --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn what_answers_lay_in_is_taken_back_though_nobody_calls() {
+    within(240, "what_answers_lay_in_is_taken_back_though_nobody_calls", || {
+        let address = address();
+        let _hub = hub(&address);
+        let owner = member(&address, PLENTY);
+        let _big = owner.register_fn("big", || vec![7u8; 60 << 20]).expect("a free name");
+        // Each has a pair of its own with the owner, whose memory is one for all.
+        let callers: Vec<_> = (0..6).map(|_| member(&address, PLENTY)).collect();
+        for caller in &callers {
+            let fetched = || matches!(caller.call_as::<Vec<u8>>("big", ()), Ok(Some(bytes)) if bytes.len() == 60 << 20);
+            assert!(eventually(60, "the owner has memory again", fetched));
+        }
+    });
+}
