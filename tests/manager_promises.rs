@@ -50,6 +50,7 @@ fn helper_process() {
             say("ready", "hub");
             std::thread::sleep(PLENTY * 10);
         }
+        "trapped" => trapped(told),
         _ => {
             let handle: Handle = told.parse().expect("a handle");
             let visitor = handle.connect(PLENTY).expect("a hub");
@@ -315,5 +316,68 @@ fn what_is_unregistered_while_there_is_no_hub_is_not_there_afterwards() {
         assert!(eventually(20, "those that are left", are_ten), "{:?}", me.names().map(|names| names.len()));
         assert_eq!(me.call_as::<i64>("name 3", ()), Ok(Some(3)));
         assert_eq!(me.call_as::<i64>("name 30", ()), Ok(None));
+    });
+}
+
+// ---- limits --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_last_call_that_panics_is_the_last() {
+    within(60, "a_last_call_that_panics_is_the_last", || {
+        let address = address();
+        let (hub, owner) = (hub(&address), member(&address));
+        for caller in [&hub, &owner] {
+            let once =
+                owner.named("once").for_calls(1).register_fn(|| -> i64 { panic!("on purpose") }).expect("a name");
+            let panicked = caller.call_as::<i64>("once", ()).expect_err("it panics");
+            assert!(matches!(panicked, CallError::Panicked { .. }), "{panicked}");
+            assert!(!once.is_registered());
+            assert_eq!(caller.call_as::<i64>("once", ()), Ok(None));
+            assert_eq!(hub.names().expect("names"), []);
+            let _again = caller.register_fn("once", || 1i64).expect("the name is free");
+        }
+    });
+}
+
+/// In a process of its own, as what it is about would end the process.
+#[test]
+fn a_last_call_that_panics_drops_what_panics_again() {
+    within(60, "a_last_call_that_panics_drops_what_panics_again", || {
+        support::play("helper_process", &format!("trapped {}", address()));
+    });
+}
+
+fn trapped(address: &str) {
+    let (hub, owner) = (hub(address), member(address));
+    for caller in [&hub, &owner] {
+        let trap = Trap;
+        let trapped = move || -> i64 {
+            let _trap = &trap;
+            panic!("on purpose, in a call")
+        };
+        let _once = owner.named("once").for_calls(1).register_fn(trapped).expect("a free name");
+        let panicked = caller.call_as::<i64>("once", ()).expect_err("it panics");
+        assert!(panicked.to_string().contains("in a call"), "{panicked}");
+        assert_eq!(caller.call_as::<i64>("once", ()), Ok(None));
+    }
+}
+
+#[test]
+fn arguments_that_do_not_fit_spend_no_call() {
+    within(60, "arguments_that_do_not_fit_spend_no_call", || {
+        let address = address();
+        let (hub, owner) = (hub(&address), member(&address));
+        for caller in [&hub, &owner] {
+            let once = owner.named("once").for_calls(1).register_fn(|n: i64| n).expect("a free name");
+            for _ in 0..3 {
+                let mismatch = caller.call("once", args!["no number"]).expect_err("it takes a number");
+                assert!(matches!(mismatch, CallError::Mismatch { .. }), "{mismatch}");
+            }
+            assert!(once.is_registered());
+            let names = hub.names().expect("names");
+            assert_eq!(names.iter().map(|name| name.calls).sum::<u64>(), 0, "nothing has run");
+            assert_eq!(caller.call_as::<i64>("once", (5i64,)), Ok(Some(5)));
+            assert_eq!(caller.call_as::<i64>("once", (5i64,)), Ok(None));
+        }
     });
 }

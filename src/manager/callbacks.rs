@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::args::Args;
-use super::callback::{Callback, Dynamic, ErasedCallback, Typed};
+use super::callback::{Begin, Callback, Dynamic, ErasedCallback, Typed};
 use super::protocol::{Counters, ToHub};
 use super::quick::QuickMap;
 use super::typed::{Arguments, Item, Outcome, Signature};
@@ -30,14 +30,14 @@ const TIMED: u64 = 16;
 
 /// A callback as requests reach it.
 pub(super) trait Answer: ErasedCallback {
-    /// Runs it with what a caller sent who has the same signature.
-    fn answer(&self, exchange: &mut Exchange<'_>);
+    /// Runs it, if it may begin, with what a caller sent who has the same signature.
+    fn answer(&self, exchange: &mut Exchange<'_>, begin: Begin<'_>);
 }
 
 impl<A: Arguments, O: Outcome, F: Callback<A, O>> Answer for Typed<A, O, F> {
-    fn answer(&self, exchange: &mut Exchange<'_>) {
+    fn answer(&self, exchange: &mut Exchange<'_>, begin: Begin<'_>) {
         match exchange.request.take::<A>() {
-            Ok(args) => reply(exchange, &self.call(args)),
+            Ok(args) => reply(exchange, &begin().and_then(|()| self.call(args))),
             Err(_) => exchange.refuse(UNREADABLE),
         }
     }
@@ -47,7 +47,7 @@ impl<F, O: Outcome> Answer for Dynamic<F>
 where
     F: Fn(Args) -> O + Send + Sync + 'static,
 {
-    fn answer(&self, exchange: &mut Exchange<'_>) {
+    fn answer(&self, exchange: &mut Exchange<'_>, _: Begin<'_>) {
         exchange.refuse(UNREADABLE);
     }
 }
@@ -108,16 +108,25 @@ impl Registered {
         Some(before == 1)
     }
 
-    /// Runs `run` as a call of this.
-    fn run<R>(&self, run: impl FnOnce() -> R) -> R {
-        let number = self.calls.fetch_add(1, Relaxed);
-        if !number.is_multiple_of(TIMED) {
-            return run();
+    /// Runs `run` as a call of this, which counts from when it begins. `spent` hears of it if that is the last call that this takes, before it
+    /// runs: nobody who has its answer finds the callback still there, even if it panics.
+    #[inline]
+    pub(super) fn run<R>(&self, mut spent: impl FnMut(), run: impl FnOnce(&dyn Answer, Begin<'_>) -> R) -> R {
+        let mut began = None;
+        let mut begin = || {
+            if self.take_call().ok_or(Failure::Gone)? {
+                spent();
+            }
+            if self.calls.fetch_add(1, Relaxed).is_multiple_of(TIMED) {
+                began = Some(Instant::now());
+            }
+            Ok(())
+        };
+        let result = run(&*self.answer, &mut begin);
+        if let Some(began) = began {
+            self.nanoseconds.fetch_add(began.elapsed().as_nanos() as u64, Relaxed);
+            self.timed.fetch_add(1, Relaxed);
         }
-        let began = Instant::now();
-        let result = run();
-        self.nanoseconds.fetch_add(began.elapsed().as_nanos() as u64, Relaxed);
-        self.timed.fetch_add(1, Relaxed);
         result
     }
 
@@ -151,9 +160,6 @@ impl Registered {
     }
 }
 
-/// Keeps a callback until its answer is on its way: its destructor may end the manager, and with it the pair.
-pub(super) struct Kept(#[allow(dead_code)] Arc<Registered>);
-
 /// All callbacks of this process.
 #[derive(Default)]
 pub(super) struct Callbacks {
@@ -184,25 +190,14 @@ impl Callbacks {
     pub(super) fn all(&self) -> Vec<Arc<Registered>> {
         self.by_number.read().values().cloned().collect()
     }
-
-    /// Runs `run` with a callback, as one of its calls. Returns what keeps the callback, and whether it was the last call that it takes.
-    pub(super) fn with<R>(&self, number: u32, run: impl FnOnce(&dyn Answer) -> R) -> Result<(R, Kept, bool), Failure> {
-        let registered = self.get(number).ok_or(Failure::Gone)?;
-        let Some(is_last) = registered.take_call() else { return Err(Failure::Gone) };
-        if is_last {
-            // Before it runs: nobody who has its answer finds it still there.
-            self.remove(number);
-        }
-        let result = registered.run(|| run(&*registered.answer));
-        Ok((result, Kept(registered), is_last))
-    }
 }
 
-/// Who carries out the calls of one lane. `finished` hears of callbacks whose last call this was.
+/// Who carries out the calls of one lane. `finished` hears of callbacks whose last call this is.
 pub(super) struct Worker<F> {
     pub(super) callbacks: Arc<Callbacks>,
     pub(super) finished: F,
-    pub(super) kept: Option<Kept>,
+    /// The callback that runs, until its answer is on its way: its destructor may panic, or end the manager, and with it the pair.
+    pub(super) kept: Option<Arc<Registered>>,
 }
 
 impl<F: FnMut(u32)> Host for Worker<F> {
@@ -212,22 +207,22 @@ impl<F: FnMut(u32)> Host for Worker<F> {
         if kind != Kind::Call {
             return exchange.refuse("a request of a kind that callbacks have not");
         }
-        let done = match word & DYNAMIC {
-            0 => self.callbacks.with(number, |answer| answer.answer(exchange)),
-            _ => match exchange.request.take::<Args>() {
-                Err(_) => return exchange.refuse(UNREADABLE),
-                Ok(args) => self.callbacks.with(number, |answer| reply(exchange, &answer.call_dynamic(args))),
-            },
+        let Self { callbacks, finished, kept } = self;
+        let Some(registered) = callbacks.get(number) else {
+            return exchange.reply(Kind::Failed, &Failure::Gone);
         };
-        match done {
-            Ok((_, kept, is_last)) => {
-                self.kept = Some(kept);
-                if is_last {
-                    (self.finished)(number);
-                }
-            }
-            Err(failure) => exchange.reply(Kind::Failed, &failure),
-        }
+        let spent = || {
+            callbacks.remove(number);
+            finished(number);
+        };
+        // From before it runs, so that nothing of it is dropped by a panic's unwinding.
+        kept.insert(registered).run(spent, |answer, begin| match word & DYNAMIC {
+            0 => answer.answer(exchange, begin),
+            _ => match exchange.request.take::<Args>() {
+                Err(_) => exchange.refuse(UNREADABLE),
+                Ok(args) => reply(exchange, &answer.call_dynamic(args, begin)),
+            },
+        });
     }
 
     fn replied(&mut self) {

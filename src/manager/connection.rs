@@ -356,18 +356,21 @@ impl Manager {
             let why = format!("calls within this process are nested more than {MOST_NESTED} deep");
             return Err(CallError::Refused { call, why });
         };
-        let run = || self.shared.callbacks.with(target.number, |answer| answer.call_dynamic(args));
-        let run = panic::catch(run).map_err(|fault| CallError::Panicked { call, fault })?;
-        let result = run.and_then(|(result, _kept, is_last)| {
-            if is_last {
-                self.shared.unregistered(target.number);
-            }
-            result
-        });
-        result.map_err(|failure| match failure {
+        let gone = || CallError::Gone { call, pid: std::process::id(), progress: Progress::NotStarted };
+        let callbacks = &self.shared.callbacks;
+        let registered = callbacks.get(target.number).ok_or_else(gone)?;
+        let spent = || {
+            callbacks.remove(target.number);
+            self.shared.unregistered(target.number);
+        };
+        let run = || registered.run(spent, |answer, begin| answer.call_dynamic(args, begin));
+        let result = panic::catch(run).map_err(|fault| CallError::Panicked { call, fault });
+        // Its destructor may panic too.
+        let _ = panic::catch(move || drop(registered));
+        result?.map_err(|failure| match failure {
             Failure::Failed(message) => CallError::Callback { call, message },
             Failure::Mismatch { expected, found } => CallError::Mismatch { call, expected, found },
-            Failure::Gone => CallError::Gone { call, pid: std::process::id(), progress: Progress::NotStarted },
+            Failure::Gone => gone(),
         })
     }
 

@@ -513,15 +513,24 @@ mod tests {
         let n = 1_000_000u32;
         for _ in 0..3 {
             let t = std::time::Instant::now();
-            for _ in 0..n { std::hint::black_box(args![1, 2, 3; a = 4, b = 5]); }
+            for _ in 0..n {
+                std::hint::black_box(args![1, 2, 3; a = 4, b = 5]);
+            }
             let make = t.elapsed() / n;
             let args = args![1, 2, 3; a = 4, b = 5];
             let t = std::time::Instant::now();
-            for _ in 0..n { std::hint::black_box(encode_to_vec(std::hint::black_box(&args), 1 << 20).unwrap()); }
+            for _ in 0..n {
+                std::hint::black_box(encode_to_vec(std::hint::black_box(&args), 1 << 20).unwrap());
+            }
             let enc = t.elapsed() / n;
-            let bytes = encode_to_vec(&args, 1<<20).unwrap();
+            let bytes = encode_to_vec(&args, 1 << 20).unwrap();
             let t = std::time::Instant::now();
-            for _ in 0..n { std::hint::black_box(crate::frame::read_copy::<Args>(std::hint::black_box(&bytes), crate::frame::Decoder::of_child()).unwrap()); }
+            for _ in 0..n {
+                std::hint::black_box(
+                    crate::frame::read_copy::<Args>(std::hint::black_box(&bytes), crate::frame::Decoder::of_child())
+                        .unwrap(),
+                );
+            }
             let dec = t.elapsed() / n;
             println!("make {make:?} encode {enc:?} decode {dec:?} len {}", bytes.len());
         }
