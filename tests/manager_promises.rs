@@ -248,6 +248,43 @@ fn a_callback_that_panics_when_it_is_replaced_costs_no_connection() {
     });
 }
 
+/// Does something with its manager when it is dropped.
+struct AtEnd<F: Fn(&Manager)>(Manager, F);
+
+impl<F: Fn(&Manager)> Drop for AtEnd<F> {
+    fn drop(&mut self) {
+        self.1(&self.0);
+    }
+}
+
+#[test]
+fn a_callback_has_left_before_its_destructor_runs() {
+    within(60, "a_callback_has_left_before_its_destructor_runs", || {
+        let address = address();
+        let (hub, owner) = (hub(&address), member(&address));
+        let trap = Trap;
+        let trapped = move || {
+            let _trap = &trap;
+            1i64
+        };
+        let registration = owner.register_fn("trapped", trapped).expect("a free name");
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(registration))).expect_err("its own panic");
+        assert_eq!(hub.call_as::<i64>("trapped", ()), Ok(None));
+
+        let (said, heard) = std::sync::mpsc::channel();
+        let calls_itself = move |owner: &Manager| said.send(owner.call_as::<i64>("itself", ())).expect("a listener");
+        let at_end = AtEnd(owner.clone(), calls_itself);
+        let callback = move || {
+            let _at_end = &at_end;
+            1i64
+        };
+        let registration = owner.register_fn("itself", callback).expect("a free name");
+        assert_eq!(owner.call_as::<i64>("itself", ()), Ok(Some(1)));
+        drop(registration);
+        assert_eq!(heard.recv(), Ok(Ok(None)));
+    });
+}
+
 /// A manager whose callback has it: the callback's end is the manager's.
 #[test]
 fn a_callback_may_have_the_last_manager() {

@@ -12,7 +12,7 @@ use crate::call::panic;
 use crate::call::service::Exchange;
 use crate::error::Failure;
 use crate::frame::Kind;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -164,6 +164,8 @@ impl Registered {
 #[derive(Default)]
 pub(super) struct Callbacks {
     by_number: RwLock<QuickMap<u32, Arc<Registered>>>,
+    /// Those that are to be dropped, by a thread of their own.
+    discarded: Mutex<Vec<Registered>>,
 }
 
 impl Callbacks {
@@ -175,20 +177,42 @@ impl Callbacks {
         self.by_number.write().remove(&number)
     }
 
-    /// Takes out one that the hub has revoked. It is dropped on a thread of its own: its destructor is anybody's code, and may panic, or ask
-    /// the hub for what the thread that listens is to read.
-    pub(super) fn revoke(&self, number: u32) {
-        let Some(revoked) = self.remove(number) else { return };
-        // Without a thread to be had it is dropped here.
-        let _ = thread::Builder::new().name("callgate-revoked".into()).spawn(move || drop(revoked));
+    /// Takes out one that the hub has revoked, as [`discard`](Self::discard) does.
+    pub(super) fn revoke(self: &Arc<Self>, number: u32) {
+        self.discard(self.remove(number));
+    }
+
+    /// Drops callbacks where nobody waits for it. A destructor is anybody's code: it may panic, ask the hub for what the thread that listens is
+    /// to read, or want a lock that is held here.
+    pub(super) fn discard(self: &Arc<Self>, callbacks: impl IntoIterator<Item = Arc<Registered>>) {
+        // Those that somebody else has too are dropped there.
+        let mut last: Vec<_> = callbacks.into_iter().filter_map(Arc::into_inner).collect();
+        if last.is_empty() {
+            return;
+        }
+        self.discarded.lock().append(&mut last);
+        let all = self.clone();
+        let drop_each = move || {
+            for callback in std::mem::take(&mut *all.discarded.lock()) {
+                let _ = panic::catch(move || drop(callback));
+            }
+        };
+        // Without a thread to be had they stay until there is one.
+        let _ = thread::Builder::new().name("callgate-discard".into()).spawn(drop_each);
     }
 
     pub(super) fn get(&self, number: u32) -> Option<Arc<Registered>> {
         self.by_number.read().get(&number).cloned()
     }
 
+    /// All of them. Whoever drops this may be the last to have one: see [`discard`](Self::discard).
     pub(super) fn all(&self) -> Vec<Arc<Registered>> {
         self.by_number.read().values().cloned().collect()
+    }
+
+    /// How often each was called.
+    pub(super) fn counters(&self) -> Vec<Counters> {
+        self.by_number.read().values().map(|registered| registered.counters()).collect()
     }
 }
 

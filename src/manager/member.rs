@@ -489,7 +489,7 @@ impl Member {
 
     /// Tells the hub how often each callback was called.
     fn count(&self, seq: u64) {
-        let counts: Vec<_> = self.callbacks.all().iter().map(|registered| registered.counters()).collect();
+        let counts = self.callbacks.counters();
         let mut parts = counts.chunks(MAX_LIST / Counters::WEIGHT).peekable();
         if parts.peek().is_none() {
             self.tell(&ToHub::Counted { seq, counts: Vec::new(), more: false });

@@ -122,9 +122,11 @@ impl Registering {
                 _ => refused("the hub answers what was not asked"),
             },
         };
-        shared.callbacks.remove(number);
+        let removed = shared.callbacks.remove(number);
         // Another hub may have been told of it meanwhile, or this one answered too late.
         shared.unregistered(number);
+        // Last, as its destructor may panic.
+        drop((removed, registered));
         Err(failed)
     }
 }
@@ -168,10 +170,12 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.upgrade()
-            && shared.callbacks.remove(self.number).is_some()
-        {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let removed = shared.callbacks.remove(self.number);
+        if removed.is_some() {
             shared.unregistered(self.number);
         }
+        // Last, as its destructor may panic, or call the very name.
+        drop(removed);
     }
 }
