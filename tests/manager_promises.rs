@@ -230,17 +230,20 @@ impl Drop for Trap {
     }
 }
 
+/// A callback that has this.
+fn holding<T: Send + Sync + 'static>(held: T) -> impl Fn() -> i64 + Send + Sync + 'static {
+    move || {
+        let _held = &held;
+        1
+    }
+}
+
 #[test]
 fn a_callback_that_panics_when_it_is_replaced_costs_no_connection() {
     within(60, "a_callback_that_panics_when_it_is_replaced_costs_no_connection", || {
         let address = address();
         let (hub, other) = (hub(&address), member(&address));
-        let trap = Trap;
-        let trapped = move || {
-            let _trap = &trap;
-            1i64
-        };
-        let first = other.register_fn("name", trapped).expect("a free name");
+        let first = other.register_fn("name", holding(Trap)).expect("a free name");
         let _second = hub.named("name").replace(true).register_fn(|| 2i64).expect("it may");
         assert!(eventually(20, "the first is told", || !first.is_registered()));
         assert_eq!(other.names().expect("the connection is there").len(), 1);
@@ -262,26 +265,45 @@ fn a_callback_has_left_before_its_destructor_runs() {
     within(60, "a_callback_has_left_before_its_destructor_runs", || {
         let address = address();
         let (hub, owner) = (hub(&address), member(&address));
-        let trap = Trap;
-        let trapped = move || {
-            let _trap = &trap;
-            1i64
-        };
-        let registration = owner.register_fn("trapped", trapped).expect("a free name");
+        let registration = owner.register_fn("trapped", holding(Trap)).expect("a free name");
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(registration))).expect_err("its own panic");
         assert_eq!(hub.call_as::<i64>("trapped", ()), Ok(None));
 
         let (said, heard) = std::sync::mpsc::channel();
         let calls_itself = move |owner: &Manager| said.send(owner.call_as::<i64>("itself", ())).expect("a listener");
         let at_end = AtEnd(owner.clone(), calls_itself);
-        let callback = move || {
-            let _at_end = &at_end;
-            1i64
-        };
-        let registration = owner.register_fn("itself", callback).expect("a free name");
+        let registration = owner.register_fn("itself", holding(at_end)).expect("a free name");
         assert_eq!(owner.call_as::<i64>("itself", ()), Ok(Some(1)));
         drop(registration);
         assert_eq!(heard.recv(), Ok(Ok(None)));
+    });
+}
+
+/// Who comes back and finds his names taken loses his callbacks, whatever their destructors do.
+#[test]
+fn a_callback_whose_name_was_taken_meanwhile_ends_beside() {
+    within(60, "a_callback_whose_name_was_taken_meanwhile_ends_beside", || {
+        let address = address();
+        let (first, other) = (hub(&address), member(&address));
+        let (said, heard) = std::sync::mpsc::channel();
+        let asks = move |other: &Manager| {
+            other.disconnect();
+            other.connect(PLENTY).expect("a hub");
+            said.send(other.is_hub()).expect("a listener");
+        };
+        let (trap, at_end) = (Trap, AtEnd(other.clone(), asks));
+        let registrations = [other.register_fn("trapped", holding(trap)), other.register_fn("asking", holding(at_end))];
+        let registrations = registrations.map(|registration| registration.expect("a free name"));
+        first.shutdown().expect("its end");
+        assert!(eventually(20, "it is lost", || !other.is_connected()));
+        assert!(registrations.iter().all(|registration| !registration.is_registered()));
+        let second = hub(&address);
+        let _taken = ["trapped", "asking"].map(|name| second.register_fn(name, || 2i64).expect("a free name"));
+        other.connect(PLENTY).expect("a member again");
+        assert_eq!(heard.recv_timeout(PLENTY), Ok(false));
+        assert!(other.is_connected());
+        assert_eq!(other.call_as::<i64>("asking", ()), Ok(Some(2)));
+        assert!(registrations.iter().all(|registration| !registration.is_registered()));
     });
 }
 
@@ -319,9 +341,14 @@ fn a_fork_leaves_the_connection_alone() {
             nix::unistd::ForkResult::Child => {
                 let refused = matches!(other.call_as::<i64>("add", (1i64, 2i64)), Err(CallError::Refused { .. }));
                 let lost = matches!(other.lock("another", PLENTY), Err(ManagerError::NoHub { .. }));
+                let alone = !other.is_connected() && other.hub_pid().is_none() && !registration.is_registered();
+                // It may connect on its own account; the name is its parent's.
+                let connected = other.connect(PLENTY).is_ok() && other.is_connected();
+                let called = other.call_as::<i64>("add", (1i64, 2i64)) == Ok(Some(3))
+                    && other.call_as::<i64>("name", ()) == Ok(Some(1));
                 drop((lock, registration, other));
                 // SAFETY: ends the process.
-                unsafe { nix::libc::_exit(i32::from(!(refused && lost))) };
+                unsafe { nix::libc::_exit(i32::from(!(refused && lost && alone && connected && called))) };
             }
             nix::unistd::ForkResult::Parent { child } => {
                 let ended = nix::sys::wait::waitpid(child, None).expect("a child");
@@ -353,6 +380,34 @@ fn what_is_unregistered_while_there_is_no_hub_is_not_there_afterwards() {
         assert!(eventually(20, "those that are left", are_ten), "{:?}", me.names().map(|names| names.len()));
         assert_eq!(me.call_as::<i64>("name 3", ()), Ok(Some(3)));
         assert_eq!(me.call_as::<i64>("name 30", ()), Ok(None));
+    });
+}
+
+/// The next "hub" takes in nobody: a black hole in the place of the one that has ended.
+#[test]
+fn nothing_waits_for_an_election_longer_than_it_may() {
+    within(120, "nothing_waits_for_an_election_longer_than_it_may", || {
+        let directory = TempDir::new();
+        let (address, aside) = (directory.file("hub"), directory.file("hole"));
+        let mut first = Helper::start("helper_process", &format!("hub {address}"));
+        first.hear("ready");
+        let other = manager(&address);
+        other.start_or_connect(PLENTY).expect("a member");
+        let hole = new_socket();
+        bind(&hole, &SocketAddrUnix::new(&*aside).expect("a path")).expect("a free path");
+        listen(&hole, 100).expect("a backlog");
+        std::fs::rename(aside, &address).expect("the same file system");
+        first.kill();
+        assert!(eventually(20, "it is lost", || !other.is_connected()));
+        // An attempt of the election takes seconds.
+        std::thread::sleep(Duration::from_millis(200));
+        let began = Instant::now();
+        let given = Duration::from_millis(100);
+        let late = other.connect(given).expect_err("nobody answers");
+        assert!(matches!(&late, ManagerError::TimedOut { waited, .. } if *waited >= given), "{late}");
+        assert!(!other.is_hub());
+        other.disconnect();
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     });
 }
 

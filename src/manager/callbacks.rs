@@ -205,6 +205,11 @@ impl Callbacks {
         self.by_number.read().get(&number).cloned()
     }
 
+    /// Whether the callback takes calls.
+    pub(super) fn has(&self, number: u32) -> bool {
+        self.by_number.read().get(&number).is_some_and(|registered| !registered.is_spent())
+    }
+
     /// All of them. Whoever drops this may be the last to have one: see [`discard`](Self::discard).
     pub(super) fn all(&self) -> Vec<Arc<Registered>> {
         self.by_number.read().values().cloned().collect()

@@ -28,7 +28,7 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a call may take, unless it is said otherwise.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -87,6 +87,9 @@ pub(super) struct Shared {
     /// The number of the next callback.
     pub(super) next_number: AtomicU32,
     member: ArcSwapOption<Member>,
+    /// Held by who connects, which may take long.
+    connecting: Mutex<()>,
+    /// Held for moments only, and never while anything is waited for or dropped that is not this library's.
     part: Mutex<Part>,
 }
 
@@ -111,6 +114,7 @@ impl Manager {
             callbacks: Arc::default(),
             next_number: AtomicU32::new(1),
             member: ArcSwapOption::empty(),
+            connecting: Mutex::new(()),
             part: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -160,12 +164,11 @@ impl Manager {
     /// [`ManagerError::InUse`] if there is one; if it could not be done within `timeout`, or this manager is connected already.
     pub fn start(&self, timeout: Duration) -> Result<(), ManagerError> {
         let shared = &self.shared;
-        let begun = Deadline::after(Some(timeout));
-        shared.begin(false, |shared| {
+        shared.begin(false, timeout, |shared, deadline| {
             let hub = loop {
                 match Hub::start(&shared.address, &shared.key, shared.options.clone()) {
                     // One that has just ended takes a moment to be gone.
-                    Err(ManagerError::InUse { .. }) if shared.is_going() && !begun.has_passed() => {
+                    Err(ManagerError::InUse { .. }) if shared.is_going() && !deadline.has_passed() => {
                         thread::sleep(BREATH)
                     }
                     started => break started?,
@@ -187,8 +190,7 @@ impl Manager {
     }
 
     pub(super) fn connect_as(&self, role: Role, timeout: Duration) -> Result<(), ManagerError> {
-        let deadline = Deadline::after(Some(timeout));
-        self.shared.begin(false, |shared| {
+        self.shared.begin(false, timeout, |shared, deadline| {
             let joined = auth::join(&shared.address, &shared.key, role, deadline)?;
             Ok((None, joined))
         })
@@ -201,8 +203,7 @@ impl Manager {
     ///
     /// As [`connect`](Self::connect).
     pub fn start_or_connect(&self, timeout: Duration) -> Result<(), ManagerError> {
-        let deadline = Deadline::after(Some(timeout));
-        self.shared.begin(true, |shared| shared.elect(deadline))
+        self.shared.begin(true, timeout, Shared::elect)
     }
 
     /// What another process needs to call what is registered here: the address, and where the key is. Never the key.
@@ -212,7 +213,7 @@ impl Manager {
 
     /// Whether there is a hub, as far as this process knows.
     pub fn is_connected(&self) -> bool {
-        self.shared.member.load().as_ref().is_some_and(|member| !member.is_over())
+        self.shared.current().is_some()
     }
 
     /// Whether this process is the hub.
@@ -222,7 +223,7 @@ impl Manager {
 
     /// The process that is the hub.
     pub fn hub_pid(&self) -> Option<u32> {
-        self.shared.member.load().as_ref().filter(|member| !member.is_over()).map(|member| member.hub_pid())
+        self.shared.current().map(|member| member.hub_pid())
     }
 
     /// Ends the hub, whichever process is it: every member loses its connection. Then this manager or another can
@@ -534,63 +535,106 @@ fn method_named(name: &str) -> &'static Method {
 }
 
 impl Shared {
-    /// Connects, in a way that `connect` knows.
+    /// Connects within `timeout`, in a way that `connect` knows.
     fn begin(
         self: &Arc<Self>,
         elects: bool,
-        connect: impl FnOnce(&Self) -> Result<(Option<Hub>, Joined), ManagerError>,
+        timeout: Duration,
+        connect: impl FnOnce(&Self, Deadline) -> Result<(Option<Hub>, Joined), ManagerError>,
     ) -> Result<(), ManagerError> {
-        let mut part = self.part.lock();
-        if self.member.load().as_ref().is_some_and(|member| !member.is_over()) {
+        let begun = Instant::now();
+        let deadline = Deadline::after(Some(timeout));
+        let late = |what| ManagerError::TimedOut { address: self.address.to_string(), waited: begun.elapsed(), what };
+        let one_at_a_time = match deadline.instant() {
+            Some(until) => self.connecting.try_lock_until(until),
+            None => Some(self.connecting.lock()),
+        };
+        let Some(_one_at_a_time) = one_at_a_time else {
+            return Err(late("this process is looking for a hub already"));
+        };
+        if self.current().is_some() {
             return Err(ManagerError::Connected { address: self.address.to_string() });
         }
-        part.hub = None;
-        let (hub, joined) = connect(self)?;
-        self.adopt(&mut part, hub, joined)?;
-        part.elects = elects;
-        Ok(())
+        self.end_own();
+        let (hub, joined) = connect(self, deadline).map_err(|error| match error {
+            ManagerError::TimedOut { what, .. } => late(what),
+            other => other,
+        })?;
+        self.adopt(hub, joined, deadline, |part| {
+            part.elects = elects;
+            true
+        })
+    }
+
+    /// Ends the hub that this process still has, if its members have ended it.
+    fn end_own(&self) {
+        let hub = self.part.lock().hub.take();
+        drop(hub);
     }
 
     fn elect(&self, deadline: Deadline) -> Result<(Option<Hub>, Joined), ManagerError> {
         hub::start_or_join(&self.address, &self.key, self.options.clone(), deadline)
     }
 
-    /// Makes the connection this process's, and registers there what it has.
-    fn adopt(self: &Arc<Self>, part: &mut Part, hub: Option<Hub>, joined: Joined) -> Result<(), ManagerError> {
+    /// Registers at a hub what this process has, and makes the connection this process's if `accept` does not object at last. Called by who holds
+    /// `connecting`.
+    fn adopt(
+        self: &Arc<Self>,
+        hub: Option<Hub>,
+        joined: Joined,
+        deadline: Deadline,
+        accept: impl FnOnce(&mut Part) -> bool,
+    ) -> Result<(), ManagerError> {
         let limits = Limits { max_payload: MAX_PAYLOAD, retained: RETAINED };
         let settings = Settings { limits, wait: self.wait };
         let shared = Arc::downgrade(self);
-        let ended = move |_: &Arc<Member>| {
-            Self::find_another(&shared);
-        };
+        let ended = move |member: &Arc<Member>| Self::find_another(&shared, member);
         let member = Member::start(joined, settings, self.callbacks.clone(), ended)
             .map_err(|error| self.failed("starting the thread that listens to the hub", error))?;
-        let deadline = self.deadline();
         let callbacks = self.callbacks.all();
-        for registered in &callbacks {
+        let known = self.register_all(&member, &callbacks, deadline);
+        let adopted = known.is_ok() && {
+            let mut part = self.part.lock();
+            let is_wanted = accept(&mut part);
+            if is_wanted {
+                part.hub = hub;
+                self.member.store(Some(member.clone()));
+            }
+            is_wanted
+        };
+        if adopted {
+            // Those that were unregistered meanwhile: the hub that was told was the last one.
+            let is_gone = |registered: &&Arc<Registered>| self.callbacks.get(registered.number).is_none();
+            callbacks.iter().filter(is_gone).for_each(|registered| self.unregistered(registered.number));
+        } else {
+            member.leave();
+        }
+        self.callbacks.discard(callbacks);
+        known
+    }
+
+    fn register_all(
+        &self,
+        member: &Member,
+        callbacks: &[Arc<Registered>],
+        deadline: Deadline,
+    ) -> Result<(), ManagerError> {
+        for registered in callbacks {
             match member.ask(|seq| registered.as_message(seq, false), deadline) {
                 Ok(said) if matches!(said[..], [FromHub::Registered { .. }]) => {}
                 // Somebody else has the name now.
-                Ok(_) | Err(Unanswered::Refused(_)) => drop(self.callbacks.remove(registered.number)),
-                // This hub has ended too. The next is told of all of them.
-                Err(why) => {
-                    member.leave();
-                    return Err(self.unanswered("registering again what was registered", why));
-                }
+                Ok(_) | Err(Unanswered::Refused(_)) => self.callbacks.revoke(registered.number),
+                // This hub has ended too, or does not answer. The next is told of all of them.
+                Err(why) => return Err(self.unanswered("registering again what was registered", why)),
             }
         }
-        part.hub = hub;
-        self.member.store(Some(member));
-        // Those that were unregistered meanwhile: the hub that was told was the last one.
-        let is_gone = |registered: &&Arc<Registered>| self.callbacks.get(registered.number).is_none();
-        callbacks.iter().filter(is_gone).for_each(|registered| self.unregistered(registered.number));
         Ok(())
     }
 
-    /// The hub has ended: finds another one, if this process does that, for as long as somebody has the manager.
-    fn find_another(manager: &Weak<Self>) {
+    /// The hub of `member` has ended: finds another one, if this process does that, for as long as somebody has the manager.
+    fn find_another(manager: &Weak<Self>, member: &Arc<Member>) {
         while let Some(shared) = manager.upgrade() {
-            if shared.has_another() {
+            if shared.has_another(member) {
                 return;
             }
             drop(shared);
@@ -598,17 +642,26 @@ impl Shared {
         }
     }
 
-    /// Looks for another hub if one is needed. Whether none is needed any more.
-    fn has_another(self: &Arc<Self>) -> bool {
-        let mut part = self.part.lock();
-        let is_needed = part.elects && self.member.load().as_ref().is_none_or(|member| member.is_over());
-        if !is_needed {
+    /// Looks for another hub if one is needed in the place of that of `member`. Whether none is needed any more.
+    fn has_another(self: &Arc<Self>, member: &Arc<Member>) -> bool {
+        // Who has it may be about to make this `member` the one that counts.
+        let _one_at_a_time = self.connecting.lock();
+        let is_needed = |part: &mut Part| {
+            part.elects && self.member.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, member))
+        };
+        if !is_needed(&mut self.part.lock()) {
             return true;
         }
-        // What is left of an own one.
-        part.hub = None;
-        let elected = self.elect(Deadline::after(Some(ELECTION)));
-        elected.is_ok_and(|(hub, joined)| self.adopt(&mut part, hub, joined).is_ok())
+        self.end_own();
+        let Ok((hub, joined)) = self.elect(Deadline::after(Some(ELECTION))) else { return false };
+        // Whoever disconnected meanwhile did not wait for this.
+        let adopted = self.adopt(hub, joined, self.deadline(), is_needed);
+        adopted.is_ok() && self.current().is_some()
+    }
+
+    /// The connection of this very process, if it has one that is not over.
+    pub(super) fn current(&self) -> Option<Arc<Member>> {
+        self.member.load_full().filter(|member| !member.is_in_fork() && !member.is_over())
     }
 
     /// Whether nobody listens at the address though somebody still has its lock.

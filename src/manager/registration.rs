@@ -152,11 +152,10 @@ impl Registration {
         &self.name
     }
 
-    /// Whether calls of the name come here: not after the last that it takes, when its time is over, or when another has taken the name.
+    /// Whether calls of the name come here, as far as this process knows: not after the last that it takes, when its time is over, or when another
+    /// has taken the name; nor while this process has no hub.
     pub fn is_registered(&self) -> bool {
-        self.shared
-            .upgrade()
-            .is_some_and(|shared| shared.callbacks.get(self.number).is_some_and(|known| !known.is_spent()))
+        self.shared.upgrade().is_some_and(|shared| shared.current().is_some() && shared.callbacks.has(self.number))
     }
 
     /// Unregisters the callback, as dropping this does.
