@@ -326,6 +326,32 @@ fn a_callback_may_have_the_last_manager() {
     });
 }
 
+/// More releases than the socket of a hub that does not read has room for.
+#[test]
+fn what_a_stopped_hub_is_not_told_it_learns_all_the_same() {
+    within(120, "what_a_stopped_hub_is_not_told_it_learns_all_the_same", || {
+        let address = address();
+        let mut hub = Helper::start("helper_process", &format!("hub {address}"));
+        hub.hear("ready");
+        let holder = member(&address);
+        let names: Vec<_> = (0..600).map(|number| format!("lock {number}")).collect();
+        let locks: Vec<_> = names.iter().map(|name| holder.lock(name, PLENTY).expect("a hub").expect("free")).collect();
+        let signal = |signal| {
+            let pid = nix::unistd::Pid::from_raw(hub.pid().cast_signed());
+            nix::sys::signal::kill(pid, signal).expect("it is there");
+        };
+        signal(nix::sys::signal::Signal::SIGSTOP);
+        let dropping: Vec<_> = locks.into_iter().map(|lock| std::thread::spawn(move || drop(lock))).collect();
+        dropping.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        signal(nix::sys::signal::Signal::SIGCONT);
+        let other = member(&address);
+        for name in &names {
+            assert!(other.lock(name, PLENTY).expect("a hub").is_some(), "{name} is held by nobody");
+        }
+        hub.kill();
+    });
+}
+
 #[test]
 fn a_fork_leaves_the_connection_alone() {
     within(60, "a_fork_leaves_the_connection_alone", || {

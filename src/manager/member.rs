@@ -128,6 +128,9 @@ const ATTEMPTS: usize = 8;
 /// How long to wait before another attempt to send to a hub that does not read.
 const FULL: Duration = Duration::from_millis(1);
 
+/// How long a hub may leave unread what it is told, before it is left.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 const IN_FORK: &str = "this process is a fork of the one that is connected";
 
 impl Member {
@@ -252,8 +255,12 @@ impl Member {
 
     /// Tells the hub something that it does not answer, or whose answer nobody needs.
     pub(super) fn tell(&self, message: &ToHub) {
-        // Without a hub there is nobody to be told.
-        let _ = self.send(message, Deadline::after(Some(Duration::from_secs(1))));
+        match self.send(message, Deadline::after(Some(PATIENCE))) {
+            // It would believe for ever what is no longer so: that a lock is held, say. When the connection ends, it undoes all of that.
+            Err(Unanswered::Late) => self.end("the hub did not read what this process told it"),
+            // Without a hub there is nobody to be told.
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// What the hub says comes too late for who asked.
