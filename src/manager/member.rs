@@ -24,6 +24,7 @@ use std::any::TypeId;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -88,7 +89,10 @@ pub(super) enum Unanswered {
 }
 
 /// Where callbacks were found, by their names.
-pub(super) type Targets = QuickMap<Box<str>, Arc<Target>>;
+pub(super) type Targets = QuickMap<Arc<str>, Arc<Target>>;
+
+/// So many are remembered. Of more, all are looked for anew: who keeps making up names is not to carry them all along.
+const MOST_TARGETS: usize = 1024;
 
 /// A connection to a hub.
 pub(super) struct Member {
@@ -163,7 +167,9 @@ impl Member {
         let listening = member.clone();
         thread::Builder::new().name("callgate-member".into()).spawn(move || {
             listening.listener.get_or_init(|| thread::current().id());
-            let why = listening.listen(&poll);
+            // Whoever leaves waits for the end of this thread.
+            let why = catch_unwind(AssertUnwindSafe(|| listening.listen(&poll)));
+            let why = why.unwrap_or_else(|_| "the thread that listens to the hub panicked".into());
             listening.end(&why);
             listening.state.lock().has_ended = true;
             listening.changed.notify_all();
@@ -355,10 +361,10 @@ impl Member {
                 target(number, Place::There(caller), signature)
             }
         };
-        let target = Arc::new(target);
+        let (name, target) = (Arc::<str>::from(name), Arc::new(target));
         self.targets.rcu(|targets| {
-            let mut targets = Targets::clone(targets);
-            targets.insert(name.into(), target.clone());
+            let mut targets = if targets.len() < MOST_TARGETS { Targets::clone(targets) } else { Targets::default() };
+            targets.insert(name.clone(), target.clone());
             targets
         });
         Ok(Some(target))
