@@ -113,9 +113,11 @@ impl Registering {
         let failed = match said {
             Err(error) => error,
             Ok(said) => match said.as_slice() {
-                [FromHub::Registered { .. }] => {
+                // Unless it was told of a new hub meanwhile, as one of all that this process has, where somebody else has the name.
+                [FromHub::Registered { .. }] if shared.callbacks.has(number) || registered.is_spent() => {
                     return Ok(Registration { shared: Arc::downgrade(shared), name, number });
                 }
+                [FromHub::Registered { .. }] => refused("another process has taken the name meanwhile"),
                 [FromHub::Taken { owner, .. }] => {
                     ManagerError::Taken { address: shared.address.to_string(), name: name.clone(), pid: *owner }
                 }
