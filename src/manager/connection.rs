@@ -12,9 +12,9 @@ use super::error::ManagerError;
 use super::handle::Handle;
 use super::hub::{self, Hub, HubOptions};
 use super::member::{Member, Place, Settings, Target, Unanswered};
-use super::protocol::{FromHub, ToHub};
+use super::protocol::{FromHub, MAX_NAME, NameInfo, ToHub, check_name};
 use super::registration::{Registering, Registration};
-use super::typed::{Arguments, Item, Outcome, shallow, shallow_args};
+use super::typed::{Arguments, Item, Outcome, Signature, shallow, shallow_args};
 use super::value::Value;
 use crate::arena::Limits;
 use crate::call::panic;
@@ -131,7 +131,8 @@ impl Manager {
         self
     }
 
-    /// The same, with the longest time that a call may take. Default: 60 s.
+    /// The same, with the longest time that a call may take. Default: 60 s. A call that waited for a process which then ended before the call had
+    /// started is made again if the name is found elsewhere, and has the same time once more for that.
     ///
     /// # Panics
     ///
@@ -306,10 +307,10 @@ impl Manager {
         let args = shallow_args(args).map_err(|error| refused(name, error.to_string()))?;
         // Always there: values carry no memory of their own to the callee.
         let mut args = Some(args);
-        self.reach(name, |target, method| match &target.place {
+        self.reach(name, |target, method, timeout| match &target.place {
             Place::There(caller) => {
                 let call = u64::from(target.number) | DYNAMIC;
-                caller.call_by_word::<_, Value>(method, call, &mut args, Some(self.shared.timeout))
+                caller.call_by_word::<_, Value>(method, call, &mut args, timeout)
             }
             Place::Here => self.call_here(target, method, args.clone().unwrap_or_default()),
         })
@@ -328,9 +329,9 @@ impl Manager {
     fn call_typed<A: Arguments, R: Item>(&self, name: &str, args: A) -> Result<Option<R>, CallError> {
         let mut args = Some(shallow(args).map_err(|error| refused(name, error.to_string()))?);
         let mut dynamic: Option<Args> = None;
-        self.reach(name, |target, method| match &target.place {
+        self.reach(name, |target, method, timeout| match &target.place {
             Place::There(caller) if args.is_some() && target.agrees::<A, R>() => {
-                caller.call_by_word(method, target.number.into(), &mut args, Some(self.shared.timeout))
+                caller.call_by_word(method, target.number.into(), &mut args, timeout)
             }
             place => {
                 let args = dynamic.get_or_insert_with(|| args.take().map_or_else(Args::new, A::into_args)).clone();
@@ -338,7 +339,7 @@ impl Manager {
                     Place::Here => self.call_here(target, method, args)?,
                     Place::There(caller) => {
                         let call = u64::from(target.number) | DYNAMIC;
-                        caller.call_by_word(method, call, &mut Some(args), Some(self.shared.timeout))?
+                        caller.call_by_word(method, call, &mut Some(args), timeout)?
                     }
                 };
                 R::from_value(value).map_err(|mismatch| CallError::Mismatch {
@@ -380,14 +381,14 @@ impl Manager {
     fn reach<T>(
         &self,
         name: &str,
-        mut call: impl FnMut(&Target, &'static Method) -> Result<T, CallError>,
+        mut call: impl FnMut(&Target, &'static Method, Option<Duration>) -> Result<T, CallError>,
     ) -> Result<Option<T>, CallError> {
         let member = self.shared.member.load();
         let Some(member) = member.as_ref() else {
             return Err(no_hub(name, "this process is connected to none".into()));
         };
         if let Some(target) = member.known().get(name) {
-            match call(target, target.method) {
+            match call(target, target.method, Some(self.shared.timeout)) {
                 Ok(result) => return Ok(Some(result)),
                 Err(error) if !is_moved(&error) => return Err(lost(member, name, target, error)),
                 Err(_) => member.forget(name, target),
@@ -401,29 +402,40 @@ impl Manager {
         &self,
         member: &Arc<Member>,
         name: &str,
-        mut call: impl FnMut(&Target, &'static Method) -> Result<T, CallError>,
+        mut call: impl FnMut(&Target, &'static Method, Option<Duration>) -> Result<T, CallError>,
     ) -> Result<Option<T>, CallError> {
         if member.is_in_fork() {
             return Err(refused(name, "this process is a fork of the one that is connected; connect here".into()));
         }
-        let deadline = Deadline::after(Some(self.shared.timeout));
+        let deadline = self.shared.deadline();
+        let mut last = None;
         loop {
             let target = match member.resolve(name, method_named, deadline) {
                 Ok(Some(target)) => target,
                 Ok(None) => return Ok(None),
                 Err(Unanswered::Lost(why)) => return Err(no_hub(name, why)),
-                Err(Unanswered::Late) => return Err(no_hub(name, "the hub does not answer".into())),
+                Err(Unanswered::Late) => {
+                    return Err(last.unwrap_or_else(|| no_hub(name, "the hub does not answer".into())));
+                }
                 Err(Unanswered::Refused(why)) => return Err(refused(name, why)),
             };
-            match call(&target, target.method).map_err(as_gone) {
-                Err(error @ CallError::Gone { .. }) => {
+            match call(&target, target.method, deadline.left()).map_err(as_gone) {
+                Err(error @ CallError::Gone { progress: Progress::NotStarted, .. }) => {
                     member.forget(name, &target);
                     // Its process has ended, and the hub may not know it yet.
-                    if !matches!(error, CallError::Gone { progress: Progress::NotStarted, .. }) || deadline.has_passed()
-                    {
+                    thread::sleep(BREATH.min(deadline.left().unwrap_or(BREATH)));
+                    if deadline.has_passed() {
                         return Err(error);
                     }
-                    thread::sleep(BREATH);
+                    last = Some(error);
+                }
+                Err(error @ CallError::Gone { .. }) => {
+                    member.forget(name, &target);
+                    return Err(error);
+                }
+                // What was left of the time is not what the call was given.
+                Err(CallError::TimedOut { call, pid, progress, .. }) => {
+                    return Err(CallError::TimedOut { call, pid, timeout: self.shared.timeout, progress });
                 }
                 Err(error) => return Err(lost(member, name, &target, error)),
                 Ok(result) => return Ok(Some(result)),
@@ -444,14 +456,22 @@ impl Manager {
             FromHub::NamesAre { names, .. } => Some(names),
             _ => None,
         });
-        let name = |info: super::protocol::NameInfo| Name {
+        Ok(lists.flatten().filter_map(Name::checked).collect())
+    }
+}
+
+impl Name {
+    /// What the hub says, who may not have looked at what it was told: `None` if name or signature has control characters, which would reach
+    /// whatever shows them, a terminal perhaps.
+    fn checked(info: NameInfo) -> Option<Self> {
+        check_name(&info.name).ok()?;
+        Some(Self {
             name: info.name,
             pid: info.owner,
-            signature: info.signature,
+            signature: Signature::checked(info.signature)?.as_str().into(),
             calls: info.calls,
             mean: Duration::from_nanos(info.nanoseconds / info.calls.max(1)),
-        };
-        Ok(lists.flatten().map(name).collect())
+        })
     }
 }
 
@@ -518,19 +538,34 @@ fn name_of(name: &str) -> CallName {
     method_named(name).call_name()
 }
 
-/// What stands for the callback `name` in errors. Made once for each name, and for good.
+/// What stands for the callback `name` in errors.
 fn method_named(name: &str) -> &'static Method {
-    static METHODS: OnceLock<Mutex<HashMap<&'static str, &'static Method>>> = OnceLock::new();
-    let mut methods = METHODS.get_or_init(Mutex::default).lock();
-    match methods.get(name) {
-        Some(method) => method,
-        None => {
-            let name: &'static str = Box::leak(name.into());
-            let method = Method { service: "", name, index: 0, interface: None, idempotent: false };
-            let method: &'static Method = Box::leak(Box::new(method));
-            methods.insert(name, method);
-            method
+    static METHODS: Methods = Methods(OnceLock::new());
+    METHODS.of(name, MOST_METHODS)
+}
+
+/// So many names are remembered for errors, as many as a hub has at a time. Names of later callbacks are not in errors.
+const MOST_METHODS: usize = 1 << 16;
+
+/// What stands for callbacks in errors, which have no memory of their own: made once for each name, and for good.
+struct Methods(OnceLock<Mutex<HashMap<&'static str, &'static Method>>>);
+
+impl Methods {
+    fn of(&self, name: &str, most: usize) -> &'static Method {
+        static ANY: Method = Method { service: "", name: "(a callback)", index: 0, interface: None, idempotent: false };
+        // No callback's name is longer, but somebody may call such a one.
+        let name = &name[..name.floor_char_boundary(MAX_NAME)];
+        let mut methods = self.0.get_or_init(Mutex::default).lock();
+        if let Some(method) = methods.get(name) {
+            return method;
         }
+        if methods.len() >= most {
+            return &ANY;
+        }
+        let name: &'static str = Box::leak(name.into());
+        let method: &'static Method = Box::leak(Box::new(Method { name, ..ANY }));
+        methods.insert(name, method);
+        method
     }
 }
 
@@ -739,5 +774,151 @@ impl Drop for Shared {
 impl std::fmt::Debug for Manager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Manager").field("address", &self.shared.address).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::manager::protocol::{MAX_MESSAGE, Resolution};
+    use crate::sys::listener;
+    use crate::sys::socket::{self, Blocking, Received};
+    use std::sync::mpsc;
+
+    /// Against hangs only.
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// A connection to a hub in the hands of a test, which says `answer` to what it is told.
+    fn joined(answer: impl Fn(ToHub) -> Vec<FromHub> + Send + 'static) -> Joined {
+        let (theirs, ours) = socket::pair().expect("a pair");
+        let hub = listener::peer_process(&ours).expect("a process");
+        thread::spawn(move || {
+            let mut buffer = vec![0; MAX_MESSAGE];
+            while let Ok(Received::Message(len, _)) = socket::receive_many(&theirs, &mut buffer, Blocking::Yes) {
+                let said = ToHub::decode(&buffer[..len]).expect("what a member says");
+                for message in answer(said) {
+                    let _ = socket::send(&theirs, &message.encode().expect("short enough"), &[]);
+                }
+            }
+        });
+        Joined { socket: ours, hub_pid: 0, hub }
+    }
+
+    /// Connected to such a hub; no other can be found at its address.
+    fn connected(elects: bool, answer: impl Fn(ToHub) -> Vec<FromHub> + Send + 'static) -> Manager {
+        let manager = Manager::new("", &AuthKey::new("a key")).timeout(Duration::from_millis(200));
+        let begun = manager.shared.begin(elects, LONG, |_, _| Ok((None, joined(answer))));
+        begun.expect("a connection");
+        manager
+    }
+
+    #[test]
+    fn a_callback_that_is_gone_for_good_is_said_to_be_gone() {
+        let manager = connected(false, |said| match said {
+            ToHub::Resolve { seq, .. } => vec![FromHub::Resolved { seq, to: Resolution::Itself { number: 7 } }],
+            _ => vec![],
+        });
+        let gone = manager.call("nobody's", Args::new()).expect_err("it is not here");
+        assert!(matches!(gone, CallError::Gone { progress: Progress::NotStarted, .. }), "{gone}");
+    }
+
+    #[test]
+    fn names_that_a_terminal_would_obey_are_not_shown() {
+        let named = |name: &str, signature: &str| {
+            let (name, signature) = (name.into(), signature.into());
+            NameInfo { name, signature, owner: 1, calls: 2, nanoseconds: 6 }
+        };
+        let manager = connected(false, move |said| match said {
+            ToHub::Names { seq } => {
+                let names =
+                    vec![named("\x1b]0;a\x07", "any"), named("b", "\x1b[2J"), named("c", "any"), named("d", "")];
+                vec![FromHub::NamesAre { seq, names, more: false }]
+            }
+            _ => vec![],
+        });
+        let names = manager.names().expect("names");
+        assert_eq!(names.iter().map(|name| &*name.name).collect::<Vec<_>>(), ["c"]);
+        assert_eq!((names[0].calls, names[0].mean), (2, Duration::from_nanos(3)));
+    }
+
+    /// As it is if it was told of another hub meanwhile, where somebody else has the name.
+    #[test]
+    fn a_registration_that_was_undone_before_it_was_done_is_an_error() {
+        let manager = connected(false, |said| match said {
+            ToHub::Register { seq, number, .. } => vec![FromHub::Revoked { number }, FromHub::Registered { seq }],
+            _ => vec![],
+        });
+        let undone = manager.named("name").replace(true).register_fn(|| ()).expect_err("it is not registered");
+        assert!(undone.to_string().contains("another process has taken the name meanwhile"), "{undone}");
+    }
+
+    #[test]
+    fn a_registration_that_was_spent_before_it_was_done_is_none() {
+        let manager = connected(false, |said| match said {
+            ToHub::Register { seq, number, .. } => {
+                thread::sleep(Duration::from_millis(2));
+                vec![FromHub::Revoked { number }, FromHub::Registered { seq }]
+            }
+            _ => vec![],
+        });
+        let short = manager.named("name").expires_in(Duration::from_millis(1)).register_fn(|| ()).expect("its time");
+        assert!(!short.is_registered());
+    }
+
+    #[test]
+    fn who_waits_for_a_lock_no_longer_says_so() {
+        let (heard, hears) = mpsc::channel();
+        let manager = connected(false, move |said| {
+            heard.send(said).expect("a listener");
+            vec![]
+        });
+        let late = manager.lock("lock", Duration::ZERO).expect_err("the hub says nothing");
+        assert!(matches!(late, ManagerError::NoHub { .. }), "{late}");
+        let ToHub::Acquire { seq: asked, .. } = hears.recv().expect("a question") else {
+            panic!("a lock is asked for")
+        };
+        assert_eq!(hears.recv_timeout(LONG), Ok(ToHub::Cancel { seq: asked }));
+    }
+
+    #[test]
+    fn only_the_connection_that_counted_is_succeeded() {
+        let manager = connected(true, |said| match said {
+            ToHub::Register { seq, .. } => vec![FromHub::Registered { seq }],
+            _ => vec![FromHub::Closing],
+        });
+        let shared = &manager.shared;
+        let _registration = manager.register_fn("name", || ()).expect("a free name");
+        let before = Arc::weak_count(shared);
+        shared.tell(&ToHub::Cancel { seq: 0 });
+        let until = Instant::now() + LONG;
+        while manager.is_connected() {
+            assert!(Instant::now() < until, "it is told that the hub ends");
+            thread::sleep(BREATH);
+        }
+        for _ in 0..3 {
+            let _one_at_a_time = shared.connecting.lock();
+            let failed = shared.adopt(None, joined(|_| vec![FromHub::Closing]), shared.deadline(), |_| true);
+            failed.expect_err("the hub ends");
+        }
+        // Each thread that looks for another hub has the manager.
+        while Arc::weak_count(shared) > before {
+            assert!(Instant::now() < until, "{} instead of {before}", Arc::weak_count(shared));
+            thread::sleep(BREATH);
+        }
+        manager.disconnect();
+    }
+
+    #[test]
+    fn so_many_names_are_remembered_and_no_more() {
+        let methods = Methods(OnceLock::new());
+        for round in 0..2 {
+            for number in 0..10 {
+                let name = format!("name {number}");
+                assert_eq!(methods.of(&name, 10).name, name, "{round}");
+            }
+            assert_eq!(methods.of("another", 10).name, "(a callback)");
+        }
+        let long = "é".repeat(1 << 20);
+        assert_eq!(Methods(OnceLock::new()).of(&long, 10).name, "é".repeat(127));
     }
 }
