@@ -51,6 +51,7 @@ fn helper_process() {
             std::thread::sleep(PLENTY * 10);
         }
         "trapped" => trapped(told),
+        "hooked" => hooked(told),
         _ => {
             let handle: Handle = told.parse().expect("a handle");
             let visitor = handle.connect(PLENTY).expect("a hub");
@@ -365,7 +366,8 @@ fn a_fork_leaves_the_connection_alone() {
         // SAFETY: the child does what a fork of a program with threads may, as far as this library goes, and ends without running anything else.
         match unsafe { nix::unistd::fork() }.expect("a fork") {
             nix::unistd::ForkResult::Child => {
-                let refused = matches!(other.call_as::<i64>("add", (1i64, 2i64)), Err(CallError::Refused { .. }));
+                let refused = other.call_as::<i64>("add", (1i64, 2i64)).expect_err("it is not connected");
+                let refused = refused.to_string().contains("connect here");
                 let lost = matches!(other.lock("another", PLENTY), Err(ManagerError::NoHub { .. }));
                 let alone = !other.is_connected() && other.hub_pid().is_none() && !registration.is_registered();
                 // It may connect on its own account; the name is its parent's.
@@ -435,6 +437,46 @@ fn nothing_waits_for_an_election_longer_than_it_may() {
         other.disconnect();
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     });
+}
+
+/// In a process of its own, for its panic hook.
+#[test]
+fn panics_outside_of_callbacks_go_to_the_programs_own_hook() {
+    within(60, "panics_outside_of_callbacks_go_to_the_programs_own_hook", || {
+        support::play("helper_process", &format!("hooked {}", address()));
+    });
+}
+
+fn hooked(address: &str) {
+    static SEEN: AtomicU32 = AtomicU32::new(0);
+    std::panic::set_hook(Box::new(|_| {
+        SEEN.fetch_add(1, Ordering::SeqCst);
+    }));
+    let (hub, owner) = (hub(address), member(address));
+    let outside = || std::thread::spawn(|| panic!("outside")).join().expect_err("a panic");
+    let panics = || -> i64 { std::thread::spawn(|| panic!("beside")).join().map_or_else(|_| panic!("inside"), |()| 0) };
+    let _panics = owner.register_fn("panics", panics).expect("a free name");
+    for round in 1..4 {
+        let panicked = hub.call_as::<i64>("panics", ()).expect_err("it panics");
+        assert!(panicked.to_string().contains("inside"), "{panicked}");
+        outside();
+        assert_eq!(SEEN.load(Ordering::SeqCst), 2 * round, "those on other threads");
+    }
+}
+
+#[test]
+fn an_address_that_is_no_text_is_refused() {
+    let path = std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"/tmp/\xff/hub"));
+    let refused = Manager::new(path, &key()).start(PLENTY).expect_err("a handle could not say it");
+    assert!(matches!(refused, ManagerError::Address { .. }), "{refused}");
+}
+
+#[test]
+#[should_panic(expected = "a manager is set up before it is used")]
+fn a_manager_that_has_registered_something_is_not_set_up_any_more() {
+    let hub = hub(&address());
+    hub.register_fn("name", || ()).expect("a free name").keep();
+    drop(hub.timeout(PLENTY));
 }
 
 // ---- limits --------------------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ const MOST_NESTED: u32 = 64;
 /// How long each attempt may take to find a hub again that has ended.
 const ELECTION: Duration = Duration::from_secs(5);
 
+const IN_FORK: &str = "this process is a fork of the one that is connected; connect here";
+
 /// How long to wait before another attempt.
 const BREATH: Duration = Duration::from_millis(20);
 
@@ -53,6 +55,11 @@ const BREATH: Duration = Duration::from_millis(20);
 /// Made by [`new`](Self::new), it is connected to nothing; then it becomes the hub with [`start`](Self::start), a member of somebody else's with
 /// [`connect`](Self::connect), or whichever comes first with [`start_or_connect`](Self::start_or_connect). Clones are the same manager.
 /// When the last is dropped, the process leaves the hub, or ends it if it is its own.
+///
+/// A callback that has a clone of the manager it is registered with is a cycle: as long as it is registered, the manager is not dropped. The end of
+/// its [`Registration`] breaks it; after [`Registration::keep`], only [`disconnect`](Self::disconnect) leaves the hub.
+///
+/// A fork of a connected process is connected to nothing: its calls are errors until it connects itself, and its parent goes on undisturbed.
 ///
 /// May be used from many threads at once. See the [module](self) for an example.
 #[derive(Clone)]
@@ -124,7 +131,7 @@ impl Manager {
     ///
     /// # Panics
     ///
-    /// If the manager has been cloned.
+    /// If the manager has been used: cloned, connected, or registered with.
     #[must_use]
     pub fn options(mut self, options: HubOptions) -> Self {
         self.unshared().options = options;
@@ -136,7 +143,7 @@ impl Manager {
     ///
     /// # Panics
     ///
-    /// If the manager has been cloned.
+    /// If the manager has been used: cloned, connected, or registered with.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.unshared().timeout = timeout;
@@ -147,7 +154,7 @@ impl Manager {
     ///
     /// # Panics
     ///
-    /// If the manager has been cloned.
+    /// If the manager has been used: cloned, connected, or registered with.
     #[must_use]
     pub fn wait(mut self, wait: Wait) -> Self {
         self.unshared().wait = wait;
@@ -155,7 +162,7 @@ impl Manager {
     }
 
     fn unshared(&mut self) -> &mut Shared {
-        Arc::get_mut(&mut self.shared).expect("a manager is set up before it is cloned")
+        Arc::get_mut(&mut self.shared).expect("a manager is set up before it is used")
     }
 
     /// Becomes the hub.
@@ -265,9 +272,13 @@ impl Manager {
     /// Registers `callback` under `name`, with whatever arguments it is called with. Until the [`Registration`] is dropped, calls of that
     /// name run it in this process, on threads of their own, several at once.
     ///
+    /// A panic in it goes to who has called, as [`CallError::Panicked`], and is not printed: when another process calls for the first time, this one
+    /// gets a panic hook ([`std::panic::set_hook`]) that hands on to the one before it all panics but those in callbacks. A hook that is set
+    /// later takes its place; then panics in callbacks are printed too, and come without their place.
+    ///
     /// # Errors
     ///
-    /// [`ManagerError::Taken`] if another process has the name; if there is no hub, or it refuses the name.
+    /// [`ManagerError::Taken`] if the name is registered already, be it by this process; if there is no hub, or it refuses the name.
     pub fn register<F, O>(&self, name: &str, callback: F) -> Result<Registration, ManagerError>
     where
         F: Fn(Args) -> O + Send + Sync + 'static,
@@ -405,7 +416,7 @@ impl Manager {
         mut call: impl FnMut(&Target, &'static Method, Option<Duration>) -> Result<T, CallError>,
     ) -> Result<Option<T>, CallError> {
         if member.is_in_fork() {
-            return Err(refused(name, "this process is a fork of the one that is connected; connect here".into()));
+            return Err(refused(name, IN_FORK.into()));
         }
         let deadline = self.shared.deadline();
         let mut last = None;
@@ -510,6 +521,9 @@ fn is_moved(error: &CallError) -> bool {
 /// The error of a call that is not made again. What broke the protocol is not called again either: the next call finds another way.
 #[cold]
 fn lost(member: &Member, name: &str, target: &Arc<Target>, error: CallError) -> CallError {
+    if member.is_in_fork() {
+        return refused(name, IN_FORK.into());
+    }
     if matches!(error, CallError::Corrupt { .. }) {
         member.forget(name, target);
     }

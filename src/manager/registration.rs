@@ -56,7 +56,7 @@ impl Registering {
         self
     }
 
-    /// Whether it takes the name from another that has it. Default: no, that is [`ManagerError::Taken`].
+    /// Whether it takes the name from another callback that has it, of whichever process. Default: no, that is [`ManagerError::Taken`].
     pub fn replace(mut self, replace: bool) -> Self {
         self.replace = replace;
         self
@@ -163,7 +163,8 @@ impl Registration {
     /// Unregisters the callback, as dropping this does.
     pub fn unregister(self) {}
 
-    /// Leaves the callback registered for as long as the manager is there.
+    /// Leaves the callback registered for as long as the manager is there. If it has a clone of that manager, that is until this process ends or
+    /// [disconnects](Manager::disconnect).
     pub fn keep(mut self) {
         self.shared = Weak::new();
     }
