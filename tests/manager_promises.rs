@@ -50,6 +50,8 @@ fn helper_process() {
             say("ready", "hub");
             std::thread::sleep(PLENTY * 10);
         }
+        "trapped" => trapped(told),
+        "hooked" => hooked(told),
         _ => {
             let handle: Handle = told.parse().expect("a handle");
             let visitor = handle.connect(PLENTY).expect("a hub");
@@ -229,21 +231,80 @@ impl Drop for Trap {
     }
 }
 
+/// A callback that has this.
+fn holding<T: Send + Sync + 'static>(held: T) -> impl Fn() -> i64 + Send + Sync + 'static {
+    move || {
+        let _held = &held;
+        1
+    }
+}
+
 #[test]
 fn a_callback_that_panics_when_it_is_replaced_costs_no_connection() {
     within(60, "a_callback_that_panics_when_it_is_replaced_costs_no_connection", || {
         let address = address();
         let (hub, other) = (hub(&address), member(&address));
-        let trap = Trap;
-        let trapped = move || {
-            let _trap = &trap;
-            1i64
-        };
-        let first = other.register_fn("name", trapped).expect("a free name");
+        let first = other.register_fn("name", holding(Trap)).expect("a free name");
         let _second = hub.named("name").replace(true).register_fn(|| 2i64).expect("it may");
         assert!(eventually(20, "the first is told", || !first.is_registered()));
         assert_eq!(other.names().expect("the connection is there").len(), 1);
         assert_eq!(other.call_as::<i64>("name", ()), Ok(Some(2)));
+    });
+}
+
+/// Does something with its manager when it is dropped.
+struct AtEnd<F: Fn(&Manager)>(Manager, F);
+
+impl<F: Fn(&Manager)> Drop for AtEnd<F> {
+    fn drop(&mut self) {
+        self.1(&self.0);
+    }
+}
+
+#[test]
+fn a_callback_has_left_before_its_destructor_runs() {
+    within(60, "a_callback_has_left_before_its_destructor_runs", || {
+        let address = address();
+        let (hub, owner) = (hub(&address), member(&address));
+        let registration = owner.register_fn("trapped", holding(Trap)).expect("a free name");
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(registration))).expect_err("its own panic");
+        assert_eq!(hub.call_as::<i64>("trapped", ()), Ok(None));
+
+        let (said, heard) = std::sync::mpsc::channel();
+        let calls_itself = move |owner: &Manager| said.send(owner.call_as::<i64>("itself", ())).expect("a listener");
+        let at_end = AtEnd(owner.clone(), calls_itself);
+        let registration = owner.register_fn("itself", holding(at_end)).expect("a free name");
+        assert_eq!(owner.call_as::<i64>("itself", ()), Ok(Some(1)));
+        drop(registration);
+        assert_eq!(heard.recv(), Ok(Ok(None)));
+    });
+}
+
+/// Who comes back and finds his names taken loses his callbacks, whatever their destructors do.
+#[test]
+fn a_callback_whose_name_was_taken_meanwhile_ends_beside() {
+    within(60, "a_callback_whose_name_was_taken_meanwhile_ends_beside", || {
+        let address = address();
+        let (first, other) = (hub(&address), member(&address));
+        let (said, heard) = std::sync::mpsc::channel();
+        let asks = move |other: &Manager| {
+            other.disconnect();
+            other.connect(PLENTY).expect("a hub");
+            said.send(other.is_hub()).expect("a listener");
+        };
+        let (trap, at_end) = (Trap, AtEnd(other.clone(), asks));
+        let registrations = [other.register_fn("trapped", holding(trap)), other.register_fn("asking", holding(at_end))];
+        let registrations = registrations.map(|registration| registration.expect("a free name"));
+        first.shutdown().expect("its end");
+        assert!(eventually(20, "it is lost", || !other.is_connected()));
+        assert!(registrations.iter().all(|registration| !registration.is_registered()));
+        let second = hub(&address);
+        let _taken = ["trapped", "asking"].map(|name| second.register_fn(name, || 2i64).expect("a free name"));
+        other.connect(PLENTY).expect("a member again");
+        assert_eq!(heard.recv_timeout(PLENTY), Ok(false));
+        assert!(other.is_connected());
+        assert_eq!(other.call_as::<i64>("asking", ()), Ok(Some(2)));
+        assert!(registrations.iter().all(|registration| !registration.is_registered()));
     });
 }
 
@@ -266,6 +327,32 @@ fn a_callback_may_have_the_last_manager() {
     });
 }
 
+/// More releases than the socket of a hub that does not read has room for.
+#[test]
+fn what_a_stopped_hub_is_not_told_it_learns_all_the_same() {
+    within(120, "what_a_stopped_hub_is_not_told_it_learns_all_the_same", || {
+        let address = address();
+        let mut hub = Helper::start("helper_process", &format!("hub {address}"));
+        hub.hear("ready");
+        let holder = member(&address);
+        let names: Vec<_> = (0..600).map(|number| format!("lock {number}")).collect();
+        let locks: Vec<_> = names.iter().map(|name| holder.lock(name, PLENTY).expect("a hub").expect("free")).collect();
+        let signal = |signal| {
+            let pid = nix::unistd::Pid::from_raw(hub.pid().cast_signed());
+            nix::sys::signal::kill(pid, signal).expect("it is there");
+        };
+        signal(nix::sys::signal::Signal::SIGSTOP);
+        let dropping: Vec<_> = locks.into_iter().map(|lock| std::thread::spawn(move || drop(lock))).collect();
+        dropping.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        signal(nix::sys::signal::Signal::SIGCONT);
+        let other = member(&address);
+        for name in &names {
+            assert!(other.lock(name, PLENTY).expect("a hub").is_some(), "{name} is held by nobody");
+        }
+        hub.kill();
+    });
+}
+
 #[test]
 fn a_fork_leaves_the_connection_alone() {
     within(60, "a_fork_leaves_the_connection_alone", || {
@@ -279,11 +366,17 @@ fn a_fork_leaves_the_connection_alone() {
         // SAFETY: the child does what a fork of a program with threads may, as far as this library goes, and ends without running anything else.
         match unsafe { nix::unistd::fork() }.expect("a fork") {
             nix::unistd::ForkResult::Child => {
-                let refused = matches!(other.call_as::<i64>("add", (1i64, 2i64)), Err(CallError::Refused { .. }));
+                let refused = other.call_as::<i64>("add", (1i64, 2i64)).expect_err("it is not connected");
+                let refused = refused.to_string().contains("connect here");
                 let lost = matches!(other.lock("another", PLENTY), Err(ManagerError::NoHub { .. }));
+                let alone = !other.is_connected() && other.hub_pid().is_none() && !registration.is_registered();
+                // It may connect on its own account; the name is its parent's.
+                let connected = other.connect(PLENTY).is_ok() && other.is_connected();
+                let called = other.call_as::<i64>("add", (1i64, 2i64)) == Ok(Some(3))
+                    && other.call_as::<i64>("name", ()) == Ok(Some(1));
                 drop((lock, registration, other));
                 // SAFETY: ends the process.
-                unsafe { nix::libc::_exit(i32::from(!(refused && lost))) };
+                unsafe { nix::libc::_exit(i32::from(!(refused && lost && alone && connected && called))) };
             }
             nix::unistd::ForkResult::Parent { child } => {
                 let ended = nix::sys::wait::waitpid(child, None).expect("a child");
@@ -315,5 +408,136 @@ fn what_is_unregistered_while_there_is_no_hub_is_not_there_afterwards() {
         assert!(eventually(20, "those that are left", are_ten), "{:?}", me.names().map(|names| names.len()));
         assert_eq!(me.call_as::<i64>("name 3", ()), Ok(Some(3)));
         assert_eq!(me.call_as::<i64>("name 30", ()), Ok(None));
+    });
+}
+
+/// The next "hub" takes in nobody: a black hole in the place of the one that has ended.
+#[test]
+fn nothing_waits_for_an_election_longer_than_it_may() {
+    within(120, "nothing_waits_for_an_election_longer_than_it_may", || {
+        let directory = TempDir::new();
+        let (address, aside) = (directory.file("hub"), directory.file("hole"));
+        let mut first = Helper::start("helper_process", &format!("hub {address}"));
+        first.hear("ready");
+        let other = manager(&address);
+        other.start_or_connect(PLENTY).expect("a member");
+        let hole = new_socket();
+        bind(&hole, &SocketAddrUnix::new(&*aside).expect("a path")).expect("a free path");
+        listen(&hole, 100).expect("a backlog");
+        std::fs::rename(aside, &address).expect("the same file system");
+        first.kill();
+        assert!(eventually(20, "it is lost", || !other.is_connected()));
+        // An attempt of the election takes seconds.
+        std::thread::sleep(Duration::from_millis(200));
+        let began = Instant::now();
+        let given = Duration::from_millis(100);
+        let late = other.connect(given).expect_err("nobody answers");
+        assert!(matches!(&late, ManagerError::TimedOut { waited, .. } if *waited >= given), "{late}");
+        assert!(!other.is_hub());
+        other.disconnect();
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    });
+}
+
+/// In a process of its own, for its panic hook.
+#[test]
+fn panics_outside_of_callbacks_go_to_the_programs_own_hook() {
+    within(60, "panics_outside_of_callbacks_go_to_the_programs_own_hook", || {
+        support::play("helper_process", &format!("hooked {}", address()));
+    });
+}
+
+fn hooked(address: &str) {
+    static SEEN: AtomicU32 = AtomicU32::new(0);
+    std::panic::set_hook(Box::new(|_| {
+        SEEN.fetch_add(1, Ordering::SeqCst);
+    }));
+    let (hub, owner) = (hub(address), member(address));
+    let outside = || std::thread::spawn(|| panic!("outside")).join().expect_err("a panic");
+    let panics = || -> i64 { std::thread::spawn(|| panic!("beside")).join().map_or_else(|_| panic!("inside"), |()| 0) };
+    let _panics = owner.register_fn("panics", panics).expect("a free name");
+    for round in 1..4 {
+        let panicked = hub.call_as::<i64>("panics", ()).expect_err("it panics");
+        assert!(panicked.to_string().contains("inside"), "{panicked}");
+        outside();
+        assert_eq!(SEEN.load(Ordering::SeqCst), 2 * round, "those on other threads");
+    }
+}
+
+#[test]
+fn an_address_that_is_no_text_is_refused() {
+    let path = std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"/tmp/\xff/hub"));
+    let refused = Manager::new(path, &key()).start(PLENTY).expect_err("a handle could not say it");
+    assert!(matches!(refused, ManagerError::Address { .. }), "{refused}");
+}
+
+#[test]
+#[should_panic(expected = "a manager is set up before it is used")]
+fn a_manager_that_has_registered_something_is_not_set_up_any_more() {
+    let hub = hub(&address());
+    hub.register_fn("name", || ()).expect("a free name").keep();
+    drop(hub.timeout(PLENTY));
+}
+
+// ---- limits --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_last_call_that_panics_is_the_last() {
+    within(60, "a_last_call_that_panics_is_the_last", || {
+        let address = address();
+        let (hub, owner) = (hub(&address), member(&address));
+        for caller in [&hub, &owner] {
+            let once =
+                owner.named("once").for_calls(1).register_fn(|| -> i64 { panic!("on purpose") }).expect("a name");
+            let panicked = caller.call_as::<i64>("once", ()).expect_err("it panics");
+            assert!(matches!(panicked, CallError::Panicked { .. }), "{panicked}");
+            assert!(!once.is_registered());
+            assert_eq!(caller.call_as::<i64>("once", ()), Ok(None));
+            assert_eq!(hub.names().expect("names"), []);
+            let _again = caller.register_fn("once", || 1i64).expect("the name is free");
+        }
+    });
+}
+
+/// In a process of its own, as what it is about would end the process.
+#[test]
+fn a_last_call_that_panics_drops_what_panics_again() {
+    within(60, "a_last_call_that_panics_drops_what_panics_again", || {
+        support::play("helper_process", &format!("trapped {}", address()));
+    });
+}
+
+fn trapped(address: &str) {
+    let (hub, owner) = (hub(address), member(address));
+    for caller in [&hub, &owner] {
+        let trap = Trap;
+        let trapped = move || -> i64 {
+            let _trap = &trap;
+            panic!("on purpose, in a call")
+        };
+        let _once = owner.named("once").for_calls(1).register_fn(trapped).expect("a free name");
+        let panicked = caller.call_as::<i64>("once", ()).expect_err("it panics");
+        assert!(panicked.to_string().contains("in a call"), "{panicked}");
+        assert_eq!(caller.call_as::<i64>("once", ()), Ok(None));
+    }
+}
+
+#[test]
+fn arguments_that_do_not_fit_spend_no_call() {
+    within(60, "arguments_that_do_not_fit_spend_no_call", || {
+        let address = address();
+        let (hub, owner) = (hub(&address), member(&address));
+        for caller in [&hub, &owner] {
+            let once = owner.named("once").for_calls(1).register_fn(|n: i64| n).expect("a free name");
+            for _ in 0..3 {
+                let mismatch = caller.call("once", args!["no number"]).expect_err("it takes a number");
+                assert!(matches!(mismatch, CallError::Mismatch { .. }), "{mismatch}");
+            }
+            assert!(once.is_registered());
+            let names = hub.names().expect("names");
+            assert_eq!(names.iter().map(|name| name.calls).sum::<u64>(), 0, "nothing has run");
+            assert_eq!(caller.call_as::<i64>("once", (5i64,)), Ok(Some(5)));
+            assert_eq!(caller.call_as::<i64>("once", (5i64,)), Ok(None));
+        }
     });
 }

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 ///
 /// A path's directory is made if it is missing, for this user alone (0700). It must belong to this user, or to root, and nobody else may
 /// write to it: so `/tmp/name` is refused, and `/tmp/mine/name` is not. Beside the socket lies a file `<path>.lock` while there is a hub.
-/// A name or path has at most 107 bytes.
+/// A name or path is UTF-8, and has at most 107 bytes.
 ///
 /// Made of any text; whether it can be an address is found out when it is used.
 ///
@@ -96,7 +96,7 @@ impl From<&Address> for Address {
     }
 }
 
-/// As text that makes the same address again, if a path is UTF-8.
+/// As text that makes the same address again. (A path that is no UTF-8 is none that can be used.)
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
@@ -148,6 +148,8 @@ impl Address {
         let why = match bytes {
             [] => "it is empty".into(),
             _ if bytes.contains(&0) => "a byte of it is 0".into(),
+            // It could not be passed on as text, as handles and command lines do.
+            _ if std::str::from_utf8(bytes).is_err() => "it is no UTF-8".into(),
             _ if bytes.len() > MAX_NAME => format!("it is {} bytes long, and may be {MAX_NAME}", bytes.len()),
             _ => return Ok(name),
         };

@@ -163,19 +163,22 @@ pub(crate) struct Joined {
 /// [`ManagerError`]; after `deadline` `TimedOut`, whatever has been said until then.
 pub(crate) fn join(address: &Address, key: &AuthKey, role: Role, deadline: Deadline) -> Result<Joined, ManagerError> {
     let (key, begun) = (key.clone().checked()?, Instant::now());
-    for rest in RESTS {
+    let mut rest = FIRST_REST;
+    loop {
         match join_once(address, &key, role, deadline, begun) {
             Err(ManagerError::Closed { .. }) if !deadline.has_passed() => {
-                std::thread::sleep(Duration::from_millis(rest))
+                std::thread::sleep(rest.min(deadline.left().unwrap_or(rest)));
+                rest = LAST_REST.min(2 * rest);
             }
             joined => return joined,
         }
     }
-    join_once(address, &key, role, deadline, begun)
 }
 
-/// Milliseconds before it is tried again: where very many connect and do not answer, a hub may have closed a connection before it could be answered.
-const RESTS: [u64; 6] = [1, 2, 4, 8, 16, 32];
+/// How long to wait before it is tried again, and again: where very many connect and do not answer, a hub may have closed a connection before it
+/// could be answered; and one that is going closes it too.
+const FIRST_REST: Duration = Duration::from_millis(1);
+const LAST_REST: Duration = Duration::from_millis(64);
 
 fn join_once(
     address: &Address,

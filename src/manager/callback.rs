@@ -68,6 +68,9 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Asked once the arguments are known to fit, just before the callback runs: whether it may, as one more of the calls that it takes.
+pub(crate) type Begin<'a> = &'a mut dyn FnMut() -> Result<(), Failure>;
+
 /// A callback of any kind.
 pub(crate) trait ErasedCallback: Send + Sync {
     /// Which types it takes and returns.
@@ -77,8 +80,8 @@ pub(crate) trait ErasedCallback: Send + Sync {
     ///
     /// # Errors
     ///
-    /// If they are not those that it takes, if it fails, or if what it returns cannot cross.
-    fn call_dynamic(&self, args: Args) -> Result<Value, Failure>;
+    /// If they are not those that it takes, if it may not begin, if it fails, or if what it returns cannot cross.
+    fn call_dynamic(&self, args: Args, begin: Begin<'_>) -> Result<Value, Failure>;
 }
 
 /// A callback with types.
@@ -108,9 +111,11 @@ impl<A: Arguments, O: Outcome, F: Callback<A, O>> ErasedCallback for Typed<A, O,
         &self.signature
     }
 
-    fn call_dynamic(&self, args: Args) -> Result<Value, Failure> {
+    fn call_dynamic(&self, args: Args, begin: Begin<'_>) -> Result<Value, Failure> {
         // A keyword given twice is refused with all keywords.
-        self.call(A::from_args(args)?).map(Item::into_value)
+        let arguments = A::from_args(args)?;
+        begin()?;
+        self.call(arguments).map(Item::into_value)
     }
 }
 
@@ -137,11 +142,12 @@ where
         &self.signature
     }
 
-    fn call_dynamic(&self, args: Args) -> Result<Value, Failure> {
+    fn call_dynamic(&self, args: Args, begin: Begin<'_>) -> Result<Value, Failure> {
         let args = args.checked().map_err(|repeated| Failure::Mismatch {
             expected: String::from("each keyword once"),
             found: format!("the keyword `{}` twice", super::typed::shortened(&repeated.keyword)),
         })?;
+        begin()?;
         crossing((self.callback)(args)).map(Item::into_value)
     }
 }
@@ -167,6 +173,11 @@ mod tests {
         F: Callback<A, O>,
     {
         Typed::new(callback)
+    }
+
+    /// Of those that take any number of calls.
+    fn may() -> Result<(), Failure> {
+        Ok(())
     }
 
     fn failed<T>(text: &str) -> Result<T, Failure> {
@@ -206,13 +217,13 @@ mod tests {
             })),
         ];
         for callback in &callbacks {
-            assert_eq!(callback.call_dynamic(args![1, 2]), Ok(Value::F64(3.0)));
+            assert_eq!(callback.call_dynamic(args![1, 2], &mut may), Ok(Value::F64(3.0)));
         }
         assert_eq!(callbacks[0].signature().as_str(), "(i64, f64) -> f64");
         assert!(callbacks[1].signature().is_any());
-        let mismatch = callbacks[0].call_dynamic(args![1, "two"]).unwrap_err();
+        let mismatch = callbacks[0].call_dynamic(args![1, "two"], &mut may).unwrap_err();
         assert_eq!(mismatch.to_string(), "expected (i64, f64), got (i64, str)");
-        assert_eq!(callbacks[1].call_dynamic(args![1, "two"]), failed("not all are numbers"));
+        assert_eq!(callbacks[1].call_dynamic(args![1, "two"], &mut may), failed("not all are numbers"));
     }
 
     #[test]
@@ -221,18 +232,36 @@ mod tests {
             let kinds = args.keywords().map(|(name, value)| (name, value.type_name()));
             Ok(kinds.collect::<BTreeMap<_, _>>().into())
         });
-        let described = describe.call_dynamic(args![; b = 1, a = "x"]).unwrap();
+        let described = describe.call_dynamic(args![; b = 1, a = "x"], &mut may).unwrap();
         assert_eq!(described.to_string(), r#"{"a": "str", "b": "i64"}"#);
         let plain = Dynamic::new(|args: Args| args.positional().len() as u64);
-        assert_eq!(plain.call_dynamic(args![1, 2]), Ok(Value::U64(2)));
+        assert_eq!(plain.call_dynamic(args![1, 2], &mut may), Ok(Value::U64(2)));
     }
 
     #[test]
     fn a_keyword_twice_never_reaches_a_callback() {
         let forged = || Args::__of_macro(vec![1.into(), 2.into()], ["a", "a"]);
-        let refused = Dynamic::new(|_: Args| -> () { unreachable!("is not called") }).call_dynamic(forged());
+        let refused = Dynamic::new(|_: Args| -> () { unreachable!("is not called") }).call_dynamic(forged(), &mut may);
         assert_eq!(refused.unwrap_err().to_string(), "expected each keyword once, got the keyword `a` twice");
-        assert!(matches!(typed(|| ()).call_dynamic(forged()), Err(Failure::Mismatch { .. })));
+        assert!(matches!(typed(|| ()).call_dynamic(forged(), &mut may), Err(Failure::Mismatch { .. })));
+    }
+
+    #[test]
+    fn what_does_not_fit_never_begins() {
+        let mut begun = 0;
+        let mut begin = || {
+            begun += 1;
+            if begun == 1 { Ok(()) } else { Err(Failure::Gone) }
+        };
+        let half = typed(|number: i64| number / 2);
+        assert!(matches!(half.call_dynamic(args!["one"], &mut begin), Err(Failure::Mismatch { .. })));
+        assert_eq!(half.call_dynamic(args![8], &mut begin), Ok(Value::I64(4)));
+        assert_eq!(half.call_dynamic(args![8], &mut begin), Err(Failure::Gone));
+        let forged = Args::__of_macro(vec![1.into(), 2.into()], ["a", "a"]);
+        let any = Dynamic::new(|_: Args| ());
+        assert!(matches!(any.call_dynamic(forged, &mut begin), Err(Failure::Mismatch { .. })));
+        assert_eq!(any.call_dynamic(args![], &mut begin), Err(Failure::Gone));
+        assert_eq!(begun, 3);
     }
 
     #[test]
@@ -240,12 +269,12 @@ mod tests {
         let deep = || (0..500_000).fold(Value::None, |value, _| Value::List(vec![value]));
         let text = "it returned what cannot cross: a value nests deeper than 100 lists and maps";
         assert_eq!(typed(deep).call(()), failed(text));
-        assert_eq!(Dynamic::new(move |_: Args| vec![deep()]).call_dynamic(args![]), failed(text));
+        assert_eq!(Dynamic::new(move |_: Args| vec![deep()]).call_dynamic(args![], &mut may), failed(text));
     }
 
     #[test]
     fn failures_come_back_from_their_archives() {
-        let mismatch = typed(|| ()).call_dynamic(args![1]).unwrap_err();
+        let mismatch = typed(|| ()).call_dynamic(args![1], &mut may).unwrap_err();
         for failure in [Failure::Failed("why".into()), mismatch, Failure::Gone] {
             let bytes = encode_to_vec(&failure, 1 << 10).unwrap();
             assert_eq!(decode_private::<Failure>(&bytes), Some(failure));

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::args::Args;
-use super::callback::{Callback, Dynamic, ErasedCallback, Typed};
+use super::callback::{Begin, Callback, Dynamic, ErasedCallback, Typed};
 use super::protocol::{Counters, ToHub};
 use super::quick::QuickMap;
 use super::typed::{Arguments, Item, Outcome, Signature};
@@ -12,7 +12,7 @@ use crate::call::panic;
 use crate::call::service::Exchange;
 use crate::error::Failure;
 use crate::frame::Kind;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -30,14 +30,14 @@ const TIMED: u64 = 16;
 
 /// A callback as requests reach it.
 pub(super) trait Answer: ErasedCallback {
-    /// Runs it with what a caller sent who has the same signature.
-    fn answer(&self, exchange: &mut Exchange<'_>);
+    /// Runs it, if it may begin, with what a caller sent who has the same signature.
+    fn answer(&self, exchange: &mut Exchange<'_>, begin: Begin<'_>);
 }
 
 impl<A: Arguments, O: Outcome, F: Callback<A, O>> Answer for Typed<A, O, F> {
-    fn answer(&self, exchange: &mut Exchange<'_>) {
+    fn answer(&self, exchange: &mut Exchange<'_>, begin: Begin<'_>) {
         match exchange.request.take::<A>() {
-            Ok(args) => reply(exchange, &self.call(args)),
+            Ok(args) => reply(exchange, &begin().and_then(|()| self.call(args))),
             Err(_) => exchange.refuse(UNREADABLE),
         }
     }
@@ -47,7 +47,7 @@ impl<F, O: Outcome> Answer for Dynamic<F>
 where
     F: Fn(Args) -> O + Send + Sync + 'static,
 {
-    fn answer(&self, exchange: &mut Exchange<'_>) {
+    fn answer(&self, exchange: &mut Exchange<'_>, _: Begin<'_>) {
         exchange.refuse(UNREADABLE);
     }
 }
@@ -108,16 +108,25 @@ impl Registered {
         Some(before == 1)
     }
 
-    /// Runs `run` as a call of this.
-    fn run<R>(&self, run: impl FnOnce() -> R) -> R {
-        let number = self.calls.fetch_add(1, Relaxed);
-        if !number.is_multiple_of(TIMED) {
-            return run();
+    /// Runs `run` as a call of this, which counts from when it begins. `spent` hears of it if that is the last call that this takes, before it
+    /// runs: nobody who has its answer finds the callback still there, even if it panics.
+    #[inline]
+    pub(super) fn run<R>(&self, mut spent: impl FnMut(), run: impl FnOnce(&dyn Answer, Begin<'_>) -> R) -> R {
+        let mut began = None;
+        let mut begin = || {
+            if self.take_call().ok_or(Failure::Gone)? {
+                spent();
+            }
+            if self.calls.fetch_add(1, Relaxed).is_multiple_of(TIMED) {
+                began = Some(Instant::now());
+            }
+            Ok(())
+        };
+        let result = run(&*self.answer, &mut begin);
+        if let Some(began) = began {
+            self.nanoseconds.fetch_add(began.elapsed().as_nanos() as u64, Relaxed);
+            self.timed.fetch_add(1, Relaxed);
         }
-        let began = Instant::now();
-        let result = run();
-        self.nanoseconds.fetch_add(began.elapsed().as_nanos() as u64, Relaxed);
-        self.timed.fetch_add(1, Relaxed);
         result
     }
 
@@ -151,13 +160,12 @@ impl Registered {
     }
 }
 
-/// Keeps a callback until its answer is on its way: its destructor may end the manager, and with it the pair.
-pub(super) struct Kept(#[allow(dead_code)] Arc<Registered>);
-
 /// All callbacks of this process.
 #[derive(Default)]
 pub(super) struct Callbacks {
     by_number: RwLock<QuickMap<u32, Arc<Registered>>>,
+    /// Those that are to be dropped, by a thread of their own.
+    discarded: Mutex<Vec<Registered>>,
 }
 
 impl Callbacks {
@@ -169,40 +177,56 @@ impl Callbacks {
         self.by_number.write().remove(&number)
     }
 
-    /// Takes out one that the hub has revoked. It is dropped on a thread of its own: its destructor is anybody's code, and may panic, or ask
-    /// the hub for what the thread that listens is to read.
-    pub(super) fn revoke(&self, number: u32) {
-        let Some(revoked) = self.remove(number) else { return };
-        // Without a thread to be had it is dropped here.
-        let _ = thread::Builder::new().name("callgate-revoked".into()).spawn(move || drop(revoked));
+    /// Takes out one that the hub has revoked, as [`discard`](Self::discard) does.
+    pub(super) fn revoke(self: &Arc<Self>, number: u32) {
+        self.discard(self.remove(number));
+    }
+
+    /// Drops callbacks where nobody waits for it. A destructor is anybody's code: it may panic, ask the hub for what the thread that listens is
+    /// to read, or want a lock that is held here.
+    pub(super) fn discard(self: &Arc<Self>, callbacks: impl IntoIterator<Item = Arc<Registered>>) {
+        // Those that somebody else has too are dropped there.
+        let mut last: Vec<_> = callbacks.into_iter().filter_map(Arc::into_inner).collect();
+        if last.is_empty() {
+            return;
+        }
+        self.discarded.lock().append(&mut last);
+        let all = self.clone();
+        let drop_each = move || {
+            for callback in std::mem::take(&mut *all.discarded.lock()) {
+                let _ = panic::catch(move || drop(callback));
+            }
+        };
+        // Without a thread to be had they stay until there is one.
+        let _ = thread::Builder::new().name("callgate-discard".into()).spawn(drop_each);
     }
 
     pub(super) fn get(&self, number: u32) -> Option<Arc<Registered>> {
         self.by_number.read().get(&number).cloned()
     }
 
+    /// Whether the callback takes calls.
+    pub(super) fn has(&self, number: u32) -> bool {
+        self.by_number.read().get(&number).is_some_and(|registered| !registered.is_spent())
+    }
+
+    /// All of them. Whoever drops this may be the last to have one: see [`discard`](Self::discard).
     pub(super) fn all(&self) -> Vec<Arc<Registered>> {
         self.by_number.read().values().cloned().collect()
     }
 
-    /// Runs `run` with a callback, as one of its calls. Returns what keeps the callback, and whether it was the last call that it takes.
-    pub(super) fn with<R>(&self, number: u32, run: impl FnOnce(&dyn Answer) -> R) -> Result<(R, Kept, bool), Failure> {
-        let registered = self.get(number).ok_or(Failure::Gone)?;
-        let Some(is_last) = registered.take_call() else { return Err(Failure::Gone) };
-        if is_last {
-            // Before it runs: nobody who has its answer finds it still there.
-            self.remove(number);
-        }
-        let result = registered.run(|| run(&*registered.answer));
-        Ok((result, Kept(registered), is_last))
+    /// How often each was called.
+    pub(super) fn counters(&self) -> Vec<Counters> {
+        self.by_number.read().values().map(|registered| registered.counters()).collect()
     }
 }
 
-/// Who carries out the calls of one lane. `finished` hears of callbacks whose last call this was.
+/// Who carries out the calls of one lane. `finished` hears of callbacks whose last call this is.
 pub(super) struct Worker<F> {
     pub(super) callbacks: Arc<Callbacks>,
     pub(super) finished: F,
-    pub(super) kept: Option<Kept>,
+    /// The callback that runs, until its answer is on its way: its destructor may panic, or end the manager, and with it the pair.
+    pub(super) kept: Option<Arc<Registered>>,
 }
 
 impl<F: FnMut(u32)> Host for Worker<F> {
@@ -212,22 +236,22 @@ impl<F: FnMut(u32)> Host for Worker<F> {
         if kind != Kind::Call {
             return exchange.refuse("a request of a kind that callbacks have not");
         }
-        let done = match word & DYNAMIC {
-            0 => self.callbacks.with(number, |answer| answer.answer(exchange)),
-            _ => match exchange.request.take::<Args>() {
-                Err(_) => return exchange.refuse(UNREADABLE),
-                Ok(args) => self.callbacks.with(number, |answer| reply(exchange, &answer.call_dynamic(args))),
-            },
+        let Self { callbacks, finished, kept } = self;
+        let Some(registered) = callbacks.get(number) else {
+            return exchange.reply(Kind::Failed, &Failure::Gone);
         };
-        match done {
-            Ok((_, kept, is_last)) => {
-                self.kept = Some(kept);
-                if is_last {
-                    (self.finished)(number);
-                }
-            }
-            Err(failure) => exchange.reply(Kind::Failed, &failure),
-        }
+        let spent = || {
+            callbacks.remove(number);
+            finished(number);
+        };
+        // From before it runs, so that nothing of it is dropped by a panic's unwinding.
+        kept.insert(registered).run(spent, |answer, begin| match word & DYNAMIC {
+            0 => answer.answer(exchange, begin),
+            _ => match exchange.request.take::<Args>() {
+                Err(_) => exchange.refuse(UNREADABLE),
+                Ok(args) => reply(exchange, &answer.call_dynamic(args, begin)),
+            },
+        });
     }
 
     fn replied(&mut self) {

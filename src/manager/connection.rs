@@ -12,9 +12,9 @@ use super::error::ManagerError;
 use super::handle::Handle;
 use super::hub::{self, Hub, HubOptions};
 use super::member::{Member, Place, Settings, Target, Unanswered};
-use super::protocol::{FromHub, ToHub};
+use super::protocol::{FromHub, MAX_NAME, NameInfo, ToHub, check_name};
 use super::registration::{Registering, Registration};
-use super::typed::{Arguments, Item, Outcome, shallow, shallow_args};
+use super::typed::{Arguments, Item, Outcome, Signature, shallow, shallow_args};
 use super::value::Value;
 use crate::arena::Limits;
 use crate::call::panic;
@@ -28,7 +28,7 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a call may take, unless it is said otherwise.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -45,6 +45,8 @@ const MOST_NESTED: u32 = 64;
 /// How long each attempt may take to find a hub again that has ended.
 const ELECTION: Duration = Duration::from_secs(5);
 
+const IN_FORK: &str = "this process is a fork of the one that is connected; connect here";
+
 /// How long to wait before another attempt.
 const BREATH: Duration = Duration::from_millis(20);
 
@@ -53,6 +55,11 @@ const BREATH: Duration = Duration::from_millis(20);
 /// Made by [`new`](Self::new), it is connected to nothing; then it becomes the hub with [`start`](Self::start), a member of somebody else's with
 /// [`connect`](Self::connect), or whichever comes first with [`start_or_connect`](Self::start_or_connect). Clones are the same manager.
 /// When the last is dropped, the process leaves the hub, or ends it if it is its own.
+///
+/// A callback that has a clone of the manager it is registered with is a cycle: as long as it is registered, the manager is not dropped. The end of
+/// its [`Registration`] breaks it; after [`Registration::keep`], only [`disconnect`](Self::disconnect) leaves the hub.
+///
+/// A fork of a connected process is connected to nothing: its calls are errors until it connects itself, and its parent goes on undisturbed.
 ///
 /// May be used from many threads at once. See the [module](self) for an example.
 #[derive(Clone)]
@@ -87,6 +94,9 @@ pub(super) struct Shared {
     /// The number of the next callback.
     pub(super) next_number: AtomicU32,
     member: ArcSwapOption<Member>,
+    /// Held by who connects, which may take long.
+    connecting: Mutex<()>,
+    /// Held for moments only, and never while anything is waited for or dropped that is not this library's.
     part: Mutex<Part>,
 }
 
@@ -111,6 +121,7 @@ impl Manager {
             callbacks: Arc::default(),
             next_number: AtomicU32::new(1),
             member: ArcSwapOption::empty(),
+            connecting: Mutex::new(()),
             part: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -120,18 +131,19 @@ impl Manager {
     ///
     /// # Panics
     ///
-    /// If the manager has been cloned.
+    /// If the manager has been used: cloned, connected, or registered with.
     #[must_use]
     pub fn options(mut self, options: HubOptions) -> Self {
         self.unshared().options = options;
         self
     }
 
-    /// The same, with the longest time that a call may take. Default: 60 s.
+    /// The same, with the longest time that a call may take. Default: 60 s. A call that waited for a process which then ended before the call had
+    /// started is made again if the name is found elsewhere, and has the same time once more for that.
     ///
     /// # Panics
     ///
-    /// If the manager has been cloned.
+    /// If the manager has been used: cloned, connected, or registered with.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.unshared().timeout = timeout;
@@ -142,7 +154,7 @@ impl Manager {
     ///
     /// # Panics
     ///
-    /// If the manager has been cloned.
+    /// If the manager has been used: cloned, connected, or registered with.
     #[must_use]
     pub fn wait(mut self, wait: Wait) -> Self {
         self.unshared().wait = wait;
@@ -150,7 +162,7 @@ impl Manager {
     }
 
     fn unshared(&mut self) -> &mut Shared {
-        Arc::get_mut(&mut self.shared).expect("a manager is set up before it is cloned")
+        Arc::get_mut(&mut self.shared).expect("a manager is set up before it is used")
     }
 
     /// Becomes the hub.
@@ -160,12 +172,11 @@ impl Manager {
     /// [`ManagerError::InUse`] if there is one; if it could not be done within `timeout`, or this manager is connected already.
     pub fn start(&self, timeout: Duration) -> Result<(), ManagerError> {
         let shared = &self.shared;
-        let begun = Deadline::after(Some(timeout));
-        shared.begin(false, |shared| {
+        shared.begin(false, timeout, |shared, deadline| {
             let hub = loop {
                 match Hub::start(&shared.address, &shared.key, shared.options.clone()) {
                     // One that has just ended takes a moment to be gone.
-                    Err(ManagerError::InUse { .. }) if shared.is_going() && !begun.has_passed() => {
+                    Err(ManagerError::InUse { .. }) if shared.is_going() && !deadline.has_passed() => {
                         thread::sleep(BREATH)
                     }
                     started => break started?,
@@ -187,8 +198,7 @@ impl Manager {
     }
 
     pub(super) fn connect_as(&self, role: Role, timeout: Duration) -> Result<(), ManagerError> {
-        let deadline = Deadline::after(Some(timeout));
-        self.shared.begin(false, |shared| {
+        self.shared.begin(false, timeout, |shared, deadline| {
             let joined = auth::join(&shared.address, &shared.key, role, deadline)?;
             Ok((None, joined))
         })
@@ -201,8 +211,7 @@ impl Manager {
     ///
     /// As [`connect`](Self::connect).
     pub fn start_or_connect(&self, timeout: Duration) -> Result<(), ManagerError> {
-        let deadline = Deadline::after(Some(timeout));
-        self.shared.begin(true, |shared| shared.elect(deadline))
+        self.shared.begin(true, timeout, Shared::elect)
     }
 
     /// What another process needs to call what is registered here: the address, and where the key is. Never the key.
@@ -212,7 +221,7 @@ impl Manager {
 
     /// Whether there is a hub, as far as this process knows.
     pub fn is_connected(&self) -> bool {
-        self.shared.member.load().as_ref().is_some_and(|member| !member.is_over())
+        self.shared.current().is_some()
     }
 
     /// Whether this process is the hub.
@@ -222,7 +231,7 @@ impl Manager {
 
     /// The process that is the hub.
     pub fn hub_pid(&self) -> Option<u32> {
-        self.shared.member.load().as_ref().filter(|member| !member.is_over()).map(|member| member.hub_pid())
+        self.shared.current().map(|member| member.hub_pid())
     }
 
     /// Ends the hub, whichever process is it: every member loses its connection. Then this manager or another can
@@ -263,9 +272,13 @@ impl Manager {
     /// Registers `callback` under `name`, with whatever arguments it is called with. Until the [`Registration`] is dropped, calls of that
     /// name run it in this process, on threads of their own, several at once.
     ///
+    /// A panic in it goes to who has called, as [`CallError::Panicked`], and is not printed: when another process calls for the first time, this one
+    /// gets a panic hook ([`std::panic::set_hook`]) that hands on to the one before it all panics but those in callbacks. A hook that is set
+    /// later takes its place; then panics in callbacks are printed too, and come without their place.
+    ///
     /// # Errors
     ///
-    /// [`ManagerError::Taken`] if another process has the name; if there is no hub, or it refuses the name.
+    /// [`ManagerError::Taken`] if the name is registered already, be it by this process; if there is no hub, or it refuses the name.
     pub fn register<F, O>(&self, name: &str, callback: F) -> Result<Registration, ManagerError>
     where
         F: Fn(Args) -> O + Send + Sync + 'static,
@@ -305,10 +318,10 @@ impl Manager {
         let args = shallow_args(args).map_err(|error| refused(name, error.to_string()))?;
         // Always there: values carry no memory of their own to the callee.
         let mut args = Some(args);
-        self.reach(name, |target, method| match &target.place {
+        self.reach(name, |target, method, timeout| match &target.place {
             Place::There(caller) => {
                 let call = u64::from(target.number) | DYNAMIC;
-                caller.call_by_word::<_, Value>(method, call, &mut args, Some(self.shared.timeout))
+                caller.call_by_word::<_, Value>(method, call, &mut args, timeout)
             }
             Place::Here => self.call_here(target, method, args.clone().unwrap_or_default()),
         })
@@ -327,9 +340,9 @@ impl Manager {
     fn call_typed<A: Arguments, R: Item>(&self, name: &str, args: A) -> Result<Option<R>, CallError> {
         let mut args = Some(shallow(args).map_err(|error| refused(name, error.to_string()))?);
         let mut dynamic: Option<Args> = None;
-        self.reach(name, |target, method| match &target.place {
+        self.reach(name, |target, method, timeout| match &target.place {
             Place::There(caller) if args.is_some() && target.agrees::<A, R>() => {
-                caller.call_by_word(method, target.number.into(), &mut args, Some(self.shared.timeout))
+                caller.call_by_word(method, target.number.into(), &mut args, timeout)
             }
             place => {
                 let args = dynamic.get_or_insert_with(|| args.take().map_or_else(Args::new, A::into_args)).clone();
@@ -337,7 +350,7 @@ impl Manager {
                     Place::Here => self.call_here(target, method, args)?,
                     Place::There(caller) => {
                         let call = u64::from(target.number) | DYNAMIC;
-                        caller.call_by_word(method, call, &mut Some(args), Some(self.shared.timeout))?
+                        caller.call_by_word(method, call, &mut Some(args), timeout)?
                     }
                 };
                 R::from_value(value).map_err(|mismatch| CallError::Mismatch {
@@ -356,18 +369,21 @@ impl Manager {
             let why = format!("calls within this process are nested more than {MOST_NESTED} deep");
             return Err(CallError::Refused { call, why });
         };
-        let run = || self.shared.callbacks.with(target.number, |answer| answer.call_dynamic(args));
-        let run = panic::catch(run).map_err(|fault| CallError::Panicked { call, fault })?;
-        let result = run.and_then(|(result, _kept, is_last)| {
-            if is_last {
-                self.shared.unregistered(target.number);
-            }
-            result
-        });
-        result.map_err(|failure| match failure {
+        let gone = || CallError::Gone { call, pid: std::process::id(), progress: Progress::NotStarted };
+        let callbacks = &self.shared.callbacks;
+        let registered = callbacks.get(target.number).ok_or_else(gone)?;
+        let spent = || {
+            callbacks.remove(target.number);
+            self.shared.unregistered(target.number);
+        };
+        let run = || registered.run(spent, |answer, begin| answer.call_dynamic(args, begin));
+        let result = panic::catch(run).map_err(|fault| CallError::Panicked { call, fault });
+        // Its destructor may panic too.
+        let _ = panic::catch(move || drop(registered));
+        result?.map_err(|failure| match failure {
             Failure::Failed(message) => CallError::Callback { call, message },
             Failure::Mismatch { expected, found } => CallError::Mismatch { call, expected, found },
-            Failure::Gone => CallError::Gone { call, pid: std::process::id(), progress: Progress::NotStarted },
+            Failure::Gone => gone(),
         })
     }
 
@@ -376,14 +392,14 @@ impl Manager {
     fn reach<T>(
         &self,
         name: &str,
-        mut call: impl FnMut(&Target, &'static Method) -> Result<T, CallError>,
+        mut call: impl FnMut(&Target, &'static Method, Option<Duration>) -> Result<T, CallError>,
     ) -> Result<Option<T>, CallError> {
         let member = self.shared.member.load();
         let Some(member) = member.as_ref() else {
             return Err(no_hub(name, "this process is connected to none".into()));
         };
         if let Some(target) = member.known().get(name) {
-            match call(target, target.method) {
+            match call(target, target.method, Some(self.shared.timeout)) {
                 Ok(result) => return Ok(Some(result)),
                 Err(error) if !is_moved(&error) => return Err(lost(member, name, target, error)),
                 Err(_) => member.forget(name, target),
@@ -397,29 +413,40 @@ impl Manager {
         &self,
         member: &Arc<Member>,
         name: &str,
-        mut call: impl FnMut(&Target, &'static Method) -> Result<T, CallError>,
+        mut call: impl FnMut(&Target, &'static Method, Option<Duration>) -> Result<T, CallError>,
     ) -> Result<Option<T>, CallError> {
         if member.is_in_fork() {
-            return Err(refused(name, "this process is a fork of the one that is connected; connect here".into()));
+            return Err(refused(name, IN_FORK.into()));
         }
-        let deadline = Deadline::after(Some(self.shared.timeout));
+        let deadline = self.shared.deadline();
+        let mut last = None;
         loop {
             let target = match member.resolve(name, method_named, deadline) {
                 Ok(Some(target)) => target,
                 Ok(None) => return Ok(None),
                 Err(Unanswered::Lost(why)) => return Err(no_hub(name, why)),
-                Err(Unanswered::Late) => return Err(no_hub(name, "the hub does not answer".into())),
+                Err(Unanswered::Late) => {
+                    return Err(last.unwrap_or_else(|| no_hub(name, "the hub does not answer".into())));
+                }
                 Err(Unanswered::Refused(why)) => return Err(refused(name, why)),
             };
-            match call(&target, target.method).map_err(as_gone) {
-                Err(error @ CallError::Gone { .. }) => {
+            match call(&target, target.method, deadline.left()).map_err(as_gone) {
+                Err(error @ CallError::Gone { progress: Progress::NotStarted, .. }) => {
                     member.forget(name, &target);
                     // Its process has ended, and the hub may not know it yet.
-                    if !matches!(error, CallError::Gone { progress: Progress::NotStarted, .. }) || deadline.has_passed()
-                    {
+                    thread::sleep(BREATH.min(deadline.left().unwrap_or(BREATH)));
+                    if deadline.has_passed() {
                         return Err(error);
                     }
-                    thread::sleep(BREATH);
+                    last = Some(error);
+                }
+                Err(error @ CallError::Gone { .. }) => {
+                    member.forget(name, &target);
+                    return Err(error);
+                }
+                // What was left of the time is not what the call was given.
+                Err(CallError::TimedOut { call, pid, progress, .. }) => {
+                    return Err(CallError::TimedOut { call, pid, timeout: self.shared.timeout, progress });
                 }
                 Err(error) => return Err(lost(member, name, &target, error)),
                 Ok(result) => return Ok(Some(result)),
@@ -440,14 +467,22 @@ impl Manager {
             FromHub::NamesAre { names, .. } => Some(names),
             _ => None,
         });
-        let name = |info: super::protocol::NameInfo| Name {
+        Ok(lists.flatten().filter_map(Name::checked).collect())
+    }
+}
+
+impl Name {
+    /// What the hub says, who may not have looked at what it was told: `None` if name or signature has control characters, which would reach
+    /// whatever shows them, a terminal perhaps.
+    fn checked(info: NameInfo) -> Option<Self> {
+        check_name(&info.name).ok()?;
+        Some(Self {
             name: info.name,
             pid: info.owner,
-            signature: info.signature,
+            signature: Signature::checked(info.signature)?.as_str().into(),
             calls: info.calls,
             mean: Duration::from_nanos(info.nanoseconds / info.calls.max(1)),
-        };
-        Ok(lists.flatten().map(name).collect())
+        })
     }
 }
 
@@ -486,6 +521,9 @@ fn is_moved(error: &CallError) -> bool {
 /// The error of a call that is not made again. What broke the protocol is not called again either: the next call finds another way.
 #[cold]
 fn lost(member: &Member, name: &str, target: &Arc<Target>, error: CallError) -> CallError {
+    if member.is_in_fork() {
+        return refused(name, IN_FORK.into());
+    }
     if matches!(error, CallError::Corrupt { .. }) {
         member.forget(name, target);
     }
@@ -514,80 +552,138 @@ fn name_of(name: &str) -> CallName {
     method_named(name).call_name()
 }
 
-/// What stands for the callback `name` in errors. Made once for each name, and for good.
+/// What stands for the callback `name` in errors.
 fn method_named(name: &str) -> &'static Method {
-    static METHODS: OnceLock<Mutex<HashMap<&'static str, &'static Method>>> = OnceLock::new();
-    let mut methods = METHODS.get_or_init(Mutex::default).lock();
-    match methods.get(name) {
-        Some(method) => method,
-        None => {
-            let name: &'static str = Box::leak(name.into());
-            let method = Method { service: "", name, index: 0, interface: None, idempotent: false };
-            let method: &'static Method = Box::leak(Box::new(method));
-            methods.insert(name, method);
-            method
+    static METHODS: Methods = Methods(OnceLock::new());
+    METHODS.of(name, MOST_METHODS)
+}
+
+/// So many names are remembered for errors, as many as a hub has at a time. Names of later callbacks are not in errors.
+const MOST_METHODS: usize = 1 << 16;
+
+/// What stands for callbacks in errors, which have no memory of their own: made once for each name, and for good.
+struct Methods(OnceLock<Mutex<HashMap<&'static str, &'static Method>>>);
+
+impl Methods {
+    fn of(&self, name: &str, most: usize) -> &'static Method {
+        static ANY: Method = Method { service: "", name: "(a callback)", index: 0, interface: None, idempotent: false };
+        // No callback's name is longer, but somebody may call such a one.
+        let name = &name[..name.floor_char_boundary(MAX_NAME)];
+        let mut methods = self.0.get_or_init(Mutex::default).lock();
+        if let Some(method) = methods.get(name) {
+            return method;
         }
+        if methods.len() >= most {
+            return &ANY;
+        }
+        let name: &'static str = Box::leak(name.into());
+        let method: &'static Method = Box::leak(Box::new(Method { name, ..ANY }));
+        methods.insert(name, method);
+        method
     }
 }
 
 impl Shared {
-    /// Connects, in a way that `connect` knows.
+    /// Connects within `timeout`, in a way that `connect` knows.
     fn begin(
         self: &Arc<Self>,
         elects: bool,
-        connect: impl FnOnce(&Self) -> Result<(Option<Hub>, Joined), ManagerError>,
+        timeout: Duration,
+        connect: impl FnOnce(&Self, Deadline) -> Result<(Option<Hub>, Joined), ManagerError>,
     ) -> Result<(), ManagerError> {
-        let mut part = self.part.lock();
-        if self.member.load().as_ref().is_some_and(|member| !member.is_over()) {
+        let begun = Instant::now();
+        let deadline = Deadline::after(Some(timeout));
+        let late = |what| ManagerError::TimedOut { address: self.address.to_string(), waited: begun.elapsed(), what };
+        let one_at_a_time = match deadline.instant() {
+            Some(until) => self.connecting.try_lock_until(until),
+            None => Some(self.connecting.lock()),
+        };
+        let Some(_one_at_a_time) = one_at_a_time else {
+            return Err(late("this process is looking for a hub already"));
+        };
+        if self.current().is_some() {
             return Err(ManagerError::Connected { address: self.address.to_string() });
         }
-        part.hub = None;
-        let (hub, joined) = connect(self)?;
-        self.adopt(&mut part, hub, joined)?;
-        part.elects = elects;
-        Ok(())
+        self.end_own();
+        let (hub, joined) = connect(self, deadline).map_err(|error| match error {
+            ManagerError::TimedOut { what, .. } => late(what),
+            other => other,
+        })?;
+        self.adopt(hub, joined, deadline, |part| {
+            part.elects = elects;
+            true
+        })
+    }
+
+    /// Ends the hub that this process still has, if its members have ended it.
+    fn end_own(&self) {
+        let hub = self.part.lock().hub.take();
+        drop(hub);
     }
 
     fn elect(&self, deadline: Deadline) -> Result<(Option<Hub>, Joined), ManagerError> {
         hub::start_or_join(&self.address, &self.key, self.options.clone(), deadline)
     }
 
-    /// Makes the connection this process's, and registers there what it has.
-    fn adopt(self: &Arc<Self>, part: &mut Part, hub: Option<Hub>, joined: Joined) -> Result<(), ManagerError> {
+    /// Registers at a hub what this process has, and makes the connection this process's if `accept` does not object at last. Called by who holds
+    /// `connecting`.
+    fn adopt(
+        self: &Arc<Self>,
+        hub: Option<Hub>,
+        joined: Joined,
+        deadline: Deadline,
+        accept: impl FnOnce(&mut Part) -> bool,
+    ) -> Result<(), ManagerError> {
         let limits = Limits { max_payload: MAX_PAYLOAD, retained: RETAINED };
         let settings = Settings { limits, wait: self.wait };
         let shared = Arc::downgrade(self);
-        let ended = move |_: &Arc<Member>| {
-            Self::find_another(&shared);
-        };
+        let ended = move |member: &Arc<Member>| Self::find_another(&shared, member);
         let member = Member::start(joined, settings, self.callbacks.clone(), ended)
             .map_err(|error| self.failed("starting the thread that listens to the hub", error))?;
-        let deadline = self.deadline();
         let callbacks = self.callbacks.all();
-        for registered in &callbacks {
+        let known = self.register_all(&member, &callbacks, deadline);
+        let adopted = known.is_ok() && {
+            let mut part = self.part.lock();
+            let is_wanted = accept(&mut part);
+            if is_wanted {
+                part.hub = hub;
+                self.member.store(Some(member.clone()));
+            }
+            is_wanted
+        };
+        if adopted {
+            // Those that were unregistered meanwhile: the hub that was told was the last one.
+            let is_gone = |registered: &&Arc<Registered>| self.callbacks.get(registered.number).is_none();
+            callbacks.iter().filter(is_gone).for_each(|registered| self.unregistered(registered.number));
+        } else {
+            member.leave();
+        }
+        self.callbacks.discard(callbacks);
+        known
+    }
+
+    fn register_all(
+        &self,
+        member: &Member,
+        callbacks: &[Arc<Registered>],
+        deadline: Deadline,
+    ) -> Result<(), ManagerError> {
+        for registered in callbacks {
             match member.ask(|seq| registered.as_message(seq, false), deadline) {
                 Ok(said) if matches!(said[..], [FromHub::Registered { .. }]) => {}
                 // Somebody else has the name now.
-                Ok(_) | Err(Unanswered::Refused(_)) => drop(self.callbacks.remove(registered.number)),
-                // This hub has ended too. The next is told of all of them.
-                Err(why) => {
-                    member.leave();
-                    return Err(self.unanswered("registering again what was registered", why));
-                }
+                Ok(_) | Err(Unanswered::Refused(_)) => self.callbacks.revoke(registered.number),
+                // This hub has ended too, or does not answer. The next is told of all of them.
+                Err(why) => return Err(self.unanswered("registering again what was registered", why)),
             }
         }
-        part.hub = hub;
-        self.member.store(Some(member));
-        // Those that were unregistered meanwhile: the hub that was told was the last one.
-        let is_gone = |registered: &&Arc<Registered>| self.callbacks.get(registered.number).is_none();
-        callbacks.iter().filter(is_gone).for_each(|registered| self.unregistered(registered.number));
         Ok(())
     }
 
-    /// The hub has ended: finds another one, if this process does that, for as long as somebody has the manager.
-    fn find_another(manager: &Weak<Self>) {
+    /// The hub of `member` has ended: finds another one, if this process does that, for as long as somebody has the manager.
+    fn find_another(manager: &Weak<Self>, member: &Arc<Member>) {
         while let Some(shared) = manager.upgrade() {
-            if shared.has_another() {
+            if shared.has_another(member) {
                 return;
             }
             drop(shared);
@@ -595,17 +691,26 @@ impl Shared {
         }
     }
 
-    /// Looks for another hub if one is needed. Whether none is needed any more.
-    fn has_another(self: &Arc<Self>) -> bool {
-        let mut part = self.part.lock();
-        let is_needed = part.elects && self.member.load().as_ref().is_none_or(|member| member.is_over());
-        if !is_needed {
+    /// Looks for another hub if one is needed in the place of that of `member`. Whether none is needed any more.
+    fn has_another(self: &Arc<Self>, member: &Arc<Member>) -> bool {
+        // Who has it may be about to make this `member` the one that counts.
+        let _one_at_a_time = self.connecting.lock();
+        let is_needed = |part: &mut Part| {
+            part.elects && self.member.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, member))
+        };
+        if !is_needed(&mut self.part.lock()) {
             return true;
         }
-        // What is left of an own one.
-        part.hub = None;
-        let elected = self.elect(Deadline::after(Some(ELECTION)));
-        elected.is_ok_and(|(hub, joined)| self.adopt(&mut part, hub, joined).is_ok())
+        self.end_own();
+        let Ok((hub, joined)) = self.elect(Deadline::after(Some(ELECTION))) else { return false };
+        // Whoever disconnected meanwhile did not wait for this.
+        let adopted = self.adopt(hub, joined, self.deadline(), is_needed);
+        adopted.is_ok() && self.current().is_some()
+    }
+
+    /// The connection of this very process, if it has one that is not over.
+    pub(super) fn current(&self) -> Option<Arc<Member>> {
+        self.member.load_full().filter(|member| !member.is_in_fork() && !member.is_over())
     }
 
     /// Whether nobody listens at the address though somebody still has its lock.
@@ -683,5 +788,151 @@ impl Drop for Shared {
 impl std::fmt::Debug for Manager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Manager").field("address", &self.shared.address).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::manager::protocol::{MAX_MESSAGE, Resolution};
+    use crate::sys::listener;
+    use crate::sys::socket::{self, Blocking, Received};
+    use std::sync::mpsc;
+
+    /// Against hangs only.
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// A connection to a hub in the hands of a test, which says `answer` to what it is told.
+    fn joined(answer: impl Fn(ToHub) -> Vec<FromHub> + Send + 'static) -> Joined {
+        let (theirs, ours) = socket::pair().expect("a pair");
+        let hub = listener::peer_process(&ours).expect("a process");
+        thread::spawn(move || {
+            let mut buffer = vec![0; MAX_MESSAGE];
+            while let Ok(Received::Message(len, _)) = socket::receive_many(&theirs, &mut buffer, Blocking::Yes) {
+                let said = ToHub::decode(&buffer[..len]).expect("what a member says");
+                for message in answer(said) {
+                    let _ = socket::send(&theirs, &message.encode().expect("short enough"), &[]);
+                }
+            }
+        });
+        Joined { socket: ours, hub_pid: 0, hub }
+    }
+
+    /// Connected to such a hub; no other can be found at its address.
+    fn connected(elects: bool, answer: impl Fn(ToHub) -> Vec<FromHub> + Send + 'static) -> Manager {
+        let manager = Manager::new("", &AuthKey::new("a key")).timeout(Duration::from_millis(200));
+        let begun = manager.shared.begin(elects, LONG, |_, _| Ok((None, joined(answer))));
+        begun.expect("a connection");
+        manager
+    }
+
+    #[test]
+    fn a_callback_that_is_gone_for_good_is_said_to_be_gone() {
+        let manager = connected(false, |said| match said {
+            ToHub::Resolve { seq, .. } => vec![FromHub::Resolved { seq, to: Resolution::Itself { number: 7 } }],
+            _ => vec![],
+        });
+        let gone = manager.call("nobody's", Args::new()).expect_err("it is not here");
+        assert!(matches!(gone, CallError::Gone { progress: Progress::NotStarted, .. }), "{gone}");
+    }
+
+    #[test]
+    fn names_that_a_terminal_would_obey_are_not_shown() {
+        let named = |name: &str, signature: &str| {
+            let (name, signature) = (name.into(), signature.into());
+            NameInfo { name, signature, owner: 1, calls: 2, nanoseconds: 6 }
+        };
+        let manager = connected(false, move |said| match said {
+            ToHub::Names { seq } => {
+                let names =
+                    vec![named("\x1b]0;a\x07", "any"), named("b", "\x1b[2J"), named("c", "any"), named("d", "")];
+                vec![FromHub::NamesAre { seq, names, more: false }]
+            }
+            _ => vec![],
+        });
+        let names = manager.names().expect("names");
+        assert_eq!(names.iter().map(|name| &*name.name).collect::<Vec<_>>(), ["c"]);
+        assert_eq!((names[0].calls, names[0].mean), (2, Duration::from_nanos(3)));
+    }
+
+    /// As it is if it was told of another hub meanwhile, where somebody else has the name.
+    #[test]
+    fn a_registration_that_was_undone_before_it_was_done_is_an_error() {
+        let manager = connected(false, |said| match said {
+            ToHub::Register { seq, number, .. } => vec![FromHub::Revoked { number }, FromHub::Registered { seq }],
+            _ => vec![],
+        });
+        let undone = manager.named("name").replace(true).register_fn(|| ()).expect_err("it is not registered");
+        assert!(undone.to_string().contains("another process has taken the name meanwhile"), "{undone}");
+    }
+
+    #[test]
+    fn a_registration_that_was_spent_before_it_was_done_is_none() {
+        let manager = connected(false, |said| match said {
+            ToHub::Register { seq, number, .. } => {
+                thread::sleep(Duration::from_millis(2));
+                vec![FromHub::Revoked { number }, FromHub::Registered { seq }]
+            }
+            _ => vec![],
+        });
+        let short = manager.named("name").expires_in(Duration::from_millis(1)).register_fn(|| ()).expect("its time");
+        assert!(!short.is_registered());
+    }
+
+    #[test]
+    fn who_waits_for_a_lock_no_longer_says_so() {
+        let (heard, hears) = mpsc::channel();
+        let manager = connected(false, move |said| {
+            heard.send(said).expect("a listener");
+            vec![]
+        });
+        let late = manager.lock("lock", Duration::ZERO).expect_err("the hub says nothing");
+        assert!(matches!(late, ManagerError::NoHub { .. }), "{late}");
+        let ToHub::Acquire { seq: asked, .. } = hears.recv().expect("a question") else {
+            panic!("a lock is asked for")
+        };
+        assert_eq!(hears.recv_timeout(LONG), Ok(ToHub::Cancel { seq: asked }));
+    }
+
+    #[test]
+    fn only_the_connection_that_counted_is_succeeded() {
+        let manager = connected(true, |said| match said {
+            ToHub::Register { seq, .. } => vec![FromHub::Registered { seq }],
+            _ => vec![FromHub::Closing],
+        });
+        let shared = &manager.shared;
+        let _registration = manager.register_fn("name", || ()).expect("a free name");
+        let before = Arc::weak_count(shared);
+        shared.tell(&ToHub::Cancel { seq: 0 });
+        let until = Instant::now() + LONG;
+        while manager.is_connected() {
+            assert!(Instant::now() < until, "it is told that the hub ends");
+            thread::sleep(BREATH);
+        }
+        for _ in 0..3 {
+            let _one_at_a_time = shared.connecting.lock();
+            let failed = shared.adopt(None, joined(|_| vec![FromHub::Closing]), shared.deadline(), |_| true);
+            failed.expect_err("the hub ends");
+        }
+        // Each thread that looks for another hub has the manager.
+        while Arc::weak_count(shared) > before {
+            assert!(Instant::now() < until, "{} instead of {before}", Arc::weak_count(shared));
+            thread::sleep(BREATH);
+        }
+        manager.disconnect();
+    }
+
+    #[test]
+    fn so_many_names_are_remembered_and_no_more() {
+        let methods = Methods(OnceLock::new());
+        for round in 0..2 {
+            for number in 0..10 {
+                let name = format!("name {number}");
+                assert_eq!(methods.of(&name, 10).name, name, "{round}");
+            }
+            assert_eq!(methods.of("another", 10).name, "(a callback)");
+        }
+        let long = "é".repeat(1 << 20);
+        assert_eq!(Methods(OnceLock::new()).of(&long, 10).name, "é".repeat(127));
     }
 }

@@ -159,7 +159,7 @@ pub enum ManagerError {
         why: String,
     },
 
-    /// Another process has the name.
+    /// The name is registered already, by another process or by this one.
     #[error("`{name}` is registered at `{address}` already, by process {pid}")]
     Taken {
         /// The address.

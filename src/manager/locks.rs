@@ -4,9 +4,10 @@
 
 use super::connection::{Manager, Shared};
 use super::error::ManagerError;
-use super::member::Member;
+use super::member::{Member, Unanswered};
 use super::protocol::{FromHub, ToHub};
 use crate::doorbell::Deadline;
+use std::cell::Cell;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -98,12 +99,21 @@ fn acquire(
     timeout: Duration,
 ) -> Result<Option<Permit>, ManagerError> {
     let milliseconds = u64::try_from(timeout.as_millis()).ok();
-    let question =
-        |seq| ToHub::Acquire { seq, name: name.into(), permits_of_semaphore: permits, deadline_ms: milliseconds };
+    let asked = Cell::new(0);
+    let question = |seq| {
+        asked.set(seq);
+        ToHub::Acquire { seq, name: name.into(), permits_of_semaphore: permits, deadline_ms: milliseconds }
+    };
     let deadline = Deadline::after(timeout.checked_add(GRACE));
     let what = format!("acquiring `{name}`");
     let member = shared.member(&what)?;
-    let said = member.ask(question, deadline).map_err(|why| shared.unanswered(&what, why))?;
+    let said = member.ask(question, deadline).map_err(|why| {
+        if matches!(why, Unanswered::Late) {
+            // Nobody waits for it any more. What it grants all the same is given back.
+            member.tell(&ToHub::Cancel { seq: asked.get() });
+        }
+        shared.unanswered(&what, why)
+    })?;
     match said.as_slice() {
         [FromHub::Granted { grant, abandoned, .. }] => {
             Ok(Some(Permit { member: Arc::downgrade(&member), grant: *grant, abandoned: *abandoned }))

@@ -24,6 +24,7 @@ use std::any::TypeId;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -88,7 +89,10 @@ pub(super) enum Unanswered {
 }
 
 /// Where callbacks were found, by their names.
-pub(super) type Targets = QuickMap<Box<str>, Arc<Target>>;
+pub(super) type Targets = QuickMap<Arc<str>, Arc<Target>>;
+
+/// So many are remembered. Of more, all are looked for anew: who keeps making up names is not to carry them all along.
+const MOST_TARGETS: usize = 1024;
 
 /// A connection to a hub.
 pub(super) struct Member {
@@ -128,6 +132,9 @@ const ATTEMPTS: usize = 8;
 /// How long to wait before another attempt to send to a hub that does not read.
 const FULL: Duration = Duration::from_millis(1);
 
+/// How long a hub may leave unread what it is told, before it is left.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 const IN_FORK: &str = "this process is a fork of the one that is connected";
 
 impl Member {
@@ -160,7 +167,9 @@ impl Member {
         let listening = member.clone();
         thread::Builder::new().name("callgate-member".into()).spawn(move || {
             listening.listener.get_or_init(|| thread::current().id());
-            let why = listening.listen(&poll);
+            // Whoever leaves waits for the end of this thread.
+            let why = catch_unwind(AssertUnwindSafe(|| listening.listen(&poll)));
+            let why = why.unwrap_or_else(|_| "the thread that listens to the hub panicked".into());
             listening.end(&why);
             listening.state.lock().has_ended = true;
             listening.changed.notify_all();
@@ -252,8 +261,12 @@ impl Member {
 
     /// Tells the hub something that it does not answer, or whose answer nobody needs.
     pub(super) fn tell(&self, message: &ToHub) {
-        // Without a hub there is nobody to be told.
-        let _ = self.send(message, Deadline::after(Some(Duration::from_secs(1))));
+        match self.send(message, Deadline::after(Some(PATIENCE))) {
+            // It would believe for ever what is no longer so: that a lock is held, say. When the connection ends, it undoes all of that.
+            Err(Unanswered::Late) => self.end("the hub did not read what this process told it"),
+            // Without a hub there is nobody to be told.
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// What the hub says comes too late for who asked.
@@ -348,10 +361,10 @@ impl Member {
                 target(number, Place::There(caller), signature)
             }
         };
-        let target = Arc::new(target);
+        let (name, target) = (Arc::<str>::from(name), Arc::new(target));
         self.targets.rcu(|targets| {
-            let mut targets = Targets::clone(targets);
-            targets.insert(name.into(), target.clone());
+            let mut targets = if targets.len() < MOST_TARGETS { Targets::clone(targets) } else { Targets::default() };
+            targets.insert(name.clone(), target.clone());
             targets
         });
         Ok(Some(target))
@@ -489,7 +502,7 @@ impl Member {
 
     /// Tells the hub how often each callback was called.
     fn count(&self, seq: u64) {
-        let counts: Vec<_> = self.callbacks.all().iter().map(|registered| registered.counters()).collect();
+        let counts = self.callbacks.counters();
         let mut parts = counts.chunks(MAX_LIST / Counters::WEIGHT).peekable();
         if parts.peek().is_none() {
             self.tell(&ToHub::Counted { seq, counts: Vec::new(), more: false });

@@ -5,6 +5,9 @@
 //! at the first call from one process to another it makes shared memory for the two, and from then on they talk directly, as fast as
 //! a bridge and its child. Neither trusts what the other writes: it is copied, and the copy validated.
 //!
+//! A process whose callbacks others call gets a panic hook, see [`Manager::register`]: panics in callbacks go to their callers, all others to the
+//! hook that was there.
+//!
 //! # Examples
 //!
 //! ```

@@ -56,7 +56,7 @@ impl Registering {
         self
     }
 
-    /// Whether it takes the name from another that has it. Default: no, that is [`ManagerError::Taken`].
+    /// Whether it takes the name from another callback that has it, of whichever process. Default: no, that is [`ManagerError::Taken`].
     pub fn replace(mut self, replace: bool) -> Self {
         self.replace = replace;
         self
@@ -113,18 +113,22 @@ impl Registering {
         let failed = match said {
             Err(error) => error,
             Ok(said) => match said.as_slice() {
-                [FromHub::Registered { .. }] => {
+                // Unless it was told of a new hub meanwhile, as one of all that this process has, where somebody else has the name.
+                [FromHub::Registered { .. }] if shared.callbacks.has(number) || registered.is_spent() => {
                     return Ok(Registration { shared: Arc::downgrade(shared), name, number });
                 }
+                [FromHub::Registered { .. }] => refused("another process has taken the name meanwhile"),
                 [FromHub::Taken { owner, .. }] => {
                     ManagerError::Taken { address: shared.address.to_string(), name: name.clone(), pid: *owner }
                 }
                 _ => refused("the hub answers what was not asked"),
             },
         };
-        shared.callbacks.remove(number);
+        let removed = shared.callbacks.remove(number);
         // Another hub may have been told of it meanwhile, or this one answered too late.
         shared.unregistered(number);
+        // Last, as its destructor may panic.
+        drop((removed, registered));
         Err(failed)
     }
 }
@@ -150,17 +154,17 @@ impl Registration {
         &self.name
     }
 
-    /// Whether calls of the name come here: not after the last that it takes, when its time is over, or when another has taken the name.
+    /// Whether calls of the name come here, as far as this process knows: not after the last that it takes, when its time is over, or when another
+    /// has taken the name; nor while this process has no hub.
     pub fn is_registered(&self) -> bool {
-        self.shared
-            .upgrade()
-            .is_some_and(|shared| shared.callbacks.get(self.number).is_some_and(|known| !known.is_spent()))
+        self.shared.upgrade().is_some_and(|shared| shared.current().is_some() && shared.callbacks.has(self.number))
     }
 
     /// Unregisters the callback, as dropping this does.
     pub fn unregister(self) {}
 
-    /// Leaves the callback registered for as long as the manager is there.
+    /// Leaves the callback registered for as long as the manager is there. If it has a clone of that manager, that is until this process ends or
+    /// [disconnects](Manager::disconnect).
     pub fn keep(mut self) {
         self.shared = Weak::new();
     }
@@ -168,10 +172,12 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.upgrade()
-            && shared.callbacks.remove(self.number).is_some()
-        {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let removed = shared.callbacks.remove(self.number);
+        if removed.is_some() {
             shared.unregistered(self.number);
         }
+        // Last, as its destructor may panic, or call the very name.
+        drop(removed);
     }
 }
