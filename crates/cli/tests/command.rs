@@ -600,11 +600,9 @@ fn watch_shows_how_long_calls_take_now() {
     // Very many that took no time, before anybody looks.
     (0..100_000).for_each(|_| call(0));
     let watching = Watching::start(&address, &key);
+    let (done, deadline) = (AtomicBool::new(false), Instant::now() + Duration::from_secs(120));
     let mean = std::thread::scope(|scope| {
-        let done = AtomicBool::new(false);
-        let done = &done;
-        let deadline = Instant::now() + Duration::from_secs(120);
-        scope.spawn(move || {
+        scope.spawn(|| {
             while !done.load(Ordering::Relaxed) && Instant::now() < deadline {
                 call(20);
             }

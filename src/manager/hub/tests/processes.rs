@@ -149,8 +149,8 @@ fn another_users_processes_are_not_talked_to() {
 }
 
 #[test]
-fn descriptors_sent_to_the_hub_leave_nothing() {
-    within(60, "descriptors_sent_to_the_hub_leave_nothing", || play(PLAYER, "descriptors"));
+fn fault_08_descriptors_sent_to_the_hub_leave_nothing() {
+    within(60, "fault_08_descriptors_sent_to_the_hub_leave_nothing", || play(PLAYER, "descriptors"));
 }
 
 /// In a process of its own, which counts its descriptors.
