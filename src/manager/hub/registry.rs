@@ -265,7 +265,10 @@ mod tests {
         assert!(refused(registry.register(wish(1, 7, "a\tb"))));
         assert!(refused(registry.register(wish(1, 7, "n".repeat(256)))));
         for signature in ["", "\x1b]0;owned\x07\n", "\u{9b}31m", &"s".repeat(MAX_SIGNATURE + 1)] {
-            assert!(refused(registry.register(Wish { signature: signature.into(), ..wish(1, 7, "a") })), "{signature:?}");
+            assert!(
+                refused(registry.register(Wish { signature: signature.into(), ..wish(1, 7, "a") })),
+                "{signature:?}"
+            );
         }
         assert!(is_empty(&registry));
     }
