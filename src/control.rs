@@ -82,10 +82,10 @@ impl Message {
 
 /// One process's end of a control socket.
 #[derive(Debug)]
-pub(crate) struct Control(OwnedFd);
+pub(crate) struct Control<S = OwnedFd>(S);
 
-impl Control {
-    pub(crate) fn new(socket: OwnedFd) -> Self {
+impl<S: AsFd> Control<S> {
+    pub(crate) fn new(socket: S) -> Self {
         Self(socket)
     }
 
@@ -121,7 +121,7 @@ impl Control {
     }
 }
 
-impl AsFd for Control {
+impl<S: AsFd> AsFd for Control<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

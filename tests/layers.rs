@@ -276,6 +276,21 @@ fn every_fault_has_tests_and_the_table_lists_them() {
     });
 }
 
+/// What docs/RELIABILITY.md names as a test is one.
+#[test]
+fn every_test_that_the_tables_name_is_there() {
+    within(60, "every_test_that_the_tables_name_is_there", || {
+        let tables = std::fs::read_to_string(root().join("docs/RELIABILITY.md")).expect("the tables");
+        let named = tables.split('`').filter_map(|name| name.split_once(".rs::"));
+        let is_there = |(file, test): &(&str, &str)| {
+            let text = std::fs::read_to_string(root().join(format!("{file}.rs"))).unwrap_or_default();
+            text.contains(&format!("fn {test}("))
+        };
+        let (there, missing): (Vec<_>, Vec<_>) = named.partition(is_there);
+        assert!(there.len() > 100 && missing.is_empty(), "{} are there, and not {missing:?}", there.len());
+    });
+}
+
 /// The tests of faults in a file: the number, and `file::name`.
 fn faults_of(source: &Source) -> Vec<(usize, String)> {
     let names = source.text.lines().filter_map(|line| line.trim_start().strip_prefix("fn fault_"));

@@ -7,13 +7,14 @@
 use super::error::ManagerError;
 use crate::sys::selfproc;
 use hmac::{Hmac, KeyInit, Mac};
+use rustix::fs::OFlags;
 use sha2::Sha256;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -147,14 +148,20 @@ impl AuthKey {
 /// The contents of a file that nobody else can have read, or why there are none.
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let said = |error: io::Error| error.to_string();
-    // Before it is opened: to open a pipe would wait for its other end.
+    // Before it is opened: to open a device may do something.
     check(&fs::metadata(path).map_err(said)?)?;
-    let file = File::open(path).map_err(said)?;
+    let file = open(path).map_err(said)?;
     check(&file.metadata().map_err(said)?)?;
     // As much room as is needed: a vector that grows leaves copies behind.
     let mut key = Zeroizing::new(Vec::with_capacity(MAX_KEY as usize + 3));
     file.take(MAX_KEY + 3).read_to_end(&mut key).map_err(said)?;
     Ok(key)
+}
+
+/// Opens what is at `path`. Though it may have become a pipe just now, nobody waits for its other end.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
 fn check(found: &Metadata) -> Result<(), String> {
@@ -242,6 +249,18 @@ mod tests {
         assert!(refusal(AuthKey::from_env("CALLGATE_NO_SUCH_VARIABLE")).contains("not set"));
         assert!(refusal(AuthKey::new(b"").checked()).contains("empty"));
         refusal(AuthKey::new([0; 4097]).checked());
+    }
+
+    #[test]
+    fn a_pipe_is_opened_without_waiting_and_refused() {
+        let path = std::env::temp_dir().join(format!("callgate-key-{}-pipe", std::process::id()));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        let pipe = Scratch(path);
+        let (opened, done) = std::sync::mpsc::channel();
+        let place = pipe.0.clone();
+        std::thread::spawn(move || opened.send(check(&open(&place)?.metadata()?)).map_err(io::Error::other));
+        let checked = done.recv_timeout(std::time::Duration::from_secs(30)).expect("it waits for who would write");
+        assert!(checked.unwrap_err().contains("regular"));
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub struct Name {
     pub calls: u64,
     /// How long a call has taken on average, in the process that carried it out.
     pub mean: Duration,
+    /// How long all of them have taken.
+    pub total: Duration,
 }
 
 /// What the clones of a manager have in common.
@@ -195,6 +197,15 @@ impl Manager {
     /// already.
     pub fn connect(&self, timeout: Duration) -> Result<(), ManagerError> {
         self.connect_as(Role::Member, timeout)
+    }
+
+    /// As [`connect`](Self::connect), only to call, and to ask for names: the hub does not let this process register anything, nor end the hub.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn connect_to_call(&self, timeout: Duration) -> Result<(), ManagerError> {
+        self.connect_as(Role::CallerOnly, timeout)
     }
 
     pub(super) fn connect_as(&self, role: Role, timeout: Duration) -> Result<(), ManagerError> {
@@ -482,6 +493,7 @@ impl Name {
             signature: Signature::checked(info.signature)?.as_str().into(),
             calls: info.calls,
             mean: Duration::from_nanos(info.nanoseconds / info.calls.max(1)),
+            total: Duration::from_nanos(info.nanoseconds),
         })
     }
 }

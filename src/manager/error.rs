@@ -100,8 +100,8 @@ pub enum ManagerError {
         theirs: u32,
     },
 
-    /// The hub takes no more members.
-    #[error("the hub at `{address}` takes no more members")]
+    /// The hub takes no more members, or no more of this process.
+    #[error("the hub at `{address}` takes no more members, or no more of this process")]
     TooMany {
         /// The address.
         address: String,

@@ -183,6 +183,22 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
+/// Why `signature` cannot be one.
+///
+/// # Errors
+///
+/// The reason, in words.
+pub(crate) fn check_signature(signature: &str) -> Result<(), String> {
+    match signature.len() {
+        0 => Err("a signature must have at least one byte".into()),
+        len if len > MAX_SIGNATURE => Err(format!("a signature may have {MAX_SIGNATURE} bytes, and this has {len}")),
+        _ if signature.contains(char::is_control) => {
+            Err(format!("a signature may hold no control characters: {signature:?}"))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 //! Relies on `socket` for what is said through them. Never blocks, and trusts nothing that the other end could have said itself.
 
 use super::pidfd::Pidfd;
+use super::socket::{self, Exposed};
 use nix::libc;
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, socket_with};
@@ -46,8 +47,9 @@ pub(crate) fn bind(name: Name<'_>) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Lets others connect.
+/// Lets others connect. They cannot send descriptors, where the kernel can be told so.
 pub(crate) fn listen(socket: impl AsFd) -> io::Result<()> {
+    socket::refuse_descriptors(&socket);
     Ok(rustix::net::listen(socket, BACKLOG)?)
 }
 
@@ -57,10 +59,10 @@ pub(crate) fn close_for_all(socket: impl AsFd) {
 }
 
 /// The next that has connected; `None` if nobody has.
-pub(crate) fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
+pub(crate) fn accept(listener: impl AsFd) -> io::Result<Option<Exposed>> {
     loop {
         match accept_with(&listener, SocketFlags::CLOEXEC) {
-            Ok(socket) => return Ok(Some(socket)),
+            Ok(socket) => return Ok(Some(socket.into())),
             Err(Errno::INTR | Errno::CONNABORTED) => {}
             Err(Errno::AGAIN) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -159,7 +161,7 @@ mod tests {
         let ours = accept(&listener).unwrap().expect("somebody has connected");
         assert!(accept(&listener).unwrap().is_none());
         let this = Peer { pid: std::process::id(), uid: rustix::process::geteuid().as_raw() };
-        for end in [&ours, &theirs] {
+        for end in [ours.as_fd(), theirs.as_fd()] {
             assert_eq!(peer(end).unwrap(), this);
             let process = peer_process(end).unwrap();
             assert!(!poll::readable(&process, Duration::ZERO).unwrap(), "this process lives");

@@ -28,15 +28,54 @@ pub(crate) fn maker(socket: impl AsFd) -> io::Result<(u32, u32)> {
     Ok((maker.uid.as_raw(), maker.gid.as_raw()))
 }
 
+/// Since Linux 6.16: whether descriptors can be sent to this end.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
 /// Has the kernel refuse descriptors that are sent to this end, where it can (Linux 6.16): the sender gets an error. Better never to have
-/// a stranger's descriptor, see [`discard`].
+/// a stranger's descriptor, see [`discard`]. What a socket that is listened at refuses, all that connect to it refuse from the first.
 pub(crate) fn refuse_descriptors(socket: impl AsFd) {
-    const SO_PASSRIGHTS: libc::c_int = 83;
     let off: libc::c_int = 0;
     let (value, len) = (&raw const off, size_of_val(&off) as libc::socklen_t);
     // SAFETY: a live descriptor, and a value of the length given. Where the option is unknown, descriptors are discarded as they come.
     unsafe {
         libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, value.cast(), len);
+    }
+}
+
+/// Whether the kernel refuses them.
+fn refuses_descriptors(socket: impl AsFd) -> bool {
+    let (mut on, mut len) = (1 as libc::c_int, size_of::<libc::c_int>() as libc::socklen_t);
+    let (number, value) = (socket.as_fd().as_raw_fd(), (&raw mut on).cast());
+    // SAFETY: a live descriptor, and room for as many bytes as `len` says, which are a number whatever they are.
+    let failed = unsafe { libc::getsockopt(number, libc::SOL_SOCKET, SO_PASSRIGHTS, value, &raw mut len) } != 0;
+    !failed && on == 0
+}
+
+/// This end of a conversation with a stranger. When it is dropped, the conversation ends, whoever else may have this end (a process that has
+/// been forked and not yet executed), and nobody waits for what the stranger has sent and nobody has received: to close the descriptors
+/// among that may take as long as the stranger likes, see [`discard`].
+#[derive(Debug)]
+pub(crate) struct Exposed(Option<OwnedFd>);
+
+impl From<OwnedFd> for Exposed {
+    fn from(socket: OwnedFd) -> Self {
+        Self(Some(socket))
+    }
+}
+
+impl AsFd for Exposed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_ref().expect("there until it is dropped").as_fd()
+    }
+}
+
+impl Drop for Exposed {
+    fn drop(&mut self) {
+        let Some(socket) = self.0.take() else { return };
+        shut_down(&socket);
+        if !refuses_descriptors(&socket) {
+            discard(vec![socket]);
+        }
     }
 }
 
@@ -166,5 +205,44 @@ fn rights(message: RecvAncillaryMessage<'_>) -> Vec<OwnedFd> {
     match message {
         RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
         _ => Vec::new(),
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use rustix::net::sockopt::set_socket_linger;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::{Duration, Instant};
+
+    /// As on a kernel that lets descriptors through.
+    #[test]
+    fn fault_08_what_nobody_has_received_keeps_nobody_waiting() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let slow = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (unread, _) = listener.accept().unwrap();
+        slow.set_nonblocking(true).unwrap();
+        while (&slow).write(&[0; 1 << 16]).is_ok() {}
+        set_socket_linger(&slow, Some(Duration::from_secs(60))).unwrap();
+        let slow = OwnedFd::from(slow);
+        let (ours, theirs) = pair().unwrap();
+        send(&theirs, b"first", &[]).unwrap();
+        send(&theirs, b"second", &[slow.as_fd()]).unwrap();
+        drop(slow);
+        let (ours, begun) = (Exposed::from(ours), Instant::now());
+        drop(ours);
+        assert!(begun.elapsed() < Duration::from_secs(30), "closed while somebody waits");
+        // For its maker, it has ended at once.
+        assert_eq!(send(&theirs, b"third", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        drop(unread);
+    }
+
+    #[test]
+    fn who_shares_an_end_does_not_keep_it_open() {
+        let (ours, theirs) = pair().unwrap();
+        let _fork = ours.try_clone().unwrap();
+        drop(Exposed::from(ours));
+        assert!(matches!(receive(&theirs, &mut [0; 8], Blocking::No), Ok(Received::Closed)));
     }
 }

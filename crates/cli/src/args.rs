@@ -5,6 +5,7 @@ use crate::outputs::Outputs;
 use callgate_suite::soak;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Measures what a call into another process costs here, and says what this machine offers.
 #[derive(Debug, Parser)]
@@ -25,6 +26,7 @@ Examples:
   callgate chaos --kills 1000                    is every call told truly what became of it?
   callgate serve metrics                         is the hub of named callbacks at that address
   callgate call metrics add 1 2 --kw scale=4     calls one of them, with the key in CALLGATE_AUTHKEY
+  callgate call metrics rebuild --timeout 600    the same, if that takes minutes
   callgate watch metrics                         who has registered what, and how often it is called
   callgate report report.json --html report.html the same report again, as a page";
 
@@ -169,12 +171,22 @@ pub struct CallOf {
     pub hub: Hub,
     /// The callback.
     pub name: String,
-    /// Its arguments: JSON, and a text is what is no JSON.
+    /// Its arguments: JSON. What does not begin like JSON ({, [, ", a digit, or - and a digit) is a text.
     #[arg(allow_negative_numbers = true)]
     pub args: Vec<String>,
     /// Its keyword arguments: NAME=JSON.
     #[arg(long = "kw", value_name = "NAME=JSON", num_args = 1..)]
     pub keywords: Vec<String>,
+    /// How long it may take: seconds, also parts of one.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub timeout: Duration,
+}
+
+/// A time in seconds, as people write it: `60`, `0.5`.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("`{text}`: {error}"))?;
+    let time = Duration::try_from_secs_f64(seconds).map_err(|error| format!("`{text}`: {error}"))?;
+    if time.is_zero() { Err("no call takes no time".into()) } else { Ok(time) }
 }
 
 #[derive(Debug, clap::Args)]
@@ -203,6 +215,16 @@ mod tests {
         }
         for text in ["", "MiB", "1 mile", "-1", "2048MiB", "99999999999999999999"] {
             assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_seconds() {
+        for (text, time) in [("60", Duration::from_secs(60)), ("0.5", Duration::from_millis(500))] {
+            assert_eq!(seconds(text), Ok(time), "{text}");
+        }
+        for text in ["", "0", "-1", "inf", "nan", "1e30", "1m"] {
+            assert!(seconds(text).is_err(), "{text}");
         }
     }
 

@@ -34,10 +34,15 @@ impl Key {
 }
 
 impl Hub {
-    /// A member of this hub.
+    /// A member of this hub that calls and asks, and may do nothing else.
     pub fn join(&self) -> Result<Manager, Failure> {
-        let manager = Manager::new(&self.address, &self.key.read()?);
-        manager.connect(PATIENCE)?;
+        self.join_for(PATIENCE)
+    }
+
+    /// The same, whose calls may take so long.
+    fn join_for(&self, timeout: Duration) -> Result<Manager, Failure> {
+        let manager = Manager::new(&self.address, &self.key.read()?).timeout(timeout);
+        manager.connect_to_call(PATIENCE)?;
         Ok(manager)
     }
 }
@@ -76,8 +81,13 @@ pub fn names(hub: &Hub) -> Result<(), Failure> {
 
 /// What is said of a name in every table.
 pub fn cells(name: &Name) -> [String; 5] {
-    let mean = if name.calls == 0 { "-".into() } else { format!("{:.1?}", name.mean) };
-    [name.name.clone(), name.pid.to_string(), name.signature.clone(), name.calls.to_string(), mean]
+    let [callback, signature] = [&name.name, &name.signature].map(|text| text::plainly(text));
+    [callback, name.pid.to_string(), signature, name.calls.to_string(), mean(name.calls, name.mean)]
+}
+
+/// How long a call took on average, if there were any.
+pub fn mean(calls: u64, mean: Duration) -> String {
+    if calls == 0 { "-".into() } else { format!("{mean:.1?}") }
 }
 
 /// A table with a heading; a sentence if there is nothing in it.
@@ -93,7 +103,7 @@ pub fn table(headings: &[&str], lines: Vec<Vec<String>>) -> String {
 /// Calls a callback and prints its result.
 pub fn call(args: &CallOf) -> Result<(), Failure> {
     let given = json::args(&args.args, &args.keywords)?;
-    let manager = args.hub.join()?;
+    let manager = args.hub.join_for(args.timeout)?;
     match manager.call(&args.name, given) {
         Ok(Some(value)) => print(&format!("{}\n", json::text(&value))),
         Ok(None) => Err(format!("nobody has registered `{}` at {}", args.name, args.hub.address).into()),

@@ -52,7 +52,7 @@ pub enum JsonError {
     TooDeep,
 }
 
-/// The arguments of a call from those of a command: JSON texts, and keywords as `NAME=JSON`. What is no JSON is a text.
+/// The arguments of a call from those of a command: JSON texts, and keywords as `NAME=JSON`. What does not begin like JSON is a text.
 ///
 /// # Errors
 ///
@@ -73,9 +73,16 @@ fn keyword(text: &str) -> Result<(String, Value), JsonError> {
 /// A value as people write it: JSON, or a text without quotes.
 fn argument(text: &str) -> Result<Value, JsonError> {
     match value(text) {
-        Err(JsonError::Syntax { .. }) => Ok(Value::Str(text.to_owned())),
+        Err(JsonError::Syntax { .. }) if !begins_like_json(text) => Ok(Value::Str(text.to_owned())),
         said => said,
     }
+}
+
+/// Whether `text` was meant to be JSON, whatever it is.
+fn begins_like_json(text: &str) -> bool {
+    let text = text.trim_start();
+    let number = text.strip_prefix('-').unwrap_or(text);
+    text.starts_with(['{', '[', '"']) || number.starts_with(|first: char| first.is_ascii_digit())
 }
 
 /// The value that a JSON text says.
@@ -90,9 +97,17 @@ pub fn value(text: &str) -> Result<Value, JsonError> {
     if value.is_too_deep() { Err(JsonError::TooDeep) } else { Ok(value) }
 }
 
-/// A value as JSON, in one line.
+/// A value as JSON, in one line, which a terminal shows as it is.
 pub fn text(value: &Value) -> String {
-    to_json(value).to_string()
+    let mut text = String::new();
+    // serde_json escapes some control characters, all within texts; here, the others.
+    for char in to_json(value).to_string().chars() {
+        match u32::from(char) {
+            code if char.is_control() => text.push_str(&format!("\\u{code:04x}")),
+            _ => text.push(char),
+        }
+    }
+    text
 }
 
 /// A value as JSON.
@@ -222,6 +237,7 @@ mod tests {
             (5e-324.into(), "5e-324"),
             (f64::INFINITY.into(), r#"{"$float":"inf"}"#),
             (f64::NEG_INFINITY.into(), r#"{"$float":"-inf"}"#),
+            ("\x1b\u{9b}\x7f".into(), r#""\u001b\u009b\u007f""#),
             ("quo\"ted\n\u{1f600}".into(), "\"quo\\\"ted\\n\u{1f600}\""),
             (b"\x00\xffa".into(), r#"{"$bytes":"00ff61"}"#),
             (b"".into(), r#"{"$bytes":""}"#),
@@ -310,8 +326,15 @@ mod tests {
         let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         let given = args(&texts(&["1", "2.5", r#""three""#]), &texts(&["a=4", r#"b="x=y""#])).unwrap();
         assert_eq!(given, args![1i64, 2.5, "three"; a = 4i64, b = "x=y"]);
-        let given = args(&texts(&["three", "a b", "-1", "[1"]), &texts(&["b=x=y"])).unwrap();
-        assert_eq!(given, args!["three", "a b", -1i64, "[1"; b = "x=y"], "what is no JSON is a text");
+        let given = args(&texts(&["three", "a b", "-1", "-x", "nul", ""]), &texts(&["b=x=y"])).unwrap();
+        assert_eq!(given, args!["three", "a b", -1i64, "-x", "nul", ""; b = "x=y"], "what is no JSON is a text");
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        for meant in ["1e999", "[1, 2", "{a: 1}", "\"open", "1 2", "-5m", "2026-11-22", &deep] {
+            let error = args(&texts(&[meant]), &[]).unwrap_err();
+            assert!(matches!(error, JsonError::Syntax { .. }), "{meant}: {error}");
+            let keyword = format!("a={meant}");
+            assert!(args(&[], &[keyword]).is_err(), "{meant}");
+        }
         assert!(args(&texts(&[r#"{"$bytes": "0"}"#]), &[]).is_err());
         assert!(args(&[], &[]).unwrap().is_empty());
         for (keywords, why) in [

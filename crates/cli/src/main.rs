@@ -44,7 +44,9 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("callgate: {error}");
+            // It may hold what another process has said, in several lines.
+            let lines: Vec<_> = error.to_string().split('\n').map(render::text::plainly).collect();
+            eprintln!("callgate: {}", lines.join("\n"));
             ExitCode::FAILURE
         }
     }

@@ -23,7 +23,10 @@ pub fn run(args: &Watch) -> Result<(), Failure> {
     let (mut before, mut since) = (manager.names()?, Instant::now());
     loop {
         thread::sleep(INTERVAL);
-        let (names, now) = (manager.names()?, Instant::now());
+        let (names, now) = match manager.names() {
+            Err(_) if !manager.is_connected() => return crate::print("the hub has ended\n"),
+            names => (names?, Instant::now()),
+        };
         let table = table(&before, &names, now - since);
         if args.once {
             return crate::print(&table);
@@ -40,16 +43,18 @@ pub fn run(args: &Watch) -> Result<(), Failure> {
 /// The names, those that were called most often in `time` first.
 fn table(before: &[Name], names: &[Name], time: Duration) -> String {
     // Who registers a name anew counts from 0 again.
-    let calls: HashMap<_, _> = before.iter().map(|name| ((&name.name, name.pid), name.calls)).collect();
-    let rate = |name: &Name| {
-        let before = calls.get(&(&name.name, name.pid)).copied().filter(|before| *before <= name.calls);
-        (name.calls - before.unwrap_or(0)) as f64 / time.as_secs_f64()
+    let before: HashMap<_, _> = before.iter().map(|name| ((&name.name, name.pid), name)).collect();
+    let since = |name: &Name| {
+        let before = before.get(&(&name.name, name.pid)).filter(|before| before.calls <= name.calls);
+        let (calls, total) = before.map_or((0, Duration::ZERO), |before| (before.calls, before.total));
+        (name.calls - calls, name.total.saturating_sub(total))
     };
-    let mut lines: Vec<_> = names.iter().map(|name| (rate(name), name)).collect();
-    lines.sort_by(|(one, a), (other, b)| other.total_cmp(one).then_with(|| a.name.cmp(&b.name)));
-    let lines = lines.into_iter().map(|(rate, name)| {
-        let [name, pid, signature, _, mean] = hub::cells(name);
-        vec![name, pid, signature, format!("{rate:.0}"), mean]
+    let mut lines: Vec<_> = names.iter().map(|name| (since(name), name)).collect();
+    lines.sort_by(|((one, _), a), ((other, _), b)| other.cmp(one).then_with(|| a.name.cmp(&b.name)));
+    let lines = lines.into_iter().map(|((calls, total), name)| {
+        let [name, pid, signature, ..] = hub::cells(name);
+        let mean = hub::mean(calls, total.div_f64(calls.max(1) as f64));
+        vec![name, pid, signature, format!("{:.0}", calls as f64 / time.as_secs_f64()), mean]
     });
     hub::table(&["callback", "process", "signature", "calls/s", "mean"], lines.collect())
 }

@@ -5,11 +5,12 @@ use callgate_suite::Report;
 use rustix::process::{Pid, Signal};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 /// Runs the command, killing it if it takes longer than `secs` seconds; its children end with it. A hang is a failure.
@@ -410,6 +411,8 @@ fn registered(address: &str) -> (Manager, Vec<Registration>) {
         manager.register("list", |args: callgate::manager::Args| Value::from(args.positional().to_vec())),
         manager.register_fn("fail", || Err::<(), _>("on purpose")),
         manager.register_fn("nothing", || ()),
+        manager.register_fn("escape", || Err::<(), _>("\x1b]0;owned\x07 and\nmore")),
+        manager.register_fn("sleep", || std::thread::sleep(Duration::from_secs(3))),
     ];
     let registrations = registrations.into_iter().collect::<Result<_, _>>().expect("free names");
     (manager, registrations)
@@ -439,6 +442,7 @@ fn callbacks_are_called_from_a_shell() {
     for (args, why) in [
         (&["subtract", "1"][..], format!("nobody has registered `subtract` at {address}")),
         (&["fail"], "`fail` failed: on purpose".into()),
+        (&["escape"], "`escape` failed: \\u{1b}]0;owned\\u{7} and\nmore".into()),
         (&["show", "--kw", "a"], "`a` is no keyword with a value: NAME=JSON".into()),
         (&["show", r#"{"$float": 1}"#], r#"what stands in {"$float": ..} must be "nan", "inf" or "-inf""#.into()),
     ] {
@@ -449,6 +453,13 @@ fn callbacks_are_called_from_a_shell() {
     let mismatched = call(&["add", "1"]);
     assert_eq!(mismatched.status.code(), Some(1));
     assert!(stderr(&mismatched).contains("expected 2 arguments (i64, i64), found 1"), "{}", stderr(&mismatched));
+    let late = call(&["sleep", "--timeout", "0.2"]);
+    assert_eq!(late.status.code(), Some(1));
+    assert!(stderr(&late).contains("200ms"), "{}", stderr(&late));
+    succeeded(&call(&["sleep", "--timeout", "60"]));
+    let meant = call(&["list", "[1, 2"]);
+    assert_eq!(meant.status.code(), Some(1), "{}", stdout(&meant));
+    assert!(stderr(&meant).contains("is no JSON"), "{}", stderr(&meant));
 
     manager.shutdown().expect("a hub");
     drop(registrations);
@@ -504,6 +515,104 @@ fn names_and_watch_show_who_has_what() {
         "the one that is called is first:\n{text}"
     );
     drop(manager);
+}
+
+/// A `callgate watch` that goes on. Killed if the test fails.
+struct Watching {
+    process: Child,
+    lines: Option<Receiver<String>>,
+}
+
+impl Watching {
+    fn start(address: &str, key: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_callgate"));
+        command.args(["watch", address, "--authkey-file", key]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("the command starts");
+        let stdout = BufReader::new(process.stdout.take().expect("a pipe"));
+        let (said, lines) = mpsc::sync_channel(0);
+        // Ends, and closes the pipe, when nobody reads the lines any more.
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| said.send(line)));
+        Self { process, lines: Some(lines) }
+    }
+
+    /// What follows the line that begins with `start`, in that line.
+    fn next(&self, start: &str) -> String {
+        let lines = self.lines.as_ref().expect("somebody reads");
+        loop {
+            let line = lines.recv_timeout(Duration::from_secs(60)).expect("another line");
+            if let Some(rest) = line.trim_start().strip_prefix(start) {
+                return rest.to_owned();
+            }
+        }
+    }
+
+    fn exit_code(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            match self.process.try_wait().expect("a child") {
+                Some(status) => return status.code(),
+                None => assert!(Instant::now() < deadline, "it goes on"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn watch_goes_on_until_the_hub_ends_or_nobody_reads() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (address, key) = address_and_key(folder.path());
+    let served = Served::start(&address, &key);
+    let (manager, registrations) = registered(&address);
+    let (mut watching, mut unread) = (Watching::start(&address, &key), Watching::start(&address, &key));
+    for _ in 0..3 {
+        assert!(watching.next("add ").contains("(i64, i64) -> i64"));
+    }
+    unread.next("add ");
+    unread.lines = None;
+    assert_eq!(unread.exit_code(), Some(0), "nobody reads");
+    watching.next("add ");
+    manager.shutdown().expect("a hub");
+    assert_eq!(watching.next("the hub"), " has ended");
+    assert_eq!(watching.exit_code(), Some(0));
+    drop(registrations);
+    assert_eq!(served.end().0, Some(0));
+}
+
+#[test]
+fn watch_shows_how_long_calls_take_now() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (address, key) = address_and_key(folder.path());
+    let _served = Served::start(&address, &key);
+    let owner = Manager::new(&address, &AuthKey::new("the key of the tests"));
+    owner.connect(Duration::from_secs(60)).expect("a hub");
+    let work = |millis: u64| std::thread::sleep(Duration::from_millis(millis));
+    let _registration = owner.register_fn("work", work).expect("a free name");
+    let call = |millis: u64| assert_eq!(owner.call_as::<()>("work", (millis,)), Ok(Some(())));
+    // Very many that took no time, before anybody looks.
+    (0..100_000).for_each(|_| call(0));
+    let watching = Watching::start(&address, &key);
+    let (done, deadline) = (AtomicBool::new(false), Instant::now() + Duration::from_secs(120));
+    let mean = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) && Instant::now() < deadline {
+                call(20);
+            }
+        });
+        let line = watching.next("work ");
+        done.store(true, Ordering::Relaxed);
+        line.split_whitespace().next_back().expect("a column").to_owned()
+    });
+    let millis: f64 = mean.strip_suffix("ms").unwrap_or_else(|| panic!("{mean}")).parse().expect("a number");
+    assert!(millis >= 20.0, "{mean}");
 }
 
 #[test]

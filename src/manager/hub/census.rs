@@ -71,7 +71,7 @@ impl Census {
 
     /// `owner` has said all that it has to say in round `number`.
     pub(super) fn counted(&mut self, owner: MemberId, number: u64) {
-        if number + 1 == self.next {
+        if self.next.checked_sub(1) == Some(number) {
             self.no_longer_wait_for(owner);
         }
     }
@@ -113,6 +113,7 @@ mod tests {
     fn who_asks_during_a_round_waits_for_the_next() {
         let (mut census, now) = (Census::default(), Instant::now());
         assert_eq!(census.begin([1, 2].into_iter(), now), None, "nobody has asked");
+        census.counted(1, u64::MAX);
         census.ask(7, 70, now);
         let (round, mut owners) = census.begin([1, 2].into_iter(), now).unwrap();
         owners.sort();
@@ -123,6 +124,8 @@ mod tests {
         assert_eq!(census.due(now), []);
         census.counted(2, 5);
         assert_eq!(census.due(now), [], "of another round");
+        census.counted(2, u64::MAX);
+        assert_eq!(census.due(now), [], "of none that there will be");
         census.counted(2, 0);
         assert_eq!(census.due(now), [(7, 70)]);
         assert_eq!(census.begin([1].into_iter(), now), Some((1, vec![1])));

@@ -5,7 +5,7 @@
 use crate::manager::auth::{Challenge, Role};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::poll::Interest;
-use crate::sys::socket;
+use crate::sys::socket::{self, Exposed};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,10 +16,13 @@ use std::time::{Duration, Instant};
 const MAX_QUEUED: usize = 1 << 20;
 const MAX_QUEUED_MESSAGES: usize = 4096;
 
+/// Messages with descriptors among them, which are the hub's as long as they wait.
+const MAX_QUEUED_INTRODUCTIONS: usize = 32;
+
 /// A connection, authenticated or not.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) socket: OwnedFd,
+    pub(super) socket: Exposed,
     /// Its process, as the kernel said.
     pub(super) pid: u32,
     pub(super) state: State,
@@ -62,7 +65,7 @@ pub(super) struct List {
 pub(super) struct Gone;
 
 impl Connection {
-    pub(super) fn new(socket: OwnedFd, pid: u32, state: State) -> Self {
+    pub(super) fn new(socket: Exposed, pid: u32, state: State) -> Self {
         let (credit, queue) = (Credit::new(), Queue::default());
         Self { socket, pid, state, credit, interest: Some(Interest::Read), is_resting: false, is_stalled: false, queue }
     }
@@ -108,7 +111,7 @@ impl Connection {
 
     /// Whether it may be listened to for another message, for which it is charged. If not, it rests.
     pub(super) fn may_speak(&mut self) -> bool {
-        let may = self.credit.take();
+        let may = self.credit.take(1);
         self.is_resting |= !may;
         may
     }
@@ -125,6 +128,11 @@ impl Connection {
         begins
     }
 
+    /// It rests, though it might be listened to.
+    pub(super) fn pause(&mut self) {
+        self.is_resting = true;
+    }
+
     pub(super) fn wake(&mut self) {
         self.is_resting = false;
     }
@@ -138,6 +146,11 @@ impl Connection {
         }
     }
 
+    /// Whether somebody may be introduced to it: so many introductions do not wait for it yet that it is beyond what it takes.
+    pub(super) fn takes_introductions(&self) -> bool {
+        self.queue.introductions < MAX_QUEUED_INTRODUCTIONS
+    }
+
     pub(super) fn is_flushed(&self) -> bool {
         self.queue.messages.is_empty()
     }
@@ -148,6 +161,8 @@ impl Connection {
 struct Queue {
     messages: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     bytes: usize,
+    /// Messages that carry descriptors.
+    introductions: usize,
 }
 
 impl Queue {
@@ -156,13 +171,15 @@ impl Queue {
             return Err(Gone);
         }
         self.bytes += message.len();
+        self.introductions += usize::from(!rights.is_empty());
         self.messages.push_back((message, rights));
         Ok(())
     }
 
     fn pop(&mut self) {
-        let sent = self.messages.pop_front();
-        self.bytes -= sent.map_or(0, |(message, _)| message.len());
+        let Some((message, rights)) = self.messages.pop_front() else { return };
+        self.bytes -= message.len();
+        self.introductions -= usize::from(!rights.is_empty());
     }
 }
 
@@ -185,14 +202,14 @@ impl Credit {
         Self { left: BURST, since: Instant::now() }
     }
 
-    /// Whether there is credit for a message, which is taken.
-    pub(super) fn take(&mut self) -> bool {
+    /// Whether there is credit for so many messages, which is taken.
+    pub(super) fn take(&mut self, messages: u32) -> bool {
         let spells = u32::try_from(self.since.elapsed().as_millis() / SPELL.as_millis()).unwrap_or(u32::MAX);
         if spells > 0 {
             self.left = self.left.saturating_add(spells.saturating_mul(MESSAGES)).min(BURST);
             self.since = Instant::now();
         }
-        self.left.checked_sub(1).map(|left| self.left = left).is_some()
+        self.left.checked_sub(messages).map(|left| self.left = left).is_some()
     }
 
     /// Takes more for a message that was as much work as `messages`.
@@ -208,7 +225,7 @@ mod tests {
 
     fn connection() -> (Connection, OwnedFd) {
         let (ours, theirs) = socket::pair().unwrap();
-        (Connection::new(ours, 0, State::Guest(Challenge::new().unwrap())), theirs)
+        (Connection::new(ours.into(), 0, State::Guest(Challenge::new().unwrap())), theirs)
     }
 
     #[test]
@@ -239,15 +256,15 @@ mod tests {
     fn credit_ends_and_comes_back() {
         let mut credit = Credit::new();
         let mut taken = 0;
-        while credit.take() {
+        while credit.take(1) {
             taken += 1;
             assert!(taken < 10_000_000, "it never ends");
         }
         assert!(taken >= BURST);
         std::thread::sleep(SPELL * 2);
-        assert!(credit.take());
+        assert!(credit.take(1));
         credit.charge(u32::MAX);
         credit.since = Instant::now();
-        assert!(!credit.take());
+        assert!(!credit.take(1));
     }
 }

@@ -13,13 +13,19 @@ use crate::manager::protocol::Side;
 use crate::objects::Sealed;
 use crate::segment::Segment;
 use crate::sys::memfd;
-use crate::sys::socket::{self, Blocking};
+use crate::sys::socket::{self, Blocking, Exposed};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Segments that may be made for one member, whatever their size.
+/// Segments that may be made for one member, whatever their size; and such that others have, which it is to read.
 const MAX_SEGMENTS: usize = 4096;
+
+/// The same for one side of a pair. Each costs the other side a mapping, of which the kernel lets it have some 65,000.
+const MAX_SEGMENTS_OF_SIDE: usize = 64;
+
+/// As much work as so many messages: to make a segment.
+const GRANT: u32 = 16;
 
 /// All pairs.
 #[derive(Debug)]
@@ -47,19 +53,22 @@ struct Pair {
 struct End {
     member: MemberId,
     /// The hub's end of that side's control socket.
-    control: Control,
-    credit: Credit,
+    control: Control<Exposed>,
     /// Bytes of the segments that were made for that side.
     segments: HashMap<u64, u64>,
+    /// In all.
+    bytes: u64,
 }
 
 /// What a member has of all pairs.
 #[derive(Debug, Default)]
 struct Share {
     pairs: HashSet<u64>,
-    /// Of the segments that were made for it.
+    /// Of the segments that were made for it, and of what each pair in which it is the caller begins with.
     bytes: u64,
     segments: usize,
+    /// Segments that were made for others, and that it is to read.
+    attached: usize,
 }
 
 /// A pair that has just been made.
@@ -104,7 +113,7 @@ impl End {
     fn new(member: MemberId, control: OwnedFd) -> Self {
         // Better never to have them.
         socket::refuse_descriptors(&control);
-        Self { member, control: Control::new(control), credit: Credit::new(), segments: HashMap::new() }
+        Self { member, control: Control::new(control.into()), segments: HashMap::new(), bytes: 0 }
     }
 }
 
@@ -121,6 +130,10 @@ impl Pairs {
 
     /// Makes a pair of a caller and an owner, who have none.
     pub(super) fn introduce(&mut self, caller: MemberId, owner: MemberId) -> io::Result<New> {
+        let base = self.geometry.segment_len() as u64;
+        if base > self.budget - self.of_member.get(&caller).map_or(0, |share| share.bytes) {
+            return Err(io::Error::other("all memory that it may have is in use"));
+        }
         // Unmapped at once: from here on it is theirs.
         let (_, object) = Segment::create(self.geometry, &Sealed)?;
         let object = object.ok_or(io::ErrorKind::Unsupported)?;
@@ -135,6 +148,7 @@ impl Pairs {
         for member in [caller, owner] {
             self.of_member.entry(member).or_default().pairs.insert(pair);
         }
+        self.of_member.entry(caller).or_default().bytes += base;
         Ok(New { pair, owner: [owner_object, for_owner], caller: [object, for_caller] })
     }
 
@@ -142,11 +156,13 @@ impl Pairs {
     pub(super) fn end(&mut self, pair: u64) {
         let Some(Pair { caller, owner, .. }) = self.pairs.remove(&pair) else { return };
         self.by_members.remove(&(caller.member, owner.member));
-        for end in [caller, owner] {
+        let base = self.geometry.segment_len() as u64;
+        for (end, other, base) in [(&caller, &owner, base), (&owner, &caller, 0)] {
             let Some(share) = self.of_member.get_mut(&end.member) else { continue };
             share.pairs.remove(&pair);
-            share.bytes -= end.segments.values().sum::<u64>();
+            share.bytes -= end.bytes + base;
             share.segments -= end.segments.len();
+            share.attached -= other.segments.len();
             if share.pairs.is_empty() {
                 self.of_member.remove(&end.member);
             }
@@ -163,6 +179,12 @@ impl Pairs {
         self.of_member.get(&member).into_iter().flat_map(|share| share.pairs.iter().copied()).collect()
     }
 
+    /// Whose side of a pair that is.
+    pub(super) fn member(&self, pair: u64, side: Side) -> Option<MemberId> {
+        let pair = self.pairs.get(&pair)?;
+        Some(if side == Side::Caller { pair.caller.member } else { pair.owner.member })
+    }
+
     /// The hub's end of a control socket.
     pub(super) fn control(&self, pair: u64, side: Side) -> Option<BorrowedFd<'_>> {
         let pair = self.pairs.get(&pair)?;
@@ -170,15 +192,18 @@ impl Pairs {
         Some(end.control.as_fd())
     }
 
-    /// Carries out one message of `side`.
-    pub(super) fn hear(&mut self, pair: u64, side: Side) -> Heard {
+    /// Carries out one message of `side`, whose member has `credit` for all that it says, wherever.
+    pub(super) fn hear(&mut self, pair: u64, side: Side, credit: &mut Credit) -> Heard {
         let Some(found) = self.pairs.get_mut(&pair) else { return Heard::Nothing };
         let end = found.end(side);
-        if !end.credit.take() {
+        if !credit.take(1) {
             return Heard::TooMuch;
         }
         let said = match end.control.receive(Blocking::No) {
-            Ok(Some((message, None))) => self.heed(pair, side, message),
+            Ok(Some((message, None))) => {
+                credit.charge(if matches!(message, Message::Need { .. }) { GRANT } else { 0 });
+                self.heed(pair, side, message)
+            }
             Ok(Some((_, Some(descriptor)))) => {
                 // Nobody but the hub supplies memory.
                 socket::discard(vec![descriptor]);
@@ -212,11 +237,15 @@ impl Pairs {
         let segment = found.next_segment;
         found.next_segment += 1;
         let (asker, other) = found.sides(side);
-        let share = self.of_member.entry(asker.member).or_default();
-        if len > budget {
-            return tell(&asker.control, Message::Deny { len, max: budget });
+        if len > budget / 2 {
+            return tell(&asker.control, Message::Deny { len, max: budget / 2 });
         }
-        if len > budget - share.bytes || share.segments >= MAX_SEGMENTS {
+        let reads = self.of_member.get(&other.member).map_or(0, |share| share.attached);
+        let share = self.of_member.entry(asker.member).or_default();
+        // As much as it leaves for the member's other pairs: one that takes in nothing does not have all.
+        let most = (budget - (share.bytes - asker.bytes)) / 2;
+        let are_too_many = asker.segments.len() >= MAX_SEGMENTS_OF_SIDE || share.segments >= MAX_SEGMENTS;
+        if len > most.saturating_sub(asker.bytes) || are_too_many || reads >= MAX_SEGMENTS {
             return tell(&asker.control, Message::Exhausted { len, budget });
         }
         let Ok(object) = memfd::create_for_others("callgate-arena", len) else {
@@ -234,8 +263,10 @@ impl Pairs {
             return tell(&asker.control, Message::Lack);
         }
         asker.segments.insert(segment, len);
+        asker.bytes += len;
         share.bytes += len;
         share.segments += 1;
+        self.of_member.entry(other.member).or_default().attached += 1;
         Ok(())
     }
 
@@ -244,9 +275,13 @@ impl Pairs {
         let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
         let (asker, other) = found.sides(side);
         let len = asker.segments.remove(&segment).ok_or(Broken)?;
+        asker.bytes -= len;
         if let Some(share) = self.of_member.get_mut(&asker.member) {
             share.bytes -= len;
             share.segments -= 1;
+        }
+        if let Some(share) = self.of_member.get_mut(&other.member) {
+            share.attached -= 1;
         }
         tell(&other.control, Message::Detach { segment })
     }
@@ -256,7 +291,7 @@ impl Pairs {
 #[derive(Debug)]
 struct Broken;
 
-fn tell(control: &Control, message: Message) -> Result<(), Broken> {
+fn tell(control: &Control<Exposed>, message: Message) -> Result<(), Broken> {
     control.send(message, None).map_err(|_| Broken)
 }
 

@@ -6,14 +6,14 @@
 
 use super::MemberId;
 use crate::manager::protocol::{FromHub, check_name};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Locks that there may be.
 pub(super) const MAX_LOCKS: usize = 4096;
-/// Permits that one member may hold and wait for, in all.
-pub(super) const MAX_OF_MEMBER: usize = 4096;
+/// Permits that one member may hold and wait for, in all: a small part of the locks, so that it cannot keep all others from having any.
+pub(super) const MAX_OF_MEMBER: usize = 256;
 
 /// All locks.
 #[derive(Debug, Default)]
@@ -25,15 +25,19 @@ pub(super) struct Locks {
     of_member: HashMap<MemberId, Claims>,
     /// Who no longer waits when.
     deadlines: BTreeSet<(Instant, MemberId, u64)>,
+    /// The locks that nobody uses, kept only to tell that they were abandoned.
+    remembered: BTreeSet<Arc<str>>,
     next_grant: u64,
+    next_ticket: u64,
 }
 
 #[derive(Debug)]
 struct Lock {
-    permits: u32,
+    /// `None` = it is a lock, of one permit.
+    permits: Option<u32>,
     held: u32,
-    /// In the order in which they are served.
-    waiting: VecDeque<Waiter>,
+    /// By their tickets: in the order in which they are served.
+    waiting: BTreeMap<u64, Waiter>,
     /// Permits whose holders went without giving them back, and of which nobody has been told yet.
     abandoned: u32,
 }
@@ -47,52 +51,67 @@ struct Waiter {
 #[derive(Debug, Default)]
 struct Claims {
     grants: BTreeSet<u64>,
-    /// What it waits for, by the number of its question: the lock, and until when.
-    waits: BTreeMap<u64, (Arc<str>, Option<Instant>)>,
+    /// What it waits for, by the number of its question.
+    waits: BTreeMap<u64, Wait>,
+}
+
+#[derive(Debug)]
+struct Wait {
+    name: Arc<str>,
+    /// Its place in the queue.
+    ticket: u64,
+    deadline: Option<Instant>,
 }
 
 /// What is to be told to whom.
 pub(super) type Told = Vec<(MemberId, FromHub)>;
 
 impl Lock {
+    fn is_free(&self) -> bool {
+        self.held < self.permits.unwrap_or(1)
+    }
+
     fn is_unused(&self) -> bool {
         self.held == 0 && self.waiting.is_empty()
     }
 }
 
 impl Locks {
-    /// `member` wants a permit of the lock `name`, which has `permits`, within `limit`.
+    /// `member` wants the lock `name`, or, with `permits`, one of so many of that semaphore, within `limit`.
     pub(super) fn acquire(
         &mut self,
         member: MemberId,
         seq: u64,
         name: &str,
-        permits: u32,
+        permits: Option<u32>,
         limit: Option<Duration>,
     ) -> Told {
         let name = match self.check(member, seq, name, permits) {
             Ok(name) => name,
             Err(why) => return vec![(member, FromHub::Refused { seq, why })],
         };
-        let new = Lock { permits, held: 0, waiting: VecDeque::new(), abandoned: 0 };
+        let new = Lock { permits, held: 0, waiting: BTreeMap::new(), abandoned: 0 };
         let lock = self.by_name.entry(name.clone()).or_insert(new);
         // One that nobody uses may have another count from now on.
         lock.permits = permits;
-        lock.abandoned = lock.abandoned.min(permits);
-        let is_free = lock.held < lock.permits && lock.waiting.is_empty();
+        lock.abandoned = lock.abandoned.min(permits.unwrap_or(1));
+        let is_free = lock.is_free() && lock.waiting.is_empty();
         if !is_free && limit.is_some_and(|limit| limit.is_zero()) {
             return vec![(member, FromHub::NotGranted { seq })];
         }
-        lock.waiting.push_back(Waiter { member, seq });
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        lock.waiting.insert(ticket, Waiter { member, seq });
+        self.remembered.remove(&name);
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         self.deadlines.extend(deadline.map(|at| (at, member, seq)));
-        self.of_member.entry(member).or_default().waits.insert(seq, (name.clone(), deadline));
+        self.of_member.entry(member).or_default().waits.insert(seq, Wait { name: name.clone(), ticket, deadline });
         self.serve(&name)
     }
 
-    fn check(&mut self, member: MemberId, seq: u64, name: &str, permits: u32) -> Result<Arc<str>, String> {
+    fn check(&mut self, member: MemberId, seq: u64, name: &str, permits: Option<u32>) -> Result<Arc<str>, String> {
         check_name(name)?;
-        if permits == 0 {
+        if permits == Some(0) {
             return Err("a semaphore must have at least one permit".into());
         }
         if let Some(claims) = self.of_member.get(&member) {
@@ -105,7 +124,7 @@ impl Locks {
         }
         match self.by_name.get_key_value(name) {
             Some((_, lock)) if lock.permits != permits && !lock.is_unused() => {
-                Err(format!("`{name}` has {} permits, and not {permits}", lock.permits))
+                Err(format!("`{name}` is {}, and not {}", kind(lock.permits), kind(permits)))
             }
             Some((name, _)) => Ok(name.clone()),
             None => {
@@ -122,15 +141,17 @@ impl Locks {
 
     /// Forgets the locks that are kept only to tell that they were abandoned.
     fn make_room(&mut self) {
-        self.by_name.retain(|_, lock| !lock.is_unused());
+        for name in std::mem::take(&mut self.remembered) {
+            self.by_name.remove(&name);
+        }
     }
 
     /// Gives the permits of a lock that are free to those who wait, and forgets the lock if it is of no more use.
     fn serve(&mut self, name: &Arc<str>) -> Told {
         let mut told = Told::new();
         let Some(lock) = self.by_name.get_mut(name) else { return told };
-        while lock.held < lock.permits
-            && let Some(Waiter { member, seq }) = lock.waiting.pop_front()
+        while lock.is_free()
+            && let Some((_, Waiter { member, seq })) = lock.waiting.pop_first()
         {
             let grant = self.next_grant;
             self.next_grant += 1;
@@ -140,12 +161,14 @@ impl Locks {
             self.grants.insert(grant, (member, name.clone()));
             let claims = self.of_member.entry(member).or_default();
             claims.grants.insert(grant);
-            let deadline = claims.waits.remove(&seq).and_then(|(_, deadline)| deadline);
+            let deadline = claims.waits.remove(&seq).and_then(|wait| wait.deadline);
             deadline.map(|at| self.deadlines.remove(&(at, member, seq)));
             told.push((member, FromHub::Granted { seq, grant, abandoned }));
         }
-        if lock.is_unused() && lock.abandoned == 0 {
-            self.by_name.remove(name);
+        match (lock.is_unused(), lock.abandoned) {
+            (false, _) => {}
+            (true, 0) => drop(self.by_name.remove(name)),
+            (true, _) => drop(self.remembered.insert(name.clone())),
         }
         told
     }
@@ -179,11 +202,11 @@ impl Locks {
 
     /// `None` if it did not wait.
     fn stop_waiting(&mut self, member: MemberId, seq: u64) -> Option<Told> {
-        let (name, deadline) = self.of_member.get_mut(&member)?.waits.remove(&seq)?;
+        let Wait { name, ticket, deadline } = self.of_member.get_mut(&member)?.waits.remove(&seq)?;
         deadline.map(|at| self.deadlines.remove(&(at, member, seq)));
         self.forget_claims(member);
         let lock = self.by_name.get_mut(&name)?;
-        lock.waiting.retain(|waiter| (waiter.member, waiter.seq) != (member, seq));
+        lock.waiting.remove(&ticket);
         Some(self.serve(&name))
     }
 
@@ -221,6 +244,11 @@ impl Locks {
     }
 }
 
+/// What something of so many permits is.
+fn kind(permits: Option<u32>) -> String {
+    permits.map_or_else(|| "a lock".into(), |permits| format!("a semaphore with {permits} permits"))
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -239,16 +267,20 @@ mod tests {
     }
 
     fn is_empty(locks: &Locks) -> bool {
-        locks.by_name.is_empty() && locks.grants.is_empty() && locks.of_member.is_empty() && locks.deadlines.is_empty()
+        locks.by_name.is_empty()
+            && locks.grants.is_empty()
+            && locks.of_member.is_empty()
+            && locks.deadlines.is_empty()
+            && locks.remembered.is_empty()
     }
 
     #[test]
     fn who_asks_first_is_served_first() {
         let mut locks = Locks::default();
-        assert_eq!(granted(&locks.acquire(1, 10, "a", 1, None)), [(1, 0, false)]);
-        assert_eq!(locks.acquire(2, 20, "a", 1, None), []);
-        assert_eq!(locks.acquire(3, 30, "a", 1, None), []);
-        assert_eq!(locks.acquire(1, 11, "a", 1, None), [], "not even for who has it");
+        assert_eq!(granted(&locks.acquire(1, 10, "a", None, None)), [(1, 0, false)]);
+        assert_eq!(locks.acquire(2, 20, "a", None, None), []);
+        assert_eq!(locks.acquire(3, 30, "a", None, None), []);
+        assert_eq!(locks.acquire(1, 11, "a", None, None), [], "not even for who has it");
         assert_eq!(locks.release(2, 0), None, "not its own");
         assert_eq!(granted(&locks.release(1, 0).unwrap()), [(2, 1, false)]);
         assert_eq!(locks.release(1, 0), None, "not twice");
@@ -262,20 +294,20 @@ mod tests {
     fn a_semaphore_has_as_many_holders_as_permits() {
         let mut locks = Locks::default();
         for member in 1..=3 {
-            assert_eq!(granted(&locks.acquire(member, 1, "s", 3, None)), [(member, member - 1, false)]);
+            assert_eq!(granted(&locks.acquire(member, 1, "s", Some(3), None)), [(member, member - 1, false)]);
         }
-        assert_eq!(locks.acquire(4, 1, "s", 3, None), []);
-        assert!(refused(&locks.acquire(5, 1, "s", 2, None)), "another count");
-        assert!(refused(&locks.acquire(5, 1, "s", 1, None)), "nor is it a lock");
-        assert!(refused(&locks.acquire(5, 1, "t", 0, None)));
-        assert!(refused(&locks.acquire(5, 1, "", 1, None)));
+        assert_eq!(locks.acquire(4, 1, "s", Some(3), None), []);
+        assert!(refused(&locks.acquire(5, 1, "s", Some(2), None)), "another count");
+        assert!(refused(&locks.acquire(5, 1, "s", None, None)), "nor is it a lock");
+        assert!(refused(&locks.acquire(5, 1, "t", Some(0), None)));
+        assert!(refused(&locks.acquire(5, 1, "", None, None)));
         assert_eq!(granted(&locks.release(2, 1).unwrap()), [(4, 3, false)]);
         for (member, grant) in [(1, 0), (3, 2), (4, 3)] {
             assert_eq!(locks.release(member, grant), Some(vec![]));
         }
         assert!(is_empty(&locks));
         assert_eq!(
-            granted(&locks.acquire(5, 1, "s", 2, None)),
+            granted(&locks.acquire(5, 1, "s", Some(2), None)),
             [(5, 4, false)],
             "nobody uses it: another count will do"
         );
@@ -284,14 +316,14 @@ mod tests {
     #[test]
     fn the_next_holder_is_told_of_one_that_died() {
         let mut locks = Locks::default();
-        locks.acquire(1, 1, "a", 1, None);
-        locks.acquire(2, 1, "a", 1, None);
+        locks.acquire(1, 1, "a", None, None);
+        locks.acquire(2, 1, "a", None, None);
         assert_eq!(granted(&locks.member_gone(1)), [(2, 1, true)]);
-        locks.acquire(3, 1, "a", 1, None);
+        locks.acquire(3, 1, "a", None, None);
         assert_eq!(granted(&locks.release(2, 1).unwrap()), [(3, 2, false)], "told once");
         // Also when nobody waited.
         assert_eq!(locks.member_gone(3), []);
-        assert_eq!(granted(&locks.acquire(4, 1, "a", 1, None)), [(4, 3, true)]);
+        assert_eq!(granted(&locks.acquire(4, 1, "a", None, None)), [(4, 3, true)]);
         assert_eq!(locks.release(4, 3), Some(vec![]));
         assert!(is_empty(&locks));
     }
@@ -299,16 +331,16 @@ mod tests {
     #[test]
     fn who_is_gone_waits_no_longer() {
         let mut locks = Locks::default();
-        locks.acquire(1, 1, "a", 1, None);
-        locks.acquire(2, 1, "a", 1, Some(Duration::from_secs(60)));
-        locks.acquire(2, 2, "a", 1, None);
-        locks.acquire(3, 1, "a", 1, None);
+        locks.acquire(1, 1, "a", None, None);
+        locks.acquire(2, 1, "a", None, Some(Duration::from_secs(60)));
+        locks.acquire(2, 2, "a", None, None);
+        locks.acquire(3, 1, "a", None, None);
         assert_eq!(locks.member_gone(2), []);
         assert_eq!(granted(&locks.release(1, 0).unwrap()), [(3, 1, false)]);
         assert_eq!(locks.member_gone(3), []);
         // A member that holds it, and waits for it too.
-        locks.acquire(4, 1, "a", 1, None);
-        locks.acquire(4, 2, "a", 1, None);
+        locks.acquire(4, 1, "a", None, None);
+        locks.acquire(4, 2, "a", None, None);
         assert_eq!(locks.member_gone(4), []);
         assert!(locks.of_member.is_empty() && locks.grants.is_empty() && locks.deadlines.is_empty());
     }
@@ -316,15 +348,15 @@ mod tests {
     #[test]
     fn waits_end_by_time_and_by_word() {
         let mut locks = Locks::default();
-        locks.acquire(1, 1, "a", 1, Some(Duration::ZERO));
+        locks.acquire(1, 1, "a", None, Some(Duration::ZERO));
         let none = [(2, FromHub::NotGranted { seq: 5 })];
-        assert_eq!(locks.acquire(2, 5, "a", 1, Some(Duration::ZERO)), none);
-        assert_eq!(locks.acquire(2, 5, "a", 1, Some(Duration::from_secs(60))), []);
-        assert!(refused(&locks.acquire(2, 5, "a", 1, None)), "two under one number");
+        assert_eq!(locks.acquire(2, 5, "a", None, Some(Duration::ZERO)), none);
+        assert_eq!(locks.acquire(2, 5, "a", None, Some(Duration::from_secs(60))), []);
+        assert!(refused(&locks.acquire(2, 5, "a", None, None)), "two under one number");
         assert_eq!(locks.expire(Instant::now()), []);
         assert_eq!(locks.expire(Instant::now() + Duration::from_secs(61)), none);
         assert_eq!(locks.next_deadline(), None);
-        assert_eq!(locks.acquire(2, 5, "a", 1, Some(Duration::MAX)), []);
+        assert_eq!(locks.acquire(2, 5, "a", None, Some(Duration::MAX)), []);
         assert_eq!(locks.next_deadline(), None, "beyond what the clock can tell");
         assert_eq!(locks.cancel(2, 5), none);
         assert_eq!(locks.cancel(2, 5), []);
@@ -336,16 +368,50 @@ mod tests {
     #[test]
     fn there_are_so_many_locks_and_no_more() {
         let mut locks = Locks::default();
-        for seq in 0..MAX_OF_MEMBER as u64 {
-            assert_eq!(locks.acquire(1, seq, &format!("lock {seq}"), 1, None).len(), 1);
+        let members = (MAX_LOCKS / MAX_OF_MEMBER) as u64;
+        for member in 0..members {
+            for seq in 0..MAX_OF_MEMBER as u64 {
+                assert_eq!(locks.acquire(member, seq, &format!("lock {member} {seq}"), None, None).len(), 1);
+            }
         }
-        assert!(refused(&locks.acquire(1, 9999, "lock 0", 1, None)), "too many of one member");
-        assert!(refused(&locks.acquire(2, 1, "one more", 1, None)), "too many in all");
-        assert_eq!(locks.acquire(2, 1, "lock 0", 1, None), [], "one that there is");
+        assert!(refused(&locks.acquire(1, 9999, "lock 0 0", None, None)), "too many of one member");
+        assert!(refused(&locks.acquire(99, 1, "one more", None, None)), "too many in all");
+        assert_eq!(locks.acquire(99, 1, "lock 1 0", None, None), [], "one that there is");
         // Those that are only remembered because they were abandoned make way.
         assert_eq!(granted(&locks.member_gone(1)).len(), 1);
-        assert_eq!(locks.by_name.len(), MAX_LOCKS);
-        assert_eq!(granted(&locks.acquire(2, 2, "one more", 1, None)).len(), 1);
-        assert_eq!(locks.by_name.len(), 2);
+        assert_eq!((locks.by_name.len(), locks.remembered.len()), (MAX_LOCKS, MAX_OF_MEMBER - 1));
+        assert_eq!(locks.acquire(99, 3, "lock 1 1", None, None).len(), 1, "one that is in use again stays");
+        assert_eq!(granted(&locks.acquire(99, 2, "one more", None, None)).len(), 1);
+        assert_eq!((locks.by_name.len(), locks.remembered.len()), (MAX_LOCKS - MAX_OF_MEMBER + 3, 0));
+        assert!(locks.by_name.contains_key("lock 1 1"));
+    }
+
+    #[test]
+    fn a_lock_is_no_semaphore_of_one_permit() {
+        let mut locks = Locks::default();
+        locks.acquire(1, 1, "a", None, None);
+        locks.acquire(1, 2, "s", Some(1), None);
+        assert!(refused(&locks.acquire(2, 1, "a", Some(1), None)));
+        assert!(refused(&locks.acquire(2, 1, "s", None, None)));
+    }
+
+    /// Without it, to go costs each that waits a look at all others: minutes.
+    #[test]
+    fn very_many_who_wait_cost_nothing_when_one_goes() {
+        let (mut locks, begun) = (Locks::default(), Instant::now());
+        const MEMBERS: u64 = 1024;
+        for seq in 0..MAX_OF_MEMBER as u64 {
+            for member in 0..MEMBERS {
+                locks.acquire(member, seq, "a", None, None);
+            }
+        }
+        // The last first, so that whoever looks from the front looks at all.
+        for member in (1..MEMBERS).rev() {
+            assert_eq!(locks.member_gone(member), []);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+        locks.member_gone(0);
+        locks.make_room();
+        assert!(is_empty(&locks));
     }
 }

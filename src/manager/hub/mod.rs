@@ -80,15 +80,16 @@ impl HubOptions {
         self
     }
 
-    /// How many members there may be at a time: 1 to 1,024. Default: 1,024. Each takes two of the hub's descriptors, and each pair of a
+    /// How many members there may be at a time: 1 to 1,024, of which 12 of one process. Default: 1,024. Each takes two of the hub's descriptors, and each pair of a
     /// caller and an owner two more.
     pub fn max_members(mut self, count: u32) -> Self {
         self.max_members = count;
         self
     }
 
-    /// How many bytes of shared memory may be made for what one member sends, to all others together: 1 MiB to 1 TiB. Default: 256 MiB.
-    /// What it sends at once must fit; memory is made when it is needed.
+    /// How many bytes of shared memory may be made for what one member sends, to all others together: 1 MiB to 1 TiB, and at least four
+    /// times what a connection of two processes begins with (150 KiB with 8 lanes). Default: 256 MiB. What it sends to one of the others must
+    /// fit into half of what is not in use for the rest; memory is made when it is needed.
     pub fn memory_per_member(mut self, bytes: u64) -> Self {
         self.memory_per_member = bytes;
         self
@@ -103,8 +104,9 @@ impl HubOptions {
     fn check(&self) -> Result<(), ManagerError> {
         check("handshake_timeout", self.handshake_timeout, Duration::from_millis(1)..=Duration::from_secs(3600))?;
         check("max_members", self.max_members, 1..=MAX_MEMBERS)?;
-        check("memory_per_member", self.memory_per_member, 1 << 20..=1 << 40)?;
-        check("lanes", self.lanes, Geometry::LANES)
+        check("lanes", self.lanes, Geometry::LANES)?;
+        let least = (4 * self.geometry().segment_len() as u64).max(1 << 20);
+        check("memory_per_member", self.memory_per_member, least..=1 << 40)
     }
 
     fn geometry(&self) -> Geometry {

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::MemberId;
-use crate::manager::protocol::{Counters, MAX_LIST, MAX_SIGNATURE, NameInfo, check_name};
+use crate::manager::protocol::{Counters, MAX_LIST, NameInfo, check_name, check_signature};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -98,9 +98,7 @@ impl Registry {
 
     fn check(&self, wish: &Wish) -> Result<(), String> {
         check_name(&wish.name)?;
-        if wish.signature.len() > MAX_SIGNATURE {
-            return Err(format!("a signature may have {MAX_SIGNATURE} bytes, and this has {}", wish.signature.len()));
-        }
+        check_signature(&wish.signature)?;
         let own = self.of_member.get(&wish.owner);
         if own.is_some_and(|own| own.contains_key(&wish.number)) {
             return Err(format!("this process has registered number {} already", wish.number));
@@ -216,9 +214,10 @@ impl Registration {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::manager::protocol::MAX_SIGNATURE;
 
     fn wish(owner: MemberId, number: u32, name: impl Into<String>) -> Wish {
-        let (name, signature) = (name.into(), String::new());
+        let (name, signature) = (name.into(), "any".into());
         Wish { owner, owner_pid: owner as u32 + 1000, name, number, signature, expires: None, replace: false }
     }
 
@@ -265,8 +264,12 @@ mod tests {
         assert!(refused(registry.register(wish(1, 7, ""))));
         assert!(refused(registry.register(wish(1, 7, "a\tb"))));
         assert!(refused(registry.register(wish(1, 7, "n".repeat(256)))));
-        let long = Wish { signature: "s".repeat(MAX_SIGNATURE + 1), ..wish(1, 7, "a") };
-        assert!(refused(registry.register(long)));
+        for signature in ["", "\x1b]0;owned\x07\n", "\u{9b}31m", &"s".repeat(MAX_SIGNATURE + 1)] {
+            assert!(
+                refused(registry.register(Wish { signature: signature.into(), ..wish(1, 7, "a") })),
+                "{signature:?}"
+            );
+        }
         assert!(is_empty(&registry));
     }
 

@@ -18,7 +18,7 @@ use crate::manager::protocol::{FromHub, MAX_MESSAGE, Resolution, Side, ToHub};
 use crate::sys::listener::{self, Peer};
 use crate::sys::poll::{PollSet, Waker};
 use crate::sys::selfproc;
-use crate::sys::socket::{self, Blocking, Received};
+use crate::sys::socket::{self, Blocking, Exposed, Received};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,6 +29,9 @@ use std::time::{Duration, Instant};
 /// Connections that have not yet shown that they have the key. When there is one more, the oldest goes.
 const MAX_GUESTS: usize = 64;
 
+/// Connections of one process, which has no use for many: so it cannot have all names, locks and places.
+const MAX_OF_PROCESS: usize = 12;
+
 /// What is done at once for one connection before the others have their turn.
 const TURN: usize = 16;
 
@@ -38,8 +41,12 @@ const LAST: usize = 1024;
 /// Lists of names that one member may wait for.
 const MAX_LISTS: usize = 16;
 
-/// As much work as so many messages: to make memory and sockets for a pair.
+/// As much work as so many messages: to make memory and sockets for a pair; to make and send a message of a list of names.
 const INTRODUCTION: u32 = 16;
+const LIST: u32 = 16;
+
+/// Bytes of a message that are as much work as another message.
+const LONG: usize = 1024;
 
 /// How long nobody is accepted when there are no descriptors to be had.
 const DEAF: Duration = Duration::from_millis(50);
@@ -250,8 +257,7 @@ impl Running {
     }
 
     /// Challenges whoever has connected to show that it has the key. One for whom there is nothing to be had is not let in.
-    fn greet(&mut self, socket: OwnedFd) {
-        socket::refuse_descriptors(&socket);
+    fn greet(&mut self, socket: Exposed) {
         let (Ok(Peer { pid, uid }), Ok(challenge)) = (listener::peer(&socket), Challenge::new()) else { return };
         if !auth::may_talk(selfproc::effective_ids().0, uid) {
             let _ = socket::send(&socket, &Refusal::User.message(), &[]);
@@ -276,16 +282,23 @@ impl Running {
     }
 
     fn take_in(&mut self, socket: OwnedFd, role: Role) -> io::Result<()> {
-        if self.members >= self.options.max_members {
-            return Err(io::Error::other("the hub takes no more members"));
-        }
         socket::refuse_descriptors(&socket);
+        let socket = Exposed::from(socket);
         let (peer, process) = (listener::peer(&socket)?, listener::peer_process(&socket)?);
+        if !self.has_room_for(peer.pid) {
+            return Err(io::Error::other("the hub takes no more members, or no more of this process"));
+        }
         let member = State::Member(Member { role, process, lists: VecDeque::new() });
         let id = self.add(Connection::new(socket, peer.pid, member))?;
-        self.watch(id).inspect_err(|_| {
-            self.connections.remove(&id);
-        })
+        self.watch(id).inspect_err(|_| self.drop_unwatched(id))
+    }
+
+    /// Whether there may be another member, and another of process `pid`.
+    fn has_room_for(&self, pid: u32) -> bool {
+        let is_of_it = |other: &&Connection| other.pid == pid && other.member().is_some();
+        // Those of other pid namespaces are all 0.
+        let of_it = if pid == 0 { 0 } else { self.connections.values().filter(is_of_it).count() };
+        self.members < self.options.max_members && of_it < MAX_OF_PROCESS
     }
 
     /// Counts and watches a new member's process.
@@ -298,9 +311,9 @@ impl Running {
 
     /// Lets a guest in that answers the challenge rightly. Others are told why not, and go.
     fn admit(&mut self, id: MemberId, answer: &[u8]) {
-        let Some(Connection { state: State::Guest(challenge), .. }) = self.connections.get(&id) else { return };
+        let Some(Connection { state: State::Guest(challenge), pid, .. }) = self.connections.get(&id) else { return };
         let admitted = match challenge.check(&self.key, answer) {
-            Ok(_) if self.members >= self.options.max_members => Err(Refusal::TooMany),
+            Ok(_) if !self.has_room_for(*pid) => Err(Refusal::TooMany),
             checked => checked,
         };
         let (role, welcome) = match admitted {
@@ -318,10 +331,14 @@ impl Running {
         }
         match self.watch(id) {
             Ok(()) => self.send(id, welcome.to_vec(), Vec::new()),
-            Err(_) => {
-                // Not counted, so not to be counted off.
-                self.connections.remove(&id);
-            }
+            Err(_) => self.drop_unwatched(id),
+        }
+    }
+
+    /// Drops a member that is not counted, so not to be counted off.
+    fn drop_unwatched(&mut self, id: MemberId) {
+        if let Some(connection) = self.connections.remove(&id) {
+            self.poll.remove(&connection.socket);
         }
     }
 
@@ -455,7 +472,10 @@ impl Running {
         }
         let received = socket::receive(&connection.socket, &mut self.buffer, Blocking::No);
         match received {
-            Ok(Received::Message(len, descriptors)) if descriptors.is_empty() => self.heed(id, len),
+            Ok(Received::Message(len, descriptors)) if descriptors.is_empty() => {
+                connection.credit.charge((len / LONG) as u32);
+                self.heed(id, len);
+            }
             Ok(Received::Message(_, descriptors)) => {
                 // Nobody but the hub supplies any.
                 socket::discard(descriptors);
@@ -515,7 +535,7 @@ impl Running {
             }
             ToHub::Acquire { seq, name, permits_of_semaphore, deadline_ms } => {
                 let limit = deadline_ms.map(Duration::from_millis);
-                let told = self.locks.acquire(id, seq, &name, permits_of_semaphore.unwrap_or(1), limit);
+                let told = self.locks.acquire(id, seq, &name, permits_of_semaphore, limit);
                 self.tell_all(told);
             }
             ToHub::Cancel { seq } => {
@@ -591,26 +611,45 @@ impl Running {
                 }
                 self.go_on_with_lists(id);
             }
-            let Some((seq, owners)) = self.census.begin(self.registry.owners(), now) else { return };
+            // Who does not take what was said to it before is not asked, nor waited for.
+            let hears = |owner: &MemberId| self.connections.get(owner).is_some_and(Connection::is_flushed);
+            let Some((seq, owners)) = self.census.begin(self.registry.owners().filter(hears), now) else { return };
             owners.into_iter().for_each(|owner| self.tell(owner, FromHub::Count { seq }));
         }
     }
 
-    /// Sends of lists as much as the socket takes.
+    /// Sends of lists as much as the socket takes, and the member may have now.
     fn go_on_with_lists(&mut self, id: MemberId) {
-        while let Some(connection) = self.connections.get_mut(&id)
-            && connection.is_flushed()
-            && let Some(list) = connection.member_mut().and_then(|member| member.lists.front_mut())
-        {
-            let seq = list.seq;
-            let (names, last) = self.registry.list(list.after.as_ref());
-            let more = last.is_some();
-            list.after = last;
-            if !more {
-                connection.member_mut().map(|member| member.lists.pop_front());
+        for _ in 0..TURN {
+            if !self.has_list_to_send(id) {
+                return;
             }
-            self.tell(id, FromHub::NamesAre { seq, names, more });
+            if !self.connections.get_mut(&id).is_some_and(|connection| connection.credit.take(LIST)) {
+                break;
+            }
+            self.go_on_with_list(id);
         }
+        if self.has_list_to_send(id) {
+            self.connections.get_mut(&id).map(Connection::pause);
+            self.rest(key(id, SOCKET));
+            self.renew_interest(id);
+        }
+    }
+
+    fn has_list_to_send(&self, id: MemberId) -> bool {
+        let connection = self.connections.get(&id).filter(|found| found.is_flushed() && !found.is_resting());
+        connection.and_then(Connection::member).is_some_and(|member| !member.lists.is_empty())
+    }
+
+    fn go_on_with_list(&mut self, id: MemberId) {
+        let Some(member) = self.connections.get_mut(&id).and_then(Connection::member_mut) else { return };
+        let Some(List { seq, after }) = member.lists.pop_front() else { return };
+        let (names, last) = self.registry.list(after.as_ref());
+        let more = last.is_some();
+        if more {
+            member.lists.push_front(List { seq, after: last });
+        }
+        self.tell(id, FromHub::NamesAre { seq, names, more });
     }
 
     // ---- pairs -----------------------------------------------------------------------------------------------------
@@ -619,6 +658,11 @@ impl Running {
     fn introduce(&mut self, caller: MemberId, owner: MemberId) -> io::Result<u64> {
         let (caller_pid, caller_process) = self.process(caller)?;
         let (owner_pid, owner_process) = self.process(owner)?;
+        for (member, pid) in [(owner, owner_pid), (caller, caller_pid)] {
+            if !self.connections.get(&member).is_some_and(Connection::takes_introductions) {
+                return Err(io::Error::other(format!("process {pid} does not take what waits for it")));
+            }
+        }
         let New { pair, owner: [segment, control], caller: [same_segment, other_control] } =
             self.pairs.introduce(caller, owner)?;
         for side in [Side::Caller, Side::Owner] {
@@ -656,7 +700,9 @@ impl Running {
     /// One side of a pair wants memory, gives some back, or has closed its control socket.
     fn attend_control(&mut self, pair: u64, side: Side) {
         for _ in 0..TURN {
-            match self.pairs.hear(pair, side) {
+            let member = self.pairs.member(pair, side);
+            let Some(connection) = member.and_then(|member| self.connections.get_mut(&member)) else { return };
+            match self.pairs.hear(pair, side, &mut connection.credit) {
                 Heard::More => {}
                 Heard::Nothing => return,
                 Heard::End => return self.end_pair(pair),

@@ -33,6 +33,19 @@ pub fn report(report: &Report) -> String {
     text
 }
 
+/// What another process has said, in one line, with nothing in it that a terminal obeys.
+pub fn plainly(said: &str) -> String {
+    let is_obeyed = |char: char| {
+        // The others turn the direction in which what follows is shown.
+        char.is_control() || matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut plain = String::with_capacity(said.len());
+    for char in said.chars() {
+        if is_obeyed(char) { plain.extend(char.escape_default()) } else { plain.push(char) }
+    }
+    plain
+}
+
 fn section(text: &mut String, title: &str, table: &Table) {
     if table.row_count() > 0 {
         let space = if text.is_empty() { "" } else { "\n" };

@@ -140,7 +140,7 @@ fn of_many_at_once_one_becomes_the_hub() {
                     let one = || {
                         start_or_join(&address, &secret(), HubOptions::new(), in_time()).expect("a hub, or a way to it")
                     };
-                    let threads: Vec<_> = (0..20).map(|_| scope.spawn(one)).collect();
+                    let threads: Vec<_> = (0..12).map(|_| scope.spawn(one)).collect();
                     threads.into_iter().map(|thread| thread.join().unwrap()).collect()
                 });
                 assert_eq!(elected.iter().filter(|(hub, _)| hub.is_some()).count(), 1);

@@ -109,7 +109,7 @@ struct Impostor {
 
 impl Impostor {
     /// `talk` has each connection until it returns.
-    fn new(address: &Address, mut talk: impl FnMut(OwnedFd) + Send + 'static) -> Self {
+    fn new(address: &Address, mut talk: impl FnMut(Exposed) + Send + 'static) -> Self {
         let socket = listen(address);
         let theirs = socket.try_clone().unwrap();
         let (goes_on, ended) = mpsc::channel();
@@ -144,7 +144,7 @@ fn listen(address: &Address) -> OwnedFd {
 #[test]
 fn a_member_is_not_taken_in_by_who_has_not_the_key() {
     within(60, "a_member_is_not_taken_in_by_who_has_not_the_key", || {
-        type Talk = fn(OwnedFd);
+        type Talk = fn(Exposed);
         let cases: [(&str, Talk); 8] = [
             ("reflects", |socket| {
                 socket::send(&socket, &Challenge::new().unwrap().message(), &[]).unwrap();
@@ -337,6 +337,19 @@ fn there_are_so_many_members_and_no_more() {
         drop(first);
         let joined = || auth::join(&scene.address, &secret(), Role::Member, in_time());
         assert!(eventually(30, "there is room again", || joined().is_ok()));
+    });
+}
+
+#[test]
+fn one_process_does_not_take_all_places() {
+    within(60, "one_process_does_not_take_all_places", || {
+        let scene = Scene::new();
+        let mut members: Vec<_> = (0..12).map(|_| scene.join()).collect();
+        let join = || auth::join(&scene.address, &secret(), Role::CallerOnly, in_time());
+        assert!(matches!(join(), Err(ManagerError::TooMany { .. })));
+        assert!(scene.hub.as_ref().unwrap().join().is_err());
+        members.pop();
+        assert!(eventually(30, "there is room again", || join().is_ok()));
     });
 }
 

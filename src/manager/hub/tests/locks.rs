@@ -9,7 +9,7 @@ fn locks_pass_from_one_to_the_next() {
         let (first, second, third) = (scene.join(), scene.join(), scene.join());
         let (grant, abandoned) = first.granted(first.acquire("a", None, None));
         assert!(!abandoned);
-        let waiting = second.acquire("a", Some(1), None);
+        let waiting = second.acquire("a", None, None);
         // In vain, at once and after a while; and given up.
         for limit in [0, 50] {
             let asked = third.acquire("a", None, Some(limit));

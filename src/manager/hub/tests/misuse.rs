@@ -59,3 +59,92 @@ fn who_takes_nothing_is_dropped_and_others_are_not() {
         scene.serves();
     });
 }
+
+/// What one member can have had done by now, in messages, since `begun`.
+fn credit_since(begun: Instant) -> usize {
+    4096 + 256 * (begun.elapsed().as_millis() as usize / 10 + 1)
+}
+
+#[test]
+fn lists_cost_who_asks_for_them() {
+    within(60, "lists_cost_who_asks_for_them", || {
+        let scene = Scene::new();
+        let (member, other) = (scene.join(), scene.join());
+        let begun = Instant::now();
+        for number in 0..200 {
+            let (seq, name, signature) = (member.next(), format!("name {number}"), "s".repeat(4000));
+            member.say(&ToHub::Register { seq, name, number, signature, expires_ms: None, replace: false });
+            assert_eq!(member.hear(), FromHub::Registered { seq });
+        }
+        let mut messages = 0;
+        while begun.elapsed() < Duration::from_millis(1500) {
+            messages += member.names(&[]).1;
+            assert_eq!(other.resolve("nobody's"), Resolution::None);
+        }
+        assert!(messages * 16 <= credit_since(begun), "{messages} messages of lists in {:?}", begun.elapsed());
+        assert!(messages > 17);
+    });
+}
+
+#[test]
+fn many_pairs_are_not_many_credits() {
+    within(60, "many_pairs_are_not_many_credits", || {
+        let scene = Scene::new();
+        let (caller, other) = (scene.join(), scene.join());
+        let owners: Vec<_> = (0..4).map(|_| scene.join()).collect();
+        let begun = Instant::now();
+        let mut controls = Vec::new();
+        for (number, owner) in owners.iter().enumerate() {
+            owner.register(1, &format!("{number}"));
+            caller.say(&ToHub::Resolve { seq: caller.next(), name: format!("{number}") });
+            controls.push((caller.introduction(), owner.introduction()));
+            assert!(matches!(caller.hear(), FromHub::Resolved { .. }));
+        }
+        let (need, mut denied) = (Message::Need { len: u64::MAX }, 0);
+        while begun.elapsed() < Duration::from_millis(1500) {
+            for (at_caller, _) in &controls {
+                match at_caller.control.send(need, None) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    sent => sent.unwrap(),
+                }
+                while let Ok(answer) = at_caller.control.receive(Blocking::No) {
+                    assert!(matches!(answer, Some((Message::Deny { .. }, None))), "{answer:?}");
+                    denied += 1;
+                }
+            }
+        }
+        assert!(denied * 17 <= credit_since(begun), "{denied} answers in {:?}", begun.elapsed());
+        assert_eq!(other.resolve("nobody's"), Resolution::None);
+    });
+}
+
+#[test]
+fn introductions_to_one_who_does_not_listen_are_refused() {
+    within(120, "introductions_to_one_who_does_not_listen_are_refused", || {
+        let scene = Scene::new();
+        let (caller, deaf, other) = (scene.join(), scene.join(), scene.join());
+        deaf.register(1, "a");
+        other.register(1, "b");
+        let refusal = (0..3000).find_map(|_| {
+            caller.say(&ToHub::Resolve { seq: caller.next(), name: "a".into() });
+            let introduced = match caller.hear_with().0 {
+                FromHub::Introduced { pair, .. } => pair,
+                FromHub::Refused { why, .. } => return Some(why),
+                other => panic!("{other:?}"),
+            };
+            assert!(matches!(caller.hear(), FromHub::Resolved { .. }));
+            caller.say(&ToHub::Part { pair: introduced });
+            None
+        });
+        let refusal = refusal.expect("the hub keeps thousands of descriptors for one who does not listen");
+        assert!(refusal.contains("does not take what waits for it"), "{refusal}");
+        // Others are introduced, and so is this one again when it listens: it is still there.
+        assert!(matches!(caller.resolve_only("b"), Resolution::At { .. }));
+        let mut buffer = vec![0; MAX_MESSAGE];
+        assert!(eventually(30, "there is room again", || {
+            while socket::receive_many(&deaf.joined.socket, &mut buffer, Blocking::No).is_ok() {}
+            caller.say(&ToHub::Resolve { seq: caller.next(), name: "a".into() });
+            matches!(caller.hear_with().0, FromHub::Introduced { .. })
+        }));
+    });
+}

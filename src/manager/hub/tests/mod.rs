@@ -18,7 +18,7 @@ use crate::objects::Sealed;
 use crate::segment::Segment;
 use crate::sys::listener::{Connected, Name};
 use crate::sys::mapping::{Access, Mapping};
-use crate::sys::socket::{Blocking, Received};
+use crate::sys::socket::{Blocking, Exposed, Received};
 use crate::sys::{memfd, poll};
 use std::cell::Cell;
 use std::collections::VecDeque;

@@ -71,7 +71,7 @@ fn memory_is_asked_for_and_given_back() {
     within(60, "memory_is_asked_for_and_given_back", || {
         const MIB: u64 = 1 << 20;
         let Introduced { scene, at_caller, at_owner, caller: _caller, owner: _owner } =
-            Introduced::with(HubOptions::new().memory_per_member(4 * MIB));
+            Introduced::with(HubOptions::new().memory_per_member(8 * MIB));
         let (ours, theirs) = (&at_caller.control, &at_owner.control);
         ours.send(Message::Need { len: 3 * MIB }, None).unwrap();
         let (Message::Grant { segment }, Some(writable)) = next(ours).unwrap() else { panic!("it is granted") };
@@ -85,12 +85,12 @@ fn memory_is_asked_for_and_given_back() {
         assert!(Mapping::new(&writable, 3 << 20, Access::ReadWrite).is_ok());
         assert!(Mapping::new(&readable, 3 << 20, Access::ReadOnly).is_ok());
         assert!(Mapping::new(&readable, 3 << 20, Access::ReadWrite).is_err(), "who only reads cannot write");
-        // Each has a budget of its own.
-        let (len, budget) = (2 * MIB, 4 * MIB);
+        // Each has a budget of its own, and half of that for one pair.
+        let (len, budget, max) = (2 * MIB, 8 * MIB, 4 * MIB);
         assert_eq!(say_and_hear(ours, Message::Need { len }), Message::Exhausted { len, budget });
-        assert_eq!(say_and_hear(ours, Message::Need { len: 5 * MIB }), Message::Deny { len: 5 * MIB, max: budget });
-        assert_eq!(say_and_hear(ours, Message::Need { len: u64::MAX }), Message::Deny { len: u64::MAX, max: budget });
-        let Message::Grant { segment: of_owner } = say_and_hear(theirs, Message::Need { len: budget }) else {
+        assert_eq!(say_and_hear(ours, Message::Need { len: 5 * MIB }), Message::Deny { len: 5 * MIB, max });
+        assert_eq!(say_and_hear(ours, Message::Need { len: u64::MAX }), Message::Deny { len: u64::MAX, max });
+        let Message::Grant { segment: of_owner } = say_and_hear(theirs, Message::Need { len: max }) else {
             panic!("it is granted")
         };
         assert_ne!(of_owner, segment, "numbers are the pair's");
@@ -98,9 +98,8 @@ fn memory_is_asked_for_and_given_back() {
         // What is given back can be had again; the other is told.
         ours.send(Message::Detach { segment }, None).unwrap();
         assert_eq!(next(theirs).unwrap().0, Message::Detach { segment });
-        assert!(
-            matches!(say_and_hear(ours, Message::Need { len: budget }), Message::Grant { segment } if segment > of_owner)
-        );
+        let len = 3 * MIB;
+        assert!(matches!(say_and_hear(ours, Message::Need { len }), Message::Grant { segment } if segment > of_owner));
         // The budget is of the member, not of the pair; what a pair had is free when it ends.
         drop((at_caller, at_owner));
         scene.serves();
@@ -110,8 +109,8 @@ fn memory_is_asked_for_and_given_back() {
 #[test]
 fn one_budget_holds_for_all_pairs_of_a_member() {
     within(60, "one_budget_holds_for_all_pairs_of_a_member", || {
-        let all = Introduced::with(HubOptions::new().memory_per_member(1 << 20));
-        let (len, budget) = (1 << 20, 1 << 20);
+        let all = Introduced::with(HubOptions::new().memory_per_member(4 << 20));
+        let (len, budget) = (3 << 19, 4 << 20);
         let other = all.scene.join();
         other.register(1, "b");
         all.caller.say(&ToHub::Resolve { seq: all.caller.next(), name: "b".into() });
@@ -119,10 +118,100 @@ fn one_budget_holds_for_all_pairs_of_a_member() {
         assert!(matches!(say_and_hear(&all.at_caller.control, Message::Need { len }), Message::Grant { .. }));
         let exhausted = Message::Exhausted { len, budget };
         assert_eq!(say_and_hear(&second.control, Message::Need { len }), exhausted);
+        // One that keeps all that it can get leaves the others some.
+        assert!(matches!(say_and_hear(&second.control, Message::Need { len: 1 << 20 }), Message::Grant { .. }));
         drop(all.at_caller);
         assert!(eventually(30, "what the first pair had is free", || {
-            matches!(say_and_hear(&second.control, Message::Need { len }), Message::Grant { .. })
+            matches!(say_and_hear(&second.control, Message::Need { len: 1 << 19 }), Message::Grant { .. })
         }));
+    });
+}
+
+#[test]
+fn what_a_pair_begins_with_is_of_the_callers_budget() {
+    within(60, "what_a_pair_begins_with_is_of_the_callers_budget", || {
+        // 64 lanes: more than a MiB each.
+        let address = own_name("least");
+        let least = match Hub::start(&address, &secret(), HubOptions::new().lanes(64).memory_per_member(1 << 20)) {
+            Err(ManagerError::Option { option: "memory_per_member", range, .. }) => {
+                range.split(' ').next().and_then(|least| least.parse().ok()).expect("a number")
+            }
+            other => panic!("{other:?}"),
+        };
+        let scene = Scene::with(HubOptions::new().lanes(64).memory_per_member(least));
+        let caller = scene.join();
+        let owners: Vec<_> = (0..5).map(|_| scene.join()).collect();
+        for (number, owner) in owners.iter().enumerate() {
+            owner.register(1, &format!("{number}"));
+        }
+        let mut introduced: Vec<_> = (0..4)
+            .map(|number| {
+                caller.say(&ToHub::Resolve { seq: caller.next(), name: format!("{number}") });
+                let introduction = caller.introduction();
+                assert!(matches!(caller.hear(), FromHub::Resolved { .. }));
+                introduction
+            })
+            .collect();
+        caller.say(&ToHub::Resolve { seq: caller.next(), name: "4".into() });
+        assert!(caller.refused().contains("all memory that it may have is in use"));
+        // Its own: others can be introduced, and so can it when it has done with one.
+        owners[0].say(&ToHub::Resolve { seq: owners[0].next(), name: "4".into() });
+        assert!(matches!(owners[0].hear_with().0, FromHub::Introduced { .. }));
+        let part = introduced.pop().expect("there are four").pair;
+        caller.say(&ToHub::Part { pair: part });
+        assert!(matches!(caller.resolve_only("4"), Resolution::At { .. }));
+    });
+}
+
+#[test]
+fn one_side_has_so_many_segments_and_no_more() {
+    within(60, "one_side_has_so_many_segments_and_no_more", || {
+        let all = Introduced::with(HubOptions::new());
+        let (ours, theirs) = (&all.at_caller.control, &all.at_owner.control);
+        let need = Message::Need { len: 1 };
+        let mut last = 0;
+        for _ in 0..64 {
+            let Message::Grant { segment } = say_and_hear(ours, need) else { panic!("it is granted") };
+            last = segment;
+            assert_eq!(next(theirs).unwrap().0, Message::Attach { segment });
+        }
+        assert!(matches!(say_and_hear(ours, need), Message::Exhausted { .. }));
+        assert!(matches!(say_and_hear(theirs, need), Message::Grant { .. }), "the other has its own");
+        assert!(matches!(next(ours).unwrap().0, Message::Attach { .. }));
+        ours.send(Message::Detach { segment: last }, None).unwrap();
+        assert!(matches!(say_and_hear(ours, need), Message::Grant { .. }));
+    });
+}
+
+/// Each costs who reads it a mapping.
+#[test]
+fn one_member_reads_so_many_segments_and_no_more() {
+    within(120, "one_member_reads_so_many_segments_and_no_more", || {
+        let mut pairs = introduce::Pairs::new(HubOptions::new().geometry(), 1 << 40);
+        let ask = |pairs: &mut introduce::Pairs, pair, control: &Control, other: &Control| {
+            control.send(Message::Need { len: 1 }, None).unwrap();
+            assert_eq!(pairs.hear(pair, Side::Caller, &mut connection::Credit::new()), introduce::Heard::More);
+            let _ = other.receive(Blocking::No);
+            next(control).expect("an answer").0
+        };
+        let mut all = Vec::new();
+        for caller in 0..64 {
+            let introduce::New { pair, owner: [_, owner], caller: [_, caller] } =
+                pairs.introduce(caller + 2, 1).unwrap();
+            let (caller, owner) = (Control::new(caller), Control::new(owner));
+            for _ in 0..64 {
+                assert!(matches!(ask(&mut pairs, pair, &caller, &owner), Message::Grant { .. }));
+            }
+            all.push((pair, caller, owner));
+        }
+        let introduce::New { pair, owner: [_, owner], caller: [_, caller] } = pairs.introduce(100, 1).unwrap();
+        let (caller, owner) = (Control::new(caller), Control::new(owner));
+        assert!(matches!(ask(&mut pairs, pair, &caller, &owner), Message::Exhausted { .. }));
+        pairs.end(all[0].0);
+        assert!(matches!(ask(&mut pairs, pair, &caller, &owner), Message::Grant { .. }));
+        all.iter().for_each(|(pair, ..)| pairs.end(*pair));
+        pairs.end(pair);
+        assert!(pairs.of(1).is_empty());
     });
 }
 

@@ -149,8 +149,8 @@ fn another_users_processes_are_not_talked_to() {
 }
 
 #[test]
-fn descriptors_sent_to_the_hub_leave_nothing() {
-    within(60, "descriptors_sent_to_the_hub_leave_nothing", || play(PLAYER, "descriptors"));
+fn fault_08_descriptors_sent_to_the_hub_leave_nothing() {
+    within(60, "fault_08_descriptors_sent_to_the_hub_leave_nothing", || play(PLAYER, "descriptors"));
 }
 
 /// In a process of its own, which counts its descriptors.
@@ -187,6 +187,38 @@ fn descriptors_leave_nothing() {
         assert!(caller.1.control.receive(Blocking::Yes).unwrap().is_none());
     }
     assert!(eventually(30, "all descriptors are closed", || count() == before), "{before} and {}", count());
+}
+
+/// A descriptor whose last owner waits for a minute when it closes it.
+fn slow_to_close(unread: &std::net::TcpListener) -> (OwnedFd, std::net::TcpStream) {
+    use std::io::Write;
+    let slow = std::net::TcpStream::connect(unread.local_addr().unwrap()).unwrap();
+    let (other, _) = unread.accept().unwrap();
+    slow.set_nonblocking(true).unwrap();
+    while (&slow).write(&[0; 1 << 16]).is_ok() {}
+    rustix::net::sockopt::set_socket_linger(&slow, Some(Duration::from_secs(60))).unwrap();
+    (slow.into(), other)
+}
+
+#[test]
+fn fault_08_descriptors_that_come_before_the_hub_looks_keep_nobody_waiting() {
+    within(120, "fault_08_descriptors_that_come_before_the_hub_looks_keep_nobody_waiting", || {
+        let scene = Scene::new();
+        let other = scene.join();
+        let unread = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        for _ in 0..50 {
+            let (slow, other_end) = slow_to_close(&unread);
+            let guest = scene.connect();
+            // The hub gives up at the first, and has not looked at the second; where the kernel can be told so, that is never sent.
+            let _ = socket::send(&guest, b"garbage!", &[]);
+            let sent = socket::send(&guest, b"garbage!", &[slow.as_fd()]);
+            // Without that end, it is closed at once.
+            let _other_end = sent.is_ok().then_some(other_end);
+            drop(slow);
+            assert_eq!(other.resolve("nobody's"), Resolution::None);
+        }
+        scene.serves();
+    });
 }
 
 #[test]
