@@ -18,7 +18,7 @@ use crate::viewable::Viewable;
 use rkyv::api::deserialize_using;
 use rkyv::api::low::LowSerializer;
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::{Failure, Strategy};
+use rkyv::rancor::{Failure, Fallible, Source, Strategy};
 use rkyv::ser::{Allocator, Positional, Serializer, Writer, WriterExt};
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Place as ArchivePlace, Serialize};
@@ -684,6 +684,16 @@ impl<'a> RequestSpan<'a> {
         read_copy(self.bytes(), Decoder::of_child())
     }
 
+    /// Makes an `A` of a payload that is no archive.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes make no sense.
+    #[inline]
+    pub(crate) fn take_bare<A: Plain>(self) -> Result<A, Failure> {
+        A::read(self.bytes()).ok_or(Failure)
+    }
+
     /// Reads the payload as an archived `A`, in place.
     ///
     /// Validated, though the peer is trusted: what it serialised is only as right as the `Serialize` of the user's types,
@@ -754,6 +764,77 @@ impl<R: Transfer> Reply for R {
     }
 }
 
+// ---- payloads that are no archives -----------------------------------------------------------------------------------
+
+/// What writes and reads the bytes of a payload itself. Its reading is safe code that trusts none of them.
+pub(crate) trait Plain: Sized {
+    /// Writes all of it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written, or there is no room.
+    fn write<W: Fallible<Error: Source> + Writer + ?Sized>(&self, to: &mut W) -> Result<(), W::Error>;
+
+    /// Reads all of `bytes`; `None` if they make no sense.
+    fn read(bytes: &[u8]) -> Option<Self>;
+}
+
+/// A value that is written as it likes instead of as an archive.
+#[derive(Clone)]
+pub(crate) struct Bare<T>(pub(crate) T);
+
+/// An archive of no size, behind the bytes.
+impl<T: Plain> Archive for Bare<T> {
+    type Archived = ();
+    type Resolver = ();
+
+    fn resolve(&self, (): (), _: ArchivePlace<()>) {}
+}
+
+impl<T: Plain, S: Fallible<Error: Source> + Writer + ?Sized> Serialize<S> for Bare<T> {
+    #[inline]
+    fn serialize(&self, serializer: &mut S) -> Result<(), S::Error> {
+        self.0.write(serializer)
+    }
+}
+
+impl<T: Plain> Bare<T> {
+    #[inline]
+    fn read(bytes: &[u8]) -> Result<Self, Failure> {
+        T::read(bytes).map(Self).ok_or(Failure)
+    }
+}
+
+impl<T: Plain> Reply for Bare<T> {
+    #[inline]
+    fn from_slot(line: &SlotLine, payload: Span<'_>, _: Decoder<'_>) -> Result<Self, Failure> {
+        match Copied::of_line(line, payload.len()) {
+            Some(copy) => Self::read(copy.first(payload.len())),
+            None => Self::from_span(payload),
+        }
+    }
+
+    fn from_block(block: Block, _: u64, _: Decoder<'_>) -> Result<Self, Failure> {
+        Self::from_span(block.span())
+    }
+
+    fn intake() -> Intake<Self> {
+        Intake::of_bytes()
+    }
+
+    fn from_intake(intake: Intake<Self>, _: Decoder<'_>) -> Result<Self, Failure> {
+        intake.with(Self::read)
+    }
+}
+
+impl<T: Plain> Bare<T> {
+    fn from_span(span: Span<'_>) -> Result<Self, Failure> {
+        let mut intake = Intake::<Self>::of_bytes();
+        intake.copy_up_to(span);
+        intake.with(Self::read)
+    }
+}
+
 /// Makes the value from a reply where it lies.
 fn decode_in_place<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>, _: TrustedPeer) -> Result<R, Failure> {
     // SAFETY: the peer is trusted to leave the block alone until it is released, and to have written a valid archive.
@@ -768,23 +849,18 @@ fn decode_in_place<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>, _: Trusted
 /// Copies a reply out of a slot, validates the copy, and makes the value from it.
 #[inline(always)]
 fn decode_slot<R: Transfer>(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<R, Failure> {
-    if payload.len() > INLINE {
-        return decode(payload, decoder);
+    match Copied::of_line(line, payload.len()) {
+        Some(copy) => read_copy(copy.first(payload.len()), decoder),
+        None => decode(payload, decoder),
     }
-    // The words of the line whatever the length: cheaper than a copy of as many bytes as there are.
-    let copy = Copied(std::array::from_fn::<_, { INLINE / 8 }, _>(|at| line.inline[at].load(Relaxed)));
-    read_copy(copy.first(payload.len()), decoder)
 }
 
 /// Copies a reply, validates the copy, and makes the value from it.
 fn decode<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>) -> Result<R, Failure> {
-    if span.len() <= SMALL {
-        let mut copy = Copied([0; SMALL / 8]);
-        // SAFETY: the copy has room for `SMALL` bytes, and is private.
-        unsafe { span.copy_to(copy.0.as_mut_ptr().cast()) };
-        return read_copy(copy.first(span.len()), decoder);
+    match Copied::of_small(span) {
+        Some(copy) => read_copy(copy.first(span.len()), decoder),
+        None => decode_large(span, decoder),
     }
-    decode_large(span, decoder)
 }
 
 /// Replies up to this many bytes are copied onto the stack.
@@ -793,6 +869,27 @@ const SMALL: usize = 128;
 /// A copy of a reply on the stack, aligned as payloads are.
 #[repr(align(16))]
 struct Copied<const WORDS: usize>([u64; WORDS]);
+
+impl Copied<{ INLINE / 8 }> {
+    /// Of a slot's payload of `len` bytes, if that is within its first line.
+    #[inline(always)]
+    fn of_line(line: &SlotLine, len: usize) -> Option<Self> {
+        // The words of the line whatever the length: cheaper than a copy of as many bytes as there are.
+        (len <= INLINE).then(|| Self(std::array::from_fn(|at| line.inline[at].load(Relaxed))))
+    }
+}
+
+impl Copied<{ SMALL / 8 }> {
+    /// Of a span, if it is small.
+    fn of_small(span: Span<'_>) -> Option<Self> {
+        (span.len() <= SMALL).then(|| {
+            let mut copy = Self([0; SMALL / 8]);
+            // SAFETY: the copy has room for `SMALL` bytes, and is private.
+            unsafe { span.copy_to(copy.0.as_mut_ptr().cast()) };
+            copy
+        })
+    }
+}
 
 impl<const WORDS: usize> Copied<WORDS> {
     /// The first `len` bytes.

@@ -247,7 +247,7 @@ macro_rules! args {
 mod tests {
     use super::super::value::tests::{nested, values};
     use super::*;
-    use crate::frame::{decode_private, encode_to_vec};
+    use crate::frame::{Bare, Plain, encode_to_vec};
     use proptest::prelude::*;
 
     proptest! {
@@ -257,8 +257,8 @@ mod tests {
             keyword in proptest::collection::btree_map(".{0,12}", values(), 0..5),
         ) {
             let args = Args::from_parts(positional, keyword.into_iter().collect()).unwrap();
-            let bytes = encode_to_vec(&args, 1 << 20).unwrap();
-            prop_assert_eq!(decode_private::<Args>(&bytes), Some(args));
+            let bytes = encode_to_vec(&Bare(args.clone()), 1 << 20).unwrap();
+            prop_assert_eq!(Args::read(&bytes), Some(args));
         }
     }
 
@@ -293,8 +293,8 @@ mod tests {
     #[test]
     fn an_archive_with_a_keyword_twice_is_found_out() {
         let forged = Args::__of_macro(vec![1.into(), 2.into()], ["a", "a"]);
-        let bytes = encode_to_vec(&forged, 1 << 20).unwrap();
-        let read: Args = decode_private(&bytes).unwrap();
+        let bytes = encode_to_vec(&Bare(forged), 1 << 20).unwrap();
+        let read = Args::read(&bytes).unwrap();
         assert!(read.checked().is_err());
     }
 
@@ -302,8 +302,8 @@ mod tests {
     fn the_deepest_values_cross_as_arguments() {
         let args = args![nested(Value::MAX_DEPTH); a_keyword_that_is_long = nested(Value::MAX_DEPTH)];
         assert!(!args.is_too_deep());
-        let bytes = encode_to_vec(&args, 1 << 20).unwrap();
-        assert_eq!(decode_private::<Args>(&bytes), Some(args));
+        let bytes = encode_to_vec(&Bare(args.clone()), 1 << 20).unwrap();
+        assert_eq!(Args::read(&bytes), Some(args));
         assert!(args![nested(Value::MAX_DEPTH + 1)].is_too_deep());
         assert!(args![1; a = nested(Value::MAX_DEPTH + 1)].is_too_deep());
     }

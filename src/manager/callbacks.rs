@@ -6,12 +6,12 @@ use super::args::Args;
 use super::callback::{Begin, Callback, Dynamic, ErasedCallback, Typed};
 use super::protocol::{Counters, ToHub};
 use super::quick::QuickMap;
-use super::typed::{Arguments, Item, Outcome, Signature};
+use super::typed::{Arguments, Outcome, Signature};
 use crate::call::host::Host;
 use crate::call::panic;
 use crate::call::service::Exchange;
 use crate::error::Failure;
-use crate::frame::Kind;
+use crate::frame::{Bare, Encode, Kind};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Instant;
 
-/// The call word of a callback: its number, and this if the request is an [`Args`] and the reply a [`Value`].
+/// The call word of a callback: its number, and this if the request is a bare [`Args`] and the reply a bare `Value`.
 pub(super) const DYNAMIC: u64 = 1 << 31;
 
 /// Numbers of callbacks are below this.
@@ -52,7 +52,7 @@ where
     }
 }
 
-fn reply<R: Item>(exchange: &mut Exchange<'_>, result: &Result<R, Failure>) {
+fn reply<R: Encode>(exchange: &mut Exchange<'_>, result: &Result<R, Failure>) {
     match result {
         Ok(value) => exchange.reply(Kind::Call, value),
         Err(failure) => exchange.reply(Kind::Failed, failure),
@@ -247,9 +247,9 @@ impl<F: FnMut(u32)> Host for Worker<F> {
         // From before it runs, so that nothing of it is dropped by a panic's unwinding.
         kept.insert(registered).run(spent, |answer, begin| match word & DYNAMIC {
             0 => answer.answer(exchange, begin),
-            _ => match exchange.request.take::<Args>() {
+            _ => match exchange.request.take_bare::<Args>() {
                 Err(_) => exchange.refuse(UNREADABLE),
-                Ok(args) => reply(exchange, &answer.call_dynamic(args, begin)),
+                Ok(args) => reply(exchange, &answer.call_dynamic(args, begin).map(Bare)),
             },
         });
     }

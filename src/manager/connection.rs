@@ -21,6 +21,7 @@ use crate::call::panic;
 use crate::call::service::Method;
 use crate::doorbell::{Deadline, Wait};
 use crate::error::{CallError, CallName, Failure, Progress};
+use crate::frame::Bare;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use std::cell::Cell;
@@ -328,13 +329,16 @@ impl Manager {
     pub fn call(&self, name: &str, args: Args) -> Result<Option<Value>, CallError> {
         let args = shallow_args(args).map_err(|error| refused(name, error.to_string()))?;
         // Always there: values carry no memory of their own to the callee.
-        let mut args = Some(args);
+        let mut args = Some(Bare(args));
         self.reach(name, |target, method, timeout| match &target.place {
             Place::There(caller) => {
                 let call = u64::from(target.number) | DYNAMIC;
-                caller.call_by_word::<_, Value>(method, call, &mut args, timeout)
+                caller.call_by_word(method, call, &mut args, timeout).map(|Bare(value)| value)
             }
-            Place::Here => self.call_here(target, method, args.clone().unwrap_or_default()),
+            Place::Here => {
+                let args = args.as_ref().map_or_else(Args::new, |Bare(args)| args.clone());
+                self.call_here(target, method, args)
+            }
         })
     }
 
@@ -361,7 +365,8 @@ impl Manager {
                     Place::Here => self.call_here(target, method, args)?,
                     Place::There(caller) => {
                         let call = u64::from(target.number) | DYNAMIC;
-                        caller.call_by_word(method, call, &mut Some(args), timeout)?
+                        let Bare(value) = caller.call_by_word(method, call, &mut Some(Bare(args)), timeout)?;
+                        value
                     }
                 };
                 R::from_value(value).map_err(|mismatch| CallError::Mismatch {

@@ -1,4 +1,4 @@
-//! Values as bytes: how [`Value`] and [`Args`] lie in an archive, which is that of a vector of bytes.
+//! Values as bytes: how [`Value`] and [`Args`] cross.
 //!
 //! Layer 5. One pass each way, and most calls fit into the first line of a slot. Every value is a tag and a number, and what the number
 //! counts. Numbers are narrow, seven bits in a byte, at the top: in the first values of an `Args`, or in a value alone. Below they are wide,
@@ -10,7 +10,7 @@
 
 use super::args::{Args, Names};
 use super::value::Value;
-use crate::frame::Decoding;
+use crate::frame::{Decoding, Plain};
 use rkyv::rancor::{Failure, Fallible, Source};
 use rkyv::ser::Writer;
 use rkyv::vec::{ArchivedVec, VecResolver};
@@ -75,7 +75,6 @@ impl std::error::Error for TooDeep {}
 /// Collects short pieces, of which most calls have nothing else, into one.
 struct Flattener<'w, W: ?Sized> {
     to: &'w mut W,
-    start: usize,
     buffer: [u8; GATHERED],
     len: usize,
 }
@@ -86,23 +85,10 @@ const GATHERED: usize = 64;
 /// A tag and a number have so many at most.
 const HEAD: usize = 1 + 10;
 
-/// Where the bytes are, and how many.
-pub struct Resolver {
-    start: usize,
-    len: usize,
-}
-
-impl Resolver {
-    fn resolve(self, out: Place<ArchivedVec<u8>>) {
-        ArchivedVec::resolve_from_len(self.len, VecResolver::from_pos(self.start), out);
-    }
-}
-
 impl<'w, W: Fallible<Error: Source> + Writer + ?Sized> Flattener<'w, W> {
     #[inline]
     fn new(to: &'w mut W) -> Self {
-        let start = to.pos();
-        Self { to, start, buffer: [0; GATHERED], len: 0 }
+        Self { to, buffer: [0; GATHERED], len: 0 }
     }
 
     #[inline]
@@ -221,46 +207,26 @@ impl<'w, W: Fallible<Error: Source> + Writer + ?Sized> Flattener<'w, W> {
             _ => Ok(()),
         }
     }
-
-    #[inline]
-    fn finish(mut self) -> Result<Resolver, W::Error> {
-        self.flush()?;
-        Ok(Resolver { start: self.start, len: self.to.pos() - self.start })
-    }
 }
 
-impl Archive for Value {
-    type Archived = ArchivedVec<u8>;
-    type Resolver = Resolver;
-
-    fn resolve(&self, resolver: Resolver, out: Place<ArchivedVec<u8>>) {
-        resolver.resolve(out);
-    }
-}
-
-impl<S: Fallible<Error: Source> + Writer + ?Sized> Serialize<S> for Value {
-    fn serialize(&self, serializer: &mut S) -> Result<Resolver, S::Error> {
-        let mut flat = Flattener::new(serializer);
+impl Plain for Value {
+    fn write<W: Fallible<Error: Source> + Writer + ?Sized>(&self, to: &mut W) -> Result<(), W::Error> {
+        let mut flat = Flattener::new(to);
         flat.value(self, Form::Narrow, Self::MAX_DEPTH)?;
-        flat.finish()
+        flat.flush()
     }
-}
 
-impl Archive for Args {
-    type Archived = ArchivedVec<u8>;
-    type Resolver = Resolver;
-
-    fn resolve(&self, resolver: Resolver, out: Place<ArchivedVec<u8>>) {
-        resolver.resolve(out);
+    fn read(bytes: &[u8]) -> Option<Self> {
+        whole(bytes, |reader| reader.value(Form::Narrow, Self::MAX_DEPTH))
     }
 }
 
 /// How many values and how many keywords there are, then the values, each of the last in front of its keyword.
-impl<S: Fallible<Error: Source> + Writer + ?Sized> Serialize<S> for Args {
-    fn serialize(&self, serializer: &mut S) -> Result<Resolver, S::Error> {
+impl Plain for Args {
+    fn write<W: Fallible<Error: Source> + Writer + ?Sized>(&self, to: &mut W) -> Result<(), W::Error> {
         let (values, names) = self.flat_parts();
         let positional = values.len() - names.len();
-        let mut flat = Flattener::new(serializer);
+        let mut flat = Flattener::new(to);
         flat.number(values.len() as u64, Form::Narrow)?;
         flat.number(names.len() as u64, Form::Narrow)?;
         for (at, value) in values.iter().enumerate() {
@@ -270,7 +236,11 @@ impl<S: Fallible<Error: Source> + Writer + ?Sized> Serialize<S> for Args {
                 flat.counted(names[at - positional].as_bytes(), form)?;
             }
         }
-        flat.finish()
+        flat.flush()
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        whole(bytes, Reader::args)
     }
 }
 
@@ -411,49 +381,68 @@ impl<'b> Reader<'b> {
     }
 }
 
-/// What `read` makes of all of `bytes`; what it makes of nothing if they make no sense.
-fn read<T: Default>(
-    bytes: &[u8],
-    decoder: &mut Decoding<'_>,
-    read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
-) -> Result<T, Failure> {
+/// What `read` makes of all of `bytes`.
+#[inline]
+fn whole<'b, T>(bytes: &'b [u8], read: impl FnOnce(&mut Reader<'b>) -> Option<T>) -> Option<T> {
     let mut reader = Reader::of(bytes);
-    let value = read(&mut reader).filter(|_| reader.rest.is_empty());
-    Ok(value.unwrap_or_else(|| {
-        decoder.refuse();
-        T::default()
-    }))
+    read(&mut reader).filter(|_| reader.rest.is_empty())
 }
 
-impl Deserialize<Value, Decoding<'_>> for ArchivedVec<u8> {
-    fn deserialize(&self, decoder: &mut Decoding<'_>) -> Result<Value, Failure> {
-        read(self, decoder, |reader| reader.value(Form::Narrow, Value::MAX_DEPTH))
-    }
+// ---- among others, in an archive -----------------------------------------------------------------------------------
+
+/// Where the bytes are, and how many.
+pub struct Resolver {
+    start: usize,
+    len: usize,
 }
 
-impl Deserialize<Args, Decoding<'_>> for ArchivedVec<u8> {
-    fn deserialize(&self, decoder: &mut Decoding<'_>) -> Result<Args, Failure> {
-        read(self, decoder, |reader| reader.args())
-    }
+/// As the archive of a vector of the same bytes.
+macro_rules! archived {
+    ($($ty:ident)*) => {$(
+        impl Archive for $ty {
+            type Archived = ArchivedVec<u8>;
+            type Resolver = Resolver;
+
+            fn resolve(&self, resolver: Resolver, out: Place<ArchivedVec<u8>>) {
+                ArchivedVec::resolve_from_len(resolver.len, VecResolver::from_pos(resolver.start), out);
+            }
+        }
+
+        impl<S: Fallible<Error: Source> + Writer + ?Sized> Serialize<S> for $ty {
+            fn serialize(&self, serializer: &mut S) -> Result<Resolver, S::Error> {
+                let start = serializer.pos();
+                self.write(serializer)?;
+                Ok(Resolver { start, len: serializer.pos() - start })
+            }
+        }
+
+        impl Deserialize<$ty, Decoding<'_>> for ArchivedVec<u8> {
+            fn deserialize(&self, decoder: &mut Decoding<'_>) -> Result<$ty, Failure> {
+                Ok($ty::read(self).unwrap_or_else(|| {
+                    decoder.refuse();
+                    $ty::default()
+                }))
+            }
+        }
+    )*};
 }
+
+archived! { Value Args }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::frame::{decode_private, encode_to_vec};
+    use crate::frame::{Bare, decode_private, encode_to_vec};
     use crate::manager::value::tests::{nested, values};
     use callgate::args;
     use proptest::prelude::*;
 
-    /// The flat bytes of an archive.
-    fn flat<T: crate::frame::Encode>(value: &T) -> Vec<u8> {
-        let archive = encode_to_vec(value, 1 << 20).expect("less than a MiB");
-        decode_private::<Vec<u8>>(&archive).expect("a vector of bytes")
+    fn flat<T: Plain + Clone>(value: &T) -> Vec<u8> {
+        encode_to_vec(&Bare(value.clone()), 1 << 20).expect("less than a MiB").to_vec()
     }
 
-    /// What flat bytes are read as.
-    fn read_as<T: crate::frame::Transfer>(bytes: Vec<u8>) -> Option<T> {
-        decode_private(&encode_to_vec(&bytes, 16 << 20).expect("less than 16 MiB"))
+    fn read_as<T: Plain>(bytes: Vec<u8>) -> Option<T> {
+        T::read(&bytes)
     }
 
     proptest! {
@@ -557,34 +546,5 @@ mod tests {
         let texts = vec![String::from("a text of its own").into_bytes(); 3];
         let archive = encode_to_vec(&texts, 1 << 20).unwrap();
         assert_eq!(decode_private::<Vec<Value>>(&archive), None);
-    }
-
-    #[test]
-    #[ignore]
-    fn micro() {
-        let n = 1_000_000u32;
-        for _ in 0..3 {
-            let t = std::time::Instant::now();
-            for _ in 0..n {
-                std::hint::black_box(args![1, 2, 3; a = 4, b = 5]);
-            }
-            let make = t.elapsed() / n;
-            let args = args![1, 2, 3; a = 4, b = 5];
-            let t = std::time::Instant::now();
-            for _ in 0..n {
-                std::hint::black_box(encode_to_vec(std::hint::black_box(&args), 1 << 20).unwrap());
-            }
-            let enc = t.elapsed() / n;
-            let bytes = encode_to_vec(&args, 1 << 20).unwrap();
-            let t = std::time::Instant::now();
-            for _ in 0..n {
-                std::hint::black_box(
-                    crate::frame::read_copy::<Args>(std::hint::black_box(&bytes), crate::frame::Decoder::of_child())
-                        .unwrap(),
-                );
-            }
-            let dec = t.elapsed() / n;
-            println!("make {make:?} encode {enc:?} decode {dec:?} len {}", bytes.len());
-        }
     }
 }
