@@ -192,29 +192,32 @@ pub(super) const SPELL: Duration = Duration::from_millis(10);
 /// For how many messages somebody is still listened to.
 #[derive(Debug)]
 pub(super) struct Credit {
-    left: u32,
+    /// Less than none, when a message was more work than what was left.
+    left: i64,
     /// Since when it has been given no more.
     since: Instant,
 }
 
 impl Credit {
     pub(super) fn new() -> Self {
-        Self { left: BURST, since: Instant::now() }
+        Self { left: BURST.into(), since: Instant::now() }
     }
 
     /// Whether there is credit for so many messages, which is taken.
     pub(super) fn take(&mut self, messages: u32) -> bool {
         let spells = u32::try_from(self.since.elapsed().as_millis() / SPELL.as_millis()).unwrap_or(u32::MAX);
         if spells > 0 {
-            self.left = self.left.saturating_add(spells.saturating_mul(MESSAGES)).min(BURST);
+            self.left = (self.left + i64::from(spells) * i64::from(MESSAGES)).min(BURST.into());
             self.since = Instant::now();
         }
-        self.left.checked_sub(messages).map(|left| self.left = left).is_some()
+        let has_enough = self.left >= messages.into();
+        self.left -= if has_enough { messages.into() } else { 0 };
+        has_enough
     }
 
     /// Takes more for a message that was as much work as `messages`.
     pub(super) fn charge(&mut self, messages: u32) {
-        self.left = self.left.saturating_sub(messages);
+        self.left -= i64::from(messages);
     }
 }
 
