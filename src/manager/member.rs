@@ -261,11 +261,10 @@ impl Member {
 
     /// Tells the hub something that it does not answer, or whose answer nobody needs.
     pub(super) fn tell(&self, message: &ToHub) {
-        match self.send(message, Deadline::after(Some(PATIENCE))) {
-            // It would believe for ever what is no longer so: that a lock is held, say. When the connection ends, it undoes all of that.
-            Err(Unanswered::Late) => self.end("the hub did not read what this process told it"),
-            // Without a hub there is nobody to be told.
-            Ok(()) | Err(_) => {}
+        // Without a hub there is nobody to be told. One that does not read would believe for ever what is no longer so: that a lock is held, say;
+        // when the connection ends, it undoes all of that.
+        if let Err(Unanswered::Late) = self.send(message, Deadline::after(Some(PATIENCE))) {
+            self.end("the hub did not read what this process told it");
         }
     }
 
