@@ -133,6 +133,7 @@ impl Args {
     }
 
     /// Whether one of the values [is too deep](Value::is_too_deep) to cross to another process.
+    #[inline]
     pub fn is_too_deep(&self) -> bool {
         self.values.iter().any(Value::is_too_deep)
     }
@@ -187,7 +188,9 @@ impl Args {
     pub fn __of_macro<const NAMED: usize>(values: Vec<Value>, names: [&'static str; NAMED]) -> Self {
         // A raw identifier is a keyword of Rust's that is an ordinary name to whoever is called.
         let name = |name: &'static str| SmolStr::new_static(name.strip_prefix("r#").unwrap_or(name));
-        Self::of_flat_parts(values, names.into_iter().map(name).collect())
+        let mut known = Names::new();
+        names.into_iter().for_each(|each| known.push(name(each)));
+        Self::of_flat_parts(values, known)
     }
 }
 

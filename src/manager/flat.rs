@@ -163,13 +163,14 @@ impl<'w, W: Fallible<Error: Source> + Writer + ?Sized> Flattener<'w, W> {
         self.len += 1;
     }
 
+    #[inline]
     fn counted(&mut self, bytes: &[u8], form: Form) -> Result<(), W::Error> {
         self.number(bytes.len() as u64, form)?;
         self.bytes(bytes)
     }
 
     /// A value around which there may be `levels` more.
-    #[inline]
+    #[inline(always)]
     fn value(&mut self, value: &Value, form: Form, levels: usize) -> Result<(), W::Error> {
         match value {
             Value::None => self.head(tag::NONE, 0, form),
@@ -319,7 +320,7 @@ impl<'b> Reader<'b> {
         std::str::from_utf8(self.bytes(len)?).ok()
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&mut self, form: Form, levels: usize) -> Option<Value> {
         let tag = self.byte()?;
         let number = self.number(form)?;

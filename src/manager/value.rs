@@ -128,16 +128,23 @@ impl Value {
     /// Whether more than [`MAX_DEPTH`](Self::MAX_DEPTH) lists and maps are within each other, so that it cannot cross to another process.
     ///
     /// Looks no deeper than that itself.
+    #[inline]
     pub fn is_too_deep(&self) -> bool {
         !self.is_within(Self::MAX_DEPTH)
     }
 
     /// Whether at most `levels` lists and maps are within each other.
+    #[inline]
     pub(super) fn is_within(&self, levels: usize) -> bool {
-        let below = levels.checked_sub(1);
+        !matches!(self, Value::List(_) | Value::Map(_)) || self.nests_within(levels)
+    }
+
+    #[inline(never)]
+    fn nests_within(&self, levels: usize) -> bool {
+        let Some(levels) = levels.checked_sub(1) else { return false };
         match self {
-            Value::List(list) => below.is_some_and(|levels| list.iter().all(|value| value.is_within(levels))),
-            Value::Map(map) => below.is_some_and(|levels| map.values().all(|value| value.is_within(levels))),
+            Value::List(list) => list.iter().all(|value| value.is_within(levels)),
+            Value::Map(map) => map.values().all(|value| value.is_within(levels)),
             _ => true,
         }
     }
