@@ -62,7 +62,7 @@ const BREATH: Duration = Duration::from_millis(20);
 ///
 /// A fork of a connected process is connected to nothing: its calls are errors until it connects itself, and its parent goes on undisturbed.
 ///
-/// May be used from many threads at once. See the [module](self) for an example.
+/// May be used from many threads at once. See the [module](crate::manager) for an example.
 #[derive(Clone)]
 pub struct Manager {
     pub(super) shared: Arc<Shared>,

@@ -1,4 +1,4 @@
-"""The Python packages that callgate descends from, under the same workload.
+"""The Python packages that callgate descends from, and what they are made of, under the same workload.
 
     peers.py prepare DIRECTORY          a virtual environment there, with cross-process-bridge
     peers.py run NAME CALLER CALLEE     measures, as stdin asks: the CPUs are numbers, or `any`
@@ -10,11 +10,13 @@ call that was made in that time, to `verify` an empty list; or an object with an
 import ctypes
 import fcntl
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Client, Listener
 
 PACKAGE = "cross-process-bridge==1.0.2"
 NAME = "a name of thirty-two characters."
@@ -87,7 +89,49 @@ def start_manager(cpu):
     return manager.Counter(), manager.shutdown
 
 
-PEERS = {"cross-process-bridge": start_bridge, "multiprocessing.Manager": start_manager}
+KEY = b"a key that both processes have"
+
+
+def serve_connections(cpu, ready):
+    """Answers one call on each connection, after the challenge of the standard library."""
+    settle(cpu)
+    counter = Counter()
+    with Listener(None, "AF_UNIX", backlog=16, authkey=KEY) as listener:
+        ready.send(listener.address)
+        while True:
+            with listener.accept() as connection:
+                name, arguments = connection.recv()
+                connection.send(getattr(counter, name)(*arguments))
+
+
+class Connecting:
+    """Makes a connection for each call."""
+
+    def __init__(self, address):
+        self.address = address
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            with Client(self.address, authkey=KEY) as connection:
+                connection.send((name, arguments))
+                return connection.recv()
+
+        return call
+
+
+def start_connections(cpu):
+    """As `xpc` crosses processes: each call connects, and either side challenges the other. Over a Unix socket, which is faster than its TCP."""
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.Process(target=serve_connections, args=(cpu, there), daemon=True)
+    process.start()
+    return Connecting(here.recv()), process.terminate
+
+
+PEERS = {
+    "cross-process-bridge": start_bridge,
+    "multiprocessing.Manager": start_manager,
+    "multiprocessing.connection": start_connections,
+}
 
 
 class Calls:

@@ -9,6 +9,7 @@ use crate::transports::{self, Boxed, WAYS, Way};
 use callgate::Wait;
 use callgate_suite::interleave::{Measured, rows};
 use callgate_suite::large::{self, Load};
+use callgate_suite::manager;
 use callgate_suite::pin::{self, Pinned};
 use callgate_suite::workload::{self, Call};
 use callgate_suite::{Bridged, Budget, Clock, Failure, Report, Subject, Transport, interleave};
@@ -21,6 +22,9 @@ const CALLGATE: &str = "callgate";
 
 /// callgate without spinning, so that it sleeps and wakes as often as most of its peers do.
 const PARKED: &str = "callgate parked";
+
+/// A callback of values, beside those who call callbacks too.
+const CALLBACK: &str = "callgate callback of values";
 
 /// What is measured of each peer, under the name that the script in Python knows and the one that the report uses.
 const CALLS: [(&str, &str, Call); 3] =
@@ -155,6 +159,9 @@ impl Peers {
         for way in &self.rust {
             let transport = Rc::new(RefCell::new(Boxed((way.start)(Some(callee))?)));
             subjects.extend(CALLS.map(|(_, name, call)| way.subject(name, call, &transport)));
+        }
+        if self.python.iter().any(|(name, _)| *name == python::CONNECTION) {
+            subjects.push(manager::of_values(CALLBACK, callee)?);
         }
         for (name, python) in &self.python {
             let session = python.start(name, Some((caller, callee)))?;

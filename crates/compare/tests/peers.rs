@@ -133,6 +133,7 @@ answers_truly! {
     tarpc: "tarpc",
     cross_process_bridge: "cross-process-bridge",
     manager: "multiprocessing.Manager",
+    connection: "multiprocessing.connection",
     capnp: "Cap'n Proto",
 }
 

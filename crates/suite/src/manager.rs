@@ -80,6 +80,13 @@ pub fn polling(callee: usize) -> Result<Vec<Subject>, Failure> {
     ])
 }
 
+/// A callback of values, called from the CPU of this thread, as a subject of this name.
+pub fn of_values(name: &str, callee: usize) -> Result<Subject, Failure> {
+    let called = Called::start(callee)?;
+    let pid = Some(called.owner.child_pid());
+    Ok(Subject::new(name, move || called.sum()).answered_by(pid))
+}
+
 /// The calling process, which is the hub too, and the one that it calls.
 struct Called {
     manager: Manager,

@@ -80,6 +80,8 @@ const RULES: &[Rule] = &[
     ("compare", "pipe add", "callgate add", P50, Stated),
     ("compare", "crossbeam threads add", "callgate add", P50, Stated),
     ("compare", "multiprocessing.Manager add", "callgate add", P50, Stated),
+    // A connection and a challenge for each call.
+    ("compare", "multiprocessing.connection add", "callgate callback of values", P50, AtLeast(200.0)),
     // Peers that sleep whenever they wait, beside a callgate that does so too.
     ("compare", "iceoryx2 event add", "callgate parked add", P50, Stated),
     ("compare", "Unix socket add", "callgate parked add", P50, Stated),
