@@ -159,6 +159,10 @@ impl Arena {
             grown = source.grow(block_len * blocks);
         }
         let (segment, mapping) = grown.map_err(|why| for_payload(why, len))?;
+        // A hub is not trusted. What one of them lends must not come back to the other.
+        if self.segments.contains_key(&segment) {
+            return Err(NoMemory::Failed { why: format!("a second segment came with the number {segment}") });
+        }
         let free = (0..blocks).rev().collect();
         self.segments.insert(segment, Owned { mapping, block_len, blocks, free, used: 0 });
         self.idle += block_len * blocks;
@@ -285,6 +289,25 @@ mod tests {
         fn shrink(&mut self, segment: u64) {
             self.live.remove(&segment).expect("gives back what it was given");
         }
+    }
+
+    /// Gives every segment the same number.
+    struct Repeating;
+
+    impl Source for Repeating {
+        fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
+            let (mapping, _) = memfd::create_sealed("callgate-test", len as usize, Access::ReadWrite).unwrap();
+            Ok((5, Arc::new(mapping)))
+        }
+
+        fn shrink(&mut self, _: u64) {}
+    }
+
+    #[test]
+    fn two_segments_of_one_number_are_not_taken() {
+        let mut arena = Arena::new(limits(1 << 20));
+        let _first = arena.allocate(100_000, &mut Repeating).unwrap();
+        assert!(matches!(arena.allocate(100_000, &mut Repeating), Err(NoMemory::Failed { .. })));
     }
 
     fn limits(max_payload: u64) -> Limits {

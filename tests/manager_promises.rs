@@ -8,6 +8,8 @@ use callgate::{CallError, args};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 use support::{Helper, TempDir, eventually, role, say, within};
 
@@ -231,12 +233,51 @@ impl Drop for Trap {
     }
 }
 
+/// Runs a function when it is dropped.
+struct Last<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Last<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// A callback that has this.
 fn holding<T: Send + Sync + 'static>(held: T) -> impl Fn() -> i64 + Send + Sync + 'static {
     move || {
         let _held = &held;
         1
     }
+}
+
+#[test]
+fn a_destructor_may_ask_the_hub_while_other_callbacks_are_replaced() {
+    within(60, "a_destructor_may_ask_the_hub_while_other_callbacks_are_replaced", || {
+        let address = address();
+        let hub = hub(&address);
+        let other = manager(&address).timeout(Duration::from_secs(10));
+        other.connect(PLENTY).expect("there is a hub");
+        let (dropping, is_dropping) = mpsc::channel();
+        let (replaced, was_replaced) = mpsc::channel();
+        let was_replaced = Mutex::new(was_replaced);
+        let (said, says) = mpsc::channel();
+        let asking = other.clone();
+        let last = Last(move || {
+            dropping.send(()).expect("somebody listens");
+            was_replaced.lock().expect("nobody panicked").recv_timeout(PLENTY).expect("the other is replaced");
+            // What listens to the hub has had the time to read that.
+            thread::sleep(Duration::from_millis(100));
+            said.send(asking.names().map(|names| names.len())).expect("somebody listens");
+        });
+        let first = other.register_fn("first", holding(last)).expect("a free name");
+        let second = other.register_fn("second", holding(())).expect("a free name");
+        let _first = hub.named("first").replace(true).register_fn(|| 2i64).expect("it may");
+        is_dropping.recv_timeout(PLENTY).expect("the first is dropped");
+        let _second = hub.named("second").replace(true).register_fn(|| 2i64).expect("it may");
+        replaced.send(()).expect("the destructor waits for it");
+        assert_eq!(says.recv_timeout(PLENTY).expect("the hub is asked").expect("it answers"), 2);
+        drop((first, second));
+    });
 }
 
 #[test]

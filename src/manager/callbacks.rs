@@ -193,7 +193,9 @@ impl Callbacks {
         self.discarded.lock().append(&mut last);
         let all = self.clone();
         let drop_each = move || {
-            for callback in std::mem::take(&mut *all.discarded.lock()) {
+            // Not locked while they are dropped.
+            let taken = std::mem::take(&mut *all.discarded.lock());
+            for callback in taken {
                 let _ = panic::catch(move || drop(callback));
             }
         };

@@ -137,6 +137,12 @@ impl Connection {
         self.is_resting = false;
     }
 
+    /// It is listened to for as long as this goes on: there is no more of it than has been said.
+    pub(super) fn hear_out(&mut self, messages: u32) {
+        self.is_resting = false;
+        self.credit.left = messages.into();
+    }
+
     /// What it is to be waited for.
     pub(super) fn wanted(&self) -> Option<Interest> {
         match (self.is_resting, self.is_flushed()) {

@@ -36,7 +36,7 @@ const MAX_OF_PROCESS: usize = 12;
 const TURN: usize = 16;
 
 /// What is still done for a member whose process has ended, but whose socket somebody may have inherited.
-const LAST: usize = 1024;
+const LAST: u32 = 1024;
 
 /// Lists of names that one member may wait for.
 const MAX_LISTS: usize = 16;
@@ -429,6 +429,9 @@ impl Running {
 
     /// A member's process has ended. What it had said before that counts: a lock that it gave back is not abandoned.
     fn hear_last(&mut self, id: MemberId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.hear_out(LAST);
+        }
         for _ in 0..LAST {
             if self.gone.contains(&id) || !self.hear(id) {
                 break;

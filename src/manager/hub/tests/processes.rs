@@ -33,6 +33,8 @@ fn plays_a_role() {
             let (grant, _) = member.granted(member.acquire("a lock", None, None));
             say("joined", std::process::id());
             std::io::stdin().read_line(&mut String::new()).unwrap();
+            // So much that the hub has it wait before it hears the last of it.
+            (0..10_000).for_each(|_| member.say(&ToHub::Cancel { seq: 0 }));
             member.say(&ToHub::Release { grant });
             std::process::exit(0)
         }
