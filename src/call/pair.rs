@@ -646,7 +646,7 @@ mod tests {
             segment: object.try_clone().unwrap(),
             control,
             limits: LIMITS,
-            wait: Wait::Adaptive,
+            wait: Wait::SpinFor(Duration::from_micros(50)),
         });
         let introductions = introductions.collect::<Vec<_>>().try_into().ok().unwrap();
         (introductions, Hub(ours.into_iter().map(Control::new).collect::<Vec<_>>().try_into().ok().unwrap()))
