@@ -160,16 +160,20 @@ pub(crate) struct Joined {
 ///
 /// # Errors
 ///
-/// [`ManagerError`]; after `deadline` `TimedOut`, whatever has been said until then.
+/// [`ManagerError`]; after `deadline` `TimedOut`, whatever has been said until then, or `Closed` if every connection until then was closed.
 pub(crate) fn join(address: &Address, key: &AuthKey, role: Role, deadline: Deadline) -> Result<Joined, ManagerError> {
     let (key, begun) = (key.clone().checked()?, Instant::now());
     let mut rest = FIRST_REST;
+    let mut closed = None;
     loop {
         match join_once(address, &key, role, deadline, begun) {
-            Err(ManagerError::Closed { .. }) if !deadline.has_passed() => {
+            Err(error @ ManagerError::Closed { .. }) if !deadline.has_passed() => {
+                closed = Some(error);
                 std::thread::sleep(rest.min(deadline.left().unwrap_or(rest)));
                 rest = LAST_REST.min(2 * rest);
             }
+            // Of the last attempt, which had hardly any time.
+            Err(late @ ManagerError::TimedOut { .. }) => return Err(closed.unwrap_or(late)),
             joined => return joined,
         }
     }
