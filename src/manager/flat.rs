@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use super::args::{Args, Names};
+use super::typed::TooDeep;
 use super::value::Value;
 use crate::frame::{Decoding, Plain};
 use rkyv::rancor::{Failure, Fallible, Source};
@@ -16,7 +17,6 @@ use rkyv::ser::Writer;
 use rkyv::vec::{ArchivedVec, VecResolver};
 use rkyv::{Archive, Deserialize, Place, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// How numbers are written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,18 +59,6 @@ mod tag {
 }
 
 // ---- to bytes ------------------------------------------------------------------------------------------------------
-
-/// A value has more levels than cross. Whoever sends one has looked before, and said so.
-#[derive(Debug)]
-struct TooDeep;
-
-impl fmt::Display for TooDeep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "more than {} lists and maps within each other", Value::MAX_DEPTH)
-    }
-}
-
-impl std::error::Error for TooDeep {}
 
 /// Collects short pieces, of which most calls have nothing else, into one.
 struct Flattener<'w, W: ?Sized> {
@@ -192,6 +180,7 @@ impl<'w, W: Fallible<Error: Source> + Writer + ?Sized> Flattener<'w, W> {
     /// A list or a map.
     #[inline(never)]
     fn nested(&mut self, value: &Value, form: Form, levels: usize) -> Result<(), W::Error> {
+        // Whoever sends one that is has looked before, and said so.
         let levels = levels.checked_sub(1).ok_or_else(|| Source::new(TooDeep))?;
         match value {
             Value::List(list) => {
