@@ -25,7 +25,6 @@ use rkyv::{Archive, Deserialize, Place as ArchivePlace, Serialize};
 use std::alloc::Layout;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -509,7 +508,7 @@ unsafe impl Allocator<Failure> for Scratch<'_> {
 #[cold]
 fn heap_slow(layout: Layout) -> Result<NonNull<[u8]>, Failure> {
     if layout.size() == 0 {
-        let dangling = NonNull::without_provenance(NonZeroUsize::new(layout.align()).ok_or(Failure)?);
+        let dangling = NonNull::new(std::ptr::without_provenance_mut(layout.align())).ok_or(Failure)?;
         return Ok(NonNull::slice_from_raw_parts(dangling, 0));
     }
     // SAFETY: the size is not 0.

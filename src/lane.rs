@@ -254,7 +254,8 @@ impl CallerLane {
     #[cold]
     fn arrived_slow(&mut self) -> Option<Carried> {
         let next = self.replies.position();
-        self.under_way.pop_front_if(|(position, _)| position.wrapping_add(1) == next).map(|(_, carried)| carried)
+        let is_next = self.under_way.front()?.0.wrapping_add(1) == next;
+        is_next.then(|| self.under_way.pop_front())?.map(|(_, carried)| carried)
     }
 
     /// Leaves the lane for good: the conversation is over. Returns how far the unanswered request at `position` has come; if it has not

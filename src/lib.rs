@@ -106,6 +106,8 @@
 //! The layers and the protocol are described in ARCHITECTURE.md in the repository.
 
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
+// The documentation says of each item which feature it needs; where that is built, the compiler is a nightly one.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(all(
     target_os = "linux",

@@ -7,7 +7,7 @@ use super::memory::PayloadMemory;
 use super::panic;
 use super::service::{Exchange, Service};
 use crate::arena::Limits;
-use crate::error::Fault;
+use crate::error::{Fault, beginning};
 use crate::failpoints::{self, Step};
 use crate::frame::{ALIGN, BlockRef, Kind, Place, RequestSpan};
 use crate::handshake::{Hello, wait_from_code};
@@ -91,7 +91,7 @@ impl Callee {
     fn worker_name(&self, index: u32) -> String {
         let name: String = self.hello.name.chars().filter(|&char| char != '\0').collect();
         let number = format!(" {index}");
-        format!("{}{number}", &name[..name.floor_char_boundary(15 - number.len())])
+        format!("{}{number}", beginning(&name, 15 - number.len()))
     }
 }
 

@@ -8,10 +8,10 @@
 
 use super::error::ManagerError;
 use crate::sys::listener::{self, Connected, MAX_NAME, Name};
-use crate::sys::selfproc;
+use crate::sys::{lock, selfproc};
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, DirBuilder, File, FileType, Metadata, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, FileType, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -303,16 +303,14 @@ impl Place {
         let lock_path = PathBuf::from(lock_path);
         loop {
             let mut options = OpenOptions::new();
-            let lock = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path)?;
-            match lock.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => return Err(error),
+            let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path)?;
+            if !lock::try_lock(&file)? {
+                return Ok(None);
             }
             // Who had it removed the file, perhaps after it was opened here; then this lock keeps nobody out.
-            let locked = lock.metadata()?;
+            let locked = file.metadata()?;
             if fs::symlink_metadata(&lock_path).is_ok_and(|found| identity(&found) == identity(&locked)) {
-                return Ok(Some(Self { path: path.into(), socket: None, lock, lock_path }));
+                return Ok(Some(Self { path: path.into(), socket: None, lock: file, lock_path }));
             }
         }
     }
@@ -356,6 +354,6 @@ impl Drop for Place {
         }
         let _ = fs::remove_file(&self.lock_path);
         // For others who have the descriptor, as above.
-        let _ = self.lock.unlock();
+        lock::unlock(&self.lock);
     }
 }

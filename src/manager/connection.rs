@@ -20,7 +20,7 @@ use crate::arena::Limits;
 use crate::call::panic;
 use crate::call::service::Method;
 use crate::doorbell::{Deadline, Wait};
-use crate::error::{CallError, CallName, Failure, Progress};
+use crate::error::{CallError, CallName, Failure, Progress, beginning};
 use crate::frame::Bare;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -585,7 +585,7 @@ impl Methods {
     fn of(&self, name: &str, most: usize) -> &'static Method {
         static ANY: Method = Method { service: "", name: "(a callback)", index: 0, interface: None, idempotent: false };
         // No callback's name is longer, but somebody may call such a one.
-        let name = &name[..name.floor_char_boundary(MAX_NAME)];
+        let name = beginning(name, MAX_NAME);
         let mut methods = self.0.get_or_init(Mutex::default).lock();
         if let Some(method) = methods.get(name) {
             return method;

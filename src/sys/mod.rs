@@ -14,6 +14,7 @@ pub(crate) mod landlock;
 #[cfg(feature = "sandbox")]
 pub(crate) mod limits;
 pub(crate) mod listener;
+pub(crate) mod lock;
 pub(crate) mod mapping;
 pub(crate) mod memfd;
 #[cfg(feature = "portable")]

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Plan;
+use crate::error::beginning;
 use crate::frame::{decode_private, encode_to_vec};
 use crate::handshake::MAX_BODY;
 use crate::measure::Measure;
@@ -91,7 +92,7 @@ impl Told {
 pub(crate) fn checked_words(words: &str) -> String {
     let visible = words.chars().map(|char| if char.is_control() { ' ' } else { char });
     let mut words: String = visible.collect();
-    words.truncate(words.floor_char_boundary(MAX_WORDS));
+    words.truncate(beginning(&words, MAX_WORDS).len());
     words
 }
 
