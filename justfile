@@ -40,6 +40,10 @@ fuzz seconds="60":
 sanitize:
     .ci/run sanitize
 
+# What is published, built from what was packed.
+package:
+    .ci/run package
+
 # Each benchmark once, unmeasured.
 bench-smoke:
     .ci/run bench_smoke
