@@ -46,7 +46,7 @@ fn given(condition: TokenStream) -> WherePredicate {
 }
 
 fn transfer(ty: &Type) -> TokenStream {
-    quote!(#ty: ::callgate::__glue::Transfer)
+    quote!(#ty: ::__callgate::__glue::Transfer)
 }
 
 fn with_conditions(mut generics: Generics, conditions: impl IntoIterator<Item = WherePredicate>) -> Generics {
@@ -72,7 +72,7 @@ pub(crate) fn crossing(block: &Block) -> Option<TokenStream> {
     let types = certain(block, |method| !method.refused);
     (!types.is_empty()).then(|| {
         quote! {
-            fn __crosses<T: ::callgate::__glue::Transfer + ?::core::marker::Sized>() {}
+            fn __crosses<T: ::__callgate::__glue::Transfer + ?::core::marker::Sized>() {}
             fn __all_cross() { #(__crosses::<#types>();)* }
         }
     })
@@ -117,7 +117,7 @@ fn crossing_types(block: &Block) -> impl Iterator<Item = (&Method, &Type)> {
 /// The same and the mode of a proxy.
 pub(crate) fn with_mode(generics: &Generics, mode: &Ident) -> Generics {
     let mut generics = generics.clone();
-    generics.params.push(parse_quote!(#mode: ::callgate::__glue::Mode));
+    generics.params.push(parse_quote!(#mode: ::__callgate::__glue::Mode));
     generics
 }
 
