@@ -254,7 +254,7 @@ impl Waiter<'_> {
             let waited;
             (waited, spent) = self.spin(deadline, Some(SPIN_MOST), ready);
             if let Some(waited) = waited {
-                self.pace.polled(spent.as_nanos() as u32);
+                self.pace.polled(spent.as_nanos().try_into().unwrap_or(u32::MAX));
                 return waited;
             }
         }

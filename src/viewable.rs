@@ -135,11 +135,11 @@ mod tests {
     #[test]
     fn fault_05_a_forged_tree_iterates_over_what_was_not_checked() {
         // A leaf without entries, where iteration takes the first one all the same.
-        let leaf: [&[u8]; 2] = [&[0, UNCHECKED, 0, 0, 0, 0, 0, 0], &0u32.to_le_bytes()];
+        let leaf: [&[u8]; 2] = [&[0, UNCHECKED, 0, 0, 0, 0, 0, 0], &0u64.to_le_bytes()];
         // An inner node with five keys, and that leaf before the first.
-        let [to_leaf, none] = [(-20i32).to_le_bytes(), 1i32.to_le_bytes()];
+        let [to_leaf, none] = [(-24i64).to_le_bytes(), 1i64.to_le_bytes()];
         let inner: [&[u8]; 7] = [&[1, 1, 2, 3, 4, 5, 0, 0], &to_leaf, &none, &none, &none, &none, &none];
-        let root: [&[u8]; 2] = [&(-32i32).to_le_bytes(), &5u32.to_le_bytes()];
+        let root: [&[u8]; 2] = [&(-56i64).to_le_bytes(), &5u64.to_le_bytes()];
         let bytes = archive(&[&leaf[..], &inner, &root].concat());
 
         let tree = rkyv::access::<ArchivedBTreeSet<u8>, Failure>(&bytes).unwrap();
@@ -154,8 +154,8 @@ mod tests {
         let buckets = [UNCHECKED, 0, 1, 1];
         let (full, empty) = (0x01, 0xff);
         let control = [&[full, empty, full, empty][..], &[0x02; 27]].concat();
-        let root: [&[u8]; 3] = [&(-32i32).to_le_bytes(), &1u32.to_le_bytes(), &2u32.to_le_bytes()];
-        let bytes = archive(&[&[&buckets[..], &control, &[0]], &root[..]].concat());
+        let root: [&[u8]; 3] = [&(-36i64).to_le_bytes(), &1u64.to_le_bytes(), &2u64.to_le_bytes()];
+        let bytes = archive(&[&[&buckets[..], &control, &[0; 5]], &root[..]].concat());
 
         let table = rkyv::access::<ArchivedHashMap<u8, u8>, Failure>(&bytes).unwrap();
         assert_eq!(table.keys().collect::<Vec<_>>(), [&1]);

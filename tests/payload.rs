@@ -1,5 +1,6 @@
 //! Payloads of every size arrive whole, in both directions; those beyond `max_payload` are refused by name and the bridge goes
-//! on; the memory that large ones need is bounded; and a reply nested too deep for the caller's stack is refused.
+//! on; the memory that large ones need is bounded; a reply nested too deep for the caller's stack is refused; and every value of
+//! every type comes back equal.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -11,11 +12,18 @@ use callgate::{Bridge, CallError, Payload, Progress, SharedBox, bridge};
 use held::alone;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 use rkyv::rancor::Source;
 use rkyv::ser::{Allocator, Writer};
 use rkyv::validation::ArchiveContext;
 use rkyv::{Archive, Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ffi::CString;
+use std::marker::PhantomData;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::num::{NonZeroI64, NonZeroIsize, NonZeroU8, NonZeroU128, NonZeroUsize};
+use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use support::within;
@@ -412,5 +420,265 @@ fn large_maps_come_back() {
         for len in [0, 1, 100, 10_000] {
             assert_eq!(mirror.map(len), Ok(Mirror.map(len)));
         }
+    });
+}
+
+// ---- values ----------------------------------------------------------------------------------------------------------
+
+/// A type of a user's, with all that is as wide as a pointer.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+struct Wide {
+    size: usize,
+    offset: isize,
+    sparse: Option<NonZeroUsize>,
+    range: Range<usize>,
+    by_size: BTreeMap<usize, Vec<isize>>,
+    step: Step,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+enum Step {
+    None,
+    By(NonZeroIsize),
+    Within { least: usize, most: Bound<isize> },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        Just(Step::None),
+        non_zero_isize().prop_map(Step::By),
+        (any::<usize>(), any::<Bound<isize>>()).prop_map(|(least, most)| Step::Within { least, most }),
+    ]
+}
+
+fn wide() -> impl Strategy<Value = Wide> {
+    let by_size = any::<BTreeMap<usize, Vec<isize>>>();
+    let numbers = (any::<usize>(), any::<isize>(), proptest::option::of(non_zero_usize()));
+    (numbers, any::<Range<usize>>(), by_size, step()).prop_map(|((size, offset, sparse), range, by_size, step)| Wide {
+        size,
+        offset,
+        sparse,
+        range,
+        by_size,
+        step,
+    })
+}
+
+macro_rules! non_zero {
+    ($($name:ident: $ty:ty = $primitive:ty,)*) => {$(
+        fn $name() -> impl Strategy<Value = $ty> {
+            any::<$primitive>().prop_filter_map("zero", <$ty>::new)
+        }
+    )*};
+}
+
+non_zero! {
+    non_zero_u8: NonZeroU8 = u8,
+    non_zero_u128: NonZeroU128 = u128,
+    non_zero_i64: NonZeroI64 = i64,
+    non_zero_usize: NonZeroUsize = usize,
+    non_zero_isize: NonZeroIsize = isize,
+}
+
+/// Services that give back what they get, and the test that has them do so.
+macro_rules! values_come_back {
+    ($($name:ident: $ty:ty = $values:expr,)*) => {
+        /// By value.
+        struct Owning;
+
+        #[bridge]
+        impl Owning {
+            pub fn new() -> Self {
+                Owning
+            }
+            $(pub fn $name(&self, value: $ty) -> $ty { value })*
+        }
+
+        /// By reference.
+        struct Borrowing;
+
+        #[bridge]
+        impl Borrowing {
+            pub fn new() -> Self {
+                Borrowing
+            }
+            $(pub fn $name(&self, value: &$ty) -> $ty { value.clone() })*
+        }
+
+        /// Several in a slice, in place where that can be.
+        struct Slicing;
+
+        #[bridge]
+        impl Slicing {
+            pub fn new() -> Self {
+                Slicing
+            }
+            $(pub fn $name(&self, values: &[$ty]) -> Vec<$ty> { values.to_vec() })*
+        }
+
+        #[test]
+        fn fault_23_every_value_of_every_type_comes_back_equal() {
+            within(PATIENCE, "fault_23_every_value_of_every_type_comes_back_equal", || {
+                let owning = Owning::bridge().start().expect("a bridge");
+                let borrowing = Borrowing::bridge().start().expect("a bridge");
+                let slicing = Slicing::bridge().start().expect("a bridge");
+                $({
+                    let values = ($values, proptest::collection::vec($values, 0..4));
+                    let each = TestRunner::new(Config::with_cases(48)).run(&values, |(value, several)| {
+                        prop_assert_eq!(owning.$name(value.clone()), Ok(value.clone()));
+                        prop_assert_eq!(borrowing.$name(&value), Ok(value));
+                        prop_assert_eq!(slicing.$name(&several), Ok(several));
+                        Ok(())
+                    });
+                    each.unwrap_or_else(|error| panic!("{}: {error}", stringify!($ty)));
+                })*
+            });
+        }
+    };
+}
+
+values_come_back! {
+    boolean: bool = any::<bool>(),
+    character: char = any::<char>(),
+    unsigned_8: u8 = any::<u8>(),
+    unsigned_16: u16 = any::<u16>(),
+    unsigned_32: u32 = any::<u32>(),
+    unsigned_64: u64 = any::<u64>(),
+    unsigned_128: u128 = any::<u128>(),
+    unsigned_size: usize = prop_oneof![any::<usize>(), Just(usize::MAX), Just(1 << 32), Just(u32::MAX as usize)],
+    signed_8: i8 = any::<i8>(),
+    signed_16: i16 = any::<i16>(),
+    signed_32: i32 = any::<i32>(),
+    signed_64: i64 = any::<i64>(),
+    signed_128: i128 = any::<i128>(),
+    signed_size: isize = prop_oneof![any::<isize>(), Just(isize::MIN), Just(isize::MAX), Just(i32::MIN as isize - 1)],
+    non_zero_8: NonZeroU8 = non_zero_u8(),
+    non_zero_64: NonZeroI64 = non_zero_i64(),
+    non_zero_128: NonZeroU128 = non_zero_u128(),
+    non_zero_size: NonZeroUsize = prop_oneof![non_zero_usize(), Just(NonZeroUsize::MIN.saturating_add((1 << 32) - 1))],
+    non_zero_signed_size: NonZeroIsize = non_zero_isize(),
+    unit: () = Just(()),
+    text: String = prop_oneof![any::<String>(), "[a\\x00]{14,18}"],
+    c_text: CString = any::<CString>(),
+    boxed_text: Box<str> = any::<Box<str>>(),
+    boxed: Box<usize> = any::<Box<usize>>(),
+    boxed_slice: Box<[usize]> = any::<Box<[usize]>>(),
+    option: Option<usize> = any::<Option<usize>>(),
+    niche: Option<NonZeroUsize> = proptest::option::of(non_zero_usize()),
+    result: Result<usize, isize> = any::<Result<usize, isize>>(),
+    vector: Vec<usize> = any::<Vec<usize>>(),
+    vectors: Vec<Vec<isize>> = any::<Vec<Vec<isize>>>(),
+    queue: VecDeque<usize> = any::<VecDeque<usize>>(),
+    array: [usize; 3] = any::<[usize; 3]>(),
+    tuple: (usize, isize, u128, String) = any::<(usize, isize, u128, String)>(),
+    hash_map: HashMap<usize, isize> = any::<HashMap<usize, isize>>(),
+    hash_set: HashSet<usize> = any::<HashSet<usize>>(),
+    tree_map: BTreeMap<isize, usize> = any::<BTreeMap<isize, usize>>(),
+    tree_set: BTreeSet<usize> = any::<BTreeSet<usize>>(),
+    range: Range<usize> = any::<Range<usize>>(),
+    inclusive: RangeInclusive<isize> = any::<RangeInclusive<isize>>(),
+    range_from: RangeFrom<usize> = any::<RangeFrom<usize>>(),
+    range_to: RangeTo<isize> = any::<RangeTo<isize>>(),
+    to_inclusive: RangeToInclusive<usize> = any::<RangeToInclusive<usize>>(),
+    full: RangeFull = Just(..),
+    bound: Bound<usize> = any::<Bound<usize>>(),
+    duration: Duration = prop_oneof![any::<Duration>(), Just(Duration::MAX), Just(Duration::ZERO)],
+    address_v4: Ipv4Addr = any::<Ipv4Addr>(),
+    address_v6: Ipv6Addr = any::<Ipv6Addr>(),
+    address: IpAddr = any::<IpAddr>(),
+    socket_v6: SocketAddrV6 = any::<SocketAddrV6>(),
+    socket: SocketAddr = any::<SocketAddr>(),
+    phantom: PhantomData<usize> = Just(PhantomData),
+    own: Wide = wide(),
+}
+
+/// Floating-point numbers are compared by their bits, since one that is no number equals none.
+struct Floating;
+
+#[bridge]
+impl Floating {
+    pub fn new() -> Self {
+        Floating
+    }
+    pub fn single(&self, number: f32, several: &[f32]) -> (f32, Vec<f32>) {
+        (number, several.to_vec())
+    }
+    pub fn double(&self, number: f64, several: &[f64]) -> (f64, Vec<f64>) {
+        (number, several.to_vec())
+    }
+}
+
+proptest! {
+    #![proptest_config(Config::with_cases(8))]
+    #[test]
+    fn fault_23_every_bit_of_a_floating_point_number_comes_back(singles in any::<[u32; 64]>(), doubles in any::<[u64; 64]>()) {
+        static BRIDGE: LazyLock<Bridge<Floating>> = LazyLock::new(|| {
+            Floating::bridge().timeout(Duration::from_secs(PATIENCE)).start().expect("a bridge")
+        });
+        let signalling = [0x7f80_0001, 0xff80_0001, 0x8000_0000, 1];
+        for bits in singles.into_iter().chain(signalling) {
+            let (one, several) = BRIDGE.single(f32::from_bits(bits), &[f32::from_bits(bits)]).expect("a reply");
+            prop_assert_eq!((one.to_bits(), several[0].to_bits()), (bits, bits));
+        }
+        let signalling = [0x7ff0_0000_0000_0001, 0xfff0_0000_0000_0001, 1 << 63, 1];
+        for bits in doubles.into_iter().chain(signalling) {
+            let (one, several) = BRIDGE.double(f64::from_bits(bits), &[f64::from_bits(bits)]).expect("a reply");
+            prop_assert_eq!((one.to_bits(), several[0].to_bits()), (bits, bits));
+        }
+    }
+}
+
+/// One number, in a field.
+struct Size {
+    size: usize,
+}
+
+#[bridge(get(size: usize), set(size: usize))]
+impl Size {
+    pub fn new(size: usize) -> Self {
+        Size { size }
+    }
+}
+
+/// Several, in each other way that there is.
+struct Sizes(Vec<usize>);
+
+#[bridge]
+impl Sizes {
+    pub fn of(sizes: &[usize]) -> Self {
+        Sizes(sizes.to_vec())
+    }
+    pub fn boxed(&self, add: SharedBox<[usize]>) -> SharedBox<[usize]> {
+        let mut all = SharedBox::zeroed(self.0.len() + add.len()).expect("memory");
+        all[..self.0.len()].copy_from_slice(&self.0);
+        all[self.0.len()..].copy_from_slice(&add);
+        all
+    }
+    pub fn in_place(&self, numbers: &rkyv::Archived<Vec<usize>>) -> usize {
+        numbers.iter().fold(0, |all, number| all ^ number.to_native() as usize)
+    }
+    pub fn all(&self) -> Vec<usize> {
+        self.0.clone()
+    }
+}
+
+#[test]
+fn fault_23_sizes_come_back_from_constructors_fields_boxes_and_views() {
+    within(PATIENCE, "fault_23_sizes_come_back_from_constructors_fields_boxes_and_views", || {
+        let many = [usize::MAX, 1 << 32, (1 << 32) + 1, 0, u32::MAX as usize];
+        let sizes = Sizes::bridge_of(&many).start().expect("a bridge");
+        assert_eq!(sizes.all().as_deref(), Ok(&many[..]));
+        let viewed = sizes.view().all().expect("a view");
+        assert_eq!(viewed.iter().map(|size| size.to_native() as usize).collect::<Vec<_>>(), many);
+        assert_eq!(sizes.in_place(&many.to_vec()), Ok(many.iter().fold(0, |all, number| all ^ number)));
+        let mut add = SharedBox::<[usize]>::zeroed_in(&sizes, 1).expect("memory");
+        add[0] = usize::MAX - 1;
+        let all = sizes.boxed(add).expect("a box");
+        assert_eq!(&all[..], [&many[..], &[usize::MAX - 1]].concat());
+
+        let one = Size::bridge(usize::MAX).start().expect("a bridge");
+        assert_eq!(one.size(), Ok(usize::MAX));
+        one.set_size(1 << 40).expect("set");
+        assert_eq!(one.size(), Ok(1 << 40));
     });
 }

@@ -104,7 +104,7 @@ pub(super) fn boxed(names: &[[u64; 4]]) -> Vec<u8> {
 }
 
 /// Bytes in an archived box: the inline contents' place and length, and four words.
-const ARCHIVED: usize = 40;
+const ARCHIVED: usize = 48;
 
 /// A ticket of which there may well be a loan.
 pub(super) fn likely_ticket(input: &mut Input<'_>) -> u64 {

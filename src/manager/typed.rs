@@ -73,7 +73,7 @@ mod sealed {
 
 /// What can be one argument or the result of a callback with types.
 ///
-/// These can: `bool`, `i8` to `i64`, `u8` to `u64`, `f32`, `f64`, `String`, `()`, [`Value`]; and of those that can, `Option<T>`, `Vec<T>`
+/// These can: `bool`, `i8` to `i64`, `u8` to `u64`, `isize` (as an `i64`), `usize` (as a `u64`), `f32`, `f64`, `String`, `()`, [`Value`]; and of those that can, `Option<T>`, `Vec<T>`
 /// (`Vec<u8>` is bytes), `BTreeMap<String, T>` and `HashMap<String, T>`. No other type can: what other programs, in other languages even,
 /// are to call says what it takes in words that all know. A type of yours is made of these inside the callback.
 ///
@@ -95,7 +95,7 @@ mod sealed {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument or a result of a callback",
     label = "not one of the types that callbacks take and return",
-    note = "these can: bool, i8 to i64, u8 to u64, f32, f64, String, (), callgate::manager::Value; Option and Vec of them; BTreeMap and HashMap from String to them"
+    note = "these can: bool, i8 to i64, u8 to u64, isize, usize, f32, f64, String, (), callgate::manager::Value; Option and Vec of them; BTreeMap and HashMap from String to them"
 )]
 pub trait Item: Element + Transfer + sealed::Sealed {
     /// The type, in words: `i64`, `list of i64`, `bytes`, `optional str`, `map of f64`, `hash map of f64`, `any`. Different types have
@@ -142,11 +142,11 @@ pub trait Item: Element + Transfer + sealed::Sealed {
 
 /// An item that is a whole number.
 macro_rules! integers {
-    ($($ty:ident)*) => {$(
+    ($($ty:ident $name:literal,)*) => {$(
         impl sealed::Sealed for $ty {}
 
         impl Item for $ty {
-            const TYPE: &'static str = stringify!($ty);
+            const TYPE: &'static str = $name;
 
             fn from_value(value: Value) -> Result<Self, Mismatch> {
                 let number = value.whole().and_then(|whole| whole.try_into().ok());
@@ -156,7 +156,8 @@ macro_rules! integers {
     )*};
 }
 
-integers! { i8 i16 i32 i64 u16 u32 u64 }
+// `isize` and `usize` have the archives of what they are called.
+integers! { i8 "i8", i16 "i16", i32 "i32", i64 "i64", isize "i64", u16 "u16", u32 "u32", u64 "u64", usize "u64", }
 
 impl sealed::Sealed for u8 {}
 

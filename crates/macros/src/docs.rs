@@ -19,7 +19,7 @@ pub(crate) fn proxy(block: &Block) -> TokenStream {
     lines(&[
         &format!("The calls of a `{service}` in a child process: a method for each of its own."),
         "",
-        &format!("A [`Bridge<{service}>`](::callgate::Bridge) derefs to this. `M` says how a call is made, and"),
+        &format!("A [`Bridge<{service}>`](::__callgate::Bridge) derefs to this. `M` says how a call is made, and"),
         "`M::Out<R>` is what one that returns `R` gives: `Result<R, CallError>` on the bridge itself.",
     ])
 }

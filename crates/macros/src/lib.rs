@@ -4,7 +4,7 @@
 //! `check` refuses what cannot cross, all of it at once, and `expand` writes the code. When something was refused,
 //! `fallback` writes stand-ins instead, so that one mistake is one error and not one more at each call.
 //!
-//! What is written refers to `::callgate`, mostly its hidden `__glue`, and to the user's own items, by full paths. It
+//! What is written refers to callgate (`root` says where that is), mostly its hidden `__glue`, and to the user's own items, by full paths. It
 //! has no name that could meet one of the user's, except for the proxy.
 
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ mod fallback;
 mod model;
 mod parse;
 mod refusals;
+mod root;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -81,11 +82,13 @@ use crate::refusals::Refusals;
 /// | a method | `#[bridge(idempotent)]` | it may run twice: a bridge with `Builder::restart` calls it again if the child dies in it |
 /// | the type's block | `#[bridge(get(total: u64))]` | callers get `total() -> u64`, a clone of that field |
 /// | the type's block | `#[bridge(set(total: u64))]` | callers get `set_total(value: u64)` |
+/// | any block | `#[bridge(crate = cg)]` | callgate is a dependency by this name, or lies at this path |
 ///
 /// Fields may carry documentation and a visibility of their own (`get(pub(crate) total: u64)`); else they are `pub`.
 ///
 /// The methods of `Bridge` itself (`stop`, `kill`, `child_pid`, `is_alive`, `stats`, `with_timeout`, `view`, `begin`,
 /// `send`, `doorbell_fd`, `clear_doorbell`, `generation`, `sandbox_report`) would hide a method of the same name, so that one needs a `rename`.
+/// So does one named as what every type or reference has: `drop`, `clone`, `to_owned`, `into`, `try_into`, `deref`.
 #[proc_macro_attribute]
 pub fn bridge(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     generate(options.into(), item.into()).into()
@@ -107,7 +110,9 @@ pub fn bridge(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -
 ///
 /// The methods that you give the archived type are yours to answer for: unsafe code in them must not count on more than what
 /// validation has checked.
-#[proc_macro_derive(Viewable)]
+///
+/// If callgate is a dependency by another name, say so beside it: `#[rkyv(derive(cg::Viewable), attr(callgate(crate = cg)))]`.
+#[proc_macro_derive(Viewable, attributes(callgate))]
 pub fn viewable(item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     viewable::derive(item.into()).into()
 }
@@ -118,6 +123,7 @@ fn generate(options: TokenStream, item: TokenStream) -> TokenStream {
     let Some(mut parsed) = parse::block(options, item.clone(), &mut refusals) else {
         return with_errors(&refusals, item);
     };
+    let root = std::mem::take(&mut parsed.root);
     check::options(&mut parsed, &mut refusals);
     if check::header(&parsed.item, &mut refusals).is_err() {
         let item = &parsed.item;
@@ -125,7 +131,11 @@ fn generate(options: TokenStream, item: TokenStream) -> TokenStream {
     }
     let mut block = Block::read(parsed);
     check::block(&mut block, &mut refusals);
-    if refusals.is_empty() { expand::block(&block) } else { with_errors(&refusals, fallback::block(block)) }
+    root.put_into(if refusals.is_empty() {
+        expand::block(&block)
+    } else {
+        with_errors(&refusals, fallback::block(block))
+    })
 }
 
 fn with_errors(refusals: &Refusals, code: TokenStream) -> TokenStream {

@@ -98,7 +98,7 @@ pub(crate) enum Passing {
 impl Block {
     /// Says what there is to call. The header is in order: [`check::header`](crate::check::header).
     pub(crate) fn read(parsed: Parsed) -> Block {
-        let Parsed { item, functions, get, set } = parsed;
+        let Parsed { item, functions, get, set, root: _ } = parsed;
         let service = Service::read(&item.self_ty);
         let self_type = SelfType::new(&service.ty, item.trait_.as_ref().map(|(path, _)| path), constants(&item));
         let of_trait = self_type.interface.is_some();

@@ -12,6 +12,7 @@ use syn::{
 };
 
 use crate::refusals::Refusals;
+use crate::root::{self, Root};
 
 /// A block as the user wrote it.
 pub(crate) struct Parsed {
@@ -23,6 +24,8 @@ pub(crate) struct Parsed {
     pub(crate) get: Vec<Field>,
     /// Fields asked for with `set(..)`.
     pub(crate) set: Vec<Field>,
+    /// Where callgate is.
+    pub(crate) root: Root,
 }
 
 /// A function of the block, without its body.
@@ -57,7 +60,7 @@ pub(crate) fn block(options: TokenStream, item: TokenStream, refusals: &mut Refu
         }
     };
     let functions = functions(&mut item, refusals);
-    let mut parsed = Parsed { item, functions, get: Vec::new(), set: Vec::new() };
+    let mut parsed = Parsed { item, functions, get: Vec::new(), set: Vec::new(), root: Root::default() };
     for option in options_in(options, refusals) {
         block_option(&mut parsed, &option).unwrap_or_else(|error| refusals.push(error));
     }
@@ -113,13 +116,17 @@ fn options_in(tokens: TokenStream, refusals: &mut Refusals) -> Vec<Meta> {
 }
 
 fn block_option(parsed: &mut Parsed, option: &Meta) -> syn::Result<()> {
+    if root::is_crate(option) {
+        parsed.root = Root::of_option(option)?;
+        return Ok(());
+    }
     let into = match name_of(option).as_str() {
         "get" => &mut parsed.get,
         "set" => &mut parsed.set,
         "skip" | "rename" | "idempotent" => {
             return Err(refusal(option, "this goes on a method of the block, not on the block"));
         }
-        name => return Err(unknown(option, name, "`get(field: Type)` and `set(field: Type)`")),
+        name => return Err(unknown(option, name, "`get(field: Type)`, `set(field: Type)` and `crate = path`")),
     };
     let Meta::List(list) = option else {
         return Err(refusal(option, "this needs fields and their types, as in `get(total: u64)`"));
@@ -138,6 +145,9 @@ fn method_option(options: &mut Options, option: &Meta) -> syn::Result<()> {
         ("idempotent", _) => return Err(refusal(option, "`idempotent` takes no value")),
         ("rename", Meta::NameValue(pair)) => options.rename = Some(name_in(&pair.value)?),
         ("rename", _) => return Err(refusal(option, "`rename` needs a name, as in `rename = \"halt\"`")),
+        _ if root::is_crate(option) => {
+            return Err(refusal(option, "this goes on the block, as in `#[bridge(crate = cg)] impl ..`"));
+        }
         ("get" | "set", _) => {
             return Err(refusal(option, "this goes on the block, as in `#[bridge(get(total: u64))] impl ..`"));
         }

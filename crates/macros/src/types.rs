@@ -9,8 +9,64 @@ use syn::{Expr, ExprPath, GenericArgument, Path, PathArguments, Type, TypePath, 
 /// The element types whose slices are read in place: they have the same bytes in an archive as in memory.
 const NATIVE: [&str; 13] = ["bool", "u8", "u16", "u32", "u64", "u128", "i8", "i16", "i32", "i64", "i128", "f32", "f64"];
 
-/// Other names that stand for nothing but what can cross.
-const WELL_KNOWN: [&str; 7] = ["usize", "isize", "char", "String", "Vec", "Option", "Box"];
+/// Other names that stand for nothing but what can cross, if what they are given can.
+const WELL_KNOWN: [&str; 52] = [
+    "usize",
+    "isize",
+    "char",
+    "str",
+    "String",
+    "CString",
+    "Vec",
+    "VecDeque",
+    "Option",
+    "Result",
+    "Box",
+    "PhantomData",
+    "Duration",
+    "NonZero",
+    "NonZeroUsize",
+    "NonZeroIsize",
+    "NonZeroU8",
+    "NonZeroU16",
+    "NonZeroU32",
+    "NonZeroU64",
+    "NonZeroU128",
+    "NonZeroI8",
+    "NonZeroI16",
+    "NonZeroI32",
+    "NonZeroI64",
+    "NonZeroI128",
+    "Range",
+    "RangeInclusive",
+    "RangeFrom",
+    "RangeTo",
+    "RangeToInclusive",
+    "RangeFull",
+    "Bound",
+    "IpAddr",
+    "Ipv4Addr",
+    "Ipv6Addr",
+    "SocketAddr",
+    "SocketAddrV4",
+    "SocketAddrV6",
+    "std",
+    "core",
+    "alloc",
+    "string",
+    "vec",
+    "option",
+    "result",
+    "num",
+    "ops",
+    "net",
+    "time",
+    "ffi",
+    "marker",
+];
+
+/// What can cross if all of its arguments can, and for no other reason.
+const TRANSPARENT: [&str; 4] = ["Vec", "VecDeque", "Option", "Box"];
 
 /// The type without the parentheses, and the invisible ones that `macro_rules!` puts around `$t:ty`.
 pub(crate) fn bare(ty: &Type) -> &Type {
@@ -45,6 +101,19 @@ pub(crate) fn is_well_known(tokens: impl ToTokens) -> bool {
         TokenTree::Ident(ident) => NATIVE.iter().chain(&WELL_KNOWN).any(|name| ident == name),
         TokenTree::Punct(_) | TokenTree::Literal(_) => true,
     })
+}
+
+/// The types on which it depends whether the type can cross: `T` of `Vec<Option<T>>`, and otherwise the type itself.
+pub(crate) fn leaves(ty: &Type) -> Vec<&Type> {
+    match bare(ty) {
+        Type::Tuple(tuple) => tuple.elems.iter().flat_map(leaves).collect(),
+        Type::Array(array) => leaves(&array.elem),
+        Type::Slice(slice) => leaves(&slice.elem),
+        ty => match TRANSPARENT.iter().find_map(|name| argument_of(ty, name)) {
+            Some(inner) => leaves(inner),
+            None => vec![ty],
+        },
+    }
 }
 
 /// The `T` of a path that ends in `name<T, ..>`.

@@ -5,11 +5,13 @@ use quote::{ToTokens, quote};
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Field, Type, WherePredicate, parse_quote};
 
+use crate::root::Root;
 use crate::types;
 
 /// The impl, and the check of every field.
 pub(crate) fn derive(input: TokenStream) -> TokenStream {
-    match syn::parse2::<DeriveInput>(input).and_then(|input| implementation(&input)) {
+    let parsed = syn::parse2::<DeriveInput>(input);
+    match parsed.and_then(|input| Ok(Root::of_attributes(&input.attrs)?.put_into(implementation(&input)?))) {
         Ok(code) => code,
         Err(error) => error.to_compile_error(),
     }
@@ -26,13 +28,13 @@ fn implementation(input: &DeriveInput) -> Result<TokenStream, Error> {
         fields(&input.data)?.into_iter().map(|field| &field.ty).partition(is_condition);
 
     let mut generics = input.generics.clone();
-    let conditions = conditions.into_iter().map(|ty| -> WherePredicate { parse_quote!(#ty: ::callgate::Viewable) });
+    let conditions = conditions.into_iter().map(|ty| -> WherePredicate { parse_quote!(#ty: ::__callgate::Viewable) });
     generics.make_where_clause().predicates.extend(conditions);
     let (impl_generics, arguments, conditions) = generics.split_for_impl();
     let checked = checked.into_iter().map(|ty| located(ty.to_token_stream(), place(ty)));
     Ok(quote! {
         const _: () = {
-            fn __viewable<__Field: ::callgate::Viewable + ?::core::marker::Sized>() {}
+            fn __viewable<__Field: ::__callgate::Viewable + ?::core::marker::Sized>() {}
 
             #[allow(dead_code)]
             fn __fields #impl_generics () #conditions {
@@ -40,7 +42,7 @@ fn implementation(input: &DeriveInput) -> Result<TokenStream, Error> {
             }
 
             #[automatically_derived]
-            unsafe impl #impl_generics ::callgate::Viewable for #name #arguments #conditions {}
+            unsafe impl #impl_generics ::__callgate::Viewable for #name #arguments #conditions {}
         };
     })
 }

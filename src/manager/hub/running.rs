@@ -476,7 +476,7 @@ impl Running {
         let received = socket::receive(&connection.socket, &mut self.buffer, Blocking::No);
         match received {
             Ok(Received::Message(len, descriptors)) if descriptors.is_empty() => {
-                connection.credit.charge((len / LONG) as u32);
+                connection.credit.charge((len / LONG).try_into().unwrap_or(u32::MAX));
                 self.heed(id, len);
             }
             Ok(Received::Message(_, descriptors)) => {

@@ -29,6 +29,10 @@ const RESERVED: [&str; 13] = [
     "sandbox_report",
 ];
 
+/// What any type, or a reference to one, has by traits that are in scope everywhere. `bridge.clone()` would be a copy of the reference, say. In
+/// a trait, code that is generic over it reaches a method by such a name all the same, but for a destructor's.
+const TAKEN: [&str; 6] = ["drop", "clone", "to_owned", "into", "try_into", "deref"];
+
 /// The way out of a name that cannot be.
 const RENAME: &str = "give callers another name with `#[bridge(rename = \"..\")]`";
 
@@ -143,7 +147,7 @@ fn names(block: &mut Block, refusals: &mut Refusals) {
         let why = match method.kind {
             Kind::Local => None,
             Kind::Constructor { .. } => builder_name(block, method, &block.methods[..at]),
-            _ => call_name(method, &block.methods[..at]),
+            _ => call_name(method, block.interface().is_some(), &block.methods[..at]),
         };
         if let Some(why) = why {
             refusals.refuse(&method.shown, why);
@@ -152,8 +156,11 @@ fn names(block: &mut Block, refusals: &mut Refusals) {
     }
 }
 
-fn call_name(method: &Method, earlier: &[Method]) -> Option<String> {
+fn call_name(method: &Method, in_trait: bool, earlier: &[Method]) -> Option<String> {
     let shown = &method.shown;
+    if TAKEN.iter().any(|taken| shown == taken) && (!in_trait || shown == "drop") {
+        return Some(format!("`bridge.{shown}()` means something else, as it does for any type: {RENAME}"));
+    }
     if RESERVED.iter().any(|reserved| shown == reserved) {
         return Some(format!("`Bridge` keeps the name `{shown}` for itself: {RENAME}"));
     }

@@ -12,9 +12,9 @@ use crate::model::{Block, Kind, Method};
 /// The impl block, with functions whose bodies `body` writes.
 pub(crate) fn drop_in(block: &Block, body: impl Fn(&Block, &Path, &Method) -> TokenStream) -> Option<TokenStream> {
     let interface = block.interface()?;
-    let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), quote!(::callgate::Blocking));
+    let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), quote!(::__callgate::Blocking));
     let ty = &block.service.ty;
-    let service = quote!(#ty: ::callgate::__glue::Service<Calls<::callgate::Blocking> = #proxy>);
+    let service = quote!(#ty: ::__callgate::__glue::Service<Calls<::__callgate::Blocking> = #proxy>);
     let declared = block.item.items.iter().filter_map(|item| declared(block, interface, item));
     let functions = block.methods.iter().map(|method| {
         let (cfgs, sig, body) = (method.cfgs(), signature(block, method), body(block, interface, method));
@@ -23,7 +23,7 @@ pub(crate) fn drop_in(block: &Block, body: impl Fn(&Block, &Path, &Method) -> To
     let (items, deprecated) = (quote!(#(#declared)* #(#functions)*), service::deprecated(block));
     Some(generics::impls(block, Some(service), |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
-        quote!(#deprecated impl #impl_generics #interface for ::callgate::__glue::Bridge<#ty> #conditions { #items })
+        quote!(#deprecated impl #impl_generics #interface for ::__callgate::__glue::Bridge<#ty> #conditions { #items })
     }))
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn forwarded(block: &Block, interface: &Path, method: &Method) -> Tok
     let arguments = method.arguments.iter().map(|argument| &argument.name);
     match method.kind {
         Kind::Local => quote!(<#ty as #interface>::#name(#(#arguments),*)),
-        _ => quote!(::callgate::__glue::drop_in!((**self).#shown(#(#arguments),*), #output)),
+        _ => quote!(::__callgate::__glue::drop_in!((**self).#shown(#(#arguments),*), #output)),
     }
 }
 

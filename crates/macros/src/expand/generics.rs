@@ -23,8 +23,10 @@ pub(crate) fn impls(
     let depends = !block.generics().params.is_empty();
     let (needed, known) = if depends { (service, None) } else { (None, service) };
     let needed = with_conditions(bridged(block), needed.map(|service| parse_quote!(#service)));
-    let certain = certain(block, |_| true);
-    let given: Vec<WherePredicate> = certain.into_iter().map(transfer).chain(known).map(given).collect();
+    // Of a `Vec<T>` and a `VecDeque<T>` the `T`: two types with the same archive, both taken for given, are one too many for the compiler.
+    let leaves =
+        distinct(certain(block, |_| true).into_iter().flat_map(types::leaves).filter(|ty| !types::is_well_known(ty)));
+    let given: Vec<WherePredicate> = leaves.into_iter().map(transfer).chain(known).map(given).collect();
     let for_docs = write(&needed);
     if given.is_empty() {
         return for_docs;
@@ -44,7 +46,7 @@ fn given(condition: TokenStream) -> WherePredicate {
 }
 
 fn transfer(ty: &Type) -> TokenStream {
-    quote!(#ty: ::callgate::__glue::Transfer)
+    quote!(#ty: ::__callgate::__glue::Transfer)
 }
 
 fn with_conditions(mut generics: Generics, conditions: impl IntoIterator<Item = WherePredicate>) -> Generics {
@@ -60,7 +62,7 @@ fn bridged(block: &Block) -> Generics {
     let generics = block.generics();
     let lasting =
         generics.type_params().map(|TypeParam { ident, .. }| -> WherePredicate { parse_quote!(#ident: 'static) });
-    let of_params = distinct(crossing_types(block).filter(|(_, ty)| mentions_param(block, ty)));
+    let of_params = distinct(crossing_types(block).map(|(_, ty)| ty).filter(|ty| mentions_param(block, ty)));
     let transfer = of_params.into_iter().map(transfer).map(|condition| parse_quote!(#condition));
     with_conditions(generics.clone(), lasting.chain(transfer))
 }
@@ -70,7 +72,7 @@ pub(crate) fn crossing(block: &Block) -> Option<TokenStream> {
     let types = certain(block, |method| !method.refused);
     (!types.is_empty()).then(|| {
         quote! {
-            fn __crosses<T: ::callgate::__glue::Transfer + ?::core::marker::Sized>() {}
+            fn __crosses<T: ::__callgate::__glue::Transfer + ?::core::marker::Sized>() {}
             fn __all_cross() { #(__crosses::<#types>();)* }
         }
     })
@@ -80,7 +82,7 @@ pub(crate) fn crossing(block: &Block) -> Option<TokenStream> {
 fn certain(block: &Block, of: impl Fn(&Method) -> bool) -> Vec<&Type> {
     // What is compiled under a condition may name what exists under that condition only.
     let types = crossing_types(block).filter(|(method, _)| of(method) && method.cfgs().is_empty());
-    distinct(types.filter(|(_, ty)| !mentions_param(block, ty) && !types::is_well_known(ty)))
+    distinct(types.map(|(_, ty)| ty).filter(|ty| !mentions_param(block, ty) && !types::is_well_known(ty)))
 }
 
 fn mentions_param(block: &Block, ty: &Type) -> bool {
@@ -89,10 +91,10 @@ fn mentions_param(block: &Block, ty: &Type) -> bool {
 }
 
 /// Every type once, however often it crosses.
-fn distinct<'a>(types: impl Iterator<Item = (&'a Method, &'a Type)>) -> Vec<&'a Type> {
+fn distinct<'a>(types: impl Iterator<Item = &'a Type>) -> Vec<&'a Type> {
     let mut seen = Vec::new();
     let mut distinct = Vec::new();
-    for (_, ty) in types {
+    for ty in types {
         let spelling = ty.to_token_stream().to_string();
         if !seen.contains(&spelling) {
             seen.push(spelling);
@@ -115,7 +117,7 @@ fn crossing_types(block: &Block) -> impl Iterator<Item = (&Method, &Type)> {
 /// The same and the mode of a proxy.
 pub(crate) fn with_mode(generics: &Generics, mode: &Ident) -> Generics {
     let mut generics = generics.clone();
-    generics.params.push(parse_quote!(#mode: ::callgate::__glue::Mode));
+    generics.params.push(parse_quote!(#mode: ::__callgate::__glue::Mode));
     generics
 }
 

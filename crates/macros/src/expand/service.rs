@@ -14,11 +14,11 @@ pub(crate) fn service(block: &Block) -> TokenStream {
     around(
         block,
         &quote! {
-            fn fingerprint(__of: ::callgate::__glue::Fingerprint) -> ::callgate::__glue::Fingerprint { #fingerprint }
-            fn construct(__call: ::callgate::__glue::Incoming<'_, '_>) -> ::core::option::Option<Self> { #construct }
+            fn fingerprint(__of: ::__callgate::__glue::Fingerprint) -> ::__callgate::__glue::Fingerprint { #fingerprint }
+            fn construct(__call: ::__callgate::__glue::Incoming<'_, '_>) -> ::core::option::Option<Self> { #construct }
             fn dispatch(
-                __access: impl ::callgate::__glue::Access<Self>,
-                __call: ::callgate::__glue::Incoming<'_, '_>,
+                __access: impl ::__callgate::__glue::Access<Self>,
+                __call: ::__callgate::__glue::Incoming<'_, '_>,
             ) {
                 #dispatch
             }
@@ -36,10 +36,10 @@ pub(crate) fn around(block: &Block, answers: &TokenStream) -> TokenStream {
         quote! {
             #[doc(hidden)]
             #deprecated
-            impl #impl_generics ::callgate::__glue::Service for #ty #conditions {
+            impl #impl_generics ::__callgate::__glue::Service for #ty #conditions {
                 const NAME: &'static str = #name;
-                type Calls<#mode: ::callgate::__glue::Mode> = #proxy;
-                fn calls<#mode: ::callgate::__glue::Mode>(__mode: #mode) -> Self::Calls<#mode> { #construction }
+                type Calls<#mode: ::__callgate::__glue::Mode> = #proxy;
+                fn calls<#mode: ::__callgate::__glue::Mode>(__mode: #mode) -> Self::Calls<#mode> { #construction }
                 #answers
             }
         }
@@ -50,15 +50,15 @@ pub(crate) fn around(block: &Block, answers: &TokenStream) -> TokenStream {
 pub(crate) fn interface(block: &Block) -> TokenStream {
     let (ty, deprecated) = (&block.service.ty, deprecated(block));
     let dispatch = dispatch(block);
-    let service = quote!(#ty: ::callgate::__glue::Service);
+    let service = quote!(#ty: ::__callgate::__glue::Service);
     let interface = generics::impls(block, Some(service), |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote! {
             #deprecated
-            impl #impl_generics ::callgate::__glue::Interface<#ty> for __CallgateInterface #conditions {
+            impl #impl_generics ::__callgate::__glue::Interface<#ty> for __CallgateInterface #conditions {
                 fn dispatch(
-                    __access: impl ::callgate::__glue::Access<#ty>,
-                    __call: ::callgate::__glue::Incoming<'_, '_>,
+                    __access: impl ::__callgate::__glue::Access<#ty>,
+                    __call: ::__callgate::__glue::Incoming<'_, '_>,
                 ) {
                     #dispatch
                 }
@@ -128,6 +128,6 @@ fn body(block: &Block, method: &Method) -> TokenStream {
     };
     let service = if method.kind == Kind::Function { quote!(_) } else { quote!(__service) };
     let way = if method.is_exclusive() { quote!(exclusive) } else { quote!(shared) };
-    let run = quote!(::callgate::__glue::Access::<#ty>::#way(__access, |#service| #run));
+    let run = quote!(::__callgate::__glue::Access::<#ty>::#way(__access, |#service| #run));
     if names.is_empty() { run } else { quote!(match (#received,) { (#(#names,)*) => #run }) }
 }

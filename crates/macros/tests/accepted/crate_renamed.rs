@@ -1,0 +1,73 @@
+//! Callgate by another name, as a dependency renamed in Cargo.toml is, and nothing by its own.
+#![no_implicit_prelude]
+
+extern crate callgate as cg;
+extern crate std;
+
+mod callgate {}
+
+use cg::rkyv;
+use std::option::Option::{self, Some};
+use std::string::String;
+
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[rkyv(crate = cg::rkyv, derive(cg::Viewable), attr(callgate(crate = cg)))]
+struct Track {
+    title: String,
+    seconds: u32,
+}
+
+struct Player {
+    track: Option<u32>,
+}
+
+/// Plays.
+#[cg::bridge(crate = cg, get(track: Option<u32>))]
+impl Player {
+    pub fn new() -> Self {
+        Player { track: Some(1) }
+    }
+    #[cg::bridge(rename = "length")]
+    pub fn track(&self, number: u32) -> Track {
+        Track { title: String::from("one"), seconds: number }
+    }
+}
+
+trait Skip {
+    fn skip(&mut self) -> u32;
+}
+
+#[cg::bridge(crate = "cg")]
+impl Skip for Player {
+    fn skip(&mut self) -> u32 {
+        2
+    }
+}
+
+/// A path of any length.
+mod inner {
+    pub mod deps {
+        pub use ::cg;
+    }
+    pub struct Deep;
+
+    #[::cg::bridge(crate = crate::inner::deps::cg)]
+    impl Deep {
+        pub fn new() -> Self {
+            Deep
+        }
+        pub fn add(&self, n: u64) -> u64 {
+            n + 1
+        }
+    }
+}
+
+fn main() {
+    cg::init();
+    let mut player = Player::bridge().start().unwrap();
+    let track = player.view().length(7).unwrap();
+    std::assert_eq!((track.title.as_str(), track.seconds.to_native()), ("one", 7));
+    std::assert_eq!(player.track().unwrap(), Some(1));
+    std::assert_eq!(Skip::skip(&mut player), 2);
+    std::assert_eq!(inner::Deep::bridge().start().unwrap().add(1).unwrap(), 2);
+}
