@@ -59,6 +59,30 @@ pub enum CallError {
         max: u64,
     },
 
+    /// The arguments or the reply nest too deep: for any frame ([`Transfer`](crate::Transfer) has the limit), or for the stack of the thread
+    /// that was to read them. Nothing was lost: the bridge goes on.
+    #[error("call `{call}` failed: its {what} nests too deep: {limit}")]
+    TooDeep {
+        /// The call that failed.
+        call: CallName,
+        /// Which of the two frames did.
+        what: Payload,
+        /// The limit, in words.
+        limit: String,
+    },
+
+    /// The arguments or the reply have more elements whose archives have no size than a frame may hold ([`Transfer`](crate::Transfer) has the
+    /// limit). Nothing was lost: the bridge goes on.
+    #[error("call `{call}` failed: its {what} is too much for one frame: {limit}")]
+    TooMany {
+        /// The call that failed.
+        call: CallName,
+        /// Which of the two frames has.
+        what: Payload,
+        /// The limit, in words.
+        limit: String,
+    },
+
     /// All memory that the bridge may have for large payloads is in use, and none came back in time. Nothing was lost: the bridge goes
     /// on.
     #[error(
@@ -186,6 +210,8 @@ pub(crate) enum Failure {
     Mismatch { expected: String, found: String },
     /// It is not registered any more.
     Gone,
+    /// It returned what nests too deep to cross.
+    TooDeep,
 }
 
 /// Why there is no shared memory for something.

@@ -4,10 +4,12 @@
 //! of "Trust" in ARCHITECTURE.md: a request is validated and read in place by the child, who trusts its parent not to change
 //! it meanwhile; a reply is copied into private memory, then validated with bounded depth, then read.
 
+use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::intake::Intake;
 use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine, TICKET};
 use crate::lending::{Carried, Ticket};
+use crate::reading::{MAX_DEPTH, Need, Refusal, last_refusal, refuse};
 use crate::segment::{Block, Span};
 use crate::shared_box::{Kept, Parcel};
 use crate::stock::{Home, Room};
@@ -29,10 +31,6 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
-
-/// How deep the pointers of a frame may nest. Each level costs stack while it is validated and read: for a node of 4 KiB
-/// about 4.6 KiB, without optimisation.
-pub(crate) const MAX_DEPTH: usize = 128;
 
 /// The alignment of every payload: of slots, of blocks, and of what they are copied into.
 pub(crate) const ALIGN: usize = PAYLOAD_OFFSET;
@@ -59,6 +57,8 @@ pub(crate) enum Kind {
     Exhausted = 9,
     /// Reply: a callback failed, or could not be run; the payload is a [`Failure`](crate::error::Failure).
     Failed = 10,
+    /// Reply: the value, or the arguments, are beyond what a frame may hold; the payload is a [`Beyond`].
+    Beyond = 11,
 }
 
 /// Set in the kind's byte if the payload lies in an arena block and the slot holds a [`BlockRef`].
@@ -80,6 +80,7 @@ impl Kind {
             7 => Self::Refused,
             9 => Self::Exhausted,
             10 => Self::Failed,
+            11 => Self::Beyond,
             _ => return None,
         })
     }
@@ -90,6 +91,25 @@ impl Kind {
 pub(crate) struct Limit {
     pub(crate) len: u64,
     pub(crate) max: u64,
+}
+
+/// The payload of [`Kind::Beyond`].
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub(crate) struct Beyond {
+    /// The arguments are, not the value.
+    pub(crate) is_request: bool,
+    /// They nest too deep; else they have too many elements of no size.
+    pub(crate) is_depth: bool,
+    /// The limit, in words.
+    pub(crate) limit: String,
+}
+
+impl Beyond {
+    /// `None` if it was something else that was refused.
+    #[cold]
+    pub(crate) fn of(refusal: Refusal, is_request: bool) -> Option<Self> {
+        Some(Self { is_request, is_depth: refusal != Refusal::Elements, limit: refusal.limit()? })
+    }
 }
 
 /// What the commit word of a frame says, checked: it cannot be wrong.
@@ -226,9 +246,10 @@ pub(crate) trait Spill {
     fn send_with(&mut self, send: &mut Send<'_>) -> Result<Option<Parcel>, Failure>;
 
     /// Notes that the first `written` bytes of a frame, for which the last `spill` gave `room` bytes, are final as long as it stays
-    /// there. The frame will have `need` bytes at least. Returns up to where, beyond `written`, it is written without asking again.
-    fn progress(&mut self, _written: usize, _need: usize, room: usize) -> usize {
-        room
+    /// there. The frame will have `need` bytes at least. Returns up to where, beyond `written`, it is written without asking again. `None` if
+    /// nobody wants the frame any more; the implementor remembers why.
+    fn progress(&mut self, _written: usize, _need: usize, room: usize) -> Option<usize> {
+        Some(room)
     }
 }
 
@@ -277,7 +298,19 @@ pub struct FrameWriter<'e> {
     /// Up to here there is room. Beyond the capacity only in a block.
     room: usize,
     written: usize,
+    /// How often something was written: no less often than there are objects in the frame, but for its root.
+    pieces: usize,
+    /// Whether something without bytes was: a collection that is empty, or whose elements have no size.
+    has_empty: bool,
     spill: &'e mut (dyn Spill + 'e),
+}
+
+/// A frame that has been written.
+#[derive(Clone, Copy)]
+pub(crate) struct Encoded {
+    pub(crate) len: usize,
+    /// Whether it may be beyond what a reader accepts, so that it is to be looked at.
+    pub(crate) is_suspect: bool,
 }
 
 impl Positional for FrameWriter<'_> {
@@ -292,6 +325,8 @@ impl Writer<Failure> for FrameWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         // The length of `bytes` is mostly a constant here, and this all that a small frame needs.
         let end = self.written + bytes.len();
+        self.pieces += 1;
+        self.has_empty |= bytes.is_empty();
         match self.stage.0[..self.staged].get_mut(self.written..end) {
             Some(place) => {
                 place.copy_from_slice(bytes);
@@ -341,7 +376,7 @@ impl FrameWriter<'_> {
             self.spill_slow(need)?;
         }
         while !bytes.is_empty() {
-            let end = self.spill.progress(self.written, need, self.room);
+            let end = self.spill.progress(self.written, need, self.room).ok_or(Failure)?;
             self.capacity = end.clamp(self.written + 1, self.room);
             let (piece, rest) = bytes.split_at(bytes.len().min(self.capacity - self.written));
             self.put(piece);
@@ -397,7 +432,7 @@ impl FrameWriter<'_> {
 }
 
 /// Serialises `value`: its first bytes onto `stage`, those after them into `slot` (where the first have their place too), or
-/// all of them where `spill` says if they outgrow that. Returns its length in bytes.
+/// all of them where `spill` says if they outgrow that.
 ///
 /// # Errors
 ///
@@ -408,14 +443,47 @@ pub(crate) fn encode<T: Encode>(
     stage: &mut Stage,
     slot: Span<'_>,
     spill: &mut dyn Spill,
-) -> Result<usize, Failure> {
+) -> Result<Encoded, Failure> {
     let staged = slot.len().min(INLINE);
+    let (start, room) = (slot.start(), slot.len());
     let writer =
-        FrameWriter { stage, staged, start: slot.start(), capacity: slot.len(), room: slot.len(), written: 0, spill };
+        FrameWriter { stage, staged, start, capacity: room, room, written: 0, pieces: 0, has_empty: false, spill };
     let mut buffer = MaybeUninit::uninit();
     let mut serializer = Serializer::new(writer, Scratch::new(&mut buffer), ());
     let resolver = value.serialize(Strategy::wrap(&mut serializer))?;
-    serializer.writer.finish(value, resolver)
+    let len = serializer.writer.finish(value, resolver)?;
+    let is_suspect = serializer.writer.pieces > MAX_DEPTH || serializer.writer.has_empty;
+    Ok(Encoded { len, is_suspect })
+}
+
+/// Looks at a reply that this process has written, and that may be beyond what its reader accepts, as its reader will: in its own block, or
+/// else on the stage and in the slot.
+///
+/// # Errors
+///
+/// Why it would be refused.
+#[cold]
+pub(crate) fn look_at_reply<A: Checked>(
+    len: usize,
+    block: Option<Span<'_>>,
+    stage: &Stage,
+    slot: Span<'_>,
+) -> Result<(), Refusal> {
+    let mut copy = AlignedVec::<ALIGN>::new();
+    let bytes = match block {
+        // SAFETY: a block of this side's own arena, which the peer can merely read, or is trusted not to write meanwhile: the rules of
+        // `shared_box`. This side has written it just now, and does not go on before this is over.
+        Some(block) => unsafe { block.first(len).as_bytes() },
+        None => {
+            // The peer may write to the slot.
+            copy_out(slot.first(len), &mut copy);
+            let staged = len.min(INLINE);
+            copy[..staged].copy_from_slice(&stage.0[..staged]);
+            &copy
+        }
+    };
+    let looked = catch(|| access::<A>(bytes).map(drop));
+    looked.map_err(|Failure| last_refusal())
 }
 
 /// Serialises `value` into private memory.
@@ -426,8 +494,8 @@ pub(crate) fn encode<T: Encode>(
 pub(crate) fn encode_to_vec<T: Encode>(value: &T, max: usize) -> Result<AlignedVec<ALIGN>, Failure> {
     let mut spill = VecSpill { bytes: AlignedVec::new(), max };
     // No room at first: everything is written into the vector, which moves as it grows.
-    let len = encode(value, &mut Stage::new(), Span::empty(), &mut spill)?;
-    spill.bytes.resize(len, 0);
+    let encoded = encode(value, &mut Stage::new(), Span::empty(), &mut spill)?;
+    spill.bytes.resize(encoded.len, 0);
     Ok(spill.bytes)
 }
 
@@ -528,8 +596,10 @@ pub struct Decoder<'d> {
     trust: Option<TrustedPeer>,
     /// The addresses of the frame, so that boxes are made of what came with it and nothing else; `None` in a child.
     frame: Option<Range<usize>>,
-    /// Whether a part of the value could not be made.
-    refused: bool,
+    /// Whether a part of the value could not be made, and why.
+    refused: Option<Refusal>,
+    /// When nobody wants the value any more.
+    until: Deadline,
 }
 
 /// The word that a peer keeps its hands off what it has given away, and that what it sends is valid.
@@ -550,14 +620,15 @@ impl TrustedPeer {
 pub(crate) type Decoding<'d> = Strategy<Decoder<'d>, Failure>;
 
 impl<'d> Decoder<'d> {
-    /// Of replies that came by a bridge, whose boxes together have at most `most` bytes.
-    pub(crate) fn of(home: &'d Arc<dyn Home>, most: u64, trust: Option<TrustedPeer>) -> Self {
-        Self { home: Some(home), left: most, trust, frame: None, refused: false }
+    /// Of replies that came by a bridge, whose boxes together have at most `most` bytes, and which are wanted until a deadline.
+    #[inline(always)]
+    pub(crate) fn of(home: &'d Arc<dyn Home>, most: u64, trust: Option<TrustedPeer>, until: Deadline) -> Self {
+        Self { home: Some(home), left: most, trust, frame: None, refused: None, until }
     }
 
     /// Of what a child got from its parent.
     pub(crate) fn of_child() -> Self {
-        Self { home: None, left: u64::MAX, trust: None, frame: None, refused: false }
+        Self { home: None, left: u64::MAX, trust: None, frame: None, refused: None, until: Deadline::NEVER }
     }
 
     /// The same, of a frame that lies in `bytes`.
@@ -579,8 +650,13 @@ impl<'d> Decoder<'d> {
     /// A part of the value cannot be made. To be said instead of returning an error, with a part that stands for it: when a part of
     /// a vector or an array fails, rkyv forgets those before it, and with them what they hold of the bridge.
     #[cold]
-    pub(crate) fn refuse(&mut self) {
-        self.refused = true;
+    pub(crate) fn refuse(&mut self, why: Refusal) {
+        self.refused = Some(why);
+    }
+
+    /// When nobody wants the value any more.
+    pub(crate) fn until(&self) -> Deadline {
+        self.until
     }
 
     /// The value that `archived` stands for.
@@ -590,15 +666,20 @@ impl<'d> Decoder<'d> {
     /// If its own `Deserialize` fails, or a part of it was [refused](Self::refuse).
     #[inline(always)]
     pub(crate) fn make<R: Transfer>(mut self, archived: &R::Archived) -> Result<R, Failure> {
-        let value = deserialize_using::<R, _, Failure>(archived, &mut self)?;
-        if self.refused { Err(Failure) } else { Ok(value) }
+        match (deserialize_using::<R, _, Failure>(archived, &mut self), self.refused) {
+            (Ok(value), None) => Ok(value),
+            (_, why) => Err(refuse(why.unwrap_or_default())),
+        }
     }
 
     /// # Errors
     ///
     /// If `len` bytes more are more than may be copied.
     pub(crate) fn may_copy(&mut self, len: u64) -> Result<(), Failure> {
-        self.left = self.left.checked_sub(len).ok_or(Failure)?;
+        match self.left.checked_sub(len) {
+            Some(left) => self.left = left,
+            None => return Err(refuse(Refusal::Size { len, max: self.left })),
+        }
         Ok(())
     }
 }
@@ -611,11 +692,13 @@ impl<'d> Decoder<'d> {
 ///
 /// # Limits
 ///
-/// Pointers nest at most 128 levels deep. Elements whose archives have no size (`()`, a struct all of whose fields are skipped) may be
+/// Pointers nest at most 256 levels deep: a list of 256 boxes behind a first one. Fewer may be read on a thread with little stack, which must
+/// have 2 KiB for each level left, so that the value can be dropped there. Elements whose archives have no size (`()`, a struct all of whose fields are skipped) may be
 /// as many as the value's archive has bytes, and 65,536 in any case: a child could claim billions of them in a reply of 8 bytes. And right
 /// behind an empty `IndexMap`, or a `Box` of such a type, an integer beyond that is taken for a number of elements. An integer beyond that in
 /// front of more than 131,072 empty collections in one vector may be, too; and a vector in which one collection is empty may hold
-/// 16,777,216 that have elements. A value beyond these limits does not arrive: in a reply, it counts as a broken protocol.
+/// 16,777,216 that have elements. A call with a value beyond these limits fails with [`CallError::TooDeep`](crate::CallError::TooDeep) or
+/// [`CallError::TooMany`](crate::CallError::TooMany), which names the limit, and the bridge goes on.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a bridge to another process",
     label = "rkyv cannot archive this type",
@@ -690,7 +773,7 @@ impl<'a> RequestSpan<'a> {
     /// If the bytes make no sense.
     #[inline]
     pub(crate) fn take_bare<A: Plain>(self) -> Result<A, Failure> {
-        A::read(self.bytes()).ok_or(Failure)
+        A::read(self.bytes(), Deadline::NEVER)
     }
 
     /// Reads the payload as an archived `A`, in place.
@@ -702,8 +785,8 @@ impl<'a> RequestSpan<'a> {
     ///
     /// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`].
     #[inline(always)]
-    pub(crate) fn read<A: Request>(self) -> Result<&'a A::Archived, Failure> {
-        access(self.bytes())
+    pub(crate) fn read<A: Request>(self) -> Result<(&'a A::Archived, Need), Failure> {
+        access_until(self.bytes(), Deadline::NEVER)
     }
 
     #[inline(always)]
@@ -774,8 +857,12 @@ pub(crate) trait Plain: Sized {
     /// If it cannot be written, or there is no room.
     fn write<W: Fallible<Error: Source> + Writer + ?Sized>(&self, to: &mut W) -> Result<(), W::Error>;
 
-    /// Reads all of `bytes`; `None` if they make no sense.
-    fn read(bytes: &[u8]) -> Option<Self>;
+    /// Reads all of `bytes`, in vain if that takes beyond the deadline.
+    ///
+    /// # Errors
+    ///
+    /// If they make no sense, or for want of stack or time.
+    fn read(bytes: &[u8], until: Deadline) -> Result<Self, Failure>;
 }
 
 /// A value that is written as it likes instead of as an archive.
@@ -799,50 +886,53 @@ impl<T: Plain, S: Fallible<Error: Source> + Writer + ?Sized> Serialize<S> for Ba
 
 impl<T: Plain> Bare<T> {
     #[inline]
-    fn read(bytes: &[u8]) -> Result<Self, Failure> {
-        T::read(bytes).map(Self).ok_or(Failure)
+    fn read(bytes: &[u8], until: Deadline) -> Result<Self, Failure> {
+        T::read(bytes, until).map(Self)
     }
 }
 
 impl<T: Plain> Reply for Bare<T> {
     #[inline]
-    fn from_slot(line: &SlotLine, payload: Span<'_>, _: Decoder<'_>) -> Result<Self, Failure> {
+    fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         match Copied::of_line(line, payload.len()) {
-            Some(copy) => Self::read(copy.first(payload.len())),
-            None => Self::from_span(payload),
+            Some(copy) => Self::read(copy.first(payload.len()), decoder.until),
+            None => Self::from_span(payload, decoder.until),
         }
     }
 
-    fn from_block(block: Block, _: u64, _: Decoder<'_>) -> Result<Self, Failure> {
-        Self::from_span(block.span())
+    fn from_block(block: Block, _: u64, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        Self::from_span(block.span(), decoder.until)
     }
 
     fn intake() -> Intake<Self> {
         Intake::of_bytes()
     }
 
-    fn from_intake(intake: Intake<Self>, _: Decoder<'_>) -> Result<Self, Failure> {
-        intake.with(Self::read)
+    fn from_intake(intake: Intake<Self>, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        intake.with(|bytes| Self::read(bytes, decoder.until))
     }
 }
 
 impl<T: Plain> Bare<T> {
-    fn from_span(span: Span<'_>) -> Result<Self, Failure> {
+    fn from_span(span: Span<'_>, until: Deadline) -> Result<Self, Failure> {
         let mut intake = Intake::<Self>::of_bytes();
-        intake.copy_up_to(span);
-        intake.with(Self::read)
+        intake.copy_up_to(span, until)?;
+        intake.with(|bytes| Self::read(bytes, until))
     }
 }
 
-/// Makes the value from a reply where it lies.
+/// Makes the value from a reply where it lies. Looks at it before only for how much stack the value takes.
 fn decode_in_place<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>, _: TrustedPeer) -> Result<R, Failure> {
     // SAFETY: the peer is trusted to leave the block alone until it is released, and to have written a valid archive.
     let bytes = unsafe { span.as_bytes() };
     let root = root::<R::Archived>(bytes)?;
     // SAFETY: as above; `root` has found room for it, aligned.
     let archived = unsafe { &*root };
-    let decoder = decoder.within(bytes);
-    catch(|| decoder.make(archived))
+    let (decoder, is_flat) = (decoder.within(bytes), Intake::<R>::is_of_numbers());
+    catch(|| {
+        let need = if is_flat { Need::default() } else { access_until::<R::Archived>(bytes, decoder.until)?.1 };
+        need.run(|| decoder.make(archived))
+    })
 }
 
 /// Copies a reply out of a slot, validates the copy, and makes the value from it.
@@ -902,7 +992,7 @@ impl<const WORDS: usize> Copied<WORDS> {
 
 fn decode_large<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>) -> Result<R, Failure> {
     let mut intake = Intake::of_value();
-    intake.copy_up_to(span);
+    intake.copy_up_to(span, decoder.until)?;
     intake.read(decoder)
 }
 
@@ -918,8 +1008,12 @@ pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
 pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], decoder: Decoder<'_>) -> Result<R, Failure> {
     let decoder = decoder.within(bytes);
     catch(|| {
-        let archived = access::<R::Archived>(bytes)?;
-        decoder.make(archived)
+        let (archived, need) = access_until::<R::Archived>(bytes, decoder.until)?;
+        if need.levels == 0 || Intake::<R>::is_of_numbers() {
+            return decoder.make(archived);
+        }
+        in_time(decoder.until)?;
+        need.run(|| decoder.make(archived))
     })
 }
 
@@ -927,7 +1021,7 @@ pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], decoder: Decoder<'_>) -> Resu
 #[inline(always)]
 fn catch<R>(read: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
     // Unwind safety: the closures of this file own nothing that outlives them.
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(Failure))
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(refuse(Refusal::Invalid)))
 }
 
 /// A reply that stays as it came: bytes that end in a valid `A`, and that nobody writes while this exists.
@@ -947,14 +1041,31 @@ enum HeldBytes {
     Kept(Kept),
 }
 
+/// Between two looks at the clock, so many bytes are copied: some hundred microseconds, of memory that has never been touched.
+pub(crate) const BYTES_A_LOOK: usize = 1 << 20;
+
+/// Says that it is too late, if it is.
+#[inline]
+pub(crate) fn in_time(until: Deadline) -> Result<(), Failure> {
+    if until.has_passed() { Err(refuse(Refusal::Late)) } else { Ok(()) }
+}
+
 /// Makes `copy` the bytes of the span.
 pub(crate) fn copy_out(span: Span<'_>, copy: &mut AlignedVec<ALIGN>) {
     copy.clear();
+    copy_behind(span, copy);
+}
+
+/// Adds the bytes of the span.
+fn copy_behind(span: Span<'_>, copy: &mut AlignedVec<ALIGN>) {
+    let len = copy.len();
     copy.reserve(span.len());
-    // SAFETY: there is room, as just reserved, in private memory.
-    unsafe { span.copy_to(copy.as_mut_ptr()) };
+    // SAFETY: reserved just now.
+    let end = unsafe { copy.as_mut_ptr().add(len) };
+    // SAFETY: there is room, in private memory.
+    unsafe { span.copy_to(end) };
     // SAFETY: initialised by the copy.
-    unsafe { copy.set_len(span.len()) };
+    unsafe { copy.set_len(len + span.len()) };
 }
 
 impl<A: Checked> Held<A> {
@@ -962,12 +1073,16 @@ impl<A: Checked> Held<A> {
     fn copied(span: Span<'_>, decoder: &Decoder<'_>) -> Result<Self, Failure> {
         // Never without memory: an empty archive has its place too, which must be aligned for it.
         let mut bytes = AlignedVec::with_capacity(span.len().max(1));
-        copy_out(span, &mut bytes);
+        while bytes.len() < span.len() {
+            let end = span.len().min(bytes.len() + BYTES_A_LOOK);
+            copy_behind(span.first(end).after(bytes.len()), &mut bytes);
+            in_time(decoder.until)?;
+        }
         Self::validated(bytes, decoder)
     }
 
     fn validated(bytes: AlignedVec<ALIGN>, decoder: &Decoder<'_>) -> Result<Self, Failure> {
-        catch(|| access::<A>(&bytes).map(drop))?;
+        catch(|| access_until::<A>(&bytes, decoder.until).map(drop))?;
         Ok(Self { bytes: HeldBytes::Private(bytes), trusted: decoder.trust.is_some(), archive: PhantomData })
     }
 
@@ -1019,7 +1134,10 @@ impl<A: Checked> Reply for Held<A> {
     fn from_intake(intake: Intake<Self>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         intake.with(|bytes| {
             let mut copy = AlignedVec::with_capacity(bytes.len().max(1));
-            copy.extend_from_slice(bytes);
+            for piece in bytes.chunks(BYTES_A_LOOK) {
+                copy.extend_from_slice(piece);
+                in_time(decoder.until)?;
+            }
             Self::validated(copy, &decoder)
         })
     }
@@ -1033,10 +1151,10 @@ impl<A: Checked> Reply for Held<A> {
 #[inline(always)]
 fn root<A>(bytes: &[u8]) -> Result<*const A, Failure> {
     const { assert!(align_of::<A>() <= ALIGN, "an archive is aligned to more than 16 bytes") };
-    let at = bytes.len().checked_sub(size_of::<A>()).ok_or(Failure)?;
+    let Some(at) = bytes.len().checked_sub(size_of::<A>()) else { return Err(refuse(Refusal::Invalid)) };
     // Of the whole buffer: the root points to its parts.
     let root = bytes.as_ptr().wrapping_add(at).cast::<A>();
-    root.is_aligned().then_some(root).ok_or(Failure)
+    if root.is_aligned() { Ok(root) } else { Err(refuse(Refusal::Invalid)) }
 }
 
 /// Validates the archive that `bytes` end in, and its parts before it.
@@ -1049,11 +1167,21 @@ fn root<A>(bytes: &[u8]) -> Result<*const A, Failure> {
 /// If the bytes are no valid archive of `A`, one that nests deeper than [`MAX_DEPTH`], or one with too many elements of no size.
 #[inline(always)]
 pub(crate) fn access<A: Checked>(bytes: &[u8]) -> Result<&A, Failure> {
+    access_until(bytes, Deadline::NEVER).map(|(archived, _)| archived)
+}
+
+/// The same, in vain if it takes beyond the deadline; and what making the value needs.
+///
+/// # Errors
+///
+/// As [`access`], and if it takes too long.
+#[inline(always)]
+pub(crate) fn access_until<A: Checked>(bytes: &[u8], until: Deadline) -> Result<(&A, Need), Failure> {
     let root = root::<A>(bytes)?;
     // SAFETY: `root` has found it there, aligned.
-    unsafe { validate::<A>(root, bytes)? };
+    let need = unsafe { validate::<A>(root, bytes, until)? };
     // SAFETY: a valid `A`, as just checked, in memory that lives and stays as it is as long as `bytes`.
-    Ok(unsafe { &*root })
+    Ok((unsafe { &*root }, need))
 }
 
 #[cfg(all(test, not(loom)))]
@@ -1085,7 +1213,7 @@ mod tests {
             let word = 1 << 32 | len << 8 | Kind::Call as u64;
             assert!(Commit::checked(word, line, 48).is_err(), "length {len}");
         }
-        for kind in (0..=255u64).filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 9, 10].contains(&(kind & 0x7f))) {
+        for kind in (0..=255u64).filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 9, 10, 11].contains(&(kind & 0x7f))) {
             assert!(Commit::checked(1 << 32 | kind, line, 48).is_err(), "kind {kind}");
         }
     }

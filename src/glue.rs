@@ -10,6 +10,7 @@ pub use crate::frame::{Request, Transfer};
 pub use rkyv::Archive;
 
 use crate::frame::{Decoder, Encoder};
+use crate::reading::{self, Need};
 use rkyv::boxed::{ArchivedBox, BoxResolver};
 use rkyv::rancor::Failure;
 use rkyv::{Place, Serialize, SerializeUnsized};
@@ -120,7 +121,9 @@ where
 /// If the archive does not hold one, which only the type's own `Deserialize` can say.
 #[inline(always)]
 pub fn value<T: Transfer>(archived: &T::Archived) -> T {
-    match Decoder::of_child().make(archived) {
+    // What is copied as it is has no pointers: known when this is compiled.
+    let need = if T::COPY_OPTIMIZATION.is_enabled() { Need::default() } else { reading::arguments() };
+    match need.run(|| Decoder::of_child().make(archived)) {
         Ok(value) => value,
         Err(Failure) => unreadable::<T>(),
     }

@@ -9,7 +9,8 @@
 //! `Vec<u8>` begins with its bytes, and a copy of the frame, in memory allocated as that vector's would be, becomes the vector
 //! when what follows the bytes is forgotten. The same holds for texts, and for numbers, whose archives are the numbers.
 
-use crate::frame::{ALIGN, Checked, Decoder, Transfer, access, read_copy};
+use crate::doorbell::Deadline;
+use crate::frame::{ALIGN, BYTES_A_LOOK, Checked, Decoder, Transfer, access_until, in_time, read_copy};
 use crate::segment::Span;
 use rkyv::Archive;
 use rkyv::rancor::Failure;
@@ -45,11 +46,19 @@ impl<R> Intake<R> {
         self.memory.len
     }
 
-    /// Copies what `frame` has beyond what has been copied of it.
-    pub(crate) fn copy_up_to(&mut self, frame: Span<'_>) {
-        if frame.len() > self.memory.len {
-            self.memory.extend(frame.after(self.memory.len));
+    /// Copies what `frame` has beyond what has been copied of it, as far as there is time.
+    ///
+    /// # Errors
+    ///
+    /// If there was not enough.
+    pub(crate) fn copy_up_to(&mut self, frame: Span<'_>, until: Deadline) -> Result<(), Failure> {
+        self.memory.reserve(frame.len());
+        while frame.len() > self.memory.len {
+            let end = frame.len().min(self.memory.len + BYTES_A_LOOK);
+            self.memory.extend(frame.first(end).after(self.memory.len));
+            in_time(until)?;
         }
+        Ok(())
     }
 
     /// Runs `read` on the reply, all of which has been copied.
@@ -61,6 +70,11 @@ impl<R> Intake<R> {
 }
 
 impl<R: Transfer> Intake<R> {
+    /// Whether the value is a list of numbers, or a text.
+    pub(crate) fn is_of_numbers() -> bool {
+        Owner::<R>::of().is_some()
+    }
+
     /// Nothing yet, of a reply that becomes a value.
     pub(crate) fn of_value() -> Self {
         let owner = Owner::of();
@@ -109,7 +123,7 @@ impl<R: Transfer> Owner<R> {
 }
 
 fn own_vec<R: Transfer, N: Number>(memory: Memory, decoder: Decoder<'_>) -> Result<R, Failure> {
-    let archived = access::<ArchivedVec<N::Archived>>(memory.bytes())?;
+    let (archived, _) = access_until::<ArchivedVec<N::Archived>>(memory.bytes(), decoder.until())?;
     let (elements, count) = (archived.as_ptr(), archived.len());
     if !memory.begins_at(elements.cast()) {
         return read_copy(memory.bytes(), decoder);
@@ -119,7 +133,7 @@ fn own_vec<R: Transfer, N: Number>(memory: Memory, decoder: Decoder<'_>) -> Resu
 }
 
 fn own_string<R: Transfer>(memory: Memory, decoder: Decoder<'_>) -> Result<R, Failure> {
-    let archived = access::<ArchivedString>(memory.bytes())?;
+    let (archived, _) = access_until::<ArchivedString>(memory.bytes(), decoder.until())?;
     let (text, len) = (archived.as_ptr(), archived.len());
     if !memory.begins_at(text) {
         return read_copy(memory.bytes(), decoder);
@@ -288,7 +302,7 @@ mod tests {
         let frame = Span::of(&bytes);
         let mut intake = Intake::<R>::of_value();
         for step in 1..=steps {
-            intake.copy_up_to(frame.first(bytes.len() * step / steps));
+            intake.copy_up_to(frame.first(bytes.len() * step / steps), Deadline::NEVER).unwrap();
         }
         intake.read(Decoder::of_child()).unwrap()
     }
@@ -319,7 +333,7 @@ mod tests {
     fn a_vector_keeps_the_memory_that_it_was_copied_into() {
         let bytes = encode_to_vec(&vec![7u64; 1000], 1 << 20).unwrap();
         let mut intake = Intake::<Vec<u64>>::of_value();
-        intake.copy_up_to(Span::of(&bytes));
+        intake.copy_up_to(Span::of(&bytes), Deadline::NEVER).unwrap();
         let start = intake.memory.start;
         let value = intake.read(Decoder::of_child()).unwrap();
         assert_eq!(value.as_ptr(), start.as_ptr().cast_const().cast());
@@ -338,7 +352,7 @@ mod tests {
     fn what_is_no_archive_is_refused() {
         fn refuse<R: Transfer>(bytes: &[u8]) {
             let mut intake = Intake::<R>::of_value();
-            intake.copy_up_to(Span::of(bytes));
+            intake.copy_up_to(Span::of(bytes), Deadline::NEVER).unwrap();
             assert!(
                 intake.read(Decoder::of_child()).is_err(),
                 "{} bytes as {}",
@@ -363,7 +377,7 @@ mod tests {
         shifted.extend_from_slice(&[1; 64]);
         shifted.extend_from_slice(&bytes);
         let mut intake = Intake::<Vec<u64>>::of_value();
-        intake.copy_up_to(Span::of(&shifted));
+        intake.copy_up_to(Span::of(&shifted), Deadline::NEVER).unwrap();
         let start = intake.memory.start;
         let value = intake.read(Decoder::of_child()).unwrap();
         assert_eq!(value, [7; 100]);

@@ -9,10 +9,11 @@ use crate::arena::Loan;
 use crate::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
 use crate::error::{NoMemory, Progress};
 use crate::failpoints::{self, Step};
-use crate::frame::{self, Encode, Kind, Place, Spill, encode};
+use crate::frame::{self, BYTES_A_LOOK, Checked, Encode, Kind, Place, Spill, encode, look_at_reply};
 use crate::layout::{CalleeLine, CallerLine, WorkerLine};
 use crate::lending::Carried;
 use crate::life::Life;
+use crate::reading::Refusal;
 pub(crate) use crate::ring::{Announcement, Consumer, Frame, Seen};
 use crate::ring::{Claim, Producer};
 use crate::segment::{Placed, Segment};
@@ -22,6 +23,7 @@ use crate::stock::{Home, Room};
 use crate::sync::Ordering::{Relaxed, Release, SeqCst};
 use crate::sync::fence;
 use crossbeam_utils::CachePadded;
+use rkyv::Archive;
 use rkyv::rancor::Failure;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
@@ -34,6 +36,8 @@ pub(crate) enum SendError {
     NoMemory(NoMemory),
     /// The value's own `Serialize` failed.
     Encode,
+    /// Its reader would refuse it.
+    Beyond(Refusal),
 }
 
 /// The caller's end of a lane. Shares no cache line with another, nor the pair of lines that the processor fetches.
@@ -111,7 +115,11 @@ impl CallerLane {
     ///
     /// If the arguments cannot be written.
     #[inline(always)]
-    pub(crate) fn write<A: Encode>(&mut self, args: &A, room: &Room<'_>) -> Result<usize, SendError> {
+    pub(crate) fn write<A: Encode + Archive<Archived: Checked>>(
+        &mut self,
+        args: &A,
+        room: &Room<'_>,
+    ) -> Result<usize, SendError> {
         debug_assert!(self.credit() > 0);
         write(args, &mut self.requests, room, &mut self.carried, None)
     }
@@ -306,7 +314,7 @@ fn place(len: usize, loan: Option<&Loan>) -> Place {
 /// Serialises `value` for the slot that `ring` has claimed, or into a block, left in `carried`, if it outgrows that. Returns its
 /// length. `reader` is told of a large frame while it is written.
 #[inline(always)]
-fn write<T: Encode>(
+fn write<T: Encode + Archive<Archived: Checked>>(
     value: &T,
     ring: &mut Producer,
     room: &Room<'_>,
@@ -315,11 +323,17 @@ fn write<T: Encode>(
 ) -> Result<usize, SendError> {
     let (stage, claim) = ring.claim();
     let slot = claim.payload();
-    let mut spill = BlockSpill { room, claim, carried, reader, failed: None };
+    let mut spill = BlockSpill { room, claim, carried, reader, until: Deadline::NEVER, failed: None };
     if spill.carried.is_loaded {
         spill.discard_slow();
     }
-    encode(value, stage, slot, &mut spill).map_err(|Failure| spill.failed_slow())
+    let frame = encode(value, stage, slot, &mut spill).map_err(|Failure| spill.failed_slow())?;
+    // Who reads requests says itself what it does not accept, and goes on. Who reads replies trusts nobody.
+    if frame.is_suspect && reader.is_some() {
+        let block = spill.carried.block.as_ref().map(Loan::span);
+        look_at_reply::<T::Archived>(frame.len, block, stage, slot).map_err(SendError::Beyond)?;
+    }
+    Ok(frame.len)
 }
 
 /// A reply is announced when it is known to reach this length: below, its caller gains nothing.
@@ -335,6 +349,8 @@ struct BlockSpill<'a> {
     carried: &'a mut Carried,
     /// Who copies a large frame while it is written. Requests are read in place, so nobody.
     reader: Option<&'a CallerBell>,
+    /// When nobody wants the frame any more; known once it has outgrown its slot.
+    until: Deadline,
     /// Why the last attempt to get memory failed.
     failed: Option<NoMemory>,
 }
@@ -359,6 +375,9 @@ impl Spill for BlockSpill<'_> {
     #[cold]
     fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
         let home = self.room.home;
+        if self.carried.block.is_none() {
+            self.until = self.room.until.until();
+        }
         let loan = self.room.find(&mut |stock, source| stock.allocate_more(written, need, source));
         let loan = loan.map_err(|why| self.failed = Some(why)).ok()?;
         failpoints::reach(if self.reader.is_none() { Step::ParentBlockAllocated } else { Step::ChildBlockAllocated });
@@ -389,14 +408,20 @@ impl Spill for BlockSpill<'_> {
     }
 
     #[cold]
-    fn progress(&mut self, written: usize, need: usize, room: usize) -> usize {
-        let (Some(reader), Some(loan)) = (self.reader, self.carried.block.as_ref()) else { return room };
+    fn progress(&mut self, written: usize, need: usize, room: usize) -> Option<usize> {
+        let (Some(reader), Some(loan)) = (self.reader, self.carried.block.as_ref()) else {
+            if self.until.has_passed() {
+                self.failed = Some(NoMemory::Late { len: need as u64 });
+                return None;
+            }
+            return Some(written.saturating_add(BYTES_A_LOOK));
+        };
         if self.room.home.is_trusted_by_peer() {
             // It will be read where it lies.
-            return room;
+            return Some(room);
         }
         if need < ANNOUNCED {
-            return ANNOUNCED;
+            return Some(ANNOUNCED);
         }
         if self.claim.is_announced() {
             self.claim.advance(written);
@@ -406,7 +431,7 @@ impl Spill for BlockSpill<'_> {
             reader.notify();
             failpoints::reach(Step::ChildAnnounced);
         }
-        (written / PIECE + 1) * PIECE
+        Some((written / PIECE + 1) * PIECE)
     }
 }
 
@@ -525,7 +550,11 @@ impl ReplySlot<'_> {
     ///
     /// If it cannot be written; then there is no reply.
     #[inline(always)]
-    pub(crate) fn write<R: Encode>(&mut self, value: &R, room: &Room<'_>) -> Result<(), SendError> {
+    pub(crate) fn write<R: Encode + Archive<Archived: Checked>>(
+        &mut self,
+        value: &R,
+        room: &Room<'_>,
+    ) -> Result<(), SendError> {
         self.len = 0;
         let Replies { ring, caller } = &mut *self.replies;
         self.len = write(value, ring, room, self.carried, Some(caller))?;
@@ -835,7 +864,7 @@ mod nowhere {
 
     /// Memory for frames that fit any slot.
     pub(super) fn nowhere() -> &'static Room<'static> {
-        const { &Room { home: &Nowhere, wait: None } }
+        const { &Room { home: &Nowhere, wait: None, until: &crate::stock::NEVER } }
     }
 
     struct Nowhere;

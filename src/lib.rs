@@ -139,6 +139,7 @@ mod doorbell;
 mod frame;
 mod intake;
 mod lending;
+mod reading;
 mod ring;
 mod shared_box;
 mod shared_writer;

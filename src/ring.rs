@@ -363,7 +363,7 @@ mod tests {
 
     fn copied(span: Span<'_>) -> Vec<u8> {
         let mut intake = Intake::<Vec<u8>>::of_bytes();
-        intake.copy_up_to(span);
+        intake.copy_up_to(span, crate::doorbell::Deadline::NEVER).unwrap();
         intake.with(<[u8]>::to_vec)
     }
 

@@ -11,8 +11,9 @@
 use crate::arena::Loan;
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
-use crate::frame::{BlockRef, Decoder, Decoding, Encoder};
+use crate::frame::{BYTES_A_LOOK, BlockRef, Decoder, Decoding, Encoder, in_time};
 use crate::lending::{Carried, Returning, Ticket};
+use crate::reading::last_refusal;
 use crate::segment::{Block, Span};
 use crate::stock::{Home, Room};
 use bytemuck::Pod;
@@ -185,16 +186,24 @@ impl Bytes {
     }
 
     /// A copy of the first `len` bytes of a span that a peer may be writing; in shared memory if there is any.
-    fn copy_of(span: Span<'_>, len: usize, home: &Arc<dyn Home>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// If the deadline passes meanwhile.
+    fn copy_of(span: Span<'_>, len: usize, home: &Arc<dyn Home>, until: Deadline) -> Result<Self, Failure> {
         let mut copy = match len {
             // Not worth a block.
             ..SMALL => Self::private(len),
             _ => Self::stale(home, len, Deadline::now()).unwrap_or_else(|_| Self::private(len)),
         };
-        let target = copy.as_mut_slice().as_mut_ptr();
-        // SAFETY: as long as the span's first `len` bytes, and nobody else's: a new block, or private memory.
-        unsafe { span.first(len).copy_to(target) };
-        copy
+        let target = copy.as_mut_slice();
+        for from in (0..len).step_by(BYTES_A_LOOK) {
+            let piece = span.first(len.min(from + BYTES_A_LOOK)).after(from);
+            // SAFETY: as long as the piece, and nobody else's: a new block, or private memory.
+            unsafe { piece.copy_to(target[from..].as_mut_ptr()) };
+            in_time(until)?;
+        }
+        Ok(copy)
     }
 
     fn as_slice(&self) -> &[u8] {
@@ -381,7 +390,7 @@ impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
         let block = home.peer_block(place).ok_or(Failure)?;
         if !home.trusts_peer() {
             decoder.may_copy(len as u64)?;
-            return Ok(Bytes::copy_of(block.span(), len, home));
+            return Bytes::copy_of(block.span(), len, home, decoder.until());
         }
         let kept = Kept::take(block, ticket, home).ok_or(Failure)?;
         Ok(Bytes { store: Store::Peer(kept), len })
@@ -403,7 +412,7 @@ impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
             }
             Returning::Shared(block, lent) => {
                 let may_copy = decoder.may_copy(lent).and((len as u64 <= lent).then_some(()).ok_or(Failure));
-                let copy = may_copy.map(|()| Bytes::copy_of(block.span(), len, home));
+                let copy = may_copy.and_then(|()| Bytes::copy_of(block.span(), len, home, decoder.until()));
                 home.on(|stock, source| stock.copied(ticket, source));
                 copy
             }
@@ -774,9 +783,11 @@ impl<'e, T: Contents + ?Sized> Serialize<Encoder<'e>> for SharedBox<T> {
 
 impl<T: Contents + ?Sized> Deserialize<SharedBox<T>, Decoding<'_>> for ArchivedSharedBox<T> {
     fn deserialize(&self, decoder: &mut Decoding<'_>) -> Result<SharedBox<T>, Failure> {
+        // What is noted from here on is about this box.
+        last_refusal();
         let made = self.bytes(decoder).ok().filter(|bytes| T::of(bytes.as_slice()).is_some());
         let bytes = made.unwrap_or_else(|| {
-            decoder.refuse();
+            decoder.refuse(last_refusal());
             Bytes::private(T::LEAST)
         });
         Ok(SharedBox::new_of(bytes))

@@ -242,6 +242,22 @@ pub(crate) struct Room<'a> {
     pub(crate) home: &'a dyn Home,
     /// How long it may wait for memory; `None` = not at all.
     pub(crate) wait: Option<&'a Deadline>,
+    /// Until when the frame is wanted.
+    pub(crate) until: &'a dyn Until,
+}
+
+/// Who knows until when something is wanted. Asked only for frames that take their time.
+pub(crate) trait Until {
+    fn until(&self) -> Deadline;
+}
+
+/// What is wanted whenever it comes.
+pub(crate) const NEVER: Deadline = Deadline::NEVER;
+
+impl Until for Deadline {
+    fn until(&self) -> Deadline {
+        *self
+    }
 }
 
 impl Room<'_> {

@@ -34,7 +34,9 @@
 //! numbers look like too many, more than [`MOST_MARKS`] empty collections at the addresses in question, or more than [`ROUNDS`] objects
 //! each of which must be marked differently; and beside something empty, more collections of more than a few elements than [`MOST_FOUND`].
 
-use crate::frame::{ALIGN, Checked, MAX_DEPTH};
+use crate::doorbell::Deadline;
+use crate::frame::{ALIGN, Checked};
+use crate::reading::{self, LEVELS_AT_ONCE, MAX_DEPTH, Need, Refusal, copies, copies_of_leaf, refuse};
 use rkyv::boxed::ArchivedBox;
 use rkyv::primitive::{ArchivedIsize, ArchivedUsize, FixedIsize, FixedUsize};
 use rkyv::rancor::{self, Failure};
@@ -75,7 +77,17 @@ pub struct Validator<'v> {
     low: usize,
     /// The addresses of the object being validated. Its parts end before it.
     object: Range<usize>,
+    /// How many levels more may be entered without asking, and how many might in all.
     depth_left: usize,
+    granted: usize,
+    /// [`copies`] of the objects that the one being validated is a part of.
+    outer: usize,
+    need: Need,
+    /// Parts that may be entered without a look at the clock.
+    unclocked: u32,
+    until: Deadline,
+    /// Why it failed, if not for what the archive is.
+    refusal: Refusal,
     /// Where an object begins in which no pair has elements; 0 = none is known.
     clean: usize,
     claims: Claims,
@@ -83,7 +95,7 @@ pub struct Validator<'v> {
 }
 
 impl<'v> Validator<'v> {
-    /// For an archive whose root is the last `root` bytes of `bytes`. The root counts as one level of depth.
+    /// For an archive whose root is the last `root` bytes of `bytes`.
     #[inline(always)]
     pub(crate) fn new(bytes: &'v [u8], root: usize) -> Self {
         let start = bytes.as_ptr().addr();
@@ -93,11 +105,43 @@ impl<'v> Validator<'v> {
             bytes,
             low: start,
             object: end - root..end,
-            depth_left: MAX_DEPTH - 2,
+            depth_left: LEVELS_AT_ONCE,
+            granted: LEVELS_AT_ONCE,
+            outer: 0,
+            need: Need { levels: 0, copies: 0 },
+            unclocked: PARTS_A_LOOK,
+            until: Deadline::NEVER,
+            refusal: Refusal::Invalid,
             clean: 0,
             claims: Claims { counted: 0, most: bytes.len().max(ALWAYS) + bytes.len(), is_full: false, scans: None },
             marks: None,
         }
+    }
+
+    /// Has more levels entered, if there may be more and the stack has room for them.
+    #[cold]
+    fn enter_more_slow(&mut self) -> Result<(), Failure> {
+        self.refusal = match self.granted {
+            MAX_DEPTH => Refusal::Depth,
+            _ if !reading::may_enter_more() => Refusal::Stack { needed: 0, left: 0 },
+            _ => {
+                self.granted += LEVELS_AT_ONCE;
+                self.depth_left += LEVELS_AT_ONCE;
+                return Ok(());
+            }
+        };
+        Err(Failure)
+    }
+
+    /// Looks at the clock.
+    #[cold]
+    fn look_at_clock_slow(&mut self) -> Result<(), Failure> {
+        self.unclocked = PARTS_A_LOOK;
+        if self.until.has_passed() {
+            self.refusal = Refusal::Late;
+            return Err(Failure);
+        }
+        Ok(())
     }
 
     /// Whether validation failed because there may be too many elements of no size.
@@ -153,8 +197,18 @@ unsafe impl ArchiveContext<Failure> for Validator<'_> {
 
     #[inline]
     unsafe fn push_subtree_range(&mut self, root: *const u8, end: *const u8) -> Result<Range<usize>, Failure> {
-        self.depth_left = self.depth_left.checked_sub(1).ok_or(Failure)?;
+        if self.depth_left == 0 {
+            self.enter_more_slow()?;
+        }
+        if self.unclocked == 0 {
+            self.look_at_clock_slow()?;
+        }
+        self.unclocked -= 1;
+        self.depth_left -= 1;
+        self.outer += copies(self.object.len());
         let mut object = root.addr()..end.addr();
+        self.need.levels = self.need.levels.max(self.granted - self.depth_left);
+        self.need.copies = self.need.copies.max(self.outer + copies_of_leaf(object.len()));
         if let Some(target) = self.marks.and_then(|marks| marks.target(object.start)) {
             object = self.start + target..self.start + target;
         }
@@ -167,58 +221,74 @@ unsafe impl ArchiveContext<Failure> for Validator<'_> {
             return Err(Failure);
         }
         self.low = self.object.end;
+        self.outer -= copies(range.len());
         self.object = range;
         self.depth_left += 1;
         Ok(())
     }
 }
 
-/// Validates the archive in `bytes`, whose root is an `A` at `root`, the last of them.
+/// Between two looks at the clock, so many parts are validated: some tens of microseconds.
+const PARTS_A_LOOK: u32 = 1 << 12;
+
+const _: () = assert!(MAX_DEPTH.is_multiple_of(LEVELS_AT_ONCE));
+
+/// Validates the archive in `bytes`, whose root is an `A` at `root`, the last of them. Returns what making its value needs.
 ///
 /// # Errors
 ///
-/// If it is none, if it nests deeper than [`MAX_DEPTH`], or if it has too many elements of no size.
+/// If it is none, if it nests deeper than [`MAX_DEPTH`], if it has too many elements of no size, or if there is no stack or no time left for it.
 ///
 /// # Safety
 ///
 /// `root` must be the last `size_of::<A>()` bytes of `bytes`, and aligned.
 #[inline(always)]
-pub(crate) unsafe fn validate<A: Checked>(root: *const A, bytes: &[u8]) -> Result<(), Failure> {
-    let mut validator = Validator::new(bytes, size_of::<A>());
+pub(crate) unsafe fn validate<A: Checked>(root: *const A, bytes: &[u8], until: Deadline) -> Result<Need, Failure> {
+    let mut validator = Validator { until, ..Validator::new(bytes, size_of::<A>()) };
     // SAFETY: aligned, and within `bytes`: the caller's duty.
-    let checked = unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) };
-    match checked {
-        Ok(()) => Ok(()),
-        Err(_) if validator.is_over() => validate_slow::<A>(bytes),
-        Err(failure) => {
-            OVERCLAIMED.set(false);
-            Err(failure)
+    match unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) } {
+        Ok(()) => Ok(validator.need),
+        Err(_) => {
+            let (is_over, refusal) = (validator.is_over(), validator.refusal);
+            validate_slow::<A>(bytes, until, is_over, refusal)
         }
     }
 }
 
-/// Finds out, on copies, whether what looks like too many elements is any.
+/// What is wrong with an archive that has not been found valid; or validates it otherwise, if that may help.
 #[cold]
-fn validate_slow<A: Checked>(bytes: &[u8]) -> Result<(), Failure> {
-    let asked = ask::<A>(bytes);
-    OVERCLAIMED.set(asked.is_err());
-    asked?;
-    let mut validator = Validator::new(bytes, size_of::<A>());
-    // None of them is one.
-    validator.claims.most = usize::MAX;
+fn validate_slow<A: Checked>(bytes: &[u8], until: Deadline, is_over: bool, why: Refusal) -> Result<Need, Failure> {
+    match why {
+        _ if is_over => reading::with_stack_for_all_levels(|| {
+            ask::<A>(bytes, until)
+                .map_err(|_| refuse(if until.has_passed() { Refusal::Late } else { Refusal::Elements }))?;
+            // None of what was counted is an element.
+            validate_again::<A>(bytes, until, usize::MAX)
+        }),
+        Refusal::Stack { .. } => reading::with_stack_for_all_levels(|| {
+            let most = Validator::new(bytes, size_of::<A>()).claims.most;
+            validate_again::<A>(bytes, until, most)
+        }),
+        _ => Err(refuse(why)),
+    }
+}
+
+/// The same, with `most` elements of no size.
+fn validate_again<A: Checked>(bytes: &[u8], until: Deadline, most: usize) -> Result<Need, Failure> {
+    let mut validator = Validator { until, ..Validator::new(bytes, size_of::<A>()) };
+    validator.claims.most = most;
     let root = bytes.as_ptr().wrapping_add(bytes.len() - size_of::<A>()).cast::<A>();
     // SAFETY: `validate` has been told so.
-    unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) }
-}
-
-thread_local! {
-    /// Whether the last frame that was refused had too many elements of no size.
-    static OVERCLAIMED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// What was wrong with the frame that this thread has just refused, if it was the number of its elements.
-pub(crate) fn overclaimed() -> bool {
-    OVERCLAIMED.take()
+    let checked = unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) };
+    match checked {
+        Ok(()) => Ok(validator.need),
+        Err(_) if validator.is_over() => {
+            let (is_over, refusal) = (true, validator.refusal);
+            drop(validator);
+            validate_slow::<A>(bytes, until, is_over, refusal)
+        }
+        Err(_) => Err(refuse(validator.refusal)),
+    }
 }
 
 // ---- counting ------------------------------------------------------------------------------------------------------
@@ -466,26 +536,29 @@ impl Marks {
 
 /// Asks the type which pairs of the archive are collections. `Ok` if those that come up where there are no bytes, and that share their
 /// address with ones that would be too many, have no elements, or few.
-fn ask<A: Checked>(bytes: &[u8]) -> Result<(), Failure> {
+fn ask<A: Checked>(bytes: &[u8], until: Deadline) -> Result<(), Failure> {
     // Few marks are better than many, as each that is none of a collection may spoil something that is needed on the way: those in the
     // objects in question first. And those of a few elements only if need be: if they are of a size, they are looked for where they are not.
-    let by_object = || [0, SMALL].into_iter().find_map(|most| marked::<A>(bytes, most, Suspects::new()));
+    let by_object = || [0, SMALL].into_iter().find_map(|most| marked::<A>(bytes, most, Suspects::new(), until));
     let everywhere = |most| {
         let mut found = Suspects::new();
         suspects(bytes, 0..bytes.len(), most, &mut found)?;
-        (!found.is_empty()).then(|| marked::<A>(bytes, most, found)).flatten()
+        (!found.is_empty()).then(|| marked::<A>(bytes, most, found, until)).flatten()
     };
     let marked = by_object().or_else(|| [0, SMALL].into_iter().find_map(everywhere));
-    confirm::<A>(bytes, marked.ok_or(Failure)?)
+    confirm::<A>(bytes, marked.ok_or(Failure)?, until)
 }
 
 /// Marks what may be without elements, or with `most`: what has been found, and what there is in objects that were counted in, until nothing is
 /// too many any more. The marks that came up.
-fn marked<A: Checked>(bytes: &[u8], most: usize, mut found: Suspects) -> Option<Marks> {
+fn marked<A: Checked>(bytes: &[u8], most: usize, mut found: Suspects, until: Deadline) -> Option<Marks> {
     let is_everywhere = !found.is_empty();
     let mut spared = BTreeSet::new();
     for _ in 0..ROUNDS {
-        let spoilt = match marked_with::<A>(bytes, Marks::new(&found))? {
+        if until.has_passed() {
+            return None;
+        }
+        let spoilt = match marked_with::<A>(bytes, Marks::new(&found), until)? {
             Ok(marks) => return Some(marks),
             Err(spoilt) => spoilt,
         };
@@ -507,11 +580,11 @@ fn marked<A: Checked>(bytes: &[u8], most: usize, mut found: Suspects) -> Option<
 }
 
 /// Validates a copy that is marked so: the marks that came up if it is valid. None if there is no memory for it.
-fn marked_with<A: Checked>(bytes: &[u8], mut marks: Marks) -> Option<Result<Marks, Spoilt>> {
+fn marked_with<A: Checked>(bytes: &[u8], mut marks: Marks, until: Deadline) -> Option<Result<Marks, Spoilt>> {
     let mut trial = Trial::of(bytes, marks.marks.len())?;
     marks.start = trial.bytes().as_ptr().addr();
     marks.write(&mut trial)?;
-    if let Err((is_over, object)) = walk::<A>(&trial, &marks) {
+    if let Err((is_over, object)) = walk::<A>(&trial, &marks, until) {
         return Some(Err(Spoilt { counted_in: is_over.then(|| marks.counted_in.take()), object }));
     }
     marks.marks.retain(|mark| mark.has_come_up.take());
@@ -519,12 +592,12 @@ fn marked_with<A: Checked>(bytes: &[u8], mut marks: Marks) -> Option<Result<Mark
 }
 
 /// Validates a copy on which only what came up is marked, in places that nothing else points to. All must come up again.
-fn confirm<A: Checked>(bytes: &[u8], mut marks: Marks) -> Result<(), Failure> {
+fn confirm<A: Checked>(bytes: &[u8], mut marks: Marks, until: Deadline) -> Result<(), Failure> {
     let mut trial = Trial::of(bytes, marks.marks.len()).ok_or(Failure)?;
     marks.start = trial.bytes().as_ptr().addr();
     marks.gap = marks.free_gap(bytes, trial.skip * PLACE).ok_or(Failure)?;
     marks.write(&mut trial).ok_or(Failure)?;
-    walk::<A>(&trial, &marks).map_err(|_| Failure)?;
+    walk::<A>(&trial, &marks, until).map_err(|_| Failure)?;
     marks.marks.iter().all(|mark| mark.has_come_up.get()).then_some(()).ok_or(Failure)
 }
 
@@ -547,9 +620,9 @@ fn suspects(bytes: &[u8], object: Range<usize>, most: usize, found: &mut Suspect
 }
 
 /// Validates the copy. What comes up unmarked is counted as ever. If it is not valid: whether for something counted, and in which object.
-fn walk<A: Checked>(trial: &Trial, marks: &Marks) -> Result<(), (bool, usize)> {
+fn walk<A: Checked>(trial: &Trial, marks: &Marks, until: Deadline) -> Result<(), (bool, usize)> {
     let bytes = trial.bytes();
-    let mut validator = Validator { marks: Some(marks), ..Validator::new(bytes, size_of::<A>()) };
+    let mut validator = Validator { marks: Some(marks), until, ..Validator::new(bytes, size_of::<A>()) };
     let root = bytes.as_ptr().wrapping_add(bytes.len() - size_of::<A>()).cast::<A>();
     root.is_aligned().then_some(()).ok_or((false, 0))?;
     // SAFETY: aligned, and the last bytes of the copy, which has as many as the frame.
@@ -591,6 +664,7 @@ impl Trial {
 mod tests {
     use super::*;
     use crate::frame::{Decoder, Transfer, encode_to_vec, read_copy};
+    use crate::reading::last_refusal;
     use proptest::prelude::*;
     use rkyv::util::AlignedVec;
     use rkyv::with::Skip;
@@ -640,8 +714,8 @@ mod tests {
     #[track_caller]
     fn refuse<R: Transfer>(value: R, words: &[(usize, u64)]) {
         assert!(read::<R>(&forged(&value, words)).is_err(), "{} accepted", std::any::type_name::<R>());
-        assert!(overclaimed(), "refused, but for something else");
-        assert!(!overclaimed(), "it is asked once");
+        assert_eq!(last_refusal(), Refusal::Elements);
+        assert_eq!(last_refusal(), Refusal::Invalid, "it is asked once");
     }
 
     const MANY: u64 = u64::MAX;
@@ -843,7 +917,7 @@ mod tests {
                 _ => 0,
             });
             assert!(read::<Vec<Vec<Vec<()>>>>(&bytes).is_err());
-            assert!(overclaimed());
+            assert_eq!(last_refusal(), Refusal::Elements);
             let mut found = Suspects::new();
             assert_eq!(suspects(&bytes, 0..bytes.len(), 0, &mut found), None, "16 x 2^15 are more than are marked");
             assert_eq!(found.len(), MOST_MARKS + 1);
@@ -854,10 +928,10 @@ mod tests {
     fn what_was_wrong_with_a_frame_is_not_said_of_the_next() {
         assert!(read::<Vec<()>>(&forged(&Vec::<()>::new(), &[(1, MANY)])).is_err());
         assert!(read::<Vec<u8>>(&forged(&Vec::<u8>::new(), &[(1, MANY)])).is_err());
-        assert!(!overclaimed(), "its elements have a size");
+        assert_ne!(last_refusal(), Refusal::Elements, "its elements have a size");
         assert!(read::<Vec<()>>(&forged(&Vec::<()>::new(), &[(1, MANY)])).is_err());
         assert!(read::<Option<u8>>(&[9, 9]).is_err());
-        assert!(!overclaimed());
+        assert_ne!(last_refusal(), Refusal::Elements);
     }
 
     /// True claims beside numbers that look like an empty collection at the same address, and over what chooses the variant.

@@ -68,6 +68,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("shared_writer", 2),
     ("stock", 2),
     ("intake", 2),
+    ("reading", 2),
     ("ring", 2),
     ("signal", 2),
     ("validator", 2),

@@ -463,6 +463,8 @@ fn in_all(lost: CallError, mut last: CallError) -> CallError {
         CallError::Panicked { .. }
         | CallError::Corrupt { .. }
         | CallError::TooLarge { what: Payload::Reply, .. }
+        | CallError::TooDeep { what: Payload::Reply, .. }
+        | CallError::TooMany { what: Payload::Reply, .. }
         | CallError::Exhausted { what: Payload::Reply, .. } => last,
         // It says that the method has not run, which is true of the last attempt only.
         _ => lost,

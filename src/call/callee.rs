@@ -5,7 +5,7 @@
 use super::host::{Alone, Host, Parallel};
 use super::memory::PayloadMemory;
 use super::panic;
-use super::service::{Exchange, Service};
+use super::service::{Exchange, SHORT, Service};
 use crate::arena::Limits;
 use crate::error::{Fault, beginning};
 use crate::failpoints::{self, Step};
@@ -18,7 +18,7 @@ use crate::process::child::Serving;
 use crate::segment::{Block, Segment, Span};
 use crate::shared_box;
 use crate::signal::Bells;
-use crate::stock::{Home, Room};
+use crate::stock::{Home, NEVER, Room};
 use crate::sys::mapping::Access;
 use crate::trusted::TrustedParent;
 use rkyv::util::AlignedVec;
@@ -243,7 +243,7 @@ impl<H: Host, A: Asker> Worker<H, A> {
             Place::Block(block) => Some(self.asker.block(block)?),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let room = &Room { home: self.asker.home(), wait: None };
+        let room = &Room { home: self.asker.home(), wait: None, until: &NEVER };
         let came_home = room.home.welcome(call);
         let request = self.asker.request(span, &mut self.copy);
         let mut exchange = Exchange { slot, room, request, call, replied: None };
@@ -277,6 +277,15 @@ impl<H: Host, A: Asker> Worker<H, A> {
 #[cold]
 fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
     exchange.reply(Kind::Fault, fault);
+    // What is longer than a reply may be is cut, as far as it must.
+    if exchange.replied != Some(Kind::Fault) {
+        let mut short = Fault { backtrace: None, ..fault.clone() };
+        exchange.reply(Kind::Fault, &short);
+        if exchange.replied != Some(Kind::Fault) {
+            short.message.truncate(short.message.floor_char_boundary(SHORT));
+            exchange.reply(Kind::Fault, &short);
+        }
+    }
 }
 
 /// The parent is trusted, so this is an error in callgate; going on would run something that nobody asked for.

@@ -9,13 +9,13 @@ use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
 use crate::doorbell::{Deadline, Wait, Waited};
 use crate::error::{CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Progress};
 use crate::failpoints::{self, Step};
-use crate::frame::{self, Decoder, Kind, Limit, Reply, Request};
+use crate::frame::{self, Beyond, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError};
 use crate::life::Cause;
+use crate::reading::{Refusal, last_refusal};
 use crate::segment::Segment;
-use crate::stock::{Home, Room};
+use crate::stock::{Home, Room, Until};
 use crate::sys::image::Image;
-use crate::validator::overclaimed;
 use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
 use rkyv::rancor::Failure;
 use std::any::TypeId;
@@ -29,15 +29,6 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a thread that waits for a lane waits between two looks at whether the child has ended.
 const LANE_SLICE: Duration = Duration::from_millis(20);
-
-/// What is wrong with a reply whose payload does not validate.
-const NO_ARCHIVE: &str = "a reply that is no valid archive of its type";
-
-/// What was wrong with a reply that has just been refused.
-#[cold]
-pub(super) fn no_archive() -> &'static str {
-    if overclaimed() { "a reply with more elements of no size than bytes, and than 65,536" } else { NO_ARCHIVE }
-}
 
 /// The calling side of one bridge. Shared by all threads.
 pub(crate) struct Caller {
@@ -70,7 +61,15 @@ struct Introduction {
 pub(crate) struct Ticket {
     pub(crate) method: &'static Method,
     timeout: Option<Duration>,
+    /// Until when it may wait for anything.
     pub(crate) deadline: Deadline,
+}
+
+/// The time that its request may be written in. A call that has not looked at the clock yet has begun just now.
+impl Until for Ticket {
+    fn until(&self) -> Deadline {
+        if self.deadline.instant().is_some() { self.deadline } else { Deadline::after(self.timeout) }
+    }
 }
 
 impl Ticket {
@@ -89,6 +88,8 @@ impl Ticket {
 enum Args {
     /// They are dropped.
     Spend,
+    /// The same; and nothing is waited for.
+    SpendAtOnce,
     /// They stay, to be sent again; but not if the request carries some of their memory, which is the callee's from then on.
     Keep,
 }
@@ -348,9 +349,7 @@ impl Caller {
             Some(interface) => self.bind_ahead(&mut lane, interface, &ticket)?,
         };
         let ask = Ask { kind: Kind::Call, call: method.word(interface) };
-        // Without a wait for memory either.
-        let sending = Ticket { deadline: Deadline::now(), ..ticket };
-        let position = self.send_on(&mut lane, ask, &mut Some(args), Args::Spend, &sending)?;
+        let position = self.send_on(&mut lane, ask, &mut Some(args), Args::SpendAtOnce, &ticket)?;
         // What comes back only when this thread asks for it is not waited for by others.
         lane.give_up(&*self.home);
         Ok(Begun { lane, caller: self.clone(), position, ticket })
@@ -521,12 +520,13 @@ impl Caller {
         }
         let Some(sending) = args.as_ref() else { return Err(self.spent_slow(ticket)) };
         let position = lane.position();
-        let room = &Room { home: &*self.home, wait: None };
+        let room = &Room { home: &*self.home, wait: None, until: ticket };
         let mut written = lane.write(sending, room);
         if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) = written {
-            written = self.write_again_slow(lane, sending, room, ticket);
+            let wait = if then == Args::SpendAtOnce { Deadline::now() } else { ticket.deadline };
+            written = self.write_again_slow(lane, sending, room, wait);
         }
-        if then == Args::Spend || lane.carries_boxes() {
+        if then != Args::Keep || lane.carries_boxes() {
             *args = None;
         }
         let len = written.map_err(|error| self.unsent(error, ticket))?;
@@ -548,10 +548,10 @@ impl Caller {
         lane: &mut CallerLane,
         args: &A,
         room: &Room<'_>,
-        ticket: &Ticket,
+        wait: Deadline,
     ) -> Result<usize, SendError> {
         self.take_late_replies();
-        lane.write(args, &Room { wait: Some(&ticket.deadline), ..*room })
+        lane.write(args, &Room { wait: Some(&wait), ..*room })
     }
 
     /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.
@@ -625,9 +625,9 @@ impl Caller {
                 // Apart from the rest because it is what nearly every call comes to: its own reply, in the slot.
                 Ok(Some((at, frame))) if at == position && frame.commit.kind == kind && !frame.carries() => {
                     failpoints::reach(Step::ParentReplySeen);
-                    let value = R::from_slot(frame.line, frame.payload, self.decoder());
+                    let value = R::from_slot(frame.line, frame.payload, self.decoder(ticket));
                     self.release(lane, false);
-                    return Some(value.map_err(|Failure| self.corrupt(no_archive(), ticket)));
+                    return Some(value.map_err(|Failure| self.unread(ticket)));
                 }
                 Ok(Some(_)) => {
                     if let Some(outcome) = self.take_slow(lane, position, kind, ticket) {
@@ -705,8 +705,8 @@ impl Caller {
 
     /// What replies are decoded with.
     #[inline(always)]
-    pub(super) fn decoder(&self) -> Decoder<'_> {
-        Decoder::of(&self.home, self.peer.max_payload, self.peer.trust)
+    pub(super) fn decoder(&self, ticket: &Ticket) -> Decoder<'_> {
+        Decoder::of(&self.home, self.peer.max_payload, self.peer.trust, ticket.deadline)
     }
 
     // ---- lanes -----------------------------------------------------------------------------------------------------
@@ -833,14 +833,14 @@ impl Caller {
     #[inline]
     fn payload<R: Reply>(&self, frame: &Frame<'_>, ticket: &Ticket) -> Result<R, CallError> {
         let decoded = match frame.commit.place {
-            frame::Place::Slot(_) => R::from_slot(frame.line, frame.payload, self.decoder()),
+            frame::Place::Slot(_) => R::from_slot(frame.line, frame.payload, self.decoder(ticket)),
             frame::Place::Block(place) => {
                 let block = self.home.peer_block(place);
                 let block = block.ok_or_else(|| self.corrupt("a reply in memory that it does not have", ticket))?;
-                R::from_block(block, place.ticket, self.decoder())
+                R::from_block(block, place.ticket, self.decoder(ticket))
             }
         };
-        decoded.map_err(|_| self.corrupt(no_archive(), ticket))
+        decoded.map_err(|Failure| self.unread(ticket))
     }
 
     #[cold]
@@ -867,7 +867,15 @@ impl Caller {
                 Kind::Failed => self.payload::<Failed>(frame, ticket).map(|failed| match failed {
                     Failed::Failed(message) => CallError::Callback { call, message },
                     Failed::Mismatch { expected, found } => CallError::Mismatch { call, expected, found },
+                    Failed::TooDeep => CallError::TooDeep { call, what: Payload::Reply, limit: failed.to_string() },
                     Failed::Gone => CallError::Gone { call, pid: self.peer.pid, progress: Progress::NotStarted },
+                }),
+                Kind::Beyond => self.payload::<Beyond>(frame, ticket).map(|Beyond { is_request, is_depth, limit }| {
+                    let what = if is_request { Payload::Request } else { Payload::Reply };
+                    match is_depth {
+                        true => CallError::TooDeep { call, what, limit },
+                        false => CallError::TooMany { call, what, limit },
+                    }
                 }),
                 _ => Err(self.corrupt("a reply to another kind of request", ticket)),
             };
@@ -892,7 +900,9 @@ impl Caller {
             }
             SendError::NoMemory(NoMemory::Late { .. }) => self.late(ticket),
             SendError::NoMemory(NoMemory::Failed { why }) => CallError::Refused { call, why },
-            SendError::Encode => CallError::Refused { call, why: "its arguments cannot be encoded".into() },
+            SendError::Encode | SendError::Beyond(_) => {
+                CallError::Refused { call, why: "its arguments cannot be encoded".into() }
+            }
         }
     }
 
@@ -922,6 +932,23 @@ impl Caller {
     pub(super) fn timed_out(&self, progress: Progress, ticket: &Ticket) -> CallError {
         let timeout = ticket.timeout.unwrap_or_default();
         CallError::TimedOut { call: ticket.name(), pid: self.peer.pid, timeout, progress }
+    }
+
+    /// The error of a call whose reply this thread has just refused. What no peer sends that keeps to the protocol is a breach of it; for what
+    /// this side has no stack or time, nobody is to blame.
+    #[cold]
+    pub(super) fn unread(&self, ticket: &Ticket) -> CallError {
+        let (call, what, refusal) = (ticket.name(), Payload::Reply, last_refusal());
+        match refusal {
+            Refusal::Invalid => self.corrupt("a reply that is no valid archive of its type", ticket),
+            Refusal::Depth => self.corrupt("a reply that nests deeper than 256 levels", ticket),
+            Refusal::Elements => {
+                self.corrupt("a reply with more elements of no size than bytes, and than 65,536", ticket)
+            }
+            Refusal::Stack { .. } => CallError::TooDeep { call, what, limit: refusal.limit().unwrap_or_default() },
+            Refusal::Size { len, max } => CallError::TooLarge { call, what, len, max },
+            Refusal::Late => self.timed_out(Progress::Started, ticket),
+        }
     }
 
     /// Kills a child that broke an invariant.

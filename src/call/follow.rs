@@ -6,8 +6,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::caller::{Caller, Ticket, no_archive};
-use crate::doorbell::{Pace, Waited};
+use super::caller::{Caller, Ticket};
+use crate::doorbell::{Deadline, Pace, Waited};
 use crate::error::CallError;
 use crate::failpoints::{self, Step};
 use crate::frame::{BlockRef, Decoder, Kind, Place, Reply};
@@ -63,8 +63,10 @@ impl Caller {
             if ticket.deadline.has_passed() {
                 return Some(Err(self.give_up(lane, position, ticket)));
             }
-            if let Err(what) = following.copy_on(lane.replies(), &**self.home()) {
-                return Some(Err(self.corrupt(what, ticket)));
+            match following.copy_on(lane.replies(), &**self.home(), ticket.deadline) {
+                Ok(()) => {}
+                Err(Stopped::Breach(what)) => return Some(Err(self.corrupt(what, ticket))),
+                Err(Stopped::Late) => return Some(Err(self.give_up(lane, position, ticket))),
             }
             let Following { seen, pace, .. } = &following;
             match wait(lane, seen, pace) {
@@ -93,11 +95,19 @@ impl Caller {
             return None;
         }
         let number = self.home().welcome(frame.call);
-        let value = following.finish(block, self.decoder());
+        let value = following.finish(block, self.decoder(ticket));
         self.release(lane, true);
         self.home().forget(number);
-        Some(value.map_err(|Failure| self.corrupt(no_archive(), ticket)))
+        Some(value.map_err(|Failure| self.unread(ticket)))
     }
+}
+
+/// Why a reply is not copied on.
+enum Stopped {
+    /// No healthy child announces this.
+    Breach(&'static str),
+    /// The deadline has passed.
+    Late,
 }
 
 impl<R: Reply> Following<R> {
@@ -105,17 +115,17 @@ impl<R: Reply> Following<R> {
         Self { seen: Seen::default(), pace: Pace::new(), from: None, intake: R::intake() }
     }
 
-    /// Copies what is final by now.
+    /// Copies what is final by now, as far as there is time.
     ///
     /// If the reply moves to another block in this moment, the mark may be that block's, and what is copied another reply's. That is
     /// no harm: the next turn sees another announcement, or a reply in another block, and begins anew.
     ///
     /// # Errors
     ///
-    /// What is wrong with what was announced, if no healthy child could have announced it.
-    fn copy_on(&mut self, replies: &Consumer, home: &dyn Home) -> Result<(), &'static str> {
+    /// If there was not enough; or what is wrong with what was announced, if no healthy child could have announced it.
+    fn copy_on(&mut self, replies: &Consumer, home: &dyn Home, until: Deadline) -> Result<(), Stopped> {
         let Some(announced) = replies.announced() else { return Ok(()) };
-        if announced.word != self.seen.word && !self.begin(&announced, replies, home)? {
+        if announced.word != self.seen.word && !self.begin(&announced, replies, home).map_err(Stopped::Breach)? {
             return Ok(());
         }
         // Marks only grow: one that does not is nothing new.
@@ -123,7 +133,7 @@ impl<R: Reply> Following<R> {
         if let Some((_, block)) = &self.from {
             let room = block.span();
             let mark = usize::try_from(self.seen.mark).unwrap_or(usize::MAX);
-            self.intake.copy_up_to(room.first(mark.min(room.len())));
+            self.intake.copy_up_to(room.first(mark.min(room.len())), until).map_err(|Failure| Stopped::Late)?;
             failpoints::reach(Step::ParentFollowing);
         }
         Ok(())
@@ -154,7 +164,7 @@ impl<R: Reply> Following<R> {
     /// What the reply becomes that was published in `block`, which it has been copied from.
     fn finish(mut self, block: BlockRef, decoder: Decoder<'_>) -> Result<R, Failure> {
         let (_, room) = self.from.as_ref().ok_or(Failure)?;
-        self.intake.copy_up_to(room.span().first(block.len as usize));
+        self.intake.copy_up_to(room.span().first(block.len as usize), decoder.until())?;
         R::from_intake(self.intake, decoder)
     }
 }

@@ -225,7 +225,7 @@ impl<D: Copy> Interfaces<D> {
 
     /// Takes an interface into the table: the call word is its number, the payload where its dispatch function is.
     fn bind(&self, exchange: &mut Exchange<'_>, dispatch_at: impl FnOnce(u64) -> Option<D>) {
-        let offset = exchange.request.read::<(u64,)>().map(|args| args.0.to_native());
+        let offset = exchange.request.read::<(u64,)>().map(|(args, _)| args.0.to_native());
         let found = offset.ok().and_then(|offset| Some((offset, dispatch_at(offset)?)));
         let (Some((offset, dispatch)), Some(place)) = (found, self.place((exchange.call & 0xffff) as u16)) else {
             return exchange.refuse("a trait's methods cannot be called in a separate executable");

@@ -7,11 +7,13 @@
 use super::host::{Access, Parallel};
 use crate::error::{CallName, NoMemory};
 use crate::failpoints::{self, Step};
-use crate::frame::{Encode, Kind, Limit, Request, RequestSpan, Transfer};
+use crate::frame::{Beyond, Checked, Encode, Kind, Limit, Request, RequestSpan, Transfer};
 use crate::lane::{ReplySlot, SendError};
+use crate::reading::last_refusal;
 use crate::stock::Room;
 use crate::sys::image::Fnv;
 use rkyv::Archive;
+use rkyv::rancor::Failure;
 use std::any::TypeId;
 use std::fmt::Display;
 
@@ -183,7 +185,7 @@ impl Exchange<'_> {
     /// Writes a reply. One that outgrows what a reply may be becomes a reply that says so. A second one replaces the first: a
     /// panic after it (in the value's destructor) becomes a fault.
     #[inline(always)]
-    pub(crate) fn reply<R: Encode>(&mut self, kind: Kind, value: &R) {
+    pub(crate) fn reply<R: Encode + Archive<Archived: Checked>>(&mut self, kind: Kind, value: &R) {
         match self.slot.write(value, self.room) {
             Ok(()) => self.replied = Some(kind),
             Err(error) => self.refuse_slow(error),
@@ -201,6 +203,19 @@ impl Exchange<'_> {
             }
             SendError::NoMemory(why) => self.refuse(&why.to_string()),
             SendError::Encode => self.refuse("the reply cannot be encoded"),
+            SendError::Beyond(refusal) => match Beyond::of(refusal, false) {
+                Some(beyond) => self.reply_small(Kind::Beyond, &beyond),
+                None => self.refuse("the reply is no valid archive of its type: the type's own `Serialize` is wrong"),
+            },
+        }
+    }
+
+    /// Replies that the request has not been read, for what this thread has just refused; `otherwise` = why, if that was nothing in particular.
+    #[cold]
+    pub(crate) fn refuse_request(&mut self, otherwise: &str) {
+        match Beyond::of(last_refusal(), true) {
+            Some(beyond) => self.reply_small(Kind::Beyond, &beyond),
+            None => self.refuse(otherwise),
         }
     }
 
@@ -210,7 +225,7 @@ impl Exchange<'_> {
         self.reply_small(Kind::Refused, &why.to_owned());
     }
 
-    fn reply_small<R: Encode>(&mut self, kind: Kind, value: &R) {
+    fn reply_small<R: Encode + Archive<Archived: Checked>>(&mut self, kind: Kind, value: &R) {
         // Without even room for this, the caller gets a frame without payload, which says as much.
         let _ = self.slot.write(value, self.room);
         self.replied = Some(kind);
@@ -235,14 +250,14 @@ impl Incoming<'_, '_> {
     /// Reads the request in place, runs the method, writes the reply.
     #[inline(always)]
     pub fn answer<A: Request, R: Transfer>(self, body: impl FnOnce(&A::Archived) -> R) {
-        match self.0.request.read::<A>() {
-            Ok(args) => {
+        match self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments()?))) {
+            Ok((args, _need)) => {
                 failpoints::reach(Step::ChildCalling);
                 let value = body(args);
                 failpoints::reach(Step::ChildReturned);
                 self.0.reply(Kind::Call, &value);
             }
-            Err(_) => self.0.refuse(UNREADABLE),
+            Err(Failure) => self.0.refuse_request(UNREADABLE),
         }
     }
 
@@ -256,18 +271,27 @@ impl Incoming<'_, '_> {
         self,
         body: impl FnOnce(&A::Archived) -> Result<T, E>,
     ) -> Option<T> {
-        let Ok(args) = self.0.request.read::<A>() else {
-            self.0.refuse(UNREADABLE);
+        let Ok((args, need)) = self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments()?)))
+        else {
+            self.0.refuse_request(UNREADABLE);
             return None;
         };
-        match body(args) {
+        let built = body(args);
+        drop(need);
+        match built {
             Ok(service) => {
                 failpoints::reach(Step::ChildConstructed);
                 self.0.reply(Kind::Construct, &Ok::<(), String>(()));
                 Some(service)
             }
             Err(error) => {
-                self.0.reply(Kind::Construct, &Err::<(), String>(error.to_string()));
+                let mut text = error.to_string();
+                self.0.reply(Kind::Construct, &Err::<(), String>(text.clone()));
+                // A text longer than a reply may be is cut: what it begins with is worth more than how long it is.
+                if self.0.replied != Some(Kind::Construct) {
+                    text.truncate(text.floor_char_boundary(SHORT));
+                    self.0.reply(Kind::Construct, &Err::<(), String>(text));
+                }
                 None
             }
         }
@@ -287,5 +311,8 @@ impl Incoming<'_, '_> {
         None
     }
 }
+
+/// What any reply has room for, in bytes.
+pub(super) const SHORT: usize = 400;
 
 const UNREADABLE: &str = "the child cannot read the arguments: its types differ from the caller's";

@@ -197,7 +197,7 @@ fn read<R: Transfer + Debug>(
 /// From a slot, from a block, and copied while it is written.
 fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>> {
     HOME.with(|home| {
-        let decoder = || Decoder::of(home, 1 << 20, None);
+        let decoder = || Decoder::of(home, 1 << 20, None, crate::stock::NEVER);
         let slots = Slots::on_heap(2);
         in_line(slots.line(0), bytes);
         // In memory that ends where the reply does.
@@ -207,7 +207,10 @@ fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>>
         let block = R::from_block(block_of(span), 0, decoder());
         let mut intake = R::intake();
         intake.begin(bytes.len() * steps / 4);
-        (1..=steps).for_each(|step| intake.copy_up_to(span.first(bytes.len() * step / steps)));
+        (1..=steps).for_each(|step| {
+            let copied = intake.copy_up_to(span.first(bytes.len() * step / steps), crate::stock::NEVER);
+            assert!(copied.is_ok(), "there is time");
+        });
         vec![slot, block, R::from_intake(intake, decoder())]
     })
 }
@@ -282,6 +285,6 @@ mod tests {
 
     fn decode_boxes(names: &[[u64; 4]], home: &Arc<dyn Home>) -> Result<Vec<SharedBox<[u8]>>, Failure> {
         let bytes = super::super::scene::boxed(names);
-        Reply::from_block(block_of(Span::of(&bytes)), 0, Decoder::of(home, 1 << 20, None))
+        Reply::from_block(block_of(Span::of(&bytes)), 0, Decoder::of(home, 1 << 20, None, crate::stock::NEVER))
     }
 }

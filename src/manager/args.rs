@@ -250,6 +250,7 @@ macro_rules! args {
 mod tests {
     use super::super::value::tests::{nested, values};
     use super::*;
+    use crate::doorbell::Deadline;
     use crate::frame::{Bare, Plain, encode_to_vec};
     use proptest::prelude::*;
 
@@ -261,7 +262,7 @@ mod tests {
         ) {
             let args = Args::from_parts(positional, keyword.into_iter().collect()).unwrap();
             let bytes = encode_to_vec(&Bare(args.clone()), 1 << 20).unwrap();
-            prop_assert_eq!(Args::read(&bytes), Some(args));
+            prop_assert_eq!(Args::read(&bytes, Deadline::NEVER).ok(), Some(args));
         }
     }
 
@@ -297,7 +298,7 @@ mod tests {
     fn an_archive_with_a_keyword_twice_is_found_out() {
         let forged = Args::__of_macro(vec![1.into(), 2.into()], ["a", "a"]);
         let bytes = encode_to_vec(&Bare(forged), 1 << 20).unwrap();
-        let read = Args::read(&bytes).unwrap();
+        let read = Args::read(&bytes, Deadline::NEVER).unwrap();
         assert!(read.checked().is_err());
     }
 
@@ -306,7 +307,7 @@ mod tests {
         let args = args![nested(Value::MAX_DEPTH); a_keyword_that_is_long = nested(Value::MAX_DEPTH)];
         assert!(!args.is_too_deep());
         let bytes = encode_to_vec(&Bare(args.clone()), 1 << 20).unwrap();
-        assert_eq!(Args::read(&bytes), Some(args));
+        assert_eq!(Args::read(&bytes, Deadline::NEVER).ok(), Some(args));
         assert!(args![nested(Value::MAX_DEPTH + 1)].is_too_deep());
         assert!(args![1; a = nested(Value::MAX_DEPTH + 1)].is_too_deep());
     }

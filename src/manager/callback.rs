@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::args::Args;
-use super::typed::{Arguments, Item, Mismatch, Outcome, Signature, shallow_item};
+use super::typed::{Arguments, Item, Mismatch, Outcome, Signature, TooDeep, shallow_item};
 use super::value::Value;
 use crate::error::Failure;
 use std::fmt;
@@ -64,6 +64,7 @@ impl fmt::Display for Failure {
             Failure::Failed(text) => f.write_str(text),
             Failure::Mismatch { expected, found } => write!(f, "expected {expected}, got {found}"),
             Failure::Gone => f.write_str("it is not registered any more"),
+            Failure::TooDeep => write!(f, "it returned what cannot cross: {TooDeep}"),
         }
     }
 }
@@ -155,7 +156,7 @@ where
 /// What a callback returned, if it can cross to another process.
 fn crossing<O: Outcome>(outcome: O) -> Result<O::Value, Failure> {
     let value = outcome.into_result().map_err(Failure::Failed)?;
-    shallow_item(value).map_err(|too_deep| Failure::Failed(format!("it returned what cannot cross: {too_deep}")))
+    shallow_item(value).map_err(|TooDeep| Failure::TooDeep)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -267,9 +268,8 @@ mod tests {
     #[test]
     fn what_is_too_deep_to_come_back_is_an_error() {
         let deep = || (0..500_000).fold(Value::None, |value, _| Value::List(vec![value]));
-        let text = "it returned what cannot cross: a value nests deeper than 100 lists and maps";
-        assert_eq!(typed(deep).call(()), failed(text));
-        assert_eq!(Dynamic::new(move |_: Args| vec![deep()]).call_dynamic(args![], &mut may), failed(text));
+        assert_eq!(typed(deep).call(()), Err(Failure::TooDeep));
+        assert_eq!(Dynamic::new(move |_: Args| vec![deep()]).call_dynamic(args![], &mut may), Err(Failure::TooDeep));
     }
 
     #[test]

@@ -6,13 +6,14 @@ use super::args::Args;
 use super::callback::{Begin, Callback, Dynamic, ErasedCallback, Typed};
 use super::protocol::{Counters, ToHub};
 use super::quick::QuickMap;
-use super::typed::{Arguments, Outcome, Signature};
+use super::typed::{Arguments, Outcome, Signature, TooDeep};
 use crate::call::host::Host;
 use crate::call::panic;
 use crate::call::service::Exchange;
 use crate::error::Failure;
-use crate::frame::{Bare, Encode, Kind};
+use crate::frame::{Bare, Beyond, Checked, Encode, Kind};
 use parking_lot::{Mutex, RwLock};
+use rkyv::Archive;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -38,7 +39,7 @@ impl<A: Arguments, O: Outcome, F: Callback<A, O>> Answer for Typed<A, O, F> {
     fn answer(&self, exchange: &mut Exchange<'_>, begin: Begin<'_>) {
         match exchange.request.take::<A>() {
             Ok(args) => reply(exchange, &begin().and_then(|()| self.call(args))),
-            Err(_) => exchange.refuse(UNREADABLE),
+            Err(_) => exchange.refuse_request(UNREADABLE),
         }
     }
 }
@@ -52,9 +53,12 @@ where
     }
 }
 
-fn reply<R: Encode>(exchange: &mut Exchange<'_>, result: &Result<R, Failure>) {
+fn reply<R: Encode + Archive<Archived: Checked>>(exchange: &mut Exchange<'_>, result: &Result<R, Failure>) {
     match result {
         Ok(value) => exchange.reply(Kind::Call, value),
+        Err(Failure::TooDeep) => {
+            exchange.reply(Kind::Beyond, &Beyond { is_request: false, is_depth: true, limit: TooDeep.to_string() })
+        }
         Err(failure) => exchange.reply(Kind::Failed, failure),
     }
 }
@@ -250,7 +254,7 @@ impl<F: FnMut(u32)> Host for Worker<F> {
         kept.insert(registered).run(spent, |answer, begin| match word & DYNAMIC {
             0 => answer.answer(exchange, begin),
             _ => match exchange.request.take_bare::<Args>() {
-                Err(_) => exchange.refuse(UNREADABLE),
+                Err(_) => exchange.refuse_request(UNREADABLE),
                 Ok(args) => reply(exchange, &answer.call_dynamic(args, begin).map(Bare)),
             },
         });

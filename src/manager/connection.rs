@@ -14,13 +14,13 @@ use super::hub::{self, Hub, HubOptions};
 use super::member::{Member, Place, Settings, Target, Unanswered};
 use super::protocol::{FromHub, MAX_NAME, NameInfo, ToHub, check_name};
 use super::registration::{Registering, Registration};
-use super::typed::{Arguments, Item, Outcome, Signature, shallow, shallow_args};
+use super::typed::{Arguments, Item, Outcome, Signature, TooDeep, shallow, shallow_args};
 use super::value::Value;
 use crate::arena::Limits;
 use crate::call::panic;
 use crate::call::service::Method;
 use crate::doorbell::{Deadline, Wait};
-use crate::error::{CallError, CallName, Failure, Progress, beginning};
+use crate::error::{CallError, CallName, Failure, Payload, Progress, beginning};
 use crate::frame::Bare;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -327,7 +327,7 @@ impl Manager {
     /// [`CallError`]: `Callback` if the callback failed, `Mismatch` if it takes other arguments, `Gone` if its process ended, `NoHub`,
     /// `TimedOut`, and others.
     pub fn call(&self, name: &str, args: Args) -> Result<Option<Value>, CallError> {
-        let args = shallow_args(args).map_err(|error| refused(name, error.to_string()))?;
+        let args = shallow_args(args).map_err(|error| too_deep(name, error))?;
         // Always there: values carry no memory of their own to the callee.
         let mut args = Some(Bare(args));
         self.reach(name, |target, method, timeout| match &target.place {
@@ -353,7 +353,7 @@ impl Manager {
     }
 
     fn call_typed<A: Arguments, R: Item>(&self, name: &str, args: A) -> Result<Option<R>, CallError> {
-        let mut args = Some(shallow(args).map_err(|error| refused(name, error.to_string()))?);
+        let mut args = Some(shallow(args).map_err(|error| too_deep(name, error))?);
         let mut dynamic: Option<Args> = None;
         self.reach(name, |target, method, timeout| match &target.place {
             Place::There(caller) if args.is_some() && target.agrees::<A, R>() => {
@@ -400,6 +400,7 @@ impl Manager {
             Failure::Failed(message) => CallError::Callback { call, message },
             Failure::Mismatch { expected, found } => CallError::Mismatch { call, expected, found },
             Failure::Gone => gone(),
+            Failure::TooDeep => CallError::TooDeep { call, what: Payload::Reply, limit: TooDeep.to_string() },
         })
     }
 
@@ -555,6 +556,10 @@ fn as_gone(error: CallError) -> CallError {
         }
         other => other,
     }
+}
+
+fn too_deep(name: &str, why: TooDeep) -> CallError {
+    CallError::TooDeep { call: name_of(name), what: Payload::Request, limit: why.to_string() }
 }
 
 fn refused(name: &str, why: String) -> CallError {

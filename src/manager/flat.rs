@@ -4,19 +4,25 @@
 //! counts. Numbers are narrow, seven bits in a byte, at the top: in the first values of an `Args`, or in a value alone. Below they are wide,
 //! eight bytes: so what is allocated for bytes that a stranger sends is bounded by their number, whatever they claim.
 //!
-//! Never recurses deeper than [`Value::MAX_DEPTH`] lists and maps, on either side.
+//! Never recurses deeper than [`Value::MAX_DEPTH`] lists and maps, on either side, nor where there is too little stack. What is read is read until
+//! a deadline, with a look at the clock every few thousand values.
 
 #![forbid(unsafe_code)]
 
 use super::args::{Args, Names};
 use super::typed::TooDeep;
 use super::value::Value;
+use crate::doorbell::Deadline;
 use crate::frame::{Decoding, Plain};
+use crate::reading::{Refusal, last_refusal, may_nest, refuse};
 use rkyv::rancor::{Failure, Fallible, Source};
 use rkyv::ser::Writer;
 use rkyv::vec::{ArchivedVec, VecResolver};
 use rkyv::{Archive, Deserialize, Place, Serialize};
 use std::collections::BTreeMap;
+
+/// Between two looks at the clock, so many values are read, or nested ones.
+const VALUES_A_LOOK: u32 = 1 << 12;
 
 /// How numbers are written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,6 +75,9 @@ struct Flattener<'w, W: ?Sized> {
 
 /// How many bytes of short pieces are written at a time.
 const GATHERED: usize = 64;
+
+/// This thread has no stack for another level: what is said of it is about what one takes.
+const TOO_LITTLE: Refusal = Refusal::Stack { needed: 24 << 10, left: 0 };
 
 /// A tag and a number have so many at most.
 const HEAD: usize = 1 + 10;
@@ -182,6 +191,9 @@ impl<'w, W: Fallible<Error: Source> + Writer + ?Sized> Flattener<'w, W> {
     fn nested(&mut self, value: &Value, form: Form, levels: usize) -> Result<(), W::Error> {
         // Whoever sends one that is has looked before, and said so.
         let levels = levels.checked_sub(1).ok_or_else(|| Source::new(TooDeep))?;
+        if levels < Value::UNMEASURED && !may_nest() {
+            return Err(Source::new(TooDeep));
+        }
         match value {
             Value::List(list) => {
                 self.head(tag::LIST, list.len() as u64, form)?;
@@ -206,8 +218,8 @@ impl Plain for Value {
         flat.flush()
     }
 
-    fn read(bytes: &[u8]) -> Option<Self> {
-        whole(bytes, |reader| reader.value(Form::Narrow, Self::MAX_DEPTH))
+    fn read(bytes: &[u8], until: Deadline) -> Result<Self, Failure> {
+        whole(bytes, until, |reader| reader.value(Form::Narrow, Self::MAX_DEPTH))
     }
 }
 
@@ -229,8 +241,8 @@ impl Plain for Args {
         flat.flush()
     }
 
-    fn read(bytes: &[u8]) -> Option<Self> {
-        whole(bytes, Reader::args)
+    fn read(bytes: &[u8], until: Deadline) -> Result<Self, Failure> {
+        whole(bytes, until, Reader::args)
     }
 }
 
@@ -241,13 +253,52 @@ struct Reader<'b> {
     rest: &'b [u8],
     /// How many values may yet be claimed to follow: as many as there can be in all, so that no claim costs more than its bytes.
     claims: usize,
+    until: Deadline,
+    /// Values that may be read without a look at the clock.
+    unclocked: u32,
+    /// Why there is none, if not for what the bytes are.
+    refusal: Refusal,
 }
 
 impl<'b> Reader<'b> {
     #[inline]
-    fn of(bytes: &'b [u8]) -> Self {
+    fn of(bytes: &'b [u8], until: Deadline) -> Self {
         // Below the narrow ones each takes its tag and a number.
-        Self { rest: bytes, claims: NARROW + bytes.len() / (1 + size_of::<u64>()) }
+        let claims = NARROW + bytes.len() / (1 + size_of::<u64>());
+        Self { rest: bytes, claims, until, unclocked: VALUES_A_LOOK, refusal: Refusal::Invalid }
+    }
+
+    /// Begins to read a value within a list or a map, if there is time.
+    #[inline]
+    fn part(&mut self, levels: usize) -> Option<Value> {
+        match self.unclocked.checked_sub(1) {
+            Some(left) => self.unclocked = left,
+            None => self.look_at_clock_slow()?,
+        }
+        self.value(Form::Wide, levels)
+    }
+
+    #[cold]
+    fn look_at_clock_slow(&mut self) -> Option<()> {
+        self.unclocked = VALUES_A_LOOK;
+        self.refuse_if(self.until.has_passed(), Refusal::Late)
+    }
+
+    /// The levels that may be within a list or a map around which there may be `levels`, if there is stack for it.
+    #[inline]
+    fn deeper(&mut self, levels: usize) -> Option<usize> {
+        let levels = levels.checked_sub(1)?;
+        if levels < Value::UNMEASURED {
+            self.refuse_if(!may_nest(), TOO_LITTLE)?;
+        }
+        Some(levels)
+    }
+
+    fn refuse_if(&mut self, is_so: bool, why: Refusal) -> Option<()> {
+        if is_so {
+            self.refusal = why;
+        }
+        (!is_so).then_some(())
     }
 
     /// As many as are claimed, if there can be.
@@ -330,20 +381,20 @@ impl<'b> Reader<'b> {
             (tag::STR, _) => Value::Str(self.text(number)?.into()),
             (tag::BYTES, _) => Value::Bytes(self.bytes(number)?.into()),
             (tag::LIST, _) => {
-                let levels = levels.checked_sub(1)?;
+                let levels = self.deeper(levels)?;
                 let count = self.claim(number)?;
                 let mut list = Vec::with_capacity(count);
                 for _ in 0..count {
-                    list.push(self.value(Form::Wide, levels)?);
+                    list.push(self.part(levels)?);
                 }
                 Value::List(list)
             }
             (tag::MAP, _) => {
-                let levels = levels.checked_sub(1)?;
+                let levels = self.deeper(levels)?;
                 let count = self.claim(number)?;
                 let entry = |_| {
                     let len = self.number(Form::Wide)?;
-                    Some((self.text(len)?.into(), self.value(Form::Wide, levels)?))
+                    Some((self.text(len)?.into(), self.part(levels)?))
                 };
                 let map: BTreeMap<_, _> = (0..count).map(entry).collect::<Option<_>>()?;
                 // A key that is there twice has two values.
@@ -373,9 +424,14 @@ impl<'b> Reader<'b> {
 
 /// What `read` makes of all of `bytes`.
 #[inline]
-fn whole<'b, T>(bytes: &'b [u8], read: impl FnOnce(&mut Reader<'b>) -> Option<T>) -> Option<T> {
-    let mut reader = Reader::of(bytes);
-    read(&mut reader).filter(|_| reader.rest.is_empty())
+fn whole<'b, T>(
+    bytes: &'b [u8],
+    until: Deadline,
+    read: impl FnOnce(&mut Reader<'b>) -> Option<T>,
+) -> Result<T, Failure> {
+    let mut reader = Reader::of(bytes, until);
+    let value = read(&mut reader).filter(|_| reader.rest.is_empty());
+    value.ok_or_else(|| refuse(reader.refusal))
 }
 
 // ---- among others, in an archive -----------------------------------------------------------------------------------
@@ -408,8 +464,8 @@ macro_rules! archived {
 
         impl Deserialize<$ty, Decoding<'_>> for ArchivedVec<u8> {
             fn deserialize(&self, decoder: &mut Decoding<'_>) -> Result<$ty, Failure> {
-                Ok($ty::read(self).unwrap_or_else(|| {
-                    decoder.refuse();
+                Ok($ty::read(self, decoder.until()).unwrap_or_else(|Failure| {
+                    decoder.refuse(last_refusal());
                     $ty::default()
                 }))
             }
@@ -432,7 +488,7 @@ mod tests {
     }
 
     fn read_as<T: Plain>(bytes: Vec<u8>) -> Option<T> {
-        T::read(&bytes)
+        T::read(&bytes, Deadline::NEVER).ok()
     }
 
     proptest! {

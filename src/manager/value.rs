@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::reading::may_nest;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -64,6 +65,9 @@ pub enum Value {
 impl Value {
     /// How many lists and maps may be within each other in a value that crosses to another process.
     pub const MAX_DEPTH: usize = 100;
+
+    /// With more levels left, nobody looks at how much stack there is.
+    pub(super) const UNMEASURED: usize = Self::MAX_DEPTH - 4;
 
     /// What kind of value it is, in one word: `none`, `bool`, `i64`, `u64`, `f64`, `str`, `bytes`, `list` or `map`.
     pub fn type_name(&self) -> &'static str {
@@ -133,7 +137,7 @@ impl Value {
         !self.is_within(Self::MAX_DEPTH)
     }
 
-    /// Whether at most `levels` lists and maps are within each other.
+    /// Whether at most `levels` lists and maps are within each other, and this thread has stack for them.
     #[inline]
     pub(super) fn is_within(&self, levels: usize) -> bool {
         !matches!(self, Value::List(_) | Value::Map(_)) || self.nests_within(levels)
@@ -142,6 +146,10 @@ impl Value {
     #[inline(never)]
     fn nests_within(&self, levels: usize) -> bool {
         let Some(levels) = levels.checked_sub(1) else { return false };
+        // What there is no stack to look at, there is none to send.
+        if levels < Self::UNMEASURED && !may_nest() {
+            return false;
+        }
         match self {
             Value::List(list) => list.iter().all(|value| value.is_within(levels)),
             Value::Map(map) => map.values().all(|value| value.is_within(levels)),

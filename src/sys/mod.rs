@@ -27,3 +27,4 @@ pub(crate) mod rights;
 pub(crate) mod seccomp;
 pub(crate) mod selfproc;
 pub(crate) mod socket;
+pub(crate) mod stack;
