@@ -270,8 +270,11 @@ fn helper_removes_its_file() {
 /// Names, for a copy of this program, its own file, and what is to become of that while the copy runs.
 const FATE: &str = "CALLGATE_TEST_FATE";
 
+/// Does to the file what a fate is.
+type Change = fn(&Path) -> std::io::Result<()>;
+
 /// What can become of a program's file between two starts. The copy is where the path says, and nowhere else.
-const FATES: &[(&str, fn(&Path) -> std::io::Result<()>)] = &[
+const FATES: &[(&str, Change)] = &[
     ("nothing", |_| Ok(())),
     ("touched", |own| {
         let yesterday = SystemTime::now() - Duration::from_secs(86_400);

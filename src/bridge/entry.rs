@@ -35,10 +35,8 @@ pub(super) fn is_initialised() -> bool {
 /// # Examples
 ///
 /// ```
-/// fn main() {
-///     callgate::init();
-///     // .. the rest of main
-/// }
+/// callgate::init();
+/// // .. the rest of main
 /// ```
 pub fn init() {
     // In a child too: its service may have bridges of its own.
