@@ -17,6 +17,7 @@ const KEY: &str = "INSTRUMENT_KEY";
 const PATIENCE: Duration = Duration::from_secs(10);
 const WHILE: Duration = Duration::from_millis(300);
 
+#[callgate::main]
 fn main() -> Result<(), Box<dyn Error>> {
     match env::args().nth(1) {
         None => application(),

@@ -24,8 +24,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The longer side of a thumbnail, in pixels.
 const THUMBNAIL: u32 = 48;
 
+#[callgate::main]
 fn main() -> ExitCode {
-    callgate::init();
     let Some(options) = Options::parse(env::args_os().skip(1)) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);

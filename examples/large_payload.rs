@@ -24,8 +24,8 @@ const FRAME: usize = ROW * HEIGHT;
 /// Calls for each frame.
 const CALLS: usize = 3;
 
+#[callgate::main]
 fn main() -> ExitCode {
-    callgate::init();
     let options = match Options::parse(std::env::args_os().skip(1)) {
         Ok(options) => options,
         Err(wrong) => {

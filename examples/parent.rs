@@ -2,7 +2,7 @@
 //! `cargo build --release --examples && cargo run --release --example parent`
 //!
 //! The two are built apart, so the handshake compares what they take the service's methods and types to be. A parent that
-//! starts separate executables only needs no `callgate::init()`.
+//! starts separate executables only could do without `#[callgate::main]`.
 
 use std::env;
 use std::error::Error;
@@ -10,6 +10,7 @@ use std::error::Error;
 mod tally;
 use tally::Tally;
 
+#[callgate::main]
 fn main() -> Result<(), Box<dyn Error>> {
     let worker = env::current_exe()?.with_file_name("worker");
     let tally = Tally::bridge(3).executable(worker).start()?;

@@ -13,8 +13,8 @@ impl Counter {
     pub fn pid() -> u32 { process::id() } // no receiver: also runs in the child
 }
 
+#[callgate::main]
 fn main() -> Result<(), Box<dyn Error>> {
-    callgate::init(); // first line of main: a child goes no further
     let counter = Counter::bridge(40).start()?;
     println!("parent {}, child {}", process::id(), counter.pid()?);
     println!("40 + 2 = {}; {}", counter.add(2)?, counter.greet("total")?);

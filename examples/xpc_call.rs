@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 const CALLS: u32 = 100_000;
 
+#[callgate::main]
 fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).unwrap_or("xpc".into());
     let manager = Manager::new(&address, &AuthKey::from_env("CALLGATE_AUTHKEY")?);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use std::{env, process, thread};
 
+#[callgate::main]
 fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).unwrap_or("xpc".into());
     let manager = Manager::new(&address, &AuthKey::from_env("CALLGATE_AUTHKEY")?);

@@ -13,6 +13,7 @@ use std::error::Error;
 use std::time::Duration;
 use std::{env, process, thread};
 
+#[callgate::main]
 fn main() -> Result<(), Box<dyn Error>> {
     let address = Address::from(&env::args().nth(1).unwrap_or("xpc".into()));
     let hub = Manager::new(&address, &AuthKey::from_env("CALLGATE_AUTHKEY")?);

@@ -45,8 +45,13 @@ pub(crate) enum Message {
         /// The budget.
         budget: u64,
     },
-    /// Parent to child: the segment asked for with `Need` could not be had, though the budget allows it.
-    Lack,
+    /// Parent to child: the segment asked for with `Need` could not be had, though the budget allows it. Why, as `sys::limits` packs it.
+    Lack {
+        /// The system's error, and which limit is behind it.
+        error: u64,
+        /// That limit.
+        limit: u64,
+    },
     /// Parent to child: no large reply has been needed for a while, and there is more memory for them than may be kept.
     Tidy,
 }
@@ -59,7 +64,7 @@ impl Message {
             Message::Need { len } => [3, len, 0],
             Message::Grant { segment } => [4, segment, 0],
             Message::Deny { len, max } => [5, len, max],
-            Message::Lack => [6, 0, 0],
+            Message::Lack { error, limit } => [6, error, limit],
             Message::Exhausted { len, budget } => [7, len, budget],
             Message::Tidy => [8, 0, 0],
         }
@@ -72,7 +77,7 @@ impl Message {
             [3, len, 0] => Message::Need { len },
             [4, segment, 0] => Message::Grant { segment },
             [5, len, max] => Message::Deny { len, max },
-            [6, 0, 0] => Message::Lack,
+            [6, error, limit] => Message::Lack { error, limit },
             [7, len, budget] => Message::Exhausted { len, budget },
             [8, 0, 0] => Message::Tidy,
             _ => return None,
@@ -146,7 +151,7 @@ mod tests {
             Message::Need { len: 1 << 40 },
             Message::Grant { segment: 0 },
             Message::Deny { len: 3, max: 2 },
-            Message::Lack,
+            Message::Lack { error: 27, limit: 4096 },
             Message::Exhausted { len: 3, budget: 4 },
             Message::Tidy,
         ] {
@@ -220,7 +225,10 @@ mod tests {
         ours.send(Message::Tidy, None).unwrap();
         drop(theirs);
         for _ in 0..2 {
-            assert_eq!(ours.send(Message::Lack, None).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+            assert_eq!(
+                ours.send(Message::Lack { error: 0, limit: 0 }, None).unwrap_err().kind(),
+                io::ErrorKind::BrokenPipe
+            );
         }
         assert!(ours.receive(Blocking::No).unwrap().is_none());
     }

@@ -523,6 +523,17 @@ pub enum StartError {
         why: String,
     },
 
+    /// The child came to [`init`](crate::init) when other threads ran in it already, or an async runtime was there; it has ended.
+    #[error("bridge to `{service}` not started: child {pid} was of no use: {why}")]
+    InitTooLate {
+        /// The service that was to be started.
+        service: &'static str,
+        /// The child's process number.
+        pid: u32,
+        /// What was there, and the cure, in words.
+        why: String,
+    },
+
     /// The constructor returned an error.
     #[error("bridge to `{service}` not started: its constructor failed: {message}")]
     Constructor {

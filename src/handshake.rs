@@ -85,14 +85,17 @@ pub(crate) enum Answer {
     Fingerprint { fingerprint: u64 },
     /// It is a separate executable that called `init` instead of `serve`.
     NotServing,
-    /// It could not map the segment.
-    Segment,
+    /// It could not map the segment: the system's error, 0 if it knows nothing of such segments.
+    Segment { error: u64 },
     /// It is a separate executable that serves with one worker, and the segment is for several.
     OneWorker,
     /// It was to have a sandbox, and was built without.
     NoSandbox,
     /// It could not have the sandbox that it was to have: the code of a measure. Why not is the body.
     Unconfined { measure: u64 },
+    /// It came to `init` when so many threads ran already, or, if only one did, when something waited for descriptors. Says so before it has
+    /// been greeted.
+    TooLate { threads: u64 },
 }
 
 impl Answer {
@@ -104,10 +107,11 @@ impl Answer {
             Answer::Build { build } => (4, build),
             Answer::Fingerprint { fingerprint } => (5, fingerprint),
             Answer::NotServing => (6, 0),
-            Answer::Segment => (7, 0),
+            Answer::Segment { error } => (7, error),
             Answer::OneWorker => (8, 0),
             Answer::NoSandbox => (9, 0),
             Answer::Unconfined { measure } => (10, measure),
+            Answer::TooLate { threads } => (11, threads),
         }
     }
 
@@ -119,10 +123,11 @@ impl Answer {
             4 => Answer::Build { build: value },
             5 => Answer::Fingerprint { fingerprint: value },
             6 => Answer::NotServing,
-            7 => Answer::Segment,
+            7 => Answer::Segment { error: value },
             8 => Answer::OneWorker,
             9 => Answer::NoSandbox,
             10 => Answer::Unconfined { measure: value },
+            11 => Answer::TooLate { threads: value },
             _ => return None,
         })
     }
@@ -298,10 +303,11 @@ mod tests {
             Answer::Ready { pid: 9 },
             Answer::Build { build: 8 },
             Answer::NotServing,
-            Answer::Segment,
+            Answer::Segment { error: 12 },
             Answer::OneWorker,
             Answer::NoSandbox,
             Answer::Unconfined { measure: 7 },
+            Answer::TooLate { threads: 3 },
         ] {
             answer.send(&child, &[]).unwrap();
             assert_eq!(Answer::receive(&parent).unwrap(), Some((answer, vec![])));

@@ -25,8 +25,8 @@
 //!     }
 //! }
 //!
+//! #[callgate::main] // a child goes no further than this
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     callgate::init(); // first line of main: a child goes no further
 //!     let counter = Counter::bridge(40).start()?;
 //!     assert_eq!(counter.add(2)?, 42);
 //!     let error = counter.crash().unwrap_err();
@@ -64,8 +64,8 @@
 //!     }
 //! }
 //!
+//! #[callgate::main]
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     callgate::init();
 //!     let mixer = Mixer::bridge().max_payload(64 << 20).memory(512 << 20).start()?;
 //!     let mut samples = SharedBox::<[f32]>::zeroed_in(&mixer, 1_000_000)?;
 //!     samples.fill(1.0);
@@ -186,12 +186,12 @@ pub use crate::objects::Segments;
 pub use crate::portable::TrustedChild;
 #[cfg(feature = "sandbox")]
 pub use crate::process::sandbox::{Sandbox, report::SandboxReport};
-pub use crate::process::spawn::Output;
+pub use crate::process::spawn::{Output, TerminalSignals};
 pub use crate::shared_box::{ArchivedSharedBox, Contents, Memory, SharedBox};
 pub use crate::shared_writer::SharedWriter;
 pub use crate::signal::Signal;
 pub use crate::viewable::Viewable;
-pub use callgate_macros::{Viewable, bridge};
+pub use callgate_macros::{Viewable, bridge, main};
 pub use {bytemuck, rkyv};
 
 /// Makes [`Bridge`]s work in a test or bench binary, whose `main` is not yours: put it once at the top of the file.

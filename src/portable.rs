@@ -17,8 +17,8 @@
 /// #     pub fn new() -> Self { Echo }
 /// #     pub fn say(&self, n: u32) -> u32 { n }
 /// # }
+/// # #[callgate::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # callgate::init();
 /// // SAFETY: the child runs code of this program alone, and no memory corruption in it is to be survived.
 /// let trusted = unsafe { TrustedChild::new() };
 /// let echo = Echo::bridge().segments(Segments::Named(trusted)).signal(Signal::RawSync(trusted)).start()?;

@@ -539,8 +539,8 @@ impl<T: Pod> Contents for [T] {
 ///     pub fn sum(&self, numbers: SharedBox<[u64]>) -> u64 { numbers.iter().sum() }
 /// }
 ///
+/// #[callgate::main]
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-///     callgate::init();
 ///     let adder = Adder::bridge().start()?;
 ///     let mut numbers = SharedBox::<[u64]>::zeroed_in(&adder, 1_000_000)?;
 ///     numbers.iter_mut().enumerate().for_each(|(at, number)| *number = at as u64);

@@ -38,8 +38,8 @@ const FIRST: usize = 64 << 10;
 ///     }
 /// }
 ///
+/// #[callgate::main]
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-///     callgate::init();
 ///     let counter = Counter::bridge().start()?;
 ///     let mut writer = SharedWriter::new_in(&counter, 0)?;
 ///     writer.read_to_end_of(&mut File::open("Cargo.toml")?)?;

@@ -36,8 +36,8 @@ impl<T: Service> Builder<T> {
     ///     }
     /// }
     ///
+    /// #[callgate::main]
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     callgate::init();
     ///     // SAFETY: the child runs safe code of this program alone.
     ///     let inverter = unsafe { Inverter::bridge().trust_child() }.start()?;
     ///     let picture = SharedBox::<[u8]>::zeroed_in(&inverter, 1 << 20)?;

@@ -1,7 +1,7 @@
 //! Promise: a child has descriptors 0, 1, 2 and its control socket, and those that it is woken through, whatever its parent had
 //! open; 0 is `/dev/null`, and 1 and 2 are the parent's or what the builder says.
 
-use callgate::{Bridge, Builder, Output, bridge};
+use callgate::{Bridge, Builder, Output, Signal, bridge};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -35,6 +35,14 @@ impl Guest {
         // Not `print!`, which the harness may capture.
         rustix::io::write(rustix::stdio::stdout(), out.as_bytes()).expect("standard output");
         rustix::io::write(rustix::stdio::stderr(), err.as_bytes()).expect("standard error");
+    }
+
+    /// The same, again and again, for some milliseconds.
+    pub(crate) fn print_for(&self, milliseconds: u64) {
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < Duration::from_millis(milliseconds) {
+            self.print("a line to the one\n", "a line to the other\n");
+        }
     }
 
     pub(crate) fn echo(&self, bytes: &[u8]) -> Vec<u8> {
@@ -226,6 +234,93 @@ fn a_parent_may_lack_standard_descriptors() {
             }
             assert!(matches!(works, Ok(Ok(true))), "with 0 to {last} closed: {works:?}");
         }
+    });
+}
+
+/// Runs `body` while those of 0, 1 and 2 are closed whose bit is set.
+fn lacking<R>(which: i32, body: impl FnOnce() -> R) -> R {
+    let numbers = (0..=2).filter(|number| which >> number & 1 == 1);
+    // SAFETY: standard descriptors, which nothing owns; whoever would use them in this process finds them closed.
+    let kept: Vec<_> = numbers.map(|number| (number, unsafe { closed(number) })).collect();
+    let result = body();
+    for (number, copy) in &kept {
+        // SAFETY: `number` is closed, so nothing is lost.
+        assert_eq!(unsafe { nix::libc::dup2(std::os::fd::AsRawFd::as_raw_fd(copy), *number) }, *number);
+    }
+    result
+}
+
+/// The numbers of what process `pid` has open, sorted.
+fn numbers(pid: u32) -> Vec<u64> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
+    let mut numbers: Vec<_> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+#[test]
+fn fault_32_all_of_callgates_descriptors_are_beyond_the_standard_ones() {
+    alone("fault_32_all_of_callgates_descriptors_are_beyond_the_standard_ones", 120, || {
+        for signal in [Signal::Futex, Signal::EventFd] {
+            for which in 0..8 {
+                // With nothing started before: the watcher's are made here too, the first time.
+                let found = lacking(which, || {
+                    let guest =
+                        Guest::bridge().signal(signal).stdout(Output::null()).start().map_err(|e| e.to_string())?;
+                    let echoed = guest.echo(&vec![7; 1 << 20]).map(|bytes| bytes.len());
+                    let standard = (0..=2).filter(|&number| is_open(number)).collect::<Vec<_>>();
+                    let own = ["/dev/null", "/dev/null"].into_iter().zip([0, 1]);
+                    let others =
+                        own.filter(|&(target, number)| descriptor(guest.child_pid(), number) != target).count();
+                    let err = descriptor(guest.child_pid(), 2);
+                    Ok::<_, String>((echoed, standard, others, err, numbers(guest.child_pid())))
+                });
+                let (echoed, standard, others, err, numbers) =
+                    found.unwrap_or_else(|error| panic!("{which:#b}: {error}"));
+                assert_eq!(echoed, Ok(1 << 20), "{which:#b}");
+                let left: Vec<_> = (0..=2).filter(|number| which >> number & 1 == 0).collect();
+                assert_eq!((standard, others), (left, 0), "{which:#b}");
+                assert!(!err.starts_with("socket:") && !err.contains("memfd"), "{which:#b}: {err}");
+                // Its own are out of the way of those that a program chooses.
+                assert!(numbers[..3] == [0, 1, 2] && numbers[3] >= 200, "{which:#b}: {numbers:?}");
+            }
+        }
+    });
+}
+
+fn is_open(number: i32) -> bool {
+    // SAFETY: asks only.
+    unsafe { nix::libc::fcntl(number, nix::libc::F_GETFD) >= 0 }
+}
+
+#[test]
+fn fault_32_a_line_is_never_written_into_what_is_callgates() {
+    alone("fault_32_a_line_is_never_written_into_what_is_callgates", 120, || {
+        let done = std::sync::atomic::AtomicBool::new(false);
+        lacking(0b111, || {
+            std::thread::scope(|scope| {
+                let _write = scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        for number in [1, 2, 0] {
+                            let line = b"a line as long as a message: 24 bytes and more\n";
+                            // SAFETY: bytes that live; where they go is what this test is about.
+                            unsafe { nix::libc::write(number, line.as_ptr().cast(), line.len()) };
+                        }
+                    }
+                });
+                let started = (0..30).map(|number| {
+                    let signal = if number % 2 == 0 { Signal::Futex } else { Signal::EventFd };
+                    let guest = Guest::bridge().signal(signal).start().map_err(|error| error.to_string())?;
+                    guest.print_for(1).map_err(|error| error.to_string())?;
+                    let len = 100_000 + number;
+                    let echo = guest.echo(&vec![7; len]).map_err(|error| error.to_string())?;
+                    Ok::<_, String>(echo == vec![7; len])
+                });
+                let started = started.collect::<Result<Vec<_>, _>>();
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+                assert_eq!(started, Ok(vec![true; 30]));
+            });
+        });
     });
 }
 

@@ -4,7 +4,10 @@
 use callgate::{Bridge, Builder, CallError, StartError, bridge};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
 use std::{env, fs};
 
 #[path = "support/held.rs"]
@@ -12,7 +15,7 @@ mod held;
 mod support;
 mod workers;
 use held::{Held, alone};
-use support::within;
+use support::{TempDir, within};
 use workers::tally::{Tally, TallyCalls};
 use workers::worker;
 
@@ -259,5 +262,126 @@ fn helper_removes_its_file() {
         assert_eq!(tally.add("still here"), Ok(2));
         assert_eq!(tally.longest(), "still");
         assert!(tally.stop().is_ok_and(|exit| exit.success()));
+    });
+}
+
+// ---- the running program, changed or hidden ------------------------------------------------------------------------
+
+/// Names, for a copy of this program, its own file, and what is to become of that while the copy runs.
+const FATE: &str = "CALLGATE_TEST_FATE";
+
+/// Does to the file what a fate is.
+type Change = fn(&Path) -> std::io::Result<()>;
+
+/// What can become of a program's file between two starts. The copy is where the path says, and nowhere else.
+const FATES: &[(&str, Change)] = &[
+    ("nothing", |_| Ok(())),
+    ("touched", |own| {
+        let yesterday = SystemTime::now() - Duration::from_secs(86_400);
+        fs::File::open(own)?.set_modified(yesterday)
+    }),
+    ("linked", |own| fs::hard_link(own, own.with_extension("link"))),
+    ("moved", |own| fs::rename(own, own.with_extension("moved"))),
+    ("removed", |own| fs::remove_file(own)),
+    ("replaced by another program", |own| {
+        fs::copy("/bin/true", own.with_extension("new"))?;
+        fs::rename(own.with_extension("new"), own)
+    }),
+    ("replaced by what is no program", |own| {
+        fs::write(own.with_extension("new"), "an upgrade that has just begun")?;
+        fs::rename(own.with_extension("new"), own)
+    }),
+    ("replaced by a copy", |own| {
+        fs::copy(own, own.with_extension("new"))?;
+        fs::rename(own.with_extension("new"), own)
+    }),
+];
+
+/// A new copy of this program, and how it is to find itself.
+fn copy(dir: &TempDir) -> PathBuf {
+    let copy = dir.path().join("program");
+    fs::copy(env::current_exe().expect("a path"), &copy).expect("a copy");
+    copy
+}
+
+/// Has a copy of this program run as `command` says, while `fate` befalls its file.
+fn befall(fate: &str, copy: &Path, mut command: Command) {
+    command.args(["--exact", "helper_whose_file_changes", "--nocapture", "--test-threads=1"]);
+    let output = command.env(FATE, fate).env("CALLGATE_TEST_OWN", copy).output().expect("the copy starts");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{fate}: {command:?}: {}\n{out}{err}", output.status);
+}
+
+#[test]
+fn helper_whose_file_changes() {
+    let Ok(fate) = env::var(FATE) else { return };
+    within(60, "helper_whose_file_changes", || {
+        let own = PathBuf::from(env::var_os("CALLGATE_TEST_OWN").expect("its own file"));
+        let before = Tally::bridge(1).start().expect("a start before");
+        let (_, change) = FATES.iter().find(|(name, _)| *name == fate).expect("a fate");
+        change(&own).expect(&fate);
+        for _ in 0..2 {
+            let after = Tally::bridge(1).start().unwrap_or_else(|error| panic!("{fate}: {error}"));
+            assert_eq!((after.add("still here"), after.longest()), (Ok(2), "still".into()));
+        }
+        assert_eq!(before.add("one"), Ok(1));
+    });
+}
+
+#[test]
+fn fault_28_a_running_program_starts_what_it_is_whatever_becomes_of_its_file() {
+    within(240, "fault_28_a_running_program_starts_what_it_is_whatever_becomes_of_its_file", || {
+        for (fate, _) in FATES {
+            let dir = TempDir::new();
+            let copy = copy(&dir);
+            befall(fate, &copy, Command::new(&copy));
+        }
+    });
+}
+
+/// The loader that this program names, if it names one.
+fn loader() -> Option<PathBuf> {
+    let known = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1", "/lib/ld-musl-x86_64.so.1"];
+    let program = fs::read(env::current_exe().ok()?).ok()?;
+    let names = |path: &&&str| program[..8192].windows(path.len()).any(|bytes| bytes == path.as_bytes());
+    known.iter().find(names).map(PathBuf::from)
+}
+
+#[test]
+fn fault_28_a_program_that_a_loader_was_told_to_load_starts_itself_and_not_the_loader() {
+    const TEST: &str = "fault_28_a_program_that_a_loader_was_told_to_load_starts_itself_and_not_the_loader";
+    let Some(loader) = loader() else { return println!("skipped: no loader is known") };
+    within(240, TEST, || {
+        for (fate, _) in FATES {
+            let dir = TempDir::new();
+            let copy = copy(&dir);
+            let mut command = Command::new(&loader);
+            command.args(["--library-path", "/nowhere"]).arg(&copy);
+            befall(fate, &copy, command);
+        }
+    });
+}
+
+#[test]
+fn fault_28_a_program_behind_a_script_or_without_a_name_starts_itself() {
+    within(120, "fault_28_a_program_behind_a_script_or_without_a_name_starts_itself", || {
+        let dir = TempDir::new();
+        let copy = copy(&dir);
+        let script = dir.path().join("script");
+        fs::write(&script, format!("#!/bin/sh\nexec {} \"$@\"\n", copy.display())).expect("a script");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a script");
+        befall("removed", &copy, Command::new(&script));
+
+        let nameless = rustix::fs::memfd_create("program", rustix::fs::MemfdFlags::empty()).expect("memory");
+        let mut file = fs::File::from(nameless.try_clone().expect("a copy"));
+        std::io::copy(&mut fs::File::open(env::current_exe().expect("a path")).expect("itself"), &mut file)
+            .expect("room");
+        drop(file);
+        let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&nameless));
+        // What can be written cannot be executed.
+        let to_read = fs::File::open(&path).expect("itself");
+        drop(nameless);
+        let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&to_read));
+        befall("nothing", Path::new(&path), Command::new(&path));
     });
 }

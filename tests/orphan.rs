@@ -1,16 +1,22 @@
-//! A child never outlives its parent, however the parent ends; and it does outlive the thread that started it.
+//! A child never outlives its parent, however the parent ends; it does outlive the thread that started it, and what a terminal does to its
+//! parent.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
 mod support;
 
-use callgate::{Bridge, bridge};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, Uid};
+use callgate::{Bridge, CallError, Exit, Output, TerminalSignals, bridge};
+use nix::pty::openpty;
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use nix::unistd::{Pid, Uid, getpgid, getsid};
 use rustix::process::set_parent_process_death_signal;
+use std::fs::File;
 use std::hint::black_box;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use support::{Helper, eventually, is_stopped, process_exists, role, say, within};
 
@@ -60,6 +66,18 @@ impl Stubborn {
     pub fn sleep(&self) {
         say("busy", "sleeping");
         sleep_forever()
+    }
+
+    pub fn print(&self, line: &str) {
+        rustix::io::write(rustix::stdio::stdout(), line.as_bytes()).expect("standard output");
+    }
+
+    /// Starts a process, and ends it; its session.
+    pub fn start_another(&self) -> i32 {
+        let mut another = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().expect("a process");
+        let session = getsid(Some(Pid::from_raw(another.id() as i32))).expect("a session");
+        another.kill().and_then(|()| another.wait()).expect("its end");
+        session.as_raw()
     }
 }
 
@@ -201,5 +219,174 @@ fn fault_16_child_lives_on_when_the_thread_that_started_it_exits() {
             assert!(counter.is_alive(), "round {round}");
             assert_eq!(counter.add(1), Ok(2), "round {round}");
         }
+    });
+}
+
+// ---- terminals -----------------------------------------------------------------------------------------------------
+
+/// A terminal, and a helper process whose own it is: the leader of its session, in the foreground.
+struct Terminal {
+    /// What is typed goes here; the terminal hangs up when it is closed.
+    keyboard: OwnedFd,
+    helper: Helper,
+}
+
+impl Terminal {
+    fn start(role: &str) -> Self {
+        let pty = openpty(None, None).expect("a terminal");
+        for end in [&pty.master, &pty.slave] {
+            // The helper opens its own, and must not have the other.
+            rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC).expect("a descriptor");
+        }
+        let screen = std::fs::read_link(format!("/proc/self/fd/{}", pty.slave.as_raw_fd())).expect("its path");
+        let mut command = support::helper("helper_at_a_terminal", role);
+        let helper = Helper::of(command.env(SCREEN, screen)).expect("the helper starts");
+        let mut terminal = Self { keyboard: pty.master, helper };
+        terminal.helper.hear("ready");
+        drop(pty.slave);
+        terminal
+    }
+
+    fn press(&self, key: u8) {
+        assert_eq!(rustix::io::write(&self.keyboard, &[key]), Ok(1));
+    }
+}
+
+/// Names the terminal of a helper process.
+const SCREEN: &str = "CALLGATE_TEST_SCREEN";
+
+const CTRL_C: u8 = 3;
+const CTRL_BACKSLASH: u8 = 28;
+const CTRL_Z: u8 = 26;
+
+/// The last signal that this process handled, and how many it has handled.
+static HANDLED: (AtomicU32, AtomicU32) = (AtomicU32::new(0), AtomicU32::new(0));
+
+extern "C" fn handle(number: i32) {
+    HANDLED.0.store(number as u32, Ordering::Relaxed);
+    HANDLED.1.fetch_add(1, Ordering::Relaxed);
+}
+
+#[test]
+fn helper_at_a_terminal() {
+    let Some(role) = role() else { return };
+    rustix::process::setsid().expect("a session");
+    let screen = File::options().read(true).write(true).open(std::env::var_os(SCREEN).expect("a terminal"));
+    let screen = screen.expect("the first terminal that a session opens is its own");
+    for number in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGTSTP] {
+        // SAFETY: the handler changes atomics alone.
+        unsafe { signal(number, SigHandler::Handler(handle)) }.expect("a handler");
+    }
+    match &*role {
+        "storm" => start_in_a_storm(),
+        "shared" => share(screen),
+        _ => live_at(screen),
+    }
+}
+
+/// Says which signals come, and whether the child still answers after each.
+fn live_at(screen: File) {
+    let mut settings = tcgetattr(&screen).expect("settings");
+    settings.local_flags |= LocalFlags::TOSTOP;
+    tcsetattr(&screen, SetArg::TCSANOW, &settings).expect("settings");
+    let stubborn = Stubborn::bridge().stdout(screen).start().expect("the bridge starts");
+    assert_eq!(stubborn.start_another(), Ok(stubborn.child_pid() as i32));
+    // From the background of a terminal that stops those who print there.
+    stubborn.print("a line").expect("the child lives");
+    say("child", stubborn.child_pid());
+    say("ready", "");
+    for count in 1.. {
+        while HANDLED.1.load(Ordering::Relaxed) < count {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        say("signal", HANDLED.0.load(Ordering::Relaxed));
+        let counter = Counter::bridge().start().expect("another bridge starts");
+        let answers = (stubborn.start_another().is_ok(), counter.add(1));
+        say("answers", format!("{answers:?} {}", is_stopped(stubborn.child_pid())));
+    }
+}
+
+#[test]
+fn fault_34_children_survive_what_a_terminal_sends_and_end_with_their_parent() {
+    within(PATIENCE, "a terminal's signals", || {
+        let Terminal { keyboard, mut helper } = Terminal::start("isolated");
+        let terminal = |key| assert_eq!(rustix::io::write(&keyboard, &[key]), Ok(1));
+        let signals = [(CTRL_C, Signal::SIGINT), (CTRL_BACKSLASH, Signal::SIGQUIT), (CTRL_Z, Signal::SIGTSTP)];
+        for (key, signal) in signals.into_iter().chain(signals) {
+            terminal(key);
+            assert_eq!(helper.hear("signal"), (signal as i32).to_string());
+            assert_eq!(helper.hear("answers"), "(true, Ok(1)) false", "{signal}");
+        }
+        drop(keyboard);
+        assert_eq!(helper.hear("signal"), (Signal::SIGHUP as i32).to_string());
+        assert_eq!(helper.hear("answers"), "(true, Ok(1)) false", "hung up");
+        let children = support_children(helper.pid());
+        assert!(!children.is_empty(), "no child was found");
+        helper.kill();
+        assert!(eventually(GONE_WITHIN, "the children are gone", || !children.iter().any(|&pid| process_exists(pid))));
+    });
+}
+
+/// The children of process `pid`, whichever thread started them.
+fn support_children(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// A child that is to share its parent's fate, and another that is not.
+fn share(_screen: File) {
+    let start = |signals| Stubborn::bridge().signals(signals).stdout(Output::null()).start().expect("a start");
+    let [shared, isolated] = [TerminalSignals::Shared, TerminalSignals::Isolated].map(start);
+    let group = |bridge: &Bridge<Stubborn>| getpgid(Some(Pid::from_raw(bridge.child_pid() as i32)));
+    assert_eq!(group(&shared), getpgid(None));
+    assert_ne!(group(&isolated), getpgid(None));
+    say("ready", "");
+    let Err(CallError::Died { exit, .. }) = shared.sleep() else { panic!("it went on") };
+    assert_eq!(exit, Exit::Signal(Signal::SIGINT as i32));
+    assert!(isolated.start_another().is_ok());
+    say("shared", "as it was to be");
+    sleep_forever()
+}
+
+#[test]
+fn fault_34_a_child_shares_its_parents_signals_if_it_is_to() {
+    within(PATIENCE, "shared signals", || {
+        let mut terminal = Terminal::start("shared");
+        std::thread::sleep(Duration::from_millis(50));
+        terminal.press(CTRL_C);
+        terminal.helper.hear("shared");
+    });
+}
+
+fn start_in_a_storm() {
+    say("ready", "");
+    for number in 0..30 {
+        let counter = Counter::bridge().start().unwrap_or_else(|error| panic!("start {number}: {error}"));
+        assert_eq!(counter.add(number), Ok(number));
+    }
+    assert!(HANDLED.1.load(Ordering::Relaxed) > 30, "no storm: {HANDLED:?}");
+    say("calm", "");
+    sleep_forever()
+}
+
+#[test]
+fn fault_34_starts_go_well_while_somebody_keeps_ctrl_c_pressed() {
+    within(PATIENCE, "a storm of signals", || {
+        let Terminal { keyboard, mut helper } = Terminal::start("storm");
+        let calm = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !calm.load(Ordering::Relaxed) {
+                    let _ = rustix::io::write(&keyboard, &[CTRL_C, CTRL_BACKSLASH, CTRL_Z]);
+                    std::thread::sleep(Duration::from_micros(200));
+                    // What the terminal echoes.
+                    let _ = rustix::io::ioctl_fionread(&keyboard)
+                        .map(|len| rustix::io::read(&keyboard, &mut vec![0; len as usize]));
+                }
+            });
+            helper.hear("calm");
+            calm.store(true, Ordering::Relaxed);
+        });
     });
 }

@@ -2,17 +2,19 @@
 
 use callgate::{Builder, Output, bridge};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{Signal, raise};
+use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::exit;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 #[path = "support/held.rs"]
 mod held;
+#[path = "programs/runtimes.rs"]
+mod runtimes;
 mod support;
 use held::{Held, alone};
 use support::{TempDir, helper, role, within};
@@ -52,6 +54,19 @@ impl Guest {
 
     pub(crate) fn greet(&self, number: u64) -> String {
         format!("{} {number}", self.name)
+    }
+
+    /// How long what it is given is.
+    pub(crate) fn weigh(&self, bytes: &[u8]) -> u64 {
+        bytes.len() as u64
+    }
+
+    pub(crate) fn fill(&self, len: u64) -> Vec<u8> {
+        vec![7; len as usize]
+    }
+
+    pub(crate) fn lost_of_the_library(&self) -> Vec<String> {
+        runtimes::lost_of_the_library()
     }
 }
 
@@ -442,6 +457,75 @@ fn helper_first_start() {
         assert_eq!(second.greet(2).as_deref(), Ok("guest 2"));
         drop(second);
         held.with_watcher().again("two starts");
+    });
+}
+
+/// SIGXFSZ, as often as this process has handled it.
+static FILE_SIGNALS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count_file_signal(_: i32) {
+    FILE_SIGNALS.fetch_add(1, Ordering::Relaxed);
+}
+
+const TOO_LONG: &str = "File too large (os error 27)";
+
+#[test]
+fn fault_24_a_limit_on_files_fails_a_start_or_a_call_and_signals_nobody() {
+    alone("fault_24_a_limit_on_files_fails_a_start_or_a_call_and_signals_nobody", 60, || {
+        for handled in [false, true] {
+            let guest = Guest::bridge().start().expect("a start");
+            if handled {
+                // SAFETY: the handler changes an atomic alone.
+                unsafe { signal(Signal::SIGXFSZ, SigHandler::Handler(count_file_signal)) }.expect("a handler");
+            }
+            limited(Resource::RLIMIT_FSIZE, 4096, || {
+                let said = failure(Guest::bridge());
+                let expected = format!("creating a segment of * bytes, with RLIMIT_FSIZE at 4096 bytes: {TOO_LONG}");
+                assert!(fits(&expected, &said), "{said}");
+                // Children inherit the limit; what they need is made here.
+                let error = guest.weigh(&vec![7; 64 << 20]).expect_err("no memory").to_string();
+                assert!(error.contains("RLIMIT_FSIZE at 4096 bytes") && error.contains(TOO_LONG), "{error}");
+                let error = guest.fill(64 << 20).expect_err("no memory").to_string();
+                assert!(error.contains("RLIMIT_FSIZE at 4096 bytes"), "{error}");
+                assert_eq!(guest.greet(1).as_deref(), Ok("guest 1"));
+            });
+            assert_eq!(guest.weigh(&vec![7; 64 << 20]), Ok(64 << 20));
+        }
+        assert_eq!(FILE_SIGNALS.load(Ordering::Relaxed), 0);
+        assert!(!SigSet::thread_get_mask().expect("a mask").contains(Signal::SIGXFSZ));
+    });
+}
+
+#[test]
+fn fault_24_limits_on_descriptors_and_addresses_are_named() {
+    alone("fault_24_limits_on_descriptors_and_addresses_are_named", 60, || {
+        let _first = Guest::bridge().start().expect("a start");
+        let said = with_spare(0, || failure(Guest::bridge()));
+        assert!(fits("*, with RLIMIT_NOFILE at *: Too many open files (os error 24)", &said), "{said}");
+        limited(Resource::RLIMIT_AS, virtual_memory() + (1 << 30), || {
+            let said = failure(Guest::bridge().lanes(64).slots(4096).slot_size(16 << 10));
+            assert!(fits("*, with RLIMIT_AS at * bytes: Cannot allocate memory (os error 12)", &said), "{said}");
+        });
+    });
+}
+
+#[test]
+fn fault_24_a_limit_on_tasks_is_named() {
+    const TEST: &str = "fault_24_a_limit_on_tasks_is_named";
+    alone(TEST, 60, || {
+        if !nix::unistd::Uid::effective().is_root() {
+            return println!("skipped, as it takes root");
+        }
+        let _first = Guest::bridge().start().expect("a start");
+        // For root there is no such limit. A user that nobody else is.
+        let user = nix::unistd::Uid::from_raw(3_000_000 + std::process::id());
+        nix::unistd::setresuid(user, user, user).expect("root may become anybody");
+        limited(Resource::RLIMIT_NPROC, 0, || {
+            let said = failure(Guest::bridge().executable("/bin/true"));
+            let expected =
+                "starting `/bin/true`, with RLIMIT_NPROC at 0: Resource temporarily unavailable (os error 11)";
+            assert_eq!(said, expected);
+        });
     });
 }
 

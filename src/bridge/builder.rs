@@ -20,8 +20,9 @@ use crate::objects::Segments;
 use crate::process::child::EntryFn;
 #[cfg(feature = "sandbox")]
 use crate::process::sandbox::Sandbox;
-use crate::process::spawn::{Launch, Output};
+use crate::process::spawn::{Launch, Output, TerminalSignals};
 use crate::signal::Signal;
+use crate::sys::limits::Wanted;
 use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::marker::PhantomData;
@@ -56,8 +57,8 @@ const MAX_PAYLOAD: u64 = i32::MAX as u64;
 /// #     pub fn new(start: u64) -> Self { Counter(start) }
 /// #     pub fn add(&mut self, n: u64) -> u64 { self.0 += n; self.0 }
 /// # }
+/// # #[callgate::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # callgate::init();
 /// let counter = Counter::bridge(40)
 ///     .name("counter")
 ///     .timeout(Duration::from_secs(1))
@@ -166,8 +167,8 @@ impl<T: Service> Builder<T> {
     ///     pub fn wait_for_the_others(&self) { self.0.wait(); }
     /// }
     ///
+    /// # #[callgate::main]
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # callgate::init();
     /// let meeting = Meeting::bridge_of(3).workers(3).lanes(3).start()?;
     /// std::thread::scope(|scope| {
     ///     let calls: Vec<_> = (0..3).map(|_| scope.spawn(|| meeting.wait_for_the_others())).collect();
@@ -285,6 +286,15 @@ impl<T: Service> Builder<T> {
         self
     }
 
+    /// Whether Ctrl-C and what else a terminal sends reach the child. Default: they do not ([`TerminalSignals::Isolated`]), so that the parent
+    /// decides what becomes of its children; they end when it does.
+    ///
+    /// A program that a separate [executable](Self::executable) starts on its way is kept from them too.
+    pub fn signals(mut self, signals: TerminalSignals) -> Self {
+        self.launch.signals = signals;
+        self
+    }
+
     /// Starts another child when one has died, as `restart` says, and builds the service there from the same arguments: it begins anew,
     /// as its constructor makes it. Default: the bridge is over when its child is.
     ///
@@ -317,8 +327,8 @@ impl<T: Service> Builder<T> {
     /// #     pub fn new() -> Self { Decoder }
     /// #     pub fn crash(&self) { std::process::abort() }
     /// # }
+    /// # #[callgate::main]
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # callgate::init();
     /// let (sender, deaths) = std::sync::mpsc::channel();
     /// let decoder = Decoder::bridge().on_death(move |death| drop(sender.send(death.to_string()))).start()?;
     /// assert!(decoder.crash().is_err());
@@ -364,7 +374,7 @@ impl<T: Service> Builder<T> {
         }
         let supervisor = Supervisor::start(recipe, child.clone(), restart, hooks).map_err(|error| {
             child.kill();
-            system::<T>("starting the thread that starts other children".into())(error)
+            system::<T>("starting the thread that starts other children".into(), Wanted::Task)(error)
         })?;
         Ok(Bridge::new(Route::Supervised(supervisor), timeout, stop_grace))
     }

@@ -9,6 +9,7 @@ use crate::handshake::Entry;
 use crate::layout::Geometry;
 use crate::process::child::{self, Child, EntryFn};
 use crate::sys::image::Image;
+use crate::sys::program;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,9 +22,15 @@ pub(super) fn is_initialised() -> bool {
 
 /// Makes a process that a bridge started into its child, which never returns from here; does nothing in any other process.
 ///
-/// Must be the first line of `main`: a bridge starts its child by executing the running program again, and what comes before
-/// this line runs in the child too. In a child, every descriptor from 3 on is closed here, so nothing may have been opened.
-/// In tests and benches, [`test_support!`](crate::test_support) takes its place.
+/// [`#[callgate::main]`](macro@crate::main) calls it, and is what a program with a `main` of its own uses. In tests and benches,
+/// [`test_support!`](crate::test_support) takes its place. Called by hand it must be the first line of `main`: a bridge starts its child by
+/// executing the running program again, and what comes before this line runs in the child too.
+///
+/// A child that has several threads by then, or an async runtime, ends, and its start fails with
+/// [`StartError::InitTooLate`](crate::StartError::InitTooLate). One that has inherited descriptors beside 0, 1 and 2 executes the program
+/// once more, which closes them. No descriptor is closed that a library opened before `main`.
+///
+/// A child has a session of its own, unless [`Builder::signals`](crate::Builder::signals) says otherwise.
 ///
 /// # Examples
 ///
@@ -37,6 +44,8 @@ pub fn init() {
     if let Some(child) = child::adopt() {
         child.run_entry();
     }
+    // While its file is sure to be there.
+    program::remember();
 }
 
 /// Serves `T` to the parent that started this program with [`Builder::executable`](crate::Builder::executable). Never returns.

@@ -62,8 +62,8 @@ use std::time::Duration;
 ///     }
 /// }
 ///
+/// #[callgate::main]
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-///     callgate::init();
 ///     let greeter = Greeter::bridge().start()?;
 ///     assert_eq!(greeter.greet("world")?, "hello world");
 ///     assert!(greeter.stop()?.success());
@@ -111,8 +111,8 @@ impl<T: Service> Bridge<T> {
     /// # struct Service;
     /// # #[bridge]
     /// # impl Service { pub fn new() -> Self { Service } }
+    /// # #[callgate::main]
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # callgate::init();
     /// let service = Service::bridge().sandbox(Sandbox::new().no_network().optional(Measure::Processes)).start()?;
     /// let report = service.sandbox_report().ok_or("no sandbox")?;
     /// assert!(report.is_in_force(Measure::Network));
@@ -144,8 +144,8 @@ impl<T: Service> Bridge<T> {
     ///     pub fn square(&self, n: u64) -> u64 { n * n }
     /// }
     ///
+    /// #[callgate::main]
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     callgate::init();
     ///     let squares = Squares::bridge().start()?;
     ///     let pending = squares.begin().square(7)?;
     ///     // .. something else meanwhile
@@ -188,8 +188,8 @@ impl<T: Service> Bridge<T> {
     ///     }
     /// }
     ///
+    /// #[callgate::main]
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     callgate::init();
     ///     let album = Album::bridge().start()?;
     ///     let tracks = album.view().tracks()?;
     ///     assert_eq!(tracks.len(), 12);
@@ -233,8 +233,8 @@ impl<T: Service> Bridge<T> {
     /// #     pub fn new() -> Self { Squares }
     /// #     pub fn square(&self, n: u64) -> u64 { n * n }
     /// # }
+    /// # #[callgate::main]
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # callgate::init();
     /// let squares = Squares::bridge().signal(Signal::EventFd).start()?;
     /// let mut pending = squares.begin().square(7)?;
     /// let doorbell = squares.doorbell_fd().ok_or("no doorbell")?;
@@ -285,8 +285,8 @@ impl<T: Service> Bridge<T> {
     ///     pub fn sleep(&self, ms: u64) { std::thread::sleep(Duration::from_millis(ms)) }
     /// }
     ///
+    /// #[callgate::main]
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     callgate::init();
     ///     let sleeper = Sleeper::bridge().start()?;
     ///     let late = sleeper.with_timeout(Duration::from_millis(20)).sleep(200);
     ///     assert!(matches!(late, Err(CallError::TimedOut { .. })));

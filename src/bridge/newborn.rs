@@ -9,11 +9,13 @@ use crate::error::{Exit, StartError};
 use crate::failpoints::{self, Step};
 use crate::handshake::{Answer, Hello, send_plan};
 use crate::layout::PROTOCOL;
+use crate::process::child::too_late_in_words;
 use crate::process::spawn::Spawned;
 use crate::process::watch::{self, Watched};
 use crate::segment::Segment;
 use crate::signal::ParentBells;
 use crate::sys::image::Image;
+use crate::sys::limits::{self, Wanted};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::poll;
 use std::io;
@@ -61,21 +63,19 @@ impl<T: Service> Newborn<T> {
     ) -> Result<Vec<u8>, StartError> {
         let Some(control) = &self.control else { return Err(Self::died(self.pid, Exit::Unknown)) };
         let descriptors: Vec<BorrowedFd<'_>> = segment.iter().map(AsFd::as_fd).chain(bells.for_child()).collect();
-        match hello.send(control, &descriptors) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(self.ended()),
-            sent => sent.map_err(system::<T>("greeting the child".into()))?,
-        }
-        match plan.map_or(Ok(()), |plan| send_plan(control, plan)) {
+        let greeted =
+            hello.send(control, &descriptors).and_then(|()| plan.map_or(Ok(()), |plan| send_plan(control, plan)));
+        match greeted {
             // It may have said why.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            sent => sent.map_err(system::<T>("telling the child what its sandbox is".into()))?,
+            sent => sent.map_err(system::<T>("greeting the child".into(), Wanted::Memory))?,
         }
         drop(descriptors);
         drop(segment);
         failpoints::reach(Step::ParentGreeted);
         let deadline = Deadline::after(Some(timeout));
         while !poll::readable(control, deadline.left().unwrap_or(timeout))
-            .map_err(system::<T>("waiting for the child".into()))?
+            .map_err(system::<T>("waiting for the child".into(), Wanted::Memory))?
         {
             if deadline.has_passed() {
                 return Err(StartError::NoAnswer { service: T::NAME, executable: executable.into(), timeout });
@@ -110,9 +110,7 @@ impl<T: Service> Newborn<T> {
             }
             Answer::NotServing => Err(self
                 .unusable("its main calls callgate::init(), and a separate executable needs callgate::serve()".into())),
-            Answer::Segment => Err(self.unusable(
-                "it could not map the bridge's segment, or was built without the backends that the bridge uses".into(),
-            )),
+            Answer::Segment { error } => Err(self.unusable(no_segment(error))),
             Answer::OneWorker => Err(self.unusable(
                 "it serves with one worker, and for several its main must call callgate::serve_parallel()".into(),
             )),
@@ -121,6 +119,9 @@ impl<T: Service> Newborn<T> {
                     .into(),
             )),
             Answer::Unconfined { measure } if hello.sandboxed => Err(self.unconfined(measure, &body)),
+            Answer::TooLate { threads } => {
+                Err(StartError::InitTooLate { service: T::NAME, pid: self.pid, why: too_late_in_words(threads) })
+            }
             Answer::Unconfined { .. } => {
                 Err(self.unusable("it could not have a sandbox that it was not to have".into()))
             }
@@ -164,7 +165,7 @@ impl<T: Service> Newborn<T> {
         if let Err(error) = watch::watch(link.clone()) {
             link.pidfd().kill();
             reap(link.pidfd(), REAP_PATIENCE);
-            return Err(system::<T>("watching the child".into())(error));
+            return Err(system::<T>("watching the child".into(), Wanted::Memory)(error));
         }
         Ok(link)
     }
@@ -193,7 +194,22 @@ fn reap(pidfd: &Pidfd, patience: Duration) -> Option<Exit> {
     }
 }
 
-/// What the system's refusal of `what` means for the start.
-pub(super) fn system<T: Service>(what: String) -> impl FnOnce(io::Error) -> StartError {
-    move |error| StartError::System { service: T::NAME, what, error }
+/// Why a child has no segment that got this error from the system.
+fn no_segment(error: u64) -> String {
+    match i32::try_from(error).unwrap_or(0) {
+        0 => "it could not map the bridge's segment, or was built without the backends that the bridge uses".into(),
+        number => {
+            let error = io::Error::from_raw_os_error(number);
+            // It has the limits that this process has.
+            format!("it could not map the bridge's segment{}: {error}", limits::behind(&error, Wanted::Memory))
+        }
+    }
+}
+
+/// What the system's refusal of `what` means for the start, and which limit may be behind it.
+pub(super) fn system<T: Service>(what: String, wanted: Wanted) -> impl FnOnce(io::Error) -> StartError {
+    move |error| {
+        let what = what + &limits::behind(&error, wanted);
+        StartError::System { service: T::NAME, what, error }
+    }
 }

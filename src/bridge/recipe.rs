@@ -17,6 +17,7 @@ use crate::objects::Segments;
 use crate::process::spawn::Launch;
 use crate::segment::Segment;
 use crate::signal::{Count, ParentBells, Signal};
+use crate::sys::limits::Wanted;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,10 +56,10 @@ impl<T: Service> Recipe<T> {
         let Self { geometry, memory, .. } = *self;
         let objects = self.segments.of_parent();
         let (segment, object) = Segment::create(geometry, &*objects)
-            .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len())))?;
+            .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len()), Wanted::Memory))?;
         let bells = ParentBells::new(self.signal, Count::of(&geometry), &*objects)
-            .map_err(system::<T>("creating its doorbells".into()))?;
-        let spawned = self.launch.start().map_err(system::<T>(format!("starting {}", self.launch)))?;
+            .map_err(system::<T>("creating its doorbells".into(), Wanted::Memory))?;
+        let spawned = self.launch.start().map_err(system::<T>(format!("starting {}", self.launch), Wanted::Task))?;
         let newborn = Newborn::<T>::new(spawned)?;
         failpoints::reach(Step::ParentSpawned);
         let (hello, plan) = (self.hello(objects.place()), self.plan.as_ref());

@@ -25,8 +25,8 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// #     pub fn decode(&self, data: &[u8]) -> u64 { data.iter().map(|&byte| u64::from(byte)).sum() }
 /// #     pub fn crash(&self) { std::process::abort() }
 /// # }
+/// # #[callgate::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # callgate::init();
 /// let restart = Restart::on_death()
 ///     .at_most(10)
 ///     .within(Duration::from_secs(60))

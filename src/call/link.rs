@@ -19,6 +19,7 @@ use crate::process::watch::Watched;
 use crate::segment::{Block, Segment};
 use crate::signal::ParentBells;
 use crate::stock::{Home, Stock};
+use crate::sys::limits::{self, Wanted};
 use crate::sys::mapping::{Access, Mapping};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::{self, Blocking};
@@ -92,6 +93,12 @@ struct Books {
     budget: u64,
     /// What the child may do with the segments of requests.
     access: Access,
+    /// Why the system last refused a segment.
+    refused: [u64; 2],
+}
+
+fn lack([error, limit]: [u64; 2]) -> Message {
+    Message::Lack { error, limit }
 }
 
 impl Books {
@@ -112,8 +119,11 @@ impl Books {
         }
         let segment = self.next;
         let created = self.objects.create(segment, len as usize, access);
-        let (mapping, object) = created
-            .map_err(|error| NoMemory::Failed { why: format!("no memory for a payload of {len} bytes: {error}") })?;
+        let (mapping, object) = created.map_err(|error| {
+            self.refused = limits::packed(&error);
+            let limit = limits::behind(&error, Wanted::Memory);
+            NoMemory::Failed { why: format!("no memory for a payload of {len} bytes{limit}: {error}") }
+        })?;
         self.next += 1;
         of(self).insert(segment, len);
         Ok((segment, Arc::new(mapping), object))
@@ -151,6 +161,7 @@ impl Link {
                 next: 1,
                 budget: memory.total / 2,
                 access: if memory.trust.is_some() { Access::ReadWrite } else { Access::ReadOnly },
+                refused: [0; 2],
             })),
         }
     }
@@ -194,7 +205,7 @@ impl Link {
             | Message::Grant { .. }
             | Message::Deny { .. }
             | Message::Exhausted { .. }
-            | Message::Lack
+            | Message::Lack { .. }
             | Message::Tidy => false,
         }
     }
@@ -207,10 +218,10 @@ impl Link {
             Ok((segment, mapping, object)) => {
                 failpoints::reach(Step::ParentReplySegmentCreated);
                 let granted = self.tell(Message::Grant { segment }, object.as_ref().map(AsFd::as_fd));
-                if granted.is_err() {
+                if let Err(error) = granted {
                     // Not the child's doing: with too many descriptors of this user under way, the kernel takes no more.
                     books.reply_lens.remove(&segment);
-                    return self.tell(Message::Lack, None);
+                    return self.tell(lack(limits::packed(&error)), None);
                 }
                 books.replies.insert(segment, mapping);
                 failpoints::reach(Step::ParentGranted);
@@ -218,7 +229,7 @@ impl Link {
             }
             Err(NoMemory::TooLarge { len, max }) => self.tell(Message::Deny { len, max }, None),
             Err(NoMemory::Exhausted { len, budget }) => self.tell(Message::Exhausted { len, budget }, None),
-            Err(NoMemory::Failed { .. } | NoMemory::Late { .. }) => self.tell(Message::Lack, None),
+            Err(NoMemory::Failed { .. } | NoMemory::Late { .. }) => self.tell(lack(books.refused), None),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::segment::{Block, Placed, Segment};
 use crate::stock::{Home, Stock};
 use crate::sync::Ordering::Acquire;
 use crate::sys::fork;
+use crate::sys::limits;
 use crate::sys::mapping::{Access, Mapping};
 use crate::sys::selfproc;
 use crate::sys::socket::Blocking;
@@ -150,8 +151,9 @@ impl PayloadMemory {
             }
             Message::Deny { len, max } => told.answer = Some(Err(NoMemory::TooLarge { len, max })),
             Message::Exhausted { len, budget } => told.answer = Some(Err(NoMemory::Exhausted { len, budget })),
-            Message::Lack => {
-                told.answer = Some(Err(failed("the parent could get no memory for the reply".into())));
+            Message::Lack { error, limit } => {
+                let why = limits::unpacked(error, limit);
+                told.answer = Some(Err(failed(format!("the parent could get no memory for the reply{why}"))));
             }
             Message::Need { .. } | Message::Tidy => confused("a message that only a child sends"),
         }

@@ -29,6 +29,7 @@ use crate::segment::{Block, Placed, Segment, Span};
 use crate::signal::{Bells, Count};
 use crate::stock::{Home, Stock};
 use crate::sync::Ordering::Acquire;
+use crate::sys::limits;
 use crate::sys::mapping::{Access, Mapping};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::{self, Blocking};
@@ -273,7 +274,10 @@ impl Pair {
             ),
             Message::Deny { len, max } => Some(Err(NoMemory::TooLarge { len, max })),
             Message::Exhausted { len, budget } => Some(Err(NoMemory::Exhausted { len, budget })),
-            Message::Lack => Some(Err(failed("the hub could get no memory".into()))),
+            Message::Lack { error, limit } => {
+                let why = limits::unpacked(error, limit);
+                Some(Err(failed(format!("the hub could get no memory{why}"))))
+            }
             Message::Need { .. } => return Err(SENSELESS),
         };
         socket::discard(descriptor.collect());

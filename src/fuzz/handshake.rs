@@ -135,7 +135,7 @@ impl Sample for Answer {
             3 => Answer::Build { build: value },
             4 => Answer::Fingerprint { fingerprint: value },
             5 => Answer::NotServing,
-            6 => Answer::Segment,
+            6 => Answer::Segment { error: 12 },
             7 => Answer::NoSandbox,
             8 => Answer::Unconfined { measure: value },
             _ => Answer::OneWorker,

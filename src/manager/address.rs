@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::error::ManagerError;
+use crate::sys::descriptor::apart;
 use crate::sys::listener::{self, Connected, MAX_NAME, Name};
 use crate::sys::{lock, selfproc};
 use std::ffi::OsString;
@@ -303,7 +304,8 @@ impl Place {
         let lock_path = PathBuf::from(lock_path);
         loop {
             let mut options = OpenOptions::new();
-            let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path)?;
+            options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            let file = apart(|| options.open(&lock_path))?;
             if !lock::try_lock(&file)? {
                 return Ok(None);
             }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::error::ManagerError;
+use crate::sys::descriptor::apart;
 use crate::sys::selfproc;
 use hmac::{Hmac, KeyInit, Mac};
 use rustix::fs::OFlags;
@@ -161,7 +162,7 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 /// Opens what is at `path`. Though it may have become a pipe just now, nobody waits for its other end.
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
+    apart(|| OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path))
 }
 
 fn check(found: &Metadata) -> Result<(), String> {

@@ -1,5 +1,7 @@
-//! What a child does to itself first: takes the control socket from stdin, closes what it inherited, arranges to die with
-//! its parent, and answers the handshake.
+//! What a child does to itself first: leaves its parent's terminal, sheds what it inherited, takes the control socket from stdin, arranges to
+//! die with its parent, and answers the handshake.
+//!
+//! Never closes a descriptor that somebody in this process may own: what is inherited goes by executing the program again.
 
 use super::spawn::VARIABLE;
 use crate::control::Control;
@@ -9,11 +11,12 @@ use crate::objects::{self, Objects};
 use crate::segment::Segment;
 use crate::signal::{Bells, Count, Signal};
 use crate::sys::image::Image;
-use crate::sys::{selfproc, socket};
+use crate::sys::{descriptor, limits, program, selfproc, signals, socket};
 use crate::trusted::{self, Build, TrustedParent};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Exit code of a child that could not get as far as serving.
 const FAILED: i32 = 70;
@@ -49,7 +52,9 @@ pub(crate) struct Serving {
 /// Never returns if it is one but its parent is gone, or the handshake cannot go on.
 pub(crate) fn adopt() -> Option<Child> {
     failpoints::begin();
-    let inode: u64 = std::env::var(VARIABLE).ok()?.parse().ok()?;
+    let said = std::env::var(VARIABLE).ok()?;
+    let (number, is_bare) = said.strip_suffix(BARE).map_or((&*said, false), |number| (number, true));
+    let inode: u64 = number.parse().ok()?;
     // Only the very socket that the parent made counts: the variable alone is inherited by grandchildren.
     if socket::inode(io::stdin().as_fd()) != Some(inode) {
         return None;
@@ -57,19 +62,78 @@ pub(crate) fn adopt() -> Option<Child> {
     if let Err(why) = check_maker() {
         fail("whoever started it may not command it", &why);
     }
-    // SAFETY: the first thing that the program does in `init`, so it has opened nothing yet; see there.
-    if let Err(error) = unsafe { selfproc::close_inherited() } {
-        fail("closing inherited descriptors", &error);
+    signals::leave_terminal();
+    signals::ignore_broken_pipes();
+    check_is_early();
+    if !is_bare {
+        shed_inherited(inode);
     }
     let socket = selfproc::take_stdin().unwrap_or_else(|error| fail("taking the control socket from stdin", &error));
     failpoints::begin_child();
     failpoints::reach(Step::ChildAdopted);
     match Hello::receive(&socket) {
         Ok(Some(Greeting { hello, descriptors, plan })) => {
+            let descriptors = descriptors.into_iter().map(descriptor::raised).collect::<io::Result<_>>();
+            let descriptors = descriptors.unwrap_or_else(|error| fail("keeping what came with the handshake", &error));
             Some(Child { socket, descriptors, hello, plan, build: Build::Other }.come_up())
         }
         Ok(None) => std::process::exit(FAILED),
         Err(error) => fail("receiving the handshake", &error),
+    }
+}
+
+/// Stands in [`VARIABLE`] behind the inode, in a program that has been executed once more and has inherited nothing.
+const BARE: &str = " bare";
+
+/// How long threads that have ended may take to be gone.
+const GOING: Duration = Duration::from_millis(50);
+
+/// Ends this process, and tells the parent why, unless it can still be made a child: not when other threads run, nor when something waits for
+/// descriptors, as the reactor of an async runtime does. Then `main` has begun, and what it has begun would go on beside the service.
+fn check_is_early() {
+    // Without procfs nobody knows.
+    let count = || limits::threads().unwrap_or(1);
+    let mut threads = count();
+    for _ in 0..GOING.as_millis() {
+        if threads <= 1 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        threads = count();
+    }
+    let waits =
+        || descriptor::found().is_ok_and(|found| found.iter().any(|found| found.is_reactor && !found.is_inheritable));
+    if threads > 1 || waits() {
+        let threads = threads as u64;
+        say(&too_late_in_words(threads));
+        // It goes without the parent's greeting, and ends this process when it hears this.
+        let _ = Answer::TooLate { threads }.send(rustix::stdio::stdin(), &[]);
+        std::process::exit(FAILED);
+    }
+}
+
+/// What is wrong in a process that came to `init` when so many threads ran in it; 1 = something waited for descriptors.
+pub(crate) fn too_late_in_words(threads: u64) -> String {
+    let found = match threads {
+        0 | 1 => "an async runtime was there already".into(),
+        more => format!("{more} threads ran already"),
+    };
+    format!(
+        "when it came to callgate::init(), {found}: put #[callgate::main] above `fn main` and above the runtime's attribute \
+         (#[callgate::main] #[tokio::main] async fn main()), or call callgate::init() before anything else"
+    )
+}
+
+/// Executes this program once more if it has inherited descriptors, which are closed thereby: what is open then, somebody in this process has
+/// opened (a library that was loaded before `main`, say), and keeps. Returns if there is nothing to shed.
+fn shed_inherited(inode: u64) {
+    // Without procfs the two cannot be told apart.
+    let Ok(found) = descriptor::found() else { return };
+    if found.iter().any(|found| found.is_inheritable) {
+        let error = descriptor::close_on_exec()
+            .err()
+            .unwrap_or_else(|| program::become_again(VARIABLE, &format!("{inode}{BARE}")));
+        fail("executing the program again, without what it inherited", &error);
     }
 }
 
@@ -84,8 +148,14 @@ fn check_maker() -> io::Result<()> {
 }
 
 fn fail(what: &str, error: &io::Error) -> ! {
-    eprintln!("callgate: child {} ends: {what}: {error}", std::process::id());
+    say(&format!("{what}: {error}"));
     std::process::exit(FAILED);
+}
+
+/// Says on standard error why this process ends, all at once.
+fn say(why: &str) {
+    let line = format!("callgate: child {} ends: {why}\n", std::process::id());
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// Arranges to be killed when the parent dies.
@@ -105,8 +175,8 @@ impl Child {
     fn come_up(self) -> Self {
         bind_life(self.hello.parent_pid);
         selfproc::set_name(&self.hello.name);
-        // The watcher, which started this process, blocks every signal; a child blocks none.
-        selfproc::unblock_signals();
+        // It has left its parent's terminal: see `adopt`.
+        signals::unblock();
         failpoints::reach(Step::ChildGreeted);
         self
     }
@@ -141,7 +211,10 @@ impl Child {
         if self.hello.fingerprint != fingerprint {
             self.refuse(Answer::Fingerprint { fingerprint });
         }
-        let Some((objects, segment, bells)) = self.attach() else { self.refuse(Answer::Segment) };
+        let (objects, segment, bells) = self.attach().unwrap_or_else(|error| {
+            let error = error.raw_os_error().and_then(|number| number.try_into().ok()).unwrap_or(0);
+            self.refuse(Answer::Segment { error })
+        });
         if segment.geometry().workers > most_workers {
             self.refuse(Answer::OneWorker);
         }
@@ -184,12 +257,13 @@ impl Child {
     }
 
     /// The bridge's memory and doorbells, from what came with the handshake.
-    fn attach(&mut self) -> Option<(Arc<dyn Objects>, Segment, Bells)> {
-        let objects = objects::of_child(&self.hello.place)?;
-        let signal = Signal::from_code(self.hello.signal)?;
+    fn attach(&mut self) -> io::Result<(Arc<dyn Objects>, Segment, Bells)> {
+        let unknown = || io::Error::from(io::ErrorKind::Unsupported);
+        let objects = objects::of_child(&self.hello.place).ok_or_else(unknown)?;
+        let signal = Signal::from_code(self.hello.signal).ok_or_else(unknown)?;
         let mut descriptors = std::mem::take(&mut self.descriptors).into_iter();
-        let segment = Segment::attach(&*objects, &mut descriptors).ok()?;
-        let bells = Bells::of_child(signal, Count::of(&segment.geometry()), &*objects, &mut descriptors)?;
-        Some((objects, segment, bells))
+        let segment = Segment::attach(&*objects, &mut descriptors)?;
+        let bells = Bells::of_child(signal, Count::of(&segment.geometry()), &*objects, &mut descriptors);
+        Ok((objects, segment, bells.ok_or_else(unknown)?))
     }
 }

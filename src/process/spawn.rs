@@ -6,8 +6,9 @@
 #![forbid(unsafe_code)]
 
 use super::watch;
+use crate::sys::descriptor::apart;
 use crate::sys::pidfd::Pidfd;
-use crate::sys::socket;
+use crate::sys::{program, socket};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
@@ -22,9 +23,6 @@ use std::sync::Arc;
 /// the socket (a grandchild) is no child of a bridge.
 pub(crate) const VARIABLE: &str = "CALLGATE_CHILD";
 
-/// The running program, also when its file has been replaced.
-const SELF: &str = "/proc/self/exe";
-
 /// What a child is started with. Can be used again, for the next child.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Launch {
@@ -34,8 +32,22 @@ pub(crate) struct Launch {
     pub(crate) current_dir: Option<PathBuf>,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
+    pub(crate) signals: TerminalSignals,
     /// What the process is called in listings, if it is the running program.
     pub(crate) title: String,
+}
+
+/// Whether the signals of a terminal reach a child: those of Ctrl-C, Ctrl-\\ and Ctrl-Z, and of its hanging up. For
+/// [`Builder::signals`](crate::Builder::signals).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TerminalSignals {
+    /// They do not: the parent is told, and decides. The child has a session of its own, without a terminal; it may print to that of its
+    /// parent, and cannot read from it. It ends when its parent does.
+    #[default]
+    Isolated,
+    /// They reach the child as they reach its parent: it is in the same process group. One that handles none is ended by Ctrl-C.
+    Shared,
 }
 
 /// Where a child's output goes. Unlike [`Stdio`], it can be used for several children, one after the other.
@@ -50,8 +62,8 @@ pub(crate) struct Launch {
 /// #     pub fn new() -> Self { Printer }
 /// #     pub fn print(&self, line: &str) { println!("{line}") }
 /// # }
+/// # #[callgate::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # callgate::init();
 /// use std::io::Read;
 ///
 /// let (mut reader, writer) = std::io::pipe()?;
@@ -136,13 +148,14 @@ impl fmt::Display for Launch {
 impl Launch {
     /// How the executable is called in messages.
     pub(crate) fn executable_name(&self) -> String {
-        self.executable.as_ref().map_or_else(|| SELF.into(), |path| path.display().to_string())
+        self.executable.as_ref().map_or_else(|| program::SELF.into(), |path| path.display().to_string())
     }
 
     /// Starts the child, from the watcher's thread: the kernel kills a child when the *thread* that started it exits.
     pub(crate) fn start(&self) -> io::Result<Spawned> {
         let launch = self.clone();
-        watch::on_watcher(move || launch.start_here())?
+        // The null device as the child's output would become one of its standard descriptors too early, if it were one of this process's.
+        watch::on_watcher(move || apart(|| launch.start_here()))?
     }
 
     fn start_here(self) -> io::Result<Spawned> {
@@ -166,12 +179,15 @@ impl Launch {
         let mut command = match self.executable {
             Some(path) => Command::new(path),
             None => {
-                let mut command = Command::new(SELF);
-                command.arg0(std::env::args_os().next().unwrap_or_else(|| SELF.into()));
+                let mut command = program::again()?;
                 command.arg(self.title);
                 command
             }
         };
+        if self.signals == TerminalSignals::Isolated {
+            // From its first instruction on; the rest is up to the child.
+            command.process_group(0);
+        }
         command.envs(self.env).env(VARIABLE, inode.to_string()).stdin(stdin);
         if let Some(dir) = self.current_dir {
             command.current_dir(dir);

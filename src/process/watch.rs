@@ -11,7 +11,7 @@
 use crate::error::Exit;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::poll::{PollSet, Waker};
-use crate::sys::selfproc;
+use crate::sys::{selfproc, signals};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -163,8 +163,7 @@ impl Watcher {
     }
 
     fn run(mut self) {
-        // Children inherit this mask, and lift it when they come up.
-        selfproc::block_signals();
+        signals::block();
         let mut ready = Vec::new();
         loop {
             ready.clear();

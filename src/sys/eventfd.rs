@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::descriptor::apart;
 use rustix::event::EventfdFlags;
 use rustix::io::{ReadWriteFlags, preadv2, write};
 use std::io::{self, IoSliceMut};
@@ -14,7 +15,7 @@ const NO_OFFSET: u64 = u64::MAX;
 
 /// A new eventfd that nobody has rung, closed on exec.
 pub(crate) fn create() -> io::Result<OwnedFd> {
-    Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+    Ok(apart(|| rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK))?)
 }
 
 /// Makes the eventfd readable. Blocks if the count is full and somebody has cleared `O_NONBLOCK`: for a trusted peer only.

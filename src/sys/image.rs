@@ -3,7 +3,6 @@
 //! A function of the program is named to another process of the same build by its distance from the load address.
 
 use std::ffi::c_int;
-use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
 /// The main executable of this process.
@@ -26,6 +25,11 @@ impl Image {
             unsafe { nix::libc::dl_iterate_phdr(Some(first_object), (&raw mut found).cast()) };
             found.unwrap_or(Image { base: 0, extent: (0, 0), build: 0 })
         })
+    }
+
+    /// Where its first byte is.
+    pub(crate) fn start(&self) -> usize {
+        self.extent.0
     }
 
     /// How far `address` lies from where the executable was loaded; `None` if it belongs to a shared library instead.
@@ -69,14 +73,11 @@ fn extent(base: usize, headers: &[nix::libc::Elf64_Phdr]) -> (usize, usize) {
     (base.wrapping_add(first as usize), (end - first) as usize)
 }
 
-/// A hash over the executable's file, its notes (where the linker writes its build id) and the sizes of all its parts.
+/// A hash over what the executable consists of, as it is in memory: its headers, and its notes, where the linker writes its build id. Without
+/// a build id, over all of it that cannot be written. Nothing of its file: that may be moved, touched, replaced or removed.
 fn build(base: usize, headers: &[nix::libc::Elf64_Phdr]) -> u64 {
     let mut hash = Fnv::new();
-    if let Ok(file) = std::fs::metadata("/proc/self/exe") {
-        for number in [file.dev(), file.ino(), file.size(), file.mtime() as u64, file.mtime_nsec() as u64] {
-            hash.add(&number.to_le_bytes());
-        }
-    }
+    let mut has_id = false;
     for header in headers {
         for number in [u64::from(header.p_type), header.p_vaddr, header.p_filesz, header.p_memsz] {
             hash.add(&number.to_le_bytes());
@@ -84,10 +85,42 @@ fn build(base: usize, headers: &[nix::libc::Elf64_Phdr]) -> u64 {
         if header.p_type == nix::libc::PT_NOTE && is_loaded(header, headers) {
             let start = base.wrapping_add(header.p_vaddr as usize) as *const u8;
             // SAFETY: part of what the loader has mapped from the file, as just checked; nobody writes notes.
-            hash.add(unsafe { std::slice::from_raw_parts(start, header.p_filesz as usize) });
+            let notes = unsafe { std::slice::from_raw_parts(start, header.p_filesz as usize) };
+            hash.add(notes);
+            has_id |= holds_build_id(notes, header.p_align as usize);
         }
     }
+    for header in headers.iter().filter(|header| !has_id && is_constant(header)) {
+        let start = base.wrapping_add(header.p_vaddr as usize) as *const u8;
+        // SAFETY: the loader has mapped it readable and not writable, and such a segment has nothing to relocate.
+        hash.add_fast(unsafe { std::slice::from_raw_parts(start, header.p_filesz as usize) });
+    }
     hash.finish()
+}
+
+/// Whether one of the notes is GNU's build id.
+fn holds_build_id(mut notes: &[u8], align: usize) -> bool {
+    let align = if align == 8 { 8 } else { 4 };
+    while let Some((head, rest)) = notes.split_first_chunk::<12>() {
+        let word = |at: usize| head[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize;
+        let (name_len, desc_len, kind) = (word(0), word(4), word(8));
+        if kind == NT_GNU_BUILD_ID && rest.starts_with(b"GNU\0") && name_len == 4 && desc_len > 0 {
+            return true;
+        }
+        let padded = |len: usize| len.next_multiple_of(align);
+        // The head counts, where notes are aligned to more than its parts.
+        let Some(next) = notes.get(padded(12 + name_len) + padded(desc_len)..) else { return false };
+        notes = next;
+    }
+    false
+}
+
+const NT_GNU_BUILD_ID: usize = 3;
+
+/// Whether the segment is mapped from the file, and stays as it is there.
+fn is_constant(header: &nix::libc::Elf64_Phdr) -> bool {
+    let readable_only = header.p_flags & (nix::libc::PF_R | nix::libc::PF_W) == nix::libc::PF_R;
+    header.p_type == nix::libc::PT_LOAD && readable_only
 }
 
 /// Whether all of `part` lies in a readable segment that the loader has mapped from the file.
@@ -114,7 +147,57 @@ impl Fnv {
         }
     }
 
+    /// Adds many bytes, eight at a time.
+    fn add_fast(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for &word in words {
+            let mixed = (self.0 ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.0 = mixed ^ (mixed >> 32);
+        }
+        self.add(rest);
+    }
+
     pub(crate) const fn finish(self) -> u64 {
         self.0
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn note(name: &[u8], desc: &[u8], kind: u32) -> Vec<u8> {
+        let mut note: Vec<u8> =
+            [name.len() as u32, desc.len() as u32, kind].iter().flat_map(|n| n.to_le_bytes()).collect();
+        for part in [name, desc] {
+            note.extend(part);
+            note.resize(note.len().next_multiple_of(4), 0);
+        }
+        note
+    }
+
+    #[test]
+    fn fault_28_a_build_id_is_found_among_other_notes() {
+        let (abi, id) = (note(b"GNU\0", &[0; 16], 1), note(b"GNU\0", &[7; 20], 3));
+        assert!(holds_build_id(&[&abi[..], &id].concat(), 4));
+        assert!(!holds_build_id(&abi, 4));
+        assert!(!holds_build_id(&note(b"Go\0\0", &[7; 20], 3), 4));
+        assert!(!holds_build_id(&[abi, vec![0xff; 40]].concat(), 4));
+        assert!(!holds_build_id(&[], 8));
+    }
+
+    #[test]
+    fn fault_28_contents_tell_apart_what_has_no_build_id() {
+        let hash = |bytes: &[u8]| {
+            let mut hash = Fnv::new();
+            hash.add_fast(bytes);
+            hash.finish()
+        };
+        let bytes = vec![1; 1001];
+        for at in [0, 7, 8, 500, 992, 999, 1000] {
+            let mut other = bytes.clone();
+            other[at] ^= 0x80;
+            assert_ne!(hash(&bytes), hash(&other), "{at}");
+        }
     }
 }

@@ -1,13 +1,89 @@
-//! Limits that a process sets for itself, and what it uses of them so far.
+//! Limits of this process: which of them is behind a refusal, those that it sets for itself, and what it uses of them so far.
 
 #![forbid(unsafe_code)]
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+#[cfg(feature = "sandbox")]
+use super::descriptor;
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+#[cfg(feature = "sandbox")]
+use rustix::process::{Rlimit, setrlimit};
+use std::fmt::Write;
 use std::fs;
 use std::io;
 
+/// What the kernel refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Shared memory, or a descriptor.
+    Memory,
+    /// A process or a thread.
+    Task,
+}
+
+/// A limit: what it is called, what it counts, and who has set it.
+type Limit = (&'static str, Resource, &'static str);
+
+const FILES: Limit = ("RLIMIT_NOFILE", Resource::Nofile, "");
+const FILE_SIZE: Limit = ("RLIMIT_FSIZE", Resource::Fsize, " bytes");
+const ADDRESSES: Limit = ("RLIMIT_AS", Resource::As, " bytes");
+const DATA: Limit = ("RLIMIT_DATA", Resource::Data, " bytes");
+const LOCKED: Limit = ("RLIMIT_MEMLOCK", Resource::Memlock, " bytes");
+const TASKS: Limit = ("RLIMIT_NPROC", Resource::Nproc, "");
+
+/// Names the limits that can be behind `error`, as they are now, to be read between what was wanted and the error: `, with RLIMIT_NOFILE at
+/// 64`. Empty for an error that no limit is behind.
+pub(crate) fn behind(error: &io::Error, wanted: Wanted) -> String {
+    let (limits, otherwise): (&[Limit], &str) = match (error.raw_os_error().map(Errno::from_raw_os_error), wanted) {
+        (Some(Errno::MFILE), _) => (&[FILES], ""),
+        (Some(Errno::NFILE), _) => (&[], ", with as many open files as the system may have (fs.file-max)"),
+        (Some(Errno::FBIG), _) => (&[FILE_SIZE], ""),
+        (Some(Errno::NOMEM), _) => (&[ADDRESSES, DATA], ""),
+        (Some(Errno::AGAIN), Wanted::Memory) => (&[LOCKED], ""),
+        // The C library says so, too, of a stack that there is no room for.
+        (Some(Errno::AGAIN), Wanted::Task) => {
+            (&[TASKS, ADDRESSES, DATA], ", with as many tasks as the cgroup (pids.max) or the system may have")
+        }
+        _ => (&[], ""),
+    };
+    let mut said = String::new();
+    for (name, resource, unit) in limits {
+        if let Some(now) = getrlimit(*resource).current {
+            let link = if said.is_empty() { ", with" } else { " and" };
+            let _ = write!(said, "{link} {name} at {now}{unit}");
+        }
+    }
+    if said.is_empty() { otherwise.into() } else { said }
+}
+
+/// The limits that can be behind a refusal of memory, in the order of their numbers in what is [`packed`].
+const OF_MEMORY: [Limit; 5] = [FILES, FILE_SIZE, ADDRESSES, DATA, LOCKED];
+
+/// A refusal of memory as two numbers, for a process that has other limits: the error and, above it, which limit is behind it; and that limit.
+pub(crate) fn packed(error: &io::Error) -> [u64; 2] {
+    let number = error.raw_os_error().unwrap_or(0);
+    let named = behind(error, Wanted::Memory);
+    let first = OF_MEMORY.iter().enumerate().find_map(|(at, &(name, resource, _))| {
+        let now = getrlimit(resource).current.filter(|_| named.contains(name))?;
+        Some((at as u64 + 1, now))
+    });
+    let (which, now) = first.unwrap_or((0, 0));
+    [which << 32 | u64::from(number.unsigned_abs()), now]
+}
+
+/// The same in words, to stand behind what was wanted; whatever the numbers are.
+pub(crate) fn unpacked(error: u64, now: u64) -> String {
+    let limit = (error >> 32).checked_sub(1).and_then(|at| OF_MEMORY.get(usize::try_from(at).ok()?));
+    let limit = limit.map_or(String::new(), |(name, _, unit)| format!(", with {name} at {now}{unit}"));
+    match error as u32 {
+        0 => limit,
+        number => format!("{limit}: {}", io::Error::from_raw_os_error(number.cast_signed())),
+    }
+}
+
 /// What a process has of memory, in bytes.
 #[derive(Clone, Copy, Debug)]
+#[cfg(feature = "sandbox")]
 pub(crate) struct Usage {
     /// Every mapping.
     pub(crate) address_space: u64,
@@ -16,6 +92,7 @@ pub(crate) struct Usage {
 }
 
 /// What this process has of memory. Needs procfs.
+#[cfg(feature = "sandbox")]
 pub(crate) fn usage() -> io::Result<Usage> {
     let statm = fs::read_to_string("/proc/self/statm")?;
     let field = |at: usize| statm.split_ascii_whitespace().nth(at).and_then(|pages| pages.parse::<u64>().ok());
@@ -24,13 +101,15 @@ pub(crate) fn usage() -> io::Result<Usage> {
     Ok(Usage { address_space: total * page, data: data * page })
 }
 
-/// The number after the highest descriptor that this process has open. Needs procfs.
+/// The number after the highest descriptor that this process has open, those of callgate's aside that lie out of the way. Needs procfs.
+#[cfg(feature = "sandbox")]
 pub(crate) fn descriptors_end() -> io::Result<u64> {
     let open = fs::read_dir("/proc/self/fd")?.flatten();
     // The directory itself is open while it is read.
     let others = open.filter(|entry| !fs::read_link(entry.path()).is_ok_and(|target| target.starts_with("/proc")));
     let numbers = others.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
-    Ok(numbers.max().map_or(3, |highest| highest + 1))
+    let high = descriptor::high();
+    Ok(numbers.filter(|&number| number < high).max().map_or(3, |highest| highest + 1))
 }
 
 /// How many threads this process has. Needs procfs.
@@ -39,6 +118,7 @@ pub(crate) fn threads() -> io::Result<usize> {
 }
 
 /// Limits the resource to `soft`, and to `hard` for ever: no limit becomes higher than it was. Returns what is in force.
+#[cfg(feature = "sandbox")]
 pub(crate) fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<u64> {
     let before = getrlimit(resource);
     let hard = before.maximum.map_or(hard, |before| before.min(hard));
@@ -46,15 +126,40 @@ pub(crate) fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<u64>
 }
 
 /// Limits the resource to exactly `value` for ever, also if the soft limit was lower; or to the hard limit, if that was.
+#[cfg(feature = "sandbox")]
 pub(crate) fn fix(resource: Resource, value: u64) -> io::Result<u64> {
     let value = getrlimit(resource).maximum.map_or(value, |most| most.min(value));
     set(resource, value, value)
 }
 
+#[cfg(feature = "sandbox")]
 fn set(resource: Resource, soft: u64, hard: u64) -> io::Result<u64> {
     setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })?;
     match getrlimit(resource) {
         Rlimit { current: Some(now), maximum: Some(most) } if now <= soft && most <= hard => Ok(now),
         other => Err(io::Error::other(format!("the limit is {other:?} afterwards"))),
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_24_refusals_name_the_limit_behind_them() {
+        let behind = |error: Errno, wanted| behind(&io::Error::from(error), wanted);
+        let files = getrlimit(Resource::Nofile).current.expect("every system has one");
+        assert_eq!(behind(Errno::MFILE, Wanted::Memory), format!(", with RLIMIT_NOFILE at {files}"));
+        assert!(behind(Errno::NFILE, Wanted::Task).contains("fs.file-max"));
+        let tasks = behind(Errno::AGAIN, Wanted::Task);
+        assert!(tasks.contains("RLIMIT_NPROC") || tasks.contains("pids.max") || tasks.contains("RLIMIT_AS"), "{tasks}");
+        let [error, limit] = packed(&Errno::MFILE.into());
+        assert_eq!(
+            unpacked(error, limit),
+            format!(", with RLIMIT_NOFILE at {files}: {}", io::Error::from(Errno::MFILE))
+        );
+        assert_eq!((unpacked(0, 0), unpacked(9 << 32, 7)), (String::new(), String::new()));
+        assert_eq!(behind(Errno::NOENT, Wanted::Task), "");
+        assert_eq!(super::behind(&io::Error::other("words"), Wanted::Memory), "");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Relies on `socket` for what is said through them. Never blocks, and trusts nothing that the other end could have said itself.
 
+use super::descriptor::apart;
 use super::pidfd::Pidfd;
 use super::socket::{self, Exposed};
 use nix::libc;
@@ -37,7 +38,7 @@ impl Name<'_> {
 
 fn new_socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+    Ok(apart(|| socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None))?)
 }
 
 /// A socket of this name, to which nobody can connect before [`listen`]. `AddrInUse` if there is one already.
@@ -61,7 +62,7 @@ pub(crate) fn close_for_all(socket: impl AsFd) {
 /// The next that has connected; `None` if nobody has.
 pub(crate) fn accept(listener: impl AsFd) -> io::Result<Option<Exposed>> {
     loop {
-        match accept_with(&listener, SocketFlags::CLOEXEC) {
+        match apart(|| accept_with(&listener, SocketFlags::CLOEXEC)) {
             Ok(socket) => return Ok(Some(socket.into())),
             Err(Errno::INTR | Errno::CONNABORTED) => {}
             Err(Errno::AGAIN) => return Ok(None),
@@ -118,7 +119,7 @@ pub(crate) fn peer(socket: impl AsFd) -> io::Result<Peer> {
 /// That process by descriptor. Before Linux 6.5 by its number, which since then may have come to mean another process if the one that
 /// connected is gone.
 pub(crate) fn peer_process(socket: impl AsFd) -> io::Result<Pidfd> {
-    match option::<libc::c_int>(&socket, libc::SO_PEERPIDFD, -1) {
+    match apart(|| option::<libc::c_int>(&socket, libc::SO_PEERPIDFD, -1)) {
         Ok(number) if number >= 0 => {
             // SAFETY: the kernel has just opened it for the caller of `getsockopt`, which is this function alone.
             Ok(Pidfd::of(unsafe { OwnedFd::from_raw_fd(number) }))

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+use super::descriptor::apart;
 use super::mapping::{Access, Mapping};
+use super::signals::without_file_signal;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use std::fs::File;
 use std::io;
@@ -14,8 +16,7 @@ const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlag
 /// Creates and maps a memory object of `len` zero bytes that can neither shrink nor grow. If `peers` may only read it, no mapping made
 /// after this one can be written through, nor can the object be, whoever has the descriptor. `name` shows in `/proc/<pid>/maps`.
 pub(crate) fn create_sealed(name: &str, len: usize, peers: Access) -> io::Result<(Mapping, OwnedFd)> {
-    let object = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    ftruncate(&object, len as u64)?;
+    let object = create(name, len as u64)?;
     // Mapped before it is sealed: what is mapped writable stays so.
     let mapping = Mapping::new(&object, len, Access::ReadWrite)?;
     let seals = match peers {
@@ -28,16 +29,22 @@ pub(crate) fn create_sealed(name: &str, len: usize, peers: Access) -> io::Result
 
 /// Creates a memory object of `len` zero bytes that can neither shrink nor grow, for others to map.
 pub(crate) fn create_for_others(name: &str, len: u64) -> io::Result<OwnedFd> {
-    let object = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    ftruncate(&object, len)?;
+    let object = create(name, len)?;
     fcntl_add_seals(&object, SEALS)?;
+    Ok(object)
+}
+
+/// A memory object of `len` zero bytes that is not yet sealed. A limit on the size of files holds for it, too.
+fn create(name: &str, len: u64) -> io::Result<OwnedFd> {
+    let object = apart(|| memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING))?;
+    without_file_signal(|| ftruncate(&object, len))?;
     Ok(object)
 }
 
 /// Another descriptor of a memory object, through which it can only be read. A process of the same user can get around that, but not by
 /// mistake. Needs procfs.
 pub(crate) fn only_to_read(object: impl AsFd) -> io::Result<OwnedFd> {
-    Ok(File::open(format!("/proc/self/fd/{}", object.as_fd().as_raw_fd()))?.into())
+    Ok(apart(|| File::open(format!("/proc/self/fd/{}", object.as_fd().as_raw_fd())))?.into())
 }
 
 /// The length of a sealed memory object, or an error if `object` is anything else.

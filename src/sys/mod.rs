@@ -3,6 +3,7 @@
 //! Layer 0. Knows nothing of rings, calls or services; holds no policy.
 
 pub(crate) mod cpu;
+pub(crate) mod descriptor;
 #[cfg(feature = "portable")]
 pub(crate) mod event;
 pub(crate) mod eventfd;
@@ -11,7 +12,6 @@ pub(crate) mod futex;
 pub(crate) mod image;
 #[cfg(feature = "sandbox")]
 pub(crate) mod landlock;
-#[cfg(feature = "sandbox")]
 pub(crate) mod limits;
 pub(crate) mod listener;
 pub(crate) mod lock;
@@ -21,10 +21,12 @@ pub(crate) mod memfd;
 pub(crate) mod named;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
+pub(crate) mod program;
 #[cfg(feature = "sandbox")]
 pub(crate) mod rights;
 #[cfg(feature = "sandbox")]
 pub(crate) mod seccomp;
 pub(crate) mod selfproc;
+pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod stack;

@@ -2,6 +2,7 @@
 //!
 //! Nothing seals them: whoever may open one may shrink it, and then its pages are gone from under every mapping.
 
+use super::descriptor::apart;
 use super::mapping::Mapping;
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 use std::io;
@@ -9,12 +10,12 @@ use std::ptr::NonNull;
 
 /// Creates and maps the object `name` of `len` zero bytes. The name goes when the mapping does.
 pub(crate) fn create(name: &str, len: usize) -> io::Result<Mapping> {
-    keep(ShmemConf::new().os_id(name).size(len).create())
+    keep(apart(|| ShmemConf::new().os_id(name).size(len).create()))
 }
 
 /// Maps the object `name`.
 pub(crate) fn open(name: &str) -> io::Result<Mapping> {
-    keep(ShmemConf::new().os_id(name).open())
+    keep(apart(|| ShmemConf::new().os_id(name).open()))
 }
 
 /// Takes the name away; the memory lives as long as its mappings.

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::descriptor::apart;
 use crate::error::Exit;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
@@ -21,7 +22,7 @@ impl Pidfd {
     /// Opens the child `pid`. `Ok(None)` if it has died and somebody else has already reaped it.
     pub(crate) fn open(pid: u32) -> io::Result<Option<Self>> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
-        match pidfd_open(pid, PidfdFlags::empty()) {
+        match apart(|| pidfd_open(pid, PidfdFlags::empty())) {
             Ok(descriptor) => Ok(Some(Self(descriptor))),
             Err(Errno::SRCH) => Ok(None),
             Err(error) => Err(error.into()),

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::descriptor::apart;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -25,7 +26,7 @@ pub(crate) struct PollSet(OwnedFd);
 
 impl PollSet {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self(epoll::create(CreateFlags::CLOEXEC)?))
+        Ok(Self(apart(|| epoll::create(CreateFlags::CLOEXEC))?))
     }
 
     /// Reports `descriptor` as `key` whenever it can be read or its other end is gone.
@@ -79,7 +80,7 @@ pub(crate) struct Waker(OwnedFd);
 
 impl Waker {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+        Ok(Self(apart(|| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK))?))
     }
 
     pub(crate) fn wake(&self) {

@@ -1,10 +1,10 @@
-//! What a process does to itself: its death with its parent, its inherited descriptors, its name.
+//! What a process does to itself: its death with its parent, its standard input, its name.
 
-use nix::sys::signal::SigSet;
+use super::descriptor;
 use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 /// Has the kernel send SIGKILL to this process when the thread that started it exits. Lost when the process changes its uid.
 pub(crate) fn die_with_parent() -> io::Result<()> {
@@ -47,17 +47,6 @@ pub(crate) fn is_privileged() -> bool {
     unsafe { nix::libc::getauxval(nix::libc::AT_SECURE) != 0 }
 }
 
-/// Lets no signal interrupt the calling thread: the program's handlers run in the program's threads.
-pub(crate) fn block_signals() {
-    // The only failure is an unknown operation.
-    let _ = SigSet::all().thread_set_mask();
-}
-
-/// Lets every signal through to the calling thread.
-pub(crate) fn unblock_signals() {
-    let _ = SigSet::empty().thread_set_mask();
-}
-
 /// Names the calling thread; what `ps` and `top` show for the process if it is the main thread. Cut at 15 bytes.
 pub(crate) fn set_name(name: &str) {
     let cut: Vec<u8> = name.bytes().filter(|&byte| byte != 0).take(15).collect();
@@ -66,22 +55,23 @@ pub(crate) fn set_name(name: &str) {
     }
 }
 
-/// Closes every descriptor from 3 on, so that nothing is inherited but 0, 1 and 2.
-///
-/// # Safety
-///
-/// No part of the program may own a descriptor from 3 on: call this first, before the program has opened any.
-pub(crate) unsafe fn close_inherited() -> io::Result<()> {
-    // SAFETY: the caller's duty.
-    match unsafe { nix::libc::close_range(3, u32::MAX, 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+/// Whether the kernel loaded a dynamic loader for this program: not if it is static, or was itself given to a loader as an argument.
+pub(crate) fn has_loader() -> bool {
+    // SAFETY: reads a word that the kernel placed beside the environment; any argument is valid.
+    unsafe { nix::libc::getauxval(nix::libc::AT_BASE) != 0 }
 }
 
-/// Takes descriptor 0 away from the standard input: returns a private copy of it and puts `/dev/null` in its place.
+/// Has descriptor `number`, if there is one, closed when this process executes a program.
+pub(crate) fn close_on_exec(number: RawFd) {
+    // SAFETY: closes nothing here and now; a number that is free is refused.
+    unsafe { nix::libc::fcntl(number, nix::libc::F_SETFD, nix::libc::FD_CLOEXEC) };
+}
+
+/// Takes descriptor 0 away from the standard input: returns a private copy of it and puts `/dev/null` in its place. 1 and 2 are open
+/// afterwards, too.
 pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
-    let copy = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let copy = descriptor::copied_high(rustix::stdio::stdin())?;
+    descriptor::fill_standard()?;
     let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(null.as_fd())?;
     Ok(copy)

@@ -1,5 +1,6 @@
 //! Pairs of connected sockets that keep message boundaries and carry descriptors.
 
+use super::descriptor::apart;
 use nix::libc;
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
@@ -13,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawF
 
 /// A pair of connected Unix sockets of type SEQPACKET, closed on exec.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+    Ok(apart(|| socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None))?)
 }
 
 /// The inode number of `descriptor` if it is a socket: what tells this very socket from every other.
@@ -177,7 +178,8 @@ fn receive_into(
     let mut ancillary = RecvAncillaryBuffer::new(space);
     let wait = if blocking == Blocking::Yes { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
     let received = loop {
-        match recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC | wait) {
+        let flags = RecvFlags::CMSG_CLOEXEC | wait;
+        match apart(|| recvmsg(&socket, &mut [IoSliceMut::new(&mut *buffer)], &mut ancillary, flags)) {
             Ok(received) => break received,
             Err(Errno::INTR) => {}
             // The other end was closed with something unread. Said once, and before what it has sent is handed out.

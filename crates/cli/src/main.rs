@@ -24,12 +24,16 @@ mod watch;
 use args::{Args, Command};
 use callgate_suite::{Failure, Report};
 use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     callgate_suite::init();
+    // A limit on the size of files is to fail what is written, and not to end this program with all that it has measured. Later threads
+    // block it, too; children do not.
+    let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
     let done = match Args::parse().command {
         Command::Bench(bench) => bench::run(&bench),
         Command::Doctor(doctor) => doctor::run(doctor.json),

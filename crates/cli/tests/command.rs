@@ -665,3 +665,17 @@ fn help_has_examples_and_the_version_is_there() {
     succeeded(&version);
     assert_eq!(stdout(&version), concat!("callgate ", env!("CARGO_PKG_VERSION"), "\n"));
 }
+
+#[test]
+fn fault_24_a_limit_on_files_keeps_the_command_from_writing_and_not_from_saying_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (saved, page) = (folder.path().join("saved.json"), folder.path().join("page.html"));
+    fs::write(&saved, serde_json::to_string(&Report::default()).expect("JSON")).expect("a file");
+    // Of 512 bytes each.
+    let limited = r#"ulimit -f 1; exec "$0" "$@""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", limited, env!("CARGO_BIN_EXE_callgate"), "report"]).arg(&saved).arg("--html").arg(&page);
+    let output = command.current_dir(folder.path()).output().expect("a shell");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(stderr(&output).contains("File too large"), "{}", stderr(&output));
+}

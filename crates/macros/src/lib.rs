@@ -1,4 +1,4 @@
-//! The `#[bridge]` attribute of [callgate](https://docs.rs/callgate), and `#[derive(Viewable)]`; both are used from there.
+//! The attributes `#[bridge]` and `#[main]` of [callgate](https://docs.rs/callgate), and `#[derive(Viewable)]`; all are used from there.
 //!
 //! One block goes through four steps, one file each: `parse` reads it, `model` says what there is to call,
 //! `check` refuses what cannot cross, all of it at once, and `expand` writes the code. When something was refused,
@@ -13,6 +13,7 @@ mod check;
 mod docs;
 mod expand;
 mod fallback;
+mod main_attribute;
 mod model;
 mod parse;
 mod refusals;
@@ -92,6 +93,30 @@ use crate::refusals::Refusals;
 #[proc_macro_attribute]
 pub fn bridge(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     generate(options.into(), item.into()).into()
+}
+
+/// Calls [`init`](https://docs.rs/callgate/latest/callgate/fn.init.html) before anything else in `main`: a process that a bridge has started
+/// goes no further than that.
+///
+/// It stands above `fn main()`, whatever that returns, and above the attribute of an async runtime, whose threads must not exist yet when
+/// `init` is called:
+///
+/// ```ignore
+/// #[callgate::main]
+/// #[tokio::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> { .. }
+/// ```
+///
+/// Below a runtime's attribute it does the same, where that attribute keeps those of the function. An attribute that changes what `main`
+/// returns stands above this one.
+///
+/// Where the dependency has another name, `#[cg::main(crate = cg)]` says so.
+///
+/// In tests and benches, which have no `main` of their own, `callgate::test_support!()` takes its place. A separate executable calls
+/// `callgate::serve()` instead.
+#[proc_macro_attribute]
+pub fn main(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    main_attribute::expand(options.into(), item.into()).into()
 }
 
 /// Makes an archived type readable in a `View`: `#[rkyv(derive(callgate::Viewable))]` on the type whose archive it is.

@@ -12,8 +12,8 @@ use crate::layout::Geometry;
 use crate::manager::protocol::Side;
 use crate::objects::Sealed;
 use crate::segment::Segment;
-use crate::sys::memfd;
 use crate::sys::socket::{self, Blocking, Exposed};
+use crate::sys::{limits, memfd};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -225,7 +225,7 @@ impl Pairs {
             | Message::Grant { .. }
             | Message::Deny { .. }
             | Message::Exhausted { .. }
-            | Message::Lack
+            | Message::Lack { .. }
             | Message::Tidy => Err(Broken),
         }
     }
@@ -248,19 +248,23 @@ impl Pairs {
         if len > most.saturating_sub(asker.bytes) || are_too_many || reads >= MAX_SEGMENTS {
             return tell(&asker.control, Message::Exhausted { len, budget });
         }
-        let Ok(object) = memfd::create_for_others("callgate-arena", len) else {
-            return tell(&asker.control, Message::Lack);
+        let object = match memfd::create_for_others("callgate-arena", len) {
+            Ok(object) => object,
+            Err(error) => {
+                let [error, limit] = limits::packed(&error);
+                return tell(&asker.control, Message::Lack { error, limit });
+            }
         };
         // Without procfs, it is left to the other not to write there; it would harm itself alone.
         let to_read = memfd::only_to_read(&object).ok();
         let to_read = to_read.as_ref().unwrap_or(&object);
         // First the other: when the asker's first payload is there, so is the memory that it lies in.
         if !sent(other.control.send(Message::Attach { segment }, Some(to_read.as_fd())))? {
-            return tell(&asker.control, Message::Lack);
+            return tell(&asker.control, Message::Lack { error: 0, limit: 0 });
         }
         if !sent(asker.control.send(Message::Grant { segment }, Some(object.as_fd())))? {
             tell(&other.control, Message::Detach { segment })?;
-            return tell(&asker.control, Message::Lack);
+            return tell(&asker.control, Message::Lack { error: 0, limit: 0 });
         }
         asker.segments.insert(segment, len);
         asker.bytes += len;

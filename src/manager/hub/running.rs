@@ -17,8 +17,8 @@ use crate::manager::authkey::AuthKey;
 use crate::manager::protocol::{FromHub, MAX_MESSAGE, Resolution, Side, ToHub};
 use crate::sys::listener::{self, Peer};
 use crate::sys::poll::{PollSet, Waker};
-use crate::sys::selfproc;
 use crate::sys::socket::{self, Blocking, Exposed, Received};
+use crate::sys::{selfproc, signals};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -148,7 +148,7 @@ impl Running {
 
     /// Until the hub is stopped.
     pub(super) fn run(mut self) {
-        selfproc::block_signals();
+        signals::block();
         let mut ready = Vec::new();
         while !self.is_over {
             ready.clear();

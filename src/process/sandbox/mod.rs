@@ -60,8 +60,8 @@ const MOST: u64 = 1 << 62;
 ///     pub fn can_read(&self, path: &str) -> bool { std::fs::read(path).is_ok() }
 /// }
 ///
+/// #[callgate::main]
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-///     callgate::init();
 ///     let sandbox = Sandbox::strict().memory(256 << 20).cpu_seconds(60);
 ///     let decoder = Decoder::bridge().sandbox(sandbox).start()?;
 ///     assert!(!decoder.can_read("/etc/passwd")?);

@@ -48,8 +48,8 @@ impl Service {
     }
 }
 
+#[callgate::main]
 fn main() {
-    callgate::init();
     let service = Service::bridge().start().unwrap();
     let point = Point { x: 1, y: 2 };
     let all = (3, "three".to_owned(), point.clone());

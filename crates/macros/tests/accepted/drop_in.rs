@@ -97,8 +97,8 @@ fn measured<S: Shape<Unit = u64> + Plain>(mut shape: S) -> (u64, u64, String) {
     (shape.area(), shape.twice(), shape.label("side "))
 }
 
+#[callgate::main]
 fn main() {
-    callgate::init();
     assert_eq!(measured(Square(2)), measured(Square::bridge(2).start().unwrap()));
 
     let square = Square::bridge(2).start().unwrap();

@@ -59,8 +59,8 @@ impl Clones for Service {
     }
 }
 
+#[::callgate::main]
 fn main() {
-    ::callgate::init();
     let service = Service::bridge().start().unwrap();
     service.set_field(5).unwrap();
     let calls = [service.construct(), service.calls(), service.fingerprint(), service.field()];

@@ -68,8 +68,8 @@ impl NoSuchType {
     pub fn new() -> Self {}
 }
 
+#[callgate::main]
 fn main() {
-    callgate::init();
 
     struct Local;
     trait Count {

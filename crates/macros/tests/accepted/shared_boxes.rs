@@ -117,8 +117,8 @@ impl<F: AsMut<[u8]>> Inverter<F> {
     }
 }
 
+#[callgate::main]
 fn main() -> Result<(), Box<dyn Error>> {
-    callgate::init();
     studio()?;
     filler()?;
     let inverter = Inverter::<SharedBox<[u8]>>::bridge().start()?;

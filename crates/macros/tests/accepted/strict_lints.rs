@@ -48,8 +48,8 @@ impl Empty {
     }
 }
 
+#[callgate::main]
 fn main() {
-    callgate::init();
     let service = Service::bridge("text".to_owned()).start().unwrap();
     assert_eq!(service.length(), 4);
     assert!(Empty::bridge().start().unwrap().is_alive());

@@ -78,8 +78,8 @@ impl Service {
     }
 }
 
+#[callgate::main]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    callgate::init();
     let service = Service::bridge().start()?;
     let tuple = service.view().tuple()?;
     assert_eq!(tuple.1[2].name, "number 2");

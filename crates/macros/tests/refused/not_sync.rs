@@ -16,8 +16,8 @@ impl Service {
     }
 }
 
+#[callgate::main]
 fn main() {
-    callgate::init();
     let _ = Service::bridge().workers(1).start();
     let _ = Service::bridge().start();
     callgate::serve_parallel::<Service>();

@@ -185,7 +185,7 @@ fn descriptors_leave_nothing() {
             assert!(receive(&guest).is_some() && is_closed(&guest) && member.is_out());
         }
         // What makes no sense ends the pair in any case.
-        let _ = caller.0.control.send(Message::Lack, None);
+        let _ = caller.0.control.send(Message::Lack { error: 0, limit: 0 }, None);
         assert!(caller.1.control.receive(Blocking::Yes).unwrap().is_none());
     }
     assert!(eventually(30, "all descriptors are closed", || count() == before), "{before} and {}", count());

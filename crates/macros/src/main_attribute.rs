@@ -1,0 +1,145 @@
+//! `#[callgate::main]`: has `callgate::init()` called before anything else that a program's `main` does.
+//!
+//! The function becomes the inner one of two that are both called `main`. The outer one is the program's: it calls `init`, then the inner one,
+//! which keeps the attributes that stand below this one. So a runtime's attribute builds its runtime in a process that is no child.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
+use syn::{Attribute, FnArg, ItemFn, LitStr, Path, ReturnType, Safety, Signature, Token};
+
+use crate::refusals::Refusals;
+
+/// Attributes that the compiler knows: none of them makes an async function a plain one.
+const BUILT_IN: &[&str] = &[
+    "allow",
+    "cfg",
+    "cold",
+    "deny",
+    "deprecated",
+    "doc",
+    "expect",
+    "forbid",
+    "inline",
+    "must_use",
+    "track_caller",
+    "warn",
+];
+
+/// What stands in the parentheses: `crate = cg`, where the dependency has another name.
+struct Options(Path);
+
+impl Parse for Options {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        if input.is_empty() {
+            return Ok(Self(syn::parse_quote!(::callgate)));
+        }
+        let known = "the only option is `crate`, the path of callgate where the dependency has another name: \
+                     `#[callgate::main(crate = cg)]`";
+        let refused = |error: syn::Error| syn::Error::new(error.span(), known);
+        input.parse::<Token![crate]>().map_err(refused)?;
+        input.parse::<Token![=]>().map_err(refused)?;
+        let path = match input.peek(LitStr) {
+            true => input.parse::<LitStr>()?.parse(),
+            false => input.call(Path::parse_mod_style),
+        };
+        let options = Self(path.map_err(refused)?);
+        Punctuated::<TokenStream, Token![,]>::parse_terminated(input).map_err(refused).and_then(|rest| match rest {
+            rest if rest.is_empty() => Ok(options),
+            rest => Err(syn::Error::new_spanned(rest, known)),
+        })
+    }
+}
+
+/// What `#[callgate::main(options)]` above `item` becomes.
+pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
+    let mut refusals = Refusals::default();
+    let options = syn::parse2::<Options>(options).map_err(|error| refusals.push(error));
+    let Ok(function) = syn::parse2::<ItemFn>(item.clone()) else {
+        refusals.refuse(first(&item), "`#[callgate::main]` stands above the program's `fn main()`, which this is not");
+        return with_errors(&refusals, item);
+    };
+    if function.sig.ident != "main" {
+        let why =
+            format!("`#[callgate::main]` stands above the program's `fn main()`, and this is `{}`", function.sig.ident);
+        refusals.refuse(&function.sig.ident, why);
+        return with_errors(&refusals, item);
+    }
+    check(&function, &mut refusals);
+    match options {
+        Ok(Options(callgate)) if refusals.is_empty() => program(&callgate, function),
+        _ => with_errors(
+            &refusals,
+            quote!(
+                fn main() {}
+            ),
+        ),
+    }
+}
+
+fn program(callgate: &Path, function: ItemFn) -> TokenStream {
+    let ItemFn { attrs, vis, sig, block, .. } = function;
+    let (outer, inner): (Vec<Attribute>, Vec<_>) = attrs.into_iter().partition(is_of_the_program);
+    let Signature { ident, output, .. } = &sig;
+    let end = matches!(output, ReturnType::Default).then(|| quote!(;));
+    quote! {
+        #(#outer)*
+        #vis fn #ident() #output {
+            #(#inner)*
+            #sig #block
+            #callgate::init();
+            #ident() #end
+        }
+    }
+}
+
+/// Whether the attribute is about the function that a program has, and not about its body.
+fn is_of_the_program(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("doc") || attribute.path().is_ident("cfg")
+}
+
+/// Whether the attribute is none of the compiler's own: it may turn the function into another.
+fn is_foreign(attribute: &Attribute) -> bool {
+    !BUILT_IN.iter().any(|name| attribute.path().is_ident(name))
+}
+
+fn check(function: &ItemFn, refusals: &mut Refusals) {
+    let ItemFn { attrs, sig, .. } = function;
+    let is_turned = attrs.iter().any(is_foreign);
+    if let Some(word) = sig.asyncness.filter(|_| !is_turned) {
+        let why = "an async `main` takes a runtime: put its attribute below this one, as in \
+                   `#[callgate::main] #[tokio::main] async fn main()`";
+        refusals.refuse(word, why);
+    }
+    if let Safety::Unsafe(word) = &sig.safety {
+        refusals.refuse(word, "`main` cannot be unsafe");
+    }
+    if let Some(abi) = &sig.abi {
+        refusals
+            .refuse(abi, "`#[callgate::main]` stands above Rust's `main`: in another call `callgate::init()` first");
+    }
+    if let Some(word) = &sig.constness {
+        refusals.refuse(word, "a `main` that calls `callgate::init()` cannot be const");
+    }
+    if !sig.generics.params.is_empty() {
+        refusals.refuse(&sig.generics.params, "`main` has no parameters: the system calls it");
+    } else if let Some(clause) = &sig.generics.where_clause {
+        refusals.refuse(clause, "`main` has no parameters: the system calls it");
+    }
+    // A foreign attribute may be what the arguments are for.
+    if !sig.inputs.is_empty() && !is_turned {
+        let inputs: &Punctuated<FnArg, Token![,]> = &sig.inputs;
+        refusals.refuse(inputs, "`main` takes no arguments: `std::env::args()` has the program's");
+    }
+}
+
+/// What a complaint about an item as a whole points at.
+fn first(item: &TokenStream) -> TokenStream {
+    item.clone().into_iter().take(1).collect()
+}
+
+fn with_errors(refusals: &Refusals, code: TokenStream) -> TokenStream {
+    let errors = refusals.to_compile_errors();
+    quote!(#errors #code)
+}

@@ -1,0 +1,10 @@
+//! A plain `main`, whose body begins with an item, under lints as strict as they come.
+#![deny(warnings, missing_docs, unreachable_pub, unused, nonstandard_style, future_incompatible, rust_2018_idioms)]
+#![deny(unused_results, unused_qualifications, clippy::pedantic)]
+
+/// The program's.
+#[callgate::main]
+fn main() {
+    const GREETING: &str = "hello";
+    assert_eq!(GREETING.len(), 5);
+}

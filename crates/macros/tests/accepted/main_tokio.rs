@@ -1,0 +1,19 @@
+//! Above the attribute of a runtime, with and without arguments.
+#![deny(warnings, missing_docs, unused_results, clippy::pedantic)]
+
+#[callgate::main]
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> Result<(), std::num::ParseIntError> {
+    let number: u32 = tokio::spawn(async { "7".parse() }).await.expect("no panic")?;
+    assert_eq!(number, 7);
+    std::thread::spawn(current_thread::main).join().expect("no panic");
+    Ok(())
+}
+
+mod current_thread {
+    #[callgate::main]
+    #[tokio::main(flavor = "current_thread")]
+    pub(crate) async fn main() {
+        tokio::task::yield_now().await;
+    }
+}

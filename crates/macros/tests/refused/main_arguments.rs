@@ -1,0 +1,3 @@
+//! Nobody would give it any.
+#[callgate::main]
+fn main(count: usize, values: *const *const u8) {}

@@ -1,0 +1,8 @@
+//! It is for `main` alone.
+#[callgate::main]
+fn helper() {}
+
+#[callgate::main]
+struct Program;
+
+fn main() {}

@@ -1,0 +1,7 @@
+//! Nobody would choose the type.
+#[callgate::main]
+unsafe fn main<T>()
+where
+    T: Default,
+{
+}

@@ -1,0 +1,3 @@
+//! There is one option.
+#[callgate::main(flavor = "current_thread")]
+fn main() {}
