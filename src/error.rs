@@ -305,8 +305,11 @@ pub enum Exit {
     /// It was killed by this signal.
     Signal(i32),
     /// It is gone, and how is not known: SIGCHLD is ignored, or another part of the program waits for every child and took
-    /// the status; or the kernel has not yet carried out a kill.
+    /// the status.
     Unknown,
+    /// It is not gone: it has been told to end, and the kernel has not carried that out yet; or this process may not kill it (one of the two has
+    /// changed its user since), and it does not end by itself.
+    Running,
 }
 
 impl Exit {
@@ -325,6 +328,7 @@ impl fmt::Display for Exit {
                 None => write!(f, "was killed by signal {signal}"),
             },
             Exit::Unknown => f.write_str("is gone, and how it ended is not known"),
+            Exit::Running => f.write_str("has been told to end, and still runs"),
         }
     }
 }

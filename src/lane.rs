@@ -10,7 +10,7 @@ use crate::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
 use crate::error::{NoMemory, Progress};
 use crate::failpoints::{self, Step};
 use crate::frame::{self, Encode, Kind, Place, Spill, encode};
-use crate::layout::{CalleeLine, CallerLine, WorkerLine};
+use crate::layout::{CalleeLine, CallerLine, ENDING, WorkerLine};
 use crate::lending::Carried;
 use crate::life::Life;
 pub(crate) use crate::ring::{Announcement, Consumer, Frame, Seen};
@@ -19,7 +19,7 @@ use crate::segment::{Placed, Segment};
 use crate::shared_box::Parcel;
 use crate::signal::{Bells, Sleeper};
 use crate::stock::{Home, Room};
-use crate::sync::Ordering::{Relaxed, Release, SeqCst};
+use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::fence;
 use crossbeam_utils::CachePadded;
 use rkyv::rancor::Failure;
@@ -501,6 +501,37 @@ impl CalleeLane {
     }
 }
 
+/// How the calling side reaches a worker apart from any lane.
+///
+/// ```text
+/// whoever stops the bridge                  worker
+/// E1  lanes_in_use = ENDING (Release)       F1  lanes_in_use is ENDING; fence(Acquire)
+/// E2  fence(SeqCst); parked?                F2  answer whatever is published on any lane
+/// E3  if parked: wake                       F3  nothing more: the end
+/// ```
+///
+/// What was published before E1, by whichever thread, F2 finds. That the worker sees E1 before it sleeps is the argument of `doorbell`, with
+/// E1 as what is published. A request that is published later may find nobody: no thread may send any more by then, but for those that
+/// were about to, whose requests then never start.
+pub(crate) struct WorkerBell {
+    line: Placed<WorkerLine>,
+    sleeper: Arc<dyn Sleeper>,
+}
+
+impl WorkerBell {
+    /// How to reach the worker `index`.
+    pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells) -> Self {
+        Self { line: segment.worker_line(index), sleeper: bells.worker(index) }
+    }
+
+    /// Has the worker end once it has answered what has been published.
+    pub(crate) fn ask_to_end(&self) {
+        // Release, E1: pairs with the Acquire in `WorkerLanes::find_last`.
+        self.line.lanes_in_use.fetch_max(ENDING, Release);
+        doorbell::notify(&self.line.bell, &self.sleeper);
+    }
+}
+
 /// The place for the reply to one request, and what has been written there.
 pub(crate) struct ReplySlot<'a> {
     replies: &'a mut Replies,
@@ -580,11 +611,13 @@ pub(crate) struct WorkerLanes {
     pace: Pace,
     /// The lane served last: the next look begins after it, so that no lane waits for ever.
     last: usize,
+    /// Whether the caller may say when this worker ends: a parent may.
+    obeys: bool,
 }
 
 impl WorkerLanes {
-    /// The lanes of worker `index`.
-    pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells, wait: Wait) -> Self {
+    /// The lanes of worker `index`, whose caller may say when it ends, or not.
+    pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells, wait: Wait, obeys: bool) -> Self {
         let lane = |lane| CachePadded::new(CalleeLane::new(segment, lane, bells));
         Self {
             lanes: segment.geometry().lanes_of(index).map(lane).collect(),
@@ -593,12 +626,31 @@ impl WorkerLanes {
             wait,
             pace: Pace::new(),
             last: 0,
+            obeys,
         }
     }
 
     /// The lane at `place`.
     pub(crate) fn lane(&mut self, place: usize) -> &mut CalleeLane {
         &mut self.lanes[place]
+    }
+
+    /// The lane at `place`, where [`wait`](Self::wait) has found a request; `None` if that has found the end.
+    #[inline(always)]
+    pub(crate) fn found(&mut self, place: usize) -> Option<&mut CalleeLane> {
+        self.lanes.get_mut(place).map(|lane| &mut **lane)
+    }
+
+    /// Whether this is the worker of the first lane.
+    pub(crate) fn is_first(&self) -> bool {
+        self.lanes.first().is_some_and(|lane| lane.index() == 0)
+    }
+
+    /// From now on, finds the request to stop only when there is no other.
+    #[cold]
+    pub(crate) fn end_soon(&self) {
+        // Relaxed: this thread's own note to itself.
+        self.worker.lanes_in_use.fetch_max(ENDING, Relaxed);
     }
 
     /// The addresses of what is kept here of each lane.
@@ -608,8 +660,9 @@ impl WorkerLanes {
         self.lanes.iter().map(|lane| start(lane)..start(lane) + size_of::<CalleeLane>()).collect()
     }
 
-    /// Waits without limit for a request, and says at which place the lane is that it is on. `None` = the caller's `life` is over; whose
-    /// has none is one that this process does not outlive.
+    /// Waits without limit for a request, and says at which place the lane is that it is on; a place where there is no lane if the parent has asked
+    /// for the end, and every request has been answered. `None` = the caller's `life` is over; whose has none is one that this process does
+    /// not outlive.
     #[inline(always)]
     pub(crate) fn wait(&mut self, life: Option<&Life>) -> Option<usize> {
         let found = self.find().or_else(|| self.wait_slow(life))?;
@@ -625,7 +678,7 @@ impl WorkerLanes {
             wait: self.wait,
             pace: &self.pace,
             dead: life.map(Life::dead),
-            peer_cpu: self.lanes[self.last].caller_cpu(),
+            peer_cpu: self.lanes.get(self.last).map_or(0, |lane| lane.caller_cpu()),
         };
         let mut found = None;
         loop {
@@ -642,9 +695,23 @@ impl WorkerLanes {
     /// The next lane with a request, in turn.
     #[inline(always)]
     fn find(&self) -> Option<usize> {
-        let in_use = (self.worker.lanes_in_use.load(Relaxed) as usize).min(self.lanes.len());
+        let in_use = self.worker.lanes_in_use.load(Relaxed) as usize;
+        if in_use > self.lanes.len() {
+            return self.find_last();
+        }
         let from = self.last + 1;
         (from..in_use).chain(0..from.min(in_use)).find(|&place| self.lanes[place].is_ready())
+    }
+
+    /// A lane with a request, the first lane last: the request to stop comes there. If there is none, the end has come.
+    #[cold]
+    fn find_last(&self) -> Option<usize> {
+        // Acquire: what was published before the end was asked for is found. Pairs with the Release in `WorkerBell::ask_to_end`.
+        fence(Acquire);
+        let lanes = self.lanes.len();
+        let found = (1..lanes).chain(0..1).find(|&place| self.lanes[place].is_ready());
+        // A stranger writes to this word as it likes, and has no say in when this process ends.
+        if self.obeys { found.or(Some(lanes)) } else { found }
     }
 }
 
@@ -672,7 +739,7 @@ mod tests {
             Bells::of_child(signal, Count::of(&geometry), &*objects, &mut copies.collect::<Vec<_>>().into_iter())
                 .unwrap();
         let callers = (0..geometry.lanes).map(|index| CallerLane::new(&segment, index, &parent.bells)).collect();
-        (callers, WorkerLanes::new(&segment, 0, &child, Wait::Park), parent)
+        (callers, WorkerLanes::new(&segment, 0, &child, Wait::Park, true), parent)
     }
 
     fn ask(lane: &mut CallerLane) {

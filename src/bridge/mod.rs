@@ -88,9 +88,9 @@ impl<T: Service> Bridge<T> {
         self.route.caller().peer.pid
     }
 
-    /// Whether the child lives and takes calls.
+    /// Whether the child lives and takes calls. Also of one that was to be killed, as long as it lives because this process may not kill it.
     pub fn is_alive(&self) -> bool {
-        !self.route.caller().peer.life.is_over()
+        self.route.caller().peer.life.is_alive()
     }
 
     /// How many children this bridge had before the one that it has now: 0, unless it [restarts](Builder::restart). Each has a service
@@ -342,9 +342,7 @@ impl<T: Service> Deref for Bridge<T> {
 
 impl<T: Service> Drop for Bridge<T> {
     fn drop(&mut self) {
-        if !self.route.has_ended() {
-            let _ = self.stop();
-        }
+        self.route.let_go(const { &Method::drop_of::<T>() }, self.stop_grace);
     }
 }
 

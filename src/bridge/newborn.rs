@@ -15,15 +15,15 @@ use crate::segment::Segment;
 use crate::signal::ParentBells;
 use crate::sys::image::Image;
 use crate::sys::pidfd::Pidfd;
-use crate::sys::poll;
+use crate::sys::{poll, socket};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long to wait for the status of a child that has been killed.
-const REAP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for the status of a child that has been killed, before the watcher waits for it.
+const REAP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long a child that has closed its control socket may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(1);
@@ -160,9 +160,9 @@ impl<T: Service> Newborn<T> {
     pub(super) fn watched(mut self, segment: &Segment, shared: Shared) -> Result<Arc<Link>, StartError> {
         let parts = self.pidfd.take().zip(self.control.take());
         let (pidfd, control) = parts.ok_or_else(|| Self::died(self.pid, Exit::Unknown))?;
-        let link = Arc::new(Link::new(self.pid, pidfd, control, segment, shared));
+        let link = Link::new(self.pid, pidfd, control, segment, shared);
         if let Err(error) = watch::watch(link.clone()) {
-            link.pidfd().kill();
+            link.put_an_end();
             reap(link.pidfd(), REAP_PATIENCE);
             return Err(system::<T>("watching the child".into())(error));
         }
@@ -172,11 +172,47 @@ impl<T: Service> Newborn<T> {
 
 impl<T> Drop for Newborn<T> {
     fn drop(&mut self) {
-        if let Some(pidfd) = &self.pidfd {
-            pidfd.kill();
-            reap(pidfd, REAP_PATIENCE);
+        let (Some(pidfd), Some(control)) = (self.pidfd.take(), self.control.take()) else { return };
+        if pidfd.kill().is_err() {
+            // It ends itself when nobody is there any more.
+            socket::shut_down(&control);
+        }
+        if reap(&pidfd, REAP_PATIENCE).is_none() {
+            // What keeps it, the kernel knows. Whoever waits for the bridge has waited long enough.
+            let _ = watch::watch(Arc::new(Remains { pidfd, control }));
         }
     }
+}
+
+/// A child that was never a bridge's, and has not ended yet though it was to: watched only to be reaped.
+struct Remains {
+    pidfd: Pidfd,
+    control: OwnedFd,
+}
+
+impl Watched for Remains {
+    fn pidfd(&self) -> &Pidfd {
+        &self.pidfd
+    }
+
+    fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    /// Nothing that it says is of any use.
+    fn read_control(&self) -> bool {
+        false
+    }
+
+    fn give_up(&self) -> bool {
+        true
+    }
+
+    fn tidy(&self) -> bool {
+        false
+    }
+
+    fn ended(&self, _: Exit) {}
 }
 
 /// Waits until the child has ended, at most `patience`, and takes its status.

@@ -21,6 +21,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long a child that has not become a bridge's may take to be gone before whoever wanted it goes on.
+const START_PATIENCE: Duration = Duration::from_millis(500);
+
 /// What a builder has settled.
 pub(super) struct Recipe<T> {
     pub(super) constructor: &'static Method,
@@ -81,8 +84,8 @@ impl<T: Service> Recipe<T> {
             }
             Err(error) => StartError::Call { service: T::NAME, error },
         };
-        // There is no service to drop.
-        child.kill();
+        // There is no service to drop. What keeps it from ending is the watcher's to wait for.
+        child.kill_within(START_PATIENCE);
         Err(error)
     }
 

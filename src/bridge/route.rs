@@ -71,11 +71,11 @@ impl Route {
         }
     }
 
-    /// Whether there is nothing to stop.
-    pub(super) fn has_ended(&self) -> bool {
+    /// Has the child stop, and does not wait for that. There will be no other.
+    pub(super) fn let_go(&self, drop: &'static Method, grace: Duration) {
         match self {
-            Route::Single(caller) => caller.peer.life.exit().is_some(),
-            Route::Supervised(_) => false,
+            Route::Single(caller) => caller.let_go(drop, grace),
+            Route::Supervised(supervisor) => supervisor.let_go(drop, grace),
         }
     }
 }

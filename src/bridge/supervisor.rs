@@ -264,6 +264,15 @@ impl Supervisor {
         self.end(Duration::from_secs(1), Caller::kill)
     }
 
+    /// Has the current child stop, and does not wait for that, nor for the thread; there will be no other.
+    pub(super) fn let_go(&self, drop: &'static Method, grace: Duration) {
+        let child = self.current();
+        if !child.caller.peer.is_in_fork() {
+            self.forbid_others().iter().for_each(|other| other.discard());
+        }
+        self.current().caller.let_go(drop, grace);
+    }
+
     /// Ends the current child with `end`, and the thread within `grace` after that.
     fn end<R>(&self, grace: Duration, end: impl FnOnce(&Caller) -> R) -> R {
         let child = self.current();
@@ -271,18 +280,23 @@ impl Supervisor {
             return end(&child.caller);
         }
         drop(child);
-        let mut state = self.state.lock();
-        state.phase = Phase::Stopped;
-        let others = [state.spare.take(), state.rising.take()];
-        drop(state);
-        self.changed.notify_all();
-        for other in others.into_iter().flatten() {
+        for other in self.forbid_others() {
             other.kill();
         }
         // From here on it stays the current one.
         let ended = end(&self.current().caller);
         self.join(grace);
         ended
+    }
+
+    /// There will be no other child from now on. Those that there are beside the current one, which are of no more use.
+    fn forbid_others(&self) -> Vec<Arc<Caller>> {
+        let mut state = self.state.lock();
+        state.phase = Phase::Stopped;
+        let others = [state.spare.take(), state.rising.take()];
+        drop(state);
+        self.changed.notify_all();
+        others.into_iter().flatten().collect()
     }
 
     /// Waits until the thread has ended, unless this is that thread: a hook may be what stops the bridge.

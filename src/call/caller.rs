@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::callee::PANICKED;
 use super::link::Link;
 use super::peer::{Hold, Peer};
 use super::recorded::Recorded;
@@ -10,7 +11,7 @@ use crate::doorbell::{Deadline, Wait, Waited};
 use crate::error::{CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Progress};
 use crate::failpoints::{self, Step};
 use crate::frame::{self, Decoder, Kind, Limit, Reply, Request};
-use crate::lane::{CallerLane, Frame, SendError};
+use crate::lane::{CallerLane, Frame, SendError, WorkerBell};
 use crate::life::Cause;
 use crate::segment::Segment;
 use crate::stock::{Home, Room};
@@ -26,6 +27,9 @@ use std::time::{Duration, Instant};
 
 /// How long a killed child may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long who lets go of a bridge waits for a child that has nothing to do but to drop its service.
+const LET_GO_PATIENCE: Duration = Duration::from_millis(3);
 
 /// How long a thread that waits for a lane waits between two looks at whether the child has ended.
 const LANE_SLICE: Duration = Duration::from_millis(20);
@@ -50,6 +54,8 @@ pub(crate) struct Caller {
     hold: Arc<dyn Hold>,
     pub(super) wait: Wait,
     workers: u32,
+    /// How to reach each worker apart from its lanes.
+    bells: Box<[WorkerBell]>,
     service: TypeId,
     /// The interfaces that the child has, or is to have, in its table; interface n is at n - 1.
     interfaces: [Introduction; MAX_INTERFACES],
@@ -188,13 +194,16 @@ impl Caller {
     /// The calling side of what `hold` has of `peer`, who has the service.
     pub(crate) fn of(segment: &Segment, peer: Arc<Peer>, hold: Arc<dyn Hold>, wait: Wait, service: TypeId) -> Self {
         let lane = |index| Arc::new(Mutex::new(CallerLane::new(segment, index, &peer.bells)));
+        let workers = segment.geometry().workers;
+        let bells = (0..workers).map(|index| WorkerBell::new(segment, index, &peer.bells)).collect();
         Self {
             lanes: (0..segment.geometry().lanes).map(lane).collect(),
             peer,
             home: hold.clone(),
             hold,
             wait,
-            workers: segment.geometry().workers,
+            workers,
+            bells,
             service,
             interfaces: [const { Introduction { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
             entering: Mutex::new(()),
@@ -373,8 +382,10 @@ impl Caller {
 
     // ---- the end ---------------------------------------------------------------------------------------------------
 
-    /// Has the child drop the service and exit, after all calls made before; kills it if that takes longer than `grace`.
+    /// Has the child drop the service and exit, after all calls that were sent before; kills it if that takes longer than `grace`.
     /// The child is gone when this returns. A second stop waits for the first, and returns how the child ended.
+    ///
+    /// Waits for nothing but the child: not for who is in a call, nor for calls that have been answered and not taken.
     pub(crate) fn stop(&self, drop: &'static Method, grace: Duration) -> Result<Exit, CallError> {
         let ticket = &Ticket::new(drop, Some(grace));
         if self.peer.is_in_fork() {
@@ -382,38 +393,115 @@ impl Caller {
         }
         let _one_at_a_time = self.stopping.lock();
         let life = &self.peer.life;
-        if let (Some(Cause::Stopped), Some(exit)) = (life.cause(), life.exit()) {
-            return Ok(exit);
+        match (life.cause(), life.exit()) {
+            (Some(Cause::Stopped), Some(exit)) => return Ok(exit),
+            (Some(Cause::Corrupt(_)), _) | (None, Some(_)) => {
+                self.kill();
+                return Err(self.over(Progress::NotStarted, ticket));
+            }
+            _ => {}
         }
         life.blame(Cause::Stopped);
-        let asked = self.ask_to_stop(ticket);
-        let exit = match asked {
-            Ok(()) | Err(CallError::Panicked { .. }) => life.wait(ticket.deadline),
-            Err(_) => None,
+        let answer = match self.ask_to_stop(ticket, LANE_SLICE) {
+            Some((mut lane, position)) => self.receive(&mut lane, position, Kind::Stop, ticket),
+            None => self.stopped_unasked(drop, ticket.deadline),
         };
-        match exit {
-            Some(exit) => asked.map(|()| exit),
-            None => {
+        match answer {
+            Err(error @ CallError::Corrupt { .. }) => {
                 self.kill();
-                asked.and_then(|()| Err(self.timed_out(Progress::Started, ticket)))
+                Err(error)
             }
+            // Or it has ended without an answer.
+            answer => match life.wait(ticket.deadline) {
+                Some(_) if matches!(answer, Err(CallError::Panicked { .. })) => answer.map(|()| Exit::Unknown),
+                Some(exit) => Ok(exit),
+                None => {
+                    self.kill();
+                    Err(self.timed_out(Progress::Started, ticket))
+                }
+            },
         }
     }
 
-    fn ask_to_stop(&self, ticket: &Ticket) -> Result<(), CallError> {
-        // Every lane, because the child serves them in turn, or at once: a call on another one could be overtaken.
-        let lanes = self.lanes.iter().map(|lane| self.lock(lane, ticket));
-        let mut lanes = lanes.collect::<Result<Vec<_>, _>>()?;
-        self.ask_on(&mut lanes[0], Ask { kind: Kind::Stop, call: 0 }, (), ticket)
+    /// Asks the child to stop, and does not wait: what it has answered, or is at, may keep its lanes from everybody else. If the first one is to be
+    /// had within `patience`, returns it, and the position of the request, which will be answered; the child ends in any case.
+    fn ask_to_stop(&self, ticket: &Ticket, patience: Duration) -> Option<(MutexGuard<'_, CallerLane>, u64)> {
+        let (first, others) = self.bells.split_first()?;
+        // Before the request to stop, by which the first worker begins to wait for them.
+        others.iter().for_each(WorkerBell::ask_to_end);
+        let asked = self.lanes[0].try_lock_for(patience).and_then(|mut lane| {
+            self.settle(&mut lane, ticket).ok()?;
+            if lane.credit() == 0 {
+                return None;
+            }
+            let ask = Ask { kind: Kind::Stop, call: 0 };
+            let position = self.send_on(&mut lane, ask, &mut Some(()), Args::Spend, ticket).ok()?;
+            Some((lane, position))
+        });
+        if asked.is_none() {
+            first.ask_to_end();
+            failpoints::reach(Step::ParentStopSent);
+        }
+        asked
+    }
+
+    /// What would have been the answer of a child that was asked to stop with no request: it can tell by its exit code alone.
+    fn stopped_unasked(&self, drop: &'static Method, deadline: Deadline) -> Result<(), CallError> {
+        if self.peer.life.wait(deadline) != Some(Exit::Code(PANICKED)) {
+            return Ok(());
+        }
+        let message = "in the service's destructor; the child has printed the message".into();
+        let fault = Fault { message, location: None, backtrace: None };
+        Err(CallError::Panicked { call: drop.call_name(), fault: Box::new(fault) })
+    }
+
+    /// Has the child stop, as [`stop`](Self::stop) does, and leaves it to the watcher to see to it. One that has nothing to do is given a moment, which is
+    /// enough for most: then whatever its service does when it is dropped has been done.
+    pub(crate) fn let_go(&self, drop: &'static Method, grace: Duration) {
+        if self.peer.is_in_fork() || self.peer.life.is_over() {
+            return;
+        }
+        self.peer.life.blame(Cause::Stopped);
+        let ticket = &Ticket::new(drop, Some(grace));
+        let is_idle = |lane: &Arc<Mutex<CallerLane>>| {
+            lane.try_lock().is_some_and(|mut lane| self.settle(&mut lane, ticket).is_ok() && lane.is_idle())
+        };
+        let is_idle = self.lanes.iter().all(is_idle);
+        // Whether it will be heard or not.
+        self.hold.kill_after(grace);
+        let asked = self.ask_to_stop(ticket, Duration::ZERO);
+        std::mem::drop(asked);
+        if is_idle {
+            self.peer.life.wait(Deadline::after(Some(LET_GO_PATIENCE.min(grace))));
+        }
     }
 
     /// Kills the child, and waits until it is gone. A fork leaves it alone: it is not its child.
     pub(crate) fn kill(&self) -> Exit {
+        self.kill_within(KILL_PATIENCE)
+    }
+
+    /// The same, and waits no longer than `patience`: the watcher sees to the rest.
+    pub(crate) fn kill_within(&self, patience: Duration) -> Exit {
         if self.peer.is_in_fork() {
             return Exit::Unknown;
         }
         self.hold.end(Cause::Stopped);
-        self.peer.life.wait(Deadline::after(Some(KILL_PATIENCE))).unwrap_or(Exit::Unknown)
+        self.peer.life.wait(Deadline::after(Some(patience))).unwrap_or(Exit::Running)
+    }
+
+    /// Kills the child, and does not wait for that. Calls of it fail as those of any that has died.
+    pub(crate) fn put_down(&self) {
+        if !self.peer.is_in_fork() {
+            self.hold.kill();
+        }
+    }
+
+    /// Kills the child because the bridge is stopped, and does not wait for that.
+    pub(crate) fn discard(&self) {
+        if !self.peer.is_in_fork() {
+            self.hold.end(Cause::Stopped);
+        }
     }
 
     // ---- interfaces ------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// A process as the watcher sees it, a child or another. Its methods run on the watcher's thread and must not block.
@@ -46,6 +46,11 @@ pub(crate) trait Watched: Send + Sync {
 
     /// The process has ended.
     fn ended(&self, exit: Exit);
+
+    /// The point in time has come that [`look_at`] was told. Returns when to ask again, if so.
+    fn is_due(&self) -> Option<Instant> {
+        None
+    }
 }
 
 type Job = Box<dyn FnOnce(&mut Watcher) + Send>;
@@ -93,6 +98,15 @@ pub(crate) fn tidy_soon() -> io::Result<()> {
     }))
 }
 
+/// Has the watcher ask `watched` what [is due](Watched::is_due) at the time `at`, if it is still there then. Does not wait for the watcher.
+///
+/// # Errors
+///
+/// If the watcher's thread cannot be started.
+pub(crate) fn look_at(watched: Weak<dyn Watched>, at: Instant) -> io::Result<()> {
+    submit(Box::new(move |watcher| watcher.due.push((at, watched))))
+}
+
 /// How often the watcher looks whether memory is still used, while there is more than may be kept.
 const TIDYING: Duration = Duration::from_millis(250);
 
@@ -119,6 +133,8 @@ struct Watcher {
     next_tidying: Option<Instant>,
     /// When children that have said too much are listened to again; `None` if there are none.
     next_hearing: Option<Instant>,
+    /// Who is to be asked what is due, and when. A few bridges at a time: those that have been dropped, and those with calls that are late.
+    due: Vec<(Instant, Weak<dyn Watched>)>,
 }
 
 struct Child {
@@ -157,7 +173,7 @@ impl Watcher {
         let (sender, jobs) = mpsc::channel();
         let handle = Handle { jobs: sender, waker: waker.clone() };
         let watcher =
-            Self { poll, waker, jobs, children: HashMap::new(), next: 1, next_tidying: None, next_hearing: None };
+            Self { poll, waker, jobs, children: HashMap::new(), next: 1, next_tidying: None, next_hearing: None, due: Vec::new() };
         std::thread::Builder::new().name("callgate-watch".into()).spawn(move || watcher.run())?;
         Ok(handle)
     }
@@ -168,7 +184,8 @@ impl Watcher {
         let mut ready = Vec::new();
         loop {
             ready.clear();
-            let next = self.next_tidying.into_iter().chain(self.next_hearing).min();
+            let next_due = self.due.iter().map(|(at, _)| *at).min();
+            let next = self.next_tidying.into_iter().chain(self.next_hearing).chain(next_due).min();
             let limit = next.map(|at| at.saturating_duration_since(Instant::now()));
             if self.poll.wait(limit, &mut ready).is_err() {
                 // Not a state that the kernel documents; without the watcher no death would be noticed.
@@ -183,6 +200,18 @@ impl Watcher {
             if self.next_hearing.is_some_and(|at| at <= Instant::now()) {
                 self.hear_again();
             }
+            if next_due.is_some_and(|at| at <= Instant::now()) {
+                self.look_at_due();
+            }
+        }
+    }
+
+    fn look_at_due(&mut self) {
+        let now = Instant::now();
+        let due: Vec<_> = self.due.extract_if(.., |(at, _)| *at <= now).collect();
+        for (_, watched) in due {
+            let next = watched.upgrade().and_then(|watched| watched.is_due());
+            self.due.extend(next.map(|at| (at, watched)));
         }
     }
 
@@ -300,7 +329,7 @@ mod tests {
         let (poll, waker) = (PollSet::new().unwrap(), Arc::new(Waker::new().unwrap()));
         let (_sender, jobs) = mpsc::channel();
         let mut watcher =
-            Watcher { poll, waker, jobs, children: HashMap::new(), next: 1, next_tidying: None, next_hearing: None };
+            Watcher { poll, waker, jobs, children: HashMap::new(), next: 1, next_tidying: None, next_hearing: None, due: Vec::new() };
         let control = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let stranger = Arc::new(Stranger(Pidfd::of_nobody(), control));
         watcher.add(stranger.clone()).unwrap();
