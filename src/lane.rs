@@ -14,7 +14,7 @@ use crate::layout::{CalleeLine, CallerLine, ENDING, WorkerLine};
 use crate::lending::Carried;
 use crate::life::Life;
 pub(crate) use crate::ring::{Announcement, Consumer, Frame, Seen};
-use crate::ring::{Claim, Producer};
+use crate::ring::{Claim, Onlooker, Producer};
 use crate::segment::{Placed, Segment};
 use crate::shared_box::Parcel;
 use crate::signal::{Bells, Sleeper};
@@ -39,6 +39,7 @@ pub(crate) enum SendError {
 /// The caller's end of a lane. Shares no cache line with another, nor the pair of lines that the processor fetches.
 #[repr(align(128))]
 pub(crate) struct CallerLane {
+    index: u32,
     /// Its place among the lanes of its worker.
     place: u32,
     requests: Producer,
@@ -65,6 +66,7 @@ impl CallerLane {
     pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells) -> Self {
         let (worker, place) = segment.geometry().worker_of(index);
         Self {
+            index,
             place,
             requests: Producer::new(segment.requests(index), 0),
             replies: Consumer::new(segment.replies(index), 0),
@@ -79,6 +81,16 @@ impl CallerLane {
             // Never grows: there are at most as many unanswered requests as slots.
             under_way: VecDeque::with_capacity(segment.geometry().slots as usize),
         }
+    }
+
+    /// Which of the bridge's lanes it is.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// How many requests have been answered, as far as their replies have been taken.
+    pub(crate) fn answered(&self) -> u64 {
+        self.replies.position()
     }
 
     /// The position that the next request will have.
@@ -498,6 +510,42 @@ impl CalleeLane {
     /// The CPU that the caller last said it ran on, plus 1.
     pub(crate) fn caller_cpu(&self) -> u32 {
         self.replies.caller.line.bell.cpu.load(Relaxed)
+    }
+}
+
+/// A lane as somebody sees it who neither calls nor answers there, and what its callee says of itself. Only for judging a child: it may lie.
+pub(crate) struct LaneView {
+    replies: Onlooker,
+    callee: Placed<CalleeLine>,
+    worker: u32,
+}
+
+impl LaneView {
+    /// A view of lane `index`.
+    pub(crate) fn new(segment: &Segment, index: u32) -> Self {
+        let (worker, _) = segment.geometry().worker_of(index);
+        Self { replies: Onlooker::new(segment.replies(index)), callee: segment.callee_line(index), worker }
+    }
+
+    /// The worker that serves it.
+    pub(crate) fn worker(&self) -> u32 {
+        self.worker
+    }
+
+    /// How many calls have begun.
+    pub(crate) fn started(&self) -> u64 {
+        // Relaxed: a hint while the writer lives.
+        self.callee.started.load(Relaxed)
+    }
+
+    /// Whether the call at `position` has been answered.
+    pub(crate) fn is_answered(&self, position: u64) -> bool {
+        self.replies.has_seen(position)
+    }
+
+    /// Whether the call that has begun last is still being carried out.
+    pub(crate) fn is_running(&self) -> bool {
+        self.started().checked_sub(1).is_some_and(|last| !self.is_answered(last))
     }
 }
 

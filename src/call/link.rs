@@ -15,7 +15,7 @@ use crate::frame::{BlockRef, TrustedPeer};
 use crate::life::{Cause, Life};
 use crate::objects::Objects;
 use crate::process::Report;
-use crate::process::watch::{self, Watched};
+use crate::process::watch::{self, Due, Watched};
 use crate::segment::{Block, Segment};
 use crate::signal::ParentBells;
 use crate::stock::{Home, Stock};
@@ -278,11 +278,6 @@ impl Watched for Link {
         true
     }
 
-    fn is_due(&self) -> Option<Instant> {
-        self.put_an_end();
-        None
-    }
-
     fn tidy(&self) -> bool {
         match self.tidiness.look() {
             Look::Now => {}
@@ -306,6 +301,14 @@ impl Watched for Link {
         self.books.lock().objects.peer_ended();
         self.peer.life.end(exit);
         failpoints::reach(Step::ParentEnded);
+    }
+}
+
+/// Its grace is over.
+impl Due for Link {
+    fn is_due(&self) -> Option<Instant> {
+        self.put_an_end();
+        None
     }
 }
 

@@ -46,11 +46,12 @@ pub(crate) trait Watched: Send + Sync {
 
     /// The process has ended.
     fn ended(&self, exit: Exit);
+}
 
-    /// The point in time has come that [`look_at`] was told. Returns when to ask again, if so.
-    fn is_due(&self) -> Option<Instant> {
-        None
-    }
+/// What has something to do at a point in time, see [`look_at`]. Runs on the watcher's thread and must not block.
+pub(crate) trait Due: Send + Sync {
+    /// The time has come. Returns when to ask again, if so.
+    fn is_due(&self) -> Option<Instant>;
 }
 
 type Job = Box<dyn FnOnce(&mut Watcher) + Send>;
@@ -98,13 +99,13 @@ pub(crate) fn tidy_soon() -> io::Result<()> {
     }))
 }
 
-/// Has the watcher ask `watched` what [is due](Watched::is_due) at the time `at`, if it is still there then. Does not wait for the watcher.
+/// Has the watcher ask `whom` what [is due](Due::is_due) at the time `at`, if it is still there then. Does not wait for the watcher.
 ///
 /// # Errors
 ///
 /// If the watcher's thread cannot be started.
-pub(crate) fn look_at(watched: Weak<dyn Watched>, at: Instant) -> io::Result<()> {
-    submit(Box::new(move |watcher| watcher.due.push((at, watched))))
+pub(crate) fn look_at(whom: Weak<dyn Due>, at: Instant) -> io::Result<()> {
+    submit(Box::new(move |watcher| watcher.due.push((at, whom))))
 }
 
 /// How often the watcher looks whether memory is still used, while there is more than may be kept.
@@ -134,7 +135,7 @@ struct Watcher {
     /// When children that have said too much are listened to again; `None` if there are none.
     next_hearing: Option<Instant>,
     /// Who is to be asked what is due, and when. A few bridges at a time: those that have been dropped, and those with calls that are late.
-    due: Vec<(Instant, Weak<dyn Watched>)>,
+    due: Vec<(Instant, Weak<dyn Due>)>,
 }
 
 struct Child {
@@ -209,9 +210,9 @@ impl Watcher {
     fn look_at_due(&mut self) {
         let now = Instant::now();
         let due: Vec<_> = self.due.extract_if(.., |(at, _)| *at <= now).collect();
-        for (_, watched) in due {
-            let next = watched.upgrade().and_then(|watched| watched.is_due());
-            self.due.extend(next.map(|at| (at, watched)));
+        for (_, whom) in due {
+            let next = whom.upgrade().and_then(|whom| whom.is_due());
+            self.due.extend(next.map(|at| (at, whom)));
         }
     }
 
