@@ -40,7 +40,14 @@ pub(crate) struct Life {
 
 impl Life {
     pub(crate) fn new(alarm: Option<Arc<Waker>>) -> Self {
-        Self { dead: Futex::new(0), alarm, exit: OnceLock::new(), cause: OnceLock::new(), resists: OnceLock::new(), mourner: OnceLock::new() }
+        Self {
+            dead: Futex::new(0),
+            alarm,
+            exit: OnceLock::new(),
+            cause: OnceLock::new(),
+            resists: OnceLock::new(),
+            mourner: OnceLock::new(),
+        }
     }
 
     /// The word that becomes other than 0 when the peer has ended.

@@ -203,7 +203,8 @@ fn fault_29_what_still_runs_is_not_said_to_be_gone() {
     let busy = Busy::bridge().start().expect("a start");
     let pid = busy.child_pid();
     // Whoever is stopped by a signal ends himself no more than he does anything else.
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGSTOP).expect("its own child");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGSTOP)
+        .expect("its own child");
     assert!(eventually(30, "the child stops", || support::is_stopped(pid)));
     // The helper of a helper: it stays root, and lets the child go on when it is told to.
     let (mut told, tell) = std::io::pipe().expect("a pipe");
@@ -241,7 +242,8 @@ fn fault_29_a_start_that_fails_leaves_nothing_that_may_not_be_killed() {
     let changed = unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
     assert_eq!(changed, 0);
     let begin = Instant::now();
-    let error = Busy::bridge_behind(&dir.file("hangs")).timeout(Duration::from_millis(200)).start().expect_err("it hangs");
+    let error =
+        Busy::bridge_behind(&dir.file("hangs")).timeout(Duration::from_millis(200)).start().expect_err("it hangs");
     let StartError::Call { error: CallError::TimedOut { pid, .. }, .. } = error else { panic!("{error}") };
     assert!(begin.elapsed() < Duration::from_secs(20));
     assert!(eventually(30, "its end", || !process_exists(pid)));

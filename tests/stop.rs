@@ -537,7 +537,8 @@ fn fault_47_drop_does_not_wait_for_calls_under_way() {
             (desk, (running, waiting, gate))
         });
         is_dropped_at_once("a thread with a supervisor", || {
-            let (desk, gate) = (Desk::with(|builder| hasty(builder).restart(Restart::on_death()).on_death(|_| {})), Gate::new());
+            let (desk, gate) =
+                (Desk::with(|builder| hasty(builder).restart(Restart::on_death()).on_death(|_| {})), Gate::new());
             let running = desk.diary.begin().add_at(&gate.path(), 1).expect("a lane");
             gate.wait_for_child();
             (desk, (running, gate))

@@ -25,6 +25,9 @@ use std::time::Duration;
 /// How long to wait for the status of a child that has been killed, before the watcher waits for it.
 const REAP_PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long a child is waited for between two looks at whether it is still wanted.
+const WANTED_SLICE: Duration = Duration::from_millis(20);
+
 /// How long a child that has closed its control socket may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -58,6 +61,7 @@ impl<T: Service> Newborn<T> {
         bells: &ParentBells,
         timeout: Duration,
         executable: &str,
+        is_wanted: &dyn Fn() -> bool,
     ) -> Result<Vec<u8>, StartError> {
         let Some(control) = &self.control else { return Err(Self::died(self.pid, Exit::Unknown)) };
         let descriptors: Vec<BorrowedFd<'_>> = segment.iter().map(AsFd::as_fd).chain(bells.for_child()).collect();
@@ -74,9 +78,12 @@ impl<T: Service> Newborn<T> {
         drop(segment);
         failpoints::reach(Step::ParentGreeted);
         let deadline = Deadline::after(Some(timeout));
-        while !poll::readable(control, deadline.left().unwrap_or(timeout))
+        while !poll::readable(control, deadline.left().unwrap_or(timeout).min(WANTED_SLICE))
             .map_err(system::<T>("waiting for the child".into()))?
         {
+            if !is_wanted() {
+                return Err(self.unusable("nobody waits for it any more".into()));
+            }
             if deadline.has_passed() {
                 return Err(StartError::NoAnswer { service: T::NAME, executable: executable.into(), timeout });
             }

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::supervisor::Supervisor;
+use super::supervisor::{Supervisor, no_restart};
 use crate::call::caller::{Begun, Caller};
 use crate::call::service::Method;
 use crate::error::{CallError, Exit};
@@ -60,6 +60,14 @@ impl Route {
         match self {
             Route::Single(caller) => caller.stop(drop, grace),
             Route::Supervised(supervisor) => supervisor.stop(drop, grace),
+        }
+    }
+
+    /// Exchanges the child for another.
+    pub(super) fn restart(&self, method: &'static Method) -> Result<(), CallError> {
+        match self {
+            Route::Single(_) => Err(no_restart(method)),
+            Route::Supervised(supervisor) => supervisor.restart(method),
         }
     }
 

@@ -4,11 +4,12 @@
 
 use super::callee::PANICKED;
 use super::link::Link;
+use super::overdue::{Lateness, Overdue};
 use super::peer::{Hold, Peer};
 use super::recorded::Recorded;
 use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
 use crate::doorbell::{Deadline, Wait, Waited};
-use crate::error::{CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Progress};
+use crate::error::{Awaited, CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Progress};
 use crate::failpoints::{self, Step};
 use crate::frame::{self, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError, WorkerBell};
@@ -61,6 +62,8 @@ pub(crate) struct Caller {
     interfaces: [Introduction; MAX_INTERFACES],
     entering: Mutex<()>,
     stopping: Mutex<()>,
+    /// Where calls are told of that time out; `None` = nowhere.
+    overdue: Option<Arc<Overdue>>,
 }
 
 /// A place in the table of interfaces.
@@ -208,7 +211,40 @@ impl Caller {
             interfaces: [const { Introduction { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
             entering: Mutex::new(()),
             stopping: Mutex::new(()),
+            overdue: None,
         }
+    }
+
+    /// The same, with something to be done about calls that time out.
+    pub(crate) fn with_lateness(mut self, segment: &Segment, lateness: Lateness) -> Self {
+        // First as what it is.
+        let hold: Arc<dyn Hold> = self.hold.clone();
+        self.overdue = Some(Overdue::new(segment, Arc::downgrade(&hold), lateness));
+        self
+    }
+
+    /// The call that the child was at for so long that it was killed, if so.
+    pub(crate) fn culprit(&self) -> Option<CallName> {
+        self.overdue.as_ref().and_then(|overdue| overdue.culprit())
+    }
+
+    /// Whether the child, which is dead, had answered any call beside its constructor's.
+    pub(crate) fn has_answered_calls(&self) -> bool {
+        let ticket = &Ticket::new(const { &Method::nameless() }, None);
+        let until = Instant::now() + LANE_SLICE;
+        let answers = self.lanes.iter().enumerate().map(|(index, lane)| match lane.try_lock_until(until) {
+            Some(mut lane) => {
+                // Also what nobody waited for.
+                let _ = self.settle(&mut lane, ticket);
+                lane.answered()
+            }
+            // Its call is pending. What came before that on this lane, only the child has said.
+            None => {
+                u64::from(self.overdue.as_ref().is_some_and(|overdue| overdue.has_answered(index, (index == 0).into())))
+            }
+        });
+        let introductions = self.interfaces.iter().filter(|place| place.bound.get().is_some()).count();
+        answers.sum::<u64>() > 1 + introductions as u64
     }
 
     /// The memory of requests and boxes.
@@ -324,17 +360,27 @@ impl Caller {
         self.receive(&mut lane, position, Kind::Call, ticket)
     }
 
-    /// Has the child build the service from recorded arguments. Returns the constructor's own error, as it displays.
+    /// Has the child build the service from recorded arguments. Returns the constructor's own error, as it displays. One that has not begun with it
+    /// `within` that time never will.
     pub(crate) fn construct(
         &self,
         method: &'static Method,
         args: &Recorded,
         timeout: Option<Duration>,
+        within: Duration,
     ) -> Result<Result<(), String>, CallError> {
-        let ticket = &Ticket::new(method, timeout);
+        let (ticket, begin) = (&Ticket::new(method, timeout), &Ticket::new(method, Some(within)));
         // Lane 0, like the request to stop: its worker is the child's main thread.
         let mut lane = self.lock(&self.lanes[0], ticket)?;
-        self.ask_on(&mut lane, Ask { kind: Kind::Construct, call: method.word(0) }, args, ticket)
+        let ask = Ask { kind: Kind::Construct, call: method.word(0) };
+        let position = self.send_on(&mut lane, ask, &mut Some(args), Args::Spend, ticket)?;
+        if within < timeout.unwrap_or(Duration::MAX)
+            && lane.wait(self.wait, &self.peer.life, begin.deadline) == Waited::DeadlinePassed
+            && lane.progress(position) == Progress::NotStarted
+        {
+            return Err(self.out_of_time(Awaited::Answer, Progress::NotStarted, begin));
+        }
+        self.receive(&mut lane, position, ask.kind, ticket)
     }
 
     // ---- calls that do not wait ------------------------------------------------------------------------------------
@@ -362,6 +408,10 @@ impl Caller {
         let position = self.send_on(&mut lane, ask, &mut Some(args), Args::Spend, &sending)?;
         // What comes back only when this thread asks for it is not waited for by others.
         lane.give_up(&*self.home);
+        if let (Some(overdue), Some(due)) = (&self.overdue, ticket.deadline.instant()) {
+            // Nobody may ask for it by then.
+            overdue.watch(ticket.name(), lane.index(), position, due);
+        }
         Ok(Begun { lane, caller: self.clone(), position, ticket })
     }
 
@@ -376,7 +426,11 @@ impl Caller {
         }
         Err(CallError::Refused {
             call: ticket.name(),
-            why: format!("all {} lanes of the bridge are in use by other calls", self.lanes.len()),
+            why: format!(
+                "all {} lanes of the bridge are in use, by other calls or by `Pending`s whose results have not been taken; take or drop \
+                 them, or give the bridge more with Builder::lanes",
+                self.lanes.len()
+            ),
         })
     }
 
@@ -417,7 +471,7 @@ impl Caller {
                 Some(exit) => Ok(exit),
                 None => {
                     self.kill();
-                    Err(self.timed_out(Progress::Started, ticket))
+                    Err(self.out_of_time(Awaited::Answer, Progress::Started, ticket))
                 }
             },
         }
@@ -644,10 +698,7 @@ impl Caller {
 
     /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.
     pub(crate) fn take_late_replies(&self) {
-        let ticket = &Ticket::new(
-            const { &Method { service: "", name: "", index: 0, interface: None, idempotent: false } },
-            None,
-        );
+        let ticket = &Ticket::new(const { &Method::nameless() }, None);
         for mut lane in self.lanes.iter().filter_map(|lane| lane.try_lock()) {
             lane.forget_unsent(&*self.home);
             // What is wrong with one of them is said by whoever calls next.
@@ -696,6 +747,9 @@ impl Caller {
     #[cold]
     pub(super) fn give_up(&self, lane: &mut CallerLane, position: u64, ticket: &Ticket) -> CallError {
         lane.give_up(&*self.home);
+        if let Some(overdue) = &self.overdue {
+            overdue.watch(ticket.name(), lane.index(), position, Instant::now());
+        }
         self.timed_out(lane.progress(position), ticket)
     }
 
@@ -759,7 +813,9 @@ impl Caller {
             }
             match lane.wait(self.wait, &self.peer.life, ticket.deadline) {
                 Waited::Ready if !ticket.deadline.has_passed() => {}
-                Waited::Ready | Waited::DeadlinePassed => return Err(self.late(ticket)),
+                Waited::Ready | Waited::DeadlinePassed => {
+                    return Err(self.timed_out_for(Awaited::Slot, Progress::NotStarted, ticket));
+                }
                 Waited::Dead => return Err(self.over(Progress::NotStarted, ticket)),
             }
         }
@@ -978,7 +1034,9 @@ impl Caller {
             SendError::NoMemory(NoMemory::Exhausted { len, budget }) => {
                 CallError::Exhausted { call, what: Payload::Request, len, budget }
             }
-            SendError::NoMemory(NoMemory::Late { .. }) => self.late(ticket),
+            SendError::NoMemory(NoMemory::Late { .. }) => {
+                self.timed_out_for(Awaited::Memory, Progress::NotStarted, ticket)
+            }
             SendError::NoMemory(NoMemory::Failed { why }) => CallError::Refused { call, why },
             SendError::Encode => CallError::Refused { call, why: "its arguments cannot be encoded".into() },
         }
@@ -1000,16 +1058,28 @@ impl Caller {
         CallError::Refused { call, why: why.into() }
     }
 
-    /// The error of a call that ran out of time before it was sent.
+    /// The error of a call that ran out of time before it was sent, while it waited for a lane.
     #[cold]
     fn late(&self, ticket: &Ticket) -> CallError {
-        self.timed_out(Progress::NotStarted, ticket)
+        self.timed_out_for(Awaited::Lane { lanes: self.lanes.len() as u32 }, Progress::NotStarted, ticket)
     }
 
     #[cold]
     pub(super) fn timed_out(&self, progress: Progress, ticket: &Ticket) -> CallError {
+        self.timed_out_for(Awaited::Answer, progress, ticket)
+    }
+
+    #[cold]
+    fn timed_out_for(&self, awaited: Awaited, progress: Progress, ticket: &Ticket) -> CallError {
+        let error = self.out_of_time(awaited, progress, ticket);
+        self.overdue.iter().for_each(|overdue| overdue.tell(&error));
+        error
+    }
+
+    #[cold]
+    fn out_of_time(&self, awaited: Awaited, progress: Progress, ticket: &Ticket) -> CallError {
         let timeout = ticket.timeout.unwrap_or_default();
-        CallError::TimedOut { call: ticket.name(), pid: self.peer.pid, timeout, progress }
+        CallError::TimedOut { call: ticket.name(), pid: self.peer.pid, timeout, awaited, progress }
     }
 
     /// Kills a child that broke an invariant.

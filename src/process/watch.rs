@@ -173,8 +173,16 @@ impl Watcher {
         poll.add(&*waker, WAKER)?;
         let (sender, jobs) = mpsc::channel();
         let handle = Handle { jobs: sender, waker: waker.clone() };
-        let watcher =
-            Self { poll, waker, jobs, children: HashMap::new(), next: 1, next_tidying: None, next_hearing: None, due: Vec::new() };
+        let watcher = Self {
+            poll,
+            waker,
+            jobs,
+            children: HashMap::new(),
+            next: 1,
+            next_tidying: None,
+            next_hearing: None,
+            due: Vec::new(),
+        };
         std::thread::Builder::new().name("callgate-watch".into()).spawn(move || watcher.run())?;
         Ok(handle)
     }
@@ -329,8 +337,16 @@ mod tests {
     fn a_stranger_that_cannot_be_heard_again_is_watched_no_more() {
         let (poll, waker) = (PollSet::new().unwrap(), Arc::new(Waker::new().unwrap()));
         let (_sender, jobs) = mpsc::channel();
-        let mut watcher =
-            Watcher { poll, waker, jobs, children: HashMap::new(), next: 1, next_tidying: None, next_hearing: None, due: Vec::new() };
+        let mut watcher = Watcher {
+            poll,
+            waker,
+            jobs,
+            children: HashMap::new(),
+            next: 1,
+            next_tidying: None,
+            next_hearing: None,
+            due: Vec::new(),
+        };
         let control = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let stranger = Arc::new(Stranger(Pidfd::of_nobody(), control));
         watcher.add(stranger.clone()).unwrap();
