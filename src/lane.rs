@@ -1026,6 +1026,7 @@ mod model {
             carried: Carried::default(),
         };
         let caller = CallerLane {
+            index,
             place: index,
             requests: Producer::new(requests, 0),
             replies: Consumer::new(replies, 0),
@@ -1040,6 +1041,39 @@ mod model {
             under_way: VecDeque::new(),
         };
         (caller, called)
+    }
+
+    /// A child's worker that sleeps whenever there is nothing to do.
+    fn serving(lanes: Vec<CachePadded<CalleeLane>>, worker: Placed<WorkerLine>) -> WorkerLanes {
+        let (wait, pace) = (Wait::Park, Pace::new());
+        WorkerLanes { lanes, worker, own_bell: futex(), wait, pace, last: 0, obeys: true }
+    }
+
+    /// The end is asked for while the worker is about to sleep: it comes, and what was published before, on a lane that the worker has never looked at, is
+    /// answered first.
+    #[test]
+    fn loom_the_end_comes_after_what_was_published_before_it() {
+        loom::model(|| {
+            let worker = worker();
+            let (mut caller, lane) = lane(0, &worker);
+            let bell = WorkerBell { line: worker.clone(), sleeper: futex() };
+            let asking = loom::thread::spawn(move || {
+                let len = caller.write(&(), nowhere()).unwrap();
+                caller.publish(Kind::Call, 0, len, nowhere());
+                bell.ask_to_end();
+            });
+            let mut served = serving(vec![CachePadded::new(lane)], worker);
+            let mut answered = 0;
+            loop {
+                let place = served.wait(None).expect("an end that is found");
+                let Some(lane) = served.found(place) else { break };
+                assert!(lane.begin().is_ok_and(|request| request.is_some()));
+                lane.requests.release();
+                answered += 1;
+            }
+            assert_eq!(answered, 1);
+            asking.join().unwrap();
+        });
     }
 
     /// Two lanes that enter use at the same moment, and one parked worker: it serves both. What must hold is that it never
@@ -1059,8 +1093,7 @@ mod model {
                 })
                 .collect();
             let lanes = lanes.into_iter().map(CachePadded::new).collect();
-            let mut served =
-                WorkerLanes { lanes, worker, own_bell: futex(), wait: Wait::Park, pace: Pace::new(), last: 0 };
+            let mut served = serving(lanes, worker);
             for _ in 0..2 {
                 let place = served.wait(None).expect("no end");
                 let lane = served.lane(place);

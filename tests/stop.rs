@@ -480,8 +480,9 @@ fn kill_ends_calls_of_other_threads() {
 
 // ---- drop does not wait --------------------------------------------------------------------------------------------
 
-/// What a drop may take. Of several, the shortest is measured: the machine may be busy.
-const AT_ONCE: Duration = Duration::from_millis(10);
+/// What a drop may take on a machine that is busy with other things, of several the shortest; docs/RELIABILITY.md has what it takes on another. Much
+/// less than the grace.
+const AT_ONCE: Duration = Duration::from_millis(150);
 
 /// Drops what `make` makes, several times: it takes no time, and the child is gone soon after its grace.
 fn is_dropped_at_once<K>(what: &str, make: impl Fn() -> (Desk, K)) {
@@ -496,11 +497,12 @@ fn is_dropped_at_once<K>(what: &str, make: impl Fn() -> (Desk, K)) {
         drop((dir, kept));
     }
     let least = taken.iter().min().expect("some");
+    println!("{what}: {least:?}");
     assert!(*least <= AT_ONCE, "{what}: {taken:?}");
 }
 
 fn hasty(builder: Builder<Diary>) -> Builder<Diary> {
-    builder.stop_grace(SHORT)
+    builder.stop_grace(Duration::from_secs(1))
 }
 
 #[test]
@@ -553,7 +555,7 @@ fn fault_47_drop_does_not_wait_for_a_child_that_rises() {
             let (dir, gate) = (TempDir::new(), Gate::new());
             let builder = Diary::bridge_behind(&dir.file("diary"), &dir.file("hangs"), &gate.path());
             let restart = Restart::on_death().spare(true);
-            let diary = builder.stop_grace(SHORT).restart(restart).start().expect("the bridge starts");
+            let diary = hasty(builder).restart(restart).start().expect("the bridge starts");
             std::fs::write(dir.file("hangs"), "").expect("a file in the directory of the test");
             kill(Pid::from_raw(diary.child_pid() as i32), Signal::SIGKILL).expect("the child is there");
             gate.wait_for_child();
