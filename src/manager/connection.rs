@@ -462,8 +462,8 @@ impl Manager {
                     return Err(error);
                 }
                 // What was left of the time is not what the call was given.
-                Err(CallError::TimedOut { call, pid, progress, .. }) => {
-                    return Err(CallError::TimedOut { call, pid, timeout: self.shared.timeout, progress });
+                Err(CallError::TimedOut { call, pid, awaited, progress, .. }) => {
+                    return Err(CallError::TimedOut { call, pid, timeout: self.shared.timeout, awaited, progress });
                 }
                 Err(error) => return Err(lost(member, name, &target, error)),
                 Ok(result) => return Ok(Some(result)),
