@@ -21,7 +21,7 @@ pub enum CallError {
     },
 
     /// The child ended before it had answered.
-    #[error("call `{call}` failed: child {pid} {exit}; {progress}")]
+    #[error("call `{call}` failed: child {pid} {exit}; {progress}{}", Said(.last_words))]
     Died {
         /// The call that failed.
         call: CallName,
@@ -31,6 +31,9 @@ pub enum CallError {
         exit: Exit,
         /// Whether the method can have run.
         progress: Progress,
+        /// What the child said of its end, if it said anything: a panic that ended it, an overflowed stack, lack of memory, what the C library
+        /// prints as it aborts. Text of the child's own, without control characters.
+        last_words: Option<String>,
     },
 
     /// No answer came in time. The child, or the process that registered the [callback](crate::manager), is still at it; a late answer is dropped.
@@ -322,6 +325,18 @@ impl fmt::Display for Panicking<'_> {
     }
 }
 
+/// What a process said of its end, as errors go on with it.
+pub(crate) struct Said<'a>(pub(crate) &'a Option<String>);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(words) => write!(f, "; its last words: {words}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -485,7 +500,7 @@ pub enum StartError {
     },
 
     /// The child ended before the service existed.
-    #[error("bridge to `{service}` not started: child {pid} {exit} {when}")]
+    #[error("bridge to `{service}` not started: child {pid} {exit} {when}{}", Said(.last_words))]
     Died {
         /// The service that was to be started.
         service: &'static str,
@@ -495,6 +510,8 @@ pub enum StartError {
         exit: Exit,
         /// `during the handshake` or `in its constructor`.
         when: &'static str,
+        /// What the child said of its end, if it said anything: see [`CallError::Died`].
+        last_words: Option<String>,
     },
 
     /// The child is not what this program expects: another build, version or service.

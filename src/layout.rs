@@ -1,7 +1,7 @@
 //! Everything that lies in shared memory, declared once.
 //!
 //! ```text
-//! segment   | Header | WorkerLine 0, 1, .. | lane 0 | lane 1 | .. | HeldTable 0, 1   (lane n belongs to worker n % workers)
+//! segment   | Header | WorkerLine 0, 1, .. | lane 0 | lane 1 | .. | HeldTable 0, 1 | LastWords   (lane n belongs to worker n % workers)
 //! lane      | CallerLine | CalleeLine | request slot 0 .. | reply slot 0 .. |      (rings of `slots` slots)
 //! slot      | SlotLine: commit 8 | call 8 | payload 48 | payload, 64 bytes a line .. |
 //! ```
@@ -136,6 +136,33 @@ pub(crate) const DONE: u64 = 2;
 /// The block is on its way home.
 pub(crate) const HOME: u64 = 3;
 
+/// What a child says as it ends. Written by the child; read by its parent once the child is dead, and trusted in nothing.
+///
+/// `state` is `length << 8 | state`.
+///
+/// | from | to | who | when |
+/// |---|---|---|---|
+/// | anything | SILENT | child | before it changes the text, and when what is there is no longer the last it says |
+/// | SILENT | PANICKING | child | a thread panics, or may have overflowed its stack |
+/// | PANICKING, SILENT | FINAL | child | the process ends, and this is why |
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct LastWords {
+    pub(crate) state: AtomicU64,
+    /// Text, 8 bytes a word.
+    pub(crate) text: [AtomicU64; LAST_WORDS],
+}
+
+/// Words of memory for a child's last words.
+pub(crate) const LAST_WORDS: usize = 255;
+
+/// Nothing has been said.
+pub(crate) const SILENT: u64 = 0;
+/// What has been said may yet turn out not to be the last.
+pub(crate) const PANICKING: u64 = 1;
+/// What has been said is why the process ends.
+pub(crate) const FINAL: u64 = 2;
+
 /// The first bytes of a segment: written by the parent before the child exists.
 #[derive(Debug)]
 #[repr(C, align(128))]
@@ -241,9 +268,14 @@ impl Geometry {
         self.held_by_child() + size_of::<HeldTable>()
     }
 
+    /// Where the child says why it ends.
+    pub(crate) fn last_words(&self) -> usize {
+        self.held_by_parent() + size_of::<HeldTable>()
+    }
+
     /// Bytes in the whole segment.
     pub(crate) fn segment_len(&self) -> usize {
-        self.held_by_parent() + size_of::<HeldTable>()
+        self.last_words() + size_of::<LastWords>()
     }
 }
 
@@ -265,6 +297,7 @@ const _: () = {
     assert!(size_of::<WorkerLine>() == APART && align_of::<WorkerLine>() == APART);
     assert!(offset_of!(WorkerLine, bell) == 0 && offset_of!(WorkerLine, lanes_in_use) == 8);
     assert!(size_of::<HeldTable>() == 8 * TICKETS && align_of::<HeldTable>() == APART);
+    assert!(size_of::<LastWords>() == 2048 && align_of::<LastWords>() == APART && offset_of!(LastWords, text) == 8);
     assert!(size_of::<Header>() == APART && offset_of!(Header, magic) == 0);
     assert!(offset_of!(Header, protocol) == 8 && offset_of!(Header, lanes) == 12);
     assert!(offset_of!(Header, slots) == 16 && offset_of!(Header, slot_lines) == 20);
@@ -298,6 +331,8 @@ mod tests {
                 assert!(table % APART == 0 && table + size_of::<HeldTable>() <= geometry.segment_len());
             }
             assert!(geometry.held_by_child() + size_of::<HeldTable>() <= geometry.held_by_parent());
+            assert!(geometry.last_words() % APART == 0 && geometry.last_words() < geometry.segment_len());
+            assert!(geometry.held_by_parent() + size_of::<HeldTable>() <= geometry.last_words());
         }
     }
 

@@ -38,6 +38,8 @@ const ATOMICS: &[&str] = &[
     "src/call/caller.rs",
     // Whether a frame has named a block: a word of this process alone.
     "src/shared_box.rs",
+    // Who has said a child's last words: words of this process alone.
+    "src/call/last_words.rs",
     // When the watcher is to look for idle memory: a word of this process alone.
     "src/call/tidiness.rs",
     // Numbers for names: a word of this process alone.

@@ -77,8 +77,8 @@ impl<T: Service> Recipe<T> {
         let error = match child.construct(self.constructor, &self.args, self.timeout) {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(message)) => StartError::Constructor { service: T::NAME, message },
-            Err(CallError::Died { pid, exit, .. }) => {
-                StartError::Died { service: T::NAME, pid, exit, when: "in its constructor" }
+            Err(CallError::Died { pid, exit, last_words, .. }) => {
+                StartError::Died { service: T::NAME, pid, exit, when: "in its constructor", last_words }
             }
             Err(error) => StartError::Call { service: T::NAME, error },
         };

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::error::Exit;
+use crate::error::{Exit, Said};
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -136,6 +136,8 @@ pub struct Death {
     pub exit: Exit,
     /// What it did to be killed by its parent, if that is why it ended: see [`CallError::Corrupt`](crate::CallError::Corrupt).
     pub corrupt: Option<&'static str>,
+    /// What it said of its end, if it said anything: see [`CallError::Died`](crate::CallError::Died).
+    pub last_words: Option<String>,
     /// How many children of this bridge there were before it.
     pub generation: u64,
     /// Whether another will be started.
@@ -146,9 +148,10 @@ impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "child {} of the bridge to `{}` {}", self.pid, self.service, self.exit)?;
         match self.corrupt {
-            Some(what) => write!(f, " because it broke the protocol ({what})"),
-            None => Ok(()),
+            Some(what) => write!(f, " because it broke the protocol ({what})")?,
+            None => {}
         }
+        Said(&self.last_words).fmt(f)
     }
 }
 

@@ -361,6 +361,7 @@ impl Supervisor {
                 Some(Cause::Corrupt(what)) => Some(what),
                 _ => None,
             },
+            last_words: child.caller.peer.life.last_words(),
             generation: child.generation,
             restarting: self.restart.as_ref().is_some_and(|restart| restart.has_left(history, Instant::now())),
         };

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::host::{Alone, Host, Parallel};
+use super::last_words;
 use super::memory::PayloadMemory;
 use super::panic;
 use super::service::{Exchange, SHORT, Service};
@@ -49,8 +50,10 @@ pub(crate) fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
         for index in 1..callee.segment.geometry().workers {
             let worker = callee.worker(index, &host);
             let thread = thread::Builder::new().name(callee.worker_name(index)).stack_size(STACK);
-            if let Err(error) = thread.spawn_scoped(scope, || worker.run_or_end()) {
-                eprintln!("callgate: child {} ends: starting worker {index}: {error}", std::process::id());
+            if let Err(error) = thread.spawn_scoped(scope, || worker.run_aside()) {
+                let why = format!("callgate: child {} ends: starting worker {index}: {error}", std::process::id());
+                last_words::say(&why);
+                eprintln!("{why}");
                 std::process::exit(CONFUSED);
             }
         }
@@ -71,6 +74,7 @@ pub(crate) struct Callee {
 impl Callee {
     fn start(serving: Serving) -> Self {
         let Serving { control, segment, objects, bells, hello, parent } = serving;
+        last_words::keep(segment.last_words());
         panic::install_hook();
         let limits = Limits { max_payload: hello.max_payload, retained: hello.retained };
         let access = if hello.trusted { Access::ReadWrite } else { Access::ReadOnly };
@@ -195,6 +199,12 @@ impl<H: Host> Worker<H, Parent> {
         }
     }
 
+    /// As [`run_or_end`](Self::run_or_end), on a thread of its own.
+    fn run_aside(self) -> ! {
+        last_words::prepare_thread();
+        self.run_or_end()
+    }
+
     /// As [`run`](Self::run). A panic outside of a method, which is an error in callgate, ends the process: the other threads
     /// would live on, and this one's callers wait for ever.
     fn run_or_end(self) -> ! {
@@ -291,6 +301,8 @@ fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
 /// The parent is trusted, so this is an error in callgate; going on would run something that nobody asked for.
 #[cold]
 pub(super) fn confused(what: &str) -> ! {
-    eprintln!("callgate: child {} ends: its parent sent {what}", std::process::id());
+    let why = format!("callgate: child {} ends: its parent sent {what}", std::process::id());
+    last_words::say(&why);
+    eprintln!("{why}");
     std::process::exit(CONFUSED);
 }

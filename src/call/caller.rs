@@ -971,7 +971,13 @@ impl Caller {
         match self.peer.life.cause() {
             Some(Cause::Corrupt(what)) => CallError::Corrupt { call, pid, what },
             Some(Cause::Stopped) => CallError::Stopped { call, pid, progress },
-            None => CallError::Died { call, pid, exit: self.peer.life.exit().unwrap_or(Exit::Unknown), progress },
+            None => CallError::Died {
+                call,
+                pid,
+                exit: self.peer.life.exit().unwrap_or(Exit::Unknown),
+                progress,
+                last_words: self.peer.life.last_words(),
+            },
         }
     }
 }

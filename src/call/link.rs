@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::last_words;
 use super::peer::{Hold, Peer, PeerParts};
 use super::tidiness::{Look, Tidiness};
 use crate::arena::{Limits, Loan, Source};
@@ -16,7 +17,8 @@ use crate::life::{Cause, Life};
 use crate::objects::Objects;
 use crate::process::Report;
 use crate::process::watch::Watched;
-use crate::segment::{Block, Segment};
+use crate::layout::LastWords;
+use crate::segment::{Block, Placed, Segment};
 use crate::signal::ParentBells;
 use crate::stock::{Home, Stock};
 use crate::sys::limits::{self, Wanted};
@@ -50,6 +52,7 @@ pub(crate) struct Link {
     came_back: Condvar,
     books: CachePadded<Mutex<Books>>,
     tidiness: Tidiness,
+    last_words: Placed<LastWords>,
 }
 
 /// What a bridge shares with its child, beside the control socket.
@@ -153,6 +156,7 @@ impl Link {
             stock: CachePadded::new(Mutex::new(stock)),
             came_back: Condvar::new(),
             tidiness: Tidiness::new(),
+            last_words: segment.last_words(),
             books: CachePadded::new(Mutex::new(Books {
                 objects,
                 replies: HashMap::new(),
@@ -295,6 +299,9 @@ impl Watched for Link {
         failpoints::reach(Step::ParentReaped);
         // First, so that whoever waits for the end finds no name any more.
         self.books.lock().objects.peer_ended();
+        if let Some(words) = last_words::read(&self.last_words, exit) {
+            self.peer.life.quote(words);
+        }
         self.peer.life.end(exit);
         failpoints::reach(Step::ParentEnded);
     }

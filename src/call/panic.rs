@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::last_words;
 use crate::error::Fault;
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -24,13 +25,19 @@ struct Seen {
     backtrace: Option<String>,
 }
 
-/// Has panics inside calls recorded for their callers instead of printed (those too that a method catches itself); all others
-/// go to the hook that was there before.
+/// Has panics inside calls recorded for their callers, and in a child all as what may be its [last words](last_words). Then the hook runs that
+/// was there before: what is printed is what would be without this.
 pub(crate) fn install_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let previous = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| if TURN.get() % 2 == 1 { record(info) } else { previous(info) }));
+        std::panic::set_hook(Box::new(move |info| {
+            last_words::note(info, TURN.get());
+            if TURN.get() % 2 == 1 {
+                record(info);
+            }
+            previous(info);
+        }));
     });
 }
 
@@ -60,6 +67,7 @@ pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Box<Fault>> {
 
 #[cold]
 fn fault_slow(payload: Box<dyn Any + Send>, turn: u64) -> Box<Fault> {
+    last_words::withdraw_own();
     let message = message(&*payload);
     // A payload may panic when it is dropped; then it is leaked.
     let _ = catch_unwind(AssertUnwindSafe(move || drop(payload))).map_err(std::mem::forget);
@@ -68,7 +76,7 @@ fn fault_slow(payload: Box<dyn Any + Send>, turn: u64) -> Box<Fault> {
     Box::new(Fault { message, location, backtrace })
 }
 
-fn message(payload: &(dyn Any + Send)) -> String {
+pub(super) fn message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a payload that is no text".into())
 }
