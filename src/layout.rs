@@ -38,7 +38,7 @@ pub(crate) const PAYLOAD_OFFSET: usize = 16;
 pub(crate) struct SlotLine {
     /// `sequence << 32 | length << 8 | kind`, see `frame::Commit`. Written last, with Release; 0 = never written.
     pub(crate) commit: AtomicU64,
-    /// Requests: `home << 32 | interface << 16 | method`. Replies: `home << 32`, and 1 if it carries anything. `home` = the first of
+    /// Requests: `depth << 56 | home << 32 | interface << 16 | method`. Replies: `home << 32`, and 1 if it carries anything. `home` = the first of
     /// the receiver's own blocks that the frame brings home, see `lending::Chain`.
     pub(crate) call: AtomicU64,
     /// The first bytes of the payload, or a `frame::BlockRef`. While a reply is written into a block: the `BlockRef` of all that it
@@ -86,6 +86,8 @@ pub(crate) struct CallerLine {
     pub(crate) released: AtomicU64,
     /// Other than 0 when the caller has left the lane for good: what has not been started is not to be carried out any more.
     pub(crate) gone: AtomicU32,
+    /// The chain of the nested call that is under way, see `call::nest`; of calls that are not nested it says nothing.
+    pub(crate) chain: AtomicU64,
 }
 
 /// What the callee of a lane writes apart from replies; the caller reads it only when a call has failed.
@@ -173,6 +175,8 @@ pub(crate) struct Header {
     pub(crate) slots: AtomicU32,
     pub(crate) slot_lines: AtomicU32,
     pub(crate) workers: AtomicU32,
+    /// Calls that worker n carries out, and that are not nested, begin the chain of this number and n and 1: see `call::nest`.
+    pub(crate) chains: AtomicU64,
 }
 
 /// The sizes that fix where everything lies.
@@ -292,7 +296,7 @@ const _: () = {
     assert!(size_of::<BellLine>() == 8 && offset_of!(BellLine, parked) == 0 && offset_of!(BellLine, cpu) == 4);
     assert!(size_of::<CallerLine>() == APART && align_of::<CallerLine>() == APART);
     assert!(offset_of!(CallerLine, bell) == 0 && offset_of!(CallerLine, released) == 8);
-    assert!(offset_of!(CallerLine, gone) == 16);
+    assert!(offset_of!(CallerLine, gone) == 16 && offset_of!(CallerLine, chain) == 24);
     assert!(size_of::<CalleeLine>() == APART && offset_of!(CalleeLine, started) == 0);
     assert!(size_of::<WorkerLine>() == APART && align_of::<WorkerLine>() == APART);
     assert!(offset_of!(WorkerLine, bell) == 0 && offset_of!(WorkerLine, lanes_in_use) == 8);
@@ -301,7 +305,7 @@ const _: () = {
     assert!(size_of::<Header>() == APART && offset_of!(Header, magic) == 0);
     assert!(offset_of!(Header, protocol) == 8 && offset_of!(Header, lanes) == 12);
     assert!(offset_of!(Header, slots) == 16 && offset_of!(Header, slot_lines) == 20);
-    assert!(offset_of!(Header, workers) == 24);
+    assert!(offset_of!(Header, workers) == 24 && offset_of!(Header, chains) == 32);
 };
 
 #[cfg(all(test, not(loom)))]

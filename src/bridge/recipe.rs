@@ -6,6 +6,7 @@ use super::confined::SentPlan;
 use super::newborn::{Newborn, system};
 use crate::call::caller::Caller;
 use crate::call::link::{MemoryOptions, Shared};
+use crate::call::nest;
 use crate::call::recorded::Recorded;
 use crate::call::service::{Fingerprint, Method, Service};
 use crate::doorbell::Wait;
@@ -17,6 +18,7 @@ use crate::objects::Segments;
 use crate::process::spawn::Launch;
 use crate::segment::Segment;
 use crate::signal::{Count, ParentBells, Signal};
+use crate::sync::Ordering::Relaxed;
 use crate::sys::limits::Wanted;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -57,6 +59,7 @@ impl<T: Service> Recipe<T> {
         let objects = self.segments.of_parent();
         let (segment, object) = Segment::create(geometry, &*objects)
             .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len()), Wanted::Memory))?;
+        segment.header().chains.store(nest::new_chains(), Relaxed);
         let bells = ParentBells::new(self.signal, Count::of(&geometry), &*objects)
             .map_err(system::<T>("creating its doorbells".into(), Wanted::Memory))?;
         let spawned = self.launch.start().map_err(system::<T>(format!("starting {}", self.launch), Wanted::Task))?;

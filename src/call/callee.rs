@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::host::{Alone, Host, Parallel};
-use super::last_words;
+use super::{last_words, nest};
 use super::memory::PayloadMemory;
 use super::panic;
 use super::service::{Exchange, SHORT, Service};
@@ -20,6 +20,7 @@ use crate::segment::{Block, Segment, Span};
 use crate::shared_box;
 use crate::signal::Bells;
 use crate::stock::{Home, NEVER, Room};
+use crate::sync::Ordering::Relaxed;
 use crate::sys::mapping::Access;
 use crate::trusted::TrustedParent;
 use rkyv::util::AlignedVec;
@@ -88,7 +89,8 @@ impl Callee {
     /// The worker `index`, which carries out with `host` what is asked on its lanes.
     fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H, Parent> {
         let lanes = WorkerLanes::new(&self.segment, index, &self.bells, wait_from_code(self.hello.wait));
-        Worker::new(lanes, Parent { memory: self.memory.clone(), trusted: self.parent }, host)
+        let parent = Parent { memory: self.memory.clone(), trusted: self.parent };
+        Worker::new(lanes, parent, host).with_chain(chain(&self.segment, index))
     }
 
     /// The main thread's name and the worker's number, which a listing of 15 bytes shows both.
@@ -97,6 +99,12 @@ impl Callee {
         let number = format!(" {index}");
         format!("{}{number}", beginning(&name, 15 - number.len()))
     }
+}
+
+/// The chain that begins with a call that worker `index` carries out.
+pub(super) fn chain(segment: &Segment, index: u32) -> u64 {
+    // Relaxed: written before the other side had the segment.
+    segment.header().chains.load(Relaxed).wrapping_add(u64::from(index) + 1)
 }
 
 /// Whoever makes the requests of a worker: how far it is trusted, and the memory that is shared with it.
@@ -158,6 +166,8 @@ pub(crate) struct Worker<H, A> {
     host: H,
     /// Requests that are not read where they lie.
     copy: AlignedVec<ALIGN>,
+    /// Of calls that are not nested.
+    chain: u64,
 }
 
 #[cfg(all(test, not(loom)))]
@@ -186,6 +196,7 @@ impl<H: Host> Worker<H, Parent> {
 
 impl<H: Host> Worker<H, Parent> {
     fn run(mut self) -> ! {
+        self.take_thread();
         loop {
             match self.serve_next() {
                 Ok(Some(Kind::Stop)) => {
@@ -215,7 +226,16 @@ impl<H: Host> Worker<H, Parent> {
 
 impl<H: Host, A: Asker> Worker<H, A> {
     pub(crate) fn new(lanes: WorkerLanes, asker: A, host: H) -> Self {
-        Self { lanes, asker, host, copy: AlignedVec::new() }
+        Self { lanes, asker, host, copy: AlignedVec::new(), chain: 0 }
+    }
+
+    pub(super) fn with_chain(self, chain: u64) -> Self {
+        Self { chain, ..self }
+    }
+
+    /// Notes that the calling thread does nothing but serve.
+    pub(super) fn take_thread(&self) {
+        nest::serve(self.chain);
     }
 
     /// Who asks.
@@ -255,6 +275,9 @@ impl<H: Host, A: Asker> Worker<H, A> {
         let span = block.as_ref().map_or(frame.payload, Block::span);
         let room = &Room { home: self.asker.home(), wait: None, until: &NEVER };
         let came_home = room.home.welcome(call);
+        if came_home.is_some() {
+            nest::enter(call, slot.chain());
+        }
         let request = self.asker.request(span, &mut self.copy);
         let mut exchange = Exchange { slot, room, request, call, replied: None };
         let result = panic::catch(|| self.host.carry_out(kind, &mut exchange));
@@ -265,6 +288,9 @@ impl<H: Host, A: Asker> Worker<H, A> {
             exchange.refuse("its dispatch gave no reply");
         }
         let reply = exchange.replied.unwrap_or(Kind::Refused);
+        if came_home.is_some() {
+            nest::leave();
+        }
         room.home.forget(came_home);
         failpoints::reach(Step::ChildReplyWritten);
         if exchange.slot.carries() {

@@ -10,7 +10,8 @@ use super::panic;
 use crate::error::Exit;
 use crate::layout::{FINAL, LAST_WORDS, LastWords, PANICKING, SILENT};
 use crate::segment::Placed;
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::sync::fence;
 use crate::sys::fatal::{self, Ending};
 use std::cell::{Cell, RefCell};
 use std::panic::PanicHookInfo;
@@ -146,8 +147,10 @@ impl Kept {
 
     fn write(&self, state: u64, pieces: &[&[u8]]) {
         self.change(|place| {
-            // AcqRel: the text changes after this. Whoever is killed in between has said nothing.
-            place.state.swap(SILENT, AcqRel);
+            // SeqCst: the text changes after this, whoever is killed in between has said nothing. Pairs with nobody: what a dead process has
+            // stored is all there.
+            place.state.store(SILENT, Relaxed);
+            fence(SeqCst);
             let (mut len, mut word) = (0, 0);
             for &byte in pieces.iter().copied().flatten().take(CAPACITY) {
                 word |= u64::from(byte) << (8 * (len % 8));

@@ -210,6 +210,7 @@ impl Link {
             | Message::Deny { .. }
             | Message::Exhausted { .. }
             | Message::Lack { .. }
+            | Message::Begin { .. }
             | Message::Tidy => false,
         }
     }

@@ -11,6 +11,7 @@ pub(crate) mod host;
 mod last_words;
 pub(crate) mod link;
 mod memory;
+pub(crate) mod nest;
 pub(crate) mod pair;
 pub(crate) mod panic;
 pub(crate) mod peer;

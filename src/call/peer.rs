@@ -60,6 +60,9 @@ pub(crate) trait Hold: Home {
     /// Ends the conversation, for `cause`: a child is killed, a stranger is listened to no longer.
     fn end(&self, cause: Cause);
 
+    /// The lane `index` is about to be used for the first time: whoever has threads for lanes only then starts one.
+    fn begin(&self, _index: u32) {}
+
     /// Notes that memory has been used, which may be more than may be kept when it is not.
     fn used(&self);
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Why a hub could not be started or joined.
-#[derive(Debug, thiserror::Error)]
+#[derive(callgate_macros::Sentence, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManagerError {
     /// Another hub, or another program, listens there already.
