@@ -970,7 +970,12 @@ mod model {
     }
 
     fn caller_line() -> Placed<CallerLine> {
-        Placed::on_heap(CallerLine { bell: bell(), released: AtomicU64::new(0), gone: AtomicU32::new(0), chain: AtomicU64::new(0) })
+        Placed::on_heap(CallerLine {
+            bell: bell(),
+            released: AtomicU64::new(0),
+            gone: AtomicU32::new(0),
+            chain: AtomicU64::new(0),
+        })
     }
 
     /// Both ends of a lane.

@@ -5,7 +5,8 @@
 //! bytes that a peer can write: only to structures made of atomics.
 
 use crate::layout::{
-    CalleeLine, CallerLine, Geometry, Header, HeldTable, LINE, LastWords, MAGIC, PAYLOAD_OFFSET, PROTOCOL, SlotLine, WorkerLine,
+    CalleeLine, CallerLine, Geometry, Header, HeldTable, LINE, LastWords, MAGIC, PAYLOAD_OFFSET, PROTOCOL, SlotLine,
+    WorkerLine,
 };
 use crate::objects::{Objects, SEGMENT};
 use crate::sync::Ordering::Relaxed;

@@ -260,7 +260,8 @@ fn fault_30_a_callback_that_calls_its_own_bridge_is_told_at_once() {
             assert_eq!(inside.call("leaf".into(), 1), Ok(Ok(2)));
             assert_eq!(other.call("own".into(), 1), Ok(Ok(2)), "through another");
             for name in ["own", "next"] {
-                let error = inside.call(name.into(), 1).expect("the child lives").expect_err("it would wait for itself");
+                let error =
+                    inside.call(name.into(), 1).expect("the child lives").expect_err("it would wait for itself");
                 assert!(error.contains("Inside::call") && error.contains("waits for this one"), "{name}: {error}");
             }
             assert!(began.elapsed() < PLENTY);

@@ -3,10 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::host::{Alone, Host, Parallel};
-use super::{last_words, nest};
 use super::memory::PayloadMemory;
 use super::panic;
 use super::service::{Exchange, SHORT, Service};
+use super::{last_words, nest};
 use crate::arena::Limits;
 use crate::error::{Fault, beginning};
 use crate::failpoints::{self, Step};

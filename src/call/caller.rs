@@ -12,8 +12,8 @@ use crate::error::{CallError, CallName, Exit, Failure as Failed, Fault, NoMemory
 use crate::failpoints::{self, Step};
 use crate::frame::{self, Beyond, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError};
-use crate::life::Cause;
 use crate::layout::CallerLine;
+use crate::life::Cause;
 use crate::reading::{Refusal, last_refusal};
 use crate::segment::{Placed, Segment};
 use crate::stock::{Home, Room, Until};
@@ -816,12 +816,7 @@ impl Caller {
     /// A lane for a call of a callback that is nested at `at`: it waits for none, because the calls that it is nested in hold some. Some are left
     /// to calls that are not nested.
     #[cold]
-    fn claim_nested(
-        &self,
-        at: At,
-        call: u64,
-        ticket: &Ticket,
-    ) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
+    fn claim_nested(&self, at: At, call: u64, ticket: &Ticket) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
         self.may_nest(at, ticket)?;
         for lane in self.lanes[self.lanes.len() / KEPT..].iter().rev() {
             if let Some(free) = lane.try_lock()

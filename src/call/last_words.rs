@@ -61,11 +61,15 @@ impl Drop for Said {
 
 /// Has this process, a child, keep its last words in `place`.
 pub(super) fn keep(place: Placed<LastWords>) {
-    let kept =
-        Kept { place, process: std::process::id(), busy: AtomicBool::new(false), by: AtomicUsize::new(0) };
+    let kept = Kept { place, process: std::process::id(), busy: AtomicBool::new(false), by: AtomicUsize::new(0) };
     if KEPT.set(kept).is_ok() {
         fatal::tell(ending);
     }
+}
+
+/// Whether this process is a child.
+pub(super) fn are_kept() -> bool {
+    KEPT.get().is_some()
 }
 
 /// Lets the calling thread say that its stack has overflowed. Threads that the standard library starts can, unless it was not asked to.
@@ -84,7 +88,7 @@ pub(super) fn note(info: &PanicHookInfo<'_>, turn: u64) {
     let _ = SAID.try_with(|said| {
         let Ok(mut said) = said.try_borrow_mut() else { return };
         // A panic that cannot unwind is the consequence of the one before it.
-        let follows = (turn % 2 == 1 && said.turn == turn) || message.starts_with("panic in a ");
+        let follows = (turn % 2 == 1 && said.turn == turn) || panic::cannot_unwind(&message);
         if follows && !said.text.is_empty() && said.text.len() + place.len() + message.len() < CAPACITY {
             said.text.push_str(&format!("; then it panicked{place}: {message}"));
         } else {
@@ -270,7 +274,9 @@ mod tests {
         let place = place();
         for state in [0, 1, 2, 3, 0xff, FINAL, 8 << 8, u64::MAX, u64::MAX & !0xff | FINAL, 1 << 8 | FINAL] {
             place.state.store(state, Relaxed);
-            for word in [0, u64::MAX, u64::from_le_bytes(*b"\x1b[2J\r\n\0\xc3"), u64::from_le_bytes(*b"\xe2\x80\xaeevil\n")] {
+            for word in
+                [0, u64::MAX, u64::from_le_bytes(*b"\x1b[2J\r\n\0\xc3"), u64::from_le_bytes(*b"\xe2\x80\xaeevil\n")]
+            {
                 place.text.iter().for_each(|text| text.store(word, Relaxed));
                 let Some(words) = read(&place, ABORTED) else { continue };
                 assert!(words.chars().count() <= CAPACITY && !words.is_empty());

@@ -157,7 +157,7 @@ impl PayloadMemory {
             }
             Message::Need { .. } | Message::Begin { .. } | Message::Tidy => {
                 confused("a message that is not for a child")
-            },
+            }
         }
         self.changed.notify_all();
     }

@@ -820,7 +820,10 @@ mod tests {
         let ([caller, owner], _silent) = introduced(geometry(1));
         let (open, gate) = mpsc::channel();
         let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
-        let host = { let ran = ran.clone(); move || Gated { ran: ran.clone(), gate: gate.take() } };
+        let host = {
+            let ran = ran.clone();
+            move || Gated { ran: ran.clone(), gate: gate.take() }
+        };
         let owner = serve(owner, host).unwrap();
         owner.start_lane(0).unwrap();
         let (caller, pair) = call(caller).unwrap();
@@ -841,7 +844,10 @@ mod tests {
         let ([caller, owner], _silent) = introduced(geometry(1));
         let (open, gate) = mpsc::channel();
         let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
-        let host = { let ran = ran.clone(); move || Gated { ran: ran.clone(), gate: gate.take() } };
+        let host = {
+            let ran = ran.clone();
+            move || Gated { ran: ran.clone(), gate: gate.take() }
+        };
         let owner = serve(owner, host).unwrap();
         owner.start_lane(0).unwrap();
         let (caller, pair) = call(caller).unwrap();

@@ -25,20 +25,34 @@ struct Seen {
     backtrace: Option<String>,
 }
 
-/// Has panics inside calls recorded for their callers, and in a child all as what may be its [last words](last_words). Then the hook runs that
-/// was there before: what is printed is what would be without this.
+/// Has panics inside calls recorded for their callers, and in a child all as what may be its [last words](last_words). There the hook that
+/// was there before runs for each, so that what is printed is what would be without this; elsewhere for those that no caller hears of.
 pub(crate) fn install_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             last_words::note(info, TURN.get());
-            if TURN.get() % 2 == 1 {
+            let is_caught = TURN.get() % 2 == 1;
+            if is_caught {
                 record(info);
             }
-            previous(info);
+            if !is_caught || last_words::are_kept() || ends_the_process(info) {
+                previous(info);
+            }
         }));
     });
+}
+
+/// Whether the process ends with this panic, wherever it is caught.
+fn ends_the_process(info: &PanicHookInfo<'_>) -> bool {
+    cfg!(panic = "abort") || cannot_unwind(&message(info.payload()))
+}
+
+/// Whether that is the standard library's message when unwinding has come to where it cannot go on.
+pub(super) fn cannot_unwind(message: &str) -> bool {
+    message.starts_with("panic in a function that cannot unwind")
+        || message.starts_with("panic in a destructor during cleanup")
 }
 
 fn record(info: &PanicHookInfo<'_>) {

@@ -122,8 +122,7 @@ extern "C" fn aborting(_: c_int, _: *mut siginfo_t, _: *mut c_void) {
 /// Tells that the stack may have overflowed, and asks the handler that was there before, which knows. If there was none, it goes by where the
 /// stack pointer is, and the process ends without a word printed.
 extern "C" fn faulting(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
-    let (signal_kind, before) =
-        if signal == libc::SIGBUS { (Signal::SIGBUS, &BUS) } else { (Signal::SIGSEGV, &SEGV) };
+    let (signal_kind, before) = if signal == libc::SIGBUS { (Signal::SIGBUS, &BUS) } else { (Signal::SIGSEGV, &SEGV) };
     let mut name = [0; 16];
     let is_handled = before.get().is_some_and(|before| !matches!(before.handler(), SigHandler::SigDfl));
     if is_handled || is_near_stack(info, context) {
