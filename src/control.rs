@@ -54,6 +54,11 @@ pub(crate) enum Message {
     },
     /// Parent to child: no large reply has been needed for a while, and there is more memory for them than may be kept.
     Tidy,
+    /// Caller to hub to owner, of a pair: it is about to use `lane`, for the first time.
+    Begin {
+        /// The lane's number.
+        lane: u64,
+    },
 }
 
 impl Message {
@@ -67,6 +72,7 @@ impl Message {
             Message::Lack { error, limit } => [6, error, limit],
             Message::Exhausted { len, budget } => [7, len, budget],
             Message::Tidy => [8, 0, 0],
+            Message::Begin { lane } => [9, lane, 0],
         }
     }
 
@@ -80,6 +86,7 @@ impl Message {
             [6, error, limit] => Message::Lack { error, limit },
             [7, len, budget] => Message::Exhausted { len, budget },
             [8, 0, 0] => Message::Tidy,
+            [9, lane, 0] => Message::Begin { lane },
             _ => return None,
         })
     }

@@ -2,13 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+use callgate_macros::Sentence;
 use std::fmt;
 use std::time::Duration;
 
 /// Why a call through a [`Bridge`](crate::Bridge) gave no value.
 ///
 /// A method's own `Result` is not here: it travels as a value.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Sentence, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
     /// The method or [callback](crate::manager) panicked. Its process goes on, with the service in whatever state the panic left it.
@@ -21,7 +22,7 @@ pub enum CallError {
     },
 
     /// The child ended before it had answered.
-    #[error("call `{call}` failed: child {pid} {exit}; {progress}")]
+    #[error("call `{call}` failed: child {pid} {exit}; {progress}{}", Said(.last_words))]
     Died {
         /// The call that failed.
         call: CallName,
@@ -31,6 +32,9 @@ pub enum CallError {
         exit: Exit,
         /// Whether the method can have run.
         progress: Progress,
+        /// What the child said of its end, if it said anything: a panic that ended it, an overflowed stack, lack of memory, what the C library
+        /// prints as it aborts. Text of the child's own, without control characters.
+        last_words: Option<String>,
     },
 
     /// No answer came in time. The child, or the process that registered the [callback](crate::manager), is still at it; a late answer is dropped.
@@ -182,6 +186,18 @@ pub enum CallError {
         why: String,
     },
 
+    /// The call was made from within another, and that within another, and so on, across processes: deeper than 64, or so that it would have
+    /// waited for itself. Unrelated calls go on.
+    #[error("call `{call}` failed: {why} (this one is nested {depth} deep); the call had not started")]
+    TooNested {
+        /// The call that failed.
+        call: CallName,
+        /// In how many calls it is nested.
+        depth: u32,
+        /// The reason, in words.
+        why: &'static str,
+    },
+
     /// The call could not be made or carried out, for a reason that is neither the method's nor the peer's.
     #[error("call `{call}` failed: {why}")]
     Refused {
@@ -266,7 +282,7 @@ pub(crate) enum Failure {
 }
 
 /// Why there is no shared memory for something.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Sentence, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoMemory {
     /// It is larger than the bridge accepts.
@@ -312,7 +328,7 @@ pub struct CallName {
 }
 
 impl CallName {
-    fn is_of_callback(&self) -> bool {
+    pub(crate) fn is_of_callback(&self) -> bool {
         self.service.is_empty()
     }
 
@@ -337,7 +353,7 @@ impl fmt::Display for CallName {
 }
 
 /// A panic in the process that was called, as it was there.
-#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Sentence, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 #[non_exhaustive]
 pub struct Fault {
     /// The panic's message; a placeholder if its payload is no string.
@@ -370,6 +386,18 @@ struct Panicking<'a>(&'a CallName, &'a Fault);
 impl fmt::Display for Panicking<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.1.write(if self.0.is_of_callback() { "the callback" } else { "the child" }, f)
+    }
+}
+
+/// What a process said of its end, as errors go on with it.
+pub(crate) struct Said<'a>(pub(crate) &'a Option<String>);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(words) => write!(f, "; its last words: {words}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -479,13 +507,13 @@ impl fmt::Display for Payload {
 }
 
 /// Why a bridge did not start. Nothing of it is left: no process, no descriptor, no memory.
-#[derive(Debug, thiserror::Error)]
+#[derive(Sentence, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// The program never called [`init`](crate::init), so a child would run its `main` a second time.
     #[error(
         "bridge to `{service}` not started: the program has not called callgate::init() as the first line of main \
-         (in tests and benches: callgate::test_support!())"
+         (put #[callgate::main] above main; in tests and benches: callgate::test_support!())"
     )]
     NotInitialised {
         /// The service that was to be started.
@@ -540,7 +568,7 @@ pub enum StartError {
     },
 
     /// The child ended before the service existed.
-    #[error("bridge to `{service}` not started: child {pid} {exit} {when}")]
+    #[error("bridge to `{service}` not started: child {pid} {exit} {when}{}", Said(.last_words))]
     Died {
         /// The service that was to be started.
         service: &'static str,
@@ -550,6 +578,8 @@ pub enum StartError {
         exit: Exit,
         /// `during the handshake` or `in its constructor`.
         when: &'static str,
+        /// What the child said of its end, if it said anything: see [`CallError::Died`].
+        last_words: Option<String>,
     },
 
     /// The child is not what this program expects: another build, version or service.
@@ -653,5 +683,44 @@ mod tests {
                 "call `Adder::add` failed: child 7 broke the protocol (a lie) and was killed",
             ]
         );
+    }
+
+    /// `unwrap`, `expect`, and a `main` that returns the error show it by `{:?}`.
+    #[test]
+    fn fault_38_debug_of_an_error_is_its_sentence_and_alternate_its_structure() {
+        let call = CallName { service: "Adder", method: "add" };
+        let fault = Fault { message: "no".into(), location: None, backtrace: None };
+        let no_memory = NoMemory::TooLarge { len: 2, max: 1 };
+        let died = || CallError::Died {
+            call,
+            pid: 7,
+            exit: Exit::Code(3),
+            progress: Progress::Started,
+            last_words: Some("so".into()),
+        };
+        let system = std::io::Error::other("full");
+        let errors: [(String, String, String, &str); 6] = [
+            (died().to_string(), format!("{:?}", died()), format!("{:#?}", died()), "Died {"),
+            (fault.to_string(), format!("{fault:?}"), format!("{fault:#?}"), "Fault {"),
+            (no_memory.to_string(), format!("{no_memory:?}"), format!("{no_memory:#?}"), "TooLarge {"),
+            {
+                let error = StartError::Call { service: "Adder", error: died() };
+                (error.to_string(), format!("{error:?}"), format!("{error:#?}"), "error: Died {")
+            },
+            {
+                let error = StartError::System { service: "Adder", what: "it".into(), error: system };
+                (error.to_string(), format!("{error:?}"), format!("{error:#?}"), "System {")
+            },
+            {
+                let error = StartError::NotInitialised { service: "Adder" };
+                assert!(error.to_string().contains("#[callgate::main]"));
+                (error.to_string(), format!("{error:?}"), format!("{error:#?}"), "service: \"Adder\"")
+            },
+        ];
+        for (display, debug, alternate, part) in errors {
+            assert_eq!(debug, display);
+            assert!(alternate.contains(part) && alternate.contains('\n'), "{alternate}");
+        }
+        assert!(format!("{:#?}", died()).contains("pid: 7,"));
     }
 }

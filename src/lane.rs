@@ -46,6 +46,10 @@ pub(crate) struct CallerLane {
     index: u32,
     /// Its place among the lanes of its worker.
     place: u32,
+    /// Whether the other side has been told that it is about to be used.
+    is_begun: bool,
+    /// The position of the last nested call.
+    nested: Option<u64>,
     requests: Producer,
     replies: Consumer,
     caller: Placed<CallerLine>,
@@ -72,6 +76,8 @@ impl CallerLane {
         Self {
             index,
             place,
+            is_begun: false,
+            nested: None,
             requests: Producer::new(segment.requests(index), 0),
             replies: Consumer::new(segment.replies(index), 0),
             caller: segment.caller_line(index),
@@ -164,6 +170,29 @@ impl CallerLane {
         self.under_way.push_back((self.requests.position(), carried));
         failpoints::reach(Step::ParentRequestDeparted);
         (place, home.to_word())
+    }
+
+    /// The request that comes next is nested, of the chain `chain`.
+    #[cold]
+    pub(crate) fn nest(&mut self, chain: u64) {
+        // Relaxed: published by the request's commit word.
+        self.caller.chain.store(chain, Relaxed);
+        self.nested = Some(self.requests.position());
+        // What carries nothing has its end noticed here, too.
+        self.under_way.push_back((self.requests.position(), Carried::default()));
+    }
+
+    /// Its number, the first time: then whoever serves it is to be told that it is about to be used.
+    #[cold]
+    pub(crate) fn begin_use(&mut self) -> Option<u32> {
+        let is_begun = std::mem::replace(&mut self.is_begun, true);
+        (!is_begun).then_some(self.index)
+    }
+
+    /// Whether it has had a request.
+    #[inline(always)]
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.in_use
     }
 
     /// Tells the worker to look at this lane from now on.
@@ -274,8 +303,17 @@ impl CallerLane {
     #[cold]
     fn arrived_slow(&mut self) -> Option<Carried> {
         let next = self.replies.position();
-        let is_next = self.under_way.front()?.0.wrapping_add(1) == next;
-        is_next.then(|| self.under_way.pop_front())?.map(|(_, carried)| carried)
+        let is_next = |position: u64| position.wrapping_add(1) == next;
+        if self.nested.is_some_and(is_next) {
+            self.nested = None;
+            self.caller.chain.store(0, Relaxed);
+        }
+        let mut arrived = None;
+        while self.under_way.front().is_some_and(|(position, _)| is_next(*position)) {
+            let carried = self.under_way.pop_front().map(|(_, carried)| carried);
+            arrived = carried.filter(|carried| carried.is_loaded).or(arrived);
+        }
+        arrived
     }
 
     /// Leaves the lane for good: the conversation is over. Returns how far the unanswered request at `position` has come; if it has not
@@ -648,6 +686,13 @@ impl ReplySlot<'_> {
         fence(SeqCst);
         // W3.
         self.replies.caller.line.gone.load(Relaxed) != 0
+    }
+
+    /// The chain of the request, if it is nested.
+    #[cold]
+    pub(crate) fn chain(&self) -> u64 {
+        // Relaxed: written before the request was published.
+        self.replies.caller.line.chain.load(Relaxed)
     }
 
     /// Whether the reply carries anything.
@@ -1038,7 +1083,12 @@ mod model {
     }
 
     fn caller_line() -> Placed<CallerLine> {
-        Placed::on_heap(CallerLine { bell: bell(), released: AtomicU64::new(0), gone: AtomicU32::new(0) })
+        Placed::on_heap(CallerLine {
+            bell: bell(),
+            released: AtomicU64::new(0),
+            gone: AtomicU32::new(0),
+            chain: AtomicU64::new(0),
+        })
     }
 
     /// Both ends of a lane.

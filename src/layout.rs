@@ -1,7 +1,7 @@
 //! Everything that lies in shared memory, declared once.
 //!
 //! ```text
-//! segment   | Header | WorkerLine 0, 1, .. | lane 0 | lane 1 | .. | HeldTable 0, 1   (lane n belongs to worker n % workers)
+//! segment   | Header | WorkerLine 0, 1, .. | lane 0 | lane 1 | .. | HeldTable 0, 1 | LastWords   (lane n belongs to worker n % workers)
 //! lane      | CallerLine | CalleeLine | request slot 0 .. | reply slot 0 .. |      (rings of `slots` slots)
 //! slot      | SlotLine: commit 8 | call 8 | payload 48 | payload, 64 bytes a line .. |
 //! ```
@@ -38,7 +38,7 @@ pub(crate) const PAYLOAD_OFFSET: usize = 16;
 pub(crate) struct SlotLine {
     /// `sequence << 32 | length << 8 | kind`, see `frame::Commit`. Written last, with Release; 0 = never written.
     pub(crate) commit: AtomicU64,
-    /// Requests: `home << 32 | interface << 16 | method`. Replies: `home << 32`, and 1 if it carries anything. `home` = the first of
+    /// Requests: `depth << 56 | home << 32 | interface << 16 | method`. Replies: `home << 32`, and 1 if it carries anything. `home` = the first of
     /// the receiver's own blocks that the frame brings home, see `lending::Chain`.
     pub(crate) call: AtomicU64,
     /// The first bytes of the payload, or a `frame::BlockRef`. While a reply is written into a block: the `BlockRef` of all that it
@@ -86,6 +86,8 @@ pub(crate) struct CallerLine {
     pub(crate) released: AtomicU64,
     /// Other than 0 when the caller has left the lane for good: what has not been started is not to be carried out any more.
     pub(crate) gone: AtomicU32,
+    /// The chain of the nested call that is under way, see `call::nest`; of calls that are not nested it says nothing.
+    pub(crate) chain: AtomicU64,
 }
 
 /// What the callee of a lane writes apart from replies; the caller reads it only when a call has failed.
@@ -146,6 +148,33 @@ pub(crate) const DONE: u64 = 2;
 /// The block is on its way home.
 pub(crate) const HOME: u64 = 3;
 
+/// What a child says as it ends. Written by the child; read by its parent once the child is dead, and trusted in nothing.
+///
+/// `state` is `length << 8 | state`.
+///
+/// | from | to | who | when |
+/// |---|---|---|---|
+/// | anything | SILENT | child | before it changes the text, and when what is there is no longer the last it says |
+/// | SILENT | PANICKING | child | a thread panics, or may have overflowed its stack |
+/// | PANICKING, SILENT | FINAL | child | the process ends, and this is why |
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct LastWords {
+    pub(crate) state: AtomicU64,
+    /// Text, 8 bytes a word.
+    pub(crate) text: [AtomicU64; LAST_WORDS],
+}
+
+/// Words of memory for a child's last words.
+pub(crate) const LAST_WORDS: usize = 255;
+
+/// Nothing has been said.
+pub(crate) const SILENT: u64 = 0;
+/// What has been said may yet turn out not to be the last.
+pub(crate) const PANICKING: u64 = 1;
+/// What has been said is why the process ends.
+pub(crate) const FINAL: u64 = 2;
+
 /// The first bytes of a segment: written by the parent before the child exists.
 #[derive(Debug)]
 #[repr(C, align(128))]
@@ -156,6 +185,8 @@ pub(crate) struct Header {
     pub(crate) slots: AtomicU32,
     pub(crate) slot_lines: AtomicU32,
     pub(crate) workers: AtomicU32,
+    /// Calls that worker n carries out, and that are not nested, begin the chain of this number and n and 1: see `call::nest`.
+    pub(crate) chains: AtomicU64,
 }
 
 /// The sizes that fix where everything lies.
@@ -251,9 +282,14 @@ impl Geometry {
         self.held_by_child() + size_of::<HeldTable>()
     }
 
+    /// Where the child says why it ends.
+    pub(crate) fn last_words(&self) -> usize {
+        self.held_by_parent() + size_of::<HeldTable>()
+    }
+
     /// Bytes in the whole segment.
     pub(crate) fn segment_len(&self) -> usize {
-        self.held_by_parent() + size_of::<HeldTable>()
+        self.last_words() + size_of::<LastWords>()
     }
 }
 
@@ -270,15 +306,16 @@ const _: () = {
     assert!(size_of::<BellLine>() == 8 && offset_of!(BellLine, parked) == 0 && offset_of!(BellLine, cpu) == 4);
     assert!(size_of::<CallerLine>() == APART && align_of::<CallerLine>() == APART);
     assert!(offset_of!(CallerLine, bell) == 0 && offset_of!(CallerLine, released) == 8);
-    assert!(offset_of!(CallerLine, gone) == 16);
+    assert!(offset_of!(CallerLine, gone) == 16 && offset_of!(CallerLine, chain) == 24);
     assert!(size_of::<CalleeLine>() == APART && offset_of!(CalleeLine, started) == 0);
     assert!(size_of::<WorkerLine>() == APART && align_of::<WorkerLine>() == APART);
     assert!(offset_of!(WorkerLine, bell) == 0 && offset_of!(WorkerLine, lanes_in_use) == 8);
     assert!(size_of::<HeldTable>() == 8 * TICKETS && align_of::<HeldTable>() == APART);
+    assert!(size_of::<LastWords>() == 2048 && align_of::<LastWords>() == APART && offset_of!(LastWords, text) == 8);
     assert!(size_of::<Header>() == APART && offset_of!(Header, magic) == 0);
     assert!(offset_of!(Header, protocol) == 8 && offset_of!(Header, lanes) == 12);
     assert!(offset_of!(Header, slots) == 16 && offset_of!(Header, slot_lines) == 20);
-    assert!(offset_of!(Header, workers) == 24);
+    assert!(offset_of!(Header, workers) == 24 && offset_of!(Header, chains) == 32);
 };
 
 #[cfg(all(test, not(loom)))]
@@ -308,6 +345,8 @@ mod tests {
                 assert!(table % APART == 0 && table + size_of::<HeldTable>() <= geometry.segment_len());
             }
             assert!(geometry.held_by_child() + size_of::<HeldTable>() <= geometry.held_by_parent());
+            assert!(geometry.last_words() % APART == 0 && geometry.last_words() < geometry.segment_len());
+            assert!(geometry.held_by_parent() + size_of::<HeldTable>() <= geometry.last_words());
         }
     }
 

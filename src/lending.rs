@@ -70,7 +70,8 @@ impl Chain {
     }
 
     pub(crate) fn from_word(word: u64) -> Self {
-        Self(word as u32)
+        // Above it is what has nothing to do with memory.
+        Self(word as u32 & 0xff_ffff)
     }
 
     /// Puts `index` before the others, which are returned.

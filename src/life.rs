@@ -31,6 +31,8 @@ pub(crate) struct Life {
     /// Rung after `dead` is set, for those who sleep on descriptors.
     alarm: Option<Arc<Waker>>,
     exit: OnceLock<Exit>,
+    /// What the peer said as it ended.
+    last_words: OnceLock<String>,
     cause: OnceLock<Cause>,
     /// Set when this process has tried to kill the peer, and may not.
     resists: OnceLock<()>,
@@ -44,6 +46,7 @@ impl Life {
             dead: Futex::new(0),
             alarm,
             exit: OnceLock::new(),
+            last_words: OnceLock::new(),
             cause: OnceLock::new(),
             resists: OnceLock::new(),
             mourner: OnceLock::new(),
@@ -55,10 +58,20 @@ impl Life {
         &self.dead
     }
 
+    /// Records what the peer said as it ended. To be called before [`end`](Self::end), if at all.
+    pub(crate) fn quote(&self, last_words: String) {
+        let _ = self.last_words.set(last_words);
+    }
+
+    /// What the peer said as it ended, if it has ended and said anything.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        self.exit().and_then(|_| self.last_words.get().cloned())
+    }
+
     /// Records how the peer ended and wakes everybody who waits. Only the first call counts.
     pub(crate) fn end(&self, exit: Exit) {
         let _ = self.exit.set(exit);
-        // Release: publishes `exit`. Pairs with the Acquire in `exit` and in `Waiter::is_dead`.
+        // Release: publishes `exit` and `last_words`. Pairs with the Acquire in `exit` and in `Waiter::is_dead`.
         self.dead.word().store(1, Release);
         self.dead.wake();
         self.alarm.iter().for_each(|alarm| alarm.wake());

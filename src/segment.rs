@@ -5,7 +5,8 @@
 //! bytes that a peer can write: only to structures made of atomics.
 
 use crate::layout::{
-    CalleeLine, CallerLine, Geometry, Header, HeldTable, LINE, MAGIC, PAYLOAD_OFFSET, PROTOCOL, SlotLine, WorkerLine,
+    CalleeLine, CallerLine, Geometry, Header, HeldTable, LINE, LastWords, MAGIC, PAYLOAD_OFFSET, PROTOCOL, SlotLine,
+    WorkerLine,
 };
 use crate::objects::{Objects, SEGMENT};
 use crate::sync::Ordering::Relaxed;
@@ -39,6 +40,8 @@ unsafe impl Atomics for CallerLine {}
 unsafe impl Atomics for CalleeLine {}
 // SAFETY: as above.
 unsafe impl Atomics for HeldTable {}
+// SAFETY: as above.
+unsafe impl Atomics for LastWords {}
 
 /// A structure of atomics in shared memory.
 pub(crate) struct Placed<T> {
@@ -335,6 +338,11 @@ impl Segment {
     /// What the parent says that it holds of the child's blocks.
     pub(crate) fn held_by_parent(&self) -> Placed<HeldTable> {
         Placed::new(&self.mapping, self.geometry.held_by_parent())
+    }
+
+    /// What the child says as it ends.
+    pub(crate) fn last_words(&self) -> Placed<LastWords> {
+        Placed::new(&self.mapping, self.geometry.last_words())
     }
 
     pub(crate) fn requests(&self, lane: u32) -> Slots {

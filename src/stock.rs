@@ -219,8 +219,14 @@ impl dyn Home + '_ {
     /// that its value does not take.
     #[inline]
     pub(crate) fn welcome(&self, call: u64) -> Option<u64> {
+        if call >> 32 == 0 { None } else { Some(self.welcome_slow(call)) }
+    }
+
+    #[cold]
+    fn welcome_slow(&self, call: u64) -> u64 {
         let home = Chain::from_word(call >> 32);
-        (!home.is_empty()).then(|| self.on(|stock, _| stock.lender.welcome(home)))
+        // Numbers begin with 1: none is forgotten by 0.
+        if home.is_empty() { 0 } else { self.on(|stock, _| stock.lender.welcome(home)) }
     }
 
     /// The frame has been dealt with that [`welcome`](Self::welcome) gave this number, if it did.

@@ -6,7 +6,7 @@
 
 mod support;
 
-use callgate::{Bridge, CallError, Exit, Fault, Output, Progress, Wait, bridge};
+use callgate::{Bridge, CallError, Exit, Fault, Output, Progress, StartError, Wait, bridge};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -156,7 +156,7 @@ fn fault_14_crash_is_an_error_that_names_the_method_and_the_end() {
             let faulty = faulty();
             assert_eq!(faulty.count(), Ok(1));
             let error = call(&faulty).expect_err(method);
-            let CallError::Died { call, pid, exit, progress } = error else { panic!("{method}: {error}") };
+            let CallError::Died { call, pid, exit, progress, .. } = error else { panic!("{method}: {error}") };
             assert_eq!((call.service, call.method), ("Faulty", *method));
             assert_eq!(pid, faulty.child_pid(), "{method}");
             assert!(ends.contains(&exit), "{method}: child {exit}");
@@ -238,6 +238,220 @@ fn crash_reads_as_a_sentence() {
             let error = call(&faulty).expect_err(sentence);
             assert_eq!(error.to_string(), sentence.replace("{pid}", &faulty.child_pid().to_string()));
         }
+    });
+}
+
+// ---- last words ----------------------------------------------------------------------------------------------------
+
+/// What ends a process that has something to say of it.
+struct Doomed;
+
+#[bridge]
+impl Doomed {
+    pub fn new() -> Self {
+        Doomed
+    }
+
+    /// A constructor that does not come to its end.
+    pub fn with_end(end: u32) -> Self {
+        doom(end);
+        Doomed
+    }
+
+    pub fn end(&self, end: u32) {
+        doom(end)
+    }
+
+    pub fn end_in_a_thread(&self, end: u32) {
+        let _ = std::thread::Builder::new().name("aside".into()).spawn(move || doom(end)).expect("a thread").join();
+    }
+
+    pub fn count(&self) -> u32 {
+        1
+    }
+}
+
+const IN_C: u32 = 0;
+const DOUBLE: u32 = 1;
+const PRECONDITION: u32 = 2;
+const OVERFLOW: u32 = 3;
+const NO_MEMORY: u32 = 4;
+const HOOK_ABORTS: u32 = 5;
+const HOOK_EXITS: u32 = 6;
+const HEAP: u32 = 7;
+const SILENT: u32 = 8;
+const CAUGHT_THEN_ABORT: u32 = 9;
+const CAUGHT_THEN_KILLED: u32 = 10;
+const CAUGHT_THEN_EXIT: u32 = 11;
+const CAUGHT: u32 = 12;
+const ODD_TEXT: u32 = 13;
+const NULL: u32 = 14;
+
+fn doom(end: u32) {
+    let chain_hook = |end: fn()| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            before(info);
+            end()
+        }));
+    };
+    let catch = || std::panic::catch_unwind(|| panic!("caught at once")).is_err();
+    match end {
+        IN_C => Faulty { calls: 0 }.panic_across_c(),
+        DOUBLE => Faulty { calls: 0 }.panic_while_panicking(),
+        PRECONDITION => {
+            let (bytes, index) = (vec![1_u8], black_box(5));
+            // SAFETY: none, which is what the standard library's own check finds.
+            black_box(unsafe { bytes.get_unchecked(index) });
+        }
+        OVERFLOW => _ = deeper(black_box(1)),
+        NO_MEMORY => _ = Faulty { calls: 0 }.exhaust_memory(),
+        // What a build with `panic = "abort"` does.
+        HOOK_ABORTS => {
+            chain_hook(|| std::process::abort());
+            panic!("as with abort: {end}")
+        }
+        HOOK_EXITS => {
+            chain_hook(|| std::process::exit(3));
+            panic!("as a hook has it: {end}")
+        }
+        HEAP => {
+            let bytes = Box::leak(vec![0_u8; 64].into_boxed_slice());
+            // SAFETY: none, which is what the C library's own check finds.
+            unsafe { libc::free(bytes.as_mut_ptr().add(16).cast()) }
+        }
+        SILENT => std::process::abort(),
+        CAUGHT_THEN_ABORT if catch() => std::process::abort(),
+        // SAFETY: has no preconditions.
+        CAUGHT_THEN_KILLED if catch() => _ = unsafe { libc::raise(libc::SIGKILL) },
+        CAUGHT_THEN_EXIT if catch() => std::process::exit(3),
+        CAUGHT => assert!(catch()),
+        ODD_TEXT => {
+            chain_hook(|| std::process::abort());
+            panic!("red \x1b[31m\u{202e}\n\t{}", "x".repeat(100_000))
+        }
+        NULL => _ = Faulty { calls: 0 }.dereference_null(),
+        _ => {}
+    }
+}
+
+/// What is said at the end without callgate, in a process of the test's own; nothing if this is no such process.
+#[test]
+fn helper_doomed() {
+    if let Some(end) = role().and_then(|role| role.strip_prefix("doom ")?.parse().ok()) {
+        doom(end);
+    }
+}
+
+/// What a process printed, without the names and numbers of its threads, and where the calls came from.
+fn anonymous(printed: &str) -> String {
+    let mut parts = printed.split("thread '");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (_, after) = part.split_once("' ").expect("a name's end");
+        let after = after.strip_prefix('(').and_then(|after| after.split_once(") ")).map_or(after, |(_, after)| after);
+        text += "thread ";
+        text += after;
+    }
+    let is_said = |line: &&str| !line.starts_with("  ") && *line != "stack backtrace:";
+    text.trim().lines().filter(is_said).collect::<Vec<_>>().join("\n")
+}
+
+/// Has `call` made with a child that prints into a file. What came of it, and what was printed.
+fn last_words(call: impl FnOnce(&Bridge<Doomed>) -> Result<(), CallError>) -> (Option<String>, String, CallError) {
+    let dir = support::TempDir::new();
+    let file = std::fs::File::create(dir.file("stderr")).expect("a file");
+    let doomed = Doomed::bridge().env("RUST_BACKTRACE", "0").stderr(file).start().expect("the bridge starts");
+    let error = call(&doomed).expect_err("the child ends");
+    let CallError::Died { last_words, .. } = error.clone() else { panic!("{error}") };
+    drop(doomed);
+    (last_words, std::fs::read_to_string(dir.file("stderr")).expect("text"), error)
+}
+
+#[test]
+fn fault_27_last_words_are_in_the_error_and_printed_as_ever() {
+    within(PATIENCE, "last words", || {
+        let precondition: &[&str] = match cfg!(debug_assertions) {
+            true => &["panicked at", "crash.rs", "unsafe precondition(s) violated"],
+            false => &[],
+        };
+        let cases: &[(u32, &[&str])] = &[
+            (IN_C, &["thread '", "' panicked at", "crash.rs", "no unwinding through here; then", "cannot unwind"]),
+            (DOUBLE, &["panicked at", "the first of two; then", "the second of two; then", "during cleanup"]),
+            (PRECONDITION, precondition),
+            (NO_MEMORY, &["memory allocation failed"]),
+            (HOOK_ABORTS, &["panicked at", "crash.rs", "as with abort: 5"]),
+            (HOOK_EXITS, &["panicked at", "crash.rs", "as a hook has it: 6"]),
+            #[cfg(target_env = "gnu")]
+            (HEAP, &["free(): invalid pointer"]),
+        ];
+        for &(end, parts) in cases.iter().filter(|(_, parts)| !parts.is_empty()) {
+            let (words, printed, error) = last_words(|doomed| doomed.end(end));
+            let words = words.unwrap_or_else(|| panic!("{end}: no words: {error}"));
+            for part in parts {
+                assert!(words.contains(part), "{end}: {part}: {words}");
+            }
+            assert!(error.to_string().ends_with(&format!("; its last words: {words}")), "{error}");
+            let alone = support::helper("helper_doomed", &format!("doom {end}")).env("RUST_BACKTRACE", "0").output();
+            let alone = alone.expect("the helper runs");
+            assert!(!alone.status.success());
+            assert!(!printed.is_empty(), "{end}");
+            assert_eq!(anonymous(&printed), anonymous(&String::from_utf8_lossy(&alone.stderr)), "{end}");
+        }
+    });
+}
+
+#[test]
+fn fault_27_last_words_of_other_threads_and_of_constructors_count() {
+    within(PATIENCE, "last words elsewhere", || {
+        let (words, ..) = last_words(|doomed| doomed.end_in_a_thread(IN_C));
+        let words = words.expect("words");
+        assert!(words.starts_with("thread 'aside' panicked at ") && words.contains("no unwinding"), "{words}");
+        let (words, ..) = last_words(|doomed| doomed.end(OVERFLOW));
+        assert_eq!(words.as_deref(), Some("thread 'main' has overflowed its stack"));
+        for end in [DOUBLE, OVERFLOW] {
+            let error = Doomed::bridge_with_end(end).stderr(Output::null()).start().expect_err("it ends");
+            let StartError::Died { last_words, .. } = &error else { panic!("{error}") };
+            let words = last_words.as_deref().expect("words");
+            assert!(words.starts_with("thread '") && error.to_string().ends_with(words), "{error}");
+        }
+    });
+}
+
+#[test]
+fn fault_27_what_was_caught_is_not_the_last_word() {
+    within(PATIENCE, "caught panics", || {
+        for end in [SILENT, CAUGHT_THEN_ABORT, CAUGHT_THEN_KILLED, CAUGHT_THEN_EXIT, NULL] {
+            let (words, _, error) = last_words(|doomed| doomed.end(end));
+            assert_eq!(words, None, "{end}: {error}");
+        }
+        // Caught by a thread's end, by the method, by the library; then somebody else kills the child.
+        let (words, printed, error) = last_words(|doomed| {
+            doomed.end_in_a_thread(CAUGHT)?;
+            doomed.end(CAUGHT)?;
+            doomed.end_in_a_thread(HOOK_ABORTS + 100)?;
+            kill(Pid::from_raw(doomed.child_pid() as i32), Signal::SIGABRT).expect("it lives");
+            loop {
+                doomed.count()?;
+            }
+        });
+        assert_eq!((words, printed.matches("caught at once").count()), (None, 2), "{error}");
+        let panicky = panicky("0");
+        assert!(panicky.with_str().is_err());
+        kill(Pid::from_raw(panicky.child_pid() as i32), Signal::SIGSEGV).expect("it lives");
+        let error = std::iter::repeat_with(|| panicky.count()).find_map(Result::err).expect("it ends");
+        assert!(matches!(&error, CallError::Died { last_words: None, .. }), "{error}");
+    });
+}
+
+#[test]
+fn fault_27_last_words_are_short_and_plain() {
+    within(PATIENCE, "odd last words", || {
+        let (words, printed, _) = last_words(|doomed| doomed.end(ODD_TEXT));
+        let words = words.expect("words");
+        assert!(words.contains("red [31m xxx") && words.len() <= 2048, "{words}");
+        assert!(!words.contains(|char: char| char.is_control() || char == '\u{202e}'), "{words:?}");
+        assert!(printed.contains("\x1b[31m\u{202e}\n\t") && printed.len() > 100_000);
     });
 }
 

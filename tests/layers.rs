@@ -34,10 +34,12 @@ const ATOMICS: &[&str] = &[
     "src/trace.rs",
     // Whether `init` was called: a word of this process alone.
     "src/bridge/entry.rs",
-    // Numbers for threads: a word of this process alone.
-    "src/call/caller.rs",
+    // Numbers for threads and chains: words of this process alone.
+    "src/call/nest.rs",
     // Whether a frame has named a block: a word of this process alone.
     "src/shared_box.rs",
+    // Who has said a child's last words: words of this process alone.
+    "src/call/last_words.rs",
     // When the watcher is to look for idle memory: a word of this process alone.
     "src/call/tidiness.rs",
     // Numbers for names: a word of this process alone.

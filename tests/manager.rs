@@ -1,18 +1,20 @@
 //! Promise: a callback runs in the process that registered it, whoever calls it by its name; and whatever becomes of owner, caller and hub, a call
 //! ends.
 
-#![forbid(unsafe_code)]
+#![allow(unreachable_pub)] // Services are written as users write them.
 
 mod support;
 
 use callgate::manager::{Args, AuthKey, Manager, ManagerError, Value};
-use callgate::{CallError, args};
+use callgate::{CallError, args, bridge};
 use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use support::{Helper, eventually, role, say, within};
+
+callgate::test_support!();
 
 const PLENTY: Duration = Duration::from_secs(30);
 
@@ -177,6 +179,94 @@ fn an_owner_that_dies_in_a_call_ends_it() {
         assert!(gone.to_string().contains("the call had started"), "{gone}");
         let _another = process("owner", &address);
         assert_eq!(hub.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
+    });
+}
+
+/// Calls callbacks from a child.
+struct Inside {
+    manager: Manager,
+}
+
+#[bridge]
+impl Inside {
+    pub fn new(address: String) -> Self {
+        let manager = Manager::new(address.as_str(), &key()).timeout(PLENTY);
+        manager.connect(PLENTY).expect("there is a hub");
+        Inside { manager }
+    }
+
+    pub fn call(&self, name: String, n: i64) -> Result<i64, String> {
+        match self.manager.call_as::<i64>(&name, (n,)) {
+            Ok(result) => result.ok_or_else(|| format!("nobody has {name}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Two processes call each other's callbacks, each within the other's.
+#[test]
+fn fault_30_nested_calls_come_back_or_fail_at_once() {
+    within(120, "fault_30_nested_calls_come_back_or_fail_at_once", || {
+        let address = address();
+        let hub = hub(&address);
+        let _owner = process("owner", &address);
+        let again = hub.clone();
+        let back = move |n: i64| match n {
+            0 => Ok(1),
+            n => match again.call_as::<i64>("twice", ("back".to_owned(), n - 1)) {
+                Ok(result) => result.ok_or_else(|| "it is gone".to_owned()),
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        let _back = hub.register_fn("back", back).expect("a free name");
+        let nested = |n: i64| hub.call_as::<i64>("twice", ("back".to_owned(), n));
+        for n in [0, 3, 8, 31] {
+            assert_eq!(nested(n), Ok(Some(1 << (n + 1))), "{} deep", 2 * n + 1);
+        }
+        let began = Instant::now();
+        let error = nested(60).expect_err("too deep");
+        assert!(error.to_string().contains("nested more than 64 deep"), "{error}");
+        // Many chains at once: each comes to its end, and calls that are not nested go on.
+        std::thread::scope(|scope| {
+            let chains: Vec<_> = (0..6).map(|_| scope.spawn(|| nested(60))).collect();
+            assert_eq!(hub.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
+            for chain in chains {
+                let error = chain.join().expect("no panic").expect_err("too deep").to_string();
+                assert!(error.contains("nested"), "{error}");
+            }
+        });
+        assert!(began.elapsed() < PLENTY, "they waited for each other: {:?}", began.elapsed());
+        assert_eq!(nested(31), Ok(Some(1 << 32)), "nothing is left behind");
+    });
+}
+
+#[test]
+fn fault_30_a_callback_that_calls_its_own_bridge_is_told_at_once() {
+    within(120, "fault_30_a_callback_that_calls_its_own_bridge_is_told_at_once", || {
+        let address = address();
+        let hub = hub(&address);
+        let inside = Arc::new(Inside::bridge(address.clone()).start().expect("the bridge starts"));
+        let other = Arc::new(Inside::bridge(address).start().expect("the bridge starts"));
+        let (own, next) = (inside.clone(), other.clone());
+        let _leaf = hub.register_fn("leaf", |n: i64| n + 1).expect("a free name");
+        let _own = hub
+            .register_fn("own", move |n: i64| own.call("leaf".into(), n).map_err(|error| error.to_string())?)
+            .expect("a free name");
+        let _next = hub
+            .register_fn("next", move |n: i64| next.call("own".into(), n).map_err(|error| error.to_string())?)
+            .expect("a free name");
+        for _ in 0..3 {
+            let began = Instant::now();
+            assert_eq!(inside.call("leaf".into(), 1), Ok(Ok(2)));
+            assert_eq!(other.call("own".into(), 1), Ok(Ok(2)), "through another");
+            for name in ["own", "next"] {
+                let error =
+                    inside.call(name.into(), 1).expect("the child lives").expect_err("it would wait for itself");
+                assert!(error.contains("Inside::call") && error.contains("waits for this one"), "{name}: {error}");
+            }
+            assert!(began.elapsed() < PLENTY);
+        }
+        drop((_own, _next));
     });
 }
 

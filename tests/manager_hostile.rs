@@ -785,3 +785,25 @@ fn attacked(test: &str, attacks: &[&str]) {
         }
     });
 }
+
+/// Before, each connection of two processes cost the owner a thread for every lane, and there were as many as anybody wanted.
+#[test]
+fn fault_43_who_connects_and_calls_once_costs_the_owner_one_thread() {
+    within(120, "fault_43_who_connects_and_calls_once_costs_the_owner_one_thread", || {
+        let address = address();
+        let hub = manager(&address);
+        hub.start(PLENTY).expect("a hub");
+        let owner = process("owner", &address);
+        let call = |member: &Manager| member.call_as::<Value>("nested", (1u64,)).expect("an answer");
+        call(&hub);
+        let before = support::threads(owner.pid());
+        let members: Vec<_> = (0..8).map(|_| caller(&address, PLENTY)).collect();
+        for member in &members {
+            assert!(call(member).is_some());
+        }
+        let after = support::threads(owner.pid());
+        assert!(after <= before + members.len(), "{before} threads, then {after}");
+        drop(members);
+        assert!(eventually(20, "the threads end", || support::threads(owner.pid()) <= before));
+    });
+}

@@ -45,7 +45,7 @@ impl Guest {
 }
 
 const SENTENCE: &str = "bridge to `Guest` not started: the program has not called callgate::init() as the first line of main \
-                        (in tests and benches: callgate::test_support!())";
+                        (put #[callgate::main] above main; in tests and benches: callgate::test_support!())";
 
 #[test]
 fn a_program_without_init_is_told_so_and_not_executed_again() {

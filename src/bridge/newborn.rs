@@ -51,7 +51,7 @@ impl<T: Service> Newborn<T> {
     }
 
     fn died(pid: u32, exit: Exit) -> StartError {
-        StartError::Died { service: T::NAME, pid, exit, when: "during the handshake" }
+        StartError::Died { service: T::NAME, pid, exit, when: "during the handshake", last_words: None }
     }
 
     /// Greets the child and hears its answer. What it says of its sandbox, if it was told to have one.

@@ -6,6 +6,7 @@ use super::confined::SentPlan;
 use super::newborn::{Newborn, system};
 use crate::call::caller::Caller;
 use crate::call::link::{MemoryOptions, Shared};
+use crate::call::nest;
 use crate::call::overdue::Lateness;
 use crate::call::recorded::Recorded;
 use crate::call::service::{Fingerprint, Method, Service};
@@ -18,6 +19,7 @@ use crate::objects::Segments;
 use crate::process::spawn::Launch;
 use crate::segment::Segment;
 use crate::signal::{Count, ParentBells, Signal};
+use crate::sync::Ordering::Relaxed;
 use crate::sys::limits::Wanted;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -63,6 +65,7 @@ impl<T: Service> Recipe<T> {
         let objects = self.segments.of_parent();
         let (segment, object) = Segment::create(geometry, &*objects)
             .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len()), Wanted::Memory))?;
+        segment.header().chains.store(nest::new_chains(), Relaxed);
         let bells = ParentBells::new(self.signal, Count::of(&geometry), &*objects)
             .map_err(system::<T>("creating its doorbells".into(), Wanted::Memory))?;
         let spawned = self.launch.start().map_err(system::<T>(format!("starting {}", self.launch), Wanted::Task))?;
@@ -88,8 +91,8 @@ impl<T: Service> Recipe<T> {
         let error = match child.construct(self.constructor, &self.args, self.timeout, within) {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(message)) => StartError::Constructor { service: T::NAME, message },
-            Err(CallError::Died { pid, exit, .. }) => {
-                StartError::Died { service: T::NAME, pid, exit, when: "in its constructor" }
+            Err(CallError::Died { pid, exit, last_words, .. }) => {
+                StartError::Died { service: T::NAME, pid, exit, when: "in its constructor", last_words }
             }
             Err(error) => StartError::Call { service: T::NAME, error },
         };

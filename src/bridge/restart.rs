@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::error::{CallName, Exit, Progress};
+use crate::error::{CallName, Exit, Progress, Said};
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -181,6 +181,8 @@ pub struct Death {
     pub overdue: Option<CallName>,
     /// Whether [`Bridge::restart`](crate::Bridge::restart) asked for it.
     pub asked: bool,
+    /// What it said of its end, if it said anything: see [`CallError::Died`](crate::CallError::Died).
+    pub last_words: Option<String>,
     /// How many children of this bridge there were before it.
     pub generation: u64,
     /// Whether another will be started.
@@ -195,7 +197,8 @@ impl fmt::Display for Death {
             (None, Some(call)) => write!(f, " because its call `{call}` had outlived its timeout"),
             (None, None) if self.asked => f.write_str(" because the bridge was told to restart"),
             (None, None) => Ok(()),
-        }
+        }?;
+        Said(&self.last_words).fmt(f)
     }
 }
 

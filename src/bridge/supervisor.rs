@@ -530,6 +530,7 @@ impl Supervisor {
             },
             overdue: child.caller.culprit(),
             asked,
+            last_words: child.caller.peer.life.last_words(),
             generation: child.generation,
             restarting: self.restart.as_ref().is_some_and(|restart| asked || restart.has_left(history, Instant::now())),
         };

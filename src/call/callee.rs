@@ -6,6 +6,7 @@ use super::host::{Alone, Host, Parallel};
 use super::memory::PayloadMemory;
 use super::panic;
 use super::service::{Exchange, SHORT, Service};
+use super::{last_words, nest};
 use crate::arena::Limits;
 use crate::error::{Fault, beginning};
 use crate::failpoints::{self, Step};
@@ -19,6 +20,7 @@ use crate::segment::{Block, Segment, Span};
 use crate::shared_box;
 use crate::signal::Bells;
 use crate::stock::{Home, NEVER, Room};
+use crate::sync::Ordering::Relaxed;
 use crate::sys::mapping::Access;
 use crate::trusted::TrustedParent;
 use rkyv::util::AlignedVec;
@@ -52,8 +54,10 @@ pub(crate) fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
         for index in 1..callee.segment.geometry().workers {
             let worker = callee.worker(index, &host);
             let thread = thread::Builder::new().name(callee.worker_name(index)).stack_size(STACK);
-            if let Err(error) = thread.spawn_scoped(scope, || worker.run_or_end()) {
-                eprintln!("callgate: child {} ends: starting worker {index}: {error}", std::process::id());
+            if let Err(error) = thread.spawn_scoped(scope, || worker.run_aside()) {
+                let why = format!("callgate: child {} ends: starting worker {index}: {error}", std::process::id());
+                last_words::say(&why);
+                eprintln!("{why}");
                 std::process::exit(CONFUSED);
             }
         }
@@ -74,6 +78,7 @@ pub(crate) struct Callee {
 impl Callee {
     fn start(serving: Serving) -> Self {
         let Serving { control, segment, objects, bells, hello, parent } = serving;
+        last_words::keep(segment.last_words());
         panic::install_hook();
         let limits = Limits { max_payload: hello.max_payload, retained: hello.retained };
         let access = if hello.trusted { Access::ReadWrite } else { Access::ReadOnly };
@@ -87,7 +92,8 @@ impl Callee {
     /// The worker `index`, which carries out with `host` what is asked on its lanes.
     fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H, Parent> {
         let lanes = WorkerLanes::new(&self.segment, index, &self.bells, wait_from_code(self.hello.wait), true);
-        Worker::new(lanes, Parent { memory: self.memory.clone(), trusted: self.parent }, host)
+        let parent = Parent { memory: self.memory.clone(), trusted: self.parent };
+        Worker::new(lanes, parent, host).with_chain(chain(&self.segment, index))
     }
 
     /// The main thread's name and the worker's number, which a listing of 15 bytes shows both.
@@ -96,6 +102,12 @@ impl Callee {
         let number = format!(" {index}");
         format!("{}{number}", beginning(&name, 15 - number.len()))
     }
+}
+
+/// The chain that begins with a call that worker `index` carries out.
+pub(super) fn chain(segment: &Segment, index: u32) -> u64 {
+    // Relaxed: written before the other side had the segment.
+    segment.header().chains.load(Relaxed).wrapping_add(u64::from(index) + 1)
 }
 
 /// Whoever makes the requests of a worker: how far it is trusted, and the memory that is shared with it.
@@ -159,6 +171,8 @@ pub(crate) struct Worker<H, A> {
     copy: AlignedVec<ALIGN>,
     /// The process's exit code.
     code: i32,
+    /// Of calls that are not nested.
+    chain: u64,
 }
 
 #[cfg(all(test, not(loom)))]
@@ -187,6 +201,7 @@ impl<H: Host> Worker<H, Parent> {
 
 impl<H: Host> Worker<H, Parent> {
     fn run(mut self) -> ! {
+        self.take_thread();
         loop {
             match self.serve_next() {
                 Ok(Some(Kind::Stop)) if self.lanes.is_first() => {
@@ -204,6 +219,12 @@ impl<H: Host> Worker<H, Parent> {
         }
     }
 
+    /// As [`run_or_end`](Self::run_or_end), on a thread of its own.
+    fn run_aside(self) -> ! {
+        last_words::prepare_thread();
+        self.run_or_end()
+    }
+
     /// As [`run`](Self::run). A panic outside of a method, which is an error in callgate, ends the process: the other threads
     /// would live on, and this one's callers wait for ever.
     fn run_or_end(self) -> ! {
@@ -214,7 +235,16 @@ impl<H: Host> Worker<H, Parent> {
 
 impl<H: Host, A: Asker> Worker<H, A> {
     pub(crate) fn new(lanes: WorkerLanes, asker: A, host: H) -> Self {
-        Self { lanes, asker, host, copy: AlignedVec::new(), code: 0 }
+        Self { lanes, asker, host, copy: AlignedVec::new(), code: 0, chain: 0 }
+    }
+
+    pub(super) fn with_chain(self, chain: u64) -> Self {
+        Self { chain, ..self }
+    }
+
+    /// Notes that the calling thread does nothing but serve.
+    pub(super) fn take_thread(&self) {
+        nest::serve(self.chain);
     }
 
     /// Who asks.
@@ -255,6 +285,9 @@ impl<H: Host, A: Asker> Worker<H, A> {
         let span = block.as_ref().map_or(frame.payload, Block::span);
         let room = &Room { home: self.asker.home(), wait: None, until: &NEVER };
         let came_home = room.home.welcome(call);
+        if came_home.is_some() {
+            nest::enter(call, slot.chain());
+        }
         let request = self.asker.request(span, &mut self.copy);
         let mut exchange = Exchange { slot, room, request, call, replied: None };
         let result = panic::catch(|| self.host.carry_out(kind, &mut exchange));
@@ -271,6 +304,9 @@ impl<H: Host, A: Asker> Worker<H, A> {
             exchange.refuse("its dispatch gave no reply");
         }
         let reply = exchange.replied.unwrap_or(Kind::Refused);
+        if came_home.is_some() {
+            nest::leave();
+        }
         room.home.forget(came_home);
         failpoints::reach(Step::ChildReplyWritten);
         if exchange.slot.carries() {
@@ -319,6 +355,8 @@ fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
 /// The parent is trusted, so this is an error in callgate; going on would run something that nobody asked for.
 #[cold]
 pub(super) fn confused(what: &str) -> ! {
-    eprintln!("callgate: child {} ends: its parent sent {what}", std::process::id());
+    let why = format!("callgate: child {} ends: its parent sent {what}", std::process::id());
+    last_words::say(&why);
+    eprintln!("{why}");
     std::process::exit(CONFUSED);
 }

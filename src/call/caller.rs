@@ -4,6 +4,7 @@
 
 use super::callee::PANICKED;
 use super::link::Link;
+use super::nest::{self, At};
 use super::overdue::{Lateness, Overdue};
 use super::peer::{Hold, Peer};
 use super::recorded::Recorded;
@@ -13,16 +14,16 @@ use crate::error::{Awaited, CallError, CallName, Exit, Failure as Failed, Fault,
 use crate::failpoints::{self, Step};
 use crate::frame::{self, Beyond, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError, WorkerBell};
+use crate::layout::CallerLine;
 use crate::life::Cause;
 use crate::reading::{Refusal, last_refusal};
-use crate::segment::Segment;
+use crate::segment::{Placed, Segment};
 use crate::stock::{Home, Room, Until};
+use crate::sync::Ordering::Relaxed;
 use crate::sys::image::Image;
 use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
 use rkyv::rancor::Failure;
 use std::any::TypeId;
-use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,9 @@ const LET_GO_PATIENCE: Duration = Duration::from_millis(3);
 
 /// How long a thread that waits for a lane waits between two looks at whether the child has ended.
 const LANE_SLICE: Duration = Duration::from_millis(20);
+
+/// Of so many lanes between two members one is left to calls that are not nested.
+const KEPT: usize = 5;
 
 /// The calling side of one bridge. Shared by all threads.
 pub(crate) struct Caller {
@@ -48,6 +52,9 @@ pub(crate) struct Caller {
     workers: u32,
     /// How to reach each worker apart from its lanes.
     bells: Box<[WorkerBell]>,
+    /// What chains of the peer's workers are called, see `nest`.
+    chains: u64,
+    callers: Box<[Placed<CallerLine>]>,
     service: TypeId,
     /// The interfaces that the child has, or is to have, in its table; interface n is at n - 1.
     interfaces: [Introduction; MAX_INTERFACES],
@@ -206,8 +213,11 @@ impl Caller {
             home: hold.clone(),
             hold,
             wait,
-            workers,
             bells,
+            workers: segment.geometry().workers,
+            // Relaxed: written before anybody else had the segment.
+            chains: segment.header().chains.load(Relaxed),
+            callers: (0..segment.geometry().lanes).map(|index| segment.caller_line(index)).collect(),
             service,
             interfaces: [const { Introduction { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
             entering: Mutex::new(()),
@@ -297,7 +307,7 @@ impl Caller {
     #[inline(always)]
     fn send_args<A: Request>(&self, ticket: &Ticket, args: &mut Option<A>, then: Args) -> Result<Sent<'_>, CallError> {
         let call = self.call_word(ticket.method, ticket)?;
-        let mut lane = self.claim(ticket)?;
+        let (mut lane, call) = self.claim(call, ticket)?;
         failpoints::reach(Step::ParentLaneClaimed);
         let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, then, ticket)?;
         Ok(Sent { lane, position, ticket: *ticket })
@@ -337,8 +347,11 @@ impl Caller {
             return Err(self.in_fork_slow(&untimed));
         }
         // Who need not wait for a lane looks at the clock when the peer has begun to work.
-        if let Some(mut lane) = self.lanes[self.preferred_lane()].try_lock()
+        let number = nest::thread_number();
+        if number == nest::plain(number)
+            && let Some(mut lane) = self.lanes[self.lane_of(number)].try_lock()
             && lane.is_idle()
+            && lane.is_in_use()
         {
             match self.send_on(&mut lane, ask, args, Args::Keep, &untimed) {
                 // There is time to wait for memory.
@@ -356,7 +369,14 @@ impl Caller {
         args: &mut Option<A>,
         ticket: &Ticket,
     ) -> Result<R, CallError> {
-        let mut lane = self.claim_idle(ticket)?;
+        let (mut lane, call) = match nest::current() {
+            None => (self.claim_idle(ticket)?, ask.call),
+            Some(at) => self.claim_nested(at, ask.call, ticket)?,
+        };
+        let ask = Ask { call, ..ask };
+        if let Some(index) = lane.begin_use() {
+            self.hold.begin(index);
+        }
         let position = self.send_on(&mut lane, ask, args, Args::Keep, ticket)?;
         self.receive(&mut lane, position, Kind::Call, ticket)
     }
@@ -398,12 +418,19 @@ impl Caller {
         if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(&ticket));
         }
+        if let Some(at) = nest::current() {
+            self.may_nest(at, &ticket)?;
+        }
         let mut lane = self.claim_for_long(&ticket)?;
         let interface = match method.interface {
             None => 0,
             Some(interface) => self.bind_ahead(&mut lane, interface, &ticket)?,
         };
-        let ask = Ask { kind: Kind::Call, call: method.word(interface) };
+        let call = match nest::current() {
+            None => method.word(interface),
+            Some(at) => self.nest(&mut lane, at, method.word(interface)),
+        };
+        let ask = Ask { kind: Kind::Call, call };
         let position = self.send_on(&mut lane, ask, &mut Some(args), Args::SpendAtOnce, &ticket)?;
         // What comes back only when this thread asks for it is not waited for by others.
         lane.give_up(&*self.home);
@@ -625,8 +652,8 @@ impl Caller {
 
     #[inline]
     fn ask<A: Request, R: Reply>(&self, ask: Ask, args: A, ticket: &Ticket) -> Result<R, CallError> {
-        let mut lane = self.claim(ticket)?;
-        self.ask_on(&mut lane, ask, args, ticket)
+        let (mut lane, call) = self.claim(ask.call, ticket)?;
+        self.ask_on(&mut lane, Ask { call, ..ask }, args, ticket)
     }
 
     #[inline]
@@ -855,21 +882,28 @@ impl Caller {
 
     // ---- lanes -----------------------------------------------------------------------------------------------------
 
-    /// A lane for this thread alone: the one it had before if that is free, else any that is, else the one it had before as
-    /// soon as it is free.
+    /// A lane for this thread alone, and the call word `call` as it is to be sent: the one it had before if that is free, else any that is,
+    /// else the one it had before as soon as it is free.
     #[inline]
-    fn claim(&self, ticket: &Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
-        let preferred = self.preferred_lane();
-        match self.lanes[preferred].try_lock() {
-            Some(lane) => Ok(lane),
-            None => self.claim_slow(preferred, ticket),
+    fn claim(&self, call: u64, ticket: &Ticket) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
+        let number = nest::thread_number();
+        if number < self.lanes.len()
+            && let Some(lane) = self.lanes[number].try_lock()
+        {
+            return Ok((lane, call));
         }
+        self.claim_slow(number, call, ticket)
     }
 
+    /// The lane that a thread with this number prefers.
     #[inline(always)]
+    fn lane_of(&self, number: usize) -> usize {
+        let lanes = self.lanes.len();
+        if number < lanes { number } else { nest::plain(number) % lanes }
+    }
+
     fn preferred_lane(&self) -> usize {
-        let (number, lanes) = (thread_number(), self.lanes.len());
-        if number < lanes { number } else { number % lanes }
+        self.lane_of(nest::thread_number())
     }
 
     /// Every lane, this one first.
@@ -878,8 +912,72 @@ impl Caller {
         after.iter().chain(before)
     }
 
+    #[inline(never)]
+    fn claim_slow(
+        &self,
+        number: usize,
+        call: u64,
+        ticket: &Ticket,
+    ) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
+        let at = nest::current();
+        if let Some(at) = at {
+            self.may_nest(at, ticket)?;
+        }
+        let mut lane = self.claim_any(self.lane_of(number), ticket)?;
+        match at {
+            None => Ok((lane, call)),
+            Some(at) => {
+                let call = self.nest(&mut lane, at, call);
+                Ok((lane, call))
+            }
+        }
+    }
+
+    /// Whether a call may be made from `at`. A child has no worker for a call that is made within one that it carries out: waiting for that, it
+    /// would wait for itself.
     #[cold]
-    fn claim_slow(&self, preferred: usize, ticket: &Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
+    fn may_nest(&self, at: At, ticket: &Ticket) -> Result<(), CallError> {
+        at.may_call(ticket.name())?;
+        let begins_here = (1..=u64::from(self.workers)).contains(&at.chain.wrapping_sub(self.chains));
+        let is_under_way = |(line, lane): (&Placed<CallerLine>, &Arc<Mutex<CallerLane>>)| {
+            // Relaxed: written by a thread that this one, as part of the same chain, comes after.
+            line.chain.load(Relaxed) == at.chain && lane.try_lock().is_none_or(|lane| !lane.is_idle())
+        };
+        let is_entered = || begins_here || self.callers.iter().zip(&self.lanes).any(is_under_way);
+        if !ticket.name().is_of_callback() && is_entered() {
+            return Err(at.too_nested(ticket.name(), "the child already carries out a call that waits for this one"));
+        }
+        Ok(())
+    }
+
+    /// Has the next request on this lane nested at `at`. Returns its call word.
+    #[cold]
+    fn nest(&self, lane: &mut CallerLane, at: At, call: u64) -> u64 {
+        lane.nest(at.chain);
+        at.mark(call)
+    }
+
+    /// A lane for a call of a callback that is nested at `at`: it waits for none, because the calls that it is nested in hold some. Some are left
+    /// to calls that are not nested.
+    #[cold]
+    fn claim_nested(&self, at: At, call: u64, ticket: &Ticket) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
+        self.may_nest(at, ticket)?;
+        for lane in self.lanes[self.lanes.len() / KEPT..].iter().rev() {
+            if let Some(free) = lane.try_lock()
+                && let Some(mut idle) = self.if_idle(free, ticket)?
+            {
+                let call = self.nest(&mut idle, at, call);
+                return Ok((idle, call));
+            }
+        }
+        match self.peer.life.is_over() {
+            true => Err(self.over(Progress::NotStarted, ticket)),
+            false => Err(at.too_nested(ticket.name(), "nested calls hold every lane between the two processes")),
+        }
+    }
+
+    #[cold]
+    fn claim_any(&self, preferred: usize, ticket: &Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
         if let Some(lane) = self.lanes_from(preferred).find_map(|lane| lane.try_lock()) {
             return Ok(lane);
         }
@@ -1129,7 +1227,13 @@ impl Caller {
         match self.peer.life.cause() {
             Some(Cause::Corrupt(what)) => CallError::Corrupt { call, pid, what },
             Some(Cause::Stopped) => CallError::Stopped { call, pid, progress },
-            None => CallError::Died { call, pid, exit: self.peer.life.exit().unwrap_or(Exit::Unknown), progress },
+            None => CallError::Died {
+                call,
+                pid,
+                exit: self.peer.life.exit().unwrap_or(Exit::Unknown),
+                progress,
+                last_words: self.peer.life.last_words(),
+            },
         }
     }
 }
@@ -1141,16 +1245,4 @@ fn not_started(mut error: CallError) -> CallError {
         *progress = Progress::NotStarted;
     }
     error
-}
-
-/// A number for the calling thread, counted from 0 in the order of first calls.
-#[inline]
-fn thread_number() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static NUMBER: Cell<Option<usize>> = const { Cell::new(None) });
-    NUMBER.get().unwrap_or_else(|| {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        NUMBER.set(Some(number));
-        number
-    })
 }

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::last_words;
 use super::peer::{Hold, Peer, PeerParts};
 use super::tidiness::{Look, Tidiness};
 use crate::arena::{Limits, Loan, Source};
@@ -12,11 +13,12 @@ use crate::doorbell::Deadline;
 use crate::error::{Exit, NoMemory};
 use crate::failpoints::{self, Step};
 use crate::frame::{BlockRef, TrustedPeer};
+use crate::layout::LastWords;
 use crate::life::{Cause, Life};
 use crate::objects::Objects;
 use crate::process::Report;
 use crate::process::watch::{self, Due, Watched};
-use crate::segment::{Block, Segment};
+use crate::segment::{Block, Placed, Segment};
 use crate::signal::ParentBells;
 use crate::stock::{Home, Stock};
 use crate::sys::limits::{self, Wanted};
@@ -54,6 +56,7 @@ pub(crate) struct Link {
     came_back: Condvar,
     books: CachePadded<Mutex<Books>>,
     tidiness: Tidiness,
+    last_words: Placed<LastWords>,
 }
 
 /// What a bridge shares with its child, beside the control socket.
@@ -158,6 +161,7 @@ impl Link {
             stock: CachePadded::new(Mutex::new(stock)),
             came_back: Condvar::new(),
             tidiness: Tidiness::new(),
+            last_words: segment.last_words(),
             books: CachePadded::new(Mutex::new(Books {
                 objects,
                 replies: HashMap::new(),
@@ -223,6 +227,7 @@ impl Link {
             | Message::Deny { .. }
             | Message::Exhausted { .. }
             | Message::Lack { .. }
+            | Message::Begin { .. }
             | Message::Tidy => false,
         }
     }
@@ -310,6 +315,9 @@ impl Watched for Link {
         failpoints::reach(Step::ParentReaped);
         // First, so that whoever waits for the end finds no name any more.
         self.books.lock().objects.peer_ended();
+        if let Some(words) = last_words::read(&self.last_words, exit) {
+            self.peer.life.quote(words);
+        }
         self.peer.life.end(exit);
         failpoints::reach(Step::ParentEnded);
     }

@@ -155,7 +155,9 @@ impl PayloadMemory {
                 let why = limits::unpacked(error, limit);
                 told.answer = Some(Err(failed(format!("the parent could get no memory for the reply{why}"))));
             }
-            Message::Need { .. } | Message::Tidy => confused("a message that only a child sends"),
+            Message::Need { .. } | Message::Begin { .. } | Message::Tidy => {
+                confused("a message that is not for a child")
+            }
         }
         self.changed.notify_all();
     }

@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::callee::{Asker, Worker};
+use super::callee::{Asker, Worker, chain};
 use super::caller::Caller;
 use super::host::Host;
 use super::link::unmap;
@@ -39,7 +39,7 @@ use std::any::TypeId;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -55,8 +55,8 @@ const STACK: usize = 8 << 20;
 /// Bytes that a lane keeps for copies of requests between two calls.
 const COPY_KEPT: usize = 256 << 10;
 
-/// Of the lanes of a pair: as many calls as are likely to be under way in one, and payloads as long as a bridge's slots hold.
-const SLOTS: u32 = 16;
+/// Of the lanes of a pair: as many calls as are likely to be given up in one before its first is answered, and payloads as long as a bridge's slots hold.
+const SLOTS: u32 = 4;
 const SLOT_LINES: u32 = 9;
 
 /// The sizes of a pair with so many lanes: as its lanes are all alike, its length says how many there are.
@@ -90,7 +90,14 @@ pub(crate) struct Pair {
     tidiness: Tidiness,
     /// The caller's line of each lane.
     callers: Vec<Placed<CallerLine>>,
+    /// Starts the thread of a lane, on the side that is called.
+    start: OnceLock<Start>,
+    /// The lanes that have one, by their bits.
+    started: Mutex<u64>,
 }
+
+/// What starts the thread of a lane.
+type Start = Box<dyn Fn(u32) -> io::Result<()> + Send + Sync>;
 
 /// What the hub has told.
 #[derive(Default)]
@@ -132,28 +139,28 @@ pub(crate) fn call(introduction: Introduction) -> io::Result<(Arc<Caller>, Arc<P
     Ok((Arc::new(caller), pair))
 }
 
-/// The side of a pair that is called: starts a thread for each lane, which carries out with a host of `hosts` what is asked there. The threads
-/// end with the pair.
+/// The side of a pair that is called: a thread for each lane, which is started when the lane is about to be used for the first time, carries out with
+/// a host of `hosts` what is asked there. The threads end with the pair.
 ///
 /// # Errors
 ///
-/// As [`call`]; or if a thread cannot be started.
+/// As [`call`].
 pub(crate) fn serve<H: Host + Send + 'static>(
     introduction: Introduction,
-    mut hosts: impl FnMut() -> H,
+    hosts: impl FnMut() -> H + Send + 'static,
 ) -> io::Result<Arc<Pair>> {
     let wait = introduction.wait;
     let (pair, segment) = Pair::of(introduction, Role::Owner)?;
     panic::install_hook();
-    for index in 0..segment.geometry().workers {
+    let (weak, hosts) = (Arc::downgrade(&pair), Mutex::new(hosts));
+    let start = move |index| {
+        let pair = weak.upgrade().ok_or(io::ErrorKind::NotConnected)?;
         let lanes = WorkerLanes::new(&segment, index, &pair.peer.bells, wait, false);
-        let worker = Worker::new(lanes, Stranger(pair.clone()), hosts());
-        let thread = thread::Builder::new().name(format!("callgate-{}-{index}", pair.peer.pid)).stack_size(STACK);
-        if let Err(error) = thread.spawn(move || run(worker)) {
-            pair.over(None);
-            return Err(error);
-        }
-    }
+        let name = format!("callgate-{}-{index}", pair.peer.pid);
+        let worker = Worker::new(lanes, Stranger(pair), (*hosts.lock())()).with_chain(chain(&segment, index));
+        thread::Builder::new().name(name).stack_size(STACK).spawn(move || run(worker)).map(drop)
+    };
+    let _ = pair.start.set(Box::new(start));
     watch::watch(pair.clone()).inspect_err(|_| pair.over(None))?;
     Ok(pair)
 }
@@ -167,6 +174,7 @@ fn run<H: Host>(mut worker: Worker<H, Stranger>) {
         }
     }
     let _last = Last(worker.asker().0.clone());
+    worker.take_thread();
     loop {
         match worker.serve_next() {
             Ok(Some(_)) => {}
@@ -210,6 +218,8 @@ impl Pair {
             own: Mutex::new(Own { stock, published: Vec::new() }),
             tidiness: Tidiness::new(),
             callers: (0..found.lanes).map(|lane| segment.caller_line(lane)).collect(),
+            start: OnceLock::new(),
+            started: Mutex::new(0),
         };
         Ok((Arc::new(pair), segment))
     }
@@ -252,6 +262,9 @@ impl Pair {
     }
 
     fn heed(&self, message: Message, descriptor: Option<OwnedFd>) -> Result<(), &'static str> {
+        if let (Message::Begin { lane }, None) = (message, &descriptor) {
+            return self.start_lane(lane);
+        }
         let mut descriptor = descriptor.into_iter();
         let mut mapped = |segment, access| Sealed.attach(segment, &mut descriptor, access).map(Arc::new);
         let mut told = self.told.lock();
@@ -278,7 +291,7 @@ impl Pair {
                 let why = limits::unpacked(error, limit);
                 Some(Err(failed(format!("the hub could get no memory{why}"))))
             }
-            Message::Need { .. } => return Err(SENSELESS),
+            Message::Need { .. } | Message::Begin { .. } => return Err(SENSELESS),
         };
         socket::discard(descriptor.collect());
         if answer.is_some() {
@@ -287,6 +300,17 @@ impl Pair {
         drop(told);
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// Starts the thread of a lane, of which there is one: whoever asks for another does not keep to the protocol.
+    fn start_lane(&self, lane: u64) -> Result<(), &'static str> {
+        let (Some(start), Some(index)) = (self.start.get(), u32::try_from(lane).ok()) else { return Err(SENSELESS) };
+        let mut started = self.started.lock();
+        if index as usize >= self.callers.len() || *started & 1 << index != 0 {
+            return Err(SENSELESS);
+        }
+        *started |= 1 << index;
+        start(index).map_err(|_| "a lane for which no thread can be started")
     }
 
     /// The segment of the other side's arena, whose announcement may be waiting to be read.
@@ -419,6 +443,13 @@ impl Hold for Pair {
     }
 
     fn used(&self) {}
+
+    #[cold]
+    fn begin(&self, index: u32) {
+        if self.control.send(Message::Begin { lane: index.into() }, None).is_err() {
+            self.over(None);
+        }
+    }
 }
 
 impl Home for Pair {
@@ -736,11 +767,42 @@ mod tests {
         }
     }
 
+    /// Clients that connect and leave cost the owner none.
+    #[test]
+    fn fault_43_a_lane_has_a_thread_when_it_is_about_to_be_used_and_not_before() {
+        let ([caller, owner], hub) = introduced(geometry(8));
+        let hosts = Arc::new(AtomicU32::new(0));
+        let counted = hosts.clone();
+        let owner = serve(owner, move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Doubler
+        });
+        let owner = owner.unwrap();
+        let (caller, pair) = call(caller).unwrap();
+        let hub = thread::spawn(move || hub.run());
+        assert_eq!(hosts.load(Ordering::SeqCst), 0);
+        for number in 0..100 {
+            assert_eq!(double(&caller, number), Ok(2 * number));
+        }
+        assert_eq!(hosts.load(Ordering::SeqCst), 1, "one thread calls, on one lane");
+        for lane in [0, 1, 7, 8, 63, 64, u64::MAX] {
+            let is_new = matches!(lane, 1 | 7);
+            let lanes_before = hosts.load(Ordering::SeqCst);
+            let _ = owner.start_lane(lane);
+            let started = hosts.load(Ordering::SeqCst) - lanes_before;
+            assert!(started <= 1 && (is_new || lane == 0 || started == 0), "{lane}");
+            assert!(owner.start_lane(lane).is_err(), "a second thread for lane {lane}");
+        }
+        owner.over(None);
+        hub.join().unwrap();
+        assert!(pair.peer.life.wait(Deadline::after(PATIENCE)).is_some());
+    }
+
     #[test]
     fn a_header_that_the_other_side_has_rewritten_brings_no_more_threads() {
-        let (segment, object) = Segment::create(geometry(8), &Sealed).unwrap();
-        let forged = Geometry { lanes: 56, slots: 2, slot_lines: 9, workers: 56 };
-        assert_eq!(forged.segment_len(), geometry(8).segment_len());
+        let (segment, object) = Segment::create(geometry(7), &Sealed).unwrap();
+        let forged = Geometry { lanes: 13, slots: 2, slot_lines: 9, workers: 13 };
+        assert_eq!(forged.segment_len(), geometry(7).segment_len());
         let header = segment.header();
         for (word, value) in
             [(&header.lanes, forged.lanes), (&header.slots, forged.slots), (&header.workers, forged.workers)]
@@ -758,7 +820,12 @@ mod tests {
         let ([caller, owner], _silent) = introduced(geometry(1));
         let (open, gate) = mpsc::channel();
         let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
-        let owner = serve(owner, || Gated { ran: ran.clone(), gate: gate.take() }).unwrap();
+        let host = {
+            let ran = ran.clone();
+            move || Gated { ran: ran.clone(), gate: gate.take() }
+        };
+        let owner = serve(owner, host).unwrap();
+        owner.start_lane(0).unwrap();
         let (caller, pair) = call(caller).unwrap();
         let begin = || caller.begin(&METHOD, (), PATIENCE).unwrap();
         // Given up, so that the only lane is free for another.
@@ -777,7 +844,12 @@ mod tests {
         let ([caller, owner], _silent) = introduced(geometry(1));
         let (open, gate) = mpsc::channel();
         let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
-        let _owner = serve(owner, || Gated { ran: ran.clone(), gate: gate.take() }).unwrap();
+        let host = {
+            let ran = ran.clone();
+            move || Gated { ran: ran.clone(), gate: gate.take() }
+        };
+        let owner = serve(owner, host).unwrap();
+        owner.start_lane(0).unwrap();
         let (caller, pair) = call(caller).unwrap();
         let mut call = caller.begin(&METHOD, (), PATIENCE).unwrap();
         wait_until(|| ran.load(Ordering::SeqCst) == 1);

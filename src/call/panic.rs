@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::last_words;
 use crate::error::Fault;
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -24,14 +25,34 @@ struct Seen {
     backtrace: Option<String>,
 }
 
-/// Has panics inside calls recorded for their callers instead of printed (those too that a method catches itself); all others
-/// go to the hook that was there before.
+/// Has panics inside calls recorded for their callers, and in a child all as what may be its [last words](last_words). There the hook that
+/// was there before runs for each, so that what is printed is what would be without this; elsewhere for those that no caller hears of.
 pub(crate) fn install_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let previous = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| if TURN.get() % 2 == 1 { record(info) } else { previous(info) }));
+        std::panic::set_hook(Box::new(move |info| {
+            last_words::note(info, TURN.get());
+            let is_caught = TURN.get() % 2 == 1;
+            if is_caught {
+                record(info);
+            }
+            if !is_caught || last_words::are_kept() || ends_the_process(info) {
+                previous(info);
+            }
+        }));
     });
+}
+
+/// Whether the process ends with this panic, wherever it is caught.
+fn ends_the_process(info: &PanicHookInfo<'_>) -> bool {
+    cfg!(panic = "abort") || cannot_unwind(&message(info.payload()))
+}
+
+/// Whether that is the standard library's message when unwinding has come to where it cannot go on.
+pub(super) fn cannot_unwind(message: &str) -> bool {
+    message.starts_with("panic in a function that cannot unwind")
+        || message.starts_with("panic in a destructor during cleanup")
 }
 
 fn record(info: &PanicHookInfo<'_>) {
@@ -60,6 +81,7 @@ pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Box<Fault>> {
 
 #[cold]
 fn fault_slow(payload: Box<dyn Any + Send>, turn: u64) -> Box<Fault> {
+    last_words::withdraw_own();
     let message = message(&*payload);
     // A payload may panic when it is dropped; then it is leaked.
     let _ = catch_unwind(AssertUnwindSafe(move || drop(payload))).map_err(std::mem::forget);
@@ -68,7 +90,7 @@ fn fault_slow(payload: Box<dyn Any + Send>, turn: u64) -> Box<Fault> {
     Box::new(Fault { message, location, backtrace })
 }
 
-fn message(payload: &(dyn Any + Send)) -> String {
+pub(super) fn message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a payload that is no text".into())
 }

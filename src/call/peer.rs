@@ -68,6 +68,9 @@ pub(crate) trait Hold: Home {
     /// Ends a child in that way when `time` has passed, unless it has ended by then. Does not wait for that.
     fn kill_after(&self, _time: Duration) {}
 
+    /// The lane `index` is about to be used for the first time: whoever has threads for lanes only then starts one.
+    fn begin(&self, _index: u32) {}
+
     /// Notes that memory has been used, which may be more than may be kept when it is not.
     fn used(&self);
 }

@@ -44,7 +44,7 @@ pub struct Args {
 pub(super) type Names = SmallVec<[SmolStr; 2]>;
 
 /// A keyword was given twice among the arguments of one call.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, callgate_macros::Sentence, PartialEq, Eq, thiserror::Error)]
 #[error("the keyword `{keyword}` is given twice")]
 #[non_exhaustive]
 pub struct RepeatedKeyword {

@@ -17,6 +17,7 @@ use super::registration::{Registering, Registration};
 use super::typed::{Arguments, Item, Outcome, Signature, TooDeep, shallow, shallow_args};
 use super::value::Value;
 use crate::arena::Limits;
+use crate::call::nest::Within;
 use crate::call::panic;
 use crate::call::service::Method;
 use crate::doorbell::{Deadline, Wait};
@@ -24,7 +25,6 @@ use crate::error::{CallError, CallName, Failure, Payload, Progress, beginning};
 use crate::frame::Bare;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock, Weak};
@@ -39,9 +39,6 @@ const MAX_PAYLOAD: u64 = 64 << 20;
 
 /// Idle memory that each side of two connected processes keeps, in bytes.
 const RETAINED: u64 = 4 << 20;
-
-/// Calls of a process's own callbacks run on the thread that makes them: a callback that calls itself is to end before its stack does.
-const MOST_NESTED: u32 = 64;
 
 /// How long each attempt may take to find a hub again that has ended.
 const ELECTION: Duration = Duration::from_secs(5);
@@ -381,10 +378,7 @@ impl Manager {
     /// Carries out a call of a callback of this very process.
     fn call_here(&self, target: &Target, method: &'static Method, args: Args) -> Result<Value, CallError> {
         let call = method.call_name();
-        let Some(_deeper) = Deeper::within(MOST_NESTED) else {
-            let why = format!("calls within this process are nested more than {MOST_NESTED} deep");
-            return Err(CallError::Refused { call, why });
-        };
+        let _within = Within::new(call)?;
         let gone = || CallError::Gone { call, pid: std::process::id(), progress: Progress::NotStarted };
         let callbacks = &self.shared.callbacks;
         let registered = callbacks.get(target.number).ok_or_else(gone)?;
@@ -501,28 +495,6 @@ impl Name {
             mean: Duration::from_nanos(info.nanoseconds / info.calls.max(1)),
             total: Duration::from_nanos(info.nanoseconds),
         })
-    }
-}
-
-/// One more call that this thread carries out within another, as long as it lives.
-struct Deeper;
-
-thread_local!(static DEPTH: Cell<u32> = const { Cell::new(0) });
-
-impl Deeper {
-    /// `None` if that would be more than `most`.
-    fn within(most: u32) -> Option<Self> {
-        let depth = DEPTH.get();
-        (depth < most).then(|| {
-            DEPTH.set(depth + 1);
-            Self
-        })
-    }
-}
-
-impl Drop for Deeper {
-    fn drop(&mut self) {
-        DEPTH.set(DEPTH.get() - 1);
     }
 }
 

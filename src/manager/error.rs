@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Why a hub could not be started or joined.
-#[derive(Debug, thiserror::Error)]
+#[derive(callgate_macros::Sentence, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManagerError {
     /// Another hub, or another program, listens there already.
@@ -195,4 +195,20 @@ pub enum ManagerError {
 
 fn who(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".into(), |pid| format!("process {pid}"))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::manager::{NoHandle, RepeatedKeyword};
+
+    #[test]
+    fn fault_38_debug_of_a_managers_error_is_its_sentence() {
+        let taken = ManagerError::Taken { address: "@here".into(), name: "add".into(), pid: 7 };
+        assert_eq!(format!("{taken:?}"), "`add` is registered at `@here` already, by process 7");
+        assert!(format!("{taken:#?}").starts_with("Taken {\n"), "{taken:#?}");
+        let repeated = RepeatedKeyword { keyword: "a".into() };
+        assert_eq!(format!("{repeated:?}"), repeated.to_string());
+        assert_eq!((format!("{NoHandle:?}"), format!("{NoHandle:#?}")), (NoHandle.to_string(), "NoHandle".into()));
+    }
 }

@@ -50,7 +50,7 @@ pub struct Handle {
 }
 
 /// A text is no [`Handle`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, callgate_macros::Sentence, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the text is no handle of a manager: `callgate:<length of the key's place>:<the key's place>:<address>` is expected"
 )]

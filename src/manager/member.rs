@@ -488,7 +488,8 @@ impl Member {
                         member.tell(&ToHub::Unregister { seq: 0, number });
                     }
                 };
-                let hosts = || Worker { callbacks: self.callbacks.clone(), finished: finished.clone(), kept: None };
+                let callbacks = self.callbacks.clone();
+                let hosts = move || Worker { callbacks: callbacks.clone(), finished: finished.clone(), kept: None };
                 if let Ok(pair) = pair::serve(introduction, hosts) {
                     let mut state = self.state.lock();
                     state.owned.retain(|pair| pair.strong_count() > 0);

@@ -27,7 +27,7 @@ use std::fmt::{self, Display};
 /// let mismatch = <(i64, i64)>::from_args(args![1, 2, 3]).unwrap_err();
 /// assert_eq!(mismatch.to_string(), "expected 2 arguments (i64, i64), got 3");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, callgate_macros::Sentence, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected}, got {found}")]
 #[non_exhaustive]
 pub struct Mismatch {

@@ -7,6 +7,7 @@ pub(crate) mod descriptor;
 #[cfg(feature = "portable")]
 pub(crate) mod event;
 pub(crate) mod eventfd;
+pub(crate) mod fatal;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod image;

@@ -19,7 +19,7 @@ pub enum Program {
 }
 
 /// It is nowhere.
-#[derive(Debug, thiserror::Error)]
+#[derive(callgate_macros::Sentence, thiserror::Error)]
 #[error(
     "`--compare` needs the program {NAME}, which was not found: {}. In a checkout of callgate, \
      `cargo build --release -p {NAME} -p callgate-cli` lays it beside this program; {VARIABLE} can name it elsewhere", looked.join(", ")

@@ -20,7 +20,7 @@ const FLOAT: &str = "$float";
 const MAP: &str = "$map";
 
 /// Why a text is no argument.
-#[derive(Debug, thiserror::Error)]
+#[derive(callgate_macros::Sentence, thiserror::Error)]
 pub enum JsonError {
     /// It is no JSON.
     #[error("`{text}` is no JSON: {error} (a text is written with its quotes: '\"text\"')")]

@@ -25,7 +25,7 @@ pub struct Outputs {
 const STDOUT: &str = "-";
 
 /// Why a report was or would not be written.
-#[derive(Debug, thiserror::Error)]
+#[derive(callgate_macros::Sentence, thiserror::Error)]
 pub enum OutputError {
     /// Nothing has been measured yet.
     #[error("the report cannot be written to {}: {source}; nothing was measured", path.display())]

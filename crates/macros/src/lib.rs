@@ -18,6 +18,7 @@ mod model;
 mod parse;
 mod refusals;
 mod root;
+mod sentence;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -140,6 +141,13 @@ pub fn main(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> 
 #[proc_macro_derive(Viewable, attributes(callgate))]
 pub fn viewable(item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     viewable::derive(item.into()).into()
+}
+
+/// Has `{:?}` show an error's sentence, and `{:#?}` its structure. For callgate's own errors.
+#[doc(hidden)]
+#[proc_macro_derive(Sentence)]
+pub fn sentence(item: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    sentence::derive(item.into()).into()
 }
 
 /// [`bridge`], with tokens that also exist outside the compiler.

@@ -7,16 +7,20 @@
 
 use super::MemberId;
 use super::connection::Credit;
+use crate::call::nest;
 use crate::control::{Control, Message};
 use crate::layout::Geometry;
 use crate::manager::protocol::Side;
 use crate::objects::Sealed;
 use crate::segment::Segment;
+use crate::sync::Ordering::Relaxed;
 use crate::sys::socket::{self, Blocking, Exposed};
 use crate::sys::{limits, memfd};
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 /// Segments that may be made for one member, whatever their size; and such that others have, which it is to read.
 const MAX_SEGMENTS: usize = 4096;
@@ -26,6 +30,69 @@ const MAX_SEGMENTS_OF_SIDE: usize = 64;
 
 /// As much work as so many messages: to make a segment.
 const GRANT: u32 = 16;
+
+/// Introductions that are made at once for one process, however many connections it has had, and then in a second.
+const OF_PROCESS: (u32, u32) = (1024, 64);
+
+/// The same to one owner, for all processes together. Each costs it a mapping and descriptors.
+const OF_OWNER: (u32, u32) = (4096, 256);
+
+/// Counts that are kept; of more, those are forgotten that are as good as new.
+const MOST_COUNTS: usize = 4096;
+
+/// How often processes are introduced, whatever they do to be introduced again.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    of_process: HashMap<u32, Rate>,
+    of_owner: HashMap<MemberId, Rate>,
+}
+
+/// How many introductions there may be yet, as of then.
+#[derive(Debug)]
+struct Rate {
+    left: u32,
+    since: Instant,
+}
+
+impl Rate {
+    /// What there may be now, with (at once, in a second).
+    fn refill(&mut self, (most, in_a_second): (u32, u32), now: Instant) {
+        let gained = now.saturating_duration_since(self.since).as_millis() * u128::from(in_a_second) / 1000;
+        if gained > 0 {
+            self.left = u32::try_from(gained).unwrap_or(u32::MAX).saturating_add(self.left).min(most);
+            self.since = now;
+        }
+    }
+}
+
+impl Rates {
+    /// Counts an introduction of `process` to `owner`; whose count is used up, if one is.
+    pub(super) fn take(&mut self, process: u32, owner: MemberId, now: Instant) -> Result<(), &'static str> {
+        let caller = rate(&mut self.of_process, process, OF_PROCESS, now);
+        if caller.left == 0 {
+            return Err("this process is introduced too often: no more than 64 times a second");
+        }
+        let called = rate(&mut self.of_owner, owner, OF_OWNER, now);
+        if called.left == 0 {
+            return Err("others are introduced to that process too often: no more than 256 times a second");
+        }
+        caller.left -= 1;
+        called.left -= 1;
+        Ok(())
+    }
+}
+
+fn rate<K: Eq + Hash>(rates: &mut HashMap<K, Rate>, key: K, limit: (u32, u32), now: Instant) -> &mut Rate {
+    if rates.len() >= MOST_COUNTS {
+        rates.retain(|_, rate| {
+            rate.refill(limit, now);
+            rate.left < limit.0
+        });
+    }
+    let rate = rates.entry(key).or_insert(Rate { left: limit.0, since: now });
+    rate.refill(limit, now);
+    rate
+}
 
 /// All pairs.
 #[derive(Debug)]
@@ -46,6 +113,8 @@ struct Pair {
     owner: End,
     /// The number of the next segment; numbers are never used again. 0 is the pair's first.
     next_segment: u64,
+    /// The lanes that the caller has begun to use, by their bits.
+    begun: u64,
 }
 
 /// One side of a pair.
@@ -135,7 +204,9 @@ impl Pairs {
             return Err(io::Error::other("all memory that it may have is in use"));
         }
         // Unmapped at once: from here on it is theirs.
-        let (_, object) = Segment::create(self.geometry, &Sealed)?;
+        let (segment, object) = Segment::create(self.geometry, &Sealed)?;
+        segment.header().chains.store(nest::new_chains(), Relaxed);
+        drop(segment);
         let object = object.ok_or(io::ErrorKind::Unsupported)?;
         let (callers, for_caller) = socket::pair()?;
         let (owners, for_owner) = socket::pair()?;
@@ -143,7 +214,7 @@ impl Pairs {
         let pair = self.next;
         self.next += 1;
         let (caller_end, owner_end) = (End::new(caller, callers), End::new(owner, owners));
-        self.pairs.insert(pair, Pair { caller: caller_end, owner: owner_end, next_segment: 1 });
+        self.pairs.insert(pair, Pair { caller: caller_end, owner: owner_end, next_segment: 1, begun: 0 });
         self.by_members.insert((caller, owner), pair);
         for member in [caller, owner] {
             self.of_member.entry(member).or_default().pairs.insert(pair);
@@ -220,7 +291,9 @@ impl Pairs {
         match message {
             Message::Need { len } if len > 0 => self.grant(pair, side, len),
             Message::Detach { segment } => self.detach(pair, side, segment),
+            Message::Begin { lane } if side == Side::Caller => self.begin(pair, lane),
             Message::Need { .. }
+            | Message::Begin { .. }
             | Message::Attach { .. }
             | Message::Grant { .. }
             | Message::Deny { .. }
@@ -274,6 +347,16 @@ impl Pairs {
         Ok(())
     }
 
+    /// The caller is about to use a lane for the first time: the owner is to have a thread there.
+    fn begin(&mut self, pair: u64, lane: u64) -> Result<(), Broken> {
+        let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
+        if lane >= u64::from(self.geometry.lanes) || found.begun & 1 << lane != 0 {
+            return Err(Broken);
+        }
+        found.begun |= 1 << lane;
+        tell(&found.owner.control, Message::Begin { lane })
+    }
+
     /// A side no longer uses a segment that was made for it.
     fn detach(&mut self, pair: u64, side: Side, segment: u64) -> Result<(), Broken> {
         let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
@@ -306,5 +389,29 @@ fn sent(sent: io::Result<()>) -> Result<bool, Broken> {
         Ok(()) => Ok(true),
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::BrokenPipe) => Err(Broken),
         Err(_) => Ok(false),
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn fault_43_introductions_are_limited_for_a_process_and_for_an_owner() {
+        let (mut rates, now) = (Rates::default(), Instant::now());
+        let taken = |rates: &mut Rates, process, at| (0..).take_while(|_| rates.take(process, 1, at).is_ok()).count();
+        assert_eq!(taken(&mut rates, 7, now), 1024);
+        assert_eq!(taken(&mut rates, 7, now + Duration::from_secs(1)), 64, "another connection does not help");
+        // Many processes together, and one that comes later.
+        let all: usize = (8..20).map(|process| taken(&mut rates, process, now + Duration::from_secs(1))).sum();
+        assert!((4096 - 1088..=4096 + 256).contains(&all), "{all}");
+        assert!(rates.take(99, 1, now + Duration::from_secs(1)).is_err());
+        assert!(rates.take(99, 2, now + Duration::from_secs(1)).is_ok(), "to another owner");
+        assert!(rates.take(99, 1, now + Duration::from_secs(3)).is_ok());
+        for process in 0..2 * MOST_COUNTS as u32 {
+            let _ = rates.take(process, 3, now + Duration::from_secs(1000 + u64::from(process)));
+        }
+        assert!(rates.of_process.len() <= MOST_COUNTS + 1);
     }
 }

@@ -60,7 +60,7 @@ impl Default for HubOptions {
             handshake_timeout: Duration::from_secs(5),
             max_members: MAX_MEMBERS,
             memory_per_member: 256 << 20,
-            lanes: 8,
+            lanes: 48,
         }
     }
 }
@@ -88,14 +88,15 @@ impl HubOptions {
     }
 
     /// How many bytes of shared memory may be made for what one member sends, to all others together: 1 MiB to 1 TiB, and at least four
-    /// times what a connection of two processes begins with (150 KiB with 8 lanes). Default: 256 MiB. What it sends to one of the others must
+    /// times what a connection of two processes begins with (252 KiB with 48 lanes). Default: 256 MiB. What it sends to one of the others must
     /// fit into half of what is not in use for the rest; memory is made when it is needed.
     pub fn memory_per_member(mut self, bytes: u64) -> Self {
         self.memory_per_member = bytes;
         self
     }
 
-    /// How many calls from one process to another can be under way at a time: 1 to 64. Default: 8.
+    /// How many calls from one process to another can be under way at a time: 1 to 64. Default: 48, so that callbacks that call each other may
+    /// be nested 64 deep. Each takes a thread of the process that is called, from its first use on.
     pub fn lanes(mut self, count: u32) -> Self {
         self.lanes = count;
         self

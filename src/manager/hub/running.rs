@@ -7,7 +7,7 @@
 
 use super::census::Census;
 use super::connection::{Connection, Gone, List, Member, SPELL, State};
-use super::introduce::{Heard, New, Pairs};
+use super::introduce::{Heard, New, Pairs, Rates};
 use super::locks::{Locks, Told};
 use super::registry::{Registered, Registry, Revoked, Wish};
 use super::{HubOptions, MemberId};
@@ -79,6 +79,7 @@ pub(super) struct Running {
     registry: Registry,
     locks: Locks,
     pairs: Pairs,
+    rates: Rates,
     census: Census,
     /// Whose end has been noticed, and not yet dealt with.
     gone: Vec<MemberId>,
@@ -129,6 +130,7 @@ impl Running {
             listening,
             key: authkey,
             pairs: Pairs::new(options.geometry(), options.memory_per_member),
+            rates: Rates::default(),
             options,
             connections: HashMap::new(),
             guests: VecDeque::new(),
@@ -666,6 +668,7 @@ impl Running {
                 return Err(io::Error::other(format!("process {pid} does not take what waits for it")));
             }
         }
+        self.rates.take(caller_pid, owner, Instant::now()).map_err(io::Error::other)?;
         let New { pair, owner: [segment, control], caller: [same_segment, other_control] } =
             self.pairs.introduce(caller, owner)?;
         for side in [Side::Caller, Side::Owner] {

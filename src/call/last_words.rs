@@ -1,0 +1,288 @@
+//! What a child says as it ends, kept where its parent finds it: in shared memory.
+//!
+//! The child's side notes every panic before it is printed, and withdraws it when it has been caught: what it says is what the last was that went
+//! unanswered. Aborts and overflowed stacks come from signal handlers (`sys::fatal`), which may do no more than write here. The parent reads once,
+//! when the child is dead, and takes it for text, whatever it is.
+
+#![forbid(unsafe_code)]
+
+use super::panic;
+use crate::error::Exit;
+use crate::layout::{FINAL, LAST_WORDS, LastWords, PANICKING, SILENT};
+use crate::segment::Placed;
+use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::sync::fence;
+use crate::sys::fatal::{self, Ending};
+use std::cell::{Cell, RefCell};
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::thread;
+
+/// The most bytes of last words.
+const CAPACITY: usize = 8 * LAST_WORDS;
+
+// ---- the child -----------------------------------------------------------------------------------------------------
+
+/// Where this process, if it is a child, keeps its last words.
+static KEPT: OnceLock<Kept> = OnceLock::new();
+
+struct Kept {
+    place: Placed<LastWords>,
+    /// The process: its forks have no say.
+    process: u32,
+    /// Somebody is writing; whoever comes meanwhile does not.
+    busy: AtomicBool,
+    /// The thread whose words are there, by the address of its [`TOKEN`].
+    by: AtomicUsize,
+}
+
+thread_local! {
+    /// Without a destructor, so that a signal handler may look at its address.
+    static TOKEN: Cell<u8> = const { Cell::new(0) };
+    static SAID: RefCell<Said> = const { RefCell::new(Said { turn: 0, text: String::new() }) };
+}
+
+/// What this thread has said.
+struct Said {
+    /// The call that it was in, as `panic` counts them: even = in none.
+    turn: u64,
+    text: String,
+}
+
+impl Drop for Said {
+    /// The thread ends, so its panics have been caught; unless it ends with the process, by a panic.
+    fn drop(&mut self) {
+        if !self.text.is_empty() && !thread::panicking() {
+            withdraw_own();
+        }
+    }
+}
+
+/// Has this process, a child, keep its last words in `place`.
+pub(super) fn keep(place: Placed<LastWords>) {
+    let kept = Kept { place, process: std::process::id(), busy: AtomicBool::new(false), by: AtomicUsize::new(0) };
+    if KEPT.set(kept).is_ok() {
+        fatal::tell(ending);
+    }
+}
+
+/// Whether this process is a child.
+pub(super) fn are_kept() -> bool {
+    KEPT.get().is_some()
+}
+
+/// Lets the calling thread say that its stack has overflowed. Threads that the standard library starts can, unless it was not asked to.
+pub(super) fn prepare_thread() {
+    fatal::provide_stack();
+}
+
+/// Notes a panic, which may be caught yet. Comes from the panic hook, in the call `turn` if that is odd.
+pub(super) fn note(info: &PanicHookInfo<'_>, turn: u64) {
+    let Some(kept) = KEPT.get() else { return };
+    if kept.process != std::process::id() {
+        return;
+    }
+    let message = panic::message(info.payload());
+    let place = info.location().map_or_else(String::new, |location| format!(" at {location}"));
+    let _ = SAID.try_with(|said| {
+        let Ok(mut said) = said.try_borrow_mut() else { return };
+        // A panic that cannot unwind is the consequence of the one before it.
+        let follows = (turn % 2 == 1 && said.turn == turn) || panic::cannot_unwind(&message);
+        if follows && !said.text.is_empty() && said.text.len() + place.len() + message.len() < CAPACITY {
+            said.text.push_str(&format!("; then it panicked{place}: {message}"));
+        } else {
+            let current = thread::current();
+            let name = current.name().unwrap_or("<unnamed>");
+            said.text = format!("thread '{name}' panicked{place}: {message}");
+        }
+        said.turn = turn;
+        kept.write(PANICKING, &[said.text.as_bytes()]);
+    });
+}
+
+/// Says why this process is about to end by itself.
+pub(super) fn say(why: &str) {
+    if let Some(kept) = KEPT.get() {
+        kept.write(FINAL, &[why.as_bytes()]);
+    }
+}
+
+/// Takes back what this thread has said of a panic, which has been caught.
+pub(super) fn withdraw_own() {
+    if let Some(kept) = KEPT.get()
+        && kept.is_own()
+    {
+        kept.withdraw();
+    }
+}
+
+/// The process is about to end, or may be. Runs in signal handlers.
+fn ending(ending: Ending<'_>) {
+    let Some(kept) = KEPT.get() else { return };
+    match ending {
+        // Without its words there was another hook, which has not asked this one.
+        Ending::Abort { .. } | Ending::Exit if thread::panicking() => kept.confirm(),
+        Ending::Abort { said: Some(said) } => kept.write(FINAL, &[said.trim_ascii()]),
+        Ending::Abort { said: None } | Ending::Exit => kept.withdraw(),
+        Ending::Overflow { thread } => kept.write(PANICKING, &[b"thread '", thread, b"' has overflowed its stack"]),
+        Ending::NoOverflow if kept.is_own() => kept.withdraw(),
+        Ending::NoOverflow => {}
+    }
+}
+
+fn token() -> usize {
+    TOKEN.with(|token| std::ptr::from_ref(token).addr())
+}
+
+impl Kept {
+    fn is_own(&self) -> bool {
+        self.by.load(Relaxed) == token()
+    }
+
+    /// Runs `change`, unless somebody else is changing something.
+    fn change(&self, change: impl FnOnce(&LastWords)) {
+        // Acquire, Release: what is written here is ordered by this flag alone.
+        if !self.busy.swap(true, Acquire) {
+            change(&self.place);
+            self.busy.store(false, Release);
+        }
+    }
+
+    fn write(&self, state: u64, pieces: &[&[u8]]) {
+        self.change(|place| {
+            // SeqCst: the text changes after this, whoever is killed in between has said nothing. Pairs with nobody: what a dead process has
+            // stored is all there.
+            place.state.store(SILENT, Relaxed);
+            fence(SeqCst);
+            let (mut len, mut word) = (0, 0);
+            for &byte in pieces.iter().copied().flatten().take(CAPACITY) {
+                word |= u64::from(byte) << (8 * (len % 8));
+                len += 1;
+                place.text[(len - 1) / 8].store(word, Relaxed);
+                if len % 8 == 0 {
+                    word = 0;
+                }
+            }
+            self.by.store(token(), Relaxed);
+            // Release: publishes the text. Pairs with the Acquire in `read`.
+            place.state.store((len as u64) << 8 | state, Release);
+        });
+    }
+
+    /// What this thread has said is why the process ends.
+    fn confirm(&self) {
+        self.change(|place| {
+            let state = place.state.load(Relaxed);
+            if state & 0xff == PANICKING && self.is_own() {
+                place.state.store(state & !0xff | FINAL, Release);
+            }
+        });
+    }
+
+    fn withdraw(&self) {
+        self.change(|place| {
+            if place.state.load(Relaxed) & 0xff == PANICKING {
+                place.state.store(SILENT, Relaxed);
+            }
+        });
+    }
+}
+
+// ---- the parent ----------------------------------------------------------------------------------------------------
+
+/// The last words of a child that has ended so, if it has any.
+pub(super) fn read(place: &LastWords, exit: Exit) -> Option<String> {
+    // Acquire: pairs with the Release in `Kept::write`. What a child wrote that is dead changes no more; what its forks write is text all the same.
+    let state = place.state.load(Acquire);
+    let says_why = match state & 0xff {
+        FINAL => true,
+        PANICKING => ends_by_itself(exit),
+        _ => false,
+    };
+    let len = usize::try_from(state >> 8).ok()?.min(CAPACITY);
+    if !says_why || len == 0 {
+        return None;
+    }
+    let words = place.text.iter().take(len.div_ceil(8));
+    let mut bytes: Vec<u8> = words.flat_map(|word| word.load(Relaxed).to_le_bytes()).collect();
+    bytes.truncate(len);
+    let text = as_text(&bytes);
+    (!text.is_empty()).then_some(text)
+}
+
+/// Whether a process that ended so did it itself: SIGKILL and its like come from elsewhere, whatever was last said.
+fn ends_by_itself(exit: Exit) -> bool {
+    match exit {
+        Exit::Code(_) | Exit::Unknown => true,
+        Exit::Running => false,
+        Exit::Signal(signal) => fatal::is_of_itself(signal),
+    }
+}
+
+/// As text of one line, in which nothing is hidden and nothing moves the cursor.
+fn as_text(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
+    let is_visible = |char: char| {
+        !char.is_control()
+            && !matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let words = text.split(|char: char| char.is_whitespace() || !is_visible(char));
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::layout::Geometry;
+    use crate::objects::Sealed;
+    use crate::segment::Segment;
+
+    fn place() -> Placed<LastWords> {
+        let geometry = Geometry { lanes: 1, slots: 2, slot_lines: 1, workers: 1 };
+        Segment::create(geometry, &Sealed).unwrap().0.last_words()
+    }
+
+    fn kept() -> Kept {
+        Kept { place: place(), process: 1, busy: AtomicBool::new(false), by: AtomicUsize::new(0) }
+    }
+
+    const ABORTED: Exit = Exit::Signal(6);
+
+    #[test]
+    fn what_is_said_is_read_and_what_is_withdrawn_is_not() {
+        let kept = kept();
+        assert_eq!(read(&kept.place, ABORTED), None);
+        for len in [1, 7, 8, 9, CAPACITY - 1, CAPACITY, CAPACITY + 100] {
+            kept.write(PANICKING, &[b"x".repeat(len).as_slice()]);
+            assert_eq!(read(&kept.place, ABORTED).map(|words| words.len()), Some(len.min(CAPACITY)));
+        }
+        kept.write(PANICKING, &[b"a", b"\nb"]);
+        assert_eq!(read(&kept.place, Exit::Signal(9)), None, "killed from elsewhere");
+        assert_eq!(read(&kept.place, Exit::Code(3)).as_deref(), Some("a b"));
+        kept.confirm();
+        assert_eq!(read(&kept.place, Exit::Signal(9)).as_deref(), Some("a b"));
+        kept.withdraw();
+        assert!(read(&kept.place, ABORTED).is_some(), "what is final stays");
+        kept.write(PANICKING, &[b"again"]);
+        kept.withdraw();
+        assert_eq!(read(&kept.place, ABORTED), None);
+    }
+
+    #[test]
+    fn fault_27_forged_last_words_are_bounded_text() {
+        let place = place();
+        for state in [0, 1, 2, 3, 0xff, FINAL, 8 << 8, u64::MAX, u64::MAX & !0xff | FINAL, 1 << 8 | FINAL] {
+            place.state.store(state, Relaxed);
+            for word in
+                [0, u64::MAX, u64::from_le_bytes(*b"\x1b[2J\r\n\0\xc3"), u64::from_le_bytes(*b"\xe2\x80\xaeevil\n")]
+            {
+                place.text.iter().for_each(|text| text.store(word, Relaxed));
+                let Some(words) = read(&place, ABORTED) else { continue };
+                assert!(words.chars().count() <= CAPACITY && !words.is_empty());
+                assert!(!words.chars().any(|char| char.is_control() || char == '\u{202e}'), "{words:?}");
+            }
+        }
+    }
+}
