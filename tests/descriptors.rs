@@ -1,6 +1,7 @@
 //! Promise: a child has descriptors 0, 1, 2 and its control socket, and those that it is woken through, whatever its parent had
 //! open; 0 is `/dev/null`, and 1 and 2 are the parent's or what the builder says.
 
+use callgate::manager::{AuthKey, Manager};
 use callgate::{Bridge, Builder, Output, Signal, bridge};
 use std::fs::File;
 use std::io::Read;
@@ -285,6 +286,24 @@ fn fault_32_all_of_callgates_descriptors_are_beyond_the_standard_ones() {
                 assert!(numbers[..3] == [0, 1, 2] && numbers[3] >= 200, "{which:#b}: {numbers:?}");
             }
         }
+    });
+}
+
+#[test]
+fn fault_32_nor_is_any_of_a_managers_a_standard_one() {
+    alone("fault_32_nor_is_any_of_a_managers_a_standard_one", 120, || {
+        let (key, patience) = (AuthKey::new("a secret that both have"), Duration::from_secs(20));
+        let address = format!("@callgate-test-{}-standard", std::process::id());
+        let (hub, other) = (Manager::new(&address, &key), Manager::new(&address, &key));
+        let found = lacking(0b111, || {
+            hub.start(patience).map_err(|error| error.to_string())?;
+            let _len = hub.register_fn("len", |text: String| text.len() as i64).map_err(|error| error.to_string())?;
+            other.connect(patience).map_err(|error| error.to_string())?;
+            let text = "a payload of its own memory".repeat(10_000);
+            let len = other.call_as::<i64>("len", (text,)).map_err(|error| error.to_string())?;
+            Ok::<_, String>((len, (0..=2).filter(|&number| is_open(number)).collect::<Vec<_>>()))
+        });
+        assert_eq!(found, Ok((Some(270_000), vec![])));
     });
 }
 

@@ -21,6 +21,7 @@ use crate::shared_box;
 use crate::signal::Bells;
 use crate::stock::{Home, NEVER, Room};
 use crate::sync::Ordering::Relaxed;
+use crate::sys::limits::{self, Wanted};
 use crate::sys::mapping::Access;
 use crate::trusted::TrustedParent;
 use rkyv::util::AlignedVec;
@@ -55,7 +56,9 @@ pub(crate) fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
             let worker = callee.worker(index, &host);
             let thread = thread::Builder::new().name(callee.worker_name(index)).stack_size(STACK);
             if let Err(error) = thread.spawn_scoped(scope, || worker.run_aside()) {
-                let why = format!("callgate: child {} ends: starting worker {index}: {error}", std::process::id());
+                let limit = limits::behind(&error, Wanted::Task);
+                let why =
+                    format!("callgate: child {} ends: starting worker {index}{limit}: {error}", std::process::id());
                 last_words::say(&why);
                 eprintln!("{why}");
                 std::process::exit(CONFUSED);

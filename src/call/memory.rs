@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::callee::{CONFUSED, confused};
+use super::last_words;
 use crate::arena::{Limits, Loan, Source};
 use crate::control::{Control, Message};
 use crate::doorbell::Deadline;
@@ -20,7 +21,7 @@ use crate::segment::{Block, Placed, Segment};
 use crate::stock::{Home, Stock};
 use crate::sync::Ordering::Acquire;
 use crate::sys::fork;
-use crate::sys::limits;
+use crate::sys::limits::{self, Wanted};
 use crate::sys::mapping::{Access, Mapping};
 use crate::sys::selfproc;
 use crate::sys::socket::Blocking;
@@ -88,7 +89,11 @@ impl PayloadMemory {
     pub(super) fn start_reader(self: &Arc<Self>) {
         let (reader, shared) = (std::thread::Builder::new().name("callgate-control".into()), self.clone());
         if let Err(error) = reader.spawn(move || shared.read_control()) {
-            eprintln!("callgate: child {} ends: starting its control thread: {error}", std::process::id());
+            let limit = limits::behind(&error, Wanted::Task);
+            let why =
+                format!("callgate: child {} ends: starting its control thread{limit}: {error}", std::process::id());
+            last_words::say(&why);
+            eprintln!("{why}");
             std::process::exit(CONFUSED);
         }
     }

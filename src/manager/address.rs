@@ -8,6 +8,7 @@
 
 use super::error::ManagerError;
 use crate::sys::descriptor::apart;
+use crate::sys::limits::{self, Wanted};
 use crate::sys::listener::{self, Connected, MAX_NAME, Name};
 use crate::sys::{lock, selfproc};
 use std::ffi::OsString;
@@ -158,7 +159,8 @@ impl Address {
     }
 
     pub(super) fn failed(&self, what: impl Into<String>, error: io::Error) -> ManagerError {
-        ManagerError::System { address: self.to_string(), what: what.into(), error }
+        let what = what.into() + &limits::behind(&error, Wanted::Task);
+        ManagerError::System { address: self.to_string(), what, error }
     }
 
     /// Whether others could put something else in a socket's place. A directory that is missing is nobody's.

@@ -37,7 +37,7 @@ pub(crate) fn create_for_others(name: &str, len: u64) -> io::Result<OwnedFd> {
 /// A memory object of `len` zero bytes that is not yet sealed. A limit on the size of files holds for it, too.
 fn create(name: &str, len: u64) -> io::Result<OwnedFd> {
     let object = apart(|| memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING))?;
-    without_file_signal(|| ftruncate(&object, len))?;
+    without_file_signal(|| Ok(ftruncate(&object, len)?))?;
     Ok(object)
 }
 

@@ -4,13 +4,14 @@
 
 use super::descriptor::apart;
 use super::mapping::Mapping;
+use super::signals::without_file_signal;
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 use std::io;
 use std::ptr::NonNull;
 
 /// Creates and maps the object `name` of `len` zero bytes. The name goes when the mapping does.
 pub(crate) fn create(name: &str, len: usize) -> io::Result<Mapping> {
-    keep(apart(|| ShmemConf::new().os_id(name).size(len).create()))
+    without_file_signal(|| keep(apart(|| ShmemConf::new().os_id(name).size(len).create())))
 }
 
 /// Maps the object `name`.

@@ -58,17 +58,18 @@ pub(crate) fn ignore_broken_pipes() {
 
 /// Does what makes a file longer. Beyond `RLIMIT_FSIZE` the kernel sends SIGXFSZ to the calling thread, which ends the program or calls a
 /// handler of its, and then says `EFBIG`: here it says only that.
-pub(crate) fn without_file_signal<R>(lengthen: impl FnOnce() -> Result<R, rustix::io::Errno>) -> io::Result<R> {
+pub(crate) fn without_file_signal<R>(lengthen: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
     let signal = SigSet::from(Signal::SIGXFSZ);
     let before = signal.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)?;
     // One that somebody else has caused, and blocks, is theirs.
     let is_theirs = before.contains(Signal::SIGXFSZ) && is_pending(Signal::SIGXFSZ);
     let done = lengthen();
-    if !is_theirs && matches!(done, Err(rustix::io::Errno::FBIG)) {
+    let is_too_long = |error: &io::Error| error.raw_os_error() == Some(libc::EFBIG);
+    if !is_theirs && done.as_ref().is_err_and(is_too_long) {
         take_pending(&signal);
     }
     before.thread_set_mask()?;
-    Ok(done?)
+    done
 }
 
 fn is_pending(signal: Signal) -> bool {
@@ -114,7 +115,7 @@ mod tests {
         let (file, before) = (SigSet::from(Signal::SIGXFSZ), SigSet::thread_get_mask().unwrap());
         file.thread_block().unwrap();
         raise(Signal::SIGXFSZ).unwrap();
-        let error = without_file_signal(|| Err::<(), _>(rustix::io::Errno::FBIG)).unwrap_err();
+        let error = without_file_signal(|| Err::<(), _>(io::Error::from_raw_os_error(libc::EFBIG))).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EFBIG));
         assert!(is_pending(Signal::SIGXFSZ));
         take_pending(&file);

@@ -5,11 +5,12 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{Attribute, FnArg, ItemFn, LitStr, Path, ReturnType, Safety, Signature, Token};
+use syn::{Attribute, Error, FnArg, ItemFn, Meta, Path, ReturnType, Safety, Signature, Token};
 
 use crate::refusals::Refusals;
+use crate::root::{self, Root};
+use crate::with_errors;
 
 /// Attributes that the compiler knows: none of them makes an async function a plain one.
 const BUILT_IN: &[&str] = &[
@@ -27,35 +28,24 @@ const BUILT_IN: &[&str] = &[
     "warn",
 ];
 
-/// What stands in the parentheses: `crate = cg`, where the dependency has another name.
-struct Options(Path);
-
-impl Parse for Options {
-    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
-        if input.is_empty() {
-            return Ok(Self(syn::parse_quote!(::callgate)));
-        }
-        let known = "the only option is `crate`, the path of callgate where the dependency has another name: \
-                     `#[callgate::main(crate = cg)]`";
-        let refused = |error: syn::Error| syn::Error::new(error.span(), known);
-        input.parse::<Token![crate]>().map_err(refused)?;
-        input.parse::<Token![=]>().map_err(refused)?;
-        let path = match input.peek(LitStr) {
-            true => input.parse::<LitStr>()?.parse(),
-            false => input.call(Path::parse_mod_style),
-        };
-        let options = Self(path.map_err(refused)?);
-        Punctuated::<TokenStream, Token![,]>::parse_terminated(input).map_err(refused).and_then(|rest| match rest {
-            rest if rest.is_empty() => Ok(options),
-            rest => Err(syn::Error::new_spanned(rest, known)),
-        })
+/// Where callgate is, by what stands in the parentheses.
+fn root(options: TokenStream) -> syn::Result<Root> {
+    const KNOWN: &str = "the only option is `crate`, the path of callgate where the dependency has another name: \
+                         `#[callgate::main(crate = cg)]`";
+    if options.is_empty() {
+        return Ok(Root::default());
+    }
+    match syn::parse2::<Meta>(options.clone()) {
+        Ok(option) if root::is_crate(&option) => Root::of_option(&option),
+        Ok(option) => Err(Error::new_spanned(option.path(), KNOWN)),
+        Err(_) => Err(Error::new_spanned(options, KNOWN)),
     }
 }
 
 /// What `#[callgate::main(options)]` above `item` becomes.
 pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
     let mut refusals = Refusals::default();
-    let options = syn::parse2::<Options>(options).map_err(|error| refusals.push(error));
+    let root = root(options).map_err(|error| refusals.push(error));
     let Ok(function) = syn::parse2::<ItemFn>(item.clone()) else {
         refusals.refuse(first(&item), "`#[callgate::main]` stands above the program's `fn main()`, which this is not");
         return with_errors(&refusals, item);
@@ -67,8 +57,8 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
         return with_errors(&refusals, item);
     }
     check(&function, &mut refusals);
-    match options {
-        Ok(Options(callgate)) if refusals.is_empty() => program(&callgate, function),
+    match root {
+        Ok(root) if refusals.is_empty() => program(root.path(), function),
         _ => with_errors(
             &refusals,
             quote!(
@@ -137,9 +127,4 @@ fn check(function: &ItemFn, refusals: &mut Refusals) {
 /// What a complaint about an item as a whole points at.
 fn first(item: &TokenStream) -> TokenStream {
     item.clone().into_iter().take(1).collect()
-}
-
-fn with_errors(refusals: &Refusals, code: TokenStream) -> TokenStream {
-    let errors = refusals.to_compile_errors();
-    quote!(#errors #code)
 }

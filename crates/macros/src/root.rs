@@ -46,6 +46,11 @@ impl Root {
         Ok(root)
     }
 
+    /// The path itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// The code, with the path in place of what stands for it.
     pub(crate) fn put_into(&self, code: TokenStream) -> TokenStream {
         let mut out = TokenStream::new();
