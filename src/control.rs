@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 use crate::sys::socket::{self, Blocking, Received};
+use crate::sys::toll::Toll;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// What parent and child tell each other beside the rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,22 +96,58 @@ impl Message {
 
 /// One process's end of a control socket.
 #[derive(Debug)]
-pub(crate) struct Control<S = OwnedFd>(S);
+pub(crate) struct Control<S = OwnedFd> {
+    socket: S,
+    /// `None` = the peer is trusted.
+    toll: Option<Toll>,
+}
+
+/// What a peer has done with which nothing can be sent or received any more.
+pub(crate) const SLOW: &str = "it makes its control socket so slow that the kernel takes the time of others for it";
 
 impl<S: AsFd> Control<S> {
     pub(crate) fn new(socket: S) -> Self {
-        Self(socket)
+        Self { socket, toll: Some(Toll::default()) }
+    }
+
+    /// To a peer that is trusted, as a child trusts its parent.
+    pub(crate) fn to_trusted(socket: S) -> Self {
+        Self { socket, toll: None }
+    }
+
+    fn pay<R>(&self, call: impl FnOnce() -> R) -> R {
+        match &self.toll {
+            Some(toll) => toll.pay(call),
+            None => call(),
+        }
+    }
+
+    /// Whether the peer has made the socket so slow that it is of no more use: to send or to receive fails with `TimedOut` then, [`SLOW`].
+    pub(crate) fn is_slow(&self) -> bool {
+        self.toll.as_ref().is_some_and(Toll::is_exceeded)
+    }
+
+    /// What sending and receiving has cost since this was last asked.
+    pub(crate) fn take_cost(&self) -> Duration {
+        self.toll.as_ref().map_or(Duration::ZERO, Toll::take)
+    }
+
+    fn check_pace(&self) -> io::Result<()> {
+        if self.is_slow() { Err(io::Error::new(io::ErrorKind::TimedOut, SLOW)) } else { Ok(()) }
     }
 
     /// Sends a message, with a descriptor if one is given. Never blocks: a peer that does not read gets `WouldBlock`.
     pub(crate) fn send(&self, message: Message, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let bytes: Vec<u8> = message.to_words().into_iter().flat_map(u64::to_le_bytes).collect();
-        socket::send(&self.0, &bytes, descriptor.as_slice())
+        self.check_pace()?;
+        let sent = self.pay(|| socket::send(&self.socket, &bytes, descriptor.as_slice()));
+        // A peer that is gone is not to blame any more.
+        if sent.is_ok() { self.check_pace() } else { sent }
     }
 
     /// Ends the conversation: both ends are told that nothing more comes.
     pub(crate) fn shut_down(&self) {
-        socket::shut_down(&self.0);
+        socket::shut_down(&self.socket);
     }
 
     /// Receives a message and the descriptor that came with it; `None` when the other end is closed.
@@ -119,9 +157,15 @@ impl<S: AsFd> Control<S> {
     /// `WouldBlock` if there is none and `blocking` is `No`; `InvalidData` for what no healthy peer sends.
     pub(crate) fn receive(&self, blocking: Blocking) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
         let mut buffer = [0; 24];
-        let Received::Message(len, mut descriptors) = socket::receive(&self.0, &mut buffer, blocking)? else {
+        self.check_pace()?;
+        let received = self.pay(|| socket::receive(&self.socket, &mut buffer, blocking));
+        let Received::Message(len, mut descriptors) = received? else {
             return Ok(None);
         };
+        if let Err(slow) = self.check_pace() {
+            socket::discard(descriptors);
+            return Err(slow);
+        }
         let word = |at: usize| buffer[8 * at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         match Message::checked([word(0), word(1), word(2)]) {
             Some(message) if len == buffer.len() => Ok(Some((message, descriptors.pop()))),
@@ -135,18 +179,19 @@ impl<S: AsFd> Control<S> {
 
 impl<S: AsFd> AsFd for Control<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::sys::toll;
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     use std::io::{IoSlice, Write};
     use std::mem::MaybeUninit;
     use std::net::{TcpListener, TcpStream};
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     #[test]
     fn messages_arrive_as_sent_and_the_end_is_seen() {
@@ -223,6 +268,28 @@ mod tests {
         let begun = Instant::now();
         assert!(theirs.receive(Blocking::Yes).is_err());
         assert!(begun.elapsed() < Duration::from_secs(30), "closed while somebody waits");
+    }
+
+    /// Many wait at the other end: it takes long to tell them that there is something to receive, or room to send.
+    #[test]
+    fn fault_40_a_slow_end_is_of_no_more_use() {
+        for sends in [true, false] {
+            let (ours, theirs) = socket::pair().unwrap();
+            let _burden = toll::burden(&theirs, 300_000);
+            let (ours, theirs) = (Control::new(ours), Control::new(theirs));
+            let slow = |result: io::Result<()>| result.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+            // Once, if that is slow without doubt.
+            let found = (0..10).find(|_| match sends {
+                true => slow(ours.send(Message::Lack, None)),
+                false => {
+                    theirs.send(Message::Need { len: 1 }, None).unwrap();
+                    slow(ours.receive(Blocking::No).map(drop))
+                }
+            });
+            assert!(found.is_some_and(|times| times < 2), "{sends}: {found:?}");
+            assert!(ours.is_slow() && ours.take_cost() > Duration::from_millis(20));
+            assert!(slow(ours.send(Message::Lack, None)) && slow(ours.receive(Blocking::No).map(drop)));
+        }
     }
 
     #[test]

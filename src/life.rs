@@ -11,6 +11,7 @@ use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::futex::{Private, Woken};
 use crate::sys::poll::Waker;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 /// Why this process itself ended the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,13 @@ pub(crate) struct Life {
     resists: OnceLock<()>,
     /// Told of the end, after all others: on the watcher's thread, so it must not block.
     mourner: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// When this process first did what ends the peer.
+    condemned: OnceLock<Instant>,
 }
+
+/// A peer that has been killed and has not ended for so long is one whose end the kernel holds back: a process that traces it may have it stop
+/// on its way out.
+const OVERDUE: Duration = Duration::from_secs(5);
 
 impl Life {
     pub(crate) fn new(alarm: Option<Arc<Waker>>) -> Self {
@@ -50,6 +57,7 @@ impl Life {
             cause: OnceLock::new(),
             resists: OnceLock::new(),
             mourner: OnceLock::new(),
+            condemned: OnceLock::new(),
         }
     }
 
@@ -102,6 +110,21 @@ impl Life {
         if self.exit().is_none() {
             let _ = self.cause.set(cause);
         }
+    }
+
+    /// Notes that the peer is being killed.
+    pub(crate) fn condemn(&self) {
+        self.condemned.get_or_init(Instant::now);
+    }
+
+    /// Whether the peer should have ended by now.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.exit().is_none() && self.condemned.get().is_some_and(|since| since.elapsed() >= OVERDUE)
+    }
+
+    /// Whether the peer has been killed, and has not ended.
+    pub(crate) fn is_condemned(&self) -> bool {
+        self.exit().is_none() && self.condemned.get().is_some()
     }
 
     /// Whether the peer has ended, or this process is about to end it: new calls are refused.

@@ -4,17 +4,22 @@
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
+#[path = "support/held.rs"]
+mod held;
 mod support;
 
 use callgate::{Bridge, CallError, Exit, Fault, Output, Progress, StartError, Wait, bridge};
+use held::{alone, children};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use std::ffi::CString;
 use std::hint::black_box;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use support::{Gate, Helper, eventually, is_stopped, process_exists, role, say, within};
+use std::time::{Duration, Instant};
+use support::{Gate, Helper, TempDir, eventually, is_stopped, process_exists, role, say, within, zombies_of};
 
 callgate::test_support!();
 
@@ -863,4 +868,116 @@ impl Taker {
     pub fn take(&self, bytes: &[u8]) -> u64 {
         bytes.len() as u64
     }
+}
+
+// ---- ends that the kernel holds back -------------------------------------------------------------------------------
+
+/// A child that is traced by a process of its own, which holds its end back.
+struct Traced;
+
+#[bridge]
+impl Traced {
+    pub fn new() -> Self {
+        Traced
+    }
+
+    pub fn add(&self, n: u64) -> u64 {
+        n + 1
+    }
+
+    /// Has a new process trace this one, until there is a file at `until`. With `stops` it holds this one before it has ended, else after that.
+    pub fn traced(&self, until: String, stops: bool) -> bool {
+        let until = CString::new(until).expect("a path without a zero");
+        let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+        let options = if stops { libc::PTRACE_O_TRACEEXIT } else { 0 };
+        // SAFETY: has no preconditions with these arguments.
+        unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
+        // SAFETY: until it ends, the new process makes system calls only, with memory that was there before.
+        if unsafe { libc::fork() } == 0 {
+            // SAFETY: as above; nothing is read or written through the pointers but `until`, which ends with a zero.
+            unsafe {
+                let seized = libc::ptrace(libc::PTRACE_SEIZE, libc::getppid(), 0usize, options as usize);
+                libc::write(writer.as_raw_fd(), [(seized == 0) as u8].as_ptr().cast(), 1);
+                (0..6000).take_while(|_| libc::access(until.as_ptr(), libc::F_OK) != 0).for_each(|_| {
+                    libc::usleep(10_000);
+                });
+                libc::_exit(0)
+            }
+        }
+        let mut seized = [0];
+        nix::unistd::read(&reader, &mut seized).is_ok_and(|read| read == 1) && seized == [1]
+    }
+
+    pub fn end(&self) {
+        // SAFETY: has no preconditions.
+        unsafe { libc::_exit(3) }
+    }
+
+    /// Ends the first thread, and none of the others.
+    pub fn end_first_thread(&self) {
+        // SAFETY: the thread is this one, of which nothing is used any more.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+}
+
+/// CPU time that the thread of this process has used whose name is `name`, in clock ticks.
+fn ticks_of(name: &str) -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("procfs").flatten();
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    let of_name = stats.filter(|stat| stat.contains(&format!("({name})")));
+    let ticks = |stat: String| {
+        let fields = stat[stat.rfind(')').expect("a name") + 2..].split_whitespace();
+        fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum::<u64>()
+    };
+    of_name.map(ticks).sum()
+}
+
+#[test]
+fn fault_42_a_traced_end_is_an_end() {
+    alone("fault_42_a_traced_end_is_an_end", PATIENCE, || {
+        let gate = TempDir::new();
+        let (traced, other) = (Traced::bridge().start().expect("a child"), Traced::bridge().start().expect("a child"));
+        assert_eq!(traced.traced(gate.file("open"), false), Ok(true));
+        // Without a timeout.
+        let error = traced.end().expect_err("it ends");
+        assert!(matches!(error, CallError::Died { exit: Exit::Unknown, .. }), "{error}");
+        assert!(!traced.is_alive());
+        assert!(traced.add(1).is_err());
+        assert_eq!(zombies_of(std::process::id()), 1, "its tracer holds it");
+        // Nobody looks at it over and over.
+        let before = ticks_of("callgate-watch");
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(other.add(1), Ok(2));
+        assert!(ticks_of("callgate-watch") - before < 20, "the watcher spins");
+        drop(traced);
+        std::fs::write(gate.file("open"), "").expect("a file");
+        assert!(eventually(20, "it is taken from the process table", || zombies_of(std::process::id()) == 0));
+    });
+}
+
+#[test]
+fn fault_42_a_kill_that_a_tracer_holds_back_returns() {
+    alone("fault_42_a_kill_that_a_tracer_holds_back_returns", PATIENCE, || {
+        let gate = TempDir::new();
+        let traced = Traced::bridge().start().expect("a child");
+        assert_eq!(traced.traced(gate.file("open"), true), Ok(true));
+        let begun = Instant::now();
+        traced.kill();
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+        assert!(traced.add(1).is_err() && !traced.is_alive());
+        std::fs::write(gate.file("open"), "").expect("a file");
+        assert!(eventually(20, "no child is left", || children().is_empty()));
+    });
+}
+
+/// Its other threads live, and so does the process: that is a child that does not answer.
+#[test]
+fn fault_42_a_child_without_its_first_thread_can_be_killed() {
+    within(PATIENCE, "fault_42_a_child_without_its_first_thread_can_be_killed", || {
+        let traced = Traced::bridge().timeout(Duration::from_millis(300)).start().expect("a child");
+        let error = traced.end_first_thread().expect_err("nobody answers");
+        assert!(matches!(error, CallError::TimedOut { .. } | CallError::Died { .. }), "{error}");
+        traced.kill();
+        assert!(!traced.is_alive() && !process_exists(traced.child_pid()));
+    });
 }

@@ -8,10 +8,12 @@
 mod held;
 #[path = "support/raw.rs"]
 mod raw;
+#[path = "support/slow.rs"]
+mod slow;
 mod support;
 
 use callgate::rkyv::{Archive, Deserialize, Serialize};
-use callgate::{Bridge, CallError, Wait, bridge};
+use callgate::{Bridge, CallError, Signal, Wait, bridge};
 use held::leaving_nothing;
 use raw::{CALL, IN_BLOCK, Raw, STOP, commit};
 use std::sync::atomic::Ordering;
@@ -142,6 +144,21 @@ impl Hostile {
             }
         }
         vec![6; MIB as usize]
+    }
+
+    /// Registers what links to `kind` in epoll sets, very often. How often.
+    pub fn burden(&self, kind: String, entries: u64) -> u64 {
+        let (made, held) = slow::burden(&kind, entries as usize);
+        std::mem::forget(held);
+        made as u64
+    }
+
+    pub fn give(&self, len: u64) -> Vec<u8> {
+        vec![6; len as usize]
+    }
+
+    pub fn take(&self, bytes: Vec<u8>) -> u64 {
+        bytes.len() as u64
     }
 
     /// Scribbles over everything that a child can write, requests included.
@@ -480,6 +497,79 @@ fn fault_12_a_death_ends_the_wait_for_what_was_announced() {
                     assert!(matches!(error, CallError::Died { .. }), "{wait:?}, {mark}: {error}");
                 }
             }
+        },
+    );
+}
+
+/// A child whose end of the control socket takes the kernel very long is killed for it, whoever speaks to it: the watcher that gives it memory
+/// for a reply, or a caller that gives it memory for a request. Others are not kept.
+#[test]
+fn fault_40_a_child_that_makes_its_socket_slow_is_killed() {
+    leaving_nothing(
+        "fault_40_a_child_that_makes_its_socket_slow_is_killed",
+        240,
+        || drop(start()),
+        || {
+            type Call = fn(&Bridge<Hostile>, u64) -> Result<(), CallError>;
+            let calls: [(&str, Call); 2] = [
+                ("the watcher", |bridge, len| bridge.give(len).map(drop)),
+                ("a caller", |bridge, len| bridge.take(vec![1; len as usize]).map(drop)),
+            ];
+            let (mut firsts, mut kills) = (0..20).map(|_| bystander()).unzip::<_, _, Vec<_>, Vec<_>>();
+            for (case, call) in calls {
+                let bridge = with_timeout(60_000);
+                let attack = || {
+                    let made = bridge.burden("socket:".into(), slow::entries() as u64).expect("it is burdened");
+                    assert!(made * 2 > slow::entries() as u64, "{case}: {made} entries");
+                    // What is slow without doubt costs it its life at once, other than that at the second time. Each call needs more memory.
+                    let error = (1..6).find_map(|times| call(&bridge, times * MIB).err()).expect(case);
+                    assert_poisoned(&bridge, &error, case);
+                    assert!(error.to_string().contains("slow"), "{case}: {error}");
+                };
+                let (mut first, mut kill) = std::thread::scope(|scope| {
+                    let attack = scope.spawn(attack);
+                    let mut times = Vec::new();
+                    while !attack.is_finished() {
+                        times.push(bystander());
+                    }
+                    attack.join().expect(case);
+                    times.into_iter().unzip::<_, _, Vec<_>, Vec<_>>()
+                });
+                slow::compare(&format!("first large call beside {case}"), &mut firsts, &mut first);
+                slow::compare(&format!("kill beside {case}"), &mut kills, &mut kill);
+            }
+        },
+    );
+}
+
+/// How long the first large call of another child takes, and its kill.
+fn bystander() -> (Duration, Duration) {
+    let (bridge, begun) = (with_timeout(60_000), Instant::now());
+    assert_eq!(bridge.large().expect("another child answers").len() as u64, MIB);
+    let (first, begun) = (begun.elapsed(), Instant::now());
+    bridge.kill();
+    (first, begun.elapsed())
+}
+
+/// The child shares the eventfd that its caller sleeps on: how many wait there is nothing to the caller.
+#[test]
+fn fault_40_a_burdened_doorbell_costs_its_caller_nothing() {
+    leaving_nothing(
+        "fault_40_a_burdened_doorbell_costs_its_caller_nothing",
+        120,
+        || drop(start()),
+        || {
+            let builder = Hostile::bridge().lanes(1).signal(Signal::EventFd).wait(Wait::Park);
+            let bridge = builder.start().expect("the bridge starts");
+            let patient = bridge.with_timeout(Duration::from_secs(60));
+            let made = patient.burden("anon_inode:[eventfd]".into(), slow::entries() as u64).expect("it is burdened");
+            assert!(made * 2 > slow::entries() as u64, "{made} entries");
+            let before = slow::cpu();
+            for n in 0..10 {
+                assert_eq!(bridge.add(n).expect("it answers"), n + 1);
+            }
+            let spent = slow::cpu() - before;
+            assert!(spent < Duration::from_millis(200), "{spent:?} for ten calls");
         },
     );
 }

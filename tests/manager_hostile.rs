@@ -6,6 +6,8 @@
 
 #[path = "support/raw.rs"]
 mod raw;
+#[path = "support/slow.rs"]
+mod slow;
 mod support;
 
 use callgate::manager::{Args, AuthKey, HubOptions, Item, Manager, Registration, Value};
@@ -57,7 +59,13 @@ fn helper_process() {
     let mut told = told.splitn(3, ' ');
     let (role, address) = (told.next().expect("a role"), told.next().expect("an address"));
     let timeout = if told.clone().next() == Some("flip") { Duration::from_secs(1) } else { PLENTY };
+    if role == "relay" {
+        relay(address, told.next().expect("the hub's address"));
+    }
     let manager = manager(address).timeout(timeout);
+    if role == "relayed" {
+        return say("joined", manager.connect(PLENTY).map_or_else(|error| error.to_string(), |()| "yes".into()));
+    }
     manager.connect(PLENTY).expect("a member");
     let _registrations = (role == "owner").then(|| own(&manager));
     say("ready", role);
@@ -689,6 +697,7 @@ fn attack(manager: &Manager, what: &str) {
         "nothings" => claimed_nothings(manager, &raw),
         "flip" => changing_requests(manager, &raw),
         "storm" => storm(),
+        "slow" => return be_slow(manager),
         other => panic!("no attack `{other}`"),
     }
     if ["cut", "flips", "tables", "deep arguments", "deep value", "nothings"].contains(&what) {
@@ -755,6 +764,96 @@ fn fault_08_a_forged_block_of_a_request_ends_the_pair() {
 #[test]
 fn fault_09_a_wake_storm_at_an_owner_disturbs_no_other() {
     attacked("fault_09_a_wake_storm_at_an_owner_disturbs_no_other", &["storm"]);
+}
+
+// ---- what makes the kernel slow ------------------------------------------------------------------------------------
+
+/// Makes its end of the hub's connection slow, and asks the hub until that answers no more.
+fn be_slow(manager: &Manager) {
+    let (made, _held) = slow::burden("socket:", slow::entries());
+    assert!(made * 2 > slow::entries(), "{made} entries");
+    let answers = (0..10).take_while(|n| manager.call(&format!("nobody's {n}"), args![]) == Ok(None)).count();
+    say("done", answers);
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+/// Who makes its connection slow loses it; others have their locks and calls as before.
+#[test]
+fn fault_40_a_member_that_makes_its_socket_slow_is_left() {
+    within(120, "fault_40_a_member_that_makes_its_socket_slow_is_left", || {
+        let address = address();
+        let hub = hub(&address);
+        let _add = hub.register_fn("add", |a: i64, b: i64| a + b).expect("a free name");
+        let other = caller(&address, PLENTY);
+        let lock = || {
+            let begun = Instant::now();
+            drop(other.lock("a lock", PLENTY).expect("a lock"));
+            begun.elapsed()
+        };
+        let mut quiet: Vec<_> = (0..2000).map(|_| lock()).collect();
+        let mut helper = Helper::start("helper_process", &format!("caller {address} slow"));
+        std::thread::scope(|scope| {
+            let slow = scope.spawn(|| helper.hear("done"));
+            let mut attacked = Vec::new();
+            while !slow.is_finished() || attacked.len() < 2000 {
+                attacked.push(lock());
+            }
+            slow::compare("a lock", &mut quiet, &mut attacked);
+            let answers: u32 = slow.join().expect("the attacker lives").parse().expect("a number");
+            assert!(answers < 2, "{answers} answers");
+        });
+        assert_eq!(other.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
+        helper.kill();
+    });
+}
+
+// ---- a handshake that is passed on ---------------------------------------------------------------------------------
+
+/// Listens at `own`, and passes all that it hears there on to whoever listens at `hubs`, and back. It has no key.
+fn relay(own: &str, hubs: &str) -> ! {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, accept, bind, connect, listen, socket};
+    let new = || socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).expect("a socket");
+    let name = |text: &str| SocketAddrUnix::new_abstract_name(&text.as_bytes()[1..]).expect("a name");
+    let listener = new();
+    bind(&listener, &name(own)).expect("a free name");
+    listen(&listener, 8).expect("it listens");
+    say("ready", "relay");
+    loop {
+        let (theirs, hub) = (accept(&listener).expect("a connection"), new());
+        connect(&hub, &name(hubs)).expect("the hub listens");
+        std::thread::scope(|scope| {
+            scope.spawn(|| pass_on(&theirs, &hub));
+            pass_on(&hub, &theirs);
+        });
+    }
+}
+
+fn pass_on(from: &std::os::fd::OwnedFd, to: &std::os::fd::OwnedFd) {
+    use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok((len, _)) = recv(from, &mut buffer[..], RecvFlags::empty()) {
+        if len == 0 || send(to, &buffer[..len], SendFlags::NOSIGNAL).is_err() {
+            break;
+        }
+    }
+    let _ = shutdown(to, Shutdown::Both);
+}
+
+/// A process that has not the key stands between the hub and one that has, and passes on what each says to the other: neither takes it for the
+/// other.
+#[test]
+fn fault_44_a_handshake_that_is_passed_on_is_refused() {
+    within(120, "fault_44_a_handshake_that_is_passed_on_is_refused", || {
+        let (address, between) = (address(), address());
+        let hub = hub(&address);
+        let mut relay = Helper::start("helper_process", &format!("relay {between} {address}"));
+        relay.hear("ready");
+        let joined = Helper::start("helper_process", &format!("relayed {between}")).hear("joined");
+        assert!(joined.contains(&format!("process {}", relay.pid())) && joined.contains("passes on"), "{joined}");
+        // Without it, as ever.
+        assert_eq!(Helper::start("helper_process", &format!("relayed {address}")).hear("joined"), "yes");
+        drop(hub);
+    });
 }
 
 /// Has members attack an owner, each in another way; it goes on.

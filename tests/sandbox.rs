@@ -16,6 +16,8 @@ use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::process::Command;
 use std::time::Duration;
 
+#[path = "support/slow.rs"]
+mod slow;
 mod support;
 mod workers;
 use support::{Helper, TempDir, eventually, is_stopped, open_descriptors, play, process_exists, role, say, within};
@@ -296,6 +298,23 @@ impl Inmate {
         let calls = [libc::SYS_bpf, libc::SYS_io_uring_setup, libc::SYS_userfaultfd, libc::SYS_keyctl, libc::SYS_mount];
         // SAFETY: null pointers are refused by each of them, if it comes that far.
         calls.map(|number| call(unsafe { libc::syscall(number, 0, 0, 0, 0, 0) })).into()
+    }
+
+    /// Registers the control socket in epoll sets as often as it can. How often.
+    pub(crate) fn burden(&self, entries: u64) -> u64 {
+        slow::burden("socket:", entries as usize).0 as u64
+    }
+
+    /// Two ways to more descriptors than a process may have: a thread with a table of its own, and a new table.
+    pub(crate) fn own_tables(&self) -> [Tried<i64>; 2] {
+        let thread = libc::CLONE_THREAD as libc::c_ulong;
+        // SAFETY: what is asked for makes no sense, and is refused whatever the filters say; nothing is closed.
+        unsafe {
+            [
+                call(libc::syscall(libc::SYS_clone, thread, 0usize, 0usize, 0usize, 0usize)),
+                call(libc::syscall(libc::SYS_close_range, u32::MAX - 1, u32::MAX, libc::CLOSE_RANGE_UNSHARE)),
+            ]
+        }
     }
 
     /// A call that no kernel has.
@@ -736,6 +755,20 @@ fn descriptors() {
     let inmate = start(Sandbox::new().open_files(0));
     assert_eq!(inmate.reverse(vec![1; 16 * MIB]).map(|bytes| bytes.len()), Ok(16 * MIB));
     assert_eq!(inmate.raise_own_limits(), Ok(Err(EPERM)));
+}
+
+/// Each entry of an epoll set is told of each message to the child, on its parent's time.
+#[test]
+fn fault_40_a_strict_child_may_have_few_epoll_entries() {
+    within(60, "fault_40_a_strict_child_may_have_few_epoll_entries", || {
+        let inmate = start(Sandbox::strict());
+        let made = inmate.burden(1_000_000).expect("a reply");
+        assert!((1..20_000).contains(&made), "{made} entries");
+        assert_eq!(inmate.own_tables(), Ok([Err(EPERM); 2]));
+        assert_eq!(inmate.reverse(vec![1; 16 * MIB]).map(|bytes| bytes.len()), Ok(16 * MIB));
+        let report = inmate.sandbox_report().expect("a report").to_string();
+        assert!(report.contains("RLIMIT_NOFILE"), "{report}");
+    });
 }
 
 #[test]

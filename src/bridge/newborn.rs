@@ -233,7 +233,13 @@ fn reap(pidfd: &Pidfd, patience: Duration) -> Option<Exit> {
         if deadline.has_passed() {
             return None;
         }
-        let _ = poll::readable(pidfd, deadline.left().unwrap_or_default());
+        if poll::readable(pidfd, deadline.left().unwrap_or_default()).is_ok_and(|ended| ended) {
+            // It has ended; how cannot be known while somebody traces it.
+            return Some(pidfd.reap().unwrap_or_else(|| {
+                let _ = pidfd.try_clone().map(watch::reap_later);
+                Exit::Unknown
+            }));
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::last_words;
 use super::peer::{Hold, Peer, PeerParts};
 use super::tidiness::{Look, Tidiness};
 use crate::arena::{Limits, Loan, Source};
-use crate::control::{Control, Message};
+use crate::control::{self, Control, Message};
 use crate::doorbell::Deadline;
 use crate::error::{Exit, NoMemory};
 use crate::failpoints::{self, Step};
@@ -21,6 +21,7 @@ use crate::process::watch::{self, Due, Watched};
 use crate::segment::{Block, Placed, Segment};
 use crate::signal::ParentBells;
 use crate::stock::{Home, Stock};
+use crate::sys::close::Aside;
 use crate::sys::limits::{self, Wanted};
 use crate::sys::mapping::{Access, Mapping, QUICKLY_UNMAPPED};
 use crate::sys::pidfd::Pidfd;
@@ -49,7 +50,7 @@ pub(crate) struct Link {
     pub(crate) peer: Arc<Peer>,
     retained: u64,
     pidfd: Pidfd,
-    control: Control,
+    control: Control<Aside>,
     /// The memory of requests and boxes. Locked before the books, never after them.
     stock: CachePadded<Mutex<Stock>>,
     /// Rung when something has come back into the stock.
@@ -157,7 +158,7 @@ impl Link {
             peer: Arc::new(peer),
             retained: memory.retained,
             pidfd,
-            control: Control::new(control),
+            control: Control::new(control.into()),
             stock: CachePadded::new(Mutex::new(stock)),
             came_back: Condvar::new(),
             tidiness: Tidiness::new(),
@@ -184,7 +185,11 @@ impl Link {
         if self.pidfd.kill().is_err() {
             self.peer.life.resist();
             self.control.shut_down();
+            return;
         }
+        self.peer.life.condemn();
+        // Where its end is held back, somebody must notice that.
+        let _ = watch::expect_end();
     }
 
     /// Notes that memory has been used. If there is more than may be kept when it is not, has the watcher look in a while.
@@ -195,10 +200,15 @@ impl Link {
         }
     }
 
-    /// Sends the child a message. One that is gone needs none: its death arrives by another way, and says more.
+    /// Sends the child a message. One that is gone needs none: its death arrives by another way, and says more. One that makes this slow is
+    /// killed. Not with the books locked, which the watcher needs, and other callers do.
     fn tell(&self, message: Message, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         match self.control.send(message, descriptor) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) if self.control.is_slow() => {
+                self.end(Cause::Corrupt(control::SLOW));
+                Err(error)
+            }
             sent => sent,
         }
     }
@@ -235,23 +245,30 @@ impl Link {
     /// Answers a child that needs memory for a reply.
     fn grant(&self, len: u64) -> io::Result<()> {
         failpoints::reach(Step::ParentNeedHeard);
-        let mut books = self.books.lock();
-        match books.create(len, |books| &mut books.reply_lens, Access::ReadWrite) {
+        let created = self.books.lock().create(len, |books| &mut books.reply_lens, Access::ReadWrite);
+        match created {
             Ok((segment, mapping, object)) => {
                 failpoints::reach(Step::ParentReplySegmentCreated);
+                // First, so that who is sent the first reply in it finds it.
+                self.books.lock().replies.insert(segment, mapping);
                 let granted = self.tell(Message::Grant { segment }, object.as_ref().map(AsFd::as_fd));
                 if let Err(error) = granted {
                     // Not the child's doing: with too many descriptors of this user under way, the kernel takes no more.
+                    let mut books = self.books.lock();
                     books.reply_lens.remove(&segment);
+                    books.replies.remove(&segment);
+                    drop(books);
                     return self.tell(lack(limits::packed(&error)), None);
                 }
-                books.replies.insert(segment, mapping);
                 failpoints::reach(Step::ParentGranted);
                 Ok(())
             }
             Err(NoMemory::TooLarge { len, max }) => self.tell(Message::Deny { len, max }, None),
             Err(NoMemory::Exhausted { len, budget }) => self.tell(Message::Exhausted { len, budget }, None),
-            Err(NoMemory::Failed { .. } | NoMemory::Late { .. }) => self.tell(lack(books.refused), None),
+            Err(NoMemory::Failed { .. } | NoMemory::Late { .. }) => {
+                let refused = self.books.lock().refused;
+                self.tell(lack(refused), None)
+            }
         }
     }
 }
@@ -283,10 +300,18 @@ impl Watched for Link {
             Ok(None) => return false,
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         };
+        if self.control.is_slow() {
+            self.peer.life.blame(Cause::Corrupt(control::SLOW));
+            return false;
+        }
         if !makes_sense {
             self.peer.life.blame(Cause::Corrupt("a control message that makes no sense"));
         }
         makes_sense
+    }
+
+    fn take_cost(&self) -> Duration {
+        self.control.take_cost()
     }
 
     fn give_up(&self) -> bool {
@@ -294,10 +319,21 @@ impl Watched for Link {
         true
     }
 
+    fn is_condemned(&self) -> bool {
+        self.peer.life.is_condemned()
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.peer.life.is_overdue()
+    }
+
     fn tidy(&self) -> bool {
         match self.tidiness.look() {
             Look::Now => {}
             look => return look == Look::Later,
+        }
+        if self.control.is_slow() {
+            return false;
         }
         match self.stock.try_lock() {
             Some(mut stock) => unmap(stock.tidy(&mut TellChild(self))),
@@ -423,9 +459,10 @@ impl Source for TellChild<'_> {
         let mut books = self.0.books.lock();
         let access = books.access;
         let (segment, mapping, object) = books.create(len, |books| &mut books.request_lens, access)?;
+        drop(books);
         failpoints::reach(Step::ParentSegmentCreated);
         if let Err(error) = self.0.tell(Message::Attach { segment }, object.as_ref().map(AsFd::as_fd)) {
-            books.request_lens.remove(&segment);
+            self.0.books.lock().request_lens.remove(&segment);
             return Err(NoMemory::Failed { why: format!("the child takes no memory for the request: {error}") });
         }
         failpoints::reach(Step::ParentAttachSent);

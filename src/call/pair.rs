@@ -427,9 +427,13 @@ impl Watched for Pair {
         self.tidiness.is_untidy() && !self.is_over()
     }
 
-    /// It may be a child of this process all the same, and whoever started it waits for it.
-    fn exit(&self) -> Option<Exit> {
-        self.pidfd.look()
+    /// It may be one all the same, and whoever started it waits for it.
+    fn is_child(&self) -> bool {
+        false
+    }
+
+    fn take_cost(&self) -> Duration {
+        self.control.take_cost()
     }
 
     fn ended(&self, _: Exit) {

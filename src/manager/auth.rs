@@ -1,15 +1,26 @@
-//! Before anything else: hub and member show each other that they have the same key, without showing the key.
+//! Before anything else: hub and member show each other that they have the same key, without showing the key, and that they are the two ends of
+//! one connection.
 //!
 //! ```text
 //! hub -> member    challenge   magic 8 | version 4 | 0 4 | nonce 32
-//! member -> hub    answer      version 4 | role 4 | nonce 32 | mac 32      mac = HMAC-SHA256(key, MEMBER | role | hub's nonce | member's nonce)
-//! hub -> member    welcome     1 4 | 0 4 | mac 32                          mac = HMAC-SHA256(key, HUB | role | member's nonce | hub's nonce)
+//! member -> hub    answer      version 4 | role 4 | nonce 32 | ends 56 | mac 32
+//!                              mac = HMAC-SHA256(key, MEMBER | role | hub's nonce | member's nonce | ends)
+//! hub -> member    welcome     1 4 | 0 4 | mac 32
+//!                              mac = HMAC-SHA256(key, HUB | role | member's nonce | hub's nonce | ends)
 //!   or             refusal     2 4 | why 4
+//! ends                         member 24 | hub 24 | label 8
 //! ```
 //!
 //! All numbers are little-endian, all lengths fixed. The two codes begin differently, so what one side said is of no use to say to it;
 //! each side's nonce is new, so neither is what was recorded. No descriptor passes before this is over. The kernel says whose user the
 //! other process is; only the same, or root, is talked to at all.
+//!
+//! The ends are the identities of both processes and the name of the member's socket, each as that side has it from the kernel: of itself, and of
+//! whoever is at the other end (`SO_PEERCRED`, `SO_PEERPIDFD`). A process that stands in between is the other end for both, so what they say
+//! of the ends differs, and it cannot change what they say. Whoever passes on a connected socket is found out likewise: the process that
+//! connected is not the one that answers. So all that is said later is between the two.
+//!
+//! Before Linux 6.9 an identity is a process number, which is another in another pid namespace: there hub and members must be in the same.
 
 #![forbid(unsafe_code)]
 
@@ -17,24 +28,24 @@ use super::address::Address;
 use super::authkey::AuthKey;
 use super::error::ManagerError;
 use crate::doorbell::Deadline;
-use crate::sys::listener::{self, Peer};
-use crate::sys::pidfd::Pidfd;
+use crate::sys::listener::{self, Label, Peer};
+use crate::sys::pidfd::{Identity, Pidfd};
 use crate::sys::socket::{self, Blocking, Received};
 use crate::sys::{poll, selfproc};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// The version of all that hub and members say to each other.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"callgatM";
-const MEMBER: &[u8] = b"callgate manager 1: member";
-const HUB: &[u8] = b"callgate manager 1: hub";
+const MEMBER: &[u8] = b"callgate manager 2: member";
+const HUB: &[u8] = b"callgate manager 2: hub";
 
 const NONCE: usize = 32;
 pub(super) const CHALLENGE: usize = 16 + NONCE;
-pub(super) const ANSWER: usize = 8 + NONCE + 32;
+pub(super) const ANSWER: usize = 8 + NONCE + Ends::LEN + 32;
 const WELCOME: usize = 8 + 32;
 
 /// What a member may do.
@@ -59,6 +70,32 @@ impl Role {
     }
 }
 
+/// Both ends of a connection, as one of them sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ends([u8; Ends::LEN]);
+
+impl Ends {
+    const LEN: usize = 2 * Identity::LEN + size_of::<Label>();
+
+    fn new(member: Identity, hub: Identity, label: Label) -> Self {
+        let mut ends = [0; Self::LEN];
+        ends[..Identity::LEN].copy_from_slice(member.bytes());
+        ends[Identity::LEN..2 * Identity::LEN].copy_from_slice(hub.bytes());
+        ends[2 * Identity::LEN..].copy_from_slice(&label);
+        Self(ends)
+    }
+
+    /// Of a connection that the hub has accepted, from `process`, whose number is `pid`.
+    pub(super) fn of_accepted(socket: impl AsFd, process: &Pidfd, pid: u32) -> io::Result<Self> {
+        Ok(Self::new(Identity::of(process, pid)?, Identity::own()?, listener::peer_label(socket)))
+    }
+
+    /// Of a connection that this process has made to `hub`, whose number is `pid`.
+    pub(super) fn of_connected(socket: impl AsFd, hub: &Pidfd, pid: u32) -> io::Result<Self> {
+        Ok(Self::new(Identity::own()?, Identity::of(hub, pid)?, listener::own_label(socket)))
+    }
+}
+
 /// Why a hub does not take somebody in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -66,10 +103,11 @@ pub(super) enum Refusal {
     Key,
     TooMany,
     User,
+    Relayed,
 }
 
 impl Refusal {
-    const ALL: [Self; 4] = [Self::Version, Self::Key, Self::TooMany, Self::User];
+    const ALL: [Self; 5] = [Self::Version, Self::Key, Self::TooMany, Self::User, Self::Relayed];
 
     fn code(self) -> u32 {
         self as u32 + 1
@@ -121,24 +159,29 @@ impl Challenge {
         message
     }
 
-    /// Whom `answer` lets in, and what to say to it.
+    /// Whom `answer`, which came from the other of `ends`, lets in, and what to say to it.
     ///
     /// # Errors
     ///
     /// Why it does not let anybody in.
-    pub(super) fn check(&self, key: &AuthKey, answer: &[u8]) -> Result<(Role, [u8; WELCOME]), Refusal> {
+    pub(super) fn check(&self, key: &AuthKey, ends: &Ends, answer: &[u8]) -> Result<(Role, [u8; WELCOME]), Refusal> {
         if answer.len() < 4 || number(answer, 0) != VERSION {
             return Err(Refusal::Version);
         }
         let answer: &[u8; ANSWER] = answer.try_into().map_err(|_| Refusal::Key)?;
-        let (role, nonce, mac) = (&answer[4..8], &answer[8..8 + NONCE], &answer[8 + NONCE..]);
+        let (said, mac) = answer.split_at(ANSWER - 32);
+        let (role, nonce, said_ends) = (&said[4..8], &said[8..8 + NONCE], &said[8 + NONCE..]);
         let known = Role::checked(number(role, 0)).ok_or(Refusal::Key)?;
-        if !key.verify(&[MEMBER, role, &self.nonce, nonce], mac) {
+        if !key.verify(&[MEMBER, role, &self.nonce, nonce, said_ends], mac) {
             return Err(Refusal::Key);
+        }
+        // Said by somebody who has the key, and to another than this hub, or by another than who is there.
+        if said_ends != ends.0 {
+            return Err(Refusal::Relayed);
         }
         let mut welcome = [0; WELCOME];
         welcome[..4].copy_from_slice(&1u32.to_le_bytes());
-        welcome[8..].copy_from_slice(&key.authenticate(&[HUB, role, nonce, &self.nonce]));
+        welcome[8..].copy_from_slice(&key.authenticate(&[HUB, role, nonce, &self.nonce, &ends.0]));
         Ok((known, welcome))
     }
 }
@@ -198,8 +241,9 @@ fn join_once(
     if !may_talk(ours, uid) {
         return Err(ManagerError::OtherUser { address: address.to_string(), pid: guest.pid, theirs: uid, ours });
     }
-    guest.authenticate(key, role)?;
     let hub = listener::peer_process(&guest.socket).map_err(|error| address.failed("watching the hub", error))?;
+    let ends = Ends::of_connected(&guest.socket, &hub, pid);
+    guest.authenticate(key, role, &ends.map_err(|error| address.failed("asking which process listens", error))?)?;
     Ok(Joined { socket: guest.socket, hub_pid: pid, hub })
 }
 
@@ -229,7 +273,7 @@ struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    fn authenticate(&self, key: &AuthKey, role: Role) -> Result<(), ManagerError> {
+    fn authenticate(&self, key: &AuthKey, role: Role, ends: &Ends) -> Result<(), ManagerError> {
         let challenge: [u8; CHALLENGE] = self.receive("no challenge came")?;
         if challenge[..8] != MAGIC {
             return Err(self.is_no_hub("it says what no hub says"));
@@ -244,14 +288,15 @@ impl Guest<'_> {
         answer[..4].copy_from_slice(&VERSION.to_le_bytes());
         answer[4..8].copy_from_slice(&role);
         answer[8..8 + NONCE].copy_from_slice(&own);
-        answer[8 + NONCE..].copy_from_slice(&key.authenticate(&[MEMBER, &role, hubs, &own]));
+        answer[8 + NONCE..ANSWER - 32].copy_from_slice(&ends.0);
+        answer[ANSWER - 32..].copy_from_slice(&key.authenticate(&[MEMBER, &role, hubs, &own, &ends.0]));
         match socket::send(&self.socket, &answer, &[]) {
             // What it said before it closed may still be read.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(self.failed("answering", error)),
             _ => {}
         }
         let welcome: [u8; WELCOME] = self.receive("the hub did not say whether it takes this process in")?;
-        let is_welcome = number(&welcome, 0) == 1 && key.verify(&[HUB, &role, &own, hubs], &welcome[8..]);
+        let is_welcome = number(&welcome, 0) == 1 && key.verify(&[HUB, &role, &own, hubs, &ends.0], &welcome[8..]);
         if is_welcome { Ok(()) } else { Err(self.wrong_key()) }
     }
 
@@ -298,6 +343,7 @@ impl Guest<'_> {
         let (address, pid) = (self.address.to_string(), self.pid);
         match Refusal::ALL.into_iter().find(|why| why.code() == code) {
             Some(Refusal::Key) => self.wrong_key(),
+            Some(Refusal::Relayed) => ManagerError::Relayed { address, pid },
             Some(Refusal::TooMany) => ManagerError::TooMany { address },
             Some(Refusal::User) => self.is_no_hub("it takes in processes of its own user and root only"),
             Some(Refusal::Version) => ManagerError::NotAHub {

@@ -100,6 +100,16 @@ pub enum ManagerError {
         theirs: u32,
     },
 
+    /// The hub that has this process's key sees another process at the other end than this one: one that stands between the two. (Before Linux 6.9
+    /// also one of another pid namespace.)
+    #[error("{} at `{address}` is not the hub, and passes on what the hub says (before Linux 6.9, also a hub in another pid namespace)", who(*pid))]
+    Relayed {
+        /// The address.
+        address: String,
+        /// The process that listens.
+        pid: Option<u32>,
+    },
+
     /// The hub takes no more members, or no more of this process.
     #[error("the hub at `{address}` takes no more members, or no more of this process")]
     TooMany {

@@ -227,7 +227,7 @@ impl Child {
         // SAFETY: this process is a child (`adopt` found its control socket), and the handshake is done. `Same` is set only by
         // `run_entry`, after it has compared the build identities.
         let parent = unsafe { TrustedParent::new(self.build) };
-        Serving { control: Control::new(self.socket), objects, segment, bells, hello: self.hello, parent }
+        Serving { control: Control::to_trusted(self.socket), objects, segment, bells, hello: self.hello, parent }
     }
 
     /// Puts this process into its sandbox, if it is to have one. What to tell the parent of it; if there is more to tell than that, it is told,

@@ -11,6 +11,7 @@
 use crate::error::Exit;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::poll::{PollSet, Waker};
+use crate::sys::toll::{Credit, SPELL};
 use crate::sys::{selfproc, signals};
 use std::collections::HashMap;
 use std::io;
@@ -39,9 +40,24 @@ pub(crate) trait Watched: Send + Sync {
     /// Gives memory back that nobody has used since the last time. `true` = ask again.
     fn tidy(&self) -> bool;
 
-    /// How the process ended; `None` while it lives. Who has started it takes its entry from the process table.
-    fn exit(&self) -> Option<Exit> {
-        self.pidfd().reap()
+    /// What the control socket has cost since this was last asked: see [`Toll`](crate::sys::toll::Toll).
+    fn take_cost(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Whether this process has started it, and so takes its entry from the process table.
+    fn is_child(&self) -> bool {
+        true
+    }
+
+    /// Whether it was killed, and has not ended for so long that it need not be waited for any longer.
+    fn is_overdue(&self) -> bool {
+        false
+    }
+
+    /// Whether it was killed, and has not ended.
+    fn is_condemned(&self) -> bool {
+        false
     }
 
     /// The process has ended.
@@ -108,6 +124,30 @@ pub(crate) fn look_at(whom: Weak<dyn Due>, at: Instant) -> io::Result<()> {
     submit(Box::new(move |watcher| watcher.due.push((at, whom))))
 }
 
+/// Has the watcher look whether children that are killed end in time.
+///
+/// # Errors
+///
+/// If the watcher's thread cannot be started.
+pub(crate) fn expect_end() -> io::Result<()> {
+    submit(Box::new(Watcher::look_for_held))
+}
+
+/// Takes the entry of a child that has ended from the process table when that can be had: while somebody traces it, it cannot.
+pub(crate) fn reap_later(pidfd: Pidfd) {
+    // Without a watcher the entry stays as long as this process.
+    let _ = submit(Box::new(move |watcher| {
+        watcher.held.push(pidfd);
+        watcher.look_for_held();
+    }));
+}
+
+/// How often the watcher looks for ends that are held back, while there are any.
+const HELD: Duration = Duration::from_millis(250);
+
+/// How long the status of a process that has ended may take to be had.
+const STATUS: Duration = Duration::from_millis(20);
+
 /// How often the watcher looks whether memory is still used, while there is more than may be kept.
 const TIDYING: Duration = Duration::from_millis(250);
 
@@ -136,33 +176,24 @@ struct Watcher {
     next_hearing: Option<Instant>,
     /// Who is to be asked what is due, and when. A few bridges at a time: those that have been dropped, and those with calls that are late.
     due: Vec<(Instant, Weak<dyn Due>)>,
+    /// Children that have ended and cannot be reaped yet: somebody traces them.
+    held: Vec<Pidfd>,
+    /// When to look for ends that are held back; `None` if there are none.
+    next_look: Option<Instant>,
 }
 
 struct Child {
     watched: Arc<dyn Watched>,
-    /// How many messages it is listened to for, and since when it has been given no more of them.
-    credit: u32,
-    credited: Instant,
+    credit: Credit,
     is_unheard: bool,
+    /// It has ended, and how is not known: since when. The descriptor of the process is not waited for any more.
+    ended: Option<Instant>,
 }
 
 /// A child is listened to for so many messages at once, and for [`MESSAGES`] more in each [`SPELL`]: one that floods its socket takes a few
 /// hundredths of a CPU, and no more. A healthy child asks for segments, one after the other, and gives back what it has been given.
 const BURST: u32 = 1024;
 const MESSAGES: u32 = 64;
-const SPELL: Duration = Duration::from_millis(10);
-
-impl Child {
-    /// Whether it may be listened to for another message, which is taken from its credit.
-    fn may_speak(&mut self) -> bool {
-        let spells = u32::try_from(self.credited.elapsed().as_millis() / SPELL.as_millis()).unwrap_or(u32::MAX);
-        if spells > 0 {
-            self.credit = self.credit.saturating_add(spells.saturating_mul(MESSAGES)).min(BURST);
-            self.credited = Instant::now();
-        }
-        self.credit.checked_sub(1).map(|left| self.credit = left).is_some()
-    }
-}
 
 /// The key of the waker; children have two keys each, from 2 on: even for the process, odd for the control socket.
 const WAKER: u64 = 0;
@@ -173,18 +204,15 @@ impl Watcher {
         poll.add(&*waker, WAKER)?;
         let (sender, jobs) = mpsc::channel();
         let handle = Handle { jobs: sender, waker: waker.clone() };
-        let watcher = Self {
-            poll,
-            waker,
-            jobs,
-            children: HashMap::new(),
-            next: 1,
-            next_tidying: None,
-            next_hearing: None,
-            due: Vec::new(),
-        };
+        let watcher = Self::new(poll, waker, jobs);
         std::thread::Builder::new().name("callgate-watch".into()).spawn(move || watcher.run())?;
         Ok(handle)
+    }
+
+    fn new(poll: PollSet, waker: Arc<Waker>, jobs: Receiver<Job>) -> Self {
+        let (children, held) = Default::default();
+        let (next_tidying, next_hearing, next_look) = Default::default();
+        Self { poll, waker, jobs, children, next: 1, next_tidying, next_hearing, due: Vec::new(), held, next_look }
     }
 
     fn run(mut self) {
@@ -193,7 +221,7 @@ impl Watcher {
         loop {
             ready.clear();
             let next_due = self.due.iter().map(|(at, _)| *at).min();
-            let next = self.next_tidying.into_iter().chain(self.next_hearing).chain(next_due).min();
+            let next = [self.next_tidying, self.next_hearing, self.next_look, next_due].into_iter().flatten().min();
             let limit = next.map(|at| at.saturating_duration_since(Instant::now()));
             if self.poll.wait(limit, &mut ready).is_err() {
                 // Not a state that the kernel documents; without the watcher no death would be noticed.
@@ -207,6 +235,9 @@ impl Watcher {
             }
             if self.next_hearing.is_some_and(|at| at <= Instant::now()) {
                 self.hear_again();
+            }
+            if self.next_look.is_some_and(|at| at <= Instant::now()) {
+                self.look_at_held();
             }
             if next_due.is_some_and(|at| at <= Instant::now()) {
                 self.look_at_due();
@@ -240,7 +271,9 @@ impl Watcher {
     /// The child `id` is of no more use, and its control socket is not listened to.
     fn give_up(&mut self, id: u64) {
         let Some(watched) = self.children.get(&id).map(|child| child.watched.clone()) else { return };
-        if !watched.give_up() {
+        if watched.give_up() {
+            self.look_for_held();
+        } else {
             self.poll.remove(watched.pidfd().as_fd());
             self.children.remove(&id);
         }
@@ -249,7 +282,9 @@ impl Watcher {
     /// Reads what the child `id` has said.
     fn hear(&mut self, id: u64) {
         let Some(child) = self.children.get_mut(&id) else { return };
-        if !child.may_speak() {
+        // Also what others have sent there meanwhile.
+        child.credit.charge_time(child.watched.take_cost());
+        if !child.credit.take(1) {
             child.is_unheard = true;
             self.poll.remove(child.watched.control());
             self.next_hearing.get_or_insert_with(|| Instant::now() + SPELL);
@@ -277,11 +312,64 @@ impl Watcher {
             return self.hear(key >> 1);
         }
         let Some(child) = self.children.get(&(key >> 1)).map(|child| child.watched.clone()) else { return };
-        if let Some(exit) = child.exit() {
-            self.poll.remove(child.control());
-            self.poll.remove(child.pidfd().as_fd());
-            self.children.remove(&(key >> 1));
-            child.ended(exit);
+        match exit_of(&*child) {
+            Some(exit) => self.end(key >> 1, exit),
+            None => self.await_status(key >> 1),
+        }
+    }
+
+    /// The process `id` has ended.
+    fn end(&mut self, id: u64, exit: Exit) {
+        let Some(Child { watched, .. }) = self.children.remove(&id) else { return };
+        self.poll.remove(watched.control());
+        self.poll.remove(watched.pidfd().as_fd());
+        watched.ended(exit);
+    }
+
+    // ---- ends that are held back -----------------------------------------------------------------------------------
+
+    /// The process `id` has ended, and there is no status: somebody traces it, and has first claim. Its descriptor stays readable, so it is not
+    /// waited for any more.
+    fn await_status(&mut self, id: u64) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        self.poll.remove(child.watched.pidfd().as_fd());
+        child.ended = Some(Instant::now());
+        self.look_within(STATUS);
+    }
+
+    fn look_for_held(&mut self) {
+        self.look_within(HELD);
+    }
+
+    fn look_within(&mut self, time: Duration) {
+        let at = Instant::now() + time;
+        self.next_look = Some(self.next_look.map_or(at, |next| next.min(at)));
+    }
+
+    /// What has ended, or should have, has ended, whether or not there is a status.
+    fn look_at_held(&mut self) {
+        self.next_look = None;
+        self.held.retain(|pidfd| pidfd.reap().is_none());
+        let mut ended = Vec::new();
+        let mut waits = !self.held.is_empty();
+        for (&id, Child { watched, ended: since, .. }) in &self.children {
+            let is_due = since.is_some_and(|since| since.elapsed() >= STATUS) || watched.is_overdue();
+            match since.and_then(|_| exit_of(&**watched)) {
+                Some(exit) => ended.push((id, exit)),
+                None if is_due => ended.push((id, Exit::Unknown)),
+                None => waits |= since.is_some() || watched.is_condemned(),
+            }
+        }
+        for (id, exit) in ended {
+            let held = self.children.get(&id).map(|child| child.watched.clone());
+            let held = held.filter(|held| held.is_child() && exit == Exit::Unknown);
+            // The entry alone is kept in mind, not what else there is of the child. Without a descriptor to be had, it stays.
+            self.held.extend(held.and_then(|held| held.pidfd().try_clone().ok()));
+            waits |= !self.held.is_empty();
+            self.end(id, exit);
+        }
+        if waits {
+            self.look_for_held();
         }
     }
 
@@ -293,10 +381,15 @@ impl Watcher {
             self.poll.remove(child.pidfd().as_fd());
             return Err(error);
         }
-        let child = Child { watched: child, credit: BURST, credited: Instant::now(), is_unheard: false };
+        let child = Child { watched: child, credit: Credit::new(BURST, MESSAGES), is_unheard: false, ended: None };
         self.children.insert(id, child);
         Ok(())
     }
+}
+
+/// How the process ended, as far as that can be known now; a child's entry is taken from the process table.
+fn exit_of(watched: &dyn Watched) -> Option<Exit> {
+    if watched.is_child() { watched.pidfd().reap() } else { watched.pidfd().look() }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -336,16 +429,7 @@ mod tests {
     fn a_stranger_that_cannot_be_heard_again_is_watched_no_more() {
         let (poll, waker) = (PollSet::new().unwrap(), Arc::new(Waker::new().unwrap()));
         let (_sender, jobs) = mpsc::channel();
-        let mut watcher = Watcher {
-            poll,
-            waker,
-            jobs,
-            children: HashMap::new(),
-            next: 1,
-            next_tidying: None,
-            next_hearing: None,
-            due: Vec::new(),
-        };
+        let mut watcher = Watcher::new(poll, waker, jobs);
         let control = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let stranger = Arc::new(Stranger(Pidfd::of_nobody(), control));
         watcher.add(stranger.clone()).unwrap();

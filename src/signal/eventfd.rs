@@ -1,18 +1,19 @@
 //! Sleeping on an eventfd, and ringing it: the direction from child to parent.
 //!
-//! The two sides share one file description, so each can set its flags, read its count and fill it. A parent must therefore
-//! neither read nor write it in a way that can block, whatever the flags say. It can read so (`RWF_NOWAIT`), but not write:
-//! eventfds know no such write, and a poll before a plain one is a race. So the parent only listens and the child only rings;
-//! the other direction stays with the futex.
+//! The two sides share one file description, so each can set its flags, read its count and fill it, and have epoll sets wait for it, a million if it
+//! likes, each of which is told by whoever reads or writes. A parent must therefore neither write it, which can block, nor read it, which can
+//! take long. So the parent only listens, by an epoll set of its own that reports each ring once, and the child only rings; the other direction
+//! stays with the futex.
 
 #![forbid(unsafe_code)]
 
 use super::Sleeper;
 use crate::layout::BellLine;
 use crate::sync::Futex;
+use crate::sys::close::Aside;
 use crate::sys::eventfd;
 use crate::sys::futex::Private;
-use crate::sys::poll::{Waker, readable_either};
+use crate::sys::poll::{PollSet, Waker};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,34 +21,36 @@ use std::time::Duration;
 
 /// The parent's end: sleeps until it is rung.
 pub(super) struct Listener {
-    ring: Arc<OwnedFd>,
-    /// Rung when the child has ended. The child has no descriptor of it.
-    alarm: Arc<Waker>,
+    /// Closed elsewhere: the child may have it wait in sets that outlive it.
+    ring: Arc<Aside>,
+    /// The ring and the alarm, which is rung when the child has ended. The child has no descriptor of either.
+    set: PollSet,
 }
 
 impl Listener {
-    pub(super) fn new(alarm: Arc<Waker>) -> io::Result<Self> {
-        Ok(Self { ring: Arc::new(eventfd::create()?), alarm })
+    pub(super) fn new(alarm: &Waker) -> io::Result<Self> {
+        let (ring, set) = (Arc::new(Aside::from(eventfd::create()?)), PollSet::new()?);
+        set.add_edge(&*ring, 0)?;
+        set.add(alarm, 1)?;
+        Ok(Self { ring, set })
     }
 
-    pub(super) fn ring(&self) -> Arc<OwnedFd> {
+    pub(super) fn ring(&self) -> Arc<Aside> {
         self.ring.clone()
     }
 }
 
 impl Sleeper for Listener {
-    /// What was rung is forgotten after the sleep, and looked for after that: a ring in between is either forgotten and seen,
-    /// or ends the next sleep. A child that steals the count, or rings for ever, is one that rings too seldom or too often.
+    /// A ring ends one sleep, this or the next. A child that rings for ever is one that rings too often.
     fn sleep(&self, _: &BellLine, _: Option<&Futex<Private>>, left: Option<Duration>) {
-        readable_either(&*self.ring, &*self.alarm, left);
-        self.forget();
+        self.set.wait_for_one(left);
     }
 
     /// The caller's doorbell is the child's to ring.
     fn wake(&self, _: &BellLine) {}
 
     fn forget(&self) {
-        eventfd::drain(&*self.ring);
+        self.set.wait_for_one(Some(Duration::ZERO));
     }
 }
 

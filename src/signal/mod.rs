@@ -17,6 +17,7 @@ use crate::objects::Objects;
 #[cfg(feature = "portable")]
 use crate::portable::TrustedChild;
 use crate::sync::Futex;
+use crate::sys::close::Aside;
 use crate::sys::futex::Private;
 use crate::sys::poll::{PollSet, Waker};
 use eventfd::{Listener, Ringer};
@@ -159,7 +160,7 @@ impl Bells {
 pub(crate) struct ParentBells {
     pub(crate) bells: Bells,
     /// What the child needs, for the handshake.
-    rings: Vec<Arc<OwnedFd>>,
+    rings: Vec<Arc<Aside>>,
     /// Rung when the child has ended, for those who sleep on descriptors.
     pub(crate) alarm: Option<Arc<Waker>>,
     /// All lanes' doorbells and the alarm as one descriptor.
@@ -179,7 +180,7 @@ impl ParentBells {
             #[cfg(feature = "portable")]
             Signal::RawSync(_) => {
                 let (bells, descriptor) = raw_sync::of_parent(count, objects)?;
-                let rings = descriptor.map(Arc::new).into_iter().collect();
+                let rings = descriptor.map(|descriptor| Arc::new(descriptor.into())).into_iter().collect();
                 Ok(Self { bells, rings, alarm: None, door: None })
             }
         }
@@ -190,7 +191,7 @@ impl ParentBells {
         let door = Door::new(&alarm)?;
         let (mut rings, mut listeners) = (Vec::new(), Vec::<Arc<dyn Sleeper>>::new());
         for lane in 0..count.lanes {
-            let listener = Listener::new(alarm.clone())?;
+            let listener = Listener::new(&alarm)?;
             door.0.add_edge(&*listener.ring(), lane.into())?;
             rings.push(listener.ring());
             listeners.push(Arc::new(listener));

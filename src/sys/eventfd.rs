@@ -1,17 +1,14 @@
 //! Eventfds that two processes share.
 //!
-//! Both have the same file description, so neither may trust its flags: what must not block is read with `RWF_NOWAIT`.
+//! Both have the same file description, so neither may trust its flags, nor do what tells all who wait for it: the parent does not read it.
 
 #![forbid(unsafe_code)]
 
 use super::descriptor::apart;
 use rustix::event::EventfdFlags;
-use rustix::io::{ReadWriteFlags, preadv2, write};
-use std::io::{self, IoSliceMut};
+use rustix::io::write;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-
-/// The position of a descriptor that has none.
-const NO_OFFSET: u64 = u64::MAX;
 
 /// A new eventfd that nobody has rung, closed on exec.
 pub(crate) fn create() -> io::Result<OwnedFd> {
@@ -24,40 +21,31 @@ pub(crate) fn ring(eventfd: impl AsFd) {
     let _ = write(eventfd, &1u64.to_ne_bytes());
 }
 
-/// Makes the eventfd quiet, if it is not. Never blocks, whatever a peer has done to its flags.
-pub(crate) fn drain(eventfd: impl AsFd) {
-    // Nothing to read, or a kernel that cannot read so: then it stays readable, and whoever waits for it looks in vain.
-    let _ = preadv2(eventfd, &mut [IoSliceMut::new(&mut [0; 8])], NO_OFFSET, ReadWriteFlags::NOWAIT);
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::sys::poll::{Waker, readable_either};
-    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-    use rustix::io::{Errno, pwritev2};
+    use crate::sys::poll::PollSet;
+    use rustix::io::{Errno, ReadWriteFlags, pwritev2};
     use std::io::IoSlice;
-    use std::time::Duration;
 
-    fn is_readable(eventfd: &OwnedFd) -> bool {
-        readable_either(eventfd, Waker::new().unwrap(), Some(Duration::ZERO))
-    }
+    /// The position of a descriptor that has none.
+    const NO_OFFSET: u64 = u64::MAX;
 
+    /// The parent never reads it: to read tells everybody who waits for it, and the child may have a million who do.
     #[test]
-    fn what_was_rung_is_readable_until_it_is_drained() {
-        let eventfd = create().unwrap();
-        assert!(!is_readable(&eventfd));
-        (0..3).for_each(|_| ring(&eventfd));
-        assert!(is_readable(&eventfd));
-        drain(&eventfd);
-        assert!(!is_readable(&eventfd));
-    }
-
-    #[test]
-    fn draining_an_empty_eventfd_does_not_block_though_its_flags_say_so() {
-        let eventfd = create().unwrap();
-        fcntl_setfl(&eventfd, fcntl_getfl(&eventfd).unwrap() - OFlags::NONBLOCK).unwrap();
-        drain(&eventfd);
+    fn fault_40_each_ring_is_reported_once_and_nothing_is_read() {
+        let (eventfd, set) = (create().unwrap(), PollSet::new().unwrap());
+        set.add_edge(&eventfd, 7).unwrap();
+        let reported = || {
+            let mut keys = Vec::new();
+            set.ready_now(&mut keys).unwrap();
+            keys
+        };
+        assert!(reported().is_empty());
+        for _ in 0..3 {
+            (0..3).for_each(|_| ring(&eventfd));
+            assert_eq!([reported(), reported()], [vec![7], vec![]]);
+        }
     }
 
     /// Why the parent does not ring its child through an eventfd. If this fails, the kernel has learnt it: think again.

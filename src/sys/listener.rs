@@ -7,7 +7,10 @@ use super::pidfd::Pidfd;
 use super::socket::{self, Exposed};
 use nix::libc;
 use rustix::io::{Errno, ioctl_fionbio};
-use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, socket_with};
+use rustix::net::{
+    AddressFamily, Shutdown, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, accept_with, getpeername,
+    getsockname, socket_with,
+};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
@@ -82,9 +85,11 @@ pub(crate) enum Connected {
     Full,
 }
 
-/// Connects to whoever listens at `name`.
+/// Connects to whoever listens at `name`, by a socket that has a name of its own, see [`own_label`].
 pub(crate) fn connect(name: Name<'_>) -> io::Result<Connected> {
     let socket = new_socket()?;
+    // The kernel makes one up. Without it, there is less to tell this connection by.
+    let _ = rustix::net::bind(&socket, &SocketAddrUnix::new_unnamed());
     let address = name.address()?;
     loop {
         match rustix::net::connect(&socket, &address) {
@@ -98,6 +103,30 @@ pub(crate) fn connect(name: Name<'_>) -> io::Result<Connected> {
     // Whoever uses it says at each step whether to wait.
     ioctl_fionbio(&socket, false)?;
     Ok(Connected::Yes(socket))
+}
+
+/// A short name of a socket, which no other in the network namespace has at the time; of none, or a longer one, zeros.
+pub(crate) type Label = [u8; 8];
+
+/// That of this socket, which has [connected](connect).
+pub(crate) fn own_label(socket: impl AsFd) -> Label {
+    getsockname(socket).map_or(Label::default(), label)
+}
+
+/// That of the socket which has connected to this one.
+pub(crate) fn peer_label(socket: impl AsFd) -> Label {
+    getpeername(socket).ok().flatten().map_or(Label::default(), label)
+}
+
+fn label(address: SocketAddrAny) -> Label {
+    let address = SocketAddrUnix::try_from(address).ok();
+    let name = address.as_ref().and_then(SocketAddrUnix::abstract_name).unwrap_or_default();
+    let mut label = Label::default();
+    if name.len() < label.len() {
+        label[0] = name.len() as u8;
+        label[1..=name.len()].copy_from_slice(name);
+    }
+    label
 }
 
 /// Who connected, or who listens, as the kernel recorded it then.
@@ -167,6 +196,11 @@ mod tests {
             let process = peer_process(end).unwrap();
             assert!(!poll::readable(&process, Duration::ZERO).unwrap(), "this process lives");
         }
+        assert_eq!(own_label(&theirs), peer_label(&ours));
+        assert_ne!(own_label(&theirs), Label::default());
+        let Connected::Yes(another) = connect(name).unwrap() else { panic!("somebody listens") };
+        assert_ne!(own_label(&theirs), own_label(&another));
+        drop(accept(&listener).unwrap());
         close_for_all(&listener);
         assert!(matches!(connect(name).unwrap(), Connected::Nobody));
     }

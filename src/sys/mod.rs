@@ -2,6 +2,7 @@
 //!
 //! Layer 0. Knows nothing of rings, calls or services; holds no policy.
 
+pub(crate) mod close;
 pub(crate) mod cpu;
 pub(crate) mod descriptor;
 #[cfg(feature = "portable")]
@@ -31,3 +32,4 @@ pub(crate) mod selfproc;
 pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod stack;
+pub(crate) mod toll;

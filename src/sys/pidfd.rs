@@ -1,10 +1,11 @@
-//! A process by descriptor: its number cannot come to mean another process.
+//! A process by descriptor: its number cannot come to mean another process; and what tells it from all others, for whoever looks.
 
 #![forbid(unsafe_code)]
 
 use super::descriptor::apart;
 use crate::error::Exit;
 use crate::sys::poll;
+use rustix::fs::{fstat, fstatfs};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use std::io;
@@ -35,6 +36,11 @@ impl Pidfd {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn of_nobody() -> Self {
         Self(rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).expect("a descriptor"))
+    }
+
+    /// Another descriptor of the same process.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self(self.0.try_clone()?))
     }
 
     /// Sends SIGKILL. A process that has already gone is left in peace.
@@ -84,8 +90,100 @@ impl Pidfd {
     }
 }
 
+/// What tells a process from every other, and is the same for everybody who looks.
+///
+/// From Linux 6.9 on the inode number of its descriptors, which no other process ever has until the machine is restarted, in whatever pid namespace.
+/// Before that its number and when it was started, which are the same within one pid namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity([u8; Identity::LEN]);
+
+impl Identity {
+    pub(crate) const LEN: usize = 24;
+
+    /// This process.
+    pub(crate) fn own() -> io::Result<Self> {
+        let pid = std::process::id();
+        let process = Pidfd::open(pid)?.ok_or(Errno::SRCH)?;
+        Self::of(&process, pid)
+    }
+
+    /// That of `process`, whose number is `pid`; 0 if it lies outside of this process's pid namespace.
+    ///
+    /// # Errors
+    ///
+    /// If it has ended, or nothing tells it from others.
+    pub(crate) fn of(process: &Pidfd, pid: u32) -> io::Result<Self> {
+        if fstatfs(process)?.f_type as u64 == PIDFS {
+            return Ok(Self::new(1, fstat(process)?.st_ino, 0));
+        }
+        let missing =
+            || io::Error::other("before Linux 6.9 a process of another pid namespace cannot be told from others");
+        let pid = Some(pid).filter(|pid| *pid != 0).ok_or_else(missing)?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let started = started(&stat).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat makes no sense")))?;
+        // Looked at afterwards: as long as the process lives, the number is its own.
+        match poll::readable(process, Duration::ZERO)? {
+            true => Err(Errno::SRCH.into()),
+            false => Ok(Self::new(2, pid.into(), started)),
+        }
+    }
+
+    fn new(kind: u64, one: u64, other: u64) -> Self {
+        let mut bytes = [0; Self::LEN];
+        for (bytes, number) in bytes.chunks_exact_mut(8).zip([kind, one, other]) {
+            bytes.copy_from_slice(&number.to_le_bytes());
+        }
+        Self(bytes)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+/// The kind of file system that pidfds are files of, since Linux 6.9: until then, all had one inode.
+const PIDFS: u64 = 0x5049_4446;
+
+/// When a process was started, in clock ticks since the machine was: the 22nd field of `/proc/<pid>/stat`. The second, a name in parentheses, may
+/// hold anything.
+fn started(stat: &str) -> Option<u64> {
+    stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+impl From<Pidfd> for OwnedFd {
+    fn from(process: Pidfd) -> Self {
+        process.0
+    }
+}
+
 impl AsFd for Pidfd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_from_others_and_is_the_same_for_all() {
+        let own = Identity::own().unwrap();
+        let again = Pidfd::open(std::process::id()).unwrap().unwrap();
+        assert_eq!(Identity::of(&again, std::process::id()).unwrap(), own);
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Pidfd::open(other.id()).unwrap().unwrap();
+        assert_ne!(Identity::of(&process, other.id()).unwrap(), own);
+        process.kill();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_start_is_found_behind_any_name() {
+        let fields: Vec<_> = (4..22).map(|field| field.to_string()).collect();
+        assert_eq!(started(&format!("1 (a) b) (c) S {} 4242 23", fields.join(" "))), Some(4242));
+        let own = std::fs::read_to_string("/proc/self/stat").unwrap();
+        assert!(started(&own).is_some_and(|ticks| ticks > 0));
+        assert_eq!([started(""), started("1 (a"), started("1 (a) S 1 2")], [None; 3]);
     }
 }

@@ -8,6 +8,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::{Errno, read, write};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -62,6 +63,12 @@ impl PollSet {
         self.wait_for(Some(&Timespec { tv_sec: 0, tv_nsec: 0 }), ready)
     }
 
+    /// Waits until something is ready, at most `limit` if there is one; or less long, for no reason. What is reported once each time has been then.
+    pub(crate) fn wait_for_one(&self, limit: Option<Duration>) {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 2];
+        let _ = epoll::wait(&self.0, &mut events, limit.map(timespec).as_ref());
+    }
+
     fn wait_for(&self, timeout: Option<&Timespec>, ready: &mut Vec<u64>) -> io::Result<()> {
         // As many as a bridge has lanes, and its alarm.
         let mut events = Vec::with_capacity(65);
@@ -74,7 +81,7 @@ impl PollSet {
     }
 }
 
-/// Wakes threads that wait in a [`PollSet`], or in [`readable_either`]. This process alone has it.
+/// Wakes threads that wait in a [`PollSet`]. This process alone has it.
 #[derive(Debug)]
 pub(crate) struct Waker(OwnedFd);
 
@@ -113,13 +120,6 @@ pub(crate) fn readable(descriptor: impl AsFd, timeout: Duration) -> io::Result<b
         Err(Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Waits until one of the two can be read, at most `timeout`, if there is one. Whether one can; `false` also when interrupted.
-pub(crate) fn readable_either(one: impl AsFd, other: impl AsFd, timeout: Option<Duration>) -> bool {
-    let timeout = timeout.map(timespec);
-    let mut both = [PollFd::new(&one, PollFlags::IN), PollFd::new(&other, PollFlags::IN)];
-    poll(&mut both, timeout.as_ref()).is_ok_and(|count| count > 0)
 }
 
 fn timespec(time: Duration) -> Timespec {

@@ -113,6 +113,7 @@ impl Filters {
         if self.limits_set {
             rules.all(&[libc::SYS_setrlimit]);
             rules.when(libc::SYS_prlimit64, &[(2, Len::Qword, Op::Ne, 0)])?;
+            deny_more_descriptors(&mut rules)?;
         }
         Ok(rules)
     }
@@ -168,6 +169,17 @@ fn deny_undoing(rules: &mut Rules) -> io::Result<()> {
         rules.when(libc::SYS_ioctl, &[(1, Len::Dword, Op::Eq, request)])?;
     }
     Ok(())
+}
+
+/// Descriptors are limited for each table of them: no thread has one of its own.
+fn deny_more_descriptors(rules: &mut Rules) -> io::Result<()> {
+    let (thread, files) = (libc::CLONE_THREAD as u64, libc::CLONE_FILES as u64);
+    rules.when(
+        libc::SYS_clone,
+        &[(0, Len::Dword, Op::MaskedEq(thread), thread), (0, Len::Dword, Op::MaskedEq(files), 0)],
+    )?;
+    let unshare = u64::from(libc::CLOSE_RANGE_UNSHARE);
+    rules.when(libc::SYS_close_range, &[(2, Len::Dword, Op::MaskedEq(unshare), unshare)])
 }
 
 /// No socket but a pair of streams: a pair of datagram sockets could send to any other.

@@ -5,12 +5,12 @@
 use crate::manager::auth::{Challenge, Role};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::poll::Interest;
-use crate::sys::socket::{self, Exposed};
+use crate::sys::socket::{self, Blocking, Exposed, Received};
+use crate::sys::toll::{Credit, Toll};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// What waits for a socket that is full: so many bytes and messages, and no more.
 const MAX_QUEUED: usize = 1 << 20;
@@ -27,11 +27,13 @@ pub(super) struct Connection {
     pub(super) pid: u32,
     pub(super) state: State,
     pub(super) credit: Credit,
+    /// What sending to it and receiving from it costs.
+    toll: Toll,
     /// What it is waited for, from the first on to be read; `None` = for nothing.
     pub(super) interest: Option<Interest>,
     /// For a while it is neither listened to nor waited for.
     is_resting: bool,
-    /// The kernel would not take a message, though there is room: it must rest before that is tried again.
+    /// The kernel would not take a message, though there is room, or takes long for each: it must rest before that is tried again.
     is_stalled: bool,
     queue: Queue,
 }
@@ -66,8 +68,17 @@ pub(super) struct Gone;
 
 impl Connection {
     pub(super) fn new(socket: Exposed, pid: u32, state: State) -> Self {
-        let (credit, queue) = (Credit::new(), Queue::default());
-        Self { socket, pid, state, credit, interest: Some(Interest::Read), is_resting: false, is_stalled: false, queue }
+        Self {
+            socket,
+            pid,
+            state,
+            credit: Credit::new(BURST, MESSAGES),
+            toll: Toll::default(),
+            interest: Some(Interest::Read),
+            is_resting: false,
+            is_stalled: false,
+            queue: Queue::default(),
+        }
     }
 
     pub(super) fn member(&self) -> Option<&Member> {
@@ -91,11 +102,37 @@ impl Connection {
         if self.queue.messages.len() == 1 { self.flush() } else { Ok(()) }
     }
 
+    /// Receives one message into `buffer`. One for whom that takes the kernel too long is gone.
+    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+        let received = self.toll.pay(|| socket::receive(&self.socket, buffer, Blocking::No));
+        self.credit.charge_time(self.toll.take());
+        match (self.is_slow(), received) {
+            (true, Ok(Received::Message(_, descriptors))) => {
+                socket::discard(descriptors);
+                Ok(Received::Closed)
+            }
+            (_, received) => received,
+        }
+    }
+
+    /// Whether it has made its connection so slow that it is of no more use.
+    pub(super) fn is_slow(&self) -> bool {
+        self.toll.is_exceeded()
+    }
+
     /// Sends what waits, as far as there is room.
     pub(super) fn flush(&mut self) -> Result<(), Gone> {
         while let Some((message, rights)) = self.queue.messages.front() {
+            // What each message to it costs was the others' time: they come first for a while.
+            if self.credit.is_overdrawn() {
+                self.is_stalled = true;
+                return Ok(());
+            }
             let rights: Vec<_> = rights.iter().map(AsFd::as_fd).collect();
-            match socket::send(&self.socket, message, &rights) {
+            let sent = self.toll.pay(|| socket::send(&self.socket, message, &rights));
+            self.credit.charge_time(self.toll.take());
+            match sent {
+                _ if self.toll.is_exceeded() => return Err(Gone),
                 Ok(()) => self.queue.pop(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 // Not its doing: with too many descriptors of this user under way, the kernel takes no more.
@@ -140,7 +177,7 @@ impl Connection {
     /// It is listened to for as long as this goes on: there is no more of it than has been said.
     pub(super) fn hear_out(&mut self, messages: u32) {
         self.is_resting = false;
-        self.credit.left = messages.into();
+        self.credit.set(messages);
     }
 
     /// What it is to be waited for.
@@ -189,43 +226,10 @@ impl Queue {
     }
 }
 
-/// Whoever speaks is listened to for so many messages at once, and for [`MESSAGES`] more in each [`SPELL`]: who floods the hub takes part
-/// of a CPU, and no more.
+/// Whoever speaks is listened to for so many messages at once, and for [`MESSAGES`] more in each spell, or as long as those take: who floods the hub
+/// takes part of a CPU, and no more.
 const BURST: u32 = 4096;
 const MESSAGES: u32 = 256;
-pub(super) const SPELL: Duration = Duration::from_millis(10);
-
-/// For how many messages somebody is still listened to.
-#[derive(Debug)]
-pub(super) struct Credit {
-    /// Less than none, when a message was more work than what was left.
-    left: i64,
-    /// Since when it has been given no more.
-    since: Instant,
-}
-
-impl Credit {
-    pub(super) fn new() -> Self {
-        Self { left: BURST.into(), since: Instant::now() }
-    }
-
-    /// Whether there is credit for so many messages, which is taken.
-    pub(super) fn take(&mut self, messages: u32) -> bool {
-        let spells = u32::try_from(self.since.elapsed().as_millis() / SPELL.as_millis()).unwrap_or(u32::MAX);
-        if spells > 0 {
-            self.left = (self.left + i64::from(spells) * i64::from(MESSAGES)).min(BURST.into());
-            self.since = Instant::now();
-        }
-        let has_enough = self.left >= messages.into();
-        self.left -= if has_enough { messages.into() } else { 0 };
-        has_enough
-    }
-
-    /// Takes more for a message that was as much work as `messages`.
-    pub(super) fn charge(&mut self, messages: u32) {
-        self.left -= i64::from(messages);
-    }
-}
 
 #[cfg(all(test, not(loom)))]
 mod tests {
@@ -259,21 +263,5 @@ mod tests {
         assert!(connection.queue.messages.len() == MAX_QUEUED_MESSAGES && sent < 100_000);
         drop(theirs);
         assert_eq!(connection.flush(), Err(Gone));
-    }
-
-    #[test]
-    fn credit_ends_and_comes_back() {
-        let mut credit = Credit::new();
-        let mut taken = 0;
-        while credit.take(1) {
-            taken += 1;
-            assert!(taken < 10_000_000, "it never ends");
-        }
-        assert!(taken >= BURST);
-        std::thread::sleep(SPELL * 2);
-        assert!(credit.take(1));
-        credit.charge(u32::MAX);
-        credit.since = Instant::now();
-        assert!(!credit.take(1));
     }
 }

@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 use super::MemberId;
-use super::connection::Credit;
 use crate::call::nest;
 use crate::control::{Control, Message};
 use crate::layout::Geometry;
@@ -15,12 +14,13 @@ use crate::objects::Sealed;
 use crate::segment::Segment;
 use crate::sync::Ordering::Relaxed;
 use crate::sys::socket::{self, Blocking, Exposed};
+use crate::sys::toll::Credit;
 use crate::sys::{limits, memfd};
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
-use std::io;
+use std::io::{self, ErrorKind as Kind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Segments that may be made for one member, whatever their size; and such that others have, which it is to read.
 const MAX_SEGMENTS: usize = 4096;
@@ -263,6 +263,19 @@ impl Pairs {
         Some(end.control.as_fd())
     }
 
+    /// Whose side of a pair that is, if its control socket is too slow to be of use.
+    pub(super) fn slow_member(&self, pair: u64, side: Side) -> Option<MemberId> {
+        let pair = self.pairs.get(&pair)?;
+        let end = if side == Side::Caller { &pair.caller } else { &pair.owner };
+        end.control.is_slow().then_some(end.member)
+    }
+
+    /// The member at the other side, and what that side's control socket has cost since this was last asked.
+    pub(super) fn take_cost_of_other(&mut self, pair: u64, side: Side) -> Option<(MemberId, Duration)> {
+        let (_, other) = self.pairs.get_mut(&pair)?.sides(side);
+        Some((other.member, other.control.take_cost()))
+    }
+
     /// Carries out one message of `side`, whose member has `credit` for all that it says, wherever.
     pub(super) fn hear(&mut self, pair: u64, side: Side, credit: &mut Credit) -> Heard {
         let Some(found) = self.pairs.get_mut(&pair) else { return Heard::Nothing };
@@ -270,7 +283,9 @@ impl Pairs {
         if !credit.take(1) {
             return Heard::TooMuch;
         }
-        let said = match end.control.receive(Blocking::No) {
+        let received = end.control.receive(Blocking::No);
+        credit.charge_time(end.control.take_cost());
+        let said = match received {
             Ok(Some((message, None))) => {
                 credit.charge(if matches!(message, Message::Need { .. }) { GRANT } else { 0 });
                 self.heed(pair, side, message)
@@ -387,7 +402,7 @@ fn tell(control: &Control<Exposed>, message: Message) -> Result<(), Broken> {
 fn sent(sent: io::Result<()>) -> Result<bool, Broken> {
     match sent {
         Ok(()) => Ok(true),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::BrokenPipe) => Err(Broken),
+        Err(error) if matches!(error.kind(), Kind::WouldBlock | Kind::BrokenPipe | Kind::TimedOut) => Err(Broken),
         Err(_) => Ok(false),
     }
 }

@@ -6,18 +6,19 @@
 #![forbid(unsafe_code)]
 
 use super::census::Census;
-use super::connection::{Connection, Gone, List, Member, SPELL, State};
+use super::connection::{Connection, Gone, List, Member, State};
 use super::introduce::{Heard, New, Pairs, Rates};
 use super::locks::{Locks, Told};
 use super::registry::{Registered, Registry, Revoked, Wish};
 use super::{HubOptions, MemberId};
 use crate::manager::address::Listening;
-use crate::manager::auth::{self, Challenge, Refusal, Role};
+use crate::manager::auth::{self, Challenge, Ends, Refusal, Role};
 use crate::manager::authkey::AuthKey;
 use crate::manager::protocol::{FromHub, MAX_MESSAGE, Resolution, Side, ToHub};
 use crate::sys::listener::{self, Peer};
 use crate::sys::poll::{PollSet, Waker};
-use crate::sys::socket::{self, Blocking, Exposed, Received};
+use crate::sys::socket::{self, Exposed, Received};
+use crate::sys::toll::SPELL;
 use crate::sys::{selfproc, signals};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -47,6 +48,10 @@ const LIST: u32 = 16;
 
 /// Bytes of a message that are as much work as another message.
 const LONG: usize = 1024;
+
+/// How long a process is kept out that has made its connection slow, and how many are.
+const BARRED: Duration = Duration::from_secs(60);
+const MOST_BARRED: usize = 1024;
 
 /// How long nobody is accepted when there are no descriptors to be had.
 const DEAF: Duration = Duration::from_millis(50);
@@ -88,6 +93,8 @@ pub(super) struct Running {
     next_hearing: Option<Instant>,
     /// Until when nobody is accepted.
     deaf_until: Option<Instant>,
+    /// Processes that are kept out, and until when.
+    barred: HashMap<u32, Instant>,
     buffer: Vec<u8>,
     is_over: bool,
 }
@@ -143,6 +150,7 @@ impl Running {
             resting: Vec::new(),
             next_hearing: None,
             deaf_until: None,
+            barred: HashMap::new(),
             buffer: vec![0; MAX_MESSAGE],
             is_over: false,
         })
@@ -261,6 +269,9 @@ impl Running {
     /// Challenges whoever has connected to show that it has the key. One for whom there is nothing to be had is not let in.
     fn greet(&mut self, socket: Exposed) {
         let (Ok(Peer { pid, uid }), Ok(challenge)) = (listener::peer(&socket), Challenge::new()) else { return };
+        if self.barred.get(&pid).is_some_and(|until| *until > Instant::now()) {
+            return;
+        }
         if !auth::may_talk(selfproc::effective_ids().0, uid) {
             let _ = socket::send(&socket, &Refusal::User.message(), &[]);
             return;
@@ -313,8 +324,16 @@ impl Running {
 
     /// Lets a guest in that answers the challenge rightly. Others are told why not, and go.
     fn admit(&mut self, id: MemberId, answer: &[u8]) {
-        let Some(Connection { state: State::Guest(challenge), pid, .. }) = self.connections.get(&id) else { return };
-        let admitted = match challenge.check(&self.key, answer) {
+        let Some(Connection { state: State::Guest(challenge), pid, socket, .. }) = self.connections.get(&id) else {
+            return;
+        };
+        let process = listener::peer_process(socket);
+        let Some((process, ends)) =
+            process.and_then(|process| Ends::of_accepted(socket, &process, *pid).map(|ends| (process, ends))).ok()
+        else {
+            return self.gone.push(id);
+        };
+        let admitted = match challenge.check(&self.key, &ends, answer) {
             Ok(_) if !self.has_room_for(*pid) => Err(Refusal::TooMany),
             checked => checked,
         };
@@ -327,10 +346,7 @@ impl Running {
         };
         self.guests.retain(|(_, guest)| *guest != id);
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        match listener::peer_process(&connection.socket) {
-            Ok(process) => connection.state = State::Member(Member { role, process, lists: VecDeque::new() }),
-            Err(_) => return self.gone.push(id),
-        }
+        connection.state = State::Member(Member { role, process, lists: VecDeque::new() });
         match self.watch(id) {
             Ok(()) => self.send(id, welcome.to_vec(), Vec::new()),
             Err(_) => self.drop_unwatched(id),
@@ -347,6 +363,9 @@ impl Running {
     /// Everything that was a connection's goes with it.
     fn forget(&mut self, id: MemberId) {
         let Some(connection) = self.connections.remove(&id) else { return };
+        if connection.is_slow() {
+            self.bar(connection.pid);
+        }
         // Others may have the same, so that closing it does not take it out.
         self.poll.remove(&connection.socket);
         let State::Member(member) = connection.state else {
@@ -359,6 +378,15 @@ impl Running {
         self.pairs.of(id).into_iter().for_each(|pair| self.end_pair(pair));
         let told = self.locks.member_gone(id);
         self.tell_all(told);
+    }
+
+    /// Keeps a process out for a while, if it can be told from others.
+    fn bar(&mut self, pid: u32) {
+        let now = Instant::now();
+        self.barred.retain(|_, until| *until > now);
+        if pid != 0 && self.barred.len() < MOST_BARRED {
+            self.barred.insert(pid, now + BARRED);
+        }
     }
 
     // ---- speaking --------------------------------------------------------------------------------------------------
@@ -475,7 +503,7 @@ impl Running {
             self.rest(key(id, SOCKET));
             return false;
         }
-        let received = socket::receive(&connection.socket, &mut self.buffer, Blocking::No);
+        let received = connection.receive(&mut self.buffer);
         match received {
             Ok(Received::Message(len, descriptors)) if descriptors.is_empty() => {
                 connection.credit.charge((len / LONG).try_into().unwrap_or(u32::MAX));
@@ -691,13 +719,20 @@ impl Running {
     fn process(&self, id: MemberId) -> io::Result<(u32, OwnedFd)> {
         let connection = self.connections.get(&id).ok_or(io::ErrorKind::NotFound)?;
         let member = connection.member().ok_or(io::ErrorKind::NotFound)?;
-        Ok((connection.pid, member.process.as_fd().try_clone_to_owned()?))
+        // Where the kernel gives one, a descriptor of its own: what is done to that does not make the hub's slow.
+        let own = listener::peer_process(&connection.socket).ok().map(OwnedFd::from);
+        Ok((connection.pid, own.map_or_else(|| member.process.as_fd().try_clone_to_owned(), Ok)?))
     }
 
     fn end_pair(&mut self, pair: u64) {
         for side in [Side::Caller, Side::Owner] {
             if let Some(control) = self.pairs.control(pair, side) {
                 self.poll.remove(control);
+            }
+            // Whoever makes one of its sockets slow would do it to the next.
+            if let Some(member) = self.pairs.slow_member(pair, side) {
+                self.bar(self.connections.get(&member).map_or(0, |connection| connection.pid));
+                self.gone.push(member);
             }
         }
         self.pairs.end(pair);
@@ -709,7 +744,7 @@ impl Running {
             let member = self.pairs.member(pair, side);
             let Some(connection) = member.and_then(|member| self.connections.get_mut(&member)) else { return };
             match self.pairs.hear(pair, side, &mut connection.credit) {
-                Heard::More => {}
+                Heard::More => self.charge_other(pair, side),
                 Heard::Nothing => return,
                 Heard::End => return self.end_pair(pair),
                 Heard::TooMuch => {
@@ -719,6 +754,14 @@ impl Running {
                     return self.rest(control_key(pair, side));
                 }
             }
+        }
+    }
+
+    /// What telling the other side has cost is that side's.
+    fn charge_other(&mut self, pair: u64, side: Side) {
+        let Some((other, cost)) = self.pairs.take_cost_of_other(pair, side) else { return };
+        if let Some(connection) = self.connections.get_mut(&other) {
+            connection.credit.charge_time(cost);
         }
     }
 

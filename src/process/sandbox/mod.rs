@@ -16,6 +16,10 @@ use rkyv::{Archive, Deserialize, Serialize};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+/// How many descriptors a strict sandbox's child may open, if nothing else is said. Each can be an epoll set, and each set have as many entries: that
+/// is how long the kernel can be kept when something is sent to such a child.
+const STRICT_FILES: u64 = 64;
+
 /// The highest limit that can be given.
 const MOST: u64 = 1 << 62;
 
@@ -111,7 +115,8 @@ impl Sandbox {
     /// others fail with `EPERM`. As long as no path is added, those with a path are not on the list either (but for `stat`, which libc uses
     /// for open files too).
     ///
-    /// Limits of memory, CPU time and descriptors, and another user, are to be added.
+    /// It may open 64 descriptors, unless [`open_files`](Self::open_files) says otherwise: with a great many, a child can have the kernel take long for
+    /// whatever its parent sends it. Limits of memory and CPU time, and another user, are to be added.
     ///
     /// Of what callgate does in a child nothing is lost: payloads of any size, several workers, every way of waiting, panics. Backtraces of
     /// panics have no names of functions, unless the program's file and `/proc/self` may be read.
@@ -122,6 +127,7 @@ impl Sandbox {
             no_new_processes: true,
             no_capabilities: true,
             ordinary_only: true,
+            open_files: Some(STRICT_FILES),
             ..Plan::default()
         };
         Self { plan }
@@ -188,7 +194,7 @@ impl Sandbox {
     }
 
     /// How many descriptors the child may have open beyond those that it starts with and four that callgate needs now and then. A service that
-    /// uses up all of these too can get no more memory for large payloads.
+    /// uses up all of these too can get no more memory for large payloads. Default: no limit; of [`strict`](Self::strict), 64.
     pub fn open_files(mut self, descriptors: u64) -> Self {
         self.plan.open_files = Some(descriptors);
         self

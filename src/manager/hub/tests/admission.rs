@@ -38,11 +38,77 @@ fn who_has_another_key_or_none_is_not_let_in() {
     });
 }
 
-/// The answer of somebody who has the key, to a challenge that was received.
-fn answer(challenge: &[u8]) -> Vec<u8> {
+/// The answer of somebody who has the key, to a challenge that was received through `socket`.
+fn answer(socket: &OwnedFd, challenge: &[u8]) -> Vec<u8> {
+    answer_of(&ends(socket), challenge)
+}
+
+fn answer_of(ends: &[u8], challenge: &[u8]) -> Vec<u8> {
     let (role, own) = (1u32.to_le_bytes(), [7; 32]);
-    let mac = secret().authenticate(&[b"callgate manager 1: member", &role, &challenge[16..], &own]);
-    [&1u32.to_le_bytes()[..], &role, &own, &mac].concat()
+    let mac = secret().authenticate(&[b"callgate manager 2: member", &role, &challenge[16..], &own, ends]);
+    [&2u32.to_le_bytes()[..], &role, &own, ends, &mac].concat()
+}
+
+/// Of a connection of this process to its own hub.
+fn ends(socket: &OwnedFd) -> Vec<u8> {
+    let own = Identity::own().unwrap();
+    [&own.bytes()[..], own.bytes(), &listener::own_label(socket)].concat()
+}
+
+/// Who has the key and says of the ends what is not so has spoken to somebody else, or is somebody else.
+#[test]
+fn fault_44_who_speaks_of_other_ends_is_refused() {
+    within(60, "fault_44_who_speaks_of_other_ends_is_refused", || {
+        let scene = Scene::new();
+        let other = Helper::at_work();
+        let process = Pidfd::open(other.pid()).unwrap().unwrap();
+        let theirs = *Identity::of(&process, other.pid()).unwrap().bytes();
+        let another = scene.connect();
+        for case in ["true", "member", "hub", "connection", "none"] {
+            let socket = scene.connect();
+            let (challenge, _) = receive(&socket).unwrap();
+            let mut ends = ends(&socket);
+            match case {
+                "member" => ends[..24].copy_from_slice(&theirs),
+                "hub" => ends[24..48].copy_from_slice(&theirs),
+                "connection" => ends[48..].copy_from_slice(&listener::own_label(&another)),
+                "none" => ends.fill(0),
+                _ => {}
+            }
+            socket::send(&socket, &answer_of(&ends, &challenge), &[]).unwrap();
+            let (said, _) = receive(&socket).unwrap();
+            match case {
+                "true" => assert_eq!((said.len(), said[0]), (40, 1)),
+                _ => assert_eq!(said, Refusal::Relayed.message(), "{case}"),
+            }
+        }
+        scene.serves();
+    });
+}
+
+/// A process with the key answers through a connection that another process has made and passed to it.
+#[test]
+fn fault_44_a_connection_that_was_passed_on_is_refused() {
+    within(60, "fault_44_a_connection_that_was_passed_on_is_refused", || {
+        let scene = Scene::new();
+        let socket = scene.connect();
+        let mut command = helper("manager::hub::tests::processes::plays_a_role", "passed on");
+        let mut helper = Helper::of(command.stdin(socket)).unwrap();
+        assert_eq!(helper.hear("refused"), "5");
+        scene.serves();
+    });
+}
+
+/// What a helper process does with a connection to a hub that it has from another.
+pub(super) fn answer_for_another() {
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let (challenge, _) = receive(&socket).unwrap();
+    let hub = listener::peer_process(&socket).unwrap();
+    let hub = Identity::of(&hub, listener::peer(&socket).unwrap().pid).unwrap();
+    let ends = [&Identity::own().unwrap().bytes()[..], hub.bytes(), &listener::own_label(&socket)].concat();
+    socket::send(&socket, &answer_of(&ends, &challenge), &[]).unwrap();
+    let (said, _) = receive(&socket).unwrap();
+    say("refused", said[4]);
 }
 
 #[test]
@@ -50,11 +116,11 @@ fn nothing_that_was_said_before_lets_anybody_in() {
     within(60, "nothing_that_was_said_before_lets_anybody_in", || {
         let scene = Scene::new();
         let refused = Some(Refusal::Key.message().to_vec());
-        let said = |message: &dyn Fn(&[u8]) -> Vec<u8>| {
+        let said = |message: &dyn Fn(&OwnedFd, &[u8]) -> Vec<u8>| {
             let socket = scene.connect();
             let (challenge, _) = receive(&socket).unwrap();
             assert_eq!(challenge.len(), CHALLENGE);
-            socket::send(&socket, &message(&challenge), &[]).unwrap();
+            socket::send(&socket, &message(&socket, &challenge), &[]).unwrap();
             (receive(&socket).map(|(message, _)| message), socket)
         };
         // By hand, to see that it is the answers below that are wrong.
@@ -63,26 +129,28 @@ fn nothing_that_was_said_before_lets_anybody_in() {
         assert_eq!((welcome.len(), welcome[0]), (40, 1));
         // A recorded answer.
         let recorded = Cell::new(Vec::new());
-        let (good, _) = said(&|challenge| {
-            recorded.set(answer(challenge));
-            answer(challenge)
+        let (good, _) = said(&|socket, challenge| {
+            recorded.set(answer(socket, challenge));
+            answer(socket, challenge)
         });
         assert_eq!(good.unwrap()[0], 1);
         let recorded = recorded.take();
-        let (replayed, socket) = said(&|_| recorded.clone());
+        let (replayed, socket) = said(&|_, _| recorded.clone());
         assert_eq!(replayed, refused);
         assert!(is_closed(socket));
         // What the hub itself said: its code in the place of a member's, for its nonce in the place of a member's.
-        let (reflected, _) =
-            said(&|challenge| [&1u32.to_le_bytes()[..], &1u32.to_le_bytes(), &challenge[16..], &welcome[8..]].concat());
+        let (reflected, _) = said(&|socket, challenge| {
+            let (version, role) = (2u32.to_le_bytes(), 1u32.to_le_bytes());
+            [&version[..], &role, &challenge[16..], &ends(socket), &welcome[8..]].concat()
+        });
         assert_eq!(reflected, refused);
         // The challenge, sent back.
-        let (reflected, _) = said(&|challenge| challenge.to_vec());
+        let (reflected, _) = said(&|_, challenge| challenge.to_vec());
         assert_eq!(reflected, Some(Refusal::Version.message().to_vec()));
         // One bit of each byte.
         for at in 0..ANSWER {
-            let (flipped, socket) = said(&|challenge| {
-                let mut flipped = answer(challenge);
+            let (flipped, socket) = said(&|socket, challenge| {
+                let mut flipped = answer(socket, challenge);
                 flipped[at] ^= 0x10;
                 flipped
             });
@@ -91,7 +159,7 @@ fn nothing_that_was_said_before_lets_anybody_in() {
             assert!(is_closed(socket));
         }
         for len in [0, 1, ANSWER - 1, ANSWER + 1] {
-            let (cut, _) = said(&|challenge| [answer(challenge), vec![0]].concat()[..len].to_vec());
+            let (cut, _) = said(&|socket, challenge| [answer(socket, challenge), vec![0]].concat()[..len].to_vec());
             assert!(cut.is_none_or(|message| message[0] == 2), "{len} bytes");
         }
         drop(member);
@@ -149,7 +217,7 @@ fn a_member_is_not_taken_in_by_who_has_not_the_key() {
             ("reflects", |socket| {
                 socket::send(&socket, &Challenge::new().unwrap().message(), &[]).unwrap();
                 let (answer, _) = receive(&socket).unwrap();
-                let welcome = [&[1, 0, 0, 0, 0, 0, 0, 0][..], &answer[40..]].concat();
+                let welcome = [&[1, 0, 0, 0, 0, 0, 0, 0][..], &answer[ANSWER - 32..]].concat();
                 socket::send(&socket, &welcome, &[]).unwrap();
                 assert!(is_closed(socket));
             }),
@@ -157,8 +225,10 @@ fn a_member_is_not_taken_in_by_who_has_not_the_key() {
                 let challenge = Challenge::new().unwrap();
                 socket::send(&socket, &challenge.message(), &[]).unwrap();
                 let (answer, _) = receive(&socket).unwrap();
-                assert_eq!(challenge.check(&AuthKey::new("another"), &answer), Err(Refusal::Key));
-                let (_, mut welcome) = challenge.check(&secret(), &answer).unwrap();
+                let process = listener::peer_process(&socket).unwrap();
+                let ends = Ends::of_accepted(&socket, &process, std::process::id()).unwrap();
+                assert_eq!(challenge.check(&AuthKey::new("another"), &ends, &answer), Err(Refusal::Key));
+                let (_, mut welcome) = challenge.check(&secret(), &ends, &answer).unwrap();
                 welcome[39] ^= 1;
                 socket::send(&socket, &welcome, &[]).unwrap();
                 assert!(is_closed(socket));
@@ -190,7 +260,7 @@ fn a_member_is_not_taken_in_by_who_has_not_the_key() {
             let is_right = match case {
                 "reflects" | "another key" => matches!(error, ManagerError::WrongKey { .. }),
                 "closes" => matches!(error, ManagerError::Closed { .. }),
-                "other version" => matches!(error, ManagerError::Version { ours: 1, theirs: 9, .. }),
+                "other version" => matches!(error, ManagerError::Version { ours: 2, theirs: 9, .. }),
                 "refuses" => matches!(error, ManagerError::TooMany { .. }),
                 _ => matches!(error, ManagerError::NotAHub { .. }),
             };

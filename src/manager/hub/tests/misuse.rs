@@ -149,3 +149,24 @@ fn introductions_to_one_who_does_not_listen_are_refused() {
         }));
     });
 }
+
+/// A member makes its control socket of a pair slow: the pair is over, and so is its connection, and others go on.
+#[test]
+fn fault_40_a_slow_side_of_a_pair_costs_the_member_its_place() {
+    within(120, "fault_40_a_slow_side_of_a_pair_costs_the_member_its_place", || {
+        let scene = Scene::new();
+        let (owner, slow, other) = (scene.join(), scene.join(), scene.join());
+        owner.register(1, "a");
+        slow.say(&ToHub::Resolve { seq: slow.next(), name: "a".into() });
+        let (theirs, ours) = (owner.introduction(), slow.introduction());
+        assert!(matches!(slow.hear(), FromHub::Resolved { .. }));
+        let _burden = toll::burden(&ours.control, 300_000);
+        // The owner asks for memory, of which the hub tells the other side.
+        for _ in 0..4 {
+            let _ = theirs.control.send(Message::Need { len: 1 << 16 }, None);
+        }
+        assert!(slow.is_out());
+        assert_eq!(other.resolve_only("nobody's"), Resolution::None);
+        assert!(matches!(owner.register_as(2, "b", None, false), FromHub::Registered { .. }));
+    });
+}

@@ -12,13 +12,15 @@ mod support;
 
 use super::*;
 use crate::control::{Control, Message};
-use crate::manager::auth::{ANSWER, CHALLENGE, Challenge, Refusal};
+use crate::manager::auth::{ANSWER, CHALLENGE, Challenge, Ends, Refusal};
 use crate::manager::protocol::{Counters, FromHub, MAX_MESSAGE, NameInfo, Resolution, Side, ToHub};
 use crate::objects::Sealed;
 use crate::segment::Segment;
 use crate::sys::listener::{Connected, Name};
 use crate::sys::mapping::{Access, Mapping};
+use crate::sys::pidfd::{Identity, Pidfd};
 use crate::sys::socket::{Blocking, Exposed, Received};
+use crate::sys::toll::{self, Credit};
 use crate::sys::{memfd, poll};
 use std::cell::Cell;
 use std::collections::VecDeque;

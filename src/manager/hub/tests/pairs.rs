@@ -190,7 +190,7 @@ fn one_member_reads_so_many_segments_and_no_more() {
         let mut pairs = introduce::Pairs::new(HubOptions::new().geometry(), 1 << 40);
         let ask = |pairs: &mut introduce::Pairs, pair, control: &Control, other: &Control| {
             control.send(Message::Need { len: 1 }, None).unwrap();
-            assert_eq!(pairs.hear(pair, Side::Caller, &mut connection::Credit::new()), introduce::Heard::More);
+            assert_eq!(pairs.hear(pair, Side::Caller, &mut Credit::new(64, 0)), introduce::Heard::More);
             let _ = other.receive(Blocking::No);
             next(control).expect("an answer").0
         };

@@ -39,6 +39,8 @@ fn plays_a_role() {
             std::process::exit(0)
         }
         "stranger" => say("answer", auth::join(&address, &secret(), Role::Member, in_time()).map(drop).unwrap_err()),
+        "passed on" => admission::answer_for_another(),
+        "waits" => sleep(),
         "descriptors" => descriptors_leave_nothing(),
         "few descriptors" => nobody_is_lost_for_want_of_descriptors(),
         other => panic!("{other}"),
@@ -46,6 +48,11 @@ fn plays_a_role() {
 }
 
 impl Helper {
+    /// One that does nothing.
+    pub(super) fn at_work() -> Self {
+        Self::start(PLAYER, "waits")
+    }
+
     fn at(address: &Address, role: &str) -> Self {
         Self::of(helper(PLAYER, role).env(ADDRESS, address.to_string())).expect("the helper starts")
     }

@@ -1,0 +1,99 @@
+//! What makes a descriptor slow: very many epoll entries, each of which the kernel goes through when something happens at the other end.
+
+#![allow(dead_code)]
+
+use rustix::event::epoll;
+use rustix::net::sockopt::socket_type;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// As many entries as suffice. The figures in docs/RELIABILITY.md are of 1.5 million.
+pub(crate) fn entries() -> usize {
+    std::env::var("CALLGATE_TEST_ENTRIES").ok().and_then(|number| number.parse().ok()).unwrap_or(300_000)
+}
+
+/// The numbers of this process's descriptors whose link in `/proc/self/fd` begins with `kind`.
+pub(crate) fn descriptors(kind: &str) -> Vec<i32> {
+    let Ok(links) = std::fs::read_dir("/proc/self/fd") else {
+        // Then sockets are what answers as such.
+        // SAFETY: asked whether it is open, and nothing else.
+        let is_socket = |number: &i32| socket_type(unsafe { BorrowedFd::borrow_raw(*number) }).is_ok();
+        return (0..1024).filter(is_socket).collect();
+    };
+    let links = links.flatten();
+    let of_kind = links
+        .filter(|link| std::fs::read_link(link.path()).is_ok_and(|target| target.to_string_lossy().starts_with(kind)));
+    of_kind.filter_map(|link| link.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Registers each descriptor of `kind` in epoll sets, in all about `wanted` times; or as often as this process may. How often, and what holds
+/// that.
+pub(crate) fn burden(kind: &str, wanted: usize) -> (usize, Vec<OwnedFd>) {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let found = descriptors(kind);
+    let (mut held, mut made) = (Vec::new(), 0);
+    let side = (wanted as f64).sqrt() as usize;
+    for number in found {
+        // SAFETY: a descriptor that is open, and that nobody closes meanwhile.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        let copies: Vec<OwnedFd> = (0..side).map_while(|_| descriptor.try_clone_to_owned().ok()).collect();
+        while made < wanted {
+            let Ok(set) = epoll::create(epoll::CreateFlags::CLOEXEC) else {
+                // Half of them for sets.
+                if held.len() > copies.len() {
+                    break;
+                }
+                held.extend(copies);
+                return burden_within(descriptor, wanted, held);
+            };
+            let added = copies.iter().take_while(|copy| add(&set, copy.as_fd())).count();
+            made += added;
+            held.push(set);
+            if added < copies.len() {
+                break;
+            }
+        }
+        held.extend(copies);
+    }
+    (made, held)
+}
+
+/// The same of one that may have few descriptors.
+fn burden_within(descriptor: BorrowedFd<'_>, wanted: usize, held: Vec<OwnedFd>) -> (usize, Vec<OwnedFd>) {
+    let most = held.len() / 2;
+    drop(held);
+    let copies: Vec<OwnedFd> = (0..most).map_while(|_| descriptor.try_clone_to_owned().ok()).collect();
+    let (mut held, mut made) = (Vec::new(), 0);
+    while let Ok(set) = epoll::create(epoll::CreateFlags::CLOEXEC) {
+        made += copies.iter().take_while(|copy| add(&set, copy.as_fd())).count();
+        held.push(set);
+        if made >= wanted {
+            break;
+        }
+    }
+    held.extend(copies);
+    (made, held)
+}
+
+fn add(set: &OwnedFd, descriptor: BorrowedFd<'_>) -> bool {
+    epoll::add(set, descriptor, epoll::EventData::new_u64(0), epoll::EventFlags::IN | epoll::EventFlags::OUT).is_ok()
+}
+
+/// CPU time that this thread has used.
+pub(crate) fn cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Says how long each of `quiet` and of `attacked` took, of a hundred all but the longest.
+pub(crate) fn compare(what: &str, quiet: &mut [Duration], attacked: &mut [Duration]) {
+    let p99 = |times: &mut [Duration]| {
+        times.sort();
+        times[(times.len() * 99).div_ceil(100) - 1]
+    };
+    let (calm, busy) = (p99(quiet), p99(attacked));
+    let ratio = busy.as_secs_f64() / calm.as_secs_f64();
+    println!("{what}: p99 {calm:?} quiet ({}), {busy:?} attacked ({}): {ratio:.2}", quiet.len(), attacked.len());
+}
