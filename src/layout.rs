@@ -24,7 +24,7 @@ pub(crate) const APART: usize = 128;
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"callgate");
 
 /// The version of everything that this file and the frames and messages declare.
-pub(crate) const PROTOCOL: u32 = 3;
+pub(crate) const PROTOCOL: u32 = 4;
 
 /// Bytes of payload in a slot's first line.
 pub(crate) const INLINE: usize = LINE - PAYLOAD_OFFSET;

@@ -771,7 +771,7 @@ mod tests {
         }
     }
 
-    /// Clients that connect and leave cost the owner none.
+    /// Members that connect and leave cost the owner none.
     #[test]
     fn fault_43_a_lane_has_a_thread_when_it_is_about_to_be_used_and_not_before() {
         let ([caller, owner], hub) = introduced(geometry(8));
