@@ -26,7 +26,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// The version of all that hub and members say to each other.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"callgatM";
 const MEMBER: &[u8] = b"callgate manager 1: member";
