@@ -374,7 +374,7 @@ fn helper_whose_file_changes() {
         change(&own).expect(&fate);
         for _ in 0..2 {
             let after = Tally::bridge(1).start().unwrap_or_else(|error| panic!("{fate}: {error}"));
-            assert_eq!((after.add("still here"), after.longest()), (Ok(2), "still".into()));
+            assert_eq!((after.add("still here"), summary(&after, 1)), (Ok(2), "here: 1".into()));
         }
         assert_eq!(before.add("one"), Ok(1));
     });
