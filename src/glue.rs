@@ -4,6 +4,7 @@
 
 pub use crate::bridge::{Bridge, Builder};
 pub use crate::call::host::Access;
+pub use crate::call::interfaces::Bridged;
 pub use crate::call::service::{Fingerprint, Incoming, Interface, InterfaceId, Method, Mode, Service};
 pub use crate::error::CallError;
 pub use crate::frame::{Request, Transfer};
@@ -184,9 +185,6 @@ macro_rules! native {
         }
     )*};
 }
-
-/// A build in which another crate has turned on rkyv's `big_endian` would read slices with their bytes swapped.
-const _: fn(<u16 as Archive>::Archived) -> rkyv::rend::u16_le = |number| number;
 
 native!(u8 u16 u32 u64 u128 i8 i16 i32 i64 i128 f32 f64 bool);
 

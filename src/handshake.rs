@@ -33,6 +33,8 @@ pub(crate) struct Hello {
     pub(crate) entry: Option<Entry>,
     /// The fingerprint of the service.
     pub(crate) fingerprint: u64,
+    /// The numbers of its bridged traits, if the child is a separate executable.
+    pub(crate) interfaces: Vec<u64>,
     /// The parent's process number, to notice that it died before the child could ask to die with it.
     pub(crate) parent_pid: u32,
     /// The name for the child's main thread.
@@ -83,6 +85,8 @@ pub(crate) enum Answer {
     Build { build: u64 },
     /// Its service has another fingerprint.
     Fingerprint { fingerprint: u64 },
+    /// Its service has no such bridged trait as the one with this number.
+    Interface { interface: u64 },
     /// It is a separate executable that called `init` instead of `serve`.
     NotServing,
     /// It could not map the segment: the system's error, 0 if it knows nothing of such segments.
@@ -112,6 +116,7 @@ impl Answer {
             Answer::NoSandbox => (9, 0),
             Answer::Unconfined { measure } => (10, measure),
             Answer::TooLate { threads } => (11, threads),
+            Answer::Interface { interface } => (12, interface),
         }
     }
 
@@ -128,6 +133,7 @@ impl Answer {
             9 => Answer::NoSandbox,
             10 => Answer::Unconfined { measure: value },
             11 => Answer::TooLate { threads: value },
+            12 => Answer::Interface { interface: value },
             _ => return None,
         })
     }
@@ -281,6 +287,7 @@ mod tests {
             format: rkyv_format(),
             entry: Some(Entry { build: 1, offset: 2 }),
             fingerprint: 3,
+            interfaces: vec![7, 8],
             parent_pid: 4,
             name: "counter".into(),
             wait: wait_code(Wait::Park),

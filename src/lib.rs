@@ -159,6 +159,7 @@ mod error;
 pub mod failpoints;
 #[cfg(not(feature = "failpoints"))]
 mod failpoints;
+mod format;
 #[cfg(feature = "sandbox")]
 mod measure;
 #[cfg(feature = "portable")]

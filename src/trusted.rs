@@ -3,7 +3,8 @@
 //! Layer 4, and one of the few files above `segment` with `unsafe` in it. All of it hangs on [`TrustedParent`], which exists
 //! only in a process that was started as a child and has the handshake behind it.
 
-use crate::call::service::{Dispatch, ParallelDispatch};
+use crate::call::interfaces;
+use crate::call::service::{Dispatch, ParallelDispatch, Service};
 use crate::frame::RequestSpan;
 use crate::segment::Span;
 use crate::sys::image::Image;
@@ -61,6 +62,20 @@ impl TrustedParent {
     pub(crate) fn parallel_dispatch_at<T>(self, offset: u64) -> Option<ParallelDispatch<T>> {
         let address = self.address_of(offset)?;
         // SAFETY: as above; where several workers serve, the parent took the offset from a `ParallelDispatch<T>`.
+        Some(unsafe { std::mem::transmute::<*const (), ParallelDispatch<T>>(with_exposed_provenance(address)) })
+    }
+
+    /// This program's own dispatch function for the trait of `T` with the number `key`. Only in a child with one worker.
+    pub(crate) fn dispatch_of<T: Service>(self, key: u64) -> Option<Dispatch<T>> {
+        let address = (interfaces::find::<T>(key)?.dispatch)(1);
+        // SAFETY: made of a `Dispatch` for one worker, by `InterfaceId::of` for this very `T`: `find` has compared the type.
+        Some(unsafe { std::mem::transmute::<*const (), Dispatch<T>>(with_exposed_provenance(address)) })
+    }
+
+    /// The same, only in a child with several workers.
+    pub(crate) fn parallel_dispatch_of<T: Service>(self, key: u64) -> Option<ParallelDispatch<T>> {
+        let address = (interfaces::find::<T>(key)?.dispatch)(u32::MAX);
+        // SAFETY: as above; made of a `ParallelDispatch` for any number of workers but one.
         Some(unsafe { std::mem::transmute::<*const (), ParallelDispatch<T>>(with_exposed_provenance(address)) })
     }
 

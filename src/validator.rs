@@ -739,7 +739,7 @@ mod tests {
         refuse(inner.clone(), &[(2 + 1, 30_000), (2 + 3, 30_000), (2 + 5, 30_000)]);
         inner[500] = vec![(); ALWAYS];
         accept(inner.clone());
-        refuse(inner, &[(2 + 1, 10_000)]);
+        refuse(inner, &[(2 + 1, 20_000)]);
     }
 
     #[test]

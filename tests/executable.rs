@@ -1,7 +1,7 @@
 //! Promise: a service can live in an executable of its own, which the handshake compares with what its parent expects, and
 //! which says so when it is started by anybody but a bridge.
 
-use callgate::{Bridge, Builder, CallError, StartError, bridge};
+use callgate::{Bridge, Builder, StartError, bridge};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -16,21 +16,54 @@ mod support;
 mod workers;
 use held::{Held, alone};
 use support::{TempDir, within};
-use workers::tally::{Tally, TallyCalls};
+use workers::tally::{Summary, Tally};
 use workers::worker;
 
 callgate::test_support!();
 
-/// What the worker knows nothing of.
+/// The same service once more, with a trait that the worker knows nothing of.
+#[allow(dead_code)]
+#[path = "../examples/tally/mod.rs"]
+mod more;
+
 trait Longest {
     fn longest(&self) -> String;
 }
 
 #[bridge]
-impl Longest for Tally {
+impl Longest for more::Tally {
     fn longest(&self) -> String {
         self.counts().into_iter().map(|(word, _)| word).max_by_key(String::len).unwrap_or_default()
     }
+}
+
+/// A generic service with a trait.
+struct Pile<T>(Vec<T>);
+
+#[bridge]
+impl<T> Pile<T> {
+    pub fn of(items: Vec<T>) -> Self {
+        Pile(items)
+    }
+}
+
+trait Height {
+    fn height(&self) -> usize;
+}
+
+#[bridge]
+impl<T> Height for Pile<T> {
+    fn height(&self) -> usize {
+        self.0.len()
+    }
+}
+
+fn height(pile: &impl Height) -> usize {
+    pile.height()
+}
+
+fn summary(of: &impl Summary, limit: usize) -> String {
+    of.summary(limit)
 }
 
 /// Services of the worker's service's name, and other methods.
@@ -101,16 +134,35 @@ fn options_reach_it() {
 }
 
 #[test]
-fn the_methods_of_a_trait_are_refused_in_words() {
+fn fault_48_the_methods_of_a_trait_are_called_in_another_executable() {
     worker();
-    within(60, "the_methods_of_a_trait_are_refused_in_words", || {
+    within(60, "fault_48_the_methods_of_a_trait_are_called_in_another_executable", || {
         let tally = start();
-        let error = tally.with_timeout(std::time::Duration::from_secs(20)).longest().expect_err("not callable");
-        assert!(matches!(error, CallError::Refused { .. }), "{error:?}");
-        let expected = "call `Tally::longest` failed: a trait's methods cannot be called in a separate executable";
-        assert_eq!(error.to_string(), expected);
-        assert_eq!(tally.add("goes on"), Ok(1));
+        assert_eq!(tally.add("the gate is the bridge"), Ok(4));
+        assert_eq!(summary(&tally, usize::MAX), "bridge: 1, gate: 1, the: 2");
+        assert_eq!(tally.begin().summary(1).expect("sent").wait().as_deref(), Ok("bridge: 1"));
         assert!(tally.stop().is_ok_and(|exit| exit.success()));
+    });
+}
+
+#[test]
+fn fault_48_a_trait_that_the_executable_lacks_is_refused_at_the_start() {
+    let worker = worker();
+    alone("fault_48_a_trait_that_the_executable_lacks_is_refused_at_the_start", 60, || {
+        let _first = start();
+        let held = Held::now();
+        let error = more::Tally::bridge(3).executable(&worker).start().expect_err("it has no such trait");
+        let expected = "its executable has no bridged trait `Longest` of `Tally` with the same methods and types";
+        assert!(error.to_string().contains(expected), "{error}");
+        held.again("a refused start");
+        // In the program itself it is there.
+        assert_eq!(more::Tally::bridge(1).start().expect("a start").longest(), "");
+
+        let pile = Pile::<u8>::bridge_of(vec![1]);
+        let error = pile.executable(&worker).start().expect_err("a generic type's trait");
+        assert!(matches!(error, StartError::Option { option: "executable", .. }), "{error:?}");
+        assert!(error.to_string().contains("the trait `Height` is bridged for a generic type"), "{error}");
+        assert_eq!(height(&Pile::<u8>::bridge_of(vec![1]).start().expect("a start")), 1);
     });
 }
 
@@ -209,8 +261,8 @@ fn a_worker_whose_parent_makes_no_sense_ends_and_says_so() {
             (&[], ""),
             (&[b"short"], "a handshake message too short"),
             (&[&[0; 32]], "a handshake message that is not callgate's"),
-            (&[b"callgate\x02\0\0\0\0\0\0\0"], "a handshake message that cannot be read"),
-            (&[b"callgate\x02\0\0\0\0\0\0\0garbage instead of an archive"], "a handshake message that cannot be read"),
+            (&[b"callgate\x03\0\0\0\0\0\0\0"], "a handshake message that cannot be read"),
+            (&[b"callgate\x03\0\0\0\0\0\0\0garbage instead of an archive"], "a handshake message that cannot be read"),
             (&[&[7; 100_000]], "a control message of the wrong shape"),
         ];
         for (messages, why) in cases {
@@ -260,7 +312,7 @@ fn helper_removes_its_file() {
         fs::remove_file(&own).expect("its own file");
         let tally = Tally::bridge(1).start().expect("a start");
         assert_eq!(tally.add("still here"), Ok(2));
-        assert_eq!(tally.longest(), "still");
+        assert_eq!(summary(&tally, 1), "here: 1");
         assert!(tally.stop().is_ok_and(|exit| exit.success()));
     });
 }
@@ -322,7 +374,7 @@ fn helper_whose_file_changes() {
         change(&own).expect(&fate);
         for _ in 0..2 {
             let after = Tally::bridge(1).start().unwrap_or_else(|error| panic!("{fate}: {error}"));
-            assert_eq!((after.add("still here"), after.longest()), (Ok(2), "still".into()));
+            assert_eq!((after.add("still here"), summary(&after, 1)), (Ok(2), "here: 1".into()));
         }
         assert_eq!(before.add("one"), Ok(1));
     });

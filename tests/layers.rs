@@ -53,6 +53,7 @@ const ATOMICS: &[&str] = &[
 /// The layer of each module. A module imports those of its own layer and below.
 const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
+    ("format", 0),
     ("measure", 0),
     ("failpoints", 0),
     ("portable", 0),

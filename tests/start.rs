@@ -1,6 +1,6 @@
 //! Promise: a start that fails says why in a sentence and leaves nothing behind; many starts at once do not disturb each other.
 
-use callgate::{Builder, Output, bridge};
+use callgate::{Builder, Output, StartError, bridge};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use std::os::unix::fs::PermissionsExt;
@@ -573,4 +573,36 @@ fn busy_until(done: &AtomicBool, shared: &Mutex<Vec<Vec<u8>>>) {
         let _ = env::var_os("PATH");
         drop(std::io::stdout().lock());
     }
+}
+
+#[test]
+fn fault_36_words_that_the_system_would_not_take_are_refused_before_a_process_is_started() {
+    within(60, "fault_36_words_that_the_system_would_not_take_are_refused_before_a_process_is_started", || {
+        let refused = |option: &str, builder: Builder<Guest>| {
+            // Were one started, this would be the error.
+            let error = builder.start_timeout(Duration::ZERO).start().expect_err("it cannot be");
+            assert!(
+                matches!(&error, StartError::Option { option: named, .. } if *named == option),
+                "{option}: {error:?}"
+            );
+            assert!(error.to_string().starts_with(&format!("bridge to `Guest` not started: {option} is ")), "{error}");
+        };
+        for (key, value) in
+            [("X=Y", "1"), ("=", ""), ("", "1"), ("A\0B", "1"), ("A", "1\x002"), ("CALLGATE_CHILD", "7"), ("X=", "")]
+        {
+            refused("env", Guest::bridge().env("FINE", "1").env(key, value));
+        }
+        for path in ["", "/tmp\0/x"] {
+            refused("current_dir", Guest::bridge().current_dir(path));
+            refused("executable", Guest::bridge().executable(path));
+        }
+        refused("name", Guest::bridge().name("a\0b"));
+        let said = Guest::bridge().env("X=Y", "1").start().expect_err("no key").to_string();
+        assert!(
+            said.ends_with("env is \"X=Y\" = \"1\", and must be given a key without `=`, and the value by itself"),
+            "{said}"
+        );
+        let fine = Guest::bridge().env("A.B-c", "=x=").current_dir("/").name("").start().expect("a start");
+        assert_eq!(fine.greet(1).as_deref(), Ok("guest 1"));
+    });
 }

@@ -35,3 +35,17 @@ impl Tally {
         std::env::current_exe().map_or_else(|error| error.to_string(), |path| path.display().to_string())
     }
 }
+
+/// What may be said of words that were counted.
+pub(crate) trait Summary {
+    /// All in one line.
+    fn summary(&self, limit: usize) -> String;
+}
+
+#[bridge]
+impl Summary for Tally {
+    fn summary(&self, limit: usize) -> String {
+        let words = self.counts.iter().take(limit).map(|(word, count)| format!("{word}: {count}"));
+        words.collect::<Vec<_>>().join(", ")
+    }
+}

@@ -9,9 +9,10 @@ use super::restart::{Death, Event, Restart};
 use super::route::Route;
 use super::supervisor::{Desk, Hook, Supervisor};
 use super::{Bridge, chosen, entry};
+use crate::call::interfaces;
 use crate::call::link::MemoryOptions;
 use crate::call::recorded::Recorded;
-use crate::call::service::{Method, Service};
+use crate::call::service::{MAX_INTERFACES, Method, Service};
 use crate::doorbell::Wait;
 use crate::error::StartError;
 use crate::frame::{Request, TrustedPeer};
@@ -41,7 +42,7 @@ const LANES: u32 = 8;
 /// How much memory each side keeps idle, unless the builder says otherwise.
 const RETAINED: u64 = 64 << 20;
 
-/// The longest payload that rkyv's 32-bit relative pointers reach across, in bytes.
+/// The longest payload, in bytes: what the longest `SharedBox` and a marked length were tried with, and more than anybody validates in time.
 const MAX_PAYLOAD: u64 = i32::MAX as u64;
 
 /// How a bridge is started: the constructor's arguments and the options. Made by the generated `T::bridge(..)`.
@@ -262,7 +263,8 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// Sets an environment variable in the child, beside those that it inherits.
+    /// Sets an environment variable in the child, beside those that it inherits. A key that is empty or has a `=` in it is refused by
+    /// [`start`](Self::start), and so is a zero byte in key or value.
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.launch.env.push((key.as_ref().into(), value.as_ref().into()));
         self
@@ -381,7 +383,7 @@ impl<T: Service> Builder<T> {
 
     /// Executes another program, whose `main` calls [`serve::<T>()`](crate::serve), or
     /// [`serve_parallel::<T>()`](crate::serve_parallel) for several workers, instead of the running one. A name without a slash
-    /// is looked up in `PATH`.
+    /// is looked up in `PATH`. It must bridge the same traits of `T` as this program; those of a generic type cannot be.
     pub fn executable(mut self, path: impl AsRef<Path>) -> Self {
         self.launch.executable = Some(path.as_ref().into());
         self
@@ -423,6 +425,8 @@ impl<T: Service> Builder<T> {
     fn recipe(mut self, restart: Option<&Restart>) -> Result<Recipe<T>, StartError> {
         let geometry = self.geometry()?;
         let memory = self.memory_options()?;
+        self.check_words()?;
+        self.check_traits()?;
         let args = self.args.take().ok_or_else(|| StartError::Arguments {
             service: T::NAME,
             why: "a value's own Serialize failed, or they are longer than 2 GiB".into(),
@@ -484,6 +488,36 @@ impl<T: Service> Builder<T> {
         check::<T>("memory", total, least..=u64::MAX)?;
         let Self { max_payload, retained, trust, .. } = *self;
         Ok(MemoryOptions { max_payload, total, retained, trust })
+    }
+
+    /// What the system would refuse, cut or take for something else.
+    fn check_words(&self) -> Result<(), StartError> {
+        let name = self.name.iter().find(|name| name.contains('\0'));
+        let wrong = name.map(|name| ("name", format!("{name:?}"), "without a zero byte"));
+        match wrong.or_else(|| self.launch.mistake()) {
+            None => Ok(()),
+            Some((option, value, range)) => {
+                Err(StartError::Option { service: T::NAME, option, value, range: range.into() })
+            }
+        }
+    }
+
+    /// Traits that could not be called once the child runs.
+    fn check_traits(&self) -> Result<(), StartError> {
+        let refused = |option, value, range| Err(StartError::Option { service: T::NAME, option, value, range });
+        let count = interfaces::keys::<T>().len();
+        if count > MAX_INTERFACES {
+            return refused("the number of bridged traits", count.to_string(), format!("at most {MAX_INTERFACES}"));
+        }
+        match interfaces::generic_of::<T>() {
+            Some(name) if self.launch.executable.is_some() => {
+                let way_out = format!(
+                    "left out: the trait `{name}` is bridged for a generic type, whose methods are found in this program only"
+                );
+                refused("executable", format!("`{}`", self.launch.executable_name()), way_out)
+            }
+            _ => Ok(()),
+        }
     }
 
     #[cfg(feature = "sandbox")]

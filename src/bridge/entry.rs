@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::call::callee;
 use crate::call::service::{Fingerprint, Service};
+use crate::call::{callee, interfaces};
 use crate::error::StartError;
 use crate::handshake::Entry;
 use crate::layout::Geometry;
@@ -51,7 +51,7 @@ pub fn init() {
 /// Serves `T` to the parent that started this program with [`Builder::executable`](crate::Builder::executable). Never returns.
 ///
 /// The parent and this program must agree on `T`: its methods and their types are compared by fingerprint, and requests are
-/// validated before they are read. Methods of bridged traits cannot be called this way. One worker serves: a bridge with
+/// validated before they are read. It must bridge each trait of `T` that the parent bridges. One worker serves: a bridge with
 /// [`Builder::workers`](crate::Builder::workers) needs [`serve_parallel`].
 ///
 /// A program that is not started by a bridge says so on stderr and exits with code 2.
@@ -80,12 +80,16 @@ fn serve_with<T: Service>(entry: EntryFn) -> ! {
 
 /// Where a child goes that has the handshake before it, and serves with one worker.
 pub(super) fn one_worker<T: Service>(child: Child) -> ! {
-    callee::serve::<T>(child.answer(Fingerprint::of::<T>(), 1))
+    callee::serve::<T>(child.answer(Fingerprint::of::<T>(), &interfaces::keys::<T>(), 1))
 }
 
 /// Where a child goes that has the handshake before it, and serves with as many workers as its parent asks for.
 pub(super) fn any_workers<T: Service + Send + Sync>(child: Child) -> ! {
-    callee::serve_parallel::<T>(child.answer(Fingerprint::of::<T>(), *Geometry::WORKERS.end()))
+    callee::serve_parallel::<T>(child.answer(
+        Fingerprint::of::<T>(),
+        &interfaces::keys::<T>(),
+        *Geometry::WORKERS.end(),
+    ))
 }
 
 /// Where `entry`, one for `T`, is in the running program.

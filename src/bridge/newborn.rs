@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::call::interfaces;
 use crate::call::link::{Link, Shared};
 use crate::call::service::Service;
 use crate::doorbell::Deadline;
@@ -115,6 +116,7 @@ impl<T: Service> Newborn<T> {
             Answer::Fingerprint { fingerprint } => {
                 mismatch("the fingerprint of the service's methods and types", hello.fingerprint, fingerprint)
             }
+            Answer::Interface { interface } => Err(self.lacks(interface)),
             Answer::NotServing => Err(self
                 .unusable("its main calls callgate::init(), and a separate executable needs callgate::serve()".into())),
             Answer::Segment { error } => Err(self.unusable(no_segment(error))),
@@ -133,6 +135,17 @@ impl<T: Service> Newborn<T> {
                 Err(self.unusable("it could not have a sandbox that it was not to have".into()))
             }
         }
+    }
+
+    /// The child's executable has not the trait with this number.
+    fn lacks(&self, interface: u64) -> StartError {
+        self.unusable(match interfaces::name_of::<T>(interface) {
+            Some(name) => format!(
+                "its executable has no bridged trait `{name}` of `{}` with the same methods and types: build it with `#[bridge] impl {name} for {}`",
+                T::NAME, T::NAME
+            ),
+            None => "it misses a bridged trait that there is not".into(),
+        })
     }
 
     #[cfg(feature = "sandbox")]

@@ -5,6 +5,7 @@
 use super::confined::SentPlan;
 use super::newborn::{Newborn, system};
 use crate::call::caller::Caller;
+use crate::call::interfaces;
 use crate::call::link::{MemoryOptions, Shared};
 use crate::call::nest;
 use crate::call::overdue::Lateness;
@@ -106,6 +107,7 @@ impl<T: Service> Recipe<T> {
             format: rkyv_format(),
             entry: self.entry,
             fingerprint: Fingerprint::of::<T>(),
+            interfaces: if self.entry.is_none() { interfaces::keys::<T>() } else { Vec::new() },
             parent_pid: std::process::id(),
             name: self.name.clone(),
             wait: wait_code(self.wait),

@@ -605,9 +605,9 @@ impl Caller {
     /// Tells the child where the interface's dispatch function is, and waits until it knows.
     #[cold]
     fn bind_slow(&self, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
-        let (number, known, offset) = self.enter(interface, ticket)?;
+        let (number, known, place) = self.enter(interface, ticket)?;
         if known.bound.get().is_none() {
-            self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, (offset,), ticket).map_err(not_started)?;
+            self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, place, ticket).map_err(not_started)?;
             known.bound.get_or_init(|| ());
         }
         Ok(number)
@@ -616,27 +616,27 @@ impl Caller {
     /// Has the child told by the request before the one that comes next on this lane. Its reply is dropped, like that of a call
     /// that was given up. Never waits.
     fn bind_ahead(&self, lane: &mut CallerLane, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
-        let (number, known, offset) = self.enter(interface, ticket)?;
+        let (number, known, place) = self.enter(interface, ticket)?;
         if known.bound.get().is_none() {
             let ask = Ask { kind: Kind::Bind, call: number };
-            self.send_on(lane, ask, &mut Some((offset,)), Args::Spend, ticket)?;
+            self.send_on(lane, ask, &mut Some(place), Args::Spend, ticket)?;
         }
         Ok(number)
     }
 
-    /// The interface's place in the table, which it is given if it has none, and where its dispatch function is.
+    /// The interface's place in the table, which it is given if it has none, and what the child is told of it: where its dispatch function is in this
+    /// executable, if it is there, and its number in any.
     ///
     /// A place is taken before the child is told, and for good: if a call gives up, its request is still on its way, and must
     /// not arrive after the same number has come to mean another interface. The child may be told twice.
-    fn enter(&self, interface: InterfaceId, ticket: &Ticket) -> Result<(u64, &Introduction, u64), CallError> {
+    fn enter(&self, interface: InterfaceId, ticket: &Ticket) -> Result<(u64, &Introduction, (u64, u64)), CallError> {
         let refused = |why: &str| CallError::Refused { call: ticket.name(), why: why.into() };
         // The child calls what it is told to, with its service: it must be a function for that very type.
         if (interface.service)() != self.service {
             return Err(refused("its trait is another service's"));
         }
         let address = (interface.dispatch)(self.workers);
-        let offset = Image::current().offset_of(address);
-        let offset = offset.ok_or_else(|| refused("the trait's methods lie in a shared library"))?;
+        let place = (Image::current().offset_of(address).unwrap_or(u64::MAX), (interface.key)());
         // Held for a moment only, never while anything is waited for.
         let _entering = self.entering.lock();
         if self.introduction(address).is_none() {
@@ -645,7 +645,7 @@ impl Caller {
             free.address.get_or_init(|| address);
         }
         let found = self.introduction(address).ok_or_else(|| refused("its trait has no place in the table"));
-        found.map(|(number, known)| (number, known, offset))
+        found.map(|(number, known)| (number, known, place))
     }
 
     // ---- one call --------------------------------------------------------------------------------------------------

@@ -87,7 +87,9 @@ impl<T: Service> Host for Alone<T> {
                 }
             }
             (Kind::Construct, service) => *service = T::construct(Incoming(exchange)),
-            (Kind::Bind, _) => self.interfaces.bind(exchange, |offset| self.parent.dispatch_at(offset)),
+            (Kind::Bind, _) => self
+                .interfaces
+                .bind(exchange, |offset, key| self.parent.dispatch_at(offset).or_else(|| self.parent.dispatch_of(key))),
             (Kind::Stop, _) if !self.is_ending => self.is_ending = true,
             (Kind::Stop, service) => stop(service.take(), exchange),
             _ => exchange.refuse(NO_SERVICE),
@@ -221,7 +223,12 @@ impl<T: Service> Host for &Parallel<T> {
                 let service = T::construct(Incoming(exchange));
                 *self.write() = service;
             }
-            Kind::Bind => self.interfaces.bind(exchange, |offset| self.parent.parallel_dispatch_at(offset)),
+            Kind::Bind => {
+                let find = |offset, key| {
+                    self.parent.parallel_dispatch_at(offset).or_else(|| self.parent.parallel_dispatch_of(key))
+                };
+                self.interfaces.bind(exchange, find);
+            }
             Kind::Stop if !std::mem::replace(&mut self.ending.lock().has_begun, true) => {}
             Kind::Stop => stop(self.taken_last(), exchange),
             _ => exchange.refuse(NO_SERVICE),
@@ -250,9 +257,9 @@ fn stop<T>(service: Option<T>, exchange: &mut Exchange<'_>) {
     drop(service);
 }
 
-/// The dispatch functions of a service's bridged traits, each with its offset: number n is at n - 1. A number belongs to one
+/// The dispatch functions of a service's bridged traits, each with what was said of it: number n is at n - 1. A number belongs to one
 /// interface for good.
-struct Interfaces<D>([OnceLock<(u64, D)>; MAX_INTERFACES]);
+struct Interfaces<D>([OnceLock<((u64, u64), D)>; MAX_INTERFACES]);
 
 impl<D: Copy> Interfaces<D> {
     fn new() -> Self {
@@ -266,20 +273,21 @@ impl<D: Copy> Interfaces<D> {
     }
 
     #[inline]
-    fn place(&self, number: u16) -> Option<&OnceLock<(u64, D)>> {
+    fn place(&self, number: u16) -> Option<&OnceLock<((u64, u64), D)>> {
         self.0.get(usize::from(number).checked_sub(1)?)
     }
 
-    /// Takes an interface into the table: the call word is its number, the payload where its dispatch function is.
-    fn bind(&self, exchange: &mut Exchange<'_>, dispatch_at: impl FnOnce(u64) -> Option<D>) {
-        let offset = exchange.request.read::<(u64,)>().map(|(args, _)| args.0.to_native());
-        let found = offset.ok().and_then(|offset| Some((offset, dispatch_at(offset)?)));
-        let (Some((offset, dispatch)), Some(place)) = (found, self.place((exchange.call & 0xffff) as u16)) else {
-            return exchange.refuse("a trait's methods cannot be called in a separate executable");
+    /// Takes an interface into the table: the call word is its number, the payload where its dispatch function is in the parent's
+    /// executable, and its number in any.
+    fn bind(&self, exchange: &mut Exchange<'_>, dispatch_at: impl FnOnce(u64, u64) -> Option<D>) {
+        let said = exchange.request.read::<(u64, u64)>().map(|(args, _)| (args.0.to_native(), args.1.to_native()));
+        let found = said.ok().and_then(|said| Some((said, dispatch_at(said.0, said.1)?)));
+        let (Some((said, dispatch)), Some(place)) = (found, self.place((exchange.call & 0xffff) as u16)) else {
+            return exchange.refuse("the child has no methods of this trait, or another's");
         };
         // The parent may ask for the same again, after a timeout, but for no other.
-        let (known, _) = place.get_or_init(|| (offset, dispatch));
-        if *known != offset {
+        let (known, _) = place.get_or_init(|| (said, dispatch));
+        if *known != said {
             return exchange.refuse("the child knows another interface by this number");
         }
         failpoints::reach(Step::ChildBound);

@@ -8,6 +8,7 @@ pub(crate) mod callee;
 pub(crate) mod caller;
 mod follow;
 pub(crate) mod host;
+pub(crate) mod interfaces;
 mod last_words;
 pub(crate) mod link;
 mod memory;

@@ -61,6 +61,12 @@ pub(crate) mod sealed {
 
 /// The methods of one trait of a service. Implemented by `#[bridge]` on `impl Trait for T`.
 pub trait Interface<T>: 'static {
+    /// The trait's name, for messages.
+    const NAME: &'static str;
+
+    /// Adds every method and its types.
+    fn fingerprint(of: Fingerprint) -> Fingerprint;
+
     /// Runs the method that the call names, on the service behind `access`.
     fn dispatch(access: impl Access<T>, call: Incoming<'_, '_>);
 }
@@ -81,6 +87,8 @@ pub struct InterfaceId {
     pub(crate) service: fn() -> TypeId,
     /// The address of the dispatch function, in this process, for a child with so many workers.
     pub(crate) dispatch: fn(u32) -> usize,
+    /// What differs, but for chance, when two builds disagree on the trait's methods or types.
+    pub(crate) key: fn() -> u64,
 }
 
 impl InterfaceId {
@@ -98,7 +106,13 @@ impl InterfaceId {
                 _ => parallel_dispatch::<T, I> as ParallelDispatch<T> as usize,
             }
         }
-        Self { service: TypeId::of::<T>, dispatch: address::<T, I> }
+        fn key<T: Service, I: Interface<T>>() -> u64 {
+            let mut hash = Fnv::new();
+            hash.add(T::NAME.as_bytes());
+            hash.add(I::NAME.as_bytes());
+            I::fingerprint(Fingerprint(hash)).0.finish()
+        }
+        Self { service: TypeId::of::<T>, dispatch: address::<T, I>, key: key::<T, I> }
     }
 }
 

@@ -112,6 +112,7 @@ impl Sample for Hello {
             format: input.odd_word(),
             entry: input.flag().then(|| Entry { build: input.odd_word(), offset: input.odd_word() }),
             fingerprint: input.odd_word(),
+            interfaces: Sample::sample(input),
             parent_pid: input.odd_word() as u32,
             name: Sample::sample(input),
             wait: input.odd_word(),
@@ -128,7 +129,7 @@ impl Sample for Hello {
 impl Sample for Answer {
     fn sample(input: &mut Input<'_>) -> Self {
         let (kind, value) = (input.byte(), input.odd_word());
-        match kind % 10 {
+        match kind % 11 {
             0 => Answer::Ready { pid: value },
             1 => Answer::Protocol { version: value },
             2 => Answer::Format { format: value },
@@ -137,6 +138,7 @@ impl Sample for Answer {
             5 => Answer::NotServing,
             6 => Answer::Segment { error: 12 },
             7 => Answer::NoSandbox,
+            9 => Answer::Interface { interface: value },
             8 => Answer::Unconfined { measure: value },
             _ => Answer::OneWorker,
         }

@@ -714,6 +714,18 @@ mod tests {
     }
 
     #[test]
+    fn fault_23_sizes_are_items() {
+        for size in [0, 1 << 32, u32::MAX as usize, usize::MAX] {
+            item_comes_back(size);
+            item_comes_back(Some(vec![size]));
+            item_comes_back(isize::MIN.wrapping_add_unsigned(size));
+            arguments_come_back((size, BTreeMap::from([(String::from("size"), size.cast_signed())])));
+        }
+        assert_eq!((usize::TYPE, isize::TYPE), (u64::TYPE, i64::TYPE));
+        assert_eq!(usize::from_value(Value::I64(-1)), Err(Mismatch::new("u64", "-1")));
+    }
+
+    #[test]
     fn tuples_of_every_length_come_back() {
         arguments_come_back(());
         arguments_come_back((1i64,));

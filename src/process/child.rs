@@ -204,12 +204,15 @@ impl Child {
     }
 
     /// Tells the parent that this child serves, with at most so many workers, or why not.
-    pub(crate) fn answer(mut self, fingerprint: u64, most_workers: u32) -> Serving {
+    pub(crate) fn answer(mut self, fingerprint: u64, interfaces: &[u64], most_workers: u32) -> Serving {
         if self.hello.format != rkyv_format() {
             self.refuse(Answer::Format { format: rkyv_format() });
         }
         if self.hello.fingerprint != fingerprint {
             self.refuse(Answer::Fingerprint { fingerprint });
+        }
+        if let Some(&interface) = self.hello.interfaces.iter().find(|number| !interfaces.contains(number)) {
+            self.refuse(Answer::Interface { interface });
         }
         let (objects, segment, bells) = self.attach().unwrap_or_else(|error| {
             let error = error.raw_os_error().and_then(|number| number.try_into().ok()).unwrap_or(0);

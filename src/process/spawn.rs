@@ -9,11 +9,12 @@ use super::watch;
 use crate::sys::descriptor::apart;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{program, socket};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -149,6 +150,27 @@ impl Launch {
     /// How the executable is called in messages.
     pub(crate) fn executable_name(&self) -> String {
         self.executable.as_ref().map_or_else(|| program::SELF.into(), |path| path.display().to_string())
+    }
+
+    /// What the system would not take as it was said: the option, what it was given, and what it must be.
+    pub(crate) fn mistake(&self) -> Option<(&'static str, String, &'static str)> {
+        let has_zero = |text: &OsStr| text.as_bytes().contains(&0);
+        for (key, value) in &self.env {
+            let wrong = |range| Some(("env", format!("{key:?} = {value:?}"), range));
+            match key.as_bytes() {
+                [] => return wrong("given a key that is not empty"),
+                key if key.contains(&b'=') => return wrong("given a key without `=`, and the value by itself"),
+                key if key == VARIABLE.as_bytes() => return wrong("given another key: callgate sets this one itself"),
+                _ if has_zero(key) || has_zero(value) => return wrong("given a key and a value without a zero byte"),
+                _ => {}
+            }
+        }
+        let paths = [("current_dir", &self.current_dir), ("executable", &self.executable)];
+        let paths = paths.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?.as_os_str())));
+        paths
+            .filter(|(_, path)| path.is_empty() || has_zero(path))
+            .next()
+            .map(|(option, path)| (option, format!("{path:?}"), "a path that is not empty, and without a zero byte"))
     }
 
     /// Starts the child, from the watcher's thread: the kernel kills a child when the *thread* that started it exits.

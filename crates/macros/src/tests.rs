@@ -736,3 +736,58 @@ fn a_union_is_not_viewable() {
     ));
     assert!(code.to_string().contains("which field of a union is there cannot be known"), "{code}");
 }
+
+#[test]
+fn fault_36_callgate_is_found_where_the_block_says() {
+    let block = with_constructor(quote!(
+        pub fn add(&self, texts: ::callgate::Own) -> Vec<Text> {}
+    ));
+    for (option, path) in [
+        (quote!(), ":: callgate"),
+        (quote!(crate = cg), "cg"),
+        (quote!(crate = ::cg), ":: cg"),
+        (quote!(get(total: u64), crate = crate::deps::cg), "crate :: deps :: cg"),
+        (quote!(crate = "a::cg"), "a :: cg"),
+    ] {
+        let code = generate(option, block.clone()).to_string();
+        assert!(code.contains(&format!("impl {path} :: __glue :: Service for Counter")), "{code}");
+        assert!(code.contains(&format!("({}::Bridge)", path.replace(' ', ""))), "{code}");
+        assert!(!code.contains("__callgate ") && code.contains("texts : :: callgate :: Own"), "{code}");
+    }
+    for option in [quote!(crate), quote!(crate(cg)), quote!(crate = 1), quote!(crate = "1")] {
+        assert_refused(refused(option, with_constructor(quote!())), &["`crate` needs the name"]);
+    }
+    let viewed = quote!(
+        #[callgate(crate = cg)]
+        struct Archived {
+            field: u8,
+        }
+    );
+    let code = viewable::derive(viewed).to_string();
+    assert!(code.contains("unsafe impl cg :: Viewable for Archived"), "{code}");
+}
+
+#[test]
+fn fault_36_names_that_a_bridge_has_already_are_refused() {
+    let own = refused_methods(quote! {
+        pub fn drop(&self) {}
+        pub fn clone(&self) {}
+        pub fn try_into(&self) {}
+        #[bridge(rename = "deref")]
+        pub fn other(&self) {}
+        #[bridge(rename = "forget")]
+        pub fn to_owned(&self) {}
+    });
+    assert_refused(own, &["`bridge.drop()`", "`bridge.clone()`", "`bridge.try_into()`", "`bridge.deref()`"]);
+    let of_trait = quote!(impl Falls for Counter { fn drop(&self) {} fn clone(&self) {} fn kill(&self) {} });
+    assert_refused(refused(quote!(), of_trait), &["`bridge.drop()`", "`Bridge` keeps the name `kill`"]);
+    // Whatever `Bridge` has is known here.
+    let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../src/bridge/mod.rs"));
+    let source = source.expect("the bridge's own methods");
+    for line in
+        source.lines().filter_map(|line| line.strip_prefix("    pub fn ")).filter(|line| line.contains("(&self"))
+    {
+        let name = quote::format_ident!("{}", line.split('(').next().unwrap_or_default());
+        assert_refused(refused_methods(quote!(pub fn #name(&self) {})), &["`Bridge` keeps the name"]);
+    }
+}

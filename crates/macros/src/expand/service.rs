@@ -50,12 +50,18 @@ pub(crate) fn around(block: &Block, answers: &TokenStream) -> TokenStream {
 pub(crate) fn interface(block: &Block) -> TokenStream {
     let (ty, deprecated) = (&block.service.ty, deprecated(block));
     let dispatch = dispatch(block);
+    let (fingerprint, registration) = (fingerprint(block), registration(block));
+    let name = interface_name(block);
     let service = quote!(#ty: ::__callgate::__glue::Service);
     let interface = generics::impls(block, Some(service), |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote! {
             #deprecated
             impl #impl_generics ::__callgate::__glue::Interface<#ty> for __CallgateInterface #conditions {
+                const NAME: &'static str = #name;
+                fn fingerprint(__of: ::__callgate::__glue::Fingerprint) -> ::__callgate::__glue::Fingerprint {
+                    #fingerprint
+                }
                 fn dispatch(
                     __access: impl ::__callgate::__glue::Access<#ty>,
                     __call: ::__callgate::__glue::Incoming<'_, '_>,
@@ -65,7 +71,37 @@ pub(crate) fn interface(block: &Block) -> TokenStream {
             }
         }
     });
-    quote!(struct __CallgateInterface; #interface)
+    quote!(struct __CallgateInterface; #interface #registration)
+}
+
+/// The trait's last word: `Shape`.
+fn interface_name(block: &Block) -> String {
+    let last = block.interface().and_then(|path| path.segments.last());
+    last.map(|last| last.ident.to_string()).unwrap_or_default()
+}
+
+/// Has the program know before its `main` that the trait is bridged.
+fn registration(block: &Block) -> TokenStream {
+    let (ty, service, name) = (&block.service.ty, block.service.name.to_string(), interface_name(block));
+    let bridged = if block.generics().params.is_empty() {
+        quote!(of::<#ty, __CallgateInterface>())
+    } else {
+        quote!(of_generic(#service, #name))
+    };
+    quote! {
+        #[cfg(not(doc))]
+        const _: () = {
+            static __BRIDGED: ::__callgate::__glue::Bridged = ::__callgate::__glue::Bridged::#bridged;
+
+            extern "C" fn __name() {
+                __BRIDGED.name();
+            }
+
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static __NAME: extern "C" fn() = __name;
+        };
+    }
 }
 
 /// Answering a method is no use of it that its author warns of.
