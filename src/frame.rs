@@ -301,8 +301,10 @@ pub struct FrameWriter<'e> {
     written: usize,
     /// How often something was written: no less often than there are objects in the frame, but for its root.
     pieces: usize,
-    /// Whether something without bytes was: a collection that is empty, or whose elements have no size.
+    /// Whether a part without bytes may have been: a collection that is empty, or whose elements have no size. rkyv aligns for each part, and
+    /// then writes it: what has no bytes is zeros for alignment, or nothing, twice in a row, or at the end.
     has_empty: bool,
+    was_padding: bool,
     spill: &'e mut (dyn Spill + 'e),
 }
 
@@ -327,7 +329,9 @@ impl Writer<Failure> for FrameWriter<'_> {
         // The length of `bytes` is mostly a constant here, and this all that a small frame needs.
         let end = self.written + bytes.len();
         self.pieces += 1;
-        self.has_empty |= bytes.is_empty();
+        let is_padding = bytes.len() < ALIGN && bytes.iter().all(|&byte| byte == 0);
+        self.has_empty |= is_padding && self.was_padding;
+        self.was_padding = is_padding;
         match self.stage.0[..self.staged].get_mut(self.written..end) {
             Some(place) => {
                 place.copy_from_slice(bytes);
@@ -447,13 +451,24 @@ pub(crate) fn encode<T: Encode>(
 ) -> Result<Encoded, Failure> {
     let staged = slot.len().min(INLINE);
     let (start, room) = (slot.start(), slot.len());
-    let writer =
-        FrameWriter { stage, staged, start, capacity: room, room, written: 0, pieces: 0, has_empty: false, spill };
+    let writer = FrameWriter {
+        stage,
+        staged,
+        start,
+        capacity: room,
+        room,
+        written: 0,
+        pieces: 0,
+        has_empty: false,
+        was_padding: false,
+        spill,
+    };
     let mut buffer = MaybeUninit::uninit();
     let mut serializer = Serializer::new(writer, Scratch::new(&mut buffer), ());
     let resolver = value.serialize(Strategy::wrap(&mut serializer))?;
+    let FrameWriter { pieces, has_empty, was_padding, .. } = serializer.writer;
+    let is_suspect = pieces > MAX_DEPTH || has_empty || was_padding;
     let len = serializer.writer.finish(value, resolver)?;
-    let is_suspect = serializer.writer.pieces > MAX_DEPTH || serializer.writer.has_empty;
     Ok(Encoded { len, is_suspect })
 }
 
