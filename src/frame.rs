@@ -667,7 +667,10 @@ impl<'d> Decoder<'d> {
     /// a vector or an array fails, rkyv forgets those before it, and with them what they hold of the bridge.
     #[cold]
     pub(crate) fn refuse(&mut self, why: Refusal) {
-        self.refused = Some(why);
+        // What no honest peer sends outweighs what any may.
+        if self.refused != Some(Refusal::Invalid) {
+            self.refused = Some(why);
+        }
     }
 
     /// When nobody wants the value any more.
@@ -692,11 +695,13 @@ impl<'d> Decoder<'d> {
     ///
     /// If `len` bytes more are more than may be copied.
     pub(crate) fn may_copy(&mut self, len: u64) -> Result<(), Failure> {
-        match self.left.checked_sub(len) {
-            Some(left) => self.left = left,
-            None => return Err(refuse(Refusal::Size { len, max: self.left })),
-        }
+        self.left = self.left.checked_sub(len).ok_or(Failure)?;
         Ok(())
+    }
+
+    /// How many bytes more may be copied.
+    pub(crate) fn may_copy_yet(&self) -> u64 {
+        self.left
     }
 }
 
