@@ -119,6 +119,11 @@ impl Owned {
 }
 
 impl Arena {
+    /// The longest payload, in bytes.
+    pub(crate) fn max_payload(&self) -> u64 {
+        self.limits.max_payload
+    }
+
     pub(crate) fn new(limits: Limits) -> Self {
         Self { segments: HashMap::new(), limits, idle: 0, in_use: 0, peak: 0, clock: 0 }
     }

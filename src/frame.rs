@@ -306,8 +306,10 @@ pub struct FrameWriter<'e> {
     written: usize,
     /// How often something was written: no less often than there are objects in the frame, but for its root.
     pieces: usize,
-    /// Whether something without bytes was: a collection that is empty, or whose elements have no size.
+    /// Whether a part without bytes may have been: a collection that is empty, or whose elements have no size. rkyv aligns for each part, and
+    /// then writes it: what has no bytes is zeros for alignment, or nothing, twice in a row, or at the end.
     has_empty: bool,
+    was_padding: bool,
     spill: &'e mut (dyn Spill + 'e),
 }
 
@@ -332,7 +334,9 @@ impl Writer<Failure> for FrameWriter<'_> {
         // The length of `bytes` is mostly a constant here, and this all that a small frame needs.
         let end = self.written + bytes.len();
         self.pieces += 1;
-        self.has_empty |= bytes.is_empty();
+        let is_padding = bytes.len() < ALIGN && bytes.iter().all(|&byte| byte == 0);
+        self.has_empty |= is_padding && self.was_padding;
+        self.was_padding = is_padding;
         match self.stage.0[..self.staged].get_mut(self.written..end) {
             Some(place) => {
                 place.copy_from_slice(bytes);
@@ -452,13 +456,24 @@ pub(crate) fn encode<T: Encode>(
 ) -> Result<Encoded, Failure> {
     let staged = slot.len().min(INLINE);
     let (start, room) = (slot.start(), slot.len());
-    let writer =
-        FrameWriter { stage, staged, start, capacity: room, room, written: 0, pieces: 0, has_empty: false, spill };
+    let writer = FrameWriter {
+        stage,
+        staged,
+        start,
+        capacity: room,
+        room,
+        written: 0,
+        pieces: 0,
+        has_empty: false,
+        was_padding: false,
+        spill,
+    };
     let mut buffer = MaybeUninit::uninit();
     let mut serializer = Serializer::new(writer, Scratch::new(&mut buffer), ());
     let resolver = value.serialize(Strategy::wrap(&mut serializer))?;
+    let FrameWriter { pieces, has_empty, was_padding, .. } = serializer.writer;
+    let is_suspect = pieces > MAX_DEPTH || has_empty || was_padding;
     let len = serializer.writer.finish(value, resolver)?;
-    let is_suspect = serializer.writer.pieces > MAX_DEPTH || serializer.writer.has_empty;
     Ok(Encoded { len, is_suspect })
 }
 
@@ -657,7 +672,10 @@ impl<'d> Decoder<'d> {
     /// a vector or an array fails, rkyv forgets those before it, and with them what they hold of the bridge.
     #[cold]
     pub(crate) fn refuse(&mut self, why: Refusal) {
-        self.refused = Some(why);
+        // What no honest peer sends outweighs what any may.
+        if self.refused != Some(Refusal::Invalid) {
+            self.refused = Some(why);
+        }
     }
 
     /// When nobody wants the value any more.
@@ -682,11 +700,13 @@ impl<'d> Decoder<'d> {
     ///
     /// If `len` bytes more are more than may be copied.
     pub(crate) fn may_copy(&mut self, len: u64) -> Result<(), Failure> {
-        match self.left.checked_sub(len) {
-            Some(left) => self.left = left,
-            None => return Err(refuse(Refusal::Size { len, max: self.left })),
-        }
+        self.left = self.left.checked_sub(len).ok_or(Failure)?;
         Ok(())
+    }
+
+    /// How many bytes more may be copied.
+    pub(crate) fn may_copy_yet(&self) -> u64 {
+        self.left
     }
 }
 

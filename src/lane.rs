@@ -373,7 +373,7 @@ fn write<T: Encode + Archive<Archived: Checked>>(
 ) -> Result<usize, SendError> {
     let (stage, claim) = ring.claim();
     let slot = claim.payload();
-    let mut spill = BlockSpill { room, claim, carried, reader, until: Deadline::NEVER, failed: None };
+    let mut spill = BlockSpill { room, claim, carried, reader, until: Deadline::NEVER, boxed: 0, failed: None };
     if spill.carried.is_loaded {
         spill.discard_slow();
     }
@@ -401,6 +401,8 @@ struct BlockSpill<'a> {
     reader: Option<&'a CallerBell>,
     /// When nobody wants the frame any more; known once it has outgrown its slot.
     until: Deadline,
+    /// Bytes in the boxes of the frame.
+    boxed: u64,
     /// Why the last attempt to get memory failed.
     failed: Option<NoMemory>,
 }
@@ -412,6 +414,17 @@ impl BlockSpill<'_> {
         self.claim.take_back();
         let carried = std::mem::take(self.carried);
         self.room.home.on(|stock, source| stock.settle(carried, source));
+    }
+
+    /// Counts what a caller copies of the boxes in one reply: all together it copies no more than a payload.
+    fn count_box(&mut self, parcel: &Parcel) -> Result<(), NoMemory> {
+        let home = self.room.home;
+        if self.reader.is_none() || home.is_trusted_by_peer() {
+            return Ok(());
+        }
+        self.boxed = self.boxed.saturating_add(parcel.len_of_new());
+        let max = home.on(|stock, _| stock.max_payload());
+        if self.boxed > max { Err(NoMemory::TooLarge { len: self.boxed, max }) } else { Ok(()) }
     }
 
     #[cold]
@@ -450,8 +463,11 @@ impl Spill for BlockSpill<'_> {
     #[cold]
     fn send_with(&mut self, send: &mut frame::Send<'_>) -> Result<Option<Parcel>, Failure> {
         self.carried.is_loaded = true;
-        let sent = send(self.room, self.carried);
-        sent.map(Some).map_err(|why| {
+        let sent = send(self.room, self.carried).and_then(|parcel| {
+            self.count_box(&parcel)?;
+            Ok(Some(parcel))
+        });
+        sent.map_err(|why| {
             self.failed = Some(why);
             Failure
         })

@@ -228,8 +228,6 @@ pub(crate) fn arguments() -> Need {
     ARGUMENTS.get()
 }
 
-// ---- refusals ------------------------------------------------------------------------------------------------------
-
 /// Notes why something is refused.
 #[cold]
 pub(crate) fn refuse(why: Refusal) -> Failure {
@@ -243,13 +241,16 @@ pub(crate) fn last_refusal() -> Refusal {
     LAST.take()
 }
 
+/// What is said of [`Refusal::Elements`].
+pub(crate) const TOO_MANY: &str = "more elements of no size than bytes, and than 65,536";
+
 impl Refusal {
     /// The limit in words, if it is one of depth or of elements.
     pub(crate) fn limit(self) -> Option<String> {
         Some(match self {
             Refusal::Invalid | Refusal::Late | Refusal::Size { .. } => return None,
             Refusal::Depth => format!("more than {MAX_DEPTH} pointers lead from one to the next"),
-            Refusal::Elements => "more elements of no size than bytes, and than 65,536".into(),
+            Refusal::Elements => TOO_MANY.into(),
             Refusal::Stack { needed, left } => format!(
                 "reading it takes {} KiB of stack, and of this thread's {} KiB are left; a thread with more can have it",
                 needed.div_ceil(1024),

@@ -13,7 +13,7 @@ use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::frame::{BYTES_A_LOOK, BlockRef, Decoder, Decoding, Encoder, in_time};
 use crate::lending::{Carried, Returning, Ticket};
-use crate::reading::last_refusal;
+use crate::reading::{Refusal, last_refusal, refuse};
 use crate::segment::{Block, Span};
 use crate::stock::{Home, Room};
 use bytemuck::Pod;
@@ -349,6 +349,13 @@ pub(crate) struct Parcel {
     ticket: Ticket,
 }
 
+impl Parcel {
+    /// How many bytes it has whoever receives it copies, unless it is their own.
+    pub(crate) fn len_of_new(&self) -> u64 {
+        if self.place.segment == HOMEWARD { 0 } else { self.place.len }
+    }
+}
+
 /// Stands for the segment of a block that is the receiver's own.
 const HOMEWARD: u64 = u64::MAX;
 
@@ -411,7 +418,10 @@ impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
                 Err(Failure)
             }
             Returning::Shared(block, lent) => {
-                let may_copy = decoder.may_copy(lent).and((len as u64 <= lent).then_some(()).ok_or(Failure));
+                // How much of what comes home this side has shared is nothing that the peer knows.
+                let max = decoder.may_copy_yet();
+                let may_copy = decoder.may_copy(lent).map_err(|Failure| refuse(Refusal::Size { len: lent, max }));
+                let may_copy = may_copy.and((len as u64 <= lent).then_some(()).ok_or(Failure));
                 let copy = may_copy.and_then(|()| Bytes::copy_of(block.span(), len, home, decoder.until()));
                 home.on(|stock, source| stock.copied(ticket, source));
                 copy

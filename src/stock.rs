@@ -26,6 +26,11 @@ pub(crate) struct Stock {
 }
 
 impl Stock {
+    /// The longest payload, in bytes.
+    pub(crate) fn max_payload(&self) -> u64 {
+        self.arena.max_payload()
+    }
+
     /// `held_by_peer` is written by the peer, `held_here` by this side.
     pub(crate) fn new(limits: Limits, held_by_peer: Placed<HeldTable>, held_here: Placed<HeldTable>) -> Self {
         Self {

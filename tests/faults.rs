@@ -94,7 +94,14 @@ struct List {
 }
 
 #[derive(Debug)]
-struct Deep(u32);
+struct Deep(u32, Written);
+
+/// How it is written: node after node, or in one piece, so that nobody looks at it before it is sent.
+#[derive(Debug, PartialEq)]
+enum Written {
+    Node,
+    Whole,
+}
 
 impl Archive for Deep {
     type Archived = ArchivedList;
@@ -111,6 +118,9 @@ impl Archive for Deep {
 impl<S: rancor::Fallible + ser::Writer + ?Sized> Serialize<S> for Deep {
     fn serialize(&self, serializer: &mut S) -> Result<(), S::Error> {
         let node = |has_next: u32| [has_next, 16u32.wrapping_neg(), 7].map(u32::to_le_bytes).concat();
+        if self.1 == Written::Whole {
+            return serializer.write(&[node(0), node(1).repeat(self.0 as usize)].concat());
+        }
         serializer.write(&node(0))?;
         (0..self.0).try_for_each(|_| serializer.write(&node(1)))
     }
@@ -118,7 +128,7 @@ impl<S: rancor::Fallible + ser::Writer + ?Sized> Serialize<S> for Deep {
 
 impl<D: rancor::Fallible + ?Sized> Deserialize<Deep, D> for ArchivedList {
     fn deserialize(&self, _: &mut D) -> Result<Deep, D::Error> {
-        Ok(Deep(self.number.to_native()))
+        Ok(Deep(self.number.to_native(), Written::Node))
     }
 }
 
@@ -214,7 +224,11 @@ impl Hostile {
     }
 
     pub fn deep(&self, depth: u32) -> Deep {
-        Deep(depth)
+        Deep(depth, Written::Node)
+    }
+
+    pub fn forged_deep(&self, depth: u32) -> Deep {
+        Deep(depth, Written::Whole)
     }
 
     /// From now on, two threads change replies: one those in slots, their commit words and what names blocks; one what is in blocks.
@@ -517,18 +531,30 @@ fn fault_06_a_reply_200_000_deep_is_refused() {
     fault("fault_06_a_reply_200_000_deep_is_refused", || {
         let bridge = start();
         assert_eq!(bridge.deep(100).expect("not too deep").0, 0);
+        // Who keeps to the protocol is told, and goes on.
+        for depth in [1000, 200_000] {
+            let honest = bridge.deep(depth);
+            assert!(matches!(honest, Err(CallError::TooDeep { .. })), "{depth} deep: {honest:?}");
+            let viewed = bridge.view().deep(depth).map(drop);
+            assert!(matches!(viewed, Err(CallError::TooDeep { .. })), "{depth} deep, viewed: {viewed:?}");
+        }
+        assert_eq!(bridge.deep(200).expect("not too deep").0, 0);
+        // Who does not is found out.
+        assert_eq!(bridge.forged_deep(200).expect("not too deep").0, 0);
         for depth in [1000, 200_000] {
             let bridge = start();
-            assert_corrupt(&bridge, bridge.deep(depth), &format!("{depth} deep"));
+            assert_corrupt(&bridge, bridge.forged_deep(depth), &format!("{depth} deep"));
             let bridge = start();
-            assert_corrupt(&bridge, bridge.view().deep(depth).map(drop), &format!("{depth} deep, viewed"));
+            assert_corrupt(&bridge, bridge.view().forged_deep(depth).map(drop), &format!("{depth} deep, viewed"));
         }
-        // On as little stack as a thread ever has.
-        let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(|| {
-            let bridge = start();
-            assert_corrupt(&bridge, bridge.deep(200_000), "on a thread");
-        });
-        thread.expect("a thread").join().expect("no overflow");
+        // On as little stack as a thread ever has, and on less.
+        for stack in [2 << 20, 128 << 10] {
+            let thread = std::thread::Builder::new().stack_size(stack).spawn(move || {
+                let bridge = start();
+                assert_corrupt(&bridge, bridge.forged_deep(200_000), "on a thread");
+            });
+            thread.expect("a thread").join().expect("no overflow");
+        }
     });
 }
 

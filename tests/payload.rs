@@ -25,6 +25,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::num::{NonZeroI64, NonZeroIsize, NonZeroU8, NonZeroU128, NonZeroUsize};
 use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 use std::sync::LazyLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use support::within;
 
@@ -63,6 +65,39 @@ impl List {
     }
 }
 
+/// A list of which each node has 16 KiB.
+#[derive(Archive, Serialize, Deserialize)]
+#[rkyv(
+    derive(callgate::Viewable),
+    serialize_bounds(__S: Writer + Allocator, __S::Error: Source),
+    deserialize_bounds(__D::Error: Source),
+    bytecheck(bounds(__C: ArchiveContext, __C::Error: Source))
+)]
+struct Heavy {
+    bytes: [u8; 16 << 10],
+    #[rkyv(omit_bounds)]
+    next: Option<Box<Heavy>>,
+}
+
+impl Heavy {
+    fn new(len: u32) -> Box<Self> {
+        let node = |next| Box::new(Heavy { bytes: [3; 16 << 10], next });
+        (1..len).fold(node(None), |next, _| node(Some(next)))
+    }
+
+    fn len(&self) -> u32 {
+        std::iter::successors(Some(self), |list| list.next.as_deref()).map(|list| u32::from(list.bytes[9] / 3)).sum()
+    }
+}
+
+/// Runs `run` on a thread with so much stack.
+fn with_stack<R: Send + 'static>(size: usize, run: impl FnOnce() -> R + Send + 'static) -> R {
+    let thread = std::thread::Builder::new().stack_size(size).spawn(run);
+    thread.expect("a thread").join().expect("no overflow")
+}
+
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
 struct Mirror;
 
 #[bridge]
@@ -83,6 +118,13 @@ impl Mirror {
         text.to_owned()
     }
     /// A large request, a small reply.
+    /// How often this and the next have been called.
+    pub fn calls(&self) -> u64 {
+        CALLS.fetch_add(1, Relaxed)
+    }
+    pub fn take(&self, _: &str) {
+        CALLS.fetch_add(1, Relaxed);
+    }
     pub fn len(&self, bytes: &[u8]) -> u64 {
         bytes.len() as u64
     }
@@ -96,6 +138,34 @@ impl Mirror {
     /// A large request, a small reply, and no look at each byte.
     pub fn text_len(&self, text: &str) -> usize {
         text.len()
+    }
+    pub fn heavy(&self, len: u32) -> Box<Heavy> {
+        Heavy::new(len)
+    }
+    pub fn heavy_len(&self, list: Box<Heavy>) -> u32 {
+        list.len()
+    }
+    pub fn list_len(&self, list: List) -> u32 {
+        list.len()
+    }
+    pub fn outcome(&self, len: u32) -> Result<u8, Vec<List>> {
+        Err(vec![List::new(len)])
+    }
+    pub fn units(&self, count: u64) -> Vec<()> {
+        vec![(); count as usize]
+    }
+    pub fn units_len(&self, units: Vec<()>) -> u64 {
+        units.len() as u64
+    }
+    pub fn two_boxes(&self, len: u64) -> (SharedBox<[u8]>, SharedBox<[u8]>) {
+        let make = || SharedBox::<[u8]>::zeroed(len as usize).expect("as much memory");
+        (make(), make())
+    }
+    pub fn panic(&self, len: u64) {
+        panic!("{}", "so long ".repeat(len as usize / 8));
+    }
+    pub fn texts(&self, count: u64) -> Vec<String> {
+        (0..count).map(|number| format!("a text with a place of its own: {number}")).collect()
     }
     pub fn list(&self, len: u32) -> List {
         List::new(len)
@@ -395,21 +465,113 @@ fn resident_kib(pid: u32) -> u64 {
 fn fault_06_a_reply_nested_too_deep_is_refused() {
     within(PATIENCE, "fault_06_a_reply_nested_too_deep_is_refused", || {
         let mirror = Mirror::bridge().start().expect("the bridge starts");
-        for len in [1, 2, 100, 127] {
+        for len in [1, 2, 100, 127, 200, 257] {
             assert_eq!(mirror.list(len).map(|list| list.len()), Ok(len));
             assert_eq!(mirror.view().list(len).map(|list| list.number.to_native()), Ok(len - 1));
         }
-        for len in [129, 600, 5000] {
-            let mirror = Mirror::bridge().start().expect("the bridge starts");
-            match mirror.list(len).map(|list| list.len()) {
-                Err(CallError::Corrupt { pid, .. }) => assert_eq!(pid, mirror.child_pid()),
-                other => panic!("a list of {len}: {other:?}"),
-            }
-            assert!(matches!(mirror.make(1), Err(CallError::Corrupt { .. })), "and the child is gone");
-            let mirror = Mirror::bridge().start().expect("the bridge starts");
-            assert!(matches!(mirror.view().list(len), Err(CallError::Corrupt { .. })), "a view of a list of {len}");
+        for len in [258, 600, 2000] {
+            assert_too_deep(mirror.list(len), Payload::Reply, &format!("a list of {len}"));
+            assert_too_deep(mirror.view().list(len), Payload::Reply, &format!("a view of a list of {len}"));
         }
-        assert_eq!(mirror.list(100).map(|list| list.len()), Ok(100), "other bridges are not concerned");
+        assert_eq!(mirror.list(100).map(|list| list.len()), Ok(100), "and the bridge goes on");
+    });
+}
+
+#[track_caller]
+fn assert_too_deep<R>(result: Result<R, CallError>, of: Payload, case: &str) {
+    match result.map(drop) {
+        Err(CallError::TooDeep { what, limit, .. }) => {
+            assert_eq!(what, of, "{case}");
+            assert!(limit.contains("256 pointers") || limit.contains("stack"), "{case}: {limit}");
+        }
+        other => panic!("{case}: {other:?}"),
+    }
+}
+
+#[test]
+fn fault_25_large_nodes_cross_on_threads_with_little_stack() {
+    within(PATIENCE, "fault_25_large_nodes_cross_on_threads_with_little_stack", || {
+        let mirror = std::sync::Arc::new(Mirror::bridge().start().expect("the bridge starts"));
+        for (stack, len) in [(2 << 20, 63), (2 << 20, 200), (8 << 20, 256), (256 << 10, 60), (96 << 10, 15)] {
+            let mirror = mirror.clone();
+            with_stack(stack, move || {
+                assert_eq!(mirror.heavy(len).map(|list| list.len()), Ok(len), "{len} on {stack}");
+                assert_eq!(mirror.view().heavy(len).map(drop), Ok(()), "{len} on {stack}, viewed");
+            });
+        }
+        let other = mirror.clone();
+        with_stack(96 << 10, move || assert_too_deep(other.heavy(200), Payload::Reply, "200 on 96 KiB"));
+        // Made where there is enough: writing a value is the caller's own recursion.
+        let other = mirror.clone();
+        with_stack(64 << 20, move || {
+            for len in [1, 63, 200] {
+                assert_eq!(other.heavy_len(Heavy::new(len)), Ok(len), "a request with {len}");
+            }
+            assert_too_deep(other.heavy_len(Heavy::new(300)), Payload::Request, "a request with 300");
+        });
+        assert_eq!(mirror.list(200).map(|list| list.len()), Ok(200), "and the bridge goes on");
+    });
+}
+
+#[test]
+fn fault_26_an_honest_peer_beyond_a_limit_is_told_so_and_goes_on() {
+    within(PATIENCE, "fault_26_an_honest_peer_beyond_a_limit_is_told_so_and_goes_on", || {
+        let mirror = Mirror::bridge().max_payload(1 << 20).start().expect("the bridge starts");
+        let pid = mirror.child_pid();
+        let too_many = |result: Result<(), CallError>, of: Payload| match result {
+            Err(CallError::TooMany { what, .. }) => assert_eq!(what, of),
+            other => panic!("{of}: {other:?}"),
+        };
+        assert_too_deep(mirror.list(1000), Payload::Reply, "a reply");
+        assert_too_deep(mirror.outcome(1000), Payload::Reply, "an error value");
+        assert_too_deep(mirror.list_len(List::new(1000)), Payload::Request, "a request");
+        assert_eq!(mirror.units(65_536).map(|units| units.len()), Ok(65_536));
+        too_many(mirror.units(200_000).map(drop), Payload::Reply);
+        too_many(mirror.view().units(200_000).map(drop), Payload::Reply);
+        too_many(mirror.units_len(vec![(); 200_000]).map(drop), Payload::Request);
+        // Each fits, and both together do not.
+        let boxes = mirror.two_boxes(600 << 10).map(drop);
+        assert!(matches!(boxes, Err(CallError::TooLarge { what: Payload::Reply, .. })), "{boxes:?}");
+        assert!(mirror.two_boxes(500 << 10).is_ok());
+        match mirror.panic(8 << 20) {
+            Err(CallError::Panicked { fault, .. }) => assert!(fault.message.starts_with("so long so long")),
+            other => panic!("a long message: {other:?}"),
+        }
+        assert_eq!(mirror.list(200).map(|list| list.len()), Ok(200));
+        assert_eq!(mirror.child_pid(), pid, "and it is the same child");
+    });
+}
+
+#[test]
+fn fault_46_a_deadline_passes_while_a_reply_is_read_or_a_request_written() {
+    within(PATIENCE, "fault_46_a_deadline_passes_while_a_reply_is_read_or_a_request_written", || {
+        let mirror = Mirror::bridge().start().expect("the bridge starts");
+        // Written in a tenth of a second, or more; after the deadline, nobody goes on with it, and it is not sent.
+        let text = "7".repeat(512 << 20);
+        let result = mirror.with_timeout(Duration::from_millis(5)).take(&text);
+        assert!(matches!(result, Err(CallError::TimedOut { progress: Progress::NotStarted, .. })), "{result:?}");
+        assert_eq!(mirror.take(&text), Ok(()));
+        assert_eq!(mirror.calls(), Ok(1), "what was given up has not been called");
+        // What waits for nothing has its time all the same.
+        let begun = mirror.begin().take(&text).map(drop);
+        assert!(begun.is_ok(), "{begun:?}");
+        drop(text);
+        // The reply has come long before it has been copied.
+        let count = if cfg!(debug_assertions) { 400_000 } else { 4_000_000 };
+        let whole = Instant::now();
+        assert_eq!(mirror.texts(count).map(|texts| texts.len() as u64), Ok(count));
+        let whole = whole.elapsed();
+        for part in [2, 3, 4, 6, 8] {
+            let timeout = whole / part;
+            let start = Instant::now();
+            match mirror.with_timeout(timeout).texts(count).map(drop) {
+                Ok(()) | Err(CallError::TimedOut { .. }) => {}
+                other => panic!("{other:?}"),
+            }
+            println!("a timeout of {timeout:?} of {whole:?}: {:?}", start.elapsed());
+        }
+        assert_eq!(mirror.list(3).map(|list| list.len()), Ok(3), "and the bridge goes on");
+        assert_eq!(mirror.texts(10).map(|texts| texts.len()), Ok(10));
     });
 }
 

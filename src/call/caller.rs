@@ -16,7 +16,7 @@ use crate::frame::{self, Beyond, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError, WorkerBell};
 use crate::layout::CallerLine;
 use crate::life::Cause;
-use crate::reading::{Refusal, last_refusal};
+use crate::reading::{Refusal, TOO_MANY, last_refusal};
 use crate::segment::{Placed, Segment};
 use crate::stock::{Home, Room, Until};
 use crate::sync::Ordering::Relaxed;
@@ -1105,7 +1105,10 @@ impl Caller {
                 Kind::Refused if frame.commit.place == frame::Place::Slot(0) => {
                     Ok(CallError::Refused { call, why: "there is no memory left to say why".into() })
                 }
-                Kind::Refused => self.payload::<String>(frame, ticket).map(|why| CallError::Refused { call, why }),
+                Kind::Refused => self.payload::<String>(frame, ticket).map(|why| match why == TOO_MANY {
+                    true => CallError::TooMany { call, what: Payload::Request, limit: why },
+                    false => CallError::Refused { call, why },
+                }),
                 Kind::Failed => self.payload::<Failed>(frame, ticket).map(|failed| match failed {
                     Failed::Failed(message) => CallError::Callback { call, message },
                     Failed::Mismatch { expected, found } => CallError::Mismatch { call, expected, found },

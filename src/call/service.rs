@@ -238,6 +238,8 @@ impl Exchange<'_> {
     #[cold]
     pub(crate) fn refuse_request(&mut self, otherwise: &str) {
         match Beyond::of(last_refusal(), true) {
+            // In words, as anything that makes no sense: the caller knows them.
+            Some(beyond) if !beyond.is_depth => self.refuse(&beyond.limit),
             Some(beyond) => self.reply_small(Kind::Beyond, &beyond),
             None => self.refuse(otherwise),
         }

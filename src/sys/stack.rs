@@ -226,7 +226,8 @@ mod tests {
         for size in [64 << 10, 1 << 20, 8 << 20] {
             let thread = thread::Builder::new().stack_size(size).spawn(move || {
                 let before = left();
-                assert!(before <= size + (64 << 10) && before > size / 4, "{before} of {size}");
+                // The C library may give it one that a larger thread had.
+                assert!(before > size / 4, "{before} of {size}");
                 let deeper = std::hint::black_box([0u8; 8 << 10]);
                 assert!(left() <= before, "{}", deeper[0]);
             });
