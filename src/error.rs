@@ -34,7 +34,8 @@ pub enum CallError {
     },
 
     /// No answer came in time. The child, or the process that registered the [callback](crate::manager), is still at it; a late answer is dropped.
-    #[error("call `{call}` failed: {} {pid} gave no answer within {timeout:?}; {progress}", .call.peer())]
+    /// Or the call was not even sent: `awaited` says what it waited for.
+    #[error("call `{call}` failed: {}; {progress}", Waiting(.call, *.pid, *.timeout, *.awaited))]
     TimedOut {
         /// The call that failed.
         call: CallName,
@@ -42,6 +43,8 @@ pub enum CallError {
         pid: u32,
         /// The time that the call was given.
         timeout: Duration,
+        /// What it waited for at the end of that.
+        awaited: Awaited,
         /// Whether the method can have run.
         progress: Progress,
     },
@@ -86,7 +89,8 @@ pub enum CallError {
     /// All memory that the bridge may have for large payloads is in use, and none came back in time. Nothing was lost: the bridge goes
     /// on.
     #[error(
-        "call `{call}` failed: no memory for its {what} of {len} bytes or more: the {budget} bytes that there may be are in use"
+        "call `{call}` failed: no memory for its {what} of {len} bytes or more: all {budget} bytes of the budget are in use, by other calls, boxes and \
+         views"
     )]
     Exhausted {
         /// The call that failed.
@@ -201,6 +205,53 @@ impl CallError {
     }
 }
 
+/// What a call waited for when its time was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Awaited {
+    /// The answer: the call had been sent.
+    Answer,
+    /// One of so many lanes, all of which were in use by calls that other threads wait in, or by [`Pending`](crate::Pending)s whose results nobody
+    /// had taken. The child may have had nothing to do.
+    Lane {
+        /// How many there are.
+        lanes: u32,
+    },
+    /// Room on its lane, which was full of earlier calls that were given up and not answered.
+    Slot,
+    /// Memory for its arguments.
+    Memory,
+}
+
+/// The words for that.
+struct Waiting<'a>(&'a CallName, u32, Duration, Awaited);
+
+impl fmt::Display for Waiting<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(call, pid, timeout, awaited) = self;
+        let peer = call.peer();
+        match awaited {
+            Awaited::Answer => write!(f, "{peer} {pid} gave no answer within {timeout:?}"),
+            Awaited::Lane { lanes } => {
+                write!(
+                    f,
+                    "no lane to {peer} {pid} was free within {timeout:?}: all {lanes} are in use, by calls that other threads wait in or \
+                     by results that nobody has taken"
+                )?;
+                match call.is_of_callback() {
+                    true => Ok(()),
+                    false => f.write_str(" (take or drop `Pending`s, or give the bridge more with Builder::lanes)"),
+                }
+            }
+            Awaited::Slot => write!(
+                f,
+                "its lane to {peer} {pid} had no room within {timeout:?}: it is full of calls that were given up and not answered"
+            ),
+            Awaited::Memory => write!(f, "no memory for its arguments came within {timeout:?}"),
+        }
+    }
+}
+
 /// Why a callback gave no result.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub(crate) enum Failure {
@@ -228,7 +279,7 @@ pub enum NoMemory {
     },
 
     /// All memory that the bridge may have is in use, and none came back in time.
-    #[error("no shared memory for {len} bytes: the {budget} bytes that there may be are in use")]
+    #[error("no shared memory for {len} bytes: all {budget} bytes of the budget are in use, by calls, boxes and views")]
     Exhausted {
         /// Bytes asked for.
         len: u64,
@@ -331,8 +382,11 @@ pub enum Exit {
     /// It was killed by this signal.
     Signal(i32),
     /// It is gone, and how is not known: SIGCHLD is ignored, or another part of the program waits for every child and took
-    /// the status; or the kernel has not yet carried out a kill.
+    /// the status.
     Unknown,
+    /// It is not gone: it has been told to end, and the kernel has not carried that out yet; or this process may not kill it (one of the two has
+    /// changed its user since), and it does not end by itself.
+    Running,
 }
 
 impl Exit {
@@ -351,6 +405,7 @@ impl fmt::Display for Exit {
                 None => write!(f, "was killed by signal {signal}"),
             },
             Exit::Unknown => f.write_str("is gone, and how it ended is not known"),
+            Exit::Running => f.write_str("has been told to end, and still runs"),
         }
     }
 }
@@ -577,7 +632,7 @@ mod tests {
             let timeout = Duration::from_secs(1);
             [
                 CallError::Panicked { call, fault: Box::new(fault) },
-                CallError::TimedOut { call, pid: 7, timeout, progress: Progress::NotStarted },
+                CallError::TimedOut { call, pid: 7, timeout, awaited: Awaited::Answer, progress: Progress::NotStarted },
                 CallError::Corrupt { call, pid: 7, what: "a lie" },
             ]
             .map(|error| error.to_string())

@@ -162,6 +162,12 @@ impl Commit {
         word >> 32 == sequence(position) && word as u8 & !WRITING != 0
     }
 
+    /// Whether `word` was written for the frame at `position`, which is whole, or for a later one.
+    pub(crate) fn is_at_or_past(word: u64, position: u64) -> bool {
+        let laps = ((word >> 32) as u32).wrapping_sub(sequence(position) as u32);
+        Self::is_at(word, position) || laps != 0 && laps < u32::MAX / 2
+    }
+
     /// Whether `word` was written for the frame at `position`, or announces it.
     #[inline(always)]
     pub(crate) fn is_begun(word: u64, position: u64) -> bool {

@@ -64,8 +64,7 @@ impl Ends {
         let (parent, child) = socket::pair().unwrap();
         let memory = MemoryOptions { max_payload: 1 << 20, total: 16 << 20, retained: 1 << 20, trust: None };
         let peers = Segment::attach(&*objects, &mut object.into_iter()).unwrap();
-        let link =
-            Arc::new(Link::new(1, Pidfd::of_nobody(), parent, &own, Shared { memory, objects, bells, report: None }));
+        let link = Link::new(1, Pidfd::of_nobody(), parent, &own, Shared { memory, objects, bells, report: None });
         let caller = Caller::new::<T>(&own, link, wait);
         Self { caller, segments: [own, peers], child, wait }
     }

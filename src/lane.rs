@@ -10,17 +10,17 @@ use crate::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
 use crate::error::{NoMemory, Progress};
 use crate::failpoints::{self, Step};
 use crate::frame::{self, BYTES_A_LOOK, Checked, Encode, Kind, Place, Spill, encode, look_at_reply};
-use crate::layout::{CalleeLine, CallerLine, WorkerLine};
+use crate::layout::{CalleeLine, CallerLine, ENDING, WorkerLine};
 use crate::lending::Carried;
 use crate::life::Life;
 use crate::reading::Refusal;
 pub(crate) use crate::ring::{Announcement, Consumer, Frame, Seen};
-use crate::ring::{Claim, Producer};
+use crate::ring::{Claim, Onlooker, Producer};
 use crate::segment::{Placed, Segment};
 use crate::shared_box::Parcel;
 use crate::signal::{Bells, Sleeper};
 use crate::stock::{Home, Room};
-use crate::sync::Ordering::{Relaxed, Release, SeqCst};
+use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::fence;
 use crossbeam_utils::CachePadded;
 use rkyv::Archive;
@@ -43,6 +43,7 @@ pub(crate) enum SendError {
 /// The caller's end of a lane. Shares no cache line with another, nor the pair of lines that the processor fetches.
 #[repr(align(128))]
 pub(crate) struct CallerLane {
+    index: u32,
     /// Its place among the lanes of its worker.
     place: u32,
     requests: Producer,
@@ -69,6 +70,7 @@ impl CallerLane {
     pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells) -> Self {
         let (worker, place) = segment.geometry().worker_of(index);
         Self {
+            index,
             place,
             requests: Producer::new(segment.requests(index), 0),
             replies: Consumer::new(segment.replies(index), 0),
@@ -83,6 +85,16 @@ impl CallerLane {
             // Never grows: there are at most as many unanswered requests as slots.
             under_way: VecDeque::with_capacity(segment.geometry().slots as usize),
         }
+    }
+
+    /// Which of the bridge's lanes it is.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// How many requests have been answered, as far as their replies have been taken.
+    pub(crate) fn answered(&self) -> u64 {
+        self.replies.position()
     }
 
     /// The position that the next request will have.
@@ -527,6 +539,73 @@ impl CalleeLane {
     }
 }
 
+/// A lane as somebody sees it who neither calls nor answers there, and what its callee says of itself. Only for judging a child: it may lie.
+pub(crate) struct LaneView {
+    replies: Onlooker,
+    callee: Placed<CalleeLine>,
+    worker: u32,
+}
+
+impl LaneView {
+    /// A view of lane `index`.
+    pub(crate) fn new(segment: &Segment, index: u32) -> Self {
+        let (worker, _) = segment.geometry().worker_of(index);
+        Self { replies: Onlooker::new(segment.replies(index)), callee: segment.callee_line(index), worker }
+    }
+
+    /// The worker that serves it.
+    pub(crate) fn worker(&self) -> u32 {
+        self.worker
+    }
+
+    /// How many calls have begun.
+    pub(crate) fn started(&self) -> u64 {
+        // Relaxed: a hint while the writer lives.
+        self.callee.started.load(Relaxed)
+    }
+
+    /// Whether the call at `position` has been answered.
+    pub(crate) fn is_answered(&self, position: u64) -> bool {
+        self.replies.has_seen(position)
+    }
+
+    /// Whether the call that has begun last is still being carried out.
+    pub(crate) fn is_running(&self) -> bool {
+        self.started().checked_sub(1).is_some_and(|last| !self.is_answered(last))
+    }
+}
+
+/// How the calling side reaches a worker apart from any lane.
+///
+/// ```text
+/// whoever stops the bridge                  worker
+/// E1  lanes_in_use = ENDING (Release)       F1  lanes_in_use is ENDING; fence(Acquire)
+/// E2  fence(SeqCst); parked?                F2  answer whatever is published on any lane
+/// E3  if parked: wake                       F3  nothing more: the end
+/// ```
+///
+/// What was published before E1, by whichever thread, F2 finds. That the worker sees E1 before it sleeps is the argument of `doorbell`, with
+/// E1 as what is published. A request that is published later may find nobody: no thread may send any more by then, but for those that
+/// were about to, whose requests then never start.
+pub(crate) struct WorkerBell {
+    line: Placed<WorkerLine>,
+    sleeper: Arc<dyn Sleeper>,
+}
+
+impl WorkerBell {
+    /// How to reach the worker `index`.
+    pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells) -> Self {
+        Self { line: segment.worker_line(index), sleeper: bells.worker(index) }
+    }
+
+    /// Has the worker end once it has answered what has been published.
+    pub(crate) fn ask_to_end(&self) {
+        // Release, E1: pairs with the Acquire in `WorkerLanes::find_last`.
+        self.line.lanes_in_use.fetch_max(ENDING, Release);
+        doorbell::notify(&self.line.bell, &self.sleeper);
+    }
+}
+
 /// The place for the reply to one request, and what has been written there.
 pub(crate) struct ReplySlot<'a> {
     replies: &'a mut Replies,
@@ -610,11 +689,13 @@ pub(crate) struct WorkerLanes {
     pace: Pace,
     /// The lane served last: the next look begins after it, so that no lane waits for ever.
     last: usize,
+    /// Whether the caller may say when this worker ends: a parent may.
+    obeys: bool,
 }
 
 impl WorkerLanes {
-    /// The lanes of worker `index`.
-    pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells, wait: Wait) -> Self {
+    /// The lanes of worker `index`, whose caller may say when it ends, or not.
+    pub(crate) fn new(segment: &Segment, index: u32, bells: &Bells, wait: Wait, obeys: bool) -> Self {
         let lane = |lane| CachePadded::new(CalleeLane::new(segment, lane, bells));
         Self {
             lanes: segment.geometry().lanes_of(index).map(lane).collect(),
@@ -623,12 +704,31 @@ impl WorkerLanes {
             wait,
             pace: Pace::new(),
             last: 0,
+            obeys,
         }
     }
 
     /// The lane at `place`.
     pub(crate) fn lane(&mut self, place: usize) -> &mut CalleeLane {
         &mut self.lanes[place]
+    }
+
+    /// The lane at `place`, where [`wait`](Self::wait) has found a request; `None` if that has found the end.
+    #[inline(always)]
+    pub(crate) fn found(&mut self, place: usize) -> Option<&mut CalleeLane> {
+        self.lanes.get_mut(place).map(|lane| &mut **lane)
+    }
+
+    /// Whether this is the worker of the first lane.
+    pub(crate) fn is_first(&self) -> bool {
+        self.lanes.first().is_some_and(|lane| lane.index() == 0)
+    }
+
+    /// From now on, finds the request to stop only when there is no other.
+    #[cold]
+    pub(crate) fn end_soon(&self) {
+        // Relaxed: this thread's own note to itself.
+        self.worker.lanes_in_use.fetch_max(ENDING, Relaxed);
     }
 
     /// The addresses of what is kept here of each lane.
@@ -638,8 +738,9 @@ impl WorkerLanes {
         self.lanes.iter().map(|lane| start(lane)..start(lane) + size_of::<CalleeLane>()).collect()
     }
 
-    /// Waits without limit for a request, and says at which place the lane is that it is on. `None` = the caller's `life` is over; whose
-    /// has none is one that this process does not outlive.
+    /// Waits without limit for a request, and says at which place the lane is that it is on; a place where there is no lane if the parent has asked
+    /// for the end, and every request has been answered. `None` = the caller's `life` is over; whose has none is one that this process does
+    /// not outlive.
     #[inline(always)]
     pub(crate) fn wait(&mut self, life: Option<&Life>) -> Option<usize> {
         let found = self.find().or_else(|| self.wait_slow(life))?;
@@ -655,7 +756,7 @@ impl WorkerLanes {
             wait: self.wait,
             pace: &self.pace,
             dead: life.map(Life::dead),
-            peer_cpu: self.lanes[self.last].caller_cpu(),
+            peer_cpu: self.lanes.get(self.last).map_or(0, |lane| lane.caller_cpu()),
         };
         let mut found = None;
         loop {
@@ -672,9 +773,23 @@ impl WorkerLanes {
     /// The next lane with a request, in turn.
     #[inline(always)]
     fn find(&self) -> Option<usize> {
-        let in_use = (self.worker.lanes_in_use.load(Relaxed) as usize).min(self.lanes.len());
+        let in_use = self.worker.lanes_in_use.load(Relaxed) as usize;
+        if in_use > self.lanes.len() {
+            return self.find_last();
+        }
         let from = self.last + 1;
         (from..in_use).chain(0..from.min(in_use)).find(|&place| self.lanes[place].is_ready())
+    }
+
+    /// A lane with a request, the first lane last: the request to stop comes there. If there is none, the end has come.
+    #[cold]
+    fn find_last(&self) -> Option<usize> {
+        // Acquire: what was published before the end was asked for is found. Pairs with the Release in `WorkerBell::ask_to_end`.
+        fence(Acquire);
+        let lanes = self.lanes.len();
+        let found = (1..lanes).chain(0..1).find(|&place| self.lanes[place].is_ready());
+        // A stranger writes to this word as it likes, and has no say in when this process ends.
+        if self.obeys { found.or(Some(lanes)) } else { found }
     }
 }
 
@@ -702,7 +817,7 @@ mod tests {
             Bells::of_child(signal, Count::of(&geometry), &*objects, &mut copies.collect::<Vec<_>>().into_iter())
                 .unwrap();
         let callers = (0..geometry.lanes).map(|index| CallerLane::new(&segment, index, &parent.bells)).collect();
-        (callers, WorkerLanes::new(&segment, 0, &child, Wait::Park), parent)
+        (callers, WorkerLanes::new(&segment, 0, &child, Wait::Park, true), parent)
     }
 
     fn ask(lane: &mut CallerLane) {
@@ -941,6 +1056,7 @@ mod model {
             carried: Carried::default(),
         };
         let caller = CallerLane {
+            index,
             place: index,
             requests: Producer::new(requests, 0),
             replies: Consumer::new(replies, 0),
@@ -955,6 +1071,39 @@ mod model {
             under_way: VecDeque::new(),
         };
         (caller, called)
+    }
+
+    /// A child's worker that sleeps whenever there is nothing to do.
+    fn serving(lanes: Vec<CachePadded<CalleeLane>>, worker: Placed<WorkerLine>) -> WorkerLanes {
+        let (wait, pace) = (Wait::Park, Pace::new());
+        WorkerLanes { lanes, worker, own_bell: futex(), wait, pace, last: 0, obeys: true }
+    }
+
+    /// The end is asked for while the worker is about to sleep: it comes, and what was published before, on a lane that the worker has never looked at, is
+    /// answered first.
+    #[test]
+    fn loom_the_end_comes_after_what_was_published_before_it() {
+        loom::model(|| {
+            let worker = worker();
+            let (mut caller, lane) = lane(0, &worker);
+            let bell = WorkerBell { line: worker.clone(), sleeper: futex() };
+            let asking = loom::thread::spawn(move || {
+                let len = caller.write(&(), nowhere()).unwrap();
+                caller.publish(Kind::Call, 0, len, nowhere());
+                bell.ask_to_end();
+            });
+            let mut served = serving(vec![CachePadded::new(lane)], worker);
+            let mut answered = 0;
+            loop {
+                let place = served.wait(None).expect("an end that is found");
+                let Some(lane) = served.found(place) else { break };
+                assert!(lane.begin().is_ok_and(|request| request.is_some()));
+                lane.requests.release();
+                answered += 1;
+            }
+            assert_eq!(answered, 1);
+            asking.join().unwrap();
+        });
     }
 
     /// Two lanes that enter use at the same moment, and one parked worker: it serves both. What must hold is that it never
@@ -974,8 +1123,7 @@ mod model {
                 })
                 .collect();
             let lanes = lanes.into_iter().map(CachePadded::new).collect();
-            let mut served =
-                WorkerLanes { lanes, worker, own_bell: futex(), wait: Wait::Park, pace: Pace::new(), last: 0 };
+            let mut served = serving(lanes, worker);
             for _ in 0..2 {
                 let place = served.wait(None).expect("no end");
                 let lane = served.lane(place);

@@ -101,9 +101,19 @@ pub(crate) struct CalleeLine {
 #[repr(C, align(128))]
 pub(crate) struct WorkerLine {
     pub(crate) bell: BellLine,
-    /// Of this worker's lanes, those from this one on have never been used: it need not look at them. Only ever rises.
+    /// Of this worker's lanes, those from this one on have never been used: it need not look at them. [`ENDING`] when the worker is to end
+    /// once it has answered every request that has been published. Only ever rises.
+    ///
+    /// | to | who | when |
+    /// |---|---|---|
+    /// | a lane's place + 1 | caller of the lane | it publishes its first request there |
+    /// | ENDING | whoever stops the bridge | it asks for the end, before or without a request to stop |
+    /// | ENDING | the worker | it finds a request to stop, which it carries out last |
     pub(crate) lanes_in_use: AtomicU32,
 }
+
+/// More lanes than there can be: what is published is answered, and then nothing more.
+pub(crate) const ENDING: u32 = u32::MAX;
 
 /// Blocks that one side may have lent to the other at a time.
 #[cfg(not(loom))]

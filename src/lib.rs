@@ -173,11 +173,12 @@ mod trace;
 pub mod __glue;
 
 pub use crate::bridge::{
-    Blocking, Bridge, Builder, Calling, Death, Deferred, InPlace, Pending, Restart, View, init, serve, serve_parallel,
+    Blocking, Bridge, Builder, Calling, Death, Deferred, Event, InPlace, Pending, Restart, View, init, serve,
+    serve_parallel,
 };
 pub use crate::call::service::{Mode, Service};
 pub use crate::doorbell::Wait;
-pub use crate::error::{CallError, CallName, Exit, Fault, NoMemory, Payload, Progress, StartError};
+pub use crate::error::{Awaited, CallError, CallName, Exit, Fault, NoMemory, Payload, Progress, StartError};
 pub use crate::frame::Transfer;
 #[cfg(feature = "sandbox")]
 pub use crate::measure::Measure;

@@ -26,18 +26,28 @@ pub(crate) enum Cause {
 /// | word `dead` | from | to | who | when |
 /// |---|---|---|---|---|
 /// | | 0 | 1 | watcher | the child has ended and `exit` says how |
-#[derive(Debug)]
 pub(crate) struct Life {
     dead: Futex<Private>,
     /// Rung after `dead` is set, for those who sleep on descriptors.
     alarm: Option<Arc<Waker>>,
     exit: OnceLock<Exit>,
     cause: OnceLock<Cause>,
+    /// Set when this process has tried to kill the peer, and may not.
+    resists: OnceLock<()>,
+    /// Told of the end, after all others: on the watcher's thread, so it must not block.
+    mourner: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Life {
     pub(crate) fn new(alarm: Option<Arc<Waker>>) -> Self {
-        Self { dead: Futex::new(0), alarm, exit: OnceLock::new(), cause: OnceLock::new() }
+        Self {
+            dead: Futex::new(0),
+            alarm,
+            exit: OnceLock::new(),
+            cause: OnceLock::new(),
+            resists: OnceLock::new(),
+            mourner: OnceLock::new(),
+        }
     }
 
     /// The word that becomes other than 0 when the peer has ended.
@@ -52,6 +62,26 @@ impl Life {
         self.dead.word().store(1, Release);
         self.dead.wake();
         self.alarm.iter().for_each(|alarm| alarm.wake());
+        self.mourner.get().iter().for_each(|mourner| mourner());
+    }
+
+    /// Has `mourner` called when the peer has ended, or at once if it has. The first one only.
+    pub(crate) fn on_end(&self, mourner: impl Fn() + Send + Sync + 'static) {
+        let _ = self.mourner.set(Box::new(mourner));
+        // It may have ended before, and have found none.
+        if self.exit().is_some() {
+            self.mourner.get().iter().for_each(|mourner| mourner());
+        }
+    }
+
+    /// This process has tried to kill the peer, and may not.
+    pub(crate) fn resist(&self) {
+        self.resists.get_or_init(|| ());
+    }
+
+    /// Whether it lives and is spoken with, or lives because this process may not kill it.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.exit().is_none() && (self.cause.get().is_none() || self.resists.get().is_some())
     }
 
     /// Records why this process is about to end the peer. Only the first call counts, and none after the peer has ended.

@@ -280,6 +280,21 @@ impl Consumer {
     }
 }
 
+/// The reading end of a ring, as somebody sees it who reads nothing there.
+pub(crate) struct Onlooker(Slots);
+
+impl Onlooker {
+    pub(crate) fn new(slots: Slots) -> Self {
+        Self(slots)
+    }
+
+    /// Whether the frame at `position` has been published, be it long ago.
+    pub(crate) fn has_seen(&self, position: u64) -> bool {
+        // Relaxed: nothing is read on the strength of it.
+        Commit::is_at_or_past(self.0.line(position).commit.load(Relaxed), position)
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ mod held;
 mod support;
 
 use callgate::{
-    Bridge, Builder, CallError, Death, Exit, Output, Progress, Restart, SharedBox, StartError, Wait, bridge,
+    Bridge, Builder, CallError, Death, Event, Exit, Output, Progress, Restart, SharedBox, StartError, Wait, bridge,
 };
 use held::{Held, alone};
 use nix::sys::signal::{Signal, kill};
@@ -93,6 +93,24 @@ impl Tally {
 
     pub fn exit(&self, code: i32) {
         std::process::exit(code)
+    }
+
+    /// Never returns.
+    pub fn spin(&self) {
+        loop {
+            std::hint::black_box(());
+        }
+    }
+
+    /// Never returns what it is to.
+    #[bridge(idempotent)]
+    pub fn spin_for_text(&self) -> String {
+        self.spin();
+        String::new()
+    }
+
+    pub fn sleep(&self, ms: u64) {
+        std::thread::sleep(Duration::from_millis(ms));
     }
 
     pub fn wait_at(&self, gate: &str) {
@@ -521,6 +539,326 @@ fn a_hook_may_call_and_stop_its_bridge() {
         let stopped = outcomes.recv_timeout(LONG).expect("it is told");
         assert!(matches!(stopped, Err(CallError::Died { .. })), "{stopped:?}");
         assert!(eventually(60, "the end", || matches!(tally.calls(), Err(CallError::Stopped { .. }))));
+    });
+}
+
+// ---- hangs ---------------------------------------------------------------------------------------------------------
+
+/// Long enough for a child to take a request even on a busy machine, and for another to take its place.
+const TIMELY: Duration = Duration::from_secs(5);
+
+/// A timeout that a hang comes to.
+const SHORT: Duration = Duration::from_millis(300);
+
+fn timed_out<R: std::fmt::Debug>(outcome: Result<R, CallError>) {
+    assert!(matches!(outcome, Err(CallError::TimedOut { .. })), "{outcome:?}");
+}
+
+#[test]
+fn fault_35_after_a_hang_the_next_call_is_answered_by_another_child() {
+    within(PATIENCE, "fault_35_after_a_hang_the_next_call_is_answered_by_another_child", || {
+        let counts = Counts::new();
+        let tally = counts.tally().timeout(TIMELY).restart(Restart::on_failure()).start().expect("the bridge starts");
+        let hangs: [(&str, fn(&Bridge<Tally>)); 6] = [
+            ("a call", |tally| timed_out(tally.with_timeout(SHORT).spin())),
+            ("a view", |tally| timed_out(tally.with_timeout(SHORT).view().spin_for_text().map(|_| ()))),
+            ("a method that may run again", |tally| timed_out(tally.with_timeout(SHORT).spin_for_text())),
+            ("a pending call", |tally| {
+                timed_out(tally.with_timeout(SHORT).begin().spin().expect("a lane").wait());
+            }),
+            ("a pending call that nobody asks for", |tally| {
+                std::mem::forget(tally.with_timeout(SHORT).begin().spin().expect("a lane"));
+                std::thread::sleep(SHORT);
+            }),
+            ("a child that was stopped", |tally| {
+                let pid = tally.child_pid();
+                kill(Pid::from_raw(pid as i32), Signal::SIGSTOP).expect("the child lives");
+                assert!(eventually(30, "the child stops", || support::is_stopped(pid)));
+                timed_out(tally.with_timeout(SHORT).calls());
+            }),
+        ];
+        for (generation, (what, hang)) in (1..).zip(hangs) {
+            let hung = tally.child_pid();
+            hang(&tally);
+            assert_eq!(tally.count(generation), Ok(1), "after {what}");
+            assert_eq!(tally.generation(), generation, "{what}");
+            assert!(!process_exists(hung), "{what}");
+        }
+        assert!(tally.stop().is_ok_and(|exit| exit.success()));
+    });
+}
+
+#[test]
+fn fault_35_one_endless_loop_among_200_inputs_costs_one_answer() {
+    within(PATIENCE, "fault_35_one_endless_loop_among_200_inputs_costs_one_answer", || {
+        let counts = Counts::new();
+        let run = |hangs: Option<u64>| {
+            let tally = counts.tally().timeout(Duration::from_millis(500)).restart(Restart::on_failure());
+            let tally = tally.start().expect("the bridge starts");
+            let begin = Instant::now();
+            let one = |input| if Some(input) == hangs { tally.spin() } else { tally.calls().map(drop) };
+            let answered = (0..200).filter(|&input| one(input).is_ok()).count();
+            (answered, begin.elapsed())
+        };
+        let (undisturbed, disturbed) = (run(None), run(Some(77)));
+        assert_eq!((undisturbed.0, disturbed.0), (200, 199));
+        println!("{:?} and {:?}", undisturbed.1, disturbed.1);
+        assert!(disturbed.1 < undisturbed.1 + LONG);
+    });
+}
+
+#[test]
+fn fault_35_several_loops_at_once_end_with_one_child() {
+    within(PATIENCE, "fault_35_several_loops_at_once_end_with_one_child", || {
+        let counts = Counts::new();
+        let tally = counts.tally().workers(3).lanes(6).timeout(TIMELY).restart(Restart::on_failure());
+        let tally = tally.start().expect("the bridge starts");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert!(tally.with_timeout(SHORT).spin().is_err()));
+            }
+        });
+        assert_eq!(tally.count(1), Ok(1));
+        assert!((1..=4).contains(&tally.generation()), "{}", tally.generation());
+    });
+}
+
+#[test]
+fn fault_35_a_late_answer_saves_its_child() {
+    within(PATIENCE, "fault_35_a_late_answer_saves_its_child", || {
+        let counts = Counts::new();
+        let tally = counts.tally().restart(Restart::on_failure().kill_after(LONG)).start().expect("the bridge starts");
+        timed_out(tally.with_timeout(SHORT).sleep(2 * SHORT.as_millis() as u64));
+        assert_eq!((tally.calls(), tally.generation()), (Ok(0), 0));
+        // Nor is it killed for what it has answered, however soon that is due.
+        let tally = counts.tally().restart(Restart::on_failure().kill_after(SHORT)).start().expect("the bridge starts");
+        for _ in 0..20 {
+            timed_out(tally.with_timeout(Duration::from_millis(1)).sleep(20));
+            assert_eq!(tally.calls(), Ok(0));
+        }
+        std::thread::sleep(2 * SHORT);
+        assert_eq!((tally.calls(), tally.generation()), (Ok(0), 0));
+    });
+}
+
+#[test]
+fn fault_35_a_busy_child_is_not_taken_for_a_hung_one() {
+    within(PATIENCE, "fault_35_a_busy_child_is_not_taken_for_a_hung_one", || {
+        for lanes in [1, 4] {
+            let (counts, gate) = (Counts::new(), Gate::new());
+            let tally = Tally::bridge(&counts.path()).lanes(lanes).restart(Restart::on_failure());
+            let tally = tally.start().expect("the bridge starts");
+            std::thread::scope(|scope| {
+                let busy = scope.spawn(|| tally.wait_at(&gate.path()));
+                gate.wait_for_child();
+                // They wait for a lane, or behind the call that may take as long as it likes.
+                for id in 0..4 {
+                    timed_out(tally.with_timeout(SHORT).count(id));
+                }
+                std::thread::sleep(2 * SHORT);
+                gate.open();
+                assert_eq!(busy.join().expect("no panic"), Ok(()), "{lanes} lanes");
+            });
+            assert_eq!((tally.count(9), tally.generation()), (Ok(1), 0), "{lanes} lanes");
+        }
+    });
+}
+
+#[test]
+fn fault_35_a_hung_child_is_only_replaced_if_that_was_asked_for() {
+    within(PATIENCE, "fault_35_a_hung_child_is_only_replaced_if_that_was_asked_for", || {
+        let counts = Counts::new();
+        let tally = counts.tally().restart(Restart::on_death()).start().expect("the bridge starts");
+        timed_out(tally.with_timeout(SHORT).spin());
+        std::thread::sleep(2 * SHORT);
+        assert_eq!(tally.generation(), 0);
+        assert_eq!((tally.restart(), tally.generation(), tally.count(1)), (Ok(()), 1, Ok(1)));
+        let tally = counts.tally().restart(Restart::on_death().kill_after(SHORT)).start().expect("the bridge starts");
+        timed_out(tally.with_timeout(SHORT).spin());
+        wait_for(&tally, 1);
+    });
+}
+
+#[test]
+fn fault_35_a_spare_that_hangs_is_not_waited_for() {
+    alone("fault_35_a_spare_that_hangs_is_not_waited_for", PATIENCE, || {
+        let counts = Counts::new();
+        let restart = Restart::on_failure().spare(true);
+        let tally = Tally::bridge(&counts.path()).restart(restart).start().expect("the bridge starts");
+        let mut spare = None;
+        assert!(eventually(60, "a spare child", || {
+            let current = tally.child_pid().to_string();
+            spare = held::children().into_iter().find(|pid| *pid != current);
+            spare.is_some()
+        }));
+        // Until it has come up.
+        std::thread::sleep(SHORT);
+        let spare: i32 = spare.and_then(|pid| pid.parse().ok()).expect("just seen");
+        kill(Pid::from_raw(spare), Signal::SIGSTOP).expect("the spare lives");
+        let begin = Instant::now();
+        kill_child_of(&tally);
+        wait_for(&tally, 1);
+        assert!(begin.elapsed() < Duration::from_secs(20));
+        assert_eq!(tally.count(0), Ok(1));
+        assert!(eventually(60, "its end", || !process_exists(spare as u32)));
+    });
+}
+
+#[test]
+fn fault_35_a_start_that_keeps_failing_is_told_and_tried_again() {
+    within(PATIENCE, "fault_35_a_start_that_keeps_failing_is_told_and_tried_again", || {
+        let (counts, gate) = (Counts::new(), Gate::new());
+        let (forbidden, hangs) = (format!("{}.forbidden", counts.path()), format!("{}.hangs", counts.path()));
+        let builders: [(&str, Builder<Tally>); 2] = [
+            ("forbidden", Tally::bridge_unless(&counts.path(), &forbidden)),
+            // The timeout is the constructor's.
+            ("hangs", Tally::bridge_behind(&counts.path(), &hangs, &gate.path()).timeout(SHORT)),
+        ];
+        for (what, builder) in builders {
+            let (sender, events) = mpsc::channel();
+            let builder = builder.on_event(move |event| drop(sender.send(event.clone())));
+            let tally = builder.restart(Restart::on_failure()).start().expect("the bridge starts");
+            let path = format!("{}.{what}", counts.path());
+            std::fs::write(&path, "").expect("a file in the directory of the test");
+            kill_child_of(&tally);
+            assert!(eventually(60, "the death is noticed", || !tally.is_alive()));
+            // In its time; or without a timeout as soon as it is known that there is none yet.
+            let down = tally.calls();
+            assert!(matches!(down, Err(CallError::Down { restarting: true, .. })), "{what}: {down:?}");
+            for _ in 0..7 {
+                assert!(eventually(60, "another attempt", || {
+                    matches!(events.recv_timeout(LONG), Ok(Event::NotRestarted { .. }))
+                }));
+            }
+            let text = tally.with_timeout(SHORT).calls().expect_err("there is no child").to_string();
+            assert!(text.contains("the last start failed"), "{text}");
+            std::fs::remove_file(&path).expect("it is there");
+            wait_for(&tally, 1);
+            assert_eq!(tally.with_timeout(TIMELY).calls(), Ok(0), "{what}");
+        }
+    });
+}
+
+#[test]
+fn fault_35_waits_begin_anew_after_a_child_that_answered() {
+    within(PATIENCE, "fault_35_waits_begin_anew_after_a_child_that_answered", || {
+        let counts = Counts::new();
+        let day = Duration::from_secs(86_400);
+        let tally = counts.tally().restart(Restart::on_failure().backoff(day, day)).start().expect("the bridge starts");
+        for generation in 1..=5 {
+            assert_eq!(tally.count(generation), Ok(1));
+            kill_child_of(&tally);
+            wait_for(&tally, generation);
+        }
+        kill_child_of(&tally);
+        assert!(eventually(60, "its end", || !tally.is_alive()));
+        let outcome = tally.with_timeout(SHORT).calls();
+        assert!(matches!(outcome, Err(CallError::Down { restarting: true, .. })), "{outcome:?}");
+        // Who asks for one does not wait.
+        assert_eq!((tally.restart(), tally.calls()), (Ok(()), Ok(0)));
+    });
+}
+
+#[test]
+fn fault_35_a_restart_that_is_asked_for_comes_at_once_whatever_the_child_is_at() {
+    within(PATIENCE, "fault_35_a_restart_that_is_asked_for", || {
+        let counts = Counts::new();
+        let (sender, deaths) = mpsc::channel();
+        let tally = counts.tally().restart(Restart::on_failure().at_most(1).spare(true));
+        let tally = tally.on_death(move |death| drop(sender.send(death.clone()))).start().expect("the bridge starts");
+        for generation in 1..=4 {
+            let (before, gate) = (tally.child_pid(), Gate::new());
+            let pending = tally.begin().wait_at(&gate.path()).expect("a lane");
+            gate.wait_for_child();
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| tally.count(generation));
+                std::thread::sleep(Duration::from_millis(50));
+                assert_eq!(tally.restart(), Ok(()));
+                assert_eq!(waiting.join().expect("no panic"), Ok(1), "it was made again");
+            });
+            let outcome = pending.wait();
+            assert!(matches!(outcome, Err(CallError::Died { progress: Progress::Started, .. })), "{outcome:?}");
+            assert_eq!((tally.generation(), process_exists(before)), (generation, false));
+            let death = deaths.recv_timeout(LONG).expect("it is told");
+            assert!(death.asked && death.to_string().contains("was told to restart"), "{death}");
+        }
+        // It is not one of those that are allowed.
+        kill_child_of(&tally);
+        wait_for(&tally, 5);
+        kill_child_of(&tally);
+        assert!(eventually(60, "the end", || matches!(tally.calls(), Err(CallError::Down { restarting: false, .. }))));
+        let text = tally.calls().expect_err("there is no child").to_string();
+        assert!(text.contains("Restart::at_most"), "{text}");
+        assert_eq!((tally.restart(), tally.calls(), tally.generation()), (Ok(()), Ok(0), 6));
+        tally.kill();
+        assert!(matches!(tally.restart(), Err(CallError::Stopped { .. })));
+        let plain = counts.tally().start().expect("the bridge starts");
+        let text = plain.restart().expect_err("nothing is kept").to_string();
+        assert!(text.contains("Builder::restart"), "{text}");
+    });
+}
+
+#[test]
+fn fault_35_a_restart_replaces_a_child_that_hangs_while_it_rises() {
+    within(PATIENCE, "fault_35_a_restart_replaces_a_child_that_hangs_while_it_rises", || {
+        let (counts, gate) = (Counts::new(), Gate::new());
+        let hangs = format!("{}.hangs", counts.path());
+        let tally = Tally::bridge_behind(&counts.path(), &hangs, &gate.path()).restart(Restart::on_failure());
+        let tally = tally.start().expect("the bridge starts");
+        std::fs::write(&hangs, "").expect("a file in the directory of the test");
+        kill_child_of(&tally);
+        gate.wait_for_child();
+        std::fs::remove_file(&hangs).expect("it is there");
+        assert_eq!((tally.restart(), tally.calls()), (Ok(()), Ok(0)));
+    });
+}
+
+#[test]
+fn fault_35_what_happens_is_told_in_its_order() {
+    within(PATIENCE, "fault_35_what_happens_is_told_in_its_order", || {
+        let counts = Counts::new();
+        let (sender, events) = mpsc::channel();
+        let tally = counts.tally().restart(Restart::on_failure().at_most(1)).on_event(|_| panic!("a hook that panics"));
+        let tally = tally.on_event(move |event| drop(sender.send(event.clone()))).start().expect("the bridge starts");
+        let first = tally.child_pid();
+        timed_out(tally.with_timeout(SHORT).spin());
+        wait_for(&tally, 1);
+        let second = kill_child_of(&tally);
+        let told = || events.recv_timeout(LONG).expect("something happens");
+        assert_eq!(told(), Event::Started { service: "Tally", pid: first });
+        let event = told();
+        assert!(
+            matches!(event, Event::TimedOut { pid, progress: Progress::Started, timeout: SHORT, .. } if pid == first),
+            "{event}"
+        );
+        let event = told().to_string();
+        assert!(event.contains("`Tally::spin` had outlived its timeout"), "{event}");
+        assert_eq!(told(), Event::Restarted { service: "Tally", pid: second, generation: 1 });
+        let event = told();
+        assert!(matches!(&event, Event::Died(death) if !death.restarting && death.overdue.is_none()), "{event}");
+        let event = told();
+        assert!(matches!(event, Event::GaveUp { .. }), "{event}");
+        tally.kill();
+        assert!(events.recv_timeout(LONG).is_err(), "the hook is gone with the bridge");
+    });
+}
+
+#[test]
+fn fault_35_nothing_is_left_of_a_bridge_whose_children_hang() {
+    alone("fault_35_nothing_is_left_of_a_bridge_whose_children_hang", PATIENCE, || {
+        let counts = Counts::new();
+        let before = Held::now().with_watcher();
+        for spare in [false, true] {
+            let tally =
+                counts.tally().stop_grace(SHORT).restart(Restart::on_failure().spare(spare)).start().expect("a start");
+            for _ in 0..3 {
+                timed_out(tally.with_timeout(SHORT / 3).spin());
+                assert_eq!(tally.len(&[1; 1 << 20]), Ok(1 << 20));
+            }
+            timed_out(tally.with_timeout(SHORT / 3).spin());
+            drop(tally);
+        }
+        before.again("bridges whose children hung");
     });
 }
 

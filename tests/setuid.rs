@@ -3,7 +3,7 @@
 
 mod support;
 
-use callgate::{Bridge, bridge};
+use callgate::{Bridge, Builder, CallError, Exit, StartError, bridge};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{Uid, geteuid};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -11,7 +11,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
-use support::{TempDir, role, within};
+use std::time::{Duration, Instant};
+use support::{TempDir, eventually, process_exists, role, within};
 
 callgate::test_support!();
 
@@ -108,4 +109,142 @@ fn as_nobody(command: &mut Command) -> Output {
 fn an_ordinary_program_is_a_child() {
     let guest: Bridge<Guest> = Guest::bridge().start().expect("a start");
     assert_eq!(guest.user(), Ok(geteuid().as_raw()));
+}
+
+// ---- rights that the parent gives up -------------------------------------------------------------------------------
+
+/// A service that is at something for as long as it likes.
+struct Busy;
+
+#[bridge]
+impl Busy {
+    pub(crate) fn new() -> Self {
+        Busy
+    }
+
+    /// Waits for ever, once there is a file at `path`.
+    pub(crate) fn behind(path: &str) -> Self {
+        if std::path::Path::new(path).exists() {
+            Busy.spin();
+        }
+        Busy
+    }
+
+    pub(crate) fn answer(&self) -> u64 {
+        42
+    }
+
+    pub(crate) fn spin(&self) {
+        loop {
+            std::hint::black_box(());
+        }
+    }
+}
+
+/// Has a helper process, which is root, play `role` in `test`.
+fn as_root(test: &str, role: &str) {
+    within(120, test, || match Uid::effective().is_root() {
+        true => support::play(test, role),
+        false => println!("skipped: only root can become somebody else"),
+    });
+}
+
+fn become_nobody() {
+    nix::unistd::setresuid(Uid::from_raw(NOBODY), Uid::from_raw(NOBODY), Uid::from_raw(NOBODY)).expect("root may");
+}
+
+fn hung(builder: Builder<Busy>) -> Bridge<Busy> {
+    let busy = builder.start().expect("a start");
+    assert!(busy.with_timeout(Duration::from_millis(50)).spin().is_err());
+    busy
+}
+
+fn may_not_be_killed(pid: u32) {
+    let killed = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), None);
+    assert_eq!(killed, Err(nix::errno::Errno::EPERM));
+}
+
+#[test]
+fn fault_29_a_child_ends_that_its_parent_may_no_longer_kill() {
+    const TEST: &str = "fault_29_a_child_ends_that_its_parent_may_no_longer_kill";
+    let Some(_) = role() else { return as_root(TEST, "drops its rights") };
+    let grace = Duration::from_millis(100);
+    let ways: [(&str, fn(Bridge<Busy>)); 4] = [
+        ("kill", |busy| assert_eq!(busy.kill(), Exit::Signal(9))),
+        ("stop", |busy| assert!(matches!(busy.stop(), Err(CallError::TimedOut { .. })))),
+        ("drop", drop),
+        ("restart and drop", |busy| drop(busy)),
+    ];
+    let hung: Vec<_> = ways
+        .into_iter()
+        .map(|(what, end)| {
+            let builder = Busy::bridge().stop_grace(grace);
+            (what, end, hung(if what == "restart and drop" { builder.on_death(|_| {}) } else { builder }))
+        })
+        .collect();
+    let idle = Busy::bridge().start().expect("a start");
+    become_nobody();
+    for (what, end, busy) in hung {
+        let pid = busy.child_pid();
+        may_not_be_killed(pid);
+        assert!(busy.is_alive(), "{what}");
+        end(busy);
+        assert!(eventually(30, what, || !process_exists(pid)), "{what}");
+    }
+    // What has nothing against it stops in an orderly way.
+    assert_eq!(idle.answer(), Ok(42));
+    assert_eq!(idle.stop(), Ok(Exit::Code(0)));
+}
+
+#[test]
+fn fault_29_what_still_runs_is_not_said_to_be_gone() {
+    const TEST: &str = "fault_29_what_still_runs_is_not_said_to_be_gone";
+    let Some(_) = role() else { return as_root(TEST, "drops its rights") };
+    let busy = Busy::bridge().start().expect("a start");
+    let pid = busy.child_pid();
+    // Whoever is stopped by a signal ends himself no more than he does anything else.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGSTOP)
+        .expect("its own child");
+    assert!(eventually(30, "the child stops", || support::is_stopped(pid)));
+    // The helper of a helper: it stays root, and lets the child go on when it is told to.
+    let (mut told, tell) = std::io::pipe().expect("a pipe");
+    // SAFETY: the fork calls nothing but what may be called in one: `read`, `kill` and `_exit`.
+    let root = match unsafe { nix::unistd::fork() }.expect("a fork") {
+        nix::unistd::ForkResult::Child => {
+            drop(tell);
+            let _ = std::io::Read::read(&mut told, &mut [0]);
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGCONT);
+            // SAFETY: ends the fork without running what belongs to the process that it was forked from.
+            unsafe { nix::libc::_exit(0) }
+        }
+        nix::unistd::ForkResult::Parent { child } => child,
+    };
+    become_nobody();
+    assert_eq!(busy.kill(), Exit::Running);
+    assert!(busy.is_alive() && process_exists(pid));
+    assert!(!busy.answer().expect_err("it was to be killed").to_string().contains("gone"));
+    drop(tell);
+    nix::sys::wait::waitpid(root, None).expect("the fork's end");
+    assert!(eventually(30, "its end", || !process_exists(pid)));
+    assert!(eventually(30, "its end is noticed", || !busy.is_alive()));
+    assert_eq!(busy.kill(), Exit::Signal(9));
+}
+
+#[test]
+fn fault_29_a_start_that_fails_leaves_nothing_that_may_not_be_killed() {
+    const TEST: &str = "fault_29_a_start_that_fails_leaves_nothing_that_may_not_be_killed";
+    let Some(_) = role() else { return as_root(TEST, "drops its rights") };
+    // The thread that starts children stays root: the child is root's, and its parent's other threads are not.
+    let dir = TempDir::new();
+    std::fs::write(dir.file("hangs"), "").expect("a file");
+    drop(Busy::bridge().start().expect("a start"));
+    // SAFETY: changes the user of this thread alone; nothing else is changed.
+    let changed = unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+    assert_eq!(changed, 0);
+    let begin = Instant::now();
+    let error =
+        Busy::bridge_behind(&dir.file("hangs")).timeout(Duration::from_millis(200)).start().expect_err("it hangs");
+    let StartError::Call { error: CallError::TimedOut { pid, .. }, .. } = error else { panic!("{error}") };
+    assert!(begin.elapsed() < Duration::from_secs(20));
+    assert!(eventually(30, "its end", || !process_exists(pid)));
 }

@@ -5,7 +5,7 @@
 
 mod support;
 
-use callgate::{Bridge, Builder, CallError, Exit, Progress, bridge};
+use callgate::{Bridge, Builder, CallError, Exit, Output, Progress, Restart, SharedBox, bridge};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -13,7 +13,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Barrier, OnceLock};
 use std::time::{Duration, Instant};
-use support::{Gate, TempDir, eventually, is_stopped, within};
+use support::{Gate, TempDir, eventually, is_stopped, process_exists, within};
 
 callgate::test_support!();
 
@@ -40,6 +40,14 @@ impl Diary {
         Diary { path: path.to_owned(), total: 0, before_drop: None }
     }
 
+    /// Waits at `gate` once there is a file `hangs`.
+    pub fn behind(path: &str, hangs: &str, gate: &str) -> Self {
+        if Path::new(hangs).exists() {
+            Gate::pass(gate);
+        }
+        Self::new(path)
+    }
+
     pub fn add(&mut self, n: u64) -> u64 {
         self.total += n;
         self.total
@@ -64,8 +72,19 @@ impl Diary {
         at_exit(write_exit_note);
     }
 
+    pub fn blank(&self, len: usize) -> String {
+        " ".repeat(len)
+    }
+
     pub fn print(&self, text: &str) {
         print!("{text}");
+    }
+
+    /// Never returns.
+    pub fn spin(&self) {
+        loop {
+            std::hint::black_box(());
+        }
     }
 
     /// Has a thread run that never ends.
@@ -231,7 +250,7 @@ fn drop_of_the_bridge_stops_the_child() {
         let pid = diary.child_pid();
         assert_eq!(diary.add(9), Ok(9));
         drop(diary);
-        assert!(is_reaped(pid));
+        assert!(eventually(30, "the child is gone", || is_reaped(pid)));
         assert_eq!(std::fs::read_to_string(dir.file("diary")).expect("it was written"), "9");
     });
 }
@@ -431,7 +450,7 @@ fn drop_of_the_bridge_kills_what_does_not_stop_in_time() {
         let call = diary.with_timeout(SHORT).add_at(&gate.path(), 1);
         assert!(matches!(call, Err(CallError::TimedOut { .. })), "{call:?}");
         drop(diary);
-        assert!(is_reaped(pid));
+        assert!(eventually(30, "the child is gone", || is_reaped(pid)));
     });
 }
 
@@ -456,5 +475,218 @@ fn kill_ends_calls_of_other_threads() {
             assert_eq!(desk.diary.stop(), Ok(KILLED));
             assert_eq!(desk.written(), None, "a killed service is not dropped");
         }
+    });
+}
+
+// ---- drop does not wait --------------------------------------------------------------------------------------------
+
+/// What a drop may take on a machine that is busy with other things, of several the shortest; docs/RELIABILITY.md has what it takes on another. Much
+/// less than the grace.
+const AT_ONCE: Duration = Duration::from_millis(150);
+
+/// Drops what `make` makes, several times: it takes no time, and the child is gone soon after its grace.
+fn is_dropped_at_once<K>(what: &str, make: impl Fn() -> (Desk, K)) {
+    let mut taken = Vec::new();
+    for _ in 0..5 {
+        let (Desk { dir, diary }, kept) = make();
+        let pid = diary.child_pid();
+        let begin = Instant::now();
+        drop(diary);
+        taken.push(begin.elapsed());
+        assert!(eventually(30, "the child is gone", || is_reaped(pid)), "{what}");
+        drop((dir, kept));
+    }
+    let least = taken.iter().min().expect("some");
+    println!("{what}: {least:?}");
+    assert!(*least <= AT_ONCE, "{what}: {taken:?}");
+}
+
+fn hasty(builder: Builder<Diary>) -> Builder<Diary> {
+    builder.stop_grace(Duration::from_secs(1))
+}
+
+#[test]
+fn fault_47_drop_does_not_wait_for_a_child_that_hangs() {
+    within(PATIENCE, "drop of the hung", || {
+        is_dropped_at_once("an endless loop", || {
+            let desk = Desk::with(hasty);
+            assert!(desk.diary.with_timeout(SHORT / 10).spin().is_err());
+            (desk, ())
+        });
+        is_dropped_at_once("an endless destructor", || {
+            let (desk, gate) = (Desk::with(hasty), Gate::new());
+            desk.diary.drop_at(&gate.path()).expect("the child lives");
+            (desk, gate)
+        });
+        is_dropped_at_once("a stopped child", || {
+            let desk = Desk::with(hasty);
+            let pid = desk.diary.child_pid();
+            kill(Pid::from_raw(pid as i32), Signal::SIGSTOP).expect("the child is there");
+            assert!(eventually(30, "the child stops", || is_stopped(pid)));
+            (desk, ())
+        });
+    });
+}
+
+#[test]
+fn fault_47_drop_does_not_wait_for_calls_under_way() {
+    within(PATIENCE, "drop among calls", || {
+        is_dropped_at_once("pending calls", || {
+            let (desk, gate) = (Desk::with(hasty), Gate::new());
+            let running = desk.diary.begin().add_at(&gate.path(), 1).expect("a lane");
+            gate.wait_for_child();
+            let waiting = desk.diary.begin().add(1).expect("a lane");
+            (desk, (running, waiting, gate))
+        });
+        is_dropped_at_once("a thread with a supervisor", || {
+            let (desk, gate) =
+                (Desk::with(|builder| hasty(builder).restart(Restart::on_death()).on_death(|_| {})), Gate::new());
+            let running = desk.diary.begin().add_at(&gate.path(), 1).expect("a lane");
+            gate.wait_for_child();
+            (desk, (running, gate))
+        });
+    });
+}
+
+#[test]
+fn fault_47_drop_does_not_wait_for_a_child_that_rises() {
+    within(PATIENCE, "drop of the rising", || {
+        is_dropped_at_once("a constructor that hangs", || {
+            let (dir, gate) = (TempDir::new(), Gate::new());
+            let builder = Diary::bridge_behind(&dir.file("diary"), &dir.file("hangs"), &gate.path());
+            let restart = Restart::on_death().spare(true);
+            let diary = hasty(builder).restart(restart).start().expect("the bridge starts");
+            std::fs::write(dir.file("hangs"), "").expect("a file in the directory of the test");
+            kill(Pid::from_raw(diary.child_pid() as i32), Signal::SIGKILL).expect("the child is there");
+            gate.wait_for_child();
+            (Desk { dir, diary }, gate)
+        });
+    });
+}
+
+/// Its grace is over only after it has ended by itself.
+#[test]
+fn fault_47_a_dropped_child_does_what_it_was_sent_and_drops_its_service() {
+    within(PATIENCE, "drop of the honest", || {
+        for workers in [1, 3] {
+            let dir = TempDir::new();
+            let builder = Diary::bridge(&dir.file("diary")).workers(workers).lanes(6);
+            let diary = builder.stop_grace(Duration::from_secs(60)).start().expect("the bridge starts");
+            let (pid, gate) = (diary.child_pid(), Gate::new());
+            let first = diary.begin().add_at(&gate.path(), 1).expect("a lane");
+            gate.wait_for_child();
+            let others: Vec<_> = (0..5).map(|_| diary.begin().add(1).expect("a lane")).collect();
+            drop(diary);
+            gate.open();
+            assert!(first.wait().is_ok());
+            for other in others {
+                let outcome = other.wait();
+                assert!(outcome.is_ok(), "{outcome:?}");
+            }
+            assert!(eventually(30, "the child is gone", || is_reaped(pid)));
+            assert_eq!(std::fs::read_to_string(dir.file("diary")).expect("it was written"), "6", "{workers} workers");
+        }
+    });
+}
+
+/// Memory of gigabytes takes a while to be given back.
+#[test]
+fn fault_47_drop_does_not_wait_for_large_memory_to_be_given_back() {
+    within(PATIENCE, "drop of much memory", || {
+        let mut taken = Vec::new();
+        for _ in 0..3 {
+            let desk = Desk::with(|builder| builder.max_payload(1 << 30).memory(4 << 30).retained(1 << 30));
+            let kept = SharedBox::<[u8]>::zeroed_in(&desk.diary, 512 << 20).expect("memory");
+            desk.diary.kill();
+            let begin = Instant::now();
+            drop(desk);
+            drop(kept);
+            taken.push(begin.elapsed());
+        }
+        assert!(taken.iter().min().expect("some") <= &AT_ONCE, "{taken:?}");
+    });
+}
+
+#[test]
+fn fault_47_a_process_that_ends_after_a_drop_leaves_no_child() {
+    within(PATIENCE, "the end after a drop", || {
+        let mut helper = support::Helper::start("helper_drops_and_ends", "drops and ends");
+        let pid: u32 = helper.hear("child").parse().expect("a number");
+        assert!(helper.wait().expect("its end").success());
+        assert!(eventually(10, "the child is gone", || !process_exists(pid)));
+    });
+}
+
+#[test]
+fn helper_drops_and_ends() {
+    if support::role().is_none() {
+        return;
+    }
+    let (desk, gate) = (Desk::with(|builder| builder.stop_grace(Duration::from_secs(3600))), Gate::new());
+    assert!(desk.diary.with_timeout(SHORT).add_at(&gate.path(), 1).is_err());
+    support::say("child", desk.diary.child_pid());
+    drop(desk);
+    std::process::exit(0);
+}
+
+// ---- what was answered does not delay the end ----------------------------------------------------------------------
+
+/// A stop that would wait for something else than the child would take the whole of this.
+const ENDLESS: Duration = Duration::from_secs(3600);
+
+#[test]
+fn fault_31_stop_does_not_wait_for_results_that_nobody_takes() {
+    within(PATIENCE, "untaken results", || {
+        for (workers, lanes) in [(1, 1), (1, 4), (2, 4)] {
+            let desk = Desk::with(|builder| builder.workers(workers).lanes(lanes).stop_grace(ENDLESS));
+            let mut kept: Vec<_> = (0..lanes).map(|_| desk.diary.begin().add(1).expect("a lane")).collect();
+            std::mem::forget(kept.pop());
+            assert_eq!(desk.diary.stop(), Ok(Exit::Code(0)), "{workers} workers, {lanes} lanes");
+            assert_eq!(desk.written(), Some(lanes.to_string()), "the service was dropped");
+            for pending in kept {
+                assert!(pending.wait().is_ok(), "what was answered is there to be taken");
+            }
+        }
+    });
+}
+
+#[test]
+fn fault_31_stop_answers_what_was_sent_and_waits_for_it() {
+    within(PATIENCE, "unanswered results", || {
+        let (desk, gate) = (Desk::with(|builder| builder.lanes(2).stop_grace(ENDLESS)), Gate::new());
+        let running = desk.diary.begin().add_at(&gate.path(), 1).expect("a lane");
+        gate.wait_for_child();
+        let waiting = desk.diary.begin().add(2).expect("a lane");
+        std::thread::scope(|scope| {
+            let stop = scope.spawn(|| desk.diary.stop());
+            assert!(eventually(30, "the bridge is being stopped", || !desk.diary.is_alive()));
+            gate.open();
+            assert_eq!(stop.join().expect("no panic"), Ok(Exit::Code(0)));
+        });
+        assert_eq!((running.wait(), waiting.wait(), desk.written().as_deref()), (Ok(1), Ok(3), Some("3")));
+    });
+}
+
+#[test]
+fn fault_31_stop_does_not_wait_for_large_results_boxes_and_views() {
+    within(PATIENCE, "large results", || {
+        let desk = Desk::with(|builder| builder.lanes(4).stop_grace(ENDLESS));
+        let large = desk.diary.begin().blank(3 << 20).expect("a lane");
+        let view = desk.diary.view().blank(1 << 20).expect("an answer");
+        let kept = SharedBox::copied_in(&desk.diary, &[1u8; 1 << 20]).expect("memory");
+        assert_eq!(desk.diary.stop(), Ok(Exit::Code(0)));
+        assert_eq!((large.wait().map(|text| text.len()), view.len(), kept.len()), (Ok(3 << 20), 1 << 20, 1 << 20));
+    });
+}
+
+#[test]
+fn fault_31_a_panic_in_the_destructor_is_told_whoever_has_the_lanes() {
+    within(PATIENCE, "a panic without a lane", || {
+        let dir = TempDir::new();
+        let diary = Diary::bridge(&dir.file("none/diary")).lanes(1).stderr(Output::null());
+        let diary = diary.stop_grace(ENDLESS).start().expect("the bridge starts");
+        let _untaken = diary.begin().add(1).expect("a lane");
+        assert!(matches!(diary.stop(), Err(CallError::Panicked { .. })), "there is no such directory");
+        assert_eq!(diary.stop(), Ok(Exit::Code(101)));
     });
 }

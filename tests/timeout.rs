@@ -4,7 +4,7 @@
 
 mod support;
 
-use callgate::{Bridge, CallError, Exit, Progress, StartError, Wait, bridge};
+use callgate::{Awaited, Bridge, CallError, Exit, Progress, StartError, Wait, bridge};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -287,5 +287,46 @@ fn timeout_reads_as_a_sentence() {
             format!("call `Slow::spin` failed: child {pid} gave no answer within 300ms; the call had started");
         assert_eq!(error.to_string(), sentence);
         slow.kill();
+    });
+}
+
+// ---- what was waited for -------------------------------------------------------------------------------------------
+
+#[test]
+fn fault_31_a_timeout_says_what_was_waited_for() {
+    within(PATIENCE, "what was waited for", || {
+        let slow = Slow::bridge().lanes(2).start().expect("the bridge starts");
+        let pid = slow.child_pid();
+        // Answered, and not taken: the child is at nothing.
+        let _untaken: Vec<_> = (0..2).map(|_| slow.begin().done().expect("a lane")).collect();
+        let error = slow.with_timeout(SHORT).done().expect_err("no lane is left");
+        assert!(matches!(error, CallError::TimedOut { awaited: Awaited::Lane { lanes: 2 }, .. }), "{error:?}");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "call `Slow::done` failed: no lane to child {pid} was free within 300ms: all 2 are in use, by calls that other \
+                 threads wait in or by results that nobody has taken (take or drop `Pending`s, or give the bridge more with \
+                 Builder::lanes); the call had not started"
+            )
+        );
+        let error = slow.begin().done().expect_err("no lane is left").to_string();
+        assert!(error.contains("`Pending`s whose results have not been taken"), "{error}");
+    });
+}
+
+#[test]
+fn fault_31_a_timeout_behind_abandoned_calls_says_so() {
+    within(PATIENCE, "abandoned calls", || {
+        let slow = Slow::bridge().lanes(1).slots(2).start().expect("the bridge starts");
+        let gate = Gate::new();
+        let short = slow.with_timeout(SHORT);
+        assert!(short.echo_at(&gate.path(), &[]).is_err());
+        let queued = short.done().expect_err("it waits behind the other");
+        assert!(matches!(queued, CallError::TimedOut { awaited: Awaited::Answer, .. }), "{queued:?}");
+        let error = short.done().expect_err("there is no room");
+        assert!(matches!(error, CallError::TimedOut { awaited: Awaited::Slot, .. }), "{error:?}");
+        assert!(error.to_string().contains("full of calls that were given up"), "{error}");
+        gate.open();
+        assert_eq!(slow.done(), Ok(1));
     });
 }

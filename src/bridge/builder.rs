@@ -5,9 +5,9 @@
 use super::confined::SentPlan;
 use super::newborn::system;
 use super::recipe::Recipe;
-use super::restart::{Death, Restart};
+use super::restart::{Death, Event, Restart};
 use super::route::Route;
-use super::supervisor::{Hook, Supervisor};
+use super::supervisor::{Desk, Hook, Supervisor};
 use super::{Bridge, chosen, entry};
 use crate::call::link::MemoryOptions;
 use crate::call::recorded::Recorded;
@@ -295,7 +295,7 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// Starts another child when one has died, as `restart` says, and builds the service there from the same arguments: it begins anew,
+    /// Starts another child when one has died, or with [`Restart::on_failure`] is hung, as `restart` says, and builds the service there from the same arguments: it begins anew,
     /// as its constructor makes it. Default: the bridge is over when its child is.
     ///
     /// A call that was on its way when the child died is made again in the next one if that is safe, which its caller sees nothing of
@@ -304,8 +304,8 @@ impl<T: Service> Builder<T> {
     /// were sent, those of [`Bridge::begin`], and those that failed otherwise ([`CallError::Corrupt`](crate::CallError::Corrupt)). Whether a method had begun is what the child said before it died: one
     /// that is hostile can lie about it. Arguments are serialised anew for each attempt.
     ///
-    /// While there is no child, calls fail at once with [`CallError::Down`](crate::CallError::Down), unless they [wait](Restart::calls_wait). When no more restarts
-    /// are allowed, they always do. A bridge that restarts has a thread of its own, and no [`doorbell_fd`](Bridge::doorbell_fd).
+    /// While there is no child, calls [wait](Restart::calls_wait) for the next one or fail at once with [`CallError::Down`](crate::CallError::Down), as `restart`
+    /// says. When no more restarts are allowed, they always do. A bridge that restarts has a thread of its own, and no [`doorbell_fd`](Bridge::doorbell_fd).
     /// Boxes that lie in the memory of a child that has died stay valid; passing them to the next one copies them.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = Some(restart);
@@ -337,7 +337,45 @@ impl<T: Service> Builder<T> {
     /// # }
     /// ```
     pub fn on_death(mut self, hook: impl FnMut(&Death) + Send + 'static) -> Self {
-        self.hooks.push(Box::new(hook));
+        self.hooks.push(Hook::Death(Box::new(hook)));
+        self
+    }
+
+    /// Has `hook` called when something happens to the bridge: see [`Event`]. May be given several times.
+    ///
+    /// It runs as [`on_death`](Self::on_death)'s do, on the same thread; events come in their order. Of calls that time out while a hook runs, the first
+    /// 1,000 are told of.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use callgate::{Event, Restart, bridge};
+    /// # use std::time::Duration;
+    /// # struct Decoder;
+    /// # #[bridge]
+    /// # impl Decoder {
+    /// #     pub fn new() -> Self { Decoder }
+    /// #     pub fn decode(&self, data: &[u8]) -> u64 { while data.is_empty() { std::thread::yield_now() } 1 }
+    /// # }
+    /// # #[callgate::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (sender, events) = std::sync::mpsc::channel();
+    /// let decoder = Decoder::bridge()
+    ///     .timeout(Duration::from_millis(500))
+    ///     .restart(Restart::on_failure())
+    ///     .on_event(move |event| drop(sender.send(event.clone())))
+    ///     .start()?;
+    /// assert!(decoder.decode(&[]).is_err()); // it never ends
+    /// assert_eq!(decoder.decode(&[1])?, 1); // in another child
+    /// assert!(matches!(events.recv()?, Event::Started { .. }));
+    /// assert!(matches!(events.recv()?, Event::TimedOut { .. }));
+    /// assert!(matches!(events.recv()?, Event::Died(death) if death.overdue.is_some()));
+    /// assert!(matches!(events.recv()?, Event::Restarted { generation: 1, .. }));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_event(mut self, hook: impl FnMut(&Event) + Send + 'static) -> Self {
+        self.hooks.push(Hook::Event(Box::new(hook)));
         self
     }
 
@@ -367,13 +405,15 @@ impl<T: Service> Builder<T> {
     pub fn start(mut self) -> Result<Bridge<T>, StartError> {
         let (restart, hooks) = (self.restart.take(), std::mem::take(&mut self.hooks));
         let (timeout, stop_grace) = (self.timeout, self.stop_grace);
-        let recipe = self.recipe(restart.as_ref())?;
-        let child = recipe.start()?;
+        let mut recipe = self.recipe(restart.as_ref())?;
         if restart.is_none() && hooks.is_empty() {
-            return Ok(Bridge::new(Route::Single(child), timeout, stop_grace));
+            return Ok(Bridge::new(Route::Single(recipe.start()?), timeout, stop_grace));
         }
-        let supervisor = Supervisor::start(recipe, child.clone(), restart, hooks).map_err(|error| {
-            child.kill();
+        let desk = Desk::new();
+        recipe.lateness = Some(desk.lateness(restart.as_ref(), &hooks));
+        let child = recipe.start()?;
+        let supervisor = Supervisor::start(recipe, child.clone(), restart, hooks, desk).map_err(|error| {
+            child.kill_within(Duration::from_millis(500));
             system::<T>("starting the thread that starts other children".into(), Wanted::Task)(error)
         })?;
         Ok(Bridge::new(Route::Supervised(supervisor), timeout, stop_grace))
@@ -412,6 +452,7 @@ impl<T: Service> Builder<T> {
             plan,
             start_timeout: self.start_timeout,
             timeout: self.timeout,
+            lateness: None,
             service: PhantomData,
         })
     }
@@ -480,7 +521,7 @@ impl<T: Service> fmt::Debug for Builder<T> {
 }
 
 fn check_restart<T: Service>(restart: &Restart, signal: Signal) -> Result<(), StartError> {
-    check::<T>("Restart::at_most", restart.most, 1..=u32::MAX)?;
+    check::<T>("Restart::at_most", restart.most.unwrap_or(u32::MAX), 1..=u32::MAX)?;
     if restart.within.is_zero() {
         let (option, value, range) = ("Restart::within", "no time".into(), "more than that".into());
         return Err(StartError::Option { service: T::NAME, option, value, range });

@@ -23,7 +23,7 @@ pub use builder::Builder;
 pub use calling::Calling;
 pub use deferred::{Deferred, Pending};
 pub use entry::{init, serve, serve_parallel};
-pub use restart::{Death, Restart};
+pub use restart::{Death, Event, Restart};
 pub use view::{InPlace, View};
 
 use crate::call::service::{Method, Service};
@@ -42,8 +42,10 @@ use std::time::Duration;
 /// called from many threads at once; with more threads than lanes, some wait for a lane. The child carries out one call at a time,
 /// unless it has several [workers](Builder::workers).
 ///
-/// Dropping the bridge stops the child: the service is dropped there and the process exits; if that takes longer than
-/// [`Builder::stop_grace`], the child is killed.
+/// Dropping the bridge asks the child to stop, and does not wait for it, but for 3 ms if it has nothing else to do: it answers the calls that it was sent,
+/// drops the service and exits; if that takes longer than [`Builder::stop_grace`], it is killed. Where it matters that the service has been
+/// dropped, or how the child ended, [`stop`](Self::stop) it. A child dies with its parent: one that is still at it when this process ends is
+/// killed.
 ///
 /// # Examples
 ///
@@ -88,9 +90,9 @@ impl<T: Service> Bridge<T> {
         self.route.caller().peer.pid
     }
 
-    /// Whether the child lives and takes calls.
+    /// Whether the child lives and takes calls. Also of one that was to be killed, as long as it lives because this process may not kill it.
     pub fn is_alive(&self) -> bool {
-        !self.route.caller().peer.life.is_over()
+        self.route.caller().peer.life.is_alive()
     }
 
     /// How many children this bridge had before the one that it has now: 0, unless it [restarts](Builder::restart). Each has a service
@@ -129,8 +131,8 @@ impl<T: Service> Bridge<T> {
     /// Each such call has a lane of the bridge to itself until its result has been taken or it has been dropped; one that finds no
     /// lane free fails with [`CallError::Refused`], and a call that waits for its result waits for a lane too. So have as many
     /// [lanes](Builder::lanes) as calls that are to be pending at once, and one more. A service with one worker answers them one
-    /// after the other. [`stop`](Self::stop) comes after them: it waits for calls that are still pending, as long as its grace
-    /// lasts.
+    /// after the other. [`stop`](Self::stop) comes after them: the child answers those that are still pending, as long as its grace
+    /// lasts, and their results can be taken afterwards.
     ///
     /// # Examples
     ///
@@ -300,8 +302,8 @@ impl<T: Service> Bridge<T> {
         Calling::new(self, Blocking::new(self.route.clone(), timeout), timeout)
     }
 
-    /// Stops the child: after the calls that were made before, the service is dropped there and the process exits. Returns
-    /// how it ended. Calls made after this fail with [`CallError::Stopped`].
+    /// Stops the child: after the calls that were sent before, the service is dropped there and the process exits. Returns
+    /// how it ended. Calls made after this fail with [`CallError::Stopped`]. Results that were not taken stay, to be taken, and keep nobody waiting.
     ///
     /// # Errors
     ///
@@ -313,7 +315,47 @@ impl<T: Service> Bridge<T> {
         self.route.stop(const { &Method::drop_of::<T>() }, self.stop_grace)
     }
 
-    /// Kills the child at once (SIGKILL), and returns when it is gone. Calls in flight fail with [`CallError::Stopped`].
+    /// Exchanges the child for another, whatever it is at, and returns when that serves: its service is as its constructor makes it. For bridges
+    /// that [restart](Builder::restart). It comes at once, and counts as none of the restarts that [`Restart::at_most`] allows; a bridge that has
+    /// given up goes on.
+    ///
+    /// A call that the child was at fails with [`CallError::Died`], which says so; those that it had not begun are made again in the other, but for
+    /// those of [`begin`](Self::begin). A [hook](Builder::on_event) may call this, and does not wait for the other child.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Down`] if the other child does not come to serve; the bridge goes on trying, if it says `restarting`. [`CallError::Stopped`] if
+    /// the bridge has been stopped. [`CallError::Refused`] if it is none that restarts: such a bridge keeps nothing to make another child of.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use callgate::{Restart, bridge};
+    /// # struct Counter(u64);
+    /// # #[bridge]
+    /// # impl Counter {
+    /// #     pub fn new() -> Self { Counter(0) }
+    /// #     pub fn add(&mut self, n: u64) -> u64 { self.0 += n; self.0 }
+    /// # }
+    /// # #[callgate::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let counter = Counter::bridge().restart(Restart::on_failure()).start()?;
+    /// assert_eq!(counter.add(1)?, 1);
+    /// counter.restart()?;
+    /// assert_eq!((counter.add(1)?, counter.generation()), (1, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn restart(&self) -> Result<(), CallError> {
+        self.route.restart(const { &Method::restart_of::<T>() })
+    }
+
+    /// Kills the child at once (SIGKILL), and returns when it is gone, and how it ended. There will be no other, also of a bridge that
+    /// [restarts](Builder::restart). Calls in flight fail with [`CallError::Stopped`].
+    ///
+    /// A child that this process may not kill (one of the two has changed its user since the start) is told to end itself, which it does at once,
+    /// whatever its service is at. One that cannot even do that, because it was stopped by a signal, say, is waited for no longer than 10 s:
+    /// [`Exit::Running`].
     pub fn kill(&self) -> Exit {
         self.route.kill()
     }
@@ -342,9 +384,7 @@ impl<T: Service> Deref for Bridge<T> {
 
 impl<T: Service> Drop for Bridge<T> {
     fn drop(&mut self) {
-        if !self.route.has_ended() {
-            let _ = self.stop();
-        }
+        self.route.let_go(const { &Method::drop_of::<T>() }, self.stop_grace);
     }
 }
 

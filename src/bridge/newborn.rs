@@ -17,15 +17,18 @@ use crate::signal::ParentBells;
 use crate::sys::image::Image;
 use crate::sys::limits::{self, Wanted};
 use crate::sys::pidfd::Pidfd;
-use crate::sys::poll;
+use crate::sys::{poll, socket};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long to wait for the status of a child that has been killed.
-const REAP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for the status of a child that has been killed, before the watcher waits for it.
+const REAP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long a child is waited for between two looks at whether it is still wanted.
+const WANTED_SLICE: Duration = Duration::from_millis(20);
 
 /// How long a child that has closed its control socket may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(1);
@@ -60,6 +63,7 @@ impl<T: Service> Newborn<T> {
         bells: &ParentBells,
         timeout: Duration,
         executable: &str,
+        is_wanted: &dyn Fn() -> bool,
     ) -> Result<Vec<u8>, StartError> {
         let Some(control) = &self.control else { return Err(Self::died(self.pid, Exit::Unknown)) };
         let descriptors: Vec<BorrowedFd<'_>> = segment.iter().map(AsFd::as_fd).chain(bells.for_child()).collect();
@@ -74,9 +78,12 @@ impl<T: Service> Newborn<T> {
         drop(segment);
         failpoints::reach(Step::ParentGreeted);
         let deadline = Deadline::after(Some(timeout));
-        while !poll::readable(control, deadline.left().unwrap_or(timeout))
+        while !poll::readable(control, deadline.left().unwrap_or(timeout).min(WANTED_SLICE))
             .map_err(system::<T>("waiting for the child".into(), Wanted::Memory))?
         {
+            if !is_wanted() {
+                return Err(self.unusable("nobody waits for it any more".into()));
+            }
             if deadline.has_passed() {
                 return Err(StartError::NoAnswer { service: T::NAME, executable: executable.into(), timeout });
             }
@@ -161,9 +168,9 @@ impl<T: Service> Newborn<T> {
     pub(super) fn watched(mut self, segment: &Segment, shared: Shared) -> Result<Arc<Link>, StartError> {
         let parts = self.pidfd.take().zip(self.control.take());
         let (pidfd, control) = parts.ok_or_else(|| Self::died(self.pid, Exit::Unknown))?;
-        let link = Arc::new(Link::new(self.pid, pidfd, control, segment, shared));
+        let link = Link::new(self.pid, pidfd, control, segment, shared);
         if let Err(error) = watch::watch(link.clone()) {
-            link.pidfd().kill();
+            link.put_an_end();
             reap(link.pidfd(), REAP_PATIENCE);
             return Err(system::<T>("watching the child".into(), Wanted::Memory)(error));
         }
@@ -173,11 +180,47 @@ impl<T: Service> Newborn<T> {
 
 impl<T> Drop for Newborn<T> {
     fn drop(&mut self) {
-        if let Some(pidfd) = &self.pidfd {
-            pidfd.kill();
-            reap(pidfd, REAP_PATIENCE);
+        let (Some(pidfd), Some(control)) = (self.pidfd.take(), self.control.take()) else { return };
+        if pidfd.kill().is_err() {
+            // It ends itself when nobody is there any more.
+            socket::shut_down(&control);
+        }
+        if reap(&pidfd, REAP_PATIENCE).is_none() {
+            // What keeps it, the kernel knows. Whoever waits for the bridge has waited long enough.
+            let _ = watch::watch(Arc::new(Remains { pidfd, control }));
         }
     }
+}
+
+/// A child that was never a bridge's, and has not ended yet though it was to: watched only to be reaped.
+struct Remains {
+    pidfd: Pidfd,
+    control: OwnedFd,
+}
+
+impl Watched for Remains {
+    fn pidfd(&self) -> &Pidfd {
+        &self.pidfd
+    }
+
+    fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    /// Nothing that it says is of any use.
+    fn read_control(&self) -> bool {
+        false
+    }
+
+    fn give_up(&self) -> bool {
+        true
+    }
+
+    fn tidy(&self) -> bool {
+        false
+    }
+
+    fn ended(&self, _: Exit) {}
 }
 
 /// Waits until the child has ended, at most `patience`, and takes its status.

@@ -6,6 +6,7 @@ use super::confined::SentPlan;
 use super::newborn::{Newborn, system};
 use crate::call::caller::Caller;
 use crate::call::link::{MemoryOptions, Shared};
+use crate::call::overdue::Lateness;
 use crate::call::recorded::Recorded;
 use crate::call::service::{Fingerprint, Method, Service};
 use crate::doorbell::Wait;
@@ -21,6 +22,9 @@ use crate::sys::limits::Wanted;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How long a child that has not become a bridge's may take to be gone before whoever wanted it goes on.
+const START_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a builder has settled.
 pub(super) struct Recipe<T> {
@@ -40,19 +44,21 @@ pub(super) struct Recipe<T> {
     pub(super) start_timeout: Duration,
     /// For the constructor.
     pub(super) timeout: Option<Duration>,
+    /// What is to be done about calls that time out; `None` = nothing.
+    pub(super) lateness: Option<Lateness>,
     pub(super) service: PhantomData<fn() -> T>,
 }
 
 impl<T: Service> Recipe<T> {
     /// Starts a child that serves.
     pub(super) fn start(&self) -> Result<Arc<Caller>, StartError> {
-        let child = self.bring_up()?;
-        self.construct(&child)?;
+        let child = self.bring_up(&|| true)?;
+        self.construct(&child, self.start_timeout)?;
         Ok(child)
     }
 
-    /// Starts a child, and gets through the handshake with it. The service is yet to be built.
-    pub(super) fn bring_up(&self) -> Result<Arc<Caller>, StartError> {
+    /// Starts a child, and gets through the handshake with it, or gives that up when it is no longer wanted. The service is yet to be built.
+    pub(super) fn bring_up(&self, is_wanted: &dyn Fn() -> bool) -> Result<Arc<Caller>, StartError> {
         let Self { geometry, memory, .. } = *self;
         let objects = self.segments.of_parent();
         let (segment, object) = Segment::create(geometry, &*objects)
@@ -65,16 +71,21 @@ impl<T: Service> Recipe<T> {
         let (hello, plan) = (self.hello(objects.place()), self.plan.as_ref());
         let executable = self.launch.executable_name();
         let plan_sent = plan.map(SentPlan::bytes);
-        let told = newborn.shake_hands(&hello, plan_sent, object, &bells, self.start_timeout, &executable)?;
+        let told =
+            newborn.shake_hands(&hello, plan_sent, object, &bells, self.start_timeout, &executable, is_wanted)?;
         let report = plan.map(|plan| plan.report(&told)).transpose().map_err(|why| newborn.unusable(why))?;
         let link = newborn.watched(&segment, Shared { memory, objects, bells, report })?;
         failpoints::reach(Step::ParentWatched);
-        Ok(Arc::new(Caller::new::<T>(&segment, link, self.wait)))
+        let caller = Caller::new::<T>(&segment, link, self.wait);
+        Ok(Arc::new(match &self.lateness {
+            Some(lateness) => caller.with_lateness(&segment, lateness.clone()),
+            None => caller,
+        }))
     }
 
-    /// Has the child build the service. One that does not is killed.
-    pub(super) fn construct(&self, child: &Caller) -> Result<(), StartError> {
-        let error = match child.construct(self.constructor, &self.args, self.timeout) {
+    /// Has the child build the service. One that does not, or does not begin `within` that time, is killed.
+    pub(super) fn construct(&self, child: &Caller, within: Duration) -> Result<(), StartError> {
+        let error = match child.construct(self.constructor, &self.args, self.timeout, within) {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(message)) => StartError::Constructor { service: T::NAME, message },
             Err(CallError::Died { pid, exit, .. }) => {
@@ -82,8 +93,8 @@ impl<T: Service> Recipe<T> {
             }
             Err(error) => StartError::Call { service: T::NAME, error },
         };
-        // There is no service to drop.
-        child.kill();
+        // There is no service to drop. What keeps it from ending is the watcher's to wait for.
+        child.kill_within(START_PATIENCE);
         Err(error)
     }
 

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::error::Exit;
+use crate::error::{CallName, Exit, Progress};
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -10,12 +10,20 @@ use std::time::{Duration, Instant};
 /// No restart is put off for longer: so much can be added to any point in time.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// When and how a bridge whose child has died starts another, for [`Builder::restart`](crate::Builder::restart).
+/// When and how a bridge whose child has died, or is of no more use, starts another, for [`Builder::restart`](crate::Builder::restart).
+///
+/// | | [`on_failure`](Self::on_failure) | [`on_death`](Self::on_death) |
+/// |---|---|---|
+/// | the child dies, or breaks the protocol and is killed | another child | another child |
+/// | a call has timed out, and still runs | another child, [100 ms later](Self::kill_after) | nothing |
+/// | calls while there is no child | [wait](Self::calls_wait) for the next | fail with `CallError::Down` |
+/// | [how often](Self::at_most) | without end | without end |
+/// | [waits](Self::backoff) between starts | none after a child that has answered a call; then 10 ms, 20, 40, up to 5 s | the same |
 ///
 /// # Examples
 ///
 /// ```
-/// # use callgate::{Restart, bridge};
+/// # use callgate::{CallError, Restart, bridge};
 /// # use std::time::Duration;
 /// # struct Decoder;
 /// # #[bridge]
@@ -23,17 +31,12 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// #     pub fn new() -> Self { Decoder }
 /// #     #[bridge(idempotent)]
 /// #     pub fn decode(&self, data: &[u8]) -> u64 { data.iter().map(|&byte| u64::from(byte)).sum() }
-/// #     pub fn crash(&self) { std::process::abort() }
+/// #     pub fn hang(&self) { loop { std::thread::park() } }
 /// # }
 /// # #[callgate::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let restart = Restart::on_death()
-///     .at_most(10)
-///     .within(Duration::from_secs(60))
-///     .backoff(Duration::from_millis(5), Duration::from_secs(1))
-///     .calls_wait(true);
-/// let decoder = Decoder::bridge().restart(restart).start()?;
-/// assert!(decoder.crash().is_err());
+/// let decoder = Decoder::bridge().timeout(Duration::from_millis(500)).restart(Restart::on_failure()).start()?;
+/// assert!(matches!(decoder.hang(), Err(CallError::TimedOut { .. })));
 /// assert_eq!(decoder.decode(&[1, 2, 3])?, 6); // in another child
 /// assert_eq!(decoder.generation(), 1);
 /// # Ok(())
@@ -42,32 +45,53 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone, Debug)]
 #[must_use = "it takes effect in `Builder::restart`"]
 pub struct Restart {
-    pub(super) most: u32,
+    pub(super) most: Option<u32>,
     pub(super) within: Duration,
     pub(super) first: Duration,
     pub(super) longest: Duration,
+    pub(super) kill_after: Option<Duration>,
     pub(super) spare: bool,
     pub(super) calls_wait: bool,
 }
 
 impl Restart {
     /// Another child whenever one has died, whatever it died of; not after [`Bridge::stop`](crate::Bridge::stop) and
-    /// [`Bridge::kill`](crate::Bridge::kill). At most 5 within a minute, unless it is said otherwise.
+    /// [`Bridge::kill`](crate::Bridge::kill).
     pub fn on_death() -> Self {
         Self {
-            most: 5,
+            most: None,
             within: Duration::from_secs(60),
             first: Duration::from_millis(10),
-            longest: Duration::from_secs(1),
+            longest: Duration::from_secs(5),
+            kill_after: None,
             spare: false,
             calls_wait: false,
         }
     }
 
+    /// Another child also when a call has outlived its timeout: the child that still runs it is [killed](Self::kill_after). And calls that are made while
+    /// there is no child [wait](Self::calls_wait) for the next one. A call without a [timeout](crate::Builder::timeout) may take as long as it likes.
+    pub fn on_failure() -> Self {
+        Self { kill_after: Some(Duration::from_millis(100)), calls_wait: true, ..Self::on_death() }
+    }
+
+    /// For how long a call that has timed out may go on before its child is killed. Default: 100 ms with [`on_failure`](Self::on_failure), without end
+    /// with [`on_death`](Self::on_death).
+    ///
+    /// If it is answered by then, late as that is, the child stays. It counts while it is being carried out (with several
+    /// [workers](crate::Builder::workers) also while it waits there for a method with `&mut self` to end): a call that timed out while it waited
+    /// behind another costs nobody's life, but if the child is at nothing and does not begin it (a child that was stopped, say), it does, after
+    /// this or 100 ms, whichever is longer. What else the child was at fails with [`CallError::Died`](crate::CallError::Died), or is made again in the next
+    /// one. A call of [`Bridge::begin`](crate::Bridge::begin) is overdue when its timeout has passed, whether anybody asks for its result or not.
+    pub fn kill_after(mut self, grace: Duration) -> Self {
+        self.kill_after = Some(grace);
+        self
+    }
+
     /// How many restarts there may be [`within`](Self::within) some time, 1 or more, failed ones included; the bridge then stays
-    /// down. Default: 5.
+    /// down, and calls say so in [`CallError::Down`](crate::CallError::Down), until [`Bridge::restart`](crate::Bridge::restart). Default: any number.
     pub fn at_most(mut self, restarts: u32) -> Self {
-        self.most = restarts;
+        self.most = Some(restarts);
         self
     }
 
@@ -77,8 +101,9 @@ impl Restart {
         self
     }
 
-    /// How long to wait before a restart, when others have just been: before the second [within](Self::within) that time `first`, then
-    /// twice as long each time, up to `longest`. The first comes at once. Default: 10 ms, 1 s.
+    /// How long to wait before a start, when children keep dying before they have answered a call, or do not come up: before the second start in a
+    /// row `first`, then twice as long each time, up to `longest`. The first comes at once, as does the one after a child that has answered a
+    /// call. Default: 10 ms, 5 s.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.first = first;
         self.longest = longest;
@@ -86,15 +111,15 @@ impl Restart {
     }
 
     /// Whether a second child stands ready, with everything but its service, which is built only when it takes over. So coming back
-    /// costs less than a start, for the memory of a process that waits. While one is being started, which is right after each start, a death is
-    /// noticed when that is done. Default: no.
+    /// costs less than a start, for the memory of a process that waits. Default: no.
     pub fn spare(mut self, spare: bool) -> Self {
         self.spare = spare;
         self
     }
 
-    /// Whether calls that are made while there is no child wait for the next one, as long as their timeout allows. Default: no, they
-    /// fail at once with [`CallError::Down`](crate::CallError::Down).
+    /// Whether calls that are made while there is no child wait for the next one: as long as their timeout allows; without one, until a child
+    /// serves or a start fails. Then, or at once if they do not wait, they fail with [`CallError::Down`](crate::CallError::Down). Default: yes with
+    /// [`on_failure`](Self::on_failure), no with [`on_death`](Self::on_death).
     pub fn calls_wait(mut self, wait: bool) -> Self {
         self.calls_wait = wait;
         self
@@ -105,26 +130,42 @@ impl Restart {
         if !self.has_left(history, now) {
             return None;
         }
-        let wait = match history.0.len() {
+        let wait = match history.fruitless {
             0 => Duration::ZERO,
             earlier => self.first.saturating_mul(1 << (earlier - 1).min(20)).min(self.longest).min(LONGEST),
         };
-        history.0.push_back(now + wait);
+        history.fruitless = history.fruitless.saturating_add(1);
+        if self.most.is_some() {
+            history.starts.push_back(now + wait);
+        }
         Some(wait)
     }
 
     /// Whether there may be another restart.
     pub(super) fn has_left(&self, history: &mut History, now: Instant) -> bool {
-        history.0.retain(|&at| now.saturating_duration_since(at) < self.within);
-        history.0.len() < self.most as usize
+        history.starts.retain(|&at| now.saturating_duration_since(at) < self.within);
+        self.most.is_none_or(|most| history.starts.len() < most as usize)
     }
 }
 
-/// When restarts were, as long as they count.
+/// What there has been of restarts.
 #[derive(Debug, Default)]
-pub(super) struct History(VecDeque<Instant>);
+pub(super) struct History {
+    /// When they were, as long as they count, if they are counted.
+    starts: VecDeque<Instant>,
+    /// How many there have been since a child answered a call.
+    fruitless: u32,
+}
 
-/// The end of a bridge's child that nobody asked for, see [`Builder::on_death`](crate::Builder::on_death).
+impl History {
+    /// A child has answered a call.
+    pub(super) fn bear_fruit(&mut self) {
+        self.fruitless = 0;
+    }
+}
+
+/// The end of a bridge's child that [`Bridge::stop`](crate::Bridge::stop) and [`Bridge::kill`](crate::Bridge::kill) did not ask for, see
+/// [`Builder::on_death`](crate::Builder::on_death).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Death {
@@ -136,6 +177,10 @@ pub struct Death {
     pub exit: Exit,
     /// What it did to be killed by its parent, if that is why it ended: see [`CallError::Corrupt`](crate::CallError::Corrupt).
     pub corrupt: Option<&'static str>,
+    /// The call that had outlived its timeout, if the child was killed for that: see [`Restart::kill_after`].
+    pub overdue: Option<CallName>,
+    /// Whether [`Bridge::restart`](crate::Bridge::restart) asked for it.
+    pub asked: bool,
     /// How many children of this bridge there were before it.
     pub generation: u64,
     /// Whether another will be started.
@@ -145,9 +190,79 @@ pub struct Death {
 impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "child {} of the bridge to `{}` {}", self.pid, self.service, self.exit)?;
-        match self.corrupt {
-            Some(what) => write!(f, " because it broke the protocol ({what})"),
-            None => Ok(()),
+        match (self.corrupt, self.overdue) {
+            (Some(what), _) => write!(f, " because it broke the protocol ({what})"),
+            (None, Some(call)) => write!(f, " because its call `{call}` had outlived its timeout"),
+            (None, None) if self.asked => f.write_str(" because the bridge was told to restart"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// What happens to a bridge, see [`Builder::on_event`](crate::Builder::on_event).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Its first child serves.
+    Started {
+        /// The service.
+        service: &'static str,
+        /// The child's process number.
+        pid: u32,
+    },
+    /// A call has timed out. Its child lives, for [some time](Restart::kill_after).
+    TimedOut {
+        /// The call.
+        call: CallName,
+        /// The child's process number.
+        pid: u32,
+        /// The time that the call was given.
+        timeout: Duration,
+        /// How far it had come.
+        progress: Progress,
+    },
+    /// A child has ended, which nobody had asked for.
+    Died(Death),
+    /// Another child has taken its place.
+    Restarted {
+        /// The service.
+        service: &'static str,
+        /// The child's process number.
+        pid: u32,
+        /// How many there were before it.
+        generation: u64,
+    },
+    /// Another child was started, and did not come to serve. There will be a next, unless the bridge gives up.
+    NotRestarted {
+        /// The service.
+        service: &'static str,
+        /// The reason, in words.
+        why: String,
+    },
+    /// There will be no other child, unless [`Bridge::restart`](crate::Bridge::restart) asks for one.
+    GaveUp {
+        /// The service.
+        service: &'static str,
+        /// The reason, in words.
+        why: String,
+    },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Started { service, pid } => write!(f, "child {pid} of the bridge to `{service}` serves"),
+            Event::TimedOut { call, pid, timeout, progress } => {
+                write!(f, "call `{call}` of child {pid} has timed out after {timeout:?}; {progress}")
+            }
+            Event::Died(death) => death.fmt(f),
+            Event::Restarted { service, pid, generation } => {
+                write!(f, "child {pid} of the bridge to `{service}` has taken over, after {generation} others")
+            }
+            Event::NotRestarted { service, why } => {
+                write!(f, "the bridge to `{service}` has no other child yet: {why}")
+            }
+            Event::GaveUp { service, why } => write!(f, "the bridge to `{service}` stays down: {why}"),
         }
     }
 }
@@ -169,13 +284,28 @@ mod tests {
 
     #[test]
     fn restarts_of_long_ago_do_not_count() {
-        let restart = Restart::on_death().at_most(2).within(1000 * MS).backoff(10 * MS, 35 * MS);
+        let restart = Restart::on_death().at_most(2).within(1000 * MS);
         let (mut history, now) = (History::default(), Instant::now());
-        assert_eq!(restart.next(&mut history, now), Some(Duration::ZERO));
-        assert_eq!(restart.next(&mut history, now), Some(10 * MS));
+        assert!(restart.next(&mut history, now).is_some());
+        assert!(restart.next(&mut history, now).is_some());
         assert_eq!(restart.next(&mut history, now + 999 * MS), None);
-        assert_eq!(restart.next(&mut history, now + 1005 * MS), Some(10 * MS), "one is forgotten, one is not");
-        assert_eq!(restart.next(&mut history, now + 5000 * MS), Some(Duration::ZERO));
+        assert!(restart.next(&mut history, now + 1005 * MS).is_some(), "one is forgotten, one is not");
+    }
+
+    #[test]
+    fn fault_35_restarts_never_end_by_themselves_and_come_soon_after_a_child_that_was_of_use() {
+        for restart in [Restart::on_death(), Restart::on_failure()] {
+            let (mut history, now) = (History::default(), Instant::now());
+            for expected in [0, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5000, 5000] {
+                assert_eq!(restart.next(&mut history, now), Some(expected * MS));
+            }
+            for _ in 0..100_000 {
+                assert_eq!(restart.next(&mut history, now), Some(5000 * MS));
+            }
+            history.bear_fruit();
+            assert_eq!(restart.next(&mut history, now), Some(0 * MS));
+            assert_eq!(restart.next(&mut history, now), Some(10 * MS));
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::supervisor::Supervisor;
+use super::supervisor::{Supervisor, no_restart};
 use crate::call::caller::{Begun, Caller};
 use crate::call::service::Method;
 use crate::error::{CallError, Exit};
@@ -63,6 +63,14 @@ impl Route {
         }
     }
 
+    /// Exchanges the child for another.
+    pub(super) fn restart(&self, method: &'static Method) -> Result<(), CallError> {
+        match self {
+            Route::Single(_) => Err(no_restart(method)),
+            Route::Supervised(supervisor) => supervisor.restart(method),
+        }
+    }
+
     /// Kills the child. There will be no other.
     pub(super) fn kill(&self) -> Exit {
         match self {
@@ -71,11 +79,11 @@ impl Route {
         }
     }
 
-    /// Whether there is nothing to stop.
-    pub(super) fn has_ended(&self) -> bool {
+    /// Has the child stop, and does not wait for that. There will be no other.
+    pub(super) fn let_go(&self, drop: &'static Method, grace: Duration) {
         match self {
-            Route::Single(caller) => caller.peer.life.exit().is_some(),
-            Route::Supervised(_) => false,
+            Route::Single(caller) => caller.let_go(drop, grace),
+            Route::Supervised(supervisor) => supervisor.let_go(drop, grace),
         }
     }
 }

@@ -29,6 +29,9 @@ use std::thread;
 /// Exit code of a child that its parent's frames made no sense to.
 pub(super) const CONFUSED: i32 = 71;
 
+/// Exit code of a child whose service's destructor panicked while nobody waited for its reply: Rust's own.
+pub(crate) const PANICKED: i32 = 101;
+
 /// Bytes of stack of a worker beside the main thread: what that usually has. Only what is used is ever touched.
 const STACK: usize = 8 << 20;
 
@@ -43,7 +46,7 @@ pub(crate) fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
     if serving.segment.geometry().workers == 1 {
         serve::<T>(serving);
     }
-    let host = Parallel::<T>::new(serving.parent);
+    let host = Parallel::<T>::new(serving.parent, serving.segment.geometry().workers);
     let callee = Callee::start(serving);
     thread::scope(|scope| {
         for index in 1..callee.segment.geometry().workers {
@@ -83,7 +86,7 @@ impl Callee {
 
     /// The worker `index`, which carries out with `host` what is asked on its lanes.
     fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H, Parent> {
-        let lanes = WorkerLanes::new(&self.segment, index, &self.bells, wait_from_code(self.hello.wait));
+        let lanes = WorkerLanes::new(&self.segment, index, &self.bells, wait_from_code(self.hello.wait), true);
         Worker::new(lanes, Parent { memory: self.memory.clone(), trusted: self.parent }, host)
     }
 
@@ -154,6 +157,8 @@ pub(crate) struct Worker<H, A> {
     host: H,
     /// Requests that are not read where they lie.
     copy: AlignedVec<ALIGN>,
+    /// The process's exit code.
+    code: i32,
 }
 
 #[cfg(all(test, not(loom)))]
@@ -167,7 +172,7 @@ impl<H: Host> Worker<H, Parent> {
         host: H,
     ) -> Self {
         let bells = Bells::futexes(crate::signal::Count::of(&segment.geometry()));
-        let lanes = WorkerLanes::new(segment, index, &bells, wait);
+        let lanes = WorkerLanes::new(segment, index, &bells, wait, true);
         let limits = Limits { max_payload: 1 << 20, retained: 1 << 20 };
         let memory = PayloadMemory::new(control, Arc::new(crate::objects::Sealed), segment, limits, Access::ReadOnly);
         Self::new(lanes, Parent { memory, trusted: TrustedParent::of_itself() }, host)
@@ -184,11 +189,15 @@ impl<H: Host> Worker<H, Parent> {
     fn run(mut self) -> ! {
         loop {
             match self.serve_next() {
-                Ok(Some(Kind::Stop)) => {
+                Ok(Some(Kind::Stop)) if self.lanes.is_first() => {
                     failpoints::reach(Step::ChildExiting);
-                    // Flushes what the service printed and runs its exit handlers; the reply has been published.
-                    std::process::exit(0);
+                    // Flushes what the service printed and runs its exit handlers; the reply has been published, if anybody waits for one.
+                    std::process::exit(self.code);
                 }
+                // The first one ends the process.
+                Ok(Some(Kind::Stop)) => loop {
+                    thread::park();
+                },
                 Ok(_) => {}
                 Err(what) => confused(what),
             }
@@ -205,7 +214,7 @@ impl<H: Host> Worker<H, Parent> {
 
 impl<H: Host, A: Asker> Worker<H, A> {
     pub(crate) fn new(lanes: WorkerLanes, asker: A, host: H) -> Self {
-        Self { lanes, asker, host, copy: AlignedVec::new() }
+        Self { lanes, asker, host, copy: AlignedVec::new(), code: 0 }
     }
 
     /// Who asks.
@@ -231,7 +240,8 @@ impl<H: Host, A: Asker> Worker<H, A> {
     #[inline(always)]
     fn serve_one(&mut self, place: usize) -> Result<Option<Kind>, &'static str> {
         failpoints::reach(Step::ChildRequestSeen);
-        let (frame, slot) = self.lanes.lane(place).begin()?.ok_or("a request that was taken back")?;
+        let Some(lane) = self.lanes.found(place) else { return Ok(self.end()) };
+        let (frame, slot) = lane.begin()?.ok_or("a request that was taken back")?;
         failpoints::reach(Step::ChildStarted);
         // A child does not outlive its caller.
         if self.asker.life().is_some() && slot.is_left() {
@@ -252,6 +262,12 @@ impl<H: Host, A: Asker> Worker<H, A> {
             reply_fault(&mut exchange, &fault);
         }
         if exchange.replied.is_none() {
+            if kind == Kind::Stop {
+                // Nothing of it has been carried out: it comes again when every other request has been answered.
+                room.home.forget(came_home);
+                self.lanes.end_soon();
+                return Ok(None);
+            }
             exchange.refuse("its dispatch gave no reply");
         }
         let reply = exchange.replied.unwrap_or(Kind::Refused);
@@ -271,6 +287,18 @@ impl<H: Host, A: Asker> Worker<H, A> {
         self.asker.done(&mut self.copy);
         self.host.replied();
         Ok(Some(kind))
+    }
+}
+
+impl<H: Host, A: Asker> Worker<H, A> {
+    /// The end, which the parent has asked for without a request that could be answered.
+    #[cold]
+    fn end(&mut self) -> Option<Kind> {
+        let is_first = self.lanes.is_first();
+        if panic::catch(|| self.host.end(is_first)).is_err() {
+            self.code = PANICKED;
+        }
+        Some(Kind::Stop)
     }
 }
 

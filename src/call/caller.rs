@@ -2,15 +2,17 @@
 
 #![forbid(unsafe_code)]
 
+use super::callee::PANICKED;
 use super::link::Link;
+use super::overdue::{Lateness, Overdue};
 use super::peer::{Hold, Peer};
 use super::recorded::Recorded;
 use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
 use crate::doorbell::{Deadline, Wait, Waited};
-use crate::error::{CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Progress};
+use crate::error::{Awaited, CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Progress};
 use crate::failpoints::{self, Step};
 use crate::frame::{self, Beyond, Decoder, Kind, Limit, Reply, Request};
-use crate::lane::{CallerLane, Frame, SendError};
+use crate::lane::{CallerLane, Frame, SendError, WorkerBell};
 use crate::life::Cause;
 use crate::reading::{Refusal, last_refusal};
 use crate::segment::Segment;
@@ -27,6 +29,9 @@ use std::time::{Duration, Instant};
 /// How long a killed child may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long who lets go of a bridge waits for a child that has nothing to do but to drop its service.
+const LET_GO_PATIENCE: Duration = Duration::from_millis(3);
+
 /// How long a thread that waits for a lane waits between two looks at whether the child has ended.
 const LANE_SLICE: Duration = Duration::from_millis(20);
 
@@ -41,11 +46,15 @@ pub(crate) struct Caller {
     hold: Arc<dyn Hold>,
     pub(super) wait: Wait,
     workers: u32,
+    /// How to reach each worker apart from its lanes.
+    bells: Box<[WorkerBell]>,
     service: TypeId,
     /// The interfaces that the child has, or is to have, in its table; interface n is at n - 1.
     interfaces: [Introduction; MAX_INTERFACES],
     entering: Mutex<()>,
     stopping: Mutex<()>,
+    /// Where calls are told of that time out; `None` = nowhere.
+    overdue: Option<Arc<Overdue>>,
 }
 
 /// A place in the table of interfaces.
@@ -189,18 +198,54 @@ impl Caller {
     /// The calling side of what `hold` has of `peer`, who has the service.
     pub(crate) fn of(segment: &Segment, peer: Arc<Peer>, hold: Arc<dyn Hold>, wait: Wait, service: TypeId) -> Self {
         let lane = |index| Arc::new(Mutex::new(CallerLane::new(segment, index, &peer.bells)));
+        let workers = segment.geometry().workers;
+        let bells = (0..workers).map(|index| WorkerBell::new(segment, index, &peer.bells)).collect();
         Self {
             lanes: (0..segment.geometry().lanes).map(lane).collect(),
             peer,
             home: hold.clone(),
             hold,
             wait,
-            workers: segment.geometry().workers,
+            workers,
+            bells,
             service,
             interfaces: [const { Introduction { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
             entering: Mutex::new(()),
             stopping: Mutex::new(()),
+            overdue: None,
         }
+    }
+
+    /// The same, with something to be done about calls that time out.
+    pub(crate) fn with_lateness(mut self, segment: &Segment, lateness: Lateness) -> Self {
+        // First as what it is.
+        let hold: Arc<dyn Hold> = self.hold.clone();
+        self.overdue = Some(Overdue::new(segment, Arc::downgrade(&hold), lateness));
+        self
+    }
+
+    /// The call that the child was at for so long that it was killed, if so.
+    pub(crate) fn culprit(&self) -> Option<CallName> {
+        self.overdue.as_ref().and_then(|overdue| overdue.culprit())
+    }
+
+    /// Whether the child, which is dead, had answered any call beside its constructor's.
+    pub(crate) fn has_answered_calls(&self) -> bool {
+        let ticket = &Ticket::new(const { &Method::nameless() }, None);
+        let until = Instant::now() + LANE_SLICE;
+        let answers = self.lanes.iter().enumerate().map(|(index, lane)| match lane.try_lock_until(until) {
+            Some(mut lane) => {
+                // Also what nobody waited for.
+                let _ = self.settle(&mut lane, ticket);
+                lane.answered()
+            }
+            // Its call is pending. What came before that on this lane, only the child has said.
+            None => {
+                u64::from(self.overdue.as_ref().is_some_and(|overdue| overdue.has_answered(index, (index == 0).into())))
+            }
+        });
+        let introductions = self.interfaces.iter().filter(|place| place.bound.get().is_some()).count();
+        answers.sum::<u64>() > 1 + introductions as u64
     }
 
     /// The memory of requests and boxes.
@@ -316,17 +361,27 @@ impl Caller {
         self.receive(&mut lane, position, Kind::Call, ticket)
     }
 
-    /// Has the child build the service from recorded arguments. Returns the constructor's own error, as it displays.
+    /// Has the child build the service from recorded arguments. Returns the constructor's own error, as it displays. One that has not begun with it
+    /// `within` that time never will.
     pub(crate) fn construct(
         &self,
         method: &'static Method,
         args: &Recorded,
         timeout: Option<Duration>,
+        within: Duration,
     ) -> Result<Result<(), String>, CallError> {
-        let ticket = &Ticket::new(method, timeout);
+        let (ticket, begin) = (&Ticket::new(method, timeout), &Ticket::new(method, Some(within)));
         // Lane 0, like the request to stop: its worker is the child's main thread.
         let mut lane = self.lock(&self.lanes[0], ticket)?;
-        self.ask_on(&mut lane, Ask { kind: Kind::Construct, call: method.word(0) }, args, ticket)
+        let ask = Ask { kind: Kind::Construct, call: method.word(0) };
+        let position = self.send_on(&mut lane, ask, &mut Some(args), Args::Spend, ticket)?;
+        if within < timeout.unwrap_or(Duration::MAX)
+            && lane.wait(self.wait, &self.peer.life, begin.deadline) == Waited::DeadlinePassed
+            && lane.progress(position) == Progress::NotStarted
+        {
+            return Err(self.out_of_time(Awaited::Answer, Progress::NotStarted, begin));
+        }
+        self.receive(&mut lane, position, ask.kind, ticket)
     }
 
     // ---- calls that do not wait ------------------------------------------------------------------------------------
@@ -352,6 +407,10 @@ impl Caller {
         let position = self.send_on(&mut lane, ask, &mut Some(args), Args::SpendAtOnce, &ticket)?;
         // What comes back only when this thread asks for it is not waited for by others.
         lane.give_up(&*self.home);
+        if let (Some(overdue), Some(due)) = (&self.overdue, ticket.deadline.instant()) {
+            // Nobody may ask for it by then.
+            overdue.watch(ticket.name(), lane.index(), position, due);
+        }
         Ok(Begun { lane, caller: self.clone(), position, ticket })
     }
 
@@ -366,14 +425,20 @@ impl Caller {
         }
         Err(CallError::Refused {
             call: ticket.name(),
-            why: format!("all {} lanes of the bridge are in use by other calls", self.lanes.len()),
+            why: format!(
+                "all {} lanes of the bridge are in use, by other calls or by `Pending`s whose results have not been taken; take or drop \
+                 them, or give the bridge more with Builder::lanes",
+                self.lanes.len()
+            ),
         })
     }
 
     // ---- the end ---------------------------------------------------------------------------------------------------
 
-    /// Has the child drop the service and exit, after all calls made before; kills it if that takes longer than `grace`.
+    /// Has the child drop the service and exit, after all calls that were sent before; kills it if that takes longer than `grace`.
     /// The child is gone when this returns. A second stop waits for the first, and returns how the child ended.
+    ///
+    /// Waits for nothing but the child: not for who is in a call, nor for calls that have been answered and not taken.
     pub(crate) fn stop(&self, drop: &'static Method, grace: Duration) -> Result<Exit, CallError> {
         let ticket = &Ticket::new(drop, Some(grace));
         if self.peer.is_in_fork() {
@@ -381,38 +446,115 @@ impl Caller {
         }
         let _one_at_a_time = self.stopping.lock();
         let life = &self.peer.life;
-        if let (Some(Cause::Stopped), Some(exit)) = (life.cause(), life.exit()) {
-            return Ok(exit);
+        match (life.cause(), life.exit()) {
+            (Some(Cause::Stopped), Some(exit)) => return Ok(exit),
+            (Some(Cause::Corrupt(_)), _) | (None, Some(_)) => {
+                self.kill();
+                return Err(self.over(Progress::NotStarted, ticket));
+            }
+            _ => {}
         }
         life.blame(Cause::Stopped);
-        let asked = self.ask_to_stop(ticket);
-        let exit = match asked {
-            Ok(()) | Err(CallError::Panicked { .. }) => life.wait(ticket.deadline),
-            Err(_) => None,
+        let answer = match self.ask_to_stop(ticket, LANE_SLICE) {
+            Some((mut lane, position)) => self.receive(&mut lane, position, Kind::Stop, ticket),
+            None => self.stopped_unasked(drop, ticket.deadline),
         };
-        match exit {
-            Some(exit) => asked.map(|()| exit),
-            None => {
+        match answer {
+            Err(error @ CallError::Corrupt { .. }) => {
                 self.kill();
-                asked.and_then(|()| Err(self.timed_out(Progress::Started, ticket)))
+                Err(error)
             }
+            // Or it has ended without an answer.
+            answer => match life.wait(ticket.deadline) {
+                Some(_) if matches!(answer, Err(CallError::Panicked { .. })) => answer.map(|()| Exit::Unknown),
+                Some(exit) => Ok(exit),
+                None => {
+                    self.kill();
+                    Err(self.out_of_time(Awaited::Answer, Progress::Started, ticket))
+                }
+            },
         }
     }
 
-    fn ask_to_stop(&self, ticket: &Ticket) -> Result<(), CallError> {
-        // Every lane, because the child serves them in turn, or at once: a call on another one could be overtaken.
-        let lanes = self.lanes.iter().map(|lane| self.lock(lane, ticket));
-        let mut lanes = lanes.collect::<Result<Vec<_>, _>>()?;
-        self.ask_on(&mut lanes[0], Ask { kind: Kind::Stop, call: 0 }, (), ticket)
+    /// Asks the child to stop, and does not wait: what it has answered, or is at, may keep its lanes from everybody else. If the first one is to be
+    /// had within `patience`, returns it, and the position of the request, which will be answered; the child ends in any case.
+    fn ask_to_stop(&self, ticket: &Ticket, patience: Duration) -> Option<(MutexGuard<'_, CallerLane>, u64)> {
+        let (first, others) = self.bells.split_first()?;
+        // Before the request to stop, by which the first worker begins to wait for them.
+        others.iter().for_each(WorkerBell::ask_to_end);
+        let asked = self.lanes[0].try_lock_for(patience).and_then(|mut lane| {
+            self.settle(&mut lane, ticket).ok()?;
+            if lane.credit() == 0 {
+                return None;
+            }
+            let ask = Ask { kind: Kind::Stop, call: 0 };
+            let position = self.send_on(&mut lane, ask, &mut Some(()), Args::Spend, ticket).ok()?;
+            Some((lane, position))
+        });
+        if asked.is_none() {
+            first.ask_to_end();
+            failpoints::reach(Step::ParentStopSent);
+        }
+        asked
+    }
+
+    /// What would have been the answer of a child that was asked to stop with no request: it can tell by its exit code alone.
+    fn stopped_unasked(&self, drop: &'static Method, deadline: Deadline) -> Result<(), CallError> {
+        if self.peer.life.wait(deadline) != Some(Exit::Code(PANICKED)) {
+            return Ok(());
+        }
+        let message = "in the service's destructor; the child has printed the message".into();
+        let fault = Fault { message, location: None, backtrace: None };
+        Err(CallError::Panicked { call: drop.call_name(), fault: Box::new(fault) })
+    }
+
+    /// Has the child stop, as [`stop`](Self::stop) does, and leaves it to the watcher to see to it. One that has nothing to do is given a moment, which is
+    /// enough for most: then whatever its service does when it is dropped has been done.
+    pub(crate) fn let_go(&self, drop: &'static Method, grace: Duration) {
+        if self.peer.is_in_fork() || self.peer.life.is_over() {
+            return;
+        }
+        self.peer.life.blame(Cause::Stopped);
+        let ticket = &Ticket::new(drop, Some(grace));
+        let is_idle = |lane: &Arc<Mutex<CallerLane>>| {
+            lane.try_lock().is_some_and(|mut lane| self.settle(&mut lane, ticket).is_ok() && lane.is_idle())
+        };
+        let is_idle = self.lanes.iter().all(is_idle);
+        // Whether it will be heard or not.
+        self.hold.kill_after(grace);
+        let asked = self.ask_to_stop(ticket, Duration::ZERO);
+        std::mem::drop(asked);
+        if is_idle {
+            self.peer.life.wait(Deadline::after(Some(LET_GO_PATIENCE.min(grace))));
+        }
     }
 
     /// Kills the child, and waits until it is gone. A fork leaves it alone: it is not its child.
     pub(crate) fn kill(&self) -> Exit {
+        self.kill_within(KILL_PATIENCE)
+    }
+
+    /// The same, and waits no longer than `patience`: the watcher sees to the rest.
+    pub(crate) fn kill_within(&self, patience: Duration) -> Exit {
         if self.peer.is_in_fork() {
             return Exit::Unknown;
         }
         self.hold.end(Cause::Stopped);
-        self.peer.life.wait(Deadline::after(Some(KILL_PATIENCE))).unwrap_or(Exit::Unknown)
+        self.peer.life.wait(Deadline::after(Some(patience))).unwrap_or(Exit::Running)
+    }
+
+    /// Kills the child, and does not wait for that. Calls of it fail as those of any that has died.
+    pub(crate) fn put_down(&self) {
+        if !self.peer.is_in_fork() {
+            self.hold.kill();
+        }
+    }
+
+    /// Kills the child because the bridge is stopped, and does not wait for that.
+    pub(crate) fn discard(&self) {
+        if !self.peer.is_in_fork() {
+            self.hold.end(Cause::Stopped);
+        }
     }
 
     // ---- interfaces ------------------------------------------------------------------------------------------------
@@ -556,10 +698,7 @@ impl Caller {
 
     /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.
     pub(crate) fn take_late_replies(&self) {
-        let ticket = &Ticket::new(
-            const { &Method { service: "", name: "", index: 0, interface: None, idempotent: false } },
-            None,
-        );
+        let ticket = &Ticket::new(const { &Method::nameless() }, None);
         for mut lane in self.lanes.iter().filter_map(|lane| lane.try_lock()) {
             lane.forget_unsent(&*self.home);
             // What is wrong with one of them is said by whoever calls next.
@@ -608,6 +747,9 @@ impl Caller {
     #[cold]
     pub(super) fn give_up(&self, lane: &mut CallerLane, position: u64, ticket: &Ticket) -> CallError {
         lane.give_up(&*self.home);
+        if let Some(overdue) = &self.overdue {
+            overdue.watch(ticket.name(), lane.index(), position, Instant::now());
+        }
         self.timed_out(lane.progress(position), ticket)
     }
 
@@ -671,7 +813,9 @@ impl Caller {
             }
             match lane.wait(self.wait, &self.peer.life, ticket.deadline) {
                 Waited::Ready if !ticket.deadline.has_passed() => {}
-                Waited::Ready | Waited::DeadlinePassed => return Err(self.late(ticket)),
+                Waited::Ready | Waited::DeadlinePassed => {
+                    return Err(self.timed_out_for(Awaited::Slot, Progress::NotStarted, ticket));
+                }
                 Waited::Dead => return Err(self.over(Progress::NotStarted, ticket)),
             }
         }
@@ -898,7 +1042,9 @@ impl Caller {
             SendError::NoMemory(NoMemory::Exhausted { len, budget }) => {
                 CallError::Exhausted { call, what: Payload::Request, len, budget }
             }
-            SendError::NoMemory(NoMemory::Late { .. }) => self.late(ticket),
+            SendError::NoMemory(NoMemory::Late { .. }) => {
+                self.timed_out_for(Awaited::Memory, Progress::NotStarted, ticket)
+            }
             SendError::NoMemory(NoMemory::Failed { why }) => CallError::Refused { call, why },
             SendError::Encode | SendError::Beyond(_) => {
                 CallError::Refused { call, why: "its arguments cannot be encoded".into() }
@@ -922,16 +1068,28 @@ impl Caller {
         CallError::Refused { call, why: why.into() }
     }
 
-    /// The error of a call that ran out of time before it was sent.
+    /// The error of a call that ran out of time before it was sent, while it waited for a lane.
     #[cold]
     fn late(&self, ticket: &Ticket) -> CallError {
-        self.timed_out(Progress::NotStarted, ticket)
+        self.timed_out_for(Awaited::Lane { lanes: self.lanes.len() as u32 }, Progress::NotStarted, ticket)
     }
 
     #[cold]
     pub(super) fn timed_out(&self, progress: Progress, ticket: &Ticket) -> CallError {
+        self.timed_out_for(Awaited::Answer, progress, ticket)
+    }
+
+    #[cold]
+    fn timed_out_for(&self, awaited: Awaited, progress: Progress, ticket: &Ticket) -> CallError {
+        let error = self.out_of_time(awaited, progress, ticket);
+        self.overdue.iter().for_each(|overdue| overdue.tell(&error));
+        error
+    }
+
+    #[cold]
+    fn out_of_time(&self, awaited: Awaited, progress: Progress, ticket: &Ticket) -> CallError {
         let timeout = ticket.timeout.unwrap_or_default();
-        CallError::TimedOut { call: ticket.name(), pid: self.peer.pid, timeout, progress }
+        CallError::TimedOut { call: ticket.name(), pid: self.peer.pid, timeout, awaited, progress }
     }
 
     /// The error of a call whose reply this thread has just refused. What no peer sends that keeps to the protocol is a breach of it; for what

@@ -11,7 +11,7 @@ use crate::failpoints::{self, Step};
 use crate::frame::Kind;
 use crate::trusted::TrustedParent;
 use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::sync::{OnceLock, PoisonError, TryLockError};
 
 /// How a method gets at the service that it is called on.
@@ -37,8 +37,12 @@ impl<T> Access<T> for &mut T {
 
 /// What carries out the requests of a worker.
 pub(crate) trait Host {
-    /// Carries out one request; writes its reply.
+    /// Carries out one request; writes its reply. There is no reply to the request to stop when it comes for the first time.
     fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>);
+
+    /// A worker has answered all that it will ever be asked; `is_first` = the one that drops the service, which it does when the others have
+    /// come to this too.
+    fn end(&mut self, _is_first: bool) {}
 
     /// The reply has been published.
     #[inline(always)]
@@ -52,17 +56,19 @@ pub(crate) struct Alone<T> {
     parent: TrustedParent,
     service: Option<T>,
     interfaces: Interfaces<Dispatch<T>>,
+    /// The request to stop has come for the first time.
+    is_ending: bool,
 }
 
 impl<T: Service> Alone<T> {
     pub(super) fn new(parent: TrustedParent) -> Self {
-        Self { parent, service: None, interfaces: Interfaces::new() }
+        Self { parent, service: None, interfaces: Interfaces::new(), is_ending: false }
     }
 
     /// The host of a service that a test has built.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn of(service: T) -> Self {
-        Self { parent: TrustedParent::of_itself(), service: Some(service), interfaces: Interfaces::new() }
+        Self { service: Some(service), ..Self::new(TrustedParent::of_itself()) }
     }
 }
 
@@ -82,9 +88,15 @@ impl<T: Service> Host for Alone<T> {
             }
             (Kind::Construct, service) => *service = T::construct(Incoming(exchange)),
             (Kind::Bind, _) => self.interfaces.bind(exchange, |offset| self.parent.dispatch_at(offset)),
+            (Kind::Stop, _) if !self.is_ending => self.is_ending = true,
             (Kind::Stop, service) => stop(service.take(), exchange),
             _ => exchange.refuse(NO_SERVICE),
         }
+    }
+
+    fn end(&mut self, _: bool) {
+        failpoints::reach(Step::ChildStopping);
+        drop(self.service.take());
     }
 }
 
@@ -101,17 +113,36 @@ pub struct Parallel<T> {
     /// keep out readers, because the lock prefers writers. The queue itself is fair, if not at every step.
     queue: Mutex<()>,
     interfaces: Interfaces<ParallelDispatch<T>>,
+    ending: Mutex<Ending>,
+    /// Rung when a worker has come to its end.
+    ended: Condvar,
+}
+
+/// How far the workers of a child have come to their end.
+struct Ending {
+    /// The request to stop has come for the first time.
+    has_begun: bool,
+    /// Workers that may still be asked something, the first one not among them.
+    busy: u32,
 }
 
 impl<T: Service> Parallel<T> {
-    pub(super) fn new(parent: TrustedParent) -> Self {
-        Self { parent, service: ShardedLock::new(None), queue: Mutex::new(()), interfaces: Interfaces::new() }
+    /// What so many workers share.
+    pub(super) fn new(parent: TrustedParent, workers: u32) -> Self {
+        Self {
+            parent,
+            service: ShardedLock::new(None),
+            queue: Mutex::new(()),
+            interfaces: Interfaces::new(),
+            ending: Mutex::new(Ending { has_begun: false, busy: workers - 1 }),
+            ended: Condvar::new(),
+        }
     }
 
     /// The host of a service that a test has built.
     #[cfg(all(test, debug_assertions, not(loom)))]
     pub(crate) fn of(service: T) -> Self {
-        Self { service: ShardedLock::new(Some(service)), ..Self::new(TrustedParent::of_itself()) }
+        Self { service: ShardedLock::new(Some(service)), ..Self::new(TrustedParent::of_itself(), 2) }
     }
 }
 
@@ -130,6 +161,14 @@ impl<T> Parallel<T> {
     fn read_slow(&self) -> ShardedLockReadGuard<'_, Option<T>> {
         let _head = self.queue.lock();
         self.service.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The service, for good: when the other workers have answered all that they were asked.
+    fn taken_last(&self) -> Option<T> {
+        let mut ending = self.ending.lock();
+        self.ended.wait_while(&mut ending, |ending| ending.busy > 0);
+        drop(ending);
+        self.write().take()
     }
 
     /// The service, for this thread alone: after the methods that run, and before those that wait behind this.
@@ -183,12 +222,20 @@ impl<T: Service> Host for &Parallel<T> {
                 *self.write() = service;
             }
             Kind::Bind => self.interfaces.bind(exchange, |offset| self.parent.parallel_dispatch_at(offset)),
-            Kind::Stop => {
-                let service = self.write().take();
-                stop(service, exchange);
-            }
+            Kind::Stop if !std::mem::replace(&mut self.ending.lock().has_begun, true) => {}
+            Kind::Stop => stop(self.taken_last(), exchange),
             _ => exchange.refuse(NO_SERVICE),
         }
+    }
+
+    fn end(&mut self, is_first: bool) {
+        if is_first {
+            let service = self.taken_last();
+            failpoints::reach(Step::ChildStopping);
+            return drop(service);
+        }
+        self.ending.lock().busy -= 1;
+        self.ended.notify_all();
     }
 }
 

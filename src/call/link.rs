@@ -15,12 +15,12 @@ use crate::frame::{BlockRef, TrustedPeer};
 use crate::life::{Cause, Life};
 use crate::objects::Objects;
 use crate::process::Report;
-use crate::process::watch::Watched;
+use crate::process::watch::{self, Due, Watched};
 use crate::segment::{Block, Segment};
 use crate::signal::ParentBells;
 use crate::stock::{Home, Stock};
 use crate::sys::limits::{self, Wanted};
-use crate::sys::mapping::{Access, Mapping};
+use crate::sys::mapping::{Access, Mapping, QUICKLY_UNMAPPED};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::{self, Blocking};
 use crossbeam_utils::CachePadded;
@@ -28,7 +28,7 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,8 +38,12 @@ const MAX_SEGMENTS: usize = 4096;
 /// How long a call that waits for memory waits between two looks at whether the child has given any back.
 const MEMORY_SLICE: Duration = Duration::from_millis(1);
 
+/// No child is given more time than this to end: so much can be added to any point in time.
+const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The parent's hold on one child.
 pub(crate) struct Link {
+    itself: Weak<Self>,
     pub(crate) peer: Arc<Peer>,
     retained: u64,
     pidfd: Pidfd,
@@ -133,7 +137,7 @@ impl Books {
 type Created = Result<(u64, Arc<Mapping>, Option<OwnedFd>), NoMemory>;
 
 impl Link {
-    pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, segment: &Segment, shared: Shared) -> Self {
+    pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, segment: &Segment, shared: Shared) -> Arc<Self> {
         let Shared { memory, objects, bells, report } = shared;
         let stock = Stock::new(memory.limits(), segment.held_by_child(), segment.held_by_parent());
         let peer = Peer::new(PeerParts {
@@ -145,7 +149,8 @@ impl Link {
             door: bells.door,
             report,
         });
-        Self {
+        Arc::new_cyclic(|itself| Self {
+            itself: itself.clone(),
             peer: Arc::new(peer),
             retained: memory.retained,
             pidfd,
@@ -163,6 +168,18 @@ impl Link {
                 access: if memory.trust.is_some() { Access::ReadWrite } else { Access::ReadOnly },
                 refused: [0; 2],
             })),
+        })
+    }
+
+    /// Kills the child. One that this process may not kill (it has given up the rights that it had, or the child has another user) is told to
+    /// end by the end of the control socket: its control thread ends it, whatever its service is at.
+    pub(crate) fn put_an_end(&self) {
+        if self.peer.life.exit().is_some() {
+            return;
+        }
+        if self.pidfd.kill().is_err() {
+            self.peer.life.resist();
+            self.control.shut_down();
         }
     }
 
@@ -234,17 +251,15 @@ impl Link {
     }
 }
 
-/// Drops mappings on a thread of its own: to undo one of gigabytes takes a while, and the watcher has other children.
+/// Drops mappings, many of them on a thread of their own, as [`Mapping`] does with a large one: to undo gigabytes takes a while, and the watcher
+/// has other children.
 pub(super) fn unmap(mappings: Vec<Arc<Mapping>>) {
-    let len: usize = mappings.iter().map(|mapping| mapping.len()).sum();
+    let len: usize = mappings.iter().map(|mapping| mapping.len()).filter(|&len| len <= QUICKLY_UNMAPPED).sum();
     if len > QUICKLY_UNMAPPED {
         // If there is no thread to be had, they are dropped here.
         let _ = thread::Builder::new().name("callgate-unmap".into()).spawn(move || drop(mappings));
     }
 }
-
-/// Mappings of so many bytes are undone at once.
-const QUICKLY_UNMAPPED: usize = 16 << 20;
 
 impl Watched for Link {
     fn pidfd(&self) -> &Pidfd {
@@ -270,7 +285,7 @@ impl Watched for Link {
     }
 
     fn give_up(&self) -> bool {
-        self.pidfd.kill();
+        self.put_an_end();
         true
     }
 
@@ -300,11 +315,32 @@ impl Watched for Link {
     }
 }
 
+/// Its grace is over.
+impl Due for Link {
+    fn is_due(&self) -> Option<Instant> {
+        self.put_an_end();
+        None
+    }
+}
+
 impl Hold for Link {
     /// The watcher will say when it is gone.
     fn end(&self, cause: Cause) {
         self.peer.life.blame(cause);
-        self.pidfd.kill();
+        self.put_an_end();
+    }
+
+    fn kill(&self) {
+        self.put_an_end();
+    }
+
+    fn kill_after(&self, time: Duration) {
+        let at = Instant::now() + time.min(LONGEST_GRACE);
+        let itself = self.itself.clone();
+        if watch::look_at(itself, at).is_err() {
+            // Nobody would ever look.
+            self.put_an_end();
+        }
     }
 
     #[cold]

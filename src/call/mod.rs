@@ -10,6 +10,7 @@ mod follow;
 pub(crate) mod host;
 pub(crate) mod link;
 mod memory;
+pub(crate) mod overdue;
 pub(crate) mod pair;
 pub(crate) mod panic;
 pub(crate) mod peer;

@@ -146,7 +146,7 @@ pub(crate) fn serve<H: Host + Send + 'static>(
     let (pair, segment) = Pair::of(introduction, Role::Owner)?;
     panic::install_hook();
     for index in 0..segment.geometry().workers {
-        let lanes = WorkerLanes::new(&segment, index, &pair.peer.bells, wait);
+        let lanes = WorkerLanes::new(&segment, index, &pair.peer.bells, wait, false);
         let worker = Worker::new(lanes, Stranger(pair.clone()), hosts());
         let thread = thread::Builder::new().name(format!("callgate-{}-{index}", pair.peer.pid)).stack_size(STACK);
         if let Err(error) = thread.spawn(move || run(worker)) {

@@ -11,6 +11,7 @@ use crate::process::Report;
 use crate::signal::{Bells, Door};
 use crate::stock::Home;
 use crate::sys::fork;
+use std::time::Duration;
 
 /// The process at the other end.
 pub(crate) struct Peer {
@@ -59,6 +60,13 @@ impl Peer {
 pub(crate) trait Hold: Home {
     /// Ends the conversation, for `cause`: a child is killed, a stranger is listened to no longer.
     fn end(&self, cause: Cause);
+
+    /// Ends the process if it is a child's, whatever for; those who call it learn that it has died. One that this process may not kill is told
+    /// to end itself.
+    fn kill(&self) {}
+
+    /// Ends a child in that way when `time` has passed, unless it has ended by then. Does not wait for that.
+    fn kill_after(&self, _time: Duration) {}
 
     /// Notes that memory has been used, which may be more than may be kept when it is not.
     fn used(&self);

@@ -118,9 +118,19 @@ pub struct Method {
 }
 
 impl Method {
+    /// None, for errors that nobody sees.
+    pub(crate) const fn nameless() -> Self {
+        Method { service: "", name: "", index: 0, interface: None, idempotent: false }
+    }
+
     /// Stands for the service's destructor in errors.
     pub(crate) const fn drop_of<T: Service>() -> Self {
         Self { service: T::NAME, name: "drop", index: 0, interface: None, idempotent: false }
+    }
+
+    /// Stands for the exchange of a child in errors.
+    pub(crate) const fn restart_of<T: Service>() -> Self {
+        Self { service: T::NAME, name: "restart", index: 0, interface: None, idempotent: false }
     }
 
     /// The call word by which the child knows the method, whose block has the number `interface` there.

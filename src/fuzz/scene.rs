@@ -54,7 +54,6 @@ impl Scene {
         let bells = ParentBells::new(Signal::Futex, Count::of(&GEOMETRY), &*objects).expect("futexes need nothing");
         let (parent, child) = socket::pair().expect("a pair of sockets");
         let link = Link::new(1, Pidfd::of_nobody(), parent, &segment, Shared { memory, objects, bells, report: None });
-        let link = Arc::new(link);
         let caller = Arc::new(Caller::new::<Nothing>(&segment, link.clone(), Wait::Park));
         Self { link, caller, segment, child: Control::new(child) }
     }

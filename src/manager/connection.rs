@@ -462,8 +462,8 @@ impl Manager {
                     return Err(error);
                 }
                 // What was left of the time is not what the call was given.
-                Err(CallError::TimedOut { call, pid, progress, .. }) => {
-                    return Err(CallError::TimedOut { call, pid, timeout: self.shared.timeout, progress });
+                Err(CallError::TimedOut { call, pid, awaited, progress, .. }) => {
+                    return Err(CallError::TimedOut { call, pid, timeout: self.shared.timeout, awaited, progress });
                 }
                 Err(error) => return Err(lost(member, name, &target, error)),
                 Ok(result) => return Ok(Some(result)),
@@ -770,6 +770,11 @@ impl Shared {
     pub(super) fn member(&self, what: &str) -> Result<Arc<Member>, ManagerError> {
         let lost = || self.unanswered(what, Unanswered::Lost("this process is connected to none".into()));
         self.member.load_full().ok_or_else(lost)
+    }
+
+    /// The connection to the hub, if there is one; it may be over.
+    pub(super) fn connected(&self) -> Option<Arc<Member>> {
+        self.member.load_full()
     }
 
     /// Tells the hub, if there is one.

@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// A process as the watcher sees it, a child or another. Its methods run on the watcher's thread and must not block.
@@ -46,6 +46,12 @@ pub(crate) trait Watched: Send + Sync {
 
     /// The process has ended.
     fn ended(&self, exit: Exit);
+}
+
+/// What has something to do at a point in time, see [`look_at`]. Runs on the watcher's thread and must not block.
+pub(crate) trait Due: Send + Sync {
+    /// The time has come. Returns when to ask again, if so.
+    fn is_due(&self) -> Option<Instant>;
 }
 
 type Job = Box<dyn FnOnce(&mut Watcher) + Send>;
@@ -93,6 +99,15 @@ pub(crate) fn tidy_soon() -> io::Result<()> {
     }))
 }
 
+/// Has the watcher ask `whom` what [is due](Due::is_due) at the time `at`, if it is still there then. Does not wait for the watcher.
+///
+/// # Errors
+///
+/// If the watcher's thread cannot be started.
+pub(crate) fn look_at(whom: Weak<dyn Due>, at: Instant) -> io::Result<()> {
+    submit(Box::new(move |watcher| watcher.due.push((at, whom))))
+}
+
 /// How often the watcher looks whether memory is still used, while there is more than may be kept.
 const TIDYING: Duration = Duration::from_millis(250);
 
@@ -119,6 +134,8 @@ struct Watcher {
     next_tidying: Option<Instant>,
     /// When children that have said too much are listened to again; `None` if there are none.
     next_hearing: Option<Instant>,
+    /// Who is to be asked what is due, and when. A few bridges at a time: those that have been dropped, and those with calls that are late.
+    due: Vec<(Instant, Weak<dyn Due>)>,
 }
 
 struct Child {
@@ -156,8 +173,16 @@ impl Watcher {
         poll.add(&*waker, WAKER)?;
         let (sender, jobs) = mpsc::channel();
         let handle = Handle { jobs: sender, waker: waker.clone() };
-        let watcher =
-            Self { poll, waker, jobs, children: HashMap::new(), next: 1, next_tidying: None, next_hearing: None };
+        let watcher = Self {
+            poll,
+            waker,
+            jobs,
+            children: HashMap::new(),
+            next: 1,
+            next_tidying: None,
+            next_hearing: None,
+            due: Vec::new(),
+        };
         std::thread::Builder::new().name("callgate-watch".into()).spawn(move || watcher.run())?;
         Ok(handle)
     }
@@ -167,7 +192,8 @@ impl Watcher {
         let mut ready = Vec::new();
         loop {
             ready.clear();
-            let next = self.next_tidying.into_iter().chain(self.next_hearing).min();
+            let next_due = self.due.iter().map(|(at, _)| *at).min();
+            let next = self.next_tidying.into_iter().chain(self.next_hearing).chain(next_due).min();
             let limit = next.map(|at| at.saturating_duration_since(Instant::now()));
             if self.poll.wait(limit, &mut ready).is_err() {
                 // Not a state that the kernel documents; without the watcher no death would be noticed.
@@ -182,6 +208,18 @@ impl Watcher {
             if self.next_hearing.is_some_and(|at| at <= Instant::now()) {
                 self.hear_again();
             }
+            if next_due.is_some_and(|at| at <= Instant::now()) {
+                self.look_at_due();
+            }
+        }
+    }
+
+    fn look_at_due(&mut self) {
+        let now = Instant::now();
+        let due: Vec<_> = self.due.extract_if(.., |(at, _)| *at <= now).collect();
+        for (_, whom) in due {
+            let next = whom.upgrade().and_then(|whom| whom.is_due());
+            self.due.extend(next.map(|at| (at, whom)));
         }
     }
 
@@ -298,8 +336,16 @@ mod tests {
     fn a_stranger_that_cannot_be_heard_again_is_watched_no_more() {
         let (poll, waker) = (PollSet::new().unwrap(), Arc::new(Waker::new().unwrap()));
         let (_sender, jobs) = mpsc::channel();
-        let mut watcher =
-            Watcher { poll, waker, jobs, children: HashMap::new(), next: 1, next_tidying: None, next_hearing: None };
+        let mut watcher = Watcher {
+            poll,
+            waker,
+            jobs,
+            children: HashMap::new(),
+            next: 1,
+            next_tidying: None,
+            next_hearing: None,
+            due: Vec::new(),
+        };
         let control = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let stranger = Arc::new(Stranger(Pidfd::of_nobody(), control));
         watcher.add(stranger.clone()).unwrap();

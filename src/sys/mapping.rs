@@ -130,10 +130,33 @@ impl Drop for Mapping {
         if self.keeper.is_some() {
             return;
         }
-        // SAFETY: the range was mapped by `new`, and whoever holds a pointer into it also holds this mapping alive.
+        let range = Range { start: self.start, len: self.len };
+        // Whoever is the last to need it is to wait for none of this. If there is no thread to be had, it is done here.
+        if self.len > QUICKLY_UNMAPPED {
+            let unmap = std::thread::Builder::new().name("callgate-unmap".into()).spawn(move || drop(range));
+            drop(unmap);
+        }
+    }
+}
+
+/// An address range that nothing points into any more; unmapped when dropped.
+struct Range {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: an address range of the process, not of a thread.
+unsafe impl Send for Range {}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `Mapping::new`, whose drop made this: whoever holds a pointer into it also holds that alive.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
+
+/// Mappings of so many bytes are undone at once; to undo one of gigabytes takes a while.
+pub(crate) const QUICKLY_UNMAPPED: usize = 16 << 20;
 
 /// Copies `len` bytes out of memory that another process may be writing.
 ///

@@ -4,10 +4,12 @@
 
 use super::descriptor::apart;
 use crate::error::Exit;
+use crate::sys::poll;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// A process, mostly a child of this one.
 #[derive(Debug)]
@@ -36,8 +38,16 @@ impl Pidfd {
     }
 
     /// Sends SIGKILL. A process that has already gone is left in peace.
-    pub(crate) fn kill(&self) {
-        let _ = pidfd_send_signal(&self.0, Signal::KILL);
+    ///
+    /// # Errors
+    ///
+    /// If this process may not: it has given up the rights that it had when it started the other, or the other has changed its user. Then
+    /// the other lives on.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(&self.0, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// How the child ended, and takes its entry from the process table; `None` while it lives.
@@ -52,6 +62,11 @@ impl Pidfd {
         self.status(WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
     }
 
+    /// Whether the process has ended, whoever may have its status.
+    fn has_ended(&self) -> bool {
+        poll::readable(&self.0, Duration::ZERO).unwrap_or(true)
+    }
+
     fn status(&self, options: WaitIdOptions) -> Option<Exit> {
         loop {
             match waitid(WaitId::PidFd(self.0.as_fd()), options) {
@@ -62,7 +77,8 @@ impl Pidfd {
                     return Some(code.or(signal).unwrap_or(Exit::Unknown));
                 }
                 Err(Errno::INTR) => {}
-                Err(_) => return Some(Exit::Unknown),
+                // Nothing is known of its status; whether it has ended, its descriptor says.
+                Err(_) => return self.has_ended().then_some(Exit::Unknown),
             }
         }
     }

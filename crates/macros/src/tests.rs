@@ -444,6 +444,7 @@ fn every_reserved_name_is_refused() {
         "doorbell_fd",
         "clear_doorbell",
         "generation",
+        "restart",
         "sandbox_report",
     ];
     for name in reserved {

@@ -13,7 +13,7 @@ use crate::refusals::Refusals;
 use crate::types::{self, Part};
 
 /// What `Bridge` itself has, and would hide.
-const RESERVED: [&str; 13] = [
+const RESERVED: [&str; 14] = [
     "stop",
     "kill",
     "child_pid",
@@ -26,6 +26,7 @@ const RESERVED: [&str; 13] = [
     "doorbell_fd",
     "clear_doorbell",
     "generation",
+    "restart",
     "sandbox_report",
 ];
 

@@ -1,0 +1,191 @@
+//! Calls that nobody waits for any more and a child is still at: when they cost it its life.
+//!
+//! Who gives a call up says which it was; the watcher looks, when that is due, whether it has been answered since. The child is judged by
+//! what it says of itself, in shared memory: one that lies about that can only be thought to be at work.
+//!
+//! A call counts against its child while it is being carried out. One that waits behind another, which may take as long as its own caller
+//! lets it, does not; but one that waits for a worker that is at nothing does, as that has stopped or come to its end.
+
+#![forbid(unsafe_code)]
+
+use super::peer::Hold;
+use crate::error::{CallError, CallName};
+use crate::lane::{LaneView, is_past};
+use crate::process::watch::{self, Due};
+use crate::segment::Segment;
+use parking_lot::Mutex;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+/// A call that has not begun, for a worker that is at nothing, is given at least so long: the machine may be busy.
+const LEAST: Duration = Duration::from_millis(100);
+
+/// Who is told of calls that have timed out.
+pub(crate) type Tell = Arc<dyn Fn(&CallError) + Send + Sync>;
+
+/// What is to be done about calls that time out.
+#[derive(Clone, Default)]
+pub(crate) struct Lateness {
+    /// For how long a child may be at a call that has timed out; `None` = as long as it likes.
+    pub(crate) kill_after: Option<Duration>,
+    pub(crate) tell: Option<Tell>,
+}
+
+/// The overdue calls of one child.
+pub(crate) struct Overdue {
+    itself: Weak<Self>,
+    lateness: Lateness,
+    lanes: Box<[LaneView]>,
+    hold: Weak<dyn Hold>,
+    calls: Mutex<Calls>,
+    /// The call that has cost the child its life.
+    culprit: OnceLock<CallName>,
+}
+
+#[derive(Default)]
+struct Calls {
+    late: Vec<Late>,
+    /// When the watcher looks next.
+    next: Option<Instant>,
+}
+
+/// A call that is overdue, or will be.
+struct Late {
+    name: CallName,
+    lane: u32,
+    position: u64,
+    /// Since when it is as `state` says; at first, when it is overdue.
+    since: Instant,
+    state: State,
+}
+
+/// | from | to | when |
+/// |---|---|---|
+/// | Unknown | any | the watcher's first look |
+/// | Unknown, Queued, Unheard | Running | it has begun |
+/// | Unknown, Unheard | Queued | its worker is at another call, or has begun others since |
+/// | Unknown, Queued | Unheard | its worker is at nothing |
+///
+/// One that is Running or Unheard for too long costs the child its life.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nobody has looked since it was due.
+    Unknown,
+    /// It is being carried out.
+    Running,
+    /// It waits behind another.
+    Queued,
+    /// It waits for a worker that is at nothing, and had begun so many calls.
+    Unheard(u64),
+}
+
+impl Overdue {
+    /// Those of the child that `hold` has, none yet.
+    pub(crate) fn new(segment: &Segment, hold: Weak<dyn Hold>, lateness: Lateness) -> Arc<Self> {
+        let lanes = (0..segment.geometry().lanes).map(|index| LaneView::new(segment, index)).collect();
+        Arc::new_cyclic(|itself| Self {
+            itself: itself.clone(),
+            lateness,
+            lanes,
+            hold,
+            calls: Mutex::default(),
+            culprit: OnceLock::new(),
+        })
+    }
+
+    /// The call that has cost the child its life, if one has.
+    pub(crate) fn culprit(&self) -> Option<CallName> {
+        self.culprit.get().copied()
+    }
+
+    /// Tells of a call that has timed out.
+    pub(crate) fn tell(&self, error: &CallError) {
+        self.lateness.tell.iter().for_each(|tell| tell(error));
+    }
+
+    /// Whether more has been answered on a lane than `before`.
+    pub(crate) fn has_answered(&self, lane: usize, before: u64) -> bool {
+        self.lanes.get(lane).is_some_and(|lane| lane.is_answered(before))
+    }
+
+    /// The call at `position` of `lane` is overdue from `due` on, if it is not answered until then.
+    pub(crate) fn watch(&self, name: CallName, lane: u32, position: u64, due: Instant) {
+        if self.lateness.kill_after.is_none() {
+            return;
+        }
+        let mut calls = self.calls.lock();
+        calls.late.retain(|late| !self.is_answered(late));
+        // Of a call whose end was known from its beginning, too, it is now that its caller has given it up.
+        if !calls.late.iter().any(|late| (late.lane, late.position) == (lane, position)) {
+            calls.late.push(Late { name, lane, position, since: due, state: State::Unknown });
+        }
+        if calls.next.is_none_or(|next| due < next) {
+            calls.next = Some(due);
+            // Without a watcher there is no child either.
+            let _ = watch::look_at(self.itself.clone(), due);
+        }
+    }
+
+    fn is_answered(&self, late: &Late) -> bool {
+        self.lanes[late.lane as usize].is_answered(late.position)
+    }
+
+    /// What is known of a call that has not been answered.
+    fn state(&self, late: &Late) -> State {
+        let lane = &self.lanes[late.lane as usize];
+        if is_past(lane.started(), late.position) {
+            return State::Running;
+        }
+        let of_worker = || self.lanes.iter().filter(|other| other.worker() == lane.worker());
+        match of_worker().any(LaneView::is_running) {
+            true => State::Queued,
+            false => State::Unheard(of_worker().map(LaneView::started).fold(0, u64::wrapping_add)),
+        }
+    }
+
+    /// Looks at one call. Whether the child has been at it for too long; else when to look again.
+    fn look(&self, late: &mut Late, kill_after: Duration, now: Instant) -> Result<Instant, CallName> {
+        if late.since > now {
+            return Ok(late.since);
+        }
+        let state = self.state(late);
+        let is_new = late.state != state;
+        if is_new && late.state != State::Unknown || state == State::Queued {
+            late.since = now;
+        }
+        late.state = state;
+        let patience = if state == State::Running { kill_after } else { kill_after.max(LEAST) };
+        let until = late.since.checked_add(patience).unwrap_or(now + LONGEST);
+        // What has just been found may be no more when it is looked at for the second time.
+        let may_end = state == State::Running || !is_new;
+        if until > now || state == State::Queued || !may_end { Ok(until.max(now + SOON)) } else { Err(late.name) }
+    }
+}
+
+/// So soon a call is looked at again, at the soonest.
+const SOON: Duration = Duration::from_millis(1);
+
+/// So much can be added to any point in time.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl Due for Overdue {
+    fn is_due(&self) -> Option<Instant> {
+        let (now, kill_after) = (Instant::now(), self.lateness.kill_after?);
+        let mut calls = self.calls.lock();
+        if calls.next.is_none_or(|next| next > now) {
+            // Asked for before something else was due sooner.
+            return None;
+        }
+        calls.late.retain(|late| !self.is_answered(late));
+        let looks: Vec<_> = calls.late.iter_mut().map(|late| self.look(late, kill_after, now)).collect();
+        calls.next = looks.iter().flatten().min().copied();
+        if let Some(culprit) = looks.into_iter().find_map(Result::err) {
+            (calls.late, calls.next) = (Vec::new(), None);
+            drop(calls);
+            let _ = self.culprit.set(culprit);
+            self.hold.upgrade().iter().for_each(|hold| hold.kill());
+            return None;
+        }
+        calls.next
+    }
+}
