@@ -399,6 +399,28 @@ fn what_a_stopped_hub_is_not_told_it_learns_all_the_same() {
 }
 
 #[test]
+fn fault_47_a_drop_does_not_wait_for_a_hub_that_does_not_read() {
+    within(120, "fault_47_a_drop_does_not_wait_for_a_hub_that_does_not_read", || {
+        let address = address();
+        let mut hub = Helper::start("helper_process", &format!("hub {address}"));
+        hub.hear("ready");
+        let holder = member(&address);
+        let name = |number| format!("{number}");
+        let locks: Vec<_> =
+            (0..200).map(|number| holder.lock(&name(number), PLENTY).expect("a hub").expect("free")).collect();
+        let callbacks: Vec<_> =
+            (0..400).map(|number| holder.register_fn(&name(number), || ()).expect("a free name")).collect();
+        let pid = nix::unistd::Pid::from_raw(hub.pid().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("it is there");
+        let begin = std::time::Instant::now();
+        drop((locks, callbacks, holder));
+        let taken = begin.elapsed();
+        assert!(taken < Duration::from_secs(3), "{taken:?}");
+        hub.kill();
+    });
+}
+
+#[test]
 fn a_fork_leaves_the_connection_alone() {
     within(60, "a_fork_leaves_the_connection_alone", || {
         let address = address();

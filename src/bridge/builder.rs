@@ -362,8 +362,8 @@ impl<T: Service> Builder<T> {
     /// #     pub fn new() -> Self { Decoder }
     /// #     pub fn decode(&self, data: &[u8]) -> u64 { while data.is_empty() { std::thread::yield_now() } 1 }
     /// # }
+    /// # #[callgate::main]
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # callgate::init();
     /// let (sender, events) = std::sync::mpsc::channel();
     /// let decoder = Decoder::bridge()
     ///     .timeout(Duration::from_millis(500))

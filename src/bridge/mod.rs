@@ -337,8 +337,8 @@ impl<T: Service> Bridge<T> {
     /// #     pub fn new() -> Self { Counter(0) }
     /// #     pub fn add(&mut self, n: u64) -> u64 { self.0 += n; self.0 }
     /// # }
+    /// # #[callgate::main]
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # callgate::init();
     /// let counter = Counter::bridge().restart(Restart::on_failure()).start()?;
     /// assert_eq!(counter.add(1)?, 1);
     /// counter.restart()?;

@@ -744,6 +744,11 @@ impl Shared {
         self.member.load_full().ok_or_else(lost)
     }
 
+    /// The connection to the hub, if there is one; it may be over.
+    pub(super) fn connected(&self) -> Option<Arc<Member>> {
+        self.member.load_full()
+    }
+
     /// Tells the hub, if there is one.
     pub(super) fn tell(&self, message: &ToHub) {
         if let Some(member) = self.member.load_full() {

@@ -70,7 +70,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(member) = self.member.upgrade() {
-            member.tell(&ToHub::Release { grant: self.grant });
+            member.tell_in_passing(ToHub::Release { grant: self.grant });
         }
     }
 }

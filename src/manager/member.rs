@@ -21,7 +21,7 @@ use crate::sys::socket::{self, Blocking, Received};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::{Condvar, Mutex};
 use std::any::TypeId;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -120,6 +120,9 @@ struct State {
     over: Option<String>,
     /// Nothing of it is left: what the hub said last has been carried out, and undone.
     has_ended: bool,
+    /// What a thread is telling the hub, and whether there is one.
+    untold: VecDeque<ToHub>,
+    is_telling: bool,
 }
 
 /// The keys of what the thread waits for.
@@ -265,6 +268,36 @@ impl Member {
         // when the connection ends, it undoes all of that.
         if let Err(Unanswered::Late) = self.send(message, Deadline::after(Some(PATIENCE))) {
             self.end("the hub did not read what this process told it");
+        }
+    }
+
+    /// The same for somebody who is not to wait, as who drops something: what the hub does not read at once, a thread goes on telling it.
+    pub(super) fn tell_in_passing(self: &Arc<Self>, message: ToHub) {
+        if !matches!(self.send(&message, Deadline::now()), Err(Unanswered::Late)) {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.untold.push_back(message);
+        if std::mem::replace(&mut state.is_telling, true) {
+            return;
+        }
+        drop(state);
+        let member = self.clone();
+        let telling = thread::Builder::new().name("callgate-tell".into()).spawn(move || member.tell_the_rest());
+        if telling.is_err() {
+            self.end("the hub did not read what this process told it");
+        }
+    }
+
+    fn tell_the_rest(&self) {
+        loop {
+            let mut state = self.state.lock();
+            let Some(message) = state.untold.pop_front() else {
+                state.is_telling = false;
+                return;
+            };
+            drop(state);
+            self.tell(&message);
         }
     }
 

@@ -7,7 +7,7 @@ use super::callback::{Callback, Dynamic, Typed};
 use super::callbacks::{Answer, MOST_NUMBERS, Registered};
 use super::connection::{Manager, Shared};
 use super::error::ManagerError;
-use super::protocol::FromHub;
+use super::protocol::{FromHub, ToHub};
 use super::typed::{Arguments, Outcome};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
@@ -174,8 +174,10 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let Some(shared) = self.shared.upgrade() else { return };
         let removed = shared.callbacks.remove(self.number);
-        if removed.is_some() {
-            shared.unregistered(self.number);
+        if removed.is_some()
+            && let Some(member) = shared.connected()
+        {
+            member.tell_in_passing(ToHub::Unregister { seq: 0, number: self.number });
         }
         // Last, as its destructor may panic, or call the very name.
         drop(removed);
