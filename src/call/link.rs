@@ -253,6 +253,10 @@ impl Link {
                 self.books.lock().replies.insert(segment, mapping);
                 let granted = self.tell(Message::Grant { segment }, object.as_ref().map(AsFd::as_fd));
                 if let Err(error) = granted {
+                    // It has been told, and may have answered there already.
+                    if self.control.is_slow() {
+                        return Err(error);
+                    }
                     // Not the child's doing: with too many descriptors of this user under way, the kernel takes no more.
                     let mut books = self.books.lock();
                     books.reply_lens.remove(&segment);
