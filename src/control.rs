@@ -280,7 +280,7 @@ mod tests {
             let slow = |result: io::Result<()>| result.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
             // Once, if that is slow without doubt.
             let found = (0..10).find(|_| match sends {
-                true => slow(ours.send(Message::Lack, None)),
+                true => slow(ours.send(Message::Tidy, None)),
                 false => {
                     theirs.send(Message::Need { len: 1 }, None).unwrap();
                     slow(ours.receive(Blocking::No).map(drop))
@@ -288,7 +288,7 @@ mod tests {
             });
             assert!(found.is_some_and(|times| times < 2), "{sends}: {found:?}");
             assert!(ours.is_slow() && ours.take_cost() > Duration::from_millis(20));
-            assert!(slow(ours.send(Message::Lack, None)) && slow(ours.receive(Blocking::No).map(drop)));
+            assert!(slow(ours.send(Message::Tidy, None)) && slow(ours.receive(Blocking::No).map(drop)));
         }
     }
 
