@@ -559,7 +559,8 @@ fn fault_35_after_a_hang_the_next_call_is_answered_by_another_child() {
     within(PATIENCE, "fault_35_after_a_hang_the_next_call_is_answered_by_another_child", || {
         let counts = Counts::new();
         let tally = counts.tally().timeout(TIMELY).restart(Restart::on_failure()).start().expect("the bridge starts");
-        let hangs: [(&str, fn(&Bridge<Tally>)); 6] = [
+        type Hang = fn(&Bridge<Tally>);
+        let hangs: [(&str, Hang); 6] = [
             ("a call", |tally| timed_out(tally.with_timeout(SHORT).spin())),
             ("a view", |tally| timed_out(tally.with_timeout(SHORT).view().spin_for_text().map(|_| ()))),
             ("a method that may run again", |tally| timed_out(tally.with_timeout(SHORT).spin_for_text())),

@@ -169,7 +169,8 @@ fn fault_29_a_child_ends_that_its_parent_may_no_longer_kill() {
     const TEST: &str = "fault_29_a_child_ends_that_its_parent_may_no_longer_kill";
     let Some(_) = role() else { return as_root(TEST, "drops its rights") };
     let grace = Duration::from_millis(100);
-    let ways: [(&str, fn(Bridge<Busy>)); 4] = [
+    type End = fn(Bridge<Busy>);
+    let ways: [(&str, End); 4] = [
         ("kill", |busy| assert_eq!(busy.kill(), Exit::Signal(9))),
         ("stop", |busy| assert!(matches!(busy.stop(), Err(CallError::TimedOut { .. })))),
         ("drop", drop),

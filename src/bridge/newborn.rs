@@ -34,6 +34,12 @@ const WANTED_SLICE: Duration = Duration::from_millis(20);
 /// How long a child that has closed its control socket may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a child is waited for that comes up: so long, and only while somebody wants it.
+pub(super) struct Patience<'a> {
+    pub(super) timeout: Duration,
+    pub(super) is_wanted: &'a dyn Fn() -> bool,
+}
+
 /// A started child that is not yet watched; killed and reaped when dropped.
 pub(super) struct Newborn<T> {
     pid: u32,
@@ -62,10 +68,10 @@ impl<T: Service> Newborn<T> {
         plan: Option<&[u8]>,
         segment: Option<OwnedFd>,
         bells: &ParentBells,
-        timeout: Duration,
+        patience: Patience<'_>,
         executable: &str,
-        is_wanted: &dyn Fn() -> bool,
     ) -> Result<Vec<u8>, StartError> {
+        let Patience { timeout, is_wanted } = patience;
         let Some(control) = &self.control else { return Err(Self::died(self.pid, Exit::Unknown)) };
         let descriptors: Vec<BorrowedFd<'_>> = segment.iter().map(AsFd::as_fd).chain(bells.for_child()).collect();
         let greeted =

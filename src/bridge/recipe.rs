@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::confined::SentPlan;
-use super::newborn::{Newborn, system};
+use super::newborn::{Newborn, Patience, system};
 use crate::call::caller::Caller;
 use crate::call::interfaces;
 use crate::call::link::{MemoryOptions, Shared};
@@ -75,8 +75,8 @@ impl<T: Service> Recipe<T> {
         let (hello, plan) = (self.hello(objects.place()), self.plan.as_ref());
         let executable = self.launch.executable_name();
         let plan_sent = plan.map(SentPlan::bytes);
-        let told =
-            newborn.shake_hands(&hello, plan_sent, object, &bells, self.start_timeout, &executable, is_wanted)?;
+        let patience = Patience { timeout: self.start_timeout, is_wanted };
+        let told = newborn.shake_hands(&hello, plan_sent, object, &bells, patience, &executable)?;
         let report = plan.map(|plan| plan.report(&told)).transpose().map_err(|why| newborn.unusable(why))?;
         let link = newborn.watched(&segment, Shared { memory, objects, bells, report })?;
         failpoints::reach(Step::ParentWatched);
