@@ -703,11 +703,6 @@ impl<'d> Decoder<'d> {
         self.left = self.left.checked_sub(len).ok_or(Failure)?;
         Ok(())
     }
-
-    /// How many bytes more may be copied.
-    pub(crate) fn may_copy_yet(&self) -> u64 {
-        self.left
-    }
 }
 
 /// What a value must offer to cross a bridge, in either direction: rkyv can archive it without allocating shared pointers,

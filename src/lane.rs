@@ -422,7 +422,7 @@ impl BlockSpill<'_> {
         if self.reader.is_none() || home.is_trusted_by_peer() {
             return Ok(());
         }
-        self.boxed = self.boxed.saturating_add(parcel.len_of_new());
+        self.boxed = self.boxed.saturating_add(parcel.len());
         let max = home.on(|stock, _| stock.max_payload());
         if self.boxed > max { Err(NoMemory::TooLarge { len: self.boxed, max }) } else { Ok(()) }
     }

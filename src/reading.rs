@@ -172,8 +172,6 @@ pub(crate) enum Refusal {
     Elements,
     /// This thread has too little stack for it.
     Stack { needed: usize, left: usize },
-    /// It brings more to be copied than this side copies of one frame.
-    Size { len: u64, max: u64 },
     /// The deadline passed meanwhile.
     Late,
 }
@@ -248,7 +246,7 @@ impl Refusal {
     /// The limit in words, if it is one of depth or of elements.
     pub(crate) fn limit(self) -> Option<String> {
         Some(match self {
-            Refusal::Invalid | Refusal::Late | Refusal::Size { .. } => return None,
+            Refusal::Invalid | Refusal::Late => return None,
             Refusal::Depth => format!("more than {MAX_DEPTH} pointers lead from one to the next"),
             Refusal::Elements => TOO_MANY.into(),
             Refusal::Stack { needed, left } => format!(

@@ -13,7 +13,7 @@ use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::frame::{BYTES_A_LOOK, BlockRef, Decoder, Decoding, Encoder, in_time};
 use crate::lending::{Carried, Returning, Ticket};
-use crate::reading::{Refusal, last_refusal, refuse};
+use crate::reading::last_refusal;
 use crate::segment::{Block, Span};
 use crate::stock::{Home, Room};
 use bytemuck::Pod;
@@ -350,9 +350,9 @@ pub(crate) struct Parcel {
 }
 
 impl Parcel {
-    /// How many bytes it has whoever receives it copies, unless it is their own.
-    pub(crate) fn len_of_new(&self) -> u64 {
-        if self.place.segment == HOMEWARD { 0 } else { self.place.len }
+    /// How many bytes it has, which who receives it may have to copy.
+    pub(crate) fn len(&self) -> u64 {
+        self.place.len
     }
 }
 
@@ -418,10 +418,8 @@ impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
                 Err(Failure)
             }
             Returning::Shared(block, lent) => {
-                // How much of what comes home this side has shared is nothing that the peer knows.
-                let max = decoder.may_copy_yet();
-                let may_copy = decoder.may_copy(lent).map_err(|Failure| refuse(Refusal::Size { len: lent, max }));
-                let may_copy = may_copy.and((len as u64 <= lent).then_some(()).ok_or(Failure));
+                let is_within = (len as u64 <= lent).then_some(()).ok_or(Failure);
+                let may_copy = is_within.and_then(|()| decoder.may_copy(len as u64));
                 let copy = may_copy.and_then(|()| Bytes::copy_of(block.span(), len, home, decoder.until()));
                 home.on(|stock, source| stock.copied(ticket, source));
                 copy

@@ -1205,7 +1205,6 @@ impl Caller {
                 self.corrupt("a reply with more elements of no size than bytes, and than 65,536", ticket)
             }
             Refusal::Stack { .. } => CallError::TooDeep { call, what, limit: refusal.limit().unwrap_or_default() },
-            Refusal::Size { len, max } => CallError::TooLarge { call, what, len, max },
             Refusal::Late => self.timed_out(Progress::Started, ticket),
         }
     }
