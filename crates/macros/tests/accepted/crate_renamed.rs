@@ -1,14 +1,10 @@
 //! Callgate by another name, as a dependency renamed in Cargo.toml is, and nothing by its own.
-#![no_implicit_prelude]
 
 extern crate callgate as cg;
-extern crate std;
 
 mod callgate {}
 
 use cg::rkyv;
-use std::option::Option::{self, Some};
-use std::string::String;
 
 #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 #[rkyv(crate = cg::rkyv, derive(cg::Viewable), attr(callgate(crate = cg)))]
@@ -47,7 +43,7 @@ impl Skip for Player {
 /// A path of any length.
 mod inner {
     pub mod deps {
-        pub use ::cg;
+        pub extern crate callgate as cg;
     }
     pub struct Deep;
 
@@ -66,8 +62,8 @@ fn main() {
     cg::init();
     let mut player = Player::bridge().start().unwrap();
     let track = player.view().length(7).unwrap();
-    std::assert_eq!((track.title.as_str(), track.seconds.to_native()), ("one", 7));
-    std::assert_eq!(player.track().unwrap(), Some(1));
-    std::assert_eq!(Skip::skip(&mut player), 2);
-    std::assert_eq!(inner::Deep::bridge().start().unwrap().add(1).unwrap(), 2);
+    assert_eq!((track.title.as_str(), track.seconds.to_native()), ("one", 7));
+    assert_eq!(player.track().unwrap(), Some(1));
+    assert_eq!(Skip::skip(&mut player), 2);
+    assert_eq!(inner::Deep::bridge().start().unwrap().add(1).unwrap(), 2);
 }
