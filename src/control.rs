@@ -33,6 +33,17 @@ pub(crate) enum Message {
         /// The segment's number.
         segment: u64,
     },
+    /// The answer to a `Grant`, where the one who was given memory is not trusted: it has mapped `segment`, and nobody needs to map it to
+    /// write there any more.
+    Mapped {
+        /// The segment's number.
+        segment: u64,
+    },
+    /// The answer to `Mapped`: nobody can make holes in `segment` any more, and frames may name it from now on.
+    Sealed {
+        /// The segment's number.
+        segment: u64,
+    },
     /// Parent to child: the segment asked for with `Need` would exceed the budget.
     Deny {
         /// Bytes asked for.
@@ -75,6 +86,8 @@ impl Message {
             Message::Exhausted { len, budget } => [7, len, budget],
             Message::Tidy => [8, 0, 0],
             Message::Begin { lane } => [9, lane, 0],
+            Message::Mapped { segment } => [10, segment, 0],
+            Message::Sealed { segment } => [11, segment, 0],
         }
     }
 
@@ -89,6 +102,8 @@ impl Message {
             [7, len, budget] => Message::Exhausted { len, budget },
             [8, 0, 0] => Message::Tidy,
             [9, lane, 0] => Message::Begin { lane },
+            [10, segment, 0] => Message::Mapped { segment },
+            [11, segment, 0] => Message::Sealed { segment },
             _ => return None,
         })
     }
@@ -206,6 +221,8 @@ mod tests {
             Message::Lack { error: 27, limit: 4096 },
             Message::Exhausted { len: 3, budget: 4 },
             Message::Tidy,
+            Message::Mapped { segment: 1 },
+            Message::Sealed { segment: 2 },
         ] {
             ours.send(message, Some(ours.as_fd())).unwrap();
             let (received, descriptor) = theirs.receive(Blocking::Yes).unwrap().unwrap();

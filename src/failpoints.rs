@@ -45,6 +45,7 @@ steps! {
     ParentNeedHeard = "parent.need-heard", "The child has asked for memory for a reply.";
     ParentReplySegmentCreated = "parent.reply-segment-created", "A segment for replies exists, and the child does not have it.";
     ParentGranted = "parent.granted", "The child has been sent a segment for replies.";
+    ParentSealed = "parent.sealed", "The child has been told that nobody can make holes in a segment for replies.";
     ParentDetachHeard = "parent.detach-heard", "The child has given a segment for replies back.";
     ParentDetachSent = "parent.detach-sent", "The child has been told that a segment for requests is gone.";
     ParentTidySent = "parent.tidy-sent", "The child has been asked to give idle memory back.";
@@ -70,6 +71,7 @@ steps! {
     ChildBound = "child.bound", "The child knows a bridged trait, and the parent has not been told.";
     ChildBlockAllocated = "child.block-allocated", "A reply has a block for what outgrows its slot.";
     ChildNeedSent = "child.need-sent", "The child has asked for memory for a reply.";
+    ChildGrantHeard = "child.grant-heard", "The child has been sent a segment for replies, and has not said that it has mapped it.";
     ChildGranted = "child.granted", "The child has the memory that it asked for.";
     ChildAnnounced = "child.announced", "A large reply has been announced while it is written.";
     ChildAdvanced = "child.advanced", "More of an announced reply has been marked as final.";

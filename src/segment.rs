@@ -8,7 +8,7 @@ use crate::layout::{
     CalleeLine, CallerLine, Geometry, Header, HeldTable, LINE, LastWords, MAGIC, PAYLOAD_OFFSET, PROTOCOL, SlotLine,
     WorkerLine,
 };
-use crate::objects::{Objects, SEGMENT};
+use crate::objects::{Objects, SEGMENT, Sealed};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{will_read, will_write};
 use crate::sys::mapping::{Access, Mapping, copy_from_shared};
@@ -308,6 +308,20 @@ impl Segment {
             return Err(wrong("a segment whose header does not fit its length"));
         }
         Ok(Self { mapping, geometry })
+    }
+
+    /// Maps a segment that must have the geometry which `of` finds for its length, and does not look at it.
+    pub(crate) fn attach_unseen(object: OwnedFd, of: impl Fn(usize) -> Option<Geometry>) -> io::Result<Self> {
+        let mapping = Sealed.attach(SEGMENT, &mut std::iter::once(object), Access::ReadWrite)?;
+        let geometry = of(mapping.len()).ok_or(io::ErrorKind::InvalidData)?;
+        assert!(geometry.is_valid() && geometry.segment_len() == mapping.len());
+        Ok(Self { mapping: Arc::new(mapping), geometry })
+    }
+
+    /// Whether nobody can make holes in it.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn is_sealed_for_test(&self) -> bool {
+        self.mapping.remove_for_test(4096).is_err()
     }
 
     pub(crate) fn geometry(&self) -> Geometry {

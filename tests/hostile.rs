@@ -6,6 +6,8 @@
 
 #[path = "support/held.rs"]
 mod held;
+#[path = "support/hoard.rs"]
+mod hoard;
 #[path = "support/raw.rs"]
 mod raw;
 #[path = "support/slow.rs"]
@@ -14,7 +16,8 @@ mod support;
 
 use callgate::rkyv::{Archive, Deserialize, Serialize};
 use callgate::{Bridge, CallError, Signal, Wait, bridge};
-use held::leaving_nothing;
+use held::{alone, leaving_nothing};
+use hoard::{Hoard, shared_bytes};
 use raw::{CALL, IN_BLOCK, Raw, STOP, commit};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -45,6 +48,32 @@ struct Hostile;
 impl Hostile {
     pub fn new() -> Self {
         Hostile
+    }
+
+    /// So many bytes, in memory of the child's.
+    pub fn sized(&self, len: u64) -> Vec<u8> {
+        vec![1; len as usize]
+    }
+
+    /// The bytes themselves, in memory of the parent's on their way here and in the child's on their way back.
+    pub fn echo(&self, bytes: Vec<u8>) -> Vec<u8> {
+        bytes
+    }
+
+    /// Maps all memory for large payloads once more, for good. Returns how much it has by now.
+    pub fn hoard(&self) -> u64 {
+        static KEPT: std::sync::Mutex<Hoard> = std::sync::Mutex::new(Hoard::new());
+        KEPT.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+    }
+
+    /// Tries to make holes in all memory that it shares with its parent. Returns how much that is, and where it made any.
+    pub fn holes(&self) -> (u64, Vec<String>) {
+        hoard::holes()
+    }
+
+    /// Goes on making holes on so many threads, and keeps the CPUs busy on so many others.
+    pub fn attack(&self, punchers: u64, hogs: u64) {
+        hoard::attack(punchers, hogs);
     }
 
     pub fn add(&self, n: u64) -> u64 {
@@ -572,4 +601,114 @@ fn fault_40_a_burdened_doorbell_costs_its_caller_nothing() {
             assert!(spent < Duration::from_millis(200), "{spent:?} for ten calls");
         },
     );
+}
+
+/// Row 39 of the faults: a child that keeps what it has given back gets no more than there is.
+#[test]
+fn fault_39_what_a_child_keeps_stays_on_the_books() {
+    alone("fault_39_what_a_child_keeps_stays_on_the_books", 240, || {
+        const MEMORY: u64 = 16 << 20;
+        let bridge = builder_of(MEMORY).timeout(Duration::from_secs(20)).start().expect("the bridge starts");
+        let (mut kept, mut refused) = (0, 0);
+        for round in 0..1000_u64 {
+            // Sizes of which none fits where another was.
+            let len = (300 << 10) * (1 + round * 7 % 12);
+            match bridge.sized(len) {
+                Ok(bytes) => assert_eq!(bytes.len() as u64, len),
+                Err(error) => {
+                    assert!(matches!(error, CallError::Exhausted { .. }), "{error}");
+                    refused += 1;
+                }
+            }
+            if round % 4 == 0 || refused < 4 {
+                kept = bridge.hoard().expect("it goes on");
+                assert!(kept <= MEMORY, "round {round}: it has {kept} bytes of {MEMORY}");
+            }
+        }
+        assert!(refused > 0 && kept >= MEMORY / 4, "{refused} calls refused, {kept} bytes kept");
+        // So it is with requests, which its parent makes memory for.
+        let short = bridge.with_timeout(Duration::from_millis(100));
+        let mut refused = 0;
+        for round in 0..60_u64 {
+            let bytes = vec![2; (300 << 10) * (1 + round as usize * 7 % 12)];
+            refused += u64::from(short.echo(bytes).is_err());
+            kept = bridge.hoard().expect("it goes on");
+            assert!(kept <= MEMORY, "round {round}: it has {kept} bytes of {MEMORY}");
+        }
+        assert!(refused > 0 && kept > MEMORY / 2, "{refused} calls refused, {kept} bytes kept");
+        println!("kept {:.3} of the memory of the bridge", kept as f64 / MEMORY as f64);
+        assert_eq!(bridge.add(1), Ok(2));
+        let pid = bridge.child_pid();
+        bridge.kill();
+        assert!(eventually(10, "the child is gone", || !process_exists(pid)));
+        // What it had is gone with it, and another has as much again.
+        let other = builder_of(MEMORY).start().expect("the bridge starts");
+        assert_eq!(other.sized(MEMORY / 5).map(|bytes| bytes.len() as u64), Ok(MEMORY / 5));
+    });
+}
+
+fn builder_of(memory: u64) -> callgate::Builder<Hostile> {
+    Hostile::bridge().max_payload(memory / 4).memory(memory).retained(0).lanes(1)
+}
+
+/// Row 39 of the faults: a child that keeps nothing never runs out, however often its memory grows and shrinks, with or without a deadline.
+#[test]
+fn fault_39_memory_that_is_given_back_can_be_had_again() {
+    alone("fault_39_memory_that_is_given_back_can_be_had_again", 240, || {
+        const HALF: u64 = 512 << 10;
+        let rounds = std::env::var("CALLGATE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+        for timeout in [None, Some(Duration::from_secs(60))] {
+            let builder = builder_of(2 * HALF);
+            let bridge = match timeout {
+                Some(timeout) => builder.timeout(timeout).start(),
+                None => builder.start(),
+            };
+            let bridge = bridge.expect("the bridge starts");
+            for round in 0..rounds {
+                let len = if round % 2 == 0 { HALF / 2 - 64 } else { HALF / 8 + (4 << 10) };
+                let echoed = bridge.echo(vec![3; len as usize]);
+                assert_eq!(echoed.map(|bytes| bytes.len() as u64), Ok(len), "round {round}");
+            }
+            let (here, there) = (std::process::id(), bridge.child_pid());
+            assert!(eventually(20, "what is idle is given back", || {
+                shared_bytes(here, "callgate-arena") + shared_bytes(there, "callgate-arena") == 0
+            }));
+        }
+    });
+}
+
+/// Row 41 of the faults: nobody makes holes in what parent and child share, so that no look at it ever waits.
+#[test]
+fn fault_41_a_child_makes_no_holes() {
+    alone("fault_41_a_child_makes_no_holes", 120, || {
+        let bridge = start();
+        for len in [MIB as usize, 100_000, 3 << 20] {
+            assert_eq!(bridge.echo(vec![4; len]).map(|bytes| bytes.len()), Ok(len));
+            let (tried, holes) = bridge.holes().expect("it goes on");
+            assert!(tried > 2 * len as u64, "{tried} bytes, for payloads of {len}");
+            assert_eq!(holes, Vec::<String>::new());
+        }
+    });
+}
+
+/// Row 41 of the faults: calls come back in their time while the child does nothing but try.
+#[test]
+fn fault_41_calls_end_in_time_while_a_child_tries_to_make_holes() {
+    alone("fault_41_calls_end_in_time_while_a_child_tries_to_make_holes", 240, || {
+        let number = |name, otherwise| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise);
+        let (hogs, rounds) = (number("CALLGATE_HOGS", 100), number("CALLGATE_ROUNDS", 20));
+        let bridge = Hostile::bridge().lanes(2).timeout(Duration::from_millis(200)).start().expect("the bridge starts");
+        let large = || vec![5; 8 << 20];
+        bridge.with_timeout(Duration::from_secs(60)).echo(large()).expect("memory");
+        bridge.with_timeout(Duration::from_secs(60)).attack(4, hogs).expect("it attacks");
+        let mut longest = Duration::ZERO;
+        for round in 0..rounds {
+            let begin = Instant::now();
+            let _ = if round % 4 == 0 { bridge.echo(large()).map(drop) } else { bridge.add(1).map(drop) };
+            longest = longest.max(begin.elapsed());
+        }
+        println!("the longest of {rounds} calls took {longest:?} beside {hogs} busy threads");
+        assert!(longest < Duration::from_secs(20), "{longest:?}");
+        bridge.kill();
+    });
 }

@@ -276,6 +276,61 @@ impl Inmate {
         (death, call(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) }.into()).map(drop))
     }
 
+    // ---- terminals, and files that are open elsewhere too ----
+
+    /// Each request on `fd`, as raw as it is given, with a window size of 7 by 9 and zeros behind it.
+    pub(crate) fn ioctls(&self, fd: i32, requests: Vec<u64>) -> Vec<Tried<i64>> {
+        let each = |request: u64| {
+            let mut argument = [0_u16; 512];
+            argument[..2].copy_from_slice(&[7, 9]);
+            // SAFETY: an argument longer than any of these requests has.
+            call(unsafe { libc::syscall(libc::SYS_ioctl, fd, request, argument.as_mut_ptr()) })
+        };
+        requests.into_iter().map(each).collect()
+    }
+
+    /// Each request on `fd`, with a number for an argument.
+    pub(crate) fn fcntls(&self, fd: i32, requests: Vec<(u64, u64)>) -> Vec<Tried<i64>> {
+        let each = |(command, value): (u64, u64)| {
+            // SAFETY: the argument is a number, or taken for a wrong address.
+            call(unsafe { libc::syscall(libc::SYS_fcntl, fd, command, value) })
+        };
+        requests.into_iter().map(each).collect()
+    }
+
+    /// Makes holes, and has pages put out, in the first segment and in memory of its own.
+    pub(crate) fn holes(&self) -> Vec<(u64, Tried)> {
+        let maps = fs::read_to_string("/proc/thread-self/maps").unwrap_or_default();
+        let shared = maps.lines().find(|line| line.contains("memfd:callgate"));
+        let start = shared.and_then(|line| usize::from_str_radix(line.split('-').next()?, 16).ok());
+        // SAFETY: private memory, which nobody uses.
+        let own = unsafe {
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(std::ptr::null_mut(), 4096, access, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0)
+        };
+        let advices = [libc::MADV_REMOVE, libc::MADV_PAGEOUT, libc::MADV_COLD, 25, libc::MADV_HWPOISON];
+        let addresses = start.into_iter().chain((own != libc::MAP_FAILED).then(|| own.addr()));
+        let pairs = addresses.flat_map(|at| advices.map(|advice| (at, advice)));
+        pairs
+            .map(|(at, advice)| {
+                // SAFETY: denied; if it were not, zeros would be all that is lost.
+                (advice as u64, call(unsafe { libc::syscall(libc::SYS_madvise, at, 4096, advice) }).map(drop))
+            })
+            .collect()
+    }
+
+    pub(crate) fn punch(&self) -> Tried {
+        // SAFETY: a name that ends in zero.
+        let memory = call(unsafe { libc::memfd_create(c"own".as_ptr(), 0) }.into())? as i32;
+        // SAFETY: takes no memory.
+        call(unsafe { libc::ftruncate(memory, 8192) }.into())?;
+        // SAFETY: takes no memory.
+        let punched = call(unsafe { libc::fallocate(memory, 3, 0, 4096) }.into()).map(drop);
+        // SAFETY: takes no memory.
+        call(unsafe { libc::fallocate(memory, 0, 0, 4096) }.into())?;
+        punched
+    }
+
     // ---- rights ----
 
     pub(crate) fn become_root(&self) -> (Tried, Tried) {
@@ -707,6 +762,157 @@ fn values_out_of_range() {
 #[test]
 fn what_makes_no_sense_is_said_before_anything_is_started() {
     within(60, "what_makes_no_sense_is_said_before_anything_is_started", values_out_of_range);
+}
+
+// ---- terminals -----------------------------------------------------------------------------------------------------
+
+/// Requests that change a terminal, or have somebody signalled.
+const CHANGING: [u64; 30] = [
+    libc::TIOCSWINSZ as u64,
+    libc::TIOCSTI as u64,
+    libc::TIOCSPGRP as u64,
+    libc::TIOCSCTTY as u64,
+    libc::TIOCNOTTY as u64,
+    libc::TCSETS as u64,
+    libc::TCSETSW as u64,
+    libc::TCSETSF as u64,
+    libc::TCSETA as u64,
+    libc::TCSETAW as u64,
+    libc::TCSETAF as u64,
+    0x402c_542b, // TCSETS2
+    0x402c_542c,
+    0x402c_542d,
+    libc::TCXONC as u64,
+    libc::TCFLSH as u64,
+    libc::TCSBRK as u64,
+    libc::TCSBRKP as u64,
+    libc::TIOCSETD as u64,
+    libc::TIOCCONS as u64,
+    libc::TIOCEXCL as u64,
+    libc::TIOCLINUX as u64,
+    libc::TIOCMSET as u64,
+    0x5437,      // TIOCVHANGUP
+    0x4004_5431, // TIOCSPTLCK
+    0x4004_5436, // TIOCSIG
+    libc::FIOASYNC as u64,
+    libc::FIONBIO as u64,
+    0x8901, // FIOSETOWN
+    0x8902, // SIOCSPGRP
+];
+
+/// A terminal: the side of who shows it, and the side of a program.
+fn terminal() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
+    use std::os::fd::FromRawFd;
+    let (mut shown, mut used) = (-1, -1);
+    let (name, modes, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
+    // SAFETY: room for two descriptors; the rest is optional.
+    call(unsafe { libc::openpty(&raw mut shown, &raw mut used, name, modes, size) }.into()).expect("a terminal");
+    // SAFETY: just opened, and nobody else's.
+    unsafe { (std::os::fd::OwnedFd::from_raw_fd(shown), std::os::fd::OwnedFd::from_raw_fd(used)) }
+}
+
+/// Size, settings and flags of a terminal.
+fn state_of(terminal: &std::os::fd::OwnedFd) -> ([u16; 2], [u32; 4], i32) {
+    let fd = terminal.as_raw_fd();
+    let mut size = [0_u16; 4];
+    // SAFETY: room for a size.
+    call(unsafe { libc::ioctl(fd, libc::TIOCGWINSZ, size.as_mut_ptr()) }.into()).expect("a size");
+    // SAFETY: numbers, of which any are settings.
+    let mut settings: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: room for settings.
+    call(unsafe { libc::tcgetattr(fd, &raw mut settings) }.into()).expect("settings");
+    // SAFETY: takes no memory.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    let modes = [settings.c_iflag, settings.c_oflag, settings.c_cflag, settings.c_lflag];
+    ([size[0], size[1]], modes, flags)
+}
+
+/// Row 45 of the faults: the window size and all else of a terminal that the child was given stay as they are.
+#[test]
+fn fault_45_a_terminal_stays_as_it_is() {
+    within(60, "fault_45_a_terminal_stays_as_it_is", || {
+        let (shown, used) = terminal();
+        let before = state_of(&used);
+        let output = || used.try_clone().expect("a descriptor");
+        let builder = Inmate::bridge().stdout(output()).stderr(output()).sandbox(Sandbox::strict());
+        let inmate = builder.timeout(Duration::from_secs(30)).start().expect("a start");
+        // Bits that the kernel takes no notice of do not help.
+        for bits in [0, 0xdead_beef << 32] {
+            for fd in [1, 2] {
+                let denied = vec![Err(EPERM); CHANGING.len()];
+                let tried = inmate.ioctls(fd, CHANGING.iter().map(|request| request | bits).collect());
+                assert_eq!(tried, Ok(denied), "{bits:x}");
+            }
+            // What asks, and concerns the descriptor alone, goes on.
+            let asking = [libc::TCGETS, libc::TIOCGWINSZ, libc::FIONREAD, libc::FIOCLEX, libc::FIONCLEX];
+            let tried = inmate.ioctls(1, asking.map(|request| request as u64 | bits).into());
+            assert!(tried.is_ok_and(|tried| tried.iter().all(Result::is_ok)));
+        }
+        assert_eq!(state_of(&used), before);
+        drop((inmate, shown));
+    });
+}
+
+/// Row 45 of the faults: nor without the short list, as far as signals, the session and the window are concerned.
+#[test]
+fn fault_45_any_sandbox_leaves_the_window_alone() {
+    within(60, "fault_45_any_sandbox_leaves_the_window_alone", || {
+        let (shown, used) = terminal();
+        let before = state_of(&used);
+        let output = used.try_clone().expect("a descriptor");
+        let inmate = Inmate::bridge().stdout(output).sandbox(Sandbox::new()).start().expect("a start");
+        let changing =
+            [libc::TIOCSWINSZ, libc::TIOCSTI, libc::TIOCSCTTY, libc::TIOCNOTTY, libc::TIOCSETD, libc::TIOCEXCL];
+        let tried = inmate.ioctls(1, changing.map(|request| request as u64 | 1 << 40).into());
+        assert_eq!(tried, Ok(vec![Err(EPERM); changing.len()]));
+        assert_eq!(state_of(&used), before);
+        drop((inmate, shown));
+    });
+}
+
+/// Row 45 of the faults: what changes a file for all who have it open, or has somebody signalled.
+#[test]
+fn fault_45_what_is_open_elsewhere_too_keeps_its_flags() {
+    within(60, "fault_45_what_is_open_elsewhere_too_keeps_its_flags", || {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let output: std::os::fd::OwnedFd = writer.try_clone().expect("a descriptor").into();
+        let inmate = Inmate::bridge().stdout(output).sandbox(Sandbox::strict()).start().expect("a start");
+        let nonblocking = libc::O_NONBLOCK as u64;
+        let denied = [
+            (libc::F_SETFL, nonblocking),
+            (libc::F_SETFL, libc::O_ASYNC as u64),
+            (libc::F_SETOWN, std::process::id().into()),
+            (libc::F_SETLEASE, libc::F_WRLCK as u64),
+            (libc::F_NOTIFY, 1),
+            (10, libc::SIGWINCH as u64), // F_SETSIG
+            (15, 0),                     // F_SETOWN_EX
+        ];
+        for bits in [0, 0xdead_beef << 32] {
+            let requests = denied.map(|(command, value)| (command as u64 | bits, value));
+            assert_eq!(inmate.fcntls(1, requests.into()), Ok(vec![Err(EPERM); denied.len()]), "{bits:x}");
+        }
+        let asked = inmate.fcntls(1, vec![(libc::F_GETFL as u64, 0), (libc::F_DUPFD_CLOEXEC as u64, 10)]);
+        assert!(asked.is_ok_and(|asked| asked.iter().all(Result::is_ok)));
+        // SAFETY: takes no memory.
+        let flags = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETFL) };
+        assert_eq!(flags & (libc::O_NONBLOCK | libc::O_ASYNC), 0);
+        drop((inmate, reader));
+    });
+}
+
+/// Row 41 of the faults: filters deny what makes the parent's next look at shared memory slow.
+#[test]
+fn fault_41_no_filtered_child_makes_holes() {
+    within(60, "fault_41_no_filtered_child_makes_holes", || {
+        for sandbox in [Sandbox::new(), Sandbox::strict(), Sandbox::strict().read_only("/proc")] {
+            let inmate = start(sandbox.clone());
+            let tried = inmate.holes().expect("a reply");
+            assert!(tried.len() >= 5, "{tried:?}");
+            assert!(tried.iter().all(|(_, tried)| *tried == Err(EPERM)), "{sandbox:?}: {tried:?}");
+        }
+        assert_eq!(start(Sandbox::strict()).punch(), Ok(Err(EPERM)));
+        assert_eq!(start(Sandbox::new()).punch(), Ok(Ok(())), "a program's own files");
+    });
 }
 
 // ---- resources -----------------------------------------------------------------------------------------------------

@@ -212,7 +212,9 @@ impl<T: Service> Builder<T> {
     /// payload of that size while it grows. Default: that, and 128 MiB.
     ///
     /// A request that finds its half in use waits for memory to come back until its timeout, and fails then with
-    /// [`CallError::Exhausted`](crate::CallError::Exhausted); without a timeout it waits for other calls only. A reply fails with it at once.
+    /// [`CallError::Exhausted`](crate::CallError::Exhausted); without a timeout it waits for other calls only, and for memory that the child is about to let go of. A reply fails with it at once.
+    ///
+    /// Memory that a child has been given counts until no process has it any more, whatever the child says; so a child cannot have more than this.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
         self

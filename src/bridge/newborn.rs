@@ -17,6 +17,7 @@ use crate::segment::Segment;
 use crate::signal::ParentBells;
 use crate::sys::image::Image;
 use crate::sys::limits::{self, Wanted};
+use crate::sys::memfd;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{poll, socket};
 use std::io;
@@ -82,7 +83,6 @@ impl<T: Service> Newborn<T> {
             sent => sent.map_err(system::<T>("greeting the child".into(), Wanted::Memory))?,
         }
         drop(descriptors);
-        drop(segment);
         failpoints::reach(Step::ParentGreeted);
         let deadline = Deadline::after(Some(timeout));
         while !poll::readable(control, deadline.left().unwrap_or(timeout).min(WANTED_SLICE))
@@ -96,7 +96,14 @@ impl<T: Service> Newborn<T> {
             }
         }
         match Answer::receive(control) {
-            Ok(Some((answer, body))) => self.judge(answer, body, hello),
+            Ok(Some((answer, body))) => {
+                let body = self.judge(answer, body, hello)?;
+                // It has mapped it: before any code of the service runs, nobody can make holes there any more.
+                match segment.map_or(Ok(()), memfd::seal) {
+                    Ok(()) => Ok(body),
+                    Err(error) => Err(self.unusable(format!("its segment cannot be sealed: {error}"))),
+                }
+            }
             Ok(None) => Err(self.ended()),
             Err(error) => Err(self.unusable(error.to_string())),
         }

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::account::{Account, Until};
 use super::last_words;
 use super::peer::{Hold, Peer, PeerParts};
 use super::tidiness::{Look, Tidiness};
@@ -17,13 +18,14 @@ use crate::layout::LastWords;
 use crate::life::{Cause, Life};
 use crate::objects::Objects;
 use crate::process::Report;
-use crate::process::watch::{self, Due, Watched};
+use crate::process::watch::{self, Due, Releasing, Watched};
 use crate::segment::{Block, Placed, Segment};
 use crate::signal::ParentBells;
 use crate::stock::{Home, Stock};
 use crate::sys::close::Aside;
 use crate::sys::limits::{self, Wanted};
 use crate::sys::mapping::{Access, Mapping, QUICKLY_UNMAPPED};
+use crate::sys::memfd;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::{self, Blocking};
 use crossbeam_utils::CachePadded;
@@ -90,17 +92,17 @@ impl MemoryOptions {
 /// Every segment of this bridge beside the first.
 struct Books {
     objects: Arc<dyn Objects>,
-    /// Segments that the child's arena, for replies, was given.
+    /// Segments that the child's arena, for replies, was given, and that frames may name.
     replies: HashMap<u64, Arc<Mapping>>,
-    /// Bytes of the segments of either arena.
-    request_lens: HashMap<u64, u64>,
-    reply_lens: HashMap<u64, u64>,
+    /// What the segments of either arena come to.
+    for_requests: Account,
+    for_replies: Account,
+    asked: Asked,
     /// The number of the next segment; numbers are never used again.
     next: u64,
     /// Bytes that the segments of either arena may have together.
     budget: u64,
-    /// What the child may do with the segments of requests.
-    access: Access,
+    is_trusted: bool,
     /// Why the system last refused a segment.
     refused: [u64; 2],
 }
@@ -109,22 +111,59 @@ fn lack([error, limit]: [u64; 2]) -> Message {
     Message::Lack { error, limit }
 }
 
+/// What has become of the child's `Need`.
+///
+/// | from | to | when |
+/// |---|---|---|
+/// | Nothing | Waiting | all memory is in use, but some is being released |
+/// | Nothing, Waiting | Granted | the child has been sent a segment |
+/// | Nothing, Waiting | Nothing | the child has been told that there is none, or is trusted with what it was sent |
+/// | Granted | Sealing | the child says that it has mapped it |
+/// | Granted | Nothing | the child gives it back |
+/// | Sealing | Nothing | it is sealed, and the child has been told |
+///
+/// A healthy child asks again only after the answer, so that there is never more than one descriptor to keep.
+enum Asked {
+    Nothing,
+    /// For so many bytes.
+    Waiting(u64),
+    Granted(Unsealed),
+    Sealing,
+}
+
+/// A segment that frames may not name yet.
+struct Unsealed {
+    segment: u64,
+    mapping: Arc<Mapping>,
+    object: Option<OwnedFd>,
+}
+
+/// For whom a segment is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Requests,
+    Replies,
+}
+
 impl Books {
-    /// Bytes that the child's arena has.
-    fn reply_len(&self) -> u64 {
-        self.reply_lens.values().sum()
+    fn account(&mut self, side: Side) -> &mut Account {
+        match side {
+            Side::Requests => &mut self.for_requests,
+            Side::Replies => &mut self.for_replies,
+        }
     }
 
-    /// Creates a segment of `len` bytes for an arena that has segments of `lens`.
-    fn create(&mut self, len: u64, of: fn(&mut Self) -> &mut HashMap<u64, u64>, access: Access) -> Created {
-        let budget = self.budget;
-        let (segments, used) = (of(self).len(), of(self).values().sum::<u64>());
+    /// Creates a segment of `len` bytes for the arena of `side`, of which `owner` is told when it is released.
+    fn create(&mut self, len: u64, side: Side, owner: Weak<dyn Releasing>) -> Created {
+        let (budget, is_trusted, account) = (self.budget, self.is_trusted, self.account(side));
         if len > budget {
             return Err(NoMemory::TooLarge { len, max: budget });
         }
-        if len > budget - used || segments >= MAX_SEGMENTS {
+        if len > budget.saturating_sub(account.bytes()) || account.count() >= MAX_SEGMENTS {
             return Err(NoMemory::Exhausted { len, budget });
         }
+        // A trusted child reads in place what it may keep, and gives back what it may write.
+        let access = if is_trusted || side == Side::Replies { Access::ReadWrite } else { Access::ReadOnly };
         let segment = self.next;
         let created = self.objects.create(segment, len as usize, access);
         let (mapping, object) = created.map_err(|error| {
@@ -133,7 +172,8 @@ impl Books {
             NoMemory::Failed { why: format!("no memory for a payload of {len} bytes{limit}: {error}") }
         })?;
         self.next += 1;
-        of(self).insert(segment, len);
+        let until = Until::of(object.as_ref(), is_trusted, owner, segment);
+        self.account(side).add(segment, len, until);
         Ok((segment, Arc::new(mapping), object))
     }
 }
@@ -166,11 +206,12 @@ impl Link {
             books: CachePadded::new(Mutex::new(Books {
                 objects,
                 replies: HashMap::new(),
-                request_lens: HashMap::new(),
-                reply_lens: HashMap::new(),
+                for_requests: Account::default(),
+                for_replies: Account::default(),
+                asked: Asked::Nothing,
                 next: 1,
                 budget: memory.total / 2,
-                access: if memory.trust.is_some() { Access::ReadWrite } else { Access::ReadOnly },
+                is_trusted: memory.trust.is_some(),
                 refused: [0; 2],
             })),
         })
@@ -194,7 +235,7 @@ impl Link {
 
     /// Notes that memory has been used. If there is more than may be kept when it is not, has the watcher look in a while.
     fn used_now(&self, is_untidy: bool) {
-        let is_untidy = is_untidy || self.books.lock().reply_len() > self.retained;
+        let is_untidy = is_untidy || self.books.lock().for_replies.bytes_in_use() > self.retained;
         if is_untidy {
             self.tidiness.used();
         }
@@ -222,11 +263,18 @@ impl Link {
                 false
             }
             Message::Need { len: 0 } => false,
-            Message::Need { len } => self.grant(len).is_ok(),
+            Message::Need { len } => self.heed_need(len),
+            Message::Mapped { segment } => self.heed_mapped(segment),
             Message::Detach { segment } => {
                 let mut books = self.books.lock();
-                let mapping = books.replies.remove(&segment);
-                let known = books.reply_lens.remove(&segment).is_some() && mapping.is_some();
+                let mut mapping = books.replies.remove(&segment);
+                if let Asked::Granted(granted) = &books.asked
+                    && granted.segment == segment
+                {
+                    mapping = Some(granted.mapping.clone());
+                    books.asked = Asked::Nothing;
+                }
+                let known = books.for_replies.given_back(segment) && mapping.is_some();
                 drop(books);
                 unmap(mapping.into_iter().collect());
                 failpoints::reach(Step::ParentDetachHeard);
@@ -234,6 +282,7 @@ impl Link {
             }
             Message::Attach { .. }
             | Message::Grant { .. }
+            | Message::Sealed { .. }
             | Message::Deny { .. }
             | Message::Exhausted { .. }
             | Message::Lack { .. }
@@ -242,16 +291,38 @@ impl Link {
         }
     }
 
-    /// Answers a child that needs memory for a reply.
-    fn grant(&self, len: u64) -> io::Result<()> {
+    /// Answers a child that needs memory for a reply. One that asks before it has taken the last answer gets none.
+    fn heed_need(&self, len: u64) -> bool {
         failpoints::reach(Step::ParentNeedHeard);
-        let created = self.books.lock().create(len, |books| &mut books.reply_lens, Access::ReadWrite);
-        match created {
+        let books = self.books.lock();
+        let (budget, is_free) = (books.budget, matches!(books.asked, Asked::Nothing));
+        drop(books);
+        // On the watcher's thread, which alone changes that.
+        match is_free {
+            true => self.grant(len),
+            false if len > budget => self.tell(Message::Deny { len, max: budget }, None),
+            false => self.tell(Message::Exhausted { len, budget }, None),
+        }
+        .is_ok()
+    }
+
+    /// Nothing is held while the child is told: that may take long.
+    fn grant(&self, len: u64) -> io::Result<()> {
+        let mut books = self.books.lock();
+        books.asked = Asked::Nothing;
+        match books.create(len, Side::Replies, self.itself.clone()) {
             Ok((segment, mapping, object)) => {
                 failpoints::reach(Step::ParentReplySegmentCreated);
+                let sent = object.as_ref().map(AsFd::as_fd).map(|object| object.try_clone_to_owned()).transpose();
                 // First, so that who is sent the first reply in it finds it.
-                self.books.lock().replies.insert(segment, mapping);
-                let granted = self.tell(Message::Grant { segment }, object.as_ref().map(AsFd::as_fd));
+                if books.is_trusted {
+                    books.replies.insert(segment, mapping);
+                } else {
+                    books.asked = Asked::Granted(Unsealed { segment, mapping, object });
+                }
+                drop(books);
+                let granted =
+                    sent.and_then(|object| self.tell(Message::Grant { segment }, object.as_ref().map(AsFd::as_fd)));
                 if let Err(error) = granted {
                     // It has been told, and may have answered there already.
                     if self.control.is_slow() {
@@ -259,7 +330,8 @@ impl Link {
                     }
                     // Not the child's doing: with too many descriptors of this user under way, the kernel takes no more.
                     let mut books = self.books.lock();
-                    books.reply_lens.remove(&segment);
+                    books.asked = Asked::Nothing;
+                    books.for_replies.forget(segment);
                     books.replies.remove(&segment);
                     drop(books);
                     return self.tell(lack(limits::packed(&error)), None);
@@ -267,13 +339,91 @@ impl Link {
                 failpoints::reach(Step::ParentGranted);
                 Ok(())
             }
-            Err(NoMemory::TooLarge { len, max }) => self.tell(Message::Deny { len, max }, None),
-            Err(NoMemory::Exhausted { len, budget }) => self.tell(Message::Exhausted { len, budget }, None),
-            Err(NoMemory::Failed { .. } | NoMemory::Late { .. }) => {
-                let refused = self.books.lock().refused;
-                self.tell(lack(refused), None)
+            Err(NoMemory::Exhausted { .. }) if books.for_replies.is_being_released() => {
+                books.asked = Asked::Waiting(len);
+                // Without a watcher there is nobody to heed this.
+                let _ = watch::tidy_soon();
+                Ok(())
+            }
+            Err(why) => {
+                let refused = books.refused;
+                drop(books);
+                match why {
+                    NoMemory::TooLarge { len, max } => self.tell(Message::Deny { len, max }, None),
+                    NoMemory::Exhausted { len, budget } => self.tell(Message::Exhausted { len, budget }, None),
+                    NoMemory::Failed { .. } | NoMemory::Late { .. } => self.tell(lack(refused), None),
+                }
             }
         }
+    }
+
+    /// Answers a child that waits for memory, if there is any by now, or too little is being released. Whether it goes on waiting.
+    fn grant_late(&self) -> bool {
+        let Asked::Waiting(len) = self.books.lock().asked else { return false };
+        if self.grant(len).is_err() {
+            self.end(Cause::Corrupt("it does not read what it asks for"));
+            return false;
+        }
+        matches!(self.books.lock().asked, Asked::Waiting(_))
+    }
+
+    /// Seals what the child was granted and has mapped, and tells it. `false` = it was granted no such thing.
+    fn heed_mapped(&self, segment: u64) -> bool {
+        let mut books = self.books.lock();
+        match std::mem::replace(&mut books.asked, Asked::Sealing) {
+            Asked::Granted(granted) if granted.segment == segment => {
+                drop(books);
+                self.seal(granted);
+                true
+            }
+            other => {
+                books.asked = other;
+                false
+            }
+        }
+    }
+
+    /// On a thread of its own: a child that makes holes meanwhile keeps that waiting, and not the watcher.
+    fn seal(&self, Unsealed { segment, mapping, object }: Unsealed) {
+        let Some(object) = object else { return self.sealed(segment, mapping) };
+        let (Some(me), seal) = (self.itself.upgrade(), thread::Builder::new().name("callgate-seal".into())) else {
+            return;
+        };
+        let spawned = seal.spawn(move || match memfd::seal(object) {
+            Ok(()) => me.sealed(segment, mapping),
+            Err(_) => me.end(Cause::Corrupt("it has sealed memory that is not its own")),
+        });
+        if spawned.is_err() {
+            let mut books = self.books.lock();
+            books.asked = Asked::Nothing;
+            books.for_replies.given_back(segment);
+            let _ = self.tell(lack([0; 2]), None);
+        }
+    }
+
+    /// Frames may name the segment from now on.
+    fn sealed(&self, segment: u64, mapping: Arc<Mapping>) {
+        let mut books = self.books.lock();
+        books.asked = Asked::Nothing;
+        books.replies.insert(segment, mapping);
+        // A child whose socket is full has too much to read to ever find this.
+        let told = self.tell(Message::Sealed { segment }, None);
+        drop(books);
+        if told.is_err() {
+            self.end(Cause::Corrupt("it does not read what it asks for"));
+        }
+        failpoints::reach(Step::ParentSealed);
+    }
+}
+
+impl Releasing for Link {
+    fn released(&self, segment: u64) {
+        let mut books = self.books.lock();
+        books.for_replies.released(segment);
+        books.for_requests.released(segment);
+        drop(books);
+        self.came_back.notify_all();
+        self.grant_late();
     }
 }
 
@@ -332,9 +482,10 @@ impl Watched for Link {
     }
 
     fn tidy(&self) -> bool {
+        let is_waited_for = self.grant_late();
         match self.tidiness.look() {
             Look::Now => {}
-            look => return look == Look::Later,
+            look => return look == Look::Later || is_waited_for,
         }
         if self.control.is_slow() {
             return false;
@@ -343,12 +494,12 @@ impl Watched for Link {
             Some(mut stock) => unmap(stock.tidy(&mut TellChild(self))),
             None => self.tidiness.again(),
         }
-        if self.books.lock().reply_len() > self.retained {
+        if self.books.lock().for_replies.bytes_in_use() > self.retained {
             // One whose socket is full has enough to read.
             let _ = self.tell(Message::Tidy, None);
             failpoints::reach(Step::ParentTidySent);
         }
-        self.tidiness.is_untidy()
+        self.tidiness.is_untidy() || is_waited_for
     }
 
     fn ended(&self, exit: Exit) {
@@ -408,7 +559,7 @@ impl Home for Link {
         self.used_now(is_untidy);
     }
 
-    /// Without a deadline, waits only for what comes back by itself: for the frames of other calls.
+    /// Without a deadline, waits only for what comes back by itself: for the frames of other calls, and for what is being released.
     #[cold]
     fn find(
         &self,
@@ -420,7 +571,7 @@ impl Home for Link {
             let found = allocate(&mut stock, &mut TellChild(self));
             let may_wait = match deadline.left() {
                 Some(left) => !left.is_zero(),
-                None => stock.has_frames_under_way(),
+                None => stock.has_frames_under_way() || self.books.lock().for_requests.is_being_released(),
             };
             if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.peer.life.is_over() {
                 drop(stock);
@@ -461,12 +612,11 @@ struct TellChild<'a>(&'a Link);
 impl Source for TellChild<'_> {
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
         let mut books = self.0.books.lock();
-        let access = books.access;
-        let (segment, mapping, object) = books.create(len, |books| &mut books.request_lens, access)?;
+        let (segment, mapping, object) = books.create(len, Side::Requests, self.0.itself.clone())?;
         drop(books);
         failpoints::reach(Step::ParentSegmentCreated);
         if let Err(error) = self.0.tell(Message::Attach { segment }, object.as_ref().map(AsFd::as_fd)) {
-            self.0.books.lock().request_lens.remove(&segment);
+            self.0.books.lock().for_requests.forget(segment);
             return Err(NoMemory::Failed { why: format!("the child takes no memory for the request: {error}") });
         }
         failpoints::reach(Step::ParentAttachSent);
@@ -474,7 +624,7 @@ impl Source for TellChild<'_> {
     }
 
     fn shrink(&mut self, segment: u64) {
-        self.0.books.lock().request_lens.remove(&segment);
+        self.0.books.lock().for_requests.given_back(segment);
         // A child whose socket is full keeps its mapping until the bridge ends.
         let _ = self.0.tell(Message::Detach { segment }, None);
         failpoints::reach(Step::ParentDetachSent);

@@ -52,6 +52,8 @@ pub(super) struct PayloadMemory {
 struct FromParent {
     /// Segments of the parent's arena.
     requests: HashMap<u64, Arc<Mapping>>,
+    /// What has been mapped and is not sealed yet.
+    unsealed: Option<(u64, Arc<Mapping>)>,
     /// The parent's answer to the last `Need`.
     answer: Option<Result<(u64, Arc<Mapping>), NoMemory>>,
 }
@@ -150,21 +152,46 @@ impl PayloadMemory {
                 failpoints::reach(Step::ChildDetachHeard);
             }
             Message::Grant { segment } => {
-                let failed = |error: std::io::Error| failed(format!("the child cannot map reply memory: {error}"));
-                told.answer =
-                    Some(mapped(segment, Access::ReadWrite).map(|mapping| (segment, mapping)).map_err(failed));
+                let mapping = mapped(segment, Access::ReadWrite);
+                self.granted(&mut told, segment, mapping);
             }
+            Message::Sealed { segment } => match told.unsealed.take() {
+                Some(unsealed) if unsealed.0 == segment => told.answer = Some(Ok(unsealed)),
+                _ => confused("memory is said to be sealed that was not granted"),
+            },
             Message::Deny { len, max } => told.answer = Some(Err(NoMemory::TooLarge { len, max })),
             Message::Exhausted { len, budget } => told.answer = Some(Err(NoMemory::Exhausted { len, budget })),
             Message::Lack { error, limit } => {
                 let why = limits::unpacked(error, limit);
+                told.unsealed = None;
                 told.answer = Some(Err(failed(format!("the parent could get no memory for the reply{why}"))));
             }
-            Message::Need { .. } | Message::Begin { .. } | Message::Tidy => {
+            Message::Need { .. } | Message::Mapped { .. } | Message::Begin { .. } | Message::Tidy => {
                 confused("a message that is not for a child")
             }
         }
         self.changed.notify_all();
+    }
+
+    /// Notes memory for a reply. A parent that does not trust this child seals it first, when it has been mapped.
+    fn granted(&self, told: &mut FromParent, segment: u64, mapping: std::io::Result<Arc<Mapping>>) {
+        failpoints::reach(Step::ChildGrantHeard);
+        let is_final = self.access == Access::ReadWrite;
+        let why = match mapping {
+            Ok(mapping) if is_final => return told.answer = Some(Ok((segment, mapping))),
+            Ok(mapping) => {
+                told.unsealed = Some((segment, mapping));
+                match self.control.send(Message::Mapped { segment }, None) {
+                    Ok(()) => return,
+                    Err(error) => format!("the child cannot say that it has mapped reply memory: {error}"),
+                }
+            }
+            Err(error) => format!("the child cannot map reply memory: {error}"),
+        };
+        told.unsealed = None;
+        // A parent that does not hear this asks why the child goes on asking.
+        let _ = self.control.send(Message::Detach { segment }, None);
+        told.answer = Some(Err(failed(why)));
     }
 
     /// Takes back what the parent is done with, and gives back what may not be kept, unless a worker is at it: that one may wait for this

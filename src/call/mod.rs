@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod account;
 pub(crate) mod callee;
 pub(crate) mod caller;
 mod follow;

@@ -23,7 +23,7 @@ use crate::lane::{WorkerLanes, is_past};
 use crate::layout::{CallerLine, Geometry};
 use crate::lending::Carried;
 use crate::life::{Cause, Life};
-use crate::objects::{Objects, Sealed};
+use crate::objects::{Objects, SEGMENT, Sealed};
 use crate::process::watch::{self, Watched};
 use crate::segment::{Block, Placed, Segment, Span};
 use crate::signal::{Bells, Count};
@@ -62,6 +62,11 @@ const SLOT_LINES: u32 = 9;
 /// The sizes of a pair with so many lanes: as its lanes are all alike, its length says how many there are.
 pub(crate) fn geometry(lanes: u32) -> Geometry {
     Geometry { lanes, slots: SLOTS, slot_lines: SLOT_LINES, workers: lanes }
+}
+
+/// The geometry of a pair whose segment has so many bytes.
+fn geometry_of(len: usize) -> Option<Geometry> {
+    Geometry::LANES.map(geometry).find(|geometry| geometry.segment_len() == len)
 }
 
 /// What a hub's introduction brings.
@@ -104,6 +109,10 @@ type Start = Box<dyn Fn(u32) -> io::Result<()> + Send + Sync>;
 struct Told {
     /// Segments of the other side's arena.
     segments: HashMap<u64, Arc<Mapping>>,
+    /// Nobody can make holes in the first segment any more.
+    is_ready: bool,
+    /// What has been granted and mapped, and is not sealed yet.
+    unsealed: Option<(u64, Arc<Mapping>)>,
     /// For how many bytes the hub was asked last, and when, until the answer has been taken.
     asked: Option<(u64, Instant)>,
     /// The answer.
@@ -165,7 +174,7 @@ pub(crate) fn serve<H: Host + Send + 'static>(
     Ok(pair)
 }
 
-/// Serves a lane until the pair is over; and the pair does not outlast it, whatever ends it: nobody else would answer there.
+/// Serves a lane, once it is ready, until the pair is over; and the pair does not outlast it, whatever ends it: nobody else would answer there.
 fn run<H: Host>(mut worker: Worker<H, Stranger>) {
     struct Last(Arc<Pair>);
     impl Drop for Last {
@@ -174,6 +183,7 @@ fn run<H: Host>(mut worker: Worker<H, Stranger>) {
         }
     }
     let _last = Last(worker.asker().0.clone());
+    worker.asker().0.wait_until_ready();
     worker.take_thread();
     loop {
         match worker.serve_next() {
@@ -187,13 +197,9 @@ fn run<H: Host>(mut worker: Worker<H, Stranger>) {
 impl Pair {
     fn of(introduction: Introduction, role: Role) -> io::Result<(Arc<Self>, Segment)> {
         let Introduction { pid, pidfd, segment, control, limits, .. } = introduction;
-        let segment = Segment::attach(&Sealed, &mut std::iter::once(segment))?;
-        // The other side may have rewritten the header by now: of all that would fit the length, which nobody can change, only the
-        // geometry of a pair will do.
+        // Not looked at yet: until it is sealed, who looks may be kept waiting.
+        let segment = Segment::attach_unseen(segment, geometry_of)?;
         let found = segment.geometry();
-        if found != geometry(found.lanes) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a segment that is not laid out as a pair's"));
-        }
         let stock = match role {
             Role::Caller => Stock::new(limits, segment.held_by_child(), segment.held_by_parent()),
             Role::Owner => Stock::new(limits, segment.held_by_parent(), segment.held_by_child()),
@@ -221,7 +227,16 @@ impl Pair {
             start: OnceLock::new(),
             started: Mutex::new(0),
         };
+        pair.control.send(Message::Mapped { segment: SEGMENT }, None)?;
         Ok((Arc::new(pair), segment))
+    }
+
+    /// Waits until the first segment may be looked at, or the pair is over. A caller is not told of the owner before.
+    fn wait_until_ready(&self) {
+        let mut told = self.told.lock();
+        while !told.is_ready && !self.is_over() {
+            self.changed.wait(&mut told);
+        }
     }
 
     /// Whether it is over, for whatever reason.
@@ -280,18 +295,37 @@ impl Pair {
             }
             // The other side's arena tidies itself.
             Message::Tidy => None,
-            Message::Grant { segment } => Some(
-                mapped(segment, Access::ReadWrite)
-                    .map(|mapping| (segment, mapping))
-                    .map_err(|error| failed(format!("memory from the hub cannot be mapped: {error}"))),
-            ),
+            Message::Grant { segment } => match mapped(segment, Access::ReadWrite) {
+                Ok(mapping) => {
+                    told.unsealed = Some((segment, mapping));
+                    self.control
+                        .send(Message::Mapped { segment }, None)
+                        .map_err(|_| "it does not read what it asks for")?;
+                    None
+                }
+                Err(error) => {
+                    // A hub that does not hear it keeps the memory until the pair is over.
+                    let _ = self.control.send(Message::Detach { segment }, None);
+                    Some(Err(failed(format!("memory from the hub cannot be mapped: {error}"))))
+                }
+            },
+            Message::Sealed { segment: SEGMENT } => {
+                told.is_ready = true;
+                None
+            }
+            Message::Sealed { segment } => {
+                Some(Ok(told.unsealed.take().filter(|unsealed| unsealed.0 == segment).ok_or(SENSELESS)?))
+            }
             Message::Deny { len, max } => Some(Err(NoMemory::TooLarge { len, max })),
             Message::Exhausted { len, budget } => Some(Err(NoMemory::Exhausted { len, budget })),
             Message::Lack { error, limit } => {
+                if let Some((segment, _)) = told.unsealed.take() {
+                    let _ = self.control.send(Message::Detach { segment }, None);
+                }
                 let why = limits::unpacked(error, limit);
                 Some(Err(failed(format!("the hub could get no memory{why}"))))
             }
-            Message::Need { .. } | Message::Begin { .. } => return Err(SENSELESS),
+            Message::Need { .. } | Message::Mapped { .. } | Message::Begin { .. } => return Err(SENSELESS),
         };
         socket::discard(descriptor.collect());
         if answer.is_some() {
@@ -646,14 +680,14 @@ mod tests {
     impl Hub {
         /// Gives both sides what they ask for, until one has closed; then the pair is over.
         fn run(self) {
-            let mut next = 0;
-            while self.0.iter().all(|side| self.answer(side, &mut next)) {
+            let (mut next, mut unsealed) = (0, HashMap::new());
+            while self.0.iter().all(|side| self.answer(side, &mut next, &mut unsealed)) {
                 thread::sleep(Duration::from_micros(100));
             }
         }
 
         /// Answers one side, as far as it has asked. Whether it is still there.
-        fn answer(&self, side: &Control, next: &mut u64) -> bool {
+        fn answer(&self, side: &Control, next: &mut u64, unsealed: &mut HashMap<u64, OwnedFd>) -> bool {
             let other = self.0.iter().find(|other| !std::ptr::eq(*other, side)).expect("two sides");
             loop {
                 match side.receive(Blocking::No) {
@@ -661,8 +695,15 @@ mod tests {
                         let (_, object) =
                             memfd::create_sealed("callgate-test", len as usize, Access::ReadWrite).unwrap();
                         *next += 1;
-                        let _ = other.send(Message::Attach { segment: *next }, Some(object.as_fd()));
                         let _ = side.send(Message::Grant { segment: *next }, Some(object.as_fd()));
+                        unsealed.insert(*next, object);
+                    }
+                    // Both were told ahead that it is sealed.
+                    Ok(Some((Message::Mapped { segment: SEGMENT }, _))) => {}
+                    Ok(Some((Message::Mapped { segment }, _))) => {
+                        let object = unsealed.remove(&segment).expect("it was granted");
+                        let _ = other.send(Message::Attach { segment }, Some(object.as_fd()));
+                        let _ = side.send(Message::Sealed { segment }, None);
                     }
                     Ok(Some((detach, _))) => drop(other.send(detach, None)),
                     Ok(None) => return false,
@@ -688,7 +729,9 @@ mod tests {
             wait: Wait::SpinFor(Duration::from_micros(50)),
         });
         let introductions = introductions.collect::<Vec<_>>().try_into().ok().unwrap();
-        (introductions, Hub(ours.into_iter().map(Control::new).collect::<Vec<_>>().try_into().ok().unwrap()))
+        let ours: Vec<_> = ours.into_iter().map(Control::new).collect();
+        ours.iter().for_each(|side| side.send(Message::Sealed { segment: SEGMENT }, None).unwrap());
+        (introductions, Hub(ours.try_into().ok().unwrap()))
     }
 
     fn double(caller: &Caller, number: u64) -> Result<u64, CallError> {
@@ -814,8 +857,15 @@ mod tests {
             word.store(value, crate::sync::Ordering::Relaxed);
         }
         let ([caller, owner], _hub) = introduced_by(object.unwrap());
-        assert!(call(caller).is_err_and(|error| error.kind() == io::ErrorKind::InvalidData));
-        assert!(serve(owner, || Doubler).is_err_and(|error| error.kind() == io::ErrorKind::InvalidData));
+        let (_, pair) = call(caller).unwrap();
+        let mut threads = 0;
+        let owner = serve(owner, || {
+            threads += 1;
+            Doubler
+        });
+        owner.unwrap().over(None);
+        assert_eq!((pair.callers.len(), threads), (8, 8));
+        assert!(geometry_of(geometry(8).segment_len() + 128).is_none());
     }
 
     /// The hub says nothing to anybody: the end is the caller's alone, and the owner's worker goes on.

@@ -74,7 +74,10 @@ impl Scene {
                 granted = Some((segment, object));
             }
         }
-        granted
+        // Of memory without a descriptor, the parent says at once that frames may name it.
+        let (segment, object) = granted?;
+        self.tell(Message::Mapped { segment });
+        Some((segment, object))
     }
 }
 

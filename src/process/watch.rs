@@ -9,13 +9,14 @@
 #![forbid(unsafe_code)]
 
 use crate::error::Exit;
+use crate::sys::inotify::{Released, Releases, WatchId};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::poll::{PollSet, Waker};
 use crate::sys::toll::{Credit, SPELL};
 use crate::sys::{selfproc, signals};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -148,6 +149,51 @@ const HELD: Duration = Duration::from_millis(250);
 /// How long the status of a process that has ended may take to be had.
 const STATUS: Duration = Duration::from_millis(20);
 
+/// Who has given memory away, and is told on the watcher's thread when it is released.
+pub(crate) trait Releasing: Send + Sync {
+    /// Nobody has this segment any more.
+    fn released(&self, segment: u64);
+}
+
+/// The memory that is waited for.
+struct Awaited {
+    /// The process that waits for it: a fork has the same descriptor, and is to leave it alone.
+    process: u32,
+    releases: Arc<Releases>,
+    owners: HashMap<WatchId, (Weak<dyn Releasing>, u64)>,
+    /// Whether there was none at the watcher's last look.
+    has_rested: bool,
+}
+
+static AWAITED: Mutex<Option<Awaited>> = Mutex::new(None);
+
+/// Has `owner` told when nobody has `object` any more, which is its `segment`, and which nobody but this process has yet.
+///
+/// # Errors
+///
+/// If the kernel does not report that: see [`Releases`].
+pub(crate) fn when_released(object: &OwnedFd, owner: Weak<dyn Releasing>, segment: u64) -> io::Result<()> {
+    let mut awaited = AWAITED.lock().unwrap_or_else(PoisonError::into_inner);
+    let process = std::process::id();
+    if awaited.as_ref().is_none_or(|awaited| awaited.process != process) {
+        let releases = Arc::new(Releases::new()?);
+        let same = releases.clone();
+        submit(Box::new(move |watcher| {
+            // If there is no room for it, what is given away counts until its holder is dead.
+            let _ = watcher.poll.add(&*same, RELEASES);
+            watcher.releases = Some(same);
+            watcher.next_tidying.get_or_insert_with(|| Instant::now() + TIDYING);
+        }))?;
+        *awaited = Some(Awaited { process, releases, owners: HashMap::new(), has_rested: false });
+    }
+    let Some(awaited) = &mut *awaited else { return Err(io::ErrorKind::Other.into()) };
+    // Under the lock: who reads what has happened finds whose it is.
+    let watch = awaited.releases.watch(object)?;
+    awaited.owners.insert(watch, (owner, segment));
+    awaited.has_rested = false;
+    Ok(())
+}
+
 /// How often the watcher looks whether memory is still used, while there is more than may be kept.
 const TIDYING: Duration = Duration::from_millis(250);
 
@@ -172,6 +218,8 @@ struct Watcher {
     children: HashMap<u64, Child>,
     next: u64,
     next_tidying: Option<Instant>,
+    /// Reports memory that nobody has any more.
+    releases: Option<Arc<Releases>>,
     /// When children that have said too much are listened to again; `None` if there are none.
     next_hearing: Option<Instant>,
     /// Who is to be asked what is due, and when. A few bridges at a time: those that have been dropped, and those with calls that are late.
@@ -195,8 +243,9 @@ struct Child {
 const BURST: u32 = 1024;
 const MESSAGES: u32 = 64;
 
-/// The key of the waker; children have two keys each, from 2 on: even for the process, odd for the control socket.
+/// The keys of the waker and of released memory; children have two keys each, from 2 on: even for the process, odd for the control socket.
 const WAKER: u64 = 0;
+const RELEASES: u64 = 1;
 
 impl Watcher {
     fn start() -> io::Result<Handle> {
@@ -212,7 +261,19 @@ impl Watcher {
     fn new(poll: PollSet, waker: Arc<Waker>, jobs: Receiver<Job>) -> Self {
         let (children, held) = Default::default();
         let (next_tidying, next_hearing, next_look) = Default::default();
-        Self { poll, waker, jobs, children, next: 1, next_tidying, next_hearing, due: Vec::new(), held, next_look }
+        Self {
+            poll,
+            waker,
+            jobs,
+            children,
+            next: 1,
+            next_tidying,
+            next_hearing,
+            releases: None,
+            due: Vec::new(),
+            held,
+            next_look,
+        }
     }
 
     fn run(mut self) {
@@ -296,7 +357,23 @@ impl Watcher {
 
     fn tidy(&mut self) {
         let untidy = self.children.values().filter(|child| child.watched.tidy()).count();
-        self.next_tidying = (untidy > 0).then(|| Instant::now() + TIDYING);
+        let is_idle = self.let_releases_rest();
+        self.next_tidying = (untidy > 0 || is_idle).then(|| Instant::now() + TIDYING);
+    }
+
+    /// Closes what reports released memory, when there has been none to wait for since the last look. Whether there is none, and it is open.
+    fn let_releases_rest(&mut self) -> bool {
+        let mut awaited = AWAITED.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(found) = awaited.as_mut().filter(|awaited| awaited.owners.is_empty()) else { return false };
+        if !std::mem::replace(&mut found.has_rested, true) {
+            return true;
+        }
+        let closed = (awaited.take(), self.releases.take());
+        drop(awaited);
+        closed.1.iter().for_each(|releases| self.poll.remove(&**releases));
+        // The kernel takes its time.
+        let _ = std::thread::Builder::new().name("callgate-unmap".into()).spawn(move || drop(closed));
+        false
     }
 
     fn handle(&mut self, key: u64) {
@@ -307,6 +384,9 @@ impl Watcher {
                 let _ = catch_unwind(AssertUnwindSafe(|| job(self)));
             }
             return;
+        }
+        if key == RELEASES {
+            return self.tell_released();
         }
         if key & 1 == 1 {
             return self.hear(key >> 1);
@@ -370,6 +450,29 @@ impl Watcher {
         }
         if waits {
             self.look_for_held();
+        }
+    }
+
+    /// Tells owners of memory that it is released. What the kernel has lost count of stays on their books until its holders are dead.
+    fn tell_released(&mut self) {
+        let mut released = Vec::new();
+        self.releases.iter().for_each(|releases| releases.read(&mut released));
+        let mut awaited = AWAITED.lock().unwrap_or_else(PoisonError::into_inner);
+        let owners: Vec<_> = released
+            .into_iter()
+            .filter_map(|released| match released {
+                Released::Object(watch) => awaited.as_mut()?.owners.remove(&watch),
+                Released::Lost => None,
+            })
+            .collect();
+        if awaited.as_ref().is_some_and(|awaited| awaited.owners.is_empty()) {
+            self.next_tidying.get_or_insert_with(|| Instant::now() + TIDYING);
+        }
+        drop(awaited);
+        for (owner, segment) in owners {
+            if let Some(owner) = owner.upgrade() {
+                owner.released(segment);
+            }
         }
     }
 

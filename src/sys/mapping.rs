@@ -85,6 +85,13 @@ impl Mapping {
         self.access == Access::ReadWrite
     }
 
+    /// Makes a hole of the first `len` bytes, as a hostile peer does.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn remove_for_test(&self, len: usize) -> io::Result<()> {
+        // SAFETY: a part of this mapping, which nobody refers to: zeros are as good as what was there.
+        Ok(unsafe { madvise(self.start.as_ptr().cast(), len, Advice::LinuxRemove) }?)
+    }
+
     /// Has the system provide the first `len` bytes now, which are about to be written, in huge pages where it grants them: page
     /// by page, as they are touched, costs half as much again. What it does not do now it does then.
     pub(crate) fn populate(&self, len: usize) {

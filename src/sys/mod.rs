@@ -12,6 +12,7 @@ pub(crate) mod fatal;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod image;
+pub(crate) mod inotify;
 #[cfg(feature = "sandbox")]
 pub(crate) mod landlock;
 pub(crate) mod limits;

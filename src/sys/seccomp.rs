@@ -164,9 +164,12 @@ fn deny_undoing(rules: &mut Rules) -> io::Result<()> {
     for option in [libc::PR_SET_PDEATHSIG, libc::PR_SET_DUMPABLE, libc::PR_SET_PTRACER] {
         rules.when(libc::SYS_prctl, &[(0, Len::Dword, Op::Eq, option as u64)])?;
     }
-    // Typing on the terminal that it may share with its parent, stopping it, or taking it away.
-    for request in [TIOCSTI, TIOCLINUX, TCXONC, TIOCSPGRP] {
-        rules.when(libc::SYS_ioctl, &[(1, Len::Dword, Op::Eq, request)])?;
+    for request in OF_A_TERMINAL {
+        rules.when(libc::SYS_ioctl, &[(1, Len::Dword, Op::Eq, *request)])?;
+    }
+    // Whoever touches what has been taken out of shared memory, or is being moved, waits: its parent, too.
+    for advice in FELT_BY_OTHERS {
+        rules.when(libc::SYS_madvise, &[(2, Len::Dword, Op::Eq, *advice)])?;
     }
     Ok(())
 }
@@ -204,8 +207,19 @@ fn allowed(ordinary: Ordinary) -> io::Result<Rules> {
     let mut rules = Rules::default();
     rules.all(ORDINARY);
     rules.all(LEGACY_ORDINARY);
-    for option in ORDINARY_PRCTL {
-        rules.when(libc::SYS_prctl, &[(0, Len::Dword, Op::Eq, *option)])?;
+    // The kernel looks at the lower half of a request: what the upper half holds makes no other of it.
+    for (call, at, requests) in [
+        (libc::SYS_prctl, 0, ORDINARY_PRCTL),
+        (libc::SYS_ioctl, 1, ORDINARY_IOCTL),
+        (libc::SYS_fcntl, 1, ORDINARY_FCNTL),
+    ] {
+        for request in requests {
+            rules.when(call, &[(at, Len::Dword, Op::Eq, *request)])?;
+        }
+    }
+    // No holes: only what adds to a file.
+    for mode in [0, FALLOC_FL_KEEP_SIZE] {
+        rules.when(libc::SYS_fallocate, &[(1, Len::Dword, Op::Eq, mode)])?;
     }
     if ordinary == Ordinary::Paths {
         rules.all(ORDINARY_PATHS);
@@ -287,12 +301,9 @@ const F_SETSIG: i32 = 10;
 const FIOSETOWN: u64 = 0x8901;
 const SIOCSPGRP: u64 = 0x8902;
 const FIOASYNC: u64 = 0x5452;
-const TIOCSTI: u64 = 0x5412;
-const TCXONC: u64 = 0x540a;
-const TIOCSPGRP: u64 = 0x5410;
 const FS_IOC_SETFLAGS: u64 = 0x4008_6602;
 const FS_IOC_FSSETXATTR: u64 = 0x401c_5820;
-const TIOCLINUX: u64 = 0x541c;
+const FALLOC_FL_KEEP_SIZE: u64 = 1;
 
 #[cfg(target_arch = "x86_64")]
 const SYS_KEXEC_FILE_LOAD: i64 = 320;
@@ -384,6 +395,32 @@ const NEVER: &[i64] = &[
     libc::SYS_adjtimex,
     libc::SYS_vhangup,
     libc::SYS_personality,
+];
+
+/// What takes a terminal away that the child may share with its parent, stops it, types there, or has its programs signalled.
+const OF_A_TERMINAL: &[u64] = &[
+    0x540a,      // TCXONC
+    0x540c,      // TIOCEXCL
+    0x540e,      // TIOCSCTTY
+    0x5410,      // TIOCSPGRP
+    0x5412,      // TIOCSTI
+    0x5414,      // TIOCSWINSZ
+    0x541c,      // TIOCLINUX
+    0x541d,      // TIOCCONS
+    0x5422,      // TIOCNOTTY
+    0x5423,      // TIOCSETD
+    0x5437,      // TIOCVHANGUP
+    0x4004_5436, // TIOCSIG
+];
+
+/// Advice about memory that is felt by others who have it mapped.
+const FELT_BY_OTHERS: &[u64] = &[
+    libc::MADV_REMOVE as u64,
+    libc::MADV_COLD as u64,
+    libc::MADV_PAGEOUT as u64,
+    libc::MADV_HWPOISON as u64,
+    25,  // MADV_COLLAPSE
+    101, // MADV_SOFT_OFFLINE
 ];
 
 /// What changes the process that its first argument names; 0 is the calling one.
@@ -527,8 +564,6 @@ const ORDINARY: &[i64] = &[
     libc::SYS_close_range,
     libc::SYS_dup,
     libc::SYS_dup3,
-    libc::SYS_fcntl,
-    libc::SYS_ioctl,
     libc::SYS_flock,
     libc::SYS_fstat,
     // How libc and std ask about what is open, too.
@@ -539,7 +574,6 @@ const ORDINARY: &[i64] = &[
     libc::SYS_fdatasync,
     libc::SYS_sync_file_range,
     libc::SYS_ftruncate,
-    libc::SYS_fallocate,
     libc::SYS_fadvise64,
     libc::SYS_readahead,
     libc::SYS_copy_file_range,
@@ -608,6 +642,39 @@ const ORDINARY_PRCTL: &[u64] = &[
     libc::PR_GET_NO_NEW_PRIVS as u64,
     libc::PR_GET_SECCOMP as u64,
     PR_SET_VMA,
+];
+
+/// What asks, or concerns the descriptor alone. Everything else is about a device, or about what others have open too.
+const ORDINARY_IOCTL: &[u64] = &[
+    0x5401,      // TCGETS
+    0x802c_542a, // TCGETS2
+    0x540f,      // TIOCGPGRP
+    0x5411,      // TIOCOUTQ
+    0x5413,      // TIOCGWINSZ
+    0x541b,      // FIONREAD
+    0x5429,      // TIOCGSID
+    0x5450,      // FIONCLEX
+    0x5451,      // FIOCLEX
+];
+
+/// The same, and locks. Flags (`F_SETFL`) are those of everybody who has the file open, as a parent has its child's output.
+const ORDINARY_FCNTL: &[u64] = &[
+    libc::F_DUPFD as u64,
+    libc::F_DUPFD_CLOEXEC as u64,
+    libc::F_GETFD as u64,
+    libc::F_SETFD as u64,
+    libc::F_GETFL as u64,
+    libc::F_GETLK as u64,
+    libc::F_SETLK as u64,
+    libc::F_SETLKW as u64,
+    libc::F_OFD_GETLK as u64,
+    libc::F_OFD_SETLK as u64,
+    libc::F_OFD_SETLKW as u64,
+    libc::F_GETPIPE_SZ as u64,
+    libc::F_SETPIPE_SZ as u64,
+    libc::F_ADD_SEALS as u64,
+    libc::F_GET_SEALS as u64,
+    1027, // F_DUPFD_QUERY
 ];
 
 // ---- calls that only x86-64 has ------------------------------------------------------------------------------------------

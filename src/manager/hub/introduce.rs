@@ -2,10 +2,14 @@
 //!
 //! The hub makes all memory, and keeps none of it mapped: what the two write there it never sees. On each side's control socket it stands
 //! where a parent does for its child, and trusts nothing that comes from there. A pair that makes no sense, or whose socket is full, ends.
+//!
+//! Memory is sealed against holes before both sides have it: what only one writes, when that one has mapped it; what both write, when both have,
+//! and before either looks at it. A thread of its own does that, because a side can have it wait.
 
 #![forbid(unsafe_code)]
 
 use super::MemberId;
+use super::ledger::{Ledger, Left, Process, Watch};
 use crate::call::nest;
 use crate::control::{Control, Message};
 use crate::layout::Geometry;
@@ -94,8 +98,28 @@ fn rate<K: Eq + Hash>(rates: &mut HashMap<K, Rate>, key: K, limit: (u32, u32), n
     rate
 }
 
-/// All pairs.
+/// How long a side that needs memory waits for some that is being released.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The number of a pair's first segment.
+const FIRST: u64 = 0;
+
+/// What seals memory and says when it is done, by [`Pairs::sealed`]. `false` if it cannot.
+pub(super) type Sealer = Box<dyn Fn(Unsealed) -> bool + Send>;
+
+/// Memory that is to be sealed.
 #[derive(Debug)]
+pub(super) struct Unsealed {
+    pub(super) pair: u64,
+    /// Whom it was made for.
+    side: Side,
+    segment: u64,
+    pub(super) object: OwnedFd,
+    /// The same, only to be read.
+    to_read: Option<OwnedFd>,
+}
+
+/// All pairs.
 pub(super) struct Pairs {
     pairs: HashMap<u64, Pair>,
     by_members: HashMap<(MemberId, MemberId), u64>,
@@ -104,6 +128,10 @@ pub(super) struct Pairs {
     geometry: Geometry,
     /// Bytes that may be made for one member.
     budget: u64,
+    ledger: Ledger,
+    sealer: Sealer,
+    /// Sides that need memory, which may be released soon: for how many bytes, and until when they wait.
+    waiting: Vec<(u64, Side, u64, Instant)>,
 }
 
 /// What one caller and one owner have in common.
@@ -111,22 +139,41 @@ pub(super) struct Pairs {
 struct Pair {
     caller: End,
     owner: End,
-    /// The number of the next segment; numbers are never used again. 0 is the pair's first.
+    /// The number of the next segment; numbers are never used again. [`FIRST`] is the pair's first.
     next_segment: u64,
     /// The lanes that the caller has begun to use, by their bits.
     begun: u64,
+    /// The first, until both sides have mapped it.
+    first: Option<OwnedFd>,
+    first_watch: Watch,
+    is_ready: bool,
 }
 
 /// One side of a pair.
 #[derive(Debug)]
 struct End {
     member: MemberId,
+    process: Process,
     /// The hub's end of that side's control socket.
     control: Control<Exposed>,
     /// Bytes of the segments that were made for that side.
-    segments: HashMap<u64, u64>,
+    segments: HashMap<u64, (u64, Watch)>,
     /// In all.
     bytes: u64,
+    asked: Asked,
+    /// Whether it has mapped the first segment.
+    has_first: bool,
+}
+
+/// What has become of a side's `Need`: see the same of a bridge's child. A healthy side asks again only after the answer.
+#[derive(Debug)]
+enum Asked {
+    Nothing,
+    Waiting,
+    /// It has been sent this segment, and is to map it: the object, and that only to be read.
+    Granted(u64, [Option<OwnedFd>; 2]),
+    /// Its segment is being sealed.
+    Sealing(u64),
 }
 
 /// What a member has of all pairs.
@@ -156,6 +203,8 @@ pub(super) enum Heard {
     More,
     /// There is none.
     Nothing,
+    /// From now on the two can talk: their first segment is sealed.
+    Ready,
     /// For now it has said as much as it may.
     TooMuch,
     /// The pair is to end.
@@ -179,17 +228,18 @@ impl Pair {
 }
 
 impl End {
-    fn new(member: MemberId, control: OwnedFd) -> Self {
+    fn new(member: MemberId, process: Process, control: OwnedFd) -> Self {
         // Better never to have them.
         socket::refuse_descriptors(&control);
-        Self { member, control: Control::new(control.into()), segments: HashMap::new(), bytes: 0 }
+        let control = Control::new(control.into());
+        Self { member, process, control, segments: HashMap::new(), bytes: 0, asked: Asked::Nothing, has_first: false }
     }
 }
 
 impl Pairs {
-    pub(super) fn new(geometry: Geometry, budget: u64) -> Self {
-        let (pairs, by_members, of_member) = Default::default();
-        Self { pairs, by_members, of_member, next: 1, geometry, budget }
+    pub(super) fn new(geometry: Geometry, budget: u64, sealer: Sealer) -> Self {
+        let (pairs, by_members, of_member, waiting) = Default::default();
+        Self { pairs, by_members, of_member, next: 1, geometry, budget, ledger: Ledger::new(), sealer, waiting }
     }
 
     /// The pair of this caller and this owner.
@@ -198,9 +248,13 @@ impl Pairs {
     }
 
     /// Makes a pair of a caller and an owner, who have none.
-    pub(super) fn introduce(&mut self, caller: MemberId, owner: MemberId) -> io::Result<New> {
+    pub(super) fn introduce(&mut self, caller: (MemberId, Process), owner: (MemberId, Process)) -> io::Result<New> {
         let base = self.geometry.segment_len() as u64;
-        if base > self.budget - self.of_member.get(&caller).map_or(0, |share| share.bytes) {
+        let ((caller, caller_process), (owner, owner_process)) = (caller, owner);
+        let kept = self.ledger.of(caller_process).written_bytes;
+        let used = self.of_member.get(&caller).map_or(0, |share| share.bytes).saturating_add(kept);
+        let before = self.ledger.between(caller_process, owner_process);
+        if base > self.budget.saturating_sub(used) || before.saturating_add(base) > self.budget / 2 {
             return Err(io::Error::other("all memory that it may have is in use"));
         }
         // Unmapped at once: from here on it is theirs.
@@ -210,11 +264,15 @@ impl Pairs {
         let object = object.ok_or(io::ErrorKind::Unsupported)?;
         let (callers, for_caller) = socket::pair()?;
         let (owners, for_owner) = socket::pair()?;
-        let owner_object = object.try_clone()?;
+        let (owner_object, first) = (object.try_clone()?, object.try_clone()?);
+        let first_watch = self.ledger.watch(&object);
         let pair = self.next;
         self.next += 1;
-        let (caller_end, owner_end) = (End::new(caller, callers), End::new(owner, owners));
-        self.pairs.insert(pair, Pair { caller: caller_end, owner: owner_end, next_segment: 1, begun: 0 });
+        let caller_end = End::new(caller, caller_process, callers);
+        let owner_end = End::new(owner, owner_process, owners);
+        let (next_segment, first, is_ready) = (FIRST + 1, Some(first), false);
+        let made = Pair { caller: caller_end, owner: owner_end, next_segment, first, first_watch, is_ready, begun: 0 };
+        self.pairs.insert(pair, made);
         self.by_members.insert((caller, owner), pair);
         for member in [caller, owner] {
             self.of_member.entry(member).or_default().pairs.insert(pair);
@@ -225,7 +283,8 @@ impl Pairs {
 
     /// Ends a pair: each side finds its control socket closed.
     pub(super) fn end(&mut self, pair: u64) {
-        let Some(Pair { caller, owner, .. }) = self.pairs.remove(&pair) else { return };
+        let Some(Pair { caller, owner, first_watch, .. }) = self.pairs.remove(&pair) else { return };
+        self.waiting.retain(|(of, ..)| *of != pair);
         self.by_members.remove(&(caller.member, owner.member));
         let base = self.geometry.segment_len() as u64;
         for (end, other, base) in [(&caller, &owner, base), (&owner, &caller, 0)] {
@@ -238,6 +297,49 @@ impl Pairs {
                 self.of_member.remove(&end.member);
             }
         }
+        let first = Left { len: base, writer: caller.process, reader: owner.process };
+        self.ledger.left(first_watch, first);
+        for (end, other) in [(&caller, &owner), (&owner, &caller)] {
+            for (len, watch) in end.segments.values() {
+                self.ledger.left(*watch, Left { len: *len, writer: end.process, reader: other.process });
+            }
+        }
+    }
+
+    /// Whether the two sides of a pair can talk.
+    pub(super) fn is_ready(&self, pair: u64) -> bool {
+        self.pairs.get(&pair).is_some_and(|pair| pair.is_ready)
+    }
+
+    /// What is to be waited for, for [`released`](Self::released).
+    pub(super) fn releases(&self) -> Option<BorrowedFd<'_>> {
+        self.ledger.releases()
+    }
+
+    /// Memory has been released: those who wait for it are answered. Returns the pairs that are to end.
+    pub(super) fn released(&mut self) -> Vec<u64> {
+        if self.ledger.read() { self.answer_waiting() } else { Vec::new() }
+    }
+
+    /// When [`answer_waiting`](Self::answer_waiting) is to be called.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.waiting.iter().map(|(.., until)| *until).min()
+    }
+
+    /// Answers those who wait for memory, as far as there is any or they have waited for long enough. Returns the pairs that are to end.
+    pub(super) fn answer_waiting(&mut self) -> Vec<u64> {
+        let mut to_end = Vec::new();
+        for (pair, side, len, until) in std::mem::take(&mut self.waiting) {
+            if self.grant(pair, side, len, until).is_err() {
+                to_end.push(pair);
+            }
+        }
+        to_end
+    }
+
+    /// A process is gone.
+    pub(super) fn process_ended(&mut self, process: Process) {
+        self.ledger.process_ended(process);
     }
 
     /// Whether `member` is one of the two.
@@ -304,13 +406,16 @@ impl Pairs {
 
     fn heed(&mut self, pair: u64, side: Side, message: Message) -> Result<(), Broken> {
         match message {
-            Message::Need { len } if len > 0 => self.grant(pair, side, len),
+            Message::Need { len } if len > 0 => self.need(pair, side, len),
+            Message::Mapped { segment: FIRST } => self.has_first(pair, side),
+            Message::Mapped { segment } => self.has_mapped(pair, side, segment),
             Message::Detach { segment } => self.detach(pair, side, segment),
             Message::Begin { lane } if side == Side::Caller => self.begin(pair, lane),
             Message::Need { .. }
             | Message::Begin { .. }
             | Message::Attach { .. }
             | Message::Grant { .. }
+            | Message::Sealed { .. }
             | Message::Deny { .. }
             | Message::Exhausted { .. }
             | Message::Lack { .. }
@@ -318,22 +423,45 @@ impl Pairs {
         }
     }
 
-    /// Answers a side that needs memory for what it has to say.
-    fn grant(&mut self, pair: u64, side: Side, len: u64) -> Result<(), Broken> {
+    /// A side needs memory for what it has to say.
+    fn need(&mut self, pair: u64, side: Side, len: u64) -> Result<(), Broken> {
+        let budget = self.budget;
+        let end = self.pairs.get_mut(&pair).ok_or(Broken)?.end(side);
+        match end.asked {
+            Asked::Nothing => self.grant(pair, side, len, Instant::now() + RELEASE_PATIENCE),
+            // It has not taken the last answer.
+            _ if len > budget / 2 => tell(&end.control, Message::Deny { len, max: budget / 2 }),
+            _ => tell(&end.control, Message::Exhausted { len, budget }),
+        }
+    }
+
+    /// Answers a side that needs memory, and waits until then for some that may be released.
+    fn grant(&mut self, pair: u64, side: Side, len: u64, until: Instant) -> Result<(), Broken> {
         let budget = self.budget;
         let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
         let segment = found.next_segment;
         found.next_segment += 1;
         let (asker, other) = found.sides(side);
+        asker.asked = Asked::Nothing;
         if len > budget / 2 {
             return tell(&asker.control, Message::Deny { len, max: budget / 2 });
         }
-        let reads = self.of_member.get(&other.member).map_or(0, |share| share.attached);
+        let (kept, keeps) = (self.ledger.of(asker.process), self.ledger.of(other.process));
+        let before = self.ledger.between(asker.process, other.process);
+        let reads = self.of_member.get(&other.member).map_or(0, |share| share.attached) + keeps.read;
         let share = self.of_member.entry(asker.member).or_default();
-        // As much as it leaves for the member's other pairs: one that takes in nothing does not have all.
-        let most = (budget - (share.bytes - asker.bytes)) / 2;
-        let are_too_many = asker.segments.len() >= MAX_SEGMENTS_OF_SIDE || share.segments >= MAX_SEGMENTS;
-        if len > most.saturating_sub(asker.bytes) || are_too_many || reads >= MAX_SEGMENTS {
+        // What the two have had before and may still have is as if the asker had it here.
+        let to_write = room(budget, share.bytes + kept.written_bytes, asker.bytes + before);
+        let to_read = room(budget, keeps.read_bytes, before);
+        let written = share.segments + kept.written;
+        let are_too_many =
+            asker.segments.len() >= MAX_SEGMENTS_OF_SIDE || written >= MAX_SEGMENTS || reads >= MAX_SEGMENTS;
+        if len > to_write.min(to_read) || are_too_many {
+            if kept.written + keeps.read > 0 && Instant::now() < until {
+                asker.asked = Asked::Waiting;
+                self.waiting.push((pair, side, len, until));
+                return Ok(());
+            }
             return tell(&asker.control, Message::Exhausted { len, budget });
         }
         let object = match memfd::create_for_others("callgate-arena", len) {
@@ -343,18 +471,15 @@ impl Pairs {
                 return tell(&asker.control, Message::Lack { error, limit });
             }
         };
-        // Without procfs, it is left to the other not to write there; it would harm itself alone.
+        let watch = self.ledger.watch(&object);
+        // Now: who has a lease on it would keep waiting whoever opens it. Without procfs, it is left to the other not to write there; nobody
+        // could map it to do so.
         let to_read = memfd::only_to_read(&object).ok();
-        let to_read = to_read.as_ref().unwrap_or(&object);
-        // First the other: when the asker's first payload is there, so is the memory that it lies in.
-        if !sent(other.control.send(Message::Attach { segment }, Some(to_read.as_fd())))? {
-            return tell(&asker.control, Message::Lack { error: 0, limit: 0 });
-        }
         if !sent(asker.control.send(Message::Grant { segment }, Some(object.as_fd())))? {
-            tell(&other.control, Message::Detach { segment })?;
             return tell(&asker.control, Message::Lack { error: 0, limit: 0 });
         }
-        asker.segments.insert(segment, len);
+        asker.asked = Asked::Granted(segment, [Some(object), to_read]);
+        asker.segments.insert(segment, (len, watch));
         asker.bytes += len;
         share.bytes += len;
         share.segments += 1;
@@ -372,11 +497,63 @@ impl Pairs {
         tell(&found.owner.control, Message::Begin { lane })
     }
 
+    /// A side has mapped the first segment. When both have, it is sealed.
+    fn has_first(&mut self, pair: u64, side: Side) -> Result<(), Broken> {
+        let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
+        if std::mem::replace(&mut found.end(side).has_first, true) {
+            return Err(Broken);
+        }
+        if !(found.caller.has_first && found.owner.has_first) {
+            return Ok(());
+        }
+        let object = found.first.take().ok_or(Broken)?;
+        if (self.sealer)(Unsealed { pair, side, segment: FIRST, object, to_read: None }) { Ok(()) } else { Err(Broken) }
+    }
+
+    /// A side has mapped what it was granted, which is sealed then.
+    fn has_mapped(&mut self, pair: u64, side: Side, segment: u64) -> Result<(), Broken> {
+        let end = self.pairs.get_mut(&pair).ok_or(Broken)?.end(side);
+        match std::mem::replace(&mut end.asked, Asked::Sealing(segment)) {
+            Asked::Granted(granted, [Some(object), to_read]) if granted == segment => {
+                let unsealed = Unsealed { pair, side, segment, object, to_read };
+                if (self.sealer)(unsealed) { Ok(()) } else { Err(Broken) }
+            }
+            _ => Err(Broken),
+        }
+    }
+
+    /// Memory has been sealed: the other side is sent it to read, and then the side that it is for is told.
+    pub(super) fn sealed(&mut self, Unsealed { pair, side, segment, object, to_read }: Unsealed) -> Heard {
+        let Some(found) = self.pairs.get_mut(&pair) else { return Heard::Nothing };
+        let told = match segment {
+            FIRST => {
+                found.is_ready = true;
+                tell(&found.owner.control, Message::Sealed { segment }).map(|()| Heard::Ready)
+            }
+            segment => Self::attach(found, side, segment, &to_read.unwrap_or(object)).map(|()| Heard::More),
+        };
+        told.unwrap_or(Heard::End)
+    }
+
+    fn attach(found: &mut Pair, side: Side, segment: u64, to_read: &OwnedFd) -> Result<(), Broken> {
+        let (asker, other) = found.sides(side);
+        asker.asked = Asked::Nothing;
+        if !asker.segments.contains_key(&segment) {
+            // It has given it back since.
+            return Ok(());
+        }
+        // First the other: when the asker's first payload is there, so is the memory that it lies in.
+        if !sent(other.control.send(Message::Attach { segment }, Some(to_read.as_fd())))? {
+            return tell(&asker.control, Message::Lack { error: 0, limit: 0 });
+        }
+        tell(&asker.control, Message::Sealed { segment })
+    }
+
     /// A side no longer uses a segment that was made for it.
     fn detach(&mut self, pair: u64, side: Side, segment: u64) -> Result<(), Broken> {
         let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
         let (asker, other) = found.sides(side);
-        let len = asker.segments.remove(&segment).ok_or(Broken)?;
+        let (len, watch) = asker.segments.remove(&segment).ok_or(Broken)?;
         asker.bytes -= len;
         if let Some(share) = self.of_member.get_mut(&asker.member) {
             share.bytes -= len;
@@ -385,8 +562,23 @@ impl Pairs {
         if let Some(share) = self.of_member.get_mut(&other.member) {
             share.attached -= 1;
         }
-        tell(&other.control, Message::Detach { segment })
+        let is_attached = match asker.asked {
+            Asked::Granted(granted, _) if granted == segment => {
+                asker.asked = Asked::Nothing;
+                false
+            }
+            Asked::Sealing(sealing) => sealing != segment,
+            _ => true,
+        };
+        self.ledger.left(watch, Left { len, writer: asker.process, reader: other.process });
+        if is_attached { tell(&other.control, Message::Detach { segment }) } else { Ok(()) }
     }
+}
+
+/// How much more may be made for two processes of whose `budget` bytes `in_all` are in use, `here` of them between those two: as much as that
+/// leaves for others.
+fn room(budget: u64, in_all: u64, here: u64) -> u64 {
+    (budget.saturating_sub(in_all.saturating_sub(here)) / 2).saturating_sub(here)
 }
 
 /// A control socket is full or closed, or said what makes no sense: the pair ends.

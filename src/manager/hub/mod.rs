@@ -8,6 +8,7 @@
 mod census;
 mod connection;
 mod introduce;
+mod ledger;
 mod locks;
 mod registry;
 mod running;
@@ -156,7 +157,8 @@ impl Hub {
         let failed = |error| address.failed("starting the hub's thread", error);
         let waker = Arc::new(Waker::new().map_err(failed)?);
         let (commands, receiver) = mpsc::channel();
-        let running = Running::new(listening, key, options, waker.clone(), receiver).map_err(failed)?;
+        let running =
+            Running::new(listening, key, options, (waker.clone(), commands.clone()), receiver).map_err(failed)?;
         let thread = std::thread::Builder::new().name("callgate-hub".into());
         let thread = thread.spawn(move || running.run()).map_err(failed)?;
         Ok(Some(Self { commands, waker, thread: Some(thread), process: std::process::id() }))

@@ -7,7 +7,8 @@
 
 use super::census::Census;
 use super::connection::{Connection, Gone, List, Member, State};
-use super::introduce::{Heard, New, Pairs, Rates};
+use super::introduce::{Heard, New, Pairs, Rates, Unsealed};
+use super::ledger::process_of;
 use super::locks::{Locks, Told};
 use super::registry::{Registered, Registry, Revoked, Wish};
 use super::{HubOptions, MemberId};
@@ -16,6 +17,7 @@ use crate::manager::auth::{self, Challenge, Ends, Refusal, Role};
 use crate::manager::authkey::AuthKey;
 use crate::manager::protocol::{FromHub, MAX_MESSAGE, Resolution, Side, ToHub};
 use crate::sys::listener::{self, Peer};
+use crate::sys::memfd;
 use crate::sys::poll::{PollSet, Waker};
 use crate::sys::socket::{self, Exposed, Received};
 use crate::sys::toll::SPELL;
@@ -24,7 +26,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 /// Connections that have not yet shown that they have the key. When there is one more, the oldest goes.
@@ -56,6 +58,12 @@ const MOST_BARRED: usize = 1024;
 /// How long nobody is accepted when there are no descriptors to be had.
 const DEAF: Duration = Duration::from_millis(50);
 
+/// How long two processes that are introduced may take to map what they are to share.
+const READY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Questions for callbacks that may wait for the same, for one member.
+const MAX_RESOLVING: usize = 256;
+
 /// What the hub's own process has the thread do.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -64,6 +72,11 @@ pub(super) enum Command {
         socket: OwnedFd,
         role: Role,
         reply: SyncSender<io::Result<()>>,
+    },
+    /// Memory of a pair has been sealed, or could not be.
+    Sealed {
+        unsealed: Unsealed,
+        is_sealed: bool,
     },
     Stop,
 }
@@ -86,6 +99,8 @@ pub(super) struct Running {
     pairs: Pairs,
     rates: Rates,
     census: Census,
+    /// Answers for callers whose pair is not ready yet.
+    resolving: Vec<Resolving>,
     /// Whose end has been noticed, and not yet dealt with.
     gone: Vec<MemberId>,
     /// The keys of those who are not listened to, or spoken to, until then.
@@ -99,9 +114,19 @@ pub(super) struct Running {
     is_over: bool,
 }
 
+/// A caller that is to be told where a callback is, when its pair with the owner is ready.
+struct Resolving {
+    pair: u64,
+    caller: MemberId,
+    seq: u64,
+    to: Resolution,
+    until: Instant,
+}
+
 /// The keys of the descriptors that are waited for: a number, and what of it.
 const WAKER: u64 = 0;
 const LISTENER: u64 = 1 << KIND_BITS;
+const RELEASES: u64 = 2 << KIND_BITS;
 const KIND_BITS: u32 = 3;
 /// A connection's socket.
 const SOCKET: u64 = 1;
@@ -124,19 +149,25 @@ impl Running {
         listening: Listening,
         authkey: AuthKey,
         options: HubOptions,
-        waker: Arc<Waker>,
+        (waker, sender): (Arc<Waker>, Sender<Command>),
         commands: Receiver<Command>,
     ) -> io::Result<Self> {
         let poll = PollSet::new()?;
         poll.add(&*waker, WAKER)?;
         poll.add(&listening.socket, LISTENER)?;
+        let same = waker.clone();
+        let sealer = move |unsealed| seal(unsealed, sender.clone(), same.clone());
+        let pairs = Pairs::new(options.geometry(), options.memory_per_member, Box::new(sealer));
+        if let Some(releases) = pairs.releases() {
+            poll.add(releases, RELEASES)?;
+        }
         Ok(Self {
             poll,
             waker,
             commands,
             listening,
             key: authkey,
-            pairs: Pairs::new(options.geometry(), options.memory_per_member),
+            pairs,
             rates: Rates::default(),
             options,
             connections: HashMap::new(),
@@ -146,6 +177,7 @@ impl Running {
             registry: Registry::default(),
             locks: Locks::default(),
             census: Census::default(),
+            resolving: Vec::new(),
             gone: Vec::new(),
             resting: Vec::new(),
             next_hearing: None,
@@ -187,6 +219,10 @@ impl Running {
             CALLER => self.attend_control(number, Side::Caller),
             OWNER => self.attend_control(number, Side::Owner),
             _ if ready == LISTENER => self.accept(),
+            _ if ready == RELEASES => {
+                let to_end = self.pairs.released();
+                to_end.into_iter().for_each(|pair| self.end_pair(pair));
+            }
             _ => self.obey(),
         }
     }
@@ -197,6 +233,7 @@ impl Running {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Stop => self.is_over = true,
+                Command::Sealed { unsealed, is_sealed } => self.sealed(unsealed, is_sealed),
                 Command::TakeIn { socket, role, reply } => {
                     let _ = reply.send(self.take_in(socket, role));
                 }
@@ -224,7 +261,8 @@ impl Running {
     fn next_deadline(&self) -> Option<Instant> {
         let guest = self.guests.front().map(|(until, _)| *until);
         let others = [self.registry.next_deadline(), self.locks.next_deadline(), self.census.next_deadline()];
-        let own = [guest, self.next_hearing, self.deaf_until];
+        let resolving = self.resolving.iter().map(|resolving| resolving.until).min();
+        let own = [guest, self.next_hearing, self.deaf_until, self.pairs.next_deadline(), resolving];
         others.into_iter().chain(own).flatten().min()
     }
 
@@ -241,6 +279,12 @@ impl Running {
         }
         let told = self.locks.expire(now);
         self.tell_all(told);
+        let mut to_end = Vec::new();
+        if self.pairs.next_deadline().is_some_and(|at| at <= now) {
+            to_end = self.pairs.answer_waiting();
+        }
+        to_end.extend(self.resolving.iter().filter(|resolving| resolving.until <= now).map(|resolving| resolving.pair));
+        to_end.into_iter().for_each(|pair| self.end_pair(pair));
         if self.next_hearing.is_some_and(|at| at <= now) {
             self.attend_again();
         }
@@ -375,6 +419,7 @@ impl Running {
         self.members -= 1;
         self.registry.member_gone(id);
         self.census.member_gone(id);
+        self.resolving.retain(|resolving| resolving.caller != id);
         self.pairs.of(id).into_iter().for_each(|pair| self.end_pair(pair));
         let told = self.locks.member_gone(id);
         self.tell_all(told);
@@ -466,6 +511,9 @@ impl Running {
             if self.gone.contains(&id) || !self.hear(id) {
                 break;
             }
+        }
+        if let Some(connection) = self.connections.get(&id) {
+            self.pairs.process_ended(process_of(connection.pid, id));
         }
         self.gone.push(id);
     }
@@ -612,7 +660,13 @@ impl Running {
                 let owner_pid = found.owner_pid;
                 let pair = self.pairs.find(caller, owner).map_or_else(|| self.introduce(caller, owner), Ok);
                 match pair {
-                    Ok(pair) => Resolution::At { pair, number, signature, owner: owner_pid },
+                    Ok(pair) if self.pairs.is_ready(pair) => {
+                        Resolution::At { pair, number, signature, owner: owner_pid }
+                    }
+                    Ok(pair) => {
+                        let to = Resolution::At { pair, number, signature, owner: owner_pid };
+                        return self.resolve_later(caller, seq, pair, to);
+                    }
                     Err(error) => {
                         let why = format!("the hub cannot introduce this process to process {owner_pid}: {error}");
                         return self.tell(caller, FromHub::Refused { seq, why });
@@ -621,6 +675,30 @@ impl Running {
             }
         };
         self.tell(caller, FromHub::Resolved { seq, to });
+    }
+
+    /// Answers when the two can talk.
+    fn resolve_later(&mut self, caller: MemberId, seq: u64, pair: u64, to: Resolution) {
+        if self.resolving.iter().filter(|resolving| resolving.caller == caller).count() >= MAX_RESOLVING {
+            let why = format!("this process waits for {MAX_RESOLVING} callbacks to be found, and may for no more");
+            return self.tell(caller, FromHub::Refused { seq, why });
+        }
+        let until = Instant::now() + READY_PATIENCE;
+        self.resolving.push(Resolving { pair, caller, seq, to, until });
+    }
+
+    fn sealed(&mut self, unsealed: Unsealed, is_sealed: bool) {
+        let pair = unsealed.pair;
+        match if is_sealed { self.pairs.sealed(unsealed) } else { Heard::End } {
+            Heard::End => self.end_pair(pair),
+            Heard::Ready => {
+                let ready: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == pair).collect();
+                for Resolving { caller, seq, to, .. } in ready {
+                    self.tell(caller, FromHub::Resolved { seq, to });
+                }
+            }
+            _ => {}
+        }
     }
 
     fn ask_for_names(&mut self, id: MemberId, seq: u64) {
@@ -698,7 +776,7 @@ impl Running {
         }
         self.rates.take(caller_pid, owner, Instant::now()).map_err(io::Error::other)?;
         let New { pair, owner: [segment, control], caller: [same_segment, other_control] } =
-            self.pairs.introduce(caller, owner)?;
+            self.pairs.introduce((caller, process_of(caller_pid, caller)), (owner, process_of(owner_pid, owner)))?;
         for side in [Side::Caller, Side::Owner] {
             let added = self.pairs.control(pair, side).map(|control| self.poll.add(control, control_key(pair, side)));
             if let Some(Err(error)) = added {
@@ -736,6 +814,12 @@ impl Running {
             }
         }
         self.pairs.end(pair);
+        let never: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == pair).collect();
+        for Resolving { caller, seq, to, .. } in never {
+            let owner = if let Resolution::At { owner, .. } = to { owner } else { 0 };
+            let why = format!("process {owner} has not taken part in the introduction of this process to it");
+            self.tell(caller, FromHub::Refused { seq, why });
+        }
     }
 
     /// One side of a pair wants memory, gives some back, or has closed its control socket.
@@ -744,7 +828,7 @@ impl Running {
             let member = self.pairs.member(pair, side);
             let Some(connection) = member.and_then(|member| self.connections.get_mut(&member)) else { return };
             match self.pairs.hear(pair, side, &mut connection.credit) {
-                Heard::More => self.charge_other(pair, side),
+                Heard::More | Heard::Ready => self.charge_other(pair, side),
                 Heard::Nothing => return,
                 Heard::End => return self.end_pair(pair),
                 Heard::TooMuch => {
@@ -771,4 +855,15 @@ impl Running {
             self.end_pair(pair);
         }
     }
+}
+
+/// Seals memory on a thread of its own, because a process that makes holes there meanwhile keeps that waiting. `false` if there is none to be had.
+fn seal(unsealed: Unsealed, commands: Sender<Command>, waker: Arc<Waker>) -> bool {
+    let thread = std::thread::Builder::new().name("callgate-seal".into());
+    let spawned = thread.spawn(move || {
+        let is_sealed = memfd::seal(&unsealed.object).is_ok();
+        let _ = commands.send(Command::Sealed { unsealed, is_sealed });
+        waker.wake();
+    });
+    spawned.is_ok()
 }

@@ -31,6 +31,8 @@ const MOST: u64 = 1 << 62;
 /// - takes its hand off other processes: it can neither trace nor look into any that it has not started itself (its parent above all, whose
 ///   memory a process of the same user could otherwise read and write), nor signal them, nor change their limits, priorities or CPUs. (A
 ///   thread that changes its own names itself 0: by its number it looks like another process, unless it is the first.)
+/// - leaves alone a terminal that it shares with its parent, as far as size, session and signals are concerned, and makes no holes in memory that others have
+///   mapped, nor has it paged out;
 /// - denies the system calls for tracing, `bpf`, `perf`, `io_uring`, keys, mounts, namespaces, kernel modules, clocks and the like, and those
 ///   by which it would outlive its parent. They fail with `EPERM`.
 ///
@@ -114,6 +116,9 @@ impl Sandbox {
     /// capabilities, and no system calls but those on a list: memory, threads, time, signals to itself, and descriptors that are open. All
     /// others fail with `EPERM`. As long as no path is added, those with a path are not on the list either (but for `stat`, which libc uses
     /// for open files too).
+    ///
+    /// Of what is open, others may have the same, its parent above all: so terminals and devices can be asked, but not changed; the flags of an open file
+    /// stay as they are (`O_NONBLOCK` is to be given when it is opened); and no holes are made in files.
     ///
     /// It may open 64 descriptors, unless [`open_files`](Self::open_files) says otherwise: with a great many, a child can have the kernel take long for
     /// whatever its parent sends it. Limits of memory and CPU time, and another user, are to be added.

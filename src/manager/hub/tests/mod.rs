@@ -206,18 +206,6 @@ impl Talk {
         }
     }
 
-    /// As `resolve`, whether this makes a pair or not.
-    fn resolve_only(&self, name: &str) -> Resolution {
-        self.say(&ToHub::Resolve { seq: self.next(), name: name.into() });
-        loop {
-            match self.hear_with().0 {
-                FromHub::Resolved { seq, to } if seq == self.seq.get() => return to,
-                FromHub::Introduced { .. } => {}
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
     #[track_caller]
     fn introduction(&self) -> Introduction {
         let (message, descriptors) = self.hear_with();
@@ -226,7 +214,35 @@ impl Talk {
         let segment = Segment::attach(&Sealed, &mut descriptors).expect("a segment");
         let (control, process) = (descriptors.next().expect("a socket"), descriptors.next().expect("a pidfd"));
         assert!(descriptors.next().is_none());
-        Introduction { pair, side: role, pid, segment, control: Control::new(control), _process: process }
+        let control = Control::new(control);
+        // The other side may have ended it already.
+        let _ = control.send(Message::Mapped { segment: 0 }, None);
+        Introduction { pair, side: role, pid, segment, control, _process: process }
+    }
+
+    /// Whether there is no such callback. Of one that there is, the owner does not answer.
+    #[track_caller]
+    fn finds_nobody(&self, name: &str) -> bool {
+        self.say(&ToHub::Resolve { seq: self.next(), name: name.into() });
+        loop {
+            match self.hear_with().0 {
+                FromHub::Resolved { to, .. } => return to == Resolution::None,
+                FromHub::Refused { .. } => return false,
+                FromHub::Introduced { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Makes a pair with the owner of a callback: this side of it, that of the owner, and where the callback is.
+    #[track_caller]
+    fn pair_with(&self, owner: &Talk, name: &str) -> (Introduction, Introduction, Resolution) {
+        self.say(&ToHub::Resolve { seq: self.next(), name: name.into() });
+        let (here, there) = (self.introduction(), owner.introduction());
+        match self.hear() {
+            FromHub::Resolved { seq, to } if seq == self.seq.get() => (here, there, to),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn acquire(&self, name: &str, permits: Option<u32>, deadline_ms: Option<u64>) -> u64 {

@@ -15,7 +15,7 @@ fn a_name_goes_with_its_member() {
         assert_eq!(first.hear(), FromHub::Done { seq: first.seq.get() });
         second.register(1, "a");
         drop(first);
-        assert!(eventually(30, "b is free", || second.resolve_only("b") == Resolution::None));
+        assert!(eventually(30, "b is free", || second.finds_nobody("b")));
         second.register(2, "b");
     });
 }
@@ -135,10 +135,10 @@ fn who_may_only_call_cannot_register() {
         handle.say(&ToHub::Shutdown { seq: handle.next() });
         handle.refused();
         assert_eq!(owner.resolve("b"), Resolution::None);
-        assert!(matches!(handle.resolve_only("a"), Resolution::At { number: 1, .. }));
+        let (_here, _there, to) = handle.pair_with(&owner, "a");
+        assert!(matches!(to, Resolution::At { number: 1, .. }));
         assert_eq!(handle.granted(handle.acquire("lock", None, None)), (0, false));
         // A member can end the hub.
-        owner.introduction();
         owner.say(&ToHub::Shutdown { seq: owner.next() });
         assert_eq!((owner.hear(), handle.hear()), (FromHub::Closing, FromHub::Closing));
         let hub = scene.hub.as_ref().unwrap();

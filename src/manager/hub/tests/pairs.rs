@@ -30,15 +30,27 @@ impl Introduced {
     }
 }
 
+/// What comes next, but for that the first segment is ready.
 fn next(control: &Control) -> Option<(Message, Option<OwnedFd>)> {
-    assert!(poll::readable(control, LONG).unwrap(), "nothing came");
-    control.receive(Blocking::No).unwrap()
+    loop {
+        assert!(poll::readable(control, LONG).unwrap(), "nothing came");
+        match control.receive(Blocking::No).unwrap() {
+            Some((Message::Sealed { segment: 0 }, None)) => {}
+            other => return other,
+        }
+    }
 }
 
+/// The answer to a message. What is granted is said to be mapped.
 #[track_caller]
 fn say_and_hear(control: &Control, message: Message) -> Message {
     control.send(message, None).unwrap();
-    next(control).expect("the pair is there").0
+    let answer = next(control).expect("the pair is there").0;
+    if let Message::Grant { segment } = answer {
+        control.send(Message::Mapped { segment }, None).unwrap();
+        assert_eq!(next(control).expect("the pair is there").0, Message::Sealed { segment });
+    }
+    answer
 }
 
 #[test]
@@ -75,6 +87,9 @@ fn memory_is_asked_for_and_given_back() {
         let (ours, theirs) = (&at_caller.control, &at_owner.control);
         ours.send(Message::Need { len: 3 * MIB }, None).unwrap();
         let (Message::Grant { segment }, Some(writable)) = next(ours).unwrap() else { panic!("it is granted") };
+        let mapped = Mapping::new(&writable, 3 << 20, Access::ReadWrite).unwrap();
+        ours.send(Message::Mapped { segment }, None).unwrap();
+        assert_eq!(next(ours).unwrap().0, Message::Sealed { segment });
         let (Message::Attach { segment: same }, Some(readable)) = next(theirs).unwrap() else {
             panic!("it is attached")
         };
@@ -82,7 +97,7 @@ fn memory_is_asked_for_and_given_back() {
         for object in [&writable, &readable] {
             assert_eq!(memfd::sealed_len(object).unwrap() as u64, 3 * MIB);
         }
-        assert!(Mapping::new(&writable, 3 << 20, Access::ReadWrite).is_ok());
+        assert!(Mapping::new(&writable, 3 << 20, Access::ReadWrite).is_err() && mapped.remove_for_test(4096).is_err());
         assert!(Mapping::new(&readable, 3 << 20, Access::ReadOnly).is_ok());
         assert!(Mapping::new(&readable, 3 << 20, Access::ReadWrite).is_err(), "who only reads cannot write");
         // Each has a budget of its own, and half of that for one pair.
@@ -95,10 +110,13 @@ fn memory_is_asked_for_and_given_back() {
         };
         assert_ne!(of_owner, segment, "numbers are the pair's");
         assert_eq!(next(ours).unwrap().0, Message::Attach { segment: of_owner });
-        // What is given back can be had again; the other is told.
+        // What is given back can be had again when nobody has it any more; the other is told.
         ours.send(Message::Detach { segment }, None).unwrap();
         assert_eq!(next(theirs).unwrap().0, Message::Detach { segment });
         let len = 3 * MIB;
+        drop((writable, mapped));
+        assert_eq!(say_and_hear(ours, Message::Need { len }), Message::Exhausted { len, budget });
+        drop(readable);
         assert!(matches!(say_and_hear(ours, Message::Need { len }), Message::Grant { segment } if segment > of_owner));
         // The budget is of the member, not of the pair; what a pair had is free when it ends.
         drop((at_caller, at_owner));
@@ -120,7 +138,7 @@ fn one_budget_holds_for_all_pairs_of_a_member() {
         assert_eq!(say_and_hear(&second.control, Message::Need { len }), exhausted);
         // One that keeps all that it can get leaves the others some.
         assert!(matches!(say_and_hear(&second.control, Message::Need { len: 1 << 20 }), Message::Grant { .. }));
-        drop(all.at_caller);
+        drop((all.at_caller, all.at_owner));
         assert!(eventually(30, "what the first pair had is free", || {
             matches!(say_and_hear(&second.control, Message::Need { len: 1 << 19 }), Message::Grant { .. })
         }));
@@ -147,9 +165,9 @@ fn what_a_pair_begins_with_is_of_the_callers_budget() {
         let mut introduced: Vec<_> = (0..4)
             .map(|number| {
                 caller.say(&ToHub::Resolve { seq: caller.next(), name: format!("{number}") });
-                let introduction = caller.introduction();
+                let (here, there) = (caller.introduction(), owners[number].introduction());
                 assert!(matches!(caller.hear(), FromHub::Resolved { .. }));
-                introduction
+                (here, there)
             })
             .collect();
         caller.say(&ToHub::Resolve { seq: caller.next(), name: "4".into() });
@@ -157,9 +175,13 @@ fn what_a_pair_begins_with_is_of_the_callers_budget() {
         // Its own: others can be introduced, and so can it when it has done with one.
         owners[0].say(&ToHub::Resolve { seq: owners[0].next(), name: "4".into() });
         assert!(matches!(owners[0].hear_with().0, FromHub::Introduced { .. }));
-        let part = introduced.pop().expect("there are four").pair;
+        let part = introduced.pop().expect("there are four").0.pair;
         caller.say(&ToHub::Part { pair: part });
-        assert!(matches!(caller.resolve_only("4"), Resolution::At { .. }));
+        drop(owners[4].introduction());
+        assert!(eventually(30, "what that began with is released", || {
+            caller.say(&ToHub::Resolve { seq: caller.next(), name: "4".into() });
+            matches!(caller.hear_with().0, FromHub::Introduced { .. })
+        }));
     });
 }
 
@@ -187,27 +209,38 @@ fn one_side_has_so_many_segments_and_no_more() {
 #[test]
 fn one_member_reads_so_many_segments_and_no_more() {
     within(120, "one_member_reads_so_many_segments_and_no_more", || {
-        let mut pairs = introduce::Pairs::new(HubOptions::new().geometry(), 1 << 40);
+        let (sender, unsealed) = mpsc::channel();
+        let sealer = Box::new(move |object| sender.send(object).is_ok());
+        let mut pairs = introduce::Pairs::new(HubOptions::new().geometry(), 1 << 40, sealer);
         let ask = |pairs: &mut introduce::Pairs, pair, control: &Control, other: &Control| {
             control.send(Message::Need { len: 1 }, None).unwrap();
             assert_eq!(pairs.hear(pair, Side::Caller, &mut Credit::new(64, 0)), introduce::Heard::More);
+            let answer = next(control).expect("an answer").0;
+            if let Message::Grant { segment } = answer {
+                control.send(Message::Mapped { segment }, None).unwrap();
+                assert_eq!(pairs.hear(pair, Side::Caller, &mut Credit::new(64, 0)), introduce::Heard::More);
+                assert_eq!(pairs.sealed(unsealed.try_recv().unwrap()), introduce::Heard::More);
+                assert_eq!(next(control).unwrap().0, Message::Sealed { segment });
+            }
             let _ = other.receive(Blocking::No);
-            next(control).expect("an answer").0
+            answer
         };
         let mut all = Vec::new();
         for caller in 0..64 {
             let introduce::New { pair, owner: [_, owner], caller: [_, caller] } =
-                pairs.introduce(caller + 2, 1).unwrap();
+                pairs.introduce((caller + 2, caller + 2), (1, 1)).unwrap();
             let (caller, owner) = (Control::new(caller), Control::new(owner));
             for _ in 0..64 {
                 assert!(matches!(ask(&mut pairs, pair, &caller, &owner), Message::Grant { .. }));
             }
             all.push((pair, caller, owner));
         }
-        let introduce::New { pair, owner: [_, owner], caller: [_, caller] } = pairs.introduce(100, 1).unwrap();
+        let introduce::New { pair, owner: [_, owner], caller: [_, caller] } =
+            pairs.introduce((100, 100), (1, 1)).unwrap();
         let (caller, owner) = (Control::new(caller), Control::new(owner));
         assert!(matches!(ask(&mut pairs, pair, &caller, &owner), Message::Exhausted { .. }));
         pairs.end(all[0].0);
+        pairs.released();
         assert!(matches!(ask(&mut pairs, pair, &caller, &owner), Message::Grant { .. }));
         all.iter().for_each(|(pair, ..)| pairs.end(*pair));
         pairs.end(pair);
@@ -281,5 +314,74 @@ fn one_who_is_not_of_a_pair_cannot_end_it() {
         stranger.say(&ToHub::Part { pair: all.at_caller.pair });
         assert_eq!(stranger.resolve("nobody's"), Resolution::None);
         assert!(matches!(say_and_hear(&all.at_caller.control, Message::Need { len: 4096 }), Message::Grant { .. }));
+    });
+}
+
+/// Row 39 of the faults: whoever joins, leaves and joins again gets no more than one process may have, and keeps no more of an honest one's.
+#[test]
+fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
+    within(120, "fault_39_what_a_process_keeps_counts_however_often_it_joins", || {
+        const BUDGET: u64 = 8 << 20;
+        let (sender, unsealed) = mpsc::channel();
+        let sealer = Box::new(move |object| sender.send(object).is_ok());
+        let mut pairs = introduce::Pairs::new(HubOptions::new().geometry(), BUDGET, sealer);
+        let (mut kept, mut granted, hostile) = (Vec::new(), 0, 1);
+        for round in 0..1000 {
+            // It talks to many.
+            let members = ((10 + 2 * round, hostile), (11 + 2 * round, 20 + round % 7));
+            let Ok(introduce::New { pair, caller: [segment, control], .. }) = pairs.introduce(members.0, members.1)
+            else {
+                continue;
+            };
+            kept.push(segment);
+            let control = Control::new(control);
+            control.send(Message::Need { len: 1 << 20 }, None).unwrap();
+            pairs.hear(pair, Side::Caller, &mut Credit::new(64, 0));
+            if let Ok(Some((Message::Grant { .. }, Some(object)))) = control.receive(Blocking::No) {
+                granted += 1 << 20;
+                kept.push(object);
+            }
+            pairs.end(pair);
+        }
+        let sizes = kept.iter().map(|object| memfd::sealed_len(object).unwrap() as u64);
+        assert!(granted > 0 && sizes.sum::<u64>() <= BUDGET, "{granted} bytes of {BUDGET}");
+        // Others are served, also those that it has talked to, and it is again when it has let go.
+        let need = |pairs: &mut introduce::Pairs, writer| {
+            let made = pairs.introduce((5000, writer), (5001, 90)).ok()?;
+            let control = Control::new(made.caller.into_iter().nth(1)?);
+            control.send(Message::Need { len: 1 << 20 }, None).unwrap();
+            pairs.hear(made.pair, Side::Caller, &mut Credit::new(64, 0));
+            let answer = control.receive(Blocking::No).ok().flatten();
+            pairs.end(made.pair);
+            answer.filter(|(answer, _)| matches!(answer, Message::Grant { .. })).map(drop)
+        };
+        assert!(
+            need(&mut pairs, hostile).is_none() && need(&mut pairs, 91).is_some() && need(&mut pairs, 20).is_some()
+        );
+        drop((kept, unsealed));
+        pairs.released();
+        assert!(need(&mut pairs, hostile).is_some());
+    });
+}
+
+/// Row 41 of the faults: neither side makes holes in what the two share, nor is a caller told of an owner before that is so.
+#[test]
+fn fault_41_what_a_pair_shares_is_sealed_before_it_is_used() {
+    within(60, "fault_41_what_a_pair_shares_is_sealed_before_it_is_used", || {
+        let scene = Scene::new();
+        let (caller, owner) = (scene.join(), scene.join());
+        owner.register(1, "a");
+        caller.say(&ToHub::Resolve { seq: caller.next(), name: "a".into() });
+        let (_here, (_, mut there)) = (caller.introduction(), owner.hear_with());
+        // As long as the owner does not say that it has mapped the memory, the caller hears nothing; and in the end that nothing comes of it.
+        assert!(!poll::readable(&caller.joined.socket, Duration::from_millis(300)).unwrap());
+        let object = there.remove(0);
+        assert!(Mapping::new(&object, memfd::sealed_len(&object).unwrap(), Access::ReadWrite).is_ok());
+        assert!(caller.refused().contains("has not taken part"));
+        drop(there);
+        let (_here, there, to) = caller.pair_with(&owner, "a");
+        assert!(matches!(to, Resolution::At { .. }));
+        assert!(there.segment.is_sealed_for_test());
+        scene.serves();
     });
 }

@@ -26,6 +26,7 @@ fn plays_a_role() {
             member.register(1, "of a helper");
             member.granted(member.acquire("a lock", None, None));
             say("joined", std::process::id());
+            let _introduced = member.introduction();
             sleep()
         }
         "last words" => {
@@ -193,7 +194,9 @@ fn descriptors_leave_nothing() {
         }
         // What makes no sense ends the pair in any case.
         let _ = caller.0.control.send(Message::Lack { error: 0, limit: 0 }, None);
-        assert!(caller.1.control.receive(Blocking::Yes).unwrap().is_none());
+        while let Some((said, _)) = caller.1.control.receive(Blocking::Yes).unwrap() {
+            assert_eq!(said, Message::Sealed { segment: 0 });
+        }
     }
     assert!(eventually(30, "all descriptors are closed", || count() == before), "{before} and {}", count());
 }
@@ -259,7 +262,7 @@ fn nobody_is_lost_for_want_of_descriptors() {
     drop(guests);
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
     scene.serves();
-    assert!(matches!(caller.resolve_only("a"), Resolution::At { .. }));
+    assert!(matches!(caller.pair_with(&owner, "a").2, Resolution::At { .. }));
 }
 
 /// While the hub tries again to accept those who wait.

@@ -1,0 +1,168 @@
+//! Memory that processes may still have though no pair needs it any more.
+//!
+//! What has been made for a pair counts for its two processes until the kernel says that nobody has it, whatever they say, and whether the pair
+//! is still there. Where the kernel reports nothing, it counts until one of them is gone. Nobody can tell which of the two keeps it: so it
+//! counts for both, of one as what it writes, of the other as what it reads, and most for the pairs of those two.
+
+#![forbid(unsafe_code)]
+
+use crate::sys::inotify::{Released, Releases, WatchId};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// A process, however often it has joined.
+pub(super) type Process = u64;
+
+/// The process of a member, by its number as the hub sees it; those of other pid namespaces, which are all 0, are told apart by member.
+pub(super) fn process_of(pid: u32, member: u64) -> Process {
+    if pid == 0 { member | 1 << 63 } else { pid.into() }
+}
+
+/// What is known of memory that nobody needs.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    /// `None` if the kernel reports nothing.
+    releases: Option<Releases>,
+    /// What is watched: `None` while a pair has it.
+    watched: HashMap<WatchId, Option<Left>>,
+    /// What is not, and was left.
+    unwatched: Vec<Left>,
+    of: HashMap<Process, Kept>,
+    between: HashMap<(Process, Process), u64>,
+}
+
+/// How an object is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Watch(Option<WatchId>);
+
+/// An object that its pair has no use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Left {
+    pub(super) len: u64,
+    /// Whom it was made for, and who was to read it.
+    pub(super) writer: Process,
+    pub(super) reader: Process,
+}
+
+/// What one process may still have: objects and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// Of what it was to write.
+    pub(super) written: usize,
+    pub(super) written_bytes: u64,
+    /// Of what it was to read.
+    pub(super) read: usize,
+    pub(super) read_bytes: u64,
+}
+
+impl Ledger {
+    pub(super) fn new() -> Self {
+        let (watched, unwatched, of, between) = Default::default();
+        Self { releases: Releases::new().ok(), watched, unwatched, of, between }
+    }
+
+    /// What is to be waited for, and [read](Self::read) then.
+    pub(super) fn releases(&self) -> Option<BorrowedFd<'_>> {
+        self.releases.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Watches an object that nobody has been given yet.
+    pub(super) fn watch(&mut self, object: impl AsFd) -> Watch {
+        let watch = self.releases.as_ref().and_then(|releases| releases.watch(object).ok());
+        watch.map(|watch| self.watched.insert(watch, None));
+        Watch(watch)
+    }
+
+    /// The pair of an object has no use for it any more.
+    pub(super) fn left(&mut self, Watch(watch): Watch, left: Left) {
+        match watch {
+            // Nobody has it.
+            Some(watch) if !self.watched.contains_key(&watch) => return,
+            Some(watch) => drop(self.watched.insert(watch, Some(left))),
+            None => self.unwatched.push(left),
+        }
+        let Left { len, writer, reader } = left;
+        let by_writer = self.of.entry(writer).or_default();
+        (by_writer.written, by_writer.written_bytes) = (by_writer.written + 1, by_writer.written_bytes + len);
+        let by_reader = self.of.entry(reader).or_default();
+        (by_reader.read, by_reader.read_bytes) = (by_reader.read + 1, by_reader.read_bytes + len);
+        *self.between.entry((writer, reader)).or_default() += len;
+    }
+
+    /// Reads which objects nobody has any more. Whether any that was left is one.
+    pub(super) fn read(&mut self) -> bool {
+        let mut released = Vec::new();
+        self.releases.iter().for_each(|releases| releases.read(&mut released));
+        let mut is_one = false;
+        for event in released {
+            let Released::Object(watch) = event else { continue };
+            if let Some(Some(left)) = self.watched.remove(&watch) {
+                self.settle(left);
+                is_one = true;
+            }
+        }
+        is_one
+    }
+
+    fn settle(&mut self, Left { len, writer, reader }: Left) {
+        if let Some(kept) = self.of.get_mut(&writer) {
+            (kept.written, kept.written_bytes) =
+                (kept.written.saturating_sub(1), kept.written_bytes.saturating_sub(len));
+        }
+        if let Some(kept) = self.of.get_mut(&reader) {
+            (kept.read, kept.read_bytes) = (kept.read.saturating_sub(1), kept.read_bytes.saturating_sub(len));
+        }
+        if let Some(between) = self.between.get_mut(&(writer, reader)) {
+            *between = between.saturating_sub(len);
+        }
+        self.of.retain(|_, kept| *kept != Kept::default());
+        self.between.retain(|_, bytes| *bytes > 0);
+    }
+
+    /// A process is gone: of what nobody reports, nothing counts that it had.
+    pub(super) fn process_ended(&mut self, process: Process) {
+        let of_it = |left: &mut Left| left.writer == process || left.reader == process;
+        let gone: Vec<_> = self.unwatched.extract_if(.., of_it).collect();
+        gone.into_iter().for_each(|left| self.settle(left));
+    }
+
+    /// What a process may still have.
+    pub(super) fn of(&self, process: Process) -> Kept {
+        self.of.get(&process).copied().unwrap_or_default()
+    }
+
+    /// Bytes that were made for `writer`, for `reader` to read, and that one of them may still have.
+    pub(super) fn between(&self, writer: Process, reader: Process) -> u64 {
+        self.between.get(&(writer, reader)).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sys::memfd;
+
+    #[test]
+    fn fault_39_what_is_left_counts_for_both_until_nobody_has_it() {
+        let mut ledger = Ledger::new();
+        let objects = [10, 20].map(|len| (len, memfd::create_for_others("callgate-test", len).unwrap()));
+        let [first, second] = objects.each_ref().map(|(_, object)| ledger.watch(object));
+        let left = |len| Left { len, writer: 1, reader: 2 };
+        ledger.left(first, left(10));
+        assert!(!ledger.read());
+        assert_eq!(ledger.of(1), Kept { written: 1, written_bytes: 10, read: 0, read_bytes: 0 });
+        assert_eq!(ledger.of(2), Kept { written: 0, written_bytes: 0, read: 1, read_bytes: 10 });
+        assert_eq!((ledger.between(1, 2), ledger.between(2, 1)), (10, 0));
+        drop(objects);
+        assert!(ledger.read());
+        // Nobody had the other when it was left.
+        ledger.left(second, left(20));
+        assert_eq!((ledger.of(1), ledger.of(2), ledger.between(1, 2)), Default::default());
+        // What nobody reports counts until one of the two is gone.
+        ledger.left(Watch(None), left(30));
+        ledger.process_ended(3);
+        assert_eq!(ledger.of(1).written_bytes, 30);
+        ledger.process_ended(2);
+        assert_eq!(ledger.of(1), Kept::default());
+    }
+}
