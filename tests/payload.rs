@@ -589,7 +589,7 @@ fn large_maps_come_back() {
 
 /// A type of a user's, with all that is as wide as a pointer.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
-struct Wide {
+pub struct Wide {
     size: usize,
     offset: isize,
     sparse: Option<NonZeroUsize>,
