@@ -2,7 +2,7 @@
 //! generated code, it can make calls that are refused or answered wrongly, but nothing that is undefined: arguments are
 //! validated, and a dispatch function is run only with the type that it is for.
 
-pub use crate::bridge::{Bridge, Builder};
+pub use crate::bridge::{Bridge, Builder, init_before_main};
 pub use crate::call::host::Access;
 pub use crate::call::interfaces::Bridged;
 pub use crate::call::service::{Fingerprint, Incoming, Interface, InterfaceId, Method, Mode, Service};

@@ -211,7 +211,7 @@ macro_rules! test_support {
     () => {
         const _: () = {
             extern "C" fn callgate_init() {
-                $crate::init();
+                $crate::__glue::init_before_main();
             }
 
             #[used]

@@ -22,7 +22,7 @@ pub use blocking::Blocking;
 pub use builder::Builder;
 pub use calling::Calling;
 pub use deferred::{Deferred, Pending};
-pub use entry::{init, serve, serve_parallel};
+pub use entry::{init, init_before_main, serve, serve_parallel};
 pub use restart::{Death, Event, Restart};
 pub use view::{InPlace, View};
 

@@ -21,6 +21,15 @@ use std::time::Duration;
 /// Exit code of a child that could not get as far as serving.
 const FAILED: i32 = 70;
 
+/// How far the program has come that may be a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Only constructors have run.
+    BeforeMain,
+    /// `main` has begun.
+    Main,
+}
+
 /// Where a child goes that serves one service: it never comes back.
 pub(crate) type EntryFn = fn(Child) -> !;
 
@@ -50,7 +59,7 @@ pub(crate) struct Serving {
 /// Makes this process the child that a bridge started it as; `None` if it is none.
 ///
 /// Never returns if it is one but its parent is gone, or the handshake cannot go on.
-pub(crate) fn adopt() -> Option<Child> {
+pub(crate) fn adopt(stage: Stage) -> Option<Child> {
     failpoints::begin();
     let said = std::env::var(VARIABLE).ok()?;
     let (number, is_bare) = said.strip_suffix(BARE).map_or((&*said, false), |number| (number, true));
@@ -64,7 +73,9 @@ pub(crate) fn adopt() -> Option<Child> {
     }
     signals::leave_terminal();
     signals::ignore_broken_pipes();
-    check_is_early();
+    if stage == Stage::Main {
+        check_is_early();
+    }
     if !is_bare {
         shed_inherited(inode);
     }
