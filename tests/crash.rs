@@ -322,8 +322,9 @@ fn doom(end: u32) {
         }
         HEAP => {
             let bytes = Box::leak(vec![0_u8; 64].into_boxed_slice());
+            let within = &raw mut bytes[16];
             // SAFETY: none, which is what the C library's own check finds.
-            unsafe { libc::free(bytes.as_mut_ptr().add(16).cast()) }
+            unsafe { libc::free(within.cast()) }
         }
         SILENT => std::process::abort(),
         CAUGHT_THEN_ABORT if catch() => std::process::abort(),

@@ -349,7 +349,7 @@ fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
         let mut short = Fault { backtrace: None, ..fault.clone() };
         exchange.reply(Kind::Fault, &short);
         if exchange.replied != Some(Kind::Fault) {
-            short.message.truncate(short.message.floor_char_boundary(SHORT));
+            short.message.truncate(beginning(&short.message, SHORT).len());
             exchange.reply(Kind::Fault, &short);
         }
     }

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::host::{Access, Parallel};
-use crate::error::{CallName, NoMemory};
+use crate::error::{CallName, NoMemory, beginning};
 use crate::failpoints::{self, Step};
 use crate::frame::{Beyond, Checked, Encode, Kind, Limit, Request, RequestSpan, Transfer};
 use crate::lane::{ReplySlot, SendError};
@@ -315,7 +315,7 @@ impl Incoming<'_, '_> {
                 self.0.reply(Kind::Construct, &Err::<(), String>(text.clone()));
                 // A text longer than a reply may be is cut: what it begins with is worth more than how long it is.
                 if self.0.replied != Some(Kind::Construct) {
-                    text.truncate(text.floor_char_boundary(SHORT));
+                    text.truncate(beginning(&text, SHORT).len());
                     self.0.reply(Kind::Construct, &Err::<(), String>(text));
                 }
                 None

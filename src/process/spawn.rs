@@ -166,10 +166,9 @@ impl Launch {
             }
         }
         let paths = [("current_dir", &self.current_dir), ("executable", &self.executable)];
-        let paths = paths.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?.as_os_str())));
+        let mut paths = paths.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?.as_os_str())));
         paths
-            .filter(|(_, path)| path.is_empty() || has_zero(path))
-            .next()
+            .find(|(_, path)| path.is_empty() || has_zero(path))
             .map(|(option, path)| (option, format!("{path:?}"), "a path that is not empty, and without a zero byte"))
     }
 

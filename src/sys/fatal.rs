@@ -157,7 +157,9 @@ const NEAR: usize = 64 << 10;
 /// Whether what was touched lies where the stack pointer is.
 fn is_near_stack(info: *mut siginfo_t, context: *mut c_void) -> bool {
     // SAFETY: the kernel's, for as long as the handler runs.
-    let (code, address) = unsafe { ((*info).si_code, (*info).si_addr().addr()) };
+    let info = unsafe { &*info };
+    // SAFETY: of a signal that has an address: this is asked of no other.
+    let (code, address) = (info.si_code, unsafe { info.si_addr() }.addr());
     let context = context.cast::<libc::ucontext_t>();
     // SAFETY: as above.
     #[cfg(target_arch = "x86_64")]

@@ -65,8 +65,10 @@ fn ask_slow() -> Bounds {
 fn bounds() -> Option<Bounds> {
     use nix::libc;
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    // SAFETY: has no preconditions.
+    let thread = unsafe { libc::pthread_self() };
     // SAFETY: the calling thread exists, and there is room for its attributes.
-    if unsafe { libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) } != 0 {
+    if unsafe { libc::pthread_getattr_np(thread, attributes.as_mut_ptr()) } != 0 {
         return None;
     }
     let (mut start, mut len, mut guard) = (ptr::null_mut::<c_void>(), 0usize, 0usize);
