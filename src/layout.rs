@@ -345,7 +345,7 @@ mod tests {
                 assert!(table % APART == 0 && table + size_of::<HeldTable>() <= geometry.segment_len());
             }
             assert!(geometry.held_by_child() + size_of::<HeldTable>() <= geometry.held_by_parent());
-            assert!(geometry.last_words() % APART == 0 && geometry.last_words() < geometry.segment_len());
+            assert!(geometry.last_words().is_multiple_of(APART) && geometry.last_words() < geometry.segment_len());
             assert!(geometry.held_by_parent() + size_of::<HeldTable>() <= geometry.last_words());
         }
     }

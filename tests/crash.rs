@@ -895,6 +895,7 @@ impl Traced {
         unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
         // SAFETY: until it ends, the new process makes system calls only, with memory that was there before.
         if unsafe { libc::fork() } == 0 {
+            #[allow(clippy::multiple_unsafe_ops_per_block)] // All of them for that one reason.
             // SAFETY: as above; nothing is read or written through the pointers but `until`, which ends with a zero.
             unsafe {
                 let seized = libc::ptrace(libc::PTRACE_SEIZE, libc::getppid(), 0usize, options as usize);

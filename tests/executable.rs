@@ -22,7 +22,7 @@ use workers::worker;
 callgate::test_support!();
 
 /// The same service once more, with a trait that the worker knows nothing of.
-#[allow(dead_code)]
+#[allow(dead_code, clippy::duplicate_mod)] // Another type for the compiler, the same for the worker.
 #[path = "../examples/tally/mod.rs"]
 mod more;
 

@@ -659,6 +659,7 @@ macro_rules! values_come_back {
         /// By reference.
         struct Borrowing;
 
+        #[allow(clippy::ptr_arg)] // What crosses is the type itself.
         #[bridge]
         impl Borrowing {
             pub fn new() -> Self {

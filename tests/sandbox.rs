@@ -363,13 +363,11 @@ impl Inmate {
     /// Two ways to more descriptors than a process may have: a thread with a table of its own, and a new table.
     pub(crate) fn own_tables(&self) -> [Tried<i64>; 2] {
         let thread = libc::CLONE_THREAD as libc::c_ulong;
-        // SAFETY: what is asked for makes no sense, and is refused whatever the filters say; nothing is closed.
-        unsafe {
-            [
-                call(libc::syscall(libc::SYS_clone, thread, 0usize, 0usize, 0usize, 0usize)),
-                call(libc::syscall(libc::SYS_close_range, u32::MAX - 1, u32::MAX, libc::CLOSE_RANGE_UNSHARE)),
-            ]
-        }
+        // SAFETY: what is asked for makes no sense, and is refused whatever the filters say.
+        let thread = call(unsafe { libc::syscall(libc::SYS_clone, thread, 0usize, 0usize, 0usize, 0usize) });
+        // SAFETY: nothing is open there that could be closed.
+        let table = unsafe { libc::syscall(libc::SYS_close_range, u32::MAX - 1, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
+        [thread, call(table)]
     }
 
     /// A call that no kernel has.
@@ -767,6 +765,7 @@ fn what_makes_no_sense_is_said_before_anything_is_started() {
 // ---- terminals -----------------------------------------------------------------------------------------------------
 
 /// Requests that change a terminal, or have somebody signalled.
+#[allow(clippy::unnecessary_cast)] // With musl they are no u64.
 const CHANGING: [u64; 30] = [
     libc::TIOCSWINSZ as u64,
     libc::TIOCSTI as u64,
@@ -808,7 +807,9 @@ fn terminal() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
     // SAFETY: room for two descriptors; the rest is optional.
     call(unsafe { libc::openpty(&raw mut shown, &raw mut used, name, modes, size) }.into()).expect("a terminal");
     // SAFETY: just opened, and nobody else's.
-    unsafe { (std::os::fd::OwnedFd::from_raw_fd(shown), std::os::fd::OwnedFd::from_raw_fd(used)) }
+    let shown = unsafe { std::os::fd::OwnedFd::from_raw_fd(shown) };
+    // SAFETY: as above.
+    (shown, unsafe { std::os::fd::OwnedFd::from_raw_fd(used) })
 }
 
 /// Size, settings and flags of a terminal.
@@ -845,7 +846,7 @@ fn fault_45_a_terminal_stays_as_it_is() {
             }
             // What asks, and concerns the descriptor alone, goes on.
             let asking = [libc::TCGETS, libc::TIOCGWINSZ, libc::FIONREAD, libc::FIOCLEX, libc::FIONCLEX];
-            let tried = inmate.ioctls(1, asking.map(|request| request as u64 | bits).into());
+            let tried = inmate.ioctls(1, asking.map(|request| request | bits).into());
             assert!(tried.is_ok_and(|tried| tried.iter().all(Result::is_ok)));
         }
         assert_eq!(state_of(&used), before);
@@ -863,7 +864,7 @@ fn fault_45_any_sandbox_leaves_the_window_alone() {
         let inmate = Inmate::bridge().stdout(output).sandbox(Sandbox::new()).start().expect("a start");
         let changing =
             [libc::TIOCSWINSZ, libc::TIOCSTI, libc::TIOCSCTTY, libc::TIOCNOTTY, libc::TIOCSETD, libc::TIOCEXCL];
-        let tried = inmate.ioctls(1, changing.map(|request| request as u64 | 1 << 40).into());
+        let tried = inmate.ioctls(1, changing.map(|request| request | 1 << 40).into());
         assert_eq!(tried, Ok(vec![Err(EPERM); changing.len()]));
         assert_eq!(state_of(&used), before);
         drop((inmate, shown));

@@ -306,7 +306,7 @@ mod tests {
                 assert_eq!(restart.next(&mut history, now), Some(5000 * MS));
             }
             history.bear_fruit();
-            assert_eq!(restart.next(&mut history, now), Some(0 * MS));
+            assert_eq!(restart.next(&mut history, now), Some(Duration::ZERO));
             assert_eq!(restart.next(&mut history, now), Some(10 * MS));
         }
     }

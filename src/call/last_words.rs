@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn fault_27_forged_last_words_are_bounded_text() {
         let place = place();
-        for state in [0, 1, 2, 3, 0xff, FINAL, 8 << 8, u64::MAX, u64::MAX & !0xff | FINAL, 1 << 8 | FINAL] {
+        for state in [0, 1, 2, 3, 0xff, FINAL, 8 << 8, u64::MAX, !0xff | FINAL, 1 << 8 | FINAL] {
             place.state.store(state, Relaxed);
             for word in
                 [0, u64::MAX, u64::from_le_bytes(*b"\x1b[2J\r\n\0\xc3"), u64::from_le_bytes(*b"\xe2\x80\xaeevil\n")]

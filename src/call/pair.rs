@@ -858,13 +858,16 @@ mod tests {
         }
         let ([caller, owner], _hub) = introduced_by(object.unwrap());
         let (_, pair) = call(caller).unwrap();
-        let mut threads = 0;
-        let owner = serve(owner, || {
-            threads += 1;
+        let threads = Arc::new(AtomicU32::new(0));
+        let started = threads.clone();
+        let host = move || {
+            started.fetch_add(1, Ordering::SeqCst);
             Doubler
-        });
-        owner.unwrap().over(None);
-        assert_eq!((pair.callers.len(), threads), (8, 8));
+        };
+        let owner = serve(owner, host).unwrap();
+        let lanes = (0..u64::from(forged.lanes)).filter(|&lane| owner.start_lane(lane).is_ok()).count();
+        owner.over(None);
+        assert_eq!((pair.callers.len(), lanes, threads.load(Ordering::SeqCst)), (8, 8, 8));
         assert!(geometry_of(geometry(8).segment_len() + 128).is_none());
     }
 

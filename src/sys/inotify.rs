@@ -102,7 +102,7 @@ mod tests {
             let begin = std::time::Instant::now();
             let mut released = read(&releases);
             while released.is_empty() && begin.elapsed().as_secs() < 10 {
-                std::thread::yield_now();
+                std::thread::sleep(std::time::Duration::from_millis(1));
                 released = read(&releases);
             }
             assert_eq!(released, [Released::Object(watch)]);

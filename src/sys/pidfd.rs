@@ -174,7 +174,7 @@ mod tests {
         let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let process = Pidfd::open(other.id()).unwrap().unwrap();
         assert_ne!(Identity::of(&process, other.id()).unwrap(), own);
-        process.kill();
+        process.kill().unwrap();
         other.wait().unwrap();
     }
 

@@ -166,7 +166,7 @@ fn fault_40_a_slow_side_of_a_pair_costs_the_member_its_place() {
             let _ = theirs.control.send(Message::Need { len: 1 << 16 }, None);
         }
         assert!(slow.is_out());
-        assert_eq!(other.resolve_only("nobody's"), Resolution::None);
+        assert_eq!(other.resolve("nobody's"), Resolution::None);
         assert!(matches!(owner.register_as(2, "b", None, false), FromHub::Registered { .. }));
     });
 }
