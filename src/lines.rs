@@ -372,8 +372,8 @@ fn a_longer_payload_touches_the_lines_that_it_fills_and_no_more() {
     let ends = Ends::new::<Mirror>(geometry(1, 1));
     let mut worker = ends.worker(0, Alone::of(Mirror::new()));
     let [own, peers] = &ends.segments;
-    // The archive of a vector has 8 bytes beside its elements; a slot 16 before its payload.
-    for (bytes, lines) in [(40, 1), (41, 2), (200, 4), (552, 9)] {
+    // The archive of a vector has 16 bytes beside its elements; a slot 16 before its payload.
+    for (bytes, lines) in [(32, 1), (33, 2), (200, 4), (544, 9)] {
         let bytes = vec![1u8; bytes];
         let (sent, log) = trace(|| ends.caller.send(&ECHO, (Val(&bytes),), None).unwrap());
         let asking = Footprint::new(&Map::of(own), &log);

@@ -131,7 +131,7 @@ impl<T: Service> Newborn<T> {
             }
             Answer::Interface { interface } => Err(self.lacks(interface)),
             Answer::NotServing => Err(self
-                .unusable("its main calls callgate::init(), and a separate executable needs callgate::serve()".into())),
+                .unusable("its main begins with #[callgate::main] or callgate::init(), and a separate executable needs callgate::serve()".into())),
             Answer::Segment { error } => Err(self.unusable(no_segment(error))),
             Answer::OneWorker => Err(self.unusable(
                 "it serves with one worker, and for several its main must call callgate::serve_parallel()".into(),
