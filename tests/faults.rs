@@ -109,15 +109,15 @@ impl Archive for Deep {
 
     fn resolve(&self, (): (), out: Place<ArchivedList>) {
         // SAFETY: the address of a place; nothing is written yet.
-        let words = unsafe { out.ptr() }.cast::<[u32; 3]>();
-        // SAFETY: three words: that there is a next node, that it is the one just before (16 bytes from here), and a number.
-        unsafe { words.write([1, 16u32.wrapping_neg(), 0]) };
+        let words = unsafe { out.ptr() }.cast::<[u64; 3]>();
+        // SAFETY: three words: that there is a next node, that it is the one just before (32 bytes from here), and a number.
+        unsafe { words.write([1, 32u64.wrapping_neg(), 0]) };
     }
 }
 
 impl<S: rancor::Fallible + ser::Writer + ?Sized> Serialize<S> for Deep {
     fn serialize(&self, serializer: &mut S) -> Result<(), S::Error> {
-        let node = |has_next: u32| [has_next, 16u32.wrapping_neg(), 7].map(u32::to_le_bytes).concat();
+        let node = |has_next: u64| [has_next, 32u64.wrapping_neg(), 7].map(u64::to_le_bytes).concat();
         if self.1 == Written::Whole {
             return serializer.write(&[node(0), node(1).repeat(self.0 as usize)].concat());
         }
@@ -562,25 +562,27 @@ fn fault_06_a_reply_200_000_deep_is_refused() {
 fn fault_07_claims_of_elements_without_size_are_refused() {
     fault("fault_07_claims_of_elements_without_size_are_refused", || {
         // A pointer to itself, and a number of elements.
-        let claim = |count: u32| [0u32, count].map(u32::to_le_bytes).concat();
+        let claim = |count: u64| [0u64, count].map(u64::to_le_bytes).concat();
         // Lists side by side, each pointing to where the first begins, and the list of them.
-        let lists = |lists: u32, count: u32| {
-            let inner = (0..lists).map(|at| [(8 * at).wrapping_neg(), count]);
-            inner.chain([[(8 * lists).wrapping_neg(), lists]]).flatten().flat_map(u32::to_le_bytes).collect::<Vec<_>>()
+        let lists = |lists: u64, count: u64| {
+            let inner = (0..lists).map(|at| [(16 * at).wrapping_neg(), count]);
+            inner.chain([[(16 * lists).wrapping_neg(), lists]]).flatten().flat_map(u64::to_le_bytes).collect::<Vec<_>>()
         };
+        const MANY: u64 = u32::MAX as u64;
         type Call = fn(&Bridge<Hostile>, Lie) -> Result<(), CallError>;
         let units: Call = |bridge, lie| bridge.units(lie).map(drop);
         let weightless: Call = |bridge, lie| bridge.weightless(lie).map(drop);
         let unit_lists: Call = |bridge, lie| bridge.unit_lists(lie).map(drop);
-        let cases: [(&str, Call, Vec<u8>); 8] = [
-            ("2^32 - 1 units", units, claim(u32::MAX)),
-            ("2^32 - 1 units, viewed", |bridge, lie| bridge.view().units(lie).map(drop), claim(u32::MAX)),
+        let cases: [(&str, Call, Vec<u8>); 9] = [
+            ("2^32 - 1 units", units, claim(MANY)),
+            ("2^32 - 1 units, viewed", |bridge, lie| bridge.view().units(lie).map(drop), claim(MANY)),
             ("somewhat too many", units, claim(70_000)),
-            ("4 TiB of values", weightless, claim(u32::MAX)),
+            ("2^64 - 1 units", units, claim(u64::MAX)),
+            ("4 TiB of values", weightless, claim(MANY)),
             ("1 GiB of values", weightless, claim(1 << 20)),
-            ("lists of 2^32 - 1", unit_lists, lists(60, u32::MAX)),
+            ("lists of 2^32 - 1", unit_lists, lists(60, MANY)),
             ("lists that are too many together", unit_lists, lists(60, 2000)),
-            ("one list of many", unit_lists, lists(1, u32::MAX)),
+            ("one list of many", unit_lists, lists(1, MANY)),
         ];
         for (case, call, bytes) in cases {
             let bridge = start();
@@ -590,7 +592,7 @@ fn fault_07_claims_of_elements_without_size_are_refused() {
             assert_corrupt(&bridge, result, case);
         }
         let bridge = start();
-        assert_corrupt(&bridge, bridge.unit_set((vec![0, 0, 0, 0, 255, 255, 255, 255, 0, 0, 0, 0], FOR_EVER)), "a set");
+        assert_corrupt(&bridge, bridge.unit_set(([claim(MANY), vec![0; 8]].concat(), FOR_EVER)), "a set");
         assert_eq!(start().units((claim(65_536), FOR_EVER)).map(|units| units.len()), Ok(65_536));
         assert_eq!(start().unit_lists((lists(60, 1000), FOR_EVER)).map(|lists| lists.concat().len()), Ok(60_000));
         assert_eq!(start().honest_units(65_536).map(|units| units.len()), Ok(65_536));

@@ -52,8 +52,8 @@ type Word = (u64, u64);
 type Forgery = (Vec<Place>, Vec<Word>, u64);
 
 /// As it is archived: nothing inline, in a slice of no bytes `distance` before it; then the place.
-fn archived((segment, offset, len, ticket): Place, distance: u64) -> [u64; 5] {
-    [u64::from((distance as u32).wrapping_neg()), segment, offset, len, ticket]
+fn archived((segment, offset, len, ticket): Place, distance: u64) -> [u64; 6] {
+    [distance.wrapping_neg(), 0, segment, offset, len, ticket]
 }
 
 /// Publishes a reply to the call that is being carried out: its call word, and the first `len` bytes of its payload.
@@ -67,11 +67,11 @@ fn answer_carrying(raw: &Raw, call: u64, payload: &[u64], len: u64) {
 fn forge((boxes, table, home): &Forgery, is_list: bool) {
     let raw = Raw::find();
     table.iter().for_each(|(index, word)| raw.held(0, *index).store(*word, Release));
-    let mut words: Vec<u64> = boxes.iter().zip(0..).flat_map(|(place, at)| archived(*place, 40 * at)).collect();
+    let mut words: Vec<u64> = boxes.iter().zip(0..).flat_map(|(place, at)| archived(*place, 48 * at)).collect();
     if is_list {
         // The list's root: how far before it the boxes begin, and how many they are.
-        let distance = 40 * boxes.len() as u32;
-        words.push((boxes.len() as u64) << 32 | u64::from(distance.wrapping_neg()));
+        let boxes = boxes.len() as u64;
+        words.extend([(48 * boxes).wrapping_neg(), boxes]);
     }
     answer_carrying(&raw, home << 32 | 1, &words, 8 * words.len() as u64);
     std::thread::sleep(Duration::from_millis(300));

@@ -279,15 +279,15 @@ fn fault_03_a_truncated_reply_ends_the_pair() {
             "text",
             &[
                 ("seven bytes", 7, CALL, &[0]),
-                ("a text that points outside", 8, CALL, &[0xffff_fff0_0000_00bf]),
-                ("a text that is no UTF-8", 8, CALL, &[0xfefe_fefe_fefe_fefe]),
+                ("a text that points outside", 16, CALL, &[0xbf, 16u64.wrapping_neg()]),
+                ("a text that is no UTF-8", 16, CALL, &[0xfefe_fefe_fefe_fefe; 2]),
             ],
         );
         scene.refuses::<Vec<u64>>(
             "list",
             &[
-                ("a list longer than its frame", 8, CALL, &[0x7fff_ffff_ffff_fff8]),
-                ("a list that is not aligned", 8, CALL, &[0x0000_0001_ffff_fffd]),
+                ("a list longer than its frame", 16, CALL, &[16u64.wrapping_neg(), 0x7fff_ffff]),
+                ("a list that is not aligned", 16, CALL, &[3u64.wrapping_neg(), 1]),
             ],
         );
         scene.refuses::<Value>(
@@ -343,7 +343,7 @@ fn fault_06_a_reply_200_000_deep_ends_the_pair() {
 #[test]
 fn fault_07_elements_without_size_are_refused_in_a_pair() {
     within(60, "fault_07_elements_without_size_are_refused_in_a_pair", || {
-        Scene::new(PLENTY).refuses::<Vec<()>>("nothings", &[("four billion", 8, CALL, &[0xffff_ffff_0000_0000])]);
+        Scene::new(PLENTY).refuses::<Vec<()>>("nothings", &[("four billion", 16, CALL, &[0, 0xffff_ffff])]);
     });
 }
 
@@ -654,15 +654,16 @@ fn claimed_nothings(manager: &Manager, raw: &Raw) {
     let nothings = Made::by(raw, || manager.call_as::<u64>("nothings", (vec![(); 3],)));
     let lists = Made::by(raw, || manager.call_as::<u64>("lists of nothings", (vec![vec![(); 3]; 3],)));
     // A pointer to itself, and a number of elements.
-    let claim = |count: u32| [0u32, count].map(u32::to_le_bytes).concat();
+    let claim = |count: u64| [0u64, count].map(u64::to_le_bytes).concat();
+    const MANY: u64 = u32::MAX as u64;
     assert_eq!(nothings.again(raw, &claim(3)), CALL);
-    assert_eq!(nothings.again(raw, &claim(u32::MAX)), REFUSED);
+    assert_eq!(nothings.again(raw, &claim(MANY)), REFUSED);
     assert_eq!(nothings.again(raw, &claim(70_000)), REFUSED);
     // Lists side by side, each pointing to where the first begins, and the list of them.
-    let inner = (0..60u32).map(|at| [(8 * at).wrapping_neg(), u32::MAX]);
-    let outer = inner.chain([[480u32.wrapping_neg(), 60]]).flatten().flat_map(u32::to_le_bytes).collect::<Vec<_>>();
+    let inner = (0..60u64).map(|at| [(16 * at).wrapping_neg(), MANY]);
+    let outer = inner.chain([[960u64.wrapping_neg(), 60]]).flatten().flat_map(u64::to_le_bytes).collect::<Vec<_>>();
     assert_eq!(lists.again(raw, &outer), REFUSED);
-    assert_eq!(lists.again(raw, &claim(u32::MAX)), REFUSED);
+    assert_eq!(lists.again(raw, &claim(MANY)), REFUSED);
 }
 
 /// Attacks the owner of `add`, whom it has just called.
