@@ -656,7 +656,7 @@ fn builder_of(memory: u64) -> callgate::Builder<Hostile> {
 fn fault_39_memory_that_is_given_back_can_be_had_again() {
     alone("fault_39_memory_that_is_given_back_can_be_had_again", 240, || {
         const HALF: u64 = 512 << 10;
-        let rounds = std::env::var("CALLGATE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+        let rounds = std::env::var("CALLGATE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
         for timeout in [None, Some(Duration::from_secs(60))] {
             let builder = builder_of(2 * HALF);
             let bridge = match timeout {

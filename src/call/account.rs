@@ -12,7 +12,7 @@ use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 /// How long those who need memory wait for what has been given back and is not yet released: a healthy peer undoes its mapping at once.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The segments of one side's arena, in use or not yet released.
 #[derive(Default)]

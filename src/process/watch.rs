@@ -238,8 +238,8 @@ struct Child {
     ended: Option<Instant>,
 }
 
-/// A child is listened to for so many messages at once, and for [`MESSAGES`] more in each [`SPELL`]: one that floods its socket takes a few
-/// hundredths of a CPU, and no more. A healthy child asks for segments, one after the other, and gives back what it has been given.
+/// A child is listened to for so many messages at once, and for [`MESSAGES`] more in each [`SPELL`]: one that floods its socket takes a
+/// tenth of a CPU, and no more. A healthy child asks for segments, one after the other, and gives back what it has been given.
 const BURST: u32 = 1024;
 const MESSAGES: u32 = 64;
 
