@@ -319,6 +319,25 @@ impl Inmate {
             .collect()
     }
 
+    /// What keeps pages in a pipe, with no descriptor: what is not denied finds that.
+    pub(crate) fn keep_pages(&self) -> Vec<Tried> {
+        let calls = [libc::SYS_splice, libc::SYS_tee, libc::SYS_vmsplice, libc::SYS_sendfile];
+        // SAFETY: there is no such descriptor.
+        calls.map(|number| call(unsafe { libc::syscall(number, -1, 0, -1, 0, 1, 0) }).map(drop)).into()
+    }
+
+    /// Copies from a pipe into another with std, which tries to have the kernel do it.
+    pub(crate) fn copy_through_pipes(&self) -> Tried<u64> {
+        let ((from, mut input), (mut output, to)) =
+            (std::io::pipe().map_err(number)?, std::io::pipe().map_err(number)?);
+        input.write_all(b"copied").map_err(number)?;
+        drop(input);
+        std::io::copy(&mut { from }, &mut { to }).map_err(number)?;
+        let mut copied = String::new();
+        output.read_to_string(&mut copied).map_err(number)?;
+        Ok((copied == "copied").into())
+    }
+
     pub(crate) fn punch(&self) -> Tried {
         // SAFETY: a name that ends in zero.
         let memory = call(unsafe { libc::memfd_create(c"own".as_ptr(), 0) }.into())? as i32;
@@ -898,6 +917,19 @@ fn fault_45_what_is_open_elsewhere_too_keeps_its_flags() {
         let flags = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETFL) };
         assert_eq!(flags & (libc::O_NONBLOCK | libc::O_ASYNC), 0);
         drop((inmate, reader));
+    });
+}
+
+/// Row 39 of the faults: memory that is gone for the kernel's reports has no pages left in a pipe.
+#[test]
+fn fault_39_a_strict_child_keeps_no_pages_in_pipes() {
+    within(60, "fault_39_a_strict_child_keeps_no_pages_in_pipes", || {
+        for sandbox in [Sandbox::strict(), Sandbox::strict().read_only("/proc")] {
+            let inmate = start(sandbox);
+            assert_eq!(inmate.keep_pages(), Ok(vec![Err(EPERM); 4]));
+            assert_eq!(inmate.copy_through_pipes(), Ok(Ok(1)));
+        }
+        assert_eq!(start(Sandbox::new()).keep_pages(), Ok(vec![Err(libc::EBADF); 4]), "a program's own pipes");
     });
 }
 

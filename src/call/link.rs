@@ -397,6 +397,7 @@ impl Link {
             let mut books = self.books.lock();
             books.asked = Asked::Nothing;
             books.for_replies.given_back(segment);
+            drop(books);
             let _ = self.tell(lack([0; 2]), None);
         }
     }
@@ -406,10 +407,9 @@ impl Link {
         let mut books = self.books.lock();
         books.asked = Asked::Nothing;
         books.replies.insert(segment, mapping);
-        // A child whose socket is full has too much to read to ever find this.
-        let told = self.tell(Message::Sealed { segment }, None);
         drop(books);
-        if told.is_err() {
+        // A child whose socket is full has too much to read to ever find this.
+        if self.tell(Message::Sealed { segment }, None).is_err() {
             self.end(Cause::Corrupt("it does not read what it asks for"));
         }
         failpoints::reach(Step::ParentSealed);
@@ -616,7 +616,10 @@ impl Source for TellChild<'_> {
         drop(books);
         failpoints::reach(Step::ParentSegmentCreated);
         if let Err(error) = self.0.tell(Message::Attach { segment }, object.as_ref().map(AsFd::as_fd)) {
-            self.0.books.lock().for_requests.forget(segment);
+            // A child that makes this slow may have it, and is killed for that.
+            if !self.0.control.is_slow() {
+                self.0.books.lock().for_requests.forget(segment);
+            }
             return Err(NoMemory::Failed { why: format!("the child takes no memory for the request: {error}") });
         }
         failpoints::reach(Step::ParentAttachSent);

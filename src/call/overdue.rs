@@ -4,7 +4,8 @@
 //! what it says of itself, in shared memory: one that lies about that can only be thought to be at work.
 //!
 //! A call counts against its child while it is being carried out. One that waits behind another, which may take as long as its own caller
-//! lets it, does not; but one that waits for a worker that is at nothing does, as that has stopped or come to its end.
+//! lets it, does not; but one that waits for a worker that is at nothing does, as that has stopped or come to its end. The calls of a lane are
+//! carried out one after the other: only the oldest that nobody waits for is looked at.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,7 @@ use crate::lane::{LaneView, is_past};
 use crate::process::watch::{self, Due};
 use crate::segment::Segment;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -44,7 +46,8 @@ pub(crate) struct Overdue {
 
 #[derive(Default)]
 struct Calls {
-    late: Vec<Late>,
+    /// Those of each lane that has any, by their positions.
+    late: BTreeMap<u32, BTreeMap<u64, Late>>,
     /// When the watcher looks next.
     next: Option<Instant>,
 }
@@ -65,6 +68,7 @@ struct Late {
 /// | Unknown, Queued, Unheard | Running | it has begun |
 /// | Unknown, Unheard | Queued | its worker is at another call, or has begun others since |
 /// | Unknown, Queued | Unheard | its worker is at nothing |
+/// | Unknown | Queued | what was before it in its lane has been answered |
 ///
 /// One that is Running or Unheard for too long costs the child its life.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -114,11 +118,10 @@ impl Overdue {
             return;
         }
         let mut calls = self.calls.lock();
-        calls.late.retain(|late| !self.is_answered(late));
+        let of_lane = calls.late.entry(lane).or_default();
+        self.drop_answered(of_lane);
         // Of a call whose end was known from its beginning, too, it is now that its caller has given it up.
-        if !calls.late.iter().any(|late| (late.lane, late.position) == (lane, position)) {
-            calls.late.push(Late { name, lane, position, since: due, state: State::Unknown });
-        }
+        of_lane.entry(position).or_insert(Late { name, lane, position, since: due, state: State::Unknown });
         if calls.next.is_none_or(|next| due < next) {
             calls.next = Some(due);
             // Without a watcher there is no child either.
@@ -126,8 +129,14 @@ impl Overdue {
         }
     }
 
-    fn is_answered(&self, late: &Late) -> bool {
-        self.lanes[late.lane as usize].is_answered(late.position)
+    /// Drops the calls of a lane that have been answered, in their order. Until now, the oldest of the others has waited behind them.
+    fn drop_answered(&self, of_lane: &mut BTreeMap<u64, Late>) {
+        while let Some(oldest) = of_lane.first_entry()
+            && self.lanes[oldest.get().lane as usize].is_answered(oldest.get().position)
+        {
+            oldest.remove();
+            of_lane.first_entry().into_iter().for_each(|mut next| next.get_mut().state = State::Queued);
+        }
     }
 
     /// What is known of a call that has not been answered.
@@ -141,6 +150,19 @@ impl Overdue {
             true => State::Queued,
             false => State::Unheard(of_worker().map(LaneView::started).fold(0, u64::wrapping_add)),
         }
+    }
+
+    /// Looks at the oldest call of a lane, as [`look`](Self::look) does. Those behind it may be what is looked at next.
+    fn look_at_lane(
+        &self,
+        of_lane: &mut BTreeMap<u64, Late>,
+        kill_after: Duration,
+        now: Instant,
+    ) -> Option<Result<Instant, CallName>> {
+        let are_several = of_lane.len() > 1;
+        let next = self.look(of_lane.first_entry()?.get_mut(), kill_after, now);
+        let others = are_several.then(|| now.checked_add(kill_after.max(LEAST)).unwrap_or(now + LONGEST));
+        Some(next.map(|next| others.map_or(next, |others| next.min(others))))
     }
 
     /// Looks at one call. Whether the child has been at it for too long; else when to look again.
@@ -176,11 +198,15 @@ impl Due for Overdue {
             // Asked for before something else was due sooner.
             return None;
         }
-        calls.late.retain(|late| !self.is_answered(late));
-        let looks: Vec<_> = calls.late.iter_mut().map(|late| self.look(late, kill_after, now)).collect();
+        calls.late.retain(|_, of_lane| {
+            self.drop_answered(of_lane);
+            !of_lane.is_empty()
+        });
+        let looks: Vec<_> =
+            calls.late.values_mut().filter_map(|of_lane| self.look_at_lane(of_lane, kill_after, now)).collect();
         calls.next = looks.iter().flatten().min().copied();
         if let Some(culprit) = looks.into_iter().find_map(Result::err) {
-            (calls.late, calls.next) = (Vec::new(), None);
+            (calls.late, calls.next) = (BTreeMap::new(), None);
             drop(calls);
             let _ = self.culprit.set(culprit);
             self.hold.upgrade().iter().for_each(|hold| hold.kill());

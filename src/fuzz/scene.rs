@@ -74,9 +74,11 @@ impl Scene {
                 granted = Some((segment, object));
             }
         }
-        // Of memory without a descriptor, the parent says at once that frames may name it.
         let (segment, object) = granted?;
-        self.tell(Message::Mapped { segment });
+        if self.tell(Message::Mapped { segment }) {
+            // That frames may name it, or nothing more ever: a child gives nothing back before.
+            let _ = self.child.receive(Blocking::Yes);
+        }
         Some((segment, object))
     }
 }

@@ -39,7 +39,7 @@ fn queue() -> MutexGuard<'static, Queue> {
 }
 
 /// Closes `descriptors` soon. With `ends`, the conversations that they are ends of are over then, whoever else may have them. If there is no
-/// thread to be had, they stay open until there is one.
+/// thread to be had, these end at once, and all stay open until there is one.
 pub(crate) fn elsewhere(descriptors: impl IntoIterator<Item = OwnedFd>, ends: bool) {
     let since = Instant::now();
     let mut queue = queue();
@@ -54,7 +54,23 @@ pub(crate) fn elsewhere(descriptors: impl IntoIterator<Item = OwnedFd>, ends: bo
     if has_none || is_stuck && queue.threads < MOST_THREADS {
         let started = thread::Builder::new().name("callgate-close".into()).spawn(close_all);
         queue.threads += usize::from(started.is_ok());
+        if queue.threads == 0 {
+            end_here(queue);
+        }
     }
+}
+
+/// Ends the conversations that wait for a thread, which there is none of, and leaves closing them for later. Somebody may be waiting for their end.
+fn end_here(mut queue: MutexGuard<'static, Queue>) {
+    let (mut ending, others): (VecDeque<_>, _) =
+        std::mem::take(&mut queue.waiting).into_iter().partition(|closing| closing.ends);
+    queue.waiting = others;
+    drop(queue);
+    for closing in &mut ending {
+        socket::shut_down(&closing.descriptor);
+        closing.ends = false;
+    }
+    self::queue().waiting.extend(ending);
 }
 
 /// Closes what waits, until there is nothing left.

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::descriptor::apart;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use std::io;
 use std::mem::MaybeUninit;
@@ -31,7 +32,7 @@ impl Releases {
     ///
     /// `EMFILE` if the processes of this user have as many instances as they may (`fs.inotify.max_user_instances`).
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?))
+        Ok(Self(apart(|| inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK))?))
     }
 
     /// Has the end of `object` reported under the number that is returned.

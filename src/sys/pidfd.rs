@@ -94,7 +94,7 @@ impl Pidfd {
 ///
 /// From Linux 6.9 on the inode number of its descriptors, which no other process ever has until the machine is restarted, in whatever pid namespace.
 /// Before that its number and when it was started, which are the same within one pid namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Identity([u8; Identity::LEN]);
 
 impl Identity {
@@ -126,6 +126,12 @@ impl Identity {
             true => Err(Errno::SRCH.into()),
             false => Ok(Self::new(2, pid.into(), started)),
         }
+    }
+
+    /// Stands for no process, in tests that have none.
+    #[cfg(test)]
+    pub(crate) fn of_nobody(number: u64) -> Self {
+        Self::new(0, number, 0)
     }
 
     fn new(kind: u64, one: u64, other: u64) -> Self {

@@ -576,10 +576,8 @@ const ORDINARY: &[i64] = &[
     libc::SYS_ftruncate,
     libc::SYS_fadvise64,
     libc::SYS_readahead,
+    // Not `sendfile`, `splice`, `tee` or `vmsplice`: pages of shared memory stay in a pipe when the object they were of is gone.
     libc::SYS_copy_file_range,
-    libc::SYS_sendfile,
-    libc::SYS_splice,
-    libc::SYS_tee,
     libc::SYS_getdents64,
     libc::SYS_pipe2,
     libc::SYS_eventfd2,

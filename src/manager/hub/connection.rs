@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::manager::auth::{Challenge, Role};
-use crate::sys::pidfd::Pidfd;
+use crate::sys::pidfd::{Identity, Pidfd};
 use crate::sys::poll::Interest;
 use crate::sys::socket::{self, Blocking, Exposed, Received};
 use crate::sys::toll::{Credit, Toll};
@@ -51,6 +51,7 @@ pub(super) struct Member {
     pub(super) role: Role,
     /// To see it end, and for others to see that.
     pub(super) process: Pidfd,
+    pub(super) identity: Identity,
     /// Lists of names that are being sent to it.
     pub(super) lists: VecDeque<List>,
 }

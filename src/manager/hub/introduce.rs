@@ -337,7 +337,12 @@ impl Pairs {
         to_end
     }
 
-    /// A process is gone.
+    /// Whether its end is to be reported by [`process_ended`](Self::process_ended), whether or not it is a member then.
+    pub(super) fn awaits_end_of(&self, process: Process) -> bool {
+        self.ledger.awaits_end_of(process)
+    }
+
+    /// A process is gone, and all pairs that it had.
     pub(super) fn process_ended(&mut self, process: Process) {
         self.ledger.process_ended(process);
     }
@@ -475,16 +480,34 @@ impl Pairs {
         // Now: who has a lease on it would keep waiting whoever opens it. Without procfs, it is left to the other not to write there; nobody
         // could map it to do so.
         let to_read = memfd::only_to_read(&object).ok();
-        if !sent(asker.control.send(Message::Grant { segment }, Some(object.as_fd())))? {
-            return tell(&asker.control, Message::Lack { error: 0, limit: 0 });
-        }
-        asker.asked = Asked::Granted(segment, [Some(object), to_read]);
+        // On the books first: what fails after it has been sent may have arrived, and counts when the pair ends.
         asker.segments.insert(segment, (len, watch));
         asker.bytes += len;
         share.bytes += len;
         share.segments += 1;
         self.of_member.entry(other.member).or_default().attached += 1;
-        Ok(())
+        if sent(asker.control.send(Message::Grant { segment }, Some(object.as_fd())))? {
+            asker.asked = Asked::Granted(segment, [Some(object), to_read]);
+            return Ok(());
+        }
+        let told = tell(&asker.control, Message::Lack { error: 0, limit: 0 });
+        self.take_off(pair, side, segment);
+        told
+    }
+
+    /// Takes a segment off what a side has. Its length, and how it is watched.
+    fn take_off(&mut self, pair: u64, side: Side, segment: u64) -> Option<(u64, Watch)> {
+        let (asker, other) = self.pairs.get_mut(&pair)?.sides(side);
+        let (len, watch) = asker.segments.remove(&segment)?;
+        asker.bytes -= len;
+        if let Some(share) = self.of_member.get_mut(&asker.member) {
+            share.bytes -= len;
+            share.segments -= 1;
+        }
+        if let Some(share) = self.of_member.get_mut(&other.member) {
+            share.attached -= 1;
+        }
+        Some((len, watch))
     }
 
     /// The caller is about to use a lane for the first time: the owner is to have a thread there.
@@ -551,17 +574,8 @@ impl Pairs {
 
     /// A side no longer uses a segment that was made for it.
     fn detach(&mut self, pair: u64, side: Side, segment: u64) -> Result<(), Broken> {
-        let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
-        let (asker, other) = found.sides(side);
-        let (len, watch) = asker.segments.remove(&segment).ok_or(Broken)?;
-        asker.bytes -= len;
-        if let Some(share) = self.of_member.get_mut(&asker.member) {
-            share.bytes -= len;
-            share.segments -= 1;
-        }
-        if let Some(share) = self.of_member.get_mut(&other.member) {
-            share.attached -= 1;
-        }
+        let (len, watch) = self.take_off(pair, side, segment).ok_or(Broken)?;
+        let (asker, other) = self.pairs.get_mut(&pair).ok_or(Broken)?.sides(side);
         let is_attached = match asker.asked {
             Asked::Granted(granted, _) if granted == segment => {
                 asker.asked = Asked::Nothing;
@@ -602,7 +616,27 @@ fn sent(sent: io::Result<()>) -> Result<bool, Broken> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use crate::call::pair::geometry;
+    use crate::sys::pidfd::Identity;
+    use crate::sys::toll;
+
+    /// One that makes its socket slow has been given what it was sent.
+    #[test]
+    fn fault_39_what_is_granted_slowly_stays_on_the_books() {
+        let mut pairs = Pairs::new(geometry(1), 64 << 20, Box::new(|_| true));
+        let [asker, other] = [1, 2].map(Identity::of_nobody);
+        let New { pair, caller: [_first, control], .. } = pairs.introduce((1, asker), (2, other)).unwrap();
+        let _burden = toll::burden(&control, 300_000);
+        let slow = (0..10).find(|_| {
+            pairs.pairs.get_mut(&pair).unwrap().caller.asked = Asked::Nothing;
+            pairs.need(pair, Side::Caller, 4096).is_err()
+        });
+        let granted = 4096 * (slow.expect("it is slow") as u64 + 1);
+        pairs.end(pair);
+        assert!(!pairs.ledger.read(), "they are under way");
+        let base = geometry(1).segment_len() as u64;
+        assert_eq!(pairs.ledger.between(asker, other), base + granted);
+    }
 
     #[test]
     fn fault_43_introductions_are_limited_for_a_process_and_for_an_owner() {

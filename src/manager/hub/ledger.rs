@@ -7,16 +7,12 @@
 #![forbid(unsafe_code)]
 
 use crate::sys::inotify::{Released, Releases, WatchId};
+use crate::sys::pidfd::Identity;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// A process, however often it has joined.
-pub(super) type Process = u64;
-
-/// The process of a member, by its number as the hub sees it; those of other pid namespaces, which are all 0, are told apart by member.
-pub(super) fn process_of(pid: u32, member: u64) -> Process {
-    if pid == 0 { member | 1 << 63 } else { pid.into() }
-}
+/// A process, however often it has joined. Its number alone could come to mean another.
+pub(super) type Process = Identity;
 
 /// What is known of memory that nobody needs.
 #[derive(Debug)]
@@ -42,6 +38,12 @@ pub(super) struct Left {
     /// Whom it was made for, and who was to read it.
     pub(super) writer: Process,
     pub(super) reader: Process,
+}
+
+impl Left {
+    fn is_of(&self, process: Process) -> bool {
+        [self.writer, self.reader].contains(&process)
+    }
 }
 
 /// What one process may still have: objects and their bytes.
@@ -119,10 +121,14 @@ impl Ledger {
         self.between.retain(|_, bytes| *bytes > 0);
     }
 
+    /// Whether anything counts until a process is gone.
+    pub(super) fn awaits_end_of(&self, process: Process) -> bool {
+        self.unwatched.iter().any(|left| left.is_of(process))
+    }
+
     /// A process is gone: of what nobody reports, nothing counts that it had.
     pub(super) fn process_ended(&mut self, process: Process) {
-        let of_it = |left: &mut Left| left.writer == process || left.reader == process;
-        let gone: Vec<_> = self.unwatched.extract_if(.., of_it).collect();
+        let gone: Vec<_> = self.unwatched.extract_if(.., |left| left.is_of(process)).collect();
         gone.into_iter().for_each(|left| self.settle(left));
     }
 
@@ -147,22 +153,24 @@ mod tests {
         let mut ledger = Ledger::new();
         let objects = [10, 20].map(|len| (len, memfd::create_for_others("callgate-test", len).unwrap()));
         let [first, second] = objects.each_ref().map(|(_, object)| ledger.watch(object));
-        let left = |len| Left { len, writer: 1, reader: 2 };
+        let [one, two, three] = [1, 2, 3].map(Identity::of_nobody);
+        let left = |len| Left { len, writer: one, reader: two };
         ledger.left(first, left(10));
         assert!(!ledger.read());
-        assert_eq!(ledger.of(1), Kept { written: 1, written_bytes: 10, read: 0, read_bytes: 0 });
-        assert_eq!(ledger.of(2), Kept { written: 0, written_bytes: 0, read: 1, read_bytes: 10 });
-        assert_eq!((ledger.between(1, 2), ledger.between(2, 1)), (10, 0));
+        assert_eq!(ledger.of(one), Kept { written: 1, written_bytes: 10, read: 0, read_bytes: 0 });
+        assert_eq!(ledger.of(two), Kept { written: 0, written_bytes: 0, read: 1, read_bytes: 10 });
+        assert_eq!((ledger.between(one, two), ledger.between(two, one)), (10, 0));
         drop(objects);
         assert!(ledger.read());
         // Nobody had the other when it was left.
         ledger.left(second, left(20));
-        assert_eq!((ledger.of(1), ledger.of(2), ledger.between(1, 2)), Default::default());
+        assert_eq!((ledger.of(one), ledger.of(two), ledger.between(one, two)), Default::default());
         // What nobody reports counts until one of the two is gone.
         ledger.left(Watch(None), left(30));
-        ledger.process_ended(3);
-        assert_eq!(ledger.of(1).written_bytes, 30);
-        ledger.process_ended(2);
-        assert_eq!(ledger.of(1), Kept::default());
+        assert_eq!([one, two, three].map(|process| ledger.awaits_end_of(process)), [true, true, false]);
+        ledger.process_ended(three);
+        assert_eq!(ledger.of(one).written_bytes, 30);
+        ledger.process_ended(two);
+        assert_eq!((ledger.of(one), ledger.awaits_end_of(one)), (Kept::default(), false));
     }
 }

@@ -8,7 +8,7 @@
 use super::census::Census;
 use super::connection::{Connection, Gone, List, Member, State};
 use super::introduce::{Heard, New, Pairs, Rates, Unsealed};
-use super::ledger::process_of;
+use super::ledger::Process;
 use super::locks::{Locks, Told};
 use super::registry::{Registered, Registry, Revoked, Wish};
 use super::{HubOptions, MemberId};
@@ -18,6 +18,7 @@ use crate::manager::authkey::AuthKey;
 use crate::manager::protocol::{FromHub, MAX_MESSAGE, Resolution, Side, ToHub};
 use crate::sys::listener::{self, Peer};
 use crate::sys::memfd;
+use crate::sys::pidfd::{Identity, Pidfd};
 use crate::sys::poll::{PollSet, Waker};
 use crate::sys::socket::{self, Exposed, Received};
 use crate::sys::toll::SPELL;
@@ -101,6 +102,8 @@ pub(super) struct Running {
     census: Census,
     /// Answers for callers whose pair is not ready yet.
     resolving: Vec<Resolving>,
+    /// Processes that were members and of which memory counts until they end, by the member whose key they are waited for with.
+    departed: HashMap<MemberId, (Process, Pidfd)>,
     /// Whose end has been noticed, and not yet dealt with.
     gone: Vec<MemberId>,
     /// The keys of those who are not listened to, or spoken to, until then.
@@ -178,6 +181,7 @@ impl Running {
             locks: Locks::default(),
             census: Census::default(),
             resolving: Vec::new(),
+            departed: HashMap::new(),
             gone: Vec::new(),
             resting: Vec::new(),
             next_hearing: None,
@@ -345,7 +349,8 @@ impl Running {
         if !self.has_room_for(peer.pid) {
             return Err(io::Error::other("the hub takes no more members, or no more of this process"));
         }
-        let member = State::Member(Member { role, process, lists: VecDeque::new() });
+        let identity = Identity::of(&process, peer.pid)?;
+        let member = State::Member(Member { role, process, identity, lists: VecDeque::new() });
         let id = self.add(Connection::new(socket, peer.pid, member))?;
         self.watch(id).inspect_err(|_| self.drop_unwatched(id))
     }
@@ -372,11 +377,11 @@ impl Running {
             return;
         };
         let process = listener::peer_process(socket);
-        let Some((process, ends)) =
-            process.and_then(|process| Ends::of_accepted(socket, &process, *pid).map(|ends| (process, ends))).ok()
-        else {
-            return self.gone.push(id);
-        };
+        let process = process.and_then(|process| Ok((Identity::of(&process, *pid)?, process)));
+        let known = process.and_then(|(identity, process)| {
+            Ends::of_accepted(socket, &process, *pid).map(|ends| (identity, process, ends))
+        });
+        let Ok((identity, process, ends)) = known else { return self.gone.push(id) };
         let admitted = match challenge.check(&self.key, &ends, answer) {
             Ok(_) if !self.has_room_for(*pid) => Err(Refusal::TooMany),
             checked => checked,
@@ -390,7 +395,7 @@ impl Running {
         };
         self.guests.retain(|(_, guest)| *guest != id);
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.state = State::Member(Member { role, process, lists: VecDeque::new() });
+        connection.state = State::Member(Member { role, process, identity, lists: VecDeque::new() });
         match self.watch(id) {
             Ok(()) => self.send(id, welcome.to_vec(), Vec::new()),
             Err(_) => self.drop_unwatched(id),
@@ -415,7 +420,6 @@ impl Running {
         let State::Member(member) = connection.state else {
             return self.guests.retain(|(_, guest)| *guest != id);
         };
-        self.poll.remove(&member.process);
         self.members -= 1;
         self.registry.member_gone(id);
         self.census.member_gone(id);
@@ -423,6 +427,25 @@ impl Running {
         self.pairs.of(id).into_iter().for_each(|pair| self.end_pair(pair));
         let told = self.locks.member_gone(id);
         self.tell_all(told);
+        self.keep_or_drop(id, member.identity, member.process);
+    }
+
+    /// Goes on waiting for the end of a process that is no member any more, if memory counts until then and nothing else waits for it.
+    fn keep_or_drop(&mut self, id: MemberId, identity: Process, process: Pidfd) {
+        let is_waited_for = self.departed.values().any(|(other, _)| *other == identity);
+        if is_waited_for || !self.pairs.awaits_end_of(identity) {
+            return self.poll.remove(&process);
+        }
+        self.departed.insert(id, (identity, process));
+    }
+
+    /// The end of a process that was a member. Others need not be waited for any more if that was all that they had memory with.
+    fn departed_ended(&mut self, id: MemberId) {
+        let Some((ended, _)) = self.departed.get(&id) else { return };
+        self.pairs.process_ended(*ended);
+        for (_, (_, process)) in self.departed.extract_if(|_, (process, _)| !self.pairs.awaits_end_of(*process)) {
+            self.poll.remove(&process);
+        }
     }
 
     /// Keeps a process out for a while, if it can be told from others.
@@ -504,6 +527,9 @@ impl Running {
 
     /// A member's process has ended. What it had said before that counts: a lock that it gave back is not abandoned.
     fn hear_last(&mut self, id: MemberId) {
+        if self.departed.contains_key(&id) {
+            return self.departed_ended(id);
+        }
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.hear_out(LAST);
         }
@@ -511,9 +537,6 @@ impl Running {
             if self.gone.contains(&id) || !self.hear(id) {
                 break;
             }
-        }
-        if let Some(connection) = self.connections.get(&id) {
-            self.pairs.process_ended(process_of(connection.pid, id));
         }
         self.gone.push(id);
     }
@@ -767,8 +790,8 @@ impl Running {
 
     /// Makes a pair, and passes it to both, to the owner first.
     fn introduce(&mut self, caller: MemberId, owner: MemberId) -> io::Result<u64> {
-        let (caller_pid, caller_process) = self.process(caller)?;
-        let (owner_pid, owner_process) = self.process(owner)?;
+        let (caller_pid, caller_identity, caller_process) = self.process(caller)?;
+        let (owner_pid, owner_identity, owner_process) = self.process(owner)?;
         for (member, pid) in [(owner, owner_pid), (caller, caller_pid)] {
             if !self.connections.get(&member).is_some_and(Connection::takes_introductions) {
                 return Err(io::Error::other(format!("process {pid} does not take what waits for it")));
@@ -776,7 +799,7 @@ impl Running {
         }
         self.rates.take(caller_pid, owner, Instant::now()).map_err(io::Error::other)?;
         let New { pair, owner: [segment, control], caller: [same_segment, other_control] } =
-            self.pairs.introduce((caller, process_of(caller_pid, caller)), (owner, process_of(owner_pid, owner)))?;
+            self.pairs.introduce((caller, caller_identity), (owner, owner_identity))?;
         for side in [Side::Caller, Side::Owner] {
             let added = self.pairs.control(pair, side).map(|control| self.poll.add(control, control_key(pair, side)));
             if let Some(Err(error)) = added {
@@ -794,12 +817,13 @@ impl Running {
     }
 
     /// A member's process, for others to see it end.
-    fn process(&self, id: MemberId) -> io::Result<(u32, OwnedFd)> {
+    fn process(&self, id: MemberId) -> io::Result<(u32, Process, OwnedFd)> {
         let connection = self.connections.get(&id).ok_or(io::ErrorKind::NotFound)?;
         let member = connection.member().ok_or(io::ErrorKind::NotFound)?;
         // Where the kernel gives one, a descriptor of its own: what is done to that does not make the hub's slow.
         let own = listener::peer_process(&connection.socket).ok().map(OwnedFd::from);
-        Ok((connection.pid, own.map_or_else(|| member.process.as_fd().try_clone_to_owned(), Ok)?))
+        let own = own.map_or_else(|| member.process.as_fd().try_clone_to_owned(), Ok)?;
+        Ok((connection.pid, member.identity, own))
     }
 
     fn end_pair(&mut self, pair: u64) {
