@@ -510,7 +510,7 @@ fn fault_03_a_truncated_box_is_refused() {
         PATIENCE,
         || drop(start(builder(), 64)),
         || {
-            for len in 0..40 {
+            for len in 0..48 {
                 let bridge = start(builder(), LENT as usize);
                 assert_poisoned(&bridge, bridge.truncated(len), &format!("{len} bytes of a box"));
             }
