@@ -1,4 +1,4 @@
-//! What archives are validated with: bounds, depth, and how many elements of no size they claim to have.
+//! What archives are validated with: bounds, depth, how many elements of no size they claim to have, and hash tables that have no end.
 //!
 //! Layer 2, with `unsafe` in it: what is declared valid here is read. Never writes what it validates. Allocates nothing but for frames in
 //! which an empty collection lies beside ones with elements, and then in memory that the thread keeps.
@@ -33,6 +33,30 @@
 //! above that right behind a pointer that is not a slice's, to something without bytes (`Box<()>`, an empty `IndexMap`); in frames in which
 //! numbers look like too many, more than [`MOST_MARKS`] empty collections at the addresses in question, or more than [`ROUNDS`] objects
 //! each of which must be marked differently; and beside something empty, more collections of more than a few elements than [`MOST_FOUND`].
+//!
+//! # Hash tables without end
+//!
+//! rkyv reads a hash table of up to its capacity, after asking for its entries and its control bytes: as many as the capacity, rounded up to 16, and
+//! 15. From a capacity of 2^64 - 15 on, the rounding wraps to 0 if overflow is not checked. Entries of some size are too many before that. A
+//! table whose entries have none asks for 15 bytes, gets them, and reads on beyond the frame. No honest table asks for fewer than 31; but 15
+//! bytes may be a list or a box, too. So when 15 bytes come up, the object that is being validated is searched (in fact the archive, once) for three
+//! words {relative pointer to them, anything, 2^64 - 15 or more}, which is what such a table is ([`runaways`]). Without them it is none. With
+//! them, it may still be something honest, as `(vec![1u8; 15], -1i64)`, or a vector before an empty text. So the type is asked, on a
+//! copy, in which bit 32 of such third words is cleared, and where no unmarked one may come up:
+//!
+//! - The copy has no such table, so it can be validated. A table that was one has a capacity of some 2^64 - 2^32 there, whose control bytes are
+//!   more than a [`Layout`] may have: the copy is not valid, and the archive is refused.
+//! - If the copy is valid, the walk through the archive is the same, and meets no such table. For what a walk does depends on words in these ways
+//!   only, and none tells one of -15 ..= -1 from the same less 2^32. As a pointer, or as how many bytes or elements of some size there are, both are
+//!   beyond every archive of less than 4 GiB (others are refused), or the one points into the object that it is part of: the archive is not valid, with or without the copy.
+//!   As how many of no size, both are counted alike. As what chooses a variant: who has parts is aligned to [`STEP`], as they are behind
+//!   pointers, and begins with what chooses, of 4 bytes at most. As what stands for `None`: neither is 0, or a pointer to nowhere; both are NaN,
+//!   and neither is a bool. As control bytes: none of either is that of an entry. As a text in place: it ends before.
+//!
+//! That argument is about the types of rkyv and what is derived from them. Who writes a `Niching` or a `CheckBytes` by hand that takes -1 and -1 - 2^32 to
+//! begin with different parts, one of them a table whose entries have no size, is not protected. What is refused though it is
+//! honest: more than [`RUNAWAY_ROUNDS`] lists of 15 bytes before numbers from -15 to -2; and in an archive with such a list before -1 or an empty
+//! text, a pointer of -1 (a part of one byte, at an odd address) two words behind what looks like a pointer.
 
 use crate::doorbell::Deadline;
 use crate::frame::{ALIGN, Checked};
@@ -91,7 +115,20 @@ pub struct Validator<'v> {
     /// Where an object begins in which no pair has elements; 0 = none is known.
     clean: usize,
     claims: Claims,
+    tables: Tables,
     marks: Option<&'v Marks>,
+}
+
+/// What in an archive may be a hash table without end.
+enum Tables {
+    /// Not looked for.
+    Unknown,
+    /// Nothing is.
+    Bounded,
+    /// [`runaways`], in order.
+    Suspects(Vec<(usize, usize)>),
+    /// This has come up: where its capacity is.
+    Doubtful(usize),
 }
 
 impl<'v> Validator<'v> {
@@ -114,6 +151,7 @@ impl<'v> Validator<'v> {
             refusal: Refusal::Invalid,
             clean: 0,
             claims: Claims { counted: 0, most: bytes.len().max(ALWAYS) + bytes.len(), is_full: false, scans: None },
+            tables: Tables::Unknown,
             marks: None,
         }
     }
@@ -150,6 +188,16 @@ impl<'v> Validator<'v> {
         self.claims.counted > self.claims.most
     }
 
+    /// Why validation failed.
+    #[inline(always)]
+    fn why(&self) -> Why {
+        match self.tables {
+            Tables::Doubtful(at) => Why::Runaway(at),
+            _ if self.is_over() => Why::Over,
+            _ => Why::Refused(self.refusal),
+        }
+    }
+
     /// Whether something without bytes may be at `address`.
     #[inline(never)]
     fn check_empty(&mut self, address: usize, align: usize) -> Result<(), Failure> {
@@ -175,6 +223,33 @@ impl<'v> Validator<'v> {
         if self.is_over() || self.claims.is_full { Err(Failure) } else { Ok(()) }
     }
 
+    /// Whether 15 bytes may come up at `address`: not if they may be those of a table without end that lies in the object.
+    #[cold]
+    fn check_table_slow(&mut self, address: usize) -> Result<(), Failure> {
+        if matches!(self.tables, Tables::Unknown) {
+            let mut suspects: Vec<_> = runaways(self.bytes).collect();
+            suspects.sort_unstable();
+            self.tables = if suspects.is_empty() { Tables::Bounded } else { Tables::Suspects(suspects) };
+        }
+        let suspects = match &self.tables {
+            Tables::Suspects(suspects) => suspects,
+            Tables::Unknown | Tables::Bounded => return Ok(()),
+            Tables::Doubtful(_) => return Err(Failure),
+        };
+        let target = address.checked_sub(self.start).ok_or(Failure)?;
+        let object = self.offsets();
+        let at_target = &suspects[suspects.partition_point(|(to, _)| *to < target)..];
+        let mut inside = at_target.iter().take_while(|(to, _)| *to == target).map(|(_, at)| *at);
+        // Those that point there are looked at one after another: parts share no byte, so it comes up once.
+        match inside.find(|at| object.start + size_of::<Pair>() <= *at && at + COUNT <= object.end) {
+            Some(at) => {
+                self.tables = Tables::Doubtful(at);
+                Err(Failure)
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Where the object lies in the archive.
     fn offsets(&self) -> Range<usize> {
         self.object.start - self.start..self.object.end - self.start
@@ -182,13 +257,17 @@ impl<'v> Validator<'v> {
 }
 
 // SAFETY: `check_subtree_ptr` says yes only to addresses within the archive's bytes that are aligned and belong to nothing validated
-// before or now under way; or, of something without bytes, to the place of a mark, which is aligned for every archive and not null.
+// before or now under way; or, of something without bytes, to the place of a mark, which is aligned for every archive and not null. What
+// reads on beyond what it has asked for, a hash table without end, is not told yes: see the head of this file.
 unsafe impl ArchiveContext<Failure> for Validator<'_> {
     #[inline]
     fn check_subtree_ptr(&mut self, part: *const u8, layout: &Layout) -> Result<(), Failure> {
         let (start, size) = (part.addr(), layout.size());
         if size == 0 {
             return self.check_empty(start, layout.align());
+        }
+        if size == RUNAWAY && !matches!(self.tables, Tables::Bounded) {
+            self.check_table_slow(start)?;
         }
         let end = start.checked_add(size).ok_or(Failure)?;
         let fits = start >= self.low && end <= self.object.start && start.is_multiple_of(layout.align());
@@ -249,46 +328,111 @@ pub(crate) unsafe fn validate<A: Checked>(root: *const A, bytes: &[u8], until: D
     match unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) } {
         Ok(()) => Ok(validator.need),
         Err(_) => {
-            let (is_over, refusal) = (validator.is_over(), validator.refusal);
-            validate_slow::<A>(bytes, until, is_over, refusal)
+            let why = validator.why();
+            drop(validator);
+            validate_slow::<A>(bytes, until, why)
         }
     }
+}
+
+/// Why validation stopped.
+#[derive(Clone, Copy)]
+enum Why {
+    /// There may be too many elements of no size.
+    Over,
+    /// There may be a hash table without end, whose capacity is there.
+    Runaway(usize),
+    Refused(Refusal),
 }
 
 /// What is wrong with an archive that has not been found valid; or validates it otherwise, if that may help.
 #[cold]
-fn validate_slow<A: Checked>(bytes: &[u8], until: Deadline, is_over: bool, why: Refusal) -> Result<Need, Failure> {
+fn validate_slow<A: Checked>(bytes: &[u8], until: Deadline, why: Why) -> Result<Need, Failure> {
+    let most = Validator::new(bytes, size_of::<A>()).claims.most;
     match why {
-        _ if is_over => reading::with_stack_for_all_levels(|| {
-            ask::<A>(bytes, until)
-                .map_err(|_| refuse(if until.has_passed() { Refusal::Late } else { Refusal::Elements }))?;
+        Why::Over if runaways(bytes).next().is_none() => reading::with_stack_for_all_levels(|| {
+            ask_in_time::<A>(bytes, until)?;
             // None of what was counted is an element.
-            validate_again::<A>(bytes, until, usize::MAX)
+            validate_again::<A>(bytes, until, usize::MAX, Tables::Bounded)
         }),
-        Refusal::Stack { .. } => reading::with_stack_for_all_levels(|| {
-            let most = Validator::new(bytes, size_of::<A>()).claims.most;
-            validate_again::<A>(bytes, until, most)
-        }),
-        _ => Err(refuse(why)),
+        Why::Over | Why::Runaway(_) => {
+            reading::with_stack_for_all_levels(|| validate_without_runaways::<A>(bytes, until, most))
+        }
+        Why::Refused(Refusal::Stack { .. }) => {
+            reading::with_stack_for_all_levels(|| validate_again::<A>(bytes, until, most, Tables::Unknown))
+        }
+        Why::Refused(refusal) => Err(refuse(refusal)),
     }
 }
 
+/// [`ask`], and what to say of what it refuses.
+fn ask_in_time<A: Checked>(bytes: &[u8], until: Deadline) -> Result<(), Failure> {
+    ask::<A>(bytes, until).map_err(|_| refuse(if until.has_passed() { Refusal::Late } else { Refusal::Elements }))
+}
+
+/// Marks what may be a table without end, validates that, and then the archive itself.
+fn validate_without_runaways<A: Checked>(bytes: &[u8], until: Deadline, most: usize) -> Result<Need, Failure> {
+    // Those of -1 first: smaller ones may be pointers, to a few bytes just before the object that they begin.
+    let mut marked: Vec<usize> = runaways(bytes).filter(|(_, at)| bytes[*at] == u8::MAX).map(|(_, at)| at).collect();
+    for _ in 0..RUNAWAY_ROUNDS {
+        let mut trial =
+            Trial::of(bytes, 0).filter(|_| bytes.len() < 1 << 32).ok_or_else(|| refuse(Refusal::Invalid))?;
+        marked.iter().for_each(|at| trial.bytes_mut()[at + 4] &= !1);
+        let mut checked = validate_with::<A>(trial.bytes(), until, most, Tables::Unknown);
+        if let Err(Why::Over) = checked {
+            ask_in_time::<A>(trial.bytes(), until)?;
+            checked = validate_with::<A>(trial.bytes(), until, usize::MAX, Tables::Unknown);
+        }
+        match checked {
+            // The archive is walked as the copy is: without tables without end, and with as many elements of no size.
+            Ok(_) => return validate_again::<A>(bytes, until, usize::MAX, Tables::Bounded),
+            Err(Why::Runaway(at)) => marked.push(at),
+            Err(Why::Refused(refusal)) => return Err(refuse(refusal)),
+            Err(Why::Over) => return Err(refuse(Refusal::Elements)),
+        }
+    }
+    Err(refuse(Refusal::Invalid))
+}
+
 /// The same, with `most` elements of no size.
-fn validate_again<A: Checked>(bytes: &[u8], until: Deadline, most: usize) -> Result<Need, Failure> {
-    let mut validator = Validator { until, ..Validator::new(bytes, size_of::<A>()) };
+fn validate_again<A: Checked>(bytes: &[u8], until: Deadline, most: usize, tables: Tables) -> Result<Need, Failure> {
+    match validate_with::<A>(bytes, until, most, tables) {
+        Ok(need) => Ok(need),
+        Err(Why::Refused(refusal)) => Err(refuse(refusal)),
+        Err(why) => validate_slow::<A>(bytes, until, why),
+    }
+}
+
+fn validate_with<A: Checked>(bytes: &[u8], until: Deadline, most: usize, tables: Tables) -> Result<Need, Why> {
+    let mut validator = Validator { until, tables, ..Validator::new(bytes, size_of::<A>()) };
     validator.claims.most = most;
     let root = bytes.as_ptr().wrapping_add(bytes.len() - size_of::<A>()).cast::<A>();
-    // SAFETY: `validate` has been told so.
+    root.is_aligned().then_some(()).ok_or(Why::Refused(Refusal::Invalid))?;
+    // SAFETY: aligned, and the last bytes: `validate` has been told so, and a copy has as many.
     let checked = unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) };
-    match checked {
-        Ok(()) => Ok(validator.need),
-        Err(_) if validator.is_over() => {
-            let (is_over, refusal) = (true, validator.refusal);
-            drop(validator);
-            validate_slow::<A>(bytes, until, is_over, refusal)
+    checked.map(|()| validator.need).map_err(|_| validator.why())
+}
+
+// ---- tables without end --------------------------------------------------------------------------------------------
+
+/// What a hash table asks for whose capacity wraps, if its entries have no size: so many bytes.
+const RUNAWAY: usize = 15;
+
+/// So many copies are made at most to ask about tables without end.
+const RUNAWAY_ROUNDS: usize = 16;
+
+const _: () = assert!(size_of::<rkyv::collections::swiss_table::ArchivedHashSet<()>>() == size_of::<Pair>() + COUNT);
+
+/// What may be tables without end: where they point to, and where the capacity is.
+fn runaways(bytes: &[u8]) -> impl Iterator<Item = (usize, usize)> {
+    places(bytes, 0..bytes.len()).filter_map(|at| {
+        let capacity = FixedUsize::from_le_bytes(*bytes.get(at + size_of::<Pair>()..)?.first_chunk()?);
+        if capacity <= FixedUsize::MAX - RUNAWAY as FixedUsize {
+            return None;
         }
-        Err(_) => Err(refuse(validator.refusal)),
-    }
+        let to = usize::try_from(pair(bytes, at)?.0).ok()?;
+        (to + RUNAWAY <= at).then_some((to, at + size_of::<Pair>()))
+    })
 }
 
 // ---- counting ------------------------------------------------------------------------------------------------------
@@ -760,6 +904,94 @@ mod tests {
         accept(HashMap::from([((), ())]));
         accept(BTreeSet::from([()]));
         accept(BTreeMap::<(), ()>::new());
+    }
+
+    /// Whether hash tables of `capacity`, without entries or with so many, are refused, wherever they lie.
+    fn refuses_tables_of(capacity: u64, len: u64) {
+        #[track_caller]
+        fn refuse<R: Transfer>(value: R, words: &[(usize, u64)]) {
+            let mut bytes = encode_to_vec(&value, 1 << 20).expect("an archive");
+            let end = bytes.len();
+            for (from_end, word) in words {
+                bytes[end - from_end * WORD..][..WORD].copy_from_slice(&word.to_le_bytes());
+            }
+            // With bytes in front to point to.
+            let mut longer = AlignedVec::<ALIGN>::new();
+            longer.extend_from_slice(&[0xff; 64]);
+            longer.extend_from_slice(&bytes);
+            assert!(read::<R>(&longer).is_err(), "{} accepted: {words:?}", std::any::type_name::<R>());
+        }
+        // To the 16 bytes before the root, its 24 before that, and so on.
+        for to in [-16i64, -24, -32, -40, -48] {
+            let table = |from_end| [(from_end, capacity), (from_end + 1, len), (from_end + 2, to.cast_unsigned())];
+            refuse(HashSet::<()>::new(), &table(1));
+            refuse(HashMap::<(), ()>::new(), &table(1));
+            refuse(Box::new(HashSet::<()>::new()), &table(2));
+            refuse(vec![HashSet::<()>::new()], &table(3));
+            refuse(Some(HashMap::<(), ()>::new()), &table(1));
+            refuse(Ok::<_, u8>(HashSet::<()>::new()), &table(1));
+            refuse((7u64, HashSet::<()>::new(), 9u64), &table(2));
+            refuse((HashSet::<()>::new(), String::new()), &table(3));
+            refuse((HashSet::<()>::new(), HashMap::<(), ()>::new()), &[&table(1)[..], &table(4)].concat());
+            refuse(HashMap::from([(1u8, HashSet::<()>::new())]), &table(8));
+        }
+    }
+
+    /// The capacity from which on rkyv's rounding wraps, and others that no frame has room for. What is wrong shows in release: it hangs or crashes.
+    #[test]
+    fn fault_23_tables_without_end_are_refused() {
+        within_two_minutes(|| {
+            for less in 0..18 {
+                refuses_tables_of(u64::MAX - less, 0);
+                refuses_tables_of(u64::MAX - less, 15);
+            }
+            for capacity in [1 << 63, (1 << 63) - 1, 1 << 62, 1 << 32, (1 << 32) - 15, 1 << 20] {
+                refuses_tables_of(capacity, 0);
+                refuses_tables_of(capacity, 1);
+            }
+        });
+    }
+
+    /// A table hides behind what looks like one too, at the same address or another, and behind a claim of elements of no size.
+    #[test]
+    fn fault_23_numbers_do_not_hide_a_table_without_end() {
+        within_two_minutes(|| {
+            type Both = (Vec<u8>, i64, HashSet<()>);
+            let both: Both = (vec![7; 15], -1, HashSet::new());
+            accept(both.clone());
+            for to in [-16i64, -40, -48, -56] {
+                for capacity in [MANY, MANY - 1, MANY - 14] {
+                    let bytes = forged(&both, &[(1, capacity), (2, 15), (3, to.cast_unsigned())]);
+                    assert!(read::<Both>(&bytes).is_err());
+                    let bytes = forged(&both, &[(1, capacity), (2, 15), (3, to.cast_unsigned()), (5, 0)]);
+                    assert!(read::<Both>(&bytes).is_err());
+                }
+            }
+            // Of a list of nothing, where a table of the same words would be.
+            refuse((vec![7u8; 15], -1i64, Vec::<()>::new()), &[(1, MANY)]);
+        });
+    }
+
+    #[test]
+    fn fault_23_what_looks_like_a_table_without_end_is_accepted() {
+        accept((vec![7u8; 15], -1i64));
+        accept((vec![7u8; 15], -1i64, u64::MAX));
+        accept((vec![7u8; 15], -15i64, -14i64));
+        accept((vec![7u8; 15], String::new()));
+        accept((String::from("fifteen letters").into_boxed_str(), -1i64, u64::MAX));
+        accept((String::from("fifteen letters"), -1i64, u64::MAX));
+        accept((vec![[7u8; 3]; 5], MANY));
+        accept((Box::new([7u8; 15]), 15u64, -1i64));
+        accept(vec![(vec![7u8; 15], String::new(), -1i64, u64::MAX); 20_000]);
+        // Pointers of -8 behind what looks like a pointer; and fewer numbers from -15 to -2 than there are rounds.
+        let behind = |n: u64| (vec![-40i64], Box::new(Box::new(n)), vec![vec![1u8]], Box::new(vec![3u8]));
+        accept((vec![(vec![7u8; 15], -1i64); 100], (0..100).map(behind).collect::<Vec<_>>()));
+        accept((1..15).map(|n| (vec![7u8; 15], -n)).collect::<Vec<(Vec<u8>, i64)>>());
+        // With elements of no size beside.
+        accept((Order { id: 0, count: 100_000, items: vec![] }, vec![7u8; 15], -1i64));
+        accept((vec![7u8; 15], -1i64, Order { id: 0, count: 100_000, items: vec![] }));
+        accept((HashSet::from([()]), HashMap::from([((), ())]), vec![7u8; 15], -1i64));
+        accept((HashSet::from([-40i64, -48, -56]), vec![7u8; 15], -1i64));
     }
 
     #[test]

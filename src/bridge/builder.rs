@@ -42,7 +42,7 @@ const LANES: u32 = 8;
 /// How much memory each side keeps idle, unless the builder says otherwise.
 const RETAINED: u64 = 64 << 20;
 
-/// The longest payload, in bytes: what the longest `SharedBox` and a marked length were tried with, and more than anybody validates in time.
+/// The longest payload, in bytes: 2 GiB - 1. A limit of this builder alone: offsets in archives and lengths of blocks have 64 bits.
 const MAX_PAYLOAD: u64 = i32::MAX as u64;
 
 /// How a bridge is started: the constructor's arguments and the options. Made by the generated `T::bridge(..)`.
