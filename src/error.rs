@@ -22,7 +22,7 @@ pub enum CallError {
     },
 
     /// The child ended before it had answered.
-    #[error("call `{call}` failed: child {pid} {exit}; {progress}{}", Said(.last_words))]
+    #[error("call `{call}` failed: child {pid} {exit}{}; {progress}{}", Because(.because), Said(.last_words))]
     Died {
         /// The call that failed.
         call: CallName,
@@ -30,6 +30,9 @@ pub enum CallError {
         pid: u32,
         /// How the child ended.
         exit: Exit,
+        /// Why this process killed it, if it did: another call had outlived its timeout (see [`Restart::kill_after`](crate::Restart::kill_after)), or
+        /// [`Bridge::restart`](crate::Bridge::restart) was called. In words that follow "because".
+        because: Option<Box<str>>,
         /// Whether the method can have run.
         progress: Progress,
         /// What the child said of its end, if it said anything: a panic that ended it, an overflowed stack, lack of memory, what the C library
@@ -401,6 +404,15 @@ impl fmt::Display for Said<'_> {
     }
 }
 
+/// Why its parent killed it, as errors go on with it.
+struct Because<'a>(&'a Option<Box<str>>);
+
+impl fmt::Display for Because<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|why| write!(f, " because {why}"))
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -510,10 +522,10 @@ impl fmt::Display for Payload {
 #[derive(Sentence, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The program never called [`init`](crate::init), so a child would run its `main` a second time.
+    /// The program has no [`#[callgate::main]`](crate::main) and never called [`init`](crate::init), so a child would run its `main` a second time.
     #[error(
-        "bridge to `{service}` not started: the program has not called callgate::init() as the first line of main \
-         (put #[callgate::main] above main; in tests and benches: callgate::test_support!())"
+        "bridge to `{service}` not started: the program's main has no #[callgate::main] above it \
+         (put it there, or call callgate::init() first in main; in tests and benches: callgate::test_support!())"
     )]
     NotInitialised {
         /// The service that was to be started.
@@ -556,7 +568,7 @@ pub enum StartError {
     /// The child did not get through the handshake in time; it has been killed.
     #[error(
         "bridge to `{service}` not started: `{executable}` did not answer within {timeout:?} \
-         (does its main begin with callgate::init() or callgate::serve()?)"
+         (has its main #[callgate::main] above it, or does it begin with callgate::init() or callgate::serve()?)"
     )]
     NoAnswer {
         /// The service that was to be started.
@@ -695,6 +707,7 @@ mod tests {
             call,
             pid: 7,
             exit: Exit::Code(3),
+            because: None,
             progress: Progress::Started,
             last_words: Some("so".into()),
         };

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::doorbell::Wait;
+use crate::error::beginning;
 use crate::frame::{decode_private, encode_to_vec};
 use crate::layout::{MAGIC, PROTOCOL};
 use crate::sys::socket::{self, Blocking, Received};
@@ -23,6 +24,17 @@ pub(crate) const MAX_PLAN: usize = 64 << 10;
 
 /// The most that an answer says beyond what kind it is, in bytes.
 pub(crate) const MAX_BODY: usize = 16 << 10;
+
+/// The longest explanation of a child's, in bytes.
+pub(crate) const MAX_WORDS: usize = 400;
+
+/// Words of a child's, of limited length and without control characters, which could move a terminal's cursor.
+pub(crate) fn checked_words(words: &str) -> String {
+    let visible = words.chars().map(|char| if char.is_control() { ' ' } else { char });
+    let mut words: String = visible.collect();
+    words.truncate(beginning(&words, MAX_WORDS).len());
+    words
+}
 
 /// What the parent says.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -100,6 +112,8 @@ pub(crate) enum Answer {
     /// It came to `init` when so many threads ran already, or, if only one did, when something waited for descriptors. Says so before it has
     /// been greeted.
     TooLate { threads: u64 },
+    /// It could not become a child, perhaps before it has been greeted. Why not is the body.
+    Failed,
 }
 
 impl Answer {
@@ -117,6 +131,7 @@ impl Answer {
             Answer::Unconfined { measure } => (10, measure),
             Answer::TooLate { threads } => (11, threads),
             Answer::Interface { interface } => (12, interface),
+            Answer::Failed => (13, 0),
         }
     }
 
@@ -134,13 +149,14 @@ impl Answer {
             10 => Answer::Unconfined { measure: value },
             11 => Answer::TooLate { threads: value },
             12 => Answer::Interface { interface: value },
+            13 => Answer::Failed,
             _ => return None,
         })
     }
 
     /// Whether more may follow what kind it is.
     pub(crate) fn has_body(self) -> bool {
-        matches!(self, Answer::Ready { .. } | Answer::Unconfined { .. })
+        matches!(self, Answer::Ready { .. } | Answer::Unconfined { .. } | Answer::Failed)
     }
 }
 
@@ -328,7 +344,7 @@ mod tests {
         Hello { sandboxed: true, ..hello() }.send(&parent, &[]).unwrap();
         send_plan(&parent, &plan).unwrap();
         assert_eq!(Hello::receive(&child).unwrap().unwrap().plan, Some(plan));
-        for answer in [Answer::Ready { pid: 9 }, Answer::Unconfined { measure: 7 }] {
+        for answer in [Answer::Ready { pid: 9 }, Answer::Unconfined { measure: 7 }, Answer::Failed] {
             answer.send(&child, &[8; MAX_BODY]).unwrap();
             assert_eq!(Answer::receive(&parent).unwrap(), Some((answer, vec![8; MAX_BODY])));
         }
@@ -366,5 +382,11 @@ mod tests {
             socket::send(&child, message, &[]).unwrap();
             assert_eq!(Answer::receive(&parent).unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
+    }
+
+    #[test]
+    fn words_are_cut_between_characters() {
+        assert_eq!(checked_words("a\nb"), "a b");
+        assert!(checked_words(&"\u{e4}".repeat(1000)).len() <= MAX_WORDS);
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Life {
     /// What the peer said as it ended.
     last_words: OnceLock<String>,
     cause: OnceLock<Cause>,
+    /// Why this process kills the peer though it goes on to speak with its like, in words that follow "because".
+    because: OnceLock<Box<str>>,
     /// Set when this process has tried to kill the peer, and may not.
     resists: OnceLock<()>,
     /// Told of the end, after all others: on the watcher's thread, so it must not block.
@@ -55,6 +57,7 @@ impl Life {
             exit: OnceLock::new(),
             last_words: OnceLock::new(),
             cause: OnceLock::new(),
+            because: OnceLock::new(),
             resists: OnceLock::new(),
             mourner: OnceLock::new(),
             condemned: OnceLock::new(),
@@ -110,6 +113,19 @@ impl Life {
         if self.exit().is_none() {
             let _ = self.cause.set(cause);
         }
+    }
+
+    /// Records why this process is about to kill the peer, which is not for a [`Cause`]. Only the first call counts, and none after the peer
+    /// has ended.
+    pub(crate) fn explain(&self, because: &str) {
+        if self.exit().is_none() {
+            let _ = self.because.set(because.into());
+        }
+    }
+
+    /// What [`explain`](Self::explain) was told.
+    pub(crate) fn because(&self) -> Option<Box<str>> {
+        self.because.get().cloned()
     }
 
     /// Notes that the peer is being killed.

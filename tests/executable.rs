@@ -199,6 +199,27 @@ fn a_worker_that_calls_init_instead_of_serve_is_refused_in_words() {
     });
 }
 
+/// It has no descriptor left for what it needs before it hears anything of its parent's.
+#[test]
+fn fault_27_what_keeps_a_program_from_becoming_a_child_is_told_its_parent() {
+    let worker = worker();
+    alone("fault_27_what_keeps_a_program_from_becoming_a_child_is_told_its_parent", 60, || {
+        let dir = TempDir::new();
+        let script = dir.file("few-descriptors");
+        let text = format!("#!/bin/sh\nulimit -n 4\nexec '{}'\n", worker.display());
+        fs::write(&script, text).expect("a script");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it may be executed");
+        let _first = start();
+        let held = Held::now();
+        let error =
+            Tally::bridge(3).executable(&script).stderr(callgate::Output::null()).start().expect_err("no worker");
+        assert!(matches!(error, StartError::Handshake { .. }), "{error:?}");
+        let expected = ": it ended: taking the control socket from stdin: Too many open files (os error 24)";
+        assert!(error.to_string().ends_with(expected), "{error}");
+        held.again("a child that could not become one");
+    });
+}
+
 // ---- the worker, started by somebody else --------------------------------------------------------------------------
 
 const BY_HAND: &str = "this program serves `Tally` to the program that starts it through callgate's Builder::executable; \

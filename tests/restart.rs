@@ -589,6 +589,61 @@ fn fault_35_after_a_hang_the_next_call_is_answered_by_another_child() {
     });
 }
 
+/// Of many rounds one must do, for a machine that is busy.
+#[test]
+fn fault_35_after_a_hang_with_a_short_timeout_the_next_call_is_answered_within_the_same() {
+    within(PATIENCE, "fault_35_after_a_hang_with_a_short_timeout", || {
+        let counts = Counts::new();
+        for short in [50, 100].map(Duration::from_millis) {
+            let restart = Restart::on_failure().backoff(Duration::ZERO, Duration::ZERO);
+            let tally = counts.tally().timeout(TIMELY).restart(restart).start().expect("the bridge starts");
+            let mut rounds = 1..=20;
+            let in_time = rounds.any(|round| {
+                assert_eq!(tally.calls(), Ok(0));
+                timed_out(tally.with_timeout(short).spin());
+                let begin = Instant::now();
+                assert_eq!(tally.with_timeout(LONG).calls(), Ok(0));
+                let taken = begin.elapsed();
+                assert_eq!(tally.generation(), round, "{short:?}");
+                println!("{short:?}: {taken:?}");
+                taken < short
+            });
+            assert!(in_time, "{short:?}");
+        }
+    });
+}
+
+#[test]
+fn fault_35_who_loses_a_call_to_another_ones_hang_or_to_a_restart_is_told_so() {
+    within(PATIENCE, "fault_35_who_loses_a_call", || {
+        let (counts, gate) = (Counts::new(), Gate::new());
+        let tally =
+            counts.tally().workers(2).lanes(4).restart(Restart::on_failure()).start().expect("the bridge starts");
+        let innocent = tally.begin().wait_at(&gate.path()).expect("a lane");
+        gate.wait_for_child();
+        timed_out(tally.with_timeout(SHORT).spin());
+        let told = |outcome: Result<(), CallError>, expected: &str| {
+            let error = outcome.expect_err("its child was killed");
+            let CallError::Died { because: Some(because), progress: Progress::Started, .. } = &error else {
+                panic!("{error}")
+            };
+            assert_eq!(&**because, expected);
+            let said = error.to_string();
+            assert!(said.contains(&format!("(SIGKILL) because {expected}; the call had started")), "{said}");
+        };
+        told(innocent.wait(), "its call `Tally::spin` had outlived its timeout");
+
+        let gate = Gate::new();
+        let innocent = tally.begin().wait_at(&gate.path()).expect("a lane");
+        gate.wait_for_child();
+        assert_eq!(tally.restart(), Ok(()));
+        told(innocent.wait(), "the bridge was told to restart");
+        // Of any other death nobody knows why.
+        let error = tally.die().expect_err("it dies");
+        assert!(matches!(error, CallError::Died { because: None, .. }), "{error}");
+    });
+}
+
 #[test]
 fn fault_35_one_endless_loop_among_200_inputs_costs_one_answer() {
     within(PATIENCE, "fault_35_one_endless_loop_among_200_inputs_costs_one_answer", || {

@@ -165,7 +165,7 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
         (executable("/bin/false"), "child * exited with code 1 during the handshake"),
         (
             executable("/bin/cat").stdout(Output::null()).start_timeout(SHORT),
-            "`/bin/cat` did not answer within 300ms (does its main begin with callgate::init() or callgate::serve()?)",
+            "`/bin/cat` did not answer within 300ms (has its main #[callgate::main] above it, or does it begin with callgate::init() or callgate::serve()?)",
         ),
         (fake("silent").start_timeout(SHORT), "`/proc/self/exe` did not answer within 300ms (*)"),
         (Guest::bridge().start_timeout(Duration::ZERO), "`/proc/self/exe` did not answer within 0ns (*)"),
@@ -592,6 +592,15 @@ fn fault_36_words_that_the_system_would_not_take_are_refused_before_a_process_is
         {
             refused("env", Guest::bridge().env("FINE", "1").env(key, value));
         }
+        // `KEY=value` and a zero byte.
+        let longest = "v".repeat((128 << 10) - "KEY=\0".len());
+        refused("env", Guest::bridge().env("KEY", format!("{longest}v")));
+        refused("env", Guest::bridge().env(&longest, &longest));
+        let said = Guest::bridge().env("KEY", format!("{longest}v")).start().expect_err("too long").to_string();
+        let expected = "env is a string `KEY=..` of 131072 bytes, and must be less than 128 KiB in all, as the kernel takes no longer string";
+        assert!(said.ends_with(expected), "{said}");
+        let fine = Guest::bridge().env("KEY", &longest).name("x".repeat(5000)).start().expect("a start");
+        assert_eq!(fine.greet(1).as_deref(), Ok("guest 1"));
         for path in ["", "/tmp\0/x"] {
             refused("current_dir", Guest::bridge().current_dir(path));
             refused("executable", Guest::bridge().executable(path));

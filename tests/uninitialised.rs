@@ -44,8 +44,8 @@ impl Guest {
     }
 }
 
-const SENTENCE: &str = "bridge to `Guest` not started: the program has not called callgate::init() as the first line of main \
-                        (put #[callgate::main] above main; in tests and benches: callgate::test_support!())";
+const SENTENCE: &str = "bridge to `Guest` not started: the program's main has no #[callgate::main] above it \
+                        (put it there, or call callgate::init() first in main; in tests and benches: callgate::test_support!())";
 
 #[test]
 fn a_program_without_init_is_told_so_and_not_executed_again() {

@@ -269,7 +269,7 @@ impl<T: Service> Builder<T> {
     }
 
     /// Sets an environment variable in the child, beside those that it inherits. A key that is empty or has a `=` in it is refused by
-    /// [`start`](Self::start), and so is a zero byte in key or value.
+    /// [`start`](Self::start), and so are a zero byte in key or value, and 128 KiB or more of the two together.
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.launch.env.push((key.as_ref().into(), value.as_ref().into()));
         self

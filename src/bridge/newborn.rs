@@ -8,7 +8,7 @@ use crate::call::service::Service;
 use crate::doorbell::Deadline;
 use crate::error::{Exit, StartError};
 use crate::failpoints::{self, Step};
-use crate::handshake::{Answer, Hello, send_plan};
+use crate::handshake::{Answer, Hello, checked_words, send_plan};
 use crate::layout::PROTOCOL;
 use crate::process::child::too_late_in_words;
 use crate::process::spawn::Spawned;
@@ -144,6 +144,9 @@ impl<T: Service> Newborn<T> {
             Answer::TooLate { threads } => {
                 Err(StartError::InitTooLate { service: T::NAME, pid: self.pid, why: too_late_in_words(threads) })
             }
+            Answer::Failed => {
+                Err(self.unusable(format!("it ended: {}", checked_words(&String::from_utf8_lossy(&body)))))
+            }
             Answer::Unconfined { .. } => {
                 Err(self.unusable("it could not have a sandbox that it was not to have".into()))
             }
@@ -163,7 +166,7 @@ impl<T: Service> Newborn<T> {
 
     #[cfg(feature = "sandbox")]
     fn unconfined(&self, measure: u64, why: &[u8]) -> StartError {
-        use crate::{measure::Measure, process::sandbox::report::checked_words};
+        use crate::measure::Measure;
         match Measure::from_code(measure) {
             Some(measure) => {
                 let why = checked_words(&String::from_utf8_lossy(why));

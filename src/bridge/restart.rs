@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::call::overdue::Grace;
 use crate::error::{CallName, Exit, Progress, Said};
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// | | [`on_failure`](Self::on_failure) | [`on_death`](Self::on_death) |
 /// |---|---|---|
 /// | the child dies, or breaks the protocol and is killed | another child | another child |
-/// | a call has timed out, and still runs | another child, [100 ms later](Self::kill_after) | nothing |
+/// | a call has timed out, and still runs | another child, [at most 100 ms later](Self::kill_after) | nothing |
 /// | calls while there is no child | [wait](Self::calls_wait) for the next | fail with `CallError::Down` |
 /// | [how often](Self::at_most) | without end | without end |
 /// | [waits](Self::backoff) between starts | none after a child that has answered a call; then 10 ms, 20, 40, up to 5 s | the same |
@@ -49,7 +50,7 @@ pub struct Restart {
     pub(super) within: Duration,
     pub(super) first: Duration,
     pub(super) longest: Duration,
-    pub(super) kill_after: Option<Duration>,
+    pub(super) kill_after: Option<Grace>,
     pub(super) spare: bool,
     pub(super) calls_wait: bool,
 }
@@ -71,12 +72,17 @@ impl Restart {
 
     /// Another child also when a call has outlived its timeout: the child that still runs it is [killed](Self::kill_after). And calls that are made while
     /// there is no child [wait](Self::calls_wait) for the next one. A call without a [timeout](crate::Builder::timeout) may take as long as it likes.
+    ///
+    /// The call after a hang is answered by another child also if the two have the same timeout, of 50 ms or more, and the service is built in less
+    /// than half of that. Calls that were made while the hang lasted wait behind it: one whose own timeout passes before the child is replaced
+    /// fails with [`CallError::TimedOut`](crate::CallError::TimedOut), and had not started. More [workers](crate::Builder::workers), several
+    /// bridges or a longer timeout for those that wait keep a hang from others.
     pub fn on_failure() -> Self {
-        Self { kill_after: Some(Duration::from_millis(100)), calls_wait: true, ..Self::on_death() }
+        Self { kill_after: Some(Grace::Quarter), calls_wait: true, ..Self::on_death() }
     }
 
-    /// For how long a call that has timed out may go on before its child is killed. Default: 100 ms with [`on_failure`](Self::on_failure), without end
-    /// with [`on_death`](Self::on_death).
+    /// For how long a call that has timed out may go on before its child is killed. Default: with [`on_failure`](Self::on_failure) a
+    /// quarter of the call's timeout, at least 10 ms and at most 100 ms; without end with [`on_death`](Self::on_death).
     ///
     /// If it is answered by then, late as that is, the child stays. It counts while it is being carried out (with several
     /// [workers](crate::Builder::workers) also while it waits there for a method with `&mut self` to end): a call that timed out while it waited
@@ -84,7 +90,7 @@ impl Restart {
     /// this or 100 ms, whichever is longer. What else the child was at fails with [`CallError::Died`](crate::CallError::Died), or is made again in the next
     /// one. A call of [`Bridge::begin`](crate::Bridge::begin) is overdue when its timeout has passed, whether anybody asks for its result or not.
     pub fn kill_after(mut self, grace: Duration) -> Self {
-        self.kill_after = Some(grace);
+        self.kill_after = Some(Grace::Of(grace));
         self
     }
 

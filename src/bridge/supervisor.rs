@@ -30,6 +30,9 @@ const ATTEMPTS: u32 = 3;
 /// How long a spare child may take to begin to build its service. One that does not is hung, and another is started.
 const SPARE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Why a child is killed when `restart` is called.
+const ASKED: &str = "the bridge was told to restart";
+
 /// How many events are kept for hooks that are at others.
 const MOST_EVENTS: usize = 1000;
 
@@ -415,8 +418,8 @@ impl Supervisor {
         let is_hook = state.thread == Some(thread::current().id());
         drop(state);
         self.desk.changed.notify_all();
-        child.caller.put_down();
-        rising.iter().for_each(|rising| rising.put_down());
+        child.caller.put_down(ASKED);
+        rising.iter().for_each(|rising| rising.put_down(ASKED));
         let mut state = self.desk.state.lock();
         while !is_hook && self.current().generation == child.generation {
             let is_decided = match state.phase {

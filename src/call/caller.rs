@@ -436,7 +436,7 @@ impl Caller {
         lane.give_up(&*self.home);
         if let (Some(overdue), Some(due)) = (&self.overdue, ticket.deadline.instant()) {
             // Nobody may ask for it by then.
-            overdue.watch(ticket.name(), lane.index(), position, due);
+            overdue.watch(ticket.name(), ticket.timeout.unwrap_or_default(), (lane.index(), position), due);
         }
         Ok(Begun { lane, caller: self.clone(), position, ticket })
     }
@@ -570,10 +570,10 @@ impl Caller {
         self.peer.life.wait(Deadline::after(Some(patience))).unwrap_or(Exit::Running)
     }
 
-    /// Kills the child, and does not wait for that. Calls of it fail as those of any that has died.
-    pub(crate) fn put_down(&self) {
+    /// Kills the child, `because` of something, and does not wait for that. Calls of it fail as those of any that has died.
+    pub(crate) fn put_down(&self, because: &str) {
         if !self.peer.is_in_fork() {
-            self.hold.kill();
+            self.hold.kill(because);
         }
     }
 
@@ -775,7 +775,8 @@ impl Caller {
     pub(super) fn give_up(&self, lane: &mut CallerLane, position: u64, ticket: &Ticket) -> CallError {
         lane.give_up(&*self.home);
         if let Some(overdue) = &self.overdue {
-            overdue.watch(ticket.name(), lane.index(), position, Instant::now());
+            let (timeout, at) = (ticket.timeout.unwrap_or_default(), (lane.index(), position));
+            overdue.watch(ticket.name(), timeout, at, Instant::now());
         }
         self.timed_out(lane.progress(position), ticket)
     }
@@ -1233,6 +1234,7 @@ impl Caller {
                 call,
                 pid,
                 exit: self.peer.life.exit().unwrap_or(Exit::Unknown),
+                because: self.peer.life.because(),
                 progress,
                 last_words: self.peer.life.last_words(),
             },

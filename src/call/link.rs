@@ -529,7 +529,8 @@ impl Hold for Link {
         self.put_an_end();
     }
 
-    fn kill(&self) {
+    fn kill(&self, because: &str) {
+        self.peer.life.explain(because);
         self.put_an_end();
     }
 

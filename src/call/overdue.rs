@@ -22,6 +22,29 @@ use std::time::{Duration, Instant};
 /// A call that has not begun, for a worker that is at nothing, is given at least so long: the machine may be busy.
 const LEAST: Duration = Duration::from_millis(100);
 
+/// The least and the most that a call which has timed out may go on for by default.
+const SHORTEST: Duration = Duration::from_millis(10);
+const MOST: Duration = Duration::from_millis(100);
+
+/// For how long a call that has timed out may go on before its child is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grace {
+    /// A quarter of its timeout, within bounds: so the next call, which has the same timeout, lives to see the next child.
+    Quarter,
+    /// So long.
+    Of(Duration),
+}
+
+impl Grace {
+    /// For a call that was given so much time.
+    pub(crate) fn after(self, timeout: Duration) -> Duration {
+        match self {
+            Grace::Quarter => (timeout / 4).clamp(SHORTEST, MOST),
+            Grace::Of(time) => time,
+        }
+    }
+}
+
 /// Who is told of calls that have timed out.
 pub(crate) type Tell = Arc<dyn Fn(&CallError) + Send + Sync>;
 
@@ -29,7 +52,7 @@ pub(crate) type Tell = Arc<dyn Fn(&CallError) + Send + Sync>;
 #[derive(Clone, Default)]
 pub(crate) struct Lateness {
     /// For how long a child may be at a call that has timed out; `None` = as long as it likes.
-    pub(crate) kill_after: Option<Duration>,
+    pub(crate) kill_after: Option<Grace>,
     pub(crate) tell: Option<Tell>,
 }
 
@@ -57,6 +80,8 @@ struct Late {
     name: CallName,
     lane: u32,
     position: u64,
+    /// For how long the child may be at it.
+    grace: Duration,
     /// Since when it is as `state` says; at first, when it is overdue.
     since: Instant,
     state: State,
@@ -112,16 +137,15 @@ impl Overdue {
         self.lanes.get(lane).is_some_and(|lane| lane.is_answered(before))
     }
 
-    /// The call at `position` of `lane` is overdue from `due` on, if it is not answered until then.
-    pub(crate) fn watch(&self, name: CallName, lane: u32, position: u64, due: Instant) {
-        if self.lateness.kill_after.is_none() {
-            return;
-        }
+    /// The call at `position` of `lane`, which was given the time `timeout`, is overdue from `due` on, if it is not answered until then.
+    pub(crate) fn watch(&self, name: CallName, timeout: Duration, (lane, position): (u32, u64), due: Instant) {
+        let Some(kill_after) = self.lateness.kill_after else { return };
+        let grace = kill_after.after(timeout);
         let mut calls = self.calls.lock();
         let of_lane = calls.late.entry(lane).or_default();
         self.drop_answered(of_lane);
         // Of a call whose end was known from its beginning, too, it is now that its caller has given it up.
-        of_lane.entry(position).or_insert(Late { name, lane, position, since: due, state: State::Unknown });
+        of_lane.entry(position).or_insert(Late { name, lane, position, grace, since: due, state: State::Unknown });
         if calls.next.is_none_or(|next| due < next) {
             calls.next = Some(due);
             // Without a watcher there is no child either.
@@ -153,20 +177,17 @@ impl Overdue {
     }
 
     /// Looks at the oldest call of a lane, as [`look`](Self::look) does. Those behind it may be what is looked at next.
-    fn look_at_lane(
-        &self,
-        of_lane: &mut BTreeMap<u64, Late>,
-        kill_after: Duration,
-        now: Instant,
-    ) -> Option<Result<Instant, CallName>> {
+    fn look_at_lane(&self, of_lane: &mut BTreeMap<u64, Late>, now: Instant) -> Option<Result<Instant, CallName>> {
         let are_several = of_lane.len() > 1;
-        let next = self.look(of_lane.first_entry()?.get_mut(), kill_after, now);
-        let others = are_several.then(|| now.checked_add(kill_after.max(LEAST)).unwrap_or(now + LONGEST));
+        let mut oldest = of_lane.first_entry()?;
+        let oldest = oldest.get_mut();
+        let next = self.look(oldest, now);
+        let others = are_several.then(|| now.checked_add(oldest.grace.max(LEAST)).unwrap_or(now + LONGEST));
         Some(next.map(|next| others.map_or(next, |others| next.min(others))))
     }
 
     /// Looks at one call. Whether the child has been at it for too long; else when to look again.
-    fn look(&self, late: &mut Late, kill_after: Duration, now: Instant) -> Result<Instant, CallName> {
+    fn look(&self, late: &mut Late, now: Instant) -> Result<Instant, CallName> {
         if late.since > now {
             return Ok(late.since);
         }
@@ -176,7 +197,7 @@ impl Overdue {
             late.since = now;
         }
         late.state = state;
-        let patience = if state == State::Running { kill_after } else { kill_after.max(LEAST) };
+        let patience = if state == State::Running { late.grace } else { late.grace.max(LEAST) };
         let until = late.since.checked_add(patience).unwrap_or(now + LONGEST);
         // What has just been found may be no more when it is looked at for the second time.
         let may_end = state == State::Running || !is_new;
@@ -192,7 +213,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Due for Overdue {
     fn is_due(&self) -> Option<Instant> {
-        let (now, kill_after) = (Instant::now(), self.lateness.kill_after?);
+        let now = Instant::now();
         let mut calls = self.calls.lock();
         if calls.next.is_none_or(|next| next > now) {
             // Asked for before something else was due sooner.
@@ -203,15 +224,31 @@ impl Due for Overdue {
             !of_lane.is_empty()
         });
         let looks: Vec<_> =
-            calls.late.values_mut().filter_map(|of_lane| self.look_at_lane(of_lane, kill_after, now)).collect();
+            calls.late.values_mut().filter_map(|of_lane| self.look_at_lane(of_lane, now)).collect();
         calls.next = looks.iter().flatten().min().copied();
         if let Some(culprit) = looks.into_iter().find_map(Result::err) {
             (calls.late, calls.next) = (BTreeMap::new(), None);
             drop(calls);
             let _ = self.culprit.set(culprit);
-            self.hold.upgrade().iter().for_each(|hold| hold.kill());
+            self.hold
+                .upgrade()
+                .iter()
+                .for_each(|hold| hold.kill(&format!("its call `{culprit}` had outlived its timeout")));
             return None;
         }
         calls.next
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_35_a_call_with_a_short_timeout_has_a_short_grace() {
+        let ms = Duration::from_millis;
+        let graces = [0, 8, 50, 100, 400, 60_000].map(|timeout| Grace::Quarter.after(ms(timeout)));
+        assert_eq!(graces, [ms(10), ms(10), ms(12) + ms(1) / 2, ms(25), ms(100), ms(100)]);
+        assert_eq!(Grace::Of(ms(7)).after(ms(400)), ms(7));
     }
 }

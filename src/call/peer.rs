@@ -61,9 +61,9 @@ pub(crate) trait Hold: Home {
     /// Ends the conversation, for `cause`: a child is killed, a stranger is listened to no longer.
     fn end(&self, cause: Cause);
 
-    /// Ends the process if it is a child's, whatever for; those who call it learn that it has died. One that this process may not kill is told
+    /// Ends the process if it is a child's, `because` of something; those who call it learn that it has died, and of what. One that this process may not kill is told
     /// to end itself.
-    fn kill(&self) {}
+    fn kill(&self, _because: &str) {}
 
     /// Ends a child in that way when `time` has passed, unless it has ended by then. Does not wait for that.
     fn kill_after(&self, _time: Duration) {}

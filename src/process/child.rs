@@ -6,13 +6,14 @@
 use super::spawn::VARIABLE;
 use crate::control::Control;
 use crate::failpoints::{self, Step};
-use crate::handshake::{Answer, Entry, Greeting, Hello, rkyv_format};
+use crate::handshake::{Answer, Entry, Greeting, Hello, checked_words, rkyv_format};
 use crate::objects::{self, Objects};
 use crate::segment::Segment;
 use crate::signal::{Bells, Count, Signal};
 use crate::sys::image::Image;
 use crate::sys::{descriptor, limits, program, selfproc, signals, socket};
 use crate::trusted::{self, Build, TrustedParent};
+use rustix::stdio::stdin;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -69,7 +70,7 @@ pub(crate) fn adopt(stage: Stage) -> Option<Child> {
         return None;
     }
     if let Err(why) = check_maker() {
-        fail("whoever started it may not command it", &why);
+        fail(stdin(), "whoever started it may not command it", &why);
     }
     signals::leave_terminal();
     signals::ignore_broken_pipes();
@@ -79,17 +80,19 @@ pub(crate) fn adopt(stage: Stage) -> Option<Child> {
     if !is_bare {
         shed_inherited(inode);
     }
-    let socket = selfproc::take_stdin().unwrap_or_else(|error| fail("taking the control socket from stdin", &error));
+    let socket =
+        selfproc::take_stdin().unwrap_or_else(|error| fail(stdin(), "taking the control socket from stdin", &error));
     failpoints::begin_child();
     failpoints::reach(Step::ChildAdopted);
     match Hello::receive(&socket) {
         Ok(Some(Greeting { hello, descriptors, plan })) => {
             let descriptors = descriptors.into_iter().map(descriptor::raised).collect::<io::Result<_>>();
-            let descriptors = descriptors.unwrap_or_else(|error| fail("keeping what came with the handshake", &error));
+            let descriptors =
+                descriptors.unwrap_or_else(|error| fail(&socket, "keeping what came with the handshake", &error));
             Some(Child { socket, descriptors, hello, plan, build: Build::Other }.come_up())
         }
         Ok(None) => std::process::exit(FAILED),
-        Err(error) => fail("receiving the handshake", &error),
+        Err(error) => fail(&socket, "receiving the handshake", &error),
     }
 }
 
@@ -118,7 +121,7 @@ fn check_is_early() {
         let threads = threads as u64;
         say(&too_late_in_words(threads));
         // It goes without the parent's greeting, and ends this process when it hears this.
-        let _ = Answer::TooLate { threads }.send(rustix::stdio::stdin(), &[]);
+        let _ = Answer::TooLate { threads }.send(stdin(), &[]);
         std::process::exit(FAILED);
     }
 }
@@ -144,7 +147,7 @@ fn shed_inherited(inode: u64) {
         let error = descriptor::close_on_exec()
             .err()
             .unwrap_or_else(|| program::become_again(VARIABLE, &format!("{inode}{BARE}")));
-        fail("executing the program again, without what it inherited", &error);
+        fail(stdin(), "executing the program again, without what it inherited", &error);
     }
 }
 
@@ -158,8 +161,12 @@ fn check_maker() -> io::Result<()> {
     if same || user == 0 { Ok(()) } else { Err(io::Error::from(io::ErrorKind::PermissionDenied)) }
 }
 
-fn fail(what: &str, error: &io::Error) -> ! {
-    say(&format!("{what}: {error}"));
+/// Ends this process, and says why, to its parent too.
+fn fail(control: impl AsFd, what: &str, error: &io::Error) -> ! {
+    let why = format!("{what}: {error}");
+    say(&why);
+    // One that is gone hears nothing.
+    let _ = Answer::Failed.send(control, checked_words(&why).as_bytes());
     std::process::exit(FAILED);
 }
 
@@ -170,9 +177,9 @@ fn say(why: &str) {
 }
 
 /// Arranges to be killed when the parent dies.
-fn bind_life(parent_pid: u32) {
+fn bind_life(control: impl AsFd, parent_pid: u32) {
     if let Err(error) = selfproc::die_with_parent() {
-        fail("asking to die with the parent", &error);
+        fail(control, "asking to die with the parent", &error);
     }
     // The parent may have died before that; if it lives in another pid namespace, only the control socket tells.
     let parent = selfproc::parent_pid();
@@ -184,7 +191,7 @@ fn bind_life(parent_pid: u32) {
 impl Child {
     /// Arranges to be killed when the parent dies, and is called what the builder said.
     fn come_up(self) -> Self {
-        bind_life(self.hello.parent_pid);
+        bind_life(&self.socket, self.hello.parent_pid);
         selfproc::set_name(&self.hello.name);
         // It has left its parent's terminal: see `adopt`.
         signals::unblock();
@@ -235,7 +242,7 @@ impl Child {
         failpoints::reach(Step::ChildAttached);
         let body = self.confine(segment.geometry().workers);
         if let Err(error) = (Answer::Ready { pid: std::process::id().into() }).send(&self.socket, &body) {
-            fail("answering the handshake", &error);
+            fail(&self.socket, "answering the handshake", &error);
         }
         failpoints::reach(Step::ChildAnswered);
         // SAFETY: this process is a child (`adopt` found its control socket), and the handshake is done. `Same` is set only by
@@ -251,9 +258,11 @@ impl Child {
         use super::sandbox::{Plan, apply};
         let Some(plan) = &self.plan else { return Vec::new() };
         let senseless = || io::Error::from(io::ErrorKind::InvalidData);
-        let Some(plan) = Plan::decode(plan) else { fail("reading the plan of its sandbox", &senseless()) };
-        match apply::apply(&plan, workers, || bind_life(self.hello.parent_pid)) {
-            Ok(told) => told.encode().unwrap_or_else(|| fail("telling of its sandbox", &senseless())),
+        let Some(plan) = Plan::decode(plan) else {
+            fail(&self.socket, "reading the plan of its sandbox", &senseless())
+        };
+        match apply::apply(&plan, workers, || bind_life(&self.socket, self.hello.parent_pid)) {
+            Ok(told) => told.encode().unwrap_or_else(|| fail(&self.socket, "telling of its sandbox", &senseless())),
             Err(refusal) => {
                 let measure = refusal.measure.code().into();
                 let _ = Answer::Unconfined { measure }.send(&self.socket, refusal.why.as_bytes());

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::watch;
+use crate::error::beginning;
 use crate::sys::descriptor::apart;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{program, socket};
@@ -23,6 +24,10 @@ use std::sync::Arc;
 /// Names, for the child, the inode of the control socket that is its stdin. A process that inherits the variable without
 /// the socket (a grandchild) is no child of a bridge.
 pub(crate) const VARIABLE: &str = "CALLGATE_CHILD";
+
+/// The longest key and value together: the kernel takes strings of 128 KiB with the `=` between the two and the zero byte at the end
+/// (MAX_ARG_STRLEN, with the smallest pages that there are).
+const LONGEST: usize = (128 << 10) - 2;
 
 /// What a child is started with. Can be used again, for the next child.
 #[derive(Clone, Debug, Default)]
@@ -155,12 +160,17 @@ impl Launch {
     /// What the system would not take as it was said: the option, what it was given, and what it must be.
     pub(crate) fn mistake(&self) -> Option<(&'static str, String, &'static str)> {
         let has_zero = |text: &OsStr| text.as_bytes().contains(&0);
-        for (key, value) in &self.env {
+        for said @ (key, value) in &self.env {
             let wrong = |range| Some(("env", format!("{key:?} = {value:?}"), range));
             match key.as_bytes() {
                 [] => return wrong("given a key that is not empty"),
                 key if key.contains(&b'=') => return wrong("given a key without `=`, and the value by itself"),
                 key if key == VARIABLE.as_bytes() => return wrong("given another key: callgate sets this one itself"),
+                key if key.len() + value.len() > LONGEST => {
+                    let key = beginning(&String::from_utf8_lossy(key), 64).to_owned();
+                    let value = format!("a string `{key}=..` of {} bytes", said.0.len() + 1 + said.1.len());
+                    return Some(("env", value, "less than 128 KiB in all, as the kernel takes no longer string"));
+                }
                 _ if has_zero(key) || has_zero(value) => return wrong("given a key and a value without a zero byte"),
                 _ => {}
             }

@@ -6,7 +6,8 @@
 #![forbid(unsafe_code)]
 
 use super::Plan;
-use super::report::{Told, checked_words};
+use super::report::Told;
+use crate::handshake::checked_words;
 use crate::measure::Measure;
 use crate::sys::landlock::{Offered, Rules};
 use crate::sys::seccomp::{Filters, Ordinary};
