@@ -952,6 +952,7 @@ fn decode_in_place<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>, _: Trusted
     let (decoder, is_flat) = (decoder.within(bytes), Intake::<R>::is_of_numbers());
     catch(|| {
         let need = if is_flat { Need::default() } else { access_until::<R::Archived>(bytes, decoder.until)?.1 };
+        let need = Need { is_trusted: decoder.home.is_none(), ..need };
         need.run(|| decoder.make(archived))
     })
 }
@@ -1030,6 +1031,7 @@ pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], decoder: Decoder<'_>) -> Resu
     let decoder = decoder.within(bytes);
     catch(|| {
         let (archived, need) = access_until::<R::Archived>(bytes, decoder.until)?;
+        let need = Need { is_trusted: decoder.home.is_none(), ..need };
         if need.levels == 0 || Intake::<R>::is_of_numbers() {
             return decoder.make(archived);
         }

@@ -48,8 +48,8 @@ pub(crate) struct CallerLane {
     place: u32,
     /// Whether the other side has been told that it is about to be used.
     is_begun: bool,
-    /// The position of the last nested call.
-    nested: Option<u64>,
+    /// The position of the last nested call, and its chain.
+    nested: Option<(u64, u64)>,
     requests: Producer,
     replies: Consumer,
     caller: Placed<CallerLine>,
@@ -172,12 +172,18 @@ impl CallerLane {
         (place, home.to_word())
     }
 
-    /// The request that comes next is nested, of the chain `chain`.
+    /// Whether the request that comes next may be nested, of the chain `chain`: not while one of another chain is under way, which may not have
+    /// been read.
+    pub(crate) fn may_nest(&self, chain: u64) -> bool {
+        self.is_idle() || self.nested.is_none_or(|(_, other)| other == chain)
+    }
+
+    /// The request that comes next is nested, of the chain `chain`, and [may be](Self::may_nest).
     #[cold]
     pub(crate) fn nest(&mut self, chain: u64) {
         // Relaxed: published by the request's commit word.
         self.caller.chain.store(chain, Relaxed);
-        self.nested = Some(self.requests.position());
+        self.nested = Some((self.requests.position(), chain));
         // What carries nothing has its end noticed here, too.
         self.under_way.push_back((self.requests.position(), Carried::default()));
     }
@@ -304,7 +310,7 @@ impl CallerLane {
     fn arrived_slow(&mut self) -> Option<Carried> {
         let next = self.replies.position();
         let is_next = |position: u64| position.wrapping_add(1) == next;
-        if self.nested.is_some_and(is_next) {
+        if self.nested.is_some_and(|(position, _)| is_next(position)) {
             self.nested = None;
             self.caller.chain.store(0, Relaxed);
         }
@@ -1124,6 +1130,8 @@ mod model {
         let caller = CallerLane {
             index,
             place: index,
+            is_begun: false,
+            nested: None,
             requests: Producer::new(requests, 0),
             replies: Consumer::new(replies, 0),
             caller: line,

@@ -103,6 +103,8 @@ pub(crate) struct Need {
     pub(crate) levels: usize,
     /// Bytes of [`copies`] of objects in one another.
     pub(crate) copies: usize,
+    /// Whether who sent the archive is trusted (by a child, its parent).
+    pub(crate) is_trusted: bool,
 }
 
 impl Need {
@@ -149,6 +151,10 @@ impl Need {
         if let Some(result) = stack::on_another(needed, &mut run) {
             return result;
         }
+        // Nobody else is believed that its objects are no larger than their archives.
+        if !self.is_trusted {
+            return Err(refuse(Refusal::Stack { needed, left }));
+        }
         // Where there is no room for such a stack (a child whose memory is limited), for the most that is likely.
         if left >= RESERVE + self.to_decode_at_least() {
             return run();
@@ -185,7 +191,7 @@ thread_local! {
 
 thread_local! {
     /// What making the arguments needs that this thread has validated and not yet made.
-    static ARGUMENTS: Cell<Need> = const { Cell::new(Need { levels: 0, copies: 0 }) };
+    static ARGUMENTS: Cell<Need> = const { Cell::new(Need { levels: 0, copies: 0, is_trusted: false }) };
 }
 
 /// Has [`arguments`] say `need` until it is dropped.
@@ -194,14 +200,14 @@ pub(crate) struct ForArguments {
 }
 
 impl Need {
-    /// For arguments that are made one by one, by code that knows only their archives.
+    /// For arguments that are made one by one, by code that knows only their archives. `trusts` = whether who sent them is trusted.
     ///
     /// # Errors
     ///
     /// If there is no stack here for dropping them.
     #[inline(always)]
-    pub(crate) fn of_arguments(self) -> Result<Option<ForArguments>, Failure> {
-        if self.levels == 0 { Ok(None) } else { self.of_nested_arguments().map(Some) }
+    pub(crate) fn of_arguments(self, trusts: impl FnOnce() -> bool) -> Result<Option<ForArguments>, Failure> {
+        if self.levels == 0 { Ok(None) } else { Self { is_trusted: trusts(), ..self }.of_nested_arguments().map(Some) }
     }
 
     fn of_nested_arguments(self) -> Result<ForArguments, Failure> {

@@ -145,7 +145,7 @@ impl<'v> Validator<'v> {
             depth_left: LEVELS_AT_ONCE,
             granted: LEVELS_AT_ONCE,
             outer: 0,
-            need: Need { levels: 0, copies: 0 },
+            need: Need::default(),
             unclocked: PARTS_A_LOOK,
             until: Deadline::NEVER,
             refusal: Refusal::Invalid,

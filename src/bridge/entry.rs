@@ -7,7 +7,7 @@ use crate::call::{callee, interfaces};
 use crate::error::StartError;
 use crate::handshake::Entry;
 use crate::layout::Geometry;
-use crate::process::child::{self, Child, EntryFn, Stage};
+use crate::process::child::{self, Child, EntryFn};
 use crate::sys::image::Image;
 use crate::sys::program;
 use std::io;
@@ -39,22 +39,19 @@ pub(super) fn is_initialised() -> bool {
 /// // .. the rest of main
 /// ```
 pub fn init() {
-    begin(Stage::Main);
-}
-
-/// The same, called before `main`: threads that run by then are libraries', and nothing of the program's has begun.
-pub fn init_before_main() {
-    begin(Stage::BeforeMain);
-}
-
-fn begin(stage: Stage) {
     // In a child too: its service may have bridges of its own.
     INITIALISED.store(true, Ordering::Relaxed);
-    if let Some(child) = child::adopt(stage) {
+    if let Some(child) = child::adopt() {
         child.run_entry();
     }
     // While its file is sure to be there.
     program::remember();
+}
+
+/// The same, called before `main`: threads that run by then are libraries', and nothing of the program's has begun.
+pub fn init_before_main() {
+    child::note_libraries();
+    init();
 }
 
 /// Serves `T` to the parent that started this program with [`Builder::executable`](crate::Builder::executable). Never returns.
@@ -74,7 +71,7 @@ pub fn serve_parallel<T: Service + Send + Sync>() -> ! {
 }
 
 fn serve_with<T: Service>(entry: EntryFn) -> ! {
-    match child::adopt(Stage::Main) {
+    match child::adopt() {
         Some(child) => entry(child),
         None => {
             eprintln!(

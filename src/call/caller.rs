@@ -446,7 +446,7 @@ impl Caller {
         for lane in self.lanes_from(self.preferred_lane()) {
             let Some(mut lane) = lane.try_lock_arc() else { continue };
             self.settle(&mut lane, ticket)?;
-            if lane.credit() >= 2 {
+            if lane.credit() >= 2 && nest::current().is_none_or(|at| lane.may_nest(at.chain)) {
                 return Ok(lane);
             }
         }
@@ -920,18 +920,14 @@ impl Caller {
         call: u64,
         ticket: &Ticket,
     ) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
-        let at = nest::current();
-        if let Some(at) = at {
-            self.may_nest(at, ticket)?;
+        let Some(at) = nest::current() else { return Ok((self.claim_any(self.lane_of(number), ticket)?, call)) };
+        self.may_nest(at, ticket)?;
+        let mut lane = self.claim_idle(ticket)?;
+        if !lane.may_nest(at.chain) {
+            return Err(at.too_nested(ticket.name(), "nested calls that were given up hold every lane of the bridge"));
         }
-        let mut lane = self.claim_any(self.lane_of(number), ticket)?;
-        match at {
-            None => Ok((lane, call)),
-            Some(at) => {
-                let call = self.nest(&mut lane, at, call);
-                Ok((lane, call))
-            }
-        }
+        let call = self.nest(&mut lane, at, call);
+        Ok((lane, call))
     }
 
     /// Whether a call may be made from `at`. A child has no worker for a call that is made within one that it carries out: waiting for that, it

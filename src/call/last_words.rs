@@ -12,7 +12,7 @@ use crate::layout::{FINAL, LAST_WORDS, LastWords, PANICKING, SILENT};
 use crate::segment::Placed;
 use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::fence;
-use crate::sys::fatal::{self, Ending};
+use crate::sys::fatal::{self, Ending, Turned};
 use std::cell::{Cell, RefCell};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
@@ -125,9 +125,8 @@ fn ending(ending: Ending<'_>) {
         Ending::Abort { .. } | Ending::Exit if thread::panicking() => kept.confirm(),
         Ending::Abort { said: Some(said) } => kept.write(FINAL, &[said.trim_ascii()]),
         Ending::Abort { said: None } | Ending::Exit => kept.withdraw(),
-        Ending::Overflow { thread } => kept.write(PANICKING, &[b"thread '", thread, b"' has overflowed its stack"]),
-        Ending::NoOverflow if kept.is_own() => kept.withdraw(),
-        Ending::NoOverflow => {}
+        Ending::Overflow { thread, turned } => turned.set(kept.add_overflow(thread)),
+        Ending::NoOverflow { turned } => kept.take_back(turned),
     }
 }
 
@@ -151,22 +150,39 @@ impl Kept {
 
     fn write(&self, state: u64, pieces: &[&[u8]]) {
         self.change(|place| {
-            // SeqCst: the text changes after this, whoever is killed in between has said nothing. Pairs with nobody: what a dead process has
-            // stored is all there.
-            place.state.store(SILENT, Relaxed);
-            fence(SeqCst);
-            let (mut len, mut word) = (0, 0);
-            for &byte in pieces.iter().copied().flatten().take(CAPACITY) {
-                word |= u64::from(byte) << (8 * (len % 8));
-                len += 1;
-                place.text[(len - 1) / 8].store(word, Relaxed);
-                if len % 8 == 0 {
-                    word = 0;
-                }
-            }
             self.by.store(token(), Relaxed);
-            // Release: publishes the text. Pairs with the Acquire in `read`.
-            place.state.store((len as u64) << 8 | state, Release);
+            write_behind(place, 0, state, pieces);
+        });
+    }
+
+    /// Says that the stack of this thread has overflowed, behind a panic that is under way: if it has not, that is still there. Returns the state
+    /// that was there and the one that is now.
+    fn add_overflow(&self, thread: &[u8]) -> Turned {
+        let mut turned = (SILENT, SILENT);
+        self.change(|place| {
+            let before = place.state.load(Relaxed);
+            if before & 0xff == FINAL {
+                return;
+            }
+            let (start, then): (usize, &[u8]) = match before & 0xff {
+                PANICKING => ((before >> 8) as usize, b"; then "),
+                _ => (0, b""),
+            };
+            if start == 0 {
+                self.by.store(token(), Relaxed);
+            }
+            write_behind(place, start, PANICKING, &[then, b"thread '", thread, b"' has overflowed its stack"]);
+            turned = (before, place.state.load(Relaxed));
+        });
+        turned
+    }
+
+    /// Takes back what [`add_overflow`](Self::add_overflow) has said, if nothing was said since.
+    fn take_back(&self, (before, after): Turned) {
+        self.change(|place| {
+            if place.state.load(Relaxed) == after {
+                place.state.store(before, Relaxed);
+            }
         });
     }
 
@@ -187,6 +203,29 @@ impl Kept {
             }
         });
     }
+}
+
+/// Writes behind the first `start` bytes of the text.
+fn write_behind(place: &LastWords, start: usize, state: u64, pieces: &[&[u8]]) {
+    // SeqCst: the text changes after this, whoever is killed in between has said nothing. Pairs with nobody: what a dead process has
+    // stored is all there.
+    place.state.store(SILENT, Relaxed);
+    fence(SeqCst);
+    let mut len = start.min(CAPACITY);
+    let mut word = match len % 8 {
+        0 => 0,
+        kept => place.text[len / 8].load(Relaxed) & ((1 << (8 * kept)) - 1),
+    };
+    for &byte in pieces.iter().copied().flatten().take(CAPACITY - len) {
+        word |= u64::from(byte) << (8 * (len % 8));
+        len += 1;
+        place.text[(len - 1) / 8].store(word, Relaxed);
+        if len % 8 == 0 {
+            word = 0;
+        }
+    }
+    // Release: publishes the text. Pairs with the Acquire in `read`.
+    place.state.store((len as u64) << 8 | state, Release);
 }
 
 // ---- the parent ----------------------------------------------------------------------------------------------------
@@ -268,6 +307,29 @@ mod tests {
         kept.write(PANICKING, &[b"again"]);
         kept.withdraw();
         assert_eq!(read(&kept.place, ABORTED), None);
+    }
+
+    #[test]
+    fn fault_27_a_fault_that_was_no_overflow_wipes_no_panic() {
+        let kept = kept();
+        let turned = kept.add_overflow(b"main");
+        assert_eq!(read(&kept.place, ABORTED).as_deref(), Some("thread 'main' has overflowed its stack"));
+        kept.take_back(turned);
+        assert_eq!(read(&kept.place, ABORTED), None);
+        for panic in ["it panicked", "8 bytes.", &"x".repeat(CAPACITY)] {
+            kept.write(PANICKING, &[panic.as_bytes()]);
+            let turned = kept.add_overflow(b"main");
+            assert!(read(&kept.place, ABORTED).unwrap().starts_with(panic));
+            kept.take_back(turned);
+            assert_eq!(read(&kept.place, ABORTED).as_deref(), Some(panic));
+        }
+        let turned = kept.add_overflow(b"main");
+        kept.write(PANICKING, &[b"another"]);
+        kept.take_back(turned);
+        assert_eq!(read(&kept.place, ABORTED).as_deref(), Some("another"));
+        kept.write(FINAL, &[b"the end"]);
+        kept.take_back(kept.add_overflow(b"main"));
+        assert_eq!(read(&kept.place, ABORTED).as_deref(), Some("the end"));
     }
 
     #[test]

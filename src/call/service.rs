@@ -276,7 +276,9 @@ impl Incoming<'_, '_> {
     /// Reads the request in place, runs the method, writes the reply.
     #[inline(always)]
     pub fn answer<A: Request, R: Transfer>(self, body: impl FnOnce(&A::Archived) -> R) {
-        match self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments()?))) {
+        let home = self.0.room.home;
+        match self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments(|| home.trusts_peer())?)))
+        {
             Ok((args, _need)) => {
                 failpoints::reach(Step::ChildCalling);
                 let value = body(args);
@@ -297,7 +299,9 @@ impl Incoming<'_, '_> {
         self,
         body: impl FnOnce(&A::Archived) -> Result<T, E>,
     ) -> Option<T> {
-        let Ok((args, need)) = self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments()?)))
+        let home = self.0.room.home;
+        let Ok((args, need)) =
+            self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments(|| home.trusts_peer())?)))
         else {
             self.0.refuse_request(UNREADABLE);
             return None;

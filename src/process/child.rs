@@ -17,19 +17,27 @@ use rustix::stdio::stdin;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Exit code of a child that could not get as far as serving.
 const FAILED: i32 = 70;
 
-/// How far the program has come that may be a child.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// Only constructors have run.
-    BeforeMain,
-    /// `main` has begun.
-    Main,
+/// Threads, and what waits for descriptors, that libraries have started before `main`, in a process that may be a child.
+static OF_LIBRARIES: [AtomicUsize; 2] = [AtomicUsize::new(1), AtomicUsize::new(0)];
+
+/// Notes what libraries have started: nothing of the program's has begun.
+pub(crate) extern "C" fn note_libraries() {
+    if std::env::var_os(VARIABLE).is_some() {
+        OF_LIBRARIES[0].store(threads(), Relaxed);
+        OF_LIBRARIES[1].store(reactors(), Relaxed);
+    }
 }
+
+// Behind what the program's own constructors start, as far as the linker has put those before.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static NOTE_LIBRARIES: extern "C" fn() = note_libraries;
 
 /// Where a child goes that serves one service: it never comes back.
 pub(crate) type EntryFn = fn(Child) -> !;
@@ -60,7 +68,7 @@ pub(crate) struct Serving {
 /// Makes this process the child that a bridge started it as; `None` if it is none.
 ///
 /// Never returns if it is one but its parent is gone, or the handshake cannot go on.
-pub(crate) fn adopt(stage: Stage) -> Option<Child> {
+pub(crate) fn adopt() -> Option<Child> {
     failpoints::begin();
     let said = std::env::var(VARIABLE).ok()?;
     let (number, is_bare) = said.strip_suffix(BARE).map_or((&*said, false), |number| (number, true));
@@ -74,9 +82,7 @@ pub(crate) fn adopt(stage: Stage) -> Option<Child> {
     }
     signals::leave_terminal();
     signals::ignore_broken_pipes();
-    if stage == Stage::Main {
-        check_is_early();
-    }
+    check_is_early();
     if !is_bare {
         shed_inherited(inode);
     }
@@ -102,23 +108,32 @@ const BARE: &str = " bare";
 /// How long threads that have ended may take to be gone.
 const GOING: Duration = Duration::from_millis(50);
 
+/// How many threads run. Without procfs nobody knows.
+fn threads() -> usize {
+    limits::threads().unwrap_or(1)
+}
+
+/// How many descriptors there are that wait for others, as the reactor of an async runtime does.
+fn reactors() -> usize {
+    let is_own = |found: &&descriptor::Found| found.is_reactor && !found.is_inheritable;
+    descriptor::found().map_or(0, |found| found.iter().filter(is_own).count())
+}
+
 /// Ends this process, and tells the parent why, unless it can still be made a child: not when other threads run, nor when something waits for
-/// descriptors, as the reactor of an async runtime does. Then `main` has begun, and what it has begun would go on beside the service.
+/// descriptors, beyond what libraries have started before `main`. Then `main` has begun, and what it has begun would go on beside the service.
 fn check_is_early() {
-    // Without procfs nobody knows.
-    let count = || limits::threads().unwrap_or(1);
-    let mut threads = count();
+    let [few, waiting] = OF_LIBRARIES.each_ref().map(|count| count.load(Relaxed));
+    let mut threads = threads();
     for _ in 0..GOING.as_millis() {
-        if threads <= 1 {
+        if threads <= few {
             break;
         }
         std::thread::sleep(Duration::from_millis(1));
-        threads = count();
+        threads = self::threads();
     }
-    let waits =
-        || descriptor::found().is_ok_and(|found| found.iter().any(|found| found.is_reactor && !found.is_inheritable));
-    if threads > 1 || waits() {
-        let threads = threads as u64;
+    if threads > few || reactors() > waiting {
+        // Who has started none of them is not to hear of those of libraries.
+        let threads = 1 + threads.saturating_sub(few) as u64;
         say(&too_late_in_words(threads));
         // It goes without the parent's greeting, and ends this process when it hears this.
         let _ = Answer::TooLate { threads }.send(stdin(), &[]);

@@ -5,6 +5,7 @@
 
 use nix::libc::{self, c_int, c_void, siginfo_t};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, Signal, raise, sigaction};
+use std::cell::Cell;
 use std::ffi::{CStr, c_uint};
 use std::ptr;
 use std::sync::OnceLock;
@@ -14,14 +15,17 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
 pub(crate) enum Ending<'a> {
     /// The process aborts. `said` = what the C library, or the standard library for lack of memory, has printed about it.
     Abort { said: Option<&'a [u8]> },
-    /// The thread, whose name this is, has touched memory that is not its own. If the standard library finds that the stack has overflowed, it
-    /// prints that and aborts; else there follows [`NoOverflow`](Self::NoOverflow), or nothing.
-    Overflow { thread: &'a [u8] },
-    /// It has not overflowed.
-    NoOverflow,
+    /// The thread, whose name this is, has touched memory that is not its own, near its stack. If the standard library finds that this has
+    /// overflowed, it prints that and aborts; else there follows [`NoOverflow`](Self::NoOverflow), or nothing. `turned` is for who is told.
+    Overflow { thread: &'a [u8], turned: &'a Cell<Turned> },
+    /// It has not overflowed: what [`Overflow`](Self::Overflow) turned is to be turned back.
+    NoOverflow { turned: Turned },
     /// The process exits, with the exit handlers run.
     Exit,
 }
+
+/// From what to what a word was turned.
+pub(crate) type Turned = (u64, u64);
 
 /// Who is told.
 pub(crate) type Told = fn(Ending<'_>);
@@ -48,10 +52,9 @@ pub(crate) fn tell(told: Told) {
     GLIBC_MESSAGE.store(message.cast(), Relaxed);
     // SAFETY: the handler touches atomics only.
     unsafe { libc::atexit(exiting) };
-    install(Signal::SIGABRT, &ABORT, SigHandler::SigAction(aborting));
-    for (signal, before) in [(Signal::SIGSEGV, &SEGV), (Signal::SIGBUS, &BUS)] {
-        install(signal, before, SigHandler::SigAction(faulting));
-    }
+    install(Signal::SIGABRT, &ABORT, action_of_abort);
+    install(Signal::SIGSEGV, &SEGV, action_of_fault);
+    install(Signal::SIGBUS, &BUS, action_of_fault);
     provide_stack();
 }
 
@@ -79,23 +82,32 @@ pub(crate) fn is_of_itself(signal: i32) -> bool {
     raised.contains(&signal)
 }
 
-fn install(signal: Signal, before: &OnceLock<SigAction>, handler: SigHandler) {
+fn install(signal: Signal, before: &OnceLock<SigAction>, ours: fn(&SigAction) -> SigAction) {
     // A handler that finds no other to go on with leaves the signal to the system.
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), nix::sys::signal::SigSet::empty());
-    // SAFETY: the default action is always valid.
-    let Ok(found) = (unsafe { sigaction(signal, &default) }) else { return };
-    let _ = before.set(found);
-    let action = SigAction::new(handler, found.flags() | SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK, found.mask());
-    // SAFETY: the handlers of this file do only what may be done at any point of a program, see there.
-    let _ = unsafe { sigaction(signal, &action) };
+    if let Some(found) = act(signal, &default()) {
+        let _ = before.set(found);
+        act(signal, &ours(&found));
+    }
 }
 
-/// Puts back what was there before.
-fn restore(signal: Signal, before: &OnceLock<SigAction>) {
-    if let Some(before) = before.get() {
-        // SAFETY: it was the signal's action until `install`.
-        let _ = unsafe { sigaction(signal, before) };
-    }
+/// Not on the signal stack: an abort has room where it is, and the signal stacks of others may be small.
+fn action_of_abort(before: &SigAction) -> SigAction {
+    SigAction::new(SigHandler::SigAction(aborting), before.flags() | SaFlags::SA_SIGINFO, before.mask())
+}
+
+fn action_of_fault(before: &SigAction) -> SigAction {
+    let flags = before.flags() | SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
+    SigAction::new(SigHandler::SigAction(faulting), flags, before.mask())
+}
+
+fn default() -> SigAction {
+    SigAction::new(SigHandler::SigDfl, SaFlags::empty(), nix::sys::signal::SigSet::empty())
+}
+
+/// Makes `action` the signal's: the default one, one that it had until `install`, or one of this file. Returns what was there.
+fn act(signal: Signal, action: &SigAction) -> Option<SigAction> {
+    // SAFETY: the handlers of this file do only what may be done at any point of a program, see there; the others are not of its making.
+    unsafe { sigaction(signal, action) }.ok()
 }
 
 fn told(ending: Ending<'_>) {
@@ -111,44 +123,61 @@ extern "C" fn exiting() {
 }
 
 /// Tells what is to be said of the abort, and has it go on as if this had not been here.
-extern "C" fn aborting(_: c_int, _: *mut siginfo_t, _: *mut c_void) {
-    restore(Signal::SIGABRT, &ABORT);
-    let said = glibc_message().or_else(|| lacks_memory().then_some(LACKS_MEMORY));
+extern "C" fn aborting(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
+    if let Some(before) = ABORT.get() {
+        act(Signal::SIGABRT, before);
+    }
+    let said = glibc_message().or_else(|| (is_own(info) && lacks_memory()).then_some(LACKS_MEMORY));
     told(Ending::Abort { said });
     // Blocked until this handler returns. An abort would raise it again by itself, a signal from elsewhere not.
     let _ = raise(Signal::SIGABRT);
 }
 
-/// Tells that the stack may have overflowed, and asks the handler that was there before, which knows. If there was none, it goes by where the
-/// stack pointer is, and the process ends without a word printed.
+/// Whether this process has sent the signal to one thread of its own, as an abort does: then that stands where a call returns to, and its frames
+/// may be walked over.
+fn is_own(info: *mut siginfo_t) -> bool {
+    // SAFETY: the kernel's, for as long as the handler runs.
+    let info = unsafe { &*info };
+    // SAFETY: a signal that was sent so has a sender.
+    info.si_code == libc::SI_TKILL && unsafe { info.si_pid() } == rustix::process::getpid().as_raw_pid()
+}
+
+/// If it is near the stack, tells that this may have overflowed. Then asks the handler that was there before, which knows. If there was none, the
+/// process ends without a word printed.
 extern "C" fn faulting(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
-    let (signal_kind, before) = if signal == libc::SIGBUS { (Signal::SIGBUS, &BUS) } else { (Signal::SIGSEGV, &SEGV) };
-    let mut name = [0; 16];
-    let is_handled = before.get().is_some_and(|before| !matches!(before.handler(), SigHandler::SigDfl));
-    if is_handled || is_near_stack(info, context) {
-        told(Ending::Overflow { thread: thread_name(&mut name) });
+    let (kind, before) = if signal == libc::SIGBUS { (Signal::SIGBUS, &BUS) } else { (Signal::SIGSEGV, &SEGV) };
+    let before = before.get().map(SigAction::handler);
+    let is_near = is_near_stack(info, context);
+    let (mut name, turned) = ([0; 16], Cell::new((0, 0)));
+    if is_near {
+        told(Ending::Overflow { thread: thread_name(&mut name), turned: &turned });
     }
-    if !is_handled {
-        restore(signal_kind, before);
+    if !matches!(before, Some(SigHandler::SigAction(_) | SigHandler::Handler(_))) {
         // SAFETY: the kernel's, for as long as this runs.
-        if unsafe { (*info).si_code } <= 0 {
-            // Sent by a process: it does not come again by itself.
-            let _ = raise(signal_kind);
+        let is_sent = unsafe { (*info).si_code } <= 0;
+        if is_sent && matches!(before, Some(SigHandler::SigIgn)) {
+            return;
+        }
+        // A fault comes again by itself, and is never ignored.
+        act(kind, &default());
+        if is_sent {
+            let _ = raise(kind);
         }
         return;
     }
     // There may be no room on the signal stack for another handler.
-    let ours = swap_abort();
-    match before.get().map(SigAction::handler) {
+    let abort = ABORT.get().filter(|_| is_near);
+    abort.and_then(|abort| act(Signal::SIGABRT, abort));
+    match before {
         Some(SigHandler::SigAction(handler)) => handler(signal, info, context),
         Some(SigHandler::Handler(handler)) => handler(signal),
         _ => {}
     }
-    told(Ending::NoOverflow);
-    if let Some(ours) = ours {
-        // SAFETY: it was the signal's action until just now.
-        let _ = unsafe { sigaction(Signal::SIGABRT, &ours) };
+    if is_near {
+        told(Ending::NoOverflow { turned: turned.get() });
     }
+    // Ours, and not what was found: another thread may have been here meanwhile.
+    abort.and_then(|abort| act(Signal::SIGABRT, &action_of_abort(abort)));
 }
 
 /// How far from the stack pointer a stack that overflows is touched: code that was compiled by Rust touches every page in turn.
@@ -168,16 +197,8 @@ fn is_near_stack(info: *mut siginfo_t, context: *mut c_void) -> bool {
     #[cfg(target_arch = "aarch64")]
     let stack = unsafe { (*context).uc_mcontext.sp } as usize;
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let stack = 0;
+    let stack = address;
     code > 0 && stack.abs_diff(address) < NEAR
-}
-
-/// Has an abort do what it did before, if it comes here; returns what it did.
-fn swap_abort() -> Option<SigAction> {
-    let before = ABORT.get()?;
-    // SAFETY: it was the signal's action until `install`.
-    let found = unsafe { sigaction(Signal::SIGABRT, before) }.ok()?;
-    Some(found)
 }
 
 /// The name of the calling thread, as far as the kernel knows it, and as the standard library says it of the main thread.

@@ -17,9 +17,14 @@ use std::thread;
 struct Bounds {
     /// The lowest address that may be used.
     low: usize,
-    /// The other end, if the limit of the process applies: the kernel looks at that limit whenever the stack grows.
-    limited_from: Option<usize>,
+    /// The other end.
+    high: usize,
+    /// Whether the limit of the process applies: the kernel looks at that limit whenever the stack grows.
+    is_limited: bool,
 }
+
+/// What is taken to be left of a stack that is not the thread's (a coroutine's, say): so little that nothing large is done there.
+const UNKNOWN: usize = 22 << 10;
 
 thread_local! {
     /// Of the stack in use, once somebody has asked.
@@ -31,12 +36,13 @@ thread_local! {
 pub(crate) fn left() -> usize {
     let bounds = BOUNDS.get().unwrap_or_else(ask_slow);
     let mut low = bounds.low;
-    if let Some(top) = bounds.limited_from
+    if bounds.is_limited
         && let Some(limit) = stack_limit()
     {
-        low = low.max(top.saturating_sub(limit));
+        low = low.max(bounds.high.saturating_sub(limit));
     }
-    here().saturating_sub(low)
+    let here = here();
+    if here > bounds.high || here < bounds.low { UNKNOWN } else { here.saturating_sub(low) }
 }
 
 /// An address in the frame of this function.
@@ -55,7 +61,7 @@ fn ask_slow() -> Bounds {
     let bounds = bounds().unwrap_or_else(|| {
         // The main thread of a process that may not read about itself. Half of what it was given is taken to be used.
         let room = stack_limit().map_or(1 << 20, |limit| (limit / 2).min(4 << 20));
-        Bounds { low: here().saturating_sub(room), limited_from: None }
+        Bounds { low: here().saturating_sub(room), high: usize::MAX, is_limited: false }
     });
     BOUNDS.set(Some(bounds));
     bounds
@@ -81,7 +87,7 @@ fn bounds() -> Option<Bounds> {
     let is_main = rustix::thread::gettid() == rustix::process::getpid();
     // Some C libraries count the guard in.
     let low = start.addr() + guard;
-    (found && guarded && len > 0).then(|| Bounds { low, limited_from: is_main.then(|| start.addr() + len) })
+    (found && guarded && len > 0).then(|| Bounds { low, high: start.addr() + len, is_limited: is_main })
 }
 
 /// Runs `run` on a stack of `size` bytes, which is gone afterwards. Its pages cost memory as they are used. `None` if there is no room for it;
@@ -89,7 +95,7 @@ fn bounds() -> Option<Bounds> {
 pub(crate) fn on_another<R>(size: usize, run: impl FnOnce() -> R) -> Option<R> {
     let stack = Stack::new(size)?;
     let mut call = Call { run: Some(run), result: None };
-    let before = BOUNDS.replace(Some(Bounds { low: stack.low(), limited_from: None }));
+    let before = BOUNDS.replace(Some(Bounds { low: stack.low(), high: stack.top().addr(), is_limited: false }));
     // SAFETY: `enter` is of the same types as `call`, which lives here until it returns, and never unwinds; the stack is new, aligned
     // and its top is 16 bytes within it.
     unsafe { switch((&raw mut call).cast(), enter_of(&call), stack.top()) };
@@ -236,6 +242,20 @@ mod tests {
             thread.expect("a thread").join().expect("as much as was asked for");
         }
         assert!(left() > 16 << 10);
+    }
+
+    #[test]
+    fn fault_25_little_is_left_of_a_stack_that_is_not_the_threads() {
+        left();
+        let own = BOUNDS.get();
+        let left_as_on = |bounds| {
+            on_another(1 << 20, move || {
+                let here = BOUNDS.replace(bounds);
+                (left(), BOUNDS.set(here)).0
+            })
+        };
+        assert_eq!(left_as_on(own), Some(UNKNOWN));
+        assert!(left() > UNKNOWN);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Error, FnArg, ItemFn, Meta, Path, ReturnType, Safety, Signature, Token};
+use syn::{Attribute, Error, FnArg, ItemFn, Meta, Path, Safety, Signature, Token};
 
 use crate::refusals::Refusals;
 use crate::root::{self, Root};
@@ -27,6 +27,9 @@ const BUILT_IN: &[&str] = &[
     "track_caller",
     "warn",
 ];
+
+/// Tools whose attributes the compiler passes over.
+const TOOLS: &[&str] = &["clippy", "diagnostic", "miri", "rust_analyzer", "rustdoc", "rustfmt"];
 
 /// Where callgate is, by what stands in the parentheses.
 fn root(options: TokenStream) -> syn::Result<Root> {
@@ -72,14 +75,14 @@ fn program(callgate: &Path, function: ItemFn) -> TokenStream {
     let ItemFn { attrs, vis, sig, block, .. } = function;
     let (outer, inner): (Vec<Attribute>, Vec<_>) = attrs.into_iter().partition(is_of_the_program);
     let Signature { ident, output, .. } = &sig;
-    let end = matches!(output, ReturnType::Default).then(|| quote!(;));
+    // Without a semicolon: what no attribute has made a plain function returns a future, which is of another type.
     quote! {
         #(#outer)*
         #vis fn #ident() #output {
             #(#inner)*
             #sig #block
             #callgate::init();
-            #ident() #end
+            #ident()
         }
     }
 }
@@ -89,9 +92,11 @@ fn is_of_the_program(attribute: &Attribute) -> bool {
     attribute.path().is_ident("doc") || attribute.path().is_ident("cfg")
 }
 
-/// Whether the attribute is none of the compiler's own: it may turn the function into another.
+/// Whether the attribute is none of the compiler's own, nor a tool's: it may turn the function into another.
 fn is_foreign(attribute: &Attribute) -> bool {
-    !BUILT_IN.iter().any(|name| attribute.path().is_ident(name))
+    let path = attribute.path();
+    let is_tools = || path.segments.len() > 1 && TOOLS.iter().any(|tool| path.segments[0].ident == tool);
+    !BUILT_IN.iter().any(|name| path.is_ident(name)) && !is_tools()
 }
 
 fn check(function: &ItemFn, refusals: &mut Refusals) {
