@@ -227,8 +227,9 @@ fn one_member_reads_so_many_segments_and_no_more() {
         };
         let mut all = Vec::new();
         for caller in 0..64 {
+            let process = Identity::of_nobody(caller + 2);
             let introduce::New { pair, owner: [_, owner], caller: [_, caller] } =
-                pairs.introduce((caller + 2, caller + 2), (1, 1)).unwrap();
+                pairs.introduce((caller + 2, process), (1, Identity::of_nobody(1))).unwrap();
             let (caller, owner) = (Control::new(caller), Control::new(owner));
             for _ in 0..64 {
                 assert!(matches!(ask(&mut pairs, pair, &caller, &owner), Message::Grant { .. }));
@@ -236,7 +237,7 @@ fn one_member_reads_so_many_segments_and_no_more() {
             all.push((pair, caller, owner));
         }
         let introduce::New { pair, owner: [_, owner], caller: [_, caller] } =
-            pairs.introduce((100, 100), (1, 1)).unwrap();
+            pairs.introduce((100, Identity::of_nobody(100)), (1, Identity::of_nobody(1))).unwrap();
         let (caller, owner) = (Control::new(caller), Control::new(owner));
         assert!(matches!(ask(&mut pairs, pair, &caller, &owner), Message::Exhausted { .. }));
         pairs.end(all[0].0);
@@ -325,10 +326,10 @@ fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
         let (sender, unsealed) = mpsc::channel();
         let sealer = Box::new(move |object| sender.send(object).is_ok());
         let mut pairs = introduce::Pairs::new(HubOptions::new().geometry(), BUDGET, sealer);
-        let (mut kept, mut granted, hostile) = (Vec::new(), 0, 1);
+        let (mut kept, mut granted, hostile) = (Vec::new(), 0, Identity::of_nobody(1));
         for round in 0..1000 {
             // It talks to many.
-            let members = ((10 + 2 * round, hostile), (11 + 2 * round, 20 + round % 7));
+            let members = ((10 + 2 * round, hostile), (11 + 2 * round, Identity::of_nobody(20 + round % 7)));
             let Ok(introduce::New { pair, caller: [segment, control], .. }) = pairs.introduce(members.0, members.1)
             else {
                 continue;
@@ -346,8 +347,9 @@ fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
         let sizes = kept.iter().map(|object| memfd::sealed_len(object).unwrap() as u64);
         assert!(granted > 0 && sizes.sum::<u64>() <= BUDGET, "{granted} bytes of {BUDGET}");
         // Others are served, also those that it has talked to, and it is again when it has let go.
+        let [reader, fresh, honest] = [90, 91, 20].map(Identity::of_nobody);
         let need = |pairs: &mut introduce::Pairs, writer| {
-            let made = pairs.introduce((5000, writer), (5001, 90)).ok()?;
+            let made = pairs.introduce((5000, writer), (5001, reader)).ok()?;
             let control = Control::new(made.caller.into_iter().nth(1)?);
             control.send(Message::Need { len: 1 << 20 }, None).unwrap();
             pairs.hear(made.pair, Side::Caller, &mut Credit::new(64, 0));
@@ -356,7 +358,9 @@ fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
             answer.filter(|(answer, _)| matches!(answer, Message::Grant { .. })).map(drop)
         };
         assert!(
-            need(&mut pairs, hostile).is_none() && need(&mut pairs, 91).is_some() && need(&mut pairs, 20).is_some()
+            need(&mut pairs, hostile).is_none()
+                && need(&mut pairs, fresh).is_some()
+                && need(&mut pairs, honest).is_some()
         );
         drop((kept, unsealed));
         pairs.released();
