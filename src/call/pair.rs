@@ -867,7 +867,7 @@ mod tests {
         let owner = serve(owner, host).unwrap();
         let lanes = (0..u64::from(forged.lanes)).filter(|&lane| owner.start_lane(lane).is_ok()).count();
         owner.over(None);
-        assert_eq!((pair.callers.len(), lanes, threads.load(Ordering::SeqCst)), (8, 8, 8));
+        assert_eq!((pair.callers.len(), lanes, threads.load(Ordering::SeqCst)), (7, 7, 7));
         assert!(geometry_of(geometry(8).segment_len() + 128).is_none());
     }
 

@@ -161,9 +161,16 @@ fn fault_40_a_slow_side_of_a_pair_costs_the_member_its_place() {
         let (theirs, ours) = (owner.introduction(), slow.introduction());
         assert!(matches!(slow.hear(), FromHub::Resolved { .. }));
         let _burden = toll::burden(&ours.control, 300_000);
-        // The owner asks for memory, of which the hub tells the other side.
-        for _ in 0..4 {
-            let _ = theirs.control.send(Message::Need { len: 1 << 16 }, None);
+        // The owner asks for memory and maps it, of which the hub tells the other side, until the pair is over.
+        let need = Message::Need { len: 1 << 16 };
+        let _ = theirs.control.send(need, None);
+        while let Ok(Some((message, _))) = theirs.control.receive(Blocking::Yes) {
+            let answer = match message {
+                Message::Sealed { segment: 0 } => continue,
+                Message::Grant { segment } => Message::Mapped { segment },
+                _ => need,
+            };
+            let _ = theirs.control.send(answer, None);
         }
         assert!(slow.is_out());
         assert_eq!(other.resolve("nobody's"), Resolution::None);
