@@ -34,6 +34,8 @@ const ATOMICS: &[&str] = &[
     "src/trace.rs",
     // Whether `init` was called: a word of this process alone.
     "src/bridge/entry.rs",
+    // What libraries have started before `main`: words of this process alone.
+    "src/process/child.rs",
     // Numbers for threads and chains: words of this process alone.
     "src/call/nest.rs",
     // Whether a frame has named a block: a word of this process alone.

@@ -133,3 +133,27 @@ fn check(function: &ItemFn, refusals: &mut Refusals) {
 fn first(item: &TokenStream) -> TokenStream {
     item.clone().into_iter().take(1).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_33_an_async_main_without_a_runtime_is_no_program() {
+        let refused = |item| expand(TokenStream::new(), item).to_string().contains("takes a runtime");
+        assert!(refused(quote!(
+            #[rustfmt::skip]
+            #[clippy::msrv = "1.85"]
+            #[allow(unused)]
+            async fn main() {}
+        )));
+        let maybe = quote!(
+            #[cfg_attr(feature = "rt", tokio::main)]
+            async fn main() {}
+        );
+        assert!(!refused(maybe.clone()));
+        // The future is what the outer function would return.
+        let program = expand(TokenStream::new(), maybe).to_string().replace(' ', "");
+        assert!(program.ends_with("::init();main()}"), "{program}");
+    }
+}
