@@ -633,6 +633,8 @@ fn fault_35_who_loses_a_call_to_another_ones_hang_or_to_a_restart_is_told_so() {
         };
         told(innocent.wait(), "its call `Tally::spin` had outlived its timeout");
 
+        // A call that is begun does not wait for the next child.
+        wait_for(&tally, 1);
         let gate = Gate::new();
         let innocent = tally.begin().wait_at(&gate.path()).expect("a lane");
         gate.wait_for_child();

@@ -157,9 +157,15 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
         (executable("/etc/passwd"), "starting `/etc/passwd`: Permission denied (os error 13)"),
         (executable("/"), "starting `/`: Permission denied (os error 13)"),
         (Guest::bridge().executable(&empty), "starting `*/empty`: Exec format error (os error 8)"),
-        (executable("nul\0nul"), "starting `nul\0nul`: nul byte found in provided data"),
+        (
+            executable("nul\0nul"),
+            "executable is \"nul\\0nul\", and must be a path that is not empty, and without a zero byte",
+        ),
         (Guest::bridge().current_dir("/nowhere"), "*`/nowhere`*: No such file or directory (os error 2)"),
-        (Guest::bridge().env("NUL\0", ""), "starting `/proc/self/exe`: nul byte found in provided data"),
+        (
+            Guest::bridge().env("NUL\0", ""),
+            "env is \"NUL\\0\" = \"\", and must be given a key and a value without a zero byte",
+        ),
         // What can, and is no child.
         (executable("/bin/true"), "child * exited with code 0 during the handshake"),
         (executable("/bin/false"), "child * exited with code 1 during the handshake"),
