@@ -4,7 +4,7 @@
 
 use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, Signal};
-use rustix::process::{getpgid, getpgrp, getpid, getppid, setpgid, setsid};
+use rustix::process::{Pid, getpgrp, getpid, getppid, setpgid, setsid};
 use std::io;
 use std::ptr;
 
@@ -39,7 +39,7 @@ pub(crate) fn leave_terminal() {
         return;
     }
     block();
-    let Ok(group) = getpgid(getppid()) else { return };
+    let Some(group) = parents_group() else { return };
     let leads_session = rustix::process::getsid(None).is_ok_and(|session| session == getpid());
     if leads_session || setpgid(None, Some(group)).is_err() {
         return;
@@ -48,6 +48,13 @@ pub(crate) fn leave_terminal() {
         let _ = setpgid(None, None);
     }
     take_pending(&SigSet::from_iter(OF_TERMINALS));
+}
+
+/// The process group of the parent; `None` if the parent is gone, or in another pid namespace, where its group has no number.
+fn parents_group() -> Option<Pid> {
+    let parent = nix::unistd::Pid::from_raw(Pid::as_raw(getppid()));
+    let group = nix::unistd::getpgid(Some(parent)).ok()?;
+    Pid::from_raw(group.as_raw())
 }
 
 /// Has writing to a pipe that nobody reads fail, as Rust's runtime does before `main`: a child may get no further than a constructor.
