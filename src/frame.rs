@@ -15,6 +15,7 @@ use crate::shared_box::{Kept, Parcel};
 use crate::stock::{Home, Room};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::will_write;
+use crate::sys::stack;
 use crate::validator::{Validation, validate};
 use crate::viewable::Viewable;
 use rkyv::api::deserialize_using;
@@ -441,8 +442,17 @@ impl FrameWriter<'_> {
     }
 }
 
+/// Whether writing a value of the type recurses no deeper than its type does. Who leads to a part knows where it lies, in a `usize`: so no
+/// pointers lead on where what is known holds none. Known when this is compiled.
+const fn is_flat<T: Archive>() -> bool {
+    align_of::<T::Resolver>() < align_of::<usize>()
+}
+
 /// Serialises `value`: its first bytes onto `stage`, those after them into `slot` (where the first have their place too), or
 /// all of them where `spill` says if they outgrow that.
+///
+/// Writing recurses along the pointers of the value, and rkyv asks nobody on its way down. So a value that has any is written on the
+/// thread's large stack, and looked at when it has been.
 ///
 /// # Errors
 ///
@@ -470,7 +480,15 @@ pub(crate) fn encode<T: Encode>(
     };
     let mut buffer = MaybeUninit::uninit();
     let mut serializer = Serializer::new(writer, Scratch::new(&mut buffer), ());
-    let resolver = value.serialize(Strategy::wrap(&mut serializer))?;
+    let resolver = if is_flat::<T>() {
+        value.serialize(Strategy::wrap(&mut serializer))?
+    } else {
+        let resolver = stack::on_large(|| value.serialize(Strategy::wrap(&mut serializer)));
+        if serializer.writer.pieces > MAX_DEPTH {
+            stack::give_back_slow();
+        }
+        resolver?
+    };
     let FrameWriter { pieces, has_empty, was_padding, .. } = serializer.writer;
     let is_suspect = pieces > MAX_DEPTH || has_empty || was_padding;
     let len = serializer.writer.finish(value, resolver)?;
@@ -714,7 +732,10 @@ impl<'d> Decoder<'d> {
 /// # Limits
 ///
 /// Pointers nest at most 256 levels deep: a list of 256 boxes behind a first one. Fewer may be read on a thread with little stack, which must
-/// have 2 KiB for each level left, so that the value can be dropped there. Elements whose archives have no size (`()`, a struct all of whose fields are skipped) may be
+/// have 2 KiB for each level left, so that the value can be dropped there. A value of more levels is refused once it has been written, for
+/// which a thread has a stack of 64 MiB: tens of thousands of levels. One with more still overflows that stack, which ends the process
+/// that writes it. In a process whose address space or data is limited (`RLIMIT_AS`, `RLIMIT_DATA`, a sandbox's memory), that stack has a
+/// 64th of the limit, or the value is written on the thread's own. Elements whose archives have no size (`()`, a struct all of whose fields are skipped) may be
 /// as many as the value's archive has bytes, and 65,536 in any case: a child could claim billions of them in a reply of 8 bytes. And right
 /// behind an empty `IndexMap`, or a `Box` of such a type, an integer beyond that is taken for a number of elements. An integer beyond that in
 /// front of more than 131,072 empty collections in one vector may be, too; and a vector in which one collection is empty may hold

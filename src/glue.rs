@@ -68,24 +68,29 @@ impl<'e, T: Serialize<Encoder<'e>>> Serialize<Encoder<'e>> for Val<'_, T> {
     }
 }
 
+/// Where a text lies. Packed, so that it is not taken for what may lead further: see `frame::is_flat`.
+#[repr(Rust, packed)]
+#[allow(missing_debug_implementations)]
+pub struct TextResolver(BoxResolver);
+
 /// A `&str` argument: read in place.
 #[derive(Debug)]
 pub struct Text<'a>(pub &'a str);
 
 impl Archive for Text<'_> {
     type Archived = ArchivedBox<str>;
-    type Resolver = BoxResolver;
+    type Resolver = TextResolver;
 
     #[inline(always)]
-    fn resolve(&self, resolver: BoxResolver, out: Place<Self::Archived>) {
-        ArchivedBox::resolve_from_ref(self.0, resolver, out);
+    fn resolve(&self, resolver: TextResolver, out: Place<Self::Archived>) {
+        ArchivedBox::resolve_from_ref(self.0, resolver.0, out);
     }
 }
 
 impl Serialize<Encoder<'_>> for Text<'_> {
     #[inline(always)]
-    fn serialize(&self, encoder: &mut Encoder<'_>) -> Result<BoxResolver, Failure> {
-        ArchivedBox::serialize_from_ref(self.0, encoder)
+    fn serialize(&self, encoder: &mut Encoder<'_>) -> Result<TextResolver, Failure> {
+        ArchivedBox::serialize_from_ref(self.0, encoder).map(TextResolver)
     }
 }
 

@@ -65,6 +65,19 @@ impl List {
     }
 }
 
+/// A list that is dropped node by node: as long as it is, no stack is needed for that.
+#[derive(Archive, Serialize, Deserialize)]
+struct Shallow(List);
+
+impl Drop for Shallow {
+    fn drop(&mut self) {
+        let mut next = self.0.next.take();
+        while let Some(mut node) = next {
+            next = node.next.take();
+        }
+    }
+}
+
 /// A list of which each node has 16 KiB.
 #[derive(Archive, Serialize, Deserialize)]
 #[rkyv(
@@ -147,6 +160,18 @@ impl Mirror {
     }
     pub fn list_len(&self, list: List) -> u32 {
         list.len()
+    }
+    pub fn shallow(&self, len: u32) -> Shallow {
+        Shallow(List::new(len))
+    }
+    pub fn shallow_error(&self, len: u32) -> Result<u8, Vec<Shallow>> {
+        Err(vec![Shallow(List::new(len))])
+    }
+    pub fn shallow_len(&self, list: Shallow) -> u32 {
+        list.0.len()
+    }
+    pub fn shallow_ref_len(&self, list: &Shallow) -> u32 {
+        list.0.len()
     }
     pub fn outcome(&self, len: u32) -> Result<u8, Vec<List>> {
         Err(vec![List::new(len)])
@@ -509,6 +534,24 @@ fn fault_25_large_nodes_cross_on_threads_with_little_stack() {
             }
             assert_too_deep(other.heavy_len(Heavy::new(300)), Payload::Request, "a request with 300");
         });
+        assert_eq!(mirror.list(200).map(|list| list.len()), Ok(200), "and the bridge goes on");
+    });
+}
+
+#[test]
+fn fault_25_values_of_many_thousand_levels_are_refused_on_small_stacks() {
+    within(PATIENCE, "fault_25_values_of_many_thousand_levels_are_refused_on_small_stacks", || {
+        let mirror = std::sync::Arc::new(Mirror::bridge().start().expect("the bridge starts"));
+        for (stack, len) in [(2 << 20, 5_000), (256 << 10, 60_000)] {
+            let mirror = mirror.clone();
+            with_stack(stack, move || {
+                let (list, other) = (Shallow(List::new(len)), Shallow(List::new(len)));
+                assert_too_deep(mirror.shallow_len(list), Payload::Request, &format!("a request of {len}"));
+                assert_too_deep(mirror.shallow_ref_len(&other), Payload::Request, &format!("a reference to {len}"));
+                assert_too_deep(mirror.shallow(len), Payload::Reply, &format!("a reply of {len}"));
+                assert_too_deep(mirror.shallow_error(len), Payload::Reply, &format!("an error of {len}"));
+            });
+        }
         assert_eq!(mirror.list(200).map(|list| list.len()), Ok(200), "and the bridge goes on");
     });
 }

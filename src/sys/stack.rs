@@ -94,14 +94,82 @@ fn bounds() -> Option<Bounds> {
 /// then `run` has not run.
 pub(crate) fn on_another<R>(size: usize, run: impl FnOnce() -> R) -> Option<R> {
     let stack = Stack::new(size)?;
-    let mut call = Call { run: Some(run), result: None };
-    let before = BOUNDS.replace(Some(Bounds { low: stack.low(), high: stack.top().addr(), is_limited: false }));
-    // SAFETY: `enter` is of the same types as `call`, which lives here until it returns, and never unwinds; the stack is new, aligned
-    // and its top is 16 bytes within it.
-    unsafe { switch((&raw mut call).cast(), enter_of(&call), stack.top()) };
-    BOUNDS.set(before);
+    let result = stack.run(run);
     drop(stack);
-    call.result.map(|result| result.unwrap_or_else(|panic| resume_unwind(panic)))
+    Some(result.unwrap_or_else(|panic| resume_unwind(panic)))
+}
+
+// ---- the large stack of a thread -----------------------------------------------------------------------------------
+
+/// What a thread's large stack has, where memory is not limited. Its pages cost memory as they are used.
+const LARGE: usize = 64 << 20;
+
+/// Where memory is limited, the stack takes one part in so many: each thread may have one.
+const SHARE: u64 = 64;
+
+/// So much of a large stack stays with the thread when more of it was used.
+const KEPT: usize = 256 << 10;
+
+/// Who is on a large stack already, and has so much left, goes on there.
+const ENOUGH: usize = LARGE / 4;
+
+/// The large stack of a thread.
+enum Large {
+    /// Nobody has needed it yet.
+    Unasked,
+    Free(Stack),
+    /// The thread is on it, or on another that it went to from there.
+    Busy,
+    /// There is no room for one.
+    Denied,
+}
+
+thread_local! {
+    static LARGE_STACK: Cell<Large> = const { Cell::new(Large::Unasked) };
+}
+
+/// Runs `run` on the large stack of this thread, which stays for the next time; where there is no room for one, on the stack in use.
+#[inline]
+pub(crate) fn on_large<R>(run: impl FnOnce() -> R) -> R {
+    // A thread that is ending has none.
+    let stack = match LARGE_STACK.try_with(|large| large.replace(Large::Busy)) {
+        Ok(Large::Free(stack)) => Some(stack),
+        Ok(Large::Unasked) => Stack::large_slow(),
+        Ok(Large::Busy) => return on_one_more_slow(run),
+        Ok(Large::Denied) | Err(_) => None,
+    };
+    let Some(stack) = stack else {
+        let _ = LARGE_STACK.try_with(|large| large.set(Large::Denied));
+        return run();
+    };
+    let result = stack.run(run);
+    let _ = LARGE_STACK.try_with(|large| large.set(Large::Free(stack)));
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Runs `run` for who is on a large stack already.
+#[cold]
+fn on_one_more_slow<R>(run: impl FnOnce() -> R) -> R {
+    let mut run = Some(run);
+    let stack = if left() < ENOUGH { Stack::large_slow() } else { None };
+    let mut take = || run.take().map(|run| run());
+    let result = match stack {
+        Some(stack) => stack.run(take).unwrap_or_else(|panic| resume_unwind(panic)),
+        None => take(),
+    };
+    result.unwrap_or_else(|| unreachable!("it runs once"))
+}
+
+/// Gives back what a large stack has beyond [`KEPT`], if it has been used.
+#[cold]
+pub(crate) fn give_back_slow() {
+    let _ = LARGE_STACK.try_with(|large| {
+        let it = large.replace(Large::Busy);
+        if let Large::Free(stack) = &it {
+            stack.give_back();
+        }
+        large.set(it);
+    });
 }
 
 /// What runs on the other stack, and what came of it.
@@ -134,6 +202,8 @@ struct Stack {
 /// More than any page.
 const GUARD: usize = 64 << 10;
 
+const PAGE: usize = 4 << 10;
+
 impl Stack {
     fn new(size: usize) -> Option<Self> {
         let len = size.checked_next_multiple_of(GUARD)?.checked_add(GUARD)?;
@@ -147,6 +217,45 @@ impl Stack {
         // SAFETY: advice on the pages mapped just now changes no byte.
         let _ = unsafe { madvise(start, len, Advice::LinuxNoHugepage) };
         Some(stack)
+    }
+
+    /// The large one of a thread; `None` if it would have no more than the stack in use.
+    #[cold]
+    fn large_slow() -> Option<Self> {
+        let limits = [Resource::As, Resource::Data].map(|resource| getrlimit(resource).current);
+        let size = match limits.into_iter().flatten().min() {
+            Some(least) => usize::try_from(least / SHARE).map_or(LARGE, |share| share.min(LARGE)),
+            None => LARGE,
+        };
+        if size > left() { Self::new(size) } else { None }
+    }
+
+    /// Runs `run` here. Nothing else may be running here: who has the stack sees to that, by having it.
+    #[inline]
+    fn run<R>(&self, run: impl FnOnce() -> R) -> thread::Result<R> {
+        let mut call = Call { run: Some(run), result: None };
+        let before = BOUNDS.replace(Some(Bounds { low: self.low(), high: self.top().addr(), is_limited: false }));
+        // SAFETY: `enter` is of the same types as `call`, which lives here until it returns, and never unwinds; nothing runs on the stack,
+        // whose top is aligned and 16 bytes within it.
+        unsafe { switch((&raw mut call).cast(), enter_of(&call), self.top()) };
+        BOUNDS.set(before);
+        call.result.unwrap_or_else(|| unreachable!("it has run"))
+    }
+
+    /// Gives the pages beyond [`KEPT`] back, if they have been used: then the first of them is hardly all zeros.
+    fn give_back(&self) {
+        let end = self.len.saturating_sub(KEPT).max(GUARD);
+        if end < GUARD + PAGE {
+            return;
+        }
+        let first = self.start.as_ptr().cast::<u8>().wrapping_add(end - PAGE);
+        // SAFETY: a page of the stack above its guard, mapped for reading, on which nothing runs.
+        let is_used = unsafe { std::slice::from_raw_parts(first, PAGE) }.iter().any(|&byte| byte != 0);
+        if is_used {
+            let low = self.start.as_ptr().wrapping_byte_add(GUARD);
+            // SAFETY: pages of the stack above its guard, on which nothing runs, and of which nothing is read before it is written.
+            let _ = unsafe { madvise(low, end - GUARD, Advice::LinuxDontNeed) };
+        }
     }
 
     fn low(&self) -> usize {
@@ -245,17 +354,22 @@ mod tests {
     }
 
     #[test]
-    fn fault_25_little_is_left_of_a_stack_that_is_not_the_threads() {
-        left();
-        let own = BOUNDS.get();
-        let left_as_on = |bounds| {
-            on_another(1 << 20, move || {
-                let here = BOUNDS.replace(bounds);
-                (left(), BOUNDS.set(here)).0
-            })
-        };
-        assert_eq!(left_as_on(own), Some(UNKNOWN));
-        assert!(left() > UNKNOWN);
+    fn fault_25_the_large_stack_is_kept_nested_and_given_back() {
+        let thread = thread::Builder::new().stack_size(64 << 10).spawn(|| {
+            let before = left();
+            let place = |_| on_large(here);
+            let places = [0, 1, 2].map(place);
+            assert!(places.iter().all(|&place| place == places[0]), "it is the same one");
+            assert_eq!(on_large(|| (down(20_000), on_large(|| down(20_000)))), (20_000, 20_000));
+            // Where little is left, on one more.
+            assert_eq!(on_large(|| on_another(1 << 20, || on_large(|| down(20_000)))), Some(20_000));
+            let panicked = catch_unwind(|| on_large(|| panic!("on the large stack")));
+            assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"on the large stack"));
+            give_back_slow();
+            assert_eq!(on_large(|| down(20_000)), 20_000);
+            assert_eq!(left(), before);
+        });
+        thread.expect("a thread").join().expect("no overflow");
     }
 
     #[test]
