@@ -735,7 +735,10 @@ impl<'d> Decoder<'d> {
 /// have 2 KiB for each level left, so that the value can be dropped there. A value of more levels is refused once it has been written, for
 /// which a thread has a stack of 64 MiB: tens of thousands of levels. One with more still overflows that stack, which ends the process
 /// that writes it. In a process whose address space or data is limited (`RLIMIT_AS`, `RLIMIT_DATA`, a sandbox's memory), that stack has a
-/// 64th of the limit, or the value is written on the thread's own. Elements whose archives have no size (`()`, a struct all of whose fields are skipped) may be
+/// 64th of the limit, or the value is written on the thread's own.
+///
+/// A large array or struct is itself copied several times on the stack of whoever makes or takes it, and nothing looks before whether there
+/// is room: beyond some 10 KiB, send a `Vec` or a `Box`. Elements whose archives have no size (`()`, a struct all of whose fields are skipped) may be
 /// as many as the value's archive has bytes, and 65,536 in any case: a child could claim billions of them in a reply of 8 bytes. And right
 /// behind an empty `IndexMap`, or a `Box` of such a type, an integer beyond that is taken for a number of elements. An integer beyond that in
 /// front of more than 131,072 empty collections in one vector may be, too; and a vector in which one collection is empty may hold
