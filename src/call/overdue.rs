@@ -223,8 +223,7 @@ impl Due for Overdue {
             self.drop_answered(of_lane);
             !of_lane.is_empty()
         });
-        let looks: Vec<_> =
-            calls.late.values_mut().filter_map(|of_lane| self.look_at_lane(of_lane, now)).collect();
+        let looks: Vec<_> = calls.late.values_mut().filter_map(|of_lane| self.look_at_lane(of_lane, now)).collect();
         calls.next = looks.iter().flatten().min().copied();
         if let Some(culprit) = looks.into_iter().find_map(Result::err) {
             (calls.late, calls.next) = (BTreeMap::new(), None);

@@ -30,6 +30,11 @@ impl Introduced {
     }
 }
 
+/// Stands for a process.
+fn nobody(number: u64) -> Identity {
+    Identity::of_nobody(number)
+}
+
 /// What comes next, but for that the first segment is ready.
 fn next(control: &Control) -> Option<(Message, Option<OwnedFd>)> {
     loop {
@@ -228,7 +233,7 @@ fn one_member_reads_so_many_segments_and_no_more() {
         let mut all = Vec::new();
         for caller in 0..64 {
             let introduce::New { pair, owner: [_, owner], caller: [_, caller] } =
-                pairs.introduce((caller + 2, caller + 2), (1, 1)).unwrap();
+                pairs.introduce((caller + 2, nobody(caller + 2)), (1, nobody(1))).unwrap();
             let (caller, owner) = (Control::new(caller), Control::new(owner));
             for _ in 0..64 {
                 assert!(matches!(ask(&mut pairs, pair, &caller, &owner), Message::Grant { .. }));
@@ -236,7 +241,7 @@ fn one_member_reads_so_many_segments_and_no_more() {
             all.push((pair, caller, owner));
         }
         let introduce::New { pair, owner: [_, owner], caller: [_, caller] } =
-            pairs.introduce((100, 100), (1, 1)).unwrap();
+            pairs.introduce((100, nobody(100)), (1, nobody(1))).unwrap();
         let (caller, owner) = (Control::new(caller), Control::new(owner));
         assert!(matches!(ask(&mut pairs, pair, &caller, &owner), Message::Exhausted { .. }));
         pairs.end(all[0].0);
@@ -328,7 +333,7 @@ fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
         let (mut kept, mut granted, hostile) = (Vec::new(), 0, 1);
         for round in 0..1000 {
             // It talks to many.
-            let members = ((10 + 2 * round, hostile), (11 + 2 * round, 20 + round % 7));
+            let members = ((10 + 2 * round, nobody(hostile)), (11 + 2 * round, nobody(20 + round % 7)));
             let Ok(introduce::New { pair, caller: [segment, control], .. }) = pairs.introduce(members.0, members.1)
             else {
                 continue;
@@ -347,7 +352,7 @@ fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
         assert!(granted > 0 && sizes.sum::<u64>() <= BUDGET, "{granted} bytes of {BUDGET}");
         // Others are served, also those that it has talked to, and it is again when it has let go.
         let need = |pairs: &mut introduce::Pairs, writer| {
-            let made = pairs.introduce((5000, writer), (5001, 90)).ok()?;
+            let made = pairs.introduce((5000, nobody(writer)), (5001, nobody(90))).ok()?;
             let control = Control::new(made.caller.into_iter().nth(1)?);
             control.send(Message::Need { len: 1 << 20 }, None).unwrap();
             pairs.hear(made.pair, Side::Caller, &mut Credit::new(64, 0));
