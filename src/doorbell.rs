@@ -506,7 +506,8 @@ mod model {
     #[test]
     fn loom_second_wait_is_woken_too() {
         loom::model(|| {
-            let line = CallerLine { bell: bell(), released: AtomicU64::new(0), gone: AtomicU32::new(0) };
+            let (released, gone, chain) = (AtomicU64::new(0), AtomicU32::new(0), AtomicU64::new(0));
+            let line = CallerLine { bell: bell(), released, gone, chain };
             let shared = Shared::new((line, AtomicU64::new(0)));
             let peer = shared.clone();
             let notifier = loom::thread::spawn(move || {
