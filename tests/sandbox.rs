@@ -321,9 +321,9 @@ impl Inmate {
 
     /// What keeps pages in a pipe, with no descriptor: what is not denied finds that.
     pub(crate) fn keep_pages(&self) -> Vec<Tried> {
-        let calls = [libc::SYS_splice, libc::SYS_tee, libc::SYS_vmsplice, libc::SYS_sendfile];
+        let calls = [(libc::SYS_splice, 0), (libc::SYS_tee, 1), (libc::SYS_vmsplice, 1), (libc::SYS_sendfile, 0)];
         // SAFETY: there is no such descriptor.
-        calls.map(|number| call(unsafe { libc::syscall(number, -1, 0, -1, 0, 1, 0) }).map(drop)).into()
+        calls.map(|(number, third)| call(unsafe { libc::syscall(number, -1, 0, third, 0, 1, 0) }).map(drop)).into()
     }
 
     /// Copies from a pipe into another with std, which tries to have the kernel do it.

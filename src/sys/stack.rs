@@ -373,25 +373,6 @@ mod tests {
     }
 
     #[test]
-    fn fault_25_the_large_stack_is_kept_nested_and_given_back() {
-        let thread = thread::Builder::new().stack_size(64 << 10).spawn(|| {
-            let before = left();
-            let place = |_| on_large(here);
-            let places = [0, 1, 2].map(place);
-            assert!(places.iter().all(|&place| place == places[0]), "it is the same one");
-            assert_eq!(on_large(|| (down(20_000), on_large(|| down(20_000)))), (20_000, 20_000));
-            // Where little is left, on one more.
-            assert_eq!(on_large(|| on_another(1 << 20, || on_large(|| down(20_000)))), Some(20_000));
-            let panicked = catch_unwind(|| on_large(|| panic!("on the large stack")));
-            assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"on the large stack"));
-            give_back_slow();
-            assert_eq!(on_large(|| down(20_000)), 20_000);
-            assert_eq!(left(), before);
-        });
-        thread.expect("a thread").join().expect("no overflow");
-    }
-
-    #[test]
     fn another_stack_is_used_and_left_whatever_happens_there() {
         let thread = thread::Builder::new().stack_size(64 << 10).spawn(|| {
             let before = left();
