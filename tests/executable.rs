@@ -194,7 +194,7 @@ fn a_worker_that_calls_init_instead_of_serve_is_refused_in_words() {
         let builder: Builder<Tally> = Tally::bridge(3).executable(env::current_exe().expect("a path"));
         let error = builder.start().expect_err("no worker");
         assert!(matches!(error, StartError::Handshake { .. }), "{error:?}");
-        let expected = "its main calls callgate::init(), and a separate executable needs callgate::serve()";
+        let expected = "its main begins with #[callgate::main] or callgate::init(), and a separate executable needs callgate::serve()";
         assert!(error.to_string().ends_with(expected), "{error}");
     });
 }
@@ -282,16 +282,18 @@ fn a_worker_whose_parent_makes_no_sense_ends_and_says_so() {
             (&[], ""),
             (&[b"short"], "a handshake message too short"),
             (&[&[0; 32]], "a handshake message that is not callgate's"),
-            (&[b"callgate\x03\0\0\0\0\0\0\0"], "a handshake message that cannot be read"),
-            (&[b"callgate\x03\0\0\0\0\0\0\0garbage instead of an archive"], "a handshake message that cannot be read"),
+            (&[b"callgate\x04\0\0\0\0\0\0\0"], "a handshake message that cannot be read"),
+            (&[b"callgate\x04\0\0\0\0\0\0\0garbage instead of an archive"], "a handshake message that cannot be read"),
             (&[&[7; 100_000]], "a control message of the wrong shape"),
         ];
         for (messages, why) in cases {
             let (code, stderr, answer) = told(messages);
-            assert_eq!((code, answer), (Some(70), vec![]), "{why}: {stderr}");
             let complaint = stderr.split_once(" ends: ").map(|(_, complaint)| complaint.trim_end());
             let expected = (!why.is_empty()).then(|| format!("receiving the handshake: {why}"));
-            assert_eq!(complaint.map(String::from), expected);
+            assert_eq!((code, complaint.map(String::from)), (Some(70), expected.clone()));
+            // The parent is told the same, behind 32 bytes that say what kind of answer it is.
+            let told = answer.get(32..).map(|words| String::from_utf8_lossy(words).into_owned());
+            assert_eq!(told, expected, "{why}");
         }
     });
 }

@@ -580,8 +580,8 @@ fn fault_07_claims_of_elements_without_size_are_refused() {
             ("2^64 - 1 units", units, claim(u64::MAX)),
             ("4 TiB of values", weightless, claim(MANY)),
             ("1 GiB of values", weightless, claim(1 << 20)),
-            ("lists of 2^32 - 1", unit_lists, lists(60, MANY)),
-            ("lists that are too many together", unit_lists, lists(60, 2000)),
+            ("lists of 2^32 - 1", unit_lists, lists(33, MANY)),
+            ("lists that are too many together", unit_lists, lists(33, 4000)),
             ("one list of many", unit_lists, lists(1, MANY)),
         ];
         for (case, call, bytes) in cases {
@@ -594,7 +594,7 @@ fn fault_07_claims_of_elements_without_size_are_refused() {
         let bridge = start();
         assert_corrupt(&bridge, bridge.unit_set(([claim(MANY), vec![0; 8]].concat(), FOR_EVER)), "a set");
         assert_eq!(start().units((claim(65_536), FOR_EVER)).map(|units| units.len()), Ok(65_536));
-        assert_eq!(start().unit_lists((lists(60, 1000), FOR_EVER)).map(|lists| lists.concat().len()), Ok(60_000));
+        assert_eq!(start().unit_lists((lists(33, 1800), FOR_EVER)).map(|lists| lists.concat().len()), Ok(59_400));
         assert_eq!(start().honest_units(65_536).map(|units| units.len()), Ok(65_536));
     });
 }

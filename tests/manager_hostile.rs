@@ -660,8 +660,8 @@ fn claimed_nothings(manager: &Manager, raw: &Raw) {
     assert_eq!(nothings.again(raw, &claim(MANY)), REFUSED);
     assert_eq!(nothings.again(raw, &claim(70_000)), REFUSED);
     // Lists side by side, each pointing to where the first begins, and the list of them.
-    let inner = (0..60u64).map(|at| [(16 * at).wrapping_neg(), MANY]);
-    let outer = inner.chain([[960u64.wrapping_neg(), 60]]).flatten().flat_map(u64::to_le_bytes).collect::<Vec<_>>();
+    let inner = (0..33u64).map(|at| [(16 * at).wrapping_neg(), MANY]);
+    let outer = inner.chain([[528u64.wrapping_neg(), 33]]).flatten().flat_map(u64::to_le_bytes).collect::<Vec<_>>();
     assert_eq!(lists.again(raw, &outer), REFUSED);
     assert_eq!(lists.again(raw, &claim(MANY)), REFUSED);
 }

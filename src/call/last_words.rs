@@ -220,7 +220,7 @@ fn write_behind(place: &LastWords, start: usize, state: u64, pieces: &[&[u8]]) {
         word |= u64::from(byte) << (8 * (len % 8));
         len += 1;
         place.text[(len - 1) / 8].store(word, Relaxed);
-        if len % 8 == 0 {
+        if len.is_multiple_of(8) {
             word = 0;
         }
     }
