@@ -5,7 +5,7 @@ use callgate::{Bridge, Builder, bridge};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, User, chdir, setgid, setsid, setuid};
+use nix::unistd::{Gid, Uid, User, chdir, setgid, setuid};
 use rustix::process::{getpriority_process, setpriority_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::collections::BTreeSet;
@@ -64,12 +64,6 @@ const ATTRIBUTES: &[Attribute] = &[
         possible: || priority() < 19,
     },
     Attribute { name: "processors", change: use_one_processor, read: processors, possible: || processors() != "1" },
-    Attribute {
-        name: "session",
-        change: || _ = setsid().expect("setsid"),
-        read: || format!("{:?}", nix::unistd::getsid(None)),
-        possible: always,
-    },
     Attribute {
         name: "thread's name",
         change: || rustix::thread::set_name(c"renamed").expect("set_name"),
@@ -282,7 +276,6 @@ fn listings_show_the_name() {
             (Guest::bridge().name("exactly 15 char"), "exactly 15 char"),
             (Guest::bridge().name("more than 15 characters"), "more than 15 ch"),
             (Guest::bridge().name("a".repeat(100_000)), "aaaaaaaaaaaaaaa"),
-            (Guest::bridge().name("nul\0nul"), "nulnul"),
             (Guest::bridge().name(""), ""),
         ];
         let own = std::fs::read_to_string("/proc/self/comm").expect("a name");

@@ -119,12 +119,17 @@ pub(super) struct Running {
 
 /// A caller that is to be told where a callback is, when its pair with the owner is ready.
 struct Resolving {
+    /// [`NO_PAIR`] if the owner has closed its end of it: it may be about to end.
     pair: u64,
     caller: MemberId,
+    owner: MemberId,
     seq: u64,
     to: Resolution,
     until: Instant,
 }
+
+/// No pair has this number.
+const NO_PAIR: u64 = u64::MAX;
 
 /// The keys of the descriptors that are waited for: a number, and what of it.
 const WAKER: u64 = 0;
@@ -425,6 +430,8 @@ impl Running {
         self.census.member_gone(id);
         self.resolving.retain(|resolving| resolving.caller != id);
         self.pairs.of(id).into_iter().for_each(|pair| self.end_pair(pair));
+        let never: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.owner == id).collect();
+        never.into_iter().for_each(|resolving| self.never_ready(resolving));
         let told = self.locks.member_gone(id);
         self.tell_all(told);
         self.keep_or_drop(id, member.identity, member.process);
@@ -688,7 +695,7 @@ impl Running {
                     }
                     Ok(pair) => {
                         let to = Resolution::At { pair, number, signature, owner: owner_pid };
-                        return self.resolve_later(caller, seq, pair, to);
+                        return self.resolve_later((caller, owner), seq, pair, to);
                     }
                     Err(error) => {
                         let why = format!("the hub cannot introduce this process to process {owner_pid}: {error}");
@@ -701,13 +708,13 @@ impl Running {
     }
 
     /// Answers when the two can talk.
-    fn resolve_later(&mut self, caller: MemberId, seq: u64, pair: u64, to: Resolution) {
+    fn resolve_later(&mut self, (caller, owner): (MemberId, MemberId), seq: u64, pair: u64, to: Resolution) {
         if self.resolving.iter().filter(|resolving| resolving.caller == caller).count() >= MAX_RESOLVING {
             let why = format!("this process waits for {MAX_RESOLVING} callbacks to be found, and may for no more");
             return self.tell(caller, FromHub::Refused { seq, why });
         }
         let until = Instant::now() + READY_PATIENCE;
-        self.resolving.push(Resolving { pair, caller, seq, to, until });
+        self.resolving.push(Resolving { pair, caller, owner, seq, to, until });
     }
 
     fn sealed(&mut self, unsealed: Unsealed, is_sealed: bool) {
@@ -839,11 +846,17 @@ impl Running {
         }
         self.pairs.end(pair);
         let never: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == pair).collect();
-        for Resolving { caller, seq, to, .. } in never {
-            let owner = if let Resolution::At { owner, .. } = to { owner } else { 0 };
-            let why = format!("process {owner} has not taken part in the introduction of this process to it");
-            self.tell(caller, FromHub::Refused { seq, why });
+        never.into_iter().for_each(|resolving| self.never_ready(resolving));
+    }
+
+    /// A caller is told that its pair with the owner does not come to be. What a process has registered goes with it.
+    fn never_ready(&mut self, Resolving { caller, owner, seq, to, .. }: Resolving) {
+        if !self.connections.contains_key(&owner) {
+            return self.tell(caller, FromHub::Resolved { seq, to: Resolution::None });
         }
+        let owner = if let Resolution::At { owner, .. } = to { owner } else { 0 };
+        let why = format!("process {owner} has not taken part in the introduction of this process to it");
+        self.tell(caller, FromHub::Refused { seq, why });
     }
 
     /// One side of a pair wants memory, gives some back, or has closed its control socket.
@@ -854,7 +867,12 @@ impl Running {
             match self.pairs.hear(pair, side, &mut connection.credit) {
                 Heard::More | Heard::Ready => self.charge_other(pair, side),
                 Heard::Nothing => return,
-                Heard::End => return self.end_pair(pair),
+                Heard::End => {
+                    let resolving = self.resolving.iter_mut().filter(|resolving| resolving.pair == pair);
+                    // Whether it is about to end itself is known soon.
+                    resolving.filter(|_| side == Side::Owner).for_each(|resolving| resolving.pair = NO_PAIR);
+                    return self.end_pair(pair);
+                }
                 Heard::TooMuch => {
                     if let Some(control) = self.pairs.control(pair, side) {
                         self.poll.remove(control);
