@@ -281,8 +281,8 @@ fn max_payload_is_at_least_what_a_slot_holds() {
 /// Payloads of `max` bytes pass in both directions, longer ones in neither.
 #[track_caller]
 fn has_limit(mirror: &Bridge<Mirror>, max: u64) {
-    // The archive of n bytes: themselves, the next multiple of 4, and 8 bytes that say where and how many they are.
-    let fits = max / 4 * 4 - 8;
+    // The archive of n bytes: themselves, the next multiple of 8, and 16 bytes that say where and how many they are.
+    let fits = max / 8 * 8 - 16;
     let bytes = vec![7; fits as usize];
     for _ in 0..3 {
         assert_eq!(mirror.len(&bytes), Ok(fits), "a request of {max} bytes");
@@ -302,7 +302,7 @@ fn refused<R: std::fmt::Debug>(result: Result<R, CallError>, payload: Payload, (
     match result {
         Err(CallError::TooLarge { what, len, max, .. }) => {
             assert_eq!((what, max), (payload, limit), "{text}");
-            assert!(len > max && len >= at_least && len < at_least + 16, "{text}: {at_least} bytes");
+            assert!(len > max && len >= at_least && len < at_least + 24, "{text}: {at_least} bytes");
             assert!(text.contains(&format!("its {what} is {len} bytes or more, and the limit is {max}")), "{text}");
         }
         Err(other) => panic!("a {payload} of {at_least} bytes or more, limit {limit}: {other}"),
