@@ -19,9 +19,12 @@ struct Bounds {
     low: usize,
     /// The other end.
     high: usize,
-    /// Whether the limit of the process applies: the kernel looks at that limit whenever the stack grows.
+    /// Whether the limit of the process applies, which may be lowered: the kernel looks at it whenever the stack grows.
     is_limited: bool,
 }
+
+/// No more than this is counted on where the limit may be lowered: to ask for the limit each time would be a system call for each call.
+const MOST_OF_MAIN: usize = 1 << 20;
 
 /// What is taken to be left of a stack that is not the thread's (a coroutine's, say): so little that nothing large is done there.
 const UNKNOWN: usize = 22 << 10;
@@ -35,14 +38,12 @@ thread_local! {
 #[inline(never)]
 pub(crate) fn left() -> usize {
     let bounds = BOUNDS.get().unwrap_or_else(ask_slow);
-    let mut low = bounds.low;
-    if bounds.is_limited
-        && let Some(limit) = stack_limit()
-    {
-        low = low.max(bounds.high.saturating_sub(limit));
-    }
     let here = here();
-    if here > bounds.high || here < bounds.low { UNKNOWN } else { here.saturating_sub(low) }
+    if here > bounds.high || here < bounds.low {
+        return UNKNOWN;
+    }
+    let left = here - bounds.low;
+    if bounds.is_limited { left.min(MOST_OF_MAIN) } else { left }
 }
 
 /// An address in the frame of this function.
