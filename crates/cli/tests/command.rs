@@ -245,10 +245,10 @@ fn soak_says_what_both_processes_keep() {
 
 #[test]
 fn chaos_says_what_callers_were_told() {
-    let output = callgate(120, &["chaos", "--kills", "30", "--threads", "3", "--seed", "4"]);
+    let output = callgate(120, &["chaos", "--kills", "200", "--threads", "3", "--seed", "4"]);
     succeeded(&output);
     let text = stdout(&output);
-    assert!(text.starts_with("30 kills under 3 calling threads, seed 4\n"), "{text}");
+    assert!(text.starts_with("200 kills under 3 calling threads, seed 4\n"), "{text}");
     for words in ["children killed", "calls: answered", "leaks                                                0\n"] {
         assert!(text.contains(words), "{words} is not in\n{text}");
     }
