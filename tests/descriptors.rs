@@ -301,9 +301,13 @@ fn fault_32_nor_is_any_of_a_managers_a_standard_one() {
             other.connect(patience).map_err(|error| error.to_string())?;
             let text = "a payload of its own memory".repeat(10_000);
             let len = other.call_as::<i64>("len", (text,)).map_err(|error| error.to_string())?;
-            Ok::<_, String>((len, (0..=2).filter(|&number| is_open(number)).collect::<Vec<_>>()))
+            // The hub's thread may be about to open something, and keep the three taken for that moment.
+            let is_own =
+                |&number: &u32| is_open(number as i32) && descriptor(std::process::id(), number) != "/dev/null";
+            let freed = eventually(10, "the three are free", || !(0..=2).any(is_open));
+            Ok::<_, String>((len, (0..=2).filter(is_own).collect::<Vec<_>>(), freed))
         });
-        assert_eq!(found, Ok((Some(270_000), vec![])));
+        assert_eq!(found, Ok((Some(270_000), vec![], true)));
     });
 }
 

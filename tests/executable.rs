@@ -375,7 +375,7 @@ const FATES: &[(&str, Change)] = &[
 /// A new copy of this program, and how it is to find itself.
 fn copy(dir: &TempDir) -> PathBuf {
     let copy = dir.path().join("program");
-    fs::copy(env::current_exe().expect("a path"), &copy).expect("a copy");
+    support::copy_program(&copy);
     copy
 }
 

@@ -7,9 +7,11 @@ mod support;
 
 use callgate::{Bridge, CallError, Exit, Output, TerminalSignals, bridge};
 use nix::pty::openpty;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
-use nix::unistd::{Pid, Uid, getpgid, getsid};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, Uid, fork, getpgid, getsid};
 use rustix::process::set_parent_process_death_signal;
 use std::fs::File;
 use std::hint::black_box;
@@ -219,6 +221,52 @@ fn fault_16_child_lives_on_when_the_thread_that_started_it_exits() {
             assert!(counter.is_alive(), "round {round}");
             assert_eq!(counter.add(1), Ok(2), "round {round}");
         }
+    });
+}
+
+// ---- pid namespaces ------------------------------------------------------------------------------------------------
+
+/// Has `command` be the first process of a pid namespace of its own, in a session and a group that lie outside, and so have the number 0 there: as
+/// in a container. `false` where this process may make no such namespace.
+fn put_into_pid_namespace(command: &mut Command) -> bool {
+    let may = Command::new("unshare").args(["--user", "--pid", "--fork", "true"]).status();
+    if !may.is_ok_and(|status| status.success()) {
+        return false;
+    }
+    let enter = || {
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID)?;
+        // SAFETY: between fork and exec there is one thread, and what follows only makes system calls.
+        let ForkResult::Parent { child } = unsafe { fork() }? else { return Ok(()) };
+        let passed = matches!(waitpid(child, None), Ok(WaitStatus::Exited(_, 0)));
+        // SAFETY: ends the process at once; this one has run none of the program that is to be executed.
+        unsafe { nix::libc::_exit(i32::from(!passed)) }
+    };
+    // SAFETY: `enter` makes system calls alone.
+    unsafe { command.pre_exec(enter) };
+    true
+}
+
+#[test]
+fn helper_in_a_pid_namespace() {
+    let Some(_) = role() else { return };
+    assert_eq!((std::process::id(), getsid(None).expect("a session").as_raw()), (1, 0));
+    let counter = Counter::bridge().start().expect("the bridge starts");
+    assert_eq!(counter.add(2), Ok(2));
+    assert_eq!(Counter::bridge().signals(TerminalSignals::Shared).start().expect("a start").add(3), Ok(3));
+    say("done", "");
+}
+
+#[test]
+fn fault_34_a_program_whose_session_lies_outside_of_its_pid_namespace_has_children() {
+    within(PATIENCE, "a pid namespace", || {
+        let mut command = support::helper("helper_in_a_pid_namespace", "first");
+        if !put_into_pid_namespace(&mut command) {
+            eprintln!("left out: this process may make no pid namespace");
+            return;
+        }
+        let mut first = Helper::of(&mut command).expect("the helper starts");
+        first.hear("done");
+        assert!(first.wait().expect("its end").success());
     });
 }
 

@@ -35,7 +35,7 @@ const ROLE: &str = "attack";
 /// A copy of this program that runs as root whoever executes it.
 fn setuid_copy(dir: &TempDir) -> String {
     let copy = dir.file("setuid-copy");
-    std::fs::copy(std::env::current_exe().expect("a path"), &copy).expect("a copy");
+    support::copy_program(&copy);
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("may be entered");
     std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o4755)).expect("may be executed");
     copy
@@ -54,7 +54,7 @@ fn a_setuid_program_is_no_child_of_an_ordinary_users_process() {
         }
         let copy = setuid_copy(&dir);
         let plain = dir.file("plain-copy");
-        std::fs::copy(&copy, &plain).expect("a copy");
+        support::copy_program(&plain);
         std::fs::set_permissions(&plain, PermissionsExt::from_mode(0o755)).expect("may be executed");
         let output = support::helper("attacker", ROLE)
             .env("CALLGATE_TEST_COPY", &copy)

@@ -191,7 +191,7 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
         ),
         (
             Guest::bridge().executable(env::current_exe().expect("a path")),
-            "child *: its main calls callgate::init(), and a separate executable needs callgate::serve()",
+            "child *: its main begins with #[callgate::main] or callgate::init(), and a separate executable needs callgate::serve()",
         ),
         (
             fake("answer 7 0"),

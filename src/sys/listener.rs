@@ -140,15 +140,14 @@ pub(crate) struct Peer {
 
 /// The process at the other end of `socket`.
 pub(crate) fn peer(socket: impl AsFd) -> io::Result<Peer> {
-    // Not through rustix, where a process number cannot be 0.
-    let peer = option(socket, libc::SO_PEERCRED, libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX })?;
+    let peer = socket::credentials(socket)?;
     Ok(Peer { pid: u32::try_from(peer.pid).unwrap_or(0), uid: peer.uid })
 }
 
 /// That process by descriptor. Before Linux 6.5 by its number, which since then may have come to mean another process if the one that
 /// connected is gone.
 pub(crate) fn peer_process(socket: impl AsFd) -> io::Result<Pidfd> {
-    match apart(|| option::<libc::c_int>(&socket, libc::SO_PEERPIDFD, -1)) {
+    match apart(|| socket::option::<libc::c_int>(&socket, libc::SO_PEERPIDFD, -1)) {
         Ok(number) if number >= 0 => {
             // SAFETY: the kernel has just opened it for the caller of `getsockopt`, which is this function alone.
             Ok(Pidfd::of(unsafe { OwnedFd::from_raw_fd(number) }))
@@ -156,20 +155,6 @@ pub(crate) fn peer_process(socket: impl AsFd) -> io::Result<Pidfd> {
         Err(error) if error.raw_os_error() != Some(libc::ENOPROTOOPT) => Err(error),
         _ => Pidfd::open(peer(socket)?.pid)?.ok_or_else(|| Errno::SRCH.into()),
     }
-}
-
-/// Types of which any bytes are a value, as the kernel writes them.
-trait Plain: Copy {}
-impl Plain for libc::c_int {}
-impl Plain for libc::ucred {}
-
-/// An option of the socket; `value` is what it is before the kernel writes it.
-fn option<T: Plain>(socket: impl AsFd, option: libc::c_int, mut value: T) -> io::Result<T> {
-    let mut len = size_of::<T>() as libc::socklen_t;
-    let (number, to) = (socket.as_fd().as_raw_fd(), (&raw mut value).cast());
-    // SAFETY: a live descriptor, and room for as many bytes as `len` says, of a type of which any bytes are a value.
-    let failed = unsafe { libc::getsockopt(number, libc::SOL_SOCKET, option, to, &raw mut len) } != 0;
-    if failed { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
 #[cfg(all(test, not(loom)))]

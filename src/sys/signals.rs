@@ -4,7 +4,8 @@
 
 use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, Signal};
-use rustix::process::{Pid, getpgrp, getpid, getppid, setpgid, setsid};
+use nix::unistd::{getpgid, getpgrp, getpid, getppid, getsid};
+use rustix::process::{Pid, setpgid, setsid};
 use std::io;
 use std::ptr;
 
@@ -33,6 +34,7 @@ const OF_TERMINALS: [Signal; 7] = [
 /// Begins a session of its own, without a terminal, if this process has been started with a process group of its own: that keeps a terminal's
 /// signals away from the first instruction on, but not SIGTTOU, which would stop it when it prints. Blocks signals; [`unblock`] them later.
 ///
+/// The numbers come from nix: those of a leader outside of the pid namespace are 0, which rustix takes for impossible.
 /// Who leads a group cannot begin a session, so it goes back into its parent's group for a moment; what that is sent then, it forgets.
 pub(crate) fn leave_terminal() {
     if getpgrp() != getpid() {
@@ -40,7 +42,7 @@ pub(crate) fn leave_terminal() {
     }
     block();
     let Some(group) = parents_group() else { return };
-    let leads_session = rustix::process::getsid(None).is_ok_and(|session| session == getpid());
+    let leads_session = getsid(None) == Ok(getpid());
     if leads_session || setpgid(None, Some(group)).is_err() {
         return;
     }
@@ -50,10 +52,10 @@ pub(crate) fn leave_terminal() {
     take_pending(&SigSet::from_iter(OF_TERMINALS));
 }
 
-/// The process group of the parent; `None` if the parent is gone, or in another pid namespace, where its group has no number.
+/// The process group of the parent; `None` if that lies outside of this process's pid namespace, where it has no number.
 fn parents_group() -> Option<Pid> {
-    let parent = nix::unistd::Pid::from_raw(Pid::as_raw(getppid()));
-    let group = nix::unistd::getpgid(Some(parent)).ok()?;
+    let parent = Some(getppid()).filter(|parent| parent.as_raw() != 0)?;
+    let group = getpgid(Some(parent)).ok()?;
     Pid::from_raw(group.as_raw())
 }
 

@@ -26,8 +26,27 @@ pub(crate) fn inode(descriptor: impl AsFd) -> Option<u64> {
 
 /// The effective user and group of the process that made this pair of sockets, as the kernel recorded them then.
 pub(crate) fn maker(socket: impl AsFd) -> io::Result<(u32, u32)> {
-    let maker = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok((maker.uid.as_raw(), maker.gid.as_raw()))
+    credentials(socket).map(|maker| (maker.uid, maker.gid))
+}
+
+/// The process at the other end of `socket`, its effective user and group, as the kernel recorded them when it listened, connected or made the
+/// pair. Not through rustix: a process outside of this one's pid namespace has the number 0, which is no value of rustix's `Pid`.
+pub(super) fn credentials(socket: impl AsFd) -> io::Result<libc::ucred> {
+    option(socket, libc::SO_PEERCRED, libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX })
+}
+
+/// Types of which any bytes are a value, as the kernel writes them.
+pub(super) trait Plain: Copy {}
+impl Plain for libc::c_int {}
+impl Plain for libc::ucred {}
+
+/// An option of the socket; `value` is what it is before the kernel writes it.
+pub(super) fn option<T: Plain>(socket: impl AsFd, option: libc::c_int, mut value: T) -> io::Result<T> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    let (number, to) = (socket.as_fd().as_raw_fd(), (&raw mut value).cast());
+    // SAFETY: a live descriptor, and room for as many bytes as `len` says, of a type of which any bytes are a value.
+    let failed = unsafe { libc::getsockopt(number, libc::SOL_SOCKET, option, to, &raw mut len) } != 0;
+    if failed { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
 /// Since Linux 6.16: whether descriptors can be sent to this end.

@@ -135,12 +135,14 @@ mod late_multi {
     }
 }
 
-/// Late, but nothing is there yet that would go on.
+/// Late, but nothing is there yet that would go on: a runtime without a reactor. (`#[tokio::main]` makes one with a reactor wherever a crate of
+/// the build asks tokio for one.)
 mod late_current {
-    #[tokio::main(flavor = "current_thread")]
-    pub(super) async fn main() -> super::Result {
-        callgate::init();
-        super::start_all()
+    pub(super) fn main() -> super::Result {
+        tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+            callgate::init();
+            super::start_all()
+        })
     }
 }
 

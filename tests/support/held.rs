@@ -21,16 +21,12 @@ pub(crate) fn alone(test: &str, secs: u64, body: impl FnOnce()) {
 }
 
 /// The same, of a `body` that leaves nothing: no descriptor, mapping, thread, child, zombie or shared memory, beyond what `first`, the
-/// first start of a bridge, leaves for good.
+/// first start of a bridge, leaves for good (and that is the watcher alone).
 pub(crate) fn leaving_nothing(test: &str, secs: u64, first: impl FnOnce(), body: impl FnOnce()) {
     alone(test, secs, || {
+        let held = Held::now().with_watcher();
         first();
-        // The first bridge goes a little later than its drop.
-        assert!(support::eventually(10, "the first bridge is gone", || {
-            let held = Held::now();
-            held.mappings == 0 && held.children.is_empty() && !held.descriptors.contains(&"anon_inode:[pidfd]".into())
-        }));
-        let held = Held::now();
+        held.again("the first bridge");
         body();
         held.again(test);
     });

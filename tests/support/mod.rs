@@ -208,6 +208,14 @@ impl Drop for Helper {
     }
 }
 
+/// Copies this test binary to `copy`, to be executed. Through another process: a child of this one could have been forked while this one wrote
+/// the copy, and the kernel executes nothing that somebody has open to write.
+pub(crate) fn copy_program(copy: impl AsRef<Path>) {
+    let own = std::env::current_exe().expect("the test binary has a path");
+    let copied = Command::new("cp").arg(own).arg(copy.as_ref()).status().expect("cp runs");
+    assert!(copied.success(), "cp ended with {copied}");
+}
+
 // ---- files ---------------------------------------------------------------------------------------------------------
 
 /// A new directory, removed with all it holds when dropped.

@@ -324,9 +324,11 @@ fn what_cannot_be_written_is_said_before_anything_is_measured() {
 #[test]
 fn without_the_program_to_compare_with_it_says_where_it_looked() {
     let folder = tempfile::tempdir().expect("a folder");
-    // A copy of the command, so that nothing lies beside it.
+    // A copy of the command, so that nothing lies beside it. Made by another process: were it open to write here, a child of another test
+    // could be forked just then, and the kernel executes nothing that somebody has open to write.
     let copy = folder.path().join("callgate");
-    fs::copy(env!("CARGO_BIN_EXE_callgate"), &copy).expect("a copy");
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_callgate")).arg(&copy).status().expect("cp runs");
+    assert!(copied.success());
     let mut command = Command::new(&copy);
     command.args(["bench", "--compare"]).current_dir(folder.path()).env("CALLGATE_COMPARE", "/nonexistent/compare");
     let output = command.output().expect("the command runs");

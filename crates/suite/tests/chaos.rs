@@ -31,6 +31,7 @@ fn callers_of_children_that_are_killed_are_told_the_truth() {
 
         let tally = Chaos { restart: true, ..chaos }.run(&mut |_| {}).expect("no hang");
         tally.verdict().expect("nothing wrong and nothing left");
-        assert!(tally.kills == 300 && tally.restarts > 100, "{tally:?}");
+        // Most kills come before the child before has been replaced.
+        assert!(tally.kills == 300 && tally.restarts > 30, "{tally:?}");
     });
 }
