@@ -445,7 +445,7 @@ impl Spill for BlockSpill<'_> {
     fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
         let home = self.room.home;
         if self.carried.block.is_none() {
-            self.until = self.room.until.until();
+            self.until = self.room.patience.until();
         }
         let loan = self.room.find(&mut |stock, source| stock.allocate_more(written, need, source));
         let loan = loan.map_err(|why| self.failed = Some(why)).ok()?;
@@ -841,11 +841,15 @@ impl WorkerLanes {
     #[inline(always)]
     fn find(&self) -> Option<usize> {
         let in_use = self.worker.lanes_in_use.load(Relaxed) as usize;
-        if in_use > self.lanes.len() {
-            return self.find_last();
+        let Some(lanes) = self.lanes.get(..in_use) else { return self.find_last() };
+        let mut place = self.last;
+        for _ in lanes {
+            place = if place + 1 < lanes.len() { place + 1 } else { 0 };
+            if lanes[place].is_ready() {
+                return Some(place);
+            }
         }
-        let from = self.last + 1;
-        (from..in_use).chain(0..from.min(in_use)).find(|&place| self.lanes[place].is_ready())
+        None
     }
 
     /// A lane with a request, the first lane last: the request to stop comes there. If there is none, the end has come.
@@ -1046,7 +1050,7 @@ mod nowhere {
 
     /// Memory for frames that fit any slot.
     pub(super) fn nowhere() -> &'static Room<'static> {
-        const { &Room { home: &Nowhere, wait: None, until: &crate::stock::NEVER } }
+        const { &Room { home: &Nowhere, patience: &crate::stock::NEVER } }
     }
 
     struct Nowhere;

@@ -251,23 +251,42 @@ impl dyn Home + '_ {
 /// Where a frame finds memory.
 pub(crate) struct Room<'a> {
     pub(crate) home: &'a dyn Home,
-    /// How long it may wait for memory; `None` = not at all.
-    pub(crate) wait: Option<&'a Deadline>,
-    /// Until when the frame is wanted.
-    pub(crate) until: &'a dyn Until,
+    pub(crate) patience: &'a dyn Patience,
 }
 
-/// Who knows until when something is wanted. Asked only for frames that take their time.
-pub(crate) trait Until {
+/// How long a frame is waited for. Asked only for frames that take their time.
+pub(crate) trait Patience {
+    /// Until when the frame is wanted.
     fn until(&self) -> Deadline;
+
+    /// Until when it may wait for memory: not at all.
+    fn memory(&self) -> Deadline {
+        Deadline::now()
+    }
 }
 
 /// What is wanted whenever it comes.
 pub(crate) const NEVER: Deadline = Deadline::NEVER;
 
-impl Until for Deadline {
+impl Patience for Deadline {
     fn until(&self) -> Deadline {
         *self
+    }
+}
+
+/// With a deadline of its own for memory.
+pub(crate) struct Waiting<'a> {
+    pub(crate) patience: &'a dyn Patience,
+    pub(crate) memory: Deadline,
+}
+
+impl Patience for Waiting<'_> {
+    fn until(&self) -> Deadline {
+        self.patience.until()
+    }
+
+    fn memory(&self) -> Deadline {
+        self.memory
     }
 }
 
@@ -277,6 +296,6 @@ impl Room<'_> {
         &self,
         allocate: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
     ) -> Result<Loan, NoMemory> {
-        self.home.find(self.wait.copied().unwrap_or_else(Deadline::now), allocate)
+        self.home.find(self.patience.memory(), allocate)
     }
 }

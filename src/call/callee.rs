@@ -286,7 +286,7 @@ impl<H: Host, A: Asker> Worker<H, A> {
             Place::Block(block) => Some(self.asker.block(block)?),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let room = &Room { home: self.asker.home(), wait: None, until: &NEVER };
+        let room = &Room { home: self.asker.home(), patience: &NEVER };
         let came_home = room.home.welcome(call);
         if came_home.is_some() {
             nest::enter(call, slot.chain());
@@ -297,16 +297,19 @@ impl<H: Host, A: Asker> Worker<H, A> {
         if let Err(fault) = result {
             reply_fault(&mut exchange, &fault);
         }
-        if exchange.replied.is_none() {
-            if kind == Kind::Stop {
+        let reply = match exchange.replied {
+            Some(reply) => reply,
+            None if kind == Kind::Stop => {
                 // Nothing of it has been carried out: it comes again when every other request has been answered.
                 room.home.forget(came_home);
                 self.lanes.end_soon();
                 return Ok(None);
             }
-            exchange.refuse("its dispatch gave no reply");
-        }
-        let reply = exchange.replied.unwrap_or(Kind::Refused);
+            None => {
+                exchange.refuse("its dispatch gave no reply");
+                Kind::Refused
+            }
+        };
         if came_home.is_some() {
             nest::leave();
         }

@@ -18,7 +18,7 @@ use crate::layout::CallerLine;
 use crate::life::Cause;
 use crate::reading::{Refusal, TOO_MANY, last_refusal};
 use crate::segment::{Placed, Segment};
-use crate::stock::{Home, Room, Until};
+use crate::stock::{Home, Patience, Room, Waiting};
 use crate::sync::Ordering::Relaxed;
 use crate::sys::image::Image;
 use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
@@ -82,7 +82,7 @@ pub(crate) struct Ticket {
 }
 
 /// The time that its request may be written in. A call that has not looked at the clock yet has begun just now.
-impl Until for Ticket {
+impl Patience for Ticket {
     fn until(&self) -> Deadline {
         if self.deadline.instant().is_some() { self.deadline } else { Deadline::after(self.timeout) }
     }
@@ -347,9 +347,7 @@ impl Caller {
             return Err(self.in_fork_slow(&untimed));
         }
         // Who need not wait for a lane looks at the clock when the peer has begun to work.
-        let number = nest::thread_number();
-        if number == nest::plain(number)
-            && let Some(mut lane) = self.lanes[self.lane_of(number)].try_lock()
+        if let Some(mut lane) = self.lanes.get(nest::own_lane()).and_then(|lane| lane.try_lock())
             && lane.is_idle()
             && lane.is_in_use()
         {
@@ -689,7 +687,7 @@ impl Caller {
         }
         let Some(sending) = args.as_ref() else { return Err(self.spent_slow(ticket)) };
         let position = lane.position();
-        let room = &Room { home: &*self.home, wait: None, until: ticket };
+        let room = &Room { home: &*self.home, patience: ticket };
         let mut written = lane.write(sending, room);
         if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) = written {
             let wait = if then == Args::SpendAtOnce { Deadline::now() } else { ticket.deadline };
@@ -720,7 +718,7 @@ impl Caller {
         wait: Deadline,
     ) -> Result<usize, SendError> {
         self.take_late_replies();
-        lane.write(args, &Room { wait: Some(&wait), ..*room })
+        lane.write(args, &Room { patience: &Waiting { patience: room.patience, memory: wait }, ..*room })
     }
 
     /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.
@@ -887,24 +885,15 @@ impl Caller {
     /// else the one it had before as soon as it is free.
     #[inline]
     fn claim(&self, call: u64, ticket: &Ticket) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
-        let number = nest::thread_number();
-        if number < self.lanes.len()
-            && let Some(lane) = self.lanes[number].try_lock()
-        {
-            return Ok((lane, call));
+        match self.lanes.get(nest::own_lane()).and_then(|lane| lane.try_lock()) {
+            Some(lane) => Ok((lane, call)),
+            None => self.claim_slow(call, ticket),
         }
-        self.claim_slow(number, call, ticket)
     }
 
-    /// The lane that a thread with this number prefers.
-    #[inline(always)]
-    fn lane_of(&self, number: usize) -> usize {
-        let lanes = self.lanes.len();
-        if number < lanes { number } else { nest::plain(number) % lanes }
-    }
-
+    /// The lane that this thread looks at first.
     fn preferred_lane(&self) -> usize {
-        self.lane_of(nest::thread_number())
+        nest::plain(nest::thread_number()) % self.lanes.len()
     }
 
     /// Every lane, this one first.
@@ -914,13 +903,8 @@ impl Caller {
     }
 
     #[inline(never)]
-    fn claim_slow(
-        &self,
-        number: usize,
-        call: u64,
-        ticket: &Ticket,
-    ) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
-        let Some(at) = nest::current() else { return Ok((self.claim_any(self.lane_of(number), ticket)?, call)) };
+    fn claim_slow(&self, call: u64, ticket: &Ticket) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
+        let Some(at) = nest::current() else { return Ok((self.claim_any(self.preferred_lane(), ticket)?, call)) };
         self.may_nest(at, ticket)?;
         let mut lane = self.claim_idle(ticket)?;
         if !lane.may_nest(at.chain) {

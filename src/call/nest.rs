@@ -21,6 +21,9 @@ const SHIFT: u32 = 56;
 /// Of the number of a thread that is within a call: so it is that of no lane, which is all that calls look at that are not nested.
 const WITHIN: usize = 1 << 62;
 
+/// Of a thread that has made no call yet; that of no lane, either.
+const UNNUMBERED: usize = usize::MAX;
+
 /// What calls carry that this thread makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct At {
@@ -32,21 +35,25 @@ pub(super) struct At {
 const OUTSIDE: At = At { depth: 0, chain: 0 };
 
 thread_local! {
-    static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
+    static NUMBER: Cell<usize> = const { Cell::new(UNNUMBERED) };
     static AT: Cell<At> = const { Cell::new(OUTSIDE) };
     /// The same within a call that is not nested.
     static FIRST: Cell<At> = const { Cell::new(OUTSIDE) };
 }
 
+/// The lane that is the calling thread's own, if there are so many: not if it is within a call, nor before its first.
+#[inline(always)]
+pub(super) fn own_lane() -> usize {
+    NUMBER.get()
+}
+
 /// A number for the calling thread, counted from 0 in the order of first calls; beyond every lane's if it is within a call.
-#[inline]
 pub(super) fn thread_number() -> usize {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    NUMBER.get().unwrap_or_else(|| {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed) as usize;
-        NUMBER.set(Some(number));
-        number
-    })
+    if NUMBER.get() == UNNUMBERED {
+        NUMBER.set(NEXT.fetch_add(1, Ordering::Relaxed) as usize);
+    }
+    NUMBER.get()
 }
 
 /// A thread's number without the mark.
@@ -56,7 +63,7 @@ pub(super) fn plain(number: usize) -> usize {
 
 fn mark(is_within: bool) {
     let number = plain(thread_number());
-    NUMBER.set(Some(if is_within { number | WITHIN } else { number }));
+    NUMBER.set(if is_within { number | WITHIN } else { number });
 }
 
 /// Names for the chains that begin at one segment's workers, of which there are fewer than 256: this, and so many more. Not 0.
