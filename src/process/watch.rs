@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::Exit;
-use crate::sys::inotify::{Released, Releases, WatchId};
+use crate::sys::inotify::{Releases, WatchId};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::poll::{PollSet, Waker};
 use crate::sys::toll::{Credit, SPELL};
@@ -453,18 +453,15 @@ impl Watcher {
         }
     }
 
-    /// Tells owners of memory that it is released. What the kernel has lost count of stays on their books until its holders are dead.
+    /// Tells owners of memory that it is released.
     fn tell_released(&mut self) {
-        let mut released = Vec::new();
-        self.releases.iter().for_each(|releases| releases.read(&mut released));
         let mut awaited = AWAITED.lock().unwrap_or_else(PoisonError::into_inner);
-        let owners: Vec<_> = released
-            .into_iter()
-            .filter_map(|released| match released {
-                Released::Object(watch) => awaited.as_mut()?.owners.remove(&watch),
-                Released::Lost => None,
-            })
-            .collect();
+        let mut owners = Vec::new();
+        if let (Some(releases), Some(awaited)) = (&self.releases, awaited.as_mut()) {
+            let mut released = Vec::new();
+            releases.read(awaited.owners.keys().copied(), &mut released);
+            owners.extend(released.iter().filter_map(|watch| awaited.owners.remove(watch)));
+        }
         if awaited.as_ref().is_some_and(|awaited| awaited.owners.is_empty()) {
             self.next_tidying.get_or_insert_with(|| Instant::now() + TIDYING);
         }

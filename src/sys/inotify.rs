@@ -7,6 +7,7 @@
 
 use super::descriptor::apart;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+use std::collections::HashSet;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -17,15 +18,6 @@ pub(crate) struct Releases(OwnedFd);
 
 /// Names an object that is waited for.
 pub(crate) type WatchId = i32;
-
-/// What has been read of what has happened.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Released {
-    /// Nobody has this one any more.
-    Object(WatchId),
-    /// More has happened than the kernel had room to note: some that are gone will never be reported.
-    Lost,
-}
 
 impl Releases {
     /// # Errors
@@ -45,17 +37,28 @@ impl Releases {
         Ok(inotify::add_watch(&self.0, path, WatchFlags::DELETE_SELF)?)
     }
 
-    /// Appends what has happened; never waits.
-    pub(crate) fn read(&self, released: &mut Vec<Released>) {
+    /// Appends those that nobody has any more; never waits. `known` = all that are waited for: where more has happened than the kernel had room
+    /// to note (`fs.inotify.max_queued_events`), those are looked up.
+    pub(crate) fn read(&self, known: impl Iterator<Item = WatchId>, released: &mut Vec<WatchId>) {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(&self.0, &mut buffer);
+        let mut has_lost = false;
         while let Ok(event) = reader.next() {
-            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
-                released.push(Released::Lost);
-            } else if event.events().contains(ReadFlags::DELETE_SELF) {
-                released.push(Released::Object(event.wd()));
+            has_lost |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
+            if event.events().contains(ReadFlags::DELETE_SELF) {
+                released.push(event.wd());
             }
         }
+        if has_lost && let Ok(held) = self.held() {
+            released.extend(known.filter(|watch| !held.contains(watch)));
+        }
+    }
+
+    /// What is watched, as the kernel lists it: what nobody has is not.
+    fn held(&self) -> io::Result<HashSet<WatchId>> {
+        let list = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
+        let numbers = list.lines().filter_map(|line| line.strip_prefix("inotify wd:")?.split(' ').next());
+        Ok(numbers.filter_map(|number| WatchId::from_str_radix(number, 16).ok()).collect())
     }
 }
 
@@ -71,9 +74,9 @@ mod tests {
     use crate::sys::mapping::{Access, Mapping};
     use crate::sys::{memfd, socket};
 
-    fn read(releases: &Releases) -> Vec<Released> {
+    fn read(releases: &Releases) -> Vec<WatchId> {
         let mut released = Vec::new();
-        releases.read(&mut released);
+        releases.read(std::iter::empty(), &mut released);
         released
     }
 
@@ -106,7 +109,23 @@ mod tests {
                 std::thread::sleep(std::time::Duration::from_millis(1));
                 released = read(&releases);
             }
-            assert_eq!(released, [Released::Object(watch)]);
+            assert_eq!(released, [watch]);
         }
+    }
+
+    /// More are let go of at once than the kernel notes.
+    #[test]
+    fn fault_39_none_that_is_gone_is_forgotten_when_the_kernel_loses_count() {
+        let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+        let most: usize = most.trim().parse().unwrap();
+        let releases = Releases::new().unwrap();
+        let object = || memfd::create_sealed("callgate-test", 4096, Access::ReadWrite).unwrap().1;
+        let kept = object();
+        let kept_watch = releases.watch(&kept).unwrap();
+        // Each is good for a note at least, and the last for one that says that some are missing.
+        let gone: HashSet<_> = (0..=most).map(|_| releases.watch(object()).unwrap()).collect();
+        let mut released = Vec::new();
+        releases.read(gone.iter().copied().chain([kept_watch]), &mut released);
+        assert_eq!(released.into_iter().collect::<HashSet<_>>(), gone);
     }
 }

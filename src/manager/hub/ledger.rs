@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::sys::inotify::{Released, Releases, WatchId};
+use crate::sys::inotify::{Releases, WatchId};
 use crate::sys::pidfd::Identity;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -94,10 +94,9 @@ impl Ledger {
     /// Reads which objects nobody has any more. Whether any that was left is one.
     pub(super) fn read(&mut self) -> bool {
         let mut released = Vec::new();
-        self.releases.iter().for_each(|releases| releases.read(&mut released));
+        self.releases.iter().for_each(|releases| releases.read(self.watched.keys().copied(), &mut released));
         let mut is_one = false;
-        for event in released {
-            let Released::Object(watch) = event else { continue };
+        for watch in released {
             if let Some(Some(left)) = self.watched.remove(&watch) {
                 self.settle(left);
                 is_one = true;
