@@ -80,6 +80,12 @@ impl From<&String> for Address {
     }
 }
 
+impl From<String> for Address {
+    fn from(text: String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
 impl From<&Path> for Address {
     fn from(path: &Path) -> Self {
         Self(Kind::Path(std::path::absolute(path).unwrap_or_else(|_| path.into())))
@@ -88,6 +94,12 @@ impl From<&Path> for Address {
 
 impl From<&PathBuf> for Address {
     fn from(path: &PathBuf) -> Self {
+        Self::from(path.as_path())
+    }
+}
+
+impl From<PathBuf> for Address {
+    fn from(path: PathBuf) -> Self {
         Self::from(path.as_path())
     }
 }
