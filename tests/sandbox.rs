@@ -14,7 +14,8 @@ use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 #[path = "support/slow.rs"]
 mod slow;
@@ -1007,6 +1008,43 @@ fn fault_40_a_strict_child_may_have_few_epoll_entries() {
         assert_eq!(inmate.reverse(vec![1; 16 * MIB]).map(|bytes| bytes.len()), Ok(16 * MIB));
         let report = inmate.sandbox_report().expect("a report").to_string();
         assert!(report.contains("RLIMIT_NOFILE"), "{report}");
+    });
+}
+
+/// How long the first large call of a child takes, and its kill.
+fn bystander() -> (Duration, Duration) {
+    let (bridge, begun) = (Inmate::bridge().start().expect("a start"), Instant::now());
+    assert_eq!(bridge.reverse(vec![1; MIB]).map(|bytes| bytes.len()), Ok(MIB));
+    let (first, begun) = (begun.elapsed(), Instant::now());
+    bridge.kill();
+    (first, begun.elapsed())
+}
+
+/// Strict children that make their sockets as slow as they may, and have their parent speak to them, one after the other.
+#[test]
+fn fault_40_others_hardly_notice_what_a_strict_child_makes_slow() {
+    let samples = std::env::var("CALLGATE_TEST_SAMPLES").ok().and_then(|number| number.parse().ok()).unwrap_or(20);
+    within(60 + samples, "fault_40_others_hardly_notice_what_a_strict_child_makes_slow", || {
+        let (mut firsts, mut kills) = (0..samples).map(|_| bystander()).unzip::<_, _, Vec<_>, Vec<_>>();
+        let done = AtomicBool::new(false);
+        let attack = || {
+            let mut asked = 0;
+            while !done.load(Ordering::Relaxed) {
+                let inmate = start(Sandbox::strict());
+                assert!(inmate.burden(1_000_000).expect("a reply") > 1000);
+                asked += (1..8).filter(|times| inmate.reverse(vec![1; times * MIB]).is_ok()).count();
+            }
+            asked
+        };
+        let (mut first, mut kill) = std::thread::scope(|scope| {
+            let attack = scope.spawn(attack);
+            let times = (0..samples).map(|_| bystander()).unzip::<_, _, Vec<_>, Vec<_>>();
+            done.store(true, Ordering::Relaxed);
+            assert!(attack.join().expect("no panic") > 0, "nothing was asked for");
+            times
+        });
+        slow::compare("a first large call", &mut firsts, &mut first);
+        slow::compare("a kill", &mut kills, &mut kill);
     });
 }
 

@@ -18,6 +18,10 @@ use std::any::TypeId;
 use std::fmt::Display;
 
 /// A type whose instances can live behind a [`Bridge`](crate::Bridge). Implemented by `#[bridge]` on the type's impl block.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not bridged",
+    note = "put `#[bridge]` above the impl block that has its constructors; a trait's impl block comes beside it, in the same module"
+)]
 pub trait Service: Sized + 'static {
     /// The type's name, without generics, for messages.
     const NAME: &'static str;

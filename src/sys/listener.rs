@@ -12,7 +12,7 @@ use rustix::net::{
     getsockname, socket_with,
 };
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 /// What a socket is bound to.
