@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::frame::BlockRef;
 use crate::segment::{Block, Span};
@@ -46,11 +47,17 @@ pub(crate) struct Loan {
     to_populate: usize,
 }
 
+/// Between two looks at the clock, the system provides so many bytes: a huge page, where it has such.
+const POPULATED: usize = 2 << 20;
+
 impl Loan {
-    /// Has the system provide what is about to be written, if it is new. Takes its time: to be done without a lock.
-    pub(crate) fn populate(&self) {
-        if self.to_populate > 0 {
-            self.block.populate(self.to_populate);
+    /// Has the system provide what is about to be written, if it is new, or as much of it as there is time for. To be done without a lock.
+    pub(crate) fn populate(&self, until: Deadline) {
+        for from in (0..self.to_populate).step_by(POPULATED) {
+            if until.has_passed() {
+                return;
+            }
+            self.block.populate(from, POPULATED.min(self.to_populate - from));
         }
     }
 

@@ -368,6 +368,12 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// One that a peer has written, as it may be shown.
+    pub(crate) fn shown(self) -> Self {
+        let Self { message, location, backtrace } = self;
+        Self { message: shown(message), location: location.map(shown), backtrace: backtrace.map(shown) }
+    }
+
     fn write(&self, who: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{who} panicked")?;
         if let Some(location) = &self.location {
@@ -454,6 +460,21 @@ impl fmt::Display for Exit {
 pub(crate) fn beginning(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
     &text[..end.unwrap_or(0)]
+}
+
+/// Whether a character is seen where it is shown: it neither moves a terminal's cursor, nor turns the text around, nor hides.
+pub(crate) fn is_visible(char: char) -> bool {
+    !char.is_control()
+        && !matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// The text of a peer, which wants to be shown, without what would do more than be seen. Lines stay lines, and joined letters joined.
+pub(crate) fn shown(text: String) -> String {
+    let is_fine = |char: char| is_visible(char) || matches!(char, '\n' | '\t' | '\u{200d}');
+    if text.chars().all(is_fine) {
+        return text;
+    }
+    text.chars().map(|char| if is_fine(char) { char } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 fn signal_name(number: i32) -> Option<&'static str> {
@@ -735,5 +756,19 @@ mod tests {
             assert!(alternate.contains(part) && alternate.contains('\n'), "{alternate}");
         }
         assert!(format!("{:#?}", died()).contains("pid: 7,"));
+    }
+
+    #[test]
+    fn fault_38_what_a_peer_has_said_is_seen_and_does_nothing() {
+        let fault =
+            Fault { message: "a\u{1b}[2Jb\u{202e}c\u{9b}".into(), location: Some("\r".into()), backtrace: None };
+        let said = Fault {
+            message: "a\u{fffd}[2Jb\u{fffd}c\u{fffd}".into(),
+            location: Some("\u{fffd}".into()),
+            backtrace: None,
+        };
+        assert_eq!(fault.shown(), said);
+        let fine = "two\n\tlines, \u{e4}, \u{1f469}\u{200d}\u{1f467}";
+        assert_eq!(shown(fine.into()), fine);
     }
 }

@@ -9,7 +9,7 @@ use crate::error::NoMemory;
 use crate::intake::Intake;
 use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine, TICKET};
 use crate::lending::{Carried, Ticket};
-use crate::reading::{MAX_DEPTH, Need, Refusal, last_refusal, refuse};
+use crate::reading::{MAX_DEPTH, Need, Refusal, has_memory, last_refusal, refuse};
 use crate::segment::{Block, Span};
 use crate::shared_box::{Kept, Parcel};
 use crate::stock::{Home, Room};
@@ -109,7 +109,8 @@ impl Beyond {
     /// `None` if it was something else that was refused.
     #[cold]
     pub(crate) fn of(refusal: Refusal, is_request: bool) -> Option<Self> {
-        Some(Self { is_request, is_depth: refusal != Refusal::Elements, limit: refusal.limit()? })
+        let is_depth = matches!(refusal, Refusal::Depth | Refusal::Stack { .. });
+        Some(Self { is_request, is_depth, limit: refusal.limit()? })
     }
 }
 
@@ -797,6 +798,11 @@ impl<'a> RequestSpan<'a> {
         Self(span)
     }
 
+    /// No payload.
+    pub(crate) fn none() -> Self {
+        Self(Span::empty())
+    }
+
     /// The payload of a request that has been copied.
     pub(crate) fn copied(bytes: &'a AlignedVec<ALIGN>) -> Self {
         Self(Span::of(bytes))
@@ -1060,6 +1066,7 @@ pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], decoder: Decoder<'_>) -> Resu
             return decoder.make(archived);
         }
         in_time(decoder.until)?;
+        has_memory(bytes.len())?;
         need.run(|| decoder.make(archived))
     })
 }
@@ -1097,7 +1104,7 @@ pub(crate) fn in_time(until: Deadline) -> Result<(), Failure> {
     if until.has_passed() { Err(refuse(Refusal::Late)) } else { Ok(()) }
 }
 
-/// Makes `copy` the bytes of the span.
+/// Makes `copy` the bytes of the span, for which there must be memory.
 pub(crate) fn copy_out(span: Span<'_>, copy: &mut AlignedVec<ALIGN>) {
     copy.clear();
     copy_behind(span, copy);
@@ -1119,6 +1126,7 @@ impl<A: Checked> Held<A> {
     /// Copies a reply out of memory that the peer may be writing, and validates the copy.
     fn copied(span: Span<'_>, decoder: &Decoder<'_>) -> Result<Self, Failure> {
         // Never without memory: an empty archive has its place too, which must be aligned for it.
+        has_memory(span.len())?;
         let mut bytes = AlignedVec::with_capacity(span.len().max(1));
         while bytes.len() < span.len() {
             let end = span.len().min(bytes.len() + BYTES_A_LOOK);
@@ -1180,6 +1188,7 @@ impl<A: Checked> Reply for Held<A> {
 
     fn from_intake(intake: Intake<Self>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         intake.with(|bytes| {
+            has_memory(bytes.len())?;
             let mut copy = AlignedVec::with_capacity(bytes.len().max(1));
             for piece in bytes.chunks(BYTES_A_LOOK) {
                 copy.extend_from_slice(piece);

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::doorbell::Wait;
-use crate::error::beginning;
+use crate::error::{beginning, is_visible};
 use crate::frame::{decode_private, encode_to_vec};
 use crate::layout::{MAGIC, PROTOCOL};
 use crate::sys::socket::{self, Blocking, Received};
@@ -30,7 +30,7 @@ pub(crate) const MAX_WORDS: usize = 400;
 
 /// Words of a child's, of limited length and without control characters, which could move a terminal's cursor.
 pub(crate) fn checked_words(words: &str) -> String {
-    let visible = words.chars().map(|char| if char.is_control() { ' ' } else { char });
+    let visible = words.chars().map(|char| if is_visible(char) { char } else { ' ' });
     let mut words: String = visible.collect();
     words.truncate(beginning(&words, MAX_WORDS).len());
     words

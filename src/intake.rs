@@ -11,12 +11,13 @@
 
 use crate::doorbell::Deadline;
 use crate::frame::{ALIGN, BYTES_A_LOOK, Checked, Decoder, Transfer, access_until, in_time, read_copy};
+use crate::reading::{Refusal, refuse};
 use crate::segment::Span;
 use rkyv::Archive;
 use rkyv::rancor::Failure;
 use rkyv::string::ArchivedString;
 use rkyv::vec::ArchivedVec;
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error, realloc};
+use std::alloc::{Layout, alloc, dealloc, realloc};
 use std::any::{Any, TypeId};
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -36,9 +37,13 @@ impl<R> Intake<R> {
     }
 
     /// Begins anew with a frame of about `len` bytes.
-    pub(crate) fn begin(&mut self, len: usize) {
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for so many.
+    pub(crate) fn begin(&mut self, len: usize) -> Result<(), Failure> {
         self.memory.len = 0;
-        self.memory.reserve(len);
+        self.memory.reserve(len)
     }
 
     /// How many bytes have been copied.
@@ -50,12 +55,12 @@ impl<R> Intake<R> {
     ///
     /// # Errors
     ///
-    /// If there was not enough.
+    /// If there was not enough, or no memory.
     pub(crate) fn copy_up_to(&mut self, frame: Span<'_>, until: Deadline) -> Result<(), Failure> {
-        self.memory.reserve(frame.len());
+        self.memory.reserve(frame.len())?;
         while frame.len() > self.memory.len {
             let end = frame.len().min(self.memory.len + BYTES_A_LOOK);
-            self.memory.extend(frame.first(end).after(self.memory.len));
+            self.memory.extend(frame.first(end).after(self.memory.len))?;
             in_time(until)?;
         }
         Ok(())
@@ -91,7 +96,7 @@ impl<R: Transfer> Intake<R> {
         match self.owner {
             Some(owner) if self.memory.is_aligned() => (owner.make)(self.memory, decoder),
             // An allocator that aligns large memory no better than it must.
-            Some(_) => read_copy(self.memory.aligned_slow().bytes(), decoder),
+            Some(_) => read_copy(self.memory.aligned_slow()?.bytes(), decoder),
             None => self.with(|bytes| read_copy(bytes, decoder)),
         }
     }
@@ -227,29 +232,34 @@ impl Memory {
 
     /// The same bytes in memory that is aligned.
     #[cold]
-    fn aligned_slow(&self) -> Self {
+    fn aligned_slow(&self) -> Result<Self, Failure> {
         let mut aligned = Self::new(ALIGN);
-        aligned.reserve(self.len);
+        aligned.reserve(self.len)?;
         // SAFETY: both are private and hold as many bytes, the one copied, the other reserved.
         unsafe { aligned.start.copy_from_nonoverlapping(self.start, self.len) };
         aligned.len = self.len;
-        aligned
+        Ok(aligned)
     }
 
     /// Copies `span` behind what is here.
-    fn extend(&mut self, span: Span<'_>) {
-        self.reserve(self.len + span.len());
+    fn extend(&mut self, span: Span<'_>) -> Result<(), Failure> {
+        self.reserve(self.len + span.len())?;
         // SAFETY: within the capacity.
         let end = unsafe { self.start.add(self.len) };
         // SAFETY: there is room for the span, as just reserved, in private memory.
         unsafe { span.copy_to(end.as_ptr()) };
         self.len += span.len();
+        Ok(())
     }
 
     /// Makes room for `len` bytes in all. The room doubles at least, so that bytes that come in pieces are moved but a few times.
-    fn reserve(&mut self, len: usize) {
+    ///
+    /// # Errors
+    ///
+    /// If this process has no memory for so many, which a peer chooses.
+    fn reserve(&mut self, len: usize) -> Result<(), Failure> {
         if len <= self.capacity {
-            return;
+            return Ok(());
         }
         let capacity = len.max(2 * self.capacity).next_multiple_of(ALIGN);
         let layout = self.layout_of(capacity);
@@ -260,8 +270,9 @@ impl Memory {
             // SAFETY: allocated with this layout; the new size is neither 0 nor, as `layout_of` has checked, too large.
             unsafe { realloc(self.start.as_ptr(), self.layout_of(self.capacity), capacity) }
         };
-        self.start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
+        self.start = NonNull::new(start).ok_or_else(|| refuse(Refusal::Memory { len }))?;
         self.capacity = capacity;
+        Ok(())
     }
 
     fn layout_of(&self, capacity: usize) -> Layout {
@@ -343,8 +354,8 @@ mod tests {
     fn memory_that_is_not_aligned_is_left() {
         let bytes = encode_to_vec(&String::from("some text that is long enough"), 1 << 20).unwrap();
         let mut memory = Memory::new(1);
-        memory.extend(Span::of(&bytes));
-        let aligned = memory.aligned_slow();
+        memory.extend(Span::of(&bytes)).unwrap();
+        let aligned = memory.aligned_slow().unwrap();
         assert!(aligned.is_aligned() && aligned.bytes() == memory.bytes());
     }
 

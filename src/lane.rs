@@ -181,6 +181,7 @@ impl CallerLane {
     /// The request that comes next is nested, of the chain `chain`, and [may be](Self::may_nest).
     #[cold]
     pub(crate) fn nest(&mut self, chain: u64) {
+        self.unnest();
         // Relaxed: published by the request's commit word.
         self.caller.chain.store(chain, Relaxed);
         self.nested = Some((self.requests.position(), chain));
@@ -189,6 +190,16 @@ impl CallerLane {
     }
 
     /// Its number, the first time: then whoever serves it is to be told that it is about to be used.
+    /// The next request is not nested: the one that was to be has not been sent.
+    #[cold]
+    pub(crate) fn unnest(&mut self) {
+        let next = self.requests.position();
+        if self.nested.take_if(|(position, _)| *position == next).is_some() {
+            self.caller.chain.store(0, Relaxed);
+            self.under_way.retain(|(position, _)| *position != next);
+        }
+    }
+
     #[cold]
     pub(crate) fn begin_use(&mut self) -> Option<u32> {
         let is_begun = std::mem::replace(&mut self.is_begun, true);
@@ -889,6 +900,21 @@ mod tests {
                 .unwrap();
         let callers = (0..geometry.lanes).map(|index| CallerLane::new(&segment, index, &parent.bells)).collect();
         (callers, WorkerLanes::new(&segment, 0, &child, Wait::Park, true), parent)
+    }
+
+    #[test]
+    fn fault_30_a_nested_call_that_is_not_sent_leaves_nothing_on_its_lane() {
+        let (mut callers, _worker, _parent) = two_sides(Signal::Futex);
+        let lane = &mut callers[0];
+        (1..=100).for_each(|chain| lane.nest(chain));
+        assert_eq!((lane.under_way.len(), lane.caller.chain.load(Relaxed)), (1, 100));
+        lane.unnest();
+        assert_eq!((lane.under_way.len(), lane.caller.chain.load(Relaxed), lane.nested), (0, 0, None));
+        // One that has been sent stays.
+        lane.nest(7);
+        ask(lane);
+        lane.unnest();
+        assert_eq!((lane.under_way.len(), lane.caller.chain.load(Relaxed)), (1, 7));
     }
 
     fn ask(lane: &mut CallerLane) {

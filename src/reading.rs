@@ -25,8 +25,10 @@
 //!
 //! What the user's own `Deserialize` or `Drop` keeps on the stack beyond that, and what reads a value recursively, is the user's.
 
+use crate::sys::limits::{self, Wanted};
 use crate::sys::stack;
 use rkyv::rancor::Failure;
+use rustix::io::Errno;
 use std::cell::Cell;
 
 /// How deep the pointers of a frame may nest.
@@ -178,6 +180,8 @@ pub(crate) enum Refusal {
     Elements,
     /// This thread has too little stack for it.
     Stack { needed: usize, left: usize },
+    /// This process found no memory for so many bytes.
+    Memory { len: usize },
     /// The deadline passed meanwhile.
     Late,
 }
@@ -245,16 +249,35 @@ pub(crate) fn last_refusal() -> Refusal {
     LAST.take()
 }
 
+/// Less than this is not asked for before: whoever finds no memory for so little goes no further anyway.
+const LARGE: usize = 128 << 10;
+
+/// Looks whether this process has memory for `len` bytes more. How many a peer sends, it chooses; and Rust ends a process that finds none.
+///
+/// # Errors
+///
+/// If it has none.
+pub(crate) fn has_memory(len: usize) -> Result<(), Failure> {
+    if len < LARGE || Vec::<u8>::new().try_reserve_exact(len).is_ok() {
+        return Ok(());
+    }
+    Err(refuse(Refusal::Memory { len }))
+}
+
 /// What is said of [`Refusal::Elements`].
 pub(crate) const TOO_MANY: &str = "more elements of no size than bytes, and than 65,536";
 
 impl Refusal {
-    /// The limit in words, if it is one of depth or of elements.
+    /// The limit in words, if there is one that this process or its peer has reached.
     pub(crate) fn limit(self) -> Option<String> {
         Some(match self {
             Refusal::Invalid | Refusal::Late => return None,
             Refusal::Depth => format!("more than {MAX_DEPTH} pointers lead from one to the next"),
             Refusal::Elements => TOO_MANY.into(),
+            Refusal::Memory { len } => {
+                let limit = limits::behind(&Errno::NOMEM.into(), Wanted::Memory);
+                format!("there is no memory for {len} bytes to read it in{limit}")
+            }
             Refusal::Stack { needed, left } => format!(
                 "reading it takes {} KiB of stack, and of this thread's {} KiB are left; a thread with more can have it",
                 needed.div_ceil(1024),

@@ -385,8 +385,8 @@ impl Block {
     }
 
     /// See [`Mapping::populate`]. The block must be all of its mapping.
-    pub(crate) fn populate(&self, len: usize) {
-        self.mapping.populate(len);
+    pub(crate) fn populate(&self, from: usize, len: usize) {
+        self.mapping.populate(from, len);
     }
 
     /// Whether this process may write to it.

@@ -13,7 +13,7 @@ use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::frame::{BYTES_A_LOOK, BlockRef, Decoder, Decoding, Encoder, in_time};
 use crate::lending::{Carried, Returning, Ticket};
-use crate::reading::last_refusal;
+use crate::reading::{has_memory, last_refusal};
 use crate::segment::{Block, Span};
 use crate::stock::{Home, Room};
 use bytemuck::Pod;
@@ -151,10 +151,15 @@ impl Drop for Kept {
 impl Bytes {
     /// `len` bytes of `home`'s memory, which hold what they held before.
     fn stale(home: &Arc<dyn Home>, len: usize, deadline: Deadline) -> Result<Self, NoMemory> {
+        Self::stale_until(home, len, deadline, Deadline::NEVER)
+    }
+
+    /// The same, of which nobody wants anything after a deadline.
+    fn stale_until(home: &Arc<dyn Home>, len: usize, deadline: Deadline, until: Deadline) -> Result<Self, NoMemory> {
         if len == 0 || home.is_in_fork() {
             return Ok(Self::private(len));
         }
-        let loan = home.allocate(len as u64, deadline)?;
+        let loan = home.allocate(len as u64, deadline, until)?;
         Ok(Self { store: Store::Own(Own::new(loan, home)), len })
     }
 
@@ -168,6 +173,12 @@ impl Bytes {
         }
         bridge.take_late_replies();
         Self::stale(&home, len, deadline)
+    }
+
+    /// The same, if there is memory for it.
+    fn private_if_room(len: usize) -> Result<Self, Failure> {
+        has_memory(len)?;
+        Ok(Self::private(len))
     }
 
     /// `len` zeros in private memory.
@@ -194,7 +205,7 @@ impl Bytes {
         let mut copy = match len {
             // Not worth a block.
             ..SMALL => Self::private(len),
-            _ => Self::stale(home, len, Deadline::now()).unwrap_or_else(|_| Self::private(len)),
+            _ => Self::stale_until(home, len, Deadline::now(), until).or_else(|_| Self::private_if_room(len))?,
         };
         let target = copy.as_mut_slice();
         for from in (0..len).step_by(BYTES_A_LOOK) {

@@ -242,9 +242,11 @@ impl dyn Home + '_ {
         }
     }
 
-    /// A block of at least `len` bytes.
-    pub(crate) fn allocate(&self, len: u64, deadline: Deadline) -> Result<Loan, NoMemory> {
-        self.find(deadline, &mut |stock, source| stock.allocate(len, source))
+    /// A block of at least `len` bytes, for which it may wait until `deadline`, and which is wanted until `until`.
+    pub(crate) fn allocate(&self, len: u64, deadline: Deadline, until: Deadline) -> Result<Loan, NoMemory> {
+        let found = self.find(deadline, &mut |stock, source| stock.allocate(len, source))?;
+        found.populate(until);
+        Ok(found)
     }
 }
 
@@ -296,6 +298,8 @@ impl Room<'_> {
         &self,
         allocate: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
     ) -> Result<Loan, NoMemory> {
-        self.home.find(self.patience.memory(), allocate)
+        let found = self.home.find(self.patience.memory(), allocate)?;
+        found.populate(self.patience.until());
+        Ok(found)
     }
 }

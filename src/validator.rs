@@ -59,7 +59,7 @@
 //! text, a pointer of -1 (a part of one byte, at an odd address) two words behind what looks like a pointer.
 
 use crate::doorbell::Deadline;
-use crate::frame::{ALIGN, Checked};
+use crate::frame::{ALIGN, BYTES_A_LOOK, Checked};
 use crate::reading::{self, LEVELS_AT_ONCE, MAX_DEPTH, Need, Refusal, copies, copies_of_leaf, refuse};
 use rkyv::boxed::ArchivedBox;
 use rkyv::primitive::{ArchivedIsize, ArchivedUsize, FixedIsize, FixedUsize};
@@ -227,7 +227,12 @@ impl<'v> Validator<'v> {
     #[cold]
     fn check_table_slow(&mut self, address: usize) -> Result<(), Failure> {
         if matches!(self.tables, Tables::Unknown) {
-            let mut suspects: Vec<_> = runaways(self.bytes).collect();
+            let mut suspects: Vec<_> = runaways(self.bytes, self.until).take(MOST_RUNAWAYS + 1).collect();
+            let is_late = self.until.has_passed();
+            if is_late || suspects.len() > MOST_RUNAWAYS {
+                self.refusal = if is_late { Refusal::Late } else { Refusal::Elements };
+                return Err(Failure);
+            }
             suspects.sort_unstable();
             self.tables = if suspects.is_empty() { Tables::Bounded } else { Tables::Suspects(suspects) };
         }
@@ -350,7 +355,7 @@ enum Why {
 fn validate_slow<A: Checked>(bytes: &[u8], until: Deadline, why: Why) -> Result<Need, Failure> {
     let most = Validator::new(bytes, size_of::<A>()).claims.most;
     match why {
-        Why::Over if runaways(bytes).next().is_none() => reading::with_stack_for_all_levels(|| {
+        Why::Over if runaways(bytes, until).next().is_none() => reading::with_stack_for_all_levels(|| {
             ask_in_time::<A>(bytes, until)?;
             // None of what was counted is an element.
             validate_again::<A>(bytes, until, usize::MAX, Tables::Bounded)
@@ -373,10 +378,17 @@ fn ask_in_time<A: Checked>(bytes: &[u8], until: Deadline) -> Result<(), Failure>
 /// Marks what may be a table without end, validates that, and then the archive itself.
 fn validate_without_runaways<A: Checked>(bytes: &[u8], until: Deadline, most: usize) -> Result<Need, Failure> {
     // Those of -1 first: smaller ones may be pointers, to a few bytes just before the object that they begin.
-    let mut marked: Vec<usize> = runaways(bytes).filter(|(_, at)| bytes[*at] == u8::MAX).map(|(_, at)| at).collect();
+    let suspects = runaways(bytes, until).filter(|(_, at)| bytes[*at] == u8::MAX).map(|(_, at)| at);
+    let mut marked: Vec<usize> = suspects.take(MOST_RUNAWAYS).collect();
     for _ in 0..RUNAWAY_ROUNDS {
-        let mut trial =
-            Trial::of(bytes, 0).filter(|_| bytes.len() < 1 << 32).ok_or_else(|| refuse(Refusal::Invalid))?;
+        if bytes.len() >= 1 << 32 {
+            return Err(refuse(Refusal::Invalid));
+        }
+        let trial = Trial::of(bytes, 0, until);
+        if until.has_passed() {
+            return Err(refuse(Refusal::Late));
+        }
+        let mut trial = trial.ok_or_else(|| refuse(Refusal::Memory { len: bytes.len() }))?;
         marked.iter().for_each(|at| trial.bytes_mut()[at + 4] &= !1);
         let mut checked = validate_with::<A>(trial.bytes(), until, most, Tables::Unknown);
         if let Err(Why::Over) = checked {
@@ -421,11 +433,14 @@ const RUNAWAY: usize = 15;
 /// So many copies are made at most to ask about tables without end.
 const RUNAWAY_ROUNDS: usize = 16;
 
+/// So many may look like tables without end, for the time that it takes to sort them.
+const MOST_RUNAWAYS: usize = 1 << 18;
+
 const _: () = assert!(size_of::<rkyv::collections::swiss_table::ArchivedHashSet<()>>() == size_of::<Pair>() + COUNT);
 
-/// What may be tables without end: where they point to, and where the capacity is.
-fn runaways(bytes: &[u8]) -> impl Iterator<Item = (usize, usize)> {
-    places(bytes, 0..bytes.len()).filter_map(|at| {
+/// What may be tables without end: where they point to, and where the capacity is. Not all of it after the deadline.
+fn runaways(bytes: &[u8], until: Deadline) -> impl Iterator<Item = (usize, usize)> {
+    places(bytes, 0..bytes.len(), until).filter_map(|at| {
         let capacity = FixedUsize::from_le_bytes(*bytes.get(at + size_of::<Pair>()..)?.first_chunk()?);
         if capacity <= FixedUsize::MAX - RUNAWAY as FixedUsize {
             return None;
@@ -447,12 +462,13 @@ fn pair(bytes: &[u8], at: usize) -> Option<(isize, usize)> {
 }
 
 /// Every place in `range` at which a pair may begin that lies wholly in it. Offsets count from an aligned address, or from one that is as much
-/// off as every pair's.
-fn places(bytes: &[u8], range: Range<usize>) -> impl Iterator<Item = usize> {
+/// off as every pair's. Ends when the deadline passes, looked at every [`BYTES_A_LOOK`].
+fn places(bytes: &[u8], range: Range<usize>, until: Deadline) -> impl Iterator<Item = usize> {
     let skew = bytes.as_ptr().addr() % STEP;
     let first = (range.start + skew).next_multiple_of(STEP) - skew;
     let end = (range.end + 1).saturating_sub(size_of::<Pair>());
-    (first..end.max(first)).step_by(STEP)
+    let in_time = move |at: &usize| !(at - first).is_multiple_of(BYTES_A_LOOK) || !until.has_passed();
+    (first..end.max(first)).step_by(STEP).take_while(in_time)
 }
 
 /// How many elements of no size the archive may have.
@@ -547,7 +563,7 @@ impl Scans {
             let from = self.found.len();
             self.objects.push(Scan { object: object.start, from });
             let allowed = low as isize..=object.start as isize;
-            let pairs = places(bytes, object).filter_map(|at| pair(bytes, at));
+            let pairs = places(bytes, object, Deadline::NEVER).filter_map(|at| pair(bytes, at));
             let mattering = pairs.filter(|(to, count)| *count > SMALL && allowed.contains(to));
             let most = MOST_FOUND.min(ALWAYS.max(bytes.len() / size_of::<Pair>()));
             for (to, count) in mattering {
@@ -650,7 +666,7 @@ impl Marks {
 
     /// A gap that leaves room for all places before the copy, none of which a word of it points to but the pair's that is marked for it. (A
     /// text's pointer counts from the word before.) Marks are in the order of their pairs.
-    fn free_gap(&self, bytes: &[u8], room: usize) -> Option<usize> {
+    fn free_gap(&self, bytes: &[u8], room: usize, until: Deadline) -> Option<usize> {
         // Gap after gap, the places are other ones: each word is in the way of one gap.
         let count = self.marks.len().max(1);
         let gap_of = |from: isize, pointer: FixedIsize| {
@@ -661,6 +677,9 @@ impl Marks {
         let is_marked = |at| self.marks.binary_search_by_key(&at, |mark| mark.at).is_ok();
         let mut taken = [false; ARRANGEMENTS];
         for at in (0..bytes.len()).step_by(STEP) {
+            if at.is_multiple_of(BYTES_A_LOOK) && until.has_passed() {
+                return None;
+            }
             let Some(pointer) = bytes[at..].first_chunk::<POINTER>() else { break };
             let pointer = FixedIsize::from_le_bytes(*pointer);
             for from in [at as isize, at as isize - POINTER as isize] {
@@ -686,7 +705,7 @@ fn ask<A: Checked>(bytes: &[u8], until: Deadline) -> Result<(), Failure> {
     let by_object = || [0, SMALL].into_iter().find_map(|most| marked::<A>(bytes, most, Suspects::new(), until));
     let everywhere = |most| {
         let mut found = Suspects::new();
-        suspects(bytes, 0..bytes.len(), most, &mut found)?;
+        suspects(bytes, 0..bytes.len(), most, &mut found, until)?;
         (!found.is_empty()).then(|| marked::<A>(bytes, most, found, until)).flatten()
     };
     let marked = by_object().or_else(|| [0, SMALL].into_iter().find_map(everywhere));
@@ -708,7 +727,7 @@ fn marked<A: Checked>(bytes: &[u8], most: usize, mut found: Suspects, until: Dea
         };
         let before = found.len();
         for (start, end) in spoilt.counted_in.into_iter().flatten() {
-            suspects(bytes, start..end, most, &mut found)?;
+            suspects(bytes, start..end, most, &mut found, until)?;
         }
         found.retain(|at, _| !spared.contains(at));
         if found.len() == before {
@@ -725,7 +744,7 @@ fn marked<A: Checked>(bytes: &[u8], most: usize, mut found: Suspects, until: Dea
 
 /// Validates a copy that is marked so: the marks that came up if it is valid. None if there is no memory for it.
 fn marked_with<A: Checked>(bytes: &[u8], mut marks: Marks, until: Deadline) -> Option<Result<Marks, Spoilt>> {
-    let mut trial = Trial::of(bytes, marks.marks.len())?;
+    let mut trial = Trial::of(bytes, marks.marks.len(), until)?;
     marks.start = trial.bytes().as_ptr().addr();
     marks.write(&mut trial)?;
     if let Err((is_over, object)) = walk::<A>(&trial, &marks, until) {
@@ -737,20 +756,21 @@ fn marked_with<A: Checked>(bytes: &[u8], mut marks: Marks, until: Deadline) -> O
 
 /// Validates a copy on which only what came up is marked, in places that nothing else points to. All must come up again.
 fn confirm<A: Checked>(bytes: &[u8], mut marks: Marks, until: Deadline) -> Result<(), Failure> {
-    let mut trial = Trial::of(bytes, marks.marks.len()).ok_or(Failure)?;
+    let mut trial = Trial::of(bytes, marks.marks.len(), until).ok_or(Failure)?;
     marks.start = trial.bytes().as_ptr().addr();
-    marks.gap = marks.free_gap(bytes, trial.skip * PLACE).ok_or(Failure)?;
+    marks.gap = marks.free_gap(bytes, trial.skip * PLACE, until).ok_or(Failure)?;
     marks.write(&mut trial).ok_or(Failure)?;
     walk::<A>(&trial, &marks, until).map_err(|_| Failure)?;
     marks.marks.iter().all(|mark| mark.has_come_up.get()).then_some(()).ok_or(Failure)
 }
 
-/// Adds pairs in `object` with `most` elements or fewer that point to where one with more than a few does too. None if they are too many.
-fn suspects(bytes: &[u8], object: Range<usize>, most: usize, found: &mut Suspects) -> Option<()> {
+/// Adds pairs in `object` with `most` elements or fewer that point to where one with more than a few does too. None if they are too many. Not all of
+/// them after the deadline.
+fn suspects(bytes: &[u8], object: Range<usize>, most: usize, found: &mut Suspects, until: Deadline) -> Option<()> {
     let is_all = object == (0..bytes.len());
     let pairs = || {
         let start = object.start;
-        let pairs = places(bytes, object.clone()).filter_map(|at| Some((at, pair(bytes, at)?)));
+        let pairs = places(bytes, object.clone(), until).filter_map(|at| Some((at, pair(bytes, at)?)));
         // Parts lie before what they are part of.
         pairs.filter(move |(at, (to, _))| (0..=if is_all { *at } else { start } as isize).contains(to))
     };
@@ -783,16 +803,22 @@ struct Trial {
 }
 
 impl Trial {
-    /// None if there is no memory for it.
-    fn of(bytes: &[u8], marks: usize) -> Option<Self> {
+    /// None if there is no memory for it, or no time.
+    fn of(bytes: &[u8], marks: usize, until: Deadline) -> Option<Self> {
         let skip = marks + (ARRANGEMENTS * marks).min(1 << 16);
         let units = skip + bytes.len().div_ceil(PLACE);
         let mut memory = Vec::new();
         memory.try_reserve_exact(units).ok()?;
-        memory.resize(units, 0);
-        let mut trial = Self { memory, skip, len: bytes.len() };
-        trial.bytes_mut().copy_from_slice(bytes);
-        Some(trial)
+        memory.resize(skip, 0);
+        for piece in bytes.chunks(BYTES_A_LOOK) {
+            let from = memory.len();
+            memory.resize(from + piece.len().div_ceil(PLACE), 0);
+            bytemuck::cast_slice_mut(&mut memory[from..])[..piece.len()].copy_from_slice(piece);
+            if until.has_passed() {
+                return None;
+            }
+        }
+        Some(Self { memory, skip, len: bytes.len() })
     }
 
     fn bytes(&self) -> &[u8] {
@@ -807,7 +833,7 @@ impl Trial {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::frame::{Decoder, Transfer, encode_to_vec, read_copy};
+    use crate::frame::{Decoder, Transfer, access_until, encode_to_vec, read_copy};
     use crate::reading::last_refusal;
     use proptest::prelude::*;
     use rkyv::util::AlignedVec;
@@ -1152,7 +1178,11 @@ mod tests {
             assert!(read::<Vec<Vec<Vec<()>>>>(&bytes).is_err());
             assert_eq!(last_refusal(), Refusal::Elements);
             let mut found = Suspects::new();
-            assert_eq!(suspects(&bytes, 0..bytes.len(), 0, &mut found), None, "16 x 2^15 are more than are marked");
+            assert_eq!(
+                suspects(&bytes, 0..bytes.len(), 0, &mut found, Deadline::NEVER),
+                None,
+                "16 x 2^15 are more than are marked"
+            );
             assert_eq!(found.len(), MOST_MARKS + 1);
         });
     }
@@ -1361,6 +1391,38 @@ mod tests {
             if let Ok((_, weightless, units)) = read::<(Vec<Order>, Vec<Weightless>, Vec<()>)>(&forged(&value, &words)) {
                 prop_assert!(weightless.len() + units.len() <= ALWAYS + len);
             }
+        }
+    }
+
+    /// Every word of what an honest value would fill looks like a table without end, and several are pointed to: each is looked at on a copy.
+    #[test]
+    fn fault_46_a_deadline_ends_the_search_for_tables_without_end() {
+        type Filled = (Vec<u8>, [i64; 96]);
+        let filler = if cfg!(debug_assertions) { 32 << 20 } else { 256 << 20 };
+        let mut bytes = encode_to_vec(&(vec![0_u8; filler], [0_i64; 96]), filler + 4096).unwrap();
+        let root = bytes.len() - size_of::<<Filled as Archive>::Archived>();
+        let word = |value: i64| value.to_le_bytes();
+        bytes[..filler].chunks_exact_mut(8).for_each(|place| place.copy_from_slice(&word(-15)));
+        // A list of fifteen bytes, and places in the same object that say where a table's would be.
+        let target = filler as i64 - 64;
+        bytes[root..root + 8].copy_from_slice(&word(target - root as i64));
+        bytes[root + 8..root + 16].copy_from_slice(&word(15));
+        for at in (root + 16..bytes.len() - 24).step_by(24) {
+            for (place, value) in [(at, target - at as i64), (at + 8, 0), (at + 16, -15)] {
+                bytes[place..place + 8].copy_from_slice(&word(value));
+            }
+        }
+        for millis in [0, 1, 10] {
+            let start = std::time::Instant::now();
+            let until = Deadline::after(Some(std::time::Duration::from_millis(millis)));
+            let read = access_until::<<Filled as Archive>::Archived>(&bytes, until);
+            println!(
+                "{:?} after a deadline of {millis} ms in {} MiB: {}",
+                start.elapsed(),
+                bytes.len() >> 20,
+                read.is_ok()
+            );
+            assert!(read.is_ok() || matches!(last_refusal(), Refusal::Late | Refusal::Elements | Refusal::Invalid));
         }
     }
 }

@@ -311,6 +311,40 @@ fn fault_32_nor_is_any_of_a_managers_a_standard_one() {
     });
 }
 
+/// Threads that open descriptors at once, and one that meanwhile puts a file of the program's where standard output was.
+#[test]
+fn fault_32_nor_when_threads_open_them_at_once() {
+    alone("fault_32_nor_when_threads_open_them_at_once", 120, || {
+        let dir = TempDir::new();
+        let file = std::fs::File::create(dir.file("log")).expect("a file");
+        for _ in 0..5 {
+            let found = lacking(0b111, || {
+                std::thread::scope(|scope| {
+                    let start = || (0..10).try_for_each(|_| start_apart());
+                    let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                    // SAFETY: what keeps number 1 taken, if anything does, does not mind.
+                    assert_eq!(unsafe { nix::libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&file), 1) }, 1);
+                    threads.into_iter().try_for_each(|thread| thread.join().expect("no panic"))?;
+                    let left = descriptor(std::process::id(), 1);
+                    if left.ends_with("/log") { Ok(()) } else { Err(format!("the program's own file is {left}")) }
+                })
+            });
+            assert_eq!(found, Ok(()));
+        }
+    });
+}
+
+/// Starts a bridge and has it pass memory; an error if anything of that is a standard descriptor here.
+fn start_apart() -> Result<(), String> {
+    let guest = Guest::bridge().signal(Signal::EventFd).stdout(Output::null()).start();
+    let guest = guest.map_err(|error| error.to_string())?;
+    guest.echo(&vec![7; 1 << 20]).map_err(|error| error.to_string())?;
+    let found: Vec<_> = (0..=2).map(|number| descriptor(std::process::id(), number)).collect();
+    let is_ours = |target: &String| ["socket", "memfd", "anon"].iter().any(|kind| target.contains(kind));
+    if found.iter().any(is_ours) { Err(format!("{found:?}")) } else { Ok(()) }
+}
+
 fn is_open(number: i32) -> bool {
     // SAFETY: asks only.
     unsafe { nix::libc::fcntl(number, nix::libc::F_GETFD) >= 0 }

@@ -260,7 +260,7 @@ fn failure(builder: Builder<Guest>) -> String {
 fn fault_20_a_failed_start_says_why_and_leaves_nothing() {
     alone("fault_20_a_failed_start_says_why_and_leaves_nothing", 240, || {
         let (dir, first) = (TempDir::new(), Guest::bridge().start().expect("a start"));
-        let held = Held::now();
+        let held = Held::at_rest();
         let mut wrong = Vec::new();
         for (builder, expected) in failures(dir.path()) {
             let begin = Instant::now();
@@ -512,6 +512,22 @@ fn fault_24_limits_on_descriptors_and_addresses_are_named() {
             let said = failure(Guest::bridge().lanes(64).slots(4096).slot_size(16 << 10));
             assert!(fits("*, with RLIMIT_AS at * bytes: Cannot allocate memory (os error 12)", &said), "{said}");
         });
+    });
+}
+
+/// What a child sends takes memory twice in its parent: where it lies, and a copy. How much, the child says.
+#[test]
+fn fault_24_a_reply_that_there_is_no_memory_for_fails_its_call() {
+    alone("fault_24_a_reply_that_there_is_no_memory_for_fails_its_call", 120, || {
+        let guest = Guest::bridge().start().expect("a start");
+        limited(Resource::RLIMIT_AS, virtual_memory() + (360 << 20), || {
+            let refused = guest.fill(256 << 20).expect_err("it cannot be copied").to_string();
+            let expected =
+                "call `Guest::fill` failed: *no memory for * bytes to read it in, with RLIMIT_AS at * bytes*";
+            assert!(fits(expected, &refused), "{refused}");
+            assert_eq!(guest.fill(1000).map(|bytes| bytes.len()), Ok(1000));
+        });
+        assert_eq!(guest.fill(256 << 20).map(|bytes| bytes.len()), Ok(256 << 20));
     });
 }
 

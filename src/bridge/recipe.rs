@@ -12,7 +12,7 @@ use crate::call::overdue::Lateness;
 use crate::call::recorded::Recorded;
 use crate::call::service::{Fingerprint, Method, Service};
 use crate::doorbell::Wait;
-use crate::error::{CallError, StartError};
+use crate::error::{CallError, StartError, shown};
 use crate::failpoints::{self, Step};
 use crate::handshake::{Entry, Hello, rkyv_format, wait_code};
 use crate::layout::Geometry;
@@ -91,7 +91,7 @@ impl<T: Service> Recipe<T> {
     pub(super) fn construct(&self, child: &Caller, within: Duration) -> Result<(), StartError> {
         let error = match child.construct(self.constructor, &self.args, self.timeout, within) {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(message)) => StartError::Constructor { service: T::NAME, message },
+            Ok(Err(message)) => StartError::Constructor { service: T::NAME, message: shown(message) },
             Err(CallError::Died { pid, exit, last_words, .. }) => {
                 StartError::Died { service: T::NAME, pid, exit, when: "in its constructor", last_words }
             }

@@ -24,6 +24,7 @@ use crate::sync::Ordering::Relaxed;
 use crate::sys::limits::{self, Wanted};
 use crate::sys::mapping::Access;
 use crate::trusted::TrustedParent;
+use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -125,7 +126,14 @@ pub(crate) trait Asker {
     fn block(&self, block: BlockRef) -> Result<Block, &'static str>;
 
     /// The payload of a request, as it may be read; `copy` has room for it elsewhere.
-    fn request<'a>(&self, payload: Span<'a>, copy: &'a mut AlignedVec<ALIGN>) -> RequestSpan<'a>;
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, for a reason that has been [noted](crate::reading::refuse). Then, too, it is to be [answered](Self::answering).
+    fn request<'a>(&self, payload: Span<'a>, copy: &'a mut AlignedVec<ALIGN>) -> Result<RequestSpan<'a>, Failure>;
+
+    /// The request of `len` bytes has been carried out, and its answer is about to be published.
+    fn answering(&self, _len: usize) {}
 
     /// The request has been answered of which `copy` has been made.
     fn done(&self, _copy: &mut AlignedVec<ALIGN>) {}
@@ -156,8 +164,8 @@ impl Asker for Parent {
     }
 
     #[inline(always)]
-    fn request<'a>(&self, payload: Span<'a>, _: &'a mut AlignedVec<ALIGN>) -> RequestSpan<'a> {
-        self.trusted.request(payload)
+    fn request<'a>(&self, payload: Span<'a>, _: &'a mut AlignedVec<ALIGN>) -> Result<RequestSpan<'a>, Failure> {
+        Ok(self.trusted.request(payload))
     }
 
     fn publishing(&self, lane: u32, position: u64, carried: Carried) {
@@ -291,12 +299,19 @@ impl<H: Host, A: Asker> Worker<H, A> {
         if came_home.is_some() {
             nest::enter(call, slot.chain());
         }
-        let request = self.asker.request(span, &mut self.copy);
-        let mut exchange = Exchange { slot, room, request, call, replied: None };
-        let result = panic::catch(|| self.host.carry_out(kind, &mut exchange));
-        if let Err(fault) = result {
-            reply_fault(&mut exchange, &fault);
+        let (len, request) = (span.len(), self.asker.request(span, &mut self.copy));
+        let is_readable = request.is_ok();
+        let mut exchange =
+            Exchange { slot, room, request: request.unwrap_or(RequestSpan::none()), call, replied: None };
+        if is_readable {
+            let result = panic::catch(|| self.host.carry_out(kind, &mut exchange));
+            if let Err(fault) = result {
+                reply_fault(&mut exchange, &fault);
+            }
+        } else {
+            exchange.refuse_request("its arguments cannot be read");
         }
+        self.asker.answering(len);
         let reply = match exchange.replied {
             Some(reply) => reply,
             None if kind == Kind::Stop => {

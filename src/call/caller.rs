@@ -10,7 +10,7 @@ use super::peer::{Hold, Peer};
 use super::recorded::Recorded;
 use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
 use crate::doorbell::{Deadline, Wait, Waited};
-use crate::error::{Awaited, CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Progress};
+use crate::error::{Awaited, CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Progress, shown};
 use crate::failpoints::{self, Step};
 use crate::frame::{self, Beyond, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError, WorkerBell};
@@ -52,7 +52,7 @@ pub(crate) struct Caller {
     workers: u32,
     /// How to reach each worker apart from its lanes.
     bells: Box<[WorkerBell]>,
-    /// What chains of the peer's workers are called, see `nest`.
+    /// What chains of the peer's workers are called, see `nest`; 0 if they are asked of callbacks only, where nobody asks.
     chains: u64,
     callers: Box<[Placed<CallerLine>]>,
     service: TypeId,
@@ -199,10 +199,12 @@ impl Drop for Begun {
 impl Caller {
     /// The calling side of a bridge to a `T`.
     pub(crate) fn new<T: Service>(segment: &Segment, link: Arc<Link>, wait: Wait) -> Self {
-        Self::of(segment, link.peer.clone(), link, wait, TypeId::of::<T>())
+        // Relaxed: written before anybody else had the segment.
+        let chains = segment.header().chains.load(Relaxed);
+        Self { chains, ..Self::of(segment, link.peer.clone(), link, wait, TypeId::of::<T>()) }
     }
 
-    /// The calling side of what `hold` has of `peer`, who has the service.
+    /// The calling side of what `hold` has of `peer`, who has the service. Does not look at the segment.
     pub(crate) fn of(segment: &Segment, peer: Arc<Peer>, hold: Arc<dyn Hold>, wait: Wait, service: TypeId) -> Self {
         let lane = |index| Arc::new(Mutex::new(CallerLane::new(segment, index, &peer.bells)));
         let workers = segment.geometry().workers;
@@ -215,8 +217,7 @@ impl Caller {
             wait,
             bells,
             workers: segment.geometry().workers,
-            // Relaxed: written before anybody else had the segment.
-            chains: segment.header().chains.load(Relaxed),
+            chains: 0,
             callers: (0..segment.geometry().lanes).map(|index| segment.caller_line(index)).collect(),
             service,
             interfaces: [const { Introduction { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
@@ -696,7 +697,10 @@ impl Caller {
         if then != Args::Keep || lane.carries_boxes() {
             *args = None;
         }
-        let len = written.map_err(|error| self.unsent(error, ticket))?;
+        let len = written.map_err(|error| {
+            lane.unnest();
+            self.unsent(error, ticket)
+        })?;
         failpoints::reach(Step::ParentRequestWritten);
         lane.publish(ask.kind, ask.call, len, room);
         match ask.kind {
@@ -1073,7 +1077,7 @@ impl Caller {
             match frame.commit.kind {
                 Kind::Fault => self
                     .payload::<Fault>(frame, ticket)
-                    .map(|fault| CallError::Panicked { call, fault: Box::new(fault) }),
+                    .map(|fault| CallError::Panicked { call, fault: Box::new(fault.shown()) }),
                 Kind::TooLarge => self.payload::<Limit>(frame, ticket).map(|Limit { len, max }| CallError::TooLarge {
                     call,
                     what: Payload::Reply,
@@ -1088,16 +1092,18 @@ impl Caller {
                 }
                 Kind::Refused => self.payload::<String>(frame, ticket).map(|why| match why == TOO_MANY {
                     true => CallError::TooMany { call, what: Payload::Request, limit: why },
-                    false => CallError::Refused { call, why },
+                    false => CallError::Refused { call, why: shown(why) },
                 }),
                 Kind::Failed => self.payload::<Failed>(frame, ticket).map(|failed| match failed {
-                    Failed::Failed(message) => CallError::Callback { call, message },
-                    Failed::Mismatch { expected, found } => CallError::Mismatch { call, expected, found },
+                    Failed::Failed(message) => CallError::Callback { call, message: shown(message) },
+                    Failed::Mismatch { expected, found } => {
+                        CallError::Mismatch { call, expected: shown(expected), found: shown(found) }
+                    }
                     Failed::TooDeep => CallError::TooDeep { call, what: Payload::Reply, limit: failed.to_string() },
                     Failed::Gone => CallError::Gone { call, pid: self.peer.pid, progress: Progress::NotStarted },
                 }),
                 Kind::Beyond => self.payload::<Beyond>(frame, ticket).map(|Beyond { is_request, is_depth, limit }| {
-                    let what = if is_request { Payload::Request } else { Payload::Reply };
+                    let (what, limit) = (if is_request { Payload::Request } else { Payload::Reply }, shown(limit));
                     match is_depth {
                         true => CallError::TooDeep { call, what, limit },
                         false => CallError::TooMany { call, what, limit },
@@ -1186,6 +1192,9 @@ impl Caller {
                 self.corrupt("a reply with more elements of no size than bytes, and than 65,536", ticket)
             }
             Refusal::Stack { .. } => CallError::TooDeep { call, what, limit: refusal.limit().unwrap_or_default() },
+            Refusal::Memory { .. } => {
+                CallError::Refused { call, why: format!("its {what}: {}", refusal.limit().unwrap_or_default()) }
+            }
             Refusal::Late => self.timed_out(Progress::Started, ticket),
         }
     }

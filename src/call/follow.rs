@@ -13,6 +13,7 @@ use crate::failpoints::{self, Step};
 use crate::frame::{BlockRef, Decoder, Kind, Place, Reply};
 use crate::intake::Intake;
 use crate::lane::{Announcement, CallerLane, Consumer, Seen};
+use crate::reading::{Refusal, last_refusal};
 use crate::segment::Block;
 use crate::stock::Home;
 use rkyv::rancor::Failure;
@@ -133,7 +134,13 @@ impl<R: Reply> Following<R> {
         if let Some((_, block)) = &self.from {
             let room = block.span();
             let mark = usize::try_from(self.seen.mark).unwrap_or(usize::MAX);
-            self.intake.copy_up_to(room.first(mark.min(room.len())), until).map_err(|Failure| Stopped::Late)?;
+            if self.intake.copy_up_to(room.first(mark.min(room.len())), until).is_err() {
+                if last_refusal() == Refusal::Late {
+                    return Err(Stopped::Late);
+                }
+                // Without memory: who reads the whole reply finds that, too, and says it.
+                self.from = None;
+            }
             failpoints::reach(Step::ParentFollowing);
         }
         Ok(())
@@ -147,8 +154,7 @@ impl<R: Reply> Following<R> {
             return if stands { Err("a reply in memory that it does not have") } else { Ok(false) };
         };
         let expected = announced.expected.saturating_add(SLACK).min(announced.block.len);
-        self.intake.begin(expected as usize);
-        self.from = Some((announced.block, block));
+        self.from = self.intake.begin(expected as usize).is_ok().then_some((announced.block, block));
         self.seen = Seen { word: announced.word, mark: 0 };
         Ok(true)
     }

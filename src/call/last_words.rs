@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::panic;
-use crate::error::Exit;
+use crate::error::{Exit, is_visible};
 use crate::layout::{FINAL, LAST_WORDS, LastWords, PANICKING, SILENT};
 use crate::segment::Placed;
 use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -263,10 +263,6 @@ fn ends_by_itself(exit: Exit) -> bool {
 fn as_text(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let text = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
-    let is_visible = |char: char| {
-        !char.is_control()
-            && !matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
     let words = text.split(|char: char| char.is_whitespace() || !is_visible(char));
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }

@@ -576,7 +576,7 @@ impl Home for Link {
             };
             if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.peer.life.is_over() {
                 drop(stock);
-                return found.inspect(Loan::populate);
+                return found;
             }
             let slice = Instant::now() + MEMORY_SLICE;
             let until = deadline.instant().map_or(slice, |deadline| deadline.min(slice));

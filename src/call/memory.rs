@@ -256,7 +256,7 @@ impl Home for PayloadMemory {
         let mut found = None;
         self.with(&mut |stock, source| found = Some(allocate(stock, source)));
         let found = found.unwrap_or_else(|| Err(failed("the child's memory was not asked".into())));
-        found.inspect(Loan::populate)
+        found
     }
 
     fn peer_block(&self, block: BlockRef) -> Option<Block> {

@@ -10,6 +10,7 @@
 
 use crate::error::{CallError, CallName};
 use std::cell::Cell;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A call may be nested as deep as this.
@@ -69,7 +70,10 @@ fn mark(is_within: bool) {
 /// Names for the chains that begin at one segment's workers, of which there are fewer than 256: this, and so many more. Not 0.
 pub(crate) fn new_chains() -> u64 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    u64::from(std::process::id()) << 32 | u64::from(NEXT.fetch_add(1, Ordering::Relaxed) << 8)
+    // Two processes of different pid namespaces may have one number; so may what a fork leaves behind have what its parent draws.
+    static DRAWN: OnceLock<u32> = OnceLock::new();
+    let drawn = *DRAWN.get_or_init(|| getrandom::u32().unwrap_or(0));
+    u64::from(drawn ^ std::process::id()) << 32 | u64::from(NEXT.fetch_add(1, Ordering::Relaxed) << 8)
 }
 
 /// From now on this thread carries out calls, and nothing else. Those that come from no other call begin the chain `chain`.

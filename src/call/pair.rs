@@ -25,6 +25,7 @@ use crate::lending::Carried;
 use crate::life::{Cause, Life};
 use crate::objects::{Objects, SEGMENT, Sealed};
 use crate::process::watch::{self, Watched};
+use crate::reading::{Refusal, has_memory, refuse};
 use crate::segment::{Block, Placed, Segment, Span};
 use crate::signal::{Bells, Count};
 use crate::stock::{Home, Stock};
@@ -34,6 +35,7 @@ use crate::sys::mapping::{Access, Mapping};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::{self, Blocking};
 use parking_lot::{Condvar, Mutex};
+use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -99,6 +101,8 @@ pub(crate) struct Pair {
     start: OnceLock<Start>,
     /// The lanes that have one, by their bits.
     started: Mutex<u64>,
+    /// Bytes of large requests that are being carried out here, of which there are copies.
+    copied: Mutex<u64>,
 }
 
 /// What starts the thread of a lane.
@@ -149,25 +153,29 @@ pub(crate) fn call(introduction: Introduction) -> io::Result<(Arc<Caller>, Arc<P
 }
 
 /// The side of a pair that is called: a thread for each lane, which is started when the lane is about to be used for the first time, carries out with
-/// a host of `hosts` what is asked there. The threads end with the pair.
+/// a host of `hosts` what is asked there; without one, the pair is over. The threads end with the pair.
 ///
 /// # Errors
 ///
 /// As [`call`].
 pub(crate) fn serve<H: Host + Send + 'static>(
     introduction: Introduction,
-    hosts: impl FnMut() -> H + Send + 'static,
+    hosts: impl FnMut() -> Option<H> + Send + 'static,
 ) -> io::Result<Arc<Pair>> {
     let wait = introduction.wait;
     let (pair, segment) = Pair::of(introduction, Role::Owner)?;
     panic::install_hook();
-    let (weak, hosts) = (Arc::downgrade(&pair), Mutex::new(hosts));
+    let (weak, hosts, segment) = (Arc::downgrade(&pair), Mutex::new(hosts), Arc::new(segment));
     let start = move |index| {
         let pair = weak.upgrade().ok_or(io::ErrorKind::NotConnected)?;
         let lanes = WorkerLanes::new(&segment, index, &pair.peer.bells, wait, false);
         let name = format!("callgate-{}-{index}", pair.peer.pid);
-        let worker = Worker::new(lanes, Stranger(pair), (*hosts.lock())()).with_chain(chain(&segment, index));
-        thread::Builder::new().name(name).stack_size(STACK).spawn(move || run(worker)).map(drop)
+        let host = (*hosts.lock())().ok_or(io::ErrorKind::NotConnected)?;
+        let worker = Worker::new(lanes, Stranger(pair), host);
+        let header = segment.clone();
+        // The watcher is here, and must not look at what nobody has sealed yet.
+        let chain = move || chain(&header, index);
+        thread::Builder::new().name(name).stack_size(STACK).spawn(move || run(worker, chain)).map(drop)
     };
     let _ = pair.start.set(Box::new(start));
     watch::watch(pair.clone()).inspect_err(|_| pair.over(None))?;
@@ -175,7 +183,7 @@ pub(crate) fn serve<H: Host + Send + 'static>(
 }
 
 /// Serves a lane, once it is ready, until the pair is over; and the pair does not outlast it, whatever ends it: nobody else would answer there.
-fn run<H: Host>(mut worker: Worker<H, Stranger>) {
+fn run<H: Host>(worker: Worker<H, Stranger>, chain: impl FnOnce() -> u64) {
     struct Last(Arc<Pair>);
     impl Drop for Last {
         fn drop(&mut self) {
@@ -184,6 +192,10 @@ fn run<H: Host>(mut worker: Worker<H, Stranger>) {
     }
     let _last = Last(worker.asker().0.clone());
     worker.asker().0.wait_until_ready();
+    if worker.asker().0.is_over() {
+        return;
+    }
+    let mut worker = worker.with_chain(chain());
     worker.take_thread();
     loop {
         match worker.serve_next() {
@@ -226,9 +238,31 @@ impl Pair {
             callers: (0..found.lanes).map(|lane| segment.caller_line(lane)).collect(),
             start: OnceLock::new(),
             started: Mutex::new(0),
+            copied: Mutex::new(0),
         };
         pair.control.send(Message::Mapped { segment: SEGMENT }, None)?;
         Ok((Arc::new(pair), segment))
+    }
+
+    /// Whether there may be another copy of a request, of `len` bytes. Each request lies in memory of its own, so those under way have no more bytes
+    /// in all than the caller's memory: beyond that, it has named some twice.
+    ///
+    /// # Errors
+    ///
+    /// If there may not, and then the pair is over, or if there is no memory for it.
+    #[cold]
+    fn admit_copy(&self, len: usize) -> Result<(), Failure> {
+        let lent: u64 = self.told.lock().segments.values().map(|segment| segment.len() as u64).sum();
+        // A caller publishes a block anew after it has heard of the answer, before which `answering` has subtracted it.
+        let mut copied = self.copied.lock();
+        *copied += len as u64;
+        if *copied > lent {
+            drop(copied);
+            self.over(Some(Cause::Corrupt("requests under way with more bytes than its memory has")));
+            return Err(refuse(Refusal::Invalid));
+        }
+        drop(copied);
+        has_memory(len)
     }
 
     /// Waits until the first segment may be looked at, or the pair is over. A caller is not told of the owner before.
@@ -522,7 +556,7 @@ impl Home for Pair {
                     // What the hub gives then is nobody's.
                     self.tidiness.used();
                 }
-                return found.inspect(Loan::populate);
+                return found;
             }
             thread::sleep(MEMORY_SLICE);
         }
@@ -620,9 +654,19 @@ impl Asker for Stranger {
     }
 
     #[inline(always)]
-    fn request<'a>(&self, payload: Span<'a>, copy: &'a mut AlignedVec<ALIGN>) -> RequestSpan<'a> {
+    fn request<'a>(&self, payload: Span<'a>, copy: &'a mut AlignedVec<ALIGN>) -> Result<RequestSpan<'a>, Failure> {
+        if payload.len() > COPY_KEPT {
+            self.0.admit_copy(payload.len())?;
+        }
         copy_out(payload, copy);
-        RequestSpan::copied(copy)
+        Ok(RequestSpan::copied(copy))
+    }
+
+    #[inline(always)]
+    fn answering(&self, len: usize) {
+        if len > COPY_KEPT {
+            *self.0.copied.lock() -= len as u64;
+        }
     }
 
     #[inline(always)]
@@ -742,7 +786,7 @@ mod tests {
     fn strangers_call_each_other() {
         let ([caller, owner], hub) = introduced(geometry(2));
         let hub = thread::spawn(|| hub.run());
-        let owner = serve(owner, || Doubler).unwrap();
+        let owner = serve(owner, || Some(Doubler)).unwrap();
         let (caller, pair) = call(caller).unwrap();
         thread::scope(|scope| {
             for thread in 0..4 {
@@ -766,7 +810,7 @@ mod tests {
     #[test]
     fn a_hub_that_does_not_answer_costs_a_call_no_more_than_its_time() {
         let ([caller, owner], hub) = introduced(geometry(2));
-        let owner = serve(owner, || Doubler).unwrap();
+        let owner = serve(owner, || Some(Doubler)).unwrap();
         let (caller, pair) = call(caller).unwrap();
         let echo = |len: usize, patience: Option<Duration>| {
             let text = "x".repeat(len);
@@ -822,7 +866,7 @@ mod tests {
         let counted = hosts.clone();
         let owner = serve(owner, move || {
             counted.fetch_add(1, Ordering::SeqCst);
-            Doubler
+            Some(Doubler)
         });
         let owner = owner.unwrap();
         let (caller, pair) = call(caller).unwrap();
@@ -862,13 +906,29 @@ mod tests {
         let started = threads.clone();
         let host = move || {
             started.fetch_add(1, Ordering::SeqCst);
-            Doubler
+            Some(Doubler)
         };
         let owner = serve(owner, host).unwrap();
         let lanes = (0..u64::from(forged.lanes)).filter(|&lane| owner.start_lane(lane).is_ok()).count();
         owner.over(None);
         assert_eq!((pair.callers.len(), lanes, threads.load(Ordering::SeqCst)), (7, 7, 7));
         assert!(geometry_of(geometry(8).segment_len() + 128).is_none());
+    }
+
+    /// A caller that has its lanes name one block would have the owner make a copy for each.
+    #[test]
+    fn fault_43_copies_of_requests_have_no_more_bytes_than_their_callers_memory() {
+        const MIB: usize = 1 << 20;
+        let ([caller, owner], _silent) = introduced(geometry(2));
+        let owner = serve(owner, || Some(Doubler)).unwrap();
+        let (_caller, _pair) = call(caller).unwrap();
+        let (mapping, _) = memfd::create_sealed("callgate-test", MIB, Access::ReadWrite).unwrap();
+        owner.told.lock().segments.insert(5, Arc::new(mapping));
+        let stranger = Stranger(owner.clone());
+        assert!(owner.admit_copy(MIB / 2).is_ok() && owner.admit_copy(MIB / 2).is_ok());
+        stranger.answering(MIB / 2);
+        assert!(owner.admit_copy(MIB / 2).is_ok() && !owner.is_over());
+        assert!(owner.admit_copy(MIB / 2).is_err() && owner.is_over());
     }
 
     /// The hub says nothing to anybody: the end is the caller's alone, and the owner's worker goes on.
@@ -879,7 +939,7 @@ mod tests {
         let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
         let host = {
             let ran = ran.clone();
-            move || Gated { ran: ran.clone(), gate: gate.take() }
+            move || Some(Gated { ran: ran.clone(), gate: gate.take() })
         };
         let owner = serve(owner, host).unwrap();
         owner.start_lane(0).unwrap();
@@ -903,7 +963,7 @@ mod tests {
         let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
         let host = {
             let ran = ran.clone();
-            move || Gated { ran: ran.clone(), gate: gate.take() }
+            move || Some(Gated { ran: ran.clone(), gate: gate.take() })
         };
         let owner = serve(owner, host).unwrap();
         owner.start_lane(0).unwrap();

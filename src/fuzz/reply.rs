@@ -206,7 +206,7 @@ fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>>
         let slot = R::from_slot(slots.line(0), span, decoder());
         let block = R::from_block(block_of(span), 0, decoder());
         let mut intake = R::intake();
-        intake.begin(bytes.len() * steps / 4);
+        intake.begin(bytes.len() * steps / 4).unwrap();
         (1..=steps).for_each(|step| {
             let copied = intake.copy_up_to(span.first(bytes.len() * step / steps), crate::stock::NEVER);
             assert!(copied.is_ok(), "there is time");

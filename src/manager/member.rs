@@ -521,8 +521,10 @@ impl Member {
                         member.tell(&ToHub::Unregister { seq: 0, number });
                     }
                 };
-                let callbacks = self.callbacks.clone();
-                let hosts = move || Worker { callbacks: callbacks.clone(), finished: finished.clone(), kept: None };
+                // The pair must not be the last to have them: it may go on the watcher's thread, where no destructor of the program's may run.
+                let callbacks = Arc::downgrade(&self.callbacks);
+                let hosts =
+                    move || Some(Worker { callbacks: callbacks.upgrade()?, finished: finished.clone(), kept: None });
                 if let Ok(pair) = pair::serve(introduction, hosts) {
                     let mut state = self.state.lock();
                     state.owned.retain(|pair| pair.strong_count() > 0);

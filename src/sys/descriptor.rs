@@ -7,11 +7,13 @@
 #![forbid(unsafe_code)]
 
 use rustix::fd::AsRawFd;
-use rustix::io::{fcntl_dupfd_cloexec, fcntl_getfd};
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd};
 use rustix::stdio::{stderr, stdin, stdout};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, PoisonError};
 
 /// The first number that is not one of the standard descriptors.
 const FIRST: RawFd = 3;
@@ -26,23 +28,61 @@ pub(crate) fn apart<T, E>(open: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     open()
 }
 
-/// What keeps closed standard descriptors from being given out.
-struct Taken([Option<OwnedFd>; 3]);
+/// What keeps closed standard descriptors from being given out, to whichever threads hold a [`Taken`].
+struct Places {
+    holders: usize,
+    null: Vec<OwnedFd>,
+}
+
+static PLACES: Mutex<Places> = Mutex::new(Places { holders: 0, null: Vec::new() });
+
+/// Raised when places are taken and when they are free again: odd in between.
+static TURN: AtomicUsize = AtomicUsize::new(0);
+
+/// Keeps closed standard descriptors taken; `false` = there are none.
+struct Taken(bool);
 
 impl Taken {
     fn now() -> Self {
-        let mut taken = Self([None, None, None]);
-        if standard().into_iter().all(is_open) {
-            return taken;
+        // Of descriptors that are open because another thread keeps them taken, nothing follows. If nobody does so before and after the look,
+        // nobody did meanwhile, or that has come and gone: then the number differs.
+        let turn = TURN.load(SeqCst);
+        if turn.is_multiple_of(2) && standard().into_iter().all(is_open) && TURN.load(SeqCst) == turn {
+            return Self(false);
         }
+        let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+        if places.holders == 0 {
+            TURN.fetch_add(1, SeqCst);
+        }
+        places.holders += 1;
         // Without a null device, or a number to be had, `open` has to do without.
-        for place in &mut taken.0 {
+        while !standard().into_iter().all(is_open) {
             match null() {
-                Ok(null) if null.as_raw_fd() < FIRST => *place = Some(null),
+                Ok(null) if null.as_raw_fd() < FIRST => places.null.push(null),
                 _ => break,
             }
         }
-        taken
+        Self(true)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if !self.0 {
+            return;
+        }
+        let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+        places.holders -= 1;
+        if places.holders > 0 {
+            return;
+        }
+        for null in places.null.drain(..) {
+            // The program may have put something there meanwhile, which is its own: that is not closed on exec, as this is.
+            if !fcntl_getfd(&null).is_ok_and(|flags| flags.contains(FdFlags::CLOEXEC)) {
+                let _ = null.into_raw_fd();
+            }
+        }
+        TURN.fetch_add(1, SeqCst);
     }
 }
 
@@ -63,7 +103,7 @@ pub(crate) fn fill_standard() -> io::Result<()> {
     while !standard().into_iter().all(is_open) {
         let null = null()?;
         // Kept by nobody, as standard descriptors are. What it is executed with inherits them.
-        rustix::io::fcntl_setfd(&null, rustix::io::FdFlags::empty())?;
+        rustix::io::fcntl_setfd(&null, FdFlags::empty())?;
         if null.as_raw_fd() < FIRST {
             let _ = null.into_raw_fd();
         }

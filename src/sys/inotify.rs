@@ -11,10 +11,15 @@ use std::collections::HashSet;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Objects that are waited for.
 #[derive(Debug)]
-pub(crate) struct Releases(OwnedFd);
+pub(crate) struct Releases {
+    queue: OwnedFd,
+    /// More has happened than the kernel had room to note, and nobody has looked up since what is gone.
+    has_lost: AtomicBool,
+}
 
 /// Names an object that is waited for.
 pub(crate) type WatchId = i32;
@@ -24,7 +29,8 @@ impl Releases {
     ///
     /// `EMFILE` if the processes of this user have as many instances as they may (`fs.inotify.max_user_instances`).
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self(apart(|| inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK))?))
+        let queue = apart(|| inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK))?;
+        Ok(Self { queue, has_lost: AtomicBool::new(false) })
     }
 
     /// Has the end of `object` reported under the number that is returned.
@@ -34,29 +40,34 @@ impl Releases {
     /// `ENOSPC` if this user watches as much as it may (`fs.inotify.max_user_watches`); others without procfs.
     pub(crate) fn watch(&self, object: impl AsFd) -> io::Result<WatchId> {
         let path = format!("/proc/self/fd/{}", object.as_fd().as_raw_fd());
-        Ok(inotify::add_watch(&self.0, path, WatchFlags::DELETE_SELF)?)
+        Ok(inotify::add_watch(&self.queue, path, WatchFlags::DELETE_SELF)?)
     }
 
     /// Appends those that nobody has any more; never waits. `known` = all that are waited for: where more has happened than the kernel had room
     /// to note (`fs.inotify.max_queued_events`), those are looked up.
     pub(crate) fn read(&self, known: impl Iterator<Item = WatchId>, released: &mut Vec<WatchId>) {
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = Reader::new(&self.0, &mut buffer);
-        let mut has_lost = false;
+        let mut reader = Reader::new(&self.queue, &mut buffer);
         while let Ok(event) = reader.next() {
-            has_lost |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
+            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+                self.has_lost.store(true, Relaxed);
+            }
             if event.events().contains(ReadFlags::DELETE_SELF) {
                 released.push(event.wd());
             }
         }
-        if has_lost && let Ok(held) = self.held() {
+        // Without a descriptor to be had for that, at the next time.
+        if self.has_lost.load(Relaxed)
+            && let Ok(held) = self.held()
+        {
+            self.has_lost.store(false, Relaxed);
             released.extend(known.filter(|watch| !held.contains(watch)));
         }
     }
 
     /// What is watched, as the kernel lists it: what nobody has is not.
     fn held(&self) -> io::Result<HashSet<WatchId>> {
-        let list = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
+        let list = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.queue.as_raw_fd()))?;
         let numbers = list.lines().filter_map(|line| line.strip_prefix("inotify wd:")?.split(' ').next());
         Ok(numbers.filter_map(|number| WatchId::from_str_radix(number, 16).ok()).collect())
     }
@@ -64,7 +75,7 @@ impl Releases {
 
 impl AsFd for Releases {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.queue.as_fd()
     }
 }
 

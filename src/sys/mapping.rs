@@ -92,21 +92,24 @@ impl Mapping {
         Ok(unsafe { madvise(self.start.as_ptr().cast(), len, Advice::LinuxRemove) }?)
     }
 
-    /// Has the system provide the first `len` bytes now, which are about to be written, in huge pages where it grants them: page
+    /// Has the system provide the `len` bytes from `from` on now, which are about to be written, in huge pages where it grants them: page
     /// by page, as they are touched, costs half as much again. What it does not do now it does then.
-    pub(crate) fn populate(&self, len: usize) {
-        let len = len.min(self.len);
+    pub(crate) fn populate(&self, from: usize, len: usize) {
+        let from = from.min(self.len);
+        let len = len.min(self.len - from);
         #[cfg(any(test, fuzzing))]
         if self.keeper.is_some() {
             // On the heap, where pages are shared with others' memory.
             return;
         }
-        if self.len >= HUGE {
+        if from == 0 && self.len >= HUGE {
             // SAFETY: advice changes no byte of the range, which is this mapping's own.
             let _ = unsafe { madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxHugepage) };
         }
+        // SAFETY: within this mapping.
+        let start = unsafe { self.start.add(from) };
         // SAFETY: as above: pages that exist keep what they hold.
-        let _ = unsafe { madvise(self.start.as_ptr().cast(), len, Advice::LinuxPopulateWrite) };
+        let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxPopulateWrite) };
     }
 }
 

@@ -58,6 +58,18 @@ impl Held {
         }
     }
 
+    /// The same, once nothing comes or goes any more of what has just begun.
+    pub(crate) fn at_rest() -> Self {
+        let mut held = Self::now();
+        let at_rest = support::eventually(10, "rest", || {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            let before = std::mem::replace(&mut held, Self::now());
+            before == held
+        });
+        assert!(at_rest, "{held:?}");
+        held
+    }
+
     /// This, and what the first start of a bridge leaves for all later ones.
     pub(crate) fn with_watcher(mut self) -> Self {
         self.descriptors.extend(["anon_inode:[eventfd]", "anon_inode:[eventpoll]"].map(String::from));
