@@ -32,6 +32,10 @@ const MAX_SEGMENTS: usize = 4096;
 /// The same for one side of a pair. Each costs the other side a mapping, of which the kernel lets it have some 65,000.
 const MAX_SEGMENTS_OF_SIDE: usize = 64;
 
+/// Objects that two processes may keep of what one of them writes for the other, beside those in use. Each counts for both, so one that
+/// keeps everything must leave the other some for its other peers.
+const MAX_OBJECTS_OF_TWO: usize = MAX_SEGMENTS / 8;
+
 /// As much work as so many messages: to make a segment.
 const GRANT: u32 = 16;
 
@@ -254,8 +258,11 @@ impl Pairs {
         let kept = self.ledger.of(caller_process).written_bytes;
         let used = self.of_member.get(&caller).map_or(0, |share| share.bytes).saturating_add(kept);
         let before = self.ledger.between(caller_process, owner_process);
-        if base > self.budget.saturating_sub(used) || before.saturating_add(base) > self.budget / 2 {
+        if base > self.budget.saturating_sub(used) || before.bytes.saturating_add(base) > self.budget / 2 {
             return Err(io::Error::other("all memory that it may have is in use"));
+        }
+        if before.objects >= MAX_OBJECTS_OF_TWO {
+            return Err(io::Error::other("one of the two keeps too much of what they had before"));
         }
         // Unmapped at once: from here on it is theirs.
         let (segment, object) = Segment::create(self.geometry, &Sealed)?;
@@ -456,11 +463,13 @@ impl Pairs {
         let reads = self.of_member.get(&other.member).map_or(0, |share| share.attached) + keeps.read;
         let share = self.of_member.entry(asker.member).or_default();
         // What the two have had before and may still have is as if the asker had it here.
-        let to_write = room(budget, share.bytes + kept.written_bytes, asker.bytes + before);
-        let to_read = room(budget, keeps.read_bytes, before);
+        let to_write = room(budget, share.bytes + kept.written_bytes, asker.bytes + before.bytes);
+        let to_read = room(budget, keeps.read_bytes, before.bytes);
         let written = share.segments + kept.written;
-        let are_too_many =
-            asker.segments.len() >= MAX_SEGMENTS_OF_SIDE || written >= MAX_SEGMENTS || reads >= MAX_SEGMENTS;
+        let are_too_many = asker.segments.len() >= MAX_SEGMENTS_OF_SIDE
+            || before.objects >= MAX_OBJECTS_OF_TWO
+            || written >= MAX_SEGMENTS
+            || reads >= MAX_SEGMENTS;
         if len > to_write.min(to_read) || are_too_many {
             if kept.written + keeps.read > 0 && Instant::now() < until {
                 asker.asked = Asked::Waiting;
@@ -635,7 +644,7 @@ mod tests {
         pairs.end(pair);
         assert!(!pairs.ledger.read(), "they are under way");
         let base = geometry(1).segment_len() as u64;
-        assert_eq!(pairs.ledger.between(asker, other), base + granted);
+        assert_eq!(pairs.ledger.between(asker, other).bytes, base + granted);
     }
 
     #[test]
