@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::census::Census;
+use super::census::{Begun, Census};
 use super::connection::{Connection, Gone, List, Member, State};
 use super::introduce::{Heard, New, Pairs, Rates, Unsealed};
 use super::ledger::Process;
@@ -740,7 +740,7 @@ impl Running {
         self.census.ask(id, seq, Instant::now());
     }
 
-    /// Answers those whose questions for names can be answered, and asks owners for the others.
+    /// Answers those whose questions for names can be answered, and asks owners for the others. Whose question makes that necessary pays for it.
     fn answer_names(&mut self) {
         while self.census.is_busy() {
             let now = Instant::now();
@@ -754,8 +754,12 @@ impl Running {
             }
             // Who does not take what was said to it before is not asked, nor waited for.
             let hears = |owner: &MemberId| self.connections.get(owner).is_some_and(Connection::is_flushed);
-            let Some((seq, owners)) = self.census.begin(self.registry.owners().filter(hears), now) else { return };
-            owners.into_iter().for_each(|owner| self.tell(owner, FromHub::Count { seq }));
+            let begun = self.census.begin(self.registry.owners().filter(hears), now);
+            let Some(Begun { number, asker, owners }) = begun else { return };
+            if let Some(connection) = self.connections.get_mut(&asker) {
+                connection.credit.charge(owners.len().try_into().unwrap_or(u32::MAX));
+            }
+            owners.into_iter().for_each(|owner| self.tell(owner, FromHub::Count { seq: number }));
         }
     }
 
@@ -909,3 +913,6 @@ fn seal(unsealed: Unsealed, commands: Sender<Command>, waker: Arc<Waker>) -> boo
     });
     spawned.is_ok()
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;
