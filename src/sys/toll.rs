@@ -146,9 +146,10 @@ impl Credit {
         self.left < 0
     }
 
-    /// There is as much as for so many messages, and no more.
-    pub(crate) fn set(&mut self, messages: u32) {
-        self.left = nanos(messages);
+    /// Whether there is as much as there was at first.
+    pub(crate) fn is_full(&mut self) -> bool {
+        self.grow();
+        self.left >= self.most
     }
 }
 

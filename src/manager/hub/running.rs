@@ -7,6 +7,7 @@
 
 use super::census::{Begun, Census};
 use super::connection::{Connection, Gone, List, Member, State};
+use super::credits::Credits;
 use super::introduce::{Heard, New, Pairs, Rates, Unsealed};
 use super::ledger::Process;
 use super::locks::{Locks, Told};
@@ -94,6 +95,7 @@ pub(super) struct Running {
     /// Those who have not shown that they have the key, and until when they may: the oldest first.
     guests: VecDeque<(Instant, MemberId)>,
     members: u32,
+    credits: Credits,
     next: MemberId,
     registry: Registry,
     locks: Locks,
@@ -181,6 +183,7 @@ impl Running {
             connections: HashMap::new(),
             guests: VecDeque::new(),
             members: 0,
+            credits: Credits::default(),
             next: 1,
             registry: Registry::default(),
             locks: Locks::default(),
@@ -368,10 +371,12 @@ impl Running {
         self.members < self.options.max_members && of_it < MAX_OF_PROCESS
     }
 
-    /// Counts and watches a new member's process.
+    /// Counts and watches a new member's process, whose other connections have the same credit.
     fn watch(&mut self, id: MemberId) -> io::Result<()> {
-        let member = self.connections.get(&id).and_then(Connection::member).ok_or(io::ErrorKind::NotFound)?;
+        let connection = self.connections.get_mut(&id).ok_or(io::ErrorKind::NotFound)?;
+        let member = connection.member().ok_or(io::ErrorKind::NotFound)?;
         self.poll.add(&member.process, key(id, PROCESS))?;
+        connection.credit = self.credits.of(member.identity);
         self.members += 1;
         Ok(())
     }
@@ -584,7 +589,7 @@ impl Running {
         let received = connection.receive(&mut self.buffer);
         match received {
             Ok(Received::Message(len, descriptors)) if descriptors.is_empty() => {
-                connection.credit.charge((len / LONG).try_into().unwrap_or(u32::MAX));
+                connection.credit.lock().charge((len / LONG).try_into().unwrap_or(u32::MAX));
                 self.heed(id, len);
             }
             Ok(Received::Message(_, descriptors)) => {
@@ -757,7 +762,7 @@ impl Running {
             let begun = self.census.begin(self.registry.owners().filter(hears), now);
             let Some(Begun { number, asker, owners }) = begun else { return };
             if let Some(connection) = self.connections.get_mut(&asker) {
-                connection.credit.charge(owners.len().try_into().unwrap_or(u32::MAX));
+                connection.credit.lock().charge(owners.len().try_into().unwrap_or(u32::MAX));
             }
             owners.into_iter().for_each(|owner| self.tell(owner, FromHub::Count { seq: number }));
         }
@@ -769,7 +774,7 @@ impl Running {
             if !self.has_list_to_send(id) {
                 return;
             }
-            if !self.connections.get_mut(&id).is_some_and(|connection| connection.credit.take(LIST)) {
+            if !self.connections.get_mut(&id).is_some_and(|connection| connection.credit.lock().take(LIST)) {
                 break;
             }
             self.go_on_with_list(id);
@@ -819,7 +824,7 @@ impl Running {
             }
         }
         if let Some(connection) = self.connections.get_mut(&caller) {
-            connection.credit.charge(INTRODUCTION);
+            connection.credit.lock().charge(INTRODUCTION);
         }
         let introduced = |role, pid| FromHub::Introduced { pair, role, pid };
         self.tell_with(owner, introduced(Side::Owner, caller_pid), vec![segment, control, caller_process]);
@@ -868,7 +873,8 @@ impl Running {
         for _ in 0..TURN {
             let member = self.pairs.member(pair, side);
             let Some(connection) = member.and_then(|member| self.connections.get_mut(&member)) else { return };
-            match self.pairs.hear(pair, side, &mut connection.credit) {
+            let heard = self.pairs.hear(pair, side, &mut connection.credit.lock());
+            match heard {
                 Heard::More | Heard::Ready => self.charge_other(pair, side),
                 Heard::Nothing => return,
                 Heard::End => {
@@ -891,7 +897,7 @@ impl Running {
     fn charge_other(&mut self, pair: u64, side: Side) {
         let Some((other, cost)) = self.pairs.take_cost_of_other(pair, side) else { return };
         if let Some(connection) = self.connections.get_mut(&other) {
-            connection.credit.charge_time(cost);
+            connection.credit.lock().charge_time(cost);
         }
     }
 

@@ -43,13 +43,13 @@ fn fault_43_who_asks_for_names_pays_for_asking_each_owner() {
         assert_eq!(told(socket), Some(FromHub::Registered { seq: 1 }));
     }
     let (asker, _socket) = join(&mut running);
-    running.connections.get_mut(&asker).unwrap().credit = Credit::new(100, 0);
+    *running.connections[&asker].credit.lock() = Credit::new(100, 0);
     running.ask_for_names(asker, 1);
     running.settle();
     assert!(owners.iter().all(|(_, socket)| told(socket) == Some(FromHub::Count { seq: 0 })));
     // Another question waits for the next round, and costs nothing yet.
     running.ask_for_names(asker, 2);
     running.settle();
-    let credit = &mut running.connections.get_mut(&asker).unwrap().credit;
-    assert_eq!((0..).take_while(|_| credit.take(1)).count(), 90);
+    let credit = running.connections[&asker].credit.clone();
+    assert_eq!((0..).take_while(|_| credit.lock().take(1)).count(), 90);
 }
