@@ -121,17 +121,14 @@ pub(super) struct Running {
 
 /// A caller that is to be told where a callback is, when its pair with the owner is ready.
 struct Resolving {
-    /// [`NO_PAIR`] if the owner has closed its end of it: it may be about to end.
-    pair: u64,
+    /// `None` if the owner has closed its end of it: it may be about to end.
+    pair: Option<u64>,
     caller: MemberId,
     owner: MemberId,
     seq: u64,
     to: Resolution,
     until: Instant,
 }
-
-/// No pair has this number.
-const NO_PAIR: u64 = u64::MAX;
 
 /// The keys of the descriptors that are waited for: a number, and what of it.
 const WAKER: u64 = 0;
@@ -295,8 +292,10 @@ impl Running {
         if self.pairs.next_deadline().is_some_and(|at| at <= now) {
             to_end = self.pairs.answer_waiting();
         }
-        to_end.extend(self.resolving.iter().filter(|resolving| resolving.until <= now).map(|resolving| resolving.pair));
+        let late: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.until <= now).collect();
+        to_end.extend(late.iter().filter_map(|resolving| resolving.pair));
         to_end.into_iter().for_each(|pair| self.end_pair(pair));
+        late.into_iter().for_each(|resolving| self.never_ready(resolving));
         if self.next_hearing.is_some_and(|at| at <= now) {
             self.attend_again();
         }
@@ -719,7 +718,7 @@ impl Running {
             return self.tell(caller, FromHub::Refused { seq, why });
         }
         let until = Instant::now() + READY_PATIENCE;
-        self.resolving.push(Resolving { pair, caller, owner, seq, to, until });
+        self.resolving.push(Resolving { pair: Some(pair), caller, owner, seq, to, until });
     }
 
     fn sealed(&mut self, unsealed: Unsealed, is_sealed: bool) {
@@ -727,7 +726,7 @@ impl Running {
         match if is_sealed { self.pairs.sealed(unsealed) } else { Heard::End } {
             Heard::End => self.end_pair(pair),
             Heard::Ready => {
-                let ready: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == pair).collect();
+                let ready: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == Some(pair)).collect();
                 for Resolving { caller, seq, to, .. } in ready {
                     self.tell(caller, FromHub::Resolved { seq, to });
                 }
@@ -854,7 +853,7 @@ impl Running {
             }
         }
         self.pairs.end(pair);
-        let never: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == pair).collect();
+        let never: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == Some(pair)).collect();
         never.into_iter().for_each(|resolving| self.never_ready(resolving));
     }
 
@@ -878,9 +877,9 @@ impl Running {
                 Heard::More | Heard::Ready => self.charge_other(pair, side),
                 Heard::Nothing => return,
                 Heard::End => {
-                    let resolving = self.resolving.iter_mut().filter(|resolving| resolving.pair == pair);
+                    let resolving = self.resolving.iter_mut().filter(|resolving| resolving.pair == Some(pair));
                     // Whether it is about to end itself is known soon.
-                    resolving.filter(|_| side == Side::Owner).for_each(|resolving| resolving.pair = NO_PAIR);
+                    resolving.filter(|_| side == Side::Owner).for_each(|resolving| resolving.pair = None);
                     return self.end_pair(pair);
                 }
                 Heard::TooMuch => {
