@@ -519,10 +519,11 @@ impl Pairs {
         Some((len, watch))
     }
 
-    /// The caller is about to use a lane for the first time: the owner is to have a thread there.
+    /// The caller is about to use a lane for the first time: the owner is to have a thread there. Before the pair is ready, only a caller that
+    /// breaks the protocol says so: it has not been told where the owner's callback is.
     fn begin(&mut self, pair: u64, lane: u64) -> Result<(), Broken> {
         let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
-        if lane >= u64::from(self.geometry.lanes) || found.begun & 1 << lane != 0 {
+        if !found.is_ready || lane >= u64::from(self.geometry.lanes) || found.begun & 1 << lane != 0 {
             return Err(Broken);
         }
         found.begun |= 1 << lane;

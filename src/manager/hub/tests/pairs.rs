@@ -451,3 +451,26 @@ fn fault_41_what_a_pair_shares_is_sealed_before_it_is_used() {
         scene.serves();
     });
 }
+
+/// Row 41 of the faults: an owner that has not heard that the memory is sealed is not had to look at it.
+#[test]
+fn fault_41_no_lane_begins_before_what_a_pair_shares_is_sealed() {
+    within(60, "fault_41_no_lane_begins_before_what_a_pair_shares_is_sealed", || {
+        for (mapped, is_sealed) in [(0, false), (1, false), (2, false), (2, true)] {
+            let mut books = Books::new();
+            let Sides { pair, caller, owner } = books.introduce(1, 2);
+            for (side, control) in [(Side::Caller, &caller), (Side::Owner, &owner)].into_iter().take(mapped) {
+                control.send(Message::Mapped { segment: 0 }, None).unwrap();
+                assert_eq!(books.pairs.hear(pair, side, &mut Credit::new(64, 0)), introduce::Heard::More);
+            }
+            if is_sealed {
+                let ready = books.pairs.sealed(books.unsealed.try_recv().unwrap());
+                assert_eq!((ready, owner.receive(Blocking::No).is_ok()), (introduce::Heard::Ready, true));
+            }
+            caller.send(Message::Begin { lane: 0 }, None).unwrap();
+            let heard = books.pairs.hear(pair, Side::Caller, &mut Credit::new(64, 0));
+            assert_eq!(heard == introduce::Heard::More, is_sealed, "{mapped} have mapped it");
+            assert_eq!(owner.receive(Blocking::No).is_ok(), is_sealed, "{mapped} have mapped it");
+        }
+    });
+}
