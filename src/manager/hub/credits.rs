@@ -7,6 +7,7 @@ use crate::sys::toll::Credit;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A process is listened to for so many messages at once, and for [`MESSAGES`] more in each spell, or as long as those take: one that floods the hub
 /// takes part of a CPU, and no more.
@@ -37,7 +38,8 @@ impl Credits {
     /// The credit of a process, which outlives its connections: to join again is no way to more.
     pub(super) fn of(&mut self, process: Process) -> SharedCredit {
         if self.0.len() >= MOST_CREDITS {
-            self.0.retain(|_, credit| Arc::strong_count(credit) > 1 || !credit.lock().is_full());
+            let now = Instant::now();
+            self.0.retain(|_, credit| Arc::strong_count(credit) > 1 || !credit.lock().is_full(now));
         }
         self.0.entry(process).or_insert_with(own).clone()
     }

@@ -48,58 +48,41 @@ const OF_OWNER: (u32, u32) = (4096, 256);
 /// Counts that are kept; of more, those are forgotten that are as good as new.
 const MOST_COUNTS: usize = 4096;
 
-/// How often processes are introduced, whatever they do to be introduced again.
+/// How often processes are introduced, whatever they do to be introduced again. Each introduction is a message of these credits.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    of_process: HashMap<u32, Rate>,
-    of_owner: HashMap<MemberId, Rate>,
-}
-
-/// How many introductions there may be yet, as of then.
-#[derive(Debug)]
-struct Rate {
-    left: u32,
-    since: Instant,
-}
-
-impl Rate {
-    /// What there may be now, with (at once, in a second).
-    fn refill(&mut self, (most, in_a_second): (u32, u32), now: Instant) {
-        let gained = now.saturating_duration_since(self.since).as_millis() * u128::from(in_a_second) / 1000;
-        if gained > 0 {
-            self.left = u32::try_from(gained).unwrap_or(u32::MAX).saturating_add(self.left).min(most);
-            self.since = now;
-        }
-    }
+    of_process: HashMap<u32, Credit>,
+    of_owner: HashMap<MemberId, Credit>,
 }
 
 impl Rates {
     /// Counts an introduction of `process` to `owner`; whose count is used up, if one is.
     pub(super) fn take(&mut self, process: u32, owner: MemberId, now: Instant) -> Result<(), &'static str> {
         let caller = rate(&mut self.of_process, process, OF_PROCESS, now);
-        if caller.left == 0 {
+        if !caller.has(1, now) {
             return Err("this process is introduced too often: no more than 64 times a second");
         }
         let called = rate(&mut self.of_owner, owner, OF_OWNER, now);
-        if called.left == 0 {
+        if !called.has(1, now) {
             return Err("others are introduced to that process too often: no more than 256 times a second");
         }
-        caller.left -= 1;
-        called.left -= 1;
+        caller.charge(1);
+        called.charge(1);
         Ok(())
     }
 }
 
-fn rate<K: Eq + Hash>(rates: &mut HashMap<K, Rate>, key: K, limit: (u32, u32), now: Instant) -> &mut Rate {
+/// The credit of one of many, for (at once, in a second).
+fn rate<K: Eq + Hash>(
+    rates: &mut HashMap<K, Credit>,
+    key: K,
+    (most, in_a_second): (u32, u32),
+    now: Instant,
+) -> &mut Credit {
     if rates.len() >= MOST_COUNTS {
-        rates.retain(|_, rate| {
-            rate.refill(limit, now);
-            rate.left < limit.0
-        });
+        rates.retain(|_, credit| !credit.is_full(now));
     }
-    let rate = rates.entry(key).or_insert(Rate { left: limit.0, since: now });
-    rate.refill(limit, now);
-    rate
+    rates.entry(key).or_insert_with(|| Credit::each_second(most, in_a_second, now))
 }
 
 /// How long a side that needs memory waits for some that is being released.
