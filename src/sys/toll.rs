@@ -110,20 +110,32 @@ impl Credit {
         Self { left: most, since: Instant::now(), most, each_spell }
     }
 
-    fn grow(&mut self) {
-        let spells = i64::try_from(self.since.elapsed().as_millis() / SPELL.as_millis()).unwrap_or(i64::MAX);
+    /// For `burst` messages at once, and `in_a_second` more in each second from `now` on.
+    pub(crate) fn each_second(burst: u32, in_a_second: u32, now: Instant) -> Self {
+        let each_spell = nanos(in_a_second) * SPELL.as_millis() as i64 / 1000;
+        Self { left: nanos(burst), since: now, most: nanos(burst), each_spell }
+    }
+
+    fn grow(&mut self, now: Instant) {
+        let waited = now.saturating_duration_since(self.since).as_millis();
+        let spells = i64::try_from(waited / SPELL.as_millis()).unwrap_or(i64::MAX);
         if spells > 0 {
             self.left = self.left.saturating_add(spells.saturating_mul(self.each_spell)).min(self.most);
-            self.since = Instant::now();
+            self.since = now;
         }
     }
 
     /// Whether there is credit for so many messages, which is taken.
     pub(crate) fn take(&mut self, messages: u32) -> bool {
-        self.grow();
-        let has_enough = self.left >= nanos(messages);
+        let has_enough = self.has(messages, Instant::now());
         self.left -= if has_enough { nanos(messages) } else { 0 };
         has_enough
+    }
+
+    /// Whether there is credit for so many messages, which is left there.
+    pub(crate) fn has(&mut self, messages: u32, now: Instant) -> bool {
+        self.grow(now);
+        self.left >= nanos(messages)
     }
 
     /// Takes more for a message that was as much work as `messages`.
@@ -142,13 +154,14 @@ impl Credit {
 
     /// Whether more has been taken than there was.
     pub(crate) fn is_overdrawn(&mut self) -> bool {
-        self.grow();
+        self.grow(Instant::now());
         self.left < 0
     }
 
-    /// There is as much as for so many messages, and no more.
-    pub(crate) fn set(&mut self, messages: u32) {
-        self.left = nanos(messages);
+    /// Whether there is as much as there was at first.
+    pub(crate) fn is_full(&mut self, now: Instant) -> bool {
+        self.grow(now);
+        self.left >= self.most
     }
 }
 

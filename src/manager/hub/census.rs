@@ -37,6 +37,16 @@ struct Round {
     deadline: Instant,
 }
 
+/// A round that has just begun.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Begun {
+    pub(super) number: u64,
+    /// The member whose question made it necessary.
+    pub(super) asker: MemberId,
+    /// Those who are to be asked.
+    pub(super) owners: Vec<MemberId>,
+}
+
 impl Census {
     /// `member` asks under the number `seq`.
     pub(super) fn ask(&mut self, member: MemberId, seq: u64, now: Instant) {
@@ -53,20 +63,14 @@ impl Census {
         self.asked.iter().filter(|asked| asked.member == member).count()
     }
 
-    /// Begins a round if one is needed: its number, and whom to ask.
-    pub(super) fn begin(
-        &mut self,
-        owners: impl Iterator<Item = MemberId>,
-        now: Instant,
-    ) -> Option<(u64, Vec<MemberId>)> {
-        if self.round.is_some() || self.asked.is_empty() {
-            return None;
-        }
+    /// Begins a round if one is needed.
+    pub(super) fn begin(&mut self, owners: impl Iterator<Item = MemberId>, now: Instant) -> Option<Begun> {
+        let asker = self.asked.first().filter(|_| self.round.is_none())?.member;
         let waits_for: HashSet<_> = owners.collect();
         let owners = waits_for.iter().copied().collect();
         self.round = Some(Round { waits_for, deadline: now + PATIENCE });
         self.next += 1;
-        Some((self.next - 1, owners))
+        Some(Begun { number: self.next - 1, asker, owners })
     }
 
     /// `owner` has said all that it has to say in round `number`.
@@ -115,9 +119,9 @@ mod tests {
         assert_eq!(census.begin([1, 2].into_iter(), now), None, "nobody has asked");
         census.counted(1, u64::MAX);
         census.ask(7, 70, now);
-        let (round, mut owners) = census.begin([1, 2].into_iter(), now).unwrap();
-        owners.sort();
-        assert_eq!((round, owners), (0, vec![1, 2]));
+        let mut begun = census.begin([1, 2].into_iter(), now).unwrap();
+        begun.owners.sort();
+        assert_eq!(begun, Begun { number: 0, asker: 7, owners: vec![1, 2] });
         census.counted(1, 0);
         census.ask(8, 80, now);
         assert_eq!(census.begin([1, 2].into_iter(), now), None, "one at a time");
@@ -128,7 +132,8 @@ mod tests {
         assert_eq!(census.due(now), [], "of none that there will be");
         census.counted(2, 0);
         assert_eq!(census.due(now), [(7, 70)]);
-        assert_eq!(census.begin([1].into_iter(), now), Some((1, vec![1])));
+        let begun = Begun { number: 1, asker: 8, owners: vec![1] };
+        assert_eq!(census.begin([1].into_iter(), now), Some(begun));
         census.counted(1, 0);
         assert_eq!(census.due(now), []);
         census.member_gone(1);
@@ -140,14 +145,16 @@ mod tests {
     fn nobody_is_waited_for_longer_than_that() {
         let (mut census, now) = (Census::default(), Instant::now());
         census.ask(7, 70, now);
-        assert_eq!(census.begin([1].into_iter(), now), Some((0, vec![1])));
+        let begun = Begun { number: 0, asker: 7, owners: vec![1] };
+        assert_eq!(census.begin([1].into_iter(), now), Some(begun));
         let later = now + PATIENCE / 2;
         census.ask(8, 80, later);
         assert_eq!(census.asked_by(8), 1);
         assert_eq!(census.next_deadline(), Some(now + PATIENCE));
         assert_eq!(census.due(now + PATIENCE), [(7, 70)]);
         // The second is answered by its own deadline, though its round is not over.
-        assert_eq!(census.begin([1].into_iter(), now + PATIENCE), Some((1, vec![1])));
+        let begun = Begun { number: 1, asker: 8, owners: vec![1] };
+        assert_eq!(census.begin([1].into_iter(), now + PATIENCE), Some(begun));
         assert_eq!(census.due(later + PATIENCE), [(8, 80)]);
         census.ask(9, 90, later + PATIENCE);
         census.member_gone(9);
@@ -158,7 +165,8 @@ mod tests {
     fn without_owners_the_answer_comes_at_once() {
         let (mut census, now) = (Census::default(), Instant::now());
         census.ask(7, 70, now);
-        assert_eq!(census.begin(std::iter::empty(), now), Some((0, vec![])));
+        let begun = Begun { number: 0, asker: 7, owners: vec![] };
+        assert_eq!(census.begin(std::iter::empty(), now), Some(begun));
         assert_eq!(census.due(now), [(7, 70)]);
     }
 }

@@ -2,11 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+use super::credits::{self, SharedCredit};
 use crate::manager::auth::{Challenge, Role};
 use crate::sys::pidfd::{Identity, Pidfd};
 use crate::sys::poll::Interest;
 use crate::sys::socket::{self, Blocking, Exposed, Received};
-use crate::sys::toll::{Credit, Toll};
+use crate::sys::toll::Toll;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +27,8 @@ pub(super) struct Connection {
     /// Its process, as the kernel said.
     pub(super) pid: u32,
     pub(super) state: State,
-    pub(super) credit: Credit,
+    /// Its process's, once that is known.
+    pub(super) credit: SharedCredit,
     /// What sending to it and receiving from it costs.
     toll: Toll,
     /// What it is waited for, from the first on to be read; `None` = for nothing.
@@ -73,7 +75,7 @@ impl Connection {
             socket,
             pid,
             state,
-            credit: Credit::new(BURST, MESSAGES),
+            credit: credits::own(),
             toll: Toll::default(),
             interest: Some(Interest::Read),
             is_resting: false,
@@ -106,7 +108,7 @@ impl Connection {
     /// Receives one message into `buffer`. One for whom that takes the kernel too long is gone.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
         let received = self.toll.pay(|| socket::receive(&self.socket, buffer, Blocking::No));
-        self.credit.charge_time(self.toll.take());
+        self.credit.lock().charge_time(self.toll.take());
         match (self.is_slow(), received) {
             (true, Ok(Received::Message(_, descriptors))) => {
                 socket::discard(descriptors);
@@ -125,13 +127,13 @@ impl Connection {
     pub(super) fn flush(&mut self) -> Result<(), Gone> {
         while let Some((message, rights)) = self.queue.messages.front() {
             // What each message to it costs was the others' time: they come first for a while.
-            if self.credit.is_overdrawn() {
+            if self.credit.lock().is_overdrawn() {
                 self.is_stalled = true;
                 return Ok(());
             }
             let rights: Vec<_> = rights.iter().map(AsFd::as_fd).collect();
             let sent = self.toll.pay(|| socket::send(&self.socket, message, &rights));
-            self.credit.charge_time(self.toll.take());
+            self.credit.lock().charge_time(self.toll.take());
             match sent {
                 _ if self.toll.is_exceeded() => return Err(Gone),
                 Ok(()) => self.queue.pop(),
@@ -149,7 +151,7 @@ impl Connection {
 
     /// Whether it may be listened to for another message, for which it is charged. If not, it rests.
     pub(super) fn may_speak(&mut self) -> bool {
-        let may = self.credit.take(1);
+        let may = self.credit.lock().take(1);
         self.is_resting |= !may;
         may
     }
@@ -175,10 +177,10 @@ impl Connection {
         self.is_resting = false;
     }
 
-    /// It is listened to for as long as this goes on: there is no more of it than has been said.
+    /// It is listened to for so many messages, whatever its process owes: there is no more of it than has been said.
     pub(super) fn hear_out(&mut self, messages: u32) {
         self.is_resting = false;
-        self.credit.set(messages);
+        self.credit = credits::own_for(messages);
     }
 
     /// What it is to be waited for.
@@ -226,11 +228,6 @@ impl Queue {
         self.introductions -= usize::from(!rights.is_empty());
     }
 }
-
-/// Whoever speaks is listened to for so many messages at once, and for [`MESSAGES`] more in each spell, or as long as those take: who floods the hub
-/// takes part of a CPU, and no more.
-const BURST: u32 = 4096;
-const MESSAGES: u32 = 256;
 
 #[cfg(all(test, not(loom)))]
 mod tests {

@@ -32,6 +32,10 @@ const MAX_SEGMENTS: usize = 4096;
 /// The same for one side of a pair. Each costs the other side a mapping, of which the kernel lets it have some 65,000.
 const MAX_SEGMENTS_OF_SIDE: usize = 64;
 
+/// Objects that two processes may keep of what one of them writes for the other, beside those in use. Each counts for both, so one that
+/// keeps everything must leave the other some for its other peers.
+const MAX_OBJECTS_OF_TWO: usize = MAX_SEGMENTS / 8;
+
 /// As much work as so many messages: to make a segment.
 const GRANT: u32 = 16;
 
@@ -44,58 +48,41 @@ const OF_OWNER: (u32, u32) = (4096, 256);
 /// Counts that are kept; of more, those are forgotten that are as good as new.
 const MOST_COUNTS: usize = 4096;
 
-/// How often processes are introduced, whatever they do to be introduced again.
+/// How often processes are introduced, whatever they do to be introduced again. Each introduction is a message of these credits.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    of_process: HashMap<u32, Rate>,
-    of_owner: HashMap<MemberId, Rate>,
-}
-
-/// How many introductions there may be yet, as of then.
-#[derive(Debug)]
-struct Rate {
-    left: u32,
-    since: Instant,
-}
-
-impl Rate {
-    /// What there may be now, with (at once, in a second).
-    fn refill(&mut self, (most, in_a_second): (u32, u32), now: Instant) {
-        let gained = now.saturating_duration_since(self.since).as_millis() * u128::from(in_a_second) / 1000;
-        if gained > 0 {
-            self.left = u32::try_from(gained).unwrap_or(u32::MAX).saturating_add(self.left).min(most);
-            self.since = now;
-        }
-    }
+    of_process: HashMap<u32, Credit>,
+    of_owner: HashMap<MemberId, Credit>,
 }
 
 impl Rates {
     /// Counts an introduction of `process` to `owner`; whose count is used up, if one is.
     pub(super) fn take(&mut self, process: u32, owner: MemberId, now: Instant) -> Result<(), &'static str> {
         let caller = rate(&mut self.of_process, process, OF_PROCESS, now);
-        if caller.left == 0 {
+        if !caller.has(1, now) {
             return Err("this process is introduced too often: no more than 64 times a second");
         }
         let called = rate(&mut self.of_owner, owner, OF_OWNER, now);
-        if called.left == 0 {
+        if !called.has(1, now) {
             return Err("others are introduced to that process too often: no more than 256 times a second");
         }
-        caller.left -= 1;
-        called.left -= 1;
+        caller.charge(1);
+        called.charge(1);
         Ok(())
     }
 }
 
-fn rate<K: Eq + Hash>(rates: &mut HashMap<K, Rate>, key: K, limit: (u32, u32), now: Instant) -> &mut Rate {
+/// The credit of one of many, for (at once, in a second).
+fn rate<K: Eq + Hash>(
+    rates: &mut HashMap<K, Credit>,
+    key: K,
+    (most, in_a_second): (u32, u32),
+    now: Instant,
+) -> &mut Credit {
     if rates.len() >= MOST_COUNTS {
-        rates.retain(|_, rate| {
-            rate.refill(limit, now);
-            rate.left < limit.0
-        });
+        rates.retain(|_, credit| !credit.is_full(now));
     }
-    let rate = rates.entry(key).or_insert(Rate { left: limit.0, since: now });
-    rate.refill(limit, now);
-    rate
+    rates.entry(key).or_insert_with(|| Credit::each_second(most, in_a_second, now))
 }
 
 /// How long a side that needs memory waits for some that is being released.
@@ -254,8 +241,11 @@ impl Pairs {
         let kept = self.ledger.of(caller_process).written_bytes;
         let used = self.of_member.get(&caller).map_or(0, |share| share.bytes).saturating_add(kept);
         let before = self.ledger.between(caller_process, owner_process);
-        if base > self.budget.saturating_sub(used) || before.saturating_add(base) > self.budget / 2 {
+        if base > self.budget.saturating_sub(used) || before.bytes.saturating_add(base) > self.budget / 2 {
             return Err(io::Error::other("all memory that it may have is in use"));
+        }
+        if before.objects >= MAX_OBJECTS_OF_TWO {
+            return Err(io::Error::other("one of the two keeps too much of what they had before"));
         }
         // Unmapped at once: from here on it is theirs.
         let (segment, object) = Segment::create(self.geometry, &Sealed)?;
@@ -456,11 +446,13 @@ impl Pairs {
         let reads = self.of_member.get(&other.member).map_or(0, |share| share.attached) + keeps.read;
         let share = self.of_member.entry(asker.member).or_default();
         // What the two have had before and may still have is as if the asker had it here.
-        let to_write = room(budget, share.bytes + kept.written_bytes, asker.bytes + before);
-        let to_read = room(budget, keeps.read_bytes, before);
+        let to_write = room(budget, share.bytes + kept.written_bytes, asker.bytes + before.bytes);
+        let to_read = room(budget, keeps.read_bytes, before.bytes);
         let written = share.segments + kept.written;
-        let are_too_many =
-            asker.segments.len() >= MAX_SEGMENTS_OF_SIDE || written >= MAX_SEGMENTS || reads >= MAX_SEGMENTS;
+        let are_too_many = asker.segments.len() >= MAX_SEGMENTS_OF_SIDE
+            || before.objects >= MAX_OBJECTS_OF_TWO
+            || written >= MAX_SEGMENTS
+            || reads >= MAX_SEGMENTS;
         if len > to_write.min(to_read) || are_too_many {
             if kept.written + keeps.read > 0 && Instant::now() < until {
                 asker.asked = Asked::Waiting;
@@ -510,10 +502,11 @@ impl Pairs {
         Some((len, watch))
     }
 
-    /// The caller is about to use a lane for the first time: the owner is to have a thread there.
+    /// The caller is about to use a lane for the first time: the owner is to have a thread there. Before the pair is ready, only a caller that
+    /// breaks the protocol says so: it has not been told where the owner's callback is.
     fn begin(&mut self, pair: u64, lane: u64) -> Result<(), Broken> {
         let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
-        if lane >= u64::from(self.geometry.lanes) || found.begun & 1 << lane != 0 {
+        if !found.is_ready || lane >= u64::from(self.geometry.lanes) || found.begun & 1 << lane != 0 {
             return Err(Broken);
         }
         found.begun |= 1 << lane;
@@ -635,7 +628,7 @@ mod tests {
         pairs.end(pair);
         assert!(!pairs.ledger.read(), "they are under way");
         let base = geometry(1).segment_len() as u64;
-        assert_eq!(pairs.ledger.between(asker, other), base + granted);
+        assert_eq!(pairs.ledger.between(asker, other).bytes, base + granted);
     }
 
     #[test]

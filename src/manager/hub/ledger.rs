@@ -24,7 +24,7 @@ pub(super) struct Ledger {
     /// What is not, and was left.
     unwatched: Vec<Left>,
     of: HashMap<Process, Kept>,
-    between: HashMap<(Process, Process), u64>,
+    between: HashMap<(Process, Process), Between>,
 }
 
 /// How an object is watched.
@@ -55,6 +55,13 @@ pub(super) struct Kept {
     /// Of what it was to read.
     pub(super) read: usize,
     pub(super) read_bytes: u64,
+}
+
+/// What was made for one process, for another to read, and one of the two may still have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Between {
+    pub(super) objects: usize,
+    pub(super) bytes: u64,
 }
 
 impl Ledger {
@@ -88,7 +95,8 @@ impl Ledger {
         (by_writer.written, by_writer.written_bytes) = (by_writer.written + 1, by_writer.written_bytes + len);
         let by_reader = self.of.entry(reader).or_default();
         (by_reader.read, by_reader.read_bytes) = (by_reader.read + 1, by_reader.read_bytes + len);
-        *self.between.entry((writer, reader)).or_default() += len;
+        let between = self.between.entry((writer, reader)).or_default();
+        (between.objects, between.bytes) = (between.objects + 1, between.bytes + len);
     }
 
     /// Reads which objects nobody has any more. Whether any that was left is one.
@@ -114,10 +122,10 @@ impl Ledger {
             (kept.read, kept.read_bytes) = (kept.read.saturating_sub(1), kept.read_bytes.saturating_sub(len));
         }
         if let Some(between) = self.between.get_mut(&(writer, reader)) {
-            *between = between.saturating_sub(len);
+            (between.objects, between.bytes) = (between.objects.saturating_sub(1), between.bytes.saturating_sub(len));
         }
         self.of.retain(|_, kept| *kept != Kept::default());
-        self.between.retain(|_, bytes| *bytes > 0);
+        self.between.retain(|_, between| *between != Between::default());
     }
 
     /// Whether anything counts until a process is gone.
@@ -136,9 +144,9 @@ impl Ledger {
         self.of.get(&process).copied().unwrap_or_default()
     }
 
-    /// Bytes that were made for `writer`, for `reader` to read, and that one of them may still have.
-    pub(super) fn between(&self, writer: Process, reader: Process) -> u64 {
-        self.between.get(&(writer, reader)).copied().unwrap_or(0)
+    /// What was made for `writer`, for `reader` to read, and one of them may still have.
+    pub(super) fn between(&self, writer: Process, reader: Process) -> Between {
+        self.between.get(&(writer, reader)).copied().unwrap_or_default()
     }
 }
 
@@ -158,7 +166,8 @@ mod tests {
         assert!(!ledger.read());
         assert_eq!(ledger.of(one), Kept { written: 1, written_bytes: 10, read: 0, read_bytes: 0 });
         assert_eq!(ledger.of(two), Kept { written: 0, written_bytes: 0, read: 1, read_bytes: 10 });
-        assert_eq!((ledger.between(one, two), ledger.between(two, one)), (10, 0));
+        assert_eq!(ledger.between(one, two), Between { objects: 1, bytes: 10 });
+        assert_eq!(ledger.between(two, one), Between::default());
         drop(objects);
         assert!(ledger.read());
         // Nobody had the other when it was left.

@@ -7,6 +7,7 @@
 
 mod census;
 mod connection;
+mod credits;
 mod introduce;
 mod ledger;
 mod locks;

@@ -5,8 +5,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::census::Census;
+use super::census::{Begun, Census};
 use super::connection::{Connection, Gone, List, Member, State};
+use super::credits::Credits;
 use super::introduce::{Heard, New, Pairs, Rates, Unsealed};
 use super::ledger::Process;
 use super::locks::{Locks, Told};
@@ -94,6 +95,7 @@ pub(super) struct Running {
     /// Those who have not shown that they have the key, and until when they may: the oldest first.
     guests: VecDeque<(Instant, MemberId)>,
     members: u32,
+    credits: Credits,
     next: MemberId,
     registry: Registry,
     locks: Locks,
@@ -119,17 +121,14 @@ pub(super) struct Running {
 
 /// A caller that is to be told where a callback is, when its pair with the owner is ready.
 struct Resolving {
-    /// [`NO_PAIR`] if the owner has closed its end of it: it may be about to end.
-    pair: u64,
+    /// `None` if the owner has closed its end of it: it may be about to end.
+    pair: Option<u64>,
     caller: MemberId,
     owner: MemberId,
     seq: u64,
     to: Resolution,
     until: Instant,
 }
-
-/// No pair has this number.
-const NO_PAIR: u64 = u64::MAX;
 
 /// The keys of the descriptors that are waited for: a number, and what of it.
 const WAKER: u64 = 0;
@@ -181,6 +180,7 @@ impl Running {
             connections: HashMap::new(),
             guests: VecDeque::new(),
             members: 0,
+            credits: Credits::default(),
             next: 1,
             registry: Registry::default(),
             locks: Locks::default(),
@@ -292,8 +292,10 @@ impl Running {
         if self.pairs.next_deadline().is_some_and(|at| at <= now) {
             to_end = self.pairs.answer_waiting();
         }
-        to_end.extend(self.resolving.iter().filter(|resolving| resolving.until <= now).map(|resolving| resolving.pair));
+        let late: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.until <= now).collect();
+        to_end.extend(late.iter().filter_map(|resolving| resolving.pair));
         to_end.into_iter().for_each(|pair| self.end_pair(pair));
+        late.into_iter().for_each(|resolving| self.never_ready(resolving));
         if self.next_hearing.is_some_and(|at| at <= now) {
             self.attend_again();
         }
@@ -368,10 +370,12 @@ impl Running {
         self.members < self.options.max_members && of_it < MAX_OF_PROCESS
     }
 
-    /// Counts and watches a new member's process.
+    /// Counts and watches a new member's process, whose other connections have the same credit.
     fn watch(&mut self, id: MemberId) -> io::Result<()> {
-        let member = self.connections.get(&id).and_then(Connection::member).ok_or(io::ErrorKind::NotFound)?;
+        let connection = self.connections.get_mut(&id).ok_or(io::ErrorKind::NotFound)?;
+        let member = connection.member().ok_or(io::ErrorKind::NotFound)?;
         self.poll.add(&member.process, key(id, PROCESS))?;
+        connection.credit = self.credits.of(member.identity);
         self.members += 1;
         Ok(())
     }
@@ -584,7 +588,7 @@ impl Running {
         let received = connection.receive(&mut self.buffer);
         match received {
             Ok(Received::Message(len, descriptors)) if descriptors.is_empty() => {
-                connection.credit.charge((len / LONG).try_into().unwrap_or(u32::MAX));
+                connection.credit.lock().charge((len / LONG).try_into().unwrap_or(u32::MAX));
                 self.heed(id, len);
             }
             Ok(Received::Message(_, descriptors)) => {
@@ -714,7 +718,7 @@ impl Running {
             return self.tell(caller, FromHub::Refused { seq, why });
         }
         let until = Instant::now() + READY_PATIENCE;
-        self.resolving.push(Resolving { pair, caller, owner, seq, to, until });
+        self.resolving.push(Resolving { pair: Some(pair), caller, owner, seq, to, until });
     }
 
     fn sealed(&mut self, unsealed: Unsealed, is_sealed: bool) {
@@ -722,7 +726,7 @@ impl Running {
         match if is_sealed { self.pairs.sealed(unsealed) } else { Heard::End } {
             Heard::End => self.end_pair(pair),
             Heard::Ready => {
-                let ready: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == pair).collect();
+                let ready: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == Some(pair)).collect();
                 for Resolving { caller, seq, to, .. } in ready {
                     self.tell(caller, FromHub::Resolved { seq, to });
                 }
@@ -740,7 +744,7 @@ impl Running {
         self.census.ask(id, seq, Instant::now());
     }
 
-    /// Answers those whose questions for names can be answered, and asks owners for the others.
+    /// Answers those whose questions for names can be answered, and asks owners for the others. Whose question makes that necessary pays for it.
     fn answer_names(&mut self) {
         while self.census.is_busy() {
             let now = Instant::now();
@@ -754,8 +758,12 @@ impl Running {
             }
             // Who does not take what was said to it before is not asked, nor waited for.
             let hears = |owner: &MemberId| self.connections.get(owner).is_some_and(Connection::is_flushed);
-            let Some((seq, owners)) = self.census.begin(self.registry.owners().filter(hears), now) else { return };
-            owners.into_iter().for_each(|owner| self.tell(owner, FromHub::Count { seq }));
+            let begun = self.census.begin(self.registry.owners().filter(hears), now);
+            let Some(Begun { number, asker, owners }) = begun else { return };
+            if let Some(connection) = self.connections.get_mut(&asker) {
+                connection.credit.lock().charge(owners.len().try_into().unwrap_or(u32::MAX));
+            }
+            owners.into_iter().for_each(|owner| self.tell(owner, FromHub::Count { seq: number }));
         }
     }
 
@@ -765,7 +773,7 @@ impl Running {
             if !self.has_list_to_send(id) {
                 return;
             }
-            if !self.connections.get_mut(&id).is_some_and(|connection| connection.credit.take(LIST)) {
+            if !self.connections.get_mut(&id).is_some_and(|connection| connection.credit.lock().take(LIST)) {
                 break;
             }
             self.go_on_with_list(id);
@@ -815,7 +823,7 @@ impl Running {
             }
         }
         if let Some(connection) = self.connections.get_mut(&caller) {
-            connection.credit.charge(INTRODUCTION);
+            connection.credit.lock().charge(INTRODUCTION);
         }
         let introduced = |role, pid| FromHub::Introduced { pair, role, pid };
         self.tell_with(owner, introduced(Side::Owner, caller_pid), vec![segment, control, caller_process]);
@@ -845,7 +853,7 @@ impl Running {
             }
         }
         self.pairs.end(pair);
-        let never: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == pair).collect();
+        let never: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == Some(pair)).collect();
         never.into_iter().for_each(|resolving| self.never_ready(resolving));
     }
 
@@ -864,13 +872,14 @@ impl Running {
         for _ in 0..TURN {
             let member = self.pairs.member(pair, side);
             let Some(connection) = member.and_then(|member| self.connections.get_mut(&member)) else { return };
-            match self.pairs.hear(pair, side, &mut connection.credit) {
+            let heard = self.pairs.hear(pair, side, &mut connection.credit.lock());
+            match heard {
                 Heard::More | Heard::Ready => self.charge_other(pair, side),
                 Heard::Nothing => return,
                 Heard::End => {
-                    let resolving = self.resolving.iter_mut().filter(|resolving| resolving.pair == pair);
+                    let resolving = self.resolving.iter_mut().filter(|resolving| resolving.pair == Some(pair));
                     // Whether it is about to end itself is known soon.
-                    resolving.filter(|_| side == Side::Owner).for_each(|resolving| resolving.pair = NO_PAIR);
+                    resolving.filter(|_| side == Side::Owner).for_each(|resolving| resolving.pair = None);
                     return self.end_pair(pair);
                 }
                 Heard::TooMuch => {
@@ -887,7 +896,7 @@ impl Running {
     fn charge_other(&mut self, pair: u64, side: Side) {
         let Some((other, cost)) = self.pairs.take_cost_of_other(pair, side) else { return };
         if let Some(connection) = self.connections.get_mut(&other) {
-            connection.credit.charge_time(cost);
+            connection.credit.lock().charge_time(cost);
         }
     }
 
@@ -909,3 +918,6 @@ fn seal(unsealed: Unsealed, commands: Sender<Command>, waker: Arc<Waker>) -> boo
     });
     spawned.is_ok()
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -5,35 +5,37 @@ use super::*;
 #[test]
 fn a_flood_keeps_nobody_from_being_served() {
     within(120, "a_flood_keeps_nobody_from_being_served", || {
-        let scene = Scene::new();
-        let (flooder, reader, other) = (scene.join(), scene.join(), scene.join());
-        let until = Instant::now() + Duration::from_secs(2);
-        std::thread::scope(|scope| {
-            // One that never reads, and is dropped for it; one that reads it all.
-            scope.spawn(|| {
-                let message = ToHub::Resolve { seq: 1, name: "nobody's".into() }.encode().unwrap();
-                while Instant::now() < until {
-                    match socket::send(&flooder.joined.socket, &message, &[]) {
-                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return,
-                        _ => {}
-                    }
-                }
-            });
-            scope.spawn(move || {
-                while Instant::now() < until {
-                    (0..100).for_each(|_| reader.say(&ToHub::Resolve { seq: 1, name: "nobody's".into() }));
-                    (0..100).for_each(|_| drop(reader.hear()));
-                }
-            });
-            let mut served = 0;
-            while Instant::now() < until {
-                assert_eq!(other.resolve("nobody's"), Resolution::None);
-                served += 1;
-            }
-            assert!(served > 50, "served {served} times in 2 s");
-        });
+        let (scene, begun) = (Scene::new(), Instant::now());
+        let (mut flooder, other) = (Helper::at(&scene.address, "flood"), scene.join());
+        flooder.hear("joined");
+        let (mut served, until) = (0, Instant::now() + Duration::from_secs(2));
+        while Instant::now() < until {
+            assert_eq!(other.resolve("nobody's"), Resolution::None);
+            served += 1;
+        }
+        assert!(served > 50, "served {served} times in {:?}", begun.elapsed());
         scene.serves();
     });
+}
+
+/// What a helper process does that floods a hub, until it is killed.
+pub(super) fn flood(address: &Address) -> ! {
+    let join = || Talk::new(auth::join(address, &secret(), Role::Member, in_time()).unwrap());
+    let (deaf, reader) = (join(), join());
+    let question = ToHub::Resolve { seq: 1, name: "nobody's".into() };
+    say("joined", std::process::id());
+    // One that never reads, and is dropped for it; one that reads it all.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let message = question.encode().unwrap();
+            let sent = || socket::send(&deaf.joined.socket, &message, &[]);
+            while !sent().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {}
+        });
+        loop {
+            (0..100).for_each(|_| reader.say(&question));
+            (0..100).for_each(|_| drop(reader.hear()));
+        }
+    })
 }
 
 #[test]
@@ -60,7 +62,7 @@ fn who_takes_nothing_is_dropped_and_others_are_not() {
     });
 }
 
-/// What one member can have had done by now, in messages, since `begun`.
+/// What one process can have had done by now, in messages, since `begun`.
 fn credit_since(begun: Instant) -> usize {
     4096 + 256 * (begun.elapsed().as_millis() as usize / 10 + 1)
 }
@@ -100,22 +102,44 @@ fn many_pairs_are_not_many_credits() {
             controls.push((caller.introduction(), owner.introduction()));
             assert!(matches!(caller.hear(), FromHub::Resolved { .. }));
         }
-        let (need, mut denied, mut asked) = (Message::Need { len: u64::MAX }, 0, 0);
-        while begun.elapsed() < Duration::from_millis(1500) {
-            for (at_caller, _) in &controls {
-                // As many answers as their sockets hold: a full one ends its pair.
-                if asked - denied < 100 {
-                    at_caller.control.send(need, None).unwrap();
-                    asked += 1;
-                }
-                while let Ok(answer) = at_caller.control.receive(Blocking::No) {
-                    assert!(matches!(answer, Some((Message::Deny { .. }, None))), "{answer:?}");
-                    denied += 1;
-                }
+        ask_for_too_much(&controls, begun);
+        assert_eq!(other.resolve("nobody's"), Resolution::None);
+    });
+}
+
+/// Has the callers of these pairs ask for memory as fast as they are answered. All together they must not get more answers than one process has
+/// credit for.
+fn ask_for_too_much(pairs: &[(Introduction, Introduction)], begun: Instant) {
+    let (need, mut denied, mut asked) = (Message::Need { len: u64::MAX }, 0, 0);
+    while begun.elapsed() < Duration::from_millis(1500) {
+        for (at_caller, _) in pairs {
+            // As many answers as their sockets hold: a full one ends its pair.
+            if asked - denied < 100 {
+                at_caller.control.send(need, None).unwrap();
+                asked += 1;
+            }
+            while let Ok(answer) = at_caller.control.receive(Blocking::No) {
+                assert!(matches!(answer, Some((Message::Deny { .. }, None))), "{answer:?}");
+                denied += 1;
             }
         }
-        assert!(denied * 17 <= credit_since(begun), "{denied} answers in {:?}", begun.elapsed());
-        assert_eq!(other.resolve("nobody's"), Resolution::None);
+    }
+    assert!(denied * 17 <= credit_since(begun), "{denied} answers in {:?}", begun.elapsed());
+}
+
+/// Row 43 of the faults: whoever connects often has no more of the hub's time than who connects once.
+#[test]
+fn fault_43_many_connections_are_not_many_credits() {
+    within(60, "fault_43_many_connections_are_not_many_credits", || {
+        let scene = Scene::new();
+        let owner = scene.join();
+        owner.register(1, "a");
+        let begun = Instant::now();
+        let callers: Vec<_> = (0..10).map(|_| scene.join()).collect();
+        let pairs: Vec<_> = callers.iter().map(|caller| caller.pair_with(&owner, "a")).collect();
+        let pairs: Vec<_> = pairs.into_iter().map(|(here, there, _)| (here, there)).collect();
+        ask_for_too_much(&pairs, begun);
+        assert_eq!(owner.resolve("nobody's"), Resolution::None);
     });
 }
 

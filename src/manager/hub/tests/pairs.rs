@@ -205,47 +205,109 @@ fn one_side_has_so_many_segments_and_no_more() {
     });
 }
 
+/// What a hub knows of pairs, without the hub's thread. Nothing is sealed.
+struct Books {
+    pairs: introduce::Pairs,
+    unsealed: mpsc::Receiver<introduce::Unsealed>,
+}
+
+/// Both ends of a pair of these books.
+struct Sides {
+    pair: u64,
+    caller: Control,
+    owner: Control,
+}
+
+impl Books {
+    fn new() -> Self {
+        let (sender, unsealed) = mpsc::channel();
+        let sealer = Box::new(move |object| sender.send(object).is_ok());
+        Self { pairs: introduce::Pairs::new(HubOptions::new().geometry(), 1 << 40, sealer), unsealed }
+    }
+
+    /// A caller and an owner, by the numbers of their members and processes.
+    fn introduce(&mut self, caller: u64, owner: u64) -> Sides {
+        let [caller, owner] = [caller, owner].map(|number| (number, Identity::of_nobody(number)));
+        let introduce::New { pair, owner: [_, owner], caller: [_, caller] } =
+            self.pairs.introduce(caller, owner).unwrap();
+        Sides { pair, caller: Control::new(caller), owner: Control::new(owner) }
+    }
+
+    /// The caller says something.
+    #[track_caller]
+    fn say(&mut self, Sides { pair, caller, .. }: &Sides, message: Message) {
+        caller.send(message, None).unwrap();
+        let heard = self.pairs.hear(*pair, Side::Caller, &mut Credit::new(64, 0));
+        assert_eq!(heard, introduce::Heard::More);
+    }
+
+    /// The answer to a caller that needs a byte, if it comes at once, and the memory. The caller says that it has mapped it.
+    #[track_caller]
+    fn ask(&mut self, sides: &Sides) -> Option<(Message, Option<OwnedFd>)> {
+        self.say(sides, Message::Need { len: 1 });
+        let answer = sides.caller.receive(Blocking::No).ok().flatten();
+        if let Some((Message::Grant { segment }, _)) = answer {
+            self.say(sides, Message::Mapped { segment });
+            assert_eq!(self.pairs.sealed(self.unsealed.try_recv().unwrap()), introduce::Heard::More);
+            assert_eq!(next(&sides.caller).unwrap().0, Message::Sealed { segment });
+        }
+        while sides.owner.receive(Blocking::No).is_ok() {}
+        answer
+    }
+
+    #[track_caller]
+    fn is_granted(&mut self, sides: &Sides) -> bool {
+        matches!(self.ask(sides), Some((Message::Grant { .. }, _)))
+    }
+}
+
 /// Each costs who reads it a mapping.
 #[test]
 fn one_member_reads_so_many_segments_and_no_more() {
     within(120, "one_member_reads_so_many_segments_and_no_more", || {
-        let (sender, unsealed) = mpsc::channel();
-        let sealer = Box::new(move |object| sender.send(object).is_ok());
-        let mut pairs = introduce::Pairs::new(HubOptions::new().geometry(), 1 << 40, sealer);
-        let ask = |pairs: &mut introduce::Pairs, pair, control: &Control, other: &Control| {
-            control.send(Message::Need { len: 1 }, None).unwrap();
-            assert_eq!(pairs.hear(pair, Side::Caller, &mut Credit::new(64, 0)), introduce::Heard::More);
-            let answer = next(control).expect("an answer").0;
-            if let Message::Grant { segment } = answer {
-                control.send(Message::Mapped { segment }, None).unwrap();
-                assert_eq!(pairs.hear(pair, Side::Caller, &mut Credit::new(64, 0)), introduce::Heard::More);
-                assert_eq!(pairs.sealed(unsealed.try_recv().unwrap()), introduce::Heard::More);
-                assert_eq!(next(control).unwrap().0, Message::Sealed { segment });
-            }
-            let _ = other.receive(Blocking::No);
-            answer
-        };
+        let mut books = Books::new();
         let mut all = Vec::new();
         for caller in 0..64 {
-            let process = Identity::of_nobody(caller + 2);
-            let introduce::New { pair, owner: [_, owner], caller: [_, caller] } =
-                pairs.introduce((caller + 2, process), (1, Identity::of_nobody(1))).unwrap();
-            let (caller, owner) = (Control::new(caller), Control::new(owner));
-            for _ in 0..64 {
-                assert!(matches!(ask(&mut pairs, pair, &caller, &owner), Message::Grant { .. }));
-            }
-            all.push((pair, caller, owner));
+            let sides = books.introduce(caller + 2, 1);
+            assert!((0..64).all(|_| books.is_granted(&sides)));
+            all.push(sides);
         }
-        let introduce::New { pair, owner: [_, owner], caller: [_, caller] } =
-            pairs.introduce((100, Identity::of_nobody(100)), (1, Identity::of_nobody(1))).unwrap();
-        let (caller, owner) = (Control::new(caller), Control::new(owner));
-        assert!(matches!(ask(&mut pairs, pair, &caller, &owner), Message::Exhausted { .. }));
-        pairs.end(all[0].0);
-        pairs.released();
-        assert!(matches!(ask(&mut pairs, pair, &caller, &owner), Message::Grant { .. }));
-        all.iter().for_each(|(pair, ..)| pairs.end(*pair));
-        pairs.end(pair);
-        assert!(pairs.of(1).is_empty());
+        let another = books.introduce(100, 1);
+        assert!(matches!(books.ask(&another), Some((Message::Exhausted { .. }, None))));
+        books.pairs.end(all[0].pair);
+        books.pairs.released();
+        assert!(books.is_granted(&another));
+        all.iter().chain([&another]).for_each(|sides| books.pairs.end(sides.pair));
+        assert!(books.pairs.of(1).is_empty());
+    });
+}
+
+/// Row 39 of the faults: what one process gives back and keeps does not use up what the other side may have of others.
+#[test]
+fn fault_39_segments_that_one_keeps_leave_others_theirs() {
+    within(120, "fault_39_segments_that_one_keeps_leave_others_theirs", || {
+        let mut books = Books::new();
+        let (hostile, mut kept) = (books.introduce(1, 2), Vec::new());
+        for _ in 0..5000 {
+            let Some((Message::Grant { segment }, Some(object))) = books.ask(&hostile) else { break };
+            kept.push(Mapping::new(&object, 1, Access::ReadWrite).unwrap());
+            drop(object);
+            books.say(&hostile, Message::Detach { segment });
+        }
+        books.pairs.released();
+        assert!((1..=512).contains(&kept.len()), "{}", kept.len());
+        let [one, other] = [1, 2].map(Identity::of_nobody);
+        assert!(books.pairs.introduce((11, one), (2, other)).is_err(), "another connection does not help");
+        // Either side talks to others; and the two may again when nothing is kept.
+        for (caller, owner) in [(3, 2), (1, 4)] {
+            let others = books.introduce(caller, owner);
+            assert!(books.is_granted(&others), "{caller} and {owner}");
+        }
+        books.pairs.end(hostile.pair);
+        kept.clear();
+        books.pairs.released();
+        let again = books.introduce(1, 2);
+        assert!(books.is_granted(&again));
     });
 }
 
@@ -387,5 +449,28 @@ fn fault_41_what_a_pair_shares_is_sealed_before_it_is_used() {
         assert!(matches!(to, Resolution::At { .. }));
         assert!(there.segment.is_sealed_for_test());
         scene.serves();
+    });
+}
+
+/// Row 41 of the faults: an owner that has not heard that the memory is sealed is not had to look at it.
+#[test]
+fn fault_41_no_lane_begins_before_what_a_pair_shares_is_sealed() {
+    within(60, "fault_41_no_lane_begins_before_what_a_pair_shares_is_sealed", || {
+        for (mapped, is_sealed) in [(0, false), (1, false), (2, false), (2, true)] {
+            let mut books = Books::new();
+            let Sides { pair, caller, owner } = books.introduce(1, 2);
+            for (side, control) in [(Side::Caller, &caller), (Side::Owner, &owner)].into_iter().take(mapped) {
+                control.send(Message::Mapped { segment: 0 }, None).unwrap();
+                assert_eq!(books.pairs.hear(pair, side, &mut Credit::new(64, 0)), introduce::Heard::More);
+            }
+            if is_sealed {
+                let ready = books.pairs.sealed(books.unsealed.try_recv().unwrap());
+                assert_eq!((ready, owner.receive(Blocking::No).is_ok()), (introduce::Heard::Ready, true));
+            }
+            caller.send(Message::Begin { lane: 0 }, None).unwrap();
+            let heard = books.pairs.hear(pair, Side::Caller, &mut Credit::new(64, 0));
+            assert_eq!(heard == introduce::Heard::More, is_sealed, "{mapped} have mapped it");
+            assert_eq!(owner.receive(Blocking::No).is_ok(), is_sealed, "{mapped} have mapped it");
+        }
     });
 }

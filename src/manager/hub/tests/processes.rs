@@ -41,6 +41,7 @@ fn plays_a_role() {
         }
         "stranger" => say("answer", auth::join(&address, &secret(), Role::Member, in_time()).map(drop).unwrap_err()),
         "passed on" => admission::answer_for_another(),
+        "flood" => misuse::flood(&address),
         "waits" => sleep(),
         "descriptors" => descriptors_leave_nothing(),
         "few descriptors" => nobody_is_lost_for_want_of_descriptors(),
@@ -54,7 +55,7 @@ impl Helper {
         Self::start(PLAYER, "waits")
     }
 
-    fn at(address: &Address, role: &str) -> Self {
+    pub(super) fn at(address: &Address, role: &str) -> Self {
         Self::of(helper(PLAYER, role).env(ADDRESS, address.to_string())).expect("the helper starts")
     }
 }

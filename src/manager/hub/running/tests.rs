@@ -1,0 +1,82 @@
+//! The hub's work without its thread: each event is handed to it, so that nothing depends on how fast anybody is.
+
+use super::*;
+use crate::manager::address::Address;
+use crate::sys::socket::Blocking;
+use crate::sys::toll::Credit;
+use std::sync::mpsc;
+
+fn running(name: &str) -> Running {
+    let address = Address::abstract_name(format!("callgate-test-{}-{name}", std::process::id()));
+    let listening = address.listen().unwrap().expect("nobody listens there");
+    let key = AuthKey::new("the key of these tests").checked().unwrap();
+    let (commands, receiver) = mpsc::channel();
+    let waker = Arc::new(Waker::new().unwrap());
+    Running::new(listening, key, HubOptions::new(), (waker, commands), receiver).unwrap()
+}
+
+/// A member of this process, and its end of the connection.
+fn join(running: &mut Running) -> (MemberId, OwnedFd) {
+    let (theirs, ours) = socket::pair().unwrap();
+    running.take_in(theirs, Role::Member).unwrap();
+    (running.next - 1, ours)
+}
+
+/// One that has registered a name.
+fn join_with(running: &mut Running, name: &str) -> (MemberId, OwnedFd) {
+    let (owner, socket) = join(running);
+    let (name, signature) = (name.into(), "any".into());
+    running.register(1, Wish { owner, owner_pid: 0, name, number: 1, signature, expires: None, replace: false });
+    assert_eq!(told(&socket), Some(FromHub::Registered { seq: 1 }));
+    (owner, socket)
+}
+
+/// What a member has been told and has not yet read. The descriptors that come with it are closed.
+fn told(socket: &OwnedFd) -> Option<FromHub> {
+    let mut buffer = vec![0; MAX_MESSAGE];
+    match socket::receive_many(socket, &mut buffer, Blocking::No) {
+        Ok(Received::Message(len, _)) => FromHub::decode(&buffer[..len]),
+        _ => None,
+    }
+}
+
+/// Row 43 of the faults: a question for names is a message to each owner, and costs as many.
+#[test]
+fn fault_43_who_asks_for_names_pays_for_asking_each_owner() {
+    let mut running = running("names");
+    let owners: Vec<_> = (0..10).map(|number| join_with(&mut running, &format!("{number}"))).collect();
+    let (asker, _socket) = join(&mut running);
+    *running.connections[&asker].credit.lock() = Credit::new(100, 0);
+    running.ask_for_names(asker, 1);
+    running.settle();
+    assert!(owners.iter().all(|(_, socket)| told(socket) == Some(FromHub::Count { seq: 0 })));
+    // Another question waits for the next round, and costs nothing yet.
+    running.ask_for_names(asker, 2);
+    running.settle();
+    let credit = running.connections[&asker].credit.clone();
+    assert_eq!((0..).take_while(|_| credit.lock().take(1)).count(), 90);
+}
+
+/// Row 41 of the faults: an owner that takes no part in introductions keeps each caller waiting for as long as all others.
+#[test]
+fn fault_41_each_who_waits_for_an_owner_has_its_whole_time() {
+    let mut running = running("resolving");
+    let (owner, of_owner) = join_with(&mut running, "a");
+    let callers = [1, 2].map(|_| join(&mut running));
+    for (caller, _) in &callers {
+        running.resolve(*caller, 1, "a");
+        // It closes its end of the pair.
+        assert!(matches!(told(&of_owner), Some(FromHub::Introduced { .. })));
+        let pair = running.pairs.find(*caller, owner).unwrap();
+        running.attend_control(pair, Side::Owner);
+    }
+    for refused in [[true, false], [false, true]] {
+        running.resolving[0].until = Instant::now();
+        running.keep_time();
+        for ((_, socket), is_refused) in callers.iter().zip(refused) {
+            let all = std::iter::from_fn(|| told(socket));
+            assert_eq!(all.filter(|said| matches!(said, FromHub::Refused { seq: 1, .. })).count() == 1, is_refused);
+        }
+    }
+    assert!(running.resolving.is_empty());
+}
