@@ -791,3 +791,55 @@ fn fault_36_names_that_a_bridge_has_already_are_refused() {
         assert_refused(refused_methods(quote!(pub fn #name(&self) {})), &["`Bridge` keeps the name"]);
     }
 }
+
+#[test]
+fn fault_36_a_raw_name_is_the_name_without_its_prefix() {
+    let own = refused_methods(quote! {
+        pub fn r#stop(&self) {}
+        #[bridge(rename = "r#kill")]
+        pub fn end(&self) {}
+        pub fn r#clone(&self) {}
+        pub fn add(&self) {}
+        pub fn r#add(&self) {}
+    });
+    let kept = ["`Bridge` keeps the name `stop`", "`Bridge` keeps the name `kill`"];
+    assert_refused(own, &[kept[0], kept[1], "`bridge.clone()`", "another method as `add`"]);
+    let of_trait = quote!(impl Falls for Counter { fn r#drop(&self) {} fn r#send(&self) {} });
+    assert_refused(refused(quote!(), of_trait), &["`bridge.drop()`", "the name `send`"]);
+    let builders = quote! {
+        #[bridge(rename = "r#helper")]
+        pub fn open() -> Self {}
+        #[bridge(rename = "r#bridge")]
+        pub fn opened() -> Self {}
+        fn helper() {}
+    };
+    assert_refused(refused_methods(builders), &["a second `helper`", "a second `bridge`"]);
+    assert_refused(refused(quote!(get(r#stop: u8)), with_constructor(quote!())), &["the name `stop`"]);
+}
+
+#[test]
+fn fault_36_raw_names_become_what_plain_ones_become() {
+    let block = read(quote!(
+        impl<r#T> Stack<T> {
+            pub fn r#new() -> Self {}
+            pub fn all(&self, r#n: u8, _n: u8, text: &r#str, item: r#T) {}
+        }
+    ));
+    assert_eq!(block.methods[0].shown, "bridge");
+    let arguments = &method(&block, "all").arguments;
+    let names: Vec<String> = arguments.iter().map(|argument| argument.name.to_string()).collect();
+    assert_eq!(names, ["r#n", "_n", "text", "item"]);
+    assert_eq!(arguments[2].passing, Passing::Text);
+    let service = quote!(
+        impl r#loop {
+            pub fn new() -> Self {}
+            pub fn r#try(&self) {}
+        }
+    );
+    let code = generate(quote!(), service).to_string();
+    for said in ["NAME : & 'static str = \"loop\"", "service : \"loop\"", "name : \"try\"", "pub struct loopCalls"] {
+        assert!(code.contains(said), "{said}: {code}");
+    }
+    let code = generate(quote!(), quote!(impl r#match for r#loop { fn area(&self) {} })).to_string();
+    assert!(code.contains("NAME : & 'static str = \"match\""), "{code}");
+}
