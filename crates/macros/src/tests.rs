@@ -843,3 +843,10 @@ fn fault_36_raw_names_become_what_plain_ones_become() {
     let code = generate(quote!(), quote!(impl r#match for r#loop { fn area(&self) {} })).to_string();
     assert!(code.contains("NAME : & 'static str = \"match\""), "{code}");
 }
+
+#[test]
+fn fault_36_a_drop_in_calls_the_proxys_own_method() {
+    let code = generate(quote!(), quote!(impl Numbered for Stack<u8> { fn into(&self, by: u8) -> u64 {} })).to_string();
+    let called = "< StackCalls < u8 , :: callgate :: Blocking > > :: into (& * * self , by)";
+    assert!(code.contains(called), "{code}");
+}
