@@ -91,7 +91,8 @@ use crate::refusals::Refusals;
 /// The methods of `Bridge` itself (`stop`, `kill`, `child_pid`, `is_alive`, `with_timeout`, `view`, `begin`, `doorbell_fd`, `clear_doorbell`,
 /// `generation`, `restart`, `sandbox_report`) would hide a method of the same name, so that one needs a `rename`. `stats` and `send` are kept for
 /// later versions.
-/// So does one named as what every type or reference has: `drop`, `clone`, `to_owned`, `into`, `try_into`, `deref`.
+/// So does one named as what every type or reference has: `drop`, `clone`, `clone_from`, `to_owned`, `clone_into`, `into`,
+/// `try_into`, `deref`.
 #[proc_macro_attribute]
 pub fn bridge(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     generate(options.into(), item.into()).into()

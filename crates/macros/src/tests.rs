@@ -779,6 +779,10 @@ fn fault_36_names_that_a_bridge_has_already_are_refused() {
         pub fn to_owned(&self) {}
     });
     assert_refused(own, &["`bridge.drop()`", "`bridge.clone()`", "`bridge.try_into()`", "`bridge.deref()`"]);
+    for name in ["drop", "clone", "clone_from", "to_owned", "clone_into", "into", "try_into", "deref"] {
+        let ident = quote::format_ident!("{name}");
+        assert_refused(refused_methods(quote!(pub fn #ident(&self) {})), &[&format!("`bridge.{name}()`")]);
+    }
     let of_trait = quote!(impl Falls for Counter { fn drop(&self) {} fn clone(&self) {} fn kill(&self) {} });
     assert_refused(refused(quote!(), of_trait), &["`bridge.drop()`", "`Bridge` keeps the name `kill`"]);
     // Whatever `Bridge` has is known here.

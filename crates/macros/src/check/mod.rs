@@ -34,7 +34,7 @@ const RESERVED: [&str; 14] = [
 
 /// What any type, or a reference to one, has by traits that are in scope everywhere. `bridge.clone()` would be a copy of the reference, say. In
 /// a trait, code that is generic over it reaches a method by such a name all the same, but for a destructor's.
-const TAKEN: [&str; 6] = ["drop", "clone", "to_owned", "into", "try_into", "deref"];
+const TAKEN: [&str; 8] = ["drop", "clone", "clone_from", "to_owned", "clone_into", "into", "try_into", "deref"];
 
 /// The way out of a name that cannot be.
 const RENAME: &str = "give callers another name with `#[bridge(rename = \"..\")]`";
