@@ -854,3 +854,16 @@ fn fault_36_a_drop_in_calls_the_proxys_own_method() {
     let called = "< StackCalls < u8 , :: callgate :: Blocking > > :: into (& * * self , by)";
     assert!(code.contains(called), "{code}");
 }
+
+#[test]
+fn fault_36_literals_of_the_user_stay_as_they_are() {
+    let literals = r##"b"__callgate" c"__callgate" br#"::__callgate"# "__callgate" 1__callgate"##;
+    let tokens: TokenStream = literals.parse().expect("tokens");
+    let block = with_constructor(quote!(
+        fn helper(&self) {
+            look!(#tokens)
+        }
+    ));
+    let code = generate(quote!(), block).to_string();
+    assert!(code.contains(&tokens.to_string()), "{code}");
+}
