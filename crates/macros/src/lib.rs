@@ -72,6 +72,8 @@ use crate::refusals::Refusals;
 ///
 /// - The trait is one of this crate: the language forbids implementing a foreign trait for `Bridge`.
 /// - `CircleCalls` must be in scope beside `Circle`.
+/// - All bridged blocks of a type share its proxy, so no two of them can have a method of the same name: the compiler calls that a duplicate
+///   definition (E0592). `#[bridge(rename = "..")]` on one of the two is the way out; the trait's callers keep its own name.
 /// - Methods that the block leaves to the trait's defaults run in the caller, and call the others over the bridge.
 ///   So do functions without `self`; constants and types are those of `Circle`.
 ///
