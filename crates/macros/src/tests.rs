@@ -867,3 +867,18 @@ fn fault_36_literals_of_the_user_stay_as_they_are() {
     let code = generate(quote!(), block).to_string();
     assert!(code.contains(&tokens.to_string()), "{code}");
 }
+
+#[test]
+fn a_well_known_name_of_the_users_own_is_checked_where_it_crosses() {
+    let code = |ty: TokenStream| {
+        generate(quote!(), with_constructor(quote!(pub fn all(&self, all: #ty) -> #ty {}))).to_string()
+    };
+    // Taken for the library's, it is not checked beside the block: where it is another type, the compiler refuses each use of it.
+    for well_known in [quote!(Duration), quote!(Vec<String>), quote!(std::time::Duration), quote!(Option<(u8, usize)>)]
+    {
+        assert!(!code(well_known.clone()).contains("__crosses"), "{well_known}");
+    }
+    for other in [quote!(Frame), quote!(Vec<Frame>), quote!(frames::Duration)] {
+        assert!(code(other.clone()).contains(&format!("__crosses :: < {other} >")), "{other}");
+    }
+}
