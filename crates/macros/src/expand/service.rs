@@ -58,7 +58,6 @@ pub(crate) fn interface(block: &Block) -> TokenStream {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote! {
             #deprecated
-            #[diagnostic::do_not_recommend]
             impl #impl_generics ::__callgate::__glue::Interface<#ty> for __CallgateInterface #conditions {
                 const NAME: &'static str = #name;
                 fn fingerprint(__of: ::__callgate::__glue::Fingerprint) -> ::__callgate::__glue::Fingerprint {
