@@ -745,6 +745,9 @@ impl<'d> Decoder<'d> {
 /// front of more than 131,072 empty collections in one vector may be, too; and a vector in which one collection is empty may hold
 /// 16,777,216 that have elements. A call with a value beyond these limits fails with [`CallError::TooDeep`](crate::CallError::TooDeep) or
 /// [`CallError::TooMany`](crate::CallError::TooMany), which names the limit, and the bridge goes on.
+///
+/// A `RangeInclusive` that was iterated to its end arrives as a fresh range of the same ends, which yields the element that was taken last once
+/// more: rkyv archives the ends alone.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a bridge to another process",
     label = "rkyv cannot archive this type",

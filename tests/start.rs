@@ -538,7 +538,7 @@ fn fault_24_a_limit_on_tasks_is_named() {
         if !nix::unistd::Uid::effective().is_root() {
             return println!("skipped, as it takes root");
         }
-        let _first = Guest::bridge().start().expect("a start");
+        let first = Guest::bridge().start().expect("a start");
         // For root there is no such limit. A user that nobody else is.
         let user = nix::unistd::Uid::from_raw(3_000_000 + std::process::id());
         nix::unistd::setresuid(user, user, user).expect("root may become anybody");
@@ -547,7 +547,11 @@ fn fault_24_a_limit_on_tasks_is_named() {
             let expected =
                 "starting `/bin/true`, with RLIMIT_NPROC at 0: Resource temporarily unavailable (os error 11)";
             assert_eq!(said, expected);
+            // Memory for a large result is sealed on a thread of its own.
+            let error = first.fill(64 << 20).expect_err("no thread").to_string();
+            assert!(error.contains(", with RLIMIT_NPROC at 0: Resource temporarily unavailable"), "{error}");
         });
+        assert_eq!(first.fill(64 << 20).map(|filled| filled.len()), Ok(64 << 20));
     });
 }
 

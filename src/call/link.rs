@@ -167,7 +167,7 @@ impl Books {
         let segment = self.next;
         let created = self.objects.create(segment, len as usize, access);
         let (mapping, object) = created.map_err(|error| {
-            self.refused = limits::packed(&error);
+            self.refused = limits::packed(&error, Wanted::Memory);
             let limit = limits::behind(&error, Wanted::Memory);
             NoMemory::Failed { why: format!("no memory for a payload of {len} bytes{limit}: {error}") }
         })?;
@@ -334,7 +334,7 @@ impl Link {
                     books.for_replies.forget(segment);
                     books.replies.remove(&segment);
                     drop(books);
-                    return self.tell(lack(limits::packed(&error)), None);
+                    return self.tell(lack(limits::packed(&error, Wanted::Memory)), None);
                 }
                 failpoints::reach(Step::ParentGranted);
                 Ok(())
@@ -393,12 +393,12 @@ impl Link {
             Ok(()) => me.sealed(segment, mapping),
             Err(_) => me.end(Cause::Corrupt("it has sealed memory that is not its own")),
         });
-        if spawned.is_err() {
+        if let Err(error) = spawned {
             let mut books = self.books.lock();
             books.asked = Asked::Nothing;
             books.for_replies.given_back(segment);
             drop(books);
-            let _ = self.tell(lack([0; 2]), None);
+            let _ = self.tell(lack(limits::packed(&error, Wanted::Task)), None);
         }
     }
 

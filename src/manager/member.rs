@@ -16,6 +16,7 @@ use crate::call::pair::{self, Introduction, Pair};
 use crate::call::service::Method;
 use crate::doorbell::{Deadline, Wait};
 use crate::sys::fork;
+use crate::sys::limits::{self, Wanted};
 use crate::sys::poll::PollSet;
 use crate::sys::socket::{self, Blocking, Received};
 use arc_swap::{ArcSwap, Guard};
@@ -284,8 +285,11 @@ impl Member {
         drop(state);
         let member = self.clone();
         let telling = thread::Builder::new().name("callgate-tell".into()).spawn(move || member.tell_the_rest());
-        if telling.is_err() {
-            self.end("the hub did not read what this process told it");
+        if let Err(error) = telling {
+            let limit = limits::behind(&error, Wanted::Task);
+            self.end(&format!(
+                "starting the thread that goes on telling the hub what it did not read at once{limit}: {error}"
+            ));
         }
     }
 

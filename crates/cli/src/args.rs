@@ -25,7 +25,8 @@ Examples:
   callgate soak --calls 1000000 --most 1MiB      does memory grow over many calls of random sizes?
   callgate chaos --kills 1000                    is every call told truly what became of it?
   callgate serve metrics                         is the hub of named callbacks at that address
-  callgate call metrics add 1 2 --kw scale=4     calls one of them, with the key in CALLGATE_AUTHKEY
+  callgate call metrics add 1 2                  calls one of them, with the key in CALLGATE_AUTHKEY
+  callgate call metrics describe 1 --kw scale=4  the same with a keyword, if it takes any
   callgate call metrics rebuild --timeout 600    the same, if that takes minutes
   callgate watch metrics                         who has registered what, and how often it is called
   callgate report report.json --html report.html the same report again, as a page";

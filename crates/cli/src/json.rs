@@ -9,8 +9,8 @@
 //! | bytes | `{"$bytes": "00ff"}`, in hexadecimal digits |
 //! | a map whose only key is one of these | `{"$map": {..}}` |
 //!
-//! Never loses anything on the way to JSON but whether a small number was an i64 or a u64. On the way back, a whole number beyond u64
-//! becomes the nearest f64.
+//! Never loses anything on the way to JSON but whether a small number was an i64 or a u64. On the way back, a whole number that neither can
+//! hold is refused; with a point (`18446744073709551617.0`), it becomes the nearest f64.
 
 use callgate::manager::{Args, RepeatedKeyword, Value};
 use serde_json::{Map, Number, Value as Json};
@@ -46,6 +46,16 @@ pub enum JsonError {
         key: &'static str,
         /// What should be there.
         expected: &'static str,
+    },
+    /// A whole number is one that neither an i64 nor a u64 can hold.
+    #[error(
+        "{number} is beyond the whole numbers of a call, {} to {}: as `{number}.0`, it is the nearest f64",
+        i64::MIN,
+        u64::MAX
+    )]
+    Beyond {
+        /// As it was given.
+        number: String,
     },
     /// It is deeper than what can cross to another process.
     #[error("more than {} lists and maps within each other", Value::MAX_DEPTH)]
@@ -92,9 +102,47 @@ fn begins_like_json(text: &str) -> bool {
 /// If it is none, or not one of a value.
 pub fn value(text: &str) -> Result<Value, JsonError> {
     let json = serde_json::from_str(text).map_err(|error| JsonError::Syntax { text: text.to_owned(), error })?;
+    // serde_json has made an f64 of it, which may be another number.
+    if let Some(number) = beyond(text) {
+        return Err(JsonError::Beyond { number: number.to_owned() });
+    }
     // serde_json reads no more than 128 levels, so neither this nor dropping it is deep.
     let value = of_json(json)?;
     if value.is_too_deep() { Err(JsonError::TooDeep) } else { Ok(value) }
+}
+
+/// The first whole number in `json`, which is JSON, that neither an i64 nor a u64 can hold.
+fn beyond(json: &str) -> Option<&str> {
+    let mut rest = json;
+    while let Some(start) = rest.find(|first: char| first == '"' || first == '-' || first.is_ascii_digit()) {
+        rest = &rest[start..];
+        if let Some(text) = rest.strip_prefix('"') {
+            rest = behind_text(text);
+            continue;
+        }
+        let is_of_number = |char: char| char.is_ascii_digit() || matches!(char, '-' | '+' | '.' | 'e' | 'E');
+        let (number, behind) = rest.split_at(rest.find(|char| !is_of_number(char)).unwrap_or(rest.len()));
+        let is_whole = !number.contains(['.', 'e', 'E']);
+        if is_whole && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+            return Some(number);
+        }
+        rest = behind;
+    }
+    None
+}
+
+/// What is behind the closing quote of a text, of which the opening one has been read.
+fn behind_text(mut rest: &str) -> &str {
+    while let Some(at) = rest.find(['"', '\\']) {
+        let is_escape = rest[at..].starts_with('\\');
+        rest = &rest[at + 1..];
+        if !is_escape {
+            return rest;
+        }
+        // What is escaped: a quote, a backslash, or what ends no text.
+        rest = rest.get(1..).unwrap_or_default();
+    }
+    ""
 }
 
 /// A value as JSON, in one line, which a terminal shows as it is.
@@ -282,6 +330,29 @@ mod tests {
         assert_eq!(text(&Value::F64(f64::NAN)), r#"{"$float":"nan"}"#);
         assert!(value(r#"{"$float":"nan"}"#).unwrap().as_f64().unwrap().is_nan());
         assert_eq!(value(r#"{"$bytes":"aAfF"}"#).unwrap(), Value::Bytes(vec![0xaa, 0xff]));
+    }
+
+    #[test]
+    fn fault_23_whole_numbers_beyond_64_bits_are_refused() {
+        for (json, number) in [
+            ("18446744073709551617", "18446744073709551617"),
+            (" 18446744073709551616 ", "18446744073709551616"),
+            ("-9223372036854775809", "-9223372036854775809"),
+            (r#"[1, {"a\\\"-1": "b\\", "c": [1e3, 99999999999999999999]}]"#, "99999999999999999999"),
+        ] {
+            let limits = "beyond the whole numbers of a call, -9223372036854775808 to 18446744073709551615";
+            let error = value(json).unwrap_err();
+            assert!(matches!(&error, JsonError::Beyond { number: beyond } if beyond == number), "{json}: {error}");
+            assert!(error.to_string().starts_with(&format!("{number} is {limits}")), "{error}");
+            assert!(args(&[json.to_owned()], &[]).is_err() && args(&[], &[format!("a={json}")]).is_err());
+        }
+        for (json, float) in [("18446744073709551617.0", 18446744073709551616.0), ("1e30", 1e30), ("-0", -0.0)] {
+            assert_eq!(value(json).unwrap(), Value::F64(float));
+        }
+        for text in [r#""18446744073709551617""#, r#""\"99999999999999999999""#, r#"{"99999999999999999999": "\\"}"#] {
+            assert!(value(text).is_ok(), "what is in a text is none: {text}");
+        }
+        assert_eq!(args(&["x99999999999999999999".to_owned()], &[]).unwrap(), args!["x99999999999999999999"]);
     }
 
     #[test]

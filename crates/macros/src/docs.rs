@@ -46,7 +46,7 @@ fn call_in_short(block: &Block, method: &Method) -> TokenStream {
 
 /// On a builder: what it is for, then what the user wrote of the constructor.
 pub(crate) fn builder(block: &Block, method: &Method) -> TokenStream {
-    let (service, name) = (&block.service.name, method.name());
+    let (service, name) = (plain(&block.service.name), method.name());
     let link = format!("[`{}`](Self::{name})", plain(name));
     let first = lines(&[&format!("Prepares a bridge to a `{service}` that {link} will make in a child process.")]);
     let more = is_documented(method).then(|| lines(&[""]));

@@ -66,7 +66,7 @@ fn of_trait(block: &Block) -> Option<TokenStream> {
 fn one_of_each<'a>(methods: impl Iterator<Item = &'a Method>, write: impl Fn(&Method) -> TokenStream) -> TokenStream {
     let mut seen = Vec::new();
     let mut first = |method: &&Method| {
-        let is_new = !seen.contains(&method.shown);
+        let is_new = !types::is_among(&method.shown, &seen);
         seen.push(method.shown.clone());
         is_new
     };

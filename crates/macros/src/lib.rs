@@ -72,6 +72,8 @@ use crate::refusals::Refusals;
 ///
 /// - The trait is one of this crate: the language forbids implementing a foreign trait for `Bridge`.
 /// - `CircleCalls` must be in scope beside `Circle`.
+/// - All bridged blocks of a type share its proxy, so no two of them can have a method of the same name: the compiler calls that a duplicate
+///   definition (E0592). `#[bridge(rename = "..")]` on one of the two is the way out; the trait's callers keep its own name.
 /// - Methods that the block leaves to the trait's defaults run in the caller, and call the others over the bridge.
 ///   So do functions without `self`; constants and types are those of `Circle`.
 ///
@@ -91,7 +93,8 @@ use crate::refusals::Refusals;
 /// The methods of `Bridge` itself (`stop`, `kill`, `child_pid`, `is_alive`, `with_timeout`, `view`, `begin`, `doorbell_fd`, `clear_doorbell`,
 /// `generation`, `restart`, `sandbox_report`) would hide a method of the same name, so that one needs a `rename`. `stats` and `send` are kept for
 /// later versions.
-/// So does one named as what every type or reference has: `drop`, `clone`, `to_owned`, `into`, `try_into`, `deref`.
+/// So does one named as what every type or reference has: `drop`, `clone`, `clone_from`, `to_owned`, `clone_into`, `into`,
+/// `try_into`, `deref`.
 #[proc_macro_attribute]
 pub fn bridge(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     generate(options.into(), item.into()).into()

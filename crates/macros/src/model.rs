@@ -145,9 +145,10 @@ impl Block {
 
     /// Whether the block itself has a function or constant of this name.
     pub(crate) fn has_function(&self, name: &Ident) -> bool {
+        let name = name.unraw();
         self.item.items.iter().any(|item| match item {
-            ImplItem::Fn(function) => function.sig.ident == *name,
-            ImplItem::Const(constant) => constant.ident == *name,
+            ImplItem::Fn(function) => function.sig.ident.unraw() == name,
+            ImplItem::Const(constant) => constant.ident.unraw() == name,
             _ => false,
         })
     }
@@ -282,7 +283,7 @@ fn or_public(vis: Visibility) -> Visibility {
 
 /// `new` gives `bridge`, `with_x` gives `bridge_with_x`.
 fn builder_name(constructor: &Ident) -> Ident {
-    if constructor == "new" {
+    if constructor.unraw() == "new" {
         Ident::new("bridge", constructor.span())
     } else {
         format_ident!("bridge_{}", constructor.unraw(), span = constructor.span())
@@ -342,7 +343,7 @@ fn written_name(pattern: &Pat) -> Option<Ident> {
 /// `n` for `mut n` and `_n`, `arg0` for a pattern.
 fn plain_name(pattern: &Pat, position: usize, taken: &[Ident]) -> Ident {
     match written_name(pattern) {
-        Some(name) => used_name(&name).filter(|used| !taken.contains(used)).unwrap_or(name),
+        Some(name) => used_name(&name).filter(|used| !types::is_among(used, taken)).unwrap_or(name),
         None => free_name(format_ident!("arg{position}"), taken),
     }
 }
@@ -357,7 +358,7 @@ fn used_name(name: &Ident) -> Option<Ident> {
 
 /// The name, or the first one like it that nothing else has.
 pub(crate) fn free_name(name: Ident, taken: &[Ident]) -> Ident {
-    if taken.contains(&name) { free_name(format_ident!("{name}_"), taken) } else { name }
+    if types::is_among(&name, taken) { free_name(format_ident!("{name}_"), taken) } else { name }
 }
 
 fn passing(ty: &Type) -> (Passing, &Type) {

@@ -90,10 +90,11 @@ impl Root {
         }
     }
 
+    /// The text with the path in it; what is no text, as a byte string of the user's, stays as it is.
     fn in_text(&self, literal: &Literal) -> Literal {
+        let Ok(text) = syn::parse_str::<syn::LitStr>(&literal.to_string()) else { return literal.clone() };
         let path = self.0.to_token_stream().to_string().replace(' ', "");
-        let text = syn::parse_str::<syn::LitStr>(&literal.to_string()).map(|text| text.value()).unwrap_or_default();
-        let mut text = Literal::string(&text.replace(&format!("::{STAND_IN}"), &path));
+        let mut text = Literal::string(&text.value().replace(&format!("::{STAND_IN}"), &path));
         text.set_span(literal.span());
         text
     }

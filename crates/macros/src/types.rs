@@ -2,6 +2,7 @@
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote_spanned};
+use syn::ext::IdentExt;
 use syn::visit::Visit;
 use syn::visit_mut::VisitMut;
 use syn::{Expr, ExprPath, GenericArgument, Path, PathArguments, Type, TypePath, TypeSlice, parse_quote};
@@ -87,7 +88,7 @@ pub(crate) fn path(ty: &Type) -> Option<&Path> {
 
 /// Whether the type is this one word.
 pub(crate) fn is_word(ty: &Type, word: &str) -> bool {
-    path(ty).is_some_and(|path| path.is_ident(word))
+    path(ty).and_then(Path::get_ident).is_some_and(|ident| ident.unraw() == word)
 }
 
 pub(crate) fn is_native(ty: &Type) -> bool {
@@ -121,7 +122,7 @@ pub(crate) fn argument_of<'a>(ty: &'a Type, name: &str) -> Option<&'a Type> {
     let last = path(ty)?.segments.last()?;
     let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
     match arguments.args.first()? {
-        GenericArgument::Type(ty) if last.ident == name => Some(ty),
+        GenericArgument::Type(ty) if last.ident.unraw() == name => Some(ty),
         _ => None,
     }
 }
@@ -149,9 +150,15 @@ pub(crate) fn owned_name(ty: &Type) -> String {
 pub(crate) fn mentions(tokens: impl ToTokens, names: &[Ident]) -> bool {
     tokens.into_token_stream().into_iter().any(|token| match token {
         TokenTree::Group(group) => mentions(group.stream(), names),
-        TokenTree::Ident(ident) => names.contains(&ident),
+        TokenTree::Ident(ident) => is_among(&ident, names),
         TokenTree::Punct(_) | TokenTree::Literal(_) => false,
     })
+}
+
+/// Whether the compiler takes one of `names` for the same: `r#n` is `n`.
+pub(crate) fn is_among(name: &Ident, names: &[Ident]) -> bool {
+    let name = name.unraw();
+    names.iter().any(|other| other.unraw() == name)
 }
 
 /// The tokens as one would type them: `Option<&str>`, not `Option < & str >`.
@@ -256,7 +263,7 @@ impl VisitMut for Replace<'_> {
     fn visit_expr_mut(&mut self, expr: &mut Expr) {
         match expr {
             Expr::Path(ExprPath { qself: None, path, .. }) if starts_with_self(path) && path.segments.len() > 1 => {
-                let declared = self.0.constants.contains(&path.segments[1].ident);
+                let declared = is_among(&path.segments[1].ident, &self.0.constants);
                 let tokens = self.0.qualified(path, declared);
                 *expr = parse_quote!(#tokens);
             }

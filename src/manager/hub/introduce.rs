@@ -17,9 +17,10 @@ use crate::manager::protocol::Side;
 use crate::objects::Sealed;
 use crate::segment::Segment;
 use crate::sync::Ordering::Relaxed;
+use crate::sys::limits::{self, Wanted};
+use crate::sys::memfd;
 use crate::sys::socket::{self, Blocking, Exposed};
 use crate::sys::toll::Credit;
-use crate::sys::{limits, memfd};
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::io::{self, ErrorKind as Kind};
@@ -463,10 +464,7 @@ impl Pairs {
         }
         let object = match memfd::create_for_others("callgate-arena", len) {
             Ok(object) => object,
-            Err(error) => {
-                let [error, limit] = limits::packed(&error);
-                return tell(&asker.control, Message::Lack { error, limit });
-            }
+            Err(error) => return tell(&asker.control, no_memory(&error)),
         };
         let watch = self.ledger.watch(&object);
         // Now: who has a lease on it would keep waiting whoever opens it. Without procfs, it is left to the other not to write there; nobody
@@ -478,11 +476,11 @@ impl Pairs {
         share.bytes += len;
         share.segments += 1;
         self.of_member.entry(other.member).or_default().attached += 1;
-        if sent(asker.control.send(Message::Grant { segment }, Some(object.as_fd())))? {
+        let Some(lack) = lack(asker.control.send(Message::Grant { segment }, Some(object.as_fd())))? else {
             asker.asked = Asked::Granted(segment, [Some(object), to_read]);
             return Ok(());
-        }
-        let told = tell(&asker.control, Message::Lack { error: 0, limit: 0 });
+        };
+        let told = tell(&asker.control, lack);
         self.take_off(pair, side, segment);
         told
     }
@@ -559,8 +557,8 @@ impl Pairs {
             return Ok(());
         }
         // First the other: when the asker's first payload is there, so is the memory that it lies in.
-        if !sent(other.control.send(Message::Attach { segment }, Some(to_read.as_fd())))? {
-            return tell(&asker.control, Message::Lack { error: 0, limit: 0 });
+        if let Some(lack) = lack(other.control.send(Message::Attach { segment }, Some(to_read.as_fd())))? {
+            return tell(&asker.control, lack);
         }
         tell(&asker.control, Message::Sealed { segment })
     }
@@ -596,14 +594,19 @@ fn tell(control: &Control<Exposed>, message: Message) -> Result<(), Broken> {
     control.send(message, None).map_err(|_| Broken)
 }
 
-/// Whether a message with a descriptor has been sent. If not, it was nobody's doing: with too many descriptors of this user under way,
+/// What to say if a message with a descriptor could not be sent, which was nobody's doing: with too many descriptors of this user under way,
 /// the kernel takes no more.
-fn sent(sent: io::Result<()>) -> Result<bool, Broken> {
+fn lack(sent: io::Result<()>) -> Result<Option<Message>, Broken> {
     match sent {
-        Ok(()) => Ok(true),
+        Ok(()) => Ok(None),
         Err(error) if matches!(error.kind(), Kind::WouldBlock | Kind::BrokenPipe | Kind::TimedOut) => Err(Broken),
-        Err(_) => Ok(false),
+        Err(error) => Ok(Some(no_memory(&error))),
     }
+}
+
+fn no_memory(error: &io::Error) -> Message {
+    let [error, limit] = limits::packed(error, Wanted::Memory);
+    Message::Lack { error, limit }
 }
 
 #[cfg(all(test, not(loom)))]

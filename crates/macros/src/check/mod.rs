@@ -5,8 +5,10 @@
 
 mod signature;
 
+use syn::ext::IdentExt;
 use syn::{GenericParam, ItemImpl, Type, Visibility};
 
+use crate::docs::plain;
 use crate::model::{Block, Kind, Method};
 use crate::parse::{Function, Parsed};
 use crate::refusals::Refusals;
@@ -32,7 +34,7 @@ const RESERVED: [&str; 14] = [
 
 /// What any type, or a reference to one, has by traits that are in scope everywhere. `bridge.clone()` would be a copy of the reference, say. In
 /// a trait, code that is generic over it reaches a method by such a name all the same, but for a destructor's.
-const TAKEN: [&str; 6] = ["drop", "clone", "to_owned", "into", "try_into", "deref"];
+const TAKEN: [&str; 8] = ["drop", "clone", "clone_from", "to_owned", "clone_into", "into", "try_into", "deref"];
 
 /// The way out of a name that cannot be.
 const RENAME: &str = "give callers another name with `#[bridge(rename = \"..\")]`";
@@ -48,10 +50,12 @@ pub(crate) fn options(parsed: &mut Parsed, refusals: &mut Refusals) {
             refusals.refuse_at(skip, "who has a bridge may call any method of the trait, so none can be left out");
         }
         if let (Some(promise), Visibility::Inherited, false) = (options.idempotent, vis, in_trait) {
-            refusals.refuse_at(promise, format!("`{}` is private, so nobody calls it: make it `pub`", sig.ident));
+            refusals
+                .refuse_at(promise, format!("`{}` is private, so nobody calls it: make it `pub`", plain(&sig.ident)));
         }
         if let (Some(name), Visibility::Inherited, false) = (&options.rename, vis, in_trait) {
-            let why = format!("`{}` is private, so callers know it by no name at all: make it `pub`", sig.ident);
+            let why =
+                format!("`{}` is private, so callers know it by no name at all: make it `pub`", plain(&sig.ident));
             refusals.refuse(name, why);
         }
     }
@@ -103,7 +107,7 @@ fn parameters(item: &ItemImpl, refusals: &mut Refusals) {
             GenericParam::Const(param) => &param.ident,
             GenericParam::Lifetime(_) => continue,
         };
-        if types::is_word(&item.self_ty, &name.to_string()) {
+        if types::is_word(&item.self_ty, &plain(name)) {
             refusals.refuse(&item.self_ty, "a trait can be bridged for one type at a time, not for all that there are");
         } else if !types::mentions(&item.self_ty, std::slice::from_ref(name)) {
             let why = format!("`{name}` is no parameter of the type, so the child cannot know it: say what it is here");
@@ -124,7 +128,7 @@ pub(crate) fn block(block: &mut Block, refusals: &mut Refusals) {
     names(block, refusals);
     if !in_trait && block.constructors().next().is_none() {
         let (name, way_out) =
-            (&block.service.name, "a `pub fn` without `self` that returns `Self` or `Result<Self, ..>`");
+            (plain(&block.service.name), "a `pub fn` without `self` that returns `Self` or `Result<Self, ..>`");
         refusals.refuse(&block.item.self_ty, format!("the child needs a way to make its `{name}`: {way_out}"));
     }
 }
@@ -158,11 +162,12 @@ fn names(block: &mut Block, refusals: &mut Refusals) {
 }
 
 fn call_name(method: &Method, in_trait: bool, earlier: &[Method]) -> Option<String> {
-    let shown = &method.shown;
-    if TAKEN.iter().any(|taken| shown == taken) && (!in_trait || shown == "drop") {
+    // The compiler takes `r#stop` and `stop` for the same name.
+    let shown = plain(&method.shown);
+    if TAKEN.contains(&shown.as_str()) && (!in_trait || shown == "drop") {
         return Some(format!("`bridge.{shown}()` means something else, as it does for any type: {RENAME}"));
     }
-    if RESERVED.iter().any(|reserved| shown == reserved) {
+    if RESERVED.contains(&shown.as_str()) {
         return Some(format!("`Bridge` keeps the name `{shown}` for itself: {RENAME}"));
     }
     let is_same = |other: &Method| !other.is_constructor() && other.kind != Kind::Local && clash(other, method);
@@ -171,13 +176,13 @@ fn call_name(method: &Method, in_trait: bool, earlier: &[Method]) -> Option<Stri
 
 /// A builder stands beside the type's own functions.
 fn builder_name(block: &Block, method: &Method, earlier: &[Method]) -> Option<String> {
-    let (name, shown) = (method.name(), &method.shown);
+    let (name, shown) = (plain(method.name()), plain(&method.shown));
     let is_same = |other: &Method| other.is_constructor() && clash(other, method);
-    let is_taken = block.has_function(shown) || earlier.iter().any(is_same);
+    let is_taken = block.has_function(&method.shown) || earlier.iter().any(is_same);
     is_taken.then(|| format!("the builder for `{name}` would be a second `{shown}` of this type: {RENAME}"))
 }
 
 /// Two of the same name may be meant as one, under different conditions.
 fn clash(one: &Method, other: &Method) -> bool {
-    one.shown == other.shown && one.cfgs().is_empty() && other.cfgs().is_empty()
+    one.shown.unraw() == other.shown.unraw() && one.cfgs().is_empty() && other.cfgs().is_empty()
 }

@@ -6,6 +6,7 @@ use syn::{
     WherePredicate,
 };
 
+use crate::docs::plain;
 use crate::model::{Kind, Method};
 use crate::refusals::Refusals;
 use crate::types::{self, Part, spelled};
@@ -44,7 +45,7 @@ impl Check<'_> {
     }
 
     fn qualifiers(&mut self, sig: &Signature) {
-        let name = &sig.ident;
+        let name = plain(&sig.ident);
         if let Some(keyword) = &sig.asyncness {
             let why = "but a call runs to its end in the child: make it a plain `fn` that blocks there";
             self.refuse(keyword, format!("`{name}` is async, {why}"));

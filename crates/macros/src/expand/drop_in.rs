@@ -12,8 +12,7 @@ use crate::model::{Block, Kind, Method};
 /// The impl block, with functions whose bodies `body` writes.
 pub(crate) fn drop_in(block: &Block, body: impl Fn(&Block, &Path, &Method) -> TokenStream) -> Option<TokenStream> {
     let interface = block.interface()?;
-    let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), quote!(::__callgate::Blocking));
-    let ty = &block.service.ty;
+    let (proxy, ty) = (proxy(block), &block.service.ty);
     let service = quote!(#ty: ::__callgate::__glue::Service<Calls<::__callgate::Blocking> = #proxy>);
     let declared = block.item.items.iter().filter_map(|item| declared(block, interface, item));
     let functions = block.methods.iter().map(|method| {
@@ -27,13 +26,22 @@ pub(crate) fn drop_in(block: &Block, body: impl Fn(&Block, &Path, &Method) -> To
     }))
 }
 
+/// The proxy that a bridge derefs to.
+fn proxy(block: &Block) -> TokenStream {
+    ProxyGenerics::of(block).proxy(&block.proxy(), quote!(::__callgate::Blocking))
+}
+
 /// Calls over the bridge; a function without `self` runs here.
 pub(crate) fn forwarded(block: &Block, interface: &Path, method: &Method) -> TokenStream {
     let (ty, name, shown, output) = (&block.service.ty, method.name(), &method.shown, &method.output);
     let arguments = method.arguments.iter().map(|argument| &argument.name);
     match method.kind {
         Kind::Local => quote!(<#ty as #interface>::#name(#(#arguments),*)),
-        _ => quote!(::__callgate::__glue::drop_in!((**self).#shown(#(#arguments),*), #output)),
+        _ => {
+            // As a method call, it could find one of a trait that takes `self` by value, as `into` does, before the proxy's own.
+            let proxy = proxy(block);
+            quote!(::__callgate::__glue::drop_in!(<#proxy>::#shown(&**self, #(#arguments),*), #output))
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use syn::{
     parse_quote,
 };
 
+use crate::docs::plain;
 use crate::model::{Block, Method, Passing, free_name};
 use crate::types;
 
@@ -164,12 +165,12 @@ impl ProxyGenerics {
     /// The block's own parameter, if that is what stands there; else a new one.
     fn param_for(&self, ty: &Type, block: &Block) -> GenericParam {
         let own = block.generics().params.iter().find_map(|param| match param {
-            GenericParam::Type(param) if types::is_word(ty, &param.ident.to_string()) => Some(unbounded(param)),
-            GenericParam::Const(param) if types::is_word(ty, &param.ident.to_string()) => Some(without_default(param)),
+            GenericParam::Type(param) if types::is_word(ty, &plain(&param.ident)) => Some(unbounded(param)),
+            GenericParam::Const(param) if types::is_word(ty, &plain(&param.ident)) => Some(without_default(param)),
             _ => None,
         });
         match own {
-            Some(param) if !self.names().contains(&name(&param)) => param,
+            Some(param) if !types::is_among(&name(&param), &self.names()) => param,
             _ => {
                 let name = free_name(format_ident!("T{}", self.declared.len()), &self.names());
                 parse_quote!(#name: ?::core::marker::Sized)

@@ -5,6 +5,7 @@ use quote::{quote, quote_spanned};
 use syn::Index;
 use syn::spanned::Spanned;
 
+use crate::docs::plain;
 use crate::model::{Argument, Block, Method, Passing};
 
 /// `n: u64, name: &str`: what callers pass.
@@ -63,7 +64,7 @@ pub(crate) fn closure_parameter(method: &Method) -> TokenStream {
 
 /// `const { &Method { .. } }`: which method it is.
 pub(crate) fn descriptor(block: &Block, method: &Method) -> TokenStream {
-    let (service, name) = (block.service.name.to_string(), crate::docs::plain(method.name()));
+    let (service, name) = (plain(&block.service.name), plain(method.name()));
     let (index, ty) = (method.index, &block.service.ty);
     let interface = match block.interface() {
         None => quote!(::core::option::Option::None),

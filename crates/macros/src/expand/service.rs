@@ -5,6 +5,7 @@ use quote::{format_ident, quote, quote_spanned};
 
 use super::generics::{self, ProxyGenerics};
 use super::{proxy, request};
+use crate::docs::plain;
 use crate::model::{Block, Kind, Method};
 
 /// `impl Service for Counter`
@@ -28,7 +29,7 @@ pub(crate) fn service(block: &Block) -> TokenStream {
 
 /// The impl block around what answers: everything that needs no method.
 pub(crate) fn around(block: &Block, answers: &TokenStream) -> TokenStream {
-    let (ty, name, mode) = (&block.service.ty, block.service.name.to_string(), generics::mode(block));
+    let (ty, name, mode) = (&block.service.ty, plain(&block.service.name), generics::mode(block));
     let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
     let (construction, deprecated) = (proxy::construction(block), deprecated(block));
     generics::impls(block, None, |bridged| {
@@ -57,7 +58,6 @@ pub(crate) fn interface(block: &Block) -> TokenStream {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote! {
             #deprecated
-            #[diagnostic::do_not_recommend]
             impl #impl_generics ::__callgate::__glue::Interface<#ty> for __CallgateInterface #conditions {
                 const NAME: &'static str = #name;
                 fn fingerprint(__of: ::__callgate::__glue::Fingerprint) -> ::__callgate::__glue::Fingerprint {
@@ -78,12 +78,12 @@ pub(crate) fn interface(block: &Block) -> TokenStream {
 /// The trait's last word: `Shape`.
 fn interface_name(block: &Block) -> String {
     let last = block.interface().and_then(|path| path.segments.last());
-    last.map(|last| last.ident.to_string()).unwrap_or_default()
+    last.map(|last| plain(&last.ident)).unwrap_or_default()
 }
 
 /// Has the program know before its `main` that the trait is bridged.
 fn registration(block: &Block) -> TokenStream {
-    let (ty, service, name) = (&block.service.ty, block.service.name.to_string(), interface_name(block));
+    let (ty, service, name) = (&block.service.ty, plain(&block.service.name), interface_name(block));
     let bridged = if block.generics().params.is_empty() {
         quote!(of::<#ty, __CallgateInterface>())
     } else {
@@ -113,7 +113,7 @@ pub(crate) fn deprecated(block: &Block) -> Option<TokenStream> {
 
 fn fingerprint(block: &Block) -> TokenStream {
     let steps = block.crossing().map(|method| {
-        let (cfgs, name, tuple) = (method.cfgs(), crate::docs::plain(method.name()), request::tuple_type(method));
+        let (cfgs, name, tuple) = (method.cfgs(), plain(method.name()), request::tuple_type(method));
         let (sig, output) = (&method.sig, &method.output);
         let signature = quote!(#sig).to_string();
         let step = match method.kind {
