@@ -206,7 +206,7 @@ fn memory_of_abandoned_payloads_is_used_again() {
         let slow = Slow::bridge().slots(2).max_payload(1 << 20).start().expect("the bridge starts");
         for round in 0..150 {
             let gate = Gate::new();
-            let short = Duration::from_millis(2);
+            let short = Duration::from_millis(10);
             let call = slow.with_timeout(short).echo_at(&gate.path(), &bytes(round, len));
             assert!(matches!(call, Err(CallError::TimedOut { .. })), "round {round}: {call:?}");
             gate.open();
