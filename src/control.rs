@@ -6,6 +6,7 @@
 
 use crate::sys::socket::{self, Blocking, Received};
 use crate::sys::toll::Toll;
+use crate::sys::{close, descriptor};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -163,6 +164,14 @@ impl<S: AsFd> Control<S> {
     /// Ends the conversation: both ends are told that nothing more comes.
     pub(crate) fn shut_down(&self) {
         socket::shut_down(&self.socket);
+    }
+
+    /// The same, on another thread's time, which the peer may have made long.
+    pub(crate) fn shut_down_aside(&self) {
+        match descriptor::copied_high(&self.socket) {
+            Ok(copy) => close::elsewhere([copy], true),
+            Err(_) => self.shut_down(),
+        }
     }
 
     /// Receives a message and the descriptor that came with it; `None` when the other end is closed.

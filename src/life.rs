@@ -98,9 +98,9 @@ impl Life {
         }
     }
 
-    /// This process has tried to kill the peer, and may not.
-    pub(crate) fn resist(&self) {
-        self.resists.get_or_init(|| ());
+    /// This process has tried to kill the peer, and may not. Whether for the first time.
+    pub(crate) fn resist(&self) -> bool {
+        self.resists.set(()).is_ok()
     }
 
     /// Whether it lives and is spoken with, or lives because this process may not kill it.

@@ -7,11 +7,9 @@ mod support;
 
 use callgate::{Bridge, CallError, Exit, Output, TerminalSignals, bridge};
 use nix::pty::openpty;
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, Uid, fork, getpgid, getsid};
+use nix::unistd::{Pid, Uid, getpgid, getsid};
 use rustix::process::set_parent_process_death_signal;
 use std::fs::File;
 use std::hint::black_box;
@@ -226,24 +224,19 @@ fn fault_16_child_lives_on_when_the_thread_that_started_it_exits() {
 
 // ---- pid namespaces ------------------------------------------------------------------------------------------------
 
-/// Has `command` be the first process of a pid namespace of its own, in a session and a group that lie outside, and so have the number 0 there: as
-/// in a container. `false` where this process may make no such namespace.
-fn put_into_pid_namespace(command: &mut Command) -> bool {
-    let may = Command::new("unshare").args(["--user", "--pid", "--fork", "true"]).status();
-    if !may.is_ok_and(|status| status.success()) {
-        return false;
-    }
-    let enter = || {
-        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID)?;
-        // SAFETY: between fork and exec there is one thread, and what follows only makes system calls.
-        let ForkResult::Parent { child } = unsafe { fork() }? else { return Ok(()) };
-        let passed = matches!(waitpid(child, None), Ok(WaitStatus::Exited(_, 0)));
-        // SAFETY: ends the process at once; this one has run none of the program that is to be executed.
-        unsafe { nix::libc::_exit(i32::from(!passed)) }
+/// `program` as the first process of a pid namespace of its own, in a session and a group that lie outside, and so have the number 0 there: as in a
+/// container. `None` where this process may make no such namespace.
+fn in_pid_namespace(program: &Command) -> Option<Command> {
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--pid", "--fork", "--kill-child"]);
+        command
     };
-    // SAFETY: `enter` makes system calls alone.
-    unsafe { command.pre_exec(enter) };
-    true
+    unshare().arg("true").status().ok().filter(|status| status.success())?;
+    let mut command = unshare();
+    command.arg(program.get_program()).args(program.get_args());
+    command.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    Some(command)
 }
 
 #[test]
@@ -259,11 +252,9 @@ fn helper_in_a_pid_namespace() {
 #[test]
 fn fault_34_a_program_whose_session_lies_outside_of_its_pid_namespace_has_children() {
     within(PATIENCE, "a pid namespace", || {
-        let mut command = support::helper("helper_in_a_pid_namespace", "first");
-        if !put_into_pid_namespace(&mut command) {
-            eprintln!("left out: this process may make no pid namespace");
-            return;
-        }
+        let Some(mut command) = in_pid_namespace(&support::helper("helper_in_a_pid_namespace", "first")) else {
+            return println!("skipped: this process may make no pid namespace");
+        };
         let mut first = Helper::of(&mut command).expect("the helper starts");
         first.hear("done");
         assert!(first.wait().expect("its end").success());

@@ -224,8 +224,9 @@ impl Link {
             return;
         }
         if self.pidfd.kill().is_err() {
-            self.peer.life.resist();
-            self.control.shut_down();
+            if self.peer.life.resist() {
+                self.control.shut_down_aside();
+            }
             return;
         }
         self.peer.life.condemn();

@@ -255,8 +255,7 @@ impl Home for PayloadMemory {
     ) -> Result<Loan, NoMemory> {
         let mut found = None;
         self.with(&mut |stock, source| found = Some(allocate(stock, source)));
-        let found = found.unwrap_or_else(|| Err(failed("the child's memory was not asked".into())));
-        found
+        found.unwrap_or_else(|| Err(failed("the child's memory was not asked".into())))
     }
 
     fn peer_block(&self, block: BlockRef) -> Option<Block> {
