@@ -468,13 +468,19 @@ pub(crate) fn is_visible(char: char) -> bool {
         && !matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// The text of a peer, which wants to be shown, without what would do more than be seen. Lines stay lines, and joined letters joined.
+/// The text of a peer, to be shown: what would do more than be seen is written as `\u{..}`. Lines stay lines, and joined letters joined.
 pub(crate) fn shown(text: String) -> String {
     let is_fine = |char: char| is_visible(char) || matches!(char, '\n' | '\t' | '\u{200d}');
     if text.chars().all(is_fine) {
         return text;
     }
-    text.chars().map(|char| if is_fine(char) { char } else { char::REPLACEMENT_CHARACTER }).collect()
+    text.chars().fold(String::with_capacity(2 * text.len()), |mut shown, char| {
+        match is_fine(char) {
+            true => shown.push(char),
+            false => shown.extend(char.escape_unicode()),
+        }
+        shown
+    })
 }
 
 fn signal_name(number: i32) -> Option<&'static str> {
@@ -762,11 +768,8 @@ mod tests {
     fn fault_38_what_a_peer_has_said_is_seen_and_does_nothing() {
         let fault =
             Fault { message: "a\u{1b}[2Jb\u{202e}c\u{9b}".into(), location: Some("\r".into()), backtrace: None };
-        let said = Fault {
-            message: "a\u{fffd}[2Jb\u{fffd}c\u{fffd}".into(),
-            location: Some("\u{fffd}".into()),
-            backtrace: None,
-        };
+        let said =
+            Fault { message: r"a\u{1b}[2Jb\u{202e}c\u{9b}".into(), location: Some(r"\u{d}".into()), backtrace: None };
         assert_eq!(fault.shown(), said);
         let fine = "two\n\tlines, \u{e4}, \u{1f469}\u{200d}\u{1f467}";
         assert_eq!(shown(fine.into()), fine);
