@@ -363,7 +363,7 @@ fn limited<R>(resource: Resource, limit: u64, body: impl FnOnce() -> R) -> R {
     result
 }
 
-/// More descriptors than a start needs, that of the watcher included, whatever wakes its sides: with eventfds, one for each of 8
+/// More descriptors than a start needs, that of the watcher included, whatever wakes its sides: with eventfds, two for each of 8
 /// lanes and two more.
 const ENOUGH: usize = 24;
 
@@ -403,7 +403,7 @@ fn fault_20_descriptors_run_out_at_random() {
         let first = Guest::bridge().start().expect("a start");
         let (held, done) = (Held::now(), AtomicBool::new(false));
         let (mut started, mut failed) = (0, 0);
-        let for_doorbells = if first.doorbell_fd().is_some() { 10 } else { 0 };
+        let for_doorbells = if first.doorbell_fd().is_some() { 18 } else { 0 };
         with_spare(4 + for_doorbells, || {
             thread::scope(|scope| {
                 scope.spawn(|| take_descriptors_until(&done));

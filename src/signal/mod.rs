@@ -37,6 +37,7 @@ pub enum Signal {
     Futex,
     /// An eventfd for each lane wakes the caller, so that a program that sits in an epoll loop can wait for replies there: see
     /// [`Bridge::doorbell_fd`](crate::Bridge::doorbell_fd). The child is still woken through a futex.
+    /// Takes two descriptors of the parent's for each lane.
     EventFd,
     /// Events of the crate `raw_sync` (a process-shared pthread mutex and condition variable), in both directions. For a child
     /// that is trusted: it can write to them.
