@@ -403,7 +403,7 @@ fn fault_20_descriptors_run_out_at_random() {
         let first = Guest::bridge().start().expect("a start");
         let (held, done) = (Held::now(), AtomicBool::new(false));
         let (mut started, mut failed) = (0, 0);
-        let for_doorbells = if first.doorbell_fd().is_some() { 18 } else { 0 };
+        let for_doorbells = if first.doorbell_fd().is_some() { 20 } else { 0 };
         with_spare(4 + for_doorbells, || {
             thread::scope(|scope| {
                 scope.spawn(|| take_descriptors_until(&done));
