@@ -28,8 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How many descriptors there were before the first input.
 static FIRST: OnceLock<usize> = OnceLock::new();
 
-/// What the watcher has from then on: two of its own, and at times one that tells of memory that has been let go of.
-const LASTING: usize = 3;
+/// What there may be from then on: two of the watcher's own, one that tells of memory that has been let go of, and what other threads have yet to
+/// close. A descriptor that an input leaves for good is found out after as many inputs.
+const LASTING: usize = 32;
 
 /// Sends the bytes as control messages, and has the parent read them, until it refuses one.
 ///
