@@ -175,12 +175,6 @@ impl Bytes {
         Self::stale(&home, len, deadline)
     }
 
-    /// The same, if there is memory for it.
-    fn private_if_room(len: usize) -> Result<Self, Failure> {
-        has_memory(len)?;
-        Ok(Self::private(len))
-    }
-
     /// `len` zeros in private memory.
     fn private(len: usize) -> Self {
         let mut bytes = AlignedVec::new();
@@ -205,7 +199,8 @@ impl Bytes {
         let mut copy = match len {
             // Not worth a block.
             ..SMALL => Self::private(len),
-            _ => Self::stale_until(home, len, Deadline::now(), until).or_else(|_| Self::private_if_room(len))?,
+            _ => Self::stale_until(home, len, Deadline::now(), until)
+                .or_else(|_| has_memory(len).map(|()| Self::private(len)))?,
         };
         let target = copy.as_mut_slice();
         for from in (0..len).step_by(BYTES_A_LOOK) {

@@ -244,9 +244,8 @@ impl dyn Home + '_ {
 
     /// A block of at least `len` bytes, for which it may wait until `deadline`, and which is wanted until `until`.
     pub(crate) fn allocate(&self, len: u64, deadline: Deadline, until: Deadline) -> Result<Loan, NoMemory> {
-        let found = self.find(deadline, &mut |stock, source| stock.allocate(len, source))?;
-        found.populate(until);
-        Ok(found)
+        let patience = &Waiting { patience: &until, memory: deadline };
+        Room { home: self, patience }.find(&mut |stock, source| stock.allocate(len, source))
     }
 }
 
