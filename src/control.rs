@@ -210,11 +210,11 @@ impl<S: AsFd> AsFd for Control<S> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::support::alone;
     use crate::sys::toll;
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-    use std::io::{IoSlice, Write};
+    use std::io::IoSlice;
     use std::mem::MaybeUninit;
-    use std::net::{TcpListener, TcpStream};
     use std::time::Instant;
 
     #[test]
@@ -280,20 +280,16 @@ mod tests {
     /// To close the last descriptor of a socket that lingers takes until what was written has been read.
     #[test]
     fn fault_08_a_descriptor_that_is_slow_to_close_keeps_nobody_waiting() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let slow = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (_unread, _) = listener.accept().unwrap();
-        slow.set_nonblocking(true).unwrap();
-        while (&slow).write(&[0; 1 << 16]).is_ok() {}
-        rustix::net::sockopt::set_socket_linger(&slow, Some(Duration::from_secs(60))).unwrap();
-        let slow = OwnedFd::from(slow);
-        let (ours, theirs) = socket::pair().unwrap();
-        let theirs = Control::new(theirs);
-        send_with(&ours, &[7; 24], &slow, 253);
-        drop(slow);
-        let begun = Instant::now();
-        assert!(theirs.receive(Blocking::Yes).is_err());
-        assert!(begun.elapsed() < Duration::from_secs(30), "closed while somebody waits");
+        alone("control::tests::fault_08_a_descriptor_that_is_slow_to_close_keeps_nobody_waiting", || {
+            let (slow, _unread) = socket::slow_to_close();
+            let (ours, theirs) = socket::pair().unwrap();
+            let theirs = Control::new(theirs);
+            send_with(&ours, &[7; 24], &slow, 253);
+            drop(slow);
+            let begun = Instant::now();
+            assert!(theirs.receive(Blocking::Yes).is_err());
+            assert!(begun.elapsed() < Duration::from_secs(30), "closed while somebody waits");
+        });
     }
 
     /// Many wait at the other end: it takes long to tell them that there is something to receive, or room to send.

@@ -227,6 +227,9 @@ mod readme {}
 
 #[cfg(all(test, not(loom)))]
 mod in_process;
+#[cfg(all(test, not(loom)))]
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 #[cfg(all(test, debug_assertions, not(loom)))]
 mod lines;

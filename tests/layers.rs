@@ -60,6 +60,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("failpoints", 0),
     ("portable", 0),
     ("sync", 0),
+    // tests/support, for the library's own tests.
+    ("support", 0),
     ("sys", 0),
     ("trace", 0),
     ("layout", 1),

@@ -207,37 +207,46 @@ fn rights(message: RecvAncillaryMessage<'_>) -> Vec<OwnedFd> {
     }
 }
 
+/// A descriptor whose last owner waits for a minute when it closes it, unless the other end, which comes with it, has been closed. For tests that
+/// run [alone](crate::support::alone): a program that another test starts meanwhile would be the last owner.
+#[cfg(all(test, not(loom)))]
+pub(crate) fn slow_to_close() -> (OwnedFd, std::net::TcpStream) {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let slow = TcpStream::connect(listener.local_addr().expect("its address")).expect("a connection");
+    let (unread, _) = listener.accept().expect("the same connection");
+    slow.set_nonblocking(true).expect("as asked");
+    while (&slow).write(&[0; 1 << 16]).is_ok() {}
+    rustix::net::sockopt::set_socket_linger(&slow, Some(std::time::Duration::from_secs(60))).expect("as asked");
+    (slow.into(), unread)
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use rustix::net::sockopt::set_socket_linger;
-    use std::io::Write;
-    use std::net::{TcpListener, TcpStream};
+    use crate::support::alone;
     use std::time::{Duration, Instant};
 
     /// As on a kernel that lets descriptors through.
     #[test]
     fn fault_08_what_nobody_has_received_keeps_nobody_waiting() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let slow = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (unread, _) = listener.accept().unwrap();
-        slow.set_nonblocking(true).unwrap();
-        while (&slow).write(&[0; 1 << 16]).is_ok() {}
-        set_socket_linger(&slow, Some(Duration::from_secs(60))).unwrap();
-        let slow = OwnedFd::from(slow);
-        let (ours, theirs) = pair().unwrap();
-        send(&theirs, b"first", &[]).unwrap();
-        send(&theirs, b"second", &[slow.as_fd()]).unwrap();
-        drop(slow);
-        let (ours, begun) = (Exposed::from(ours), Instant::now());
-        drop(ours);
-        assert!(begun.elapsed() < Duration::from_secs(30), "closed while somebody waits");
-        // For its maker, it ends at once.
-        while send(&theirs, b"third", &[]).is_ok() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "it does not end");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        drop(unread);
+        alone("sys::socket::tests::fault_08_what_nobody_has_received_keeps_nobody_waiting", || {
+            let (slow, unread) = slow_to_close();
+            let (ours, theirs) = pair().unwrap();
+            send(&theirs, b"first", &[]).unwrap();
+            send(&theirs, b"second", &[slow.as_fd()]).unwrap();
+            drop(slow);
+            let (ours, begun) = (Exposed::from(ours), Instant::now());
+            drop(ours);
+            assert!(begun.elapsed() < Duration::from_secs(30), "closed while somebody waits");
+            // For its maker, it ends at once.
+            while send(&theirs, b"third", &[]).is_ok() {
+                assert!(begun.elapsed() < Duration::from_secs(30), "it does not end");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            drop(unread);
+        });
     }
 
     #[test]

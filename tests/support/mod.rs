@@ -148,6 +148,15 @@ pub(crate) fn play(test: &str, role: &str) {
     assert!(passed, "the helper `{role}` failed: {}\n{out}\n{err}", output.status);
 }
 
+/// Runs `body` in a process of its own, where no other test starts programs, which have copies of all descriptors until they are executed.
+/// `test` is the whole name of the test that calls this.
+pub(crate) fn alone(test: &str, body: impl FnOnce()) {
+    match role() {
+        Some(_) => body(),
+        None => play(test, "alone"),
+    }
+}
+
 /// Tells the test that started this helper process; see [`Helper::hear`].
 pub(crate) fn say(what: &str, value: impl Display) {
     println!("\n@{what} {value}");

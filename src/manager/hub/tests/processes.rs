@@ -44,6 +44,7 @@ fn plays_a_role() {
         "flood" => misuse::flood(&address),
         "waits" => sleep(),
         "descriptors" => descriptors_leave_nothing(),
+        "slow descriptors" => slow_descriptors_keep_nobody_waiting(),
         "few descriptors" => nobody_is_lost_for_want_of_descriptors(),
         other => panic!("{other}"),
     }
@@ -202,36 +203,29 @@ fn descriptors_leave_nothing() {
     assert!(eventually(30, "all descriptors are closed", || count() == before), "{before} and {}", count());
 }
 
-/// A descriptor whose last owner waits for a minute when it closes it.
-fn slow_to_close(unread: &std::net::TcpListener) -> (OwnedFd, std::net::TcpStream) {
-    use std::io::Write;
-    let slow = std::net::TcpStream::connect(unread.local_addr().unwrap()).unwrap();
-    let (other, _) = unread.accept().unwrap();
-    slow.set_nonblocking(true).unwrap();
-    while (&slow).write(&[0; 1 << 16]).is_ok() {}
-    rustix::net::sockopt::set_socket_linger(&slow, Some(Duration::from_secs(60))).unwrap();
-    (slow.into(), other)
-}
-
 #[test]
 fn fault_08_descriptors_that_come_before_the_hub_looks_keep_nobody_waiting() {
     within(120, "fault_08_descriptors_that_come_before_the_hub_looks_keep_nobody_waiting", || {
-        let scene = Scene::new();
-        let other = scene.join();
-        let unread = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        for _ in 0..50 {
-            let (slow, other_end) = slow_to_close(&unread);
-            let guest = scene.connect();
-            // The hub gives up at the first, and has not looked at the second; where the kernel can be told so, that is never sent.
-            let _ = socket::send(&guest, b"garbage!", &[]);
-            let sent = socket::send(&guest, b"garbage!", &[slow.as_fd()]);
-            // Without that end, it is closed at once.
-            let _other_end = sent.is_ok().then_some(other_end);
-            drop(slow);
-            assert_eq!(other.resolve("nobody's"), Resolution::None);
-        }
-        scene.serves();
+        play(PLAYER, "slow descriptors")
     });
+}
+
+/// In a process of its own, where no other test starts programs, which have copies of all descriptors until they are executed.
+fn slow_descriptors_keep_nobody_waiting() {
+    let scene = Scene::new();
+    let other = scene.join();
+    for _ in 0..50 {
+        let (slow, other_end) = socket::slow_to_close();
+        let guest = scene.connect();
+        // The hub gives up at the first, and has not looked at the second; where the kernel can be told so, that is never sent.
+        let _ = socket::send(&guest, b"garbage!", &[]);
+        let sent = socket::send(&guest, b"garbage!", &[slow.as_fd()]);
+        // Without that end, it is closed at once.
+        let _other_end = sent.is_ok().then_some(other_end);
+        drop(slow);
+        assert_eq!(other.resolve("nobody's"), Resolution::None);
+    }
+    scene.serves();
 }
 
 #[test]
