@@ -4,6 +4,7 @@
 
 use super::input::Input;
 use super::scene::Scene;
+use super::until_all_is_closed;
 use crate::call::link::MemoryOptions;
 use crate::objects::Sealed;
 use crate::process::watch::Watched;
@@ -28,9 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How many descriptors there were before the first input.
 static FIRST: OnceLock<usize> = OnceLock::new();
 
-/// What there may be from then on: two of the watcher's own, one that tells of memory that has been let go of, and what other threads have yet to
-/// close. A descriptor that an input leaves for good is found out after as many inputs.
-const LASTING: usize = 32;
+/// What there may be from then on: two of the watcher's own, and one that tells of memory that has been let go of.
+const LASTING: usize = 3;
 
 /// Sends the bytes as control messages, and has the parent read them, until it refuses one.
 ///
@@ -71,10 +71,9 @@ pub fn control(data: &[u8]) {
         }
     }
     drop(sent);
-    let deadline = Instant::now() + PATIENCE;
-    while descriptors() > most {
-        assert!(Instant::now() < deadline, "{most} descriptors are the most, and there are {}", descriptors());
-    }
+    until_all_is_closed();
+    let left = descriptors();
+    assert!(left <= most, "{most} descriptors are the most, and there are {left}");
 }
 
 /// How many descriptors the process has open. With the tests' other threads at work nobody can say.
