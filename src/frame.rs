@@ -12,7 +12,7 @@ use crate::lending::{Carried, Ticket};
 use crate::reading::{MAX_DEPTH, Need, Refusal, has_memory, last_refusal, refuse};
 use crate::segment::{Block, Span};
 use crate::shared_box::{Kept, Parcel};
-use crate::stock::{Home, Room};
+use crate::memory_pool::{PoolHandle, AllocContext};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::will_write;
 use crate::sys::stack;
@@ -262,7 +262,7 @@ pub(crate) trait Spill {
 }
 
 /// Says which memory goes with a frame.
-pub(crate) type Send<'a> = dyn FnMut(&Room<'_>, &mut Carried) -> Result<Parcel, NoMemory> + 'a;
+pub(crate) type Send<'a> = dyn FnMut(&AllocContext<'_>, &mut Carried) -> Result<Parcel, NoMemory> + 'a;
 
 /// The payload bytes of a slot's first line, in private memory until the frame is published.
 ///
@@ -630,7 +630,7 @@ fn heap_slow(layout: Layout) -> Result<NonNull<[u8]>, Failure> {
 /// What values are made with of their archives.
 pub struct Decoder<'d> {
     /// The memory of the bridge that the archive came by; `None` in a child, which has but one.
-    home: Option<&'d Arc<dyn Home>>,
+    home: Option<&'d Arc<dyn PoolHandle>>,
     /// Bytes that may yet be copied out of what the peer lends.
     left: u64,
     trust: Option<TrustedPeer>,
@@ -662,7 +662,7 @@ pub(crate) type Decoding<'d> = Strategy<Decoder<'d>, Failure>;
 impl<'d> Decoder<'d> {
     /// Of replies that came by a bridge, whose boxes together have at most `most` bytes, and which are wanted until a deadline.
     #[inline(always)]
-    pub(crate) fn of(home: &'d Arc<dyn Home>, most: u64, trust: Option<TrustedPeer>, until: Deadline) -> Self {
+    pub(crate) fn of(home: &'d Arc<dyn PoolHandle>, most: u64, trust: Option<TrustedPeer>, until: Deadline) -> Self {
         Self { home: Some(home), left: most, trust, frame: None, refused: None, until }
     }
 
@@ -683,7 +683,7 @@ impl<'d> Decoder<'d> {
         self.frame.as_ref().is_none_or(|frame| frame.contains(&std::ptr::from_ref(part).addr()))
     }
 
-    pub(crate) fn home(&self) -> Option<&'d Arc<dyn Home>> {
+    pub(crate) fn home(&self) -> Option<&'d Arc<dyn PoolHandle>> {
         self.home
     }
 

@@ -19,7 +19,7 @@ use crate::ring::{Claim, Onlooker, Producer};
 use crate::segment::{Placed, Segment};
 use crate::shared_box::Parcel;
 use crate::signal::{Bells, Sleeper};
-use crate::stock::{Home, Room};
+use crate::memory_pool::{PoolHandle, AllocContext};
 use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::fence;
 use crossbeam_utils::CachePadded;
@@ -136,7 +136,7 @@ impl CallerLane {
     pub(crate) fn write<A: Encode + Archive<Archived: Checked>>(
         &mut self,
         args: &A,
-        room: &Room<'_>,
+        room: &AllocContext<'_>,
     ) -> Result<usize, SendError> {
         debug_assert!(self.credit() > 0);
         write(args, &mut self.requests, room, &mut self.carried, None)
@@ -151,7 +151,7 @@ impl CallerLane {
     /// Publishes and announces the request of `len` bytes that was written. What of its arguments somebody still looks at now is shared
     /// with the callee; the rest is its own.
     #[inline(always)]
-    pub(crate) fn publish(&mut self, kind: Kind, call: u64, len: usize, room: &Room<'_>) {
+    pub(crate) fn publish(&mut self, kind: Kind, call: u64, len: usize, room: &AllocContext<'_>) {
         let (place, home) = if self.carried.is_loaded { self.depart_slow(len, room) } else { (Place::Slot(len), 0) };
         self.requests.publish(kind, home << 32 | call, place);
         failpoints::reach(Step::ParentRequestStored);
@@ -163,10 +163,10 @@ impl CallerLane {
 
     /// Keeps what the request carries until it is answered. Returns where it lies, and what it brings home.
     #[cold]
-    fn depart_slow(&mut self, len: usize, room: &Room<'_>) -> (Place, u64) {
+    fn depart_slow(&mut self, len: usize, room: &AllocContext<'_>) -> (Place, u64) {
         let mut carried = std::mem::take(&mut self.carried);
         let place = place(len, carried.block.as_ref());
-        let home = room.home.on(|stock, _| stock.depart(&mut carried));
+        let home = room.home.on(|pool, _| pool.depart(&mut carried));
         self.under_way.push_back((self.requests.position(), carried));
         failpoints::reach(Step::ParentRequestDeparted);
         (place, home.to_word())
@@ -302,17 +302,17 @@ impl CallerLane {
     }
 
     /// Takes back what a request carried whose arguments panicked while they were written.
-    pub(crate) fn forget_unsent(&mut self, home: &dyn Home) {
+    pub(crate) fn forget_unsent(&mut self, home: &dyn PoolHandle) {
         if self.carried.is_loaded {
             let carried = std::mem::take(&mut self.carried);
-            home.on(|stock, source| stock.settle(carried, source));
+            home.on(|pool, source| pool.settle(carried, source));
         }
     }
 
     /// Nobody waits for the replies any more. What their requests carry comes back when they are taken.
-    pub(crate) fn give_up(&mut self, home: &dyn Home) {
+    pub(crate) fn give_up(&mut self, home: &dyn PoolHandle) {
         for (_, carried) in &mut self.under_way {
-            home.on(|stock, _| stock.given_up(carried));
+            home.on(|pool, _| pool.given_up(carried));
         }
     }
 
@@ -384,7 +384,7 @@ fn place(len: usize, loan: Option<&Loan>) -> Place {
 fn write<T: Encode + Archive<Archived: Checked>>(
     value: &T,
     ring: &mut Producer,
-    room: &Room<'_>,
+    room: &AllocContext<'_>,
     carried: &mut Carried,
     reader: Option<&CallerBell>,
 ) -> Result<usize, SendError> {
@@ -411,7 +411,7 @@ const PIECE: usize = 32 << 10;
 
 /// Moves a frame that outgrows its slot into a block, and into a larger one when it outgrows that. Takes the memory only then.
 struct BlockSpill<'a> {
-    room: &'a Room<'a>,
+    room: &'a AllocContext<'a>,
     claim: &'a Claim,
     carried: &'a mut Carried,
     /// Who copies a large frame while it is written. Requests are read in place, so nobody.
@@ -430,7 +430,7 @@ impl BlockSpill<'_> {
     fn discard_slow(&mut self) {
         self.claim.take_back();
         let carried = std::mem::take(self.carried);
-        self.room.home.on(|stock, source| stock.settle(carried, source));
+        self.room.home.on(|pool, source| pool.settle(carried, source));
     }
 
     /// Counts what a caller copies of the boxes in one reply: all together it copies no more than a payload.
@@ -440,7 +440,7 @@ impl BlockSpill<'_> {
             return Ok(());
         }
         self.boxed = self.boxed.saturating_add(parcel.len());
-        let max = home.on(|stock, _| stock.max_payload());
+        let max = home.on(|pool, _| pool.max_payload());
         if self.boxed > max { Err(NoMemory::TooLarge { len: self.boxed, max }) } else { Ok(()) }
     }
 
@@ -458,7 +458,7 @@ impl Spill for BlockSpill<'_> {
         if self.carried.block.is_none() {
             self.until = self.room.patience.until();
         }
-        let loan = self.room.find(&mut |stock, source| stock.allocate_more(written, need, source));
+        let loan = self.room.find(&mut |pool, source| pool.allocate_more(written, need, source));
         let loan = loan.map_err(|why| self.failed = Some(why)).ok()?;
         failpoints::reach(if self.reader.is_none() { Step::ParentBlockAllocated } else { Step::ChildBlockAllocated });
         // A frame may fill the block up to where the longest payload ends.
@@ -472,7 +472,7 @@ impl Spill for BlockSpill<'_> {
                 self.claim.take_back();
                 failpoints::reach(Step::ChildTakenBack);
             }
-            home.on(|stock, source| stock.free(old, source));
+            home.on(|pool, source| pool.free(old, source));
         }
         Some(place)
     }
@@ -703,7 +703,7 @@ impl ReplySlot<'_> {
     pub(crate) fn write<R: Encode + Archive<Archived: Checked>>(
         &mut self,
         value: &R,
-        room: &Room<'_>,
+        room: &AllocContext<'_>,
     ) -> Result<(), SendError> {
         self.len = 0;
         let Replies { ring, caller } = &mut *self.replies;
@@ -742,14 +742,14 @@ impl ReplySlot<'_> {
 
     /// The reply, about to be published. A caller that reads it where it lies may keep its block beyond the reply.
     #[cold]
-    pub(crate) fn depart_slow(self, room: &Room<'_>) -> Departed {
+    pub(crate) fn depart_slow(self, room: &AllocContext<'_>) -> Departed {
         let mut carried = std::mem::take(self.carried);
         let mut place = place(self.len, carried.block.as_ref());
-        let home = room.home.on(|stock, source| {
+        let home = room.home.on(|pool, source| {
             if let (true, Place::Block(block)) = (room.home.is_trusted_by_peer(), &mut place) {
-                block.ticket = stock.lend_frame(&mut carried, source);
+                block.ticket = pool.lend_frame(&mut carried, source);
             }
-            stock.depart(&mut carried)
+            pool.depart(&mut carried)
         });
         Departed { place, call: home.to_word() << 32 | 1, carried }
     }
@@ -1072,24 +1072,24 @@ mod nowhere {
     use crate::arena::Source;
     use crate::frame::BlockRef;
     use crate::segment::Block;
-    use crate::stock::{Home, Stock};
+    use crate::memory_pool::{PoolHandle, MemoryPool};
 
     /// Memory for frames that fit any slot.
-    pub(super) fn nowhere() -> &'static Room<'static> {
-        const { &Room { home: &Nowhere, patience: &crate::stock::NEVER } }
+    pub(super) fn nowhere() -> &'static AllocContext<'static> {
+        const { &AllocContext { home: &Nowhere, patience: &crate::memory_pool::NEVER } }
     }
 
     struct Nowhere;
 
-    impl Home for Nowhere {
-        fn with(&self, _: &mut dyn FnMut(&mut Stock, &mut dyn Source)) {
+    impl PoolHandle for Nowhere {
+        fn with(&self, _: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source)) {
             unreachable!("an empty frame needs no memory");
         }
 
         fn find(
             &self,
             _: Deadline,
-            _: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
+            _: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Loan, NoMemory>,
         ) -> Result<Loan, NoMemory> {
             unreachable!("an empty frame fits any slot");
         }

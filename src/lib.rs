@@ -144,7 +144,7 @@ mod ring;
 mod shared_box;
 mod shared_writer;
 mod signal;
-mod stock;
+mod memory_pool;
 mod validator;
 mod viewable;
 

@@ -15,7 +15,7 @@ use crate::frame::{BYTES_A_LOOK, BlockRef, Decoder, Decoding, Encoder, in_time};
 use crate::lending::{Carried, Returning, Ticket};
 use crate::reading::{has_memory, last_refusal};
 use crate::segment::{Block, Span};
-use crate::stock::{Home, Room};
+use crate::memory_pool::{PoolHandle, AllocContext};
 use bytemuck::Pod;
 use rkyv::boxed::{ArchivedBox, BoxResolver};
 use rkyv::bytecheck::CheckBytes;
@@ -57,7 +57,7 @@ enum Store {
 struct Own {
     block: Block,
     state: Mutex<State>,
-    home: Arc<dyn Home>,
+    home: Arc<dyn PoolHandle>,
 }
 
 /// What became of the block.
@@ -74,22 +74,22 @@ enum State {
 pub(crate) struct Kept {
     block: Block,
     ticket: Ticket,
-    home: Arc<dyn Home>,
+    home: Arc<dyn PoolHandle>,
     /// Whether a frame has ever named it: one look instead of a lock.
     was_brought: AtomicBool,
 }
 
 /// The memory that this process has as a child: its bridge's.
-static HERE: OnceLock<Arc<dyn Home>> = OnceLock::new();
+static HERE: OnceLock<Arc<dyn PoolHandle>> = OnceLock::new();
 
 /// Makes `home` the memory of boxes in this process, which is a child.
-pub(crate) fn settle_here(home: Arc<dyn Home>) {
+pub(crate) fn settle_here(home: Arc<dyn PoolHandle>) {
     // A process is the child of one parent.
     let _ = HERE.set(home);
 }
 
 impl Own {
-    fn new(loan: Loan, home: &Arc<dyn Home>) -> Self {
+    fn new(loan: Loan, home: &Arc<dyn PoolHandle>) -> Self {
         Self { block: loan.block(), state: Mutex::new(State::Here(loan)), home: home.clone() }
     }
 
@@ -101,7 +101,7 @@ impl Own {
     fn is_alone(&mut self) -> bool {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let State::Lent(ticket) = *state
-            && let Some(loan) = self.home.on(|stock, source| stock.reclaim(ticket, source))
+            && let Some(loan) = self.home.on(|pool, source| pool.reclaim(ticket, source))
         {
             *state = State::Here(loan);
         }
@@ -116,8 +116,8 @@ impl Drop for Own {
         }
         let state = std::mem::replace(&mut *self.state(), State::Gone);
         match state {
-            State::Here(loan) => self.home.on(|stock, source| stock.free(loan, source)),
-            State::Lent(ticket) => self.home.on(|stock, source| stock.disown(ticket, source)),
+            State::Here(loan) => self.home.on(|pool, source| pool.free(loan, source)),
+            State::Lent(ticket) => self.home.on(|pool, source| pool.disown(ticket, source)),
             State::Gone => {}
         }
     }
@@ -125,8 +125,8 @@ impl Drop for Own {
 
 impl Kept {
     /// `None` if it is kept already.
-    pub(crate) fn take(block: Block, ticket: Ticket, home: &Arc<dyn Home>) -> Option<Self> {
-        let is_new = home.on(|stock, _| stock.holder.take(ticket));
+    pub(crate) fn take(block: Block, ticket: Ticket, home: &Arc<dyn PoolHandle>) -> Option<Self> {
+        let is_new = home.on(|pool, _| pool.holder.take(ticket));
         is_new.then(|| Self { block, ticket, home: home.clone(), was_brought: AtomicBool::new(false) })
     }
 
@@ -136,26 +136,26 @@ impl Kept {
 
     /// Whether the peer may yet look at it, for a frame that names it.
     fn is_brought(&self) -> bool {
-        self.was_brought.load(Relaxed) && self.home.on(|stock, _| stock.holder.is_brought(self.ticket))
+        self.was_brought.load(Relaxed) && self.home.on(|pool, _| pool.holder.is_brought(self.ticket))
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
         if !self.home.is_in_fork() {
-            self.home.on(|stock, _| stock.let_go(self.ticket));
+            self.home.on(|pool, _| pool.let_go(self.ticket));
         }
     }
 }
 
 impl Bytes {
     /// `len` bytes of `home`'s memory, which hold what they held before.
-    fn stale(home: &Arc<dyn Home>, len: usize, deadline: Deadline) -> Result<Self, NoMemory> {
+    fn stale(home: &Arc<dyn PoolHandle>, len: usize, deadline: Deadline) -> Result<Self, NoMemory> {
         Self::stale_until(home, len, deadline, Deadline::NEVER)
     }
 
     /// The same, of which nobody wants anything after a deadline.
-    fn stale_until(home: &Arc<dyn Home>, len: usize, deadline: Deadline, until: Deadline) -> Result<Self, NoMemory> {
+    fn stale_until(home: &Arc<dyn PoolHandle>, len: usize, deadline: Deadline, until: Deadline) -> Result<Self, NoMemory> {
         if len == 0 || home.is_in_fork() {
             return Ok(Self::private(len));
         }
@@ -195,7 +195,7 @@ impl Bytes {
     /// # Errors
     ///
     /// If the deadline passes meanwhile.
-    fn copy_of(span: Span<'_>, len: usize, home: &Arc<dyn Home>, until: Deadline) -> Result<Self, Failure> {
+    fn copy_of(span: Span<'_>, len: usize, home: &Arc<dyn PoolHandle>, until: Deadline) -> Result<Self, Failure> {
         let mut copy = match len {
             // Not worth a block.
             ..SMALL => Self::private(len),
@@ -269,7 +269,7 @@ impl Bytes {
 
     /// Has the frame that is being written, which carries `carried`, name these bytes: a block of their own if they are at home where the frame
     /// goes and are not with another frame, else a copy of them.
-    fn parcel(&self, room: &Room<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
+    fn parcel(&self, room: &AllocContext<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
         let parcel = match &self.store {
             Store::Own(own) if is_same(&own.home, room.home) => own.lend(self.len, carried)?,
             Store::Peer(peer) if is_same(&peer.home, room.home) => peer.bring(self.len, carried),
@@ -281,17 +281,17 @@ impl Bytes {
         }
     }
 
-    fn parcel_of_copy(&self, room: &Room<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
+    fn parcel_of_copy(&self, room: &AllocContext<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
         let len = self.len as u64;
-        let loan = room.find(&mut |stock, source| stock.allocate(len, source))?;
+        let loan = room.find(&mut |pool, source| pool.allocate(len, source))?;
         let place = loan.reference(self.len);
         // SAFETY: a new block, that nobody else knows of, of at least `len` bytes.
         let target = unsafe { loan.span().first(self.len).as_mut_bytes() };
         target.copy_from_slice(self.as_slice());
-        room.home.on(|stock, source| match stock.lend(loan, len, false, &mut carried.lent, source) {
+        room.home.on(|pool, source| match pool.lend(loan, len, false, &mut carried.lent, source) {
             Ok(ticket) => Ok(Parcel { place, ticket }),
             Err(loan) => {
-                stock.free(loan, source);
+                pool.free(loan, source);
                 Err(no_ticket())
             }
         })
@@ -305,7 +305,7 @@ impl Own {
         let loan = match std::mem::replace(&mut *state, State::Gone) {
             State::Here(loan) => loan,
             // By a frame that has been dealt with, perhaps.
-            State::Lent(ticket) => match self.home.on(|stock, source| stock.reclaim(ticket, source)) {
+            State::Lent(ticket) => match self.home.on(|pool, source| pool.reclaim(ticket, source)) {
                 Some(loan) => loan,
                 None => {
                     *state = State::Lent(ticket);
@@ -315,8 +315,8 @@ impl Own {
             State::Gone => return Ok(None),
         };
         let place = loan.reference(len);
-        let lend = |stock: &mut crate::stock::Stock, source: &mut dyn crate::arena::Source| {
-            stock.lend(loan, len as u64, true, &mut carried.lent, source)
+        let lend = |pool: &mut crate::memory_pool::MemoryPool, source: &mut dyn crate::arena::Source| {
+            pool.lend(loan, len as u64, true, &mut carried.lent, source)
         };
         match self.home.on(lend) {
             Ok(ticket) => {
@@ -335,7 +335,7 @@ impl Kept {
     /// `None` if another place in the frame brings it home already.
     fn bring(&self, len: usize, carried: &mut Carried) -> Option<Parcel> {
         self.was_brought.store(true, Relaxed);
-        let is_first = self.home.on(|stock, _| stock.holder.bring(self.ticket, &mut carried.home));
+        let is_first = self.home.on(|pool, _| pool.holder.bring(self.ticket, &mut carried.home));
         let place = BlockRef { segment: HOMEWARD, offset: 0, len: len as u64, ticket: 0 };
         is_first.then_some(Parcel { place, ticket: self.ticket })
     }
@@ -345,7 +345,7 @@ fn no_ticket() -> NoMemory {
     NoMemory::Failed { why: "the bridge has lent as many blocks of memory as it can".into() }
 }
 
-fn is_same(one: &Arc<dyn Home>, other: &dyn Home) -> bool {
+fn is_same(one: &Arc<dyn PoolHandle>, other: &dyn PoolHandle) -> bool {
     std::ptr::addr_eq(Arc::as_ptr(one), other)
 }
 
@@ -392,7 +392,7 @@ pub struct SharedBoxResolver {
 
 impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
     /// The bytes, as one who receives the frame has them from now on.
-    fn open(&self, home: &Arc<dyn Home>, decoder: &mut Decoder<'_>) -> Result<Bytes, Failure> {
+    fn open(&self, home: &Arc<dyn PoolHandle>, decoder: &mut Decoder<'_>) -> Result<Bytes, Failure> {
         let len = usize::try_from(self.len.to_native()).map_err(|_| Failure)?;
         let ticket = Ticket::checked(self.ticket.to_native()).ok_or(Failure)?;
         if self.segment == HOMEWARD {
@@ -412,22 +412,22 @@ impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
     fn open_home(
         ticket: Ticket,
         len: usize,
-        home: &Arc<dyn Home>,
+        home: &Arc<dyn PoolHandle>,
         decoder: &mut Decoder<'_>,
     ) -> Result<Bytes, Failure> {
-        match home.on(|stock, _| stock.take_home(ticket)).ok_or(Failure)? {
+        match home.on(|pool, _| pool.take_home(ticket)).ok_or(Failure)? {
             Returning::Whole(loan, lent) if len as u64 <= lent => {
                 Ok(Bytes { store: Store::Own(Own::new(loan, home)), len })
             }
             Returning::Whole(loan, _) => {
-                home.on(|stock, source| stock.free(loan, source));
+                home.on(|pool, source| pool.free(loan, source));
                 Err(Failure)
             }
             Returning::Shared(block, lent) => {
                 let is_within = (len as u64 <= lent).then_some(()).ok_or(Failure);
                 let may_copy = is_within.and_then(|()| decoder.may_copy(len as u64));
                 let copy = may_copy.and_then(|()| Bytes::copy_of(block.span(), len, home, decoder.until()));
-                home.on(|stock, source| stock.copied(ticket, source));
+                home.on(|pool, source| pool.copied(ticket, source));
                 copy
             }
         }
@@ -571,7 +571,7 @@ pub struct SharedBox<T: Contents + ?Sized> {
 pub trait Memory: place::Sealed {}
 
 pub(crate) mod place {
-    use crate::stock::Home;
+    use crate::memory_pool::PoolHandle;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -586,7 +586,7 @@ pub(crate) mod place {
     }
 
     /// A bridge's memory, and how long to wait for it.
-    pub struct HomeOf(pub(crate) Arc<dyn Home>, pub(crate) Option<Duration>);
+    pub struct HomeOf(pub(crate) Arc<dyn PoolHandle>, pub(crate) Option<Duration>);
 }
 
 impl<T: Pod> SharedBox<[T]> {
@@ -669,7 +669,7 @@ impl<T: Pod> SharedBox<[T]> {
 impl SharedBox<[u8]> {
     /// A box of `len` bytes in `home`, or wherever boxes of this process lie, that hold whatever lay there before.
     pub(crate) fn for_overwrite_at(
-        home: Option<&Arc<dyn Home>>,
+        home: Option<&Arc<dyn PoolHandle>>,
         len: usize,
         deadline: Deadline,
     ) -> Result<Self, NoMemory> {

@@ -7,7 +7,7 @@
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::shared_box::{Memory, SharedBox, place};
-use crate::stock::Home;
+use crate::memory_pool::PoolHandle;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub struct SharedWriter {
     /// How many of them have been written.
     len: usize,
     /// Whose memory it is, and how long to wait for it; `None` = wherever boxes of this process lie.
-    home: Option<(Arc<dyn Home>, Option<Duration>)>,
+    home: Option<(Arc<dyn PoolHandle>, Option<Duration>)>,
 }
 
 impl SharedWriter {

@@ -19,7 +19,7 @@ use crate::process::child::Serving;
 use crate::segment::{Block, Segment, Span};
 use crate::shared_box;
 use crate::signal::Bells;
-use crate::stock::{Home, NEVER, Room};
+use crate::memory_pool::{PoolHandle, NEVER, AllocContext};
 use crate::sync::Ordering::Relaxed;
 use crate::sys::limits::{self, Wanted};
 use crate::sys::mapping::Access;
@@ -117,7 +117,7 @@ pub(super) fn chain(segment: &Segment, index: u32) -> u64 {
 /// Whoever makes the requests of a worker: how far it is trusted, and the memory that is shared with it.
 pub(crate) trait Asker {
     /// The memory.
-    fn home(&self) -> &dyn Home;
+    fn home(&self) -> &dyn PoolHandle;
 
     /// Whether it lives; `None` for one that this process does not outlive.
     fn life(&self) -> Option<&Life>;
@@ -150,7 +150,7 @@ pub(crate) struct Parent {
 
 impl Asker for Parent {
     #[inline(always)]
-    fn home(&self) -> &dyn Home {
+    fn home(&self) -> &dyn PoolHandle {
         &*self.memory
     }
 
@@ -294,7 +294,7 @@ impl<H: Host, A: Asker> Worker<H, A> {
             Place::Block(block) => Some(self.asker.block(block)?),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let room = &Room { home: self.asker.home(), patience: &NEVER };
+        let room = &AllocContext { home: self.asker.home(), patience: &NEVER };
         let came_home = room.home.welcome(call);
         if came_home.is_some() {
             nest::enter(call, slot.chain());

@@ -18,7 +18,7 @@ use crate::layout::CallerLine;
 use crate::life::Cause;
 use crate::reading::{Refusal, TOO_MANY, last_refusal};
 use crate::segment::{Placed, Segment};
-use crate::stock::{Home, Patience, Room, Waiting};
+use crate::memory_pool::{PoolHandle, Patience, AllocContext, Waiting};
 use crate::sync::Ordering::Relaxed;
 use crate::sys::image::Image;
 use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
@@ -45,7 +45,7 @@ pub(crate) struct Caller {
     lanes: Box<[Arc<Mutex<CallerLane>>]>,
     pub(crate) peer: Arc<Peer>,
     /// The memory that the two share.
-    home: Arc<dyn Home>,
+    home: Arc<dyn PoolHandle>,
     /// The same, as what holds the peer.
     hold: Arc<dyn Hold>,
     pub(super) wait: Wait,
@@ -260,7 +260,7 @@ impl Caller {
     }
 
     /// The memory of requests and boxes.
-    pub(crate) fn home(&self) -> &Arc<dyn Home> {
+    pub(crate) fn home(&self) -> &Arc<dyn PoolHandle> {
         &self.home
     }
 
@@ -688,7 +688,7 @@ impl Caller {
         }
         let Some(sending) = args.as_ref() else { return Err(self.spent_slow(ticket)) };
         let position = lane.position();
-        let room = &Room { home: &*self.home, patience: ticket };
+        let room = &AllocContext { home: &*self.home, patience: ticket };
         let mut written = lane.write(sending, room);
         if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) = written {
             let wait = if then == Args::SpendAtOnce { Deadline::now() } else { ticket.deadline };
@@ -718,11 +718,11 @@ impl Caller {
         &self,
         lane: &mut CallerLane,
         args: &A,
-        room: &Room<'_>,
+        room: &AllocContext<'_>,
         wait: Deadline,
     ) -> Result<usize, SendError> {
         self.take_late_replies();
-        lane.write(args, &Room { patience: &Waiting { patience: room.patience, memory: wait }, ..*room })
+        lane.write(args, &AllocContext { patience: &Waiting { patience: room.patience, memory: wait }, ..*room })
     }
 
     /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.
@@ -869,7 +869,7 @@ impl Caller {
     #[inline(always)]
     pub(super) fn release(&self, lane: &mut CallerLane, carries: bool) {
         if let Some(carried) = lane.release(carries) {
-            self.home.on(|stock, source| stock.arrived(carried, source));
+            self.home.on(|pool, source| pool.arrived(carried, source));
         }
         if carries {
             self.hold.used();

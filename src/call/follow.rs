@@ -15,7 +15,7 @@ use crate::intake::Intake;
 use crate::lane::{Announcement, CallerLane, Consumer, Seen};
 use crate::reading::{Refusal, last_refusal};
 use crate::segment::Block;
-use crate::stock::Home;
+use crate::memory_pool::PoolHandle;
 use rkyv::rancor::Failure;
 
 /// Room for what follows the parts that a child knows of when it announces a reply: above all the root.
@@ -124,7 +124,7 @@ impl<R: Reply> Following<R> {
     /// # Errors
     ///
     /// If there was not enough; or what is wrong with what was announced, if no healthy child could have announced it.
-    fn copy_on(&mut self, replies: &Consumer, home: &dyn Home, until: Deadline) -> Result<(), Stopped> {
+    fn copy_on(&mut self, replies: &Consumer, home: &dyn PoolHandle, until: Deadline) -> Result<(), Stopped> {
         let Some(announced) = replies.announced() else { return Ok(()) };
         if announced.word != self.seen.word && !self.begin(&announced, replies, home).map_err(Stopped::Breach)? {
             return Ok(());
@@ -147,7 +147,7 @@ impl<R: Reply> Following<R> {
     }
 
     /// Begins anew, with the block that has been announced. Whether it was still announced.
-    fn begin(&mut self, announced: &Announcement, replies: &Consumer, home: &dyn Home) -> Result<bool, &'static str> {
+    fn begin(&mut self, announced: &Announcement, replies: &Consumer, home: &dyn PoolHandle) -> Result<bool, &'static str> {
         let Some(block) = home.peer_block(announced.block) else {
             // A child that has taken the block back may have given its segment back too.
             let stands = replies.still_says(announced.word);

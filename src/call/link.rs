@@ -21,7 +21,7 @@ use crate::process::Report;
 use crate::process::watch::{self, Due, Releasing, Watched};
 use crate::segment::{Block, Placed, Segment};
 use crate::signal::ParentBells;
-use crate::stock::{Home, Stock};
+use crate::memory_pool::{PoolHandle, MemoryPool};
 use crate::sys::close::Aside;
 use crate::sys::limits::{self, Wanted};
 use crate::sys::mapping::{Access, Mapping, QUICKLY_UNMAPPED};
@@ -54,7 +54,7 @@ pub(crate) struct Link {
     pidfd: Pidfd,
     control: Control<Aside>,
     /// The memory of requests and boxes. Locked before the books, never after them.
-    stock: CachePadded<Mutex<Stock>>,
+    pool: CachePadded<Mutex<MemoryPool>>,
     /// Rung when something has come back into the stock.
     came_back: Condvar,
     books: CachePadded<Mutex<Books>>,
@@ -183,7 +183,7 @@ type Created = Result<(u64, Arc<Mapping>, Option<OwnedFd>), NoMemory>;
 impl Link {
     pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, segment: &Segment, shared: Shared) -> Arc<Self> {
         let Shared { memory, objects, bells, report } = shared;
-        let stock = Stock::new(memory.limits(), segment.held_by_child(), segment.held_by_parent());
+        let pool = MemoryPool::new(memory.limits(), segment.held_by_child(), segment.held_by_parent());
         let peer = Peer::new(PeerParts {
             pid,
             max_payload: memory.max_payload,
@@ -199,7 +199,7 @@ impl Link {
             retained: memory.retained,
             pidfd,
             control: Control::new(control.into()),
-            stock: CachePadded::new(Mutex::new(stock)),
+            pool: CachePadded::new(Mutex::new(pool)),
             came_back: Condvar::new(),
             tidiness: Tidiness::new(),
             last_words: segment.last_words(),
@@ -491,8 +491,8 @@ impl Watched for Link {
         if self.control.is_slow() {
             return false;
         }
-        match self.stock.try_lock() {
-            Some(mut stock) => unmap(stock.tidy(&mut TellChild(self))),
+        match self.pool.try_lock() {
+            Some(mut pool) => unmap(pool.tidy(&mut TellChild(self))),
             None => self.tidiness.again(),
         }
         if self.books.lock().for_replies.bytes_in_use() > self.retained {
@@ -550,13 +550,13 @@ impl Hold for Link {
     }
 }
 
-impl Home for Link {
+impl PoolHandle for Link {
     #[cold]
-    fn with(&self, run: &mut dyn FnMut(&mut Stock, &mut dyn Source)) {
-        let mut stock = self.stock.lock();
-        run(&mut stock, &mut TellChild(self));
-        let is_untidy = stock.is_untidy();
-        drop(stock);
+    fn with(&self, run: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source)) {
+        let mut pool = self.pool.lock();
+        run(&mut pool, &mut TellChild(self));
+        let is_untidy = pool.is_untidy();
+        drop(pool);
         self.came_back.notify_all();
         self.used_now(is_untidy);
     }
@@ -566,22 +566,22 @@ impl Home for Link {
     fn find(
         &self,
         deadline: Deadline,
-        allocate: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Loan, NoMemory>,
     ) -> Result<Loan, NoMemory> {
-        let mut stock = self.stock.lock();
+        let mut pool = self.pool.lock();
         loop {
-            let found = allocate(&mut stock, &mut TellChild(self));
+            let found = allocate(&mut pool, &mut TellChild(self));
             let may_wait = match deadline.left() {
                 Some(left) => !left.is_zero(),
-                None => stock.has_frames_under_way() || self.books.lock().for_requests.is_being_released(),
+                None => pool.has_frames_under_way() || self.books.lock().for_requests.is_being_released(),
             };
             if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.peer.life.is_over() {
-                drop(stock);
+                drop(pool);
                 return found;
             }
             let slice = Instant::now() + MEMORY_SLICE;
             let until = deadline.instant().map_or(slice, |deadline| deadline.min(slice));
-            self.came_back.wait_until(&mut stock, until);
+            self.came_back.wait_until(&mut pool, until);
         }
     }
 

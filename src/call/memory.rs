@@ -18,7 +18,7 @@ use crate::layout::CallerLine;
 use crate::lending::Carried;
 use crate::objects::Objects;
 use crate::segment::{Block, Placed, Segment};
-use crate::stock::{Home, Stock};
+use crate::memory_pool::{PoolHandle, MemoryPool};
 use crate::sync::Ordering::Acquire;
 use crate::sys::fork;
 use crate::sys::limits::{self, Wanted};
@@ -60,7 +60,7 @@ struct FromParent {
 
 /// The child's own memory.
 struct Replies {
-    stock: Stock,
+    pool: MemoryPool,
     /// What published replies carry, or those about to be: lane, position, and that.
     published: Vec<(u32, u64, Carried)>,
 }
@@ -74,14 +74,14 @@ impl PayloadMemory {
         access: Access,
     ) -> Arc<Self> {
         fork::count_forks();
-        let stock = Stock::new(limits, segment.held_by_parent(), segment.held_by_child());
+        let pool = MemoryPool::new(limits, segment.held_by_parent(), segment.held_by_child());
         Arc::new(Self {
             control,
             objects,
             from_parent: Mutex::default(),
             changed: Condvar::new(),
             access,
-            replies: Mutex::new(Replies { stock, published: Vec::new() }),
+            replies: Mutex::new(Replies { pool, published: Vec::new() }),
             generation: fork::generation(),
             callers: (0..segment.geometry().lanes).map(|lane| segment.caller_line(lane)).collect(),
         })
@@ -201,7 +201,7 @@ impl PayloadMemory {
         let Ok(mut replies) = self.replies.try_lock() else { return };
         let mut source = AskParent(self);
         replies.collect(&self.callers, &mut source);
-        drop(replies.stock.tidy(&mut source));
+        drop(replies.pool.tidy(&mut source));
     }
 
     fn told(&self) -> MutexGuard<'_, FromParent> {
@@ -231,30 +231,30 @@ impl Replies {
             // Acquire: pairs with the Release in `CallerLane::release`.
             is_past(callers[lane as usize].released.load(Acquire), position)
         };
-        let Self { stock, published } = self;
+        let Self { pool, published } = self;
         for (_, _, carried) in published.extract_if(.., |(lane, position, _)| is_dealt_with(*lane, *position)) {
-            stock.arrived(carried, source);
+            pool.arrived(carried, source);
         }
     }
 }
 
-impl Home for PayloadMemory {
+impl PoolHandle for PayloadMemory {
     #[cold]
-    fn with(&self, run: &mut dyn FnMut(&mut Stock, &mut dyn Source)) {
+    fn with(&self, run: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source)) {
         let mut replies = self.replies();
         let mut source = AskParent(self);
         replies.collect(&self.callers, &mut source);
-        run(&mut replies.stock, &mut source);
+        run(&mut replies.pool, &mut source);
     }
 
     /// Does not wait: a caller waits for what this is for, and may be who has to give something back.
     fn find(
         &self,
         _: Deadline,
-        allocate: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Loan, NoMemory>,
     ) -> Result<Loan, NoMemory> {
         let mut found = None;
-        self.with(&mut |stock, source| found = Some(allocate(stock, source)));
+        self.with(&mut |pool, source| found = Some(allocate(pool, source)));
         found.unwrap_or_else(|| Err(failed("the child's memory was not asked".into())))
     }
 

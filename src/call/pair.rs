@@ -28,7 +28,7 @@ use crate::process::watch::{self, Watched};
 use crate::reading::{Refusal, has_memory, refuse};
 use crate::segment::{Block, Placed, Segment, Span};
 use crate::signal::{Bells, Count};
-use crate::stock::{Home, Stock};
+use crate::memory_pool::{PoolHandle, MemoryPool};
 use crate::sync::Ordering::Acquire;
 use crate::sys::limits;
 use crate::sys::mapping::{Access, Mapping};
@@ -127,7 +127,7 @@ struct Told {
 
 /// This side's memory.
 struct Own {
-    stock: Stock,
+    pool: MemoryPool,
     /// What published replies carry, or those about to be: lane, position, and that.
     published: Vec<(u32, u64, Carried)>,
 }
@@ -212,9 +212,9 @@ impl Pair {
         // Not looked at yet: until it is sealed, who looks may be kept waiting.
         let segment = Segment::attach_unseen(segment, geometry_of)?;
         let found = segment.geometry();
-        let stock = match role {
-            Role::Caller => Stock::new(limits, segment.held_by_child(), segment.held_by_parent()),
-            Role::Owner => Stock::new(limits, segment.held_by_parent(), segment.held_by_child()),
+        let pool = match role {
+            Role::Caller => MemoryPool::new(limits, segment.held_by_child(), segment.held_by_parent()),
+            Role::Owner => MemoryPool::new(limits, segment.held_by_parent(), segment.held_by_child()),
         };
         let peer = Peer::new(PeerParts {
             pid,
@@ -233,7 +233,7 @@ impl Pair {
             reading: Mutex::new(()),
             told: Mutex::default(),
             changed: Condvar::new(),
-            own: Mutex::new(Own { stock, published: Vec::new() }),
+            own: Mutex::new(Own { pool, published: Vec::new() }),
             tidiness: Tidiness::new(),
             callers: (0..found.lanes).map(|lane| segment.caller_line(lane)).collect(),
             start: OnceLock::new(),
@@ -419,11 +419,11 @@ impl Pair {
     }
 
     /// Takes back what callers have dealt with, and runs `run` on this side's memory.
-    fn on_own<R>(&self, run: impl FnOnce(&mut Stock, &mut dyn Source) -> R) -> R {
+    fn on_own<R>(&self, run: impl FnOnce(&mut MemoryPool, &mut dyn Source) -> R) -> R {
         let mut own = self.own.lock();
         let mut source = AskHub(self);
         own.collect(&self.callers, &mut source);
-        run(&mut own.stock, &mut source)
+        run(&mut own.pool, &mut source)
     }
 }
 
@@ -434,9 +434,9 @@ impl Own {
             // Acquire: pairs with the Release in `CallerLane::release`.
             is_past(callers[lane as usize].released.load(Acquire), position)
         };
-        let Self { stock, published } = self;
+        let Self { pool, published } = self;
         for (_, _, carried) in published.extract_if(.., |(lane, position, _)| is_dealt_with(*lane, *position)) {
-            stock.arrived(carried, source);
+            pool.arrived(carried, source);
         }
     }
 }
@@ -482,10 +482,10 @@ impl Watched for Pair {
             Some(mut own) => {
                 let mut source = AskHub(self);
                 own.collect(&self.callers, &mut source);
-                unmap(own.stock.tidy(&mut source));
+                unmap(own.pool.tidy(&mut source));
                 self.give_back_spare(&mut source);
                 // Nobody says when the caller has dealt with the rest.
-                if !own.published.is_empty() && own.stock.is_beyond_retained() {
+                if !own.published.is_empty() && own.pool.is_beyond_retained() {
                     self.tidiness.again();
                 }
             }
@@ -524,12 +524,12 @@ impl Hold for Pair {
     }
 }
 
-impl Home for Pair {
+impl PoolHandle for Pair {
     #[cold]
-    fn with(&self, run: &mut dyn FnMut(&mut Stock, &mut dyn Source)) {
-        let is_untidy = self.on_own(|stock, source| {
-            run(stock, source);
-            stock.is_untidy()
+    fn with(&self, run: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source)) {
+        let is_untidy = self.on_own(|pool, source| {
+            run(pool, source);
+            pool.is_untidy()
         });
         if is_untidy {
             self.tidiness.used();
@@ -540,7 +540,7 @@ impl Home for Pair {
     fn find(
         &self,
         deadline: Deadline,
-        allocate: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Loan, NoMemory>,
     ) -> Result<Loan, NoMemory> {
         loop {
             let found = self.on_own(&mut *allocate);
@@ -640,7 +640,7 @@ impl Source for AskHub<'_> {
 pub(crate) struct Stranger(Arc<Pair>);
 
 impl Asker for Stranger {
-    fn home(&self) -> &dyn Home {
+    fn home(&self) -> &dyn PoolHandle {
         &*self.0
     }
 
@@ -680,7 +680,7 @@ impl Asker for Stranger {
         let mut own = self.0.own.lock();
         own.published.push((lane, position, carried));
         // The caller does not say when it has dealt with it.
-        if own.stock.is_beyond_retained() {
+        if own.pool.is_beyond_retained() {
             self.0.tidiness.used();
         }
     }

@@ -9,7 +9,7 @@ use crate::frame::TrustedPeer;
 use crate::life::{Cause, Life};
 use crate::process::Report;
 use crate::signal::{Bells, Door};
-use crate::stock::Home;
+use crate::memory_pool::PoolHandle;
 use crate::sys::fork;
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ impl Peer {
 }
 
 /// What this process holds of a peer: the memory that the two share, and its end.
-pub(crate) trait Hold: Home {
+pub(crate) trait Hold: PoolHandle {
     /// Ends the conversation, for `cause`: a child is killed, a stranger is listened to no longer.
     fn end(&self, cause: Cause);
 

@@ -10,7 +10,7 @@ use crate::failpoints::{self, Step};
 use crate::frame::{Beyond, Checked, Encode, Kind, Limit, Request, RequestSpan, Transfer};
 use crate::lane::{ReplySlot, SendError};
 use crate::reading::last_refusal;
-use crate::stock::Room;
+use crate::memory_pool::AllocContext;
 use crate::sys::image::Fnv;
 use rkyv::Archive;
 use rkyv::rancor::Failure;
@@ -201,7 +201,7 @@ impl Fingerprint {
 /// One request on its way through the callee, and the place for its reply.
 pub(crate) struct Exchange<'a> {
     pub(crate) slot: ReplySlot<'a>,
-    pub(crate) room: &'a Room<'a>,
+    pub(crate) room: &'a AllocContext<'a>,
     pub(crate) request: RequestSpan<'a>,
     /// `home << 32 | interface << 16 | method`.
     pub(crate) call: u64,

@@ -11,7 +11,7 @@ use crate::manager::{Args, Value};
 use crate::objects::heap::Heap;
 use crate::segment::{Block, Slots, Span};
 use crate::shared_box::SharedBox;
-use crate::stock::Home;
+use crate::memory_pool::PoolHandle;
 use crate::sys::mapping::{Access, HeapMemory, Mapping};
 use crate::viewable::Viewable;
 use rkyv::rancor::Failure;
@@ -197,7 +197,7 @@ fn read<R: Transfer + Debug>(
 /// From a slot, from a block, and copied while it is written.
 fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>> {
     HOME.with(|home| {
-        let decoder = || Decoder::of(home, 1 << 20, None, crate::stock::NEVER);
+        let decoder = || Decoder::of(home, 1 << 20, None, crate::memory_pool::NEVER);
         let slots = Slots::on_heap(2);
         in_line(slots.line(0), bytes);
         // In memory that ends where the reply does.
@@ -208,7 +208,7 @@ fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>>
         let mut intake = R::intake();
         intake.begin(bytes.len() * steps / 4).unwrap();
         (1..=steps).for_each(|step| {
-            let copied = intake.copy_up_to(span.first(bytes.len() * step / steps), crate::stock::NEVER);
+            let copied = intake.copy_up_to(span.first(bytes.len() * step / steps), crate::memory_pool::NEVER);
             assert!(copied.is_ok(), "there is time");
         });
         vec![slot, block, R::from_intake(intake, decoder())]
@@ -224,7 +224,7 @@ fn block_of(span: Span<'_>) -> Block {
 
 thread_local! {
     /// The memory that boxes come by. Its peer has one segment, number 1.
-    static HOME: Arc<dyn Home> = {
+    static HOME: Arc<dyn PoolHandle> = {
         let scene = Scene::new(Arc::new(Heap::default()));
         scene.need(1 << 14);
         scene.caller.home().clone()
@@ -283,8 +283,8 @@ mod tests {
         }
     }
 
-    fn decode_boxes(names: &[[u64; 4]], home: &Arc<dyn Home>) -> Result<Vec<SharedBox<[u8]>>, Failure> {
+    fn decode_boxes(names: &[[u64; 4]], home: &Arc<dyn PoolHandle>) -> Result<Vec<SharedBox<[u8]>>, Failure> {
         let bytes = super::super::scene::boxed(names);
-        Reply::from_block(block_of(Span::of(&bytes)), 0, Decoder::of(home, 1 << 20, None, crate::stock::NEVER))
+        Reply::from_block(block_of(Span::of(&bytes)), 0, Decoder::of(home, 1 << 20, None, crate::memory_pool::NEVER))
     }
 }

@@ -1,6 +1,6 @@
 //! What one side has of memory for large payloads and boxes: its arena, what it has lent of that, and what it holds of the peer's.
 //!
-//! Layer 2. Knows neither sockets nor processes: whoever has a [`Stock`] says through [`Home`] how it is reached.
+//! Layer 2. Knows neither sockets nor processes: whoever has a [`MemoryPool`] says through [`PoolHandle`] how it is reached.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +15,7 @@ use crate::sys::mapping::Mapping;
 use std::sync::Arc;
 
 /// The memory of one side.
-pub(crate) struct Stock {
+pub(crate) struct MemoryPool {
     arena: Arena,
     lender: Lender,
     pub(crate) holder: Holder,
@@ -25,7 +25,7 @@ pub(crate) struct Stock {
     under_way: usize,
 }
 
-impl Stock {
+impl MemoryPool {
     /// The longest payload, in bytes.
     pub(crate) fn max_payload(&self) -> u64 {
         self.arena.max_payload()
@@ -187,15 +187,15 @@ impl Stock {
 }
 
 /// One side's memory, as frames and boxes reach it.
-pub(crate) trait Home: Send + Sync {
+pub(crate) trait PoolHandle: Send + Sync {
     /// Runs `run` on the stock, with where it gets more.
-    fn with(&self, run: &mut dyn FnMut(&mut Stock, &mut dyn Source));
+    fn with(&self, run: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source));
 
     /// Has `allocate` find memory; if there is none because too much of it is in use, it may be tried again until `deadline`.
     fn find(
         &self,
         deadline: Deadline,
-        allocate: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Loan, NoMemory>,
     ) -> Result<Loan, NoMemory>;
 
     /// The block of the peer's arena that a frame names, if it lies in memory that there is.
@@ -211,11 +211,11 @@ pub(crate) trait Home: Send + Sync {
     fn is_in_fork(&self) -> bool;
 }
 
-impl dyn Home + '_ {
-    /// [`Home::with`], with a result.
-    pub(crate) fn on<R>(&self, run: impl FnOnce(&mut Stock, &mut dyn Source) -> R) -> R {
+impl dyn PoolHandle + '_ {
+    /// [`PoolHandle::with`], with a result.
+    pub(crate) fn on<R>(&self, run: impl FnOnce(&mut MemoryPool, &mut dyn Source) -> R) -> R {
         let (mut run, mut result) = (Some(run), None);
-        self.with(&mut |stock, source| result = run.take().map(|run| run(stock, source)));
+        self.with(&mut |pool, source| result = run.take().map(|run| run(pool, source)));
         // `with` runs it once.
         result.unwrap_or_else(|| unreachable!("a home that did not run what it was given"))
     }
@@ -231,27 +231,27 @@ impl dyn Home + '_ {
     fn welcome_slow(&self, call: u64) -> u64 {
         let home = Chain::from_word(call >> 32);
         // Numbers begin with 1: none is forgotten by 0.
-        if home.is_empty() { 0 } else { self.on(|stock, _| stock.lender.welcome(home)) }
+        if home.is_empty() { 0 } else { self.on(|pool, _| pool.lender.welcome(home)) }
     }
 
     /// The frame has been dealt with that [`welcome`](Self::welcome) gave this number, if it did.
     #[inline]
     pub(crate) fn forget(&self, number: Option<u64>) {
         if let Some(number) = number {
-            self.on(|stock, source| stock.forget(number, source));
+            self.on(|pool, source| pool.forget(number, source));
         }
     }
 
     /// A block of at least `len` bytes, for which it may wait until `deadline`, and which is wanted until `until`.
     pub(crate) fn allocate(&self, len: u64, deadline: Deadline, until: Deadline) -> Result<Loan, NoMemory> {
         let patience = &Waiting { patience: &until, memory: deadline };
-        Room { home: self, patience }.find(&mut |stock, source| stock.allocate(len, source))
+        AllocContext { home: self, patience }.find(&mut |pool, source| pool.allocate(len, source))
     }
 }
 
 /// Where a frame finds memory.
-pub(crate) struct Room<'a> {
-    pub(crate) home: &'a dyn Home,
+pub(crate) struct AllocContext<'a> {
+    pub(crate) home: &'a dyn PoolHandle,
     pub(crate) patience: &'a dyn Patience,
 }
 
@@ -291,11 +291,11 @@ impl Patience for Waiting<'_> {
     }
 }
 
-impl Room<'_> {
+impl AllocContext<'_> {
     /// Has `allocate` find memory.
     pub(crate) fn find(
         &self,
-        allocate: &mut dyn FnMut(&mut Stock, &mut dyn Source) -> Result<Loan, NoMemory>,
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Loan, NoMemory>,
     ) -> Result<Loan, NoMemory> {
         let found = self.home.find(self.patience.memory(), allocate)?;
         found.populate(self.patience.until());
