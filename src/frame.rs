@@ -6,7 +6,7 @@
 
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
-use crate::intake::Intake;
+use crate::copy_buffer::CopyBuffer;
 use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine, TICKET};
 use crate::lending::{Carried, Ticket};
 use crate::reading::{MAX_DEPTH, Need, Refusal, has_memory, last_refusal, refuse};
@@ -867,14 +867,14 @@ pub(crate) trait Reply: Sized {
     fn from_block(block: Block, ticket: u64, decoder: Decoder<'_>) -> Result<Self, Failure>;
 
     /// Where a reply goes that is copied while it is written.
-    fn intake() -> Intake<Self>;
+    fn copy_buffer() -> CopyBuffer<Self>;
 
     /// From a reply, all of which has been copied.
     ///
     /// # Errors
     ///
     /// As [`from_slot`](Self::from_slot).
-    fn from_intake(intake: Intake<Self>, decoder: Decoder<'_>) -> Result<Self, Failure>;
+    fn from_copy_buffer(copy_buffer: CopyBuffer<Self>, decoder: Decoder<'_>) -> Result<Self, Failure>;
 }
 
 impl<R: Transfer> Reply for R {
@@ -891,12 +891,12 @@ impl<R: Transfer> Reply for R {
         }
     }
 
-    fn intake() -> Intake<Self> {
-        Intake::of_value()
+    fn copy_buffer() -> CopyBuffer<Self> {
+        CopyBuffer::of_value()
     }
 
-    fn from_intake(intake: Intake<Self>, decoder: Decoder<'_>) -> Result<Self, Failure> {
-        intake.read(decoder)
+    fn from_copy_buffer(copy_buffer: CopyBuffer<Self>, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        copy_buffer.read(decoder)
     }
 }
 
@@ -958,20 +958,20 @@ impl<T: Plain> Reply for Bare<T> {
         Self::from_span(block.span(), decoder.until)
     }
 
-    fn intake() -> Intake<Self> {
-        Intake::of_bytes()
+    fn copy_buffer() -> CopyBuffer<Self> {
+        CopyBuffer::of_bytes()
     }
 
-    fn from_intake(intake: Intake<Self>, decoder: Decoder<'_>) -> Result<Self, Failure> {
-        intake.with(|bytes| Self::read(bytes, decoder.until))
+    fn from_copy_buffer(copy_buffer: CopyBuffer<Self>, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        copy_buffer.with(|bytes| Self::read(bytes, decoder.until))
     }
 }
 
 impl<T: Plain> Bare<T> {
     fn from_span(span: Span<'_>, until: Deadline) -> Result<Self, Failure> {
-        let mut intake = Intake::<Self>::of_bytes();
-        intake.copy_up_to(span, until)?;
-        intake.with(|bytes| Self::read(bytes, until))
+        let mut copy_buffer = CopyBuffer::<Self>::of_bytes();
+        copy_buffer.copy_up_to(span, until)?;
+        copy_buffer.with(|bytes| Self::read(bytes, until))
     }
 }
 
@@ -982,7 +982,7 @@ fn decode_in_place<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>, _: Trusted
     let root = root::<R::Archived>(bytes)?;
     // SAFETY: as above; `root` has found room for it, aligned.
     let archived = unsafe { &*root };
-    let (decoder, is_flat) = (decoder.within(bytes), Intake::<R>::is_of_numbers());
+    let (decoder, is_flat) = (decoder.within(bytes), CopyBuffer::<R>::is_of_numbers());
     catch(|| {
         let need = if is_flat { Need::default() } else { access_until::<R::Archived>(bytes, decoder.until)?.1 };
         let need = Need { is_trusted: decoder.home.is_none(), ..need };
@@ -1046,9 +1046,9 @@ impl<const WORDS: usize> Copied<WORDS> {
 }
 
 fn decode_large<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>) -> Result<R, Failure> {
-    let mut intake = Intake::of_value();
-    intake.copy_up_to(span, decoder.until)?;
-    intake.read(decoder)
+    let mut copy_buffer = CopyBuffer::of_value();
+    copy_buffer.copy_up_to(span, decoder.until)?;
+    copy_buffer.read(decoder)
 }
 
 /// Reads a value from private bytes of any alignment; `None` if they are no valid archive of `R`.
@@ -1065,7 +1065,7 @@ pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], decoder: Decoder<'_>) -> Resu
     catch(|| {
         let (archived, need) = access_until::<R::Archived>(bytes, decoder.until)?;
         let need = Need { is_trusted: decoder.home.is_none(), ..need };
-        if need.levels == 0 || Intake::<R>::is_of_numbers() {
+        if need.levels == 0 || CopyBuffer::<R>::is_of_numbers() {
             return decoder.make(archived);
         }
         in_time(decoder.until)?;
@@ -1185,12 +1185,12 @@ impl<A: Checked> Reply for Held<A> {
         Ok(Self { bytes: HeldBytes::Kept(kept), trusted: true, archive: PhantomData })
     }
 
-    fn intake() -> Intake<Self> {
-        Intake::of_bytes()
+    fn copy_buffer() -> CopyBuffer<Self> {
+        CopyBuffer::of_bytes()
     }
 
-    fn from_intake(intake: Intake<Self>, decoder: Decoder<'_>) -> Result<Self, Failure> {
-        intake.with(|bytes| {
+    fn from_copy_buffer(copy_buffer: CopyBuffer<Self>, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        copy_buffer.with(|bytes| {
             has_memory(bytes.len())?;
             let mut copy = AlignedVec::with_capacity(bytes.len().max(1));
             for piece in bytes.chunks(BYTES_A_LOOK) {

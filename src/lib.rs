@@ -137,7 +137,7 @@ mod life;
 mod arena;
 mod doorbell;
 mod frame;
-mod intake;
+mod copy_buffer;
 mod lending;
 mod reading;
 mod ring;

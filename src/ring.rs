@@ -298,7 +298,7 @@ impl Onlooker {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::intake::Intake;
+    use crate::copy_buffer::CopyBuffer;
     use crate::layout::Geometry;
     use crate::objects::heap::Heap;
     use crate::segment::{Block, Segment};
@@ -377,9 +377,9 @@ mod tests {
     }
 
     fn copied(span: Span<'_>) -> Vec<u8> {
-        let mut intake = Intake::<Vec<u8>>::of_bytes();
-        intake.copy_up_to(span, crate::doorbell::Deadline::NEVER).unwrap();
-        intake.with(<[u8]>::to_vec)
+        let mut copy_buffer = CopyBuffer::<Vec<u8>>::of_bytes();
+        copy_buffer.copy_up_to(span, crate::doorbell::Deadline::NEVER).unwrap();
+        copy_buffer.with(<[u8]>::to_vec)
     }
 
     /// Where counting begins: at the beginning, or soon before 32 or 64 bits are full.

@@ -11,7 +11,7 @@ use crate::doorbell::{Deadline, Pace, Waited};
 use crate::error::CallError;
 use crate::failpoints::{self, Step};
 use crate::frame::{BlockRef, Decoder, Kind, Place, Reply};
-use crate::intake::Intake;
+use crate::copy_buffer::CopyBuffer;
 use crate::lane::{Announcement, CallerLane, Consumer, Seen};
 use crate::reading::{Refusal, last_refusal};
 use crate::segment::Block;
@@ -29,7 +29,7 @@ struct Following<R> {
     pace: Pace,
     /// What has been copied is from here.
     from: Option<(BlockRef, Block)>,
-    intake: Intake<R>,
+    copy_buffer: CopyBuffer<R>,
 }
 
 impl Caller {
@@ -113,7 +113,7 @@ enum Stopped {
 
 impl<R: Reply> Following<R> {
     fn new() -> Self {
-        Self { seen: Seen::default(), pace: Pace::new(), from: None, intake: R::intake() }
+        Self { seen: Seen::default(), pace: Pace::new(), from: None, copy_buffer: R::copy_buffer() }
     }
 
     /// Copies what is final by now, as far as there is time.
@@ -134,7 +134,7 @@ impl<R: Reply> Following<R> {
         if let Some((_, block)) = &self.from {
             let room = block.span();
             let mark = usize::try_from(self.seen.mark).unwrap_or(usize::MAX);
-            if self.intake.copy_up_to(room.first(mark.min(room.len())), until).is_err() {
+            if self.copy_buffer.copy_up_to(room.first(mark.min(room.len())), until).is_err() {
                 if last_refusal() == Refusal::Late {
                     return Err(Stopped::Late);
                 }
@@ -154,7 +154,7 @@ impl<R: Reply> Following<R> {
             return if stands { Err("a reply in memory that it does not have") } else { Ok(false) };
         };
         let expected = announced.expected.saturating_add(SLACK).min(announced.block.len);
-        self.from = self.intake.begin(expected as usize).is_ok().then_some((announced.block, block));
+        self.from = self.copy_buffer.begin(expected as usize).is_ok().then_some((announced.block, block));
         self.seen = Seen { word: announced.word, mark: 0 };
         Ok(true)
     }
@@ -163,14 +163,14 @@ impl<R: Reply> Following<R> {
     fn is_of(&self, block: BlockRef) -> bool {
         self.from.as_ref().is_some_and(|(of, room)| {
             let is_same = (of.segment, of.offset) == (block.segment, block.offset);
-            is_same && (self.intake.len() as u64..=room.span().len() as u64).contains(&block.len)
+            is_same && (self.copy_buffer.len() as u64..=room.span().len() as u64).contains(&block.len)
         })
     }
 
     /// What the reply becomes that was published in `block`, which it has been copied from.
     fn finish(mut self, block: BlockRef, decoder: Decoder<'_>) -> Result<R, Failure> {
         let (_, room) = self.from.as_ref().ok_or(Failure)?;
-        self.intake.copy_up_to(room.span().first(block.len as usize), decoder.until())?;
-        R::from_intake(self.intake, decoder)
+        self.copy_buffer.copy_up_to(room.span().first(block.len as usize), decoder.until())?;
+        R::from_copy_buffer(self.copy_buffer, decoder)
     }
 }

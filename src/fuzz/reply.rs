@@ -205,13 +205,13 @@ fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>>
         let span = Span::of(&exact);
         let slot = R::from_slot(slots.line(0), span, decoder());
         let block = R::from_block(block_of(span), 0, decoder());
-        let mut intake = R::intake();
-        intake.begin(bytes.len() * steps / 4).unwrap();
+        let mut copy_buffer = R::copy_buffer();
+        copy_buffer.begin(bytes.len() * steps / 4).unwrap();
         (1..=steps).for_each(|step| {
-            let copied = intake.copy_up_to(span.first(bytes.len() * step / steps), crate::memory_pool::NEVER);
+            let copied = copy_buffer.copy_up_to(span.first(bytes.len() * step / steps), crate::memory_pool::NEVER);
             assert!(copied.is_ok(), "there is time");
         });
-        vec![slot, block, R::from_intake(intake, decoder())]
+        vec![slot, block, R::from_copy_buffer(copy_buffer, decoder())]
     })
 }
 

@@ -24,13 +24,13 @@ use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
 /// A large reply of type `R` on its way into private memory.
-pub(crate) struct Intake<R> {
+pub(crate) struct CopyBuffer<R> {
     memory: Memory,
     /// How the memory becomes the value, if it can.
     owner: Option<Owner<R>>,
 }
 
-impl<R> Intake<R> {
+impl<R> CopyBuffer<R> {
     /// Nothing yet, of a reply that stays bytes.
     pub(crate) fn of_bytes() -> Self {
         Self { memory: Memory::kept(), owner: None }
@@ -74,7 +74,7 @@ impl<R> Intake<R> {
     }
 }
 
-impl<R: Transfer> Intake<R> {
+impl<R: Transfer> CopyBuffer<R> {
     /// Whether the value is a list of numbers, or a text.
     pub(crate) fn is_of_numbers() -> bool {
         Owner::<R>::of().is_some()
@@ -311,11 +311,11 @@ mod tests {
     fn through<R: Transfer>(value: &R, steps: usize) -> R {
         let bytes = encode_to_vec(value, 1 << 20).unwrap();
         let frame = Span::of(&bytes);
-        let mut intake = Intake::<R>::of_value();
+        let mut copy_buffer = CopyBuffer::<R>::of_value();
         for step in 1..=steps {
-            intake.copy_up_to(frame.first(bytes.len() * step / steps), Deadline::NEVER).unwrap();
+            copy_buffer.copy_up_to(frame.first(bytes.len() * step / steps), Deadline::NEVER).unwrap();
         }
-        intake.read(Decoder::of_child()).unwrap()
+        copy_buffer.read(Decoder::of_child()).unwrap()
     }
 
     #[test]
@@ -343,10 +343,10 @@ mod tests {
     #[test]
     fn a_vector_keeps_the_memory_that_it_was_copied_into() {
         let bytes = encode_to_vec(&vec![7u64; 1000], 1 << 20).unwrap();
-        let mut intake = Intake::<Vec<u64>>::of_value();
-        intake.copy_up_to(Span::of(&bytes), Deadline::NEVER).unwrap();
-        let start = intake.memory.start;
-        let value = intake.read(Decoder::of_child()).unwrap();
+        let mut copy_buffer = CopyBuffer::<Vec<u64>>::of_value();
+        copy_buffer.copy_up_to(Span::of(&bytes), Deadline::NEVER).unwrap();
+        let start = copy_buffer.memory.start;
+        let value = copy_buffer.read(Decoder::of_child()).unwrap();
         assert_eq!(value.as_ptr(), start.as_ptr().cast_const().cast());
     }
 
@@ -362,10 +362,10 @@ mod tests {
     #[test]
     fn what_is_no_archive_is_refused() {
         fn refuse<R: Transfer>(bytes: &[u8]) {
-            let mut intake = Intake::<R>::of_value();
-            intake.copy_up_to(Span::of(bytes), Deadline::NEVER).unwrap();
+            let mut copy_buffer = CopyBuffer::<R>::of_value();
+            copy_buffer.copy_up_to(Span::of(bytes), Deadline::NEVER).unwrap();
             assert!(
-                intake.read(Decoder::of_child()).is_err(),
+                copy_buffer.read(Decoder::of_child()).is_err(),
                 "{} bytes as {}",
                 bytes.len(),
                 std::any::type_name::<R>()
@@ -387,10 +387,10 @@ mod tests {
         let mut shifted = rkyv::util::AlignedVec::<ALIGN>::new();
         shifted.extend_from_slice(&[1; 64]);
         shifted.extend_from_slice(&bytes);
-        let mut intake = Intake::<Vec<u64>>::of_value();
-        intake.copy_up_to(Span::of(&shifted), Deadline::NEVER).unwrap();
-        let start = intake.memory.start;
-        let value = intake.read(Decoder::of_child()).unwrap();
+        let mut copy_buffer = CopyBuffer::<Vec<u64>>::of_value();
+        copy_buffer.copy_up_to(Span::of(&shifted), Deadline::NEVER).unwrap();
+        let start = copy_buffer.memory.start;
+        let value = copy_buffer.read(Decoder::of_child()).unwrap();
         assert_eq!(value, [7; 100]);
         assert_ne!(value.as_ptr(), start.as_ptr().cast_const().cast());
     }
