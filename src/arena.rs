@@ -76,7 +76,7 @@ impl Loan {
 
     /// What a frame says of the first `len` bytes of this block.
     pub(crate) fn reference(&self, len: usize) -> BlockRef {
-        BlockRef { segment: self.segment, offset: self.offset, len: len as u64, ticket: 0 }
+        BlockRef { segment: self.segment, offset: self.offset, len: len as u64, loan_id: 0 }
     }
 }
 

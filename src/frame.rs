@@ -8,10 +8,10 @@ use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::copy_buffer::CopyBuffer;
 use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine, TICKET};
-use crate::lending::{Carried, Ticket};
+use crate::loans::{Attachments, LoanId};
 use crate::reading::{MAX_DEPTH, Need, Refusal, has_memory, last_refusal, refuse};
 use crate::segment::{Block, Span};
-use crate::shared_box::{Kept, Parcel};
+use crate::shared_box::{BorrowedBlock, BoxRef};
 use crate::memory_pool::{PoolHandle, AllocContext};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::will_write;
@@ -137,8 +137,8 @@ pub(crate) struct BlockRef {
     pub(crate) segment: u64,
     pub(crate) offset: u64,
     pub(crate) len: u64,
-    /// The loan under which the receiver may keep it beyond the frame, as a [`Ticket`](crate::lending::Ticket) is written; 0 = none.
-    pub(crate) ticket: u64,
+    /// The loan under which the receiver may keep it beyond the frame, as a [`LoanId`](crate::loans::LoanId) is written; 0 = none.
+    pub(crate) loan_id: u64,
 }
 
 /// The 32 bits of the commit word that tell this lap's frame at `position` from what older laps left in the slot.
@@ -216,13 +216,13 @@ impl Commit {
 impl BlockRef {
     /// Reads the reference that [`store`](Self::store) wrote. Not checked against anything.
     pub(crate) fn load(line: &SlotLine) -> Self {
-        let [segment, offset, len, ticket] = [0, 1, 2, TICKET].map(|at: usize| line.inline[at].load(Relaxed));
-        Self { segment, offset, len, ticket }
+        let [segment, offset, len, loan_id] = [0, 1, 2, TICKET].map(|at: usize| line.inline[at].load(Relaxed));
+        Self { segment, offset, len, loan_id }
     }
 
     /// Writes the reference where the slot's payload would begin.
     pub(crate) fn store(self, line: &SlotLine) {
-        for (at, value) in [(0, self.segment), (1, self.offset), (2, self.len), (TICKET, self.ticket)] {
+        for (at, value) in [(0, self.segment), (1, self.offset), (2, self.len), (TICKET, self.loan_id)] {
             line.inline[at].store(value, Relaxed);
         }
     }
@@ -251,7 +251,7 @@ pub(crate) trait Spill {
     /// # Errors
     ///
     /// If there was none to be had; the implementor remembers why.
-    fn send_with(&mut self, send: &mut Send<'_>) -> Result<Option<Parcel>, Failure>;
+    fn send_with(&mut self, send: &mut Send<'_>) -> Result<Option<BoxRef>, Failure>;
 
     /// Notes that the first `written` bytes of a frame, for which the last `spill` gave `room` bytes, are final as long as it stays
     /// there. The frame will have `need` bytes at least. Returns up to where, beyond `written`, it is written without asking again. `None` if
@@ -262,7 +262,7 @@ pub(crate) trait Spill {
 }
 
 /// Says which memory goes with a frame.
-pub(crate) type Send<'a> = dyn FnMut(&AllocContext<'_>, &mut Carried) -> Result<Parcel, NoMemory> + 'a;
+pub(crate) type Send<'a> = dyn FnMut(&AllocContext<'_>, &mut Attachments) -> Result<BoxRef, NoMemory> + 'a;
 
 /// The payload bytes of a slot's first line, in private memory until the frame is published.
 ///
@@ -352,7 +352,7 @@ impl Writer<Failure> for FrameWriter<'_> {
 
 impl FrameWriter<'_> {
     /// See [`Spill::send_with`].
-    pub(crate) fn send_with(&mut self, send: &mut Send<'_>) -> Result<Option<Parcel>, Failure> {
+    pub(crate) fn send_with(&mut self, send: &mut Send<'_>) -> Result<Option<BoxRef>, Failure> {
         self.spill.send_with(send)
     }
 
@@ -553,7 +553,7 @@ impl Spill for VecSpill {
         Some((NonNull::new(self.bytes.as_mut_ptr())?, self.bytes.len()))
     }
 
-    fn send_with(&mut self, _: &mut Send<'_>) -> Result<Option<Parcel>, Failure> {
+    fn send_with(&mut self, _: &mut Send<'_>) -> Result<Option<BoxRef>, Failure> {
         Ok(None)
     }
 }
@@ -859,12 +859,12 @@ pub(crate) trait Reply: Sized {
     /// If the bytes are no valid archive of the type, or one that nests deeper than [`MAX_DEPTH`].
     fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure>;
 
-    /// From a reply in a block of the peer's, which lends it under `ticket`.
+    /// From a reply in a block of the peer's, which lends it under `loan_id`.
     ///
     /// # Errors
     ///
     /// As [`from_slot`](Self::from_slot).
-    fn from_block(block: Block, ticket: u64, decoder: Decoder<'_>) -> Result<Self, Failure>;
+    fn from_block(block: Block, loan_id: u64, decoder: Decoder<'_>) -> Result<Self, Failure>;
 
     /// Where a reply goes that is copied while it is written.
     fn copy_buffer() -> CopyBuffer<Self>;
@@ -1095,7 +1095,7 @@ enum HeldBytes {
     /// A private copy, which the peer cannot write.
     Private(AlignedVec<ALIGN>),
     /// The peer's own, which it is trusted not to write.
-    Kept(Kept),
+    BorrowedBlock(BorrowedBlock),
 }
 
 /// Between two looks at the clock, so many bytes are copied: some hundred microseconds, of memory that has never been touched.
@@ -1162,7 +1162,7 @@ impl<A: Checked> Held<A> {
     fn archived(&self) -> &A {
         let (start, len) = match &self.bytes {
             HeldBytes::Private(bytes) => (bytes.as_ptr(), bytes.len()),
-            HeldBytes::Kept(kept) => (kept.span().start().as_ptr().cast_const(), kept.span().len()),
+            HeldBytes::BorrowedBlock(kept) => (kept.span().start().as_ptr().cast_const(), kept.span().len()),
         };
         let root = start.wrapping_add(len - size_of::<A>()).cast::<A>();
         // SAFETY: a valid `A` is there, as `copied` has found, or a trusted peer has promised, and the bytes have been neither changed
@@ -1176,13 +1176,13 @@ impl<A: Checked> Reply for Held<A> {
         Self::copied(payload, &decoder)
     }
 
-    fn from_block(block: Block, ticket: u64, decoder: Decoder<'_>) -> Result<Self, Failure> {
-        let kept = decoder.trust.and_then(|_| Kept::take(block.clone(), Ticket::checked(ticket)?, decoder.home?));
+    fn from_block(block: Block, loan_id: u64, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        let kept = decoder.trust.and_then(|_| BorrowedBlock::take(block.clone(), LoanId::checked(loan_id)?, decoder.home?));
         let Some(kept) = kept else { return Self::copied(block.span(), &decoder) };
         // SAFETY: the peer is trusted to leave the block alone until it is let go.
         let bytes = unsafe { kept.span().as_bytes() };
         root::<A>(bytes)?;
-        Ok(Self { bytes: HeldBytes::Kept(kept), trusted: true, archive: PhantomData })
+        Ok(Self { bytes: HeldBytes::BorrowedBlock(kept), trusted: true, archive: PhantomData })
     }
 
     fn copy_buffer() -> CopyBuffer<Self> {

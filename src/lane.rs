@@ -11,13 +11,13 @@ use crate::error::{NoMemory, Progress};
 use crate::failpoints::{self, Step};
 use crate::frame::{self, BYTES_A_LOOK, Checked, Encode, Kind, Place, Spill, encode, look_at_reply};
 use crate::layout::{CalleeLine, CallerLine, ENDING, WorkerLine};
-use crate::lending::Carried;
+use crate::loans::Attachments;
 use crate::life::Life;
 use crate::reading::Refusal;
 pub(crate) use crate::ring::{Announcement, Consumer, Frame, Seen};
 use crate::ring::{Claim, Onlooker, Producer};
 use crate::segment::{Placed, Segment};
-use crate::shared_box::Parcel;
+use crate::shared_box::BoxRef;
 use crate::signal::{Bells, Sleeper};
 use crate::memory_pool::{PoolHandle, AllocContext};
 use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -64,9 +64,9 @@ pub(crate) struct CallerLane {
     pace: Pace,
     /// What the request being written carries. What a `Serialize` that failed or panicked left here is given back by the next
     /// request.
-    carried: Carried,
+    carried: Attachments,
     /// What unanswered requests carry, with their positions, oldest first.
-    under_way: VecDeque<(u64, Carried)>,
+    under_way: VecDeque<(u64, Attachments)>,
 }
 
 impl CallerLane {
@@ -87,7 +87,7 @@ impl CallerLane {
             worker_bell: bells.worker(worker),
             in_use: false,
             pace: Pace::new(),
-            carried: Carried::default(),
+            carried: Attachments::default(),
             // Never grows: there are at most as many unanswered requests as slots.
             under_way: VecDeque::with_capacity(segment.geometry().slots as usize),
         }
@@ -152,7 +152,7 @@ impl CallerLane {
     /// with the callee; the rest is its own.
     #[inline(always)]
     pub(crate) fn publish(&mut self, kind: Kind, call: u64, len: usize, room: &AllocContext<'_>) {
-        let (place, home) = if self.carried.is_loaded { self.depart_slow(len, room) } else { (Place::Slot(len), 0) };
+        let (place, home) = if self.carried.is_loaded { self.sent_slow(len, room) } else { (Place::Slot(len), 0) };
         self.requests.publish(kind, home << 32 | call, place);
         failpoints::reach(Step::ParentRequestStored);
         if !self.in_use {
@@ -163,10 +163,10 @@ impl CallerLane {
 
     /// Keeps what the request carries until it is answered. Returns where it lies, and what it brings home.
     #[cold]
-    fn depart_slow(&mut self, len: usize, room: &AllocContext<'_>) -> (Place, u64) {
+    fn sent_slow(&mut self, len: usize, room: &AllocContext<'_>) -> (Place, u64) {
         let mut carried = std::mem::take(&mut self.carried);
         let place = place(len, carried.block.as_ref());
-        let home = room.home.on(|pool, _| pool.depart(&mut carried));
+        let home = room.home.on(|pool, _| pool.sent(&mut carried));
         self.under_way.push_back((self.requests.position(), carried));
         failpoints::reach(Step::ParentRequestDeparted);
         (place, home.to_word())
@@ -186,7 +186,7 @@ impl CallerLane {
         self.caller.chain.store(chain, Relaxed);
         self.nested = Some((self.requests.position(), chain));
         // What carries nothing has its end noticed here, too.
-        self.under_way.push_back((self.requests.position(), Carried::default()));
+        self.under_way.push_back((self.requests.position(), Attachments::default()));
     }
 
     /// Its number, the first time: then whoever serves it is to be told that it is about to be used.
@@ -292,7 +292,7 @@ impl CallerLane {
     /// Is done with the reply that [`take`](Self::take) returned. `carried` = it carried blocks, which the callee may use again.
     /// Returns what the request carried.
     #[inline(always)]
-    pub(crate) fn release(&mut self, carried: bool) -> Option<Carried> {
+    pub(crate) fn release(&mut self, carried: bool) -> Option<Attachments> {
         self.replies.release();
         if carried {
             // Release: what is to be copied is copied, and what is kept is taken. Pairs with the Acquire in `PayloadMemory::collect`.
@@ -305,7 +305,7 @@ impl CallerLane {
     pub(crate) fn forget_unsent(&mut self, home: &dyn PoolHandle) {
         if self.carried.is_loaded {
             let carried = std::mem::take(&mut self.carried);
-            home.on(|pool, source| pool.settle(carried, source));
+            home.on(|pool, source| pool.finish_frame(carried, source));
         }
     }
 
@@ -318,7 +318,7 @@ impl CallerLane {
 
     /// What the request carried whose reply has just been released.
     #[cold]
-    fn arrived_slow(&mut self) -> Option<Carried> {
+    fn arrived_slow(&mut self) -> Option<Attachments> {
         let next = self.replies.position();
         let is_next = |position: u64| position.wrapping_add(1) == next;
         if self.nested.is_some_and(|(position, _)| is_next(position)) {
@@ -385,7 +385,7 @@ fn write<T: Encode + Archive<Archived: Checked>>(
     value: &T,
     ring: &mut Producer,
     room: &AllocContext<'_>,
-    carried: &mut Carried,
+    carried: &mut Attachments,
     reader: Option<&CallerBell>,
 ) -> Result<usize, SendError> {
     let (stage, claim) = ring.claim();
@@ -413,7 +413,7 @@ const PIECE: usize = 32 << 10;
 struct BlockSpill<'a> {
     room: &'a AllocContext<'a>,
     claim: &'a Claim,
-    carried: &'a mut Carried,
+    carried: &'a mut Attachments,
     /// Who copies a large frame while it is written. Requests are read in place, so nobody.
     reader: Option<&'a CallerBell>,
     /// When nobody wants the frame any more; known once it has outgrown its slot.
@@ -430,16 +430,16 @@ impl BlockSpill<'_> {
     fn discard_slow(&mut self) {
         self.claim.take_back();
         let carried = std::mem::take(self.carried);
-        self.room.home.on(|pool, source| pool.settle(carried, source));
+        self.room.home.on(|pool, source| pool.finish_frame(carried, source));
     }
 
     /// Counts what a caller copies of the boxes in one reply: all together it copies no more than a payload.
-    fn count_box(&mut self, parcel: &Parcel) -> Result<(), NoMemory> {
+    fn count_box(&mut self, box_ref: &BoxRef) -> Result<(), NoMemory> {
         let home = self.room.home;
         if self.reader.is_none() || home.is_trusted_by_peer() {
             return Ok(());
         }
-        self.boxed = self.boxed.saturating_add(parcel.len());
+        self.boxed = self.boxed.saturating_add(box_ref.len());
         let max = home.on(|pool, _| pool.max_payload());
         if self.boxed > max { Err(NoMemory::TooLarge { len: self.boxed, max }) } else { Ok(()) }
     }
@@ -478,11 +478,11 @@ impl Spill for BlockSpill<'_> {
     }
 
     #[cold]
-    fn send_with(&mut self, send: &mut frame::Send<'_>) -> Result<Option<Parcel>, Failure> {
+    fn send_with(&mut self, send: &mut frame::Send<'_>) -> Result<Option<BoxRef>, Failure> {
         self.carried.is_loaded = true;
-        let sent = send(self.room, self.carried).and_then(|parcel| {
-            self.count_box(&parcel)?;
-            Ok(Some(parcel))
+        let sent = send(self.room, self.carried).and_then(|box_ref| {
+            self.count_box(&box_ref)?;
+            Ok(Some(box_ref))
         });
         sent.map_err(|why| {
             self.failed = Some(why);
@@ -525,7 +525,7 @@ pub(crate) struct CalleeLane {
     replies: Replies,
     callee: Placed<CalleeLine>,
     /// What the reply being written carries.
-    carried: Carried,
+    carried: Attachments,
 }
 
 /// Where the replies of a lane go, and who waits for them.
@@ -558,7 +558,7 @@ impl CalleeLane {
                 caller: CallerBell { line: segment.caller_line(index), sleeper: bells.lane(index) },
             },
             callee: segment.callee_line(index),
-            carried: Carried::default(),
+            carried: Attachments::default(),
         }
     }
 
@@ -681,7 +681,7 @@ impl WorkerBell {
 pub(crate) struct ReplySlot<'a> {
     replies: &'a mut Replies,
     len: usize,
-    carried: &'a mut Carried,
+    carried: &'a mut Attachments,
 }
 
 /// A reply that carries something, as it is published.
@@ -689,7 +689,7 @@ pub(crate) struct Departed {
     pub(crate) place: Place,
     /// The call word: `home << 32 | 1`, by which the caller knows that there is something to be released, and what comes home.
     pub(crate) call: u64,
-    pub(crate) carried: Carried,
+    pub(crate) carried: Attachments,
 }
 
 impl ReplySlot<'_> {
@@ -742,14 +742,14 @@ impl ReplySlot<'_> {
 
     /// The reply, about to be published. A caller that reads it where it lies may keep its block beyond the reply.
     #[cold]
-    pub(crate) fn depart_slow(self, room: &AllocContext<'_>) -> Departed {
+    pub(crate) fn sent_slow(self, room: &AllocContext<'_>) -> Departed {
         let mut carried = std::mem::take(self.carried);
         let mut place = place(self.len, carried.block.as_ref());
         let home = room.home.on(|pool, source| {
             if let (true, Place::Block(block)) = (room.home.is_trusted_by_peer(), &mut place) {
-                block.ticket = pool.lend_frame(&mut carried, source);
+                block.loan_id = pool.lend_frame(&mut carried, source);
             }
-            pool.depart(&mut carried)
+            pool.sent(&mut carried)
         });
         Departed { place, call: home.to_word() << 32 | 1, carried }
     }
@@ -1155,7 +1155,7 @@ mod model {
                 caller: CallerBell { line: line.clone(), sleeper: futex() },
             },
             callee: callee.clone(),
-            carried: Carried::default(),
+            carried: Attachments::default(),
         };
         let caller = CallerLane {
             index,
@@ -1171,7 +1171,7 @@ mod model {
             worker_bell: futex(),
             in_use: false,
             pace: Pace::new(),
-            carried: Carried::default(),
+            carried: Attachments::default(),
             under_way: VecDeque::new(),
         };
         (caller, called)
@@ -1262,7 +1262,7 @@ mod model {
             let line = caller_line();
             let mut ring = Producer::new(slots.clone(), 0);
             let caller = CallerBell { line: line.clone(), sleeper: futex() };
-            let block = BlockRef { segment: 1, offset: 0, len: 1, ticket: 0 };
+            let block = BlockRef { segment: 1, offset: 0, len: 1, loan_id: 0 };
             ring.claim().1.announce(block, 0, 1);
             let writing = loom::thread::spawn(move || {
                 ring.claim().1.advance(1);

@@ -39,7 +39,7 @@ pub(crate) struct SlotLine {
     /// `sequence << 32 | length << 8 | kind`, see `frame::Commit`. Written last, with Release; 0 = never written.
     pub(crate) commit: AtomicU64,
     /// Requests: `depth << 56 | home << 32 | interface << 16 | method`. Replies: `home << 32`, and 1 if it carries anything. `home` = the first of
-    /// the receiver's own blocks that the frame brings home, see `lending::Chain`.
+    /// the receiver's own blocks that the frame brings home, see `loans::LoanList`.
     pub(crate) call: AtomicU64,
     /// The first bytes of the payload, or a `frame::BlockRef`. While a reply is written into a block: the `BlockRef` of all that it
     /// may fill there, and the words at [`MARK`] and [`EXPECTED`].
@@ -119,10 +119,10 @@ pub(crate) const ENDING: u32 = u32::MAX;
 
 /// Blocks that one side may have lent to the other at a time.
 #[cfg(not(loom))]
-pub(crate) const TICKETS: usize = 1024;
+pub(crate) const LOANS: usize = 1024;
 /// As many as a model needs.
 #[cfg(loom)]
-pub(crate) const TICKETS: usize = 2;
+pub(crate) const LOANS: usize = 2;
 
 /// What one side holds of the blocks that the other has lent to it: a word for each ticket. Written by who holds, read by who lent.
 ///
@@ -138,7 +138,7 @@ pub(crate) const TICKETS: usize = 2;
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct HeldTable {
-    pub(crate) words: [AtomicU64; TICKETS],
+    pub(crate) words: [AtomicU64; LOANS],
 }
 
 /// The block is held.
@@ -310,7 +310,7 @@ const _: () = {
     assert!(size_of::<CalleeLine>() == APART && offset_of!(CalleeLine, started) == 0);
     assert!(size_of::<WorkerLine>() == APART && align_of::<WorkerLine>() == APART);
     assert!(offset_of!(WorkerLine, bell) == 0 && offset_of!(WorkerLine, lanes_in_use) == 8);
-    assert!(size_of::<HeldTable>() == 8 * TICKETS && align_of::<HeldTable>() == APART);
+    assert!(size_of::<HeldTable>() == 8 * LOANS && align_of::<HeldTable>() == APART);
     assert!(size_of::<LastWords>() == 2048 && align_of::<LastWords>() == APART && offset_of!(LastWords, text) == 8);
     assert!(size_of::<Header>() == APART && offset_of!(Header, magic) == 0);
     assert!(offset_of!(Header, protocol) == 8 && offset_of!(Header, lanes) == 12);

@@ -138,7 +138,7 @@ mod arena;
 mod doorbell;
 mod frame;
 mod copy_buffer;
-mod lending;
+mod loans;
 mod reading;
 mod ring;
 mod shared_box;

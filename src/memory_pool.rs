@@ -9,7 +9,7 @@ use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::frame::BlockRef;
 use crate::layout::HeldTable;
-use crate::lending::{Carried, Chain, Holder, Lender, Returning, Ticket};
+use crate::loans::{Attachments, LoanList, Holder, Lender, Returning, LoanId};
 use crate::segment::{Block, Placed};
 use crate::sys::mapping::Mapping;
 use std::sync::Arc;
@@ -69,20 +69,20 @@ impl MemoryPool {
         loan: Loan,
         len: u64,
         owned: bool,
-        chain: &mut Chain,
+        chain: &mut LoanList,
         source: &mut dyn Source,
-    ) -> Result<Ticket, Loan> {
+    ) -> Result<LoanId, Loan> {
         self.collect(source);
         self.lender.lend(loan, len, owned, chain)
     }
 
     /// Lends the block that a frame lies in, so that its receiver may keep it beyond the frame. Returns the ticket, as it is written; 0 if
     /// so many blocks are lent already.
-    pub(crate) fn lend_frame(&mut self, carried: &mut Carried, source: &mut dyn Source) -> u64 {
+    pub(crate) fn lend_frame(&mut self, carried: &mut Attachments, source: &mut dyn Source) -> u64 {
         self.collect(source);
         let Some(loan) = carried.block.take() else { return 0 };
         match self.lender.lend(loan, 0, false, &mut carried.lent) {
-            Ok(ticket) => ticket.to_word(),
+            Ok(loan_id) => loan_id.to_word(),
             Err(loan) => {
                 carried.block = Some(loan);
                 0
@@ -91,20 +91,20 @@ impl MemoryPool {
     }
 
     /// The frame is about to be published. Returns what it says of the blocks that it brings home.
-    pub(crate) fn depart(&mut self, carried: &mut Carried) -> Chain {
+    pub(crate) fn sent(&mut self, carried: &mut Attachments) -> LoanList {
         carried.is_waited_for = true;
         self.under_way += 1;
         self.holder.send(&mut carried.home)
     }
 
     /// A frame that departed has been dealt with.
-    pub(crate) fn arrived(&mut self, mut carried: Carried, source: &mut dyn Source) {
+    pub(crate) fn arrived(&mut self, mut carried: Attachments, source: &mut dyn Source) {
         self.given_up(&mut carried);
-        self.settle(carried, source);
+        self.finish_frame(carried, source);
     }
 
     /// Nobody waits for a frame any more that departed.
-    pub(crate) fn given_up(&mut self, carried: &mut Carried) {
+    pub(crate) fn given_up(&mut self, carried: &mut Attachments) {
         self.under_way -= usize::from(std::mem::take(&mut carried.is_waited_for));
     }
 
@@ -114,35 +114,35 @@ impl MemoryPool {
     }
 
     /// Takes back what a frame carried that nobody kept. It has been dealt with, or will never be sent.
-    pub(crate) fn settle(&mut self, carried: Carried, source: &mut dyn Source) {
-        let Carried { block, lent, home, .. } = carried;
+    pub(crate) fn finish_frame(&mut self, carried: Attachments, source: &mut dyn Source) {
+        let Attachments { block, lent, home, .. } = carried;
         self.freed.extend(block);
-        self.lender.settle(lent, &mut self.freed);
+        self.lender.finish_frame(lent, &mut self.freed);
         self.holder.discard(home);
         self.put_back(source);
     }
 
     /// See [`Lender::disown`].
-    pub(crate) fn disown(&mut self, ticket: Ticket, source: &mut dyn Source) {
-        self.lender.disown(ticket, &mut self.freed);
+    pub(crate) fn disown(&mut self, loan_id: LoanId, source: &mut dyn Source) {
+        self.lender.disown(loan_id, &mut self.freed);
         self.put_back(source);
     }
 
     /// See [`Lender::reclaim`].
-    pub(crate) fn reclaim(&mut self, ticket: Ticket, source: &mut dyn Source) -> Option<Loan> {
-        let loan = self.lender.reclaim(ticket, &mut self.freed);
+    pub(crate) fn reclaim(&mut self, loan_id: LoanId, source: &mut dyn Source) -> Option<Loan> {
+        let loan = self.lender.reclaim(loan_id, &mut self.freed);
         self.put_back(source);
         loan
     }
 
-    /// See [`Lender::take_home`].
-    pub(crate) fn take_home(&mut self, ticket: Ticket) -> Option<Returning> {
-        self.lender.take_home(ticket)
+    /// See [`Lender::take_returned`].
+    pub(crate) fn take_returned(&mut self, loan_id: LoanId) -> Option<Returning> {
+        self.lender.take_returned(loan_id)
     }
 
     /// See [`Lender::copied`].
-    pub(crate) fn copied(&mut self, ticket: Ticket, source: &mut dyn Source) {
-        self.lender.copied(ticket, &mut self.freed);
+    pub(crate) fn copied(&mut self, loan_id: LoanId, source: &mut dyn Source) {
+        self.lender.copied(loan_id, &mut self.freed);
         self.put_back(source);
     }
 
@@ -153,8 +153,8 @@ impl MemoryPool {
     }
 
     /// Nobody here looks at a block of the peer's any more.
-    pub(crate) fn let_go(&mut self, ticket: Ticket) {
-        self.holder.let_go(ticket);
+    pub(crate) fn release(&mut self, loan_id: LoanId) {
+        self.holder.release(loan_id);
     }
 
     /// Takes back what the peer is done with.
@@ -223,18 +223,18 @@ impl dyn PoolHandle + '_ {
     /// Takes in the blocks that a frame with this call word brings home, if it does. Returns a number to [`forget`](Self::forget) those by
     /// that its value does not take.
     #[inline]
-    pub(crate) fn welcome(&self, call: u64) -> Option<u64> {
-        if call >> 32 == 0 { None } else { Some(self.welcome_slow(call)) }
+    pub(crate) fn accept_returns(&self, call: u64) -> Option<u64> {
+        if call >> 32 == 0 { None } else { Some(self.accept_returns_slow(call)) }
     }
 
     #[cold]
-    fn welcome_slow(&self, call: u64) -> u64 {
-        let home = Chain::from_word(call >> 32);
+    fn accept_returns_slow(&self, call: u64) -> u64 {
+        let home = LoanList::from_word(call >> 32);
         // Numbers begin with 1: none is forgotten by 0.
-        if home.is_empty() { 0 } else { self.on(|pool, _| pool.lender.welcome(home)) }
+        if home.is_empty() { 0 } else { self.on(|pool, _| pool.lender.accept_returns(home)) }
     }
 
-    /// The frame has been dealt with that [`welcome`](Self::welcome) gave this number, if it did.
+    /// The frame has been dealt with that [`accept_returns`](Self::accept_returns) gave this number, if it did.
     #[inline]
     pub(crate) fn forget(&self, number: Option<u64>) {
         if let Some(number) = number {

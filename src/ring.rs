@@ -348,7 +348,7 @@ mod tests {
                     let copy = copied(asked.take().unwrap().unwrap().payload);
                     assert!(copy[48..].iter().all(|byte| *byte == number));
                     asked.release();
-                    let name = BlockRef { segment: 1, offset: 0, len: PIECES as u64 * 128, ticket: 0 };
+                    let name = BlockRef { segment: 1, offset: 0, len: PIECES as u64 * 128, loan_id: 0 };
                     for piece in 0..PIECES {
                         match piece {
                             0 => producer.claim().1.announce(name, 0, PIECES * 128),
@@ -399,9 +399,9 @@ mod tests {
 
     fn act() -> impl Strategy<Value = Act> {
         let block =
-            || any::<[u64; 4]>().prop_map(|[segment, offset, len, ticket]| BlockRef { segment, offset, len, ticket });
+            || any::<[u64; 4]>().prop_map(|[segment, offset, len, loan_id]| BlockRef { segment, offset, len, loan_id });
         // An announcement's fourth word is its mark; what it says of a ticket nobody reads.
-        let named = block().prop_map(|block| BlockRef { ticket: 0, ..block });
+        let named = block().prop_map(|block| BlockRef { loan_id: 0, ..block });
         let kind = prop_oneof![Just(Kind::Construct), Just(Kind::Call), Just(Kind::Fault), Just(Kind::Exhausted)];
         let place = prop_oneof![(0usize..=48).prop_map(Place::Slot), block().prop_map(Place::Block)];
         prop_oneof![
@@ -558,7 +558,7 @@ mod model {
 
     /// A name whose parts tell which it is.
     fn name(number: u64) -> BlockRef {
-        BlockRef { segment: number, offset: number, len: number, ticket: number }
+        BlockRef { segment: number, offset: number, len: number, loan_id: number }
     }
 
     /// More calls than slots, so that slots are used again.

@@ -12,7 +12,7 @@ use crate::arena::Loan;
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::frame::{BYTES_A_LOOK, BlockRef, Decoder, Decoding, Encoder, in_time};
-use crate::lending::{Carried, Returning, Ticket};
+use crate::loans::{Attachments, Returning, LoanId};
 use crate::reading::{has_memory, last_refusal};
 use crate::segment::{Block, Span};
 use crate::memory_pool::{PoolHandle, AllocContext};
@@ -51,7 +51,7 @@ enum Store {
     /// In a block of this side's arena.
     Own(Own),
     /// In a block of the peer's arena.
-    Peer(Kept),
+    Peer(BorrowedBlock),
 }
 
 struct Own {
@@ -65,15 +65,15 @@ enum State {
     /// It is here alone.
     Here(Loan),
     /// It was sent, by a value that may be gone by now or not.
-    Lent(Ticket),
+    Lent(LoanId),
     /// Neither, for the moment of a change.
     Gone,
 }
 
 /// A block of the peer's arena that this side keeps beyond the frame that lent it.
-pub(crate) struct Kept {
+pub(crate) struct BorrowedBlock {
     block: Block,
-    ticket: Ticket,
+    loan_id: LoanId,
     home: Arc<dyn PoolHandle>,
     /// Whether a frame has ever named it: one look instead of a lock.
     was_brought: AtomicBool,
@@ -100,8 +100,8 @@ impl Own {
     /// Whether this side alone has the block, now that somebody has the box for himself.
     fn is_alone(&mut self) -> bool {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let State::Lent(ticket) = *state
-            && let Some(loan) = self.home.on(|pool, source| pool.reclaim(ticket, source))
+        if let State::Lent(loan_id) = *state
+            && let Some(loan) = self.home.on(|pool, source| pool.reclaim(loan_id, source))
         {
             *state = State::Here(loan);
         }
@@ -117,17 +117,17 @@ impl Drop for Own {
         let state = std::mem::replace(&mut *self.state(), State::Gone);
         match state {
             State::Here(loan) => self.home.on(|pool, source| pool.free(loan, source)),
-            State::Lent(ticket) => self.home.on(|pool, source| pool.disown(ticket, source)),
+            State::Lent(loan_id) => self.home.on(|pool, source| pool.disown(loan_id, source)),
             State::Gone => {}
         }
     }
 }
 
-impl Kept {
+impl BorrowedBlock {
     /// `None` if it is kept already.
-    pub(crate) fn take(block: Block, ticket: Ticket, home: &Arc<dyn PoolHandle>) -> Option<Self> {
-        let is_new = home.on(|pool, _| pool.holder.take(ticket));
-        is_new.then(|| Self { block, ticket, home: home.clone(), was_brought: AtomicBool::new(false) })
+    pub(crate) fn take(block: Block, loan_id: LoanId, home: &Arc<dyn PoolHandle>) -> Option<Self> {
+        let is_new = home.on(|pool, _| pool.holder.take(loan_id));
+        is_new.then(|| Self { block, loan_id, home: home.clone(), was_brought: AtomicBool::new(false) })
     }
 
     pub(crate) fn span(&self) -> Span<'_> {
@@ -135,15 +135,15 @@ impl Kept {
     }
 
     /// Whether the peer may yet look at it, for a frame that names it.
-    fn is_brought(&self) -> bool {
-        self.was_brought.load(Relaxed) && self.home.on(|pool, _| pool.holder.is_brought(self.ticket))
+    fn is_returned(&self) -> bool {
+        self.was_brought.load(Relaxed) && self.home.on(|pool, _| pool.holder.is_returned(self.loan_id))
     }
 }
 
-impl Drop for Kept {
+impl Drop for BorrowedBlock {
     fn drop(&mut self) {
         if !self.home.is_in_fork() {
-            self.home.on(|pool, _| pool.let_go(self.ticket));
+            self.home.on(|pool, _| pool.release(self.loan_id));
         }
     }
 }
@@ -241,7 +241,7 @@ impl Bytes {
         match &mut self.store {
             Store::Private(_) => true,
             Store::Own(own) => !own.home.is_in_fork() && own.is_alone(),
-            Store::Peer(peer) => !peer.home.is_in_fork() && peer.block.is_writable() && !peer.is_brought(),
+            Store::Peer(peer) => !peer.home.is_in_fork() && peer.block.is_writable() && !peer.is_returned(),
         }
     }
 
@@ -250,7 +250,7 @@ impl Bytes {
     fn detach_slow(&mut self) {
         let home = match &self.store {
             Store::Private(_) => return,
-            Store::Own(Own { home, .. }) | Store::Peer(Kept { home, .. }) => home.clone(),
+            Store::Own(Own { home, .. }) | Store::Peer(BorrowedBlock { home, .. }) => home.clone(),
         };
         let mut copy = Self::stale(&home, self.len, Deadline::now()).unwrap_or_else(|_| Self::private(self.len));
         copy.as_mut_slice().copy_from_slice(self.as_slice());
@@ -269,19 +269,19 @@ impl Bytes {
 
     /// Has the frame that is being written, which carries `carried`, name these bytes: a block of their own if they are at home where the frame
     /// goes and are not with another frame, else a copy of them.
-    fn parcel(&self, room: &AllocContext<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
-        let parcel = match &self.store {
+    fn box_ref(&self, room: &AllocContext<'_>, carried: &mut Attachments) -> Result<BoxRef, NoMemory> {
+        let box_ref = match &self.store {
             Store::Own(own) if is_same(&own.home, room.home) => own.lend(self.len, carried)?,
-            Store::Peer(peer) if is_same(&peer.home, room.home) => peer.bring(self.len, carried),
+            Store::Peer(peer) if is_same(&peer.home, room.home) => peer.return_with(self.len, carried),
             _ => None,
         };
-        match parcel {
-            Some(parcel) => Ok(parcel),
-            None => self.parcel_of_copy(room, carried),
+        match box_ref {
+            Some(box_ref) => Ok(box_ref),
+            None => self.box_ref_of_copy(room, carried),
         }
     }
 
-    fn parcel_of_copy(&self, room: &AllocContext<'_>, carried: &mut Carried) -> Result<Parcel, NoMemory> {
+    fn box_ref_of_copy(&self, room: &AllocContext<'_>, carried: &mut Attachments) -> Result<BoxRef, NoMemory> {
         let len = self.len as u64;
         let loan = room.find(&mut |pool, source| pool.allocate(len, source))?;
         let place = loan.reference(self.len);
@@ -289,7 +289,7 @@ impl Bytes {
         let target = unsafe { loan.span().first(self.len).as_mut_bytes() };
         target.copy_from_slice(self.as_slice());
         room.home.on(|pool, source| match pool.lend(loan, len, false, &mut carried.lent, source) {
-            Ok(ticket) => Ok(Parcel { place, ticket }),
+            Ok(loan_id) => Ok(BoxRef { place, loan_id }),
             Err(loan) => {
                 pool.free(loan, source);
                 Err(no_ticket())
@@ -300,15 +300,15 @@ impl Bytes {
 
 impl Own {
     /// `None` if it is lent already.
-    fn lend(&self, len: usize, carried: &mut Carried) -> Result<Option<Parcel>, NoMemory> {
+    fn lend(&self, len: usize, carried: &mut Attachments) -> Result<Option<BoxRef>, NoMemory> {
         let mut state = self.state();
         let loan = match std::mem::replace(&mut *state, State::Gone) {
             State::Here(loan) => loan,
             // By a frame that has been dealt with, perhaps.
-            State::Lent(ticket) => match self.home.on(|pool, source| pool.reclaim(ticket, source)) {
+            State::Lent(loan_id) => match self.home.on(|pool, source| pool.reclaim(loan_id, source)) {
                 Some(loan) => loan,
                 None => {
-                    *state = State::Lent(ticket);
+                    *state = State::Lent(loan_id);
                     return Ok(None);
                 }
             },
@@ -319,9 +319,9 @@ impl Own {
             pool.lend(loan, len as u64, true, &mut carried.lent, source)
         };
         match self.home.on(lend) {
-            Ok(ticket) => {
-                *state = State::Lent(ticket);
-                Ok(Some(Parcel { place, ticket }))
+            Ok(loan_id) => {
+                *state = State::Lent(loan_id);
+                Ok(Some(BoxRef { place, loan_id }))
             }
             Err(loan) => {
                 *state = State::Here(loan);
@@ -331,13 +331,13 @@ impl Own {
     }
 }
 
-impl Kept {
+impl BorrowedBlock {
     /// `None` if another place in the frame brings it home already.
-    fn bring(&self, len: usize, carried: &mut Carried) -> Option<Parcel> {
+    fn return_with(&self, len: usize, carried: &mut Attachments) -> Option<BoxRef> {
         self.was_brought.store(true, Relaxed);
-        let is_first = self.home.on(|pool, _| pool.holder.bring(self.ticket, &mut carried.home));
-        let place = BlockRef { segment: HOMEWARD, offset: 0, len: len as u64, ticket: 0 };
-        is_first.then_some(Parcel { place, ticket: self.ticket })
+        let is_first = self.home.on(|pool, _| pool.holder.return_with(self.loan_id, &mut carried.home));
+        let place = BlockRef { segment: HOMEWARD, offset: 0, len: len as u64, loan_id: 0 };
+        is_first.then_some(BoxRef { place, loan_id: self.loan_id })
     }
 }
 
@@ -350,12 +350,12 @@ fn is_same(one: &Arc<dyn PoolHandle>, other: &dyn PoolHandle) -> bool {
 }
 
 /// What a frame says of a block that goes with it.
-pub(crate) struct Parcel {
+pub(crate) struct BoxRef {
     place: BlockRef,
-    ticket: Ticket,
+    loan_id: LoanId,
 }
 
-impl Parcel {
+impl BoxRef {
     /// How many bytes it has, which who receives it may have to copy.
     pub(crate) fn len(&self) -> u64 {
         self.place.len
@@ -378,7 +378,7 @@ pub struct ArchivedSharedBox<T: Contents + ?Sized> {
     offset: u64_le,
     len: u64_le,
     /// 0 = the contents are inline.
-    ticket: u64_le,
+    loan_id: u64_le,
     /// A type for each type of box, so that the compiler can tell apart what is asked of the two.
     contents: PhantomData<T>,
 }
@@ -387,35 +387,35 @@ pub struct ArchivedSharedBox<T: Contents + ?Sized> {
 pub struct SharedBoxResolver {
     inline: BoxResolver,
     inline_len: usize,
-    parcel: Option<Parcel>,
+    box_ref: Option<BoxRef>,
 }
 
 impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
     /// The bytes, as one who receives the frame has them from now on.
     fn open(&self, home: &Arc<dyn PoolHandle>, decoder: &mut Decoder<'_>) -> Result<Bytes, Failure> {
         let len = usize::try_from(self.len.to_native()).map_err(|_| Failure)?;
-        let ticket = Ticket::checked(self.ticket.to_native()).ok_or(Failure)?;
+        let loan_id = LoanId::checked(self.loan_id.to_native()).ok_or(Failure)?;
         if self.segment == HOMEWARD {
-            return Self::open_home(ticket, len, home, decoder);
+            return Self::open_home(loan_id, len, home, decoder);
         }
         let (segment, offset) = (self.segment.into(), self.offset.into());
-        let place = BlockRef { segment, offset, len: len as u64, ticket: 0 };
+        let place = BlockRef { segment, offset, len: len as u64, loan_id: 0 };
         let block = home.peer_block(place).ok_or(Failure)?;
         if !home.trusts_peer() {
             decoder.may_copy(len as u64)?;
             return Bytes::copy_of(block.span(), len, home, decoder.until());
         }
-        let kept = Kept::take(block, ticket, home).ok_or(Failure)?;
+        let kept = BorrowedBlock::take(block, loan_id, home).ok_or(Failure)?;
         Ok(Bytes { store: Store::Peer(kept), len })
     }
 
     fn open_home(
-        ticket: Ticket,
+        loan_id: LoanId,
         len: usize,
         home: &Arc<dyn PoolHandle>,
         decoder: &mut Decoder<'_>,
     ) -> Result<Bytes, Failure> {
-        match home.on(|pool, _| pool.take_home(ticket)).ok_or(Failure)? {
+        match home.on(|pool, _| pool.take_returned(loan_id)).ok_or(Failure)? {
             Returning::Whole(loan, lent) if len as u64 <= lent => {
                 Ok(Bytes { store: Store::Own(Own::new(loan, home)), len })
             }
@@ -427,14 +427,14 @@ impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
                 let is_within = (len as u64 <= lent).then_some(()).ok_or(Failure);
                 let may_copy = is_within.and_then(|()| decoder.may_copy(len as u64));
                 let copy = may_copy.and_then(|()| Bytes::copy_of(block.span(), len, home, decoder.until()));
-                home.on(|pool, source| pool.copied(ticket, source));
+                home.on(|pool, source| pool.copied(loan_id, source));
                 copy
             }
         }
     }
 
     fn bytes(&self, decoder: &mut Decoder<'_>) -> Result<Bytes, Failure> {
-        if self.ticket == 0 {
+        if self.loan_id == 0 {
             let mut bytes = Bytes::private(self.inline.len());
             bytes.as_mut_slice().copy_from_slice(&self.inline);
             return Ok(bytes);
@@ -768,30 +768,30 @@ impl<T: Contents + ?Sized> Archive for SharedBox<T> {
     type Resolver = SharedBoxResolver;
 
     fn resolve(&self, resolver: SharedBoxResolver, out: Place<ArchivedSharedBox<T>>) {
-        let SharedBoxResolver { inline: resolver, inline_len, parcel } = resolver;
-        let (place, ticket) = match parcel {
-            Some(Parcel { place, ticket }) => (place, ticket.to_word()),
-            None => (BlockRef { segment: 0, offset: 0, len: 0, ticket: 0 }, 0),
+        let SharedBoxResolver { inline: resolver, inline_len, box_ref } = resolver;
+        let (place, loan_id) = match box_ref {
+            Some(BoxRef { place, loan_id }) => (place, loan_id.to_word()),
+            None => (BlockRef { segment: 0, offset: 0, len: 0, loan_id: 0 }, 0),
         };
-        munge!(let ArchivedSharedBox { inline, segment, offset, len, ticket: ticket_out, contents: _ } = out);
+        munge!(let ArchivedSharedBox { inline, segment, offset, len, loan_id: ticket_out, contents: _ } = out);
         ArchivedBox::resolve_from_ref(&self.bytes.as_slice()[..inline_len], resolver, inline);
         segment.write(place.segment.into());
         offset.write(place.offset.into());
         len.write(place.len.into());
-        ticket_out.write(ticket.into());
+        ticket_out.write(loan_id.into());
     }
 }
 
 impl<'e, T: Contents + ?Sized> Serialize<Encoder<'e>> for SharedBox<T> {
     fn serialize(&self, encoder: &mut Encoder<'e>) -> Result<SharedBoxResolver, Failure> {
         let bytes = &self.bytes;
-        let parcel = match bytes.len {
+        let box_ref = match bytes.len {
             0 => None,
-            _ => encoder.writer.send_with(&mut |room, carried| bytes.parcel(room, carried))?,
+            _ => encoder.writer.send_with(&mut |room, carried| bytes.box_ref(room, carried))?,
         };
-        let inline_len = if parcel.is_some() { 0 } else { bytes.len };
+        let inline_len = if box_ref.is_some() { 0 } else { bytes.len };
         let inline = ArchivedBox::serialize_from_ref(&bytes.as_slice()[..inline_len], encoder)?;
-        Ok(SharedBoxResolver { inline, inline_len, parcel })
+        Ok(SharedBoxResolver { inline, inline_len, box_ref })
     }
 }
 

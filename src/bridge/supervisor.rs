@@ -7,7 +7,7 @@
 
 use super::recipe::Recipe;
 use super::restart::{Death, Event, History, Restart};
-use crate::call::caller::{Caller, Ticket};
+use crate::call::caller::{Caller, CallContext};
 use crate::call::overdue::{Lateness, Tell};
 use crate::call::service::{Method, Service};
 use crate::doorbell::Deadline;
@@ -214,20 +214,20 @@ impl Supervisor {
         args: A,
         timeout: Option<Duration>,
     ) -> Result<R, CallError> {
-        let ticket = &Ticket::new(method, timeout);
+        let context = &CallContext::new(method, timeout);
         let child = self.current.load();
         if child.is_over() && self.restart.is_some() {
-            return self.call_on(&*self.successor_slow(&child, ticket)?, ticket, args);
+            return self.call_on(&*self.successor_slow(&child, context)?, context, args);
         }
-        self.call_on(&child, ticket, args)
+        self.call_on(&child, context, args)
     }
 
     /// Makes a call of `child`, and of its successors.
     #[inline(always)]
-    fn call_on<A: Request, R: Reply>(&self, child: &Child, ticket: &Ticket, args: A) -> Result<R, CallError> {
+    fn call_on<A: Request, R: Reply>(&self, child: &Child, context: &CallContext, args: A) -> Result<R, CallError> {
         let mut args = Some(args);
-        match child.caller.call_again(ticket, &mut args) {
-            Err(error) => self.call_again_slow(child, ticket, args, error),
+        match child.caller.call_again(context, &mut args) {
+            Err(error) => self.call_again_slow(child, context, args, error),
             done => done,
         }
     }
@@ -237,7 +237,7 @@ impl Supervisor {
     fn call_again_slow<A: Request, R: Reply>(
         &self,
         child: &Child,
-        ticket: &Ticket,
+        context: &CallContext,
         mut args: Option<A>,
         mut error: CallError,
     ) -> Result<R, CallError> {
@@ -247,12 +247,12 @@ impl Supervisor {
                 starts += 1;
                 lost = Some(error.clone());
             }
-            let is_safe = starts == 0 || ticket.method.idempotent && starts < ATTEMPTS;
+            let is_safe = starts == 0 || context.method.idempotent && starts < ATTEMPTS;
             if !is_safe || args.is_none() || self.restart.is_none() {
                 break;
             }
-            let Some(child) = self.after(generation, ticket.deadline) else { break };
-            match child.caller.call_again(ticket, &mut args) {
+            let Some(child) = self.after(generation, context.deadline) else { break };
+            match child.caller.call_again(context, &mut args) {
                 Err(another) => (error, generation) = (another, child.generation),
                 done => return done,
             }
@@ -269,38 +269,38 @@ impl Supervisor {
     ///
     /// `Down`, if there is none now and calls do not wait, or none any more.
     #[cold]
-    fn successor_slow(&self, dead: &Child, ticket: &Ticket) -> Result<Arc<Child>, CallError> {
+    fn successor_slow(&self, dead: &Child, context: &CallContext) -> Result<Arc<Child>, CallError> {
         // In a fork, nobody gives back what others had locked.
         let calls_wait = self.restart.as_ref().is_some_and(|restart| restart.calls_wait);
         if calls_wait
             && !dead.caller.peer.is_in_fork()
-            && let Some(child) = self.after(dead.generation, ticket.deadline)
+            && let Some(child) = self.after(dead.generation, context.deadline)
         {
             return Ok(child);
         }
-        Err(self.down(dead, ticket))
+        Err(self.down(dead, context))
     }
 
     /// The child for a call that is not waited for.
     pub(super) fn now(&self, method: &'static Method) -> Result<Arc<Child>, CallError> {
         let child = self.current();
         if child.is_over() && self.restart.is_some() {
-            return Err(self.down(&child, &Ticket::new(method, None)));
+            return Err(self.down(&child, &CallContext::new(method, None)));
         }
         Ok(child)
     }
 
     #[cold]
-    fn down(&self, dead: &Child, ticket: &Ticket) -> CallError {
+    fn down(&self, dead: &Child, context: &CallContext) -> CallError {
         let peer = &dead.caller.peer;
         if peer.is_in_fork() {
-            return dead.caller.in_fork_slow(ticket);
+            return dead.caller.in_fork_slow(context);
         }
-        self.down_in(self.desk.state.lock(), dead, ticket)
+        self.down_in(self.desk.state.lock(), dead, context)
     }
 
-    fn down_in(&self, state: MutexGuard<'_, State>, dead: &Child, ticket: &Ticket) -> CallError {
-        let (call, pid) = (ticket.name(), dead.caller.peer.pid);
+    fn down_in(&self, state: MutexGuard<'_, State>, dead: &Child, context: &CallContext) -> CallError {
+        let (call, pid) = (context.name(), dead.caller.peer.pid);
         let (restarting, why) = match (&state.phase, &state.last_failure) {
             (Phase::Stopped, _) => return CallError::Stopped { call, pid, progress: Progress::NotStarted },
             (Phase::GivenUp(why), _) => (false, why.clone()),
@@ -401,17 +401,17 @@ impl Supervisor {
     /// Kills the current child, and one that rises, and waits until another serves or could not be started. For a hook, which the thread waits for, it does
     /// not wait.
     pub(super) fn restart(&self, method: &'static Method) -> Result<(), CallError> {
-        let ticket = &Ticket::new(method, None);
+        let context = &CallContext::new(method, None);
         let child = self.current();
         if child.caller.peer.is_in_fork() {
-            return Err(child.caller.in_fork_slow(ticket));
+            return Err(child.caller.in_fork_slow(context));
         }
         let mut state = self.desk.state.lock();
         if self.restart.is_none() {
             return Err(no_restart(method));
         }
         if matches!(state.phase, Phase::Stopped) {
-            return Err(self.down_in(state, &child, ticket));
+            return Err(self.down_in(state, &child, context));
         }
         state.wants_another = true;
         let (child, rising, failures) = (self.current(), state.rising.clone(), state.failures);
@@ -427,7 +427,7 @@ impl Supervisor {
                 _ => !state.wants_another && state.failures > failures,
             };
             if is_decided {
-                return Err(self.down_in(state, &child, ticket));
+                return Err(self.down_in(state, &child, context));
             }
             self.desk.changed.wait(&mut state);
         }

@@ -13,7 +13,7 @@ use crate::failpoints::{self, Step};
 use crate::frame::{ALIGN, BlockRef, Kind, Place, RequestSpan};
 use crate::handshake::{Hello, wait_from_code};
 use crate::lane::WorkerLanes;
-use crate::lending::Carried;
+use crate::loans::Attachments;
 use crate::life::Life;
 use crate::process::child::Serving;
 use crate::segment::{Block, Segment, Span};
@@ -139,7 +139,7 @@ pub(crate) trait Asker {
     fn done(&self, _copy: &mut AlignedVec<ALIGN>) {}
 
     /// Keeps what the reply carries that is about to be published at `position` of `lane`, until it has been dealt with.
-    fn publishing(&self, lane: u32, position: u64, carried: Carried);
+    fn publishing(&self, lane: u32, position: u64, carried: Attachments);
 }
 
 /// The parent of a child: its requests are read where they lie, and make sense.
@@ -168,7 +168,7 @@ impl Asker for Parent {
         Ok(self.trusted.request(payload))
     }
 
-    fn publishing(&self, lane: u32, position: u64, carried: Carried) {
+    fn publishing(&self, lane: u32, position: u64, carried: Attachments) {
         self.memory.publishing(lane, position, carried);
     }
 }
@@ -295,7 +295,7 @@ impl<H: Host, A: Asker> Worker<H, A> {
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
         let room = &AllocContext { home: self.asker.home(), patience: &NEVER };
-        let came_home = room.home.welcome(call);
+        let came_home = room.home.accept_returns(call);
         if came_home.is_some() {
             nest::enter(call, slot.chain());
         }
@@ -331,7 +331,7 @@ impl<H: Host, A: Asker> Worker<H, A> {
         room.home.forget(came_home);
         failpoints::reach(Step::ChildReplyWritten);
         if exchange.slot.carries() {
-            let departed = exchange.slot.depart_slow(room);
+            let departed = exchange.slot.sent_slow(room);
             let lane = self.lanes.lane(place);
             self.asker.publishing(lane.index(), lane.position(), departed.carried);
             failpoints::reach(Step::ChildReplyDeparted);

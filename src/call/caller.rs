@@ -74,7 +74,7 @@ struct Introduction {
 
 /// What a call needs to know of itself.
 #[derive(Clone, Copy)]
-pub(crate) struct Ticket {
+pub(crate) struct CallContext {
     pub(crate) method: &'static Method,
     timeout: Option<Duration>,
     /// Until when it may wait for anything.
@@ -82,13 +82,13 @@ pub(crate) struct Ticket {
 }
 
 /// The time that its request may be written in. A call that has not looked at the clock yet has begun just now.
-impl Patience for Ticket {
+impl Patience for CallContext {
     fn until(&self) -> Deadline {
         if self.deadline.instant().is_some() { self.deadline } else { Deadline::after(self.timeout) }
     }
 }
 
-impl Ticket {
+impl CallContext {
     /// A call that begins now. `timeout` = the longest time to wait for a lane and the reply; `None` = no limit.
     pub(crate) fn new(method: &'static Method, timeout: Option<Duration>) -> Self {
         Self { method, timeout, deadline: Deadline::after(timeout) }
@@ -121,7 +121,7 @@ struct Ask {
 pub(crate) struct Sent<'a> {
     lane: MutexGuard<'a, CallerLane>,
     position: u64,
-    ticket: Ticket,
+    context: CallContext,
 }
 
 /// A call that its caller does not wait in, and the lane that its reply will come by.
@@ -133,22 +133,22 @@ pub(crate) struct Begun {
     lane: ArcMutexGuard<RawMutex, CallerLane>,
     caller: Arc<Caller>,
     position: u64,
-    ticket: Ticket,
+    context: CallContext,
 }
 
 impl Begun {
     /// The reply, if it is there or never will be; never waits. After `None`, the bridge's doorbell rings for it.
     pub(crate) fn poll<R: Reply>(&mut self) -> Option<Result<R, CallError>> {
-        let Self { lane, caller, position, ticket } = self;
+        let Self { lane, caller, position, context } = self;
         if caller.peer.is_in_fork() {
-            return Some(Err(caller.in_fork_slow(ticket)));
+            return Some(Err(caller.in_fork_slow(context)));
         }
         // Asked before the look: a reply published before the death is still found.
         let ended = caller.peer.life.exit().is_some();
         // A second look if the doorbell will not ring, because a reply came before it was armed. No third: a child that publishes and
         // takes back is not waited for.
         for _ in 0..2 {
-            if let Some(outcome) = caller.take(lane, *position, Kind::Call, ticket) {
+            if let Some(outcome) = caller.take(lane, *position, Kind::Call, context) {
                 return Some(outcome);
             }
             if caller.peer.door.is_none() || !lane.arm() {
@@ -156,35 +156,35 @@ impl Begun {
             }
         }
         match ended {
-            true => Some(Err(caller.ended(lane, *position, ticket))),
-            false if ticket.deadline.has_passed() => Some(Err(caller.timed_out(lane.progress(*position), ticket))),
+            true => Some(Err(caller.ended(lane, *position, context))),
+            false if context.deadline.has_passed() => Some(Err(caller.timed_out(lane.progress(*position), context))),
             false => None,
         }
     }
 
     /// Waits for the reply.
     pub(crate) fn finish<R: Reply>(&mut self) -> Result<R, CallError> {
-        let Self { lane, caller, position, ticket } = self;
+        let Self { lane, caller, position, context } = self;
         if caller.peer.is_in_fork() {
-            return Err(caller.in_fork_slow(ticket));
+            return Err(caller.in_fork_slow(context));
         }
-        caller.receive(lane, *position, Kind::Call, ticket)
+        caller.receive(lane, *position, Kind::Call, context)
     }
 
     pub(crate) fn method(&self) -> &'static Method {
-        self.ticket.method
+        self.context.method
     }
 
     /// Copies the reply while it is written by `child`, which says whether it goes on. `None` if there is nothing to be copied so, or
     /// nothing of it could be used: then [`poll`](Self::poll) has the reply. For tests in which one thread plays both sides.
     #[cfg(any(fuzzing, all(test, not(loom))))]
     pub(crate) fn follow<R: Reply>(&mut self, mut child: impl FnMut() -> bool) -> Option<Result<R, CallError>> {
-        let Self { lane, caller, position, ticket } = self;
+        let Self { lane, caller, position, context } = self;
         if lane.replies().position() != *position {
             return None;
         }
         let wait = |_: &CallerLane, _: &_, _: &_| if child() { Waited::Ready } else { Waited::DeadlinePassed };
-        caller.follow(lane, Kind::Call, ticket, wait)
+        caller.follow(lane, Kind::Call, context, wait)
     }
 }
 
@@ -242,12 +242,12 @@ impl Caller {
 
     /// Whether the child, which is dead, had answered any call beside its constructor's.
     pub(crate) fn has_answered_calls(&self) -> bool {
-        let ticket = &Ticket::new(const { &Method::nameless() }, None);
+        let context = &CallContext::new(const { &Method::nameless() }, None);
         let until = Instant::now() + LANE_SLICE;
         let answers = self.lanes.iter().enumerate().map(|(index, lane)| match lane.try_lock_until(until) {
             Some(mut lane) => {
                 // Also what nobody waited for.
-                let _ = self.settle(&mut lane, ticket);
+                let _ = self.settle(&mut lane, context);
                 lane.answered()
             }
             // Its call is pending. What came before that on this lane, only the child has said.
@@ -287,10 +287,10 @@ impl Caller {
     #[inline]
     pub(crate) fn call_again<A: Request, R: Reply>(
         &self,
-        ticket: &Ticket,
+        context: &CallContext,
         args: &mut Option<A>,
     ) -> Result<R, CallError> {
-        let sent = self.send_args(ticket, args, Args::Keep)?;
+        let sent = self.send_args(context, args, Args::Keep)?;
         self.finish(sent)
     }
 
@@ -302,27 +302,27 @@ impl Caller {
         args: A,
         timeout: Option<Duration>,
     ) -> Result<Sent<'_>, CallError> {
-        self.send_args(&Ticket::new(method, timeout), &mut Some(args), Args::Spend)
+        self.send_args(&CallContext::new(method, timeout), &mut Some(args), Args::Spend)
     }
 
     #[inline(always)]
-    fn send_args<A: Request>(&self, ticket: &Ticket, args: &mut Option<A>, then: Args) -> Result<Sent<'_>, CallError> {
-        let call = self.call_word(ticket.method, ticket)?;
-        let (mut lane, call) = self.claim(call, ticket)?;
+    fn send_args<A: Request>(&self, context: &CallContext, args: &mut Option<A>, then: Args) -> Result<Sent<'_>, CallError> {
+        let call = self.call_word(context.method, context)?;
+        let (mut lane, call) = self.claim(call, context)?;
         failpoints::reach(Step::ParentLaneClaimed);
-        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, then, ticket)?;
-        Ok(Sent { lane, position, ticket: *ticket })
+        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, then, context)?;
+        Ok(Sent { lane, position, context: *context })
     }
 
     /// The call word of a method. Comes before anything is locked: in a fork, what another thread held stays locked for ever.
     #[inline(always)]
-    fn call_word(&self, method: &'static Method, ticket: &Ticket) -> Result<u64, CallError> {
+    fn call_word(&self, method: &'static Method, context: &CallContext) -> Result<u64, CallError> {
         if self.peer.is_in_fork() {
-            return Err(self.in_fork_slow(ticket));
+            return Err(self.in_fork_slow(context));
         }
         let interface = match method.interface {
             None => 0,
-            Some(interface) => self.interface_number(interface, ticket)?,
+            Some(interface) => self.interface_number(interface, context)?,
         };
         Ok(method.word(interface))
     }
@@ -330,7 +330,7 @@ impl Caller {
     /// Waits for the reply to a call that was sent.
     #[inline]
     pub(crate) fn finish<R: Reply>(&self, mut sent: Sent<'_>) -> Result<R, CallError> {
-        self.receive(&mut sent.lane, sent.position, Kind::Call, &sent.ticket)
+        self.receive(&mut sent.lane, sent.position, Kind::Call, &sent.context)
     }
 
     /// Calls what the peer knows by the call word `call`, and leaves `args` where they are. `method` is its name, for errors.
@@ -343,7 +343,7 @@ impl Caller {
         timeout: Option<Duration>,
     ) -> Result<R, CallError> {
         let ask = Ask { kind: Kind::Call, call };
-        let untimed = Ticket { method, timeout, deadline: Deadline::NEVER };
+        let untimed = CallContext { method, timeout, deadline: Deadline::NEVER };
         if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(&untimed));
         }
@@ -355,10 +355,10 @@ impl Caller {
             match self.send_on(&mut lane, ask, args, Args::Keep, &untimed) {
                 // There is time to wait for memory.
                 Err(CallError::Exhausted { .. } | CallError::TimedOut { .. }) if args.is_some() => {}
-                sent => return self.receive(&mut lane, sent?, Kind::Call, &Ticket::new(method, timeout)),
+                sent => return self.receive(&mut lane, sent?, Kind::Call, &CallContext::new(method, timeout)),
             }
         }
-        self.call_by_word_slow(ask, args, &Ticket::new(method, timeout))
+        self.call_by_word_slow(ask, args, &CallContext::new(method, timeout))
     }
 
     #[cold]
@@ -366,18 +366,18 @@ impl Caller {
         &self,
         ask: Ask,
         args: &mut Option<A>,
-        ticket: &Ticket,
+        context: &CallContext,
     ) -> Result<R, CallError> {
         let (mut lane, call) = match nest::current() {
-            None => (self.claim_idle(ticket)?, ask.call),
-            Some(at) => self.claim_nested(at, ask.call, ticket)?,
+            None => (self.claim_idle(context)?, ask.call),
+            Some(at) => self.claim_nested(at, ask.call, context)?,
         };
         let ask = Ask { call, ..ask };
         if let Some(index) = lane.begin_use() {
             self.hold.begin(index);
         }
-        let position = self.send_on(&mut lane, ask, args, Args::Keep, ticket)?;
-        self.receive(&mut lane, position, Kind::Call, ticket)
+        let position = self.send_on(&mut lane, ask, args, Args::Keep, context)?;
+        self.receive(&mut lane, position, Kind::Call, context)
     }
 
     /// Has the child build the service from recorded arguments. Returns the constructor's own error, as it displays. One that has not begun with it
@@ -389,18 +389,18 @@ impl Caller {
         timeout: Option<Duration>,
         within: Duration,
     ) -> Result<Result<(), String>, CallError> {
-        let (ticket, begin) = (&Ticket::new(method, timeout), &Ticket::new(method, Some(within)));
+        let (context, begin) = (&CallContext::new(method, timeout), &CallContext::new(method, Some(within)));
         // Lane 0, like the request to stop: its worker is the child's main thread.
-        let mut lane = self.lock(&self.lanes[0], ticket)?;
+        let mut lane = self.lock(&self.lanes[0], context)?;
         let ask = Ask { kind: Kind::Construct, call: method.word(0) };
-        let position = self.send_on(&mut lane, ask, &mut Some(args), Args::Spend, ticket)?;
+        let position = self.send_on(&mut lane, ask, &mut Some(args), Args::Spend, context)?;
         if within < timeout.unwrap_or(Duration::MAX)
             && lane.wait(self.wait, &self.peer.life, begin.deadline) == Waited::DeadlinePassed
             && lane.progress(position) == Progress::NotStarted
         {
             return Err(self.out_of_time(Awaited::Answer, Progress::NotStarted, begin));
         }
-        self.receive(&mut lane, position, ask.kind, ticket)
+        self.receive(&mut lane, position, ask.kind, context)
     }
 
     // ---- calls that do not wait ------------------------------------------------------------------------------------
@@ -413,44 +413,44 @@ impl Caller {
         args: A,
         timeout: Option<Duration>,
     ) -> Result<Begun, CallError> {
-        let ticket = Ticket::new(method, timeout);
+        let context = CallContext::new(method, timeout);
         if self.peer.is_in_fork() {
-            return Err(self.in_fork_slow(&ticket));
+            return Err(self.in_fork_slow(&context));
         }
         if let Some(at) = nest::current() {
-            self.may_nest(at, &ticket)?;
+            self.may_nest(at, &context)?;
         }
-        let mut lane = self.claim_for_long(&ticket)?;
+        let mut lane = self.claim_for_long(&context)?;
         let interface = match method.interface {
             None => 0,
-            Some(interface) => self.bind_ahead(&mut lane, interface, &ticket)?,
+            Some(interface) => self.bind_ahead(&mut lane, interface, &context)?,
         };
         let call = match nest::current() {
             None => method.word(interface),
             Some(at) => self.nest(&mut lane, at, method.word(interface)),
         };
         let ask = Ask { kind: Kind::Call, call };
-        let position = self.send_on(&mut lane, ask, &mut Some(args), Args::SpendAtOnce, &ticket)?;
+        let position = self.send_on(&mut lane, ask, &mut Some(args), Args::SpendAtOnce, &context)?;
         // What comes back only when this thread asks for it is not waited for by others.
         lane.give_up(&*self.home);
-        if let (Some(overdue), Some(due)) = (&self.overdue, ticket.deadline.instant()) {
+        if let (Some(overdue), Some(due)) = (&self.overdue, context.deadline.instant()) {
             // Nobody may ask for it by then.
-            overdue.watch(ticket.name(), ticket.timeout.unwrap_or_default(), (lane.index(), position), due);
+            overdue.watch(context.name(), context.timeout.unwrap_or_default(), (lane.index(), position), due);
         }
-        Ok(Begun { lane, caller: self.clone(), position, ticket })
+        Ok(Begun { lane, caller: self.clone(), position, context })
     }
 
     /// A lane for longer than one call of this thread, with room for two requests.
-    fn claim_for_long(&self, ticket: &Ticket) -> Result<ArcMutexGuard<RawMutex, CallerLane>, CallError> {
+    fn claim_for_long(&self, context: &CallContext) -> Result<ArcMutexGuard<RawMutex, CallerLane>, CallError> {
         for lane in self.lanes_from(self.preferred_lane()) {
             let Some(mut lane) = lane.try_lock_arc() else { continue };
-            self.settle(&mut lane, ticket)?;
+            self.settle(&mut lane, context)?;
             if lane.credit() >= 2 && nest::current().is_none_or(|at| lane.may_nest(at.chain)) {
                 return Ok(lane);
             }
         }
         Err(CallError::Refused {
-            call: ticket.name(),
+            call: context.name(),
             why: format!(
                 "all {} lanes of the bridge are in use, by other calls or by `Pending`s whose results have not been taken; take or drop \
                  them, or give the bridge more with Builder::lanes",
@@ -466,9 +466,9 @@ impl Caller {
     ///
     /// Waits for nothing but the child: not for who is in a call, nor for calls that have been answered and not taken.
     pub(crate) fn stop(&self, drop: &'static Method, grace: Duration) -> Result<Exit, CallError> {
-        let ticket = &Ticket::new(drop, Some(grace));
+        let context = &CallContext::new(drop, Some(grace));
         if self.peer.is_in_fork() {
-            return Err(self.in_fork_slow(ticket));
+            return Err(self.in_fork_slow(context));
         }
         let _one_at_a_time = self.stopping.lock();
         let life = &self.peer.life;
@@ -476,14 +476,14 @@ impl Caller {
             (Some(Cause::Stopped), Some(exit)) => return Ok(exit),
             (Some(Cause::Corrupt(_)), _) | (None, Some(_)) => {
                 self.kill();
-                return Err(self.over(Progress::NotStarted, ticket));
+                return Err(self.over(Progress::NotStarted, context));
             }
             _ => {}
         }
         life.blame(Cause::Stopped);
-        let answer = match self.ask_to_stop(ticket, LANE_SLICE) {
-            Some((mut lane, position)) => self.receive(&mut lane, position, Kind::Stop, ticket),
-            None => self.stopped_unasked(drop, ticket.deadline),
+        let answer = match self.ask_to_stop(context, LANE_SLICE) {
+            Some((mut lane, position)) => self.receive(&mut lane, position, Kind::Stop, context),
+            None => self.stopped_unasked(drop, context.deadline),
         };
         match answer {
             Err(error @ CallError::Corrupt { .. }) => {
@@ -491,12 +491,12 @@ impl Caller {
                 Err(error)
             }
             // Or it has ended without an answer.
-            answer => match life.wait(ticket.deadline) {
+            answer => match life.wait(context.deadline) {
                 Some(_) if matches!(answer, Err(CallError::Panicked { .. })) => answer.map(|()| Exit::Unknown),
                 Some(exit) => Ok(exit),
                 None => {
                     self.kill();
-                    Err(self.out_of_time(Awaited::Answer, Progress::Started, ticket))
+                    Err(self.out_of_time(Awaited::Answer, Progress::Started, context))
                 }
             },
         }
@@ -504,17 +504,17 @@ impl Caller {
 
     /// Asks the child to stop, and does not wait: what it has answered, or is at, may keep its lanes from everybody else. If the first one is to be
     /// had within `patience`, returns it, and the position of the request, which will be answered; the child ends in any case.
-    fn ask_to_stop(&self, ticket: &Ticket, patience: Duration) -> Option<(MutexGuard<'_, CallerLane>, u64)> {
+    fn ask_to_stop(&self, context: &CallContext, patience: Duration) -> Option<(MutexGuard<'_, CallerLane>, u64)> {
         let (first, others) = self.bells.split_first()?;
         // Before the request to stop, by which the first worker begins to wait for them.
         others.iter().for_each(WorkerBell::ask_to_end);
         let asked = self.lanes[0].try_lock_for(patience).and_then(|mut lane| {
-            self.settle(&mut lane, ticket).ok()?;
+            self.settle(&mut lane, context).ok()?;
             if lane.credit() == 0 {
                 return None;
             }
             let ask = Ask { kind: Kind::Stop, call: 0 };
-            let position = self.send_on(&mut lane, ask, &mut Some(()), Args::Spend, ticket).ok()?;
+            let position = self.send_on(&mut lane, ask, &mut Some(()), Args::Spend, context).ok()?;
             Some((lane, position))
         });
         if asked.is_none() {
@@ -541,14 +541,14 @@ impl Caller {
             return;
         }
         self.peer.life.blame(Cause::Stopped);
-        let ticket = &Ticket::new(drop, Some(grace));
+        let context = &CallContext::new(drop, Some(grace));
         let is_idle = |lane: &Arc<Mutex<CallerLane>>| {
-            lane.try_lock().is_some_and(|mut lane| self.settle(&mut lane, ticket).is_ok() && lane.is_idle())
+            lane.try_lock().is_some_and(|mut lane| self.settle(&mut lane, context).is_ok() && lane.is_idle())
         };
         let is_idle = self.lanes.iter().all(is_idle);
         // Whether it will be heard or not.
         self.hold.kill_after(grace);
-        let asked = self.ask_to_stop(ticket, Duration::ZERO);
+        let asked = self.ask_to_stop(context, Duration::ZERO);
         std::mem::drop(asked);
         if is_idle {
             self.peer.life.wait(Deadline::after(Some(LET_GO_PATIENCE.min(grace))));
@@ -587,10 +587,10 @@ impl Caller {
 
     /// The number by which the child knows an interface, which it is told at the first call.
     #[inline]
-    fn interface_number(&self, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
+    fn interface_number(&self, interface: InterfaceId, context: &CallContext) -> Result<u64, CallError> {
         match self.introduction((interface.dispatch)(self.workers)) {
             Some((number, known)) if known.bound.get().is_some() => Ok(number),
-            _ => self.bind_slow(interface, ticket),
+            _ => self.bind_slow(interface, context),
         }
     }
 
@@ -603,10 +603,10 @@ impl Caller {
 
     /// Tells the child where the interface's dispatch function is, and waits until it knows.
     #[cold]
-    fn bind_slow(&self, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
-        let (number, known, place) = self.enter(interface, ticket)?;
+    fn bind_slow(&self, interface: InterfaceId, context: &CallContext) -> Result<u64, CallError> {
+        let (number, known, place) = self.enter(interface, context)?;
         if known.bound.get().is_none() {
-            self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, place, ticket).map_err(not_started)?;
+            self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, place, context).map_err(not_started)?;
             known.bound.get_or_init(|| ());
         }
         Ok(number)
@@ -614,11 +614,11 @@ impl Caller {
 
     /// Has the child told by the request before the one that comes next on this lane. Its reply is dropped, like that of a call
     /// that was given up. Never waits.
-    fn bind_ahead(&self, lane: &mut CallerLane, interface: InterfaceId, ticket: &Ticket) -> Result<u64, CallError> {
-        let (number, known, place) = self.enter(interface, ticket)?;
+    fn bind_ahead(&self, lane: &mut CallerLane, interface: InterfaceId, context: &CallContext) -> Result<u64, CallError> {
+        let (number, known, place) = self.enter(interface, context)?;
         if known.bound.get().is_none() {
             let ask = Ask { kind: Kind::Bind, call: number };
-            self.send_on(lane, ask, &mut Some(place), Args::Spend, ticket)?;
+            self.send_on(lane, ask, &mut Some(place), Args::Spend, context)?;
         }
         Ok(number)
     }
@@ -628,8 +628,8 @@ impl Caller {
     ///
     /// A place is taken before the child is told, and for good: if a call gives up, its request is still on its way, and must
     /// not arrive after the same number has come to mean another interface. The child may be told twice.
-    fn enter(&self, interface: InterfaceId, ticket: &Ticket) -> Result<(u64, &Introduction, (u64, u64)), CallError> {
-        let refused = |why: &str| CallError::Refused { call: ticket.name(), why: why.into() };
+    fn enter(&self, interface: InterfaceId, context: &CallContext) -> Result<(u64, &Introduction, (u64, u64)), CallError> {
+        let refused = |why: &str| CallError::Refused { call: context.name(), why: why.into() };
         // The child calls what it is told to, with its service: it must be a function for that very type.
         if (interface.service)() != self.service {
             return Err(refused("its trait is another service's"));
@@ -650,9 +650,9 @@ impl Caller {
     // ---- one call --------------------------------------------------------------------------------------------------
 
     #[inline]
-    fn ask<A: Request, R: Reply>(&self, ask: Ask, args: A, ticket: &Ticket) -> Result<R, CallError> {
-        let (mut lane, call) = self.claim(ask.call, ticket)?;
-        self.ask_on(&mut lane, Ask { call, ..ask }, args, ticket)
+    fn ask<A: Request, R: Reply>(&self, ask: Ask, args: A, context: &CallContext) -> Result<R, CallError> {
+        let (mut lane, call) = self.claim(ask.call, context)?;
+        self.ask_on(&mut lane, Ask { call, ..ask }, args, context)
     }
 
     #[inline]
@@ -661,10 +661,10 @@ impl Caller {
         lane: &mut CallerLane,
         ask: Ask,
         args: A,
-        ticket: &Ticket,
+        context: &CallContext,
     ) -> Result<R, CallError> {
-        let position = self.send_on(lane, ask, &mut Some(args), Args::Spend, ticket)?;
-        self.receive(lane, position, ask.kind, ticket)
+        let position = self.send_on(lane, ask, &mut Some(args), Args::Spend, context)?;
+        self.receive(lane, position, ask.kind, context)
     }
 
     /// Sends a request on a lane; returns its position. What of its arguments' memory it carries is the callee's alone: they are gone
@@ -677,21 +677,21 @@ impl Caller {
         ask: Ask,
         args: &mut Option<A>,
         then: Args,
-        ticket: &Ticket,
+        context: &CallContext,
     ) -> Result<u64, CallError> {
         if !lane.is_idle() {
-            self.settle_slow(lane, ticket)?;
+            self.settle_slow(lane, context)?;
         }
         // The request to stop is itself sent after the bridge has been declared stopped.
         if self.peer.life.is_over() && ask.kind != Kind::Stop {
-            return Err(self.over(Progress::NotStarted, ticket));
+            return Err(self.over(Progress::NotStarted, context));
         }
-        let Some(sending) = args.as_ref() else { return Err(self.spent_slow(ticket)) };
+        let Some(sending) = args.as_ref() else { return Err(self.spent_slow(context)) };
         let position = lane.position();
-        let room = &AllocContext { home: &*self.home, patience: ticket };
+        let room = &AllocContext { home: &*self.home, patience: context };
         let mut written = lane.write(sending, room);
         if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) = written {
-            let wait = if then == Args::SpendAtOnce { Deadline::now() } else { ticket.deadline };
+            let wait = if then == Args::SpendAtOnce { Deadline::now() } else { context.deadline };
             written = self.write_again_slow(lane, sending, room, wait);
         }
         if then != Args::Keep || lane.carries_boxes() {
@@ -699,7 +699,7 @@ impl Caller {
         }
         let len = written.map_err(|error| {
             lane.unnest();
-            self.unsent(error, ticket)
+            self.unsent(error, context)
         })?;
         failpoints::reach(Step::ParentRequestWritten);
         lane.publish(ask.kind, ask.call, len, room);
@@ -727,11 +727,11 @@ impl Caller {
 
     /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.
     pub(crate) fn take_late_replies(&self) {
-        let ticket = &Ticket::new(const { &Method::nameless() }, None);
+        let context = &CallContext::new(const { &Method::nameless() }, None);
         for mut lane in self.lanes.iter().filter_map(|lane| lane.try_lock()) {
             lane.forget_unsent(&*self.home);
             // What is wrong with one of them is said by whoever calls next.
-            let _ = self.settle(&mut lane, ticket);
+            let _ = self.settle(&mut lane, context);
         }
     }
 
@@ -743,44 +743,44 @@ impl Caller {
         lane: &mut CallerLane,
         position: u64,
         kind: Kind,
-        ticket: &Ticket,
+        context: &CallContext,
     ) -> Result<R, CallError> {
         let mut waited = false;
         loop {
-            if let Some(outcome) = self.take(lane, position, kind, ticket) {
+            if let Some(outcome) = self.take(lane, position, kind, context) {
                 return outcome;
             }
             // A child may publish replies and take them back for ever, but not beyond the deadline.
-            if waited && ticket.deadline.has_passed() {
-                return Err(self.give_up(lane, position, ticket));
+            if waited && context.deadline.has_passed() {
+                return Err(self.give_up(lane, position, context));
             }
             // Of a late reply, nothing is wanted before it is there to be dropped.
             // One that is read where it lies is not copied.
             let may_follow = lane.replies().position() == position && self.peer.trust.is_none();
             if waited
                 && may_follow
-                && let Some(outcome) = self.follow_slow(lane, kind, ticket)
+                && let Some(outcome) = self.follow_slow(lane, kind, context)
             {
                 return outcome;
             }
             let wait = if may_follow { CallerLane::wait_for_any } else { CallerLane::wait };
-            match wait(lane, self.wait, &self.peer.life, ticket.deadline) {
+            match wait(lane, self.wait, &self.peer.life, context.deadline) {
                 Waited::Ready => waited = true,
-                Waited::DeadlinePassed => return Err(self.give_up(lane, position, ticket)),
-                Waited::Dead => return Err(self.ended(lane, position, ticket)),
+                Waited::DeadlinePassed => return Err(self.give_up(lane, position, context)),
+                Waited::Dead => return Err(self.ended(lane, position, context)),
             }
         }
     }
 
     /// Leaves the reply to the request at `position` to whoever uses the lane next.
     #[cold]
-    pub(super) fn give_up(&self, lane: &mut CallerLane, position: u64, ticket: &Ticket) -> CallError {
+    pub(super) fn give_up(&self, lane: &mut CallerLane, position: u64, context: &CallContext) -> CallError {
         lane.give_up(&*self.home);
         if let Some(overdue) = &self.overdue {
-            let (timeout, at) = (ticket.timeout.unwrap_or_default(), (lane.index(), position));
-            overdue.watch(ticket.name(), timeout, at, Instant::now());
+            let (timeout, at) = (context.timeout.unwrap_or_default(), (lane.index(), position));
+            overdue.watch(context.name(), timeout, at, Instant::now());
         }
-        self.timed_out(lane.progress(position), ticket)
+        self.timed_out(lane.progress(position), context)
     }
 
     /// Takes the reply to the request at `position` if it is there, and drops late replies to requests before it. Never waits.
@@ -790,24 +790,24 @@ impl Caller {
         lane: &mut CallerLane,
         position: u64,
         kind: Kind,
-        ticket: &Ticket,
+        context: &CallContext,
     ) -> Option<Result<R, CallError>> {
         loop {
             match lane.take() {
                 // Apart from the rest because it is what nearly every call comes to: its own reply, in the slot.
                 Ok(Some((at, frame))) if at == position && frame.commit.kind == kind && !frame.carries() => {
                     failpoints::reach(Step::ParentReplySeen);
-                    let value = R::from_slot(frame.line, frame.payload, self.decoder(ticket));
+                    let value = R::from_slot(frame.line, frame.payload, self.decoder(context));
                     self.release(lane, false);
-                    return Some(value.map_err(|Failure| self.unread(ticket)));
+                    return Some(value.map_err(|Failure| self.unread(context)));
                 }
                 Ok(Some(_)) => {
-                    if let Some(outcome) = self.take_slow(lane, position, kind, ticket) {
+                    if let Some(outcome) = self.take_slow(lane, position, kind, context) {
                         return Some(outcome);
                     }
                 }
                 Ok(None) => return None,
-                Err(what) => return Some(Err(self.corrupt(what, ticket))),
+                Err(what) => return Some(Err(self.corrupt(what, context))),
             }
         }
     }
@@ -819,15 +819,15 @@ impl Caller {
         lane: &mut CallerLane,
         position: u64,
         kind: Kind,
-        ticket: &Ticket,
+        context: &CallContext,
     ) -> Option<Result<R, CallError>> {
         let (at, frame) = match lane.take() {
             Ok(taken) => taken?,
-            Err(what) => return Some(Err(self.corrupt(what, ticket))),
+            Err(what) => return Some(Err(self.corrupt(what, context))),
         };
         failpoints::reach(Step::ParentReplySeen);
-        let (carries, number) = (frame.carries(), self.home.welcome(frame.call));
-        let outcome = (at == position).then(|| self.outcome(&frame, kind, ticket));
+        let (carries, number) = (frame.carries(), self.home.accept_returns(frame.call));
+        let outcome = (at == position).then(|| self.outcome(&frame, kind, context));
         self.release(lane, carries);
         self.home.forget(number);
         outcome
@@ -835,18 +835,18 @@ impl Caller {
 
     /// Takes late replies to calls that gave up, and waits for room if there is none.
     #[cold]
-    fn settle_slow(&self, lane: &mut CallerLane, ticket: &Ticket) -> Result<(), CallError> {
+    fn settle_slow(&self, lane: &mut CallerLane, context: &CallContext) -> Result<(), CallError> {
         loop {
-            self.settle(lane, ticket)?;
+            self.settle(lane, context)?;
             if lane.credit() > 0 {
                 return Ok(());
             }
-            match lane.wait(self.wait, &self.peer.life, ticket.deadline) {
-                Waited::Ready if !ticket.deadline.has_passed() => {}
+            match lane.wait(self.wait, &self.peer.life, context.deadline) {
+                Waited::Ready if !context.deadline.has_passed() => {}
                 Waited::Ready | Waited::DeadlinePassed => {
-                    return Err(self.timed_out_for(Awaited::Slot, Progress::NotStarted, ticket));
+                    return Err(self.timed_out_for(Awaited::Slot, Progress::NotStarted, context));
                 }
-                Waited::Dead => return Err(self.over(Progress::NotStarted, ticket)),
+                Waited::Dead => return Err(self.over(Progress::NotStarted, context)),
             }
         }
     }
@@ -855,10 +855,10 @@ impl Caller {
     ///
     /// Never takes more replies than there are unanswered requests: a hostile child may have published replies to requests
     /// that have not been made yet, and taking one would put the two rings out of step for ever.
-    fn settle(&self, lane: &mut CallerLane, ticket: &Ticket) -> Result<(), CallError> {
+    fn settle(&self, lane: &mut CallerLane, context: &CallContext) -> Result<(), CallError> {
         while !lane.is_idle() {
-            let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, ticket))? else { break };
-            let (carries, number) = (frame.carries(), self.home.welcome(frame.call));
+            let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, context))? else { break };
+            let (carries, number) = (frame.carries(), self.home.accept_returns(frame.call));
             self.release(lane, carries);
             self.home.forget(number);
         }
@@ -879,8 +879,8 @@ impl Caller {
 
     /// What replies are decoded with.
     #[inline(always)]
-    pub(super) fn decoder(&self, ticket: &Ticket) -> Decoder<'_> {
-        Decoder::of(&self.home, self.peer.max_payload, self.peer.trust, ticket.deadline)
+    pub(super) fn decoder(&self, context: &CallContext) -> Decoder<'_> {
+        Decoder::of(&self.home, self.peer.max_payload, self.peer.trust, context.deadline)
     }
 
     // ---- lanes -----------------------------------------------------------------------------------------------------
@@ -888,10 +888,10 @@ impl Caller {
     /// A lane for this thread alone, and the call word `call` as it is to be sent: the one it had before if that is free, else any that is,
     /// else the one it had before as soon as it is free.
     #[inline]
-    fn claim(&self, call: u64, ticket: &Ticket) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
+    fn claim(&self, call: u64, context: &CallContext) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
         match self.lanes.get(nest::own_lane()).and_then(|lane| lane.try_lock()) {
             Some(lane) => Ok((lane, call)),
-            None => self.claim_slow(call, ticket),
+            None => self.claim_slow(call, context),
         }
     }
 
@@ -907,12 +907,12 @@ impl Caller {
     }
 
     #[inline(never)]
-    fn claim_slow(&self, call: u64, ticket: &Ticket) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
-        let Some(at) = nest::current() else { return Ok((self.claim_any(self.preferred_lane(), ticket)?, call)) };
-        self.may_nest(at, ticket)?;
-        let mut lane = self.claim_idle(ticket)?;
+    fn claim_slow(&self, call: u64, context: &CallContext) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
+        let Some(at) = nest::current() else { return Ok((self.claim_any(self.preferred_lane(), context)?, call)) };
+        self.may_nest(at, context)?;
+        let mut lane = self.claim_idle(context)?;
         if !lane.may_nest(at.chain) {
-            return Err(at.too_nested(ticket.name(), "nested calls that were given up hold every lane of the bridge"));
+            return Err(at.too_nested(context.name(), "nested calls that were given up hold every lane of the bridge"));
         }
         let call = self.nest(&mut lane, at, call);
         Ok((lane, call))
@@ -921,16 +921,16 @@ impl Caller {
     /// Whether a call may be made from `at`. A child has no worker for a call that is made within one that it carries out: waiting for that, it
     /// would wait for itself.
     #[cold]
-    fn may_nest(&self, at: At, ticket: &Ticket) -> Result<(), CallError> {
-        at.may_call(ticket.name())?;
+    fn may_nest(&self, at: At, context: &CallContext) -> Result<(), CallError> {
+        at.may_call(context.name())?;
         let begins_here = (1..=u64::from(self.workers)).contains(&at.chain.wrapping_sub(self.chains));
         let is_under_way = |(line, lane): (&Placed<CallerLine>, &Arc<Mutex<CallerLane>>)| {
             // Relaxed: written by a thread that this one, as part of the same chain, comes after.
             line.chain.load(Relaxed) == at.chain && lane.try_lock().is_none_or(|lane| !lane.is_idle())
         };
         let is_entered = || begins_here || self.callers.iter().zip(&self.lanes).any(is_under_way);
-        if !ticket.name().is_of_callback() && is_entered() {
-            return Err(at.too_nested(ticket.name(), "the child already carries out a call that waits for this one"));
+        if !context.name().is_of_callback() && is_entered() {
+            return Err(at.too_nested(context.name(), "the child already carries out a call that waits for this one"));
         }
         Ok(())
     }
@@ -945,44 +945,44 @@ impl Caller {
     /// A lane for a call of a callback that is nested at `at`: it waits for none, because the calls that it is nested in hold some. Some are left
     /// to calls that are not nested.
     #[cold]
-    fn claim_nested(&self, at: At, call: u64, ticket: &Ticket) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
-        self.may_nest(at, ticket)?;
+    fn claim_nested(&self, at: At, call: u64, context: &CallContext) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
+        self.may_nest(at, context)?;
         for lane in self.lanes[self.lanes.len() / KEPT..].iter().rev() {
             if let Some(free) = lane.try_lock()
-                && let Some(mut idle) = self.if_idle(free, ticket)?
+                && let Some(mut idle) = self.if_idle(free, context)?
             {
                 let call = self.nest(&mut idle, at, call);
                 return Ok((idle, call));
             }
         }
         match self.peer.life.is_over() {
-            true => Err(self.over(Progress::NotStarted, ticket)),
-            false => Err(at.too_nested(ticket.name(), "nested calls hold every lane between the two processes")),
+            true => Err(self.over(Progress::NotStarted, context)),
+            false => Err(at.too_nested(context.name(), "nested calls hold every lane between the two processes")),
         }
     }
 
     #[cold]
-    fn claim_any(&self, preferred: usize, ticket: &Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
+    fn claim_any(&self, preferred: usize, context: &CallContext) -> Result<MutexGuard<'_, CallerLane>, CallError> {
         if let Some(lane) = self.lanes_from(preferred).find_map(|lane| lane.try_lock()) {
             return Ok(lane);
         }
         // A stop holds every lane until the child has answered it.
         if self.peer.life.is_over() {
-            return Err(self.over(Progress::NotStarted, ticket));
+            return Err(self.over(Progress::NotStarted, context));
         }
-        self.lock(&self.lanes[preferred], ticket)
+        self.lock(&self.lanes[preferred], context)
     }
 
     /// A lane on which nothing is under way: behind a call that was given up another could wait for ever, while the workers of other lanes are
     /// free. Only if there is such a call on every lane, this one waits behind it.
-    fn claim_idle(&self, ticket: &Ticket) -> Result<MutexGuard<'_, CallerLane>, CallError> {
+    fn claim_idle(&self, context: &CallContext) -> Result<MutexGuard<'_, CallerLane>, CallError> {
         let preferred = self.preferred_lane();
         loop {
             let mut in_use = None;
             for lane in self.lanes_from(preferred) {
                 match lane.try_lock() {
                     Some(free) => {
-                        if let Some(idle) = self.if_idle(free, ticket)? {
+                        if let Some(idle) = self.if_idle(free, context)? {
                             return Ok(idle);
                         }
                     }
@@ -990,16 +990,16 @@ impl Caller {
                 }
             }
             if self.peer.life.is_over() {
-                return Err(self.over(Progress::NotStarted, ticket));
+                return Err(self.over(Progress::NotStarted, context));
             }
-            let Some(lane) = in_use else { return self.lock(&self.lanes[preferred], ticket) };
-            if let Some(free) = self.lock_soon(lane, ticket)?
-                && let Some(idle) = self.if_idle(free, ticket)?
+            let Some(lane) = in_use else { return self.lock(&self.lanes[preferred], context) };
+            if let Some(free) = self.lock_soon(lane, context)?
+                && let Some(idle) = self.if_idle(free, context)?
             {
                 return Ok(idle);
             }
-            if ticket.deadline.has_passed() {
-                return Err(self.late(ticket));
+            if context.deadline.has_passed() {
+                return Err(self.late(context));
             }
         }
     }
@@ -1008,9 +1008,9 @@ impl Caller {
     fn if_idle<'a>(
         &self,
         mut lane: MutexGuard<'a, CallerLane>,
-        ticket: &Ticket,
+        context: &CallContext,
     ) -> Result<Option<MutexGuard<'a, CallerLane>>, CallError> {
-        self.settle(&mut lane, ticket)?;
+        self.settle(&mut lane, context)?;
         Ok(lane.is_idle().then_some(lane))
     }
 
@@ -1018,9 +1018,9 @@ impl Caller {
     ///
     /// A call in it ends when the child does, but one that is begun and not finished may keep it for ever: so the child's end is
     /// looked for while waiting.
-    fn lock<'a>(&self, lane: &'a Mutex<CallerLane>, ticket: &Ticket) -> Result<MutexGuard<'a, CallerLane>, CallError> {
+    fn lock<'a>(&self, lane: &'a Mutex<CallerLane>, context: &CallContext) -> Result<MutexGuard<'a, CallerLane>, CallError> {
         loop {
-            if let Some(lane) = self.lock_soon(lane, ticket)? {
+            if let Some(lane) = self.lock_soon(lane, context)? {
                 return Ok(lane);
             }
         }
@@ -1030,18 +1030,18 @@ impl Caller {
     fn lock_soon<'a>(
         &self,
         lane: &'a Mutex<CallerLane>,
-        ticket: &Ticket,
+        context: &CallContext,
     ) -> Result<Option<MutexGuard<'a, CallerLane>>, CallError> {
         let slice = Instant::now() + LANE_SLICE;
-        let until = ticket.deadline.instant().map_or(slice, |deadline| deadline.min(slice));
+        let until = context.deadline.instant().map_or(slice, |deadline| deadline.min(slice));
         if let Some(lane) = lane.try_lock_until(until) {
             return Ok(Some(lane));
         }
         if self.peer.life.exit().is_some() {
-            return Err(self.over(Progress::NotStarted, ticket));
+            return Err(self.over(Progress::NotStarted, context));
         }
-        if ticket.deadline.has_passed() {
-            return Err(self.late(ticket));
+        if context.deadline.has_passed() {
+            return Err(self.late(context));
         }
         Ok(None)
     }
@@ -1050,51 +1050,51 @@ impl Caller {
 
     /// What the reply to a request of `kind` says.
     #[inline]
-    fn outcome<R: Reply>(&self, frame: &Frame<'_>, kind: Kind, ticket: &Ticket) -> Result<R, CallError> {
+    fn outcome<R: Reply>(&self, frame: &Frame<'_>, kind: Kind, context: &CallContext) -> Result<R, CallError> {
         if frame.commit.kind == kind {
-            return self.payload(frame, ticket);
+            return self.payload(frame, context);
         }
-        Err(self.failure_slow(frame, ticket))
+        Err(self.failure_slow(frame, context))
     }
 
     #[inline]
-    fn payload<R: Reply>(&self, frame: &Frame<'_>, ticket: &Ticket) -> Result<R, CallError> {
+    fn payload<R: Reply>(&self, frame: &Frame<'_>, context: &CallContext) -> Result<R, CallError> {
         let decoded = match frame.commit.place {
-            frame::Place::Slot(_) => R::from_slot(frame.line, frame.payload, self.decoder(ticket)),
+            frame::Place::Slot(_) => R::from_slot(frame.line, frame.payload, self.decoder(context)),
             frame::Place::Block(place) => {
                 let block = self.home.peer_block(place);
-                let block = block.ok_or_else(|| self.corrupt("a reply in memory that it does not have", ticket))?;
-                R::from_block(block, place.ticket, self.decoder(ticket))
+                let block = block.ok_or_else(|| self.corrupt("a reply in memory that it does not have", context))?;
+                R::from_block(block, place.loan_id, self.decoder(context))
             }
         };
-        decoded.map_err(|Failure| self.unread(ticket))
+        decoded.map_err(|Failure| self.unread(context))
     }
 
     #[cold]
-    fn failure_slow(&self, frame: &Frame<'_>, ticket: &Ticket) -> CallError {
-        let call = ticket.name();
+    fn failure_slow(&self, frame: &Frame<'_>, context: &CallContext) -> CallError {
+        let call = context.name();
         let failure =
             match frame.commit.kind {
                 Kind::Fault => self
-                    .payload::<Fault>(frame, ticket)
+                    .payload::<Fault>(frame, context)
                     .map(|fault| CallError::Panicked { call, fault: Box::new(fault.shown()) }),
-                Kind::TooLarge => self.payload::<Limit>(frame, ticket).map(|Limit { len, max }| CallError::TooLarge {
+                Kind::TooLarge => self.payload::<Limit>(frame, context).map(|Limit { len, max }| CallError::TooLarge {
                     call,
                     what: Payload::Reply,
                     len,
                     max,
                 }),
                 Kind::Exhausted => self
-                    .payload::<Limit>(frame, ticket)
+                    .payload::<Limit>(frame, context)
                     .map(|Limit { len, max }| CallError::Exhausted { call, what: Payload::Reply, len, budget: max }),
                 Kind::Refused if frame.commit.place == frame::Place::Slot(0) => {
                     Ok(CallError::Refused { call, why: "there is no memory left to say why".into() })
                 }
-                Kind::Refused => self.payload::<String>(frame, ticket).map(|why| match why == TOO_MANY {
+                Kind::Refused => self.payload::<String>(frame, context).map(|why| match why == TOO_MANY {
                     true => CallError::TooMany { call, what: Payload::Request, limit: why },
                     false => CallError::Refused { call, why: shown(why) },
                 }),
-                Kind::Failed => self.payload::<Failed>(frame, ticket).map(|failed| match failed {
+                Kind::Failed => self.payload::<Failed>(frame, context).map(|failed| match failed {
                     Failed::Failed(message) => CallError::Callback { call, message: shown(message) },
                     Failed::Mismatch { expected, found } => {
                         CallError::Mismatch { call, expected: shown(expected), found: shown(found) }
@@ -1102,26 +1102,26 @@ impl Caller {
                     Failed::TooDeep => CallError::TooDeep { call, what: Payload::Reply, limit: failed.to_string() },
                     Failed::Gone => CallError::Gone { call, pid: self.peer.pid, progress: Progress::NotStarted },
                 }),
-                Kind::Beyond => self.payload::<Beyond>(frame, ticket).map(|Beyond { is_request, is_depth, limit }| {
+                Kind::Beyond => self.payload::<Beyond>(frame, context).map(|Beyond { is_request, is_depth, limit }| {
                     let (what, limit) = (if is_request { Payload::Request } else { Payload::Reply }, shown(limit));
                     match is_depth {
                         true => CallError::TooDeep { call, what, limit },
                         false => CallError::TooMany { call, what, limit },
                     }
                 }),
-                _ => Err(self.corrupt("a reply to another kind of request", ticket)),
+                _ => Err(self.corrupt("a reply to another kind of request", context)),
             };
         failure.unwrap_or_else(|error| error)
     }
 
     #[cold]
-    fn unsent(&self, error: SendError, ticket: &Ticket) -> CallError {
-        let call = ticket.name();
+    fn unsent(&self, error: SendError, context: &CallContext) -> CallError {
+        let call = context.name();
         // A child that is gone gives no memory back: its end is the reason, not the memory.
         if matches!(&error, SendError::NoMemory(why) if !matches!(why, NoMemory::TooLarge { .. }))
             && self.peer.life.is_over()
         {
-            return self.over(Progress::NotStarted, ticket);
+            return self.over(Progress::NotStarted, context);
         }
         match error {
             SendError::NoMemory(NoMemory::TooLarge { len, max }) => {
@@ -1131,7 +1131,7 @@ impl Caller {
                 CallError::Exhausted { call, what: Payload::Request, len, budget }
             }
             SendError::NoMemory(NoMemory::Late { .. }) => {
-                self.timed_out_for(Awaited::Memory, Progress::NotStarted, ticket)
+                self.timed_out_for(Awaited::Memory, Progress::NotStarted, context)
             }
             SendError::NoMemory(NoMemory::Failed { why }) => CallError::Refused { call, why },
             SendError::Encode | SendError::Beyond(_) => {
@@ -1141,14 +1141,14 @@ impl Caller {
     }
 
     #[cold]
-    fn spent_slow(&self, ticket: &Ticket) -> CallError {
+    fn spent_slow(&self, context: &CallContext) -> CallError {
         let why = "its arguments went with an earlier attempt".into();
-        CallError::Refused { call: ticket.name(), why }
+        CallError::Refused { call: context.name(), why }
     }
 
     #[cold]
-    pub(crate) fn in_fork_slow(&self, ticket: &Ticket) -> CallError {
-        let call = ticket.name();
+    pub(crate) fn in_fork_slow(&self, context: &CallContext) -> CallError {
+        let call = context.name();
         let why = match call.service {
             "" => "this process is a fork of the one that is connected; connect here",
             _ => "this process is a fork of the one that started the bridge; start another here",
@@ -1158,64 +1158,64 @@ impl Caller {
 
     /// The error of a call that ran out of time before it was sent, while it waited for a lane.
     #[cold]
-    fn late(&self, ticket: &Ticket) -> CallError {
-        self.timed_out_for(Awaited::Lane { lanes: self.lanes.len() as u32 }, Progress::NotStarted, ticket)
+    fn late(&self, context: &CallContext) -> CallError {
+        self.timed_out_for(Awaited::Lane { lanes: self.lanes.len() as u32 }, Progress::NotStarted, context)
     }
 
     #[cold]
-    pub(super) fn timed_out(&self, progress: Progress, ticket: &Ticket) -> CallError {
-        self.timed_out_for(Awaited::Answer, progress, ticket)
+    pub(super) fn timed_out(&self, progress: Progress, context: &CallContext) -> CallError {
+        self.timed_out_for(Awaited::Answer, progress, context)
     }
 
     #[cold]
-    fn timed_out_for(&self, awaited: Awaited, progress: Progress, ticket: &Ticket) -> CallError {
-        let error = self.out_of_time(awaited, progress, ticket);
+    fn timed_out_for(&self, awaited: Awaited, progress: Progress, context: &CallContext) -> CallError {
+        let error = self.out_of_time(awaited, progress, context);
         self.overdue.iter().for_each(|overdue| overdue.tell(&error));
         error
     }
 
     #[cold]
-    fn out_of_time(&self, awaited: Awaited, progress: Progress, ticket: &Ticket) -> CallError {
-        let timeout = ticket.timeout.unwrap_or_default();
-        CallError::TimedOut { call: ticket.name(), pid: self.peer.pid, timeout, awaited, progress }
+    fn out_of_time(&self, awaited: Awaited, progress: Progress, context: &CallContext) -> CallError {
+        let timeout = context.timeout.unwrap_or_default();
+        CallError::TimedOut { call: context.name(), pid: self.peer.pid, timeout, awaited, progress }
     }
 
     /// The error of a call whose reply this thread has just refused. What no peer sends that keeps to the protocol is a breach of it; for what
     /// this side has no stack or time, nobody is to blame.
     #[cold]
-    pub(super) fn unread(&self, ticket: &Ticket) -> CallError {
-        let (call, what, refusal) = (ticket.name(), Payload::Reply, last_refusal());
+    pub(super) fn unread(&self, context: &CallContext) -> CallError {
+        let (call, what, refusal) = (context.name(), Payload::Reply, last_refusal());
         match refusal {
-            Refusal::Invalid => self.corrupt("a reply that is no valid archive of its type", ticket),
-            Refusal::Depth => self.corrupt("a reply that nests deeper than 256 levels", ticket),
+            Refusal::Invalid => self.corrupt("a reply that is no valid archive of its type", context),
+            Refusal::Depth => self.corrupt("a reply that nests deeper than 256 levels", context),
             Refusal::Elements => {
-                self.corrupt("a reply with more elements of no size than bytes, and than 65,536", ticket)
+                self.corrupt("a reply with more elements of no size than bytes, and than 65,536", context)
             }
             Refusal::Stack { .. } => CallError::TooDeep { call, what, limit: refusal.limit().unwrap_or_default() },
             Refusal::Memory { .. } => {
                 CallError::Refused { call, why: format!("its {what}: {}", refusal.limit().unwrap_or_default()) }
             }
-            Refusal::Late => self.timed_out(Progress::Started, ticket),
+            Refusal::Late => self.timed_out(Progress::Started, context),
         }
     }
 
     /// Kills a child that broke an invariant.
     #[cold]
-    pub(super) fn corrupt(&self, what: &'static str, ticket: &Ticket) -> CallError {
+    pub(super) fn corrupt(&self, what: &'static str, context: &CallContext) -> CallError {
         self.hold.end(Cause::Corrupt(what));
-        CallError::Corrupt { call: ticket.name(), pid: self.peer.pid, what }
+        CallError::Corrupt { call: context.name(), pid: self.peer.pid, what }
     }
 
     /// The error of a call whose peer ended, or the conversation with it, before it had answered.
     #[cold]
-    pub(super) fn ended(&self, lane: &CallerLane, position: u64, ticket: &Ticket) -> CallError {
-        self.over(lane.leave(position), ticket)
+    pub(super) fn ended(&self, lane: &CallerLane, position: u64, context: &CallContext) -> CallError {
+        self.over(lane.leave(position), context)
     }
 
     /// The error of a call to a child that is gone, or about to be.
     #[cold]
-    pub(crate) fn over(&self, progress: Progress, ticket: &Ticket) -> CallError {
-        let (call, pid) = (ticket.name(), self.peer.pid);
+    pub(crate) fn over(&self, progress: Progress, context: &CallContext) -> CallError {
+        let (call, pid) = (context.name(), self.peer.pid);
         match self.peer.life.cause() {
             Some(Cause::Corrupt(what)) => CallError::Corrupt { call, pid, what },
             Some(Cause::Stopped) => CallError::Stopped { call, pid, progress },

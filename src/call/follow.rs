@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::caller::{Caller, Ticket};
+use super::caller::{Caller, CallContext};
 use crate::doorbell::{Deadline, Pace, Waited};
 use crate::error::CallError;
 use crate::failpoints::{self, Step};
@@ -40,10 +40,10 @@ impl Caller {
         &self,
         lane: &mut CallerLane,
         kind: Kind,
-        ticket: &Ticket,
+        context: &CallContext,
     ) -> Option<Result<R, CallError>> {
-        self.follow(lane, kind, ticket, |lane, seen, pace| {
-            lane.wait_for_more(self.wait, &self.peer.life, ticket.deadline, seen, pace)
+        self.follow(lane, kind, context, |lane, seen, pace| {
+            lane.wait_for_more(self.wait, &self.peer.life, context.deadline, seen, pace)
         })
     }
 
@@ -52,28 +52,28 @@ impl Caller {
         &self,
         lane: &mut CallerLane,
         kind: Kind,
-        ticket: &Ticket,
+        context: &CallContext,
         mut wait: impl FnMut(&CallerLane, &Seen, &Pace) -> Waited,
     ) -> Option<Result<R, CallError>> {
         let mut following = Following::new();
         loop {
             let position = lane.replies().position();
             if lane.replies().is_ready() {
-                return self.take_followed(lane, kind, following, ticket);
+                return self.take_followed(lane, kind, following, context);
             }
-            if ticket.deadline.has_passed() {
-                return Some(Err(self.give_up(lane, position, ticket)));
+            if context.deadline.has_passed() {
+                return Some(Err(self.give_up(lane, position, context)));
             }
-            match following.copy_on(lane.replies(), &**self.home(), ticket.deadline) {
+            match following.copy_on(lane.replies(), &**self.home(), context.deadline) {
                 Ok(()) => {}
-                Err(Stopped::Breach(what)) => return Some(Err(self.corrupt(what, ticket))),
-                Err(Stopped::Late) => return Some(Err(self.give_up(lane, position, ticket))),
+                Err(Stopped::Breach(what)) => return Some(Err(self.corrupt(what, context))),
+                Err(Stopped::Late) => return Some(Err(self.give_up(lane, position, context))),
             }
             let Following { seen, pace, .. } = &following;
             match wait(lane, seen, pace) {
                 Waited::Ready => {}
-                Waited::DeadlinePassed => return Some(Err(self.give_up(lane, position, ticket))),
-                Waited::Dead => return Some(Err(self.ended(lane, position, ticket))),
+                Waited::DeadlinePassed => return Some(Err(self.give_up(lane, position, context))),
+                Waited::Dead => return Some(Err(self.ended(lane, position, context))),
             }
         }
     }
@@ -84,7 +84,7 @@ impl Caller {
         lane: &mut CallerLane,
         kind: Kind,
         following: Following<R>,
-        ticket: &Ticket,
+        context: &CallContext,
     ) -> Option<Result<R, CallError>> {
         // If something is wrong with it, who takes it next will find that too.
         let (_, frame) = lane.take().ok()??;
@@ -95,11 +95,11 @@ impl Caller {
         if !following.is_of(block) {
             return None;
         }
-        let number = self.home().welcome(frame.call);
-        let value = following.finish(block, self.decoder(ticket));
+        let number = self.home().accept_returns(frame.call);
+        let value = following.finish(block, self.decoder(context));
         self.release(lane, true);
         self.home().forget(number);
-        Some(value.map_err(|Failure| self.unread(ticket)))
+        Some(value.map_err(|Failure| self.unread(context)))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::failpoints::{self, Step};
 use crate::frame::BlockRef;
 use crate::lane::is_past;
 use crate::layout::CallerLine;
-use crate::lending::Carried;
+use crate::loans::Attachments;
 use crate::objects::Objects;
 use crate::segment::{Block, Placed, Segment};
 use crate::memory_pool::{PoolHandle, MemoryPool};
@@ -62,7 +62,7 @@ struct FromParent {
 struct Replies {
     pool: MemoryPool,
     /// What published replies carry, or those about to be: lane, position, and that.
-    published: Vec<(u32, u64, Carried)>,
+    published: Vec<(u32, u64, Attachments)>,
 }
 
 impl PayloadMemory {
@@ -110,7 +110,7 @@ impl PayloadMemory {
     /// Keeps what the reply carries that is about to be published at `position` of `lane` until its caller has dealt with it. Before it is
     /// published: the parent may ask for what it has dealt with at once, and does so once.
     #[cold]
-    pub(super) fn publishing(&self, lane: u32, position: u64, carried: Carried) {
+    pub(super) fn publishing(&self, lane: u32, position: u64, carried: Attachments) {
         self.replies().published.push((lane, position, carried));
     }
 

@@ -21,7 +21,7 @@ use crate::error::{Exit, NoMemory};
 use crate::frame::{ALIGN, BlockRef, RequestSpan, copy_out};
 use crate::lane::{WorkerLanes, is_past};
 use crate::layout::{CallerLine, Geometry};
-use crate::lending::Carried;
+use crate::loans::Attachments;
 use crate::life::{Cause, Life};
 use crate::objects::{Objects, SEGMENT, Sealed};
 use crate::process::watch::{self, Watched};
@@ -129,7 +129,7 @@ struct Told {
 struct Own {
     pool: MemoryPool,
     /// What published replies carry, or those about to be: lane, position, and that.
-    published: Vec<(u32, u64, Carried)>,
+    published: Vec<(u32, u64, Attachments)>,
 }
 
 /// What this side does in a pair.
@@ -676,7 +676,7 @@ impl Asker for Stranger {
         }
     }
 
-    fn publishing(&self, lane: u32, position: u64, carried: Carried) {
+    fn publishing(&self, lane: u32, position: u64, carried: Attachments) {
         let mut own = self.0.own.lock();
         own.published.push((lane, position, carried));
         // The caller does not say when it has dealt with it.

@@ -9,7 +9,7 @@
 mod control;
 mod handshake;
 mod input;
-mod lending;
+mod loans;
 mod reply;
 mod ring;
 mod scene;
@@ -40,7 +40,7 @@ targets! {
     /// The first message, as either side reads it.
     handshake
     /// What becomes of lent blocks.
-    lending
+    loans
     /// Replies of any bytes, as values and as views.
     reply
     /// A child that does what it likes with the memory that it shares.
@@ -76,7 +76,7 @@ mod tests {
         match target {
             "control" => control::seeds(),
             "handshake" => handshake::seeds(),
-            "lending" => lending::seeds(),
+            "loans" => loans::seeds(),
             "reply" => reply::seeds(),
             "ring" => ring::seeds(),
             other => panic!("no target {other}"),

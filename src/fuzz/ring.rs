@@ -274,7 +274,7 @@ impl Child {
     fn name_block(&self, line: &SlotLine, input: &mut Input<'_>) {
         let segment = self.likely_segment(input);
         let (offset, len) = (u64::from(input.byte()) << 6, self.likely_len(input));
-        BlockRef { segment, offset, len, ticket: likely_ticket(input) }.store(line);
+        BlockRef { segment, offset, len, loan_id: likely_ticket(input) }.store(line);
         line.inline[MARK].store(self.likely_len(input), Relaxed);
         line.inline[EXPECTED].store(input.odd_word(), Relaxed);
     }
@@ -315,11 +315,11 @@ impl Child {
 
     /// What a box says of where it is: in memory of the child's, or on its way home.
     fn name_box(&self, input: &mut Input<'_>) -> [u64; 4] {
-        let ticket = likely_ticket(input);
+        let loan_id = likely_ticket(input);
         let len = self.likely_len(input);
         match input.below(3) {
-            0 => [self.likely_segment(input), u64::from(input.byte()) << 6, len, ticket],
-            _ => [u64::MAX, 0, len, ticket],
+            0 => [self.likely_segment(input), u64::from(input.byte()) << 6, len, loan_id],
+            _ => [u64::MAX, 0, len, loan_id],
         }
     }
 

@@ -93,7 +93,7 @@ pub(super) fn in_line(line: &SlotLine, payload: &[u8]) {
     }
 }
 
-/// The archive of a box, or of a vector of several, that name `[segment, offset, len, ticket]`.
+/// The archive of a box, or of a vector of several, that name `[segment, offset, len, loan_id]`.
 pub(super) fn boxed(names: &[[u64; 4]]) -> Vec<u8> {
     let empty = || SharedBox::<[u8]>::zeroed(0).expect("no bytes need no memory");
     let archive = match names {

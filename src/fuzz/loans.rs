@@ -6,8 +6,8 @@ use super::input::Input;
 use super::scene::{likely_ticket, likely_word};
 use crate::arena::{Arena, Limits, Loan, Source};
 use crate::error::NoMemory;
-use crate::layout::{DONE, Geometry, HeldTable, TICKETS};
-use crate::lending::{Chain, Lender, Returning, Ticket};
+use crate::layout::{DONE, Geometry, HeldTable, LOANS};
+use crate::loans::{LoanList, Lender, Returning, LoanId};
 use crate::objects::heap::Heap;
 use crate::segment::{Placed, Segment};
 use crate::sync::Ordering::Relaxed;
@@ -20,7 +20,7 @@ const MOST: usize = 64;
 /// Lends, settles and takes back as the bytes say, while the table of what is held says what they say.
 ///
 /// No block is freed or brought home while somebody here looks at it, none twice, and all are back in the end.
-pub fn lending(data: &[u8]) {
+pub fn loans(data: &[u8]) {
     let mut input = Input::new(data);
     let mut model = Model::new();
     while !input.is_empty() {
@@ -32,7 +32,7 @@ pub fn lending(data: &[u8]) {
 
 /// A loan, as it should be.
 struct Lent {
-    ticket: Ticket,
+    loan_id: LoanId,
     /// Where it is: its segment and offset.
     block: (u64, u64),
     /// Whether somebody here looks at it too.
@@ -48,9 +48,9 @@ struct Model {
     /// What is out.
     lent: Vec<Lent>,
     /// The frame that is being written, those that are on their way, and those whose blocks are being taken home.
-    next: Chain,
-    sent: Vec<Chain>,
-    welcomed: Vec<u64>,
+    next: LoanList,
+    sent: Vec<LoanList>,
+    accepted: Vec<u64>,
     freed: Vec<Loan>,
 }
 
@@ -64,9 +64,9 @@ impl Model {
             arena: Arena::new(Limits { max_payload: 4096, retained: 1 << 20 }),
             memory: Memory(0),
             lent: Vec::new(),
-            next: Chain::default(),
+            next: LoanList::default(),
             sent: Vec::new(),
-            welcomed: Vec::new(),
+            accepted: Vec::new(),
             freed: Vec::new(),
         }
     }
@@ -75,7 +75,7 @@ impl Model {
         match input.below(12) {
             0 | 1 => self.lend(input.flag()),
             2 => self.sent.push(std::mem::take(&mut self.next)),
-            3 => self.settle(input.below(8)),
+            3 => self.finish_frame(input.below(8)),
             4 | 5 => {
                 let (index, word) = likely_word(input);
                 self.held.words[index].store(word, Relaxed);
@@ -83,9 +83,9 @@ impl Model {
             6 => self.lender.collect(&mut self.freed),
             7 => {
                 let head = if input.flag() { input.odd_word() } else { input.below(7) as u64 };
-                self.welcomed.push(self.lender.welcome(Chain::from_word(head)));
+                self.accepted.push(self.lender.accept_returns(LoanList::from_word(head)));
             }
-            8 => self.take_home(likely_ticket(input)),
+            8 => self.take_returned(likely_ticket(input)),
             9 => self.copied(input.below(8)),
             10 => self.forget(input.below(4)),
             _ => self.disown(input.below(8), input.flag()),
@@ -93,29 +93,29 @@ impl Model {
     }
 
     fn lend(&mut self, owned: bool) {
-        const { assert!(MOST <= TICKETS) };
+        const { assert!(MOST <= LOANS) };
         if self.lent.len() >= MOST {
             return;
         }
         let loan = self.arena.allocate(100, &mut self.memory).expect("as much as anybody wants");
         let block = place(&loan);
         assert!(self.lent.iter().all(|lent| lent.block != block), "a block that is lent was lent again");
-        let ticket = self.lender.lend(loan, 100, owned, &mut self.next).expect("tickets are left");
-        assert!(self.lent.iter().all(|lent| lent.ticket != ticket), "two loans with one ticket");
-        self.lent.push(Lent { ticket, block, owned, copied: 0 });
+        let loan_id = self.lender.lend(loan, 100, owned, &mut self.next).expect("tickets are left");
+        assert!(self.lent.iter().all(|lent| lent.loan_id != loan_id), "two loans with one ticket");
+        self.lent.push(Lent { loan_id, block, owned, copied: 0 });
     }
 
-    fn settle(&mut self, at: usize) {
+    fn finish_frame(&mut self, at: usize) {
         if at < self.sent.len() {
             let chain = self.sent.swap_remove(at);
-            self.lender.settle(chain, &mut self.freed);
+            self.lender.finish_frame(chain, &mut self.freed);
         }
     }
 
-    fn take_home(&mut self, word: u64) {
-        let Some(ticket) = Ticket::checked(word) else { return };
-        let known = self.lent.iter_mut().find(|lent| lent.ticket == ticket);
-        match (self.lender.take_home(ticket), known) {
+    fn take_returned(&mut self, word: u64) {
+        let Some(loan_id) = LoanId::checked(word) else { return };
+        let known = self.lent.iter_mut().find(|lent| lent.loan_id == loan_id);
+        match (self.lender.take_returned(loan_id), known) {
             (None, _) => {}
             (Some(Returning::Shared(..)), Some(lent)) => lent.copied += 1,
             (Some(Returning::Whole(loan, len)), Some(_)) => {
@@ -129,13 +129,13 @@ impl Model {
     fn copied(&mut self, at: usize) {
         if let Some(lent) = self.lent.get_mut(at).filter(|lent| lent.copied > 0) {
             lent.copied -= 1;
-            self.lender.copied(lent.ticket, &mut self.freed);
+            self.lender.copied(lent.loan_id, &mut self.freed);
         }
     }
 
     fn forget(&mut self, at: usize) {
-        if at < self.welcomed.len() {
-            let frame = self.welcomed.swap_remove(at);
+        if at < self.accepted.len() {
+            let frame = self.accepted.swap_remove(at);
             self.lender.forget(frame, &mut self.freed);
         }
     }
@@ -145,9 +145,9 @@ impl Model {
         let Some(lent) = self.lent.get_mut(at).filter(|lent| lent.owned) else { return };
         if !wants {
             lent.owned = false;
-            return self.lender.disown(lent.ticket, &mut self.freed);
+            return self.lender.disown(lent.loan_id, &mut self.freed);
         }
-        if let Some(loan) = self.lender.reclaim(lent.ticket, &mut self.freed) {
+        if let Some(loan) = self.lender.reclaim(lent.loan_id, &mut self.freed) {
             lent.owned = false;
             self.freed.push(loan);
         }
@@ -167,9 +167,9 @@ impl Model {
     fn end(mut self) {
         self.sent.push(std::mem::take(&mut self.next));
         while !self.sent.is_empty() {
-            self.settle(0);
+            self.finish_frame(0);
         }
-        while !self.welcomed.is_empty() {
+        while !self.accepted.is_empty() {
             self.forget(0);
         }
         self.take_freed();
@@ -181,7 +181,7 @@ impl Model {
         }
         self.take_freed();
         for lent in &self.lent {
-            let (index, generation) = (lent.ticket.to_word() as u32 as usize, lent.ticket.to_word() >> 32);
+            let (index, generation) = (lent.loan_id.to_word() as u32 as usize, lent.loan_id.to_word() >> 32);
             self.held.words[index].store(generation << 2 | DONE, Relaxed);
         }
         self.lender.collect(&mut self.freed);
@@ -209,18 +209,18 @@ impl Source for Memory {
 
 #[cfg(test)]
 pub(super) fn seeds() -> Vec<Vec<u8>> {
-    let (lend, owned, send, settle) = ([0, 0].as_slice(), &[0, 1][..], &[2][..], &[3, 0][..]);
+    let (lend, owned, send, finish_frame) = ([0, 0].as_slice(), &[0, 1][..], &[2][..], &[3, 0][..]);
     // The word of the loan under an index: of the first generation, so and so, with what comes after it.
     let says = |index: u8, state: u8, next: u8| [4, index, 1, state, next];
     let (taken, done, home) = (1, 2, 3);
-    let (collect, welcome) = ([6], |first: u8| [7, 0, first]);
+    let (collect, accept_returns) = ([6], |first: u8| [7, 0, first]);
     let (take, copied, forget) = (|index: u8| [8, index, 1], [9, 0], [10, 0]);
     vec![
-        [lend, lend, send, settle].concat(),
-        [lend, send, &says(0, taken, 0), settle, &says(0, done, 0), &collect].concat(),
-        [owned, send, &says(0, taken, 0), settle, &says(0, done, 0), &collect, &[11, 0, 1]].concat(),
-        [lend, lend, send, &says(0, home, 2), &says(1, home, 0), &welcome(1), &take(1), &take(0), settle, &forget]
+        [lend, lend, send, finish_frame].concat(),
+        [lend, send, &says(0, taken, 0), finish_frame, &says(0, done, 0), &collect].concat(),
+        [owned, send, &says(0, taken, 0), finish_frame, &says(0, done, 0), &collect, &[11, 0, 1]].concat(),
+        [lend, lend, send, &says(0, home, 2), &says(1, home, 0), &accept_returns(1), &take(1), &take(0), finish_frame, &forget]
             .concat(),
-        [owned, send, &says(0, home, 1), &welcome(1), &take(0), settle, &[11, 0, 0], &copied, &forget].concat(),
+        [owned, send, &says(0, home, 1), &accept_returns(1), &take(0), finish_frame, &[11, 0, 0], &copied, &forget].concat(),
     ]
 }

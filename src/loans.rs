@@ -1,7 +1,7 @@
 //! Lending: blocks that stay with the peer beyond the frame that named them.
 //!
 //! Layer 2. A frame that names a block of its sender's arena lends it: its receiver may keep it ([`Holder::take`]) and say later that
-//! it is done ([`Holder::let_go`]), or bring it home with a frame of its own ([`Holder::bring`]). The books ([`Lender`]) are private to
+//! it is done ([`Holder::release`]), or bring it home with a frame of its own ([`Holder::return_with`]). The books ([`Lender`]) are private to
 //! who lent; the only words that both sides see are those of the [`HeldTable`], which the holder writes.
 //!
 //! # Why a block is never used by both sides
@@ -26,13 +26,13 @@
 
 use crate::arena::Loan;
 use crate::failpoints::{self, Step};
-use crate::layout::{DONE, HOME, HeldTable, TAKEN, TICKETS};
+use crate::layout::{DONE, HOME, HeldTable, TAKEN, LOANS};
 use crate::segment::{Block, Placed};
 use crate::sync::Ordering::{Acquire, Release};
 
 /// Names one loan of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket {
+pub(crate) struct LoanId {
     index: u32,
     /// 1 to [`GENERATIONS`], another for each loan under the same index, until they come round again.
     generation: u32,
@@ -41,7 +41,7 @@ pub(crate) struct Ticket {
 /// What two bits of state leave of 32.
 const GENERATIONS: u32 = u32::MAX >> 2;
 
-impl Ticket {
+impl LoanId {
     /// As one number, which is not 0.
     pub(crate) fn to_word(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
@@ -50,16 +50,16 @@ impl Ticket {
     /// The ticket that a peer names, if there can be one.
     pub(crate) fn checked(word: u64) -> Option<Self> {
         let (generation, index) = ((word >> 32) as u32, word as u32);
-        let is_one = (1..=GENERATIONS).contains(&generation) && (index as usize) < TICKETS;
+        let is_one = (1..=GENERATIONS).contains(&generation) && (index as usize) < LOANS;
         is_one.then_some(Self { index, generation })
     }
 }
 
 /// Loans that one frame carries: the last of them, plus 1; 0 = none. Each knows the one before it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Chain(u32);
+pub(crate) struct LoanList(u32);
 
-impl Chain {
+impl LoanList {
     pub(crate) fn is_empty(&self) -> bool {
         self.0 == 0
     }
@@ -75,8 +75,8 @@ impl Chain {
     }
 
     /// Puts `index` before the others, which are returned.
-    fn push(&mut self, index: u32) -> Chain {
-        std::mem::replace(self, Chain(index + 1))
+    fn push(&mut self, index: u32) -> LoanList {
+        std::mem::replace(self, LoanList(index + 1))
     }
 
     fn first(&self) -> Option<u32> {
@@ -86,7 +86,7 @@ impl Chain {
 
 /// What a frame carries beside its payload, until it is published.
 #[derive(Debug, Default)]
-pub(crate) struct Carried {
+pub(crate) struct Attachments {
     /// Whether there may be anything at all: one look instead of three.
     pub(crate) is_loaded: bool,
     /// Whether it is counted among what will come back by itself.
@@ -94,9 +94,9 @@ pub(crate) struct Carried {
     /// The block that the frame has outgrown its slot into.
     pub(crate) block: Option<Loan>,
     /// Blocks of this side that are lent with it.
-    pub(crate) lent: Chain,
+    pub(crate) lent: LoanList,
     /// Blocks of the peer that it brings home.
-    pub(crate) home: Chain,
+    pub(crate) home: LoanList,
 }
 
 // ---- who lends -----------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ pub(crate) struct Carried {
 pub(crate) struct Lender {
     /// Written by the peer.
     held: Placed<HeldTable>,
-    entries: Vec<Entry>,
+    entries: Vec<LoanEntry>,
     /// Indices that can be lent under.
     free: Vec<u32>,
     /// Loans whose frames have been dealt with, and which the peer has kept.
@@ -116,7 +116,7 @@ pub(crate) struct Lender {
 }
 
 #[derive(Default)]
-struct Entry {
+struct LoanEntry {
     generation: u32,
     /// The block, of which so many bytes were lent; `None` once it is back.
     lent: Option<(Loan, u64)>,
@@ -129,12 +129,12 @@ struct Entry {
     /// How many here copy it for who was sent it home: until they are done it is nobody else's, whatever the peer says.
     copied: u32,
     /// What the frame carries beside it.
-    next: Chain,
+    next: LoanList,
 }
 
 struct Returned {
     frame: u64,
-    ticket: Ticket,
+    loan_id: LoanId,
     block: (Loan, u64),
 }
 
@@ -156,12 +156,12 @@ impl Lender {
     ///
     /// # Errors
     ///
-    /// The block, if [`TICKETS`] blocks are lent already.
-    pub(crate) fn lend(&mut self, loan: Loan, len: u64, owned: bool, chain: &mut Chain) -> Result<Ticket, Loan> {
+    /// The block, if [`LOANS`] blocks are lent already.
+    pub(crate) fn lend(&mut self, loan: Loan, len: u64, owned: bool, chain: &mut LoanList) -> Result<LoanId, Loan> {
         let index = match self.free.pop() {
             Some(index) => index,
-            None if self.entries.len() < TICKETS => {
-                self.entries.push(Entry::default());
+            None if self.entries.len() < LOANS => {
+                self.entries.push(LoanEntry::default());
                 self.entries.len() as u32 - 1
             }
             None => return Err(loan),
@@ -169,30 +169,30 @@ impl Lender {
         let entry = &mut self.entries[index as usize];
         let generation = entry.generation % GENERATIONS + 1;
         let next = chain.push(index);
-        *entry = Entry { generation, lent: Some((loan, len)), owned, over: false, on_its_way: true, copied: 0, next };
-        Ok(Ticket { index, generation })
+        *entry = LoanEntry { generation, lent: Some((loan, len)), owned, over: false, on_its_way: true, copied: 0, next };
+        Ok(LoanId { index, generation })
     }
 
     /// Who owned the block here is gone. If the peer is done with it too, it goes to `free`.
-    pub(crate) fn disown(&mut self, ticket: Ticket, free: &mut Vec<Loan>) {
-        let Some(entry) = self.entry(ticket) else { return };
+    pub(crate) fn disown(&mut self, loan_id: LoanId, free: &mut Vec<Loan>) {
+        let Some(entry) = self.entry(loan_id) else { return };
         entry.owned = false;
         if entry.over && !entry.on_its_way {
-            self.end(ticket.index, free);
+            self.end(loan_id.index, free);
         }
     }
 
     /// The block for its owner alone, if the peer is done with it.
-    pub(crate) fn reclaim(&mut self, ticket: Ticket, free: &mut Vec<Loan>) -> Option<Loan> {
+    pub(crate) fn reclaim(&mut self, loan_id: LoanId, free: &mut Vec<Loan>) -> Option<Loan> {
         self.collect(free);
-        let entry = self.entry(ticket).filter(|entry| entry.over && !entry.on_its_way && entry.copied == 0)?;
+        let entry = self.entry(loan_id).filter(|entry| entry.over && !entry.on_its_way && entry.copied == 0)?;
         let (loan, _) = entry.lent.take()?;
-        self.free.push(ticket.index);
+        self.free.push(loan_id.index);
         Some(loan)
     }
 
     /// The frame has been dealt with, or will never be sent: what nobody kept of what it carried goes to `free`.
-    pub(crate) fn settle(&mut self, mut chain: Chain, free: &mut Vec<Loan>) {
+    pub(crate) fn finish_frame(&mut self, mut chain: LoanList, free: &mut Vec<Loan>) {
         while let Some(index) = chain.first() {
             let word = self.word(index);
             let entry = &mut self.entries[index as usize];
@@ -218,30 +218,30 @@ impl Lender {
     }
 
     /// Takes in the blocks that a frame brings home; returns its number, for [`forget`](Self::forget).
-    pub(crate) fn welcome(&mut self, mut chain: Chain) -> u64 {
+    pub(crate) fn accept_returns(&mut self, mut chain: LoanList) -> u64 {
         self.frames_home += 1;
         // Each block comes home once, so a chain that a liar has tied into a ring ends too.
         while let Some(index) = chain.first() {
-            let Some(next) = self.come_home(index) else { break };
+            let Some(next) = self.returned(index) else { break };
             chain = next;
         }
         self.frames_home
     }
 
     /// Takes in one block. `None` if it is not out, or the peer does not say that it comes home; else what comes with it.
-    fn come_home(&mut self, index: u32) -> Option<Chain> {
+    fn returned(&mut self, index: u32) -> Option<LoanList> {
         self.entries.get(index as usize).filter(|entry| entry.lent.is_some() && !entry.over)?;
         let (_, next) = self.word(index).filter(|&(state, _)| state == HOME)?;
         let entry = &mut self.entries[index as usize];
         if entry.owned || entry.copied > 0 {
-            // A copy must do: see `take_home`.
+            // A copy must do: see `take_returned`.
             entry.over = true;
             self.kept.retain(|&kept| kept != index);
             return Some(next);
         }
-        let ticket = Ticket { index, generation: entry.generation };
+        let loan_id = LoanId { index, generation: entry.generation };
         let block = entry.lent.take()?;
-        self.home.push(Returned { frame: self.frames_home, ticket, block });
+        self.home.push(Returned { frame: self.frames_home, loan_id, block });
         // If the frame that lent it is not dealt with yet, the rest of its chain hangs on the entry.
         if !self.entries[index as usize].on_its_way {
             self.kept.retain(|&kept| kept != index);
@@ -251,24 +251,24 @@ impl Lender {
     }
 
     /// A block that a frame brings home; `None` if it was not lent.
-    pub(crate) fn take_home(&mut self, ticket: Ticket) -> Option<Returning> {
-        if let Some(at) = self.home.iter().position(|returned| returned.ticket == ticket) {
+    pub(crate) fn take_returned(&mut self, loan_id: LoanId) -> Option<Returning> {
+        if let Some(at) = self.home.iter().position(|returned| returned.loan_id == loan_id) {
             let (loan, len) = self.home.swap_remove(at).block;
             return Some(Returning::Whole(loan, len));
         }
-        let entry = self.entry(ticket)?;
+        let entry = self.entry(loan_id)?;
         let (loan, len) = entry.lent.as_ref()?;
         let shared = Returning::Shared(loan.block(), *len);
         entry.copied += 1;
         Some(shared)
     }
 
-    /// What [`take_home`](Self::take_home) said is shared has been copied.
-    pub(crate) fn copied(&mut self, ticket: Ticket, free: &mut Vec<Loan>) {
-        let Some(entry) = self.entry(ticket) else { return };
+    /// What [`take_returned`](Self::take_returned) said is shared has been copied.
+    pub(crate) fn copied(&mut self, loan_id: LoanId, free: &mut Vec<Loan>) {
+        let Some(entry) = self.entry(loan_id) else { return };
         entry.copied -= 1;
         if entry.over && !entry.on_its_way {
-            self.end(ticket.index, free);
+            self.end(loan_id.index, free);
         }
     }
 
@@ -277,17 +277,17 @@ impl Lender {
         free.extend(self.home.extract_if(.., |returned| returned.frame == frame).map(|returned| returned.block.0));
     }
 
-    fn entry(&mut self, ticket: Ticket) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(ticket.index as usize)?;
-        (entry.generation == ticket.generation && entry.lent.is_some()).then_some(entry)
+    fn entry(&mut self, loan_id: LoanId) -> Option<&mut LoanEntry> {
+        let entry = self.entries.get_mut(loan_id.index as usize)?;
+        (entry.generation == loan_id.generation && entry.lent.is_some()).then_some(entry)
     }
 
     /// What the peer says of the loan under `index`: the state, and what comes home with it; `None` if it says nothing.
-    fn word(&self, index: u32) -> Option<(u64, Chain)> {
+    fn word(&self, index: u32) -> Option<(u64, LoanList)> {
         // Acquire: the block is written after this. Pairs with the Release in `Holder::say`.
         let word = self.held.words[index as usize].load(Acquire);
         let is_of_this = word as u32 >> 2 == self.entries[index as usize].generation;
-        is_of_this.then_some((word & 3, Chain::from_word(word >> 32)))
+        is_of_this.then_some((word & 3, LoanList::from_word(word >> 32)))
     }
 
     /// The peer will not look at it again.
@@ -309,18 +309,18 @@ pub(crate) struct Holder {
     /// Written by this side, and never read back: the peer might have changed it.
     held: Placed<HeldTable>,
     /// What is held, by index; grows as far as it is needed.
-    entries: Vec<Held>,
+    entries: Vec<ReceivedLoan>,
 }
 
 #[derive(Default)]
-struct Held {
+struct ReceivedLoan {
     /// 0 = not held.
     generation: u32,
     /// Whether a frame that is being written brings it home, and nobody here looks at it any more.
     brought: bool,
-    let_go: bool,
+    release: bool,
     /// What that frame brings beside it.
-    next: Chain,
+    next: LoanList,
 }
 
 impl Holder {
@@ -329,52 +329,52 @@ impl Holder {
     }
 
     /// Keeps a block beyond its frame. `false` if it, or another one under the same index, is held already.
-    pub(crate) fn take(&mut self, ticket: Ticket) -> bool {
-        let index = ticket.index as usize;
+    pub(crate) fn take(&mut self, loan_id: LoanId) -> bool {
+        let index = loan_id.index as usize;
         if self.entries.len() <= index {
-            self.entries.resize_with(index + 1, Held::default);
+            self.entries.resize_with(index + 1, ReceivedLoan::default);
         }
         if self.entries[index].generation != 0 {
             return false;
         }
-        self.entries[index] = Held { generation: ticket.generation, ..Held::default() };
-        self.say(ticket, TAKEN, &Chain::default());
+        self.entries[index] = ReceivedLoan { generation: loan_id.generation, ..ReceivedLoan::default() };
+        self.say(loan_id, TAKEN, &LoanList::default());
         true
     }
 
     /// Nobody here will look at a held block again.
-    pub(crate) fn let_go(&mut self, ticket: Ticket) {
-        let entry = &mut self.entries[ticket.index as usize];
+    pub(crate) fn release(&mut self, loan_id: LoanId) {
+        let entry = &mut self.entries[loan_id.index as usize];
         if entry.brought {
-            entry.let_go = true;
+            entry.release = true;
         } else {
-            self.done(ticket);
+            self.done(loan_id);
         }
     }
 
     /// Brings a held block home with the frame that is being written, which `chain` belongs to. `false` if it does so already.
-    pub(crate) fn bring(&mut self, ticket: Ticket, chain: &mut Chain) -> bool {
-        let entry = &mut self.entries[ticket.index as usize];
+    pub(crate) fn return_with(&mut self, loan_id: LoanId, chain: &mut LoanList) -> bool {
+        let entry = &mut self.entries[loan_id.index as usize];
         if entry.brought {
             return false;
         }
         entry.brought = true;
-        entry.next = chain.push(ticket.index);
+        entry.next = chain.push(loan_id.index);
         true
     }
 
     /// The frame is about to be published. Returns what it says of the blocks that nobody looks at here any more. Of the others the peer
     /// makes copies: they stay in `chain`, and nobody here may write to them until the frame has been dealt with and they are
     /// [discarded](Self::discard).
-    pub(crate) fn send(&mut self, chain: &mut Chain) -> Chain {
-        let (mut home, mut shared) = (Chain::default(), Chain::default());
-        while let Some((ticket, let_go)) = self.pop(chain) {
-            if let_go {
-                self.entries[ticket.index as usize].generation = 0;
-                let next = home.push(ticket.index);
-                self.say(ticket, HOME, &next);
+    pub(crate) fn send(&mut self, chain: &mut LoanList) -> LoanList {
+        let (mut home, mut shared) = (LoanList::default(), LoanList::default());
+        while let Some((loan_id, release)) = self.pop(chain) {
+            if release {
+                self.entries[loan_id.index as usize].generation = 0;
+                let next = home.push(loan_id.index);
+                self.say(loan_id, HOME, &next);
             } else {
-                self.bring(ticket, &mut shared);
+                self.return_with(loan_id, &mut shared);
             }
         }
         *chain = shared;
@@ -382,37 +382,37 @@ impl Holder {
     }
 
     /// Whether a frame that has not been dealt with names it.
-    pub(crate) fn is_brought(&self, ticket: Ticket) -> bool {
-        self.entries[ticket.index as usize].brought
+    pub(crate) fn is_returned(&self, loan_id: LoanId) -> bool {
+        self.entries[loan_id.index as usize].brought
     }
 
     /// The frame has been dealt with, or will never be published.
-    pub(crate) fn discard(&mut self, mut chain: Chain) {
-        while let Some((ticket, let_go)) = self.pop(&mut chain) {
-            if let_go {
-                self.done(ticket);
+    pub(crate) fn discard(&mut self, mut chain: LoanList) {
+        while let Some((loan_id, release)) = self.pop(&mut chain) {
+            if release {
+                self.done(loan_id);
             }
         }
     }
 
     /// The next of what a frame brings, and whether nobody here looks at it any more.
-    fn pop(&mut self, chain: &mut Chain) -> Option<(Ticket, bool)> {
+    fn pop(&mut self, chain: &mut LoanList) -> Option<(LoanId, bool)> {
         let index = chain.first()?;
         let entry = &mut self.entries[index as usize];
         *chain = std::mem::take(&mut entry.next);
         entry.brought = false;
-        Some((Ticket { index, generation: entry.generation }, entry.let_go))
+        Some((LoanId { index, generation: entry.generation }, entry.release))
     }
 
-    fn done(&mut self, ticket: Ticket) {
-        self.entries[ticket.index as usize].generation = 0;
-        self.say(ticket, DONE, &Chain::default());
+    fn done(&mut self, loan_id: LoanId) {
+        self.entries[loan_id.index as usize].generation = 0;
+        self.say(loan_id, DONE, &LoanList::default());
     }
 
-    fn say(&mut self, ticket: Ticket, state: u64, next: &Chain) {
-        let word = next.to_word() << 32 | u64::from(ticket.generation) << 2 | state;
+    fn say(&mut self, loan_id: LoanId, state: u64, next: &LoanList) {
+        let word = next.to_word() << 32 | u64::from(loan_id.generation) << 2 | state;
         // Release: after the last look at the block. Pairs with the Acquire in `Lender::word`.
-        self.held.words[ticket.index as usize].store(word, Release);
+        self.held.words[loan_id.index as usize].store(word, Release);
         match state {
             TAKEN => failpoints::reach_here(Step::ParentBoxTaken, Step::ChildBoxTaken),
             DONE => failpoints::reach_here(Step::ParentBoxDone, Step::ChildBoxDone),
@@ -474,7 +474,7 @@ mod tests {
             }
         }
 
-        fn lend(&mut self, owned: bool, chain: &mut Chain) -> Ticket {
+        fn lend(&mut self, owned: bool, chain: &mut LoanList) -> LoanId {
             let loan = match self.freed.pop() {
                 Some(loan) => loan,
                 None => self.arena.allocate(4096, &mut Memfds).unwrap(),
@@ -482,8 +482,8 @@ mod tests {
             self.lender.lend(loan, 100, owned, chain).unwrap()
         }
 
-        fn settle(&mut self, chain: Chain) -> usize {
-            self.lender.settle(chain, &mut self.freed);
+        fn finish_frame(&mut self, chain: LoanList) -> usize {
+            self.lender.finish_frame(chain, &mut self.freed);
             self.freed.len()
         }
 
@@ -495,27 +495,27 @@ mod tests {
 
     #[test]
     fn what_nobody_took_is_back_when_the_frame_has_been_dealt_with() {
-        let (mut sides, mut chain) = (Sides::new(), Chain::default());
-        let tickets = [(); 5].map(|()| sides.lend(false, &mut chain));
-        assert!(sides.holder.take(tickets[1]) && sides.holder.take(tickets[3]));
-        assert!(!sides.holder.take(tickets[3]), "nothing is held twice");
-        assert_eq!(sides.settle(chain), 3);
-        sides.holder.let_go(tickets[1]);
+        let (mut sides, mut chain) = (Sides::new(), LoanList::default());
+        let loan_ids = [(); 5].map(|()| sides.lend(false, &mut chain));
+        assert!(sides.holder.take(loan_ids[1]) && sides.holder.take(loan_ids[3]));
+        assert!(!sides.holder.take(loan_ids[3]), "nothing is held twice");
+        assert_eq!(sides.finish_frame(chain), 3);
+        sides.holder.release(loan_ids[1]);
         assert_eq!(sides.collect(), 4);
-        sides.holder.let_go(tickets[3]);
+        sides.holder.release(loan_ids[3]);
         assert_eq!((sides.collect(), sides.collect()), (5, 5));
-        assert!(sides.lender.take_home(tickets[1]).is_none());
+        assert!(sides.lender.take_returned(loan_ids[1]).is_none());
     }
 
     #[test]
     fn what_its_owner_still_looks_at_comes_back_to_him_alone() {
-        let (mut sides, mut chain) = (Sides::new(), Chain::default());
+        let (mut sides, mut chain) = (Sides::new(), LoanList::default());
         let [reclaimed, disowned] = [(); 2].map(|()| sides.lend(true, &mut chain));
         assert!(sides.holder.take(reclaimed) && sides.holder.take(disowned));
-        assert_eq!(sides.settle(chain), 0);
+        assert_eq!(sides.finish_frame(chain), 0);
         assert!(sides.lender.reclaim(reclaimed, &mut sides.freed).is_none(), "the peer is still at it");
-        sides.holder.let_go(reclaimed);
-        sides.holder.let_go(disowned);
+        sides.holder.release(reclaimed);
+        sides.holder.release(disowned);
         assert_eq!(sides.collect(), 0);
         assert!(sides.lender.reclaim(reclaimed, &mut sides.freed).is_some());
         assert!(sides.lender.reclaim(reclaimed, &mut sides.freed).is_none());
@@ -526,26 +526,26 @@ mod tests {
     #[test]
     fn what_is_brought_home_is_whole_if_it_was_let_go_and_shared_if_not() {
         for settled_before in [false, true] {
-            let (mut sides, mut chain, mut home) = (Sides::new(), Chain::default(), Chain::default());
-            let [let_go, looked_at, lost] = [(); 3].map(|()| sides.lend(false, &mut chain));
-            for ticket in [let_go, looked_at, lost] {
-                assert!(sides.holder.take(ticket) && sides.holder.bring(ticket, &mut home));
-                assert!(!sides.holder.bring(ticket, &mut home), "once in a frame is enough");
+            let (mut sides, mut chain, mut home) = (Sides::new(), LoanList::default(), LoanList::default());
+            let [release, looked_at, lost] = [(); 3].map(|()| sides.lend(false, &mut chain));
+            for loan_id in [release, looked_at, lost] {
+                assert!(sides.holder.take(loan_id) && sides.holder.return_with(loan_id, &mut home));
+                assert!(!sides.holder.return_with(loan_id, &mut home), "once in a frame is enough");
             }
-            sides.holder.let_go(let_go);
-            sides.holder.let_go(lost);
+            sides.holder.release(release);
+            sides.holder.release(lost);
             let coming = sides.holder.send(&mut home);
             if settled_before {
-                assert_eq!(sides.settle(std::mem::take(&mut chain)), 0);
+                assert_eq!(sides.finish_frame(std::mem::take(&mut chain)), 0);
             }
-            let number = sides.lender.welcome(coming);
-            assert!(matches!(sides.lender.take_home(let_go), Some(Returning::Whole(_, 100))));
-            assert!(sides.lender.take_home(let_go).is_none(), "no block comes home twice");
-            assert!(matches!(sides.lender.take_home(looked_at), Some(Returning::Shared(_, 100))));
-            assert_eq!(sides.settle(chain), 0);
+            let number = sides.lender.accept_returns(coming);
+            assert!(matches!(sides.lender.take_returned(release), Some(Returning::Whole(_, 100))));
+            assert!(sides.lender.take_returned(release).is_none(), "no block comes home twice");
+            assert!(matches!(sides.lender.take_returned(looked_at), Some(Returning::Shared(_, 100))));
+            assert_eq!(sides.finish_frame(chain), 0);
             sides.lender.forget(number, &mut sides.freed);
             assert_eq!(sides.freed.len(), 1, "nobody took the third");
-            sides.holder.let_go(looked_at);
+            sides.holder.release(looked_at);
             assert_eq!(sides.collect(), 1, "the frame names it");
             sides.holder.discard(home);
             assert_eq!(sides.collect(), 1, "it is being copied");
@@ -556,16 +556,16 @@ mod tests {
 
     #[test]
     fn a_frame_that_is_not_sent_brings_nothing_home() {
-        let (mut sides, mut chain, mut home) = (Sides::new(), Chain::default(), Chain::default());
-        let [let_go, kept] = [(); 2].map(|()| sides.lend(false, &mut chain));
-        for ticket in [let_go, kept] {
-            assert!(sides.holder.take(ticket) && sides.holder.bring(ticket, &mut home));
+        let (mut sides, mut chain, mut home) = (Sides::new(), LoanList::default(), LoanList::default());
+        let [release, kept] = [(); 2].map(|()| sides.lend(false, &mut chain));
+        for loan_id in [release, kept] {
+            assert!(sides.holder.take(loan_id) && sides.holder.return_with(loan_id, &mut home));
         }
-        assert_eq!(sides.settle(chain), 0);
-        sides.holder.let_go(let_go);
+        assert_eq!(sides.finish_frame(chain), 0);
+        sides.holder.release(release);
         sides.holder.discard(home);
         assert_eq!(sides.collect(), 1);
-        sides.holder.let_go(kept);
+        sides.holder.release(kept);
         assert_eq!(sides.collect(), 2);
     }
 
@@ -575,8 +575,8 @@ mod tests {
         let write = |sides: &Sides, index: usize, word: u64| sides.holder.held.words[index].store(word, Release);
         for word in [0, u64::MAX, HOME, 1 << 2 | HOME, 2 << 32 | 1 << 2 | HOME] {
             write(&sides, 0, word);
-            for head in [1, 2, TICKETS as u64, u64::MAX] {
-                let number = sides.lender.welcome(Chain::from_word(head));
+            for head in [1, 2, LOANS as u64, u64::MAX] {
+                let number = sides.lender.accept_returns(LoanList::from_word(head));
                 sides.lender.forget(number, &mut sides.freed);
             }
             assert!(sides.freed.is_empty() && sides.lender.home.is_empty());
@@ -584,16 +584,16 @@ mod tests {
         // A ring of two that are lent, by who still looks at them or not.
         for owned in [false, true] {
             let mut sides = Sides::new();
-            let mut chain = Chain::default();
-            let tickets = [(); 2].map(|()| sides.lend(owned, &mut chain));
-            assert_eq!(tickets.map(|ticket| ticket.index), [0, 1]);
-            write(&sides, 0, 2 << 32 | u64::from(tickets[0].generation) << 2 | HOME);
-            write(&sides, 1, 1 << 32 | u64::from(tickets[1].generation) << 2 | HOME);
-            let number = sides.lender.welcome(Chain::from_word(1));
+            let mut chain = LoanList::default();
+            let loan_ids = [(); 2].map(|()| sides.lend(owned, &mut chain));
+            assert_eq!(loan_ids.map(|loan_id| loan_id.index), [0, 1]);
+            write(&sides, 0, 2 << 32 | u64::from(loan_ids[0].generation) << 2 | HOME);
+            write(&sides, 1, 1 << 32 | u64::from(loan_ids[1].generation) << 2 | HOME);
+            let number = sides.lender.accept_returns(LoanList::from_word(1));
             assert_eq!(sides.lender.home.len(), if owned { 0 } else { 2 });
             sides.lender.forget(number, &mut sides.freed);
-            sides.settle(chain);
-            tickets.into_iter().for_each(|ticket| sides.lender.disown(ticket, &mut sides.freed));
+            sides.finish_frame(chain);
+            loan_ids.into_iter().for_each(|loan_id| sides.lender.disown(loan_id, &mut sides.freed));
             sides.lender.forget(number, &mut sides.freed);
             assert_eq!(sides.freed.len(), 2, "each comes back once");
         }
@@ -601,18 +601,18 @@ mod tests {
 
     #[test]
     fn there_is_an_end_to_lending() {
-        let (mut sides, mut chain) = (Sides::new(), Chain::default());
-        let tickets: Vec<_> = (0..TICKETS).map(|_| sides.lend(false, &mut chain)).collect();
+        let (mut sides, mut chain) = (Sides::new(), LoanList::default());
+        let loan_ids: Vec<_> = (0..LOANS).map(|_| sides.lend(false, &mut chain)).collect();
         let loan = sides.arena.allocate(4096, &mut Memfds).unwrap();
-        assert!(sides.lender.lend(loan, 0, false, &mut Chain::default()).is_err());
-        assert_eq!(sides.settle(chain), TICKETS);
-        let again = sides.lend(false, &mut Chain::default());
-        assert!(!tickets.contains(&again), "another generation");
-        for ticket in tickets {
-            assert_eq!(Ticket::checked(ticket.to_word()), Some(ticket));
+        assert!(sides.lender.lend(loan, 0, false, &mut LoanList::default()).is_err());
+        assert_eq!(sides.finish_frame(chain), LOANS);
+        let again = sides.lend(false, &mut LoanList::default());
+        assert!(!loan_ids.contains(&again), "another generation");
+        for loan_id in loan_ids {
+            assert_eq!(LoanId::checked(loan_id.to_word()), Some(loan_id));
         }
-        for word in [0, 5, 1 << 32 | TICKETS as u64, u64::MAX] {
-            assert_eq!(Ticket::checked(word), None);
+        for word in [0, 5, 1 << 32 | LOANS as u64, u64::MAX] {
+            assert_eq!(LoanId::checked(word), None);
         }
     }
 }
@@ -635,16 +635,16 @@ mod model {
             let held = Placed::on_heap(table());
             let (mut lender, mut holder) = (Lender::new(held.clone()), Holder::new(held));
             let mut arena = Arena::new(Limits { max_payload: 1 << 20, retained: 0 });
-            let (mut chain, mut freed) = (Chain::default(), Vec::new());
+            let (mut chain, mut freed) = (LoanList::default(), Vec::new());
             let loan = arena.allocate(1 << 17, &mut Memfds).unwrap();
-            let ticket = lender.lend(loan, 1, false, &mut chain).unwrap();
-            assert!(holder.take(ticket));
-            lender.settle(chain, &mut freed);
+            let loan_id = lender.lend(loan, 1, false, &mut chain).unwrap();
+            assert!(holder.take(loan_id));
+            lender.finish_frame(chain, &mut freed);
             let block = Arc::new(AtomicU64::new(0));
             let written = block.clone();
             let holding = loom::thread::spawn(move || {
                 written.store(1, Relaxed);
-                holder.let_go(ticket);
+                holder.release(loan_id);
             });
             lender.collect(&mut freed);
             if !freed.is_empty() {
