@@ -21,7 +21,7 @@
 
 use crate::failpoints::{self, Step};
 use crate::layout::{AWAKE, BellLine, PARKED};
-use crate::signal::Sleeper;
+use crate::wake::Sleeper;
 use crate::sync::Ordering::{Acquire, Relaxed, SeqCst};
 use crate::sync::{Futex, fence, spin_hint};
 use crate::sys::futex::Private;
@@ -296,7 +296,7 @@ impl Waiter<'_> {
     }
 
     fn is_dead(&self) -> bool {
-        // Acquire: pairs with the Release in `Life::end`; what the peer published before it died is visible after this.
+        // Acquire: pairs with the Release in `PeerStatus::end`; what the peer published before it died is visible after this.
         self.dead.is_some_and(|dead| dead.word().load(Acquire) != 0)
     }
 
@@ -356,7 +356,7 @@ pub(crate) fn publish_cpu(bell: &BellLine) -> u32 {
 mod tests {
     use super::*;
     use crate::layout::WorkerLine;
-    use crate::signal::FutexSleeper;
+    use crate::wake::FutexSleeper;
     use crate::sync::AtomicU32;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
@@ -467,7 +467,7 @@ mod tests {
 mod model {
     use super::*;
     use crate::layout::{CallerLine, WorkerLine};
-    use crate::signal::FutexSleeper;
+    use crate::wake::FutexSleeper;
     use crate::sync::{AtomicU32, AtomicU64};
     use loom::sync::Arc as Shared;
 

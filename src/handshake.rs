@@ -53,7 +53,7 @@ pub(crate) struct Hello {
     pub(crate) name: String,
     /// How the worker waits, see [`wait_code`].
     pub(crate) wait: u64,
-    /// What a side that sleeps is woken by, see [`Signal::code`](crate::signal::Signal::code).
+    /// What a side that sleeps is woken by, see [`Signal::code`](crate::wake::Signal::code).
     pub(crate) signal: u8,
     /// Where its memory objects are; empty if they come as descriptors.
     pub(crate) place: String,

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::__glue::Own;
+use crate::__codegen::Own;
 use crate::call::callee::{Parent, Worker};
 use crate::call::caller::{Caller, Sent};
 use crate::call::host::{Alone, Host};
@@ -13,10 +13,10 @@ use crate::call::service::{Method, Service};
 use crate::control::Control;
 use crate::doorbell::Wait;
 use crate::layout::Geometry;
-use crate::objects::heap::Heap;
-use crate::objects::{Objects, Sealed};
+use crate::backing::heap::Heap;
+use crate::backing::{Backing, Sealed};
 use crate::segment::Segment;
-use crate::signal::{Count, ParentBells, Signal};
+use crate::wake::{Count, ParentBells, Signal};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket;
 use std::hint::black_box;
@@ -58,7 +58,7 @@ impl Ends {
     }
 
     /// The same, with where memory comes from, and how both sides wait.
-    fn over<T: Service>(geometry: Geometry, objects: Arc<dyn Objects>, wait: Wait) -> Self {
+    fn over<T: Service>(geometry: Geometry, objects: Arc<dyn Backing>, wait: Wait) -> Self {
         let (own, object) = Segment::create(geometry, &*objects).unwrap();
         let bells = ParentBells::new(Signal::Futex, Count::of(&geometry), &*objects).unwrap();
         let (parent, child) = socket::pair().unwrap();

@@ -12,13 +12,13 @@ use crate::failpoints::{self, Step};
 use crate::frame::{self, BYTES_A_LOOK, Checked, Encode, Kind, Place, Spill, encode, look_at_reply};
 use crate::layout::{CalleeLine, CallerLine, ENDING, WorkerLine};
 use crate::loans::Attachments;
-use crate::life::Life;
+use crate::peer_status::PeerStatus;
 use crate::reading::Refusal;
 pub(crate) use crate::ring::{Announcement, Consumer, Frame, Seen};
 use crate::ring::{Claim, Onlooker, Producer};
 use crate::segment::{Placed, Segment};
 use crate::shared_box::BoxRef;
-use crate::signal::{Bells, Sleeper};
+use crate::wake::{Bells, Sleeper};
 use crate::memory_pool::{PoolHandle, AllocContext};
 use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::fence;
@@ -222,14 +222,14 @@ impl CallerLane {
 
     /// Waits for the next reply, whichever request it answers.
     #[inline(never)]
-    pub(crate) fn wait(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
-        self.waiter(wait, life, &self.pace).wait(deadline, || self.replies.is_ready())
+    pub(crate) fn wait(&self, wait: Wait, peer_status: &PeerStatus, deadline: Deadline) -> Waited {
+        self.waiter(wait, peer_status, &self.pace).wait(deadline, || self.replies.is_ready())
     }
 
     /// Waits for the next reply, or until it is announced.
     #[inline(never)]
-    pub(crate) fn wait_for_any(&self, wait: Wait, life: &Life, deadline: Deadline) -> Waited {
-        self.waiter(wait, life, &self.pace).wait(deadline, || self.replies.has_more(&Seen::default()))
+    pub(crate) fn wait_for_any(&self, wait: Wait, peer_status: &PeerStatus, deadline: Deadline) -> Waited {
+        self.waiter(wait, peer_status, &self.pace).wait(deadline, || self.replies.has_more(&Seen::default()))
     }
 
     /// Waits for the next reply, or for more of it than has been seen. `pace` = what is known of such waits: they say nothing of how
@@ -241,21 +241,21 @@ impl CallerLane {
     pub(crate) fn wait_for_more(
         &self,
         wait: Wait,
-        life: &Life,
+        peer_status: &PeerStatus,
         deadline: Deadline,
         seen: &Seen,
         pace: &Pace,
     ) -> Waited {
-        self.waiter(wait, life, pace).wait(deadline, || self.replies.has_more(seen))
+        self.waiter(wait, peer_status, pace).wait(deadline, || self.replies.has_more(seen))
     }
 
-    fn waiter<'a>(&'a self, wait: Wait, life: &'a Life, pace: &'a Pace) -> Waiter<'a> {
+    fn waiter<'a>(&'a self, wait: Wait, peer_status: &'a PeerStatus, pace: &'a Pace) -> Waiter<'a> {
         Waiter {
             bell: &self.caller.bell,
             sleeper: &*self.own_bell,
             wait,
             pace,
-            dead: Some(life.dead()),
+            dead: Some(peer_status.dead()),
             peer_cpu: self.worker.bell.cpu.load(Relaxed),
         }
     }
@@ -359,7 +359,7 @@ impl CallerLane {
 
     /// How far the unanswered request at `position` has come. Only for a message: the peer may lie.
     pub(crate) fn progress(&self, position: u64) -> Progress {
-        // Relaxed: a hint while the writer lives; after its death (the Acquire of `Life::dead`) its last store is visible, and after
+        // Relaxed: a hint while the writer lives; after its death (the Acquire of `PeerStatus::dead`) its last store is visible, and after
         // the fence in `leave` the store of a worker that goes on.
         let started = self.callee.started.load(Relaxed);
         if is_past(started, position) { Progress::Started } else { Progress::NotStarted }
@@ -817,23 +817,23 @@ impl WorkerLanes {
     }
 
     /// Waits without limit for a request, and says at which place the lane is that it is on; a place where there is no lane if the parent has asked
-    /// for the end, and every request has been answered. `None` = the caller's `life` is over; whose has none is one that this process does
+    /// for the end, and every request has been answered. `None` = the caller's `peer_status` is over; whose has none is one that this process does
     /// not outlive.
     #[inline(always)]
-    pub(crate) fn wait(&mut self, life: Option<&Life>) -> Option<usize> {
-        let found = self.find().or_else(|| self.wait_slow(life))?;
+    pub(crate) fn wait(&mut self, peer_status: Option<&PeerStatus>) -> Option<usize> {
+        let found = self.find().or_else(|| self.wait_slow(peer_status))?;
         self.last = found;
         Some(found)
     }
 
     #[inline(never)]
-    fn wait_slow(&self, life: Option<&Life>) -> Option<usize> {
+    fn wait_slow(&self, peer_status: Option<&PeerStatus>) -> Option<usize> {
         let waiter = Waiter {
             bell: &self.worker.bell,
             sleeper: &*self.own_bell,
             wait: self.wait,
             pace: &self.pace,
-            dead: life.map(Life::dead),
+            dead: peer_status.map(PeerStatus::dead),
             peer_cpu: self.lanes.get(self.last).map_or(0, |lane| lane.caller_cpu()),
         };
         let mut found = None;
@@ -880,8 +880,8 @@ mod tests {
     use super::nowhere::nowhere;
     use super::*;
     use crate::layout::Geometry;
-    use crate::objects::Segments;
-    use crate::signal::{Count, ParentBells, Signal};
+    use crate::backing::Segments;
+    use crate::wake::{Count, ParentBells, Signal};
     use crate::sys::poll::readable;
     use proptest::prelude::*;
     use std::os::fd::AsFd;
@@ -1002,13 +1002,13 @@ mod tests {
     fn sides_that_park_wake_each_other() {
         for &signal in Signal::ALL {
             let (mut callers, mut worker, parent) = two_sides(signal);
-            let life = Life::new(parent.alarm.clone());
+            let peer_status = PeerStatus::new(parent.alarm.clone());
             thread::scope(|scope| {
                 scope.spawn(|| (0..2000).for_each(|_| answer(&mut worker)));
                 for call in 0..2000 {
                     let lane = &mut callers[call % 2];
                     ask(lane);
-                    assert_eq!(lane.wait(Wait::Park, &life, Deadline::NEVER), Waited::Ready, "{signal:?}");
+                    assert_eq!(lane.wait(Wait::Park, &peer_status, Deadline::NEVER), Waited::Ready, "{signal:?}");
                     take(lane);
                 }
             });
@@ -1019,13 +1019,13 @@ mod tests {
     fn a_death_wakes_who_sleeps_whatever_he_sleeps_on() {
         for &signal in Signal::ALL {
             let (mut callers, _, parent) = two_sides(signal);
-            let life = Life::new(parent.alarm.clone());
+            let peer_status = PeerStatus::new(parent.alarm.clone());
             ask(&mut callers[0]);
-            let (lane, life) = (&mut callers[0], &life);
+            let (lane, peer_status) = (&mut callers[0], &peer_status);
             thread::scope(|scope| {
-                let waiting = scope.spawn(move || lane.wait(Wait::Park, life, Deadline::NEVER));
+                let waiting = scope.spawn(move || lane.wait(Wait::Park, peer_status, Deadline::NEVER));
                 thread::sleep(Duration::from_millis(10));
-                life.end(crate::error::Exit::Unknown);
+                peer_status.end(crate::error::Exit::Unknown);
                 assert_eq!(waiting.join().unwrap(), Waited::Dead, "{signal:?}");
             });
         }
@@ -1048,7 +1048,7 @@ mod tests {
             take(lane);
             lane.disarm();
         }
-        Life::new(parent.alarm.clone()).end(crate::error::Exit::Unknown);
+        PeerStatus::new(parent.alarm.clone()).end(crate::error::Exit::Unknown);
         assert!(is_readable(door) && door.clear().collect::<Vec<_>>().is_empty() && is_readable(door));
     }
 
@@ -1119,7 +1119,7 @@ mod model {
     use crate::frame::BlockRef;
     use crate::layout::{AWAKE, BellLine};
     use crate::segment::Slots;
-    use crate::signal::FutexSleeper;
+    use crate::wake::FutexSleeper;
     use crate::sync::{AtomicU32, AtomicU64, Futex};
 
     fn futex() -> Arc<dyn Sleeper> {

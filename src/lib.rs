@@ -131,7 +131,7 @@ mod trusted;
 mod control;
 mod handshake;
 mod lane;
-mod life;
+mod peer_status;
 
 // Layer 2: frames, where they go, and waiting for them.
 mod arena;
@@ -143,14 +143,14 @@ mod reading;
 mod ring;
 mod shared_box;
 mod shared_writer;
-mod signal;
+mod wake;
 mod memory_pool;
 mod validator;
 mod viewable;
 
 // Layer 1: shared memory.
 mod layout;
-mod objects;
+mod backing;
 mod segment;
 
 // Layer 0: what everything stands on.
@@ -170,8 +170,8 @@ mod sys;
 mod trace;
 
 #[doc(hidden)]
-#[path = "glue.rs"]
-pub mod __glue;
+#[path = "codegen.rs"]
+pub mod __codegen;
 
 pub use crate::bridge::{
     Blocking, Bridge, Builder, Calling, Death, Deferred, Event, InPlace, Pending, Restart, View, init, serve,
@@ -183,7 +183,7 @@ pub use crate::error::{Awaited, CallError, CallName, Exit, Fault, NoMemory, Payl
 pub use crate::frame::Transfer;
 #[cfg(feature = "sandbox")]
 pub use crate::measure::Measure;
-pub use crate::objects::Segments;
+pub use crate::backing::Segments;
 #[cfg(feature = "portable")]
 pub use crate::portable::TrustedChild;
 #[cfg(feature = "sandbox")]
@@ -191,7 +191,7 @@ pub use crate::process::sandbox::{Sandbox, report::SandboxReport};
 pub use crate::process::spawn::{Output, TerminalSignals};
 pub use crate::shared_box::{ArchivedSharedBox, Contents, Memory, SharedBox};
 pub use crate::shared_writer::SharedWriter;
-pub use crate::signal::Signal;
+pub use crate::wake::Signal;
 pub use crate::viewable::Viewable;
 pub use callgate_macros::{Viewable, bridge, main};
 pub use {bytemuck, rkyv};
@@ -211,7 +211,7 @@ macro_rules! test_support {
     () => {
         const _: () = {
             extern "C" fn callgate_init() {
-                $crate::__glue::init_before_main();
+                $crate::__codegen::init_before_main();
             }
 
             #[used]

@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::__glue::Val;
+use crate::__codegen::Val;
 use crate::call::callee::{Parent, Worker};
 use crate::call::caller::{Caller, Sent};
 use crate::call::host::{Alone, Host, Parallel};

@@ -451,7 +451,7 @@ mod tests {
     use super::*;
     use crate::arena::{Arena, Limits};
     use crate::layout::Geometry;
-    use crate::objects::Sealed;
+    use crate::backing::Sealed;
     use crate::segment::Segment;
 
     /// Both sides of the same table, and blocks to lend.

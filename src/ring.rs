@@ -300,7 +300,7 @@ mod tests {
     use super::*;
     use crate::copy_buffer::CopyBuffer;
     use crate::layout::Geometry;
-    use crate::objects::heap::Heap;
+    use crate::backing::heap::Heap;
     use crate::segment::{Block, Segment};
     use crate::sys::mapping::{Access, HeapMemory, Mapping};
     use proptest::prelude::*;

@@ -8,7 +8,7 @@ use crate::layout::{
     CalleeLine, CallerLine, Geometry, Header, HeldTable, LINE, LastWords, MAGIC, PAYLOAD_OFFSET, PROTOCOL, SlotLine,
     WorkerLine,
 };
-use crate::objects::{Objects, SEGMENT, Sealed};
+use crate::backing::{Backing, SEGMENT, Sealed};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{will_read, will_write};
 use crate::sys::mapping::{Access, Mapping, copy_from_shared};
@@ -272,7 +272,7 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Creates, sizes, maps and initialises a segment. The descriptor, if there is one, is for the child.
-    pub(crate) fn create(geometry: Geometry, objects: &dyn Objects) -> io::Result<(Self, Option<OwnedFd>)> {
+    pub(crate) fn create(geometry: Geometry, objects: &dyn Backing) -> io::Result<(Self, Option<OwnedFd>)> {
         assert!(geometry.is_valid(), "{geometry:?} is not a valid geometry");
         let (mapping, object) = objects.create(SEGMENT, geometry.segment_len(), Access::ReadWrite)?;
         let segment = Self { mapping: Arc::new(mapping), geometry };
@@ -287,7 +287,7 @@ impl Segment {
     }
 
     /// Maps the segment that a parent created, and checks that it is what its header says.
-    pub(crate) fn attach(objects: &dyn Objects, descriptors: &mut dyn Iterator<Item = OwnedFd>) -> io::Result<Self> {
+    pub(crate) fn attach(objects: &dyn Backing, descriptors: &mut dyn Iterator<Item = OwnedFd>) -> io::Result<Self> {
         let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
         let mapping = Arc::new(objects.attach(SEGMENT, descriptors, Access::ReadWrite)?);
         let len = mapping.len();

@@ -22,7 +22,7 @@ const UNSAFE: &[&str] = &[
     "src/validator.rs",
     "src/intake.rs",
     "src/trusted.rs",
-    "src/glue.rs",
+    "src/codegen.rs",
     "src/process/child.rs",
 ];
 
@@ -45,7 +45,7 @@ const ATOMICS: &[&str] = &[
     // When the watcher is to look for idle memory: a word of this process alone.
     "src/call/tidiness.rs",
     // Numbers for names: a word of this process alone.
-    "src/objects/named.rs",
+    "src/backing/named.rs",
     // What callbacks count, and their numbers: words of this process alone.
     "src/manager/",
     // A compiler fence, which loom has not.
@@ -65,7 +65,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("sys", 0),
     ("trace", 0),
     ("layout", 1),
-    ("objects", 1),
+    ("backing", 1),
     ("segment", 1),
     ("arena", 2),
     ("doorbell", 2),
@@ -77,13 +77,13 @@ const LAYERS: &[(&str, u8)] = &[
     ("intake", 2),
     ("reading", 2),
     ("ring", 2),
-    ("signal", 2),
+    ("wake", 2),
     ("validator", 2),
     ("viewable", 2),
     ("control", 3),
     ("handshake", 3),
     ("lane", 3),
-    ("life", 3),
+    ("peer_status", 3),
     ("call", 4),
     ("fuzz", 5),
     ("in_process", 5),
@@ -91,7 +91,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("process", 4),
     ("trusted", 4),
     ("bridge", 5),
-    ("glue", 5),
+    ("codegen", 5),
     ("manager", 5),
     ("trust_child", 5),
 ];
@@ -416,7 +416,7 @@ impl Source {
             let rest = &self.code[at + path.len()..];
             let names = if rest.starts_with('{') { group(rest) } else { words(rest).take(1).collect() };
             // The hidden module's name in the source tree, and the macro that it exports.
-            let names = names.into_iter().map(|name| if name.starts_with("__glue") { "glue" } else { name });
+            let names = names.into_iter().map(|name| if name.starts_with("__codegen") { "glue" } else { name });
             imports.extend(names.map(|name| (number, name.to_owned())));
         }
         imports

@@ -17,12 +17,12 @@ use crate::doorbell::Wait;
 use crate::error::StartError;
 use crate::frame::{Request, TrustedPeer};
 use crate::layout::{Geometry, LINE};
-use crate::objects::Segments;
+use crate::backing::Segments;
 use crate::process::child::EntryFn;
 #[cfg(feature = "sandbox")]
 use crate::process::sandbox::Sandbox;
 use crate::process::spawn::{Launch, Output, TerminalSignals};
-use crate::signal::Signal;
+use crate::wake::Signal;
 use crate::sys::limits::Wanted;
 use std::ffi::OsStr;
 use std::fmt::{self, Display};

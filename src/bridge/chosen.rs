@@ -4,8 +4,8 @@
 
 use crate::call::service::Service;
 use crate::error::StartError;
-use crate::objects::Segments;
-use crate::signal::Signal;
+use crate::backing::Segments;
+use crate::wake::Signal;
 use crate::sys::selfproc;
 
 /// Names the default of [`Builder::signal`](super::Builder::signal).

@@ -29,7 +29,7 @@ pub use view::{InPlace, View};
 use crate::call::service::{Method, Service};
 use crate::error::{CallError, Exit};
 use crate::shared_box::{Memory, place};
-use crate::signal::Door;
+use crate::wake::Door;
 use route::Route;
 use std::fmt;
 use std::ops::Deref;
@@ -92,7 +92,7 @@ impl<T: Service> Bridge<T> {
 
     /// Whether the child lives and takes calls. Also of one that was to be killed, as long as it lives because this process may not kill it.
     pub fn is_alive(&self) -> bool {
-        self.route.caller().peer.life.is_alive()
+        self.route.caller().peer.peer_status.is_alive()
     }
 
     /// How many children this bridge had before the one that it has now: 0, unless it [restarts](Builder::restart). Each has a service

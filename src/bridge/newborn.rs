@@ -14,7 +14,7 @@ use crate::process::child::too_late_in_words;
 use crate::process::spawn::Spawned;
 use crate::process::watch::{self, Watched};
 use crate::segment::Segment;
-use crate::signal::ParentBells;
+use crate::wake::ParentBells;
 use crate::sys::image::Image;
 use crate::sys::limits::{self, Wanted};
 use crate::sys::memfd;

@@ -13,7 +13,7 @@ use crate::call::service::{Method, Service};
 use crate::doorbell::Deadline;
 use crate::error::{CallError, Exit, Payload, Progress, StartError};
 use crate::frame::{Reply, Request};
-use crate::life::Cause;
+use crate::peer_status::Cause;
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
@@ -93,11 +93,11 @@ pub(super) struct Child {
 
 impl Child {
     fn is_over(&self) -> bool {
-        self.caller.peer.life.is_over()
+        self.caller.peer.peer_status.is_over()
     }
 
     fn exit(&self) -> Exit {
-        self.caller.peer.life.exit().unwrap_or(Exit::Unknown)
+        self.caller.peer.peer_status.exit().unwrap_or(Exit::Unknown)
     }
 }
 
@@ -455,7 +455,7 @@ impl Supervisor {
             self.prepare_spare();
             let child = self.current();
             let desk = self.desk.clone();
-            child.caller.peer.life.on_end(move || desk.ring());
+            child.caller.peer.peer_status.on_end(move || desk.ring());
             if !self.wait_for_the_end(&child, hooks) {
                 return;
             }
@@ -481,7 +481,7 @@ impl Supervisor {
             }
             if let Some(event) = state.events.pop_front() {
                 MutexGuard::unlocked(&mut state, || tell(hooks, &event));
-            } else if child.caller.peer.life.exit().is_some() {
+            } else if child.caller.peer.peer_status.exit().is_some() {
                 return true;
             } else {
                 self.desk.changed.wait(&mut state);
@@ -527,13 +527,13 @@ impl Supervisor {
             service: self.service,
             pid: child.caller.peer.pid,
             exit: child.exit(),
-            corrupt: match child.caller.peer.life.cause() {
+            corrupt: match child.caller.peer.peer_status.cause() {
                 Some(Cause::Corrupt(what)) => Some(what),
                 _ => None,
             },
             overdue: child.caller.culprit(),
             asked,
-            last_words: child.caller.peer.life.last_words(),
+            last_words: child.caller.peer.peer_status.last_words(),
             generation: child.generation,
             restarting: self.restart.as_ref().is_some_and(|restart| asked || restart.has_left(history, Instant::now())),
         };
@@ -606,7 +606,7 @@ impl Supervisor {
     fn next_child(&self) -> Result<Arc<Caller>, StartError> {
         let start_timeout = self.recipe.start_timeout();
         let spare = self.desk.state.lock().spare.take();
-        if let Some(spare) = spare.filter(|spare| !spare.peer.life.is_over()) {
+        if let Some(spare) = spare.filter(|spare| !spare.peer.peer_status.is_over()) {
             match self.raise(spare, SPARE_PATIENCE.min(start_timeout)) {
                 Err(error) if !has_begun(&error) => {}
                 raised => return raised,
@@ -641,7 +641,7 @@ impl Supervisor {
     /// Has a spare child brought up, if there is to be one and is none, on a thread of its own: it may take its time, or hang.
     fn prepare_spare(self: &Arc<Self>) {
         let mut state = self.desk.state.lock();
-        let has_one = state.spare.as_ref().is_some_and(|spare| !spare.peer.life.is_over());
+        let has_one = state.spare.as_ref().is_some_and(|spare| !spare.peer.peer_status.is_over());
         if has_one || state.spare_rises || !self.restart.as_ref().is_some_and(|restart| restart.spare) {
             return;
         }

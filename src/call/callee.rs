@@ -14,11 +14,11 @@ use crate::frame::{ALIGN, BlockRef, Kind, Place, RequestSpan};
 use crate::handshake::{Hello, wait_from_code};
 use crate::lane::WorkerLanes;
 use crate::loans::Attachments;
-use crate::life::Life;
+use crate::peer_status::PeerStatus;
 use crate::process::child::Serving;
 use crate::segment::{Block, Segment, Span};
 use crate::shared_box;
-use crate::signal::Bells;
+use crate::wake::Bells;
 use crate::memory_pool::{PoolHandle, NEVER, AllocContext};
 use crate::sync::Ordering::Relaxed;
 use crate::sys::limits::{self, Wanted};
@@ -115,12 +115,12 @@ pub(super) fn chain(segment: &Segment, index: u32) -> u64 {
 }
 
 /// Whoever makes the requests of a worker: how far it is trusted, and the memory that is shared with it.
-pub(crate) trait Asker {
+pub(crate) trait RequestSource {
     /// The memory.
     fn home(&self) -> &dyn PoolHandle;
 
     /// Whether it lives; `None` for one that this process does not outlive.
-    fn life(&self) -> Option<&Life>;
+    fn peer_status(&self) -> Option<&PeerStatus>;
 
     /// The block that a request names; or what is wrong with that.
     fn block(&self, block: BlockRef) -> Result<Block, &'static str>;
@@ -148,14 +148,14 @@ pub(crate) struct Parent {
     trusted: TrustedParent,
 }
 
-impl Asker for Parent {
+impl RequestSource for Parent {
     #[inline(always)]
     fn home(&self) -> &dyn PoolHandle {
         &*self.memory
     }
 
     #[inline(always)]
-    fn life(&self) -> Option<&Life> {
+    fn peer_status(&self) -> Option<&PeerStatus> {
         None
     }
 
@@ -196,10 +196,10 @@ impl<H: Host> Worker<H, Parent> {
         control: crate::control::Control,
         host: H,
     ) -> Self {
-        let bells = Bells::futexes(crate::signal::Count::of(&segment.geometry()));
+        let bells = Bells::futexes(crate::wake::Count::of(&segment.geometry()));
         let lanes = WorkerLanes::new(segment, index, &bells, wait, true);
         let limits = Limits { max_payload: 1 << 20, retained: 1 << 20 };
-        let memory = PayloadMemory::new(control, Arc::new(crate::objects::Sealed), segment, limits, Access::ReadOnly);
+        let memory = PayloadMemory::new(control, Arc::new(crate::backing::Sealed), segment, limits, Access::ReadOnly);
         Self::new(lanes, Parent { memory, trusted: TrustedParent::of_itself() }, host)
     }
 
@@ -244,7 +244,7 @@ impl<H: Host> Worker<H, Parent> {
     }
 }
 
-impl<H: Host, A: Asker> Worker<H, A> {
+impl<H: Host, A: RequestSource> Worker<H, A> {
     pub(crate) fn new(lanes: WorkerLanes, asker: A, host: H) -> Self {
         Self { lanes, asker, host, copy: AlignedVec::new(), code: 0, chain: 0 }
     }
@@ -270,9 +270,9 @@ impl<H: Host, A: Asker> Worker<H, A> {
     /// What is wrong with the request, if nobody who keeps to the protocol could have made it.
     #[inline(always)]
     pub(crate) fn serve_next(&mut self) -> Result<Option<Kind>, &'static str> {
-        match self.lanes.wait(self.asker.life()) {
+        match self.lanes.wait(self.asker.peer_status()) {
             // Who looks for requests until the end finds what was asked after it, too.
-            Some(place) if !self.asker.life().is_some_and(Life::is_over) => self.serve_one(place),
+            Some(place) if !self.asker.peer_status().is_some_and(PeerStatus::is_over) => self.serve_one(place),
             _ => Ok(None),
         }
     }
@@ -285,7 +285,7 @@ impl<H: Host, A: Asker> Worker<H, A> {
         let (frame, slot) = lane.begin()?.ok_or("a request that was taken back")?;
         failpoints::reach(Step::ChildStarted);
         // A child does not outlive its caller.
-        if self.asker.life().is_some() && slot.is_left() {
+        if self.asker.peer_status().is_some() && slot.is_left() {
             return Ok(None);
         }
         let (kind, call) = (frame.commit.kind, frame.call);
@@ -347,7 +347,7 @@ impl<H: Host, A: Asker> Worker<H, A> {
     }
 }
 
-impl<H: Host, A: Asker> Worker<H, A> {
+impl<H: Host, A: RequestSource> Worker<H, A> {
     /// The end, which the parent has asked for without a request that could be answered.
     #[cold]
     fn end(&mut self) -> Option<Kind> {

@@ -6,7 +6,7 @@ use super::callee::PANICKED;
 use super::link::Link;
 use super::nest::{self, At};
 use super::overdue::{Lateness, Overdue};
-use super::peer::{Hold, Peer};
+use super::peer::{PeerLink, Peer};
 use super::recorded::Recorded;
 use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
 use crate::doorbell::{Deadline, Wait, Waited};
@@ -15,7 +15,7 @@ use crate::failpoints::{self, Step};
 use crate::frame::{self, Beyond, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError, WorkerBell};
 use crate::layout::CallerLine;
-use crate::life::Cause;
+use crate::peer_status::Cause;
 use crate::reading::{Refusal, TOO_MANY, last_refusal};
 use crate::segment::{Placed, Segment};
 use crate::memory_pool::{PoolHandle, Patience, AllocContext, Waiting};
@@ -47,7 +47,7 @@ pub(crate) struct Caller {
     /// The memory that the two share.
     home: Arc<dyn PoolHandle>,
     /// The same, as what holds the peer.
-    hold: Arc<dyn Hold>,
+    hold: Arc<dyn PeerLink>,
     pub(super) wait: Wait,
     workers: u32,
     /// How to reach each worker apart from its lanes.
@@ -144,7 +144,7 @@ impl Begun {
             return Some(Err(caller.in_fork_slow(context)));
         }
         // Asked before the look: a reply published before the death is still found.
-        let ended = caller.peer.life.exit().is_some();
+        let ended = caller.peer.peer_status.exit().is_some();
         // A second look if the doorbell will not ring, because a reply came before it was armed. No third: a child that publishes and
         // takes back is not waited for.
         for _ in 0..2 {
@@ -205,7 +205,7 @@ impl Caller {
     }
 
     /// The calling side of what `hold` has of `peer`, who has the service. Does not look at the segment.
-    pub(crate) fn of(segment: &Segment, peer: Arc<Peer>, hold: Arc<dyn Hold>, wait: Wait, service: TypeId) -> Self {
+    pub(crate) fn of(segment: &Segment, peer: Arc<Peer>, hold: Arc<dyn PeerLink>, wait: Wait, service: TypeId) -> Self {
         let lane = |index| Arc::new(Mutex::new(CallerLane::new(segment, index, &peer.bells)));
         let workers = segment.geometry().workers;
         let bells = (0..workers).map(|index| WorkerBell::new(segment, index, &peer.bells)).collect();
@@ -230,7 +230,7 @@ impl Caller {
     /// The same, with something to be done about calls that time out.
     pub(crate) fn with_lateness(mut self, segment: &Segment, lateness: Lateness) -> Self {
         // First as what it is.
-        let hold: Arc<dyn Hold> = self.hold.clone();
+        let hold: Arc<dyn PeerLink> = self.hold.clone();
         self.overdue = Some(Overdue::new(segment, Arc::downgrade(&hold), lateness));
         self
     }
@@ -395,7 +395,7 @@ impl Caller {
         let ask = Ask { kind: Kind::Construct, call: method.word(0) };
         let position = self.send_on(&mut lane, ask, &mut Some(args), Args::Spend, context)?;
         if within < timeout.unwrap_or(Duration::MAX)
-            && lane.wait(self.wait, &self.peer.life, begin.deadline) == Waited::DeadlinePassed
+            && lane.wait(self.wait, &self.peer.peer_status, begin.deadline) == Waited::DeadlinePassed
             && lane.progress(position) == Progress::NotStarted
         {
             return Err(self.out_of_time(Awaited::Answer, Progress::NotStarted, begin));
@@ -471,8 +471,8 @@ impl Caller {
             return Err(self.in_fork_slow(context));
         }
         let _one_at_a_time = self.stopping.lock();
-        let life = &self.peer.life;
-        match (life.cause(), life.exit()) {
+        let peer_status = &self.peer.peer_status;
+        match (peer_status.cause(), peer_status.exit()) {
             (Some(Cause::Stopped), Some(exit)) => return Ok(exit),
             (Some(Cause::Corrupt(_)), _) | (None, Some(_)) => {
                 self.kill();
@@ -480,7 +480,7 @@ impl Caller {
             }
             _ => {}
         }
-        life.blame(Cause::Stopped);
+        peer_status.blame(Cause::Stopped);
         let answer = match self.ask_to_stop(context, LANE_SLICE) {
             Some((mut lane, position)) => self.receive(&mut lane, position, Kind::Stop, context),
             None => self.stopped_unasked(drop, context.deadline),
@@ -491,7 +491,7 @@ impl Caller {
                 Err(error)
             }
             // Or it has ended without an answer.
-            answer => match life.wait(context.deadline) {
+            answer => match peer_status.wait(context.deadline) {
                 Some(_) if matches!(answer, Err(CallError::Panicked { .. })) => answer.map(|()| Exit::Unknown),
                 Some(exit) => Ok(exit),
                 None => {
@@ -526,7 +526,7 @@ impl Caller {
 
     /// What would have been the answer of a child that was asked to stop with no request: it can tell by its exit code alone.
     fn stopped_unasked(&self, drop: &'static Method, deadline: Deadline) -> Result<(), CallError> {
-        if self.peer.life.wait(deadline) != Some(Exit::Code(PANICKED)) {
+        if self.peer.peer_status.wait(deadline) != Some(Exit::Code(PANICKED)) {
             return Ok(());
         }
         let message = "in the service's destructor; the child has printed the message".into();
@@ -537,10 +537,10 @@ impl Caller {
     /// Has the child stop, as [`stop`](Self::stop) does, and leaves it to the watcher to see to it. One that has nothing to do is given a moment, which is
     /// enough for most: then whatever its service does when it is dropped has been done.
     pub(crate) fn let_go(&self, drop: &'static Method, grace: Duration) {
-        if self.peer.is_in_fork() || self.peer.life.is_over() {
+        if self.peer.is_in_fork() || self.peer.peer_status.is_over() {
             return;
         }
-        self.peer.life.blame(Cause::Stopped);
+        self.peer.peer_status.blame(Cause::Stopped);
         let context = &CallContext::new(drop, Some(grace));
         let is_idle = |lane: &Arc<Mutex<CallerLane>>| {
             lane.try_lock().is_some_and(|mut lane| self.settle(&mut lane, context).is_ok() && lane.is_idle())
@@ -551,7 +551,7 @@ impl Caller {
         let asked = self.ask_to_stop(context, Duration::ZERO);
         std::mem::drop(asked);
         if is_idle {
-            self.peer.life.wait(Deadline::after(Some(LET_GO_PATIENCE.min(grace))));
+            self.peer.peer_status.wait(Deadline::after(Some(LET_GO_PATIENCE.min(grace))));
         }
     }
 
@@ -566,7 +566,7 @@ impl Caller {
             return Exit::Unknown;
         }
         self.hold.end(Cause::Stopped);
-        self.peer.life.wait(Deadline::after(Some(patience))).unwrap_or(Exit::Running)
+        self.peer.peer_status.wait(Deadline::after(Some(patience))).unwrap_or(Exit::Running)
     }
 
     /// Kills the child, `because` of something, and does not wait for that. Calls of it fail as those of any that has died.
@@ -683,7 +683,7 @@ impl Caller {
             self.settle_slow(lane, context)?;
         }
         // The request to stop is itself sent after the bridge has been declared stopped.
-        if self.peer.life.is_over() && ask.kind != Kind::Stop {
+        if self.peer.peer_status.is_over() && ask.kind != Kind::Stop {
             return Err(self.over(Progress::NotStarted, context));
         }
         let Some(sending) = args.as_ref() else { return Err(self.spent_slow(context)) };
@@ -764,7 +764,7 @@ impl Caller {
                 return outcome;
             }
             let wait = if may_follow { CallerLane::wait_for_any } else { CallerLane::wait };
-            match wait(lane, self.wait, &self.peer.life, context.deadline) {
+            match wait(lane, self.wait, &self.peer.peer_status, context.deadline) {
                 Waited::Ready => waited = true,
                 Waited::DeadlinePassed => return Err(self.give_up(lane, position, context)),
                 Waited::Dead => return Err(self.ended(lane, position, context)),
@@ -841,7 +841,7 @@ impl Caller {
             if lane.credit() > 0 {
                 return Ok(());
             }
-            match lane.wait(self.wait, &self.peer.life, context.deadline) {
+            match lane.wait(self.wait, &self.peer.peer_status, context.deadline) {
                 Waited::Ready if !context.deadline.has_passed() => {}
                 Waited::Ready | Waited::DeadlinePassed => {
                     return Err(self.timed_out_for(Awaited::Slot, Progress::NotStarted, context));
@@ -955,7 +955,7 @@ impl Caller {
                 return Ok((idle, call));
             }
         }
-        match self.peer.life.is_over() {
+        match self.peer.peer_status.is_over() {
             true => Err(self.over(Progress::NotStarted, context)),
             false => Err(at.too_nested(context.name(), "nested calls hold every lane between the two processes")),
         }
@@ -967,7 +967,7 @@ impl Caller {
             return Ok(lane);
         }
         // A stop holds every lane until the child has answered it.
-        if self.peer.life.is_over() {
+        if self.peer.peer_status.is_over() {
             return Err(self.over(Progress::NotStarted, context));
         }
         self.lock(&self.lanes[preferred], context)
@@ -989,7 +989,7 @@ impl Caller {
                     None => in_use = in_use.or(Some(lane)),
                 }
             }
-            if self.peer.life.is_over() {
+            if self.peer.peer_status.is_over() {
                 return Err(self.over(Progress::NotStarted, context));
             }
             let Some(lane) = in_use else { return self.lock(&self.lanes[preferred], context) };
@@ -1037,7 +1037,7 @@ impl Caller {
         if let Some(lane) = lane.try_lock_until(until) {
             return Ok(Some(lane));
         }
-        if self.peer.life.exit().is_some() {
+        if self.peer.peer_status.exit().is_some() {
             return Err(self.over(Progress::NotStarted, context));
         }
         if context.deadline.has_passed() {
@@ -1119,7 +1119,7 @@ impl Caller {
         let call = context.name();
         // A child that is gone gives no memory back: its end is the reason, not the memory.
         if matches!(&error, SendError::NoMemory(why) if !matches!(why, NoMemory::TooLarge { .. }))
-            && self.peer.life.is_over()
+            && self.peer.peer_status.is_over()
         {
             return self.over(Progress::NotStarted, context);
         }
@@ -1216,16 +1216,16 @@ impl Caller {
     #[cold]
     pub(crate) fn over(&self, progress: Progress, context: &CallContext) -> CallError {
         let (call, pid) = (context.name(), self.peer.pid);
-        match self.peer.life.cause() {
+        match self.peer.peer_status.cause() {
             Some(Cause::Corrupt(what)) => CallError::Corrupt { call, pid, what },
             Some(Cause::Stopped) => CallError::Stopped { call, pid, progress },
             None => CallError::Died {
                 call,
                 pid,
-                exit: self.peer.life.exit().unwrap_or(Exit::Unknown),
-                because: self.peer.life.because(),
+                exit: self.peer.peer_status.exit().unwrap_or(Exit::Unknown),
+                because: self.peer.peer_status.because(),
                 progress,
-                last_words: self.peer.life.last_words(),
+                last_words: self.peer.peer_status.last_words(),
             },
         }
     }

@@ -43,7 +43,7 @@ impl Caller {
         context: &CallContext,
     ) -> Option<Result<R, CallError>> {
         self.follow(lane, kind, context, |lane, seen, pace| {
-            lane.wait_for_more(self.wait, &self.peer.life, context.deadline, seen, pace)
+            lane.wait_for_more(self.wait, &self.peer.peer_status, context.deadline, seen, pace)
         })
     }
 

@@ -271,7 +271,7 @@ fn as_text(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::layout::Geometry;
-    use crate::objects::Sealed;
+    use crate::backing::Sealed;
     use crate::segment::Segment;
 
     fn place() -> Placed<LastWords> {

@@ -6,7 +6,7 @@
 
 use super::account::{Account, Until};
 use super::last_words;
-use super::peer::{Hold, Peer, PeerParts};
+use super::peer::{PeerLink, Peer, PeerParts};
 use super::tidiness::{Look, Tidiness};
 use crate::arena::{Limits, Loan, Source};
 use crate::control::{self, Control, Message};
@@ -15,12 +15,12 @@ use crate::error::{Exit, NoMemory};
 use crate::failpoints::{self, Step};
 use crate::frame::{BlockRef, TrustedPeer};
 use crate::layout::LastWords;
-use crate::life::{Cause, Life};
-use crate::objects::Objects;
+use crate::peer_status::{Cause, PeerStatus};
+use crate::backing::Backing;
 use crate::process::Report;
 use crate::process::watch::{self, Due, Releasing, Watched};
 use crate::segment::{Block, Placed, Segment};
-use crate::signal::ParentBells;
+use crate::wake::ParentBells;
 use crate::memory_pool::{PoolHandle, MemoryPool};
 use crate::sys::close::Aside;
 use crate::sys::limits::{self, Wanted};
@@ -65,7 +65,7 @@ pub(crate) struct Link {
 /// What a bridge shares with its child, beside the control socket.
 pub(crate) struct Shared {
     pub(crate) memory: MemoryOptions,
-    pub(crate) objects: Arc<dyn Objects>,
+    pub(crate) objects: Arc<dyn Backing>,
     pub(crate) bells: ParentBells,
     /// What has come of its sandbox.
     pub(crate) report: Option<Report>,
@@ -91,7 +91,7 @@ impl MemoryOptions {
 
 /// Every segment of this bridge beside the first.
 struct Books {
-    objects: Arc<dyn Objects>,
+    objects: Arc<dyn Backing>,
     /// Segments that the child's arena, for replies, was given, and that frames may name.
     replies: HashMap<u64, Arc<Mapping>>,
     /// What the segments of either arena come to.
@@ -188,7 +188,7 @@ impl Link {
             pid,
             max_payload: memory.max_payload,
             trust: memory.trust,
-            life: Life::new(bells.alarm),
+            peer_status: PeerStatus::new(bells.alarm),
             bells: bells.bells,
             door: bells.door,
             report,
@@ -220,16 +220,16 @@ impl Link {
     /// Kills the child. One that this process may not kill (it has given up the rights that it had, or the child has another user) is told to
     /// end by the end of the control socket: its control thread ends it, whatever its service is at.
     pub(crate) fn put_an_end(&self) {
-        if self.peer.life.exit().is_some() {
+        if self.peer.peer_status.exit().is_some() {
             return;
         }
         if self.pidfd.kill().is_err() {
-            if self.peer.life.resist() {
+            if self.peer.peer_status.resist() {
                 self.control.shut_down_aside();
             }
             return;
         }
-        self.peer.life.condemn();
+        self.peer.peer_status.condemn();
         // Where its end is held back, somebody must notice that.
         let _ = watch::expect_end();
     }
@@ -456,11 +456,11 @@ impl Watched for Link {
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         };
         if self.control.is_slow() {
-            self.peer.life.blame(Cause::Corrupt(control::SLOW));
+            self.peer.peer_status.blame(Cause::Corrupt(control::SLOW));
             return false;
         }
         if !makes_sense {
-            self.peer.life.blame(Cause::Corrupt("a control message that makes no sense"));
+            self.peer.peer_status.blame(Cause::Corrupt("a control message that makes no sense"));
         }
         makes_sense
     }
@@ -475,11 +475,11 @@ impl Watched for Link {
     }
 
     fn is_condemned(&self) -> bool {
-        self.peer.life.is_condemned()
+        self.peer.peer_status.is_condemned()
     }
 
     fn is_overdue(&self) -> bool {
-        self.peer.life.is_overdue()
+        self.peer.peer_status.is_overdue()
     }
 
     fn tidy(&self) -> bool {
@@ -508,9 +508,9 @@ impl Watched for Link {
         // First, so that whoever waits for the end finds no name any more.
         self.books.lock().objects.peer_ended();
         if let Some(words) = last_words::read(&self.last_words, exit) {
-            self.peer.life.quote(words);
+            self.peer.peer_status.quote(words);
         }
-        self.peer.life.end(exit);
+        self.peer.peer_status.end(exit);
         failpoints::reach(Step::ParentEnded);
     }
 }
@@ -523,15 +523,15 @@ impl Due for Link {
     }
 }
 
-impl Hold for Link {
+impl PeerLink for Link {
     /// The watcher will say when it is gone.
     fn end(&self, cause: Cause) {
-        self.peer.life.blame(cause);
+        self.peer.peer_status.blame(cause);
         self.put_an_end();
     }
 
     fn kill(&self, because: &str) {
-        self.peer.life.explain(because);
+        self.peer.peer_status.explain(because);
         self.put_an_end();
     }
 
@@ -575,7 +575,7 @@ impl PoolHandle for Link {
                 Some(left) => !left.is_zero(),
                 None => pool.has_frames_under_way() || self.books.lock().for_requests.is_being_released(),
             };
-            if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.peer.life.is_over() {
+            if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.peer.peer_status.is_over() {
                 drop(pool);
                 return found;
             }

@@ -16,7 +16,7 @@ use crate::frame::BlockRef;
 use crate::lane::is_past;
 use crate::layout::CallerLine;
 use crate::loans::Attachments;
-use crate::objects::Objects;
+use crate::backing::Backing;
 use crate::segment::{Block, Placed, Segment};
 use crate::memory_pool::{PoolHandle, MemoryPool};
 use crate::sync::Ordering::Acquire;
@@ -33,7 +33,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 pub(super) struct PayloadMemory {
     control: Control,
     /// Where the segments are that the parent names.
-    objects: Arc<dyn Objects>,
+    objects: Arc<dyn Backing>,
     from_parent: Mutex<FromParent>,
     /// Rung when the reader has noted something.
     changed: Condvar,
@@ -68,7 +68,7 @@ struct Replies {
 impl PayloadMemory {
     pub(super) fn new(
         control: Control,
-        objects: Arc<dyn Objects>,
+        objects: Arc<dyn Backing>,
         segment: &Segment,
         limits: Limits,
         access: Access,

@@ -9,7 +9,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::peer::Hold;
+use super::peer::PeerLink;
 use crate::error::{CallError, CallName};
 use crate::lane::{LaneView, is_past};
 use crate::process::watch::{self, Due};
@@ -61,7 +61,7 @@ pub(crate) struct Overdue {
     itself: Weak<Self>,
     lateness: Lateness,
     lanes: Box<[LaneView]>,
-    hold: Weak<dyn Hold>,
+    hold: Weak<dyn PeerLink>,
     calls: Mutex<Calls>,
     /// The call that has cost the child its life.
     culprit: OnceLock<CallName>,
@@ -110,7 +110,7 @@ enum State {
 
 impl Overdue {
     /// Those of the child that `hold` has, none yet.
-    pub(crate) fn new(segment: &Segment, hold: Weak<dyn Hold>, lateness: Lateness) -> Arc<Self> {
+    pub(crate) fn new(segment: &Segment, hold: Weak<dyn PeerLink>, lateness: Lateness) -> Arc<Self> {
         let lanes = (0..segment.geometry().lanes).map(|index| LaneView::new(segment, index)).collect();
         Arc::new_cyclic(|itself| Self {
             itself: itself.clone(),

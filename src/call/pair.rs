@@ -7,12 +7,12 @@
 
 #![forbid(unsafe_code)]
 
-use super::callee::{Asker, Worker, chain};
+use super::callee::{RequestSource, Worker, chain};
 use super::caller::Caller;
 use super::host::Host;
 use super::link::unmap;
 use super::panic;
-use super::peer::{Hold, Peer, PeerParts};
+use super::peer::{PeerLink, Peer, PeerParts};
 use super::tidiness::{Look, Tidiness};
 use crate::arena::{Limits, Loan, Source};
 use crate::control::{Control, Message};
@@ -22,12 +22,12 @@ use crate::frame::{ALIGN, BlockRef, RequestSpan, copy_out};
 use crate::lane::{WorkerLanes, is_past};
 use crate::layout::{CallerLine, Geometry};
 use crate::loans::Attachments;
-use crate::life::{Cause, Life};
-use crate::objects::{Objects, SEGMENT, Sealed};
+use crate::peer_status::{Cause, PeerStatus};
+use crate::backing::{Backing, SEGMENT, Sealed};
 use crate::process::watch::{self, Watched};
 use crate::reading::{Refusal, has_memory, refuse};
 use crate::segment::{Block, Placed, Segment, Span};
-use crate::signal::{Bells, Count};
+use crate::wake::{Bells, Count};
 use crate::memory_pool::{PoolHandle, MemoryPool};
 use crate::sync::Ordering::Acquire;
 use crate::sys::limits;
@@ -220,7 +220,7 @@ impl Pair {
             pid,
             max_payload: limits.max_payload,
             trust: None,
-            life: Life::new(None),
+            peer_status: PeerStatus::new(None),
             bells: Bells::futexes(Count::of(&found)),
             door: None,
             report: None,
@@ -275,7 +275,7 @@ impl Pair {
 
     /// Whether it is over, for whatever reason.
     pub(crate) fn is_over(&self) -> bool {
-        self.peer.life.is_over()
+        self.peer.peer_status.is_over()
     }
 
     /// Nothing is asked or answered any more. The hub learns it by the end of the socket, and tells the other side.
@@ -285,10 +285,10 @@ impl Pair {
             return;
         }
         if let Some(cause) = cause {
-            self.peer.life.blame(cause);
+            self.peer.peer_status.blame(cause);
         }
         // First, so that no worker here begins anything that the other side hears of the end of.
-        self.peer.life.end(Exit::Unknown);
+        self.peer.peer_status.end(Exit::Unknown);
         self.control.shut_down();
         // Under the lock, so that who is about to wait sees the end or hears this.
         drop(self.told.lock());
@@ -461,7 +461,7 @@ impl Watched for Pair {
             Ok(_) => true,
             Err(what) => {
                 if let Some(what) = what {
-                    self.peer.life.blame(Cause::Corrupt(what));
+                    self.peer.peer_status.blame(Cause::Corrupt(what));
                 }
                 false
             }
@@ -509,7 +509,7 @@ impl Watched for Pair {
     }
 }
 
-impl Hold for Pair {
+impl PeerLink for Pair {
     fn end(&self, cause: Cause) {
         self.over(Some(cause));
     }
@@ -639,14 +639,14 @@ impl Source for AskHub<'_> {
 /// The caller of a pair, as the workers of its owner see it.
 pub(crate) struct Stranger(Arc<Pair>);
 
-impl Asker for Stranger {
+impl RequestSource for Stranger {
     fn home(&self) -> &dyn PoolHandle {
         &*self.0
     }
 
     #[inline(always)]
-    fn life(&self) -> Option<&Life> {
-        Some(&self.0.peer.life)
+    fn peer_status(&self) -> Option<&PeerStatus> {
+        Some(&self.0.peer.peer_status)
     }
 
     fn block(&self, block: BlockRef) -> Result<Block, &'static str> {
@@ -803,7 +803,7 @@ mod tests {
         assert!(!pair.is_over() && !owner.is_over());
         owner.over(None);
         hub.join().unwrap();
-        assert_eq!(pair.peer.life.wait(Deadline::after(PATIENCE)), Some(Exit::Unknown));
+        assert_eq!(pair.peer.peer_status.wait(Deadline::after(PATIENCE)), Some(Exit::Unknown));
         assert!(matches!(double(&caller, 1), Err(CallError::Died { .. })));
     }
     /// Two calls need memory, and the hub does not answer: each gives up in its own time. What the hub gives then is used, or given back.
@@ -886,7 +886,7 @@ mod tests {
         }
         owner.over(None);
         hub.join().unwrap();
-        assert!(pair.peer.life.wait(Deadline::after(PATIENCE)).is_some());
+        assert!(pair.peer.peer_status.wait(Deadline::after(PATIENCE)).is_some());
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! The process at the other end, as whoever calls it knows it: whether it lives, how it is woken, and what it may be told.
 //!
 //! A child's is part of its [`Link`](super::link::Link), a stranger's of its [`Pair`](super::pair::Pair): what differs between the two is
-//! behind [`Hold`].
+//! behind [`PeerLink`].
 
 #![forbid(unsafe_code)]
 
 use crate::frame::TrustedPeer;
-use crate::life::{Cause, Life};
+use crate::peer_status::{Cause, PeerStatus};
 use crate::process::Report;
-use crate::signal::{Bells, Door};
+use crate::wake::{Bells, Door};
 use crate::memory_pool::PoolHandle;
 use crate::sys::fork;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) struct Peer {
     pub(crate) trust: Option<TrustedPeer>,
     /// The process that holds on; forks of it must not touch what the two share.
     generation: u32,
-    pub(crate) life: Life,
+    pub(crate) peer_status: PeerStatus,
     pub(crate) bells: Bells,
     pub(crate) door: Option<Door>,
     /// What has come of its sandbox.
@@ -35,7 +35,7 @@ pub(crate) struct PeerParts {
     pub(crate) pid: u32,
     pub(crate) max_payload: u64,
     pub(crate) trust: Option<TrustedPeer>,
-    pub(crate) life: Life,
+    pub(crate) peer_status: PeerStatus,
     pub(crate) bells: Bells,
     pub(crate) door: Option<Door>,
     pub(crate) report: Option<Report>,
@@ -43,9 +43,9 @@ pub(crate) struct PeerParts {
 
 impl Peer {
     pub(crate) fn new(parts: PeerParts) -> Self {
-        let PeerParts { pid, max_payload, trust, life, bells, door, report } = parts;
+        let PeerParts { pid, max_payload, trust, peer_status, bells, door, report } = parts;
         fork::count_forks();
-        Self { pid, max_payload, trust, generation: fork::generation(), life, bells, door, report }
+        Self { pid, max_payload, trust, generation: fork::generation(), peer_status, bells, door, report }
     }
 
     /// Whether this process is a fork of the one that began to talk to the peer. It has no watcher, and its calls would be written over
@@ -57,7 +57,7 @@ impl Peer {
 }
 
 /// What this process holds of a peer: the memory that the two share, and its end.
-pub(crate) trait Hold: PoolHandle {
+pub(crate) trait PeerLink: PoolHandle {
     /// Ends the conversation, for `cause`: a child is killed, a stranger is listened to no longer.
     fn end(&self, cause: Cause);
 

@@ -6,7 +6,7 @@ use super::input::Input;
 use super::scene::Scene;
 use super::until_all_is_closed;
 use crate::call::link::MemoryOptions;
-use crate::objects::Sealed;
+use crate::backing::Sealed;
 use crate::process::watch::Watched;
 use crate::sys::poll::readable;
 use crate::sys::socket::{self, Blocking};
@@ -51,7 +51,7 @@ pub fn control(data: &[u8]) {
         let rights: Vec<_> = rights.iter().map(AsFd::as_fd).collect();
         if !message.is_empty() && socket::send(&end, &message, &rights).is_ok() {
             reads = scene.link.read_control();
-            assert!(reads || scene.caller.peer.life.is_over(), "refused without a word");
+            assert!(reads || scene.caller.peer.peer_status.is_over(), "refused without a word");
             assert!(!reads || rights.is_empty(), "a descriptor was taken from a child");
         }
         if input.flag() {

@@ -8,7 +8,7 @@ use crate::arena::{Arena, Limits, Loan, Source};
 use crate::error::NoMemory;
 use crate::layout::{DONE, Geometry, HeldTable, LOANS};
 use crate::loans::{LoanList, Lender, Returning, LoanId};
-use crate::objects::heap::Heap;
+use crate::backing::heap::Heap;
 use crate::segment::{Placed, Segment};
 use crate::sync::Ordering::Relaxed;
 use crate::sys::mapping::{Access, HeapMemory, Mapping};

@@ -8,7 +8,7 @@ use super::types::{Kind, Plain, Sample, Shape, Tree};
 use crate::error::Fault;
 use crate::frame::{Decoder, Held, Limit, Reply, Transfer, decode_private, encode_to_vec};
 use crate::manager::{Args, Value};
-use crate::objects::heap::Heap;
+use crate::backing::heap::Heap;
 use crate::segment::{Block, Slots, Span};
 use crate::shared_box::SharedBox;
 use crate::memory_pool::PoolHandle;

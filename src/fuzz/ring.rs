@@ -5,7 +5,7 @@
 use super::input::{Input, mutate};
 use super::scene::{Scene, boxed, in_line, likely_ticket, likely_word};
 use super::types::{Sample, Tree};
-use crate::__glue::{Own, Val};
+use crate::__codegen::{Own, Val};
 use crate::call::caller::Begun;
 use crate::call::service::Method;
 use crate::control::Message;
@@ -13,7 +13,7 @@ use crate::doorbell::Deadline;
 use crate::error::CallError;
 use crate::frame::{BlockRef, Checked, Held, Reply, Request, encode_to_vec};
 use crate::layout::{EXPECTED, MARK, SlotLine};
-use crate::objects::heap::Heap;
+use crate::backing::heap::Heap;
 use crate::process::watch::Watched;
 use crate::segment::{Block, Slots, Span};
 use crate::shared_box::SharedBox;
@@ -44,7 +44,7 @@ pub fn ring(data: &[u8]) {
     let mut input = Input::new(data);
     let mut play = Play::new();
     for _ in 0..MOST {
-        if input.is_empty() || play.child.scene.caller.peer.life.is_over() {
+        if input.is_empty() || play.child.scene.caller.peer.peer_status.is_over() {
             break;
         }
         play.step(&mut input);

@@ -9,11 +9,11 @@ use crate::control::{Control, Message};
 use crate::doorbell::Wait;
 use crate::frame::encode_to_vec;
 use crate::layout::{Geometry, INLINE, SlotLine};
-use crate::objects::Objects;
+use crate::backing::Backing;
 use crate::process::watch::Watched;
 use crate::segment::Segment;
 use crate::shared_box::SharedBox;
-use crate::signal::{Count, ParentBells, Signal};
+use crate::wake::{Count, ParentBells, Signal};
 use crate::sync::Ordering::Relaxed;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::{self, Blocking};
@@ -45,11 +45,11 @@ const GEOMETRY: Geometry = Geometry { workers: 1, lanes: 2, slots: 4, slot_lines
 const MEMORY: MemoryOptions = MemoryOptions { max_payload: 1 << 18, total: 1 << 20, retained: 1 << 20, trust: None };
 
 impl Scene {
-    pub(super) fn new(objects: Arc<dyn Objects>) -> Self {
+    pub(super) fn new(objects: Arc<dyn Backing>) -> Self {
         Self::with(objects, MEMORY)
     }
 
-    pub(super) fn with(objects: Arc<dyn Objects>, memory: MemoryOptions) -> Self {
+    pub(super) fn with(objects: Arc<dyn Backing>, memory: MemoryOptions) -> Self {
         let (segment, _) = Segment::create(GEOMETRY, &*objects).expect("a segment");
         let bells = ParentBells::new(Signal::Futex, Count::of(&GEOMETRY), &*objects).expect("futexes need nothing");
         let (parent, child) = socket::pair().expect("a pair of sockets");

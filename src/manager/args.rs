@@ -1,6 +1,6 @@
 //! The arguments of a call whose types only the callback knows: positional ones and keywords.
 //!
-//! Layer 5. Plain data; `flat` is how it crosses. What came from another process is [checked](Args::checked) before a callback sees it.
+//! Layer 5. Plain data; `codec` is how it crosses. What came from another process is [checked](Args::checked) before a callback sees it.
 
 #![forbid(unsafe_code)]
 

@@ -40,7 +40,7 @@
 // What crosses.
 mod args;
 mod callback;
-mod flat;
+mod codec;
 mod typed;
 mod value;
 

@@ -1,6 +1,6 @@
 //! Values whose types only the one who looks at them knows: what crosses between programs that share no types.
 //!
-//! Layer 5. Plain data; `flat` is how it crosses. Never recurses deeper than [`Value::MAX_DEPTH`] into a value that may be deeper, but for what
+//! Layer 5. Plain data; `codec` is how it crosses. Never recurses deeper than [`Value::MAX_DEPTH`] into a value that may be deeper, but for what
 //! the compiler derives: see "Depth" at [`Value`].
 
 #![forbid(unsafe_code)]

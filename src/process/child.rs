@@ -7,9 +7,9 @@ use super::spawn::VARIABLE;
 use crate::control::Control;
 use crate::failpoints::{self, Step};
 use crate::handshake::{Answer, Entry, Greeting, Hello, checked_words, rkyv_format};
-use crate::objects::{self, Objects};
+use crate::backing::{self, Backing};
 use crate::segment::Segment;
-use crate::signal::{Bells, Count, Signal};
+use crate::wake::{Bells, Count, Signal};
 use crate::sys::image::Image;
 use crate::sys::{descriptor, limits, program, selfproc, signals, socket};
 use crate::trusted::{self, Build, TrustedParent};
@@ -59,7 +59,7 @@ pub(crate) struct Child {
 pub(crate) struct Serving {
     pub(crate) control: Control,
     pub(crate) segment: Segment,
-    pub(crate) objects: Arc<dyn Objects>,
+    pub(crate) objects: Arc<dyn Backing>,
     pub(crate) bells: Bells,
     pub(crate) hello: Hello,
     pub(crate) parent: TrustedParent,
@@ -295,7 +295,7 @@ impl Child {
     }
 
     /// The bridge's memory and doorbells, from what came with the handshake.
-    fn attach(&mut self) -> io::Result<(Arc<dyn Objects>, Segment, Bells)> {
+    fn attach(&mut self) -> io::Result<(Arc<dyn Backing>, Segment, Bells)> {
         let unknown = || io::Error::from(io::ErrorKind::Unsupported);
         let objects = objects::of_child(&self.hello.place).ok_or_else(unknown)?;
         let signal = Signal::from_code(self.hello.signal).ok_or_else(unknown)?;

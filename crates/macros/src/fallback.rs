@@ -85,7 +85,7 @@ fn builder(block: &Block, method: &Method) -> TokenStream {
     let (own, _, conditions) = generics.split_for_impl();
     quote! {
         #docs
-        #vis fn #shown #own(#(#parameters),*) -> ::__callgate::__glue::Builder<#ty> #conditions { ::core::unreachable!() }
+        #vis fn #shown #own(#(#parameters),*) -> ::__callgate::__codegen::Builder<#ty> #conditions { ::core::unreachable!() }
     }
 }
 
@@ -121,9 +121,9 @@ fn has(ty: &Type, is_meant: impl Fn(Part<'_>) -> bool) -> bool {
 
 fn no_answers() -> TokenStream {
     quote! {
-        fn fingerprint(_: ::__callgate::__glue::Fingerprint) -> ::__callgate::__glue::Fingerprint { ::core::unreachable!() }
-        fn construct(_: ::__callgate::__glue::Incoming<'_, '_>) -> ::core::option::Option<Self> { ::core::unreachable!() }
-        fn dispatch(_: impl ::__callgate::__glue::Access<Self>, _: ::__callgate::__glue::Incoming<'_, '_>) {
+        fn fingerprint(_: ::__callgate::__codegen::Fingerprint) -> ::__callgate::__codegen::Fingerprint { ::core::unreachable!() }
+        fn construct(_: ::__callgate::__codegen::Incoming<'_, '_>) -> ::core::option::Option<Self> { ::core::unreachable!() }
+        fn dispatch(_: impl ::__callgate::__codegen::Access<Self>, _: ::__callgate::__codegen::Incoming<'_, '_>) {
             ::core::unreachable!()
         }
     }

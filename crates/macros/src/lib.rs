@@ -4,7 +4,7 @@
 //! `check` refuses what cannot cross, all of it at once, and `expand` writes the code. When something was refused,
 //! `fallback` writes stand-ins instead, so that one mistake is one error and not one more at each call.
 //!
-//! What is written refers to callgate (`root` says where that is), mostly its hidden `__glue`, and to the user's own items, by full paths. It
+//! What is written refers to callgate (`root` says where that is), mostly its hidden `__codegen`, and to the user's own items, by full paths. It
 //! has no name that could meet one of the user's, except for the proxy.
 
 #![forbid(unsafe_code)]

@@ -658,7 +658,7 @@ fn what_comes_out_for_a_type() {
     let code = generate(quote!(), item).to_string();
     assert!(code.contains("pub struct StackCalls < M , Mode >"), "{code}");
     assert!(code.contains("pub (crate) fn push (& self , item : M) -> Mode :: Out < usize >"), "{code}");
-    assert!(code.contains("where M : 'static , M : :: callgate :: __glue :: Transfer"), "{code}");
+    assert!(code.contains("where M : 'static , M : :: callgate :: __codegen :: Transfer"), "{code}");
     assert!(!code.contains("cfg"), "{code}");
 }
 
@@ -675,9 +675,9 @@ fn what_comes_out_for_a_trait() {
             _ => None,
         })
         .collect();
-    let bridge = "Shape for ::callgate::__glue::Bridge<inner::Circle>";
+    let bridge = "Shape for ::callgate::__codegen::Bridge<inner::Circle>";
     assert!(traits.iter().any(|of| of == bridge), "{traits:#?}");
-    assert!(traits.iter().any(|of| of.starts_with("::callgate::__glue::Interface<inner::Circle>")), "{traits:#?}");
+    assert!(traits.iter().any(|of| of.starts_with("::callgate::__codegen::Interface<inner::Circle>")), "{traits:#?}");
 }
 
 #[test]
@@ -750,7 +750,7 @@ fn fault_36_callgate_is_found_where_the_block_says() {
         (quote!(crate = "a::cg"), "a :: cg"),
     ] {
         let code = generate(option, block.clone()).to_string();
-        assert!(code.contains(&format!("impl {path} :: __glue :: Service for Counter")), "{code}");
+        assert!(code.contains(&format!("impl {path} :: __codegen :: Service for Counter")), "{code}");
         assert!(code.contains(&format!("({}::Bridge)", path.replace(' ', ""))), "{code}");
         assert!(!code.contains("__callgate ") && code.contains("texts : :: callgate :: Own"), "{code}");
     }

@@ -14,7 +14,7 @@ use crate::call::nest;
 use crate::control::{Control, Message};
 use crate::layout::Geometry;
 use crate::manager::protocol::Side;
-use crate::objects::Sealed;
+use crate::backing::Sealed;
 use crate::segment::Segment;
 use crate::sync::Ordering::Relaxed;
 use crate::sys::limits::{self, Wanted};

@@ -28,8 +28,8 @@ pub(crate) fn builder(block: &Block, method: &Method) -> TokenStream {
     let (descriptor, ty) = (request::descriptor(block, method), &block.service.ty);
     quote! {
         #docs
-        #vis fn #shown(#parameters) -> ::__callgate::__glue::Builder<#ty> {
-            ::__callgate::__glue::builder(#descriptor, &#tuple)
+        #vis fn #shown(#parameters) -> ::__callgate::__codegen::Builder<#ty> {
+            ::__callgate::__codegen::builder(#descriptor, &#tuple)
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::model::{Block, Kind, Method};
 pub(crate) fn drop_in(block: &Block, body: impl Fn(&Block, &Path, &Method) -> TokenStream) -> Option<TokenStream> {
     let interface = block.interface()?;
     let (proxy, ty) = (proxy(block), &block.service.ty);
-    let service = quote!(#ty: ::__callgate::__glue::Service<Calls<::__callgate::Blocking> = #proxy>);
+    let service = quote!(#ty: ::__callgate::__codegen::Service<Calls<::__callgate::Blocking> = #proxy>);
     let declared = block.item.items.iter().filter_map(|item| declared(block, interface, item));
     let functions = block.methods.iter().map(|method| {
         let (cfgs, sig, body) = (method.cfgs(), signature(block, method), body(block, interface, method));
@@ -22,7 +22,7 @@ pub(crate) fn drop_in(block: &Block, body: impl Fn(&Block, &Path, &Method) -> To
     let (items, deprecated) = (quote!(#(#declared)* #(#functions)*), service::deprecated(block));
     Some(generics::impls(block, Some(service), |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
-        quote!(#deprecated impl #impl_generics #interface for ::__callgate::__glue::Bridge<#ty> #conditions { #items })
+        quote!(#deprecated impl #impl_generics #interface for ::__callgate::__codegen::Bridge<#ty> #conditions { #items })
     }))
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn forwarded(block: &Block, interface: &Path, method: &Method) -> Tok
         _ => {
             // As a method call, it could find one of a trait that takes `self` by value, as `into` does, before the proxy's own.
             let proxy = proxy(block);
-            quote!(::__callgate::__glue::drop_in!(<#proxy>::#shown(&**self, #(#arguments),*), #output))
+            quote!(::__callgate::__codegen::drop_in!(<#proxy>::#shown(&**self, #(#arguments),*), #output))
         }
     }
 }

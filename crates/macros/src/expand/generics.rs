@@ -47,7 +47,7 @@ fn given(condition: TokenStream) -> WherePredicate {
 }
 
 fn transfer(ty: &Type) -> TokenStream {
-    quote!(#ty: ::__callgate::__glue::Transfer)
+    quote!(#ty: ::__callgate::__codegen::Transfer)
 }
 
 fn with_conditions(mut generics: Generics, conditions: impl IntoIterator<Item = WherePredicate>) -> Generics {
@@ -73,7 +73,7 @@ pub(crate) fn crossing(block: &Block) -> Option<TokenStream> {
     let types = certain(block, |method| !method.refused);
     (!types.is_empty()).then(|| {
         quote! {
-            fn __crosses<T: ::__callgate::__glue::Transfer + ?::core::marker::Sized>() {}
+            fn __crosses<T: ::__callgate::__codegen::Transfer + ?::core::marker::Sized>() {}
             fn __all_cross() { #(__crosses::<#types>();)* }
         }
     })
@@ -118,7 +118,7 @@ fn crossing_types(block: &Block) -> impl Iterator<Item = (&Method, &Type)> {
 /// The same and the mode of a proxy.
 pub(crate) fn with_mode(generics: &Generics, mode: &Ident) -> Generics {
     let mut generics = generics.clone();
-    generics.params.push(parse_quote!(#mode: ::__callgate::__glue::Mode));
+    generics.params.push(parse_quote!(#mode: ::__callgate::__codegen::Mode));
     generics
 }
 

@@ -46,7 +46,7 @@ pub(crate) fn around(block: &Block, calls: &TokenStream) -> TokenStream {
     let (mode, ty) = (generics::mode(block), &block.service.ty);
     let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
     let allowed = docs::allowed(&block.item.attrs);
-    let service = block.interface().map(|_| quote!(#ty: ::__callgate::__glue::Service));
+    let service = block.interface().map(|_| quote!(#ty: ::__callgate::__codegen::Service));
     generics::impls(block, service, |bridged| {
         let bridged = generics::with_mode(bridged, &mode);
         let (impl_generics, _, conditions) = bridged.split_for_impl();
@@ -64,7 +64,7 @@ pub(crate) fn call(block: &Block, method: &Method, mode: &syn::Ident) -> TokenSt
     quote! {
         #docs
         #vis fn #shown(&self #separator #parameters) -> #mode::Out<#output> {
-            ::__callgate::__glue::Mode::call::<_, #output>(&self.__mode, #descriptor, #tuple)
+            ::__callgate::__codegen::Mode::call::<_, #output>(&self.__mode, #descriptor, #tuple)
         }
     }
 }

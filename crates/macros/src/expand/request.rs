@@ -21,10 +21,10 @@ pub(crate) fn parameters(method: &Method) -> TokenStream {
 /// `(Own(n), Text(name),)`: what is sent.
 pub(crate) fn tuple(method: &Method) -> TokenStream {
     let elements = method.arguments.iter().map(|Argument { name, passing, ty }| match passing {
-        Passing::Value => quote_spanned!(ty.span()=> ::__callgate::__glue::Own(#name)),
-        Passing::Borrowed | Passing::Archived => quote_spanned!(ty.span()=> ::__callgate::__glue::Val(#name)),
-        Passing::Text => quote!(::__callgate::__glue::Text(#name)),
-        Passing::Native | Passing::Slice => quote_spanned!(ty.span()=> ::__callgate::__glue::Slice(#name)),
+        Passing::Value => quote_spanned!(ty.span()=> ::__callgate::__codegen::Own(#name)),
+        Passing::Borrowed | Passing::Archived => quote_spanned!(ty.span()=> ::__callgate::__codegen::Val(#name)),
+        Passing::Text => quote!(::__callgate::__codegen::Text(#name)),
+        Passing::Native | Passing::Slice => quote_spanned!(ty.span()=> ::__callgate::__codegen::Slice(#name)),
     });
     quote!((#(#elements,)*))
 }
@@ -32,10 +32,10 @@ pub(crate) fn tuple(method: &Method) -> TokenStream {
 /// `(Own<u64>, Text<'static>,)`: its type.
 pub(crate) fn tuple_type(method: &Method) -> TokenStream {
     let elements = method.arguments.iter().map(|Argument { passing, ty, .. }| match passing {
-        Passing::Value => quote!(::__callgate::__glue::Own<#ty>),
-        Passing::Borrowed | Passing::Archived => quote!(::__callgate::__glue::Val<'static, #ty>),
-        Passing::Text => quote!(::__callgate::__glue::Text<'static>),
-        Passing::Native | Passing::Slice => quote!(::__callgate::__glue::Slice<'static, #ty>),
+        Passing::Value => quote!(::__callgate::__codegen::Own<#ty>),
+        Passing::Borrowed | Passing::Archived => quote!(::__callgate::__codegen::Val<'static, #ty>),
+        Passing::Text => quote!(::__callgate::__codegen::Text<'static>),
+        Passing::Native | Passing::Slice => quote!(::__callgate::__codegen::Slice<'static, #ty>),
     });
     quote!((#(#elements,)*))
 }
@@ -46,11 +46,11 @@ pub(crate) fn received(method: &Method) -> TokenStream {
         let index = Index::from(index);
         let archived = quote!(&__args.#index);
         match passing {
-            Passing::Value => quote!(::__callgate::__glue::value::<#ty>(#archived)),
-            Passing::Borrowed => quote!(&::__callgate::__glue::value::<#ty>(#archived)),
-            Passing::Text => quote!(::__callgate::__glue::text(#archived)),
-            Passing::Native => quote!(::__callgate::__glue::native_slice::<#ty>(#archived)),
-            Passing::Slice => quote!(&::__callgate::__glue::slice::<#ty>(#archived)),
+            Passing::Value => quote!(::__callgate::__codegen::value::<#ty>(#archived)),
+            Passing::Borrowed => quote!(&::__callgate::__codegen::value::<#ty>(#archived)),
+            Passing::Text => quote!(::__callgate::__codegen::text(#archived)),
+            Passing::Native => quote!(::__callgate::__codegen::native_slice::<#ty>(#archived)),
+            Passing::Slice => quote!(&::__callgate::__codegen::slice::<#ty>(#archived)),
             Passing::Archived => archived,
         }
     });
@@ -69,13 +69,13 @@ pub(crate) fn descriptor(block: &Block, method: &Method) -> TokenStream {
     let interface = match block.interface() {
         None => quote!(::core::option::Option::None),
         Some(_) => {
-            quote!(::core::option::Option::Some(::__callgate::__glue::InterfaceId::of::<#ty, __CallgateInterface>()))
+            quote!(::core::option::Option::Some(::__callgate::__codegen::InterfaceId::of::<#ty, __CallgateInterface>()))
         }
     };
     let idempotent = method.idempotent.is_some();
     quote! {
         const {
-            &::__callgate::__glue::Method {
+            &::__callgate::__codegen::Method {
                 service: #service,
                 name: #name,
                 index: #index,

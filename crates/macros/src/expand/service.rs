@@ -15,11 +15,11 @@ pub(crate) fn service(block: &Block) -> TokenStream {
     around(
         block,
         &quote! {
-            fn fingerprint(__of: ::__callgate::__glue::Fingerprint) -> ::__callgate::__glue::Fingerprint { #fingerprint }
-            fn construct(__call: ::__callgate::__glue::Incoming<'_, '_>) -> ::core::option::Option<Self> { #construct }
+            fn fingerprint(__of: ::__callgate::__codegen::Fingerprint) -> ::__callgate::__codegen::Fingerprint { #fingerprint }
+            fn construct(__call: ::__callgate::__codegen::Incoming<'_, '_>) -> ::core::option::Option<Self> { #construct }
             fn dispatch(
-                __access: impl ::__callgate::__glue::Access<Self>,
-                __call: ::__callgate::__glue::Incoming<'_, '_>,
+                __access: impl ::__callgate::__codegen::Access<Self>,
+                __call: ::__callgate::__codegen::Incoming<'_, '_>,
             ) {
                 #dispatch
             }
@@ -37,10 +37,10 @@ pub(crate) fn around(block: &Block, answers: &TokenStream) -> TokenStream {
         quote! {
             #[doc(hidden)]
             #deprecated
-            impl #impl_generics ::__callgate::__glue::Service for #ty #conditions {
+            impl #impl_generics ::__callgate::__codegen::Service for #ty #conditions {
                 const NAME: &'static str = #name;
-                type Calls<#mode: ::__callgate::__glue::Mode> = #proxy;
-                fn calls<#mode: ::__callgate::__glue::Mode>(__mode: #mode) -> Self::Calls<#mode> { #construction }
+                type Calls<#mode: ::__callgate::__codegen::Mode> = #proxy;
+                fn calls<#mode: ::__callgate::__codegen::Mode>(__mode: #mode) -> Self::Calls<#mode> { #construction }
                 #answers
             }
         }
@@ -53,19 +53,19 @@ pub(crate) fn interface(block: &Block) -> TokenStream {
     let dispatch = dispatch(block);
     let (fingerprint, registration) = (fingerprint(block), registration(block));
     let name = interface_name(block);
-    let service = quote!(#ty: ::__callgate::__glue::Service);
+    let service = quote!(#ty: ::__callgate::__codegen::Service);
     let interface = generics::impls(block, Some(service), |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote! {
             #deprecated
-            impl #impl_generics ::__callgate::__glue::Interface<#ty> for __CallgateInterface #conditions {
+            impl #impl_generics ::__callgate::__codegen::Interface<#ty> for __CallgateInterface #conditions {
                 const NAME: &'static str = #name;
-                fn fingerprint(__of: ::__callgate::__glue::Fingerprint) -> ::__callgate::__glue::Fingerprint {
+                fn fingerprint(__of: ::__callgate::__codegen::Fingerprint) -> ::__callgate::__codegen::Fingerprint {
                     #fingerprint
                 }
                 fn dispatch(
-                    __access: impl ::__callgate::__glue::Access<#ty>,
-                    __call: ::__callgate::__glue::Incoming<'_, '_>,
+                    __access: impl ::__callgate::__codegen::Access<#ty>,
+                    __call: ::__callgate::__codegen::Incoming<'_, '_>,
                 ) {
                     #dispatch
                 }
@@ -92,7 +92,7 @@ fn registration(block: &Block) -> TokenStream {
     quote! {
         #[cfg(not(doc))]
         const _: () = {
-            static __BRIDGED: ::__callgate::__glue::Bridged = ::__callgate::__glue::Bridged::#bridged;
+            static __BRIDGED: ::__callgate::__codegen::Bridged = ::__callgate::__codegen::Bridged::#bridged;
 
             extern "C" fn __name() {
                 __BRIDGED.name();
@@ -165,6 +165,6 @@ fn body(block: &Block, method: &Method) -> TokenStream {
     };
     let service = if method.kind == Kind::Function { quote!(_) } else { quote!(__service) };
     let way = if method.is_exclusive() { quote!(exclusive) } else { quote!(shared) };
-    let run = quote!(::__callgate::__glue::Access::<#ty>::#way(__access, |#service| #run));
+    let run = quote!(::__callgate::__codegen::Access::<#ty>::#way(__access, |#service| #run));
     if names.is_empty() { run } else { quote!(match (#received,) { (#(#names,)*) => #run }) }
 }

@@ -17,7 +17,7 @@ mod core {}
 mod std {}
 mod glue {}
 mod callgate {
-    pub mod __glue {}
+    pub mod __codegen {}
 }
 
 type M = u8;

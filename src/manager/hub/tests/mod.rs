@@ -12,7 +12,7 @@ use super::*;
 use crate::control::{Control, Message};
 use crate::manager::auth::{ANSWER, CHALLENGE, Challenge, Ends, Refusal};
 use crate::manager::protocol::{Counters, FromHub, MAX_MESSAGE, NameInfo, Resolution, Side, ToHub};
-use crate::objects::Sealed;
+use crate::backing::Sealed;
 use crate::segment::Segment;
 use crate::support::{self, Helper, TempDir, eventually, helper, play, role, say, within};
 use crate::sys::listener::{Connected, Name};

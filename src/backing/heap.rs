@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::Objects;
+use super::Backing;
 use crate::sys::mapping::{Access, HeapMemory, Mapping};
 use std::collections::HashMap;
 use std::io;
@@ -24,7 +24,7 @@ impl Heap {
     }
 }
 
-impl Objects for Heap {
+impl Backing for Heap {
     fn create(&self, number: u64, len: usize, _: Access) -> io::Result<(Mapping, Option<OwnedFd>)> {
         let memory = HeapMemory::new(len);
         let mapping = Mapping::on_heap(&memory, Access::ReadWrite);

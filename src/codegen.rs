@@ -254,8 +254,8 @@ impl<R> SettleAsPanic for &DropIn<R> {
 macro_rules! __glue_drop_in {
     ($result:expr, $out:ty) => {{
         #[allow(unused_imports)]
-        use $crate::__glue::{SettleAsError as _, SettleAsPanic as _};
-        (&$crate::__glue::DropIn::<$out>::new($result)).settle()
+        use $crate::__codegen::{SettleAsError as _, SettleAsPanic as _};
+        (&$crate::__codegen::DropIn::<$out>::new($result)).settle()
     }};
 }
 

@@ -8,7 +8,7 @@
 
 use super::{Bells, Count, Sleeper};
 use crate::layout::BellLine;
-use crate::objects::{EVENTS, Objects};
+use crate::backing::{EVENTS, Backing};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{Futex, wait_either};
 use crate::sys::event::{self, Event};
@@ -22,7 +22,7 @@ use std::thread::Builder;
 use std::time::Duration;
 
 /// A parent's doorbells, made anew; and what to send the child.
-pub(super) fn of_parent(count: Count, objects: &dyn Objects) -> io::Result<(Bells, Option<OwnedFd>)> {
+pub(super) fn of_parent(count: Count, objects: &dyn Backing) -> io::Result<(Bells, Option<OwnedFd>)> {
     let (lanes, all) = (count.lanes as usize, (count.lanes + count.workers) as usize);
     let (memory, descriptor) = objects.create(EVENTS, all * event::STRIDE, Access::ReadWrite)?;
     let memory = Arc::new(memory);
@@ -41,7 +41,7 @@ pub(super) fn of_parent(count: Count, objects: &dyn Objects) -> io::Result<(Bell
 /// A child's doorbells, made by its parent.
 pub(super) fn of_child(
     count: Count,
-    objects: &dyn Objects,
+    objects: &dyn Backing,
     descriptors: &mut dyn Iterator<Item = OwnedFd>,
 ) -> io::Result<Bells> {
     let memory: Arc<Mapping> = Arc::new(objects.attach(EVENTS, descriptors, Access::ReadWrite)?);

@@ -13,7 +13,7 @@ mod futex;
 mod raw_sync;
 
 use crate::layout::{BellLine, Geometry};
-use crate::objects::Objects;
+use crate::backing::Backing;
 #[cfg(feature = "portable")]
 use crate::portable::TrustedChild;
 use crate::sync::Futex;
@@ -140,7 +140,7 @@ impl Bells {
     pub(crate) fn of_child(
         signal: Signal,
         count: Count,
-        #[cfg_attr(not(feature = "portable"), expect(unused_variables))] objects: &dyn Objects,
+        #[cfg_attr(not(feature = "portable"), expect(unused_variables))] objects: &dyn Backing,
         descriptors: &mut dyn Iterator<Item = OwnedFd>,
     ) -> Option<Self> {
         let futexes = Self::futexes(count);
@@ -173,7 +173,7 @@ impl ParentBells {
     pub(crate) fn new(
         signal: Signal,
         count: Count,
-        #[cfg_attr(not(feature = "portable"), expect(unused_variables))] objects: &dyn Objects,
+        #[cfg_attr(not(feature = "portable"), expect(unused_variables))] objects: &dyn Backing,
     ) -> io::Result<Self> {
         match signal {
             Signal::Futex => Ok(Self { bells: Bells::futexes(count), rings: Vec::new(), alarm: None, door: None }),

@@ -27,7 +27,7 @@ pub(crate) enum Cause {
 /// | word `dead` | from | to | who | when |
 /// |---|---|---|---|---|
 /// | | 0 | 1 | watcher | the child has ended and `exit` says how |
-pub(crate) struct Life {
+pub(crate) struct PeerStatus {
     dead: Futex<Private>,
     /// Rung after `dead` is set, for those who sleep on descriptors.
     alarm: Option<Arc<Waker>>,
@@ -49,7 +49,7 @@ pub(crate) struct Life {
 /// on its way out.
 const OVERDUE: Duration = Duration::from_secs(5);
 
-impl Life {
+impl PeerStatus {
     pub(crate) fn new(alarm: Option<Arc<Waker>>) -> Self {
         Self {
             dead: Futex::new(0),

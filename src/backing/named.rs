@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::Objects;
+use super::Backing;
 use crate::sys::mapping::{Access, Mapping};
 use crate::sys::named;
 use std::collections::HashSet;
@@ -40,7 +40,7 @@ impl Named {
     }
 }
 
-impl Objects for Named {
+impl Backing for Named {
     fn place(&self) -> &str {
         &self.place
     }
@@ -72,7 +72,7 @@ impl Drop for Named {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::objects::{EVENTS, SEGMENT};
+    use crate::backing::{EVENTS, SEGMENT};
     use std::path::PathBuf;
 
     fn path(named: &Named, number: u64) -> PathBuf {

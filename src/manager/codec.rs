@@ -213,9 +213,9 @@ impl<'w, W: Fallible<Error: Source> + Writer + ?Sized> Flattener<'w, W> {
 
 impl Plain for Value {
     fn write<W: Fallible<Error: Source> + Writer + ?Sized>(&self, to: &mut W) -> Result<(), W::Error> {
-        let mut flat = Flattener::new(to);
-        flat.value(self, Form::Narrow, Self::MAX_DEPTH)?;
-        flat.flush()
+        let mut to_bytes = Flattener::new(to);
+        to_bytes.value(self, Form::Narrow, Self::MAX_DEPTH)?;
+        to_bytes.flush()
     }
 
     fn read(bytes: &[u8], until: Deadline) -> Result<Self, Failure> {
@@ -228,17 +228,17 @@ impl Plain for Args {
     fn write<W: Fallible<Error: Source> + Writer + ?Sized>(&self, to: &mut W) -> Result<(), W::Error> {
         let (values, names) = self.flat_parts();
         let positional = values.len() - names.len();
-        let mut flat = Flattener::new(to);
-        flat.number(values.len() as u64, Form::Narrow)?;
-        flat.number(names.len() as u64, Form::Narrow)?;
+        let mut to_bytes = Flattener::new(to);
+        to_bytes.number(values.len() as u64, Form::Narrow)?;
+        to_bytes.number(names.len() as u64, Form::Narrow)?;
         for (at, value) in values.iter().enumerate() {
             let form = Form::of_argument(at);
-            flat.value(value, form, Value::MAX_DEPTH)?;
+            to_bytes.value(value, form, Value::MAX_DEPTH)?;
             if at >= positional {
-                flat.counted(names[at - positional].as_bytes(), form)?;
+                to_bytes.counted(names[at - positional].as_bytes(), form)?;
             }
         }
-        flat.flush()
+        to_bytes.flush()
     }
 
     fn read(bytes: &[u8], until: Deadline) -> Result<Self, Failure> {
@@ -483,7 +483,7 @@ mod tests {
     use callgate::args;
     use proptest::prelude::*;
 
-    fn flat<T: Plain + Clone>(value: &T) -> Vec<u8> {
+    fn to_bytes<T: Plain + Clone>(value: &T) -> Vec<u8> {
         encode_to_vec(&Bare(value.clone()), 1 << 20).expect("less than a MiB").to_vec()
     }
 
@@ -496,14 +496,14 @@ mod tests {
         fn bytes_make_a_value_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             // What is read has one spelling.
             if let Some(value) = read_as::<Value>(bytes.clone()) {
-                prop_assert_eq!(read_as::<Value>(flat(&value)).map(|read| flat(&read)), Some(flat(&value)));
+                prop_assert_eq!(read_as::<Value>(to_bytes(&value)).map(|read| to_bytes(&read)), Some(to_bytes(&value)));
             }
             let _ = read_as::<Args>(bytes).map(|args| args.to_string());
         }
 
         #[test]
         fn a_part_of_a_value_is_none(value in values(), at: prop::sample::Index) {
-            let mut bytes = flat(&value);
+            let mut bytes = to_bytes(&value);
             bytes.truncate(at.index(bytes.len()));
             prop_assert_eq!(read_as::<Value>(bytes), None);
         }
@@ -511,16 +511,16 @@ mod tests {
 
     #[test]
     fn most_calls_fit_into_one_line() {
-        assert_eq!(flat(&args![1, 2, 3; a = 4, b = "five"]).len(), 2 + 3 * 2 + (2 + 2) + (2 + 6));
-        assert_eq!(flat(&Value::F64(1.5)), [tag::F64, 0xbf, 0xf0, 0x03]);
-        assert_eq!(flat(&Value::from(vec![1])).len(), 2 + 9);
+        assert_eq!(to_bytes(&args![1, 2, 3; a = 4, b = "five"]).len(), 2 + 3 * 2 + (2 + 2) + (2 + 6));
+        assert_eq!(to_bytes(&Value::F64(1.5)), [tag::F64, 0xbf, 0xf0, 0x03]);
+        assert_eq!(to_bytes(&Value::from(vec![1])).len(), 2 + 9);
     }
 
     #[test]
     fn arguments_beyond_the_narrow_ones_are_wide() {
         let many = (0..40).fold(Args::new(), Args::with).with_keyword("last", "one").unwrap();
-        assert_eq!(flat(&many).len(), 2 + NARROW * 2 + (40 - NARROW) * 9 + (8 + 4) + (9 + 3));
-        assert_eq!(read_as(flat(&many)), Some(many));
+        assert_eq!(to_bytes(&many).len(), 2 + NARROW * 2 + (40 - NARROW) * 9 + (8 + 4) + (9 + 3));
+        assert_eq!(read_as(to_bytes(&many)), Some(many));
     }
 
     #[test]
@@ -540,7 +540,7 @@ mod tests {
         ] {
             assert_eq!(value(bent), None, "{bent:?}");
         }
-        let mut twice = flat(&Value::from(BTreeMap::from([("a", 1), ("b", 1)])));
+        let mut twice = to_bytes(&Value::from(BTreeMap::from([("a", 1), ("b", 1)])));
         assert!(value(&twice).is_some());
         let at = twice.iter().position(|byte| *byte == b'b').unwrap();
         twice[at] = b'a';

@@ -66,7 +66,7 @@ impl Segments {
     }
 
     /// A parent's memory for a new bridge.
-    pub(crate) fn of_parent(self) -> Arc<dyn Objects> {
+    pub(crate) fn of_parent(self) -> Arc<dyn Backing> {
         match self {
             Segments::Sealed => Arc::new(Sealed),
             #[cfg(feature = "portable")]
@@ -76,7 +76,7 @@ impl Segments {
 }
 
 /// The child's memory, by what its parent said of it; `None` if it was built without that backend.
-pub(crate) fn of_child(place: &str) -> Option<Arc<dyn Objects>> {
+pub(crate) fn of_child(place: &str) -> Option<Arc<dyn Backing>> {
     match place {
         "" => Some(Arc::new(Sealed)),
         #[cfg(feature = "portable")]
@@ -87,7 +87,7 @@ pub(crate) fn of_child(place: &str) -> Option<Arc<dyn Objects>> {
 }
 
 /// A source of shared memory objects: made by the parent, found by the child.
-pub(crate) trait Objects: Send + Sync {
+pub(crate) trait Backing: Send + Sync {
     /// Where the objects are, for the peer; empty if descriptors say it.
     fn place(&self) -> &str {
         ""
@@ -112,7 +112,7 @@ pub(crate) trait Objects: Send + Sync {
 /// Sealed memfds.
 pub(crate) struct Sealed;
 
-impl Objects for Sealed {
+impl Backing for Sealed {
     fn create(&self, number: u64, len: usize, peer: Access) -> io::Result<(Mapping, Option<OwnedFd>)> {
         let name = match number {
             SEGMENT => "callgate",
