@@ -23,6 +23,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     while hub.is_hub() {
         thread::sleep(Duration::from_millis(50));
     }
-    println!("a member has shut the hub down");
+    println!("a client has shut the hub down");
     Ok(())
 }

@@ -21,10 +21,10 @@
 
 use crate::failpoints::{self, Step};
 use crate::layout::{AWAKE, BellLine, PARKED};
-use crate::wake::Sleeper;
 use crate::sync::Ordering::{Acquire, Relaxed, SeqCst};
 use crate::sync::{Futex, fence, spin_hint};
 use crate::sys::futex::Private;
+use crate::wake::Sleeper;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -356,8 +356,8 @@ pub(crate) fn publish_cpu(bell: &BellLine) -> u32 {
 mod tests {
     use super::*;
     use crate::layout::WorkerLine;
-    use crate::wake::FutexSleeper;
     use crate::sync::AtomicU32;
+    use crate::wake::FutexSleeper;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
@@ -467,8 +467,8 @@ mod tests {
 mod model {
     use super::*;
     use crate::layout::{CallerLine, WorkerLine};
-    use crate::wake::FutexSleeper;
     use crate::sync::{AtomicU32, AtomicU64};
+    use crate::wake::FutexSleeper;
     use loom::sync::Arc as Shared;
 
     fn bell() -> BellLine {

@@ -4,15 +4,15 @@
 //! of "Trust" in ARCHITECTURE.md: a request is validated and read in place by the child, who trusts its parent not to change
 //! it meanwhile; a reply is copied into private memory, then validated with bounded depth, then read.
 
+use crate::copy_buffer::CopyBuffer;
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
-use crate::copy_buffer::CopyBuffer;
 use crate::layout::{INLINE, PAYLOAD_OFFSET, SlotLine, TICKET};
 use crate::loans::{Attachments, LoanId};
+use crate::memory_pool::{AllocContext, PoolHandle};
 use crate::reading::{MAX_DEPTH, Need, Refusal, has_memory, last_refusal, refuse};
 use crate::segment::{Block, Span};
 use crate::shared_box::{BorrowedBlock, BoxRef};
-use crate::memory_pool::{PoolHandle, AllocContext};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::will_write;
 use crate::sys::stack;
@@ -1177,7 +1177,8 @@ impl<A: Checked> Reply for Held<A> {
     }
 
     fn from_block(block: Block, loan_id: u64, decoder: Decoder<'_>) -> Result<Self, Failure> {
-        let kept = decoder.trust.and_then(|_| BorrowedBlock::take(block.clone(), LoanId::checked(loan_id)?, decoder.home?));
+        let kept =
+            decoder.trust.and_then(|_| BorrowedBlock::take(block.clone(), LoanId::checked(loan_id)?, decoder.home?));
         let Some(kept) = kept else { return Self::copied(block.span(), &decoder) };
         // SAFETY: the peer is trusted to leave the block alone until it is let go.
         let bytes = unsafe { kept.span().as_bytes() };

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 use crate::__codegen::Own;
+use crate::backing::heap::Heap;
+use crate::backing::{Backing, Sealed};
 use crate::call::callee::{Parent, Worker};
 use crate::call::caller::{Caller, Sent};
 use crate::call::host::{Alone, Host};
@@ -13,12 +15,10 @@ use crate::call::service::{Method, Service};
 use crate::control::Control;
 use crate::doorbell::Wait;
 use crate::layout::Geometry;
-use crate::backing::heap::Heap;
-use crate::backing::{Backing, Sealed};
 use crate::segment::Segment;
-use crate::wake::{Count, ParentBells, Signal};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket;
+use crate::wake::{Count, ParentBells, Signal};
 use std::hint::black_box;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

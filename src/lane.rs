@@ -12,16 +12,16 @@ use crate::failpoints::{self, Step};
 use crate::frame::{self, BYTES_A_LOOK, Checked, Encode, Kind, Place, Spill, encode, look_at_reply};
 use crate::layout::{CalleeLine, CallerLine, ENDING, WorkerLine};
 use crate::loans::Attachments;
+use crate::memory_pool::{AllocContext, PoolHandle};
 use crate::peer_status::PeerStatus;
 use crate::reading::Refusal;
 pub(crate) use crate::ring::{Announcement, Consumer, Frame, Seen};
 use crate::ring::{Claim, Onlooker, Producer};
 use crate::segment::{Placed, Segment};
 use crate::shared_box::BoxRef;
-use crate::wake::{Bells, Sleeper};
-use crate::memory_pool::{PoolHandle, AllocContext};
 use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::fence;
+use crate::wake::{Bells, Sleeper};
 use crossbeam_utils::CachePadded;
 use rkyv::Archive;
 use rkyv::rancor::Failure;
@@ -879,10 +879,10 @@ impl WorkerLanes {
 mod tests {
     use super::nowhere::nowhere;
     use super::*;
-    use crate::layout::Geometry;
     use crate::backing::Segments;
-    use crate::wake::{Count, ParentBells, Signal};
+    use crate::layout::Geometry;
     use crate::sys::poll::readable;
+    use crate::wake::{Count, ParentBells, Signal};
     use proptest::prelude::*;
     use std::os::fd::AsFd;
     use std::thread;
@@ -1071,8 +1071,8 @@ mod nowhere {
     use super::*;
     use crate::arena::Source;
     use crate::frame::BlockRef;
+    use crate::memory_pool::{MemoryPool, PoolHandle};
     use crate::segment::Block;
-    use crate::memory_pool::{PoolHandle, MemoryPool};
 
     /// Memory for frames that fit any slot.
     pub(super) fn nowhere() -> &'static AllocContext<'static> {
@@ -1119,8 +1119,8 @@ mod model {
     use crate::frame::BlockRef;
     use crate::layout::{AWAKE, BellLine};
     use crate::segment::Slots;
-    use crate::wake::FutexSleeper;
     use crate::sync::{AtomicU32, AtomicU64, Futex};
+    use crate::wake::FutexSleeper;
 
     fn futex() -> Arc<dyn Sleeper> {
         Arc::new(FutexSleeper)

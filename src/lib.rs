@@ -135,22 +135,22 @@ mod peer_status;
 
 // Layer 2: frames, where they go, and waiting for them.
 mod arena;
+mod copy_buffer;
 mod doorbell;
 mod frame;
-mod copy_buffer;
 mod loans;
+mod memory_pool;
 mod reading;
 mod ring;
 mod shared_box;
 mod shared_writer;
-mod wake;
-mod memory_pool;
 mod validator;
 mod viewable;
+mod wake;
 
 // Layer 1: shared memory.
-mod layout;
 mod backing;
+mod layout;
 mod segment;
 
 // Layer 0: what everything stands on.
@@ -173,6 +173,7 @@ mod trace;
 #[path = "codegen.rs"]
 pub mod __codegen;
 
+pub use crate::backing::Segments;
 pub use crate::bridge::{
     Blocking, Bridge, Builder, Calling, Death, Deferred, Event, InPlace, Pending, Restart, View, init, serve,
     serve_parallel,
@@ -183,7 +184,6 @@ pub use crate::error::{Awaited, CallError, CallName, Exit, Fault, NoMemory, Payl
 pub use crate::frame::Transfer;
 #[cfg(feature = "sandbox")]
 pub use crate::measure::Measure;
-pub use crate::backing::Segments;
 #[cfg(feature = "portable")]
 pub use crate::portable::TrustedChild;
 #[cfg(feature = "sandbox")]
@@ -191,8 +191,8 @@ pub use crate::process::sandbox::{Sandbox, report::SandboxReport};
 pub use crate::process::spawn::{Output, TerminalSignals};
 pub use crate::shared_box::{ArchivedSharedBox, Contents, Memory, SharedBox};
 pub use crate::shared_writer::SharedWriter;
-pub use crate::wake::Signal;
 pub use crate::viewable::Viewable;
+pub use crate::wake::Signal;
 pub use callgate_macros::{Viewable, bridge, main};
 pub use {bytemuck, rkyv};
 

@@ -26,7 +26,7 @@
 
 use crate::arena::Loan;
 use crate::failpoints::{self, Step};
-use crate::layout::{DONE, HOME, HeldTable, TAKEN, LOANS};
+use crate::layout::{DONE, HOME, HeldTable, LOANS, TAKEN};
 use crate::segment::{Block, Placed};
 use crate::sync::Ordering::{Acquire, Release};
 
@@ -169,7 +169,8 @@ impl Lender {
         let entry = &mut self.entries[index as usize];
         let generation = entry.generation % GENERATIONS + 1;
         let next = chain.push(index);
-        *entry = LoanEntry { generation, lent: Some((loan, len)), owned, over: false, on_its_way: true, copied: 0, next };
+        *entry =
+            LoanEntry { generation, lent: Some((loan, len)), owned, over: false, on_its_way: true, copied: 0, next };
         Ok(LoanId { index, generation })
     }
 
@@ -450,8 +451,8 @@ mod tests {
     use super::memfds::Memfds;
     use super::*;
     use crate::arena::{Arena, Limits};
-    use crate::layout::Geometry;
     use crate::backing::Sealed;
+    use crate::layout::Geometry;
     use crate::segment::Segment;
 
     /// Both sides of the same table, and blocks to lend.

@@ -9,7 +9,7 @@ use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::frame::BlockRef;
 use crate::layout::HeldTable;
-use crate::loans::{Attachments, LoanList, Holder, Lender, Returning, LoanId};
+use crate::loans::{Attachments, Holder, Lender, LoanId, LoanList, Returning};
 use crate::segment::{Block, Placed};
 use crate::sys::mapping::Mapping;
 use std::sync::Arc;

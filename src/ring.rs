@@ -298,9 +298,9 @@ impl Onlooker {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::backing::heap::Heap;
     use crate::copy_buffer::CopyBuffer;
     use crate::layout::Geometry;
-    use crate::backing::heap::Heap;
     use crate::segment::{Block, Segment};
     use crate::sys::mapping::{Access, HeapMemory, Mapping};
     use proptest::prelude::*;

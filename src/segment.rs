@@ -4,11 +4,11 @@
 //! keep the mapping alive and are checked against its length once, when they are made. Never forms a reference to plain
 //! bytes that a peer can write: only to structures made of atomics.
 
+use crate::backing::{Backing, SEGMENT, Sealed};
 use crate::layout::{
     CalleeLine, CallerLine, Geometry, Header, HeldTable, LINE, LastWords, MAGIC, PAYLOAD_OFFSET, PROTOCOL, SlotLine,
     WorkerLine,
 };
-use crate::backing::{Backing, SEGMENT, Sealed};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{will_read, will_write};
 use crate::sys::mapping::{Access, Mapping, copy_from_shared};

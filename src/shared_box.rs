@@ -12,10 +12,10 @@ use crate::arena::Loan;
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::frame::{BYTES_A_LOOK, BlockRef, Decoder, Decoding, Encoder, in_time};
-use crate::loans::{Attachments, Returning, LoanId};
+use crate::loans::{Attachments, LoanId, Returning};
+use crate::memory_pool::{AllocContext, PoolHandle};
 use crate::reading::{has_memory, last_refusal};
 use crate::segment::{Block, Span};
-use crate::memory_pool::{PoolHandle, AllocContext};
 use bytemuck::Pod;
 use rkyv::boxed::{ArchivedBox, BoxResolver};
 use rkyv::bytecheck::CheckBytes;
@@ -155,7 +155,12 @@ impl Bytes {
     }
 
     /// The same, of which nobody wants anything after a deadline.
-    fn stale_until(home: &Arc<dyn PoolHandle>, len: usize, deadline: Deadline, until: Deadline) -> Result<Self, NoMemory> {
+    fn stale_until(
+        home: &Arc<dyn PoolHandle>,
+        len: usize,
+        deadline: Deadline,
+        until: Deadline,
+    ) -> Result<Self, NoMemory> {
         if len == 0 || home.is_in_fork() {
             return Ok(Self::private(len));
         }

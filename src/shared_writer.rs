@@ -6,8 +6,8 @@
 
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
-use crate::shared_box::{Memory, SharedBox, place};
 use crate::memory_pool::PoolHandle;
+use crate::shared_box::{Memory, SharedBox, place};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;

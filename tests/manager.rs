@@ -38,10 +38,10 @@ fn hub(address: &str) -> Manager {
     hub
 }
 
-fn member(address: &str) -> Manager {
-    let member = manager(address);
-    member.connect(PLENTY).expect("a member");
-    member
+fn client(address: &str) -> Manager {
+    let client = manager(address);
+    client.connect(PLENTY).expect("a client");
+    client
 }
 
 /// A process that does at `address` what `role` says.
@@ -57,9 +57,9 @@ fn helper_process() {
     let (role, address) = told.split_once(' ').expect("a role and an address");
     let manager = manager(address);
     match role {
-        "elected" => manager.start_or_connect(PLENTY).expect("a hub or a member"),
+        "elected" => manager.start_or_connect(PLENTY).expect("a hub or a client"),
         "hub" => manager.start(PLENTY).expect("a hub"),
-        _ => manager.connect(PLENTY).expect("a member"),
+        _ => manager.connect(PLENTY).expect("a client"),
     }
     let registrations = match role {
         "owner" => own(&manager),
@@ -115,7 +115,7 @@ fn a_callback_runs_where_it_was_registered() {
         assert!(hub.is_hub() && hub.hub_pid() == Some(std::process::id()));
         assert_eq!(hub.call("add", args![1, 2]), Ok(None));
         let mut owner = process("owner", &address);
-        for caller in [&hub, &member(&address)] {
+        for caller in [&hub, &client(&address)] {
             assert_eq!(caller.call_as::<u32>("pid", ()), Ok(Some(owner.pid())));
             assert_eq!(caller.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
             assert_eq!(caller.call_as::<i8>("add", (1u8, 2u8)), Ok(Some(3)), "converted");
@@ -287,7 +287,7 @@ fn callbacks_call_back() {
         assert_eq!(hub.call_as::<i64>("twice", ("deep".to_owned(), 8i64)), Ok(Some(18)));
         // For ever: until there are no lanes any more.
         let caller = Manager::new(address.as_str(), &key()).timeout(Duration::from_secs(2));
-        caller.connect(PLENTY).expect("a member");
+        caller.connect(PLENTY).expect("a client");
         let again = caller.clone();
         let _endless = caller
             .register_fn("endless", move |n: i64| match again.call_as::<i64>("twice", ("endless".to_owned(), n)) {
@@ -307,7 +307,7 @@ fn callbacks_call_back() {
 fn registrations_have_limits() {
     within(60, "registrations_have_limits", || {
         let address = address();
-        let (hub, other) = (hub(&address), member(&address));
+        let (hub, other) = (hub(&address), client(&address));
         let three = hub.named("three").for_calls(3).register_fn(|| 1i64).expect("a free name");
         assert!(three.is_registered());
         for _ in 0..3 {
@@ -356,7 +356,7 @@ fn names_say_who_and_how_often() {
 fn locks_are_released_when_their_holders_die() {
     within(60, "locks_are_released_when_their_holders_die", || {
         let address = address();
-        let (hub, other) = (hub(&address), member(&address));
+        let (hub, other) = (hub(&address), client(&address));
         let lock = hub.lock("lock", PLENTY).expect("a hub").expect("a free lock");
         assert!(!lock.was_abandoned());
         assert!(other.lock("lock", Duration::from_millis(50)).expect("a hub").is_none());
@@ -386,7 +386,7 @@ fn a_hub_can_be_started_again_at_once() {
     within(60, "a_hub_can_be_started_again_at_once", || {
         let address = address();
         for round in 0..10 {
-            let (hub, other) = (hub(&address), member(&address));
+            let (hub, other) = (hub(&address), client(&address));
             let _name = hub.register_fn("round", move || round).expect("a free name");
             assert_eq!(other.call_as::<i64>("round", ()), Ok(Some(round)));
             let taken = manager(&address).start(Duration::ZERO).expect_err("it is there");
@@ -451,7 +451,7 @@ fn a_hub_that_dies_is_succeeded() {
         let hubs: Vec<bool> = processes.iter_mut().map(|process| process.hear("hub") == "true").collect();
         assert_eq!(hubs.iter().filter(|&&is_hub| is_hub).count(), 1, "{hubs:?}");
         let me = manager(&address);
-        me.start_or_connect(PLENTY).expect("a member");
+        me.start_or_connect(PLENTY).expect("a client");
         let _mine = me.register_fn("mine", || 1i64).expect("a free name");
         assert!(!me.is_hub());
         let at = hubs.iter().position(|is_hub| *is_hub).expect("one is");

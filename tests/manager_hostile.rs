@@ -1,7 +1,7 @@
-//! A member that writes into its pair what no healthy member writes harms nobody but itself, whether it calls or is called: the pair is over, the
+//! A client that writes into its pair what no healthy client writes harms nobody but itself, whether it calls or is called: the pair is over, the
 //! call under way says so, other pairs go on, and the next call is made by a new pair.
 //!
-//! The hostile member is an ordinary one, in a process of its own. It finds the pair's segment in `/proc/self/maps`; the hub makes pairs of one lane
+//! The hostile client is an ordinary one, in a process of its own. It finds the pair's segment in `/proc/self/maps`; the hub makes pairs of one lane
 //! here, so that their layout is that of a bridge with one.
 
 #[path = "support/raw.rs"]
@@ -40,10 +40,10 @@ fn hub(address: &str) -> Manager {
     hub
 }
 
-/// A member that polls for answers: an attacker need not ring.
+/// A client that polls for answers: an attacker need not ring.
 fn caller(address: &str, timeout: Duration) -> Manager {
     let caller = manager(address).wait(Wait::Spin).timeout(timeout);
-    caller.connect(PLENTY).expect("a member");
+    caller.connect(PLENTY).expect("a client");
     caller
 }
 
@@ -66,7 +66,7 @@ fn helper_process() {
     if role == "relayed" {
         return say("joined", manager.connect(PLENTY).map_or_else(|error| error.to_string(), |()| "yes".into()));
     }
-    manager.connect(PLENTY).expect("a member");
+    manager.connect(PLENTY).expect("a client");
     let _registrations = (role == "owner").then(|| own(&manager));
     say("ready", role);
     if role == "caller" {
@@ -418,7 +418,7 @@ fn fault_09_scribbled_doorbells_of_a_pair_cost_no_answer() {
         let mut scene = Scene::new(PLENTY);
         // One that sleeps at the doorbell that is scribbled over.
         let sleeper = manager(&scene.address).wait(Wait::Park);
-        sleeper.connect(PLENTY).expect("a member");
+        sleeper.connect(PLENTY).expect("a client");
         assert_eq!(sleeper.call_as::<()>("storm", ()), Ok(Some(())));
         for n in 0..50 {
             assert_eq!(sleeper.call_as::<i64>("add", (n, 1i64)), Ok(Some(n + 1)));
@@ -780,8 +780,8 @@ fn be_slow(manager: &Manager) {
 
 /// Who makes its connection slow loses it; others have their locks and calls as before.
 #[test]
-fn fault_40_a_member_that_makes_its_socket_slow_is_left() {
-    within(120, "fault_40_a_member_that_makes_its_socket_slow_is_left", || {
+fn fault_40_a_client_that_makes_its_socket_slow_is_left() {
+    within(120, "fault_40_a_client_that_makes_its_socket_slow_is_left", || {
         let address = address();
         let hub = hub(&address);
         let _add = hub.register_fn("add", |a: i64, b: i64| a + b).expect("a free name");
@@ -857,7 +857,7 @@ fn fault_44_a_handshake_that_is_passed_on_is_refused() {
     });
 }
 
-/// Has members attack an owner, each in another way; it goes on.
+/// Has clients attack an owner, each in another way; it goes on.
 fn attacked(test: &str, attacks: &[&str]) {
     within(120, test, || {
         let address = address();
@@ -894,16 +894,16 @@ fn fault_43_who_connects_and_calls_once_costs_the_owner_one_thread() {
         let hub = manager(&address);
         hub.start(PLENTY).expect("a hub");
         let owner = process("owner", &address);
-        let call = |member: &Manager| member.call_as::<Value>("nested", (1u64,)).expect("an answer");
+        let call = |client: &Manager| client.call_as::<Value>("nested", (1u64,)).expect("an answer");
         call(&hub);
         let before = support::threads(owner.pid());
-        let members: Vec<_> = (0..8).map(|_| caller(&address, PLENTY)).collect();
-        for member in &members {
-            assert!(call(member).is_some());
+        let clients: Vec<_> = (0..8).map(|_| caller(&address, PLENTY)).collect();
+        for client in &clients {
+            assert!(call(client).is_some());
         }
         let after = support::threads(owner.pid());
-        assert!(after <= before + members.len(), "{before} threads, then {after}");
-        drop(members);
+        assert!(after <= before + clients.len(), "{before} threads, then {after}");
+        drop(clients);
         assert!(eventually(20, "the threads end", || support::threads(owner.pid()) <= before));
     });
 }

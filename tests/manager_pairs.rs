@@ -29,10 +29,10 @@ fn hub(address: &str) -> Manager {
     hub
 }
 
-fn member(address: &str, timeout: Duration) -> Manager {
-    let member = manager(address, timeout);
-    member.connect(PLENTY).expect("there is a hub");
-    member
+fn client(address: &str, timeout: Duration) -> Manager {
+    let client = manager(address, timeout);
+    client.connect(PLENTY).expect("there is a hub");
+    client
 }
 
 // ---- what a call is told when its pair ends ------------------------------------------------------------------------
@@ -91,7 +91,7 @@ fn a_call_runs_once_though_its_owner_leaves_and_comes_back() {
         let address = address();
         let _hub = hub(&address);
         for round in 0..60 {
-            let (owner, caller) = (member(&address, PLENTY), member(&address, PLENTY));
+            let (owner, caller) = (client(&address, PLENTY), client(&address, PLENTY));
             let (ran, calls, stop) = (Ran::default(), Calls::default(), AtomicBool::new(false));
             let _registration = register(&owner, &ran);
             thread::scope(|scope| {
@@ -118,7 +118,7 @@ fn a_call_that_is_said_not_to_have_started_when_the_hub_ended_never_runs() {
         for round in 0..60 {
             let address = address();
             let hub = hub(&address);
-            let (owner, caller) = (member(&address, PLENTY), member(&address, PLENTY));
+            let (owner, caller) = (client(&address, PLENTY), client(&address, PLENTY));
             let (ran, calls) = (Ran::default(), Calls::default());
             let _registration = register(&owner, &ran);
             thread::scope(|scope| {
@@ -140,7 +140,7 @@ fn a_call_that_timed_out_is_in_nobodys_way() {
     within(120, "a_call_that_timed_out_is_in_nobodys_way", || {
         let address = address();
         let _hub = hub(&address);
-        let owner = member(&address, PLENTY);
+        let owner = client(&address, PLENTY);
         let may_end = Arc::new(AtomicBool::new(false));
         let ends = may_end.clone();
         let slow = move || {
@@ -150,7 +150,7 @@ fn a_call_that_timed_out_is_in_nobodys_way() {
         };
         let _slow = owner.register_fn("slow", slow).expect("a free name");
         let _fast = owner.register_fn("fast", |number: u64| number).expect("a free name");
-        let caller = member(&address, Duration::from_secs(2));
+        let caller = client(&address, Duration::from_secs(2));
         assert_eq!(caller.call_as::<u64>("fast", (0u64,)), Ok(Some(0)));
         assert!(matches!(caller.call_as::<()>("slow", ()), Err(CallError::TimedOut { .. })));
         // On the same thread, whose lane is that of the call which has not been answered.
@@ -168,10 +168,10 @@ fn what_answers_lay_in_is_taken_back_though_nobody_calls() {
     within(240, "what_answers_lay_in_is_taken_back_though_nobody_calls", || {
         let address = address();
         let _hub = hub(&address);
-        let owner = member(&address, PLENTY);
+        let owner = client(&address, PLENTY);
         let _big = owner.register_fn("big", || vec![7u8; 60 << 20]).expect("a free name");
         // Each has a pair of its own with the owner, whose memory is one for all.
-        let callers: Vec<_> = (0..6).map(|_| member(&address, PLENTY)).collect();
+        let callers: Vec<_> = (0..6).map(|_| client(&address, PLENTY)).collect();
         for caller in &callers {
             let fetched = || matches!(caller.call_as::<Vec<u8>>("big", ()), Ok(Some(bytes)) if bytes.len() == 60 << 20);
             assert!(eventually(60, "the owner has memory again", fetched));

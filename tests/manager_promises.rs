@@ -36,10 +36,10 @@ fn hub(address: &str) -> Manager {
     hub
 }
 
-fn member(address: &str) -> Manager {
-    let member = manager(address);
-    member.connect(PLENTY).expect("a member");
-    member
+fn client(address: &str) -> Manager {
+    let client = manager(address);
+    client.connect(PLENTY).expect("a client");
+    client
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn two_managers_one_after_the_other_have_nothing_in_common() {
         let address = address();
         for round in 0..5i64 {
             let hub = hub(&address);
-            let other = member(&address);
+            let other = client(&address);
             assert_eq!(other.call_as::<i64>("last", ()), Ok(None), "what the last one had is gone");
             hub.register_fn("last", move || round).expect("a free name").keep();
             assert_eq!(other.call_as::<i64>("last", ()), Ok(Some(round)));
@@ -209,13 +209,13 @@ fn a_callback_that_calls_itself_for_ever_is_an_error() {
 fn a_lock_of_a_hub_that_is_gone_releases_nothing_of_the_next() {
     within(60, "a_lock_of_a_hub_that_is_gone_releases_nothing_of_the_next", || {
         let address = address();
-        let (first, holder) = (hub(&address), member(&address));
+        let (first, holder) = (hub(&address), client(&address));
         let old = holder.lock("lock", PLENTY).expect("a hub").expect("a free lock");
         assert!(old.is_held());
         first.shutdown().expect("its end");
         assert!(eventually(20, "it is lost", || !old.is_held()));
         let second = hub(&address);
-        holder.connect(PLENTY).expect("a member again");
+        holder.connect(PLENTY).expect("a client again");
         let new = holder.lock("lock", PLENTY).expect("a hub").expect("the next hub knows nothing of it");
         drop(old);
         assert!(second.lock("lock", Duration::from_millis(100)).expect("a hub").is_none(), "it is held");
@@ -285,7 +285,7 @@ fn a_destructor_may_ask_the_hub_while_other_callbacks_are_replaced() {
 fn a_callback_that_panics_when_it_is_replaced_costs_no_connection() {
     within(60, "a_callback_that_panics_when_it_is_replaced_costs_no_connection", || {
         let address = address();
-        let (hub, other) = (hub(&address), member(&address));
+        let (hub, other) = (hub(&address), client(&address));
         let first = other.register_fn("name", holding(Trap)).expect("a free name");
         let _second = hub.named("name").replace(true).register_fn(|| 2i64).expect("it may");
         assert!(eventually(20, "the first is told", || !first.is_registered()));
@@ -307,7 +307,7 @@ impl<F: Fn(&Manager)> Drop for AtEnd<F> {
 fn a_callback_has_left_before_its_destructor_runs() {
     within(60, "a_callback_has_left_before_its_destructor_runs", || {
         let address = address();
-        let (hub, owner) = (hub(&address), member(&address));
+        let (hub, owner) = (hub(&address), client(&address));
         let registration = owner.register_fn("trapped", holding(Trap)).expect("a free name");
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(registration))).expect_err("its own panic");
         assert_eq!(hub.call_as::<i64>("trapped", ()), Ok(None));
@@ -327,7 +327,7 @@ fn a_callback_has_left_before_its_destructor_runs() {
 fn a_callback_whose_name_was_taken_meanwhile_ends_beside() {
     within(60, "a_callback_whose_name_was_taken_meanwhile_ends_beside", || {
         let address = address();
-        let (first, other) = (hub(&address), member(&address));
+        let (first, other) = (hub(&address), client(&address));
         let (said, heard) = std::sync::mpsc::channel();
         let asks = move |other: &Manager| {
             other.disconnect();
@@ -342,7 +342,7 @@ fn a_callback_whose_name_was_taken_meanwhile_ends_beside() {
         assert!(registrations.iter().all(|registration| !registration.is_registered()));
         let second = hub(&address);
         let _taken = ["trapped", "asking"].map(|name| second.register_fn(name, || 2i64).expect("a free name"));
-        other.connect(PLENTY).expect("a member again");
+        other.connect(PLENTY).expect("a client again");
         assert_eq!(heard.recv_timeout(PLENTY), Ok(false));
         assert!(other.is_connected());
         assert_eq!(other.call_as::<i64>("asking", ()), Ok(Some(2)));
@@ -356,7 +356,7 @@ fn a_callback_may_have_the_last_manager() {
     within(60, "a_callback_may_have_the_last_manager", || {
         let address = address();
         let hub = hub(&address);
-        let other = member(&address);
+        let other = client(&address);
         let inner = other.clone();
         let calls_itself = move |n: i64| inner.call_as::<i64>("twice", (n,)).ok().flatten().unwrap_or(-1);
         let registration = other.named("once").for_calls(1).register_fn(calls_itself).expect("a free name");
@@ -376,7 +376,7 @@ fn what_a_stopped_hub_is_not_told_it_learns_all_the_same() {
         let address = address();
         let mut hub = Helper::start("helper_process", &format!("hub {address}"));
         hub.hear("ready");
-        let holder = member(&address);
+        let holder = client(&address);
         let names: Vec<_> = (0..200).map(|number| format!("lock {number}")).collect();
         let locks = names.iter().map(|name| holder.lock(name, PLENTY).expect("a hub").expect("free"));
         let callbacks = (0..400).map(|number| holder.register_fn(&format!("{number}"), || ()).expect("a free name"));
@@ -389,7 +389,7 @@ fn what_a_stopped_hub_is_not_told_it_learns_all_the_same() {
         let dropping: Vec<_> = held.into_iter().map(|held| thread::spawn(move || drop(held))).collect();
         dropping.into_iter().for_each(|thread| thread.join().expect("no panic"));
         signal(nix::sys::signal::Signal::SIGCONT);
-        let other = member(&address);
+        let other = client(&address);
         for name in &names {
             assert!(other.lock(name, PLENTY).expect("a hub").is_some(), "{name} is held by nobody");
         }
@@ -404,7 +404,7 @@ fn fault_47_a_drop_does_not_wait_for_a_hub_that_does_not_read() {
         let address = address();
         let mut hub = Helper::start("helper_process", &format!("hub {address}"));
         hub.hear("ready");
-        let holder = member(&address);
+        let holder = client(&address);
         let name = |number| format!("{number}");
         let locks: Vec<_> =
             (0..200).map(|number| holder.lock(&name(number), PLENTY).expect("a hub").expect("free")).collect();
@@ -425,7 +425,7 @@ fn a_fork_leaves_the_connection_alone() {
     within(60, "a_fork_leaves_the_connection_alone", || {
         let address = address();
         let hub = hub(&address);
-        let other = member(&address);
+        let other = client(&address);
         let registration = other.register_fn("name", || 1i64).expect("a free name");
         let lock = other.lock("lock", PLENTY).expect("a hub").expect("a free lock");
         let _add = hub.register_fn("add", |a: i64, b: i64| a + b).expect("a free name");
@@ -465,7 +465,7 @@ fn what_is_unregistered_while_there_is_no_hub_is_not_there_afterwards() {
         let mut first = Helper::start("helper_process", &format!("hub {address}"));
         first.hear("ready");
         let me = manager(&address);
-        me.start_or_connect(PLENTY).expect("a member");
+        me.start_or_connect(PLENTY).expect("a client");
         let mut registrations: Vec<_> =
             (0..50).map(|n| me.register_fn(&format!("name {n}"), move || n).expect("a free name")).collect();
         first.kill();
@@ -487,7 +487,7 @@ fn nothing_waits_for_an_election_longer_than_it_may() {
         let mut first = Helper::start("helper_process", &format!("hub {address}"));
         first.hear("ready");
         let other = manager(&address);
-        other.start_or_connect(PLENTY).expect("a member");
+        other.start_or_connect(PLENTY).expect("a client");
         let hole = new_socket();
         bind(&hole, &SocketAddrUnix::new(&*aside).expect("a path")).expect("a free path");
         listen(&hole, 100).expect("a backlog");
@@ -519,7 +519,7 @@ fn hooked(address: &str) {
     std::panic::set_hook(Box::new(|_| {
         SEEN.fetch_add(1, Ordering::SeqCst);
     }));
-    let (hub, owner) = (hub(address), member(address));
+    let (hub, owner) = (hub(address), client(address));
     let outside = || std::thread::spawn(|| panic!("outside")).join().expect_err("a panic");
     let panics = || -> i64 { std::thread::spawn(|| panic!("beside")).join().map_or_else(|_| panic!("inside"), |()| 0) };
     let _panics = owner.register_fn("panics", panics).expect("a free name");
@@ -552,7 +552,7 @@ fn a_manager_that_has_registered_something_is_not_set_up_any_more() {
 fn a_last_call_that_panics_is_the_last() {
     within(60, "a_last_call_that_panics_is_the_last", || {
         let address = address();
-        let (hub, owner) = (hub(&address), member(&address));
+        let (hub, owner) = (hub(&address), client(&address));
         for caller in [&hub, &owner] {
             let once =
                 owner.named("once").for_calls(1).register_fn(|| -> i64 { panic!("on purpose") }).expect("a name");
@@ -575,7 +575,7 @@ fn a_last_call_that_panics_drops_what_panics_again() {
 }
 
 fn trapped(address: &str) {
-    let (hub, owner) = (hub(address), member(address));
+    let (hub, owner) = (hub(address), client(address));
     for caller in [&hub, &owner] {
         let trap = Trap;
         let trapped = move || -> i64 {
@@ -593,7 +593,7 @@ fn trapped(address: &str) {
 fn arguments_that_do_not_fit_spend_no_call() {
     within(60, "arguments_that_do_not_fit_spend_no_call", || {
         let address = address();
-        let (hub, owner) = (hub(&address), member(&address));
+        let (hub, owner) = (hub(&address), client(&address));
         for caller in [&hub, &owner] {
             let once = owner.named("once").for_calls(1).register_fn(|n: i64| n).expect("a free name");
             for _ in 0..3 {

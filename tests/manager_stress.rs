@@ -50,7 +50,7 @@ fn helper_process() {
     let mut registrations = Vec::new();
     match role {
         "owner" => {
-            manager.connect(PLENTY).expect("a member");
+            manager.connect(PLENTY).expect("a client");
             let salt: u64 = told.parse().expect("a number");
             let mixed = move |n: u64| mix(n, salt);
             let name = format!("mix{told}");
@@ -59,11 +59,11 @@ fn helper_process() {
             say("ready", told);
         }
         "caller" => {
-            manager.connect(PLENTY).expect("a member");
+            manager.connect(PLENTY).expect("a client");
             say("outcome", call_all(&manager, told.parse().expect("a number")));
         }
         _ => {
-            manager.start_or_connect(PLENTY).expect("a hub or a member");
+            manager.start_or_connect(PLENTY).expect("a hub or a client");
             say("hub", format!("{} {}", manager.is_hub(), manager.hub_pid().unwrap_or(0)));
         }
     }

@@ -2,11 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use crate::backing::Segments;
 use crate::call::service::Service;
 use crate::error::StartError;
-use crate::backing::Segments;
-use crate::wake::Signal;
 use crate::sys::selfproc;
+use crate::wake::Signal;
 
 /// Names the default of [`Builder::signal`](super::Builder::signal).
 const SIGNAL: &str = "CALLGATE_SIGNAL";

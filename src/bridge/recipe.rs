@@ -4,6 +4,7 @@
 
 use super::confined::SentPlan;
 use super::newborn::{Newborn, Patience, system};
+use crate::backing::Segments;
 use crate::call::caller::Caller;
 use crate::call::interfaces;
 use crate::call::link::{MemoryOptions, Shared};
@@ -16,12 +17,11 @@ use crate::error::{CallError, StartError, shown};
 use crate::failpoints::{self, Step};
 use crate::handshake::{Entry, Hello, rkyv_format, wait_code};
 use crate::layout::Geometry;
-use crate::backing::Segments;
 use crate::process::spawn::Launch;
 use crate::segment::Segment;
-use crate::wake::{Count, ParentBells, Signal};
 use crate::sync::Ordering::Relaxed;
 use crate::sys::limits::Wanted;
+use crate::wake::{Count, ParentBells, Signal};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;

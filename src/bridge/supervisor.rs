@@ -7,7 +7,7 @@
 
 use super::recipe::Recipe;
 use super::restart::{Death, Event, History, Restart};
-use crate::call::caller::{Caller, CallContext};
+use crate::call::caller::{CallContext, Caller};
 use crate::call::overdue::{Lateness, Tell};
 use crate::call::service::{Method, Service};
 use crate::doorbell::Deadline;

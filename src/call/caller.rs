@@ -6,7 +6,7 @@ use super::callee::PANICKED;
 use super::link::Link;
 use super::nest::{self, At};
 use super::overdue::{Lateness, Overdue};
-use super::peer::{PeerLink, Peer};
+use super::peer::{Peer, PeerLink};
 use super::recorded::Recorded;
 use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
 use crate::doorbell::{Deadline, Wait, Waited};
@@ -15,10 +15,10 @@ use crate::failpoints::{self, Step};
 use crate::frame::{self, Beyond, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError, WorkerBell};
 use crate::layout::CallerLine;
+use crate::memory_pool::{AllocContext, Patience, PoolHandle, Waiting};
 use crate::peer_status::Cause;
 use crate::reading::{Refusal, TOO_MANY, last_refusal};
 use crate::segment::{Placed, Segment};
-use crate::memory_pool::{PoolHandle, Patience, AllocContext, Waiting};
 use crate::sync::Ordering::Relaxed;
 use crate::sys::image::Image;
 use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
@@ -306,7 +306,12 @@ impl Caller {
     }
 
     #[inline(always)]
-    fn send_args<A: Request>(&self, context: &CallContext, args: &mut Option<A>, then: Args) -> Result<Sent<'_>, CallError> {
+    fn send_args<A: Request>(
+        &self,
+        context: &CallContext,
+        args: &mut Option<A>,
+        then: Args,
+    ) -> Result<Sent<'_>, CallError> {
         let call = self.call_word(context.method, context)?;
         let (mut lane, call) = self.claim(call, context)?;
         failpoints::reach(Step::ParentLaneClaimed);
@@ -614,7 +619,12 @@ impl Caller {
 
     /// Has the child told by the request before the one that comes next on this lane. Its reply is dropped, like that of a call
     /// that was given up. Never waits.
-    fn bind_ahead(&self, lane: &mut CallerLane, interface: InterfaceId, context: &CallContext) -> Result<u64, CallError> {
+    fn bind_ahead(
+        &self,
+        lane: &mut CallerLane,
+        interface: InterfaceId,
+        context: &CallContext,
+    ) -> Result<u64, CallError> {
         let (number, known, place) = self.enter(interface, context)?;
         if known.bound.get().is_none() {
             let ask = Ask { kind: Kind::Bind, call: number };
@@ -628,7 +638,11 @@ impl Caller {
     ///
     /// A place is taken before the child is told, and for good: if a call gives up, its request is still on its way, and must
     /// not arrive after the same number has come to mean another interface. The child may be told twice.
-    fn enter(&self, interface: InterfaceId, context: &CallContext) -> Result<(u64, &Introduction, (u64, u64)), CallError> {
+    fn enter(
+        &self,
+        interface: InterfaceId,
+        context: &CallContext,
+    ) -> Result<(u64, &Introduction, (u64, u64)), CallError> {
         let refused = |why: &str| CallError::Refused { call: context.name(), why: why.into() };
         // The child calls what it is told to, with its service: it must be a function for that very type.
         if (interface.service)() != self.service {
@@ -945,7 +959,12 @@ impl Caller {
     /// A lane for a call of a callback that is nested at `at`: it waits for none, because the calls that it is nested in hold some. Some are left
     /// to calls that are not nested.
     #[cold]
-    fn claim_nested(&self, at: At, call: u64, context: &CallContext) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
+    fn claim_nested(
+        &self,
+        at: At,
+        call: u64,
+        context: &CallContext,
+    ) -> Result<(MutexGuard<'_, CallerLane>, u64), CallError> {
         self.may_nest(at, context)?;
         for lane in self.lanes[self.lanes.len() / KEPT..].iter().rev() {
             if let Some(free) = lane.try_lock()
@@ -1018,7 +1037,11 @@ impl Caller {
     ///
     /// A call in it ends when the child does, but one that is begun and not finished may keep it for ever: so the child's end is
     /// looked for while waiting.
-    fn lock<'a>(&self, lane: &'a Mutex<CallerLane>, context: &CallContext) -> Result<MutexGuard<'a, CallerLane>, CallError> {
+    fn lock<'a>(
+        &self,
+        lane: &'a Mutex<CallerLane>,
+        context: &CallContext,
+    ) -> Result<MutexGuard<'a, CallerLane>, CallError> {
         loop {
             if let Some(lane) = self.lock_soon(lane, context)? {
                 return Ok(lane);

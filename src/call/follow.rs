@@ -6,16 +6,16 @@
 
 #![forbid(unsafe_code)]
 
-use super::caller::{Caller, CallContext};
+use super::caller::{CallContext, Caller};
+use crate::copy_buffer::CopyBuffer;
 use crate::doorbell::{Deadline, Pace, Waited};
 use crate::error::CallError;
 use crate::failpoints::{self, Step};
 use crate::frame::{BlockRef, Decoder, Kind, Place, Reply};
-use crate::copy_buffer::CopyBuffer;
 use crate::lane::{Announcement, CallerLane, Consumer, Seen};
+use crate::memory_pool::PoolHandle;
 use crate::reading::{Refusal, last_refusal};
 use crate::segment::Block;
-use crate::memory_pool::PoolHandle;
 use rkyv::rancor::Failure;
 
 /// Room for what follows the parts that a child knows of when it announces a reply: above all the root.
@@ -147,7 +147,12 @@ impl<R: Reply> Following<R> {
     }
 
     /// Begins anew, with the block that has been announced. Whether it was still announced.
-    fn begin(&mut self, announced: &Announcement, replies: &Consumer, home: &dyn PoolHandle) -> Result<bool, &'static str> {
+    fn begin(
+        &mut self,
+        announced: &Announcement,
+        replies: &Consumer,
+        home: &dyn PoolHandle,
+    ) -> Result<bool, &'static str> {
         let Some(block) = home.peer_block(announced.block) else {
             // A child that has taken the block back may have given its segment back too.
             let stands = replies.still_says(announced.word);

@@ -270,8 +270,8 @@ fn as_text(bytes: &[u8]) -> String {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::layout::Geometry;
     use crate::backing::Sealed;
+    use crate::layout::Geometry;
     use crate::segment::Segment;
 
     fn place() -> Placed<LastWords> {

@@ -6,28 +6,28 @@
 
 use super::account::{Account, Until};
 use super::last_words;
-use super::peer::{PeerLink, Peer, PeerParts};
+use super::peer::{Peer, PeerLink, PeerParts};
 use super::tidiness::{Look, Tidiness};
 use crate::arena::{Limits, Loan, Source};
+use crate::backing::Backing;
 use crate::control::{self, Control, Message};
 use crate::doorbell::Deadline;
 use crate::error::{Exit, NoMemory};
 use crate::failpoints::{self, Step};
 use crate::frame::{BlockRef, TrustedPeer};
 use crate::layout::LastWords;
+use crate::memory_pool::{MemoryPool, PoolHandle};
 use crate::peer_status::{Cause, PeerStatus};
-use crate::backing::Backing;
 use crate::process::Report;
 use crate::process::watch::{self, Due, Releasing, Watched};
 use crate::segment::{Block, Placed, Segment};
-use crate::wake::ParentBells;
-use crate::memory_pool::{PoolHandle, MemoryPool};
 use crate::sys::close::Aside;
 use crate::sys::limits::{self, Wanted};
 use crate::sys::mapping::{Access, Mapping, QUICKLY_UNMAPPED};
 use crate::sys::memfd;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::{self, Blocking};
+use crate::wake::ParentBells;
 use crossbeam_utils::CachePadded;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
@@ -256,7 +256,7 @@ impl Link {
     }
 
     /// Carries out one message of the child. `false` = no healthy child sends this.
-    fn heed(&self, message: Message, descriptor: Option<OwnedFd>) -> bool {
+    fn handle_message(&self, message: Message, descriptor: Option<OwnedFd>) -> bool {
         match message {
             // A child never supplies memory.
             _ if descriptor.is_some() => {
@@ -342,7 +342,7 @@ impl Link {
             }
             Err(NoMemory::Exhausted { .. }) if books.for_replies.is_being_released() => {
                 books.asked = Asked::Waiting(len);
-                // Without a watcher there is nobody to heed this.
+                // Without a watcher there is nobody to do so.
                 let _ = watch::tidy_soon();
                 Ok(())
             }
@@ -450,7 +450,7 @@ impl Watched for Link {
     /// One message: the watcher counts them.
     fn read_control(&self) -> bool {
         let makes_sense = match self.control.receive(Blocking::No) {
-            Ok(Some((message, descriptor))) => self.heed(message, descriptor),
+            Ok(Some((message, descriptor))) => self.handle_message(message, descriptor),
             // The child's end is closed: it is dying, or has let go of what it lives by.
             Ok(None) => return false,
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,

@@ -8,6 +8,7 @@
 use super::callee::{CONFUSED, confused};
 use super::last_words;
 use crate::arena::{Limits, Loan, Source};
+use crate::backing::Backing;
 use crate::control::{Control, Message};
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
@@ -16,9 +17,8 @@ use crate::frame::BlockRef;
 use crate::lane::is_past;
 use crate::layout::CallerLine;
 use crate::loans::Attachments;
-use crate::backing::Backing;
+use crate::memory_pool::{MemoryPool, PoolHandle};
 use crate::segment::{Block, Placed, Segment};
-use crate::memory_pool::{PoolHandle, MemoryPool};
 use crate::sync::Ordering::Acquire;
 use crate::sys::fork;
 use crate::sys::limits::{self, Wanted};

@@ -3,7 +3,7 @@
 //! Every call from within a call carries its depth, in the top byte of its call word, and the name of its chain, in the caller's line of its lane.
 //! Calls that are not nested carry 0, and cost nothing. A peer that lies about either has its own calls refused, and no others.
 //!
-//! Why no chain waits for itself: a nested call between members never waits for a lane ([`CallError::TooNested`]), and one to a child never for
+//! Why no chain waits for itself: a nested call between clients never waits for a lane ([`CallError::TooNested`]), and one to a child never for
 //! a worker that its own chain keeps. Calls that are not nested hold nothing while they wait.
 
 #![forbid(unsafe_code)]

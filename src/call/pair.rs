@@ -12,9 +12,10 @@ use super::caller::Caller;
 use super::host::Host;
 use super::link::unmap;
 use super::panic;
-use super::peer::{PeerLink, Peer, PeerParts};
+use super::peer::{Peer, PeerLink, PeerParts};
 use super::tidiness::{Look, Tidiness};
 use crate::arena::{Limits, Loan, Source};
+use crate::backing::{Backing, SEGMENT, Sealed};
 use crate::control::{Control, Message};
 use crate::doorbell::{Deadline, Wait};
 use crate::error::{Exit, NoMemory};
@@ -22,18 +23,17 @@ use crate::frame::{ALIGN, BlockRef, RequestSpan, copy_out};
 use crate::lane::{WorkerLanes, is_past};
 use crate::layout::{CallerLine, Geometry};
 use crate::loans::Attachments;
+use crate::memory_pool::{MemoryPool, PoolHandle};
 use crate::peer_status::{Cause, PeerStatus};
-use crate::backing::{Backing, SEGMENT, Sealed};
 use crate::process::watch::{self, Watched};
 use crate::reading::{Refusal, has_memory, refuse};
 use crate::segment::{Block, Placed, Segment, Span};
-use crate::wake::{Bells, Count};
-use crate::memory_pool::{PoolHandle, MemoryPool};
 use crate::sync::Ordering::Acquire;
 use crate::sys::limits;
 use crate::sys::mapping::{Access, Mapping};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::{self, Blocking};
+use crate::wake::{Bells, Count};
 use parking_lot::{Condvar, Mutex};
 use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;
@@ -171,7 +171,7 @@ pub(crate) fn serve<H: Host + Send + 'static>(
         let lanes = WorkerLanes::new(&segment, index, &pair.peer.bells, wait, false);
         let name = format!("callgate-{}-{index}", pair.peer.pid);
         let host = (*hosts.lock())().ok_or(io::ErrorKind::NotConnected)?;
-        let worker = Worker::new(lanes, Stranger(pair), host);
+        let worker = Worker::new(lanes, RemoteCaller(pair), host);
         let header = segment.clone();
         // The watcher is here, and must not look at what nobody has sealed yet.
         let chain = move || chain(&header, index);
@@ -183,7 +183,7 @@ pub(crate) fn serve<H: Host + Send + 'static>(
 }
 
 /// Serves a lane, once it is ready, until the pair is over; and the pair does not outlast it, whatever ends it: nobody else would answer there.
-fn run<H: Host>(worker: Worker<H, Stranger>, chain: impl FnOnce() -> u64) {
+fn run<H: Host>(worker: Worker<H, RemoteCaller>, chain: impl FnOnce() -> u64) {
     struct Last(Arc<Pair>);
     impl Drop for Last {
         fn drop(&mut self) {
@@ -303,14 +303,14 @@ impl Pair {
     fn read(&self) -> Result<bool, Option<&'static str>> {
         let _one_at_a_time = self.reading.lock();
         match self.control.receive(Blocking::No) {
-            Ok(Some((message, descriptor))) => self.heed(message, descriptor).map(|()| true).map_err(Some),
+            Ok(Some((message, descriptor))) => self.handle_message(message, descriptor).map(|()| true).map_err(Some),
             Ok(None) => Err(None),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(_) => Err(Some(SENSELESS)),
         }
     }
 
-    fn heed(&self, message: Message, descriptor: Option<OwnedFd>) -> Result<(), &'static str> {
+    fn handle_message(&self, message: Message, descriptor: Option<OwnedFd>) -> Result<(), &'static str> {
         if let (Message::Begin { lane }, None) = (message, &descriptor) {
             return self.start_lane(lane);
         }
@@ -637,9 +637,9 @@ impl Source for AskHub<'_> {
 }
 
 /// The caller of a pair, as the workers of its owner see it.
-pub(crate) struct Stranger(Arc<Pair>);
+pub(crate) struct RemoteCaller(Arc<Pair>);
 
-impl RequestSource for Stranger {
+impl RequestSource for RemoteCaller {
     fn home(&self) -> &dyn PoolHandle {
         &*self.0
     }
@@ -858,7 +858,7 @@ mod tests {
         }
     }
 
-    /// Members that connect and leave cost the owner none.
+    /// Clients that connect and leave cost the owner none.
     #[test]
     fn fault_43_a_lane_has_a_thread_when_it_is_about_to_be_used_and_not_before() {
         let ([caller, owner], hub) = introduced(geometry(8));
@@ -924,7 +924,7 @@ mod tests {
         let (_caller, _pair) = call(caller).unwrap();
         let (mapping, _) = memfd::create_sealed("callgate-test", MIB, Access::ReadWrite).unwrap();
         owner.told.lock().segments.insert(5, Arc::new(mapping));
-        let stranger = Stranger(owner.clone());
+        let stranger = RemoteCaller(owner.clone());
         assert!(owner.admit_copy(MIB / 2).is_ok() && owner.admit_copy(MIB / 2).is_ok());
         stranger.answering(MIB / 2);
         assert!(owner.admit_copy(MIB / 2).is_ok() && !owner.is_over());

@@ -6,11 +6,11 @@
 #![forbid(unsafe_code)]
 
 use crate::frame::TrustedPeer;
+use crate::memory_pool::PoolHandle;
 use crate::peer_status::{Cause, PeerStatus};
 use crate::process::Report;
-use crate::wake::{Bells, Door};
-use crate::memory_pool::PoolHandle;
 use crate::sys::fork;
+use crate::wake::{Bells, Door};
 use std::time::Duration;
 
 /// The process at the other end.

@@ -5,8 +5,8 @@
 use super::input::Input;
 use super::scene::Scene;
 use super::until_all_is_closed;
-use crate::call::link::MemoryOptions;
 use crate::backing::Sealed;
+use crate::call::link::MemoryOptions;
 use crate::process::watch::Watched;
 use crate::sys::poll::readable;
 use crate::sys::socket::{self, Blocking};

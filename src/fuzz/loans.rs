@@ -5,10 +5,10 @@
 use super::input::Input;
 use super::scene::{likely_ticket, likely_word};
 use crate::arena::{Arena, Limits, Loan, Source};
+use crate::backing::heap::Heap;
 use crate::error::NoMemory;
 use crate::layout::{DONE, Geometry, HeldTable, LOANS};
-use crate::loans::{LoanList, Lender, Returning, LoanId};
-use crate::backing::heap::Heap;
+use crate::loans::{Lender, LoanId, LoanList, Returning};
 use crate::segment::{Placed, Segment};
 use crate::sync::Ordering::Relaxed;
 use crate::sys::mapping::{Access, HeapMemory, Mapping};
@@ -219,8 +219,20 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         [lend, lend, send, finish_frame].concat(),
         [lend, send, &says(0, taken, 0), finish_frame, &says(0, done, 0), &collect].concat(),
         [owned, send, &says(0, taken, 0), finish_frame, &says(0, done, 0), &collect, &[11, 0, 1]].concat(),
-        [lend, lend, send, &says(0, home, 2), &says(1, home, 0), &accept_returns(1), &take(1), &take(0), finish_frame, &forget]
+        [
+            lend,
+            lend,
+            send,
+            &says(0, home, 2),
+            &says(1, home, 0),
+            &accept_returns(1),
+            &take(1),
+            &take(0),
+            finish_frame,
+            &forget,
+        ]
+        .concat(),
+        [owned, send, &says(0, home, 1), &accept_returns(1), &take(0), finish_frame, &[11, 0, 0], &copied, &forget]
             .concat(),
-        [owned, send, &says(0, home, 1), &accept_returns(1), &take(0), finish_frame, &[11, 0, 0], &copied, &forget].concat(),
     ]
 }

@@ -5,13 +5,13 @@
 use super::input::{Input, mutate};
 use super::scene::{Scene, in_line};
 use super::types::{Kind, Plain, Sample, Shape, Tree};
+use crate::backing::heap::Heap;
 use crate::error::Fault;
 use crate::frame::{Decoder, Held, Limit, Reply, Transfer, decode_private, encode_to_vec};
 use crate::manager::{Args, Value};
-use crate::backing::heap::Heap;
+use crate::memory_pool::PoolHandle;
 use crate::segment::{Block, Slots, Span};
 use crate::shared_box::SharedBox;
-use crate::memory_pool::PoolHandle;
 use crate::sys::mapping::{Access, HeapMemory, Mapping};
 use crate::viewable::Viewable;
 use rkyv::rancor::Failure;

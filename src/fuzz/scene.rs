@@ -3,20 +3,20 @@
 #![forbid(unsafe_code)]
 
 use super::input::Input;
+use crate::backing::Backing;
 use crate::call::caller::Caller;
 use crate::call::link::{Link, MemoryOptions, Shared};
 use crate::control::{Control, Message};
 use crate::doorbell::Wait;
 use crate::frame::encode_to_vec;
 use crate::layout::{Geometry, INLINE, SlotLine};
-use crate::backing::Backing;
 use crate::process::watch::Watched;
 use crate::segment::Segment;
 use crate::shared_box::SharedBox;
-use crate::wake::{Count, ParentBells, Signal};
 use crate::sync::Ordering::Relaxed;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::{self, Blocking};
+use crate::wake::{Count, ParentBells, Signal};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 

@@ -1,26 +1,26 @@
-//! Before anything else: hub and member show each other that they have the same key, without showing the key, and that they are the two ends of
+//! Before anything else: hub and client show each other that they have the same key, without showing the key, and that they are the two ends of
 //! one connection.
 //!
 //! ```text
-//! hub -> member    challenge   magic 8 | version 4 | 0 4 | nonce 32
-//! member -> hub    answer      version 4 | role 4 | nonce 32 | ends 56 | mac 32
-//!                              mac = HMAC-SHA256(key, MEMBER | role | hub's nonce | member's nonce | ends)
-//! hub -> member    welcome     1 4 | 0 4 | mac 32
-//!                              mac = HMAC-SHA256(key, HUB | role | member's nonce | hub's nonce | ends)
+//! hub -> client    challenge   magic 8 | version 4 | 0 4 | nonce 32
+//! client -> hub    answer      version 4 | role 4 | nonce 32 | ends 56 | mac 32
+//!                              mac = HMAC-SHA256(key, CLIENT | role | hub's nonce | client's nonce | ends)
+//! hub -> client    welcome     1 4 | 0 4 | mac 32
+//!                              mac = HMAC-SHA256(key, HUB | role | client's nonce | hub's nonce | ends)
 //!   or             refusal     2 4 | why 4
-//! ends                         member 24 | hub 24 | label 8
+//! ends                         client 24 | hub 24 | label 8
 //! ```
 //!
 //! All numbers are little-endian, all lengths fixed. The two codes begin differently, so what one side said is of no use to say to it;
 //! each side's nonce is new, so neither is what was recorded. No descriptor passes before this is over. The kernel says whose user the
 //! other process is; only the same, or root, is talked to at all.
 //!
-//! The ends are the identities of both processes and the name of the member's socket, each as that side has it from the kernel: of itself, and of
+//! The ends are the identities of both processes and the name of the client's socket, each as that side has it from the kernel: of itself, and of
 //! whoever is at the other end (`SO_PEERCRED`, `SO_PEERPIDFD`). A process that stands in between is the other end for both, so what they say
 //! of the ends differs, and it cannot change what they say. Whoever passes on a connected socket is found out likewise: the process that
 //! connected is not the one that answers. So all that is said later is between the two.
 //!
-//! Before Linux 6.9 an identity is a process number, which is another in another pid namespace: there hub and members must be in the same.
+//! Before Linux 6.9 an identity is a process number, which is another in another pid namespace: there hub and clients must be in the same.
 
 #![forbid(unsafe_code)]
 
@@ -36,11 +36,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// The version of all that hub and members say to each other.
+/// The version of all that hub and clients say to each other.
 pub(super) const VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"callgatM";
-const MEMBER: &[u8] = b"callgate manager 2: member";
+const CLIENT: &[u8] = b"callgate manager 2: client";
 const HUB: &[u8] = b"callgate manager 2: hub";
 
 const NONCE: usize = 32;
@@ -48,11 +48,11 @@ pub(super) const CHALLENGE: usize = 16 + NONCE;
 pub(super) const ANSWER: usize = 8 + NONCE + Ends::LEN + 32;
 const WELCOME: usize = 8 + 32;
 
-/// What a member may do.
+/// What a client may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Anything.
-    Member,
+    Client,
     /// Call and lock; not register, nor end the hub. What a handle may.
     CallerOnly,
 }
@@ -60,13 +60,13 @@ pub(crate) enum Role {
 impl Role {
     fn code(self) -> u32 {
         match self {
-            Role::Member => 1,
+            Role::Client => 1,
             Role::CallerOnly => 2,
         }
     }
 
     fn checked(code: u32) -> Option<Self> {
-        [Role::Member, Role::CallerOnly].into_iter().find(|role| role.code() == code)
+        [Role::Client, Role::CallerOnly].into_iter().find(|role| role.code() == code)
     }
 }
 
@@ -77,9 +77,9 @@ pub(super) struct Ends([u8; Ends::LEN]);
 impl Ends {
     const LEN: usize = 2 * Identity::LEN + size_of::<Label>();
 
-    fn new(member: Identity, hub: Identity, label: Label) -> Self {
+    fn new(client: Identity, hub: Identity, label: Label) -> Self {
         let mut ends = [0; Self::LEN];
-        ends[..Identity::LEN].copy_from_slice(member.bytes());
+        ends[..Identity::LEN].copy_from_slice(client.bytes());
         ends[Identity::LEN..2 * Identity::LEN].copy_from_slice(hub.bytes());
         ends[2 * Identity::LEN..].copy_from_slice(&label);
         Self(ends)
@@ -172,7 +172,7 @@ impl Challenge {
         let (said, mac) = answer.split_at(ANSWER - 32);
         let (role, nonce, said_ends) = (&said[4..8], &said[8..8 + NONCE], &said[8 + NONCE..]);
         let known = Role::checked(number(role, 0)).ok_or(Refusal::Key)?;
-        if !key.verify(&[MEMBER, role, &self.nonce, nonce, said_ends], mac) {
+        if !key.verify(&[CLIENT, role, &self.nonce, nonce, said_ends], mac) {
             return Err(Refusal::Key);
         }
         // Said by somebody who has the key, and to another than this hub, or by another than who is there.
@@ -186,12 +186,12 @@ impl Challenge {
     }
 }
 
-// ---- a member's side -----------------------------------------------------------------------------------------------
+// ---- a client's side -----------------------------------------------------------------------------------------------
 
-/// A connection to a hub that knows this process as a member.
+/// A connection to a hub that knows this process as a client.
 #[derive(Debug)]
 pub(crate) struct Joined {
-    /// What members and hub say goes through this. Blocking, closed on exec.
+    /// What clients and hub say goes through this. Blocking, closed on exec.
     pub(crate) socket: OwnedFd,
     /// The hub's process; 0 if it lies outside of this process's pid namespace.
     pub(crate) hub_pid: u32,
@@ -237,7 +237,7 @@ fn join_once(
     let socket = connect(address, deadline, begun)?;
     let Peer { pid, uid } = listener::peer(&socket).map_err(|error| address.failed("asking who listens", error))?;
     let (ours, _) = selfproc::effective_ids();
-    let guest = Guest { address, socket, pid: Some(pid).filter(|pid| *pid != 0), deadline, begun };
+    let guest = Unauthenticated { address, socket, pid: Some(pid).filter(|pid| *pid != 0), deadline, begun };
     if !may_talk(ours, uid) {
         return Err(ManagerError::OtherUser { address: address.to_string(), pid: guest.pid, theirs: uid, ours });
     }
@@ -263,8 +263,8 @@ fn connect(address: &Address, deadline: Deadline, begun: Instant) -> Result<Owne
     }
 }
 
-/// A process that is connected, and not yet a member.
-struct Guest<'a> {
+/// A process that is connected, and not yet a client.
+struct Unauthenticated<'a> {
     address: &'a Address,
     socket: OwnedFd,
     pid: Option<u32>,
@@ -272,7 +272,7 @@ struct Guest<'a> {
     begun: Instant,
 }
 
-impl Guest<'_> {
+impl Unauthenticated<'_> {
     fn authenticate(&self, key: &AuthKey, role: Role, ends: &Ends) -> Result<(), ManagerError> {
         let challenge: [u8; CHALLENGE] = self.receive("no challenge came")?;
         if challenge[..8] != MAGIC {
@@ -289,7 +289,7 @@ impl Guest<'_> {
         answer[4..8].copy_from_slice(&role);
         answer[8..8 + NONCE].copy_from_slice(&own);
         answer[8 + NONCE..ANSWER - 32].copy_from_slice(&ends.0);
-        answer[ANSWER - 32..].copy_from_slice(&key.authenticate(&[MEMBER, &role, hubs, &own, &ends.0]));
+        answer[ANSWER - 32..].copy_from_slice(&key.authenticate(&[CLIENT, &role, hubs, &own, &ends.0]));
         match socket::send(&self.socket, &answer, &[]) {
             // What it said before it closed may still be read.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(self.failed("answering", error)),

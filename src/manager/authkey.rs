@@ -1,4 +1,4 @@
-//! The key that hub and members share, and where it came from.
+//! The key that hub and clients share, and where it came from.
 //!
 //! Never shown: not by `Debug`, not in errors. What held it is overwritten when it is dropped.
 
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// The key that a hub and its members have in common: 1 to 4,096 bytes. Better 32 random ones (`head -c 32 /dev/urandom`) than a word,
+/// The key that a hub and its clients have in common: 1 to 4,096 bytes. Better 32 random ones (`head -c 32 /dev/urandom`) than a word,
 /// which can be guessed.
 ///
 /// Clones share one copy, which is overwritten when the last is dropped.

@@ -1,4 +1,4 @@
-//! A process's manager: whether it is the hub, a member, or neither, and its calls.
+//! A process's manager: whether it is the hub, a client, or neither, and its calls.
 
 #![forbid(unsafe_code)]
 
@@ -8,10 +8,10 @@ use super::auth::{self, Joined, Role};
 use super::authkey::AuthKey;
 use super::callback::Callback;
 use super::callbacks::{Callbacks, DYNAMIC, Registered};
+use super::client::{Client, Place, Settings, Target, Unanswered};
 use super::error::ManagerError;
 use super::handle::Handle;
 use super::hub::{self, Hub, HubOptions};
-use super::member::{Member, Place, Settings, Target, Unanswered};
 use super::protocol::{FromHub, MAX_NAME, NameInfo, ToHub, check_name};
 use super::registration::{Registering, Registration};
 use super::typed::{Arguments, Item, Outcome, Signature, TooDeep, shallow, shallow_args};
@@ -50,7 +50,7 @@ const BREATH: Duration = Duration::from_millis(20);
 
 /// A process's part in the exchange of callbacks at one address.
 ///
-/// Made by [`new`](Self::new), it is connected to nothing; then it becomes the hub with [`start`](Self::start), a member of somebody else's with
+/// Made by [`new`](Self::new), it is connected to nothing; then it becomes the hub with [`start`](Self::start), a client of somebody else's with
 /// [`connect`](Self::connect), or whichever comes first with [`start_or_connect`](Self::start_or_connect). Clones are the same manager.
 /// When the last is dropped, the process leaves the hub, or ends it if it is its own.
 ///
@@ -93,7 +93,7 @@ pub(super) struct Shared {
     pub(super) callbacks: Arc<Callbacks>,
     /// The number of the next callback.
     pub(super) next_number: AtomicU32,
-    member: ArcSwapOption<Member>,
+    client: ArcSwapOption<Client>,
     /// Held by who connects, which may take long.
     connecting: Mutex<()>,
     /// Held for moments only, and never while anything is waited for or dropped that is not this library's.
@@ -120,7 +120,7 @@ impl Manager {
             wait: Wait::default(),
             callbacks: Arc::default(),
             next_number: AtomicU32::new(1),
-            member: ArcSwapOption::empty(),
+            client: ArcSwapOption::empty(),
             connecting: Mutex::new(()),
             part: Mutex::default(),
         };
@@ -187,14 +187,14 @@ impl Manager {
         })
     }
 
-    /// Becomes a member of the hub that there is.
+    /// Becomes a client of the hub that there is.
     ///
     /// # Errors
     ///
     /// If there is none, if it has another key or is another user's, if it does not answer within `timeout`, or if this manager is connected
     /// already.
     pub fn connect(&self, timeout: Duration) -> Result<(), ManagerError> {
-        self.connect_as(Role::Member, timeout)
+        self.connect_as(Role::Client, timeout)
     }
 
     /// As [`connect`](Self::connect), only to call, and to ask for names: the hub does not let this process register anything, nor end the hub.
@@ -213,7 +213,7 @@ impl Manager {
         })
     }
 
-    /// Becomes a member of the hub that there is, or the hub, if there is none: of many processes that do this at once, one. When the hub ends,
+    /// Becomes a client of the hub that there is, or the hub, if there is none: of many processes that do this at once, one. When the hub ends,
     /// all who came in this way do it again, and register again what they had registered.
     ///
     /// # Errors
@@ -240,10 +240,10 @@ impl Manager {
 
     /// The process that is the hub.
     pub fn hub_pid(&self) -> Option<u32> {
-        self.shared.current().map(|member| member.hub_pid())
+        self.shared.current().map(|client| client.hub_pid())
     }
 
-    /// Ends the hub, whichever process is it: every member loses its connection. Then this manager or another can
+    /// Ends the hub, whichever process is it: every client loses its connection. Then this manager or another can
     /// [`start`](Self::start) one at the same address. Without a hub, does nothing.
     ///
     /// # Errors
@@ -251,20 +251,20 @@ impl Manager {
     /// If the hub does not do it.
     pub fn shutdown(&self) -> Result<(), ManagerError> {
         let shared = &self.shared;
-        let (hub, member) = {
+        let (hub, client) = {
             let mut part = shared.part.lock();
             part.elects = false;
-            (part.hub.take(), shared.member.swap(None))
+            (part.hub.take(), shared.client.swap(None))
         };
-        let Some(member) = member else { return Ok(()) };
+        let Some(client) = client else { return Ok(()) };
         if let Some(hub) = hub {
             hub.stop();
-            member.leave();
+            client.leave();
             return Ok(());
         }
         let deadline = Deadline::after(Some(shared.timeout));
-        let asked = member.ask(|seq| ToHub::Shutdown { seq }, deadline);
-        member.leave();
+        let asked = client.ask(|seq| ToHub::Shutdown { seq }, deadline);
+        client.leave();
         match asked {
             Err(Unanswered::Lost(_)) | Ok(_) => Ok(()),
             Err(why) => Err(shared.unanswered("shutting the hub down", why)),
@@ -405,34 +405,34 @@ impl Manager {
         name: &str,
         mut call: impl FnMut(&Target, &'static Method, Option<Duration>) -> Result<T, CallError>,
     ) -> Result<Option<T>, CallError> {
-        let member = self.shared.member.load();
-        let Some(member) = member.as_ref() else {
+        let client = self.shared.client.load();
+        let Some(client) = client.as_ref() else {
             return Err(no_hub(name, "this process is connected to none".into()));
         };
-        if let Some(target) = member.known().get(name) {
+        if let Some(target) = client.known().get(name) {
             match call(target, target.method, Some(self.shared.timeout)) {
                 Ok(result) => return Ok(Some(result)),
-                Err(error) if !is_moved(&error) => return Err(lost(member, name, target, error)),
-                Err(_) => member.forget(name, target),
+                Err(error) if !is_moved(&error) => return Err(lost(client, name, target, error)),
+                Err(_) => client.forget(name, target),
             }
         }
-        self.reach_slow(member, name, call)
+        self.reach_slow(client, name, call)
     }
 
     #[cold]
     fn reach_slow<T>(
         &self,
-        member: &Arc<Member>,
+        client: &Arc<Client>,
         name: &str,
         mut call: impl FnMut(&Target, &'static Method, Option<Duration>) -> Result<T, CallError>,
     ) -> Result<Option<T>, CallError> {
-        if member.is_in_fork() {
+        if client.is_in_fork() {
             return Err(refused(name, IN_FORK.into()));
         }
         let deadline = self.shared.deadline();
         let mut last = None;
         loop {
-            let target = match member.resolve(name, method_named, deadline) {
+            let target = match client.resolve(name, method_named, deadline) {
                 Ok(Some(target)) => target,
                 Ok(None) => return Ok(None),
                 Err(Unanswered::Lost(why)) => return Err(no_hub(name, why)),
@@ -443,7 +443,7 @@ impl Manager {
             };
             match call(&target, target.method, deadline.left()).map_err(as_gone) {
                 Err(error @ CallError::Gone { progress: Progress::NotStarted, .. }) => {
-                    member.forget(name, &target);
+                    client.forget(name, &target);
                     // Its process has ended, and the hub may not know it yet.
                     thread::sleep(BREATH.min(deadline.left().unwrap_or(BREATH)));
                     if deadline.has_passed() {
@@ -452,14 +452,14 @@ impl Manager {
                     last = Some(error);
                 }
                 Err(error @ CallError::Gone { .. }) => {
-                    member.forget(name, &target);
+                    client.forget(name, &target);
                     return Err(error);
                 }
                 // What was left of the time is not what the call was given.
                 Err(CallError::TimedOut { call, pid, awaited, progress, .. }) => {
                     return Err(CallError::TimedOut { call, pid, timeout: self.shared.timeout, awaited, progress });
                 }
-                Err(error) => return Err(lost(member, name, &target, error)),
+                Err(error) => return Err(lost(client, name, &target, error)),
                 Ok(result) => return Ok(Some(result)),
             }
         }
@@ -510,12 +510,12 @@ fn is_moved(error: &CallError) -> bool {
 
 /// The error of a call that is not made again. What broke the protocol is not called again either: the next call finds another way.
 #[cold]
-fn lost(member: &Member, name: &str, target: &Arc<Target>, error: CallError) -> CallError {
-    if member.is_in_fork() {
+fn lost(client: &Client, name: &str, target: &Arc<Target>, error: CallError) -> CallError {
+    if client.is_in_fork() {
         return refused(name, IN_FORK.into());
     }
     if matches!(error, CallError::Corrupt { .. }) {
-        member.forget(name, target);
+        client.forget(name, target);
     }
     as_gone(error)
 }
@@ -609,7 +609,7 @@ impl Shared {
         })
     }
 
-    /// Ends the hub that this process still has, if its members have ended it.
+    /// Ends the hub that this process still has, if its clients have ended it.
     fn end_own(&self) {
         let hub = self.part.lock().hub.take();
         drop(hub);
@@ -631,17 +631,17 @@ impl Shared {
         let limits = Limits { max_payload: MAX_PAYLOAD, retained: RETAINED };
         let settings = Settings { limits, wait: self.wait };
         let shared = Arc::downgrade(self);
-        let ended = move |member: &Arc<Member>| Self::find_another(&shared, member);
-        let member = Member::start(joined, settings, self.callbacks.clone(), ended)
+        let ended = move |client: &Arc<Client>| Self::find_another(&shared, client);
+        let client = Client::start(joined, settings, self.callbacks.clone(), ended)
             .map_err(|error| self.failed("starting the thread that listens to the hub", error))?;
         let callbacks = self.callbacks.all();
-        let known = self.register_all(&member, &callbacks, deadline);
+        let known = self.register_all(&client, &callbacks, deadline);
         let adopted = known.is_ok() && {
             let mut part = self.part.lock();
             let is_wanted = accept(&mut part);
             if is_wanted {
                 part.hub = hub;
-                self.member.store(Some(member.clone()));
+                self.client.store(Some(client.clone()));
             }
             is_wanted
         };
@@ -650,7 +650,7 @@ impl Shared {
             let is_gone = |registered: &&Arc<Registered>| self.callbacks.get(registered.number).is_none();
             callbacks.iter().filter(is_gone).for_each(|registered| self.unregistered(registered.number));
         } else {
-            member.leave();
+            client.leave();
         }
         self.callbacks.discard(callbacks);
         known
@@ -658,12 +658,12 @@ impl Shared {
 
     fn register_all(
         &self,
-        member: &Member,
+        client: &Client,
         callbacks: &[Arc<Registered>],
         deadline: Deadline,
     ) -> Result<(), ManagerError> {
         for registered in callbacks {
-            match member.ask(|seq| registered.as_message(seq, false), deadline) {
+            match client.ask(|seq| registered.as_message(seq, false), deadline) {
                 Ok(said) if matches!(said[..], [FromHub::Registered { .. }]) => {}
                 // Somebody else has the name now.
                 Ok(_) | Err(Unanswered::Refused(_)) => self.callbacks.revoke(registered.number),
@@ -674,10 +674,10 @@ impl Shared {
         Ok(())
     }
 
-    /// The hub of `member` has ended: finds another one, if this process does that, for as long as somebody has the manager.
-    fn find_another(manager: &Weak<Self>, member: &Arc<Member>) {
+    /// The hub of `client` has ended: finds another one, if this process does that, for as long as somebody has the manager.
+    fn find_another(manager: &Weak<Self>, client: &Arc<Client>) {
         while let Some(shared) = manager.upgrade() {
-            if shared.has_another(member) {
+            if shared.has_another(client) {
                 return;
             }
             drop(shared);
@@ -685,12 +685,12 @@ impl Shared {
         }
     }
 
-    /// Looks for another hub if one is needed in the place of that of `member`. Whether none is needed any more.
-    fn has_another(self: &Arc<Self>, member: &Arc<Member>) -> bool {
-        // Who has it may be about to make this `member` the one that counts.
+    /// Looks for another hub if one is needed in the place of that of `client`. Whether none is needed any more.
+    fn has_another(self: &Arc<Self>, client: &Arc<Client>) -> bool {
+        // Who has it may be about to make this `client` the one that counts.
         let _one_at_a_time = self.connecting.lock();
         let is_needed = |part: &mut Part| {
-            part.elects && self.member.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, member))
+            part.elects && self.client.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, client))
         };
         if !is_needed(&mut self.part.lock()) {
             return true;
@@ -703,8 +703,8 @@ impl Shared {
     }
 
     /// The connection of this very process, if it has one that is not over.
-    pub(super) fn current(&self) -> Option<Arc<Member>> {
-        self.member.load_full().filter(|member| !member.is_in_fork() && !member.is_over())
+    pub(super) fn current(&self) -> Option<Arc<Client>> {
+        self.client.load_full().filter(|client| !client.is_in_fork() && !client.is_over())
     }
 
     /// Whether nobody listens at the address though somebody still has its lock.
@@ -713,13 +713,13 @@ impl Shared {
     }
 
     fn disconnect(&self) {
-        let (hub, member) = {
+        let (hub, client) = {
             let mut part = self.part.lock();
             part.elects = false;
-            (part.hub.take(), self.member.swap(None))
+            (part.hub.take(), self.client.swap(None))
         };
-        if let Some(member) = member {
-            member.leave();
+        if let Some(client) = client {
+            client.leave();
         }
         drop(hub);
     }
@@ -735,24 +735,24 @@ impl Shared {
         question: impl FnOnce(u64) -> ToHub,
         deadline: Deadline,
     ) -> Result<Vec<FromHub>, ManagerError> {
-        self.member(what)?.ask(question, deadline).map_err(|why| self.unanswered(what, why))
+        self.client(what)?.ask(question, deadline).map_err(|why| self.unanswered(what, why))
     }
 
     /// The connection to the hub, to ask for `what`.
-    pub(super) fn member(&self, what: &str) -> Result<Arc<Member>, ManagerError> {
+    pub(super) fn client(&self, what: &str) -> Result<Arc<Client>, ManagerError> {
         let lost = || self.unanswered(what, Unanswered::Lost("this process is connected to none".into()));
-        self.member.load_full().ok_or_else(lost)
+        self.client.load_full().ok_or_else(lost)
     }
 
     /// The connection to the hub, if there is one; it may be over.
-    pub(super) fn connected(&self) -> Option<Arc<Member>> {
-        self.member.load_full()
+    pub(super) fn connected(&self) -> Option<Arc<Client>> {
+        self.client.load_full()
     }
 
     /// Tells the hub, if there is one.
     pub(super) fn tell(&self, message: &ToHub) {
-        if let Some(member) = self.member.load_full() {
-            member.tell(message);
+        if let Some(client) = self.client.load_full() {
+            client.tell(message);
         }
     }
 
@@ -778,7 +778,7 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         // In a fork the connection is another process's, and whoever held the locks is not there.
-        if self.member.load().as_ref().is_none_or(|member| !member.is_in_fork()) {
+        if self.client.load().as_ref().is_none_or(|client| !client.is_in_fork()) {
             self.disconnect();
         }
     }
@@ -808,7 +808,7 @@ mod tests {
         thread::spawn(move || {
             let mut buffer = vec![0; MAX_MESSAGE];
             while let Ok(Received::Message(len, _)) = socket::receive_many(&theirs, &mut buffer, Blocking::Yes) {
-                let said = ToHub::decode(&buffer[..len]).expect("what a member says");
+                let said = ToHub::decode(&buffer[..len]).expect("what a client says");
                 for message in answer(said) {
                     let _ = socket::send(&theirs, &message.encode().expect("short enough"), &[]);
                 }

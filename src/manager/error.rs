@@ -36,7 +36,7 @@ pub enum ManagerError {
         what: &'static str,
     },
 
-    /// Hub and member do not have the same key.
+    /// Hub and client do not have the same key.
     #[error("{} at `{address}` has another key than this process", who(*pid))]
     WrongKey {
         /// The address.
@@ -110,8 +110,8 @@ pub enum ManagerError {
         pid: Option<u32>,
     },
 
-    /// The hub takes no more members, or no more of this process.
-    #[error("the hub at `{address}` takes no more members, or no more of this process")]
+    /// The hub takes no more clients, or no more of this process.
+    #[error("the hub at `{address}` takes no more clients, or no more of this process")]
     TooMany {
         /// The address.
         address: String,

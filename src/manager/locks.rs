@@ -2,9 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+use super::client::{Client, Unanswered};
 use super::connection::{Manager, Shared};
 use super::error::ManagerError;
-use super::member::{Member, Unanswered};
 use super::protocol::{FromHub, ToHub};
 use crate::doorbell::Deadline;
 use std::cell::Cell;
@@ -55,7 +55,7 @@ impl Semaphore {
 #[must_use = "dropping it gives the permit back"]
 pub struct Permit {
     /// The hub that has granted it: another knows nothing of it, and may have given its number to another.
-    member: Weak<Member>,
+    client: Weak<Client>,
     grant: u64,
     abandoned: bool,
 }
@@ -63,14 +63,14 @@ pub struct Permit {
 impl Permit {
     /// Whether this process still has it, as [`Lock::is_held`].
     pub fn is_held(&self) -> bool {
-        self.member.upgrade().is_some_and(|member| !member.is_over())
+        self.client.upgrade().is_some_and(|client| !client.is_over())
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(member) = self.member.upgrade() {
-            member.tell_in_passing(ToHub::Release { grant: self.grant });
+        if let Some(client) = self.client.upgrade() {
+            client.tell_in_passing(ToHub::Release { grant: self.grant });
         }
     }
 }
@@ -106,17 +106,17 @@ fn acquire(
     };
     let deadline = Deadline::after(timeout.checked_add(GRACE));
     let what = format!("acquiring `{name}`");
-    let member = shared.member(&what)?;
-    let said = member.ask(question, deadline).map_err(|why| {
+    let client = shared.client(&what)?;
+    let said = client.ask(question, deadline).map_err(|why| {
         if matches!(why, Unanswered::Late) {
             // Nobody waits for it any more. What it grants all the same is given back.
-            member.tell(&ToHub::Cancel { seq: asked.get() });
+            client.tell(&ToHub::Cancel { seq: asked.get() });
         }
         shared.unanswered(&what, why)
     })?;
     match said.as_slice() {
         [FromHub::Granted { grant, abandoned, .. }] => {
-            Ok(Some(Permit { member: Arc::downgrade(&member), grant: *grant, abandoned: *abandoned }))
+            Ok(Some(Permit { client: Arc::downgrade(&client), grant: *grant, abandoned: *abandoned }))
         }
         _ => Ok(None),
     }

@@ -1,7 +1,7 @@
 //! Named callbacks between unrelated processes: one registers a function under a name, others call it, and **it runs in the process that
 //! registered it**.
 //!
-//! One process is the **hub**, at an address that all know, with a key that all have; the others are its members. The hub only introduces:
+//! One process is the **hub**, at an address that all know, with a key that all have; the others are its clients. The hub only introduces:
 //! at the first call from one process to another it makes shared memory for the two, and from then on they talk directly, as fast as
 //! a bridge and its child. Neither trusts what the other writes: it is copied, and the copy validated.
 //!
@@ -52,12 +52,12 @@ mod error;
 pub(crate) mod hub;
 pub(crate) mod protocol;
 
-// A member.
+// A client.
 mod callbacks;
+mod client;
 mod connection;
 mod handle;
 mod locks;
-mod member;
 mod quick;
 mod registration;
 

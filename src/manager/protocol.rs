@@ -1,4 +1,4 @@
-//! What members and the hub say to each other once they know each other.
+//! What clients and the hub say to each other once they know each other.
 //!
 //! Each message is one packet: an rkyv archive, which is copied, validated with bounded depth, and made a value before anybody looks at
 //! it. Payloads of calls never pass here.
@@ -21,14 +21,14 @@ pub(crate) const MAX_SIGNATURE: usize = 4096;
 /// a message may be.
 pub(crate) const MAX_LIST: usize = MAX_MESSAGE / 4 * 3;
 
-/// From a member. `seq` is a number of its choice, which the answer bears.
+/// From a client. `seq` is a number of its choice, which the answer bears.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub(crate) enum ToHub {
     /// Registers a callback. Answered with `Registered`, `Taken` or `Refused`.
     Register {
         seq: u64,
         name: String,
-        /// What the member knows it by. Not the number of another that it has registered.
+        /// What the client knows it by. Not the number of another that it has registered.
         number: u32,
         signature: String,
         /// For so long, in milliseconds; `None` = until it is unregistered.
@@ -151,7 +151,7 @@ impl ToHub {
         encode_to_vec(self, MAX_MESSAGE).ok().map(|bytes| bytes.to_vec())
     }
 
-    /// What a member sent; `None` if no member sends that.
+    /// What a client sent; `None` if no client sends that.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         decode_private(bytes)
     }

@@ -175,9 +175,9 @@ impl Drop for Registration {
         let Some(shared) = self.shared.upgrade() else { return };
         let removed = shared.callbacks.remove(self.number);
         if removed.is_some()
-            && let Some(member) = shared.connected()
+            && let Some(client) = shared.connected()
         {
-            member.tell_in_passing(ToHub::Unregister { seq: 0, number: self.number });
+            client.tell_in_passing(ToHub::Unregister { seq: 0, number: self.number });
         }
         // Last, as its destructor may panic, or call the very name.
         drop(removed);

@@ -4,15 +4,15 @@
 //! Never closes a descriptor that somebody in this process may own: what is inherited goes by executing the program again.
 
 use super::spawn::VARIABLE;
+use crate::backing::{self, Backing};
 use crate::control::Control;
 use crate::failpoints::{self, Step};
 use crate::handshake::{Answer, Entry, Greeting, Hello, checked_words, rkyv_format};
-use crate::backing::{self, Backing};
 use crate::segment::Segment;
-use crate::wake::{Bells, Count, Signal};
 use crate::sys::image::Image;
 use crate::sys::{descriptor, limits, program, selfproc, signals, socket};
 use crate::trusted::{self, Build, TrustedParent};
+use crate::wake::{Bells, Count, Signal};
 use rustix::stdio::stdin;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -297,7 +297,7 @@ impl Child {
     /// The bridge's memory and doorbells, from what came with the handshake.
     fn attach(&mut self) -> io::Result<(Arc<dyn Backing>, Segment, Bells)> {
         let unknown = || io::Error::from(io::ErrorKind::Unsupported);
-        let objects = objects::of_child(&self.hello.place).ok_or_else(unknown)?;
+        let objects = backing::of_child(&self.hello.place).ok_or_else(unknown)?;
         let signal = Signal::from_code(self.hello.signal).ok_or_else(unknown)?;
         let mut descriptors = std::mem::take(&mut self.descriptors).into_iter();
         let segment = Segment::attach(&*objects, &mut descriptors)?;

@@ -12,8 +12,8 @@ mod futex;
 #[cfg(feature = "portable")]
 mod raw_sync;
 
-use crate::layout::{BellLine, Geometry};
 use crate::backing::Backing;
+use crate::layout::{BellLine, Geometry};
 #[cfg(feature = "portable")]
 use crate::portable::TrustedChild;
 use crate::sync::Futex;

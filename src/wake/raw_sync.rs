@@ -7,8 +7,8 @@
 #![forbid(unsafe_code)]
 
 use super::{Bells, Count, Sleeper};
+use crate::backing::{Backing, EVENTS};
 use crate::layout::BellLine;
-use crate::backing::{EVENTS, Backing};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{Futex, wait_either};
 use crate::sys::event::{self, Event};

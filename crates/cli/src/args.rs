@@ -42,7 +42,7 @@ pub enum Command {
     /// Kills, stops and continues children while they are called, and fails if a call hangs, anything is left behind, or a caller is told what is
     /// not so.
     Chaos(Chaos),
-    /// Is the hub of named callbacks, until Ctrl-C or a member ends it.
+    /// Is the hub of named callbacks, until Ctrl-C or a client ends it.
     Serve(Serve),
     /// Lists the callbacks that are registered at a hub.
     Names(Hub),
@@ -148,7 +148,7 @@ pub struct Hub {
     pub key: Key,
 }
 
-/// The key that a hub and its members have in common; without a file, it is in the environment variable CALLGATE_AUTHKEY. Never an
+/// The key that a hub and its clients have in common; without a file, it is in the environment variable CALLGATE_AUTHKEY. Never an
 /// argument, which everybody could see.
 #[derive(Debug, clap::Args)]
 pub struct Key {

@@ -20,7 +20,7 @@ pub const VARIABLE: &str = "CALLGATE_AUTHKEY";
 /// How long a hub may take to be found, or to be started where another has just ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often a hub is asked whether a member has ended it.
+/// How often a hub is asked whether a client has ended it.
 const GLANCE: Duration = Duration::from_millis(100);
 
 impl Key {
@@ -34,7 +34,7 @@ impl Key {
 }
 
 impl Hub {
-    /// A member of this hub that calls and asks, and may do nothing else.
+    /// A client of this hub that calls and asks, and may do nothing else.
     pub fn join(&self) -> Result<Manager, Failure> {
         self.join_for(PATIENCE)
     }
@@ -47,7 +47,7 @@ impl Hub {
     }
 }
 
-/// Is the hub until a signal or a member ends it.
+/// Is the hub until a signal or a client ends it.
 pub fn serve(args: &Serve) -> Result<(), Failure> {
     let key = args.key.read()?;
     let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect::<SigSet>();
@@ -68,7 +68,7 @@ pub fn serve(args: &Serve) -> Result<(), Failure> {
             Err(error @ RecvTimeoutError::Disconnected) => return Err(error.into()),
         }
     }
-    print("ended by a member\n")
+    print("ended by a client\n")
 }
 
 /// Prints what is registered.

@@ -467,7 +467,7 @@ fn callbacks_are_called_from_a_shell() {
     drop(registrations);
     let (code, text) = served.end();
     assert_eq!(code, Some(0));
-    assert!(text.starts_with("hub ") && text.ends_with("ended by a member\n"), "{text}");
+    assert!(text.starts_with("hub ") && text.ends_with("ended by a client\n"), "{text}");
 }
 
 #[test]

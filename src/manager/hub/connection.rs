@@ -43,13 +43,13 @@ pub(super) struct Connection {
 #[derive(Debug)]
 pub(super) enum State {
     /// It has not yet shown that it has the key.
-    Guest(Challenge),
-    Member(Member),
+    Unauthenticated(Challenge),
+    Client(Admitted),
 }
 
 /// A process that has the key.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(super) struct Admitted {
     pub(super) role: Role,
     /// To see it end, and for others to see that.
     pub(super) process: Pidfd,
@@ -84,17 +84,17 @@ impl Connection {
         }
     }
 
-    pub(super) fn member(&self) -> Option<&Member> {
+    pub(super) fn client(&self) -> Option<&Admitted> {
         match &self.state {
-            State::Member(member) => Some(member),
-            State::Guest(_) => None,
+            State::Client(client) => Some(client),
+            State::Unauthenticated(_) => None,
         }
     }
 
-    pub(super) fn member_mut(&mut self) -> Option<&mut Member> {
+    pub(super) fn client_mut(&mut self) -> Option<&mut Admitted> {
         match &mut self.state {
-            State::Member(member) => Some(member),
-            State::Guest(_) => None,
+            State::Client(client) => Some(client),
+            State::Unauthenticated(_) => None,
         }
     }
 
@@ -236,7 +236,7 @@ mod tests {
 
     fn connection() -> (Connection, OwnedFd) {
         let (ours, theirs) = socket::pair().unwrap();
-        (Connection::new(ours.into(), 0, State::Guest(Challenge::new().unwrap())), theirs)
+        (Connection::new(ours.into(), 0, State::Unauthenticated(Challenge::new().unwrap())), theirs)
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::MemberId;
+use super::ClientId;
 use crate::manager::protocol::{FromHub, check_name};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use std::time::{Duration, Instant};
 
 /// Locks that there may be.
 pub(super) const MAX_LOCKS: usize = 4096;
-/// Permits that one member may hold and wait for, in all: a small part of the locks, so that it cannot keep all others from having any.
-pub(super) const MAX_OF_MEMBER: usize = 256;
+/// Permits that one client may hold and wait for, in all: a small part of the locks, so that it cannot keep all others from having any.
+pub(super) const MAX_OF_CLIENT: usize = 256;
 
 /// All locks.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
     by_name: HashMap<Arc<str>, Lock>,
     /// Who holds a permit, and of which lock, by the grant's number.
-    grants: HashMap<u64, (MemberId, Arc<str>)>,
-    /// What each member holds and waits for, so that it is found when the member is gone.
-    of_member: HashMap<MemberId, Claims>,
+    grants: HashMap<u64, (ClientId, Arc<str>)>,
+    /// What each client holds and waits for, so that it is found when the client is gone.
+    of_client: HashMap<ClientId, Claims>,
     /// Who no longer waits when.
-    deadlines: BTreeSet<(Instant, MemberId, u64)>,
+    deadlines: BTreeSet<(Instant, ClientId, u64)>,
     /// The locks that nobody uses, kept only to tell that they were abandoned.
     remembered: BTreeSet<Arc<str>>,
     next_grant: u64,
@@ -44,7 +44,7 @@ struct Lock {
 
 #[derive(Debug)]
 struct Waiter {
-    member: MemberId,
+    client: ClientId,
     seq: u64,
 }
 
@@ -64,7 +64,7 @@ struct Wait {
 }
 
 /// What is to be told to whom.
-pub(super) type Told = Vec<(MemberId, FromHub)>;
+pub(super) type Told = Vec<(ClientId, FromHub)>;
 
 impl Lock {
     fn is_free(&self) -> bool {
@@ -77,18 +77,18 @@ impl Lock {
 }
 
 impl Locks {
-    /// `member` wants the lock `name`, or, with `permits`, one of so many of that semaphore, within `limit`.
+    /// `client` wants the lock `name`, or, with `permits`, one of so many of that semaphore, within `limit`.
     pub(super) fn acquire(
         &mut self,
-        member: MemberId,
+        client: ClientId,
         seq: u64,
         name: &str,
         permits: Option<u32>,
         limit: Option<Duration>,
     ) -> Told {
-        let name = match self.check(member, seq, name, permits) {
+        let name = match self.check(client, seq, name, permits) {
             Ok(name) => name,
-            Err(why) => return vec![(member, FromHub::Refused { seq, why })],
+            Err(why) => return vec![(client, FromHub::Refused { seq, why })],
         };
         let new = Lock { permits, held: 0, waiting: BTreeMap::new(), abandoned: 0 };
         let lock = self.by_name.entry(name.clone()).or_insert(new);
@@ -97,29 +97,29 @@ impl Locks {
         lock.abandoned = lock.abandoned.min(permits.unwrap_or(1));
         let is_free = lock.is_free() && lock.waiting.is_empty();
         if !is_free && limit.is_some_and(|limit| limit.is_zero()) {
-            return vec![(member, FromHub::NotGranted { seq })];
+            return vec![(client, FromHub::NotGranted { seq })];
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        lock.waiting.insert(ticket, Waiter { member, seq });
+        lock.waiting.insert(ticket, Waiter { client, seq });
         self.remembered.remove(&name);
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        self.deadlines.extend(deadline.map(|at| (at, member, seq)));
-        self.of_member.entry(member).or_default().waits.insert(seq, Wait { name: name.clone(), ticket, deadline });
+        self.deadlines.extend(deadline.map(|at| (at, client, seq)));
+        self.of_client.entry(client).or_default().waits.insert(seq, Wait { name: name.clone(), ticket, deadline });
         self.serve(&name)
     }
 
-    fn check(&mut self, member: MemberId, seq: u64, name: &str, permits: Option<u32>) -> Result<Arc<str>, String> {
+    fn check(&mut self, client: ClientId, seq: u64, name: &str, permits: Option<u32>) -> Result<Arc<str>, String> {
         check_name(name)?;
         if permits == Some(0) {
             return Err("a semaphore must have at least one permit".into());
         }
-        if let Some(claims) = self.of_member.get(&member) {
+        if let Some(claims) = self.of_client.get(&client) {
             if claims.waits.contains_key(&seq) {
                 return Err(format!("this process waits already under number {seq}"));
             }
-            if claims.waits.len() + claims.grants.len() >= MAX_OF_MEMBER {
-                return Err(format!("this process holds and waits for {MAX_OF_MEMBER} locks, and may for no more"));
+            if claims.waits.len() + claims.grants.len() >= MAX_OF_CLIENT {
+                return Err(format!("this process holds and waits for {MAX_OF_CLIENT} locks, and may for no more"));
             }
         }
         match self.by_name.get_key_value(name) {
@@ -151,19 +151,19 @@ impl Locks {
         let mut told = Told::new();
         let Some(lock) = self.by_name.get_mut(name) else { return told };
         while lock.is_free()
-            && let Some((_, Waiter { member, seq })) = lock.waiting.pop_first()
+            && let Some((_, Waiter { client, seq })) = lock.waiting.pop_first()
         {
             let grant = self.next_grant;
             self.next_grant += 1;
             lock.held += 1;
             let abandoned = lock.abandoned > 0;
             lock.abandoned -= u32::from(abandoned);
-            self.grants.insert(grant, (member, name.clone()));
-            let claims = self.of_member.entry(member).or_default();
+            self.grants.insert(grant, (client, name.clone()));
+            let claims = self.of_client.entry(client).or_default();
             claims.grants.insert(grant);
             let deadline = claims.waits.remove(&seq).and_then(|wait| wait.deadline);
-            deadline.map(|at| self.deadlines.remove(&(at, member, seq)));
-            told.push((member, FromHub::Granted { seq, grant, abandoned }));
+            deadline.map(|at| self.deadlines.remove(&(at, client, seq)));
+            told.push((client, FromHub::Granted { seq, grant, abandoned }));
         }
         match (lock.is_unused(), lock.abandoned) {
             (false, _) => {}
@@ -173,55 +173,55 @@ impl Locks {
         told
     }
 
-    /// `member` gives back what it was granted. `None` = it was not.
-    pub(super) fn release(&mut self, member: MemberId, grant: u64) -> Option<Told> {
-        self.grants.get(&grant).filter(|(holder, _)| *holder == member)?;
+    /// `client` gives back what it was granted. `None` = it was not.
+    pub(super) fn release(&mut self, client: ClientId, grant: u64) -> Option<Told> {
+        self.grants.get(&grant).filter(|(holder, _)| *holder == client)?;
         Some(self.let_go(grant, 0))
     }
 
     /// Ends a grant.
     fn let_go(&mut self, grant: u64, abandoned: u32) -> Told {
-        let Some((member, name)) = self.grants.remove(&grant) else { return Told::new() };
+        let Some((client, name)) = self.grants.remove(&grant) else { return Told::new() };
         if let Some(lock) = self.by_name.get_mut(&name) {
             lock.held -= 1;
             lock.abandoned += abandoned;
         }
-        if let Some(claims) = self.of_member.get_mut(&member) {
+        if let Some(claims) = self.of_client.get_mut(&client) {
             claims.grants.remove(&grant);
         }
-        self.forget_claims(member);
+        self.forget_claims(client);
         self.serve(&name)
     }
 
-    /// `member` no longer waits under `seq`; if it did, it is told.
-    pub(super) fn cancel(&mut self, member: MemberId, seq: u64) -> Told {
-        let Some(mut told) = self.stop_waiting(member, seq) else { return Told::new() };
-        told.push((member, FromHub::NotGranted { seq }));
+    /// `client` no longer waits under `seq`; if it did, it is told.
+    pub(super) fn cancel(&mut self, client: ClientId, seq: u64) -> Told {
+        let Some(mut told) = self.stop_waiting(client, seq) else { return Told::new() };
+        told.push((client, FromHub::NotGranted { seq }));
         told
     }
 
     /// `None` if it did not wait.
-    fn stop_waiting(&mut self, member: MemberId, seq: u64) -> Option<Told> {
-        let Wait { name, ticket, deadline } = self.of_member.get_mut(&member)?.waits.remove(&seq)?;
-        deadline.map(|at| self.deadlines.remove(&(at, member, seq)));
-        self.forget_claims(member);
+    fn stop_waiting(&mut self, client: ClientId, seq: u64) -> Option<Told> {
+        let Wait { name, ticket, deadline } = self.of_client.get_mut(&client)?.waits.remove(&seq)?;
+        deadline.map(|at| self.deadlines.remove(&(at, client, seq)));
+        self.forget_claims(client);
         let lock = self.by_name.get_mut(&name)?;
         lock.waiting.remove(&ticket);
         Some(self.serve(&name))
     }
 
-    fn forget_claims(&mut self, member: MemberId) {
-        if self.of_member.get(&member).is_some_and(|claims| claims.grants.is_empty() && claims.waits.is_empty()) {
-            self.of_member.remove(&member);
+    fn forget_claims(&mut self, client: ClientId) {
+        if self.of_client.get(&client).is_some_and(|claims| claims.grants.is_empty() && claims.waits.is_empty()) {
+            self.of_client.remove(&client);
         }
     }
 
-    /// Takes from a member that is gone what it held, and no longer keeps a place for it.
-    pub(super) fn member_gone(&mut self, member: MemberId) -> Told {
-        let Some(claims) = self.of_member.get(&member) else { return Told::new() };
+    /// Takes from a client that is gone what it held, and no longer keeps a place for it.
+    pub(super) fn client_gone(&mut self, client: ClientId) -> Told {
+        let Some(claims) = self.of_client.get(&client) else { return Told::new() };
         let (grants, waits) = (claims.grants.clone(), claims.waits.keys().copied().collect::<Vec<_>>());
         // First, so that it is granted nothing more.
-        let mut told: Told = waits.into_iter().filter_map(|seq| self.stop_waiting(member, seq)).flatten().collect();
+        let mut told: Told = waits.into_iter().filter_map(|seq| self.stop_waiting(client, seq)).flatten().collect();
         told.extend(grants.into_iter().flat_map(|grant| self.let_go(grant, 1)));
         told
     }
@@ -234,11 +234,11 @@ impl Locks {
     /// Tells those who have waited as long as they would.
     pub(super) fn expire(&mut self, now: Instant) -> Told {
         let mut told = Told::new();
-        while let Some(&(at, member, seq)) = self.deadlines.first()
+        while let Some(&(at, client, seq)) = self.deadlines.first()
             && at <= now
         {
-            told.extend(self.cancel(member, seq));
-            self.deadlines.remove(&(at, member, seq));
+            told.extend(self.cancel(client, seq));
+            self.deadlines.remove(&(at, client, seq));
         }
         told
     }
@@ -253,10 +253,10 @@ fn kind(permits: Option<u32>) -> String {
 mod tests {
     use super::*;
 
-    fn granted(told: &Told) -> Vec<(MemberId, u64, bool)> {
+    fn granted(told: &Told) -> Vec<(ClientId, u64, bool)> {
         told.iter()
-            .map(|(member, message)| match message {
-                FromHub::Granted { grant, abandoned, .. } => (*member, *grant, *abandoned),
+            .map(|(client, message)| match message {
+                FromHub::Granted { grant, abandoned, .. } => (*client, *grant, *abandoned),
                 other => panic!("{other:?}"),
             })
             .collect()
@@ -269,7 +269,7 @@ mod tests {
     fn is_empty(locks: &Locks) -> bool {
         locks.by_name.is_empty()
             && locks.grants.is_empty()
-            && locks.of_member.is_empty()
+            && locks.of_client.is_empty()
             && locks.deadlines.is_empty()
             && locks.remembered.is_empty()
     }
@@ -293,8 +293,8 @@ mod tests {
     #[test]
     fn a_semaphore_has_as_many_holders_as_permits() {
         let mut locks = Locks::default();
-        for member in 1..=3 {
-            assert_eq!(granted(&locks.acquire(member, 1, "s", Some(3), None)), [(member, member - 1, false)]);
+        for client in 1..=3 {
+            assert_eq!(granted(&locks.acquire(client, 1, "s", Some(3), None)), [(client, client - 1, false)]);
         }
         assert_eq!(locks.acquire(4, 1, "s", Some(3), None), []);
         assert!(refused(&locks.acquire(5, 1, "s", Some(2), None)), "another count");
@@ -302,8 +302,8 @@ mod tests {
         assert!(refused(&locks.acquire(5, 1, "t", Some(0), None)));
         assert!(refused(&locks.acquire(5, 1, "", None, None)));
         assert_eq!(granted(&locks.release(2, 1).unwrap()), [(4, 3, false)]);
-        for (member, grant) in [(1, 0), (3, 2), (4, 3)] {
-            assert_eq!(locks.release(member, grant), Some(vec![]));
+        for (client, grant) in [(1, 0), (3, 2), (4, 3)] {
+            assert_eq!(locks.release(client, grant), Some(vec![]));
         }
         assert!(is_empty(&locks));
         assert_eq!(
@@ -318,11 +318,11 @@ mod tests {
         let mut locks = Locks::default();
         locks.acquire(1, 1, "a", None, None);
         locks.acquire(2, 1, "a", None, None);
-        assert_eq!(granted(&locks.member_gone(1)), [(2, 1, true)]);
+        assert_eq!(granted(&locks.client_gone(1)), [(2, 1, true)]);
         locks.acquire(3, 1, "a", None, None);
         assert_eq!(granted(&locks.release(2, 1).unwrap()), [(3, 2, false)], "told once");
         // Also when nobody waited.
-        assert_eq!(locks.member_gone(3), []);
+        assert_eq!(locks.client_gone(3), []);
         assert_eq!(granted(&locks.acquire(4, 1, "a", None, None)), [(4, 3, true)]);
         assert_eq!(locks.release(4, 3), Some(vec![]));
         assert!(is_empty(&locks));
@@ -335,14 +335,14 @@ mod tests {
         locks.acquire(2, 1, "a", None, Some(Duration::from_secs(60)));
         locks.acquire(2, 2, "a", None, None);
         locks.acquire(3, 1, "a", None, None);
-        assert_eq!(locks.member_gone(2), []);
+        assert_eq!(locks.client_gone(2), []);
         assert_eq!(granted(&locks.release(1, 0).unwrap()), [(3, 1, false)]);
-        assert_eq!(locks.member_gone(3), []);
-        // A member that holds it, and waits for it too.
+        assert_eq!(locks.client_gone(3), []);
+        // A client that holds it, and waits for it too.
         locks.acquire(4, 1, "a", None, None);
         locks.acquire(4, 2, "a", None, None);
-        assert_eq!(locks.member_gone(4), []);
-        assert!(locks.of_member.is_empty() && locks.grants.is_empty() && locks.deadlines.is_empty());
+        assert_eq!(locks.client_gone(4), []);
+        assert!(locks.of_client.is_empty() && locks.grants.is_empty() && locks.deadlines.is_empty());
     }
 
     #[test]
@@ -368,21 +368,21 @@ mod tests {
     #[test]
     fn there_are_so_many_locks_and_no_more() {
         let mut locks = Locks::default();
-        let members = (MAX_LOCKS / MAX_OF_MEMBER) as u64;
-        for member in 0..members {
-            for seq in 0..MAX_OF_MEMBER as u64 {
-                assert_eq!(locks.acquire(member, seq, &format!("lock {member} {seq}"), None, None).len(), 1);
+        let clients = (MAX_LOCKS / MAX_OF_CLIENT) as u64;
+        for client in 0..clients {
+            for seq in 0..MAX_OF_CLIENT as u64 {
+                assert_eq!(locks.acquire(client, seq, &format!("lock {client} {seq}"), None, None).len(), 1);
             }
         }
-        assert!(refused(&locks.acquire(1, 9999, "lock 0 0", None, None)), "too many of one member");
+        assert!(refused(&locks.acquire(1, 9999, "lock 0 0", None, None)), "too many of one client");
         assert!(refused(&locks.acquire(99, 1, "one more", None, None)), "too many in all");
         assert_eq!(locks.acquire(99, 1, "lock 1 0", None, None), [], "one that there is");
         // Those that are only remembered because they were abandoned make way.
-        assert_eq!(granted(&locks.member_gone(1)).len(), 1);
-        assert_eq!((locks.by_name.len(), locks.remembered.len()), (MAX_LOCKS, MAX_OF_MEMBER - 1));
+        assert_eq!(granted(&locks.client_gone(1)).len(), 1);
+        assert_eq!((locks.by_name.len(), locks.remembered.len()), (MAX_LOCKS, MAX_OF_CLIENT - 1));
         assert_eq!(locks.acquire(99, 3, "lock 1 1", None, None).len(), 1, "one that is in use again stays");
         assert_eq!(granted(&locks.acquire(99, 2, "one more", None, None)).len(), 1);
-        assert_eq!((locks.by_name.len(), locks.remembered.len()), (MAX_LOCKS - MAX_OF_MEMBER + 3, 0));
+        assert_eq!((locks.by_name.len(), locks.remembered.len()), (MAX_LOCKS - MAX_OF_CLIENT + 3, 0));
         assert!(locks.by_name.contains_key("lock 1 1"));
     }
 
@@ -399,18 +399,18 @@ mod tests {
     #[test]
     fn very_many_who_wait_cost_nothing_when_one_goes() {
         let (mut locks, begun) = (Locks::default(), Instant::now());
-        const MEMBERS: u64 = 1024;
-        for seq in 0..MAX_OF_MEMBER as u64 {
-            for member in 0..MEMBERS {
-                locks.acquire(member, seq, "a", None, None);
+        const CLIENTS: u64 = 1024;
+        for seq in 0..MAX_OF_CLIENT as u64 {
+            for client in 0..CLIENTS {
+                locks.acquire(client, seq, "a", None, None);
             }
         }
         // The last first, so that whoever looks from the front looks at all.
-        for member in (1..MEMBERS).rev() {
-            assert_eq!(locks.member_gone(member), []);
+        for client in (1..CLIENTS).rev() {
+            assert_eq!(locks.client_gone(client), []);
         }
         assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
-        locks.member_gone(0);
+        locks.client_gone(0);
         locks.make_room();
         assert!(is_empty(&locks));
     }

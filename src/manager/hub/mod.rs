@@ -1,18 +1,18 @@
-//! The hub: where members find each other.
+//! The hub: where clients find each other.
 //!
 //! It is one thread of one process, which sleeps in epoll and never blocks. It introduces: calls do not pass through it. Here is how it is
 //! started, joined and stopped; `running` is the thread.
 
 #![forbid(unsafe_code)]
 
-mod census;
+mod call_counts;
 mod connection;
 mod credits;
-mod introduce;
+mod event_loop;
 mod ledger;
 mod locks;
+mod pairs;
 mod registry;
-mod running;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -25,7 +25,7 @@ use crate::doorbell::Deadline;
 use crate::layout::Geometry;
 use crate::sys::poll::Waker;
 use crate::sys::{listener, socket};
-use running::{Command, Running};
+use event_loop::{Command, EventLoop};
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A connection's number at the hub; never used again.
-type MemberId = u64;
+type ClientId = u64;
 
 /// What a hub takes in and gives out. The defaults suit most.
 ///
@@ -44,15 +44,15 @@ type MemberId = u64;
 /// use callgate::manager::HubOptions;
 /// use std::time::Duration;
 ///
-/// let options = HubOptions::new().max_members(16).handshake_timeout(Duration::from_secs(1));
+/// let options = HubOptions::new().max_clients(16).handshake_timeout(Duration::from_secs(1));
 /// # let _ = options;
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "options do nothing until a hub is started with them"]
 pub struct HubOptions {
     handshake_timeout: Duration,
-    max_members: u32,
-    memory_per_member: u64,
+    max_clients: u32,
+    memory_per_client: u64,
     lanes: u32,
 }
 
@@ -60,15 +60,15 @@ impl Default for HubOptions {
     fn default() -> Self {
         Self {
             handshake_timeout: Duration::from_secs(5),
-            max_members: MAX_MEMBERS,
-            memory_per_member: 256 << 20,
+            max_clients: MAX_CLIENTS,
+            memory_per_client: 256 << 20,
             lanes: 48,
         }
     }
 }
 
-/// Members that a hub can have.
-const MAX_MEMBERS: u32 = 1024;
+/// Clients that a hub can have.
+const MAX_CLIENTS: u32 = 1024;
 
 impl HubOptions {
     /// The defaults.
@@ -82,18 +82,18 @@ impl HubOptions {
         self
     }
 
-    /// How many members there may be at a time: 1 to 1,024, of which 12 of one process. Default: 1,024. Each takes two of the hub's descriptors, and each pair of a
+    /// How many clients there may be at a time: 1 to 1,024, of which 12 of one process. Default: 1,024. Each takes two of the hub's descriptors, and each pair of a
     /// caller and an owner two more.
-    pub fn max_members(mut self, count: u32) -> Self {
-        self.max_members = count;
+    pub fn max_clients(mut self, count: u32) -> Self {
+        self.max_clients = count;
         self
     }
 
-    /// How many bytes of shared memory may be made for what one member sends, to all others together: 1 MiB to 1 TiB, and at least four
+    /// How many bytes of shared memory may be made for what one client sends, to all others together: 1 MiB to 1 TiB, and at least four
     /// times what a connection of two processes begins with (252 KiB with 48 lanes). Default: 256 MiB. What it sends to one of the others must
     /// fit into half of what is not in use for the rest; memory is made when it is needed.
-    pub fn memory_per_member(mut self, bytes: u64) -> Self {
-        self.memory_per_member = bytes;
+    pub fn memory_per_client(mut self, bytes: u64) -> Self {
+        self.memory_per_client = bytes;
         self
     }
 
@@ -106,10 +106,10 @@ impl HubOptions {
 
     fn check(&self) -> Result<(), ManagerError> {
         check("handshake_timeout", self.handshake_timeout, Duration::from_millis(1)..=Duration::from_secs(3600))?;
-        check("max_members", self.max_members, 1..=MAX_MEMBERS)?;
+        check("max_clients", self.max_clients, 1..=MAX_CLIENTS)?;
         check("lanes", self.lanes, Geometry::LANES)?;
         let least = (4 * self.geometry().segment_len() as u64).max(1 << 20);
-        check("memory_per_member", self.memory_per_member, least..=1 << 40)
+        check("memory_per_client", self.memory_per_client, least..=1 << 40)
     }
 
     fn geometry(&self) -> Geometry {
@@ -129,7 +129,7 @@ fn check<V: PartialOrd + std::fmt::Debug>(
     Err(ManagerError::Option { option, value: format!("{value:?}"), range })
 }
 
-/// A hub in this process. Dropped, it stops, and all members are told.
+/// A hub in this process. Dropped, it stops, and all clients are told.
 #[derive(Debug)]
 pub(crate) struct Hub {
     commands: Sender<Command>,
@@ -159,17 +159,17 @@ impl Hub {
         let waker = Arc::new(Waker::new().map_err(failed)?);
         let (commands, receiver) = mpsc::channel();
         let running =
-            Running::new(listening, key, options, (waker.clone(), commands.clone()), receiver).map_err(failed)?;
+            EventLoop::new(listening, key, options, (waker.clone(), commands.clone()), receiver).map_err(failed)?;
         let thread = std::thread::Builder::new().name("callgate-hub".into());
         let thread = thread.spawn(move || running.run()).map_err(failed)?;
         Ok(Some(Self { commands, waker, thread: Some(thread), process: std::process::id() }))
     }
 
-    /// Makes this process a member of its own hub.
+    /// Makes this process a client of its own hub.
     ///
     /// # Errors
     ///
-    /// If the hub has ended or takes no more members, or there are no descriptors to be had.
+    /// If the hub has ended or takes no more clients, or there are no descriptors to be had.
     pub(crate) fn join(&self) -> io::Result<Joined> {
         let ended = || io::Error::new(io::ErrorKind::BrokenPipe, "the hub has ended");
         if self.process != std::process::id() {
@@ -178,12 +178,12 @@ impl Hub {
         let (theirs, ours) = socket::pair()?;
         let hub = listener::peer_process(&ours)?;
         let (reply, taken_in) = mpsc::sync_channel(1);
-        self.command(Command::TakeIn { socket: theirs, role: Role::Member, reply });
+        self.command(Command::TakeIn { socket: theirs, role: Role::Client, reply });
         taken_in.recv().map_err(|_| ended())??;
         Ok(Joined { socket: ours, hub_pid: self.process, hub })
     }
 
-    /// Whether it still runs: a member may have ended it.
+    /// Whether it still runs: a client may have ended it.
     pub(crate) fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
@@ -210,7 +210,7 @@ impl Drop for Hub {
     }
 }
 
-/// Joins the hub at `address` as a member, or becomes it: of many processes that do this at once, one.
+/// Joins the hub at `address` as a client, or becomes it: of many processes that do this at once, one.
 ///
 /// # Errors
 ///
@@ -223,7 +223,7 @@ pub(crate) fn start_or_join(
 ) -> Result<(Option<Hub>, Joined), ManagerError> {
     let begun = std::time::Instant::now();
     loop {
-        match auth::join(address, key, Role::Member, deadline) {
+        match auth::join(address, key, Role::Client, deadline) {
             // Nobody yet, or one that is just going.
             Err(ManagerError::NobodyListens { .. } | ManagerError::Closed { .. }) => {}
             joined => return joined.map(|joined| (None, joined)),

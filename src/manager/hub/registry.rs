@@ -1,18 +1,18 @@
 //! Which callbacks there are: names, who has registered them, until when.
 //!
-//! Knows no sockets. Takes what members say, which it trusts in nothing, and returns who is to be told.
+//! Knows no sockets. Takes what clients say, which it trusts in nothing, and returns who is to be told.
 
 #![forbid(unsafe_code)]
 
-use super::MemberId;
+use super::ClientId;
 use crate::manager::protocol::{Counters, MAX_LIST, NameInfo, check_name, check_signature};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Names that one member may have.
-pub(super) const MAX_NAMES_OF_MEMBER: usize = 4096;
+/// Names that one client may have.
+pub(super) const MAX_NAMES_OF_CLIENT: usize = 4096;
 /// Names that there may be.
 pub(super) const MAX_NAMES: usize = 65_536;
 
@@ -20,15 +20,15 @@ pub(super) const MAX_NAMES: usize = 65_536;
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     names: BTreeMap<Arc<str>, Registration>,
-    /// The names of each member, by the numbers that it gave them.
-    of_member: HashMap<MemberId, HashMap<u32, Arc<str>>>,
+    /// The names of each client, by the numbers that it gave them.
+    of_client: HashMap<ClientId, HashMap<u32, Arc<str>>>,
     expiring: BTreeSet<(Instant, Arc<str>)>,
 }
 
 /// A registered name.
 #[derive(Debug)]
 pub(super) struct Registration {
-    pub(super) owner: MemberId,
+    pub(super) owner: ClientId,
     pub(super) owner_pid: u32,
     pub(super) number: u32,
     pub(super) signature: String,
@@ -37,9 +37,9 @@ pub(super) struct Registration {
     nanoseconds: u64,
 }
 
-/// What a member asks to have registered.
+/// What a client asks to have registered.
 pub(super) struct Wish {
-    pub(super) owner: MemberId,
+    pub(super) owner: ClientId,
     pub(super) owner_pid: u32,
     pub(super) name: String,
     pub(super) number: u32,
@@ -62,14 +62,14 @@ pub(super) enum Registered {
 /// A registration that is over, of which its owner is to be told.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Revoked {
-    pub(super) owner: MemberId,
+    pub(super) owner: ClientId,
     pub(super) number: u32,
 }
 
 impl Registry {
     pub(super) fn register(&mut self, wish: Wish) -> Registered {
         if self.has(&wish) {
-            // Said twice: when it became a member, and by who registered it just then.
+            // Said twice: when it became a client, and by who registered it just then.
             return Registered::Yes { revoked: None };
         }
         if let Err(why) = self.check(&wish) {
@@ -84,7 +84,7 @@ impl Registry {
         let name: Arc<str> = wish.name.into();
         let expires = expires.and_then(|time| Instant::now().checked_add(time));
         self.expiring.extend(expires.map(|at| (at, name.clone())));
-        self.of_member.entry(owner).or_default().insert(number, name.clone());
+        self.of_client.entry(owner).or_default().insert(number, name.clone());
         let registration = Registration { owner, owner_pid, number, signature, expires, calls: 0, nanoseconds: 0 };
         self.names.insert(name, registration);
         Registered::Yes { revoked }
@@ -99,12 +99,12 @@ impl Registry {
     fn check(&self, wish: &Wish) -> Result<(), String> {
         check_name(&wish.name)?;
         check_signature(&wish.signature)?;
-        let own = self.of_member.get(&wish.owner);
+        let own = self.of_client.get(&wish.owner);
         if own.is_some_and(|own| own.contains_key(&wish.number)) {
             return Err(format!("this process has registered number {} already", wish.number));
         }
-        if own.is_some_and(|own| own.len() >= MAX_NAMES_OF_MEMBER) {
-            return Err(format!("this process has registered {MAX_NAMES_OF_MEMBER} names, and may no more"));
+        if own.is_some_and(|own| own.len() >= MAX_NAMES_OF_CLIENT) {
+            return Err(format!("this process has registered {MAX_NAMES_OF_CLIENT} names, and may no more"));
         }
         if self.names.len() >= MAX_NAMES && !self.names.contains_key(wish.name.as_str()) {
             return Err(format!("the hub has {MAX_NAMES} names, and takes no more"));
@@ -117,27 +117,27 @@ impl Registry {
         self.names.get(name)
     }
 
-    pub(super) fn unregister(&mut self, owner: MemberId, number: u32) {
-        let name = self.of_member.get(&owner).and_then(|own| own.get(&number)).cloned();
+    pub(super) fn unregister(&mut self, owner: ClientId, number: u32) {
+        let name = self.of_client.get(&owner).and_then(|own| own.get(&number)).cloned();
         name.map(|name| self.forget(&name));
     }
 
     /// Forgets a name. Whose it was.
     fn forget(&mut self, name: &str) -> Option<Revoked> {
         let (name, Registration { owner, number, expires, .. }) = self.names.remove_entry(name)?;
-        if let Some(own) = self.of_member.get_mut(&owner) {
+        if let Some(own) = self.of_client.get_mut(&owner) {
             own.remove(&number);
             if own.is_empty() {
-                self.of_member.remove(&owner);
+                self.of_client.remove(&owner);
             }
         }
         expires.map(|at| self.expiring.remove(&(at, name)));
         Some(Revoked { owner, number })
     }
 
-    /// Forgets all that a member has registered, which is gone.
-    pub(super) fn member_gone(&mut self, member: MemberId) {
-        let names = self.of_member.get(&member).map(|own| own.values().cloned().collect::<Vec<_>>());
+    /// Forgets all that a client has registered, which is gone.
+    pub(super) fn client_gone(&mut self, client: ClientId) {
+        let names = self.of_client.get(&client).map(|own| own.values().cloned().collect::<Vec<_>>());
         for name in names.into_iter().flatten() {
             self.forget(&name);
         }
@@ -166,13 +166,13 @@ impl Registry {
     // ---- lists -----------------------------------------------------------------------------------------------------
 
     /// Those who have registered anything.
-    pub(super) fn owners(&self) -> impl Iterator<Item = MemberId> {
-        self.of_member.keys().copied()
+    pub(super) fn owners(&self) -> impl Iterator<Item = ClientId> {
+        self.of_client.keys().copied()
     }
 
     /// Notes what an owner says of its callbacks.
-    pub(super) fn counted(&mut self, owner: MemberId, counts: &[Counters]) {
-        let Some(own) = self.of_member.get(&owner) else { return };
+    pub(super) fn counted(&mut self, owner: ClientId, counts: &[Counters]) {
+        let Some(own) = self.of_client.get(&owner) else { return };
         for count in counts {
             let registration = own.get(&count.number).and_then(|name| self.names.get_mut(name));
             if let Some(registration) = registration {
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
     use crate::manager::protocol::MAX_SIGNATURE;
 
-    fn wish(owner: MemberId, number: u32, name: impl Into<String>) -> Wish {
+    fn wish(owner: ClientId, number: u32, name: impl Into<String>) -> Wish {
         let (name, signature) = (name.into(), "any".into());
         Wish { owner, owner_pid: owner as u32 + 1000, name, number, signature, expires: None, replace: false }
     }
@@ -224,11 +224,11 @@ mod tests {
     const YES: Registered = Registered::Yes { revoked: None };
 
     fn is_empty(registry: &Registry) -> bool {
-        registry.names.is_empty() && registry.of_member.is_empty() && registry.expiring.is_empty()
+        registry.names.is_empty() && registry.of_client.is_empty() && registry.expiring.is_empty()
     }
 
     #[test]
-    fn a_name_is_one_members_until_it_is_replaced_or_goes() {
+    fn a_name_is_one_clients_until_it_is_replaced_or_goes() {
         let mut registry = Registry::default();
         assert_eq!(registry.register(wish(1, 7, "add")), YES);
         assert_eq!(registry.register(wish(2, 8, "add")), Registered::Taken { owner_pid: 1001 });
@@ -245,15 +245,15 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_each_members_own_and_not_used_twice() {
+    fn numbers_are_each_clients_own_and_not_used_twice() {
         let mut registry = Registry::default();
         assert_eq!(registry.register(wish(1, 7, "a")), YES);
         assert_eq!(registry.register(wish(2, 7, "b")), YES);
         let again = registry.register(wish(1, 7, "c"));
         assert!(matches!(again, Registered::Refused(why) if why.contains("number 7")));
-        registry.member_gone(1);
+        registry.client_gone(1);
         assert!(registry.find("a").is_none() && registry.find("b").is_some());
-        registry.member_gone(2);
+        registry.client_gone(2);
         assert!(is_empty(&registry));
     }
 
@@ -276,11 +276,11 @@ mod tests {
     #[test]
     fn there_are_so_many_names_and_no_more() {
         let mut registry = Registry::default();
-        for member in 0..16 {
+        for client in 0..16 {
             for number in 0..4096 {
-                assert_eq!(registry.register(wish(member, number, format!("{member} {number}"))), YES);
+                assert_eq!(registry.register(wish(client, number, format!("{client} {number}"))), YES);
             }
-            let one_more = registry.register(wish(member, 4096, "one more"));
+            let one_more = registry.register(wish(client, 4096, "one more"));
             assert!(matches!(one_more, Registered::Refused(why) if why.contains("4096")));
         }
         let one_more = registry.register(wish(16, 0, "one more"));
@@ -300,7 +300,7 @@ mod tests {
         }
         assert_eq!(all.len(), MAX_NAMES);
         assert!(all.is_sorted());
-        (0..=16).for_each(|member| registry.member_gone(member));
+        (0..=16).for_each(|client| registry.client_gone(client));
         assert!(is_empty(&registry));
     }
 
@@ -323,7 +323,7 @@ mod tests {
         // One that is unregistered, or replaced, does not end later.
         assert_eq!(registry.register(lasting("a", 4, 10)), YES);
         registry.unregister(1, 4);
-        registry.member_gone(1);
+        registry.client_gone(1);
         assert!(is_empty(&registry));
     }
 

@@ -11,7 +11,7 @@ fn a_directory_that_others_can_write_to_is_refused() {
         let address = Address::from(&run.join("hub"));
         let squatted = |address: &Address| {
             let started = Hub::start(address, &secret(), HubOptions::new()).map(drop);
-            let joined = auth::join(address, &secret(), Role::Member, in_time()).map(drop);
+            let joined = auth::join(address, &secret(), Role::Client, in_time()).map(drop);
             for tried in [started, joined] {
                 match tried {
                     Err(ManagerError::Squatted { path, .. }) => assert_eq!(path, address_directory(address)),
@@ -59,7 +59,7 @@ fn what_is_no_socket_is_left_alone() {
         for name in ["file", "directory", "link"] {
             let address = Address::from(&directory.file(name));
             let started = Hub::start(&address, &secret(), HubOptions::new()).map(drop);
-            let joined = auth::join(&address, &secret(), Role::Member, in_time()).map(drop);
+            let joined = auth::join(&address, &secret(), Role::Client, in_time()).map(drop);
             let elected = start_or_join(&address, &secret(), HubOptions::new(), in_time()).map(drop);
             for tried in [started, joined, elected] {
                 assert!(matches!(tried, Err(ManagerError::NotASocket { .. })), "{name}: {tried:?}");
@@ -79,7 +79,7 @@ fn malformed_addresses_are_refused_when_they_are_used() {
         for text in ["", "@", "a\0b", "@a\0b", &format!("@{long}"), &path] {
             let address = Address::from(text);
             let started = Hub::start(&address, &secret(), HubOptions::new()).map(drop);
-            let joined = auth::join(&address, &secret(), Role::Member, in_time()).map(drop);
+            let joined = auth::join(&address, &secret(), Role::Client, in_time()).map(drop);
             for tried in [started, joined] {
                 assert!(matches!(tried, Err(ManagerError::Address { .. })), "{text:?}: {tried:?}");
             }
@@ -101,11 +101,11 @@ fn an_address_has_one_hub_at_a_time() {
                 let second = Hub::start(&address, &secret(), HubOptions::new());
                 let pid = std::process::id();
                 assert!(matches!(second, Err(ManagerError::InUse { pid: Some(found), .. }) if found == pid));
-                let member = Talk::new(auth::join(&address, &secret(), Role::Member, in_time()).unwrap());
+                let client = Talk::new(auth::join(&address, &secret(), Role::Client, in_time()).unwrap());
                 assert!(hub.is_running());
                 hub.stop();
-                assert_eq!(member.hear(), FromHub::Closing);
-                assert!(member.is_out());
+                assert_eq!(client.hear(), FromHub::Closing);
+                assert!(client.is_out());
             }
         }
         assert_eq!(files(&directory.path().join("run")), Vec::<String>::new());
@@ -122,7 +122,7 @@ fn another_programs_socket_is_not_taken_away() {
         let started = Hub::start(&address, &secret(), HubOptions::new());
         assert!(matches!(started, Err(ManagerError::InUse { .. })));
         assert!(std::os::unix::net::UnixStream::connect(directory.file("stream")).is_ok());
-        assert!(matches!(auth::join(&address, &secret(), Role::Member, in_time()), Err(ManagerError::System { .. })));
+        assert!(matches!(auth::join(&address, &secret(), Role::Client, in_time()), Err(ManagerError::System { .. })));
         drop(stream);
         // Nobody listens any more: it makes way.
         Hub::start(&address, &secret(), HubOptions::new()).unwrap().stop();
@@ -145,13 +145,13 @@ fn of_many_at_once_one_becomes_the_hub() {
                 });
                 assert_eq!(elected.iter().filter(|(hub, _)| hub.is_some()).count(), 1);
                 // All have joined the same.
-                let (hubs, members): (Vec<_>, Vec<_>) = elected.into_iter().unzip();
-                let members: Vec<_> = members.into_iter().map(Talk::new).collect();
-                members[0].register(1, "a");
-                let found = |member: &Talk| member.register_as(1, "a", None, false);
-                assert!(members[1..].iter().all(|member| matches!(found(member), FromHub::Taken { .. })));
+                let (hubs, clients): (Vec<_>, Vec<_>) = elected.into_iter().unzip();
+                let clients: Vec<_> = clients.into_iter().map(Talk::new).collect();
+                clients[0].register(1, "a");
+                let found = |client: &Talk| client.register_as(1, "a", None, false);
+                assert!(clients[1..].iter().all(|client| matches!(found(client), FromHub::Taken { .. })));
                 drop(hubs);
-                assert!(members.iter().all(|member| member.hear() == FromHub::Closing));
+                assert!(clients.iter().all(|client| client.hear() == FromHub::Closing));
             }
         }
         assert_eq!(files(&directory.path().join("run")), Vec::<String>::new());

@@ -3,13 +3,13 @@
 use super::*;
 
 #[test]
-fn members_join_and_know_the_hub() {
-    within(60, "members_join_and_know_the_hub", || {
+fn clients_join_and_know_the_hub() {
+    within(60, "clients_join_and_know_the_hub", || {
         let scene = Scene::new();
         let (of_hub, other) = (Talk::new(scene.hub.as_ref().unwrap().join().unwrap()), scene.join());
-        for member in [&of_hub, &other] {
-            assert_eq!(member.joined.hub_pid, std::process::id());
-            assert!(!poll::readable(&member.joined.hub, Duration::ZERO).unwrap(), "the hub lives");
+        for client in [&of_hub, &other] {
+            assert_eq!(client.joined.hub_pid, std::process::id());
+            assert!(!poll::readable(&client.joined.hub, Duration::ZERO).unwrap(), "the hub lives");
         }
         of_hub.register(1, "a");
         assert!(
@@ -27,7 +27,7 @@ fn members_join_and_know_the_hub() {
 fn who_has_another_key_or_none_is_not_let_in() {
     within(60, "who_has_another_key_or_none_is_not_let_in", || {
         let scene = Scene::new();
-        let join = |key: AuthKey| auth::join(&scene.address, &key, Role::Member, in_time());
+        let join = |key: AuthKey| auth::join(&scene.address, &key, Role::Client, in_time());
         let error = join(AuthKey::new("another key")).unwrap_err();
         assert!(matches!(error, ManagerError::WrongKey { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
         assert!(error.to_string().contains(&scene.address.to_string()), "{error}");
@@ -45,7 +45,7 @@ fn answer(socket: &OwnedFd, challenge: &[u8]) -> Vec<u8> {
 
 fn answer_of(ends: &[u8], challenge: &[u8]) -> Vec<u8> {
     let (role, own) = (1u32.to_le_bytes(), [7; 32]);
-    let mac = secret().authenticate(&[b"callgate manager 2: member", &role, &challenge[16..], &own, ends]);
+    let mac = secret().authenticate(&[b"callgate manager 2: client", &role, &challenge[16..], &own, ends]);
     [&2u32.to_le_bytes()[..], &role, &own, ends, &mac].concat()
 }
 
@@ -64,12 +64,12 @@ fn fault_44_who_speaks_of_other_ends_is_refused() {
         let process = Pidfd::open(other.pid()).unwrap().unwrap();
         let theirs = *Identity::of(&process, other.pid()).unwrap().bytes();
         let another = scene.connect();
-        for case in ["true", "member", "hub", "connection", "none"] {
+        for case in ["true", "client", "hub", "connection", "none"] {
             let socket = scene.connect();
             let (challenge, _) = receive(&socket).unwrap();
             let mut ends = ends(&socket);
             match case {
-                "member" => ends[..24].copy_from_slice(&theirs),
+                "client" => ends[..24].copy_from_slice(&theirs),
                 "hub" => ends[24..48].copy_from_slice(&theirs),
                 "connection" => ends[48..].copy_from_slice(&listener::own_label(&another)),
                 "none" => ends.fill(0),
@@ -124,7 +124,7 @@ fn nothing_that_was_said_before_lets_anybody_in() {
             (receive(&socket).map(|(message, _)| message), socket)
         };
         // By hand, to see that it is the answers below that are wrong.
-        let (welcome, member) = said(&answer);
+        let (welcome, client) = said(&answer);
         let welcome = welcome.unwrap();
         assert_eq!((welcome.len(), welcome[0]), (40, 1));
         // A recorded answer.
@@ -138,7 +138,7 @@ fn nothing_that_was_said_before_lets_anybody_in() {
         let (replayed, socket) = said(&|_, _| recorded.clone());
         assert_eq!(replayed, refused);
         assert!(is_closed(socket));
-        // What the hub itself said: its code in the place of a member's, for its nonce in the place of a member's.
+        // What the hub itself said: its code in the place of a client's, for its nonce in the place of a client's.
         let (reflected, _) = said(&|socket, challenge| {
             let (version, role) = (2u32.to_le_bytes(), 1u32.to_le_bytes());
             [&version[..], &role, &challenge[16..], &ends(socket), &welcome[8..]].concat()
@@ -162,7 +162,7 @@ fn nothing_that_was_said_before_lets_anybody_in() {
             let (cut, _) = said(&|socket, challenge| [answer(socket, challenge), vec![0]].concat()[..len].to_vec());
             assert!(cut.is_none_or(|message| message[0] == 2), "{len} bytes");
         }
-        drop(member);
+        drop(client);
         scene.serves();
     });
 }
@@ -210,8 +210,8 @@ fn listen(address: &Address) -> OwnedFd {
 }
 
 #[test]
-fn a_member_is_not_taken_in_by_who_has_not_the_key() {
-    within(60, "a_member_is_not_taken_in_by_who_has_not_the_key", || {
+fn a_client_is_not_taken_in_by_who_has_not_the_key() {
+    within(60, "a_client_is_not_taken_in_by_who_has_not_the_key", || {
         type Talk = fn(Exposed);
         let cases: [(&str, Talk); 8] = [
             ("reflects", |socket| {
@@ -254,7 +254,7 @@ fn a_member_is_not_taken_in_by_who_has_not_the_key() {
             // Who closes may be about to go: it is tried again, for as long as there is time.
             let (given, began) = (if case == "closes" { Duration::from_millis(300) } else { LONG }, Instant::now());
             let deadline = Deadline::after(Some(given));
-            let error = auth::join(&address, &secret(), Role::Member, deadline).unwrap_err();
+            let error = auth::join(&address, &secret(), Role::Client, deadline).unwrap_err();
             drop(impostor);
             assert_eq!(began.elapsed() >= given, case == "closes", "{case}: {:?}", began.elapsed());
             let is_right = match case {
@@ -273,7 +273,7 @@ fn a_member_is_not_taken_in_by_who_has_not_the_key() {
 fn an_address_that_does_not_answer_is_given_up_in_time() {
     within(60, "an_address_that_does_not_answer_is_given_up_in_time", || {
         let soon = || Deadline::after(Some(Duration::from_millis(100)));
-        let join = |address: &Address| auth::join(address, &secret(), Role::Member, soon());
+        let join = |address: &Address| auth::join(address, &secret(), Role::Client, soon());
         // Nobody there.
         let nobody = own_name("nobody");
         assert!(matches!(join(&nobody), Err(ManagerError::NobodyListens { .. })));
@@ -319,10 +319,10 @@ fn who_says_too_much_is_dropped() {
         assert!(receive(&guest).is_some() && is_closed(&guest));
         let other = scene.join();
         for nonsense in [vec![7; MAX_MESSAGE + 1], vec![7; MAX_MESSAGE], vec![0xff; 100], vec![1]] {
-            let member = scene.join();
-            member.register(1, "a");
-            socket::send(&member.joined.socket, &nonsense, &[]).unwrap();
-            assert!(member.is_out(), "{} bytes", nonsense.len());
+            let client = scene.join();
+            client.register(1, "a");
+            socket::send(&client.joined.socket, &nonsense, &[]).unwrap();
+            assert!(client.is_out(), "{} bytes", nonsense.len());
             assert_eq!(other.resolve("a"), Resolution::None, "what it had is gone");
         }
     });
@@ -338,10 +338,10 @@ fn who_does_not_answer_is_dropped() {
             assert!(receive(&guest).is_some() && is_closed(&guest));
         }
         assert!(begun.elapsed() >= Duration::from_millis(100));
-        // Members may be silent as long as they like.
-        let member = scene.join();
+        // Clients may be silent as long as they like.
+        let client = scene.join();
         std::thread::sleep(Duration::from_millis(300));
-        assert_eq!(member.resolve("a"), Resolution::None);
+        assert_eq!(client.resolve("a"), Resolution::None);
     });
 }
 
@@ -349,12 +349,12 @@ fn who_does_not_answer_is_dropped() {
 fn a_thousand_who_never_answer_keep_nobody_out() {
     within(120, "a_thousand_who_never_answer_keep_nobody_out", || {
         let scene = Scene::new();
-        let member = scene.join();
+        let client = scene.join();
         let mut guests = Vec::new();
         for count in 0..1000 {
             guests.push(scene.connect());
             if count % 100 == 0 {
-                assert_eq!(member.resolve("a"), Resolution::None);
+                assert_eq!(client.resolve("a"), Resolution::None);
                 scene.serves();
             }
             // This process has its limit of descriptors, too.
@@ -362,7 +362,7 @@ fn a_thousand_who_never_answer_keep_nobody_out() {
                 assert!(guests.drain(..100).all(|guest| receive(&guest).is_none_or(|_| is_closed(guest))));
             }
         }
-        assert_eq!(member.resolve("a"), Resolution::None);
+        assert_eq!(client.resolve("a"), Resolution::None);
         scene.serves();
     });
 }
@@ -383,7 +383,7 @@ fn who_has_the_key_gets_in_through_a_crowd() {
                     }
                 }
             });
-            let join = || auth::join(&scene.address, &secret(), Role::Member, in_time());
+            let join = || auth::join(&scene.address, &secret(), Role::Client, in_time());
             for _ in 0..20 {
                 assert!(eventually(60, "somebody gets in", || match join() {
                     Ok(joined) => Talk::new(joined).resolve("nobody's") == Resolution::None,
@@ -397,15 +397,15 @@ fn who_has_the_key_gets_in_through_a_crowd() {
 }
 
 #[test]
-fn there_are_so_many_members_and_no_more() {
-    within(60, "there_are_so_many_members_and_no_more", || {
-        let scene = Scene::with(HubOptions::new().max_members(2));
+fn there_are_so_many_clients_and_no_more() {
+    within(60, "there_are_so_many_clients_and_no_more", || {
+        let scene = Scene::with(HubOptions::new().max_clients(2));
         let (first, _second) = (scene.join(), Talk::new(scene.hub.as_ref().unwrap().join().unwrap()));
-        let third = auth::join(&scene.address, &secret(), Role::Member, in_time());
+        let third = auth::join(&scene.address, &secret(), Role::Client, in_time());
         assert!(matches!(third, Err(ManagerError::TooMany { .. })));
         assert!(scene.hub.as_ref().unwrap().join().is_err());
         drop(first);
-        let joined = || auth::join(&scene.address, &secret(), Role::Member, in_time());
+        let joined = || auth::join(&scene.address, &secret(), Role::Client, in_time());
         assert!(eventually(30, "there is room again", || joined().is_ok()));
     });
 }
@@ -414,11 +414,11 @@ fn there_are_so_many_members_and_no_more() {
 fn one_process_does_not_take_all_places() {
     within(60, "one_process_does_not_take_all_places", || {
         let scene = Scene::new();
-        let mut members: Vec<_> = (0..12).map(|_| scene.join()).collect();
+        let mut clients: Vec<_> = (0..12).map(|_| scene.join()).collect();
         let join = || auth::join(&scene.address, &secret(), Role::CallerOnly, in_time());
         assert!(matches!(join(), Err(ManagerError::TooMany { .. })));
         assert!(scene.hub.as_ref().unwrap().join().is_err());
-        members.pop();
+        clients.pop();
         assert!(eventually(30, "there is room again", || join().is_ok()));
     });
 }
@@ -430,9 +430,9 @@ fn options_out_of_range_start_no_hub() {
         let new = HubOptions::new;
         for (option, options) in [
             ("handshake_timeout", new().handshake_timeout(Duration::ZERO)),
-            ("max_members", new().max_members(0)),
-            ("max_members", new().max_members(1025)),
-            ("memory_per_member", new().memory_per_member(1)),
+            ("max_clients", new().max_clients(0)),
+            ("max_clients", new().max_clients(1025)),
+            ("memory_per_client", new().memory_per_client(1)),
             ("lanes", new().lanes(65)),
         ] {
             match Hub::start(&address, &secret(), options) {

@@ -1,4 +1,4 @@
-//! Locks and semaphores, as members have them.
+//! Locks and semaphores, as clients have them.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Members that flood the hub, or do not listen.
+//! Clients that flood the hub, or do not listen.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn a_flood_keeps_nobody_from_being_served() {
 
 /// What a helper process does that floods a hub, until it is killed.
 pub(super) fn flood(address: &Address) -> ! {
-    let join = || Talk::new(auth::join(address, &secret(), Role::Member, in_time()).unwrap());
+    let join = || Talk::new(auth::join(address, &secret(), Role::Client, in_time()).unwrap());
     let (deaf, reader) = (join(), join());
     let question = ToHub::Resolve { seq: 1, name: "nobody's".into() };
     say("joined", std::process::id());
@@ -71,16 +71,16 @@ fn credit_since(begun: Instant) -> usize {
 fn lists_cost_who_asks_for_them() {
     within(60, "lists_cost_who_asks_for_them", || {
         let scene = Scene::new();
-        let (member, other) = (scene.join(), scene.join());
+        let (client, other) = (scene.join(), scene.join());
         let begun = Instant::now();
         for number in 0..200 {
-            let (seq, name, signature) = (member.next(), format!("name {number}"), "s".repeat(4000));
-            member.say(&ToHub::Register { seq, name, number, signature, expires_ms: None, replace: false });
-            assert_eq!(member.hear(), FromHub::Registered { seq });
+            let (seq, name, signature) = (client.next(), format!("name {number}"), "s".repeat(4000));
+            client.say(&ToHub::Register { seq, name, number, signature, expires_ms: None, replace: false });
+            assert_eq!(client.hear(), FromHub::Registered { seq });
         }
         let mut messages = 0;
         while begun.elapsed() < Duration::from_millis(1500) {
-            messages += member.names(&[]).1;
+            messages += client.names(&[]).1;
             assert_eq!(other.resolve("nobody's"), Resolution::None);
         }
         assert!(messages * 16 <= credit_since(begun), "{messages} messages of lists in {:?}", begun.elapsed());
@@ -174,10 +174,10 @@ fn introductions_to_one_who_does_not_listen_are_refused() {
     });
 }
 
-/// A member makes its control socket of a pair slow: the pair is over, and so is its connection, and others go on.
+/// A client makes its control socket of a pair slow: the pair is over, and so is its connection, and others go on.
 #[test]
-fn fault_40_a_slow_side_of_a_pair_costs_the_member_its_place() {
-    within(120, "fault_40_a_slow_side_of_a_pair_costs_the_member_its_place", || {
+fn fault_40_a_slow_side_of_a_pair_costs_the_client_its_place() {
+    within(120, "fault_40_a_slow_side_of_a_pair_costs_the_client_its_place", || {
         let scene = Scene::new();
         let (owner, slow, other) = (scene.join(), scene.join(), scene.join());
         owner.register(1, "a");

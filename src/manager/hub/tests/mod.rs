@@ -9,10 +9,10 @@ mod pairs;
 mod processes;
 
 use super::*;
+use crate::backing::Sealed;
 use crate::control::{Control, Message};
 use crate::manager::auth::{ANSWER, CHALLENGE, Challenge, Ends, Refusal};
 use crate::manager::protocol::{Counters, FromHub, MAX_MESSAGE, NameInfo, Resolution, Side, ToHub};
-use crate::backing::Sealed;
 use crate::segment::Segment;
 use crate::support::{self, Helper, TempDir, eventually, helper, play, role, say, within};
 use crate::sys::listener::{Connected, Name};
@@ -62,11 +62,11 @@ impl Scene {
     }
 
     fn join(&self) -> Talk {
-        self.join_as(Role::Member)
+        self.join_as(Role::Client)
     }
 
     fn join_as(&self, role: Role) -> Talk {
-        Talk::new(auth::join(&self.address, &secret(), role, in_time()).expect("a member"))
+        Talk::new(auth::join(&self.address, &secret(), role, in_time()).expect("a client"))
     }
 
     /// Connects, and says nothing.
@@ -74,11 +74,11 @@ impl Scene {
         connect(&self.address)
     }
 
-    /// A new member is served.
+    /// A new client is served.
     #[track_caller]
     fn serves(&self) {
-        let member = self.join();
-        assert_eq!(member.resolve("nobody's"), Resolution::None);
+        let client = self.join();
+        assert_eq!(client.resolve("nobody's"), Resolution::None);
     }
 }
 
@@ -127,7 +127,7 @@ fn is_closed(socket: impl AsFd) -> bool {
     receive(socket).is_none()
 }
 
-/// A member in the hands of a test.
+/// A client in the hands of a test.
 struct Talk {
     joined: Joined,
     seq: Cell<u64>,

@@ -3,8 +3,8 @@
 use super::*;
 
 #[test]
-fn a_name_goes_with_its_member() {
-    within(60, "a_name_goes_with_its_member", || {
+fn a_name_goes_with_its_client() {
+    within(60, "a_name_goes_with_its_client", || {
         let scene = Scene::new();
         let (first, second) = (scene.join(), scene.join());
         first.register(1, "a");
@@ -53,8 +53,8 @@ fn a_registration_ends_when_it_is_to() {
 }
 
 #[test]
-fn a_member_has_so_many_names_and_no_more() {
-    within(120, "a_member_has_so_many_names_and_no_more", || {
+fn a_client_has_so_many_names_and_no_more() {
+    within(120, "a_client_has_so_many_names_and_no_more", || {
         let scene = Scene::new();
         let (owner, other) = (scene.join(), scene.join());
         for number in 0..4096 {
@@ -138,7 +138,7 @@ fn who_may_only_call_cannot_register() {
         let (_here, _there, to) = handle.pair_with(&owner, "a");
         assert!(matches!(to, Resolution::At { number: 1, .. }));
         assert_eq!(handle.granted(handle.acquire("lock", None, None)), (0, false));
-        // A member can end the hub.
+        // A client can end the hub.
         owner.say(&ToHub::Shutdown { seq: owner.next() });
         assert_eq!((owner.hear(), handle.hear()), (FromHub::Closing, FromHub::Closing));
         let hub = scene.hub.as_ref().unwrap();

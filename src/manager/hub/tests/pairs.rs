@@ -1,6 +1,7 @@
 //! Callers and owners that are introduced, and the memory between them.
 
 use super::*;
+use crate::manager::hub::pairs;
 
 /// A caller and an owner who have been introduced.
 struct Introduced {
@@ -83,7 +84,7 @@ fn memory_is_asked_for_and_given_back() {
     within(60, "memory_is_asked_for_and_given_back", || {
         const MIB: u64 = 1 << 20;
         let Introduced { scene, at_caller, at_owner, caller: _caller, owner: _owner } =
-            Introduced::with(HubOptions::new().memory_per_member(8 * MIB));
+            Introduced::with(HubOptions::new().memory_per_client(8 * MIB));
         let (ours, theirs) = (&at_caller.control, &at_owner.control);
         ours.send(Message::Need { len: 3 * MIB }, None).unwrap();
         let (Message::Grant { segment }, Some(writable)) = next(ours).unwrap() else { panic!("it is granted") };
@@ -118,16 +119,16 @@ fn memory_is_asked_for_and_given_back() {
         assert_eq!(say_and_hear(ours, Message::Need { len }), Message::Exhausted { len, budget });
         drop(readable);
         assert!(matches!(say_and_hear(ours, Message::Need { len }), Message::Grant { segment } if segment > of_owner));
-        // The budget is of the member, not of the pair; what a pair had is free when it ends.
+        // The budget is of the client, not of the pair; what a pair had is free when it ends.
         drop((at_caller, at_owner));
         scene.serves();
     });
 }
 
 #[test]
-fn one_budget_holds_for_all_pairs_of_a_member() {
-    within(60, "one_budget_holds_for_all_pairs_of_a_member", || {
-        let all = Introduced::with(HubOptions::new().memory_per_member(4 << 20));
+fn one_budget_holds_for_all_pairs_of_a_client() {
+    within(60, "one_budget_holds_for_all_pairs_of_a_client", || {
+        let all = Introduced::with(HubOptions::new().memory_per_client(4 << 20));
         let (len, budget) = (3 << 19, 4 << 20);
         let other = all.scene.join();
         other.register(1, "b");
@@ -150,13 +151,13 @@ fn what_a_pair_begins_with_is_of_the_callers_budget() {
     within(60, "what_a_pair_begins_with_is_of_the_callers_budget", || {
         // 64 lanes: more than a MiB each.
         let address = own_name("least");
-        let least = match Hub::start(&address, &secret(), HubOptions::new().lanes(64).memory_per_member(1 << 20)) {
-            Err(ManagerError::Option { option: "memory_per_member", range, .. }) => {
+        let least = match Hub::start(&address, &secret(), HubOptions::new().lanes(64).memory_per_client(1 << 20)) {
+            Err(ManagerError::Option { option: "memory_per_client", range, .. }) => {
                 range.split(' ').next().and_then(|least| least.parse().ok()).expect("a number")
             }
             other => panic!("{other:?}"),
         };
-        let scene = Scene::with(HubOptions::new().lanes(64).memory_per_member(least));
+        let scene = Scene::with(HubOptions::new().lanes(64).memory_per_client(least));
         let caller = scene.join();
         let owners: Vec<_> = (0..5).map(|_| scene.join()).collect();
         for (number, owner) in owners.iter().enumerate() {
@@ -207,8 +208,8 @@ fn one_side_has_so_many_segments_and_no_more() {
 
 /// What a hub knows of pairs, without the hub's thread. Nothing is sealed.
 struct Books {
-    pairs: introduce::Pairs,
-    unsealed: mpsc::Receiver<introduce::Unsealed>,
+    pairs: pairs::Pairs,
+    unsealed: mpsc::Receiver<pairs::Unsealed>,
 }
 
 /// Both ends of a pair of these books.
@@ -222,14 +223,13 @@ impl Books {
     fn new() -> Self {
         let (sender, unsealed) = mpsc::channel();
         let sealer = Box::new(move |object| sender.send(object).is_ok());
-        Self { pairs: introduce::Pairs::new(HubOptions::new().geometry(), 1 << 40, sealer), unsealed }
+        Self { pairs: pairs::Pairs::new(HubOptions::new().geometry(), 1 << 40, sealer), unsealed }
     }
 
-    /// A caller and an owner, by the numbers of their members and processes.
+    /// A caller and an owner, by the numbers of their clients and processes.
     fn introduce(&mut self, caller: u64, owner: u64) -> Sides {
         let [caller, owner] = [caller, owner].map(|number| (number, Identity::of_nobody(number)));
-        let introduce::New { pair, owner: [_, owner], caller: [_, caller] } =
-            self.pairs.introduce(caller, owner).unwrap();
+        let pairs::New { pair, owner: [_, owner], caller: [_, caller] } = self.pairs.introduce(caller, owner).unwrap();
         Sides { pair, caller: Control::new(caller), owner: Control::new(owner) }
     }
 
@@ -238,7 +238,7 @@ impl Books {
     fn say(&mut self, Sides { pair, caller, .. }: &Sides, message: Message) {
         caller.send(message, None).unwrap();
         let heard = self.pairs.hear(*pair, Side::Caller, &mut Credit::new(64, 0));
-        assert_eq!(heard, introduce::Heard::More);
+        assert_eq!(heard, pairs::Heard::More);
     }
 
     /// The answer to a caller that needs a byte, if it comes at once, and the memory. The caller says that it has mapped it.
@@ -248,7 +248,7 @@ impl Books {
         let answer = sides.caller.receive(Blocking::No).ok().flatten();
         if let Some((Message::Grant { segment }, _)) = answer {
             self.say(sides, Message::Mapped { segment });
-            assert_eq!(self.pairs.sealed(self.unsealed.try_recv().unwrap()), introduce::Heard::More);
+            assert_eq!(self.pairs.sealed(self.unsealed.try_recv().unwrap()), pairs::Heard::More);
             assert_eq!(next(&sides.caller).unwrap().0, Message::Sealed { segment });
         }
         while sides.owner.receive(Blocking::No).is_ok() {}
@@ -263,8 +263,8 @@ impl Books {
 
 /// Each costs who reads it a mapping.
 #[test]
-fn one_member_reads_so_many_segments_and_no_more() {
-    within(120, "one_member_reads_so_many_segments_and_no_more", || {
+fn one_client_reads_so_many_segments_and_no_more() {
+    within(120, "one_client_reads_so_many_segments_and_no_more", || {
         let mut books = Books::new();
         let mut all = Vec::new();
         for caller in 0..64 {
@@ -317,8 +317,8 @@ fn a_pair_ends_for_both_sides() {
         type End = fn(&mut Option<Talk>, Introduction);
         let ends: [(&str, End); 6] = [
             ("its socket closes", |_, at| drop(at)),
-            ("it leaves the hub", |member, _at| drop(member.take())),
-            ("it is done", |member, at| member.as_ref().unwrap().say(&ToHub::Part { pair: at.pair })),
+            ("it leaves the hub", |client, _at| drop(client.take())),
+            ("it is done", |client, at| client.as_ref().unwrap().say(&ToHub::Part { pair: at.pair })),
             ("it says what only the hub says", |_, at| at.control.send(Message::Grant { segment: 1 }, None).unwrap()),
             ("it gives back what it has not", |_, at| at.control.send(Message::Detach { segment: 1 }, None).unwrap()),
             ("it wants nothing", |_, at| at.control.send(Message::Need { len: 0 }, None).unwrap()),
@@ -387,13 +387,12 @@ fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
         const BUDGET: u64 = 8 << 20;
         let (sender, unsealed) = mpsc::channel();
         let sealer = Box::new(move |object| sender.send(object).is_ok());
-        let mut pairs = introduce::Pairs::new(HubOptions::new().geometry(), BUDGET, sealer);
+        let mut pairs = pairs::Pairs::new(HubOptions::new().geometry(), BUDGET, sealer);
         let (mut kept, mut granted, hostile) = (Vec::new(), 0, Identity::of_nobody(1));
         for round in 0..1000 {
             // It talks to many.
-            let members = ((10 + 2 * round, hostile), (11 + 2 * round, Identity::of_nobody(20 + round % 7)));
-            let Ok(introduce::New { pair, caller: [segment, control], .. }) = pairs.introduce(members.0, members.1)
-            else {
+            let clients = ((10 + 2 * round, hostile), (11 + 2 * round, Identity::of_nobody(20 + round % 7)));
+            let Ok(pairs::New { pair, caller: [segment, control], .. }) = pairs.introduce(clients.0, clients.1) else {
                 continue;
             };
             kept.push(segment);
@@ -410,7 +409,7 @@ fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
         assert!(granted > 0 && sizes.sum::<u64>() <= BUDGET, "{granted} bytes of {BUDGET}");
         // Others are served, also those that it has talked to, and it is again when it has let go.
         let [reader, fresh, honest] = [90, 91, 20].map(Identity::of_nobody);
-        let need = |pairs: &mut introduce::Pairs, writer| {
+        let need = |pairs: &mut pairs::Pairs, writer| {
             let made = pairs.introduce((5000, writer), (5001, reader)).ok()?;
             let control = Control::new(made.caller.into_iter().nth(1)?);
             control.send(Message::Need { len: 1 << 20 }, None).unwrap();
@@ -461,15 +460,15 @@ fn fault_41_no_lane_begins_before_what_a_pair_shares_is_sealed() {
             let Sides { pair, caller, owner } = books.introduce(1, 2);
             for (side, control) in [(Side::Caller, &caller), (Side::Owner, &owner)].into_iter().take(mapped) {
                 control.send(Message::Mapped { segment: 0 }, None).unwrap();
-                assert_eq!(books.pairs.hear(pair, side, &mut Credit::new(64, 0)), introduce::Heard::More);
+                assert_eq!(books.pairs.hear(pair, side, &mut Credit::new(64, 0)), pairs::Heard::More);
             }
             if is_sealed {
                 let ready = books.pairs.sealed(books.unsealed.try_recv().unwrap());
-                assert_eq!((ready, owner.receive(Blocking::No).is_ok()), (introduce::Heard::Ready, true));
+                assert_eq!((ready, owner.receive(Blocking::No).is_ok()), (pairs::Heard::Ready, true));
             }
             caller.send(Message::Begin { lane: 0 }, None).unwrap();
             let heard = books.pairs.hear(pair, Side::Caller, &mut Credit::new(64, 0));
-            assert_eq!(heard == introduce::Heard::More, is_sealed, "{mapped} have mapped it");
+            assert_eq!(heard == pairs::Heard::More, is_sealed, "{mapped} have mapped it");
             assert_eq!(owner.receive(Blocking::No).is_ok(), is_sealed, "{mapped} have mapped it");
         }
     });

@@ -1,4 +1,4 @@
-//! Hubs and members that are killed, or of another user; and what takes a process of its own to see.
+//! Hubs and clients that are killed, or of another user; and what takes a process of its own to see.
 
 use super::*;
 
@@ -21,25 +21,25 @@ fn plays_a_role() {
             say("started", std::process::id());
             sleep()
         }
-        "member" => {
-            let member = Talk::new(auth::join(&address, &secret(), Role::Member, in_time()).unwrap());
-            member.register(1, "of a helper");
-            member.granted(member.acquire("a lock", None, None));
+        "client" => {
+            let client = Talk::new(auth::join(&address, &secret(), Role::Client, in_time()).unwrap());
+            client.register(1, "of a helper");
+            client.granted(client.acquire("a lock", None, None));
             say("joined", std::process::id());
-            let _introduced = member.introduction();
+            let _introduced = client.introduction();
             sleep()
         }
         "last words" => {
-            let member = Talk::new(auth::join(&address, &secret(), Role::Member, in_time()).unwrap());
-            let (grant, _) = member.granted(member.acquire("a lock", None, None));
+            let client = Talk::new(auth::join(&address, &secret(), Role::Client, in_time()).unwrap());
+            let (grant, _) = client.granted(client.acquire("a lock", None, None));
             say("joined", std::process::id());
             std::io::stdin().read_line(&mut String::new()).unwrap();
             // So much that the hub has it wait before it hears the last of it.
-            (0..10_000).for_each(|_| member.say(&ToHub::Cancel { seq: 0 }));
-            member.say(&ToHub::Release { grant });
+            (0..10_000).for_each(|_| client.say(&ToHub::Cancel { seq: 0 }));
+            client.say(&ToHub::Release { grant });
             std::process::exit(0)
         }
-        "stranger" => say("answer", auth::join(&address, &secret(), Role::Member, in_time()).map(drop).unwrap_err()),
+        "stranger" => say("answer", auth::join(&address, &secret(), Role::Client, in_time()).map(drop).unwrap_err()),
         "passed on" => admission::answer_for_another(),
         "flood" => misuse::flood(&address),
         "waits" => sleep(),
@@ -70,13 +70,13 @@ fn what_a_killed_hub_leaves_is_no_hindrance() {
         let pid: u32 = hub.hear("started").parse().unwrap();
         let in_use = Hub::start(&address, &secret(), HubOptions::new());
         assert!(matches!(in_use, Err(ManagerError::InUse { pid: Some(found), .. }) if found == pid));
-        let member = Talk::new(auth::join(&address, &secret(), Role::Member, in_time()).unwrap());
-        assert_eq!(member.joined.hub_pid, pid);
+        let client = Talk::new(auth::join(&address, &secret(), Role::Client, in_time()).unwrap());
+        assert_eq!(client.joined.hub_pid, pid);
         hub.kill();
-        assert!(member.is_out());
-        assert!(eventually(30, "its end is seen", || poll::readable(&member.joined.hub, Duration::ZERO).unwrap()));
+        assert!(client.is_out());
+        assert!(eventually(30, "its end is seen", || poll::readable(&client.joined.hub, Duration::ZERO).unwrap()));
         assert_eq!(files(&directory.path().join("run")).len(), 2, "the socket and the lock are still there");
-        let joined = auth::join(&address, &secret(), Role::Member, in_time());
+        let joined = auth::join(&address, &secret(), Role::Client, in_time());
         assert!(matches!(joined, Err(ManagerError::NobodyListens { .. })));
         let (hub, joined) = start_or_join(&address, &secret(), HubOptions::new(), in_time()).unwrap();
         assert!(hub.is_some() && joined.hub_pid == std::process::id());
@@ -86,17 +86,17 @@ fn what_a_killed_hub_leaves_is_no_hindrance() {
 }
 
 #[test]
-fn what_a_killed_member_had_is_free() {
-    within(60, "what_a_killed_member_had_is_free", || {
+fn what_a_killed_client_had_is_free() {
+    within(60, "what_a_killed_client_had_is_free", || {
         let scene = Scene::new();
-        let member = scene.join();
-        let mut helper = Helper::at(&scene.address, "member");
+        let client = scene.join();
+        let mut helper = Helper::at(&scene.address, "client");
         let pid: u32 = helper.hear("joined").parse().unwrap();
         let Resolution::At { owner, .. } = ({
-            member.say(&ToHub::Resolve { seq: member.next(), name: "of a helper".into() });
-            let introduced = member.introduction();
+            client.say(&ToHub::Resolve { seq: client.next(), name: "of a helper".into() });
+            let introduced = client.introduction();
             assert_eq!((introduced.pid, introduced.side), (pid, Side::Caller));
-            match member.hear() {
+            match client.hear() {
                 FromHub::Resolved { to, .. } => (to, introduced).0,
                 other => panic!("{other:?}"),
             }
@@ -104,29 +104,29 @@ fn what_a_killed_member_had_is_free() {
             panic!("it is registered")
         };
         assert_eq!(owner, pid);
-        let asked = member.acquire("a lock", None, None);
+        let asked = client.acquire("a lock", None, None);
         helper.kill();
-        assert!(member.granted(asked).1, "it was abandoned");
-        assert_eq!(member.resolve("of a helper"), Resolution::None);
+        assert!(client.granted(asked).1, "it was abandoned");
+        assert_eq!(client.resolve("of a helper"), Resolution::None);
     });
 }
 
 #[test]
-fn what_a_member_said_last_counts() {
-    within(60, "what_a_member_said_last_counts", || {
+fn what_a_client_said_last_counts() {
+    within(60, "what_a_client_said_last_counts", || {
         let scene = Scene::new();
-        let member = scene.join();
+        let client = scene.join();
         for _ in 0..5 {
             let (reader, writer) = std::io::pipe().unwrap();
             let mut command = helper(PLAYER, "last words");
             let mut helper = Helper::of(command.env(ADDRESS, scene.address.to_string()).stdin(reader)).unwrap();
             helper.hear("joined");
-            let asked = member.acquire("a lock", None, None);
+            let asked = client.acquire("a lock", None, None);
             // Its input ends: it gives the lock back, and ends.
             drop(writer);
-            let (grant, abandoned) = member.granted(asked);
+            let (grant, abandoned) = client.granted(asked);
             assert!(!abandoned);
-            member.say(&ToHub::Release { grant });
+            client.say(&ToHub::Release { grant });
         }
     });
 }
@@ -150,7 +150,7 @@ fn another_users_processes_are_not_talked_to() {
         assert!(answer.contains("own user and root only"), "{answer}");
         let mut their_hub = as_nobody(&theirs, "hub").unwrap();
         let pid = their_hub.hear("started");
-        match auth::join(&theirs, &secret(), Role::Member, in_time()) {
+        match auth::join(&theirs, &secret(), Role::Client, in_time()) {
             Err(ManagerError::OtherUser { pid: Some(found), theirs: 65534, ours: 0, .. }) => {
                 assert_eq!(found.to_string(), pid);
             }
@@ -176,11 +176,11 @@ fn descriptors_leave_nothing() {
         let pipe = OwnedFd::from(pipe);
         let many = vec![pipe.as_fd(); 80];
         let guest = scene.connect();
-        let member = scene.join();
-        member.register(1, "a");
+        let client = scene.join();
+        client.register(1, "a");
         let caller = {
             other.say(&ToHub::Resolve { seq: other.next(), name: "a".into() });
-            let introduced = (other.introduction(), member.introduction());
+            let introduced = (other.introduction(), client.introduction());
             other.hear();
             introduced
         };
@@ -188,11 +188,11 @@ fn descriptors_leave_nothing() {
         let message = ToHub::Names { seq: 1 }.encode().unwrap();
         let sent = [
             socket::send(&guest, &[0; ANSWER], &many),
-            socket::send(&member.joined.socket, &message, &many),
+            socket::send(&client.joined.socket, &message, &many),
             caller.0.control.send(Message::Need { len: 4096 }, Some(pipe.as_fd())),
         ];
         if sent.iter().all(Result::is_ok) {
-            assert!(receive(&guest).is_some() && is_closed(&guest) && member.is_out());
+            assert!(receive(&guest).is_some() && is_closed(&guest) && client.is_out());
         }
         // What makes no sense ends the pair in any case.
         let _ = caller.0.control.send(Message::Lack { error: 0, limit: 0 }, None);

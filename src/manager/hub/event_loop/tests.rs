@@ -6,24 +6,24 @@ use crate::sys::socket::Blocking;
 use crate::sys::toll::Credit;
 use std::sync::mpsc;
 
-fn running(name: &str) -> Running {
+fn running(name: &str) -> EventLoop {
     let address = Address::abstract_name(format!("callgate-test-{}-{name}", std::process::id()));
     let listening = address.listen().unwrap().expect("nobody listens there");
     let key = AuthKey::new("the key of these tests").checked().unwrap();
     let (commands, receiver) = mpsc::channel();
     let waker = Arc::new(Waker::new().unwrap());
-    Running::new(listening, key, HubOptions::new(), (waker, commands), receiver).unwrap()
+    EventLoop::new(listening, key, HubOptions::new(), (waker, commands), receiver).unwrap()
 }
 
-/// A member of this process, and its end of the connection.
-fn join(running: &mut Running) -> (MemberId, OwnedFd) {
+/// A client of this process, and its end of the connection.
+fn join(running: &mut EventLoop) -> (ClientId, OwnedFd) {
     let (theirs, ours) = socket::pair().unwrap();
-    running.take_in(theirs, Role::Member).unwrap();
+    running.take_in(theirs, Role::Client).unwrap();
     (running.next - 1, ours)
 }
 
 /// One that has registered a name.
-fn join_with(running: &mut Running, name: &str) -> (MemberId, OwnedFd) {
+fn join_with(running: &mut EventLoop, name: &str) -> (ClientId, OwnedFd) {
     let (owner, socket) = join(running);
     let (name, signature) = (name.into(), "any".into());
     running.register(1, Wish { owner, owner_pid: 0, name, number: 1, signature, expires: None, replace: false });
@@ -31,7 +31,7 @@ fn join_with(running: &mut Running, name: &str) -> (MemberId, OwnedFd) {
     (owner, socket)
 }
 
-/// What a member has been told and has not yet read. The descriptors that come with it are closed.
+/// What a client has been told and has not yet read. The descriptors that come with it are closed.
 fn told(socket: &OwnedFd) -> Option<FromHub> {
     let mut buffer = vec![0; MAX_MESSAGE];
     match socket::receive_many(socket, &mut buffer, Blocking::No) {

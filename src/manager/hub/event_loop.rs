@@ -1,18 +1,18 @@
 //! The hub's thread: whatever happens, one event after the other.
 //!
 //! It trusts nothing that anybody says, and waits for nobody: what somebody does not take waits in a queue of its own, and who says too
-//! much is listened to later. Everything that a member has goes with its connection, or with its process, whichever ends first.
+//! much is listened to later. Everything that a client has goes with its connection, or with its process, whichever ends first.
 
 #![forbid(unsafe_code)]
 
-use super::census::{Begun, Census};
-use super::connection::{Connection, Gone, List, Member, State};
+use super::call_counts::{Begun, CallCounts};
+use super::connection::{Admitted, Connection, Gone, List, State};
 use super::credits::Credits;
-use super::introduce::{Heard, New, Pairs, Rates, Unsealed};
 use super::ledger::Process;
 use super::locks::{Locks, Told};
+use super::pairs::{Heard, New, Pairs, Rates, Unsealed};
 use super::registry::{Registered, Registry, Revoked, Wish};
-use super::{HubOptions, MemberId};
+use super::{ClientId, HubOptions};
 use crate::manager::address::Listening;
 use crate::manager::auth::{self, Challenge, Ends, Refusal, Role};
 use crate::manager::authkey::AuthKey;
@@ -40,10 +40,10 @@ const MAX_OF_PROCESS: usize = 12;
 /// What is done at once for one connection before the others have their turn.
 const TURN: usize = 16;
 
-/// What is still done for a member whose process has ended, but whose socket somebody may have inherited.
+/// What is still done for a client whose process has ended, but whose socket somebody may have inherited.
 const LAST: u32 = 1024;
 
-/// Lists of names that one member may wait for.
+/// Lists of names that one client may wait for.
 const MAX_LISTS: usize = 16;
 
 /// As much work as so many messages: to make memory and sockets for a pair; to make and send a message of a list of names.
@@ -63,13 +63,13 @@ const DEAF: Duration = Duration::from_millis(50);
 /// How long two processes that are introduced may take to map what they are to share.
 const READY_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Questions for callbacks that may wait for the same, for one member.
+/// Questions for callbacks that may wait for the same, for one client.
 const MAX_RESOLVING: usize = 256;
 
 /// What the hub's own process has the thread do.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Takes in a member that needs to show nothing: it is this process.
+    /// Takes in a client that needs to show nothing: it is this process.
     TakeIn {
         socket: OwnedFd,
         role: Role,
@@ -84,30 +84,30 @@ pub(super) enum Command {
 }
 
 /// All that a hub is.
-pub(super) struct Running {
+pub(super) struct EventLoop {
     poll: PollSet,
     waker: Arc<Waker>,
     commands: Receiver<Command>,
     listening: Listening,
     key: AuthKey,
     options: HubOptions,
-    connections: HashMap<MemberId, Connection>,
+    connections: HashMap<ClientId, Connection>,
     /// Those who have not shown that they have the key, and until when they may: the oldest first.
-    guests: VecDeque<(Instant, MemberId)>,
-    members: u32,
+    guests: VecDeque<(Instant, ClientId)>,
+    clients: u32,
     credits: Credits,
-    next: MemberId,
+    next: ClientId,
     registry: Registry,
     locks: Locks,
     pairs: Pairs,
     rates: Rates,
-    census: Census,
+    call_counts: CallCounts,
     /// Answers for callers whose pair is not ready yet.
     resolving: Vec<Resolving>,
-    /// Processes that were members and of which memory counts until they end, by the member whose key they are waited for with.
-    departed: HashMap<MemberId, (Process, Pidfd)>,
+    /// Processes that were clients and of which memory counts until they end, by the client whose key they are waited for with.
+    departed: HashMap<ClientId, (Process, Pidfd)>,
     /// Whose end has been noticed, and not yet dealt with.
-    gone: Vec<MemberId>,
+    gone: Vec<ClientId>,
     /// The keys of those who are not listened to, or spoken to, until then.
     resting: Vec<u64>,
     next_hearing: Option<Instant>,
@@ -123,8 +123,8 @@ pub(super) struct Running {
 struct Resolving {
     /// `None` if the owner has closed its end of it: it may be about to end.
     pair: Option<u64>,
-    caller: MemberId,
-    owner: MemberId,
+    caller: ClientId,
+    owner: ClientId,
     seq: u64,
     to: Resolution,
     until: Instant,
@@ -137,7 +137,7 @@ const RELEASES: u64 = 2 << KIND_BITS;
 const KIND_BITS: u32 = 3;
 /// A connection's socket.
 const SOCKET: u64 = 1;
-/// A member's process.
+/// A client's process.
 const PROCESS: u64 = 2;
 /// The control sockets of a pair.
 const CALLER: u64 = 3;
@@ -151,7 +151,7 @@ fn control_key(pair: u64, side: Side) -> u64 {
     key(pair, if side == Side::Caller { CALLER } else { OWNER })
 }
 
-impl Running {
+impl EventLoop {
     pub(super) fn new(
         listening: Listening,
         authkey: AuthKey,
@@ -164,7 +164,7 @@ impl Running {
         poll.add(&listening.socket, LISTENER)?;
         let same = waker.clone();
         let sealer = move |unsealed| seal(unsealed, sender.clone(), same.clone());
-        let pairs = Pairs::new(options.geometry(), options.memory_per_member, Box::new(sealer));
+        let pairs = Pairs::new(options.geometry(), options.memory_per_client, Box::new(sealer));
         if let Some(releases) = pairs.releases() {
             poll.add(releases, RELEASES)?;
         }
@@ -179,12 +179,12 @@ impl Running {
             options,
             connections: HashMap::new(),
             guests: VecDeque::new(),
-            members: 0,
+            clients: 0,
             credits: Credits::default(),
             next: 1,
             registry: Registry::default(),
             locks: Locks::default(),
-            census: Census::default(),
+            call_counts: CallCounts::default(),
             resolving: Vec::new(),
             departed: HashMap::new(),
             gone: Vec::new(),
@@ -207,7 +207,7 @@ impl Running {
             // Some deadlines lie farther off than the kernel can be told.
             let limit = next.map(|left| left.min(Duration::from_secs(3600)));
             if self.poll.wait(limit, &mut ready).is_err() {
-                // Not a state that the kernel documents. Members find their connections closed.
+                // Not a state that the kernel documents. Clients find their connections closed.
                 break;
             }
             for &key in &ready {
@@ -254,22 +254,22 @@ impl Running {
     fn settle(&mut self) {
         loop {
             self.answer_names();
-            let Some(member) = self.gone.pop() else { return };
-            self.forget(member);
+            let Some(client) = self.gone.pop() else { return };
+            self.forget(client);
         }
     }
 
     fn say_goodbye(&mut self) {
-        let members: Vec<_> = self.connections.iter().filter(|(_, found)| found.member().is_some()).collect();
-        let members: Vec<_> = members.into_iter().map(|(id, _)| *id).collect();
-        members.into_iter().for_each(|member| self.tell(member, FromHub::Closing));
+        let clients: Vec<_> = self.connections.iter().filter(|(_, found)| found.client().is_some()).collect();
+        let clients: Vec<_> = clients.into_iter().map(|(id, _)| *id).collect();
+        clients.into_iter().for_each(|client| self.tell(client, FromHub::Closing));
     }
 
     // ---- time ------------------------------------------------------------------------------------------------------
 
     fn next_deadline(&self) -> Option<Instant> {
         let guest = self.guests.front().map(|(until, _)| *until);
-        let others = [self.registry.next_deadline(), self.locks.next_deadline(), self.census.next_deadline()];
+        let others = [self.registry.next_deadline(), self.locks.next_deadline(), self.call_counts.next_deadline()];
         let resolving = self.resolving.iter().map(|resolving| resolving.until).min();
         let own = [guest, self.next_hearing, self.deaf_until, self.pairs.next_deadline(), resolving];
         others.into_iter().chain(own).flatten().min()
@@ -335,13 +335,13 @@ impl Running {
             self.gone.extend(self.guests.pop_front().map(|(_, oldest)| oldest));
         }
         let message = challenge.message().to_vec();
-        if let Ok(guest) = self.add(Connection::new(socket, pid, State::Guest(challenge))) {
+        if let Ok(guest) = self.add(Connection::new(socket, pid, State::Unauthenticated(challenge))) {
             self.guests.push_back((Instant::now() + self.options.handshake_timeout, guest));
             self.send(guest, message, Vec::new());
         }
     }
 
-    fn add(&mut self, connection: Connection) -> io::Result<MemberId> {
+    fn add(&mut self, connection: Connection) -> io::Result<ClientId> {
         let id = self.next;
         self.next += 1;
         self.poll.add(&connection.socket, key(id, SOCKET))?;
@@ -354,35 +354,36 @@ impl Running {
         let socket = Exposed::from(socket);
         let (peer, process) = (listener::peer(&socket)?, listener::peer_process(&socket)?);
         if !self.has_room_for(peer.pid) {
-            return Err(io::Error::other("the hub takes no more members, or no more of this process"));
+            return Err(io::Error::other("the hub takes no more clients, or no more of this process"));
         }
         let identity = Identity::of(&process, peer.pid)?;
-        let member = State::Member(Member { role, process, identity, lists: VecDeque::new() });
-        let id = self.add(Connection::new(socket, peer.pid, member))?;
+        let client = State::Client(Admitted { role, process, identity, lists: VecDeque::new() });
+        let id = self.add(Connection::new(socket, peer.pid, client))?;
         self.watch(id).inspect_err(|_| self.drop_unwatched(id))
     }
 
-    /// Whether there may be another member, and another of process `pid`.
+    /// Whether there may be another client, and another of process `pid`.
     fn has_room_for(&self, pid: u32) -> bool {
-        let is_of_it = |other: &&Connection| other.pid == pid && other.member().is_some();
+        let is_of_it = |other: &&Connection| other.pid == pid && other.client().is_some();
         // Those of other pid namespaces are all 0.
         let of_it = if pid == 0 { 0 } else { self.connections.values().filter(is_of_it).count() };
-        self.members < self.options.max_members && of_it < MAX_OF_PROCESS
+        self.clients < self.options.max_clients && of_it < MAX_OF_PROCESS
     }
 
-    /// Counts and watches a new member's process, whose other connections have the same credit.
-    fn watch(&mut self, id: MemberId) -> io::Result<()> {
+    /// Counts and watches a new client's process, whose other connections have the same credit.
+    fn watch(&mut self, id: ClientId) -> io::Result<()> {
         let connection = self.connections.get_mut(&id).ok_or(io::ErrorKind::NotFound)?;
-        let member = connection.member().ok_or(io::ErrorKind::NotFound)?;
-        self.poll.add(&member.process, key(id, PROCESS))?;
-        connection.credit = self.credits.of(member.identity);
-        self.members += 1;
+        let client = connection.client().ok_or(io::ErrorKind::NotFound)?;
+        self.poll.add(&client.process, key(id, PROCESS))?;
+        connection.credit = self.credits.of(client.identity);
+        self.clients += 1;
         Ok(())
     }
 
     /// Lets a guest in that answers the challenge rightly. Others are told why not, and go.
-    fn admit(&mut self, id: MemberId, answer: &[u8]) {
-        let Some(Connection { state: State::Guest(challenge), pid, socket, .. }) = self.connections.get(&id) else {
+    fn admit(&mut self, id: ClientId, answer: &[u8]) {
+        let Some(Connection { state: State::Unauthenticated(challenge), pid, socket, .. }) = self.connections.get(&id)
+        else {
             return;
         };
         let process = listener::peer_process(socket);
@@ -404,45 +405,45 @@ impl Running {
         };
         self.guests.retain(|(_, guest)| *guest != id);
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.state = State::Member(Member { role, process, identity, lists: VecDeque::new() });
+        connection.state = State::Client(Admitted { role, process, identity, lists: VecDeque::new() });
         match self.watch(id) {
             Ok(()) => self.send(id, welcome.to_vec(), Vec::new()),
             Err(_) => self.drop_unwatched(id),
         }
     }
 
-    /// Drops a member that is not counted, so not to be counted off.
-    fn drop_unwatched(&mut self, id: MemberId) {
+    /// Drops a client that is not counted, so not to be counted off.
+    fn drop_unwatched(&mut self, id: ClientId) {
         if let Some(connection) = self.connections.remove(&id) {
             self.poll.remove(&connection.socket);
         }
     }
 
     /// Everything that was a connection's goes with it.
-    fn forget(&mut self, id: MemberId) {
+    fn forget(&mut self, id: ClientId) {
         let Some(connection) = self.connections.remove(&id) else { return };
         if connection.is_slow() {
             self.bar(connection.pid);
         }
         // Others may have the same, so that closing it does not take it out.
         self.poll.remove(&connection.socket);
-        let State::Member(member) = connection.state else {
+        let State::Client(client) = connection.state else {
             return self.guests.retain(|(_, guest)| *guest != id);
         };
-        self.members -= 1;
-        self.registry.member_gone(id);
-        self.census.member_gone(id);
+        self.clients -= 1;
+        self.registry.client_gone(id);
+        self.call_counts.client_gone(id);
         self.resolving.retain(|resolving| resolving.caller != id);
         self.pairs.of(id).into_iter().for_each(|pair| self.end_pair(pair));
         let never: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.owner == id).collect();
         never.into_iter().for_each(|resolving| self.never_ready(resolving));
-        let told = self.locks.member_gone(id);
+        let told = self.locks.client_gone(id);
         self.tell_all(told);
-        self.keep_or_drop(id, member.identity, member.process);
+        self.keep_or_drop(id, client.identity, client.process);
     }
 
-    /// Goes on waiting for the end of a process that is no member any more, if memory counts until then and nothing else waits for it.
-    fn keep_or_drop(&mut self, id: MemberId, identity: Process, process: Pidfd) {
+    /// Goes on waiting for the end of a process that is no client any more, if memory counts until then and nothing else waits for it.
+    fn keep_or_drop(&mut self, id: ClientId, identity: Process, process: Pidfd) {
         let is_waited_for = self.departed.values().any(|(other, _)| *other == identity);
         if is_waited_for || !self.pairs.awaits_end_of(identity) {
             return self.poll.remove(&process);
@@ -450,8 +451,8 @@ impl Running {
         self.departed.insert(id, (identity, process));
     }
 
-    /// The end of a process that was a member. Others need not be waited for any more if that was all that they had memory with.
-    fn departed_ended(&mut self, id: MemberId) {
+    /// The end of a process that was a client. Others need not be waited for any more if that was all that they had memory with.
+    fn departed_ended(&mut self, id: ClientId) {
         let Some((ended, _)) = self.departed.get(&id) else { return };
         self.pairs.process_ended(*ended);
         for (_, (_, process)) in self.departed.extract_if(|_, (process, _)| !self.pairs.awaits_end_of(*process)) {
@@ -470,15 +471,15 @@ impl Running {
 
     // ---- speaking --------------------------------------------------------------------------------------------------
 
-    fn tell(&mut self, id: MemberId, message: FromHub) {
+    fn tell(&mut self, id: ClientId, message: FromHub) {
         self.tell_with(id, message, Vec::new());
     }
 
     fn tell_all(&mut self, told: Told) {
-        told.into_iter().for_each(|(member, message)| self.tell(member, message));
+        told.into_iter().for_each(|(client, message)| self.tell(client, message));
     }
 
-    fn tell_with(&mut self, id: MemberId, message: FromHub, rights: Vec<OwnedFd>) {
+    fn tell_with(&mut self, id: ClientId, message: FromHub, rights: Vec<OwnedFd>) {
         match message.encode() {
             Some(bytes) => self.send(id, bytes, rights),
             // Nothing that the hub says is as long: names and lists have their limits.
@@ -486,7 +487,7 @@ impl Running {
         }
     }
 
-    fn send(&mut self, id: MemberId, message: Vec<u8>, rights: Vec<OwnedFd>) {
+    fn send(&mut self, id: ClientId, message: Vec<u8>, rights: Vec<OwnedFd>) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.send(message, rights) == Err(Gone) {
             self.gone.push(id);
@@ -495,7 +496,7 @@ impl Running {
     }
 
     /// Has a connection waited for as it is to be now.
-    fn renew_interest(&mut self, id: MemberId) {
+    fn renew_interest(&mut self, id: ClientId) {
         if self.connections.get_mut(&id).is_some_and(Connection::begins_to_rest) {
             self.rest(key(id, SOCKET));
         }
@@ -522,7 +523,7 @@ impl Running {
     // ---- listening -------------------------------------------------------------------------------------------------
 
     /// A connection can be read, or written, or its other end is gone.
-    fn attend(&mut self, id: MemberId) {
+    fn attend(&mut self, id: ClientId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.flush() == Err(Gone) {
             return self.gone.push(id);
@@ -536,8 +537,8 @@ impl Running {
         self.renew_interest(id);
     }
 
-    /// A member's process has ended. What it had said before that counts: a lock that it gave back is not abandoned.
-    fn hear_last(&mut self, id: MemberId) {
+    /// A client's process has ended. What it had said before that counts: a lock that it gave back is not abandoned.
+    fn hear_last(&mut self, id: ClientId) {
         if self.departed.contains_key(&id) {
             return self.departed_ended(id);
         }
@@ -576,7 +577,7 @@ impl Running {
     }
 
     /// Reads a message and does what it says. `false` = not another one now.
-    fn hear(&mut self, id: MemberId) -> bool {
+    fn hear(&mut self, id: ClientId) -> bool {
         let Some(connection) = self.connections.get_mut(&id) else { return false };
         if connection.is_resting() {
             return false;
@@ -589,7 +590,7 @@ impl Running {
         match received {
             Ok(Received::Message(len, descriptors)) if descriptors.is_empty() => {
                 connection.credit.lock().charge((len / LONG).try_into().unwrap_or(u32::MAX));
-                self.heed(id, len);
+                self.handle_message(id, len);
             }
             Ok(Received::Message(_, descriptors)) => {
                 // Nobody but the hub supplies any.
@@ -603,33 +604,33 @@ impl Running {
     }
 
     /// Does what the first `len` bytes of the buffer say.
-    fn heed(&mut self, id: MemberId, len: usize) {
+    fn handle_message(&mut self, id: ClientId, len: usize) {
         let Some(connection) = self.connections.get(&id) else { return };
         match &connection.state {
-            State::Guest(_) => {
+            State::Unauthenticated(_) => {
                 let answer = self.buffer[..len.min(auth::ANSWER + 1)].to_vec();
                 self.admit(id, &answer);
             }
-            State::Member(member) => match ToHub::decode(&self.buffer[..len]) {
-                Some(message) if member.role == Role::CallerOnly => self.heed_caller(id, message),
-                Some(message) => self.heed_member(id, message),
+            State::Client(client) => match ToHub::decode(&self.buffer[..len]) {
+                Some(message) if client.role == Role::CallerOnly => self.handle_caller_message(id, message),
+                Some(message) => self.handle_client_message(id, message),
                 None => self.gone.push(id),
             },
         }
     }
 
     /// The same for who may only call.
-    fn heed_caller(&mut self, id: MemberId, message: ToHub) {
+    fn handle_caller_message(&mut self, id: ClientId, message: ToHub) {
         match message {
             ToHub::Register { seq, .. } | ToHub::Shutdown { seq } => {
                 let why = "who has joined through a handle may call, and neither register nor end the hub".into();
                 self.tell(id, FromHub::Refused { seq, why });
             }
-            other => self.heed_member(id, other),
+            other => self.handle_client_message(id, other),
         }
     }
 
-    fn heed_member(&mut self, id: MemberId, message: ToHub) {
+    fn handle_client_message(&mut self, id: ClientId, message: ToHub) {
         match message {
             ToHub::Register { seq, name, number, signature, expires_ms, replace } => {
                 let owner_pid = self.connections.get(&id).map_or(0, |connection| connection.pid);
@@ -645,7 +646,7 @@ impl Running {
             ToHub::Counted { seq, counts, more } => {
                 self.registry.counted(id, &counts);
                 if !more {
-                    self.census.counted(id, seq);
+                    self.call_counts.counted(id, seq);
                 }
             }
             ToHub::Acquire { seq, name, permits_of_semaphore, deadline_ms } => {
@@ -685,7 +686,7 @@ impl Running {
         self.tell(owner, answer);
     }
 
-    fn resolve(&mut self, caller: MemberId, seq: u64, name: &str) {
+    fn resolve(&mut self, caller: ClientId, seq: u64, name: &str) {
         let to = match self.registry.find(name) {
             None => Resolution::None,
             Some(found) if found.owner == caller => Resolution::Itself { number: found.number },
@@ -712,7 +713,7 @@ impl Running {
     }
 
     /// Answers when the two can talk.
-    fn resolve_later(&mut self, (caller, owner): (MemberId, MemberId), seq: u64, pair: u64, to: Resolution) {
+    fn resolve_later(&mut self, (caller, owner): (ClientId, ClientId), seq: u64, pair: u64, to: Resolution) {
         if self.resolving.iter().filter(|resolving| resolving.caller == caller).count() >= MAX_RESOLVING {
             let why = format!("this process waits for {MAX_RESOLVING} callbacks to be found, and may for no more");
             return self.tell(caller, FromHub::Refused { seq, why });
@@ -735,30 +736,30 @@ impl Running {
         }
     }
 
-    fn ask_for_names(&mut self, id: MemberId, seq: u64) {
-        let sending = self.connections.get(&id).and_then(Connection::member).map_or(0, |member| member.lists.len());
-        if sending + self.census.asked_by(id) >= MAX_LISTS {
+    fn ask_for_names(&mut self, id: ClientId, seq: u64) {
+        let sending = self.connections.get(&id).and_then(Connection::client).map_or(0, |client| client.lists.len());
+        if sending + self.call_counts.asked_by(id) >= MAX_LISTS {
             let why = format!("this process waits for {MAX_LISTS} lists of names, and may for no more");
             return self.tell(id, FromHub::Refused { seq, why });
         }
-        self.census.ask(id, seq, Instant::now());
+        self.call_counts.ask(id, seq, Instant::now());
     }
 
     /// Answers those whose questions for names can be answered, and asks owners for the others. Whose question makes that necessary pays for it.
     fn answer_names(&mut self) {
-        while self.census.is_busy() {
+        while self.call_counts.is_busy() {
             let now = Instant::now();
-            let due = self.census.due(now);
+            let due = self.call_counts.due(now);
             for (id, seq) in due {
-                let member = self.connections.get_mut(&id).and_then(Connection::member_mut);
-                if let Some(member) = member {
-                    member.lists.push_back(List { seq, after: None });
+                let client = self.connections.get_mut(&id).and_then(Connection::client_mut);
+                if let Some(client) = client {
+                    client.lists.push_back(List { seq, after: None });
                 }
                 self.go_on_with_lists(id);
             }
             // Who does not take what was said to it before is not asked, nor waited for.
-            let hears = |owner: &MemberId| self.connections.get(owner).is_some_and(Connection::is_flushed);
-            let begun = self.census.begin(self.registry.owners().filter(hears), now);
+            let hears = |owner: &ClientId| self.connections.get(owner).is_some_and(Connection::is_flushed);
+            let begun = self.call_counts.begin(self.registry.owners().filter(hears), now);
             let Some(Begun { number, asker, owners }) = begun else { return };
             if let Some(connection) = self.connections.get_mut(&asker) {
                 connection.credit.lock().charge(owners.len().try_into().unwrap_or(u32::MAX));
@@ -767,8 +768,8 @@ impl Running {
         }
     }
 
-    /// Sends of lists as much as the socket takes, and the member may have now.
-    fn go_on_with_lists(&mut self, id: MemberId) {
+    /// Sends of lists as much as the socket takes, and the client may have now.
+    fn go_on_with_lists(&mut self, id: ClientId) {
         for _ in 0..TURN {
             if !self.has_list_to_send(id) {
                 return;
@@ -785,18 +786,18 @@ impl Running {
         }
     }
 
-    fn has_list_to_send(&self, id: MemberId) -> bool {
+    fn has_list_to_send(&self, id: ClientId) -> bool {
         let connection = self.connections.get(&id).filter(|found| found.is_flushed() && !found.is_resting());
-        connection.and_then(Connection::member).is_some_and(|member| !member.lists.is_empty())
+        connection.and_then(Connection::client).is_some_and(|client| !client.lists.is_empty())
     }
 
-    fn go_on_with_list(&mut self, id: MemberId) {
-        let Some(member) = self.connections.get_mut(&id).and_then(Connection::member_mut) else { return };
-        let Some(List { seq, after }) = member.lists.pop_front() else { return };
+    fn go_on_with_list(&mut self, id: ClientId) {
+        let Some(client) = self.connections.get_mut(&id).and_then(Connection::client_mut) else { return };
+        let Some(List { seq, after }) = client.lists.pop_front() else { return };
         let (names, last) = self.registry.list(after.as_ref());
         let more = last.is_some();
         if more {
-            member.lists.push_front(List { seq, after: last });
+            client.lists.push_front(List { seq, after: last });
         }
         self.tell(id, FromHub::NamesAre { seq, names, more });
     }
@@ -804,11 +805,11 @@ impl Running {
     // ---- pairs -----------------------------------------------------------------------------------------------------
 
     /// Makes a pair, and passes it to both, to the owner first.
-    fn introduce(&mut self, caller: MemberId, owner: MemberId) -> io::Result<u64> {
+    fn introduce(&mut self, caller: ClientId, owner: ClientId) -> io::Result<u64> {
         let (caller_pid, caller_identity, caller_process) = self.process(caller)?;
         let (owner_pid, owner_identity, owner_process) = self.process(owner)?;
-        for (member, pid) in [(owner, owner_pid), (caller, caller_pid)] {
-            if !self.connections.get(&member).is_some_and(Connection::takes_introductions) {
+        for (client, pid) in [(owner, owner_pid), (caller, caller_pid)] {
+            if !self.connections.get(&client).is_some_and(Connection::takes_introductions) {
                 return Err(io::Error::other(format!("process {pid} does not take what waits for it")));
             }
         }
@@ -831,14 +832,14 @@ impl Running {
         Ok(pair)
     }
 
-    /// A member's process, for others to see it end.
-    fn process(&self, id: MemberId) -> io::Result<(u32, Process, OwnedFd)> {
+    /// A client's process, for others to see it end.
+    fn process(&self, id: ClientId) -> io::Result<(u32, Process, OwnedFd)> {
         let connection = self.connections.get(&id).ok_or(io::ErrorKind::NotFound)?;
-        let member = connection.member().ok_or(io::ErrorKind::NotFound)?;
+        let client = connection.client().ok_or(io::ErrorKind::NotFound)?;
         // Where the kernel gives one, a descriptor of its own: what is done to that does not make the hub's slow.
         let own = listener::peer_process(&connection.socket).ok().map(OwnedFd::from);
-        let own = own.map_or_else(|| member.process.as_fd().try_clone_to_owned(), Ok)?;
-        Ok((connection.pid, member.identity, own))
+        let own = own.map_or_else(|| client.process.as_fd().try_clone_to_owned(), Ok)?;
+        Ok((connection.pid, client.identity, own))
     }
 
     fn end_pair(&mut self, pair: u64) {
@@ -847,9 +848,9 @@ impl Running {
                 self.poll.remove(control);
             }
             // Whoever makes one of its sockets slow would do it to the next.
-            if let Some(member) = self.pairs.slow_member(pair, side) {
-                self.bar(self.connections.get(&member).map_or(0, |connection| connection.pid));
-                self.gone.push(member);
+            if let Some(client) = self.pairs.slow_client(pair, side) {
+                self.bar(self.connections.get(&client).map_or(0, |connection| connection.pid));
+                self.gone.push(client);
             }
         }
         self.pairs.end(pair);
@@ -870,8 +871,8 @@ impl Running {
     /// One side of a pair wants memory, gives some back, or has closed its control socket.
     fn attend_control(&mut self, pair: u64, side: Side) {
         for _ in 0..TURN {
-            let member = self.pairs.member(pair, side);
-            let Some(connection) = member.and_then(|member| self.connections.get_mut(&member)) else { return };
+            let client = self.pairs.client(pair, side);
+            let Some(connection) = client.and_then(|client| self.connections.get_mut(&client)) else { return };
             let heard = self.pairs.hear(pair, side, &mut connection.credit.lock());
             match heard {
                 Heard::More | Heard::Ready => self.charge_other(pair, side),

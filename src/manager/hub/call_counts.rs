@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::MemberId;
+use super::ClientId;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Those who have asked for names, and the round that is under way.
 #[derive(Debug, Default)]
-pub(super) struct Census {
+pub(super) struct CallCounts {
     asked: Vec<Asked>,
     round: Option<Round>,
     /// The number of the next round.
@@ -23,7 +23,7 @@ pub(super) struct Census {
 
 #[derive(Debug)]
 struct Asked {
-    member: MemberId,
+    client: ClientId,
     seq: u64,
     /// The round that answers it.
     round: u64,
@@ -33,7 +33,7 @@ struct Asked {
 #[derive(Debug)]
 struct Round {
     /// Owners that have not answered.
-    waits_for: HashSet<MemberId>,
+    waits_for: HashSet<ClientId>,
     deadline: Instant,
 }
 
@@ -41,16 +41,16 @@ struct Round {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Begun {
     pub(super) number: u64,
-    /// The member whose question made it necessary.
-    pub(super) asker: MemberId,
+    /// The client whose question made it necessary.
+    pub(super) asker: ClientId,
     /// Those who are to be asked.
-    pub(super) owners: Vec<MemberId>,
+    pub(super) owners: Vec<ClientId>,
 }
 
-impl Census {
-    /// `member` asks under the number `seq`.
-    pub(super) fn ask(&mut self, member: MemberId, seq: u64, now: Instant) {
-        self.asked.push(Asked { member, seq, round: self.next, deadline: now + PATIENCE });
+impl CallCounts {
+    /// `client` asks under the number `seq`.
+    pub(super) fn ask(&mut self, client: ClientId, seq: u64, now: Instant) {
+        self.asked.push(Asked { client, seq, round: self.next, deadline: now + PATIENCE });
     }
 
     /// Whether there is anything to do.
@@ -58,14 +58,14 @@ impl Census {
         self.round.is_some() || !self.asked.is_empty()
     }
 
-    /// How many questions of `member` are unanswered.
-    pub(super) fn asked_by(&self, member: MemberId) -> usize {
-        self.asked.iter().filter(|asked| asked.member == member).count()
+    /// How many questions of `client` are unanswered.
+    pub(super) fn asked_by(&self, client: ClientId) -> usize {
+        self.asked.iter().filter(|asked| asked.client == client).count()
     }
 
     /// Begins a round if one is needed.
-    pub(super) fn begin(&mut self, owners: impl Iterator<Item = MemberId>, now: Instant) -> Option<Begun> {
-        let asker = self.asked.first().filter(|_| self.round.is_none())?.member;
+    pub(super) fn begin(&mut self, owners: impl Iterator<Item = ClientId>, now: Instant) -> Option<Begun> {
+        let asker = self.asked.first().filter(|_| self.round.is_none())?.client;
         let waits_for: HashSet<_> = owners.collect();
         let owners = waits_for.iter().copied().collect();
         self.round = Some(Round { waits_for, deadline: now + PATIENCE });
@@ -74,32 +74,32 @@ impl Census {
     }
 
     /// `owner` has said all that it has to say in round `number`.
-    pub(super) fn counted(&mut self, owner: MemberId, number: u64) {
+    pub(super) fn counted(&mut self, owner: ClientId, number: u64) {
         if self.next.checked_sub(1) == Some(number) {
             self.no_longer_wait_for(owner);
         }
     }
 
-    pub(super) fn member_gone(&mut self, member: MemberId) {
-        self.asked.retain(|asked| asked.member != member);
-        self.no_longer_wait_for(member);
+    pub(super) fn client_gone(&mut self, client: ClientId) {
+        self.asked.retain(|asked| asked.client != client);
+        self.no_longer_wait_for(client);
     }
 
-    fn no_longer_wait_for(&mut self, owner: MemberId) {
+    fn no_longer_wait_for(&mut self, owner: ClientId) {
         if let Some(round) = &mut self.round {
             round.waits_for.remove(&owner);
         }
     }
 
     /// Who is to be answered now, and under which number.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<(MemberId, u64)> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(ClientId, u64)> {
         if self.round.as_ref().is_some_and(|round| round.waits_for.is_empty() || round.deadline <= now) {
             self.round = None;
         }
         // A round that is over answers all before the next.
         let open = self.next - u64::from(self.round.is_some());
         let due = self.asked.extract_if(.., |asked| asked.round < open || asked.deadline <= now);
-        due.map(|asked| (asked.member, asked.seq)).collect()
+        due.map(|asked| (asked.client, asked.seq)).collect()
     }
 
     /// When something will be due, though nobody says anything.
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn who_asks_during_a_round_waits_for_the_next() {
-        let (mut census, now) = (Census::default(), Instant::now());
+        let (mut census, now) = (CallCounts::default(), Instant::now());
         assert_eq!(census.begin([1, 2].into_iter(), now), None, "nobody has asked");
         census.counted(1, u64::MAX);
         census.ask(7, 70, now);
@@ -136,14 +136,14 @@ mod tests {
         assert_eq!(census.begin([1].into_iter(), now), Some(begun));
         census.counted(1, 0);
         assert_eq!(census.due(now), []);
-        census.member_gone(1);
+        census.client_gone(1);
         assert_eq!(census.due(now), [(8, 80)]);
         assert_eq!(census.next_deadline(), None);
     }
 
     #[test]
     fn nobody_is_waited_for_longer_than_that() {
-        let (mut census, now) = (Census::default(), Instant::now());
+        let (mut census, now) = (CallCounts::default(), Instant::now());
         census.ask(7, 70, now);
         let begun = Begun { number: 0, asker: 7, owners: vec![1] };
         assert_eq!(census.begin([1].into_iter(), now), Some(begun));
@@ -157,13 +157,13 @@ mod tests {
         assert_eq!(census.begin([1].into_iter(), now + PATIENCE), Some(begun));
         assert_eq!(census.due(later + PATIENCE), [(8, 80)]);
         census.ask(9, 90, later + PATIENCE);
-        census.member_gone(9);
+        census.client_gone(9);
         assert_eq!(census.due(later + PATIENCE * 9), []);
     }
 
     #[test]
     fn without_owners_the_answer_comes_at_once() {
-        let (mut census, now) = (Census::default(), Instant::now());
+        let (mut census, now) = (CallCounts::default(), Instant::now());
         census.ask(7, 70, now);
         let begun = Begun { number: 0, asker: 7, owners: vec![] };
         assert_eq!(census.begin(std::iter::empty(), now), Some(begun));

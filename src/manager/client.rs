@@ -1,4 +1,4 @@
-//! A member's side of its connection to the hub: its questions and their answers, and the pairs that it is introduced to.
+//! A client's side of its connection to the hub: its questions and their answers, and the pairs that it is introduced to.
 //!
 //! Layer 5. A thread reads what the hub says. Nothing of that is trusted further than it must be: what a hub can do is to introduce to the
 //! wrong process, or to nobody.
@@ -58,7 +58,7 @@ pub(super) enum Place {
 impl Target {
     /// Whether calls go nowhere any more.
     fn is_over(&self) -> bool {
-        matches!(&self.place, Place::There(caller) if caller.peer.life.is_over())
+        matches!(&self.place, Place::There(caller) if caller.peer.peer_status.is_over())
     }
 
     /// Whether an `A` for an `R` is what it takes and returns.
@@ -96,7 +96,7 @@ pub(super) type Targets = QuickMap<Arc<str>, Arc<Target>>;
 const MOST_TARGETS: usize = 1024;
 
 /// A connection to a hub.
-pub(super) struct Member {
+pub(super) struct Client {
     joined: Joined,
     settings: Settings,
     callbacks: Arc<Callbacks>,
@@ -141,7 +141,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 const IN_FORK: &str = "this process is a fork of the one that is connected";
 
-impl Member {
+impl Client {
     /// Begins to listen to the hub. `ended` is called when there is no connection any more, on the thread that listened.
     ///
     /// # Errors
@@ -154,7 +154,7 @@ impl Member {
         ended: impl FnOnce(&Arc<Self>) + Send + 'static,
     ) -> io::Result<Arc<Self>> {
         fork::count_forks();
-        let member = Arc::new(Self {
+        let client = Arc::new(Self {
             joined,
             settings,
             callbacks,
@@ -166,10 +166,10 @@ impl Member {
             generation: fork::generation(),
         });
         let poll = PollSet::new()?;
-        poll.add(&member.joined.socket, SOCKET)?;
-        poll.add(member.joined.hub.as_fd(), HUB)?;
-        let listening = member.clone();
-        thread::Builder::new().name("callgate-member".into()).spawn(move || {
+        poll.add(&client.joined.socket, SOCKET)?;
+        poll.add(client.joined.hub.as_fd(), HUB)?;
+        let listening = client.clone();
+        thread::Builder::new().name("callgate-client".into()).spawn(move || {
             listening.listener.get_or_init(|| thread::current().id());
             // Whoever leaves waits for the end of this thread.
             let why = catch_unwind(AssertUnwindSafe(|| listening.listen(&poll)));
@@ -179,7 +179,7 @@ impl Member {
             listening.changed.notify_all();
             ended(&listening);
         })?;
-        Ok(member)
+        Ok(client)
     }
 
     /// Whether this process is a fork of the one that is connected.
@@ -283,8 +283,8 @@ impl Member {
             return;
         }
         drop(state);
-        let member = self.clone();
-        let telling = thread::Builder::new().name("callgate-tell".into()).spawn(move || member.tell_the_rest());
+        let client = self.clone();
+        let telling = thread::Builder::new().name("callgate-tell".into()).spawn(move || client.tell_the_rest());
         if let Err(error) = telling {
             let limit = limits::behind(&error, Wanted::Task);
             self.end(&format!(
@@ -455,7 +455,7 @@ impl Member {
             Err(error) => return Err(format!("listening to the hub: {error}")),
         };
         match FromHub::decode(&buffer[..len]) {
-            Some(message) => self.heed(message, descriptors),
+            Some(message) => self.handle_message(message, descriptors),
             None => {
                 socket::discard(descriptors);
                 Err("the hub says what makes no sense".into())
@@ -463,7 +463,7 @@ impl Member {
         }
     }
 
-    fn heed(self: &Arc<Self>, message: FromHub, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+    fn handle_message(self: &Arc<Self>, message: FromHub, descriptors: Vec<OwnedFd>) -> Result<(), String> {
         match message {
             FromHub::Introduced { pair, role, pid } => return self.introduced(pair, role, pid, descriptors),
             FromHub::Count { seq } => self.count(seq),
@@ -519,10 +519,10 @@ impl Member {
                 }
             }
             Side::Owner => {
-                let member = Arc::downgrade(self);
+                let client = Arc::downgrade(self);
                 let finished = move |number| {
-                    if let Some(member) = member.upgrade() {
-                        member.tell(&ToHub::Unregister { seq: 0, number });
+                    if let Some(client) = client.upgrade() {
+                        client.tell(&ToHub::Unregister { seq: 0, number });
                     }
                 };
                 // The pair must not be the last to have them: it may go on the watcher's thread, where no destructor of the program's may run.

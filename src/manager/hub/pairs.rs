@@ -8,13 +8,13 @@
 
 #![forbid(unsafe_code)]
 
-use super::MemberId;
+use super::ClientId;
 use super::ledger::{Ledger, Left, Process, Watch};
+use crate::backing::Sealed;
 use crate::call::nest;
 use crate::control::{Control, Message};
 use crate::layout::Geometry;
 use crate::manager::protocol::Side;
-use crate::backing::Sealed;
 use crate::segment::Segment;
 use crate::sync::Ordering::Relaxed;
 use crate::sys::limits::{self, Wanted};
@@ -27,7 +27,7 @@ use std::io::{self, ErrorKind as Kind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// Segments that may be made for one member, whatever their size; and such that others have, which it is to read.
+/// Segments that may be made for one client, whatever their size; and such that others have, which it is to read.
 const MAX_SEGMENTS: usize = 4096;
 
 /// The same for one side of a pair. Each costs the other side a mapping, of which the kernel lets it have some 65,000.
@@ -53,12 +53,12 @@ const MOST_COUNTS: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Rates {
     of_process: HashMap<u32, Credit>,
-    of_owner: HashMap<MemberId, Credit>,
+    of_owner: HashMap<ClientId, Credit>,
 }
 
 impl Rates {
     /// Counts an introduction of `process` to `owner`; whose count is used up, if one is.
-    pub(super) fn take(&mut self, process: u32, owner: MemberId, now: Instant) -> Result<(), &'static str> {
+    pub(super) fn take(&mut self, process: u32, owner: ClientId, now: Instant) -> Result<(), &'static str> {
         let caller = rate(&mut self.of_process, process, OF_PROCESS, now);
         if !caller.has(1, now) {
             return Err("this process is introduced too often: no more than 64 times a second");
@@ -110,11 +110,11 @@ pub(super) struct Unsealed {
 /// All pairs.
 pub(super) struct Pairs {
     pairs: HashMap<u64, Pair>,
-    by_members: HashMap<(MemberId, MemberId), u64>,
-    of_member: HashMap<MemberId, Share>,
+    by_clients: HashMap<(ClientId, ClientId), u64>,
+    of_client: HashMap<ClientId, Share>,
     next: u64,
     geometry: Geometry,
-    /// Bytes that may be made for one member.
+    /// Bytes that may be made for one client.
     budget: u64,
     ledger: Ledger,
     sealer: Sealer,
@@ -140,7 +140,7 @@ struct Pair {
 /// One side of a pair.
 #[derive(Debug)]
 struct End {
-    member: MemberId,
+    client: ClientId,
     process: Process,
     /// The hub's end of that side's control socket.
     control: Control<Exposed>,
@@ -164,7 +164,7 @@ enum Asked {
     Sealing(u64),
 }
 
-/// What a member has of all pairs.
+/// What a client has of all pairs.
 #[derive(Debug, Default)]
 struct Share {
     pairs: HashSet<u64>,
@@ -216,31 +216,31 @@ impl Pair {
 }
 
 impl End {
-    fn new(member: MemberId, process: Process, control: OwnedFd) -> Self {
+    fn new(client: ClientId, process: Process, control: OwnedFd) -> Self {
         // Better never to have them.
         socket::refuse_descriptors(&control);
         let control = Control::new(control.into());
-        Self { member, process, control, segments: HashMap::new(), bytes: 0, asked: Asked::Nothing, has_first: false }
+        Self { client, process, control, segments: HashMap::new(), bytes: 0, asked: Asked::Nothing, has_first: false }
     }
 }
 
 impl Pairs {
     pub(super) fn new(geometry: Geometry, budget: u64, sealer: Sealer) -> Self {
-        let (pairs, by_members, of_member, waiting) = Default::default();
-        Self { pairs, by_members, of_member, next: 1, geometry, budget, ledger: Ledger::new(), sealer, waiting }
+        let (pairs, by_clients, of_client, waiting) = Default::default();
+        Self { pairs, by_clients, of_client, next: 1, geometry, budget, ledger: Ledger::new(), sealer, waiting }
     }
 
     /// The pair of this caller and this owner.
-    pub(super) fn find(&self, caller: MemberId, owner: MemberId) -> Option<u64> {
-        self.by_members.get(&(caller, owner)).copied()
+    pub(super) fn find(&self, caller: ClientId, owner: ClientId) -> Option<u64> {
+        self.by_clients.get(&(caller, owner)).copied()
     }
 
     /// Makes a pair of a caller and an owner, who have none.
-    pub(super) fn introduce(&mut self, caller: (MemberId, Process), owner: (MemberId, Process)) -> io::Result<New> {
+    pub(super) fn introduce(&mut self, caller: (ClientId, Process), owner: (ClientId, Process)) -> io::Result<New> {
         let base = self.geometry.segment_len() as u64;
         let ((caller, caller_process), (owner, owner_process)) = (caller, owner);
         let kept = self.ledger.of(caller_process).written_bytes;
-        let used = self.of_member.get(&caller).map_or(0, |share| share.bytes).saturating_add(kept);
+        let used = self.of_client.get(&caller).map_or(0, |share| share.bytes).saturating_add(kept);
         let before = self.ledger.between(caller_process, owner_process);
         if base > self.budget.saturating_sub(used) || before.bytes.saturating_add(base) > self.budget / 2 {
             return Err(io::Error::other("all memory that it may have is in use"));
@@ -264,11 +264,11 @@ impl Pairs {
         let (next_segment, first, is_ready) = (FIRST + 1, Some(first), false);
         let made = Pair { caller: caller_end, owner: owner_end, next_segment, first, first_watch, is_ready, begun: 0 };
         self.pairs.insert(pair, made);
-        self.by_members.insert((caller, owner), pair);
-        for member in [caller, owner] {
-            self.of_member.entry(member).or_default().pairs.insert(pair);
+        self.by_clients.insert((caller, owner), pair);
+        for client in [caller, owner] {
+            self.of_client.entry(client).or_default().pairs.insert(pair);
         }
-        self.of_member.entry(caller).or_default().bytes += base;
+        self.of_client.entry(caller).or_default().bytes += base;
         Ok(New { pair, owner: [owner_object, for_owner], caller: [object, for_caller] })
     }
 
@@ -276,16 +276,16 @@ impl Pairs {
     pub(super) fn end(&mut self, pair: u64) {
         let Some(Pair { caller, owner, first_watch, .. }) = self.pairs.remove(&pair) else { return };
         self.waiting.retain(|(of, ..)| *of != pair);
-        self.by_members.remove(&(caller.member, owner.member));
+        self.by_clients.remove(&(caller.client, owner.client));
         let base = self.geometry.segment_len() as u64;
         for (end, other, base) in [(&caller, &owner, base), (&owner, &caller, 0)] {
-            let Some(share) = self.of_member.get_mut(&end.member) else { continue };
+            let Some(share) = self.of_client.get_mut(&end.client) else { continue };
             share.pairs.remove(&pair);
             share.bytes -= end.bytes + base;
             share.segments -= end.segments.len();
             share.attached -= other.segments.len();
             if share.pairs.is_empty() {
-                self.of_member.remove(&end.member);
+                self.of_client.remove(&end.client);
             }
         }
         let first = Left { len: base, writer: caller.process, reader: owner.process };
@@ -328,7 +328,7 @@ impl Pairs {
         to_end
     }
 
-    /// Whether its end is to be reported by [`process_ended`](Self::process_ended), whether or not it is a member then.
+    /// Whether its end is to be reported by [`process_ended`](Self::process_ended), whether or not it is a client then.
     pub(super) fn awaits_end_of(&self, process: Process) -> bool {
         self.ledger.awaits_end_of(process)
     }
@@ -338,20 +338,20 @@ impl Pairs {
         self.ledger.process_ended(process);
     }
 
-    /// Whether `member` is one of the two.
-    pub(super) fn is_of(&self, pair: u64, member: MemberId) -> bool {
-        self.of_member.get(&member).is_some_and(|share| share.pairs.contains(&pair))
+    /// Whether `client` is one of the two.
+    pub(super) fn is_of(&self, pair: u64, client: ClientId) -> bool {
+        self.of_client.get(&client).is_some_and(|share| share.pairs.contains(&pair))
     }
 
-    /// The pairs of a member.
-    pub(super) fn of(&self, member: MemberId) -> Vec<u64> {
-        self.of_member.get(&member).into_iter().flat_map(|share| share.pairs.iter().copied()).collect()
+    /// The pairs of a client.
+    pub(super) fn of(&self, client: ClientId) -> Vec<u64> {
+        self.of_client.get(&client).into_iter().flat_map(|share| share.pairs.iter().copied()).collect()
     }
 
     /// Whose side of a pair that is.
-    pub(super) fn member(&self, pair: u64, side: Side) -> Option<MemberId> {
+    pub(super) fn client(&self, pair: u64, side: Side) -> Option<ClientId> {
         let pair = self.pairs.get(&pair)?;
-        Some(if side == Side::Caller { pair.caller.member } else { pair.owner.member })
+        Some(if side == Side::Caller { pair.caller.client } else { pair.owner.client })
     }
 
     /// The hub's end of a control socket.
@@ -362,19 +362,19 @@ impl Pairs {
     }
 
     /// Whose side of a pair that is, if its control socket is too slow to be of use.
-    pub(super) fn slow_member(&self, pair: u64, side: Side) -> Option<MemberId> {
+    pub(super) fn slow_client(&self, pair: u64, side: Side) -> Option<ClientId> {
         let pair = self.pairs.get(&pair)?;
         let end = if side == Side::Caller { &pair.caller } else { &pair.owner };
-        end.control.is_slow().then_some(end.member)
+        end.control.is_slow().then_some(end.client)
     }
 
-    /// The member at the other side, and what that side's control socket has cost since this was last asked.
-    pub(super) fn take_cost_of_other(&mut self, pair: u64, side: Side) -> Option<(MemberId, Duration)> {
+    /// The client at the other side, and what that side's control socket has cost since this was last asked.
+    pub(super) fn take_cost_of_other(&mut self, pair: u64, side: Side) -> Option<(ClientId, Duration)> {
         let (_, other) = self.pairs.get_mut(&pair)?.sides(side);
-        Some((other.member, other.control.take_cost()))
+        Some((other.client, other.control.take_cost()))
     }
 
-    /// Carries out one message of `side`, whose member has `credit` for all that it says, wherever.
+    /// Carries out one message of `side`, whose client has `credit` for all that it says, wherever.
     pub(super) fn hear(&mut self, pair: u64, side: Side, credit: &mut Credit) -> Heard {
         let Some(found) = self.pairs.get_mut(&pair) else { return Heard::Nothing };
         let end = found.end(side);
@@ -386,7 +386,7 @@ impl Pairs {
         let said = match received {
             Ok(Some((message, None))) => {
                 credit.charge(if matches!(message, Message::Need { .. }) { GRANT } else { 0 });
-                self.heed(pair, side, message)
+                self.handle_message(pair, side, message)
             }
             Ok(Some((_, Some(descriptor)))) => {
                 // Nobody but the hub supplies memory.
@@ -400,7 +400,7 @@ impl Pairs {
         if said.is_ok() { Heard::More } else { Heard::End }
     }
 
-    fn heed(&mut self, pair: u64, side: Side, message: Message) -> Result<(), Broken> {
+    fn handle_message(&mut self, pair: u64, side: Side, message: Message) -> Result<(), Broken> {
         match message {
             Message::Need { len } if len > 0 => self.need(pair, side, len),
             Message::Mapped { segment: FIRST } => self.has_first(pair, side),
@@ -444,8 +444,8 @@ impl Pairs {
         }
         let (kept, keeps) = (self.ledger.of(asker.process), self.ledger.of(other.process));
         let before = self.ledger.between(asker.process, other.process);
-        let reads = self.of_member.get(&other.member).map_or(0, |share| share.attached) + keeps.read;
-        let share = self.of_member.entry(asker.member).or_default();
+        let reads = self.of_client.get(&other.client).map_or(0, |share| share.attached) + keeps.read;
+        let share = self.of_client.entry(asker.client).or_default();
         // What the two have had before and may still have is as if the asker had it here.
         let to_write = room(budget, share.bytes + kept.written_bytes, asker.bytes + before.bytes);
         let to_read = room(budget, keeps.read_bytes, before.bytes);
@@ -475,7 +475,7 @@ impl Pairs {
         asker.bytes += len;
         share.bytes += len;
         share.segments += 1;
-        self.of_member.entry(other.member).or_default().attached += 1;
+        self.of_client.entry(other.client).or_default().attached += 1;
         let Some(lack) = lack(asker.control.send(Message::Grant { segment }, Some(object.as_fd())))? else {
             asker.asked = Asked::Granted(segment, [Some(object), to_read]);
             return Ok(());
@@ -490,11 +490,11 @@ impl Pairs {
         let (asker, other) = self.pairs.get_mut(&pair)?.sides(side);
         let (len, watch) = asker.segments.remove(&segment)?;
         asker.bytes -= len;
-        if let Some(share) = self.of_member.get_mut(&asker.member) {
+        if let Some(share) = self.of_client.get_mut(&asker.client) {
             share.bytes -= len;
             share.segments -= 1;
         }
-        if let Some(share) = self.of_member.get_mut(&other.member) {
+        if let Some(share) = self.of_client.get_mut(&other.client) {
             share.attached -= 1;
         }
         Some((len, watch))
