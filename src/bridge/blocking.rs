@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::route::Route;
+use super::target::Target;
 use crate::call::service::{Method, Mode, sealed};
 use crate::error::CallError;
 use crate::frame::{Request, Transfer};
@@ -11,13 +11,13 @@ use std::time::Duration;
 /// The plain way: the caller waits for the value.
 #[derive(Clone)]
 pub struct Blocking {
-    route: Route,
+    target: Target,
     timeout: Option<Duration>,
 }
 
 impl Blocking {
-    pub(super) fn new(route: Route, timeout: Option<Duration>) -> Self {
-        Self { route, timeout }
+    pub(super) fn new(target: Target, timeout: Option<Duration>) -> Self {
+        Self { target, timeout }
     }
 }
 
@@ -28,7 +28,7 @@ impl Mode for Blocking {
 
     #[inline]
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<R, CallError> {
-        self.route.call(method, args, self.timeout)
+        self.target.call(method, args, self.timeout)
     }
 }
 

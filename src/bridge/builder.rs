@@ -2,17 +2,17 @@
 
 #![forbid(unsafe_code)]
 
+use super::child_spec::ChildSpec;
 use super::confined::SentPlan;
-use super::newborn::system;
-use super::recipe::Recipe;
 use super::restart::{Death, Event, Restart};
-use super::route::Route;
+use super::starting_child::system;
 use super::supervisor::{Desk, Hook, Supervisor};
+use super::target::Target;
 use super::{Bridge, chosen, entry};
 use crate::backing::Segments;
 use crate::call::interfaces;
 use crate::call::link::MemoryOptions;
-use crate::call::recorded::Recorded;
+use crate::call::saved_args::SavedArgs;
 use crate::call::service::{MAX_INTERFACES, Method, Service};
 use crate::doorbell::Wait;
 use crate::error::StartError;
@@ -73,7 +73,7 @@ const MAX_PAYLOAD: u64 = i32::MAX as u64;
 #[must_use = "a builder does nothing until `start` is called"]
 pub struct Builder<T> {
     constructor: &'static Method,
-    args: Option<Recorded>,
+    args: Option<SavedArgs>,
     name: Option<String>,
     lanes: Option<u32>,
     slots: u32,
@@ -104,7 +104,7 @@ impl<T: Service> Builder<T> {
     pub(crate) fn new<A: Request>(constructor: &'static Method, args: &A) -> Self {
         Self {
             constructor,
-            args: Recorded::new(args, MAX_PAYLOAD as usize).ok(),
+            args: SavedArgs::new(args, MAX_PAYLOAD as usize).ok(),
             name: None,
             lanes: None,
             slots: 32,
@@ -412,22 +412,22 @@ impl<T: Service> Builder<T> {
     pub fn start(mut self) -> Result<Bridge<T>, StartError> {
         let (restart, hooks) = (self.restart.take(), std::mem::take(&mut self.hooks));
         let (timeout, stop_grace) = (self.timeout, self.stop_grace);
-        let mut recipe = self.recipe(restart.as_ref())?;
+        let mut spec = self.spec(restart.as_ref())?;
         if restart.is_none() && hooks.is_empty() {
-            return Ok(Bridge::new(Route::Single(recipe.start()?), timeout, stop_grace));
+            return Ok(Bridge::new(Target::Single(spec.start()?), timeout, stop_grace));
         }
         let desk = Desk::new();
-        recipe.lateness = Some(desk.lateness(restart.as_ref(), &hooks));
-        let child = recipe.start()?;
-        let supervisor = Supervisor::start(recipe, child.clone(), restart, hooks, desk).map_err(|error| {
+        spec.lateness = Some(desk.lateness(restart.as_ref(), &hooks));
+        let child = spec.start()?;
+        let supervisor = Supervisor::start(spec, child.clone(), restart, hooks, desk).map_err(|error| {
             child.kill_within(Duration::from_millis(500));
             system::<T>("starting the thread that starts other children".into(), Wanted::Task)(error)
         })?;
-        Ok(Bridge::new(Route::Supervised(supervisor), timeout, stop_grace))
+        Ok(Bridge::new(Target::Supervised(supervisor), timeout, stop_grace))
     }
 
     /// What has been chosen, if it goes together.
-    fn recipe(mut self, restart: Option<&Restart>) -> Result<Recipe<T>, StartError> {
+    fn spec(mut self, restart: Option<&Restart>) -> Result<ChildSpec<T>, StartError> {
         let geometry = self.geometry()?;
         let memory = self.memory_options()?;
         self.check_words()?;
@@ -447,7 +447,7 @@ impl<T: Service> Builder<T> {
             None if !entry::is_initialised() => return Err(StartError::NotInitialised { service: T::NAME }),
             None => Some(entry::find::<T>(self.entry)?),
         };
-        Ok(Recipe {
+        Ok(ChildSpec {
             constructor: self.constructor,
             args,
             geometry,

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::route::Route;
+use super::target::Target;
 use crate::call::caller::Begun;
 use crate::call::service::{Method, Mode, sealed};
 use crate::error::CallError;
@@ -14,13 +14,13 @@ use std::time::Duration;
 /// Without waiting: a method returns a [`Pending`] as soon as its request is sent.
 #[derive(Clone)]
 pub struct Deferred {
-    route: Route,
+    target: Target,
     timeout: Option<Duration>,
 }
 
 impl Deferred {
-    pub(super) fn new(route: Route, timeout: Option<Duration>) -> Self {
-        Self { route, timeout }
+    pub(super) fn new(target: Target, timeout: Option<Duration>) -> Self {
+        Self { target, timeout }
     }
 }
 
@@ -30,7 +30,7 @@ impl Mode for Deferred {
     type Out<R: Transfer> = Result<Pending<R>, CallError>;
 
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<Pending<R>, CallError> {
-        let begun = self.route.begin(method, args, self.timeout)?;
+        let begun = self.target.begin(method, args, self.timeout)?;
         Ok(Pending { begun: Some(begun), result: PhantomData })
     }
 }

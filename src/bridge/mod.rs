@@ -7,15 +7,15 @@
 mod blocking;
 mod builder;
 mod calling;
+mod child_spec;
 mod chosen;
 mod confined;
 mod deferred;
 mod entry;
-mod newborn;
-mod recipe;
 mod restart;
-mod route;
+mod starting_child;
 mod supervisor;
+mod target;
 mod view;
 
 pub use blocking::Blocking;
@@ -30,11 +30,11 @@ use crate::call::service::{Method, Service};
 use crate::error::{CallError, Exit};
 use crate::shared_box::{Memory, place};
 use crate::wake::Door;
-use route::Route;
 use std::fmt;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
+use target::Target;
 
 /// A service in a child process.
 ///
@@ -75,32 +75,32 @@ use std::time::Duration;
 #[must_use = "dropping a bridge stops its child"]
 pub struct Bridge<T: Service> {
     calls: T::Calls<Blocking>,
-    route: Route,
+    target: Target,
     timeout: Option<Duration>,
     stop_grace: Duration,
 }
 
 impl<T: Service> Bridge<T> {
-    fn new(route: Route, timeout: Option<Duration>, stop_grace: Duration) -> Self {
-        Self { calls: T::calls(Blocking::new(route.clone(), timeout)), route, timeout, stop_grace }
+    fn new(target: Target, timeout: Option<Duration>, stop_grace: Duration) -> Self {
+        Self { calls: T::calls(Blocking::new(target.clone(), timeout)), target, timeout, stop_grace }
     }
 
     /// The child's process number. Of a bridge that [restarts](Builder::restart), that of the child that there is now, or was last.
     pub fn child_pid(&self) -> u32 {
-        self.route.caller().peer.pid
+        self.target.caller().peer.pid
     }
 
     /// Whether the child lives and takes calls. Also of one that was to be killed, as long as it lives because this process may not kill it.
     pub fn is_alive(&self) -> bool {
-        self.route.caller().peer.peer_status.is_alive()
+        self.target.caller().peer.peer_status.is_alive()
     }
 
     /// How many children this bridge had before the one that it has now: 0, unless it [restarts](Builder::restart). Each has a service
     /// as its constructor made it, which knows nothing of what became of the one before.
     pub fn generation(&self) -> u64 {
-        match &self.route {
-            Route::Single(_) => 0,
-            Route::Supervised(supervisor) => supervisor.current().generation,
+        match &self.target {
+            Target::Single(_) => 0,
+            Target::Supervised(supervisor) => supervisor.current().generation,
         }
     }
 
@@ -123,7 +123,7 @@ impl<T: Service> Bridge<T> {
     /// ```
     #[cfg(feature = "sandbox")]
     pub fn sandbox_report(&self) -> Option<crate::process::sandbox::report::SandboxReport> {
-        self.route.caller().peer.report.clone()
+        self.target.caller().peer.report.clone()
     }
 
     /// The same methods, but none waits: each sends its request and returns a [`Pending`], which the result is to be had from.
@@ -207,11 +207,11 @@ impl<T: Service> Bridge<T> {
     }
 
     fn deferred(&self, timeout: Option<Duration>) -> Calling<'_, T, Deferred> {
-        Calling::new(self, Deferred::new(self.route.clone(), timeout), timeout)
+        Calling::new(self, Deferred::new(self.target.clone(), timeout), timeout)
     }
 
     fn in_place(&self, timeout: Option<Duration>) -> Calling<'_, T, InPlace> {
-        Calling::new(self, InPlace::new(self.route.clone(), timeout), timeout)
+        Calling::new(self, InPlace::new(self.target.clone(), timeout), timeout)
     }
 
     /// A descriptor for a loop over epoll or poll: readable when a [pending call](Self::begin) may have been answered, or the
@@ -265,9 +265,9 @@ impl<T: Service> Bridge<T> {
 
     /// Each child has its own, so there is none to show of a bridge that may have several.
     fn door(&self) -> Option<&Door> {
-        match &self.route {
-            Route::Single(caller) => caller.peer.door.as_ref(),
-            Route::Supervised(_) => None,
+        match &self.target {
+            Target::Single(caller) => caller.peer.door.as_ref(),
+            Target::Supervised(_) => None,
         }
     }
 
@@ -299,7 +299,7 @@ impl<T: Service> Bridge<T> {
     #[must_use = "it does nothing until a method is called on it"]
     pub fn with_timeout(&self, timeout: Duration) -> Calling<'_, T, Blocking> {
         let timeout = Some(timeout);
-        Calling::new(self, Blocking::new(self.route.clone(), timeout), timeout)
+        Calling::new(self, Blocking::new(self.target.clone(), timeout), timeout)
     }
 
     /// Stops the child: after the calls that were sent before, the service is dropped there and the process exits. Returns
@@ -312,7 +312,7 @@ impl<T: Service> Bridge<T> {
     /// [`CallError::Died`] or [`CallError::Corrupt`] if the child had come to its end before. A second `stop` returns what the
     /// child's end was.
     pub fn stop(&self) -> Result<Exit, CallError> {
-        self.route.stop(const { &Method::drop_of::<T>() }, self.stop_grace)
+        self.target.stop(const { &Method::drop_of::<T>() }, self.stop_grace)
     }
 
     /// Exchanges the child for another, whatever it is at, and returns when that serves: its service is as its constructor makes it. For bridges
@@ -347,7 +347,7 @@ impl<T: Service> Bridge<T> {
     /// # }
     /// ```
     pub fn restart(&self) -> Result<(), CallError> {
-        self.route.restart(const { &Method::restart_of::<T>() })
+        self.target.restart(const { &Method::restart_of::<T>() })
     }
 
     /// Kills the child at once (SIGKILL), and returns when it is gone, and how it ended. There will be no other, also of a bridge that
@@ -357,7 +357,7 @@ impl<T: Service> Bridge<T> {
     /// whatever its service is at. One that cannot even do that, because it was stopped by a signal, say, is waited for no longer than 10 s:
     /// [`Exit::Running`].
     pub fn kill(&self) -> Exit {
-        self.route.kill()
+        self.target.kill()
     }
 }
 
@@ -365,11 +365,11 @@ impl<T: Service> Memory for Bridge<T> {}
 
 impl<T: Service> place::Sealed for Bridge<T> {
     fn home(&self) -> place::HomeOf {
-        place::HomeOf(self.route.caller().home().clone(), self.timeout)
+        place::HomeOf(self.target.caller().home().clone(), self.timeout)
     }
 
     fn take_late_replies(&self) {
-        self.route.caller().take_late_replies();
+        self.target.caller().take_late_replies();
     }
 }
 
@@ -384,7 +384,7 @@ impl<T: Service> Deref for Bridge<T> {
 
 impl<T: Service> Drop for Bridge<T> {
     fn drop(&mut self) {
-        self.route.let_go(const { &Method::drop_of::<T>() }, self.stop_grace);
+        self.target.let_go(const { &Method::drop_of::<T>() }, self.stop_grace);
     }
 }
 

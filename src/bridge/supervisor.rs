@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::recipe::Recipe;
+use super::child_spec::ChildSpec;
 use super::restart::{Death, Event, History, Restart};
 use crate::call::caller::{CallContext, Caller};
 use crate::call::overdue::{Lateness, Tell};
@@ -48,13 +48,13 @@ trait Make: Send + Sync {
     fn start_timeout(&self) -> Duration;
 }
 
-impl<T: Service> Make for Recipe<T> {
+impl<T: Service> Make for ChildSpec<T> {
     fn bring_up(&self, is_wanted: &dyn Fn() -> bool) -> Result<Arc<Caller>, StartError> {
-        Recipe::bring_up(self, is_wanted)
+        ChildSpec::bring_up(self, is_wanted)
     }
 
     fn construct(&self, child: &Caller, within: Duration) -> Result<(), StartError> {
-        Recipe::construct(self, child, within)
+        ChildSpec::construct(self, child, within)
     }
 
     fn start_timeout(&self) -> Duration {
@@ -71,7 +71,7 @@ pub(super) enum Hook {
 /// What a bridge's children have in common.
 pub(super) struct Supervisor {
     service: &'static str,
-    recipe: Box<dyn Make>,
+    spec: Box<dyn Make>,
     /// `None` = deaths are only told of.
     restart: Option<Restart>,
     current: ArcSwap<Child>,
@@ -178,7 +178,7 @@ impl Desk {
 impl Supervisor {
     /// Takes over a bridge whose first child serves.
     pub(super) fn start<T: Service>(
-        recipe: Recipe<T>,
+        spec: ChildSpec<T>,
         first: Arc<Caller>,
         restart: Option<Restart>,
         hooks: Vec<Hook>,
@@ -186,7 +186,7 @@ impl Supervisor {
     ) -> io::Result<Arc<Self>> {
         let supervisor = Arc::new(Self {
             service: T::NAME,
-            recipe: Box::new(recipe),
+            spec: Box::new(spec),
             restart,
             current: ArcSwap::from_pointee(Child { caller: first, generation: 0 }),
             desk,
@@ -604,7 +604,7 @@ impl Supervisor {
 
     /// A child with a service: the spare one, if it still lives and does anything.
     fn next_child(&self) -> Result<Arc<Caller>, StartError> {
-        let start_timeout = self.recipe.start_timeout();
+        let start_timeout = self.spec.start_timeout();
         let spare = self.desk.state.lock().spare.take();
         if let Some(spare) = spare.filter(|spare| !spare.peer.peer_status.is_over()) {
             match self.raise(spare, SPARE_PATIENCE.min(start_timeout)) {
@@ -612,7 +612,7 @@ impl Supervisor {
                 raised => return raised,
             }
         }
-        let child = self.recipe.bring_up(&|| !self.desk.is_stopped())?;
+        let child = self.spec.bring_up(&|| !self.desk.is_stopped())?;
         self.raise(child, start_timeout)
     }
 
@@ -621,7 +621,7 @@ impl Supervisor {
         let mut state = self.unless_stopped(&child)?;
         state.rising = Some(child.clone());
         drop(state);
-        let built = self.recipe.construct(&child, within);
+        let built = self.spec.construct(&child, within);
         self.desk.state.lock().rising = None;
         built.map(|()| child)
     }
@@ -656,7 +656,7 @@ impl Supervisor {
     }
 
     fn bring_up_spare(&self) {
-        let spare = self.recipe.bring_up(&|| !self.desk.is_stopped()).ok();
+        let spare = self.spec.bring_up(&|| !self.desk.is_stopped()).ok();
         let mut state = self.desk.state.lock();
         let unwanted = match state.phase {
             Phase::Open => std::mem::replace(&mut state.spare, spare),

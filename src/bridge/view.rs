@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::route::Route;
+use super::target::Target;
 use crate::call::service::{Method, Mode, sealed};
 use crate::error::CallError;
 use crate::frame::{Held, Request, Transfer};
@@ -15,13 +15,13 @@ use std::time::Duration;
 /// In place: the caller waits for the reply, and gets a [`View`] of it as it came.
 #[derive(Clone)]
 pub struct InPlace {
-    route: Route,
+    target: Target,
     timeout: Option<Duration>,
 }
 
 impl InPlace {
-    pub(super) fn new(route: Route, timeout: Option<Duration>) -> Self {
-        Self { route, timeout }
+    pub(super) fn new(target: Target, timeout: Option<Duration>) -> Self {
+        Self { target, timeout }
     }
 }
 
@@ -31,7 +31,7 @@ impl Mode for InPlace {
     type Out<R: Transfer> = Result<View<R>, CallError>;
 
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<View<R>, CallError> {
-        self.route.call(method, args, self.timeout).map(View)
+        self.target.call(method, args, self.timeout).map(View)
     }
 }
 

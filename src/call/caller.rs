@@ -7,7 +7,7 @@ use super::link::Link;
 use super::nest::{self, At};
 use super::overdue::{Lateness, Overdue};
 use super::peer::{Peer, PeerLink};
-use super::recorded::Recorded;
+use super::saved_args::SavedArgs;
 use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
 use crate::doorbell::{Deadline, Wait, Waited};
 use crate::error::{Awaited, CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Progress, shown};
@@ -390,7 +390,7 @@ impl Caller {
     pub(crate) fn construct(
         &self,
         method: &'static Method,
-        args: &Recorded,
+        args: &SavedArgs,
         timeout: Option<Duration>,
         within: Duration,
     ) -> Result<Result<(), String>, CallError> {

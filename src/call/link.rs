@@ -7,7 +7,7 @@
 use super::account::{Account, Until};
 use super::last_words;
 use super::peer::{Peer, PeerLink, PeerParts};
-use super::tidiness::{Look, Tidiness};
+use super::reclaim::{Look, Reclaim};
 use crate::arena::{Limits, Loan, Source};
 use crate::backing::Backing;
 use crate::control::{self, Control, Message};
@@ -58,7 +58,7 @@ pub(crate) struct Link {
     /// Rung when something has come back into the stock.
     came_back: Condvar,
     books: CachePadded<Mutex<Books>>,
-    tidiness: Tidiness,
+    reclaim: Reclaim,
     last_words: Placed<LastWords>,
 }
 
@@ -201,7 +201,7 @@ impl Link {
             control: Control::new(control.into()),
             pool: CachePadded::new(Mutex::new(pool)),
             came_back: Condvar::new(),
-            tidiness: Tidiness::new(),
+            reclaim: Reclaim::new(),
             last_words: segment.last_words(),
             books: CachePadded::new(Mutex::new(Books {
                 objects,
@@ -238,7 +238,7 @@ impl Link {
     fn used_now(&self, is_untidy: bool) {
         let is_untidy = is_untidy || self.books.lock().for_replies.bytes_in_use() > self.retained;
         if is_untidy {
-            self.tidiness.used();
+            self.reclaim.used();
         }
     }
 
@@ -484,7 +484,7 @@ impl Watched for Link {
 
     fn tidy(&self) -> bool {
         let is_waited_for = self.grant_late();
-        match self.tidiness.look() {
+        match self.reclaim.look() {
             Look::Now => {}
             look => return look == Look::Later || is_waited_for,
         }
@@ -493,14 +493,14 @@ impl Watched for Link {
         }
         match self.pool.try_lock() {
             Some(mut pool) => unmap(pool.tidy(&mut TellChild(self))),
-            None => self.tidiness.again(),
+            None => self.reclaim.again(),
         }
         if self.books.lock().for_replies.bytes_in_use() > self.retained {
             // One whose socket is full has enough to read.
             let _ = self.tell(Message::Tidy, None);
             failpoints::reach(Step::ParentTidySent);
         }
-        self.tidiness.is_untidy() || is_waited_for
+        self.reclaim.is_untidy() || is_waited_for
     }
 
     fn ended(&self, exit: Exit) {

@@ -18,6 +18,6 @@ pub(crate) mod overdue;
 pub(crate) mod pair;
 pub(crate) mod panic;
 pub(crate) mod peer;
-pub(crate) mod recorded;
+mod reclaim;
+pub(crate) mod saved_args;
 pub(crate) mod service;
-mod tidiness;

@@ -13,7 +13,7 @@ use super::host::Host;
 use super::link::unmap;
 use super::panic;
 use super::peer::{Peer, PeerLink, PeerParts};
-use super::tidiness::{Look, Tidiness};
+use super::reclaim::{Look, Reclaim};
 use crate::arena::{Limits, Loan, Source};
 use crate::backing::{Backing, SEGMENT, Sealed};
 use crate::control::{Control, Message};
@@ -94,7 +94,7 @@ pub(crate) struct Pair {
     /// Rung when something has been told, and when the pair is over.
     changed: Condvar,
     own: Mutex<Own>,
-    tidiness: Tidiness,
+    reclaim: Reclaim,
     /// The caller's line of each lane.
     callers: Vec<Placed<CallerLine>>,
     /// Starts the thread of a lane, on the side that is called.
@@ -234,7 +234,7 @@ impl Pair {
             told: Mutex::default(),
             changed: Condvar::new(),
             own: Mutex::new(Own { pool, published: Vec::new() }),
-            tidiness: Tidiness::new(),
+            reclaim: Reclaim::new(),
             callers: (0..found.lanes).map(|lane| segment.caller_line(lane)).collect(),
             start: OnceLock::new(),
             started: Mutex::new(0),
@@ -409,7 +409,7 @@ impl Pair {
                     told.asked = None;
                     told.spare.extend(answer);
                 }
-                None => self.tidiness.again(),
+                None => self.reclaim.again(),
             }
         }
         let spare = std::mem::take(&mut told.spare);
@@ -474,7 +474,7 @@ impl Watched for Pair {
     }
 
     fn tidy(&self) -> bool {
-        match self.tidiness.look() {
+        match self.reclaim.look() {
             Look::Now => {}
             look => return look == Look::Later && !self.is_over(),
         }
@@ -486,13 +486,13 @@ impl Watched for Pair {
                 self.give_back_spare(&mut source);
                 // Nobody says when the caller has dealt with the rest.
                 if !own.published.is_empty() && own.pool.is_beyond_retained() {
-                    self.tidiness.again();
+                    self.reclaim.again();
                 }
             }
             // Who waits for memory there waits for this thread.
-            None => self.tidiness.again(),
+            None => self.reclaim.again(),
         }
-        self.tidiness.is_untidy() && !self.is_over()
+        self.reclaim.is_untidy() && !self.is_over()
     }
 
     /// It may be one all the same, and whoever started it waits for it.
@@ -532,7 +532,7 @@ impl PoolHandle for Pair {
             pool.is_untidy()
         });
         if is_untidy {
-            self.tidiness.used();
+            self.reclaim.used();
         }
     }
 
@@ -554,7 +554,7 @@ impl PoolHandle for Pair {
             if !waits || self.is_over() {
                 if matches!(found, Err(NoMemory::Late { .. })) {
                     // What the hub gives then is nobody's.
-                    self.tidiness.used();
+                    self.reclaim.used();
                 }
                 return found;
             }
@@ -613,7 +613,7 @@ impl Source for AskHub<'_> {
                     // Another call asked, and will again.
                     answer => told.spare.extend(answer),
                 }
-                pair.tidiness.used();
+                pair.reclaim.used();
                 continue;
             }
             if pair.is_over() {
@@ -681,7 +681,7 @@ impl RequestSource for RemoteCaller {
         own.published.push((lane, position, carried));
         // The caller does not say when it has dealt with it.
         if own.pool.is_beyond_retained() {
-            self.0.tidiness.used();
+            self.0.reclaim.used();
         }
     }
 }

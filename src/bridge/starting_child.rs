@@ -42,14 +42,14 @@ pub(super) struct Patience<'a> {
 }
 
 /// A started child that is not yet watched; killed and reaped when dropped.
-pub(super) struct Newborn<T> {
+pub(super) struct StartingChild<T> {
     pid: u32,
     pidfd: Option<Pidfd>,
     control: Option<OwnedFd>,
     service: PhantomData<fn() -> T>,
 }
 
-impl<T: Service> Newborn<T> {
+impl<T: Service> StartingChild<T> {
     pub(super) fn new(spawned: Spawned) -> Result<Self, StartError> {
         let Spawned { pid, pidfd, control } = spawned;
         match pidfd {
@@ -207,7 +207,7 @@ impl<T: Service> Newborn<T> {
     }
 }
 
-impl<T> Drop for Newborn<T> {
+impl<T> Drop for StartingChild<T> {
     fn drop(&mut self) {
         let (Some(pidfd), Some(control)) = (self.pidfd.take(), self.control.take()) else { return };
         if pidfd.kill().is_err() {

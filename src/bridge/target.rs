@@ -12,19 +12,19 @@ use std::time::Duration;
 
 /// The way to a bridge's child.
 #[derive(Clone)]
-pub(super) enum Route {
+pub(super) enum Target {
     /// There is one child, and no other after it.
     Single(Arc<Caller>),
     /// There may be others after it.
     Supervised(Arc<Supervisor>),
 }
 
-impl Route {
+impl Target {
     /// The calling side of the child that there is now, or was last.
     pub(super) fn caller(&self) -> Arc<Caller> {
         match self {
-            Route::Single(caller) => caller.clone(),
-            Route::Supervised(supervisor) => supervisor.current().caller.clone(),
+            Target::Single(caller) => caller.clone(),
+            Target::Supervised(supervisor) => supervisor.current().caller.clone(),
         }
     }
 
@@ -37,8 +37,8 @@ impl Route {
         timeout: Option<Duration>,
     ) -> Result<R, CallError> {
         match self {
-            Route::Single(caller) => caller.call(method, args, timeout),
-            Route::Supervised(supervisor) => supervisor.call(method, args, timeout),
+            Target::Single(caller) => caller.call(method, args, timeout),
+            Target::Supervised(supervisor) => supervisor.call(method, args, timeout),
         }
     }
 
@@ -50,40 +50,40 @@ impl Route {
         timeout: Option<Duration>,
     ) -> Result<Begun, CallError> {
         match self {
-            Route::Single(caller) => caller.begin(method, args, timeout),
-            Route::Supervised(supervisor) => supervisor.now(method)?.caller.begin(method, args, timeout),
+            Target::Single(caller) => caller.begin(method, args, timeout),
+            Target::Supervised(supervisor) => supervisor.now(method)?.caller.begin(method, args, timeout),
         }
     }
 
     /// Stops the child. There will be no other.
     pub(super) fn stop(&self, drop: &'static Method, grace: Duration) -> Result<Exit, CallError> {
         match self {
-            Route::Single(caller) => caller.stop(drop, grace),
-            Route::Supervised(supervisor) => supervisor.stop(drop, grace),
+            Target::Single(caller) => caller.stop(drop, grace),
+            Target::Supervised(supervisor) => supervisor.stop(drop, grace),
         }
     }
 
     /// Exchanges the child for another.
     pub(super) fn restart(&self, method: &'static Method) -> Result<(), CallError> {
         match self {
-            Route::Single(_) => Err(no_restart(method)),
-            Route::Supervised(supervisor) => supervisor.restart(method),
+            Target::Single(_) => Err(no_restart(method)),
+            Target::Supervised(supervisor) => supervisor.restart(method),
         }
     }
 
     /// Kills the child. There will be no other.
     pub(super) fn kill(&self) -> Exit {
         match self {
-            Route::Single(caller) => caller.kill(),
-            Route::Supervised(supervisor) => supervisor.kill(),
+            Target::Single(caller) => caller.kill(),
+            Target::Supervised(supervisor) => supervisor.kill(),
         }
     }
 
     /// Has the child stop, and does not wait for that. There will be no other.
     pub(super) fn let_go(&self, drop: &'static Method, grace: Duration) {
         match self {
-            Route::Single(caller) => caller.let_go(drop, grace),
-            Route::Supervised(supervisor) => supervisor.let_go(drop, grace),
+            Target::Single(caller) => caller.let_go(drop, grace),
+            Target::Supervised(supervisor) => supervisor.let_go(drop, grace),
         }
     }
 }

@@ -10,9 +10,9 @@ use rkyv::{Archive, Place, Serialize};
 
 /// The archive of a request, which serialises as itself.
 #[derive(Clone, Debug)]
-pub(crate) struct Recorded(AlignedVec<ALIGN>);
+pub(crate) struct SavedArgs(AlignedVec<ALIGN>);
 
-impl Recorded {
+impl SavedArgs {
     /// Serialises `args`, at most `max` bytes.
     pub(crate) fn new<A: Request>(args: &A, max: usize) -> Result<Self, Failure> {
         encode_to_vec(args, max).map(Self)
@@ -20,14 +20,14 @@ impl Recorded {
 }
 
 /// The bytes are written as they are, and nothing after them: their root stays last.
-impl Archive for &Recorded {
+impl Archive for &SavedArgs {
     type Archived = ();
     type Resolver = ();
 
     fn resolve(&self, (): (), _: Place<()>) {}
 }
 
-impl Serialize<Encoder<'_>> for &Recorded {
+impl Serialize<Encoder<'_>> for &SavedArgs {
     fn serialize(&self, encoder: &mut Encoder<'_>) -> Result<(), Failure> {
         Writer::<Failure>::write(encoder, &self.0)
     }

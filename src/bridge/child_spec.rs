@@ -3,14 +3,14 @@
 #![forbid(unsafe_code)]
 
 use super::confined::SentPlan;
-use super::newborn::{Newborn, Patience, system};
+use super::starting_child::{Patience, StartingChild, system};
 use crate::backing::Segments;
 use crate::call::caller::Caller;
 use crate::call::interfaces;
 use crate::call::link::{MemoryOptions, Shared};
 use crate::call::nest;
 use crate::call::overdue::Lateness;
-use crate::call::recorded::Recorded;
+use crate::call::saved_args::SavedArgs;
 use crate::call::service::{Fingerprint, Method, Service};
 use crate::doorbell::Wait;
 use crate::error::{CallError, StartError, shown};
@@ -30,9 +30,9 @@ use std::time::Duration;
 const START_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a builder has settled.
-pub(super) struct Recipe<T> {
+pub(super) struct ChildSpec<T> {
     pub(super) constructor: &'static Method,
-    pub(super) args: Recorded,
+    pub(super) args: SavedArgs,
     pub(super) geometry: Geometry,
     pub(super) memory: MemoryOptions,
     pub(super) signal: Signal,
@@ -52,7 +52,7 @@ pub(super) struct Recipe<T> {
     pub(super) service: PhantomData<fn() -> T>,
 }
 
-impl<T: Service> Recipe<T> {
+impl<T: Service> ChildSpec<T> {
     /// Starts a child that serves.
     pub(super) fn start(&self) -> Result<Arc<Caller>, StartError> {
         let child = self.bring_up(&|| true)?;
@@ -70,15 +70,15 @@ impl<T: Service> Recipe<T> {
         let bells = ParentBells::new(self.signal, Count::of(&geometry), &*objects)
             .map_err(system::<T>("creating its doorbells".into(), Wanted::Memory))?;
         let spawned = self.launch.start().map_err(system::<T>(format!("starting {}", self.launch), Wanted::Task))?;
-        let newborn = Newborn::<T>::new(spawned)?;
+        let starting = StartingChild::<T>::new(spawned)?;
         failpoints::reach(Step::ParentSpawned);
         let (hello, plan) = (self.hello(objects.place()), self.plan.as_ref());
         let executable = self.launch.executable_name();
         let plan_sent = plan.map(SentPlan::bytes);
         let patience = Patience { timeout: self.start_timeout, is_wanted };
-        let told = newborn.shake_hands(&hello, plan_sent, object, &bells, patience, &executable)?;
-        let report = plan.map(|plan| plan.report(&told)).transpose().map_err(|why| newborn.unusable(why))?;
-        let link = newborn.watched(&segment, Shared { memory, objects, bells, report })?;
+        let told = starting.shake_hands(&hello, plan_sent, object, &bells, patience, &executable)?;
+        let report = plan.map(|plan| plan.report(&told)).transpose().map_err(|why| starting.unusable(why))?;
+        let link = starting.watched(&segment, Shared { memory, objects, bells, report })?;
         failpoints::reach(Step::ParentWatched);
         let caller = Caller::new::<T>(&segment, link, self.wait);
         Ok(Arc::new(match &self.lateness {

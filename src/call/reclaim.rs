@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// [`TIDY`], [`USED`] or [`RESTED`]; only a hint about when to look.
-pub(super) struct Tidiness(AtomicU32);
+pub(super) struct Reclaim(AtomicU32);
 
 /// There is no more idle memory than may be kept, as far as was seen.
 ///
@@ -33,7 +33,7 @@ pub(super) enum Look {
     Never,
 }
 
-impl Tidiness {
+impl Reclaim {
     pub(super) const fn new() -> Self {
         Self(AtomicU32::new(TIDY))
     }
@@ -72,16 +72,16 @@ mod tests {
 
     #[test]
     fn what_is_used_is_left_alone_until_it_has_rested() {
-        let tidiness = Tidiness::new();
-        assert_eq!(tidiness.look(), Look::Never);
+        let reclaim = Reclaim::new();
+        assert_eq!(reclaim.look(), Look::Never);
         for _ in 0..3 {
-            tidiness.used();
-            assert_eq!(tidiness.look(), Look::Later);
+            reclaim.used();
+            assert_eq!(reclaim.look(), Look::Later);
         }
-        assert!(tidiness.is_untidy());
-        assert_eq!(tidiness.look(), Look::Now);
-        assert!(!tidiness.is_untidy());
-        tidiness.again();
-        assert_eq!([tidiness.look(), tidiness.look(), tidiness.look()], [Look::Later, Look::Now, Look::Never]);
+        assert!(reclaim.is_untidy());
+        assert_eq!(reclaim.look(), Look::Now);
+        assert!(!reclaim.is_untidy());
+        reclaim.again();
+        assert_eq!([reclaim.look(), reclaim.look(), reclaim.look()], [Look::Later, Look::Now, Look::Never]);
     }
 }
