@@ -22,7 +22,7 @@ pub enum CallError {
     },
 
     /// The child ended before it had answered.
-    #[error("call `{call}` failed: child {pid} {exit}{}; {progress}{}", Because(.because), Said(.last_words))]
+    #[error("call `{call}` failed: child {pid} {exit}{}; {started}{}", Because(.because), Said(.last_words))]
     Died {
         /// The call that failed.
         call: CallName,
@@ -34,7 +34,7 @@ pub enum CallError {
         /// [`Bridge::restart`](crate::Bridge::restart) was called. In words that follow "because".
         because: Option<Box<str>>,
         /// Whether the method can have run.
-        progress: Progress,
+        started: Started,
         /// What the child said of its end, if it said anything: a panic that ended it, an overflowed stack, lack of memory, what the C library
         /// prints as it aborts. Text of the child's own, without control characters.
         last_words: Option<String>,
@@ -42,7 +42,7 @@ pub enum CallError {
 
     /// No answer came in time. The child, or the process that registered the [callback](crate::manager), is still at it; a late answer is dropped.
     /// Or the call was not even sent: `awaited` says what it waited for.
-    #[error("call `{call}` failed: {}; {progress}", Waiting(.call, *.pid, *.timeout, *.awaited))]
+    #[error("call `{call}` failed: {}; {started}", Waiting(.call, *.pid, *.timeout, *.awaited))]
     TimedOut {
         /// The call that failed.
         call: CallName,
@@ -53,7 +53,7 @@ pub enum CallError {
         /// What it waited for at the end of that.
         awaited: Awaited,
         /// Whether the method can have run.
-        progress: Progress,
+        started: Started,
     },
 
     /// The arguments or the reply are larger than the bridge accepts. Nothing was lost: the bridge goes on.
@@ -124,14 +124,14 @@ pub enum CallError {
     },
 
     /// The bridge was stopped or killed by this process before the call was answered.
-    #[error("call `{call}` failed: the bridge to child {pid} was stopped; {progress}")]
+    #[error("call `{call}` failed: the bridge to child {pid} was stopped; {started}")]
     Stopped {
         /// The call that failed.
         call: CallName,
         /// The child's process number.
         pid: u32,
         /// Whether the method can have run.
-        progress: Progress,
+        started: Started,
     },
 
     /// The child has ended, and the bridge, which [restarts](crate::Builder::restart) it, has no other yet, or will have none any more.
@@ -170,14 +170,14 @@ pub enum CallError {
     },
 
     /// The process that had registered the [callback](crate::manager) has ended, or is connected no more.
-    #[error("call `{call}` failed: process {pid}, which had registered it, is gone; {progress}")]
+    #[error("call `{call}` failed: process {pid}, which had registered it, is gone; {started}")]
     Gone {
         /// The call that failed.
         call: CallName,
         /// The process's number.
         pid: u32,
         /// Whether the callback can have run.
-        progress: Progress,
+        started: Started,
     },
 
     /// There is no [hub](crate::manager) to ask who has registered it.
@@ -213,12 +213,12 @@ pub enum CallError {
 
 impl CallError {
     /// How far the call had come, where the error says it.
-    pub(crate) fn progress_mut(&mut self) -> Option<&mut Progress> {
+    pub(crate) fn started_mut(&mut self) -> Option<&mut Started> {
         match self {
-            CallError::Died { progress, .. }
-            | CallError::TimedOut { progress, .. }
-            | CallError::Stopped { progress, .. }
-            | CallError::Gone { progress, .. } => Some(progress),
+            CallError::Died { started, .. }
+            | CallError::TimedOut { started, .. }
+            | CallError::Stopped { started, .. }
+            | CallError::Gone { started, .. } => Some(started),
             _ => None,
         }
     }
@@ -507,21 +507,21 @@ fn signal_name(number: i32) -> Option<&'static str> {
     })
 }
 
-/// How far a call that got no answer had come, as the process that was called recorded it.
+/// Whether a call that got no answer had begun, as the process that was called recorded it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Progress {
+pub enum Started {
     /// The method or callback had not begun. If the child is gone, or the process that registered the callback, it never will, and trying
     /// again is safe; after a timeout the request still waits there, and may run later.
-    NotStarted,
+    No,
     /// The method may have run, wholly or in part.
-    Started,
+    Yes,
 }
 
-impl fmt::Display for Progress {
+impl fmt::Display for Started {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Progress::NotStarted => "the call had not started",
-            Progress::Started => "the call had started",
+            Started::No => "the call had not started",
+            Started::Yes => "the call had started",
         })
     }
 }
@@ -701,7 +701,7 @@ mod tests {
             let timeout = Duration::from_secs(1);
             [
                 CallError::Panicked { call, fault: Box::new(fault) },
-                CallError::TimedOut { call, pid: 7, timeout, awaited: Awaited::Answer, progress: Progress::NotStarted },
+                CallError::TimedOut { call, pid: 7, timeout, awaited: Awaited::Answer, started: Started::No },
                 CallError::Corrupt { call, pid: 7, what: "a lie" },
             ]
             .map(|error| error.to_string())
@@ -735,7 +735,7 @@ mod tests {
             pid: 7,
             exit: Exit::Code(3),
             because: None,
-            progress: Progress::Started,
+            started: Started::Yes,
             last_words: Some("so".into()),
         };
         let system = std::io::Error::other("full");

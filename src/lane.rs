@@ -7,7 +7,7 @@
 
 use crate::arena::Loan;
 use crate::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
-use crate::error::{NoMemory, Progress};
+use crate::error::{NoMemory, Started};
 use crate::failpoints::{self, Step};
 use crate::frame::{self, BYTES_A_LOOK, Checked, Encode, Kind, Place, Spill, encode, look_at_reply};
 use crate::layout::{CalleeLine, CallerLine, ENDING, WorkerLine};
@@ -348,21 +348,21 @@ impl CallerLane {
     /// The two fences stand in one total order. If W2 is first, C3 sees W1: the request has started. If C2 is first, W3 sees C1, and
     /// nothing is carried out. Of a worker that lies, as one that has died, no more is known than it has said.
     #[cold]
-    pub(crate) fn leave(&self, position: u64) -> Progress {
+    pub(crate) fn leave(&self, position: u64) -> Started {
         // C1.
         self.caller.gone.store(1, Relaxed);
         // C2: orders `gone` before the look at `started`. Pairs with W2 in `ReplySlot::is_left`.
         fence(SeqCst);
         // C3.
-        self.progress(position)
+        self.started(position)
     }
 
     /// How far the unanswered request at `position` has come. Only for a message: the peer may lie.
-    pub(crate) fn progress(&self, position: u64) -> Progress {
+    pub(crate) fn started(&self, position: u64) -> Started {
         // Relaxed: a hint while the writer lives; after its death (the Acquire of `PeerStatus::dead`) its last store is visible, and after
         // the fence in `leave` the store of a worker that goes on.
         let started = self.callee.started.load(Relaxed);
-        if is_past(started, position) { Progress::Started } else { Progress::NotStarted }
+        if is_past(started, position) { Started::Yes } else { Started::No }
     }
 }
 
@@ -971,7 +971,7 @@ mod tests {
                     0 if caller.credit() > 0 => {
                         let position = caller.position();
                         ask(&mut caller);
-                        prop_assert_eq!(caller.progress(position), Progress::NotStarted);
+                        prop_assert_eq!(caller.started(position), Started::No);
                         asked.push_back(position);
                     }
                     1 => {
@@ -979,7 +979,7 @@ mod tests {
                         let position = asked.pop_front();
                         prop_assert_eq!(request, position.is_some());
                         if let Some(position) = position {
-                            prop_assert_eq!(caller.progress(position), Progress::Started);
+                            prop_assert_eq!(caller.started(position), Started::Yes);
                             callee.publish(Kind::Call, 0, Place::Slot(0));
                             answered.push_back(position);
                         }
@@ -1247,9 +1247,9 @@ mod model {
             let len = caller.write(&(), nowhere()).unwrap();
             caller.publish(Kind::Call, 0, len, nowhere());
             let worker = loom::thread::spawn(move || callee.begin().unwrap().is_some_and(|(_, slot)| !slot.is_left()));
-            let progress = caller.leave(0);
+            let started = caller.leave(0);
             let is_carried_out = worker.join().unwrap();
-            assert!(progress == Progress::Started || !is_carried_out);
+            assert!(started == Started::Yes || !is_carried_out);
         });
     }
 

@@ -180,7 +180,7 @@ pub use crate::bridge::{
 };
 pub use crate::call::service::{Mode, Service};
 pub use crate::doorbell::Wait;
-pub use crate::error::{Awaited, CallError, CallName, Exit, Fault, NoMemory, Payload, Progress, StartError};
+pub use crate::error::{Awaited, CallError, CallName, Exit, Fault, NoMemory, Payload, StartError, Started};
 pub use crate::frame::Transfer;
 #[cfg(feature = "sandbox")]
 pub use crate::measure::Measure;

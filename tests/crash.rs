@@ -8,7 +8,7 @@
 mod held;
 mod support;
 
-use callgate::{Bridge, CallError, Exit, Fault, Output, Progress, StartError, Wait, bridge};
+use callgate::{Bridge, CallError, Exit, Fault, Output, StartError, Started, Wait, bridge};
 use held::{alone, children};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
@@ -161,11 +161,11 @@ fn fault_14_crash_is_an_error_that_names_the_method_and_the_end() {
             let faulty = faulty();
             assert_eq!(faulty.count(), Ok(1));
             let error = call(&faulty).expect_err(method);
-            let CallError::Died { call, pid, exit, progress, .. } = error else { panic!("{method}: {error}") };
+            let CallError::Died { call, pid, exit, started, .. } = error else { panic!("{method}: {error}") };
             assert_eq!((call.service, call.method), ("Faulty", *method));
             assert_eq!(pid, faulty.child_pid(), "{method}");
             assert!(ends.contains(&exit), "{method}: child {exit}");
-            assert_eq!(progress, Progress::Started, "{method}");
+            assert_eq!(started, Started::Yes, "{method}");
             assert!(!faulty.is_alive(), "{method}");
             // The parent and its other bridges are as they were.
             assert_eq!(witness.count(), Ok(crashes), "after {method}");
@@ -181,8 +181,8 @@ fn crash_is_what_every_later_call_and_stop_report() {
         let (pid, exit) = (faulty.child_pid(), Exit::Signal(libc::SIGABRT));
         for _ in 0..3 {
             let error = faulty.count().expect_err("the child is dead");
-            let CallError::Died { progress, .. } = error else { panic!("{error}") };
-            assert_eq!(progress, Progress::NotStarted);
+            let CallError::Died { started, .. } = error else { panic!("{error}") };
+            assert_eq!(started, Started::No);
         }
         for _ in 0..2 {
             let error = faulty.stop().expect_err("the child did not stop: it crashed");
@@ -743,7 +743,7 @@ fn fault_13_reply_of_a_child_that_exits_in_the_act_is_delivered_or_the_child_die
                     assert_eq!(reply, vec![7; len as usize]);
                     delivered += 1;
                 }
-                Err(CallError::Died { exit: Exit::Code(0), progress: Progress::Started, .. }) => died += 1,
+                Err(CallError::Died { exit: Exit::Code(0), started: Started::Yes, .. }) => died += 1,
                 Err(error) => panic!("round {round}: {error}"),
             }
         }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use callgate::{Bridge, CallError, Pending, Progress, Signal, bridge};
+use callgate::{Bridge, CallError, Pending, Signal, Started, bridge};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -258,7 +258,7 @@ fn a_death_ends_pending_calls() {
             let gate = gate(signal);
             let (mut waits, exits) = (gate.begin().pass(1).expect("a lane"), gate.begin().exit().expect("a lane"));
             let error = exits.wait().expect_err("the child is gone");
-            assert!(matches!(error, CallError::Died { progress: Progress::Started, .. }), "{error}");
+            assert!(matches!(error, CallError::Died { started: Started::Yes, .. }), "{error}");
             assert!(matches!(poll_until(&mut waits), Err(CallError::Died { .. })));
             assert!(gate.begin().double(1).is_err());
         }

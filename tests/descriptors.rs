@@ -292,13 +292,13 @@ fn fault_32_all_of_callgates_descriptors_are_beyond_the_standard_ones() {
 #[test]
 fn fault_32_nor_is_any_of_a_managers_a_standard_one() {
     alone("fault_32_nor_is_any_of_a_managers_a_standard_one", 120, || {
-        let (key, patience) = (AuthKey::new("a secret that both have"), Duration::from_secs(20));
+        let (key, timeout) = (AuthKey::new("a secret that both have"), Duration::from_secs(20));
         let address = format!("@callgate-test-{}-standard", std::process::id());
         let (hub, other) = (Manager::new(&address, &key), Manager::new(&address, &key));
         let found = lacking(0b111, || {
-            hub.start(patience).map_err(|error| error.to_string())?;
+            hub.start(timeout).map_err(|error| error.to_string())?;
             let _len = hub.register_fn("len", |text: String| text.len() as i64).map_err(|error| error.to_string())?;
-            other.connect(patience).map_err(|error| error.to_string())?;
+            other.connect(timeout).map_err(|error| error.to_string())?;
             let text = "a payload of its own memory".repeat(10_000);
             let len = other.call_as::<i64>("len", (text,)).map_err(|error| error.to_string())?;
             // The hub's thread may be about to open something, and keep the three taken for that moment.

@@ -3,7 +3,7 @@
 mod support;
 
 use callgate::manager::{AuthKey, Manager, Registration};
-use callgate::{CallError, Progress};
+use callgate::{CallError, Started};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -63,7 +63,7 @@ impl Calls {
             // After a timeout a call may still run.
             let did_not_run = match &outcome {
                 Ok(None) | Err(CallError::NoHub { .. }) => true,
-                Err(CallError::Gone { progress, .. }) => *progress == Progress::NotStarted,
+                Err(CallError::Gone { started, .. }) => *started == Started::No,
                 _ => false,
             };
             if did_not_run {

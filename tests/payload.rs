@@ -8,7 +8,7 @@
 mod held;
 mod support;
 
-use callgate::{Bridge, CallError, Payload, Progress, SharedBox, bridge};
+use callgate::{Bridge, CallError, Payload, SharedBox, Started, bridge};
 use held::alone;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -407,7 +407,7 @@ fn a_call_that_waits_for_memory_is_told_when_the_child_ends() {
             kill(Pid::from_raw(mirror.child_pid() as i32), Signal::SIGKILL).expect("the child");
             call.join().expect("no panic").expect_err("a dead child")
         });
-        let is_told = matches!(error, CallError::Died { progress: Progress::NotStarted, .. });
+        let is_told = matches!(error, CallError::Died { started: Started::No, .. });
         assert!(is_told, "{error}");
     });
 }
@@ -594,7 +594,7 @@ fn fault_46_a_deadline_passes_while_a_reply_is_read_or_a_request_written() {
         let start = Instant::now();
         let result = mirror.with_timeout(Duration::from_millis(5)).take(&text);
         println!("a timeout of 5 ms while 512 MiB are written: {:?}", start.elapsed());
-        assert!(matches!(result, Err(CallError::TimedOut { progress: Progress::NotStarted, .. })), "{result:?}");
+        assert!(matches!(result, Err(CallError::TimedOut { started: Started::No, .. })), "{result:?}");
         assert_eq!(mirror.take(&text), Ok(()));
         assert_eq!(mirror.calls(), Ok(1), "what was given up has not been called");
         // What waits for nothing has its time all the same.

@@ -8,7 +8,7 @@ mod held;
 mod support;
 
 use callgate::{
-    Bridge, Builder, CallError, Death, Event, Exit, Output, Progress, Restart, SharedBox, StartError, Wait, bridge,
+    Bridge, Builder, CallError, Death, Event, Exit, Output, Restart, SharedBox, StartError, Started, Wait, bridge,
 };
 use held::{Held, alone};
 use nix::sys::signal::{Signal, kill};
@@ -218,7 +218,7 @@ fn whatever_the_child_died_of_it_is_replaced() {
         for (generation, code) in [(1, 0), (2, 1), (3, 70)] {
             let error = tally.exit(code).expect_err("it exits instead of answering");
             assert!(
-                matches!(error, CallError::Died { exit: Exit::Code(found), progress: Progress::Started, .. } if found == code)
+                matches!(error, CallError::Died { exit: Exit::Code(found), started: Started::Yes, .. } if found == code)
             );
             wait_for(&tally, generation);
         }
@@ -295,7 +295,7 @@ fn a_call_that_had_not_started_is_made_again() {
             assert!(!waiting.is_finished());
             gate.open();
             let died = dying.join().expect("no panic").expect_err("its child died in it");
-            assert!(matches!(died, CallError::Died { progress: Progress::Started, .. }), "{died}");
+            assert!(matches!(died, CallError::Died { started: Started::Yes, .. }), "{died}");
             assert_eq!(waiting.join().expect("no panic"), Ok(1));
         });
         assert_eq!((counts.of(7), tally.generation()), (1, 1));
@@ -310,7 +310,7 @@ fn a_call_that_had_started_is_made_again_only_if_it_is_idempotent() {
         assert_eq!(tally.die_at_first(1, 2), Ok(3), "the third child lets it live");
         assert_eq!((counts.of(1), tally.generation()), (3, 2));
         let error = tally.die_once(2).expect_err("its child died in it");
-        assert!(matches!(error, CallError::Died { progress: Progress::Started, .. }), "{error}");
+        assert!(matches!(error, CallError::Died { started: Started::Yes, .. }), "{error}");
         assert_eq!(counts.of(2), 1);
     });
 }
@@ -321,7 +321,7 @@ fn a_call_that_kills_every_child_is_given_up() {
         let counts = Counts::new();
         let tally = counts.tally().restart(always().calls_wait(true)).start().expect("the bridge starts");
         let error = tally.die_at_first(1, u8::MAX).expect_err("it kills them all");
-        assert!(matches!(error, CallError::Died { progress: Progress::Started, .. }), "{error}");
+        assert!(matches!(error, CallError::Died { started: Started::Yes, .. }), "{error}");
         assert_eq!(counts.of(1), 3);
         assert_eq!(tally.count(2), Ok(1), "the bridge goes on");
     });
@@ -344,7 +344,7 @@ fn large_arguments_are_sent_again_and_boxes_are_not() {
             assert!(dying.join().expect("no panic").is_err());
             assert_eq!(large.join().expect("no panic"), Ok(3 << 20));
             let error = boxed.join().expect("no panic").expect_err("the box went with the child");
-            assert!(matches!(error, CallError::Died { progress: Progress::NotStarted, .. }), "{error}");
+            assert!(matches!(error, CallError::Died { started: Started::No, .. }), "{error}");
         });
         // A box that was made for a child which has died is as good as any.
         let numbers = SharedBox::copied_in(&tally, &[2u8; 1 << 20]).expect("memory");
@@ -363,8 +363,8 @@ fn a_pending_call_is_not_made_again() {
         gate.wait_for_child();
         let waiting = tally.begin().count_any_number_of_times(1).expect("it is sent");
         gate.open();
-        assert!(matches!(dying.wait(), Err(CallError::Died { progress: Progress::Started, .. })));
-        assert!(matches!(waiting.wait(), Err(CallError::Died { progress: Progress::NotStarted, .. })));
+        assert!(matches!(dying.wait(), Err(CallError::Died { started: Started::Yes, .. })));
+        assert!(matches!(waiting.wait(), Err(CallError::Died { started: Started::No, .. })));
         wait_for(&tally, 1);
         assert_eq!((counts.of(1), tally.begin().count(2).and_then(|pending| pending.wait())), (0, Ok(1)));
     });
@@ -389,7 +389,7 @@ fn a_call_waits_for_the_next_child_no_longer_than_its_timeout() {
             gate.open();
             assert!(dying.join().expect("no panic").is_err());
             let error = waiting.join().expect("no panic").expect_err("there is no other child");
-            assert!(matches!(error, CallError::Died { progress: Progress::NotStarted, .. }), "{error}");
+            assert!(matches!(error, CallError::Died { started: Started::No, .. }), "{error}");
         });
         let begin = Instant::now();
         let error = tally.with_timeout(short).count(1).expect_err("there is no child");
@@ -515,7 +515,7 @@ fn deaths_are_told_without_restarts_too() {
         kill_child_of(&tally);
         let death = deaths.recv_timeout(LONG).expect("it is told");
         assert!(!death.restarting);
-        assert!(matches!(tally.calls(), Err(CallError::Died { progress: Progress::NotStarted, .. })));
+        assert!(matches!(tally.calls(), Err(CallError::Died { started: Started::No, .. })));
     });
 }
 
@@ -624,7 +624,7 @@ fn fault_35_who_loses_a_call_to_another_ones_hang_or_to_a_restart_is_told_so() {
         timed_out(tally.with_timeout(SHORT).spin());
         let told = |outcome: Result<(), CallError>, expected: &str| {
             let error = outcome.expect_err("its child was killed");
-            let CallError::Died { because: Some(because), progress: Progress::Started, .. } = &error else {
+            let CallError::Died { because: Some(because), started: Started::Yes, .. } = &error else {
                 panic!("{error}")
             };
             assert_eq!(&**because, expected);
@@ -835,7 +835,7 @@ fn fault_35_a_restart_that_is_asked_for_comes_at_once_whatever_the_child_is_at()
                 assert_eq!(waiting.join().expect("no panic"), Ok(1), "it was made again");
             });
             let outcome = pending.wait();
-            assert!(matches!(outcome, Err(CallError::Died { progress: Progress::Started, .. })), "{outcome:?}");
+            assert!(matches!(outcome, Err(CallError::Died { started: Started::Yes, .. })), "{outcome:?}");
             assert_eq!((tally.generation(), process_exists(before)), (generation, false));
             let death = deaths.recv_timeout(LONG).expect("it is told");
             assert!(death.asked && death.to_string().contains("was told to restart"), "{death}");
@@ -886,7 +886,7 @@ fn fault_35_what_happens_is_told_in_its_order() {
         assert_eq!(told(), Event::Started { service: "Tally", pid: first });
         let event = told();
         assert!(
-            matches!(event, Event::TimedOut { pid, progress: Progress::Started, timeout: SHORT, .. } if pid == first),
+            matches!(event, Event::TimedOut { pid, started: Started::Yes, timeout: SHORT, .. } if pid == first),
             "{event}"
         );
         let event = told().to_string();
@@ -934,10 +934,7 @@ fn a_bridge_that_was_stopped_or_killed_stays_so() {
                 counts.tally().restart(always().spare(true).calls_wait(true)).start().expect("the bridge starts");
             stop(&tally);
             for outcome in [tally.calls().map(|_| ()), tally.begin().calls().map(|_| ())] {
-                assert!(
-                    matches!(outcome, Err(CallError::Stopped { progress: Progress::NotStarted, .. })),
-                    "{outcome:?}"
-                );
+                assert!(matches!(outcome, Err(CallError::Stopped { started: Started::No, .. })), "{outcome:?}");
             }
             assert_eq!((tally.generation(), tally.is_alive()), (0, false));
         }
@@ -1037,7 +1034,7 @@ fn under_load_no_call_runs_twice_and_none_that_is_said_not_to_have_started_ran()
                     assert_eq!(counted, 1, "call {id}");
                     good += 1;
                 }
-                Err(CallError::Died { progress: Progress::Started, .. }) => {
+                Err(CallError::Died { started: Started::Yes, .. }) => {
                     assert!(counted <= 1, "call {id} ran {counted} times");
                     lost += 1;
                 }

@@ -5,7 +5,7 @@
 
 mod support;
 
-use callgate::{Bridge, Builder, CallError, Exit, Output, Progress, Restart, SharedBox, bridge};
+use callgate::{Bridge, Builder, CallError, Exit, Output, Restart, SharedBox, Started, bridge};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -150,9 +150,9 @@ fn is_reaped(pid: u32) -> bool {
     !Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Whether a call failed because of the stop, having come as far as `progress`.
-fn was_stopped<R>(result: &Result<R, CallError>, progress: Progress) -> bool {
-    matches!(result, Err(CallError::Stopped { progress: at, .. }) if *at == progress)
+/// Whether a call failed because of the stop, having come as far as `started`.
+fn was_stopped<R>(result: &Result<R, CallError>, started: Started) -> bool {
+    matches!(result, Err(CallError::Stopped { started: at, .. }) if *at == started)
 }
 
 /// Runs `stop`, which cannot be had within a grace of `SHORT`.
@@ -217,8 +217,8 @@ fn stop_fails_every_later_call() {
         let desk = Desk::new();
         let timed = desk.diary.with_timeout(Duration::from_secs(5));
         desk.diary.stop().expect("nothing keeps it");
-        assert!(was_stopped(&desk.diary.add(1), Progress::NotStarted));
-        assert!(was_stopped(&timed.add(1), Progress::NotStarted));
+        assert!(was_stopped(&desk.diary.add(1), Started::No));
+        assert!(was_stopped(&timed.add(1), Started::No));
         let text = desk.diary.add(1).expect_err("it is stopped").to_string();
         let pid = desk.diary.child_pid();
         assert_eq!(
@@ -304,7 +304,7 @@ fn stop_waits_for_a_call_that_another_thread_is_in() {
                 assert!(eventually(30, "the bridge is being stopped", || !desk.diary.is_alive()));
                 if lanes > 1 {
                     let late = desk.diary.with_timeout(SHORT).add(1);
-                    assert!(was_stopped(&late, Progress::NotStarted), "the stop has begun: {late:?}");
+                    assert!(was_stopped(&late, Started::No), "the stop has begun: {late:?}");
                 }
                 assert!(!stop.is_finished());
                 gate.open();
@@ -378,9 +378,9 @@ fn stop_among_busy_callers_loses_no_answered_call() {
                 let (mut answered, mut unsure) = (0, 0);
                 for caller in callers {
                     let (calls, error) = caller.join().expect("no panic");
-                    let CallError::Stopped { progress, .. } = error else { panic!("round {round}: {error}") };
+                    let CallError::Stopped { started, .. } = error else { panic!("round {round}: {error}") };
                     answered += calls;
-                    unsure += u64::from(progress == Progress::Started);
+                    unsure += u64::from(started == Started::Yes);
                 }
                 (answered, unsure)
             });
@@ -404,7 +404,7 @@ fn stop_kills_a_child_whose_call_does_not_end_in_time() {
                 gate.wait_for_child();
                 timed_out_stop(&desk.diary);
                 let result = call.join().expect("no panic");
-                assert!(was_stopped(&result, Progress::Started), "{lanes} lanes: {result:?}");
+                assert!(was_stopped(&result, Started::Yes), "{lanes} lanes: {result:?}");
             });
             assert_eq!(desk.written(), None);
         }
@@ -468,8 +468,8 @@ fn kill_ends_calls_of_other_threads() {
                 assert_eq!(desk.diary.kill(), KILLED);
                 assert!(is_reaped(desk.diary.child_pid()));
                 let (call, queued) = (call.join().expect("no panic"), queued.join().expect("no panic"));
-                assert!(was_stopped(&call, Progress::Started), "{lanes} lanes: {call:?}");
-                assert!(was_stopped(&queued, Progress::NotStarted), "{lanes} lanes: {queued:?}");
+                assert!(was_stopped(&call, Started::Yes), "{lanes} lanes: {call:?}");
+                assert!(was_stopped(&queued, Started::No), "{lanes} lanes: {queued:?}");
             });
             assert_eq!(desk.diary.kill(), KILLED);
             assert_eq!(desk.diary.stop(), Ok(KILLED));

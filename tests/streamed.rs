@@ -5,7 +5,7 @@
 
 mod support;
 
-use callgate::{Bridge, CallError, Exit, Payload, Progress, Wait, bridge};
+use callgate::{Bridge, CallError, Exit, Payload, Started, Wait, bridge};
 use nix::libc;
 use rkyv::rancor::{Fallible, Source};
 use rkyv::rend::u64_le;
@@ -279,7 +279,7 @@ fn a_child_that_stalls_in_the_middle_is_waited_for_until_the_deadline() {
             for _ in 0..2 {
                 let start = Instant::now();
                 let error = well.with_timeout(timeout).sleeps(2 * MIB).map(drop).expect_err("it takes longer");
-                assert!(matches!(error, CallError::TimedOut { progress: Progress::Started, .. }), "{error}");
+                assert!(matches!(error, CallError::TimedOut { started: Started::Yes, .. }), "{error}");
                 assert!(start.elapsed() >= timeout && start.elapsed() < timeout + Duration::from_secs(10));
                 // The next call gets its own reply, not what is left of that one.
                 same(well.numbers(MIB), numbers(MIB));
@@ -296,8 +296,8 @@ fn a_child_that_dies_in_the_middle_is_an_error_at_once() {
         for wait in WAITS {
             let well = well(wait);
             match well.dies(2 * MIB) {
-                Err(CallError::Died { exit, progress, .. }) => {
-                    assert_eq!((exit, progress), (Exit::Signal(libc::SIGABRT), Progress::Started));
+                Err(CallError::Died { exit, started, .. }) => {
+                    assert_eq!((exit, started), (Exit::Signal(libc::SIGABRT), Started::Yes));
                 }
                 other => panic!("{:?}", other.map(drop)),
             }

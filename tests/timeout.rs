@@ -4,7 +4,7 @@
 
 mod support;
 
-use callgate::{Awaited, Bridge, CallError, Exit, Progress, StartError, Wait, bridge};
+use callgate::{Awaited, Bridge, CallError, Exit, StartError, Started, Wait, bridge};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -75,15 +75,15 @@ fn slow(wait: Wait) -> Bridge<Slow> {
 }
 
 /// Runs a call that must end at its deadline, `timeout` from now. Returns how far it had come.
-fn timed_out<R: std::fmt::Debug>(pid: u32, timeout: Duration, call: impl FnOnce() -> Result<R, CallError>) -> Progress {
+fn timed_out<R: std::fmt::Debug>(pid: u32, timeout: Duration, call: impl FnOnce() -> Result<R, CallError>) -> Started {
     let start = Instant::now();
     let error = call().expect_err("the call outlasts its time");
     let taken = start.elapsed();
     assert!(taken >= timeout, "gave up after {taken:?} of {timeout:?}");
     assert!(taken < timeout + SLACK, "gave up only after {taken:?}, instead of {timeout:?}");
-    let CallError::TimedOut { pid: at, timeout: given, progress, .. } = error else { panic!("{error}") };
+    let CallError::TimedOut { pid: at, timeout: given, started, .. } = error else { panic!("{error}") };
     assert_eq!((at, given), (pid, timeout));
-    progress
+    started
 }
 
 fn stop_child(pid: u32) {
@@ -113,10 +113,10 @@ fn fault_11_call_ends_at_its_deadline_whatever_the_child_does() {
         for wait in [Wait::Adaptive, Wait::Park, Wait::Spin] {
             for (what, call) in busy {
                 let slow = slow(wait);
-                let progress = timed_out(slow.child_pid(), SHORT, || call(&slow));
-                assert_eq!(progress, Progress::Started, "the child {what}, {wait:?}");
-                let progress = timed_out(slow.child_pid(), SHORT, || slow.with_timeout(SHORT).done());
-                assert_eq!(progress, Progress::NotStarted, "the child still {what}, {wait:?}");
+                let started = timed_out(slow.child_pid(), SHORT, || call(&slow));
+                assert_eq!(started, Started::Yes, "the child {what}, {wait:?}");
+                let started = timed_out(slow.child_pid(), SHORT, || slow.with_timeout(SHORT).done());
+                assert_eq!(started, Started::No, "the child still {what}, {wait:?}");
                 assert!(slow.is_alive());
                 assert_eq!(slow.kill(), Exit::Signal(libc::SIGKILL));
                 assert!(!process_exists(slow.child_pid()));
@@ -132,8 +132,8 @@ fn fault_11_call_to_a_stopped_child_ends_at_its_deadline_and_kill_works() {
             let slow = slow(wait);
             let pid = slow.child_pid();
             stop_child(pid);
-            let progress = timed_out(pid, SHORT, || slow.with_timeout(SHORT).done());
-            assert_eq!(progress, Progress::NotStarted, "{wait:?}");
+            let started = timed_out(pid, SHORT, || slow.with_timeout(SHORT).done());
+            assert_eq!(started, Started::No, "{wait:?}");
             assert!(slow.is_alive());
             assert_eq!(slow.kill(), Exit::Signal(libc::SIGKILL));
             assert!(!process_exists(pid));
@@ -184,10 +184,10 @@ fn more_calls_can_be_abandoned_than_there_are_slots() {
             let pid = slow.child_pid();
             let (gate, short) = (Gate::new(), Duration::from_millis(20));
             let first = timed_out(pid, SHORT, || slow.with_timeout(SHORT).echo_at(&gate.path(), &bytes(0, len)));
-            assert_eq!(first, Progress::Started);
+            assert_eq!(first, Started::Yes);
             for number in 1..10 {
-                let progress = timed_out(pid, short, || slow.with_timeout(short).echo(&bytes(number, len)));
-                assert_eq!(progress, Progress::NotStarted, "call {number}");
+                let started = timed_out(pid, short, || slow.with_timeout(short).echo(&bytes(number, len)));
+                assert_eq!(started, Started::No, "call {number}");
             }
             gate.open();
             assert_eq!(slow.echo(&bytes(10, len)), Ok(bytes(10, len)));
@@ -224,8 +224,8 @@ fn call_that_waits_for_a_lane_ends_at_its_deadline() {
             let first = scope.spawn(|| slow.echo_at(&gate.path(), &[1]));
             gate.wait_for_child();
             for timeout in [Duration::ZERO, Duration::from_millis(50), SHORT] {
-                let progress = timed_out(slow.child_pid(), timeout, || slow.with_timeout(timeout).done());
-                assert_eq!(progress, Progress::NotStarted);
+                let started = timed_out(slow.child_pid(), timeout, || slow.with_timeout(timeout).done());
+                assert_eq!(started, Started::No);
             }
             let patient = scope.spawn(|| slow.with_timeout(LONG).done());
             gate.open();
@@ -240,7 +240,7 @@ fn timeout_of_the_bridge_holds_for_every_call_and_with_timeout_overrides_it() {
     within(PATIENCE, "two kinds of timeouts", || {
         let slow = Slow::bridge().timeout(SHORT).start().expect("the bridge starts");
         let pid = slow.child_pid();
-        assert_eq!(timed_out(pid, SHORT, || slow.sleep(2_000)), Progress::Started);
+        assert_eq!(timed_out(pid, SHORT, || slow.sleep(2_000)), Started::Yes);
         assert_eq!(slow.with_timeout(LONG).done(), Ok(0));
         assert_eq!(slow.with_timeout(LONG).sleep(2 * SHORT.as_millis() as u64), Ok(()));
         let shorter = SHORT / 10;
@@ -271,8 +271,8 @@ fn timeout_holds_for_the_constructor_too() {
         let gate = Gate::new();
         let start = Slow::bridge_with_eternity(&gate.path()).timeout(SHORT).start();
         let Err(StartError::Call { error, .. }) = start else { panic!("{start:?}") };
-        let CallError::TimedOut { pid, timeout, progress, .. } = error else { panic!("{error}") };
-        assert_eq!((timeout, progress), (SHORT, Progress::Started));
+        let CallError::TimedOut { pid, timeout, started, .. } = error else { panic!("{error}") };
+        assert_eq!((timeout, started), (SHORT, Started::Yes));
         assert!(!process_exists(pid), "nothing is left of a bridge that did not start");
     });
 }

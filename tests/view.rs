@@ -5,7 +5,7 @@
 
 mod support;
 
-use callgate::{Bridge, CallError, Fault, InPlace, Mode, Progress, View, Viewable, bridge};
+use callgate::{Bridge, CallError, Fault, InPlace, Mode, Started, View, Viewable, bridge};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -233,9 +233,9 @@ fn what_fails_fails_as_any_call_does() {
         assert!(matches!(late, CallError::TimedOut { .. }), "{late}");
         assert_eq!(*bridge.view().sleep(0).expect("the late reply is dropped"), 0);
         let error = bridge.view().abort().expect_err("the child is gone");
-        assert!(matches!(error, CallError::Died { progress: Progress::Started, .. }), "{error}");
+        assert!(matches!(error, CallError::Died { started: Started::Yes, .. }), "{error}");
         let error = bridge.view().number().expect_err("the child is gone");
-        assert!(matches!(error, CallError::Died { progress: Progress::NotStarted, .. }), "{error}");
+        assert!(matches!(error, CallError::Died { started: Started::No, .. }), "{error}");
 
         let small = Shelf::bridge().max_payload(4096).start().expect("the bridge starts");
         let error = small.view().numbers(100_000).expect_err("too large");

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::call::overdue::Grace;
-use crate::error::{CallName, Exit, Progress, Said};
+use crate::error::{CallName, Exit, Said, Started};
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -228,7 +228,7 @@ pub enum Event {
         /// The time that the call was given.
         timeout: Duration,
         /// How far it had come.
-        progress: Progress,
+        started: Started,
     },
     /// A child has ended, which nobody had asked for.
     Died(Death),
@@ -261,8 +261,8 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::Started { service, pid } => write!(f, "child {pid} of the bridge to `{service}` serves"),
-            Event::TimedOut { call, pid, timeout, progress } => {
-                write!(f, "call `{call}` of child {pid} has timed out after {timeout:?}; {progress}")
+            Event::TimedOut { call, pid, timeout, started } => {
+                write!(f, "call `{call}` of child {pid} has timed out after {timeout:?}; {started}")
             }
             Event::Died(death) => death.fmt(f),
             Event::Restarted { service, pid, generation } => {

@@ -11,7 +11,7 @@ use crate::call::caller::{CallContext, Caller};
 use crate::call::overdue::{Lateness, Tell};
 use crate::call::service::{Method, Service};
 use crate::doorbell::Deadline;
-use crate::error::{CallError, Exit, Payload, Progress, StartError};
+use crate::error::{CallError, Exit, Payload, StartError, Started};
 use crate::frame::{Reply, Request};
 use crate::peer_status::Cause;
 use arc_swap::ArcSwap;
@@ -153,10 +153,10 @@ impl Desk {
 
     /// Has the thread tell of a call that has timed out.
     fn note(&self, error: &CallError) {
-        if let &CallError::TimedOut { call, pid, timeout, progress, .. } = error {
+        if let &CallError::TimedOut { call, pid, timeout, started, .. } = error {
             let mut state = self.state.lock();
             if state.events.len() < MOST_EVENTS {
-                state.events.push_back(Event::TimedOut { call, pid, timeout, progress });
+                state.events.push_back(Event::TimedOut { call, pid, timeout, started });
             }
             drop(state);
             self.changed.notify_all();
@@ -242,8 +242,8 @@ impl Supervisor {
         mut error: CallError,
     ) -> Result<R, CallError> {
         let (mut generation, mut starts, mut lost) = (child.generation, 0, None);
-        while let CallError::Died { progress, .. } = error {
-            if progress == Progress::Started {
+        while let CallError::Died { started, .. } = error {
+            if started == Started::Yes {
                 starts += 1;
                 lost = Some(error.clone());
             }
@@ -302,7 +302,7 @@ impl Supervisor {
     fn down_in(&self, state: MutexGuard<'_, State>, dead: &Child, context: &CallContext) -> CallError {
         let (call, pid) = (context.name(), dead.caller.peer.pid);
         let (restarting, why) = match (&state.phase, &state.last_failure) {
-            (Phase::Stopped, _) => return CallError::Stopped { call, pid, progress: Progress::NotStarted },
+            (Phase::Stopped, _) => return CallError::Stopped { call, pid, started: Started::No },
             (Phase::GivenUp(why), _) => (false, why.clone()),
             (Phase::Open, None) => (true, "there is no other yet".into()),
             (Phase::Open, Some(why)) => (true, format!("there is no other yet; the last start failed ({why})")),
@@ -696,8 +696,7 @@ fn tell(hooks: &mut [Hook], event: &Event) {
 fn has_begun(error: &StartError) -> bool {
     !matches!(
         error,
-        StartError::Call { error: CallError::TimedOut { progress: Progress::NotStarted, .. }, .. }
-            | StartError::System { .. }
+        StartError::Call { error: CallError::TimedOut { started: Started::No, .. }, .. } | StartError::System { .. }
     )
 }
 
@@ -709,8 +708,8 @@ pub(super) fn no_restart(method: &'static Method) -> CallError {
 
 /// What is known of a call that was lost in one child after it had started, and came to `last` in another.
 fn in_all(lost: CallError, mut last: CallError) -> CallError {
-    if let Some(progress) = last.progress_mut() {
-        *progress = Progress::Started;
+    if let Some(started) = last.started_mut() {
+        *started = Started::Yes;
         return last;
     }
     match last {

@@ -10,7 +10,7 @@ use super::peer::{Peer, PeerLink};
 use super::saved_args::SavedArgs;
 use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
 use crate::doorbell::{Deadline, Wait, Waited};
-use crate::error::{Awaited, CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Progress, shown};
+use crate::error::{Awaited, CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Started, shown};
 use crate::failpoints::{self, Step};
 use crate::frame::{self, Beyond, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError, WorkerBell};
@@ -157,7 +157,7 @@ impl Begun {
         }
         match ended {
             true => Some(Err(caller.ended(lane, *position, context))),
-            false if context.deadline.has_passed() => Some(Err(caller.timed_out(lane.progress(*position), context))),
+            false if context.deadline.has_passed() => Some(Err(caller.timed_out(lane.started(*position), context))),
             false => None,
         }
     }
@@ -401,9 +401,9 @@ impl Caller {
         let position = self.send_on(&mut lane, ask, &mut Some(args), Args::Spend, context)?;
         if within < timeout.unwrap_or(Duration::MAX)
             && lane.wait(self.wait, &self.peer.peer_status, begin.deadline) == Waited::DeadlinePassed
-            && lane.progress(position) == Progress::NotStarted
+            && lane.started(position) == Started::No
         {
-            return Err(self.out_of_time(Awaited::Answer, Progress::NotStarted, begin));
+            return Err(self.out_of_time(Awaited::Answer, Started::No, begin));
         }
         self.receive(&mut lane, position, ask.kind, context)
     }
@@ -481,7 +481,7 @@ impl Caller {
             (Some(Cause::Stopped), Some(exit)) => return Ok(exit),
             (Some(Cause::Corrupt(_)), _) | (None, Some(_)) => {
                 self.kill();
-                return Err(self.over(Progress::NotStarted, context));
+                return Err(self.over(Started::No, context));
             }
             _ => {}
         }
@@ -501,7 +501,7 @@ impl Caller {
                 Some(exit) => Ok(exit),
                 None => {
                     self.kill();
-                    Err(self.out_of_time(Awaited::Answer, Progress::Started, context))
+                    Err(self.out_of_time(Awaited::Answer, Started::Yes, context))
                 }
             },
         }
@@ -698,7 +698,7 @@ impl Caller {
         }
         // The request to stop is itself sent after the bridge has been declared stopped.
         if self.peer.peer_status.is_over() && ask.kind != Kind::Stop {
-            return Err(self.over(Progress::NotStarted, context));
+            return Err(self.over(Started::No, context));
         }
         let Some(sending) = args.as_ref() else { return Err(self.spent_slow(context)) };
         let position = lane.position();
@@ -794,7 +794,7 @@ impl Caller {
             let (timeout, at) = (context.timeout.unwrap_or_default(), (lane.index(), position));
             overdue.watch(context.name(), timeout, at, Instant::now());
         }
-        self.timed_out(lane.progress(position), context)
+        self.timed_out(lane.started(position), context)
     }
 
     /// Takes the reply to the request at `position` if it is there, and drops late replies to requests before it. Never waits.
@@ -858,9 +858,9 @@ impl Caller {
             match lane.wait(self.wait, &self.peer.peer_status, context.deadline) {
                 Waited::Ready if !context.deadline.has_passed() => {}
                 Waited::Ready | Waited::DeadlinePassed => {
-                    return Err(self.timed_out_for(Awaited::Slot, Progress::NotStarted, context));
+                    return Err(self.timed_out_for(Awaited::Slot, Started::No, context));
                 }
-                Waited::Dead => return Err(self.over(Progress::NotStarted, context)),
+                Waited::Dead => return Err(self.over(Started::No, context)),
             }
         }
     }
@@ -975,7 +975,7 @@ impl Caller {
             }
         }
         match self.peer.peer_status.is_over() {
-            true => Err(self.over(Progress::NotStarted, context)),
+            true => Err(self.over(Started::No, context)),
             false => Err(at.too_nested(context.name(), "nested calls hold every lane between the two processes")),
         }
     }
@@ -987,7 +987,7 @@ impl Caller {
         }
         // A stop holds every lane until the child has answered it.
         if self.peer.peer_status.is_over() {
-            return Err(self.over(Progress::NotStarted, context));
+            return Err(self.over(Started::No, context));
         }
         self.lock(&self.lanes[preferred], context)
     }
@@ -1009,7 +1009,7 @@ impl Caller {
                 }
             }
             if self.peer.peer_status.is_over() {
-                return Err(self.over(Progress::NotStarted, context));
+                return Err(self.over(Started::No, context));
             }
             let Some(lane) = in_use else { return self.lock(&self.lanes[preferred], context) };
             if let Some(free) = self.lock_soon(lane, context)?
@@ -1061,7 +1061,7 @@ impl Caller {
             return Ok(Some(lane));
         }
         if self.peer.peer_status.exit().is_some() {
-            return Err(self.over(Progress::NotStarted, context));
+            return Err(self.over(Started::No, context));
         }
         if context.deadline.has_passed() {
             return Err(self.late(context));
@@ -1123,7 +1123,7 @@ impl Caller {
                         CallError::Mismatch { call, expected: shown(expected), found: shown(found) }
                     }
                     Failed::TooDeep => CallError::TooDeep { call, what: Payload::Reply, limit: failed.to_string() },
-                    Failed::Gone => CallError::Gone { call, pid: self.peer.pid, progress: Progress::NotStarted },
+                    Failed::Gone => CallError::Gone { call, pid: self.peer.pid, started: Started::No },
                 }),
                 Kind::Beyond => self.payload::<Beyond>(frame, context).map(|Beyond { is_request, is_depth, limit }| {
                     let (what, limit) = (if is_request { Payload::Request } else { Payload::Reply }, shown(limit));
@@ -1144,7 +1144,7 @@ impl Caller {
         if matches!(&error, SendError::NoMemory(why) if !matches!(why, NoMemory::TooLarge { .. }))
             && self.peer.peer_status.is_over()
         {
-            return self.over(Progress::NotStarted, context);
+            return self.over(Started::No, context);
         }
         match error {
             SendError::NoMemory(NoMemory::TooLarge { len, max }) => {
@@ -1153,9 +1153,7 @@ impl Caller {
             SendError::NoMemory(NoMemory::Exhausted { len, budget }) => {
                 CallError::Exhausted { call, what: Payload::Request, len, budget }
             }
-            SendError::NoMemory(NoMemory::Late { .. }) => {
-                self.timed_out_for(Awaited::Memory, Progress::NotStarted, context)
-            }
+            SendError::NoMemory(NoMemory::Late { .. }) => self.timed_out_for(Awaited::Memory, Started::No, context),
             SendError::NoMemory(NoMemory::Failed { why }) => CallError::Refused { call, why },
             SendError::Encode | SendError::Beyond(_) => {
                 CallError::Refused { call, why: "its arguments cannot be encoded".into() }
@@ -1182,25 +1180,25 @@ impl Caller {
     /// The error of a call that ran out of time before it was sent, while it waited for a lane.
     #[cold]
     fn late(&self, context: &CallContext) -> CallError {
-        self.timed_out_for(Awaited::Lane { lanes: self.lanes.len() as u32 }, Progress::NotStarted, context)
+        self.timed_out_for(Awaited::Lane { lanes: self.lanes.len() as u32 }, Started::No, context)
     }
 
     #[cold]
-    pub(super) fn timed_out(&self, progress: Progress, context: &CallContext) -> CallError {
-        self.timed_out_for(Awaited::Answer, progress, context)
+    pub(super) fn timed_out(&self, started: Started, context: &CallContext) -> CallError {
+        self.timed_out_for(Awaited::Answer, started, context)
     }
 
     #[cold]
-    fn timed_out_for(&self, awaited: Awaited, progress: Progress, context: &CallContext) -> CallError {
-        let error = self.out_of_time(awaited, progress, context);
+    fn timed_out_for(&self, awaited: Awaited, started: Started, context: &CallContext) -> CallError {
+        let error = self.out_of_time(awaited, started, context);
         self.overdue.iter().for_each(|overdue| overdue.tell(&error));
         error
     }
 
     #[cold]
-    fn out_of_time(&self, awaited: Awaited, progress: Progress, context: &CallContext) -> CallError {
+    fn out_of_time(&self, awaited: Awaited, started: Started, context: &CallContext) -> CallError {
         let timeout = context.timeout.unwrap_or_default();
-        CallError::TimedOut { call: context.name(), pid: self.peer.pid, timeout, awaited, progress }
+        CallError::TimedOut { call: context.name(), pid: self.peer.pid, timeout, awaited, started }
     }
 
     /// The error of a call whose reply this thread has just refused. What no peer sends that keeps to the protocol is a breach of it; for what
@@ -1218,7 +1216,7 @@ impl Caller {
             Refusal::Memory { .. } => {
                 CallError::Refused { call, why: format!("its {what}: {}", refusal.limit().unwrap_or_default()) }
             }
-            Refusal::Late => self.timed_out(Progress::Started, context),
+            Refusal::Late => self.timed_out(Started::Yes, context),
         }
     }
 
@@ -1237,17 +1235,17 @@ impl Caller {
 
     /// The error of a call to a child that is gone, or about to be.
     #[cold]
-    pub(crate) fn over(&self, progress: Progress, context: &CallContext) -> CallError {
+    pub(crate) fn over(&self, started: Started, context: &CallContext) -> CallError {
         let (call, pid) = (context.name(), self.peer.pid);
         match self.peer.peer_status.cause() {
             Some(Cause::Corrupt(what)) => CallError::Corrupt { call, pid, what },
-            Some(Cause::Stopped) => CallError::Stopped { call, pid, progress },
+            Some(Cause::Stopped) => CallError::Stopped { call, pid, started },
             None => CallError::Died {
                 call,
                 pid,
                 exit: self.peer.peer_status.exit().unwrap_or(Exit::Unknown),
                 because: self.peer.peer_status.because(),
-                progress,
+                started,
                 last_words: self.peer.peer_status.last_words(),
             },
         }
@@ -1257,8 +1255,8 @@ impl Caller {
 /// What a failed introduction means for the call that it was for, which has not been sent.
 #[cold]
 fn not_started(mut error: CallError) -> CallError {
-    if let Some(progress) = error.progress_mut() {
-        *progress = Progress::NotStarted;
+    if let Some(started) = error.started_mut() {
+        *started = Started::No;
     }
     error
 }

@@ -690,7 +690,7 @@ impl RequestSource for RemoteCaller {
 mod tests {
     use super::*;
     use crate::call::service::{Exchange, Method};
-    use crate::error::{CallError, Progress};
+    use crate::error::{CallError, Started};
     use crate::frame::Kind;
     use crate::sys::memfd;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -820,7 +820,7 @@ mod tests {
             let patient = scope.spawn(|| echo(300_000, PATIENCE));
             let quick = scope.spawn(|| echo(3 << 20, Some(Duration::from_millis(100))));
             let late = quick.join().unwrap();
-            assert!(matches!(late, Err(CallError::TimedOut { progress: Progress::NotStarted, .. })), "{late:?}");
+            assert!(matches!(late, Err(CallError::TimedOut { started: Started::No, .. })), "{late:?}");
             let hub = scope.spawn(|| hub.run());
             assert_eq!(patient.join().unwrap(), Ok(true));
             assert_eq!(echo(3 << 20, PATIENCE), Ok(true));
@@ -950,7 +950,7 @@ mod tests {
         wait_until(|| ran.load(Ordering::SeqCst) == 1);
         let mut second = begin();
         pair.over(None);
-        assert!(matches!(second.poll::<()>(), Some(Err(CallError::Died { progress: Progress::NotStarted, .. }))));
+        assert!(matches!(second.poll::<()>(), Some(Err(CallError::Died { started: Started::No, .. }))));
         open.send(()).unwrap();
         wait_until(|| owner.is_over() || ran.load(Ordering::SeqCst) > 1);
         assert_eq!(ran.load(Ordering::SeqCst), 1);
@@ -971,7 +971,7 @@ mod tests {
         let mut call = caller.begin(&METHOD, (), PATIENCE).unwrap();
         wait_until(|| ran.load(Ordering::SeqCst) == 1);
         pair.over(None);
-        assert!(matches!(call.poll::<()>(), Some(Err(CallError::Died { progress: Progress::Started, .. }))));
+        assert!(matches!(call.poll::<()>(), Some(Err(CallError::Died { started: Started::Yes, .. }))));
         drop(open);
     }
 }

@@ -21,7 +21,7 @@ use crate::call::nest::Within;
 use crate::call::panic;
 use crate::call::service::Method;
 use crate::doorbell::{Deadline, Wait};
-use crate::error::{CallError, CallName, Failure, Payload, Progress, beginning};
+use crate::error::{CallError, CallName, Failure, Payload, Started, beginning};
 use crate::frame::Bare;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -379,7 +379,7 @@ impl Manager {
     fn call_here(&self, target: &Target, method: &'static Method, args: Args) -> Result<Value, CallError> {
         let call = method.call_name();
         let _within = Within::new(call)?;
-        let gone = || CallError::Gone { call, pid: std::process::id(), progress: Progress::NotStarted };
+        let gone = || CallError::Gone { call, pid: std::process::id(), started: Started::No };
         let callbacks = &self.shared.callbacks;
         let registered = callbacks.get(target.number).ok_or_else(gone)?;
         let spent = || {
@@ -442,7 +442,7 @@ impl Manager {
                 Err(Unanswered::Refused(why)) => return Err(refused(name, why)),
             };
             match call(&target, target.method, deadline.left()).map_err(as_gone) {
-                Err(error @ CallError::Gone { progress: Progress::NotStarted, .. }) => {
+                Err(error @ CallError::Gone { started: Started::No, .. }) => {
                     client.forget(name, &target);
                     // Its process has ended, and the hub may not know it yet.
                     thread::sleep(BREATH.min(deadline.left().unwrap_or(BREATH)));
@@ -456,8 +456,8 @@ impl Manager {
                     return Err(error);
                 }
                 // What was left of the time is not what the call was given.
-                Err(CallError::TimedOut { call, pid, awaited, progress, .. }) => {
-                    return Err(CallError::TimedOut { call, pid, timeout: self.shared.timeout, awaited, progress });
+                Err(CallError::TimedOut { call, pid, awaited, started, .. }) => {
+                    return Err(CallError::TimedOut { call, pid, timeout: self.shared.timeout, awaited, started });
                 }
                 Err(error) => return Err(lost(client, name, &target, error)),
                 Ok(result) => return Ok(Some(result)),
@@ -501,8 +501,8 @@ impl Name {
 /// Whether a call came to nothing because its callback is no longer where it was.
 fn is_moved(error: &CallError) -> bool {
     match error {
-        CallError::Gone { progress, .. } | CallError::Died { progress, .. } | CallError::Stopped { progress, .. } => {
-            *progress == Progress::NotStarted
+        CallError::Gone { started, .. } | CallError::Died { started, .. } | CallError::Stopped { started, .. } => {
+            *started == Started::No
         }
         _ => false,
     }
@@ -523,8 +523,8 @@ fn lost(client: &Client, name: &str, target: &Arc<Target>, error: CallError) -> 
 /// The same error, in words that are about callbacks.
 fn as_gone(error: CallError) -> CallError {
     match error {
-        CallError::Died { call, pid, progress, .. } | CallError::Stopped { call, pid, progress } => {
-            CallError::Gone { call, pid, progress }
+        CallError::Died { call, pid, started, .. } | CallError::Stopped { call, pid, started } => {
+            CallError::Gone { call, pid, started }
         }
         other => other,
     }
@@ -832,7 +832,7 @@ mod tests {
             _ => vec![],
         });
         let gone = manager.call("nobody's", Args::new()).expect_err("it is not here");
-        assert!(matches!(gone, CallError::Gone { progress: Progress::NotStarted, .. }), "{gone}");
+        assert!(matches!(gone, CallError::Gone { started: Started::No, .. }), "{gone}");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use crate::Failure;
-use callgate::{CallError, Payload, Progress};
+use callgate::{CallError, Payload, Started};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -50,9 +50,9 @@ impl Outcome {
     /// What an error tells a caller.
     pub fn of(error: &CallError) -> Self {
         match error {
-            CallError::Died { progress, .. } | CallError::Stopped { progress, .. } => match progress {
-                Progress::NotStarted => Outcome::NotStarted,
-                Progress::Started => Outcome::Started,
+            CallError::Died { started, .. } | CallError::Stopped { started, .. } => match started {
+                Started::No => Outcome::NotStarted,
+                Started::Yes => Outcome::Started,
             },
             CallError::TimedOut { .. } => Outcome::TimedOut,
             CallError::Down { .. } => Outcome::Down,
