@@ -251,7 +251,7 @@ impl<R> SettleAsPanic for &DropIn<R> {
 /// that can be made from a `CallError`, else a panic.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __glue_drop_in {
+macro_rules! __codegen_drop_in {
     ($result:expr, $out:ty) => {{
         #[allow(unused_imports)]
         use $crate::__codegen::{SettleAsError as _, SettleAsPanic as _};
@@ -259,4 +259,4 @@ macro_rules! __glue_drop_in {
     }};
 }
 
-pub use crate::__glue_drop_in as drop_in;
+pub use crate::__codegen_drop_in as drop_in;

@@ -168,7 +168,7 @@ macro_rules! number {
         const _: () = assert!(size_of::<<$number as Archive>::Archived>() == size_of::<$number>());
         const _: () = assert!(ALIGN.is_multiple_of(align_of::<$number>()) && ALIGN.is_multiple_of(size_of::<$number>()));
 
-        // SAFETY: of one size and, as `glue` makes sure of, little-endian in both forms.
+        // SAFETY: of one size and, as `codegen` makes sure of, little-endian in both forms.
         unsafe impl Number for $number {}
     )*};
 }

@@ -20,7 +20,7 @@ const UNSAFE: &[&str] = &[
     "src/trust_child.rs",
     "src/viewable.rs",
     "src/validator.rs",
-    "src/intake.rs",
+    "src/copy_buffer.rs",
     "src/trusted.rs",
     "src/codegen.rs",
     "src/process/child.rs",
@@ -43,7 +43,7 @@ const ATOMICS: &[&str] = &[
     // Who has said a child's last words: words of this process alone.
     "src/call/last_words.rs",
     // When the watcher is to look for idle memory: a word of this process alone.
-    "src/call/tidiness.rs",
+    "src/call/reclaim.rs",
     // Numbers for names: a word of this process alone.
     "src/backing/named.rs",
     // What callbacks count, and their numbers: words of this process alone.
@@ -70,11 +70,11 @@ const LAYERS: &[(&str, u8)] = &[
     ("arena", 2),
     ("doorbell", 2),
     ("frame", 2),
-    ("lending", 2),
+    ("loans", 2),
     ("shared_box", 2),
     ("shared_writer", 2),
-    ("stock", 2),
-    ("intake", 2),
+    ("memory_pool", 2),
+    ("copy_buffer", 2),
     ("reading", 2),
     ("ring", 2),
     ("wake", 2),
@@ -100,10 +100,10 @@ const LAYERS: &[(&str, u8)] = &[
 const UPWARD: &[(&str, &str, &str)] = &[];
 
 /// What the words of CONTRIBUTING stand instead of.
-const BANNED: &[&str] = &["stub", "stubs", "client", "clients", "server", "servers"];
+const BANNED: &[&str] = &["stub", "stubs", "server", "servers"];
 
 /// Where a banned word is somebody else's, or is being banned.
-const QUOTED: &[&str] = &["a fork server", "Never stub, client or server."];
+const QUOTED: &[&str] = &["a fork server", "Never stub or server."];
 
 // ---- the rules -----------------------------------------------------------------------------------------------------
 
@@ -416,7 +416,7 @@ impl Source {
             let rest = &self.code[at + path.len()..];
             let names = if rest.starts_with('{') { group(rest) } else { words(rest).take(1).collect() };
             // The hidden module's name in the source tree, and the macro that it exports.
-            let names = names.into_iter().map(|name| if name.starts_with("__codegen") { "glue" } else { name });
+            let names = names.into_iter().map(|name| if name.starts_with("__codegen") { "codegen" } else { name });
             imports.extend(names.map(|name| (number, name.to_owned())));
         }
         imports
