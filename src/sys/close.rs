@@ -90,12 +90,6 @@ fn close_all() {
     }
 }
 
-/// Whether a thread of [`elsewhere`] is at work. One that is not may still be about to end.
-#[cfg(any(fuzzing, all(test, not(loom))))]
-pub(crate) fn is_at_work() -> bool {
-    queue().threads > 0
-}
-
 /// A descriptor that is closed [elsewhere] when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Aside(Option<OwnedFd>);
