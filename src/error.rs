@@ -107,7 +107,7 @@ pub enum CallError {
         /// How long it is, in bytes, as far as it got.
         len: u64,
         /// All memory that this direction may have, in bytes: half of [`Builder::memory`](crate::Builder::memory), or of callbacks what the
-        /// [hub](crate::manager::HubOptions::memory_per_member) gives.
+        /// [hub](crate::manager::HubOptions::memory_per_client) gives.
         budget: u64,
     },
 
