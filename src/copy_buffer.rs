@@ -1,4 +1,4 @@
-//! Intakes: private memory that a large reply is copied into, and that becomes the reply's value where it can.
+//! Copy buffers: private memory that a large reply is copied into, and that becomes the reply's value where it can.
 //!
 //! Layer 2, with `unsafe` in it: memory that is filled by hand and given away. A reply is validated here, where the peer that wrote
 //! it can no longer change it.

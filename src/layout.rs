@@ -52,7 +52,7 @@ pub(crate) const MARK: usize = 3;
 /// Of a reply that is being written: about how long it will be.
 pub(crate) const EXPECTED: usize = 4;
 
-/// Of a `frame::BlockRef`: its ticket.
+/// Of a `frame::BlockRef`: its loan id.
 pub(crate) const TICKET: usize = 5;
 
 /// Where one thread waits for another process: in a line that the waiter writes, and the notifier only to wake it.
@@ -124,7 +124,7 @@ pub(crate) const LOANS: usize = 1024;
 #[cfg(loom)]
 pub(crate) const LOANS: usize = 2;
 
-/// What one side holds of the blocks that the other has lent to it: a word for each ticket. Written by who holds, read by who lent.
+/// What one side holds of the blocks that the other has lent to it: a word for each loan. Written by who holds, read by who lent.
 ///
 /// A word is `next << 32 | generation << 2 | state`.
 ///

@@ -1,4 +1,4 @@
-//! Lending: blocks that stay with the peer beyond the frame that named them.
+//! Loans: blocks that stay with the peer beyond the frame that named them.
 //!
 //! Layer 2. A frame that names a block of its sender's arena lends it: its receiver may keep it ([`Holder::take`]) and say later that
 //! it is done ([`Holder::release`]), or bring it home with a frame of its own ([`Holder::return_with`]). The books ([`Lender`]) are private to
@@ -47,7 +47,7 @@ impl LoanId {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
 
-    /// The ticket that a peer names, if there can be one.
+    /// The loan that a peer names, if there can be one.
     pub(crate) fn checked(word: u64) -> Option<Self> {
         let (generation, index) = ((word >> 32) as u32, word as u32);
         let is_one = (1..=GENERATIONS).contains(&generation) && (index as usize) < LOANS;

@@ -188,7 +188,7 @@ impl MemoryPool {
 
 /// One side's memory, as frames and boxes reach it.
 pub(crate) trait PoolHandle: Send + Sync {
-    /// Runs `run` on the stock, with where it gets more.
+    /// Runs `run` on the pool, with where it gets more.
     fn with(&self, run: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source));
 
     /// Has `allocate` find memory; if there is none because too much of it is in use, it may be tried again until `deadline`.

@@ -400,7 +400,7 @@ mod tests {
     fn act() -> impl Strategy<Value = Act> {
         let block =
             || any::<[u64; 4]>().prop_map(|[segment, offset, len, loan_id]| BlockRef { segment, offset, len, loan_id });
-        // An announcement's fourth word is its mark; what it says of a ticket nobody reads.
+        // An announcement's fourth word is its mark; nobody reads its loan id.
         let named = block().prop_map(|block| BlockRef { loan_id: 0, ..block });
         let kind = prop_oneof![Just(Kind::Construct), Just(Kind::Call), Just(Kind::Fault), Just(Kind::Exhausted)];
         let place = prop_oneof![(0usize..=48).prop_map(Place::Slot), block().prop_map(Place::Block)];

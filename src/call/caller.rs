@@ -36,7 +36,7 @@ const LET_GO_PATIENCE: Duration = Duration::from_millis(3);
 /// How long a thread that waits for a lane waits between two looks at whether the child has ended.
 const LANE_SLICE: Duration = Duration::from_millis(20);
 
-/// Of so many lanes between two members one is left to calls that are not nested.
+/// Of so many lanes between two clients one is left to calls that are not nested.
 const KEPT: usize = 5;
 
 /// The calling side of one bridge. Shared by all threads.
@@ -385,7 +385,7 @@ impl Caller {
         self.receive(&mut lane, position, Kind::Call, context)
     }
 
-    /// Has the child build the service from recorded arguments. Returns the constructor's own error, as it displays. One that has not begun with it
+    /// Has the child build the service from saved arguments. Returns the constructor's own error, as it displays. One that has not begun with it
     /// `within` that time never will.
     pub(crate) fn construct(
         &self,

@@ -55,7 +55,7 @@ pub(crate) struct Link {
     control: Control<Aside>,
     /// The memory of requests and boxes. Locked before the books, never after them.
     pool: CachePadded<Mutex<MemoryPool>>,
-    /// Rung when something has come back into the stock.
+    /// Rung when something has come back into the pool.
     came_back: Condvar,
     books: CachePadded<Mutex<Books>>,
     reclaim: Reclaim,
@@ -342,7 +342,7 @@ impl Link {
             }
             Err(NoMemory::Exhausted { .. }) if books.for_replies.is_being_released() => {
                 books.asked = Asked::Waiting(len);
-                // Without a watcher there is nobody to do so.
+                // Without a watcher nobody acts on this.
                 let _ = watch::tidy_soon();
                 Ok(())
             }

@@ -88,7 +88,7 @@ pub(crate) struct Pair {
     peer: Arc<Peer>,
     pidfd: Pidfd,
     control: Control,
-    /// Held while a message is read and heeded, so that who looks for one finds it read.
+    /// Held while a message is read and handled, so that who looks for one finds it read.
     reading: Mutex<()>,
     told: Mutex<Told>,
     /// Rung when something has been told, and when the pair is over.
@@ -295,7 +295,7 @@ impl Pair {
         self.changed.notify_all();
     }
 
-    /// Reads a message if there is one, and heeds it. `Ok(false)` = there is none.
+    /// Reads a message if there is one, and handles it. `Ok(false)` = there is none.
     ///
     /// # Errors
     ///

@@ -160,7 +160,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-// A message of the child's that is honest is heeded: what the fuzzer builds on.
+// A message of the child's that is honest is acted on: what the fuzzer builds on.
 #[cfg(test)]
 mod tests {
     use super::*;

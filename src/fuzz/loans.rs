@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Blocks that are lent at a time.
 const MOST: usize = 64;
 
-/// Lends, settles and takes back as the bytes say, while the table of what is held says what they say.
+/// Lends, finishes frames and takes back as the bytes say, while the table of what is held says what they say.
 ///
 /// No block is freed or brought home while somebody here looks at it, none twice, and all are back in the end.
 pub fn loans(data: &[u8]) {

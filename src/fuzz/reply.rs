@@ -30,7 +30,7 @@ const LONGEST: usize = 1 << 16;
 
 /// Reads the bytes as a reply.
 ///
-/// The first byte chooses the type, the second the way of an intake, the third whether the rest is a reply or says how to make one.
+/// The first byte chooses the type, the second the way of a copy buffer, the third whether the rest is a reply or says how to make one.
 pub fn reply(data: &[u8]) {
     let mut input = Input::new(data);
     let check = TYPES[usize::from(input.byte()) % TYPES.len()];

@@ -110,7 +110,7 @@ pub(super) fn boxed(names: &[[u64; 4]]) -> Vec<u8> {
 /// Bytes in an archived box: the inline contents' place and length, and four words.
 const ARCHIVED: usize = 48;
 
-/// A ticket of which there may well be a loan.
+/// The id of a loan that may well exist.
 pub(super) fn likely_ticket(input: &mut Input<'_>) -> u64 {
     let (index, generation) = (input.below(6), input.below(4));
     (generation as u64) << 32 | index as u64

@@ -380,7 +380,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Lets a guest in that answers the challenge rightly. Others are told why not, and go.
+    /// Admits a connection that answers the challenge rightly. Others are told why not, and go.
     fn admit(&mut self, id: ClientId, answer: &[u8]) {
         let Some(Connection { state: State::Unauthenticated(challenge), pid, socket, .. }) = self.connections.get(&id)
         else {

@@ -1,7 +1,7 @@
 //! The hub: where clients find each other.
 //!
 //! It is one thread of one process, which sleeps in epoll and never blocks. It introduces: calls do not pass through it. Here is how it is
-//! started, joined and stopped; `running` is the thread.
+//! started, joined and stopped; `event_loop` is the thread.
 
 #![forbid(unsafe_code)]
 
