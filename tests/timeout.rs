@@ -204,13 +204,16 @@ fn memory_of_abandoned_payloads_is_used_again() {
     within(PATIENCE, "abandoned payloads", || {
         let len = 1_000_000;
         let slow = Slow::bridge().slots(2).max_payload(1 << 20).start().expect("the bridge starts");
-        for round in 0..150 {
+        let mut sent = 0;
+        while sent < 150 {
             let gate = Gate::new();
             let short = Duration::from_millis(10);
-            let call = slow.with_timeout(short).echo_at(&gate.path(), &bytes(round, len));
-            assert!(matches!(call, Err(CallError::TimedOut { .. })), "round {round}: {call:?}");
+            let call = slow.with_timeout(short).echo_at(&gate.path(), &bytes(1, len));
+            let Err(CallError::TimedOut { awaited, .. }) = call else { panic!("{sent} sent: {call:?}") };
+            // On a busy machine the time may be up before the arguments are written, which are not sent then.
+            sent += u64::from(awaited == Awaited::Answer);
             gate.open();
-            assert_eq!(slow.done(), Ok(round as u64 + 1));
+            assert_eq!(slow.done(), Ok(sent));
         }
     });
 }
