@@ -38,7 +38,7 @@ pub enum Segments {
     /// under its parent.
     ///
     /// The names go when the bridge does or the child ends. They **stay if the parent is killed**, or exits without
-    /// dropping the bridge; whoever finds such a name of a process that is gone may remove it. A descriptor stays open for
+    /// dropping the bridge, or right after that: a drop does not wait for the child's end, as stopping it does. Whoever finds such a name of a process that is gone may remove it. A descriptor stays open for
     /// each piece of memory, in both processes; descriptors 0 to 2 must be open in the parent.
     #[cfg(feature = "portable")]
     Named(TrustedChild),

@@ -67,8 +67,9 @@ impl<T: Service> ChildSpec<T> {
         let (segment, object) = Segment::create(geometry, &*objects)
             .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len()), Wanted::Memory))?;
         segment.header().chains.store(nest::new_chains(), Relaxed);
+        // Some have threads.
         let bells = ParentBells::new(self.signal, Count::of(&geometry), &*objects)
-            .map_err(system::<T>("creating its doorbells".into(), Wanted::Memory))?;
+            .map_err(system::<T>("creating its doorbells".into(), Wanted::Task))?;
         let spawned = self.launch.start().map_err(system::<T>(format!("starting {}", self.launch), Wanted::Task))?;
         let starting = StartingChild::<T>::new(spawned)?;
         failpoints::reach(Step::ParentSpawned);
