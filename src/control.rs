@@ -280,7 +280,7 @@ mod tests {
     /// To close the last descriptor of a socket that lingers takes until what was written has been read.
     #[test]
     fn fault_08_a_descriptor_that_is_slow_to_close_keeps_nobody_waiting() {
-        alone("control::tests::fault_08_a_descriptor_that_is_slow_to_close_keeps_nobody_waiting", || {
+        alone("control::tests::fault_08_a_descriptor_that_is_slow_to_close_keeps_nobody_waiting", 60, || {
             let (slow, _unread) = socket::slow_to_close();
             let (ours, theirs) = socket::pair().unwrap();
             let theirs = Control::new(theirs);

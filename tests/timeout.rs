@@ -208,7 +208,7 @@ fn memory_of_abandoned_payloads_is_used_again() {
         while sent < 150 {
             let gate = Gate::new();
             let short = Duration::from_millis(10);
-            let call = slow.with_timeout(short).echo_at(&gate.path(), &bytes(1, len));
+            let call = slow.with_timeout(short).echo_at(&gate.path(), &bytes(sent as usize, len));
             let Err(CallError::TimedOut { awaited, .. }) = call else { panic!("{sent} sent: {call:?}") };
             // On a busy machine the time may be up before the arguments are written, which are not sent then.
             sent += u64::from(awaited == Awaited::Answer);

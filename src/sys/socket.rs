@@ -231,7 +231,7 @@ mod tests {
     /// As on a kernel that lets descriptors through.
     #[test]
     fn fault_08_what_nobody_has_received_keeps_nobody_waiting() {
-        alone("sys::socket::tests::fault_08_what_nobody_has_received_keeps_nobody_waiting", || {
+        alone("sys::socket::tests::fault_08_what_nobody_has_received_keeps_nobody_waiting", 60, || {
             let (slow, unread) = slow_to_close();
             let (ours, theirs) = pair().unwrap();
             send(&theirs, b"first", &[]).unwrap();

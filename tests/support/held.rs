@@ -3,22 +3,7 @@
 #![allow(dead_code)]
 
 use super::support;
-use std::process::Output;
-
-/// Runs `body`, the body of the test `test`, in a helper process: every thread, child and mapping there is this test's own,
-/// and so are its limits. Fails as the helper does, after at most `secs` seconds.
-pub(crate) fn alone(test: &str, secs: u64, body: impl FnOnce()) {
-    if support::role().is_some() {
-        return support::within(secs, test, body);
-    }
-    support::within(secs + 10, test, || {
-        let Output { status, stdout, stderr } = support::helper(test, test).output().expect("the helper starts");
-        let [stdout, stderr] = [&stdout, &stderr].map(|bytes| String::from_utf8_lossy(bytes));
-        assert!(status.success(), "the helper for `{test}` ended with {status}:\n{stdout}{stderr}");
-        assert!(stdout.contains("1 passed"), "the helper for `{test}` ran no such test:\n{stdout}{stderr}");
-        print!("{stdout}");
-    });
-}
+pub(crate) use super::support::alone;
 
 /// The same, of a `body` that leaves nothing: no descriptor, mapping, thread, child, zombie or shared memory, beyond what `first`, the
 /// first start of a bridge, leaves for good (and that is the watcher alone).

@@ -146,14 +146,15 @@ pub(crate) fn play(test: &str, role: &str) {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let passed = output.status.success() && out.contains("1 passed");
     assert!(passed, "the helper `{role}` failed: {}\n{out}\n{err}", output.status);
+    print!("{out}");
 }
 
-/// Runs `body` in a process of its own, where no other test starts programs, which have copies of all descriptors until they are executed.
-/// `test` is the whole name of the test that calls this.
-pub(crate) fn alone(test: &str, body: impl FnOnce()) {
+/// Runs `body`, the body of the test with the whole name `test`, in a helper process: every thread, child, descriptor and mapping there is this
+/// test's own, and so are its limits. Fails as the helper does, after at most `secs` seconds.
+pub(crate) fn alone(test: &str, secs: u64, body: impl FnOnce()) {
     match role() {
-        Some(_) => body(),
-        None => play(test, "alone"),
+        Some(_) => within(secs, test, body),
+        None => within(secs + 10, test, || play(test, test)),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::control::{Control, Message};
 use crate::manager::auth::{ANSWER, CHALLENGE, Challenge, Ends, Refusal};
 use crate::manager::protocol::{Counters, FromHub, MAX_MESSAGE, NameInfo, Resolution, Side, ToHub};
 use crate::segment::Segment;
-use crate::support::{self, Helper, TempDir, eventually, helper, play, role, say, within};
+use crate::support::{self, Helper, TempDir, alone, eventually, helper, play, role, say, within};
 use crate::sys::listener::{Connected, Name};
 use crate::sys::mapping::{Access, Mapping};
 use crate::sys::pidfd::{Identity, Pidfd};

@@ -44,7 +44,6 @@ fn plays_a_role() {
         "flood" => misuse::flood(&address),
         "waits" => sleep(),
         "descriptors" => descriptors_leave_nothing(),
-        "slow descriptors" => slow_descriptors_keep_nobody_waiting(),
         "few descriptors" => nobody_is_lost_for_want_of_descriptors(),
         other => panic!("{other}"),
     }
@@ -205,27 +204,24 @@ fn descriptors_leave_nothing() {
 
 #[test]
 fn fault_08_descriptors_that_come_before_the_hub_looks_keep_nobody_waiting() {
-    within(120, "fault_08_descriptors_that_come_before_the_hub_looks_keep_nobody_waiting", || {
-        play(PLAYER, "slow descriptors")
+    const TEST: &str =
+        "manager::hub::tests::processes::fault_08_descriptors_that_come_before_the_hub_looks_keep_nobody_waiting";
+    alone(TEST, 120, || {
+        let scene = Scene::new();
+        let other = scene.join();
+        for _ in 0..50 {
+            let (slow, other_end) = socket::slow_to_close();
+            let guest = scene.connect();
+            // The hub gives up at the first, and has not looked at the second; where the kernel can be told so, that is never sent.
+            let _ = socket::send(&guest, b"garbage!", &[]);
+            let sent = socket::send(&guest, b"garbage!", &[slow.as_fd()]);
+            // Without that end, it is closed at once.
+            let _other_end = sent.is_ok().then_some(other_end);
+            drop(slow);
+            assert_eq!(other.resolve("nobody's"), Resolution::None);
+        }
+        scene.serves();
     });
-}
-
-/// In a process of its own, where no other test starts programs, which have copies of all descriptors until they are executed.
-fn slow_descriptors_keep_nobody_waiting() {
-    let scene = Scene::new();
-    let other = scene.join();
-    for _ in 0..50 {
-        let (slow, other_end) = socket::slow_to_close();
-        let guest = scene.connect();
-        // The hub gives up at the first, and has not looked at the second; where the kernel can be told so, that is never sent.
-        let _ = socket::send(&guest, b"garbage!", &[]);
-        let sent = socket::send(&guest, b"garbage!", &[slow.as_fd()]);
-        // Without that end, it is closed at once.
-        let _other_end = sent.is_ok().then_some(other_end);
-        drop(slow);
-        assert_eq!(other.resolve("nobody's"), Resolution::None);
-    }
-    scene.serves();
 }
 
 #[test]
