@@ -8,7 +8,7 @@ mod support;
 use callgate::{Bridge, CallError, Segments, Signal, TrustedChild, Wait, bridge};
 use raw_sync::locks::{LockInit, Mutex};
 use std::time::Duration;
-use support::{eventually, shm_entries, within};
+use support::{Helper, eventually, role, say, shm_entries, within};
 
 callgate::test_support!();
 
@@ -78,7 +78,11 @@ fn all() -> Vec<(Signal, Segments)> {
 
 /// The names of this process's bridges.
 fn names() -> Vec<String> {
-    let ours = format!("callgate-{}-", std::process::id());
+    names_of(std::process::id())
+}
+
+fn names_of(pid: u32) -> Vec<String> {
+    let ours = format!("callgate-{pid}-");
     shm_entries().into_iter().filter(|name| name.starts_with(&ours)).collect()
 }
 
@@ -137,6 +141,34 @@ fn names_go_with_the_bridge_and_with_the_child() {
         bridge.kill();
         assert!(eventually(10, "the names go", || !ours.iter().any(|name| names().contains(name))), "{:?}", names());
         assert!(matches!(bridge.add(1), Err(CallError::Stopped { .. })));
+    });
+}
+
+const LEAVER: &str = "leaves_right_after_a_drop";
+
+/// What a helper process does; nothing else.
+#[test]
+fn leaves_right_after_a_drop() {
+    if role().is_none() {
+        return;
+    }
+    let bridge = start(Signal::RawSync(trusted()), Segments::Named(trusted()));
+    assert!(!names().is_empty());
+    say("pid", std::process::id());
+    drop(bridge);
+    std::process::exit(0)
+}
+
+/// A drop does not wait for the child's end, which takes the names away; nor does the process that ends then.
+#[test]
+fn names_go_when_their_process_exits() {
+    within(60, "names_go_when_their_process_exits", || {
+        for _ in 0..10 {
+            let mut helper = Helper::start(LEAVER, "leaves");
+            let pid = helper.hear("pid").parse().expect("a number");
+            assert!(helper.wait().expect("an end").success());
+            assert_eq!(names_of(pid), Vec::<String>::new());
+        }
     });
 }
 

@@ -37,8 +37,8 @@ pub enum Segments {
     /// number for the bridge), readable and writable for the same user. For a child that is trusted: it can shrink the memory
     /// under its parent.
     ///
-    /// The names go when the bridge does or the child ends. They **stay if the parent is killed**, or exits without
-    /// dropping the bridge, or right after that: a drop does not wait for the child's end, as stopping it does. Whoever finds such a name of a process that is gone may remove it. A descriptor stays open for
+    /// The names go when the bridge does or the child ends. They **stay if the parent is killed**, and go when it
+    /// exits; whoever finds such a name of a process that is gone may remove it. A descriptor stays open for
     /// each piece of memory, in both processes; descriptors 0 to 2 must be open in the parent.
     #[cfg(feature = "portable")]
     Named(TrustedChild),

@@ -5,13 +5,52 @@
 use super::descriptor::apart;
 use super::mapping::Mapping;
 use super::signals::without_file_signal;
+use nix::libc;
 use shared_memory::{Shmem, ShmemConf, ShmemError};
+use std::collections::BTreeSet;
 use std::io;
 use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Creates and maps the object `name` of `len` zero bytes. The name goes when the mapping does.
+/// Names that a process has made and not yet taken away.
+struct Made {
+    /// A fork of that process has none; 0 = nobody has made any.
+    process: u32,
+    names: BTreeSet<String>,
+}
+
+static MADE: Mutex<Made> = Mutex::new(Made { process: 0, names: BTreeSet::new() });
+
+/// What this process has made.
+fn made() -> MutexGuard<'static, Made> {
+    let (mut made, process) = (MADE.lock().unwrap_or_else(PoisonError::into_inner), std::process::id());
+    if made.process == 0 {
+        // SAFETY: the function unwinds into nobody: it cannot panic. If there is no room for it, names stay.
+        unsafe { libc::atexit(take_away) };
+    }
+    if made.process != process {
+        *made = Made { process, names: BTreeSet::new() };
+    }
+    made
+}
+
+/// At a process's end: a bridge that was dropped just before may still wait for its child's, which its names would outlive.
+extern "C" fn take_away() {
+    // Whoever holds it may never go on.
+    if let Ok(made) = MADE.try_lock()
+        && made.process == std::process::id()
+    {
+        for name in &made.names {
+            let _ = rustix::shm::unlink(name);
+        }
+    }
+}
+
+/// Creates and maps the object `name` of `len` zero bytes. The name goes when the mapping or the process does.
 pub(crate) fn create(name: &str, len: usize) -> io::Result<Mapping> {
-    without_file_signal(|| keep(apart(|| ShmemConf::new().os_id(name).size(len).create())))
+    let mapping = without_file_signal(|| keep(apart(|| ShmemConf::new().os_id(name).size(len).create())))?;
+    made().names.insert(name.to_owned());
+    Ok(mapping)
 }
 
 /// Maps the object `name`.
@@ -23,6 +62,7 @@ pub(crate) fn open(name: &str) -> io::Result<Mapping> {
 pub(crate) fn unlink(name: &str) {
     // It may be gone already.
     let _ = rustix::shm::unlink(name);
+    made().names.remove(name);
 }
 
 fn keep(memory: Result<Shmem, ShmemError>) -> io::Result<Mapping> {
