@@ -4,7 +4,6 @@
 
 use super::input::Input;
 use super::scene::Scene;
-use super::{threads, until_others_have_ended};
 use crate::backing::Sealed;
 use crate::call::link::MemoryOptions;
 use crate::process::watch::Watched;
@@ -39,7 +38,7 @@ const LASTING: usize = 3;
 pub fn control(data: &[u8]) {
     let mut input = Input::new(data);
     let most = *FIRST.get_or_init(|| open().len()) + LASTING;
-    let (others, mut sent) = (threads(), Vec::new());
+    let mut sent = Vec::new();
     let scene = Scene::with(Arc::new(Sealed), MEMORY);
     let end = scene.child.as_fd().try_clone_to_owned().expect("a descriptor");
     let mut reads = true;
@@ -72,8 +71,7 @@ pub fn control(data: &[u8]) {
         }
     }
     drop(sent);
-    until_others_have_ended(others);
-    // The watcher lets go of a link on its own time.
+    // The watcher lets go of a link on its own time, and so do the threads that seal and close.
     let deadline = Instant::now() + PATIENCE;
     while open().len() > most {
         assert!(Instant::now() < deadline, "{most} descriptors are the most, and these are open: {:?}", open());
