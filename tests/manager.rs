@@ -10,19 +10,13 @@ use callgate::{CallError, args, bridge};
 use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use support::{Helper, eventually, role, say, within};
+use support::{Helper, address, eventually, role, say, within};
 
 callgate::test_support!();
 
 const PLENTY: Duration = Duration::from_secs(30);
-
-/// An address that nobody else uses.
-fn address() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("@callgate-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
 
 fn key() -> AuthKey {
     AuthKey::new("the key of the tests")

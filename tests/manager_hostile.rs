@@ -18,17 +18,11 @@ use rustix::thread::futex;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{Debug, Display};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
-use support::{Helper, eventually, role, say, within};
+use support::{Helper, address, eventually, role, say, within};
 
 const PLENTY: Duration = Duration::from_secs(20);
-
-/// An address that nobody else uses.
-fn address() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("@callgate-hostile-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed))
-}
 
 fn manager(address: &str) -> Manager {
     Manager::new(address, &AuthKey::new("the key of the tests")).timeout(PLENTY)

@@ -5,18 +5,13 @@ mod support;
 use callgate::manager::{AuthKey, Manager, Registration};
 use callgate::{CallError, Started};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
-use support::{eventually, within};
+use support::{address, eventually, within};
 
 const PLENTY: Duration = Duration::from_secs(30);
-
-fn address() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("@callgate-pairs-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
 
 /// A manager whose calls may take so long.
 fn manager(address: &str, timeout: Duration) -> Manager {

@@ -12,15 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Helper, TempDir, eventually, role, say, within};
+use support::{Helper, TempDir, address, eventually, role, say, within};
 
 const PLENTY: Duration = Duration::from_secs(30);
-
-/// An address that nobody else uses.
-fn address() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("@callgate-promises-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
 
 fn key() -> AuthKey {
     AuthKey::new("the key of the tests")

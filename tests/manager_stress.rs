@@ -12,9 +12,9 @@ use callgate::CallError;
 use callgate::manager::{AuthKey, Manager};
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{Helper, TempDir, eventually, role, say, within};
+use support::{Helper, TempDir, address, eventually, role, say, within};
 
 const PLENTY: Duration = Duration::from_secs(60);
 
@@ -26,11 +26,6 @@ const BOUND: Duration = Duration::from_secs(10);
 
 fn number<N: FromStr>(variable: &str, default: N) -> N {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-fn address() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("@callgate-stress-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn manager(address: &str) -> Manager {
@@ -117,6 +112,7 @@ fn owners_are_killed_and_come_back_while_they_are_called() {
         let mut callers: Vec<_> = (0..SIDE).map(|_| process("caller", &address, calls)).collect();
         let are_done = AtomicBool::new(false);
         let killed = std::thread::scope(|scope| {
+            let _at_last = SetOnDrop(&are_done);
             let killer = scope.spawn(|| {
                 let mut killed = 0;
                 for owner in (0..SIDE).cycle() {
@@ -142,6 +138,15 @@ fn owners_are_killed_and_come_back_while_they_are_called() {
         callers.iter_mut().chain(&mut owners).for_each(Helper::kill);
         assert!(eventually(20, "all names are free", || hub.names().is_ok_and(|names| names.is_empty())));
     });
+}
+
+/// Sets a flag in the end, be it that of a panic.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl Pidfd {
     }
 
     /// Whether the process has ended, whoever may have its status.
-    fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         poll::readable(&self.0, Duration::ZERO).unwrap_or(true)
     }
 

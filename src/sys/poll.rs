@@ -122,6 +122,17 @@ pub(crate) fn readable(descriptor: impl AsFd, timeout: Duration) -> io::Result<b
     }
 }
 
+/// Whether the other end of `socket` sends nothing more: it was closed or shut down.
+pub(crate) fn is_hung_up(socket: impl AsFd) -> bool {
+    loop {
+        match poll(&mut [PollFd::new(&socket, PollFlags::RDHUP)], Some(&timespec(Duration::ZERO))) {
+            Ok(count) => return count > 0,
+            Err(Errno::INTR) => {}
+            Err(_) => return true,
+        }
+    }
+}
+
 fn timespec(time: Duration) -> Timespec {
     Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
 }

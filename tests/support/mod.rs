@@ -2,14 +2,17 @@
 
 #![allow(dead_code)]
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Runs `body`; a body that takes longer than `secs` seconds ends the whole test process, naming `name`. A hang is a failure.
 pub(crate) fn within(secs: u64, name: &str, body: impl FnOnce()) {
@@ -30,6 +33,7 @@ impl Watchdog {
             if called_off.recv_timeout(Duration::from_secs(secs)) == Err(RecvTimeoutError::Timeout) {
                 // Not `eprintln`, which the harness captures and an abort would lose.
                 let _ = writeln!(std::io::stderr(), "\nwatchdog: `{name}` hangs: not done within {secs} s");
+                Helper::kill_all();
                 std::process::abort();
             }
         });
@@ -176,7 +180,10 @@ impl Helper {
 
     /// The helper that `command` is, with what has been added to it.
     pub(crate) fn of(command: &mut Command) -> std::io::Result<Self> {
+        let mut helpers = HELPERS.lock().unwrap_or_else(PoisonError::into_inner);
         let mut process = command.stdout(Stdio::piped()).spawn()?;
+        helpers.push(process.id());
+        drop(helpers);
         let says = BufReader::new(process.stdout.take().expect("its output is piped"));
         Ok(Self { process, says })
     }
@@ -196,21 +203,38 @@ impl Helper {
             }
             line = heard.len();
         }
-        let ended = self.process.wait().map_or("nobody knows how".into(), |status| status.to_string());
+        let ended = self.wait().map_or("nobody knows how".into(), |status| status.to_string());
         panic!("the helper ended ({ended}) without saying `{what}`: {heard}")
     }
 
     /// Waits for the helper's end. How it ended.
     pub(crate) fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        self.forget();
         self.process.wait()
     }
 
     /// Kills the helper, and returns when it is gone.
     pub(crate) fn kill(&mut self) {
+        self.forget();
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+
+    /// From now on somebody waits for it, and its number may become another's.
+    fn forget(&self) {
+        HELPERS.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| *pid != self.pid());
+    }
+
+    /// Kills all helpers of this process, which is about to be aborted: they would go on for ever, and keep its output open.
+    fn kill_all() {
+        for pid in HELPERS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
+    }
 }
+
+/// The helpers that run.
+static HELPERS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 impl Drop for Helper {
     fn drop(&mut self) {
@@ -264,6 +288,13 @@ impl Drop for TempDir {
         // A file that was being created at the time of the renaming fails one removal, not two.
         let _ = std::fs::remove_dir_all(&going).or_else(|_| std::fs::remove_dir_all(&going));
     }
+}
+
+/// An abstract address that nobody else uses, though they have the same process number in another pid namespace.
+pub(crate) fn address() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    format!("@callgate-test-{}-{}-{since:x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A gate at which a method in a child waits until the test opens it.

@@ -5,7 +5,7 @@
 use super::credits::{self, SharedCredit};
 use crate::manager::auth::{Challenge, Role};
 use crate::sys::pidfd::{Identity, Pidfd};
-use crate::sys::poll::Interest;
+use crate::sys::poll::{self, Interest};
 use crate::sys::socket::{self, Blocking, Exposed, Received};
 use crate::sys::toll::Toll;
 use std::collections::VecDeque;
@@ -190,6 +190,11 @@ impl Connection {
             (false, true) => Some(Interest::Read),
             (false, false) => Some(Interest::Both),
         }
+    }
+
+    /// Whether its process has ended, or closed the connection, which need not have been dealt with.
+    pub(super) fn is_leaving(&self) -> bool {
+        poll::is_hung_up(&self.socket) || self.client().is_none_or(|client| client.process.has_ended())
     }
 
     /// Whether somebody may be introduced to it: so many introductions do not wait for it yet that it is beyond what it takes.

@@ -858,9 +858,10 @@ impl EventLoop {
         never.into_iter().for_each(|resolving| self.never_ready(resolving));
     }
 
-    /// A caller is told that its pair with the owner does not come to be. What a process has registered goes with it.
+    /// A caller is told that its pair with the owner does not come to be. What a process has registered goes with it: a caller may be heard of
+    /// the owner's end before the owner's own connection is.
     fn never_ready(&mut self, Resolving { caller, owner, seq, to, .. }: Resolving) {
-        if !self.connections.contains_key(&owner) {
+        if self.connections.get(&owner).is_none_or(Connection::is_leaving) {
             return self.tell(caller, FromHub::Resolved { seq, to: Resolution::None });
         }
         let owner = if let Resolution::At { owner, .. } = to { owner } else { 0 };

@@ -3,13 +3,13 @@
 use super::*;
 use crate::manager::address::Address;
 use crate::manager::hub::credits::SharedCredit;
+use crate::support;
 use crate::sys::socket::Blocking;
 use crate::sys::toll::Credit;
 use std::sync::mpsc;
 
-fn running(name: &str) -> EventLoop {
-    let address = Address::abstract_name(format!("callgate-test-{}-{name}", std::process::id()));
-    let listening = address.listen().unwrap().expect("nobody listens there");
+fn running() -> EventLoop {
+    let listening = Address::from(support::address()).listen().unwrap().expect("nobody listens there");
     let key = AuthKey::new("the key of these tests").checked().unwrap();
     let (commands, receiver) = mpsc::channel();
     let waker = Arc::new(Waker::new().unwrap());
@@ -44,7 +44,7 @@ fn told(socket: &OwnedFd) -> Option<FromHub> {
 /// Row 43 of the faults: a question for names is a message to each owner, and costs as many.
 #[test]
 fn fault_43_who_asks_for_names_pays_for_asking_each_owner() {
-    let mut running = running("names");
+    let mut running = running();
     let owners: Vec<_> = (0..10).map(|number| join_with(&mut running, &format!("{number}"))).collect();
     let (asker, _socket) = join(&mut running);
     // Not that of this process, which pays for what the kernel takes long for, too.
@@ -62,7 +62,7 @@ fn fault_43_who_asks_for_names_pays_for_asking_each_owner() {
 /// Row 41 of the faults: an owner that takes no part in introductions keeps each caller waiting for as long as all others.
 #[test]
 fn fault_41_each_who_waits_for_an_owner_has_its_whole_time() {
-    let mut running = running("resolving");
+    let mut running = running();
     let (owner, of_owner) = join_with(&mut running, "a");
     let callers = [1, 2].map(|_| join(&mut running));
     for (caller, _) in &callers {

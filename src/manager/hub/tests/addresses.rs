@@ -94,7 +94,7 @@ fn malformed_addresses_are_refused_when_they_are_used() {
 fn an_address_has_one_hub_at_a_time() {
     within(60, "an_address_has_one_hub_at_a_time", || {
         let directory = TempDir::new();
-        for address in [Address::from(&directory.file("run/hub")), own_name("one-hub")] {
+        for address in [Address::from(&directory.file("run/hub")), own_address()] {
             for round in 0..50 {
                 let hub = Hub::start(&address, &secret(), HubOptions::new())
                     .unwrap_or_else(|error| panic!("round {round}: {error}"));
@@ -134,7 +134,7 @@ fn another_programs_socket_is_not_taken_away() {
 fn of_many_at_once_one_becomes_the_hub() {
     within(120, "of_many_at_once_one_becomes_the_hub", || {
         let directory = TempDir::new();
-        for address in [Address::from(&directory.file("run/hub")), own_name("elected")] {
+        for address in [Address::from(&directory.file("run/hub")), own_address()] {
             for _ in 0..5 {
                 let elected: Vec<_> = std::thread::scope(|scope| {
                     let one = || {

@@ -249,7 +249,7 @@ fn a_client_is_not_taken_in_by_who_has_not_the_key() {
             ("refuses", |socket| socket::send(&socket, &Refusal::TooMany.message(), &[]).unwrap()),
         ];
         for (case, talk) in cases {
-            let address = own_name(case);
+            let address = own_address();
             let impostor = Impostor::new(&address, talk);
             // Who closes may be about to go: it is tried again, for as long as there is time.
             let (given, began) = (if case == "closes" { Duration::from_millis(300) } else { LONG }, Instant::now());
@@ -275,13 +275,13 @@ fn an_address_that_does_not_answer_is_given_up_in_time() {
         let soon = || Deadline::after(Some(Duration::from_millis(100)));
         let join = |address: &Address| auth::join(address, &secret(), Role::Client, soon());
         // Nobody there.
-        let nobody = own_name("nobody");
+        let nobody = own_address();
         assert!(matches!(join(&nobody), Err(ManagerError::NobodyListens { .. })));
         let directory = TempDir::new();
         let nowhere = Address::from(&directory.file("not/there"));
         assert!(matches!(join(&nowhere), Err(ManagerError::NobodyListens { .. })));
         // Nobody accepts; somebody accepts and says nothing; somebody stops in the middle.
-        let silent = own_name("silent");
+        let silent = own_address();
         let _silent = listen(&silent);
         let begun = Instant::now();
         let is_timeout = |error: &ManagerError| matches!(error, ManagerError::TimedOut { .. });
@@ -289,7 +289,7 @@ fn an_address_that_does_not_answer_is_given_up_in_time() {
         assert!(begun.elapsed() >= Duration::from_millis(100));
         let elected = start_or_join(&silent, &secret(), HubOptions::new(), soon());
         assert!(is_timeout(&elected.map(|_| "joined").unwrap_err()));
-        let halfway = own_name("halfway");
+        let halfway = own_address();
         let impostor = Impostor::new(&halfway, |socket| {
             socket::send(&socket, &Challenge::new().unwrap().message(), &[]).unwrap();
             assert!(receive(&socket).is_some() && is_closed(&socket));
@@ -297,7 +297,7 @@ fn an_address_that_does_not_answer_is_given_up_in_time() {
         assert!(is_timeout(&join(&halfway).unwrap_err()));
         drop(impostor);
         // There is no room for another connection.
-        let full = own_name("full");
+        let full = own_address();
         let name = full.to_string();
         let name = Name::Abstract(&name.as_bytes()[1..]);
         let socket = listener::bind(name).unwrap();
@@ -426,7 +426,7 @@ fn one_process_does_not_take_all_places() {
 #[test]
 fn options_out_of_range_start_no_hub() {
     within(60, "options_out_of_range_start_no_hub", || {
-        let address = own_name("options");
+        let address = own_address();
         let new = HubOptions::new;
         for (option, options) in [
             ("handshake_timeout", new().handshake_timeout(Duration::ZERO)),

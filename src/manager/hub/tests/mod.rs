@@ -90,9 +90,9 @@ impl Drop for Scene {
     }
 }
 
-/// An abstract name that no other process has.
-fn own_name(name: &str) -> Address {
-    Address::abstract_name(format!("callgate-test-{}-{name}", std::process::id()))
+/// An abstract address that no other process has.
+fn own_address() -> Address {
+    Address::from(support::address())
 }
 
 fn files(directory: &Path) -> Vec<String> {

@@ -150,7 +150,7 @@ fn one_budget_holds_for_all_pairs_of_a_client() {
 fn what_a_pair_begins_with_is_of_the_callers_budget() {
     within(60, "what_a_pair_begins_with_is_of_the_callers_budget", || {
         // 64 lanes: more than a MiB each.
-        let address = own_name("least");
+        let address = own_address();
         let least = match Hub::start(&address, &secret(), HubOptions::new().lanes(64).memory_per_client(1 << 20)) {
             Err(ManagerError::Option { option: "memory_per_client", range, .. }) => {
                 range.split(' ').next().and_then(|least| least.parse().ok()).expect("a number")

@@ -1,6 +1,8 @@
 //! Hubs and clients that are killed, or of another user; and what takes a process of its own to see.
 
 use super::*;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const PLAYER: &str = "manager::hub::tests::processes::plays_a_role";
 const ADDRESS: &str = "CALLGATE_TEST_HUB";
@@ -110,6 +112,43 @@ fn what_a_killed_client_had_is_free() {
     });
 }
 
+/// A caller sees that an owner ends, and ends its side of their pair, before the hub has looked at the owner's: there is no such callback any
+/// more, and nobody has refused anything.
+#[test]
+fn an_owner_that_leaves_while_it_is_introduced_is_nobody() {
+    within(60, "an_owner_that_leaves_while_it_is_introduced_is_nobody", || {
+        let address = own_address();
+        let mut hub = Helper::at(&address, "hub");
+        let pid = Pid::from_raw(hub.hear("started").parse().unwrap());
+        let join = || Talk::new(auth::join(&address, &secret(), Role::Client, in_time()).unwrap());
+        let caller = join();
+        let asks = || {
+            caller.say(&ToHub::Resolve { seq: caller.next(), name: "of a helper".into() });
+            caller.hear_with().1
+        };
+        let resolved = || matches!(caller.hear(), FromHub::Resolved { to: Resolution::None, .. });
+
+        let mut killed = Helper::at(&address, "client");
+        killed.hear("joined");
+        let own_side = asks();
+        kill(pid, Signal::SIGSTOP).unwrap();
+        assert!(eventually(30, "the hub stands still", || support::is_stopped(pid.as_raw().cast_unsigned())));
+        drop(own_side);
+        killed.kill();
+        kill(pid, Signal::SIGCONT).unwrap();
+        assert!(resolved());
+
+        let leaves = join();
+        leaves.register(1, "of a helper");
+        let own_side = asks();
+        kill(pid, Signal::SIGSTOP).unwrap();
+        assert!(eventually(30, "the hub stands still", || support::is_stopped(pid.as_raw().cast_unsigned())));
+        drop((own_side, leaves));
+        kill(pid, Signal::SIGCONT).unwrap();
+        assert!(resolved());
+    });
+}
+
 #[test]
 fn what_a_client_said_last_counts() {
     within(60, "what_a_client_said_last_counts", || {
@@ -136,7 +175,7 @@ fn another_users_processes_are_not_talked_to() {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        let (ours, theirs) = (own_name("root's"), own_name("nobody's"));
+        let (ours, theirs) = (own_address(), own_address());
         let hub = Hub::start(&ours, &secret(), HubOptions::new()).unwrap();
         let as_nobody = |address: &Address, role: &str| {
             let mut command = helper(PLAYER, role);
