@@ -12,8 +12,6 @@ use rustix::stdio::{stderr, stdin, stdout};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
 
 /// The first number that is not one of the standard descriptors.
 const FIRST: RawFd = 3;
@@ -21,69 +19,33 @@ const FIRST: RawFd = 3;
 /// Where a child has its own descriptors, if its limit allows: beyond those that programs choose by number.
 const HIGH: u64 = 512;
 
-/// Runs `open`, which opens descriptors, so that none of them becomes 0, 1 or 2: those that are closed are taken meanwhile, by what nobody
-/// minds a line written to.
+/// Runs `open`, which opens descriptors, so that none of them becomes 0, 1 or 2: those that are closed are the null device from then on.
+///
+/// For good: the program may put something of its own there at any moment, and no look before a close would be in time to see that.
 pub(crate) fn apart<T, E>(open: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    let _taken = Taken::now();
+    // Without a null device, or a number to be had, `open` has to do without.
+    let _ = fill(FdFlags::CLOEXEC);
     open()
 }
 
-/// What keeps closed standard descriptors from being given out, to whichever threads hold a [`Taken`].
-struct Places {
-    holders: usize,
-    null: Vec<OwnedFd>,
+/// Opens the null device as each of 0, 1 and 2 that is closed: in a child, before its program could open something there. What it is executed
+/// with inherits them.
+pub(crate) fn fill_standard() -> io::Result<()> {
+    fill(FdFlags::empty())
 }
 
-static PLACES: Mutex<Places> = Mutex::new(Places { holders: 0, null: Vec::new() });
-
-/// Raised when places are taken and when they are free again: odd in between.
-static TURN: AtomicUsize = AtomicUsize::new(0);
-
-/// Keeps closed standard descriptors taken; `false` = there are none.
-struct Taken(bool);
-
-impl Taken {
-    fn now() -> Self {
-        // Of descriptors that are open because another thread keeps them taken, nothing follows. If nobody does so before and after the look,
-        // nobody did meanwhile, or that has come and gone: then the number differs.
-        let turn = TURN.load(SeqCst);
-        if turn.is_multiple_of(2) && standard().into_iter().all(is_open) && TURN.load(SeqCst) == turn {
-            return Self(false);
+fn fill(flags: FdFlags) -> io::Result<()> {
+    while !standard().into_iter().all(is_open) {
+        let null = null()?;
+        if null.as_raw_fd() >= FIRST {
+            // Another thread was faster.
+            break;
         }
-        let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
-        if places.holders == 0 {
-            TURN.fetch_add(1, SeqCst);
-        }
-        places.holders += 1;
-        // Without a null device, or a number to be had, `open` has to do without.
-        while !standard().into_iter().all(is_open) {
-            match null() {
-                Ok(null) if null.as_raw_fd() < FIRST => places.null.push(null),
-                _ => break,
-            }
-        }
-        Self(true)
+        rustix::io::fcntl_setfd(&null, flags)?;
+        // Kept by nobody, as standard descriptors are.
+        let _ = null.into_raw_fd();
     }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        if !self.0 {
-            return;
-        }
-        let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
-        places.holders -= 1;
-        if places.holders > 0 {
-            return;
-        }
-        for null in places.null.drain(..) {
-            // The program may have put something there meanwhile, which is its own: that is not closed on exec, as this is.
-            if !fcntl_getfd(&null).is_ok_and(|flags| flags.contains(FdFlags::CLOEXEC)) {
-                let _ = null.into_raw_fd();
-            }
-        }
-        TURN.fetch_add(1, SeqCst);
-    }
+    Ok(())
 }
 
 fn null() -> io::Result<OwnedFd> {
@@ -96,19 +58,6 @@ fn standard() -> [BorrowedFd<'static>; 3] {
 
 fn is_open(descriptor: BorrowedFd<'_>) -> bool {
     fcntl_getfd(descriptor).is_ok()
-}
-
-/// Opens the null device as each of 0, 1 and 2 that is closed, for good: in a child, before its program could open something there.
-pub(crate) fn fill_standard() -> io::Result<()> {
-    while !standard().into_iter().all(is_open) {
-        let null = null()?;
-        // Kept by nobody, as standard descriptors are. What it is executed with inherits them.
-        rustix::io::fcntl_setfd(&null, FdFlags::empty())?;
-        if null.as_raw_fd() < FIRST {
-            let _ = null.into_raw_fd();
-        }
-    }
-    Ok(())
 }
 
 /// The same as `descriptor`, with a number that no program would choose; the old number is free again.
