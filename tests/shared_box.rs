@@ -285,7 +285,7 @@ fn what_is_lent_by_reference_is_still_the_callers() {
 #[test]
 fn what_is_lent_again_is_the_same_memory_and_takes_no_more() {
     both("what_is_lent_again_is_the_same_memory_and_takes_no_more", |start| {
-        let desk = small(start, 4);
+        let desk = small(start, PLENTY);
         let bytes = filled(&desk, MIB, 1);
         let there = desk.address_of_lent(&bytes).expect("a call");
         let _all_the_rest = [(); 3].map(|()| filled(&desk, MIB, 2));
@@ -411,18 +411,21 @@ fn a_constructor_takes_one_too() {
     });
 }
 
-/// A bridge that has memory for so many boxes of 1 MiB on each side.
-fn small(start: &dyn Fn() -> Builder<Desk>, boxes: u64) -> Bridge<Desk> {
-    let builder = start().max_payload(1 << 20).memory(boxes << 21).timeout(Duration::from_millis(200));
+/// A bridge that has memory for four boxes of 1 MiB on each side, and waits so long for one.
+fn small(start: &dyn Fn() -> Builder<Desk>, timeout: Duration) -> Bridge<Desk> {
+    let builder = start().max_payload(1 << 20).memory(4 << 21).timeout(timeout);
     builder.start().expect("a start")
 }
 
 const MIB: usize = 1 << 20;
 
+/// Against hangs only.
+const PLENTY: Duration = Duration::from_secs(20);
+
 #[test]
 fn memory_comes_back_whatever_becomes_of_a_box() {
     both("memory_comes_back_whatever_becomes_of_a_box", |start| {
-        let desk = small(start, 4);
+        let desk = small(start, PLENTY);
         let ways: [&dyn Fn(SharedBox<[u8]>); 8] = [
             &drop,
             &|bytes| assert_eq!(desk.sum(bytes), Ok(0)),
@@ -454,7 +457,7 @@ fn memory_comes_back_whatever_becomes_of_a_box() {
 #[test]
 fn memory_of_calls_that_were_given_up_comes_back() {
     both("memory_of_calls_that_were_given_up_comes_back", |start| {
-        let desk = small(start, 4);
+        let desk = small(start, PLENTY);
         for _ in 0..8 {
             let hasty = desk.with_timeout(Duration::from_millis(1));
             let bytes = SharedBox::<[u8]>::zeroed_in(&desk, MIB).expect("memory");
@@ -469,7 +472,7 @@ fn memory_of_calls_that_were_given_up_comes_back() {
 #[test]
 fn exhaustion_is_an_error_at_the_deadline_or_at_once_in_the_child() {
     both("exhaustion_is_an_error_at_the_deadline_or_at_once_in_the_child", |start| {
-        let desk = small(start, 4);
+        let desk = small(start, Duration::from_secs(1));
         let boxes = [(); 4].map(|()| SharedBox::<[u8]>::zeroed_in(&desk, MIB).expect("memory"));
         let error = SharedBox::<[u8]>::zeroed_in(&desk, MIB).expect_err("all is in use");
         assert_eq!(error, NoMemory::Exhausted { len: MIB as u64, budget: 4 << 20 });
