@@ -163,7 +163,7 @@ impl<S: AsFd> Control<S> {
 
     /// Ends the conversation: both ends are told that nothing more comes.
     pub(crate) fn shut_down(&self) {
-        socket::shut_down(&self.socket);
+        close::shut_down(&self.socket);
     }
 
     /// The same, on another thread's time, which the peer may have made long.

@@ -22,7 +22,8 @@
 use crate::failpoints::{self, Step};
 use crate::layout::{AWAKE, BellLine, PARKED};
 use crate::sync::Ordering::{Acquire, Relaxed, SeqCst};
-use crate::sync::{Futex, fence, spin_hint};
+use crate::sync::{fence, spin_hint};
+use crate::sys::futex::Futex;
 use crate::sys::futex::Private;
 use crate::wake::Sleeper;
 use std::cell::Cell;

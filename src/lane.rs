@@ -1119,7 +1119,8 @@ mod model {
     use crate::frame::BlockRef;
     use crate::layout::{AWAKE, BellLine};
     use crate::segment::Slots;
-    use crate::sync::{AtomicU32, AtomicU64, Futex};
+    use crate::sync::{AtomicU32, AtomicU64};
+    use crate::sys::futex::Futex;
     use crate::wake::FutexSleeper;
 
     fn futex() -> Arc<dyn Sleeper> {

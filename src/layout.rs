@@ -11,7 +11,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::sync::{AtomicU32, AtomicU64, Futex};
+use crate::sync::{AtomicU32, AtomicU64};
+use crate::sys::futex::Futex;
 use crate::sys::futex::Shared;
 
 /// Bytes in a cache line, on every machine that this crate is built for.

@@ -6,8 +6,8 @@
 
 use crate::doorbell::Deadline;
 use crate::error::Exit;
-use crate::sync::Futex;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::sys::futex::Futex;
 use crate::sys::futex::{Private, Woken};
 use crate::sys::poll::Waker;
 use std::sync::{Arc, OnceLock};

@@ -7,9 +7,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::sync::Ordering;
 use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
+use std::sync::atomic::Ordering;
 
 /// What is done to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -14,11 +14,12 @@ use crate::process::child::too_late_in_words;
 use crate::process::spawn::Spawned;
 use crate::process::watch::{self, Watched};
 use crate::segment::Segment;
+use crate::sys::close;
 use crate::sys::image::Image;
 use crate::sys::limits::{self, Wanted};
 use crate::sys::memfd;
 use crate::sys::pidfd::Pidfd;
-use crate::sys::{poll, socket};
+use crate::sys::poll;
 use crate::wake::ParentBells;
 use std::io;
 use std::marker::PhantomData;
@@ -212,7 +213,7 @@ impl<T> Drop for StartingChild<T> {
         let (Some(pidfd), Some(control)) = (self.pidfd.take(), self.control.take()) else { return };
         if pidfd.kill().is_err() {
             // It ends itself when nobody is there any more.
-            socket::shut_down(&control);
+            close::shut_down(&control);
         }
         if reap(&pidfd, REAP_PATIENCE).is_none() {
             // What keeps it, the kernel knows. Whoever waits for the bridge has waited long enough.

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::host::{Alone, Host, Parallel};
-use super::memory::PayloadMemory;
+use super::memory::{CONFUSED, PayloadMemory, confused};
 use super::panic;
 use super::service::{Exchange, SHORT, Service};
 use super::{last_words, nest};
@@ -29,9 +29,6 @@ use rkyv::util::AlignedVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
-
-/// Exit code of a child that its parent's frames made no sense to.
-pub(super) const CONFUSED: i32 = 71;
 
 /// Exit code of a child whose service's destructor panicked while nobody waited for its reply: Rust's own.
 pub(crate) const PANICKED: i32 = 101;
@@ -371,13 +368,4 @@ fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
             exchange.reply(Kind::Fault, &short);
         }
     }
-}
-
-/// The parent is trusted, so this is an error in callgate; going on would run something that nobody asked for.
-#[cold]
-pub(super) fn confused(what: &str) -> ! {
-    let why = format!("callgate: child {} ends: its parent sent {what}", std::process::id());
-    last_words::say(&why);
-    eprintln!("{why}");
-    std::process::exit(CONFUSED);
 }

@@ -1,39 +1,17 @@
-//! Where a child keeps its service, and how methods get at it: one worker alone, or several at once.
+//! What carries out the requests of a child: one worker alone, or several at once.
 //!
-//! A child with one worker pays for no lock: [`Alone`] hands out `&mut T`. With several, methods with `&self` run side by side
-//! and those with `&mut self` alone, behind the lock of [`Parallel`]. Which it is, is fixed at compile time, by the entry that
-//! the parent chose. Arguments are read before the lock is taken, and results are written after it has been given back.
+//! A child with one worker pays for no lock: [`Alone`] hands out `&mut T`. With several, [`Parallel`] hands out what [`access`](super::access) keeps.
+//! Which it is, is fixed at compile time, by the entry that the parent chose.
 
 #![forbid(unsafe_code)]
 
+use super::access::{NO_SERVICE, SharedService};
 use super::service::{Dispatch, Exchange, Incoming, MAX_INTERFACES, ParallelDispatch, Service};
 use crate::failpoints::{self, Step};
 use crate::frame::Kind;
 use crate::trusted::TrustedParent;
-use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 use parking_lot::{Condvar, Mutex};
-use std::sync::{OnceLock, PoisonError, TryLockError};
-
-/// How a method gets at the service that it is called on.
-pub trait Access<T> {
-    /// Runs a method with `&self`, or one without a receiver.
-    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R;
-
-    /// Runs a method with `&mut self`.
-    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> R;
-}
-
-impl<T> Access<T> for &mut T {
-    #[inline(always)]
-    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R {
-        method(self)
-    }
-
-    #[inline(always)]
-    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> R {
-        method(self)
-    }
-}
+use std::sync::OnceLock;
 
 /// What carries out the requests of a worker.
 pub(crate) trait Host {
@@ -107,13 +85,7 @@ impl<T: Service> Host for Alone<T> {
 /// The service of a child with several workers, which share this.
 pub struct Parallel<T> {
     parent: TrustedParent,
-    /// Each of up to eight readers has a lock on a line of its own; a writer takes them all.
-    service: ShardedLock<Option<T>>,
-    /// The queue of those who cannot have the service at once: its head holds this, and alone waits at the lock.
-    ///
-    /// So the head gets the lock next, whether it reads or writes. Without the queue, writers that follow each other closely
-    /// keep out readers, because the lock prefers writers. The queue itself is fair, if not at every step.
-    queue: Mutex<()>,
+    service: SharedService<T>,
     interfaces: Interfaces<ParallelDispatch<T>>,
     ending: Mutex<Ending>,
     /// Rung when a worker has come to its end.
@@ -133,8 +105,7 @@ impl<T: Service> Parallel<T> {
     pub(super) fn new(parent: TrustedParent, workers: u32) -> Self {
         Self {
             parent,
-            service: ShardedLock::new(None),
-            queue: Mutex::new(()),
+            service: SharedService::new(None),
             interfaces: Interfaces::new(),
             ending: Mutex::new(Ending { has_begun: false, busy: workers - 1 }),
             ended: Condvar::new(),
@@ -144,65 +115,18 @@ impl<T: Service> Parallel<T> {
     /// The host of a service that a test has built.
     #[cfg(all(test, debug_assertions, not(loom)))]
     pub(crate) fn of(service: T) -> Self {
-        Self { service: ShardedLock::new(Some(service)), ..Self::new(TrustedParent::of_itself(), 2) }
+        Self { service: SharedService::new(Some(service)), ..Self::new(TrustedParent::of_itself(), 2) }
     }
 }
 
 impl<T> Parallel<T> {
-    /// The service, beside other readers. That a method panicked poisons nothing, as with one worker.
-    #[inline]
-    fn read(&self) -> ShardedLockReadGuard<'_, Option<T>> {
-        match self.service.try_read() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => self.read_slow(),
-        }
-    }
-
-    #[cold]
-    fn read_slow(&self) -> ShardedLockReadGuard<'_, Option<T>> {
-        let _head = self.queue.lock();
-        self.service.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The service, for good: when the other workers have answered all that they were asked.
     fn taken_last(&self) -> Option<T> {
         let mut ending = self.ending.lock();
         self.ended.wait_while(&mut ending, |ending| ending.busy > 0);
         drop(ending);
-        self.write().take()
+        self.service.write().take()
     }
-
-    /// The service, for this thread alone: after the methods that run, and before those that wait behind this.
-    fn write(&self) -> ShardedLockWriteGuard<'_, Option<T>> {
-        let _head = self.queue.lock();
-        self.service.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<T> Access<T> for &Parallel<T> {
-    #[inline]
-    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R {
-        match &*self.read() {
-            Some(service) => method(service),
-            None => absent(),
-        }
-    }
-
-    #[inline]
-    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> R {
-        match &mut *self.write() {
-            Some(service) => method(service),
-            None => absent(),
-        }
-    }
-}
-
-/// A panic, because the method's result cannot be had; its caller gave up before the child was told to stop, or the service
-/// would still be here.
-#[cold]
-fn absent() -> ! {
-    panic!("{NO_SERVICE}")
 }
 
 impl<T: Service> Host for &Parallel<T> {
@@ -212,16 +136,16 @@ impl<T: Service> Host for &Parallel<T> {
             Kind::Call => {
                 let incoming = Incoming(exchange);
                 match incoming.interface() {
-                    0 => T::dispatch(*self, incoming),
+                    0 => T::dispatch(&self.service, incoming),
                     number => match self.interfaces.get(number) {
-                        Some(dispatch) => dispatch(self, incoming),
+                        Some(dispatch) => dispatch(&self.service, incoming),
                         None => incoming.unknown(),
                     },
                 }
             }
             Kind::Construct => {
                 let service = T::construct(Incoming(exchange));
-                *self.write() = service;
+                *self.service.write() = service;
             }
             Kind::Bind => {
                 let find = |offset, key| {
@@ -247,8 +171,6 @@ impl<T: Service> Host for &Parallel<T> {
 }
 
 // ---- what both have ------------------------------------------------------------------------------------------------
-
-const NO_SERVICE: &str = "the child has no service";
 
 /// Drops the service. It has been taken out before: a panic in its destructor must not leave it to be dropped again.
 fn stop<T>(service: Option<T>, exchange: &mut Exchange<'_>) {

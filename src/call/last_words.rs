@@ -6,13 +6,13 @@
 
 #![forbid(unsafe_code)]
 
-use super::panic;
 use crate::error::{Exit, is_visible};
 use crate::layout::{FINAL, LAST_WORDS, LastWords, PANICKING, SILENT};
 use crate::segment::Placed;
 use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::fence;
 use crate::sys::fatal::{self, Ending, Turned};
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
@@ -83,12 +83,12 @@ pub(super) fn note(info: &PanicHookInfo<'_>, turn: u64) {
     if kept.process != std::process::id() {
         return;
     }
-    let message = panic::message(info.payload());
+    let message = message(info.payload());
     let place = info.location().map_or_else(String::new, |location| format!(" at {location}"));
     let _ = SAID.try_with(|said| {
         let Ok(mut said) = said.try_borrow_mut() else { return };
         // A panic that cannot unwind is the consequence of the one before it.
-        let follows = (turn % 2 == 1 && said.turn == turn) || panic::cannot_unwind(&message);
+        let follows = (turn % 2 == 1 && said.turn == turn) || cannot_unwind(&message);
         if follows && !said.text.is_empty() && said.text.len() + place.len() + message.len() < CAPACITY {
             said.text.push_str(&format!("; then it panicked{place}: {message}"));
         } else {
@@ -265,6 +265,17 @@ fn as_text(bytes: &[u8]) -> String {
     let text = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
     let words = text.split(|char: char| char.is_whitespace() || !is_visible(char));
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether that is the standard library's message when unwinding has come to where it cannot go on.
+pub(super) fn cannot_unwind(message: &str) -> bool {
+    message.starts_with("panic in a function that cannot unwind")
+        || message.starts_with("panic in a destructor during cleanup")
+}
+
+pub(super) fn message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a payload that is no text".into())
 }
 
 #[cfg(all(test, not(loom)))]

@@ -5,7 +5,6 @@
 
 #![forbid(unsafe_code)]
 
-use super::callee::{CONFUSED, confused};
 use super::last_words;
 use crate::arena::{Limits, Loan, Source};
 use crate::backing::Backing;
@@ -292,4 +291,16 @@ impl Source for AskParent<'_> {
         let _ = self.0.control.send(Message::Detach { segment }, None);
         failpoints::reach(Step::ChildDetachSent);
     }
+}
+
+/// Exit code of a child that its parent's frames made no sense to.
+pub(super) const CONFUSED: i32 = 71;
+
+/// The parent is trusted, so this is an error in callgate; going on would run something that nobody asked for.
+#[cold]
+pub(super) fn confused(what: &str) -> ! {
+    let why = format!("callgate: child {} ends: its parent sent {what}", std::process::id());
+    last_words::say(&why);
+    eprintln!("{why}");
+    std::process::exit(CONFUSED);
 }

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod access;
 mod account;
 pub(crate) mod callee;
 pub(crate) mod caller;

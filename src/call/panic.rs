@@ -46,13 +46,7 @@ pub(crate) fn install_hook() {
 
 /// Whether the process ends with this panic, wherever it is caught.
 fn ends_the_process(info: &PanicHookInfo<'_>) -> bool {
-    cfg!(panic = "abort") || cannot_unwind(&message(info.payload()))
-}
-
-/// Whether that is the standard library's message when unwinding has come to where it cannot go on.
-pub(super) fn cannot_unwind(message: &str) -> bool {
-    message.starts_with("panic in a function that cannot unwind")
-        || message.starts_with("panic in a destructor during cleanup")
+    cfg!(panic = "abort") || last_words::cannot_unwind(&last_words::message(info.payload()))
 }
 
 fn record(info: &PanicHookInfo<'_>) {
@@ -82,15 +76,10 @@ pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Box<Fault>> {
 #[cold]
 fn fault_slow(payload: Box<dyn Any + Send>, turn: u64) -> Box<Fault> {
     last_words::withdraw_own();
-    let message = message(&*payload);
+    let message = last_words::message(&*payload);
     // A payload may panic when it is dropped; then it is leaked.
     let _ = catch_unwind(AssertUnwindSafe(move || drop(payload))).map_err(std::mem::forget);
     let seen = SEEN.take().filter(|seen| seen.turn == turn);
     let (location, backtrace) = seen.map_or((None, None), |seen| (seen.location, seen.backtrace));
     Box::new(Fault { message, location, backtrace })
-}
-
-pub(super) fn message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a payload that is no text".into())
 }

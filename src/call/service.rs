@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::host::{Access, Parallel};
+use super::access::{Access, SharedService};
 use crate::error::{CallName, NoMemory, beginning};
 use crate::failpoints::{self, Step};
 use crate::frame::{Beyond, Checked, Encode, Kind, Limit, Request, RequestSpan, Transfer};
@@ -82,7 +82,7 @@ pub(crate) const MAX_INTERFACES: usize = 32;
 pub(crate) type Dispatch<T> = fn(&mut T, Incoming<'_, '_>);
 
 /// The dispatch function of an interface, for a child with several workers.
-pub(crate) type ParallelDispatch<T> = fn(&Parallel<T>, Incoming<'_, '_>);
+pub(crate) type ParallelDispatch<T> = fn(&SharedService<T>, Incoming<'_, '_>);
 
 /// Tells one interface of a service from the others.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +101,7 @@ impl InterfaceId {
         fn dispatch<T: Service, I: Interface<T>>(service: &mut T, call: Incoming<'_, '_>) {
             I::dispatch(service, call);
         }
-        fn parallel_dispatch<T: Service, I: Interface<T>>(service: &Parallel<T>, call: Incoming<'_, '_>) {
+        fn parallel_dispatch<T: Service, I: Interface<T>>(service: &SharedService<T>, call: Incoming<'_, '_>) {
             I::dispatch(service, call);
         }
         fn address<T: Service, I: Interface<T>>(workers: u32) -> usize {

@@ -15,6 +15,7 @@ use crate::call::caller::Caller;
 use crate::call::pair::{self, Introduction, Pair};
 use crate::call::service::Method;
 use crate::doorbell::{Deadline, Wait};
+use crate::sys::close;
 use crate::sys::fork;
 use crate::sys::limits::{self, Wanted};
 use crate::sys::poll::PollSet;
@@ -565,7 +566,7 @@ impl Client {
         let owned = std::mem::take(&mut state.owned);
         drop(state);
         self.changed.notify_all();
-        socket::shut_down(&self.joined.socket);
+        close::shut_down(&self.joined.socket);
         let owned = owned.iter().filter_map(Weak::upgrade);
         callers.into_values().map(|(_, pair)| pair).chain(owned).for_each(|pair| pair.over(None));
         self.targets.store(Arc::default());

@@ -87,7 +87,7 @@ pub(crate) fn adopt() -> Option<Child> {
         shed_inherited(inode);
     }
     let socket =
-        selfproc::take_stdin().unwrap_or_else(|error| fail(stdin(), "taking the control socket from stdin", &error));
+        descriptor::take_stdin().unwrap_or_else(|error| fail(stdin(), "taking the control socket from stdin", &error));
     failpoints::begin_child();
     failpoints::reach(Step::ChildAdopted);
     match Hello::receive(&socket) {

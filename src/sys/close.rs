@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{signals, socket};
+use super::signals;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -67,7 +67,7 @@ fn end_here(mut queue: MutexGuard<'static, Queue>) {
     queue.waiting = others;
     drop(queue);
     for closing in &mut ending {
-        socket::shut_down(&closing.descriptor);
+        shut_down(&closing.descriptor);
         closing.ends = false;
     }
     self::queue().waiting.extend(ending);
@@ -84,10 +84,16 @@ fn close_all() {
         };
         drop(queue);
         if ends {
-            socket::shut_down(&descriptor);
+            shut_down(&descriptor);
         }
         drop(descriptor);
     }
+}
+
+/// Ends the conversation: both ends are told that nothing more comes.
+pub(crate) fn shut_down(socket: impl AsFd) {
+    // One that has ended already needs no end.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
 }
 
 /// A descriptor that is closed [elsewhere] when it is dropped.

@@ -87,6 +87,16 @@ pub(crate) fn close_on_exec() -> io::Result<()> {
     Ok(())
 }
 
+/// Takes descriptor 0 away from the standard input: returns a private copy of it and puts `/dev/null` in its place. 1 and 2 are open
+/// afterwards, too.
+pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
+    let copy = copied_high(stdin())?;
+    fill_standard()?;
+    let null = File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(null.as_fd())?;
+    Ok(copy)
+}
+
 /// A descriptor from 3 on, as it is in a program that has just begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Found {

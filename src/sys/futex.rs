@@ -37,8 +37,69 @@ pub(crate) enum Woken {
     DeadlinePassed,
 }
 
+#[cfg(loom)]
+pub(crate) use model::{Futex, wait_either};
 #[cfg(not(loom))]
 pub(crate) use real::{Futex, wait_either};
+
+/// A futex as loom can model it: a word, and a queue that a waiter joins only while the word has the expected value.
+#[cfg(loom)]
+mod model {
+    use super::{Private, Scope, Shared, Woken};
+    use crate::sync::{AtomicU32, Ordering};
+    use std::marker::PhantomData;
+    use std::time::Duration;
+
+    #[derive(Debug)]
+    pub(crate) struct Futex<S> {
+        word: AtomicU32,
+        queue: loom::sync::Mutex<()>,
+        bell: loom::sync::Condvar,
+        scope: PhantomData<S>,
+    }
+
+    impl<S: Scope> Futex<S> {
+        pub(crate) fn new(value: u32) -> Self {
+            Self {
+                word: AtomicU32::new(value),
+                queue: loom::sync::Mutex::new(()),
+                bell: loom::sync::Condvar::new(),
+                scope: PhantomData,
+            }
+        }
+
+        pub(crate) fn word(&self) -> &AtomicU32 {
+            &self.word
+        }
+
+        /// As the kernel does it: comparing and queueing are one step to whoever wakes.
+        pub(crate) fn wait(&self, expected: u32, _timeout: Option<Duration>) -> Woken {
+            let queue = self.queue.lock().unwrap();
+            if self.word.load(Ordering::Relaxed) == expected {
+                drop(self.bell.wait(queue).unwrap());
+            }
+            Woken::MaybeReady
+        }
+
+        pub(crate) fn wake_one(&self) {
+            self.wake();
+        }
+
+        pub(crate) fn wake(&self) {
+            let _queue = self.queue.lock().unwrap();
+            self.bell.notify_all();
+        }
+    }
+
+    /// The models run without a watcher: only the shared word can wake.
+    pub(crate) fn wait_either(
+        shared: (&Futex<Shared>, u32),
+        _private: (&Futex<Private>, u32),
+        timeout: Option<Duration>,
+    ) -> Woken {
+        shared.0.wait(shared.1, timeout)
+    }
+}
 
 #[cfg(not(loom))]
 mod real {

@@ -1,10 +1,9 @@
-//! What a process does to itself: its death with its parent, its standard input, its name.
+//! What a process does to itself: its death with its parent, its name.
 
-use super::descriptor;
 use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
 /// Has the kernel send SIGKILL to this process when the thread that started it exits. Lost when the process changes its uid.
 pub(crate) fn die_with_parent() -> io::Result<()> {
@@ -69,14 +68,4 @@ pub(crate) fn has_loader() -> bool {
 pub(crate) fn close_on_exec(number: RawFd) {
     // SAFETY: closes nothing here and now; a number that is free is refused.
     unsafe { nix::libc::fcntl(number, nix::libc::F_SETFD, nix::libc::FD_CLOEXEC) };
-}
-
-/// Takes descriptor 0 away from the standard input: returns a private copy of it and puts `/dev/null` in its place. 1 and 2 are open
-/// afterwards, too.
-pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
-    let copy = descriptor::copied_high(rustix::stdio::stdin())?;
-    descriptor::fill_standard()?;
-    let null = std::fs::File::open("/dev/null")?;
-    rustix::stdio::dup2_stdin(null.as_fd())?;
-    Ok(copy)
 }

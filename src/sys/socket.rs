@@ -118,12 +118,6 @@ pub(crate) fn send(socket: impl AsFd, message: &[u8], rights: &[BorrowedFd<'_>])
     }
 }
 
-/// Ends the conversation: both ends are told that nothing more comes.
-pub(crate) fn shut_down(socket: impl AsFd) {
-    // One that has ended already needs no end.
-    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
-}
-
 /// What [`receive`] found.
 #[derive(Debug)]
 pub(crate) enum Received {

@@ -9,9 +9,9 @@
 
 use super::Sleeper;
 use crate::layout::BellLine;
-use crate::sync::Futex;
 use crate::sys::close::Aside;
 use crate::sys::eventfd;
+use crate::sys::futex::Futex;
 use crate::sys::futex::Private;
 use crate::sys::poll::{PollSet, Waker};
 use std::io;

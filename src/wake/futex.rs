@@ -4,8 +4,8 @@
 
 use super::Sleeper;
 use crate::layout::{BellLine, PARKED};
-use crate::sync::{Futex, wait_either};
 use crate::sys::futex::Private;
+use crate::sys::futex::{Futex, wait_either};
 use std::time::Duration;
 
 /// The word that says "parked" is the futex: a wake between the last look and the sleep has changed it, and the kernel, which

@@ -16,8 +16,8 @@ use crate::backing::Backing;
 use crate::layout::{BellLine, Geometry};
 #[cfg(feature = "portable")]
 use crate::portable::TrustedChild;
-use crate::sync::Futex;
 use crate::sys::close::Aside;
+use crate::sys::futex::Futex;
 use crate::sys::futex::Private;
 use crate::sys::poll::{PollSet, Waker};
 use eventfd::{Listener, Ringer};
