@@ -6,15 +6,12 @@ use super::address::Address;
 use super::args::Args;
 use super::auth::{self, Joined, Role};
 use super::authkey::AuthKey;
-use super::callback::Callback;
 use super::callbacks::{Callbacks, DYNAMIC, Registered};
 use super::client::{Client, Place, Settings, Target, Unanswered};
 use super::error::ManagerError;
-use super::handle::Handle;
 use super::hub::{self, Hub, HubOptions};
 use super::protocol::{FromHub, MAX_NAME, NameInfo, ToHub, check_name};
-use super::registration::{Registering, Registration};
-use super::typed::{Arguments, Item, Outcome, Signature, TooDeep, shallow, shallow_args};
+use super::typed::{Arguments, Item, Signature, TooDeep, shallow, shallow_args};
 use super::value::Value;
 use crate::arena::Limits;
 use crate::call::nest::Within;
@@ -55,7 +52,7 @@ const BREATH: Duration = Duration::from_millis(20);
 /// When the last is dropped, the process leaves the hub, or ends it if it is its own.
 ///
 /// A callback that has a clone of the manager it is registered with is a cycle: as long as it is registered, the manager is not dropped. The end of
-/// its [`Registration`] breaks it; after [`Registration::keep`], only [`disconnect`](Self::disconnect) leaves the hub.
+/// its [`Registration`](super::Registration) breaks it; after [`Registration::keep`](super::Registration::keep), only [`disconnect`](Self::disconnect) leaves the hub.
 ///
 /// A fork of a connected process is connected to nothing: its calls are errors until it connects itself, and its parent goes on undisturbed.
 ///
@@ -86,7 +83,7 @@ pub struct Name {
 /// What the clones of a manager have in common.
 pub(super) struct Shared {
     pub(super) address: Address,
-    key: AuthKey,
+    pub(super) key: AuthKey,
     options: HubOptions,
     timeout: Duration,
     wait: Wait,
@@ -223,11 +220,6 @@ impl Manager {
         self.shared.begin(true, timeout, Shared::elect)
     }
 
-    /// What another process needs to call what is registered here: the address, and where the key is. Never the key.
-    pub fn handle(&self) -> Handle {
-        Handle::of(&self.shared.address, self.shared.key.reference())
-    }
-
     /// Whether there is a hub, as far as this process knows.
     pub fn is_connected(&self) -> bool {
         self.shared.current().is_some()
@@ -274,45 +266,6 @@ impl Manager {
     /// Leaves the hub, or ends it if it is this process's. What is registered here is so no more, until this manager is connected again.
     pub fn disconnect(&self) {
         self.shared.disconnect();
-    }
-
-    // ---- registering -----------------------------------------------------------------------------------------------
-
-    /// Registers `callback` under `name`, with whatever arguments it is called with. Until the [`Registration`] is dropped, calls of that
-    /// name run it in this process, on threads of their own, several at once.
-    ///
-    /// A panic in it goes to who has called, as [`CallError::Panicked`], and is not printed: when another process calls for the first time, this one
-    /// gets a panic hook ([`std::panic::set_hook`]) that hands on to the one before it all panics but those in callbacks. A hook that is set
-    /// later takes its place; then panics in callbacks are printed too, and come without their place.
-    ///
-    /// # Errors
-    ///
-    /// [`ManagerError::Taken`] if the name is registered already, be it by this process; if there is no hub, or it refuses the name.
-    pub fn register<F, O>(&self, name: &str, callback: F) -> Result<Registration, ManagerError>
-    where
-        F: Fn(Args) -> O + Send + Sync + 'static,
-        O: Outcome + 'static,
-    {
-        self.named(name).register(callback)
-    }
-
-    /// As [`register`](Self::register), a callback with types: it takes and returns [`Item`]s.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn register_fn<A, O, F>(&self, name: &str, callback: F) -> Result<Registration, ManagerError>
-    where
-        A: Arguments,
-        O: Outcome + 'static,
-        F: Callback<A, O>,
-    {
-        self.named(name).register_fn(callback)
-    }
-
-    /// What is to be registered under `name`, with limits.
-    pub fn named(&self, name: &str) -> Registering {
-        Registering::new(self.clone(), name)
     }
 
     // ---- calling ---------------------------------------------------------------------------------------------------

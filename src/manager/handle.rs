@@ -56,6 +56,13 @@ pub struct Handle {
 )]
 pub struct NoHandle;
 
+impl Manager {
+    /// What another process needs to call what is registered here: the address, and where the key is. Never the key.
+    pub fn handle(&self) -> Handle {
+        Handle::of(&self.shared.address, self.shared.key.reference())
+    }
+}
+
 impl Handle {
     pub(super) fn of(address: &Address, key: &KeyReference) -> Self {
         let key = match key {

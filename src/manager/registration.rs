@@ -13,6 +13,45 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+impl Manager {
+    /// Registers `callback` under `name`, with whatever arguments it is called with. Until the [`Registration`] is dropped, calls of that
+    /// name run it in this process, on threads of their own, several at once.
+    ///
+    /// A panic in it goes to who has called, as [`CallError::Panicked`], and is not printed: when another process calls for the first time, this one
+    /// gets a panic hook ([`std::panic::set_hook`]) that hands on to the one before it all panics but those in callbacks. A hook that is set
+    /// later takes its place; then panics in callbacks are printed too, and come without their place.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError::Taken`] if the name is registered already, be it by this process; if there is no hub, or it refuses the name.
+    pub fn register<F, O>(&self, name: &str, callback: F) -> Result<Registration, ManagerError>
+    where
+        F: Fn(Args) -> O + Send + Sync + 'static,
+        O: Outcome + 'static,
+    {
+        self.named(name).register(callback)
+    }
+
+    /// As [`register`](Self::register), a callback with types: it takes and returns [`Item`]s.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn register_fn<A, O, F>(&self, name: &str, callback: F) -> Result<Registration, ManagerError>
+    where
+        A: Arguments,
+        O: Outcome + 'static,
+        F: Callback<A, O>,
+    {
+        self.named(name).register_fn(callback)
+    }
+
+    /// What is to be registered under `name`, with limits.
+    pub fn named(&self, name: &str) -> Registering {
+        Registering::new(self.clone(), name)
+    }
+}
+
 /// What is about to be registered under a name: see [`Manager::named`].
 ///
 /// # Examples

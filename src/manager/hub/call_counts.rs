@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::ClientId;
+use super::connection::ClientId;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 

@@ -20,6 +20,9 @@ const MAX_QUEUED_MESSAGES: usize = 4096;
 /// Messages with descriptors among them, which are the hub's as long as they wait.
 const MAX_QUEUED_INTRODUCTIONS: usize = 32;
 
+/// A connection's number at the hub; never used again.
+pub(super) type ClientId = u64;
+
 /// A connection, authenticated or not.
 #[derive(Debug)]
 pub(super) struct Connection {

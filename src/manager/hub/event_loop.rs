@@ -6,13 +6,13 @@
 #![forbid(unsafe_code)]
 
 use super::call_counts::{Begun, CallCounts};
-use super::connection::{Admitted, Connection, Gone, List, State};
+use super::connection::{Admitted, ClientId, Connection, Gone, List, State};
 use super::credits::Credits;
 use super::ledger::Process;
 use super::locks::{Locks, Told};
+use super::options::HubOptions;
 use super::pairs::{Heard, New, Pairs, Rates, Unsealed};
 use super::registry::{Registered, Registry, Revoked, Wish};
-use super::{ClientId, HubOptions};
 use crate::manager::address::Listening;
 use crate::manager::auth::{self, Challenge, Ends, Refusal, Role};
 use crate::manager::authkey::AuthKey;

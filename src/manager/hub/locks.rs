@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::ClientId;
+use super::connection::ClientId;
 use crate::manager::protocol::{FromHub, check_name};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

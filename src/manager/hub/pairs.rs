@@ -8,7 +8,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::ClientId;
+use super::connection::ClientId;
 use super::ledger::{Ledger, Left, Process, Watch};
 use crate::backing::Sealed;
 use crate::call::nest;

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::ClientId;
+use super::connection::ClientId;
 use crate::manager::protocol::{Counters, MAX_LIST, NameInfo, check_name, check_signature};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
