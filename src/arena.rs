@@ -9,9 +9,9 @@
 
 #![forbid(unsafe_code)]
 
+use crate::commit::BlockRef;
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
-use crate::frame::BlockRef;
 use crate::segment::{Block, Span};
 use crate::sys::mapping::Mapping;
 use std::collections::HashMap;

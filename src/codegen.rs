@@ -6,11 +6,13 @@ pub use crate::bridge::{Bridge, Builder, init_before_main};
 pub use crate::call::access::Access;
 pub use crate::call::interfaces::Bridged;
 pub use crate::call::service::{Fingerprint, Incoming, Interface, InterfaceId, Method, Mode, Service};
+pub use crate::decoder::Transfer;
 pub use crate::error::CallError;
-pub use crate::frame::{Request, Transfer};
+pub use crate::request::Request;
 pub use rkyv::Archive;
 
-use crate::frame::{Decoder, Encoder};
+use crate::decoder::Decoder;
+use crate::encode::Encoder;
 use crate::reading::{self, Need};
 use rkyv::boxed::{ArchivedBox, BoxResolver};
 use rkyv::rancor::Failure;

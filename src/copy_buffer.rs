@@ -9,13 +9,17 @@
 //! `Vec<u8>` begins with its bytes, and a copy of the frame, in memory allocated as that vector's would be, becomes the vector
 //! when what follows the bytes is forgotten. The same holds for texts, and for numbers, whose archives are the numbers.
 
+use crate::archive::{access_until, catch};
+use crate::commit::ALIGN;
+use crate::decoder::{Decoder, Transfer};
 use crate::doorbell::Deadline;
-use crate::frame::{ALIGN, BYTES_A_LOOK, Checked, Decoder, Transfer, access_until, in_time, read_copy};
-use crate::reading::{Refusal, refuse};
+use crate::reading::{BYTES_A_LOOK, Need, Refusal, has_memory, in_time, refuse};
 use crate::segment::Span;
+use crate::validator::Checked;
 use rkyv::Archive;
 use rkyv::rancor::Failure;
 use rkyv::string::ArchivedString;
+use rkyv::util::AlignedVec;
 use rkyv::vec::ArchivedVec;
 use std::alloc::{Layout, alloc, dealloc, realloc};
 use std::any::{Any, TypeId};
@@ -302,10 +306,35 @@ impl Drop for Memory {
     }
 }
 
+// ---- values of private bytes -----------------------------------------------------------------------------------------
+
+/// Reads a value from private bytes of any alignment; `None` if they are no valid archive of `R`.
+pub(crate) fn decode_private<R: Transfer>(bytes: &[u8]) -> Option<R> {
+    let mut copy = AlignedVec::<ALIGN>::with_capacity(bytes.len());
+    copy.extend_from_slice(bytes);
+    read_copy(&copy, Decoder::of_child()).ok()
+}
+
+/// Validates private bytes that are aligned as payloads are, and makes the value from them.
+#[inline(always)]
+pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], decoder: Decoder<'_>) -> Result<R, Failure> {
+    let decoder = decoder.within(bytes);
+    catch(|| {
+        let (archived, need) = access_until::<R::Archived>(bytes, decoder.until())?;
+        let need = Need { is_trusted: decoder.home().is_none(), ..need };
+        if need.levels == 0 || CopyBuffer::<R>::is_of_numbers() {
+            return decoder.make(archived);
+        }
+        in_time(decoder.until())?;
+        has_memory(bytes.len())?;
+        need.run(|| decoder.make(archived))
+    })
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::frame::encode_to_vec;
+    use crate::encode::encode_to_vec;
 
     /// Takes a value in as if its archive came from shared memory, in so many steps.
     fn through<R: Transfer>(value: &R, steps: usize) -> R {
@@ -316,6 +345,24 @@ mod tests {
             copy_buffer.copy_up_to(frame.first(bytes.len() * step / steps), Deadline::NEVER).unwrap();
         }
         copy_buffer.read(Decoder::of_child()).unwrap()
+    }
+
+    #[test]
+    fn values_come_back_through_private_memory() {
+        let value = (vec![String::from("one"), "two".repeat(1000)], Some(3u64));
+        let bytes = encode_to_vec(&value, 1 << 20).unwrap();
+        assert_eq!(read_copy::<(Vec<String>, Option<u64>)>(&bytes, Decoder::of_child()).unwrap(), value);
+        assert!(encode_to_vec(&value, 1000).is_err(), "longer than the limit");
+    }
+
+    #[test]
+    fn fault_03_truncated_archives_are_refused() {
+        let bytes = encode_to_vec(&vec![String::from("a long enough string"); 4], 1 << 20).unwrap();
+        for len in 0..bytes.len() {
+            let mut copy = AlignedVec::<ALIGN>::new();
+            copy.extend_from_slice(&bytes[..len]);
+            assert!(read_copy::<Vec<String>>(&copy, Decoder::of_child()).is_err(), "{len} bytes");
+        }
     }
 
     #[test]

@@ -6,9 +6,10 @@
 
 #![forbid(unsafe_code)]
 
+use crate::copy_buffer::decode_private;
 use crate::doorbell::Wait;
+use crate::encode::encode_to_vec;
 use crate::error::{beginning, is_visible};
-use crate::frame::{decode_private, encode_to_vec};
 use crate::layout::{MAGIC, PROTOCOL};
 use crate::sys::socket::{self, Blocking, Received};
 use rkyv::{Archive, Deserialize, Serialize};

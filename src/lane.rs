@@ -6,21 +6,24 @@
 #![forbid(unsafe_code)]
 
 use crate::arena::Loan;
+use crate::commit::{Kind, Place};
 use crate::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
+use crate::encode::{Encode, Send, Spill, encode, look_at_reply};
 use crate::error::{NoMemory, Started};
 use crate::failpoints::{self, Step};
-use crate::frame::{self, BYTES_A_LOOK, Checked, Encode, Kind, Place, Spill, encode, look_at_reply};
 use crate::layout::{CalleeLine, CallerLine, ENDING, WorkerLine};
 use crate::loans::Attachments;
+use crate::loans::BoxRef;
 use crate::memory_pool::{AllocContext, PoolHandle};
 use crate::peer_status::PeerStatus;
+use crate::reading::BYTES_A_LOOK;
 use crate::reading::Refusal;
 pub(crate) use crate::ring::{Announcement, Consumer, Frame, Seen};
 use crate::ring::{Claim, Onlooker, Producer};
 use crate::segment::{Placed, Segment};
-use crate::shared_box::BoxRef;
 use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::fence;
+use crate::validator::Checked;
 use crate::wake::{Bells, Sleeper};
 use crossbeam_utils::CachePadded;
 use rkyv::Archive;
@@ -478,7 +481,7 @@ impl Spill for BlockSpill<'_> {
     }
 
     #[cold]
-    fn send_with(&mut self, send: &mut frame::Send<'_>) -> Result<Option<BoxRef>, Failure> {
+    fn send_with(&mut self, send: &mut Send<'_>) -> Result<Option<BoxRef>, Failure> {
         self.carried.is_loaded = true;
         let sent = send(self.room, self.carried).and_then(|box_ref| {
             self.count_box(&box_ref)?;
@@ -1070,7 +1073,7 @@ mod tests {
 mod nowhere {
     use super::*;
     use crate::arena::Source;
-    use crate::frame::BlockRef;
+    use crate::commit::BlockRef;
     use crate::memory_pool::{MemoryPool, PoolHandle};
     use crate::segment::Block;
 
@@ -1116,7 +1119,7 @@ mod nowhere {
 mod model {
     use super::nowhere::nowhere;
     use super::*;
-    use crate::frame::BlockRef;
+    use crate::commit::BlockRef;
     use crate::layout::{AWAKE, BellLine};
     use crate::segment::Slots;
     use crate::sync::{AtomicU32, AtomicU64};

@@ -134,13 +134,19 @@ mod lane;
 mod peer_status;
 
 // Layer 2: frames, where they go, and waiting for them.
+mod archive;
 mod arena;
+mod bare;
+mod commit;
 mod copy_buffer;
+mod decoder;
 mod doorbell;
-mod frame;
+mod encode;
 mod loans;
 mod memory_pool;
 mod reading;
+mod reply;
+mod request;
 mod ring;
 mod shared_box;
 mod shared_writer;
@@ -179,9 +185,9 @@ pub use crate::bridge::{
     serve_parallel,
 };
 pub use crate::call::service::{Mode, Service};
+pub use crate::decoder::Transfer;
 pub use crate::doorbell::Wait;
 pub use crate::error::{Awaited, CallError, CallName, Exit, Fault, NoMemory, Payload, StartError, Started};
-pub use crate::frame::Transfer;
 #[cfg(feature = "sandbox")]
 pub use crate::measure::Measure;
 #[cfg(feature = "portable")]

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 use crate::arena::Loan;
+use crate::commit::BlockRef;
 use crate::failpoints::{self, Step};
 use crate::layout::{DONE, HOME, HeldTable, LOANS, TAKEN};
 use crate::segment::{Block, Placed};
@@ -419,6 +420,19 @@ impl Holder {
             DONE => failpoints::reach_here(Step::ParentBoxDone, Step::ChildBoxDone),
             _ => failpoints::reach_here(Step::ParentBoxHome, Step::ChildBoxHome),
         }
+    }
+}
+
+/// What a frame says of a block that goes with it.
+pub(crate) struct BoxRef {
+    pub(crate) place: BlockRef,
+    pub(crate) loan_id: LoanId,
+}
+
+impl BoxRef {
+    /// How many bytes it has, which who receives it may have to copy.
+    pub(crate) fn len(&self) -> u64 {
+        self.place.len
     }
 }
 

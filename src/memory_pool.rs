@@ -5,9 +5,9 @@
 #![forbid(unsafe_code)]
 
 use crate::arena::{Arena, Limits, Loan, Source};
+use crate::commit::BlockRef;
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
-use crate::frame::BlockRef;
 use crate::layout::HeldTable;
 use crate::loans::{Attachments, Holder, Lender, LoanId, LoanList, Returning};
 use crate::segment::{Block, Placed};

@@ -25,6 +25,7 @@
 //!
 //! What the user's own `Deserialize` or `Drop` keeps on the stack beyond that, and what reads a value recursively, is the user's.
 
+use crate::doorbell::Deadline;
 use crate::sys::limits::{self, Wanted};
 use crate::sys::stack;
 use rkyv::rancor::Failure;
@@ -287,11 +288,23 @@ impl Refusal {
     }
 }
 
+/// Between two looks at the clock, so many bytes are copied: some hundred microseconds, of memory that has never been touched.
+pub(crate) const BYTES_A_LOOK: usize = 1 << 20;
+
+/// Says that it is too late, if it is.
+#[inline]
+pub(crate) fn in_time(until: Deadline) -> Result<(), Failure> {
+    if until.has_passed() { Err(refuse(Refusal::Late)) } else { Ok(()) }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::commit::ALIGN;
+    use crate::copy_buffer::read_copy;
+    use crate::decoder::{Decoder, Transfer};
     use crate::doorbell::Deadline;
-    use crate::frame::{ALIGN, Decoder, Transfer, encode_to_vec, read_copy};
+    use crate::encode::encode_to_vec;
     use rkyv::util::AlignedVec;
     use rkyv::with::Skip;
     use rkyv::{Archive, Deserialize, Serialize};
@@ -427,8 +440,10 @@ mod tests {
         let many: Vec<String> =
             (0..200_000).map(|number| format!("a text that has a place of its own: {number}")).collect();
         let bytes = encode_to_vec(&many, 1 << 28).unwrap();
-        let read =
-            crate::frame::access_until::<rkyv::vec::ArchivedVec<rkyv::string::ArchivedString>>(&bytes, Deadline::now());
+        let read = crate::archive::access_until::<rkyv::vec::ArchivedVec<rkyv::string::ArchivedString>>(
+            &bytes,
+            Deadline::now(),
+        );
         assert!(read.is_err());
         assert_eq!(last_refusal(), Refusal::Late);
     }

@@ -34,7 +34,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::frame::{BlockRef, Commit, Kind, Place, Stage};
+use crate::commit::{BlockRef, Commit, Kind, Place};
+use crate::encode::Stage;
 use crate::layout::{EXPECTED, MARK, SlotLine};
 use crate::segment::{Slots, Span};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};

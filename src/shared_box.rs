@@ -9,11 +9,14 @@
 //!   child that its parent vouches for). Of all others the contents are copied.
 
 use crate::arena::Loan;
+use crate::commit::BlockRef;
+use crate::decoder::{Decoder, Decoding};
 use crate::doorbell::Deadline;
+use crate::encode::Encoder;
 use crate::error::NoMemory;
-use crate::frame::{BYTES_A_LOOK, BlockRef, Decoder, Decoding, Encoder, in_time};
-use crate::loans::{Attachments, LoanId, Returning};
+use crate::loans::{Attachments, BoxRef, LoanId, Returning};
 use crate::memory_pool::{AllocContext, PoolHandle};
+use crate::reading::{BYTES_A_LOOK, in_time};
 use crate::reading::{has_memory, last_refusal};
 use crate::segment::{Block, Span};
 use bytemuck::Pod;
@@ -352,19 +355,6 @@ fn no_ticket() -> NoMemory {
 
 fn is_same(one: &Arc<dyn PoolHandle>, other: &dyn PoolHandle) -> bool {
     std::ptr::addr_eq(Arc::as_ptr(one), other)
-}
-
-/// What a frame says of a block that goes with it.
-pub(crate) struct BoxRef {
-    place: BlockRef,
-    loan_id: LoanId,
-}
-
-impl BoxRef {
-    /// How many bytes it has, which who receives it may have to copy.
-    pub(crate) fn len(&self) -> u64 {
-        self.place.len
-    }
 }
 
 /// Stands for the segment of a block that is the receiver's own.

@@ -4,7 +4,7 @@
 
 use crate::bridge::Builder;
 use crate::call::service::Service;
-use crate::frame::TrustedPeer;
+use crate::decoder::TrustedPeer;
 
 impl<T: Service> Builder<T> {
     /// Vouches for the child, so that the parent looks at what it writes where that lies: boxes pass both ways without a copy, and large

@@ -5,7 +5,7 @@
 
 use crate::call::interfaces;
 use crate::call::service::{Dispatch, ParallelDispatch, Service};
-use crate::frame::RequestSpan;
+use crate::request::RequestSpan;
 use crate::segment::Span;
 use crate::sys::image::Image;
 use std::ptr::with_exposed_provenance;

@@ -58,10 +58,11 @@
 //! honest: more than [`RUNAWAY_ROUNDS`] lists of 15 bytes before numbers from -15 to -2; and in an archive with such a list before -1 or an empty
 //! text, a pointer of -1 (a part of one byte, at an odd address) two words behind what looks like a pointer.
 
+use crate::commit::ALIGN;
 use crate::doorbell::Deadline;
-use crate::frame::{ALIGN, BYTES_A_LOOK, Checked};
-use crate::reading::{self, LEVELS_AT_ONCE, MAX_DEPTH, Need, Refusal, copies, copies_of_leaf, refuse};
+use crate::reading::{self, BYTES_A_LOOK, LEVELS_AT_ONCE, MAX_DEPTH, Need, Refusal, copies, copies_of_leaf, refuse};
 use rkyv::boxed::ArchivedBox;
+use rkyv::bytecheck::CheckBytes;
 use rkyv::primitive::{ArchivedIsize, ArchivedUsize, FixedIsize, FixedUsize};
 use rkyv::rancor::{self, Failure};
 use rkyv::validation::ArchiveContext;
@@ -830,10 +831,18 @@ impl Trial {
     }
 }
 
+/// An archived type that can be validated.
+pub trait Checked: for<'a> CheckBytes<Validation<'a>> {}
+
+impl<T: for<'a> CheckBytes<Validation<'a>>> Checked for T {}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::frame::{Decoder, Transfer, access_until, encode_to_vec, read_copy};
+    use crate::archive::access_until;
+    use crate::copy_buffer::read_copy;
+    use crate::decoder::{Decoder, Transfer};
+    use crate::encode::encode_to_vec;
     use crate::reading::last_refusal;
     use proptest::prelude::*;
     use rkyv::util::AlignedVec;
@@ -1323,7 +1332,7 @@ mod tests {
                 });
                 times.min().unwrap_or_default()
             };
-            let ours = fastest(&|| assert!(crate::frame::access::<R::Archived>(&bytes).is_ok()));
+            let ours = fastest(&|| assert!(crate::archive::access::<R::Archived>(&bytes).is_ok()));
             let theirs = fastest(&|| {
                 let depth = std::num::NonZeroUsize::new(MAX_DEPTH);
                 let archive = rkyv::validation::archive::ArchiveValidator::with_max_depth(&bytes, depth);

@@ -4,8 +4,9 @@
 
 use super::target::Target;
 use crate::call::service::{Method, Mode, sealed};
+use crate::decoder::Transfer;
 use crate::error::CallError;
-use crate::frame::{Request, Transfer};
+use crate::request::Request;
 use std::time::Duration;
 
 /// The plain way: the caller waits for the value.

@@ -14,14 +14,15 @@ use crate::call::interfaces;
 use crate::call::link::MemoryOptions;
 use crate::call::saved_args::SavedArgs;
 use crate::call::service::{MAX_INTERFACES, Method, Service};
+use crate::decoder::TrustedPeer;
 use crate::doorbell::Wait;
 use crate::error::StartError;
-use crate::frame::{Request, TrustedPeer};
 use crate::layout::{Geometry, LINE};
 use crate::process::child::EntryFn;
 #[cfg(feature = "sandbox")]
 use crate::process::sandbox::Sandbox;
 use crate::process::spawn::{Launch, Output, TerminalSignals};
+use crate::request::Request;
 use crate::sys::limits::Wanted;
 use crate::wake::Signal;
 use std::ffi::OsStr;

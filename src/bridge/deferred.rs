@@ -5,8 +5,9 @@
 use super::target::Target;
 use crate::call::caller::Begun;
 use crate::call::service::{Method, Mode, sealed};
+use crate::decoder::Transfer;
 use crate::error::CallError;
-use crate::frame::{Request, Transfer};
+use crate::request::Request;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;

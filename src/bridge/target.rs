@@ -6,7 +6,8 @@ use super::supervisor::{Supervisor, no_restart};
 use crate::call::caller::{Begun, Caller};
 use crate::call::service::Method;
 use crate::error::{CallError, Exit};
-use crate::frame::{Reply, Request};
+use crate::reply::Reply;
+use crate::request::Request;
 use std::sync::Arc;
 use std::time::Duration;
 

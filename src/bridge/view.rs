@@ -4,8 +4,10 @@
 
 use super::target::Target;
 use crate::call::service::{Method, Mode, sealed};
+use crate::decoder::Transfer;
 use crate::error::CallError;
-use crate::frame::{Held, Request, Transfer};
+use crate::reply::Held;
+use crate::request::Request;
 use crate::viewable::Viewable;
 use rkyv::Archived;
 use std::fmt;

@@ -9,15 +9,18 @@ use super::overdue::{Lateness, Overdue};
 use super::peer::{Peer, PeerLink};
 use super::saved_args::SavedArgs;
 use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
+use crate::commit::{Beyond, Kind, Limit, Place};
+use crate::decoder::Decoder;
 use crate::doorbell::{Deadline, Wait, Waited};
 use crate::error::{Awaited, CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Started, shown};
 use crate::failpoints::{self, Step};
-use crate::frame::{self, Beyond, Decoder, Kind, Limit, Reply, Request};
 use crate::lane::{CallerLane, Frame, SendError, WorkerBell};
 use crate::layout::CallerLine;
 use crate::memory_pool::{AllocContext, Patience, PoolHandle, Waiting};
 use crate::peer_status::Cause;
 use crate::reading::{Refusal, TOO_MANY, last_refusal};
+use crate::reply::Reply;
+use crate::request::Request;
 use crate::segment::{Placed, Segment};
 use crate::sync::Ordering::Relaxed;
 use crate::sys::image::Image;
@@ -1083,8 +1086,8 @@ impl Caller {
     #[inline]
     fn payload<R: Reply>(&self, frame: &Frame<'_>, context: &CallContext) -> Result<R, CallError> {
         let decoded = match frame.commit.place {
-            frame::Place::Slot(_) => R::from_slot(frame.line, frame.payload, self.decoder(context)),
-            frame::Place::Block(place) => {
+            Place::Slot(_) => R::from_slot(frame.line, frame.payload, self.decoder(context)),
+            Place::Block(place) => {
                 let block = self.home.peer_block(place);
                 let block = block.ok_or_else(|| self.corrupt("a reply in memory that it does not have", context))?;
                 R::from_block(block, place.loan_id, self.decoder(context))
@@ -1110,7 +1113,7 @@ impl Caller {
                 Kind::Exhausted => self
                     .payload::<Limit>(frame, context)
                     .map(|Limit { len, max }| CallError::Exhausted { call, what: Payload::Reply, len, budget: max }),
-                Kind::Refused if frame.commit.place == frame::Place::Slot(0) => {
+                Kind::Refused if frame.commit.place == Place::Slot(0) => {
                     Ok(CallError::Refused { call, why: "there is no memory left to say why".into() })
                 }
                 Kind::Refused => self.payload::<String>(frame, context).map(|why| match why == TOO_MANY {

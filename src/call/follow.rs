@@ -7,14 +7,16 @@
 #![forbid(unsafe_code)]
 
 use super::caller::{CallContext, Caller};
+use crate::commit::{BlockRef, Kind, Place};
 use crate::copy_buffer::CopyBuffer;
+use crate::decoder::Decoder;
 use crate::doorbell::{Deadline, Pace, Waited};
 use crate::error::CallError;
 use crate::failpoints::{self, Step};
-use crate::frame::{BlockRef, Decoder, Kind, Place, Reply};
 use crate::lane::{Announcement, CallerLane, Consumer, Seen};
 use crate::memory_pool::PoolHandle;
 use crate::reading::{Refusal, last_refusal};
+use crate::reply::Reply;
 use crate::segment::Block;
 use rkyv::rancor::Failure;
 

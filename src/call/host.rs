@@ -7,8 +7,8 @@
 
 use super::access::{NO_SERVICE, SharedService};
 use super::service::{Dispatch, Exchange, Incoming, MAX_INTERFACES, ParallelDispatch, Service};
+use crate::commit::Kind;
 use crate::failpoints::{self, Step};
-use crate::frame::Kind;
 use crate::trusted::TrustedParent;
 use parking_lot::{Condvar, Mutex};
 use std::sync::OnceLock;

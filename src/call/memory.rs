@@ -8,11 +8,11 @@
 use super::last_words;
 use crate::arena::{Limits, Loan, Source};
 use crate::backing::Backing;
+use crate::commit::BlockRef;
 use crate::control::{Control, Message};
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::failpoints::{self, Step};
-use crate::frame::BlockRef;
 use crate::lane::is_past;
 use crate::layout::CallerLine;
 use crate::loans::Attachments;

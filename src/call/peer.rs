@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::frame::TrustedPeer;
+use crate::decoder::TrustedPeer;
 use crate::memory_pool::PoolHandle;
 use crate::peer_status::{Cause, PeerStatus};
 use crate::process::Report;

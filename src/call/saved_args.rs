@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::frame::{ALIGN, Encoder, Request, encode_to_vec};
+use crate::commit::ALIGN;
+use crate::encode::{Encoder, encode_to_vec};
+use crate::request::Request;
 use rkyv::rancor::Failure;
 use rkyv::ser::Writer;
 use rkyv::util::AlignedVec;

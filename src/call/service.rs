@@ -5,13 +5,17 @@
 #![forbid(unsafe_code)]
 
 use super::access::{Access, SharedService};
+use crate::commit::{Beyond, Kind, Limit};
+use crate::decoder::Transfer;
+use crate::encode::Encode;
 use crate::error::{CallName, NoMemory, beginning};
 use crate::failpoints::{self, Step};
-use crate::frame::{Beyond, Checked, Encode, Kind, Limit, Request, RequestSpan, Transfer};
 use crate::lane::{ReplySlot, SendError};
 use crate::memory_pool::AllocContext;
 use crate::reading::last_refusal;
+use crate::request::{Request, RequestSpan};
 use crate::sys::image::Fnv;
+use crate::validator::Checked;
 use rkyv::Archive;
 use rkyv::rancor::Failure;
 use std::any::TypeId;

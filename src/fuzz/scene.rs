@@ -8,7 +8,7 @@ use crate::call::caller::Caller;
 use crate::call::link::{Link, MemoryOptions, Shared};
 use crate::control::{Control, Message};
 use crate::doorbell::Wait;
-use crate::frame::encode_to_vec;
+use crate::encode::encode_to_vec;
 use crate::layout::{Geometry, INLINE, SlotLine};
 use crate::process::watch::Watched;
 use crate::segment::Segment;

@@ -250,8 +250,9 @@ macro_rules! args {
 mod tests {
     use super::super::value::tests::{nested, values};
     use super::*;
+    use crate::bare::{Bare, Plain};
     use crate::doorbell::Deadline;
-    use crate::frame::{Bare, Plain, encode_to_vec};
+    use crate::encode::encode_to_vec;
     use proptest::prelude::*;
 
     proptest! {

@@ -162,7 +162,8 @@ fn crossing<O: Outcome>(outcome: O) -> Result<O::Value, Failure> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::frame::{decode_private, encode_to_vec};
+    use crate::copy_buffer::decode_private;
+    use crate::encode::encode_to_vec;
     use callgate::args;
     use std::collections::BTreeMap;
 

@@ -12,8 +12,9 @@
 use super::args::{Args, Names};
 use super::typed::TooDeep;
 use super::value::Value;
+use crate::bare::Plain;
+use crate::decoder::Decoding;
 use crate::doorbell::Deadline;
-use crate::frame::{Decoding, Plain};
 use crate::reading::{Refusal, last_refusal, may_nest, refuse};
 use rkyv::rancor::{Failure, Fallible, Source};
 use rkyv::ser::Writer;
@@ -478,7 +479,9 @@ archived! { Value Args }
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::frame::{Bare, decode_private, encode_to_vec};
+    use crate::bare::Bare;
+    use crate::copy_buffer::decode_private;
+    use crate::encode::encode_to_vec;
     use crate::manager::value::tests::{nested, values};
     use callgate::args;
     use proptest::prelude::*;

@@ -5,7 +5,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::frame::{decode_private, encode_to_vec};
+use crate::copy_buffer::decode_private;
+use crate::encode::encode_to_vec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The longest message, in bytes.

@@ -7,7 +7,7 @@
 
 use super::args::Args;
 use super::value::{Element, Value};
-use crate::frame::Transfer;
+use crate::decoder::Transfer;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Display};
@@ -648,7 +648,8 @@ impl<A: Arguments, R: Item> Signatures<A, R> {
 mod tests {
     use super::super::value::tests::{nested, values};
     use super::*;
-    use crate::frame::{decode_private, encode_to_vec};
+    use crate::copy_buffer::decode_private;
+    use crate::encode::encode_to_vec;
     use callgate::args;
     use proptest::prelude::*;
     use std::fmt::Debug;

@@ -362,7 +362,8 @@ elements! {
 #[cfg(all(test, not(loom)))]
 pub(super) mod tests {
     use super::*;
-    use crate::frame::{decode_private, encode_to_vec};
+    use crate::copy_buffer::decode_private;
+    use crate::encode::encode_to_vec;
     use proptest::prelude::*;
 
     /// Any value of a few levels.

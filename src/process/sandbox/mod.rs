@@ -9,7 +9,8 @@
 pub(crate) mod apply;
 pub(crate) mod report;
 
-use crate::frame::{decode_private, encode_to_vec};
+use crate::copy_buffer::decode_private;
+use crate::encode::encode_to_vec;
 use crate::handshake::MAX_PLAN;
 use crate::measure::{self, Measure};
 use rkyv::{Archive, Deserialize, Serialize};

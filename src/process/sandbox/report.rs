@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::Plan;
-use crate::frame::{decode_private, encode_to_vec};
+use crate::copy_buffer::decode_private;
+use crate::encode::encode_to_vec;
 use crate::handshake::{MAX_BODY, checked_words};
 use crate::measure::Measure;
 use rkyv::{Archive, Deserialize, Serialize};
