@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use support::within;
@@ -150,6 +150,46 @@ fn atomics_come_from_sync() {
             breaches.add_if(named && !source.is_in(ATOMICS), source, number, "atomics that loom cannot replace");
         }
     });
+}
+
+/// Whoever reads a file must read first what it imports; in a circle there is no first.
+#[test]
+fn imports_go_in_no_circle() {
+    within(60, "imports_go_in_no_circle", || {
+        let sources = files_of(&root().join("src"), "rs", Depth::All);
+        let sources: Vec<_> = sources.iter().map(|path| Source::read(path)).collect();
+        let modules: BTreeMap<_, _> =
+            sources.iter().filter_map(|source| Some((source.module_path()?, source))).collect();
+        let imports = |source: &Source, path: &str| {
+            let imported = source.imported_paths(path).into_iter().filter_map(|path| module_of(&path, &modules));
+            imported.filter(|imported| imported != path).collect::<BTreeSet<_>>()
+        };
+        let graph = modules.iter().map(|(path, source)| (path.clone(), imports(source, path))).collect::<Graph>();
+        assert!(
+            graph.len() > 80 && graph.values().map(BTreeSet::len).sum::<usize>() > 300,
+            "the imports are not found"
+        );
+        assert_eq!(circle_in(&graph), None);
+    });
+}
+
+#[test]
+fn a_circle_is_found() {
+    let graph = |edges: &[(&str, &[&str])]| -> Graph {
+        edges.iter().map(|(from, to)| ((*from).into(), to.iter().map(ToString::to_string).collect())).collect()
+    };
+    assert_eq!(circle_in(&graph(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &[])])), None);
+    let found = circle_in(&graph(&[("a", &["b"]), ("b", &["c"]), ("c", &["d", "b"]), ("d", &[])]));
+    assert_eq!(found, Some(vec!["b".into(), "c".into(), "b".into()]));
+    let source = Source {
+        path: "src/call/link.rs".into(),
+        text: String::new(),
+        code: "use crate::sys::{self, poll::{A, B as C}, socket};\nuse super::peer::Peer; pub(in crate::bridge) fn f()"
+            .into(),
+    };
+    let found = source.imported_paths("call::link");
+    let expected = ["call::peer::Peer", "sys::poll::A", "sys::poll::B", "sys::self", "sys::socket"];
+    assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -379,6 +419,64 @@ fn layer_of(module: &str) -> Option<u8> {
     LAYERS.iter().find(|(name, _)| *name == module).map(|(_, layer)| *layer)
 }
 
+/// What each module imports.
+type Graph = BTreeMap<String, BTreeSet<String>>;
+
+/// A circle, from its first module back to that; `None` if there is none.
+fn circle_in(graph: &Graph) -> Option<Vec<String>> {
+    /// Goes on from the end of `way` to all that has not been `done`.
+    fn follow(graph: &Graph, way: &mut Vec<String>, done: &mut BTreeSet<String>) -> Option<Vec<String>> {
+        let at = way.last()?.clone();
+        for next in graph.get(&at).into_iter().flatten() {
+            if let Some(begin) = way.iter().position(|before| before == next) {
+                return Some(way[begin..].iter().chain([next]).cloned().collect());
+            }
+            if !done.contains(next) {
+                way.push(next.clone());
+                let found = follow(graph, way, done);
+                way.pop();
+                if found.is_some() {
+                    return found;
+                }
+            }
+        }
+        done.insert(at);
+        None
+    }
+    let mut done = BTreeSet::new();
+    graph.keys().find_map(|start| follow(graph, &mut vec![start.clone()], &mut done))
+}
+
+/// The file's module that `path` leads into.
+fn module_of<V>(path: &str, modules: &BTreeMap<String, V>) -> Option<String> {
+    let path = path.replace("__codegen", "codegen");
+    let ends = path.match_indices("::").map(|(at, _)| at).chain([path.len()]);
+    ends.map(|end| &path[..end]).filter(|path| modules.contains_key(*path)).last().map(str::to_owned)
+}
+
+/// Adds the paths of the tree that `text` begins with, `a::{b, c::d}`, each behind `before`. Returns its length.
+fn add_paths(text: &str, before: &str, paths: &mut BTreeSet<String>) -> usize {
+    if !text.starts_with('{') {
+        let name = text.len() - text.trim_start_matches(|char: char| char.is_alphanumeric() || char == '_').len();
+        let path = format!("{before}{}", &text[..name]);
+        if text[name..].starts_with("::") {
+            return name + 2 + add_paths(&text[name + 2..], &format!("{path}::"), paths);
+        }
+        paths.insert(path);
+        return name;
+    }
+    let mut at = 1;
+    while !text[at..].starts_with('}') && at < text.len() {
+        let space = text[at..].len() - text[at..].trim_start().len();
+        at += space + add_paths(&text[at + space..], before, paths);
+        // Behind a new name, if it has one.
+        at += text[at..].find([',', '}']).unwrap_or(text.len() - at);
+        at += usize::from(text[at..].starts_with(','));
+        at += text[at..].len() - text[at..].trim_start().len();
+    }
+    at + 1
+}
+
 /// A file, as it is and without comments and literals.
 struct Source {
     /// Relative to the repository.
@@ -430,6 +528,32 @@ impl Source {
             imports.extend(names.map(|name| (number, name.to_owned())));
         }
         imports
+    }
+
+    /// The file's own module; `None` for lib.rs, and for files of tests.
+    fn module_path(&self) -> Option<String> {
+        let path = self.path.strip_prefix("src/")?.trim_end_matches(".rs").trim_end_matches("/mod");
+        let is_of_tests = path.split('/').any(|part| part == "tests");
+        (path != "lib" && !is_of_tests).then(|| path.replace('/', "::"))
+    }
+
+    /// All that the module `own`, which the file is, names by a path from `crate` or `super`, but for its tests.
+    fn imported_paths(&self, own: &str) -> BTreeSet<String> {
+        let code = self.code.split("#[cfg(all(test").next().unwrap_or_default();
+        let mut paths = BTreeSet::new();
+        let parent = own.rsplit_once("::").map_or(String::new(), |(parent, _)| format!("{parent}::"));
+        for (root, before) in [("crate::", ""), ("super::", &*parent)] {
+            for (at, _) in code.match_indices(root) {
+                let is_visibility = code[..at].ends_with("(in ");
+                // A macro's own crate, from outside.
+                let is_of_macro = code[..at].ends_with('$') || code[..at].ends_with("super::");
+                if !is_visibility && !is_of_macro {
+                    add_paths(&code[at + root.len()..], before, &mut paths);
+                }
+            }
+        }
+        paths.remove("");
+        paths
     }
 
     /// Whether a comment that says `SAFETY:` ends just above the statement that line `number` belongs to.
