@@ -4,7 +4,7 @@
 
 use crate::commit::ALIGN;
 use crate::doorbell::Deadline;
-use crate::reading::{Need, Refusal, refuse};
+use crate::reading::{DecodeRefusal, Need, refuse};
 use crate::segment::Span;
 use crate::validator::{Checked, validate};
 use rkyv::rancor::Failure;
@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 #[inline(always)]
 pub(crate) fn catch<R>(read: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
     // Unwind safety: the closures of this file own nothing that outlives them.
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(refuse(Refusal::Invalid)))
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(refuse(DecodeRefusal::Invalid)))
 }
 
 /// Makes `copy` the bytes of the span, for which there must be memory.
@@ -44,10 +44,10 @@ pub(crate) fn copy_behind(span: Span<'_>, copy: &mut AlignedVec<ALIGN>) {
 #[inline(always)]
 pub(crate) fn root<A>(bytes: &[u8]) -> Result<*const A, Failure> {
     const { assert!(align_of::<A>() <= ALIGN, "an archive is aligned to more than 16 bytes") };
-    let Some(at) = bytes.len().checked_sub(size_of::<A>()) else { return Err(refuse(Refusal::Invalid)) };
+    let Some(at) = bytes.len().checked_sub(size_of::<A>()) else { return Err(refuse(DecodeRefusal::Invalid)) };
     // Of the whole buffer: the root points to its parts.
     let root = bytes.as_ptr().wrapping_add(at).cast::<A>();
-    if root.is_aligned() { Ok(root) } else { Err(refuse(Refusal::Invalid)) }
+    if root.is_aligned() { Ok(root) } else { Err(refuse(DecodeRefusal::Invalid)) }
 }
 
 /// Validates the archive that `bytes` end in, and its parts before it.

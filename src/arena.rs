@@ -276,7 +276,7 @@ fn block_len(len: u64) -> u64 {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::sys::mapping::Access;
+    use crate::sys::mapping::Protection;
     use crate::sys::memfd;
     use proptest::prelude::*;
 
@@ -294,7 +294,7 @@ mod tests {
             }
             self.next += 1;
             self.live.insert(self.next, len);
-            let (mapping, _) = memfd::create_sealed("callgate-test", len as usize, Access::ReadWrite).unwrap();
+            let (mapping, _) = memfd::create_sealed("callgate-test", len as usize, Protection::ReadWrite).unwrap();
             Ok((self.next, Arc::new(mapping)))
         }
 
@@ -308,7 +308,7 @@ mod tests {
 
     impl Source for Repeating {
         fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
-            let (mapping, _) = memfd::create_sealed("callgate-test", len as usize, Access::ReadWrite).unwrap();
+            let (mapping, _) = memfd::create_sealed("callgate-test", len as usize, Protection::ReadWrite).unwrap();
             Ok((5, Arc::new(mapping)))
         }
 

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use crate::layout::{PAYLOAD_OFFSET, SlotLine, TICKET};
-use crate::reading::Refusal;
+use crate::reading::DecodeRefusal;
 use crate::sync::Ordering::Relaxed;
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     Refused = 7,
     /// Reply: the value found no memory; the payload is a [`Limit`].
     Exhausted = 9,
-    /// Reply: a callback failed, or could not be run; the payload is a [`Failure`](crate::error::Failure).
+    /// Reply: a callback failed, or could not be run; the payload is a [`Failure`](crate::error::CallbackError).
     Failed = 10,
     /// Reply: the value, or the arguments, are beyond what a frame may hold; the payload is a [`Beyond`].
     Beyond = 11,
@@ -84,8 +84,8 @@ pub(crate) struct Beyond {
 impl Beyond {
     /// `None` if it was something else that was refused.
     #[cold]
-    pub(crate) fn of(refusal: Refusal, is_request: bool) -> Option<Self> {
-        let is_depth = matches!(refusal, Refusal::Depth | Refusal::Stack { .. });
+    pub(crate) fn of(refusal: DecodeRefusal, is_request: bool) -> Option<Self> {
+        let is_depth = matches!(refusal, DecodeRefusal::Depth | DecodeRefusal::Stack { .. });
         Some(Self { is_request, is_depth, limit: refusal.limit()? })
     }
 }

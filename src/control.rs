@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::sys::socket::{self, Blocking, Received};
+use crate::sys::socket::{self, BlockingMode, Received};
 use crate::sys::toll::Toll;
 use crate::sys::{close, descriptor};
 use std::io;
@@ -179,7 +179,7 @@ impl<S: AsFd> Control<S> {
     /// # Errors
     ///
     /// `WouldBlock` if there is none and `blocking` is `No`; `InvalidData` for what no healthy peer sends.
-    pub(crate) fn receive(&self, blocking: Blocking) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
+    pub(crate) fn receive(&self, blocking: BlockingMode) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
         let mut buffer = [0; 24];
         self.check_pace()?;
         let received = self.pay(|| socket::receive(&self.socket, &mut buffer, blocking));
@@ -234,13 +234,13 @@ mod tests {
             Message::Sealed { segment: 2 },
         ] {
             ours.send(message, Some(ours.as_fd())).unwrap();
-            let (received, descriptor) = theirs.receive(Blocking::Yes).unwrap().unwrap();
+            let (received, descriptor) = theirs.receive(BlockingMode::Yes).unwrap().unwrap();
             assert_eq!(received, message);
             assert!(descriptor.is_some());
         }
-        assert_eq!(theirs.receive(Blocking::No).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(theirs.receive(BlockingMode::No).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(ours);
-        assert!(theirs.receive(Blocking::Yes).unwrap().is_none());
+        assert!(theirs.receive(BlockingMode::Yes).unwrap().is_none());
     }
 
     /// A message with more descriptors than any of ours has.
@@ -265,7 +265,7 @@ mod tests {
                 let (reader, writer) = rustix::pipe::pipe().unwrap();
                 send_with(&ours, message, &writer, count);
                 drop(writer);
-                match theirs.receive(Blocking::Yes) {
+                match theirs.receive(BlockingMode::Yes) {
                     Ok(received) => {
                         assert!(message == NEED && count == 1);
                         socket::discard(received.unwrap().1.into_iter().collect());
@@ -287,7 +287,7 @@ mod tests {
             send_with(&ours, &[7; 24], &slow, 253);
             drop(slow);
             let begun = Instant::now();
-            assert!(theirs.receive(Blocking::Yes).is_err());
+            assert!(theirs.receive(BlockingMode::Yes).is_err());
             assert!(begun.elapsed() < Duration::from_secs(30), "closed while somebody waits");
         });
     }
@@ -305,12 +305,12 @@ mod tests {
                 true => slow(ours.send(Message::Tidy, None)),
                 false => {
                     theirs.send(Message::Need { len: 1 }, None).unwrap();
-                    slow(ours.receive(Blocking::No).map(drop))
+                    slow(ours.receive(BlockingMode::No).map(drop))
                 }
             });
             assert!(found.is_some_and(|times| times < 2), "{sends}: {found:?}");
             assert!(ours.is_slow() && ours.take_cost() > Duration::from_millis(20));
-            assert!(slow(ours.send(Message::Tidy, None)) && slow(ours.receive(Blocking::No).map(drop)));
+            assert!(slow(ours.send(Message::Tidy, None)) && slow(ours.receive(BlockingMode::No).map(drop)));
         }
     }
 
@@ -326,7 +326,7 @@ mod tests {
                 io::ErrorKind::BrokenPipe
             );
         }
-        assert!(ours.receive(Blocking::No).unwrap().is_none());
+        assert!(ours.receive(BlockingMode::No).unwrap().is_none());
     }
 
     #[test]
@@ -335,7 +335,7 @@ mod tests {
         let theirs = Control::new(theirs);
         for bytes in [&[0u8; 24][..], &[1; 8], &[0xff; 24], &[1; 100]] {
             socket::send(&ours, bytes, &[]).unwrap();
-            assert_eq!(theirs.receive(Blocking::Yes).unwrap_err().kind(), io::ErrorKind::InvalidData);
+            assert_eq!(theirs.receive(BlockingMode::Yes).unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
     }
 }

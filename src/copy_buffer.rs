@@ -13,7 +13,7 @@ use crate::archive::{access_until, catch};
 use crate::commit::ALIGN;
 use crate::decoder::{Decoder, Transfer};
 use crate::doorbell::Deadline;
-use crate::reading::{BYTES_A_LOOK, Need, Refusal, has_memory, in_time, refuse};
+use crate::reading::{BYTES_A_LOOK, DecodeRefusal, Need, has_memory, in_time, refuse};
 use crate::segment::Span;
 use crate::validator::Checked;
 use rkyv::Archive;
@@ -29,15 +29,15 @@ use std::ptr::NonNull;
 
 /// A large reply of type `R` on its way into private memory.
 pub(crate) struct CopyBuffer<R> {
-    memory: Memory,
+    memory: CopiedBytes,
     /// How the memory becomes the value, if it can.
-    owner: Option<Owner<R>>,
+    owner: Option<ValueBuilder<R>>,
 }
 
 impl<R> CopyBuffer<R> {
     /// Nothing yet, of a reply that stays bytes.
     pub(crate) fn of_bytes() -> Self {
-        Self { memory: Memory::kept(), owner: None }
+        Self { memory: CopiedBytes::kept(), owner: None }
     }
 
     /// Begins anew with a frame of about `len` bytes.
@@ -81,13 +81,13 @@ impl<R> CopyBuffer<R> {
 impl<R: Transfer> CopyBuffer<R> {
     /// Whether the value is a list of numbers, or a text.
     pub(crate) fn is_of_numbers() -> bool {
-        Owner::<R>::of().is_some()
+        ValueBuilder::<R>::of().is_some()
     }
 
     /// Nothing yet, of a reply that becomes a value.
     pub(crate) fn of_value() -> Self {
-        let owner = Owner::of();
-        let memory = owner.as_ref().map_or_else(Memory::kept, |owner| Memory::new(owner.align));
+        let owner = ValueBuilder::of();
+        let memory = owner.as_ref().map_or_else(CopiedBytes::kept, |owner| CopiedBytes::new(owner.align));
         Self { memory, owner }
     }
 
@@ -109,13 +109,13 @@ impl<R: Transfer> CopyBuffer<R> {
 // ---- copies that become values -------------------------------------------------------------------------------------
 
 /// How a copied frame becomes a value of type `R` without another copy.
-struct Owner<R> {
+struct ValueBuilder<R> {
     /// How the value's own memory is aligned.
     align: usize,
-    make: fn(Memory, Decoder<'_>) -> Result<R, Failure>,
+    make: fn(CopiedBytes, Decoder<'_>) -> Result<R, Failure>,
 }
 
-impl<R: Transfer> Owner<R> {
+impl<R: Transfer> ValueBuilder<R> {
     /// For vectors of numbers, and texts. What is compared here are constants.
     fn of() -> Option<Self> {
         macro_rules! vectors {
@@ -131,7 +131,7 @@ impl<R: Transfer> Owner<R> {
     }
 }
 
-fn own_vec<R: Transfer, N: Number>(memory: Memory, decoder: Decoder<'_>) -> Result<R, Failure> {
+fn own_vec<R: Transfer, N: PlainNumber>(memory: CopiedBytes, decoder: Decoder<'_>) -> Result<R, Failure> {
     let (archived, _) = access_until::<ArchivedVec<N::Archived>>(memory.bytes(), decoder.until())?;
     let (elements, count) = (archived.as_ptr(), archived.len());
     if !memory.begins_at(elements.cast()) {
@@ -141,7 +141,7 @@ fn own_vec<R: Transfer, N: Number>(memory: Memory, decoder: Decoder<'_>) -> Resu
     moved(unsafe { memory.into_vec::<N>(count) })
 }
 
-fn own_string<R: Transfer>(memory: Memory, decoder: Decoder<'_>) -> Result<R, Failure> {
+fn own_string<R: Transfer>(memory: CopiedBytes, decoder: Decoder<'_>) -> Result<R, Failure> {
     let (archived, _) = access_until::<ArchivedString>(memory.bytes(), decoder.until())?;
     let (text, len) = (archived.as_ptr(), archived.len());
     if !memory.begins_at(text) {
@@ -165,7 +165,7 @@ fn moved<V: 'static, R: 'static>(value: V) -> Result<R, Failure> {
 /// # Safety
 ///
 /// It must be that, and every bit pattern must be a value of it.
-unsafe trait Number: Archive<Archived: Checked + Sized> + 'static {}
+unsafe trait PlainNumber: Archive<Archived: Checked + Sized> + 'static {}
 
 macro_rules! number {
     ($($number:ty)*) => {$(
@@ -173,7 +173,7 @@ macro_rules! number {
         const _: () = assert!(ALIGN.is_multiple_of(align_of::<$number>()) && ALIGN.is_multiple_of(size_of::<$number>()));
 
         // SAFETY: of one size and, as `codegen` makes sure of, little-endian in both forms.
-        unsafe impl Number for $number {}
+        unsafe impl PlainNumber for $number {}
     )*};
 }
 
@@ -182,7 +182,7 @@ number!(u8 u16 u32 u64 u128 i8 i16 i32 i64 i128 f32 f64);
 // ---- memory --------------------------------------------------------------------------------------------------------
 
 /// Private memory, whose first bytes have been copied from a frame.
-struct Memory {
+struct CopiedBytes {
     /// Dangling if the capacity is 0, else allocated with the layout of `capacity` and `align`.
     start: NonNull<u8>,
     /// A multiple of [`ALIGN`].
@@ -197,10 +197,10 @@ const KEPT: usize = 1 << 20;
 
 thread_local! {
     /// Taken while in use, so that a value whose own code calls through a bridge gets another.
-    static KEEP: Cell<Option<Memory>> = const { Cell::new(None) };
+    static KEEP: Cell<Option<CopiedBytes>> = const { Cell::new(None) };
 }
 
-impl Memory {
+impl CopiedBytes {
     /// None yet, to be aligned to `align`, which divides [`ALIGN`].
     fn new(align: usize) -> Self {
         Self { start: NonNull::<u128>::dangling().cast(), capacity: 0, align, len: 0 }
@@ -274,7 +274,7 @@ impl Memory {
             // SAFETY: allocated with this layout; the new size is neither 0 nor, as `layout_of` has checked, too large.
             unsafe { realloc(self.start.as_ptr(), self.layout_of(self.capacity), capacity) }
         };
-        self.start = NonNull::new(start).ok_or_else(|| refuse(Refusal::Memory { len }))?;
+        self.start = NonNull::new(start).ok_or_else(|| refuse(DecodeRefusal::Memory { len }))?;
         self.capacity = capacity;
         Ok(())
     }
@@ -288,7 +288,7 @@ impl Memory {
     /// # Safety
     ///
     /// As many must have been copied.
-    unsafe fn into_vec<N: Number>(self, count: usize) -> Vec<N> {
+    unsafe fn into_vec<N: PlainNumber>(self, count: usize) -> Vec<N> {
         assert!(self.align == align_of::<N>());
         let memory = ManuallyDrop::new(self);
         // SAFETY: allocated with the layout that a vector of this capacity has: its alignment, and its size, as the number's size
@@ -297,7 +297,7 @@ impl Memory {
     }
 }
 
-impl Drop for Memory {
+impl Drop for CopiedBytes {
     fn drop(&mut self) {
         if self.capacity > 0 {
             // SAFETY: allocated with this layout, and nobody has it any more.
@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn memory_that_is_not_aligned_is_left() {
         let bytes = encode_to_vec(&String::from("some text that is long enough"), 1 << 20).unwrap();
-        let mut memory = Memory::new(1);
+        let mut memory = CopiedBytes::new(1);
         memory.extend(Span::of(&bytes)).unwrap();
         let aligned = memory.aligned_slow().unwrap();
         assert!(aligned.is_aligned() && aligned.bytes() == memory.bytes());

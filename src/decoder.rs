@@ -5,7 +5,7 @@
 use crate::doorbell::Deadline;
 use crate::encode::Encode;
 use crate::memory_pool::PoolHandle;
-use crate::reading::{Refusal, refuse};
+use crate::reading::{DecodeRefusal, refuse};
 use crate::validator::Checked;
 use rkyv::api::deserialize_using;
 use rkyv::rancor::{Failure, Strategy};
@@ -23,7 +23,7 @@ pub struct Decoder<'d> {
     /// The addresses of the frame, so that boxes are made of what came with it and nothing else; `None` in a child.
     frame: Option<Range<usize>>,
     /// Whether a part of the value could not be made, and why.
-    refused: Option<Refusal>,
+    refused: Option<DecodeRefusal>,
     /// When nobody wants the value any more.
     until: Deadline,
 }
@@ -76,9 +76,9 @@ impl<'d> Decoder<'d> {
     /// A part of the value cannot be made. To be said instead of returning an error, with a part that stands for it: when a part of
     /// a vector or an array fails, rkyv forgets those before it, and with them what they hold of the bridge.
     #[cold]
-    pub(crate) fn refuse(&mut self, why: Refusal) {
+    pub(crate) fn refuse(&mut self, why: DecodeRefusal) {
         // What no honest peer sends outweighs what any may.
-        if self.refused != Some(Refusal::Invalid) {
+        if self.refused != Some(DecodeRefusal::Invalid) {
             self.refused = Some(why);
         }
     }

@@ -24,7 +24,7 @@ use crate::layout::{AWAKE, BellLine, PARKED};
 use crate::sync::Ordering::{Acquire, Relaxed, SeqCst};
 use crate::sync::{fence, spin_hint};
 use crate::sys::futex::Futex;
-use crate::sys::futex::Private;
+use crate::sys::futex::PrivateScope;
 use crate::wake::Sleeper;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -219,7 +219,7 @@ pub(crate) struct Waiter<'a> {
     /// What this side has learnt about its waits here.
     pub(crate) pace: &'a Pace,
     /// Becomes other than 0 when the peer is dead. In the parent; a child dies with its parent instead.
-    pub(crate) dead: Option<&'a Futex<Private>>,
+    pub(crate) dead: Option<&'a Futex<PrivateScope>>,
     /// The CPU that the peer last ran on, plus 1; 0 = not known.
     pub(crate) peer_cpu: u32,
 }
@@ -369,7 +369,7 @@ mod tests {
         WorkerLine { bell, lanes_in_use: AtomicU32::new(0) }
     }
 
-    fn waiter<'a>(line: &'a WorkerLine, wait: Wait, dead: &'a Futex<Private>, pace: &'a Pace) -> Waiter<'a> {
+    fn waiter<'a>(line: &'a WorkerLine, wait: Wait, dead: &'a Futex<PrivateScope>, pace: &'a Pace) -> Waiter<'a> {
         Waiter { bell: &line.bell, sleeper: &FutexSleeper, wait, pace, dead: Some(dead), peer_cpu: 0 }
     }
 

@@ -9,7 +9,7 @@ use crate::error::NoMemory;
 use crate::layout::INLINE;
 use crate::loans::{Attachments, BoxRef};
 use crate::memory_pool::AllocContext;
-use crate::reading::{MAX_DEPTH, Refusal, last_refusal};
+use crate::reading::{DecodeRefusal, MAX_DEPTH, last_refusal};
 use crate::segment::Span;
 use crate::sync::will_write;
 use crate::sys::stack;
@@ -45,7 +45,7 @@ pub(crate) trait Spill {
     /// # Errors
     ///
     /// If there was none to be had; the implementor remembers why.
-    fn send_with(&mut self, send: &mut Send<'_>) -> Result<Option<BoxRef>, Failure>;
+    fn send_with(&mut self, send: &mut SendBox<'_>) -> Result<Option<BoxRef>, Failure>;
 
     /// Notes that the first `written` bytes of a frame, for which the last `spill` gave `room` bytes, are final as long as it stays
     /// there. The frame will have `need` bytes at least. Returns up to where, beyond `written`, it is written without asking again. `None` if
@@ -56,7 +56,7 @@ pub(crate) trait Spill {
 }
 
 /// Says which memory goes with a frame.
-pub(crate) type Send<'a> = dyn FnMut(&AllocContext<'_>, &mut Attachments) -> Result<BoxRef, NoMemory> + 'a;
+pub(crate) type SendBox<'a> = dyn FnMut(&AllocContext<'_>, &mut Attachments) -> Result<BoxRef, NoMemory> + 'a;
 
 /// The payload bytes of a slot's first line, in private memory until the frame is published.
 ///
@@ -146,7 +146,7 @@ impl Writer<Failure> for FrameWriter<'_> {
 
 impl FrameWriter<'_> {
     /// See [`Spill::send_with`].
-    pub(crate) fn send_with(&mut self, send: &mut Send<'_>) -> Result<Option<BoxRef>, Failure> {
+    pub(crate) fn send_with(&mut self, send: &mut SendBox<'_>) -> Result<Option<BoxRef>, Failure> {
         self.spill.send_with(send)
     }
 
@@ -302,7 +302,7 @@ pub(crate) fn look_at_reply<A: Checked>(
     block: Option<Span<'_>>,
     stage: &Stage,
     slot: Span<'_>,
-) -> Result<(), Refusal> {
+) -> Result<(), DecodeRefusal> {
     let mut copy = AlignedVec::<ALIGN>::new();
     let bytes = match block {
         // SAFETY: a block of this side's own arena, which the peer can merely read, or is trusted not to write meanwhile: the rules of
@@ -347,7 +347,7 @@ impl Spill for VecSpill {
         Some((NonNull::new(self.bytes.as_mut_ptr())?, self.bytes.len()))
     }
 
-    fn send_with(&mut self, _: &mut Send<'_>) -> Result<Option<BoxRef>, Failure> {
+    fn send_with(&mut self, _: &mut SendBox<'_>) -> Result<Option<BoxRef>, Failure> {
         Ok(None)
     }
 }

@@ -22,7 +22,7 @@ pub enum CallError {
     },
 
     /// The child ended before it had answered.
-    #[error("call `{call}` failed: child {pid} {exit}{}; {started}{}", Because(.because), Said(.last_words))]
+    #[error("call `{call}` failed: child {pid} {exit}{}; {started}{}", Because(.because), LastWordsText(.last_words))]
     Died {
         /// The call that failed.
         call: CallName,
@@ -42,7 +42,7 @@ pub enum CallError {
 
     /// No answer came in time. The child, or the process that registered the [callback](crate::manager), is still at it; a late answer is dropped.
     /// Or the call was not even sent: `awaited` says what it waited for.
-    #[error("call `{call}` failed: {}; {started}", Waiting(.call, *.pid, *.timeout, *.awaited))]
+    #[error("call `{call}` failed: {}; {started}", TimedOutText(.call, *.pid, *.timeout, *.awaited))]
     TimedOut {
         /// The call that failed.
         call: CallName,
@@ -243,9 +243,9 @@ pub enum Awaited {
 }
 
 /// The words for that.
-struct Waiting<'a>(&'a CallName, u32, Duration, Awaited);
+struct TimedOutText<'a>(&'a CallName, u32, Duration, Awaited);
 
-impl fmt::Display for Waiting<'_> {
+impl fmt::Display for TimedOutText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(call, pid, timeout, awaited) = self;
         let peer = call.peer();
@@ -273,7 +273,7 @@ impl fmt::Display for Waiting<'_> {
 
 /// Why a callback gave no result.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub(crate) enum Failure {
+pub(crate) enum CallbackError {
     /// Its own error, as it displays.
     Failed(String),
     /// It takes or returns something else.
@@ -399,9 +399,9 @@ impl fmt::Display for Panicking<'_> {
 }
 
 /// What a process said of its end, as errors go on with it.
-pub(crate) struct Said<'a>(pub(crate) &'a Option<String>);
+pub(crate) struct LastWordsText<'a>(pub(crate) &'a Option<String>);
 
-impl fmt::Display for Said<'_> {
+impl fmt::Display for LastWordsText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(words) => write!(f, "; its last words: {words}"),
@@ -607,7 +607,7 @@ pub enum StartError {
     },
 
     /// The child ended before the service existed.
-    #[error("bridge to `{service}` not started: child {pid} {exit} {when}{}", Said(.last_words))]
+    #[error("bridge to `{service}` not started: child {pid} {exit} {when}{}", LastWordsText(.last_words))]
     Died {
         /// The service that was to be started.
         service: &'static str,

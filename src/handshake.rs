@@ -11,7 +11,7 @@ use crate::doorbell::Wait;
 use crate::encode::encode_to_vec;
 use crate::error::{beginning, is_visible};
 use crate::layout::{MAGIC, PROTOCOL};
-use crate::sys::socket::{self, Blocking, Received};
+use crate::sys::socket::{self, BlockingMode, Received};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -231,7 +231,7 @@ impl Hello {
     /// protocol version, which it has then been told.
     pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Greeting>> {
         let mut buffer = [0; MAX_LEN + 16];
-        let Received::Message(len, descriptors) = socket::receive_many(&socket, &mut buffer, Blocking::Yes)? else {
+        let Received::Message(len, descriptors) = socket::receive_many(&socket, &mut buffer, BlockingMode::Yes)? else {
             return Ok(None);
         };
         let (version, body) = split_prefix(&buffer[..len])?;
@@ -258,7 +258,7 @@ pub(crate) fn send_plan(socket: impl AsFd, plan: &[u8]) -> io::Result<()> {
 
 fn receive_plan(socket: impl AsFd) -> io::Result<Option<Vec<u8>>> {
     let mut buffer = vec![0; MAX_PLAN + 16];
-    let Received::Message(len, _) = socket::receive(socket, &mut buffer, Blocking::Yes)? else { return Ok(None) };
+    let Received::Message(len, _) = socket::receive(socket, &mut buffer, BlockingMode::Yes)? else { return Ok(None) };
     let (_, plan) = split_prefix(&buffer[..len])?;
     Ok(Some(plan.to_vec()))
 }
@@ -279,7 +279,7 @@ impl Answer {
     pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<(Self, Vec<u8>)>> {
         // Room for the answer of another version too, which may be longer.
         let mut buffer = [0; MAX_BODY + 32];
-        let Received::Message(len, descriptors) = socket::receive(socket, &mut buffer, Blocking::No)? else {
+        let Received::Message(len, descriptors) = socket::receive(socket, &mut buffer, BlockingMode::No)? else {
             return Ok(None);
         };
         socket::discard(descriptors);

@@ -10,7 +10,7 @@ use crate::backing::{Backing, Sealed};
 use crate::call::callee::{Parent, Worker};
 use crate::call::caller::{Caller, Sent};
 use crate::call::host::{Alone, Host};
-use crate::call::link::{Link, MemoryOptions, Shared};
+use crate::call::link::{Link, LinkParts, MemoryOptions};
 use crate::call::service::{Method, Service};
 use crate::control::Control;
 use crate::doorbell::Wait;
@@ -64,7 +64,7 @@ impl Ends {
         let (parent, child) = socket::pair().unwrap();
         let memory = MemoryOptions { max_payload: 1 << 20, total: 16 << 20, retained: 1 << 20, trust: None };
         let peers = Segment::attach(&*objects, &mut object.into_iter()).unwrap();
-        let link = Link::new(1, Pidfd::of_nobody(), parent, &own, Shared { memory, objects, bells, report: None });
+        let link = Link::new(1, Pidfd::of_nobody(), parent, &own, LinkParts { memory, objects, bells, report: None });
         let caller = Caller::new::<T>(&own, link, wait);
         Self { caller, segments: [own, peers], child, wait }
     }

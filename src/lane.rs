@@ -8,7 +8,7 @@
 use crate::arena::Loan;
 use crate::commit::{Kind, Place};
 use crate::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
-use crate::encode::{Encode, Send, Spill, encode, look_at_reply};
+use crate::encode::{Encode, SendBox, Spill, encode, look_at_reply};
 use crate::error::{NoMemory, Started};
 use crate::failpoints::{self, Step};
 use crate::layout::{CalleeLine, CallerLine, ENDING, WorkerLine};
@@ -17,7 +17,7 @@ use crate::loans::BoxRef;
 use crate::memory_pool::{AllocContext, PoolHandle};
 use crate::peer_status::PeerStatus;
 use crate::reading::BYTES_A_LOOK;
-use crate::reading::Refusal;
+use crate::reading::DecodeRefusal;
 pub(crate) use crate::ring::{Announcement, Consumer, Frame, Seen};
 use crate::ring::{Claim, Onlooker, Producer};
 use crate::segment::{Placed, Segment};
@@ -40,7 +40,7 @@ pub(crate) enum SendError {
     /// The value's own `Serialize` failed.
     Encode,
     /// Its reader would refuse it.
-    Beyond(Refusal),
+    Beyond(DecodeRefusal),
 }
 
 /// The caller's end of a lane. Shares no cache line with another, nor the pair of lines that the processor fetches.
@@ -481,7 +481,7 @@ impl Spill for BlockSpill<'_> {
     }
 
     #[cold]
-    fn send_with(&mut self, send: &mut Send<'_>) -> Result<Option<BoxRef>, Failure> {
+    fn send_with(&mut self, send: &mut SendBox<'_>) -> Result<Option<BoxRef>, Failure> {
         self.carried.is_loaded = true;
         let sent = send(self.room, self.carried).and_then(|box_ref| {
             self.count_box(&box_ref)?;
@@ -525,14 +525,14 @@ impl Spill for BlockSpill<'_> {
 pub(crate) struct CalleeLane {
     index: u32,
     requests: Consumer,
-    replies: Replies,
+    replies: ReplyWriter,
     callee: Placed<CalleeLine>,
     /// What the reply being written carries.
     carried: Attachments,
 }
 
 /// Where the replies of a lane go, and who waits for them.
-struct Replies {
+struct ReplyWriter {
     ring: Producer,
     caller: CallerBell,
 }
@@ -556,7 +556,7 @@ impl CalleeLane {
         Self {
             index,
             requests: Consumer::new(segment.requests(index), 0),
-            replies: Replies {
+            replies: ReplyWriter {
                 ring: Producer::new(segment.replies(index), 0),
                 caller: CallerBell { line: segment.caller_line(index), sleeper: bells.lane(index) },
             },
@@ -600,7 +600,7 @@ impl CalleeLane {
     /// Publishes and announces the reply that was written, and is done with the request. `carries` = what [`Departed::call`] says.
     #[inline(always)]
     pub(crate) fn publish(&mut self, kind: Kind, carries: u64, place: Place) {
-        let Replies { ring, caller } = &mut self.replies;
+        let ReplyWriter { ring, caller } = &mut self.replies;
         self.requests.release();
         ring.publish(kind, carries, place);
         failpoints::reach(Step::ChildReplyStored);
@@ -682,7 +682,7 @@ impl WorkerBell {
 
 /// The place for the reply to one request, and what has been written there.
 pub(crate) struct ReplySlot<'a> {
-    replies: &'a mut Replies,
+    replies: &'a mut ReplyWriter,
     len: usize,
     carried: &'a mut Attachments,
 }
@@ -709,7 +709,7 @@ impl ReplySlot<'_> {
         room: &AllocContext<'_>,
     ) -> Result<(), SendError> {
         self.len = 0;
-        let Replies { ring, caller } = &mut *self.replies;
+        let ReplyWriter { ring, caller } = &mut *self.replies;
         self.len = write(value, ring, room, self.carried, Some(caller))?;
         Ok(())
     }
@@ -953,7 +953,7 @@ mod tests {
             replies: Consumer::new(segment.replies(0), start),
             ..new
         };
-        let replies = Replies { ring: Producer::new(segment.replies(0), start), ..peer.replies };
+        let replies = ReplyWriter { ring: Producer::new(segment.replies(0), start), ..peer.replies };
         segment.callee_line(0).started.store(start, Relaxed);
         (caller, CalleeLane { requests: Consumer::new(segment.requests(0), start), replies, ..peer })
     }
@@ -1154,7 +1154,7 @@ mod model {
         let called = CalleeLane {
             index,
             requests: Consumer::new(requests.clone(), 0),
-            replies: Replies {
+            replies: ReplyWriter {
                 ring: Producer::new(replies.clone(), 0),
                 caller: CallerBell { line: line.clone(), sleeper: futex() },
             },

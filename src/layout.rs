@@ -13,7 +13,7 @@
 
 use crate::sync::{AtomicU32, AtomicU64};
 use crate::sys::futex::Futex;
-use crate::sys::futex::Shared;
+use crate::sys::futex::SharedScope;
 
 /// Bytes in a cache line, on every machine that this crate is built for.
 pub(crate) const LINE: usize = 64;
@@ -67,7 +67,7 @@ pub(crate) struct BellLine {
     /// | AWAKE | PARKED | waiter | before it looks a last time and sleeps |
     /// | PARKED | AWAKE | notifier | when it has published, and wakes |
     /// | PARKED | AWAKE | waiter | when it no longer sleeps |
-    pub(crate) parked: Futex<Shared>,
+    pub(crate) parked: Futex<SharedScope>,
     /// The CPU that the waiter last ran on, plus 1; 0 = not known.
     pub(crate) cpu: AtomicU32,
 }

@@ -440,7 +440,7 @@ impl BoxRef {
 mod memfds {
     use crate::arena::Source;
     use crate::error::NoMemory;
-    use crate::sys::mapping::{Access, Mapping};
+    use crate::sys::mapping::{Mapping, Protection};
     use crate::sys::memfd;
     use std::cell::Cell;
     use std::sync::Arc;
@@ -451,7 +451,7 @@ mod memfds {
     impl Source for Memfds {
         fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
             thread_local!(static NUMBERS: Cell<u64> = const { Cell::new(0) });
-            let (mapping, _) = memfd::create_sealed("callgate-test", len as usize, Access::ReadWrite).unwrap();
+            let (mapping, _) = memfd::create_sealed("callgate-test", len as usize, Protection::ReadWrite).unwrap();
             NUMBERS.set(NUMBERS.get() + 1);
             Ok((NUMBERS.get(), Arc::new(mapping)))
         }

@@ -244,7 +244,7 @@ impl dyn PoolHandle + '_ {
 
     /// A block of at least `len` bytes, for which it may wait until `deadline`, and which is wanted until `until`.
     pub(crate) fn allocate(&self, len: u64, deadline: Deadline, until: Deadline) -> Result<Loan, NoMemory> {
-        let patience = &Waiting { patience: &until, memory: deadline };
+        let patience = &MemoryWait { patience: &until, memory: deadline };
         AllocContext { home: self, patience }.find(&mut |pool, source| pool.allocate(len, source))
     }
 }
@@ -252,11 +252,11 @@ impl dyn PoolHandle + '_ {
 /// Where a frame finds memory.
 pub(crate) struct AllocContext<'a> {
     pub(crate) home: &'a dyn PoolHandle,
-    pub(crate) patience: &'a dyn Patience,
+    pub(crate) patience: &'a dyn AllocDeadline,
 }
 
 /// How long a frame is waited for. Asked only for frames that take their time.
-pub(crate) trait Patience {
+pub(crate) trait AllocDeadline {
     /// Until when the frame is wanted.
     fn until(&self) -> Deadline;
 
@@ -269,19 +269,19 @@ pub(crate) trait Patience {
 /// What is wanted whenever it comes.
 pub(crate) const NEVER: Deadline = Deadline::NEVER;
 
-impl Patience for Deadline {
+impl AllocDeadline for Deadline {
     fn until(&self) -> Deadline {
         *self
     }
 }
 
 /// With a deadline of its own for memory.
-pub(crate) struct Waiting<'a> {
-    pub(crate) patience: &'a dyn Patience,
+pub(crate) struct MemoryWait<'a> {
+    pub(crate) patience: &'a dyn AllocDeadline,
     pub(crate) memory: Deadline,
 }
 
-impl Patience for Waiting<'_> {
+impl AllocDeadline for MemoryWait<'_> {
     fn until(&self) -> Deadline {
         self.patience.until()
     }

@@ -8,7 +8,7 @@ use crate::doorbell::Deadline;
 use crate::error::Exit;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::futex::Futex;
-use crate::sys::futex::{Private, Woken};
+use crate::sys::futex::{PrivateScope, Woken};
 use crate::sys::poll::Waker;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ pub(crate) enum Cause {
 /// |---|---|---|---|---|
 /// | | 0 | 1 | watcher | the child has ended and `exit` says how |
 pub(crate) struct PeerStatus {
-    dead: Futex<Private>,
+    dead: Futex<PrivateScope>,
     /// Rung after `dead` is set, for those who sleep on descriptors.
     alarm: Option<Arc<Waker>>,
     exit: OnceLock<Exit>,
@@ -65,7 +65,7 @@ impl PeerStatus {
     }
 
     /// The word that becomes other than 0 when the peer has ended.
-    pub(crate) fn dead(&self) -> &Futex<Private> {
+    pub(crate) fn dead(&self) -> &Futex<PrivateScope> {
         &self.dead
     }
 

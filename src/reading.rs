@@ -6,7 +6,7 @@
 //!
 //! [`MAX_DEPTH`] is the same for who writes a frame and for who reads it, and the same function counts (`validator`). So who writes finds out
 //! before the frame is sent, and what arrives beyond it is no honest frame. How much stack there is only the reading thread knows: if it
-//! has too little, the call fails ([`Refusal::Stack`]), and nobody is blamed.
+//! has too little, the call fails ([`DecodeRefusal::Stack`]), and nobody is blamed.
 //!
 //! # Why no value overflows the stack
 //!
@@ -96,7 +96,8 @@ pub(crate) fn may_enter_more() -> bool {
 #[cold]
 pub(crate) fn with_stack_for_all_levels<R>(validate: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
     let needed = RESERVE + (MAX_DEPTH + LEVELS_AT_ONCE) * VALIDATION;
-    stack::on_another(needed, validate).unwrap_or_else(|| Err(refuse(Refusal::Stack { needed, left: stack::left() })))
+    stack::on_another(needed, validate)
+        .unwrap_or_else(|| Err(refuse(DecodeRefusal::Stack { needed, left: stack::left() })))
 }
 
 /// What making the value of an archive needs.
@@ -146,7 +147,7 @@ impl Need {
             return decode();
         }
         if left < RESERVE + self.to_drop() {
-            return Err(refuse(Refusal::Stack { needed: RESERVE + self.to_drop(), left }));
+            return Err(refuse(DecodeRefusal::Stack { needed: RESERVE + self.to_drop(), left }));
         }
         let mut decode = Some(decode);
         let needed = RESERVE + self.to_decode();
@@ -156,14 +157,14 @@ impl Need {
         }
         // Nobody else is believed that its objects are no larger than their archives.
         if !self.is_trusted {
-            return Err(refuse(Refusal::Stack { needed, left }));
+            return Err(refuse(DecodeRefusal::Stack { needed, left }));
         }
         // Where there is no room for such a stack (a child whose memory is limited), for the most that is likely.
         if left >= RESERVE + self.to_decode_at_least() {
             return run();
         }
         let needed = RESERVE + self.to_decode_at_least();
-        stack::on_another(needed, run).unwrap_or_else(|| Err(refuse(Refusal::Stack { needed, left })))
+        stack::on_another(needed, run).unwrap_or_else(|| Err(refuse(DecodeRefusal::Stack { needed, left })))
     }
 }
 
@@ -171,7 +172,7 @@ impl Need {
 
 /// Why an archive was not read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum DecodeRefusal {
     /// It is none of its type, or the type's own code will not have it.
     #[default]
     Invalid,
@@ -189,7 +190,7 @@ pub(crate) enum Refusal {
 
 thread_local! {
     /// Why this thread has last refused something.
-    static LAST: Cell<Refusal> = const { Cell::new(Refusal::Invalid) };
+    static LAST: Cell<DecodeRefusal> = const { Cell::new(DecodeRefusal::Invalid) };
 }
 
 // ---- arguments -----------------------------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ impl Need {
         let left = stack::left();
         let needed = RESERVE + self.to_drop();
         if left < needed {
-            return Err(refuse(Refusal::Stack { needed, left }));
+            return Err(refuse(DecodeRefusal::Stack { needed, left }));
         }
         Ok(ForArguments { before: ARGUMENTS.replace(self) })
     }
@@ -239,14 +240,14 @@ pub(crate) fn arguments() -> Need {
 
 /// Notes why something is refused.
 #[cold]
-pub(crate) fn refuse(why: Refusal) -> Failure {
+pub(crate) fn refuse(why: DecodeRefusal) -> Failure {
     LAST.set(why);
     Failure
 }
 
 /// Why this thread has just refused something.
 #[cold]
-pub(crate) fn last_refusal() -> Refusal {
+pub(crate) fn last_refusal() -> DecodeRefusal {
     LAST.take()
 }
 
@@ -262,24 +263,24 @@ pub(crate) fn has_memory(len: usize) -> Result<(), Failure> {
     if len < LARGE || Vec::<u8>::new().try_reserve_exact(len).is_ok() {
         return Ok(());
     }
-    Err(refuse(Refusal::Memory { len }))
+    Err(refuse(DecodeRefusal::Memory { len }))
 }
 
-/// What is said of [`Refusal::Elements`].
+/// What is said of [`DecodeRefusal::Elements`].
 pub(crate) const TOO_MANY: &str = "more elements of no size than bytes, and than 65,536";
 
-impl Refusal {
+impl DecodeRefusal {
     /// The limit in words, if there is one that this process or its peer has reached.
     pub(crate) fn limit(self) -> Option<String> {
         Some(match self {
-            Refusal::Invalid | Refusal::Late => return None,
-            Refusal::Depth => format!("more than {MAX_DEPTH} pointers lead from one to the next"),
-            Refusal::Elements => TOO_MANY.into(),
-            Refusal::Memory { len } => {
+            DecodeRefusal::Invalid | DecodeRefusal::Late => return None,
+            DecodeRefusal::Depth => format!("more than {MAX_DEPTH} pointers lead from one to the next"),
+            DecodeRefusal::Elements => TOO_MANY.into(),
+            DecodeRefusal::Memory { len } => {
                 let limit = limits::behind(&Errno::NOMEM.into(), Wanted::Memory);
                 format!("there is no memory for {len} bytes to read it in{limit}")
             }
-            Refusal::Stack { needed, left } => format!(
+            DecodeRefusal::Stack { needed, left } => format!(
                 "reading it takes {} KiB of stack, and of this thread's {} KiB are left; a thread with more can have it",
                 needed.div_ceil(1024),
                 left / 1024
@@ -294,7 +295,7 @@ pub(crate) const BYTES_A_LOOK: usize = 1 << 20;
 /// Says that it is too late, if it is.
 #[inline]
 pub(crate) fn in_time(until: Deadline) -> Result<(), Failure> {
-    if until.has_passed() { Err(refuse(Refusal::Late)) } else { Ok(()) }
+    if until.has_passed() { Err(refuse(DecodeRefusal::Late)) } else { Ok(()) }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -383,7 +384,7 @@ mod tests {
                 true
             }
             Err(Failure) => {
-                assert!(matches!(last_refusal(), Refusal::Stack { .. }));
+                assert!(matches!(last_refusal(), DecodeRefusal::Stack { .. }));
                 false
             }
         })
@@ -430,7 +431,7 @@ mod tests {
                     let read = read_copy::<Box<Node<16, 0>>>(&bytes, Decoder::of_child());
                     read.map(drop).map_err(|Failure| last_refusal())
                 });
-                assert_eq!(refusal, Err(Refusal::Depth), "{levels} levels on {size}");
+                assert_eq!(refusal, Err(DecodeRefusal::Depth), "{levels} levels on {size}");
             }
         }
     }
@@ -445,6 +446,6 @@ mod tests {
             Deadline::now(),
         );
         assert!(read.is_err());
-        assert_eq!(last_refusal(), Refusal::Late);
+        assert_eq!(last_refusal(), DecodeRefusal::Late);
     }
 }

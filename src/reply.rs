@@ -20,7 +20,7 @@ use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;
 use std::marker::PhantomData;
 
-/// What a reply becomes: a value, or the archive itself, [`Held`].
+/// What a reply becomes: a value, or the archive itself, [`ArchivedReply`].
 pub(crate) trait Reply: Sized {
     /// From a reply in a slot that the peer may be writing: `line` is the slot's first line, `payload` the whole payload.
     ///
@@ -179,7 +179,7 @@ fn decode_large<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>) -> Result<R, 
 // ---- replies that stay as they came ----------------------------------------------------------------------------------
 
 /// A reply that stays as it came: bytes that end in a valid `A`, and that nobody writes while this exists.
-pub(crate) struct Held<A> {
+pub(crate) struct ArchivedReply<A> {
     bytes: HeldBytes,
     /// Whether the peer is trusted to have written what its methods need.
     trusted: bool,
@@ -187,7 +187,7 @@ pub(crate) struct Held<A> {
     archive: PhantomData<Box<A>>,
 }
 
-/// Never changed, and not moved when a [`Held`] is.
+/// Never changed, and not moved when a [`ArchivedReply`] is.
 enum HeldBytes {
     /// A private copy, which the peer cannot write.
     Private(AlignedVec<ALIGN>),
@@ -195,7 +195,7 @@ enum HeldBytes {
     BorrowedBlock(BorrowedBlock),
 }
 
-impl<A: Checked> Held<A> {
+impl<A: Checked> ArchivedReply<A> {
     /// Copies a reply out of memory that the peer may be writing, and validates the copy.
     fn copied(span: Span<'_>, decoder: &Decoder<'_>) -> Result<Self, Failure> {
         // Never without memory: an empty archive has its place too, which must be aligned for it.
@@ -241,7 +241,7 @@ impl<A: Checked> Held<A> {
     }
 }
 
-impl<A: Checked> Reply for Held<A> {
+impl<A: Checked> Reply for ArchivedReply<A> {
     fn from_slot(_line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         Self::copied(payload, &decoder)
     }

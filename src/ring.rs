@@ -303,7 +303,7 @@ mod tests {
     use crate::copy_buffer::CopyBuffer;
     use crate::layout::Geometry;
     use crate::segment::{Block, Segment};
-    use crate::sys::mapping::{Access, HeapMemory, Mapping};
+    use crate::sys::mapping::{HeapMemory, Mapping, Protection};
     use proptest::prelude::*;
     use std::collections::VecDeque;
     use std::sync::Arc;
@@ -336,7 +336,7 @@ mod tests {
         let (segment, _) = Segment::create(geometry, &Heap::default()).unwrap();
         let memory = HeapMemory::new(PIECES * 128);
         let block =
-            || Block::new(&Arc::new(Mapping::on_heap(&memory, Access::ReadWrite)), 0, PIECES as u64 * 128).unwrap();
+            || Block::new(&Arc::new(Mapping::on_heap(&memory, Protection::ReadWrite)), 0, PIECES as u64 * 128).unwrap();
         let (requests, replies) = (segment.requests(0), segment.replies(0));
         std::thread::scope(|scope| {
             scope.spawn(|| {

@@ -11,7 +11,7 @@ use crate::layout::{
 };
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{will_read, will_write};
-use crate::sys::mapping::{Access, Mapping, copy_from_shared};
+use crate::sys::mapping::{Mapping, Protection, copy_from_shared};
 use std::any::Any;
 use std::io;
 use std::marker::PhantomData;
@@ -21,7 +21,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 /// What a place lies in: a mapping, or the heap in tests. Dropped when the last place in it is.
-type Owner = Arc<dyn Any + Send + Sync>;
+type MappingOwner = Arc<dyn Any + Send + Sync>;
 
 /// Structures that may lie in shared memory: `repr(C)`, made of atomics only, and valid for every bit pattern.
 ///
@@ -46,7 +46,7 @@ unsafe impl Atomics for LastWords {}
 /// A structure of atomics in shared memory.
 pub(crate) struct Placed<T> {
     at: NonNull<T>,
-    _owner: Owner,
+    _owner: MappingOwner,
 }
 
 /// For two sides of a protocol in one model.
@@ -97,7 +97,7 @@ pub(crate) struct Slots {
     first: NonNull<SlotLine>,
     stride: usize,
     mask: u64,
-    _owner: Owner,
+    _owner: MappingOwner,
 }
 
 // SAFETY: hands out references to atomics and spans (raw pointers) in memory that `_owner` keeps alive.
@@ -274,7 +274,7 @@ impl Segment {
     /// Creates, sizes, maps and initialises a segment. The descriptor, if there is one, is for the child.
     pub(crate) fn create(geometry: Geometry, objects: &dyn Backing) -> io::Result<(Self, Option<OwnedFd>)> {
         assert!(geometry.is_valid(), "{geometry:?} is not a valid geometry");
-        let (mapping, object) = objects.create(SEGMENT, geometry.segment_len(), Access::ReadWrite)?;
+        let (mapping, object) = objects.create(SEGMENT, geometry.segment_len(), Protection::ReadWrite)?;
         let segment = Self { mapping: Arc::new(mapping), geometry };
         let header = segment.header();
         header.magic.store(MAGIC, Relaxed);
@@ -289,7 +289,7 @@ impl Segment {
     /// Maps the segment that a parent created, and checks that it is what its header says.
     pub(crate) fn attach(objects: &dyn Backing, descriptors: &mut dyn Iterator<Item = OwnedFd>) -> io::Result<Self> {
         let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-        let mapping = Arc::new(objects.attach(SEGMENT, descriptors, Access::ReadWrite)?);
+        let mapping = Arc::new(objects.attach(SEGMENT, descriptors, Protection::ReadWrite)?);
         let len = mapping.len();
         if len < size_of::<Header>() {
             return Err(wrong("a segment too short for its header"));
@@ -312,7 +312,7 @@ impl Segment {
 
     /// Maps a segment that must have the geometry which `of` finds for its length, and does not look at it.
     pub(crate) fn attach_unseen(object: OwnedFd, of: impl Fn(usize) -> Option<Geometry>) -> io::Result<Self> {
-        let mapping = Sealed.attach(SEGMENT, &mut std::iter::once(object), Access::ReadWrite)?;
+        let mapping = Sealed.attach(SEGMENT, &mut std::iter::once(object), Protection::ReadWrite)?;
         let geometry = of(mapping.len()).ok_or(io::ErrorKind::InvalidData)?;
         assert!(geometry.is_valid() && geometry.segment_len() == mapping.len());
         Ok(Self { mapping: Arc::new(mapping), geometry })
@@ -423,7 +423,7 @@ mod planted {
     const LEN: usize = 256;
 
     fn block() -> Block {
-        let mapping = Arc::new(Mapping::on_heap(&HeapMemory::new(LEN), Access::ReadWrite));
+        let mapping = Arc::new(Mapping::on_heap(&HeapMemory::new(LEN), Protection::ReadWrite));
         Block::new(&mapping, 0, LEN as u64).unwrap()
     }
 

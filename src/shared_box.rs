@@ -52,19 +52,19 @@ enum Store {
     /// In this process alone. Copied when they are sent.
     Private(AlignedVec<ALIGN>),
     /// In a block of this side's arena.
-    Own(Own),
+    OwnBlock(OwnBlock),
     /// In a block of the peer's arena.
     Peer(BorrowedBlock),
 }
 
-struct Own {
+struct OwnBlock {
     block: Block,
-    state: Mutex<State>,
+    state: Mutex<BoxState>,
     home: Arc<dyn PoolHandle>,
 }
 
 /// What became of the block.
-enum State {
+enum BoxState {
     /// It is here alone.
     Here(Loan),
     /// It was sent, by a value that may be gone by now or not.
@@ -91,37 +91,37 @@ pub(crate) fn settle_here(home: Arc<dyn PoolHandle>) {
     let _ = HERE.set(home);
 }
 
-impl Own {
+impl OwnBlock {
     fn new(loan: Loan, home: &Arc<dyn PoolHandle>) -> Self {
-        Self { block: loan.block(), state: Mutex::new(State::Here(loan)), home: home.clone() }
+        Self { block: loan.block(), state: Mutex::new(BoxState::Here(loan)), home: home.clone() }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, BoxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether this side alone has the block, now that somebody has the box for himself.
     fn is_alone(&mut self) -> bool {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let State::Lent(loan_id) = *state
+        if let BoxState::Lent(loan_id) = *state
             && let Some(loan) = self.home.on(|pool, source| pool.reclaim(loan_id, source))
         {
-            *state = State::Here(loan);
+            *state = BoxState::Here(loan);
         }
-        matches!(state, State::Here(_))
+        matches!(state, BoxState::Here(_))
     }
 }
 
-impl Drop for Own {
+impl Drop for OwnBlock {
     fn drop(&mut self) {
         if self.home.is_in_fork() {
             return;
         }
-        let state = std::mem::replace(&mut *self.state(), State::Gone);
+        let state = std::mem::replace(&mut *self.state(), BoxState::Gone);
         match state {
-            State::Here(loan) => self.home.on(|pool, source| pool.free(loan, source)),
-            State::Lent(loan_id) => self.home.on(|pool, source| pool.disown(loan_id, source)),
-            State::Gone => {}
+            BoxState::Here(loan) => self.home.on(|pool, source| pool.free(loan, source)),
+            BoxState::Lent(loan_id) => self.home.on(|pool, source| pool.disown(loan_id, source)),
+            BoxState::Gone => {}
         }
     }
 }
@@ -168,7 +168,7 @@ impl Bytes {
             return Ok(Self::private(len));
         }
         let loan = home.allocate(len as u64, deadline, until)?;
-        Ok(Self { store: Store::Own(Own::new(loan, home)), len })
+        Ok(Self { store: Store::OwnBlock(OwnBlock::new(loan, home)), len })
     }
 
     /// The same, of `bridge`'s memory, for which it may wait as long as for a call.
@@ -223,7 +223,7 @@ impl Bytes {
     fn as_slice(&self) -> &[u8] {
         let block = match &self.store {
             Store::Private(bytes) => return &bytes[..self.len],
-            Store::Own(own) => &own.block,
+            Store::OwnBlock(own) => &own.block,
             Store::Peer(peer) => &peer.block,
         };
         // SAFETY: see the rules at the top of the file. An own block that is lent is only read by a peer that is not trusted, and one
@@ -237,7 +237,7 @@ impl Bytes {
         }
         let block = match &mut self.store {
             Store::Private(bytes) => return &mut bytes[..self.len],
-            Store::Own(own) => &own.block,
+            Store::OwnBlock(own) => &own.block,
             Store::Peer(peer) => &peer.block,
         };
         // SAFETY: `is_ours_to_write`, and the box is borrowed for as long.
@@ -248,7 +248,7 @@ impl Bytes {
     fn is_ours_to_write(&mut self) -> bool {
         match &mut self.store {
             Store::Private(_) => true,
-            Store::Own(own) => !own.home.is_in_fork() && own.is_alone(),
+            Store::OwnBlock(own) => !own.home.is_in_fork() && own.is_alone(),
             Store::Peer(peer) => !peer.home.is_in_fork() && peer.block.is_writable() && !peer.is_returned(),
         }
     }
@@ -258,7 +258,7 @@ impl Bytes {
     fn detach_slow(&mut self) {
         let home = match &self.store {
             Store::Private(_) => return,
-            Store::Own(Own { home, .. }) | Store::Peer(BorrowedBlock { home, .. }) => home.clone(),
+            Store::OwnBlock(OwnBlock { home, .. }) | Store::Peer(BorrowedBlock { home, .. }) => home.clone(),
         };
         let mut copy = Self::stale(&home, self.len, Deadline::now()).unwrap_or_else(|_| Self::private(self.len));
         copy.as_mut_slice().copy_from_slice(self.as_slice());
@@ -279,7 +279,7 @@ impl Bytes {
     /// goes and are not with another frame, else a copy of them.
     fn box_ref(&self, room: &AllocContext<'_>, carried: &mut Attachments) -> Result<BoxRef, NoMemory> {
         let box_ref = match &self.store {
-            Store::Own(own) if is_same(&own.home, room.home) => own.lend(self.len, carried)?,
+            Store::OwnBlock(own) if is_same(&own.home, room.home) => own.lend(self.len, carried)?,
             Store::Peer(peer) if is_same(&peer.home, room.home) => peer.return_with(self.len, carried),
             _ => None,
         };
@@ -306,21 +306,21 @@ impl Bytes {
     }
 }
 
-impl Own {
+impl OwnBlock {
     /// `None` if it is lent already.
     fn lend(&self, len: usize, carried: &mut Attachments) -> Result<Option<BoxRef>, NoMemory> {
         let mut state = self.state();
-        let loan = match std::mem::replace(&mut *state, State::Gone) {
-            State::Here(loan) => loan,
+        let loan = match std::mem::replace(&mut *state, BoxState::Gone) {
+            BoxState::Here(loan) => loan,
             // By a frame that has been dealt with, perhaps.
-            State::Lent(loan_id) => match self.home.on(|pool, source| pool.reclaim(loan_id, source)) {
+            BoxState::Lent(loan_id) => match self.home.on(|pool, source| pool.reclaim(loan_id, source)) {
                 Some(loan) => loan,
                 None => {
-                    *state = State::Lent(loan_id);
+                    *state = BoxState::Lent(loan_id);
                     return Ok(None);
                 }
             },
-            State::Gone => return Ok(None),
+            BoxState::Gone => return Ok(None),
         };
         let place = loan.reference(len);
         let lend = |pool: &mut crate::memory_pool::MemoryPool, source: &mut dyn crate::arena::Source| {
@@ -328,11 +328,11 @@ impl Own {
         };
         match self.home.on(lend) {
             Ok(loan_id) => {
-                *state = State::Lent(loan_id);
+                *state = BoxState::Lent(loan_id);
                 Ok(Some(BoxRef { place, loan_id }))
             }
             Err(loan) => {
-                *state = State::Here(loan);
+                *state = BoxState::Here(loan);
                 Err(no_ticket())
             }
         }
@@ -412,7 +412,7 @@ impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
     ) -> Result<Bytes, Failure> {
         match home.on(|pool, _| pool.take_returned(loan_id)).ok_or(Failure)? {
             Returning::Whole(loan, lent) if len as u64 <= lent => {
-                Ok(Bytes { store: Store::Own(Own::new(loan, home)), len })
+                Ok(Bytes { store: Store::OwnBlock(OwnBlock::new(loan, home)), len })
             }
             Returning::Whole(loan, _) => {
                 home.on(|pool, source| pool.free(loan, source));

@@ -60,7 +60,9 @@
 
 use crate::commit::ALIGN;
 use crate::doorbell::Deadline;
-use crate::reading::{self, BYTES_A_LOOK, LEVELS_AT_ONCE, MAX_DEPTH, Need, Refusal, copies, copies_of_leaf, refuse};
+use crate::reading::{
+    self, BYTES_A_LOOK, DecodeRefusal, LEVELS_AT_ONCE, MAX_DEPTH, Need, copies, copies_of_leaf, refuse,
+};
 use rkyv::boxed::ArchivedBox;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::primitive::{ArchivedIsize, ArchivedUsize, FixedIsize, FixedUsize};
@@ -76,18 +78,19 @@ use std::ops::Range;
 pub(crate) const ALWAYS: usize = 1 << 16;
 
 /// Pairs with no more elements are not counted: each has as many bytes itself.
-const SMALL: usize = size_of::<Pair>();
+const SMALL: usize = size_of::<ArchivedSlice>();
 
 /// A slice as it is archived, in vectors and boxes.
-type Pair = ArchivedVec<u8>;
+type ArchivedSlice = ArchivedVec<u8>;
 const POINTER: usize = size_of::<ArchivedIsize>();
 const COUNT: usize = size_of::<ArchivedUsize>();
 /// Where pairs may lie.
-const STEP: usize = align_of::<Pair>();
+const STEP: usize = align_of::<ArchivedSlice>();
 
-const _: () = assert!(size_of::<Pair>() == POINTER + COUNT && POINTER == COUNT);
+const _: () = assert!(size_of::<ArchivedSlice>() == POINTER + COUNT && POINTER == COUNT);
 const _: () = assert!(size_of::<FixedIsize>() == POINTER && size_of::<FixedUsize>() == COUNT);
-const _: () = assert!(size_of::<ArchivedBox<[u8]>>() == size_of::<Pair>() && align_of::<ArchivedBox<[u8]>>() == STEP);
+const _: () =
+    assert!(size_of::<ArchivedBox<[u8]>>() == size_of::<ArchivedSlice>() && align_of::<ArchivedBox<[u8]>>() == STEP);
 const _: () = assert!(STEP.is_power_of_two() && ALIGN.is_multiple_of(STEP) && POINTER.is_multiple_of(STEP));
 
 /// A [`Validator`] as rkyv wants it.
@@ -112,10 +115,10 @@ pub struct Validator<'v> {
     unclocked: u32,
     until: Deadline,
     /// Why it failed, if not for what the archive is.
-    refusal: Refusal,
+    refusal: DecodeRefusal,
     /// Where an object begins in which no pair has elements; 0 = none is known.
     clean: usize,
-    claims: Claims,
+    claims: ZstBudget,
     tables: Tables,
     marks: Option<&'v Marks>,
 }
@@ -149,9 +152,9 @@ impl<'v> Validator<'v> {
             need: Need::default(),
             unclocked: PARTS_A_LOOK,
             until: Deadline::NEVER,
-            refusal: Refusal::Invalid,
+            refusal: DecodeRefusal::Invalid,
             clean: 0,
-            claims: Claims { counted: 0, most: bytes.len().max(ALWAYS) + bytes.len(), is_full: false, scans: None },
+            claims: ZstBudget { counted: 0, most: bytes.len().max(ALWAYS) + bytes.len(), is_full: false, scans: None },
             tables: Tables::Unknown,
             marks: None,
         }
@@ -161,8 +164,8 @@ impl<'v> Validator<'v> {
     #[cold]
     fn enter_more_slow(&mut self) -> Result<(), Failure> {
         self.refusal = match self.granted {
-            MAX_DEPTH => Refusal::Depth,
-            _ if !reading::may_enter_more() => Refusal::Stack { needed: 0, left: 0 },
+            MAX_DEPTH => DecodeRefusal::Depth,
+            _ if !reading::may_enter_more() => DecodeRefusal::Stack { needed: 0, left: 0 },
             _ => {
                 self.granted += LEVELS_AT_ONCE;
                 self.depth_left += LEVELS_AT_ONCE;
@@ -177,7 +180,7 @@ impl<'v> Validator<'v> {
     fn look_at_clock_slow(&mut self) -> Result<(), Failure> {
         self.unclocked = PARTS_A_LOOK;
         if self.until.has_passed() {
-            self.refusal = Refusal::Late;
+            self.refusal = DecodeRefusal::Late;
             return Err(Failure);
         }
         Ok(())
@@ -231,7 +234,7 @@ impl<'v> Validator<'v> {
             let mut suspects: Vec<_> = runaways(self.bytes, self.until).take(MOST_RUNAWAYS + 1).collect();
             let is_late = self.until.has_passed();
             if is_late || suspects.len() > MOST_RUNAWAYS {
-                self.refusal = if is_late { Refusal::Late } else { Refusal::Elements };
+                self.refusal = if is_late { DecodeRefusal::Late } else { DecodeRefusal::Elements };
                 return Err(Failure);
             }
             suspects.sort_unstable();
@@ -247,7 +250,7 @@ impl<'v> Validator<'v> {
         let at_target = &suspects[suspects.partition_point(|(to, _)| *to < target)..];
         let mut inside = at_target.iter().take_while(|(to, _)| *to == target).map(|(_, at)| *at);
         // Those that point there are looked at one after another: parts share no byte, so it comes up once.
-        match inside.find(|at| object.start + size_of::<Pair>() <= *at && at + COUNT <= object.end) {
+        match inside.find(|at| object.start + size_of::<ArchivedSlice>() <= *at && at + COUNT <= object.end) {
             Some(at) => {
                 self.tables = Tables::Doubtful(at);
                 Err(Failure)
@@ -348,7 +351,7 @@ enum Why {
     Over,
     /// There may be a hash table without end, whose capacity is there.
     Runaway(usize),
-    Refused(Refusal),
+    Refused(DecodeRefusal),
 }
 
 /// What is wrong with an archive that has not been found valid; or validates it otherwise, if that may help.
@@ -364,7 +367,7 @@ fn validate_slow<A: Checked>(bytes: &[u8], until: Deadline, why: Why) -> Result<
         Why::Over | Why::Runaway(_) => {
             reading::with_stack_for_all_levels(|| validate_without_runaways::<A>(bytes, until, most))
         }
-        Why::Refused(Refusal::Stack { .. }) => {
+        Why::Refused(DecodeRefusal::Stack { .. }) => {
             reading::with_stack_for_all_levels(|| validate_again::<A>(bytes, until, most, Tables::Unknown))
         }
         Why::Refused(refusal) => Err(refuse(refusal)),
@@ -373,7 +376,8 @@ fn validate_slow<A: Checked>(bytes: &[u8], until: Deadline, why: Why) -> Result<
 
 /// [`ask`], and what to say of what it refuses.
 fn ask_in_time<A: Checked>(bytes: &[u8], until: Deadline) -> Result<(), Failure> {
-    ask::<A>(bytes, until).map_err(|_| refuse(if until.has_passed() { Refusal::Late } else { Refusal::Elements }))
+    ask::<A>(bytes, until)
+        .map_err(|_| refuse(if until.has_passed() { DecodeRefusal::Late } else { DecodeRefusal::Elements }))
 }
 
 /// Marks what may be a table without end, validates that, and then the archive itself.
@@ -383,13 +387,13 @@ fn validate_without_runaways<A: Checked>(bytes: &[u8], until: Deadline, most: us
     let mut marked: Vec<usize> = suspects.take(MOST_RUNAWAYS).collect();
     for _ in 0..RUNAWAY_ROUNDS {
         if bytes.len() >= 1 << 32 {
-            return Err(refuse(Refusal::Invalid));
+            return Err(refuse(DecodeRefusal::Invalid));
         }
         let trial = Trial::of(bytes, 0, until);
         if until.has_passed() {
-            return Err(refuse(Refusal::Late));
+            return Err(refuse(DecodeRefusal::Late));
         }
-        let mut trial = trial.ok_or_else(|| refuse(Refusal::Memory { len: bytes.len() }))?;
+        let mut trial = trial.ok_or_else(|| refuse(DecodeRefusal::Memory { len: bytes.len() }))?;
         marked.iter().for_each(|at| trial.bytes_mut()[at + 4] &= !1);
         let mut checked = validate_with::<A>(trial.bytes(), until, most, Tables::Unknown);
         if let Err(Why::Over) = checked {
@@ -401,10 +405,10 @@ fn validate_without_runaways<A: Checked>(bytes: &[u8], until: Deadline, most: us
             Ok(_) => return validate_again::<A>(bytes, until, usize::MAX, Tables::Bounded),
             Err(Why::Runaway(at)) => marked.push(at),
             Err(Why::Refused(refusal)) => return Err(refuse(refusal)),
-            Err(Why::Over) => return Err(refuse(Refusal::Elements)),
+            Err(Why::Over) => return Err(refuse(DecodeRefusal::Elements)),
         }
     }
-    Err(refuse(Refusal::Invalid))
+    Err(refuse(DecodeRefusal::Invalid))
 }
 
 /// The same, with `most` elements of no size.
@@ -420,7 +424,7 @@ fn validate_with<A: Checked>(bytes: &[u8], until: Deadline, most: usize, tables:
     let mut validator = Validator { until, tables, ..Validator::new(bytes, size_of::<A>()) };
     validator.claims.most = most;
     let root = bytes.as_ptr().wrapping_add(bytes.len() - size_of::<A>()).cast::<A>();
-    root.is_aligned().then_some(()).ok_or(Why::Refused(Refusal::Invalid))?;
+    root.is_aligned().then_some(()).ok_or(Why::Refused(DecodeRefusal::Invalid))?;
     // SAFETY: aligned, and the last bytes: `validate` has been told so, and a copy has as many.
     let checked = unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) };
     checked.map(|()| validator.need).map_err(|_| validator.why())
@@ -437,17 +441,18 @@ const RUNAWAY_ROUNDS: usize = 16;
 /// So many may look like tables without end, for the time that it takes to sort them.
 const MOST_RUNAWAYS: usize = 1 << 18;
 
-const _: () = assert!(size_of::<rkyv::collections::swiss_table::ArchivedHashSet<()>>() == size_of::<Pair>() + COUNT);
+const _: () =
+    assert!(size_of::<rkyv::collections::swiss_table::ArchivedHashSet<()>>() == size_of::<ArchivedSlice>() + COUNT);
 
 /// What may be tables without end: where they point to, and where the capacity is. Not all of it after the deadline.
 fn runaways(bytes: &[u8], until: Deadline) -> impl Iterator<Item = (usize, usize)> {
     places(bytes, 0..bytes.len(), until).filter_map(|at| {
-        let capacity = FixedUsize::from_le_bytes(*bytes.get(at + size_of::<Pair>()..)?.first_chunk()?);
+        let capacity = FixedUsize::from_le_bytes(*bytes.get(at + size_of::<ArchivedSlice>()..)?.first_chunk()?);
         if capacity <= FixedUsize::MAX - RUNAWAY as FixedUsize {
             return None;
         }
         let to = usize::try_from(pair(bytes, at)?.0).ok()?;
-        (to + RUNAWAY <= at).then_some((to, at + size_of::<Pair>()))
+        (to + RUNAWAY <= at).then_some((to, at + size_of::<ArchivedSlice>()))
     })
 }
 
@@ -467,13 +472,13 @@ fn pair(bytes: &[u8], at: usize) -> Option<(isize, usize)> {
 fn places(bytes: &[u8], range: Range<usize>, until: Deadline) -> impl Iterator<Item = usize> {
     let skew = bytes.as_ptr().addr() % STEP;
     let first = (range.start + skew).next_multiple_of(STEP) - skew;
-    let end = (range.end + 1).saturating_sub(size_of::<Pair>());
+    let end = (range.end + 1).saturating_sub(size_of::<ArchivedSlice>());
     let in_time = move |at: &usize| !(at - first).is_multiple_of(BYTES_A_LOOK) || !until.has_passed();
     (first..end.max(first)).step_by(STEP).take_while(in_time)
 }
 
 /// How many elements of no size the archive may have.
-struct Claims {
+struct ZstBudget {
     counted: usize,
     most: usize,
     /// Whether there was more to note than [`MOST_FOUND`] or memory allows.
@@ -514,7 +519,7 @@ const KEPT_PAIRS: usize = 1 << 12;
 /// So many pairs are noted at a time (256 MiB), and as many as lie in the frame side by side (or [`ALWAYS`]) if those are fewer.
 const MOST_FOUND: usize = 1 << 24;
 
-impl Claims {
+impl ZstBudget {
     /// Counts what `object` may have at `target`, where there are no bytes. Whether there is nothing to count anywhere in it.
     #[cold]
     fn count_slow(&mut self, bytes: &[u8], object: Range<usize>, low: usize, target: usize) -> bool {
@@ -532,7 +537,7 @@ impl Claims {
     }
 }
 
-impl Drop for Claims {
+impl Drop for ZstBudget {
     // Inlined, so that nothing of a validator is left where there is nothing to validate.
     #[inline(always)]
     fn drop(&mut self) {
@@ -566,7 +571,7 @@ impl Scans {
             let allowed = low as isize..=object.start as isize;
             let pairs = places(bytes, object, Deadline::NEVER).filter_map(|at| pair(bytes, at));
             let mattering = pairs.filter(|(to, count)| *count > SMALL && allowed.contains(to));
-            let most = MOST_FOUND.min(ALWAYS.max(bytes.len() / size_of::<Pair>()));
+            let most = MOST_FOUND.min(ALWAYS.max(bytes.len() / size_of::<ArchivedSlice>()));
             for (to, count) in mattering {
                 (self.found.len() < most && self.found.try_reserve(1).is_ok()).then_some(())?;
                 self.found.push(Found { target: to.try_into().ok()?, count: count.try_into().ok()? });
@@ -893,8 +898,8 @@ mod tests {
     #[track_caller]
     fn refuse<R: Transfer>(value: R, words: &[(usize, u64)]) {
         assert!(read::<R>(&forged(&value, words)).is_err(), "{} accepted", std::any::type_name::<R>());
-        assert_eq!(last_refusal(), Refusal::Elements);
-        assert_eq!(last_refusal(), Refusal::Invalid, "it is asked once");
+        assert_eq!(last_refusal(), DecodeRefusal::Elements);
+        assert_eq!(last_refusal(), DecodeRefusal::Invalid, "it is asked once");
     }
 
     const MANY: u64 = u64::MAX;
@@ -1147,7 +1152,7 @@ mod tests {
         thread.join().expect("what was to be done");
     }
 
-    const PAIR: usize = size_of::<Pair>();
+    const PAIR: usize = size_of::<ArchivedSlice>();
 
     /// `objects` vectors of `pairs` vectors each, all of which point to where the object begins that they are in.
     fn crowded(objects: usize, pairs: usize, count: impl Fn(usize, usize) -> u64) -> AlignedVec<ALIGN> {
@@ -1185,7 +1190,7 @@ mod tests {
                 _ => 0,
             });
             assert!(read::<Vec<Vec<Vec<()>>>>(&bytes).is_err());
-            assert_eq!(last_refusal(), Refusal::Elements);
+            assert_eq!(last_refusal(), DecodeRefusal::Elements);
             let mut found = Suspects::new();
             assert_eq!(
                 suspects(&bytes, 0..bytes.len(), 0, &mut found, Deadline::NEVER),
@@ -1200,10 +1205,10 @@ mod tests {
     fn what_was_wrong_with_a_frame_is_not_said_of_the_next() {
         assert!(read::<Vec<()>>(&forged(&Vec::<()>::new(), &[(1, MANY)])).is_err());
         assert!(read::<Vec<u8>>(&forged(&Vec::<u8>::new(), &[(1, MANY)])).is_err());
-        assert_ne!(last_refusal(), Refusal::Elements, "its elements have a size");
+        assert_ne!(last_refusal(), DecodeRefusal::Elements, "its elements have a size");
         assert!(read::<Vec<()>>(&forged(&Vec::<()>::new(), &[(1, MANY)])).is_err());
         assert!(read::<Option<u8>>(&[9, 9]).is_err());
-        assert_ne!(last_refusal(), Refusal::Elements);
+        assert_ne!(last_refusal(), DecodeRefusal::Elements);
     }
 
     /// True claims beside numbers that look like an empty collection at the same address, and over what chooses the variant.
@@ -1431,7 +1436,10 @@ mod tests {
                 bytes.len() >> 20,
                 read.is_ok()
             );
-            assert!(read.is_ok() || matches!(last_refusal(), Refusal::Late | Refusal::Elements | Refusal::Invalid));
+            assert!(
+                read.is_ok()
+                    || matches!(last_refusal(), DecodeRefusal::Late | DecodeRefusal::Elements | DecodeRefusal::Invalid)
+            );
         }
     }
 }

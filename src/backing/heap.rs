@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::Backing;
-use crate::sys::mapping::{Access, HeapMemory, Mapping};
+use crate::sys::mapping::{HeapMemory, Mapping, Protection};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,21 +18,21 @@ pub(crate) struct Heap(Mutex<HashMap<u64, HeapMemory>>);
 
 impl Heap {
     /// Object `number`, as the peer maps it.
-    pub(crate) fn find(&self, number: u64, access: Access) -> Option<Mapping> {
+    pub(crate) fn find(&self, number: u64, access: Protection) -> Option<Mapping> {
         let objects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         objects.get(&number).map(|memory| Mapping::on_heap(memory, access))
     }
 }
 
 impl Backing for Heap {
-    fn create(&self, number: u64, len: usize, _: Access) -> io::Result<(Mapping, Option<OwnedFd>)> {
+    fn create(&self, number: u64, len: usize, _: Protection) -> io::Result<(Mapping, Option<OwnedFd>)> {
         let memory = HeapMemory::new(len);
-        let mapping = Mapping::on_heap(&memory, Access::ReadWrite);
+        let mapping = Mapping::on_heap(&memory, Protection::ReadWrite);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(number, memory);
         Ok((mapping, None))
     }
 
-    fn attach(&self, number: u64, _: &mut dyn Iterator<Item = OwnedFd>, access: Access) -> io::Result<Mapping> {
+    fn attach(&self, number: u64, _: &mut dyn Iterator<Item = OwnedFd>, access: Protection) -> io::Result<Mapping> {
         self.find(number, access).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }

@@ -12,7 +12,7 @@ mod named;
 
 #[cfg(feature = "portable")]
 use crate::portable::TrustedChild;
-use crate::sys::mapping::{Access, Mapping};
+use crate::sys::mapping::{Mapping, Protection};
 use crate::sys::memfd;
 #[cfg(feature = "portable")]
 use named::Named;
@@ -95,14 +95,14 @@ pub(crate) trait Backing: Send + Sync {
 
     /// Creates and maps object `number`, of `len` zero bytes, and what to send the peer for it, who may do with it what `peer`
     /// says. (A backend that is for trusted peers only need not hold it to that.)
-    fn create(&self, number: u64, len: usize, peer: Access) -> io::Result<(Mapping, Option<OwnedFd>)>;
+    fn create(&self, number: u64, len: usize, peer: Protection) -> io::Result<(Mapping, Option<OwnedFd>)>;
 
     /// Maps object `number` of the peer, which is trusted; takes the next of `descriptors` if it needs one.
     fn attach(
         &self,
         number: u64,
         descriptors: &mut dyn Iterator<Item = OwnedFd>,
-        access: Access,
+        access: Protection,
     ) -> io::Result<Mapping>;
 
     /// The peer is gone: nothing needs to be found any more.
@@ -113,7 +113,7 @@ pub(crate) trait Backing: Send + Sync {
 pub(crate) struct Sealed;
 
 impl Backing for Sealed {
-    fn create(&self, number: u64, len: usize, peer: Access) -> io::Result<(Mapping, Option<OwnedFd>)> {
+    fn create(&self, number: u64, len: usize, peer: Protection) -> io::Result<(Mapping, Option<OwnedFd>)> {
         let name = match number {
             SEGMENT => "callgate",
             EVENTS => "callgate-events",
@@ -123,7 +123,12 @@ impl Backing for Sealed {
         Ok((mapping, Some(object)))
     }
 
-    fn attach(&self, _: u64, descriptors: &mut dyn Iterator<Item = OwnedFd>, access: Access) -> io::Result<Mapping> {
+    fn attach(
+        &self,
+        _: u64,
+        descriptors: &mut dyn Iterator<Item = OwnedFd>,
+        access: Protection,
+    ) -> io::Result<Mapping> {
         let object = descriptors.next().ok_or(io::ErrorKind::InvalidData)?;
         Mapping::new(&object, memfd::sealed_len(&object)?, access)
     }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Backing;
-use crate::sys::mapping::{Access, Mapping};
+use crate::sys::mapping::{Mapping, Protection};
 use crate::sys::named;
 use std::collections::HashSet;
 use std::io;
@@ -45,13 +45,13 @@ impl Backing for Named {
         &self.place
     }
 
-    fn create(&self, number: u64, len: usize, _: Access) -> io::Result<(Mapping, Option<OwnedFd>)> {
+    fn create(&self, number: u64, len: usize, _: Protection) -> io::Result<(Mapping, Option<OwnedFd>)> {
         let mapping = named::create(&self.name(number), len)?;
         self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
         Ok((mapping, None))
     }
 
-    fn attach(&self, number: u64, _: &mut dyn Iterator<Item = OwnedFd>, access: Access) -> io::Result<Mapping> {
+    fn attach(&self, number: u64, _: &mut dyn Iterator<Item = OwnedFd>, access: Protection) -> io::Result<Mapping> {
         Ok(named::open(&self.name(number))?.only_for(access))
     }
 
@@ -83,17 +83,17 @@ mod tests {
     fn what_one_side_makes_the_other_finds() {
         let parent = Named::new();
         let child = Named::of_peer(parent.place());
-        let (ours, descriptor) = parent.create(SEGMENT, 8192, Access::ReadWrite).unwrap();
+        let (ours, descriptor) = parent.create(SEGMENT, 8192, Protection::ReadWrite).unwrap();
         assert!(descriptor.is_none());
-        let theirs = child.attach(SEGMENT, &mut std::iter::empty(), Access::ReadWrite).unwrap();
+        let theirs = child.attach(SEGMENT, &mut std::iter::empty(), Protection::ReadWrite).unwrap();
         assert_eq!((ours.len(), theirs.len()), (8192, 8192));
-        assert!(child.attach(7, &mut std::iter::empty(), Access::ReadWrite).is_err());
+        assert!(child.attach(7, &mut std::iter::empty(), Protection::ReadWrite).is_err());
         drop(theirs);
         assert!(path(&parent, SEGMENT).exists(), "who only found it leaves it there");
         drop(ours);
         assert!(!path(&parent, SEGMENT).exists());
 
-        let (still_mapped, _) = parent.create(EVENTS, 4096, Access::ReadWrite).unwrap();
+        let (still_mapped, _) = parent.create(EVENTS, 4096, Protection::ReadWrite).unwrap();
         let events = path(&parent, EVENTS);
         drop(child);
         assert!(events.exists());
@@ -106,7 +106,7 @@ mod tests {
     fn names_go_when_the_peer_has_ended() {
         let parent = Named::new();
         let held: Vec<_> =
-            [SEGMENT, 1, EVENTS].map(|number| parent.create(number, 4096, Access::ReadWrite).unwrap()).into();
+            [SEGMENT, 1, EVENTS].map(|number| parent.create(number, 4096, Protection::ReadWrite).unwrap()).into();
         parent.peer_ended();
         assert!(![SEGMENT, 1, EVENTS].iter().any(|&number| path(&parent, number).exists()));
         drop(held);

@@ -3,11 +3,11 @@
 #![forbid(unsafe_code)]
 
 use super::confined::SentPlan;
-use super::starting_child::{Patience, StartingChild, system};
+use super::starting_child::{StartWait, StartingChild, system};
 use crate::backing::Segments;
 use crate::call::caller::Caller;
 use crate::call::interfaces;
-use crate::call::link::{MemoryOptions, Shared};
+use crate::call::link::{LinkParts, MemoryOptions};
 use crate::call::nest;
 use crate::call::overdue::Lateness;
 use crate::call::saved_args::SavedArgs;
@@ -76,10 +76,10 @@ impl<T: Service> ChildSpec<T> {
         let (hello, plan) = (self.hello(objects.place()), self.plan.as_ref());
         let executable = self.launch.executable_name();
         let plan_sent = plan.map(SentPlan::bytes);
-        let patience = Patience { timeout: self.start_timeout, is_wanted };
+        let patience = StartWait { timeout: self.start_timeout, is_wanted };
         let told = starting.shake_hands(&hello, plan_sent, object, &bells, patience, &executable)?;
         let report = plan.map(|plan| plan.report(&told)).transpose().map_err(|why| starting.unusable(why))?;
-        let link = starting.watched(&segment, Shared { memory, objects, bells, report })?;
+        let link = starting.watched(&segment, LinkParts { memory, objects, bells, report })?;
         failpoints::reach(Step::ParentWatched);
         let caller = Caller::new::<T>(&segment, link, self.wait);
         Ok(Arc::new(match &self.lateness {

@@ -15,7 +15,7 @@ mod with {
     use crate::call::service::Service;
     use crate::error::StartError;
     use crate::handshake::MAX_PLAN;
-    use crate::process::sandbox::report::Told;
+    use crate::process::sandbox::report::SandboxReply;
     use crate::process::sandbox::{Plan, Sandbox};
 
     /// A plan that is sent to a child.
@@ -54,7 +54,7 @@ mod with {
 
         /// What the child says of it; or what is wrong with that.
         pub(in crate::bridge) fn report(&self, told: &[u8]) -> Result<Report, String> {
-            Told::checked(&self.plan, told)
+            SandboxReply::checked(&self.plan, told)
         }
     }
 }

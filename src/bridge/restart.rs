@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::call::overdue::Grace;
-use crate::error::{CallName, Exit, Said, Started};
+use crate::error::{CallName, Exit, LastWordsText, Started};
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -204,7 +204,7 @@ impl fmt::Display for Death {
             (None, None) if self.asked => f.write_str(" because the bridge was told to restart"),
             (None, None) => Ok(()),
         }?;
-        Said(&self.last_words).fmt(f)
+        LastWordsText(&self.last_words).fmt(f)
     }
 }
 

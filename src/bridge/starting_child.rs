@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::call::interfaces;
-use crate::call::link::{Link, Shared};
+use crate::call::link::{Link, LinkParts};
 use crate::call::service::Service;
 use crate::doorbell::Deadline;
 use crate::error::{Exit, StartError};
@@ -37,7 +37,7 @@ const WANTED_SLICE: Duration = Duration::from_millis(20);
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a child is waited for that comes up: so long, and only while somebody wants it.
-pub(super) struct Patience<'a> {
+pub(super) struct StartWait<'a> {
     pub(super) timeout: Duration,
     pub(super) is_wanted: &'a dyn Fn() -> bool,
 }
@@ -70,10 +70,10 @@ impl<T: Service> StartingChild<T> {
         plan: Option<&[u8]>,
         segment: Option<OwnedFd>,
         bells: &ParentBells,
-        patience: Patience<'_>,
+        patience: StartWait<'_>,
         executable: &str,
     ) -> Result<Vec<u8>, StartError> {
-        let Patience { timeout, is_wanted } = patience;
+        let StartWait { timeout, is_wanted } = patience;
         let Some(control) = &self.control else { return Err(Self::died(self.pid, Exit::Unknown)) };
         let descriptors: Vec<BorrowedFd<'_>> = segment.iter().map(AsFd::as_fd).chain(bells.for_child()).collect();
         let greeted =
@@ -195,7 +195,7 @@ impl<T: Service> StartingChild<T> {
     }
 
     /// Hands the child to the watcher.
-    pub(super) fn watched(mut self, segment: &Segment, shared: Shared) -> Result<Arc<Link>, StartError> {
+    pub(super) fn watched(mut self, segment: &Segment, shared: LinkParts) -> Result<Arc<Link>, StartError> {
         let parts = self.pidfd.take().zip(self.control.take());
         let (pidfd, control) = parts.ok_or_else(|| Self::died(self.pid, Exit::Unknown))?;
         let link = Link::new(self.pid, pidfd, control, segment, shared);

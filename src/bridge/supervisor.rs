@@ -75,24 +75,24 @@ pub(super) struct Supervisor {
     spec: Box<dyn Make>,
     /// `None` = deaths are only told of.
     restart: Option<Restart>,
-    current: ArcSwap<Child>,
+    current: ArcSwap<SupervisedChild>,
     desk: Arc<Desk>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Where the thread is told what it is to look at.
 pub(super) struct Desk {
-    state: Mutex<State>,
+    state: Mutex<DeskState>,
     changed: Condvar,
 }
 
 /// A child, and how many there were before it.
-pub(super) struct Child {
+pub(super) struct SupervisedChild {
     pub(super) caller: Arc<Caller>,
     pub(super) generation: u64,
 }
 
-impl Child {
+impl SupervisedChild {
     fn is_over(&self) -> bool {
         self.caller.peer.peer_status.is_over()
     }
@@ -103,7 +103,7 @@ impl Child {
 }
 
 #[derive(Default)]
-struct State {
+struct DeskState {
     phase: Phase,
     /// A child whose service is being built.
     rising: Option<Arc<Caller>>,
@@ -189,7 +189,7 @@ impl Supervisor {
             service: T::NAME,
             spec: Box::new(spec),
             restart,
-            current: ArcSwap::from_pointee(Child { caller: first, generation: 0 }),
+            current: ArcSwap::from_pointee(SupervisedChild { caller: first, generation: 0 }),
             desk,
             thread: Mutex::new(None),
         });
@@ -201,7 +201,7 @@ impl Supervisor {
     }
 
     /// The child that calls go to; it may have died.
-    pub(super) fn current(&self) -> Arc<Child> {
+    pub(super) fn current(&self) -> Arc<SupervisedChild> {
         self.current.load_full()
     }
 
@@ -225,7 +225,12 @@ impl Supervisor {
 
     /// Makes a call of `child`, and of its successors.
     #[inline(always)]
-    fn call_on<A: Request, R: Reply>(&self, child: &Child, context: &CallContext, args: A) -> Result<R, CallError> {
+    fn call_on<A: Request, R: Reply>(
+        &self,
+        child: &SupervisedChild,
+        context: &CallContext,
+        args: A,
+    ) -> Result<R, CallError> {
         let mut args = Some(args);
         match child.caller.call_again(context, &mut args) {
             Err(error) => self.call_again_slow(child, context, args, error),
@@ -237,7 +242,7 @@ impl Supervisor {
     #[cold]
     fn call_again_slow<A: Request, R: Reply>(
         &self,
-        child: &Child,
+        child: &SupervisedChild,
         context: &CallContext,
         mut args: Option<A>,
         mut error: CallError,
@@ -270,7 +275,7 @@ impl Supervisor {
     ///
     /// `Down`, if there is none now and calls do not wait, or none any more.
     #[cold]
-    fn successor_slow(&self, dead: &Child, context: &CallContext) -> Result<Arc<Child>, CallError> {
+    fn successor_slow(&self, dead: &SupervisedChild, context: &CallContext) -> Result<Arc<SupervisedChild>, CallError> {
         // In a fork, nobody gives back what others had locked.
         let calls_wait = self.restart.as_ref().is_some_and(|restart| restart.calls_wait);
         if calls_wait
@@ -283,7 +288,7 @@ impl Supervisor {
     }
 
     /// The child for a call that is not waited for.
-    pub(super) fn now(&self, method: &'static Method) -> Result<Arc<Child>, CallError> {
+    pub(super) fn now(&self, method: &'static Method) -> Result<Arc<SupervisedChild>, CallError> {
         let child = self.current();
         if child.is_over() && self.restart.is_some() {
             return Err(self.down(&child, &CallContext::new(method, None)));
@@ -292,7 +297,7 @@ impl Supervisor {
     }
 
     #[cold]
-    fn down(&self, dead: &Child, context: &CallContext) -> CallError {
+    fn down(&self, dead: &SupervisedChild, context: &CallContext) -> CallError {
         let peer = &dead.caller.peer;
         if peer.is_in_fork() {
             return dead.caller.in_fork_slow(context);
@@ -300,7 +305,7 @@ impl Supervisor {
         self.down_in(self.desk.state.lock(), dead, context)
     }
 
-    fn down_in(&self, state: MutexGuard<'_, State>, dead: &Child, context: &CallContext) -> CallError {
+    fn down_in(&self, state: MutexGuard<'_, DeskState>, dead: &SupervisedChild, context: &CallContext) -> CallError {
         let (call, pid) = (context.name(), dead.caller.peer.pid);
         let (restarting, why) = match (&state.phase, &state.last_failure) {
             (Phase::Stopped, _) => return CallError::Stopped { call, pid, started: Started::No },
@@ -313,7 +318,7 @@ impl Supervisor {
 
     /// The first child after the one of `generation`, as soon as there is one. `None` = not before the deadline, or never; or there is no deadline, and
     /// a start has failed; or a hook asks, and there is none before it is done.
-    fn after(&self, generation: u64, deadline: Deadline) -> Option<Arc<Child>> {
+    fn after(&self, generation: u64, deadline: Deadline) -> Option<Arc<SupervisedChild>> {
         let mut state = self.desk.state.lock();
         let (is_hook, failures) = (state.thread == Some(thread::current().id()), state.failures);
         loop {
@@ -474,7 +479,7 @@ impl Supervisor {
     }
 
     /// Waits for the end of a child, and tells of what happens until then. `false` = the bridge has been stopped.
-    fn wait_for_the_end(&self, child: &Child, hooks: &mut [Hook]) -> bool {
+    fn wait_for_the_end(&self, child: &SupervisedChild, hooks: &mut [Hook]) -> bool {
         let mut state = self.desk.state.lock();
         loop {
             if matches!(state.phase, Phase::Stopped) {
@@ -519,7 +524,7 @@ impl Supervisor {
     }
 
     /// Whether it was asked for.
-    fn tell_of_death(&self, child: &Child, hooks: &mut [Hook], history: &mut History) -> bool {
+    fn tell_of_death(&self, child: &SupervisedChild, hooks: &mut [Hook], history: &mut History) -> bool {
         let asked = std::mem::take(&mut self.desk.state.lock().wants_another);
         if child.caller.has_answered_calls() {
             history.bear_fruit();
@@ -547,7 +552,13 @@ impl Supervisor {
     /// # Errors
     ///
     /// Why there will be none, in words.
-    fn replace(&self, dead: &Child, history: &mut History, mut asked: bool, hooks: &mut [Hook]) -> Result<(), String> {
+    fn replace(
+        &self,
+        dead: &SupervisedChild,
+        history: &mut History,
+        mut asked: bool,
+        hooks: &mut [Hook],
+    ) -> Result<(), String> {
         let restart = self.restart.as_ref().ok_or("it is not restarted")?;
         let mut last = None;
         loop {
@@ -633,7 +644,7 @@ impl Supervisor {
         state.last_failure = None;
         // If this one was on its way when somebody asked for another, it is that one.
         state.wants_another = false;
-        self.current.store(Arc::new(Child { caller: child, generation }));
+        self.current.store(Arc::new(SupervisedChild { caller: child, generation }));
         drop(state);
         self.desk.changed.notify_all();
         Ok(())
@@ -670,7 +681,7 @@ impl Supervisor {
     }
 
     /// The state, unless the bridge has been stopped: then `child` is killed, of which whoever stopped it knows nothing.
-    fn unless_stopped(&self, child: &Caller) -> Result<MutexGuard<'_, State>, StartError> {
+    fn unless_stopped(&self, child: &Caller) -> Result<MutexGuard<'_, DeskState>, StartError> {
         let state = self.desk.state.lock();
         if !matches!(state.phase, Phase::Stopped) {
             return Ok(state);

@@ -6,7 +6,7 @@ use super::target::Target;
 use crate::call::service::{Method, Mode, sealed};
 use crate::decoder::Transfer;
 use crate::error::CallError;
-use crate::reply::Held;
+use crate::reply::ArchivedReply;
 use crate::request::Request;
 use crate::viewable::Viewable;
 use rkyv::Archived;
@@ -58,7 +58,7 @@ impl fmt::Debug for InPlace {
 /// nor anything that they are in. For other results there is [`archived`](Self::archived) to have the compiler say what is in
 /// the way; call such methods without `view()`, and they return a value.
 #[must_use = "it is what the method returned"]
-pub struct View<R: Transfer>(Held<R::Archived>);
+pub struct View<R: Transfer>(ArchivedReply<R::Archived>);
 
 impl<R: Transfer> View<R> {
     /// The result, archived: what the view dereferences to.

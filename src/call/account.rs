@@ -16,9 +16,9 @@ const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The segments of one side's arena, in use or not yet released.
 #[derive(Default)]
-pub(super) struct Account(HashMap<u64, Entry>);
+pub(super) struct Account(HashMap<u64, AccountEntry>);
 
-struct Entry {
+struct AccountEntry {
     len: u64,
     until: Until,
     /// Since when nobody uses it.
@@ -52,7 +52,7 @@ impl Until {
 
 impl Account {
     pub(super) fn add(&mut self, segment: u64, len: u64, until: Until) {
-        self.0.insert(segment, Entry { len, until, left: None });
+        self.0.insert(segment, AccountEntry { len, until, left: None });
     }
 
     /// The segment was never given to anybody.

@@ -22,7 +22,7 @@ use crate::segment::{Block, Segment, Span};
 use crate::shared_box;
 use crate::sync::Ordering::Relaxed;
 use crate::sys::limits::{self, Wanted};
-use crate::sys::mapping::Access;
+use crate::sys::mapping::Protection;
 use crate::trusted::TrustedParent;
 use crate::wake::Bells;
 use rkyv::rancor::Failure;
@@ -83,7 +83,7 @@ impl Callee {
         last_words::keep(segment.last_words());
         panic::install_hook();
         let limits = Limits { max_payload: hello.max_payload, retained: hello.retained };
-        let access = if hello.trusted { Access::ReadWrite } else { Access::ReadOnly };
+        let access = if hello.trusted { Protection::ReadWrite } else { Protection::ReadOnly };
         let memory = PayloadMemory::new(control, objects, &segment, limits, access);
         memory.start_reader();
         shared_box::settle_here(memory.clone());
@@ -197,7 +197,8 @@ impl<H: Host> Worker<H, Parent> {
         let bells = Bells::futexes(crate::wake::Count::of(&segment.geometry()));
         let lanes = WorkerLanes::new(segment, index, &bells, wait, true);
         let limits = Limits { max_payload: 1 << 20, retained: 1 << 20 };
-        let memory = PayloadMemory::new(control, Arc::new(crate::backing::Sealed), segment, limits, Access::ReadOnly);
+        let memory =
+            PayloadMemory::new(control, Arc::new(crate::backing::Sealed), segment, limits, Protection::ReadOnly);
         Self::new(lanes, Parent { memory, trusted: TrustedParent::of_itself() }, host)
     }
 

@@ -12,13 +12,15 @@ use super::service::{InterfaceId, MAX_INTERFACES, Method, Service};
 use crate::commit::{Beyond, Kind, Limit, Place};
 use crate::decoder::Decoder;
 use crate::doorbell::{Deadline, Wait, Waited};
-use crate::error::{Awaited, CallError, CallName, Exit, Failure as Failed, Fault, NoMemory, Payload, Started, shown};
+use crate::error::{
+    Awaited, CallError, CallName, CallbackError as Failed, Exit, Fault, NoMemory, Payload, Started, shown,
+};
 use crate::failpoints::{self, Step};
 use crate::lane::{CallerLane, Frame, SendError, WorkerBell};
 use crate::layout::CallerLine;
-use crate::memory_pool::{AllocContext, Patience, PoolHandle, Waiting};
+use crate::memory_pool::{AllocContext, AllocDeadline, MemoryWait, PoolHandle};
 use crate::peer_status::Cause;
-use crate::reading::{Refusal, TOO_MANY, last_refusal};
+use crate::reading::{DecodeRefusal, TOO_MANY, last_refusal};
 use crate::reply::Reply;
 use crate::request::Request;
 use crate::segment::{Placed, Segment};
@@ -60,7 +62,7 @@ pub(crate) struct Caller {
     callers: Box<[Placed<CallerLine>]>,
     service: TypeId,
     /// The interfaces that the child has, or is to have, in its table; interface n is at n - 1.
-    interfaces: [Introduction; MAX_INTERFACES],
+    interfaces: [InterfaceSlot; MAX_INTERFACES],
     entering: Mutex<()>,
     stopping: Mutex<()>,
     /// Where calls are told of that time out; `None` = nowhere.
@@ -68,7 +70,7 @@ pub(crate) struct Caller {
 }
 
 /// A place in the table of interfaces.
-struct Introduction {
+struct InterfaceSlot {
     /// The interface's dispatch function, in this process.
     address: OnceLock<usize>,
     /// Set when the child has answered that it knows it.
@@ -85,7 +87,7 @@ pub(crate) struct CallContext {
 }
 
 /// The time that its request may be written in. A call that has not looked at the clock yet has begun just now.
-impl Patience for CallContext {
+impl AllocDeadline for CallContext {
     fn until(&self) -> Deadline {
         if self.deadline.instant().is_some() { self.deadline } else { Deadline::after(self.timeout) }
     }
@@ -104,7 +106,7 @@ impl CallContext {
 
 /// What becomes of a call's arguments when its request has been written.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Args {
+enum ArgsPolicy {
     /// They are dropped.
     Spend,
     /// The same; and nothing is waited for.
@@ -223,7 +225,7 @@ impl Caller {
             chains: 0,
             callers: (0..segment.geometry().lanes).map(|index| segment.caller_line(index)).collect(),
             service,
-            interfaces: [const { Introduction { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
+            interfaces: [const { InterfaceSlot { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
             entering: Mutex::new(()),
             stopping: Mutex::new(()),
             overdue: None,
@@ -293,7 +295,7 @@ impl Caller {
         context: &CallContext,
         args: &mut Option<A>,
     ) -> Result<R, CallError> {
-        let sent = self.send_args(context, args, Args::Keep)?;
+        let sent = self.send_args(context, args, ArgsPolicy::Keep)?;
         self.finish(sent)
     }
 
@@ -305,7 +307,7 @@ impl Caller {
         args: A,
         timeout: Option<Duration>,
     ) -> Result<Sent<'_>, CallError> {
-        self.send_args(&CallContext::new(method, timeout), &mut Some(args), Args::Spend)
+        self.send_args(&CallContext::new(method, timeout), &mut Some(args), ArgsPolicy::Spend)
     }
 
     #[inline(always)]
@@ -313,7 +315,7 @@ impl Caller {
         &self,
         context: &CallContext,
         args: &mut Option<A>,
-        then: Args,
+        then: ArgsPolicy,
     ) -> Result<Sent<'_>, CallError> {
         let call = self.call_word(context.method, context)?;
         let (mut lane, call) = self.claim(call, context)?;
@@ -360,7 +362,7 @@ impl Caller {
             && lane.is_idle()
             && lane.is_in_use()
         {
-            match self.send_on(&mut lane, ask, args, Args::Keep, &untimed) {
+            match self.send_on(&mut lane, ask, args, ArgsPolicy::Keep, &untimed) {
                 // There is time to wait for memory.
                 Err(CallError::Exhausted { .. } | CallError::TimedOut { .. }) if args.is_some() => {}
                 sent => return self.receive(&mut lane, sent?, Kind::Call, &CallContext::new(method, timeout)),
@@ -384,7 +386,7 @@ impl Caller {
         if let Some(index) = lane.begin_use() {
             self.hold.begin(index);
         }
-        let position = self.send_on(&mut lane, ask, args, Args::Keep, context)?;
+        let position = self.send_on(&mut lane, ask, args, ArgsPolicy::Keep, context)?;
         self.receive(&mut lane, position, Kind::Call, context)
     }
 
@@ -401,7 +403,7 @@ impl Caller {
         // Lane 0, like the request to stop: its worker is the child's main thread.
         let mut lane = self.lock(&self.lanes[0], context)?;
         let ask = Ask { kind: Kind::Construct, call: method.word(0) };
-        let position = self.send_on(&mut lane, ask, &mut Some(args), Args::Spend, context)?;
+        let position = self.send_on(&mut lane, ask, &mut Some(args), ArgsPolicy::Spend, context)?;
         if within < timeout.unwrap_or(Duration::MAX)
             && lane.wait(self.wait, &self.peer.peer_status, begin.deadline) == Waited::DeadlinePassed
             && lane.started(position) == Started::No
@@ -438,7 +440,7 @@ impl Caller {
             Some(at) => self.nest(&mut lane, at, method.word(interface)),
         };
         let ask = Ask { kind: Kind::Call, call };
-        let position = self.send_on(&mut lane, ask, &mut Some(args), Args::SpendAtOnce, &context)?;
+        let position = self.send_on(&mut lane, ask, &mut Some(args), ArgsPolicy::SpendAtOnce, &context)?;
         // What comes back only when this thread asks for it is not waited for by others.
         lane.give_up(&*self.home);
         if let (Some(overdue), Some(due)) = (&self.overdue, context.deadline.instant()) {
@@ -522,7 +524,7 @@ impl Caller {
                 return None;
             }
             let ask = Ask { kind: Kind::Stop, call: 0 };
-            let position = self.send_on(&mut lane, ask, &mut Some(()), Args::Spend, context).ok()?;
+            let position = self.send_on(&mut lane, ask, &mut Some(()), ArgsPolicy::Spend, context).ok()?;
             Some((lane, position))
         });
         if asked.is_none() {
@@ -604,7 +606,7 @@ impl Caller {
 
     /// The interface's place in the table, and the number of the place.
     #[inline]
-    fn introduction(&self, address: usize) -> Option<(u64, &Introduction)> {
+    fn introduction(&self, address: usize) -> Option<(u64, &InterfaceSlot)> {
         let taken = self.interfaces.iter().take_while(|place| place.address.get().is_some());
         (1..).zip(taken).find(|(_, place)| place.address.get() == Some(&address))
     }
@@ -631,7 +633,7 @@ impl Caller {
         let (number, known, place) = self.enter(interface, context)?;
         if known.bound.get().is_none() {
             let ask = Ask { kind: Kind::Bind, call: number };
-            self.send_on(lane, ask, &mut Some(place), Args::Spend, context)?;
+            self.send_on(lane, ask, &mut Some(place), ArgsPolicy::Spend, context)?;
         }
         Ok(number)
     }
@@ -645,7 +647,7 @@ impl Caller {
         &self,
         interface: InterfaceId,
         context: &CallContext,
-    ) -> Result<(u64, &Introduction, (u64, u64)), CallError> {
+    ) -> Result<(u64, &InterfaceSlot, (u64, u64)), CallError> {
         let refused = |why: &str| CallError::Refused { call: context.name(), why: why.into() };
         // The child calls what it is told to, with its service: it must be a function for that very type.
         if (interface.service)() != self.service {
@@ -680,7 +682,7 @@ impl Caller {
         args: A,
         context: &CallContext,
     ) -> Result<R, CallError> {
-        let position = self.send_on(lane, ask, &mut Some(args), Args::Spend, context)?;
+        let position = self.send_on(lane, ask, &mut Some(args), ArgsPolicy::Spend, context)?;
         self.receive(lane, position, ask.kind, context)
     }
 
@@ -693,7 +695,7 @@ impl Caller {
         lane: &mut CallerLane,
         ask: Ask,
         args: &mut Option<A>,
-        then: Args,
+        then: ArgsPolicy,
         context: &CallContext,
     ) -> Result<u64, CallError> {
         if !lane.is_idle() {
@@ -708,10 +710,10 @@ impl Caller {
         let room = &AllocContext { home: &*self.home, patience: context };
         let mut written = lane.write(sending, room);
         if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) = written {
-            let wait = if then == Args::SpendAtOnce { Deadline::now() } else { context.deadline };
+            let wait = if then == ArgsPolicy::SpendAtOnce { Deadline::now() } else { context.deadline };
             written = self.write_again_slow(lane, sending, room, wait);
         }
-        if then != Args::Keep || lane.carries_boxes() {
+        if then != ArgsPolicy::Keep || lane.carries_boxes() {
             *args = None;
         }
         let len = written.map_err(|error| {
@@ -739,7 +741,7 @@ impl Caller {
         wait: Deadline,
     ) -> Result<usize, SendError> {
         self.take_late_replies();
-        lane.write(args, &AllocContext { patience: &Waiting { patience: room.patience, memory: wait }, ..*room })
+        lane.write(args, &AllocContext { patience: &MemoryWait { patience: room.patience, memory: wait }, ..*room })
     }
 
     /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.
@@ -1210,16 +1212,18 @@ impl Caller {
     pub(super) fn unread(&self, context: &CallContext) -> CallError {
         let (call, what, refusal) = (context.name(), Payload::Reply, last_refusal());
         match refusal {
-            Refusal::Invalid => self.corrupt("a reply that is no valid archive of its type", context),
-            Refusal::Depth => self.corrupt("a reply that nests deeper than 256 levels", context),
-            Refusal::Elements => {
+            DecodeRefusal::Invalid => self.corrupt("a reply that is no valid archive of its type", context),
+            DecodeRefusal::Depth => self.corrupt("a reply that nests deeper than 256 levels", context),
+            DecodeRefusal::Elements => {
                 self.corrupt("a reply with more elements of no size than bytes, and than 65,536", context)
             }
-            Refusal::Stack { .. } => CallError::TooDeep { call, what, limit: refusal.limit().unwrap_or_default() },
-            Refusal::Memory { .. } => {
+            DecodeRefusal::Stack { .. } => {
+                CallError::TooDeep { call, what, limit: refusal.limit().unwrap_or_default() }
+            }
+            DecodeRefusal::Memory { .. } => {
                 CallError::Refused { call, why: format!("its {what}: {}", refusal.limit().unwrap_or_default()) }
             }
-            Refusal::Late => self.timed_out(Started::Yes, context),
+            DecodeRefusal::Late => self.timed_out(Started::Yes, context),
         }
     }
 

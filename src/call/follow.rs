@@ -15,7 +15,7 @@ use crate::error::CallError;
 use crate::failpoints::{self, Step};
 use crate::lane::{Announcement, CallerLane, Consumer, Seen};
 use crate::memory_pool::PoolHandle;
-use crate::reading::{Refusal, last_refusal};
+use crate::reading::{DecodeRefusal, last_refusal};
 use crate::reply::Reply;
 use crate::segment::Block;
 use rkyv::rancor::Failure;
@@ -137,7 +137,7 @@ impl<R: Reply> Following<R> {
             let room = block.span();
             let mark = usize::try_from(self.seen.mark).unwrap_or(usize::MAX);
             if self.copy_buffer.copy_up_to(room.first(mark.min(room.len())), until).is_err() {
-                if last_refusal() == Refusal::Late {
+                if last_refusal() == DecodeRefusal::Late {
                     return Err(Stopped::Late);
                 }
                 // Without memory: who reads the whole reply finds that, too, and says it.

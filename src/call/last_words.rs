@@ -11,7 +11,7 @@ use crate::layout::{FINAL, LAST_WORDS, LastWords, PANICKING, SILENT};
 use crate::segment::Placed;
 use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::fence;
-use crate::sys::fatal::{self, Ending, Turned};
+use crate::sys::fatal::{self, FatalEvent, Turned};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::PanicHookInfo;
@@ -25,9 +25,9 @@ const CAPACITY: usize = 8 * LAST_WORDS;
 // ---- the child -----------------------------------------------------------------------------------------------------
 
 /// Where this process, if it is a child, keeps its last words.
-static KEPT: OnceLock<Kept> = OnceLock::new();
+static KEPT: OnceLock<LastWordsSlot> = OnceLock::new();
 
-struct Kept {
+struct LastWordsSlot {
     place: Placed<LastWords>,
     /// The process: its forks have no say.
     process: u32,
@@ -40,17 +40,17 @@ struct Kept {
 thread_local! {
     /// Without a destructor, so that a signal handler may look at its address.
     static TOKEN: Cell<u8> = const { Cell::new(0) };
-    static SAID: RefCell<Said> = const { RefCell::new(Said { turn: 0, text: String::new() }) };
+    static SAID: RefCell<ThreadLastWords> = const { RefCell::new(ThreadLastWords { turn: 0, text: String::new() }) };
 }
 
 /// What this thread has said.
-struct Said {
+struct ThreadLastWords {
     /// The call that it was in, as `panic` counts them: even = in none.
     turn: u64,
     text: String,
 }
 
-impl Drop for Said {
+impl Drop for ThreadLastWords {
     /// The thread ends, so its panics have been caught; unless it ends with the process, by a panic.
     fn drop(&mut self) {
         if !self.text.is_empty() && !thread::panicking() {
@@ -61,7 +61,8 @@ impl Drop for Said {
 
 /// Has this process, a child, keep its last words in `place`.
 pub(super) fn keep(place: Placed<LastWords>) {
-    let kept = Kept { place, process: std::process::id(), busy: AtomicBool::new(false), by: AtomicUsize::new(0) };
+    let kept =
+        LastWordsSlot { place, process: std::process::id(), busy: AtomicBool::new(false), by: AtomicUsize::new(0) };
     if KEPT.set(kept).is_ok() {
         fatal::tell(ending);
     }
@@ -118,15 +119,15 @@ pub(super) fn withdraw_own() {
 }
 
 /// The process is about to end, or may be. Runs in signal handlers.
-fn ending(ending: Ending<'_>) {
+fn ending(ending: FatalEvent<'_>) {
     let Some(kept) = KEPT.get() else { return };
     match ending {
         // Without its words there was another hook, which has not asked this one.
-        Ending::Abort { .. } | Ending::Exit if thread::panicking() => kept.confirm(),
-        Ending::Abort { said: Some(said) } => kept.write(FINAL, &[said.trim_ascii()]),
-        Ending::Abort { said: None } | Ending::Exit => kept.withdraw(),
-        Ending::Overflow { thread, turned } => turned.set(kept.add_overflow(thread)),
-        Ending::NoOverflow { turned } => kept.take_back(turned),
+        FatalEvent::Abort { .. } | FatalEvent::Exit if thread::panicking() => kept.confirm(),
+        FatalEvent::Abort { said: Some(said) } => kept.write(FINAL, &[said.trim_ascii()]),
+        FatalEvent::Abort { said: None } | FatalEvent::Exit => kept.withdraw(),
+        FatalEvent::Overflow { thread, turned } => turned.set(kept.add_overflow(thread)),
+        FatalEvent::NoOverflow { turned } => kept.take_back(turned),
     }
 }
 
@@ -134,7 +135,7 @@ fn token() -> usize {
     TOKEN.with(|token| std::ptr::from_ref(token).addr())
 }
 
-impl Kept {
+impl LastWordsSlot {
     fn is_own(&self) -> bool {
         self.by.load(Relaxed) == token()
     }
@@ -232,7 +233,7 @@ fn write_behind(place: &LastWords, start: usize, state: u64, pieces: &[&[u8]]) {
 
 /// The last words of a child that has ended so, if it has any.
 pub(super) fn read(place: &LastWords, exit: Exit) -> Option<String> {
-    // Acquire: pairs with the Release in `Kept::write`. What a child wrote that is dead changes no more; what its forks write is text all the same.
+    // Acquire: pairs with the Release in `LastWordsSlot::write`. What a child wrote that is dead changes no more; what its forks write is text all the same.
     let state = place.state.load(Acquire);
     let says_why = match state & 0xff {
         FINAL => true,
@@ -290,8 +291,8 @@ mod tests {
         Segment::create(geometry, &Sealed).unwrap().0.last_words()
     }
 
-    fn kept() -> Kept {
-        Kept { place: place(), process: 1, busy: AtomicBool::new(false), by: AtomicUsize::new(0) }
+    fn kept() -> LastWordsSlot {
+        LastWordsSlot { place: place(), process: 1, busy: AtomicBool::new(false), by: AtomicUsize::new(0) }
     }
 
     const ABORTED: Exit = Exit::Signal(6);

@@ -24,10 +24,10 @@ use crate::process::watch::{self, Due, Releasing, Watched};
 use crate::segment::{Block, Placed, Segment};
 use crate::sys::close::Aside;
 use crate::sys::limits::{self, Wanted};
-use crate::sys::mapping::{Access, Mapping, QUICKLY_UNMAPPED};
+use crate::sys::mapping::{Mapping, Protection, QUICKLY_UNMAPPED};
 use crate::sys::memfd;
 use crate::sys::pidfd::Pidfd;
-use crate::sys::socket::{self, Blocking};
+use crate::sys::socket::{self, BlockingMode};
 use crate::wake::ParentBells;
 use crossbeam_utils::CachePadded;
 use parking_lot::{Condvar, Mutex};
@@ -64,7 +64,7 @@ pub(crate) struct Link {
 }
 
 /// What a bridge shares with its child, beside the control socket.
-pub(crate) struct Shared {
+pub(crate) struct LinkParts {
     pub(crate) memory: MemoryOptions,
     pub(crate) objects: Arc<dyn Backing>,
     pub(crate) bells: ParentBells,
@@ -98,7 +98,7 @@ struct Books {
     /// What the segments of either arena come to.
     for_requests: Account,
     for_replies: Account,
-    asked: Asked,
+    asked: NeedState,
     /// The number of the next segment; numbers are never used again.
     next: u64,
     /// Bytes that the segments of either arena may have together.
@@ -124,16 +124,16 @@ fn lack([error, limit]: [u64; 2]) -> Message {
 /// | Sealing | Nothing | it is sealed, and the child has been told |
 ///
 /// A healthy child asks again only after the answer, so that there is never more than one descriptor to keep.
-enum Asked {
+enum NeedState {
     Nothing,
     /// For so many bytes.
     Waiting(u64),
-    Granted(Unsealed),
+    Granted(UnsealedSegment),
     Sealing,
 }
 
 /// A segment that frames may not name yet.
-struct Unsealed {
+struct UnsealedSegment {
     segment: u64,
     mapping: Arc<Mapping>,
     object: Option<OwnedFd>,
@@ -141,21 +141,21 @@ struct Unsealed {
 
 /// For whom a segment is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+enum ArenaSide {
     Requests,
     Replies,
 }
 
 impl Books {
-    fn account(&mut self, side: Side) -> &mut Account {
+    fn account(&mut self, side: ArenaSide) -> &mut Account {
         match side {
-            Side::Requests => &mut self.for_requests,
-            Side::Replies => &mut self.for_replies,
+            ArenaSide::Requests => &mut self.for_requests,
+            ArenaSide::Replies => &mut self.for_replies,
         }
     }
 
     /// Creates a segment of `len` bytes for the arena of `side`, of which `owner` is told when it is released.
-    fn create(&mut self, len: u64, side: Side, owner: Weak<dyn Releasing>) -> Created {
+    fn create(&mut self, len: u64, side: ArenaSide, owner: Weak<dyn Releasing>) -> Created {
         let (budget, is_trusted, account) = (self.budget, self.is_trusted, self.account(side));
         if len > budget {
             return Err(NoMemory::TooLarge { len, max: budget });
@@ -164,7 +164,8 @@ impl Books {
             return Err(NoMemory::Exhausted { len, budget });
         }
         // A trusted child reads in place what it may keep, and gives back what it may write.
-        let access = if is_trusted || side == Side::Replies { Access::ReadWrite } else { Access::ReadOnly };
+        let access =
+            if is_trusted || side == ArenaSide::Replies { Protection::ReadWrite } else { Protection::ReadOnly };
         let segment = self.next;
         let created = self.objects.create(segment, len as usize, access);
         let (mapping, object) = created.map_err(|error| {
@@ -182,8 +183,8 @@ impl Books {
 type Created = Result<(u64, Arc<Mapping>, Option<OwnedFd>), NoMemory>;
 
 impl Link {
-    pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, segment: &Segment, shared: Shared) -> Arc<Self> {
-        let Shared { memory, objects, bells, report } = shared;
+    pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, segment: &Segment, shared: LinkParts) -> Arc<Self> {
+        let LinkParts { memory, objects, bells, report } = shared;
         let pool = MemoryPool::new(memory.limits(), segment.held_by_child(), segment.held_by_parent());
         let peer = Peer::new(PeerParts {
             pid,
@@ -209,7 +210,7 @@ impl Link {
                 replies: HashMap::new(),
                 for_requests: Account::default(),
                 for_replies: Account::default(),
-                asked: Asked::Nothing,
+                asked: NeedState::Nothing,
                 next: 1,
                 budget: memory.total / 2,
                 is_trusted: memory.trust.is_some(),
@@ -270,11 +271,11 @@ impl Link {
             Message::Detach { segment } => {
                 let mut books = self.books.lock();
                 let mut mapping = books.replies.remove(&segment);
-                if let Asked::Granted(granted) = &books.asked
+                if let NeedState::Granted(granted) = &books.asked
                     && granted.segment == segment
                 {
                     mapping = Some(granted.mapping.clone());
-                    books.asked = Asked::Nothing;
+                    books.asked = NeedState::Nothing;
                 }
                 let known = books.for_replies.given_back(segment) && mapping.is_some();
                 drop(books);
@@ -297,7 +298,7 @@ impl Link {
     fn heed_need(&self, len: u64) -> bool {
         failpoints::reach(Step::ParentNeedHeard);
         let books = self.books.lock();
-        let (budget, is_free) = (books.budget, matches!(books.asked, Asked::Nothing));
+        let (budget, is_free) = (books.budget, matches!(books.asked, NeedState::Nothing));
         drop(books);
         // On the watcher's thread, which alone changes that.
         match is_free {
@@ -311,8 +312,8 @@ impl Link {
     /// Nothing is held while the child is told: that may take long.
     fn grant(&self, len: u64) -> io::Result<()> {
         let mut books = self.books.lock();
-        books.asked = Asked::Nothing;
-        match books.create(len, Side::Replies, self.itself.clone()) {
+        books.asked = NeedState::Nothing;
+        match books.create(len, ArenaSide::Replies, self.itself.clone()) {
             Ok((segment, mapping, object)) => {
                 failpoints::reach(Step::ParentReplySegmentCreated);
                 let sent = object.as_ref().map(AsFd::as_fd).map(|object| object.try_clone_to_owned()).transpose();
@@ -320,7 +321,7 @@ impl Link {
                 if books.is_trusted {
                     books.replies.insert(segment, mapping);
                 } else {
-                    books.asked = Asked::Granted(Unsealed { segment, mapping, object });
+                    books.asked = NeedState::Granted(UnsealedSegment { segment, mapping, object });
                 }
                 drop(books);
                 let granted =
@@ -332,7 +333,7 @@ impl Link {
                     }
                     // Not the child's doing: with too many descriptors of this user under way, the kernel takes no more.
                     let mut books = self.books.lock();
-                    books.asked = Asked::Nothing;
+                    books.asked = NeedState::Nothing;
                     books.for_replies.forget(segment);
                     books.replies.remove(&segment);
                     drop(books);
@@ -342,7 +343,7 @@ impl Link {
                 Ok(())
             }
             Err(NoMemory::Exhausted { .. }) if books.for_replies.is_being_released() => {
-                books.asked = Asked::Waiting(len);
+                books.asked = NeedState::Waiting(len);
                 // Without a watcher nobody acts on this.
                 let _ = watch::tidy_soon();
                 Ok(())
@@ -361,19 +362,19 @@ impl Link {
 
     /// Answers a child that waits for memory, if there is any by now, or too little is being released. Whether it goes on waiting.
     fn grant_late(&self) -> bool {
-        let Asked::Waiting(len) = self.books.lock().asked else { return false };
+        let NeedState::Waiting(len) = self.books.lock().asked else { return false };
         if self.grant(len).is_err() {
             self.end(Cause::Corrupt("it does not read what it asks for"));
             return false;
         }
-        matches!(self.books.lock().asked, Asked::Waiting(_))
+        matches!(self.books.lock().asked, NeedState::Waiting(_))
     }
 
     /// Seals what the child was granted and has mapped, and tells it. `false` = it was granted no such thing.
     fn heed_mapped(&self, segment: u64) -> bool {
         let mut books = self.books.lock();
-        match std::mem::replace(&mut books.asked, Asked::Sealing) {
-            Asked::Granted(granted) if granted.segment == segment => {
+        match std::mem::replace(&mut books.asked, NeedState::Sealing) {
+            NeedState::Granted(granted) if granted.segment == segment => {
                 drop(books);
                 self.seal(granted);
                 true
@@ -386,7 +387,7 @@ impl Link {
     }
 
     /// On a thread of its own: a child that makes holes meanwhile keeps that waiting, and not the watcher.
-    fn seal(&self, Unsealed { segment, mapping, object }: Unsealed) {
+    fn seal(&self, UnsealedSegment { segment, mapping, object }: UnsealedSegment) {
         let Some(object) = object else { return self.sealed(segment, mapping) };
         let (Some(me), seal) = (self.itself.upgrade(), thread::Builder::new().name("callgate-seal".into())) else {
             return;
@@ -397,7 +398,7 @@ impl Link {
         });
         if let Err(error) = spawned {
             let mut books = self.books.lock();
-            books.asked = Asked::Nothing;
+            books.asked = NeedState::Nothing;
             books.for_replies.given_back(segment);
             drop(books);
             let _ = self.tell(lack(limits::packed(&error, Wanted::Task)), None);
@@ -407,7 +408,7 @@ impl Link {
     /// Frames may name the segment from now on.
     fn sealed(&self, segment: u64, mapping: Arc<Mapping>) {
         let mut books = self.books.lock();
-        books.asked = Asked::Nothing;
+        books.asked = NeedState::Nothing;
         books.replies.insert(segment, mapping);
         drop(books);
         // A child whose socket is full has too much to read to ever find this.
@@ -450,7 +451,7 @@ impl Watched for Link {
 
     /// One message: the watcher counts them.
     fn read_control(&self) -> bool {
-        let makes_sense = match self.control.receive(Blocking::No) {
+        let makes_sense = match self.control.receive(BlockingMode::No) {
             Ok(Some((message, descriptor))) => self.handle_message(message, descriptor),
             // The child's end is closed: it is dying, or has let go of what it lives by.
             Ok(None) => return false,
@@ -615,7 +616,7 @@ struct TellChild<'a>(&'a Link);
 impl Source for TellChild<'_> {
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
         let mut books = self.0.books.lock();
-        let (segment, mapping, object) = books.create(len, Side::Requests, self.0.itself.clone())?;
+        let (segment, mapping, object) = books.create(len, ArenaSide::Requests, self.0.itself.clone())?;
         drop(books);
         failpoints::reach(Step::ParentSegmentCreated);
         if let Err(error) = self.0.tell(Message::Attach { segment }, object.as_ref().map(AsFd::as_fd)) {

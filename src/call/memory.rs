@@ -21,9 +21,9 @@ use crate::segment::{Block, Placed, Segment};
 use crate::sync::Ordering::Acquire;
 use crate::sys::fork;
 use crate::sys::limits::{self, Wanted};
-use crate::sys::mapping::{Access, Mapping};
+use crate::sys::mapping::{Mapping, Protection};
 use crate::sys::selfproc;
-use crate::sys::socket::Blocking;
+use crate::sys::socket::BlockingMode;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -37,9 +37,9 @@ pub(super) struct PayloadMemory {
     /// Rung when the reader has noted something.
     changed: Condvar,
     /// What this process may do with the parent's segments.
-    access: Access,
+    access: Protection,
     /// Held while the parent is asked for memory: there is one answer at a time.
-    replies: Mutex<Replies>,
+    replies: Mutex<ReplyMemory>,
     /// The caller's line of each lane.
     callers: Vec<Placed<CallerLine>>,
     /// The process whose memory it is; a fork that the service makes of it leaves it alone.
@@ -58,7 +58,7 @@ struct FromParent {
 }
 
 /// The child's own memory.
-struct Replies {
+struct ReplyMemory {
     pool: MemoryPool,
     /// What published replies carry, or those about to be: lane, position, and that.
     published: Vec<(u32, u64, Attachments)>,
@@ -70,7 +70,7 @@ impl PayloadMemory {
         objects: Arc<dyn Backing>,
         segment: &Segment,
         limits: Limits,
-        access: Access,
+        access: Protection,
     ) -> Arc<Self> {
         fork::count_forks();
         let pool = MemoryPool::new(limits, segment.held_by_parent(), segment.held_by_child());
@@ -80,7 +80,7 @@ impl PayloadMemory {
             from_parent: Mutex::default(),
             changed: Condvar::new(),
             access,
-            replies: Mutex::new(Replies { pool, published: Vec::new() }),
+            replies: Mutex::new(ReplyMemory { pool, published: Vec::new() }),
             generation: fork::generation(),
             callers: (0..segment.geometry().lanes).map(|lane| segment.caller_line(lane)).collect(),
         })
@@ -113,7 +113,7 @@ impl PayloadMemory {
         self.replies().published.push((lane, position, carried));
     }
 
-    fn replies(&self) -> MutexGuard<'_, Replies> {
+    fn replies(&self) -> MutexGuard<'_, ReplyMemory> {
         self.replies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -121,7 +121,7 @@ impl PayloadMemory {
 
     fn read_control(&self) -> ! {
         loop {
-            match self.control.receive(Blocking::Yes) {
+            match self.control.receive(BlockingMode::Yes) {
                 Ok(Some((message, descriptor))) => self.note(message, descriptor),
                 // The parent is gone. PDEATHSIG usually comes first, but not after a change of uid.
                 Ok(None) | Err(_) => selfproc::kill_self(),
@@ -151,7 +151,7 @@ impl PayloadMemory {
                 failpoints::reach(Step::ChildDetachHeard);
             }
             Message::Grant { segment } => {
-                let mapping = mapped(segment, Access::ReadWrite);
+                let mapping = mapped(segment, Protection::ReadWrite);
                 self.granted(&mut told, segment, mapping);
             }
             Message::Sealed { segment } => match told.unsealed.take() {
@@ -175,7 +175,7 @@ impl PayloadMemory {
     /// Notes memory for a reply. A parent that does not trust this child seals it first, when it has been mapped.
     fn granted(&self, told: &mut FromParent, segment: u64, mapping: std::io::Result<Arc<Mapping>>) {
         failpoints::reach(Step::ChildGrantHeard);
-        let is_final = self.access == Access::ReadWrite;
+        let is_final = self.access == Protection::ReadWrite;
         let why = match mapping {
             Ok(mapping) if is_final => return told.answer = Some(Ok((segment, mapping))),
             Ok(mapping) => {
@@ -223,7 +223,7 @@ fn failed(why: String) -> NoMemory {
     NoMemory::Failed { why }
 }
 
-impl Replies {
+impl ReplyMemory {
     /// Takes back what callers have dealt with.
     fn collect(&mut self, callers: &[Placed<CallerLine>], source: &mut dyn Source) {
         let is_dealt_with = |lane: u32, position: u64| {
@@ -267,7 +267,7 @@ impl PoolHandle for PayloadMemory {
     }
 
     fn is_trusted_by_peer(&self) -> bool {
-        self.access == Access::ReadWrite
+        self.access == Protection::ReadWrite
     }
 
     fn is_in_fork(&self) -> bool {

@@ -84,7 +84,7 @@ struct Late {
     grace: Duration,
     /// Since when it is as `state` says; at first, when it is overdue.
     since: Instant,
-    state: State,
+    state: LateState,
 }
 
 /// | from | to | when |
@@ -97,7 +97,7 @@ struct Late {
 ///
 /// One that is Running or Unheard for too long costs the child its life.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum LateState {
     /// Nobody has looked since it was due.
     Unknown,
     /// It is being carried out.
@@ -145,7 +145,7 @@ impl Overdue {
         let of_lane = calls.late.entry(lane).or_default();
         self.drop_answered(of_lane);
         // Of a call whose end was known from its beginning, too, it is now that its caller has given it up.
-        of_lane.entry(position).or_insert(Late { name, lane, position, grace, since: due, state: State::Unknown });
+        of_lane.entry(position).or_insert(Late { name, lane, position, grace, since: due, state: LateState::Unknown });
         if calls.next.is_none_or(|next| due < next) {
             calls.next = Some(due);
             // Without a watcher there is no child either.
@@ -159,20 +159,20 @@ impl Overdue {
             && self.lanes[oldest.get().lane as usize].is_answered(oldest.get().position)
         {
             oldest.remove();
-            of_lane.first_entry().into_iter().for_each(|mut next| next.get_mut().state = State::Queued);
+            of_lane.first_entry().into_iter().for_each(|mut next| next.get_mut().state = LateState::Queued);
         }
     }
 
     /// What is known of a call that has not been answered.
-    fn state(&self, late: &Late) -> State {
+    fn state(&self, late: &Late) -> LateState {
         let lane = &self.lanes[late.lane as usize];
         if is_past(lane.started(), late.position) {
-            return State::Running;
+            return LateState::Running;
         }
         let of_worker = || self.lanes.iter().filter(|other| other.worker() == lane.worker());
         match of_worker().any(LaneView::is_running) {
-            true => State::Queued,
-            false => State::Unheard(of_worker().map(LaneView::started).fold(0, u64::wrapping_add)),
+            true => LateState::Queued,
+            false => LateState::Unheard(of_worker().map(LaneView::started).fold(0, u64::wrapping_add)),
         }
     }
 
@@ -193,15 +193,15 @@ impl Overdue {
         }
         let state = self.state(late);
         let is_new = late.state != state;
-        if is_new && late.state != State::Unknown || state == State::Queued {
+        if is_new && late.state != LateState::Unknown || state == LateState::Queued {
             late.since = now;
         }
         late.state = state;
-        let patience = if state == State::Running { late.grace } else { late.grace.max(LEAST) };
+        let patience = if state == LateState::Running { late.grace } else { late.grace.max(LEAST) };
         let until = late.since.checked_add(patience).unwrap_or(now + LONGEST);
         // What has just been found may be no more when it is looked at for the second time.
-        let may_end = state == State::Running || !is_new;
-        if until > now || state == State::Queued || !may_end { Ok(until.max(now + SOON)) } else { Err(late.name) }
+        let may_end = state == LateState::Running || !is_new;
+        if until > now || state == LateState::Queued || !may_end { Ok(until.max(now + SOON)) } else { Err(late.name) }
     }
 }
 

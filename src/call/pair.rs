@@ -27,14 +27,14 @@ use crate::loans::Attachments;
 use crate::memory_pool::{MemoryPool, PoolHandle};
 use crate::peer_status::{Cause, PeerStatus};
 use crate::process::watch::{self, Watched};
-use crate::reading::{Refusal, has_memory, refuse};
+use crate::reading::{DecodeRefusal, has_memory, refuse};
 use crate::request::RequestSpan;
 use crate::segment::{Block, Placed, Segment, Span};
 use crate::sync::Ordering::Acquire;
 use crate::sys::limits;
-use crate::sys::mapping::{Access, Mapping};
+use crate::sys::mapping::{Mapping, Protection};
 use crate::sys::pidfd::Pidfd;
-use crate::sys::socket::{self, Blocking};
+use crate::sys::socket::{self, BlockingMode};
 use crate::wake::{Bells, Count};
 use parking_lot::{Condvar, Mutex};
 use rkyv::rancor::Failure;
@@ -85,17 +85,17 @@ pub(crate) struct Introduction {
 }
 
 /// One side of a pair.
-pub(crate) struct Pair {
-    role: Role,
+pub(crate) struct PairEndpoint {
+    role: PairRole,
     peer: Arc<Peer>,
     pidfd: Pidfd,
     control: Control,
     /// Held while a message is read and handled, so that who looks for one finds it read.
     reading: Mutex<()>,
-    told: Mutex<Told>,
+    told: Mutex<PairInbox>,
     /// Rung when something has been told, and when the pair is over.
     changed: Condvar,
-    own: Mutex<Own>,
+    own: Mutex<OwnMemory>,
     reclaim: Reclaim,
     /// The caller's line of each lane.
     callers: Vec<Placed<CallerLine>>,
@@ -112,7 +112,7 @@ type Start = Box<dyn Fn(u32) -> io::Result<()> + Send + Sync>;
 
 /// What the hub has told.
 #[derive(Default)]
-struct Told {
+struct PairInbox {
     /// Segments of the other side's arena.
     segments: HashMap<u64, Arc<Mapping>>,
     /// Nobody can make holes in the first segment any more.
@@ -128,7 +128,7 @@ struct Told {
 }
 
 /// This side's memory.
-struct Own {
+struct OwnMemory {
     pool: MemoryPool,
     /// What published replies carry, or those about to be: lane, position, and that.
     published: Vec<(u32, u64, Attachments)>,
@@ -136,7 +136,7 @@ struct Own {
 
 /// What this side does in a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+enum PairRole {
     Caller,
     Owner,
 }
@@ -146,9 +146,9 @@ enum Role {
 /// # Errors
 ///
 /// If what the hub has sent is no pair, or this process cannot watch it.
-pub(crate) fn call(introduction: Introduction) -> io::Result<(Arc<Caller>, Arc<Pair>)> {
+pub(crate) fn call(introduction: Introduction) -> io::Result<(Arc<Caller>, Arc<PairEndpoint>)> {
     let wait = introduction.wait;
-    let (pair, segment) = Pair::of(introduction, Role::Caller)?;
+    let (pair, segment) = PairEndpoint::of(introduction, PairRole::Caller)?;
     let caller = Caller::of(&segment, pair.peer.clone(), pair.clone(), wait, TypeId::of::<()>());
     watch::watch(pair.clone())?;
     Ok((Arc::new(caller), pair))
@@ -163,9 +163,9 @@ pub(crate) fn call(introduction: Introduction) -> io::Result<(Arc<Caller>, Arc<P
 pub(crate) fn serve<H: Host + Send + 'static>(
     introduction: Introduction,
     hosts: impl FnMut() -> Option<H> + Send + 'static,
-) -> io::Result<Arc<Pair>> {
+) -> io::Result<Arc<PairEndpoint>> {
     let wait = introduction.wait;
-    let (pair, segment) = Pair::of(introduction, Role::Owner)?;
+    let (pair, segment) = PairEndpoint::of(introduction, PairRole::Owner)?;
     panic::install_hook();
     let (weak, hosts, segment) = (Arc::downgrade(&pair), Mutex::new(hosts), Arc::new(segment));
     let start = move |index| {
@@ -186,7 +186,7 @@ pub(crate) fn serve<H: Host + Send + 'static>(
 
 /// Serves a lane, once it is ready, until the pair is over; and the pair does not outlast it, whatever ends it: nobody else would answer there.
 fn run<H: Host>(worker: Worker<H, RemoteCaller>, chain: impl FnOnce() -> u64) {
-    struct Last(Arc<Pair>);
+    struct Last(Arc<PairEndpoint>);
     impl Drop for Last {
         fn drop(&mut self) {
             self.0.over(None);
@@ -208,15 +208,15 @@ fn run<H: Host>(worker: Worker<H, RemoteCaller>, chain: impl FnOnce() -> u64) {
     }
 }
 
-impl Pair {
-    fn of(introduction: Introduction, role: Role) -> io::Result<(Arc<Self>, Segment)> {
+impl PairEndpoint {
+    fn of(introduction: Introduction, role: PairRole) -> io::Result<(Arc<Self>, Segment)> {
         let Introduction { pid, pidfd, segment, control, limits, .. } = introduction;
         // Not looked at yet: until it is sealed, who looks may be kept waiting.
         let segment = Segment::attach_unseen(segment, geometry_of)?;
         let found = segment.geometry();
         let pool = match role {
-            Role::Caller => MemoryPool::new(limits, segment.held_by_child(), segment.held_by_parent()),
-            Role::Owner => MemoryPool::new(limits, segment.held_by_parent(), segment.held_by_child()),
+            PairRole::Caller => MemoryPool::new(limits, segment.held_by_child(), segment.held_by_parent()),
+            PairRole::Owner => MemoryPool::new(limits, segment.held_by_parent(), segment.held_by_child()),
         };
         let peer = Peer::new(PeerParts {
             pid,
@@ -235,7 +235,7 @@ impl Pair {
             reading: Mutex::new(()),
             told: Mutex::default(),
             changed: Condvar::new(),
-            own: Mutex::new(Own { pool, published: Vec::new() }),
+            own: Mutex::new(OwnMemory { pool, published: Vec::new() }),
             reclaim: Reclaim::new(),
             callers: (0..found.lanes).map(|lane| segment.caller_line(lane)).collect(),
             start: OnceLock::new(),
@@ -261,7 +261,7 @@ impl Pair {
         if *copied > lent {
             drop(copied);
             self.over(Some(Cause::Corrupt("requests under way with more bytes than its memory has")));
-            return Err(refuse(Refusal::Invalid));
+            return Err(refuse(DecodeRefusal::Invalid));
         }
         drop(copied);
         has_memory(len)
@@ -304,7 +304,7 @@ impl Pair {
     /// What was wrong, if the pair is over for it; none, if the hub has ended it.
     fn read(&self) -> Result<bool, Option<&'static str>> {
         let _one_at_a_time = self.reading.lock();
-        match self.control.receive(Blocking::No) {
+        match self.control.receive(BlockingMode::No) {
             Ok(Some((message, descriptor))) => self.handle_message(message, descriptor).map(|()| true).map_err(Some),
             Ok(None) => Err(None),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
@@ -321,7 +321,7 @@ impl Pair {
         let mut told = self.told.lock();
         let answer = match message {
             Message::Attach { segment } => {
-                let mapping = mapped(segment, Access::ReadOnly).map_err(|_| "a segment that cannot be mapped")?;
+                let mapping = mapped(segment, Protection::ReadOnly).map_err(|_| "a segment that cannot be mapped")?;
                 told.segments.insert(segment, mapping);
                 None
             }
@@ -331,7 +331,7 @@ impl Pair {
             }
             // The other side's arena tidies itself.
             Message::Tidy => None,
-            Message::Grant { segment } => match mapped(segment, Access::ReadWrite) {
+            Message::Grant { segment } => match mapped(segment, Protection::ReadWrite) {
                 Ok(mapping) => {
                     told.unsealed = Some((segment, mapping));
                     self.control
@@ -429,7 +429,7 @@ impl Pair {
     }
 }
 
-impl Own {
+impl OwnMemory {
     /// Takes back what callers have dealt with.
     fn collect(&mut self, callers: &[Placed<CallerLine>], source: &mut dyn Source) {
         let is_dealt_with = |lane: u32, position: u64| {
@@ -449,7 +449,7 @@ fn failed(why: String) -> NoMemory {
     NoMemory::Failed { why }
 }
 
-impl Watched for Pair {
+impl Watched for PairEndpoint {
     fn pidfd(&self) -> &Pidfd {
         &self.pidfd
     }
@@ -511,7 +511,7 @@ impl Watched for Pair {
     }
 }
 
-impl PeerLink for Pair {
+impl PeerLink for PairEndpoint {
     fn end(&self, cause: Cause) {
         self.over(Some(cause));
     }
@@ -526,7 +526,7 @@ impl PeerLink for Pair {
     }
 }
 
-impl PoolHandle for Pair {
+impl PoolHandle for PairEndpoint {
     #[cold]
     fn with(&self, run: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source)) {
         let is_untidy = self.on_own(|pool, source| {
@@ -550,7 +550,7 @@ impl PoolHandle for Pair {
             let waits = match &found {
                 Err(NoMemory::Exhausted { .. }) => may_wait,
                 // Who answers does so once, and waits for as long as the hub may take.
-                Err(NoMemory::Late { .. }) => may_wait || self.role == Role::Owner,
+                Err(NoMemory::Late { .. }) => may_wait || self.role == PairRole::Owner,
                 _ => false,
             };
             if !waits || self.is_over() {
@@ -588,7 +588,7 @@ impl PoolHandle for Pair {
 const MEMORY_SLICE: Duration = Duration::from_millis(1);
 
 /// The hub as a source of memory. Used only with the arena held.
-struct AskHub<'a>(&'a Pair);
+struct AskHub<'a>(&'a PairEndpoint);
 
 impl Source for AskHub<'_> {
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
@@ -639,7 +639,7 @@ impl Source for AskHub<'_> {
 }
 
 /// The caller of a pair, as the workers of its owner see it.
-pub(crate) struct RemoteCaller(Arc<Pair>);
+pub(crate) struct RemoteCaller(Arc<PairEndpoint>);
 
 impl RequestSource for RemoteCaller {
     fn home(&self) -> &dyn PoolHandle {
@@ -736,10 +736,10 @@ mod tests {
         fn answer(&self, side: &Control, next: &mut u64, unsealed: &mut HashMap<u64, OwnedFd>) -> bool {
             let other = self.0.iter().find(|other| !std::ptr::eq(*other, side)).expect("two sides");
             loop {
-                match side.receive(Blocking::No) {
+                match side.receive(BlockingMode::No) {
                     Ok(Some((Message::Need { len }, _))) => {
                         let (_, object) =
-                            memfd::create_sealed("callgate-test", len as usize, Access::ReadWrite).unwrap();
+                            memfd::create_sealed("callgate-test", len as usize, Protection::ReadWrite).unwrap();
                         *next += 1;
                         let _ = side.send(Message::Grant { segment: *next }, Some(object.as_fd()));
                         unsealed.insert(*next, object);
@@ -924,7 +924,7 @@ mod tests {
         let ([caller, owner], _silent) = introduced(geometry(2));
         let owner = serve(owner, || Some(Doubler)).unwrap();
         let (_caller, _pair) = call(caller).unwrap();
-        let (mapping, _) = memfd::create_sealed("callgate-test", MIB, Access::ReadWrite).unwrap();
+        let (mapping, _) = memfd::create_sealed("callgate-test", MIB, Protection::ReadWrite).unwrap();
         owner.told.lock().segments.insert(5, Arc::new(mapping));
         let stranger = RemoteCaller(owner.clone());
         assert!(owner.admit_copy(MIB / 2).is_ok() && owner.admit_copy(MIB / 2).is_ok());

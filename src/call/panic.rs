@@ -14,11 +14,11 @@ thread_local! {
     /// Counts entries into and exits from calls on this thread: odd = in a call, whose panic goes to the caller. A call within a call has a
     /// higher odd number for its time.
     static TURN: Cell<u64> = const { Cell::new(0) };
-    static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
+    static SEEN: RefCell<Option<PanicCapture>> = const { RefCell::new(None) };
 }
 
 /// What only the panic hook gets to see.
-struct Seen {
+struct PanicCapture {
     /// The call that it belongs to: a method may have caught its own panic, and a later one may run no hook.
     turn: u64,
     location: Option<String>,
@@ -51,7 +51,7 @@ fn ends_the_process(info: &PanicHookInfo<'_>) -> bool {
 
 fn record(info: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
-    let seen = Seen {
+    let seen = PanicCapture {
         turn: TURN.get(),
         location: info.location().map(ToString::to_string),
         backtrace: (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string()),

@@ -1,6 +1,6 @@
 //! The process at the other end, as whoever calls it knows it: whether it lives, how it is woken, and what it may be told.
 //!
-//! A child's is part of its [`Link`](super::link::Link), a stranger's of its [`Pair`](super::pair::Pair): what differs between the two is
+//! A child's is part of its [`Link`](super::link::Link), a stranger's of its [`Pair`](super::pair::PairEndpoint): what differs between the two is
 //! behind [`PeerLink`].
 
 #![forbid(unsafe_code)]

@@ -8,7 +8,7 @@ use crate::backing::Sealed;
 use crate::call::link::MemoryOptions;
 use crate::process::watch::Watched;
 use crate::sys::poll::readable;
-use crate::sys::socket::{self, Blocking};
+use crate::sys::socket::{self, BlockingMode};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::fs::File;
@@ -56,7 +56,7 @@ pub fn control(data: &[u8]) {
         }
         if input.flag() {
             // Else the socket fills up, and the parent has nowhere to answer.
-            while let Ok(Some(_)) = scene.child.receive(Blocking::No) {}
+            while let Ok(Some(_)) = scene.child.receive(BlockingMode::No) {}
         }
         if input.below(8) == 0 {
             scene.link.tidy();

@@ -93,7 +93,7 @@ fn sent(send: impl FnOnce(&OwnedFd)) -> Vec<u8> {
     let (from, to) = socket::pair().expect("a pair of sockets");
     send(&from);
     let mut buffer = vec![0; LONGEST];
-    match socket::receive(&to, &mut buffer, socket::Blocking::No) {
+    match socket::receive(&to, &mut buffer, socket::BlockingMode::No) {
         Ok(socket::Received::Message(len, _)) => buffer[..len].to_vec(),
         _ => Vec::new(),
     }

@@ -11,7 +11,7 @@ use crate::layout::{DONE, Geometry, HeldTable, LOANS};
 use crate::loans::{Lender, LoanId, LoanList, Returning};
 use crate::segment::{Placed, Segment};
 use crate::sync::Ordering::Relaxed;
-use crate::sys::mapping::{Access, HeapMemory, Mapping};
+use crate::sys::mapping::{HeapMemory, Mapping, Protection};
 use std::sync::Arc;
 
 /// Blocks that are lent at a time.
@@ -201,7 +201,7 @@ struct Memory(u64);
 impl Source for Memory {
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
         self.0 += 1;
-        Ok((self.0, Arc::new(Mapping::on_heap(&HeapMemory::new(len as usize), Access::ReadWrite))))
+        Ok((self.0, Arc::new(Mapping::on_heap(&HeapMemory::new(len as usize), Protection::ReadWrite))))
     }
 
     fn shrink(&mut self, _: u64) {}

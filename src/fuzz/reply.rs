@@ -13,10 +13,10 @@ use crate::encode::encode_to_vec;
 use crate::error::Fault;
 use crate::manager::{Args, Value};
 use crate::memory_pool::PoolHandle;
-use crate::reply::{Held, Reply};
+use crate::reply::{ArchivedReply, Reply};
 use crate::segment::{Block, Slots, Span};
 use crate::shared_box::SharedBox;
-use crate::sys::mapping::{Access, HeapMemory, Mapping};
+use crate::sys::mapping::{HeapMemory, Mapping, Protection};
 use crate::viewable::Viewable;
 use rkyv::rancor::Failure;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -148,16 +148,16 @@ fn boxes<R: Debug>() -> Same<R> {
     Same { ways_agree: false, ..printed() }
 }
 
-fn viewed<R: Transfer<Archived: Viewable + Debug>>(held: &Held<R::Archived>) {
+fn viewed<R: Transfer<Archived: Viewable + Debug>>(held: &ArchivedReply<R::Archived>) {
     let text = format!("{:?}", held.get());
     black_box(text);
 }
 
-fn kept<R: Transfer>(_: &Held<R::Archived>) {}
+fn kept<R: Transfer>(_: &ArchivedReply<R::Archived>) {}
 
 // ---- one reply -----------------------------------------------------------------------------------------------------
 
-fn check<R: Transfer + Sample + Debug>(input: &mut Input<'_>, by: &Same<R>, view: fn(&Held<R::Archived>)) {
+fn check<R: Transfer + Sample + Debug>(input: &mut Input<'_>, by: &Same<R>, view: fn(&ArchivedReply<R::Archived>)) {
     let steps = usize::from(input.byte() % 8) + 1;
     if !input.flag() {
         return drop(read(input.rest(), steps, by, view));
@@ -177,7 +177,7 @@ fn read<R: Transfer + Debug>(
     bytes: &[u8],
     steps: usize,
     by: &Same<R>,
-    view: fn(&Held<R::Archived>),
+    view: fn(&ArchivedReply<R::Archived>),
 ) -> Vec<Result<R, Failure>> {
     let mut results = by_every_way::<R>(bytes, steps);
     results.push(decode_private::<R>(bytes).ok_or(Failure));
@@ -189,7 +189,7 @@ fn read<R: Transfer + Debug>(
         };
         assert!(agrees || !by.ways_agree, "{results:?} of the same {} bytes", bytes.len());
     }
-    for held in by_every_way::<Held<R::Archived>>(bytes, steps) {
+    for held in by_every_way::<ArchivedReply<R::Archived>>(bytes, steps) {
         match held {
             Ok(held) => view(&held),
             Err(_) => assert!(results.iter().all(Result::is_err), "what is no archive became one of {results:?}"),
@@ -220,7 +220,7 @@ fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>>
 }
 
 fn block_of(span: Span<'_>) -> Block {
-    let mapping = Arc::new(Mapping::on_heap(&HeapMemory::new(span.len().max(1)), Access::ReadWrite));
+    let mapping = Arc::new(Mapping::on_heap(&HeapMemory::new(span.len().max(1)), Protection::ReadWrite));
     let block = Block::new(&mapping, 0, span.len() as u64).expect("inside");
     span.copy_into(block.span());
     block

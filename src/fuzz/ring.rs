@@ -16,12 +16,12 @@ use crate::encode::encode_to_vec;
 use crate::error::CallError;
 use crate::layout::{EXPECTED, MARK, SlotLine};
 use crate::process::watch::Watched;
-use crate::reply::{Held, Reply};
+use crate::reply::{ArchivedReply, Reply};
 use crate::request::Request;
 use crate::segment::{Block, Slots, Span};
 use crate::shared_box::SharedBox;
 use crate::sync::Ordering::Relaxed;
-use crate::sys::mapping::Access;
+use crate::sys::mapping::Protection;
 use crate::validator::Checked;
 use crate::viewable::Viewable;
 use rkyv::Archived;
@@ -117,7 +117,7 @@ impl Play {
             2 => look_at(call.poll::<Vec<u8>>()),
             3 => look_at(call.poll::<HashMap<String, Vec<u8>>>()),
             4 => look_at(call.poll::<Tree>()),
-            5 => look_at_view(call.poll::<Held<Archived<Vec<String>>>>()),
+            5 => look_at_view(call.poll::<ArchivedReply<Archived<Vec<String>>>>()),
             6 => call.poll::<Bytes>().is_some_and(|got| self.own(got.map(|one| vec![one]))),
             _ => call.poll::<Vec<Bytes>>().is_some_and(|got| self.own(got)),
         };
@@ -140,7 +140,7 @@ impl Play {
         let is_over = match kind {
             0 => look_at(call.follow::<Vec<u8>>(&mut write)),
             1 => look_at(call.follow::<Vec<String>>(&mut write)),
-            _ => look_at_view(call.follow::<Held<Archived<Vec<u64>>>>(&mut write)),
+            _ => look_at_view(call.follow::<ArchivedReply<Archived<Vec<u64>>>>(&mut write)),
         };
         if is_over {
             self.calls.swap_remove(at);
@@ -207,9 +207,9 @@ fn look_at<R: Reply + Debug>(outcome: Option<Result<R, CallError>>) -> bool {
         .is_some()
 }
 
-fn look_at_view<A: Checked + Viewable + Debug>(outcome: Option<Result<Held<A>, CallError>>) -> bool
+fn look_at_view<A: Checked + Viewable + Debug>(outcome: Option<Result<ArchivedReply<A>, CallError>>) -> bool
 where
-    Held<A>: Reply,
+    ArchivedReply<A>: Reply,
 {
     let text = outcome.map(|result| result.map_or_else(|error| error.to_string(), |held| format!("{:?}", held.get())));
     black_box(text).is_some()
@@ -359,7 +359,7 @@ impl Child {
     fn write_block(&self, input: &mut Input<'_>) {
         let segment = self.likely_segment(input);
         let (payload, end) = (self.payload(input), usize::from(u16::from_le_bytes(input.array())));
-        let Some(mapping) = self.heap.find(segment, Access::ReadWrite).map(Arc::new) else { return };
+        let Some(mapping) = self.heap.find(segment, Protection::ReadWrite).map(Arc::new) else { return };
         // The parent's own it can only read.
         if !self.segments.contains(&segment) {
             return;

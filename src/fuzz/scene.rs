@@ -5,7 +5,7 @@
 use super::input::Input;
 use crate::backing::Backing;
 use crate::call::caller::Caller;
-use crate::call::link::{Link, MemoryOptions, Shared};
+use crate::call::link::{Link, LinkParts, MemoryOptions};
 use crate::control::{Control, Message};
 use crate::doorbell::Wait;
 use crate::encode::encode_to_vec;
@@ -15,7 +15,7 @@ use crate::segment::Segment;
 use crate::shared_box::SharedBox;
 use crate::sync::Ordering::Relaxed;
 use crate::sys::pidfd::Pidfd;
-use crate::sys::socket::{self, Blocking};
+use crate::sys::socket::{self, BlockingMode};
 use crate::wake::{Count, ParentBells, Signal};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -53,7 +53,8 @@ impl Scene {
         let (segment, _) = Segment::create(GEOMETRY, &*objects).expect("a segment");
         let bells = ParentBells::new(Signal::Futex, Count::of(&GEOMETRY), &*objects).expect("futexes need nothing");
         let (parent, child) = socket::pair().expect("a pair of sockets");
-        let link = Link::new(1, Pidfd::of_nobody(), parent, &segment, Shared { memory, objects, bells, report: None });
+        let link =
+            Link::new(1, Pidfd::of_nobody(), parent, &segment, LinkParts { memory, objects, bells, report: None });
         let caller = Arc::new(Caller::new::<Nothing>(&segment, link.clone(), Wait::Park));
         Self { link, caller, segment, child: Control::new(child) }
     }
@@ -69,7 +70,7 @@ impl Scene {
     pub(super) fn need(&self, len: u64) -> Option<(u64, Option<OwnedFd>)> {
         self.tell(Message::Need { len });
         let mut granted = None;
-        while let Ok(Some((message, object))) = self.child.receive(Blocking::No) {
+        while let Ok(Some((message, object))) = self.child.receive(BlockingMode::No) {
             if let Message::Grant { segment } = message {
                 granted = Some((segment, object));
             }
@@ -77,7 +78,7 @@ impl Scene {
         let (segment, object) = granted?;
         if self.tell(Message::Mapped { segment }) {
             // That frames may name it, or nothing more ever: a child gives nothing back before.
-            let _ = self.child.receive(Blocking::Yes);
+            let _ = self.child.receive(BlockingMode::Yes);
         }
         Some((segment, object))
     }

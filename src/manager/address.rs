@@ -9,7 +9,7 @@
 use super::error::ManagerError;
 use crate::sys::descriptor::apart;
 use crate::sys::limits::{self, Wanted};
-use crate::sys::listener::{self, Connected, MAX_NAME, Name};
+use crate::sys::listener::{self, Connected, MAX_NAME, SocketName};
 use crate::sys::{lock, selfproc};
 use std::ffi::OsString;
 use std::fmt;
@@ -46,10 +46,10 @@ use std::time::{Duration, Instant};
 /// assert!(Address::from("metrics").to_string().ends_with("/metrics"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Address(Kind);
+pub struct Address(AddressKind);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum AddressKind {
     /// Absolute, unless there is no working directory.
     Path(PathBuf),
     Abstract(String),
@@ -58,7 +58,7 @@ enum Kind {
 impl Address {
     /// The abstract name `name`, of 1 to 107 bytes: as `Address::from("@name")`.
     pub fn abstract_name(name: impl Into<String>) -> Self {
-        Self(Kind::Abstract(name.into()))
+        Self(AddressKind::Abstract(name.into()))
     }
 }
 
@@ -67,9 +67,9 @@ impl From<&str> for Address {
         match text.strip_prefix('@') {
             Some(name) => Self::abstract_name(name),
             // Of nothing, nothing is made: an empty address is found out when it is used.
-            None if text.is_empty() => Self(Kind::Path(PathBuf::new())),
+            None if text.is_empty() => Self(AddressKind::Path(PathBuf::new())),
             None if text.contains('/') => Self::from(Path::new(text)),
-            None => Self(Kind::Path(default_directory().join(text))),
+            None => Self(AddressKind::Path(default_directory().join(text))),
         }
     }
 }
@@ -88,7 +88,7 @@ impl From<String> for Address {
 
 impl From<&Path> for Address {
     fn from(path: &Path) -> Self {
-        Self(Kind::Path(std::path::absolute(path).unwrap_or_else(|_| path.into())))
+        Self(AddressKind::Path(std::path::absolute(path).unwrap_or_else(|_| path.into())))
     }
 }
 
@@ -114,8 +114,8 @@ impl From<&Address> for Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Path(path) => write!(f, "{}", path.display()),
-            Kind::Abstract(name) => write!(f, "@{name}"),
+            AddressKind::Path(path) => write!(f, "{}", path.display()),
+            AddressKind::Abstract(name) => write!(f, "@{name}"),
         }
     }
 }
@@ -137,7 +137,7 @@ impl Address {
     /// `NobodyListens` among others.
     pub(super) fn connect(&self) -> Result<Option<OwnedFd>, ManagerError> {
         let name = self.checked()?;
-        if let Kind::Path(path) = &self.0
+        if let AddressKind::Path(path) = &self.0
             && let Some(directory) = path.parent()
         {
             self.check_directory(directory)?;
@@ -154,10 +154,10 @@ impl Address {
     }
 
     /// What the kernel knows it by.
-    fn checked(&self) -> Result<Name<'_>, ManagerError> {
+    fn checked(&self) -> Result<SocketName<'_>, ManagerError> {
         let (bytes, name) = match &self.0 {
-            Kind::Path(path) => (path.as_os_str().as_bytes(), Name::Path(path)),
-            Kind::Abstract(name) => (name.as_bytes(), Name::Abstract(name.as_bytes())),
+            AddressKind::Path(path) => (path.as_os_str().as_bytes(), SocketName::Path(path)),
+            AddressKind::Abstract(name) => (name.as_bytes(), SocketName::Abstract(name.as_bytes())),
         };
         let why = match bytes {
             [] => "it is empty".into(),
@@ -204,7 +204,7 @@ impl Address {
 
     /// Whether the path is a socket's, or nothing's.
     fn check_socket(&self) -> Result<(), ManagerError> {
-        let Kind::Path(path) = &self.0 else { return Ok(()) };
+        let AddressKind::Path(path) = &self.0 else { return Ok(()) };
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => Ok(()),
             Ok(found) => {
@@ -234,12 +234,12 @@ fn kind_of(kind: FileType) -> &'static str {
 pub(super) struct Listening {
     pub(super) socket: OwnedFd,
     /// Dropped with it.
-    _place: Option<Place>,
+    _place: Option<SocketFiles>,
 }
 
 /// What a socket has in the file system. Removed with this, the lock last.
 #[derive(Debug)]
-struct Place {
+struct SocketFiles {
     path: PathBuf,
     /// Device and inode of the socket, once it is there.
     socket: Option<(u64, u64)>,
@@ -252,8 +252,8 @@ impl Address {
     pub(super) fn listen(&self) -> Result<Option<Listening>, ManagerError> {
         let name = self.checked()?;
         let listening = match &self.0 {
-            Kind::Path(path) => self.listen_at(path, name)?,
-            Kind::Abstract(_) => self.bind(name)?.map(|socket| Listening { socket, _place: None }),
+            AddressKind::Path(path) => self.listen_at(path, name)?,
+            AddressKind::Abstract(_) => self.bind(name)?.map(|socket| Listening { socket, _place: None }),
         };
         if let Some(listening) = &listening {
             listener::listen(&listening.socket).map_err(|error| self.failed("listening", error))?;
@@ -268,7 +268,7 @@ impl Address {
     }
 
     /// Has the name be this process's, if it is nobody's.
-    fn bind(&self, name: Name<'_>) -> Result<Option<OwnedFd>, ManagerError> {
+    fn bind(&self, name: SocketName<'_>) -> Result<Option<OwnedFd>, ManagerError> {
         let until = Instant::now() + GOING;
         loop {
             match listener::bind(name) {
@@ -285,7 +285,7 @@ impl Address {
         }
     }
 
-    fn listen_at(&self, path: &Path, name: Name<'_>) -> Result<Option<Listening>, ManagerError> {
+    fn listen_at(&self, path: &Path, name: SocketName<'_>) -> Result<Option<Listening>, ManagerError> {
         let directory = path.parent().unwrap_or(Path::new("/"));
         match DirBuilder::new().mode(0o700).create(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -294,7 +294,7 @@ impl Address {
             _ => self.check_directory(directory)?,
         }
         self.check_socket()?;
-        let locked = Place::lock(path).map_err(|error| self.failed("locking it", error))?;
+        let locked = SocketFiles::lock(path).map_err(|error| self.failed("locking it", error))?;
         let Some(mut place) = locked else { return Ok(None) };
         self.check_socket()?;
         if place.is_live(name) {
@@ -310,7 +310,7 @@ impl Address {
 /// How long a name may still be taken by a socket that nobody can connect to.
 const GOING: Duration = Duration::from_millis(200);
 
-impl Place {
+impl SocketFiles {
     /// Takes the lock beside `path`; `None` if somebody has it.
     fn lock(path: &Path) -> io::Result<Option<Self>> {
         let mut lock_path = OsString::from(path);
@@ -332,7 +332,7 @@ impl Place {
     }
 
     /// Whether somebody listens there all the same: a program that knows of no lock.
-    fn is_live(&self, name: Name<'_>) -> bool {
+    fn is_live(&self, name: SocketName<'_>) -> bool {
         !matches!(listener::connect(name), Ok(Connected::Nobody))
     }
 
@@ -362,7 +362,7 @@ impl Drop for Listening {
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketFiles {
     fn drop(&mut self) {
         let found = fs::symlink_metadata(&self.path).ok();
         if self.socket.is_some() && found.is_some_and(|found| Some(identity(&found)) == self.socket) {

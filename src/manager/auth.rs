@@ -28,9 +28,9 @@ use super::address::Address;
 use super::authkey::AuthKey;
 use super::error::ManagerError;
 use crate::doorbell::Deadline;
-use crate::sys::listener::{self, Label, Peer};
+use crate::sys::listener::{self, Label, PeerCredentials};
 use crate::sys::pidfd::{Identity, Pidfd};
-use crate::sys::socket::{self, Blocking, Received};
+use crate::sys::socket::{self, BlockingMode, Received};
 use crate::sys::{poll, selfproc};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -50,23 +50,23 @@ const WELCOME: usize = 8 + 32;
 
 /// What a client may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum ClientRights {
     /// Anything.
     Client,
     /// Call and lock; not register, nor end the hub. What a handle may.
     CallerOnly,
 }
 
-impl Role {
+impl ClientRights {
     fn code(self) -> u32 {
         match self {
-            Role::Client => 1,
-            Role::CallerOnly => 2,
+            ClientRights::Client => 1,
+            ClientRights::CallerOnly => 2,
         }
     }
 
     fn checked(code: u32) -> Option<Self> {
-        [Role::Client, Role::CallerOnly].into_iter().find(|role| role.code() == code)
+        [ClientRights::Client, ClientRights::CallerOnly].into_iter().find(|role| role.code() == code)
     }
 }
 
@@ -98,7 +98,7 @@ impl Ends {
 
 /// Why a hub does not take somebody in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum AdmissionRefusal {
     Version,
     Key,
     TooMany,
@@ -106,7 +106,7 @@ pub(super) enum Refusal {
     Relayed,
 }
 
-impl Refusal {
+impl AdmissionRefusal {
     const ALL: [Self; 5] = [Self::Version, Self::Key, Self::TooMany, Self::User, Self::Relayed];
 
     fn code(self) -> u32 {
@@ -164,20 +164,25 @@ impl Challenge {
     /// # Errors
     ///
     /// Why it does not let anybody in.
-    pub(super) fn check(&self, key: &AuthKey, ends: &Ends, answer: &[u8]) -> Result<(Role, [u8; WELCOME]), Refusal> {
+    pub(super) fn check(
+        &self,
+        key: &AuthKey,
+        ends: &Ends,
+        answer: &[u8],
+    ) -> Result<(ClientRights, [u8; WELCOME]), AdmissionRefusal> {
         if answer.len() < 4 || number(answer, 0) != VERSION {
-            return Err(Refusal::Version);
+            return Err(AdmissionRefusal::Version);
         }
-        let answer: &[u8; ANSWER] = answer.try_into().map_err(|_| Refusal::Key)?;
+        let answer: &[u8; ANSWER] = answer.try_into().map_err(|_| AdmissionRefusal::Key)?;
         let (said, mac) = answer.split_at(ANSWER - 32);
         let (role, nonce, said_ends) = (&said[4..8], &said[8..8 + NONCE], &said[8 + NONCE..]);
-        let known = Role::checked(number(role, 0)).ok_or(Refusal::Key)?;
+        let known = ClientRights::checked(number(role, 0)).ok_or(AdmissionRefusal::Key)?;
         if !key.verify(&[CLIENT, role, &self.nonce, nonce, said_ends], mac) {
-            return Err(Refusal::Key);
+            return Err(AdmissionRefusal::Key);
         }
         // Said by somebody who has the key, and to another than this hub, or by another than who is there.
         if said_ends != ends.0 {
-            return Err(Refusal::Relayed);
+            return Err(AdmissionRefusal::Relayed);
         }
         let mut welcome = [0; WELCOME];
         welcome[..4].copy_from_slice(&1u32.to_le_bytes());
@@ -204,7 +209,12 @@ pub(crate) struct Joined {
 /// # Errors
 ///
 /// [`ManagerError`]; after `deadline` `TimedOut`, whatever has been said until then, or `Closed` if every connection until then was closed.
-pub(crate) fn join(address: &Address, key: &AuthKey, role: Role, deadline: Deadline) -> Result<Joined, ManagerError> {
+pub(crate) fn join(
+    address: &Address,
+    key: &AuthKey,
+    role: ClientRights,
+    deadline: Deadline,
+) -> Result<Joined, ManagerError> {
     let (key, begun) = (key.clone().checked()?, Instant::now());
     let mut rest = FIRST_REST;
     let mut closed = None;
@@ -230,12 +240,13 @@ const LAST_REST: Duration = Duration::from_millis(64);
 fn join_once(
     address: &Address,
     key: &AuthKey,
-    role: Role,
+    role: ClientRights,
     deadline: Deadline,
     begun: Instant,
 ) -> Result<Joined, ManagerError> {
     let socket = connect(address, deadline, begun)?;
-    let Peer { pid, uid } = listener::peer(&socket).map_err(|error| address.failed("asking who listens", error))?;
+    let PeerCredentials { pid, uid } =
+        listener::peer(&socket).map_err(|error| address.failed("asking who listens", error))?;
     let (ours, _) = selfproc::effective_ids();
     let guest = Unauthenticated { address, socket, pid: Some(pid).filter(|pid| *pid != 0), deadline, begun };
     if !may_talk(ours, uid) {
@@ -273,7 +284,7 @@ struct Unauthenticated<'a> {
 }
 
 impl Unauthenticated<'_> {
-    fn authenticate(&self, key: &AuthKey, role: Role, ends: &Ends) -> Result<(), ManagerError> {
+    fn authenticate(&self, key: &AuthKey, role: ClientRights, ends: &Ends) -> Result<(), ManagerError> {
         let challenge: [u8; CHALLENGE] = self.receive("no challenge came")?;
         if challenge[..8] != MAGIC {
             return Err(self.is_no_hub("it says what no hub says"));
@@ -304,7 +315,7 @@ impl Unauthenticated<'_> {
     fn receive<const N: usize>(&self, what: &'static str) -> Result<[u8; N], ManagerError> {
         let mut buffer = [0; 128];
         let len = loop {
-            match socket::receive(&self.socket, &mut buffer, Blocking::No) {
+            match socket::receive(&self.socket, &mut buffer, BlockingMode::No) {
                 Ok(Received::Closed) => return Err(ManagerError::Closed { address: self.address.to_string() }),
                 Ok(Received::Message(len, descriptors)) => {
                     let brings_some = !descriptors.is_empty();
@@ -341,12 +352,12 @@ impl Unauthenticated<'_> {
 
     fn refused(&self, code: u32) -> ManagerError {
         let (address, pid) = (self.address.to_string(), self.pid);
-        match Refusal::ALL.into_iter().find(|why| why.code() == code) {
-            Some(Refusal::Key) => self.wrong_key(),
-            Some(Refusal::Relayed) => ManagerError::Relayed { address, pid },
-            Some(Refusal::TooMany) => ManagerError::TooMany { address },
-            Some(Refusal::User) => self.is_no_hub("it takes in processes of its own user and root only"),
-            Some(Refusal::Version) => ManagerError::NotAHub {
+        match AdmissionRefusal::ALL.into_iter().find(|why| why.code() == code) {
+            Some(AdmissionRefusal::Key) => self.wrong_key(),
+            Some(AdmissionRefusal::Relayed) => ManagerError::Relayed { address, pid },
+            Some(AdmissionRefusal::TooMany) => ManagerError::TooMany { address },
+            Some(AdmissionRefusal::User) => self.is_no_hub("it takes in processes of its own user and root only"),
+            Some(AdmissionRefusal::Version) => ManagerError::NotAHub {
                 address,
                 pid,
                 why: format!("it does not speak version {VERSION}, as this process does"),

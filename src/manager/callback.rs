@@ -7,7 +7,7 @@
 use super::args::Args;
 use super::typed::{Arguments, Item, Mismatch, Outcome, Signature, TooDeep, shallow_item};
 use super::value::Value;
-use crate::error::Failure;
+use crate::error::CallbackError;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -52,25 +52,25 @@ callbacks! {
     A B C D E F G H;
 }
 
-impl From<Mismatch> for Failure {
+impl From<Mismatch> for CallbackError {
     fn from(mismatch: Mismatch) -> Self {
-        Failure::Mismatch { expected: mismatch.expected, found: mismatch.found }
+        CallbackError::Mismatch { expected: mismatch.expected, found: mismatch.found }
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CallbackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Failed(text) => f.write_str(text),
-            Failure::Mismatch { expected, found } => write!(f, "expected {expected}, got {found}"),
-            Failure::Gone => f.write_str("it is not registered any more"),
-            Failure::TooDeep => write!(f, "it returned what cannot cross: {TooDeep}"),
+            CallbackError::Failed(text) => f.write_str(text),
+            CallbackError::Mismatch { expected, found } => write!(f, "expected {expected}, got {found}"),
+            CallbackError::Gone => f.write_str("it is not registered any more"),
+            CallbackError::TooDeep => write!(f, "it returned what cannot cross: {TooDeep}"),
         }
     }
 }
 
 /// Asked once the arguments are known to fit, just before the callback runs: whether it may, as one more of the calls that it takes.
-pub(crate) type Begin<'a> = &'a mut dyn FnMut() -> Result<(), Failure>;
+pub(crate) type Begin<'a> = &'a mut dyn FnMut() -> Result<(), CallbackError>;
 
 /// A callback of any kind.
 pub(crate) trait ErasedCallback: Send + Sync {
@@ -82,7 +82,7 @@ pub(crate) trait ErasedCallback: Send + Sync {
     /// # Errors
     ///
     /// If they are not those that it takes, if it may not begin, if it fails, or if what it returns cannot cross.
-    fn call_dynamic(&self, args: Args, begin: Begin<'_>) -> Result<Value, Failure>;
+    fn call_dynamic(&self, args: Args, begin: Begin<'_>) -> Result<Value, CallbackError>;
 }
 
 /// A callback with types.
@@ -102,7 +102,7 @@ impl<A: Arguments, O: Outcome, F: Callback<A, O>> Typed<A, O, F> {
     /// # Errors
     ///
     /// If it fails, or if what it returns cannot cross.
-    pub(crate) fn call(&self, arguments: A) -> Result<O::Value, Failure> {
+    pub(crate) fn call(&self, arguments: A) -> Result<O::Value, CallbackError> {
         crossing(self.callback.call(arguments))
     }
 }
@@ -112,7 +112,7 @@ impl<A: Arguments, O: Outcome, F: Callback<A, O>> ErasedCallback for Typed<A, O,
         &self.signature
     }
 
-    fn call_dynamic(&self, args: Args, begin: Begin<'_>) -> Result<Value, Failure> {
+    fn call_dynamic(&self, args: Args, begin: Begin<'_>) -> Result<Value, CallbackError> {
         // A keyword given twice is refused with all keywords.
         let arguments = A::from_args(args)?;
         begin()?;
@@ -143,8 +143,8 @@ where
         &self.signature
     }
 
-    fn call_dynamic(&self, args: Args, begin: Begin<'_>) -> Result<Value, Failure> {
-        let args = args.checked().map_err(|repeated| Failure::Mismatch {
+    fn call_dynamic(&self, args: Args, begin: Begin<'_>) -> Result<Value, CallbackError> {
+        let args = args.checked().map_err(|repeated| CallbackError::Mismatch {
             expected: String::from("each keyword once"),
             found: format!("the keyword `{}` twice", super::typed::shortened(&repeated.keyword)),
         })?;
@@ -154,9 +154,9 @@ where
 }
 
 /// What a callback returned, if it can cross to another process.
-fn crossing<O: Outcome>(outcome: O) -> Result<O::Value, Failure> {
-    let value = outcome.into_result().map_err(Failure::Failed)?;
-    shallow_item(value).map_err(|TooDeep| Failure::TooDeep)
+fn crossing<O: Outcome>(outcome: O) -> Result<O::Value, CallbackError> {
+    let value = outcome.into_result().map_err(CallbackError::Failed)?;
+    shallow_item(value).map_err(|TooDeep| CallbackError::TooDeep)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -178,12 +178,12 @@ mod tests {
     }
 
     /// Of those that take any number of calls.
-    fn may() -> Result<(), Failure> {
+    fn may() -> Result<(), CallbackError> {
         Ok(())
     }
 
-    fn failed<T>(text: &str) -> Result<T, Failure> {
-        Err(Failure::Failed(text.into()))
+    fn failed<T>(text: &str) -> Result<T, CallbackError> {
+        Err(CallbackError::Failed(text.into()))
     }
 
     #[test]
@@ -245,7 +245,7 @@ mod tests {
         let forged = || Args::__of_macro(vec![1.into(), 2.into()], ["a", "a"]);
         let refused = Dynamic::new(|_: Args| -> () { unreachable!("is not called") }).call_dynamic(forged(), &mut may);
         assert_eq!(refused.unwrap_err().to_string(), "expected each keyword once, got the keyword `a` twice");
-        assert!(matches!(typed(|| ()).call_dynamic(forged(), &mut may), Err(Failure::Mismatch { .. })));
+        assert!(matches!(typed(|| ()).call_dynamic(forged(), &mut may), Err(CallbackError::Mismatch { .. })));
     }
 
     #[test]
@@ -253,32 +253,35 @@ mod tests {
         let mut begun = 0;
         let mut begin = || {
             begun += 1;
-            if begun == 1 { Ok(()) } else { Err(Failure::Gone) }
+            if begun == 1 { Ok(()) } else { Err(CallbackError::Gone) }
         };
         let half = typed(|number: i64| number / 2);
-        assert!(matches!(half.call_dynamic(args!["one"], &mut begin), Err(Failure::Mismatch { .. })));
+        assert!(matches!(half.call_dynamic(args!["one"], &mut begin), Err(CallbackError::Mismatch { .. })));
         assert_eq!(half.call_dynamic(args![8], &mut begin), Ok(Value::I64(4)));
-        assert_eq!(half.call_dynamic(args![8], &mut begin), Err(Failure::Gone));
+        assert_eq!(half.call_dynamic(args![8], &mut begin), Err(CallbackError::Gone));
         let forged = Args::__of_macro(vec![1.into(), 2.into()], ["a", "a"]);
         let any = Dynamic::new(|_: Args| ());
-        assert!(matches!(any.call_dynamic(forged, &mut begin), Err(Failure::Mismatch { .. })));
-        assert_eq!(any.call_dynamic(args![], &mut begin), Err(Failure::Gone));
+        assert!(matches!(any.call_dynamic(forged, &mut begin), Err(CallbackError::Mismatch { .. })));
+        assert_eq!(any.call_dynamic(args![], &mut begin), Err(CallbackError::Gone));
         assert_eq!(begun, 3);
     }
 
     #[test]
     fn what_is_too_deep_to_come_back_is_an_error() {
         let deep = || (0..500_000).fold(Value::None, |value, _| Value::List(vec![value]));
-        assert_eq!(typed(deep).call(()), Err(Failure::TooDeep));
-        assert_eq!(Dynamic::new(move |_: Args| vec![deep()]).call_dynamic(args![], &mut may), Err(Failure::TooDeep));
+        assert_eq!(typed(deep).call(()), Err(CallbackError::TooDeep));
+        assert_eq!(
+            Dynamic::new(move |_: Args| vec![deep()]).call_dynamic(args![], &mut may),
+            Err(CallbackError::TooDeep)
+        );
     }
 
     #[test]
     fn failures_come_back_from_their_archives() {
         let mismatch = typed(|| ()).call_dynamic(args![1], &mut may).unwrap_err();
-        for failure in [Failure::Failed("why".into()), mismatch, Failure::Gone] {
+        for failure in [CallbackError::Failed("why".into()), mismatch, CallbackError::Gone] {
             let bytes = encode_to_vec(&failure, 1 << 10).unwrap();
-            assert_eq!(decode_private::<Failure>(&bytes), Some(failure));
+            assert_eq!(decode_private::<CallbackError>(&bytes), Some(failure));
         }
     }
 }

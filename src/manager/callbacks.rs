@@ -13,7 +13,7 @@ use crate::call::panic;
 use crate::call::service::Exchange;
 use crate::commit::{Beyond, Kind};
 use crate::encode::Encode;
-use crate::error::Failure;
+use crate::error::CallbackError;
 use crate::validator::Checked;
 use parking_lot::{Mutex, RwLock};
 use rkyv::Archive;
@@ -33,12 +33,12 @@ pub(super) const MOST_NUMBERS: u32 = 1 << 31;
 const TIMED: u64 = 16;
 
 /// A callback as requests reach it.
-pub(super) trait Answer: ErasedCallback {
+pub(super) trait RequestHandler: ErasedCallback {
     /// Runs it, if it may begin, with what a caller sent who has the same signature.
     fn answer(&self, exchange: &mut Exchange<'_>, begin: Begin<'_>);
 }
 
-impl<A: Arguments, O: Outcome, F: Callback<A, O>> Answer for Typed<A, O, F> {
+impl<A: Arguments, O: Outcome, F: Callback<A, O>> RequestHandler for Typed<A, O, F> {
     fn answer(&self, exchange: &mut Exchange<'_>, begin: Begin<'_>) {
         match exchange.request.take::<A>() {
             Ok(args) => reply(exchange, &begin().and_then(|()| self.call(args))),
@@ -47,7 +47,7 @@ impl<A: Arguments, O: Outcome, F: Callback<A, O>> Answer for Typed<A, O, F> {
     }
 }
 
-impl<F, O: Outcome> Answer for Dynamic<F>
+impl<F, O: Outcome> RequestHandler for Dynamic<F>
 where
     F: Fn(Args) -> O + Send + Sync + 'static,
 {
@@ -56,10 +56,10 @@ where
     }
 }
 
-fn reply<R: Encode + Archive<Archived: Checked>>(exchange: &mut Exchange<'_>, result: &Result<R, Failure>) {
+fn reply<R: Encode + Archive<Archived: Checked>>(exchange: &mut Exchange<'_>, result: &Result<R, CallbackError>) {
     match result {
         Ok(value) => exchange.reply(Kind::Call, value),
-        Err(Failure::TooDeep) => {
+        Err(CallbackError::TooDeep) => {
             exchange.reply(Kind::Beyond, &Beyond { is_request: false, is_depth: true, limit: TooDeep.to_string() })
         }
         Err(failure) => exchange.reply(Kind::Failed, failure),
@@ -69,10 +69,10 @@ fn reply<R: Encode + Archive<Archived: Checked>>(exchange: &mut Exchange<'_>, re
 const UNREADABLE: &str = "the arguments cannot be read: the caller's types differ";
 
 /// A callback that is registered.
-pub(super) struct Registered {
+pub(super) struct LocalCallback {
     pub(super) name: String,
     pub(super) number: u32,
-    pub(super) answer: Box<dyn Answer>,
+    pub(super) answer: Box<dyn RequestHandler>,
     /// How many more calls it takes; `u64::MAX` = any number.
     left: AtomicU64,
     pub(super) expires: Option<Instant>,
@@ -82,11 +82,11 @@ pub(super) struct Registered {
     timed: AtomicU64,
 }
 
-impl Registered {
+impl LocalCallback {
     pub(super) fn new(
         name: &str,
         number: u32,
-        answer: Box<dyn Answer>,
+        answer: Box<dyn RequestHandler>,
         calls: Option<u64>,
         expires: Option<Instant>,
     ) -> Self {
@@ -118,10 +118,10 @@ impl Registered {
     /// Runs `run` as a call of this, which counts from when it begins. `spent` hears of it if that is the last call that this takes, before it
     /// runs: nobody who has its answer finds the callback still there, even if it panics.
     #[inline]
-    pub(super) fn run<R>(&self, mut spent: impl FnMut(), run: impl FnOnce(&dyn Answer, Begin<'_>) -> R) -> R {
+    pub(super) fn run<R>(&self, mut spent: impl FnMut(), run: impl FnOnce(&dyn RequestHandler, Begin<'_>) -> R) -> R {
         let mut began = None;
         let mut begin = || {
-            if self.take_call().ok_or(Failure::Gone)? {
+            if self.take_call().ok_or(CallbackError::Gone)? {
                 spent();
             }
             if self.calls.fetch_add(1, Relaxed).is_multiple_of(TIMED) {
@@ -170,17 +170,17 @@ impl Registered {
 /// All callbacks of this process.
 #[derive(Default)]
 pub(super) struct Callbacks {
-    by_number: RwLock<QuickMap<u32, Arc<Registered>>>,
+    by_number: RwLock<QuickMap<u32, Arc<LocalCallback>>>,
     /// Those that are to be dropped, by a thread of their own.
-    discarded: Mutex<Vec<Registered>>,
+    discarded: Mutex<Vec<LocalCallback>>,
 }
 
 impl Callbacks {
-    pub(super) fn insert(&self, registered: Arc<Registered>) {
+    pub(super) fn insert(&self, registered: Arc<LocalCallback>) {
         self.by_number.write().insert(registered.number, registered);
     }
 
-    pub(super) fn remove(&self, number: u32) -> Option<Arc<Registered>> {
+    pub(super) fn remove(&self, number: u32) -> Option<Arc<LocalCallback>> {
         self.by_number.write().remove(&number)
     }
 
@@ -191,7 +191,7 @@ impl Callbacks {
 
     /// Drops callbacks where nobody waits for it. A destructor is anybody's code: it may panic, ask the hub for what the thread that listens is
     /// to read, or want a lock that is held here.
-    pub(super) fn discard(self: &Arc<Self>, callbacks: impl IntoIterator<Item = Arc<Registered>>) {
+    pub(super) fn discard(self: &Arc<Self>, callbacks: impl IntoIterator<Item = Arc<LocalCallback>>) {
         // Those that somebody else has too are dropped there.
         let mut last: Vec<_> = callbacks.into_iter().filter_map(Arc::into_inner).collect();
         if last.is_empty() {
@@ -210,7 +210,7 @@ impl Callbacks {
         let _ = thread::Builder::new().name("callgate-discard".into()).spawn(drop_each);
     }
 
-    pub(super) fn get(&self, number: u32) -> Option<Arc<Registered>> {
+    pub(super) fn get(&self, number: u32) -> Option<Arc<LocalCallback>> {
         self.by_number.read().get(&number).cloned()
     }
 
@@ -220,7 +220,7 @@ impl Callbacks {
     }
 
     /// All of them. Whoever drops this may be the last to have one: see [`discard`](Self::discard).
-    pub(super) fn all(&self) -> Vec<Arc<Registered>> {
+    pub(super) fn all(&self) -> Vec<Arc<LocalCallback>> {
         self.by_number.read().values().cloned().collect()
     }
 
@@ -231,14 +231,14 @@ impl Callbacks {
 }
 
 /// Who carries out the calls of one lane. `finished` hears of callbacks whose last call this is.
-pub(super) struct Worker<F> {
+pub(super) struct CallbackHost<F> {
     pub(super) callbacks: Arc<Callbacks>,
     pub(super) finished: F,
     /// The callback that runs, until its answer is on its way: its destructor may panic, or end the manager, and with it the pair.
-    pub(super) kept: Option<Arc<Registered>>,
+    pub(super) kept: Option<Arc<LocalCallback>>,
 }
 
-impl<F: FnMut(u32)> Host for Worker<F> {
+impl<F: FnMut(u32)> Host for CallbackHost<F> {
     fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
         let word = exchange.call & 0xffff_ffff;
         let number = (word & !DYNAMIC) as u32;
@@ -247,7 +247,7 @@ impl<F: FnMut(u32)> Host for Worker<F> {
         }
         let Self { callbacks, finished, kept } = self;
         let Some(registered) = callbacks.get(number) else {
-            return exchange.reply(Kind::Failed, &Failure::Gone);
+            return exchange.reply(Kind::Failed, &CallbackError::Gone);
         };
         let spent = || {
             callbacks.remove(number);

@@ -6,20 +6,20 @@
 #![forbid(unsafe_code)]
 
 use super::auth::Joined;
-use super::callbacks::{Callbacks, Worker};
+use super::callbacks::{CallbackHost, Callbacks};
 use super::protocol::{Counters, FromHub, MAX_LIST, MAX_MESSAGE, Resolution, Side, ToHub};
 use super::quick::QuickMap;
 use super::typed::{Arguments, Item, Signature};
 use crate::arena::Limits;
 use crate::call::caller::Caller;
-use crate::call::pair::{self, Introduction, Pair};
+use crate::call::pair::{self, Introduction, PairEndpoint};
 use crate::call::service::Method;
 use crate::doorbell::{Deadline, Wait};
 use crate::sys::close;
 use crate::sys::fork;
 use crate::sys::limits::{self, Wanted};
 use crate::sys::poll::PollSet;
-use crate::sys::socket::{self, Blocking, Received};
+use crate::sys::socket::{self, BlockingMode, Received};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::{Condvar, Mutex};
 use std::any::TypeId;
@@ -39,9 +39,9 @@ pub(super) struct Settings {
 }
 
 /// Where a callback is.
-pub(super) struct Target {
+pub(super) struct ResolvedCallback {
     pub(super) number: u32,
-    pub(super) place: Place,
+    pub(super) place: CallbackPlace,
     pub(super) signature: Signature,
     /// Its name, for errors.
     pub(super) method: &'static Method,
@@ -49,17 +49,17 @@ pub(super) struct Target {
     agreed: OnceLock<TypeId>,
 }
 
-pub(super) enum Place {
+pub(super) enum CallbackPlace {
     /// In this process.
     Here,
     /// At the other side of a pair.
     There(Arc<Caller>),
 }
 
-impl Target {
+impl ResolvedCallback {
     /// Whether calls go nowhere any more.
     fn is_over(&self) -> bool {
-        matches!(&self.place, Place::There(caller) if caller.peer.peer_status.is_over())
+        matches!(&self.place, CallbackPlace::There(caller) if caller.peer.peer_status.is_over())
     }
 
     /// Whether an `A` for an `R` is what it takes and returns.
@@ -91,7 +91,7 @@ pub(super) enum Unanswered {
 }
 
 /// Where callbacks were found, by their names.
-pub(super) type Targets = QuickMap<Arc<str>, Arc<Target>>;
+pub(super) type Targets = QuickMap<Arc<str>, Arc<ResolvedCallback>>;
 
 /// So many are remembered. Of more, all are looked for anew: who keeps making up names is not to carry them all along.
 const MOST_TARGETS: usize = 1024;
@@ -101,7 +101,7 @@ pub(super) struct Client {
     joined: Joined,
     settings: Settings,
     callbacks: Arc<Callbacks>,
-    state: Mutex<State>,
+    state: Mutex<ClientState>,
     changed: Condvar,
     /// The thread that reads what the hub says.
     listener: OnceLock<ThreadId>,
@@ -110,14 +110,14 @@ pub(super) struct Client {
 }
 
 #[derive(Default)]
-struct State {
+struct ClientState {
     /// The number of the next question.
     next: u64,
     /// Questions that have not been answered, with what has come of answers.
     questions: HashMap<u64, Vec<FromHub>>,
-    callers: HashMap<u64, (Arc<Caller>, Arc<Pair>)>,
+    callers: HashMap<u64, (Arc<Caller>, Arc<PairEndpoint>)>,
     /// Kept by those who serve them, for as long as there is anything to serve.
-    owned: Vec<Weak<Pair>>,
+    owned: Vec<Weak<PairEndpoint>>,
     /// Why there is no connection any more.
     over: Option<String>,
     /// Nothing of it is left: what the hub said last has been carried out, and undone.
@@ -160,7 +160,7 @@ impl Client {
             settings,
             callbacks,
             // From 1: what is not waited for is asked under 0.
-            state: Mutex::new(State { next: 1, ..State::default() }),
+            state: Mutex::new(ClientState { next: 1, ..ClientState::default() }),
             changed: Condvar::new(),
             listener: OnceLock::new(),
             targets: ArcSwap::default(),
@@ -345,7 +345,7 @@ impl Client {
         name: &str,
         method: fn(&str) -> &'static Method,
         deadline: Deadline,
-    ) -> Result<Option<Arc<Target>>, Unanswered> {
+    ) -> Result<Option<Arc<ResolvedCallback>>, Unanswered> {
         for _ in 0..ATTEMPTS {
             let answer = self.ask(|seq| ToHub::Resolve { seq, name: name.into() }, deadline)?;
             let Some(FromHub::Resolved { to, .. }) = answer.into_iter().next() else {
@@ -374,9 +374,9 @@ impl Client {
         name: &str,
         to: Resolution,
         method: fn(&str) -> &'static Method,
-    ) -> Result<Option<Arc<Target>>, Unanswered> {
+    ) -> Result<Option<Arc<ResolvedCallback>>, Unanswered> {
         let senseless = || Unanswered::Refused("the hub answers what makes no sense".into());
-        let target = |number, place, signature| Target {
+        let target = |number, place, signature| ResolvedCallback {
             number,
             place,
             signature,
@@ -388,14 +388,14 @@ impl Client {
             Resolution::Itself { number } => {
                 let registered = self.callbacks.get(number);
                 let signature = registered.map_or_else(Signature::any, |registered| registered.signature());
-                target(number, Place::Here, signature)
+                target(number, CallbackPlace::Here, signature)
             }
             Resolution::At { pair, number, signature, .. } => {
                 let caller = self.state.lock().callers.get(&pair).map(|(caller, _)| caller.clone());
                 let (Some(caller), Some(signature)) = (caller, Signature::checked(signature)) else {
                     return Err(senseless());
                 };
-                target(number, Place::There(caller), signature)
+                target(number, CallbackPlace::There(caller), signature)
             }
         };
         let (name, target) = (Arc::<str>::from(name), Arc::new(target));
@@ -408,7 +408,7 @@ impl Client {
     }
 
     /// Forgets where `name` was found, if it was there, and all that is where no calls go any more.
-    pub(super) fn forget(&self, name: &str, target: &Arc<Target>) {
+    pub(super) fn forget(&self, name: &str, target: &Arc<ResolvedCallback>) {
         self.targets.rcu(|targets| {
             let mut targets = Targets::clone(targets);
             targets.retain(|known, at| !(at.is_over() || &**known == name && Arc::ptr_eq(at, target)));
@@ -419,7 +419,7 @@ impl Client {
 
     /// Lets go of pairs that are over. The hub is told: asked for the same owner again, it would name a pair that it does not know to be over.
     fn part(&self) {
-        let is_over = |_: &u64, (_, pair): &mut (Arc<Caller>, Arc<Pair>)| pair.is_over();
+        let is_over = |_: &u64, (_, pair): &mut (Arc<Caller>, Arc<PairEndpoint>)| pair.is_over();
         let over: Vec<_> = self.state.lock().callers.extract_if(is_over).collect();
         for (pair, _) in over {
             self.tell(&ToHub::Part { pair });
@@ -449,7 +449,7 @@ impl Client {
     }
 
     fn read(self: &Arc<Self>, buffer: &mut [u8]) -> Result<(), String> {
-        let (len, descriptors) = match socket::receive_many(&self.joined.socket, buffer, Blocking::No) {
+        let (len, descriptors) = match socket::receive_many(&self.joined.socket, buffer, BlockingMode::No) {
             Ok(Received::Message(len, descriptors)) => (len, descriptors),
             Ok(Received::Closed) => return Err("the hub has closed the connection".into()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -528,8 +528,9 @@ impl Client {
                 };
                 // The pair must not be the last to have them: it may go on the watcher's thread, where no destructor of the program's may run.
                 let callbacks = Arc::downgrade(&self.callbacks);
-                let hosts =
-                    move || Some(Worker { callbacks: callbacks.upgrade()?, finished: finished.clone(), kept: None });
+                let hosts = move || {
+                    Some(CallbackHost { callbacks: callbacks.upgrade()?, finished: finished.clone(), kept: None })
+                };
                 if let Ok(pair) = pair::serve(introduction, hosts) {
                     let mut state = self.state.lock();
                     state.owned.retain(|pair| pair.strong_count() > 0);

@@ -15,7 +15,7 @@ use super::value::Value;
 use crate::bare::Plain;
 use crate::decoder::Decoding;
 use crate::doorbell::Deadline;
-use crate::reading::{Refusal, last_refusal, may_nest, refuse};
+use crate::reading::{DecodeRefusal, last_refusal, may_nest, refuse};
 use rkyv::rancor::{Failure, Fallible, Source};
 use rkyv::ser::Writer;
 use rkyv::vec::{ArchivedVec, VecResolver};
@@ -78,7 +78,7 @@ struct Flattener<'w, W: ?Sized> {
 const GATHERED: usize = 64;
 
 /// This thread has no stack for another level: what is said of it is about what one takes.
-const TOO_LITTLE: Refusal = Refusal::Stack { needed: 24 << 10, left: 0 };
+const TOO_LITTLE: DecodeRefusal = DecodeRefusal::Stack { needed: 24 << 10, left: 0 };
 
 /// A tag and a number have so many at most.
 const HEAD: usize = 1 + 10;
@@ -258,7 +258,7 @@ struct Reader<'b> {
     /// Values that may be read without a look at the clock.
     unclocked: u32,
     /// Why there is none, if not for what the bytes are.
-    refusal: Refusal,
+    refusal: DecodeRefusal,
 }
 
 impl<'b> Reader<'b> {
@@ -266,7 +266,7 @@ impl<'b> Reader<'b> {
     fn of(bytes: &'b [u8], until: Deadline) -> Self {
         // Below the narrow ones each takes its tag and a number.
         let claims = NARROW + bytes.len() / (1 + size_of::<u64>());
-        Self { rest: bytes, claims, until, unclocked: VALUES_A_LOOK, refusal: Refusal::Invalid }
+        Self { rest: bytes, claims, until, unclocked: VALUES_A_LOOK, refusal: DecodeRefusal::Invalid }
     }
 
     /// Begins to read a value within a list or a map, if there is time.
@@ -282,7 +282,7 @@ impl<'b> Reader<'b> {
     #[cold]
     fn look_at_clock_slow(&mut self) -> Option<()> {
         self.unclocked = VALUES_A_LOOK;
-        self.refuse_if(self.until.has_passed(), Refusal::Late)
+        self.refuse_if(self.until.has_passed(), DecodeRefusal::Late)
     }
 
     /// The levels that may be within a list or a map around which there may be `levels`, if there is stack for it.
@@ -295,7 +295,7 @@ impl<'b> Reader<'b> {
         Some(levels)
     }
 
-    fn refuse_if(&mut self, is_so: bool, why: Refusal) -> Option<()> {
+    fn refuse_if(&mut self, is_so: bool, why: DecodeRefusal) -> Option<()> {
         if is_so {
             self.refusal = why;
         }

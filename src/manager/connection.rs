@@ -4,10 +4,10 @@
 
 use super::address::Address;
 use super::args::Args;
-use super::auth::{self, Joined, Role};
+use super::auth::{self, ClientRights, Joined};
 use super::authkey::AuthKey;
-use super::callbacks::{Callbacks, DYNAMIC, Registered};
-use super::client::{Client, Place, Settings, Target, Unanswered};
+use super::callbacks::{Callbacks, DYNAMIC, LocalCallback};
+use super::client::{CallbackPlace, Client, ResolvedCallback, Settings, Unanswered};
 use super::error::ManagerError;
 use super::hub::{self, Hub, HubOptions};
 use super::protocol::{FromHub, MAX_NAME, NameInfo, ToHub, check_name};
@@ -19,7 +19,7 @@ use crate::call::nest::Within;
 use crate::call::panic;
 use crate::call::service::Method;
 use crate::doorbell::{Deadline, Wait};
-use crate::error::{CallError, CallName, Failure, Payload, Started, beginning};
+use crate::error::{CallError, CallName, CallbackError, Payload, Started, beginning};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -59,7 +59,7 @@ const BREATH: Duration = Duration::from_millis(20);
 /// May be used from many threads at once. See the [module](crate::manager) for an example.
 #[derive(Clone)]
 pub struct Manager {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<ManagerInner>,
 }
 
 /// A registered name, see [`Manager::names`].
@@ -81,7 +81,7 @@ pub struct Name {
 }
 
 /// What the clones of a manager have in common.
-pub(super) struct Shared {
+pub(super) struct ManagerInner {
     pub(super) address: Address,
     pub(super) key: AuthKey,
     options: HubOptions,
@@ -109,7 +109,7 @@ struct Part {
 impl Manager {
     /// A manager for `address` (a path, `@name`, or a name below the user's runtime directory: see [`Address`]), with the key that all have.
     pub fn new(address: impl Into<Address>, authkey: &AuthKey) -> Self {
-        let shared = Shared {
+        let shared = ManagerInner {
             address: address.into(),
             key: authkey.clone(),
             options: HubOptions::new(),
@@ -158,7 +158,7 @@ impl Manager {
         self
     }
 
-    fn unshared(&mut self) -> &mut Shared {
+    fn unshared(&mut self) -> &mut ManagerInner {
         Arc::get_mut(&mut self.shared).expect("a manager is set up before it is used")
     }
 
@@ -191,7 +191,7 @@ impl Manager {
     /// If there is none, if it has another key or is another user's, if it does not answer within `timeout`, or if this manager is connected
     /// already.
     pub fn connect(&self, timeout: Duration) -> Result<(), ManagerError> {
-        self.connect_as(Role::Client, timeout)
+        self.connect_as(ClientRights::Client, timeout)
     }
 
     /// As [`connect`](Self::connect), only to call, and to ask for names: the hub does not let this process register anything, nor end the hub.
@@ -200,10 +200,10 @@ impl Manager {
     ///
     /// As there.
     pub fn connect_to_call(&self, timeout: Duration) -> Result<(), ManagerError> {
-        self.connect_as(Role::CallerOnly, timeout)
+        self.connect_as(ClientRights::CallerOnly, timeout)
     }
 
-    pub(super) fn connect_as(&self, role: Role, timeout: Duration) -> Result<(), ManagerError> {
+    pub(super) fn connect_as(&self, role: ClientRights, timeout: Duration) -> Result<(), ManagerError> {
         self.shared.begin(false, timeout, |shared, deadline| {
             let joined = auth::join(&shared.address, &shared.key, role, deadline)?;
             Ok((None, joined))
@@ -217,7 +217,7 @@ impl Manager {
     ///
     /// As [`connect`](Self::connect).
     pub fn start_or_connect(&self, timeout: Duration) -> Result<(), ManagerError> {
-        self.shared.begin(true, timeout, Shared::elect)
+        self.shared.begin(true, timeout, ManagerInner::elect)
     }
 
     /// Whether there is a hub, as far as this process knows.
@@ -281,11 +281,11 @@ impl Manager {
         // Always there: values carry no memory of their own to the callee.
         let mut args = Some(Bare(args));
         self.reach(name, |target, method, timeout| match &target.place {
-            Place::There(caller) => {
+            CallbackPlace::There(caller) => {
                 let call = u64::from(target.number) | DYNAMIC;
                 caller.call_by_word(method, call, &mut args, timeout).map(|Bare(value)| value)
             }
-            Place::Here => {
+            CallbackPlace::Here => {
                 let args = args.as_ref().map_or_else(Args::new, |Bare(args)| args.clone());
                 self.call_here(target, method, args)
             }
@@ -306,14 +306,14 @@ impl Manager {
         let mut args = Some(shallow(args).map_err(|error| too_deep(name, error))?);
         let mut dynamic: Option<Args> = None;
         self.reach(name, |target, method, timeout| match &target.place {
-            Place::There(caller) if args.is_some() && target.agrees::<A, R>() => {
+            CallbackPlace::There(caller) if args.is_some() && target.agrees::<A, R>() => {
                 caller.call_by_word(method, target.number.into(), &mut args, timeout)
             }
             place => {
                 let args = dynamic.get_or_insert_with(|| args.take().map_or_else(Args::new, A::into_args)).clone();
                 let value = match place {
-                    Place::Here => self.call_here(target, method, args)?,
-                    Place::There(caller) => {
+                    CallbackPlace::Here => self.call_here(target, method, args)?,
+                    CallbackPlace::There(caller) => {
                         let call = u64::from(target.number) | DYNAMIC;
                         let Bare(value) = caller.call_by_word(method, call, &mut Some(Bare(args)), timeout)?;
                         value
@@ -329,7 +329,7 @@ impl Manager {
     }
 
     /// Carries out a call of a callback of this very process.
-    fn call_here(&self, target: &Target, method: &'static Method, args: Args) -> Result<Value, CallError> {
+    fn call_here(&self, target: &ResolvedCallback, method: &'static Method, args: Args) -> Result<Value, CallError> {
         let call = method.call_name();
         let _within = Within::new(call)?;
         let gone = || CallError::Gone { call, pid: std::process::id(), started: Started::No };
@@ -344,10 +344,10 @@ impl Manager {
         // Its destructor may panic too.
         let _ = panic::catch(move || drop(registered));
         result?.map_err(|failure| match failure {
-            Failure::Failed(message) => CallError::Callback { call, message },
-            Failure::Mismatch { expected, found } => CallError::Mismatch { call, expected, found },
-            Failure::Gone => gone(),
-            Failure::TooDeep => CallError::TooDeep { call, what: Payload::Reply, limit: TooDeep.to_string() },
+            CallbackError::Failed(message) => CallError::Callback { call, message },
+            CallbackError::Mismatch { expected, found } => CallError::Mismatch { call, expected, found },
+            CallbackError::Gone => gone(),
+            CallbackError::TooDeep => CallError::TooDeep { call, what: Payload::Reply, limit: TooDeep.to_string() },
         })
     }
 
@@ -356,7 +356,7 @@ impl Manager {
     fn reach<T>(
         &self,
         name: &str,
-        mut call: impl FnMut(&Target, &'static Method, Option<Duration>) -> Result<T, CallError>,
+        mut call: impl FnMut(&ResolvedCallback, &'static Method, Option<Duration>) -> Result<T, CallError>,
     ) -> Result<Option<T>, CallError> {
         let client = self.shared.client.load();
         let Some(client) = client.as_ref() else {
@@ -377,7 +377,7 @@ impl Manager {
         &self,
         client: &Arc<Client>,
         name: &str,
-        mut call: impl FnMut(&Target, &'static Method, Option<Duration>) -> Result<T, CallError>,
+        mut call: impl FnMut(&ResolvedCallback, &'static Method, Option<Duration>) -> Result<T, CallError>,
     ) -> Result<Option<T>, CallError> {
         if client.is_in_fork() {
             return Err(refused(name, IN_FORK.into()));
@@ -463,7 +463,7 @@ fn is_moved(error: &CallError) -> bool {
 
 /// The error of a call that is not made again. What broke the protocol is not called again either: the next call finds another way.
 #[cold]
-fn lost(client: &Client, name: &str, target: &Arc<Target>, error: CallError) -> CallError {
+fn lost(client: &Client, name: &str, target: &Arc<ResolvedCallback>, error: CallError) -> CallError {
     if client.is_in_fork() {
         return refused(name, IN_FORK.into());
     }
@@ -530,7 +530,7 @@ impl Methods {
     }
 }
 
-impl Shared {
+impl ManagerInner {
     /// Connects within `timeout`, in a way that `connect` knows.
     fn begin(
         self: &Arc<Self>,
@@ -600,7 +600,7 @@ impl Shared {
         };
         if adopted {
             // Those that were unregistered meanwhile: the hub that was told was the last one.
-            let is_gone = |registered: &&Arc<Registered>| self.callbacks.get(registered.number).is_none();
+            let is_gone = |registered: &&Arc<LocalCallback>| self.callbacks.get(registered.number).is_none();
             callbacks.iter().filter(is_gone).for_each(|registered| self.unregistered(registered.number));
         } else {
             client.leave();
@@ -612,7 +612,7 @@ impl Shared {
     fn register_all(
         &self,
         client: &Client,
-        callbacks: &[Arc<Registered>],
+        callbacks: &[Arc<LocalCallback>],
         deadline: Deadline,
     ) -> Result<(), ManagerError> {
         for registered in callbacks {
@@ -728,7 +728,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for ManagerInner {
     fn drop(&mut self) {
         // In a fork the connection is another process's, and whoever held the locks is not there.
         if self.client.load().as_ref().is_none_or(|client| !client.is_in_fork()) {
@@ -748,7 +748,7 @@ mod tests {
     use super::*;
     use crate::manager::protocol::{MAX_MESSAGE, Resolution};
     use crate::sys::listener;
-    use crate::sys::socket::{self, Blocking, Received};
+    use crate::sys::socket::{self, BlockingMode, Received};
     use std::sync::mpsc;
 
     /// Against hangs only.
@@ -760,7 +760,7 @@ mod tests {
         let hub = listener::peer_process(&ours).expect("a process");
         thread::spawn(move || {
             let mut buffer = vec![0; MAX_MESSAGE];
-            while let Ok(Received::Message(len, _)) = socket::receive_many(&theirs, &mut buffer, Blocking::Yes) {
+            while let Ok(Received::Message(len, _)) = socket::receive_many(&theirs, &mut buffer, BlockingMode::Yes) {
                 let said = ToHub::decode(&buffer[..len]).expect("what a client says");
                 for message in answer(said) {
                     let _ = socket::send(&theirs, &message.encode().expect("short enough"), &[]);

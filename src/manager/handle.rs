@@ -4,7 +4,7 @@
 
 use super::address::Address;
 use super::args::Args;
-use super::auth::Role;
+use super::auth::ClientRights;
 use super::authkey::{AuthKey, KeyReference};
 use super::connection::{Manager, Name};
 use super::error::ManagerError;
@@ -103,7 +103,7 @@ impl Handle {
     /// As [`Manager::connect`].
     pub fn connect_with(&self, key: &AuthKey, timeout: Duration) -> Result<Visitor, ManagerError> {
         let manager = Manager::new(self.address.as_str(), key);
-        manager.connect_as(Role::CallerOnly, timeout)?;
+        manager.connect_as(ClientRights::CallerOnly, timeout)?;
         Ok(Visitor { manager })
     }
 }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::client::{Client, Unanswered};
-use super::connection::{Manager, Shared};
+use super::connection::{Manager, ManagerInner};
 use super::error::ManagerError;
 use super::protocol::{FromHub, ToHub};
 use crate::doorbell::Deadline;
@@ -34,7 +34,7 @@ impl Lock {
 /// A semaphore, see [`Manager::semaphore`].
 #[derive(Clone, Debug)]
 pub struct Semaphore {
-    shared: Arc<Shared>,
+    shared: Arc<ManagerInner>,
     name: String,
     permits: u32,
 }
@@ -93,7 +93,7 @@ impl Manager {
 }
 
 fn acquire(
-    shared: &Arc<Shared>,
+    shared: &Arc<ManagerInner>,
     name: &str,
     permits: Option<u32>,
     timeout: Duration,

@@ -4,8 +4,8 @@
 
 use super::args::Args;
 use super::callback::{Callback, Dynamic, Typed};
-use super::callbacks::{Answer, MOST_NUMBERS, Registered};
-use super::connection::{Manager, Shared};
+use super::callbacks::{LocalCallback, MOST_NUMBERS, RequestHandler};
+use super::connection::{Manager, ManagerInner};
 use super::error::ManagerError;
 use super::protocol::{FromHub, ToHub};
 use super::typed::{Arguments, Outcome};
@@ -128,7 +128,7 @@ impl Registering {
         self.register_answer(Box::new(Typed::<A, O, F>::new(callback)))
     }
 
-    fn register_answer(self, answer: Box<dyn Answer>) -> Result<Registration, ManagerError> {
+    fn register_answer(self, answer: Box<dyn RequestHandler>) -> Result<Registration, ManagerError> {
         let Self { manager, name, calls, time, replace } = self;
         let shared = &manager.shared;
         let refused = |why: &str| ManagerError::Refused {
@@ -144,7 +144,7 @@ impl Registering {
             return Err(refused("this process has registered 2,147,483,647 callbacks already"));
         }
         let expires = time.and_then(|time| Instant::now().checked_add(time));
-        let registered = Arc::new(Registered::new(&name, number, answer, calls, expires));
+        let registered = Arc::new(LocalCallback::new(&name, number, answer, calls, expires));
         // First, as calls come as soon as the hub knows it.
         shared.callbacks.insert(registered.clone());
         let what = format!("registering `{name}`");
@@ -176,12 +176,12 @@ impl Registering {
 #[derive(Debug)]
 #[must_use = "dropping it unregisters the callback"]
 pub struct Registration {
-    shared: Weak<Shared>,
+    shared: Weak<ManagerInner>,
     name: String,
     number: u32,
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for ManagerInner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("address", &self.address).finish_non_exhaustive()
     }

@@ -117,7 +117,7 @@ pub trait Item: Element + Transfer + sealed::Sealed {
     fn from_value(value: Value) -> Result<Self, Mismatch>;
 
     #[doc(hidden)]
-    const LIST: &'static Text = &Text::of(&["list of ", Self::TYPE]);
+    const LIST: &'static ConstText = &ConstText::of(&["list of ", Self::TYPE]);
 
     /// A vector, from what [`Element::list`] makes of one.
     #[doc(hidden)]
@@ -163,7 +163,7 @@ impl sealed::Sealed for u8 {}
 
 impl Item for u8 {
     const TYPE: &'static str = "u8";
-    const LIST: &'static Text = &Text::of(&["bytes"]);
+    const LIST: &'static ConstText = &ConstText::of(&["bytes"]);
 
     fn from_value(value: Value) -> Result<Self, Mismatch> {
         let number = value.whole().and_then(|whole| whole.try_into().ok());
@@ -386,7 +386,7 @@ macro_rules! arguments {
         }
 
         impl<$($item: Item),*> Tuples<($($item,)*)> {
-            const TUPLE: &'static Text = &Text::of_tuple(&[$($item::TYPE),*]);
+            const TUPLE: &'static ConstText = &ConstText::of_tuple(&[$($item::TYPE),*]);
         }
     )*};
     // Nothing is an item, too.
@@ -578,12 +578,12 @@ impl fmt::Display for Signature {
 
 /// Words for a type, put together by the compiler. Too long ones do not compile.
 #[doc(hidden)]
-pub struct Text {
-    bytes: [u8; Text::MAX],
+pub struct ConstText {
+    bytes: [u8; ConstText::MAX],
     len: usize,
 }
 
-impl Text {
+impl ConstText {
     const MAX: usize = 1024;
 
     const fn of(parts: &[&str]) -> Self {
@@ -623,15 +623,15 @@ impl Text {
     }
 }
 
-const _: () = assert!(Text::MAX <= Signature::MAX_LEN);
+const _: () = assert!(ConstText::MAX <= Signature::MAX_LEN);
 
 /// Where the words for types made of a `T` are.
 struct Texts<T>(T);
 
 impl<T: Item> Texts<T> {
-    const OPTIONAL: &'static Text = &Text::of(&["optional ", T::TYPE]);
-    const MAP: &'static Text = &Text::of(&["map of ", T::TYPE]);
-    const HASH_MAP: &'static Text = &Text::of(&["hash map of ", T::TYPE]);
+    const OPTIONAL: &'static ConstText = &ConstText::of(&["optional ", T::TYPE]);
+    const MAP: &'static ConstText = &ConstText::of(&["map of ", T::TYPE]);
+    const HASH_MAP: &'static ConstText = &ConstText::of(&["hash map of ", T::TYPE]);
 }
 
 /// Where the words for a tuple are.
@@ -641,7 +641,7 @@ struct Tuples<T>(T);
 struct Signatures<A, R>(A, R);
 
 impl<A: Arguments, R: Item> Signatures<A, R> {
-    const TEXT: &'static Text = &Text::of(&[A::TYPES, " -> ", R::TYPE]);
+    const TEXT: &'static ConstText = &ConstText::of(&[A::TYPES, " -> ", R::TYPE]);
 }
 
 #[cfg(all(test, not(loom)))]

@@ -115,7 +115,7 @@ fn threads() -> usize {
 
 /// How many descriptors there are that wait for others, as the reactor of an async runtime does.
 fn reactors() -> usize {
-    let is_own = |found: &&descriptor::Found| found.is_reactor && !found.is_inheritable;
+    let is_own = |found: &&descriptor::InheritedDescriptor| found.is_reactor && !found.is_inheritable;
     descriptor::found().map_or(0, |found| found.iter().filter(is_own).count())
 }
 

@@ -74,7 +74,7 @@ pub(crate) trait Due: Send + Sync {
 type Job = Box<dyn FnOnce(&mut Watcher) + Send>;
 
 /// How to reach the watcher's thread.
-struct Handle {
+struct WatcherHandle {
     jobs: Sender<Job>,
     waker: Arc<Waker>,
 }
@@ -156,7 +156,7 @@ pub(crate) trait Releasing: Send + Sync {
 }
 
 /// The memory that is waited for.
-struct Awaited {
+struct ReleaseWatcher {
     /// The process that waits for it: a fork has the same descriptor, and is to leave it alone.
     process: u32,
     releases: Arc<Releases>,
@@ -165,7 +165,7 @@ struct Awaited {
     has_rested: bool,
 }
 
-static AWAITED: Mutex<Option<Awaited>> = Mutex::new(None);
+static AWAITED: Mutex<Option<ReleaseWatcher>> = Mutex::new(None);
 
 /// Has `owner` told when nobody has `object` any more, which is its `segment`, and which nobody but this process has yet.
 ///
@@ -184,7 +184,7 @@ pub(crate) fn when_released(object: &OwnedFd, owner: Weak<dyn Releasing>, segmen
             watcher.releases = Some(same);
             watcher.next_tidying.get_or_insert_with(|| Instant::now() + TIDYING);
         }))?;
-        *awaited = Some(Awaited { process, releases, owners: HashMap::new(), has_rested: false });
+        *awaited = Some(ReleaseWatcher { process, releases, owners: HashMap::new(), has_rested: false });
     }
     let Some(awaited) = &mut *awaited else { return Err(io::ErrorKind::Other.into()) };
     // Under the lock: who reads what has happened finds whose it is.
@@ -198,7 +198,7 @@ pub(crate) fn when_released(object: &OwnedFd, owner: Weak<dyn Releasing>, segmen
 const TIDYING: Duration = Duration::from_millis(250);
 
 fn submit(job: Job) -> io::Result<()> {
-    static WATCHER: Mutex<Option<(u32, Handle)>> = Mutex::new(None);
+    static WATCHER: Mutex<Option<(u32, WatcherHandle)>> = Mutex::new(None);
     let mut watcher = WATCHER.lock().unwrap_or_else(PoisonError::into_inner);
     // A fork of this process has the memory of a watcher, but not the thread.
     let pid = std::process::id();
@@ -215,7 +215,7 @@ struct Watcher {
     poll: PollSet,
     waker: Arc<Waker>,
     jobs: Receiver<Job>,
-    children: HashMap<u64, Child>,
+    children: HashMap<u64, WatchedChild>,
     next: u64,
     next_tidying: Option<Instant>,
     /// Reports memory that nobody has any more.
@@ -230,7 +230,7 @@ struct Watcher {
     next_look: Option<Instant>,
 }
 
-struct Child {
+struct WatchedChild {
     watched: Arc<dyn Watched>,
     credit: Credit,
     is_unheard: bool,
@@ -248,11 +248,11 @@ const WAKER: u64 = 0;
 const RELEASES: u64 = 1;
 
 impl Watcher {
-    fn start() -> io::Result<Handle> {
+    fn start() -> io::Result<WatcherHandle> {
         let (poll, waker) = (PollSet::new()?, Arc::new(Waker::new()?));
         poll.add(&*waker, WAKER)?;
         let (sender, jobs) = mpsc::channel();
-        let handle = Handle { jobs: sender, waker: waker.clone() };
+        let handle = WatcherHandle { jobs: sender, waker: waker.clone() };
         let watcher = Self::new(poll, waker, jobs);
         std::thread::Builder::new().name("callgate-watch".into()).spawn(move || watcher.run())?;
         Ok(handle)
@@ -400,7 +400,7 @@ impl Watcher {
 
     /// The process `id` has ended.
     fn end(&mut self, id: u64, exit: Exit) {
-        let Some(Child { watched, .. }) = self.children.remove(&id) else { return };
+        let Some(WatchedChild { watched, .. }) = self.children.remove(&id) else { return };
         self.poll.remove(watched.control());
         self.poll.remove(watched.pidfd().as_fd());
         watched.ended(exit);
@@ -432,7 +432,7 @@ impl Watcher {
         self.held.retain(|pidfd| pidfd.reap().is_none());
         let mut ended = Vec::new();
         let mut waits = !self.held.is_empty();
-        for (&id, Child { watched, ended: since, .. }) in &self.children {
+        for (&id, WatchedChild { watched, ended: since, .. }) in &self.children {
             let is_due = since.is_some_and(|since| since.elapsed() >= STATUS) || watched.is_overdue();
             match since.and_then(|_| exit_of(&**watched)) {
                 Some(exit) => ended.push((id, exit)),
@@ -481,7 +481,8 @@ impl Watcher {
             self.poll.remove(child.pidfd().as_fd());
             return Err(error);
         }
-        let child = Child { watched: child, credit: Credit::new(BURST, MESSAGES), is_unheard: false, ended: None };
+        let child =
+            WatchedChild { watched: child, credit: Credit::new(BURST, MESSAGES), is_unheard: false, ended: None };
         self.children.insert(id, child);
         Ok(())
     }

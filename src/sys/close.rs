@@ -25,16 +25,16 @@ struct Closing {
 }
 
 /// What waits to be closed, and how many threads are at it.
-struct Queue {
+struct CloseQueue {
     waiting: VecDeque<Closing>,
     threads: usize,
     /// The process that the threads are of; a fork of it has none.
     process: u32,
 }
 
-static QUEUE: Mutex<Queue> = Mutex::new(Queue { waiting: VecDeque::new(), threads: 0, process: 0 });
+static QUEUE: Mutex<CloseQueue> = Mutex::new(CloseQueue { waiting: VecDeque::new(), threads: 0, process: 0 });
 
-fn queue() -> MutexGuard<'static, Queue> {
+fn queue() -> MutexGuard<'static, CloseQueue> {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn elsewhere(descriptors: impl IntoIterator<Item = OwnedFd>, ends: bo
     let process = std::process::id();
     if queue.process != process {
         // What waits there is the other process's to close; here, nobody is told of it.
-        *queue = Queue { waiting: VecDeque::new(), threads: 0, process };
+        *queue = CloseQueue { waiting: VecDeque::new(), threads: 0, process };
     }
     queue.waiting.extend(descriptors.into_iter().map(|descriptor| Closing { descriptor, ends, since }));
     let is_stuck = queue.waiting.front().is_some_and(|first| first.since.elapsed() > STUCK);
@@ -61,7 +61,7 @@ pub(crate) fn elsewhere(descriptors: impl IntoIterator<Item = OwnedFd>, ends: bo
 }
 
 /// Ends the conversations that wait for a thread, which there is none of, and leaves closing them for later. Somebody may be waiting for their end.
-fn end_here(mut queue: MutexGuard<'static, Queue>) {
+fn end_here(mut queue: MutexGuard<'static, CloseQueue>) {
     let (mut ending, others): (VecDeque<_>, _) =
         std::mem::take(&mut queue.waiting).into_iter().partition(|closing| closing.ends);
     queue.waiting = others;
@@ -121,7 +121,7 @@ impl Drop for Aside {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::sys::socket::{Blocking, Exposed, Received, pair, receive};
+    use crate::sys::socket::{BlockingMode, Exposed, Received, pair, receive};
     use crate::sys::toll::{Toll, burden};
 
     /// The other end is told of the end, all entries of it, and not on this thread's time.
@@ -133,7 +133,7 @@ mod tests {
             let toll = Toll::default();
             toll.pay(|| if ends { drop(Exposed::from(ours)) } else { drop(Aside::from(ours)) });
             assert!(toll.take() < Duration::from_millis(10), "closed while somebody waits");
-            assert!(matches!(receive(&theirs, &mut [0; 8], Blocking::Yes), Ok(Received::Closed)));
+            assert!(matches!(receive(&theirs, &mut [0; 8], BlockingMode::Yes), Ok(Received::Closed)));
             drop(burden);
         }
     }
@@ -144,7 +144,7 @@ mod tests {
         let (ours, theirs): (Vec<_>, Vec<_>) = ends.into_iter().unzip();
         ours.into_iter().for_each(|ours| elsewhere([ours], false));
         for theirs in &theirs {
-            assert!(matches!(receive(theirs, &mut [0; 8], Blocking::Yes), Ok(Received::Closed)));
+            assert!(matches!(receive(theirs, &mut [0; 8], BlockingMode::Yes), Ok(Received::Closed)));
         }
     }
 }

@@ -99,7 +99,7 @@ pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
 
 /// A descriptor from 3 on, as it is in a program that has just begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct InheritedDescriptor {
     /// The program was executed with it, or has opened it so that it is passed on.
     pub(crate) is_inheritable: bool,
     /// It waits for others.
@@ -107,7 +107,7 @@ pub(crate) struct Found {
 }
 
 /// The descriptors from 3 on. Needs procfs.
-pub(crate) fn found() -> io::Result<Vec<Found>> {
+pub(crate) fn found() -> io::Result<Vec<InheritedDescriptor>> {
     // The directory itself is open no more, and so is not found.
     Ok(numbers()?.into_iter().filter_map(find).collect())
 }
@@ -118,13 +118,13 @@ fn numbers() -> io::Result<Vec<RawFd>> {
     Ok(numbers.filter(|&number| number >= FIRST).collect())
 }
 
-fn find(number: RawFd) -> Option<Found> {
+fn find(number: RawFd) -> Option<InheritedDescriptor> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
     let flags = u32::from_str_radix(flags.trim(), 8).ok()?;
     let target = fs::read_link(format!("/proc/self/fd/{number}")).ok()?;
     let is_reactor = ["anon_inode:[eventpoll]", "anon_inode:[io_uring]"].iter().any(|kind| target.as_os_str() == *kind);
-    Some(Found { is_inheritable: flags & rustix::fs::OFlags::CLOEXEC.bits() == 0, is_reactor })
+    Some(InheritedDescriptor { is_inheritable: flags & rustix::fs::OFlags::CLOEXEC.bits() == 0, is_reactor })
 }
 
 #[cfg(all(test, not(loom)))]
@@ -137,8 +137,8 @@ mod tests {
         let copy = copied_high(&reader).unwrap();
         assert!(copy.as_raw_fd() as u64 >= high());
         let waits = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
-        assert_eq!(find(waits.as_raw_fd()), Some(Found { is_inheritable: false, is_reactor: true }));
+        assert_eq!(find(waits.as_raw_fd()), Some(InheritedDescriptor { is_inheritable: false, is_reactor: true }));
         rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty()).unwrap();
-        assert_eq!(find(copy.as_raw_fd()), Some(Found { is_inheritable: true, is_reactor: false }));
+        assert_eq!(find(copy.as_raw_fd()), Some(InheritedDescriptor { is_inheritable: true, is_reactor: false }));
     }
 }

@@ -20,17 +20,17 @@ use std::sync::Arc;
 pub(crate) const STRIDE: usize = 128;
 
 /// An event that several processes share. Setting it ends one wait, or the next if there is none.
-pub(crate) struct Event {
+pub(crate) struct SharedEvent {
     raw: Box<dyn EventImpl>,
     _memory: Arc<Mapping>,
 }
 
 // SAFETY: the raw pointers lead into the mapping, which is no thread's, and all access to what is there goes through a mutex.
-unsafe impl Send for Event {}
+unsafe impl Send for SharedEvent {}
 // SAFETY: as above.
-unsafe impl Sync for Event {}
+unsafe impl Sync for SharedEvent {}
 
-impl Event {
+impl SharedEvent {
     /// Makes event `index` of the memory. Nobody may use it yet.
     pub(crate) fn create(memory: &Arc<Mapping>, index: usize) -> io::Result<Self> {
         let at = place(memory, index);
@@ -77,18 +77,19 @@ fn failed(error: Box<dyn std::error::Error>) -> io::Error {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::sys::mapping::Access;
+    use crate::sys::mapping::Protection;
     use crate::sys::memfd;
     use raw_sync::locks::{LockImpl, LockInit, Mutex};
     use std::sync::mpsc;
     use std::time::{Duration, Instant};
 
     /// Two mappings of the same two events, as two processes have them.
-    fn two_sides() -> ([Event; 2], [Event; 2], Arc<Mapping>) {
-        let (ours, object) = memfd::create_sealed("callgate-test", 2 * STRIDE, Access::ReadWrite).unwrap();
-        let (ours, theirs) = (Arc::new(ours), Arc::new(Mapping::new(&object, 2 * STRIDE, Access::ReadWrite).unwrap()));
-        let created = [0, 1].map(|index| Event::create(&ours, index).unwrap());
-        (created, [0, 1].map(|index| Event::open(&theirs, index).unwrap()), ours)
+    fn two_sides() -> ([SharedEvent; 2], [SharedEvent; 2], Arc<Mapping>) {
+        let (ours, object) = memfd::create_sealed("callgate-test", 2 * STRIDE, Protection::ReadWrite).unwrap();
+        let (ours, theirs) =
+            (Arc::new(ours), Arc::new(Mapping::new(&object, 2 * STRIDE, Protection::ReadWrite).unwrap()));
+        let created = [0, 1].map(|index| SharedEvent::create(&ours, index).unwrap());
+        (created, [0, 1].map(|index| SharedEvent::open(&theirs, index).unwrap()), ours)
     }
 
     const SOON: Duration = Duration::from_millis(1);
@@ -128,7 +129,7 @@ mod tests {
     }
 
     /// Whether `body` has not returned `patience` after the lock was taken for good, which is `delay` after its beginning.
-    fn blocks(delay: Duration, patience: Duration, body: impl FnOnce(&Event) + Send) -> bool {
+    fn blocks(delay: Duration, patience: Duration, body: impl FnOnce(&SharedEvent) + Send) -> bool {
         let (_, [theirs, _], memory) = two_sides();
         let (done, is_done) = mpsc::channel();
         std::thread::scope(|scope| {
@@ -147,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_is_never_released_blocks_a_set() {
-        assert!(blocks(Duration::ZERO, Duration::from_millis(100), Event::set));
+        assert!(blocks(Duration::ZERO, Duration::from_millis(100), SharedEvent::set));
     }
 
     #[test]

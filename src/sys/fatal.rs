@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
 
 /// What is about to happen on this very thread.
-pub(crate) enum Ending<'a> {
+pub(crate) enum FatalEvent<'a> {
     /// The process aborts. `said` = what the C library, or the standard library for lack of memory, has printed about it.
     Abort { said: Option<&'a [u8]> },
     /// The thread, whose name this is, has touched memory that is not its own, near its stack. If the standard library finds that this has
@@ -28,9 +28,9 @@ pub(crate) enum Ending<'a> {
 pub(crate) type Turned = (u64, u64);
 
 /// Who is told.
-pub(crate) type Told = fn(Ending<'_>);
+pub(crate) type FatalHook = fn(FatalEvent<'_>);
 
-static TOLD: OnceLock<Told> = OnceLock::new();
+static TOLD: OnceLock<FatalHook> = OnceLock::new();
 /// The process that is told: not its forks, which share its memory.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 /// What the C library prints before it aborts, if it is glibc: a pointer to a length and a text that ends with 0.
@@ -42,7 +42,7 @@ static SEGV: OnceLock<SigAction> = OnceLock::new();
 static BUS: OnceLock<SigAction> = OnceLock::new();
 
 /// Has `told` told from now on. Only the first call counts.
-pub(crate) fn tell(told: Told) {
+pub(crate) fn tell(told: FatalHook) {
     if TOLD.set(told).is_err() {
         return;
     }
@@ -110,7 +110,7 @@ fn act(signal: Signal, action: &SigAction) -> Option<SigAction> {
     unsafe { sigaction(signal, action) }.ok()
 }
 
-fn told(ending: Ending<'_>) {
+fn told(ending: FatalEvent<'_>) {
     if let Some(told) = TOLD.get()
         && rustix::process::getpid().as_raw_pid().cast_unsigned() == PROCESS.load(Relaxed)
     {
@@ -119,7 +119,7 @@ fn told(ending: Ending<'_>) {
 }
 
 extern "C" fn exiting() {
-    told(Ending::Exit);
+    told(FatalEvent::Exit);
 }
 
 /// Tells what is to be said of the abort, and has it go on as if this had not been here.
@@ -128,7 +128,7 @@ extern "C" fn aborting(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
         act(Signal::SIGABRT, before);
     }
     let said = glibc_message().or_else(|| (is_own(info) && lacks_memory()).then_some(LACKS_MEMORY));
-    told(Ending::Abort { said });
+    told(FatalEvent::Abort { said });
     // Blocked until this handler returns. An abort would raise it again by itself, a signal from elsewhere not.
     let _ = raise(Signal::SIGABRT);
 }
@@ -150,7 +150,7 @@ extern "C" fn faulting(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     let is_near = is_near_stack(info, context);
     let (mut name, turned) = ([0; 16], Cell::new((0, 0)));
     if is_near {
-        told(Ending::Overflow { thread: thread_name(&mut name), turned: &turned });
+        told(FatalEvent::Overflow { thread: thread_name(&mut name), turned: &turned });
     }
     if !matches!(before, Some(SigHandler::SigAction(_) | SigHandler::Handler(_))) {
         // SAFETY: the kernel's, for as long as this runs.
@@ -174,7 +174,7 @@ extern "C" fn faulting(signal: c_int, info: *mut siginfo_t, context: *mut c_void
         _ => {}
     }
     if is_near {
-        told(Ending::NoOverflow { turned: turned.get() });
+        told(FatalEvent::NoOverflow { turned: turned.get() });
     }
     // Ours, and not what was found: another thread may have been here meanwhile.
     abort.and_then(|abort| act(Signal::SIGABRT, &action_of_abort(abort)));

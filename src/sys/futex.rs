@@ -1,18 +1,18 @@
 //! Futexes: words that a thread can sleep on while they hold an expected value.
 //!
-//! The scope is part of the type: a [`Shared`] futex is found by the page it lies in and works between processes, a
-//! [`Private`] one by its address, in this process only. std's and parking_lot's futexes are always private and must never
+//! The scope is part of the type: a [`SharedScope`] futex is found by the page it lies in and works between processes, a
+//! [`PrivateScope`] one by its address, in this process only. std's and parking_lot's futexes are always private and must never
 //! lie in shared memory.
 
 #![forbid(unsafe_code)]
 
 /// A futex in memory that several processes map.
 #[derive(Debug)]
-pub(crate) struct Shared;
+pub(crate) struct SharedScope;
 
 /// A futex that only this process can reach.
 #[derive(Debug)]
-pub(crate) struct Private;
+pub(crate) struct PrivateScope;
 
 /// Who can wait on a futex and wake it.
 pub(crate) trait Scope {
@@ -20,11 +20,11 @@ pub(crate) trait Scope {
     const PRIVATE: bool;
 }
 
-impl Scope for Shared {
+impl Scope for SharedScope {
     const PRIVATE: bool = false;
 }
 
-impl Scope for Private {
+impl Scope for PrivateScope {
     const PRIVATE: bool = true;
 }
 
@@ -45,7 +45,7 @@ pub(crate) use real::{Futex, wait_either};
 /// A futex as loom can model it: a word, and a queue that a waiter joins only while the word has the expected value.
 #[cfg(loom)]
 mod model {
-    use super::{Private, Scope, Shared, Woken};
+    use super::{PrivateScope, Scope, SharedScope, Woken};
     use crate::sync::{AtomicU32, Ordering};
     use std::marker::PhantomData;
     use std::time::Duration;
@@ -93,8 +93,8 @@ mod model {
 
     /// The models run without a watcher: only the shared word can wake.
     pub(crate) fn wait_either(
-        shared: (&Futex<Shared>, u32),
-        _private: (&Futex<Private>, u32),
+        shared: (&Futex<SharedScope>, u32),
+        _private: (&Futex<PrivateScope>, u32),
         timeout: Option<Duration>,
     ) -> Woken {
         shared.0.wait(shared.1, timeout)
@@ -103,7 +103,7 @@ mod model {
 
 #[cfg(not(loom))]
 mod real {
-    use super::{Private, Scope, Shared, Woken};
+    use super::{PrivateScope, Scope, SharedScope, Woken};
     use crate::sync::AtomicU32;
     use rustix::io::Errno;
     use rustix::thread::futex::{self, ClockId, Flags, Timespec, Wait, WaitFlags, WaitPtr, WaitvFlags};
@@ -169,8 +169,8 @@ mod real {
     /// The private word is out of the peer's reach: even a peer that requeues the waiter away from the shared word cannot
     /// keep it from being woken through the private one.
     pub(crate) fn wait_either(
-        shared: (&Futex<Shared>, u32),
-        private: (&Futex<Private>, u32),
+        shared: (&Futex<SharedScope>, u32),
+        private: (&Futex<PrivateScope>, u32),
         timeout: Option<Duration>,
     ) -> Woken {
         if has_waitv() { verdict(wait_vector(shared, private, timeout)) } else { wait_sliced(shared, private, timeout) }
@@ -187,8 +187,8 @@ mod real {
     }
 
     fn wait_vector(
-        shared: (&Futex<Shared>, u32),
-        private: (&Futex<Private>, u32),
+        shared: (&Futex<SharedScope>, u32),
+        private: (&Futex<PrivateScope>, u32),
         timeout: Option<Duration>,
     ) -> Result<(), Errno> {
         let waiters = [shared.0.waiter(shared.1), private.0.waiter(private.1)];
@@ -202,7 +202,11 @@ mod real {
         futex::waitv(&waiters, WaitvFlags::empty(), until.as_ref(), ClockId::Monotonic).map(drop)
     }
 
-    fn wait_sliced(shared: (&Futex<Shared>, u32), private: (&Futex<Private>, u32), timeout: Option<Duration>) -> Woken {
+    fn wait_sliced(
+        shared: (&Futex<SharedScope>, u32),
+        private: (&Futex<PrivateScope>, u32),
+        timeout: Option<Duration>,
+    ) -> Woken {
         // Relaxed: whoever waits looks at the word again, with the ordering that it needs.
         if private.0.word().load(Ordering::Relaxed) != private.1 {
             return Woken::MaybeReady;

@@ -82,7 +82,7 @@ impl AsFd for Releases {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::sys::mapping::{Access, Mapping};
+    use crate::sys::mapping::{Mapping, Protection};
     use crate::sys::{memfd, socket};
 
     fn read(releases: &Releases) -> Vec<WatchId> {
@@ -97,7 +97,7 @@ mod tests {
         type Holder = fn(OwnedFd) -> Box<dyn Send>;
         let holders: [Holder; 4] = [
             |object| Box::new(object),
-            |object| Box::new(Mapping::new(&object, 4096, Access::ReadOnly).unwrap()),
+            |object| Box::new(Mapping::new(&object, 4096, Protection::ReadOnly).unwrap()),
             |object| Box::new(memfd::only_to_read(&object).unwrap()),
             |object| {
                 let (one, other) = socket::pair().unwrap();
@@ -107,7 +107,7 @@ mod tests {
         ];
         let releases = Releases::new().unwrap();
         for hold in holders {
-            let (mapping, object) = memfd::create_sealed("callgate-test", 4096, Access::ReadWrite).unwrap();
+            let (mapping, object) = memfd::create_sealed("callgate-test", 4096, Protection::ReadWrite).unwrap();
             let watch = releases.watch(&object).unwrap();
             let held = hold(object);
             drop(mapping);
@@ -130,7 +130,7 @@ mod tests {
         let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
         let most: usize = most.trim().parse().unwrap();
         let releases = Releases::new().unwrap();
-        let object = || memfd::create_sealed("callgate-test", 4096, Access::ReadWrite).unwrap().1;
+        let object = || memfd::create_sealed("callgate-test", 4096, Protection::ReadWrite).unwrap().1;
         let kept = object();
         let kept_watch = releases.watch(&kept).unwrap();
         // Each is good for a note at least, and the last for one that says that some are missing.

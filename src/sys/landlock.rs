@@ -19,7 +19,7 @@ pub(crate) struct Offered {
 
 /// What is to be ruled.
 #[derive(Debug, Default)]
-pub(crate) struct Rules {
+pub(crate) struct PathRules {
     /// Beneath which files can be read and executed, and beneath which everything else can be done too. `None` = all files.
     pub(crate) files: Option<(Vec<PathBuf>, Vec<PathBuf>)>,
     /// No TCP.
@@ -65,7 +65,7 @@ impl Offered {
 
     /// Puts this thread, and what it starts, under `rules` for good. Even without rules it can no longer trace, look into or, where that
     /// can be ruled, signal any process that is not under them too.
-    pub(crate) fn restrict(self, rules: &Rules) -> io::Result<()> {
+    pub(crate) fn restrict(self, rules: &PathRules) -> io::Result<()> {
         let everything = AccessFs::from_all(self.files);
         let mut set = ruleset();
         if rules.files.is_some() {

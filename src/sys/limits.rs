@@ -22,19 +22,19 @@ pub(crate) enum Wanted {
 }
 
 /// A limit: what it is called, what it counts, and who has set it.
-type Limit = (&'static str, Resource, &'static str);
+type SystemLimit = (&'static str, Resource, &'static str);
 
-const FILES: Limit = ("RLIMIT_NOFILE", Resource::Nofile, "");
-const FILE_SIZE: Limit = ("RLIMIT_FSIZE", Resource::Fsize, " bytes");
-const ADDRESSES: Limit = ("RLIMIT_AS", Resource::As, " bytes");
-const DATA: Limit = ("RLIMIT_DATA", Resource::Data, " bytes");
-const LOCKED: Limit = ("RLIMIT_MEMLOCK", Resource::Memlock, " bytes");
-const TASKS: Limit = ("RLIMIT_NPROC", Resource::Nproc, "");
+const FILES: SystemLimit = ("RLIMIT_NOFILE", Resource::Nofile, "");
+const FILE_SIZE: SystemLimit = ("RLIMIT_FSIZE", Resource::Fsize, " bytes");
+const ADDRESSES: SystemLimit = ("RLIMIT_AS", Resource::As, " bytes");
+const DATA: SystemLimit = ("RLIMIT_DATA", Resource::Data, " bytes");
+const LOCKED: SystemLimit = ("RLIMIT_MEMLOCK", Resource::Memlock, " bytes");
+const TASKS: SystemLimit = ("RLIMIT_NPROC", Resource::Nproc, "");
 /// The kernel holds to it, too, how many descriptors a user has sent over sockets that nobody has received yet.
-const UNDER_WAY: Limit = ("RLIMIT_NOFILE", Resource::Nofile, " descriptors under way");
+const UNDER_WAY: SystemLimit = ("RLIMIT_NOFILE", Resource::Nofile, " descriptors under way");
 
 /// The limits that can be behind `error`, the likeliest first, and what is, in words, if none of them is set.
-fn candidates(error: &io::Error, wanted: Wanted) -> (&'static [Limit], &'static str) {
+fn candidates(error: &io::Error, wanted: Wanted) -> (&'static [SystemLimit], &'static str) {
     match (error.raw_os_error().map(Errno::from_raw_os_error), wanted) {
         (Some(Errno::MFILE), _) => (&[FILES], ""),
         (Some(Errno::TOOMANYREFS), _) => (&[UNDER_WAY], ""),
@@ -65,7 +65,7 @@ pub(crate) fn behind(error: &io::Error, wanted: Wanted) -> String {
 }
 
 /// The limits in the order of their numbers in what is [`packed`].
-const NUMBERED: [Limit; 7] = [FILES, FILE_SIZE, ADDRESSES, DATA, LOCKED, TASKS, UNDER_WAY];
+const NUMBERED: [SystemLimit; 7] = [FILES, FILE_SIZE, ADDRESSES, DATA, LOCKED, TASKS, UNDER_WAY];
 
 /// A refusal as two numbers, for a process that has other limits: the error and, above it, which limit is behind it; and that limit.
 pub(crate) fn packed(error: &io::Error, wanted: Wanted) -> [u64; 2] {

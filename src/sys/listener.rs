@@ -17,7 +17,7 @@ use std::path::Path;
 
 /// What a socket is bound to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Name<'a> {
+pub(crate) enum SocketName<'a> {
     /// A place in the file system.
     Path(&'a Path),
     /// A name that the kernel forgets with the socket.
@@ -30,11 +30,11 @@ pub(crate) const MAX_NAME: usize = 107;
 /// Connections that wait to be accepted; the kernel may have a lower limit of its own.
 const BACKLOG: i32 = 4096;
 
-impl Name<'_> {
+impl SocketName<'_> {
     fn address(self) -> io::Result<SocketAddrUnix> {
         Ok(match self {
-            Name::Path(path) => SocketAddrUnix::new(path)?,
-            Name::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,
+            SocketName::Path(path) => SocketAddrUnix::new(path)?,
+            SocketName::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,
         })
     }
 }
@@ -45,7 +45,7 @@ fn new_socket() -> io::Result<OwnedFd> {
 }
 
 /// A socket of this name, to which nobody can connect before [`listen`]. `AddrInUse` if there is one already.
-pub(crate) fn bind(name: Name<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn bind(name: SocketName<'_>) -> io::Result<OwnedFd> {
     let socket = new_socket()?;
     rustix::net::bind(&socket, &name.address()?)?;
     Ok(socket)
@@ -86,7 +86,7 @@ pub(crate) enum Connected {
 }
 
 /// Connects to whoever listens at `name`, by a socket that has a name of its own, see [`own_label`].
-pub(crate) fn connect(name: Name<'_>) -> io::Result<Connected> {
+pub(crate) fn connect(name: SocketName<'_>) -> io::Result<Connected> {
     let socket = new_socket()?;
     // The kernel makes one up. Without it, there is less to tell this connection by.
     let _ = rustix::net::bind(&socket, &SocketAddrUnix::new_unnamed());
@@ -131,7 +131,7 @@ fn label(address: SocketAddrAny) -> Label {
 
 /// Who connected, or who listens, as the kernel recorded it then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Peer {
+pub(crate) struct PeerCredentials {
     /// 0 if it lies outside of this process's pid namespace.
     pub(crate) pid: u32,
     /// Its effective user.
@@ -139,9 +139,9 @@ pub(crate) struct Peer {
 }
 
 /// The process at the other end of `socket`.
-pub(crate) fn peer(socket: impl AsFd) -> io::Result<Peer> {
+pub(crate) fn peer(socket: impl AsFd) -> io::Result<PeerCredentials> {
     let peer = socket::credentials(socket)?;
-    Ok(Peer { pid: u32::try_from(peer.pid).unwrap_or(0), uid: peer.uid })
+    Ok(PeerCredentials { pid: u32::try_from(peer.pid).unwrap_or(0), uid: peer.uid })
 }
 
 /// That process by descriptor. Before Linux 6.5 by its number, which since then may have come to mean another process if the one that
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn both_ends_know_who_the_other_is() {
         let name = format!("callgate-test-{}-listener", std::process::id());
-        let name = Name::Abstract(name.as_bytes());
+        let name = SocketName::Abstract(name.as_bytes());
         assert!(matches!(connect(name).unwrap(), Connected::Nobody));
         let listener = bind(name).unwrap();
         assert!(matches!(connect(name).unwrap(), Connected::Nobody), "before it listens");
@@ -175,7 +175,7 @@ mod tests {
         let Connected::Yes(theirs) = connect(name).unwrap() else { panic!("somebody listens") };
         let ours = accept(&listener).unwrap().expect("somebody has connected");
         assert!(accept(&listener).unwrap().is_none());
-        let this = Peer { pid: std::process::id(), uid: rustix::process::geteuid().as_raw() };
+        let this = PeerCredentials { pid: std::process::id(), uid: rustix::process::geteuid().as_raw() };
         for end in [ours.as_fd(), theirs.as_fd()] {
             assert_eq!(peer(end).unwrap(), this);
             let process = peer_process(end).unwrap();

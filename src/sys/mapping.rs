@@ -11,7 +11,7 @@ use std::ptr::{self, NonNull};
 
 /// What a process may do with a memory object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
+pub(crate) enum Protection {
     ReadWrite,
     ReadOnly,
 }
@@ -21,7 +21,7 @@ pub(crate) enum Access {
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
-    access: Access,
+    access: Protection,
     /// What unmaps it, if that is not this.
     keeper: Option<Keeper>,
 }
@@ -36,10 +36,10 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps the first `len` bytes of `object`. `len` must be greater than 0.
-    pub(crate) fn new(object: impl AsFd, len: usize, access: Access) -> io::Result<Self> {
+    pub(crate) fn new(object: impl AsFd, len: usize, access: Protection) -> io::Result<Self> {
         let protection = match access {
-            Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
-            Access::ReadOnly => ProtFlags::READ,
+            Protection::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+            Protection::ReadOnly => ProtFlags::READ,
         };
         // SAFETY: the kernel chooses a free address range, so no existing memory changes.
         let start = unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, object, 0) }?;
@@ -54,12 +54,12 @@ impl Mapping {
     /// They must stay mapped, readable and writable and shared, until `keeper` is dropped.
     #[cfg(feature = "portable")]
     pub(crate) unsafe fn kept_by(start: NonNull<u8>, len: usize, keeper: Keeper) -> Self {
-        Self { start, len, access: Access::ReadWrite, keeper: Some(keeper) }
+        Self { start, len, access: Protection::ReadWrite, keeper: Some(keeper) }
     }
 
     /// Memory on the heap as if it were a mapping, for tests. What is mapped in several places there has one address here.
     #[cfg(any(test, fuzzing))]
-    pub(crate) fn on_heap(memory: &HeapMemory, access: Access) -> Self {
+    pub(crate) fn on_heap(memory: &HeapMemory, access: Protection) -> Self {
         let pieces = NonNull::from(&*memory.0);
         let keeper: Keeper = Box::new(memory.clone());
         Self { start: pieces.cast(), len: size_of_val(&*memory.0), access, keeper: Some(keeper) }
@@ -67,7 +67,7 @@ impl Mapping {
 
     /// The same, with what this process may do with it, whatever it could.
     #[cfg(feature = "portable")]
-    pub(crate) fn only_for(mut self, access: Access) -> Self {
+    pub(crate) fn only_for(mut self, access: Protection) -> Self {
         self.access = access;
         self
     }
@@ -82,7 +82,7 @@ impl Mapping {
 
     /// Whether this process may write to it. To one that it may only read, a write ends the process.
     pub(crate) fn is_writable(&self) -> bool {
-        self.access == Access::ReadWrite
+        self.access == Protection::ReadWrite
     }
 
     /// Makes a hole of the first `len` bytes, as a hostile peer does.

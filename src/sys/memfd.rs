@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::descriptor::apart;
-use super::mapping::{Access, Mapping};
+use super::mapping::{Mapping, Protection};
 use super::signals::without_file_signal;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use std::fs::File;
@@ -19,13 +19,13 @@ const CONTENTS: SealFlags = SealFlags::FUTURE_WRITE.union(SealFlags::SEAL);
 /// Creates and maps a memory object of `len` zero bytes that can neither shrink nor grow. If `peers` may only read it, no mapping made
 /// after this one can be written through, nor can the object be, whoever has the descriptor; else it is to be [sealed](seal) when they have
 /// mapped it. `name` shows in `/proc/<pid>/maps`.
-pub(crate) fn create_sealed(name: &str, len: usize, peers: Access) -> io::Result<(Mapping, OwnedFd)> {
+pub(crate) fn create_sealed(name: &str, len: usize, peers: Protection) -> io::Result<(Mapping, OwnedFd)> {
     let object = create(name, len as u64)?;
     // Mapped before it is sealed: what is mapped writable stays so.
-    let mapping = Mapping::new(&object, len, Access::ReadWrite)?;
+    let mapping = Mapping::new(&object, len, Protection::ReadWrite)?;
     let seals = match peers {
-        Access::ReadWrite => SIZE,
-        Access::ReadOnly => SIZE | CONTENTS,
+        Protection::ReadWrite => SIZE,
+        Protection::ReadOnly => SIZE | CONTENTS,
     };
     fcntl_add_seals(&object, seals)?;
     Ok((mapping, object))
@@ -83,10 +83,10 @@ mod tests {
 
     #[test]
     fn who_may_only_read_cannot_write_in_any_way() {
-        let (ours, object) = create_sealed("callgate-test", 8192, Access::ReadOnly).unwrap();
-        assert!(Mapping::new(&object, 8192, Access::ReadWrite).is_err());
+        let (ours, object) = create_sealed("callgate-test", 8192, Protection::ReadOnly).unwrap();
+        assert!(Mapping::new(&object, 8192, Protection::ReadWrite).is_err());
         assert!(rustix::io::write(&object, b"x").is_err());
-        let theirs = Mapping::new(&object, sealed_len(&object).unwrap(), Access::ReadOnly).unwrap();
+        let theirs = Mapping::new(&object, sealed_len(&object).unwrap(), Protection::ReadOnly).unwrap();
         assert!(ours.is_writable() && !theirs.is_writable());
         assert!(fcntl_add_seals(&object, SealFlags::WRITE).is_err());
     }
@@ -96,9 +96,9 @@ mod tests {
         let object = create_for_others("callgate-test", 8192).unwrap();
         let to_read = only_to_read(&object).unwrap();
         assert_eq!((sealed_len(&object).unwrap(), sealed_len(&to_read).unwrap()), (8192, 8192));
-        assert!(Mapping::new(&object, 8192, Access::ReadWrite).is_ok());
-        assert!(Mapping::new(&to_read, 8192, Access::ReadWrite).is_err());
-        assert!(Mapping::new(&to_read, 8192, Access::ReadOnly).is_ok());
+        assert!(Mapping::new(&object, 8192, Protection::ReadWrite).is_ok());
+        assert!(Mapping::new(&to_read, 8192, Protection::ReadWrite).is_err());
+        assert!(Mapping::new(&to_read, 8192, Protection::ReadOnly).is_ok());
         assert!(ftruncate(&object, 4096).is_err());
     }
 
@@ -109,24 +109,24 @@ mod tests {
 
     #[test]
     fn fault_41_in_what_is_sealed_nobody_makes_holes() {
-        let (ours, object) = create_sealed("callgate-test", 8192, Access::ReadWrite).unwrap();
-        let theirs = Mapping::new(&object, 8192, Access::ReadWrite).unwrap();
+        let (ours, object) = create_sealed("callgate-test", 8192, Protection::ReadWrite).unwrap();
+        let theirs = Mapping::new(&object, 8192, Protection::ReadWrite).unwrap();
         punch(&object).unwrap();
         seal(&object).unwrap();
         assert_eq!(punch(&object), Err(rustix::io::Errno::PERM));
         assert!(theirs.remove_for_test(4096).is_err() && ours.remove_for_test(4096).is_err());
-        assert!(Mapping::new(&object, 8192, Access::ReadWrite).is_err());
-        assert!(theirs.is_writable() && Mapping::new(&object, 8192, Access::ReadOnly).is_ok());
+        assert!(Mapping::new(&object, 8192, Protection::ReadWrite).is_err());
+        assert!(theirs.is_writable() && Mapping::new(&object, 8192, Protection::ReadOnly).is_ok());
         seal(&object).unwrap();
     }
 
     /// Neither what is sealed ahead, nor that it is sealed as it is, passes for what is asked for.
     #[test]
     fn fault_41_a_seal_that_somebody_else_has_put_on_first_is_found() {
-        let (_ours, object) = create_sealed("callgate-test", 8192, Access::ReadWrite).unwrap();
+        let (_ours, object) = create_sealed("callgate-test", 8192, Protection::ReadWrite).unwrap();
         fcntl_add_seals(&object, SealFlags::FUTURE_WRITE).unwrap();
         seal(&object).unwrap();
-        let (_ours, object) = create_sealed("callgate-test", 8192, Access::ReadWrite).unwrap();
+        let (_ours, object) = create_sealed("callgate-test", 8192, Protection::ReadWrite).unwrap();
         assert!(fcntl_add_seals(&object, SealFlags::WRITE).is_err(), "it is mapped to be written");
         fcntl_add_seals(&object, SealFlags::SEAL).unwrap();
         assert!(seal(&object).is_err());

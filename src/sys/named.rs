@@ -71,7 +71,7 @@ fn keep(memory: Result<Shmem, ShmemError>) -> io::Result<Mapping> {
     let len = memory.len();
     // SAFETY: mapped readable and writable for `len` bytes until `memory` is dropped. That nobody shrinks it meanwhile is the
     // duty of whoever asked for named memory, with a `TrustedChild`.
-    Ok(unsafe { Mapping::kept_by(start, len, Box::new(Held(memory))) })
+    Ok(unsafe { Mapping::kept_by(start, len, Box::new(ShmemGuard(memory))) })
 }
 
 /// The system's own error, where there is one.
@@ -85,9 +85,9 @@ fn system(error: ShmemError) -> io::Error {
 }
 
 /// Kept for the sake of its destructor.
-struct Held(#[expect(dead_code, reason = "dropped, never read")] Shmem);
+struct ShmemGuard(#[expect(dead_code, reason = "dropped, never read")] Shmem);
 
 // SAFETY: nobody reads it; the destructor unmaps, unlinks and closes, in whatever thread.
-unsafe impl Send for Held {}
+unsafe impl Send for ShmemGuard {}
 // SAFETY: as above.
-unsafe impl Sync for Held {}
+unsafe impl Sync for ShmemGuard {}

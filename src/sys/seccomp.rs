@@ -54,7 +54,7 @@ impl Filters {
         let denied = SeccompAction::Errno(libc::EPERM as u32);
         // What `clone3` is to do lies in memory, which a filter cannot see. libc falls back to `clone` where it does not exist.
         let absent = SeccompAction::Errno(libc::ENOSYS as u32);
-        let mut no_clone3 = Rules::default();
+        let mut no_clone3 = FilterRules::default();
         no_clone3.all(&[libc::SYS_clone3]);
         apply(no_clone3.compile(SeccompAction::Allow, absent)?)?;
         apply(self.denied()?.compile(SeccompAction::Allow, denied.clone())?)?;
@@ -69,8 +69,8 @@ impl Filters {
     }
 
     /// What no filtered process may do, and what this one in particular may not.
-    fn denied(&self) -> io::Result<Rules> {
-        let mut rules = Rules::default();
+    fn denied(&self) -> io::Result<FilterRules> {
+        let mut rules = FilterRules::default();
         rules.all(NEVER);
         rules.all(LEGACY_NEVER);
         self.deny_changing_others(&mut rules)?;
@@ -119,7 +119,7 @@ impl Filters {
     }
 
     /// Limits, priorities and CPUs of other processes of the same user could be changed, which can be the end of them.
-    fn deny_changing_others(&self, rules: &mut Rules) -> io::Result<()> {
+    fn deny_changing_others(&self, rules: &mut FilterRules) -> io::Result<()> {
         for call in OF_A_PROCESS {
             rules.when(*call, &self.not_self(0, &[0]))?;
         }
@@ -131,7 +131,7 @@ impl Filters {
         rules.when(libc::SYS_pidfd_open, &self.not_self(0, &[]))
     }
 
-    fn deny_signalling(&self, rules: &mut Rules) -> io::Result<()> {
+    fn deny_signalling(&self, rules: &mut FilterRules) -> io::Result<()> {
         // 0 and -1 are all of a group and all there are.
         let of_a_process =
             [libc::SYS_kill, libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo];
@@ -160,7 +160,7 @@ impl Filters {
 }
 
 /// That it dies with its parent, and who may look into it.
-fn deny_undoing(rules: &mut Rules) -> io::Result<()> {
+fn deny_undoing(rules: &mut FilterRules) -> io::Result<()> {
     for option in [libc::PR_SET_PDEATHSIG, libc::PR_SET_DUMPABLE, libc::PR_SET_PTRACER] {
         rules.when(libc::SYS_prctl, &[(0, Len::Dword, Op::Eq, option as u64)])?;
     }
@@ -175,7 +175,7 @@ fn deny_undoing(rules: &mut Rules) -> io::Result<()> {
 }
 
 /// Descriptors are limited for each table of them: no thread has one of its own.
-fn deny_more_descriptors(rules: &mut Rules) -> io::Result<()> {
+fn deny_more_descriptors(rules: &mut FilterRules) -> io::Result<()> {
     let (thread, files) = (libc::CLONE_THREAD as u64, libc::CLONE_FILES as u64);
     rules.when(
         libc::SYS_clone,
@@ -186,7 +186,7 @@ fn deny_more_descriptors(rules: &mut Rules) -> io::Result<()> {
 }
 
 /// No socket but a pair of streams: a pair of datagram sockets could send to any other.
-fn deny_sockets(rules: &mut Rules) -> io::Result<()> {
+fn deny_sockets(rules: &mut FilterRules) -> io::Result<()> {
     rules.all(&[
         libc::SYS_socket,
         libc::SYS_connect,
@@ -203,8 +203,8 @@ fn deny_sockets(rules: &mut Rules) -> io::Result<()> {
 }
 
 /// The calls that `ordinary` means.
-fn allowed(ordinary: Ordinary) -> io::Result<Rules> {
-    let mut rules = Rules::default();
+fn allowed(ordinary: Ordinary) -> io::Result<FilterRules> {
+    let mut rules = FilterRules::default();
     rules.all(ORDINARY);
     rules.all(LEGACY_ORDINARY);
     // The kernel looks at the lower half of a request: what the upper half holds makes no other of it.
@@ -233,9 +233,9 @@ type Condition = (u8, Len, Op, u64);
 
 /// System calls, each with the conditions of which one must hold, or none.
 #[derive(Default)]
-struct Rules(BTreeMap<i64, Vec<SeccompRule>>);
+struct FilterRules(BTreeMap<i64, Vec<SeccompRule>>);
 
-impl Rules {
+impl FilterRules {
     /// Adds calls whatever their arguments.
     fn all(&mut self, calls: &[i64]) {
         self.0.extend(calls.iter().map(|call| (*call, Vec::new())));

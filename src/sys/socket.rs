@@ -36,12 +36,12 @@ pub(super) fn credentials(socket: impl AsFd) -> io::Result<libc::ucred> {
 }
 
 /// Types of which any bytes are a value, as the kernel writes them.
-pub(super) trait Plain: Copy {}
-impl Plain for libc::c_int {}
-impl Plain for libc::ucred {}
+pub(super) trait KernelPlain: Copy {}
+impl KernelPlain for libc::c_int {}
+impl KernelPlain for libc::ucred {}
 
 /// An option of the socket; `value` is what it is before the kernel writes it.
-pub(super) fn option<T: Plain>(socket: impl AsFd, option: libc::c_int, mut value: T) -> io::Result<T> {
+pub(super) fn option<T: KernelPlain>(socket: impl AsFd, option: libc::c_int, mut value: T) -> io::Result<T> {
     let mut len = size_of::<T>() as libc::socklen_t;
     let (number, to) = (socket.as_fd().as_raw_fd(), (&raw mut value).cast());
     // SAFETY: a live descriptor, and room for as many bytes as `len` says, of a type of which any bytes are a value.
@@ -129,14 +129,14 @@ pub(crate) enum Received {
 
 /// Whether [`receive`] waits for a message or returns `WouldBlock`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Blocking {
+pub(crate) enum BlockingMode {
     Yes,
     No,
 }
 
 /// Receives one message into `buffer`. A message that is longer than the buffer, or that brings more than one descriptor, is
 /// an error, and the descriptors that it brought are discarded.
-pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8], blocking: Blocking) -> io::Result<Received> {
+pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8], blocking: BlockingMode) -> io::Result<Received> {
     // Room for all that can come: what has none is closed by the kernel, here and now. (So is what comes when this process may open no
     // more; from Linux 6.16 on, nothing comes.)
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_EVER))];
@@ -156,7 +156,7 @@ pub(crate) fn discard(descriptors: Vec<OwnedFd>) {
 }
 
 /// The same for a message that may bring up to [`MOST`] descriptors.
-pub(crate) fn receive_many(socket: impl AsFd, buffer: &mut [u8], blocking: Blocking) -> io::Result<Received> {
+pub(crate) fn receive_many(socket: impl AsFd, buffer: &mut [u8], blocking: BlockingMode) -> io::Result<Received> {
     receive_into(&mut [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))], socket, buffer, blocking)
 }
 
@@ -164,10 +164,10 @@ fn receive_into(
     space: &mut [MaybeUninit<u8>],
     socket: impl AsFd,
     buffer: &mut [u8],
-    blocking: Blocking,
+    blocking: BlockingMode,
 ) -> io::Result<Received> {
     let mut ancillary = RecvAncillaryBuffer::new(space);
-    let wait = if blocking == Blocking::Yes { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+    let wait = if blocking == BlockingMode::Yes { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
     let received = loop {
         let flags = RecvFlags::CMSG_CLOEXEC | wait;
         match apart(|| recvmsg(&socket, &mut [IoSliceMut::new(&mut *buffer)], &mut ancillary, flags)) {
@@ -248,6 +248,6 @@ mod tests {
         let (ours, theirs) = pair().unwrap();
         let _fork = ours.try_clone().unwrap();
         drop(Exposed::from(ours));
-        assert!(matches!(receive(&theirs, &mut [0; 8], Blocking::Yes), Ok(Received::Closed)));
+        assert!(matches!(receive(&theirs, &mut [0; 8], BlockingMode::Yes), Ok(Received::Closed)));
     }
 }

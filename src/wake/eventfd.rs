@@ -12,7 +12,7 @@ use crate::layout::BellLine;
 use crate::sys::close::Aside;
 use crate::sys::eventfd;
 use crate::sys::futex::Futex;
-use crate::sys::futex::Private;
+use crate::sys::futex::PrivateScope;
 use crate::sys::poll::{PollSet, Waker};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -42,7 +42,7 @@ impl Listener {
 
 impl Sleeper for Listener {
     /// A ring ends one sleep, this or the next. A child that rings for ever is one that rings too often.
-    fn sleep(&self, _: &BellLine, _: Option<&Futex<Private>>, left: Option<Duration>) {
+    fn sleep(&self, _: &BellLine, _: Option<&Futex<PrivateScope>>, left: Option<Duration>) {
         self.set.wait_for_one(left);
     }
 
@@ -65,7 +65,7 @@ impl Ringer {
 
 impl Sleeper for Ringer {
     /// The child never sleeps at a caller's doorbell.
-    fn sleep(&self, _: &BellLine, _: Option<&Futex<Private>>, _: Option<Duration>) {}
+    fn sleep(&self, _: &BellLine, _: Option<&Futex<PrivateScope>>, _: Option<Duration>) {}
 
     fn wake(&self, _: &BellLine) {
         eventfd::ring(&self.0);

@@ -4,7 +4,7 @@
 
 use super::Sleeper;
 use crate::layout::{BellLine, PARKED};
-use crate::sys::futex::Private;
+use crate::sys::futex::PrivateScope;
 use crate::sys::futex::{Futex, wait_either};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use std::time::Duration;
 pub(crate) struct FutexSleeper;
 
 impl Sleeper for FutexSleeper {
-    fn sleep(&self, bell: &BellLine, dead: Option<&Futex<Private>>, left: Option<Duration>) {
+    fn sleep(&self, bell: &BellLine, dead: Option<&Futex<PrivateScope>>, left: Option<Duration>) {
         match dead {
             None => bell.parked.wait(PARKED, left),
             Some(dead) => wait_either((&bell.parked, PARKED), (dead, 0), left),

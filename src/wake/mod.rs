@@ -18,7 +18,7 @@ use crate::layout::{BellLine, Geometry};
 use crate::portable::TrustedChild;
 use crate::sys::close::Aside;
 use crate::sys::futex::Futex;
-use crate::sys::futex::Private;
+use crate::sys::futex::PrivateScope;
 use crate::sys::poll::{PollSet, Waker};
 use eventfd::{Listener, Ringer};
 pub(crate) use futex::FutexSleeper;
@@ -91,7 +91,7 @@ impl Signal {
 /// How to sleep at one doorbell, and how to wake who sleeps there.
 pub(crate) trait Sleeper: Send + Sync {
     /// Sleeps until woken, until `dead` is no longer 0, or until `left` has passed; or less long, for no reason.
-    fn sleep(&self, bell: &BellLine, dead: Option<&Futex<Private>>, left: Option<Duration>);
+    fn sleep(&self, bell: &BellLine, dead: Option<&Futex<PrivateScope>>, left: Option<Duration>);
 
     /// Ends the sleep at `bell`, or the next one if there is none. Never blocks.
     fn wake(&self, bell: &BellLine);

@@ -10,10 +10,10 @@ use super::{Bells, Count, Sleeper};
 use crate::backing::{Backing, EVENTS};
 use crate::layout::BellLine;
 use crate::sync::Ordering::Relaxed;
-use crate::sys::event::{self, Event};
+use crate::sys::event::{self, SharedEvent};
 use crate::sys::futex::{Futex, wait_either};
-use crate::sys::futex::{Private, Shared};
-use crate::sys::mapping::{Access, Mapping};
+use crate::sys::futex::{PrivateScope, SharedScope};
+use crate::sys::mapping::{Mapping, Protection};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, SyncSender};
@@ -24,16 +24,16 @@ use std::time::Duration;
 /// A parent's doorbells, made anew; and what to send the child.
 pub(super) fn of_parent(count: Count, objects: &dyn Backing) -> io::Result<(Bells, Option<OwnedFd>)> {
     let (lanes, all) = (count.lanes as usize, (count.lanes + count.workers) as usize);
-    let (memory, descriptor) = objects.create(EVENTS, all * event::STRIDE, Access::ReadWrite)?;
+    let (memory, descriptor) = objects.create(EVENTS, all * event::STRIDE, Protection::ReadWrite)?;
     let memory = Arc::new(memory);
-    let events = (0..all).map(|index| Ok(Arc::new(Event::create(&memory, index)?)));
-    let mut events: Vec<Arc<Event>> = events.collect::<io::Result<_>>()?;
+    let events = (0..all).map(|index| Ok(Arc::new(SharedEvent::create(&memory, index)?)));
+    let mut events: Vec<Arc<SharedEvent>> = events.collect::<io::Result<_>>()?;
     let workers = events.split_off(lanes);
     // One of the ringers tells the listeners when the bridge is gone.
     let mut told = events.clone();
-    let ringer = |event| Ok(Arc::new(Ringer::start(event, std::mem::take(&mut told))?) as Arc<dyn Sleeper>);
+    let ringer = |event| Ok(Arc::new(EventRinger::start(event, std::mem::take(&mut told))?) as Arc<dyn Sleeper>);
     let workers = workers.into_iter().map(ringer).collect::<io::Result<_>>()?;
-    let listener = |event| Ok(Arc::new(Listener::start(event)?) as Arc<dyn Sleeper>);
+    let listener = |event| Ok(Arc::new(EventSleeper::start(event)?) as Arc<dyn Sleeper>);
     let lanes = events.into_iter().map(listener).collect::<io::Result<_>>()?;
     Ok((Bells { lanes, workers }, descriptor))
 }
@@ -44,8 +44,8 @@ pub(super) fn of_child(
     objects: &dyn Backing,
     descriptors: &mut dyn Iterator<Item = OwnedFd>,
 ) -> io::Result<Bells> {
-    let memory: Arc<Mapping> = Arc::new(objects.attach(EVENTS, descriptors, Access::ReadWrite)?);
-    let bell = |index| Ok(Arc::new(ChildBell(Event::open(&memory, index)?)) as Arc<dyn Sleeper>);
+    let memory: Arc<Mapping> = Arc::new(objects.attach(EVENTS, descriptors, Protection::ReadWrite)?);
+    let bell = |index| Ok(Arc::new(ChildBell(SharedEvent::open(&memory, index)?)) as Arc<dyn Sleeper>);
     let (lanes, all) = (count.lanes as usize, (count.lanes + count.workers) as usize);
     Ok(Bells {
         lanes: (0..lanes).map(bell).collect::<io::Result<_>>()?,
@@ -54,13 +54,13 @@ pub(super) fn of_child(
 }
 
 /// Where a caller sleeps: on a word that a thread sets when it hears the event.
-struct Listener {
+struct EventSleeper {
     /// 1 = rung since the last sleep. In this process's own memory, whatever its type allows.
-    rung: Arc<Futex<Shared>>,
+    rung: Arc<Futex<SharedScope>>,
 }
 
-impl Listener {
-    fn start(event: Arc<Event>) -> io::Result<Self> {
+impl EventSleeper {
+    fn start(event: Arc<SharedEvent>) -> io::Result<Self> {
         let rung = Arc::new(Futex::new(0));
         let listening = Arc::downgrade(&rung);
         Builder::new().name("callgate-listen".into()).spawn(move || listen(&event, &listening))?;
@@ -68,8 +68,8 @@ impl Listener {
     }
 }
 
-/// Until the bridge is gone, which [`Ringer`] rings for.
-fn listen(event: &Event, rung: &Weak<Futex<Shared>>) {
+/// Until the bridge is gone, which [`EventRinger`] rings for.
+fn listen(event: &SharedEvent, rung: &Weak<Futex<SharedScope>>) {
     loop {
         event.wait();
         let Some(rung) = rung.upgrade() else { return };
@@ -79,8 +79,8 @@ fn listen(event: &Event, rung: &Weak<Futex<Shared>>) {
     }
 }
 
-impl Sleeper for Listener {
-    fn sleep(&self, _: &BellLine, dead: Option<&Futex<Private>>, left: Option<Duration>) {
+impl Sleeper for EventSleeper {
+    fn sleep(&self, _: &BellLine, dead: Option<&Futex<PrivateScope>>, left: Option<Duration>) {
         match dead {
             None => self.rung.wait(0, left),
             Some(dead) => wait_either((&self.rung, 0), (dead, 0), left),
@@ -97,11 +97,11 @@ impl Sleeper for Listener {
 }
 
 /// What a parent wakes its child with: a thread that sets the event.
-struct Ringer(SyncSender<()>);
+struct EventRinger(SyncSender<()>);
 
-impl Ringer {
+impl EventRinger {
     /// `listened_to` = the events to set when the bridge is gone, so that its listeners end.
-    fn start(event: Arc<Event>, listened_to: Vec<Arc<Event>>) -> io::Result<Self> {
+    fn start(event: Arc<SharedEvent>, listened_to: Vec<Arc<SharedEvent>>) -> io::Result<Self> {
         let (sender, wakes) = mpsc::sync_channel(1);
         Builder::new().name("callgate-ring".into()).spawn(move || {
             wakes.into_iter().for_each(|()| event.set());
@@ -111,9 +111,9 @@ impl Ringer {
     }
 }
 
-impl Sleeper for Ringer {
+impl Sleeper for EventRinger {
     /// A parent never sleeps at its child's doorbell.
-    fn sleep(&self, _: &BellLine, _: Option<&Futex<Private>>, _: Option<Duration>) {}
+    fn sleep(&self, _: &BellLine, _: Option<&Futex<PrivateScope>>, _: Option<Duration>) {}
 
     fn wake(&self, _: &BellLine) {
         // If there is no room, a wake is waiting that has not been begun: it comes after what was published before this one.
@@ -122,11 +122,11 @@ impl Sleeper for Ringer {
 }
 
 /// Both kinds of doorbell in a child, which dies with its parent and so may block on it.
-struct ChildBell(Event);
+struct ChildBell(SharedEvent);
 
 impl Sleeper for ChildBell {
     /// A child waits without limit.
-    fn sleep(&self, _: &BellLine, _: Option<&Futex<Private>>, _: Option<Duration>) {
+    fn sleep(&self, _: &BellLine, _: Option<&Futex<PrivateScope>>, _: Option<Duration>) {
         self.0.wait();
     }
 

@@ -15,14 +15,14 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 /// Those who have asked for names, and the round that is under way.
 #[derive(Debug, Default)]
 pub(super) struct CallCounts {
-    asked: Vec<Asked>,
+    asked: Vec<NamesQuery>,
     round: Option<Round>,
     /// The number of the next round.
     next: u64,
 }
 
 #[derive(Debug)]
-struct Asked {
+struct NamesQuery {
     client: ClientId,
     seq: u64,
     /// The round that answers it.
@@ -39,7 +39,7 @@ struct Round {
 
 /// A round that has just begun.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Begun {
+pub(super) struct CountRound {
     pub(super) number: u64,
     /// The client whose question made it necessary.
     pub(super) asker: ClientId,
@@ -50,7 +50,7 @@ pub(super) struct Begun {
 impl CallCounts {
     /// `client` asks under the number `seq`.
     pub(super) fn ask(&mut self, client: ClientId, seq: u64, now: Instant) {
-        self.asked.push(Asked { client, seq, round: self.next, deadline: now + PATIENCE });
+        self.asked.push(NamesQuery { client, seq, round: self.next, deadline: now + PATIENCE });
     }
 
     /// Whether there is anything to do.
@@ -64,13 +64,13 @@ impl CallCounts {
     }
 
     /// Begins a round if one is needed.
-    pub(super) fn begin(&mut self, owners: impl Iterator<Item = ClientId>, now: Instant) -> Option<Begun> {
+    pub(super) fn begin(&mut self, owners: impl Iterator<Item = ClientId>, now: Instant) -> Option<CountRound> {
         let asker = self.asked.first().filter(|_| self.round.is_none())?.client;
         let waits_for: HashSet<_> = owners.collect();
         let owners = waits_for.iter().copied().collect();
         self.round = Some(Round { waits_for, deadline: now + PATIENCE });
         self.next += 1;
-        Some(Begun { number: self.next - 1, asker, owners })
+        Some(CountRound { number: self.next - 1, asker, owners })
     }
 
     /// `owner` has said all that it has to say in round `number`.
@@ -121,7 +121,7 @@ mod tests {
         census.ask(7, 70, now);
         let mut begun = census.begin([1, 2].into_iter(), now).unwrap();
         begun.owners.sort();
-        assert_eq!(begun, Begun { number: 0, asker: 7, owners: vec![1, 2] });
+        assert_eq!(begun, CountRound { number: 0, asker: 7, owners: vec![1, 2] });
         census.counted(1, 0);
         census.ask(8, 80, now);
         assert_eq!(census.begin([1, 2].into_iter(), now), None, "one at a time");
@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(census.due(now), [], "of none that there will be");
         census.counted(2, 0);
         assert_eq!(census.due(now), [(7, 70)]);
-        let begun = Begun { number: 1, asker: 8, owners: vec![1] };
+        let begun = CountRound { number: 1, asker: 8, owners: vec![1] };
         assert_eq!(census.begin([1].into_iter(), now), Some(begun));
         census.counted(1, 0);
         assert_eq!(census.due(now), []);
@@ -145,7 +145,7 @@ mod tests {
     fn nobody_is_waited_for_longer_than_that() {
         let (mut census, now) = (CallCounts::default(), Instant::now());
         census.ask(7, 70, now);
-        let begun = Begun { number: 0, asker: 7, owners: vec![1] };
+        let begun = CountRound { number: 0, asker: 7, owners: vec![1] };
         assert_eq!(census.begin([1].into_iter(), now), Some(begun));
         let later = now + PATIENCE / 2;
         census.ask(8, 80, later);
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(census.next_deadline(), Some(now + PATIENCE));
         assert_eq!(census.due(now + PATIENCE), [(7, 70)]);
         // The second is answered by its own deadline, though its round is not over.
-        let begun = Begun { number: 1, asker: 8, owners: vec![1] };
+        let begun = CountRound { number: 1, asker: 8, owners: vec![1] };
         assert_eq!(census.begin([1].into_iter(), now + PATIENCE), Some(begun));
         assert_eq!(census.due(later + PATIENCE), [(8, 80)]);
         census.ask(9, 90, later + PATIENCE);
@@ -165,7 +165,7 @@ mod tests {
     fn without_owners_the_answer_comes_at_once() {
         let (mut census, now) = (CallCounts::default(), Instant::now());
         census.ask(7, 70, now);
-        let begun = Begun { number: 0, asker: 7, owners: vec![] };
+        let begun = CountRound { number: 0, asker: 7, owners: vec![] };
         assert_eq!(census.begin(std::iter::empty(), now), Some(begun));
         assert_eq!(census.due(now), [(7, 70)]);
     }

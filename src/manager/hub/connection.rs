@@ -3,10 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::credits::{self, SharedCredit};
-use crate::manager::auth::{Challenge, Role};
+use crate::manager::auth::{Challenge, ClientRights};
 use crate::sys::pidfd::{Identity, Pidfd};
 use crate::sys::poll::{self, Interest};
-use crate::sys::socket::{self, Blocking, Exposed, Received};
+use crate::sys::socket::{self, BlockingMode, Exposed, Received};
 use crate::sys::toll::Toll;
 use std::collections::VecDeque;
 use std::io;
@@ -29,7 +29,7 @@ pub(super) struct Connection {
     pub(super) socket: Exposed,
     /// Its process, as the kernel said.
     pub(super) pid: u32,
-    pub(super) state: State,
+    pub(super) state: ConnectionState,
     /// Its process's, once that is known.
     pub(super) credit: SharedCredit,
     /// What sending to it and receiving from it costs.
@@ -40,11 +40,11 @@ pub(super) struct Connection {
     is_resting: bool,
     /// The kernel would not take a message, though there is room, or takes long for each: it must rest before that is tried again.
     is_stalled: bool,
-    queue: Queue,
+    queue: SendQueue,
 }
 
 #[derive(Debug)]
-pub(super) enum State {
+pub(super) enum ConnectionState {
     /// It has not yet shown that it has the key.
     Unauthenticated(Challenge),
     Client(Admitted),
@@ -53,7 +53,7 @@ pub(super) enum State {
 /// A process that has the key.
 #[derive(Debug)]
 pub(super) struct Admitted {
-    pub(super) role: Role,
+    pub(super) role: ClientRights,
     /// To see it end, and for others to see that.
     pub(super) process: Pidfd,
     pub(super) identity: Identity,
@@ -73,7 +73,7 @@ pub(super) struct List {
 pub(super) struct Gone;
 
 impl Connection {
-    pub(super) fn new(socket: Exposed, pid: u32, state: State) -> Self {
+    pub(super) fn new(socket: Exposed, pid: u32, state: ConnectionState) -> Self {
         Self {
             socket,
             pid,
@@ -83,21 +83,21 @@ impl Connection {
             interest: Some(Interest::Read),
             is_resting: false,
             is_stalled: false,
-            queue: Queue::default(),
+            queue: SendQueue::default(),
         }
     }
 
     pub(super) fn client(&self) -> Option<&Admitted> {
         match &self.state {
-            State::Client(client) => Some(client),
-            State::Unauthenticated(_) => None,
+            ConnectionState::Client(client) => Some(client),
+            ConnectionState::Unauthenticated(_) => None,
         }
     }
 
     pub(super) fn client_mut(&mut self) -> Option<&mut Admitted> {
         match &mut self.state {
-            State::Client(client) => Some(client),
-            State::Unauthenticated(_) => None,
+            ConnectionState::Client(client) => Some(client),
+            ConnectionState::Unauthenticated(_) => None,
         }
     }
 
@@ -110,7 +110,7 @@ impl Connection {
 
     /// Receives one message into `buffer`. One for whom that takes the kernel too long is gone.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
-        let received = self.toll.pay(|| socket::receive(&self.socket, buffer, Blocking::No));
+        let received = self.toll.pay(|| socket::receive(&self.socket, buffer, BlockingMode::No));
         self.credit.lock().charge_time(self.toll.take());
         match (self.is_slow(), received) {
             (true, Ok(Received::Message(_, descriptors))) => {
@@ -212,14 +212,14 @@ impl Connection {
 
 /// Messages that wait for room in a socket.
 #[derive(Debug, Default)]
-struct Queue {
+struct SendQueue {
     messages: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     bytes: usize,
     /// Messages that carry descriptors.
     introductions: usize,
 }
 
-impl Queue {
+impl SendQueue {
     fn push(&mut self, message: Vec<u8>, rights: Vec<OwnedFd>) -> Result<(), Gone> {
         if self.messages.len() >= MAX_QUEUED_MESSAGES || self.bytes + message.len() > MAX_QUEUED {
             return Err(Gone);
@@ -240,11 +240,11 @@ impl Queue {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::sys::socket::{Blocking, Received};
+    use crate::sys::socket::{BlockingMode, Received};
 
     fn connection() -> (Connection, OwnedFd) {
         let (ours, theirs) = socket::pair().unwrap();
-        (Connection::new(ours.into(), 0, State::Unauthenticated(Challenge::new().unwrap())), theirs)
+        (Connection::new(ours.into(), 0, ConnectionState::Unauthenticated(Challenge::new().unwrap())), theirs)
     }
 
     #[test]
@@ -258,7 +258,7 @@ mod tests {
         let mut buffer = [0; 1000];
         for expected in 0..sent {
             connection.flush().unwrap();
-            let Received::Message(1000, _) = socket::receive(&theirs, &mut buffer, Blocking::No).unwrap() else {
+            let Received::Message(1000, _) = socket::receive(&theirs, &mut buffer, BlockingMode::No).unwrap() else {
                 panic!("message {expected} is missing")
             };
             assert_eq!(buffer[..4], expected.to_le_bytes());

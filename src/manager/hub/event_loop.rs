@@ -5,19 +5,19 @@
 
 #![forbid(unsafe_code)]
 
-use super::call_counts::{Begun, CallCounts};
-use super::connection::{Admitted, ClientId, Connection, Gone, List, State};
+use super::call_counts::{CallCounts, CountRound};
+use super::connection::{Admitted, ClientId, Connection, ConnectionState, Gone, List};
 use super::credits::Credits;
 use super::ledger::Process;
-use super::locks::{Locks, Told};
+use super::locks::{LockNotices, Locks};
 use super::options::HubOptions;
-use super::pairs::{Heard, New, Pairs, Rates, Unsealed};
-use super::registry::{Registered, Registry, Revoked, Wish};
+use super::pairs::{Heard, New, Pairs, Rates, SealRequest};
+use super::registry::{RegisterOutcome, Registry, Revoked, Wish};
 use crate::manager::address::Listening;
-use crate::manager::auth::{self, Challenge, Ends, Refusal, Role};
+use crate::manager::auth::{self, AdmissionRefusal, Challenge, ClientRights, Ends};
 use crate::manager::authkey::AuthKey;
 use crate::manager::protocol::{FromHub, MAX_MESSAGE, Resolution, Side, ToHub};
-use crate::sys::listener::{self, Peer};
+use crate::sys::listener::{self, PeerCredentials};
 use crate::sys::memfd;
 use crate::sys::pidfd::{Identity, Pidfd};
 use crate::sys::poll::{PollSet, Waker};
@@ -72,12 +72,12 @@ pub(super) enum Command {
     /// Takes in a client that needs to show nothing: it is this process.
     TakeIn {
         socket: OwnedFd,
-        role: Role,
+        role: ClientRights,
         reply: SyncSender<io::Result<()>>,
     },
     /// Memory of a pair has been sealed, or could not be.
     Sealed {
-        unsealed: Unsealed,
+        unsealed: SealRequest,
         is_sealed: bool,
     },
     Stop,
@@ -323,19 +323,21 @@ impl EventLoop {
 
     /// Challenges whoever has connected to show that it has the key. One for whom there is nothing to be had is not let in.
     fn greet(&mut self, socket: Exposed) {
-        let (Ok(Peer { pid, uid }), Ok(challenge)) = (listener::peer(&socket), Challenge::new()) else { return };
+        let (Ok(PeerCredentials { pid, uid }), Ok(challenge)) = (listener::peer(&socket), Challenge::new()) else {
+            return;
+        };
         if self.barred.get(&pid).is_some_and(|until| *until > Instant::now()) {
             return;
         }
         if !auth::may_talk(selfproc::effective_ids().0, uid) {
-            let _ = socket::send(&socket, &Refusal::User.message(), &[]);
+            let _ = socket::send(&socket, &AdmissionRefusal::User.message(), &[]);
             return;
         }
         if self.guests.len() >= MAX_GUESTS {
             self.gone.extend(self.guests.pop_front().map(|(_, oldest)| oldest));
         }
         let message = challenge.message().to_vec();
-        if let Ok(guest) = self.add(Connection::new(socket, pid, State::Unauthenticated(challenge))) {
+        if let Ok(guest) = self.add(Connection::new(socket, pid, ConnectionState::Unauthenticated(challenge))) {
             self.guests.push_back((Instant::now() + self.options.handshake_timeout, guest));
             self.send(guest, message, Vec::new());
         }
@@ -349,7 +351,7 @@ impl EventLoop {
         Ok(id)
     }
 
-    fn take_in(&mut self, socket: OwnedFd, role: Role) -> io::Result<()> {
+    fn take_in(&mut self, socket: OwnedFd, role: ClientRights) -> io::Result<()> {
         socket::refuse_descriptors(&socket);
         let socket = Exposed::from(socket);
         let (peer, process) = (listener::peer(&socket)?, listener::peer_process(&socket)?);
@@ -357,7 +359,7 @@ impl EventLoop {
             return Err(io::Error::other("the hub takes no more clients, or no more of this process"));
         }
         let identity = Identity::of(&process, peer.pid)?;
-        let client = State::Client(Admitted { role, process, identity, lists: VecDeque::new() });
+        let client = ConnectionState::Client(Admitted { role, process, identity, lists: VecDeque::new() });
         let id = self.add(Connection::new(socket, peer.pid, client))?;
         self.watch(id).inspect_err(|_| self.drop_unwatched(id))
     }
@@ -382,7 +384,8 @@ impl EventLoop {
 
     /// Admits a connection that answers the challenge rightly. Others are told why not, and go.
     fn admit(&mut self, id: ClientId, answer: &[u8]) {
-        let Some(Connection { state: State::Unauthenticated(challenge), pid, socket, .. }) = self.connections.get(&id)
+        let Some(Connection { state: ConnectionState::Unauthenticated(challenge), pid, socket, .. }) =
+            self.connections.get(&id)
         else {
             return;
         };
@@ -393,7 +396,7 @@ impl EventLoop {
         });
         let Ok((identity, process, ends)) = known else { return self.gone.push(id) };
         let admitted = match challenge.check(&self.key, &ends, answer) {
-            Ok(_) if !self.has_room_for(*pid) => Err(Refusal::TooMany),
+            Ok(_) if !self.has_room_for(*pid) => Err(AdmissionRefusal::TooMany),
             checked => checked,
         };
         let (role, welcome) = match admitted {
@@ -405,7 +408,7 @@ impl EventLoop {
         };
         self.guests.retain(|(_, guest)| *guest != id);
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.state = State::Client(Admitted { role, process, identity, lists: VecDeque::new() });
+        connection.state = ConnectionState::Client(Admitted { role, process, identity, lists: VecDeque::new() });
         match self.watch(id) {
             Ok(()) => self.send(id, welcome.to_vec(), Vec::new()),
             Err(_) => self.drop_unwatched(id),
@@ -427,7 +430,7 @@ impl EventLoop {
         }
         // Others may have the same, so that closing it does not take it out.
         self.poll.remove(&connection.socket);
-        let State::Client(client) = connection.state else {
+        let ConnectionState::Client(client) = connection.state else {
             return self.guests.retain(|(_, guest)| *guest != id);
         };
         self.clients -= 1;
@@ -475,7 +478,7 @@ impl EventLoop {
         self.tell_with(id, message, Vec::new());
     }
 
-    fn tell_all(&mut self, told: Told) {
+    fn tell_all(&mut self, told: LockNotices) {
         told.into_iter().for_each(|(client, message)| self.tell(client, message));
     }
 
@@ -607,12 +610,12 @@ impl EventLoop {
     fn handle_message(&mut self, id: ClientId, len: usize) {
         let Some(connection) = self.connections.get(&id) else { return };
         match &connection.state {
-            State::Unauthenticated(_) => {
+            ConnectionState::Unauthenticated(_) => {
                 let answer = self.buffer[..len.min(auth::ANSWER + 1)].to_vec();
                 self.admit(id, &answer);
             }
-            State::Client(client) => match ToHub::decode(&self.buffer[..len]) {
-                Some(message) if client.role == Role::CallerOnly => self.handle_caller_message(id, message),
+            ConnectionState::Client(client) => match ToHub::decode(&self.buffer[..len]) {
+                Some(message) if client.role == ClientRights::CallerOnly => self.handle_caller_message(id, message),
                 Some(message) => self.handle_client_message(id, message),
                 None => self.gone.push(id),
             },
@@ -674,14 +677,14 @@ impl EventLoop {
     fn register(&mut self, seq: u64, wish: Wish) {
         let owner = wish.owner;
         let answer = match self.registry.register(wish) {
-            Registered::Yes { revoked } => {
+            RegisterOutcome::Yes { revoked } => {
                 if let Some(Revoked { owner, number }) = revoked {
                     self.tell(owner, FromHub::Revoked { number });
                 }
                 FromHub::Registered { seq }
             }
-            Registered::Taken { owner_pid } => FromHub::Taken { seq, owner: owner_pid },
-            Registered::Refused(why) => FromHub::Refused { seq, why },
+            RegisterOutcome::Taken { owner_pid } => FromHub::Taken { seq, owner: owner_pid },
+            RegisterOutcome::Refused(why) => FromHub::Refused { seq, why },
         };
         self.tell(owner, answer);
     }
@@ -722,7 +725,7 @@ impl EventLoop {
         self.resolving.push(Resolving { pair: Some(pair), caller, owner, seq, to, until });
     }
 
-    fn sealed(&mut self, unsealed: Unsealed, is_sealed: bool) {
+    fn sealed(&mut self, unsealed: SealRequest, is_sealed: bool) {
         let pair = unsealed.pair;
         match if is_sealed { self.pairs.sealed(unsealed) } else { Heard::End } {
             Heard::End => self.end_pair(pair),
@@ -760,7 +763,7 @@ impl EventLoop {
             // Who does not take what was said to it before is not asked, nor waited for.
             let hears = |owner: &ClientId| self.connections.get(owner).is_some_and(Connection::is_flushed);
             let begun = self.call_counts.begin(self.registry.owners().filter(hears), now);
-            let Some(Begun { number, asker, owners }) = begun else { return };
+            let Some(CountRound { number, asker, owners }) = begun else { return };
             if let Some(connection) = self.connections.get_mut(&asker) {
                 connection.credit.lock().charge(owners.len().try_into().unwrap_or(u32::MAX));
             }
@@ -911,7 +914,7 @@ impl EventLoop {
 }
 
 /// Seals memory on a thread of its own, because a process that makes holes there meanwhile keeps that waiting. `false` if there is none to be had.
-fn seal(unsealed: Unsealed, commands: Sender<Command>, waker: Arc<Waker>) -> bool {
+fn seal(unsealed: SealRequest, commands: Sender<Command>, waker: Arc<Waker>) -> bool {
     let thread = std::thread::Builder::new().name("callgate-seal".into());
     let spawned = thread.spawn(move || {
         let is_sealed = memfd::seal(&unsealed.object).is_ok();

@@ -23,7 +23,7 @@ pub(super) struct Ledger {
     watched: HashMap<WatchId, Option<Left>>,
     /// What is not, and was left.
     unwatched: Vec<Left>,
-    of: HashMap<Process, Kept>,
+    of: HashMap<Process, ProcessUsage>,
     between: HashMap<(Process, Process), Between>,
 }
 
@@ -48,7 +48,7 @@ impl Left {
 
 /// What one process may still have: objects and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct ProcessUsage {
     /// Of what it was to write.
     pub(super) written: usize,
     pub(super) written_bytes: u64,
@@ -124,7 +124,7 @@ impl Ledger {
         if let Some(between) = self.between.get_mut(&(writer, reader)) {
             (between.objects, between.bytes) = (between.objects.saturating_sub(1), between.bytes.saturating_sub(len));
         }
-        self.of.retain(|_, kept| *kept != Kept::default());
+        self.of.retain(|_, kept| *kept != ProcessUsage::default());
         self.between.retain(|_, between| *between != Between::default());
     }
 
@@ -140,7 +140,7 @@ impl Ledger {
     }
 
     /// What a process may still have.
-    pub(super) fn of(&self, process: Process) -> Kept {
+    pub(super) fn of(&self, process: Process) -> ProcessUsage {
         self.of.get(&process).copied().unwrap_or_default()
     }
 
@@ -164,8 +164,8 @@ mod tests {
         let left = |len| Left { len, writer: one, reader: two };
         ledger.left(first, left(10));
         assert!(!ledger.read());
-        assert_eq!(ledger.of(one), Kept { written: 1, written_bytes: 10, read: 0, read_bytes: 0 });
-        assert_eq!(ledger.of(two), Kept { written: 0, written_bytes: 0, read: 1, read_bytes: 10 });
+        assert_eq!(ledger.of(one), ProcessUsage { written: 1, written_bytes: 10, read: 0, read_bytes: 0 });
+        assert_eq!(ledger.of(two), ProcessUsage { written: 0, written_bytes: 0, read: 1, read_bytes: 10 });
         assert_eq!(ledger.between(one, two), Between { objects: 1, bytes: 10 });
         assert_eq!(ledger.between(two, one), Between::default());
         drop(objects);
@@ -179,6 +179,6 @@ mod tests {
         ledger.process_ended(three);
         assert_eq!(ledger.of(one).written_bytes, 30);
         ledger.process_ended(two);
-        assert_eq!((ledger.of(one), ledger.awaits_end_of(one)), (Kept::default(), false));
+        assert_eq!((ledger.of(one), ledger.awaits_end_of(one)), (ProcessUsage::default(), false));
     }
 }

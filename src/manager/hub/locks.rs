@@ -18,7 +18,7 @@ pub(super) const MAX_OF_CLIENT: usize = 256;
 /// All locks.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
-    by_name: HashMap<Arc<str>, Lock>,
+    by_name: HashMap<Arc<str>, LockState>,
     /// Who holds a permit, and of which lock, by the grant's number.
     grants: HashMap<u64, (ClientId, Arc<str>)>,
     /// What each client holds and waits for, so that it is found when the client is gone.
@@ -32,18 +32,18 @@ pub(super) struct Locks {
 }
 
 #[derive(Debug)]
-struct Lock {
+struct LockState {
     /// `None` = it is a lock, of one permit.
     permits: Option<u32>,
     held: u32,
     /// By their tickets: in the order in which they are served.
-    waiting: BTreeMap<u64, Waiter>,
+    waiting: BTreeMap<u64, QueuedLock>,
     /// Permits whose holders went without giving them back, and of which nobody has been told yet.
     abandoned: u32,
 }
 
 #[derive(Debug)]
-struct Waiter {
+struct QueuedLock {
     client: ClientId,
     seq: u64,
 }
@@ -52,11 +52,11 @@ struct Waiter {
 struct Claims {
     grants: BTreeSet<u64>,
     /// What it waits for, by the number of its question.
-    waits: BTreeMap<u64, Wait>,
+    waits: BTreeMap<u64, LockWait>,
 }
 
 #[derive(Debug)]
-struct Wait {
+struct LockWait {
     name: Arc<str>,
     /// Its place in the queue.
     ticket: u64,
@@ -64,9 +64,9 @@ struct Wait {
 }
 
 /// What is to be told to whom.
-pub(super) type Told = Vec<(ClientId, FromHub)>;
+pub(super) type LockNotices = Vec<(ClientId, FromHub)>;
 
-impl Lock {
+impl LockState {
     fn is_free(&self) -> bool {
         self.held < self.permits.unwrap_or(1)
     }
@@ -85,12 +85,12 @@ impl Locks {
         name: &str,
         permits: Option<u32>,
         limit: Option<Duration>,
-    ) -> Told {
+    ) -> LockNotices {
         let name = match self.check(client, seq, name, permits) {
             Ok(name) => name,
             Err(why) => return vec![(client, FromHub::Refused { seq, why })],
         };
-        let new = Lock { permits, held: 0, waiting: BTreeMap::new(), abandoned: 0 };
+        let new = LockState { permits, held: 0, waiting: BTreeMap::new(), abandoned: 0 };
         let lock = self.by_name.entry(name.clone()).or_insert(new);
         // One that nobody uses may have another count from now on.
         lock.permits = permits;
@@ -101,11 +101,11 @@ impl Locks {
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        lock.waiting.insert(ticket, Waiter { client, seq });
+        lock.waiting.insert(ticket, QueuedLock { client, seq });
         self.remembered.remove(&name);
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         self.deadlines.extend(deadline.map(|at| (at, client, seq)));
-        self.of_client.entry(client).or_default().waits.insert(seq, Wait { name: name.clone(), ticket, deadline });
+        self.of_client.entry(client).or_default().waits.insert(seq, LockWait { name: name.clone(), ticket, deadline });
         self.serve(&name)
     }
 
@@ -147,11 +147,11 @@ impl Locks {
     }
 
     /// Gives the permits of a lock that are free to those who wait, and forgets the lock if it is of no more use.
-    fn serve(&mut self, name: &Arc<str>) -> Told {
-        let mut told = Told::new();
+    fn serve(&mut self, name: &Arc<str>) -> LockNotices {
+        let mut told = LockNotices::new();
         let Some(lock) = self.by_name.get_mut(name) else { return told };
         while lock.is_free()
-            && let Some((_, Waiter { client, seq })) = lock.waiting.pop_first()
+            && let Some((_, QueuedLock { client, seq })) = lock.waiting.pop_first()
         {
             let grant = self.next_grant;
             self.next_grant += 1;
@@ -174,14 +174,14 @@ impl Locks {
     }
 
     /// `client` gives back what it was granted. `None` = it was not.
-    pub(super) fn release(&mut self, client: ClientId, grant: u64) -> Option<Told> {
+    pub(super) fn release(&mut self, client: ClientId, grant: u64) -> Option<LockNotices> {
         self.grants.get(&grant).filter(|(holder, _)| *holder == client)?;
         Some(self.let_go(grant, 0))
     }
 
     /// Ends a grant.
-    fn let_go(&mut self, grant: u64, abandoned: u32) -> Told {
-        let Some((client, name)) = self.grants.remove(&grant) else { return Told::new() };
+    fn let_go(&mut self, grant: u64, abandoned: u32) -> LockNotices {
+        let Some((client, name)) = self.grants.remove(&grant) else { return LockNotices::new() };
         if let Some(lock) = self.by_name.get_mut(&name) {
             lock.held -= 1;
             lock.abandoned += abandoned;
@@ -194,15 +194,15 @@ impl Locks {
     }
 
     /// `client` no longer waits under `seq`; if it did, it is told.
-    pub(super) fn cancel(&mut self, client: ClientId, seq: u64) -> Told {
-        let Some(mut told) = self.stop_waiting(client, seq) else { return Told::new() };
+    pub(super) fn cancel(&mut self, client: ClientId, seq: u64) -> LockNotices {
+        let Some(mut told) = self.stop_waiting(client, seq) else { return LockNotices::new() };
         told.push((client, FromHub::NotGranted { seq }));
         told
     }
 
     /// `None` if it did not wait.
-    fn stop_waiting(&mut self, client: ClientId, seq: u64) -> Option<Told> {
-        let Wait { name, ticket, deadline } = self.of_client.get_mut(&client)?.waits.remove(&seq)?;
+    fn stop_waiting(&mut self, client: ClientId, seq: u64) -> Option<LockNotices> {
+        let LockWait { name, ticket, deadline } = self.of_client.get_mut(&client)?.waits.remove(&seq)?;
         deadline.map(|at| self.deadlines.remove(&(at, client, seq)));
         self.forget_claims(client);
         let lock = self.by_name.get_mut(&name)?;
@@ -217,11 +217,12 @@ impl Locks {
     }
 
     /// Takes from a client that is gone what it held, and no longer keeps a place for it.
-    pub(super) fn client_gone(&mut self, client: ClientId) -> Told {
-        let Some(claims) = self.of_client.get(&client) else { return Told::new() };
+    pub(super) fn client_gone(&mut self, client: ClientId) -> LockNotices {
+        let Some(claims) = self.of_client.get(&client) else { return LockNotices::new() };
         let (grants, waits) = (claims.grants.clone(), claims.waits.keys().copied().collect::<Vec<_>>());
         // First, so that it is granted nothing more.
-        let mut told: Told = waits.into_iter().filter_map(|seq| self.stop_waiting(client, seq)).flatten().collect();
+        let mut told: LockNotices =
+            waits.into_iter().filter_map(|seq| self.stop_waiting(client, seq)).flatten().collect();
         told.extend(grants.into_iter().flat_map(|grant| self.let_go(grant, 1)));
         told
     }
@@ -232,8 +233,8 @@ impl Locks {
     }
 
     /// Tells those who have waited as long as they would.
-    pub(super) fn expire(&mut self, now: Instant) -> Told {
-        let mut told = Told::new();
+    pub(super) fn expire(&mut self, now: Instant) -> LockNotices {
+        let mut told = LockNotices::new();
         while let Some(&(at, client, seq)) = self.deadlines.first()
             && at <= now
         {
@@ -253,7 +254,7 @@ fn kind(permits: Option<u32>) -> String {
 mod tests {
     use super::*;
 
-    fn granted(told: &Told) -> Vec<(ClientId, u64, bool)> {
+    fn granted(told: &LockNotices) -> Vec<(ClientId, u64, bool)> {
         told.iter()
             .map(|(client, message)| match message {
                 FromHub::Granted { grant, abandoned, .. } => (*client, *grant, *abandoned),
@@ -262,7 +263,7 @@ mod tests {
             .collect()
     }
 
-    fn refused(told: &Told) -> bool {
+    fn refused(told: &LockNotices) -> bool {
         matches!(told[..], [(_, FromHub::Refused { .. })])
     }
 

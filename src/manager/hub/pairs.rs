@@ -19,7 +19,7 @@ use crate::segment::Segment;
 use crate::sync::Ordering::Relaxed;
 use crate::sys::limits::{self, Wanted};
 use crate::sys::memfd;
-use crate::sys::socket::{self, Blocking, Exposed};
+use crate::sys::socket::{self, BlockingMode, Exposed};
 use crate::sys::toll::Credit;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -93,11 +93,11 @@ const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
 const FIRST: u64 = 0;
 
 /// What seals memory and says when it is done, by [`Pairs::sealed`]. `false` if it cannot.
-pub(super) type Sealer = Box<dyn Fn(Unsealed) -> bool + Send>;
+pub(super) type Sealer = Box<dyn Fn(SealRequest) -> bool + Send>;
 
 /// Memory that is to be sealed.
 #[derive(Debug)]
-pub(super) struct Unsealed {
+pub(super) struct SealRequest {
     pub(super) pair: u64,
     /// Whom it was made for.
     side: Side,
@@ -148,14 +148,14 @@ struct End {
     segments: HashMap<u64, (u64, Watch)>,
     /// In all.
     bytes: u64,
-    asked: Asked,
+    asked: NeedState,
     /// Whether it has mapped the first segment.
     has_first: bool,
 }
 
 /// What has become of a side's `Need`: see the same of a bridge's child. A healthy side asks again only after the answer.
 #[derive(Debug)]
-enum Asked {
+enum NeedState {
     Nothing,
     Waiting,
     /// It has been sent this segment, and is to map it: the object, and that only to be read.
@@ -220,7 +220,15 @@ impl End {
         // Better never to have them.
         socket::refuse_descriptors(&control);
         let control = Control::new(control.into());
-        Self { client, process, control, segments: HashMap::new(), bytes: 0, asked: Asked::Nothing, has_first: false }
+        Self {
+            client,
+            process,
+            control,
+            segments: HashMap::new(),
+            bytes: 0,
+            asked: NeedState::Nothing,
+            has_first: false,
+        }
     }
 }
 
@@ -381,7 +389,7 @@ impl Pairs {
         if !credit.take(1) {
             return Heard::TooMuch;
         }
-        let received = end.control.receive(Blocking::No);
+        let received = end.control.receive(BlockingMode::No);
         credit.charge_time(end.control.take_cost());
         let said = match received {
             Ok(Some((message, None))) => {
@@ -424,7 +432,7 @@ impl Pairs {
         let budget = self.budget;
         let end = self.pairs.get_mut(&pair).ok_or(Broken)?.end(side);
         match end.asked {
-            Asked::Nothing => self.grant(pair, side, len, Instant::now() + RELEASE_PATIENCE),
+            NeedState::Nothing => self.grant(pair, side, len, Instant::now() + RELEASE_PATIENCE),
             // It has not taken the last answer.
             _ if len > budget / 2 => tell(&end.control, Message::Deny { len, max: budget / 2 }),
             _ => tell(&end.control, Message::Exhausted { len, budget }),
@@ -438,7 +446,7 @@ impl Pairs {
         let segment = found.next_segment;
         found.next_segment += 1;
         let (asker, other) = found.sides(side);
-        asker.asked = Asked::Nothing;
+        asker.asked = NeedState::Nothing;
         if len > budget / 2 {
             return tell(&asker.control, Message::Deny { len, max: budget / 2 });
         }
@@ -456,7 +464,7 @@ impl Pairs {
             || reads >= MAX_SEGMENTS;
         if len > to_write.min(to_read) || are_too_many {
             if kept.written + keeps.read > 0 && Instant::now() < until {
-                asker.asked = Asked::Waiting;
+                asker.asked = NeedState::Waiting;
                 self.waiting.push((pair, side, len, until));
                 return Ok(());
             }
@@ -477,7 +485,7 @@ impl Pairs {
         share.segments += 1;
         self.of_client.entry(other.client).or_default().attached += 1;
         let Some(lack) = lack(asker.control.send(Message::Grant { segment }, Some(object.as_fd())))? else {
-            asker.asked = Asked::Granted(segment, [Some(object), to_read]);
+            asker.asked = NeedState::Granted(segment, [Some(object), to_read]);
             return Ok(());
         };
         let told = tell(&asker.control, lack);
@@ -521,15 +529,19 @@ impl Pairs {
             return Ok(());
         }
         let object = found.first.take().ok_or(Broken)?;
-        if (self.sealer)(Unsealed { pair, side, segment: FIRST, object, to_read: None }) { Ok(()) } else { Err(Broken) }
+        if (self.sealer)(SealRequest { pair, side, segment: FIRST, object, to_read: None }) {
+            Ok(())
+        } else {
+            Err(Broken)
+        }
     }
 
     /// A side has mapped what it was granted, which is sealed then.
     fn has_mapped(&mut self, pair: u64, side: Side, segment: u64) -> Result<(), Broken> {
         let end = self.pairs.get_mut(&pair).ok_or(Broken)?.end(side);
-        match std::mem::replace(&mut end.asked, Asked::Sealing(segment)) {
-            Asked::Granted(granted, [Some(object), to_read]) if granted == segment => {
-                let unsealed = Unsealed { pair, side, segment, object, to_read };
+        match std::mem::replace(&mut end.asked, NeedState::Sealing(segment)) {
+            NeedState::Granted(granted, [Some(object), to_read]) if granted == segment => {
+                let unsealed = SealRequest { pair, side, segment, object, to_read };
                 if (self.sealer)(unsealed) { Ok(()) } else { Err(Broken) }
             }
             _ => Err(Broken),
@@ -537,7 +549,7 @@ impl Pairs {
     }
 
     /// Memory has been sealed: the other side is sent it to read, and then the side that it is for is told.
-    pub(super) fn sealed(&mut self, Unsealed { pair, side, segment, object, to_read }: Unsealed) -> Heard {
+    pub(super) fn sealed(&mut self, SealRequest { pair, side, segment, object, to_read }: SealRequest) -> Heard {
         let Some(found) = self.pairs.get_mut(&pair) else { return Heard::Nothing };
         let told = match segment {
             FIRST => {
@@ -551,7 +563,7 @@ impl Pairs {
 
     fn attach(found: &mut Pair, side: Side, segment: u64, to_read: &OwnedFd) -> Result<(), Broken> {
         let (asker, other) = found.sides(side);
-        asker.asked = Asked::Nothing;
+        asker.asked = NeedState::Nothing;
         if !asker.segments.contains_key(&segment) {
             // It has given it back since.
             return Ok(());
@@ -568,11 +580,11 @@ impl Pairs {
         let (len, watch) = self.take_off(pair, side, segment).ok_or(Broken)?;
         let (asker, other) = self.pairs.get_mut(&pair).ok_or(Broken)?.sides(side);
         let is_attached = match asker.asked {
-            Asked::Granted(granted, _) if granted == segment => {
-                asker.asked = Asked::Nothing;
+            NeedState::Granted(granted, _) if granted == segment => {
+                asker.asked = NeedState::Nothing;
                 false
             }
-            Asked::Sealing(sealing) => sealing != segment,
+            NeedState::Sealing(sealing) => sealing != segment,
             _ => true,
         };
         self.ledger.left(watch, Left { len, writer: asker.process, reader: other.process });
@@ -624,7 +636,7 @@ mod tests {
         let New { pair, caller: [_first, control], .. } = pairs.introduce((1, asker), (2, other)).unwrap();
         let _burden = toll::burden(&control, 300_000);
         let slow = (0..10).find(|_| {
-            pairs.pairs.get_mut(&pair).unwrap().caller.asked = Asked::Nothing;
+            pairs.pairs.get_mut(&pair).unwrap().caller.asked = NeedState::Nothing;
             pairs.need(pair, Side::Caller, 4096).is_err()
         });
         let granted = 4096 * (slow.expect("it is slow") as u64 + 1);

@@ -19,7 +19,7 @@ pub(super) const MAX_NAMES: usize = 65_536;
 /// All names.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    names: BTreeMap<Arc<str>, Registration>,
+    names: BTreeMap<Arc<str>, NameEntry>,
     /// The names of each client, by the numbers that it gave them.
     of_client: HashMap<ClientId, HashMap<u32, Arc<str>>>,
     expiring: BTreeSet<(Instant, Arc<str>)>,
@@ -27,7 +27,7 @@ pub(super) struct Registry {
 
 /// A registered name.
 #[derive(Debug)]
-pub(super) struct Registration {
+pub(super) struct NameEntry {
     pub(super) owner: ClientId,
     pub(super) owner_pid: u32,
     pub(super) number: u32,
@@ -50,7 +50,7 @@ pub(super) struct Wish {
 
 /// What came of a [`Wish`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Registered {
+pub(super) enum RegisterOutcome {
     /// It is registered; if somebody else had the name, that one is no longer.
     Yes { revoked: Option<Revoked> },
     /// This process has the name.
@@ -67,17 +67,17 @@ pub(super) struct Revoked {
 }
 
 impl Registry {
-    pub(super) fn register(&mut self, wish: Wish) -> Registered {
+    pub(super) fn register(&mut self, wish: Wish) -> RegisterOutcome {
         if self.has(&wish) {
             // Said twice: when it became a client, and by who registered it just then.
-            return Registered::Yes { revoked: None };
+            return RegisterOutcome::Yes { revoked: None };
         }
         if let Err(why) = self.check(&wish) {
-            return Registered::Refused(why);
+            return RegisterOutcome::Refused(why);
         }
         let Wish { owner, owner_pid, number, signature, expires, replace, .. } = wish;
         match self.names.get(wish.name.as_str()) {
-            Some(taken) if !replace => return Registered::Taken { owner_pid: taken.owner_pid },
+            Some(taken) if !replace => return RegisterOutcome::Taken { owner_pid: taken.owner_pid },
             _ => {}
         }
         let revoked = self.forget(&wish.name);
@@ -85,9 +85,9 @@ impl Registry {
         let expires = expires.and_then(|time| Instant::now().checked_add(time));
         self.expiring.extend(expires.map(|at| (at, name.clone())));
         self.of_client.entry(owner).or_default().insert(number, name.clone());
-        let registration = Registration { owner, owner_pid, number, signature, expires, calls: 0, nanoseconds: 0 };
+        let registration = NameEntry { owner, owner_pid, number, signature, expires, calls: 0, nanoseconds: 0 };
         self.names.insert(name, registration);
-        Registered::Yes { revoked }
+        RegisterOutcome::Yes { revoked }
     }
 
     /// Whether it is registered already, name and number.
@@ -113,7 +113,7 @@ impl Registry {
     }
 
     /// Who has registered `name`.
-    pub(super) fn find(&self, name: &str) -> Option<&Registration> {
+    pub(super) fn find(&self, name: &str) -> Option<&NameEntry> {
         self.names.get(name)
     }
 
@@ -124,7 +124,7 @@ impl Registry {
 
     /// Forgets a name. Whose it was.
     fn forget(&mut self, name: &str) -> Option<Revoked> {
-        let (name, Registration { owner, number, expires, .. }) = self.names.remove_entry(name)?;
+        let (name, NameEntry { owner, number, expires, .. }) = self.names.remove_entry(name)?;
         if let Some(own) = self.of_client.get_mut(&owner) {
             own.remove(&number);
             if own.is_empty() {
@@ -199,7 +199,7 @@ impl Registry {
     }
 }
 
-impl Registration {
+impl NameEntry {
     fn info(&self, name: &str) -> NameInfo {
         NameInfo {
             name: name.into(),
@@ -221,7 +221,7 @@ mod tests {
         Wish { owner, owner_pid: owner as u32 + 1000, name, number, signature, expires: None, replace: false }
     }
 
-    const YES: Registered = Registered::Yes { revoked: None };
+    const YES: RegisterOutcome = RegisterOutcome::Yes { revoked: None };
 
     fn is_empty(registry: &Registry) -> bool {
         registry.names.is_empty() && registry.of_client.is_empty() && registry.expiring.is_empty()
@@ -231,10 +231,10 @@ mod tests {
     fn a_name_is_one_clients_until_it_is_replaced_or_goes() {
         let mut registry = Registry::default();
         assert_eq!(registry.register(wish(1, 7, "add")), YES);
-        assert_eq!(registry.register(wish(2, 8, "add")), Registered::Taken { owner_pid: 1001 });
-        assert_eq!(registry.register(wish(1, 9, "add")), Registered::Taken { owner_pid: 1001 });
+        assert_eq!(registry.register(wish(2, 8, "add")), RegisterOutcome::Taken { owner_pid: 1001 });
+        assert_eq!(registry.register(wish(1, 9, "add")), RegisterOutcome::Taken { owner_pid: 1001 });
         let replaced = registry.register(Wish { replace: true, ..wish(2, 8, "add") });
-        assert_eq!(replaced, Registered::Yes { revoked: Some(Revoked { owner: 1, number: 7 }) });
+        assert_eq!(replaced, RegisterOutcome::Yes { revoked: Some(Revoked { owner: 1, number: 7 }) });
         assert_eq!(registry.find("add").map(|found| (found.owner, found.number)), Some((2, 8)));
         // Whose it was cannot take it away.
         registry.unregister(1, 7);
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(registry.register(wish(1, 7, "a")), YES);
         assert_eq!(registry.register(wish(2, 7, "b")), YES);
         let again = registry.register(wish(1, 7, "c"));
-        assert!(matches!(again, Registered::Refused(why) if why.contains("number 7")));
+        assert!(matches!(again, RegisterOutcome::Refused(why) if why.contains("number 7")));
         registry.client_gone(1);
         assert!(registry.find("a").is_none() && registry.find("b").is_some());
         registry.client_gone(2);
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn what_is_malformed_is_refused() {
         let mut registry = Registry::default();
-        let refused = |registered| matches!(registered, Registered::Refused(_));
+        let refused = |registered| matches!(registered, RegisterOutcome::Refused(_));
         assert!(refused(registry.register(wish(1, 7, ""))));
         assert!(refused(registry.register(wish(1, 7, "a\tb"))));
         assert!(refused(registry.register(wish(1, 7, "n".repeat(256)))));
@@ -281,13 +281,13 @@ mod tests {
                 assert_eq!(registry.register(wish(client, number, format!("{client} {number}"))), YES);
             }
             let one_more = registry.register(wish(client, 4096, "one more"));
-            assert!(matches!(one_more, Registered::Refused(why) if why.contains("4096")));
+            assert!(matches!(one_more, RegisterOutcome::Refused(why) if why.contains("4096")));
         }
         let one_more = registry.register(wish(16, 0, "one more"));
-        assert!(matches!(one_more, Registered::Refused(why) if why.contains("65536")));
+        assert!(matches!(one_more, RegisterOutcome::Refused(why) if why.contains("65536")));
         // One that replaces another makes no more of them.
         let instead = registry.register(Wish { replace: true, ..wish(16, 0, "3 7") });
-        assert_eq!(instead, Registered::Yes { revoked: Some(Revoked { owner: 3, number: 7 }) });
+        assert_eq!(instead, RegisterOutcome::Yes { revoked: Some(Revoked { owner: 3, number: 7 }) });
         // All of them, in their order, in messages that are not too long.
         let (mut all, mut after) = (Vec::new(), None);
         loop {

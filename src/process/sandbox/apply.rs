@@ -6,10 +6,10 @@
 #![forbid(unsafe_code)]
 
 use super::Plan;
-use super::report::Told;
+use super::report::SandboxReply;
 use crate::handshake::checked_words;
 use crate::measure::Measure;
-use crate::sys::landlock::{Offered, Rules};
+use crate::sys::landlock::{Offered, PathRules};
 use crate::sys::seccomp::{Filters, Ordinary};
 use crate::sys::{limits, rights, selfproc};
 use rustix::process::Resource;
@@ -31,25 +31,25 @@ const NO_LANDLOCK: &str = "this kernel has no Landlock, or it is not enabled";
 
 /// What could not be applied and is not optional.
 #[derive(Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct MeasureFailure {
     pub(crate) measure: Measure,
     pub(crate) why: String,
 }
 
 /// Carries out `plan` in this process, which will have so many workers. `bind_life` is what keeps the child from outliving its parent, and is
 /// called once the kernel can no longer forget it.
-pub(crate) fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Result<Told, Refusal> {
+pub(crate) fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Result<SandboxReply, MeasureFailure> {
     let mut steps =
-        Steps { plan, told: Told::default(), namespace_for: None, signals_ruled: false, files_ruled: false };
+        Steps { plan, told: SandboxReply::default(), namespace_for: None, signals_ruled: false, files_ruled: false };
     match limits::threads() {
         Ok(1) => {}
         Ok(threads) => {
             let why =
                 format!("the child has {threads} threads already, and a sandbox holds those that come later only");
-            return Err(Refusal { measure: Measure::NoNewPrivileges, why });
+            return Err(MeasureFailure { measure: Measure::NoNewPrivileges, why });
         }
         Err(error) => {
-            return Err(Refusal { measure: Measure::NoNewPrivileges, why: format!("/proc/self/task: {error}") });
+            return Err(MeasureFailure { measure: Measure::NoNewPrivileges, why: format!("/proc/self/task: {error}") });
         }
     }
     steps.limits(workers)?;
@@ -65,7 +65,7 @@ pub(crate) fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Resu
 
 struct Steps<'a> {
     plan: &'a Plan,
-    told: Told,
+    told: SandboxReply,
     /// It is in a user namespace of its own, for this measure's sake, and so has every capability in there.
     namespace_for: Option<Measure>,
     /// Signals to other processes are ruled by Landlock.
@@ -76,7 +76,7 @@ struct Steps<'a> {
 
 impl Steps<'_> {
     /// Takes `measure`, if it is asked for. What is done says how it is in force.
-    fn step(&mut self, measure: Measure, take: impl FnOnce() -> io::Result<String>) -> Result<(), Refusal> {
+    fn step(&mut self, measure: Measure, take: impl FnOnce() -> io::Result<String>) -> Result<(), MeasureFailure> {
         if !self.plan.asks_for(measure) {
             return Ok(());
         }
@@ -90,16 +90,16 @@ impl Steps<'_> {
     }
 
     /// Goes on without `measure`, if it is optional.
-    fn left_out(&mut self, measure: Measure, why: &str) -> Result<(), Refusal> {
+    fn left_out(&mut self, measure: Measure, why: &str) -> Result<(), MeasureFailure> {
         let why = checked_words(why);
         if !self.plan.is_optional(measure) {
-            return Err(Refusal { measure, why });
+            return Err(MeasureFailure { measure, why });
         }
         self.told.left_out.push((measure.code(), why));
         Ok(())
     }
 
-    fn limits(&mut self, workers: u32) -> Result<(), Refusal> {
+    fn limits(&mut self, workers: u32) -> Result<(), MeasureFailure> {
         let plan = self.plan;
         self.step(Measure::CoreDumps, || {
             // Of 0 the kernel takes no notice where dumps go to a program; 1 byte is too short for any.
@@ -121,7 +121,7 @@ impl Steps<'_> {
     }
 
     /// A user namespace is for those who may not otherwise; it cannot be combined with a change of user, which it has none to change to.
-    fn namespaces(&mut self) -> Result<(), Refusal> {
+    fn namespaces(&mut self) -> Result<(), MeasureFailure> {
         let plan = self.plan;
         let measure = match plan.no_network {
             true => Measure::NetworkNamespace,
@@ -145,8 +145,10 @@ impl Steps<'_> {
         };
         if self.namespace_for.is_some() {
             // There is no way back: a process without a name must not go on.
-            rights::keep_names(names)
-                .map_err(|error| Refusal { measure, why: format!("in its user namespace it is nobody: {error}") })?;
+            rights::keep_names(names).map_err(|error| MeasureFailure {
+                measure,
+                why: format!("in its user namespace it is nobody: {error}"),
+            })?;
         }
         self.step(Measure::NetworkNamespace, || {
             let how = may.map_err(io::Error::other)?;
@@ -155,7 +157,7 @@ impl Steps<'_> {
         })
     }
 
-    fn root_and_umask(&mut self) -> Result<(), Refusal> {
+    fn root_and_umask(&mut self) -> Result<(), MeasureFailure> {
         let plan = self.plan;
         self.step(Measure::Chroot, || {
             let path = path_of(plan.chroot.as_deref().unwrap_or_default());
@@ -176,7 +178,7 @@ impl Steps<'_> {
         })
     }
 
-    fn credentials(&mut self) -> Result<(), Refusal> {
+    fn credentials(&mut self) -> Result<(), MeasureFailure> {
         let plan = self.plan;
         // Who changes from root to another user has no right to this any more.
         let bounding_set = if plan.no_capabilities { rights::empty_bounding_set() } else { Ok(()) };
@@ -209,7 +211,7 @@ impl Steps<'_> {
         })?;
         match self.namespace_for {
             // Those over the new namespace, which nobody asked for.
-            Some(measure) if !plan.no_capabilities => rights::drop_capabilities().map_err(|error| Refusal {
+            Some(measure) if !plan.no_capabilities => rights::drop_capabilities().map_err(|error| MeasureFailure {
                 measure,
                 why: format!("the capabilities of its user namespace stay: {error}"),
             }),
@@ -218,30 +220,30 @@ impl Steps<'_> {
     }
 
     /// One set of rules for files, TCP and other processes.
-    fn landlock(&mut self) -> Result<(), Refusal> {
+    fn landlock(&mut self) -> Result<(), MeasureFailure> {
         let plan = self.plan;
         let Some(offered) = Offered::here() else {
             return self.unruled(&[Measure::Files, Measure::NetworkRules, Measure::Processes], NO_LANDLOCK);
         };
         let paths = |list: &[Vec<u8>]| list.iter().map(|bytes| path_of(bytes).to_owned()).collect::<Vec<PathBuf>>();
         let files = plan.files.then(|| (paths(&plan.read_only), paths(&plan.read_write)));
-        match offered.restrict(&Rules { files, no_network: plan.no_network }) {
+        match offered.restrict(&PathRules { files, no_network: plan.no_network }) {
             Ok(()) => return self.ruled(offered, plan.files),
             Err(error) => self.unruled(&[Measure::Files], &error.to_string())?,
         }
         // A path that is not there must not take the rest with it.
-        match offered.restrict(&Rules { files: None, no_network: plan.no_network }) {
+        match offered.restrict(&PathRules { files: None, no_network: plan.no_network }) {
             Ok(()) => self.ruled(offered, false),
             Err(error) => self.unruled(&[Measure::NetworkRules, Measure::Processes], &error.to_string()),
         }
     }
 
-    fn unruled(&mut self, measures: &[Measure], why: &str) -> Result<(), Refusal> {
+    fn unruled(&mut self, measures: &[Measure], why: &str) -> Result<(), MeasureFailure> {
         measures.iter().try_for_each(|&measure| self.step(measure, || Err(io::Error::other(why))))
     }
 
     /// Notes what Landlock has put in force.
-    fn ruled(&mut self, offered: Offered, files: bool) -> Result<(), Refusal> {
+    fn ruled(&mut self, offered: Offered, files: bool) -> Result<(), MeasureFailure> {
         let (plan, version) = (self.plan, offered.version());
         self.files_ruled = files;
         if files {
@@ -265,7 +267,7 @@ impl Steps<'_> {
     }
 
     /// The filters stand or fall together.
-    fn seccomp(&mut self) -> Result<(), Refusal> {
+    fn seccomp(&mut self) -> Result<(), MeasureFailure> {
         let plan = self.plan;
         // Where files could not be ruled, no path is as good as none being allowed.
         let no_paths = !self.files_ruled || plan.read_only.is_empty() && plan.read_write.is_empty();

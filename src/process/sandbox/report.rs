@@ -50,14 +50,14 @@ impl fmt::Display for SandboxReport {
 
 /// What the child says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub(crate) struct Told {
+pub(crate) struct SandboxReply {
     /// Codes of measures, and how they are in force.
     pub(super) in_force: Vec<(u8, String)>,
     /// Codes of measures, and why they are not.
     pub(super) left_out: Vec<(u8, String)>,
 }
 
-impl Told {
+impl SandboxReply {
     /// As it is sent; `None` if it is longer than [`MAX_BODY`], which it never is.
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
         encode_to_vec(self, MAX_BODY).ok().map(|bytes| bytes.to_vec())
@@ -65,7 +65,7 @@ impl Told {
 
     /// What the child of `plan` says with `bytes`, as a report; or what is wrong with it.
     pub(crate) fn checked(plan: &Plan, bytes: &[u8]) -> Result<SandboxReport, String> {
-        let told: Told = decode_private(bytes).ok_or("its report of the sandbox cannot be read")?;
+        let told: SandboxReply = decode_private(bytes).ok_or("its report of the sandbox cannot be read")?;
         let known = |told: Vec<(u8, String)>| {
             let lines =
                 told.into_iter().map(|(code, words)| Some((Measure::from_code(code.into())?, checked_words(&words))));
@@ -93,7 +93,7 @@ mod tests {
     fn told(in_force: &[Measure], left_out: &[Measure]) -> Vec<u8> {
         let lines =
             |measures: &[Measure]| measures.iter().map(|measure| (measure.code(), "so\x1b[2J".into())).collect();
-        Told { in_force: lines(in_force), left_out: lines(left_out) }.encode().unwrap()
+        SandboxReply { in_force: lines(in_force), left_out: lines(left_out) }.encode().unwrap()
     }
 
     #[test]
@@ -101,18 +101,21 @@ mod tests {
         use Measure::{CoreDumps, NoNewPrivileges, Processes, SystemCalls, Umask};
         let plan = Sandbox::new().umask(0o77).optional(Umask).plan(0);
         let all = [CoreDumps, Umask, NoNewPrivileges, Processes, SystemCalls];
-        let report = Told::checked(&plan, &told(&all, &[])).unwrap();
+        let report = SandboxReply::checked(&plan, &told(&all, &[])).unwrap();
         assert!(report.is_in_force(Umask) && !report.to_string().contains('\x1b'));
         assert_eq!(report.to_string().lines().count(), all.len());
         let without: Vec<_> = all.into_iter().filter(|&measure| measure != Umask).collect();
-        assert!(!Told::checked(&plan, &told(&without, &[Umask])).unwrap().is_in_force(Umask));
-        assert!(Told::checked(&plan, &told(&without, &[])).is_err());
-        assert!(Told::checked(&plan, &told(&all, &[Umask])).is_err());
-        assert!(Told::checked(&plan, &told(&all[1..], &[CoreDumps])).is_err());
-        assert!(Told::checked(&plan, b"no archive").is_err());
+        assert!(!SandboxReply::checked(&plan, &told(&without, &[Umask])).unwrap().is_in_force(Umask));
+        assert!(SandboxReply::checked(&plan, &told(&without, &[])).is_err());
+        assert!(SandboxReply::checked(&plan, &told(&all, &[Umask])).is_err());
+        assert!(SandboxReply::checked(&plan, &told(&all[1..], &[CoreDumps])).is_err());
+        assert!(SandboxReply::checked(&plan, b"no archive").is_err());
         assert!(
-            Told::checked(&plan, &Told { in_force: vec![(99, String::new())], ..Told::default() }.encode().unwrap())
-                .is_err()
+            SandboxReply::checked(
+                &plan,
+                &SandboxReply { in_force: vec![(99, String::new())], ..SandboxReply::default() }.encode().unwrap()
+            )
+            .is_err()
         );
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::manager::address::Address;
 use crate::manager::hub::credits::SharedCredit;
 use crate::support;
-use crate::sys::socket::Blocking;
+use crate::sys::socket::BlockingMode;
 use crate::sys::toll::Credit;
 use std::sync::mpsc;
 
@@ -35,7 +35,7 @@ fn join_with(running: &mut EventLoop, name: &str) -> (ClientId, OwnedFd) {
 /// What a client has been told and has not yet read. The descriptors that come with it are closed.
 fn told(socket: &OwnedFd) -> Option<FromHub> {
     let mut buffer = vec![0; MAX_MESSAGE];
-    match socket::receive_many(socket, &mut buffer, Blocking::No) {
+    match socket::receive_many(socket, &mut buffer, BlockingMode::No) {
         Ok(Received::Message(len, _)) => FromHub::decode(&buffer[..len]),
         _ => None,
     }

@@ -11,14 +11,14 @@ mod processes;
 use super::*;
 use crate::backing::Sealed;
 use crate::control::{Control, Message};
-use crate::manager::auth::{ANSWER, CHALLENGE, Challenge, Ends, Refusal};
+use crate::manager::auth::{ANSWER, AdmissionRefusal, CHALLENGE, Challenge, Ends};
 use crate::manager::protocol::{Counters, FromHub, MAX_MESSAGE, NameInfo, Resolution, Side, ToHub};
 use crate::segment::Segment;
 use crate::support::{self, Helper, TempDir, alone, eventually, helper, play, role, say, within};
-use crate::sys::listener::{Connected, Name};
-use crate::sys::mapping::{Access, Mapping};
+use crate::sys::listener::{Connected, SocketName};
+use crate::sys::mapping::{Mapping, Protection};
 use crate::sys::pidfd::{Identity, Pidfd};
-use crate::sys::socket::{Blocking, Exposed, Received};
+use crate::sys::socket::{BlockingMode, Exposed, Received};
 use crate::sys::toll::{self, Credit};
 use crate::sys::{memfd, poll};
 use std::cell::Cell;
@@ -113,7 +113,7 @@ fn connect(address: &Address) -> OwnedFd {
 fn receive(socket: impl AsFd) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
     let (mut buffer, deadline) = (vec![0; MAX_MESSAGE], Instant::now() + LONG);
     loop {
-        match socket::receive_many(&socket, &mut buffer, Blocking::No) {
+        match socket::receive_many(&socket, &mut buffer, BlockingMode::No) {
             Ok(Received::Message(len, descriptors)) => return Some((buffer[..len].to_vec(), descriptors)),
             Ok(Received::Closed) => return None,
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),

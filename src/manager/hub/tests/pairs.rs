@@ -209,7 +209,7 @@ fn one_side_has_so_many_segments_and_no_more() {
 /// What a hub knows of pairs, without the hub's thread. Nothing is sealed.
 struct Books {
     pairs: pairs::Pairs,
-    unsealed: mpsc::Receiver<pairs::Unsealed>,
+    unsealed: mpsc::Receiver<pairs::SealRequest>,
 }
 
 /// Both ends of a pair of these books.
