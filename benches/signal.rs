@@ -8,8 +8,8 @@ mod support;
 use callgate::{Signal, Wait};
 use callgate_suite::floor::{Asleep, Tokens};
 use callgate_suite::pin::{self, Pinned};
-use callgate_suite::workload::{self, Call};
-use callgate_suite::{Bridged, Failure, Subject};
+use callgate_suite::workload::{self, CallKind};
+use callgate_suite::{BoxError, BridgeTransport, Subject};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -30,10 +30,10 @@ fn backends() -> Vec<(&'static str, Signal)> {
 }
 
 /// The floor and each backend, with the other side on `cpu`.
-fn subjects(cpu: usize) -> Result<Vec<Subject>, Failure> {
-    let call = |(name, signal)| -> Result<Subject, Failure> {
-        let bridge = Rc::new(RefCell::new(Bridged::woken_by(Some(signal), Wait::Park, Some(cpu))?));
-        Ok(workload::subject(name, Call::Add, &bridge).beside(FLOOR))
+fn subjects(cpu: usize) -> Result<Vec<Subject>, BoxError> {
+    let call = |(name, signal)| -> Result<Subject, BoxError> {
+        let bridge = Rc::new(RefCell::new(BridgeTransport::woken_by(Some(signal), Wait::Park, Some(cpu))?));
+        Ok(workload::subject(name, CallKind::Add, &bridge).beside(FLOOR))
     };
     let floor = Tokens::start(Asleep::Always, cpu)?.subject(FLOOR);
     [Ok(floor)].into_iter().chain(backends().into_iter().map(call)).collect()

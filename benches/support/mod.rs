@@ -6,7 +6,7 @@
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
 use callgate_suite::stats::Distribution;
-use callgate_suite::{Clock, Failure, Subject};
+use callgate_suite::{BoxError, Clock, Subject};
 use criterion::Criterion;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ const SLICE: u64 = 2_000;
 const ENOUGH: u64 = 100;
 
 /// Runs each of `subjects` as a benchmark of `group`. The first is the floor of the others.
-pub fn beside_floor(c: &mut Criterion, group: &str, subjects: Result<Vec<Subject>, Failure>) {
+pub fn beside_floor(c: &mut Criterion, group: &str, subjects: Result<Vec<Subject>, BoxError>) {
     let mut subjects = subjects.unwrap_or_else(|error| panic!("{group}: {error}"));
     subjects.iter().for_each(Subject::pause);
     let (floor, others) = subjects.split_first_mut().expect("a floor");
@@ -33,7 +33,7 @@ pub fn beside_floor(c: &mut Criterion, group: &str, subjects: Result<Vec<Subject
 }
 
 /// Runs each of `subjects` as a benchmark of `group`, beside nothing.
-pub fn alone(c: &mut Criterion, group: &str, subjects: Result<Vec<Subject>, Failure>) {
+pub fn alone(c: &mut Criterion, group: &str, subjects: Result<Vec<Subject>, BoxError>) {
     let mut subjects = subjects.unwrap_or_else(|error| panic!("{group}: {error}"));
     subjects.iter().for_each(Subject::pause);
     let clock = Clock::new();
@@ -57,7 +57,7 @@ struct Pair<'a> {
 
 impl Pair<'_> {
     /// How long `calls` calls take, made in slices with the floor in between.
-    fn run(&mut self, calls: u64, clock: &Clock) -> Result<Duration, Failure> {
+    fn run(&mut self, calls: u64, clock: &Clock) -> Result<Duration, BoxError> {
         let (mut taken, mut made) = (Distribution::new(), 0);
         while made < calls {
             let slice = SLICE.min(calls - made);

@@ -52,7 +52,7 @@ const WELCOME: usize = 8 + 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientRights {
     /// Anything.
-    Client,
+    Full,
     /// Call and lock; not register, nor end the hub. What a handle may.
     CallerOnly,
 }
@@ -60,13 +60,13 @@ pub(crate) enum ClientRights {
 impl ClientRights {
     fn code(self) -> u32 {
         match self {
-            ClientRights::Client => 1,
+            ClientRights::Full => 1,
             ClientRights::CallerOnly => 2,
         }
     }
 
     fn checked(code: u32) -> Option<Self> {
-        [ClientRights::Client, ClientRights::CallerOnly].into_iter().find(|role| role.code() == code)
+        [ClientRights::Full, ClientRights::CallerOnly].into_iter().find(|role| role.code() == code)
     }
 }
 

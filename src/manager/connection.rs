@@ -191,7 +191,7 @@ impl Manager {
     /// If there is none, if it has another key or is another user's, if it does not answer within `timeout`, or if this manager is connected
     /// already.
     pub fn connect(&self, timeout: Duration) -> Result<(), ManagerError> {
-        self.connect_as(ClientRights::Client, timeout)
+        self.connect_as(ClientRights::Full, timeout)
     }
 
     /// As [`connect`](Self::connect), only to call, and to ask for names: the hub does not let this process register anything, nor end the hub.

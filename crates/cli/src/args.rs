@@ -10,9 +10,9 @@ use std::time::Duration;
 /// Measures what a call into another process costs here, and says what this machine offers.
 #[derive(Debug, Parser)]
 #[command(name = "callgate", version, after_help = EXAMPLES, arg_required_else_help = true)]
-pub struct Args {
+pub struct CliArgs {
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 const EXAMPLES: &str = "\
@@ -32,24 +32,24 @@ Examples:
   callgate report report.json --html report.html the same report again, as a page";
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CliCommand {
     /// Measures calls beside the floors of this machine.
     Bench(Bench),
     /// Says what this machine offers, what it costs, and what to do about it.
     Doctor(Doctor),
     /// Makes very many calls with payloads of random sizes, and fails if the memory of both processes grows.
-    Soak(Soak),
+    Soak(SoakArgs),
     /// Kills, stops and continues children while they are called, and fails if a call hangs, anything is left behind, or a caller is told what is
     /// not so.
-    Chaos(Chaos),
+    Chaos(ChaosArgs),
     /// Is the hub of named callbacks, until Ctrl-C or a client ends it.
-    Serve(Serve),
+    Serve(ServeArgs),
     /// Lists the callbacks that are registered at a hub.
-    Names(Hub),
+    Names(HubArgs),
     /// Calls a callback by its name and prints its result as JSON.
     Call(CallOf),
     /// Shows, once a second, which callbacks are registered at a hub and how often they are called.
-    Watch(Watch),
+    Watch(WatchArgs),
     /// Shows a report that `bench --json` has written, or writes it in another form.
     Report(Saved),
 }
@@ -77,7 +77,7 @@ pub struct Doctor {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Soak {
+pub struct SoakArgs {
     /// How many calls.
     #[arg(long, default_value = "1000000", value_parser = clap::value_parser!(u64).range(soak::PARTS..))]
     pub calls: u64,
@@ -90,7 +90,7 @@ pub struct Soak {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Chaos {
+pub struct ChaosArgs {
     /// How many children to kill.
     #[arg(long, default_value = "10000", value_parser = clap::value_parser!(u64).range(1..))]
     pub kills: u64,
@@ -141,7 +141,7 @@ pub struct Saved {
 
 /// A hub, and what lets one in.
 #[derive(Debug, clap::Args)]
-pub struct Hub {
+pub struct HubArgs {
     /// Its address: a path, `@name`, or the name of a socket in the user's runtime directory.
     pub address: String,
     #[command(flatten)]
@@ -158,7 +158,7 @@ pub struct Key {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Serve {
+pub struct ServeArgs {
     /// Where it listens: a path, `@name`, or the name of a socket in the user's runtime directory.
     #[arg(default_value = "callgate")]
     pub address: String,
@@ -169,7 +169,7 @@ pub struct Serve {
 #[derive(Debug, clap::Args)]
 pub struct CallOf {
     #[command(flatten)]
-    pub hub: Hub,
+    pub hub: HubArgs,
     /// The callback.
     pub name: String,
     /// Its arguments: JSON. What does not begin like JSON ({, [, ", a digit, or - and a digit) is a text.
@@ -191,9 +191,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Watch {
+pub struct WatchArgs {
     #[command(flatten)]
-    pub hub: Hub,
+    pub hub: HubArgs,
     /// Print one table, after a second, and end.
     #[arg(long)]
     pub once: bool,
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
+        CliArgs::command().debug_assert();
     }
 
     #[test]
@@ -236,11 +236,11 @@ mod tests {
             &["callgate", "bench", "--only", "latency", "waiting"],
             &["callgate", "bench", "--only", "latency,waiting"],
         ] {
-            let Command::Bench(bench) = Args::try_parse_from(line).expect("a good line").command else {
+            let CliCommand::Bench(bench) = CliArgs::try_parse_from(line).expect("a good line").command else {
                 panic!("{line:?} is no bench");
             };
             assert_eq!(bench.only, [Group::Latency, Group::Waiting], "{line:?}");
         }
-        assert!(Args::try_parse_from(["callgate", "bench", "--only", "lunch"]).is_err());
+        assert!(CliArgs::try_parse_from(["callgate", "bench", "--only", "lunch"]).is_err());
     }
 }

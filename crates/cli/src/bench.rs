@@ -1,19 +1,19 @@
 //! `callgate bench`: every measurement that was asked for, then the report in every form that was asked for.
 
 use crate::args::Bench;
-use crate::compare::Program;
+use crate::compare::CompareProgram;
 use crate::group::Group;
 use crate::machine;
-use crate::progress::Progress;
+use crate::progress::ProgressLine;
 use crate::render::text;
-use callgate_suite::{Failure, Report, targets};
+use callgate_suite::{BenchReport, BoxError, targets};
 
-pub fn run(args: &Bench) -> Result<(), Failure> {
+pub fn run(args: &Bench) -> Result<(), BoxError> {
     args.outputs.check()?;
     let (chosen, others): (Vec<_>, Vec<_>) = Group::ALL.into_iter().partition(|group| is_chosen(args, *group));
     if chosen.contains(&Group::Compare) {
         // Not to be found missing after minutes.
-        Program::find()?;
+        CompareProgram::find()?;
     }
     let mut failures = Vec::new();
     let mut report = measure(args.quick, &chosen, &mut failures);
@@ -41,9 +41,9 @@ fn left_out(group: Group) -> String {
 }
 
 /// A group that fails is left out, and keeps no other from being measured.
-fn measure(quick: bool, groups: &[Group], failures: &mut Vec<String>) -> Report {
-    let mut progress = Progress::new(groups.len());
-    let mut report = Report { machine: machine::describe(quick), ..Report::default() };
+fn measure(quick: bool, groups: &[Group], failures: &mut Vec<String>) -> BenchReport {
+    let mut progress = ProgressLine::new(groups.len());
+    let mut report = BenchReport { machine: machine::describe(quick), ..BenchReport::default() };
     for group in groups {
         progress.begin(group.name());
         take(&mut report, group.name(), group.measure(quick, &mut progress), failures);
@@ -52,11 +52,11 @@ fn measure(quick: bool, groups: &[Group], failures: &mut Vec<String>) -> Report 
     report
 }
 
-fn take(report: &mut Report, name: &str, part: Result<Report, Failure>, failures: &mut Vec<String>) {
+fn take(report: &mut BenchReport, name: &str, part: Result<BenchReport, BoxError>, failures: &mut Vec<String>) {
     match part {
         // What the machine is and which targets hold is said once, of the whole.
         Ok(part) => {
-            report.append(Report { machine: Vec::new(), targets: Vec::new(), ..part });
+            report.append(BenchReport { machine: Vec::new(), targets: Vec::new(), ..part });
         }
         Err(error) => {
             report.skipped.push(format!("{name}: its measurement failed: {error}."));

@@ -1,15 +1,15 @@
 //! `callgate chaos`: children killed, stopped and continued while they are called, and whether every call was told truly what became of
 //! it.
 
-use crate::args::Chaos;
+use crate::args::ChaosArgs;
 use crate::print;
 use crate::render::units;
-use callgate_suite::Failure;
+use callgate_suite::BoxError;
 use callgate_suite::chaos::{self, Tally};
 use serde::Serialize;
 use std::time::Duration;
 
-pub fn run(args: &Chaos) -> Result<(), Failure> {
+pub fn run(args: &ChaosArgs) -> Result<(), BoxError> {
     if args.sweep {
         return sweep(args.json);
     }
@@ -35,11 +35,11 @@ pub fn run(args: &Chaos) -> Result<(), Failure> {
     tally.verdict()
 }
 
-fn print_json(result: &impl Serialize) -> Result<(), Failure> {
+fn print_json(result: &impl Serialize) -> Result<(), BoxError> {
     print(&(serde_json::to_string_pretty(result)? + "\n"))
 }
 
-fn header(args: &Chaos) -> String {
+fn header(args: &ChaosArgs) -> String {
     let columns = row(["kills", "starts", "calls", "not started", "started", "worst"].map(str::to_owned));
     format!(
         "{} kills under {} calling threads, seed {}\n\n{columns}",
@@ -52,7 +52,7 @@ fn header(args: &Chaos) -> String {
 fn line(tally: &Tally) -> String {
     let told = |outcome| units::count(tally.outcomes.get(&outcome).copied().unwrap_or(0));
     let [kills, starts, calls] = [tally.kills, tally.starts, tally.calls()].map(units::count);
-    use chaos::ledger::Outcome::{NotStarted, Started};
+    use chaos::ledger::CallOutcome::{NotStarted, Started};
     row([kills, starts, calls, told(NotStarted), told(Started), units::nanoseconds(tally.worst_ms * 1e6)])
 }
 
@@ -85,7 +85,7 @@ fn summary(tally: &Tally) -> String {
 }
 
 #[cfg(feature = "failpoints")]
-fn sweep(json: bool) -> Result<(), Failure> {
+fn sweep(json: bool) -> Result<(), BoxError> {
     let swept = chaos::sweep::run(&mut |row| if json { Ok(()) } else { print(&row.line()) })?;
     if json {
         print_json(&swept)?
@@ -96,20 +96,20 @@ fn sweep(json: bool) -> Result<(), Failure> {
 }
 
 #[cfg(not(feature = "failpoints"))]
-fn sweep(_: bool) -> Result<(), Failure> {
+fn sweep(_: bool) -> Result<(), BoxError> {
     Err("this build has no steps to sweep: build it with `--features failpoints`".into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use callgate_suite::chaos::ledger::Outcome;
+    use callgate_suite::chaos::ledger::CallOutcome;
 
     #[test]
     fn the_table_says_what_callers_were_told() {
         let mut tally = Tally { kills: 10_000, worst_ms: 2.5, ..Tally::default() };
-        tally.outcomes.insert(Outcome::NotStarted, 1_234);
-        tally.outcomes.insert(Outcome::Answered, 5);
+        tally.outcomes.insert(CallOutcome::NotStarted, 1_234);
+        tally.outcomes.insert(CallOutcome::Answered, 5);
         let expected = ["10,000", "0", "1,239", "1,234", "0", "2.50 ms"].map(|cell| format!("{cell:>13}")).concat();
         assert_eq!(line(&tally), expected + "\n");
         let summary = summary(&tally);

@@ -1,7 +1,7 @@
 //! Finds and runs `callgate-compare`, the program that measures other ways of crossing processes. It is a program of its own
 //! because of all that it depends on.
 
-use callgate_suite::{Failure, Report};
+use callgate_suite::{BenchReport, BoxError};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ const VARIABLE: &str = "CALLGATE_COMPARE";
 
 /// How to run it.
 #[derive(Debug, PartialEq)]
-pub enum Program {
+pub enum CompareProgram {
     /// There it is.
     At(PathBuf),
     /// Built first, in the checkout whose folder this is.
@@ -28,7 +28,7 @@ pub struct NotFound {
     looked: Vec<String>,
 }
 
-impl Program {
+impl CompareProgram {
     /// Where `$CALLGATE_COMPARE` says; if this program lies in a checkout, which it was built from, that checkout, so that what is
     /// compared has the same sources; then beside this program, then in a checkout around the current folder.
     pub fn find() -> Result<Self, NotFound> {
@@ -60,7 +60,7 @@ impl Program {
     }
 
     /// Runs it to its end. What it says on stderr is for whoever watches; its report comes on stdout.
-    pub fn run(&self, quick: bool) -> Result<Report, Failure> {
+    pub fn run(&self, quick: bool) -> Result<BenchReport, BoxError> {
         let mut command = self.command();
         command.args(["--json", "-"]).args(quick.then_some("--quick")).stdin(Stdio::null()).stderr(Stdio::inherit());
         let shown = format!("{} {}", command.get_program().to_string_lossy(), arguments(&command));
@@ -105,7 +105,8 @@ mod tests {
         fs::create_dir_all(path("bin")).expect("a folder");
         fs::create_dir_all(checkout.join("crates/compare")).expect("a folder");
         let inside = checkout.join("crates");
-        let find = |variable: Option<&Path>| Program::among(Some(&own), variable.map(Path::as_os_str), Some(&inside));
+        let find =
+            |variable: Option<&Path>| CompareProgram::among(Some(&own), variable.map(Path::as_os_str), Some(&inside));
 
         let error = find(Some(&named)).expect_err("it is nowhere").to_string();
         for where_looked in [path("bin/callgate-compare"), named.clone()] {
@@ -114,11 +115,11 @@ mod tests {
         assert!(error.contains("in no checkout") && error.contains("cargo build --release"), "{error}");
 
         fs::write(checkout.join("crates/compare/Cargo.toml"), "").expect("a file");
-        assert_eq!(find(None).expect("a checkout"), Program::Checkout(checkout.clone()));
+        assert_eq!(find(None).expect("a checkout"), CompareProgram::Checkout(checkout.clone()));
         fs::write(path("bin/callgate-compare"), "").expect("a file");
-        assert_eq!(find(None).expect("what lies beside"), Program::At(path("bin/callgate-compare")));
+        assert_eq!(find(None).expect("what lies beside"), CompareProgram::At(path("bin/callgate-compare")));
         fs::write(&named, "").expect("a file");
-        assert_eq!(find(Some(&named)).expect("what the variable names"), Program::At(named.clone()));
+        assert_eq!(find(Some(&named)).expect("what the variable names"), CompareProgram::At(named.clone()));
     }
 
     #[test]
@@ -129,13 +130,13 @@ mod tests {
         fs::create_dir_all(path("target/release")).expect("a folder");
         fs::write(path("crates/compare/Cargo.toml"), "").expect("a file");
         fs::write(path("target/release/callgate-compare"), "").expect("a file");
-        let found = Program::among(Some(&path("target/release/callgate")), None, None);
-        assert_eq!(found.expect("a checkout"), Program::Checkout(checkout.path().to_owned()));
+        let found = CompareProgram::among(Some(&path("target/release/callgate")), None, None);
+        assert_eq!(found.expect("a checkout"), CompareProgram::Checkout(checkout.path().to_owned()));
     }
 
     #[test]
     fn what_goes_wrong_names_the_program() {
-        let error = |program: &str| Program::At(program.into()).run(true).expect_err("no report").to_string();
+        let error = |program: &str| CompareProgram::At(program.into()).run(true).expect_err("no report").to_string();
         assert!(
             error("/nonexistent/compare").starts_with("`/nonexistent/compare --json - --quick` could not be run: ")
         );

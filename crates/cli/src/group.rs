@@ -1,10 +1,10 @@
 //! The groups of measurements, in the order in which they are taken.
 
-use crate::compare::Program;
-use crate::progress::Progress;
+use crate::compare::CompareProgram;
+use crate::progress::ProgressLine;
 use callgate::Wait;
 use callgate_suite::interleave::Budget;
-use callgate_suite::{Failure, Report};
+use callgate_suite::{BenchReport, BoxError};
 use callgate_suite::{floor, large, latency, manager, payload, restart, sandbox, soak, start, throughput, waiting};
 use std::time::Duration;
 
@@ -84,8 +84,8 @@ impl Group {
         }
     }
 
-    pub fn measure(self, quick: bool, progress: &mut Progress) -> Result<Report, Failure> {
-        let measure: fn(Budget, callgate_suite::Progress<'_>) -> Result<Report, Failure> = match self {
+    pub fn measure(self, quick: bool, progress: &mut ProgressLine) -> Result<BenchReport, BoxError> {
+        let measure: fn(Budget, callgate_suite::Progress<'_>) -> Result<BenchReport, BoxError> = match self {
             Self::Floor => floor::measure,
             Self::Latency => latency::measure,
             Self::Throughput => throughput::measure,
@@ -99,7 +99,7 @@ impl Group {
             Self::Soak => {
                 return soak::measure(if quick { SOAK_QUICK } else { SOAK }, &mut |words| progress.say(words));
             }
-            Self::Compare => return progress.pause(|| Program::find()?.run(quick)),
+            Self::Compare => return progress.pause(|| CompareProgram::find()?.run(quick)),
         };
         let budget = if quick { Budget::quick() } else { Budget::full() };
         measure(budget, &mut |words| progress.say(words))

@@ -2,12 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use crate::args::{CallOf, Hub, Key, Serve};
+use crate::args::{CallOf, HubArgs, Key, ServeArgs};
 use crate::render::text;
 use crate::{json, print};
 use callgate::CallError;
 use callgate::manager::{AuthKey, Manager, Name};
-use callgate_suite::Failure;
+use callgate_suite::BoxError;
 use comfy_table::Table;
 use nix::sys::signal::{SigSet, Signal};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_millis(100);
 
 impl Key {
-    fn read(&self) -> Result<AuthKey, Failure> {
+    fn read(&self) -> Result<AuthKey, BoxError> {
         match &self.authkey_file {
             Some(file) => Ok(AuthKey::from_file(file)?),
             None if std::env::var_os(VARIABLE).is_some() => Ok(AuthKey::from_env(VARIABLE)?),
@@ -33,14 +33,14 @@ impl Key {
     }
 }
 
-impl Hub {
+impl HubArgs {
     /// A client of this hub that calls and asks, and may do nothing else.
-    pub fn join(&self) -> Result<Manager, Failure> {
+    pub fn join(&self) -> Result<Manager, BoxError> {
         self.join_for(PATIENCE)
     }
 
     /// The same, whose calls may take so long.
-    fn join_for(&self, timeout: Duration) -> Result<Manager, Failure> {
+    fn join_for(&self, timeout: Duration) -> Result<Manager, BoxError> {
         let manager = Manager::new(&self.address, &self.key.read()?).timeout(timeout);
         manager.connect_to_call(PATIENCE)?;
         Ok(manager)
@@ -48,7 +48,7 @@ impl Hub {
 }
 
 /// Is the hub until a signal or a client ends it.
-pub fn serve(args: &Serve) -> Result<(), Failure> {
+pub fn serve(args: &ServeArgs) -> Result<(), BoxError> {
     let key = args.key.read()?;
     let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect::<SigSet>();
     // Before there are threads, which inherit it: the signals come to the one that waits for them.
@@ -72,7 +72,7 @@ pub fn serve(args: &Serve) -> Result<(), Failure> {
 }
 
 /// Prints what is registered.
-pub fn names(hub: &Hub) -> Result<(), Failure> {
+pub fn names(hub: &HubArgs) -> Result<(), BoxError> {
     let mut names = hub.join()?.names()?;
     names.sort_by(|one, other| one.name.cmp(&other.name));
     let lines: Vec<_> = names.iter().map(|name| cells(name).into()).collect();
@@ -101,7 +101,7 @@ pub fn table(headings: &[&str], lines: Vec<Vec<String>>) -> String {
 }
 
 /// Calls a callback and prints its result.
-pub fn call(args: &CallOf) -> Result<(), Failure> {
+pub fn call(args: &CallOf) -> Result<(), BoxError> {
     let given = json::args(&args.args, &args.keywords)?;
     let manager = args.hub.join_for(args.timeout)?;
     match manager.call(&args.name, given) {

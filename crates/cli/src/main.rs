@@ -21,8 +21,8 @@ mod render;
 mod soak;
 mod watch;
 
-use args::{Args, Command};
-use callgate_suite::{Failure, Report};
+use args::{CliArgs, CliCommand};
+use callgate_suite::{BenchReport, BoxError};
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use std::io::{ErrorKind, Write};
@@ -34,16 +34,16 @@ fn main() -> ExitCode {
     // A limit on the size of files is to fail what is written, and not to end this program with all that it has measured. Later threads
     // block it, too; children do not.
     let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
-    let done = match Args::parse().command {
-        Command::Bench(bench) => bench::run(&bench),
-        Command::Doctor(doctor) => doctor::run(doctor.json),
-        Command::Soak(args) => soak::run(&args),
-        Command::Chaos(args) => chaos::run(&args),
-        Command::Serve(args) => hub::serve(&args),
-        Command::Names(hub) => hub::names(&hub),
-        Command::Call(args) => hub::call(&args),
-        Command::Watch(args) => watch::run(&args),
-        Command::Report(saved) => show(&saved.file, &saved.outputs),
+    let done = match CliArgs::parse().command {
+        CliCommand::Bench(bench) => bench::run(&bench),
+        CliCommand::Doctor(doctor) => doctor::run(doctor.json),
+        CliCommand::Soak(args) => soak::run(&args),
+        CliCommand::Chaos(args) => chaos::run(&args),
+        CliCommand::Serve(args) => hub::serve(&args),
+        CliCommand::Names(hub) => hub::names(&hub),
+        CliCommand::Call(args) => hub::call(&args),
+        CliCommand::Watch(args) => watch::run(&args),
+        CliCommand::Report(saved) => show(&saved.file, &saved.outputs),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,17 +57,17 @@ fn main() -> ExitCode {
 }
 
 /// A saved report, shown as it was when it was new.
-fn show(file: &Path, outputs: &outputs::Outputs) -> Result<(), Failure> {
+fn show(file: &Path, outputs: &outputs::Outputs) -> Result<(), BoxError> {
     outputs.check()?;
     let text = std::fs::read_to_string(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
-    let report: Report = serde_json::from_str(&text)
+    let report: BenchReport = serde_json::from_str(&text)
         .map_err(|error| format!("{} is no report of `callgate bench --json`: {error}", file.display()))?;
     outputs.print(&render::text::report(&report))?;
     Ok(outputs.write(&report)?)
 }
 
 /// Writes to stdout. A reader that has seen enough (`callgate .. | head`) is no error.
-fn print(text: &str) -> Result<(), Failure> {
+fn print(text: &str) -> Result<(), BoxError> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("stdout cannot be written: {error}").into()),

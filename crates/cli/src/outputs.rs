@@ -3,7 +3,7 @@
 
 use crate::print;
 use crate::render::{html, markdown};
-use callgate_suite::{Failure, Report};
+use callgate_suite::{BenchReport, BoxError};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ impl Outputs {
     }
 
     /// Shows the tables: on stdout, unless that is for the JSON.
-    pub fn print(&self, tables: &str) -> Result<(), Failure> {
+    pub fn print(&self, tables: &str) -> Result<(), BoxError> {
         if self.json.as_deref().is_some_and(is_stdout) {
             // Whoever closed stderr does not want them.
             let _ = std::io::stderr().write_all(tables.as_bytes());
@@ -76,9 +76,9 @@ impl Outputs {
 
     /// Writes what was asked for. What fails keeps nothing else from being written; if the JSON is not among what was written,
     /// the report is saved among the temporary files.
-    pub fn write(&self, report: &Report) -> Result<(), OutputError> {
+    pub fn write(&self, report: &BenchReport) -> Result<(), OutputError> {
         let mut failures = Vec::new();
-        let mut attempt = |path: &Option<PathBuf>, write: &dyn Fn(&Path) -> Result<(), Failure>| {
+        let mut attempt = |path: &Option<PathBuf>, write: &dyn Fn(&Path) -> Result<(), BoxError>| {
             let done = path.as_deref().map(|path| write(path).map_err(|error| (path, error)));
             if let Some(Err((path, error))) = &done {
                 failures.push(format!("the report could not be written to {}: {error}", path.display()));
@@ -102,12 +102,12 @@ fn is_stdout(path: &Path) -> bool {
     path == Path::new(STDOUT)
 }
 
-fn write_json(path: &Path, report: &Report) -> Result<(), Failure> {
+fn write_json(path: &Path, report: &BenchReport) -> Result<(), BoxError> {
     let text = serde_json::to_string_pretty(report)? + "\n";
     if is_stdout(path) { print(&text) } else { Ok(fs::write(path, text)?) }
 }
 
-fn write_markdown(path: &Path, report: &Report) -> Result<(), Failure> {
+fn write_markdown(path: &Path, report: &BenchReport) -> Result<(), BoxError> {
     let folder = plots_folder(path);
     let page = markdown::report(report, &folder.file_name().unwrap_or_default().to_string_lossy())?;
     if !page.plots.is_empty() {
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(names_in(folder.path()), ["A.md", "a", "a.html", "a.json"]);
         assert_eq!(names_in(&folder.path().join("a")), ["distribution-latency.svg", "payload.svg"]);
         let json = fs::read_to_string(folder.path().join("a.json")).expect("a file");
-        assert_eq!(serde_json::from_str::<Report>(&json).expect("a report"), sample());
+        assert_eq!(serde_json::from_str::<BenchReport>(&json).expect("a report"), sample());
     }
 
     #[test]
@@ -193,7 +193,7 @@ mod tests {
         assert!(error.to_string().contains(&*saved.to_string_lossy()), "{error}");
         let text = fs::read_to_string(saved).expect("the saved report");
         fs::remove_file(saved).expect("the saved report");
-        assert_eq!(serde_json::from_str::<Report>(&text).expect("a report"), sample());
+        assert_eq!(serde_json::from_str::<BenchReport>(&text).expect("a report"), sample());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, stderr};
 
-pub struct Progress {
+pub struct ProgressLine {
     /// None if nobody watches a terminal.
     bar: Option<ProgressBar>,
     step: u64,
@@ -11,7 +11,7 @@ pub struct Progress {
     title: &'static str,
 }
 
-impl Progress {
+impl ProgressLine {
     /// For so many steps.
     pub fn new(steps: usize) -> Self {
         let bar = stderr().is_terminal().then(|| bar(steps as u64));
@@ -46,7 +46,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

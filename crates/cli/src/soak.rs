@@ -1,12 +1,12 @@
 //! `callgate soak`: very many calls with payloads of random sizes, and whether the memory that both processes keep grows.
 
-use crate::args::Soak;
+use crate::args::SoakArgs;
 use crate::print;
 use crate::render::units;
-use callgate_suite::Failure;
-use callgate_suite::soak::{self, Part};
+use callgate_suite::BoxError;
+use callgate_suite::soak::{self, SoakPart};
 
-pub fn run(args: &Soak) -> Result<(), Failure> {
+pub fn run(args: &SoakArgs) -> Result<(), BoxError> {
     let plan = soak::Soak { calls: args.calls, most: args.most, seed: args.seed };
     let budget = plan.budget();
     print(&header(args, budget))?;
@@ -20,7 +20,7 @@ pub fn run(args: &Soak) -> Result<(), Failure> {
     judge(&parts, budget)
 }
 
-fn header(args: &Soak, budget: u64) -> String {
+fn header(args: &SoakArgs, budget: u64) -> String {
     let [most, budget] = [args.most as u64, budget].map(bytes);
     let calls = units::count(args.calls);
     let columns = row(["calls", "p50", "parent", "shared", "child", "shared"].map(str::to_owned));
@@ -32,7 +32,7 @@ fn header(args: &Soak, budget: u64) -> String {
     )
 }
 
-fn line(done: u64, part: &Part) -> String {
+fn line(done: u64, part: &SoakPart) -> String {
     let [parent, child] = [part.parent, part.child].map(|memory| [memory.resident, memory.shared].map(bytes));
     let ([parent, of_parent], [child, of_child]) = (parent, child);
     row([units::count(done), units::nanoseconds(part.quantiles.p50), parent, of_parent, child, of_child])
@@ -43,8 +43,8 @@ fn row(cells: [String; 6]) -> String {
 }
 
 /// Says what both processes came to. It is an error if that is more than it may be.
-fn judge(parts: &[Part], budget: u64) -> Result<(), Failure> {
-    let resident = parts.last().map_or(0, Part::resident);
+fn judge(parts: &[SoakPart], budget: u64) -> Result<(), BoxError> {
+    let resident = parts.last().map_or(0, SoakPart::resident);
     let (growth, slack) = (soak::growth(parts), bytes(soak::SLACK));
     let (after, share) = (bytes(resident), units::ratio(resident as f64 / budget as f64));
     print(&format!(
@@ -70,16 +70,16 @@ fn signed(growth: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use callgate_suite::soak::Memory;
+    use callgate_suite::soak::MemoryUse;
 
-    fn part(resident: u64) -> Part {
-        let memory = Memory { resident, shared: resident / 2 };
-        Part { calls: 10, parent: memory, child: memory, ..Part::default() }
+    fn part(resident: u64) -> SoakPart {
+        let memory = MemoryUse { resident, shared: resident / 2 };
+        SoakPart { calls: 10, parent: memory, child: memory, ..SoakPart::default() }
     }
 
     #[test]
     fn growth_and_a_budget_exceeded_are_errors() {
-        let judged = |parts: &[Part]| judge(parts, 100 << 20).map_err(|error| error.to_string());
+        let judged = |parts: &[SoakPart]| judge(parts, 100 << 20).map_err(|error| error.to_string());
         assert_eq!(judged(&[part(20 << 20), part(22 << 20)]), Ok(()));
         assert_eq!(judged(&[part(40 << 20), part(20 << 20)]), Ok(()));
         let grown = judged(&[part(20 << 20), part(23 << 20)]);

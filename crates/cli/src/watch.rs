@@ -2,10 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::args::Watch;
+use crate::args::WatchArgs;
 use crate::hub;
 use callgate::manager::Name;
-use callgate_suite::Failure;
+use callgate_suite::BoxError;
 use std::collections::HashMap;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::thread;
@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// Prints a table for each interval until the hub ends, or whoever reads them; one, with `once`.
-pub fn run(args: &Watch) -> Result<(), Failure> {
+pub fn run(args: &WatchArgs) -> Result<(), BoxError> {
     let manager = args.hub.join()?;
     let (clear, space) = if std::io::stdout().is_terminal() { (CLEAR, "") } else { ("", "\n") };
     let (mut before, mut since) = (manager.names()?, Instant::now());

@@ -1,7 +1,7 @@
 //! What the command `callgate` promises: what it prints, what it writes, and how it fails. Runs the built program.
 
 use callgate::manager::{AuthKey, Manager, Registration, Value};
-use callgate_suite::Report;
+use callgate_suite::BenchReport;
 use rustix::process::{Pid, Signal};
 use std::ffi::OsStr;
 use std::fs;
@@ -116,7 +116,7 @@ fn bench_writes_every_form() {
     succeeded(&output);
     assert!(stderr(&output).contains("2/2 latency: "), "no progress:\n{}", stderr(&output));
 
-    let report: Report = serde_json::from_str(&fs::read_to_string(&json).expect("a file")).expect("a report");
+    let report: BenchReport = serde_json::from_str(&fs::read_to_string(&json).expect("a file")).expect("a report");
     assert!(!report.machine.is_empty());
     assert_named_rows(&report);
     assert!(report.skipped.iter().any(|sentence| sentence.starts_with("payload: ")), "{:?}", report.skipped);
@@ -134,7 +134,7 @@ fn bench_writes_every_form() {
 
 /// On a machine with one CPU there is only the pair that shares it.
 #[track_caller]
-fn assert_named_rows(report: &Report) {
+fn assert_named_rows(report: &BenchReport) {
     let has_two = callgate_suite::pin::allowed().len() > 1;
     let rows: &[_] = if has_two {
         &["ping-pong", "callgate add", "callgate greet", "futex", "callgate add parked", "callgate add one CPU"]
@@ -179,7 +179,8 @@ fn a_saved_report_is_shown_and_its_names_are_text() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     let (json, html) = (file("a.json"), file("a.html"));
-    let mut report = Report { machine: vec![("CPU".into(), "<i>fast</i> & \"new\"".into())], ..Report::default() };
+    let mut report =
+        BenchReport { machine: vec![("CPU".into(), "<i>fast</i> & \"new\"".into())], ..BenchReport::default() };
     report.rows.push(callgate_suite::report::Row {
         group: "<group>".into(),
         name: "<script>alert(1)</script>".into(),
@@ -213,11 +214,11 @@ fn a_saved_report_is_shown_and_its_names_are_text() {
 fn json_can_go_to_stdout_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let json = folder.path().join("a.json");
-    let report = Report { skipped: vec!["lunch: it rained.".into()], ..Report::default() };
+    let report = BenchReport { skipped: vec!["lunch: it rained.".into()], ..BenchReport::default() };
     fs::write(&json, serde_json::to_string(&report).expect("JSON")).expect("a file");
     let output = callgate(60, &[OsStr::new("report"), json.as_os_str(), "--json".as_ref(), "-".as_ref()]);
     succeeded(&output);
-    assert_eq!(serde_json::from_str::<Report>(&stdout(&output)).expect("JSON and nothing else"), report);
+    assert_eq!(serde_json::from_str::<BenchReport>(&stdout(&output)).expect("JSON and nothing else"), report);
     assert!(stderr(&output).contains("lunch: it rained."), "{}", stderr(&output));
     for form in ["--html", "--markdown"] {
         let output = callgate(60, &["bench", form, "-"]);
@@ -288,7 +289,7 @@ fn with_one_cpu_what_needs_two_is_left_out() {
         ],
     );
     succeeded(&output);
-    let report: Report = serde_json::from_str(&stdout(&output)).expect("a report");
+    let report: BenchReport = serde_json::from_str(&stdout(&output)).expect("a report");
     for group in ["Floors", "Latency", "Throughput", "Payloads", "Large payloads", "Waiting", "Callbacks", "Sandbox"] {
         let sentence = format!("{group} between two CPUs: this process may run on one only.");
         assert!(report.skipped.contains(&sentence), "{sentence} is not in {:?}", report.skipped);
@@ -672,7 +673,7 @@ fn help_has_examples_and_the_version_is_there() {
 fn fault_24_a_limit_on_files_keeps_the_command_from_writing_and_not_from_saying_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let (saved, page) = (folder.path().join("saved.json"), folder.path().join("page.html"));
-    fs::write(&saved, serde_json::to_string(&Report::default()).expect("JSON")).expect("a file");
+    fs::write(&saved, serde_json::to_string(&BenchReport::default()).expect("JSON")).expect("a file");
     // Of 512 bytes each.
     let limited = r#"ulimit -f 1; exec "$0" "$@""#;
     let mut command = Command::new("sh");

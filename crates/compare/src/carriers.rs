@@ -2,13 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use crate::transports::Serve;
+use crate::transports::ServeFn;
 use crate::{iceoryx2_loaned, ipc_memory};
-use callgate_suite::Failure;
+use callgate_suite::BoxError;
 use callgate_suite::large::{Carry, Load};
 
 /// A carrier that is ready to carry, or why it is not.
-pub type Started = Result<Box<dyn Carry>, Failure>;
+pub type StartedCarrier = Result<Box<dyn Carry>, BoxError>;
 
 /// One way.
 pub struct Carrier {
@@ -17,9 +17,9 @@ pub struct Carrier {
     /// What it is compared under.
     pub loads: &'static [(Load, usize)],
     /// Starts it with its peer on a CPU, or on any, for payloads of one length.
-    pub start: fn(Option<usize>, Load, usize) -> Started,
+    pub start: fn(Option<usize>, Load, usize) -> StartedCarrier,
     /// What the peer does, given the address that `start` has handed over.
-    pub serve: Serve,
+    pub serve: ServeFn,
     /// Whether the peer polls even when nobody calls.
     pub polls: bool,
 }

@@ -10,11 +10,11 @@
 #![forbid(unsafe_code)]
 
 use crate::message::counter;
-use crate::peer::{self, Peer};
-use crate::transports::Started;
-use callgate_suite::bridge::Counter;
+use crate::peer::{self, PeerProcess};
+use crate::transports::StartedTransport;
+use callgate_suite::bridge::CountService;
 use callgate_suite::transport::Record;
-use callgate_suite::{Failure, Transport};
+use callgate_suite::{BoxError, Transport};
 use iceoryx2::active_request::ActiveRequest;
 use iceoryx2::pending_response::PendingResponse;
 use iceoryx2::port::{client::Client, listener::Listener, notifier::Notifier, server::Server};
@@ -58,42 +58,42 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const NAP: Duration = Duration::from_millis(200);
 
 /// The caller's side; its fields are in the order in which they have to go.
-struct Calls {
+struct IceoryxCalls {
     requests: Requests,
     events: Option<Events>,
-    peer: Peer,
-    _place: Place,
+    peer: PeerProcess,
+    _place: IceoryxFiles,
 }
 
-pub fn start_polling(cpu: Option<usize>) -> Started {
+pub fn start_polling(cpu: Option<usize>) -> StartedTransport {
     start(POLLING, cpu)
 }
 
-pub fn start_event(cpu: Option<usize>) -> Started {
+pub fn start_event(cpu: Option<usize>) -> StartedTransport {
     start(EVENT, cpu)
 }
 
-fn start(name: &str, cpu: Option<usize>) -> Started {
-    let place = Place::create()?;
+fn start(name: &str, cpu: Option<usize>) -> StartedTransport {
+    let place = IceoryxFiles::create()?;
     let node = place.node()?;
     let requests = service(&node)?.client_builder().initial_max_slice_len(MAX_PAYLOAD).create()?;
     let events = if name == EVENT { Some(Events::open(&node, "replied", "requested")?) } else { None };
-    let mut peer = Peer::start(name, &place.address()?, cpu, Stdio::piped(), Stdio::piped())?;
+    let mut peer = PeerProcess::start(name, &place.address()?, cpu, Stdio::piped(), Stdio::piped())?;
     peer.await_ready()?;
-    Ok(Box::new(Calls { requests, events, peer, _place: place }))
+    Ok(Box::new(IceoryxCalls { requests, events, peer, _place: place }))
 }
 
-pub fn serve_polling(address: &str) -> Result<(), Failure> {
+pub fn serve_polling(address: &str) -> Result<(), BoxError> {
     serve(POLLING, address)
 }
 
-pub fn serve_event(address: &str) -> Result<(), Failure> {
+pub fn serve_event(address: &str) -> Result<(), BoxError> {
     serve(EVENT, address)
 }
 
-fn serve(name: &str, address: &str) -> Result<(), Failure> {
+fn serve(name: &str, address: &str) -> Result<(), BoxError> {
     // Dropped last, when nothing is in use any more: then it removes what is left.
-    let place = Place::at(address)?;
+    let place = IceoryxFiles::at(address)?;
     let node = place.node()?;
     let requested = service(&node)?.server_builder().initial_max_slice_len(MAX_PAYLOAD).create()?;
     let events = if name == EVENT { Some(Events::open(&node, "requested", "replied")?) } else { None };
@@ -104,10 +104,10 @@ fn serve(name: &str, address: &str) -> Result<(), Failure> {
 
 fn serve_until(
     ended: &AtomicBool,
-    counter: &mut Counter,
+    counter: &mut CountService,
     requested: &Requested,
     events: Option<&Events>,
-) -> Result<(), Failure> {
+) -> Result<(), BoxError> {
     while !ended.load(Ordering::Relaxed) {
         if let Some(events) = events {
             events.wait()?;
@@ -122,7 +122,7 @@ fn serve_until(
     Ok(())
 }
 
-fn reply(counter: &mut Counter, request: &Incoming) -> Result<(), Failure> {
+fn reply(counter: &mut CountService, request: &Incoming) -> Result<(), BoxError> {
     let [method, n] = *request.user_header();
     match method {
         ADD => respond(request, counter.add(n), &[]),
@@ -142,14 +142,14 @@ fn reply(counter: &mut Counter, request: &Incoming) -> Result<(), Failure> {
     }
 }
 
-fn respond(request: &Incoming, n: u64, bytes: &[u8]) -> Result<(), Failure> {
+fn respond(request: &Incoming, n: u64, bytes: &[u8]) -> Result<(), BoxError> {
     let mut response = request.loan_slice_uninit(bytes.len())?;
     response.user_header_mut()[1] = n;
     Ok(response.write_from_slice(bytes).send()?)
 }
 
-impl Calls {
-    fn call(&mut self, method: u64, n: u64, bytes: &[u8]) -> Result<Answer, Failure> {
+impl IceoryxCalls {
+    fn call(&mut self, method: u64, n: u64, bytes: &[u8]) -> Result<Answer, BoxError> {
         let mut request = self.requests.loan_slice_uninit(bytes.len())?;
         *request.user_header_mut() = [method, n];
         let pending = request.write_from_slice(bytes).send()?;
@@ -169,7 +169,7 @@ impl Calls {
     }
 
     /// Waits for a while.
-    fn wait(&self, pending: &Pending) -> Result<Option<Answer>, Failure> {
+    fn wait(&self, pending: &Pending) -> Result<Option<Answer>, BoxError> {
         if let Some(events) = &self.events {
             events.wait()?;
             return Ok(pending.receive()?);
@@ -183,28 +183,28 @@ impl Calls {
     }
 }
 
-impl Transport for Calls {
-    fn add(&mut self, n: u64) -> Result<u64, Failure> {
+impl Transport for IceoryxCalls {
+    fn add(&mut self, n: u64) -> Result<u64, BoxError> {
         Ok(self.call(ADD, n, &[])?.user_header()[1])
     }
 
-    fn greet(&mut self, name: &str) -> Result<String, Failure> {
+    fn greet(&mut self, name: &str) -> Result<String, BoxError> {
         Ok(std::str::from_utf8(self.call(GREET, 0, name.as_bytes())?.payload())?.to_owned())
     }
 
-    fn sum(&mut self, numbers: &[u64]) -> Result<u64, Failure> {
+    fn sum(&mut self, numbers: &[u64]) -> Result<u64, BoxError> {
         Ok(self.call(SUM, 0, &postcard::to_stdvec(numbers)?)?.user_header()[1])
     }
 
-    fn record(&mut self, record: &Record) -> Result<Record, Failure> {
+    fn record(&mut self, record: &Record) -> Result<Record, BoxError> {
         Ok(postcard::from_bytes(self.call(RECORD, 0, &postcard::to_stdvec(record)?)?.payload())?)
     }
 
-    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, BoxError> {
         Ok(self.call(ECHO, 0, bytes)?.payload().to_vec())
     }
 
-    fn work(&mut self, busy: Duration) -> Result<(), Failure> {
+    fn work(&mut self, busy: Duration) -> Result<(), BoxError> {
         self.call(WORK, busy.as_nanos() as u64, &[]).map(drop)
     }
 
@@ -214,7 +214,7 @@ impl Transport for Calls {
 }
 
 /// The service; created or opened, whoever comes first. One caller, one callee, one response to a request.
-fn service(node: &Node<ipc::Service>) -> Result<Factory, Failure> {
+fn service(node: &Node<ipc::Service>) -> Result<Factory, BoxError> {
     let name = ServiceName::new("counter")?;
     let builder = node.service_builder(&name).request_response::<[u8], [u8]>();
     let builder = builder.request_user_header::<Header>().response_user_header::<Header>();
@@ -228,8 +228,8 @@ struct Events {
 }
 
 impl Events {
-    fn open(node: &Node<ipc::Service>, incoming: &str, outgoing: &str) -> Result<Self, Failure> {
-        let event = |name: &str| -> Result<_, Failure> {
+    fn open(node: &Node<ipc::Service>, incoming: &str, outgoing: &str) -> Result<Self, BoxError> {
+        let event = |name: &str| -> Result<_, BoxError> {
             Ok(node.service_builder(&ServiceName::new(name)?).event().open_or_create()?)
         };
         let incoming = event(incoming)?.listener_builder().create()?;
@@ -237,28 +237,28 @@ impl Events {
         Ok(Self { incoming, outgoing })
     }
 
-    fn tell(&self) -> Result<(), Failure> {
+    fn tell(&self) -> Result<(), BoxError> {
         self.outgoing.notify()?;
         Ok(())
     }
 
     /// Waits for an event, or for a while.
-    fn wait(&self) -> Result<(), Failure> {
+    fn wait(&self) -> Result<(), BoxError> {
         self.incoming.timed_wait(|_| {}, NAP)?;
         Ok(())
     }
 }
 
 /// Where iceoryx2 keeps its files.
-pub struct Place {
+pub struct IceoryxFiles {
     root: path::PathBuf,
     prefix: String,
     /// Removes the directory, in the process that made it.
     _directory: Option<TempDir>,
 }
 
-impl Place {
-    pub fn create() -> Result<Self, Failure> {
+impl IceoryxFiles {
+    pub fn create() -> Result<Self, BoxError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = TempDir::with_prefix("callgate-compare-")?;
@@ -267,16 +267,16 @@ impl Place {
     }
 
     /// The place that another process has made.
-    pub fn at(address: &str) -> Result<Self, Failure> {
+    pub fn at(address: &str) -> Result<Self, BoxError> {
         let (prefix, root) = address.split_once(' ').ok_or("an address without a directory")?;
         Ok(Self { root: root.into(), prefix: prefix.to_owned(), _directory: None })
     }
 
-    pub fn address(&self) -> Result<String, Failure> {
+    pub fn address(&self) -> Result<String, BoxError> {
         Ok(format!("{} {}", self.prefix, self.root.to_str().ok_or("the temporary directory is not UTF-8")?))
     }
 
-    pub fn node(&self) -> Result<Node<ipc::Service>, Failure> {
+    pub fn node(&self) -> Result<Node<ipc::Service>, BoxError> {
         set_log_level(LogLevel::Fatal);
         let mut config = Config::default();
         config.global.prefix = FileName::new(self.prefix.as_bytes())?;
@@ -285,7 +285,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for IceoryxFiles {
     fn drop(&mut self) {
         // Usually there is nothing left; what cannot be removed is no reason to fail.
         let _ = fs::remove_dir_all(&self.root);

@@ -10,11 +10,11 @@
 
 #![forbid(unsafe_code)]
 
-use crate::carriers::Started;
-use crate::iceoryx2::Place;
-use crate::peer::{self, Peer};
+use crate::carriers::StartedCarrier;
+use crate::iceoryx2::IceoryxFiles;
+use crate::peer::{self, PeerProcess};
 use callgate_suite::large::{Carry, Load};
-use callgate_suite::{Failure, bytes, workload};
+use callgate_suite::{BoxError, bytes, workload};
 use iceoryx2::active_request::ActiveRequest;
 use iceoryx2::pending_response::PendingResponse;
 use iceoryx2::port::{client::Client, server::Server};
@@ -50,27 +50,27 @@ struct Loans {
     /// What came back last, of [`Load::Edited`].
     buffer: Option<Answer>,
     requests: Requests,
-    peer: Peer,
-    _place: Place,
+    peer: PeerProcess,
+    _place: IceoryxFiles,
     load: Load,
     len: usize,
     turn: u64,
 }
 
-pub fn start(cpu: Option<usize>, load: Load, len: usize) -> Started {
-    let place = Place::create()?;
+pub fn start(cpu: Option<usize>, load: Load, len: usize) -> StartedCarrier {
+    let place = IceoryxFiles::create()?;
     let node = place.node()?;
     let requests = service(&node)?.client_builder().initial_max_slice_len(len).create()?;
     let address = format!("{len} {}", place.address()?);
-    let mut peer = Peer::start(NAME, &address, cpu, Stdio::piped(), Stdio::piped())?;
+    let mut peer = PeerProcess::start(NAME, &address, cpu, Stdio::piped(), Stdio::piped())?;
     peer.await_ready()?;
     Ok(Box::new(Loans { buffer: None, requests, peer, _place: place, load, len, turn: 0 }))
 }
 
-pub fn serve(address: &str) -> Result<(), Failure> {
+pub fn serve(address: &str) -> Result<(), BoxError> {
     let (len, address) = address.split_once(' ').ok_or("an address without a length")?;
     // Dropped last, when nothing is in use any more: then it removes what is left.
-    let place = Place::at(address)?;
+    let place = IceoryxFiles::at(address)?;
     let node = place.node()?;
     let requested: Requested = service(&node)?.server_builder().initial_max_slice_len(len.parse()?).create()?;
     let ended = peer::end_of_stdin();
@@ -83,7 +83,7 @@ pub fn serve(address: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn reply(request: &Incoming) -> Result<(), Failure> {
+fn reply(request: &Incoming) -> Result<(), BoxError> {
     let received = request.payload();
     let response = request.loan_slice_uninit(received.len())?;
     let response = match *request.user_header() {
@@ -102,7 +102,7 @@ fn reply(request: &Incoming) -> Result<(), Failure> {
 }
 
 impl Carry for Loans {
-    fn carry(&mut self) -> Result<(), Failure> {
+    fn carry(&mut self) -> Result<(), BoxError> {
         self.turn += 1;
         match self.load {
             Load::Touched => self.touched((self.turn % 127) as u8 + 1),
@@ -117,14 +117,14 @@ impl Carry for Loans {
 }
 
 impl Loans {
-    fn touched(&mut self, byte: u8) -> Result<(), Failure> {
+    fn touched(&mut self, byte: u8) -> Result<(), BoxError> {
         let mut request = self.requests.loan_slice_uninit(self.len)?;
         *request.user_header_mut() = TOUCH;
         let answer = self.exchange(request.write_from_fn(|_| byte))?;
         workload::check(bytes::is_next(answer.payload(), byte), "touched")
     }
 
-    fn edited(&mut self, turn: u64) -> Result<(), Failure> {
+    fn edited(&mut self, turn: u64) -> Result<(), BoxError> {
         let mut request = self.requests.loan_slice_uninit(self.len)?;
         *request.user_header_mut() = EDIT;
         let mut request = match self.buffer.take() {
@@ -138,7 +138,7 @@ impl Loans {
         Ok(())
     }
 
-    fn exchange(&mut self, request: Request) -> Result<Answer, Failure> {
+    fn exchange(&mut self, request: Request) -> Result<Answer, BoxError> {
         let pending = request.send()?;
         let begin = Instant::now();
         loop {
@@ -154,7 +154,7 @@ impl Loans {
 }
 
 /// Polls for a while.
-fn poll(pending: &Pending) -> Result<Option<Answer>, Failure> {
+fn poll(pending: &Pending) -> Result<Option<Answer>, BoxError> {
     for _ in 0..1 << 20 {
         if let Some(answer) = pending.receive()? {
             return Ok(Some(answer));
@@ -164,7 +164,7 @@ fn poll(pending: &Pending) -> Result<Option<Answer>, Failure> {
 }
 
 /// The service; created or opened, whoever comes first. One caller, one callee, one request at a time, one response to it.
-fn service(node: &Node<ipc::Service>) -> Result<Factory, Failure> {
+fn service(node: &Node<ipc::Service>) -> Result<Factory, BoxError> {
     let name = ServiceName::new("large")?;
     let builder = node.service_builder(&name).request_response::<[u8], [u8]>().request_user_header::<Header>();
     let builder = builder.max_clients(1).max_servers(1).max_response_buffer_size(1);

@@ -5,10 +5,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::message::{Exchange, Messages, Reply, Request, answer, counter};
-use crate::peer::Peer;
-use crate::transports::Started;
-use callgate_suite::Failure;
+use crate::message::{Carrier, Messages, Order, OrderReply, answer, counter};
+use crate::peer::PeerProcess;
+use crate::transports::StartedTransport;
+use callgate_suite::BoxError;
 use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
 use serde::{Serialize, de::DeserializeOwned};
 use std::process::Stdio;
@@ -20,24 +20,24 @@ pub const NAME: &str = "ipc-channel";
 /// How long the peer may take to connect.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-type Ends = (IpcSender<Request>, IpcReceiver<Reply>);
+type IpcEnds = (IpcSender<Order>, IpcReceiver<OrderReply>);
 
 /// Its fields are in the order in which they have to go.
-struct Channels {
-    requests: IpcSender<Request>,
-    replies: IpcReceiver<Reply>,
-    peer: Peer,
+struct IpcChannels {
+    requests: IpcSender<Order>,
+    replies: IpcReceiver<OrderReply>,
+    peer: PeerProcess,
 }
 
-pub fn start(cpu: Option<usize>) -> Started {
-    let (server, address) = IpcOneShotServer::<Ends>::new()?;
-    let peer = Peer::start(NAME, &address, cpu, Stdio::piped(), Stdio::null())?;
+pub fn start(cpu: Option<usize>) -> StartedTransport {
+    let (server, address) = IpcOneShotServer::<IpcEnds>::new()?;
+    let peer = PeerProcess::start(NAME, &address, cpu, Stdio::piped(), Stdio::null())?;
     let (requests, replies) = accept(server)?;
-    Ok(Box::new(Messages(Channels { requests, replies, peer })))
+    Ok(Box::new(Messages(IpcChannels { requests, replies, peer })))
 }
 
 /// Waits for the peer's channels. `accept` knows no deadline and does not see a peer die, so a thread of its own waits in it.
-pub fn accept<E>(server: IpcOneShotServer<E>) -> Result<E, Failure>
+pub fn accept<E>(server: IpcOneShotServer<E>) -> Result<E, BoxError>
 where
     E: Send + Serialize + DeserializeOwned + 'static,
 {
@@ -50,10 +50,10 @@ where
     Ok(accepted.map_err(|error| error.to_string())?)
 }
 
-pub fn serve(address: &str) -> Result<(), Failure> {
+pub fn serve(address: &str) -> Result<(), BoxError> {
     let (request_sender, requests) = ipc::channel()?;
     let (replies, reply_receiver) = ipc::channel()?;
-    let parent = IpcSender::<Ends>::connect(address.to_owned())?;
+    let parent = IpcSender::<IpcEnds>::connect(address.to_owned())?;
     parent.send((request_sender, reply_receiver))?;
     let mut counter = counter()?;
     // Fails when the parent has dropped its sender.
@@ -63,13 +63,13 @@ pub fn serve(address: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-impl Exchange for Channels {
-    fn exchange(&mut self, request: Request) -> Result<Reply, Failure> {
+impl Carrier for IpcChannels {
+    fn exchange(&mut self, request: Order) -> Result<OrderReply, BoxError> {
         self.requests.send(request)?;
         Ok(self.replies.recv()?)
     }
 
-    fn peer(&self) -> Option<&Peer> {
+    fn peer(&self) -> Option<&PeerProcess> {
         Some(&self.peer)
     }
 }

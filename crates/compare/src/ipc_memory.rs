@@ -5,40 +5,40 @@
 
 #![forbid(unsafe_code)]
 
-use crate::carriers::Started;
+use crate::carriers::StartedCarrier;
 use crate::ipc_channel::accept;
-use crate::peer::Peer;
+use crate::peer::PeerProcess;
 use callgate_suite::large::{Carry, Load, Summed};
-use callgate_suite::{Failure, bytes};
+use callgate_suite::{BoxError, bytes};
 use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender, IpcSharedMemory};
 use std::process::Stdio;
 
 pub const NAME: &str = "ipc-channel memory";
 
-type Ends = (IpcSender<IpcSharedMemory>, IpcReceiver<u64>);
+type MemoryEnds = (IpcSender<IpcSharedMemory>, IpcReceiver<u64>);
 
 /// Its fields are in the order in which they have to go.
-struct Channels {
+struct MemoryChannels {
     requests: IpcSender<IpcSharedMemory>,
     replies: IpcReceiver<u64>,
-    peer: Peer,
+    peer: PeerProcess,
     bytes: Summed,
 }
 
-pub fn start(cpu: Option<usize>, load: Load, len: usize) -> Started {
+pub fn start(cpu: Option<usize>, load: Load, len: usize) -> StartedCarrier {
     if load != Load::OneWay {
         return Err("its memory goes one way".into());
     }
-    let (server, address) = IpcOneShotServer::<Ends>::new()?;
-    let peer = Peer::start(NAME, &address, cpu, Stdio::piped(), Stdio::null())?;
+    let (server, address) = IpcOneShotServer::<MemoryEnds>::new()?;
+    let peer = PeerProcess::start(NAME, &address, cpu, Stdio::piped(), Stdio::null())?;
     let (requests, replies) = accept(server)?;
-    Ok(Box::new(Channels { requests, replies, peer, bytes: Summed::new(len) }))
+    Ok(Box::new(MemoryChannels { requests, replies, peer, bytes: Summed::new(len) }))
 }
 
-pub fn serve(address: &str) -> Result<(), Failure> {
+pub fn serve(address: &str) -> Result<(), BoxError> {
     let (request_sender, requests) = ipc::channel()?;
     let (replies, reply_receiver) = ipc::channel()?;
-    let parent = IpcSender::<Ends>::connect(address.to_owned())?;
+    let parent = IpcSender::<MemoryEnds>::connect(address.to_owned())?;
     parent.send((request_sender, reply_receiver))?;
     // Fails when the parent has dropped its sender.
     while let Ok(memory) = requests.recv() {
@@ -48,8 +48,8 @@ pub fn serve(address: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-impl Carry for Channels {
-    fn carry(&mut self) -> Result<(), Failure> {
+impl Carry for MemoryChannels {
+    fn carry(&mut self) -> Result<(), BoxError> {
         self.bytes.by(|bytes| {
             self.requests.send(IpcSharedMemory::from_bytes(bytes))?;
             Ok(self.replies.recv()?)

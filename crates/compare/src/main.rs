@@ -27,7 +27,7 @@ mod peer;
 mod measure;
 mod print;
 
-use callgate_suite::{Budget, Failure};
+use callgate_suite::{BoxError, Budget};
 use clap::Parser;
 use measure::Peers;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ use std::process::ExitCode;
 /// Compares callgate with other ways of crossing a process boundary.
 #[derive(Parser)]
 #[command(version, after_help = format!("Names: {}", names()))]
-struct Arguments {
+struct CompareArgs {
     /// Write the report as JSON to this file (`-`: to stdout) instead of printing a table.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -58,7 +58,7 @@ fn names() -> String {
 fn main() -> ExitCode {
     callgate_suite::init();
     peer::init();
-    match run(&Arguments::parse()) {
+    match run(&CompareArgs::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("callgate-compare: {error}");
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Failure> {
+fn run(arguments: &CompareArgs) -> Result<(), BoxError> {
     let peers = Peers::find(&chosen(&arguments.names)?);
     peers.verify()?;
     if arguments.verify {
@@ -83,7 +83,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// The peers that these words choose.
-fn chosen(words: &[String]) -> Result<Vec<&'static str>, Failure> {
+fn chosen(words: &[String]) -> Result<Vec<&'static str>, BoxError> {
     let has = |name: &str, word: &str| name.to_lowercase().contains(&word.to_lowercase());
     if let Some(word) = words.iter().find(|word| !measure::names().any(|name| has(name, word))) {
         return Err(format!("nothing has `{word}` in its name; there are: {}", names()).into());
@@ -113,6 +113,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
-        Arguments::command().debug_assert();
+        CompareArgs::command().debug_assert();
     }
 }

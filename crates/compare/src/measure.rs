@@ -5,14 +5,14 @@
 use crate::carriers::{self, CARRIERS, Carrier};
 use crate::direct;
 use crate::python::{self, Python};
-use crate::transports::{self, Boxed, WAYS, Way};
+use crate::transports::{self, Boxed, TransportWay, WAYS};
 use callgate::Wait;
 use callgate_suite::interleave::{Measured, rows};
 use callgate_suite::large::{self, Load};
 use callgate_suite::manager;
 use callgate_suite::pin::{self, Pinned};
-use callgate_suite::workload::{self, Call};
-use callgate_suite::{Bridged, Budget, Clock, Failure, Report, Subject, Transport, interleave};
+use callgate_suite::workload::{self, CallKind};
+use callgate_suite::{BenchReport, BoxError, BridgeTransport, Budget, Clock, Subject, Transport, interleave};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,8 +27,8 @@ const PARKED: &str = "callgate parked";
 const CALLBACK: &str = "callgate callback of values";
 
 /// What is measured of each peer, under the name that the script in Python knows and the one that the report uses.
-const CALLS: [(&str, &str, Call); 3] =
-    [("add", "add", Call::Add), ("greet", "greet", Call::Greet), ("echo", "echo 4096", Call::Echo(4096))];
+const CALLS: [(&str, &str, CallKind); 3] =
+    [("add", "add", CallKind::Add), ("greet", "greet", CallKind::Greet), ("echo", "echo 4096", CallKind::Echo(4096))];
 
 /// The call whose distribution is drawn: with all of them there would be more curves than can be told apart.
 const DRAWN: &str = "add";
@@ -51,7 +51,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// Peers that are there to be called, and what is not.
 pub struct Peers {
-    rust: Vec<&'static Way>,
+    rust: Vec<&'static TransportWay>,
     carriers: Vec<&'static Carrier>,
     python: Vec<(&'static str, Python)>,
     skipped: Vec<String>,
@@ -70,7 +70,7 @@ impl Peers {
         peers
     }
 
-    fn add(&mut self, name: &'static str) -> Result<(), Failure> {
+    fn add(&mut self, name: &'static str) -> Result<(), BoxError> {
         if let Some((_, why)) = ABSENT.iter().find(|(absent, _)| *absent == name) {
             return Err((*why).into());
         }
@@ -87,7 +87,7 @@ impl Peers {
     /// # Errors
     ///
     /// The first failure, with the peer's name.
-    pub fn verify(&self) -> Result<(), Failure> {
+    pub fn verify(&self) -> Result<(), BoxError> {
         for way in &self.rust {
             let named = |error| format!("{}: {error}", way.name);
             workload::verify(&mut *(way.start)(None).map_err(named)?).map_err(named)?;
@@ -108,10 +108,10 @@ impl Peers {
     /// # Errors
     ///
     /// If this process may run on one CPU only, or a call fails.
-    pub fn measure(&self, budget: Budget) -> Result<Report, Failure> {
+    pub fn measure(&self, budget: Budget) -> Result<BenchReport, BoxError> {
         let (caller, callee) = pin::pair()?;
         let _pinned = Pinned::to(caller)?;
-        let mut report = Report { skipped: self.skipped.clone(), ..Report::default() };
+        let mut report = BenchReport { skipped: self.skipped.clone(), ..BenchReport::default() };
         if !(self.rust.is_empty() && self.python.is_empty()) {
             report.append(self.measure_calls(budget, caller, callee)?);
         }
@@ -121,12 +121,12 @@ impl Peers {
         Ok(report)
     }
 
-    fn measure_calls(&self, budget: Budget, caller: usize, callee: usize) -> Result<Report, Failure> {
+    fn measure_calls(&self, budget: Budget, caller: usize, callee: usize) -> Result<BenchReport, BoxError> {
         let mut progress = counting("calls".into(), budget);
         let measured = interleave(budget, &Clock::new(), &mut progress, || self.subjects(caller, callee))?;
         let drawn = |measured: &&Measured| measured.name.ends_with(&format!(" {DRAWN}")) && !measured.averaged;
         let series = measured.iter().filter(drawn).map(|measured| measured.curve("compare")).collect();
-        Ok(Report { rows: rows("compare", &measured), series, ..Report::default() })
+        Ok(BenchReport { rows: rows("compare", &measured), series, ..BenchReport::default() })
     }
 
     /// What the carriers are compared under, each once.
@@ -141,20 +141,20 @@ impl Peers {
     }
 
     /// The carriers that carry this load, in turn with callgate. Each load for itself: all of them together would take gigabytes.
-    fn measure_load(&self, budget: Budget, load: Load, len: usize, callee: usize) -> Result<Report, Failure> {
+    fn measure_load(&self, budget: Budget, load: Load, len: usize, callee: usize) -> Result<BenchReport, BoxError> {
         let mut progress = counting(load.of(len), budget);
         let measured = interleave(large::batches(budget, len), &Clock::new(), &mut progress, || {
             let carriers = self.carriers.iter().filter(|carrier| carrier.loads.contains(&(load, len)));
             let others = carriers.map(|carrier| carrier.subject(load, len, callee));
             std::iter::once(large::callgate(load, len, callee)).chain(others).collect()
         })?;
-        Ok(Report { rows: rows("compare", &measured), ..Report::default() })
+        Ok(BenchReport { rows: rows("compare", &measured), ..BenchReport::default() })
     }
 
-    fn subjects(&self, caller: usize, callee: usize) -> Result<Vec<Subject>, Failure> {
-        let bridged = Rc::new(RefCell::new(Bridged::start(Wait::Adaptive, Some(callee))?));
+    fn subjects(&self, caller: usize, callee: usize) -> Result<Vec<Subject>, BoxError> {
+        let bridged = Rc::new(RefCell::new(BridgeTransport::start(Wait::Adaptive, Some(callee))?));
         let mut subjects: Vec<Subject> = CALLS.map(|(_, name, call)| subject(CALLGATE, name, call, &bridged)).into();
-        let parked = Rc::new(RefCell::new(Bridged::start(Wait::Park, Some(callee))?));
+        let parked = Rc::new(RefCell::new(BridgeTransport::start(Wait::Park, Some(callee))?));
         subjects.extend(CALLS.map(|(_, name, call)| beside(name, subject(PARKED, name, call, &parked))));
         for way in &self.rust {
             let transport = Rc::new(RefCell::new(Boxed((way.start)(Some(callee))?)));
@@ -182,7 +182,7 @@ fn counting(what: String, budget: Budget) -> impl FnMut(&str) {
 
 impl Carrier {
     /// Carries a few payloads under each load, which looks at the answers.
-    fn verify(&self) -> Result<(), Failure> {
+    fn verify(&self) -> Result<(), BoxError> {
         for &(load, len) in self.loads {
             for len in [4_096, len] {
                 let mut carried = (self.start)(None, load, len)?;
@@ -192,7 +192,7 @@ impl Carrier {
         Ok(())
     }
 
-    fn subject(&self, load: Load, len: usize, callee: usize) -> Result<Subject, Failure> {
+    fn subject(&self, load: Load, len: usize, callee: usize) -> Result<Subject, BoxError> {
         let name = format!("{} {}", self.name, load.of(len));
         let measured = large::subject(name, (self.start)(Some(callee), load, len)?);
         let measured = measured.beside(&large::callgate_name(load, len));
@@ -200,9 +200,9 @@ impl Carrier {
     }
 }
 
-impl Way {
-    fn subject(&self, name: &str, call: Call, transport: &Rc<RefCell<Boxed>>) -> Subject {
-        let is_short = self.name == direct::NAME && call == Call::Add;
+impl TransportWay {
+    fn subject(&self, name: &str, call: CallKind, transport: &Rc<RefCell<Boxed>>) -> Subject {
+        let is_short = self.name == direct::NAME && call == CallKind::Add;
         let measured = if is_short {
             Subject::averaged(format!("{} {name}", self.name), TOGETHER, workload::adding(transport.clone()))
         } else {
@@ -212,7 +212,7 @@ impl Way {
     }
 }
 
-fn subject<T: Transport + 'static>(peer: &str, name: &str, call: Call, transport: &Rc<RefCell<T>>) -> Subject {
+fn subject<T: Transport + 'static>(peer: &str, name: &str, call: CallKind, transport: &Rc<RefCell<T>>) -> Subject {
     workload::subject(format!("{peer} {name}"), call, transport)
 }
 

@@ -2,17 +2,17 @@
 
 #![forbid(unsafe_code)]
 
-use crate::peer::Peer;
-use callgate_suite::bridge::Counter;
+use crate::peer::PeerProcess;
+use callgate_suite::bridge::CountService;
 use callgate_suite::pin::{self, Pinned};
 use callgate_suite::transport::Record;
-use callgate_suite::{Failure, Transport};
+use callgate_suite::{BoxError, Transport};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// One call.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Request {
+pub enum Order {
     Add(u64),
     Greet(String),
     Sum(Vec<u64>),
@@ -23,7 +23,7 @@ pub enum Request {
 
 /// Its answer.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Reply {
+pub enum OrderReply {
     Number(u64),
     Text(String),
     Record(Record),
@@ -32,83 +32,83 @@ pub enum Reply {
 }
 
 /// A counter, which leaves the calling thread on the CPU where it is.
-pub fn counter() -> Result<Counter, Failure> {
-    Ok(Pinned::nowhere(|| Counter::new(pin::allowed().to_vec()))??)
+pub fn counter() -> Result<CountService, BoxError> {
+    Ok(Pinned::nowhere(|| CountService::new(pin::allowed().to_vec()))??)
 }
 
 /// What the service answers to a request.
-pub fn answer(counter: &mut Counter, request: Request) -> Reply {
+pub fn answer(counter: &mut CountService, request: Order) -> OrderReply {
     match request {
-        Request::Add(n) => Reply::Number(counter.add(n)),
-        Request::Greet(name) => Reply::Text(counter.greet(&name)),
-        Request::Sum(numbers) => Reply::Number(counter.sum(&numbers)),
-        Request::Record(record) => Reply::Record(counter.record(&record)),
-        Request::Echo(bytes) => Reply::Bytes(counter.echo(&bytes)),
-        Request::Work(nanos) => {
+        Order::Add(n) => OrderReply::Number(counter.add(n)),
+        Order::Greet(name) => OrderReply::Text(counter.greet(&name)),
+        Order::Sum(numbers) => OrderReply::Number(counter.sum(&numbers)),
+        Order::Record(record) => OrderReply::Record(counter.record(&record)),
+        Order::Echo(bytes) => OrderReply::Bytes(counter.echo(&bytes)),
+        Order::Work(nanos) => {
             counter.work(nanos);
-            Reply::Done
+            OrderReply::Done
         }
     }
 }
 
 /// What carries one message there and one back.
-pub trait Exchange {
-    fn exchange(&mut self, request: Request) -> Result<Reply, Failure>;
-    fn peer(&self) -> Option<&Peer>;
+pub trait Carrier {
+    fn exchange(&mut self, request: Order) -> Result<OrderReply, BoxError>;
+    fn peer(&self) -> Option<&PeerProcess>;
 }
 
 /// A transport made of messages.
 pub struct Messages<E>(pub E);
 
-impl<E: Exchange> Transport for Messages<E> {
-    fn add(&mut self, n: u64) -> Result<u64, Failure> {
-        match self.0.exchange(Request::Add(n))? {
-            Reply::Number(total) => Ok(total),
+impl<E: Carrier> Transport for Messages<E> {
+    fn add(&mut self, n: u64) -> Result<u64, BoxError> {
+        match self.0.exchange(Order::Add(n))? {
+            OrderReply::Number(total) => Ok(total),
             other => Err(unexpected(&other)),
         }
     }
 
-    fn greet(&mut self, name: &str) -> Result<String, Failure> {
-        match self.0.exchange(Request::Greet(name.to_owned()))? {
-            Reply::Text(text) => Ok(text),
+    fn greet(&mut self, name: &str) -> Result<String, BoxError> {
+        match self.0.exchange(Order::Greet(name.to_owned()))? {
+            OrderReply::Text(text) => Ok(text),
             other => Err(unexpected(&other)),
         }
     }
 
-    fn sum(&mut self, numbers: &[u64]) -> Result<u64, Failure> {
-        match self.0.exchange(Request::Sum(numbers.to_vec()))? {
-            Reply::Number(sum) => Ok(sum),
+    fn sum(&mut self, numbers: &[u64]) -> Result<u64, BoxError> {
+        match self.0.exchange(Order::Sum(numbers.to_vec()))? {
+            OrderReply::Number(sum) => Ok(sum),
             other => Err(unexpected(&other)),
         }
     }
 
-    fn record(&mut self, record: &Record) -> Result<Record, Failure> {
-        match self.0.exchange(Request::Record(record.clone()))? {
-            Reply::Record(record) => Ok(record),
+    fn record(&mut self, record: &Record) -> Result<Record, BoxError> {
+        match self.0.exchange(Order::Record(record.clone()))? {
+            OrderReply::Record(record) => Ok(record),
             other => Err(unexpected(&other)),
         }
     }
 
-    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
-        match self.0.exchange(Request::Echo(bytes.to_vec()))? {
-            Reply::Bytes(bytes) => Ok(bytes),
+    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, BoxError> {
+        match self.0.exchange(Order::Echo(bytes.to_vec()))? {
+            OrderReply::Bytes(bytes) => Ok(bytes),
             other => Err(unexpected(&other)),
         }
     }
 
-    fn work(&mut self, busy: Duration) -> Result<(), Failure> {
-        match self.0.exchange(Request::Work(busy.as_nanos() as u64))? {
-            Reply::Done => Ok(()),
+    fn work(&mut self, busy: Duration) -> Result<(), BoxError> {
+        match self.0.exchange(Order::Work(busy.as_nanos() as u64))? {
+            OrderReply::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
 
     fn peer(&self) -> Option<u32> {
-        self.0.peer().map(Peer::pid)
+        self.0.peer().map(PeerProcess::pid)
     }
 }
 
 #[cold]
-fn unexpected(reply: &Reply) -> Failure {
+fn unexpected(reply: &OrderReply) -> BoxError {
     format!("the reply belongs to another call: {reply:?}").into()
 }

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use crate::{carriers, transports};
-use callgate_suite::Failure;
+use callgate_suite::BoxError;
 use callgate_suite::pin::{self, Pinned};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
@@ -30,11 +30,11 @@ const FAILED: i32 = 70;
 /// A peer. When this is dropped, its stdin is closed; it is waited for, and killed if it does not end by itself.
 ///
 /// A transport whose channel is not stdin must drop its end of it before the peer.
-pub struct Peer {
+pub struct PeerProcess {
     process: Child,
 }
 
-impl Peer {
+impl PeerProcess {
     /// Starts this program as the peer of the transport `name`, on `cpu`.
     pub fn start(name: &str, address: &str, cpu: Option<usize>, stdin: Stdio, stdout: Stdio) -> io::Result<Self> {
         let cpu = cpu.map_or("any".to_owned(), |cpu| cpu.to_string());
@@ -59,7 +59,7 @@ impl Peer {
     }
 
     /// Waits until the peer has called [`ready`].
-    pub fn await_ready(&mut self) -> Result<(), Failure> {
+    pub fn await_ready(&mut self) -> Result<(), BoxError> {
         let stdout = self.process.stdout.take().ok_or("the peer has no stdout")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -67,7 +67,7 @@ impl Peer {
     }
 
     /// An error if the peer has ended.
-    pub fn check(&mut self) -> Result<(), Failure> {
+    pub fn check(&mut self) -> Result<(), BoxError> {
         match self.process.try_wait()? {
             None => Ok(()),
             Some(status) => Err(format!("the peer ended: {status}").into()),
@@ -81,7 +81,7 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
+impl Drop for PeerProcess {
     fn drop(&mut self) {
         drop(self.process.stdin.take());
         if !self.ends_by_itself() {
@@ -92,7 +92,7 @@ impl Drop for Peer {
     }
 }
 
-/// Makes a process that [`Peer::start`] started into that peer, which never returns from here; does nothing in others.
+/// Makes a process that [`PeerProcess::start`] started into that peer, which never returns from here; does nothing in others.
 ///
 /// No peer starts this program again, so whoever has the variable is a peer. If its parent has died meanwhile, it sees the end of
 /// its stdin, and ends like any other.
@@ -105,14 +105,14 @@ pub fn init() {
     process::exit(0)
 }
 
-fn carry_out(order: &str) -> Result<(), Failure> {
+fn carry_out(order: &str) -> Result<(), BoxError> {
     // Whoever polls is stopped (SIGSTOP) while others are measured. If its parent dies then, it must see the end of stdin.
     set_parent_process_death_signal(Some(Signal::CONT))?;
     let (cpu, name) = order.split_once(' ').ok_or("these are not two words")?;
     serve(name, cpu)
 }
 
-fn serve(name: &str, cpu: &str) -> Result<(), Failure> {
+fn serve(name: &str, cpu: &str) -> Result<(), BoxError> {
     if let Ok(cpu) = cpu.parse() {
         pin::this_thread(&[cpu])?;
     }

@@ -2,14 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use callgate_suite::report::{Report, Row};
+use callgate_suite::report::{BenchReport, Row};
 use callgate_suite::targets;
 use std::io::{self, Write};
 
 const HEADER: [&str; 9] = ["", "p50", "p90", "p99", "p99.9", "max", "calls", "x callgate", "CPU/call"];
 
 /// Prints the rows, what they show of the project's targets, and what was left out.
-pub fn table(report: &Report) -> io::Result<()> {
+pub fn table(report: &BenchReport) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let width = report.rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
     print_line(&mut out, width, &HEADER.map(str::to_owned))?;

@@ -3,8 +3,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::peer::Peer;
-use callgate_suite::{Failure, Subject};
+use crate::peer::PeerProcess;
+use callgate_suite::{BoxError, Subject};
 use serde::Deserialize;
 use std::cell::RefCell;
 use std::fs;
@@ -36,7 +36,7 @@ impl Python {
     /// # Errors
     ///
     /// One sentence that says what is missing.
-    pub fn for_peer(name: &str) -> Result<Self, Failure> {
+    pub fn for_peer(name: &str) -> Result<Self, BoxError> {
         let here = Path::new("python3");
         let version = Command::new(here).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         version.map_err(|error| format!("python3 cannot be run: {error}"))?;
@@ -47,7 +47,7 @@ impl Python {
     }
 
     /// Starts the script, with the two sides of its calls on these CPUs, or on any.
-    pub fn start(&self, name: &str, cpus: Option<(usize, usize)>) -> Result<Rc<RefCell<Session>>, Failure> {
+    pub fn start(&self, name: &str, cpus: Option<(usize, usize)>) -> Result<Rc<RefCell<Session>>, BoxError> {
         let home = TempDir::with_prefix("callgate-compare-")?;
         let script = home.path().join("peers.py");
         fs::write(&script, SCRIPT)?;
@@ -56,7 +56,7 @@ impl Python {
         command.arg(&script).args(["run", name]).args(words);
         // What Python leaves in its temporary directory goes with ours.
         command.env("TMPDIR", home.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = Peer::run(&mut command)?;
+        let mut process = PeerProcess::run(&mut command)?;
         let (orders, answers) = process.pipes().ok_or("the script has no pipes")?;
         let session = Session { orders, answers: BufReader::new(answers), _process: process, _home: home };
         Ok(Rc::new(RefCell::new(session)))
@@ -64,7 +64,7 @@ impl Python {
 }
 
 /// The interpreter of an environment with the package, made on first use.
-fn virtual_environment(python: &Path) -> Result<PathBuf, Failure> {
+fn virtual_environment(python: &Path) -> Result<PathBuf, BoxError> {
     let executable = std::env::current_exe()?;
     let directory = executable.with_file_name("callgate-compare-python");
     let mut script = Command::new(python);
@@ -81,25 +81,25 @@ fn virtual_environment(python: &Path) -> Result<PathBuf, Failure> {
 pub struct Session {
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
-    _process: Peer,
+    _process: PeerProcess,
     _home: TempDir,
 }
 
 /// What the script says to an order.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Answer {
+enum ScriptAnswer {
     Nanos(Vec<u64>),
     Failed { error: String },
 }
 
 impl Session {
     /// Makes every call once, and looks at the answers.
-    pub fn verify(&mut self) -> Result<(), Failure> {
+    pub fn verify(&mut self) -> Result<(), BoxError> {
         self.order("verify").map(drop)
     }
 
-    fn order(&mut self, order: &str) -> Result<Vec<u64>, Failure> {
+    fn order(&mut self, order: &str) -> Result<Vec<u64>, BoxError> {
         self.orders.write_all(format!("{order}\n").as_bytes())?;
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
@@ -107,8 +107,8 @@ impl Session {
             return Err("the Python script has ended".into());
         }
         match serde_json::from_str(&line)? {
-            Answer::Nanos(nanos) => Ok(nanos),
-            Answer::Failed { error } => Err(error.into()),
+            ScriptAnswer::Nanos(nanos) => Ok(nanos),
+            ScriptAnswer::Failed { error } => Err(error.into()),
         }
     }
 }

@@ -4,10 +4,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::message::{Exchange, Messages, Reply, Request, answer, counter};
-use crate::peer::Peer;
-use crate::transports::Started;
-use callgate_suite::Failure;
+use crate::message::{Carrier, Messages, Order, OrderReply, answer, counter};
+use crate::peer::PeerProcess;
+use crate::transports::StartedTransport;
+use callgate_suite::BoxError;
 use serde::{Serialize, de::DeserializeOwned};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -18,33 +18,33 @@ pub const SOCKET: &str = "Unix socket";
 pub const PIPE: &str = "pipe";
 
 /// Starts a peer behind a socket, which it finds as its stdin.
-pub fn start_socket(cpu: Option<usize>) -> Started {
+pub fn start_socket(cpu: Option<usize>) -> StartedTransport {
     let (here, there) = UnixStream::pair()?;
-    let peer = Peer::start(SOCKET, "", cpu, OwnedFd::from(there).into(), std::process::Stdio::null())?;
+    let peer = PeerProcess::start(SOCKET, "", cpu, OwnedFd::from(there).into(), std::process::Stdio::null())?;
     let stream = Stream::new(File::from(OwnedFd::from(here.try_clone()?)), File::from(OwnedFd::from(here)));
     Ok(Box::new(Messages(Streamed { stream, peer })))
 }
 
-pub fn serve_socket(_address: &str) -> Result<(), Failure> {
+pub fn serve_socket(_address: &str) -> Result<(), BoxError> {
     let stdin = io::stdin().as_fd().try_clone_to_owned()?;
     serve(Stream::new(File::from(stdin.try_clone()?), File::from(stdin)))
 }
 
 /// Starts a peer behind two pipes: its stdin and its stdout.
-pub fn start_pipe(cpu: Option<usize>) -> Started {
-    let mut peer = Peer::start(PIPE, "", cpu, std::process::Stdio::piped(), std::process::Stdio::piped())?;
+pub fn start_pipe(cpu: Option<usize>) -> StartedTransport {
+    let mut peer = PeerProcess::start(PIPE, "", cpu, std::process::Stdio::piped(), std::process::Stdio::piped())?;
     let (stdin, stdout) = peer.pipes().ok_or("the peer has no pipes")?;
     let stream = Stream::new(File::from(OwnedFd::from(stdout)), File::from(OwnedFd::from(stdin)));
     Ok(Box::new(Messages(Streamed { stream, peer })))
 }
 
-pub fn serve_pipe(_address: &str) -> Result<(), Failure> {
+pub fn serve_pipe(_address: &str) -> Result<(), BoxError> {
     let stdin = io::stdin().as_fd().try_clone_to_owned()?;
     let stdout = io::stdout().as_fd().try_clone_to_owned()?;
     serve(Stream::new(File::from(stdin), File::from(stdout)))
 }
 
-fn serve(mut stream: Stream) -> Result<(), Failure> {
+fn serve(mut stream: Stream) -> Result<(), BoxError> {
     let mut counter = counter()?;
     while let Some(request) = stream.read()? {
         stream.write(&answer(&mut counter, request))?;
@@ -55,16 +55,16 @@ fn serve(mut stream: Stream) -> Result<(), Failure> {
 /// The parent's side; its fields are in the order in which they have to go.
 struct Streamed {
     stream: Stream,
-    peer: Peer,
+    peer: PeerProcess,
 }
 
-impl Exchange for Streamed {
-    fn exchange(&mut self, request: Request) -> Result<Reply, Failure> {
+impl Carrier for Streamed {
+    fn exchange(&mut self, request: Order) -> Result<OrderReply, BoxError> {
         self.stream.write(&request)?;
         self.stream.read()?.ok_or_else(|| "the peer has closed the stream".into())
     }
 
-    fn peer(&self) -> Option<&Peer> {
+    fn peer(&self) -> Option<&PeerProcess> {
         Some(&self.peer)
     }
 }
@@ -90,7 +90,7 @@ impl Stream {
         Self { reader, writer, outgoing: Vec::new(), incoming: Vec::new() }
     }
 
-    fn write<T: Serialize>(&mut self, message: &T) -> Result<(), Failure> {
+    fn write<T: Serialize>(&mut self, message: &T) -> Result<(), BoxError> {
         let mut bytes = std::mem::take(&mut self.outgoing);
         bytes.clear();
         bytes.extend([0; LENGTH]);
@@ -103,7 +103,7 @@ impl Stream {
     }
 
     /// The next message; `None` at the end of the stream.
-    fn read<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Failure> {
+    fn read<T: DeserializeOwned>(&mut self) -> Result<Option<T>, BoxError> {
         if self.reader.fill_buf()?.is_empty() {
             return Ok(None);
         }

@@ -7,12 +7,12 @@
 #![forbid(unsafe_code)]
 
 use crate::message::counter;
-use crate::peer::Peer;
-use crate::transports::Started;
+use crate::peer::PeerProcess;
+use crate::transports::StartedTransport;
 use bytes::{Bytes, BytesMut};
-use callgate_suite::bridge::Counter;
+use callgate_suite::bridge::CountService;
 use callgate_suite::transport::Record;
-use callgate_suite::{Failure, Transport};
+use callgate_suite::{BoxError, Transport};
 use futures_util::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,7 +34,7 @@ pub const NAME: &str = "tarpc";
 
 /// The service's methods. Byte strings are encoded as such.
 #[tarpc::service]
-trait Count {
+trait TarpcCount {
     async fn add(n: u64) -> u64;
     async fn greet(name: String) -> String;
     async fn sum(numbers: Vec<u64>) -> u64;
@@ -45,25 +45,25 @@ trait Count {
 
 /// Its fields are in the order in which they have to go.
 struct Rpc {
-    proxy: CountClient,
+    proxy: TarpcCountClient,
     runtime: Runtime,
-    peer: Peer,
+    peer: PeerProcess,
 }
 
-pub fn start(cpu: Option<usize>) -> Started {
+pub fn start(cpu: Option<usize>) -> StartedTransport {
     let (here, there) = UnixStream::pair()?;
-    let peer = Peer::start(NAME, "", cpu, OwnedFd::from(there).into(), Stdio::null())?;
+    let peer = PeerProcess::start(NAME, "", cpu, OwnedFd::from(there).into(), Stdio::null())?;
     let runtime = runtime()?;
     let proxy = runtime.block_on(async {
         let transport = serde_transport::new(LengthDelimitedCodec::builder().new_framed(stream(here)?), Postcard);
-        io::Result::Ok(CountClient::new(client::Config::default(), transport).spawn())
+        io::Result::Ok(TarpcCountClient::new(client::Config::default(), transport).spawn())
     })?;
     Ok(Box::new(Rpc { proxy, runtime, peer }))
 }
 
-pub fn serve(_address: &str) -> Result<(), Failure> {
+pub fn serve(_address: &str) -> Result<(), BoxError> {
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let counter = Shared(Arc::new(Mutex::new(counter()?)));
+    let counter = SharedCounter(Arc::new(Mutex::new(counter()?)));
     runtime()?.block_on(async {
         let transport = serde_transport::new(LengthDelimitedCodec::builder().new_framed(stream(socket)?), Postcard);
         let requests = BaseChannel::with_defaults(transport).execute(counter.serve());
@@ -83,15 +83,15 @@ fn stream(socket: UnixStream) -> io::Result<tokio::net::UnixStream> {
 
 /// tarpc wants services that can be cloned and called at once, so the counter is behind a lock, here never contended.
 #[derive(Clone)]
-struct Shared(Arc<Mutex<Counter>>);
+struct SharedCounter(Arc<Mutex<CountService>>);
 
-impl Shared {
-    fn with<R>(&self, call: impl FnOnce(&mut Counter) -> R) -> R {
+impl SharedCounter {
+    fn with<R>(&self, call: impl FnOnce(&mut CountService) -> R) -> R {
         call(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Count for Shared {
+impl TarpcCount for SharedCounter {
     async fn add(self, _: Context, n: u64) -> u64 {
         self.with(|counter| counter.add(n))
     }
@@ -118,28 +118,28 @@ impl Count for Shared {
 }
 
 impl Transport for Rpc {
-    fn add(&mut self, n: u64) -> Result<u64, Failure> {
+    fn add(&mut self, n: u64) -> Result<u64, BoxError> {
         Ok(self.runtime.block_on(self.proxy.add(context::current(), n))?)
     }
 
-    fn greet(&mut self, name: &str) -> Result<String, Failure> {
+    fn greet(&mut self, name: &str) -> Result<String, BoxError> {
         Ok(self.runtime.block_on(self.proxy.greet(context::current(), name.to_owned()))?)
     }
 
-    fn sum(&mut self, numbers: &[u64]) -> Result<u64, Failure> {
+    fn sum(&mut self, numbers: &[u64]) -> Result<u64, BoxError> {
         Ok(self.runtime.block_on(self.proxy.sum(context::current(), numbers.to_vec()))?)
     }
 
-    fn record(&mut self, record: &Record) -> Result<Record, Failure> {
+    fn record(&mut self, record: &Record) -> Result<Record, BoxError> {
         Ok(self.runtime.block_on(self.proxy.record(context::current(), record.clone()))?)
     }
 
-    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, BoxError> {
         let bytes = serde_bytes::ByteBuf::from(bytes);
         Ok(self.runtime.block_on(self.proxy.echo(context::current(), bytes))?.into_vec())
     }
 
-    fn work(&mut self, busy: Duration) -> Result<(), Failure> {
+    fn work(&mut self, busy: Duration) -> Result<(), BoxError> {
         Ok(self.runtime.block_on(self.proxy.work(context::current(), busy.as_nanos() as u64))?)
     }
 

@@ -4,10 +4,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::message::{Exchange, Messages, Reply, Request, answer, counter};
-use crate::peer::Peer;
-use crate::transports::Started;
-use callgate_suite::Failure;
+use crate::message::{Carrier, Messages, Order, OrderReply, answer, counter};
+use crate::peer::PeerProcess;
+use crate::transports::StartedTransport;
+use callgate_suite::BoxError;
 use callgate_suite::pin::{self, Pinned};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::thread::{self, JoinHandle};
@@ -15,12 +15,12 @@ use std::thread::{self, JoinHandle};
 pub const NAME: &str = "crossbeam threads";
 
 /// The ends of the calling thread; without them the other one ends.
-struct Channels {
-    ends: Option<(Sender<Request>, Receiver<Reply>)>,
+struct ThreadChannels {
+    ends: Option<(Sender<Order>, Receiver<OrderReply>)>,
     thread: Option<JoinHandle<()>>,
 }
 
-pub fn start(cpu: Option<usize>) -> Started {
+pub fn start(cpu: Option<usize>) -> StartedTransport {
     let (request_sender, requests) = bounded(1);
     let (replies, reply_receiver) = bounded(1);
     let mut counter = counter()?;
@@ -36,22 +36,22 @@ pub fn start(cpu: Option<usize>) -> Started {
         }
     };
     let thread = Pinned::nowhere(|| thread::spawn(serve))?;
-    Ok(Box::new(Messages(Channels { ends: Some((request_sender, reply_receiver)), thread: Some(thread) })))
+    Ok(Box::new(Messages(ThreadChannels { ends: Some((request_sender, reply_receiver)), thread: Some(thread) })))
 }
 
-impl Exchange for Channels {
-    fn exchange(&mut self, request: Request) -> Result<Reply, Failure> {
+impl Carrier for ThreadChannels {
+    fn exchange(&mut self, request: Order) -> Result<OrderReply, BoxError> {
         let (requests, replies) = self.ends.as_ref().ok_or("the channel is closed")?;
         requests.send(request)?;
         Ok(replies.recv()?)
     }
 
-    fn peer(&self) -> Option<&Peer> {
+    fn peer(&self) -> Option<&PeerProcess> {
         None
     }
 }
 
-impl Drop for Channels {
+impl Drop for ThreadChannels {
     fn drop(&mut self) {
         drop(self.ends.take());
         if let Some(thread) = self.thread.take() {

@@ -171,7 +171,7 @@ fn a_report_has_a_row_for_each_call_beside_callgates() {
     }
     let finished = Program::start(&["--quick", "--json", "-", "pipe", "Cap'n"]).finish();
     assert!(finished.success, "{finished:?}");
-    let report: callgate_suite::Report = serde_json::from_str(&finished.stdout).expect("a report");
+    let report: callgate_suite::BenchReport = serde_json::from_str(&finished.stdout).expect("a report");
     for call in ["add", "greet", "echo 4096"] {
         let own = report.row("compare", &format!("callgate {call}")).expect("callgate's row");
         let row = report.row("compare", &format!("pipe {call}")).expect("the peer's row");

@@ -7,14 +7,14 @@ use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Expr, ExprLit, Lit, Meta, Token};
 
-use crate::model::{Block, Kind, Method};
+use crate::model::{ImplBlock, MethodKind, MethodModel};
 use crate::types::spelled;
 
 /// So many arguments, and `&self`, are too many for clippy, which then says so of the user's own function.
 const CLIPPYS_MANY: usize = 7;
 
 /// On the proxy.
-pub(crate) fn proxy(block: &Block) -> TokenStream {
+pub(crate) fn proxy(block: &ImplBlock) -> TokenStream {
     let service = spelled(&block.service.ty);
     lines(&[
         &format!("The calls of a `{service}` in a child process: a method for each of its own."),
@@ -25,7 +25,7 @@ pub(crate) fn proxy(block: &Block) -> TokenStream {
 }
 
 /// On a method of the proxy: what the user wrote, or else what it calls.
-pub(crate) fn call(block: &Block, method: &Method) -> TokenStream {
+pub(crate) fn call(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let service = spelled(&block.service.path);
     let written = written(method).map(|attr| with_self_named(attr, &service));
     let in_short = (!is_documented(method)).then(|| call_in_short(block, method));
@@ -33,11 +33,11 @@ pub(crate) fn call(block: &Block, method: &Method) -> TokenStream {
     quote!(#(#written)* #in_short #others)
 }
 
-fn call_in_short(block: &Block, method: &Method) -> TokenStream {
+fn call_in_short(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let (service, name) = (spelled(&block.service.path), plain(method.name()));
     let text = match (&method.kind, block.interface()) {
-        (Kind::Get(field), _) => format!("Returns a copy of the field `{}`.", plain(field)),
-        (Kind::Set(field), _) => format!("Sets the field `{}`.", plain(field)),
+        (MethodKind::Get(field), _) => format!("Returns a copy of the field `{}`.", plain(field)),
+        (MethodKind::Set(field), _) => format!("Sets the field `{}`.", plain(field)),
         (_, Some(interface)) => format!("Calls `{}::{name}` of the `{service}` in the child.", spelled(interface)),
         (_, None) => format!("Calls `{service}::{name}` in the child."),
     };
@@ -45,7 +45,7 @@ fn call_in_short(block: &Block, method: &Method) -> TokenStream {
 }
 
 /// On a builder: what it is for, then what the user wrote of the constructor.
-pub(crate) fn builder(block: &Block, method: &Method) -> TokenStream {
+pub(crate) fn builder(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let (service, name) = (plain(&block.service.name), method.name());
     let link = format!("[`{}`](Self::{name})", plain(name));
     let first = lines(&[&format!("Prepares a bridge to a `{service}` that {link} will make in a child process.")]);
@@ -55,11 +55,11 @@ pub(crate) fn builder(block: &Block, method: &Method) -> TokenStream {
 }
 
 /// Whether something was said of it, rather than set, as by `#[doc(hidden)]`.
-fn is_documented(method: &Method) -> bool {
+fn is_documented(method: &MethodModel) -> bool {
     written(method).any(|attr| matches!(attr.meta, Meta::NameValue(_)))
 }
 
-fn written(method: &Method) -> impl Iterator<Item = &Attribute> {
+fn written(method: &MethodModel) -> impl Iterator<Item = &Attribute> {
     method.attrs.iter().filter(|attr| is_doc(attr))
 }
 
@@ -86,7 +86,7 @@ fn with_self_named(attr: &Attribute, service: &str) -> TokenStream {
 }
 
 /// What holds for the copy as for the original: lints that are allowed, deprecation, conditions.
-fn others(method: &Method) -> TokenStream {
+fn others(method: &MethodModel) -> TokenStream {
     let allowed = allowed(&method.attrs);
     let many = (method.arguments.len() >= CLIPPYS_MANY).then(|| quote!(#[allow(clippy::too_many_arguments)]));
     let kept = method.attrs.iter().filter(|attr| attr.path().is_ident("cfg") || attr.path().is_ident("deprecated"));

@@ -11,11 +11,11 @@ use syn::{FnArg, Generics, ReturnType, Type, parse_quote};
 
 use crate::docs;
 use crate::expand::{builders, drop_in, generics, hidden, proxy, service};
-use crate::model::{Block, Method};
-use crate::types::{self, Part};
+use crate::model::{ImplBlock, MethodModel};
+use crate::types::{self, TypePart};
 
 /// The block itself, and stand-ins.
-pub(crate) fn block(mut block: Block) -> TokenStream {
+pub(crate) fn block(mut block: ImplBlock) -> TokenStream {
     let in_trait = block.interface().is_some();
     for method in block.methods.iter_mut().filter(|method| method.refused) {
         // The drop-in has the signatures as written, and asks nothing of what is in them.
@@ -31,7 +31,7 @@ pub(crate) fn block(mut block: Block) -> TokenStream {
 }
 
 /// What the method returns if that could cross, or else what is most like it.
-fn output(method: &Method) -> Type {
+fn output(method: &MethodModel) -> Type {
     let own: Vec<_> = method.sig.generics.type_params().map(|param| param.ident.clone()).collect();
     let can_cross = |ty: &Type| !types::mentions(ty, &own) && !has(ty, |_| true);
     match types::bare(&method.output) {
@@ -41,7 +41,7 @@ fn output(method: &Method) -> Type {
     }
 }
 
-fn of_type(block: &Block) -> TokenStream {
+fn of_type(block: &ImplBlock) -> TokenStream {
     let proxy = proxy::declaration(block);
     let builders = builders::around(block, &one_of_each(block.constructors(), |method| builder(block, method)));
     let calls = proxy::around(block, &one_of_each(block.proxied(), |method| call(block, method)));
@@ -51,9 +51,9 @@ fn of_type(block: &Block) -> TokenStream {
 }
 
 /// The trait's own signatures; what hides its type behind `impl` cannot be stood in for.
-fn of_trait(block: &Block) -> Option<TokenStream> {
+fn of_trait(block: &ImplBlock) -> Option<TokenStream> {
     let hides = block.methods.iter().any(|method| match &method.sig.output {
-        ReturnType::Type(_, ty) => has(ty, |part| matches!(part, Part::Impl(_))),
+        ReturnType::Type(_, ty) => has(ty, |part| matches!(part, TypePart::Impl(_))),
         ReturnType::Default => false,
     });
     (!hides).then(|| {
@@ -63,9 +63,12 @@ fn of_trait(block: &Block) -> Option<TokenStream> {
 }
 
 /// A name that is used twice was refused, and stands for the first.
-fn one_of_each<'a>(methods: impl Iterator<Item = &'a Method>, write: impl Fn(&Method) -> TokenStream) -> TokenStream {
+fn one_of_each<'a>(
+    methods: impl Iterator<Item = &'a MethodModel>,
+    write: impl Fn(&MethodModel) -> TokenStream,
+) -> TokenStream {
     let mut seen = Vec::new();
-    let mut first = |method: &&Method| {
+    let mut first = |method: &&MethodModel| {
         let is_new = !types::is_among(&method.shown, &seen);
         seen.push(method.shown.clone());
         is_new
@@ -73,7 +76,7 @@ fn one_of_each<'a>(methods: impl Iterator<Item = &'a Method>, write: impl Fn(&Me
     methods.filter(|method| first(method) || !method.cfgs().is_empty()).map(write).collect()
 }
 
-fn builder(block: &Block, method: &Method) -> TokenStream {
+fn builder(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     if !method.refused {
         return builders::builder(block, method);
     }
@@ -89,7 +92,7 @@ fn builder(block: &Block, method: &Method) -> TokenStream {
     }
 }
 
-fn call(block: &Block, method: &Method) -> TokenStream {
+fn call(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let mode = generics::mode(block);
     if !method.refused {
         return proxy::call(block, method, &mode);
@@ -104,7 +107,7 @@ fn call(block: &Block, method: &Method) -> TokenStream {
 }
 
 /// The method's own generics and parameters, which may be anything that a function can have.
-fn written(block: &Block, method: &Method) -> (Generics, Vec<FnArg>) {
+fn written(block: &ImplBlock, method: &MethodModel) -> (Generics, Vec<FnArg>) {
     let sig = block.self_type.replaced(&method.sig, |replace, sig| replace.visit_signature_mut(sig));
     let typed = sig.inputs.into_iter().filter_map(|input| match input {
         FnArg::Typed(input) => Some(input.ty),
@@ -113,7 +116,7 @@ fn written(block: &Block, method: &Method) -> (Generics, Vec<FnArg>) {
     (sig.generics, typed.map(|ty| parse_quote!(_: #ty)).collect())
 }
 
-fn has(ty: &Type, is_meant: impl Fn(Part<'_>) -> bool) -> bool {
+fn has(ty: &Type, is_meant: impl Fn(TypePart<'_>) -> bool) -> bool {
     let mut found = false;
     types::look(ty, &mut |part| found |= is_meant(part));
     found

@@ -27,7 +27,7 @@ mod viewable;
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use crate::model::Block;
+use crate::model::ImplBlock;
 use crate::refusals::Refusals;
 
 /// Makes a type's methods callable in another process.
@@ -166,7 +166,7 @@ fn generate(options: TokenStream, item: TokenStream) -> TokenStream {
         let item = &parsed.item;
         return with_errors(&refusals, quote!(#item));
     }
-    let mut block = Block::read(parsed);
+    let mut block = ImplBlock::read(parsed);
     check::block(&mut block, &mut refusals);
     root.put_into(if refusals.is_empty() {
         expand::block(&block)

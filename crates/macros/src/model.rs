@@ -1,4 +1,4 @@
-//! What there is to call in a block: one [`Method`] for each, with everything that the later steps ask of it.
+//! What there is to call in a block: one [`MethodModel`] for each, with everything that the later steps ask of it.
 
 use proc_macro2::Span;
 use quote::{ToTokens, format_ident};
@@ -12,19 +12,19 @@ use crate::parse::{Function, Parsed};
 use crate::types::{self, SelfType};
 
 /// A block, read.
-pub(crate) struct Block {
+pub(crate) struct ImplBlock {
     /// As it is emitted again.
     pub(crate) item: ItemImpl,
     /// The type that it is for.
-    pub(crate) service: Service,
+    pub(crate) service: ServiceModel,
     /// What `Self` stands for, and the trait, of a trait's block.
     pub(crate) self_type: SelfType,
     /// What can be called, in order: the table, and a trait's functions without `self`, which have no place in it.
-    pub(crate) methods: Vec<Method>,
+    pub(crate) methods: Vec<MethodModel>,
 }
 
 /// The user's type.
-pub(crate) struct Service {
+pub(crate) struct ServiceModel {
     /// With its arguments: `inner::Stack<T>`.
     pub(crate) ty: Type,
     /// Its path without arguments: `inner::Stack`.
@@ -34,8 +34,8 @@ pub(crate) struct Service {
 }
 
 /// One thing that can be called.
-pub(crate) struct Method {
-    pub(crate) kind: Kind,
+pub(crate) struct MethodModel {
+    pub(crate) kind: MethodKind,
     /// The name for callers: the proxy's method, or the builder.
     pub(crate) shown: Ident,
     /// Position in the block's table.
@@ -54,7 +54,7 @@ pub(crate) struct Method {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum MethodKind {
     /// Without `self`, returns `Self`, or a `Result` of it if it can fail.
     Constructor { can_fail: bool },
     /// With `self`.
@@ -95,35 +95,35 @@ pub(crate) enum Passing {
     Archived,
 }
 
-impl Block {
+impl ImplBlock {
     /// Says what there is to call. The header is in order: [`check::header`](crate::check::header).
-    pub(crate) fn read(parsed: Parsed) -> Block {
+    pub(crate) fn read(parsed: Parsed) -> ImplBlock {
         let Parsed { item, functions, get, set, root: _ } = parsed;
-        let service = Service::read(&item.self_ty);
+        let service = ServiceModel::read(&item.self_ty);
         let self_type = SelfType::new(&service.ty, item.trait_.as_ref().map(|(path, _)| path), constants(&item));
         let of_trait = self_type.interface.is_some();
-        let mut methods: Vec<Method> = functions
+        let mut methods: Vec<MethodModel> = functions
             .into_iter()
             .filter(|function| of_trait || is_bridged(function))
-            .map(|function| Method::read(function, &self_type))
-            .chain(get.into_iter().map(|field| Method::getter(field, &self_type)))
-            .chain(set.into_iter().map(|field| Method::setter(field, &self_type)))
+            .map(|function| MethodModel::read(function, &self_type))
+            .chain(get.into_iter().map(|field| MethodModel::getter(field, &self_type)))
+            .chain(set.into_iter().map(|field| MethodModel::setter(field, &self_type)))
             .collect();
         number(&mut methods);
-        Block { item, service, self_type, methods }
+        ImplBlock { item, service, self_type, methods }
     }
 
     /// What the child answers, in order.
-    pub(crate) fn crossing(&self) -> impl Iterator<Item = &Method> {
-        self.methods.iter().filter(|method| method.kind != Kind::Local)
+    pub(crate) fn crossing(&self) -> impl Iterator<Item = &MethodModel> {
+        self.methods.iter().filter(|method| method.kind != MethodKind::Local)
     }
 
-    pub(crate) fn constructors(&self) -> impl Iterator<Item = &Method> {
+    pub(crate) fn constructors(&self) -> impl Iterator<Item = &MethodModel> {
         self.crossing().filter(|method| method.is_constructor())
     }
 
     /// What the proxy has.
-    pub(crate) fn proxied(&self) -> impl Iterator<Item = &Method> {
+    pub(crate) fn proxied(&self) -> impl Iterator<Item = &MethodModel> {
         self.crossing().filter(|method| !method.is_constructor())
     }
 
@@ -164,8 +164,8 @@ impl Block {
 }
 
 /// Numbers the table.
-fn number(methods: &mut [Method]) {
-    let crossing = methods.iter_mut().filter(|method| method.kind != Kind::Local);
+fn number(methods: &mut [MethodModel]) {
+    let crossing = methods.iter_mut().filter(|method| method.kind != MethodKind::Local);
     for (index, method) in (0..).zip(crossing) {
         method.index = index;
     }
@@ -183,13 +183,13 @@ fn constants(item: &ItemImpl) -> Vec<Ident> {
     item.items.iter().filter_map(constant).collect()
 }
 
-impl Service {
-    fn read(ty: &Type) -> Service {
+impl ServiceModel {
+    fn read(ty: &Type) -> ServiceModel {
         let mut path = types::path(ty).expect("the header was checked").clone();
         let last = path.segments.last_mut().expect("a path has a last word");
         last.arguments = PathArguments::None;
         let name = last.ident.clone();
-        Service { ty: types::bare(ty).clone(), path, name }
+        ServiceModel { ty: types::bare(ty).clone(), path, name }
     }
 
     /// `CounterCalls`.
@@ -207,41 +207,47 @@ impl Service {
     }
 }
 
-impl Method {
-    fn read(function: Function, self_type: &SelfType) -> Method {
+impl MethodModel {
+    fn read(function: Function, self_type: &SelfType) -> MethodModel {
         let Function { attrs, vis, sig, options } = function;
         let kind = kind(&sig, self_type);
         let shown = options.rename.unwrap_or_else(|| match kind {
-            Kind::Constructor { .. } => builder_name(&sig.ident),
+            MethodKind::Constructor { .. } => builder_name(&sig.ident),
             _ => sig.ident.clone(),
         });
-        Method { shown, idempotent: options.idempotent, ..Method::new(kind, attrs, vis, sig, self_type) }
+        MethodModel { shown, idempotent: options.idempotent, ..MethodModel::new(kind, attrs, vis, sig, self_type) }
     }
 
-    fn getter(field: Field, self_type: &SelfType) -> Method {
+    fn getter(field: Field, self_type: &SelfType) -> MethodModel {
         let (name, ty) = (field_name(&field), &field.ty);
         let sig = parse_quote!(fn #name(&self) -> #ty);
-        Method::new(Kind::Get(name), field.attrs, or_public(field.vis), sig, self_type)
+        MethodModel::new(MethodKind::Get(name), field.attrs, or_public(field.vis), sig, self_type)
     }
 
-    fn setter(field: Field, self_type: &SelfType) -> Method {
+    fn setter(field: Field, self_type: &SelfType) -> MethodModel {
         let (name, ty) = (field_name(&field), &field.ty);
         let setter = format_ident!("set_{}", name.unraw(), span = name.span());
         let sig = parse_quote!(fn #setter(&mut self, value: #ty));
-        Method::new(Kind::Set(name), field.attrs, or_public(field.vis), sig, self_type)
+        MethodModel::new(MethodKind::Set(name), field.attrs, or_public(field.vis), sig, self_type)
     }
 
-    fn new(kind: Kind, attrs: Vec<Attribute>, vis: Visibility, sig: Signature, self_type: &SelfType) -> Method {
+    fn new(
+        kind: MethodKind,
+        attrs: Vec<Attribute>,
+        vis: Visibility,
+        sig: Signature,
+        self_type: &SelfType,
+    ) -> MethodModel {
         let output = match &sig.output {
             ReturnType::Default => parse_quote!(()),
             ReturnType::Type(_, ty) => self_type.in_type(ty),
         };
         let (shown, arguments) = (sig.ident.clone(), arguments(&sig, self_type));
-        Method { kind, shown, index: 0, attrs, vis, sig, arguments, output, idempotent: None, refused: false }
+        MethodModel { kind, shown, index: 0, attrs, vis, sig, arguments, output, idempotent: None, refused: false }
     }
 
     pub(crate) fn is_constructor(&self) -> bool {
-        matches!(self.kind, Kind::Constructor { .. })
+        matches!(self.kind, MethodKind::Constructor { .. })
     }
 
     /// Whether it has `&mut self`.
@@ -290,19 +296,19 @@ fn builder_name(constructor: &Ident) -> Ident {
     }
 }
 
-fn kind(sig: &Signature, self_type: &SelfType) -> Kind {
+fn kind(sig: &Signature, self_type: &SelfType) -> MethodKind {
     if sig.receiver().is_some() {
-        return Kind::Method;
+        return MethodKind::Method;
     }
     if self_type.interface.is_some() {
-        return Kind::Local;
+        return MethodKind::Local;
     }
     match &sig.output {
-        ReturnType::Type(_, ty) if is_self(ty, self_type) => Kind::Constructor { can_fail: false },
+        ReturnType::Type(_, ty) if is_self(ty, self_type) => MethodKind::Constructor { can_fail: false },
         ReturnType::Type(_, ty) if types::argument_of(ty, "Result").is_some_and(|ty| is_self(ty, self_type)) => {
-            Kind::Constructor { can_fail: true }
+            MethodKind::Constructor { can_fail: true }
         }
-        _ => Kind::Function,
+        _ => MethodKind::Function,
     }
 }
 

@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{File, ImplItem, Item};
 
-use crate::model::{Block, Kind, Method, Passing};
+use crate::model::{ImplBlock, MethodKind, MethodModel, Passing};
 use crate::refusals::Refusals;
 use crate::types::spelled;
 use crate::{check, generate, parse, viewable};
@@ -14,9 +14,9 @@ fn with_constructor(methods: TokenStream) -> TokenStream {
     quote!(impl Counter { pub fn new() -> Self { todo!() } #methods })
 }
 
-fn read(item: TokenStream) -> Block {
+fn read(item: TokenStream) -> ImplBlock {
     let mut refusals = Refusals::default();
-    let block = Block::read(parse::block(TokenStream::new(), item, &mut refusals).expect("an impl block"));
+    let block = ImplBlock::read(parse::block(TokenStream::new(), item, &mut refusals).expect("an impl block"));
     assert_eq!(refusals.texts(), [""; 0]);
     block
 }
@@ -27,7 +27,7 @@ fn refused(options: TokenStream, item: TokenStream) -> Vec<String> {
     if let Some(mut parsed) = parse::block(options, item, &mut refusals) {
         check::options(&mut parsed, &mut refusals);
         if check::header(&parsed.item, &mut refusals).is_ok() {
-            check::block(&mut Block::read(parsed), &mut refusals);
+            check::block(&mut ImplBlock::read(parsed), &mut refusals);
         }
     }
     refusals.texts()
@@ -79,7 +79,7 @@ fn functions(items: &[Item], ty: &str) -> Vec<String> {
     impls.next_back().map(|items| items.iter().filter_map(names).collect()).unwrap_or_default()
 }
 
-fn method<'a>(block: &'a Block, name: &str) -> &'a Method {
+fn method<'a>(block: &'a ImplBlock, name: &str) -> &'a MethodModel {
     block.methods.iter().find(|method| method.name() == name).expect("a method of that name")
 }
 
@@ -107,14 +107,14 @@ fn constructors_are_known_by_what_they_return() {
         }
     });
     let kind = |name| method(&block, name).kind.clone();
-    assert_eq!(kind("new"), Kind::Constructor { can_fail: false });
-    assert_eq!(kind("named"), Kind::Constructor { can_fail: false });
-    assert_eq!(kind("may_fail"), Kind::Constructor { can_fail: true });
-    assert_eq!(kind("may_fail_otherwise"), Kind::Constructor { can_fail: true });
-    assert_eq!(kind("other"), Kind::Function);
-    assert_eq!(kind("maybe"), Kind::Function);
-    assert_eq!(kind("number"), Kind::Function);
-    assert_eq!(kind("method"), Kind::Method);
+    assert_eq!(kind("new"), MethodKind::Constructor { can_fail: false });
+    assert_eq!(kind("named"), MethodKind::Constructor { can_fail: false });
+    assert_eq!(kind("may_fail"), MethodKind::Constructor { can_fail: true });
+    assert_eq!(kind("may_fail_otherwise"), MethodKind::Constructor { can_fail: true });
+    assert_eq!(kind("other"), MethodKind::Function);
+    assert_eq!(kind("maybe"), MethodKind::Function);
+    assert_eq!(kind("number"), MethodKind::Function);
+    assert_eq!(kind("method"), MethodKind::Method);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn what_is_bridged_and_in_which_place_of_the_table() {
     };
     let mut refusals = Refusals::default();
     let parsed = parse::block(quote!(get(total: u64), set(total: u64)), item, &mut refusals).expect("an impl block");
-    let block = Block::read(parsed);
+    let block = ImplBlock::read(parsed);
     let table: Vec<_> = block.methods.iter().map(|method| (method.index, method.shown.to_string())).collect();
     let expected = [(0, "bridge"), (1, "add"), (2, "take"), (3, "total"), (4, "set_total")];
     assert_eq!(table, expected.map(|(index, name)| (index, name.to_owned())));

@@ -291,12 +291,12 @@ fn respanned(tokens: TokenStream, span: Span) -> TokenStream {
 }
 
 /// Walks through a type and reports what cannot cross, each outermost part once.
-pub(crate) fn look<'a>(ty: &'a Type, found: &mut impl FnMut(Part<'a>)) {
-    Look(found).visit_type(ty);
+pub(crate) fn look<'a>(ty: &'a Type, found: &mut impl FnMut(TypePart<'a>)) {
+    TypeVisitor(found).visit_type(ty);
 }
 
 /// A part of a type that may need a refusal.
-pub(crate) enum Part<'a> {
+pub(crate) enum TypePart<'a> {
     Reference(&'a syn::TypeReference),
     Pointer(&'a Type),
     Function(&'a Type),
@@ -309,25 +309,25 @@ pub(crate) enum Part<'a> {
     Lifetime(&'a syn::Lifetime),
 }
 
-struct Look<'f, F>(&'f mut F);
+struct TypeVisitor<'f, F>(&'f mut F);
 
-impl<'a, F: FnMut(Part<'a>)> Visit<'a> for Look<'_, F> {
+impl<'a, F: FnMut(TypePart<'a>)> Visit<'a> for TypeVisitor<'_, F> {
     fn visit_type(&mut self, ty: &'a Type) {
         match ty {
-            Type::Reference(reference) => (self.0)(Part::Reference(reference)),
-            Type::Ptr(_) => (self.0)(Part::Pointer(ty)),
-            Type::FnPtr(_) => (self.0)(Part::Function(ty)),
-            Type::TraitObject(_) => (self.0)(Part::Dyn(ty)),
-            Type::ImplTrait(_) => (self.0)(Part::Impl(ty)),
-            Type::Never(_) => (self.0)(Part::Never(ty)),
-            ty if is_word(ty, "Self") => (self.0)(Part::SelfAlone(ty)),
+            Type::Reference(reference) => (self.0)(TypePart::Reference(reference)),
+            Type::Ptr(_) => (self.0)(TypePart::Pointer(ty)),
+            Type::FnPtr(_) => (self.0)(TypePart::Function(ty)),
+            Type::TraitObject(_) => (self.0)(TypePart::Dyn(ty)),
+            Type::ImplTrait(_) => (self.0)(TypePart::Impl(ty)),
+            Type::Never(_) => (self.0)(TypePart::Never(ty)),
+            ty if is_word(ty, "Self") => (self.0)(TypePart::SelfAlone(ty)),
             ty => syn::visit::visit_type(self, ty),
         }
     }
 
     fn visit_lifetime(&mut self, lifetime: &'a syn::Lifetime) {
         if lifetime.ident != "static" {
-            (self.0)(Part::Lifetime(lifetime));
+            (self.0)(TypePart::Lifetime(lifetime));
         }
     }
 

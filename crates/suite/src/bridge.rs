@@ -4,19 +4,19 @@
 
 use crate::bytes;
 use crate::pin::{self, Pinned};
-use crate::transport::{Failure, Record, Transport};
+use crate::transport::{BoxError, Record, Transport};
 use crate::trust::trusted;
 use callgate::{Bridge, Builder, Restart, SharedBox, Signal, Wait, bridge};
 use std::time::{Duration, Instant};
 
 /// The service of the workload.
 #[derive(Debug)]
-pub struct Counter {
+pub struct CountService {
     total: u64,
 }
 
 #[bridge]
-impl Counter {
+impl CountService {
     /// Keeps the thread that serves on `cpus`, whatever the parent was pinned to when it started the child.
     pub fn new(cpus: Vec<usize>) -> Result<Self, String> {
         pin::this_thread(&cpus).map_err(|error| format!("pinning to the CPUs {cpus:?}: {error}"))?;
@@ -85,31 +85,31 @@ impl Counter {
     }
 }
 
-/// A bridge to a [`Counter`], as a transport.
+/// A bridge to a [`CountService`], as a transport.
 #[derive(Debug)]
-pub struct Bridged {
+pub struct BridgeTransport {
     /// The typed proxy, for callers that want nothing in between.
-    pub bridge: Bridge<Counter>,
+    pub bridge: Bridge<CountService>,
 }
 
-impl Bridged {
+impl BridgeTransport {
     /// Starts a child that waits as `wait` says, on `cpu`; on any that is allowed, if that is `None`.
     ///
     /// # Errors
     ///
     /// If the child does not start.
-    pub fn start(wait: Wait, cpu: Option<usize>) -> Result<Self, Failure> {
+    pub fn start(wait: Wait, cpu: Option<usize>) -> Result<Self, BoxError> {
         Self::woken_by(None, wait, cpu)
     }
 
     /// The same with a child that is trusted, so that boxes come back without a copy.
-    pub fn trusting(wait: Wait, cpu: Option<usize>) -> Result<Self, Failure> {
-        Self::built(trusted(Counter::bridge(cpus(cpu)).wait(wait)))
+    pub fn trusting(wait: Wait, cpu: Option<usize>) -> Result<Self, BoxError> {
+        Self::built(trusted(CountService::bridge(cpus(cpu)).wait(wait)))
     }
 
     /// The same, woken by `signal`; by the default, if that is `None`.
-    pub fn woken_by(signal: Option<Signal>, wait: Wait, cpu: Option<usize>) -> Result<Self, Failure> {
-        let builder = Counter::bridge(cpus(cpu)).wait(wait);
+    pub fn woken_by(signal: Option<Signal>, wait: Wait, cpu: Option<usize>) -> Result<Self, BoxError> {
+        let builder = CountService::bridge(cpus(cpu)).wait(wait);
         Self::built(match signal {
             Some(signal) => builder.signal(signal),
             None => builder,
@@ -117,17 +117,17 @@ impl Bridged {
     }
 
     /// One that starts another child when one has died, with a timeout for its calls.
-    pub fn restarting(restart: Restart, timeout: Duration) -> Result<Self, Failure> {
-        Self::built(Counter::bridge(cpus(None)).restart(restart).timeout(timeout))
+    pub fn restarting(restart: Restart, timeout: Duration) -> Result<Self, BoxError> {
+        Self::built(CountService::bridge(cpus(None)).restart(restart).timeout(timeout))
     }
 
     /// The same in the strictest sandbox.
     #[cfg(feature = "sandbox")]
-    pub fn sandboxed(wait: Wait, cpu: Option<usize>) -> Result<Self, Failure> {
-        Self::built(Counter::bridge(cpus(cpu)).wait(wait).sandbox(callgate::Sandbox::strict()))
+    pub fn sandboxed(wait: Wait, cpu: Option<usize>) -> Result<Self, BoxError> {
+        Self::built(CountService::bridge(cpus(cpu)).wait(wait).sandbox(callgate::Sandbox::strict()))
     }
 
-    fn built(builder: Builder<Counter>) -> Result<Self, Failure> {
+    fn built(builder: Builder<CountService>) -> Result<Self, BoxError> {
         // The first start of a process starts callgate's watcher too, from which all children inherit their CPUs.
         let bridge = Pinned::nowhere(|| builder.start())??;
         Ok(Self { bridge })
@@ -138,34 +138,34 @@ fn cpus(cpu: Option<usize>) -> Vec<usize> {
     cpu.map_or_else(|| pin::allowed().to_vec(), |cpu| vec![cpu])
 }
 
-impl Transport for Bridged {
+impl Transport for BridgeTransport {
     #[inline(always)]
-    fn add(&mut self, n: u64) -> Result<u64, Failure> {
+    fn add(&mut self, n: u64) -> Result<u64, BoxError> {
         Ok(self.bridge.add(n)?)
     }
 
     #[inline(always)]
-    fn greet(&mut self, name: &str) -> Result<String, Failure> {
+    fn greet(&mut self, name: &str) -> Result<String, BoxError> {
         Ok(self.bridge.greet(name)?)
     }
 
     #[inline(always)]
-    fn sum(&mut self, numbers: &[u64]) -> Result<u64, Failure> {
+    fn sum(&mut self, numbers: &[u64]) -> Result<u64, BoxError> {
         Ok(self.bridge.sum(numbers)?)
     }
 
     #[inline(always)]
-    fn record(&mut self, record: &Record) -> Result<Record, Failure> {
+    fn record(&mut self, record: &Record) -> Result<Record, BoxError> {
         Ok(self.bridge.record(record)?)
     }
 
     #[inline(always)]
-    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, BoxError> {
         Ok(self.bridge.echo(bytes)?)
     }
 
     #[inline(always)]
-    fn work(&mut self, busy: Duration) -> Result<(), Failure> {
+    fn work(&mut self, busy: Duration) -> Result<(), BoxError> {
         Ok(self.bridge.work(busy.as_nanos() as u64)?)
     }
 
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn it_carries_the_workload() {
         for wait in [Wait::Adaptive, Wait::Park] {
-            workload::verify(&mut Bridged::start(wait, None).expect("a start")).expect("true answers");
+            workload::verify(&mut BridgeTransport::start(wait, None).expect("a start")).expect("true answers");
         }
     }
 }

@@ -18,7 +18,7 @@ const FAILED: i32 = 70;
 
 /// What a child does until it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum ChildRole {
     /// Answers tokens in shared memory (stdin), polling.
     PingPong,
     /// The same, asleep in a futex whenever it waits.
@@ -35,14 +35,14 @@ pub(crate) enum Role {
     Hog,
 }
 
-const ROLES: &[(&str, Role)] = &[
-    ("ping-pong", Role::PingPong),
-    ("futex", Role::Futex),
-    ("relay", Role::Relay),
-    ("copy", Role::Copy),
-    ("sum", Role::Sum),
-    ("byte", Role::Byte),
-    ("hog", Role::Hog),
+const ROLES: &[(&str, ChildRole)] = &[
+    ("ping-pong", ChildRole::PingPong),
+    ("futex", ChildRole::Futex),
+    ("relay", ChildRole::Relay),
+    ("copy", ChildRole::Copy),
+    ("sum", ChildRole::Sum),
+    ("byte", ChildRole::Byte),
+    ("hog", ChildRole::Hog),
 ];
 
 /// Makes a process that the suite or a bridge started into its child, which never returns from here; does nothing in others.
@@ -51,7 +51,7 @@ const ROLES: &[(&str, Role)] = &[
 pub fn init() {
     if let Ok(order) = std::env::var(VARIABLE) {
         // A process that merely inherited the variable has another parent.
-        if let Some(order) = Order::parse(&order).filter(Order::is_mine) {
+        if let Some(order) = ChildOrder::parse(&order).filter(ChildOrder::is_mine) {
             order.carry_out();
         }
     }
@@ -62,13 +62,13 @@ pub fn init() {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Order {
+struct ChildOrder {
     parent: i32,
-    role: Role,
+    role: ChildRole,
     cpus: Vec<usize>,
 }
 
-impl Order {
+impl ChildOrder {
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let parent = words.next()?.parse().ok()?;
@@ -109,14 +109,14 @@ fn parent() -> i32 {
 
 /// A child; killed and waited for when dropped. The kernel kills it too when the thread that started it exits.
 #[derive(Debug)]
-pub struct Child {
+pub struct BenchChild {
     pub(crate) process: process::Child,
 }
 
-impl Child {
+impl BenchChild {
     /// Starts this program again as `role`, on `cpus` (all that are allowed, if there are none).
-    pub(crate) fn start(role: Role, cpus: &[usize], stdin: Stdio, stdout: Stdio) -> io::Result<Self> {
-        let order = Order { parent: process::id() as i32, role, cpus: cpus.to_vec() };
+    pub(crate) fn start(role: ChildRole, cpus: &[usize], stdin: Stdio, stdout: Stdio) -> io::Result<Self> {
+        let order = ChildOrder { parent: process::id() as i32, role, cpus: cpus.to_vec() };
         let mut command = Command::new("/proc/self/exe");
         command.env(VARIABLE, order.text()).stdin(stdin).stdout(stdout);
         Ok(Self { process: pin::Pinned::nowhere(|| command.spawn())?? })
@@ -136,7 +136,7 @@ impl Child {
     }
 }
 
-impl Drop for Child {
+impl Drop for BenchChild {
     fn drop(&mut self) {
         // Fails only if it has been waited for already.
         let _ = self.process.kill();
@@ -146,12 +146,12 @@ impl Drop for Child {
 
 /// A process that burns one CPU for as long as this lives.
 #[derive(Debug)]
-pub struct Hog(#[allow(dead_code, reason = "kept for its Drop")] Child);
+pub struct Hog(#[allow(dead_code, reason = "kept for its Drop")] BenchChild);
 
 impl Hog {
     /// Burns `cpu` from now on.
     pub fn on(cpu: usize) -> io::Result<Self> {
-        Ok(Self(Child::start(Role::Hog, &[cpu], Stdio::null(), Stdio::null())?))
+        Ok(Self(BenchChild::start(ChildRole::Hog, &[cpu], Stdio::null(), Stdio::null())?))
     }
 }
 
@@ -166,12 +166,12 @@ mod tests {
     fn orders_are_read_as_they_were_written() {
         for &(_, role) in ROLES {
             for cpus in [vec![], vec![1], vec![0, 17]] {
-                let order = Order { parent: 42, role, cpus };
-                assert_eq!(Order::parse(&order.text()), Some(order));
+                let order = ChildOrder { parent: 42, role, cpus };
+                assert_eq!(ChildOrder::parse(&order.text()), Some(order));
             }
         }
-        assert_eq!(Order::parse("42 nothing"), None);
-        assert_eq!(Order::parse("42"), None);
-        assert_eq!(Order::parse("42 hog x"), None);
+        assert_eq!(ChildOrder::parse("42 nothing"), None);
+        assert_eq!(ChildOrder::parse("42"), None);
+        assert_eq!(ChildOrder::parse("42 hog x"), None);
     }
 }

@@ -9,7 +9,7 @@
 use crate::cpu_time::CpuTime;
 use crate::report::{Row, Series};
 use crate::stats::{Distribution, Spread};
-use crate::{Clock, Failure, Progress};
+use crate::{BoxError, Clock, Progress};
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
 
@@ -63,11 +63,11 @@ pub struct Subject {
     run: Box<Run>,
 }
 
-type Run = dyn FnMut(&mut Batch<'_>) -> Result<(), Failure>;
+type Run = dyn FnMut(&mut Batch<'_>) -> Result<(), BoxError>;
 
 impl Subject {
     /// Measures `operation`, back to back.
-    pub fn new(name: impl Into<String>, operation: impl FnMut() -> Result<(), Failure> + 'static) -> Self {
+    pub fn new(name: impl Into<String>, operation: impl FnMut() -> Result<(), BoxError> + 'static) -> Self {
         Self::averaged(name, 1, operation)
     }
 
@@ -76,7 +76,7 @@ impl Subject {
     pub fn averaged(
         name: impl Into<String>,
         each: u32,
-        mut operation: impl FnMut() -> Result<(), Failure> + 'static,
+        mut operation: impl FnMut() -> Result<(), BoxError> + 'static,
     ) -> Self {
         let mut stamps = Vec::with_capacity(MOST);
         let subject = Self::custom(name, move |batch| {
@@ -102,7 +102,10 @@ impl Subject {
     }
 
     /// Runs `batch` for each batch: it records what it measures until the batch is over, at least once.
-    pub fn custom(name: impl Into<String>, batch: impl FnMut(&mut Batch<'_>) -> Result<(), Failure> + 'static) -> Self {
+    pub fn custom(
+        name: impl Into<String>,
+        batch: impl FnMut(&mut Batch<'_>) -> Result<(), BoxError> + 'static,
+    ) -> Self {
         Self { name: name.into(), floor: None, peer: None, polls: false, means: false, run: Box::new(batch) }
     }
 
@@ -131,7 +134,7 @@ impl Subject {
     }
 
     /// Runs batches of this subject alone for at least `time`, and returns what they recorded.
-    pub fn measure(&mut self, clock: &Clock, time: Duration) -> Result<Distribution, Failure> {
+    pub fn measure(&mut self, clock: &Clock, time: Duration) -> Result<Distribution, BoxError> {
         let mut found = Distribution::new();
         let end = clock.now() + clock.counts(time);
         while clock.now() < end {
@@ -142,7 +145,7 @@ impl Subject {
 
     /// Takes one turn of about `calls` calls. Returns what it recorded, and how many calls that were. For callers that take
     /// turns of their own, and have paused all others.
-    pub fn turn(&mut self, clock: &Clock, calls: u64) -> Result<(Distribution, u64), Failure> {
+    pub fn turn(&mut self, clock: &Clock, calls: u64) -> Result<(Distribution, u64), BoxError> {
         let mut found = Distribution::new();
         let until = clock.counts(Budget::full().batch);
         self.resume();
@@ -169,7 +172,7 @@ impl Subject {
         until: u64,
         most: u64,
         found: &mut Distribution,
-    ) -> Result<(u64, Duration), Failure> {
+    ) -> Result<(u64, Duration), BoxError> {
         let mut batch = Batch { clock, until, most, idle: Duration::ZERO, calls: 0, found };
         (self.run)(&mut batch).map_err(|error| format!("{}: {error}", self.name))?;
         Ok((batch.calls, batch.idle))
@@ -302,8 +305,8 @@ pub fn interleave(
     budget: Budget,
     clock: &Clock,
     progress: Progress<'_>,
-    mut set_up: impl FnMut() -> Result<Vec<Subject>, Failure>,
-) -> Result<Vec<Measured>, Failure> {
+    mut set_up: impl FnMut() -> Result<Vec<Subject>, BoxError>,
+) -> Result<Vec<Measured>, BoxError> {
     let mut measured: Vec<Measured> = Vec::new();
     for repeat in 1..=budget.repeats {
         let subjects = set_up()?;
@@ -330,7 +333,7 @@ struct Turns {
     cpu: Duration,
 }
 
-fn one_repeat(budget: Budget, clock: &Clock, subjects: Vec<Subject>) -> Result<Vec<Turns>, Failure> {
+fn one_repeat(budget: Budget, clock: &Clock, subjects: Vec<Subject>) -> Result<Vec<Turns>, BoxError> {
     let begin = |subject| Turns { subject, found: Distribution::new(), calls: 0, cpu: Duration::ZERO };
     let mut all: Vec<Turns> = subjects.into_iter().map(begin).collect();
     all.iter().for_each(|turns| turns.subject.pause());
@@ -344,7 +347,7 @@ fn one_repeat(budget: Budget, clock: &Clock, subjects: Vec<Subject>) -> Result<V
 }
 
 impl Turns {
-    fn take(&mut self, time: Duration, clock: &Clock) -> Result<(), Failure> {
+    fn take(&mut self, time: Duration, clock: &Clock) -> Result<(), BoxError> {
         self.subject.resume();
         self.subject.batch(clock, clock.now() + clock.counts(WARM_UP), u64::MAX, &mut Distribution::new())?;
         let clocks = CpuTime::with(self.subject.peer)?;

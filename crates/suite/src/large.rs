@@ -12,15 +12,15 @@
 
 #![forbid(unsafe_code)]
 
-use crate::bridge::Bridged;
+use crate::bridge::BridgeTransport;
 use crate::bytes;
 use crate::floor::{RawCopy, RawSum};
 use crate::interleave::{Batch, Budget, Measured, Subject, interleave, rows};
 use crate::payload::{expected, size};
 use crate::pin::{self, Pinned};
-use crate::report::Report;
-use crate::workload::{self, Call};
-use crate::{Clock, Failure, Progress, Transport};
+use crate::report::BenchReport;
+use crate::workload::{self, CallKind};
+use crate::{BoxError, Clock, Progress, Transport};
 use callgate::{SharedBox, Wait};
 use std::cell::RefCell;
 use std::hint::black_box;
@@ -43,13 +43,13 @@ const POLLING: Wait = Wait::Spin;
 pub const BOXES: [usize; 5] = [64, 4 << 10, 1 << 20, 16 << 20, 64 << 20];
 
 /// The group `large`.
-pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let Ok((caller, callee)) = pin::pair() else {
-        return Ok(Report::left_out("Large payloads"));
+        return Ok(BenchReport::left_out("Large payloads"));
     };
     let _pin = Pinned::to(caller)?;
     let clock = Clock::new();
-    let mut report = Report::default();
+    let mut report = BenchReport::default();
     for len in ONE_WAY {
         add(&mut report, &interleave(batches(budget, len), &clock, progress, || one_way(len, callee))?);
     }
@@ -63,7 +63,7 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure
     Ok(report)
 }
 
-fn add(report: &mut Report, measured: &[Measured]) {
+fn add(report: &mut BenchReport, measured: &[Measured]) {
     report.rows.extend(rows("large", measured));
 }
 
@@ -107,7 +107,7 @@ impl Load {
 /// A large payload on its way to another process, again and again.
 pub trait Carry {
     /// Carries it once, and back where its [`Load`] says so; an error if the answer is not right.
-    fn carry(&mut self) -> Result<(), Failure>;
+    fn carry(&mut self) -> Result<(), BoxError>;
 
     /// The process that answers.
     fn peer(&self) -> u32;
@@ -133,13 +133,13 @@ impl Summed {
     }
 
     /// Has them summed, and looks at the sum.
-    pub fn by(&self, sum: impl FnOnce(&[u8]) -> Result<u64, Failure>) -> Result<(), Failure> {
+    pub fn by(&self, sum: impl FnOnce(&[u8]) -> Result<u64, BoxError>) -> Result<(), BoxError> {
         workload::check(sum(black_box(&self.bytes))? == self.sum, "one-way")
     }
 }
 
 /// `len` bytes one way, polling and as bridges wait by default, and before them their floor.
-pub fn one_way(len: usize, callee: usize) -> Result<Vec<Subject>, Failure> {
+pub fn one_way(len: usize, callee: usize) -> Result<Vec<Subject>, BoxError> {
     let floor = format!("raw {}", Load::OneWay.of(len));
     let raw = Box::new(Raw { floor: RawSum::start(len, callee)?, bytes: Summed::new(len) });
     let waiting =
@@ -149,30 +149,30 @@ pub fn one_way(len: usize, callee: usize) -> Result<Vec<Subject>, Failure> {
 }
 
 /// callgate under `load`.
-pub fn callgate(load: Load, len: usize, callee: usize) -> Result<Subject, Failure> {
+pub fn callgate(load: Load, len: usize, callee: usize) -> Result<Subject, BoxError> {
     let carrier: Box<dyn Carry> = match load {
         Load::OneWay => slice(POLLING, len, callee)?,
         Load::Touched => {
-            let bridged = Bridged::trusting(POLLING, Some(callee))?;
+            let bridged = BridgeTransport::trusting(POLLING, Some(callee))?;
             Box::new(TwoBoxes { bridged, len, turn: 0 })
         }
         Load::Edited => {
-            let bridged = Bridged::trusting(POLLING, Some(callee))?;
+            let bridged = BridgeTransport::trusting(POLLING, Some(callee))?;
             Box::new(OneBox::new(Rc::new(bridged), len)?)
         }
     };
     Ok(subject(callgate_name(load, len), carrier).polling())
 }
 
-fn slice(wait: Wait, len: usize, callee: usize) -> Result<Box<dyn Carry>, Failure> {
-    Ok(Box::new(Slice { bridged: Bridged::start(wait, Some(callee))?, bytes: Summed::new(len) }))
+fn slice(wait: Wait, len: usize, callee: usize) -> Result<Box<dyn Carry>, BoxError> {
+    Ok(Box::new(SliceArg { bridged: BridgeTransport::start(wait, Some(callee))?, bytes: Summed::new(len) }))
 }
 
 /// An echo, and before it its floor.
-fn echo(callee: usize) -> Result<Vec<Subject>, Failure> {
-    let bridged = Rc::new(RefCell::new(Bridged::start(POLLING, Some(callee))?));
+fn echo(callee: usize) -> Result<Vec<Subject>, BoxError> {
+    let bridged = Rc::new(RefCell::new(BridgeTransport::start(POLLING, Some(callee))?));
     let [floor, echo] = ["raw copy", "callgate echo"].map(|name| format!("{name} {}", size(ECHO)));
-    let echoed = workload::subject(echo, Call::Echo(ECHO), &bridged).polling();
+    let echoed = workload::subject(echo, CallKind::Echo(ECHO), &bridged).polling();
     Ok(vec![RawCopy::start(ECHO, callee)?.subject(&*floor, ECHO), echoed.beside(&floor)])
 }
 
@@ -184,14 +184,15 @@ pub fn callgate_name(load: Load, len: usize) -> String {
 
 /// One box of each length, there and back on the same bridge. The first is the floor of the others; of a child that is not trusted,
 /// all are beside nothing.
-pub fn boxes(is_trusted: bool, callee: usize) -> Result<Vec<Subject>, Failure> {
+pub fn boxes(is_trusted: bool, callee: usize) -> Result<Vec<Subject>, BoxError> {
     let (wait, cpu) = (POLLING, Some(callee));
-    let bridged = Rc::new(if is_trusted { Bridged::trusting(wait, cpu) } else { Bridged::start(wait, cpu) }?);
+    let bridged =
+        Rc::new(if is_trusted { BridgeTransport::trusting(wait, cpu) } else { BridgeTransport::start(wait, cpu) }?);
     let name = |len| match is_trusted {
         true => callgate_name(Load::Edited, len),
         false => format!("callgate box, child not trusted, {}", Load::Edited.of(len)),
     };
-    let boxed = |len| -> Result<Subject, Failure> {
+    let boxed = |len| -> Result<Subject, BoxError> {
         let boxed = subject(name(len), Box::new(OneBox::new(bridged.clone(), len)?)).polling();
         Ok(if len == BOXES[0] { boxed } else { boxed.beside(&name(BOXES[0])) })
     };
@@ -205,7 +206,7 @@ struct Raw {
 }
 
 impl Carry for Raw {
-    fn carry(&mut self) -> Result<(), Failure> {
+    fn carry(&mut self) -> Result<(), BoxError> {
         self.bytes.by(|bytes| Ok(self.floor.sum(bytes)?))
     }
 
@@ -215,13 +216,13 @@ impl Carry for Raw {
 }
 
 /// A `&[u8]` as an argument.
-struct Slice {
-    bridged: Bridged,
+struct SliceArg {
+    bridged: BridgeTransport,
     bytes: Summed,
 }
 
-impl Carry for Slice {
-    fn carry(&mut self) -> Result<(), Failure> {
+impl Carry for SliceArg {
+    fn carry(&mut self) -> Result<(), BoxError> {
         self.bytes.by(|bytes| Ok(self.bridged.bridge.sum_bytes(bytes)?))
     }
 
@@ -232,13 +233,13 @@ impl Carry for Slice {
 
 /// A box as an argument, and another one as the result: each is filled by one side, read by the other, and given back.
 struct TwoBoxes {
-    bridged: Bridged,
+    bridged: BridgeTransport,
     len: usize,
     turn: u8,
 }
 
 impl Carry for TwoBoxes {
-    fn carry(&mut self) -> Result<(), Failure> {
+    fn carry(&mut self) -> Result<(), BoxError> {
         self.turn = self.turn % 127 + 1;
         let mut frame = SharedBox::<[u8]>::for_overwrite_in(&self.bridged.bridge, self.len)?;
         bytes::fill(&mut frame, self.turn);
@@ -255,19 +256,19 @@ impl Carry for TwoBoxes {
 struct OneBox {
     /// `None` if a call has failed, which the box was lost with.
     frame: Option<SharedBox<[u8]>>,
-    bridged: Rc<Bridged>,
+    bridged: Rc<BridgeTransport>,
     turn: u64,
 }
 
 impl OneBox {
-    fn new(bridged: Rc<Bridged>, len: usize) -> Result<Self, Failure> {
+    fn new(bridged: Rc<BridgeTransport>, len: usize) -> Result<Self, BoxError> {
         let frame = Some(SharedBox::zeroed_in(&bridged.bridge, len)?);
         Ok(Self { frame, bridged, turn: 0 })
     }
 }
 
 impl Carry for OneBox {
-    fn carry(&mut self) -> Result<(), Failure> {
+    fn carry(&mut self) -> Result<(), BoxError> {
         self.turn += 1;
         let mut frame = self.frame.take().ok_or("the box was lost with the call that failed")?;
         bytes::mark(&mut frame, self.turn);
@@ -288,10 +289,10 @@ pub fn first(len: usize, callee: usize) -> Vec<Subject> {
 }
 
 /// Times one echo of `len` bytes on fresh bridges, after `before` others, until the batch is over.
-fn fresh(batch: &mut Batch<'_>, len: usize, before: u32, callee: usize) -> Result<(), Failure> {
+fn fresh(batch: &mut Batch<'_>, len: usize, before: u32, callee: usize) -> Result<(), BoxError> {
     let sent = vec![7; len];
     loop {
-        let mut bridged = Bridged::start(POLLING, Some(callee))?;
+        let mut bridged = BridgeTransport::start(POLLING, Some(callee))?;
         // The child is up and awake, and has no memory for large payloads.
         bridged.add(1)?;
         for _ in 0..before {

@@ -2,35 +2,35 @@
 
 #![forbid(unsafe_code)]
 
-use crate::bridge::Bridged;
+use crate::bridge::BridgeTransport;
 use crate::floor::{Asleep, Tokens};
 use crate::interleave::{Budget, Measured, Subject, interleave, rows};
 use crate::pin::{self, Pinned};
-use crate::report::Report;
-use crate::workload::{self, Call};
-use crate::{Clock, Failure, Progress};
+use crate::report::BenchReport;
+use crate::workload::{self, CallKind};
+use crate::{BoxError, Clock, Progress};
 use callgate::Wait;
 use std::cell::RefCell;
 use std::rc::Rc;
 
 /// The calls beside the ping-pong.
-pub const CALLS: [(&str, Call); 4] = [
-    ("callgate add", Call::Add),
-    ("callgate greet", Call::Greet),
-    ("callgate sum 1000", Call::Sum),
-    ("callgate record", Call::Record),
+pub const CALLS: [(&str, CallKind); 4] = [
+    ("callgate add", CallKind::Add),
+    ("callgate greet", CallKind::Greet),
+    ("callgate sum 1000", CallKind::Sum),
+    ("callgate record", CallKind::Record),
 ];
 
 /// The group `latency`.
-pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let clock = Clock::new();
-    let mut report = Report::default();
+    let mut report = BenchReport::default();
     if let Ok((caller, callee)) = pin::pair() {
         let _pin = Pinned::to(caller)?;
         add(&mut report, &interleave(budget, &clock, progress, || polling(callee))?);
         add(&mut report, &interleave(budget, &clock, progress, || parked(callee))?);
     } else {
-        report = Report::left_out("Latency");
+        report = BenchReport::left_out("Latency");
     }
     let cpu = pin::allowed().first().copied().unwrap_or_default();
     let _pin = Pinned::to(cpu)?;
@@ -38,32 +38,32 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure
     Ok(report)
 }
 
-fn add(report: &mut Report, measured: &[Measured]) {
+fn add(report: &mut BenchReport, measured: &[Measured]) {
     report.rows.extend(rows("latency", measured));
     report.series.extend(measured.iter().map(|measured| measured.curve("latency")));
 }
 
 /// Both sides find what they wait for while they still poll. The caller is pinned to another CPU than `callee`.
-pub fn polling(callee: usize) -> Result<Vec<Subject>, Failure> {
-    let bridge = Rc::new(RefCell::new(Bridged::start(Wait::Adaptive, Some(callee))?));
+pub fn polling(callee: usize) -> Result<Vec<Subject>, BoxError> {
+    let bridge = Rc::new(RefCell::new(BridgeTransport::start(Wait::Adaptive, Some(callee))?));
     let calls = CALLS.map(|(name, call)| workload::subject(name, call, &bridge).beside("ping-pong"));
     Ok([Tokens::start(Asleep::Never, callee)?.subject("ping-pong")].into_iter().chain(calls).collect())
 }
 
 /// Both sides sleep whenever they wait.
-pub fn parked(callee: usize) -> Result<Vec<Subject>, Failure> {
+pub fn parked(callee: usize) -> Result<Vec<Subject>, BoxError> {
     against_futex(Wait::Park, callee, ["futex", "callgate add parked"])
 }
 
 /// Both processes on `cpu`, to which the caller is pinned as well.
-pub fn one_cpu(cpu: usize) -> Result<Vec<Subject>, Failure> {
+pub fn one_cpu(cpu: usize) -> Result<Vec<Subject>, BoxError> {
     against_futex(Wait::Adaptive, cpu, ["futex one CPU", "callgate add one CPU"])
 }
 
-fn against_futex(wait: Wait, callee: usize, [floor, name]: [&str; 2]) -> Result<Vec<Subject>, Failure> {
-    let bridge = Rc::new(RefCell::new(Bridged::start(wait, Some(callee))?));
+fn against_futex(wait: Wait, callee: usize, [floor, name]: [&str; 2]) -> Result<Vec<Subject>, BoxError> {
+    let bridge = Rc::new(RefCell::new(BridgeTransport::start(wait, Some(callee))?));
     Ok(vec![
         Tokens::start(Asleep::Always, callee)?.subject(floor),
-        workload::subject(name, Call::Add, &bridge).beside(floor),
+        workload::subject(name, CallKind::Add, &bridge).beside(floor),
     ])
 }

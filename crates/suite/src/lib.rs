@@ -5,7 +5,7 @@
 //!
 //! A program that measures calls [`init`] in the first line of `main` (benches and tests: [`test_support!`]), because the other
 //! side of every floor is the program itself, executed again. Then each of `floor`, `latency`, `throughput`, `waiting`, `start`,
-//! `payload`, `large`, `manager` and (with the feature of that name) `sandbox` has a function `measure`, which takes a [`Budget`] (`soak`: a number of calls) and returns its part of a [`Report`]; [`targets::of`] says what the
+//! `payload`, `large`, `manager` and (with the feature of that name) `sandbox` has a function `measure`, which takes a [`Budget`] (`soak`: a number of calls) and returns its part of a [`BenchReport`]; [`targets::of`] says what the
 //! whole report shows. They pin the calling thread, so call them from one thread at a time.
 
 #![deny(unsafe_code)]
@@ -48,12 +48,12 @@ mod child;
 mod shared;
 mod trust;
 
-pub use bridge::Bridged;
+pub use bridge::BridgeTransport;
 pub use child::init;
 pub use clock::Clock;
 pub use interleave::{Budget, Subject, interleave};
-pub use report::Report;
-pub use transport::{Failure, Transport};
+pub use report::BenchReport;
+pub use transport::{BoxError, Transport};
 
 /// Where a measurement says what it is doing: a few words, for whoever watches.
 pub type Progress<'a> = &'a mut dyn FnMut(&str);

@@ -2,12 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use crate::bridge::Bridged;
+use crate::bridge::BridgeTransport;
 use crate::interleave::{Budget, Subject, interleave, rows};
 use crate::pin::{self, Pinned};
-use crate::report::Report;
-use crate::workload::{self, Call, check};
-use crate::{Clock, Failure, Progress};
+use crate::report::BenchReport;
+use crate::workload::{self, CallKind, check};
+use crate::{BoxError, Clock, Progress};
 use callgate::manager::{Args, AuthKey, Manager, Registration, Value};
 use callgate::{Bridge, Wait, args, bridge};
 use std::cell::RefCell;
@@ -26,13 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const KEY: &str = "callgate bench --only manager";
 
 /// The process that has the callbacks.
-pub struct Owner {
+pub struct OwnerProcess {
     registrations: Vec<Registration>,
     _manager: Manager,
 }
 
 #[bridge]
-impl Owner {
+impl OwnerProcess {
     /// Joins the hub at `address`. The threads that run the callbacks stay on `cpu`.
     pub fn new(address: &str, cpu: usize) -> Result<Self, String> {
         // What is started from here inherits it.
@@ -58,30 +58,30 @@ fn sum(args: Args) -> i64 {
 }
 
 /// The group `manager`.
-pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let clock = Clock::new();
-    let Ok((caller, callee)) = pin::pair() else { return Ok(Report::left_out("Callbacks")) };
+    let Ok((caller, callee)) = pin::pair() else { return Ok(BenchReport::left_out("Callbacks")) };
     let _pin = Pinned::to(caller)?;
     let measured = interleave(budget, &clock, progress, || polling(callee))?;
     let series = measured.iter().map(|measured| measured.curve("manager")).collect();
-    Ok(Report { rows: rows("manager", &measured), series, ..Report::default() })
+    Ok(BenchReport { rows: rows("manager", &measured), series, ..BenchReport::default() })
 }
 
 /// Both sides find what they wait for while they still poll. The caller is pinned to another CPU than `callee`.
-pub fn polling(callee: usize) -> Result<Vec<Subject>, Failure> {
+pub fn polling(callee: usize) -> Result<Vec<Subject>, BoxError> {
     let [floor, typed, values] = ROWS;
-    let counter = Rc::new(RefCell::new(Bridged::start(Wait::Adaptive, Some(callee))?));
+    let counter = Rc::new(RefCell::new(BridgeTransport::start(Wait::Adaptive, Some(callee))?));
     let called = Rc::new(Called::start(callee)?);
     let (adding, summing, pid) = (called.clone(), called.clone(), Some(called.owner.child_pid()));
     Ok(vec![
-        workload::subject(floor, Call::Add, &counter),
+        workload::subject(floor, CallKind::Add, &counter),
         Subject::new(typed, move || adding.add(41)).answered_by(pid).beside(floor),
         Subject::new(values, move || summing.sum()).answered_by(pid).beside(floor),
     ])
 }
 
 /// A callback of values, called from the CPU of this thread, as a subject of this name.
-pub fn of_values(name: &str, callee: usize) -> Result<Subject, Failure> {
+pub fn of_values(name: &str, callee: usize) -> Result<Subject, BoxError> {
     let called = Called::start(callee)?;
     let pid = Some(called.owner.child_pid());
     Ok(Subject::new(name, move || called.sum()).answered_by(pid))
@@ -90,30 +90,30 @@ pub fn of_values(name: &str, callee: usize) -> Result<Subject, Failure> {
 /// The calling process, which is the hub too, and the one that it calls.
 struct Called {
     manager: Manager,
-    owner: Bridge<Owner>,
+    owner: Bridge<OwnerProcess>,
 }
 
 impl Called {
-    fn start(callee: usize) -> Result<Self, Failure> {
+    fn start(callee: usize) -> Result<Self, BoxError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let address = format!("@callgate-bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let manager = Manager::new(&address, &AuthKey::new(KEY));
         // What the hub starts may run anywhere; as may the owner, which says itself where it stays.
-        let owner = Pinned::nowhere(|| -> Result<_, Failure> {
+        let owner = Pinned::nowhere(|| -> Result<_, BoxError> {
             manager.start(PATIENCE)?;
-            Ok(Owner::bridge(&address, callee).start()?)
+            Ok(OwnerProcess::bridge(&address, callee).start()?)
         })??;
         check(owner.count()? == 2, "count")?;
         Ok(Self { manager, owner })
     }
 
     #[inline(always)]
-    fn add(&self, n: i64) -> Result<(), Failure> {
+    fn add(&self, n: i64) -> Result<(), BoxError> {
         check(self.manager.call_as::<i64>("add", black_box((n, 1i64)))? == Some(n + 1), "add")
     }
 
     #[inline(always)]
-    fn sum(&self) -> Result<(), Failure> {
+    fn sum(&self) -> Result<(), BoxError> {
         let sum = self.manager.call("sum", black_box(args![1, 2, 3; a = 4, b = 5]))?;
         check(sum == Some(Value::I64(15)), "sum")
     }

@@ -2,13 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use crate::bridge::Bridged;
+use crate::bridge::BridgeTransport;
 use crate::floor::RawCopy;
 use crate::interleave::{Budget, Subject, interleave, rows};
 use crate::pin::{self, Pinned};
-use crate::report::{Report, Series};
-use crate::workload::{self, Call};
-use crate::{Clock, Failure, Progress};
+use crate::report::{BenchReport, Series};
+use crate::workload::{self, CallKind};
+use crate::{BoxError, Clock, Progress};
 use callgate::Wait;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -21,13 +21,13 @@ pub const SIZES: [usize; 10] = [0, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10
 const NAMES: [&str; 3] = ["raw copy", "callgate echo", "callgate greet"];
 
 /// The group `payload`.
-pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let Ok((caller, callee)) = pin::pair() else {
-        return Ok(Report::left_out("Payloads"));
+        return Ok(BenchReport::left_out("Payloads"));
     };
     let _pin = Pinned::to(caller)?;
     let clock = Clock::new();
-    let mut report = Report::default();
+    let mut report = BenchReport::default();
     let mut curves = NAMES.map(|name| Series { plot: "payload".into(), name: name.into(), points: Vec::new() });
     for len in SIZES {
         // A batch of one long call is mostly its warm-up, which is a call too.
@@ -44,13 +44,13 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure
 }
 
 /// An echo and a greeting of `len` bytes, and before them their floor.
-pub fn subjects(len: usize, callee: usize) -> Result<Vec<Subject>, Failure> {
-    let bridge = Rc::new(RefCell::new(Bridged::start(Wait::Adaptive, Some(callee))?));
+pub fn subjects(len: usize, callee: usize) -> Result<Vec<Subject>, BoxError> {
+    let bridge = Rc::new(RefCell::new(BridgeTransport::start(Wait::Adaptive, Some(callee))?));
     let [floor, echo, greet] = NAMES.map(|name| format!("{name} {}", size(len)));
     Ok(vec![
         RawCopy::start(len, callee)?.subject(floor.as_str(), len),
-        workload::subject(echo, Call::Echo(len), &bridge).beside(&floor),
-        workload::subject(greet, Call::GreetBytes(len), &bridge).beside(&floor),
+        workload::subject(echo, CallKind::Echo(len), &bridge).beside(&floor),
+        workload::subject(greet, CallKind::GreetBytes(len), &bridge).beside(&floor),
     ])
 }
 

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::Failure;
+use crate::BoxError;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
 use std::sync::OnceLock;
@@ -21,7 +21,7 @@ pub fn allowed() -> &'static [usize] {
 /// # Errors
 ///
 /// If this process may run on one CPU only.
-pub fn pair() -> Result<(usize, usize), Failure> {
+pub fn pair() -> Result<(usize, usize), BoxError> {
     match allowed() {
         [caller, callee, ..] => Ok((*caller, *callee)),
         _ => Err("this process may run on one CPU only, and this measurement needs two".into()),

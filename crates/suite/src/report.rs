@@ -7,20 +7,20 @@ use serde::{Deserialize, Serialize};
 
 /// One run of the benchmark on one machine, or a part of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct BenchReport {
     /// The machine, as label and value, in order.
     pub machine: Vec<(String, String)>,
     /// One row for each thing measured.
     pub rows: Vec<Row>,
     /// The targets, each with what was reached.
-    pub targets: Vec<Target>,
+    pub targets: Vec<Goal>,
     /// Curves for the plots.
     pub series: Vec<Series>,
     /// What was left out and why: one sentence each.
     pub skipped: Vec<String>,
 }
 
-impl Report {
+impl BenchReport {
     /// Of a group that needs two CPUs, where there is one only.
     pub(crate) fn left_out(what: &str) -> Self {
         let skipped = vec![format!("{what} between two CPUs: this process may run on one only.")];
@@ -28,7 +28,7 @@ impl Report {
     }
 
     /// Takes over what `part` has.
-    pub fn append(&mut self, part: Report) {
+    pub fn append(&mut self, part: BenchReport) {
         self.machine.extend(part.machine);
         self.rows.extend(part.rows);
         self.targets.extend(part.targets);
@@ -82,7 +82,7 @@ pub struct Row {
 
 /// Something that should hold, and whether it does.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Target {
+pub struct Goal {
     /// What is compared, such as `add / bare ping-pong (p50)`.
     pub what: String,
     /// The target as a sentence, such as `at most 1.2`.

@@ -3,12 +3,12 @@
 
 #![forbid(unsafe_code)]
 
-use crate::bridge::{Bridged, Counter};
+use crate::bridge::{BridgeTransport, CountService};
 use crate::floor;
 use crate::interleave::{Batch, Budget, Subject, interleave, rows};
-use crate::report::Report;
+use crate::report::BenchReport;
 use crate::start;
-use crate::{Clock, Failure, Progress};
+use crate::{BoxError, Clock, Progress};
 use callgate::{Bridge, CallError, Restart};
 use rustix::process::{Pid, Signal, kill_process};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_millis(20);
 
 /// The group `restart`. Nothing is pinned.
-pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let clock = Clock::new();
     let budget = budget.at_least(20, Duration::from_millis(2));
     let measured = interleave(budget, &clock, progress, || Ok(subjects()))?;
     let series = measured.iter().map(|measured| measured.curve("restart")).collect();
-    Ok(Report { rows: rows("restart", &measured), series, ..Report::default() })
+    Ok(BenchReport { rows: rows("restart", &measured), series, ..BenchReport::default() })
 }
 
 /// The rows, in turn.
@@ -44,9 +44,9 @@ pub fn subjects() -> Vec<Subject> {
 }
 
 /// Kills the child over and over until the batch is over, and takes the time that each takes to be replaced.
-fn restarts(batch: &mut Batch<'_>, spare: bool) -> Result<(), Failure> {
+fn restarts(batch: &mut Batch<'_>, spare: bool) -> Result<(), BoxError> {
     let restart = Restart::on_death().at_most(u32::MAX).backoff(Duration::ZERO, Duration::ZERO).calls_wait(true);
-    let bridge = Bridged::restarting(restart.spare(spare), PATIENCE)?.bridge;
+    let bridge = BridgeTransport::restarting(restart.spare(spare), PATIENCE)?.bridge;
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -61,7 +61,7 @@ fn restarts(batch: &mut Batch<'_>, spare: bool) -> Result<(), Failure> {
     })
 }
 
-fn kills(batch: &mut Batch<'_>, bridge: &Bridge<Counter>) -> Result<(), Failure> {
+fn kills(batch: &mut Batch<'_>, bridge: &Bridge<CountService>) -> Result<(), BoxError> {
     loop {
         thread::sleep(REST);
         let generation = bridge.generation();

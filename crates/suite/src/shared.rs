@@ -15,7 +15,7 @@ use std::{ptr, slice};
 /// What one side writes and the other awaits, with no other data near it: prefetchers fetch lines in pairs.
 #[derive(Debug)]
 #[repr(C, align(128))]
-pub(crate) struct Line {
+pub(crate) struct SharedLine {
     /// Changes with each turn.
     pub(crate) token: AtomicU32,
     /// How many bytes of the area belong to this turn.
@@ -26,7 +26,7 @@ pub(crate) struct Line {
 
 /// The two directions.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     There = 0,
     Back = 1,
 }
@@ -36,13 +36,13 @@ const LINES: usize = 4096;
 
 /// One mapping of the memory.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct SharedMapping {
     map: MmapRaw,
     /// Bytes of one area.
     area: usize,
 }
 
-impl Shared {
+impl SharedMapping {
     /// New memory with `area` bytes each way, and the descriptor that another process maps it by. All bytes are 0.
     pub(crate) fn create(area: usize) -> io::Result<(Self, OwnedFd)> {
         let object = memfd_create("callgate-suite", MemfdFlags::CLOEXEC)?;
@@ -58,35 +58,35 @@ impl Shared {
         Ok(Self { map, area: len.saturating_sub(LINES) / 2 })
     }
 
-    pub(crate) fn line(&self, way: Way) -> &Line {
-        let at = self.map.as_mut_ptr().cast::<Line>().wrapping_add(way as usize);
+    pub(crate) fn line(&self, way: Direction) -> &SharedLine {
+        let at = self.map.as_mut_ptr().cast::<SharedLine>().wrapping_add(way as usize);
         // SAFETY: inside the mapping's first page, aligned, alive as long as `self`; atomics are valid for all bytes.
         unsafe { &*at }
     }
 
     /// Copies `bytes` into an area.
-    pub(crate) fn write(&self, way: Way, bytes: &[u8]) {
+    pub(crate) fn write(&self, way: Direction, bytes: &[u8]) {
         let at = self.at(way, bytes.len());
         // SAFETY: `at` has checked the length, and `bytes` is private memory.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
     }
 
     /// Copies what is in an area into `bytes`.
-    pub(crate) fn read(&self, way: Way, bytes: &mut [u8]) {
+    pub(crate) fn read(&self, way: Direction, bytes: &mut [u8]) {
         let at = self.at(way, bytes.len());
         // SAFETY: `at` has checked the length, and `bytes` is private memory.
         unsafe { ptr::copy_nonoverlapping(at, bytes.as_mut_ptr(), bytes.len()) };
     }
 
     /// Copies `len` bytes from one area into the other.
-    pub(crate) fn copy(&self, from: Way, to: Way, len: usize) {
+    pub(crate) fn copy(&self, from: Direction, to: Direction, len: usize) {
         let (from, to) = (self.at(from, len), self.at(to, len));
         // SAFETY: `at` has checked the length; if the areas are the same, `copy` may overlap.
         unsafe { ptr::copy(from, to, len) };
     }
 
     /// What `look` says of the first `len` bytes of an area, for the side whose turn it is.
-    pub(crate) fn with<R>(&self, way: Way, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+    pub(crate) fn with<R>(&self, way: Direction, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
         let at = self.at(way, len);
         // SAFETY: `at` has checked the length; the other side does not write before this one has handed the token back.
         look(unsafe { slice::from_raw_parts(at, len) })
@@ -97,7 +97,7 @@ impl Shared {
     /// # Panics
     ///
     /// If `len` bytes are more than it has.
-    fn at(&self, way: Way, len: usize) -> *mut u8 {
+    fn at(&self, way: Direction, len: usize) -> *mut u8 {
         assert!(len <= self.area, "{len} bytes for an area of {}", self.area);
         self.map.as_mut_ptr().wrapping_add(LINES + way as usize * self.area)
     }

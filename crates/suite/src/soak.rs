@@ -5,14 +5,14 @@
 
 #![forbid(unsafe_code)]
 
-use crate::bridge::Counter;
+use crate::bridge::CountService;
 use crate::bytes;
 use crate::payload::size;
 use crate::pin::{self, Pinned};
-use crate::report::{Report, Row};
+use crate::report::{BenchReport, Row};
 use crate::stats::{Distribution, Quantiles};
 use crate::workload::check;
-use crate::{Clock, Failure, Progress};
+use crate::{BoxError, Clock, Progress};
 use callgate::Bridge;
 use std::fs;
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub struct Soak {
 
 /// What one part of the calls came to.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Part {
+pub struct SoakPart {
     /// How many calls there were.
     pub calls: u64,
     /// How long they took, in nanoseconds.
@@ -59,14 +59,14 @@ pub struct Part {
     /// How long the longest took.
     pub max: f64,
     /// The most that the calling process had.
-    pub parent: Memory,
+    pub parent: MemoryUse,
     /// The most that the child had.
-    pub child: Memory,
+    pub child: MemoryUse,
 }
 
 /// The memory of one process, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
+pub struct MemoryUse {
     /// All that is resident (VmRSS).
     pub resident: u64,
     /// The part of it that is shared memory (RssShmem): pages that both processes have are counted in both.
@@ -84,8 +84,8 @@ impl Soak {
     /// # Errors
     ///
     /// If a call fails, takes half a minute or is answered wrongly.
-    pub fn run(&self, each: &mut dyn FnMut(&Part)) -> Result<Vec<Part>, Failure> {
-        let mut caller = Caller::start(self)?;
+    pub fn run(&self, each: &mut dyn FnMut(&SoakPart)) -> Result<Vec<SoakPart>, BoxError> {
+        let mut caller = SoakCaller::start(self)?;
         let ends = (0..=PARTS).map(|part| self.calls * part / PARTS);
         let parts = ends.clone().zip(ends.skip(1)).map(|(from, to)| {
             let part = caller.part(to - from)?;
@@ -100,7 +100,7 @@ impl Soak {
     }
 }
 
-impl Part {
+impl SoakPart {
     /// What both processes have together, in bytes.
     pub fn resident(&self) -> u64 {
         self.parent.resident + self.child.resident
@@ -108,13 +108,13 @@ impl Part {
 }
 
 /// By how many bytes the resident memory of both processes grew from the first part to the last; below 0 if it shrank.
-pub fn growth(parts: &[Part]) -> i64 {
-    let [first, last] = [parts.first(), parts.last()].map(|part| part.map_or(0, Part::resident));
+pub fn growth(parts: &[SoakPart]) -> i64 {
+    let [first, last] = [parts.first(), parts.last()].map(|part| part.map_or(0, SoakPart::resident));
     last as i64 - first as i64
 }
 
-struct Caller {
-    bridge: Bridge<Counter>,
+struct SoakCaller {
+    bridge: Bridge<CountService>,
     random: Random,
     most: usize,
     /// Requests begin anywhere in the first page, so that those of one length differ.
@@ -122,9 +122,10 @@ struct Caller {
     clock: Clock,
 }
 
-impl Caller {
-    fn start(soak: &Soak) -> Result<Self, Failure> {
-        let builder = Counter::bridge(pin::allowed().to_vec()).max_payload(soak.max_payload()).memory(soak.budget());
+impl SoakCaller {
+    fn start(soak: &Soak) -> Result<Self, BoxError> {
+        let builder =
+            CountService::bridge(pin::allowed().to_vec()).max_payload(soak.max_payload()).memory(soak.budget());
         let bridge = Pinned::nowhere(|| builder.timeout(TIMEOUT).start())??;
         let mut random = Random(soak.seed);
         let words = (soak.most + BESIDE).div_ceil(size_of::<u64>());
@@ -132,8 +133,8 @@ impl Caller {
         Ok(Self { bridge, random, most: soak.most, bytes, clock: Clock::new() })
     }
 
-    fn part(&mut self, calls: u64) -> Result<Part, Failure> {
-        let (mut part, mut times) = (Part { calls, ..Part::default() }, Distribution::new());
+    fn part(&mut self, calls: u64) -> Result<SoakPart, BoxError> {
+        let (mut part, mut times) = (SoakPart { calls, ..SoakPart::default() }, Distribution::new());
         for call in 0..calls {
             times.record(self.call()?);
             if call % calls.div_ceil(LOOKS) == 0 || call + 1 == calls {
@@ -145,7 +146,7 @@ impl Caller {
     }
 
     /// One call, and how many nanoseconds it took.
-    fn call(&mut self) -> Result<f64, Failure> {
+    fn call(&mut self) -> Result<f64, BoxError> {
         let [len, reply_len] = [self.random.up_to(self.most), self.random.up_to(self.most)];
         let (begin, byte) = (self.random.up_to(BESIDE), self.random.next() as u8);
         let request = &self.bytes[begin..begin + len];
@@ -158,18 +159,18 @@ impl Caller {
     }
 }
 
-impl Part {
+impl SoakPart {
     /// Looks at both processes' memory now.
-    fn look(&mut self, child: u32) -> Result<(), Failure> {
-        self.parent.raise(Memory::of(std::process::id())?);
-        self.child.raise(Memory::of(child)?);
+    fn look(&mut self, child: u32) -> Result<(), BoxError> {
+        self.parent.raise(MemoryUse::of(std::process::id())?);
+        self.child.raise(MemoryUse::of(child)?);
         Ok(())
     }
 }
 
-impl Memory {
+impl MemoryUse {
     /// What the kernel says of a process.
-    fn of(pid: u32) -> Result<Self, Failure> {
+    fn of(pid: u32) -> Result<Self, BoxError> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let field = |name: &str| -> Option<u64> {
             let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -204,7 +205,7 @@ impl Random {
 }
 
 /// The group `soak`: so many calls of up to 1 MiB. Nothing is pinned.
-pub fn measure(calls: u64, progress: Progress<'_>) -> Result<Report, Failure> {
+pub fn measure(calls: u64, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let soak = Soak { calls, most: 1 << 20, seed: 1 };
     let mut done = 0;
     progress(&format!("{calls} calls of up to {}", size(soak.most)));
@@ -213,10 +214,10 @@ pub fn measure(calls: u64, progress: Progress<'_>) -> Result<Report, Failure> {
         progress(&format!("{done} of {calls} calls"));
     })?;
     let rows = (1..).zip(&parts).map(|(at, part)| row(at, part, soak.budget()));
-    Ok(Report { rows: rows.collect(), ..Report::default() })
+    Ok(BenchReport { rows: rows.collect(), ..BenchReport::default() })
 }
 
-fn row(at: u64, part: &Part, budget: u64) -> Row {
+fn row(at: u64, part: &SoakPart, budget: u64) -> Row {
     let Quantiles { p50, p90, p99, p999 } = part.quantiles;
     Row {
         group: "soak".into(),

@@ -3,11 +3,11 @@
 
 #![forbid(unsafe_code)]
 
-use crate::bridge::Bridged;
+use crate::bridge::BridgeTransport;
 use crate::floor;
 use crate::interleave::{Batch, Budget, Subject, interleave, rows};
-use crate::report::Report;
-use crate::{Clock, Failure, Progress, Transport};
+use crate::report::BenchReport;
+use crate::{BoxError, Clock, Progress, Transport};
 use callgate::Wait;
 use std::hint::black_box;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub const PLAIN: [&str; 2] = ["spawn", "callgate start"];
 pub const LARGE: [&str; 2] = ["spawn 1 GiB parent", "callgate start 1 GiB parent"];
 
 /// The group `start`. Nothing is pinned. Needs 1 GiB of memory for a while.
-pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let clock = Clock::new();
     let budget = budget.at_least(20, Duration::from_millis(2));
     let mut measured = interleave(budget, &clock, progress, || Ok(subjects(PLAIN)))?;
@@ -27,13 +27,13 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure
     measured.extend(interleave(budget, &clock, progress, || Ok(subjects(LARGE)))?);
     drop(black_box(held));
     let series = measured.iter().map(|measured| measured.curve("start")).collect();
-    Ok(Report { rows: rows("start", &measured), series, ..Report::default() })
+    Ok(BenchReport { rows: rows("start", &measured), series, ..BenchReport::default() })
 }
 
 /// The floor and the bridge, under these names. The end of what was started is not counted.
 pub fn subjects([floor, bridge]: [&str; 2]) -> Vec<Subject> {
     let start = || {
-        let mut bridge = Bridged::start(Wait::Adaptive, None)?;
+        let mut bridge = BridgeTransport::start(Wait::Adaptive, None)?;
         bridge.add(1)?;
         Ok(bridge)
     };
@@ -44,7 +44,7 @@ pub fn subjects([floor, bridge]: [&str; 2]) -> Vec<Subject> {
 }
 
 /// Measures `start` until the batch is over.
-pub(crate) fn each<S>(batch: &mut Batch<'_>, start: impl Fn() -> Result<S, Failure>) -> Result<(), Failure> {
+pub(crate) fn each<S>(batch: &mut Batch<'_>, start: impl Fn() -> Result<S, BoxError>) -> Result<(), BoxError> {
     loop {
         let from = batch.clock.now();
         let started = start()?;

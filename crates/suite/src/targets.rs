@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::report::{Report, Row, Target};
+use crate::report::{BenchReport, Goal, Row};
 use crate::stats::{Quantiles, Spread};
 use crate::{soak, throughput, waiting};
 
@@ -114,8 +114,8 @@ const MOST_IDLE: f64 = 20_000.0;
 const INSTRUCTIONS: &str = include_str!("../instructions.baseline");
 
 /// The targets about whose rows `report` has.
-pub fn of(report: &Report) -> Vec<Target> {
-    let mut targets: Vec<Target> = RULES.iter().filter_map(|rule| ratio(report, rule)).collect();
+pub fn of(report: &BenchReport) -> Vec<Goal> {
+    let mut targets: Vec<Goal> = RULES.iter().filter_map(|rule| ratio(report, rule)).collect();
     targets.splice(targets.len().min(1)..targets.len().min(1), difference(report));
     targets.extend(threads(report));
     targets.extend(in_cells(report));
@@ -125,7 +125,7 @@ pub fn of(report: &Report) -> Vec<Target> {
     targets
 }
 
-fn ratio(report: &Report, (group, name, floor, (quantile, of), bound): &Rule) -> Option<Target> {
+fn ratio(report: &BenchReport, (group, name, floor, (quantile, of), bound): &Rule) -> Option<Goal> {
     let (row, floor) = (report.row(group, name)?, report.row(group, floor)?);
     let reached = divided(row, floor, *of)?;
     let what = format!("{} / {} ({quantile})", row.name, floor.name);
@@ -138,20 +138,20 @@ fn divided(row: &Row, floor: &Row, of: fn(&Quantiles) -> f64) -> Option<Spread> 
 }
 
 impl Bound {
-    fn judge(self, what: String, reached: Spread) -> Target {
+    fn judge(self, what: String, reached: Spread) -> Goal {
         let (target, met) = match self {
             AtMost(most) => (format!("at most {most}"), Some(reached.median <= most)),
             AtLeast(least) => (format!("at least {least}"), Some(reached.median >= least)),
             Stated => ("stated".into(), None),
         };
-        Target { what, target, reached: reached.to_string(), met }
+        Goal { what, target, reached: reached.to_string(), met }
     }
 }
 
-fn difference(report: &Report) -> Option<Target> {
+fn difference(report: &BenchReport) -> Option<Goal> {
     let (row, floor) = (report.row("latency", "callgate add")?, report.row("latency", "ping-pong")?);
     let reached = Spread::of(row.repeats.iter().zip(&floor.repeats).map(|(row, floor)| row.p50 - floor.p50))?;
-    Some(Target {
+    Some(Goal {
         what: "callgate add - ping-pong (p50, in ns)".into(),
         target: format!("a median of at most {MOST_ABOVE}"),
         reached: reached.to_string(),
@@ -160,7 +160,7 @@ fn difference(report: &Report) -> Option<Target> {
 }
 
 /// Calls per second with two threads over those with one.
-fn threads(report: &Report) -> Option<Target> {
+fn threads(report: &BenchReport) -> Option<Goal> {
     let [one, two] = [1, 2].map(|threads| report.row("throughput", &throughput::name(threads)));
     let what = "calls per second, 2 threads / 1 thread".into();
     // A row is the time per call.
@@ -168,7 +168,7 @@ fn threads(report: &Report) -> Option<Target> {
 }
 
 /// In each cell of the waiting matrix: latency against the best fixed strategy, CPU time against the one that may use most.
-fn in_cells(report: &Report) -> Vec<Target> {
+fn in_cells(report: &BenchReport) -> Vec<Goal> {
     let judged = report.rows.iter().filter(|row| row.group == "waiting");
     let cells = judged.filter_map(|row| Some((row, row.name.strip_suffix(JUDGED)?)));
     cells
@@ -181,22 +181,22 @@ fn in_cells(report: &Report) -> Vec<Target> {
         .collect()
 }
 
-fn against_best(row: &Row, others: &[&Row]) -> Option<Target> {
+fn against_best(row: &Row, others: &[&Row]) -> Option<Goal> {
     let best = |at: usize| others.iter().filter_map(|row| row.repeats.get(at)).map(|one| one.p50).reduce(f64::min);
     let ratios = row.repeats.iter().enumerate().filter_map(|(at, own)| Some(own.p50 / best(at)?));
     let what = format!("{} / the best of {} (p50)", row.name, FIXED.join(", "));
     Some(AtMost(WAITING_P50).judge(what, Spread::of(ratios)?))
 }
 
-fn against_cpu(row: &Row, most: &Row) -> Option<Target> {
+fn against_cpu(row: &Row, most: &Row) -> Option<Goal> {
     let ratios = row.cpu_repeats.iter().zip(&most.cpu_repeats).map(|(own, most)| own / most);
     let what = format!("{} / {MOST_CPU} (CPU time per call)", row.name);
     Some(AtMost(1.0).judge(what, Spread::of(ratios)?))
 }
 
-fn idle(report: &Report) -> Option<Target> {
+fn idle(report: &BenchReport) -> Option<Goal> {
     let nanos = report.row("waiting", waiting::IDLE)?.cpu?;
-    Some(Target {
+    Some(Goal {
         what: "CPU time of both processes in a second without calls".into(),
         target: format!("none: at most {} us", MOST_IDLE / 1000.0),
         reached: format!("{:.0} us", nanos / 1000.0),
@@ -205,7 +205,7 @@ fn idle(report: &Report) -> Option<Target> {
 }
 
 /// What both processes have after very many calls, against the budget and against what they had after the first tenth.
-fn resident(report: &Report) -> Option<[Target; 2]> {
+fn resident(report: &BenchReport) -> Option<[Goal; 2]> {
     let row = |part| report.row("soak", &soak::name(part));
     let (first, last) = (row(1)?, row(soak::PARTS)?);
     let (before, after) = (first.resident?, last.resident?);
@@ -214,13 +214,13 @@ fn resident(report: &Report) -> Option<[Target; 2]> {
     let mebibytes = |bytes: f64| bytes / f64::from(1 << 20);
     let (grown, slack) = (mebibytes(after - before), mebibytes(soak::SLACK as f64));
     Some([
-        Target {
+        Goal {
             what: format!("resident memory of both processes after {calls} calls of 0 to 1 MiB / budget"),
             target: "at most 1".into(),
             reached: format!("{share:.2} ({:.1} MiB)", mebibytes(after)),
             met: Some(share <= 1.0),
         },
-        Target {
+        Goal {
             what: "the same in the last tenth of the calls - in the first (in MiB)".into(),
             target: format!("no growth: at most {slack}"),
             reached: format!("{grown:.2}"),
@@ -230,10 +230,10 @@ fn resident(report: &Report) -> Option<[Target; 2]> {
 }
 
 /// Not measured here: counted under callgrind, where a clock's noise does not reach.
-fn instructions(report: &Report) -> Option<Target> {
+fn instructions(report: &BenchReport) -> Option<Goal> {
     report.row("latency", "callgate add")?;
     let [caller, callee] = [kept("caller")?, kept("callee")?];
-    Some(Target {
+    Some(Goal {
         what: "instructions per add, caller / callee".into(),
         target: "stated".into(),
         reached: format!("{caller} / {callee} (x86-64, kept in the repository; CI refuses a rise of more than 10%)"),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn targets(rows: Vec<Row>) -> Vec<(String, Option<bool>)> {
-        let report = Report { rows, ..Report::default() };
+        let report = BenchReport { rows, ..BenchReport::default() };
         of(&report).into_iter().map(|target| (target.what, target.met)).collect()
     }
 
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn instructions_are_stated_where_the_call_is_measured() {
         let rows = vec![row("latency", "callgate add", &[100.0])];
-        let found = of(&Report { rows, ..Report::default() });
+        let found = of(&BenchReport { rows, ..BenchReport::default() });
         let [target] = &found[..] else { panic!("{found:?}") };
         assert_eq!((target.what.as_str(), target.met), ("instructions per add, caller / callee", None));
         let figures = ["caller", "callee"].map(|side| kept(side).expect("a figure for each side"));
@@ -306,7 +306,7 @@ mod tests {
             row("throughput", "callgate add 1 thread", &[400.0]),
             row("throughput", "callgate add 2 threads", &[200.0]),
         ];
-        let found = of(&Report { rows, ..Report::default() });
+        let found = of(&BenchReport { rows, ..BenchReport::default() });
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].reached.as_str(), found[0].met), ("2.00 (2.00 to 2.00 over 1 repeats)", None));
     }

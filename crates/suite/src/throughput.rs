@@ -5,11 +5,11 @@
 
 #![forbid(unsafe_code)]
 
-use crate::bridge::Bridged;
+use crate::bridge::BridgeTransport;
 use crate::interleave::{Batch, Budget, Measured, Subject, interleave, rows};
 use crate::pin::{self, Pinned};
-use crate::report::{Report, Series};
-use crate::{Clock, Failure, Progress, Transport};
+use crate::report::{BenchReport, Series};
+use crate::{BoxError, Clock, Progress, Transport};
 use callgate::Wait;
 use std::sync::Barrier;
 use std::thread;
@@ -22,9 +22,9 @@ pub const THREADS: [usize; 6] = [1, 2, 3, 4, 6, 8];
 const CHUNK: u32 = 32;
 
 /// The group `throughput`: a row is the time per call, all threads together; the series is its inverse.
-pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let Ok(cpus) = pin::pair() else {
-        return Ok(Report::left_out("Throughput"));
+        return Ok(BenchReport::left_out("Throughput"));
     };
     // Threads are started in each batch.
     let budget =
@@ -33,11 +33,11 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure
     let per_second = |measured: &Measured| 1e9 / measured.merged().at(0.5);
     let points = THREADS.iter().zip(&measured).map(|(&threads, measured)| (threads as f64, per_second(measured)));
     let series = vec![Series { plot: "threads".into(), name: "callgate add".into(), points: points.collect() }];
-    Ok(Report { rows: rows("throughput", &measured), series, ..Report::default() })
+    Ok(BenchReport { rows: rows("throughput", &measured), series, ..BenchReport::default() })
 }
 
 /// One for each number of threads, with the caller's CPU and the child's; the first is the others' floor.
-pub fn subjects(cpus: (usize, usize)) -> Result<Vec<Subject>, Failure> {
+pub fn subjects(cpus: (usize, usize)) -> Result<Vec<Subject>, BoxError> {
     THREADS.iter().map(|&threads| subject(threads, cpus)).collect()
 }
 
@@ -49,8 +49,8 @@ pub fn name(threads: usize) -> String {
     }
 }
 
-fn subject(threads: usize, (caller, callee): (usize, usize)) -> Result<Subject, Failure> {
-    let bridged = Bridged::start(Wait::Adaptive, Some(callee))?;
+fn subject(threads: usize, (caller, callee): (usize, usize)) -> Result<Subject, BoxError> {
+    let bridged = BridgeTransport::start(Wait::Adaptive, Some(callee))?;
     let peer = bridged.peer();
     let alone = (threads == 1).then_some(caller);
     let subject = Subject::custom(name(threads), move |batch| run(batch, threads, alone, &bridged));
@@ -60,10 +60,10 @@ fn subject(threads: usize, (caller, callee): (usize, usize)) -> Result<Subject, 
 }
 
 /// Has all threads call until the batch is over, and records the time per call. They are pinned to `cpu`, if there is one.
-fn run(batch: &mut Batch<'_>, threads: usize, cpu: Option<usize>, bridged: &Bridged) -> Result<(), Failure> {
+fn run(batch: &mut Batch<'_>, threads: usize, cpu: Option<usize>, bridged: &BridgeTransport) -> Result<(), BoxError> {
     let (clock, until) = (batch.clock, batch.until);
     let begin = Barrier::new(threads);
-    let call = || -> Result<(u64, u64, u64), Failure> {
+    let call = || -> Result<(u64, u64, u64), BoxError> {
         // Before anything can fail: the others wait for this thread.
         let pinned = cpu.map(Pinned::to).transpose();
         begin.wait();

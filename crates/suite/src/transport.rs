@@ -8,7 +8,7 @@ use std::error::Error;
 use std::time::Duration;
 
 /// Why a transport failed: its own words.
-pub type Failure = Box<dyn Error + Send + Sync>;
+pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A struct of ten fields of the usual kinds.
 #[derive(
@@ -35,22 +35,22 @@ pub struct Record {
 /// check the answers.
 pub trait Transport {
     /// Adds `n` to a running total and returns the total.
-    fn add(&mut self, n: u64) -> Result<u64, Failure>;
+    fn add(&mut self, n: u64) -> Result<u64, BoxError>;
 
     /// Returns `name` with one `!` after it.
-    fn greet(&mut self, name: &str) -> Result<String, Failure>;
+    fn greet(&mut self, name: &str) -> Result<String, BoxError>;
 
     /// The wrapping sum of `numbers`.
-    fn sum(&mut self, numbers: &[u64]) -> Result<u64, Failure>;
+    fn sum(&mut self, numbers: &[u64]) -> Result<u64, BoxError>;
 
     /// Returns the record with its `id` increased by one.
-    fn record(&mut self, record: &Record) -> Result<Record, Failure>;
+    fn record(&mut self, record: &Record) -> Result<Record, BoxError>;
 
     /// Returns the same bytes.
-    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure>;
+    fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, BoxError>;
 
     /// Keeps the callee's CPU busy for `busy` (not asleep), then returns.
-    fn work(&mut self, busy: Duration) -> Result<(), Failure>;
+    fn work(&mut self, busy: Duration) -> Result<(), BoxError>;
 
     /// The process that answers; `None` if it is this one.
     fn peer(&self) -> Option<u32>;

@@ -5,13 +5,13 @@
 
 #![forbid(unsafe_code)]
 
-use crate::bridge::Bridged;
+use crate::bridge::BridgeTransport;
 use crate::cpu_time::{self, CpuTime};
 use crate::floor::Hog;
 use crate::interleave::{Batch, Budget, Measured, Subject, interleave, rows};
 use crate::pin::{self, Pinned};
-use crate::report::{Report, Row, Series};
-use crate::{Clock, Failure, Progress, Transport};
+use crate::report::{BenchReport, Row, Series};
+use crate::{BoxError, Clock, Progress, Transport};
 use callgate::Wait;
 use std::thread;
 use std::time::Duration;
@@ -65,15 +65,15 @@ pub fn cells(cpus: (usize, usize)) -> Vec<Cell> {
 /// The group `waiting`: a row for each cell and strategy, called `work 10 us: adaptive`, and the series `gap`.
 ///
 /// [`targets`](crate::targets) judges `adaptive` by `park`, `spin 20 us` and `spin 50 us`, where these are among the strategies.
-pub fn measure(budget: Budget, strategies: &[(&str, Wait)], progress: Progress<'_>) -> Result<Report, Failure> {
+pub fn measure(budget: Budget, strategies: &[(&str, Wait)], progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let clock = Clock::new();
-    let mut report = Report::default();
+    let mut report = BenchReport::default();
     let mut curves: Vec<Series> = strategies
         .iter()
         .map(|(name, _)| Series { plot: "gap".into(), name: (*name).into(), points: Vec::new() })
         .collect();
     let Ok(cpus) = pin::pair() else {
-        let mut report = Report::left_out("Waiting");
+        let mut report = BenchReport::left_out("Waiting");
         report.rows.push(idle(progress)?);
         return Ok(report);
     };
@@ -100,16 +100,16 @@ const WATCHED: Duration = Duration::from_secs(1);
 
 /// What an idle bridge costs: the CPU time of both processes in a second, without that of the thread that measures it. It has no
 /// latencies.
-fn idle(progress: Progress<'_>) -> Result<Row, Failure> {
+fn idle(progress: Progress<'_>) -> Result<Row, BoxError> {
     progress(IDLE);
-    let mut bridged = Bridged::start(Wait::Adaptive, None)?;
+    let mut bridged = BridgeTransport::start(Wait::Adaptive, None)?;
     for _ in 0..1000 {
         bridged.add(1)?;
     }
     let cpu = CpuTime::with(bridged.peer())?;
     // Both sides poll for a moment before they sleep.
     thread::sleep(Duration::from_millis(10));
-    let others = || Ok::<_, Failure>(cpu.used()?.saturating_sub(cpu_time::of_this_thread()?));
+    let others = || Ok::<_, BoxError>(cpu.used()?.saturating_sub(cpu_time::of_this_thread()?));
     let before = others()?;
     thread::sleep(WATCHED);
     let used = others()?.saturating_sub(before).as_nanos() as f64;
@@ -123,7 +123,7 @@ pub fn measure_cell(
     strategies: &[(&str, Wait)],
     clock: &Clock,
     progress: Progress<'_>,
-) -> Result<Vec<Measured>, Failure> {
+) -> Result<Vec<Measured>, BoxError> {
     let _pin = if cell.callers == 1 { Some(Pinned::to(cell.cpus.0)?) } else { None };
     let _hogs = cell.hogs.iter().map(|&cpu| Hog::on(cpu)).collect::<Result<Vec<_>, _>>()?;
     interleave(cell.budget(budget), clock, progress, || cell.subjects(strategies))
@@ -136,7 +136,7 @@ impl Cell {
     }
 
     /// One subject for each strategy. Pinning the caller and starting the hogs is left to whoever measures them.
-    pub fn subjects(&self, strategies: &[(&str, Wait)]) -> Result<Vec<Subject>, Failure> {
+    pub fn subjects(&self, strategies: &[(&str, Wait)]) -> Result<Vec<Subject>, BoxError> {
         strategies.iter().map(|&(name, wait)| self.subject(name, wait)).collect()
     }
 
@@ -146,9 +146,9 @@ impl Cell {
         Budget { batch, ..budget }.at_least(2, batch)
     }
 
-    fn subject(&self, strategy: &str, wait: Wait) -> Result<Subject, Failure> {
+    fn subject(&self, strategy: &str, wait: Wait) -> Result<Subject, BoxError> {
         let (alone, cell) = (self.callers == 1, self.clone());
-        let bridged = Bridged::start(wait, alone.then_some(self.cpus.1))?;
+        let bridged = BridgeTransport::start(wait, alone.then_some(self.cpus.1))?;
         let peer = bridged.peer();
         let subject = Subject::custom(self.row_name(strategy), move |batch| cell.run(batch, &bridged));
         let subject = subject.answered_by(peer);
@@ -156,7 +156,7 @@ impl Cell {
         Ok(if wait == Wait::Spin { subject.polling() } else { subject })
     }
 
-    fn run(&self, batch: &mut Batch<'_>, bridged: &Bridged) -> Result<(), Failure> {
+    fn run(&self, batch: &mut Batch<'_>, bridged: &BridgeTransport) -> Result<(), BoxError> {
         let (clock, until) = (batch.clock, batch.until);
         let all = if self.callers == 1 {
             vec![self.call(clock, until, bridged)?]
@@ -175,8 +175,8 @@ impl Cell {
     }
 
     /// One caller's calls.
-    fn call(&self, clock: &Clock, until: u64, bridged: &Bridged) -> Result<Seen, Failure> {
-        let mut seen = Seen::default();
+    fn call(&self, clock: &Clock, until: u64, bridged: &BridgeTransport) -> Result<BatchSeen, BoxError> {
+        let mut seen = BatchSeen::default();
         loop {
             // Before the call: the first of a batch comes after a gap too.
             seen.idle += self.idle(clock)?;
@@ -195,7 +195,7 @@ impl Cell {
     }
 
     /// Lets the gap pass. Returns the CPU time that it took.
-    fn idle(&self, clock: &Clock) -> Result<Duration, Failure> {
+    fn idle(&self, clock: &Clock) -> Result<Duration, BoxError> {
         if self.gap.is_zero() {
             return Ok(Duration::ZERO);
         }
@@ -211,7 +211,7 @@ impl Cell {
 
 /// What a caller has seen in one batch.
 #[derive(Debug, Default)]
-struct Seen {
+struct BatchSeen {
     nanos: Vec<f64>,
     idle: Duration,
 }

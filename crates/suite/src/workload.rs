@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::interleave::Subject;
-use crate::transport::{Failure, Record, Transport};
+use crate::transport::{BoxError, Record, Transport};
 use std::cell::RefCell;
 use std::hint::black_box;
 use std::rc::Rc;
@@ -17,7 +17,7 @@ pub const NUMBERS: usize = 1_000;
 
 /// One kind of call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
+pub enum CallKind {
     /// `add(1)`.
     Add,
     /// `greet(NAME)`.
@@ -34,24 +34,24 @@ pub enum Call {
     Work(Duration),
 }
 
-/// `call` on `transport`, as a subject. Only one subject of a transport may be [`Call::Add`].
-pub fn subject<T: Transport + 'static>(name: impl Into<String>, call: Call, transport: &Rc<RefCell<T>>) -> Subject {
+/// `call` on `transport`, as a subject. Only one subject of a transport may be [`CallKind::Add`].
+pub fn subject<T: Transport + 'static>(name: impl Into<String>, call: CallKind, transport: &Rc<RefCell<T>>) -> Subject {
     let peer = transport.borrow().peer();
     let transport = transport.clone();
     let subject = match call {
-        Call::Add => Subject::new(name, adding(transport)),
-        Call::Greet => Subject::new(name, greeting(transport, NAME.into())),
-        Call::GreetBytes(len) => Subject::new(name, greeting(transport, "n".repeat(len))),
-        Call::Sum => Subject::new(name, summing(transport)),
-        Call::Record => Subject::new(name, recording(transport)),
-        Call::Echo(len) => Subject::new(name, echoing(transport, len)),
-        Call::Work(busy) => Subject::new(name, move || transport.borrow_mut().work(busy)),
+        CallKind::Add => Subject::new(name, adding(transport)),
+        CallKind::Greet => Subject::new(name, greeting(transport, NAME.into())),
+        CallKind::GreetBytes(len) => Subject::new(name, greeting(transport, "n".repeat(len))),
+        CallKind::Sum => Subject::new(name, summing(transport)),
+        CallKind::Record => Subject::new(name, recording(transport)),
+        CallKind::Echo(len) => Subject::new(name, echoing(transport, len)),
+        CallKind::Work(busy) => Subject::new(name, move || transport.borrow_mut().work(busy)),
     };
     subject.answered_by(peer)
 }
 
 /// `add(1)`, whose answer must be one more than the last.
-pub fn adding<T: Transport>(transport: Rc<RefCell<T>>) -> impl FnMut() -> Result<(), Failure> {
+pub fn adding<T: Transport>(transport: Rc<RefCell<T>>) -> impl FnMut() -> Result<(), BoxError> {
     let mut last = None;
     move || {
         let total = transport.borrow_mut().add(black_box(1))?;
@@ -60,14 +60,14 @@ pub fn adding<T: Transport>(transport: Rc<RefCell<T>>) -> impl FnMut() -> Result
     }
 }
 
-fn greeting<T: Transport>(transport: Rc<RefCell<T>>, name: String) -> impl FnMut() -> Result<(), Failure> {
+fn greeting<T: Transport>(transport: Rc<RefCell<T>>, name: String) -> impl FnMut() -> Result<(), BoxError> {
     move || {
         let greeting = transport.borrow_mut().greet(black_box(&name))?;
         check(greeting.len() == name.len() + 1 && greeting.ends_with('!'), "greet")
     }
 }
 
-fn summing<T: Transport>(transport: Rc<RefCell<T>>) -> impl FnMut() -> Result<(), Failure> {
+fn summing<T: Transport>(transport: Rc<RefCell<T>>) -> impl FnMut() -> Result<(), BoxError> {
     let numbers: Vec<u64> = (1..=NUMBERS as u64).collect();
     let expected: u64 = numbers.iter().sum();
     move || {
@@ -76,7 +76,7 @@ fn summing<T: Transport>(transport: Rc<RefCell<T>>) -> impl FnMut() -> Result<()
     }
 }
 
-fn recording<T: Transport>(transport: Rc<RefCell<T>>) -> impl FnMut() -> Result<(), Failure> {
+fn recording<T: Transport>(transport: Rc<RefCell<T>>) -> impl FnMut() -> Result<(), BoxError> {
     let record = record();
     move || {
         let answer = transport.borrow_mut().record(black_box(&record))?;
@@ -84,7 +84,7 @@ fn recording<T: Transport>(transport: Rc<RefCell<T>>) -> impl FnMut() -> Result<
     }
 }
 
-fn echoing<T: Transport>(transport: Rc<RefCell<T>>, len: usize) -> impl FnMut() -> Result<(), Failure> {
+fn echoing<T: Transport>(transport: Rc<RefCell<T>>, len: usize) -> impl FnMut() -> Result<(), BoxError> {
     let bytes = vec![7; len];
     move || {
         let answer = transport.borrow_mut().echo(black_box(&bytes))?;
@@ -113,7 +113,7 @@ pub fn record() -> Record {
 /// # Errors
 ///
 /// The transport's own, or a sentence that names the call that was answered wrongly.
-pub fn verify(transport: &mut dyn Transport) -> Result<(), Failure> {
+pub fn verify(transport: &mut dyn Transport) -> Result<(), BoxError> {
     let total = transport.add(0)?;
     check(transport.add(2)? == total + 2, "add")?;
     check(transport.greet(NAME)? == format!("{NAME}!"), "greet")?;
@@ -133,11 +133,11 @@ pub fn verify(transport: &mut dyn Transport) -> Result<(), Failure> {
 
 /// An error that names the `call`, unless its answer is right.
 #[inline(always)]
-pub fn check(is_right: bool, call: &'static str) -> Result<(), Failure> {
+pub fn check(is_right: bool, call: &'static str) -> Result<(), BoxError> {
     if is_right { Ok(()) } else { Err(wrong(call)) }
 }
 
 #[cold]
-fn wrong(call: &str) -> Failure {
+fn wrong(call: &str) -> BoxError {
     format!("`{call}` was answered wrongly").into()
 }

@@ -4,10 +4,10 @@
 
 use callgate::Wait;
 use callgate_suite::pin;
-use callgate_suite::report::{Report, Row};
+use callgate_suite::report::{BenchReport, Row};
 #[cfg(feature = "sandbox")]
 use callgate_suite::sandbox;
-use callgate_suite::{Budget, Failure, Progress};
+use callgate_suite::{BoxError, Budget, Progress};
 use callgate_suite::{floor, large, latency, manager, payload, restart, soak, start, targets, throughput, waiting};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -18,7 +18,7 @@ mod init {
     callgate_suite::test_support!();
 }
 
-type Measure = fn(Budget, Progress<'_>) -> Result<Report, Failure>;
+type Measure = fn(Budget, Progress<'_>) -> Result<BenchReport, BoxError>;
 
 /// Each with one of its rows and one of its targets, if it has any.
 const GROUPS: &[(&str, Measure, &str, Option<&str>)] = &[
@@ -40,7 +40,7 @@ const GROUPS: &[(&str, Measure, &str, Option<&str>)] = &[
     ("sandbox", sandbox::measure, "sandboxed start", Some("sandboxed add / plain add (p50)")),
 ];
 
-fn waiting(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+fn waiting(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let longest = ("spin 50 us", Wait::SpinFor(Duration::from_micros(50)));
     waiting::measure(budget, &[("adaptive", Wait::Adaptive), longest], progress)
 }
@@ -86,7 +86,7 @@ fn the_soak_has_a_row_for_each_tenth_and_its_targets() {
 }
 
 #[track_caller]
-fn assert_sound(row: &Row, group: &str, report: &Report) {
+fn assert_sound(row: &Row, group: &str, report: &BenchReport) {
     assert_eq!(row.group, group);
     if row.name == waiting::IDLE {
         assert!(row.count == 0 && row.cpu.is_some() && row.repeats.is_empty(), "{row:?}");

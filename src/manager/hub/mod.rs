@@ -81,7 +81,7 @@ impl Hub {
         let (theirs, ours) = socket::pair()?;
         let hub = listener::peer_process(&ours)?;
         let (reply, taken_in) = mpsc::sync_channel(1);
-        self.command(Command::TakeIn { socket: theirs, role: ClientRights::Client, reply });
+        self.command(Command::TakeIn { socket: theirs, role: ClientRights::Full, reply });
         taken_in.recv().map_err(|_| ended())??;
         Ok(Joined { socket: ours, hub_pid: self.process, hub })
     }
@@ -126,7 +126,7 @@ pub(crate) fn start_or_join(
 ) -> Result<(Option<Hub>, Joined), ManagerError> {
     let begun = std::time::Instant::now();
     loop {
-        match auth::join(address, key, ClientRights::Client, deadline) {
+        match auth::join(address, key, ClientRights::Full, deadline) {
             // Nobody yet, or one that is just going.
             Err(ManagerError::NobodyListens { .. } | ManagerError::Closed { .. }) => {}
             joined => return joined.map(|joined| (None, joined)),

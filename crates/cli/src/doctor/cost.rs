@@ -1,26 +1,26 @@
 //! What the two ways of waiting cost here: the cache line, and the sleep.
 
-use super::{Check, Good, Missing, Slow, wake};
+use super::{Finding, Good, Missing, Slow, wake};
 use crate::machine::line_of;
 use crate::render::units;
 use callgate_suite::floor::{Asleep, Tokens};
 use callgate_suite::pin::{self, Pinned};
-use callgate_suite::{Budget, Clock, Failure, interleave};
+use callgate_suite::{BoxError, Budget, Clock, interleave};
 use std::time::Duration;
 
-pub fn checks() -> Vec<Check> {
+pub fn checks() -> Vec<Finding> {
     vec![floor(), futex_wake(), timer_slack(), huge_pages()]
 }
 
 /// A tenth of a second.
 const BUDGET: Budget = Budget { repeats: 2, time: Duration::from_millis(50), batch: Duration::from_millis(5) };
 
-fn floor() -> Check {
+fn floor() -> Finding {
     const NAME: &str = "floor";
     let p50 = match ping_pong() {
         Ok(p50) => p50,
         Err(error) => {
-            return Check::new(
+            return Finding::new(
                 NAME,
                 "not measured",
                 Missing,
@@ -30,13 +30,13 @@ fn floor() -> Check {
     };
     let value = format!("{} p50 for a cache line there and back", units::nanoseconds(p50));
     match p50 {
-        p50 if p50 < 1000.0 => Check::new(
+        p50 if p50 < 1000.0 => Finding::new(
             NAME,
             value,
             Good,
             "No call between processes can be faster than this; callgate's are a little above it.",
         ),
-        _ => Check::new(
+        _ => Finding::new(
             NAME,
             value,
             Slow,
@@ -45,7 +45,7 @@ fn floor() -> Check {
     }
 }
 
-fn ping_pong() -> Result<f64, Failure> {
+fn ping_pong() -> Result<f64, BoxError> {
     let (caller, callee) = pin::pair()?;
     let _pin = Pinned::to(caller)?;
     let measured = interleave(BUDGET, &Clock::new(), &mut |_| (), || {
@@ -54,16 +54,19 @@ fn ping_pong() -> Result<f64, Failure> {
     Ok(measured[0].merged().at(0.5))
 }
 
-fn futex_wake() -> Check {
+fn futex_wake() -> Finding {
     const NAME: &str = "futex wake";
     let cpus = pin::allowed();
     let (Some(&waker), Some(&sleeper)) = (cpus.first(), cpus.get(1).or(cpus.first())) else {
-        return Check::hidden(NAME, "Without knowing the CPUs it cannot be measured.");
+        return Finding::hidden(NAME, "Without knowing the CPUs it cannot be measured.");
     };
     match wake::measure(waker, sleeper) {
-        Err(error) => {
-            Check::new(NAME, format!("fails: {error}"), Missing, "Parked calls wake through it: nothing works without.")
-        }
+        Err(error) => Finding::new(
+            NAME,
+            format!("fails: {error}"),
+            Missing,
+            "Parked calls wake through it: nothing works without.",
+        ),
         Ok(wake) => {
             let nanoseconds = |time: Duration| units::nanoseconds(time.as_nanos() as f64);
             let value = format!(
@@ -73,9 +76,9 @@ fn futex_wake() -> Check {
             );
             match wake.sleeper {
                 time if time < Duration::from_micros(15) => {
-                    Check::new(NAME, value, Good, "A call after a pause pays this twice; the default wait suits it.")
+                    Finding::new(NAME, value, Good, "A call after a pause pays this twice; the default wait suits it.")
                 }
-                _ => Check::new(
+                _ => Finding::new(
                     NAME,
                     value,
                     Slow,
@@ -86,15 +89,15 @@ fn futex_wake() -> Check {
     }
 }
 
-fn timer_slack() -> Check {
+fn timer_slack() -> Finding {
     const NAME: &str = "timer slack";
     match rustix::thread::current_timer_slack() {
-        Err(error) => Check::new(NAME, format!("fails: {error}"), Missing, "How late a timeout may come is unknown."),
+        Err(error) => Finding::new(NAME, format!("fails: {error}"), Missing, "How late a timeout may come is unknown."),
         Ok(slack) => {
             let value = units::nanoseconds(slack as f64);
             match slack {
-                0..=50_000 => Check::new(NAME, value, Good, "A call's timeout comes at most this late."),
-                _ => Check::new(
+                0..=50_000 => Finding::new(NAME, value, Good, "A call's timeout comes at most this late."),
+                _ => Finding::new(
                     NAME,
                     value,
                     Slow,
@@ -105,17 +108,17 @@ fn timer_slack() -> Check {
     }
 }
 
-fn huge_pages() -> Check {
+fn huge_pages() -> Finding {
     const NAME: &str = "huge pages for shared memory";
     let Some(modes) = line_of("/sys/kernel/mm/transparent_hugepage/shmem_enabled") else {
-        return Check::hidden(NAME, "Large payloads touch new memory page by page.");
+        return Finding::hidden(NAME, "Large payloads touch new memory page by page.");
     };
     let mode = modes.split(['[', ']']).nth(1).unwrap_or(&modes).to_owned();
     match mode.as_str() {
         "always" | "within_size" | "force" => {
-            Check::new(NAME, mode, Good, "New memory for large payloads comes in big pieces.")
+            Finding::new(NAME, mode, Good, "New memory for large payloads comes in big pieces.")
         }
-        _ => Check::new(
+        _ => Finding::new(
             NAME,
             mode,
             Slow,

@@ -1,27 +1,27 @@
 //! CPUs: how many, which are one core, who sets their speed, and whether they are real.
 
-use super::{Check, Good, Missing, Slow, Verdict};
+use super::{Finding, Good, Missing, Slow, Verdict};
 use crate::machine::{self, line_of};
 use callgate_suite::pin;
 use std::hint::black_box;
 use std::time::Instant;
 
-pub fn checks() -> Vec<Check> {
+pub fn checks() -> Vec<Finding> {
     vec![cpus(), siblings(), governor(), virtualisation(), clock_source()]
 }
 
-fn cpus() -> Check {
+fn cpus() -> Finding {
     let (allowed, online) = (pin::allowed().len(), line_of("/sys/devices/system/cpu/online"));
     let value =
         format!("{allowed} allowed, {} online", online.map_or("an unknown number".into(), |list| count_text(&list)));
     match allowed {
-        1 => Check::new(
+        1 => Finding::new(
             "CPUs",
             value,
             Slow,
             "Caller and callee take turns on one CPU, so each call costs two switches of context: allow this process a second CPU.",
         ),
-        _ => Check::new(
+        _ => Finding::new(
             "CPUs",
             value,
             Good,
@@ -44,24 +44,24 @@ fn numbers(list: &str) -> Option<Vec<usize>> {
     Some(all)
 }
 
-fn siblings() -> Check {
+fn siblings() -> Finding {
     const NAME: &str = "hyperthreads";
     let groups: Option<Vec<_>> = pin::allowed().iter().map(|cpu| siblings_of(*cpu)).collect();
     let Some(groups) = groups else {
-        return Check::hidden(
+        return Finding::hidden(
             NAME,
             "Two CPUs of one core hand a cache line over faster, but slow each other down when both work.",
         );
     };
     let shared = groups.iter().find(|group| group.iter().filter(|cpu| pin::allowed().contains(cpu)).count() > 1);
     match shared {
-        Some(group) => Check::new(
+        Some(group) => Finding::new(
             NAME,
             format!("CPUs {group:?} are one core"),
             Good,
             "Pinned to these two, a call is at its fastest; work on one of them slows down the other.",
         ),
-        None => Check::new(
+        None => Finding::new(
             NAME,
             "no two allowed CPUs are one core",
             Good,
@@ -74,15 +74,15 @@ fn siblings_of(cpu: usize) -> Option<Vec<usize>> {
     numbers(&line_of(&format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"))?)
 }
 
-fn governor() -> Check {
+fn governor() -> Finding {
     const NAME: &str = "frequency governor";
     let first = pin::allowed().first().copied().unwrap_or_default();
     match line_of(&format!("/sys/devices/system/cpu/cpu{first}/cpufreq/scaling_governor")) {
-        None => Check::hidden(NAME, "A virtual machine leaves the frequency to its host; look there."),
+        None => Finding::hidden(NAME, "A virtual machine leaves the frequency to its host; look there."),
         Some(governor) if governor == "performance" => {
-            Check::new(NAME, governor, Good, "The CPU does not slow down between calls.")
+            Finding::new(NAME, governor, Good, "The CPU does not slow down between calls.")
         }
-        Some(governor) => Check::new(
+        Some(governor) => Finding::new(
             NAME,
             governor,
             Slow,
@@ -91,21 +91,21 @@ fn governor() -> Check {
     }
 }
 
-fn virtualisation() -> Check {
+fn virtualisation() -> Finding {
     const NAME: &str = "virtualisation";
     let idle = line_of("/sys/devices/system/cpu/cpuidle/current_driver");
     match (machine::hypervisor(), idle) {
         (None, _) => {
-            Check::new(NAME, "none seen", Good, "A CPU that goes to sleep or pauses does not leave to a host.")
+            Finding::new(NAME, "none seen", Good, "A CPU that goes to sleep or pauses does not leave to a host.")
         }
-        (Some(kind), Some(driver)) if driver == "haltpoll" => Check::new(
+        (Some(kind), Some(driver)) if driver == "haltpoll" => Finding::new(
             NAME,
             format!("{kind}, idle driver haltpoll"),
             Slow,
             "The guest polls before it halts, which shortens wake-ups, but a CPU that has slept longer is woken through the host: \
              keep calls close together, or spin.",
         ),
-        (Some(kind), _) => Check::new(
+        (Some(kind), _) => Finding::new(
             NAME,
             kind,
             Slow,
@@ -115,11 +115,11 @@ fn virtualisation() -> Check {
     }
 }
 
-fn clock_source() -> Check {
+fn clock_source() -> Finding {
     const NAME: &str = "clock source";
     let cost = cost_of_reading();
     let Some(source) = machine::clock_source() else {
-        return Check::new(
+        return Finding::new(
             NAME,
             format!("not shown here; {cost:.0} ns a reading"),
             verdict_of_clock(cost),
@@ -133,7 +133,7 @@ fn clock_source() -> Check {
             "Each reading is a system call: deadlines cost more than the call itself; see whether the kernel can use tsc."
         }
     };
-    Check::new(NAME, format!("{source}, {cost:.0} ns a reading"), verdict, advice)
+    Finding::new(NAME, format!("{source}, {cost:.0} ns a reading"), verdict, advice)
 }
 
 /// What a reading of the system's clock takes, in nanoseconds: the least of several means, because others get in between.

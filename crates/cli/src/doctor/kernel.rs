@@ -1,6 +1,6 @@
 //! The kernel: its version, and each thing of it that callgate uses, tried.
 
-use super::{Check, Good, Missing, Slow};
+use super::{Finding, Good, Missing, Slow};
 use crate::machine;
 use callgate::{Sandbox, bridge};
 use landlock::{ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
@@ -9,11 +9,11 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal};
 use std::time::Instant;
 
-pub fn checks() -> Vec<Check> {
+pub fn checks() -> Vec<Finding> {
     vec![version(), memfd(), pidfd(), futex_waitv(), starting(), death_signal(), landlock(), seccomp(), sandbox()]
 }
 
-fn version() -> Check {
+fn version() -> Finding {
     let value = machine::kernel();
     let (verdict, advice) = match number(&value) {
         Some(number) if number < (5, 9) => (Missing, "callgate needs Linux 5.9 or later."),
@@ -23,7 +23,7 @@ fn version() -> Check {
         Some(_) => (Good, "Everything that callgate needs has been in Linux since 5.16."),
         None => (Missing, "This version cannot be read; the lines below tell what there is."),
     };
-    Check::new("kernel", value, verdict, advice)
+    Finding::new("kernel", value, verdict, advice)
 }
 
 /// Major and minor of `Linux 6.18`.
@@ -33,14 +33,14 @@ fn number(version: &str) -> Option<(u32, u32)> {
 }
 
 /// One line for something that was tried.
-fn tried(name: &'static str, result: Result<(), Errno>, use_of_it: &str, without: &str) -> Check {
+fn tried(name: &'static str, result: Result<(), Errno>, use_of_it: &str, without: &str) -> Finding {
     match result {
-        Ok(()) => Check::new(name, "works", Good, use_of_it),
-        Err(error) => Check::new(name, format!("fails: {error}"), Missing, without),
+        Ok(()) => Finding::new(name, "works", Good, use_of_it),
+        Err(error) => Finding::new(name, format!("fails: {error}"), Missing, without),
     }
 }
 
-fn memfd() -> Check {
+fn memfd() -> Finding {
     let attempt = || {
         let file = rustix::fs::memfd_create("callgate-doctor", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&file, 4096)?;
@@ -56,13 +56,13 @@ fn memfd() -> Check {
     tried("memfd and seals", attempt(), "Shared memory has a size that no process can change.", without)
 }
 
-fn pidfd() -> Check {
+fn pidfd() -> Finding {
     let attempt = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).map(drop);
     let without = "Without it no bridge starts: the death of a child could not be noticed at once.";
     tried("pidfd_open", attempt, "The death of a child is noticed at once.", without)
 }
 
-fn futex_waitv() -> Check {
+fn futex_waitv() -> Finding {
     // A kernel that has it refuses to wait for nothing; one that has it not knows no such call.
     let nothing = rustix::thread::futex::waitv(
         &[],
@@ -72,10 +72,13 @@ fn futex_waitv() -> Check {
     );
     let name = "futex_waitv";
     match nothing {
-        Err(Errno::INVAL) | Ok(_) => {
-            Check::new(name, "works", Good, "A parked caller waits for the reply and for the end of its child at once.")
-        }
-        Err(error) => Check::new(
+        Err(Errno::INVAL) | Ok(_) => Finding::new(
+            name,
+            "works",
+            Good,
+            "A parked caller waits for the reply and for the end of its child at once.",
+        ),
+        Err(error) => Finding::new(
             name,
             format!("fails: {error}"),
             Slow,
@@ -85,7 +88,7 @@ fn futex_waitv() -> Check {
 }
 
 /// A whole child, which closes first what it has inherited.
-fn starting() -> Check {
+fn starting() -> Finding {
     let begin = Instant::now();
     let answered = Probe::bridge().start().map_err(|error| error.to_string()).and_then(|probe| {
         let answer = probe.double(21).map_err(|error| error.to_string())?;
@@ -93,13 +96,13 @@ fn starting() -> Check {
         if answer == 42 { Ok(()) } else { Err(format!("the child says that 2 x 21 is {answer}")) }
     });
     match answered {
-        Ok(()) => Check::new(
+        Ok(()) => Finding::new(
             "starting a child",
             format!("works: started, answered and stopped in {:.1} ms", begin.elapsed().as_secs_f64() * 1e3),
             Good,
             "Children inherit no descriptor.",
         ),
-        Err(error) => Check::new(
+        Err(error) => Finding::new(
             "starting a child",
             format!("fails: {error}"),
             Missing,
@@ -121,7 +124,7 @@ impl Probe {
     }
 }
 
-fn death_signal() -> Check {
+fn death_signal() -> Finding {
     let attempt = || {
         let before = rustix::process::parent_process_death_signal()?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -133,13 +136,13 @@ fn death_signal() -> Check {
     tried("PDEATHSIG", attempt(), "A child ends with its parent, however that ends.", without)
 }
 
-fn landlock() -> Check {
+fn landlock() -> Finding {
     let name = "Landlock";
     match landlock_version() {
         Some(version) => {
-            Check::new(name, version, Good, "A sandbox takes files away from a child, and its parent's memory.")
+            Finding::new(name, version, Good, "A sandbox takes files away from a child, and its parent's memory.")
         }
-        None => Check::new(
+        None => Finding::new(
             name,
             "none",
             Missing,
@@ -167,7 +170,7 @@ fn landlock_version() -> Option<&'static str> {
     .find_map(|(works, version)| works.then_some(version))
 }
 
-fn seccomp() -> Check {
+fn seccomp() -> Finding {
     let name = "seccomp";
     let actions = machine::line_of("/proc/sys/kernel/seccomp/actions_avail");
     match rustix::thread::secure_computing_mode() {
@@ -176,14 +179,14 @@ fn seccomp() -> Check {
                 "{}; this process: {mode:?}",
                 actions.map_or("there".into(), |actions| format!("has {actions}"))
             );
-            Check::new(name, value, Good, "A sandbox takes system calls away from a child.")
+            Finding::new(name, value, Good, "A sandbox takes system calls away from a child.")
         }
-        Err(error) => Check::new(name, format!("fails: {error}"), Missing, "No sandbox starts without it."),
+        Err(error) => Finding::new(name, format!("fails: {error}"), Missing, "No sandbox starts without it."),
     }
 }
 
 /// A whole child in the strictest sandbox.
-fn sandbox() -> Check {
+fn sandbox() -> Finding {
     const NAME: &str = "sandbox";
     let started = Probe::bridge().sandbox(Sandbox::strict()).start().map_err(|error| error.to_string());
     let outcome = started.and_then(|probe| {
@@ -192,15 +195,15 @@ fn sandbox() -> Check {
     });
     match outcome {
         Ok(left_out) if left_out.is_empty() => {
-            Check::new(NAME, "works, all of it", Good, "A child can be kept from everything but computing.")
+            Finding::new(NAME, "works, all of it", Good, "A child can be kept from everything but computing.")
         }
-        Ok(left_out) => Check::new(
+        Ok(left_out) => Finding::new(
             NAME,
             format!("works, but for {}", left_out.join(", ")),
             Good,
             "What is missing is a wall behind another wall; it takes root, user namespaces or a newer kernel.",
         ),
-        Err(error) => Check::new(
+        Err(error) => Finding::new(
             NAME,
             format!("fails: {error}"),
             Missing,

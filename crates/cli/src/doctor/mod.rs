@@ -9,12 +9,12 @@ mod limits;
 mod wake;
 
 use crate::print;
-use callgate_suite::Failure;
+use callgate_suite::BoxError;
 use serde::Serialize;
 
 /// One line of the result.
 #[derive(Clone, Debug, Serialize)]
-pub struct Check {
+pub struct Finding {
     name: &'static str,
     value: String,
     verdict: Verdict,
@@ -32,7 +32,7 @@ pub enum Verdict {
 }
 use Verdict::{Good, Missing, Slow};
 
-impl Check {
+impl Finding {
     fn new(name: &'static str, value: impl Into<String>, verdict: Verdict, advice: impl Into<String>) -> Self {
         Self { name, value: value.into(), verdict, advice: advice.into() }
     }
@@ -49,17 +49,17 @@ impl Check {
     }
 }
 
-pub fn run(json: bool) -> Result<(), Failure> {
+pub fn run(json: bool) -> Result<(), BoxError> {
     let checks = [cpu::checks(), kernel::checks(), cost::checks(), limits::checks()].concat();
     if json {
         return print(&(serde_json::to_string_pretty(&Checks { checks })? + "\n"));
     }
-    print(&checks.iter().map(Check::text).collect::<String>())
+    print(&checks.iter().map(Finding::text).collect::<String>())
 }
 
 #[derive(Serialize)]
 struct Checks {
-    checks: Vec<Check>,
+    checks: Vec<Finding>,
 }
 
 impl Verdict {

@@ -1,6 +1,6 @@
 //! What it costs to wake a thread that sleeps in a futex: the one who wakes, and until the sleeper runs.
 
-use callgate_suite::Failure;
+use callgate_suite::BoxError;
 use callgate_suite::pin::Pinned;
 use rustix::thread::futex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,7 +21,7 @@ const TIMES: u32 = 200;
 const PAUSE: Duration = Duration::from_micros(200);
 
 /// Wakes a thread on the CPU `sleeper` from one on the CPU `waker`.
-pub fn measure(waker: usize, sleeper: usize) -> Result<Wake, Failure> {
+pub fn measure(waker: usize, sleeper: usize) -> Result<Wake, BoxError> {
     let word = AtomicU32::new(0);
     let (begins, ends) = thread::scope(|scope| {
         let woken = scope.spawn(|| sleep_and_wake(&word, sleeper));
@@ -35,7 +35,7 @@ pub fn measure(waker: usize, sleeper: usize) -> Result<Wake, Failure> {
 }
 
 /// Before and after each wake-up.
-fn wake_often(word: &AtomicU32, cpu: usize) -> Result<Vec<(Instant, Instant)>, Failure> {
+fn wake_often(word: &AtomicU32, cpu: usize) -> Result<Vec<(Instant, Instant)>, BoxError> {
     let pin = Pinned::to(cpu);
     let wake = |turn| {
         thread::sleep(PAUSE);
@@ -52,7 +52,7 @@ fn wake_often(word: &AtomicU32, cpu: usize) -> Result<Vec<(Instant, Instant)>, F
 }
 
 /// When it ran after each wake-up.
-fn sleep_and_wake(word: &AtomicU32, cpu: usize) -> Result<Vec<Instant>, Failure> {
+fn sleep_and_wake(word: &AtomicU32, cpu: usize) -> Result<Vec<Instant>, BoxError> {
     let _pin = Pinned::to(cpu)?;
     let mut ran = Vec::with_capacity(TIMES as usize);
     for turn in 0..TIMES {

@@ -2,9 +2,9 @@
 //!
 //! Every text of the report is escaped by `maud`; the plots come from plotters, which escapes too.
 
-use super::parts::{self, Part};
+use super::parts::{self, TablePart};
 use super::{plot, units};
-use callgate_suite::Report;
+use callgate_suite::BenchReport;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use std::error::Error;
 
@@ -13,7 +13,7 @@ const WIDE: u32 = 640;
 const NARROW: u32 = 350;
 
 /// The report as a page.
-pub fn report(report: &Report) -> Result<String, Box<dyn Error + Send + Sync>> {
+pub fn report(report: &BenchReport) -> Result<String, Box<dyn Error + Send + Sync>> {
     let figures: Vec<_> = plot::KINDS.iter().map(|kind| figure(kind, report)).collect::<Result<_, _>>()?;
     let page = html! {
         (DOCTYPE)
@@ -30,7 +30,7 @@ pub fn report(report: &Report) -> Result<String, Box<dyn Error + Send + Sync>> {
     Ok(page.into_string())
 }
 
-fn body(report: &Report, figures: &[Option<Markup>]) -> Markup {
+fn body(report: &BenchReport, figures: &[Option<Markup>]) -> Markup {
     html! {
         h1 { "callgate" }
         p.muted { "What a call into another process costs on this machine" }
@@ -48,7 +48,7 @@ fn body(report: &Report, figures: &[Option<Markup>]) -> Markup {
 }
 
 /// What one looks for first: the targets, and the first calls beside their floor.
-fn tiles(report: &Report) -> Markup {
+fn tiles(report: &BenchReport) -> Markup {
     let calls = report.rows.iter().filter(|row| row.group == "latency" && row.ratio.is_some()).take(4);
     html! {
         div.tiles {
@@ -64,7 +64,7 @@ fn tiles(report: &Report) -> Markup {
     }
 }
 
-fn figure(kind: &plot::Kind, report: &Report) -> Result<Option<Markup>, Box<dyn Error + Send + Sync>> {
+fn figure(kind: &plot::PlotKind, report: &BenchReport) -> Result<Option<Markup>, Box<dyn Error + Send + Sync>> {
     let wide = plot::element(kind, &report.series, WIDE)?;
     let narrow = plot::element(kind, &report.series, NARROW)?;
     Ok(wide.zip(narrow).map(|(wide, narrow)| {
@@ -78,7 +78,7 @@ fn figure(kind: &plot::Kind, report: &Report) -> Result<Option<Markup>, Box<dyn 
     }))
 }
 
-fn targets(report: &Report) -> Markup {
+fn targets(report: &BenchReport) -> Markup {
     html! {
         @if !report.targets.is_empty() {
             h2 { "Targets" }
@@ -102,7 +102,7 @@ fn targets(report: &Report) -> Markup {
     }
 }
 
-fn table(part: &Part<'_>) -> Markup {
+fn table(part: &TablePart<'_>) -> Markup {
     html! {
         h2 { (part.title) }
         p.command { code { (parts::command(part.group)) } }
@@ -125,7 +125,7 @@ fn table(part: &Part<'_>) -> Markup {
     }
 }
 
-fn skipped(report: &Report) -> Markup {
+fn skipped(report: &BenchReport) -> Markup {
     html! {
         @if !report.skipped.is_empty() {
             h2 { "Left out" }
@@ -134,7 +134,7 @@ fn skipped(report: &Report) -> Markup {
     }
 }
 
-fn machine(report: &Report) -> Markup {
+fn machine(report: &BenchReport) -> Markup {
     html! {
         @if !report.machine.is_empty() {
             h2 { "The machine" }
@@ -170,6 +170,6 @@ mod tests {
         }
         // Two plots have points, each drawn wide and narrow.
         assert_eq!(page.matches("<svg ").count(), 4);
-        assert!(report(&Report::default()).expect("a page").contains("</html>"));
+        assert!(report(&BenchReport::default()).expect("a page").contains("</html>"));
     }
 }

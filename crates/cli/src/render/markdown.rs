@@ -1,8 +1,8 @@
 //! A report as Markdown, with its plots as SVG files beside it.
 
-use super::parts::{self, Part};
+use super::parts::{self, TablePart};
 use super::plot;
-use callgate_suite::Report;
+use callgate_suite::BenchReport;
 use std::error::Error;
 use std::fmt::Write;
 
@@ -17,7 +17,7 @@ pub struct Page {
 }
 
 /// The report as a page that finds its plots in `folder`.
-pub fn report(report: &Report, folder: &str) -> Result<Page, Box<dyn Error + Send + Sync>> {
+pub fn report(report: &BenchReport, folder: &str) -> Result<Page, Box<dyn Error + Send + Sync>> {
     let mut plots = Vec::new();
     for kind in &plot::KINDS {
         if let Some(svg) = plot::file(kind, &report.series, WIDTH)? {
@@ -30,7 +30,7 @@ pub fn report(report: &Report, folder: &str) -> Result<Page, Box<dyn Error + Sen
     Ok(Page { text, plots })
 }
 
-fn page(text: &mut String, report: &Report, folder: &str, plots: &[(String, String)]) -> std::fmt::Result {
+fn page(text: &mut String, report: &BenchReport, folder: &str, plots: &[(String, String)]) -> std::fmt::Result {
     writeln!(text, "# Benchmarks\n")?;
     writeln!(text, "What a call costs. Written by the command itself; to measure everything on your machine:\n")?;
     writeln!(
@@ -52,7 +52,7 @@ fn page(text: &mut String, report: &Report, folder: &str, plots: &[(String, Stri
     machine(text, report)
 }
 
-fn targets(text: &mut String, report: &Report) -> std::fmt::Result {
+fn targets(text: &mut String, report: &BenchReport) -> std::fmt::Result {
     if report.targets.is_empty() {
         return Ok(());
     }
@@ -69,7 +69,7 @@ fn targets(text: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(text)
 }
 
-fn figures(text: &mut String, part: &Part<'_>) -> std::fmt::Result {
+fn figures(text: &mut String, part: &TablePart<'_>) -> std::fmt::Result {
     writeln!(text, "## {}\n", escaped(part.title))?;
     writeln!(text, "```sh\n{}\n```\n", parts::command(part.group))?;
     if let Some(note) = part.note {
@@ -83,7 +83,7 @@ fn figures(text: &mut String, part: &Part<'_>) -> std::fmt::Result {
     writeln!(text)
 }
 
-fn picture(text: &mut String, kind: &plot::Kind, folder: &str, plots: &[(String, String)]) -> std::fmt::Result {
+fn picture(text: &mut String, kind: &plot::PlotKind, folder: &str, plots: &[(String, String)]) -> std::fmt::Result {
     let file = format!("{}.svg", kind.plot);
     if plots.iter().any(|(name, _)| *name == file) {
         writeln!(text, "### {}\n\n{}\n\n![{}]({folder}/{file})\n", kind.title, kind.caption, kind.title)?;
@@ -91,7 +91,7 @@ fn picture(text: &mut String, kind: &plot::Kind, folder: &str, plots: &[(String,
     Ok(())
 }
 
-fn skipped(text: &mut String, report: &Report) -> std::fmt::Result {
+fn skipped(text: &mut String, report: &BenchReport) -> std::fmt::Result {
     if report.skipped.is_empty() {
         return Ok(());
     }
@@ -102,7 +102,7 @@ fn skipped(text: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(text)
 }
 
-fn machine(text: &mut String, report: &Report) -> std::fmt::Result {
+fn machine(text: &mut String, report: &BenchReport) -> std::fmt::Result {
     writeln!(text, "## How to read it\n\n{}", parts::LEGEND)?;
     if report.machine.is_empty() {
         return Ok(());

@@ -1,12 +1,12 @@
 //! A report cut into its parts, each a table of texts: what every form of it shows.
 
 use super::units;
-use callgate_suite::Report;
-use callgate_suite::report::{Row, Target};
+use callgate_suite::BenchReport;
+use callgate_suite::report::{Goal, Row};
 use callgate_suite::stats::Spread;
 
 /// The rows of one group as a table. The first column is what was measured; all others are figures.
-pub struct Part<'a> {
+pub struct TablePart<'a> {
     pub group: &'a str,
     pub title: &'a str,
     /// What one has to know of how it was measured.
@@ -21,7 +21,7 @@ pub const LEGEND: &str = "Times are those of one round trip. × floor: how many 
     is shown, with its least and its greatest among the repeats.";
 
 /// The parts in the order in which their groups first occur.
-pub fn parts(report: &Report) -> Vec<Part<'_>> {
+pub fn parts(report: &BenchReport) -> Vec<TablePart<'_>> {
     let mut groups: Vec<&str> = Vec::new();
     for row in &report.rows {
         if !groups.contains(&row.group.as_str()) {
@@ -31,14 +31,14 @@ pub fn parts(report: &Report) -> Vec<Part<'_>> {
     groups.into_iter().map(|group| part(report, group)).collect()
 }
 
-fn part<'a>(report: &'a Report, group: &'a str) -> Part<'a> {
+fn part<'a>(report: &'a BenchReport, group: &'a str) -> TablePart<'a> {
     let rows: Vec<_> = report.rows.iter().filter(|row| row.group == group).collect();
     let mut headings = vec!["", "p50", "p90", "p99", "p99.9", "max", "× floor", CPU, RESIDENT, "measured"];
     let mut lines: Vec<_> = rows.iter().map(|row| line(row, &rows)).collect();
     for rare in [CPU, RESIDENT] {
         remove_if_empty(rare, &mut headings, &mut lines);
     }
-    Part { group, title: title(group), note: note(group), headings, lines }
+    TablePart { group, title: title(group), note: note(group), headings, lines }
 }
 
 /// The columns that only some groups have.
@@ -151,7 +151,7 @@ fn note(group: &str) -> Option<&'static str> {
 }
 
 /// One word for how a target came out.
-pub fn verdict(target: &Target) -> &'static str {
+pub fn verdict(target: &Goal) -> &'static str {
     match target.met {
         Some(true) => "met",
         Some(false) => "missed",
@@ -160,7 +160,7 @@ pub fn verdict(target: &Target) -> &'static str {
 }
 
 /// How many of the bounds hold: `9 of 11 met`. `None` if there are none.
-pub fn score(targets: &[Target]) -> Option<String> {
+pub fn score(targets: &[Goal]) -> Option<String> {
     let bounds: Vec<_> = targets.iter().filter_map(|target| target.met).collect();
     let met = bounds.iter().filter(|met| **met).count();
     (!bounds.is_empty()).then(|| format!("{met} of {} met", bounds.len()))
@@ -173,7 +173,7 @@ pub fn command(group: &str) -> String {
 
 /// A report of everything that can occur, for the tests of the forms.
 #[cfg(test)]
-pub fn sample() -> Report {
+pub fn sample() -> BenchReport {
     use callgate_suite::report::Series;
     let row = |group: &str, name: &str, floor: Option<&str>, p50: f64| Row {
         group: group.into(),
@@ -189,13 +189,13 @@ pub fn sample() -> Report {
         cpu: (group == "waiting").then_some(1500.0),
         ..Row::default()
     };
-    let target = |what: &str, met| Target {
+    let target = |what: &str, met| Goal {
         what: what.into(),
         target: "at most 1.2".into(),
         reached: "1.14 (1.09 to 1.21 over 7 repeats)".into(),
         met,
     };
-    Report {
+    BenchReport {
         machine: vec![("CPU".into(), "a <fast> one & \"more\"".into())],
         rows: vec![
             row("latency", "ping-pong", None, 398.0),
@@ -256,14 +256,14 @@ mod tests {
     #[test]
     fn a_row_without_calls_has_its_cpu_time_per_second() {
         let row = Row { group: "waiting".into(), name: "idle".into(), cpu: Some(5_000.0), ..Row::default() };
-        let report = Report { rows: vec![row], ..Report::default() };
+        let report = BenchReport { rows: vec![row], ..BenchReport::default() };
         assert_eq!(parts(&report)[0].lines[0][1..], ["–", "–", "–", "–", "–", "–", "5 µs per second", "–"]);
     }
 
     #[test]
     fn memory_has_a_column_where_it_was_watched() {
         let row = Row { group: "soak".into(), resident: Some(f64::from(3 << 20)), ..sample().rows[0].clone() };
-        let report = Report { rows: vec![row], ..Report::default() };
+        let report = BenchReport { rows: vec![row], ..BenchReport::default() };
         let part = &parts(&report)[0];
         assert_eq!((part.headings[7], &*part.lines[0][7]), ("resident", "3 MiB"));
         assert!(!part.headings.contains(&"CPU per call"));

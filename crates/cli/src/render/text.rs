@@ -1,12 +1,12 @@
 //! A report as plain text, for the terminal.
 
-use super::parts::{self, Part};
-use callgate_suite::Report;
+use super::parts::{self, TablePart};
+use callgate_suite::BenchReport;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use std::fmt::Write;
 
 /// The report as tables of as many columns as they need.
-pub fn report(report: &Report) -> String {
+pub fn report(report: &BenchReport) -> String {
     let mut text = String::new();
     section(
         &mut text,
@@ -55,7 +55,7 @@ fn section(text: &mut String, title: &str, table: &Table) {
 }
 
 /// What was measured to the left, its figures to the right.
-fn figures(part: &Part<'_>) -> Table {
+fn figures(part: &TablePart<'_>) -> Table {
     let mut table = plain();
     table.set_header(part.headings.clone()).add_rows(part.lines.clone());
     for column in table.column_iter_mut().skip(1) {
@@ -97,6 +97,6 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words} is not in\n{text}");
         }
-        assert_eq!(report(&Report::default()), "");
+        assert_eq!(report(&BenchReport::default()), "");
     }
 }

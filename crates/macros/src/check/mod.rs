@@ -9,10 +9,10 @@ use syn::ext::IdentExt;
 use syn::{GenericParam, ItemImpl, Type, Visibility};
 
 use crate::docs::plain;
-use crate::model::{Block, Kind, Method};
+use crate::model::{ImplBlock, MethodKind, MethodModel};
 use crate::parse::{Function, Parsed};
 use crate::refusals::Refusals;
-use crate::types::{self, Part};
+use crate::types::{self, TypePart};
 
 /// What `Bridge` itself has, and would hide.
 const RESERVED: [&str; 14] = [
@@ -93,7 +93,7 @@ fn self_type(ty: &Type, refusals: &mut Refusals) {
         return refusals.refuse(ty, "only a type with a name can be bridged: wrap this in a struct");
     }
     types::look(ty, &mut |part| {
-        if let Part::Lifetime(lifetime) = part {
+        if let TypePart::Lifetime(lifetime) = part {
             refusals.refuse(lifetime, BORROWS);
         }
     });
@@ -117,7 +117,7 @@ fn parameters(item: &ItemImpl, refusals: &mut Refusals) {
 }
 
 /// Refuses what the braces hold, and marks the methods concerned.
-pub(crate) fn block(block: &mut Block, refusals: &mut Refusals) {
+pub(crate) fn block(block: &mut ImplBlock, refusals: &mut Refusals) {
     let in_trait = block.interface().is_some();
     for method in &mut block.methods {
         let before = refusals.len();
@@ -134,10 +134,12 @@ pub(crate) fn block(block: &mut Block, refusals: &mut Refusals) {
 }
 
 /// Refuses the promise where nothing is called a second time.
-fn idempotent(method: &Method, refusals: &mut Refusals) {
+fn idempotent(method: &MethodModel, refusals: &mut Refusals) {
     let why = match method.kind {
-        Kind::Constructor { .. } => "every child that takes over from one that died is made by its constructor anyway",
-        Kind::Local => "this runs in the caller, where nothing is tried again",
+        MethodKind::Constructor { .. } => {
+            "every child that takes over from one that died is made by its constructor anyway"
+        }
+        MethodKind::Local => "this runs in the caller, where nothing is tried again",
         _ => return,
     };
     if let Some(promise) = method.idempotent {
@@ -146,12 +148,12 @@ fn idempotent(method: &Method, refusals: &mut Refusals) {
 }
 
 /// Refuses names that callers could not use, or not tell apart.
-fn names(block: &mut Block, refusals: &mut Refusals) {
+fn names(block: &mut ImplBlock, refusals: &mut Refusals) {
     for at in 0..block.methods.len() {
         let method = &block.methods[at];
         let why = match method.kind {
-            Kind::Local => None,
-            Kind::Constructor { .. } => builder_name(block, method, &block.methods[..at]),
+            MethodKind::Local => None,
+            MethodKind::Constructor { .. } => builder_name(block, method, &block.methods[..at]),
             _ => call_name(method, block.interface().is_some(), &block.methods[..at]),
         };
         if let Some(why) = why {
@@ -161,7 +163,7 @@ fn names(block: &mut Block, refusals: &mut Refusals) {
     }
 }
 
-fn call_name(method: &Method, in_trait: bool, earlier: &[Method]) -> Option<String> {
+fn call_name(method: &MethodModel, in_trait: bool, earlier: &[MethodModel]) -> Option<String> {
     // The compiler takes `r#stop` and `stop` for the same name.
     let shown = plain(&method.shown);
     if TAKEN.contains(&shown.as_str()) && (!in_trait || shown == "drop") {
@@ -170,19 +172,20 @@ fn call_name(method: &Method, in_trait: bool, earlier: &[Method]) -> Option<Stri
     if RESERVED.contains(&shown.as_str()) {
         return Some(format!("`Bridge` keeps the name `{shown}` for itself: {RENAME}"));
     }
-    let is_same = |other: &Method| !other.is_constructor() && other.kind != Kind::Local && clash(other, method);
+    let is_same =
+        |other: &MethodModel| !other.is_constructor() && other.kind != MethodKind::Local && clash(other, method);
     earlier.iter().any(is_same).then(|| format!("callers know another method as `{shown}`: {RENAME}"))
 }
 
 /// A builder stands beside the type's own functions.
-fn builder_name(block: &Block, method: &Method, earlier: &[Method]) -> Option<String> {
+fn builder_name(block: &ImplBlock, method: &MethodModel, earlier: &[MethodModel]) -> Option<String> {
     let (name, shown) = (plain(method.name()), plain(&method.shown));
-    let is_same = |other: &Method| other.is_constructor() && clash(other, method);
+    let is_same = |other: &MethodModel| other.is_constructor() && clash(other, method);
     let is_taken = block.has_function(&method.shown) || earlier.iter().any(is_same);
     is_taken.then(|| format!("the builder for `{name}` would be a second `{shown}` of this type: {RENAME}"))
 }
 
 /// Two of the same name may be meant as one, under different conditions.
-fn clash(one: &Method, other: &Method) -> bool {
+fn clash(one: &MethodModel, other: &MethodModel) -> bool {
     one.shown.unraw() == other.shown.unraw() && one.cfgs().is_empty() && other.cfgs().is_empty()
 }

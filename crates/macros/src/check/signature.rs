@@ -7,29 +7,29 @@ use syn::{
 };
 
 use crate::docs::plain;
-use crate::model::{Kind, Method};
+use crate::model::{MethodKind, MethodModel};
 use crate::refusals::Refusals;
-use crate::types::{self, Part, spelled};
+use crate::types::{self, TypePart, spelled};
 
 /// What rkyv's tuples reach.
 const MOST_ARGUMENTS: usize = 12;
 
 /// Refuses what a call cannot have in its signature.
-pub(crate) fn check(method: &Method, in_trait: bool, refusals: &mut Refusals) {
-    Check { method, in_trait, refusals }.signature(&method.sig);
+pub(crate) fn check(method: &MethodModel, in_trait: bool, refusals: &mut Refusals) {
+    SignatureCheck { method, in_trait, refusals }.signature(&method.sig);
 }
 
-struct Check<'a> {
-    method: &'a Method,
+struct SignatureCheck<'a> {
+    method: &'a MethodModel,
     in_trait: bool,
     refusals: &'a mut Refusals,
 }
 
-impl Check<'_> {
+impl SignatureCheck<'_> {
     fn signature(&mut self, sig: &Signature) {
         self.qualifiers(sig);
         self.generics(&sig.generics);
-        if self.method.kind == Kind::Local {
+        if self.method.kind == MethodKind::Local {
             return self.local(sig);
         }
         for input in &sig.inputs {
@@ -40,7 +40,7 @@ impl Check<'_> {
         }
         self.count();
         if let (Some(ty), false) = (returned(sig), self.method.is_constructor()) {
-            self.inside(ty, Place::Output);
+            self.inside(ty, TypePlace::Output);
         }
     }
 
@@ -89,7 +89,7 @@ impl Check<'_> {
         });
         for ty in inputs.chain(returned(sig)) {
             types::look(ty, &mut |part| {
-                if let Part::SelfAlone(ty) = part {
+                if let TypePart::SelfAlone(ty) = part {
                     self.refuse(ty, SELF_ALONE);
                 }
             });
@@ -120,7 +120,7 @@ impl Check<'_> {
         }
         match types::bare(&input.ty) {
             Type::Reference(reference) => self.borrowed(reference),
-            ty => self.inside(ty, Place::Argument),
+            ty => self.inside(ty, TypePlace::Argument),
         }
     }
 
@@ -137,26 +137,26 @@ impl Check<'_> {
         } else if self.in_trait && types::argument_of(inner, "Archived").is_some() {
             self.refuse(reference, "a trait's callers have only the archive, but a bridge sends what it was made from");
         } else {
-            self.inside(inner, Place::Argument);
+            self.inside(inner, TypePlace::Argument);
         }
     }
 
     /// Refuses what cannot be anywhere inside a type that crosses.
-    fn inside(&mut self, ty: &Type, place: Place) {
+    fn inside(&mut self, ty: &Type, place: TypePlace) {
         types::look(ty, &mut |part| match part {
-            Part::Reference(reference) => self.refuse(reference, place.reference(reference)),
-            Part::Lifetime(lifetime) => self.refuse(lifetime, place.lifetime()),
-            Part::Pointer(ty) => self.refuse(ty, "a pointer means nothing in another process: pass the value"),
-            Part::Function(ty) => {
+            TypePart::Reference(reference) => self.refuse(reference, place.reference(reference)),
+            TypePart::Lifetime(lifetime) => self.refuse(lifetime, place.lifetime()),
+            TypePart::Pointer(ty) => self.refuse(ty, "a pointer means nothing in another process: pass the value"),
+            TypePart::Function(ty) => {
                 self.refuse(ty, "a function has no address in another process: pass what it is to do")
             }
-            Part::Dyn(ty) => {
+            TypePart::Dyn(ty) => {
                 self.refuse(ty, "what is behind `dyn` is not known: use an enum or, for an error, its text")
             }
-            Part::Impl(ty) => self.refuse(ty, "the other process cannot know the type behind `impl`: name it"),
-            Part::Never(ty) => self.refuse(ty, "every call is answered: return nothing instead of `!`"),
-            Part::SelfAlone(ty) if self.in_trait => self.refuse(ty, SELF_ALONE),
-            Part::SelfAlone(_) => {}
+            TypePart::Impl(ty) => self.refuse(ty, "the other process cannot know the type behind `impl`: name it"),
+            TypePart::Never(ty) => self.refuse(ty, "every call is answered: return nothing instead of `!`"),
+            TypePart::SelfAlone(ty) if self.in_trait => self.refuse(ty, SELF_ALONE),
+            TypePart::SelfAlone(_) => {}
         });
     }
 
@@ -192,26 +192,26 @@ fn is_reference_to_self(ty: &Type) -> bool {
 
 /// Where a type stands.
 #[derive(Clone, Copy)]
-enum Place {
+enum TypePlace {
     Argument,
     Output,
 }
 
-impl Place {
+impl TypePlace {
     fn reference(self, reference: &TypeReference) -> String {
         let owned = types::owned_name(&reference.elem);
         match self {
-            Place::Argument => {
+            TypePlace::Argument => {
                 format!("a reference crosses as a whole argument, not inside of one: use `{owned}` here")
             }
-            Place::Output => format!("a reply cannot refer to memory of the child: return `{owned}`"),
+            TypePlace::Output => format!("a reply cannot refer to memory of the child: return `{owned}`"),
         }
     }
 
     fn lifetime(self) -> &'static str {
         match self {
-            Place::Argument => "a type that borrows cannot be an argument: use one that owns",
-            Place::Output => "a type that borrows cannot be a reply: use one that owns",
+            TypePlace::Argument => "a type that borrows cannot be an argument: use one that owns",
+            TypePlace::Output => "a type that borrows cannot be a reply: use one that owns",
         }
     }
 }

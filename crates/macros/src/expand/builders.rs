@@ -5,15 +5,15 @@ use quote::quote;
 
 use super::{generics, request};
 use crate::docs;
-use crate::model::{Block, Method};
+use crate::model::{ImplBlock, MethodModel};
 
-pub(crate) fn builders(block: &Block) -> TokenStream {
+pub(crate) fn builders(block: &ImplBlock) -> TokenStream {
     let builders = block.constructors().map(|method| builder(block, method));
     around(block, &quote!(#(#builders)*))
 }
 
 /// The impl block that holds them.
-pub(crate) fn around(block: &Block, builders: &TokenStream) -> TokenStream {
+pub(crate) fn around(block: &ImplBlock, builders: &TokenStream) -> TokenStream {
     let (ty, allowed) = (&block.service.ty, docs::allowed(&block.item.attrs));
     generics::impls(block, None, |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
@@ -22,7 +22,7 @@ pub(crate) fn around(block: &Block, builders: &TokenStream) -> TokenStream {
 }
 
 /// One builder.
-pub(crate) fn builder(block: &Block, method: &Method) -> TokenStream {
+pub(crate) fn builder(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let (docs, vis, shown) = (docs::builder(block, method), &method.vis, &method.shown);
     let (parameters, tuple) = (request::parameters(method), request::tuple(method));
     let (descriptor, ty) = (request::descriptor(block, method), &block.service.ty);

@@ -7,10 +7,13 @@ use syn::{FnArg, ImplItem, ImplItemConst, ImplItemType, Path, Signature, parse_q
 
 use super::generics::{self, ProxyGenerics};
 use super::service;
-use crate::model::{Block, Kind, Method};
+use crate::model::{ImplBlock, MethodKind, MethodModel};
 
 /// The impl block, with functions whose bodies `body` writes.
-pub(crate) fn drop_in(block: &Block, body: impl Fn(&Block, &Path, &Method) -> TokenStream) -> Option<TokenStream> {
+pub(crate) fn drop_in(
+    block: &ImplBlock,
+    body: impl Fn(&ImplBlock, &Path, &MethodModel) -> TokenStream,
+) -> Option<TokenStream> {
     let interface = block.interface()?;
     let (proxy, ty) = (proxy(block), &block.service.ty);
     let service = quote!(#ty: ::__callgate::__codegen::Service<Calls<::__callgate::Blocking> = #proxy>);
@@ -27,16 +30,16 @@ pub(crate) fn drop_in(block: &Block, body: impl Fn(&Block, &Path, &Method) -> To
 }
 
 /// The proxy that a bridge derefs to.
-fn proxy(block: &Block) -> TokenStream {
+fn proxy(block: &ImplBlock) -> TokenStream {
     ProxyGenerics::of(block).proxy(&block.proxy(), quote!(::__callgate::Blocking))
 }
 
 /// Calls over the bridge; a function without `self` runs here.
-pub(crate) fn forwarded(block: &Block, interface: &Path, method: &Method) -> TokenStream {
+pub(crate) fn forwarded(block: &ImplBlock, interface: &Path, method: &MethodModel) -> TokenStream {
     let (ty, name, shown, output) = (&block.service.ty, method.name(), &method.shown, &method.output);
     let arguments = method.arguments.iter().map(|argument| &argument.name);
     match method.kind {
-        Kind::Local => quote!(<#ty as #interface>::#name(#(#arguments),*)),
+        MethodKind::Local => quote!(<#ty as #interface>::#name(#(#arguments),*)),
         _ => {
             // As a method call, it could find one of a trait that takes `self` by value, as `into` does, before the proxy's own.
             let proxy = proxy(block);
@@ -46,7 +49,7 @@ pub(crate) fn forwarded(block: &Block, interface: &Path, method: &Method) -> Tok
 }
 
 /// Types and constants are those of the service.
-fn declared(block: &Block, interface: &Path, item: &ImplItem) -> Option<TokenStream> {
+fn declared(block: &ImplBlock, interface: &Path, item: &ImplItem) -> Option<TokenStream> {
     let ty = &block.service.ty;
     match item {
         ImplItem::Type(ImplItemType { attrs, ident, generics, .. }) => {
@@ -64,7 +67,7 @@ fn declared(block: &Block, interface: &Path, item: &ImplItem) -> Option<TokenStr
 }
 
 /// That of the trait, with a plain name for each argument.
-fn signature(block: &Block, method: &Method) -> TokenStream {
+fn signature(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let mut sig = if method.refused { method.sig.clone() } else { with_self_replaced(block, &method.sig) };
     let typed = sig.inputs.iter_mut().filter_map(|input| match input {
         FnArg::Typed(input) => Some(input),
@@ -78,7 +81,7 @@ fn signature(block: &Block, method: &Method) -> TokenStream {
 }
 
 /// `Self::Name` means the same in both impls, but only through the service's.
-fn with_self_replaced(block: &Block, sig: &Signature) -> Signature {
+fn with_self_replaced(block: &ImplBlock, sig: &Signature) -> Signature {
     block.self_type.replaced(sig, |replace, sig| {
         let inputs = sig.inputs.iter_mut().filter(|input| matches!(input, FnArg::Typed(_)));
         inputs.for_each(|input| replace.visit_fn_arg_mut(input));

@@ -8,7 +8,7 @@ use syn::{
 };
 
 use crate::docs::plain;
-use crate::model::{Block, Method, Passing, free_name};
+use crate::model::{ImplBlock, MethodModel, Passing, free_name};
 use crate::types;
 
 /// Writes an impl with the block's generics and what a bridge asks of them: `'static`, and `Transfer` for what crosses.
@@ -17,7 +17,7 @@ use crate::types;
 /// type. Where that is wrong, the compiler says so once, in [`crossing`] or in the type's own block, and not at each
 /// use in the generated code. Readers of the documentation need no such conditions: rustdoc is given an impl without.
 pub(crate) fn impls(
-    block: &Block,
+    block: &ImplBlock,
     service: Option<TokenStream>,
     write: impl Fn(&Generics) -> TokenStream,
 ) -> TokenStream {
@@ -59,7 +59,7 @@ fn with_conditions(mut generics: Generics, conditions: impl IntoIterator<Item = 
 }
 
 /// The block's generics, with conditions on its parameters.
-fn bridged(block: &Block) -> Generics {
+fn bridged(block: &ImplBlock) -> Generics {
     let generics = block.generics();
     let lasting =
         generics.type_params().map(|TypeParam { ident, .. }| -> WherePredicate { parse_quote!(#ident: 'static) });
@@ -69,7 +69,7 @@ fn bridged(block: &Block) -> Generics {
 }
 
 /// Requires of each type in turn that it can cross.
-pub(crate) fn crossing(block: &Block) -> Option<TokenStream> {
+pub(crate) fn crossing(block: &ImplBlock) -> Option<TokenStream> {
     let types = certain(block, |method| !method.refused);
     (!types.is_empty()).then(|| {
         quote! {
@@ -80,13 +80,13 @@ pub(crate) fn crossing(block: &Block) -> Option<TokenStream> {
 }
 
 /// The types that can or cannot cross whatever the block's parameters are, without those of which everybody knows.
-fn certain(block: &Block, of: impl Fn(&Method) -> bool) -> Vec<&Type> {
+fn certain(block: &ImplBlock, of: impl Fn(&MethodModel) -> bool) -> Vec<&Type> {
     // What is compiled under a condition may name what exists under that condition only.
     let types = crossing_types(block).filter(|(method, _)| of(method) && method.cfgs().is_empty());
     distinct(types.map(|(_, ty)| ty).filter(|ty| !mentions_param(block, ty) && !types::is_well_known(ty)))
 }
 
-fn mentions_param(block: &Block, ty: &Type) -> bool {
+fn mentions_param(block: &ImplBlock, ty: &Type) -> bool {
     let params: Vec<Ident> = block.generics().params.iter().map(name).collect();
     types::mentions(ty, &params)
 }
@@ -106,7 +106,7 @@ fn distinct<'a>(types: impl Iterator<Item = &'a Type>) -> Vec<&'a Type> {
 }
 
 /// Each type that crosses, with the method that it crosses for.
-fn crossing_types(block: &Block) -> impl Iterator<Item = (&Method, &Type)> {
+fn crossing_types(block: &ImplBlock) -> impl Iterator<Item = (&MethodModel, &Type)> {
     block.crossing().flat_map(|method| {
         let arguments =
             method.arguments.iter().filter(|argument| argument.passing != Passing::Text).map(|argument| &argument.ty);
@@ -123,7 +123,7 @@ pub(crate) fn with_mode(generics: &Generics, mode: &Ident) -> Generics {
 }
 
 /// A name for the mode that nothing in the block has: `M`, if possible.
-pub(crate) fn mode(block: &Block) -> Ident {
+pub(crate) fn mode(block: &ImplBlock) -> Ident {
     let mut name = Ident::new("M", proc_macro2::Span::call_site());
     while is_used(block, &name) {
         name = format_ident!("{name}ode");
@@ -131,7 +131,7 @@ pub(crate) fn mode(block: &Block) -> Ident {
     name
 }
 
-fn is_used(block: &Block, name: &Ident) -> bool {
+fn is_used(block: &ImplBlock, name: &Ident) -> bool {
     let name = std::slice::from_ref(name);
     let item = &block.item;
     types::mentions(&item.generics, name)
@@ -150,7 +150,7 @@ pub(crate) struct ProxyGenerics {
 }
 
 impl ProxyGenerics {
-    pub(crate) fn of(block: &Block) -> ProxyGenerics {
+    pub(crate) fn of(block: &ImplBlock) -> ProxyGenerics {
         let mut generics = ProxyGenerics { declared: Vec::new(), used: Vec::new() };
         for argument in block.service.arguments() {
             if let GenericArgument::Type(ty) = argument {
@@ -163,7 +163,7 @@ impl ProxyGenerics {
     }
 
     /// The block's own parameter, if that is what stands there; else a new one.
-    fn param_for(&self, ty: &Type, block: &Block) -> GenericParam {
+    fn param_for(&self, ty: &Type, block: &ImplBlock) -> GenericParam {
         let own = block.generics().params.iter().find_map(|param| match param {
             GenericParam::Type(param) if types::is_word(ty, &plain(&param.ident)) => Some(unbounded(param)),
             GenericParam::Const(param) if types::is_word(ty, &plain(&param.ident)) => Some(without_default(param)),

@@ -10,10 +10,10 @@ pub(crate) mod service;
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use crate::model::Block;
+use crate::model::ImplBlock;
 
 /// The block itself, and beside it the proxy; everything else has no name that could meet one of the user's.
-pub(crate) fn block(block: &Block) -> TokenStream {
+pub(crate) fn block(block: &ImplBlock) -> TokenStream {
     let item = &block.item;
     let generated = match block.interface() {
         None => of_type(block),
@@ -22,7 +22,7 @@ pub(crate) fn block(block: &Block) -> TokenStream {
     quote!(#item #generated)
 }
 
-fn of_type(block: &Block) -> TokenStream {
+fn of_type(block: &ImplBlock) -> TokenStream {
     let proxy = proxy::declaration(block);
     let builders = builders::builders(block);
     let calls = proxy::calls(block);
@@ -31,7 +31,7 @@ fn of_type(block: &Block) -> TokenStream {
     quote!(#proxy #hidden)
 }
 
-fn of_trait(block: &Block) -> TokenStream {
+fn of_trait(block: &ImplBlock) -> TokenStream {
     let calls = proxy::calls(block);
     let interface = service::interface(block);
     let drop_in = drop_in::drop_in(block, drop_in::forwarded);
@@ -39,7 +39,7 @@ fn of_trait(block: &Block) -> TokenStream {
 }
 
 /// Puts code where its names are its own.
-pub(crate) fn hidden(block: &Block, code: TokenStream) -> TokenStream {
+pub(crate) fn hidden(block: &ImplBlock, code: TokenStream) -> TokenStream {
     let (cfgs, crossing) = (block.cfgs(), generics::crossing(block));
     quote!(#(#cfgs)* const _: () = { #crossing #code };)
 }

@@ -6,10 +6,10 @@ use quote::quote;
 use super::generics::{self, ProxyGenerics};
 use super::request;
 use crate::docs;
-use crate::model::{Block, Method};
+use crate::model::{ImplBlock, MethodModel};
 
 /// `pub struct CounterCalls<M>`
-pub(crate) fn declaration(block: &Block) -> TokenStream {
+pub(crate) fn declaration(block: &ImplBlock) -> TokenStream {
     let (cfgs, docs, name) = (block.cfgs(), docs::proxy(block), block.service.proxy_name());
     let (mode, of) = (generics::mode(block), ProxyGenerics::of(block));
     let (declared, phantoms) = (of.declaration(&mode), of.phantoms());
@@ -27,7 +27,7 @@ pub(crate) fn declaration(block: &Block) -> TokenStream {
 }
 
 /// A proxy with the mode `__mode`.
-pub(crate) fn construction(block: &Block) -> TokenStream {
+pub(crate) fn construction(block: &ImplBlock) -> TokenStream {
     let name = block.service.proxy_name();
     let has_service = !ProxyGenerics::of(block).phantoms().is_empty();
     let service = has_service.then(|| quote!(__service: ::core::marker::PhantomData,));
@@ -35,14 +35,14 @@ pub(crate) fn construction(block: &Block) -> TokenStream {
 }
 
 /// Its methods.
-pub(crate) fn calls(block: &Block) -> TokenStream {
+pub(crate) fn calls(block: &ImplBlock) -> TokenStream {
     let mode = generics::mode(block);
     let calls = block.proxied().map(|method| call(block, method, &mode));
     around(block, &quote!(#(#calls)*))
 }
 
 /// The impl block that holds them.
-pub(crate) fn around(block: &Block, calls: &TokenStream) -> TokenStream {
+pub(crate) fn around(block: &ImplBlock, calls: &TokenStream) -> TokenStream {
     let (mode, ty) = (generics::mode(block), &block.service.ty);
     let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
     let allowed = docs::allowed(&block.item.attrs);
@@ -55,7 +55,7 @@ pub(crate) fn around(block: &Block, calls: &TokenStream) -> TokenStream {
 }
 
 /// One method.
-pub(crate) fn call(block: &Block, method: &Method, mode: &syn::Ident) -> TokenStream {
+pub(crate) fn call(block: &ImplBlock, method: &MethodModel, mode: &syn::Ident) -> TokenStream {
     let (docs, vis, shown, output) =
         (docs::call(block, method), visibility(block, method), &method.shown, &method.output);
     let (parameters, tuple) = (request::parameters(method), request::tuple(method));
@@ -70,7 +70,7 @@ pub(crate) fn call(block: &Block, method: &Method, mode: &syn::Ident) -> TokenSt
 }
 
 /// That of the original; a trait's methods are as public as the proxy.
-fn visibility(block: &Block, method: &Method) -> TokenStream {
+fn visibility(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let vis = &method.vis;
     if block.interface().is_some() { quote!(pub) } else { quote!(#vis) }
 }

@@ -6,10 +6,10 @@ use syn::Index;
 use syn::spanned::Spanned;
 
 use crate::docs::plain;
-use crate::model::{Argument, Block, Method, Passing};
+use crate::model::{Argument, ImplBlock, MethodModel, Passing};
 
 /// `n: u64, name: &str`: what callers pass.
-pub(crate) fn parameters(method: &Method) -> TokenStream {
+pub(crate) fn parameters(method: &MethodModel) -> TokenStream {
     let parameters = method.arguments.iter().map(|Argument { name, passing, ty }| match passing {
         Passing::Value => quote!(#name: #ty),
         Passing::Borrowed | Passing::Archived | Passing::Text => quote!(#name: &#ty),
@@ -19,7 +19,7 @@ pub(crate) fn parameters(method: &Method) -> TokenStream {
 }
 
 /// `(Own(n), Text(name),)`: what is sent.
-pub(crate) fn tuple(method: &Method) -> TokenStream {
+pub(crate) fn tuple(method: &MethodModel) -> TokenStream {
     let elements = method.arguments.iter().map(|Argument { name, passing, ty }| match passing {
         Passing::Value => quote_spanned!(ty.span()=> ::__callgate::__codegen::Own(#name)),
         Passing::Borrowed | Passing::Archived => quote_spanned!(ty.span()=> ::__callgate::__codegen::Val(#name)),
@@ -30,7 +30,7 @@ pub(crate) fn tuple(method: &Method) -> TokenStream {
 }
 
 /// `(Own<u64>, Text<'static>,)`: its type.
-pub(crate) fn tuple_type(method: &Method) -> TokenStream {
+pub(crate) fn tuple_type(method: &MethodModel) -> TokenStream {
     let elements = method.arguments.iter().map(|Argument { passing, ty, .. }| match passing {
         Passing::Value => quote!(::__callgate::__codegen::Own<#ty>),
         Passing::Borrowed | Passing::Archived => quote!(::__callgate::__codegen::Val<'static, #ty>),
@@ -41,7 +41,7 @@ pub(crate) fn tuple_type(method: &Method) -> TokenStream {
 }
 
 /// `value::<u64>(&__args.0), text(&__args.1)`: what the callee passes on.
-pub(crate) fn received(method: &Method) -> TokenStream {
+pub(crate) fn received(method: &MethodModel) -> TokenStream {
     let received = method.arguments.iter().enumerate().map(|(index, Argument { passing, ty, .. })| {
         let index = Index::from(index);
         let archived = quote!(&__args.#index);
@@ -58,12 +58,12 @@ pub(crate) fn received(method: &Method) -> TokenStream {
 }
 
 /// The parameter of the callee's closure.
-pub(crate) fn closure_parameter(method: &Method) -> TokenStream {
+pub(crate) fn closure_parameter(method: &MethodModel) -> TokenStream {
     if method.arguments.is_empty() { quote!(_) } else { quote!(__args) }
 }
 
-/// `const { &Method { .. } }`: which method it is.
-pub(crate) fn descriptor(block: &Block, method: &Method) -> TokenStream {
+/// `const { &MethodModel { .. } }`: which method it is.
+pub(crate) fn descriptor(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let (service, name) = (plain(&block.service.name), plain(method.name()));
     let (index, ty) = (method.index, &block.service.ty);
     let interface = match block.interface() {

@@ -6,10 +6,10 @@ use quote::{format_ident, quote, quote_spanned};
 use super::generics::{self, ProxyGenerics};
 use super::{proxy, request};
 use crate::docs::plain;
-use crate::model::{Block, Kind, Method};
+use crate::model::{ImplBlock, MethodKind, MethodModel};
 
 /// `impl Service for Counter`
-pub(crate) fn service(block: &Block) -> TokenStream {
+pub(crate) fn service(block: &ImplBlock) -> TokenStream {
     let (fingerprint, construct) = (fingerprint(block), construct(block));
     let dispatch = dispatch(block);
     around(
@@ -28,7 +28,7 @@ pub(crate) fn service(block: &Block) -> TokenStream {
 }
 
 /// The impl block around what answers: everything that needs no method.
-pub(crate) fn around(block: &Block, answers: &TokenStream) -> TokenStream {
+pub(crate) fn around(block: &ImplBlock, answers: &TokenStream) -> TokenStream {
     let (ty, name, mode) = (&block.service.ty, plain(&block.service.name), generics::mode(block));
     let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
     let (construction, deprecated) = (proxy::construction(block), deprecated(block));
@@ -48,7 +48,7 @@ pub(crate) fn around(block: &Block, answers: &TokenStream) -> TokenStream {
 }
 
 /// The marker type that stands for the trait's block, and its `impl Interface<Circle>`.
-pub(crate) fn interface(block: &Block) -> TokenStream {
+pub(crate) fn interface(block: &ImplBlock) -> TokenStream {
     let (ty, deprecated) = (&block.service.ty, deprecated(block));
     let dispatch = dispatch(block);
     let (fingerprint, registration) = (fingerprint(block), registration(block));
@@ -76,13 +76,13 @@ pub(crate) fn interface(block: &Block) -> TokenStream {
 }
 
 /// The trait's last word: `Shape`.
-fn interface_name(block: &Block) -> String {
+fn interface_name(block: &ImplBlock) -> String {
     let last = block.interface().and_then(|path| path.segments.last());
     last.map(|last| plain(&last.ident)).unwrap_or_default()
 }
 
 /// Has the program know before its `main` that the trait is bridged.
-fn registration(block: &Block) -> TokenStream {
+fn registration(block: &ImplBlock) -> TokenStream {
     let (ty, service, name) = (&block.service.ty, plain(&block.service.name), interface_name(block));
     let bridged = if block.generics().params.is_empty() {
         quote!(of::<#ty, __CallgateInterface>())
@@ -106,18 +106,18 @@ fn registration(block: &Block) -> TokenStream {
 }
 
 /// Answering a method is no use of it that its author warns of.
-pub(crate) fn deprecated(block: &Block) -> Option<TokenStream> {
-    let is_deprecated = |method: &Method| method.attrs.iter().any(|attr| attr.path().is_ident("deprecated"));
+pub(crate) fn deprecated(block: &ImplBlock) -> Option<TokenStream> {
+    let is_deprecated = |method: &MethodModel| method.attrs.iter().any(|attr| attr.path().is_ident("deprecated"));
     block.methods.iter().any(is_deprecated).then(|| quote!(#[allow(deprecated)]))
 }
 
-fn fingerprint(block: &Block) -> TokenStream {
+fn fingerprint(block: &ImplBlock) -> TokenStream {
     let steps = block.crossing().map(|method| {
         let (cfgs, name, tuple) = (method.cfgs(), plain(method.name()), request::tuple_type(method));
         let (sig, output) = (&method.sig, &method.output);
         let signature = quote!(#sig).to_string();
         let step = match method.kind {
-            Kind::Constructor { .. } => quote!(constructor::<#tuple>),
+            MethodKind::Constructor { .. } => quote!(constructor::<#tuple>),
             _ => quote!(method::<#tuple, #output>),
         };
         quote!(#(#cfgs)* let __of = __of.#step(#name, #signature);)
@@ -125,13 +125,13 @@ fn fingerprint(block: &Block) -> TokenStream {
     quote!(#(#steps)* __of)
 }
 
-fn construct(block: &Block) -> TokenStream {
+fn construct(block: &ImplBlock) -> TokenStream {
     let ty = &block.service.ty;
     let arms = block.constructors().map(|method| {
         let (cfgs, index, name, tuple) = (method.cfgs(), method.index, method.name(), request::tuple_type(method));
         let (parameter, received) = (request::closure_parameter(method), request::received(method));
         let construct = match method.kind {
-            Kind::Constructor { can_fail: true } => quote!(try_construct::<#tuple, Self, _>),
+            MethodKind::Constructor { can_fail: true } => quote!(try_construct::<#tuple, Self, _>),
             _ => quote!(construct::<#tuple, Self>),
         };
         quote!(#(#cfgs)* #index => __call.#construct(|#parameter| <#ty>::#name(#received)),)
@@ -139,7 +139,7 @@ fn construct(block: &Block) -> TokenStream {
     quote!(match __call.index() { #(#arms)* _ => __call.unknown_constructor() })
 }
 
-fn dispatch(block: &Block) -> TokenStream {
+fn dispatch(block: &ImplBlock) -> TokenStream {
     let arms = block.proxied().map(|method| {
         let (cfgs, index, tuple, output) = (method.cfgs(), method.index, request::tuple_type(method), &method.output);
         let (parameter, body) = (request::closure_parameter(method), body(block, method));
@@ -149,21 +149,21 @@ fn dispatch(block: &Block) -> TokenStream {
 }
 
 /// What one method does in the callee: its arguments are made first, and then the service is borrowed for it alone.
-fn body(block: &Block, method: &Method) -> TokenStream {
+fn body(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let (ty, name, received) = (&block.service.ty, method.name(), request::received(method));
     let names: Vec<_> = (0..method.arguments.len()).map(|index| format_ident!("__{index}")).collect();
     let run = match (&method.kind, block.interface()) {
-        (Kind::Get(field), _) => {
+        (MethodKind::Get(field), _) => {
             // A field that has no clone is an error where the getter is asked for.
             let there = Span::call_site().located_at(field.span());
             quote_spanned!(there=> ::core::clone::Clone::clone(&__service.#field))
         }
-        (Kind::Set(field), _) => quote!(__service.#field = #(#names)*),
-        (Kind::Method, Some(interface)) => quote!(<#ty as #interface>::#name(__service, #(#names),*)),
-        (Kind::Method, None) => quote!(<#ty>::#name(__service, #(#names),*)),
+        (MethodKind::Set(field), _) => quote!(__service.#field = #(#names)*),
+        (MethodKind::Method, Some(interface)) => quote!(<#ty as #interface>::#name(__service, #(#names),*)),
+        (MethodKind::Method, None) => quote!(<#ty>::#name(__service, #(#names),*)),
         _ => quote!(<#ty>::#name(#(#names),*)),
     };
-    let service = if method.kind == Kind::Function { quote!(_) } else { quote!(__service) };
+    let service = if method.kind == MethodKind::Function { quote!(_) } else { quote!(__service) };
     let way = if method.is_exclusive() { quote!(exclusive) } else { quote!(shared) };
     let run = quote!(::__callgate::__codegen::Access::<#ty>::#way(__access, |#service| #run));
     if names.is_empty() { run } else { quote!(match (#received,) { (#(#names,)*) => #run }) }

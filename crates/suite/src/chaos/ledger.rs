@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::Failure;
+use crate::BoxError;
 use callgate::{CallError, Payload, Started};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// What a caller was told of a call, or did with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Outcome {
+pub enum CallOutcome {
     /// The right answer.
     Answered,
     /// `Died` or `Stopped`, and the call had not started.
@@ -46,58 +46,58 @@ pub enum Outcome {
     Panicked,
 }
 
-impl Outcome {
+impl CallOutcome {
     /// What an error tells a caller.
     pub fn of(error: &CallError) -> Self {
         match error {
             CallError::Died { started, .. } | CallError::Stopped { started, .. } => match started {
-                Started::No => Outcome::NotStarted,
-                Started::Yes => Outcome::Started,
+                Started::No => CallOutcome::NotStarted,
+                Started::Yes => CallOutcome::Started,
             },
-            CallError::TimedOut { .. } => Outcome::TimedOut,
-            CallError::Down { .. } => Outcome::Down,
+            CallError::TimedOut { .. } => CallOutcome::TimedOut,
+            CallError::Down { .. } => CallOutcome::Down,
             CallError::TooLarge { what, .. } | CallError::Exhausted { what, .. } => match what {
-                Payload::Reply => Outcome::Unreturned,
-                _ => Outcome::Unsent,
+                Payload::Reply => CallOutcome::Unreturned,
+                _ => CallOutcome::Unsent,
             },
-            CallError::Corrupt { .. } => Outcome::Corrupt,
-            CallError::Panicked { .. } => Outcome::Panicked,
-            _ => Outcome::Refused,
+            CallError::Corrupt { .. } => CallOutcome::Corrupt,
+            CallError::Panicked { .. } => CallOutcome::Panicked,
+            _ => CallOutcome::Refused,
         }
     }
 
     /// How often a call with this outcome may have run; `None` if there is no excuse for it.
     pub fn runs(self) -> Option<RangeInclusive<u8>> {
         match self {
-            Outcome::Answered | Outcome::Unreturned => Some(1..=1),
-            Outcome::NotStarted | Outcome::Down | Outcome::Unsent => Some(0..=0),
-            Outcome::Started | Outcome::TimedOut | Outcome::Refused | Outcome::GivenUp => Some(0..=1),
-            Outcome::Wrong | Outcome::Corrupt | Outcome::Panicked => None,
+            CallOutcome::Answered | CallOutcome::Unreturned => Some(1..=1),
+            CallOutcome::NotStarted | CallOutcome::Down | CallOutcome::Unsent => Some(0..=0),
+            CallOutcome::Started | CallOutcome::TimedOut | CallOutcome::Refused | CallOutcome::GivenUp => Some(0..=1),
+            CallOutcome::Wrong | CallOutcome::Corrupt | CallOutcome::Panicked => None,
         }
     }
 
     /// In a few words.
     pub fn words(self) -> &'static str {
         match self {
-            Outcome::Answered => "answered",
-            Outcome::NotStarted => "not started",
-            Outcome::Started => "started",
-            Outcome::TimedOut => "timed out",
-            Outcome::Down => "no child",
-            Outcome::Unsent => "no memory to send it",
-            Outcome::Unreturned => "no memory for its result",
-            Outcome::Refused => "refused",
-            Outcome::GivenUp => "given up",
-            Outcome::Wrong => "answered wrongly",
-            Outcome::Corrupt => "corrupt",
-            Outcome::Panicked => "panicked",
+            CallOutcome::Answered => "answered",
+            CallOutcome::NotStarted => "not started",
+            CallOutcome::Started => "started",
+            CallOutcome::TimedOut => "timed out",
+            CallOutcome::Down => "no child",
+            CallOutcome::Unsent => "no memory to send it",
+            CallOutcome::Unreturned => "no memory for its result",
+            CallOutcome::Refused => "refused",
+            CallOutcome::GivenUp => "given up",
+            CallOutcome::Wrong => "answered wrongly",
+            CallOutcome::Corrupt => "corrupt",
+            CallOutcome::Panicked => "panicked",
         }
     }
 }
 
 /// What one caller was told of one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct CallEntry {
     /// The call's number.
     pub id: u64,
     /// What kind of call it was, in a word.
@@ -105,24 +105,24 @@ pub struct Entry {
     /// Whether the bridge may run it more than once, having lost what came of it.
     pub may_repeat: bool,
     /// What its caller was told.
-    pub outcome: Outcome,
+    pub outcome: CallOutcome,
     /// The same in the error's own words, if there is no excuse for it.
     pub why: Option<Box<str>>,
 }
 
 /// How many calls had each outcome.
-pub type Outcomes = BTreeMap<Outcome, u64>;
+pub type Outcomes = BTreeMap<CallOutcome, u64>;
 
 /// The file that the runs are counted in, and the numbers that have been given to calls. Removed when dropped.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct RunLedger {
     path: PathBuf,
     next: AtomicU64,
     /// Whether the file goes with this.
     is_own: bool,
 }
 
-impl Ledger {
+impl RunLedger {
     /// A new one, in the directory for temporary files.
     ///
     /// # Errors
@@ -156,7 +156,7 @@ impl Ledger {
     /// # Errors
     ///
     /// If the file cannot be read.
-    pub fn judge(&self, entries: &[Entry]) -> Result<Vec<String>, Failure> {
+    pub fn judge(&self, entries: &[CallEntry]) -> Result<Vec<String>, BoxError> {
         let mut runs = fs::read(&self.path)?;
         runs.resize(runs.len().max(self.next.load(Relaxed) as usize), 0);
         runs.truncate(self.next.load(Relaxed) as usize);
@@ -173,7 +173,7 @@ impl Ledger {
     }
 }
 
-impl Drop for Ledger {
+impl Drop for RunLedger {
     fn drop(&mut self) {
         if self.is_own {
             let _ = fs::remove_file(&self.path);
@@ -194,14 +194,14 @@ pub fn count_run(file: &File, id: u64) -> io::Result<()> {
 }
 
 /// Adds up the outcomes.
-pub fn add_up(entries: &[Entry], to: &mut Outcomes) {
+pub fn add_up(entries: &[CallEntry], to: &mut Outcomes) {
     entries.iter().for_each(|entry| *to.entry(entry.outcome).or_default() += 1);
 }
 
 /// What does not agree, as sentences: `runs[id]` is how often call number `id` ran.
-fn judge(entries: &[Entry], runs: &[u8]) -> Vec<String> {
+fn judge(entries: &[CallEntry], runs: &[u8]) -> Vec<String> {
     let (mut told, mut wrong) = (vec![0u8; runs.len()], Vec::new());
-    for Entry { id, what, may_repeat, outcome, why } in entries {
+    for CallEntry { id, what, may_repeat, outcome, why } in entries {
         let place = *id as usize;
         let (Some(told), Some(&ran)) = (told.get_mut(place), runs.get(place)) else {
             wrong.push(format!("call {id} ({what}) has an outcome and was never made"));
@@ -223,18 +223,18 @@ fn judge(entries: &[Entry], runs: &[u8]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn judged(outcome: Outcome, ran: u8) -> Vec<String> {
-        judge(&[Entry { id: 0, what: "small", may_repeat: false, outcome, why: None }], &[ran])
+    fn judged(outcome: CallOutcome, ran: u8) -> Vec<String> {
+        judge(&[CallEntry { id: 0, what: "small", may_repeat: false, outcome, why: None }], &[ran])
     }
 
     #[test]
     fn what_may_be_repeated_still_runs_as_reported() {
         let judged =
-            |outcome, ran| judge(&[Entry { id: 0, what: "again", may_repeat: true, outcome, why: None }], &[ran]);
+            |outcome, ran| judge(&[CallEntry { id: 0, what: "again", may_repeat: true, outcome, why: None }], &[ran]);
         for ran in 0..=3 {
-            assert_eq!(judged(Outcome::Answered, ran).is_empty(), ran > 0, "{ran}");
-            assert_eq!(judged(Outcome::Started, ran), [] as [&str; 0], "{ran}");
-            for none in [Outcome::NotStarted, Outcome::Down] {
+            assert_eq!(judged(CallOutcome::Answered, ran).is_empty(), ran > 0, "{ran}");
+            assert_eq!(judged(CallOutcome::Started, ran), [] as [&str; 0], "{ran}");
+            for none in [CallOutcome::NotStarted, CallOutcome::Down] {
                 assert_eq!(judged(none, ran).is_empty(), ran == 0, "{none:?}, {ran}");
             }
         }
@@ -243,18 +243,21 @@ mod tests {
     #[test]
     fn a_wrong_report_is_caught() {
         // The promise that all this is about: what is reported as not started never ran, and nothing ran twice.
-        assert_eq!(judged(Outcome::NotStarted, 0), [] as [&str; 0]);
-        assert_eq!(judged(Outcome::NotStarted, 1), ["call 0 (small) was reported as `not started`, and ran 1 times"]);
+        assert_eq!(judged(CallOutcome::NotStarted, 0), [] as [&str; 0]);
+        assert_eq!(
+            judged(CallOutcome::NotStarted, 1),
+            ["call 0 (small) was reported as `not started`, and ran 1 times"]
+        );
         for (outcome, fine) in [
-            (Outcome::Answered, &[1][..]),
-            (Outcome::Started, &[0, 1]),
-            (Outcome::TimedOut, &[0, 1]),
-            (Outcome::Down, &[0]),
-            (Outcome::Unsent, &[0]),
-            (Outcome::Unreturned, &[1]),
-            (Outcome::GivenUp, &[0, 1]),
-            (Outcome::Wrong, &[]),
-            (Outcome::Corrupt, &[]),
+            (CallOutcome::Answered, &[1][..]),
+            (CallOutcome::Started, &[0, 1]),
+            (CallOutcome::TimedOut, &[0, 1]),
+            (CallOutcome::Down, &[0]),
+            (CallOutcome::Unsent, &[0]),
+            (CallOutcome::Unreturned, &[1]),
+            (CallOutcome::GivenUp, &[0, 1]),
+            (CallOutcome::Wrong, &[]),
+            (CallOutcome::Corrupt, &[]),
         ] {
             for ran in 0..=3 {
                 assert_eq!(judged(outcome, ran).is_empty(), fine.contains(&ran), "{outcome:?}, {ran} runs");
@@ -264,7 +267,7 @@ mod tests {
 
     #[test]
     fn every_call_has_exactly_one_outcome() {
-        let entry = |id| Entry { id, what: "small", may_repeat: false, outcome: Outcome::Answered, why: None };
+        let entry = |id| CallEntry { id, what: "small", may_repeat: false, outcome: CallOutcome::Answered, why: None };
         assert_eq!(judge(&[entry(0), entry(1)], &[1, 1]), [] as [&str; 0]);
         assert_eq!(judge(&[entry(0)], &[1, 1]), ["call 1 has 0 outcomes"]);
         assert_eq!(judge(&[entry(0), entry(0)], &[1]), ["call 0 has 2 outcomes"]);
@@ -273,12 +276,12 @@ mod tests {
 
     #[test]
     fn runs_are_counted_one_by_one_in_the_file() {
-        let ledger = Ledger::new().expect("a file");
+        let ledger = RunLedger::new().expect("a file");
         let (first, second) = (ledger.number(), ledger.number());
         let file = File::options().read(true).write(true).open(ledger.path()).expect("the file");
         count_run(&file, second).expect("a count");
-        let told = [(first, Outcome::NotStarted), (second, Outcome::Answered)];
-        let entries = told.map(|(id, outcome)| Entry { id, what: "small", may_repeat: false, outcome, why: None });
+        let told = [(first, CallOutcome::NotStarted), (second, CallOutcome::Answered)];
+        let entries = told.map(|(id, outcome)| CallEntry { id, what: "small", may_repeat: false, outcome, why: None });
         assert_eq!(ledger.judge(&entries).expect("the file"), [] as [&str; 0]);
         // Twice, and the other one too.
         count_run(&file, second).and_then(|()| count_run(&file, first)).expect("counts");

@@ -5,10 +5,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::ledger::{self, Entry, Ledger, Outcome, Outcomes};
+use super::ledger::{self, CallEntry, CallOutcome, Outcomes, RunLedger};
 use super::processes::{Held, Holdings, children};
-use super::victim::{Comeback, Kind, Setup, Victim};
-use crate::Failure;
+use super::victim::{Comeback, Setup, Victim, VictimKind};
+use crate::BoxError;
 use crate::soak::Random;
 use callgate::{Bridge, Builder, StartError, Wait};
 use rustix::process::Signal;
@@ -83,7 +83,7 @@ impl Tally {
     }
 
     /// What is wrong, if anything is.
-    pub fn verdict(&self) -> Result<(), Failure> {
+    pub fn verdict(&self) -> Result<(), BoxError> {
         let all: Vec<_> = self.wrong.iter().chain(&self.leaks).take(20).map(String::as_str).collect();
         if all.is_empty() { Ok(()) } else { Err(all.join("\n").into()) }
     }
@@ -109,14 +109,14 @@ impl Chaos {
     /// # Errors
     ///
     /// If something hangs, or could not be tried: what is wrong otherwise is in the result.
-    pub fn run(&self, each: &mut dyn FnMut(&Tally)) -> Result<Tally, Failure> {
+    pub fn run(&self, each: &mut dyn FnMut(&Tally)) -> Result<Tally, BoxError> {
         warm_up(self.restart.then_some(Comeback { spare: true, calls_wait: true }))?;
         let (begin, before) = (Instant::now(), Holdings::now());
         let deadline = self.limit.map(|limit| begin + limit);
         let mut sum = Tally::default();
         for part in 0..PARTS {
             let kills = self.kills * (part + 1) / PARTS - self.kills * part / PARTS;
-            let mut tally = Part::run(self, kills, self.seed.wrapping_add(part << 32), deadline)?;
+            let mut tally = LoadPart::run(self, kills, self.seed.wrapping_add(part << 32), deadline)?;
             tally.leaks = Holdings::grown_since(&before);
             sum.add(tally);
             sum.seconds = begin.elapsed().as_secs_f64();
@@ -131,16 +131,16 @@ impl Chaos {
 }
 
 /// Has everything made that stays for as long as the process: the watcher, its descriptors.
-pub(super) fn warm_up(restart: Option<Comeback>) -> Result<(), Failure> {
-    let ledger = Ledger::new()?;
+pub(super) fn warm_up(restart: Option<Comeback>) -> Result<(), BoxError> {
+    let ledger = RunLedger::new()?;
     let setup = Setup { workers: 1, wait: Wait::Adaptive, trusted: false, retained: 1 << 20, restart };
     setup.builder(&ledger.path(), "").start()?.stop()?;
     Ok(())
 }
 
 /// What the threads of one part share.
-struct Part {
-    ledger: Ledger,
+struct LoadPart {
+    ledger: RunLedger,
     seed: u64,
     /// Whether bridges restart their children themselves.
     restart: bool,
@@ -156,13 +156,13 @@ struct Part {
     busy_since: Vec<AtomicU64>,
 }
 
-impl Part {
+impl LoadPart {
     /// Calls and kills. No child is left after it.
-    fn run(plan: &Chaos, kills: u64, seed: u64, deadline: Option<Instant>) -> Result<Tally, Failure> {
+    fn run(plan: &Chaos, kills: u64, seed: u64, deadline: Option<Instant>) -> Result<Tally, BoxError> {
         let threads = plan.threads;
         let fronts = (0..threads.div_ceil(CALLERS)).map(|_| Front::default()).collect();
         let part = Arc::new(Self {
-            ledger: Ledger::new()?,
+            ledger: RunLedger::new()?,
             seed,
             restart: plan.restart,
             restarts: Arc::default(),
@@ -175,7 +175,7 @@ impl Part {
         });
         let caller = |index| {
             let part = part.clone();
-            thread::spawn(move || Caller::new(&part, index).run())
+            thread::spawn(move || LoadThread::new(&part, index).run())
         };
         let callers: Vec<_> = (0..threads).map(caller).collect();
         part.kill_and_watch(kills, deadline)?;
@@ -192,7 +192,7 @@ impl Part {
     }
 
     /// Kills, stops and continues children until it has killed `kills`.
-    fn kill_and_watch(&self, kills: u64, deadline: Option<Instant>) -> Result<(), Failure> {
+    fn kill_and_watch(&self, kills: u64, deadline: Option<Instant>) -> Result<(), BoxError> {
         let mut random = Random(self.seed ^ 0xdead);
         let is_late = || deadline.is_some_and(|deadline| deadline <= Instant::now());
         while self.tally().kills < kills && !is_late() {
@@ -227,7 +227,7 @@ impl Part {
         }
     }
 
-    fn look_for_hangs(&self) -> Result<(), Failure> {
+    fn look_for_hangs(&self) -> Result<(), BoxError> {
         let now = self.now();
         let since = |busy: &AtomicU64| Some(busy.load(Relaxed)).filter(|&since| since != 0);
         let longest = self.busy_since.iter().filter_map(since).map(|since| now.saturating_sub(since)).max();
@@ -251,7 +251,7 @@ impl Part {
     }
 
     /// Ends all bridges, and compares what was reported with what ran.
-    fn close(&self, entries: &[Entry]) -> Result<Tally, Failure> {
+    fn close(&self, entries: &[CallEntry]) -> Result<Tally, BoxError> {
         self.fronts.iter().for_each(|front| drop(front.bridge().take()));
         let mut tally = std::mem::take(&mut *self.tally());
         if let left @ 1.. = children().len() {
@@ -283,7 +283,7 @@ impl Front {
     }
 
     /// The bridge; one that is started now, if the last is `over`, or there was none.
-    fn current(&self, over: Option<&Arc<Bridge<Victim>>>, caller: &mut Caller<'_>) -> Arc<Bridge<Victim>> {
+    fn current(&self, over: Option<&Arc<Bridge<Victim>>>, caller: &mut LoadThread<'_>) -> Arc<Bridge<Victim>> {
         let mut bridge = self.bridge();
         match &*bridge {
             Some(current) if !over.is_some_and(|over| Arc::ptr_eq(over, current)) => current.clone(),
@@ -297,20 +297,20 @@ impl Front {
 }
 
 /// One thread that calls.
-struct Caller<'a> {
-    part: &'a Part,
+struct LoadThread<'a> {
+    part: &'a LoadPart,
     index: usize,
     random: Random,
-    entries: Vec<Entry>,
+    entries: Vec<CallEntry>,
 }
 
-impl<'a> Caller<'a> {
-    fn new(part: &'a Part, index: usize) -> Self {
+impl<'a> LoadThread<'a> {
+    fn new(part: &'a LoadPart, index: usize) -> Self {
         Self { part, index, random: Random(part.seed.wrapping_add(index as u64 + 1)), entries: Vec::new() }
     }
 
     /// Calls until the part is over. Returns what came of it.
-    fn run(mut self) -> Vec<Entry> {
+    fn run(mut self) -> Vec<CallEntry> {
         let front = &self.part.fronts[self.index / CALLERS];
         let mut bridge = self.busy(|caller| front.current(None, caller));
         while !self.part.over.load(Relaxed) {
@@ -336,7 +336,7 @@ impl<'a> Caller<'a> {
     }
 
     fn call(&mut self, bridge: &Bridge<Victim>) {
-        let kind = Kind::ALL[self.random.up_to(Kind::ALL.len() - 1)];
+        let kind = VictimKind::ALL[self.random.up_to(VictimKind::ALL.len() - 1)];
         // As many short ones as long ones.
         let most = MOST >> self.random.up_to(10);
         let len = 64 + self.random.up_to(most);
@@ -344,7 +344,7 @@ impl<'a> Caller<'a> {
         let mut entry = kind.call(bridge, id, len);
         entry.may_repeat &= self.part.restart;
         // Of a bridge that restarts, a call that was made again too.
-        if self.part.restart || matches!(entry.outcome, Outcome::NotStarted | Outcome::Started) {
+        if self.part.restart || matches!(entry.outcome, CallOutcome::NotStarted | CallOutcome::Started) {
             self.note_delay(pid, began);
         }
         self.entries.push(entry);

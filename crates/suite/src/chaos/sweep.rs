@@ -5,12 +5,12 @@
 
 #![forbid(unsafe_code)]
 
-use super::ledger::{Entry, Ledger, Outcome};
+use super::ledger::{CallEntry, CallOutcome, RunLedger};
 use super::load::warm_up;
 use super::orders;
 use super::processes::{Held, Holdings, children, eventually, lives, state, watcher_sleeps};
-use super::victim::{Kind, Setup, Victim};
-use crate::Failure;
+use super::victim::{Setup, Victim, VictimKind};
+use crate::BoxError;
 use callgate::failpoints::{self, Point, STEPS, Side};
 use callgate::{Bridge, Builder, StartError, Wait};
 use rustix::process::Signal;
@@ -92,7 +92,7 @@ impl Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Journey {
     Start,
-    Call(Kind),
+    Call(VictimKind),
     /// Boxes that the parent keeps, and sends back, where the child is trusted.
     TrustedBoxes,
     /// Large payloads, and then nothing until their memory has been given back.
@@ -103,16 +103,16 @@ enum Journey {
 
 const JOURNEYS: &[Journey] = &[
     Journey::Start,
-    Journey::Call(Kind::Small),
-    Journey::Call(Kind::LargeRequest),
-    Journey::Call(Kind::LargeReply),
-    Journey::Call(Kind::GrowingReply),
-    Journey::Call(Kind::View),
-    Journey::Call(Kind::BoxSwapped),
-    Journey::Call(Kind::BoxReturned),
-    Journey::Call(Kind::BoxKept),
-    Journey::Call(Kind::Begun),
-    Journey::Call(Kind::Trait),
+    Journey::Call(VictimKind::Small),
+    Journey::Call(VictimKind::LargeRequest),
+    Journey::Call(VictimKind::LargeReply),
+    Journey::Call(VictimKind::GrowingReply),
+    Journey::Call(VictimKind::View),
+    Journey::Call(VictimKind::BoxSwapped),
+    Journey::Call(VictimKind::BoxReturned),
+    Journey::Call(VictimKind::BoxKept),
+    Journey::Call(VictimKind::Begun),
+    Journey::Call(VictimKind::Trait),
     Journey::TrustedBoxes,
     Journey::Stop,
     Journey::Kill,
@@ -143,18 +143,18 @@ impl Journey {
     }
 
     /// Makes the journey, on a bridge that has been started.
-    fn make(self, bridge: &Bridge<Victim>, calls: &mut Calls<'_>, has_come: &dyn Fn() -> bool) {
+    fn make(self, bridge: &Bridge<Victim>, calls: &mut CaseCalls<'_>, has_come: &dyn Fn() -> bool) {
         match self {
             Journey::Start => {}
             Journey::Call(kind) => calls.make(kind, bridge),
             Journey::TrustedBoxes => {
-                calls.make(Kind::View, bridge);
-                calls.make(Kind::BoxReturned, bridge);
+                calls.make(VictimKind::View, bridge);
+                calls.make(VictimKind::BoxReturned, bridge);
                 calls.make_round_trip(bridge);
             }
             Journey::Idle => {
-                calls.make(Kind::LargeRequest, bridge);
-                calls.make(Kind::LargeReply, bridge);
+                calls.make(VictimKind::LargeRequest, bridge);
+                calls.make(VictimKind::LargeReply, bridge);
                 eventually(Duration::from_secs(2), has_come);
             }
             Journey::Stop => drop(bridge.stop()),
@@ -164,13 +164,13 @@ impl Journey {
 }
 
 /// The calls of one case, and what became of them.
-struct Calls<'a> {
-    ledger: &'a Ledger,
-    entries: Vec<Entry>,
+struct CaseCalls<'a> {
+    ledger: &'a RunLedger,
+    entries: Vec<CallEntry>,
 }
 
-impl Calls<'_> {
-    fn make(&mut self, kind: Kind, bridge: &Bridge<Victim>) {
+impl CaseCalls<'_> {
+    fn make(&mut self, kind: VictimKind, bridge: &Bridge<Victim>) {
         let entry = kind.call(bridge, self.ledger.number(), LARGE);
         self.entries.push(entry);
     }
@@ -211,13 +211,13 @@ pub struct Swept {
 
 /// What was done at one step, in all journeys that come there.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct StepRow {
     step: &'static str,
     action: Action,
     told: BTreeMap<String, u32>,
 }
 
-impl Row {
+impl StepRow {
     /// For a table.
     pub fn line(&self) -> String {
         let told: Vec<_> = self.told.iter().map(|(told, count)| format!("{told} x{count}")).collect();
@@ -231,7 +231,7 @@ impl Swept {
     /// # Errors
     ///
     /// If anything is.
-    pub fn verdict(&self) -> Result<(), Failure> {
+    pub fn verdict(&self) -> Result<(), BoxError> {
         if self.wrong.is_empty() { Ok(()) } else { Err(self.wrong.join("\n").into()) }
     }
 
@@ -253,7 +253,7 @@ impl Swept {
 /// # Errors
 ///
 /// If something hangs, or could not be tried, or `each` fails: what is wrong otherwise is in the result.
-pub fn run(each: &mut dyn FnMut(&Row) -> Result<(), Failure>) -> Result<Swept, Failure> {
+pub fn run(each: &mut dyn FnMut(&StepRow) -> Result<(), BoxError>) -> Result<Swept, BoxError> {
     warm_up(None)?;
     let (begin, before, mut swept) = (Instant::now(), Holdings::now(), Swept::default());
     let reached = JOURNEYS.iter().map(|&journey| look(journey)).collect::<Result<Vec<_>, _>>()?;
@@ -272,7 +272,7 @@ pub fn run(each: &mut dyn FnMut(&Row) -> Result<(), Failure>) -> Result<Swept, F
         for &action in Action::at(point.side) {
             // To end a parent takes a process of its own.
             let journeys = if action == Action::KillParent { &journeys[..journeys.len().min(1)] } else { &journeys };
-            let mut row = Row { step: point.name, action, told: BTreeMap::new() };
+            let mut row = StepRow { step: point.name, action, told: BTreeMap::new() };
             for &journey in journeys {
                 let Some(case) = try_case(*point, action, journey, &before, &mut swept)? else { continue };
                 *row.told.entry(case.told.clone()).or_default() += 1;
@@ -295,7 +295,7 @@ fn try_case(
     journey: Journey,
     before: &Holdings,
     swept: &mut Swept,
-) -> Result<Option<Case>, Failure> {
+) -> Result<Option<Case>, BoxError> {
     for _ in 0..ATTEMPTS {
         let done = within_limit(point, action, journey)?;
         let Done { came, told, wrong, orphan_ms } = done;
@@ -320,7 +320,7 @@ struct Done {
 }
 
 /// Carries out one case, on a thread that is left behind if it hangs.
-fn within_limit(point: Point, action: Action, journey: Journey) -> Result<Done, Failure> {
+fn within_limit(point: Point, action: Action, journey: Journey) -> Result<Done, BoxError> {
     let (sender, done) = mpsc::channel();
     let thread = thread::spawn(move || {
         let _ = sender.send(match (point.side, action) {
@@ -343,11 +343,11 @@ fn within_limit(point: Point, action: Action, journey: Journey) -> Result<Done, 
 // ---- what a journey comes to -----------------------------------------------------------------------------------------
 
 /// Which steps a journey comes to. A start: of the child's, all may be tried, because before its start nobody can ask it.
-fn look(journey: Journey) -> Result<Vec<bool>, Failure> {
+fn look(journey: Journey) -> Result<Vec<bool>, BoxError> {
     wait_for_watcher();
-    let scene = Scene::new()?;
+    let scene = SweepScene::new()?;
     let reached: Arc<Vec<AtomicBool>> = Arc::new(STEPS.iter().map(|_| AtomicBool::new(false)).collect());
-    let watch_parent = || -> Result<(), Failure> {
+    let watch_parent = || -> Result<(), BoxError> {
         for (at, point) in STEPS.iter().enumerate() {
             let reached = reached.clone();
             failpoints::call(point.name, move || reached[at].store(true, Relaxed))?;
@@ -366,7 +366,7 @@ fn look(journey: Journey) -> Result<Vec<bool>, Failure> {
         fs::write(&file, [])?;
         orders::give(bridge.child_pid(), &scene.orders, &format!("watch {}", file.display()))?;
         watch_parent()?;
-        let mut calls = Calls { ledger: &scene.ledger, entries: Vec::new() };
+        let mut calls = CaseCalls { ledger: &scene.ledger, entries: Vec::new() };
         journey.make(&bridge, &mut calls, &|| false);
         thread::sleep(PAUSE);
         // As above.
@@ -403,14 +403,14 @@ const STARTING: &[&str] = &[
 ];
 
 /// The files of one case.
-struct Scene {
-    ledger: Ledger,
+struct SweepScene {
+    ledger: RunLedger,
     orders: PathBuf,
 }
 
-impl Scene {
-    fn new() -> Result<Self, Failure> {
-        let ledger = Ledger::new()?;
+impl SweepScene {
+    fn new() -> Result<Self, BoxError> {
+        let ledger = RunLedger::new()?;
         let orders = PathBuf::from(ledger.path() + ".orders");
         Ok(Self { ledger, orders })
     }
@@ -420,7 +420,7 @@ impl Scene {
     }
 }
 
-impl Drop for Scene {
+impl Drop for SweepScene {
     fn drop(&mut self) {
         for extension in ["orders", "draft", "reached"] {
             let _ = fs::remove_file(self.orders.with_extension(extension));
@@ -432,10 +432,10 @@ impl Drop for Scene {
 
 fn at_child(point: Point, action: Action, journey: Journey) -> Result<Done, String> {
     let order = if action == Action::KillChild { "1*return(kill)" } else { "1*return(stop)" };
-    let scene = Scene::new().map_err(|error| error.to_string())?;
-    let mut calls = Calls { ledger: &scene.ledger, entries: Vec::new() };
+    let scene = SweepScene::new().map_err(|error| error.to_string())?;
+    let mut calls = CaseCalls { ledger: &scene.ledger, entries: Vec::new() };
     if journey == Journey::Start {
-        let keeper = (action != Action::KillChild).then(|| Keeper::start(None, action.then()));
+        let keeper = (action != Action::KillChild).then(|| Resumer::start(None, action.then()));
         let started = scene.builder(journey).env("FAILPOINTS", format!("{}={order}", point.name)).start();
         let came = match (&keeper, &started) {
             (Some(keeper), _) => keeper.has_come(),
@@ -448,8 +448,8 @@ fn at_child(point: Point, action: Action, journey: Journey) -> Result<Done, Stri
     orders::give(bridge.child_pid(), &scene.orders, &format!("{} {order}", point.name))?;
     // The child may come there as soon as it can: it parks when it likes.
     let pid = bridge.child_pid();
-    let keeper = (action != Action::KillChild).then(|| Keeper::start(Some(pid), action.then()));
-    let has_come = || keeper.as_ref().map_or_else(|| !lives(pid), Keeper::has_come);
+    let keeper = (action != Action::KillChild).then(|| Resumer::start(Some(pid), action.then()));
+    let has_come = || keeper.as_ref().map_or_else(|| !lives(pid), Resumer::has_come);
     journey.make(&bridge, &mut calls, &has_come);
     // A child that was told to stop ends by itself.
     let came = if matches!(journey, Journey::Stop | Journey::Kill) && keeper.is_none() {
@@ -461,13 +461,13 @@ fn at_child(point: Point, action: Action, journey: Journey) -> Result<Done, Stri
 }
 
 /// Waits until a child is stopped, and then continues or kills it.
-struct Keeper {
+struct Resumer {
     came: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Keeper {
+impl Resumer {
     /// `pid` = the child; `None` = whichever there is.
     fn start(pid: Option<u32>, then: Signal) -> Self {
         let (came, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -492,7 +492,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for Resumer {
     fn drop(&mut self) {
         self.over.store(true, Relaxed);
         self.thread.take().map(JoinHandle::join);
@@ -502,8 +502,8 @@ impl Drop for Keeper {
 // ---- steps of the parent -----------------------------------------------------------------------------------------------
 
 fn at_parent(point: Point, action: Action, journey: Journey) -> Result<Done, String> {
-    let scene = Scene::new().map_err(|error| error.to_string())?;
-    let mut calls = Calls { ledger: &scene.ledger, entries: Vec::new() };
+    let scene = SweepScene::new().map_err(|error| error.to_string())?;
+    let mut calls = CaseCalls { ledger: &scene.ledger, entries: Vec::new() };
     let trap = Arc::new(Trap { action, came: AtomicBool::new(false), later: Mutex::default() });
     let arm = || {
         let trap = trap.clone();
@@ -567,11 +567,11 @@ impl Trap {
 
 /// Calls twice more, ends the bridge, and compares what was told with what ran.
 fn finish(
-    scene: &Scene,
-    mut calls: Calls<'_>,
+    scene: &SweepScene,
+    mut calls: CaseCalls<'_>,
     started: Result<Bridge<Victim>, StartError>,
     (came, action, point, journey): (bool, Action, Point, Journey),
-    keeper: Option<Keeper>,
+    keeper: Option<Resumer>,
 ) -> Result<Done, String> {
     let (mut wrong, under_way) = (Vec::new(), calls.entries.len());
     let mut told = calls.entries.iter().map(|entry| entry.outcome.words()).collect::<Vec<_>>().join(" + ");
@@ -580,14 +580,14 @@ fn finish(
             let ends = matches!(journey, Journey::Stop | Journey::Kill);
             if action == Action::StopAndContinueChild && !ends {
                 // Whoever was stopped is back, or will be.
-                (0..2).for_each(|_| calls.make(Kind::Small, bridge));
-                let odd = calls.entries.iter().filter(|entry| entry.outcome != Outcome::Answered);
+                (0..2).for_each(|_| calls.make(VictimKind::Small, bridge));
+                let odd = calls.entries.iter().filter(|entry| entry.outcome != CallOutcome::Answered);
                 wrong.extend(
                     odd.map(|entry| format!("{} was {}, though the child went on", entry.what, entry.outcome.words())),
                 );
             } else if came && (ends || eventually(HANGS / 2, || !bridge.is_alive())) {
-                (0..2).for_each(|_| calls.make(Kind::Small, bridge));
-                let odd = calls.entries[under_way..].iter().filter(|entry| entry.outcome != Outcome::NotStarted);
+                (0..2).for_each(|_| calls.make(VictimKind::Small, bridge));
+                let odd = calls.entries[under_way..].iter().filter(|entry| entry.outcome != CallOutcome::NotStarted);
                 wrong.extend(odd.map(|entry| format!("a call to a dead child was {}", entry.outcome.words())));
             } else if came {
                 wrong.push("nobody noticed that the child has ended".into());
@@ -599,8 +599,11 @@ fn finish(
         Err(StartError::Died { .. }) if action != Action::StopAndContinueChild => told = "no start: died".into(),
         Err(error) => wrong.push(format!("the start failed: {error}")),
     }
-    let odd = |entry: &&Entry| {
-        !matches!(entry.outcome, Outcome::Answered | Outcome::NotStarted | Outcome::Started | Outcome::Unsent)
+    let odd = |entry: &&CallEntry| {
+        !matches!(
+            entry.outcome,
+            CallOutcome::Answered | CallOutcome::NotStarted | CallOutcome::Started | CallOutcome::Unsent
+        )
     };
     wrong.extend(calls.entries.iter().filter(odd).map(|entry| format!("{}: {entry:?}", entry.what)));
     let first = calls.entries[..under_way].first();
@@ -620,17 +623,17 @@ fn finish(
 }
 
 /// What the caller of a small call must be told, where there is but one answer.
-fn expected(point: Point, action: Action, journey: Journey) -> Option<Outcome> {
+fn expected(point: Point, action: Action, journey: Journey) -> Option<CallOutcome> {
     let kills = matches!(action, Action::KillChild | Action::KillChildAndWait | Action::StopAndKillChild);
-    if journey != Journey::Call(Kind::Small) || !kills {
+    if journey != Journey::Call(VictimKind::Small) || !kills {
         return None;
     }
     match (point.name, action) {
-        ("child.request-seen", _) => Some(Outcome::NotStarted),
-        ("child.started" | "child.calling" | "child.returned" | "child.reply-written", _) => Some(Outcome::Started),
-        ("child.reply-stored" | "child.published", _) => Some(Outcome::Answered),
-        ("parent.lane-claimed" | "parent.request-written", Action::KillChildAndWait) => Some(Outcome::NotStarted),
-        ("parent.reply-seen" | "parent.reply-released", _) => Some(Outcome::Answered),
+        ("child.request-seen", _) => Some(CallOutcome::NotStarted),
+        ("child.started" | "child.calling" | "child.returned" | "child.reply-written", _) => Some(CallOutcome::Started),
+        ("child.reply-stored" | "child.published", _) => Some(CallOutcome::Answered),
+        ("parent.lane-claimed" | "parent.request-written", Action::KillChildAndWait) => Some(CallOutcome::NotStarted),
+        ("parent.reply-seen" | "parent.reply-released", _) => Some(CallOutcome::Answered),
         _ => None,
     }
 }
@@ -642,7 +645,7 @@ const PARENT: &str = "CALLGATE_CHAOS_PARENT";
 
 /// Has another process make the journey, and die at the step: then its child must be gone too.
 fn kill_parent(point: Point, journey: Journey) -> Result<Done, String> {
-    let ledger = Ledger::new().map_err(|error| error.to_string())?;
+    let ledger = RunLedger::new().map_err(|error| error.to_string())?;
     let at = JOURNEYS.iter().position(|&one| one == journey).unwrap_or_default();
     let pids = PathBuf::from(ledger.path() + ".pids");
     let mut command = Command::new("/proc/self/exe");
@@ -675,13 +678,13 @@ pub(crate) fn play_parent() {
     std::process::exit(1);
 }
 
-fn play(order: &str) -> Result<(), Failure> {
+fn play(order: &str) -> Result<(), BoxError> {
     let mut words = order.splitn(3, ' ');
     let mut word = || words.next().ok_or("an order of three words");
     let (name, at, path) = (word()?, word()?.parse::<usize>()?, word()?);
     let journey = *JOURNEYS.get(at).ok_or("an unknown journey")?;
-    let ledger = Ledger::of(path);
-    let mut calls = Calls { ledger: &ledger, entries: Vec::new() };
+    let ledger = RunLedger::of(path);
+    let mut calls = CaseCalls { ledger: &ledger, entries: Vec::new() };
     let pids = format!("{path}.pids");
     let die = move || {
         let children: Vec<_> = children().iter().map(u32::to_string).collect();
@@ -716,11 +719,11 @@ mod tests {
 
     #[test]
     fn a_file_of_orders_is_followed_once() {
-        let scene = Scene::new().expect("files");
+        let scene = SweepScene::new().expect("files");
         let bridge = scene.builder(Journey::Kill).start().expect("a start");
         orders::give(bridge.child_pid(), &scene.orders, "child.started 1*return(exit 9)").expect("an order");
         let id = scene.ledger.number();
-        assert_eq!(Kind::Small.call(&bridge, id, 64).outcome, Outcome::Started);
+        assert_eq!(VictimKind::Small.call(&bridge, id, 64).outcome, CallOutcome::Started);
         assert_eq!(bridge.kill(), callgate::Exit::Code(9));
         assert!(!scene.orders.exists());
     }

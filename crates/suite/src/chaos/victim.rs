@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::ledger::{Entry, Outcome, count_run};
+use super::ledger::{CallEntry, CallOutcome, count_run};
 use crate::bytes;
 use crate::trust::trusted;
 use callgate::{Bridge, Builder, CallError, Restart, SharedBox, Wait, bridge, rkyv};
@@ -97,7 +97,7 @@ impl Victim {
 }
 
 /// A bridged trait, with which the child must be made acquainted first.
-pub trait Mark {
+pub trait Marked {
     /// As [`Victim::small`].
     fn mark(&self, id: u64) -> Result<u64, Unmarked>;
 }
@@ -106,7 +106,7 @@ pub trait Mark {
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 #[rkyv(crate = callgate::rkyv)]
 pub enum Unmarked {
-    /// The bridge failed: what [`Outcome::of`] says of it, in words.
+    /// The bridge failed: what [`CallOutcome::of`] says of it, in words.
     Bridge(String),
     /// The file did.
     File(String),
@@ -114,12 +114,12 @@ pub enum Unmarked {
 
 impl From<CallError> for Unmarked {
     fn from(error: CallError) -> Self {
-        Unmarked::Bridge(Outcome::of(&error).words().into())
+        Unmarked::Bridge(CallOutcome::of(&error).words().into())
     }
 }
 
 #[bridge]
-impl Mark for Victim {
+impl Marked for Victim {
     fn mark(&self, id: u64) -> Result<u64, Unmarked> {
         self.run(id).map_err(Unmarked::File)
     }
@@ -148,7 +148,7 @@ fn take_orders(_: &str) {}
 
 /// A kind of call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum VictimKind {
     /// Request and reply in their slots.
     Small,
     /// A request in a block.
@@ -179,88 +179,88 @@ pub enum Kind {
     Idempotent,
 }
 
-impl Kind {
+impl VictimKind {
     /// All.
-    pub const ALL: [Kind; 14] = [
-        Kind::Small,
-        Kind::LargeRequest,
-        Kind::LargeReply,
-        Kind::GrowingReply,
-        Kind::View,
-        Kind::BoxSwapped,
-        Kind::BoxReturned,
-        Kind::BoxKept,
-        Kind::Nap,
-        Kind::ShortOfTime,
-        Kind::Begun,
-        Kind::GivenUp,
-        Kind::Trait,
-        Kind::Idempotent,
+    pub const ALL: [VictimKind; 14] = [
+        VictimKind::Small,
+        VictimKind::LargeRequest,
+        VictimKind::LargeReply,
+        VictimKind::GrowingReply,
+        VictimKind::View,
+        VictimKind::BoxSwapped,
+        VictimKind::BoxReturned,
+        VictimKind::BoxKept,
+        VictimKind::Nap,
+        VictimKind::ShortOfTime,
+        VictimKind::Begun,
+        VictimKind::GivenUp,
+        VictimKind::Trait,
+        VictimKind::Idempotent,
     ];
 
     /// In a word or two.
     pub fn words(self) -> &'static str {
         match self {
-            Kind::Small => "small",
-            Kind::LargeRequest => "large request",
-            Kind::LargeReply => "large reply",
-            Kind::GrowingReply => "growing reply",
-            Kind::View => "view",
-            Kind::BoxSwapped => "box swapped",
-            Kind::BoxReturned => "box returned",
-            Kind::BoxKept => "box kept",
-            Kind::Nap => "nap",
-            Kind::ShortOfTime => "short of time",
-            Kind::Begun => "begun",
-            Kind::GivenUp => "given up",
-            Kind::Trait => "bridged trait",
-            Kind::Idempotent => "idempotent",
+            VictimKind::Small => "small",
+            VictimKind::LargeRequest => "large request",
+            VictimKind::LargeReply => "large reply",
+            VictimKind::GrowingReply => "growing reply",
+            VictimKind::View => "view",
+            VictimKind::BoxSwapped => "box swapped",
+            VictimKind::BoxReturned => "box returned",
+            VictimKind::BoxKept => "box kept",
+            VictimKind::Nap => "nap",
+            VictimKind::ShortOfTime => "short of time",
+            VictimKind::Begun => "begun",
+            VictimKind::GivenUp => "given up",
+            VictimKind::Trait => "bridged trait",
+            VictimKind::Idempotent => "idempotent",
         }
     }
 
     /// Makes call number `id`, with large payloads of `len` bytes. Returns what its caller makes of it.
-    pub fn call(self, bridge: &Bridge<Victim>, id: u64, len: usize) -> Entry {
+    pub fn call(self, bridge: &Bridge<Victim>, id: u64, len: usize) -> CallEntry {
         let (outcome, why) = match self.try_call(bridge, id, len) {
-            Ok(true) => (Outcome::Answered, None),
-            Ok(false) => (Outcome::Wrong, None),
-            Err(Unanswered { outcome, why }) => (outcome, why),
+            Ok(true) => (CallOutcome::Answered, None),
+            Ok(false) => (CallOutcome::Wrong, None),
+            Err(NoAnswer { outcome, why }) => (outcome, why),
         };
-        Entry { id, what: self.words(), may_repeat: self == Kind::Idempotent, outcome, why }
+        CallEntry { id, what: self.words(), may_repeat: self == VictimKind::Idempotent, outcome, why }
     }
 
     /// Whether the answer is the right one; else what there is instead of one.
-    fn try_call(self, bridge: &Bridge<Victim>, id: u64, len: usize) -> Result<bool, Unanswered> {
-        let failed = Unanswered::by;
+    fn try_call(self, bridge: &Bridge<Victim>, id: u64, len: usize) -> Result<bool, NoAnswer> {
+        let failed = NoAnswer::by;
         let byte = id as u8;
         let new_box = || {
             let mut new =
-                SharedBox::<[u8]>::for_overwrite_in(bridge, len).map_err(|_| Unanswered::as_of(Outcome::Unsent))?;
+                SharedBox::<[u8]>::for_overwrite_in(bridge, len).map_err(|_| NoAnswer::as_of(CallOutcome::Unsent))?;
             bytes::fill(&mut new, byte);
-            Ok::<_, Unanswered>(new)
+            Ok::<_, NoAnswer>(new)
         };
         // A box that found no memory in the child is an answer too: the method ran.
         let lacks_memory = |why: &str| why.contains("memory");
         Ok(match self {
-            Kind::Small => bridge.small(id).map_err(failed)? == Ok(answer(id)),
-            Kind::LargeRequest => {
+            VictimKind::Small => bridge.small(id).map_err(failed)? == Ok(answer(id)),
+            VictimKind::LargeRequest => {
                 let bytes = vec![byte; len];
                 bridge.take(id, &bytes).map_err(failed)? == Ok(bytes::sum(&bytes))
             }
-            Kind::LargeReply => bridge.give(id, len as u64).map_err(failed)? == Ok(vec![byte; len]),
-            Kind::GrowingReply => {
+            VictimKind::LargeReply => bridge.give(id, len as u64).map_err(failed)? == Ok(vec![byte; len]),
+            VictimKind::GrowingReply => {
                 let count = len as u64 / 64;
                 let list = bridge.list(id, count).map_err(failed)?;
                 list.is_ok_and(|list| list.iter().map(String::as_str).eq((0..count).map(|number| entry(id, number))))
             }
-            Kind::View => {
+            VictimKind::View => {
                 let view = bridge.view().give(id, len as u64).map_err(failed)?;
                 view.as_ref().is_ok_and(|bytes| bytes.len() == len && bytes.iter().all(|&one| one == byte))
             }
-            Kind::BoxSwapped => match bridge.swap(id, new_box()?).map_err(failed)? {
+            VictimKind::BoxSwapped => match bridge.swap(id, new_box()?).map_err(failed)? {
                 Ok(new) => new.len() == len && bytes::is_next(&new, byte),
                 Err(why) => lacks_memory(&why),
             },
-            Kind::BoxReturned => {
+            VictimKind::BoxReturned => {
                 let mut expected = vec![byte; len];
                 bytes::edit(&mut expected);
                 match bridge.edit(id, new_box()?).map_err(failed)? {
@@ -268,75 +268,75 @@ impl Kind {
                     Err(why) => lacks_memory(&why),
                 }
             }
-            Kind::BoxKept => {
+            VictimKind::BoxKept => {
                 let given = new_box()?;
                 let sum = bytes::sum(&given);
                 bridge.keep(id, given).map_err(failed)? == Ok(sum)
             }
-            Kind::Nap => bridge.nap(id, NAP).map_err(failed)? == Ok(answer(id)),
-            Kind::ShortOfTime => {
+            VictimKind::Nap => bridge.nap(id, NAP).map_err(failed)? == Ok(answer(id)),
+            VictimKind::ShortOfTime => {
                 let limit = Duration::from_micros(NAP / 2);
                 bridge.with_timeout(limit).nap(id, NAP).map_err(failed)? == Ok(answer(id))
             }
-            Kind::Begun => {
+            VictimKind::Begun => {
                 let pending = bridge.begin().small(id).map_err(failed)?;
                 pending.wait().map_err(failed)? == Ok(answer(id))
             }
-            Kind::GivenUp => {
+            VictimKind::GivenUp => {
                 drop(bridge.begin().small(id).map_err(failed)?);
-                return Err(Unanswered::as_of(Outcome::GivenUp));
+                return Err(NoAnswer::as_of(CallOutcome::GivenUp));
             }
-            Kind::Trait => match Mark::mark(bridge, id) {
+            VictimKind::Trait => match Marked::mark(bridge, id) {
                 Ok(mark) => mark == answer(id),
-                Err(Unmarked::Bridge(words)) => return Err(Unanswered::as_of(of_words(&words))),
+                Err(Unmarked::Bridge(words)) => return Err(NoAnswer::as_of(of_words(&words))),
                 Err(Unmarked::File(_)) => false,
             },
-            Kind::Idempotent => bridge.again(id).map_err(failed)? == Ok(answer(id)),
+            VictimKind::Idempotent => bridge.again(id).map_err(failed)? == Ok(answer(id)),
         })
     }
 }
 
 /// Two calls: one that brings a box of the child's, and one that takes it back there, changed.
 #[cfg(feature = "failpoints")]
-pub(super) fn box_from_child_and_back(bridge: &Bridge<Victim>, ids: [u64; 2], len: usize) -> [Entry; 2] {
+pub(super) fn box_from_child_and_back(bridge: &Bridge<Victim>, ids: [u64; 2], len: usize) -> [CallEntry; 2] {
     let [first, second] = ids;
-    let told = |id, what, outcome, why| Entry { id, what, may_repeat: false, outcome, why };
-    let make = || -> Result<SharedBox<[u8]>, Unanswered> {
-        let given = SharedBox::<[u8]>::zeroed_in(bridge, len).map_err(|_| Unanswered::as_of(Outcome::Unsent))?;
-        let given = bridge.swap(first, given).map_err(Unanswered::by)?;
-        given.map_err(|_| Unanswered::as_of(Outcome::Answered))
+    let told = |id, what, outcome, why| CallEntry { id, what, may_repeat: false, outcome, why };
+    let make = || -> Result<SharedBox<[u8]>, NoAnswer> {
+        let given = SharedBox::<[u8]>::zeroed_in(bridge, len).map_err(|_| NoAnswer::as_of(CallOutcome::Unsent))?;
+        let given = bridge.swap(first, given).map_err(NoAnswer::by)?;
+        given.map_err(|_| NoAnswer::as_of(CallOutcome::Answered))
     };
     let mut given = match make() {
         Ok(given) => given,
-        Err(Unanswered { outcome, why }) => {
-            return [told(first, "box swapped", outcome, why), told(second, "box returned", Outcome::Unsent, None)];
+        Err(NoAnswer { outcome, why }) => {
+            return [told(first, "box swapped", outcome, why), told(second, "box returned", CallOutcome::Unsent, None)];
         }
     };
     let is_right = bytes::is_next(&given, 0);
-    let swapped = if is_right { Outcome::Answered } else { Outcome::Wrong };
+    let swapped = if is_right { CallOutcome::Answered } else { CallOutcome::Wrong };
     bytes::mark(&mut given, 1);
     let outcome = match bridge.edit(second, given) {
-        Ok(Ok(same)) if same.len() == len => Outcome::Answered,
-        Ok(Err(_)) => Outcome::Answered,
-        Ok(Ok(_)) => Outcome::Wrong,
-        Err(error) => Outcome::of(&error),
+        Ok(Ok(same)) if same.len() == len => CallOutcome::Answered,
+        Ok(Err(_)) => CallOutcome::Answered,
+        Ok(Ok(_)) => CallOutcome::Wrong,
+        Err(error) => CallOutcome::of(&error),
     };
     [told(first, "box swapped", swapped, None), told(second, "box returned", outcome, None)]
 }
 
 /// What there is instead of an answer.
-struct Unanswered {
-    outcome: Outcome,
+struct NoAnswer {
+    outcome: CallOutcome,
     why: Option<Box<str>>,
 }
 
-impl Unanswered {
+impl NoAnswer {
     fn by(error: CallError) -> Self {
-        let outcome = Outcome::of(&error);
+        let outcome = CallOutcome::of(&error);
         Self { why: outcome.runs().is_none().then(|| error.to_string().into()), outcome }
     }
 
-    fn as_of(outcome: Outcome) -> Self {
+    fn as_of(outcome: CallOutcome) -> Self {
         Self { outcome, why: None }
     }
 }
@@ -345,18 +345,18 @@ impl Unanswered {
 const NAP: u64 = 600;
 
 /// The outcome that these words stand for.
-fn of_words(words: &str) -> Outcome {
+fn of_words(words: &str) -> CallOutcome {
     let all = [
-        Outcome::NotStarted,
-        Outcome::Started,
-        Outcome::TimedOut,
-        Outcome::Down,
-        Outcome::Unsent,
-        Outcome::Unreturned,
-        Outcome::Refused,
-        Outcome::Panicked,
+        CallOutcome::NotStarted,
+        CallOutcome::Started,
+        CallOutcome::TimedOut,
+        CallOutcome::Down,
+        CallOutcome::Unsent,
+        CallOutcome::Unreturned,
+        CallOutcome::Refused,
+        CallOutcome::Panicked,
     ];
-    all.into_iter().find(|outcome| outcome.words() == words).unwrap_or(Outcome::Corrupt)
+    all.into_iter().find(|outcome| outcome.words() == words).unwrap_or(CallOutcome::Corrupt)
 }
 
 /// How a bridge is set up.
@@ -408,26 +408,26 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
-    use super::super::ledger::Ledger;
+    use super::super::ledger::RunLedger;
     use super::*;
 
     #[test]
     fn every_kind_of_call_is_answered_rightly_and_counted() {
         for (trusted, workers) in [(false, 1), (true, 3)] {
-            let ledger = Ledger::new().expect("a file");
+            let ledger = RunLedger::new().expect("a file");
             let restart = trusted.then_some(Comeback { spare: false, calls_wait: true });
             let setup = Setup { workers, wait: Wait::Adaptive, trusted, retained: 1 << 20, restart };
             let bridge = setup.builder(&ledger.path(), "").start().expect("a start");
-            let entries = Kind::ALL.map(|kind| {
+            let entries = VictimKind::ALL.map(|kind| {
                 let id = ledger.number();
                 let entry = kind.call(&bridge, id, 1 << 20);
                 let outcome = entry.outcome;
                 let expected = match kind {
-                    Kind::GivenUp => Outcome::GivenUp,
+                    VictimKind::GivenUp => CallOutcome::GivenUp,
                     // A scheduler may wake the child early and its caller late.
-                    Kind::ShortOfTime if outcome == Outcome::Answered => Outcome::Answered,
-                    Kind::ShortOfTime => Outcome::TimedOut,
-                    _ => Outcome::Answered,
+                    VictimKind::ShortOfTime if outcome == CallOutcome::Answered => CallOutcome::Answered,
+                    VictimKind::ShortOfTime => CallOutcome::TimedOut,
+                    _ => CallOutcome::Answered,
                 };
                 assert_eq!(outcome, expected, "{kind:?}");
                 entry

@@ -7,21 +7,21 @@
 
 use super::token::{POLLS, await_first, poll_for};
 use crate::bytes;
-use crate::child::{Child, Role};
+use crate::child::{BenchChild, ChildRole};
 use crate::interleave::Subject;
-use crate::shared::{Line, Shared, Way};
+use crate::shared::{Direction, SharedLine, SharedMapping};
 use std::process::Stdio;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::{convert, hint, io};
 
 /// Two processes that hand bytes back and forth: copied in, copied across by the other process, copied out.
 #[derive(Debug)]
-pub struct RawCopy(Turns);
+pub struct RawCopy(CopyTurns);
 
 impl RawCopy {
     /// Starts the other process, on `cpu`, for up to `most` bytes.
     pub fn start(most: usize, cpu: usize) -> io::Result<Self> {
-        Turns::start(Role::Copy, most, cpu).map(Self)
+        CopyTurns::start(ChildRole::Copy, most, cpu).map(Self)
     }
 
     /// The other process.
@@ -37,7 +37,7 @@ impl RawCopy {
     #[inline]
     pub fn round_trip(&mut self, bytes: &[u8], back: &mut [u8]) -> io::Result<()> {
         self.0.take(bytes)?;
-        self.0.shared.read(Way::Back, back);
+        self.0.shared.read(Direction::Back, back);
         Ok(())
     }
 
@@ -55,12 +55,12 @@ impl RawCopy {
 
 /// Two processes of which one sends bytes and the other answers with their [sum](bytes::sum), which it reads where they lie.
 #[derive(Debug)]
-pub struct RawSum(Turns);
+pub struct RawSum(CopyTurns);
 
 impl RawSum {
     /// Starts the other process, on `cpu`, for up to `most` bytes.
     pub fn start(most: usize, cpu: usize) -> io::Result<Self> {
-        Turns::start(Role::Sum, most, cpu).map(Self)
+        CopyTurns::start(ChildRole::Sum, most, cpu).map(Self)
     }
 
     /// The other process.
@@ -76,22 +76,22 @@ impl RawSum {
     #[inline]
     pub fn sum(&mut self, bytes: &[u8]) -> io::Result<u64> {
         self.0.take(bytes)?;
-        Ok(self.0.shared.line(Way::Back).sum.load(Relaxed))
+        Ok(self.0.shared.line(Direction::Back).sum.load(Relaxed))
     }
 }
 
 /// The parent's side of both.
 #[derive(Debug)]
-struct Turns {
-    shared: Shared,
-    child: Child,
+struct CopyTurns {
+    shared: SharedMapping,
+    child: BenchChild,
     turn: u32,
 }
 
-impl Turns {
-    fn start(role: Role, most: usize, cpu: usize) -> io::Result<Self> {
-        let (shared, object) = Shared::create(most)?;
-        let child = Child::start(role, &[cpu], object.into(), Stdio::null())?;
+impl CopyTurns {
+    fn start(role: ChildRole, most: usize, cpu: usize) -> io::Result<Self> {
+        let (shared, object) = SharedMapping::create(most)?;
+        let child = BenchChild::start(role, &[cpu], object.into(), Stdio::null())?;
         let mut turns = Self { shared, child, turn: 0 };
         turns.send(0);
         await_first(&turns.shared, turns.turn, &mut turns.child)?;
@@ -101,9 +101,9 @@ impl Turns {
     /// Hands `bytes` over, and waits until the child hands back.
     #[inline]
     fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.shared.write(Way::There, bytes);
+        self.shared.write(Direction::There, bytes);
         self.send(bytes.len());
-        while !poll_for(self.shared.line(Way::Back), self.turn, POLLS) {
+        while !poll_for(self.shared.line(Direction::Back), self.turn, POLLS) {
             self.child.check()?;
         }
         Ok(())
@@ -111,7 +111,7 @@ impl Turns {
 
     fn send(&mut self, len: usize) {
         self.turn = self.turn.wrapping_add(1);
-        let line = self.shared.line(Way::There);
+        let line = self.shared.line(Direction::There);
         line.len.store(len as u32, Relaxed);
         // Release: publishes the length and the bytes. Pairs with the Acquire in `poll_for`.
         line.token.store(self.turn, Release);
@@ -120,17 +120,17 @@ impl Turns {
 
 /// The child's side of [`RawCopy`].
 pub(super) fn answer() -> io::Result<convert::Infallible> {
-    answer_with(|shared, len, _| shared.copy(Way::There, Way::Back, len))
+    answer_with(|shared, len, _| shared.copy(Direction::There, Direction::Back, len))
 }
 
 /// The child's side of [`RawSum`].
 pub(super) fn answer_sum() -> io::Result<convert::Infallible> {
-    answer_with(|shared, len, back| back.sum.store(shared.with(Way::There, len, bytes::sum), Relaxed))
+    answer_with(|shared, len, back| back.sum.store(shared.with(Direction::There, len, bytes::sum), Relaxed))
 }
 
-fn answer_with(work: impl Fn(&Shared, usize, &Line)) -> io::Result<convert::Infallible> {
-    let shared = Shared::map(io::stdin())?;
-    let (there, back) = (shared.line(Way::There), shared.line(Way::Back));
+fn answer_with(work: impl Fn(&SharedMapping, usize, &SharedLine)) -> io::Result<convert::Infallible> {
+    let shared = SharedMapping::map(io::stdin())?;
+    let (there, back) = (shared.line(Direction::There), shared.line(Direction::Back));
     let mut turn = 0u32;
     loop {
         turn = turn.wrapping_add(1);

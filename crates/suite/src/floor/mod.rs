@@ -9,48 +9,48 @@ mod relay;
 mod spawn;
 mod token;
 
-pub use crate::child::{Child, Hog};
+pub use crate::child::{BenchChild, Hog};
 pub use copy::{RawCopy, RawSum};
 pub use relay::{Relay, Through};
 pub use spawn::spawn;
 pub use token::{Asleep, Tokens};
 
-use crate::child::Role;
+use crate::child::ChildRole;
 use crate::interleave::{Budget, Subject, interleave, rows};
 use crate::pin::{self, Pinned};
-use crate::report::Report;
-use crate::{Clock, Failure, Progress};
+use crate::report::BenchReport;
+use crate::{BoxError, Clock, Progress};
 use std::hint::black_box;
 use std::{convert, io};
 
 /// What a child does in its role, until it is killed.
-pub(crate) fn answer(role: Role) -> io::Result<convert::Infallible> {
+pub(crate) fn answer(role: ChildRole) -> io::Result<convert::Infallible> {
     match role {
-        Role::PingPong => token::answer(Asleep::Never),
-        Role::Futex => token::answer(Asleep::Always),
-        Role::Relay => relay::answer(),
-        Role::Copy => copy::answer(),
-        Role::Sum => copy::answer_sum(),
-        Role::Byte => spawn::answer(),
-        Role::Hog => loop {
+        ChildRole::PingPong => token::answer(Asleep::Never),
+        ChildRole::Futex => token::answer(Asleep::Always),
+        ChildRole::Relay => relay::answer(),
+        ChildRole::Copy => copy::answer(),
+        ChildRole::Sum => copy::answer_sum(),
+        ChildRole::Byte => spawn::answer(),
+        ChildRole::Hog => loop {
             std::hint::spin_loop();
         },
     }
 }
 
 /// The group `floor`: every floor in turn.
-pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<Report, Failure> {
+pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let Ok((caller, callee)) = pin::pair() else {
-        return Ok(Report::left_out("Floors"));
+        return Ok(BenchReport::left_out("Floors"));
     };
     let _pin = Pinned::to(caller)?;
     let measured = interleave(budget, &Clock::new(), progress, || subjects(callee))?;
     let series = measured.iter().map(|measured| measured.curve("floor")).collect();
-    Ok(Report { rows: rows("floor", &measured), series, ..Report::default() })
+    Ok(BenchReport { rows: rows("floor", &measured), series, ..BenchReport::default() })
 }
 
 /// Every floor, with the other side on the CPU `callee`.
-pub fn subjects(callee: usize) -> Result<Vec<Subject>, Failure> {
+pub fn subjects(callee: usize) -> Result<Vec<Subject>, BoxError> {
     Ok(vec![
         Tokens::start(Asleep::Never, callee)?.subject("ping-pong"),
         Tokens::start(Asleep::Always, callee)?.subject("futex"),

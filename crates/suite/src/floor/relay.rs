@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::child::{Child, Role};
+use crate::child::{BenchChild, ChildRole};
 use crate::interleave::Subject;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{Errno, read, write};
@@ -24,14 +24,14 @@ pub enum Through {
 pub struct Relay {
     there: OwnedFd,
     back: OwnedFd,
-    child: Child,
+    child: BenchChild,
 }
 
 impl Relay {
     /// Starts the other process, on `cpu`.
     pub fn start(through: Through, cpu: usize) -> io::Result<Self> {
         let ((stdin, there), (back, stdout)) = (ends(through)?, ends(through)?);
-        let child = Child::start(Role::Relay, &[cpu], stdin.into(), stdout.into())?;
+        let child = BenchChild::start(ChildRole::Relay, &[cpu], stdin.into(), stdout.into())?;
         let mut relay = Self { there, back, child };
         relay.round_trip()?;
         Ok(relay)

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::child::{Child, Role};
+use crate::child::{BenchChild, ChildRole};
 use std::io::{self, Read, Write};
 use std::process::Stdio;
 
@@ -11,8 +11,8 @@ use std::process::Stdio;
 /// # Errors
 ///
 /// If it does not start, or ends without a byte.
-pub fn spawn() -> io::Result<Child> {
-    let mut child = Child::start(Role::Byte, &[], Stdio::null(), Stdio::piped())?;
+pub fn spawn() -> io::Result<BenchChild> {
+    let mut child = BenchChild::start(ChildRole::Byte, &[], Stdio::null(), Stdio::piped())?;
     let mut stdout = child.process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     stdout.read_exact(&mut [0])?;
     Ok(child)

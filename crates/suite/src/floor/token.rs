@@ -2,10 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::Failure;
-use crate::child::{Child, PATIENCE, Role};
+use crate::BoxError;
+use crate::child::{BenchChild, ChildRole, PATIENCE};
 use crate::interleave::Subject;
-use crate::shared::{Line, Shared, Way};
+use crate::shared::{Direction, SharedLine, SharedMapping};
 use rustix::thread::futex;
 use std::process::Stdio;
 use std::sync::atomic::Ordering::{Acquire, Release};
@@ -27,8 +27,8 @@ pub(super) const POLLS: u32 = 1 << 20;
 /// Two processes that hand a token back and forth.
 #[derive(Debug)]
 pub struct Tokens {
-    shared: Shared,
-    child: Child,
+    shared: SharedMapping,
+    child: BenchChild,
     asleep: Asleep,
     turn: u32,
 }
@@ -36,9 +36,9 @@ pub struct Tokens {
 impl Tokens {
     /// Starts the other process, on `cpu`.
     pub fn start(asleep: Asleep, cpu: usize) -> io::Result<Self> {
-        let (shared, object) = Shared::create(0)?;
-        let role = if asleep == Asleep::Never { Role::PingPong } else { Role::Futex };
-        let child = Child::start(role, &[cpu], object.into(), Stdio::null())?;
+        let (shared, object) = SharedMapping::create(0)?;
+        let role = if asleep == Asleep::Never { ChildRole::PingPong } else { ChildRole::Futex };
+        let child = BenchChild::start(role, &[cpu], object.into(), Stdio::null())?;
         let mut tokens = Self { shared, child, asleep, turn: 0 };
         tokens.send();
         await_first(&tokens.shared, tokens.turn, &mut tokens.child)?;
@@ -58,7 +58,7 @@ impl Tokens {
     #[inline]
     pub fn round_trip(&mut self) -> io::Result<()> {
         self.send();
-        let back = self.shared.line(Way::Back);
+        let back = self.shared.line(Direction::Back);
         match self.asleep {
             Asleep::Always => sleep_for(back, self.turn),
             Asleep::Never => {
@@ -73,21 +73,21 @@ impl Tokens {
     #[inline(always)]
     fn send(&mut self) {
         self.turn = self.turn.wrapping_add(1);
-        hand_over(self.shared.line(Way::There), self.turn, self.asleep);
+        hand_over(self.shared.line(Direction::There), self.turn, self.asleep);
     }
 
     /// As a subject to be measured.
     pub fn subject(mut self, name: &str) -> Subject {
         let (pid, asleep) = (self.pid(), self.asleep);
-        let subject = Subject::new(name, move || Ok::<(), Failure>(self.round_trip()?)).answered_by(Some(pid));
+        let subject = Subject::new(name, move || Ok::<(), BoxError>(self.round_trip()?)).answered_by(Some(pid));
         if asleep == Asleep::Never { subject.polling() } else { subject }
     }
 }
 
 /// Awaits the first token, for which the child has to come up.
-pub(super) fn await_first(shared: &Shared, turn: u32, child: &mut Child) -> io::Result<()> {
+pub(super) fn await_first(shared: &SharedMapping, turn: u32, child: &mut BenchChild) -> io::Result<()> {
     let end = Instant::now() + PATIENCE;
-    while !poll_for(shared.line(Way::Back), turn, 1_000) {
+    while !poll_for(shared.line(Direction::Back), turn, 1_000) {
         child.check()?;
         if Instant::now() > end {
             return Err(io::ErrorKind::TimedOut.into());
@@ -98,21 +98,21 @@ pub(super) fn await_first(shared: &Shared, turn: u32, child: &mut Child) -> io::
 
 /// The child's side.
 pub(super) fn answer(asleep: Asleep) -> io::Result<convert::Infallible> {
-    let shared = Shared::map(io::stdin())?;
+    let shared = SharedMapping::map(io::stdin())?;
     let mut turn = 0u32;
     loop {
         turn = turn.wrapping_add(1);
-        let there = shared.line(Way::There);
+        let there = shared.line(Direction::There);
         match asleep {
             Asleep::Always => sleep_for(there, turn),
             Asleep::Never => while !poll_for(there, turn, POLLS) {},
         }
-        hand_over(shared.line(Way::Back), turn, asleep);
+        hand_over(shared.line(Direction::Back), turn, asleep);
     }
 }
 
 #[inline(always)]
-fn hand_over(line: &Line, turn: u32, asleep: Asleep) {
+fn hand_over(line: &SharedLine, turn: u32, asleep: Asleep) {
     // Release: what was written for this turn is seen by whoever sees the token. Pairs with the Acquire in `poll_for`.
     line.token.store(turn, Release);
     if asleep == Asleep::Always {
@@ -122,7 +122,7 @@ fn hand_over(line: &Line, turn: u32, asleep: Asleep) {
 
 /// Whether the token came within so many polls.
 #[inline(always)]
-pub(super) fn poll_for(line: &Line, turn: u32, polls: u32) -> bool {
+pub(super) fn poll_for(line: &SharedLine, turn: u32, polls: u32) -> bool {
     for _ in 0..polls {
         // Acquire: pairs with the Release in `hand_over` and in `copy.rs`.
         if line.token.load(Acquire) == turn {
@@ -134,7 +134,7 @@ pub(super) fn poll_for(line: &Line, turn: u32, polls: u32) -> bool {
 }
 
 #[inline(always)]
-fn sleep_for(line: &Line, turn: u32) {
+fn sleep_for(line: &SharedLine, turn: u32) {
     loop {
         // Acquire: as in `poll_for`.
         let token = line.token.load(Acquire);

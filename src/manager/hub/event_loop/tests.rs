@@ -19,7 +19,7 @@ fn running() -> EventLoop {
 /// A client of this process, and its end of the connection.
 fn join(running: &mut EventLoop) -> (ClientId, OwnedFd) {
     let (theirs, ours) = socket::pair().unwrap();
-    running.take_in(theirs, Role::Client).unwrap();
+    running.take_in(theirs, ClientRights::Full).unwrap();
     (running.next - 1, ours)
 }
 

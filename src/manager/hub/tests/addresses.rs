@@ -11,7 +11,7 @@ fn a_directory_that_others_can_write_to_is_refused() {
         let address = Address::from(&run.join("hub"));
         let squatted = |address: &Address| {
             let started = Hub::start(address, &secret(), HubOptions::new()).map(drop);
-            let joined = auth::join(address, &secret(), Role::Client, in_time()).map(drop);
+            let joined = auth::join(address, &secret(), ClientRights::Full, in_time()).map(drop);
             for tried in [started, joined] {
                 match tried {
                     Err(ManagerError::Squatted { path, .. }) => assert_eq!(path, address_directory(address)),
@@ -59,7 +59,7 @@ fn what_is_no_socket_is_left_alone() {
         for name in ["file", "directory", "link"] {
             let address = Address::from(&directory.file(name));
             let started = Hub::start(&address, &secret(), HubOptions::new()).map(drop);
-            let joined = auth::join(&address, &secret(), Role::Client, in_time()).map(drop);
+            let joined = auth::join(&address, &secret(), ClientRights::Full, in_time()).map(drop);
             let elected = start_or_join(&address, &secret(), HubOptions::new(), in_time()).map(drop);
             for tried in [started, joined, elected] {
                 assert!(matches!(tried, Err(ManagerError::NotASocket { .. })), "{name}: {tried:?}");
@@ -79,7 +79,7 @@ fn malformed_addresses_are_refused_when_they_are_used() {
         for text in ["", "@", "a\0b", "@a\0b", &format!("@{long}"), &path] {
             let address = Address::from(text);
             let started = Hub::start(&address, &secret(), HubOptions::new()).map(drop);
-            let joined = auth::join(&address, &secret(), Role::Client, in_time()).map(drop);
+            let joined = auth::join(&address, &secret(), ClientRights::Full, in_time()).map(drop);
             for tried in [started, joined] {
                 assert!(matches!(tried, Err(ManagerError::Address { .. })), "{text:?}: {tried:?}");
             }
@@ -101,7 +101,7 @@ fn an_address_has_one_hub_at_a_time() {
                 let second = Hub::start(&address, &secret(), HubOptions::new());
                 let pid = std::process::id();
                 assert!(matches!(second, Err(ManagerError::InUse { pid: Some(found), .. }) if found == pid));
-                let client = Talk::new(auth::join(&address, &secret(), Role::Client, in_time()).unwrap());
+                let client = Talk::new(auth::join(&address, &secret(), ClientRights::Full, in_time()).unwrap());
                 assert!(hub.is_running());
                 hub.stop();
                 assert_eq!(client.hear(), FromHub::Closing);
@@ -122,7 +122,10 @@ fn another_programs_socket_is_not_taken_away() {
         let started = Hub::start(&address, &secret(), HubOptions::new());
         assert!(matches!(started, Err(ManagerError::InUse { .. })));
         assert!(std::os::unix::net::UnixStream::connect(directory.file("stream")).is_ok());
-        assert!(matches!(auth::join(&address, &secret(), Role::Client, in_time()), Err(ManagerError::System { .. })));
+        assert!(matches!(
+            auth::join(&address, &secret(), ClientRights::Full, in_time()),
+            Err(ManagerError::System { .. })
+        ));
         drop(stream);
         // Nobody listens any more: it makes way.
         Hub::start(&address, &secret(), HubOptions::new()).unwrap().stop();

@@ -27,7 +27,7 @@ fn clients_join_and_know_the_hub() {
 fn who_has_another_key_or_none_is_not_let_in() {
     within(60, "who_has_another_key_or_none_is_not_let_in", || {
         let scene = Scene::new();
-        let join = |key: AuthKey| auth::join(&scene.address, &key, Role::Client, in_time());
+        let join = |key: AuthKey| auth::join(&scene.address, &key, ClientRights::Full, in_time());
         let error = join(AuthKey::new("another key")).unwrap_err();
         assert!(matches!(error, ManagerError::WrongKey { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
         assert!(error.to_string().contains(&scene.address.to_string()), "{error}");
@@ -79,7 +79,7 @@ fn fault_44_who_speaks_of_other_ends_is_refused() {
             let (said, _) = receive(&socket).unwrap();
             match case {
                 "true" => assert_eq!((said.len(), said[0]), (40, 1)),
-                _ => assert_eq!(said, Refusal::Relayed.message(), "{case}"),
+                _ => assert_eq!(said, AdmissionRefusal::Relayed.message(), "{case}"),
             }
         }
         scene.serves();
@@ -115,7 +115,7 @@ pub(super) fn answer_for_another() {
 fn nothing_that_was_said_before_lets_anybody_in() {
     within(60, "nothing_that_was_said_before_lets_anybody_in", || {
         let scene = Scene::new();
-        let refused = Some(Refusal::Key.message().to_vec());
+        let refused = Some(AdmissionRefusal::Key.message().to_vec());
         let said = |message: &dyn Fn(&OwnedFd, &[u8]) -> Vec<u8>| {
             let socket = scene.connect();
             let (challenge, _) = receive(&socket).unwrap();
@@ -146,7 +146,7 @@ fn nothing_that_was_said_before_lets_anybody_in() {
         assert_eq!(reflected, refused);
         // The challenge, sent back.
         let (reflected, _) = said(&|_, challenge| challenge.to_vec());
-        assert_eq!(reflected, Some(Refusal::Version.message().to_vec()));
+        assert_eq!(reflected, Some(AdmissionRefusal::Version.message().to_vec()));
         // One bit of each byte.
         for at in 0..ANSWER {
             let (flipped, socket) = said(&|socket, challenge| {
@@ -154,7 +154,7 @@ fn nothing_that_was_said_before_lets_anybody_in() {
                 flipped[at] ^= 0x10;
                 flipped
             });
-            let why = if at < 4 { Refusal::Version } else { Refusal::Key };
+            let why = if at < 4 { AdmissionRefusal::Version } else { AdmissionRefusal::Key };
             assert_eq!(flipped, Some(why.message().to_vec()), "byte {at}");
             assert!(is_closed(socket));
         }
@@ -204,7 +204,7 @@ impl Drop for Impostor {
 
 fn listen(address: &Address) -> OwnedFd {
     let name = address.to_string();
-    let socket = listener::bind(Name::Abstract(&name.as_bytes()[1..])).unwrap();
+    let socket = listener::bind(SocketName::Abstract(&name.as_bytes()[1..])).unwrap();
     listener::listen(&socket).unwrap();
     socket
 }
@@ -227,7 +227,7 @@ fn a_client_is_not_taken_in_by_who_has_not_the_key() {
                 let (answer, _) = receive(&socket).unwrap();
                 let process = listener::peer_process(&socket).unwrap();
                 let ends = Ends::of_accepted(&socket, &process, std::process::id()).unwrap();
-                assert_eq!(challenge.check(&AuthKey::new("another"), &ends, &answer), Err(Refusal::Key));
+                assert_eq!(challenge.check(&AuthKey::new("another"), &ends, &answer), Err(AdmissionRefusal::Key));
                 let (_, mut welcome) = challenge.check(&secret(), &ends, &answer).unwrap();
                 welcome[39] ^= 1;
                 socket::send(&socket, &welcome, &[]).unwrap();
@@ -246,7 +246,7 @@ fn a_client_is_not_taken_in_by_who_has_not_the_key() {
                 socket::send(&socket, &challenge, &[socket.as_fd()]).unwrap();
                 assert!(is_closed(&socket) || !is_closed(&socket));
             }),
-            ("refuses", |socket| socket::send(&socket, &Refusal::TooMany.message(), &[]).unwrap()),
+            ("refuses", |socket| socket::send(&socket, &AdmissionRefusal::TooMany.message(), &[]).unwrap()),
         ];
         for (case, talk) in cases {
             let address = own_address();
@@ -254,7 +254,7 @@ fn a_client_is_not_taken_in_by_who_has_not_the_key() {
             // Who closes may be about to go: it is tried again, for as long as there is time.
             let (given, began) = (if case == "closes" { Duration::from_millis(300) } else { LONG }, Instant::now());
             let deadline = Deadline::after(Some(given));
-            let error = auth::join(&address, &secret(), Role::Client, deadline).unwrap_err();
+            let error = auth::join(&address, &secret(), ClientRights::Full, deadline).unwrap_err();
             drop(impostor);
             assert_eq!(began.elapsed() >= given, case == "closes", "{case}: {:?}", began.elapsed());
             let is_right = match case {
@@ -273,7 +273,7 @@ fn a_client_is_not_taken_in_by_who_has_not_the_key() {
 fn an_address_that_does_not_answer_is_given_up_in_time() {
     within(60, "an_address_that_does_not_answer_is_given_up_in_time", || {
         let soon = || Deadline::after(Some(Duration::from_millis(100)));
-        let join = |address: &Address| auth::join(address, &secret(), Role::Client, soon());
+        let join = |address: &Address| auth::join(address, &secret(), ClientRights::Full, soon());
         // Nobody there.
         let nobody = own_address();
         assert!(matches!(join(&nobody), Err(ManagerError::NobodyListens { .. })));
@@ -299,7 +299,7 @@ fn an_address_that_does_not_answer_is_given_up_in_time() {
         // There is no room for another connection.
         let full = own_address();
         let name = full.to_string();
-        let name = Name::Abstract(&name.as_bytes()[1..]);
+        let name = SocketName::Abstract(&name.as_bytes()[1..]);
         let socket = listener::bind(name).unwrap();
         rustix::net::listen(&socket, 1).unwrap();
         let mut waiting = Vec::new();
@@ -383,7 +383,7 @@ fn who_has_the_key_gets_in_through_a_crowd() {
                     }
                 }
             });
-            let join = || auth::join(&scene.address, &secret(), Role::Client, in_time());
+            let join = || auth::join(&scene.address, &secret(), ClientRights::Full, in_time());
             for _ in 0..20 {
                 assert!(eventually(60, "somebody gets in", || match join() {
                     Ok(joined) => Talk::new(joined).resolve("nobody's") == Resolution::None,
@@ -401,11 +401,11 @@ fn there_are_so_many_clients_and_no_more() {
     within(60, "there_are_so_many_clients_and_no_more", || {
         let scene = Scene::with(HubOptions::new().max_clients(2));
         let (first, _second) = (scene.join(), Talk::new(scene.hub.as_ref().unwrap().join().unwrap()));
-        let third = auth::join(&scene.address, &secret(), Role::Client, in_time());
+        let third = auth::join(&scene.address, &secret(), ClientRights::Full, in_time());
         assert!(matches!(third, Err(ManagerError::TooMany { .. })));
         assert!(scene.hub.as_ref().unwrap().join().is_err());
         drop(first);
-        let joined = || auth::join(&scene.address, &secret(), Role::Client, in_time());
+        let joined = || auth::join(&scene.address, &secret(), ClientRights::Full, in_time());
         assert!(eventually(30, "there is room again", || joined().is_ok()));
     });
 }
@@ -415,7 +415,7 @@ fn one_process_does_not_take_all_places() {
     within(60, "one_process_does_not_take_all_places", || {
         let scene = Scene::new();
         let mut clients: Vec<_> = (0..12).map(|_| scene.join()).collect();
-        let join = || auth::join(&scene.address, &secret(), Role::CallerOnly, in_time());
+        let join = || auth::join(&scene.address, &secret(), ClientRights::CallerOnly, in_time());
         assert!(matches!(join(), Err(ManagerError::TooMany { .. })));
         assert!(scene.hub.as_ref().unwrap().join().is_err());
         clients.pop();

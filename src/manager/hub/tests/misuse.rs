@@ -20,7 +20,7 @@ fn a_flood_keeps_nobody_from_being_served() {
 
 /// What a helper process does that floods a hub, until it is killed.
 pub(super) fn flood(address: &Address) -> ! {
-    let join = || Talk::new(auth::join(address, &secret(), Role::Client, in_time()).unwrap());
+    let join = || Talk::new(auth::join(address, &secret(), ClientRights::Full, in_time()).unwrap());
     let (deaf, reader) = (join(), join());
     let question = ToHub::Resolve { seq: 1, name: "nobody's".into() };
     say("joined", std::process::id());
@@ -118,7 +118,7 @@ fn ask_for_too_much(pairs: &[(Introduction, Introduction)], begun: Instant) {
                 at_caller.control.send(need, None).unwrap();
                 asked += 1;
             }
-            while let Ok(answer) = at_caller.control.receive(Blocking::No) {
+            while let Ok(answer) = at_caller.control.receive(BlockingMode::No) {
                 assert!(matches!(answer, Some((Message::Deny { .. }, None))), "{answer:?}");
                 denied += 1;
             }
@@ -167,7 +167,7 @@ fn introductions_to_one_who_does_not_listen_are_refused() {
         assert!(matches!(caller.pair_with(&other, "b").2, Resolution::At { .. }));
         let mut buffer = vec![0; MAX_MESSAGE];
         assert!(eventually(30, "there is room again", || {
-            while socket::receive_many(&deaf.joined.socket, &mut buffer, Blocking::No).is_ok() {}
+            while socket::receive_many(&deaf.joined.socket, &mut buffer, BlockingMode::No).is_ok() {}
             caller.say(&ToHub::Resolve { seq: caller.next(), name: "a".into() });
             matches!(caller.hear_with().0, FromHub::Introduced { .. })
         }));
@@ -188,7 +188,7 @@ fn fault_40_a_slow_side_of_a_pair_costs_the_client_its_place() {
         // The owner asks for memory and maps it, of which the hub tells the other side, until the pair is over.
         let need = Message::Need { len: 1 << 16 };
         let _ = theirs.control.send(need, None);
-        while let Ok(Some((message, _))) = theirs.control.receive(Blocking::Yes) {
+        while let Ok(Some((message, _))) = theirs.control.receive(BlockingMode::Yes) {
             let answer = match message {
                 Message::Sealed { segment: 0 } => continue,
                 Message::Grant { segment } => Message::Mapped { segment },

@@ -62,10 +62,10 @@ impl Scene {
     }
 
     fn join(&self) -> Talk {
-        self.join_as(Role::Client)
+        self.join_as(ClientRights::Full)
     }
 
-    fn join_as(&self, role: Role) -> Talk {
+    fn join_as(&self, role: ClientRights) -> Talk {
         Talk::new(auth::join(&self.address, &secret(), role, in_time()).expect("a client"))
     }
 

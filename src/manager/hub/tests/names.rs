@@ -128,7 +128,7 @@ fn an_owner_that_does_not_count_is_not_waited_for() {
 fn who_may_only_call_cannot_register() {
     within(60, "who_may_only_call_cannot_register", || {
         let scene = Scene::new();
-        let (owner, handle) = (scene.join(), scene.join_as(Role::CallerOnly));
+        let (owner, handle) = (scene.join(), scene.join_as(ClientRights::CallerOnly));
         owner.register(1, "a");
         assert!(matches!(handle.register_as(1, "b", None, false), FromHub::Refused { .. }));
         assert!(matches!(handle.register_as(1, "a", None, true), FromHub::Refused { .. }));

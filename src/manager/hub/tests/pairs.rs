@@ -35,7 +35,7 @@ impl Introduced {
 fn next(control: &Control) -> Option<(Message, Option<OwnedFd>)> {
     loop {
         assert!(poll::readable(control, LONG).unwrap(), "nothing came");
-        match control.receive(Blocking::No).unwrap() {
+        match control.receive(BlockingMode::No).unwrap() {
             Some((Message::Sealed { segment: 0 }, None)) => {}
             other => return other,
         }
@@ -88,7 +88,7 @@ fn memory_is_asked_for_and_given_back() {
         let (ours, theirs) = (&at_caller.control, &at_owner.control);
         ours.send(Message::Need { len: 3 * MIB }, None).unwrap();
         let (Message::Grant { segment }, Some(writable)) = next(ours).unwrap() else { panic!("it is granted") };
-        let mapped = Mapping::new(&writable, 3 << 20, Access::ReadWrite).unwrap();
+        let mapped = Mapping::new(&writable, 3 << 20, Protection::ReadWrite).unwrap();
         ours.send(Message::Mapped { segment }, None).unwrap();
         assert_eq!(next(ours).unwrap().0, Message::Sealed { segment });
         let (Message::Attach { segment: same }, Some(readable)) = next(theirs).unwrap() else {
@@ -98,9 +98,11 @@ fn memory_is_asked_for_and_given_back() {
         for object in [&writable, &readable] {
             assert_eq!(memfd::sealed_len(object).unwrap() as u64, 3 * MIB);
         }
-        assert!(Mapping::new(&writable, 3 << 20, Access::ReadWrite).is_err() && mapped.remove_for_test(4096).is_err());
-        assert!(Mapping::new(&readable, 3 << 20, Access::ReadOnly).is_ok());
-        assert!(Mapping::new(&readable, 3 << 20, Access::ReadWrite).is_err(), "who only reads cannot write");
+        assert!(
+            Mapping::new(&writable, 3 << 20, Protection::ReadWrite).is_err() && mapped.remove_for_test(4096).is_err()
+        );
+        assert!(Mapping::new(&readable, 3 << 20, Protection::ReadOnly).is_ok());
+        assert!(Mapping::new(&readable, 3 << 20, Protection::ReadWrite).is_err(), "who only reads cannot write");
         // Each has a budget of its own, and half of that for one pair.
         let (len, budget, max) = (2 * MIB, 8 * MIB, 4 * MIB);
         assert_eq!(say_and_hear(ours, Message::Need { len }), Message::Exhausted { len, budget });
@@ -245,13 +247,13 @@ impl Books {
     #[track_caller]
     fn ask(&mut self, sides: &Sides) -> Option<(Message, Option<OwnedFd>)> {
         self.say(sides, Message::Need { len: 1 });
-        let answer = sides.caller.receive(Blocking::No).ok().flatten();
+        let answer = sides.caller.receive(BlockingMode::No).ok().flatten();
         if let Some((Message::Grant { segment }, _)) = answer {
             self.say(sides, Message::Mapped { segment });
             assert_eq!(self.pairs.sealed(self.unsealed.try_recv().unwrap()), pairs::Heard::More);
             assert_eq!(next(&sides.caller).unwrap().0, Message::Sealed { segment });
         }
-        while sides.owner.receive(Blocking::No).is_ok() {}
+        while sides.owner.receive(BlockingMode::No).is_ok() {}
         answer
     }
 
@@ -290,7 +292,7 @@ fn fault_39_segments_that_one_keeps_leave_others_theirs() {
         let (hostile, mut kept) = (books.introduce(1, 2), Vec::new());
         for _ in 0..5000 {
             let Some((Message::Grant { segment }, Some(object))) = books.ask(&hostile) else { break };
-            kept.push(Mapping::new(&object, 1, Access::ReadWrite).unwrap());
+            kept.push(Mapping::new(&object, 1, Protection::ReadWrite).unwrap());
             drop(object);
             books.say(&hostile, Message::Detach { segment });
         }
@@ -399,7 +401,7 @@ fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
             let control = Control::new(control);
             control.send(Message::Need { len: 1 << 20 }, None).unwrap();
             pairs.hear(pair, Side::Caller, &mut Credit::new(64, 0));
-            if let Ok(Some((Message::Grant { .. }, Some(object)))) = control.receive(Blocking::No) {
+            if let Ok(Some((Message::Grant { .. }, Some(object)))) = control.receive(BlockingMode::No) {
                 granted += 1 << 20;
                 kept.push(object);
             }
@@ -414,7 +416,7 @@ fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
             let control = Control::new(made.caller.into_iter().nth(1)?);
             control.send(Message::Need { len: 1 << 20 }, None).unwrap();
             pairs.hear(made.pair, Side::Caller, &mut Credit::new(64, 0));
-            let answer = control.receive(Blocking::No).ok().flatten();
+            let answer = control.receive(BlockingMode::No).ok().flatten();
             pairs.end(made.pair);
             answer.filter(|(answer, _)| matches!(answer, Message::Grant { .. })).map(drop)
         };
@@ -441,7 +443,7 @@ fn fault_41_what_a_pair_shares_is_sealed_before_it_is_used() {
         // As long as the owner does not say that it has mapped the memory, the caller hears nothing; and in the end that nothing comes of it.
         assert!(!poll::readable(&caller.joined.socket, Duration::from_millis(300)).unwrap());
         let object = there.remove(0);
-        assert!(Mapping::new(&object, memfd::sealed_len(&object).unwrap(), Access::ReadWrite).is_ok());
+        assert!(Mapping::new(&object, memfd::sealed_len(&object).unwrap(), Protection::ReadWrite).is_ok());
         assert!(caller.refused().contains("has not taken part"));
         drop(there);
         let (_here, there, to) = caller.pair_with(&owner, "a");
@@ -464,12 +466,12 @@ fn fault_41_no_lane_begins_before_what_a_pair_shares_is_sealed() {
             }
             if is_sealed {
                 let ready = books.pairs.sealed(books.unsealed.try_recv().unwrap());
-                assert_eq!((ready, owner.receive(Blocking::No).is_ok()), (pairs::Heard::Ready, true));
+                assert_eq!((ready, owner.receive(BlockingMode::No).is_ok()), (pairs::Heard::Ready, true));
             }
             caller.send(Message::Begin { lane: 0 }, None).unwrap();
             let heard = books.pairs.hear(pair, Side::Caller, &mut Credit::new(64, 0));
             assert_eq!(heard == pairs::Heard::More, is_sealed, "{mapped} have mapped it");
-            assert_eq!(owner.receive(Blocking::No).is_ok(), is_sealed, "{mapped} have mapped it");
+            assert_eq!(owner.receive(BlockingMode::No).is_ok(), is_sealed, "{mapped} have mapped it");
         }
     });
 }

@@ -24,7 +24,7 @@ fn plays_a_role() {
             sleep()
         }
         "client" => {
-            let client = Talk::new(auth::join(&address, &secret(), Role::Client, in_time()).unwrap());
+            let client = Talk::new(auth::join(&address, &secret(), ClientRights::Full, in_time()).unwrap());
             client.register(1, "of a helper");
             client.granted(client.acquire("a lock", None, None));
             say("joined", std::process::id());
@@ -32,7 +32,7 @@ fn plays_a_role() {
             sleep()
         }
         "last words" => {
-            let client = Talk::new(auth::join(&address, &secret(), Role::Client, in_time()).unwrap());
+            let client = Talk::new(auth::join(&address, &secret(), ClientRights::Full, in_time()).unwrap());
             let (grant, _) = client.granted(client.acquire("a lock", None, None));
             say("joined", std::process::id());
             std::io::stdin().read_line(&mut String::new()).unwrap();
@@ -41,7 +41,9 @@ fn plays_a_role() {
             client.say(&ToHub::Release { grant });
             std::process::exit(0)
         }
-        "stranger" => say("answer", auth::join(&address, &secret(), Role::Client, in_time()).map(drop).unwrap_err()),
+        "stranger" => {
+            say("answer", auth::join(&address, &secret(), ClientRights::Full, in_time()).map(drop).unwrap_err())
+        }
         "passed on" => admission::answer_for_another(),
         "flood" => misuse::flood(&address),
         "waits" => sleep(),
@@ -71,13 +73,13 @@ fn what_a_killed_hub_leaves_is_no_hindrance() {
         let pid: u32 = hub.hear("started").parse().unwrap();
         let in_use = Hub::start(&address, &secret(), HubOptions::new());
         assert!(matches!(in_use, Err(ManagerError::InUse { pid: Some(found), .. }) if found == pid));
-        let client = Talk::new(auth::join(&address, &secret(), Role::Client, in_time()).unwrap());
+        let client = Talk::new(auth::join(&address, &secret(), ClientRights::Full, in_time()).unwrap());
         assert_eq!(client.joined.hub_pid, pid);
         hub.kill();
         assert!(client.is_out());
         assert!(eventually(30, "its end is seen", || poll::readable(&client.joined.hub, Duration::ZERO).unwrap()));
         assert_eq!(files(&directory.path().join("run")).len(), 2, "the socket and the lock are still there");
-        let joined = auth::join(&address, &secret(), Role::Client, in_time());
+        let joined = auth::join(&address, &secret(), ClientRights::Full, in_time());
         assert!(matches!(joined, Err(ManagerError::NobodyListens { .. })));
         let (hub, joined) = start_or_join(&address, &secret(), HubOptions::new(), in_time()).unwrap();
         assert!(hub.is_some() && joined.hub_pid == std::process::id());
@@ -120,7 +122,7 @@ fn an_owner_that_leaves_while_it_is_introduced_is_nobody() {
         let address = own_address();
         let mut hub = Helper::at(&address, "hub");
         let pid = Pid::from_raw(hub.hear("started").parse().unwrap());
-        let join = || Talk::new(auth::join(&address, &secret(), Role::Client, in_time()).unwrap());
+        let join = || Talk::new(auth::join(&address, &secret(), ClientRights::Full, in_time()).unwrap());
         let caller = join();
         let asks = || {
             caller.say(&ToHub::Resolve { seq: caller.next(), name: "of a helper".into() });
@@ -188,7 +190,7 @@ fn another_users_processes_are_not_talked_to() {
         assert!(answer.contains("own user and root only"), "{answer}");
         let mut their_hub = as_nobody(&theirs, "hub").unwrap();
         let pid = their_hub.hear("started");
-        match auth::join(&theirs, &secret(), Role::Client, in_time()) {
+        match auth::join(&theirs, &secret(), ClientRights::Full, in_time()) {
             Err(ManagerError::OtherUser { pid: Some(found), theirs: 65534, ours: 0, .. }) => {
                 assert_eq!(found.to_string(), pid);
             }
@@ -234,7 +236,7 @@ fn descriptors_leave_nothing() {
         }
         // What makes no sense ends the pair in any case.
         let _ = caller.0.control.send(Message::Lack { error: 0, limit: 0 }, None);
-        while let Some((said, _)) = caller.1.control.receive(Blocking::Yes).unwrap() {
+        while let Some((said, _)) = caller.1.control.receive(BlockingMode::Yes).unwrap() {
             assert_eq!(said, Message::Sealed { segment: 0 });
         }
     }

@@ -47,7 +47,7 @@ impl Scale {
 }
 
 /// An axis over the values that it has to show.
-pub struct Spread {
+pub struct AxisSpread {
     scale: Scale,
     /// Where zero stands on a logarithmic axis.
     zero: f64,
@@ -57,7 +57,7 @@ pub struct Spread {
     write: fn(f64) -> String,
 }
 
-impl Spread {
+impl AxisSpread {
     /// For values that the axis's scale takes; at most `most` marks have room.
     pub fn of(axis: &Axis, values: impl Iterator<Item = f64>, most: usize) -> Self {
         let (zeros, others): (Vec<_>, Vec<_>) = values.partition(|&value| axis.scale == Scale::Log2 && value == 0.0);
@@ -80,7 +80,7 @@ impl Spread {
 }
 
 /// To plotters an axis is what maps values to pixels and knows its marks.
-impl Ranged for Spread {
+impl Ranged for AxisSpread {
     type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
 
@@ -100,7 +100,7 @@ impl Ranged for Spread {
     }
 }
 
-impl ValueFormatter<f64> for Spread {
+impl ValueFormatter<f64> for AxisSpread {
     fn format(value: &f64) -> String {
         format!("{value}")
     }
@@ -175,7 +175,7 @@ mod tests {
 
     fn labels(scale: Scale, values: &[f64], most: usize) -> Vec<String> {
         let axis = Axis { title: "", scale, write: |value| format!("{value}") };
-        let spread = Spread::of(&axis, values.iter().copied(), most);
+        let spread = AxisSpread::of(&axis, values.iter().copied(), most);
         for &value in values {
             let place = spread.place(value);
             assert!(

@@ -1,7 +1,7 @@
 //! Which curve is which, above the plot.
 
-use super::look::{self, Look};
-use super::{Drawing, Failure, MARGIN};
+use super::look::{self, CurveStyle};
+use super::{BoxError, Drawing, MARGIN};
 use plotters::element::{PathElement, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, IntoTextStyle};
@@ -12,19 +12,19 @@ const SPACE: u32 = 18;
 
 /// Entries in rows, as wide as the drawing allows.
 pub struct Legend {
-    entries: Vec<Entry>,
+    entries: Vec<LegendEntry>,
     pub height: u32,
 }
 
-struct Entry {
+struct LegendEntry {
     name: String,
-    look: Look,
+    look: CurveStyle,
     /// Left end and middle.
     at: (u32, u32),
 }
 
 impl Legend {
-    pub fn of<'a>(curves: impl Iterator<Item = (&'a str, Look)>, width: u32) -> Self {
+    pub fn of<'a>(curves: impl Iterator<Item = (&'a str, CurveStyle)>, width: u32) -> Self {
         let right = width - MARGIN;
         let (mut entries, mut left, mut middle) = (Vec::new(), MARGIN, MARGIN + ROW / 2);
         for (name, look) in curves {
@@ -35,14 +35,14 @@ impl Legend {
             }
             let at = (left, middle);
             left += SWATCH + text_width(&name) + SPACE;
-            entries.push(Entry { name, look, at });
+            entries.push(LegendEntry { name, look, at });
         }
         Self { entries, height: middle + ROW / 2 }
     }
 
-    pub fn draw(&self, drawing: &Drawing<'_>) -> Result<(), Failure> {
+    pub fn draw(&self, drawing: &Drawing<'_>) -> Result<(), BoxError> {
         let style = look::text(12).into_text_style(drawing).color(&look::INK).pos(Pos::new(HPos::Left, VPos::Center));
-        for Entry { name, look, at } in &self.entries {
+        for LegendEntry { name, look, at } in &self.entries {
             let (x, y) = (at.0 as i32, at.1 as i32);
             drawing.draw(&PathElement::new([(x, y), (x + 22, y)], look.color.stroke_width(2)))?;
             look.mark(drawing, (x + 11, y))?;
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn entries_stay_within_the_width() {
-        let look = Look::of(0);
+        let look = CurveStyle::of(0);
         let long = "a name that is longer than a narrow plot is wide, which happens";
         let legend = Legend::of(["a", "b", long, "c"].map(|name| (name, look)).into_iter(), 200);
         for entry in &legend.entries {

@@ -3,7 +3,7 @@
 //! The colours stand in the drawing as attributes, so that it is whole without a style sheet; [`STYLE`] replaces them where the
 //! reader prefers dark.
 
-use super::{Drawing, Failure};
+use super::{BoxError, Drawing};
 use plotters::element::{Circle, Cross, TriangleMarker};
 use plotters::style::{Color, FontDesc, FontFamily, FontStyle, RGBColor};
 
@@ -53,19 +53,19 @@ pub fn text(size: u32) -> FontDesc<'static> {
 
 /// How a curve is drawn. Two curves of one colour differ by their marks.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Look {
+pub struct CurveStyle {
     pub color: RGBColor,
     shape: usize,
 }
 
-impl Look {
+impl CurveStyle {
     /// That of a plot's curves, counted from 0.
     pub fn of(index: usize) -> Self {
         Self { color: COLORS[index % COLORS.len()], shape: index / COLORS.len() }
     }
 
     /// Draws the mark of a point.
-    pub fn mark(self, drawing: &Drawing<'_>, at: (i32, i32)) -> Result<(), Failure> {
+    pub fn mark(self, drawing: &Drawing<'_>, at: (i32, i32)) -> Result<(), BoxError> {
         match self.shape {
             0 => drawing.draw(&Circle::new(at, 3, self.color.filled()))?,
             1 => drawing.draw(&TriangleMarker::new(at, 5, self.color.filled()))?,

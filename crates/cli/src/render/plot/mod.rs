@@ -9,10 +9,10 @@ mod look;
 pub use look::STYLE;
 
 use super::units;
-use axis::{Axis, Scale, Spread};
+use axis::{Axis, AxisSpread, Scale};
 use callgate_suite::report::Series;
 use legend::Legend;
-use look::Look;
+use look::CurveStyle;
 use plotters::backend::SVGBackend;
 use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::Shift;
@@ -22,12 +22,12 @@ use plotters::series::LineSeries;
 use plotters::style::Color;
 use std::error::Error;
 
-type Failure = Box<dyn Error + Send + Sync>;
+type BoxError = Box<dyn Error + Send + Sync>;
 type Drawing<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Spread, Spread>>;
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<AxisSpread, AxisSpread>>;
 
 /// What one plot of a report shows.
-pub struct Kind {
+pub struct PlotKind {
     /// As `Series::plot` names it; also the name of its file.
     pub plot: &'static str,
     pub title: &'static str,
@@ -39,8 +39,8 @@ pub struct Kind {
 }
 
 /// The plots, in the order of a report.
-pub const KINDS: [Kind; 6] = [
-    Kind {
+pub const KINDS: [PlotKind; 6] = [
+    PlotKind {
         plot: "distribution-latency",
         title: "How latency is distributed",
         caption: "Latency of a round trip at each percentile; the axis stretches the tail.",
@@ -48,7 +48,7 @@ pub const KINDS: [Kind; 6] = [
         x: PERCENTILES,
         y: LATENCY,
     },
-    Kind {
+    PlotKind {
         plot: "payload",
         title: "Latency against payload",
         caption: "Median round trip of a payload that is sent and comes back.",
@@ -56,7 +56,7 @@ pub const KINDS: [Kind; 6] = [
         x: Axis { title: "payload", scale: Scale::Log2, write: units::bytes },
         y: Axis { title: "latency, p50", scale: Scale::Log10, write: units::nanoseconds },
     },
-    Kind {
+    PlotKind {
         plot: "threads",
         title: "Throughput against threads",
         caption: "Calls per second of all calling threads together.",
@@ -64,7 +64,7 @@ pub const KINDS: [Kind; 6] = [
         x: Axis { title: "calling threads", scale: Scale::Whole, write: |threads| format!("{threads}") },
         y: Axis { title: "calls per second", scale: Scale::Linear, write: units::per_second },
     },
-    Kind {
+    PlotKind {
         plot: "gap",
         title: "CPU per call against idle gap",
         caption: "CPU time that both processes spend on one call, when calls come with a pause between them.",
@@ -72,7 +72,7 @@ pub const KINDS: [Kind; 6] = [
         x: Axis { title: "idle gap between calls", scale: Scale::Log10, write: units::nanoseconds },
         y: Axis { title: "CPU per call", scale: Scale::Log10, write: units::nanoseconds },
     },
-    Kind {
+    PlotKind {
         plot: "distribution-start",
         title: "How starting is distributed",
         caption: "Time from nothing to the first reply, at each percentile.",
@@ -80,7 +80,7 @@ pub const KINDS: [Kind; 6] = [
         x: PERCENTILES,
         y: LATENCY,
     },
-    Kind {
+    PlotKind {
         plot: "distribution-compare",
         title: "Other ways across",
         caption: "Latency of `add` through other means, at each percentile.",
@@ -95,7 +95,7 @@ const LATENCY: Axis = Axis { title: "latency", scale: Scale::Log10, write: units
 
 /// The curves of `series` that belong to `kind`, drawn `width` pixels wide, as an element `<svg class="plot">` that counts on
 /// [`STYLE`]. `None` if no point can be drawn.
-pub fn element(kind: &Kind, series: &[Series], width: u32) -> Result<Option<String>, Failure> {
+pub fn element(kind: &PlotKind, series: &[Series], width: u32) -> Result<Option<String>, BoxError> {
     let name = format!("<svg class=\"plot\" role=\"img\" aria-label=\"{}\" ", kind.title);
     // Within HTML it needs no namespace.
     let inline = |svg: String| svg.replacen(NAMESPACE, "", 1).replacen("<svg ", &name, 1);
@@ -103,7 +103,7 @@ pub fn element(kind: &Kind, series: &[Series], width: u32) -> Result<Option<Stri
 }
 
 /// The same as a file of its own, with its style in it.
-pub fn file(kind: &Kind, series: &[Series], width: u32) -> Result<Option<String>, Failure> {
+pub fn file(kind: &PlotKind, series: &[Series], width: u32) -> Result<Option<String>, BoxError> {
     let with_style = |svg: String| {
         svg.replacen("<svg ", "<svg class=\"plot\" ", 1).replacen('>', &format!("><style>{STYLE}</style>"), 1)
     };
@@ -113,11 +113,11 @@ pub fn file(kind: &Kind, series: &[Series], width: u32) -> Result<Option<String>
 const NAMESPACE: &str = " xmlns=\"http://www.w3.org/2000/svg\"";
 const MARGIN: u32 = 12;
 
-fn draw(kind: &Kind, series: &[Series], width: u32) -> Result<Option<String>, Failure> {
+fn draw(kind: &PlotKind, series: &[Series], width: u32) -> Result<Option<String>, BoxError> {
     let drawn = series.iter().filter(|one| one.plot == kind.plot);
     let curves = drawn.map(|one| (one.name.as_str(), points(kind, one))).filter(|(_, points)| !points.is_empty());
     let curves: Vec<_> =
-        curves.enumerate().map(|(index, (name, points))| Curve { name, look: Look::of(index), points }).collect();
+        curves.enumerate().map(|(index, (name, points))| Curve { name, look: CurveStyle::of(index), points }).collect();
     if curves.is_empty() {
         return Ok(None);
     }
@@ -136,12 +136,12 @@ fn draw(kind: &Kind, series: &[Series], width: u32) -> Result<Option<String>, Fa
 
 struct Curve<'a> {
     name: &'a str,
-    look: Look,
+    look: CurveStyle,
     points: Vec<(f64, f64)>,
 }
 
 /// The points of a series that can stand on the axes, in order.
-fn points(kind: &Kind, series: &Series) -> Vec<(f64, f64)> {
+fn points(kind: &PlotKind, series: &Series) -> Vec<(f64, f64)> {
     let can_stand = |&(x, y): &(f64, f64)| kind.x.scale.takes(x) && kind.y.scale.takes(y);
     let mut points: Vec<_> = series.points.iter().copied().filter(can_stand).collect();
     points.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -149,12 +149,12 @@ fn points(kind: &Kind, series: &Series) -> Vec<(f64, f64)> {
 }
 
 /// Draws axes and curves below the first `top` pixels.
-fn chart(kind: &Kind, curves: &[Curve<'_>], drawing: &Drawing<'_>, top: u32) -> Result<(), Failure> {
+fn chart(kind: &PlotKind, curves: &[Curve<'_>], drawing: &Drawing<'_>, top: u32) -> Result<(), BoxError> {
     let area = drawing.split_vertically(top).1;
     let (width, height) = area.dim_in_pixel();
     let points = || curves.iter().flat_map(|curve| curve.points.iter());
-    let x = Spread::of(&kind.x, points().map(|point| point.0), (width / 64) as usize);
-    let y = Spread::of(&kind.y, points().map(|point| point.1), (height / 30) as usize);
+    let x = AxisSpread::of(&kind.x, points().map(|point| point.0), (width / 64) as usize);
+    let y = AxisSpread::of(&kind.y, points().map(|point| point.1), (height / 30) as usize);
     let mut chart = ChartBuilder::on(&area)
         .margin(MARGIN)
         .margin_right(2 * MARGIN)
@@ -184,7 +184,7 @@ fn spaced(places: &[(i32, i32)], distance: i32) -> Vec<(i32, i32)> {
     kept
 }
 
-fn mesh(kind: &Kind, chart: &mut Chart<'_, '_>) -> Result<(), Failure> {
+fn mesh(kind: &PlotKind, chart: &mut Chart<'_, '_>) -> Result<(), BoxError> {
     chart
         .configure_mesh()
         .bold_line_style(look::GRID)
