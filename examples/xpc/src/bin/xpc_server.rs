@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! export CALLGATE_AUTHKEY=$(head -c 32 /dev/urandom | base64)    # once; the same in all three
-//! cargo run --release --example xpc_server
-//! cargo run --release --example xpc_register
-//! cargo run --release --example xpc_call
+//! cargo run --release -p xpc --bin xpc_server
+//! cargo run --release -p xpc --bin xpc_register
+//! cargo run --release -p xpc --bin xpc_call
 //! ```
 //!
 //! Each takes an address as its argument: a path, `@name`, or the name of a socket in the user's runtime directory. Default: `xpc`.

@@ -1,4 +1,4 @@
-//! A counter in a child process: `cargo run --release --example quickstart`
+//! A counter in a child process: `cargo run --release -p quickstart`
 use callgate::bridge;
 use std::{error::Error, process, time::Instant};
 

@@ -1,4 +1,4 @@
-//! A running program into which a second process hooks itself: `cargo run --release --example instrument`
+//! A running program into which a second process hooks itself: `cargo run --release -p instrument`
 //!
 //! The program works off jobs. It has registered two callbacks, one that reads its counter and one that changes its pace, and after each job it
 //! calls `job_done`, which nobody has registered. The second process, here the same program executed again, uses both, and registers

@@ -1,4 +1,4 @@
-//! Filters 4K pictures in a child process: `cargo run --release --example large_payload -- [--frames N] [--out FILE]`
+//! Filters 4K pictures in a child process: `cargo run --release -p large_payload -- [--frames N] [--out FILE]`
 //!
 //! A frame of 33 MB goes through three filters, a call each, that take it by value and give it back. As a `SharedBox`, it passes to a
 //! child that is trusted and back without a byte of it being copied. What that is worth shows beside a child that is not trusted, and

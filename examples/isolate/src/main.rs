@@ -1,4 +1,4 @@
-//! Decodes pictures in a child process: `cargo run --release --example isolate -- FILES..`
+//! Decodes pictures in a child process: `cargo run --release -p isolate -- FILES..`
 //!
 //! Whatever a file does to the decoder (a panic, an abort, an endless loop, more memory than granted) costs an
 //! error line; the next file is decoded by a fresh child. This process reads the files and never decodes one.
