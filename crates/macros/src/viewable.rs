@@ -36,7 +36,8 @@ fn implementation(input: &DeriveInput) -> Result<TokenStream, Error> {
         const _: () = {
             fn __viewable<__Field: ::__callgate::Viewable + ?::core::marker::Sized>() {}
 
-            #[allow(dead_code)]
+            // rkyv repeats bounds of the type's parameters in `where`.
+            #[allow(dead_code, clippy::multiple_bound_locations)]
             fn __fields #impl_generics () #conditions {
                 #(__viewable::<#checked>();)*
             }

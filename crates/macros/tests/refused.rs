@@ -1,4 +1,4 @@
-//! What the macro refuses, and in which words; what it accepts; and what has to be a program of its own to be seen.
+//! What the macro refuses, and in which words; and what it accepts that only a program of its own can show.
 
 #[test]
 fn refused() {
@@ -6,8 +6,8 @@ fn refused() {
 }
 
 #[test]
-fn accepted() {
-    trybuild::TestCases::new().pass("tests/accepted/*.rs");
+fn accepted_as_programs() {
+    trybuild::TestCases::new().pass("tests/programs/*.rs");
 }
 
 #[test]

@@ -72,8 +72,8 @@ fn held(holds: &impl Holds<String>) -> Option<String> {
     Holds::into(holds)
 }
 
-#[callgate::main]
-fn main() {
+#[test]
+fn a_drop_in_calls_its_proxy_whatever_every_type_has() {
     assert_eq!(Tap::tap(1), 1);
     assert_eq!(all_of(Number(40)), [42, 42, 43, 44]);
     assert_eq!(all_of(Number::bridge(40).start().unwrap()), [42, 42, 43, 44]);

@@ -36,8 +36,8 @@ impl Named {
     }
 }
 
-#[callgate::main]
-fn main() {
+#[test]
+fn every_constructor_has_a_builder() {
     let name = |builder: callgate::Builder<Named>| builder.start().unwrap().name().unwrap();
     assert_eq!(name(Named::bridge()), "new");
     assert_eq!(name(Named::bridge_with_name("given")), "given");

@@ -1,7 +1,5 @@
 //! Callgate by another name, as a dependency renamed in Cargo.toml is, and nothing by its own.
 
-extern crate callgate as cg;
-
 mod callgate {}
 
 use cg::rkyv;
@@ -47,7 +45,7 @@ mod inner {
     }
     pub struct Deep;
 
-    #[::cg::bridge(crate = crate::inner::deps::cg)]
+    #[::cg::bridge(crate = crate::crate_renamed::inner::deps::cg)]
     impl Deep {
         pub fn new() -> Self {
             Deep
@@ -58,8 +56,8 @@ mod inner {
     }
 }
 
-fn main() {
-    cg::init();
+#[test]
+fn callgate_works_by_another_name() {
     let mut player = Player::bridge().start().unwrap();
     let track = player.view().length(7).unwrap();
     assert_eq!((track.title.as_str(), track.seconds.to_native()), ("one", 7));

@@ -19,8 +19,8 @@ impl Counter {
     }
 }
 
-#[callgate::main]
-fn main() {
+#[test]
+fn callers_read_and_write_fields() {
     let counter = Counter::bridge().start().unwrap();
     counter.set_total(2).unwrap();
     counter.set_label("two".to_owned()).unwrap();

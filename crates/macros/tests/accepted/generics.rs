@@ -102,8 +102,8 @@ impl Solves for Solver<u32, Vec<String>> {
     }
 }
 
-#[callgate::main]
-fn main() {
+#[test]
+fn a_type_with_parameters_is_bridged() {
     let mut stack = Stack::<String, 2>::bridge(&["a".to_owned()]).start().unwrap();
     assert_eq!(stack.push("b".to_owned()).unwrap(), 2);
     stack.push_all(["c".to_owned(), "d".to_owned()]).unwrap();

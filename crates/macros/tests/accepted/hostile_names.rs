@@ -1,6 +1,6 @@
 //! Whatever names the user has, the generated code means its own.
 #![no_implicit_prelude]
-#![allow(dead_code, non_camel_case_types)]
+#![allow(dead_code, non_camel_case_types, clippy::duplicate_underscore_argument, clippy::too_many_arguments)]
 
 struct Result;
 struct Option;
@@ -67,4 +67,9 @@ fn main() {
     ::std::assert_eq!(calls.map(::std::result::Result::unwrap), [1, 2, 3, 5]);
     ::std::assert_eq!(service.dispatch(1, 2, 3, 4, 5, 6, 7).unwrap(), 28);
     ::std::assert_eq!(service.m(8).unwrap() + Clones::clone(&service, 1), 9);
+}
+
+#[::core::prelude::v1::test]
+fn generated_code_means_its_own_names() {
+    main();
 }

@@ -1,6 +1,6 @@
 //! Own types without an own dependency on rkyv.
-use callgate::rkyv::{self, Archive, Deserialize, Serialize};
 use callgate::bridge;
+use callgate::rkyv::{self, Archive, Deserialize, Serialize};
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[rkyv(crate = callgate::rkyv)]
@@ -39,12 +39,14 @@ impl Service {
     }
 }
 
-fn main() {
-    callgate::init();
+#[test]
+fn a_type_crosses_without_rkyv_as_a_dependency() {
     let service = Service::bridge().start().unwrap();
     let point = Point { x: 1.5, name: Some("p".into()) };
     assert_eq!(service.point(&point).unwrap(), point);
     assert_eq!(service.points([point.clone()].into()).unwrap(), [point]);
     assert!(matches!(service.shape(Point2(0, 1)).unwrap(), Shape::Dot(_)));
-    assert!(matches!(service.shape(Point2(1 << 40, 1)).unwrap(), Shape::Line { to: Point2(to, _), .. } if to == 1 << 40));
+    assert!(
+        matches!(service.shape(Point2(1 << 40, 1)).unwrap(), Shape::Line { to: Point2(to, _), .. } if to == 1 << 40)
+    );
 }

@@ -10,7 +10,7 @@ mod inner {
             pub fn new() -> Self {
                 super::Deep(3)
             }
-            pub(in crate::inner) fn within(&self) -> u8 {
+            pub(in crate::places::inner) fn within(&self) -> u8 {
                 self.0
             }
             pub(crate) fn depth(&self) -> u8 {
@@ -68,9 +68,8 @@ impl NoSuchType {
     pub fn new() -> Self {}
 }
 
-#[callgate::main]
-fn main() {
-
+#[test]
+fn a_block_works_wherever_an_impl_may_stand() {
     struct Local;
     trait Count {
         fn count(&self) -> u8;

@@ -30,8 +30,8 @@ impl Service {
     }
 }
 
-#[callgate::main]
-fn main() {
+#[test]
+fn callers_use_the_new_names() {
     let service = Service::bridge().start().unwrap();
     assert_eq!(service.halt().unwrap(), Service.stop());
     assert_eq!(service.r#type(2).unwrap(), Service.kind(2));

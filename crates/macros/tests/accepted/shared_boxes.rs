@@ -117,8 +117,8 @@ impl<F: AsMut<[u8]>> Inverter<F> {
     }
 }
 
-#[callgate::main]
-fn main() -> Result<(), Box<dyn Error>> {
+#[test]
+fn boxes_cross_wherever_a_value_may_stand() -> Result<(), Box<dyn Error>> {
     studio()?;
     filler()?;
     let inverter = Inverter::<SharedBox<[u8]>>::bridge().start()?;

@@ -78,8 +78,8 @@ impl Service {
     }
 }
 
-#[callgate::main]
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+#[test]
+fn views_read_what_derives_viewable() -> Result<(), Box<dyn std::error::Error>> {
     let service = Service::bridge().start()?;
     let tuple = service.view().tuple()?;
     assert_eq!(tuple.1[2].name, "number 2");
