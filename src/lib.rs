@@ -35,75 +35,12 @@
 //! }
 //! ```
 //!
-//! # What crosses
+//! The [`guide`] has a page for each topic: [what crosses](guide::types), [ways of calling](guide::calls), [large payloads](guide::large_payloads),
+//! [errors](guide::errors), [children and restarts](guide::children), [sandboxes](guide::sandboxes), [named callbacks](guide::callbacks) and
+//! [limits](guide::limits).
 //!
-//! Arguments and returned values are archived by [`rkyv`]: whatever implements [`Transfer`]. `&str`, `&[u8]` and slices of
-//! other numbers are read by the method in place, in shared memory. `&Archived<T>` parameters are read in place too; the
-//! caller passes a `&T`. All others arrive as owned values.
-//!
-//! A result is made into a value, unless it is asked for with [`Bridge::view`]: then it stays an archive, to be read in place.
-//!
-//! # Large payloads
-//!
-//! All that is archived is copied. What is large and plain data goes into a [`SharedBox`]: its contents lie in the bridge's shared memory,
-//! and passing it hands them over where they are. [`SharedWriter`] fills one from a file or socket. By default the child is not trusted:
-//! it can only read its parent's memory, and what it makes or changes is copied before the parent looks at it. With
-//! [`Builder::trust_child`], which is `unsafe`, boxes pass both ways without a copy, and so do [views](Bridge::view) of large results.
-//!
-//! ```
-//! use callgate::{SharedBox, bridge};
-//!
-//! struct Mixer;
-//!
-//! #[bridge]
-//! impl Mixer {
-//!     pub fn new() -> Self { Mixer }
-//!     pub fn halve(&self, mut samples: SharedBox<[f32]>) -> SharedBox<[f32]> {
-//!         samples.iter_mut().for_each(|sample| *sample /= 2.0);
-//!         samples
-//!     }
-//! }
-//!
-//! #[callgate::main]
-//! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let mixer = Mixer::bridge().max_payload(64 << 20).memory(512 << 20).start()?;
-//!     let mut samples = SharedBox::<[f32]>::zeroed_in(&mixer, 1_000_000)?;
-//!     samples.fill(1.0);
-//!     let samples = mixer.halve(samples)?; // moved away, and another came back
-//!     assert!(samples.iter().all(|&sample| sample == 0.5));
-//!     Ok(())
-//! }
-//! ```
-//!
-//! [`Builder::max_payload`] is the longest that one box, request or reply may be, [`Builder::memory`] what all together may have, half of it
-//! for each side; who finds it in use waits until the timeout, and gets [`CallError::Exhausted`] or [`NoMemory`]. Memory comes back
-//! when a box is dropped, on whichever side; [`Builder::retained`] bytes of it stay ready on each side, for new memory costs much more.
-//!
-//! # Several calls at once
-//!
-//! A bridge takes calls from many threads, and its child carries them out one at a time. With [`Builder::workers`] a service that is
-//! `Send + Sync` carries out several methods with `&self` at once; one with `&mut self` still runs alone. [`Bridge::begin`]
-//! calls without waiting for the result.
-//!
-//! # When a child dies
-//!
-//! Calls fail with [`CallError::Died`], which says how it ended and whether the method can have run. [`Builder::restart`] starts another
-//! child, builds the service there from the same arguments, and makes those calls again that may be.
-//!
-//! # What the child can do
-//!
-//! What it cannot do is harm the parent through the bridge: no reply, however malformed, is undefined behaviour in the safe interface.
-//!
-//! Beside the bridge it is a process of the same user, which may open that user's files, look into and signal that user's
-//! processes, connect to anybody and start programs. So **without a sandbox a bridge contains crashes, and is no security boundary** against a child that
-//! somebody else has taken over.
-//!
-//! The feature `sandbox` makes it one: `Builder::sandbox(Sandbox::strict())` has the child give up, before the service exists, all that a
-//! service which only computes can live without: files, network, processes, capabilities, rare system calls, and every hand on its
-//! parent. What can still be done is said there: above all to use up CPU time and shared memory, as far as there are no limits. A child that
-//! is another user as well (`Sandbox::uid`) is held off by both.
-//!
-//! The layers and the protocol are described in ARCHITECTURE.md in the repository.
+//! Without a sandbox a bridge contains crashes, and is **no security boundary** against a child that somebody else has taken over: the child is a process
+//! of the same user. ARCHITECTURE.md in the repository describes the layers and the protocol.
 
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
 // The documentation says of each item which feature it needs; where that is built, the compiler is a nightly one.
@@ -119,6 +56,7 @@ compile_error!("callgate runs on Linux on x86-64 and little-endian aarch64 only"
 
 // Layer 5: what users hold.
 mod bridge;
+pub mod guide;
 pub mod manager;
 mod trust_child;
 
