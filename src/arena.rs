@@ -37,7 +37,7 @@ pub(crate) trait Source {
 
 /// A block on loan from an [`Arena`], to be given back to it.
 #[derive(Debug)]
-pub(crate) struct Loan {
+pub(crate) struct Allocation {
     block: Block,
     pub(crate) segment: u64,
     offset: u64,
@@ -50,7 +50,7 @@ pub(crate) struct Loan {
 /// Between two looks at the clock, the system provides so many bytes: a huge page, where it has such.
 const POPULATED: usize = 2 << 20;
 
-impl Loan {
+impl Allocation {
     /// Has the system provide what is about to be written, if it is new, or as much of it as there is time for. To be done without a lock.
     pub(crate) fn populate(&self, until: Deadline) {
         for from in (0..self.to_populate).step_by(POPULATED) {
@@ -156,13 +156,13 @@ impl Arena {
     /// # Errors
     ///
     /// If `len` exceeds the longest payload, or the source has no more memory even after all idle segments were given back.
-    pub(crate) fn allocate(&mut self, len: u64, source: &mut dyn Source) -> Result<Loan, NoMemory> {
+    pub(crate) fn allocate(&mut self, len: u64, source: &mut dyn Source) -> Result<Allocation, NoMemory> {
         if len > self.limits.max_payload {
             return Err(NoMemory::TooLarge { len, max: self.limits.max_payload });
         }
         let block_len = block_len(len);
-        if let Some(loan) = self.reuse(block_len) {
-            return Ok(loan);
+        if let Some(allocation) = self.reuse(block_len) {
+            return Ok(allocation);
         }
         let blocks = if block_len <= LARGEST_SHARED { BLOCKS_PER_SEGMENT } else { 1 };
         let mut grown = source.grow(block_len * blocks);
@@ -178,11 +178,11 @@ impl Arena {
         let free = (0..blocks).rev().collect();
         self.segments.insert(segment, Owned { mapping, block_len, blocks, free, used: 0 });
         self.idle += block_len * blocks;
-        let mut loan =
+        let mut allocation =
             self.reuse(block_len).ok_or_else(|| NoMemory::Failed { why: "a segment shorter than asked for".into() })?;
         // Blocks that share their segment are written one at a time, and most of them never.
-        loan.to_populate = if blocks == 1 { len as usize } else { 0 };
-        Ok(loan)
+        allocation.to_populate = if blocks == 1 { len as usize } else { 0 };
+        Ok(allocation)
     }
 
     /// A block for at least `need` bytes of a frame that outgrows where `written` of them have been written.
@@ -198,7 +198,7 @@ impl Arena {
         written: usize,
         need: usize,
         source: &mut dyn Source,
-    ) -> Result<Loan, NoMemory> {
+    ) -> Result<Allocation, NoMemory> {
         let need = need as u64;
         let wish = (2 * written as u64).max(need + need / 8).min(self.limits.max_payload).max(need);
         match self.allocate(wish, source) {
@@ -208,7 +208,7 @@ impl Arena {
     }
 
     /// A free block of the class, or of one at most twice as large.
-    fn reuse(&mut self, block_len: u64) -> Option<Loan> {
+    fn reuse(&mut self, block_len: u64) -> Option<Allocation> {
         let fits = |owned: &Owned| !owned.free.is_empty() && (block_len..=2 * block_len).contains(&owned.block_len);
         let (&segment, owned) =
             self.segments.iter_mut().filter(|(_, owned)| fits(owned)).min_by_key(|(_, owned)| owned.block_len)?;
@@ -222,13 +222,13 @@ impl Arena {
         owned.used = self.clock;
         let (offset, len) = (index * owned.block_len, owned.block_len);
         let block = Block::new(&owned.mapping, offset, len)?;
-        Some(Loan { block, segment, offset, len: len.min(self.limits.max_payload), to_populate: 0 })
+        Some(Allocation { block, segment, offset, len: len.min(self.limits.max_payload), to_populate: 0 })
     }
 
     /// Takes a block back.
-    pub(crate) fn free(&mut self, loan: Loan, source: &mut dyn Source) {
-        let Some(owned) = self.segments.get_mut(&loan.segment) else { return };
-        let index = loan.offset / owned.block_len;
+    pub(crate) fn free(&mut self, allocation: Allocation, source: &mut dyn Source) {
+        let Some(owned) = self.segments.get_mut(&allocation.segment) else { return };
+        let index = allocation.offset / owned.block_len;
         debug_assert!(!owned.free.contains(&index), "a block freed twice");
         owned.free.push(index);
         if owned.is_idle() {
@@ -345,10 +345,10 @@ mod tests {
             arena.allocate((1 << 19) + 1, &mut source).unwrap_err(),
             NoMemory::TooLarge { len: (1 << 19) + 1, max: 1 << 19 }
         );
-        let loans: Vec<_> = std::iter::from_fn(|| arena.allocate(1 << 18, &mut source).ok()).collect();
-        assert_eq!(loans.len(), 4);
-        for loan in loans {
-            arena.free(loan, &mut source);
+        let allocations: Vec<_> = std::iter::from_fn(|| arena.allocate(1 << 18, &mut source).ok()).collect();
+        assert_eq!(allocations.len(), 4);
+        for allocation in allocations {
+            arena.free(allocation, &mut source);
         }
         // Idle segments of another class make way.
         assert!(arena.allocate(1 << 19, &mut source).is_ok());
@@ -360,15 +360,15 @@ mod tests {
         let mut source = Memfds { budget: 1 << 30, ..Memfds::default() };
         let mut arena = Arena::new(Limits { max_payload: 64 << 20, retained: 4 << 20 });
         for _ in 0..10 {
-            let loans = [20 << 20, 10 << 20].map(|len| arena.allocate(len, &mut source).unwrap());
-            loans.into_iter().for_each(|loan| arena.free(loan, &mut source));
+            let allocations = [20 << 20, 10 << 20].map(|len| arena.allocate(len, &mut source).unwrap());
+            allocations.into_iter().for_each(|allocation| arena.free(allocation, &mut source));
         }
         assert_eq!(source.next, 2, "no segment was new but the first of each size");
         assert!(arena.is_untidy());
         // Other sizes take the place of those: never more than was in use at once.
         for len in [30 << 20, 25 << 20, 15 << 20] {
-            let loan = arena.allocate(len, &mut source).unwrap();
-            arena.free(loan, &mut source);
+            let allocation = arena.allocate(len, &mut source).unwrap();
+            arena.free(allocation, &mut source);
             assert!(source.live.values().sum::<u64>() <= 32 << 20);
         }
         let small = arena.allocate(5000, &mut source).unwrap();
@@ -386,17 +386,17 @@ mod tests {
             let mut model = Reference {
                 source: Memfds { budget: 2 << 20, ..Memfds::default() },
                 arena: Arena::new(Limits { max_payload: 1 << 18, retained: 256 << 10 }),
-                loans: Vec::new(),
+                allocations: Vec::new(),
             };
             for (act, number) in acts {
                 match act {
                     0..4 => model.allocate(number),
-                    4..7 if !model.loans.is_empty() => model.free(number as usize % model.loans.len()),
+                    4..7 if !model.allocations.is_empty() => model.free(number as usize % model.allocations.len()),
                     _ => drop(model.arena.tidy(&mut model.source)),
                 }
                 model.check();
             }
-            while !model.loans.is_empty() {
+            while !model.allocations.is_empty() {
                 model.free(0);
                 model.check();
             }
@@ -410,7 +410,7 @@ mod tests {
     struct Reference {
         source: Memfds,
         arena: Arena,
-        loans: Vec<Loan>,
+        allocations: Vec<Allocation>,
     }
 
     impl Reference {
@@ -422,30 +422,32 @@ mod tests {
                 |owned: &Owned| owned.block_len >= class && owned.block_len <= 2 * class && !owned.free.is_empty();
             let can_be = self.arena.segments.values().any(is_free) || self.in_use() + new <= self.source.budget;
             match self.arena.allocate(len, &mut self.source) {
-                Ok(loan) => {
-                    assert!(can_be && len <= 1 << 18 && loan.len >= len);
-                    assert!(loan.block.span().len() as u64 <= 2 * class && loan.offset.is_multiple_of(4096));
-                    self.loans.push(loan);
+                Ok(allocation) => {
+                    assert!(can_be && len <= 1 << 18 && allocation.len >= len);
+                    assert!(
+                        allocation.block.span().len() as u64 <= 2 * class && allocation.offset.is_multiple_of(4096)
+                    );
+                    self.allocations.push(allocation);
                 }
                 Err(why) => assert!(len > 1 << 18 || !can_be, "{len} bytes were refused: {why:?}"),
             }
         }
 
         fn free(&mut self, at: usize) {
-            self.arena.free(self.loans.swap_remove(at), &mut self.source);
+            self.arena.free(self.allocations.swap_remove(at), &mut self.source);
         }
 
         /// Bytes of the segments that some loan lies in.
         fn in_use(&self) -> u64 {
-            let is_lent = |segment: &u64| self.loans.iter().any(|loan| loan.segment == *segment);
+            let is_lent = |segment: &u64| self.allocations.iter().any(|allocation| allocation.segment == *segment);
             self.source.live.iter().filter(|(segment, _)| is_lent(segment)).map(|(_, len)| len).sum()
         }
 
         fn check(&self) {
-            for (at, one) in self.loans.iter().enumerate() {
-                let end = |loan: &Loan| loan.offset + loan.block.span().len() as u64;
+            for (at, one) in self.allocations.iter().enumerate() {
+                let end = |allocation: &Allocation| allocation.offset + allocation.block.span().len() as u64;
                 assert!(end(one) <= self.source.live[&one.segment], "outside its segment");
-                let others = self.loans[at + 1..].iter().filter(|other| other.segment == one.segment);
+                let others = self.allocations[at + 1..].iter().filter(|other| other.segment == one.segment);
                 others.for_each(|other| {
                     assert!(end(other) <= one.offset || end(one) <= other.offset, "two in one place")
                 });
@@ -453,7 +455,7 @@ mod tests {
             assert_eq!(self.arena.in_use, self.in_use());
             assert_eq!(self.arena.in_use + self.arena.idle, self.source.live.values().sum::<u64>());
             let lent = self.arena.segments.values().map(|owned| owned.blocks - owned.free.len() as u64);
-            assert_eq!(lent.sum::<u64>(), self.loans.len() as u64, "each is out or free, and is it once");
+            assert_eq!(lent.sum::<u64>(), self.allocations.len() as u64, "each is out or free, and is it once");
         }
     }
 }

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::layout::{PAYLOAD_OFFSET, SlotLine, TICKET};
+use crate::layout::{LOAN_ID, PAYLOAD_OFFSET, SlotLine};
 use crate::reading::DecodeRefusal;
 use crate::sync::Ordering::Relaxed;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -192,13 +192,13 @@ impl Commit {
 impl BlockRef {
     /// Reads the reference that [`store`](Self::store) wrote. Not checked against anything.
     pub(crate) fn load(line: &SlotLine) -> Self {
-        let [segment, offset, len, loan_id] = [0, 1, 2, TICKET].map(|at: usize| line.inline[at].load(Relaxed));
+        let [segment, offset, len, loan_id] = [0, 1, 2, LOAN_ID].map(|at: usize| line.inline[at].load(Relaxed));
         Self { segment, offset, len, loan_id }
     }
 
     /// Writes the reference where the slot's payload would begin.
     pub(crate) fn store(self, line: &SlotLine) {
-        for (at, value) in [(0, self.segment), (1, self.offset), (2, self.len), (TICKET, self.loan_id)] {
+        for (at, value) in [(0, self.segment), (1, self.offset), (2, self.len), (LOAN_ID, self.loan_id)] {
             line.inline[at].store(value, Relaxed);
         }
     }

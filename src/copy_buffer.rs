@@ -321,7 +321,7 @@ pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], decoder: Decoder<'_>) -> Resu
     let decoder = decoder.within(bytes);
     catch(|| {
         let (archived, need) = access_until::<R::Archived>(bytes, decoder.until())?;
-        let need = Need { is_trusted: decoder.home().is_none(), ..need };
+        let need = Need { is_trusted: decoder.pool().is_none(), ..need };
         if need.levels == 0 || CopyBuffer::<R>::is_of_numbers() {
             return decoder.make(archived);
         }

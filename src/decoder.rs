@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// What values are made with of their archives.
 pub struct Decoder<'d> {
     /// The memory of the bridge that the archive came by; `None` in a child, which has but one.
-    pub(crate) home: Option<&'d Arc<dyn PoolHandle>>,
+    pub(crate) pool: Option<&'d Arc<dyn PoolHandle>>,
     /// Bytes that may yet be copied out of what the peer lends.
     left: u64,
     pub(crate) trust: Option<TrustedPeer>,
@@ -48,13 +48,13 @@ pub(crate) type Decoding<'d> = Strategy<Decoder<'d>, Failure>;
 impl<'d> Decoder<'d> {
     /// Of replies that came by a bridge, whose boxes together have at most `most` bytes, and which are wanted until a deadline.
     #[inline(always)]
-    pub(crate) fn of(home: &'d Arc<dyn PoolHandle>, most: u64, trust: Option<TrustedPeer>, until: Deadline) -> Self {
-        Self { home: Some(home), left: most, trust, frame: None, refused: None, until }
+    pub(crate) fn of(pool: &'d Arc<dyn PoolHandle>, most: u64, trust: Option<TrustedPeer>, until: Deadline) -> Self {
+        Self { pool: Some(pool), left: most, trust, frame: None, refused: None, until }
     }
 
     /// Of what a child got from its parent.
     pub(crate) fn of_child() -> Self {
-        Self { home: None, left: u64::MAX, trust: None, frame: None, refused: None, until: Deadline::NEVER }
+        Self { pool: None, left: u64::MAX, trust: None, frame: None, refused: None, until: Deadline::NEVER }
     }
 
     /// The same, of a frame that lies in `bytes`.
@@ -69,8 +69,8 @@ impl<'d> Decoder<'d> {
         self.frame.as_ref().is_none_or(|frame| frame.contains(&std::ptr::from_ref(part).addr()))
     }
 
-    pub(crate) fn home(&self) -> Option<&'d Arc<dyn PoolHandle>> {
-        self.home
+    pub(crate) fn pool(&self) -> Option<&'d Arc<dyn PoolHandle>> {
+        self.pool
     }
 
     /// A part of the value cannot be made. To be said instead of returning an error, with a part that stands for it: when a part of

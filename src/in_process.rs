@@ -58,13 +58,13 @@ impl Ends {
     }
 
     /// The same, with where memory comes from, and how both sides wait.
-    fn over<T: Service>(geometry: Geometry, objects: Arc<dyn Backing>, wait: Wait) -> Self {
-        let (own, object) = Segment::create(geometry, &*objects).unwrap();
-        let bells = ParentBells::new(Signal::Futex, Count::of(&geometry), &*objects).unwrap();
+    fn over<T: Service>(geometry: Geometry, backing: Arc<dyn Backing>, wait: Wait) -> Self {
+        let (own, object) = Segment::create(geometry, &*backing).unwrap();
+        let bells = ParentBells::new(Signal::Futex, Count::of(&geometry), &*backing).unwrap();
         let (parent, child) = socket::pair().unwrap();
         let memory = MemoryOptions { max_payload: 1 << 20, total: 16 << 20, retained: 1 << 20, trust: None };
-        let peers = Segment::attach(&*objects, &mut object.into_iter()).unwrap();
-        let link = Link::new(1, Pidfd::of_nobody(), parent, &own, LinkParts { memory, objects, bells, report: None });
+        let peers = Segment::attach(&*backing, &mut object.into_iter()).unwrap();
+        let link = Link::new(1, Pidfd::of_nobody(), parent, &own, LinkParts { memory, backing, bells, report: None });
         let caller = Caller::new::<T>(&own, link, wait);
         Self { caller, segments: [own, peers], child, wait }
     }

@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::arena::Loan;
+use crate::arena::Allocation;
 use crate::commit::{Kind, Place};
 use crate::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
 use crate::encode::{Encode, SendBox, Spill, encode, look_at_reply};
@@ -67,7 +67,7 @@ pub(crate) struct CallerLane {
     pace: Pace,
     /// What the request being written carries. What a `Serialize` that failed or panicked left here is given back by the next
     /// request.
-    carried: Attachments,
+    attachments: Attachments,
     /// What unanswered requests carry, with their positions, oldest first.
     under_way: VecDeque<(u64, Attachments)>,
 }
@@ -90,7 +90,7 @@ impl CallerLane {
             worker_bell: bells.worker(worker),
             in_use: false,
             pace: Pace::new(),
-            carried: Attachments::default(),
+            attachments: Attachments::default(),
             // Never grows: there are at most as many unanswered requests as slots.
             under_way: VecDeque::with_capacity(segment.geometry().slots as usize),
         }
@@ -139,24 +139,25 @@ impl CallerLane {
     pub(crate) fn write<A: Encode + Archive<Archived: Checked>>(
         &mut self,
         args: &A,
-        room: &AllocContext<'_>,
+        alloc: &AllocContext<'_>,
     ) -> Result<usize, SendError> {
         debug_assert!(self.credit() > 0);
-        write(args, &mut self.requests, room, &mut self.carried, None)
+        write(args, &mut self.requests, alloc, &mut self.attachments, None)
     }
 
     /// Whether the request that was written carries memory that its arguments had: what is in boxes.
     #[inline(always)]
     pub(crate) fn carries_boxes(&self) -> bool {
-        self.carried.is_loaded && !(self.carried.lent.is_empty() && self.carried.home.is_empty())
+        self.attachments.is_loaded && !(self.attachments.lent.is_empty() && self.attachments.returns.is_empty())
     }
 
     /// Publishes and announces the request of `len` bytes that was written. What of its arguments somebody still looks at now is shared
     /// with the callee; the rest is its own.
     #[inline(always)]
-    pub(crate) fn publish(&mut self, kind: Kind, call: u64, len: usize, room: &AllocContext<'_>) {
-        let (place, home) = if self.carried.is_loaded { self.sent_slow(len, room) } else { (Place::Slot(len), 0) };
-        self.requests.publish(kind, home << 32 | call, place);
+    pub(crate) fn publish(&mut self, kind: Kind, call: u64, len: usize, alloc: &AllocContext<'_>) {
+        let (place, returns) =
+            if self.attachments.is_loaded { self.sent_slow(len, alloc) } else { (Place::Slot(len), 0) };
+        self.requests.publish(kind, returns << 32 | call, place);
         failpoints::reach(Step::ParentRequestStored);
         if !self.in_use {
             self.enter_use_slow();
@@ -166,13 +167,13 @@ impl CallerLane {
 
     /// Keeps what the request carries until it is answered. Returns where it lies, and what it brings home.
     #[cold]
-    fn sent_slow(&mut self, len: usize, room: &AllocContext<'_>) -> (Place, u64) {
-        let mut carried = std::mem::take(&mut self.carried);
-        let place = place(len, carried.block.as_ref());
-        let home = room.home.on(|pool, _| pool.sent(&mut carried));
-        self.under_way.push_back((self.requests.position(), carried));
+    fn sent_slow(&mut self, len: usize, alloc: &AllocContext<'_>) -> (Place, u64) {
+        let mut attachments = std::mem::take(&mut self.attachments);
+        let place = place(len, attachments.block.as_ref());
+        let returns = alloc.pool.on(|pool, _| pool.sent(&mut attachments));
+        self.under_way.push_back((self.requests.position(), attachments));
         failpoints::reach(Step::ParentRequestDeparted);
-        (place, home.to_word())
+        (place, returns.to_word())
     }
 
     /// Whether the request that comes next may be nested, of the chain `chain`: not while one of another chain is under way, which may not have
@@ -295,9 +296,9 @@ impl CallerLane {
     /// Is done with the reply that [`take`](Self::take) returned. `carried` = it carried blocks, which the callee may use again.
     /// Returns what the request carried.
     #[inline(always)]
-    pub(crate) fn release(&mut self, carried: bool) -> Option<Attachments> {
+    pub(crate) fn release(&mut self, attachments: bool) -> Option<Attachments> {
         self.replies.release();
-        if carried {
+        if attachments {
             // Release: what is to be copied is copied, and what is kept is taken. Pairs with the Acquire in `PayloadMemory::collect`.
             self.caller.released.store(self.replies.position(), Release);
         }
@@ -305,17 +306,17 @@ impl CallerLane {
     }
 
     /// Takes back what a request carried whose arguments panicked while they were written.
-    pub(crate) fn forget_unsent(&mut self, home: &dyn PoolHandle) {
-        if self.carried.is_loaded {
-            let carried = std::mem::take(&mut self.carried);
-            home.on(|pool, source| pool.finish_frame(carried, source));
+    pub(crate) fn forget_unsent(&mut self, pool: &dyn PoolHandle) {
+        if self.attachments.is_loaded {
+            let attachments = std::mem::take(&mut self.attachments);
+            pool.on(|pool, source| pool.finish_frame(attachments, source));
         }
     }
 
     /// Nobody waits for the replies any more. What their requests carry comes back when they are taken.
-    pub(crate) fn give_up(&mut self, home: &dyn PoolHandle) {
-        for (_, carried) in &mut self.under_way {
-            home.on(|pool, _| pool.given_up(carried));
+    pub(crate) fn give_up(&mut self, pool: &dyn PoolHandle) {
+        for (_, attachments) in &mut self.under_way {
+            pool.on(|pool, _| pool.given_up(attachments));
         }
     }
 
@@ -330,8 +331,8 @@ impl CallerLane {
         }
         let mut arrived = None;
         while self.under_way.front().is_some_and(|(position, _)| is_next(*position)) {
-            let carried = self.under_way.pop_front().map(|(_, carried)| carried);
-            arrived = carried.filter(|carried| carried.is_loaded).or(arrived);
+            let attachments = self.under_way.pop_front().map(|(_, attachments)| attachments);
+            arrived = attachments.filter(|attachments| attachments.is_loaded).or(arrived);
         }
         arrived
     }
@@ -377,7 +378,7 @@ pub(crate) fn is_past(mark: u64, position: u64) -> bool {
 
 /// Where a frame of `len` bytes lies that was written into its slot, or into `loan` if it outgrew that.
 #[inline(always)]
-fn place(len: usize, loan: Option<&Loan>) -> Place {
+fn place(len: usize, loan: Option<&Allocation>) -> Place {
     loan.map_or(Place::Slot(len), |loan| Place::Block(loan.reference(len)))
 }
 
@@ -387,20 +388,20 @@ fn place(len: usize, loan: Option<&Loan>) -> Place {
 fn write<T: Encode + Archive<Archived: Checked>>(
     value: &T,
     ring: &mut Producer,
-    room: &AllocContext<'_>,
-    carried: &mut Attachments,
+    alloc: &AllocContext<'_>,
+    attachments: &mut Attachments,
     reader: Option<&CallerBell>,
 ) -> Result<usize, SendError> {
     let (stage, claim) = ring.claim();
     let slot = claim.payload();
-    let mut spill = BlockSpill { room, claim, carried, reader, until: Deadline::NEVER, boxed: 0, failed: None };
-    if spill.carried.is_loaded {
+    let mut spill = BlockSpill { alloc, claim, attachments, reader, until: Deadline::NEVER, boxed: 0, failed: None };
+    if spill.attachments.is_loaded {
         spill.discard_slow();
     }
     let frame = encode(value, stage, slot, &mut spill).map_err(|Failure| spill.failed_slow())?;
     // Who reads requests says itself what it does not accept, and goes on. Who reads replies trusts nobody.
     if frame.is_suspect && reader.is_some() {
-        let block = spill.carried.block.as_ref().map(Loan::span);
+        let block = spill.attachments.block.as_ref().map(Allocation::span);
         look_at_reply::<T::Archived>(frame.len, block, stage, slot).map_err(SendError::Beyond)?;
     }
     Ok(frame.len)
@@ -414,9 +415,9 @@ const PIECE: usize = 32 << 10;
 
 /// Moves a frame that outgrows its slot into a block, and into a larger one when it outgrows that. Takes the memory only then.
 struct BlockSpill<'a> {
-    room: &'a AllocContext<'a>,
+    alloc: &'a AllocContext<'a>,
     claim: &'a Claim,
-    carried: &'a mut Attachments,
+    attachments: &'a mut Attachments,
     /// Who copies a large frame while it is written. Requests are read in place, so nobody.
     reader: Option<&'a CallerBell>,
     /// When nobody wants the frame any more; known once it has outgrown its slot.
@@ -432,18 +433,18 @@ impl BlockSpill<'_> {
     #[cold]
     fn discard_slow(&mut self) {
         self.claim.take_back();
-        let carried = std::mem::take(self.carried);
-        self.room.home.on(|pool, source| pool.finish_frame(carried, source));
+        let attachments = std::mem::take(self.attachments);
+        self.alloc.pool.on(|pool, source| pool.finish_frame(attachments, source));
     }
 
     /// Counts what a caller copies of the boxes in one reply: all together it copies no more than a payload.
     fn count_box(&mut self, box_ref: &BoxRef) -> Result<(), NoMemory> {
-        let home = self.room.home;
-        if self.reader.is_none() || home.is_trusted_by_peer() {
+        let pool = self.alloc.pool;
+        if self.reader.is_none() || pool.is_trusted_by_peer() {
             return Ok(());
         }
         self.boxed = self.boxed.saturating_add(box_ref.len());
-        let max = home.on(|pool, _| pool.max_payload());
+        let max = pool.on(|pool, _| pool.max_payload());
         if self.boxed > max { Err(NoMemory::TooLarge { len: self.boxed, max }) } else { Ok(()) }
     }
 
@@ -457,33 +458,33 @@ impl BlockSpill<'_> {
 impl Spill for BlockSpill<'_> {
     #[cold]
     fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
-        let home = self.room.home;
-        if self.carried.block.is_none() {
-            self.until = self.room.patience.until();
+        let pool = self.alloc.pool;
+        if self.attachments.block.is_none() {
+            self.until = self.alloc.patience.until();
         }
-        let loan = self.room.find(&mut |pool, source| pool.allocate_more(written, need, source));
-        let loan = loan.map_err(|why| self.failed = Some(why)).ok()?;
+        let larger = self.alloc.find(&mut |pool, source| pool.allocate_more(written, need, source));
+        let larger = larger.map_err(|why| self.failed = Some(why)).ok()?;
         failpoints::reach(if self.reader.is_none() { Step::ParentBlockAllocated } else { Step::ChildBlockAllocated });
         // A frame may fill the block up to where the longest payload ends.
-        let room = loan.room();
-        let from = self.carried.block.as_ref().map_or(self.claim.payload(), Loan::span);
+        let room = larger.room();
+        let from = self.attachments.block.as_ref().map_or(self.claim.payload(), Allocation::span);
         from.first(written).copy_into(room);
         let place = (room.start(), room.len());
-        self.carried.is_loaded = true;
-        if let Some(old) = self.carried.block.replace(loan) {
+        self.attachments.is_loaded = true;
+        if let Some(old) = self.attachments.block.replace(larger) {
             if self.claim.is_announced() {
                 self.claim.take_back();
                 failpoints::reach(Step::ChildTakenBack);
             }
-            home.on(|pool, source| pool.free(old, source));
+            pool.on(|pool, source| pool.free(old, source));
         }
         Some(place)
     }
 
     #[cold]
     fn send_with(&mut self, send: &mut SendBox<'_>) -> Result<Option<BoxRef>, Failure> {
-        self.carried.is_loaded = true;
-        let sent = send(self.room, self.carried).and_then(|box_ref| {
+        self.attachments.is_loaded = true;
+        let sent = send(self.alloc, self.attachments).and_then(|box_ref| {
             self.count_box(&box_ref)?;
             Ok(Some(box_ref))
         });
@@ -494,17 +495,17 @@ impl Spill for BlockSpill<'_> {
     }
 
     #[cold]
-    fn progress(&mut self, written: usize, need: usize, room: usize) -> Option<usize> {
-        let (Some(reader), Some(loan)) = (self.reader, self.carried.block.as_ref()) else {
+    fn progress(&mut self, written: usize, need: usize, alloc: usize) -> Option<usize> {
+        let (Some(reader), Some(loan)) = (self.reader, self.attachments.block.as_ref()) else {
             if self.until.has_passed() {
                 self.failed = Some(NoMemory::Late { len: need as u64 });
                 return None;
             }
             return Some(written.saturating_add(BYTES_A_LOOK));
         };
-        if self.room.home.is_trusted_by_peer() {
+        if self.alloc.pool.is_trusted_by_peer() {
             // It will be read where it lies.
-            return Some(room);
+            return Some(alloc);
         }
         if need < ANNOUNCED {
             return Some(ANNOUNCED);
@@ -513,7 +514,7 @@ impl Spill for BlockSpill<'_> {
             self.claim.advance(written);
             failpoints::reach(Step::ChildAdvanced);
         } else {
-            self.claim.announce(loan.reference(room), written, need);
+            self.claim.announce(loan.reference(alloc), written, need);
             reader.notify();
             failpoints::reach(Step::ChildAnnounced);
         }
@@ -528,7 +529,7 @@ pub(crate) struct CalleeLane {
     replies: ReplyWriter,
     callee: Placed<CalleeLine>,
     /// What the reply being written carries.
-    carried: Attachments,
+    attachments: Attachments,
 }
 
 /// Where the replies of a lane go, and who waits for them.
@@ -561,7 +562,7 @@ impl CalleeLane {
                 caller: CallerBell { line: segment.caller_line(index), sleeper: bells.lane(index) },
             },
             callee: segment.callee_line(index),
-            carried: Attachments::default(),
+            attachments: Attachments::default(),
         }
     }
 
@@ -589,7 +590,7 @@ impl CalleeLane {
         // The compiler must not move the method's own effects before the record. The processor need not be told: the record
         // of a child is read only after it is dead, and then everything it stored is visible. Workers of strangers ask `is_left`.
         std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-        Ok(Some((frame, ReplySlot { replies: &mut self.replies, len: 0, carried: &mut self.carried })))
+        Ok(Some((frame, ReplySlot { replies: &mut self.replies, len: 0, attachments: &mut self.attachments })))
     }
 
     /// The position that the next reply will have.
@@ -597,7 +598,7 @@ impl CalleeLane {
         self.replies.ring.position()
     }
 
-    /// Publishes and announces the reply that was written, and is done with the request. `carries` = what [`Departed::call`] says.
+    /// Publishes and announces the reply that was written, and is done with the request. `carries` = what [`SentReply::call`] says.
     #[inline(always)]
     pub(crate) fn publish(&mut self, kind: Kind, carries: u64, place: Place) {
         let ReplyWriter { ring, caller } = &mut self.replies;
@@ -684,15 +685,15 @@ impl WorkerBell {
 pub(crate) struct ReplySlot<'a> {
     replies: &'a mut ReplyWriter,
     len: usize,
-    carried: &'a mut Attachments,
+    attachments: &'a mut Attachments,
 }
 
 /// A reply that carries something, as it is published.
-pub(crate) struct Departed {
+pub(crate) struct SentReply {
     pub(crate) place: Place,
-    /// The call word: `home << 32 | 1`, by which the caller knows that there is something to be released, and what comes home.
+    /// The call word: `returns << 32 | 1`, by which the caller knows that there is something to be released, and what comes home.
     pub(crate) call: u64,
-    pub(crate) carried: Attachments,
+    pub(crate) attachments: Attachments,
 }
 
 impl ReplySlot<'_> {
@@ -706,11 +707,11 @@ impl ReplySlot<'_> {
     pub(crate) fn write<R: Encode + Archive<Archived: Checked>>(
         &mut self,
         value: &R,
-        room: &AllocContext<'_>,
+        alloc: &AllocContext<'_>,
     ) -> Result<(), SendError> {
         self.len = 0;
         let ReplyWriter { ring, caller } = &mut *self.replies;
-        self.len = write(value, ring, room, self.carried, Some(caller))?;
+        self.len = write(value, ring, alloc, self.attachments, Some(caller))?;
         Ok(())
     }
 
@@ -734,7 +735,7 @@ impl ReplySlot<'_> {
     /// Whether the reply carries anything.
     #[inline(always)]
     pub(crate) fn carries(&self) -> bool {
-        self.carried.is_loaded
+        self.attachments.is_loaded
     }
 
     /// The length of a reply that carries nothing.
@@ -745,16 +746,16 @@ impl ReplySlot<'_> {
 
     /// The reply, about to be published. A caller that reads it where it lies may keep its block beyond the reply.
     #[cold]
-    pub(crate) fn sent_slow(self, room: &AllocContext<'_>) -> Departed {
-        let mut carried = std::mem::take(self.carried);
-        let mut place = place(self.len, carried.block.as_ref());
-        let home = room.home.on(|pool, source| {
-            if let (true, Place::Block(block)) = (room.home.is_trusted_by_peer(), &mut place) {
-                block.loan_id = pool.lend_frame(&mut carried, source);
+    pub(crate) fn sent_slow(self, alloc: &AllocContext<'_>) -> SentReply {
+        let mut attachments = std::mem::take(self.attachments);
+        let mut place = place(self.len, attachments.block.as_ref());
+        let returns = alloc.pool.on(|pool, source| {
+            if let (true, Place::Block(block)) = (alloc.pool.is_trusted_by_peer(), &mut place) {
+                block.loan_id = pool.lend_frame(&mut attachments, source);
             }
-            pool.sent(&mut carried)
+            pool.sent(&mut attachments)
         });
-        Departed { place, call: home.to_word() << 32 | 1, carried }
+        SentReply { place, call: returns.to_word() << 32 | 1, attachments }
     }
 }
 
@@ -894,12 +895,12 @@ mod tests {
     /// Both ends of two lanes in one process, and what the parent has beside.
     fn two_sides(signal: Signal) -> (Vec<CallerLane>, WorkerLanes, ParentBells) {
         let geometry = Geometry { lanes: 2, slots: 2, slot_lines: 1, workers: 1 };
-        let objects = Segments::Sealed.of_parent();
-        let (segment, _) = Segment::create(geometry, &*objects).unwrap();
-        let parent = ParentBells::new(signal, Count::of(&geometry), &*objects).unwrap();
+        let backing = Segments::Sealed.of_parent();
+        let (segment, _) = Segment::create(geometry, &*backing).unwrap();
+        let parent = ParentBells::new(signal, Count::of(&geometry), &*backing).unwrap();
         let copies = parent.for_child().map(|ring| ring.try_clone_to_owned().unwrap());
         let child =
-            Bells::of_child(signal, Count::of(&geometry), &*objects, &mut copies.collect::<Vec<_>>().into_iter())
+            Bells::of_child(signal, Count::of(&geometry), &*backing, &mut copies.collect::<Vec<_>>().into_iter())
                 .unwrap();
         let callers = (0..geometry.lanes).map(|index| CallerLane::new(&segment, index, &parent.bells)).collect();
         (callers, WorkerLanes::new(&segment, 0, &child, Wait::Park, true), parent)
@@ -944,8 +945,8 @@ mod tests {
     /// The same two sides of one lane, as if `start` calls had been made on it.
     fn long_used(start: u64) -> (CallerLane, CalleeLane) {
         let geometry = Geometry { lanes: 1, slots: 4, slot_lines: 1, workers: 1 };
-        let objects = Segments::Sealed.of_parent();
-        let (segment, _) = Segment::create(geometry, &*objects).unwrap();
+        let backing = Segments::Sealed.of_parent();
+        let (segment, _) = Segment::create(geometry, &*backing).unwrap();
         let bells = Bells::futexes(Count::of(&geometry));
         let (new, peer) = (CallerLane::new(&segment, 0, &bells), CalleeLane::new(&segment, 0, &bells));
         let caller = CallerLane {
@@ -1079,7 +1080,7 @@ mod nowhere {
 
     /// Memory for frames that fit any slot.
     pub(super) fn nowhere() -> &'static AllocContext<'static> {
-        const { &AllocContext { home: &Nowhere, patience: &crate::memory_pool::NEVER } }
+        const { &AllocContext { pool: &Nowhere, patience: &crate::memory_pool::NEVER } }
     }
 
     struct Nowhere;
@@ -1092,8 +1093,8 @@ mod nowhere {
         fn find(
             &self,
             _: Deadline,
-            _: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Loan, NoMemory>,
-        ) -> Result<Loan, NoMemory> {
+            _: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
+        ) -> Result<Allocation, NoMemory> {
             unreachable!("an empty frame fits any slot");
         }
 
@@ -1159,7 +1160,7 @@ mod model {
                 caller: CallerBell { line: line.clone(), sleeper: futex() },
             },
             callee: callee.clone(),
-            carried: Attachments::default(),
+            attachments: Attachments::default(),
         };
         let caller = CallerLane {
             index,
@@ -1175,7 +1176,7 @@ mod model {
             worker_bell: futex(),
             in_use: false,
             pace: Pace::new(),
-            carried: Attachments::default(),
+            attachments: Attachments::default(),
             under_way: VecDeque::new(),
         };
         (caller, called)

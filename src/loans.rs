@@ -12,19 +12,19 @@
 //! to the frame (or `released`, if the frame is a reply), and read after that was seen.
 //!
 //! A value that is sent may still be looked at by who sent it (its own `Serialize` may lend what somebody else owns). So what was lent
-//! is the lender's again only when its owner there is gone as well, and what is brought home goes home only if it was let go before the
+//! is the lender's again only when its owner there is gone as well, and what is returning home goes home only if it was let go before the
 //! frame is published.
 //!
 //! # What a hostile holder can do
 //!
 //! It writes the words, so it can be done with what it still looks at, or never be. The first harms itself alone (what it could read
-//! before it can read after), the second keeps memory of its parent's budget for it. Words of tickets that are not lent are
-//! never looked at, so there is nothing to free twice; a chain of blocks that come home ends at the first that is not lent, or has come
+//! before it can read after), the second keeps memory of its parent's budget for it. Words of loan ids that are not lent are
+//! never looked at, so there is nothing to free twice; a list of blocks that come home ends at the first that is not lent, or has come
 //! home before.
 
 #![forbid(unsafe_code)]
 
-use crate::arena::Loan;
+use crate::arena::Allocation;
 use crate::commit::BlockRef;
 use crate::failpoints::{self, Step};
 use crate::layout::{DONE, HOME, HeldTable, LOANS, TAKEN};
@@ -93,11 +93,11 @@ pub(crate) struct Attachments {
     /// Whether it is counted among what will come back by itself.
     pub(crate) is_waited_for: bool,
     /// The block that the frame has outgrown its slot into.
-    pub(crate) block: Option<Loan>,
+    pub(crate) block: Option<Allocation>,
     /// Blocks of this side that are lent with it.
     pub(crate) lent: LoanList,
     /// Blocks of the peer that it brings home.
-    pub(crate) home: LoanList,
+    pub(crate) returns: LoanList,
 }
 
 // ---- who lends -----------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ pub(crate) struct Lender {
     /// Loans whose frames have been dealt with, and which the peer has kept.
     kept: Vec<u32>,
     /// Blocks that have come home with frames that are being dealt with.
-    home: Vec<Returned>,
+    returned: Vec<Returned>,
     frames_home: u64,
 }
 
@@ -120,7 +120,7 @@ pub(crate) struct Lender {
 struct LoanEntry {
     generation: u32,
     /// The block, of which so many bytes were lent; `None` once it is back.
-    lent: Option<(Loan, u64)>,
+    lent: Option<(Allocation, u64)>,
     /// Whether somebody on this side still looks at it.
     owned: bool,
     /// Whether the peer will look at it no more, though somebody here does.
@@ -136,47 +136,60 @@ struct LoanEntry {
 struct Returned {
     frame: u64,
     loan_id: LoanId,
-    block: (Loan, u64),
+    block: (Allocation, u64),
 }
 
 /// A block that the peer sends home.
 pub(crate) enum Returning {
     /// It is this side's alone.
-    Whole(Loan, u64),
+    Whole(Allocation, u64),
     /// Somebody still looks at it: so many bytes are to be copied.
     Shared(Block, u64),
 }
 
 impl Lender {
     pub(crate) fn new(held: Placed<HeldTable>) -> Self {
-        Self { held, entries: Vec::new(), free: Vec::new(), kept: Vec::new(), home: Vec::new(), frames_home: 0 }
+        Self { held, entries: Vec::new(), free: Vec::new(), kept: Vec::new(), returned: Vec::new(), frames_home: 0 }
     }
 
-    /// Lends the first `len` bytes of a block with the frame that `chain` belongs to. `owned` = until [`disown`](Self::disown) or
+    /// Lends the first `len` bytes of a block with the frame that `list` belongs to. `owned` = until [`disown`](Self::disown) or
     /// [`reclaim`](Self::reclaim), somebody here looks at it too.
     ///
     /// # Errors
     ///
     /// The block, if [`LOANS`] blocks are lent already.
-    pub(crate) fn lend(&mut self, loan: Loan, len: u64, owned: bool, chain: &mut LoanList) -> Result<LoanId, Loan> {
+    pub(crate) fn lend(
+        &mut self,
+        allocation: Allocation,
+        len: u64,
+        owned: bool,
+        list: &mut LoanList,
+    ) -> Result<LoanId, Allocation> {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.entries.len() < LOANS => {
                 self.entries.push(LoanEntry::default());
                 self.entries.len() as u32 - 1
             }
-            None => return Err(loan),
+            None => return Err(allocation),
         };
         let entry = &mut self.entries[index as usize];
         let generation = entry.generation % GENERATIONS + 1;
-        let next = chain.push(index);
-        *entry =
-            LoanEntry { generation, lent: Some((loan, len)), owned, over: false, on_its_way: true, copied: 0, next };
+        let next = list.push(index);
+        *entry = LoanEntry {
+            generation,
+            lent: Some((allocation, len)),
+            owned,
+            over: false,
+            on_its_way: true,
+            copied: 0,
+            next,
+        };
         Ok(LoanId { index, generation })
     }
 
     /// Who owned the block here is gone. If the peer is done with it too, it goes to `free`.
-    pub(crate) fn disown(&mut self, loan_id: LoanId, free: &mut Vec<Loan>) {
+    pub(crate) fn disown(&mut self, loan_id: LoanId, free: &mut Vec<Allocation>) {
         let Some(entry) = self.entry(loan_id) else { return };
         entry.owned = false;
         if entry.over && !entry.on_its_way {
@@ -185,21 +198,21 @@ impl Lender {
     }
 
     /// The block for its owner alone, if the peer is done with it.
-    pub(crate) fn reclaim(&mut self, loan_id: LoanId, free: &mut Vec<Loan>) -> Option<Loan> {
+    pub(crate) fn reclaim(&mut self, loan_id: LoanId, free: &mut Vec<Allocation>) -> Option<Allocation> {
         self.collect(free);
         let entry = self.entry(loan_id).filter(|entry| entry.over && !entry.on_its_way && entry.copied == 0)?;
-        let (loan, _) = entry.lent.take()?;
+        let (allocation, _) = entry.lent.take()?;
         self.free.push(loan_id.index);
-        Some(loan)
+        Some(allocation)
     }
 
     /// The frame has been dealt with, or will never be sent: what nobody kept of what it carried goes to `free`.
-    pub(crate) fn finish_frame(&mut self, mut chain: LoanList, free: &mut Vec<Loan>) {
-        while let Some(index) = chain.first() {
+    pub(crate) fn finish_frame(&mut self, mut list: LoanList, free: &mut Vec<Allocation>) {
+        while let Some(index) = list.first() {
             let word = self.word(index);
             let entry = &mut self.entries[index as usize];
             entry.on_its_way = false;
-            chain = std::mem::take(&mut entry.next);
+            list = std::mem::take(&mut entry.next);
             match (&entry.lent, word) {
                 // HOME: on its way back with a frame that is yet to be dealt with.
                 (Some(_), Some((TAKEN | HOME, _))) if !entry.over => self.kept.push(index),
@@ -209,7 +222,7 @@ impl Lender {
     }
 
     /// Moves to `free` what the peer is done with since.
-    pub(crate) fn collect(&mut self, free: &mut Vec<Loan>) {
+    pub(crate) fn collect(&mut self, free: &mut Vec<Allocation>) {
         for at in (0..self.kept.len()).rev() {
             let index = self.kept[at];
             if self.word(index).is_some_and(|(state, _)| state == DONE) {
@@ -220,12 +233,12 @@ impl Lender {
     }
 
     /// Takes in the blocks that a frame brings home; returns its number, for [`forget`](Self::forget).
-    pub(crate) fn accept_returns(&mut self, mut chain: LoanList) -> u64 {
+    pub(crate) fn accept_returns(&mut self, mut list: LoanList) -> u64 {
         self.frames_home += 1;
-        // Each block comes home once, so a chain that a liar has tied into a ring ends too.
-        while let Some(index) = chain.first() {
+        // Each block comes home once, so a list that a liar has tied into a ring ends too.
+        while let Some(index) = list.first() {
             let Some(next) = self.returned(index) else { break };
-            chain = next;
+            list = next;
         }
         self.frames_home
     }
@@ -243,8 +256,8 @@ impl Lender {
         }
         let loan_id = LoanId { index, generation: entry.generation };
         let block = entry.lent.take()?;
-        self.home.push(Returned { frame: self.frames_home, loan_id, block });
-        // If the frame that lent it is not dealt with yet, the rest of its chain hangs on the entry.
+        self.returned.push(Returned { frame: self.frames_home, loan_id, block });
+        // If the frame that lent it is not dealt with yet, the rest of its list hangs on the entry.
         if !self.entries[index as usize].on_its_way {
             self.kept.retain(|&kept| kept != index);
             self.free.push(index);
@@ -254,19 +267,19 @@ impl Lender {
 
     /// A block that a frame brings home; `None` if it was not lent.
     pub(crate) fn take_returned(&mut self, loan_id: LoanId) -> Option<Returning> {
-        if let Some(at) = self.home.iter().position(|returned| returned.loan_id == loan_id) {
-            let (loan, len) = self.home.swap_remove(at).block;
-            return Some(Returning::Whole(loan, len));
+        if let Some(at) = self.returned.iter().position(|returned| returned.loan_id == loan_id) {
+            let (allocation, len) = self.returned.swap_remove(at).block;
+            return Some(Returning::Whole(allocation, len));
         }
         let entry = self.entry(loan_id)?;
-        let (loan, len) = entry.lent.as_ref()?;
-        let shared = Returning::Shared(loan.block(), *len);
+        let (allocation, len) = entry.lent.as_ref()?;
+        let shared = Returning::Shared(allocation.block(), *len);
         entry.copied += 1;
         Some(shared)
     }
 
     /// What [`take_returned`](Self::take_returned) said is shared has been copied.
-    pub(crate) fn copied(&mut self, loan_id: LoanId, free: &mut Vec<Loan>) {
+    pub(crate) fn copied(&mut self, loan_id: LoanId, free: &mut Vec<Allocation>) {
         let Some(entry) = self.entry(loan_id) else { return };
         entry.copied -= 1;
         if entry.over && !entry.on_its_way {
@@ -274,9 +287,9 @@ impl Lender {
         }
     }
 
-    /// The frame with this number has been dealt with: what nobody took of what it brought goes to `free`.
-    pub(crate) fn forget(&mut self, frame: u64, free: &mut Vec<Loan>) {
-        free.extend(self.home.extract_if(.., |returned| returned.frame == frame).map(|returned| returned.block.0));
+    /// The frame with this number has been dealt with: what nobody took of what it returning goes to `free`.
+    pub(crate) fn forget(&mut self, frame: u64, free: &mut Vec<Allocation>) {
+        free.extend(self.returned.extract_if(.., |returned| returned.frame == frame).map(|returned| returned.block.0));
     }
 
     fn entry(&mut self, loan_id: LoanId) -> Option<&mut LoanEntry> {
@@ -293,13 +306,13 @@ impl Lender {
     }
 
     /// The peer will not look at it again.
-    fn end(&mut self, index: u32, free: &mut Vec<Loan>) {
+    fn end(&mut self, index: u32, free: &mut Vec<Allocation>) {
         let entry = &mut self.entries[index as usize];
         if (entry.owned || entry.copied > 0) && entry.lent.is_some() {
             entry.over = true;
             return;
         }
-        free.extend(entry.lent.take().map(|(loan, _)| loan));
+        free.extend(entry.lent.take().map(|(allocation, _)| allocation));
         self.free.push(index);
     }
 }
@@ -319,7 +332,7 @@ struct ReceivedLoan {
     /// 0 = not held.
     generation: u32,
     /// Whether a frame that is being written brings it home, and nobody here looks at it any more.
-    brought: bool,
+    returning: bool,
     release: bool,
     /// What that frame brings beside it.
     next: LoanList,
@@ -347,50 +360,50 @@ impl Holder {
     /// Nobody here will look at a held block again.
     pub(crate) fn release(&mut self, loan_id: LoanId) {
         let entry = &mut self.entries[loan_id.index as usize];
-        if entry.brought {
+        if entry.returning {
             entry.release = true;
         } else {
             self.done(loan_id);
         }
     }
 
-    /// Brings a held block home with the frame that is being written, which `chain` belongs to. `false` if it does so already.
-    pub(crate) fn return_with(&mut self, loan_id: LoanId, chain: &mut LoanList) -> bool {
+    /// Brings a held block home with the frame that is being written, which `list` belongs to. `false` if it does so already.
+    pub(crate) fn return_with(&mut self, loan_id: LoanId, list: &mut LoanList) -> bool {
         let entry = &mut self.entries[loan_id.index as usize];
-        if entry.brought {
+        if entry.returning {
             return false;
         }
-        entry.brought = true;
-        entry.next = chain.push(loan_id.index);
+        entry.returning = true;
+        entry.next = list.push(loan_id.index);
         true
     }
 
     /// The frame is about to be published. Returns what it says of the blocks that nobody looks at here any more. Of the others the peer
-    /// makes copies: they stay in `chain`, and nobody here may write to them until the frame has been dealt with and they are
+    /// makes copies: they stay in `list`, and nobody here may write to them until the frame has been dealt with and they are
     /// [discarded](Self::discard).
-    pub(crate) fn send(&mut self, chain: &mut LoanList) -> LoanList {
-        let (mut home, mut shared) = (LoanList::default(), LoanList::default());
-        while let Some((loan_id, release)) = self.pop(chain) {
+    pub(crate) fn send(&mut self, list: &mut LoanList) -> LoanList {
+        let (mut returns, mut shared) = (LoanList::default(), LoanList::default());
+        while let Some((loan_id, release)) = self.pop(list) {
             if release {
                 self.entries[loan_id.index as usize].generation = 0;
-                let next = home.push(loan_id.index);
+                let next = returns.push(loan_id.index);
                 self.say(loan_id, HOME, &next);
             } else {
                 self.return_with(loan_id, &mut shared);
             }
         }
-        *chain = shared;
-        home
+        *list = shared;
+        returns
     }
 
     /// Whether a frame that has not been dealt with names it.
-    pub(crate) fn is_returned(&self, loan_id: LoanId) -> bool {
-        self.entries[loan_id.index as usize].brought
+    pub(crate) fn is_being_returned(&self, loan_id: LoanId) -> bool {
+        self.entries[loan_id.index as usize].returning
     }
 
     /// The frame has been dealt with, or will never be published.
-    pub(crate) fn discard(&mut self, mut chain: LoanList) {
-        while let Some((loan_id, release)) = self.pop(&mut chain) {
+    pub(crate) fn discard(&mut self, mut list: LoanList) {
+        while let Some((loan_id, release)) = self.pop(&mut list) {
             if release {
                 self.done(loan_id);
             }
@@ -398,11 +411,11 @@ impl Holder {
     }
 
     /// The next of what a frame brings, and whether nobody here looks at it any more.
-    fn pop(&mut self, chain: &mut LoanList) -> Option<(LoanId, bool)> {
-        let index = chain.first()?;
+    fn pop(&mut self, list: &mut LoanList) -> Option<(LoanId, bool)> {
+        let index = list.first()?;
         let entry = &mut self.entries[index as usize];
-        *chain = std::mem::take(&mut entry.next);
-        entry.brought = false;
+        *list = std::mem::take(&mut entry.next);
+        entry.returning = false;
         Some((LoanId { index, generation: entry.generation }, entry.release))
     }
 
@@ -474,7 +487,7 @@ mod tests {
         lender: Lender,
         holder: Holder,
         arena: Arena,
-        freed: Vec<Loan>,
+        freed: Vec<Allocation>,
     }
 
     impl Sides {
@@ -489,16 +502,16 @@ mod tests {
             }
         }
 
-        fn lend(&mut self, owned: bool, chain: &mut LoanList) -> LoanId {
-            let loan = match self.freed.pop() {
-                Some(loan) => loan,
+        fn lend(&mut self, owned: bool, list: &mut LoanList) -> LoanId {
+            let allocation = match self.freed.pop() {
+                Some(allocation) => allocation,
                 None => self.arena.allocate(4096, &mut Memfds).unwrap(),
             };
-            self.lender.lend(loan, 100, owned, chain).unwrap()
+            self.lender.lend(allocation, 100, owned, list).unwrap()
         }
 
-        fn finish_frame(&mut self, chain: LoanList) -> usize {
-            self.lender.finish_frame(chain, &mut self.freed);
+        fn finish_frame(&mut self, list: LoanList) -> usize {
+            self.lender.finish_frame(list, &mut self.freed);
             self.freed.len()
         }
 
@@ -510,11 +523,11 @@ mod tests {
 
     #[test]
     fn what_nobody_took_is_back_when_the_frame_has_been_dealt_with() {
-        let (mut sides, mut chain) = (Sides::new(), LoanList::default());
-        let loan_ids = [(); 5].map(|()| sides.lend(false, &mut chain));
+        let (mut sides, mut list) = (Sides::new(), LoanList::default());
+        let loan_ids = [(); 5].map(|()| sides.lend(false, &mut list));
         assert!(sides.holder.take(loan_ids[1]) && sides.holder.take(loan_ids[3]));
         assert!(!sides.holder.take(loan_ids[3]), "nothing is held twice");
-        assert_eq!(sides.finish_frame(chain), 3);
+        assert_eq!(sides.finish_frame(list), 3);
         sides.holder.release(loan_ids[1]);
         assert_eq!(sides.collect(), 4);
         sides.holder.release(loan_ids[3]);
@@ -524,10 +537,10 @@ mod tests {
 
     #[test]
     fn what_its_owner_still_looks_at_comes_back_to_him_alone() {
-        let (mut sides, mut chain) = (Sides::new(), LoanList::default());
-        let [reclaimed, disowned] = [(); 2].map(|()| sides.lend(true, &mut chain));
+        let (mut sides, mut list) = (Sides::new(), LoanList::default());
+        let [reclaimed, disowned] = [(); 2].map(|()| sides.lend(true, &mut list));
         assert!(sides.holder.take(reclaimed) && sides.holder.take(disowned));
-        assert_eq!(sides.finish_frame(chain), 0);
+        assert_eq!(sides.finish_frame(list), 0);
         assert!(sides.lender.reclaim(reclaimed, &mut sides.freed).is_none(), "the peer is still at it");
         sides.holder.release(reclaimed);
         sides.holder.release(disowned);
@@ -541,28 +554,28 @@ mod tests {
     #[test]
     fn what_is_brought_home_is_whole_if_it_was_let_go_and_shared_if_not() {
         for settled_before in [false, true] {
-            let (mut sides, mut chain, mut home) = (Sides::new(), LoanList::default(), LoanList::default());
-            let [release, looked_at, lost] = [(); 3].map(|()| sides.lend(false, &mut chain));
+            let (mut sides, mut list, mut returns) = (Sides::new(), LoanList::default(), LoanList::default());
+            let [release, looked_at, lost] = [(); 3].map(|()| sides.lend(false, &mut list));
             for loan_id in [release, looked_at, lost] {
-                assert!(sides.holder.take(loan_id) && sides.holder.return_with(loan_id, &mut home));
-                assert!(!sides.holder.return_with(loan_id, &mut home), "once in a frame is enough");
+                assert!(sides.holder.take(loan_id) && sides.holder.return_with(loan_id, &mut returns));
+                assert!(!sides.holder.return_with(loan_id, &mut returns), "once in a frame is enough");
             }
             sides.holder.release(release);
             sides.holder.release(lost);
-            let coming = sides.holder.send(&mut home);
+            let coming = sides.holder.send(&mut returns);
             if settled_before {
-                assert_eq!(sides.finish_frame(std::mem::take(&mut chain)), 0);
+                assert_eq!(sides.finish_frame(std::mem::take(&mut list)), 0);
             }
             let number = sides.lender.accept_returns(coming);
             assert!(matches!(sides.lender.take_returned(release), Some(Returning::Whole(_, 100))));
             assert!(sides.lender.take_returned(release).is_none(), "no block comes home twice");
             assert!(matches!(sides.lender.take_returned(looked_at), Some(Returning::Shared(_, 100))));
-            assert_eq!(sides.finish_frame(chain), 0);
+            assert_eq!(sides.finish_frame(list), 0);
             sides.lender.forget(number, &mut sides.freed);
             assert_eq!(sides.freed.len(), 1, "nobody took the third");
             sides.holder.release(looked_at);
             assert_eq!(sides.collect(), 1, "the frame names it");
-            sides.holder.discard(home);
+            sides.holder.discard(returns);
             assert_eq!(sides.collect(), 1, "it is being copied");
             sides.lender.copied(looked_at, &mut sides.freed);
             assert_eq!(sides.freed.len(), 2);
@@ -571,14 +584,14 @@ mod tests {
 
     #[test]
     fn a_frame_that_is_not_sent_brings_nothing_home() {
-        let (mut sides, mut chain, mut home) = (Sides::new(), LoanList::default(), LoanList::default());
-        let [release, kept] = [(); 2].map(|()| sides.lend(false, &mut chain));
+        let (mut sides, mut list, mut returns) = (Sides::new(), LoanList::default(), LoanList::default());
+        let [release, kept] = [(); 2].map(|()| sides.lend(false, &mut list));
         for loan_id in [release, kept] {
-            assert!(sides.holder.take(loan_id) && sides.holder.return_with(loan_id, &mut home));
+            assert!(sides.holder.take(loan_id) && sides.holder.return_with(loan_id, &mut returns));
         }
-        assert_eq!(sides.finish_frame(chain), 0);
+        assert_eq!(sides.finish_frame(list), 0);
         sides.holder.release(release);
-        sides.holder.discard(home);
+        sides.holder.discard(returns);
         assert_eq!(sides.collect(), 1);
         sides.holder.release(kept);
         assert_eq!(sides.collect(), 2);
@@ -594,20 +607,20 @@ mod tests {
                 let number = sides.lender.accept_returns(LoanList::from_word(head));
                 sides.lender.forget(number, &mut sides.freed);
             }
-            assert!(sides.freed.is_empty() && sides.lender.home.is_empty());
+            assert!(sides.freed.is_empty() && sides.lender.returned.is_empty());
         }
         // A ring of two that are lent, by who still looks at them or not.
         for owned in [false, true] {
             let mut sides = Sides::new();
-            let mut chain = LoanList::default();
-            let loan_ids = [(); 2].map(|()| sides.lend(owned, &mut chain));
+            let mut list = LoanList::default();
+            let loan_ids = [(); 2].map(|()| sides.lend(owned, &mut list));
             assert_eq!(loan_ids.map(|loan_id| loan_id.index), [0, 1]);
             write(&sides, 0, 2 << 32 | u64::from(loan_ids[0].generation) << 2 | HOME);
             write(&sides, 1, 1 << 32 | u64::from(loan_ids[1].generation) << 2 | HOME);
             let number = sides.lender.accept_returns(LoanList::from_word(1));
-            assert_eq!(sides.lender.home.len(), if owned { 0 } else { 2 });
+            assert_eq!(sides.lender.returned.len(), if owned { 0 } else { 2 });
             sides.lender.forget(number, &mut sides.freed);
-            sides.finish_frame(chain);
+            sides.finish_frame(list);
             loan_ids.into_iter().for_each(|loan_id| sides.lender.disown(loan_id, &mut sides.freed));
             sides.lender.forget(number, &mut sides.freed);
             assert_eq!(sides.freed.len(), 2, "each comes back once");
@@ -616,11 +629,11 @@ mod tests {
 
     #[test]
     fn there_is_an_end_to_lending() {
-        let (mut sides, mut chain) = (Sides::new(), LoanList::default());
-        let loan_ids: Vec<_> = (0..LOANS).map(|_| sides.lend(false, &mut chain)).collect();
-        let loan = sides.arena.allocate(4096, &mut Memfds).unwrap();
-        assert!(sides.lender.lend(loan, 0, false, &mut LoanList::default()).is_err());
-        assert_eq!(sides.finish_frame(chain), LOANS);
+        let (mut sides, mut list) = (Sides::new(), LoanList::default());
+        let loan_ids: Vec<_> = (0..LOANS).map(|_| sides.lend(false, &mut list)).collect();
+        let allocation = sides.arena.allocate(4096, &mut Memfds).unwrap();
+        assert!(sides.lender.lend(allocation, 0, false, &mut LoanList::default()).is_err());
+        assert_eq!(sides.finish_frame(list), LOANS);
         let again = sides.lend(false, &mut LoanList::default());
         assert!(!loan_ids.contains(&again), "another generation");
         for loan_id in loan_ids {
@@ -650,11 +663,11 @@ mod model {
             let held = Placed::on_heap(table());
             let (mut lender, mut holder) = (Lender::new(held.clone()), Holder::new(held));
             let mut arena = Arena::new(Limits { max_payload: 1 << 20, retained: 0 });
-            let (mut chain, mut freed) = (LoanList::default(), Vec::new());
-            let loan = arena.allocate(1 << 17, &mut Memfds).unwrap();
-            let loan_id = lender.lend(loan, 1, false, &mut chain).unwrap();
+            let (mut list, mut freed) = (LoanList::default(), Vec::new());
+            let allocation = arena.allocate(1 << 17, &mut Memfds).unwrap();
+            let loan_id = lender.lend(allocation, 1, false, &mut list).unwrap();
             assert!(holder.take(loan_id));
-            lender.finish_frame(chain, &mut freed);
+            lender.finish_frame(list, &mut freed);
             let block = Arc::new(AtomicU64::new(0));
             let written = block.clone();
             let holding = loom::thread::spawn(move || {

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::arena::{Arena, Limits, Loan, Source};
+use crate::arena::{Allocation, Arena, Limits, Source};
 use crate::commit::BlockRef;
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
@@ -20,7 +20,7 @@ pub(crate) struct MemoryPool {
     lender: Lender,
     pub(crate) holder: Holder,
     /// Blocks on their way back into the arena.
-    freed: Vec<Loan>,
+    freed: Vec<Allocation>,
     /// Frames with blocks that somebody waits for: what they carry will come back by itself.
     under_way: usize,
 }
@@ -43,7 +43,7 @@ impl MemoryPool {
     }
 
     /// A block of at least `len` bytes.
-    pub(crate) fn allocate(&mut self, len: u64, source: &mut dyn Source) -> Result<Loan, NoMemory> {
+    pub(crate) fn allocate(&mut self, len: u64, source: &mut dyn Source) -> Result<Allocation, NoMemory> {
         self.collect(source);
         self.arena.allocate(len, source)
     }
@@ -54,58 +54,58 @@ impl MemoryPool {
         written: usize,
         need: usize,
         source: &mut dyn Source,
-    ) -> Result<Loan, NoMemory> {
+    ) -> Result<Allocation, NoMemory> {
         self.collect(source);
         self.arena.allocate_more(written, need, source)
     }
 
-    pub(crate) fn free(&mut self, loan: Loan, source: &mut dyn Source) {
-        self.arena.free(loan, source);
+    pub(crate) fn free(&mut self, allocation: Allocation, source: &mut dyn Source) {
+        self.arena.free(allocation, source);
     }
 
     /// See [`Lender::lend`].
     pub(crate) fn lend(
         &mut self,
-        loan: Loan,
+        allocation: Allocation,
         len: u64,
         owned: bool,
-        chain: &mut LoanList,
+        list: &mut LoanList,
         source: &mut dyn Source,
-    ) -> Result<LoanId, Loan> {
+    ) -> Result<LoanId, Allocation> {
         self.collect(source);
-        self.lender.lend(loan, len, owned, chain)
+        self.lender.lend(allocation, len, owned, list)
     }
 
-    /// Lends the block that a frame lies in, so that its receiver may keep it beyond the frame. Returns the ticket, as it is written; 0 if
+    /// Lends the block that a frame lies in, so that its receiver may keep it beyond the frame. Returns the loan id, as it is written; 0 if
     /// so many blocks are lent already.
-    pub(crate) fn lend_frame(&mut self, carried: &mut Attachments, source: &mut dyn Source) -> u64 {
+    pub(crate) fn lend_frame(&mut self, attachments: &mut Attachments, source: &mut dyn Source) -> u64 {
         self.collect(source);
-        let Some(loan) = carried.block.take() else { return 0 };
-        match self.lender.lend(loan, 0, false, &mut carried.lent) {
+        let Some(allocation) = attachments.block.take() else { return 0 };
+        match self.lender.lend(allocation, 0, false, &mut attachments.lent) {
             Ok(loan_id) => loan_id.to_word(),
-            Err(loan) => {
-                carried.block = Some(loan);
+            Err(allocation) => {
+                attachments.block = Some(allocation);
                 0
             }
         }
     }
 
     /// The frame is about to be published. Returns what it says of the blocks that it brings home.
-    pub(crate) fn sent(&mut self, carried: &mut Attachments) -> LoanList {
-        carried.is_waited_for = true;
+    pub(crate) fn sent(&mut self, attachments: &mut Attachments) -> LoanList {
+        attachments.is_waited_for = true;
         self.under_way += 1;
-        self.holder.send(&mut carried.home)
+        self.holder.send(&mut attachments.returns)
     }
 
     /// A frame that departed has been dealt with.
-    pub(crate) fn arrived(&mut self, mut carried: Attachments, source: &mut dyn Source) {
-        self.given_up(&mut carried);
-        self.finish_frame(carried, source);
+    pub(crate) fn arrived(&mut self, mut attachments: Attachments, source: &mut dyn Source) {
+        self.given_up(&mut attachments);
+        self.finish_frame(attachments, source);
     }
 
     /// Nobody waits for a frame any more that departed.
-    pub(crate) fn given_up(&mut self, carried: &mut Attachments) {
-        self.under_way -= usize::from(std::mem::take(&mut carried.is_waited_for));
+    pub(crate) fn given_up(&mut self, attachments: &mut Attachments) {
+        self.under_way -= usize::from(std::mem::take(&mut attachments.is_waited_for));
     }
 
     /// Whether anything will come back by itself.
@@ -114,11 +114,11 @@ impl MemoryPool {
     }
 
     /// Takes back what a frame carried that nobody kept. It has been dealt with, or will never be sent.
-    pub(crate) fn finish_frame(&mut self, carried: Attachments, source: &mut dyn Source) {
-        let Attachments { block, lent, home, .. } = carried;
+    pub(crate) fn finish_frame(&mut self, attachments: Attachments, source: &mut dyn Source) {
+        let Attachments { block, lent, returns, .. } = attachments;
         self.freed.extend(block);
         self.lender.finish_frame(lent, &mut self.freed);
-        self.holder.discard(home);
+        self.holder.discard(returns);
         self.put_back(source);
     }
 
@@ -129,10 +129,10 @@ impl MemoryPool {
     }
 
     /// See [`Lender::reclaim`].
-    pub(crate) fn reclaim(&mut self, loan_id: LoanId, source: &mut dyn Source) -> Option<Loan> {
-        let loan = self.lender.reclaim(loan_id, &mut self.freed);
+    pub(crate) fn reclaim(&mut self, loan_id: LoanId, source: &mut dyn Source) -> Option<Allocation> {
+        let allocation = self.lender.reclaim(loan_id, &mut self.freed);
         self.put_back(source);
-        loan
+        allocation
     }
 
     /// See [`Lender::take_returned`].
@@ -180,8 +180,8 @@ impl MemoryPool {
     }
 
     fn put_back(&mut self, source: &mut dyn Source) {
-        while let Some(loan) = self.freed.pop() {
-            self.arena.free(loan, source);
+        while let Some(allocation) = self.freed.pop() {
+            self.arena.free(allocation, source);
         }
     }
 }
@@ -195,8 +195,8 @@ pub(crate) trait PoolHandle: Send + Sync {
     fn find(
         &self,
         deadline: Deadline,
-        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Loan, NoMemory>,
-    ) -> Result<Loan, NoMemory>;
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
+    ) -> Result<Allocation, NoMemory>;
 
     /// The block of the peer's arena that a frame names, if it lies in memory that there is.
     fn peer_block(&self, block: BlockRef) -> Option<Block>;
@@ -217,7 +217,7 @@ impl dyn PoolHandle + '_ {
         let (mut run, mut result) = (Some(run), None);
         self.with(&mut |pool, source| result = run.take().map(|run| run(pool, source)));
         // `with` runs it once.
-        result.unwrap_or_else(|| unreachable!("a home that did not run what it was given"))
+        result.unwrap_or_else(|| unreachable!("a pool that did not run what it was given"))
     }
 
     /// Takes in the blocks that a frame with this call word brings home, if it does. Returns a number to [`forget`](Self::forget) those by
@@ -229,9 +229,9 @@ impl dyn PoolHandle + '_ {
 
     #[cold]
     fn accept_returns_slow(&self, call: u64) -> u64 {
-        let home = LoanList::from_word(call >> 32);
+        let returns = LoanList::from_word(call >> 32);
         // Numbers begin with 1: none is forgotten by 0.
-        if home.is_empty() { 0 } else { self.on(|pool, _| pool.lender.accept_returns(home)) }
+        if returns.is_empty() { 0 } else { self.on(|pool, _| pool.lender.accept_returns(returns)) }
     }
 
     /// The frame has been dealt with that [`accept_returns`](Self::accept_returns) gave this number, if it did.
@@ -243,15 +243,15 @@ impl dyn PoolHandle + '_ {
     }
 
     /// A block of at least `len` bytes, for which it may wait until `deadline`, and which is wanted until `until`.
-    pub(crate) fn allocate(&self, len: u64, deadline: Deadline, until: Deadline) -> Result<Loan, NoMemory> {
+    pub(crate) fn allocate(&self, len: u64, deadline: Deadline, until: Deadline) -> Result<Allocation, NoMemory> {
         let patience = &MemoryWait { patience: &until, memory: deadline };
-        AllocContext { home: self, patience }.find(&mut |pool, source| pool.allocate(len, source))
+        AllocContext { pool: self, patience }.find(&mut |pool, source| pool.allocate(len, source))
     }
 }
 
 /// Where a frame finds memory.
 pub(crate) struct AllocContext<'a> {
-    pub(crate) home: &'a dyn PoolHandle,
+    pub(crate) pool: &'a dyn PoolHandle,
     pub(crate) patience: &'a dyn AllocDeadline,
 }
 
@@ -295,9 +295,9 @@ impl AllocContext<'_> {
     /// Has `allocate` find memory.
     pub(crate) fn find(
         &self,
-        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Loan, NoMemory>,
-    ) -> Result<Loan, NoMemory> {
-        let found = self.home.find(self.patience.memory(), allocate)?;
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
+    ) -> Result<Allocation, NoMemory> {
+        let found = self.pool.find(self.patience.memory(), allocate)?;
         found.populate(self.patience.until());
         Ok(found)
     }

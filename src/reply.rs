@@ -110,7 +110,7 @@ fn decode_in_place<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>, _: Trusted
     let (decoder, is_flat) = (decoder.within(bytes), CopyBuffer::<R>::is_of_numbers());
     catch(|| {
         let need = if is_flat { Need::default() } else { access_until::<R::Archived>(bytes, decoder.until())?.1 };
-        let need = Need { is_trusted: decoder.home.is_none(), ..need };
+        let need = Need { is_trusted: decoder.pool.is_none(), ..need };
         need.run(|| decoder.make(archived))
     })
 }
@@ -248,7 +248,7 @@ impl<A: Checked> Reply for ArchivedReply<A> {
 
     fn from_block(block: Block, loan_id: u64, decoder: Decoder<'_>) -> Result<Self, Failure> {
         let kept =
-            decoder.trust.and_then(|_| BorrowedBlock::take(block.clone(), LoanId::checked(loan_id)?, decoder.home()?));
+            decoder.trust.and_then(|_| BorrowedBlock::take(block.clone(), LoanId::checked(loan_id)?, decoder.pool()?));
         let Some(kept) = kept else { return Self::copied(block.span(), &decoder) };
         // SAFETY: the peer is trusted to leave the block alone until it is let go.
         let bytes = unsafe { kept.span().as_bytes() };

@@ -272,9 +272,9 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Creates, sizes, maps and initialises a segment. The descriptor, if there is one, is for the child.
-    pub(crate) fn create(geometry: Geometry, objects: &dyn Backing) -> io::Result<(Self, Option<OwnedFd>)> {
+    pub(crate) fn create(geometry: Geometry, backing: &dyn Backing) -> io::Result<(Self, Option<OwnedFd>)> {
         assert!(geometry.is_valid(), "{geometry:?} is not a valid geometry");
-        let (mapping, object) = objects.create(SEGMENT, geometry.segment_len(), Protection::ReadWrite)?;
+        let (mapping, object) = backing.create(SEGMENT, geometry.segment_len(), Protection::ReadWrite)?;
         let segment = Self { mapping: Arc::new(mapping), geometry };
         let header = segment.header();
         header.magic.store(MAGIC, Relaxed);
@@ -287,9 +287,9 @@ impl Segment {
     }
 
     /// Maps the segment that a parent created, and checks that it is what its header says.
-    pub(crate) fn attach(objects: &dyn Backing, descriptors: &mut dyn Iterator<Item = OwnedFd>) -> io::Result<Self> {
+    pub(crate) fn attach(backing: &dyn Backing, descriptors: &mut dyn Iterator<Item = OwnedFd>) -> io::Result<Self> {
         let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-        let mapping = Arc::new(objects.attach(SEGMENT, descriptors, Protection::ReadWrite)?);
+        let mapping = Arc::new(backing.attach(SEGMENT, descriptors, Protection::ReadWrite)?);
         let len = mapping.len();
         if len < size_of::<Header>() {
             return Err(wrong("a segment too short for its header"));

@@ -8,7 +8,7 @@
 //! - A block of the peer's arena is referred to only if the peer is trusted not to write there meanwhile (a child's parent, and a
 //!   child that its parent vouches for). Of all others the contents are copied.
 
-use crate::arena::Loan;
+use crate::arena::Allocation;
 use crate::commit::BlockRef;
 use crate::decoder::{Decoder, Decoding};
 use crate::doorbell::Deadline;
@@ -60,13 +60,13 @@ enum Store {
 struct OwnBlock {
     block: Block,
     state: Mutex<BoxState>,
-    home: Arc<dyn PoolHandle>,
+    pool: Arc<dyn PoolHandle>,
 }
 
 /// What became of the block.
 enum BoxState {
     /// It is here alone.
-    Here(Loan),
+    Here(Allocation),
     /// It was sent, by a value that may be gone by now or not.
     Lent(LoanId),
     /// Neither, for the moment of a change.
@@ -77,23 +77,23 @@ enum BoxState {
 pub(crate) struct BorrowedBlock {
     block: Block,
     loan_id: LoanId,
-    home: Arc<dyn PoolHandle>,
+    pool: Arc<dyn PoolHandle>,
     /// Whether a frame has ever named it: one look instead of a lock.
-    was_brought: AtomicBool,
+    was_returned: AtomicBool,
 }
 
 /// The memory that this process has as a child: its bridge's.
 static HERE: OnceLock<Arc<dyn PoolHandle>> = OnceLock::new();
 
 /// Makes `home` the memory of boxes in this process, which is a child.
-pub(crate) fn settle_here(home: Arc<dyn PoolHandle>) {
+pub(crate) fn set_pool(pool: Arc<dyn PoolHandle>) {
     // A process is the child of one parent.
-    let _ = HERE.set(home);
+    let _ = HERE.set(pool);
 }
 
 impl OwnBlock {
-    fn new(loan: Loan, home: &Arc<dyn PoolHandle>) -> Self {
-        Self { block: loan.block(), state: Mutex::new(BoxState::Here(loan)), home: home.clone() }
+    fn new(allocation: Allocation, pool: &Arc<dyn PoolHandle>) -> Self {
+        Self { block: allocation.block(), state: Mutex::new(BoxState::Here(allocation)), pool: pool.clone() }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, BoxState> {
@@ -104,9 +104,9 @@ impl OwnBlock {
     fn is_alone(&mut self) -> bool {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let BoxState::Lent(loan_id) = *state
-            && let Some(loan) = self.home.on(|pool, source| pool.reclaim(loan_id, source))
+            && let Some(allocation) = self.pool.on(|pool, source| pool.reclaim(loan_id, source))
         {
-            *state = BoxState::Here(loan);
+            *state = BoxState::Here(allocation);
         }
         matches!(state, BoxState::Here(_))
     }
@@ -114,13 +114,13 @@ impl OwnBlock {
 
 impl Drop for OwnBlock {
     fn drop(&mut self) {
-        if self.home.is_in_fork() {
+        if self.pool.is_in_fork() {
             return;
         }
         let state = std::mem::replace(&mut *self.state(), BoxState::Gone);
         match state {
-            BoxState::Here(loan) => self.home.on(|pool, source| pool.free(loan, source)),
-            BoxState::Lent(loan_id) => self.home.on(|pool, source| pool.disown(loan_id, source)),
+            BoxState::Here(allocation) => self.pool.on(|pool, source| pool.free(allocation, source)),
+            BoxState::Lent(loan_id) => self.pool.on(|pool, source| pool.disown(loan_id, source)),
             BoxState::Gone => {}
         }
     }
@@ -128,9 +128,9 @@ impl Drop for OwnBlock {
 
 impl BorrowedBlock {
     /// `None` if it is kept already.
-    pub(crate) fn take(block: Block, loan_id: LoanId, home: &Arc<dyn PoolHandle>) -> Option<Self> {
-        let is_new = home.on(|pool, _| pool.holder.take(loan_id));
-        is_new.then(|| Self { block, loan_id, home: home.clone(), was_brought: AtomicBool::new(false) })
+    pub(crate) fn take(block: Block, loan_id: LoanId, pool: &Arc<dyn PoolHandle>) -> Option<Self> {
+        let is_new = pool.on(|pool, _| pool.holder.take(loan_id));
+        is_new.then(|| Self { block, loan_id, pool: pool.clone(), was_returned: AtomicBool::new(false) })
     }
 
     pub(crate) fn span(&self) -> Span<'_> {
@@ -138,49 +138,49 @@ impl BorrowedBlock {
     }
 
     /// Whether the peer may yet look at it, for a frame that names it.
-    fn is_returned(&self) -> bool {
-        self.was_brought.load(Relaxed) && self.home.on(|pool, _| pool.holder.is_returned(self.loan_id))
+    fn is_being_returned(&self) -> bool {
+        self.was_returned.load(Relaxed) && self.pool.on(|pool, _| pool.holder.is_being_returned(self.loan_id))
     }
 }
 
 impl Drop for BorrowedBlock {
     fn drop(&mut self) {
-        if !self.home.is_in_fork() {
-            self.home.on(|pool, _| pool.release(self.loan_id));
+        if !self.pool.is_in_fork() {
+            self.pool.on(|pool, _| pool.release(self.loan_id));
         }
     }
 }
 
 impl Bytes {
     /// `len` bytes of `home`'s memory, which hold what they held before.
-    fn stale(home: &Arc<dyn PoolHandle>, len: usize, deadline: Deadline) -> Result<Self, NoMemory> {
-        Self::stale_until(home, len, deadline, Deadline::NEVER)
+    fn stale(pool: &Arc<dyn PoolHandle>, len: usize, deadline: Deadline) -> Result<Self, NoMemory> {
+        Self::stale_until(pool, len, deadline, Deadline::NEVER)
     }
 
     /// The same, of which nobody wants anything after a deadline.
     fn stale_until(
-        home: &Arc<dyn PoolHandle>,
+        pool: &Arc<dyn PoolHandle>,
         len: usize,
         deadline: Deadline,
         until: Deadline,
     ) -> Result<Self, NoMemory> {
-        if len == 0 || home.is_in_fork() {
+        if len == 0 || pool.is_in_fork() {
             return Ok(Self::private(len));
         }
-        let loan = home.allocate(len as u64, deadline, until)?;
-        Ok(Self { store: Store::OwnBlock(OwnBlock::new(loan, home)), len })
+        let allocation = pool.allocate(len as u64, deadline, until)?;
+        Ok(Self { store: Store::OwnBlock(OwnBlock::new(allocation, pool)), len })
     }
 
     /// The same, of `bridge`'s memory, for which it may wait as long as for a call.
     fn stale_in(bridge: &impl Memory, len: usize) -> Result<Self, NoMemory> {
-        let place::HomeOf(home, timeout) = bridge.home();
+        let place::PoolOf(pool, timeout) = bridge.pool();
         let deadline = Deadline::after(timeout);
-        let new = Self::stale(&home, len, Deadline::now());
+        let new = Self::stale(&pool, len, Deadline::now());
         if !matches!(new, Err(NoMemory::Exhausted { .. })) {
             return new;
         }
         bridge.take_late_replies();
-        Self::stale(&home, len, deadline)
+        Self::stale(&pool, len, deadline)
     }
 
     /// `len` zeros in private memory.
@@ -193,7 +193,7 @@ impl Bytes {
     /// `len` bytes wherever boxes of this process lie.
     fn stale_here(len: usize) -> Result<Self, NoMemory> {
         match HERE.get() {
-            Some(home) => Self::stale(home, len, Deadline::NEVER),
+            Some(pool) => Self::stale(pool, len, Deadline::NEVER),
             None => Ok(Self::private(len)),
         }
     }
@@ -203,11 +203,11 @@ impl Bytes {
     /// # Errors
     ///
     /// If the deadline passes meanwhile.
-    fn copy_of(span: Span<'_>, len: usize, home: &Arc<dyn PoolHandle>, until: Deadline) -> Result<Self, Failure> {
+    fn copy_of(span: Span<'_>, len: usize, pool: &Arc<dyn PoolHandle>, until: Deadline) -> Result<Self, Failure> {
         let mut copy = match len {
             // Not worth a block.
             ..SMALL => Self::private(len),
-            _ => Self::stale_until(home, len, Deadline::now(), until)
+            _ => Self::stale_until(pool, len, Deadline::now(), until)
                 .or_else(|_| has_memory(len).map(|()| Self::private(len)))?,
         };
         let target = copy.as_mut_slice();
@@ -248,19 +248,19 @@ impl Bytes {
     fn is_ours_to_write(&mut self) -> bool {
         match &mut self.store {
             Store::Private(_) => true,
-            Store::OwnBlock(own) => !own.home.is_in_fork() && own.is_alone(),
-            Store::Peer(peer) => !peer.home.is_in_fork() && peer.block.is_writable() && !peer.is_returned(),
+            Store::OwnBlock(own) => !own.pool.is_in_fork() && own.is_alone(),
+            Store::Peer(peer) => !peer.pool.is_in_fork() && peer.block.is_writable() && !peer.is_being_returned(),
         }
     }
 
     /// Moves to a copy.
     #[cold]
     fn detach_slow(&mut self) {
-        let home = match &self.store {
+        let pool = match &self.store {
             Store::Private(_) => return,
-            Store::OwnBlock(OwnBlock { home, .. }) | Store::Peer(BorrowedBlock { home, .. }) => home.clone(),
+            Store::OwnBlock(OwnBlock { pool, .. }) | Store::Peer(BorrowedBlock { pool, .. }) => pool.clone(),
         };
-        let mut copy = Self::stale(&home, self.len, Deadline::now()).unwrap_or_else(|_| Self::private(self.len));
+        let mut copy = Self::stale(&pool, self.len, Deadline::now()).unwrap_or_else(|_| Self::private(self.len));
         copy.as_mut_slice().copy_from_slice(self.as_slice());
         *self = copy;
     }
@@ -277,30 +277,30 @@ impl Bytes {
 
     /// Has the frame that is being written, which carries `carried`, name these bytes: a block of their own if they are at home where the frame
     /// goes and are not with another frame, else a copy of them.
-    fn box_ref(&self, room: &AllocContext<'_>, carried: &mut Attachments) -> Result<BoxRef, NoMemory> {
+    fn box_ref(&self, alloc: &AllocContext<'_>, attachments: &mut Attachments) -> Result<BoxRef, NoMemory> {
         let box_ref = match &self.store {
-            Store::OwnBlock(own) if is_same(&own.home, room.home) => own.lend(self.len, carried)?,
-            Store::Peer(peer) if is_same(&peer.home, room.home) => peer.return_with(self.len, carried),
+            Store::OwnBlock(own) if is_same(&own.pool, alloc.pool) => own.lend(self.len, attachments)?,
+            Store::Peer(peer) if is_same(&peer.pool, alloc.pool) => peer.return_with(self.len, attachments),
             _ => None,
         };
         match box_ref {
             Some(box_ref) => Ok(box_ref),
-            None => self.box_ref_of_copy(room, carried),
+            None => self.box_ref_of_copy(alloc, attachments),
         }
     }
 
-    fn box_ref_of_copy(&self, room: &AllocContext<'_>, carried: &mut Attachments) -> Result<BoxRef, NoMemory> {
+    fn box_ref_of_copy(&self, alloc: &AllocContext<'_>, attachments: &mut Attachments) -> Result<BoxRef, NoMemory> {
         let len = self.len as u64;
-        let loan = room.find(&mut |pool, source| pool.allocate(len, source))?;
-        let place = loan.reference(self.len);
+        let allocation = alloc.find(&mut |pool, source| pool.allocate(len, source))?;
+        let place = allocation.reference(self.len);
         // SAFETY: a new block, that nobody else knows of, of at least `len` bytes.
-        let target = unsafe { loan.span().first(self.len).as_mut_bytes() };
+        let target = unsafe { allocation.span().first(self.len).as_mut_bytes() };
         target.copy_from_slice(self.as_slice());
-        room.home.on(|pool, source| match pool.lend(loan, len, false, &mut carried.lent, source) {
+        alloc.pool.on(|pool, source| match pool.lend(allocation, len, false, &mut attachments.lent, source) {
             Ok(loan_id) => Ok(BoxRef { place, loan_id }),
-            Err(loan) => {
-                pool.free(loan, source);
-                Err(no_ticket())
+            Err(allocation) => {
+                pool.free(allocation, source);
+                Err(no_loan_id())
             }
         })
     }
@@ -308,13 +308,13 @@ impl Bytes {
 
 impl OwnBlock {
     /// `None` if it is lent already.
-    fn lend(&self, len: usize, carried: &mut Attachments) -> Result<Option<BoxRef>, NoMemory> {
+    fn lend(&self, len: usize, attachments: &mut Attachments) -> Result<Option<BoxRef>, NoMemory> {
         let mut state = self.state();
-        let loan = match std::mem::replace(&mut *state, BoxState::Gone) {
-            BoxState::Here(loan) => loan,
+        let allocation = match std::mem::replace(&mut *state, BoxState::Gone) {
+            BoxState::Here(allocation) => allocation,
             // By a frame that has been dealt with, perhaps.
-            BoxState::Lent(loan_id) => match self.home.on(|pool, source| pool.reclaim(loan_id, source)) {
-                Some(loan) => loan,
+            BoxState::Lent(loan_id) => match self.pool.on(|pool, source| pool.reclaim(loan_id, source)) {
+                Some(allocation) => allocation,
                 None => {
                     *state = BoxState::Lent(loan_id);
                     return Ok(None);
@@ -322,18 +322,18 @@ impl OwnBlock {
             },
             BoxState::Gone => return Ok(None),
         };
-        let place = loan.reference(len);
+        let place = allocation.reference(len);
         let lend = |pool: &mut crate::memory_pool::MemoryPool, source: &mut dyn crate::arena::Source| {
-            pool.lend(loan, len as u64, true, &mut carried.lent, source)
+            pool.lend(allocation, len as u64, true, &mut attachments.lent, source)
         };
-        match self.home.on(lend) {
+        match self.pool.on(lend) {
             Ok(loan_id) => {
                 *state = BoxState::Lent(loan_id);
                 Ok(Some(BoxRef { place, loan_id }))
             }
-            Err(loan) => {
-                *state = BoxState::Here(loan);
-                Err(no_ticket())
+            Err(allocation) => {
+                *state = BoxState::Here(allocation);
+                Err(no_loan_id())
             }
         }
     }
@@ -341,15 +341,15 @@ impl OwnBlock {
 
 impl BorrowedBlock {
     /// `None` if another place in the frame brings it home already.
-    fn return_with(&self, len: usize, carried: &mut Attachments) -> Option<BoxRef> {
-        self.was_brought.store(true, Relaxed);
-        let is_first = self.home.on(|pool, _| pool.holder.return_with(self.loan_id, &mut carried.home));
+    fn return_with(&self, len: usize, attachments: &mut Attachments) -> Option<BoxRef> {
+        self.was_returned.store(true, Relaxed);
+        let is_first = self.pool.on(|pool, _| pool.holder.return_with(self.loan_id, &mut attachments.returns));
         let place = BlockRef { segment: HOMEWARD, offset: 0, len: len as u64, loan_id: 0 };
         is_first.then_some(BoxRef { place, loan_id: self.loan_id })
     }
 }
 
-fn no_ticket() -> NoMemory {
+fn no_loan_id() -> NoMemory {
     NoMemory::Failed { why: "the bridge has lent as many blocks of memory as it can".into() }
 }
 
@@ -387,42 +387,42 @@ pub struct SharedBoxResolver {
 
 impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
     /// The bytes, as one who receives the frame has them from now on.
-    fn open(&self, home: &Arc<dyn PoolHandle>, decoder: &mut Decoder<'_>) -> Result<Bytes, Failure> {
+    fn open(&self, pool: &Arc<dyn PoolHandle>, decoder: &mut Decoder<'_>) -> Result<Bytes, Failure> {
         let len = usize::try_from(self.len.to_native()).map_err(|_| Failure)?;
         let loan_id = LoanId::checked(self.loan_id.to_native()).ok_or(Failure)?;
         if self.segment == HOMEWARD {
-            return Self::open_home(loan_id, len, home, decoder);
+            return Self::open_returned(loan_id, len, pool, decoder);
         }
         let (segment, offset) = (self.segment.into(), self.offset.into());
         let place = BlockRef { segment, offset, len: len as u64, loan_id: 0 };
-        let block = home.peer_block(place).ok_or(Failure)?;
-        if !home.trusts_peer() {
+        let block = pool.peer_block(place).ok_or(Failure)?;
+        if !pool.trusts_peer() {
             decoder.may_copy(len as u64)?;
-            return Bytes::copy_of(block.span(), len, home, decoder.until());
+            return Bytes::copy_of(block.span(), len, pool, decoder.until());
         }
-        let kept = BorrowedBlock::take(block, loan_id, home).ok_or(Failure)?;
+        let kept = BorrowedBlock::take(block, loan_id, pool).ok_or(Failure)?;
         Ok(Bytes { store: Store::Peer(kept), len })
     }
 
-    fn open_home(
+    fn open_returned(
         loan_id: LoanId,
         len: usize,
-        home: &Arc<dyn PoolHandle>,
+        pool: &Arc<dyn PoolHandle>,
         decoder: &mut Decoder<'_>,
     ) -> Result<Bytes, Failure> {
-        match home.on(|pool, _| pool.take_returned(loan_id)).ok_or(Failure)? {
-            Returning::Whole(loan, lent) if len as u64 <= lent => {
-                Ok(Bytes { store: Store::OwnBlock(OwnBlock::new(loan, home)), len })
+        match pool.on(|pool, _| pool.take_returned(loan_id)).ok_or(Failure)? {
+            Returning::Whole(allocation, lent) if len as u64 <= lent => {
+                Ok(Bytes { store: Store::OwnBlock(OwnBlock::new(allocation, pool)), len })
             }
-            Returning::Whole(loan, _) => {
-                home.on(|pool, source| pool.free(loan, source));
+            Returning::Whole(allocation, _) => {
+                pool.on(|pool, source| pool.free(allocation, source));
                 Err(Failure)
             }
             Returning::Shared(block, lent) => {
                 let is_within = (len as u64 <= lent).then_some(()).ok_or(Failure);
                 let may_copy = is_within.and_then(|()| decoder.may_copy(len as u64));
-                let copy = may_copy.and_then(|()| Bytes::copy_of(block.span(), len, home, decoder.until()));
-                home.on(|pool, source| pool.copied(loan_id, source));
+                let copy = may_copy.and_then(|()| Bytes::copy_of(block.span(), len, pool, decoder.until()));
+                pool.on(|pool, source| pool.copied(loan_id, source));
                 copy
             }
         }
@@ -438,8 +438,8 @@ impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
         if !decoder.has(self) {
             return Err(Failure);
         }
-        let home = decoder.home().or(HERE.get()).ok_or(Failure)?.clone();
-        self.open(&home, decoder)
+        let pool = decoder.pool().or(HERE.get()).ok_or(Failure)?.clone();
+        self.open(&pool, decoder)
     }
 }
 
@@ -573,7 +573,7 @@ pub(crate) mod place {
     /// Bridges only.
     pub trait Sealed {
         #[doc(hidden)]
-        fn home(&self) -> HomeOf;
+        fn pool(&self) -> PoolOf;
 
         /// Takes back what calls that were given up have left behind.
         #[doc(hidden)]
@@ -581,7 +581,7 @@ pub(crate) mod place {
     }
 
     /// A bridge's memory, and how long to wait for it.
-    pub struct HomeOf(pub(crate) Arc<dyn PoolHandle>, pub(crate) Option<Duration>);
+    pub struct PoolOf(pub(crate) Arc<dyn PoolHandle>, pub(crate) Option<Duration>);
 }
 
 impl<T: Pod> SharedBox<[T]> {
@@ -664,12 +664,12 @@ impl<T: Pod> SharedBox<[T]> {
 impl SharedBox<[u8]> {
     /// A box of `len` bytes in `home`, or wherever boxes of this process lie, that hold whatever lay there before.
     pub(crate) fn for_overwrite_at(
-        home: Option<&Arc<dyn PoolHandle>>,
+        pool: Option<&Arc<dyn PoolHandle>>,
         len: usize,
         deadline: Deadline,
     ) -> Result<Self, NoMemory> {
-        let bytes = match home {
-            Some(home) => Bytes::stale(home, len, deadline),
+        let bytes = match pool {
+            Some(pool) => Bytes::stale(pool, len, deadline),
             None => Bytes::stale_here(len),
         };
         bytes.map(Self::new_of)
@@ -768,12 +768,12 @@ impl<T: Contents + ?Sized> Archive for SharedBox<T> {
             Some(BoxRef { place, loan_id }) => (place, loan_id.to_word()),
             None => (BlockRef { segment: 0, offset: 0, len: 0, loan_id: 0 }, 0),
         };
-        munge!(let ArchivedSharedBox { inline, segment, offset, len, loan_id: ticket_out, contents: _ } = out);
+        munge!(let ArchivedSharedBox { inline, segment, offset, len, loan_id: loan_id_out, contents: _ } = out);
         ArchivedBox::resolve_from_ref(&self.bytes.as_slice()[..inline_len], resolver, inline);
         segment.write(place.segment.into());
         offset.write(place.offset.into());
         len.write(place.len.into());
-        ticket_out.write(loan_id.into());
+        loan_id_out.write(loan_id.into());
     }
 }
 
@@ -782,7 +782,7 @@ impl<'e, T: Contents + ?Sized> Serialize<Encoder<'e>> for SharedBox<T> {
         let bytes = &self.bytes;
         let box_ref = match bytes.len {
             0 => None,
-            _ => encoder.writer.send_with(&mut |room, carried| bytes.box_ref(room, carried))?,
+            _ => encoder.writer.send_with(&mut |alloc, attachments| bytes.box_ref(alloc, attachments))?,
         };
         let inline_len = if box_ref.is_some() { 0 } else { bytes.len };
         let inline = ArchivedBox::serialize_from_ref(&bytes.as_slice()[..inline_len], encoder)?;

@@ -52,7 +52,7 @@ pub struct SharedWriter {
     /// How many of them have been written.
     len: usize,
     /// Whose memory it is, and how long to wait for it; `None` = wherever boxes of this process lie.
-    home: Option<(Arc<dyn PoolHandle>, Option<Duration>)>,
+    pool: Option<(Arc<dyn PoolHandle>, Option<Duration>)>,
 }
 
 impl SharedWriter {
@@ -62,9 +62,9 @@ impl SharedWriter {
     ///
     /// As [`SharedBox::zeroed_in`].
     pub fn new_in(bridge: &impl Memory, capacity: usize) -> Result<Self, NoMemory> {
-        let place::HomeOf(home, timeout) = bridge.home();
+        let place::PoolOf(pool, timeout) = bridge.pool();
         let bytes = SharedBox::for_overwrite_in(bridge, capacity)?;
-        Ok(Self { bytes, len: 0, home: Some((home, timeout)) })
+        Ok(Self { bytes, len: 0, pool: Some((pool, timeout)) })
     }
 
     /// One that writes, in a child, into the memory of its bridge; elsewhere into private memory.
@@ -73,7 +73,7 @@ impl SharedWriter {
     ///
     /// As [`SharedBox::zeroed`].
     pub fn new(capacity: usize) -> Result<Self, NoMemory> {
-        Ok(Self { bytes: SharedBox::for_overwrite(capacity)?, len: 0, home: None })
+        Ok(Self { bytes: SharedBox::for_overwrite(capacity)?, len: 0, pool: None })
     }
 
     /// Reads all that `reader` has to give. Returns how many bytes that were.
@@ -122,14 +122,14 @@ impl SharedWriter {
             Err(_) => need.saturating_add(need / 8),
             Ok(()) => return Ok(()),
         };
-        let timeout = self.home.as_ref().and_then(|(_, timeout)| *timeout);
+        let timeout = self.pool.as_ref().and_then(|(_, timeout)| *timeout);
         let grown = self.grow(most.max(need), Deadline::now()).or_else(|_| self.grow(need, Deadline::after(timeout)));
         grown.map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))
     }
 
     fn grow(&mut self, capacity: usize, deadline: Deadline) -> Result<(), NoMemory> {
-        let home = self.home.as_ref().map(|(home, _)| home);
-        let mut grown = SharedBox::for_overwrite_at(home, capacity, deadline)?;
+        let pool = self.pool.as_ref().map(|(pool, _)| pool);
+        let mut grown = SharedBox::for_overwrite_at(pool, capacity, deadline)?;
         grown[..self.len].copy_from_slice(&self.bytes[..self.len]);
         self.bytes = grown;
         Ok(())

@@ -15,7 +15,7 @@ mod support;
 
 use callgate::{Bridge, Builder, CallError, Exit, SharedBox, Wait, bridge};
 use held::{Held, leaving_nothing};
-use raw::{CALL, Raw, TICKETS, commit};
+use raw::{CALL, LOANS, Raw, commit};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mprotect};
 use std::fs::{File, OpenOptions};
@@ -42,7 +42,7 @@ const LENT: u64 = 5000;
 
 // ---- the attacker --------------------------------------------------------------------------------------------------
 
-/// A box in a reply: segment, offset, length, ticket.
+/// A box in a reply: segment, offset, length, loan id.
 type Place = (u64, u64, u64, u64);
 
 /// A word of the table of held blocks, and its index.
@@ -52,8 +52,8 @@ type Word = (u64, u64);
 type Forgery = (Vec<Place>, Vec<Word>, u64);
 
 /// As it is archived: nothing inline, in a slice of no bytes `distance` before it; then the place.
-fn archived((segment, offset, len, ticket): Place, distance: u64) -> [u64; 6] {
-    [distance.wrapping_neg(), 0, segment, offset, len, ticket]
+fn archived((segment, offset, len, loan_id): Place, distance: u64) -> [u64; 6] {
+    [distance.wrapping_neg(), 0, segment, offset, len, loan_id]
 }
 
 /// Publishes a reply to the call that is being carried out: its call word, and the first `len` bytes of its payload.
@@ -282,7 +282,7 @@ fn assert_sound(mut boxes: Vec<SharedBox<[u8]>>, expected: &[(u64, u8)], case: &
     assert!(boxes.iter().zip(marks()).all(|(bytes, mark)| bytes.iter().all(|&byte| byte == mark)), "{case}");
 }
 
-/// The ticket of the only block that is lent, and the word by which the child says that it comes home, with `next` after it.
+/// The loan id of the only block that is lent, and the word by which the child says that it comes home, with `next` after it.
 const ONLY: u64 = 1 << 32;
 const fn home(next: u64) -> u64 {
     next << 32 | 1 << 2 | HOME
@@ -303,7 +303,7 @@ fn fault_08_a_box_that_the_child_cannot_send_is_refused() {
                 ("another generation", (HOMEWARD, 0, 8, 2 << 32), brought),
                 ("the last generation", (HOMEWARD, 0, 8, (u64::from(u32::MAX) >> 2) << 32), brought),
                 ("a generation out of range", (HOMEWARD, 0, 8, u64::MAX << 32), brought),
-                ("an index out of range", (HOMEWARD, 0, 8, 1 << 32 | TICKETS), &[]),
+                ("an index out of range", (HOMEWARD, 0, 8, 1 << 32 | LOANS), &[]),
                 ("no generation", (HOMEWARD, 0, 8, 5), &[]),
                 ("junk", (u64::MAX, u64::MAX, u64::MAX, u64::MAX), brought),
                 ("longer than was lent", (HOMEWARD, 0, LENT + 1, ONLY), &[]),
@@ -319,7 +319,7 @@ fn fault_08_a_box_that_the_child_cannot_send_is_refused() {
                 ("around the end of all memory", (1, u64::MAX - 63, 128, ONLY), &[]),
                 ("endless", (1, 0, u64::MAX, ONLY), &[]),
                 ("not aligned", (1, 8, 64, ONLY), &[]),
-                ("a place without a ticket that could be one", (1, 0, 64, 5), &[]),
+                ("a place without a loan id that could be one", (1, 0, 64, 5), &[]),
             ];
             let held = Held::now();
             for &(case, place, table) in places {
@@ -387,11 +387,11 @@ fn fault_08_an_odd_box_is_the_parents_alone() {
                 ("a chain that goes on with junk", &[lent], &[(0, home(u64::from(u32::MAX)))], 1),
                 ("a chain that goes on with what is not lent", &[lent], &[(0, home(7)), (6, home(1))], 1),
                 ("a chain of junk", &[lent], brought, u64::from(u32::MAX)),
-                ("a chain that begins behind the end", &[lent], brought, TICKETS + 1),
-                ("a chain that begins at the end", &[lent], brought, TICKETS),
-                ("the child's own, with a ticket of nobody", &[own], &[], 0),
+                ("a chain that begins behind the end", &[lent], brought, LOANS + 1),
+                ("a chain that begins at the end", &[lent], brought, LOANS),
+                ("the child's own, with a loan id of nobody", &[own], &[], 0),
                 ("the child's own, and what overlaps it", &[own, (1, 64, LENT, ONLY), (1, 0, 1, 1 << 32 | 1)], &[], 0),
-                ("no length and no ticket", &[(1, 0, LENT, 0), (u64::MAX, u64::MAX, u64::MAX, 0)], &[], 0),
+                ("no length and no loan id", &[(1, 0, LENT, 0), (u64::MAX, u64::MAX, u64::MAX, 0)], &[], 0),
             ];
             for &(case, places, table, home) in cases {
                 let expected = |place: &Place| match *place {

@@ -63,23 +63,23 @@ impl<T: Service> ChildSpec<T> {
     /// Starts a child, and gets through the handshake with it, or gives that up when it is no longer wanted. The service is yet to be built.
     pub(super) fn bring_up(&self, is_wanted: &dyn Fn() -> bool) -> Result<Arc<Caller>, StartError> {
         let Self { geometry, memory, .. } = *self;
-        let objects = self.segments.of_parent();
-        let (segment, object) = Segment::create(geometry, &*objects)
+        let backing = self.segments.of_parent();
+        let (segment, object) = Segment::create(geometry, &*backing)
             .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len()), Wanted::Memory))?;
         segment.header().chains.store(nest::new_chains(), Relaxed);
         // Some have threads.
-        let bells = ParentBells::new(self.signal, Count::of(&geometry), &*objects)
+        let bells = ParentBells::new(self.signal, Count::of(&geometry), &*backing)
             .map_err(system::<T>("creating its doorbells".into(), Wanted::Task))?;
         let spawned = self.launch.start().map_err(system::<T>(format!("starting {}", self.launch), Wanted::Task))?;
         let starting = StartingChild::<T>::new(spawned)?;
         failpoints::reach(Step::ParentSpawned);
-        let (hello, plan) = (self.hello(objects.place()), self.plan.as_ref());
+        let (hello, plan) = (self.hello(backing.place()), self.plan.as_ref());
         let executable = self.launch.executable_name();
         let plan_sent = plan.map(SentPlan::bytes);
         let patience = StartWait { timeout: self.start_timeout, is_wanted };
         let told = starting.shake_hands(&hello, plan_sent, object, &bells, patience, &executable)?;
         let report = plan.map(|plan| plan.report(&told)).transpose().map_err(|why| starting.unusable(why))?;
-        let link = starting.watched(&segment, LinkParts { memory, objects, bells, report })?;
+        let link = starting.watched(&segment, LinkParts { memory, backing, bells, report })?;
         failpoints::reach(Step::ParentWatched);
         let caller = Caller::new::<T>(&segment, link, self.wait);
         Ok(Arc::new(match &self.lateness {

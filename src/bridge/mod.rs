@@ -364,8 +364,8 @@ impl<T: Service> Bridge<T> {
 impl<T: Service> Memory for Bridge<T> {}
 
 impl<T: Service> place::Sealed for Bridge<T> {
-    fn home(&self) -> place::HomeOf {
-        place::HomeOf(self.target.caller().home().clone(), self.timeout)
+    fn pool(&self) -> place::PoolOf {
+        place::PoolOf(self.target.caller().pool().clone(), self.timeout)
     }
 
     fn take_late_replies(&self) {

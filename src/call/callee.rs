@@ -79,14 +79,14 @@ pub(crate) struct Callee {
 
 impl Callee {
     fn start(serving: Serving) -> Self {
-        let Serving { control, segment, objects, bells, hello, parent } = serving;
+        let Serving { control, segment, backing, bells, hello, parent } = serving;
         last_words::keep(segment.last_words());
         panic::install_hook();
         let limits = Limits { max_payload: hello.max_payload, retained: hello.retained };
         let access = if hello.trusted { Protection::ReadWrite } else { Protection::ReadOnly };
-        let memory = PayloadMemory::new(control, objects, &segment, limits, access);
+        let memory = PayloadMemory::new(control, backing, &segment, limits, access);
         memory.start_reader();
-        shared_box::settle_here(memory.clone());
+        shared_box::set_pool(memory.clone());
         failpoints::reach(Step::ChildReady);
         Self { segment, bells, hello, parent, memory }
     }
@@ -115,7 +115,7 @@ pub(super) fn chain(segment: &Segment, index: u32) -> u64 {
 /// Whoever makes the requests of a worker: how far it is trusted, and the memory that is shared with it.
 pub(crate) trait RequestSource {
     /// The memory.
-    fn home(&self) -> &dyn PoolHandle;
+    fn pool(&self) -> &dyn PoolHandle;
 
     /// Whether it lives; `None` for one that this process does not outlive.
     fn peer_status(&self) -> Option<&PeerStatus>;
@@ -137,7 +137,7 @@ pub(crate) trait RequestSource {
     fn done(&self, _copy: &mut AlignedVec<ALIGN>) {}
 
     /// Keeps what the reply carries that is about to be published at `position` of `lane`, until it has been dealt with.
-    fn publishing(&self, lane: u32, position: u64, carried: Attachments);
+    fn publishing(&self, lane: u32, position: u64, attachments: Attachments);
 }
 
 /// The parent of a child: its requests are read where they lie, and make sense.
@@ -148,7 +148,7 @@ pub(crate) struct Parent {
 
 impl RequestSource for Parent {
     #[inline(always)]
-    fn home(&self) -> &dyn PoolHandle {
+    fn pool(&self) -> &dyn PoolHandle {
         &*self.memory
     }
 
@@ -166,8 +166,8 @@ impl RequestSource for Parent {
         Ok(self.trusted.request(payload))
     }
 
-    fn publishing(&self, lane: u32, position: u64, carried: Attachments) {
-        self.memory.publishing(lane, position, carried);
+    fn publishing(&self, lane: u32, position: u64, attachments: Attachments) {
+        self.memory.publishing(lane, position, attachments);
     }
 }
 
@@ -293,15 +293,15 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
             Place::Block(block) => Some(self.asker.block(block)?),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let room = &AllocContext { home: self.asker.home(), patience: &NEVER };
-        let came_home = room.home.accept_returns(call);
-        if came_home.is_some() {
+        let alloc = &AllocContext { pool: self.asker.pool(), patience: &NEVER };
+        let returned = alloc.pool.accept_returns(call);
+        if returned.is_some() {
             nest::enter(call, slot.chain());
         }
         let (len, request) = (span.len(), self.asker.request(span, &mut self.copy));
         let is_readable = request.is_ok();
         let mut exchange =
-            Exchange { slot, room, request: request.unwrap_or(RequestSpan::none()), call, replied: None };
+            Exchange { slot, alloc, request: request.unwrap_or(RequestSpan::none()), call, replied: None };
         if is_readable {
             let result = panic::catch(|| self.host.carry_out(kind, &mut exchange));
             if let Err(fault) = result {
@@ -315,7 +315,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
             Some(reply) => reply,
             None if kind == Kind::Stop => {
                 // Nothing of it has been carried out: it comes again when every other request has been answered.
-                room.home.forget(came_home);
+                alloc.pool.forget(returned);
                 self.lanes.end_soon();
                 return Ok(None);
             }
@@ -324,15 +324,15 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
                 Kind::Refused
             }
         };
-        if came_home.is_some() {
+        if returned.is_some() {
             nest::leave();
         }
-        room.home.forget(came_home);
+        alloc.pool.forget(returned);
         failpoints::reach(Step::ChildReplyWritten);
         if exchange.slot.carries() {
-            let departed = exchange.slot.sent_slow(room);
+            let departed = exchange.slot.sent_slow(alloc);
             let lane = self.lanes.lane(place);
-            self.asker.publishing(lane.index(), lane.position(), departed.carried);
+            self.asker.publishing(lane.index(), lane.position(), departed.attachments);
             failpoints::reach(Step::ChildReplyDeparted);
             lane.publish(reply, departed.call, departed.place);
         } else {

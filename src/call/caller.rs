@@ -50,7 +50,7 @@ pub(crate) struct Caller {
     lanes: Box<[Arc<Mutex<CallerLane>>]>,
     pub(crate) peer: Arc<Peer>,
     /// The memory that the two share.
-    home: Arc<dyn PoolHandle>,
+    pool: Arc<dyn PoolHandle>,
     /// The same, as what holds the peer.
     hold: Arc<dyn PeerLink>,
     pub(super) wait: Wait,
@@ -217,7 +217,7 @@ impl Caller {
         Self {
             lanes: (0..segment.geometry().lanes).map(lane).collect(),
             peer,
-            home: hold.clone(),
+            pool: hold.clone(),
             hold,
             wait,
             bells,
@@ -265,8 +265,8 @@ impl Caller {
     }
 
     /// The memory of requests and boxes.
-    pub(crate) fn home(&self) -> &Arc<dyn PoolHandle> {
-        &self.home
+    pub(crate) fn pool(&self) -> &Arc<dyn PoolHandle> {
+        &self.pool
     }
 
     /// The addresses of each lane, with its lock.
@@ -442,7 +442,7 @@ impl Caller {
         let ask = Ask { kind: Kind::Call, call };
         let position = self.send_on(&mut lane, ask, &mut Some(args), ArgsPolicy::SpendAtOnce, &context)?;
         // What comes back only when this thread asks for it is not waited for by others.
-        lane.give_up(&*self.home);
+        lane.give_up(&*self.pool);
         if let (Some(overdue), Some(due)) = (&self.overdue, context.deadline.instant()) {
             // Nobody may ask for it by then.
             overdue.watch(context.name(), context.timeout.unwrap_or_default(), (lane.index(), position), due);
@@ -707,11 +707,11 @@ impl Caller {
         }
         let Some(sending) = args.as_ref() else { return Err(self.spent_slow(context)) };
         let position = lane.position();
-        let room = &AllocContext { home: &*self.home, patience: context };
-        let mut written = lane.write(sending, room);
+        let alloc = &AllocContext { pool: &*self.pool, patience: context };
+        let mut written = lane.write(sending, alloc);
         if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) = written {
             let wait = if then == ArgsPolicy::SpendAtOnce { Deadline::now() } else { context.deadline };
-            written = self.write_again_slow(lane, sending, room, wait);
+            written = self.write_again_slow(lane, sending, alloc, wait);
         }
         if then != ArgsPolicy::Keep || lane.carries_boxes() {
             *args = None;
@@ -721,7 +721,7 @@ impl Caller {
             self.unsent(error, context)
         })?;
         failpoints::reach(Step::ParentRequestWritten);
-        lane.publish(ask.kind, ask.call, len, room);
+        lane.publish(ask.kind, ask.call, len, alloc);
         match ask.kind {
             Kind::Construct => failpoints::reach(Step::ParentConstructorSent),
             Kind::Bind => failpoints::reach(Step::ParentBindSent),
@@ -737,18 +737,18 @@ impl Caller {
         &self,
         lane: &mut CallerLane,
         args: &A,
-        room: &AllocContext<'_>,
+        alloc: &AllocContext<'_>,
         wait: Deadline,
     ) -> Result<usize, SendError> {
         self.take_late_replies();
-        lane.write(args, &AllocContext { patience: &MemoryWait { patience: room.patience, memory: wait }, ..*room })
+        lane.write(args, &AllocContext { patience: &MemoryWait { patience: alloc.patience, memory: wait }, ..*alloc })
     }
 
     /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.
     pub(crate) fn take_late_replies(&self) {
         let context = &CallContext::new(const { &Method::nameless() }, None);
         for mut lane in self.lanes.iter().filter_map(|lane| lane.try_lock()) {
-            lane.forget_unsent(&*self.home);
+            lane.forget_unsent(&*self.pool);
             // What is wrong with one of them is said by whoever calls next.
             let _ = self.settle(&mut lane, context);
         }
@@ -794,7 +794,7 @@ impl Caller {
     /// Leaves the reply to the request at `position` to whoever uses the lane next.
     #[cold]
     pub(super) fn give_up(&self, lane: &mut CallerLane, position: u64, context: &CallContext) -> CallError {
-        lane.give_up(&*self.home);
+        lane.give_up(&*self.pool);
         if let Some(overdue) = &self.overdue {
             let (timeout, at) = (context.timeout.unwrap_or_default(), (lane.index(), position));
             overdue.watch(context.name(), timeout, at, Instant::now());
@@ -845,10 +845,10 @@ impl Caller {
             Err(what) => return Some(Err(self.corrupt(what, context))),
         };
         failpoints::reach(Step::ParentReplySeen);
-        let (carries, number) = (frame.carries(), self.home.accept_returns(frame.call));
+        let (carries, number) = (frame.carries(), self.pool.accept_returns(frame.call));
         let outcome = (at == position).then(|| self.outcome(&frame, kind, context));
         self.release(lane, carries);
-        self.home.forget(number);
+        self.pool.forget(number);
         outcome
     }
 
@@ -877,9 +877,9 @@ impl Caller {
     fn settle(&self, lane: &mut CallerLane, context: &CallContext) -> Result<(), CallError> {
         while !lane.is_idle() {
             let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, context))? else { break };
-            let (carries, number) = (frame.carries(), self.home.accept_returns(frame.call));
+            let (carries, number) = (frame.carries(), self.pool.accept_returns(frame.call));
             self.release(lane, carries);
-            self.home.forget(number);
+            self.pool.forget(number);
         }
         Ok(())
     }
@@ -887,8 +887,8 @@ impl Caller {
     /// Is done with the reply that was taken, which carried something or not, and takes back what its request carried.
     #[inline(always)]
     pub(super) fn release(&self, lane: &mut CallerLane, carries: bool) {
-        if let Some(carried) = lane.release(carries) {
-            self.home.on(|pool, source| pool.arrived(carried, source));
+        if let Some(attachments) = lane.release(carries) {
+            self.pool.on(|pool, source| pool.arrived(attachments, source));
         }
         if carries {
             self.hold.used();
@@ -899,7 +899,7 @@ impl Caller {
     /// What replies are decoded with.
     #[inline(always)]
     pub(super) fn decoder(&self, context: &CallContext) -> Decoder<'_> {
-        Decoder::of(&self.home, self.peer.max_payload, self.peer.trust, context.deadline)
+        Decoder::of(&self.pool, self.peer.max_payload, self.peer.trust, context.deadline)
     }
 
     // ---- lanes -----------------------------------------------------------------------------------------------------
@@ -1090,7 +1090,7 @@ impl Caller {
         let decoded = match frame.commit.place {
             Place::Slot(_) => R::from_slot(frame.line, frame.payload, self.decoder(context)),
             Place::Block(place) => {
-                let block = self.home.peer_block(place);
+                let block = self.pool.peer_block(place);
                 let block = block.ok_or_else(|| self.corrupt("a reply in memory that it does not have", context))?;
                 R::from_block(block, place.loan_id, self.decoder(context))
             }

@@ -66,7 +66,7 @@ impl Caller {
             if context.deadline.has_passed() {
                 return Some(Err(self.give_up(lane, position, context)));
             }
-            match following.copy_on(lane.replies(), &**self.home(), context.deadline) {
+            match following.copy_on(lane.replies(), &**self.pool(), context.deadline) {
                 Ok(()) => {}
                 Err(Stopped::Breach(what)) => return Some(Err(self.corrupt(what, context))),
                 Err(Stopped::Late) => return Some(Err(self.give_up(lane, position, context))),
@@ -97,10 +97,10 @@ impl Caller {
         if !following.is_of(block) {
             return None;
         }
-        let number = self.home().accept_returns(frame.call);
+        let number = self.pool().accept_returns(frame.call);
         let value = following.finish(block, self.decoder(context));
         self.release(lane, true);
-        self.home().forget(number);
+        self.pool().forget(number);
         Some(value.map_err(|Failure| self.unread(context)))
     }
 }
@@ -126,9 +126,9 @@ impl<R: Reply> Following<R> {
     /// # Errors
     ///
     /// If there was not enough; or what is wrong with what was announced, if no healthy child could have announced it.
-    fn copy_on(&mut self, replies: &Consumer, home: &dyn PoolHandle, until: Deadline) -> Result<(), Stopped> {
+    fn copy_on(&mut self, replies: &Consumer, pool: &dyn PoolHandle, until: Deadline) -> Result<(), Stopped> {
         let Some(announced) = replies.announced() else { return Ok(()) };
-        if announced.word != self.seen.word && !self.begin(&announced, replies, home).map_err(Stopped::Breach)? {
+        if announced.word != self.seen.word && !self.begin(&announced, replies, pool).map_err(Stopped::Breach)? {
             return Ok(());
         }
         // Marks only grow: one that does not is nothing new.
@@ -153,9 +153,9 @@ impl<R: Reply> Following<R> {
         &mut self,
         announced: &Announcement,
         replies: &Consumer,
-        home: &dyn PoolHandle,
+        pool: &dyn PoolHandle,
     ) -> Result<bool, &'static str> {
-        let Some(block) = home.peer_block(announced.block) else {
+        let Some(block) = pool.peer_block(announced.block) else {
             // A child that has taken the block back may have given its segment back too.
             let stands = replies.still_says(announced.word);
             return if stands { Err("a reply in memory that it does not have") } else { Ok(false) };

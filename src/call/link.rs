@@ -8,7 +8,7 @@ use super::account::{Account, Until};
 use super::last_words;
 use super::peer::{Peer, PeerLink, PeerParts};
 use super::reclaim::{Look, Reclaim};
-use crate::arena::{Limits, Loan, Source};
+use crate::arena::{Allocation, Limits, Source};
 use crate::backing::Backing;
 use crate::commit::BlockRef;
 use crate::control::{self, Control, Message};
@@ -66,7 +66,7 @@ pub(crate) struct Link {
 /// What a bridge shares with its child, beside the control socket.
 pub(crate) struct LinkParts {
     pub(crate) memory: MemoryOptions,
-    pub(crate) objects: Arc<dyn Backing>,
+    pub(crate) backing: Arc<dyn Backing>,
     pub(crate) bells: ParentBells,
     /// What has come of its sandbox.
     pub(crate) report: Option<Report>,
@@ -92,7 +92,7 @@ impl MemoryOptions {
 
 /// Every segment of this bridge beside the first.
 struct Books {
-    objects: Arc<dyn Backing>,
+    backing: Arc<dyn Backing>,
     /// Segments that the child's arena, for replies, was given, and that frames may name.
     replies: HashMap<u64, Arc<Mapping>>,
     /// What the segments of either arena come to.
@@ -167,7 +167,7 @@ impl Books {
         let access =
             if is_trusted || side == ArenaSide::Replies { Protection::ReadWrite } else { Protection::ReadOnly };
         let segment = self.next;
-        let created = self.objects.create(segment, len as usize, access);
+        let created = self.backing.create(segment, len as usize, access);
         let (mapping, object) = created.map_err(|error| {
             self.refused = limits::packed(&error, Wanted::Memory);
             let limit = limits::behind(&error, Wanted::Memory);
@@ -184,7 +184,7 @@ type Created = Result<(u64, Arc<Mapping>, Option<OwnedFd>), NoMemory>;
 
 impl Link {
     pub(crate) fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, segment: &Segment, shared: LinkParts) -> Arc<Self> {
-        let LinkParts { memory, objects, bells, report } = shared;
+        let LinkParts { memory, backing, bells, report } = shared;
         let pool = MemoryPool::new(memory.limits(), segment.held_by_child(), segment.held_by_parent());
         let peer = Peer::new(PeerParts {
             pid,
@@ -206,7 +206,7 @@ impl Link {
             reclaim: Reclaim::new(),
             last_words: segment.last_words(),
             books: CachePadded::new(Mutex::new(Books {
-                objects,
+                backing,
                 replies: HashMap::new(),
                 for_requests: Account::default(),
                 for_replies: Account::default(),
@@ -508,7 +508,7 @@ impl Watched for Link {
     fn ended(&self, exit: Exit) {
         failpoints::reach(Step::ParentReaped);
         // First, so that whoever waits for the end finds no name any more.
-        self.books.lock().objects.peer_ended();
+        self.books.lock().backing.peer_ended();
         if let Some(words) = last_words::read(&self.last_words, exit) {
             self.peer.peer_status.quote(words);
         }
@@ -568,8 +568,8 @@ impl PoolHandle for Link {
     fn find(
         &self,
         deadline: Deadline,
-        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Loan, NoMemory>,
-    ) -> Result<Loan, NoMemory> {
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
+    ) -> Result<Allocation, NoMemory> {
         let mut pool = self.pool.lock();
         loop {
             let found = allocate(&mut pool, &mut TellChild(self));

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::last_words;
-use crate::arena::{Limits, Loan, Source};
+use crate::arena::{Allocation, Limits, Source};
 use crate::backing::Backing;
 use crate::commit::BlockRef;
 use crate::control::{Control, Message};
@@ -32,7 +32,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 pub(super) struct PayloadMemory {
     control: Control,
     /// Where the segments are that the parent names.
-    objects: Arc<dyn Backing>,
+    backing: Arc<dyn Backing>,
     from_parent: Mutex<FromParent>,
     /// Rung when the reader has noted something.
     changed: Condvar,
@@ -67,7 +67,7 @@ struct ReplyMemory {
 impl PayloadMemory {
     pub(super) fn new(
         control: Control,
-        objects: Arc<dyn Backing>,
+        backing: Arc<dyn Backing>,
         segment: &Segment,
         limits: Limits,
         access: Protection,
@@ -76,7 +76,7 @@ impl PayloadMemory {
         let pool = MemoryPool::new(limits, segment.held_by_parent(), segment.held_by_child());
         Arc::new(Self {
             control,
-            objects,
+            backing,
             from_parent: Mutex::default(),
             changed: Condvar::new(),
             access,
@@ -134,7 +134,7 @@ impl PayloadMemory {
             return self.tidy();
         }
         let mut descriptor = descriptor.into_iter();
-        let mut mapped = |segment, access| self.objects.attach(segment, &mut descriptor, access).map(Arc::new);
+        let mut mapped = |segment, access| self.backing.attach(segment, &mut descriptor, access).map(Arc::new);
         let mut told = self.told();
         match message {
             Message::Attach { segment } => match mapped(segment, self.access) {
@@ -250,8 +250,8 @@ impl PoolHandle for PayloadMemory {
     fn find(
         &self,
         _: Deadline,
-        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Loan, NoMemory>,
-    ) -> Result<Loan, NoMemory> {
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
+    ) -> Result<Allocation, NoMemory> {
         let mut found = None;
         self.with(&mut |pool, source| found = Some(allocate(pool, source)));
         found.unwrap_or_else(|| Err(failed("the child's memory was not asked".into())))

@@ -15,7 +15,7 @@ use super::panic;
 use super::peer::{Peer, PeerLink, PeerParts};
 use super::reclaim::{Look, Reclaim};
 use crate::archive::copy_out;
-use crate::arena::{Limits, Loan, Source};
+use crate::arena::{Allocation, Limits, Source};
 use crate::backing::{Backing, SEGMENT, Sealed};
 use crate::commit::{ALIGN, BlockRef};
 use crate::control::{Control, Message};
@@ -542,8 +542,8 @@ impl PoolHandle for PairEndpoint {
     fn find(
         &self,
         deadline: Deadline,
-        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Loan, NoMemory>,
-    ) -> Result<Loan, NoMemory> {
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
+    ) -> Result<Allocation, NoMemory> {
         loop {
             let found = self.on_own(&mut *allocate);
             let may_wait = deadline.left().is_some_and(|left| !left.is_zero());
@@ -642,7 +642,7 @@ impl Source for AskHub<'_> {
 pub(crate) struct RemoteCaller(Arc<PairEndpoint>);
 
 impl RequestSource for RemoteCaller {
-    fn home(&self) -> &dyn PoolHandle {
+    fn pool(&self) -> &dyn PoolHandle {
         &*self.0
     }
 

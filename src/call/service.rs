@@ -205,9 +205,9 @@ impl Fingerprint {
 /// One request on its way through the callee, and the place for its reply.
 pub(crate) struct Exchange<'a> {
     pub(crate) slot: ReplySlot<'a>,
-    pub(crate) room: &'a AllocContext<'a>,
+    pub(crate) alloc: &'a AllocContext<'a>,
     pub(crate) request: RequestSpan<'a>,
-    /// `home << 32 | interface << 16 | method`.
+    /// `returns << 32 | interface << 16 | method`.
     pub(crate) call: u64,
     /// The kind of the reply, once it has been written into the slot.
     pub(crate) replied: Option<Kind>,
@@ -218,7 +218,7 @@ impl Exchange<'_> {
     /// panic after it (in the value's destructor) becomes a fault.
     #[inline(always)]
     pub(crate) fn reply<R: Encode + Archive<Archived: Checked>>(&mut self, kind: Kind, value: &R) {
-        match self.slot.write(value, self.room) {
+        match self.slot.write(value, self.alloc) {
             Ok(()) => self.replied = Some(kind),
             Err(error) => self.refuse_slow(error),
         }
@@ -261,7 +261,7 @@ impl Exchange<'_> {
 
     fn reply_small<R: Encode + Archive<Archived: Checked>>(&mut self, kind: Kind, value: &R) {
         // Without even room for this, the caller gets a frame without payload, which says as much.
-        let _ = self.slot.write(value, self.room);
+        let _ = self.slot.write(value, self.alloc);
         self.replied = Some(kind);
     }
 }
@@ -284,8 +284,8 @@ impl Incoming<'_, '_> {
     /// Reads the request in place, runs the method, writes the reply.
     #[inline(always)]
     pub fn answer<A: Request, R: Transfer>(self, body: impl FnOnce(&A::Archived) -> R) {
-        let home = self.0.room.home;
-        match self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments(|| home.trusts_peer())?)))
+        let pool = self.0.alloc.pool;
+        match self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments(|| pool.trusts_peer())?)))
         {
             Ok((args, _need)) => {
                 failpoints::reach(Step::ChildCalling);
@@ -307,9 +307,9 @@ impl Incoming<'_, '_> {
         self,
         body: impl FnOnce(&A::Archived) -> Result<T, E>,
     ) -> Option<T> {
-        let home = self.0.room.home;
+        let pool = self.0.alloc.pool;
         let Ok((args, need)) =
-            self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments(|| home.trusts_peer())?)))
+            self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments(|| pool.trusts_peer())?)))
         else {
             self.0.refuse_request(UNREADABLE);
             return None;

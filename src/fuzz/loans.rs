@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::input::Input;
-use super::scene::{likely_ticket, likely_word};
-use crate::arena::{Arena, Limits, Loan, Source};
+use super::scene::{likely_loan_id, likely_word};
+use crate::arena::{Allocation, Arena, Limits, Source};
 use crate::backing::heap::Heap;
 use crate::error::NoMemory;
 use crate::layout::{DONE, Geometry, HeldTable, LOANS};
@@ -51,7 +51,7 @@ struct Model {
     next: LoanList,
     sent: Vec<LoanList>,
     accepted: Vec<u64>,
-    freed: Vec<Loan>,
+    freed: Vec<Allocation>,
 }
 
 impl Model {
@@ -85,7 +85,7 @@ impl Model {
                 let head = if input.flag() { input.odd_word() } else { input.below(7) as u64 };
                 self.accepted.push(self.lender.accept_returns(LoanList::from_word(head)));
             }
-            8 => self.take_returned(likely_ticket(input)),
+            8 => self.take_returned(likely_loan_id(input)),
             9 => self.copied(input.below(8)),
             10 => self.forget(input.below(4)),
             _ => self.disown(input.below(8), input.flag()),
@@ -97,11 +97,11 @@ impl Model {
         if self.lent.len() >= MOST {
             return;
         }
-        let loan = self.arena.allocate(100, &mut self.memory).expect("as much as anybody wants");
-        let block = place(&loan);
+        let allocation = self.arena.allocate(100, &mut self.memory).expect("as much as anybody wants");
+        let block = place(&allocation);
         assert!(self.lent.iter().all(|lent| lent.block != block), "a block that is lent was lent again");
-        let loan_id = self.lender.lend(loan, 100, owned, &mut self.next).expect("tickets are left");
-        assert!(self.lent.iter().all(|lent| lent.loan_id != loan_id), "two loans with one ticket");
+        let loan_id = self.lender.lend(allocation, 100, owned, &mut self.next).expect("loan ids are left");
+        assert!(self.lent.iter().all(|lent| lent.loan_id != loan_id), "two loans with one id");
         self.lent.push(Lent { loan_id, block, owned, copied: 0 });
     }
 
@@ -118,9 +118,9 @@ impl Model {
         match (self.lender.take_returned(loan_id), known) {
             (None, _) => {}
             (Some(Returning::Shared(..)), Some(lent)) => lent.copied += 1,
-            (Some(Returning::Whole(loan, len)), Some(_)) => {
+            (Some(Returning::Whole(allocation, len)), Some(_)) => {
                 assert_eq!(len, 100);
-                self.freed.push(loan);
+                self.freed.push(allocation);
             }
             (Some(_), None) => panic!("a block came home that was not lent"),
         }
@@ -147,19 +147,19 @@ impl Model {
             lent.owned = false;
             return self.lender.disown(lent.loan_id, &mut self.freed);
         }
-        if let Some(loan) = self.lender.reclaim(lent.loan_id, &mut self.freed) {
+        if let Some(allocation) = self.lender.reclaim(lent.loan_id, &mut self.freed) {
             lent.owned = false;
-            self.freed.push(loan);
+            self.freed.push(allocation);
         }
     }
 
     /// What is free goes to whoever asks next: nobody may look at it any more.
     fn take_freed(&mut self) {
-        while let Some(loan) = self.freed.pop() {
-            let at = self.lent.iter().position(|lent| lent.block == place(&loan));
+        while let Some(allocation) = self.freed.pop() {
+            let at = self.lent.iter().position(|lent| lent.block == place(&allocation));
             let lent = self.lent.swap_remove(at.expect("what is freed was lent, and is freed once"));
             assert!(!lent.owned && lent.copied == 0, "a block was freed that somebody looks at");
-            self.arena.free(loan, &mut self.memory);
+            self.arena.free(allocation, &mut self.memory);
         }
     }
 
@@ -190,8 +190,8 @@ impl Model {
     }
 }
 
-fn place(loan: &Loan) -> (u64, u64) {
-    let name = loan.reference(0);
+fn place(allocation: &Allocation) -> (u64, u64) {
+    let name = allocation.reference(0);
     (name.segment, name.offset)
 }
 

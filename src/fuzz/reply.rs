@@ -200,8 +200,8 @@ fn read<R: Transfer + Debug>(
 
 /// From a slot, from a block, and copied while it is written.
 fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>> {
-    HOME.with(|home| {
-        let decoder = || Decoder::of(home, 1 << 20, None, crate::memory_pool::NEVER);
+    HOME.with(|pool| {
+        let decoder = || Decoder::of(pool, 1 << 20, None, crate::memory_pool::NEVER);
         let slots = Slots::on_heap(2);
         in_line(slots.line(0), bytes);
         // In memory that ends where the reply does.
@@ -231,7 +231,7 @@ thread_local! {
     static HOME: Arc<dyn PoolHandle> = {
         let scene = Scene::new(Arc::new(Heap::default()));
         scene.need(1 << 14);
-        scene.caller.home().clone()
+        scene.caller.pool().clone()
     };
 }
 
@@ -276,19 +276,19 @@ mod tests {
     fn a_box_that_is_refused_leaves_nothing_of_the_others() {
         let scene = Scene::new(Arc::new(Heap::default()));
         let (segment, _) = scene.need(1 << 14).unwrap();
-        let home = scene.caller.home();
+        let pool = scene.caller.pool();
         let (good, bad) = ([segment, 0, 8192, 1 << 32], [segment + 1, 0, 8192, 1 << 32]);
-        let made = decode_boxes(&[good, good], home);
+        let made = decode_boxes(&[good, good], pool);
         assert!(made.is_ok_and(|made| made.iter().all(SharedBox::is_shared)));
-        let holders = Arc::strong_count(home);
+        let holders = Arc::strong_count(pool);
         for names in [[good, bad], [bad, good], [bad, bad]] {
-            assert!(decode_boxes(&names, home).is_err());
-            assert_eq!(Arc::strong_count(home), holders, "{names:?}");
+            assert!(decode_boxes(&names, pool).is_err());
+            assert_eq!(Arc::strong_count(pool), holders, "{names:?}");
         }
     }
 
-    fn decode_boxes(names: &[[u64; 4]], home: &Arc<dyn PoolHandle>) -> Result<Vec<SharedBox<[u8]>>, Failure> {
+    fn decode_boxes(names: &[[u64; 4]], pool: &Arc<dyn PoolHandle>) -> Result<Vec<SharedBox<[u8]>>, Failure> {
         let bytes = super::super::scene::boxed(names);
-        Reply::from_block(block_of(Span::of(&bytes)), 0, Decoder::of(home, 1 << 20, None, crate::memory_pool::NEVER))
+        Reply::from_block(block_of(Span::of(&bytes)), 0, Decoder::of(pool, 1 << 20, None, crate::memory_pool::NEVER))
     }
 }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::input::{Input, mutate};
-use super::scene::{Scene, boxed, in_line, likely_ticket, likely_word};
+use super::scene::{Scene, boxed, in_line, likely_loan_id, likely_word};
 use super::types::{Sample, Tree};
 use crate::__codegen::{Own, Val};
 use crate::backing::heap::Heap;
@@ -157,9 +157,9 @@ impl Play {
     }
 
     fn make_box(&mut self, len: usize) {
-        let home = self.child.scene.caller.home();
+        let pool = self.child.scene.caller.pool();
         if self.boxes.len() < 8
-            && let Ok(new) = Bytes::for_overwrite_at(Some(home), len, Deadline::now())
+            && let Ok(new) = Bytes::for_overwrite_at(Some(pool), len, Deadline::now())
         {
             self.fill(new);
         }
@@ -259,8 +259,8 @@ impl Child {
     fn reply(&self, input: &mut Input<'_>) {
         let (slots, position) = self.slot(input);
         let (line, kind) = (slots.line(position), KINDS[input.below(KINDS.len())]);
-        let home = if input.flag() { input.below(7) as u64 } else { 0 };
-        line.call.store(home << 32 | u64::from(home != 0 || kind & 0x80 != 0), Relaxed);
+        let returns = if input.flag() { input.below(7) as u64 } else { 0 };
+        line.call.store(returns << 32 | u64::from(returns != 0 || kind & 0x80 != 0), Relaxed);
         let len = if kind & 0x80 == 0 {
             let payload = self.payload(input);
             in_line(line, &payload);
@@ -278,7 +278,7 @@ impl Child {
     fn name_block(&self, line: &SlotLine, input: &mut Input<'_>) {
         let segment = self.likely_segment(input);
         let (offset, len) = (u64::from(input.byte()) << 6, self.likely_len(input));
-        BlockRef { segment, offset, len, loan_id: likely_ticket(input) }.store(line);
+        BlockRef { segment, offset, len, loan_id: likely_loan_id(input) }.store(line);
         line.inline[MARK].store(self.likely_len(input), Relaxed);
         line.inline[EXPECTED].store(input.odd_word(), Relaxed);
     }
@@ -319,7 +319,7 @@ impl Child {
 
     /// What a box says of where it is: in memory of the child's, or on its way home.
     fn name_box(&self, input: &mut Input<'_>) -> [u64; 4] {
-        let loan_id = likely_ticket(input);
+        let loan_id = likely_loan_id(input);
         let len = self.likely_len(input);
         match input.below(3) {
             0 => [self.likely_segment(input), u64::from(input.byte()) << 6, len, loan_id],

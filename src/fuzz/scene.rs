@@ -45,16 +45,16 @@ const GEOMETRY: Geometry = Geometry { workers: 1, lanes: 2, slots: 4, slot_lines
 const MEMORY: MemoryOptions = MemoryOptions { max_payload: 1 << 18, total: 1 << 20, retained: 1 << 20, trust: None };
 
 impl Scene {
-    pub(super) fn new(objects: Arc<dyn Backing>) -> Self {
-        Self::with(objects, MEMORY)
+    pub(super) fn new(backing: Arc<dyn Backing>) -> Self {
+        Self::with(backing, MEMORY)
     }
 
-    pub(super) fn with(objects: Arc<dyn Backing>, memory: MemoryOptions) -> Self {
-        let (segment, _) = Segment::create(GEOMETRY, &*objects).expect("a segment");
-        let bells = ParentBells::new(Signal::Futex, Count::of(&GEOMETRY), &*objects).expect("futexes need nothing");
+    pub(super) fn with(backing: Arc<dyn Backing>, memory: MemoryOptions) -> Self {
+        let (segment, _) = Segment::create(GEOMETRY, &*backing).expect("a segment");
+        let bells = ParentBells::new(Signal::Futex, Count::of(&GEOMETRY), &*backing).expect("futexes need nothing");
         let (parent, child) = socket::pair().expect("a pair of sockets");
         let link =
-            Link::new(1, Pidfd::of_nobody(), parent, &segment, LinkParts { memory, objects, bells, report: None });
+            Link::new(1, Pidfd::of_nobody(), parent, &segment, LinkParts { memory, backing, bells, report: None });
         let caller = Arc::new(Caller::new::<Nothing>(&segment, link.clone(), Wait::Park));
         Self { link, caller, segment, child: Control::new(child) }
     }
@@ -112,7 +112,7 @@ pub(super) fn boxed(names: &[[u64; 4]]) -> Vec<u8> {
 const ARCHIVED: usize = 48;
 
 /// The id of a loan that may well exist.
-pub(super) fn likely_ticket(input: &mut Input<'_>) -> u64 {
+pub(super) fn likely_loan_id(input: &mut Input<'_>) -> u64 {
     let (index, generation) = (input.below(6), input.below(4));
     (generation as u64) << 32 | index as u64
 }

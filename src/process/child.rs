@@ -59,7 +59,7 @@ pub(crate) struct Child {
 pub(crate) struct Serving {
     pub(crate) control: Control,
     pub(crate) segment: Segment,
-    pub(crate) objects: Arc<dyn Backing>,
+    pub(crate) backing: Arc<dyn Backing>,
     pub(crate) bells: Bells,
     pub(crate) hello: Hello,
     pub(crate) parent: TrustedParent,
@@ -247,7 +247,7 @@ impl Child {
         if let Some(&interface) = self.hello.interfaces.iter().find(|number| !interfaces.contains(number)) {
             self.refuse(Answer::Interface { interface });
         }
-        let (objects, segment, bells) = self.attach().unwrap_or_else(|error| {
+        let (backing, segment, bells) = self.attach().unwrap_or_else(|error| {
             let error = error.raw_os_error().and_then(|number| number.try_into().ok()).unwrap_or(0);
             self.refuse(Answer::Segment { error })
         });
@@ -263,7 +263,7 @@ impl Child {
         // SAFETY: this process is a child (`adopt` found its control socket), and the handshake is done. `Same` is set only by
         // `run_entry`, after it has compared the build identities.
         let parent = unsafe { TrustedParent::new(self.build) };
-        Serving { control: Control::to_trusted(self.socket), objects, segment, bells, hello: self.hello, parent }
+        Serving { control: Control::to_trusted(self.socket), backing, segment, bells, hello: self.hello, parent }
     }
 
     /// Puts this process into its sandbox, if it is to have one. What to tell the parent of it; if there is more to tell than that, it is told,
@@ -297,11 +297,11 @@ impl Child {
     /// The bridge's memory and doorbells, from what came with the handshake.
     fn attach(&mut self) -> io::Result<(Arc<dyn Backing>, Segment, Bells)> {
         let unknown = || io::Error::from(io::ErrorKind::Unsupported);
-        let objects = backing::of_child(&self.hello.place).ok_or_else(unknown)?;
+        let backing = backing::of_child(&self.hello.place).ok_or_else(unknown)?;
         let signal = Signal::from_code(self.hello.signal).ok_or_else(unknown)?;
         let mut descriptors = std::mem::take(&mut self.descriptors).into_iter();
-        let segment = Segment::attach(&*objects, &mut descriptors)?;
-        let bells = Bells::of_child(signal, Count::of(&segment.geometry()), &*objects, &mut descriptors);
-        Ok((objects, segment, bells.ok_or_else(unknown)?))
+        let segment = Segment::attach(&*backing, &mut descriptors)?;
+        let bells = Bells::of_child(signal, Count::of(&segment.geometry()), &*backing, &mut descriptors);
+        Ok((backing, segment, bells.ok_or_else(unknown)?))
     }
 }

@@ -140,7 +140,7 @@ impl Bells {
     pub(crate) fn of_child(
         signal: Signal,
         count: Count,
-        #[cfg_attr(not(feature = "portable"), expect(unused_variables))] objects: &dyn Backing,
+        #[cfg_attr(not(feature = "portable"), expect(unused_variables))] backing: &dyn Backing,
         descriptors: &mut dyn Iterator<Item = OwnedFd>,
     ) -> Option<Self> {
         let futexes = Self::futexes(count);
@@ -152,7 +152,7 @@ impl Bells {
                 (ringers.len() == count.lanes as usize).then(|| Self { lanes: ringers, ..futexes })
             }
             #[cfg(feature = "portable")]
-            Signal::RawSync(_) => raw_sync::of_child(count, objects, descriptors).ok(),
+            Signal::RawSync(_) => raw_sync::of_child(count, backing, descriptors).ok(),
         }
     }
 }
@@ -173,14 +173,14 @@ impl ParentBells {
     pub(crate) fn new(
         signal: Signal,
         count: Count,
-        #[cfg_attr(not(feature = "portable"), expect(unused_variables))] objects: &dyn Backing,
+        #[cfg_attr(not(feature = "portable"), expect(unused_variables))] backing: &dyn Backing,
     ) -> io::Result<Self> {
         match signal {
             Signal::Futex => Ok(Self { bells: Bells::futexes(count), rings: Vec::new(), alarm: None, door: None }),
             Signal::EventFd => Self::eventfds(count),
             #[cfg(feature = "portable")]
             Signal::RawSync(_) => {
-                let (bells, descriptor) = raw_sync::of_parent(count, objects)?;
+                let (bells, descriptor) = raw_sync::of_parent(count, backing)?;
                 let rings = descriptor.map(|descriptor| Arc::new(descriptor.into())).into_iter().collect();
                 Ok(Self { bells, rings, alarm: None, door: None })
             }

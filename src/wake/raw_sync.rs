@@ -22,9 +22,9 @@ use std::thread::Builder;
 use std::time::Duration;
 
 /// A parent's doorbells, made anew; and what to send the child.
-pub(super) fn of_parent(count: Count, objects: &dyn Backing) -> io::Result<(Bells, Option<OwnedFd>)> {
+pub(super) fn of_parent(count: Count, backing: &dyn Backing) -> io::Result<(Bells, Option<OwnedFd>)> {
     let (lanes, all) = (count.lanes as usize, (count.lanes + count.workers) as usize);
-    let (memory, descriptor) = objects.create(EVENTS, all * event::STRIDE, Protection::ReadWrite)?;
+    let (memory, descriptor) = backing.create(EVENTS, all * event::STRIDE, Protection::ReadWrite)?;
     let memory = Arc::new(memory);
     let events = (0..all).map(|index| Ok(Arc::new(SharedEvent::create(&memory, index)?)));
     let mut events: Vec<Arc<SharedEvent>> = events.collect::<io::Result<_>>()?;
@@ -41,10 +41,10 @@ pub(super) fn of_parent(count: Count, objects: &dyn Backing) -> io::Result<(Bell
 /// A child's doorbells, made by its parent.
 pub(super) fn of_child(
     count: Count,
-    objects: &dyn Backing,
+    backing: &dyn Backing,
     descriptors: &mut dyn Iterator<Item = OwnedFd>,
 ) -> io::Result<Bells> {
-    let memory: Arc<Mapping> = Arc::new(objects.attach(EVENTS, descriptors, Protection::ReadWrite)?);
+    let memory: Arc<Mapping> = Arc::new(backing.attach(EVENTS, descriptors, Protection::ReadWrite)?);
     let bell = |index| Ok(Arc::new(ChildBell(SharedEvent::open(&memory, index)?)) as Arc<dyn Sleeper>);
     let (lanes, all) = (count.lanes as usize, (count.lanes + count.workers) as usize);
     Ok(Bells {

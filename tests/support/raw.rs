@@ -17,7 +17,7 @@ pub(crate) const FAILED: u64 = 10;
 pub(crate) const IN_BLOCK: u64 = 0x80;
 
 /// Blocks that may be lent at a time.
-pub(crate) const TICKETS: u64 = 1024;
+pub(crate) const LOANS: u64 = 1024;
 
 /// The segment: found in `/proc/self/maps`, its geometry read from its header. One worker; all that is written is lane 0's.
 pub(crate) struct Raw {
@@ -95,7 +95,7 @@ impl Raw {
 
     /// What the child says of the parent's block `index`, or (`table` 1) the parent of the child's. With one lane.
     pub(crate) fn held(&self, table: u64, index: u64) -> &AtomicU64 {
-        self.at(Self::REQUESTS + 2 * self.ring() + 8 * (table * TICKETS + index))
+        self.at(Self::REQUESTS + 2 * self.ring() + 8 * (table * LOANS + index))
     }
 
     /// Publishes a reply: `payload` from the slot's third word on, then the commit word.

@@ -8,7 +8,7 @@ use crate::sys::socket::BlockingMode;
 use crate::sys::toll::Credit;
 use std::sync::mpsc;
 
-fn running() -> EventLoop {
+fn started() -> EventLoop {
     let listening = Address::from(support::address()).listen().unwrap().expect("nobody listens there");
     let key = AuthKey::new("the key of these tests").checked().unwrap();
     let (commands, receiver) = mpsc::channel();
@@ -17,17 +17,17 @@ fn running() -> EventLoop {
 }
 
 /// A client of this process, and its end of the connection.
-fn join(running: &mut EventLoop) -> (ClientId, OwnedFd) {
+fn join(event_loop: &mut EventLoop) -> (ClientId, OwnedFd) {
     let (theirs, ours) = socket::pair().unwrap();
-    running.take_in(theirs, ClientRights::Full).unwrap();
-    (running.next - 1, ours)
+    event_loop.take_in(theirs, ClientRights::Full).unwrap();
+    (event_loop.next - 1, ours)
 }
 
 /// One that has registered a name.
-fn join_with(running: &mut EventLoop, name: &str) -> (ClientId, OwnedFd) {
-    let (owner, socket) = join(running);
+fn join_with(event_loop: &mut EventLoop, name: &str) -> (ClientId, OwnedFd) {
+    let (owner, socket) = join(event_loop);
     let (name, signature) = (name.into(), "any".into());
-    running.register(1, Wish { owner, owner_pid: 0, name, number: 1, signature, expires: None, replace: false });
+    event_loop.register(1, Wish { owner, owner_pid: 0, name, number: 1, signature, expires: None, replace: false });
     assert_eq!(told(&socket), Some(FromHub::Registered { seq: 1 }));
     (owner, socket)
 }
@@ -44,41 +44,41 @@ fn told(socket: &OwnedFd) -> Option<FromHub> {
 /// Row 43 of the faults: a question for names is a message to each owner, and costs as many.
 #[test]
 fn fault_43_who_asks_for_names_pays_for_asking_each_owner() {
-    let mut running = running();
-    let owners: Vec<_> = (0..10).map(|number| join_with(&mut running, &format!("{number}"))).collect();
-    let (asker, _socket) = join(&mut running);
+    let mut event_loop = started();
+    let owners: Vec<_> = (0..10).map(|number| join_with(&mut event_loop, &format!("{number}"))).collect();
+    let (asker, _socket) = join(&mut event_loop);
     // Not that of this process, which pays for what the kernel takes long for, too.
     let credit = SharedCredit::new(Credit::new(100, 0).into());
-    running.connections.get_mut(&asker).unwrap().credit = credit.clone();
-    running.ask_for_names(asker, 1);
-    running.settle();
+    event_loop.connections.get_mut(&asker).unwrap().credit = credit.clone();
+    event_loop.ask_for_names(asker, 1);
+    event_loop.settle();
     assert!(owners.iter().all(|(_, socket)| told(socket) == Some(FromHub::Count { seq: 0 })));
     // Another question waits for the next round, and costs nothing yet.
-    running.ask_for_names(asker, 2);
-    running.settle();
+    event_loop.ask_for_names(asker, 2);
+    event_loop.settle();
     assert_eq!((0..).take_while(|_| credit.lock().take(1)).count(), 90);
 }
 
 /// Row 41 of the faults: an owner that takes no part in introductions keeps each caller waiting for as long as all others.
 #[test]
 fn fault_41_each_who_waits_for_an_owner_has_its_whole_time() {
-    let mut running = running();
-    let (owner, of_owner) = join_with(&mut running, "a");
-    let callers = [1, 2].map(|_| join(&mut running));
+    let mut event_loop = started();
+    let (owner, of_owner) = join_with(&mut event_loop, "a");
+    let callers = [1, 2].map(|_| join(&mut event_loop));
     for (caller, _) in &callers {
-        running.resolve(*caller, 1, "a");
+        event_loop.resolve(*caller, 1, "a");
         // It closes its end of the pair.
         assert!(matches!(told(&of_owner), Some(FromHub::Introduced { .. })));
-        let pair = running.pairs.find(*caller, owner).unwrap();
-        running.attend_control(pair, Side::Owner);
+        let pair = event_loop.pairs.find(*caller, owner).unwrap();
+        event_loop.attend_control(pair, Side::Owner);
     }
     for refused in [[true, false], [false, true]] {
-        running.resolving[0].until = Instant::now();
-        running.keep_time();
+        event_loop.resolving[0].until = Instant::now();
+        event_loop.keep_time();
         for ((_, socket), is_refused) in callers.iter().zip(refused) {
             let all = std::iter::from_fn(|| told(socket));
             assert_eq!(all.filter(|said| matches!(said, FromHub::Refused { seq: 1, .. })).count() == 1, is_refused);
         }
     }
-    assert!(running.resolving.is_empty());
+    assert!(event_loop.resolving.is_empty());
 }
