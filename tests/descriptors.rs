@@ -281,7 +281,10 @@ fn fault_32_all_of_callgates_descriptors_are_beyond_the_standard_ones() {
                 });
                 let (echoed, nulls, others, err, numbers) = found.unwrap_or_else(|error| panic!("{which:#b}: {error}"));
                 assert_eq!(echoed, Ok(1 << 20), "{which:#b}");
-                assert!(nulls.iter().all(|target| target == "/dev/null") && others == 0, "{which:#b}: {nulls:?}, {others}");
+                assert!(
+                    nulls.iter().all(|target| target == "/dev/null") && others == 0,
+                    "{which:#b}: {nulls:?}, {others}"
+                );
                 assert!(!err.starts_with("socket:") && !err.contains("memfd"), "{which:#b}: {err}");
                 // Its own are out of the way of those that a program chooses.
                 assert!(numbers[..3] == [0, 1, 2] && numbers[3] >= 200, "{which:#b}: {numbers:?}");

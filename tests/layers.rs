@@ -102,6 +102,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("trusted", 4),
     ("bridge", 5),
     ("codegen", 5),
+    ("guide", 5),
     ("manager", 5),
     ("trust_child", 5),
 ];

@@ -1,8 +1,31 @@
 //! What a child can be made to give up. Feature `sandbox`.
 //!
-//! ```ignore
-//! let sandbox = Sandbox::strict().memory(256 << 20).read_only("/usr/share/dict");
-//! let speller = Speller::bridge().sandbox(sandbox).start()?;
+#![cfg_attr(feature = "sandbox", doc = "```no_run")]
+#![cfg_attr(not(feature = "sandbox"), doc = "```ignore")]
+//! use callgate::{Sandbox, bridge};
+//!
+//! struct Speller;
+//!
+//! #[bridge]
+//! impl Speller {
+//!     pub fn new() -> Self {
+//!         Speller
+//!     }
+//!     pub fn knows(&self, word: &str) -> bool {
+//!         std::fs::read_to_string("/usr/share/dict/words").is_ok_and(|words| words.lines().any(|known| known == word))
+//!     }
+//! }
+//!
+//! #[callgate::main]
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let sandbox = Sandbox::strict().memory(256 << 20).read_only("/usr/share/dict");
+//!     let speller = Speller::bridge().sandbox(sandbox).start()?;
+//!     if let Some(report) = speller.sandbox_report() {
+//!         eprintln!("{report}");
+//!     }
+//!     println!("{}", speller.knows("gate")?);
+//!     Ok(())
+//! }
 //! ```
 //!
 //! `Sandbox::strict()` takes from the child files, network, new processes, capabilities, rare system calls and every hold on other processes, before the
