@@ -70,7 +70,7 @@ impl<'e, T: Serialize<Encoder<'e>>> Serialize<Encoder<'e>> for Val<'_, T> {
     }
 }
 
-/// Where a text lies. Packed, so that it is not taken for what may lead further: see `frame::is_flat`.
+/// Where a text lies. Packed, so that it is not taken for what may lead further: see `encode::is_flat`.
 #[repr(Rust, packed)]
 #[allow(missing_debug_implementations)]
 pub struct TextResolver(BoxResolver);

@@ -299,7 +299,7 @@ impl CallerLane {
     pub(crate) fn release(&mut self, attachments: bool) -> Option<Attachments> {
         self.replies.release();
         if attachments {
-            // Release: what is to be copied is copied, and what is kept is taken. Pairs with the Acquire in `PayloadMemory::collect`.
+            // Release: what is to be copied is copied, and what is kept is taken. Pairs with the Acquire in `ReplyMemory::collect` and `OwnMemory::collect`.
             self.caller.released.store(self.replies.position(), Release);
         }
         if self.under_way.is_empty() { None } else { self.arrived_slow() }

@@ -37,12 +37,12 @@ pub(crate) const PAYLOAD_OFFSET: usize = 16;
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct SlotLine {
-    /// `sequence << 32 | length << 8 | kind`, see `frame::Commit`. Written last, with Release; 0 = never written.
+    /// `sequence << 32 | length << 8 | kind`, see `commit::Commit`. Written last, with Release; 0 = never written.
     pub(crate) commit: AtomicU64,
     /// Requests: `depth << 56 | returns << 32 | interface << 16 | method`. Replies: `returns << 32`, and 1 if it carries anything. `home` = the first of
     /// the receiver's own blocks that the frame brings home, see `loans::LoanList`.
     pub(crate) call: AtomicU64,
-    /// The first bytes of the payload, or a `frame::BlockRef`. While a reply is written into a block: the `BlockRef` of all that it
+    /// The first bytes of the payload, or a `commit::BlockRef`. While a reply is written into a block: the `BlockRef` of all that it
     /// may fill there, and the words at [`MARK`] and [`EXPECTED`].
     pub(crate) inline: [AtomicU64; INLINE / 8],
 }
@@ -53,7 +53,7 @@ pub(crate) const MARK: usize = 3;
 /// Of a reply that is being written: about how long it will be.
 pub(crate) const EXPECTED: usize = 4;
 
-/// Of a `frame::BlockRef`: its loan id.
+/// Of a `commit::BlockRef`: its loan id.
 pub(crate) const LOAN_ID: usize = 5;
 
 /// Where one thread waits for another process: in a line that the waiter writes, and the notifier only to wake it.

@@ -1,7 +1,7 @@
 //! Which cache lines one call reads and writes, on each side, as lanes and workers grow.
 //!
 //! One thread plays both sides and is traced; the addresses in the segment become names of lines by the [`Geometry`]. What
-//! this asserts is what ARCHITECTURE.md's section "Lines per call" says, down to its table.
+//! this asserts is what docs/TESTING.md's section "Lines per call" says, down to its table.
 
 #![forbid(unsafe_code)]
 
@@ -291,7 +291,7 @@ const SIZES: [(u32, u32); 6] = [(1, 1), (2, 1), (8, 1), (64, 1), (8, 4), (64, 4)
 
 /// What each side touches is asserted where the calls are made, line by line; this is the summary.
 #[test]
-fn the_table_in_the_architecture_says_what_a_call_touches() {
+fn the_table_of_lines_says_what_a_call_touches() {
     let mut table = String::new();
     for (lanes, workers) in SIZES {
         let counts: BTreeSet<[usize; 4]> = calls_on_each_lane(lanes, workers).iter().map(counts).collect();
@@ -303,8 +303,8 @@ fn the_table_in_the_architecture_says_what_a_call_touches() {
             format!("| {lanes} | {workers} | {caller_writes} | {caller_reads} | {callee_writes} | {own} | {looks} |");
         writeln!(table, "{line}").unwrap();
     }
-    let document = include_str!("../ARCHITECTURE.md");
-    assert!(document.contains(&table), "ARCHITECTURE.md does not have this table:\n{table}");
+    let document = include_str!("../docs/TESTING.md");
+    assert!(document.contains(&table), "docs/TESTING.md does not have this table:\n{table}");
 }
 
 /// Lines that the caller writes and reads, and that the callee writes and reads.

@@ -1,7 +1,7 @@
 //! Which archives may be read where they lie, though whoever wrote them is not trusted.
 //!
-//! Layer 2, beside `frame`. Says nothing but `unsafe impl`: each is a claim about the code of rkyv 0.8, and has been made after
-//! reading it. What is missing is missing on purpose, see "Why can not every reply be viewed?" in ARCHITECTURE.md.
+//! Layer 2. Contains nothing but `unsafe impl`: each is a claim about the code of rkyv 0.8, made after reading it. Some types are left out on purpose:
+//! `docs/decisions/034-views-of-safe-archives-only.md` says why.
 
 use rkyv::boxed::ArchivedBox;
 use rkyv::ffi::ArchivedCString;

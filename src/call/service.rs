@@ -1,6 +1,6 @@
 //! What the `#[bridge]` attribute implements for a type, and what its code is given to work with.
 //!
-//! Safe code throughout: bytes become values in `frame`.
+//! Safe code throughout: bytes become values in `request.rs` and `reply.rs`.
 
 #![forbid(unsafe_code)]
 
