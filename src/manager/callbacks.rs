@@ -5,7 +5,6 @@
 use super::args::Args;
 use super::callback::{Begin, Callback, Dynamic, ErasedCallback, Typed};
 use super::protocol::{Counters, ToHub};
-use super::quick::QuickMap;
 use super::typed::{Arguments, Outcome, Signature, TooDeep};
 use crate::bare::Bare;
 use crate::call::host::Host;
@@ -17,6 +16,7 @@ use crate::error::CallbackError;
 use crate::validator::Checked;
 use parking_lot::{Mutex, RwLock};
 use rkyv::Archive;
+use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -170,7 +170,7 @@ impl LocalCallback {
 /// All callbacks of this process.
 #[derive(Default)]
 pub(super) struct Callbacks {
-    by_number: RwLock<QuickMap<u32, Arc<LocalCallback>>>,
+    by_number: RwLock<FxHashMap<u32, Arc<LocalCallback>>>,
     /// Those that are to be dropped, by a thread of their own.
     discarded: Mutex<Vec<LocalCallback>>,
 }

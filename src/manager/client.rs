@@ -8,7 +8,6 @@
 use super::auth::Joined;
 use super::callbacks::{CallbackHost, Callbacks};
 use super::protocol::{Counters, FromHub, MAX_LIST, MAX_MESSAGE, Resolution, Side, ToHub};
-use super::quick::QuickMap;
 use super::typed::{Arguments, Item, Signature};
 use crate::arena::Limits;
 use crate::call::caller::Caller;
@@ -22,6 +21,7 @@ use crate::sys::poll::PollSet;
 use crate::sys::socket::{self, BlockingMode, Received};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::{Condvar, Mutex};
+use rustc_hash::FxHashMap;
 use std::any::TypeId;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -91,7 +91,7 @@ pub(super) enum Unanswered {
 }
 
 /// Where callbacks were found, by their names.
-pub(super) type Targets = QuickMap<Arc<str>, Arc<ResolvedCallback>>;
+pub(super) type Targets = FxHashMap<Arc<str>, Arc<ResolvedCallback>>;
 
 /// So many are remembered. Of more, all are looked for anew: who keeps making up names is not to carry them all along.
 const MOST_TARGETS: usize = 1024;

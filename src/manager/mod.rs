@@ -58,7 +58,6 @@ mod client;
 mod connection;
 mod handle;
 mod locks;
-mod quick;
 mod registration;
 
 pub use self::address::Address;
