@@ -1,7 +1,7 @@
 //! Both sides killed and stopped at every named step of the protocol: every call ends, is told truly what became of it, and nothing is
 //! left.
 //!
-//! One test, because it counts what the process holds. It takes about a minute, so it has a step of `.ci/run`, which builds with the feature.
+//! One test, because it counts what the process holds.
 
 #![deny(unsafe_code)]
 

@@ -1,6 +1,6 @@
 //! What the macro accepts. Each module is written as a user's program would be, and its test runs it.
 //!
-//! A case about `main` itself, or about the lints of a whole crate, is a program of its own, in `tests/programs`.
+//! A case about `main` itself, or about the lints of a whole crate, is a program of its own, in `tests/programs`, which Cargo.toml lists.
 
 // Gives every module a second name for callgate, as a renamed dependency in Cargo.toml does. `crate_renamed` uses it.
 extern crate callgate as cg;
@@ -20,3 +20,13 @@ mod shared_boxes;
 mod viewable;
 
 callgate::test_support!();
+
+#[test]
+fn every_program_is_a_target_of_the_package() {
+    let programs = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs")).expect("the programs");
+    for program in programs {
+        let name = program.expect("a program").file_name().into_string().expect("text");
+        let target = format!("path = \"tests/programs/{name}\"");
+        assert!(include_str!("../../Cargo.toml").contains(&target), "Cargo.toml lacks {target}");
+    }
+}

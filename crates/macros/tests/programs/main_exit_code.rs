@@ -3,6 +3,7 @@ use std::process::ExitCode;
 
 #[callgate::main()]
 #[allow(clippy::needless_return)]
+/// Ends before it could fail.
 pub fn main() -> ExitCode {
     if std::env::args().count() < 100 {
         return ExitCode::SUCCESS;

@@ -25,6 +25,10 @@ impl Guest {
 
 #[callgate::main]
 fn main() {
+    fault_33_threads_of_libraries_are_left_alone()
+}
+
+fn fault_33_threads_of_libraries_are_left_alone() {
     let guest = Guest::bridge().start().expect("a start");
     assert_eq!(guest.double(4), Ok(8));
     guest.stop().expect("a stop");
