@@ -1,5 +1,6 @@
 //! Above the attribute of a runtime, with and without arguments.
 #![deny(warnings, missing_docs, unused_results, clippy::pedantic)]
+#![allow(clippy::missing_errors_doc, clippy::missing_panics_doc)] // The attribute takes documented functions, too.
 
 #[callgate::main]
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
