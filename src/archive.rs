@@ -1,6 +1,7 @@
 //! Archives in bytes: where the root lies, and what is behind it once that is known to be valid.
 //!
-//! Layer 2. Copies what a peer may be writing before anybody looks at it. A type's own code that panics at bytes is an error, not a panic.
+//! Layer 2. Relies on `validator`. Copies what a peer may be writing before anybody looks at it; `access_until` itself reads bytes that nobody writes: a
+//! copy, a request, a trusted peer's block. A type's own code never panics through it: that is an error.
 
 use crate::commit::ALIGN;
 use crate::doorbell::Deadline;
@@ -14,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// A type's own `CheckBytes` or `Deserialize` may panic at bytes that it did not expect; a lying peer must be an error all the same.
 #[inline(always)]
 pub(crate) fn catch<R>(read: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
-    // Unwind safety: the closures of this file own nothing that outlives them.
+    // Unwind safety: what the closures of the callers change (a decoder) they own, and it ends with them.
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(refuse(DecodeRefusal::Invalid)))
 }
 
@@ -57,7 +58,7 @@ pub(crate) fn root<A>(bytes: &[u8]) -> Result<*const A, Failure> {
 ///
 /// # Errors
 ///
-/// If the bytes are no valid archive of `A`, one that nests deeper than [`MAX_DEPTH`], or one with too many elements of no size.
+/// If the bytes are no valid archive of `A`, one that nests deeper than [`MAX_DEPTH`](crate::reading::MAX_DEPTH), or one with too many elements of no size.
 #[inline(always)]
 pub(crate) fn access<A: Checked>(bytes: &[u8]) -> Result<&A, Failure> {
     access_until(bytes, Deadline::NEVER).map(|(archived, _)| archived)

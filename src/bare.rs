@@ -1,6 +1,6 @@
 //! Payloads that are no archives: whoever sends them writes and reads the bytes.
 //!
-//! Layer 2. Reading is safe code that trusts none of them.
+//! Layer 2. Relies on nothing but the bytes, and never trusts them.
 
 #![forbid(unsafe_code)]
 

@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     Refused = 7,
     /// Reply: the value found no memory; the payload is a [`Limit`].
     Exhausted = 9,
-    /// Reply: a callback failed, or could not be run; the payload is a [`Failure`](crate::error::CallbackError).
+    /// Reply: a callback failed, or could not be run; the payload is a [`CallbackError`](crate::error::CallbackError).
     Failed = 10,
     /// Reply: the value, or the arguments, are beyond what a frame may hold; the payload is a [`Beyond`].
     Beyond = 11,

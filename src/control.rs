@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// What parent and child tell each other beside the rings.
+/// What parent and child tell each other beside the rings. For a pair the hub stands where a parent does, on either side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
     /// Parent to child, with a descriptor: `segment` holds requests from now on.
@@ -221,7 +221,7 @@ mod tests {
     fn messages_arrive_as_sent_and_the_end_is_seen() {
         let (ours, theirs) = socket::pair().unwrap();
         let (ours, theirs) = (Control::new(ours), Control::new(theirs));
-        for message in [
+        let messages = [
             Message::Attach { segment: 7 },
             Message::Detach { segment: u64::MAX },
             Message::Need { len: 1 << 40 },
@@ -230,9 +230,14 @@ mod tests {
             Message::Lack { error: 27, limit: 4096 },
             Message::Exhausted { len: 3, budget: 4 },
             Message::Tidy,
+            Message::Begin { lane: 63 },
             Message::Mapped { segment: 1 },
             Message::Sealed { segment: 2 },
-        ] {
+        ];
+        let kinds = messages.map(|message| message.to_words()[0]);
+        assert!(kinds.into_iter().eq(1..=11), "one of each, in the order of their kinds");
+        assert_eq!(Message::checked([12, 0, 0]), None);
+        for message in messages {
             ours.send(message, Some(ours.as_fd())).unwrap();
             let (received, descriptor) = theirs.receive(BlockingMode::Yes).unwrap().unwrap();
             assert_eq!(received, message);

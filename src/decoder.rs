@@ -1,6 +1,7 @@
-//! What values are made with of their archives, and which values can cross at all.
+//! Makes values of validated archives, and says which values can cross at all.
 //!
-//! Layer 2. A decoder knows what a reply may take: time, bytes of boxes, the memory that it came by. It says what could not be made.
+//! Layer 2. Relies on the archive having been validated. A decoder knows what a reply may take: time, bytes of boxes, the memory that it came by. Never
+//! reads memory that an untrusted peer may be writing.
 
 use crate::doorbell::Deadline;
 use crate::encode::Encode;

@@ -39,7 +39,7 @@ pub(crate) const PAYLOAD_OFFSET: usize = 16;
 pub(crate) struct SlotLine {
     /// `sequence << 32 | length << 8 | kind`, see `commit::Commit`. Written last, with Release; 0 = never written.
     pub(crate) commit: AtomicU64,
-    /// Requests: `depth << 56 | returns << 32 | interface << 16 | method`. Replies: `returns << 32`, and 1 if it carries anything. `home` = the first of
+    /// Requests: `depth << 56 | returns << 32 | interface << 16 | method`. Replies: `returns << 32`, and 1 if it carries anything. `returns` = the first of
     /// the receiver's own blocks that the frame brings home, see `loans::LoanList`.
     pub(crate) call: AtomicU64,
     /// The first bytes of the payload, or a `commit::BlockRef`. While a reply is written into a block: the `BlockRef` of all that it

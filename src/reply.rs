@@ -26,7 +26,7 @@ pub(crate) trait Reply: Sized {
     ///
     /// # Errors
     ///
-    /// If the bytes are no valid archive of the type, or one that nests deeper than [`MAX_DEPTH`].
+    /// If the bytes are no valid archive of the type, or one that nests deeper than [`MAX_DEPTH`](crate::reading::MAX_DEPTH).
     fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure>;
 
     /// From a reply in a block of the peer's, which lends it under `loan_id`.

@@ -1,6 +1,6 @@
 //! Requests, as the callee reads them: in place, because the caller is trusted to leave them alone meanwhile.
 //!
-//! Layer 2. Validated all the same: what the caller's types wrote is only as right as their own code.
+//! Layer 2. Relies on `archive` to validate them: what the caller's types wrote is only as right as their own code. Never copies.
 
 use crate::archive::access_until;
 use crate::bare::Plain;
@@ -80,7 +80,7 @@ impl<'a> RequestSpan<'a> {
     ///
     /// # Errors
     ///
-    /// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`].
+    /// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`](crate::reading::MAX_DEPTH).
     #[inline(always)]
     pub(crate) fn read<A: Request>(self) -> Result<(&'a A::Archived, Need), Failure> {
         access_until(self.bytes(), Deadline::NEVER)

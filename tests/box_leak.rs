@@ -158,7 +158,7 @@ fn nothing_is_left_of_boxes_whose_child_dies() {
             boxes.iter_mut().for_each(|(bytes, byte)| bytes.fill(*byte));
             assert!(boxes.iter().all(is_whole), "life {life}, {death}: a box cannot be written");
             drop(boxes);
-            // Memory goes back a quarter of a second after its last use.
+            // What memory needs goes back a quarter to half a second after its last use.
             if life % 10 == 9 {
                 held.again(&format!("life {life} and nine before it"));
             }

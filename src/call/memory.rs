@@ -122,14 +122,14 @@ impl PayloadMemory {
     fn read_control(&self) -> ! {
         loop {
             match self.control.receive(BlockingMode::Yes) {
-                Ok(Some((message, descriptor))) => self.note(message, descriptor),
+                Ok(Some((message, descriptor))) => self.handle_message(message, descriptor),
                 // The parent is gone. PDEATHSIG usually comes first, but not after a change of uid.
                 Ok(None) | Err(_) => selfproc::kill_self(),
             }
         }
     }
 
-    fn note(&self, message: Message, descriptor: Option<OwnedFd>) {
+    fn handle_message(&self, message: Message, descriptor: Option<OwnedFd>) {
         if message == Message::Tidy {
             return self.tidy();
         }

@@ -148,7 +148,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         [need(15); 12].concat(),
         [need(1), detach(1), detach(1)].concat(),
     ];
-    seeds.extend((1..9).map(|kind| vec![12 | kind << 4, 0, 4, 0, 0, 0, 1, 1]));
+    seeds.extend((1..=11).map(|kind| vec![12 | kind << 4, 0, 4, 0, 0, 0, 1, 1]));
     // One descriptor, several, and as many as go.
     seeds.extend([180u8, 181, 182, 203, 255].map(|count| {
         let mut seed = vec![5 | 1 << 4, 0, 0, count];

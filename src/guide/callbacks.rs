@@ -10,7 +10,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let address = format!("@guide-{}", std::process::id()); // or a path, or a name below the user's runtime directory
-//! let (key, timeout) = (AuthKey::new("a secret that all have"), Duration::from_secs(10));
+//! let (key, timeout) = (AuthKey::new("the shared secret"), Duration::from_secs(10));
 //!
 //! let program = Manager::new(&address, &key);
 //! program.start(timeout)?; // `start_or_connect` makes whichever process comes first the hub
@@ -31,11 +31,12 @@
 //!
 //! # What a registration promises
 //!
-//! A callback's error is the caller's [`CallError::Callback`](crate::CallError::Callback), and the callback stays registered. When a process ends, its
-//! registrations end with it. `named("..")` registers with limits: `for_calls`, `expires_in`, `replace`. `lock` and `semaphore` are held across
-//! processes, and released when their holder dies.
+//! If a callback fails, the caller gets [`CallError::Callback`](crate::CallError::Callback); the callback stays registered. When a process ends, its
+//! registrations end with it. `named("..")` starts a registration with options: `for_calls`, `expires_in`, `replace`. Locks and semaphores (`lock`,
+//! `semaphore`) are shared by all clients of the hub, and released when their holder dies.
 //!
-//! The key keeps strangers out. It is no boundary between processes of one user: any client may replace a name and end the hub.
+//! The key keeps strangers out. It does not protect clients from each other: whoever has the key can replace a name or
+//! end the hub, but for clients of a `Handle` or of `connect_to_call`, which only call.
 //!
 //! # From a shell
 //!
@@ -50,7 +51,7 @@
 //!
 //! # A child that calls its parent
 //!
-//! The parent registers a callback, and passes the manager's [`Handle`](crate::manager::Handle) and the key. A handle says where the hub is; it never holds
+//! The parent registers a callback, and passes the child the manager's [`Handle`](crate::manager::Handle) and the key. A handle says where the hub is; it never holds
 //! the key.
 //!
 //! ```
@@ -85,4 +86,5 @@
 //! }
 //! ```
 //!
-//! A thread that a callback starts begins a chain of calls of its own. If it calls back into a process that waits for it, both wait until the timeout.
+//! A call that would wait for itself fails with `TooNested`. Callgate does not see this across threads: if a callback starts a thread that calls back into
+//! the waiting process, both wait until the timeout.

@@ -2,14 +2,14 @@
 //!
 //! # Many threads
 //!
-//! A [`Bridge`](crate::Bridge) is `Send + Sync`. Threads that call at once use different lanes of the shared memory
+//! A [`Bridge`](crate::Bridge) is `Send + Sync`. Threads that call concurrently use different lanes of the shared memory
 //! ([`Builder::lanes`](crate::Builder::lanes)). The service answers one call at a time. With
 //! [`Builder::workers`](crate::Builder::workers), a service that is `Sync` answers several `&self` methods at once; `&mut self` methods run alone.
 //!
 //! # Calls that do not wait
 //!
 //! `bridge.begin().method(..)` sends the request and returns a [`Pending`](crate::Pending), which is polled or waited for. Each one keeps its lane until
-//! its result is taken.
+//! its result is taken; without a free lane, `begin` fails at once with [`CallError::Refused`](crate::CallError::Refused).
 //!
 //! ```
 //! use callgate::bridge;
@@ -55,7 +55,8 @@
 //! # An epoll loop of your own
 //!
 //! With `Builder::signal(Signal::EventFd)`, [`Bridge::doorbell_fd`](crate::Bridge::doorbell_fd) is a descriptor that becomes readable when a pending call
-//! may have been answered, or the child has ended.
+//! may have been answered, or the child has ended. Call [`Bridge::clear_doorbell`](crate::Bridge::clear_doorbell), then poll each pending call. A bridge
+//! with a restart policy has no such descriptor. [`Pending`](crate::Pending) is not a `Future`.
 //!
 //! # Tests and benches
 //!

@@ -2,16 +2,19 @@
 //!
 //! # Start
 //!
-//! A child is this program, executed again up to `#[callgate::main]`, which therefore comes before everything else in `main`. There is no fork, so a
-//! program with threads may start one. A child inherits no descriptor but standard output and error. It is the program that runs, even if its file has
-//! been upgraded, moved or removed since.
+//! A child is the same program, executed again. `#[callgate::main]` takes over before the body of `main` runs, so nothing may come before it. Callgate never
+//! forks, so a program with threads can start children safely. A child inherits standard output and error, and no other descriptor. It runs the parent's
+//! exact binary, even if the file has since been replaced, moved or deleted.
 //!
-//! `#[callgate::main]` stands above the attribute of an async runtime (`#[callgate::main] #[tokio::main] async fn main()`). If a child already has threads
-//! when it gets there, it ends and the start says how to cure that.
+//! Where the program has closed descriptor 0, 1 or 2, callgate opens `/dev/null` there, so that no line is ever written into a socket of its own. A program
+//! that redirects them uses `dup2`.
+//!
+//! `#[callgate::main]` stands above the attribute of an async runtime (`#[callgate::main] #[tokio::main] async fn main()`). If `main` has started threads
+//! when it gets there, it exits, and `start()` returns an error that says how to cure that.
 //!
 //! # End
 //!
-//! To drop a bridge stops its child without waiting. [`Bridge::stop`](crate::Bridge::stop) waits, and says how the child ended. A child dies with its
+//! Dropping a bridge stops its child without waiting for its end. [`Bridge::stop`](crate::Bridge::stop) waits, and says how the child ended. A child dies with its
 //! parent, however the parent dies. Ctrl-C reaches the parent alone, because a child has a session of its own;
 //! `Builder::signals(TerminalSignals::Shared)` changes that.
 //!
@@ -51,15 +54,16 @@
 //! | | `Restart::on_failure()` | `Restart::on_death()` |
 //! |---|---|---|
 //! | replaces a child that died or broke the protocol | yes | yes |
-//! | replaces one that still runs a call after its timeout (`kill_after`) | yes, after a quarter of the timeout, 10 to 100 ms | no |
-//! | calls wait for the next child (`calls_wait`) | yes, as long as their timeout allows | no: `CallError::Down` |
-//! | attempts (`at_most(n).within(d)`, `d` = 60 s) | unlimited | unlimited |
-//! | rest before a start (`backoff`) | none after a child that answered a call; else 10 ms, doubling to 5 s | the same |
+//! | replaces one that still runs a call after its timeout (`kill_after`) | yes: a quarter of the timeout later, at least 10 and at most 100 ms | no |
+//! | calls wait for the next child (`calls_wait`) | yes, until their timeout; without one, until a child serves or a start fails | no: `CallError::Down` |
+//! | limit on restarts (`at_most(n)`, counted over `within(d)`, 60 s by default) | none | none |
+//! | pause before a start (`backoff`) | none for the first, and after a child that answered a call; then 10 ms, doubling up to 5 s | the same |
 //! | spare child, started ahead (`spare(true)`) | none | none |
 //!
-//! Calls that had not started run again in the next child, and so do methods marked `#[bridge(idempotent)]`. All others return what is known of them.
-//! [`Builder::on_event`](crate::Builder::on_event) reports each step, [`Bridge::restart`](crate::Bridge::restart) exchanges the child now, and
-//! [`Bridge::generation`](crate::Bridge::generation) counts.
+//! Calls that had not started run again in the next child, and so do methods marked `#[bridge(idempotent)]`, up to three times in all. Every other call
+//! returns an error that says whether the method had started; so do calls made with `begin`, and calls that had already sent a box.
+//! [`Builder::on_event`](crate::Builder::on_event) reports each step, [`Bridge::restart`](crate::Bridge::restart) replaces the child now, and
+//! [`Bridge::generation`](crate::Bridge::generation) says how many children came before this one.
 //!
 //! # Separate executables
 //!

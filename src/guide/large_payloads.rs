@@ -1,8 +1,8 @@
 //! Megabytes without a copy, and how much memory a bridge may use.
 //!
-//! A [`SharedBox`](crate::SharedBox) is a box whose contents lie in the bridge's shared memory. To pass it by value hands it over; no byte of the contents
-//! moves, whatever their size. To pass it by reference lends it for the call. It holds plain data: `[u8]`, `[f32]`, structs that derive
-//! [bytemuck](https://docs.rs/bytemuck)'s `Pod`. It may stand wherever a value may: in arguments, results, structs, lists.
+//! A [`SharedBox`](crate::SharedBox) is a box whose contents lie in the bridge's shared memory. Passing it by value transfers
+//! ownership; passing it by reference lends it for the call. With a trusted child nothing is copied, whatever the size; otherwise see the table below. It holds plain data: `[u8]`, `[f32]`, structs that derive
+//! [bytemuck](https://docs.rs/bytemuck)'s `Pod`. It can appear anywhere a value can: in arguments, results, structs, lists.
 //!
 //! ```
 //! use callgate::{SharedBox, bridge};
@@ -22,7 +22,7 @@
 //!
 //! #[callgate::main]
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     // SAFETY: the child runs safe code only, so it leaves memory alone that it has given away.
+//!     // SAFETY: the child runs safe code only, so it never touches memory that it has given away.
 //!     let inverter = unsafe { Inverter::bridge().trust_child() }.start()?;
 //!     let frame = SharedBox::<[u8]>::zeroed_in(&inverter, 3840 * 2160 * 4)?;
 //!     let frame = inverter.invert(frame)?; // there and back, and no byte was copied
@@ -35,26 +35,26 @@
 //!
 //! Without `trust_child` the same program runs, and the parent's memory is safe whatever the child does; copies are the price.
 //! [`Builder::trust_child`](crate::Builder::trust_child) is `unsafe`: the parent then reads in place what the child wrote. Crashes and hangs stay
-//! contained; memory corruption in the child does not.
+//! contained; memory corruption in the child does not. Never trust a child that runs C code.
 //!
 //! | a frame passes as | what is copied |
 //! |---|---|
 //! | `SharedBox`, trusted child | nothing |
-//! | `SharedBox`, untrusted child | the frame, when the child first writes to it, and when the parent gets back what was written |
-//! | `Vec<u8>`, untrusted child | the frame, into shared memory and out of it, both ways |
+//! | `SharedBox`, untrusted child | the frame twice: at the child's first write, and when the parent takes the changed frame back |
+//! | `Vec<u8>`, untrusted child | the frame four times: into and out of shared memory, in each direction |
 //!
 //! # Filling a box
 //!
-//! [`SharedWriter`](crate::SharedWriter) fills one piece by piece, or straight from a file or socket. The memory returns to the bridge when the box is
-//! dropped, on either side; a box outlives its bridge.
+//! [`SharedWriter`](crate::SharedWriter) fills one piece by piece, or straight from a file or socket. The memory is returned when
+//! either side drops the box. A box may outlive its bridge.
 //!
 //! # Bounds
 //!
-//! | [`Builder`](crate::Builder) | bounds |
-//! |---|---|
-//! | `max_payload` | one argument list, one result, one box |
-//! | `memory` | all payloads and boxes of the bridge together, half for each side |
-//! | `retained` | what stays allocated for the next payload while nothing is in use; new memory costs much more |
+//! | [`Builder`](crate::Builder) | bounds | default |
+//! |---|---|---|
+//! | `max_payload` | one argument list, one result, one box | 1 GiB |
+//! | `memory` | all payloads and boxes of the bridge together, half for each side | 4 times `max_payload`, and 128 MiB |
+//! | `retained` | what each side keeps while nothing is in use; new memory costs much more | 64 MiB |
 //!
-//! A call that finds all memory in use waits until its timeout, and then returns [`CallError::Exhausted`](crate::CallError::Exhausted) or
-//! [`NoMemory`](crate::NoMemory).
+//! A request that finds all memory in use waits until its timeout; without a timeout, only as long as other calls may free some. A reply fails at once.
+//! The error is [`CallError::Exhausted`](crate::CallError::Exhausted), or [`NoMemory`](crate::NoMemory) for a box.

@@ -47,7 +47,8 @@
 //!
 //! - **Constructors.** `new` becomes `T::bridge`; `with_x` becomes `T::bridge_with_x`. If a constructor returns `Result<Self, E>` and fails, the start
 //!   fails with its message.
-//! - **Arguments** pass by value, as `&T`, `&str`, or as `&[u8]` and slices of other primitives. The child reads borrowed ones in place.
+//! - **Arguments** pass by value or borrowed. The child reads `&str`, slices of primitives (`&[u8]`, `&[f32]`) and `&Archived<T>` in place; it builds the
+//!   values behind other `&T` and `&[T]` first.
 //! - **Results** are owned values. A method's own `Result` is a value: the call returns `Result<Result<R, E>, CallError>`.
 //! - **`#[bridge(skip)]`** leaves a method out. **`#[bridge(rename = "..")]`** renames it. Two bridged blocks of one type must not share a method name;
 //!   the compiler reports a duplicate definition (E0592), and `rename` on one of them cures it.

@@ -23,26 +23,29 @@ const HIGH: u64 = 512;
 ///
 /// For good: the program may put something of its own there at any moment, and no look before a close would be in time to see that.
 pub(crate) fn apart<T, E>(open: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    // Without a null device, or a number to be had, `open` has to do without.
-    let _ = fill(FdFlags::CLOEXEC);
+    // Without a null device or a free number, `open` has to do without.
+    let _ = fill();
     open()
 }
 
 /// Opens the null device as each of 0, 1 and 2 that is closed: in a child, before its program could open something there. What it is executed
 /// with inherits them.
 pub(crate) fn fill_standard() -> io::Result<()> {
-    fill(FdFlags::empty())
+    let missing = standard().map(|descriptor| !is_open(descriptor));
+    fill()?;
+    let mut filled = standard().into_iter().zip(missing).filter(|(_, was_missing)| *was_missing);
+    filled.try_for_each(|(descriptor, _)| Ok(rustix::io::fcntl_setfd(descriptor, FdFlags::empty())?))
 }
 
-fn fill(flags: FdFlags) -> io::Result<()> {
+/// Nothing is done to a number once it is taken: another thread may have put something of the program's there.
+fn fill() -> io::Result<()> {
     while !standard().into_iter().all(is_open) {
         let null = null()?;
         if null.as_raw_fd() >= FIRST {
             // Another thread was faster.
             break;
         }
-        rustix::io::fcntl_setfd(&null, flags)?;
-        // Kept by nobody, as standard descriptors are.
+        // Kept by nobody, as standard descriptors are. Closed on exec, as all that is opened here.
         let _ = null.into_raw_fd();
     }
     Ok(())

@@ -128,7 +128,8 @@ pub(crate) fn is_hung_up(socket: impl AsFd) -> bool {
         match poll(&mut [PollFd::new(&socket, PollFlags::RDHUP)], Some(&timespec(Duration::ZERO))) {
             Ok(count) => return count > 0,
             Err(Errno::INTR) => {}
-            Err(_) => return true,
+            // Then nothing is known.
+            Err(_) => return false,
         }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
@@ -209,6 +210,8 @@ impl Helper {
 
     /// Waits for the helper's end. How it ended.
     pub(crate) fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        // As long as nobody has waited for it, its number is its own, and a watchdog may kill it.
+        let _ = waitid(Id::Pid(Pid::from_raw(self.pid().cast_signed())), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
         self.forget();
         self.process.wait()
     }
@@ -227,7 +230,8 @@ impl Helper {
 
     /// Kills all helpers of this process, which is about to be aborted: they would go on for ever, and keep its output open.
     fn kill_all() {
-        for pid in HELPERS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        // A start that hangs has the lock.
+        for pid in HELPERS.try_lock().iter().flat_map(|helpers| helpers.iter()) {
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
     }

@@ -126,6 +126,7 @@ struct Resolving {
     caller: ClientId,
     owner: ClientId,
     seq: u64,
+    name: String,
     to: Resolution,
     until: Instant,
 }
@@ -674,8 +675,10 @@ impl EventLoop {
 
     // ---- names -----------------------------------------------------------------------------------------------------
 
-    fn register(&mut self, seq: u64, wish: Wish) {
+    fn register(&mut self, seq: u64, mut wish: Wish) {
         let owner = wish.owner;
+        // A name goes with its owner, whose end need not have been dealt with.
+        wish.replace |= self.registry.find(&wish.name).is_some_and(|found| self.is_leaving(found.owner));
         let answer = match self.registry.register(wish) {
             RegisterOutcome::Yes { revoked } => {
                 if let Some(Revoked { owner, number }) = revoked {
@@ -703,8 +706,9 @@ impl EventLoop {
                     }
                     Ok(pair) => {
                         let to = Resolution::At { pair, number, signature, owner: owner_pid };
-                        return self.resolve_later((caller, owner), seq, pair, to);
+                        return self.resolve_later((caller, owner), seq, (name, to), pair);
                     }
+                    Err(_) if self.is_leaving(owner) => Resolution::None,
                     Err(error) => {
                         let why = format!("the hub cannot introduce this process to process {owner_pid}: {error}");
                         return self.tell(caller, FromHub::Refused { seq, why });
@@ -716,13 +720,19 @@ impl EventLoop {
     }
 
     /// Answers when the two can talk.
-    fn resolve_later(&mut self, (caller, owner): (ClientId, ClientId), seq: u64, pair: u64, to: Resolution) {
+    fn resolve_later(
+        &mut self,
+        (caller, owner): (ClientId, ClientId),
+        seq: u64,
+        (name, to): (&str, Resolution),
+        pair: u64,
+    ) {
         if self.resolving.iter().filter(|resolving| resolving.caller == caller).count() >= MAX_RESOLVING {
             let why = format!("this process waits for {MAX_RESOLVING} callbacks to be found, and may for no more");
             return self.tell(caller, FromHub::Refused { seq, why });
         }
         let until = Instant::now() + READY_PATIENCE;
-        self.resolving.push(Resolving { pair: Some(pair), caller, owner, seq, to, until });
+        self.resolving.push(Resolving { pair: Some(pair), caller, owner, seq, name: name.into(), to, until });
     }
 
     fn sealed(&mut self, unsealed: SealRequest, is_sealed: bool) {
@@ -863,13 +873,23 @@ impl EventLoop {
 
     /// A caller is told that its pair with the owner does not come to be. What a process has registered goes with it: a caller may be heard of
     /// the owner's end before the owner's own connection is.
-    fn never_ready(&mut self, Resolving { caller, owner, seq, to, .. }: Resolving) {
-        if self.connections.get(&owner).is_none_or(Connection::is_leaving) {
-            return self.tell(caller, FromHub::Resolved { seq, to: Resolution::None });
+    fn never_ready(&mut self, Resolving { caller, owner, seq, name, to, .. }: Resolving) {
+        if self.is_leaving(owner) {
+            // Another process may have replaced it before it left.
+            let is_anothers = self.registry.find(&name).is_some_and(|found| found.owner != owner);
+            return match is_anothers {
+                true => self.resolve(caller, seq, &name),
+                false => self.tell(caller, FromHub::Resolved { seq, to: Resolution::None }),
+            };
         }
         let owner = if let Resolution::At { owner, .. } = to { owner } else { 0 };
         let why = format!("process {owner} has not taken part in the introduction of this process to it");
         self.tell(caller, FromHub::Refused { seq, why });
+    }
+
+    /// Whether a client has left, or has ended without that having been dealt with.
+    fn is_leaving(&self, client: ClientId) -> bool {
+        self.connections.get(&client).is_none_or(Connection::is_leaving)
     }
 
     /// One side of a pair wants memory, gives some back, or has closed its control socket.

@@ -26,7 +26,17 @@ fn every_program_is_a_target_of_the_package() {
     let programs = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs")).expect("the programs");
     for program in programs {
         let name = program.expect("a program").file_name().into_string().expect("text");
-        let target = format!("path = \"tests/programs/{name}\"");
+        let target = format!("path = \"tests/programs/{name}\"\nharness = false");
         assert!(include_str!("../../Cargo.toml").contains(&target), "Cargo.toml lacks {target}");
+    }
+}
+
+#[test]
+fn every_case_is_a_module() {
+    let cases = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/accepted")).expect("the cases");
+    for case in cases {
+        let name = case.expect("a case").file_name().into_string().expect("text");
+        let module = format!("\nmod {};\n", name.trim_end_matches(".rs"));
+        assert!(name == "main.rs" || include_str!("main.rs").contains(&module), "{name} is no module of main.rs");
     }
 }

@@ -182,9 +182,14 @@ impl Talk {
     }
 
     #[track_caller]
-    fn register_as(&self, number: u32, name: &str, expires_ms: Option<u64>, replace: bool) -> FromHub {
+    fn say_register(&self, number: u32, name: &str, expires_ms: Option<u64>, replace: bool) {
         let (seq, name, signature) = (self.next(), name.into(), format!("signature {number}"));
         self.say(&ToHub::Register { seq, name, number, signature, expires_ms, replace });
+    }
+
+    #[track_caller]
+    fn register_as(&self, number: u32, name: &str, expires_ms: Option<u64>, replace: bool) -> FromHub {
+        self.say_register(number, name, expires_ms, replace);
         self.hear()
     }
 

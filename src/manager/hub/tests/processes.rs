@@ -151,6 +151,42 @@ fn an_owner_that_leaves_while_it_is_introduced_is_nobody() {
     });
 }
 
+/// A name is free when its owner has ended, though the hub has not looked at that yet.
+#[test]
+fn the_name_of_an_owner_that_has_ended_is_not_taken() {
+    within(60, "the_name_of_an_owner_that_has_ended_is_not_taken", || {
+        let address = own_address();
+        let mut hub = Helper::at(&address, "hub");
+        let pid = Pid::from_raw(hub.hear("started").parse().unwrap());
+        let next = Talk::new(auth::join(&address, &secret(), ClientRights::Full, in_time()).unwrap());
+        let mut killed = Helper::at(&address, "client");
+        killed.hear("joined");
+        kill(pid, Signal::SIGSTOP).unwrap();
+        assert!(eventually(30, "the hub stands still", || support::is_stopped(pid.as_raw().cast_unsigned())));
+        next.say_register(7, "of a helper", None, false);
+        killed.kill();
+        kill(pid, Signal::SIGCONT).unwrap();
+        assert!(matches!(next.hear(), FromHub::Registered { .. }));
+    });
+}
+
+/// An owner whose name another process has replaced leaves while a caller is introduced to it: the caller finds the other.
+#[test]
+fn a_caller_of_an_owner_that_was_replaced_finds_its_successor() {
+    within(60, "a_caller_of_an_owner_that_was_replaced_finds_its_successor", || {
+        let scene = Scene::new();
+        let (caller, old, new) = (scene.join(), scene.join(), scene.join());
+        old.register(1, "a");
+        caller.say(&ToHub::Resolve { seq: caller.next(), name: "a".into() });
+        let _own_side = caller.hear_with();
+        assert!(matches!(new.register_as(1, "a", None, true), FromHub::Registered { .. }));
+        drop(old);
+        let (here, there) = (caller.introduction(), new.introduction());
+        assert_eq!(here.pair, there.pair);
+        assert!(matches!(caller.hear(), FromHub::Resolved { to: Resolution::At { number: 1, .. }, .. }));
+    });
+}
+
 #[test]
 fn what_a_client_said_last_counts() {
     within(60, "what_a_client_said_last_counts", || {
