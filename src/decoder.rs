@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// What values are made with of their archives.
 pub struct Decoder<'d> {
     /// The memory of the bridge that the archive came by; `None` in a child, which has but one.
-    pub(crate) pool: Option<&'d Arc<dyn PoolHandle>>,
+    pool: Option<&'d Arc<dyn PoolHandle>>,
     /// Bytes that may yet be copied out of what the peer lends.
     left: u64,
     pub(crate) trust: Option<TrustedPeer>,

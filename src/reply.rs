@@ -110,7 +110,7 @@ fn decode_in_place<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>, _: Trusted
     let (decoder, is_flat) = (decoder.within(bytes), CopyBuffer::<R>::is_of_numbers());
     catch(|| {
         let need = if is_flat { Need::default() } else { access_until::<R::Archived>(bytes, decoder.until())?.1 };
-        let need = Need { is_trusted: decoder.pool.is_none(), ..need };
+        let need = Need { is_trusted: decoder.pool().is_none(), ..need };
         need.run(|| decoder.make(archived))
     })
 }

@@ -678,7 +678,7 @@ impl EventLoop {
     fn register(&mut self, seq: u64, mut wish: Wish) {
         let owner = wish.owner;
         // A name goes with its owner, whose end need not have been dealt with.
-        wish.replace |= self.registry.find(&wish.name).is_some_and(|found| self.is_leaving(found.owner));
+        wish.replace = wish.replace || self.registry.find(&wish.name).is_some_and(|found| self.is_leaving(found.owner));
         let answer = match self.registry.register(wish) {
             RegisterOutcome::Yes { revoked } => {
                 if let Some(Revoked { owner, number }) = revoked {
@@ -877,10 +877,10 @@ impl EventLoop {
         if self.is_leaving(owner) {
             // Another process may have replaced it before it left.
             let is_anothers = self.registry.find(&name).is_some_and(|found| found.owner != owner);
-            return match is_anothers {
-                true => self.resolve(caller, seq, &name),
-                false => self.tell(caller, FromHub::Resolved { seq, to: Resolution::None }),
-            };
+            if is_anothers {
+                return self.resolve(caller, seq, &name);
+            }
+            return self.tell(caller, FromHub::Resolved { seq, to: Resolution::None });
         }
         let owner = if let Resolution::At { owner, .. } = to { owner } else { 0 };
         let why = format!("process {owner} has not taken part in the introduction of this process to it");

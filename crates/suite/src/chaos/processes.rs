@@ -134,8 +134,9 @@ impl Holdings {
         let is_inotify = |entry: &fs::DirEntry| {
             fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:inotify")
         };
+        let (inotify, others): (Vec<_>, Vec<_>) = entries("/proc/self/fd").partition(is_inotify);
         Self {
-            descriptors: entries("/proc/self/fd").count() - entries("/proc/self/fd").filter(is_inotify).count().min(1),
+            descriptors: others.len() + inotify.len().saturating_sub(1),
             mappings: maps.lines().filter(|line| line.contains("callgate") && line.contains("memfd:")).count(),
             threads: entries("/proc/self/task").count(),
             children: children().len(),

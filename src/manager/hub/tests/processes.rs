@@ -114,6 +114,16 @@ fn what_a_killed_client_had_is_free() {
     });
 }
 
+/// Runs `body` while the hub in a process of its own stands still: what `body` does is there at once when it looks again.
+#[track_caller]
+fn while_stopped(hub: &Helper, body: impl FnOnce()) {
+    let pid = Pid::from_raw(hub.pid().cast_signed());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    assert!(eventually(30, "the hub stands still", || support::is_stopped(hub.pid())));
+    body();
+    kill(pid, Signal::SIGCONT).unwrap();
+}
+
 /// A caller sees that an owner ends, and ends its side of their pair, before the hub has looked at the owner's: there is no such callback any
 /// more, and nobody has refused anything.
 #[test]
@@ -121,7 +131,7 @@ fn an_owner_that_leaves_while_it_is_introduced_is_nobody() {
     within(60, "an_owner_that_leaves_while_it_is_introduced_is_nobody", || {
         let address = own_address();
         let mut hub = Helper::at(&address, "hub");
-        let pid = Pid::from_raw(hub.hear("started").parse().unwrap());
+        hub.hear("started");
         let join = || Talk::new(auth::join(&address, &secret(), ClientRights::Full, in_time()).unwrap());
         let caller = join();
         let asks = || {
@@ -133,20 +143,16 @@ fn an_owner_that_leaves_while_it_is_introduced_is_nobody() {
         let mut killed = Helper::at(&address, "client");
         killed.hear("joined");
         let own_side = asks();
-        kill(pid, Signal::SIGSTOP).unwrap();
-        assert!(eventually(30, "the hub stands still", || support::is_stopped(pid.as_raw().cast_unsigned())));
-        drop(own_side);
-        killed.kill();
-        kill(pid, Signal::SIGCONT).unwrap();
+        while_stopped(&hub, || {
+            drop(own_side);
+            killed.kill();
+        });
         assert!(resolved());
 
         let leaves = join();
         leaves.register(1, "of a helper");
         let own_side = asks();
-        kill(pid, Signal::SIGSTOP).unwrap();
-        assert!(eventually(30, "the hub stands still", || support::is_stopped(pid.as_raw().cast_unsigned())));
-        drop((own_side, leaves));
-        kill(pid, Signal::SIGCONT).unwrap();
+        while_stopped(&hub, || drop((own_side, leaves)));
         assert!(resolved());
     });
 }
@@ -157,15 +163,14 @@ fn the_name_of_an_owner_that_has_ended_is_not_taken() {
     within(60, "the_name_of_an_owner_that_has_ended_is_not_taken", || {
         let address = own_address();
         let mut hub = Helper::at(&address, "hub");
-        let pid = Pid::from_raw(hub.hear("started").parse().unwrap());
+        hub.hear("started");
         let next = Talk::new(auth::join(&address, &secret(), ClientRights::Full, in_time()).unwrap());
         let mut killed = Helper::at(&address, "client");
         killed.hear("joined");
-        kill(pid, Signal::SIGSTOP).unwrap();
-        assert!(eventually(30, "the hub stands still", || support::is_stopped(pid.as_raw().cast_unsigned())));
-        next.say_register(7, "of a helper", None, false);
-        killed.kill();
-        kill(pid, Signal::SIGCONT).unwrap();
+        while_stopped(&hub, || {
+            next.say_register(7, "of a helper", None, false);
+            killed.kill();
+        });
         assert!(matches!(next.hear(), FromHub::Registered { .. }));
     });
 }
