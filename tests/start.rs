@@ -174,7 +174,8 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
             "`/bin/cat` did not answer within 300ms (has its main #[callgate::main] above it, or does it begin with callgate::init() or callgate::serve()?)",
         ),
         (fake("silent").start_timeout(SHORT), "`/proc/self/exe` did not answer within 300ms (*)"),
-        (Guest::bridge().start_timeout(Duration::ZERO), "`/proc/self/exe` did not answer within 0ns (*)"),
+        // No time at all: it is the handshake that is late, or the service's start, if the child was quicker than its parent.
+        (Guest::bridge().start_timeout(Duration::ZERO), "* answer within 0ns*"),
         (fake("exit 5"), "child * exited with code 5 during the handshake"),
         (fake("hang-up").start_timeout(SHORT), "child *: it closed its control socket*"),
         // What is a child, and another one than expected.
