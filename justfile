@@ -6,7 +6,7 @@ default:
 
 # Every test, doctests included.
 test:
-    cargo test --workspace
+    cargo test
 
 # Formatting and clippy, warnings as errors.
 lint:

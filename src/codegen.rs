@@ -3,17 +3,17 @@
 //! validated, and a dispatch function is run only with the type that it is for.
 
 pub use crate::bridge::{Bridge, Builder, init_before_main};
-pub use crate::call::access::Access;
-pub use crate::call::interfaces::Bridged;
-pub use crate::call::service::{Fingerprint, Incoming, Interface, InterfaceId, Method, Mode, Service};
-pub use crate::decoder::Transfer;
-pub use crate::error::CallError;
-pub use crate::request::Request;
+pub use callgate_engine::access::Access;
+pub use callgate_engine::interfaces::Bridged;
+pub use callgate_engine::service::{Fingerprint, Incoming, Interface, InterfaceId, Method, Mode, Service};
+pub use callgate_transport::decoder::Transfer;
+pub use callgate_transport::error::CallError;
+pub use callgate_transport::request::Request;
 pub use rkyv::Archive;
 
-use crate::decoder::Decoder;
-use crate::encode::Encoder;
-use crate::reading::{self, Need};
+use callgate_transport::decoder::Decoder;
+use callgate_transport::encode::Encoder;
+use callgate_transport::reading::{self, Need};
 use rkyv::boxed::{ArchivedBox, BoxResolver};
 use rkyv::rancor::Failure;
 use rkyv::{Place, Serialize, SerializeUnsized};

@@ -54,91 +54,76 @@
 )))]
 compile_error!("callgate runs on Linux on x86-64 and little-endian aarch64 only");
 
-// Layer 5: what users hold.
-mod bridge;
 pub mod guide;
-pub mod manager;
+
+// A child: how it is started, what it does first, what went wrong.
+mod spawn;
+mod child;
+mod start_error;
+
+// What users hold.
+mod bridge;
 mod trust_child;
-
-// Layer 4: calls and processes.
-mod call;
-mod process;
-mod trusted;
-
-// Layer 3: conversations.
-mod control;
-mod handshake;
-mod lane;
-mod peer_status;
-
-// Layer 2: frames, where they go, and waiting for them.
-mod archive;
-mod arena;
-mod bare;
-mod commit;
-mod copy_buffer;
-mod decoder;
-mod doorbell;
-mod encode;
-mod loans;
-mod memory_pool;
-mod reading;
-mod reply;
-mod request;
-mod ring;
-mod shared_box;
-mod shared_writer;
-mod validator;
-mod viewable;
-mod wake;
-
-// Layer 1: shared memory.
-mod backing;
-mod layout;
-mod segment;
-
-// Layer 0: what everything stands on.
-mod error;
-#[cfg(feature = "failpoints")]
-pub mod failpoints;
-#[cfg(not(feature = "failpoints"))]
-mod failpoints;
-mod format;
-#[cfg(feature = "sandbox")]
-mod measure;
-#[cfg(feature = "portable")]
-mod portable;
-mod sync;
-mod sys;
-#[cfg(all(test, debug_assertions, not(loom)))]
-mod trace;
 
 #[doc(hidden)]
 #[path = "codegen.rs"]
 pub mod __codegen;
 
-pub use crate::backing::Segments;
-pub use crate::bridge::{
-    Blocking, Bridge, Builder, Calling, Death, Deferred, Event, InPlace, Pending, Restart, View, init, serve,
-    serve_parallel,
-};
-pub use crate::call::service::{Mode, Service};
-pub use crate::decoder::Transfer;
-pub use crate::doorbell::Wait;
-pub use crate::error::{Awaited, CallError, CallName, Exit, Fault, NoMemory, Payload, StartError, Started};
-#[cfg(feature = "sandbox")]
-pub use crate::measure::Measure;
-#[cfg(feature = "portable")]
-pub use crate::portable::TrustedChild;
-#[cfg(feature = "sandbox")]
-pub use crate::process::sandbox::{Sandbox, report::SandboxReport};
-pub use crate::process::spawn::{Output, TerminalSignals};
-pub use crate::shared_box::{ArchivedSharedBox, Contents, Memory, SharedBox};
-pub use crate::shared_writer::SharedWriter;
-pub use crate::viewable::Viewable;
-pub use crate::wake::Signal;
+pub use crate::bridge::{Bridge, Builder, Death, Event, Pending, Restart, View, init, serve, serve_parallel};
+pub use crate::spawn::{Output, TerminalSignals};
+pub use crate::start_error::StartError;
 pub use callgate_macros::{Viewable, bridge, main};
+#[cfg(feature = "manager")]
+#[doc(inline)]
+pub use callgate_manager::{self as manager, args};
+#[cfg(feature = "sandbox")]
+#[doc(inline)]
+pub use callgate_sandbox::{measure::Measure, plan::Sandbox, report::SandboxReport};
+#[cfg(feature = "portable")]
+#[doc(inline)]
+pub use callgate_transport::portable::TrustedChild;
+#[doc(inline)]
+pub use callgate_transport::{
+    backing::Segments,
+    decoder::Transfer,
+    doorbell::Wait,
+    error::{CallError, Exit},
+    shared_box::SharedBox,
+    shared_writer::SharedWriter,
+    viewable::Viewable,
+    wake::Signal,
+};
+
+/// What errors are made of: which part of a call failed, and why.
+pub mod error {
+    #[doc(inline)]
+    pub use callgate_transport::error::{Awaited, Fault, NoMemory, Started};
+}
+
+/// Types that stand in signatures, and that a program rarely names.
+pub mod types {
+    pub use crate::bridge::{Blocking, Calling, Deferred, InPlace};
+    #[doc(inline)]
+    pub use callgate_engine::service::{Mode, Service};
+    #[doc(inline)]
+    pub use callgate_transport::{
+        error::{CallName, Payload},
+        shared_box::{Contents, Memory, archived::ArchivedSharedBox},
+    };
+}
+
+// By their short names, too.
+#[doc(hidden)]
+pub use {error::*, types::*};
+
 pub use {bytemuck, rkyv};
+
+/// Steps of the protocol at which a test has a process killed, stopped or delayed. For tests only.
+#[cfg(feature = "failpoints")]
+pub mod failpoints {
+    #[doc(inline)]
+    pub use callgate_transport::failpoints::{Point, STEPS, Side, call, clear, set};
+}
 
 /// Makes [`Bridge`]s work in a test or bench binary, whose `main` is not yours: put it once at the top of the file.
 ///
@@ -170,20 +155,5 @@ macro_rules! test_support {
 mod readme {}
 
 #[cfg(all(test, not(loom)))]
-mod in_process;
-#[cfg(all(test, not(loom)))]
 #[path = "../tests/support/mod.rs"]
 mod support;
-
-#[cfg(all(test, debug_assertions, not(loom)))]
-mod lines;
-
-/// What `fuzz/` feeds. Not part of the library but in a build for that.
-#[cfg(any(fuzzing, all(test, not(loom))))]
-#[doc(hidden)]
-#[path = "fuzz/mod.rs"]
-pub mod __fuzz;
-
-// For the macro's paths in the library's own tests.
-#[cfg(any(test, fuzzing))]
-extern crate self as callgate;

@@ -1,10 +1,10 @@
 //! The word that a child is trusted.
 //!
-//! Layer 5. One of the few files above `segment` with `unsafe` in it: the word itself.
+//! One of the few files above `segment` with `unsafe` in it: the word itself.
 
 use crate::bridge::Builder;
-use crate::call::service::Service;
-use crate::decoder::TrustedPeer;
+use callgate_engine::service::Service;
+use callgate_transport::decoder::TrustedPeer;
 
 impl<T: Service> Builder<T> {
     /// Vouches for the child, so that the parent looks at what it writes where that lies: boxes pass both ways without a copy, and large

@@ -1,5 +1,5 @@
-//! Feeds `callgate::__fuzz::control`.
+//! Feeds `callgate_testkit::control`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| callgate::__fuzz::control(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| callgate_testkit::control(data));

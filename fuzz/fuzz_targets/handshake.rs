@@ -1,5 +1,5 @@
-//! Feeds `callgate::__fuzz::handshake`.
+//! Feeds `callgate_testkit::handshake`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| callgate::__fuzz::handshake(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| callgate_testkit::handshake(data));

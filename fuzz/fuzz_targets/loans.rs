@@ -1,5 +1,5 @@
-//! Feeds `callgate::__fuzz::loans`.
+//! Feeds `callgate_testkit::loans`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| callgate::__fuzz::loans(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| callgate_testkit::loans(data));

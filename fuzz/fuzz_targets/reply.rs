@@ -1,5 +1,5 @@
-//! Feeds `callgate::__fuzz::reply`.
+//! Feeds `callgate_testkit::reply`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| callgate::__fuzz::reply(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| callgate_testkit::reply(data));

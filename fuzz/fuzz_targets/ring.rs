@@ -1,5 +1,5 @@
-//! Feeds `callgate::__fuzz::ring`.
+//! Feeds `callgate_testkit::ring`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| callgate::__fuzz::ring(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| callgate_testkit::ring(data));

@@ -3,10 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::target::Target;
-use crate::call::service::{Method, Mode, sealed};
-use crate::decoder::Transfer;
-use crate::error::CallError;
-use crate::request::Request;
+use callgate_engine::service::{Method, Mode, sealed};
+use callgate_transport::decoder::Transfer;
+use callgate_transport::error::CallError;
+use callgate_transport::request::Request;
 use std::time::Duration;
 
 /// The plain way: the caller waits for the value.

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Blocking, Bridge, Deferred, InPlace};
-use crate::call::service::{Mode, Service};
+use callgate_engine::service::{Mode, Service};
 use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;

@@ -2,11 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-use crate::backing::Segments;
-use crate::call::service::Service;
-use crate::error::StartError;
-use crate::sys::selfproc;
-use crate::wake::Signal;
+use crate::start_error::StartError;
+use callgate_engine::service::Service;
+use callgate_os::selfproc;
+use callgate_transport::backing::Segments;
+use callgate_transport::wake::Signal;
 
 /// Names the default of [`Builder::signal`](super::Builder::signal).
 const SIGNAL: &str = "CALLGATE_SIGNAL";

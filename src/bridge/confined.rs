@@ -2,8 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use crate::process::Report;
-
 #[cfg(feature = "sandbox")]
 pub(super) use with::SentPlan;
 #[cfg(not(feature = "sandbox"))]
@@ -11,12 +9,14 @@ pub(super) use without::SentPlan;
 
 #[cfg(feature = "sandbox")]
 mod with {
-    use super::Report;
-    use crate::call::service::Service;
-    use crate::error::StartError;
-    use crate::handshake::MAX_PLAN;
-    use crate::process::sandbox::report::SandboxReply;
-    use crate::process::sandbox::{Plan, Sandbox};
+    use crate::start_error::StartError;
+    use callgate_engine::handshake::MAX_PLAN;
+    use callgate_engine::service::Service;
+    use callgate_sandbox::plan::{Plan, Sandbox};
+    use callgate_sandbox::report::SandboxReply;
+    use callgate_transport::copy_buffer::decode_private;
+    use callgate_transport::encode::encode_to_vec;
+    use std::any::Any;
 
     /// A plan that is sent to a child.
     pub(in crate::bridge) struct SentPlan {
@@ -45,7 +45,7 @@ mod with {
             let plan = sandbox.plan(shared);
             let too_long =
                 || refused("sandbox", "longer than the child can be told".into(), &format!("at most {MAX_PLAN} bytes"));
-            Ok(Self { bytes: plan.encode().ok_or_else(too_long)?, plan })
+            Ok(Self { bytes: encode_to_vec(&plan, MAX_PLAN).map_err(|_| too_long())?.to_vec(), plan })
         }
 
         pub(in crate::bridge) fn bytes(&self) -> &[u8] {
@@ -53,15 +53,16 @@ mod with {
         }
 
         /// What the child says of it; or what is wrong with that.
-        pub(in crate::bridge) fn report(&self, told: &[u8]) -> Result<Report, String> {
-            SandboxReply::checked(&self.plan, told)
+        pub(in crate::bridge) fn report(&self, told: &[u8]) -> Result<Box<dyn Any + Send + Sync>, String> {
+            let told: SandboxReply = decode_private(told).ok_or("its report of the sandbox cannot be read")?;
+            Ok(Box::new(told.checked(&self.plan)?))
         }
     }
 }
 
 #[cfg(not(feature = "sandbox"))]
 mod without {
-    use super::Report;
+    use std::any::Any;
 
     /// There is none.
     pub(in crate::bridge) enum SentPlan {}
@@ -71,7 +72,7 @@ mod without {
             match *self {}
         }
 
-        pub(in crate::bridge) fn report(&self, _told: &[u8]) -> Result<Report, String> {
+        pub(in crate::bridge) fn report(&self, _told: &[u8]) -> Result<Box<dyn Any + Send + Sync>, String> {
             match *self {}
         }
     }

@@ -2,14 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use crate::call::service::{Fingerprint, Service};
-use crate::call::{callee, interfaces};
-use crate::error::StartError;
-use crate::handshake::Entry;
-use crate::layout::Geometry;
-use crate::process::child::{self, Child, EntryFn};
-use crate::sys::image::Image;
-use crate::sys::program;
+use crate::child::{self, Child, EntryFn};
+use crate::start_error::StartError;
+use callgate_engine::handshake::Entry;
+use callgate_engine::service::{Fingerprint, Service};
+use callgate_engine::{callee, interfaces};
+use callgate_os::image::Image;
+use callgate_os::program;
+use callgate_transport::layout::Geometry;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 

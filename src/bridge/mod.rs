@@ -1,6 +1,6 @@
 //! Bridges: what users hold.
 //!
-//! Layer 5. Knows nothing of memory or futexes.
+//! Knows nothing of memory or futexes.
 
 #![forbid(unsafe_code)]
 
@@ -26,10 +26,10 @@ pub use entry::{init, init_before_main, serve, serve_parallel};
 pub use restart::{Death, Event, Restart};
 pub use view::{InPlace, View};
 
-use crate::call::service::{Method, Service};
-use crate::error::{CallError, Exit};
-use crate::shared_box::{Memory, place};
-use crate::wake::Door;
+use callgate_engine::service::{Method, Service};
+use callgate_transport::error::{CallError, Exit};
+use callgate_transport::shared_box::{Memory, place};
+use callgate_transport::wake::Door;
 use std::fmt;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -122,8 +122,9 @@ impl<T: Service> Bridge<T> {
     /// # }
     /// ```
     #[cfg(feature = "sandbox")]
-    pub fn sandbox_report(&self) -> Option<crate::process::sandbox::report::SandboxReport> {
-        self.target.caller().peer.report.clone()
+    pub fn sandbox_report(&self) -> Option<callgate_sandbox::report::SandboxReport> {
+        let caller = self.target.caller();
+        caller.peer.kept.as_ref()?.downcast_ref::<callgate_sandbox::report::SandboxReport>().cloned()
     }
 
     /// The same methods, but none waits: each sends its request and returns a [`Pending`], which the result is to be had from.

@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::call::overdue::Grace;
-use crate::error::{CallName, Exit, LastWordsText, Started};
+use callgate_engine::overdue::Grace;
+use callgate_transport::error::{CallName, Exit, LastWordsText, Started};
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};

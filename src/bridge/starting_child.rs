@@ -2,25 +2,27 @@
 
 #![forbid(unsafe_code)]
 
-use crate::call::interfaces;
-use crate::call::link::{Link, LinkParts};
-use crate::call::service::Service;
-use crate::doorbell::Deadline;
-use crate::error::{Exit, StartError};
-use crate::failpoints::{self, Step};
-use crate::handshake::{Answer, Hello, checked_words, send_plan};
-use crate::layout::PROTOCOL;
-use crate::process::child::too_late_in_words;
-use crate::process::spawn::Spawned;
-use crate::process::watch::{self, Watched};
-use crate::segment::Segment;
-use crate::sys::close;
-use crate::sys::image::Image;
-use crate::sys::limits::{self, Wanted};
-use crate::sys::memfd;
-use crate::sys::pidfd::Pidfd;
-use crate::sys::poll;
-use crate::wake::ParentBells;
+use crate::child::too_late_in_words;
+use crate::spawn::Spawned;
+use crate::start_error::StartError;
+use callgate_engine::handshake::{Answer, Hello, send_plan};
+use callgate_engine::interfaces;
+use callgate_engine::link::{Link, LinkParts};
+use callgate_engine::service::Service;
+use callgate_engine::watcher::{self, Watched};
+use callgate_os::close;
+use callgate_os::image::Image;
+use callgate_os::limits::{self, Wanted};
+use callgate_os::memfd;
+use callgate_os::pidfd::Pidfd;
+use callgate_os::poll;
+use callgate_os::text::checked_words;
+use callgate_transport::doorbell::Deadline;
+use callgate_transport::error::Exit;
+use callgate_transport::failpoints::{self, Step};
+use callgate_transport::layout::PROTOCOL;
+use callgate_transport::segment::Segment;
+use callgate_transport::wake::ParentBells;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -167,7 +169,7 @@ impl<T: Service> StartingChild<T> {
 
     #[cfg(feature = "sandbox")]
     fn unconfined(&self, measure: u64, why: &[u8]) -> StartError {
-        use crate::measure::Measure;
+        use callgate_sandbox::measure::Measure;
         match Measure::from_code(measure) {
             Some(measure) => {
                 let why = checked_words(&String::from_utf8_lossy(why));
@@ -199,7 +201,7 @@ impl<T: Service> StartingChild<T> {
         let parts = self.pidfd.take().zip(self.control.take());
         let (pidfd, control) = parts.ok_or_else(|| Self::died(self.pid, Exit::Unknown))?;
         let link = Link::new(self.pid, pidfd, control, segment, shared);
-        if let Err(error) = watch::watch(link.clone()) {
+        if let Err(error) = watcher::watch(link.clone()) {
             link.put_an_end();
             reap(link.pidfd(), REAP_PATIENCE);
             return Err(system::<T>("watching the child".into(), Wanted::Memory)(error));
@@ -217,7 +219,7 @@ impl<T> Drop for StartingChild<T> {
         }
         if reap(&pidfd, REAP_PATIENCE).is_none() {
             // What keeps it, the kernel knows. Whoever waits for the bridge has waited long enough.
-            let _ = watch::watch(Arc::new(Remains { pidfd, control }));
+            let _ = watcher::watch(Arc::new(Remains { pidfd, control }));
         }
     }
 }
@@ -266,7 +268,7 @@ fn reap(pidfd: &Pidfd, patience: Duration) -> Option<Exit> {
         if poll::readable(pidfd, deadline.left().unwrap_or_default()).is_ok_and(|ended| ended) {
             // It has ended; how cannot be known while somebody traces it.
             return Some(pidfd.reap().unwrap_or_else(|| {
-                let _ = pidfd.try_clone().map(watch::reap_later);
+                let _ = pidfd.try_clone().map(watcher::reap_later);
                 Exit::Unknown
             }));
         }

@@ -3,11 +3,11 @@
 #![forbid(unsafe_code)]
 
 use super::supervisor::{Supervisor, no_restart};
-use crate::call::caller::{Begun, Caller};
-use crate::call::service::Method;
-use crate::error::{CallError, Exit};
-use crate::reply::Reply;
-use crate::request::Request;
+use callgate_engine::caller::{Begun, Caller};
+use callgate_engine::service::Method;
+use callgate_transport::error::{CallError, Exit};
+use callgate_transport::reply::Reply;
+use callgate_transport::request::Request;
 use std::sync::Arc;
 use std::time::Duration;
 

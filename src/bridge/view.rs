@@ -3,12 +3,12 @@
 #![forbid(unsafe_code)]
 
 use super::target::Target;
-use crate::call::service::{Method, Mode, sealed};
-use crate::decoder::Transfer;
-use crate::error::CallError;
-use crate::reply::ArchivedReply;
-use crate::request::Request;
-use crate::viewable::Viewable;
+use callgate_engine::service::{Method, Mode, sealed};
+use callgate_transport::decoder::Transfer;
+use callgate_transport::error::CallError;
+use callgate_transport::reply::ArchivedReply;
+use callgate_transport::request::Request;
+use callgate_transport::viewable::Viewable;
 use rkyv::Archived;
 use std::fmt;
 use std::ops::Deref;

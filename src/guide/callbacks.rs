@@ -1,4 +1,4 @@
-//! Named functions that unrelated processes call: plug-ins, probes in a running program, tuning while it runs.
+//! Named functions that unrelated processes call: plug-ins, probes in a running program, tuning while it runs. Feature `manager`.
 //!
 //! One process registers a function under a name. Another calls it, and it runs where it was registered. One process is the **hub**, which only introduces
 //! the others, its **clients**; from the first call on, caller and **owner** talk directly through shared memory, and neither trusts the other.
@@ -51,7 +51,7 @@
 //!
 //! # A child that calls its parent
 //!
-//! The parent registers a callback, and passes the child the manager's [`Handle`](crate::manager::Handle) and the key. A handle says where the hub is; it never holds
+//! The parent registers a callback, and passes the child the manager's `Handle` and the key. A handle says where the hub is; it never holds
 //! the key.
 //!
 //! ```

@@ -232,14 +232,6 @@ impl VictimKind {
     fn try_call(self, bridge: &Bridge<Victim>, id: u64, len: usize) -> Result<bool, NoAnswer> {
         let failed = NoAnswer::by;
         let byte = id as u8;
-        let new_box = || {
-            let mut new =
-                SharedBox::<[u8]>::for_overwrite_in(bridge, len).map_err(|_| NoAnswer::as_of(CallOutcome::Unsent))?;
-            bytes::fill(&mut new, byte);
-            Ok::<_, NoAnswer>(new)
-        };
-        // A box that found no memory in the child is an answer too: the method ran.
-        let lacks_memory = |why: &str| why.contains("memory");
         Ok(match self {
             VictimKind::Small => bridge.small(id).map_err(failed)? == Ok(answer(id)),
             VictimKind::LargeRequest => {
@@ -256,22 +248,8 @@ impl VictimKind {
                 let view = bridge.view().give(id, len as u64).map_err(failed)?;
                 view.as_ref().is_ok_and(|bytes| bytes.len() == len && bytes.iter().all(|&one| one == byte))
             }
-            VictimKind::BoxSwapped => match bridge.swap(id, new_box()?).map_err(failed)? {
-                Ok(new) => new.len() == len && bytes::is_next(&new, byte),
-                Err(why) => lacks_memory(&why),
-            },
-            VictimKind::BoxReturned => {
-                let mut expected = vec![byte; len];
-                bytes::edit(&mut expected);
-                match bridge.edit(id, new_box()?).map_err(failed)? {
-                    Ok(same) => *same == *expected,
-                    Err(why) => lacks_memory(&why),
-                }
-            }
-            VictimKind::BoxKept => {
-                let given = new_box()?;
-                let sum = bytes::sum(&given);
-                bridge.keep(id, given).map_err(failed)? == Ok(sum)
+            VictimKind::BoxSwapped | VictimKind::BoxReturned | VictimKind::BoxKept => {
+                return self.try_box(bridge, id, len);
             }
             VictimKind::Nap => bridge.nap(id, NAP).map_err(failed)? == Ok(answer(id)),
             VictimKind::ShortOfTime => {
@@ -292,6 +270,35 @@ impl VictimKind {
                 Err(Unmarked::File(_)) => false,
             },
             VictimKind::Idempotent => bridge.again(id).map_err(failed)? == Ok(answer(id)),
+        })
+    }
+
+    /// The same, of a call that passes a box.
+    fn try_box(self, bridge: &Bridge<Victim>, id: u64, len: usize) -> Result<bool, NoAnswer> {
+        let failed = NoAnswer::by;
+        let byte = id as u8;
+        let mut given =
+            SharedBox::<[u8]>::for_overwrite_in(bridge, len).map_err(|_| NoAnswer::as_of(CallOutcome::Unsent))?;
+        bytes::fill(&mut given, byte);
+        // A box that found no memory in the child is an answer too: the method ran.
+        let lacks_memory = |why: &str| why.contains("memory");
+        Ok(match self {
+            VictimKind::BoxSwapped => match bridge.swap(id, given).map_err(failed)? {
+                Ok(new) => new.len() == len && bytes::is_next(&new, byte),
+                Err(why) => lacks_memory(&why),
+            },
+            VictimKind::BoxReturned => {
+                let mut expected = vec![byte; len];
+                bytes::edit(&mut expected);
+                match bridge.edit(id, given).map_err(failed)? {
+                    Ok(same) => *same == *expected,
+                    Err(why) => lacks_memory(&why),
+                }
+            }
+            _ => {
+                let sum = bytes::sum(&given);
+                bridge.keep(id, given).map_err(failed)? == Ok(sum)
+            }
         })
     }
 }

@@ -1,0 +1,98 @@
+//! How methods get at the service of a child: `&mut T`, or a lock that several workers share.
+//!
+//! Methods with `&self` run side by side, and those with `&mut self` alone. Arguments are read before the lock is taken, and results are written
+//! after it has been given back.
+
+#![forbid(unsafe_code)]
+
+use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
+use parking_lot::Mutex;
+use std::sync::{PoisonError, TryLockError};
+
+/// What a child says that has no service: it was never built, or has been dropped.
+pub(crate) const NO_SERVICE: &str = "the child has no service";
+
+/// How a method gets at the service that it is called on.
+pub trait Access<T> {
+    /// Runs a method with `&self`, or one without a receiver.
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R;
+
+    /// Runs a method with `&mut self`.
+    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> R;
+}
+
+impl<T> Access<T> for &mut T {
+    #[inline(always)]
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R {
+        method(self)
+    }
+
+    #[inline(always)]
+    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> R {
+        method(self)
+    }
+}
+
+/// A service that several workers share.
+pub struct SharedService<T> {
+    /// Each of up to eight readers has a lock on a line of its own; a writer takes them all.
+    service: ShardedLock<Option<T>>,
+    /// The queue of those who cannot have the service at once: its head holds this, and alone waits at the lock.
+    ///
+    /// So the head gets the lock next, whether it reads or writes. Without the queue, writers that follow each other closely
+    /// keep out readers, because the lock prefers writers. The queue itself is fair, if not at every step.
+    queue: Mutex<()>,
+}
+
+impl<T> SharedService<T> {
+    pub fn new(service: Option<T>) -> Self {
+        Self { service: ShardedLock::new(service), queue: Mutex::new(()) }
+    }
+
+    /// The service, beside other readers. That a method panicked poisons nothing, as with one worker.
+    #[inline]
+    fn read(&self) -> ShardedLockReadGuard<'_, Option<T>> {
+        match self.service.try_read() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => self.read_slow(),
+        }
+    }
+
+    #[cold]
+    fn read_slow(&self) -> ShardedLockReadGuard<'_, Option<T>> {
+        let _head = self.queue.lock();
+        self.service.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The service, for this thread alone: after the methods that run, and before those that wait behind this.
+    pub fn write(&self) -> ShardedLockWriteGuard<'_, Option<T>> {
+        let _head = self.queue.lock();
+        self.service.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Access<T> for &SharedService<T> {
+    #[inline]
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R {
+        match &*self.read() {
+            Some(service) => method(service),
+            None => absent(),
+        }
+    }
+
+    #[inline]
+    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> R {
+        match &mut *self.write() {
+            Some(service) => method(service),
+            None => absent(),
+        }
+    }
+}
+
+/// A panic, because the method's result cannot be had; its caller gave up before the child was told to stop, or the service
+/// would still be here.
+#[cold]
+fn absent() -> ! {
+    panic!("{NO_SERVICE}")
+}

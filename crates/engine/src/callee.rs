@@ -1,0 +1,409 @@
+//! The callee: a child's workers, which take requests, run methods and publish replies.
+
+#![forbid(unsafe_code)]
+
+use crate::control::Control;
+use crate::handshake::Hello;
+use crate::host::{Alone, Host, Parallel};
+use crate::lane::{SentReply, WorkerLanes};
+use crate::memory::{CONFUSED, PayloadMemory, confused};
+use crate::panic;
+use crate::peer_status::PeerStatus;
+use crate::service::{Exchange, SHORT, Service};
+use crate::trusted::TrustedParent;
+use crate::{last_words, nest};
+use callgate_os::limits::{self, Wanted};
+use callgate_os::mapping::Protection;
+use callgate_os::sync::Ordering::Relaxed;
+use callgate_os::text::beginning;
+use callgate_transport::arena::Limits;
+use callgate_transport::backing::Backing;
+use callgate_transport::commit::{ALIGN, BlockRef, Kind, Place};
+use callgate_transport::doorbell::wait_from_code;
+use callgate_transport::error::Fault;
+use callgate_transport::failpoints::{self, Step};
+use callgate_transport::loans::Attachments;
+use callgate_transport::memory_pool::{AllocContext, NEVER, PoolHandle};
+use callgate_transport::request::RequestSpan;
+use callgate_transport::segment::{Block, Segment, Span};
+use callgate_transport::shared_box;
+use callgate_transport::wake::Bells;
+use rkyv::rancor::Failure;
+use rkyv::util::AlignedVec;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+/// Exit code of a child whose service's destructor panicked while nobody waited for its reply: Rust's own.
+pub(crate) const PANICKED: i32 = 101;
+
+/// Bytes of stack of a worker beside the main thread: what that usually has. Only what is used is ever touched.
+const STACK: usize = 8 << 20;
+
+/// Serves `T` to the parent with one worker, this thread, until told to stop. Never returns.
+pub fn serve<T: Service>(serving: Serving) -> ! {
+    let host = Alone::<T>::new(serving.parent);
+    Callee::start(serving).worker(0, host).run()
+}
+
+/// Serves `T` to the parent with as many workers as it asks for, of which this thread is one, until told to stop. Never returns.
+pub fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
+    if serving.segment.geometry().workers == 1 {
+        serve::<T>(serving);
+    }
+    let host = Parallel::<T>::new(serving.parent, serving.segment.geometry().workers);
+    let callee = Callee::start(serving);
+    thread::scope(|scope| {
+        for index in 1..callee.segment.geometry().workers {
+            let worker = callee.worker(index, &host);
+            let thread = thread::Builder::new().name(callee.worker_name(index)).stack_size(STACK);
+            if let Err(error) = thread.spawn_scoped(scope, || worker.run_aside()) {
+                let limit = limits::behind(&error, Wanted::Task);
+                let why =
+                    format!("callgate: child {} ends: starting worker {index}{limit}: {error}", std::process::id());
+                last_words::say(&why);
+                eprintln!("{why}");
+                std::process::exit(CONFUSED);
+            }
+        }
+        // This thread builds the service and drops it: both are asked for on lane 0.
+        callee.worker(0, &host).run_or_end()
+    })
+}
+
+/// A child whose parent has been told that it serves.
+pub struct Serving {
+    pub control: Control,
+    pub segment: Segment,
+    pub backing: Arc<dyn Backing>,
+    pub bells: Bells,
+    pub hello: Hello,
+    pub parent: TrustedParent,
+}
+
+/// What the workers of a child have in common.
+pub struct Callee {
+    segment: Segment,
+    bells: Bells,
+    hello: Hello,
+    parent: TrustedParent,
+    memory: Arc<PayloadMemory>,
+}
+
+impl Callee {
+    fn start(serving: Serving) -> Self {
+        let Serving { control, segment, backing, bells, hello, parent } = serving;
+        last_words::keep(segment.last_words());
+        panic::install_hook();
+        let limits = Limits { max_payload: hello.max_payload, retained: hello.retained };
+        let access = if hello.trusted { Protection::ReadWrite } else { Protection::ReadOnly };
+        let memory = PayloadMemory::new(control, backing, &segment, limits, access);
+        memory.start_reader();
+        shared_box::set_pool(memory.clone());
+        failpoints::reach(Step::ChildReady);
+        Self { segment, bells, hello, parent, memory }
+    }
+
+    /// The worker `index`, which carries out with `host` what is asked on its lanes.
+    fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H, Parent> {
+        let lanes = WorkerLanes::new(&self.segment, index, &self.bells, wait_from_code(self.hello.wait), true);
+        let parent = Parent { memory: self.memory.clone(), trusted: self.parent };
+        Worker::new(lanes, parent, host).with_chain(chain(&self.segment, index))
+    }
+
+    /// The main thread's name and the worker's number, which a listing of 15 bytes shows both.
+    fn worker_name(&self, index: u32) -> String {
+        let name: String = self.hello.name.chars().filter(|&char| char != '\0').collect();
+        let number = format!(" {index}");
+        format!("{}{number}", beginning(&name, 15 - number.len()))
+    }
+}
+
+/// The chain that begins with a call that worker `index` carries out.
+pub fn chain(segment: &Segment, index: u32) -> u64 {
+    // Relaxed: written before the other side had the segment.
+    segment.header().chains.load(Relaxed).wrapping_add(u64::from(index) + 1)
+}
+
+/// Whoever makes the requests of a worker: how far it is trusted, and the memory that is shared with it.
+pub trait RequestSource {
+    /// The memory.
+    fn pool(&self) -> &dyn PoolHandle;
+
+    /// Whether it lives; `None` for one that this process does not outlive.
+    fn peer_status(&self) -> Option<&PeerStatus>;
+
+    /// The block that a request names; or what is wrong with that.
+    fn block(&self, block: BlockRef) -> Result<Block, &'static str>;
+
+    /// The payload of a request, as it may be read; `copy` has room for it elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, for a reason that has been [noted](callgate_transport::reading::refuse). Then, too, it is to be [answered](Self::answering).
+    fn request<'a>(&self, payload: Span<'a>, copy: &'a mut AlignedVec<ALIGN>) -> Result<RequestSpan<'a>, Failure>;
+
+    /// The request of `len` bytes has been carried out, and its answer is about to be published.
+    fn answering(&self, _len: usize) {}
+
+    /// The request has been answered of which `copy` has been made.
+    fn done(&self, _copy: &mut AlignedVec<ALIGN>) {}
+
+    /// Keeps what the reply carries that is about to be published at `position` of `lane`, until it has been dealt with.
+    fn publishing(&self, lane: u32, position: u64, attachments: Attachments);
+}
+
+/// The parent of a child: its requests are read where they lie, and make sense.
+pub struct Parent {
+    memory: Arc<PayloadMemory>,
+    trusted: TrustedParent,
+}
+
+impl RequestSource for Parent {
+    #[inline(always)]
+    fn pool(&self) -> &dyn PoolHandle {
+        &*self.memory
+    }
+
+    #[inline(always)]
+    fn peer_status(&self) -> Option<&PeerStatus> {
+        None
+    }
+
+    fn block(&self, block: BlockRef) -> Result<Block, &'static str> {
+        Ok(self.memory.request_block(block))
+    }
+
+    #[inline(always)]
+    fn request<'a>(&self, payload: Span<'a>, _: &'a mut AlignedVec<ALIGN>) -> Result<RequestSpan<'a>, Failure> {
+        Ok(self.trusted.request(payload))
+    }
+
+    fn publishing(&self, lane: u32, position: u64, attachments: Attachments) {
+        self.memory.publishing(lane, position, attachments);
+    }
+}
+
+/// One thread that takes the requests of its lanes, carries them out and answers them.
+pub struct Worker<H, A> {
+    lanes: WorkerLanes,
+    asker: A,
+    host: H,
+    /// Requests that are not read where they lie.
+    copy: AlignedVec<ALIGN>,
+    /// The process's exit code.
+    code: i32,
+    /// Of calls that are not nested.
+    chain: u64,
+}
+
+#[cfg(all(any(test, feature = "testkit"), not(loom)))]
+impl<H: Host> Worker<H, Parent> {
+    /// The worker `index`, which a test runs in the caller's own process.
+    pub fn in_process(
+        segment: &Segment,
+        index: u32,
+        wait: callgate_transport::doorbell::Wait,
+        control: crate::control::Control,
+        host: H,
+    ) -> Self {
+        let bells = Bells::futexes(callgate_transport::wake::Count::of(&segment.geometry()));
+        let lanes = WorkerLanes::new(segment, index, &bells, wait, true);
+        let limits = Limits { max_payload: 1 << 20, retained: 1 << 20 };
+        let memory = PayloadMemory::new(
+            control,
+            Arc::new(callgate_transport::backing::Sealed),
+            segment,
+            limits,
+            Protection::ReadOnly,
+        );
+        Self::new(lanes, Parent { memory, trusted: TrustedParent::of_itself() }, host)
+    }
+
+    /// The addresses of what the worker keeps of each of its lanes.
+    #[cfg(debug_assertions)]
+    pub fn private_memory(&self) -> Vec<std::ops::Range<usize>> {
+        self.lanes.private_memory()
+    }
+}
+
+impl<H: Host> Worker<H, Parent> {
+    fn run(mut self) -> ! {
+        self.take_thread();
+        loop {
+            match self.serve_next() {
+                Ok(Some(Kind::Stop)) if self.lanes.is_first() => {
+                    failpoints::reach(Step::ChildExiting);
+                    // Flushes what the service printed and runs its exit handlers; the reply has been published, if anybody waits for one.
+                    std::process::exit(self.code);
+                }
+                // The first one ends the process.
+                Ok(Some(Kind::Stop)) => loop {
+                    thread::park();
+                },
+                Ok(_) => {}
+                Err(what) => confused(what),
+            }
+        }
+    }
+
+    /// As [`run_or_end`](Self::run_or_end), on a thread of its own.
+    fn run_aside(self) -> ! {
+        last_words::prepare_thread();
+        self.run_or_end()
+    }
+
+    /// As [`run`](Self::run). A panic outside of a method, which is an error in callgate, ends the process: the other threads
+    /// would live on, and this one's callers wait for ever.
+    fn run_or_end(self) -> ! {
+        let _ = catch_unwind(AssertUnwindSafe(|| self.run()));
+        std::process::exit(CONFUSED);
+    }
+}
+
+impl<H: Host, A: RequestSource> Worker<H, A> {
+    pub fn new(lanes: WorkerLanes, asker: A, host: H) -> Self {
+        Self { lanes, asker, host, copy: AlignedVec::new(), code: 0, chain: 0 }
+    }
+
+    pub(crate) fn with_chain(self, chain: u64) -> Self {
+        Self { chain, ..self }
+    }
+
+    /// Notes that the calling thread does nothing but serve.
+    pub(crate) fn take_thread(&self) {
+        nest::serve(self.chain);
+    }
+
+    /// Who asks.
+    pub fn asker(&self) -> &A {
+        &self.asker
+    }
+
+    /// Waits for a request and answers it. Returns its kind; `None` if there is nobody any more who could ask.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the request, if nobody who keeps to the protocol could have made it.
+    #[inline(always)]
+    pub fn serve_next(&mut self) -> Result<Option<Kind>, &'static str> {
+        match self.lanes.wait(self.asker.peer_status()) {
+            // Who looks for requests until the end finds what was asked after it, too.
+            Some(place) if !self.asker.peer_status().is_some_and(PeerStatus::is_over) => self.serve_one(place),
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes, carries out and answers the request on the lane at `place`. Returns its kind; `None` if its caller has left.
+    #[inline(always)]
+    fn serve_one(&mut self, place: usize) -> Result<Option<Kind>, &'static str> {
+        failpoints::reach(Step::ChildRequestSeen);
+        let Some(lane) = self.lanes.found(place) else { return Ok(self.end()) };
+        let (frame, slot) = lane.begin()?.ok_or("a request that was taken back")?;
+        failpoints::reach(Step::ChildStarted);
+        // A child does not outlive its caller.
+        if self.asker.peer_status().is_some() && slot.is_left() {
+            return Ok(None);
+        }
+        let (kind, call) = (frame.commit.kind, frame.call);
+        let block = match frame.commit.place {
+            Place::Slot(_) => None,
+            Place::Block(block) => Some(self.asker.block(block)?),
+        };
+        let span = block.as_ref().map_or(frame.payload, Block::span);
+        let alloc = &AllocContext { pool: self.asker.pool(), patience: &NEVER };
+        let returned = alloc.pool.accept_returns(call);
+        if returned.is_some() {
+            nest::enter(call, slot.chain());
+        }
+        let (len, request) = (span.len(), self.asker.request(span, &mut self.copy));
+        let is_readable = request.is_ok();
+        let mut exchange =
+            Exchange { slot, alloc, request: request.unwrap_or(RequestSpan::none()), call, replied: None };
+        carry_out(&mut self.host, kind, &mut exchange, is_readable);
+        self.asker.answering(len);
+        let reply = match exchange.replied {
+            Some(reply) => reply,
+            None if kind == Kind::Stop => return Ok(self.put_off_stop(returned)),
+            None => refuse_unanswered(&mut exchange),
+        };
+        if returned.is_some() {
+            nest::leave();
+        }
+        alloc.pool.forget(returned);
+        failpoints::reach(Step::ChildReplyWritten);
+        if exchange.slot.carries() {
+            let departed = exchange.slot.sent_slow(alloc);
+            self.publish_loaded(place, reply, departed);
+        } else {
+            let len = exchange.slot.len();
+            self.lanes.lane(place).publish(reply, 0, Place::Slot(len));
+        }
+        failpoints::reach(Step::ChildPublished);
+        self.asker.done(&mut self.copy);
+        self.host.replied();
+        Ok(Some(kind))
+    }
+}
+
+impl<H: Host, A: RequestSource> Worker<H, A> {
+    /// Publishes a reply that carries something, on the lane at `place`.
+    #[inline(always)]
+    fn publish_loaded(&mut self, place: usize, reply: Kind, departed: SentReply) {
+        let lane = self.lanes.lane(place);
+        self.asker.publishing(lane.index(), lane.position(), departed.attachments);
+        failpoints::reach(Step::ChildReplyDeparted);
+        lane.publish(reply, departed.call, departed.place);
+    }
+
+    /// A request to stop of which nothing has been carried out: it comes again when every other request has been answered.
+    #[cold]
+    fn put_off_stop(&self, returned: Option<u64>) -> Option<Kind> {
+        self.asker.pool().forget(returned);
+        self.lanes.end_soon();
+        None
+    }
+
+    /// The end, which the parent has asked for without a request that could be answered.
+    #[cold]
+    fn end(&mut self) -> Option<Kind> {
+        let is_first = self.lanes.is_first();
+        if panic::catch(|| self.host.end(is_first)).is_err() {
+            self.code = PANICKED;
+        }
+        Some(Kind::Stop)
+    }
+}
+
+/// Has the host carry out a request, if that can be read, and replies that it panicked, if so.
+#[inline(always)]
+fn carry_out<H: Host>(host: &mut H, kind: Kind, exchange: &mut Exchange<'_>, is_readable: bool) {
+    if is_readable {
+        let result = panic::catch(|| host.carry_out(kind, exchange));
+        if let Err(fault) = result {
+            reply_fault(exchange, &fault);
+        }
+    } else {
+        exchange.refuse_request("its arguments cannot be read");
+    }
+}
+
+#[cold]
+fn refuse_unanswered(exchange: &mut Exchange<'_>) -> Kind {
+    exchange.refuse("its dispatch gave no reply");
+    Kind::Refused
+}
+
+#[cold]
+fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
+    exchange.reply(Kind::Fault, fault);
+    // What is longer than a reply may be is cut, as far as it must.
+    if exchange.replied != Some(Kind::Fault) {
+        let mut short = Fault::new(fault.message.clone(), fault.location.clone(), None);
+        exchange.reply(Kind::Fault, &short);
+        if exchange.replied != Some(Kind::Fault) {
+            short.message.truncate(beginning(&short.message, SHORT).len());
+            exchange.reply(Kind::Fault, &short);
+        }
+    }
+}

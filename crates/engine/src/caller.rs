@@ -1,0 +1,346 @@
+//! The caller: claims a lane, sends a request, waits for the reply, and makes of it a value or an error.
+
+#![forbid(unsafe_code)]
+
+mod outcomes;
+mod lanes;
+mod exchange;
+mod interfaces;
+mod begin;
+mod stop;
+
+use crate::lane::{CallerLane, WorkerBell};
+use crate::link::Link;
+use crate::nest;
+use crate::overdue::{Lateness, Overdue};
+use crate::peer::{Peer, PeerLink};
+use crate::saved_args::SavedArgs;
+use crate::service::{MAX_INTERFACES, Method, Service};
+use callgate_os::sync::Ordering::Relaxed;
+use callgate_transport::commit::Kind;
+use callgate_transport::doorbell::{Deadline, Wait, Waited};
+use callgate_transport::error::{Awaited, CallError, CallName, Started};
+use callgate_transport::failpoints::{self, Step};
+use callgate_transport::layout::CallerLine;
+use callgate_transport::memory_pool::{AllocDeadline, PoolHandle};
+use callgate_transport::reply::Reply;
+use callgate_transport::request::Request;
+use callgate_transport::segment::{Placed, Segment};
+use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
+use std::any::TypeId;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// How long a thread that waits for a lane waits between two looks at whether the child has ended.
+const LANE_SLICE: Duration = Duration::from_millis(20);
+
+/// The calling side of one bridge. Shared by all threads.
+pub struct Caller {
+    /// Each in memory of its own, so that one of them can be kept beyond the call that claimed it.
+    lanes: Box<[Arc<Mutex<CallerLane>>]>,
+    pub peer: Arc<Peer>,
+    /// The memory that the two share.
+    pool: Arc<dyn PoolHandle>,
+    /// The same, as what holds the peer.
+    hold: Arc<dyn PeerLink>,
+    pub wait: Wait,
+    workers: u32,
+    /// How to reach each worker apart from its lanes.
+    bells: Box<[WorkerBell]>,
+    /// What chains of the peer's workers are called, see `nest`; 0 if they are asked of callbacks only, where nobody asks.
+    chains: u64,
+    callers: Box<[Placed<CallerLine>]>,
+    service: TypeId,
+    /// The interfaces that the child has, or is to have, in its table; interface n is at n - 1.
+    interfaces: [InterfaceSlot; MAX_INTERFACES],
+    entering: Mutex<()>,
+    stopping: Mutex<()>,
+    /// Where calls are told of that time out; `None` = nowhere.
+    overdue: Option<Arc<Overdue>>,
+}
+
+/// A place in the table of interfaces.
+struct InterfaceSlot {
+    /// The interface's dispatch function, in this process.
+    address: OnceLock<usize>,
+    /// Set when the child has answered that it knows it.
+    bound: OnceLock<()>,
+}
+
+/// What a call needs to know of itself.
+#[derive(Clone, Copy)]
+pub struct CallContext {
+    pub method: &'static Method,
+    timeout: Option<Duration>,
+    /// Until when it may wait for anything.
+    pub deadline: Deadline,
+}
+
+/// The time that its request may be written in. A call that has not looked at the clock yet has begun just now.
+impl AllocDeadline for CallContext {
+    fn until(&self) -> Deadline {
+        if self.deadline.instant().is_some() { self.deadline } else { Deadline::after(self.timeout) }
+    }
+}
+
+impl CallContext {
+    /// A call that begins now. `timeout` = the longest time to wait for a lane and the reply; `None` = no limit.
+    #[inline]
+    pub fn new(method: &'static Method, timeout: Option<Duration>) -> Self {
+        Self { method, timeout, deadline: Deadline::after(timeout) }
+    }
+
+    pub fn name(&self) -> CallName {
+        self.method.call_name()
+    }
+}
+
+/// What becomes of a call's arguments when its request has been written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ArgsPolicy {
+    /// They are dropped.
+    Spend,
+    /// The same; and nothing is waited for.
+    SpendAtOnce,
+    /// They stay, to be sent again; but not if the request carries some of their memory, which is the callee's from then on.
+    Keep,
+}
+
+/// What a request asks for: its kind and its call word.
+#[derive(Clone, Copy)]
+struct Ask {
+    kind: Kind,
+    call: u64,
+}
+
+/// A call whose request is on its way, and the lane that its reply will come by.
+pub struct Sent<'a> {
+    lane: MutexGuard<'a, CallerLane>,
+    position: u64,
+    context: CallContext,
+}
+
+/// A call that its caller does not wait in, and the lane that its reply will come by.
+///
+/// Dropped before it is answered, it leaves its reply to whoever uses the lane next. In a fork it does nothing: the lane is that
+/// of the process that it was forked from.
+pub struct Begun {
+    // Before the caller, which must outlive it.
+    lane: ArcMutexGuard<RawMutex, CallerLane>,
+    caller: Arc<Caller>,
+    position: u64,
+    context: CallContext,
+}
+
+impl Caller {
+    /// The calling side of a bridge to a `T`.
+    pub fn new<T: Service>(segment: &Segment, link: Arc<Link>, wait: Wait) -> Self {
+        // Relaxed: written before anybody else had the segment.
+        let chains = segment.header().chains.load(Relaxed);
+        Self { chains, ..Self::of(segment, link.peer.clone(), link, wait, TypeId::of::<T>()) }
+    }
+
+    /// The calling side of what `hold` has of `peer`, who has the service. Does not look at the segment.
+    pub fn of(segment: &Segment, peer: Arc<Peer>, hold: Arc<dyn PeerLink>, wait: Wait, service: TypeId) -> Self {
+        let lane = |index| Arc::new(Mutex::new(CallerLane::new(segment, index, &peer.bells)));
+        let workers = segment.geometry().workers;
+        let bells = (0..workers).map(|index| WorkerBell::new(segment, index, &peer.bells)).collect();
+        Self {
+            lanes: (0..segment.geometry().lanes).map(lane).collect(),
+            peer,
+            pool: hold.clone(),
+            hold,
+            wait,
+            bells,
+            workers: segment.geometry().workers,
+            chains: 0,
+            callers: (0..segment.geometry().lanes).map(|index| segment.caller_line(index)).collect(),
+            service,
+            interfaces: [const { InterfaceSlot { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
+            entering: Mutex::new(()),
+            stopping: Mutex::new(()),
+            overdue: None,
+        }
+    }
+
+    /// The same, with something to be done about calls that time out.
+    pub fn with_lateness(mut self, segment: &Segment, lateness: Lateness) -> Self {
+        // First as what it is.
+        let hold: Arc<dyn PeerLink> = self.hold.clone();
+        self.overdue = Some(Overdue::new(segment, Arc::downgrade(&hold), lateness));
+        self
+    }
+
+    /// The call that the child was at for so long that it was killed, if so.
+    pub fn culprit(&self) -> Option<CallName> {
+        self.overdue.as_ref().and_then(|overdue| overdue.culprit())
+    }
+
+    /// Whether the child, which is dead, had answered any call beside its constructor's.
+    pub fn has_answered_calls(&self) -> bool {
+        let context = &CallContext::new(const { &Method::nameless() }, None);
+        let until = Instant::now() + LANE_SLICE;
+        let answers = self.lanes.iter().enumerate().map(|(index, lane)| match lane.try_lock_until(until) {
+            Some(mut lane) => {
+                // Also what nobody waited for.
+                let _ = self.settle(&mut lane, context);
+                lane.answered()
+            }
+            // Its call is pending. What came before that on this lane, only the child has said.
+            None => {
+                u64::from(self.overdue.as_ref().is_some_and(|overdue| overdue.has_answered(index, (index == 0).into())))
+            }
+        });
+        let introductions = self.interfaces.iter().filter(|place| place.bound.get().is_some()).count();
+        answers.sum::<u64>() > 1 + introductions as u64
+    }
+
+    /// The memory of requests and boxes.
+    pub fn pool(&self) -> &Arc<dyn PoolHandle> {
+        &self.pool
+    }
+
+    /// The addresses of each lane, with its lock.
+    #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
+    pub fn private_memory(&self) -> Vec<std::ops::Range<usize>> {
+        let start = |lane| std::ptr::from_ref::<Mutex<CallerLane>>(lane).addr();
+        self.lanes.iter().map(|lane| start(lane)..start(lane) + size_of::<Mutex<CallerLane>>()).collect()
+    }
+
+    /// Calls a method of the service. `timeout` = the longest time to wait for a lane and the reply; `None` = no limit.
+    #[inline]
+    pub fn call<A: Request, R: Reply>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+    ) -> Result<R, CallError> {
+        let sent = self.send(method, args, timeout)?;
+        self.finish(sent)
+    }
+
+    /// As [`call`](Self::call), but leaves `args` where they are, to be sent again, unless the callee has been given some of their memory.
+    #[inline]
+    pub fn call_again<A: Request, R: Reply>(
+        &self,
+        context: &CallContext,
+        args: &mut Option<A>,
+    ) -> Result<R, CallError> {
+        let sent = self.send_args(context, args, ArgsPolicy::Keep)?;
+        self.finish(sent)
+    }
+
+    /// Sends the request of a call, whose reply [`finish`](Self::finish) waits for.
+    #[inline]
+    pub fn send<A: Request>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+    ) -> Result<Sent<'_>, CallError> {
+        self.send_args(&CallContext::new(method, timeout), &mut Some(args), ArgsPolicy::Spend)
+    }
+
+    #[inline(always)]
+    fn send_args<A: Request>(
+        &self,
+        context: &CallContext,
+        args: &mut Option<A>,
+        then: ArgsPolicy,
+    ) -> Result<Sent<'_>, CallError> {
+        let call = self.call_word(context.method, context)?;
+        let (mut lane, call) = self.claim(call, context)?;
+        failpoints::reach(Step::ParentLaneClaimed);
+        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, then, context)?;
+        Ok(Sent { lane, position, context: *context })
+    }
+
+    /// The call word of a method. Comes before anything is locked: in a fork, what another thread held stays locked for ever.
+    #[inline(always)]
+    fn call_word(&self, method: &'static Method, context: &CallContext) -> Result<u64, CallError> {
+        if self.peer.is_in_fork() {
+            return Err(self.in_fork_slow(context));
+        }
+        let interface = match method.interface {
+            None => 0,
+            Some(interface) => self.interface_number(interface, context)?,
+        };
+        Ok(method.word(interface))
+    }
+
+    /// Waits for the reply to a call that was sent.
+    #[inline]
+    pub fn finish<R: Reply>(&self, mut sent: Sent<'_>) -> Result<R, CallError> {
+        self.receive(&mut sent.lane, sent.position, Kind::Call, &sent.context)
+    }
+
+    /// Calls what the peer knows by the call word `call`, and leaves `args` where they are. `method` is its name, for errors.
+    #[inline]
+    pub fn call_by_word<A: Request, R: Reply>(
+        &self,
+        method: &'static Method,
+        call: u64,
+        args: &mut Option<A>,
+        timeout: Option<Duration>,
+    ) -> Result<R, CallError> {
+        let ask = Ask { kind: Kind::Call, call };
+        let untimed = CallContext { method, timeout, deadline: Deadline::NEVER };
+        if self.peer.is_in_fork() {
+            return Err(self.in_fork_slow(&untimed));
+        }
+        // Who need not wait for a lane looks at the clock when the peer has begun to work.
+        if let Some(mut lane) = self.lanes.get(nest::own_lane()).and_then(|lane| lane.try_lock())
+            && lane.is_idle()
+            && lane.is_in_use()
+        {
+            match self.send_on(&mut lane, ask, args, ArgsPolicy::Keep, &untimed) {
+                // There is time to wait for memory.
+                Err(CallError::Exhausted { .. } | CallError::TimedOut { .. }) if args.is_some() => {}
+                sent => return self.receive(&mut lane, sent?, Kind::Call, &CallContext::new(method, timeout)),
+            }
+        }
+        self.call_by_word_slow(ask, args, &CallContext::new(method, timeout))
+    }
+
+    #[cold]
+    fn call_by_word_slow<A: Request, R: Reply>(
+        &self,
+        ask: Ask,
+        args: &mut Option<A>,
+        context: &CallContext,
+    ) -> Result<R, CallError> {
+        let (mut lane, call) = match nest::current() {
+            None => (self.claim_idle(context)?, ask.call),
+            Some(at) => self.claim_nested(at, ask.call, context)?,
+        };
+        let ask = Ask { call, ..ask };
+        if let Some(index) = lane.begin_use() {
+            self.hold.begin(index);
+        }
+        let position = self.send_on(&mut lane, ask, args, ArgsPolicy::Keep, context)?;
+        self.receive(&mut lane, position, Kind::Call, context)
+    }
+
+    /// Has the child build the service from saved arguments. Returns the constructor's own error, as it displays. One that has not begun with it
+    /// `within` that time never will.
+    pub fn construct(
+        &self,
+        method: &'static Method,
+        args: &SavedArgs,
+        timeout: Option<Duration>,
+        within: Duration,
+    ) -> Result<Result<(), String>, CallError> {
+        let (context, begin) = (&CallContext::new(method, timeout), &CallContext::new(method, Some(within)));
+        // Lane 0, like the request to stop: its worker is the child's main thread.
+        let mut lane = self.lock(&self.lanes[0], context)?;
+        let ask = Ask { kind: Kind::Construct, call: method.word(0) };
+        let position = self.send_on(&mut lane, ask, &mut Some(args), ArgsPolicy::Spend, context)?;
+        if within < timeout.unwrap_or(Duration::MAX)
+            && lane.wait(self.wait, &self.peer.peer_status, begin.deadline) == Waited::DeadlinePassed
+            && lane.started(position) == Started::No
+        {
+            return Err(self.out_of_time(Awaited::Answer, Started::No, begin));
+        }
+        self.receive(&mut lane, position, ask.kind, context)
+    }
+}

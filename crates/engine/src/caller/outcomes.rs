@@ -1,0 +1,205 @@
+//! What comes of a call: the value that its reply says, or the error that it ends with.
+//!
+//! A child that broke an invariant is killed here. Nothing here waits.
+
+#![forbid(unsafe_code)]
+
+use super::{CallContext, Caller};
+use crate::lane::{CallerLane, Frame, SendError};
+use crate::peer_status::Cause;
+use callgate_os::text::shown;
+use callgate_transport::commit::{Beyond, Kind, Limit, Place};
+use callgate_transport::error::{Awaited, CallError, CallbackError as Failed, Exit, Fault, NoMemory, Payload, Started};
+use callgate_transport::reading::{DecodeRefusal, TOO_MANY, last_refusal};
+use callgate_transport::reply::Reply;
+use rkyv::rancor::Failure;
+
+impl Caller {
+    /// What the reply to a request of `kind` says.
+    #[inline]
+    pub(super) fn outcome<R: Reply>(
+        &self,
+        frame: &Frame<'_>,
+        kind: Kind,
+        context: &CallContext,
+    ) -> Result<R, CallError> {
+        if frame.commit.kind == kind {
+            return self.payload(frame, context);
+        }
+        Err(self.failure_slow(frame, context))
+    }
+
+    #[inline]
+    fn payload<R: Reply>(&self, frame: &Frame<'_>, context: &CallContext) -> Result<R, CallError> {
+        let decoded = match frame.commit.place {
+            Place::Slot(_) => R::from_slot(frame.line, frame.payload, self.decoder(context)),
+            Place::Block(place) => {
+                let block = self.pool.peer_block(place);
+                let block = block.ok_or_else(|| self.corrupt("a reply in memory that it does not have", context))?;
+                R::from_block(block, place.loan_id, self.decoder(context))
+            }
+        };
+        decoded.map_err(|Failure| self.unread(context))
+    }
+
+    #[cold]
+    fn failure_slow(&self, frame: &Frame<'_>, context: &CallContext) -> CallError {
+        let call = context.name();
+        let failure =
+            match frame.commit.kind {
+                Kind::Fault => self
+                    .payload::<Fault>(frame, context)
+                    .map(|fault| CallError::Panicked { call, fault: Box::new(fault.shown()) }),
+                Kind::TooLarge => self.payload::<Limit>(frame, context).map(|Limit { len, max }| CallError::TooLarge {
+                    call,
+                    what: Payload::Reply,
+                    len,
+                    max,
+                }),
+                Kind::Exhausted => self
+                    .payload::<Limit>(frame, context)
+                    .map(|Limit { len, max }| CallError::Exhausted { call, what: Payload::Reply, len, budget: max }),
+                Kind::Refused if frame.commit.place == Place::Slot(0) => {
+                    Ok(CallError::Refused { call, why: "there is no memory left to say why".into() })
+                }
+                Kind::Refused => self.payload::<String>(frame, context).map(|why| match why == TOO_MANY {
+                    true => CallError::TooMany { call, what: Payload::Request, limit: why },
+                    false => CallError::Refused { call, why: shown(why) },
+                }),
+                Kind::Failed => self.payload::<Failed>(frame, context).map(|failed| match failed {
+                    Failed::Failed(message) => CallError::Callback { call, message: shown(message) },
+                    Failed::Mismatch { expected, found } => {
+                        CallError::Mismatch { call, expected: shown(expected), found: shown(found) }
+                    }
+                    Failed::TooDeep(limit) => CallError::TooDeep { call, what: Payload::Reply, limit: shown(limit) },
+                    Failed::Gone => CallError::Gone { call, pid: self.peer.pid, started: Started::No },
+                }),
+                Kind::Beyond => self.payload::<Beyond>(frame, context).map(|Beyond { is_request, is_depth, limit }| {
+                    let (what, limit) = (if is_request { Payload::Request } else { Payload::Reply }, shown(limit));
+                    match is_depth {
+                        true => CallError::TooDeep { call, what, limit },
+                        false => CallError::TooMany { call, what, limit },
+                    }
+                }),
+                _ => Err(self.corrupt("a reply to another kind of request", context)),
+            };
+        failure.unwrap_or_else(|error| error)
+    }
+
+    #[cold]
+    pub(super) fn unsent(&self, error: SendError, context: &CallContext) -> CallError {
+        let call = context.name();
+        // A child that is gone gives no memory back: its end is the reason, not the memory.
+        if matches!(&error, SendError::NoMemory(why) if !matches!(why, NoMemory::TooLarge { .. }))
+            && self.peer.peer_status.is_over()
+        {
+            return self.over(Started::No, context);
+        }
+        match error {
+            SendError::NoMemory(NoMemory::TooLarge { len, max }) => {
+                CallError::TooLarge { call, what: Payload::Request, len, max }
+            }
+            SendError::NoMemory(NoMemory::Exhausted { len, budget }) => {
+                CallError::Exhausted { call, what: Payload::Request, len, budget }
+            }
+            SendError::NoMemory(NoMemory::Late { .. }) => self.timed_out_for(Awaited::Memory, Started::No, context),
+            SendError::NoMemory(NoMemory::Failed { why }) => CallError::Refused { call, why },
+            SendError::NoMemory(other) => CallError::Refused { call, why: other.to_string() },
+            SendError::Encode | SendError::Beyond(_) => {
+                CallError::Refused { call, why: "its arguments cannot be encoded".into() }
+            }
+        }
+    }
+
+    #[cold]
+    pub(super) fn spent_slow(&self, context: &CallContext) -> CallError {
+        let why = "its arguments went with an earlier attempt".into();
+        CallError::Refused { call: context.name(), why }
+    }
+
+    #[cold]
+    pub fn in_fork_slow(&self, context: &CallContext) -> CallError {
+        let call = context.name();
+        let why = match call.service {
+            "" => "this process is a fork of the one that is connected; connect here",
+            _ => "this process is a fork of the one that started the bridge; start another here",
+        };
+        CallError::Refused { call, why: why.into() }
+    }
+
+    /// The error of a call that ran out of time before it was sent, while it waited for a lane.
+    #[cold]
+    pub(super) fn late(&self, context: &CallContext) -> CallError {
+        self.timed_out_for(Awaited::Lane { lanes: self.lanes.len() as u32 }, Started::No, context)
+    }
+
+    #[cold]
+    pub fn timed_out(&self, started: Started, context: &CallContext) -> CallError {
+        self.timed_out_for(Awaited::Answer, started, context)
+    }
+
+    #[cold]
+    pub(super) fn timed_out_for(&self, awaited: Awaited, started: Started, context: &CallContext) -> CallError {
+        let error = self.out_of_time(awaited, started, context);
+        self.overdue.iter().for_each(|overdue| overdue.tell(&error));
+        error
+    }
+
+    #[cold]
+    pub(super) fn out_of_time(&self, awaited: Awaited, started: Started, context: &CallContext) -> CallError {
+        let timeout = context.timeout.unwrap_or_default();
+        CallError::TimedOut { call: context.name(), pid: self.peer.pid, timeout, awaited, started }
+    }
+
+    /// The error of a call whose reply this thread has just refused. What no peer sends that keeps to the protocol is a breach of it; for what
+    /// this side has no stack or time, nobody is to blame.
+    #[cold]
+    pub fn unread(&self, context: &CallContext) -> CallError {
+        let (call, what, refusal) = (context.name(), Payload::Reply, last_refusal());
+        match refusal {
+            DecodeRefusal::Invalid => self.corrupt("a reply that is no valid archive of its type", context),
+            DecodeRefusal::Depth => self.corrupt("a reply that nests deeper than 256 levels", context),
+            DecodeRefusal::Elements => {
+                self.corrupt("a reply with more elements of no size than bytes, and than 65,536", context)
+            }
+            DecodeRefusal::Stack { .. } => {
+                CallError::TooDeep { call, what, limit: refusal.limit().unwrap_or_default() }
+            }
+            DecodeRefusal::Memory { .. } => {
+                CallError::Refused { call, why: format!("its {what}: {}", refusal.limit().unwrap_or_default()) }
+            }
+            DecodeRefusal::Late => self.timed_out(Started::Yes, context),
+        }
+    }
+
+    /// Kills a child that broke an invariant.
+    #[cold]
+    pub fn corrupt(&self, what: &'static str, context: &CallContext) -> CallError {
+        self.hold.end(Cause::Corrupt(what));
+        CallError::Corrupt { call: context.name(), pid: self.peer.pid, what }
+    }
+
+    /// The error of a call whose peer ended, or the conversation with it, before it had answered.
+    #[cold]
+    pub fn ended(&self, lane: &CallerLane, position: u64, context: &CallContext) -> CallError {
+        self.over(lane.leave(position), context)
+    }
+
+    /// The error of a call to a child that is gone, or about to be.
+    #[cold]
+    pub fn over(&self, started: Started, context: &CallContext) -> CallError {
+        let (call, pid) = (context.name(), self.peer.pid);
+        match self.peer.peer_status.cause() {
+            Some(Cause::Corrupt(what)) => CallError::Corrupt { call, pid, what },
+            Some(Cause::Stopped) => CallError::Stopped { call, pid, started },
+            None => CallError::Died {
+                call,
+                pid,
+                exit: self.peer.peer_status.exit().unwrap_or(Exit::Unknown),
+                because: self.peer.peer_status.because(),
+                started,
+                last_words: self.peer.peer_status.last_words(),
+            },
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The end of a child: asked to stop and waited for, let go, or killed.
+//!
+//! A fork of the caller's process leaves the child alone: it is not its child.
+
+#![forbid(unsafe_code)]
+
+use super::{ArgsPolicy, Ask, CallContext, Caller, LANE_SLICE};
+use crate::callee::PANICKED;
+use crate::lane::{CallerLane, WorkerBell};
+use crate::peer_status::Cause;
+use crate::service::Method;
+use callgate_transport::commit::Kind;
+use callgate_transport::doorbell::Deadline;
+use callgate_transport::error::{Awaited, CallError, Exit, Fault, Started};
+use callgate_transport::failpoints::{self, Step};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a killed child may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long who lets go of a bridge waits for a child that has nothing to do but to drop its service.
+const LET_GO_PATIENCE: Duration = Duration::from_millis(3);
+
+impl Caller {
+    /// Has the child drop the service and exit, after all calls that were sent before; kills it if that takes longer than `grace`.
+    /// The child is gone when this returns. A second stop waits for the first, and returns how the child ended.
+    ///
+    /// Waits for nothing but the child: not for who is in a call, nor for calls that have been answered and not taken.
+    pub fn stop(&self, drop: &'static Method, grace: Duration) -> Result<Exit, CallError> {
+        let context = &CallContext::new(drop, Some(grace));
+        if self.peer.is_in_fork() {
+            return Err(self.in_fork_slow(context));
+        }
+        let _one_at_a_time = self.stopping.lock();
+        let peer_status = &self.peer.peer_status;
+        match (peer_status.cause(), peer_status.exit()) {
+            (Some(Cause::Stopped), Some(exit)) => return Ok(exit),
+            (Some(Cause::Corrupt(_)), _) | (None, Some(_)) => {
+                self.kill();
+                return Err(self.over(Started::No, context));
+            }
+            _ => {}
+        }
+        peer_status.blame(Cause::Stopped);
+        let answer = match self.ask_to_stop(context, LANE_SLICE) {
+            Some((mut lane, position)) => self.receive(&mut lane, position, Kind::Stop, context),
+            None => self.stopped_unasked(drop, context.deadline),
+        };
+        match answer {
+            Err(error @ CallError::Corrupt { .. }) => {
+                self.kill();
+                Err(error)
+            }
+            // Or it has ended without an answer.
+            answer => match peer_status.wait(context.deadline) {
+                Some(_) if matches!(answer, Err(CallError::Panicked { .. })) => answer.map(|()| Exit::Unknown),
+                Some(exit) => Ok(exit),
+                None => {
+                    self.kill();
+                    Err(self.out_of_time(Awaited::Answer, Started::Yes, context))
+                }
+            },
+        }
+    }
+
+    /// Asks the child to stop, and does not wait: what it has answered, or is at, may keep its lanes from everybody else. If the first one is to be
+    /// had within `patience`, returns it, and the position of the request, which will be answered; the child ends in any case.
+    fn ask_to_stop(&self, context: &CallContext, patience: Duration) -> Option<(MutexGuard<'_, CallerLane>, u64)> {
+        let (first, others) = self.bells.split_first()?;
+        // Before the request to stop, by which the first worker begins to wait for them.
+        others.iter().for_each(WorkerBell::ask_to_end);
+        let asked = self.lanes[0].try_lock_for(patience).and_then(|mut lane| {
+            self.settle(&mut lane, context).ok()?;
+            if lane.credit() == 0 {
+                return None;
+            }
+            let ask = Ask { kind: Kind::Stop, call: 0 };
+            let position = self.send_on(&mut lane, ask, &mut Some(()), ArgsPolicy::Spend, context).ok()?;
+            Some((lane, position))
+        });
+        if asked.is_none() {
+            first.ask_to_end();
+            failpoints::reach(Step::ParentStopSent);
+        }
+        asked
+    }
+
+    /// What would have been the answer of a child that was asked to stop with no request: it can tell by its exit code alone.
+    fn stopped_unasked(&self, drop: &'static Method, deadline: Deadline) -> Result<(), CallError> {
+        if self.peer.peer_status.wait(deadline) != Some(Exit::Code(PANICKED)) {
+            return Ok(());
+        }
+        let message = "in the service's destructor; the child has printed the message".into();
+        let fault = Fault::new(message, None, None);
+        Err(CallError::Panicked { call: drop.call_name(), fault: Box::new(fault) })
+    }
+
+    /// Has the child stop, as [`stop`](Self::stop) does, and leaves it to the watcher to see to it. One that has nothing to do is given a moment, which is
+    /// enough for most: then whatever its service does when it is dropped has been done.
+    pub fn let_go(&self, drop: &'static Method, grace: Duration) {
+        if self.peer.is_in_fork() || self.peer.peer_status.is_over() {
+            return;
+        }
+        self.peer.peer_status.blame(Cause::Stopped);
+        let context = &CallContext::new(drop, Some(grace));
+        let is_idle = |lane: &Arc<Mutex<CallerLane>>| {
+            lane.try_lock().is_some_and(|mut lane| self.settle(&mut lane, context).is_ok() && lane.is_idle())
+        };
+        let is_idle = self.lanes.iter().all(is_idle);
+        // Whether it will be heard or not.
+        self.hold.kill_after(grace);
+        let asked = self.ask_to_stop(context, Duration::ZERO);
+        std::mem::drop(asked);
+        if is_idle {
+            self.peer.peer_status.wait(Deadline::after(Some(LET_GO_PATIENCE.min(grace))));
+        }
+    }
+
+    /// Kills the child, and waits until it is gone. A fork leaves it alone: it is not its child.
+    pub fn kill(&self) -> Exit {
+        self.kill_within(KILL_PATIENCE)
+    }
+
+    /// The same, and waits no longer than `patience`: the watcher sees to the rest.
+    pub fn kill_within(&self, patience: Duration) -> Exit {
+        if self.peer.is_in_fork() {
+            return Exit::Unknown;
+        }
+        self.hold.end(Cause::Stopped);
+        self.peer.peer_status.wait(Deadline::after(Some(patience))).unwrap_or(Exit::Running)
+    }
+
+    /// Kills the child, `because` of something, and does not wait for that. Calls of it fail as those of any that has died.
+    pub fn put_down(&self, because: &str) {
+        if !self.peer.is_in_fork() {
+            self.hold.kill(because);
+        }
+    }
+
+    /// Kills the child because the bridge is stopped, and does not wait for that.
+    pub fn discard(&self) {
+        if !self.peer.is_in_fork() {
+            self.hold.end(Cause::Stopped);
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What carries out the requests of a child: one worker alone, or several at once.
+//!
+//! A child with one worker pays for no lock: [`Alone`] hands out `&mut T`. With several, [`Parallel`] hands out what [`access`](crate::access) keeps.
+//! Which it is, is fixed at compile time, by the entry that the parent chose.
+
+#![forbid(unsafe_code)]
+
+use crate::access::{NO_SERVICE, SharedService};
+use crate::service::{Dispatch, Exchange, Incoming, MAX_INTERFACES, ParallelDispatch, Service};
+use crate::trusted::TrustedParent;
+use callgate_transport::commit::Kind;
+use callgate_transport::failpoints::{self, Step};
+use parking_lot::{Condvar, Mutex};
+use std::sync::OnceLock;
+
+/// What carries out the requests of a worker.
+pub trait Host {
+    /// Carries out one request; writes its reply. There is no reply to the request to stop when it comes for the first time.
+    fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>);
+
+    /// A worker has answered all that it will ever be asked; `is_first` = the one that drops the service, which it does when the others have
+    /// come to this too.
+    fn end(&mut self, _is_first: bool) {}
+
+    /// The reply has been published.
+    #[inline(always)]
+    fn replied(&mut self) {}
+}
+
+// ---- one worker ----------------------------------------------------------------------------------------------------
+
+/// The service of a child with one worker.
+pub struct Alone<T> {
+    parent: TrustedParent,
+    service: Option<T>,
+    interfaces: Interfaces<Dispatch<T>>,
+    /// The request to stop has come for the first time.
+    is_ending: bool,
+}
+
+impl<T: Service> Alone<T> {
+    pub fn new(parent: TrustedParent) -> Self {
+        Self { parent, service: None, interfaces: Interfaces::new(), is_ending: false }
+    }
+
+    /// The host of a service that a test has built.
+    #[cfg(all(any(test, feature = "testkit"), not(loom)))]
+    pub fn of(service: T) -> Self {
+        Self { service: Some(service), ..Self::new(TrustedParent::of_itself()) }
+    }
+}
+
+impl<T: Service> Host for Alone<T> {
+    #[inline(always)]
+    fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
+        match (kind, &mut self.service) {
+            (Kind::Call, Some(service)) => {
+                let incoming = Incoming(exchange);
+                match incoming.interface() {
+                    0 => T::dispatch(service, incoming),
+                    number => match self.interfaces.get(number) {
+                        Some(dispatch) => dispatch(service, incoming),
+                        None => incoming.unknown(),
+                    },
+                }
+            }
+            (Kind::Construct, service) => *service = T::construct(Incoming(exchange)),
+            (Kind::Bind, _) => self
+                .interfaces
+                .bind(exchange, |offset, key| self.parent.dispatch_at(offset).or_else(|| self.parent.dispatch_of(key))),
+            (Kind::Stop, _) if !self.is_ending => self.is_ending = true,
+            (Kind::Stop, service) => stop(service.take(), exchange),
+            _ => exchange.refuse(NO_SERVICE),
+        }
+    }
+
+    fn end(&mut self, _: bool) {
+        failpoints::reach(Step::ChildStopping);
+        drop(self.service.take());
+    }
+}
+
+// ---- several workers -----------------------------------------------------------------------------------------------
+
+/// The service of a child with several workers, which share this.
+pub struct Parallel<T> {
+    parent: TrustedParent,
+    service: SharedService<T>,
+    interfaces: Interfaces<ParallelDispatch<T>>,
+    ending: Mutex<Ending>,
+    /// Rung when a worker has come to its end.
+    ended: Condvar,
+}
+
+/// How far the workers of a child have come to their end.
+struct Ending {
+    /// The request to stop has come for the first time.
+    has_begun: bool,
+    /// Workers that may still be asked something, the first one not among them.
+    busy: u32,
+}
+
+impl<T: Service> Parallel<T> {
+    /// What so many workers share.
+    pub fn new(parent: TrustedParent, workers: u32) -> Self {
+        Self {
+            parent,
+            service: SharedService::new(None),
+            interfaces: Interfaces::new(),
+            ending: Mutex::new(Ending { has_begun: false, busy: workers - 1 }),
+            ended: Condvar::new(),
+        }
+    }
+
+    /// The host of a service that a test has built.
+    #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
+    pub fn of(service: T) -> Self {
+        Self { service: SharedService::new(Some(service)), ..Self::new(TrustedParent::of_itself(), 2) }
+    }
+}
+
+impl<T> Parallel<T> {
+    /// The service, for good: when the other workers have answered all that they were asked.
+    fn taken_last(&self) -> Option<T> {
+        let mut ending = self.ending.lock();
+        self.ended.wait_while(&mut ending, |ending| ending.busy > 0);
+        drop(ending);
+        self.service.write().take()
+    }
+}
+
+impl<T: Service> Host for &Parallel<T> {
+    #[inline(always)]
+    fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
+        match kind {
+            Kind::Call => {
+                let incoming = Incoming(exchange);
+                match incoming.interface() {
+                    0 => T::dispatch(&self.service, incoming),
+                    number => match self.interfaces.get(number) {
+                        Some(dispatch) => dispatch(&self.service, incoming),
+                        None => incoming.unknown(),
+                    },
+                }
+            }
+            Kind::Construct => {
+                let service = T::construct(Incoming(exchange));
+                *self.service.write() = service;
+            }
+            Kind::Bind => {
+                let find = |offset, key| {
+                    self.parent.parallel_dispatch_at(offset).or_else(|| self.parent.parallel_dispatch_of(key))
+                };
+                self.interfaces.bind(exchange, find);
+            }
+            Kind::Stop if !std::mem::replace(&mut self.ending.lock().has_begun, true) => {}
+            Kind::Stop => stop(self.taken_last(), exchange),
+            _ => exchange.refuse(NO_SERVICE),
+        }
+    }
+
+    fn end(&mut self, is_first: bool) {
+        if is_first {
+            let service = self.taken_last();
+            failpoints::reach(Step::ChildStopping);
+            return drop(service);
+        }
+        self.ending.lock().busy -= 1;
+        self.ended.notify_all();
+    }
+}
+
+// ---- what both have ------------------------------------------------------------------------------------------------
+
+/// Drops the service. It has been taken out before: a panic in its destructor must not leave it to be dropped again.
+fn stop<T>(service: Option<T>, exchange: &mut Exchange<'_>) {
+    failpoints::reach(Step::ChildStopping);
+    exchange.reply(Kind::Stop, &());
+    drop(service);
+}
+
+/// The dispatch functions of a service's bridged traits, each with what was said of it: number n is at n - 1. A number belongs to one
+/// interface for good.
+struct Interfaces<D>([OnceLock<((u64, u64), D)>; MAX_INTERFACES]);
+
+impl<D: Copy> Interfaces<D> {
+    fn new() -> Self {
+        Self([const { OnceLock::new() }; MAX_INTERFACES])
+    }
+
+    #[inline]
+    fn get(&self, number: u16) -> Option<D> {
+        let (_, dispatch) = self.place(number)?.get()?;
+        Some(*dispatch)
+    }
+
+    #[inline]
+    fn place(&self, number: u16) -> Option<&OnceLock<((u64, u64), D)>> {
+        self.0.get(usize::from(number).checked_sub(1)?)
+    }
+
+    /// Takes an interface into the table: the call word is its number, the payload where its dispatch function is in the parent's
+    /// executable, and its number in any.
+    fn bind(&self, exchange: &mut Exchange<'_>, dispatch_at: impl FnOnce(u64, u64) -> Option<D>) {
+        let said = exchange.request.read::<(u64, u64)>().map(|(args, _)| (args.0.to_native(), args.1.to_native()));
+        let found = said.ok().and_then(|said| Some((said, dispatch_at(said.0, said.1)?)));
+        let (Some((said, dispatch)), Some(place)) = (found, self.place((exchange.call & 0xffff) as u16)) else {
+            return exchange.refuse("the child has no methods of this trait, or another's");
+        };
+        // The parent may ask for the same again, after a timeout, but for no other.
+        let (known, _) = place.get_or_init(|| (said, dispatch));
+        if *known != said {
+            return exchange.refuse("the child knows another interface by this number");
+        }
+        failpoints::reach(Step::ChildBound);
+        exchange.reply(Kind::Bind, &());
+    }
+}

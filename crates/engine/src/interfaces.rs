@@ -1,0 +1,84 @@
+//! The bridged traits that this program has, which generated code names before `main` runs.
+//!
+//! A child that runs the same program finds a trait's methods by their address. One that is another executable has them elsewhere: it
+//! looks them up here, by a number that both can compute. So it is known at the start whether the child has what its parent has. Written to
+//! before `main`, and by libraries that are loaded later.
+
+#![forbid(unsafe_code)]
+
+use crate::service::{Interface, InterfaceId, Service};
+use std::any::{TypeId, type_name};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// One trait of one service, in a static.
+#[derive(Debug)]
+pub struct Bridged {
+    /// The service's name.
+    service: &'static str,
+    /// The trait's.
+    interface: &'static str,
+    /// `None` of a trait for a generic type: there is no telling for which of them.
+    id: Option<InterfaceId>,
+    /// The one that was named before.
+    before: OnceLock<Option<&'static Bridged>>,
+}
+
+/// The one that was named last.
+static LAST: Mutex<Option<&'static Bridged>> = Mutex::new(None);
+
+impl Bridged {
+    /// The interface `I` of `T`.
+    pub const fn of<T: Service, I: Interface<T>>() -> Self {
+        Self { service: T::NAME, interface: I::NAME, id: Some(InterfaceId::of::<T, I>()), before: OnceLock::new() }
+    }
+
+    /// A trait that is bridged for a generic type.
+    pub const fn of_generic(service: &'static str, interface: &'static str) -> Self {
+        Self { service, interface, id: None, before: OnceLock::new() }
+    }
+
+    /// Names it. Allocates nothing: memory may not be ready for that.
+    pub fn name(&'static self) {
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.before.set(*last).is_ok() {
+            *last = Some(self);
+        }
+    }
+
+    fn is_of<T: Service>(&self) -> bool {
+        self.id.is_some_and(|id| (id.service)() == TypeId::of::<T>())
+    }
+}
+
+fn all() -> impl Iterator<Item = &'static Bridged> {
+    let last = *LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    std::iter::successors(last, |bridged| bridged.before.get().copied().flatten())
+}
+
+/// The numbers of the traits of `T`.
+pub fn keys<T: Service>() -> Vec<u64> {
+    let mut keys: Vec<u64> =
+        all().filter(|bridged| bridged.is_of::<T>()).filter_map(|bridged| Some((bridged.id?.key)())).collect();
+    // A library that is there twice names its traits twice.
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// The trait of `T` with this number.
+pub fn find<T: Service>(key: u64) -> Option<InterfaceId> {
+    all().filter(|bridged| bridged.is_of::<T>()).filter_map(|bridged| bridged.id).find(|id| (id.key)() == key)
+}
+
+/// What the trait of `T` with this number is called.
+pub fn name_of<T: Service>(key: u64) -> Option<&'static str> {
+    let has_key = |bridged: &&Bridged| bridged.is_of::<T>() && bridged.id.is_some_and(|id| (id.key)() == key);
+    all().find(has_key).map(|bridged| bridged.interface)
+}
+
+/// A trait that is bridged for every `T` of a generic type, by whose name `T` goes.
+pub fn generic_of<T: Service>() -> Option<&'static str> {
+    let is_meant =
+        |bridged: &&Bridged| bridged.id.is_none() && bridged.service == T::NAME && type_name::<T>().contains('<');
+    all().find(is_meant).map(|bridged| bridged.interface)
+}

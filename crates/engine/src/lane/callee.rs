@@ -1,0 +1,144 @@
+//! What a callee does at its end of a lane: takes a request, records that it has started, writes the reply and publishes it.
+
+#![forbid(unsafe_code)]
+
+use super::frame::{place, write};
+use super::{CalleeLane, CallerBell, ReplySlot, ReplyWriter, SendError, SentReply};
+use callgate_os::sync::Ordering::{Relaxed, SeqCst};
+use callgate_os::sync::fence;
+use callgate_transport::commit::{Kind, Place};
+use callgate_transport::encode::Encode;
+use callgate_transport::failpoints::{self, Step};
+use callgate_transport::loans::Attachments;
+use callgate_transport::memory_pool::AllocContext;
+use callgate_transport::ring::{Consumer, Frame, Producer};
+use callgate_transport::segment::Segment;
+use callgate_transport::validator::Checked;
+use callgate_transport::wake::Bells;
+use rkyv::Archive;
+
+impl CalleeLane {
+    /// The callee's end of lane `index`, with no call answered yet.
+    pub fn new(segment: &Segment, index: u32, bells: &Bells) -> Self {
+        Self {
+            index,
+            requests: Consumer::new(segment.requests(index), 0),
+            replies: ReplyWriter {
+                ring: Producer::new(segment.replies(index), 0),
+                caller: CallerBell { line: segment.caller_line(index), sleeper: bells.lane(index) },
+            },
+            callee: segment.callee_line(index),
+            attachments: Attachments::default(),
+        }
+    }
+
+    /// Which of the bridge's lanes it is.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Whether a request is there.
+    #[inline(always)]
+    pub fn is_ready(&self) -> bool {
+        self.requests.is_ready()
+    }
+
+    /// The next request, if it is there, and the place for its reply. Records that the request is being carried out, before
+    /// anything of it is.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    #[inline(always)]
+    pub fn begin(&mut self) -> Result<Option<(Frame<'_>, ReplySlot<'_>)>, &'static str> {
+        let Some(frame) = self.requests.take()? else { return Ok(None) };
+        self.callee.started.store(self.requests.position().wrapping_add(1), Relaxed);
+        // The compiler must not move the method's own effects before the record. The processor need not be told: the record
+        // of a child is read only after it is dead, and then everything it stored is visible. Workers of strangers ask `is_left`.
+        std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+        Ok(Some((frame, ReplySlot { replies: &mut self.replies, len: 0, attachments: &mut self.attachments })))
+    }
+
+    /// The position that the next reply will have.
+    pub fn position(&self) -> u64 {
+        self.replies.ring.position()
+    }
+
+    /// Publishes and announces the reply that was written, and is done with the request. `carries` = what [`SentReply::call`] says.
+    #[inline(always)]
+    pub fn publish(&mut self, kind: Kind, carries: u64, place: Place) {
+        let ReplyWriter { ring, caller } = &mut self.replies;
+        self.requests.release();
+        ring.publish(kind, carries, place);
+        failpoints::reach(Step::ChildReplyStored);
+        caller.notify();
+    }
+
+    /// The CPU that the caller last said it ran on, plus 1.
+    pub(crate) fn caller_cpu(&self) -> u32 {
+        self.replies.caller.line.bell.cpu.load(Relaxed)
+    }
+}
+
+impl ReplySlot<'_> {
+    /// Serialises the reply, for the slot or into a block. It is no reply yet, but the caller may begin to copy a large one; a second
+    /// call replaces the first.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written; then there is no reply.
+    #[inline(always)]
+    pub fn write<R: Encode + Archive<Archived: Checked>>(
+        &mut self,
+        value: &R,
+        alloc: &AllocContext<'_>,
+    ) -> Result<(), SendError> {
+        self.len = 0;
+        let ReplyWriter { ring, caller } = &mut *self.replies;
+        self.len = write(value, ring, alloc, self.attachments, Some(caller))?;
+        Ok(())
+    }
+
+    /// Whether the caller has left the lane, and the request that has just begun is not to be carried out: W1 to W3 of
+    /// [`CallerLane::leave`](super::CallerLane::leave).
+    #[inline(always)]
+    pub(crate) fn is_left(&self) -> bool {
+        // W2: orders `started`, W1 in `begin`, before the look at `gone`. Pairs with C2 in `leave`.
+        fence(SeqCst);
+        // W3.
+        self.replies.caller.line.gone.load(Relaxed) != 0
+    }
+
+    /// The chain of the request, if it is nested.
+    #[cold]
+    pub fn chain(&self) -> u64 {
+        // Relaxed: written before the request was published.
+        self.replies.caller.line.chain.load(Relaxed)
+    }
+
+    /// Whether the reply carries anything.
+    #[inline(always)]
+    pub fn carries(&self) -> bool {
+        self.attachments.is_loaded
+    }
+
+    /// The length of a reply that carries nothing.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The reply, about to be published. A caller that reads it where it lies may keep its block beyond the reply.
+    #[cold]
+    pub(crate) fn sent_slow(self, alloc: &AllocContext<'_>) -> SentReply {
+        let mut attachments = std::mem::take(self.attachments);
+        let mut place = place(self.len, attachments.block.as_ref());
+        let returns = alloc.pool.on(|pool, source| {
+            if let (true, Place::Block(block)) = (alloc.pool.is_trusted_by_peer(), &mut place) {
+                block.loan_id = pool.lend_frame(&mut attachments, source);
+            }
+            pool.sent(&mut attachments)
+        });
+        SentReply { place, call: returns.to_word() << 32 | 1, attachments }
+    }
+}

@@ -1,0 +1,322 @@
+//! What a caller does at its end of a lane: sends requests, waits for replies and takes them, and leaves.
+//!
+//! It sends only while it has credit, and trusts nothing that the callee has written.
+
+#![forbid(unsafe_code)]
+
+use super::frame::{place, write};
+use super::{CallerLane, SendError, is_past};
+use crate::peer_status::PeerStatus;
+use callgate_os::sync::Ordering::{Relaxed, Release, SeqCst};
+use callgate_os::sync::fence;
+use callgate_transport::commit::{Kind, Place};
+use callgate_transport::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
+use callgate_transport::encode::Encode;
+use callgate_transport::error::Started;
+use callgate_transport::failpoints::{self, Step};
+use callgate_transport::loans::Attachments;
+use callgate_transport::memory_pool::{AllocContext, PoolHandle};
+use callgate_transport::ring::{Consumer, Frame, Producer, Seen};
+use callgate_transport::segment::Segment;
+use callgate_transport::validator::Checked;
+use callgate_transport::wake::Bells;
+use rkyv::Archive;
+use std::collections::VecDeque;
+
+impl CallerLane {
+    /// The caller's end of lane `index`, with no call made yet.
+    pub fn new(segment: &Segment, index: u32, bells: &Bells) -> Self {
+        let (worker, place) = segment.geometry().worker_of(index);
+        Self {
+            index,
+            place,
+            is_begun: false,
+            nested: None,
+            requests: Producer::new(segment.requests(index), 0),
+            replies: Consumer::new(segment.replies(index), 0),
+            caller: segment.caller_line(index),
+            callee: segment.callee_line(index),
+            worker: segment.worker_line(worker),
+            own_bell: bells.lane(index),
+            worker_bell: bells.worker(worker),
+            in_use: false,
+            pace: Pace::new(),
+            attachments: Attachments::default(),
+            // Never grows: there are at most as many unanswered requests as slots.
+            under_way: VecDeque::with_capacity(segment.geometry().slots as usize),
+        }
+    }
+
+    /// Which of the bridge's lanes it is.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// How many requests have been answered, as far as their replies have been taken.
+    pub fn answered(&self) -> u64 {
+        self.replies.position()
+    }
+
+    /// The position that the next request will have.
+    #[inline(always)]
+    pub fn position(&self) -> u64 {
+        self.requests.position()
+    }
+
+    /// How many requests have not been answered.
+    #[inline(always)]
+    fn unanswered(&self) -> u64 {
+        self.requests.position().wrapping_sub(self.replies.position())
+    }
+
+    /// How many requests can be sent now: as many as there are slots, but for those that are unanswered.
+    #[inline(always)]
+    pub fn credit(&self) -> u64 {
+        self.replies.count().saturating_sub(self.unanswered())
+    }
+
+    /// Whether every request has been answered.
+    #[inline(always)]
+    pub fn is_idle(&self) -> bool {
+        self.unanswered() == 0
+    }
+
+    /// Writes a request. The lane must have credit. Returns its length, for [`publish`](Self::publish).
+    ///
+    /// # Errors
+    ///
+    /// If the arguments cannot be written.
+    #[inline(always)]
+    pub fn write<A: Encode + Archive<Archived: Checked>>(
+        &mut self,
+        args: &A,
+        alloc: &AllocContext<'_>,
+    ) -> Result<usize, SendError> {
+        debug_assert!(self.credit() > 0);
+        write(args, &mut self.requests, alloc, &mut self.attachments, None)
+    }
+
+    /// Whether the request that was written carries memory that its arguments had: what is in boxes.
+    #[inline(always)]
+    pub(crate) fn carries_boxes(&self) -> bool {
+        self.attachments.is_loaded && !(self.attachments.lent.is_empty() && self.attachments.returns.is_empty())
+    }
+
+    /// Publishes and announces the request of `len` bytes that was written. What of its arguments somebody still looks at now is shared
+    /// with the callee; the rest is its own.
+    #[inline(always)]
+    pub fn publish(&mut self, kind: Kind, call: u64, len: usize, alloc: &AllocContext<'_>) {
+        let (place, returns) =
+            if self.attachments.is_loaded { self.sent_slow(len, alloc) } else { (Place::Slot(len), 0) };
+        self.requests.publish(kind, returns << 32 | call, place);
+        failpoints::reach(Step::ParentRequestStored);
+        if !self.in_use {
+            self.enter_use_slow();
+        }
+        doorbell::notify(&self.worker.bell, &self.worker_bell);
+    }
+
+    /// Keeps what the request carries until it is answered. Returns where it lies, and what it brings home.
+    #[cold]
+    fn sent_slow(&mut self, len: usize, alloc: &AllocContext<'_>) -> (Place, u64) {
+        let mut attachments = std::mem::take(&mut self.attachments);
+        let place = place(len, attachments.block.as_ref());
+        let returns = alloc.pool.on(|pool, _| pool.sent(&mut attachments));
+        self.under_way.push_back((self.requests.position(), attachments));
+        failpoints::reach(Step::ParentRequestDeparted);
+        (place, returns.to_word())
+    }
+
+    /// Whether the request that comes next may be nested, of the chain `chain`: not while one of another chain is under way, which may not have
+    /// been read.
+    pub fn may_nest(&self, chain: u64) -> bool {
+        self.is_idle() || self.nested.is_none_or(|(_, other)| other == chain)
+    }
+
+    /// The request that comes next is nested, of the chain `chain`, and [may be](Self::may_nest).
+    #[cold]
+    pub fn nest(&mut self, chain: u64) {
+        self.unnest();
+        // Relaxed: published by the request's commit word.
+        self.caller.chain.store(chain, Relaxed);
+        self.nested = Some((self.requests.position(), chain));
+        // What carries nothing has its end noticed here, too.
+        self.under_way.push_back((self.requests.position(), Attachments::default()));
+    }
+
+    /// Its number, the first time: then whoever serves it is to be told that it is about to be used.
+    /// The next request is not nested: the one that was to be has not been sent.
+    #[cold]
+    pub(crate) fn unnest(&mut self) {
+        let next = self.requests.position();
+        if self.nested.take_if(|(position, _)| *position == next).is_some() {
+            self.caller.chain.store(0, Relaxed);
+            self.under_way.retain(|(position, _)| *position != next);
+        }
+    }
+
+    #[cold]
+    pub(crate) fn begin_use(&mut self) -> Option<u32> {
+        let is_begun = std::mem::replace(&mut self.is_begun, true);
+        (!is_begun).then_some(self.index)
+    }
+
+    /// Whether it has had a request.
+    #[inline(always)]
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.in_use
+    }
+
+    /// Tells the worker to look at this lane from now on.
+    #[cold]
+    fn enter_use_slow(&mut self) {
+        self.in_use = true;
+        // Relaxed: ordered before the look at `parked` by the fence in `notify`, like the commit word.
+        self.worker.lanes_in_use.fetch_max(self.place + 1, Relaxed);
+    }
+
+    /// Waits for the next reply, whichever request it answers.
+    #[inline(never)]
+    pub fn wait(&self, wait: Wait, peer_status: &PeerStatus, deadline: Deadline) -> Waited {
+        self.waiter(wait, peer_status, &self.pace).wait(deadline, || self.replies.is_ready())
+    }
+
+    /// Waits for the next reply, or until it is announced.
+    #[inline(never)]
+    pub(crate) fn wait_for_any(&self, wait: Wait, peer_status: &PeerStatus, deadline: Deadline) -> Waited {
+        self.waiter(wait, peer_status, &self.pace).wait(deadline, || self.replies.has_more(&Seen::default()))
+    }
+
+    /// Waits for the next reply, or for more of it than has been seen. `pace` = what is known of such waits: they say nothing of how
+    /// long replies take.
+    ///
+    /// The child does not ring for more of a block that it has announced. Who sleeps here sleeps until it moves on to another
+    /// block or publishes: for both it rings, as always when it has written the commit word.
+    #[inline(never)]
+    pub(crate) fn wait_for_more(
+        &self,
+        wait: Wait,
+        peer_status: &PeerStatus,
+        deadline: Deadline,
+        seen: &Seen,
+        pace: &Pace,
+    ) -> Waited {
+        self.waiter(wait, peer_status, pace).wait(deadline, || self.replies.has_more(seen))
+    }
+
+    fn waiter<'a>(&'a self, wait: Wait, peer_status: &'a PeerStatus, pace: &'a Pace) -> Waiter<'a> {
+        Waiter {
+            bell: &self.caller.bell,
+            sleeper: &*self.own_bell,
+            wait,
+            pace,
+            dead: Some(peer_status.dead()),
+            peer_cpu: self.worker.bell.cpu.load(Relaxed),
+        }
+    }
+
+    /// Where replies come from.
+    pub fn replies(&self) -> &Consumer {
+        &self.replies
+    }
+
+    /// Has the child ring for the next reply, instead of waiting for it. Whether it is there already, and nothing will ring.
+    ///
+    /// One who waits in this way looks again when it is rung, or when the peer has died, and calls this again if it looked in
+    /// vain; then [`disarm`](Self::disarm).
+    pub fn arm(&self) -> bool {
+        doorbell::arm(&self.caller.bell, || self.replies.is_ready())
+    }
+
+    /// Has the child ring no more for this lane, and forgets that it has rung.
+    pub fn disarm(&self) {
+        doorbell::disarm(&self.caller.bell);
+        self.own_bell.forget();
+    }
+
+    /// The next reply, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, if no healthy peer could have written it.
+    #[inline(always)]
+    pub fn take(&self) -> Result<Option<(u64, Frame<'_>)>, &'static str> {
+        Ok(self.replies.take()?.map(|frame| (self.replies.position(), frame)))
+    }
+
+    /// Is done with the reply that [`take`](Self::take) returned. `carried` = it carried blocks, which the callee may use again.
+    /// Returns what the request carried.
+    #[inline(always)]
+    pub fn release(&mut self, attachments: bool) -> Option<Attachments> {
+        self.replies.release();
+        if attachments {
+            // Release: what is to be copied is copied, and what is kept is taken. Pairs with the Acquire in `ReplyMemory::collect` and `OwnMemory::collect`.
+            self.caller.released.store(self.replies.position(), Release);
+        }
+        if self.under_way.is_empty() { None } else { self.arrived_slow() }
+    }
+
+    /// Takes back what a request carried whose arguments panicked while they were written.
+    pub(crate) fn forget_unsent(&mut self, pool: &dyn PoolHandle) {
+        if self.attachments.is_loaded {
+            let attachments = std::mem::take(&mut self.attachments);
+            pool.on(|pool, source| pool.finish_frame(attachments, source));
+        }
+    }
+
+    /// Nobody waits for the replies any more. What their requests carry comes back when they are taken.
+    pub fn give_up(&mut self, pool: &dyn PoolHandle) {
+        for (_, attachments) in &mut self.under_way {
+            pool.on(|pool, _| pool.given_up(attachments));
+        }
+    }
+
+    /// What the request carried whose reply has just been released.
+    #[cold]
+    fn arrived_slow(&mut self) -> Option<Attachments> {
+        let next = self.replies.position();
+        let is_next = |position: u64| position.wrapping_add(1) == next;
+        if self.nested.is_some_and(|(position, _)| is_next(position)) {
+            self.nested = None;
+            self.caller.chain.store(0, Relaxed);
+        }
+        let mut arrived = None;
+        while self.under_way.front().is_some_and(|(position, _)| is_next(*position)) {
+            let attachments = self.under_way.pop_front().map(|(_, attachments)| attachments);
+            arrived = attachments.filter(|attachments| attachments.is_loaded).or(arrived);
+        }
+        arrived
+    }
+
+    /// Leaves the lane for good: the conversation is over. Returns how far the unanswered request at `position` has come; if it has not
+    /// started, it never will.
+    ///
+    /// A child is dead by now. A stranger may live, hear of the end later than this side, and take the request meanwhile:
+    ///
+    /// ```text
+    /// caller                      worker of a stranger
+    /// C1  gone = 1                W1  started = position + 1
+    /// C2  fence(SeqCst)           W2  fence(SeqCst)
+    /// C3  look at started         W3  if gone: carry nothing out, now or later
+    /// ```
+    ///
+    /// The two fences stand in one total order. If W2 is first, C3 sees W1: the request has started. If C2 is first, W3 sees C1, and
+    /// nothing is carried out. Of a worker that lies, as one that has died, no more is known than it has said.
+    #[cold]
+    pub fn leave(&self, position: u64) -> Started {
+        // C1.
+        self.caller.gone.store(1, Relaxed);
+        // C2: orders `gone` before the look at `started`. Pairs with W2 in `ReplySlot::is_left`.
+        fence(SeqCst);
+        // C3.
+        self.started(position)
+    }
+
+    /// How far the unanswered request at `position` has come. Only for a message: the peer may lie.
+    pub fn started(&self, position: u64) -> Started {
+        // Relaxed: a hint while the writer lives; after its death (the Acquire of `PeerStatus::dead`) its last store is visible, and after
+        // the fence in `leave` the store of a worker that goes on.
+        let started = self.callee.started.load(Relaxed);
+        if is_past(started, position) { Started::Yes } else { Started::No }
+    }
+}

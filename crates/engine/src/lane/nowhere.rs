@@ -1,0 +1,47 @@
+//! Memory for the tests of lanes: none, as their frames fit any slot.
+
+#![forbid(unsafe_code)]
+
+use callgate_transport::arena::{Allocation, Source};
+use callgate_transport::commit::BlockRef;
+use callgate_transport::doorbell::Deadline;
+use callgate_transport::error::NoMemory;
+use callgate_transport::memory_pool::{AllocContext, MemoryPool, PoolHandle};
+use callgate_transport::segment::Block;
+
+/// Memory for frames that fit any slot.
+pub fn nowhere() -> &'static AllocContext<'static> {
+    const { &AllocContext { pool: &Nowhere, patience: &callgate_transport::memory_pool::NEVER } }
+}
+
+struct Nowhere;
+
+impl PoolHandle for Nowhere {
+    fn with(&self, _: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source)) {
+        unreachable!("an empty frame needs no memory");
+    }
+
+    fn find(
+        &self,
+        _: Deadline,
+        _: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
+    ) -> Result<Allocation, NoMemory> {
+        unreachable!("an empty frame fits any slot");
+    }
+
+    fn peer_block(&self, _: BlockRef) -> Option<Block> {
+        None
+    }
+
+    fn trusts_peer(&self) -> bool {
+        false
+    }
+
+    fn is_trusted_by_peer(&self) -> bool {
+        false
+    }
+
+    fn is_in_fork(&self) -> bool {
+        false
+    }
+}

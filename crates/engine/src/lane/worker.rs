@@ -1,0 +1,117 @@
+//! How a worker looks for requests on all its lanes, in turn, and waits when there are none.
+
+#![forbid(unsafe_code)]
+
+use super::{CalleeLane, WorkerLanes};
+use crate::peer_status::PeerStatus;
+use callgate_os::sync::Ordering::{Acquire, Relaxed};
+use callgate_os::sync::fence;
+use callgate_transport::doorbell::{Deadline, Pace, Wait, Waited, Waiter};
+use callgate_transport::layout::ENDING;
+use callgate_transport::segment::Segment;
+use callgate_transport::wake::Bells;
+use crossbeam_utils::CachePadded;
+
+impl WorkerLanes {
+    /// The lanes of worker `index`, whose caller may say when it ends, or not.
+    pub fn new(segment: &Segment, index: u32, bells: &Bells, wait: Wait, obeys: bool) -> Self {
+        let lane = |lane| CachePadded::new(CalleeLane::new(segment, lane, bells));
+        Self {
+            lanes: segment.geometry().lanes_of(index).map(lane).collect(),
+            worker: segment.worker_line(index),
+            own_bell: bells.worker(index),
+            wait,
+            pace: Pace::new(),
+            last: 0,
+            obeys,
+        }
+    }
+
+    /// The lane at `place`.
+    pub fn lane(&mut self, place: usize) -> &mut CalleeLane {
+        &mut self.lanes[place]
+    }
+
+    /// The lane at `place`, where [`wait`](Self::wait) has found a request; `None` if that has found the end.
+    #[inline(always)]
+    pub fn found(&mut self, place: usize) -> Option<&mut CalleeLane> {
+        self.lanes.get_mut(place).map(|lane| &mut **lane)
+    }
+
+    /// Whether this is the worker of the first lane.
+    pub fn is_first(&self) -> bool {
+        self.lanes.first().is_some_and(|lane| lane.index() == 0)
+    }
+
+    /// From now on, finds the request to stop only when there is no other.
+    #[cold]
+    pub(crate) fn end_soon(&self) {
+        // Relaxed: this thread's own note to itself.
+        self.worker.lanes_in_use.fetch_max(ENDING, Relaxed);
+    }
+
+    /// The addresses of what is kept here of each lane.
+    #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
+    pub fn private_memory(&self) -> Vec<std::ops::Range<usize>> {
+        let start = |lane| std::ptr::from_ref::<CalleeLane>(lane).addr();
+        self.lanes.iter().map(|lane| start(lane)..start(lane) + size_of::<CalleeLane>()).collect()
+    }
+
+    /// Waits without limit for a request, and says at which place the lane is that it is on; a place where there is no lane if the parent has asked
+    /// for the end, and every request has been answered. `None` = the caller's `peer_status` is over; whose has none is one that this process does
+    /// not outlive.
+    #[inline(always)]
+    pub fn wait(&mut self, peer_status: Option<&PeerStatus>) -> Option<usize> {
+        let found = self.find().or_else(|| self.wait_slow(peer_status))?;
+        self.last = found;
+        Some(found)
+    }
+
+    #[inline(never)]
+    fn wait_slow(&self, peer_status: Option<&PeerStatus>) -> Option<usize> {
+        let waiter = Waiter {
+            bell: &self.worker.bell,
+            sleeper: &*self.own_bell,
+            wait: self.wait,
+            pace: &self.pace,
+            dead: peer_status.map(PeerStatus::dead),
+            peer_cpu: self.lanes.get(self.last).map_or(0, |lane| lane.caller_cpu()),
+        };
+        let mut found = None;
+        loop {
+            let waited = waiter.wait(Deadline::NEVER, || {
+                found = self.find();
+                found.is_some()
+            });
+            if found.is_some() || waited == Waited::Dead {
+                return found;
+            }
+        }
+    }
+
+    /// The next lane with a request, in turn.
+    #[inline(always)]
+    fn find(&self) -> Option<usize> {
+        let in_use = self.worker.lanes_in_use.load(Relaxed) as usize;
+        let Some(lanes) = self.lanes.get(..in_use) else { return self.find_last() };
+        let mut place = self.last;
+        for _ in lanes {
+            place = if place + 1 < lanes.len() { place + 1 } else { 0 };
+            if lanes[place].is_ready() {
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    /// A lane with a request, the first lane last: the request to stop comes there. If there is none, the end has come.
+    #[cold]
+    fn find_last(&self) -> Option<usize> {
+        // Acquire: what was published before the end was asked for is found. Pairs with the Release in `WorkerBell::ask_to_end`.
+        fence(Acquire);
+        let lanes = self.lanes.len();
+        let found = (1..lanes).chain(0..1).find(|&place| self.lanes[place].is_ready());
+        // A stranger writes to this word as it likes, and has no say in when this process ends.
+        if self.obeys { found.or(Some(lanes)) } else { found }
+    }
+}

@@ -1,0 +1,43 @@
+//! A part of [callgate](https://docs.rs/callgate), for it alone: lanes, and the caller and the callee at their ends.
+//!
+//! A file imports only files above it in the list below. Knows nothing of how a child is started, of restarts, or of a hub.
+
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
+// No interface for others: nothing of it is built without being used.
+#![allow(missing_docs, rustdoc::private_intra_doc_links, clippy::len_without_is_empty, clippy::new_without_default)]
+
+// What two processes say to each other.
+pub mod control;
+pub mod handshake;
+pub mod peer_status;
+pub mod lane;
+
+// The process at the other end.
+pub mod watcher;
+pub mod account;
+pub mod reclaim;
+pub mod last_words;
+pub mod panic;
+pub mod nest;
+pub mod peer;
+pub mod memory;
+pub mod link;
+
+// What is called.
+pub mod access;
+pub mod saved_args;
+pub mod service;
+pub mod interfaces;
+pub mod trusted;
+pub mod host;
+
+// Who answers, and who calls.
+pub mod callee;
+pub mod overdue;
+pub mod caller;
+pub mod follow;
+pub mod pair;
+
+#[cfg(all(test, not(loom)))]
+#[path = "../../../tests/support/mod.rs"]
+mod support;

@@ -1,0 +1,386 @@
+//! The parent's hold on one child: its process, its control socket, and the memory that large payloads lie in.
+//!
+//! Everything that the child sends over the control socket arrives here, on the watcher's thread, and is trusted in nothing.
+
+#![forbid(unsafe_code)]
+
+mod grants;
+mod pool;
+
+use crate::account::{Account, Until};
+use crate::control::{self, Control, Message};
+use crate::last_words;
+use crate::peer::{Kept, Peer, PeerLink, PeerParts};
+use crate::peer_status::{Cause, PeerStatus};
+use crate::reclaim::{Look, Reclaim};
+use crate::watcher::{self, Due, Releasing, Watched};
+use callgate_os::close::Aside;
+use callgate_os::limits::{self, Wanted};
+use callgate_os::mapping::{Mapping, Protection, QUICKLY_UNMAPPED};
+use callgate_os::pidfd::Pidfd;
+use callgate_os::socket::BlockingMode;
+use callgate_transport::arena::Limits;
+use callgate_transport::backing::Backing;
+use callgate_transport::decoder::TrustedPeer;
+use callgate_transport::error::{Exit, NoMemory};
+use callgate_transport::failpoints::{self, Step};
+use callgate_transport::layout::LastWords;
+use callgate_transport::memory_pool::MemoryPool;
+use callgate_transport::segment::{Placed, Segment};
+use callgate_transport::wake::ParentBells;
+use crossbeam_utils::CachePadded;
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+/// Segments that each side of a bridge may have at a time, whatever their size.
+const MAX_SEGMENTS: usize = 4096;
+
+/// No child is given more time than this to end: so much can be added to any point in time.
+const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The parent's hold on one child.
+pub struct Link {
+    itself: Weak<Self>,
+    pub peer: Arc<Peer>,
+    retained: u64,
+    pidfd: Pidfd,
+    control: Control<Aside>,
+    /// The memory of requests and boxes. Locked before the books, never after them.
+    pool: CachePadded<Mutex<MemoryPool>>,
+    /// Rung when something has come back into the pool.
+    came_back: Condvar,
+    books: CachePadded<Mutex<Books>>,
+    reclaim: Reclaim,
+    last_words: Placed<LastWords>,
+}
+
+/// What a bridge shares with its child, beside the control socket.
+pub struct LinkParts {
+    pub memory: MemoryOptions,
+    pub backing: Arc<dyn Backing>,
+    pub bells: ParentBells,
+    /// What has come of its sandbox.
+    pub kept: Kept,
+}
+
+/// What memory a bridge may have for large payloads, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryOptions {
+    pub max_payload: u64,
+    /// What both sides together may have: each has half, so that neither can take the other's.
+    pub total: u64,
+    /// What each side may keep idle.
+    pub retained: u64,
+    /// The programmer's word for the child.
+    pub trust: Option<TrustedPeer>,
+}
+
+impl MemoryOptions {
+    pub fn limits(&self) -> Limits {
+        Limits { max_payload: self.max_payload, retained: self.retained }
+    }
+}
+
+/// Every segment of this bridge beside the first.
+struct Books {
+    backing: Arc<dyn Backing>,
+    /// Segments that the child's arena, for replies, was given, and that frames may name.
+    replies: HashMap<u64, Arc<Mapping>>,
+    /// What the segments of either arena come to.
+    for_requests: Account,
+    for_replies: Account,
+    asked: NeedState,
+    /// The number of the next segment; numbers are never used again.
+    next: u64,
+    /// Bytes that the segments of either arena may have together.
+    budget: u64,
+    is_trusted: bool,
+    /// Why the system last refused a segment.
+    refused: [u64; 2],
+}
+
+/// What has become of the child's `Need`.
+///
+/// | from | to | when |
+/// |---|---|---|
+/// | Nothing | Waiting | all memory is in use, but some is being released |
+/// | Nothing, Waiting | Granted | the child has been sent a segment |
+/// | Nothing, Waiting | Nothing | the child has been told that there is none, or is trusted with what it was sent |
+/// | Granted | Sealing | the child says that it has mapped it |
+/// | Granted | Nothing | the child gives it back |
+/// | Sealing | Nothing | it is sealed, and the child has been told |
+///
+/// A healthy child asks again only after the answer, so that there is never more than one descriptor to keep.
+enum NeedState {
+    Nothing,
+    /// For so many bytes.
+    Waiting(u64),
+    Granted(UnsealedSegment),
+    Sealing,
+}
+
+/// A segment that frames may not name yet.
+struct UnsealedSegment {
+    segment: u64,
+    mapping: Arc<Mapping>,
+    object: Option<OwnedFd>,
+}
+
+/// For whom a segment is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ArenaSide {
+    Requests,
+    Replies,
+}
+
+impl Books {
+    fn account(&mut self, side: ArenaSide) -> &mut Account {
+        match side {
+            ArenaSide::Requests => &mut self.for_requests,
+            ArenaSide::Replies => &mut self.for_replies,
+        }
+    }
+
+    /// Creates a segment of `len` bytes for the arena of `side`, of which `owner` is told when it is released.
+    fn create(&mut self, len: u64, side: ArenaSide, owner: Weak<dyn Releasing>) -> Created {
+        let (budget, is_trusted, account) = (self.budget, self.is_trusted, self.account(side));
+        if len > budget {
+            return Err(NoMemory::TooLarge { len, max: budget });
+        }
+        if len > budget.saturating_sub(account.bytes()) || account.count() >= MAX_SEGMENTS {
+            return Err(NoMemory::Exhausted { len, budget });
+        }
+        // A trusted child reads in place what it may keep, and gives back what it may write.
+        let access =
+            if is_trusted || side == ArenaSide::Replies { Protection::ReadWrite } else { Protection::ReadOnly };
+        let segment = self.next;
+        let created = self.backing.create(segment, len as usize, access);
+        let (mapping, object) = created.map_err(|error| {
+            self.refused = limits::packed(&error, Wanted::Memory);
+            let limit = limits::behind(&error, Wanted::Memory);
+            NoMemory::Failed { why: format!("no memory for a payload of {len} bytes{limit}: {error}") }
+        })?;
+        self.next += 1;
+        let until = Until::of(object.as_ref(), is_trusted, owner, segment);
+        self.account(side).add(segment, len, until);
+        Ok((segment, Arc::new(mapping), object))
+    }
+}
+
+type Created = Result<(u64, Arc<Mapping>, Option<OwnedFd>), NoMemory>;
+
+impl Link {
+    pub fn new(pid: u32, pidfd: Pidfd, control: OwnedFd, segment: &Segment, shared: LinkParts) -> Arc<Self> {
+        let LinkParts { memory, backing, bells, kept } = shared;
+        let pool = MemoryPool::new(memory.limits(), segment.held_by_child(), segment.held_by_parent());
+        let peer = Peer::new(PeerParts {
+            pid,
+            max_payload: memory.max_payload,
+            trust: memory.trust,
+            peer_status: PeerStatus::new(bells.alarm),
+            bells: bells.bells,
+            door: bells.door,
+            kept,
+        });
+        Arc::new_cyclic(|itself| Self {
+            itself: itself.clone(),
+            peer: Arc::new(peer),
+            retained: memory.retained,
+            pidfd,
+            control: Control::new(control.into()),
+            pool: CachePadded::new(Mutex::new(pool)),
+            came_back: Condvar::new(),
+            reclaim: Reclaim::new(),
+            last_words: segment.last_words(),
+            books: CachePadded::new(Mutex::new(Books {
+                backing,
+                replies: HashMap::new(),
+                for_requests: Account::default(),
+                for_replies: Account::default(),
+                asked: NeedState::Nothing,
+                next: 1,
+                budget: memory.total / 2,
+                is_trusted: memory.trust.is_some(),
+                refused: [0; 2],
+            })),
+        })
+    }
+
+    /// Kills the child. One that this process may not kill (it has given up the rights that it had, or the child has another user) is told to
+    /// end by the end of the control socket: its control thread ends it, whatever its service is at.
+    pub fn put_an_end(&self) {
+        if self.peer.peer_status.exit().is_some() {
+            return;
+        }
+        if self.pidfd.kill().is_err() {
+            if self.peer.peer_status.resist() {
+                self.control.shut_down_aside();
+            }
+            return;
+        }
+        self.peer.peer_status.condemn();
+        // Where its end is held back, somebody must notice that.
+        let _ = watcher::expect_end();
+    }
+
+    /// Notes that memory has been used. If there is more than may be kept when it is not, has the watcher look in a while.
+    fn used_now(&self, is_untidy: bool) {
+        let is_untidy = is_untidy || self.books.lock().for_replies.bytes_in_use() > self.retained;
+        if is_untidy {
+            self.reclaim.used();
+        }
+    }
+
+    /// Sends the child a message. One that is gone needs none: its death arrives by another way, and says more. One that makes this slow is
+    /// killed. Not with the books locked, which the watcher needs, and other callers do.
+    fn tell(&self, message: Message, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        match self.control.send(message, descriptor) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) if self.control.is_slow() => {
+                self.end(Cause::Corrupt(control::SLOW));
+                Err(error)
+            }
+            sent => sent,
+        }
+    }
+}
+
+impl Releasing for Link {
+    fn released(&self, segment: u64) {
+        let mut books = self.books.lock();
+        books.for_replies.released(segment);
+        books.for_requests.released(segment);
+        drop(books);
+        self.came_back.notify_all();
+        self.grant_late();
+    }
+}
+
+/// Drops mappings, many of them on a thread of their own, as [`Mapping`] does with a large one: to undo gigabytes takes a while, and the watcher
+/// has other children.
+pub fn unmap(mappings: Vec<Arc<Mapping>>) {
+    let len: usize = mappings.iter().map(|mapping| mapping.len()).filter(|&len| len <= QUICKLY_UNMAPPED).sum();
+    if len > QUICKLY_UNMAPPED {
+        // If there is no thread to be had, they are dropped here.
+        let _ = thread::Builder::new().name("callgate-unmap".into()).spawn(move || drop(mappings));
+    }
+}
+
+impl Watched for Link {
+    fn pidfd(&self) -> &Pidfd {
+        &self.pidfd
+    }
+
+    fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    /// One message: the watcher counts them.
+    fn read_control(&self) -> bool {
+        let makes_sense = match self.control.receive(BlockingMode::No) {
+            Ok(Some((message, descriptor))) => self.handle_message(message, descriptor),
+            // The child's end is closed: it is dying, or has let go of what it lives by.
+            Ok(None) => return false,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        if self.control.is_slow() {
+            self.peer.peer_status.blame(Cause::Corrupt(control::SLOW));
+            return false;
+        }
+        if !makes_sense {
+            self.peer.peer_status.blame(Cause::Corrupt("a control message that makes no sense"));
+        }
+        makes_sense
+    }
+
+    fn take_cost(&self) -> Duration {
+        self.control.take_cost()
+    }
+
+    fn give_up(&self) -> bool {
+        self.put_an_end();
+        true
+    }
+
+    fn is_condemned(&self) -> bool {
+        self.peer.peer_status.is_condemned()
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.peer.peer_status.is_overdue()
+    }
+
+    fn tidy(&self) -> bool {
+        let is_waited_for = self.grant_late();
+        match self.reclaim.look() {
+            Look::Now => {}
+            look => return look == Look::Later || is_waited_for,
+        }
+        if self.control.is_slow() {
+            return false;
+        }
+        match self.pool.try_lock() {
+            Some(mut pool) => unmap(pool.tidy(&mut TellChild(self))),
+            None => self.reclaim.again(),
+        }
+        if self.books.lock().for_replies.bytes_in_use() > self.retained {
+            // One whose socket is full has enough to read.
+            let _ = self.tell(Message::Tidy, None);
+            failpoints::reach(Step::ParentTidySent);
+        }
+        self.reclaim.is_untidy() || is_waited_for
+    }
+
+    fn ended(&self, exit: Exit) {
+        failpoints::reach(Step::ParentReaped);
+        // First, so that whoever waits for the end finds no name any more.
+        self.books.lock().backing.peer_ended();
+        if let Some(words) = last_words::read(&self.last_words, exit) {
+            self.peer.peer_status.quote(words);
+        }
+        self.peer.peer_status.end(exit);
+        failpoints::reach(Step::ParentEnded);
+    }
+}
+
+/// Its grace is over.
+impl Due for Link {
+    fn is_due(&self) -> Option<Instant> {
+        self.put_an_end();
+        None
+    }
+}
+
+impl PeerLink for Link {
+    /// The watcher will say when it is gone.
+    fn end(&self, cause: Cause) {
+        self.peer.peer_status.blame(cause);
+        self.put_an_end();
+    }
+
+    fn kill(&self, because: &str) {
+        self.peer.peer_status.explain(because);
+        self.put_an_end();
+    }
+
+    fn kill_after(&self, time: Duration) {
+        let at = Instant::now() + time.min(LONGEST_GRACE);
+        let itself = self.itself.clone();
+        if watcher::look_at(itself, at).is_err() {
+            // Nobody would ever look.
+            self.put_an_end();
+        }
+    }
+
+    #[cold]
+    fn used(&self) {
+        self.used_now(false);
+    }
+}
+
+/// New memory for requests, of which the child is told.
+struct TellChild<'a>(&'a Link);

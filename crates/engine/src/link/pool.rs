@@ -1,0 +1,105 @@
+//! The memory of requests and boxes, which the parent's calls take, and of which the child is told.
+//!
+//! A reply's block is used only where the child was given memory.
+
+#![forbid(unsafe_code)]
+
+use super::{ArenaSide, Link, TellChild};
+use crate::control::Message;
+use callgate_os::mapping::Mapping;
+use callgate_transport::arena::{Allocation, Source};
+use callgate_transport::commit::BlockRef;
+use callgate_transport::doorbell::Deadline;
+use callgate_transport::error::NoMemory;
+use callgate_transport::failpoints::{self, Step};
+use callgate_transport::memory_pool::{MemoryPool, PoolHandle};
+use callgate_transport::segment::Block;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a call that waits for memory waits between two looks at whether the child has given any back.
+const MEMORY_SLICE: Duration = Duration::from_millis(1);
+
+impl PoolHandle for Link {
+    #[cold]
+    fn with(&self, run: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source)) {
+        let mut pool = self.pool.lock();
+        run(&mut pool, &mut TellChild(self));
+        let is_untidy = pool.is_untidy();
+        drop(pool);
+        self.came_back.notify_all();
+        self.used_now(is_untidy);
+    }
+
+    /// Without a deadline, waits only for what comes back by itself: for the frames of other calls, and for what is being released.
+    #[cold]
+    fn find(
+        &self,
+        deadline: Deadline,
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
+    ) -> Result<Allocation, NoMemory> {
+        let mut pool = self.pool.lock();
+        loop {
+            let found = allocate(&mut pool, &mut TellChild(self));
+            let may_wait = match deadline.left() {
+                Some(left) => !left.is_zero(),
+                None => pool.has_frames_under_way() || self.books.lock().for_requests.is_being_released(),
+            };
+            if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.peer.peer_status.is_over() {
+                drop(pool);
+                return found;
+            }
+            let slice = Instant::now() + MEMORY_SLICE;
+            let until = deadline.instant().map_or(slice, |deadline| deadline.min(slice));
+            self.came_back.wait_until(&mut pool, until);
+        }
+    }
+
+    /// The block that a reply names, if it lies wholly in a segment that the child was given and is no longer than allowed.
+    fn peer_block(&self, block: BlockRef) -> Option<Block> {
+        if block.len > self.peer.max_payload {
+            return None;
+        }
+        let mapping = self.books.lock().replies.get(&block.segment).cloned()?;
+        Block::new(&mapping, block.offset, block.len)
+    }
+
+    fn trusts_peer(&self) -> bool {
+        self.peer.trust.is_some()
+    }
+
+    /// Children read requests in place, but this is about replies.
+    fn is_trusted_by_peer(&self) -> bool {
+        false
+    }
+
+    fn is_in_fork(&self) -> bool {
+        self.peer.is_in_fork()
+    }
+}
+
+impl Source for TellChild<'_> {
+    fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
+        let mut books = self.0.books.lock();
+        let (segment, mapping, object) = books.create(len, ArenaSide::Requests, self.0.itself.clone())?;
+        drop(books);
+        failpoints::reach(Step::ParentSegmentCreated);
+        if let Err(error) = self.0.tell(Message::Attach { segment }, object.as_ref().map(AsFd::as_fd)) {
+            // A child that makes this slow may have it, and is killed for that.
+            if !self.0.control.is_slow() {
+                self.0.books.lock().for_requests.forget(segment);
+            }
+            return Err(NoMemory::Failed { why: format!("the child takes no memory for the request: {error}") });
+        }
+        failpoints::reach(Step::ParentAttachSent);
+        Ok((segment, mapping))
+    }
+
+    fn shrink(&mut self, segment: u64) {
+        self.0.books.lock().for_requests.given_back(segment);
+        // A child whose socket is full keeps its mapping until the bridge ends.
+        let _ = self.0.tell(Message::Detach { segment }, None);
+        failpoints::reach(Step::ParentDetachSent);
+    }
+}

@@ -1,0 +1,179 @@
+//! How deep calls are nested: a callback that calls another, which calls back, and so on, across processes.
+//!
+//! Every call from within a call carries its depth, in the top byte of its call word, and the name of its chain, in the caller's line of its lane.
+//! Calls that are not nested carry 0, and cost nothing. A peer that lies about either has its own calls refused, and no others.
+//!
+//! Why no chain waits for itself: a nested call between clients never waits for a lane ([`CallError::TooNested`]), and one to a child never for
+//! a worker that its own chain keeps. Calls that are not nested hold nothing while they wait.
+
+#![forbid(unsafe_code)]
+
+use callgate_os::selfproc;
+use callgate_transport::error::{CallError, CallName};
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A call may be nested as deep as this.
+pub const MOST: u32 = 64;
+
+/// Where the depth is in a call word.
+const SHIFT: u32 = 56;
+
+/// Of the number of a thread that is within a call: so it is that of no lane, which is all that calls look at that are not nested.
+const WITHIN: usize = 1 << 62;
+
+/// Of a thread that has made no call yet; that of no lane, either.
+const UNNUMBERED: usize = usize::MAX;
+
+/// What calls carry that this thread makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// 0 = they are not nested.
+    depth: u32,
+    pub chain: u64,
+}
+
+const OUTSIDE: At = At { depth: 0, chain: 0 };
+
+thread_local! {
+    static NUMBER: Cell<usize> = const { Cell::new(UNNUMBERED) };
+    static AT: Cell<At> = const { Cell::new(OUTSIDE) };
+    /// The same within a call that is not nested.
+    static FIRST: Cell<At> = const { Cell::new(OUTSIDE) };
+}
+
+/// The lane that is the calling thread's own, if there are so many: not if it is within a call, nor before its first.
+#[inline(always)]
+pub(crate) fn own_lane() -> usize {
+    NUMBER.get()
+}
+
+/// A number for the calling thread, counted from 0 in the order of first calls; beyond every lane's if it is within a call.
+pub(crate) fn thread_number() -> usize {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    if NUMBER.get() == UNNUMBERED {
+        NUMBER.set(NEXT.fetch_add(1, Ordering::Relaxed) as usize);
+    }
+    NUMBER.get()
+}
+
+/// A thread's number without the mark.
+pub fn plain(number: usize) -> usize {
+    number & !WITHIN
+}
+
+fn mark(is_within: bool) {
+    let number = plain(thread_number());
+    NUMBER.set(if is_within { number | WITHIN } else { number });
+}
+
+/// Names for the chains that begin at one segment's workers, of which there are fewer than 256: this, and so many more. Not 0.
+pub fn new_chains() -> u64 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    // Two processes of different pid namespaces may have one number; so may what a fork leaves behind have what its parent draws.
+    static DRAWN: OnceLock<u32> = OnceLock::new();
+    let drawn = *DRAWN.get_or_init(|| selfproc::random().map_or(0, u32::from_ne_bytes));
+    u64::from(drawn ^ std::process::id()) << 32 | u64::from(NEXT.fetch_add(1, Ordering::Relaxed) << 8)
+}
+
+/// From now on this thread carries out calls, and nothing else. Those that come from no other call begin the chain `chain`.
+pub fn serve(chain: u64) {
+    FIRST.set(At { depth: 1, chain });
+    AT.set(FIRST.get());
+    mark(true);
+}
+
+/// Within the call whose call word this is, of the chain `chain`, until [`leave`].
+pub fn enter(call: u64, chain: u64) {
+    let depth = (call >> SHIFT) as u32;
+    if depth > 0 {
+        AT.set(At { depth: depth + 1, chain });
+    }
+}
+
+pub fn leave() {
+    AT.set(FIRST.get());
+}
+
+/// Where this thread is, if it is within a call.
+pub fn current() -> Option<At> {
+    Some(AT.get()).filter(|at| at.depth > 0)
+}
+
+impl At {
+    /// Whether another call may be made from here.
+    pub(crate) fn may_call(self, call: CallName) -> Result<(), CallError> {
+        if self.depth <= MOST { Ok(()) } else { Err(self.too_nested(call, TOO_DEEP)) }
+    }
+
+    /// The call word `call` with the depth.
+    pub fn mark(self, call: u64) -> u64 {
+        call | u64::from(self.depth.min(0xff)) << SHIFT
+    }
+
+    #[cold]
+    pub(crate) fn too_nested(self, call: CallName, why: &'static str) -> CallError {
+        CallError::TooNested { call, depth: self.depth, why }
+    }
+}
+
+const TOO_DEEP: &str = "calls may not be nested more than 64 deep";
+
+/// A call that this thread carries out itself, within what it does, as long as this lives.
+pub struct Within(At);
+
+impl Within {
+    /// # Errors
+    ///
+    /// `TooNested`, if that is too deep.
+    pub fn new(call: CallName) -> Result<Self, CallError> {
+        let before = AT.get();
+        before.may_call(call)?;
+        let chain = if before.chain == 0 { new_chains() } else { before.chain };
+        AT.set(At { depth: before.depth + 1, chain });
+        mark(true);
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        AT.set(self.0);
+        mark(self.0.depth > 0);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const CALL: CallName = CallName { service: "", method: "deep" };
+
+    #[test]
+    fn fault_30_calls_carry_their_depth_and_none_is_deeper_than_it_may() {
+        std::thread::spawn(|| {
+            assert_eq!(current(), None);
+            let all: Vec<_> = std::iter::repeat_with(|| Within::new(CALL)).map_while(Result::ok).collect();
+            assert_eq!(all.len(), MOST as usize + 1);
+            assert!(matches!(Within::new(CALL), Err(CallError::TooNested { depth: 65, .. })));
+            // In the order in which they came.
+            for within in all.into_iter().rev() {
+                assert!(thread_number() >= WITHIN);
+                drop(within);
+            }
+            assert_eq!((current(), thread_number()), (None, plain(thread_number())));
+            serve(7 << 8 | 1);
+            let first = current().unwrap();
+            assert_eq!(first.mark(5), 1 << 56 | 5);
+            enter(u64::MAX, 9);
+            assert_eq!(current(), Some(At { depth: 256, chain: 9 }));
+            assert!(current().unwrap().may_call(CALL).is_err(), "a liar's word");
+            leave();
+            enter(5, 9);
+            assert_eq!(current(), Some(first), "a call that is not nested");
+        })
+        .join()
+        .unwrap();
+    }
+}

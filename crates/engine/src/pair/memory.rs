@@ -1,0 +1,179 @@
+//! This side's memory for large payloads, which grows by what the hub gives, and the other side's, where it may be read.
+//!
+//! What the other side says of memory is checked. Who waits for the hub keeps this side's memory from other calls for a moment at a time.
+
+#![forbid(unsafe_code)]
+
+use super::{AskHub, OwnMemory, PairEndpoint, PairRole, failed};
+use crate::control::Message;
+use crate::lane::is_past;
+use crate::link::unmap;
+use callgate_os::mapping::Mapping;
+use callgate_os::sync::Ordering::Acquire;
+use callgate_transport::arena::{Allocation, Source};
+use callgate_transport::commit::BlockRef;
+use callgate_transport::doorbell::Deadline;
+use callgate_transport::error::NoMemory;
+use callgate_transport::layout::CallerLine;
+use callgate_transport::memory_pool::{MemoryPool, PoolHandle};
+use callgate_transport::segment::{Block, Placed};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the hub may take to answer who asks for memory.
+const HUB_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long of that this side's memory is kept from other calls.
+const HUB_SLICE: Duration = Duration::from_millis(20);
+
+/// How long who waits for memory waits between two looks at whether any has been given back.
+const MEMORY_SLICE: Duration = Duration::from_millis(1);
+
+impl PairEndpoint {
+    /// Gives back what the hub has given to calls that did not wait for it. To be done with the arena held: then nobody waits.
+    pub(super) fn give_back_spare(&self, source: &mut AskHub<'_>) {
+        let mut told = self.told.lock();
+        if told.asked.is_some() {
+            match told.answer.take() {
+                Some(answer) => {
+                    told.asked = None;
+                    told.spare.extend(answer);
+                }
+                None => self.reclaim.again(),
+            }
+        }
+        let spare = std::mem::take(&mut told.spare);
+        drop(told);
+        spare.iter().for_each(|&(segment, _)| source.shrink(segment));
+        unmap(spare.into_iter().map(|(_, mapping)| mapping).collect());
+    }
+
+    /// Takes back what callers have dealt with, and runs `run` on this side's memory.
+    fn on_own<R>(&self, run: impl FnOnce(&mut MemoryPool, &mut dyn Source) -> R) -> R {
+        let mut own = self.own.lock();
+        let mut source = AskHub(self);
+        own.collect(&self.callers, &mut source);
+        run(&mut own.pool, &mut source)
+    }
+}
+
+impl OwnMemory {
+    /// Takes back what callers have dealt with.
+    pub(super) fn collect(&mut self, callers: &[Placed<CallerLine>], source: &mut dyn Source) {
+        let is_dealt_with = |lane: u32, position: u64| {
+            // Acquire: pairs with the Release in `CallerLane::release`.
+            is_past(callers[lane as usize].released.load(Acquire), position)
+        };
+        let Self { pool, published } = self;
+        for (_, _, carried) in published.extract_if(.., |(lane, position, _)| is_dealt_with(*lane, *position)) {
+            pool.arrived(carried, source);
+        }
+    }
+}
+
+impl PoolHandle for PairEndpoint {
+    #[cold]
+    fn with(&self, run: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source)) {
+        let is_untidy = self.on_own(|pool, source| {
+            run(pool, source);
+            pool.is_untidy()
+        });
+        if is_untidy {
+            self.reclaim.used();
+        }
+    }
+
+    #[cold]
+    fn find(
+        &self,
+        deadline: Deadline,
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
+    ) -> Result<Allocation, NoMemory> {
+        loop {
+            let found = self.on_own(&mut *allocate);
+            let may_wait = deadline.left().is_some_and(|left| !left.is_zero());
+            let waits = match &found {
+                Err(NoMemory::Exhausted { .. }) => may_wait,
+                // Who answers does so once, and waits for as long as the hub may take.
+                Err(NoMemory::Late { .. }) => may_wait || self.role == PairRole::Owner,
+                _ => false,
+            };
+            if !waits || self.is_over() {
+                if matches!(found, Err(NoMemory::Late { .. })) {
+                    // What the hub gives then is nobody's.
+                    self.reclaim.used();
+                }
+                return found;
+            }
+            thread::sleep(MEMORY_SLICE);
+        }
+    }
+
+    fn peer_block(&self, block: BlockRef) -> Option<Block> {
+        if block.len > self.peer.max_payload {
+            return None;
+        }
+        Block::new(&self.segment(block.segment)?, block.offset, block.len)
+    }
+
+    fn trusts_peer(&self) -> bool {
+        false
+    }
+
+    fn is_trusted_by_peer(&self) -> bool {
+        false
+    }
+
+    fn is_in_fork(&self) -> bool {
+        self.peer.is_in_fork()
+    }
+}
+
+impl Source for AskHub<'_> {
+    fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
+        let pair = self.0;
+        let until = Instant::now() + HUB_SLICE;
+        let mut told = pair.told.lock();
+        loop {
+            if let Some(at) = told.spare.iter().position(|(_, mapping)| mapping.len() as u64 == len) {
+                return Ok(told.spare.swap_remove(at));
+            }
+            let Some((asked, since)) = told.asked else {
+                let sent = pair.control.send(Message::Need { len }, None);
+                sent.map_err(|error| failed(format!("the hub cannot be asked for memory: {error}")))?;
+                told.asked = Some((len, Instant::now()));
+                continue;
+            };
+            if let Some(answer) = told.answer.take() {
+                told.asked = None;
+                match answer {
+                    Ok((_, mapping)) if (mapping.len() as u64) < asked => {
+                        return Err(failed(format!("the hub gave {} bytes instead of {asked}", mapping.len())));
+                    }
+                    answer if asked == len => return answer,
+                    // Another call asked, and will again.
+                    answer => told.spare.extend(answer),
+                }
+                pair.reclaim.used();
+                continue;
+            }
+            if pair.is_over() {
+                return Err(failed("the two processes are not connected any more".into()));
+            }
+            if pair.changed.wait_until(&mut told, until).timed_out() && told.answer.is_none() {
+                if since.elapsed() < HUB_PATIENCE {
+                    return Err(NoMemory::Late { len });
+                }
+                drop(told);
+                pair.over(None);
+                return Err(failed(format!("the hub has given no memory within {HUB_PATIENCE:?}")));
+            }
+        }
+    }
+
+    fn shrink(&mut self, segment: u64) {
+        // A hub that does not listen keeps the memory until the pair is over.
+        let _ = self.0.control.send(Message::Detach { segment }, None);
+    }
+}

@@ -1,0 +1,85 @@
+//! Panics in a child's methods, caught and turned into faults.
+
+#![forbid(unsafe_code)]
+
+use crate::last_words;
+use callgate_transport::error::Fault;
+use std::any::Any;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::Once;
+
+thread_local! {
+    /// Counts entries into and exits from calls on this thread: odd = in a call, whose panic goes to the caller. A call within a call has a
+    /// higher odd number for its time.
+    static TURN: Cell<u64> = const { Cell::new(0) };
+    static SEEN: RefCell<Option<PanicCapture>> = const { RefCell::new(None) };
+}
+
+/// What only the panic hook gets to see.
+struct PanicCapture {
+    /// The call that it belongs to: a method may have caught its own panic, and a later one may run no hook.
+    turn: u64,
+    location: Option<String>,
+    backtrace: Option<String>,
+}
+
+/// Has panics inside calls recorded for their callers, and in a child all as what may be its [last words](last_words). There the hook that
+/// was there before runs for each, so that what is printed is what would be without this; elsewhere for those that no caller hears of.
+pub(crate) fn install_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            last_words::note(info, TURN.get());
+            let is_caught = TURN.get() % 2 == 1;
+            if is_caught {
+                record(info);
+            }
+            if !is_caught || last_words::are_kept() || ends_the_process(info) {
+                previous(info);
+            }
+        }));
+    });
+}
+
+/// Whether the process ends with this panic, wherever it is caught.
+fn ends_the_process(info: &PanicHookInfo<'_>) -> bool {
+    cfg!(panic = "abort") || last_words::cannot_unwind(&last_words::message(info.payload()))
+}
+
+fn record(info: &PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture();
+    let seen = PanicCapture {
+        turn: TURN.get(),
+        location: info.location().map(ToString::to_string),
+        backtrace: (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string()),
+    };
+    // A panic while another is being recorded keeps the first.
+    SEEN.with(|slot| slot.try_borrow_mut().map(|mut slot| *slot = Some(seen)).ok());
+}
+
+/// Runs `call`; a panic in it comes back as a fault.
+#[inline(always)]
+pub fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Box<Fault>> {
+    let before = TURN.get();
+    let turn = before.wrapping_add(1) | 1;
+    TURN.set(turn);
+    // Unwind safety: a service sees the same after a panic as any value behind a mutex that is not poisoned would; the
+    // documentation of `CallError::Panicked` says so.
+    let result = catch_unwind(AssertUnwindSafe(call));
+    TURN.set(if before % 2 == 1 { before } else { turn.wrapping_add(1) });
+    result.map_err(|payload| fault_slow(payload, turn))
+}
+
+#[cold]
+fn fault_slow(payload: Box<dyn Any + Send>, turn: u64) -> Box<Fault> {
+    last_words::withdraw_own();
+    let message = last_words::message(&*payload);
+    // A payload may panic when it is dropped; then it is leaked.
+    let _ = catch_unwind(AssertUnwindSafe(move || drop(payload))).map_err(std::mem::forget);
+    let seen = SEEN.take().filter(|seen| seen.turn == turn);
+    let (location, backtrace) = seen.map_or((None, None), |seen| (seen.location, seen.backtrace));
+    Box::new(Fault::new(message, location, backtrace))
+}

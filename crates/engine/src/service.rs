@@ -1,0 +1,357 @@
+//! What the `#[bridge]` attribute implements for a type, and what its code is given to work with.
+//!
+//! Safe code throughout: bytes become values in `request.rs` and `reply.rs`.
+
+#![forbid(unsafe_code)]
+
+use crate::access::{Access, SharedService};
+use crate::lane::{ReplySlot, SendError};
+use callgate_os::image::Fnv;
+use callgate_os::text::beginning;
+use callgate_transport::commit::{Beyond, Kind, Limit};
+use callgate_transport::decoder::Transfer;
+use callgate_transport::encode::Encode;
+use callgate_transport::error::{CallName, NoMemory};
+use callgate_transport::failpoints::{self, Step};
+use callgate_transport::memory_pool::AllocContext;
+use callgate_transport::reading::last_refusal;
+use callgate_transport::request::{Request, RequestSpan};
+use callgate_transport::validator::Checked;
+use rkyv::Archive;
+use rkyv::rancor::Failure;
+use std::any::TypeId;
+use std::fmt::Display;
+
+/// A type whose instances can live behind a `Bridge`. Implemented by `#[bridge]` on the type's impl block.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not bridged",
+    note = "put `#[bridge]` above the impl block that has its constructors; a trait's impl block comes beside it, in the same module"
+)]
+pub trait Service: Sized + 'static {
+    /// The type's name, without generics, for messages.
+    const NAME: &'static str;
+
+    /// The proxy: the type's methods, as the caller calls them.
+    type Calls<M: Mode>;
+
+    /// The proxy for one way of calling.
+    #[doc(hidden)]
+    fn calls<M: Mode>(mode: M) -> Self::Calls<M>;
+
+    /// Adds every method and its types.
+    #[doc(hidden)]
+    fn fingerprint(of: Fingerprint) -> Fingerprint;
+
+    /// Runs the constructor that the call names.
+    #[doc(hidden)]
+    fn construct(call: Incoming<'_, '_>) -> Option<Self>;
+
+    /// Runs the method that the call names, on the service behind `access`.
+    #[doc(hidden)]
+    fn dispatch(access: impl Access<Self>, call: Incoming<'_, '_>);
+}
+
+/// A way of calling a service's methods. One proxy is generated for all of them.
+///
+/// Implemented by this crate only.
+pub trait Mode: sealed::Sealed + Clone + Send + Sync + 'static {
+    /// What a method that returns `R` returns when called this way.
+    type Out<R: Transfer>;
+
+    /// Calls a method.
+    #[doc(hidden)]
+    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Self::Out<R>;
+}
+
+pub mod sealed {
+    /// Ways of calling of this crate's making only.
+    pub trait Sealed {}
+}
+
+/// The methods of one trait of a service. Implemented by `#[bridge]` on `impl Trait for T`.
+pub trait Interface<T>: 'static {
+    /// The trait's name, for messages.
+    const NAME: &'static str;
+
+    /// Adds every method and its types.
+    fn fingerprint(of: Fingerprint) -> Fingerprint;
+
+    /// Runs the method that the call names, on the service behind `access`.
+    fn dispatch(access: impl Access<T>, call: Incoming<'_, '_>);
+}
+
+/// Traits of one service that can be called through one bridge.
+pub const MAX_INTERFACES: usize = 32;
+
+/// The dispatch function of an interface, for a child with one worker.
+pub(crate) type Dispatch<T> = fn(&mut T, Incoming<'_, '_>);
+
+/// The dispatch function of an interface, for a child with several workers.
+pub(crate) type ParallelDispatch<T> = fn(&SharedService<T>, Incoming<'_, '_>);
+
+/// Tells one interface of a service from the others.
+#[derive(Clone, Copy, Debug)]
+pub struct InterfaceId {
+    /// The service that the dispatch function is for.
+    pub service: fn() -> TypeId,
+    /// The address of the dispatch function, in this process, for a child with so many workers.
+    pub dispatch: fn(u32) -> usize,
+    /// What differs, but for chance, when two builds disagree on the trait's methods or types.
+    pub key: fn() -> u64,
+}
+
+impl InterfaceId {
+    /// The interface `I` of the service `T`.
+    pub const fn of<T: Service, I: Interface<T>>() -> Self {
+        fn dispatch<T: Service, I: Interface<T>>(service: &mut T, call: Incoming<'_, '_>) {
+            I::dispatch(service, call);
+        }
+        fn parallel_dispatch<T: Service, I: Interface<T>>(service: &SharedService<T>, call: Incoming<'_, '_>) {
+            I::dispatch(service, call);
+        }
+        fn address<T: Service, I: Interface<T>>(workers: u32) -> usize {
+            match workers {
+                1 => dispatch::<T, I> as Dispatch<T> as usize,
+                _ => parallel_dispatch::<T, I> as ParallelDispatch<T> as usize,
+            }
+        }
+        fn key<T: Service, I: Interface<T>>() -> u64 {
+            let mut hash = Fnv::new();
+            hash.add(T::NAME.as_bytes());
+            hash.add(I::NAME.as_bytes());
+            I::fingerprint(Fingerprint(hash)).0.finish()
+        }
+        Self { service: TypeId::of::<T>, dispatch: address::<T, I>, key: key::<T, I> }
+    }
+}
+
+/// Names and numbers one method of a service.
+#[derive(Clone, Copy, Debug)]
+pub struct Method {
+    /// The service's name.
+    pub service: &'static str,
+    /// The method's name.
+    pub name: &'static str,
+    /// Its number in its block.
+    pub index: u16,
+    /// The trait block that it stands in; `None` = the type's own.
+    pub interface: Option<InterfaceId>,
+    /// Whether it may run again, in another child, after one has died in it.
+    pub idempotent: bool,
+}
+
+impl Method {
+    /// None, for errors that nobody sees.
+    pub const fn nameless() -> Self {
+        Method { service: "", name: "", index: 0, interface: None, idempotent: false }
+    }
+
+    /// Stands for the service's destructor in errors.
+    pub const fn drop_of<T: Service>() -> Self {
+        Self { service: T::NAME, name: "drop", index: 0, interface: None, idempotent: false }
+    }
+
+    /// Stands for the exchange of a child in errors.
+    pub const fn restart_of<T: Service>() -> Self {
+        Self { service: T::NAME, name: "restart", index: 0, interface: None, idempotent: false }
+    }
+
+    /// The call word by which the child knows the method, whose block has the number `interface` there.
+    #[inline(always)]
+    pub fn word(&self, interface: u64) -> u64 {
+        interface << 16 | u64::from(self.index)
+    }
+
+    pub fn call_name(&self) -> CallName {
+        CallName { service: self.service, method: self.name }
+    }
+}
+
+/// A number that differs, but for chance, when two builds disagree on a service's methods or types.
+#[derive(Clone, Copy, Debug)]
+pub struct Fingerprint(Fnv);
+
+impl Fingerprint {
+    pub fn of<T: Service>() -> u64 {
+        let mut hash = Fnv::new();
+        hash.add(T::NAME.as_bytes());
+        T::fingerprint(Self(hash)).0.finish()
+    }
+
+    /// Adds a method that takes `A` and returns `R`, with its signature as written.
+    pub fn method<A: Request, R: Transfer>(self, name: &str, signature: &str) -> Self {
+        self.texts([name, signature]).sizes::<A>().sizes::<R>()
+    }
+
+    /// Adds a constructor that takes `A`, with its signature as written.
+    pub fn constructor<A: Request>(self, name: &str, signature: &str) -> Self {
+        self.texts(["constructor", name]).texts([signature]).sizes::<A>()
+    }
+
+    fn texts<const N: usize>(mut self, texts: [&str; N]) -> Self {
+        for text in texts {
+            self.0.add(&text.len().to_le_bytes());
+            self.0.add(text.as_bytes());
+        }
+        self
+    }
+
+    fn sizes<T: Archive>(mut self) -> Self {
+        self.0.add(&size_of::<T::Archived>().to_le_bytes());
+        self.0.add(&align_of::<T::Archived>().to_le_bytes());
+        self
+    }
+}
+
+/// One request on its way through the callee, and the place for its reply.
+pub struct Exchange<'a> {
+    pub slot: ReplySlot<'a>,
+    pub alloc: &'a AllocContext<'a>,
+    pub request: RequestSpan<'a>,
+    /// `returns << 32 | interface << 16 | method`.
+    pub call: u64,
+    /// The kind of the reply, once it has been written into the slot.
+    pub replied: Option<Kind>,
+}
+
+impl Exchange<'_> {
+    /// Writes a reply. One that outgrows what a reply may be becomes a reply that says so. A second one replaces the first: a
+    /// panic after it (in the value's destructor) becomes a fault.
+    #[inline(always)]
+    pub fn reply<R: Encode + Archive<Archived: Checked>>(&mut self, kind: Kind, value: &R) {
+        match self.slot.write(value, self.alloc) {
+            Ok(()) => self.replied = Some(kind),
+            Err(error) => self.refuse_slow(error),
+        }
+    }
+
+    #[cold]
+    fn refuse_slow(&mut self, error: SendError) {
+        match error {
+            SendError::NoMemory(NoMemory::TooLarge { len, max }) => {
+                self.reply_small(Kind::TooLarge, &Limit { len, max });
+            }
+            SendError::NoMemory(NoMemory::Exhausted { len, budget }) => {
+                self.reply_small(Kind::Exhausted, &Limit { len, max: budget });
+            }
+            SendError::NoMemory(why) => self.refuse(&why.to_string()),
+            SendError::Encode => self.refuse("the reply cannot be encoded"),
+            SendError::Beyond(refusal) => match Beyond::of(refusal, false) {
+                Some(beyond) => self.reply_small(Kind::Beyond, &beyond),
+                None => self.refuse("the reply is no valid archive of its type: the type's own `Serialize` is wrong"),
+            },
+        }
+    }
+
+    /// Replies that the request has not been read, for what this thread has just refused; `otherwise` = why, if that was nothing in particular.
+    #[cold]
+    pub fn refuse_request(&mut self, otherwise: &str) {
+        match Beyond::of(last_refusal(), true) {
+            // In words, as anything that makes no sense: the caller knows them.
+            Some(beyond) if !beyond.is_depth => self.refuse(&beyond.limit),
+            Some(beyond) => self.reply_small(Kind::Beyond, &beyond),
+            None => self.refuse(otherwise),
+        }
+    }
+
+    /// Replies that the call cannot be carried out, and why.
+    #[cold]
+    pub fn refuse(&mut self, why: &str) {
+        self.reply_small(Kind::Refused, &why.to_owned());
+    }
+
+    fn reply_small<R: Encode + Archive<Archived: Checked>>(&mut self, kind: Kind, value: &R) {
+        // Without even room for this, the caller gets a frame without payload, which says as much.
+        let _ = self.slot.write(value, self.alloc);
+        self.replied = Some(kind);
+    }
+}
+
+/// A request that generated code answers.
+pub struct Incoming<'a, 'e>(pub &'a mut Exchange<'e>);
+
+impl Incoming<'_, '_> {
+    /// The method's number in its block.
+    #[inline(always)]
+    pub fn index(&self) -> u16 {
+        (self.0.call & 0xffff) as u16
+    }
+
+    /// The number of the block: 0 = the type's own, else a place in the table of interfaces.
+    pub fn interface(&self) -> u16 {
+        (self.0.call >> 16 & 0xffff) as u16
+    }
+
+    /// Reads the request in place, runs the method, writes the reply.
+    #[inline(always)]
+    pub fn answer<A: Request, R: Transfer>(self, body: impl FnOnce(&A::Archived) -> R) {
+        let pool = self.0.alloc.pool;
+        match self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments(|| pool.trusts_peer())?)))
+        {
+            Ok((args, _need)) => {
+                failpoints::reach(Step::ChildCalling);
+                let value = body(args);
+                failpoints::reach(Step::ChildReturned);
+                self.0.reply(Kind::Call, &value);
+            }
+            Err(Failure) => self.0.refuse_request(UNREADABLE),
+        }
+    }
+
+    /// Reads the request in place and runs a constructor.
+    pub fn construct<A: Request, T>(self, body: impl FnOnce(&A::Archived) -> T) -> Option<T> {
+        self.try_construct::<A, T, std::convert::Infallible>(|args| Ok(body(args)))
+    }
+
+    /// Reads the request in place and runs a constructor that may fail.
+    pub fn try_construct<A: Request, T, E: Display>(
+        self,
+        body: impl FnOnce(&A::Archived) -> Result<T, E>,
+    ) -> Option<T> {
+        let pool = self.0.alloc.pool;
+        let Ok((args, need)) =
+            self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments(|| pool.trusts_peer())?)))
+        else {
+            self.0.refuse_request(UNREADABLE);
+            return None;
+        };
+        let built = body(args);
+        drop(need);
+        match built {
+            Ok(service) => {
+                failpoints::reach(Step::ChildConstructed);
+                self.0.reply(Kind::Construct, &Ok::<(), String>(()));
+                Some(service)
+            }
+            Err(error) => {
+                let mut text = error.to_string();
+                self.0.reply(Kind::Construct, &Err::<(), String>(text.clone()));
+                // A text longer than a reply may be is cut: what it begins with is worth more than how long it is.
+                if self.0.replied != Some(Kind::Construct) {
+                    text.truncate(beginning(&text, SHORT).len());
+                    self.0.reply(Kind::Construct, &Err::<(), String>(text));
+                }
+                None
+            }
+        }
+    }
+
+    /// No method of this block has the call's number.
+    #[cold]
+    pub fn unknown(self) {
+        let why = format!("the child knows no method number {}", self.index());
+        self.0.refuse(&why);
+    }
+
+    /// No constructor has the call's number.
+    #[cold]
+    pub fn unknown_constructor<T>(self) -> Option<T> {
+        self.unknown();
+        None
+    }
+}
+
+/// What any reply has room for, in bytes.
+pub const SHORT: usize = 400;
+
+const UNREADABLE: &str = "the child cannot read the arguments: its types differ from the caller's";

@@ -1,0 +1,97 @@
+//! What a child may do only because it trusts its parent: jump to where the parent says, and read requests in place.
+//!
+//! One of the few files above `segment` with `unsafe` in it. All of it hangs on [`TrustedParent`], which exists
+//! only in a process that was started as a child and has the handshake behind it.
+
+use crate::interfaces;
+use crate::service::{Dispatch, ParallelDispatch, Service};
+use callgate_os::image::Image;
+use callgate_transport::request::RequestSpan;
+use callgate_transport::segment::Span;
+use std::ptr::with_exposed_provenance;
+
+/// Whether the peer runs the same build of the same program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// A function lies as far from where the executable was loaded as it does here.
+    Same,
+    /// Its code lies elsewhere: nothing in it can be named by address.
+    Other,
+}
+
+/// The proof that this process is a child and its peer the parent that started it.
+#[derive(Clone, Copy, Debug)]
+pub struct TrustedParent {
+    build: Build,
+}
+
+impl TrustedParent {
+    /// # Safety
+    ///
+    /// This process must be a child whose handshake with the parent that started it has succeeded; with `Build::Same`, the
+    /// two must run the same executable.
+    pub unsafe fn new(build: Build) -> Self {
+        Self { build }
+    }
+
+    /// For tests in which one process plays both sides.
+    #[cfg(any(test, feature = "testkit"))]
+    pub(crate) fn of_itself() -> Self {
+        Self { build: Build::Other }
+    }
+
+    /// The payload of a request, which the parent does not write until the reply is published.
+    #[inline(always)]
+    pub fn request(self, span: Span<'_>) -> RequestSpan<'_> {
+        // SAFETY: the peer is this process's parent, which keeps to the protocol: a slot is written again only when its reply
+        // has been taken, and a block only when it has been given back. Slots and blocks are aligned to 16 bytes or more. The
+        // span borrows the lane or the block, and `Exchange` ends with that borrow, before the reply is published.
+        unsafe { RequestSpan::trusted(span) }
+    }
+
+    /// The dispatch function that lies at `offset` in the executable; `None` if it lies outside, or this is another build.
+    /// Only in a child with one worker.
+    pub(crate) fn dispatch_at<T>(self, offset: u64) -> Option<Dispatch<T>> {
+        let address = self.address_of(offset)?;
+        // SAFETY: the parent runs the same executable, and took the offset from a `Dispatch<T>` of its own: it compares the
+        // interface's service with the bridge's, which is the `T` whose entry this process runs, and one worker serves.
+        Some(unsafe { std::mem::transmute::<*const (), Dispatch<T>>(with_exposed_provenance(address)) })
+    }
+
+    /// The same, only in a child with several workers.
+    pub(crate) fn parallel_dispatch_at<T>(self, offset: u64) -> Option<ParallelDispatch<T>> {
+        let address = self.address_of(offset)?;
+        // SAFETY: as above; where several workers serve, the parent took the offset from a `ParallelDispatch<T>`.
+        Some(unsafe { std::mem::transmute::<*const (), ParallelDispatch<T>>(with_exposed_provenance(address)) })
+    }
+
+    /// This program's own dispatch function for the trait of `T` with the number `key`. Only in a child with one worker.
+    pub(crate) fn dispatch_of<T: Service>(self, key: u64) -> Option<Dispatch<T>> {
+        let address = (interfaces::find::<T>(key)?.dispatch)(1);
+        // SAFETY: made of a `Dispatch` for one worker, by `InterfaceId::of` for this very `T`: `find` has compared the type.
+        Some(unsafe { std::mem::transmute::<*const (), Dispatch<T>>(with_exposed_provenance(address)) })
+    }
+
+    /// The same, only in a child with several workers.
+    pub(crate) fn parallel_dispatch_of<T: Service>(self, key: u64) -> Option<ParallelDispatch<T>> {
+        let address = (interfaces::find::<T>(key)?.dispatch)(u32::MAX);
+        // SAFETY: as above; made of a `ParallelDispatch` for any number of workers but one.
+        Some(unsafe { std::mem::transmute::<*const (), ParallelDispatch<T>>(with_exposed_provenance(address)) })
+    }
+
+    fn address_of(self, offset: u64) -> Option<usize> {
+        Image::current().address_of(offset).filter(|_| self.build == Build::Same)
+    }
+}
+
+/// The entry of the service that the parent wants served; `None` if its offset lies outside the executable.
+///
+/// # Safety
+///
+/// The offset must come from the handshake of the parent that started this process, both must run the same executable, and
+/// the parent must have taken the offset from a function of that very type.
+pub unsafe fn entry_at<C>(offset: u64) -> Option<fn(C) -> !> {
+    let address = Image::current().address_of(offset)?;
+    // SAFETY: the caller's duty: the parent took the offset from such a function of its own.
+    Some(unsafe { std::mem::transmute::<*const (), fn(C) -> !>(with_exposed_provenance(address)) })
+}

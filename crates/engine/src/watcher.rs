@@ -1,0 +1,543 @@
+//! The watcher: one thread per process that starts children, notices the death of those and of other processes that this one talks to, and
+//! reads their control sockets.
+//!
+//! It sleeps in epoll; it never polls and never sends heartbeats (but looks four times a second whether memory can be given back, while
+//! there is any). It lives as long as the process, which matters: a child is
+//! killed by the kernel when the thread that started it exits. Nothing it does on behalf of a child may block, because
+//! every other child is watched by the same thread.
+
+#![forbid(unsafe_code)]
+
+use callgate_os::inotify::{Releases, WatchId};
+use callgate_os::pidfd::Pidfd;
+use callgate_os::poll::{PollSet, Waker};
+use callgate_os::toll::{Credit, SPELL};
+use callgate_os::{selfproc, signals};
+use callgate_transport::error::Exit;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// A process as the watcher sees it, a child or another. Its methods run on the watcher's thread and must not block.
+pub trait Watched: Send + Sync {
+    /// The process.
+    fn pidfd(&self) -> &Pidfd;
+
+    /// This end of the control socket.
+    fn control(&self) -> BorrowedFd<'_>;
+
+    /// The control socket can be read: reads one message. `false` = it is of no more use: stop reading it, and [give up](Self::give_up) the
+    /// process.
+    fn read_control(&self) -> bool;
+
+    /// The process is of no more use: a child is killed, and watched until it has [ended](Self::ended); another one is left to itself, which
+    /// is its end as far as this process is concerned. Whether it is still to be watched.
+    fn give_up(&self) -> bool;
+
+    /// Gives memory back that nobody has used since the last time. `true` = ask again.
+    fn tidy(&self) -> bool;
+
+    /// What the control socket has cost since this was last asked: see [`Toll`](callgate_os::toll::Toll).
+    fn take_cost(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Whether this process has started it, and so takes its entry from the process table.
+    fn is_child(&self) -> bool {
+        true
+    }
+
+    /// Whether it was killed, and has not ended for so long that it need not be waited for any longer.
+    fn is_overdue(&self) -> bool {
+        false
+    }
+
+    /// Whether it was killed, and has not ended.
+    fn is_condemned(&self) -> bool {
+        false
+    }
+
+    /// The process has ended.
+    fn ended(&self, exit: Exit);
+}
+
+/// What has something to do at a point in time, see [`look_at`]. Runs on the watcher's thread and must not block.
+pub trait Due: Send + Sync {
+    /// The time has come. Returns when to ask again, if so.
+    fn is_due(&self) -> Option<Instant>;
+}
+
+type Job = Box<dyn FnOnce(&mut Watcher) + Send>;
+
+/// How to reach the watcher's thread.
+struct WatcherHandle {
+    jobs: Sender<Job>,
+    waker: Arc<Waker>,
+}
+
+/// Runs `job` on the watcher's thread, starting that if need be, and returns what it returned.
+///
+/// # Errors
+///
+/// If the thread cannot be started.
+pub fn on_watcher<R: Send + 'static>(job: impl FnOnce() -> R + Send + 'static) -> io::Result<R> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    submit(Box::new(move |_| {
+        let _ = sender.send(job());
+    }))?;
+    receiver.recv().map_err(|_| io::Error::other("the watcher's job panicked"))
+}
+
+/// Watches a child from now on, until it has ended.
+///
+/// # Errors
+///
+/// If the watcher's thread cannot be started, or has no room for another descriptor.
+pub fn watch(child: Arc<dyn Watched>) -> io::Result<()> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    submit(Box::new(move |watcher| {
+        let _ = sender.send(watcher.add(child));
+    }))?;
+    receiver.recv().map_err(|_| io::Error::other("the watcher's job panicked"))?
+}
+
+/// Has every child tidied from now on, until there is nothing left to do.
+///
+/// # Errors
+///
+/// If the watcher's thread cannot be started.
+pub(crate) fn tidy_soon() -> io::Result<()> {
+    submit(Box::new(|watcher| {
+        watcher.next_tidying.get_or_insert_with(|| Instant::now() + TIDYING);
+    }))
+}
+
+/// Has the watcher ask `whom` what [is due](Due::is_due) at the time `at`, if it is still there then. Does not wait for the watcher.
+///
+/// # Errors
+///
+/// If the watcher's thread cannot be started.
+pub fn look_at(whom: Weak<dyn Due>, at: Instant) -> io::Result<()> {
+    submit(Box::new(move |watcher| watcher.due.push((at, whom))))
+}
+
+/// Has the watcher look whether children that are killed end in time.
+///
+/// # Errors
+///
+/// If the watcher's thread cannot be started.
+pub(crate) fn expect_end() -> io::Result<()> {
+    submit(Box::new(Watcher::look_for_held))
+}
+
+/// Takes the entry of a child that has ended from the process table when that can be had: while somebody traces it, it cannot.
+pub fn reap_later(pidfd: Pidfd) {
+    // Without a watcher the entry stays as long as this process.
+    let _ = submit(Box::new(move |watcher| {
+        watcher.held.push(pidfd);
+        watcher.look_for_held();
+    }));
+}
+
+/// How often the watcher looks for ends that are held back, while there are any.
+const HELD: Duration = Duration::from_millis(250);
+
+/// How long the status of a process that has ended may take to be had.
+const STATUS: Duration = Duration::from_millis(20);
+
+/// Who has given memory away, and is told on the watcher's thread when it is released.
+pub trait Releasing: Send + Sync {
+    /// Nobody has this segment any more.
+    fn released(&self, segment: u64);
+}
+
+/// The memory that is waited for.
+struct ReleaseWatcher {
+    /// The process that waits for it: a fork has the same descriptor, and is to leave it alone.
+    process: u32,
+    releases: Arc<Releases>,
+    owners: HashMap<WatchId, (Weak<dyn Releasing>, u64)>,
+    /// Whether there was none at the watcher's last look.
+    has_rested: bool,
+}
+
+static AWAITED: Mutex<Option<ReleaseWatcher>> = Mutex::new(None);
+
+/// Has `owner` told when nobody has `object` any more, which is its `segment`, and which nobody but this process has yet.
+///
+/// # Errors
+///
+/// If the kernel does not report that: see [`Releases`].
+pub(crate) fn when_released(object: &OwnedFd, owner: Weak<dyn Releasing>, segment: u64) -> io::Result<()> {
+    let mut awaited = AWAITED.lock().unwrap_or_else(PoisonError::into_inner);
+    let process = std::process::id();
+    if awaited.as_ref().is_none_or(|awaited| awaited.process != process) {
+        let releases = Arc::new(Releases::new()?);
+        let same = releases.clone();
+        submit(Box::new(move |watcher| {
+            // If there is no room for it, what is given away counts until its holder is dead.
+            let _ = watcher.poll.add(&*same, RELEASES);
+            watcher.releases = Some(same);
+            watcher.next_tidying.get_or_insert_with(|| Instant::now() + TIDYING);
+        }))?;
+        *awaited = Some(ReleaseWatcher { process, releases, owners: HashMap::new(), has_rested: false });
+    }
+    let Some(awaited) = &mut *awaited else { return Err(io::ErrorKind::Other.into()) };
+    // Under the lock: who reads what has happened finds whose it is.
+    let watch = awaited.releases.watch(object)?;
+    awaited.owners.insert(watch, (owner, segment));
+    awaited.has_rested = false;
+    Ok(())
+}
+
+/// How often the watcher looks whether memory is still used, while there is more than may be kept.
+const TIDYING: Duration = Duration::from_millis(250);
+
+fn submit(job: Job) -> io::Result<()> {
+    static WATCHER: Mutex<Option<(u32, WatcherHandle)>> = Mutex::new(None);
+    let mut watcher = WATCHER.lock().unwrap_or_else(PoisonError::into_inner);
+    // A fork of this process has the memory of a watcher, but not the thread.
+    let pid = std::process::id();
+    let handle = match &mut *watcher {
+        Some((owner, handle)) if *owner == pid => handle,
+        other => &mut other.insert((pid, Watcher::start()?)).1,
+    };
+    handle.jobs.send(job).map_err(|_| io::Error::other("the watcher's thread is gone"))?;
+    handle.waker.wake();
+    Ok(())
+}
+
+struct Watcher {
+    poll: PollSet,
+    waker: Arc<Waker>,
+    jobs: Receiver<Job>,
+    children: HashMap<u64, WatchedChild>,
+    next: u64,
+    next_tidying: Option<Instant>,
+    /// Reports memory that nobody has any more.
+    releases: Option<Arc<Releases>>,
+    /// When children that have said too much are listened to again; `None` if there are none.
+    next_hearing: Option<Instant>,
+    /// Who is to be asked what is due, and when. A few bridges at a time: those that have been dropped, and those with calls that are late.
+    due: Vec<(Instant, Weak<dyn Due>)>,
+    /// Children that have ended and cannot be reaped yet: somebody traces them.
+    held: Vec<Pidfd>,
+    /// When to look for ends that are held back; `None` if there are none.
+    next_look: Option<Instant>,
+}
+
+struct WatchedChild {
+    watched: Arc<dyn Watched>,
+    credit: Credit,
+    is_unheard: bool,
+    /// It has ended, and how is not known: since when. The descriptor of the process is not waited for any more.
+    ended: Option<Instant>,
+}
+
+/// A child is listened to for so many messages at once, and for [`MESSAGES`] more in each [`SPELL`]: one that floods its socket takes a
+/// tenth of a CPU, and no more. A healthy child asks for segments, one after the other, and gives back what it has been given.
+const BURST: u32 = 1024;
+const MESSAGES: u32 = 64;
+
+/// The keys of the waker and of released memory; children have two keys each, from 2 on: even for the process, odd for the control socket.
+const WAKER: u64 = 0;
+const RELEASES: u64 = 1;
+
+impl Watcher {
+    fn start() -> io::Result<WatcherHandle> {
+        let (poll, waker) = (PollSet::new()?, Arc::new(Waker::new()?));
+        poll.add(&*waker, WAKER)?;
+        let (sender, jobs) = mpsc::channel();
+        let handle = WatcherHandle { jobs: sender, waker: waker.clone() };
+        let watcher = Self::new(poll, waker, jobs);
+        std::thread::Builder::new().name("callgate-watch".into()).spawn(move || watcher.run())?;
+        Ok(handle)
+    }
+
+    fn new(poll: PollSet, waker: Arc<Waker>, jobs: Receiver<Job>) -> Self {
+        let (children, held) = Default::default();
+        let (next_tidying, next_hearing, next_look) = Default::default();
+        Self {
+            poll,
+            waker,
+            jobs,
+            children,
+            next: 1,
+            next_tidying,
+            next_hearing,
+            releases: None,
+            due: Vec::new(),
+            held,
+            next_look,
+        }
+    }
+
+    fn run(mut self) {
+        signals::block();
+        let mut ready = Vec::new();
+        loop {
+            ready.clear();
+            let next_due = self.due.iter().map(|(at, _)| *at).min();
+            let next = [self.next_tidying, self.next_hearing, self.next_look, next_due].into_iter().flatten().min();
+            let limit = next.map(|at| at.saturating_duration_since(Instant::now()));
+            if self.poll.wait(limit, &mut ready).is_err() {
+                // Not a state that the kernel documents; without the watcher no death would be noticed.
+                selfproc::kill_self();
+            }
+            for &key in &ready {
+                self.handle(key);
+            }
+            if self.next_tidying.is_some_and(|at| at <= Instant::now()) {
+                self.tidy();
+            }
+            if self.next_hearing.is_some_and(|at| at <= Instant::now()) {
+                self.hear_again();
+            }
+            if self.next_look.is_some_and(|at| at <= Instant::now()) {
+                self.look_at_held();
+            }
+            if next_due.is_some_and(|at| at <= Instant::now()) {
+                self.look_at_due();
+            }
+        }
+    }
+
+    fn look_at_due(&mut self) {
+        let now = Instant::now();
+        let due: Vec<_> = self.due.extract_if(.., |(at, _)| *at <= now).collect();
+        for (_, whom) in due {
+            let next = whom.upgrade().and_then(|whom| whom.is_due());
+            self.due.extend(next.map(|at| (at, whom)));
+        }
+    }
+
+    /// Listens again to children that have said too much.
+    fn hear_again(&mut self) {
+        self.next_hearing = None;
+        let mut unheard = Vec::new();
+        for (&id, child) in self.children.iter_mut().filter(|(_, child)| child.is_unheard) {
+            child.is_unheard = false;
+            if self.poll.add(child.watched.control(), id << 1 | 1).is_err() {
+                unheard.push(id);
+            }
+        }
+        // For good: they might wait for an answer for ever.
+        unheard.into_iter().for_each(|id| self.give_up(id));
+    }
+
+    /// The child `id` is of no more use, and its control socket is not listened to.
+    fn give_up(&mut self, id: u64) {
+        let Some(watched) = self.children.get(&id).map(|child| child.watched.clone()) else { return };
+        if watched.give_up() {
+            self.look_for_held();
+        } else {
+            self.poll.remove(watched.pidfd().as_fd());
+            self.children.remove(&id);
+        }
+    }
+
+    /// Reads what the child `id` has said.
+    fn hear(&mut self, id: u64) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        // Also what others have sent there meanwhile.
+        child.credit.charge_time(child.watched.take_cost());
+        if !child.credit.take(1) {
+            child.is_unheard = true;
+            self.poll.remove(child.watched.control());
+            self.next_hearing.get_or_insert_with(|| Instant::now() + SPELL);
+        } else if !child.watched.read_control() {
+            self.poll.remove(child.watched.control());
+            self.give_up(id);
+        }
+    }
+
+    fn tidy(&mut self) {
+        let untidy = self.children.values().filter(|child| child.watched.tidy()).count();
+        let is_idle = self.let_releases_rest();
+        self.next_tidying = (untidy > 0 || is_idle).then(|| Instant::now() + TIDYING);
+    }
+
+    /// Closes what reports released memory, when there has been none to wait for since the last look. Whether there is none, and it is open.
+    fn let_releases_rest(&mut self) -> bool {
+        let mut awaited = AWAITED.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(found) = awaited.as_mut().filter(|awaited| awaited.owners.is_empty()) else { return false };
+        if !std::mem::replace(&mut found.has_rested, true) {
+            return true;
+        }
+        let closed = (awaited.take(), self.releases.take());
+        drop(awaited);
+        closed.1.iter().for_each(|releases| self.poll.remove(&**releases));
+        // The kernel takes its time.
+        let _ = std::thread::Builder::new().name("callgate-unmap".into()).spawn(move || drop(closed));
+        false
+    }
+
+    fn handle(&mut self, key: u64) {
+        if key == WAKER {
+            self.waker.clear();
+            while let Ok(job) = self.jobs.try_recv() {
+                // A job that panics (an allocation failure in `Command`, say) must not take the watcher with it.
+                let _ = catch_unwind(AssertUnwindSafe(|| job(self)));
+            }
+            return;
+        }
+        if key == RELEASES {
+            return self.tell_released();
+        }
+        if key & 1 == 1 {
+            return self.hear(key >> 1);
+        }
+        let Some(child) = self.children.get(&(key >> 1)).map(|child| child.watched.clone()) else { return };
+        match exit_of(&*child) {
+            Some(exit) => self.end(key >> 1, exit),
+            None => self.await_status(key >> 1),
+        }
+    }
+
+    /// The process `id` has ended.
+    fn end(&mut self, id: u64, exit: Exit) {
+        let Some(WatchedChild { watched, .. }) = self.children.remove(&id) else { return };
+        self.poll.remove(watched.control());
+        self.poll.remove(watched.pidfd().as_fd());
+        watched.ended(exit);
+    }
+
+    // ---- ends that are held back -----------------------------------------------------------------------------------
+
+    /// The process `id` has ended, and there is no status: somebody traces it, and has first claim. Its descriptor stays readable, so it is not
+    /// waited for any more.
+    fn await_status(&mut self, id: u64) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        self.poll.remove(child.watched.pidfd().as_fd());
+        child.ended = Some(Instant::now());
+        self.look_within(STATUS);
+    }
+
+    fn look_for_held(&mut self) {
+        self.look_within(HELD);
+    }
+
+    fn look_within(&mut self, time: Duration) {
+        let at = Instant::now() + time;
+        self.next_look = Some(self.next_look.map_or(at, |next| next.min(at)));
+    }
+
+    /// What has ended, or should have, has ended, whether or not there is a status.
+    fn look_at_held(&mut self) {
+        self.next_look = None;
+        self.held.retain(|pidfd| pidfd.reap().is_none());
+        let mut ended = Vec::new();
+        let mut waits = !self.held.is_empty();
+        for (&id, WatchedChild { watched, ended: since, .. }) in &self.children {
+            let is_due = since.is_some_and(|since| since.elapsed() >= STATUS) || watched.is_overdue();
+            match since.and_then(|_| exit_of(&**watched)) {
+                Some(exit) => ended.push((id, exit)),
+                None if is_due => ended.push((id, Exit::Unknown)),
+                None => waits |= since.is_some() || watched.is_condemned(),
+            }
+        }
+        for (id, exit) in ended {
+            let held = self.children.get(&id).map(|child| child.watched.clone());
+            let held = held.filter(|held| held.is_child() && exit == Exit::Unknown);
+            // The entry alone is kept in mind, not what else there is of the child. Without a descriptor to be had, it stays.
+            self.held.extend(held.and_then(|held| held.pidfd().try_clone().ok()));
+            waits |= !self.held.is_empty();
+            self.end(id, exit);
+        }
+        if waits {
+            self.look_for_held();
+        }
+    }
+
+    /// Tells owners of memory that it is released.
+    fn tell_released(&mut self) {
+        let mut awaited = AWAITED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owners = Vec::new();
+        if let (Some(releases), Some(awaited)) = (&self.releases, awaited.as_mut()) {
+            let mut released = Vec::new();
+            releases.read(awaited.owners.keys().copied(), &mut released);
+            owners.extend(released.iter().filter_map(|watch| awaited.owners.remove(watch)));
+        }
+        if awaited.as_ref().is_some_and(|awaited| awaited.owners.is_empty()) {
+            self.next_tidying.get_or_insert_with(|| Instant::now() + TIDYING);
+        }
+        drop(awaited);
+        for (owner, segment) in owners {
+            if let Some(owner) = owner.upgrade() {
+                owner.released(segment);
+            }
+        }
+    }
+
+    fn add(&mut self, child: Arc<dyn Watched>) -> io::Result<()> {
+        let id = self.next;
+        self.next += 1;
+        self.poll.add(child.pidfd().as_fd(), id << 1)?;
+        if let Err(error) = self.poll.add(child.control(), id << 1 | 1) {
+            self.poll.remove(child.pidfd().as_fd());
+            return Err(error);
+        }
+        let child =
+            WatchedChild { watched: child, credit: Credit::new(BURST, MESSAGES), is_unheard: false, ended: None };
+        self.children.insert(id, child);
+        Ok(())
+    }
+}
+
+/// How the process ended, as far as that can be known now; a child's entry is taken from the process table.
+fn exit_of(watched: &dyn Watched) -> Option<Exit> {
+    if watched.is_child() { watched.pidfd().reap() } else { watched.pidfd().look() }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::os::fd::OwnedFd;
+
+    /// A process that is left to itself when it is given up.
+    struct Stranger(Pidfd, OwnedFd);
+
+    impl Watched for Stranger {
+        fn pidfd(&self) -> &Pidfd {
+            &self.0
+        }
+
+        fn control(&self) -> BorrowedFd<'_> {
+            self.1.as_fd()
+        }
+
+        fn read_control(&self) -> bool {
+            true
+        }
+
+        fn give_up(&self) -> bool {
+            false
+        }
+
+        fn tidy(&self) -> bool {
+            false
+        }
+
+        fn ended(&self, _: Exit) {}
+    }
+
+    #[test]
+    fn a_stranger_that_cannot_be_heard_again_is_watched_no_more() {
+        let (poll, waker) = (PollSet::new().unwrap(), Arc::new(Waker::new().unwrap()));
+        let (_sender, jobs) = mpsc::channel();
+        let mut watcher = Watcher::new(poll, waker, jobs);
+        let control = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let stranger = Arc::new(Stranger(Pidfd::of_nobody(), control));
+        watcher.add(stranger.clone()).unwrap();
+        // As if it had said too much; but it is in the set all the same, where it can be but once.
+        watcher.children.values_mut().for_each(|child| child.is_unheard = true);
+        watcher.hear_again();
+        assert!(watcher.children.is_empty());
+        assert_eq!(Arc::strong_count(&stranger), 1);
+    }
+}

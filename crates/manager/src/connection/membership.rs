@@ -1,0 +1,153 @@
+//! How a process becomes a client of a hub, or the hub, and finds another one when that has ended.
+//!
+//! Whatever is registered here is registered at each hub in turn. One thread at a time does this, which may take long.
+
+#![forbid(unsafe_code)]
+
+use super::{BREATH, ManagerInner, Part};
+use crate::auth::Joined;
+use crate::callbacks::LocalCallback;
+use crate::client::{Client, Settings, Unanswered};
+use crate::error::ManagerError;
+use crate::hub::{self, Hub};
+use crate::protocol::FromHub;
+use callgate_transport::arena::Limits;
+use callgate_transport::doorbell::Deadline;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The longest arguments and results, in bytes.
+const MAX_PAYLOAD: u64 = 64 << 20;
+
+/// Idle memory that each side of two connected processes keeps, in bytes.
+const RETAINED: u64 = 4 << 20;
+
+/// How long each attempt may take to find a hub again that has ended.
+const ELECTION: Duration = Duration::from_secs(5);
+
+impl ManagerInner {
+    /// Connects within `timeout`, in a way that `connect` knows.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        elects: bool,
+        timeout: Duration,
+        connect: impl FnOnce(&Self, Deadline) -> Result<(Option<Hub>, Joined), ManagerError>,
+    ) -> Result<(), ManagerError> {
+        let begun = Instant::now();
+        let deadline = Deadline::after(Some(timeout));
+        let late = |what| ManagerError::TimedOut { address: self.address.to_string(), waited: begun.elapsed(), what };
+        let one_at_a_time = match deadline.instant() {
+            Some(until) => self.connecting.try_lock_until(until),
+            None => Some(self.connecting.lock()),
+        };
+        let Some(_one_at_a_time) = one_at_a_time else {
+            return Err(late("this process is looking for a hub already"));
+        };
+        if self.current().is_some() {
+            return Err(ManagerError::Connected { address: self.address.to_string() });
+        }
+        self.end_own();
+        let (hub, joined) = connect(self, deadline).map_err(|error| match error {
+            ManagerError::TimedOut { what, .. } => late(what),
+            other => other,
+        })?;
+        self.adopt(hub, joined, deadline, |part| {
+            part.elects = elects;
+            true
+        })
+    }
+
+    /// Ends the hub that this process still has, if its clients have ended it.
+    fn end_own(&self) {
+        let hub = self.part.lock().hub.take();
+        drop(hub);
+    }
+
+    pub(super) fn elect(&self, deadline: Deadline) -> Result<(Option<Hub>, Joined), ManagerError> {
+        hub::start_or_join(&self.address, &self.key, self.options.clone(), deadline)
+    }
+
+    /// Registers at a hub what this process has, and makes the connection this process's if `accept` does not object at last. Called by who holds
+    /// `connecting`.
+    pub(super) fn adopt(
+        self: &Arc<Self>,
+        hub: Option<Hub>,
+        joined: Joined,
+        deadline: Deadline,
+        accept: impl FnOnce(&mut Part) -> bool,
+    ) -> Result<(), ManagerError> {
+        let limits = Limits { max_payload: MAX_PAYLOAD, retained: RETAINED };
+        let settings = Settings { limits, wait: self.wait };
+        let shared = Arc::downgrade(self);
+        let ended = move |client: &Arc<Client>| Self::find_another(&shared, client);
+        let client = Client::start(joined, settings, self.callbacks.clone(), ended)
+            .map_err(|error| self.failed("starting the thread that listens to the hub", error))?;
+        let callbacks = self.callbacks.all();
+        let known = self.register_all(&client, &callbacks, deadline);
+        let adopted = known.is_ok() && {
+            let mut part = self.part.lock();
+            let is_wanted = accept(&mut part);
+            if is_wanted {
+                part.hub = hub;
+                self.client.store(Some(client.clone()));
+            }
+            is_wanted
+        };
+        if adopted {
+            // Those that were unregistered meanwhile: the hub that was told was the last one.
+            let is_gone = |registered: &&Arc<LocalCallback>| self.callbacks.get(registered.number).is_none();
+            callbacks.iter().filter(is_gone).for_each(|registered| self.unregistered(registered.number));
+        } else {
+            client.leave();
+        }
+        self.callbacks.discard(callbacks);
+        known
+    }
+
+    fn register_all(
+        &self,
+        client: &Client,
+        callbacks: &[Arc<LocalCallback>],
+        deadline: Deadline,
+    ) -> Result<(), ManagerError> {
+        for registered in callbacks {
+            match client.ask(|seq| registered.as_message(seq, false), deadline) {
+                Ok(said) if matches!(said[..], [FromHub::Registered { .. }]) => {}
+                // Somebody else has the name now.
+                Ok(_) | Err(Unanswered::Refused(_)) => self.callbacks.revoke(registered.number),
+                // This hub has ended too, or does not answer. The next is told of all of them.
+                Err(why) => return Err(self.unanswered("registering again what was registered", why)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The hub of `client` has ended: finds another one, if this process does that, for as long as somebody has the manager.
+    fn find_another(manager: &Weak<Self>, client: &Arc<Client>) {
+        while let Some(shared) = manager.upgrade() {
+            if shared.has_another(client) {
+                return;
+            }
+            drop(shared);
+            thread::sleep(BREATH);
+        }
+    }
+
+    /// Looks for another hub if one is needed in the place of that of `client`. Whether none is needed any more.
+    fn has_another(self: &Arc<Self>, client: &Arc<Client>) -> bool {
+        // Who has it may be about to make this `client` the one that counts.
+        let _one_at_a_time = self.connecting.lock();
+        let is_needed = |part: &mut Part| {
+            part.elects && self.client.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, client))
+        };
+        if !is_needed(&mut self.part.lock()) {
+            return true;
+        }
+        self.end_own();
+        let Ok((hub, joined)) = self.elect(Deadline::after(Some(ELECTION))) else { return false };
+        // Whoever disconnected meanwhile did not wait for this.
+        let adopted = self.adopt(hub, joined, self.deadline(), is_needed);
+        adopted.is_ok() && self.current().is_some()
+    }
+}

@@ -1,0 +1,191 @@
+//! Handles: what tells another process where a hub is, and where its key. Who comes that way calls, and registers nothing.
+
+#![forbid(unsafe_code)]
+
+use super::address::Address;
+use super::args::Args;
+use super::auth::ClientRights;
+use super::authkey::{AuthKey, KeyReference};
+use super::connection::{Manager, Name};
+use super::error::ManagerError;
+use super::typed::{Arguments, Item};
+use super::value::Value;
+use callgate_transport::error::CallError;
+use rkyv::{Archive, Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Where a hub is, and where its key may be found, but never the key: see [`Manager::handle`].
+///
+/// Small, and made to be passed on: as text ([`Display`](fmt::Display), [`FromStr`]), or across a bridge or by a call
+/// (`rkyv`).
+///
+/// # Examples
+///
+/// ```
+/// # use callgate::manager::{AuthKey, Handle, Manager};
+/// # use std::time::Duration;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let address = format!("@callgate-doc-handle-{}", std::process::id());
+/// # let plenty = Duration::from_secs(10);
+/// let key = AuthKey::new("a secret that both have");
+/// let hub = Manager::new(&address, &key);
+/// hub.start(plenty)?;
+/// let _double = hub.register_fn("double", |n: i64| 2 * n)?;
+/// let text = hub.handle().to_string();
+///
+/// // In another process, as a rule.
+/// let handle: Handle = text.parse()?;
+/// let visitor = handle.connect_with(&key, plenty)?;
+/// assert_eq!(visitor.call_as::<i64>("double", (21i64,))?, Some(42));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Archive, Serialize, Deserialize)]
+pub struct Handle {
+    address: String,
+    /// `file:` and a path, `env:` and a variable, or nothing.
+    key: String,
+}
+
+/// A text is no [`Handle`].
+#[derive(Clone, Copy, callgate_macros::Sentence, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the text is no handle of a manager: `callgate:<length of the key's place>:<the key's place>:<address>` is expected"
+)]
+pub struct NoHandle;
+
+impl Manager {
+    /// What another process needs to call what is registered here: the address, and where the key is. Never the key.
+    pub fn handle(&self) -> Handle {
+        Handle::of(&self.shared.address, self.shared.key.reference())
+    }
+}
+
+impl Handle {
+    pub(super) fn of(address: &Address, key: &KeyReference) -> Self {
+        let key = match key {
+            KeyReference::File(path) => path.to_str().map(|path| format!("file:{path}")),
+            KeyReference::Environment(variable) => Some(format!("env:{variable}")),
+            KeyReference::Given => None,
+        };
+        Self { address: address.to_string(), key: key.unwrap_or_default() }
+    }
+
+    /// The hub's address.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Joins the hub, with the key that is where the handle says, to call what others have registered.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError::Key`] if the key is not there, or only a program has it, which [`connect_with`](Self::connect_with) is for; others as
+    /// [`Manager::connect`].
+    pub fn connect(&self, timeout: Duration) -> Result<Visitor, ManagerError> {
+        let key = match self.key.split_once(':') {
+            Some(("file", path)) => AuthKey::from_file(path)?,
+            Some(("env", variable)) => AuthKey::from_env(variable)?,
+            _ => {
+                let why = "the handle does not know where else it is; connect with the key".into();
+                return Err(ManagerError::Key { from: KeyReference::Given.to_string(), why });
+            }
+        };
+        self.connect_with(&key, timeout)
+    }
+
+    /// As [`connect`](Self::connect), with this key.
+    ///
+    /// # Errors
+    ///
+    /// As [`Manager::connect`].
+    pub fn connect_with(&self, key: &AuthKey, timeout: Duration) -> Result<Visitor, ManagerError> {
+        let manager = Manager::new(self.address.as_str(), key);
+        manager.connect_as(ClientRights::CallerOnly, timeout)?;
+        Ok(Visitor { manager })
+    }
+}
+
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "callgate:{}:{}:{}", self.key.len(), self.key, self.address)
+    }
+}
+
+impl FromStr for Handle {
+    type Err = NoHandle;
+
+    fn from_str(text: &str) -> Result<Self, NoHandle> {
+        let (len, rest) = text.strip_prefix("callgate:").and_then(|rest| rest.split_once(':')).ok_or(NoHandle)?;
+        let (key, rest) = len.parse().ok().and_then(|len| rest.split_at_checked(len)).ok_or(NoHandle)?;
+        let address = rest.strip_prefix(':').filter(|address| !address.is_empty()).ok_or(NoHandle)?;
+        Ok(Self { address: address.into(), key: key.into() })
+    }
+}
+
+/// A process that has joined a hub through a [`Handle`]: it calls, and the hub lets it register nothing.
+///
+/// Clones are the same. When the last is dropped, the process leaves the hub.
+#[derive(Clone, Debug)]
+pub struct Visitor {
+    manager: Manager,
+}
+
+impl Visitor {
+    /// As [`Manager::call`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn call(&self, name: &str, args: Args) -> Result<Option<Value>, CallError> {
+        self.manager.call(name, args)
+    }
+
+    /// As [`Manager::call_as`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn call_as<R: Item>(&self, name: &str, args: impl Arguments) -> Result<Option<R>, CallError> {
+        self.manager.call_as(name, args)
+    }
+
+    /// As [`Manager::names`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn names(&self) -> Result<Vec<Name>, ManagerError> {
+        self.manager.names()
+    }
+
+    /// As [`Manager::is_connected`].
+    pub fn is_connected(&self) -> bool {
+        self.manager.is_connected()
+    }
+
+    /// Whose hub it is: another handle.
+    pub fn handle(&self) -> Handle {
+        self.manager.handle()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handles_text_makes_the_same_handle() {
+        for (key, address) in [("", "@a:b"), ("file:/a: b:/c", "/run/x y/hub"), ("env:KEY", "@7:é")] {
+            let handle = Handle { address: address.into(), key: key.into() };
+            assert_eq!(handle.to_string().parse(), Ok(handle));
+        }
+        for text in
+            ["", "callgate:", "callgate:0:", "callgate:0::", "callgate:9:env:K:@a", "callgate:1:é:@a", "x:0::@a"]
+        {
+            assert_eq!(text.parse::<Handle>(), Err(NoHandle), "{text}");
+        }
+    }
+}

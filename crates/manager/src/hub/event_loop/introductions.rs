@@ -1,0 +1,198 @@
+//! Introductions: where a callback is, the pair of its owner and who asks, and what is said on that pair's control sockets.
+//!
+//! A caller is answered when the two can talk, or when they will not. Calls do not pass through here.
+
+#![forbid(unsafe_code)]
+
+use super::{EventLoop, Resolving, TURN, control_key};
+use crate::hub::connection::{ClientId, Connection};
+use crate::hub::ledger::Process;
+use crate::hub::pairs::{Heard, New, SealRequest};
+use crate::protocol::{FromHub, Resolution, Side};
+use callgate_os::listener;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long two processes that are introduced may take to map what they are to share.
+const READY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Questions for callbacks that may wait for the same, for one client.
+const MAX_RESOLVING: usize = 256;
+
+/// As much work as so many messages: to make memory and sockets for a pair.
+const INTRODUCTION: u32 = 16;
+
+impl EventLoop {
+    pub(super) fn resolve(&mut self, caller: ClientId, seq: u64, name: &str) {
+        let to = match self.registry.find(name) {
+            None => Resolution::None,
+            Some(found) if found.owner == caller => Resolution::Itself { number: found.number },
+            Some(found) => {
+                let (owner, number, signature) = (found.owner, found.number, found.signature.clone());
+                let owner_pid = found.owner_pid;
+                let pair = self.pairs.find(caller, owner).map_or_else(|| self.introduce(caller, owner), Ok);
+                match pair {
+                    Ok(pair) if self.pairs.is_ready(pair) => {
+                        Resolution::At { pair, number, signature, owner: owner_pid }
+                    }
+                    Ok(pair) => {
+                        let to = Resolution::At { pair, number, signature, owner: owner_pid };
+                        return self.resolve_later((caller, owner), seq, (name, to), pair);
+                    }
+                    Err(_) if self.is_leaving(owner) => Resolution::None,
+                    Err(error) => {
+                        let why = format!("the hub cannot introduce this process to process {owner_pid}: {error}");
+                        return self.tell(caller, FromHub::Refused { seq, why });
+                    }
+                }
+            }
+        };
+        self.tell(caller, FromHub::Resolved { seq, to });
+    }
+
+    /// Answers when the two can talk.
+    fn resolve_later(
+        &mut self,
+        (caller, owner): (ClientId, ClientId),
+        seq: u64,
+        (name, to): (&str, Resolution),
+        pair: u64,
+    ) {
+        if self.resolving.iter().filter(|resolving| resolving.caller == caller).count() >= MAX_RESOLVING {
+            let why = format!("this process waits for {MAX_RESOLVING} callbacks to be found, and may for no more");
+            return self.tell(caller, FromHub::Refused { seq, why });
+        }
+        let until = Instant::now() + READY_PATIENCE;
+        self.resolving.push(Resolving { pair: Some(pair), caller, owner, seq, name: name.into(), to, until });
+    }
+
+    pub(super) fn sealed(&mut self, unsealed: SealRequest, is_sealed: bool) {
+        let pair = unsealed.pair;
+        match if is_sealed { self.pairs.sealed(unsealed) } else { Heard::End } {
+            Heard::End => self.end_pair(pair),
+            Heard::Ready => {
+                let ready: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == Some(pair)).collect();
+                for Resolving { caller, seq, to, .. } in ready {
+                    self.tell(caller, FromHub::Resolved { seq, to });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes a pair, and passes it to both, to the owner first.
+    fn introduce(&mut self, caller: ClientId, owner: ClientId) -> io::Result<u64> {
+        let (caller_pid, caller_identity, caller_process) = self.process(caller)?;
+        let (owner_pid, owner_identity, owner_process) = self.process(owner)?;
+        for (client, pid) in [(owner, owner_pid), (caller, caller_pid)] {
+            if !self.connections.get(&client).is_some_and(Connection::takes_introductions) {
+                return Err(io::Error::other(format!("process {pid} does not take what waits for it")));
+            }
+        }
+        self.rates.take(caller_pid, owner, Instant::now()).map_err(io::Error::other)?;
+        let New { pair, owner: [segment, control], caller: [same_segment, other_control] } =
+            self.pairs.introduce((caller, caller_identity), (owner, owner_identity))?;
+        for side in [Side::Caller, Side::Owner] {
+            let added = self.pairs.control(pair, side).map(|control| self.poll.add(control, control_key(pair, side)));
+            if let Some(Err(error)) = added {
+                self.end_pair(pair);
+                return Err(error);
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(&caller) {
+            connection.credit.lock().charge(INTRODUCTION);
+        }
+        let introduced = |role, pid| FromHub::Introduced { pair, role, pid };
+        self.tell_with(owner, introduced(Side::Owner, caller_pid), vec![segment, control, caller_process]);
+        self.tell_with(caller, introduced(Side::Caller, owner_pid), vec![same_segment, other_control, owner_process]);
+        Ok(pair)
+    }
+
+    /// A client's process, for others to see it end.
+    fn process(&self, id: ClientId) -> io::Result<(u32, Process, OwnedFd)> {
+        let connection = self.connections.get(&id).ok_or(io::ErrorKind::NotFound)?;
+        let client = connection.client().ok_or(io::ErrorKind::NotFound)?;
+        // Where the kernel gives one, a descriptor of its own: what is done to that does not make the hub's slow.
+        let own = listener::peer_process(&connection.socket).ok().map(OwnedFd::from);
+        let own = own.map_or_else(|| client.process.as_fd().try_clone_to_owned(), Ok)?;
+        Ok((connection.pid, client.identity, own))
+    }
+
+    pub(super) fn end_pair(&mut self, pair: u64) {
+        for side in [Side::Caller, Side::Owner] {
+            if let Some(control) = self.pairs.control(pair, side) {
+                self.poll.remove(control);
+            }
+            // Whoever makes one of its sockets slow would do it to the next.
+            if let Some(client) = self.pairs.slow_client(pair, side) {
+                self.bar(self.connections.get(&client).map_or(0, |connection| connection.pid));
+                self.gone.push(client);
+            }
+        }
+        self.pairs.end(pair);
+        let never: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == Some(pair)).collect();
+        never.into_iter().for_each(|resolving| self.never_ready(resolving));
+    }
+
+    /// A caller is told that its pair with the owner does not come to be. What a process has registered goes with it: a caller may be heard of
+    /// the owner's end before the owner's own connection is.
+    pub(super) fn never_ready(&mut self, Resolving { caller, owner, seq, name, to, .. }: Resolving) {
+        if self.is_leaving(owner) {
+            // Another process may have replaced it before it left.
+            let is_anothers = self.registry.find(&name).is_some_and(|found| found.owner != owner);
+            if is_anothers {
+                return self.resolve(caller, seq, &name);
+            }
+            return self.tell(caller, FromHub::Resolved { seq, to: Resolution::None });
+        }
+        let owner = if let Resolution::At { owner, .. } = to { owner } else { 0 };
+        let why = format!("process {owner} has not taken part in the introduction of this process to it");
+        self.tell(caller, FromHub::Refused { seq, why });
+    }
+
+    /// Whether a client has left, or has ended without that having been dealt with.
+    pub(super) fn is_leaving(&self, client: ClientId) -> bool {
+        self.connections.get(&client).is_none_or(Connection::is_leaving)
+    }
+
+    /// One side of a pair wants memory, gives some back, or has closed its control socket.
+    pub(super) fn attend_control(&mut self, pair: u64, side: Side) {
+        for _ in 0..TURN {
+            let client = self.pairs.client(pair, side);
+            let Some(connection) = client.and_then(|client| self.connections.get_mut(&client)) else { return };
+            let heard = self.pairs.hear(pair, side, &mut connection.credit.lock());
+            match heard {
+                Heard::More | Heard::Ready => self.charge_other(pair, side),
+                Heard::Nothing => return,
+                Heard::End => {
+                    let resolving = self.resolving.iter_mut().filter(|resolving| resolving.pair == Some(pair));
+                    // Whether it is about to end itself is known soon.
+                    resolving.filter(|_| side == Side::Owner).for_each(|resolving| resolving.pair = None);
+                    return self.end_pair(pair);
+                }
+                Heard::TooMuch => {
+                    if let Some(control) = self.pairs.control(pair, side) {
+                        self.poll.remove(control);
+                    }
+                    return self.rest(control_key(pair, side));
+                }
+            }
+        }
+    }
+
+    /// What telling the other side has cost is that side's.
+    fn charge_other(&mut self, pair: u64, side: Side) {
+        let Some((other, cost)) = self.pairs.take_cost_of_other(pair, side) else { return };
+        if let Some(connection) = self.connections.get_mut(&other) {
+            connection.credit.lock().charge_time(cost);
+        }
+    }
+
+    pub(super) fn listen_to_control(&mut self, pair: u64, side: Side) {
+        let added = self.pairs.control(pair, side).map(|control| self.poll.add(control, control_key(pair, side)));
+        if let Some(Err(_)) = added {
+            self.end_pair(pair);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What connections say: one message after the other is read and carried out.
+//!
+//! It trusts none of them. Who says too much is listened to later, and who says what makes no sense goes.
+
+#![forbid(unsafe_code)]
+
+use super::{CALLER, EventLoop, KIND_BITS, OWNER, SOCKET, TURN, key};
+use crate::auth::{self, ClientRights};
+use crate::hub::connection::{ClientId, ConnectionState, Gone};
+use crate::hub::registry::Wish;
+use crate::protocol::{FromHub, Side, ToHub};
+use callgate_os::socket::{self, Received};
+use callgate_os::toll::SPELL;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// What is still done for a client whose process has ended, but whose socket somebody may have inherited.
+const LAST: u32 = 1024;
+
+/// Bytes of a message that are as much work as another message.
+const LONG: usize = 1024;
+
+impl EventLoop {
+    /// A connection can be read, or written, or its other end is gone.
+    pub(super) fn attend(&mut self, id: ClientId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.flush() == Err(Gone) {
+            return self.gone.push(id);
+        }
+        self.go_on_with_lists(id);
+        for _ in 0..TURN {
+            if !self.gone.is_empty() || !self.hear(id) {
+                break;
+            }
+        }
+        self.renew_interest(id);
+    }
+
+    /// A client's process has ended. What it had said before that counts: a lock that it gave back is not abandoned.
+    pub(super) fn hear_last(&mut self, id: ClientId) {
+        if self.departed.contains_key(&id) {
+            return self.departed_ended(id);
+        }
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.hear_out(LAST);
+        }
+        for _ in 0..LAST {
+            if self.gone.contains(&id) || !self.hear(id) {
+                break;
+            }
+        }
+        self.gone.push(id);
+    }
+
+    /// Those who had said too much, or could be sent nothing, have another turn.
+    pub(super) fn attend_again(&mut self) {
+        self.next_hearing = None;
+        for key in std::mem::take(&mut self.resting) {
+            let number = key >> KIND_BITS;
+            match key & ((1 << KIND_BITS) - 1) {
+                CALLER => self.listen_to_control(number, Side::Caller),
+                OWNER => self.listen_to_control(number, Side::Owner),
+                _ => {
+                    if let Some(connection) = self.connections.get_mut(&number) {
+                        connection.wake();
+                    }
+                    self.attend(number);
+                }
+            }
+        }
+    }
+
+    pub(super) fn rest(&mut self, key: u64) {
+        self.resting.push(key);
+        self.next_hearing.get_or_insert_with(|| Instant::now() + SPELL);
+    }
+
+    /// Reads a message and does what it says. `false` = not another one now.
+    fn hear(&mut self, id: ClientId) -> bool {
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        if connection.is_resting() {
+            return false;
+        }
+        if !connection.may_speak() {
+            self.rest(key(id, SOCKET));
+            return false;
+        }
+        let received = connection.receive(&mut self.buffer);
+        match received {
+            Ok(Received::Message(len, descriptors)) if descriptors.is_empty() => {
+                connection.credit.lock().charge((len / LONG).try_into().unwrap_or(u32::MAX));
+                self.handle_message(id, len);
+            }
+            Ok(Received::Message(_, descriptors)) => {
+                // Nobody but the hub supplies any.
+                socket::discard(descriptors);
+                self.gone.push(id);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Ok(Received::Closed) | Err(_) => self.gone.push(id),
+        }
+        true
+    }
+
+    /// Does what the first `len` bytes of the buffer say.
+    fn handle_message(&mut self, id: ClientId, len: usize) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        match &connection.state {
+            ConnectionState::Unauthenticated(_) => {
+                let answer = self.buffer[..len.min(auth::ANSWER + 1)].to_vec();
+                self.admit(id, &answer);
+            }
+            ConnectionState::Client(client) => match ToHub::decode(&self.buffer[..len]) {
+                Some(message) if client.role == ClientRights::CallerOnly => self.handle_caller_message(id, message),
+                Some(message) => self.handle_client_message(id, message),
+                None => self.gone.push(id),
+            },
+        }
+    }
+
+    /// The same for who may only call.
+    fn handle_caller_message(&mut self, id: ClientId, message: ToHub) {
+        match message {
+            ToHub::Register { seq, .. } | ToHub::Shutdown { seq } => {
+                let why = "who has joined through a handle may call, and neither register nor end the hub".into();
+                self.tell(id, FromHub::Refused { seq, why });
+            }
+            other => self.handle_client_message(id, other),
+        }
+    }
+
+    fn handle_client_message(&mut self, id: ClientId, message: ToHub) {
+        match message {
+            ToHub::Register { seq, name, number, signature, expires_ms, replace } => {
+                let owner_pid = self.connections.get(&id).map_or(0, |connection| connection.pid);
+                let expires = expires_ms.map(Duration::from_millis);
+                self.register(seq, Wish { owner: id, owner_pid, name, number, signature, expires, replace });
+            }
+            ToHub::Unregister { seq, number } => {
+                self.registry.unregister(id, number);
+                self.tell(id, FromHub::Done { seq });
+            }
+            ToHub::Resolve { seq, name } => self.resolve(id, seq, &name),
+            ToHub::Names { seq } => self.ask_for_names(id, seq),
+            ToHub::Counted { seq, counts, more } => {
+                self.registry.counted(id, &counts);
+                if !more {
+                    self.call_counts.counted(id, seq);
+                }
+            }
+            ToHub::Acquire { seq, name, permits_of_semaphore, deadline_ms } => {
+                let limit = deadline_ms.map(Duration::from_millis);
+                let told = self.locks.acquire(id, seq, &name, permits_of_semaphore, limit);
+                self.tell_all(told);
+            }
+            ToHub::Cancel { seq } => {
+                let told = self.locks.cancel(id, seq);
+                self.tell_all(told);
+            }
+            ToHub::Release { grant } => match self.locks.release(id, grant) {
+                Some(told) => self.tell_all(told),
+                None => self.gone.push(id),
+            },
+            ToHub::Part { pair } if self.pairs.is_of(pair, id) => self.end_pair(pair),
+            // It has ended already, by the other side.
+            ToHub::Part { .. } => {}
+            ToHub::Shutdown { .. } => self.is_over = true,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Names: their registration, and the lists of all that clients ask for.
+//!
+//! A list is sent as its client takes it, one message at a time; nothing waits for who does not.
+
+#![forbid(unsafe_code)]
+
+use super::{EventLoop, SOCKET, TURN, key};
+use crate::hub::call_counts::CountRound;
+use crate::hub::connection::{ClientId, Connection, List};
+use crate::hub::registry::{RegisterOutcome, Revoked, Wish};
+use crate::protocol::FromHub;
+use std::time::Instant;
+
+/// Lists of names that one client may wait for.
+const MAX_LISTS: usize = 16;
+
+/// As much work as so many messages: to make and send a message of a list of names.
+const LIST: u32 = 16;
+
+impl EventLoop {
+    pub(super) fn register(&mut self, seq: u64, mut wish: Wish) {
+        let owner = wish.owner;
+        // A name goes with its owner, whose end need not have been dealt with.
+        wish.replace = wish.replace || self.registry.find(&wish.name).is_some_and(|found| self.is_leaving(found.owner));
+        let answer = match self.registry.register(wish) {
+            RegisterOutcome::Yes { revoked } => {
+                if let Some(Revoked { owner, number }) = revoked {
+                    self.tell(owner, FromHub::Revoked { number });
+                }
+                FromHub::Registered { seq }
+            }
+            RegisterOutcome::Taken { owner_pid } => FromHub::Taken { seq, owner: owner_pid },
+            RegisterOutcome::Refused(why) => FromHub::Refused { seq, why },
+        };
+        self.tell(owner, answer);
+    }
+
+    pub(super) fn ask_for_names(&mut self, id: ClientId, seq: u64) {
+        let sending = self.connections.get(&id).and_then(Connection::client).map_or(0, |client| client.lists.len());
+        if sending + self.call_counts.asked_by(id) >= MAX_LISTS {
+            let why = format!("this process waits for {MAX_LISTS} lists of names, and may for no more");
+            return self.tell(id, FromHub::Refused { seq, why });
+        }
+        self.call_counts.ask(id, seq, Instant::now());
+    }
+
+    /// Answers those whose questions for names can be answered, and asks owners for the others. Whose question makes that necessary pays for it.
+    pub(super) fn answer_names(&mut self) {
+        while self.call_counts.is_busy() {
+            let now = Instant::now();
+            let due = self.call_counts.due(now);
+            for (id, seq) in due {
+                let client = self.connections.get_mut(&id).and_then(Connection::client_mut);
+                if let Some(client) = client {
+                    client.lists.push_back(List { seq, after: None });
+                }
+                self.go_on_with_lists(id);
+            }
+            // Who does not take what was said to it before is not asked, nor waited for.
+            let hears = |owner: &ClientId| self.connections.get(owner).is_some_and(Connection::is_flushed);
+            let begun = self.call_counts.begin(self.registry.owners().filter(hears), now);
+            let Some(CountRound { number, asker, owners }) = begun else { return };
+            if let Some(connection) = self.connections.get_mut(&asker) {
+                connection.credit.lock().charge(owners.len().try_into().unwrap_or(u32::MAX));
+            }
+            owners.into_iter().for_each(|owner| self.tell(owner, FromHub::Count { seq: number }));
+        }
+    }
+
+    /// Sends of lists as much as the socket takes, and the client may have now.
+    pub(super) fn go_on_with_lists(&mut self, id: ClientId) {
+        for _ in 0..TURN {
+            if !self.has_list_to_send(id) {
+                return;
+            }
+            if !self.connections.get_mut(&id).is_some_and(|connection| connection.credit.lock().take(LIST)) {
+                break;
+            }
+            self.go_on_with_list(id);
+        }
+        if self.has_list_to_send(id) {
+            self.connections.get_mut(&id).map(Connection::pause);
+            self.rest(key(id, SOCKET));
+            self.renew_interest(id);
+        }
+    }
+
+    fn has_list_to_send(&self, id: ClientId) -> bool {
+        let connection = self.connections.get(&id).filter(|found| found.is_flushed() && !found.is_resting());
+        connection.and_then(Connection::client).is_some_and(|client| !client.lists.is_empty())
+    }
+
+    fn go_on_with_list(&mut self, id: ClientId) {
+        let Some(client) = self.connections.get_mut(&id).and_then(Connection::client_mut) else { return };
+        let Some(List { seq, after }) = client.lists.pop_front() else { return };
+        let (names, last) = self.registry.list(after.as_ref());
+        let more = last.is_some();
+        if more {
+            client.lists.push_front(List { seq, after: last });
+        }
+        self.tell(id, FromHub::NamesAre { seq, names, more });
+    }
+}

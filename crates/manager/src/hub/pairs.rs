@@ -1,0 +1,441 @@
+//! Pairs: the memory and the two control sockets through which a caller and an owner talk without the hub.
+//!
+//! The hub makes all memory, and keeps none of it mapped: what the two write there it never sees. On each side's control socket it stands
+//! where a parent does for its child, and trusts nothing that comes from there. A pair that makes no sense, or whose socket is full, ends.
+//!
+//! Memory is sealed against holes before both sides have it: what only one writes, when that one has mapped it; what both write, when both have,
+//! and before either looks at it. A thread of its own does that, because a side can have it wait.
+
+#![forbid(unsafe_code)]
+
+mod memory;
+
+use super::connection::ClientId;
+use super::ledger::{Ledger, Left, Process, Watch};
+use crate::protocol::Side;
+use callgate_engine::control::{Control, Message};
+use callgate_engine::nest;
+use callgate_os::socket::{self, BlockingMode, Exposed};
+use callgate_os::sync::Ordering::Relaxed;
+use callgate_os::toll::Credit;
+use callgate_transport::backing::Sealed;
+use callgate_transport::layout::Geometry;
+use callgate_transport::segment::Segment;
+use std::collections::{HashMap, HashSet};
+use std::io::{self};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Segments that may be made for one client, whatever their size; and such that others have, which it is to read.
+const MAX_SEGMENTS: usize = 4096;
+
+/// The same for one side of a pair. Each costs the other side a mapping, of which the kernel lets it have some 65,000.
+const MAX_SEGMENTS_OF_SIDE: usize = 64;
+
+/// Objects that two processes may keep of what one of them writes for the other, beside those in use. Each counts for both, so one that
+/// keeps everything must leave the other some for its other peers.
+const MAX_OBJECTS_OF_TWO: usize = MAX_SEGMENTS / 8;
+
+/// As much work as so many messages: to make a segment.
+const GRANT: u32 = 16;
+
+/// The number of a pair's first segment.
+const FIRST: u64 = 0;
+
+/// What seals memory and says when it is done, by [`Pairs::sealed`]. `false` if it cannot.
+pub(super) type Sealer = Box<dyn Fn(SealRequest) -> bool + Send>;
+
+/// Memory that is to be sealed.
+#[derive(Debug)]
+pub(super) struct SealRequest {
+    pub(super) pair: u64,
+    /// Whom it was made for.
+    side: Side,
+    segment: u64,
+    pub(super) object: OwnedFd,
+    /// The same, only to be read.
+    to_read: Option<OwnedFd>,
+}
+
+/// All pairs.
+pub(super) struct Pairs {
+    pairs: HashMap<u64, Pair>,
+    by_clients: HashMap<(ClientId, ClientId), u64>,
+    of_client: HashMap<ClientId, Share>,
+    next: u64,
+    geometry: Geometry,
+    /// Bytes that may be made for one client.
+    budget: u64,
+    ledger: Ledger,
+    sealer: Sealer,
+    /// Sides that need memory, which may be released soon: for how many bytes, and until when they wait.
+    waiting: Vec<(u64, Side, u64, Instant)>,
+}
+
+/// What one caller and one owner have in common.
+#[derive(Debug)]
+struct Pair {
+    caller: End,
+    owner: End,
+    /// The number of the next segment; numbers are never used again. [`FIRST`] is the pair's first.
+    next_segment: u64,
+    /// The lanes that the caller has begun to use, by their bits.
+    begun: u64,
+    /// The first, until both sides have mapped it.
+    first: Option<OwnedFd>,
+    first_watch: Watch,
+    is_ready: bool,
+}
+
+/// One side of a pair.
+#[derive(Debug)]
+struct End {
+    client: ClientId,
+    process: Process,
+    /// The hub's end of that side's control socket.
+    control: Control<Exposed>,
+    /// Bytes of the segments that were made for that side.
+    segments: HashMap<u64, (u64, Watch)>,
+    /// In all.
+    bytes: u64,
+    asked: NeedState,
+    /// Whether it has mapped the first segment.
+    has_first: bool,
+}
+
+/// What has become of a side's `Need`: see the same of a bridge's child. A healthy side asks again only after the answer.
+#[derive(Debug)]
+enum NeedState {
+    Nothing,
+    Waiting,
+    /// It has been sent this segment, and is to map it: the object, and that only to be read.
+    Granted(u64, [Option<OwnedFd>; 2]),
+    /// Its segment is being sealed.
+    Sealing(u64),
+}
+
+/// What a client has of all pairs.
+#[derive(Debug, Default)]
+struct Share {
+    pairs: HashSet<u64>,
+    /// Of the segments that were made for it, and of what each pair in which it is the caller begins with.
+    bytes: u64,
+    segments: usize,
+    /// Segments that were made for others, and that it is to read.
+    attached: usize,
+}
+
+/// A pair that has just been made.
+#[derive(Debug)]
+pub(super) struct New {
+    pub(super) pair: u64,
+    /// What each side is to have: the segment, and its control socket.
+    pub(super) owner: [OwnedFd; 2],
+    pub(super) caller: [OwnedFd; 2],
+}
+
+/// What came of listening to a control socket.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// There may be another.
+    More,
+    /// There is none.
+    Nothing,
+    /// From now on the two can talk: their first segment is sealed.
+    Ready,
+    /// For now it has said as much as it may.
+    TooMuch,
+    /// The pair is to end.
+    End,
+}
+
+impl Pair {
+    fn end(&mut self, side: Side) -> &mut End {
+        match side {
+            Side::Caller => &mut self.caller,
+            Side::Owner => &mut self.owner,
+        }
+    }
+
+    fn sides(&mut self, side: Side) -> (&mut End, &mut End) {
+        match side {
+            Side::Caller => (&mut self.caller, &mut self.owner),
+            Side::Owner => (&mut self.owner, &mut self.caller),
+        }
+    }
+}
+
+impl End {
+    fn new(client: ClientId, process: Process, control: OwnedFd) -> Self {
+        // Better never to have them.
+        socket::refuse_descriptors(&control);
+        let control = Control::new(control.into());
+        Self {
+            client,
+            process,
+            control,
+            segments: HashMap::new(),
+            bytes: 0,
+            asked: NeedState::Nothing,
+            has_first: false,
+        }
+    }
+}
+
+impl Pairs {
+    pub(super) fn new(geometry: Geometry, budget: u64, sealer: Sealer) -> Self {
+        let (pairs, by_clients, of_client, waiting) = Default::default();
+        Self { pairs, by_clients, of_client, next: 1, geometry, budget, ledger: Ledger::new(), sealer, waiting }
+    }
+
+    /// The pair of this caller and this owner.
+    pub(super) fn find(&self, caller: ClientId, owner: ClientId) -> Option<u64> {
+        self.by_clients.get(&(caller, owner)).copied()
+    }
+
+    /// Makes a pair of a caller and an owner, who have none.
+    pub(super) fn introduce(&mut self, caller: (ClientId, Process), owner: (ClientId, Process)) -> io::Result<New> {
+        let base = self.geometry.segment_len() as u64;
+        let ((caller, caller_process), (owner, owner_process)) = (caller, owner);
+        let kept = self.ledger.of(caller_process).written_bytes;
+        let used = self.of_client.get(&caller).map_or(0, |share| share.bytes).saturating_add(kept);
+        let before = self.ledger.between(caller_process, owner_process);
+        if base > self.budget.saturating_sub(used) || before.bytes.saturating_add(base) > self.budget / 2 {
+            return Err(io::Error::other("all memory that it may have is in use"));
+        }
+        if before.objects >= MAX_OBJECTS_OF_TWO {
+            return Err(io::Error::other("one of the two keeps too much of what they had before"));
+        }
+        // Unmapped at once: from here on it is theirs.
+        let (segment, object) = Segment::create(self.geometry, &Sealed)?;
+        segment.header().chains.store(nest::new_chains(), Relaxed);
+        drop(segment);
+        let object = object.ok_or(io::ErrorKind::Unsupported)?;
+        let (callers, for_caller) = socket::pair()?;
+        let (owners, for_owner) = socket::pair()?;
+        let (owner_object, first) = (object.try_clone()?, object.try_clone()?);
+        let first_watch = self.ledger.watch(&object);
+        let pair = self.next;
+        self.next += 1;
+        let caller_end = End::new(caller, caller_process, callers);
+        let owner_end = End::new(owner, owner_process, owners);
+        let (next_segment, first, is_ready) = (FIRST + 1, Some(first), false);
+        let made = Pair { caller: caller_end, owner: owner_end, next_segment, first, first_watch, is_ready, begun: 0 };
+        self.pairs.insert(pair, made);
+        self.by_clients.insert((caller, owner), pair);
+        for client in [caller, owner] {
+            self.of_client.entry(client).or_default().pairs.insert(pair);
+        }
+        self.of_client.entry(caller).or_default().bytes += base;
+        Ok(New { pair, owner: [owner_object, for_owner], caller: [object, for_caller] })
+    }
+
+    /// Ends a pair: each side finds its control socket closed.
+    pub(super) fn end(&mut self, pair: u64) {
+        let Some(Pair { caller, owner, first_watch, .. }) = self.pairs.remove(&pair) else { return };
+        self.waiting.retain(|(of, ..)| *of != pair);
+        self.by_clients.remove(&(caller.client, owner.client));
+        let base = self.geometry.segment_len() as u64;
+        for (end, other, base) in [(&caller, &owner, base), (&owner, &caller, 0)] {
+            let Some(share) = self.of_client.get_mut(&end.client) else { continue };
+            share.pairs.remove(&pair);
+            share.bytes -= end.bytes + base;
+            share.segments -= end.segments.len();
+            share.attached -= other.segments.len();
+            if share.pairs.is_empty() {
+                self.of_client.remove(&end.client);
+            }
+        }
+        let first = Left { len: base, writer: caller.process, reader: owner.process };
+        self.ledger.left(first_watch, first);
+        for (end, other) in [(&caller, &owner), (&owner, &caller)] {
+            for (len, watch) in end.segments.values() {
+                self.ledger.left(*watch, Left { len: *len, writer: end.process, reader: other.process });
+            }
+        }
+    }
+
+    /// Whether the two sides of a pair can talk.
+    pub(super) fn is_ready(&self, pair: u64) -> bool {
+        self.pairs.get(&pair).is_some_and(|pair| pair.is_ready)
+    }
+
+    /// What is to be waited for, for [`released`](Self::released).
+    pub(super) fn releases(&self) -> Option<BorrowedFd<'_>> {
+        self.ledger.releases()
+    }
+
+    /// Memory has been released: those who wait for it are answered. Returns the pairs that are to end.
+    pub(super) fn released(&mut self) -> Vec<u64> {
+        if self.ledger.read() { self.answer_waiting() } else { Vec::new() }
+    }
+
+    /// When [`answer_waiting`](Self::answer_waiting) is to be called.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.waiting.iter().map(|(.., until)| *until).min()
+    }
+
+    /// Answers those who wait for memory, as far as there is any or they have waited for long enough. Returns the pairs that are to end.
+    pub(super) fn answer_waiting(&mut self) -> Vec<u64> {
+        let mut to_end = Vec::new();
+        for (pair, side, len, until) in std::mem::take(&mut self.waiting) {
+            if self.grant(pair, side, len, until).is_err() {
+                to_end.push(pair);
+            }
+        }
+        to_end
+    }
+
+    /// Whether its end is to be reported by [`process_ended`](Self::process_ended), whether or not it is a client then.
+    pub(super) fn awaits_end_of(&self, process: Process) -> bool {
+        self.ledger.awaits_end_of(process)
+    }
+
+    /// A process is gone, and all pairs that it had.
+    pub(super) fn process_ended(&mut self, process: Process) {
+        self.ledger.process_ended(process);
+    }
+
+    /// Whether `client` is one of the two.
+    pub(super) fn is_of(&self, pair: u64, client: ClientId) -> bool {
+        self.of_client.get(&client).is_some_and(|share| share.pairs.contains(&pair))
+    }
+
+    /// The pairs of a client.
+    pub(super) fn of(&self, client: ClientId) -> Vec<u64> {
+        self.of_client.get(&client).into_iter().flat_map(|share| share.pairs.iter().copied()).collect()
+    }
+
+    /// Whose side of a pair that is.
+    pub(super) fn client(&self, pair: u64, side: Side) -> Option<ClientId> {
+        let pair = self.pairs.get(&pair)?;
+        Some(if side == Side::Caller { pair.caller.client } else { pair.owner.client })
+    }
+
+    /// The hub's end of a control socket.
+    pub(super) fn control(&self, pair: u64, side: Side) -> Option<BorrowedFd<'_>> {
+        let pair = self.pairs.get(&pair)?;
+        let end = if side == Side::Caller { &pair.caller } else { &pair.owner };
+        Some(end.control.as_fd())
+    }
+
+    /// Whose side of a pair that is, if its control socket is too slow to be of use.
+    pub(super) fn slow_client(&self, pair: u64, side: Side) -> Option<ClientId> {
+        let pair = self.pairs.get(&pair)?;
+        let end = if side == Side::Caller { &pair.caller } else { &pair.owner };
+        end.control.is_slow().then_some(end.client)
+    }
+
+    /// The client at the other side, and what that side's control socket has cost since this was last asked.
+    pub(super) fn take_cost_of_other(&mut self, pair: u64, side: Side) -> Option<(ClientId, Duration)> {
+        let (_, other) = self.pairs.get_mut(&pair)?.sides(side);
+        Some((other.client, other.control.take_cost()))
+    }
+
+    /// Carries out one message of `side`, whose client has `credit` for all that it says, wherever.
+    pub(super) fn hear(&mut self, pair: u64, side: Side, credit: &mut Credit) -> Heard {
+        let Some(found) = self.pairs.get_mut(&pair) else { return Heard::Nothing };
+        let end = found.end(side);
+        if !credit.take(1) {
+            return Heard::TooMuch;
+        }
+        let received = end.control.receive(BlockingMode::No);
+        credit.charge_time(end.control.take_cost());
+        let said = match received {
+            Ok(Some((message, None))) => {
+                credit.charge(if matches!(message, Message::Need { .. }) { GRANT } else { 0 });
+                self.handle_message(pair, side, message)
+            }
+            Ok(Some((_, Some(descriptor)))) => {
+                // Nobody but the hub supplies memory.
+                socket::discard(vec![descriptor]);
+                Err(Broken)
+            }
+            Ok(None) => Err(Broken),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+            Err(_) => Err(Broken),
+        };
+        if said.is_ok() { Heard::More } else { Heard::End }
+    }
+
+    fn handle_message(&mut self, pair: u64, side: Side, message: Message) -> Result<(), Broken> {
+        match message {
+            Message::Need { len } if len > 0 => self.need(pair, side, len),
+            Message::Mapped { segment: FIRST } => self.has_first(pair, side),
+            Message::Mapped { segment } => self.has_mapped(pair, side, segment),
+            Message::Detach { segment } => self.detach(pair, side, segment),
+            Message::Begin { lane } if side == Side::Caller => self.begin(pair, lane),
+            Message::Need { .. }
+            | Message::Begin { .. }
+            | Message::Attach { .. }
+            | Message::Grant { .. }
+            | Message::Sealed { .. }
+            | Message::Deny { .. }
+            | Message::Exhausted { .. }
+            | Message::Lack { .. }
+            | Message::Tidy => Err(Broken),
+        }
+    }
+
+    /// The caller is about to use a lane for the first time: the owner is to have a thread there. Before the pair is ready, only a caller that
+    /// breaks the protocol says so: it has not been told where the owner's callback is.
+    fn begin(&mut self, pair: u64, lane: u64) -> Result<(), Broken> {
+        let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
+        if !found.is_ready || lane >= u64::from(self.geometry.lanes) || found.begun & 1 << lane != 0 {
+            return Err(Broken);
+        }
+        found.begun |= 1 << lane;
+        tell(&found.owner.control, Message::Begin { lane })
+    }
+
+    /// A side has mapped the first segment. When both have, it is sealed.
+    fn has_first(&mut self, pair: u64, side: Side) -> Result<(), Broken> {
+        let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
+        if std::mem::replace(&mut found.end(side).has_first, true) {
+            return Err(Broken);
+        }
+        if !(found.caller.has_first && found.owner.has_first) {
+            return Ok(());
+        }
+        let object = found.first.take().ok_or(Broken)?;
+        if (self.sealer)(SealRequest { pair, side, segment: FIRST, object, to_read: None }) {
+            Ok(())
+        } else {
+            Err(Broken)
+        }
+    }
+}
+
+/// A control socket is full or closed, or said what makes no sense: the pair ends.
+#[derive(Debug)]
+struct Broken;
+
+fn tell(control: &Control<Exposed>, message: Message) -> Result<(), Broken> {
+    control.send(message, None).map_err(|_| Broken)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use callgate_engine::pair::geometry;
+    use callgate_os::pidfd::Identity;
+    use callgate_os::toll;
+
+    /// One that makes its socket slow has been given what it was sent.
+    #[test]
+    fn fault_39_what_is_granted_slowly_stays_on_the_books() {
+        let mut pairs = Pairs::new(geometry(1), 64 << 20, Box::new(|_| true));
+        let [asker, other] = [1, 2].map(Identity::of_nobody);
+        let New { pair, caller: [_first, control], .. } = pairs.introduce((1, asker), (2, other)).unwrap();
+        let _burden = toll::burden(&control, 300_000);
+        let slow = (0..10).find(|_| {
+            pairs.pairs.get_mut(&pair).unwrap().caller.asked = NeedState::Nothing;
+            pairs.need(pair, Side::Caller, 4096).is_err()
+        });
+        let granted = 4096 * (slow.expect("it is slow") as u64 + 1);
+        pairs.end(pair);
+        assert!(!pairs.ledger.read(), "they are under way");
+        let base = geometry(1).segment_len() as u64;
+        assert_eq!(pairs.ledger.between(asker, other).bytes, base + granted);
+    }
+}

@@ -1,0 +1,81 @@
+//! How often processes are introduced, so that nobody costs an owner more mappings, descriptors and threads than that.
+//!
+//! Counts belong to processes and owners, not to connections: who joins again has what it had.
+
+#![forbid(unsafe_code)]
+
+use super::connection::ClientId;
+use callgate_os::toll::Credit;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Instant;
+
+/// Introductions that are made at once for one process, however many connections it has had, and then in a second.
+const OF_PROCESS: (u32, u32) = (1024, 64);
+
+/// The same to one owner, for all processes together. Each costs it a mapping and descriptors.
+const OF_OWNER: (u32, u32) = (4096, 256);
+
+/// Counts that are kept; of more, those are forgotten that are as good as new.
+const MOST_COUNTS: usize = 4096;
+
+/// How often processes are introduced, whatever they do to be introduced again. Each introduction is a message of these credits.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    of_process: HashMap<u32, Credit>,
+    of_owner: HashMap<ClientId, Credit>,
+}
+
+impl Rates {
+    /// Counts an introduction of `process` to `owner`; whose count is used up, if one is.
+    pub(super) fn take(&mut self, process: u32, owner: ClientId, now: Instant) -> Result<(), &'static str> {
+        let caller = rate(&mut self.of_process, process, OF_PROCESS, now);
+        if !caller.has(1, now) {
+            return Err("this process is introduced too often: no more than 64 times a second");
+        }
+        let called = rate(&mut self.of_owner, owner, OF_OWNER, now);
+        if !called.has(1, now) {
+            return Err("others are introduced to that process too often: no more than 256 times a second");
+        }
+        caller.charge(1);
+        called.charge(1);
+        Ok(())
+    }
+}
+
+/// The credit of one of many, for (at once, in a second).
+fn rate<K: Eq + Hash>(
+    rates: &mut HashMap<K, Credit>,
+    key: K,
+    (most, in_a_second): (u32, u32),
+    now: Instant,
+) -> &mut Credit {
+    if rates.len() >= MOST_COUNTS {
+        rates.retain(|_, credit| !credit.is_full(now));
+    }
+    rates.entry(key).or_insert_with(|| Credit::each_second(most, in_a_second, now))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn fault_43_introductions_are_limited_for_a_process_and_for_an_owner() {
+        let (mut rates, now) = (Rates::default(), Instant::now());
+        let taken = |rates: &mut Rates, process, at| (0..).take_while(|_| rates.take(process, 1, at).is_ok()).count();
+        assert_eq!(taken(&mut rates, 7, now), 1024);
+        assert_eq!(taken(&mut rates, 7, now + Duration::from_secs(1)), 64, "another connection does not help");
+        // Many processes together, and one that comes later.
+        let all: usize = (8..20).map(|process| taken(&mut rates, process, now + Duration::from_secs(1))).sum();
+        assert!((4096 - 1088..=4096 + 256).contains(&all), "{all}");
+        assert!(rates.take(99, 1, now + Duration::from_secs(1)).is_err());
+        assert!(rates.take(99, 2, now + Duration::from_secs(1)).is_ok(), "to another owner");
+        assert!(rates.take(99, 1, now + Duration::from_secs(3)).is_ok());
+        for process in 0..2 * MOST_COUNTS as u32 {
+            let _ = rates.take(process, 3, now + Duration::from_secs(1000 + u64::from(process)));
+        }
+        assert!(rates.of_process.len() <= MOST_COUNTS + 1);
+    }
+}

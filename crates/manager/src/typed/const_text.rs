@@ -1,0 +1,50 @@
+//! Texts that the compiler puts together, for the words that stand for types.
+
+#![forbid(unsafe_code)]
+
+/// Words for a type, put together by the compiler. Too long ones do not compile.
+#[doc(hidden)]
+pub struct ConstText {
+    bytes: [u8; ConstText::MAX],
+    len: usize,
+}
+
+impl ConstText {
+    pub(super) const MAX: usize = 1024;
+
+    pub(super) const fn of(parts: &[&str]) -> Self {
+        let mut text = Self { bytes: [0; Self::MAX], len: 0 };
+        let mut at = 0;
+        while at < parts.len() {
+            text = text.with(parts[at]);
+            at += 1;
+        }
+        text
+    }
+
+    pub(super) const fn of_tuple(types: &[&str]) -> Self {
+        let mut text = Self::of(&["("]);
+        let mut at = 0;
+        while at < types.len() {
+            text = text.with(if at == 0 { "" } else { ", " }).with(types[at]);
+            at += 1;
+        }
+        text.with(")")
+    }
+
+    const fn with(mut self, part: &str) -> Self {
+        assert!(self.len + part.len() <= Self::MAX, "the types of a callback are too long to be put in words");
+        let (_, rest) = self.bytes.split_at_mut(self.len);
+        let (place, _) = rest.split_at_mut(part.len());
+        place.copy_from_slice(part.as_bytes());
+        self.len += part.len();
+        self
+    }
+
+    pub(super) const fn as_str(&self) -> &str {
+        match std::str::from_utf8(self.bytes.split_at(self.len).0) {
+            Ok(text) => text,
+            Err(_) => panic!("whole texts one after the other are a text"),
+        }
+    }
+}

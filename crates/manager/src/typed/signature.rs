@@ -1,0 +1,83 @@
+//! Which types a callback takes and returns, as text.
+//!
+//! The text of known types is made while compiling: a call only compares it.
+
+#![forbid(unsafe_code)]
+
+use super::arguments::Arguments;
+use super::const_text::ConstText;
+use super::item::Item;
+use std::borrow::Cow;
+use std::fmt;
+
+/// Which types a callback takes and returns, in words: `(i64, i64) -> i64`, or `any` if only the callback knows.
+///
+/// A call whose types have the signature of the callback needs no conversion.
+///
+/// # Examples
+///
+/// ```
+/// use callgate::manager::Signature;
+///
+/// assert_eq!(Signature::of::<(i64, i64), String>().as_str(), "(i64, i64) -> str");
+/// assert_ne!(Signature::of::<(i64,), ()>(), Signature::of::<(i32,), ()>());
+/// assert!(Signature::any().is_any());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Signature(Cow<'static, str>);
+
+impl Signature {
+    /// How long its text may be, in bytes.
+    pub const MAX_LEN: usize = 4096;
+
+    const ANY: &'static str = "any";
+
+    /// Of a callback that takes whatever there is.
+    pub const fn any() -> Self {
+        Self(Cow::Borrowed(Self::ANY))
+    }
+
+    /// Of a callback that takes `A` and returns `R`. Allocates nothing.
+    pub const fn of<A: Arguments, R: Item>() -> Self {
+        Self(Cow::Borrowed(Signatures::<A, R>::TEXT.as_str()))
+    }
+
+    /// What another process said.
+    ///
+    /// `None` if it is longer than [`MAX_LEN`](Self::MAX_LEN), or has control characters in it.
+    pub(crate) fn checked(text: String) -> Option<Self> {
+        let is_sound = text.len() <= Self::MAX_LEN && !text.is_empty() && !text.contains(char::is_control);
+        is_sound.then(|| Self(text.into()))
+    }
+
+    /// Whether who calls with an `A` for an `R` and the callback mean the same types, so that those cross as they are. Allocates nothing.
+    pub(crate) fn agrees_with<A: Arguments, R: Item>(&self) -> bool {
+        // No type's text is `any`: there are arguments in all.
+        self.0 == Signatures::<A, R>::TEXT.as_str()
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether only the callback knows which types it takes.
+    pub fn is_any(&self) -> bool {
+        self.0 == Self::ANY
+    }
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+const _: () = assert!(ConstText::MAX <= Signature::MAX_LEN);
+
+/// Where the words for a callback are.
+struct Signatures<A, R>(A, R);
+
+impl<A: Arguments, R: Item> Signatures<A, R> {
+    const TEXT: &'static ConstText = &ConstText::of(&[A::TYPES, " -> ", R::TYPE]);
+}

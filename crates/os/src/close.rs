@@ -1,0 +1,150 @@
+//! Closing on a thread of its own what others can make slow to close: a socket that lingers, a file on a stranger's file system, an end of a
+//! conversation at whose other end a million entries of epoll sets wait to be told.
+
+#![forbid(unsafe_code)]
+
+use crate::signals;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Threads that close at a time. There is a second one only while the first is stuck.
+const MOST_THREADS: usize = 8;
+
+/// Who has waited for so long has a thread that is stuck before it.
+const STUCK: Duration = Duration::from_millis(5);
+
+/// What is to be closed.
+struct Closing {
+    descriptor: OwnedFd,
+    /// The conversation is to end, whoever else has this end of it.
+    ends: bool,
+    since: Instant,
+}
+
+/// What waits to be closed, and how many threads are at it.
+struct CloseQueue {
+    waiting: VecDeque<Closing>,
+    threads: usize,
+    /// The process that the threads are of; a fork of it has none.
+    process: u32,
+}
+
+static QUEUE: Mutex<CloseQueue> = Mutex::new(CloseQueue { waiting: VecDeque::new(), threads: 0, process: 0 });
+
+fn queue() -> MutexGuard<'static, CloseQueue> {
+    QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Closes `descriptors` soon. With `ends`, the conversations that they are ends of are over then, whoever else may have them. If there is no
+/// thread to be had, these end at once, and all stay open until there is one.
+pub fn elsewhere(descriptors: impl IntoIterator<Item = OwnedFd>, ends: bool) {
+    let since = Instant::now();
+    let mut queue = queue();
+    let process = std::process::id();
+    if queue.process != process {
+        // What waits there is the other process's to close; here, nobody is told of it.
+        *queue = CloseQueue { waiting: VecDeque::new(), threads: 0, process };
+    }
+    queue.waiting.extend(descriptors.into_iter().map(|descriptor| Closing { descriptor, ends, since }));
+    let is_stuck = queue.waiting.front().is_some_and(|first| first.since.elapsed() > STUCK);
+    let has_none = queue.threads == 0 && !queue.waiting.is_empty();
+    if has_none || is_stuck && queue.threads < MOST_THREADS {
+        let started = thread::Builder::new().name("callgate-close".into()).spawn(close_all);
+        queue.threads += usize::from(started.is_ok());
+        if queue.threads == 0 {
+            end_here(queue);
+        }
+    }
+}
+
+/// Ends the conversations that wait for a thread, which there is none of, and leaves closing them for later. Somebody may be waiting for their end.
+fn end_here(mut queue: MutexGuard<'static, CloseQueue>) {
+    let (mut ending, others): (VecDeque<_>, _) =
+        std::mem::take(&mut queue.waiting).into_iter().partition(|closing| closing.ends);
+    queue.waiting = others;
+    drop(queue);
+    for closing in &mut ending {
+        shut_down(&closing.descriptor);
+        closing.ends = false;
+    }
+    self::queue().waiting.extend(ending);
+}
+
+/// Closes what waits, until there is nothing left.
+fn close_all() {
+    signals::block();
+    loop {
+        let mut queue = queue();
+        let Some(Closing { descriptor, ends, .. }) = queue.waiting.pop_front() else {
+            queue.threads -= 1;
+            return;
+        };
+        drop(queue);
+        if ends {
+            shut_down(&descriptor);
+        }
+        drop(descriptor);
+    }
+}
+
+/// Ends the conversation: both ends are told that nothing more comes.
+pub fn shut_down(socket: impl AsFd) {
+    // One that has ended already needs no end.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+}
+
+/// A descriptor that is closed [elsewhere] when it is dropped.
+#[derive(Debug)]
+pub struct Aside(Option<OwnedFd>);
+
+impl From<OwnedFd> for Aside {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(Some(descriptor))
+    }
+}
+
+impl AsFd for Aside {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_ref().expect("there until it is dropped").as_fd()
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        elsewhere(self.0.take(), false);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::socket::{BlockingMode, Exposed, Received, pair, receive};
+    use crate::toll::{Toll, burden};
+
+    /// The other end is told of the end, all entries of it, and not on this thread's time.
+    #[test]
+    fn fault_40_what_is_slow_to_close_keeps_nobody_waiting() {
+        for ends in [true, false] {
+            let (ours, theirs) = pair().unwrap();
+            let burden = burden(&theirs, 300_000);
+            let toll = Toll::default();
+            toll.pay(|| if ends { drop(Exposed::from(ours)) } else { drop(Aside::from(ours)) });
+            assert!(toll.take() < Duration::from_millis(10), "closed while somebody waits");
+            assert!(matches!(receive(&theirs, &mut [0; 8], BlockingMode::Yes), Ok(Received::Closed)));
+            drop(burden);
+        }
+    }
+
+    #[test]
+    fn all_is_closed_and_no_thread_stays() {
+        let ends: Vec<_> = (0..100).map(|_| pair().unwrap()).collect();
+        let (ours, theirs): (Vec<_>, Vec<_>) = ends.into_iter().unzip();
+        ours.into_iter().for_each(|ours| elsewhere([ours], false));
+        for theirs in &theirs {
+            assert!(matches!(receive(theirs, &mut [0; 8], BlockingMode::Yes), Ok(Received::Closed)));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! A part of [callgate](https://docs.rs/callgate), for it alone: one file for each facility of the kernel, each a safe face over it.
+//!
+//! A file imports only files above it in the list below. Knows nothing of rings, calls or services; holds no policy.
+
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
+// No interface for others: nothing of it is built without being used.
+#![allow(missing_docs, rustdoc::private_intra_doc_links, clippy::len_without_is_empty, clippy::new_without_default)]
+
+// Words and atomics.
+pub mod text;
+#[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
+pub mod trace;
+pub mod sync;
+
+// This process.
+pub mod cpu;
+pub mod fork;
+pub mod selfproc;
+pub mod stack;
+pub mod exit;
+pub mod fatal;
+pub mod signals;
+pub mod limits;
+pub mod lock;
+
+// Memory and descriptors.
+pub mod mapping;
+#[cfg(feature = "portable")]
+pub mod event;
+pub mod futex;
+pub mod descriptor;
+pub mod close;
+pub mod eventfd;
+pub mod memfd;
+#[cfg(feature = "portable")]
+pub mod named;
+
+// Other processes.
+pub mod poll;
+pub mod inotify;
+pub mod image;
+pub mod program;
+pub mod pidfd;
+pub mod socket;
+pub mod listener;
+pub mod toll;
+
+#[cfg(all(test, not(loom)))]
+#[path = "../../../tests/support/mod.rs"]
+mod support;

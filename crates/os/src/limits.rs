@@ -1,0 +1,138 @@
+//! Limits of this process: which of them is behind a refusal.
+
+#![forbid(unsafe_code)]
+
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+use std::fmt::Write;
+use std::fs;
+use std::io;
+
+/// What the kernel refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Shared memory, or a descriptor.
+    Memory,
+    /// A process or a thread.
+    Task,
+}
+
+/// A limit: what it is called, what it counts, and who has set it.
+type SystemLimit = (&'static str, Resource, &'static str);
+
+const FILES: SystemLimit = ("RLIMIT_NOFILE", Resource::Nofile, "");
+const FILE_SIZE: SystemLimit = ("RLIMIT_FSIZE", Resource::Fsize, " bytes");
+const ADDRESSES: SystemLimit = ("RLIMIT_AS", Resource::As, " bytes");
+const DATA: SystemLimit = ("RLIMIT_DATA", Resource::Data, " bytes");
+const LOCKED: SystemLimit = ("RLIMIT_MEMLOCK", Resource::Memlock, " bytes");
+const TASKS: SystemLimit = ("RLIMIT_NPROC", Resource::Nproc, "");
+/// The kernel holds to it, too, how many descriptors a user has sent over sockets that nobody has received yet.
+const UNDER_WAY: SystemLimit = ("RLIMIT_NOFILE", Resource::Nofile, " descriptors under way");
+
+/// The limits that can be behind `error`, the likeliest first, and what is, in words, if none of them is set.
+fn candidates(error: &io::Error, wanted: Wanted) -> (&'static [SystemLimit], &'static str) {
+    match (error.raw_os_error().map(Errno::from_raw_os_error), wanted) {
+        (Some(Errno::MFILE), _) => (&[FILES], ""),
+        (Some(Errno::TOOMANYREFS), _) => (&[UNDER_WAY], ""),
+        (Some(Errno::NFILE), _) => (&[], ", with as many open files as the system may have (fs.file-max)"),
+        (Some(Errno::FBIG), _) => (&[FILE_SIZE], ""),
+        (Some(Errno::NOMEM), _) => (&[ADDRESSES, DATA], ""),
+        (Some(Errno::AGAIN), Wanted::Memory) => (&[LOCKED], ""),
+        // The C library says so, too, of a stack that there is no room for.
+        (Some(Errno::AGAIN), Wanted::Task) => {
+            (&[TASKS, ADDRESSES, DATA], ", with as many tasks as the cgroup (pids.max) or the system may have")
+        }
+        _ => (&[], ""),
+    }
+}
+
+/// Names the limits that can be behind `error`, as they are now, to be read between what was wanted and the error: `, with RLIMIT_NOFILE at
+/// 64`. Empty for an error that no limit is behind.
+pub fn behind(error: &io::Error, wanted: Wanted) -> String {
+    let (limits, otherwise) = candidates(error, wanted);
+    let mut said = String::new();
+    for (name, resource, unit) in limits {
+        if let Some(now) = getrlimit(*resource).current {
+            let link = if said.is_empty() { ", with" } else { " and" };
+            let _ = write!(said, "{link} {name} at {now}{unit}");
+        }
+    }
+    if said.is_empty() { otherwise.into() } else { said }
+}
+
+/// The limits in the order of their numbers in what is [`packed`].
+const NUMBERED: [SystemLimit; 7] = [FILES, FILE_SIZE, ADDRESSES, DATA, LOCKED, TASKS, UNDER_WAY];
+
+/// A refusal as two numbers, for a process that has other limits: the error and, above it, which limit is behind it; and that limit.
+pub fn packed(error: &io::Error, wanted: Wanted) -> [u64; 2] {
+    let number = error.raw_os_error().unwrap_or(0);
+    let (limits, _) = candidates(error, wanted);
+    let first = limits.iter().find_map(|limit| {
+        let now = getrlimit(limit.1).current?;
+        let at = NUMBERED.iter().position(|numbered| numbered == limit)?;
+        Some((at as u64 + 1, now))
+    });
+    let (which, now) = first.unwrap_or((0, 0));
+    [which << 32 | u64::from(number.unsigned_abs()), now]
+}
+
+/// The same in words, to stand behind what was wanted; whatever the numbers are.
+pub fn unpacked(error: u64, now: u64) -> String {
+    let limit = (error >> 32).checked_sub(1).and_then(|at| NUMBERED.get(usize::try_from(at).ok()?));
+    let limit = limit.map_or(String::new(), |(name, _, unit)| format!(", with {name} at {now}{unit}"));
+    match error as u32 {
+        0 => limit,
+        number => format!("{limit}: {}", io::Error::from_raw_os_error(number.cast_signed())),
+    }
+}
+
+/// How many threads this process has. Needs procfs.
+pub fn threads() -> io::Result<usize> {
+    Ok(fs::read_dir("/proc/self/task")?.count())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_24_refusals_name_the_limit_behind_them() {
+        let behind = |error: Errno, wanted| behind(&io::Error::from(error), wanted);
+        let files = getrlimit(Resource::Nofile).current.expect("every system has one");
+        assert_eq!(behind(Errno::MFILE, Wanted::Memory), format!(", with RLIMIT_NOFILE at {files}"));
+        assert!(behind(Errno::NFILE, Wanted::Task).contains("fs.file-max"));
+        let tasks = behind(Errno::AGAIN, Wanted::Task);
+        assert!(tasks.contains("RLIMIT_NPROC") || tasks.contains("pids.max") || tasks.contains("RLIMIT_AS"), "{tasks}");
+        let [error, limit] = packed(&Errno::MFILE.into(), Wanted::Memory);
+        assert_eq!(
+            unpacked(error, limit),
+            format!(", with RLIMIT_NOFILE at {files}: {}", io::Error::from(Errno::MFILE))
+        );
+        assert_eq!((unpacked(0, 0), unpacked(9 << 32, 7)), (String::new(), String::new()));
+        assert_eq!(behind(Errno::NOENT, Wanted::Task), "");
+        assert_eq!(super::behind(&io::Error::other("words"), Wanted::Memory), "");
+    }
+
+    #[test]
+    fn fault_24_descriptors_under_way_and_tasks_have_a_limit_too() {
+        let error = io::Error::from(Errno::TOOMANYREFS);
+        let files = getrlimit(Resource::Nofile).current.expect("every system has one");
+        let named = format!(", with RLIMIT_NOFILE at {files} descriptors under way");
+        assert_eq!(behind(&error, Wanted::Memory), named);
+        let [number, limit] = packed(&error, Wanted::Memory);
+        assert_eq!(unpacked(number, limit), format!("{named}: {error}"));
+        // Of a thread that cannot be started: the first limit that is set is named to the other process, too.
+        let error = io::Error::from(Errno::AGAIN);
+        let [number, limit] = packed(&error, Wanted::Task);
+        let said = unpacked(number, limit);
+        let first = [TASKS, ADDRESSES, DATA].into_iter().find(|limit| getrlimit(limit.1).current.is_some());
+        let named = first.map_or(String::new(), |(name, ..)| format!(", with {name} at {limit}"));
+        assert!(said.starts_with(&named) && said.ends_with(&error.to_string()), "{said}");
+        for limit in NUMBERED {
+            let is_listed = |error: Errno, wanted| candidates(&error.into(), wanted).0.contains(&limit);
+            let errors = [Errno::MFILE, Errno::FBIG, Errno::NOMEM, Errno::AGAIN, Errno::TOOMANYREFS];
+            let is_wanted = |wanted| errors.into_iter().any(|error| is_listed(error, wanted));
+            assert!(is_wanted(Wanted::Memory) || is_wanted(Wanted::Task), "{} is behind no error", limit.0);
+        }
+    }
+}

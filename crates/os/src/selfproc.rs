@@ -1,0 +1,79 @@
+//! What a process does to itself: its death with its parent, its name.
+
+use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal};
+use rustix::rand::GetRandomFlags;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::RawFd;
+
+/// Has the kernel send SIGKILL to this process when the thread that started it exits. Lost when the process changes its uid.
+pub fn die_with_parent() -> io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
+/// Ends this process at once: no destructors, no exit handlers.
+pub fn kill_self() -> ! {
+    let _ = kill_process(getpid(), Signal::KILL);
+    // The first process of a pid namespace is not killed by its own hand, nor one whose filter forbids it.
+    // SAFETY: ends the process without running anything of it.
+    unsafe { nix::libc::_exit(KILLED) }
+}
+
+/// What a shell calls the exit of a process that SIGKILL has ended.
+const KILLED: i32 = 137;
+
+/// Stops this process until somebody continues it.
+pub fn stop_self() {
+    let _ = kill_process(getpid(), Signal::STOP);
+}
+
+/// Bytes that nobody can foretell. At most 256, which the kernel gives at once.
+pub fn random<const LEN: usize>() -> io::Result<[u8; LEN]> {
+    const { assert!(LEN <= 256) };
+    let mut bytes = [0; LEN];
+    let got = rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty()))?;
+    if got == LEN { Ok(bytes) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof)) }
+}
+
+/// The process that started this one, 0 if it lies outside the pid namespace.
+pub fn parent_pid() -> u32 {
+    getppid().map_or(0, |pid| Pid::as_raw(Some(pid)) as u32)
+}
+
+/// The effective user and group of this process.
+pub fn effective_ids() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}
+
+/// Whether executing this program gave it capabilities that whoever executed it did not have.
+pub fn gained_capabilities() -> bool {
+    use rustix::process::{getegid, geteuid, getgid, getuid};
+    // The kernel also says "privileged" after a change of user or group; that is told by the ids.
+    is_privileged() && getuid() == geteuid() && getgid() == getegid()
+}
+
+/// Whether executing this program gave it rights (setuid, setgid, capabilities) that whoever executed it did not have.
+pub fn is_privileged() -> bool {
+    // SAFETY: reads a word that the kernel placed beside the environment; any argument is valid.
+    unsafe { nix::libc::getauxval(nix::libc::AT_SECURE) != 0 }
+}
+
+/// Names the calling thread; what `ps` and `top` show for the process if it is the main thread. Cut at 15 bytes.
+pub fn set_name(name: &str) {
+    let cut: Vec<u8> = name.bytes().filter(|&byte| byte != 0).take(15).collect();
+    if let Ok(name) = CString::new(cut) {
+        let _ = rustix::thread::set_name(&name);
+    }
+}
+
+/// Whether the kernel loaded a dynamic loader for this program: not if it is static, or was itself given to a loader as an argument.
+pub(crate) fn has_loader() -> bool {
+    // SAFETY: reads a word that the kernel placed beside the environment; any argument is valid.
+    unsafe { nix::libc::getauxval(nix::libc::AT_BASE) != 0 }
+}
+
+/// Has descriptor `number`, if there is one, closed when this process executes a program.
+pub fn close_on_exec(number: RawFd) {
+    // SAFETY: closes nothing here and now; a number that is free is refused.
+    unsafe { nix::libc::fcntl(number, nix::libc::F_SETFD, nix::libc::FD_CLOEXEC) };
+}

@@ -1,0 +1,392 @@
+//! Stacks: how much of the one in use is left, and another one to run something on.
+//!
+//! Relies on the C library to say where a thread's stack ends. Never moves a value between threads: what runs on another stack runs on the
+//! calling thread.
+
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
+use rustix::process::{Resource, getrlimit};
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::{self, NonNull};
+use std::thread;
+
+/// The end of the stack that a thread runs on.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// The lowest address that may be used.
+    low: usize,
+    /// The other end.
+    high: usize,
+    /// Whether the limit of the process applies, which may be lowered: the kernel looks at it whenever the stack grows.
+    is_limited: bool,
+}
+
+/// No more than this is counted on where the limit may be lowered: to ask for the limit each time would be a system call for each call.
+const MOST_OF_MAIN: usize = 1 << 20;
+
+/// What is taken to be left of a stack that is not the thread's (a coroutine's, say): so little that nothing large is done there.
+const UNKNOWN: usize = 22 << 10;
+
+thread_local! {
+    /// Of the stack in use, once somebody has asked.
+    static BOUNDS: Cell<Option<Bounds>> = const { Cell::new(None) };
+}
+
+/// How many bytes of the stack in use are left, below the caller's frame.
+#[inline(never)]
+pub fn left() -> usize {
+    let bounds = BOUNDS.get().unwrap_or_else(ask_slow);
+    let here = here();
+    if here > bounds.high || here < bounds.low {
+        return UNKNOWN;
+    }
+    let left = here - bounds.low;
+    if bounds.is_limited { left.min(MOST_OF_MAIN) } else { left }
+}
+
+/// An address in the frame of this function.
+#[inline(never)]
+fn here() -> usize {
+    let local = 0u8;
+    std::hint::black_box(&raw const local).addr()
+}
+
+fn stack_limit() -> Option<usize> {
+    getrlimit(Resource::Stack).current.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+#[cold]
+fn ask_slow() -> Bounds {
+    let bounds = bounds().unwrap_or_else(|| {
+        // The main thread of a process that may not read about itself. Half of what it was given is taken to be used.
+        let room = stack_limit().map_or(1 << 20, |limit| (limit / 2).min(4 << 20));
+        Bounds { low: here().saturating_sub(room), high: usize::MAX, is_limited: false }
+    });
+    BOUNDS.set(Some(bounds));
+    bounds
+}
+
+/// What the C library says of the calling thread's stack.
+fn bounds() -> Option<Bounds> {
+    use nix::libc;
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    // SAFETY: has no preconditions.
+    let thread = unsafe { libc::pthread_self() };
+    // SAFETY: the calling thread exists, and there is room for its attributes.
+    if unsafe { libc::pthread_getattr_np(thread, attributes.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    let (mut start, mut len, mut guard) = (ptr::null_mut::<c_void>(), 0usize, 0usize);
+    // SAFETY: initialised just now, and places of the right types.
+    let found = unsafe { libc::pthread_attr_getstack(attributes.as_ptr(), &mut start, &mut len) } == 0;
+    // SAFETY: as above.
+    let guarded = unsafe { libc::pthread_attr_getguardsize(attributes.as_ptr(), &mut guard) } == 0;
+    // SAFETY: initialised above, and not used again.
+    unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
+    let is_main = rustix::thread::gettid() == rustix::process::getpid();
+    // Some C libraries count the guard in.
+    let low = start.addr() + guard;
+    (found && guarded && len > 0).then(|| Bounds { low, high: start.addr() + len, is_limited: is_main })
+}
+
+/// Runs `run` on a stack of `size` bytes, which is gone afterwards. Its pages cost memory as they are used. `None` if there is no room for it;
+/// then `run` has not run.
+pub fn on_another<R>(size: usize, run: impl FnOnce() -> R) -> Option<R> {
+    let stack = Stack::new(size)?;
+    let result = stack.run(run);
+    drop(stack);
+    Some(result.unwrap_or_else(|panic| resume_unwind(panic)))
+}
+
+// ---- the large stack of a thread -----------------------------------------------------------------------------------
+
+/// What a thread's large stack has, where memory is not limited. Its pages cost memory as they are used.
+const LARGE: usize = 64 << 20;
+
+/// Where memory is limited, the stack takes one part in so many: each thread may have one.
+const SHARE: u64 = 64;
+
+/// So much of a large stack stays with the thread when more of it was used.
+const KEPT: usize = 256 << 10;
+
+/// Who is on a large stack already, and has so much left, goes on there.
+const ENOUGH: usize = LARGE / 4;
+
+/// The large stack of a thread.
+enum Large {
+    /// Nobody has needed it yet.
+    Unasked,
+    Free(Stack),
+    /// The thread is on it, or on another that it went to from there.
+    Busy,
+    /// There is no room for one.
+    Denied,
+}
+
+thread_local! {
+    static LARGE_STACK: Cell<Large> = const { Cell::new(Large::Unasked) };
+}
+
+/// Runs `run` on the large stack of this thread, which stays for the next time; where there is no room for one, on the stack in use.
+#[inline]
+pub fn on_large<R>(run: impl FnOnce() -> R) -> R {
+    // A thread that is ending has none.
+    let stack = match LARGE_STACK.try_with(|large| large.replace(Large::Busy)) {
+        Ok(Large::Free(stack)) => Some(stack),
+        Ok(Large::Unasked) => Stack::large_slow(),
+        Ok(Large::Busy) => return on_one_more_slow(run),
+        Ok(Large::Denied) | Err(_) => None,
+    };
+    let Some(stack) = stack else {
+        let _ = LARGE_STACK.try_with(|large| large.set(Large::Denied));
+        return run();
+    };
+    let result = stack.run(run);
+    let _ = LARGE_STACK.try_with(|large| large.set(Large::Free(stack)));
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Runs `run` for who is on a large stack already.
+#[cold]
+fn on_one_more_slow<R>(run: impl FnOnce() -> R) -> R {
+    let mut run = Some(run);
+    let stack = if left() < ENOUGH { Stack::large_slow() } else { None };
+    let mut take = || run.take().map(|run| run());
+    let result = match stack {
+        Some(stack) => stack.run(take).unwrap_or_else(|panic| resume_unwind(panic)),
+        None => take(),
+    };
+    result.unwrap_or_else(|| unreachable!("it runs once"))
+}
+
+/// Gives back what a large stack has beyond [`KEPT`], if it has been used.
+#[cold]
+pub fn give_back_slow() {
+    let _ = LARGE_STACK.try_with(|large| {
+        let it = large.replace(Large::Busy);
+        if let Large::Free(stack) = &it {
+            stack.give_back();
+        }
+        large.set(it);
+    });
+}
+
+/// What runs on the other stack, and what came of it.
+struct Call<F, R> {
+    run: Option<F>,
+    result: Option<thread::Result<R>>,
+}
+
+type Enter = unsafe extern "C" fn(*mut u8);
+
+/// The function that runs calls of this type.
+fn enter_of<F: FnOnce() -> R, R>(_: &Call<F, R>) -> Enter {
+    /// # Safety
+    ///
+    /// `call` must lead to a `Call<F, R>` that nobody else uses meanwhile.
+    unsafe extern "C" fn enter<F: FnOnce() -> R, R>(call: *mut u8) {
+        // SAFETY: the caller's duty.
+        let call = unsafe { &mut *call.cast::<Call<F, R>>() };
+        call.result = call.run.take().map(|run| catch_unwind(AssertUnwindSafe(run)));
+    }
+    enter::<F, R>
+}
+
+/// Memory for a stack, with a page below it that nobody may touch.
+struct Stack {
+    start: NonNull<c_void>,
+    len: usize,
+}
+
+/// More than any page.
+const GUARD: usize = 64 << 10;
+
+const PAGE: usize = 4 << 10;
+
+impl Stack {
+    fn new(size: usize) -> Option<Self> {
+        let len = size.checked_next_multiple_of(GUARD)?.checked_add(GUARD)?;
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
+        // SAFETY: the kernel chooses a free address range, so no existing memory changes.
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), len, protection, flags) }.ok()?;
+        let stack = Self { start: NonNull::new(start)?, len };
+        // SAFETY: the first pages of what was mapped just now.
+        unsafe { mprotect(start, GUARD, MprotectFlags::empty()) }.ok()?;
+        // A stack of which little is used is to cost little.
+        // SAFETY: advice on the pages mapped just now changes no byte.
+        let _ = unsafe { madvise(start, len, Advice::LinuxNoHugepage) };
+        Some(stack)
+    }
+
+    /// The large one of a thread; `None` if it would have no more than the stack in use.
+    #[cold]
+    fn large_slow() -> Option<Self> {
+        let limits = [Resource::As, Resource::Data].map(|resource| getrlimit(resource).current);
+        let size = match limits.into_iter().flatten().min() {
+            Some(least) => usize::try_from(least / SHARE).map_or(LARGE, |share| share.min(LARGE)),
+            None => LARGE,
+        };
+        if size > left() { Self::new(size) } else { None }
+    }
+
+    /// Runs `run` here. Nothing else may be running here: who has the stack sees to that, by having it.
+    #[inline]
+    fn run<R>(&self, run: impl FnOnce() -> R) -> thread::Result<R> {
+        let mut call = Call { run: Some(run), result: None };
+        let before = BOUNDS.replace(Some(Bounds { low: self.low(), high: self.top().addr(), is_limited: false }));
+        // SAFETY: `enter` is of the same types as `call`, which lives here until it returns, and never unwinds; nothing runs on the stack,
+        // whose top is aligned and 16 bytes within it.
+        unsafe { switch((&raw mut call).cast(), enter_of(&call), self.top()) };
+        BOUNDS.set(before);
+        call.result.unwrap_or_else(|| unreachable!("it has run"))
+    }
+
+    /// Gives the pages beyond [`KEPT`] back, if they have been used: then the first of them is hardly all zeros.
+    fn give_back(&self) {
+        let end = self.len.saturating_sub(KEPT).max(GUARD);
+        if end < GUARD + PAGE {
+            return;
+        }
+        let first = self.start.as_ptr().cast::<u8>().wrapping_add(end - PAGE);
+        // SAFETY: a page of the stack above its guard, mapped for reading, on which nothing runs.
+        let is_used = unsafe { std::slice::from_raw_parts(first, PAGE) }.iter().any(|&byte| byte != 0);
+        if is_used {
+            let low = self.start.as_ptr().wrapping_byte_add(GUARD);
+            // SAFETY: pages of the stack above its guard, on which nothing runs, and of which nothing is read before it is written.
+            let _ = unsafe { madvise(low, end - GUARD, Advice::LinuxDontNeed) };
+        }
+    }
+
+    fn low(&self) -> usize {
+        self.start.addr().get() + GUARD
+    }
+
+    /// Aligned to 16, as calls need it.
+    fn top(&self) -> *mut u8 {
+        self.start.as_ptr().cast::<u8>().wrapping_add(self.len - 16)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and nothing runs there any more.
+        let _ = unsafe { munmap(self.start.as_ptr(), self.len) };
+    }
+}
+
+/// Calls `enter(call)` with the stack pointer at `top`. The frame pointer leads back, for this function and for who unwinds or prints a
+/// backtrace.
+///
+/// # Safety
+///
+/// `top` must be the aligned upper end of memory that nothing else uses; `enter` must accept `call`, and not unwind.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+unsafe extern "C" fn switch(call: *mut u8, enter: Enter, top: *mut u8) {
+    std::arch::naked_asm!(
+        ".cfi_startproc",
+        "push rbp",
+        ".cfi_def_cfa rsp, 16",
+        ".cfi_offset rbp, -16",
+        "mov rbp, rsp",
+        ".cfi_def_cfa_register rbp",
+        "mov rsp, rdx",
+        "call rsi",
+        "mov rsp, rbp",
+        "pop rbp",
+        ".cfi_def_cfa rsp, 8",
+        "ret",
+        ".cfi_endproc",
+    )
+}
+
+/// The same.
+///
+/// # Safety
+///
+/// As above.
+#[cfg(target_arch = "aarch64")]
+#[unsafe(naked)]
+unsafe extern "C" fn switch(call: *mut u8, enter: Enter, top: *mut u8) {
+    std::arch::naked_asm!(
+        ".cfi_startproc",
+        "stp x29, x30, [sp, #-16]!",
+        ".cfi_def_cfa sp, 16",
+        ".cfi_offset x29, -16",
+        ".cfi_offset x30, -8",
+        "mov x29, sp",
+        ".cfi_def_cfa_register x29",
+        "mov sp, x2",
+        "blr x1",
+        "mov sp, x29",
+        ".cfi_def_cfa_register sp",
+        "ldp x29, x30, [sp], #16",
+        ".cfi_def_cfa sp, 0",
+        "ret",
+        ".cfi_endproc",
+    )
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Uses a KiB of stack, and more of them.
+    fn down(levels: usize) -> usize {
+        let frame = std::hint::black_box([1u8; 1024]);
+        if levels == 0 { 0 } else { usize::from(frame[levels % 1024]) + down(levels - 1) }
+    }
+
+    #[test]
+    fn a_thread_knows_what_is_left_of_its_stack() {
+        for size in [64 << 10, 1 << 20, 8 << 20] {
+            let thread = thread::Builder::new().stack_size(size).spawn(move || {
+                let before = left();
+                // The C library may give it one that a larger thread had.
+                assert!(before > size / 4, "{before} of {size}");
+                let deeper = std::hint::black_box([0u8; 8 << 10]);
+                assert!(left() <= before, "{}", deeper[0]);
+            });
+            thread.expect("a thread").join().expect("as much as was asked for");
+        }
+        assert!(left() > 16 << 10);
+    }
+
+    #[test]
+    fn fault_25_the_large_stack_is_kept_nested_and_given_back() {
+        let thread = thread::Builder::new().stack_size(64 << 10).spawn(|| {
+            let before = left();
+            let place = |_| on_large(here);
+            let places = [0, 1, 2].map(place);
+            assert!(places.iter().all(|&place| place == places[0]), "it is the same one");
+            assert_eq!(on_large(|| (down(20_000), on_large(|| down(20_000)))), (20_000, 20_000));
+            // Where little is left, on one more.
+            assert_eq!(on_large(|| on_another(1 << 20, || on_large(|| down(20_000)))), Some(20_000));
+            let panicked = catch_unwind(|| on_large(|| panic!("on the large stack")));
+            assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"on the large stack"));
+            give_back_slow();
+            assert_eq!(on_large(|| down(20_000)), 20_000);
+            assert_eq!(left(), before);
+        });
+        thread.expect("a thread").join().expect("no overflow");
+    }
+
+    #[test]
+    fn another_stack_is_used_and_left_whatever_happens_there() {
+        let thread = thread::Builder::new().stack_size(64 << 10).spawn(|| {
+            let before = left();
+            // More than the thread has.
+            assert_eq!(on_another(64 << 20, || (down(2_000), left() > 32 << 20)), Some((2_000, true)));
+            let backtrace = on_another(16 << 20, || std::backtrace::Backtrace::force_capture().to_string());
+            assert!(backtrace.is_some_and(|text| text.contains("on_another")));
+            let panicked = catch_unwind(|| on_another(1 << 20, || panic!("on another stack")));
+            assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"on another stack"));
+            assert_eq!(on_another(usize::MAX, || ()), None);
+            assert_eq!(on_another(1 << 20, || on_another(4 << 20, || down(200))), Some(Some(200)));
+            assert_eq!(left(), before);
+        });
+        thread.expect("a thread").join().expect("no overflow");
+    }
+}

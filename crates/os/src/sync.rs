@@ -1,0 +1,40 @@
+//! The atomics that everything else uses, so that loom can replace them, and tests trace what they access.
+//!
+//! Nothing else in the crate names `std::sync::atomic` for words that two sides of a protocol share.
+
+#![forbid(unsafe_code)]
+
+#[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
+pub use crate::trace::{AtomicU32, AtomicU64};
+#[cfg(not(any(loom, all(any(test, feature = "testkit"), debug_assertions))))]
+pub use std::sync::atomic::{AtomicU32, AtomicU64};
+#[cfg(not(loom))]
+pub use std::sync::atomic::{Ordering, fence};
+
+#[cfg(loom)]
+pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use std::ptr::NonNull;
+
+/// Tells the processor that this is a polling loop.
+#[inline(always)]
+pub fn spin_hint() {
+    #[cfg(not(loom))]
+    std::hint::spin_loop();
+    #[cfg(loom)]
+    loom::thread::yield_now();
+}
+
+/// Plain bytes of shared memory are about to be read: noted for tests that trace that; otherwise nothing.
+#[inline(always)]
+pub fn will_read(_start: NonNull<u8>, _len: usize) {
+    #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
+    crate::trace::note(crate::trace::Kind::Read, _start.addr().get(), _len);
+}
+
+/// Plain bytes of shared memory are about to be written: noted for tests that trace that; otherwise nothing.
+#[inline(always)]
+pub fn will_write(_start: NonNull<u8>, _len: usize) {
+    #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
+    crate::trace::note(crate::trace::Kind::Write, _start.addr().get(), _len);
+}

@@ -1,0 +1,126 @@
+//! Which words of memory a piece of code reads and writes, for the tests that count cache lines.
+//!
+//! In tests only, without optimisation: `crate::sync` then hands out these atomics, which note
+//! each access of a thread that is being traced. Plain bytes of shared memory are noted where they are copied, through
+//! `sync::will_read` and `sync::will_write`. A release build of the tests has none of this, so that `.ci/instructions` counts what
+//! users run.
+
+#![forbid(unsafe_code)]
+
+use std::borrow::Borrow;
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::Ordering;
+
+/// What is done to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Read,
+    Write,
+}
+
+/// One access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    pub kind: Kind,
+    pub address: usize,
+    pub len: usize,
+}
+
+thread_local! {
+    static IS_ON: Cell<bool> = const { Cell::new(false) };
+    static LOG: RefCell<Vec<Access>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `work`; returns also what it accessed on this thread, in order.
+pub fn trace<R>(work: impl FnOnce() -> R) -> (R, Vec<Access>) {
+    assert!(!IS_ON.replace(true), "a trace within a trace");
+    let result = work();
+    IS_ON.set(false);
+    (result, LOG.take())
+}
+
+/// Notes an access, if this thread is being traced.
+pub fn note(kind: Kind, address: usize, len: usize) {
+    if IS_ON.get() && len > 0 {
+        LOG.with_borrow_mut(|log| log.push(Access { kind, address, len }));
+    }
+}
+
+/// An atomic with the methods that the library uses; whoever uses another adds it here, with what it accesses.
+macro_rules! traced {
+    ($name:ident, $word:ty) => {
+        #[derive(Debug)]
+        #[repr(transparent)]
+        pub struct $name(std::sync::atomic::$name);
+
+        impl $name {
+            pub const fn new(value: $word) -> Self {
+                Self(std::sync::atomic::$name::new(value))
+            }
+
+            fn note(&self, kind: Kind) {
+                note(kind, self.0.as_ptr().addr(), size_of::<$word>());
+            }
+
+            pub fn load(&self, ordering: Ordering) -> $word {
+                self.note(Kind::Read);
+                self.0.load(ordering)
+            }
+
+            pub fn store(&self, value: $word, ordering: Ordering) {
+                self.note(Kind::Write);
+                self.0.store(value, ordering);
+            }
+        }
+    };
+}
+
+traced!(AtomicU32, u32);
+traced!(AtomicU64, u64);
+
+impl AtomicU32 {
+    pub fn fetch_max(&self, value: u32, ordering: Ordering) -> u32 {
+        self.note(Kind::Read);
+        self.note(Kind::Write);
+        self.0.fetch_max(value, ordering)
+    }
+
+    pub fn as_ptr(&self) -> *mut u32 {
+        self.0.as_ptr()
+    }
+}
+
+/// For the kernel, whose accesses are not noted: a call that sleeps or wakes is not one whose lines are counted.
+impl Borrow<std::sync::atomic::AtomicU32> for AtomicU32 {
+    fn borrow(&self) -> &std::sync::atomic::AtomicU32 {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn what_a_traced_thread_accesses_is_noted_and_nothing_else() {
+        let (narrow, wide) = (AtomicU32::new(1), AtomicU64::new(2));
+        let outside = || narrow.store(5, Relaxed);
+        outside();
+        let (value, log) = trace(|| {
+            wide.store(7, Relaxed);
+            std::thread::scope(|scope| {
+                scope.spawn(outside);
+            });
+            narrow.fetch_max(9, Relaxed);
+            wide.load(Relaxed)
+        });
+        outside();
+        let at = |kind, address, len| Access { kind, address, len };
+        let (narrow, wide) = (narrow.as_ptr().addr(), wide.0.as_ptr().addr());
+        let expected =
+            [at(Kind::Write, wide, 8), at(Kind::Read, narrow, 4), at(Kind::Write, narrow, 4), at(Kind::Read, wide, 8)];
+        assert_eq!((value, &log[..]), (7, &expected[..]));
+        assert_eq!(trace(|| ()).1, []);
+    }
+}

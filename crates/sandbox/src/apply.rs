@@ -1,0 +1,315 @@
+//! The child's side of a sandbox: carries a plan out, step by step, and looks after each whether it holds.
+//!
+//! Runs before the service exists, in a process with one thread: most of what is given up here is given up by a thread, and those that
+//! exist already would keep it.
+
+#![forbid(unsafe_code)]
+
+use crate::landlock::{Offered, PathRules};
+use crate::measure::Measure;
+use crate::plan::Plan;
+use crate::report::SandboxReply;
+use crate::seccomp::{Filters, Ordinary};
+use crate::{limits, rights};
+use callgate_os::selfproc;
+use callgate_os::text::checked_words;
+use rustix::process::Resource;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes of private memory that callgate needs in a child, beside what each worker needs.
+const OWN_MEMORY: u64 = 4 << 20;
+/// Bytes of private memory that a worker needs: its stack.
+const WORKER_MEMORY: u64 = 8 << 20;
+/// Bytes of address space that the C library's allocator reserves for each thread and does not use.
+const ARENA_SPACE: u64 = 128 << 20;
+/// Descriptors that callgate needs now and then: a segment that arrives, for one.
+const OWN_DESCRIPTORS: u64 = 4;
+
+const NO_LANDLOCK: &str = "this kernel has no Landlock, or it is not enabled";
+
+/// What could not be applied and is not optional.
+#[derive(Debug)]
+pub struct MeasureFailure {
+    pub measure: Measure,
+    pub why: String,
+}
+
+/// Carries out `plan` in this process, which will have so many workers. `bind_life` is what keeps the child from outliving its parent, and is
+/// called once the kernel can no longer forget it.
+pub fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Result<SandboxReply, MeasureFailure> {
+    let mut steps =
+        Steps { plan, told: SandboxReply::default(), namespace_for: None, signals_ruled: false, files_ruled: false };
+    match callgate_os::limits::threads() {
+        Ok(1) => {}
+        Ok(threads) => {
+            let why =
+                format!("the child has {threads} threads already, and a sandbox holds those that come later only");
+            return Err(MeasureFailure { measure: Measure::NoNewPrivileges, why });
+        }
+        Err(error) => {
+            return Err(MeasureFailure { measure: Measure::NoNewPrivileges, why: format!("/proc/self/task: {error}") });
+        }
+    }
+    steps.limits(workers)?;
+    steps.namespaces()?;
+    steps.root_and_umask()?;
+    steps.credentials()?;
+    bind_life();
+    steps.step(Measure::NoNewPrivileges, || rights::forbid_new_privileges().map(|()| "no_new_privs".into()))?;
+    steps.landlock()?;
+    steps.seccomp()?;
+    Ok(steps.told)
+}
+
+struct Steps<'a> {
+    plan: &'a Plan,
+    told: SandboxReply,
+    /// It is in a user namespace of its own, for this measure's sake, and so has every capability in there.
+    namespace_for: Option<Measure>,
+    /// Signals to other processes are ruled by Landlock.
+    signals_ruled: bool,
+    /// Files are ruled by Landlock.
+    files_ruled: bool,
+}
+
+impl Steps<'_> {
+    /// Takes `measure`, if it is asked for. What is done says how it is in force.
+    fn step(&mut self, measure: Measure, take: impl FnOnce() -> io::Result<String>) -> Result<(), MeasureFailure> {
+        if !self.plan.asks_for(measure) {
+            return Ok(());
+        }
+        match take() {
+            Ok(how) => {
+                self.told.in_force.push((measure.code(), how));
+                Ok(())
+            }
+            Err(error) => self.left_out(measure, &error.to_string()),
+        }
+    }
+
+    /// Goes on without `measure`, if it is optional.
+    fn left_out(&mut self, measure: Measure, why: &str) -> Result<(), MeasureFailure> {
+        let why = checked_words(why);
+        if !self.plan.is_optional(measure) {
+            return Err(MeasureFailure { measure, why });
+        }
+        self.told.left_out.push((measure.code(), why));
+        Ok(())
+    }
+
+    fn limits(&mut self, workers: u32) -> Result<(), MeasureFailure> {
+        let plan = self.plan;
+        self.step(Measure::CoreDumps, || {
+            // Of 0 the kernel takes no notice where dumps go to a program; 1 byte is too short for any.
+            let most = limits::fix(Resource::Core, 1)?;
+            Ok(format!("RLIMIT_CORE {most}"))
+        })?;
+        self.step(Measure::OpenFiles, || {
+            let own = limits::descriptors_end()? + OWN_DESCRIPTORS;
+            let most = own.saturating_add(plan.open_files.unwrap_or(0));
+            let most = limits::limit(Resource::Nofile, most, most)?;
+            Ok(format!("RLIMIT_NOFILE {most}, of which {own} are callgate's"))
+        })?;
+        self.step(Measure::CpuTime, || {
+            let seconds = plan.cpu_seconds.unwrap_or(0);
+            let seconds = limits::limit(Resource::Cpu, seconds, seconds.saturating_add(1))?;
+            Ok(format!("RLIMIT_CPU {seconds} s"))
+        })?;
+        self.step(Measure::Memory, || limit_memory(plan, workers))
+    }
+
+    /// A user namespace is for those who may not otherwise; it cannot be combined with a change of user, which it has none to change to.
+    fn namespaces(&mut self) -> Result<(), MeasureFailure> {
+        let plan = self.plan;
+        let measure = match plan.no_network {
+            true => Measure::NetworkNamespace,
+            false => Measure::Chroot,
+        };
+        let lacks_network = plan.no_network && !rights::may_make_namespaces();
+        let lacks_root = plan.chroot.is_some() && !rights::may_change_root();
+        let names = selfproc::effective_ids();
+        let may = match () {
+            () if !lacks_network && !lacks_root => Ok("a network namespace"),
+            () if plan.groups().is_some() => {
+                Err("it takes CAP_SYS_ADMIN, or a user namespace, in which there is no other user to become".into())
+            }
+            () => match rights::enter_user_namespace() {
+                Ok(()) => {
+                    self.namespace_for = Some(measure);
+                    Ok("a network namespace, in a user namespace")
+                }
+                Err(error) => Err(format!("it takes CAP_SYS_ADMIN, or a user namespace: {error}")),
+            },
+        };
+        if self.namespace_for.is_some() {
+            // There is no way back: a process without a name must not go on.
+            rights::keep_names(names).map_err(|error| MeasureFailure {
+                measure,
+                why: format!("in its user namespace it is nobody: {error}"),
+            })?;
+        }
+        self.step(Measure::NetworkNamespace, || {
+            let how = may.map_err(io::Error::other)?;
+            rights::enter_network_namespace()?;
+            Ok(how.into())
+        })
+    }
+
+    fn root_and_umask(&mut self) -> Result<(), MeasureFailure> {
+        let plan = self.plan;
+        self.step(Measure::Chroot, || {
+            let path = path_of(plan.chroot.as_deref().unwrap_or_default());
+            let named = |error: io::Error| {
+                let hint = match error.kind() {
+                    io::ErrorKind::PermissionDenied => " (it takes CAP_SYS_CHROOT, or user namespaces)",
+                    _ => "",
+                };
+                io::Error::new(error.kind(), format!("`{}`: {error}{hint}", path.display()))
+            };
+            rights::change_root(path).map_err(named)?;
+            Ok(format!("`{}`", path.display()))
+        })?;
+        self.step(Measure::Umask, || {
+            let mask = plan.umask.unwrap_or(0);
+            rights::set_umask(mask)?;
+            Ok(format!("{mask:#o}"))
+        })
+    }
+
+    fn credentials(&mut self) -> Result<(), MeasureFailure> {
+        let plan = self.plan;
+        // Who changes from root to another user has no right to this any more.
+        let bounding_set = if plan.no_capabilities { rights::empty_bounding_set() } else { Ok(()) };
+        let takes_root = |error: io::Error| match error.kind() {
+            io::ErrorKind::PermissionDenied => io::Error::new(error.kind(), format!("{error} (it takes root)")),
+            _ => error,
+        };
+        self.step(Measure::Groups, || {
+            let groups = plan.groups().unwrap_or_default();
+            rights::set_supplementary_groups(groups).map_err(takes_root)?;
+            Ok(if groups.is_empty() { "none".into() } else { format!("{groups:?}") })
+        })?;
+        self.step(Measure::Group, || {
+            let group = plan.group.unwrap_or_default();
+            rights::set_group(group).map_err(takes_root)?;
+            Ok(group.to_string())
+        })?;
+        self.step(Measure::User, || {
+            let user = plan.user.unwrap_or_default();
+            rights::set_user(user).map_err(takes_root)?;
+            Ok(user.to_string())
+        })?;
+        self.step(Measure::Capabilities, || {
+            rights::drop_capabilities()?;
+            Ok(match bounding_set {
+                Ok(()) => "none, and none to be had".into(),
+                // Executing is how they would be had, and that gives no new privileges.
+                Err(error) => format!("none; the bounding set stays as it was ({error})"),
+            })
+        })?;
+        match self.namespace_for {
+            // Those over the new namespace, which nobody asked for.
+            Some(measure) if !plan.no_capabilities => rights::drop_capabilities().map_err(|error| MeasureFailure {
+                measure,
+                why: format!("the capabilities of its user namespace stay: {error}"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// One set of rules for files, TCP and other processes.
+    fn landlock(&mut self) -> Result<(), MeasureFailure> {
+        let plan = self.plan;
+        let Some(offered) = Offered::here() else {
+            return self.unruled(&[Measure::Files, Measure::NetworkRules, Measure::Processes], NO_LANDLOCK);
+        };
+        let paths = |list: &[Vec<u8>]| list.iter().map(|bytes| path_of(bytes).to_owned()).collect::<Vec<PathBuf>>();
+        let files = plan.files.then(|| (paths(&plan.read_only), paths(&plan.read_write)));
+        match offered.restrict(&PathRules { files, no_network: plan.no_network }) {
+            Ok(()) => return self.ruled(offered, plan.files),
+            Err(error) => self.unruled(&[Measure::Files], &error.to_string())?,
+        }
+        // A path that is not there must not take the rest with it.
+        match offered.restrict(&PathRules { files: None, no_network: plan.no_network }) {
+            Ok(()) => self.ruled(offered, false),
+            Err(error) => self.unruled(&[Measure::NetworkRules, Measure::Processes], &error.to_string()),
+        }
+    }
+
+    fn unruled(&mut self, measures: &[Measure], why: &str) -> Result<(), MeasureFailure> {
+        measures.iter().try_for_each(|&measure| self.step(measure, || Err(io::Error::other(why))))
+    }
+
+    /// Notes what Landlock has put in force.
+    fn ruled(&mut self, offered: Offered, files: bool) -> Result<(), MeasureFailure> {
+        let (plan, version) = (self.plan, offered.version());
+        self.files_ruled = files;
+        if files {
+            self.step(Measure::Files, || {
+                if !offered.rules_truncation() {
+                    return Err(io::Error::other(format!(
+                        "Landlock {version} rules all but truncation: what may be read may be emptied (Linux 6.2 rules that)"
+                    )));
+                }
+                let (read, write) = (plan.read_only.len(), plan.read_write.len());
+                Ok(format!("Landlock {version}; {read} paths to read, {write} to write"))
+            })?;
+        }
+        self.step(Measure::NetworkRules, || {
+            let missing = || io::Error::other(format!("Landlock {version} does not rule it (Linux 6.7 does)"));
+            offered.rules_network().then(|| format!("Landlock {version}")).ok_or_else(missing)
+        })?;
+        self.signals_ruled = offered.rules_signals();
+        let how = if self.signals_ruled { "tracing and signals" } else { "tracing; signals by seccomp" };
+        self.step(Measure::Processes, || Ok(format!("Landlock {version}: {how}")))
+    }
+
+    /// The filters stand or fall together.
+    fn seccomp(&mut self) -> Result<(), MeasureFailure> {
+        let plan = self.plan;
+        // Where files could not be ruled, no path is as good as none being allowed.
+        let no_paths = !self.files_ruled || plan.read_only.is_empty() && plan.read_write.is_empty();
+        let ordinary = if no_paths { Ordinary::NoPaths } else { Ordinary::Paths };
+        let filters = Filters {
+            own_pid: std::process::id(),
+            no_network: plan.no_network,
+            no_new_processes: plan.no_new_processes,
+            // Whoever has children signals them, which a filter cannot tell from others.
+            no_signals: plan.no_new_processes || !self.signals_ruled,
+            files_ruled: plan.files,
+            files_fixed: plan.files && plan.read_write.is_empty(),
+            memory_limited: plan.memory.is_some(),
+            limits_set: plan.memory.or(plan.cpu_seconds).or(plan.open_files).is_some(),
+            ordinary_only: plan.ordinary_only.then_some(ordinary),
+        };
+        let installed = filters.install();
+        for measure in [Measure::SystemCalls, Measure::Network, Measure::NewProcesses, Measure::OrdinaryCalls] {
+            self.step(measure, || match &installed {
+                Ok(()) => Ok("seccomp".into()),
+                Err(error) => Err(io::Error::other(format!("seccomp: {error}"))),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Limits what is private by what `RLIMIT_DATA` counts, and everything by the address space.
+fn limit_memory(plan: &Plan, workers: u32) -> io::Result<String> {
+    let usage = limits::usage()?;
+    let bytes = plan.memory.unwrap_or(0);
+    let own = OWN_MEMORY + u64::from(workers) * WORKER_MEMORY;
+    let data = usage.data.saturating_add(bytes).saturating_add(own);
+    let reserved = ARENA_SPACE * (u64::from(workers) + 1);
+    let space = usage.address_space.saturating_add(bytes).saturating_add(own).saturating_add(reserved);
+    let space = space.saturating_add(plan.shared);
+    let data = limits::limit(Resource::Data, data, data)?;
+    let space = limits::limit(Resource::As, space, space)?;
+    Ok(format!("{bytes} bytes more: RLIMIT_DATA {data}, RLIMIT_AS {space}"))
+}
+
+fn path_of(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}

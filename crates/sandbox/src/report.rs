@@ -1,0 +1,108 @@
+//! What came of a sandbox: what the child says, and what of that its parent passes on.
+
+#![forbid(unsafe_code)]
+
+use crate::measure::Measure;
+use crate::plan::Plan;
+use callgate_os::text::checked_words;
+use rkyv::{Archive, Deserialize, Serialize};
+use std::fmt;
+
+/// What is in force in a sandboxed child, and what was left out: see `Bridge::sandbox_report`.
+///
+/// As the child told it after it had looked, before the service existed. `Display` makes a line of each measure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxReport {
+    in_force: Vec<(Measure, String)>,
+    left_out: Vec<(Measure, String)>,
+}
+
+impl SandboxReport {
+    /// What is in force, in the order in which it was applied, each with how.
+    pub fn in_force(&self) -> impl Iterator<Item = (Measure, &str)> {
+        self.in_force.iter().map(|(measure, how)| (*measure, how.as_str()))
+    }
+
+    /// What could not be applied and was [optional](crate::plan::Sandbox::optional), each with why.
+    pub fn left_out(&self) -> impl Iterator<Item = (Measure, &str)> {
+        self.left_out.iter().map(|(measure, why)| (*measure, why.as_str()))
+    }
+
+    /// Whether `measure` is in force, wholly.
+    pub fn is_in_force(&self, measure: Measure) -> bool {
+        self.in_force.iter().any(|(other, _)| *other == measure)
+    }
+}
+
+impl fmt::Display for SandboxReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines =
+            self.in_force().map(|line| ("in force", line)).chain(self.left_out().map(|line| ("left out", line)));
+        for (number, (state, (measure, words))) in lines.enumerate() {
+            let end = if number == 0 { "" } else { "\n" };
+            write!(f, "{end}{state}: {measure}: {words}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What the child says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct SandboxReply {
+    /// Codes of measures, and how they are in force.
+    pub in_force: Vec<(u8, String)>,
+    /// Codes of measures, and why they are not.
+    pub left_out: Vec<(u8, String)>,
+}
+
+impl SandboxReply {
+    /// What the child of `plan` says, as a report; or what is wrong with it.
+    pub fn checked(self, plan: &Plan) -> Result<SandboxReport, String> {
+        let told = self;
+        let known = |told: Vec<(u8, String)>| {
+            let lines =
+                told.into_iter().map(|(code, words)| Some((Measure::from_code(code.into())?, checked_words(&words))));
+            lines.collect::<Option<Vec<_>>>().ok_or("its report of the sandbox names what there is not")
+        };
+        let report = SandboxReport { in_force: known(told.in_force)?, left_out: known(told.left_out)? };
+        let mut measures: Vec<_> = report.in_force().chain(report.left_out()).map(|(measure, _)| measure).collect();
+        measures.sort_unstable_by_key(|measure| measure.code());
+        if !measures.iter().copied().eq(plan.measures()) {
+            return Err("its report of the sandbox is not about what was asked for".into());
+        }
+        let needed = report.left_out().find(|(measure, _)| !plan.is_optional(*measure)).map(|(measure, _)| measure);
+        match needed {
+            Some(measure) => Err(format!("it started without what is not optional: {measure}")),
+            None => Ok(report),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::plan::Sandbox;
+
+    fn told(in_force: &[Measure], left_out: &[Measure]) -> SandboxReply {
+        let lines =
+            |measures: &[Measure]| measures.iter().map(|measure| (measure.code(), "so\x1b[2J".into())).collect();
+        SandboxReply { in_force: lines(in_force), left_out: lines(left_out) }
+    }
+
+    #[test]
+    fn a_report_says_all_that_was_asked_for_and_nothing_else() {
+        use Measure::{CoreDumps, NoNewPrivileges, Processes, SystemCalls, Umask};
+        let plan = Sandbox::new().umask(0o77).optional(Umask).plan(0);
+        let all = [CoreDumps, Umask, NoNewPrivileges, Processes, SystemCalls];
+        let report = told(&all, &[]).checked(&plan).unwrap();
+        assert!(report.is_in_force(Umask) && !report.to_string().contains('\x1b'));
+        assert_eq!(report.to_string().lines().count(), all.len());
+        let without: Vec<_> = all.into_iter().filter(|&measure| measure != Umask).collect();
+        assert!(!told(&without, &[Umask]).checked(&plan).unwrap().is_in_force(Umask));
+        assert!(told(&without, &[]).checked(&plan).is_err());
+        assert!(told(&all, &[Umask]).checked(&plan).is_err());
+        assert!(told(&all[1..], &[CoreDumps]).checked(&plan).is_err());
+        let unknown = SandboxReply { in_force: vec![(99, String::new())], ..SandboxReply::default() };
+        assert!(unknown.checked(&plan).is_err());
+    }
+}

@@ -1,0 +1,201 @@
+//! What is under way when a step comes, what is done there, and the files of one such case.
+//!
+//! Relies on `victim` for the calls. Judges nothing.
+
+#![forbid(unsafe_code)]
+
+use crate::BoxError;
+use crate::chaos::ledger::{CallEntry, RunLedger};
+use crate::chaos::processes::{eventually, watcher_sleeps};
+use crate::chaos::victim::{Setup, Victim, VictimKind};
+use callgate::failpoints::Side;
+use callgate::{Bridge, Builder, Wait};
+use rustix::process::Signal;
+use serde::Serialize;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A case that takes longer hangs.
+pub(super) const HANGS: Duration = Duration::from_secs(60);
+
+/// How long a process stays stopped at a step.
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
+
+/// How long after a journey its step may still come.
+pub(super) const AFTERWARDS: Duration = Duration::from_millis(300);
+
+/// How long the child of a parent that was killed may take to end. It is a matter of milliseconds; this is a hang.
+pub(super) const ORPHANED: Duration = Duration::from_secs(10);
+
+/// The length of large payloads, in bytes: long enough to be copied while it is written.
+const LARGE: usize = 3 << 20;
+
+/// What is done at a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// The child is killed, and its parent goes on at once.
+    KillChild,
+    /// The child is killed, and its parent goes on when it is gone.
+    KillChildAndWait,
+    /// The child is stopped, and killed a little later.
+    StopAndKillChild,
+    /// The child is stopped, and continued a little later.
+    StopAndContinueChild,
+    /// The parent is killed.
+    KillParent,
+}
+
+impl Action {
+    /// What can be done at a step of `side`.
+    pub(super) fn at(side: Side) -> &'static [Action] {
+        use Action::*;
+        match side {
+            Side::Parent => &[KillChild, KillChildAndWait, StopAndKillChild, StopAndContinueChild, KillParent],
+            Side::Child => &[KillChild, StopAndKillChild, StopAndContinueChild],
+        }
+    }
+
+    /// In a few words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Action::KillChild => "child killed",
+            Action::KillChildAndWait => "child killed, and gone",
+            Action::StopAndKillChild => "child stopped, then killed",
+            Action::StopAndContinueChild => "child stopped, then continued",
+            Action::KillParent => "parent killed",
+        }
+    }
+
+    /// What becomes of a child that has been stopped.
+    pub(super) fn then(self) -> Signal {
+        if self == Action::StopAndContinueChild { Signal::CONT } else { Signal::KILL }
+    }
+}
+
+/// What is under way when the step comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Journey {
+    Start,
+    Call(VictimKind),
+    /// Boxes that the parent keeps, and sends back, where the child is trusted.
+    TrustedBoxes,
+    /// Large payloads, and then nothing until their memory has been given back.
+    Idle,
+    Stop,
+    Kill,
+}
+
+pub(super) const JOURNEYS: &[Journey] = &[
+    Journey::Start,
+    Journey::Call(VictimKind::Small),
+    Journey::Call(VictimKind::LargeRequest),
+    Journey::Call(VictimKind::LargeReply),
+    Journey::Call(VictimKind::GrowingReply),
+    Journey::Call(VictimKind::View),
+    Journey::Call(VictimKind::BoxSwapped),
+    Journey::Call(VictimKind::BoxReturned),
+    Journey::Call(VictimKind::BoxKept),
+    Journey::Call(VictimKind::Begun),
+    Journey::Call(VictimKind::Trait),
+    Journey::TrustedBoxes,
+    Journey::Stop,
+    Journey::Kill,
+    // Last, because it takes long: it is made only for steps that no other comes to.
+    Journey::Idle,
+];
+
+impl Journey {
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Journey::Start => "start",
+            Journey::Call(kind) => kind.words(),
+            Journey::TrustedBoxes => "trusted boxes",
+            Journey::Idle => "idle",
+            Journey::Stop => "stop",
+            Journey::Kill => "kill",
+        }
+    }
+
+    pub(super) fn setup(self) -> Setup {
+        Setup {
+            workers: 1,
+            wait: Wait::Park,
+            trusted: self == Journey::TrustedBoxes,
+            retained: 64 << 10,
+            restart: None,
+        }
+    }
+
+    /// Makes the journey, on a bridge that has been started.
+    pub(super) fn make(self, bridge: &Bridge<Victim>, calls: &mut CaseCalls<'_>, has_come: &dyn Fn() -> bool) {
+        match self {
+            Journey::Start => {}
+            Journey::Call(kind) => calls.make(kind, bridge),
+            Journey::TrustedBoxes => {
+                calls.make(VictimKind::View, bridge);
+                calls.make(VictimKind::BoxReturned, bridge);
+                calls.make_round_trip(bridge);
+            }
+            Journey::Idle => {
+                calls.make(VictimKind::LargeRequest, bridge);
+                calls.make(VictimKind::LargeReply, bridge);
+                eventually(Duration::from_secs(2), has_come);
+            }
+            Journey::Stop => drop(bridge.stop()),
+            Journey::Kill => drop(bridge.kill()),
+        }
+    }
+}
+
+/// The calls of one case, and what became of them.
+pub(super) struct CaseCalls<'a> {
+    pub(super) ledger: &'a RunLedger,
+    pub(super) entries: Vec<CallEntry>,
+}
+
+impl CaseCalls<'_> {
+    pub(super) fn make(&mut self, kind: VictimKind, bridge: &Bridge<Victim>) {
+        let entry = kind.call(bridge, self.ledger.number(), LARGE);
+        self.entries.push(entry);
+    }
+
+    /// A box of the child's that goes back to it.
+    fn make_round_trip(&mut self, bridge: &Bridge<Victim>) {
+        let entries =
+            crate::chaos::victim::box_from_child_and_back(bridge, [self.ledger.number(), self.ledger.number()], LARGE);
+        self.entries.extend(entries);
+    }
+}
+
+/// The files of one case.
+pub(super) struct SweepScene {
+    pub(super) ledger: RunLedger,
+    pub(super) orders: PathBuf,
+}
+
+impl SweepScene {
+    pub(super) fn new() -> Result<Self, BoxError> {
+        let ledger = RunLedger::new()?;
+        let orders = PathBuf::from(ledger.path() + ".orders");
+        Ok(Self { ledger, orders })
+    }
+
+    pub(super) fn builder(&self, journey: Journey) -> Builder<Victim> {
+        journey.setup().builder(&self.ledger.path(), &self.orders.to_string_lossy())
+    }
+}
+
+impl Drop for SweepScene {
+    fn drop(&mut self) {
+        for extension in ["orders", "draft", "reached"] {
+            let _ = fs::remove_file(self.orders.with_extension(extension));
+        }
+    }
+}
+
+/// Waits until the watcher has done with the last bridge: it comes to steps after all others know of the end.
+pub(super) fn wait_for_watcher() {
+    eventually(ORPHANED, watcher_sleeps);
+}

@@ -1,0 +1,175 @@
+//! The control socket: messages of any bytes, with descriptors of any kind, as the parent's watcher reads them.
+
+#![forbid(unsafe_code)]
+
+use super::fake_child::FakeChild;
+use super::input::Input;
+use callgate_engine::link::MemoryOptions;
+use callgate_engine::watcher::Watched;
+use callgate_os::poll::readable;
+use callgate_os::socket::{self, BlockingMode};
+use callgate_transport::backing::Sealed;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// Small enough that a child soon has all that it may have.
+const MEMORY: MemoryOptions = MemoryOptions { max_payload: 1 << 20, total: 8 << 20, retained: 1 << 20, trust: None };
+
+/// Messages in one run.
+const MOST: usize = 64;
+
+/// How long the end of a descriptor may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many descriptors there were before the first input.
+static FIRST: OnceLock<usize> = OnceLock::new();
+
+/// What there may be from then on: two of the watcher's own, and one that tells of memory that has been let go of.
+const LASTING: usize = 3;
+
+/// Sends the bytes as control messages, and has the parent read them, until it refuses one.
+///
+/// Of each message the first byte says what it is, the next how many descriptors come with it.
+pub fn control(data: &[u8]) {
+    let mut input = Input::new(data);
+    let most = *FIRST.get_or_init(|| open().len()) + LASTING;
+    let mut sent = Vec::new();
+    let fake = FakeChild::with(Arc::new(Sealed), MEMORY);
+    let end = fake.child.as_fd().try_clone_to_owned().expect("a descriptor");
+    let mut reads = true;
+    for _ in 0..MOST {
+        if input.is_empty() || !reads {
+            break;
+        }
+        let message = message(&mut input);
+        let rights = rights(&mut input, &mut sent);
+        let rights: Vec<_> = rights.iter().map(AsFd::as_fd).collect();
+        if !message.is_empty() && socket::send(&end, &message, &rights).is_ok() {
+            reads = fake.link.read_control();
+            assert!(reads || fake.caller.peer.peer_status.is_over(), "refused without a word");
+            assert!(!reads || rights.is_empty(), "a descriptor was taken from a child");
+        }
+        if input.flag() {
+            // Else the socket fills up, and the parent has nowhere to answer.
+            while let Ok(Some(_)) = fake.child.receive(BlockingMode::No) {}
+        }
+        if input.below(8) == 0 {
+            fake.link.tidy();
+        }
+    }
+    drop((fake, end));
+    for (number, kept) in sent.iter().enumerate() {
+        // Strangers' descriptors are closed by a thread of their own. The fuzzer's timer interrupts a wait for it.
+        let deadline = Instant::now() + PATIENCE;
+        while !readable(kept, PATIENCE).expect("a socket") {
+            assert!(Instant::now() < deadline, "descriptor {number} is still open somewhere");
+        }
+    }
+    drop(sent);
+    // The watcher lets go of a link on its own time, and so do the threads that seal and close.
+    let deadline = Instant::now() + PATIENCE;
+    while open().len() > most {
+        assert!(Instant::now() < deadline, "{most} descriptors are the most, and these are open: {:?}", open());
+        std::thread::sleep(Duration::from_micros(20));
+    }
+}
+
+/// What the process has open, but for pipes: the sanitizer has some to its symbolizer, and those that are sent have ends that tell. Nothing in tests,
+/// whose other threads open and close.
+fn open() -> Vec<PathBuf> {
+    let all = || std::fs::read_dir("/proc/self/fd").expect("procfs").flatten();
+    let targets = || all().flat_map(|entry| std::fs::read_link(entry.path()));
+    if cfg!(fuzzing) {
+        targets().filter(|target| !target.to_string_lossy().starts_with("pipe:")).collect()
+    } else {
+        Vec::new()
+    }
+}
+
+/// A message: the words of one that there is, or any.
+fn message(input: &mut Input<'_>) -> Vec<u8> {
+    let kind = input.byte();
+    let len = input.odd_word();
+    let words = match kind % 16 {
+        0..=4 => [3, len, 0],
+        5..=6 => [3, u64::from(kind >> 4) << 16, 0],
+        7..=9 => [2, u64::from(kind >> 4), 0],
+        10 => [2, len, 0],
+        11 => [len, input.odd_word(), input.odd_word()],
+        12 => [u64::from(kind >> 4), len, input.odd_word()],
+        13 => return input.bytes(usize::from(kind >> 4)).to_vec(),
+        14 => return input.bytes(24).to_vec(),
+        _ => return vec![kind; usize::from(input.byte())],
+    };
+    words.map(u64::to_le_bytes).concat()
+}
+
+/// Descriptors to go with a message: mostly none. `sent` gets the other ends of those that have one: they are at their end when nobody has
+/// the first any more.
+fn rights(input: &mut Input<'_>, sent: &mut Vec<OwnedFd>) -> Vec<OwnedFd> {
+    let count = match input.byte() {
+        byte @ 200.. => usize::from(byte - 200) % (socket::MOST + 1),
+        byte @ 180.. => usize::from(byte % 4),
+        _ => 0,
+    };
+    (0..count).map(|_| right(input.byte(), sent)).collect()
+}
+
+fn right(kind: u8, sent: &mut Vec<OwnedFd>) -> OwnedFd {
+    match kind % 6 {
+        0 => eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd"),
+        1 => memfd_create("callgate-fuzz", MemfdFlags::CLOEXEC).expect("a memfd"),
+        2 => File::open("/dev/null").expect("the null device").into(),
+        3 => {
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            sent.push(reader.into());
+            writer.into()
+        }
+        _ => {
+            let (one, other) = socket::pair().expect("a pair of sockets");
+            sent.push(other);
+            one
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) fn seeds() -> Vec<Vec<u8>> {
+    // Need, in several sizes, with the answers read or not; Detach of what there is; what only a parent says.
+    let need = |size: u8| [5 | size << 4, 0, 0, 0, 1, 1];
+    let detach = |segment: u8| [7 | segment << 4, 0, 0, 0, 1, 0];
+    let mut seeds = vec![
+        [need(1), need(2), detach(1), need(3), detach(2), detach(3)].concat(),
+        [need(15); 12].concat(),
+        [need(1), detach(1), detach(1)].concat(),
+    ];
+    seeds.extend((1..=11).map(|kind| vec![12 | kind << 4, 0, 4, 0, 0, 0, 1, 1]));
+    // One descriptor, several, and as many as go.
+    seeds.extend([180u8, 181, 182, 203, 255].map(|count| {
+        let mut seed = vec![5 | 1 << 4, 0, 0, count];
+        seed.extend((0..60).map(|at| at % 6));
+        seed
+    }));
+    seeds
+}
+
+// A message of the child's that is honest is acted on: what the fuzzer builds on.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use callgate_engine::control::Message;
+
+    #[test]
+    fn an_honest_child_gets_its_memory_and_gives_it_back() {
+        let fake = FakeChild::with(Arc::new(Sealed), MEMORY);
+        let (segment, object) = fake.need(1 << 16).unwrap();
+        assert!(object.is_some());
+        assert!(fake.tell(Message::Detach { segment }));
+        assert!(!fake.tell(Message::Detach { segment }), "it has it no more");
+    }
+}

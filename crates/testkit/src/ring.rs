@@ -1,0 +1,414 @@
+//! The whole way from what a child writes to what a caller gets: rings, blocks, boxes, announcements, control messages, in any order.
+
+#![forbid(unsafe_code)]
+
+use super::fake_child::{FakeChild, boxed, in_line, likely_loan_id, likely_word};
+use super::input::{Input, mutate};
+use super::types::{Sample, Tree};
+use callgate::__codegen::{Own, Val};
+use callgate_engine::caller::Begun;
+use callgate_engine::control::Message;
+use callgate_engine::service::Method;
+use callgate_engine::watcher::Watched;
+use callgate_os::mapping::Protection;
+use callgate_os::sync::Ordering::Relaxed;
+use callgate_transport::backing::heap::Heap;
+use callgate_transport::commit::BlockRef;
+use callgate_transport::doorbell::Deadline;
+use callgate_transport::encode::encode_to_vec;
+use callgate_transport::error::CallError;
+use callgate_transport::layout::{EXPECTED, MARK, SlotLine};
+use callgate_transport::reply::{ArchivedReply, Reply};
+use callgate_transport::request::Request;
+use callgate_transport::segment::{Block, Slots, Span};
+use callgate_transport::shared_box::SharedBox;
+use callgate_transport::validator::Checked;
+use callgate_transport::viewable::Viewable;
+use rkyv::Archived;
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hint::black_box;
+use std::sync::Arc;
+
+/// Steps in one run, of both sides.
+const MOST: usize = 400;
+
+/// Segments that the child asks for in one run; what is given stays on the heap until the end.
+const SEGMENTS: usize = 12;
+
+/// Bytes in the largest of the parent's boxes.
+const BOX: usize = 9000;
+
+static CALL: Method = Method { service: "Nothing", name: "call", index: 1, interface: None, idempotent: false };
+
+type Bytes = SharedBox<[u8]>;
+
+/// Lets child and parent act in turn, as the bytes say.
+pub fn ring(data: &[u8]) {
+    let mut input = Input::new(data);
+    let mut play = Play::new();
+    for _ in 0..MOST {
+        if input.is_empty() || play.child.bridge.caller.peer.peer_status.is_over() {
+            break;
+        }
+        play.step(&mut input);
+        play.look();
+    }
+}
+
+struct Play {
+    child: Child,
+    /// Calls that are on their way, each with its lane.
+    calls: Vec<Begun>,
+    /// Boxes of the parent's, and what each is filled with. No two of them lie in the same memory.
+    boxes: Vec<(Bytes, u8)>,
+    filled: u8,
+}
+
+impl Play {
+    fn new() -> Self {
+        Self { child: Child::new(), calls: Vec::new(), boxes: Vec::new(), filled: 0 }
+    }
+
+    fn step(&mut self, input: &mut Input<'_>) {
+        match input.below(20) {
+            0..=9 => self.child.step(input),
+            10 | 11 => self.call(input),
+            12..=14 => self.poll(input),
+            15 | 16 => self.follow(input),
+            17 => self.make_box(input.below(256) * 37 % BOX),
+            18 => self.change_box(input),
+            _ => self.give_up(input),
+        }
+    }
+
+    // ---- the parent ------------------------------------------------------------------------------------------------
+
+    fn call(&mut self, input: &mut Input<'_>) {
+        let at = input.below(self.boxes.len().max(1));
+        let call = match input.below(6) {
+            0 => self.begin((Own(input.word()),)),
+            1 => self.begin((Own(Vec::<u8>::sample(input)),)),
+            2 => self.begin((Own(vec![7u8; input.below(256) * 64]),)),
+            3 if at < self.boxes.len() => {
+                let (sent, _) = self.boxes.swap_remove(at);
+                self.begin((Own(sent),))
+            }
+            4 if at < self.boxes.len() => self.begin((Val(&self.boxes[at].0),)),
+            5 => {
+                let sent: Vec<Bytes> = self.boxes.drain(..at).map(|(sent, _)| sent).collect();
+                self.begin((Own(sent),))
+            }
+            _ => return,
+        };
+        self.calls.extend(call);
+    }
+
+    fn begin<A: Request>(&self, args: A) -> Option<Begun> {
+        self.child.bridge.caller.begin(&CALL, args, None).ok()
+    }
+
+    fn poll(&mut self, input: &mut Input<'_>) {
+        let at = input.below(2);
+        let Some(call) = self.calls.get_mut(at) else { return };
+        let is_over = match input.below(8) {
+            0 => look_at(call.poll::<u64>()),
+            1 => look_at(call.poll::<String>()),
+            2 => look_at(call.poll::<Vec<u8>>()),
+            3 => look_at(call.poll::<HashMap<String, Vec<u8>>>()),
+            4 => look_at(call.poll::<Tree>()),
+            5 => look_at_view(call.poll::<ArchivedReply<Archived<Vec<String>>>>()),
+            6 => call.poll::<Bytes>().is_some_and(|got| self.own(got.map(|one| vec![one]))),
+            _ => call.poll::<Vec<Bytes>>().is_some_and(|got| self.own(got)),
+        };
+        if is_over {
+            self.calls.swap_remove(at);
+        }
+    }
+
+    /// Copies a reply while the child writes it.
+    fn follow(&mut self, input: &mut Input<'_>) {
+        let at = input.below(2);
+        let Some(call) = self.calls.get_mut(at) else { return };
+        let (kind, mut turns) = (input.below(3), input.below(12));
+        let child = &mut self.child;
+        let mut write = || {
+            child.step(input);
+            turns = turns.saturating_sub(1);
+            turns > 0
+        };
+        let is_over = match kind {
+            0 => look_at(call.follow::<Vec<u8>>(&mut write)),
+            1 => look_at(call.follow::<Vec<String>>(&mut write)),
+            _ => look_at_view(call.follow::<ArchivedReply<Archived<Vec<u64>>>>(&mut write)),
+        };
+        if is_over {
+            self.calls.swap_remove(at);
+        }
+    }
+
+    /// Boxes that came with a reply are the parent's own. Returns that the call is over.
+    fn own(&mut self, got: Result<Vec<Bytes>, CallError>) -> bool {
+        for one in got.into_iter().flatten() {
+            black_box(format!("{one:?}"));
+            self.fill(one);
+        }
+        true
+    }
+
+    fn make_box(&mut self, len: usize) {
+        let pool = self.child.bridge.caller.pool();
+        if self.boxes.len() < 8
+            && let Ok(new) = Bytes::for_overwrite_at(Some(pool), len, Deadline::now())
+        {
+            self.fill(new);
+        }
+    }
+
+    fn fill(&mut self, mut new: Bytes) {
+        self.filled = self.filled.wrapping_add(1);
+        new.fill(self.filled);
+        self.boxes.push((new, self.filled));
+    }
+
+    fn change_box(&mut self, input: &mut Input<'_>) {
+        let at = input.below(8);
+        if at < self.boxes.len() {
+            let (old, _) = self.boxes.swap_remove(at);
+            if input.flag() {
+                self.fill(old);
+            }
+        }
+    }
+
+    /// A call whose reply nobody waits for any more, and what the watcher and other callers do now and then.
+    fn give_up(&mut self, input: &mut Input<'_>) {
+        let caller = &self.child.bridge.caller;
+        match input.below(6) {
+            at @ 0..2 if at < self.calls.len() => drop(self.calls.swap_remove(at)),
+            2 | 3 => caller.take_late_replies(),
+            4 => drop(self.child.bridge.link.tidy()),
+            _ => {}
+        }
+    }
+
+    /// What a box is filled with changes for no reason.
+    fn look(&self) {
+        for (own, filled) in &self.boxes {
+            assert!(own.iter().all(|byte| byte == filled), "a box of {} bytes is another's too", own.len());
+        }
+    }
+}
+
+/// Whether a call is over, after a look at what it came to.
+fn look_at<R: Reply + Debug>(outcome: Option<Result<R, CallError>>) -> bool {
+    outcome
+        .map(|result| black_box(result.map_or_else(|error| error.to_string(), |value| format!("{value:?}"))))
+        .is_some()
+}
+
+fn look_at_view<A: Checked + Viewable + Debug>(outcome: Option<Result<ArchivedReply<A>, CallError>>) -> bool
+where
+    ArchivedReply<A>: Reply,
+{
+    let text = outcome.map(|result| result.map_or_else(|error| error.to_string(), |held| format!("{:?}", held.get())));
+    black_box(text).is_some()
+}
+
+// ---- the child -----------------------------------------------------------------------------------------------------
+
+struct Child {
+    bridge: FakeChild,
+    heap: Arc<Heap>,
+    /// The reply rings.
+    rings: [Slots; 2],
+    /// Segments that the parent has given.
+    segments: Vec<u64>,
+    asked: usize,
+}
+
+/// Kinds of frames that a reply may have, and others; with the bit for a block.
+const KINDS: [u64; 12] = [2, 2, 2, 2, 0x82, 0x82, 0x80, 5, 6, 7, 0x87, 0x85];
+
+impl Child {
+    fn new() -> Self {
+        let heap = Arc::new(Heap::default());
+        let fake = FakeChild::new(heap.clone());
+        let rings = [0, 1].map(|lane| fake.segment.replies(lane));
+        Self { bridge: fake, heap, rings, segments: Vec::new(), asked: 0 }
+    }
+
+    fn step(&mut self, input: &mut Input<'_>) {
+        match input.below(10) {
+            0..=3 => self.reply(input),
+            4 => self.scribble(input),
+            5 => self.mark(input),
+            6 => self.write_block(input),
+            7 => self.say_held(input),
+            _ => self.tell(input),
+        }
+    }
+
+    /// The first line of a slot of either lane, and the position that it is for.
+    fn slot(&self, input: &mut Input<'_>) -> (&Slots, u64) {
+        let byte = input.byte();
+        (&self.rings[usize::from(byte & 1)], u64::from(byte >> 1 & 3) + u64::from(byte >> 3 & 3))
+    }
+
+    /// What looks like a reply: in the slot, in a block, or announced.
+    fn reply(&self, input: &mut Input<'_>) {
+        let (slots, position) = self.slot(input);
+        let (line, kind) = (slots.line(position), KINDS[input.below(KINDS.len())]);
+        let returns = if input.flag() { input.below(7) as u64 } else { 0 };
+        line.call.store(returns << 32 | u64::from(returns != 0 || kind & 0x80 != 0), Relaxed);
+        let len = if kind & 0x80 == 0 {
+            let payload = self.payload(input);
+            in_line(line, &payload);
+            Span::of(&payload).first(payload.len().min(slots.capacity())).copy_into(slots.payload(position));
+            // Mostly the truth.
+            if input.below(8) == 0 { input.odd_word() & 0xff_ffff } else { payload.len() as u64 }
+        } else {
+            self.name_block(line, input);
+            u64::from(input.byte() & 3)
+        };
+        line.commit.store((position + 1) << 32 | len << 8 | kind, Relaxed);
+    }
+
+    /// Names a block that there may well be, and says how much of it is final.
+    fn name_block(&self, line: &SlotLine, input: &mut Input<'_>) {
+        let segment = self.likely_segment(input);
+        let (offset, len) = (u64::from(input.byte()) << 6, self.likely_len(input));
+        BlockRef { segment, offset, len, loan_id: likely_loan_id(input) }.store(line);
+        line.inline[MARK].store(self.likely_len(input), Relaxed);
+        line.inline[EXPECTED].store(input.odd_word(), Relaxed);
+    }
+
+    fn likely_segment(&self, input: &mut Input<'_>) -> u64 {
+        match input.below(5) {
+            0 => input.odd_word(),
+            at => self.segments.get(at - 1).or(self.segments.last()).copied().unwrap_or(1),
+        }
+    }
+
+    fn likely_len(&self, input: &mut Input<'_>) -> u64 {
+        if input.below(4) == 0 { input.odd_word() } else { u64::from(u16::from_le_bytes(input.array())) }
+    }
+
+    /// An archive, perhaps changed, or any bytes.
+    fn payload(&self, input: &mut Input<'_>) -> Vec<u8> {
+        let archive = match input.below(12) {
+            0 => encode_to_vec(&input.word(), 1 << 16),
+            1 => encode_to_vec(&String::sample(input), 1 << 16),
+            2 => encode_to_vec(&Vec::<u8>::sample(input), 1 << 16),
+            3 => encode_to_vec(&HashMap::<String, Vec<u8>>::sample(input), 1 << 16),
+            4 => encode_to_vec(&Tree::sample(input), 1 << 16),
+            5 => encode_to_vec(&Vec::<String>::sample(input), 1 << 16),
+            6 => encode_to_vec(&Vec::<u64>::sample(input), 1 << 16),
+            7 | 8 => return boxed(&[self.name_box(input)]),
+            9 => return boxed(&[self.name_box(input), self.name_box(input), self.name_box(input)]),
+            10 => {
+                let len = usize::from(input.byte());
+                return input.bytes(len).to_vec();
+            }
+            _ => return Vec::new(),
+        };
+        let mut bytes = archive.map(|archive| archive.to_vec()).unwrap_or_default();
+        mutate(&mut bytes, input);
+        bytes
+    }
+
+    /// What a box says of where it is: in memory of the child's, or on its way home.
+    fn name_box(&self, input: &mut Input<'_>) -> [u64; 4] {
+        let loan_id = likely_loan_id(input);
+        let len = self.likely_len(input);
+        match input.below(3) {
+            0 => [self.likely_segment(input), u64::from(input.byte()) << 6, len, loan_id],
+            _ => [u64::MAX, 0, len, loan_id],
+        }
+    }
+
+    /// Any word of a slot, or of the lines beside the rings.
+    fn scribble(&self, input: &mut Input<'_>) {
+        let ((slots, position), word) = (self.slot(input), input.odd_word());
+        let (line, segment) = (slots.line(position), &self.bridge.segment);
+        match input.below(14) {
+            0 => line.commit.store(word, Relaxed),
+            1 => line.call.store(word, Relaxed),
+            at @ 2..8 => line.inline[at - 2].store(word, Relaxed),
+            8 => segment.callee_line(0).started.store(word, Relaxed),
+            9 => segment.caller_line(0).released.store(word, Relaxed),
+            10 => segment.caller_line(1).bell.cpu.store(word as u32, Relaxed),
+            11 => segment.worker_line(0).lanes_in_use.store(word as u32, Relaxed),
+            12 => segment.requests(0).line(position).commit.store(word, Relaxed),
+            _ => segment.held_by_parent().words[input.below(8)].store(word, Relaxed),
+        }
+    }
+
+    /// More of an announced reply is final, or less, or it is taken back.
+    fn mark(&self, input: &mut Input<'_>) {
+        let (slots, position) = self.slot(input);
+        let line = slots.line(position);
+        match input.below(4) {
+            0 => line.commit.store(line.commit.load(Relaxed) & !0xff, Relaxed),
+            1 => line.commit.store((position + 1) << 32 | u64::from(input.byte()) << 8 | 0x80, Relaxed),
+            _ => line.inline[MARK].store(self.likely_len(input), Relaxed),
+        }
+    }
+
+    /// Puts a payload into a segment that the parent has given, so that it ends where a block may.
+    fn write_block(&self, input: &mut Input<'_>) {
+        let segment = self.likely_segment(input);
+        let (payload, end) = (self.payload(input), usize::from(u16::from_le_bytes(input.array())));
+        let Some(mapping) = self.heap.find(segment, Protection::ReadWrite).map(Arc::new) else { return };
+        // The parent's own it can only read.
+        if !self.segments.contains(&segment) {
+            return;
+        }
+        let whole = Block::new(&mapping, 0, mapping.len() as u64).expect("all of it");
+        let start = end.saturating_sub(payload.len());
+        if start + payload.len() <= mapping.len() {
+            Span::of(&payload).copy_into(whole.span().after(start));
+        }
+    }
+
+    fn say_held(&self, input: &mut Input<'_>) {
+        let (index, word) = likely_word(input);
+        self.bridge.segment.held_by_child().words[index].store(word, Relaxed);
+    }
+
+    fn tell(&mut self, input: &mut Input<'_>) {
+        let len = u64::from(input.byte()) << 8;
+        if input.below(4) == 0 {
+            let segment = self.likely_segment(input);
+            self.segments.retain(|given| *given != segment);
+            self.bridge.tell(Message::Detach { segment });
+        } else if self.asked < SEGMENTS && len > 0 {
+            self.asked += 1;
+            self.segments.extend(self.bridge.need(len).map(|(segment, _)| segment));
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) fn seeds() -> Vec<Vec<u8>> {
+    // Calls with a number; with a box, by value and by reference; a segment asked for.
+    let (number, make) = ([10, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8], [17, 200]);
+    let (by_value, by_reference) = ([10, 0, 3], [10, 0, 4]);
+    let need = |pages: u8| [0, 8, pages, 1];
+    // Replies at position 0 of lane 0: a number; a box that comes home under index 0; what lies in a block.
+    let answer: &[u8] = &[0, 0, 0, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9, 0, 1];
+    let says_home = [0, 7, 0, 1, 3, 0];
+    let comes_home: &[u8] = &[0, 0, 0, 0, 1, 1, 7, 0, 1, 1, 100, 0, 1, 1];
+    let in_block: &[u8] = &[0, 0, 0, 4, 0, 1, 0, 1, 64, 0, 0, 0, 1, 64, 0, 0, 0];
+    let block: &[u8] = &[0, 6, 1, 2, 5, 1, 2, 3, 4, 5, 0, 64, 0];
+    let announced: &[u8] = &[0, 0, 0, 6, 0, 1, 0, 1, 64, 0, 0, 0, 1, 16, 0, 0, 64];
+    let poll = |kind: u8| [12, 0, kind];
+    vec![
+        [&number[..], answer, &poll(0)].concat(),
+        [&make[..], &by_value, &says_home, comes_home, &poll(6)].concat(),
+        [&make[..], &by_reference, &says_home, comes_home, &poll(6)].concat(),
+        [&number[..], &need(16), block, in_block, &poll(2)].concat(),
+        [&number[..], &need(16), announced, block, &[15, 0, 0, 3, 5, 0, 3, 1, 64, 0], in_block, &poll(2)].concat(),
+        [&make[..], &make, &make, &[10, 2, 5], &says_home, comes_home, &poll(7)].concat(),
+    ]
+}

@@ -1,0 +1,240 @@
+//! The commit word in front of a payload: what a frame is, and where its payload lies.
+//!
+//! Reads words that a peer may have written, and believes none of them: what [`Commit::checked`] returns cannot be wrong.
+
+#![forbid(unsafe_code)]
+
+use crate::layout::{LOAN_ID, PAYLOAD_OFFSET, SlotLine};
+use crate::reading::DecodeRefusal;
+use callgate_os::sync::Ordering::Relaxed;
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// The alignment of every payload: of slots, of blocks, and of what they are copied into.
+pub const ALIGN: usize = PAYLOAD_OFFSET;
+
+/// What a frame is. In requests and replies; 0 is no kind, so that a slot never written is no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Request: build the service. Reply: nothing, it was built.
+    Construct = 1,
+    /// Request: call a method. Reply: its value.
+    Call = 2,
+    /// Request: take an interface into the table; reply: done.
+    Bind = 3,
+    /// Request: drop the service and exit. Reply: it was dropped.
+    Stop = 4,
+    /// Reply: the callee panicked; the payload is a `Fault`.
+    Fault = 5,
+    /// Reply: the value outgrew what a reply may be; the payload is a [`Limit`].
+    TooLarge = 6,
+    /// Reply: refused; the payload is a text.
+    Refused = 7,
+    /// Reply: the value found no memory; the payload is a [`Limit`].
+    Exhausted = 9,
+    /// Reply: a callback failed, or could not be run; the payload is a [`CallbackError`](crate::error::CallbackError).
+    Failed = 10,
+    /// Reply: the value, or the arguments, are beyond what a frame may hold; the payload is a [`Beyond`].
+    Beyond = 11,
+}
+
+/// Set in the kind's byte if the payload lies in an arena block and the slot holds a [`BlockRef`].
+const IN_BLOCK: u8 = 0x80;
+
+/// The kind's byte while a reply is still being written into a block: announced, but of no kind yet, so that it is no frame.
+const WRITING: u8 = IN_BLOCK;
+
+impl Kind {
+    #[inline(always)]
+    fn checked(raw: u8) -> Option<Self> {
+        Some(match raw {
+            1 => Self::Construct,
+            2 => Self::Call,
+            3 => Self::Bind,
+            4 => Self::Stop,
+            5 => Self::Fault,
+            6 => Self::TooLarge,
+            7 => Self::Refused,
+            9 => Self::Exhausted,
+            10 => Self::Failed,
+            11 => Self::Beyond,
+            _ => return None,
+        })
+    }
+}
+
+/// The payload of [`Kind::TooLarge`] and [`Kind::Exhausted`].
+#[derive(Clone, Copy, Debug, Archive, Serialize, Deserialize)]
+pub struct Limit {
+    pub len: u64,
+    pub max: u64,
+}
+
+/// The payload of [`Kind::Beyond`].
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Beyond {
+    /// The arguments are, not the value.
+    pub is_request: bool,
+    /// They nest too deep; else they have too many elements of no size.
+    pub is_depth: bool,
+    /// The limit, in words.
+    pub limit: String,
+}
+
+impl Beyond {
+    /// `None` if it was something else that was refused.
+    #[cold]
+    pub fn of(refusal: DecodeRefusal, is_request: bool) -> Option<Self> {
+        let is_depth = matches!(refusal, DecodeRefusal::Depth | DecodeRefusal::Stack { .. });
+        Some(Self { is_request, is_depth, limit: refusal.limit()? })
+    }
+}
+
+/// What the commit word of a frame says, checked: it cannot be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit {
+    pub kind: Kind,
+    /// The payload is the slot's first `len` bytes, or elsewhere.
+    pub place: Place,
+}
+
+/// Where a frame's payload lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the slot: so many bytes, never more than the slot holds.
+    Slot(usize),
+    /// In a block of an arena. Not yet checked against the segments that exist.
+    Block(BlockRef),
+}
+
+/// Names a payload in an arena: a segment, and the bytes in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockRef {
+    pub segment: u64,
+    pub offset: u64,
+    pub len: u64,
+    /// The loan under which the receiver may keep it beyond the frame, as a [`LoanId`](crate::loans::LoanId) is written; 0 = none.
+    pub loan_id: u64,
+}
+
+/// The 32 bits of the commit word that tell this lap's frame at `position` from what older laps left in the slot.
+#[inline(always)]
+fn sequence(position: u64) -> u64 {
+    position.wrapping_add(1) & 0xffff_ffff
+}
+
+impl Commit {
+    /// The commit word for a frame at `position`.
+    #[inline(always)]
+    pub fn encode(self, position: u64) -> u64 {
+        let (len, flag) = match self.place {
+            Place::Slot(len) => (len as u64, 0),
+            Place::Block(_) => (0, IN_BLOCK),
+        };
+        sequence(position) << 32 | len << 8 | u64::from(self.kind as u8 | flag)
+    }
+
+    /// Whether `word` was written for the frame at `position`, which is whole; says nothing about the rest of it.
+    #[inline(always)]
+    pub(crate) fn is_at(word: u64, position: u64) -> bool {
+        word >> 32 == sequence(position) && word as u8 & !WRITING != 0
+    }
+
+    /// Whether `word` was written for the frame at `position`, which is whole, or for a later one.
+    pub(crate) fn is_at_or_past(word: u64, position: u64) -> bool {
+        let laps = ((word >> 32) as u32).wrapping_sub(sequence(position) as u32);
+        Self::is_at(word, position) || laps != 0 && laps < u32::MAX / 2
+    }
+
+    /// Whether `word` was written for the frame at `position`, or announces it.
+    #[inline(always)]
+    pub fn is_begun(word: u64, position: u64) -> bool {
+        word >> 32 == sequence(position) && word as u8 != 0
+    }
+
+    /// Whether `word` announces the frame at `position`.
+    pub(crate) fn is_writing(word: u64, position: u64) -> bool {
+        word >> 32 == sequence(position) && word as u8 == WRITING
+    }
+
+    /// The word that announces the frame at `position`, where `last` is the last that did so or took it back. No two of one frame are
+    /// the same: the length is how many there were before.
+    pub(crate) fn announcing(position: u64, last: u64) -> u64 {
+        let count = if last >> 32 == sequence(position) { ((last >> 8) + 1) & 0xff_ffff } else { 0 };
+        sequence(position) << 32 | count << 8 | u64::from(WRITING)
+    }
+
+    /// The word that takes back what the word `last` announced.
+    pub(crate) fn taken_back(last: u64) -> u64 {
+        last & !0xff
+    }
+
+    /// Checks the commit word of `line`, whose slot holds `capacity` bytes.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, if no healthy peer could have written it.
+    #[inline(always)]
+    pub fn checked(word: u64, line: &SlotLine, capacity: usize) -> Result<Self, &'static str> {
+        let raw = (word & 0xff) as u8;
+        let kind = Kind::checked(raw & !IN_BLOCK).ok_or("a frame of unknown kind")?;
+        let len = (word >> 8 & 0xff_ffff) as usize;
+        if raw & IN_BLOCK != 0 {
+            return Ok(Self { kind, place: Place::Block(BlockRef::load(line)) });
+        }
+        if len > capacity {
+            return Err("a frame longer than its slot");
+        }
+        Ok(Self { kind, place: Place::Slot(len) })
+    }
+}
+
+impl BlockRef {
+    /// Reads the reference that [`store`](Self::store) wrote. Not checked against anything.
+    pub fn load(line: &SlotLine) -> Self {
+        let [segment, offset, len, loan_id] = [0, 1, 2, LOAN_ID].map(|at: usize| line.inline[at].load(Relaxed));
+        Self { segment, offset, len, loan_id }
+    }
+
+    /// Writes the reference where the slot's payload would begin.
+    pub fn store(self, line: &SlotLine) {
+        for (at, value) in [(0, self.segment), (1, self.offset), (2, self.len), (LOAN_ID, self.loan_id)] {
+            line.inline[at].store(value, Relaxed);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::segment::Slots;
+
+    #[test]
+    fn a_commit_word_says_what_was_put_in() {
+        let slots = Slots::on_heap(2);
+        let line = slots.line(0);
+        for position in [0, 1, 0xffff_fffe, 0xffff_ffff, 1 << 32, u64::MAX] {
+            for kind in [Kind::Construct, Kind::Call, Kind::Refused] {
+                let commit = Commit { kind, place: Place::Slot(48) };
+                let word = commit.encode(position);
+                assert!(Commit::is_at(word, position));
+                assert!(!Commit::is_at(word, position.wrapping_add(2)));
+                assert_eq!(Commit::checked(word, line, 48), Ok(commit));
+            }
+        }
+        assert!(!Commit::is_at(0, u64::from(u32::MAX)), "a slot never written is no frame");
+    }
+
+    #[test]
+    fn a_commit_word_that_nobody_healthy_writes_is_refused() {
+        let slots = Slots::on_heap(2);
+        let line = slots.line(0);
+        for len in [49u64, 1000, 0xff_ffff] {
+            let word = 1 << 32 | len << 8 | Kind::Call as u64;
+            assert!(Commit::checked(word, line, 48).is_err(), "length {len}");
+        }
+        for kind in (0..=255u64).filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 9, 10, 11].contains(&(kind & 0x7f))) {
+            assert!(Commit::checked(1 << 32 | kind, line, 48).is_err(), "kind {kind}");
+        }
+    }
+}

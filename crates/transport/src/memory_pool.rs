@@ -1,0 +1,304 @@
+//! What one side has of memory for large payloads and boxes: its arena, what it has lent of that, and what it holds of the peer's.
+//!
+//! Knows neither sockets nor processes: whoever has a [`MemoryPool`] says through [`PoolHandle`] how it is reached.
+
+#![forbid(unsafe_code)]
+
+use crate::arena::{Allocation, Arena, Limits, Source};
+use crate::commit::BlockRef;
+use crate::doorbell::Deadline;
+use crate::error::NoMemory;
+use crate::layout::HeldTable;
+use crate::loans::{Attachments, Holder, Lender, LoanId, LoanList, Returning};
+use crate::segment::{Block, Placed};
+use callgate_os::mapping::Mapping;
+use std::sync::Arc;
+
+/// The memory of one side.
+pub struct MemoryPool {
+    arena: Arena,
+    lender: Lender,
+    pub holder: Holder,
+    /// Blocks on their way back into the arena.
+    freed: Vec<Allocation>,
+    /// Frames with blocks that somebody waits for: what they carry will come back by itself.
+    under_way: usize,
+}
+
+impl MemoryPool {
+    /// The longest payload, in bytes.
+    pub fn max_payload(&self) -> u64 {
+        self.arena.max_payload()
+    }
+
+    /// `held_by_peer` is written by the peer, `held_here` by this side.
+    pub fn new(limits: Limits, held_by_peer: Placed<HeldTable>, held_here: Placed<HeldTable>) -> Self {
+        Self {
+            arena: Arena::new(limits),
+            lender: Lender::new(held_by_peer),
+            holder: Holder::new(held_here),
+            freed: Vec::new(),
+            under_way: 0,
+        }
+    }
+
+    /// A block of at least `len` bytes.
+    pub fn allocate(&mut self, len: u64, source: &mut dyn Source) -> Result<Allocation, NoMemory> {
+        self.collect(source);
+        self.arena.allocate(len, source)
+    }
+
+    /// See [`Arena::allocate_more`].
+    pub fn allocate_more(
+        &mut self,
+        written: usize,
+        need: usize,
+        source: &mut dyn Source,
+    ) -> Result<Allocation, NoMemory> {
+        self.collect(source);
+        self.arena.allocate_more(written, need, source)
+    }
+
+    pub fn free(&mut self, allocation: Allocation, source: &mut dyn Source) {
+        self.arena.free(allocation, source);
+    }
+
+    /// See [`Lender::lend`].
+    pub fn lend(
+        &mut self,
+        allocation: Allocation,
+        len: u64,
+        owned: bool,
+        list: &mut LoanList,
+        source: &mut dyn Source,
+    ) -> Result<LoanId, Allocation> {
+        self.collect(source);
+        self.lender.lend(allocation, len, owned, list)
+    }
+
+    /// Lends the block that a frame lies in, so that its receiver may keep it beyond the frame. Returns the loan id, as it is written; 0 if
+    /// so many blocks are lent already.
+    pub fn lend_frame(&mut self, attachments: &mut Attachments, source: &mut dyn Source) -> u64 {
+        self.collect(source);
+        let Some(allocation) = attachments.block.take() else { return 0 };
+        match self.lender.lend(allocation, 0, false, &mut attachments.lent) {
+            Ok(loan_id) => loan_id.to_word(),
+            Err(allocation) => {
+                attachments.block = Some(allocation);
+                0
+            }
+        }
+    }
+
+    /// The frame is about to be published. Returns what it says of the blocks that it brings home.
+    pub fn sent(&mut self, attachments: &mut Attachments) -> LoanList {
+        attachments.is_waited_for = true;
+        self.under_way += 1;
+        self.holder.send(&mut attachments.returns)
+    }
+
+    /// A frame that departed has been dealt with.
+    pub fn arrived(&mut self, mut attachments: Attachments, source: &mut dyn Source) {
+        self.given_up(&mut attachments);
+        self.finish_frame(attachments, source);
+    }
+
+    /// Nobody waits for a frame any more that departed.
+    pub fn given_up(&mut self, attachments: &mut Attachments) {
+        self.under_way -= usize::from(std::mem::take(&mut attachments.is_waited_for));
+    }
+
+    /// Whether anything will come back by itself.
+    pub fn has_frames_under_way(&self) -> bool {
+        self.under_way > 0
+    }
+
+    /// Takes back what a frame carried that nobody kept. It has been dealt with, or will never be sent.
+    pub fn finish_frame(&mut self, attachments: Attachments, source: &mut dyn Source) {
+        let Attachments { block, lent, returns, .. } = attachments;
+        self.freed.extend(block);
+        self.lender.finish_frame(lent, &mut self.freed);
+        self.holder.discard(returns);
+        self.put_back(source);
+    }
+
+    /// See [`Lender::disown`].
+    pub fn disown(&mut self, loan_id: LoanId, source: &mut dyn Source) {
+        self.lender.disown(loan_id, &mut self.freed);
+        self.put_back(source);
+    }
+
+    /// See [`Lender::reclaim`].
+    pub fn reclaim(&mut self, loan_id: LoanId, source: &mut dyn Source) -> Option<Allocation> {
+        let allocation = self.lender.reclaim(loan_id, &mut self.freed);
+        self.put_back(source);
+        allocation
+    }
+
+    /// See [`Lender::take_returned`].
+    pub fn take_returned(&mut self, loan_id: LoanId) -> Option<Returning> {
+        self.lender.take_returned(loan_id)
+    }
+
+    /// See [`Lender::copied`].
+    pub fn copied(&mut self, loan_id: LoanId, source: &mut dyn Source) {
+        self.lender.copied(loan_id, &mut self.freed);
+        self.put_back(source);
+    }
+
+    /// See [`Lender::forget`].
+    fn forget(&mut self, frame: u64, source: &mut dyn Source) {
+        self.lender.forget(frame, &mut self.freed);
+        self.put_back(source);
+    }
+
+    /// Nobody here looks at a block of the peer's any more.
+    pub fn release(&mut self, loan_id: LoanId) {
+        self.holder.release(loan_id);
+    }
+
+    /// Takes back what the peer is done with.
+    pub fn collect(&mut self, source: &mut dyn Source) {
+        self.lender.collect(&mut self.freed);
+        self.put_back(source);
+    }
+
+    /// Whether there is more idle memory than may be retained.
+    pub fn is_untidy(&self) -> bool {
+        self.arena.is_untidy()
+    }
+
+    /// See [`Arena::is_beyond_retained`].
+    pub fn is_beyond_retained(&self) -> bool {
+        self.arena.is_beyond_retained()
+    }
+
+    /// See [`Arena::tidy`].
+    pub fn tidy(&mut self, source: &mut dyn Source) -> Vec<Arc<Mapping>> {
+        self.collect(source);
+        self.arena.tidy(source)
+    }
+
+    fn put_back(&mut self, source: &mut dyn Source) {
+        while let Some(allocation) = self.freed.pop() {
+            self.arena.free(allocation, source);
+        }
+    }
+}
+
+/// One side's memory, as frames and boxes reach it.
+pub trait PoolHandle: Send + Sync {
+    /// Runs `run` on the pool, with where it gets more.
+    fn with(&self, run: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source));
+
+    /// Has `allocate` find memory; if there is none because too much of it is in use, it may be tried again until `deadline`.
+    fn find(
+        &self,
+        deadline: Deadline,
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
+    ) -> Result<Allocation, NoMemory>;
+
+    /// The block of the peer's arena that a frame names, if it lies in memory that there is.
+    fn peer_block(&self, block: BlockRef) -> Option<Block>;
+
+    /// Whether the peer is trusted not to write to what this side looks at.
+    fn trusts_peer(&self) -> bool;
+
+    /// Whether the peer reads replies of this side where they lie.
+    fn is_trusted_by_peer(&self) -> bool;
+
+    /// Whether this process is a fork of the one whose memory it is, and must leave it alone.
+    fn is_in_fork(&self) -> bool;
+}
+
+impl dyn PoolHandle + '_ {
+    /// [`PoolHandle::with`], with a result.
+    pub fn on<R>(&self, run: impl FnOnce(&mut MemoryPool, &mut dyn Source) -> R) -> R {
+        let (mut run, mut result) = (Some(run), None);
+        self.with(&mut |pool, source| result = run.take().map(|run| run(pool, source)));
+        // `with` runs it once.
+        result.unwrap_or_else(|| unreachable!("a pool that did not run what it was given"))
+    }
+
+    /// Takes in the blocks that a frame with this call word brings home, if it does. Returns a number to `forget` those by
+    /// that its value does not take.
+    #[inline]
+    pub fn accept_returns(&self, call: u64) -> Option<u64> {
+        if call >> 32 == 0 { None } else { Some(self.accept_returns_slow(call)) }
+    }
+
+    #[cold]
+    fn accept_returns_slow(&self, call: u64) -> u64 {
+        let returns = LoanList::from_word(call >> 32);
+        // Numbers begin with 1: none is forgotten by 0.
+        if returns.is_empty() { 0 } else { self.on(|pool, _| pool.lender.accept_returns(returns)) }
+    }
+
+    /// The frame has been dealt with that `accept_returns` gave this number, if it did.
+    #[inline]
+    pub fn forget(&self, number: Option<u64>) {
+        if let Some(number) = number {
+            self.on(|pool, source| pool.forget(number, source));
+        }
+    }
+
+    /// A block of at least `len` bytes, for which it may wait until `deadline`, and which is wanted until `until`.
+    pub fn allocate(&self, len: u64, deadline: Deadline, until: Deadline) -> Result<Allocation, NoMemory> {
+        let patience = &MemoryWait { patience: &until, memory: deadline };
+        AllocContext { pool: self, patience }.find(&mut |pool, source| pool.allocate(len, source))
+    }
+}
+
+/// Where a frame finds memory.
+pub struct AllocContext<'a> {
+    pub pool: &'a dyn PoolHandle,
+    pub patience: &'a dyn AllocDeadline,
+}
+
+/// How long a frame is waited for. Asked only for frames that take their time.
+pub trait AllocDeadline {
+    /// Until when the frame is wanted.
+    fn until(&self) -> Deadline;
+
+    /// Until when it may wait for memory: not at all.
+    fn memory(&self) -> Deadline {
+        Deadline::now()
+    }
+}
+
+/// What is wanted whenever it comes.
+pub const NEVER: Deadline = Deadline::NEVER;
+
+impl AllocDeadline for Deadline {
+    fn until(&self) -> Deadline {
+        *self
+    }
+}
+
+/// With a deadline of its own for memory.
+pub struct MemoryWait<'a> {
+    pub patience: &'a dyn AllocDeadline,
+    pub memory: Deadline,
+}
+
+impl AllocDeadline for MemoryWait<'_> {
+    fn until(&self) -> Deadline {
+        self.patience.until()
+    }
+
+    fn memory(&self) -> Deadline {
+        self.memory
+    }
+}
+
+impl AllocContext<'_> {
+    /// Has `allocate` find memory.
+    pub fn find(
+        &self,
+        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
+    ) -> Result<Allocation, NoMemory> {
+        let found = self.pool.find(self.patience.memory(), allocate)?;
+        found.populate(self.patience.until());
+        Ok(found)
+    }
+}

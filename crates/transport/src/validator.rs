@@ -1,0 +1,208 @@
+//! What archives are validated with, before anybody reads them. Its parts, the surest first:
+//!
+//! - `bounds`: where the parts of an archive lie, and how deep. Whatever has bytes is told yes by it alone, and it cannot be changed from outside.
+//! - `zst_budget`: how many elements of no size there may be, for which bounds say nothing. It opens with an example.
+//! - `tables`: hash tables that have no end, which read beyond what they asked for.
+//! - `pairs`, `marks`, `asking`: which words of an archive look like those, and how the type is asked whether they are.
+//! - `validate`: one walk through the archive where nothing is doubtful, and what is done otherwise.
+//!
+//! With `unsafe` in it: what is declared valid here is read. Never writes what it validates. Allocates nothing but for frames in
+//! which an empty collection lies beside ones with elements, and then in memory that the thread keeps.
+//!
+//! The parts after `bounds` only add refusals. There is one exception: on a marked copy, something without bytes may be at the place of a mark, where
+//! nothing is read. No copy decides what is read: the archive itself is validated after it, without marks.
+
+mod bounds;
+mod pairs;
+mod zst_budget;
+mod tables;
+mod marks;
+mod asking;
+pub(crate) mod validate;
+
+use self::bounds::Bounds;
+use self::marks::Marks;
+use self::pairs::{ArchivedSlice, COUNT};
+use self::tables::{MOST_RUNAWAYS, RUNAWAY, Tables, runaways};
+use self::zst_budget::ZstBudget;
+use crate::doorbell::Deadline;
+use crate::reading::DecodeRefusal;
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::{self, Failure};
+use rkyv::validation::ArchiveContext;
+use std::alloc::Layout;
+use std::ops::Range;
+
+/// A [`Validator`] as rkyv wants it.
+pub(crate) type Validation<'v> = rancor::Strategy<Validator<'v>, Failure>;
+
+/// Validates one archive. The rules of rkyv's own: parts lie before what they are part of, and no two share a byte.
+pub struct Validator<'v> {
+    bytes: &'v [u8],
+    bounds: Bounds,
+    /// Parts that may be entered without a look at the clock.
+    unclocked: u32,
+    until: Deadline,
+    /// Why it failed, if not for what the archive is.
+    refusal: DecodeRefusal,
+    /// Where an object begins in which no pair has elements; 0 = none is known.
+    clean: usize,
+    claims: ZstBudget,
+    tables: Tables,
+    marks: Option<&'v Marks>,
+}
+
+impl<'v> Validator<'v> {
+    /// For an archive whose root is the last `root` bytes of `bytes`.
+    #[inline(always)]
+    pub fn new(bytes: &'v [u8], root: usize) -> Self {
+        Self {
+            bytes,
+            bounds: Bounds::new(bytes, root),
+            unclocked: PARTS_A_LOOK,
+            until: Deadline::NEVER,
+            refusal: DecodeRefusal::Invalid,
+            clean: 0,
+            claims: ZstBudget::new(bytes.len()),
+            tables: Tables::Unknown,
+            marks: None,
+        }
+    }
+
+    /// Looks at the clock.
+    #[cold]
+    fn look_at_clock_slow(&mut self) -> Result<(), Failure> {
+        self.unclocked = PARTS_A_LOOK;
+        if self.until.has_passed() {
+            self.refusal = DecodeRefusal::Late;
+            return Err(Failure);
+        }
+        Ok(())
+    }
+
+    /// Why validation failed.
+    #[inline(always)]
+    fn why(&self) -> Why {
+        match self.tables {
+            Tables::Doubtful(at) => Why::Runaway(at),
+            _ if self.claims.is_over() => Why::Over,
+            _ => Why::Refused(self.refusal),
+        }
+    }
+
+    /// Whether something without bytes may be at `address`.
+    #[inline(never)]
+    fn check_empty(&mut self, address: usize, align: usize) -> Result<(), Failure> {
+        if self.marks.is_some_and(|marks| marks.comes_up(address)) {
+            return Ok(());
+        }
+        self.bounds.check(address, 0, align)?;
+        if self.clean == self.bounds.object_start() {
+            return Ok(());
+        }
+        let (object, low) = (self.bounds.object(), self.bounds.low());
+        let before = self.claims.counted;
+        if self.claims.count_slow(self.bytes, object.clone(), low, address - self.bounds.start()) {
+            self.clean = self.bounds.object_start();
+        }
+        if let Some(marks) = self.marks
+            && self.claims.counted > before
+        {
+            marks.counted_in(object);
+        }
+        if self.claims.is_over() || self.claims.is_full { Err(Failure) } else { Ok(()) }
+    }
+
+    /// Whether 15 bytes may come up at `address`: not if they may be those of a table without end that lies in the object.
+    #[cold]
+    fn check_table_slow(&mut self, address: usize) -> Result<(), Failure> {
+        if matches!(self.tables, Tables::Unknown) {
+            let mut suspects: Vec<_> = runaways(self.bytes, self.until).take(MOST_RUNAWAYS + 1).collect();
+            let is_late = self.until.has_passed();
+            if is_late || suspects.len() > MOST_RUNAWAYS {
+                self.refusal = if is_late { DecodeRefusal::Late } else { DecodeRefusal::Elements };
+                return Err(Failure);
+            }
+            suspects.sort_unstable();
+            self.tables = if suspects.is_empty() { Tables::Bounded } else { Tables::Suspects(suspects) };
+        }
+        let suspects = match &self.tables {
+            Tables::Suspects(suspects) => suspects,
+            Tables::Unknown | Tables::Bounded => return Ok(()),
+            Tables::Doubtful(_) => return Err(Failure),
+        };
+        let target = address.checked_sub(self.bounds.start()).ok_or(Failure)?;
+        let object = self.bounds.object();
+        let at_target = &suspects[suspects.partition_point(|(to, _)| *to < target)..];
+        let mut inside = at_target.iter().take_while(|(to, _)| *to == target).map(|(_, at)| *at);
+        // Those that point there are looked at one after another: parts share no byte, so it comes up once.
+        match inside.find(|at| object.start + size_of::<ArchivedSlice>() <= *at && at + COUNT <= object.end) {
+            Some(at) => {
+                self.tables = Tables::Doubtful(at);
+                Err(Failure)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+// SAFETY: `check_subtree_ptr` says yes only to addresses within the archive's bytes that are aligned and belong to nothing validated
+// before or now under way; or, of something without bytes, to the place of a mark, which is aligned for every archive and not null. What
+// reads on beyond what it has asked for, a hash table without end, is not told yes: see `tables`.
+unsafe impl ArchiveContext<Failure> for Validator<'_> {
+    #[inline]
+    fn check_subtree_ptr(&mut self, part: *const u8, layout: &Layout) -> Result<(), Failure> {
+        let (start, size) = (part.addr(), layout.size());
+        if size == 0 {
+            return self.check_empty(start, layout.align());
+        }
+        if size == RUNAWAY && !matches!(self.tables, Tables::Bounded) {
+            self.check_table_slow(start)?;
+        }
+        self.bounds.check(start, size, layout.align())
+    }
+
+    #[inline]
+    unsafe fn push_subtree_range(&mut self, root: *const u8, end: *const u8) -> Result<Range<usize>, Failure> {
+        let mut part = root.addr()..end.addr();
+        if let Some(target) = self.marks.and_then(|marks| marks.target(part.start)) {
+            // Something without bytes. It is validated as if it lay where the pair pointed to.
+            part = self.bounds.start() + target..self.bounds.start() + target;
+        }
+        let outer = self.bounds.push(part).map_err(|refusal| {
+            self.refusal = refusal;
+            Failure
+        })?;
+        if self.unclocked == 0 {
+            self.look_at_clock_slow()?;
+        }
+        self.unclocked -= 1;
+        Ok(outer)
+    }
+
+    #[inline]
+    unsafe fn pop_subtree_range(&mut self, outer: Range<usize>) -> Result<(), Failure> {
+        self.bounds.pop(outer)
+    }
+}
+
+/// Between two looks at the clock, so many parts are validated: some tens of microseconds.
+const PARTS_A_LOOK: u32 = 1 << 12;
+
+/// Why validation stopped.
+#[derive(Clone, Copy)]
+enum Why {
+    /// There may be too many elements of no size.
+    Over,
+    /// There may be a hash table without end, whose capacity is there.
+    Runaway(usize),
+    Refused(DecodeRefusal),
+}
+
+/// An archived type that can be validated.
+pub trait Checked: for<'a> CheckBytes<Validation<'a>> {}
+
+impl<T: for<'a> CheckBytes<Validation<'a>>> Checked for T {}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,110 @@
+//! Validates an archive: at once, if nothing in it is doubtful, or else after asking the type, on copies.
+//!
+//! With `unsafe` in it: the two walks through the archive. Every way to a yes ends with one through the archive itself, not a copy. Writes to copies alone.
+
+use super::asking::ask;
+use super::marks::Trial;
+use super::tables::{MOST_RUNAWAYS, RUNAWAY_ROUNDS, Tables, runaways};
+use super::{Checked, Validator, Why};
+use crate::doorbell::Deadline;
+use crate::reading::{self, DecodeRefusal, Need, refuse};
+use rkyv::rancor::{self, Failure};
+
+/// Validates the archive in `bytes`, whose root is an `A` at `root`, the last of them. Returns what making its value needs.
+///
+/// # Errors
+///
+/// If it is none, if it nests deeper than [`MAX_DEPTH`](reading::MAX_DEPTH), if it has too many elements of no size, or if there is no stack or no time left for it.
+///
+/// # Safety
+///
+/// `root` must be the last `size_of::<A>()` bytes of `bytes`, and aligned.
+#[inline(always)]
+pub(crate) unsafe fn validate<A: Checked>(root: *const A, bytes: &[u8], until: Deadline) -> Result<Need, Failure> {
+    let mut validator = Validator { until, ..Validator::new(bytes, size_of::<A>()) };
+    // SAFETY: aligned, and within `bytes`: the caller's duty.
+    match unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) } {
+        Ok(()) => Ok(validator.bounds.need()),
+        Err(_) => {
+            let why = validator.why();
+            drop(validator);
+            validate_slow::<A>(bytes, until, why)
+        }
+    }
+}
+
+/// What is wrong with an archive that has not been found valid; or validates it otherwise, if that may help.
+#[cold]
+fn validate_slow<A: Checked>(bytes: &[u8], until: Deadline, why: Why) -> Result<Need, Failure> {
+    let most = Validator::new(bytes, size_of::<A>()).claims.most;
+    match why {
+        Why::Over if runaways(bytes, until).next().is_none() => reading::with_stack_for_all_levels(|| {
+            ask_in_time::<A>(bytes, until)?;
+            // None of what was counted is an element.
+            validate_again::<A>(bytes, until, usize::MAX, Tables::Bounded)
+        }),
+        Why::Over | Why::Runaway(_) => {
+            reading::with_stack_for_all_levels(|| validate_without_runaways::<A>(bytes, until, most))
+        }
+        Why::Refused(DecodeRefusal::Stack { .. }) => {
+            reading::with_stack_for_all_levels(|| validate_again::<A>(bytes, until, most, Tables::Unknown))
+        }
+        Why::Refused(refusal) => Err(refuse(refusal)),
+    }
+}
+
+/// [`ask`], and what to say of what it refuses.
+fn ask_in_time<A: Checked>(bytes: &[u8], until: Deadline) -> Result<(), Failure> {
+    ask::<A>(bytes, until)
+        .map_err(|_| refuse(if until.has_passed() { DecodeRefusal::Late } else { DecodeRefusal::Elements }))
+}
+
+/// Marks what may be a table without end, validates that, and then the archive itself.
+fn validate_without_runaways<A: Checked>(bytes: &[u8], until: Deadline, most: usize) -> Result<Need, Failure> {
+    // Those of -1 first: smaller ones may be pointers, to a few bytes just before the object that they begin.
+    let suspects = runaways(bytes, until).filter(|(_, at)| bytes[*at] == u8::MAX).map(|(_, at)| at);
+    let mut marked: Vec<usize> = suspects.take(MOST_RUNAWAYS).collect();
+    for _ in 0..RUNAWAY_ROUNDS {
+        if bytes.len() >= 1 << 32 {
+            return Err(refuse(DecodeRefusal::Invalid));
+        }
+        let trial = Trial::of(bytes, 0, until);
+        if until.has_passed() {
+            return Err(refuse(DecodeRefusal::Late));
+        }
+        let mut trial = trial.ok_or_else(|| refuse(DecodeRefusal::Memory { len: bytes.len() }))?;
+        marked.iter().for_each(|at| trial.bytes_mut()[at + 4] &= !1);
+        let mut checked = validate_with::<A>(trial.bytes(), until, most, Tables::Unknown);
+        if let Err(Why::Over) = checked {
+            ask_in_time::<A>(trial.bytes(), until)?;
+            checked = validate_with::<A>(trial.bytes(), until, usize::MAX, Tables::Unknown);
+        }
+        match checked {
+            // The archive is walked as the copy is: without tables without end, and with as many elements of no size.
+            Ok(_) => return validate_again::<A>(bytes, until, usize::MAX, Tables::Bounded),
+            Err(Why::Runaway(at)) => marked.push(at),
+            Err(Why::Refused(refusal)) => return Err(refuse(refusal)),
+            Err(Why::Over) => return Err(refuse(DecodeRefusal::Elements)),
+        }
+    }
+    Err(refuse(DecodeRefusal::Invalid))
+}
+
+/// The same, with `most` elements of no size.
+fn validate_again<A: Checked>(bytes: &[u8], until: Deadline, most: usize, tables: Tables) -> Result<Need, Failure> {
+    match validate_with::<A>(bytes, until, most, tables) {
+        Ok(need) => Ok(need),
+        Err(Why::Refused(refusal)) => Err(refuse(refusal)),
+        Err(why) => validate_slow::<A>(bytes, until, why),
+    }
+}
+
+fn validate_with<A: Checked>(bytes: &[u8], until: Deadline, most: usize, tables: Tables) -> Result<Need, Why> {
+    let mut validator = Validator { until, tables, ..Validator::new(bytes, size_of::<A>()) };
+    validator.claims.most = most;
+    let root = bytes.as_ptr().wrapping_add(bytes.len() - size_of::<A>()).cast::<A>();
+    root.is_aligned().then_some(()).ok_or(Why::Refused(DecodeRefusal::Invalid))?;
+    // SAFETY: aligned, and the last bytes: `validate` has been told so, and a copy has as many.
+    let checked = unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) };
+    checked.map(|()| validator.bounds.need()).map_err(|_| validator.why())
+}

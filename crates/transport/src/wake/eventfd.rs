@@ -1,0 +1,73 @@
+//! Sleeping on an eventfd, and ringing it: the direction from child to parent.
+//!
+//! The two sides share one file description, so each can set its flags, read its count and fill it, and have epoll sets wait for it, a million if it
+//! likes, each of which is told by whoever reads or writes. A parent must therefore neither write it, which can block, nor read it, which can
+//! take long. So the parent only listens, by an epoll set of its own that reports each ring once, and the child only rings; the other direction
+//! stays with the futex.
+
+#![forbid(unsafe_code)]
+
+use super::Sleeper;
+use crate::layout::BellLine;
+use callgate_os::close::Aside;
+use callgate_os::eventfd;
+use callgate_os::futex::Futex;
+use callgate_os::futex::PrivateScope;
+use callgate_os::poll::{PollSet, Waker};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The parent's end: sleeps until it is rung.
+pub(crate) struct Listener {
+    /// Closed elsewhere: the child may have it wait in sets that outlive it.
+    ring: Arc<Aside>,
+    /// The ring and the alarm, which is rung when the child has ended. The child has no descriptor of either.
+    set: PollSet,
+}
+
+impl Listener {
+    pub(crate) fn new(alarm: &Waker) -> io::Result<Self> {
+        let (ring, set) = (Arc::new(Aside::from(eventfd::create()?)), PollSet::new()?);
+        set.add_edge(&*ring, 0)?;
+        set.add(alarm, 1)?;
+        Ok(Self { ring, set })
+    }
+
+    pub(crate) fn ring(&self) -> Arc<Aside> {
+        self.ring.clone()
+    }
+}
+
+impl Sleeper for Listener {
+    /// A ring ends one sleep, this or the next. A child that rings for ever is one that rings too often.
+    fn sleep(&self, _: &BellLine, _: Option<&Futex<PrivateScope>>, left: Option<Duration>) {
+        self.set.wait_for_one(left);
+    }
+
+    /// The caller's doorbell is the child's to ring.
+    fn wake(&self, _: &BellLine) {}
+
+    fn forget(&self) {
+        self.set.wait_for_one(Some(Duration::ZERO));
+    }
+}
+
+/// The child's end: rings.
+pub(crate) struct Ringer(OwnedFd);
+
+impl Ringer {
+    pub(crate) fn new(ring: OwnedFd) -> Self {
+        Self(ring)
+    }
+}
+
+impl Sleeper for Ringer {
+    /// The child never sleeps at a caller's doorbell.
+    fn sleep(&self, _: &BellLine, _: Option<&Futex<PrivateScope>>, _: Option<Duration>) {}
+
+    fn wake(&self, _: &BellLine) {
+        eventfd::ring(&self.0);
+    }
+}

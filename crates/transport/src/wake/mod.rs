@@ -1,0 +1,244 @@
+//! What a side that sleeps is woken by: the one part of a doorbell that differs between backends.
+//!
+//! When to sleep and when to wake is [`doorbell`](crate::doorbell)'s business and the same for all: a waiter says that
+//! it parks, looks once more and only then sleeps; a notifier publishes, looks, and wakes only who parks. So nothing here is
+//! reached while both sides are awake. A backend must let a wake that comes between the waiter's last look and its sleep end
+//! that sleep; it may end a sleep for nothing.
+
+#![forbid(unsafe_code)]
+
+mod eventfd;
+mod futex;
+#[cfg(feature = "portable")]
+mod raw_sync;
+
+use crate::backing::Backing;
+use crate::layout::{BellLine, Geometry};
+#[cfg(feature = "portable")]
+use crate::portable::TrustedChild;
+use callgate_os::close::Aside;
+use callgate_os::futex::Futex;
+use callgate_os::futex::PrivateScope;
+use callgate_os::poll::{PollSet, Waker};
+use eventfd::{Listener, Ringer};
+pub use futex::FutexSleeper;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What wakes a side of a bridge that sleeps. Matters only once a side sleeps; while both are awake nobody is woken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Signal {
+    /// A futex in shared memory, in both directions. Costs the least.
+    #[default]
+    Futex,
+    /// An eventfd for each lane wakes the caller, so that a program that sits in an epoll loop can wait for replies there: see
+    /// `Bridge::doorbell_fd`. The child is still woken through a futex.
+    /// Takes two descriptors of the parent's for each lane.
+    EventFd,
+    /// Events of the crate `raw_sync` (a process-shared pthread mutex and condition variable), in both directions. For a child
+    /// that is trusted: it can write to them.
+    ///
+    /// Whoever waits for or sets such an event blocks while another holds its lock, for ever if that one was killed. So that no
+    /// call does, the parent has a thread for each lane and one more; a child that is killed in the moment in which it holds a
+    /// lock leaves some of them, and the events' memory, behind in the parent until that ends.
+    #[cfg(feature = "portable")]
+    RawSync(TrustedChild),
+}
+
+impl Signal {
+    /// The name by which the environment variable `CALLGATE_SIGNAL` knows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Signal::Futex => "futex",
+            Signal::EventFd => "eventfd",
+            #[cfg(feature = "portable")]
+            Signal::RawSync(_) => "raw-sync",
+        }
+    }
+
+    pub const ALL: &[Signal] = &[
+        Signal::Futex,
+        Signal::EventFd,
+        #[cfg(feature = "portable")]
+        Signal::RawSync(TrustedChild::for_lists()),
+    ];
+
+    /// Whether it takes a `TrustedChild` to choose it.
+    pub fn trusts_the_child(self) -> bool {
+        !matches!(self, Signal::Futex | Signal::EventFd)
+    }
+
+    /// The backend as a number.
+    pub fn code(self) -> u8 {
+        match self {
+            Signal::Futex => 0,
+            Signal::EventFd => 1,
+            #[cfg(feature = "portable")]
+            Signal::RawSync(_) => 2,
+        }
+    }
+
+    /// The inverse of [`code`](Self::code).
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|signal| signal.code() == code)
+    }
+}
+
+/// How to sleep at one doorbell, and how to wake who sleeps there.
+pub trait Sleeper: Send + Sync {
+    /// Sleeps until woken, until `dead` is no longer 0, or until `left` has passed; or less long, for no reason.
+    fn sleep(&self, bell: &BellLine, dead: Option<&Futex<PrivateScope>>, left: Option<Duration>);
+
+    /// Ends the sleep at `bell`, or the next one if there is none. Never blocks.
+    fn wake(&self, bell: &BellLine);
+
+    /// Forgets wakes that have come too early for a sleep.
+    fn forget(&self) {}
+}
+
+/// How many doorbells a bridge has.
+#[derive(Clone, Copy, Debug)]
+pub struct Count {
+    pub lanes: u32,
+    pub workers: u32,
+}
+
+impl Count {
+    pub fn of(geometry: &Geometry) -> Self {
+        Self { lanes: geometry.lanes, workers: geometry.workers }
+    }
+}
+
+/// The backends of all doorbells of a bridge, as one side uses them.
+pub struct Bells {
+    lanes: Vec<Arc<dyn Sleeper>>,
+    workers: Vec<Arc<dyn Sleeper>>,
+}
+
+impl Bells {
+    /// Where the caller of lane `index` sleeps.
+    pub fn lane(&self, index: u32) -> Arc<dyn Sleeper> {
+        self.lanes[index as usize].clone()
+    }
+
+    /// Where worker `index` of the child sleeps.
+    pub fn worker(&self, index: u32) -> Arc<dyn Sleeper> {
+        self.workers[index as usize].clone()
+    }
+
+    /// Doorbells that need nothing but their words in the segment.
+    pub fn futexes(count: Count) -> Self {
+        let futex: Arc<dyn Sleeper> = Arc::new(FutexSleeper);
+        Self { lanes: vec![futex.clone(); count.lanes as usize], workers: vec![futex; count.workers as usize] }
+    }
+
+    /// The child's side: what `descriptors`, which came with the handshake, are for. `None` if there are too few.
+    pub fn of_child(
+        signal: Signal,
+        count: Count,
+        #[cfg_attr(not(feature = "portable"), expect(unused_variables))] backing: &dyn Backing,
+        descriptors: &mut dyn Iterator<Item = OwnedFd>,
+    ) -> Option<Self> {
+        let futexes = Self::futexes(count);
+        match signal {
+            Signal::Futex => Some(futexes),
+            Signal::EventFd => {
+                let ringers = descriptors.map(|ring| Arc::new(Ringer::new(ring)) as Arc<dyn Sleeper>);
+                let ringers: Vec<_> = ringers.collect();
+                (ringers.len() == count.lanes as usize).then(|| Self { lanes: ringers, ..futexes })
+            }
+            #[cfg(feature = "portable")]
+            Signal::RawSync(_) => raw_sync::of_child(count, backing, descriptors).ok(),
+        }
+    }
+}
+
+/// The parent's side: its doorbells, and what belongs to them.
+pub struct ParentBells {
+    pub bells: Bells,
+    /// What the child needs, for the handshake.
+    rings: Vec<Arc<Aside>>,
+    /// Rung when the child has ended, for those who sleep on descriptors.
+    pub alarm: Option<Arc<Waker>>,
+    /// All lanes' doorbells and the alarm as one descriptor.
+    pub door: Option<Door>,
+}
+
+impl ParentBells {
+    /// The doorbells of a new bridge.
+    pub fn new(
+        signal: Signal,
+        count: Count,
+        #[cfg_attr(not(feature = "portable"), expect(unused_variables))] backing: &dyn Backing,
+    ) -> io::Result<Self> {
+        match signal {
+            Signal::Futex => Ok(Self { bells: Bells::futexes(count), rings: Vec::new(), alarm: None, door: None }),
+            Signal::EventFd => Self::eventfds(count),
+            #[cfg(feature = "portable")]
+            Signal::RawSync(_) => {
+                let (bells, descriptor) = raw_sync::of_parent(count, backing)?;
+                let rings = descriptor.map(|descriptor| Arc::new(descriptor.into())).into_iter().collect();
+                Ok(Self { bells, rings, alarm: None, door: None })
+            }
+        }
+    }
+
+    fn eventfds(count: Count) -> io::Result<Self> {
+        let alarm = Arc::new(Waker::new()?);
+        let door = Door::new(&alarm)?;
+        let (mut rings, mut listeners) = (Vec::new(), Vec::<Arc<dyn Sleeper>>::new());
+        for lane in 0..count.lanes {
+            let listener = Listener::new(&alarm)?;
+            door.0.add_edge(&*listener.ring(), lane.into())?;
+            rings.push(listener.ring());
+            listeners.push(Arc::new(listener));
+        }
+        let bells = Bells { lanes: listeners, ..Bells::futexes(count) };
+        Ok(Self { bells, rings, alarm: Some(alarm), door: Some(door) })
+    }
+
+    /// What the child needs, for the handshake.
+    pub fn for_child(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.rings.iter().map(|ring| ring.as_fd())
+    }
+}
+
+/// All doorbells of a parent as one descriptor, readable when a lane has been rung since it was last asked, or the child has
+/// ended. The descriptor is the parent's alone: the child has those in it, and not the set itself.
+pub struct Door(PollSet);
+
+/// What the alarm is called in the set; lanes go by their index.
+const ALARM: u64 = u64::MAX;
+
+impl Door {
+    fn new(alarm: &Waker) -> io::Result<Self> {
+        let set = PollSet::new()?;
+        set.add(alarm, ALARM)?;
+        Ok(Self(set))
+    }
+
+    /// Makes the descriptor quiet until a lane is rung anew. A child that rings for ever makes it readable over and over, but one
+    /// that only leaves its end readable does not. Returns the lanes that were rung. Never blocks.
+    pub fn clear(&self) -> impl Iterator<Item = u32> + use<> {
+        let mut keys = Vec::new();
+        // The only failures are those of a bad descriptor or pointer.
+        let _ = self.0.ready_now(&mut keys);
+        keys.into_iter().filter_map(|key| u32::try_from(key).ok())
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl fmt::Debug for Bells {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bells").field("lanes", &self.lanes.len()).finish_non_exhaustive()
+    }
+}

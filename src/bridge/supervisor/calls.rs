@@ -1,0 +1,175 @@
+//! Calls of a bridge that outlives its children: each goes to the current child, and to the next ones as long as it may run again.
+//!
+//! Relies on what the lane says of a lost call: whether its method had begun. Starts no child itself: it waits for the thread that does.
+
+#![forbid(unsafe_code)]
+
+use super::{DeskState, Phase, SupervisedChild, Supervisor};
+use callgate_engine::caller::CallContext;
+use callgate_engine::service::Method;
+use callgate_transport::doorbell::Deadline;
+use callgate_transport::error::{CallError, Payload, Started};
+use callgate_transport::reply::Reply;
+use callgate_transport::request::Request;
+use parking_lot::MutexGuard;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// How often a call is made that has started each time before: once it has killed so many children, it may be what kills them.
+const ATTEMPTS: u32 = 3;
+
+impl Supervisor {
+    /// Calls a method of whichever child there is, and of its successors as long as the call may run again.
+    #[inline]
+    pub(in crate::bridge) fn call<A: Request, R: Reply>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+    ) -> Result<R, CallError> {
+        let context = &CallContext::new(method, timeout);
+        let child = self.current.load();
+        if child.is_over() && self.restart.is_some() {
+            return self.call_on(&*self.successor_slow(&child, context)?, context, args);
+        }
+        self.call_on(&child, context, args)
+    }
+
+    /// Makes a call of `child`, and of its successors.
+    #[inline(always)]
+    fn call_on<A: Request, R: Reply>(
+        &self,
+        child: &SupervisedChild,
+        context: &CallContext,
+        args: A,
+    ) -> Result<R, CallError> {
+        let mut args = Some(args);
+        match child.caller.call_again(context, &mut args) {
+            Err(error) => self.call_again_slow(child, context, args, error),
+            done => done,
+        }
+    }
+
+    /// Makes a call again that failed, as often as that is safe. What is left of its arguments is in `args`.
+    #[cold]
+    fn call_again_slow<A: Request, R: Reply>(
+        &self,
+        child: &SupervisedChild,
+        context: &CallContext,
+        mut args: Option<A>,
+        mut error: CallError,
+    ) -> Result<R, CallError> {
+        let (mut generation, mut starts, mut lost) = (child.generation, 0, None);
+        while let CallError::Died { started, .. } = error {
+            if started == Started::Yes {
+                starts += 1;
+                lost = Some(error.clone());
+            }
+            let is_safe = starts == 0 || context.method.idempotent && starts < ATTEMPTS;
+            if !is_safe || args.is_none() || self.restart.is_none() {
+                break;
+            }
+            let Some(child) = self.after(generation, context.deadline) else { break };
+            match child.caller.call_again(context, &mut args) {
+                Err(another) => (error, generation) = (another, child.generation),
+                done => return done,
+            }
+        }
+        Err(match lost {
+            Some(lost) => in_all(lost, error),
+            None => error,
+        })
+    }
+
+    /// The child for a call that found the current one dead.
+    ///
+    /// # Errors
+    ///
+    /// `Down`, if there is none now and calls do not wait, or none any more.
+    #[cold]
+    fn successor_slow(&self, dead: &SupervisedChild, context: &CallContext) -> Result<Arc<SupervisedChild>, CallError> {
+        // In a fork, nobody gives back what others had locked.
+        let calls_wait = self.restart.as_ref().is_some_and(|restart| restart.calls_wait);
+        if calls_wait
+            && !dead.caller.peer.is_in_fork()
+            && let Some(child) = self.after(dead.generation, context.deadline)
+        {
+            return Ok(child);
+        }
+        Err(self.down(dead, context))
+    }
+
+    /// The child for a call that is not waited for.
+    pub(in crate::bridge) fn now(&self, method: &'static Method) -> Result<Arc<SupervisedChild>, CallError> {
+        let child = self.current();
+        if child.is_over() && self.restart.is_some() {
+            return Err(self.down(&child, &CallContext::new(method, None)));
+        }
+        Ok(child)
+    }
+
+    #[cold]
+    fn down(&self, dead: &SupervisedChild, context: &CallContext) -> CallError {
+        let peer = &dead.caller.peer;
+        if peer.is_in_fork() {
+            return dead.caller.in_fork_slow(context);
+        }
+        self.down_in(self.desk.state.lock(), dead, context)
+    }
+
+    pub(super) fn down_in(
+        &self,
+        state: MutexGuard<'_, DeskState>,
+        dead: &SupervisedChild,
+        context: &CallContext,
+    ) -> CallError {
+        let (call, pid) = (context.name(), dead.caller.peer.pid);
+        let (restarting, why) = match (&state.phase, &state.last_failure) {
+            (Phase::Stopped, _) => return CallError::Stopped { call, pid, started: Started::No },
+            (Phase::GivenUp(why), _) => (false, why.clone()),
+            (Phase::Open, None) => (true, "there is no other yet".into()),
+            (Phase::Open, Some(why)) => (true, format!("there is no other yet; the last start failed ({why})")),
+        };
+        CallError::Down { call, pid, exit: dead.exit(), restarting, why }
+    }
+
+    /// The first child after the one of `generation`, as soon as there is one. `None` = not before the deadline, or never; or there is no deadline, and
+    /// a start has failed; or a hook asks, and there is none before it is done.
+    fn after(&self, generation: u64, deadline: Deadline) -> Option<Arc<SupervisedChild>> {
+        let mut state = self.desk.state.lock();
+        let (is_hook, failures) = (state.thread == Some(thread::current().id()), state.failures);
+        loop {
+            let child = self.current();
+            if child.generation > generation {
+                return Some(child);
+            }
+            if is_hook || !matches!(state.phase, Phase::Open) || deadline.has_passed() {
+                return None;
+            }
+            match deadline.instant() {
+                Some(instant) => drop(self.desk.changed.wait_until(&mut state, instant)),
+                None if state.failures > failures => return None,
+                None => self.desk.changed.wait(&mut state),
+            }
+        }
+    }
+}
+
+/// What is known of a call that was lost in one child after it had started, and came to `last` in another.
+fn in_all(lost: CallError, mut last: CallError) -> CallError {
+    if let Some(started) = last.started_mut() {
+        *started = Started::Yes;
+        return last;
+    }
+    match last {
+        CallError::Panicked { .. }
+        | CallError::Corrupt { .. }
+        | CallError::TooLarge { what: Payload::Reply, .. }
+        | CallError::TooDeep { what: Payload::Reply, .. }
+        | CallError::TooMany { what: Payload::Reply, .. }
+        | CallError::Exhausted { what: Payload::Reply, .. } => last,
+        // It says that the method has not run, which is true of the last attempt only.
+        _ => lost,
+    }
+}

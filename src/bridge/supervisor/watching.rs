@@ -1,0 +1,292 @@
+//! The thread that waits for the death of each child, tells the hooks, and starts the next one; and the spare child.
+//!
+//! Relies on `restart` for whether and when there may be another. Makes no calls.
+
+#![forbid(unsafe_code)]
+
+use super::{DeskState, Hook, Phase, SupervisedChild, Supervisor};
+use crate::bridge::restart::{Death, Event, History};
+use crate::start_error::StartError;
+use callgate_engine::caller::Caller;
+use callgate_engine::peer_status::Cause;
+use callgate_transport::error::{CallError, Started};
+use parking_lot::MutexGuard;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a spare child may take to begin to build its service. One that does not is hung, and another is started.
+const SPARE_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Supervisor {
+    pub(super) fn run(self: &Arc<Self>, mut hooks: Vec<Hook>) {
+        self.desk.state.lock().thread = Some(thread::current().id());
+        let child = self.current();
+        tell(&mut hooks, &Event::Started { service: self.service, pid: child.caller.peer.pid });
+        drop(child);
+        self.watch_over_children(&mut hooks);
+        // Whatever they hold is gone when the bridge has stopped.
+        drop(hooks);
+        self.desk.state.lock().is_done = true;
+        self.desk.changed.notify_all();
+    }
+
+    /// Replaces one child after the other, until the bridge has been stopped, or is over.
+    fn watch_over_children(self: &Arc<Self>, hooks: &mut [Hook]) {
+        let mut history = History::default();
+        loop {
+            self.prepare_spare();
+            let child = self.current();
+            let desk = self.desk.clone();
+            child.caller.peer.peer_status.on_end(move || desk.ring());
+            if !self.wait_for_the_end(&child, hooks) {
+                return;
+            }
+            let mut asked = self.tell_of_death(&child, hooks, &mut history);
+            while let Err(why) = self.replace(&child, &mut history, asked, hooks) {
+                if !self.give_up(why, hooks) {
+                    return;
+                }
+                asked = true;
+            }
+            let child = self.current();
+            let (pid, generation) = (child.caller.peer.pid, child.generation);
+            tell(hooks, &Event::Restarted { service: self.service, pid, generation });
+        }
+    }
+
+    /// Waits for the end of a child, and tells of what happens until then. `false` = the bridge has been stopped.
+    fn wait_for_the_end(&self, child: &SupervisedChild, hooks: &mut [Hook]) -> bool {
+        let mut state = self.desk.state.lock();
+        loop {
+            if matches!(state.phase, Phase::Stopped) {
+                return false;
+            }
+            if let Some(event) = state.events.pop_front() {
+                MutexGuard::unlocked(&mut state, || tell(hooks, &event));
+            } else if child.caller.peer.peer_status.exit().is_some() {
+                return true;
+            } else {
+                self.desk.changed.wait(&mut state);
+            }
+        }
+    }
+
+    /// There will be no other child, unless somebody asks for one: waits for that. `false` = nobody will.
+    fn give_up(&self, why: String, hooks: &mut [Hook]) -> bool {
+        let mut state = self.desk.state.lock();
+        if matches!(state.phase, Phase::Stopped) {
+            return false;
+        }
+        state.phase = Phase::GivenUp(why.clone());
+        let spare = state.spare.take();
+        drop(state);
+        self.desk.changed.notify_all();
+        spare.iter().for_each(|spare| spare.discard());
+        tell(hooks, &Event::GaveUp { service: self.service, why });
+        if self.restart.is_none() {
+            return false;
+        }
+        let mut state = self.desk.state.lock();
+        loop {
+            if matches!(state.phase, Phase::Stopped) {
+                return false;
+            }
+            if std::mem::take(&mut state.wants_another) {
+                state.phase = Phase::Open;
+                return true;
+            }
+            self.desk.changed.wait(&mut state);
+        }
+    }
+
+    /// Whether it was asked for.
+    fn tell_of_death(&self, child: &SupervisedChild, hooks: &mut [Hook], history: &mut History) -> bool {
+        let asked = std::mem::take(&mut self.desk.state.lock().wants_another);
+        if child.caller.has_answered_calls() {
+            history.bear_fruit();
+        }
+        let death = Death {
+            service: self.service,
+            pid: child.caller.peer.pid,
+            exit: child.exit(),
+            corrupt: match child.caller.peer.peer_status.cause() {
+                Some(Cause::Corrupt(what)) => Some(what),
+                _ => None,
+            },
+            overdue: child.caller.culprit(),
+            asked,
+            last_words: child.caller.peer.peer_status.last_words(),
+            generation: child.generation,
+            restarting: self.restart.as_ref().is_some_and(|restart| asked || restart.has_left(history, Instant::now())),
+        };
+        tell(hooks, &Event::Died(death));
+        asked
+    }
+
+    /// Starts another child in the place of one that has died: at once, and without being counted, if it was asked for.
+    ///
+    /// # Errors
+    ///
+    /// Why there will be none, in words.
+    fn replace(
+        &self,
+        dead: &SupervisedChild,
+        history: &mut History,
+        mut asked: bool,
+        hooks: &mut [Hook],
+    ) -> Result<(), String> {
+        let restart = self.restart.as_ref().ok_or("it is not restarted")?;
+        let mut last = None;
+        loop {
+            let wait = if asked { Some(Duration::ZERO) } else { restart.next(history, Instant::now()) };
+            let Some(wait) = wait else { break };
+            if !self.rest(wait) {
+                return Err("the bridge has been stopped".into());
+            }
+            match self.next_child().and_then(|child| self.install(child, dead.generation + 1)) {
+                Ok(()) => return Ok(()),
+                // It has been killed for another.
+                Err(_) if std::mem::take(&mut self.desk.state.lock().wants_another) => asked = true,
+                Err(error) => {
+                    asked = false;
+                    let why = error.to_string();
+                    self.note_failure(&why);
+                    tell(hooks, &Event::NotRestarted { service: self.service, why: why.clone() });
+                    last = Some(why);
+                }
+            }
+        }
+        let most = restart.most.unwrap_or(u32::MAX);
+        let limit = format!("there have been {most} restarts within {:?}", restart.within);
+        let allowed = "as many as Restart::at_most allows";
+        Err(match last {
+            Some(error) => format!("{limit}, the last of which failed: {error}; that is {allowed}"),
+            None => format!("{limit}, {allowed}"),
+        })
+    }
+
+    fn note_failure(&self, why: &str) {
+        let mut state = self.desk.state.lock();
+        state.failures += 1;
+        state.last_failure = Some(why.into());
+        drop(state);
+        self.desk.changed.notify_all();
+    }
+
+    /// Waits before a restart, or until one is wanted at once. `false` = the bridge has been stopped.
+    fn rest(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let mut state = self.desk.state.lock();
+        loop {
+            if matches!(state.phase, Phase::Stopped) {
+                return false;
+            }
+            if time.is_zero()
+                || std::mem::take(&mut state.wants_another)
+                || self.desk.changed.wait_until(&mut state, until).timed_out()
+            {
+                return !matches!(state.phase, Phase::Stopped);
+            }
+        }
+    }
+
+    /// A child with a service: the spare one, if it still lives and does anything.
+    fn next_child(&self) -> Result<Arc<Caller>, StartError> {
+        let start_timeout = self.spec.start_timeout();
+        let spare = self.desk.state.lock().spare.take();
+        if let Some(spare) = spare.filter(|spare| !spare.peer.peer_status.is_over()) {
+            match self.raise(spare, SPARE_PATIENCE.min(start_timeout)) {
+                Err(error) if !has_begun(&error) => {}
+                raised => return raised,
+            }
+        }
+        let child = self.spec.bring_up(&|| !self.desk.is_stopped())?;
+        self.raise(child, start_timeout)
+    }
+
+    /// Has the child build its service, which it must begin `within` that time.
+    fn raise(&self, child: Arc<Caller>, within: Duration) -> Result<Arc<Caller>, StartError> {
+        let mut state = self.unless_stopped(&child)?;
+        state.rising = Some(child.clone());
+        drop(state);
+        let built = self.spec.construct(&child, within);
+        self.desk.state.lock().rising = None;
+        built.map(|()| child)
+    }
+
+    /// Makes `child` the one that calls go to.
+    fn install(&self, child: Arc<Caller>, generation: u64) -> Result<(), StartError> {
+        let mut state = self.unless_stopped(&child)?;
+        state.last_failure = None;
+        // If this one was on its way when somebody asked for another, it is that one.
+        state.wants_another = false;
+        self.current.store(Arc::new(SupervisedChild { caller: child, generation }));
+        drop(state);
+        self.desk.changed.notify_all();
+        Ok(())
+    }
+
+    /// Has a spare child brought up, if there is to be one and is none, on a thread of its own: it may take its time, or hang.
+    fn prepare_spare(self: &Arc<Self>) {
+        let mut state = self.desk.state.lock();
+        let has_one = state.spare.as_ref().is_some_and(|spare| !spare.peer.peer_status.is_over());
+        if has_one || state.spare_rises || !self.restart.as_ref().is_some_and(|restart| restart.spare) {
+            return;
+        }
+        state.spare_rises = true;
+        drop(state);
+        let itself = self.clone();
+        let brought_up = thread::Builder::new().name("callgate-spare".into()).spawn(move || itself.bring_up_spare());
+        if brought_up.is_err() {
+            // Without one, the next child is started when it is needed; what is wrong will be said then.
+            self.desk.state.lock().spare_rises = false;
+        }
+    }
+
+    fn bring_up_spare(&self) {
+        let spare = self.spec.bring_up(&|| !self.desk.is_stopped()).ok();
+        let mut state = self.desk.state.lock();
+        let unwanted = match state.phase {
+            Phase::Open => std::mem::replace(&mut state.spare, spare),
+            _ => spare,
+        };
+        state.spare_rises = false;
+        drop(state);
+        self.desk.changed.notify_all();
+        unwanted.iter().for_each(|unwanted| unwanted.discard());
+    }
+
+    /// The state, unless the bridge has been stopped: then `child` is killed, of which whoever stopped it knows nothing.
+    fn unless_stopped(&self, child: &Caller) -> Result<MutexGuard<'_, DeskState>, StartError> {
+        let state = self.desk.state.lock();
+        if !matches!(state.phase, Phase::Stopped) {
+            return Ok(state);
+        }
+        drop(state);
+        child.discard();
+        let error = io::Error::from(io::ErrorKind::Interrupted);
+        Err(StartError::System { service: self.service, what: "starting another child".into(), error })
+    }
+}
+
+/// Tells the hooks. One that panics has been told all the same; the others must be, and the child replaced.
+fn tell(hooks: &mut [Hook], event: &Event) {
+    for hook in hooks {
+        let _ = catch_unwind(AssertUnwindSafe(|| match (hook, event) {
+            (Hook::Death(hook), Event::Died(death)) => hook(death),
+            (Hook::Event(hook), event) => hook(event),
+            _ => {}
+        }));
+    }
+}
+
+/// Whether the child had begun to build its service, as far as the failure tells.
+fn has_begun(error: &StartError) -> bool {
+    !matches!(
+        error,
+        StartError::Call { error: CallError::TimedOut { started: Started::No, .. }, .. } | StartError::System { .. }
+    )
+}
