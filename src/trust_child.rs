@@ -1,6 +1,6 @@
 //! The word that a child is trusted.
 //!
-//! One of the few files above `segment` with `unsafe` in it: the word itself.
+//! With `unsafe` in it: the word itself.
 
 use crate::bridge::Builder;
 use callgate_engine::service::Service;

@@ -59,7 +59,7 @@ pub enum Message {
         /// The budget.
         budget: u64,
     },
-    /// Parent to child: the segment asked for with `Need` could not be had, though the budget allows it. Why, as `sys::limits` packs it.
+    /// Parent to child: the segment asked for with `Need` could not be had, though the budget allows it. Why, as `callgate_os::limits` packs it.
     Lack {
         /// The system's error, and which limit is behind it.
         error: u64,

@@ -1,7 +1,7 @@
 //! What a child says as it ends, kept where its parent finds it: in shared memory.
 //!
 //! The child's side notes every panic before it is printed, and withdraws it when it has been caught: what it says is what the last was that went
-//! unanswered. Aborts and overflowed stacks come from signal handlers (`sys::fatal`), which may do no more than write here. The parent reads once,
+//! unanswered. Aborts and overflowed stacks come from signal handlers (`callgate_os::fatal`), which may do no more than write here. The parent reads once,
 //! when the child is dead, and takes it for text, whatever it is.
 
 #![forbid(unsafe_code)]

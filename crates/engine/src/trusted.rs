@@ -1,6 +1,6 @@
 //! What a child may do only because it trusts its parent: jump to where the parent says, and read requests in place.
 //!
-//! One of the few files above `segment` with `unsafe` in it. All of it hangs on [`TrustedParent`], which exists
+//! With `unsafe` in it. All of it hangs on [`TrustedParent`], which exists
 //! only in a process that was started as a child and has the handshake behind it.
 
 use crate::interfaces;

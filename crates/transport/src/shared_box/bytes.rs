@@ -1,6 +1,6 @@
 //! The bytes of a box, whatever its type: in private memory, in a block of this side, or in one of the peer's.
 //!
-//! One of the few files above `segment` with `unsafe` in it: this is where blocks become slices. The rules:
+//! With `unsafe` in it: this is where blocks become slices. The rules:
 //!
 //! - A block of this side's own arena is referred to if the peer can merely read it (the memory of a parent's requests and boxes), or
 //!   is trusted to write there only while the block is its own.
