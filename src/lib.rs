@@ -40,19 +40,11 @@
 //! [limits](guide::limits).
 //!
 //! Without a sandbox a bridge contains crashes, and is **no security boundary** against a child that somebody else has taken over: the child is a process
-//! of the same user. ARCHITECTURE.md in the repository describes the layers and the protocol.
+//! of the same user. ARCHITECTURE.md in the repository describes the crates and the protocol.
 
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
 // The documentation says of each item which feature it needs; where that is built, the compiler is a nightly one.
 #![cfg_attr(docsrs, feature(doc_cfg))]
-
-#[cfg(not(all(
-    target_os = "linux",
-    target_pointer_width = "64",
-    target_endian = "little",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-)))]
-compile_error!("callgate runs on Linux on x86-64 and little-endian aarch64 only");
 
 pub mod guide;
 

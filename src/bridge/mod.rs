@@ -366,7 +366,7 @@ impl<T: Service> Memory for Bridge<T> {}
 
 impl<T: Service> place::Sealed for Bridge<T> {
     fn pool(&self) -> place::PoolOf {
-        place::PoolOf(self.target.caller().pool().clone(), self.timeout)
+        place::PoolOf::new(self.target.caller().pool().clone(), self.timeout)
     }
 
     fn take_late_replies(&self) {

@@ -53,7 +53,7 @@ pub trait Service: Sized + 'static {
 
 /// A way of calling a service's methods. One proxy is generated for all of them.
 ///
-/// Implemented by this crate only.
+/// Implemented by callgate only.
 pub trait Mode: sealed::Sealed + Clone + Send + Sync + 'static {
     /// What a method that returns `R` returns when called this way.
     type Out<R: Transfer>;
@@ -93,11 +93,11 @@ pub(crate) type ParallelDispatch<T> = fn(&SharedService<T>, Incoming<'_, '_>);
 #[derive(Clone, Copy, Debug)]
 pub struct InterfaceId {
     /// The service that the dispatch function is for.
-    pub service: fn() -> TypeId,
+    pub(crate) service: fn() -> TypeId,
     /// The address of the dispatch function, in this process, for a child with so many workers.
-    pub dispatch: fn(u32) -> usize,
+    pub(crate) dispatch: fn(u32) -> usize,
     /// What differs, but for chance, when two builds disagree on the trait's methods or types.
-    pub key: fn() -> u64,
+    pub(crate) key: fn() -> u64,
 }
 
 impl InterfaceId {
@@ -205,13 +205,13 @@ impl Fingerprint {
 
 /// One request on its way through the callee, and the place for its reply.
 pub struct Exchange<'a> {
-    pub slot: ReplySlot<'a>,
-    pub alloc: &'a AllocContext<'a>,
+    pub(crate) slot: ReplySlot<'a>,
+    pub(crate) alloc: &'a AllocContext<'a>,
     pub request: RequestSpan<'a>,
     /// `returns << 32 | interface << 16 | method`.
     pub call: u64,
     /// The kind of the reply, once it has been written into the slot.
-    pub replied: Option<Kind>,
+    pub(crate) replied: Option<Kind>,
 }
 
 impl Exchange<'_> {
@@ -268,7 +268,7 @@ impl Exchange<'_> {
 }
 
 /// A request that generated code answers.
-pub struct Incoming<'a, 'e>(pub &'a mut Exchange<'e>);
+pub struct Incoming<'a, 'e>(pub(crate) &'a mut Exchange<'e>);
 
 impl Incoming<'_, '_> {
     /// The method's number in its block.

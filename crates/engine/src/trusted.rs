@@ -42,7 +42,7 @@ impl TrustedParent {
 
     /// The payload of a request, which the parent does not write until the reply is published.
     #[inline(always)]
-    pub fn request(self, span: Span<'_>) -> RequestSpan<'_> {
+    pub(crate) fn request(self, span: Span<'_>) -> RequestSpan<'_> {
         // SAFETY: the peer is this process's parent, which keeps to the protocol: a slot is written again only when its reply
         // has been taken, and a block only when it has been given back. Slots and blocks are aligned to 16 bytes or more. The
         // span borrows the lane or the block, and `Exchange` ends with that borrow, before the reply is published.

@@ -5,9 +5,9 @@
 #![forbid(unsafe_code)]
 
 use super::protocol::MAX_NAME;
-use super::typed::TooDeep;
 use callgate_engine::service::Method;
 use callgate_os::text::beginning;
+use callgate_transport::error::TooDeep;
 use callgate_transport::error::{CallError, CallName, Payload, Started};
 use parking_lot::Mutex;
 use std::collections::HashMap;

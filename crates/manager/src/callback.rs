@@ -8,6 +8,7 @@ use super::args::Args;
 use super::typed::{Arguments, Item, Mismatch, Outcome, Signature, shallow_item};
 use super::value::Value;
 use callgate_transport::error::CallbackError;
+use callgate_transport::error::TooDeep;
 use std::marker::PhantomData;
 
 /// A function that can be registered with its types: a closure of up to eight [`Item`]s that returns an [`Outcome`].
@@ -144,14 +145,13 @@ where
 /// What a callback returned, if it can cross to another process.
 fn crossing<O: Outcome>(outcome: O) -> Result<O::Value, CallbackError> {
     let value = outcome.into_result().map_err(CallbackError::Failed)?;
-    shallow_item(value).map_err(|too_deep| CallbackError::TooDeep(too_deep.to_string()))
+    shallow_item(value).map_err(|TooDeep| CallbackError::TooDeep)
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::args;
-    use crate::typed::TooDeep;
     use callgate_transport::copy_buffer::decode_private;
     use callgate_transport::encode::encode_to_vec;
     use std::collections::BTreeMap;
@@ -258,10 +258,10 @@ mod tests {
     #[test]
     fn what_is_too_deep_to_come_back_is_an_error() {
         let deep = || (0..500_000).fold(Value::None, |value, _| Value::List(vec![value]));
-        assert_eq!(typed(deep).call(()), Err(CallbackError::TooDeep(TooDeep.to_string())));
+        assert_eq!(typed(deep).call(()), Err(CallbackError::TooDeep));
         assert_eq!(
             Dynamic::new(move |_: Args| vec![deep()]).call_dynamic(args![], &mut may),
-            Err(CallbackError::TooDeep(TooDeep.to_string()))
+            Err(CallbackError::TooDeep)
         );
     }
 

@@ -13,6 +13,7 @@ use callgate_transport::bare::Bare;
 use callgate_transport::commit::{Beyond, Kind};
 use callgate_transport::encode::Encode;
 use callgate_transport::error::CallbackError;
+use callgate_transport::error::TooDeep;
 use callgate_transport::validator::Checked;
 use parking_lot::{Mutex, RwLock};
 use rkyv::Archive;
@@ -59,8 +60,8 @@ where
 fn reply<R: Encode + Archive<Archived: Checked>>(exchange: &mut Exchange<'_>, result: &Result<R, CallbackError>) {
     match result {
         Ok(value) => exchange.reply(Kind::Call, value),
-        Err(CallbackError::TooDeep(limit)) => {
-            exchange.reply(Kind::Beyond, &Beyond { is_request: false, is_depth: true, limit: limit.clone() })
+        Err(CallbackError::TooDeep) => {
+            exchange.reply(Kind::Beyond, &Beyond { is_request: false, is_depth: true, limit: TooDeep.to_string() })
         }
         Err(failure) => exchange.reply(Kind::Failed, failure),
     }

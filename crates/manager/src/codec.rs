@@ -10,11 +10,11 @@
 #![forbid(unsafe_code)]
 
 use super::args::{Args, Names};
-use super::typed::TooDeep;
 use super::value::Value;
 use callgate_transport::bare::Plain;
 use callgate_transport::decoder::Decoding;
 use callgate_transport::doorbell::Deadline;
+use callgate_transport::error::TooDeep;
 use callgate_transport::reading::{DecodeRefusal, last_refusal, may_nest, refuse};
 use rkyv::rancor::{Failure, Fallible, Source};
 use rkyv::ser::Writer;

@@ -13,7 +13,7 @@ mod signature;
 mod tests;
 
 pub use self::arguments::{Arguments, Outcome};
-pub(super) use self::arguments::{TooDeep, shallow, shallow_args, shallow_item};
+pub(super) use self::arguments::{shallow, shallow_args, shallow_item};
 pub(super) use self::item::shortened;
 pub use self::item::{Item, Mismatch};
 pub use self::signature::Signature;

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use callgate_transport::error::MAX_VALUE_DEPTH;
 use callgate_transport::reading::may_nest;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -64,7 +65,7 @@ pub enum Value {
 
 impl Value {
     /// How many lists and maps may be within each other in a value that crosses to another process.
-    pub const MAX_DEPTH: usize = 100;
+    pub const MAX_DEPTH: usize = MAX_VALUE_DEPTH;
 
     /// With more levels left, nobody looks at how much stack there is.
     pub(super) const UNMEASURED: usize = Self::MAX_DEPTH - 4;

@@ -6,6 +6,14 @@
 // No interface for others: nothing of it is built without being used.
 #![allow(missing_docs, rustdoc::private_intra_doc_links, clippy::len_without_is_empty, clippy::new_without_default)]
 
+#[cfg(not(all(
+    target_os = "linux",
+    target_pointer_width = "64",
+    target_endian = "little",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+compile_error!("callgate runs on Linux on x86-64 and little-endian aarch64 only");
+
 // Words and atomics.
 pub mod text;
 #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]

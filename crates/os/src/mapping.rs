@@ -98,7 +98,7 @@ impl Mapping {
         let from = from.min(self.len);
         let len = len.min(self.len - from);
         #[cfg(any(test, feature = "testkit"))]
-        if self.keeper.is_some() {
+        if self.keeper.as_ref().is_some_and(|keeper| keeper.is::<HeapMemory>()) {
             // On the heap, where pages are shared with others' memory.
             return;
         }

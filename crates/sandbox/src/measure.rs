@@ -73,11 +73,13 @@ measures! {
 
 impl Measure {
     /// The measure as a number.
+    #[doc(hidden)]
     pub fn code(self) -> u8 {
         self as u8 + 1
     }
 
     /// The inverse of [`code`](Self::code).
+    #[doc(hidden)]
     pub fn from_code(code: u64) -> Option<Self> {
         let at = usize::try_from(code).ok()?.checked_sub(1)?;
         ALL.get(at).copied()

@@ -215,6 +215,7 @@ pub enum CallError {
 
 impl CallError {
     /// How far the call had come, where the error says it.
+    #[doc(hidden)]
     pub fn started_mut(&mut self) -> Option<&mut Started> {
         match self {
             CallError::Died { started, .. }
@@ -273,6 +274,14 @@ impl fmt::Display for TimedOutText<'_> {
     }
 }
 
+/// How many lists and maps may be within each other in a value that crosses.
+pub const MAX_VALUE_DEPTH: usize = 100;
+
+/// A value nests deeper than can cross to another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a value nests deeper than {} lists and maps", MAX_VALUE_DEPTH)]
+pub struct TooDeep;
+
 /// Why a callback gave no result.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum CallbackError {
@@ -282,8 +291,8 @@ pub enum CallbackError {
     Mismatch { expected: String, found: String },
     /// It is not registered any more.
     Gone,
-    /// It returned what nests too deep to cross: the limit, in words.
-    TooDeep(String),
+    /// It returned what nests too deep to cross.
+    TooDeep,
 }
 
 impl fmt::Display for CallbackError {
@@ -292,7 +301,7 @@ impl fmt::Display for CallbackError {
             CallbackError::Failed(text) => f.write_str(text),
             CallbackError::Mismatch { expected, found } => write!(f, "expected {expected}, got {found}"),
             CallbackError::Gone => f.write_str("it is not registered any more"),
-            CallbackError::TooDeep(limit) => write!(f, "it returned what cannot cross: {limit}"),
+            CallbackError::TooDeep => write!(f, "it returned what cannot cross: {TooDeep}"),
         }
     }
 }
@@ -388,6 +397,7 @@ impl Fault {
     }
 
     /// One that a peer has written, as it may be shown.
+    #[doc(hidden)]
     pub fn shown(self) -> Self {
         let Self { message, location, backtrace } = self;
         Self { message: shown(message), location: location.map(shown), backtrace: backtrace.map(shown) }

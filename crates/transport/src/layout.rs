@@ -87,7 +87,7 @@ pub struct CallerLine {
     pub released: AtomicU64,
     /// Other than 0 when the caller has left the lane for good: what has not been started is not to be carried out any more.
     pub gone: AtomicU32,
-    /// The chain of the nested call that is under way, see `call::nest`; of calls that are not nested it says nothing.
+    /// The chain of the nested call that is under way, see `callgate_engine::nest`; of calls that are not nested it says nothing.
     pub chain: AtomicU64,
 }
 
@@ -186,7 +186,7 @@ pub struct Header {
     pub slots: AtomicU32,
     pub slot_lines: AtomicU32,
     pub workers: AtomicU32,
-    /// Calls that worker n carries out, and that are not nested, begin the chain of this number and n and 1: see `call::nest`.
+    /// Calls that worker n carries out, and that are not nested, begin the chain of this number and n and 1: see `callgate_engine::nest`.
     pub chains: AtomicU64,
 }
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub struct MemoryPool {
     arena: Arena,
     lender: Lender,
-    pub holder: Holder,
+    pub(crate) holder: Holder,
     /// Blocks on their way back into the arena.
     freed: Vec<Allocation>,
     /// Frames with blocks that somebody waits for: what they carry will come back by itself.

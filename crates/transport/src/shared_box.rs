@@ -148,6 +148,7 @@ impl<T: Pod> SharedBox<[T]> {
 
 impl SharedBox<[u8]> {
     /// A box of `len` bytes in `home`, or wherever boxes of this process lie, that hold whatever lay there before.
+    #[doc(hidden)]
     pub fn for_overwrite_at(
         pool: Option<&Arc<dyn PoolHandle>>,
         len: usize,

@@ -55,7 +55,7 @@ pub struct Validator<'v> {
 impl<'v> Validator<'v> {
     /// For an archive whose root is the last `root` bytes of `bytes`.
     #[inline(always)]
-    pub fn new(bytes: &'v [u8], root: usize) -> Self {
+    pub(crate) fn new(bytes: &'v [u8], root: usize) -> Self {
         Self {
             bytes,
             bounds: Bounds::new(bytes, root),
@@ -169,15 +169,14 @@ unsafe impl ArchiveContext<Failure> for Validator<'_> {
             // Something without bytes. It is validated as if it lay where the pair pointed to.
             part = self.bounds.start() + target..self.bounds.start() + target;
         }
-        let outer = self.bounds.push(part).map_err(|refusal| {
-            self.refusal = refusal;
-            Failure
-        })?;
         if self.unclocked == 0 {
             self.look_at_clock_slow()?;
         }
         self.unclocked -= 1;
-        Ok(outer)
+        self.bounds.push(part).map_err(|refusal| {
+            self.refusal = refusal;
+            Failure
+        })
     }
 
     #[inline]

@@ -9,6 +9,7 @@ use crate::lane::{CallerLane, Frame, SendError};
 use crate::peer_status::Cause;
 use callgate_os::text::shown;
 use callgate_transport::commit::{Beyond, Kind, Limit, Place};
+use callgate_transport::error::TooDeep;
 use callgate_transport::error::{Awaited, CallError, CallbackError as Failed, Exit, Fault, NoMemory, Payload, Started};
 use callgate_transport::reading::{DecodeRefusal, TOO_MANY, last_refusal};
 use callgate_transport::reply::Reply;
@@ -71,7 +72,7 @@ impl Caller {
                     Failed::Mismatch { expected, found } => {
                         CallError::Mismatch { call, expected: shown(expected), found: shown(found) }
                     }
-                    Failed::TooDeep(limit) => CallError::TooDeep { call, what: Payload::Reply, limit: shown(limit) },
+                    Failed::TooDeep => CallError::TooDeep { call, what: Payload::Reply, limit: TooDeep.to_string() },
                     Failed::Gone => CallError::Gone { call, pid: self.peer.pid, started: Started::No },
                 }),
                 Kind::Beyond => self.payload::<Beyond>(frame, context).map(|Beyond { is_request, is_depth, limit }| {

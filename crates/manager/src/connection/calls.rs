@@ -15,6 +15,7 @@ use callgate_engine::nest::Within;
 use callgate_engine::panic;
 use callgate_engine::service::Method;
 use callgate_transport::bare::Bare;
+use callgate_transport::error::TooDeep;
 use callgate_transport::error::{CallError, CallbackError, Payload, Started};
 use std::sync::Arc;
 use std::thread;
@@ -100,7 +101,7 @@ impl Manager {
             CallbackError::Failed(message) => CallError::Callback { call, message },
             CallbackError::Mismatch { expected, found } => CallError::Mismatch { call, expected, found },
             CallbackError::Gone => gone(),
-            CallbackError::TooDeep(limit) => CallError::TooDeep { call, what: Payload::Reply, limit },
+            CallbackError::TooDeep => CallError::TooDeep { call, what: Payload::Reply, limit: TooDeep.to_string() },
         })
     }
 

@@ -9,6 +9,7 @@ use super::item::{Item, Mismatch, sealed, shortened};
 use crate::args::Args;
 use crate::value::Value;
 use callgate_transport::decoder::Transfer;
+use callgate_transport::error::TooDeep;
 use std::fmt::Display;
 
 /// The arguments of a callback with types: a tuple of up to eight [`Item`]s; of one it is `(a,)`, of none `()`.
@@ -193,11 +194,6 @@ pub(crate) fn shallow_item<R: Item>(item: R) -> Result<R, TooDeep> {
     item.into_value().take_apart();
     Err(TooDeep)
 }
-
-/// A value nests deeper than can cross to another process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a value nests deeper than {} lists and maps", Value::MAX_DEPTH)]
-pub(crate) struct TooDeep;
 
 /// Where the words for a tuple are.
 struct Tuples<T>(T);

@@ -7,6 +7,7 @@ use crate::value::Value;
 use crate::value::tests::{nested, values};
 use callgate_transport::copy_buffer::decode_private;
 use callgate_transport::encode::encode_to_vec;
+use callgate_transport::error::TooDeep;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Debug};

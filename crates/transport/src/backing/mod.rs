@@ -46,6 +46,7 @@ pub enum Segments {
 
 impl Segments {
     /// The name by which the environment variable `CALLGATE_SEGMENTS` knows it.
+    #[doc(hidden)]
     pub fn name(self) -> &'static str {
         match self {
             Segments::Sealed => "sealed",
@@ -54,6 +55,7 @@ impl Segments {
         }
     }
 
+    #[doc(hidden)]
     pub const ALL: &[Segments] = &[
         Segments::Sealed,
         #[cfg(feature = "portable")]
@@ -61,11 +63,13 @@ impl Segments {
     ];
 
     /// Whether it takes a `TrustedChild` to choose it.
+    #[doc(hidden)]
     pub fn trusts_the_child(self) -> bool {
         self != Segments::Sealed
     }
 
     /// A parent's memory for a new bridge.
+    #[doc(hidden)]
     pub fn of_parent(self) -> Arc<dyn Backing> {
         match self {
             Segments::Sealed => Arc::new(Sealed),

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Where boxes can be made: a bridge.
 pub trait Memory: Sealed {}
 
-/// Bridges only.
+/// What bridges have, and nothing else should.
 pub trait Sealed {
     #[doc(hidden)]
     fn pool(&self) -> PoolOf;
@@ -22,4 +22,11 @@ pub trait Sealed {
 }
 
 /// A bridge's memory, and how long to wait for it.
-pub struct PoolOf(pub Arc<dyn PoolHandle>, pub Option<Duration>);
+pub struct PoolOf(pub(crate) Arc<dyn PoolHandle>, pub(crate) Option<Duration>);
+
+impl PoolOf {
+    /// For the bridge whose memory it is. Nobody else gets it out again: who has a pool can free what others use.
+    pub fn new(pool: Arc<dyn PoolHandle>, timeout: Option<Duration>) -> Self {
+        Self(pool, timeout)
+    }
+}

@@ -51,6 +51,7 @@ pub enum Signal {
 
 impl Signal {
     /// The name by which the environment variable `CALLGATE_SIGNAL` knows it.
+    #[doc(hidden)]
     pub fn name(self) -> &'static str {
         match self {
             Signal::Futex => "futex",
@@ -60,6 +61,7 @@ impl Signal {
         }
     }
 
+    #[doc(hidden)]
     pub const ALL: &[Signal] = &[
         Signal::Futex,
         Signal::EventFd,
@@ -68,11 +70,13 @@ impl Signal {
     ];
 
     /// Whether it takes a `TrustedChild` to choose it.
+    #[doc(hidden)]
     pub fn trusts_the_child(self) -> bool {
         !matches!(self, Signal::Futex | Signal::EventFd)
     }
 
     /// The backend as a number.
+    #[doc(hidden)]
     pub fn code(self) -> u8 {
         match self {
             Signal::Futex => 0,
@@ -83,6 +87,7 @@ impl Signal {
     }
 
     /// The inverse of [`code`](Self::code).
+    #[doc(hidden)]
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.iter().copied().find(|signal| signal.code() == code)
     }
