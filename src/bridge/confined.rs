@@ -11,12 +11,12 @@ pub(super) use without::SentPlan;
 mod with {
     use crate::start_error::StartError;
     use callgate_engine::handshake::MAX_PLAN;
+    use callgate_engine::peer::Kept;
     use callgate_engine::service::Service;
     use callgate_sandbox::plan::{Plan, Sandbox};
     use callgate_sandbox::report::SandboxReply;
     use callgate_transport::copy_buffer::decode_private;
     use callgate_transport::encode::encode_to_vec;
-    use std::any::Any;
 
     /// A plan that is sent to a child.
     pub(in crate::bridge) struct SentPlan {
@@ -53,7 +53,7 @@ mod with {
         }
 
         /// What the child says of it; or what is wrong with that.
-        pub(in crate::bridge) fn report(&self, told: &[u8]) -> Result<Box<dyn Any + Send + Sync>, String> {
+        pub(in crate::bridge) fn report(&self, told: &[u8]) -> Result<Kept, String> {
             let told: SandboxReply = decode_private(told).ok_or("its report of the sandbox cannot be read")?;
             Ok(Box::new(told.checked(&self.plan)?))
         }
@@ -62,7 +62,7 @@ mod with {
 
 #[cfg(not(feature = "sandbox"))]
 mod without {
-    use std::any::Any;
+    use callgate_engine::peer::Kept;
 
     /// There is none.
     pub(in crate::bridge) enum SentPlan {}
@@ -72,7 +72,7 @@ mod without {
             match *self {}
         }
 
-        pub(in crate::bridge) fn report(&self, _told: &[u8]) -> Result<Box<dyn Any + Send + Sync>, String> {
+        pub(in crate::bridge) fn report(&self, _told: &[u8]) -> Result<Kept, String> {
             match *self {}
         }
     }

@@ -122,9 +122,9 @@ impl<T: Service> Bridge<T> {
     /// # }
     /// ```
     #[cfg(feature = "sandbox")]
-    pub fn sandbox_report(&self) -> Option<callgate_sandbox::report::SandboxReport> {
+    pub fn sandbox_report(&self) -> Option<crate::SandboxReport> {
         let caller = self.target.caller();
-        caller.peer.kept.as_ref()?.downcast_ref::<callgate_sandbox::report::SandboxReport>().cloned()
+        caller.peer.kept.as_ref()?.downcast_ref::<crate::SandboxReport>().cloned()
     }
 
     /// The same methods, but none waits: each sends its request and returns a [`Pending`], which the result is to be had from.

@@ -64,7 +64,7 @@ pub struct LinkParts {
     pub backing: Arc<dyn Backing>,
     pub bells: ParentBells,
     /// What has come of its sandbox.
-    pub kept: Kept,
+    pub kept: Option<Kept>,
 }
 
 /// What memory a bridge may have for large payloads, in bytes.

@@ -26,11 +26,11 @@ pub struct Peer {
     pub bells: Bells,
     pub door: Option<Door>,
     /// What whoever started it keeps beside it.
-    pub kept: Kept,
+    pub kept: Option<Kept>,
 }
 
 /// Something that the engine knows nothing of.
-pub type Kept = Option<Box<dyn Any + Send + Sync>>;
+pub type Kept = Box<dyn Any + Send + Sync>;
 
 /// What a [`Peer`] is made of.
 pub struct PeerParts {
@@ -40,7 +40,7 @@ pub struct PeerParts {
     pub peer_status: PeerStatus,
     pub bells: Bells,
     pub door: Option<Door>,
-    pub kept: Kept,
+    pub kept: Option<Kept>,
 }
 
 impl Peer {

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Introduction, RemoteCaller, call, geometry, geometry_of, serve};
+use super::{Introduction, PairEndpoint, RemoteCaller, call, geometry, geometry_of, serve};
 use crate::callee::RequestSource;
 use crate::caller::Caller;
 use crate::control::{Control, Message};
@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 use std::{io, thread};
 
@@ -135,6 +135,7 @@ fn strangers_call_each_other() {
     assert_eq!(pair.peer.peer_status.wait(Deadline::after(PATIENCE)), Some(Exit::Unknown));
     assert!(matches!(double(&caller, 1), Err(CallError::Died { .. })));
 }
+
 /// Two calls need memory, and the hub does not answer: each gives up in its own time. What the hub gives then is used, or given back.
 #[test]
 fn a_hub_that_does_not_answer_costs_a_call_no_more_than_its_time() {
@@ -177,6 +178,19 @@ impl Host for Gated {
         }
         exchange.reply(kind, &());
     }
+}
+
+/// An owner with one lane, which is [`Gated`]; how many calls have begun; and what lets the first go on.
+fn serve_gated(owner: Introduction) -> (Arc<PairEndpoint>, Arc<AtomicU32>, Sender<()>) {
+    let (open, gate) = mpsc::channel();
+    let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
+    let host = {
+        let ran = ran.clone();
+        move || Some(Gated { ran: ran.clone(), gate: gate.take() })
+    };
+    let owner = serve(owner, host).unwrap();
+    owner.start_lane(0).unwrap();
+    (owner, ran, open)
 }
 
 fn wait_until(what: impl Fn() -> bool) {
@@ -264,14 +278,7 @@ fn fault_43_copies_of_requests_have_no_more_bytes_than_their_callers_memory() {
 #[test]
 fn a_call_that_had_not_started_when_its_caller_left_is_never_carried_out() {
     let ([caller, owner], _silent) = introduced(geometry(1));
-    let (open, gate) = mpsc::channel();
-    let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
-    let host = {
-        let ran = ran.clone();
-        move || Some(Gated { ran: ran.clone(), gate: gate.take() })
-    };
-    let owner = serve(owner, host).unwrap();
-    owner.start_lane(0).unwrap();
+    let (owner, ran, open) = serve_gated(owner);
     let (caller, pair) = call(caller).unwrap();
     let begin = || caller.begin(&METHOD, (), PATIENCE).unwrap();
     // Given up, so that the only lane is free for another.
@@ -288,14 +295,7 @@ fn a_call_that_had_not_started_when_its_caller_left_is_never_carried_out() {
 #[test]
 fn a_call_that_had_started_when_its_caller_left_is_said_to_have() {
     let ([caller, owner], _silent) = introduced(geometry(1));
-    let (open, gate) = mpsc::channel();
-    let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
-    let host = {
-        let ran = ran.clone();
-        move || Some(Gated { ran: ran.clone(), gate: gate.take() })
-    };
-    let owner = serve(owner, host).unwrap();
-    owner.start_lane(0).unwrap();
+    let (_owner, ran, open) = serve_gated(owner);
     let (caller, pair) = call(caller).unwrap();
     let mut call = caller.begin(&METHOD, (), PATIENCE).unwrap();
     wait_until(|| ran.load(Ordering::SeqCst) == 1);
