@@ -58,7 +58,7 @@ impl Gate {
 
 /// A bridge that can be told to open while calls wait at the gate.
 fn gate(signal: Signal) -> Bridge<Gate> {
-    Gate::bridge().signal(signal).workers(2).lanes(4).start().expect("the bridge starts")
+    Gate::bridge().signal(signal).workers(2).concurrent_callers(4).start().expect("the bridge starts")
 }
 
 const SIGNALS: [Signal; 2] = [Signal::Futex, Signal::EventFd];
@@ -142,7 +142,8 @@ fn a_call_given_up_frees_its_lane_and_no_one_gets_its_result() {
 fn a_poll_does_not_wait_behind_a_call_that_was_given_up() {
     within(60, "a_poll_does_not_wait_behind_a_call_that_was_given_up", || {
         for signal in SIGNALS {
-            let gate = Gate::bridge().signal(signal).workers(2).lanes(2).start().expect("the bridge starts");
+            let gate =
+                Gate::bridge().signal(signal).workers(2).concurrent_callers(2).start().expect("the bridge starts");
             // Lane by lane, so that the given-up call and the next share one.
             let other = gate.begin().double(1).expect("a lane");
             drop(gate.begin().sleep(30).expect("a lane"));
@@ -172,7 +173,7 @@ impl Halve for Gate {
 #[test]
 fn the_first_call_of_a_trait_does_not_wait_either() {
     within(60, "the_first_call_of_a_trait_does_not_wait_either", || {
-        let gate = Gate::bridge().lanes(2).slots(2).start().expect("the bridge starts");
+        let gate = Gate::bridge().concurrent_callers(2).pending_calls(2).start().expect("the bridge starts");
         let first = gate.begin().sleep(50).expect("a lane");
         let second = gate.begin().halve(10).expect("a lane");
         let error = gate.begin().halve(10).expect_err("no lane is left").to_string();
@@ -186,7 +187,7 @@ fn the_first_call_of_a_trait_does_not_wait_either() {
 #[test]
 fn beginning_does_not_wait_for_room() {
     within(60, "beginning_does_not_wait_for_room", || {
-        let gate = Gate::bridge().lanes(1).slots(2).start().expect("the bridge starts");
+        let gate = Gate::bridge().concurrent_callers(1).pending_calls(2).start().expect("the bridge starts");
         drop(gate.begin().sleep(200).expect("a lane"));
         let error = gate.begin().double(1).expect_err("the child has not even answered the call before").to_string();
         assert!(error.contains("`Gate::double`"), "{error}");
@@ -197,7 +198,7 @@ fn beginning_does_not_wait_for_room() {
 #[test]
 fn who_waits_for_a_lane_hears_of_the_childs_death() {
     within(60, "who_waits_for_a_lane_hears_of_the_childs_death", || {
-        let gate = Gate::bridge().lanes(1).start().expect("the bridge starts");
+        let gate = Gate::bridge().concurrent_callers(1).start().expect("the bridge starts");
         let pending = gate.begin().pass(1).expect("a lane");
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| gate.double(1));

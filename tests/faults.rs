@@ -332,7 +332,12 @@ fn control_socket() -> BorrowedFd<'static> {
 
 /// One lane, so that the attacker knows which.
 fn start_waiting(wait: Wait) -> Bridge<Hostile> {
-    Hostile::bridge().lanes(1).wait(wait).timeout(Duration::from_secs(60)).start().expect("the bridge starts")
+    Hostile::bridge()
+        .concurrent_callers(1)
+        .wait(wait)
+        .timeout(Duration::from_secs(60))
+        .start()
+        .expect("the bridge starts")
 }
 
 /// The caller polls, because an attacker need not ring the bell.
@@ -774,7 +779,7 @@ fn start_killed(wait: Wait, after: Option<Duration>) -> Result<Bridge<Hostile>, 
                 }
             })
         });
-        let started = Hostile::bridge().lanes(1).wait(wait).start();
+        let started = Hostile::bridge().concurrent_callers(1).wait(wait).start();
         if let Some(killer) = killer {
             killer.join().expect("no panic");
         }

@@ -219,7 +219,12 @@ fn start() -> Bridge<Hostile> {
 
 /// One lane, so that the attacker knows which; polling, because an attacker need not ring the bell.
 fn with_timeout(ms: u64) -> Bridge<Hostile> {
-    Hostile::bridge().lanes(1).wait(Wait::Spin).timeout(Duration::from_millis(ms)).start().expect("the bridge starts")
+    Hostile::bridge()
+        .concurrent_callers(1)
+        .wait(Wait::Spin)
+        .timeout(Duration::from_millis(ms))
+        .start()
+        .expect("the bridge starts")
 }
 
 /// The child was killed, later calls say why, and the parent can start another.
@@ -519,7 +524,7 @@ fn fault_12_a_death_ends_the_wait_for_what_was_announced() {
         || {
             for wait in [Wait::Spin, Wait::Adaptive, Wait::Park] {
                 for mark in [0, MIB / 2, MIB, u64::MAX] {
-                    let bridge = Hostile::bridge().lanes(1).wait(wait).start().expect("the bridge starts");
+                    let bridge = Hostile::bridge().concurrent_callers(1).wait(wait).start().expect("the bridge starts");
                     bridge.large().expect("a megabyte");
                     let words = vec![1, 0, MIB, mark, MIB];
                     let error = bridge.announced(words, Then::Die).map(drop).expect_err("the child dies");
@@ -588,7 +593,7 @@ fn fault_40_a_burdened_doorbell_costs_its_caller_nothing() {
         120,
         || drop(start()),
         || {
-            let builder = Hostile::bridge().lanes(1).signal(Signal::EventFd).wait(Wait::Park);
+            let builder = Hostile::bridge().concurrent_callers(1).signal(Signal::EventFd).wait(Wait::Park);
             let bridge = builder.start().expect("the bridge starts");
             let patient = bridge.with_timeout(Duration::from_secs(60));
             let made = patient.burden("anon_inode:[eventfd]".into(), slow::entries() as u64).expect("it is burdened");
@@ -648,7 +653,7 @@ fn fault_39_what_a_child_keeps_stays_on_the_books() {
 }
 
 fn builder_of(memory: u64) -> callgate::Builder<Hostile> {
-    Hostile::bridge().max_payload(memory / 4).memory(memory).retained(0).lanes(1)
+    Hostile::bridge().max_payload(memory / 4).memory(memory).retained(0).concurrent_callers(1)
 }
 
 /// Row 39 of the faults: a child that keeps nothing never runs out, however often its memory grows and shrinks, with or without a deadline.
@@ -697,7 +702,11 @@ fn fault_41_calls_end_in_time_while_a_child_tries_to_make_holes() {
     alone("fault_41_calls_end_in_time_while_a_child_tries_to_make_holes", 240, || {
         let number = |name, otherwise| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise);
         let (hogs, rounds) = (number("CALLGATE_HOGS", 100), number("CALLGATE_ROUNDS", 20));
-        let bridge = Hostile::bridge().lanes(2).timeout(Duration::from_millis(200)).start().expect("the bridge starts");
+        let bridge = Hostile::bridge()
+            .concurrent_callers(2)
+            .timeout(Duration::from_millis(200))
+            .start()
+            .expect("the bridge starts");
         let large = || vec![5; 8 << 20];
         bridge.with_timeout(Duration::from_secs(60)).echo(large()).expect("memory");
         bridge.with_timeout(Duration::from_secs(60)).attack(4, hogs).expect("it attacks");

@@ -245,7 +245,7 @@ fn written(object: &File, len: usize) -> Option<&'static str> {
 
 /// One lane, so that the attacker knows which; polling, because an attacker need not ring the bell.
 fn builder() -> Builder<Hostile> {
-    Hostile::bridge().lanes(1).wait(Wait::Spin).timeout(Duration::from_secs(20))
+    Hostile::bridge().concurrent_callers(1).wait(Wait::Spin).timeout(Duration::from_secs(20))
 }
 
 /// Whose child has a block of `len` bytes of its own.

@@ -29,7 +29,7 @@ fn manager(address: &str) -> Manager {
 }
 
 fn hub(address: &str) -> Manager {
-    let hub = manager(address).options(HubOptions::new().lanes(1));
+    let hub = manager(address).options(HubOptions::new().concurrent_calls(1));
     hub.start(PLENTY).expect("a hub");
     hub
 }

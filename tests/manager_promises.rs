@@ -51,14 +51,14 @@ fn helper_process() {
         "hooked" => hooked(told),
         _ => {
             let handle: Handle = told.parse().expect("a handle");
-            let visitor = handle.connect(PLENTY).expect("a hub");
-            assert_eq!(visitor.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
-            assert_eq!(visitor.call("nobody's", args![]), Ok(None));
-            assert_eq!(visitor.names().expect("names").len(), 1);
-            assert_eq!(visitor.handle(), handle);
+            let client = handle.connect(PLENTY).expect("a hub");
+            assert_eq!(client.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
+            assert_eq!(client.call("nobody's", args![]), Ok(None));
+            assert_eq!(client.names().expect("names").len(), 1);
+            assert_eq!(client.handle(), handle);
             say(
                 "pid",
-                visitor.call_as::<i64>("add", (i64::from(std::process::id()), 1i64)).expect("a sum").expect("it"),
+                client.call_as::<i64>("add", (i64::from(std::process::id()), 1i64)).expect("a sum").expect("it"),
             );
         }
     }
@@ -172,8 +172,8 @@ fn a_handle_is_used_from_another_process() {
         let _add = hub.register_fn("add", |a: i64, b: i64| a + b).expect("a free name");
         let text = hub.handle().to_string();
         assert!(text.contains(&path) && !text.contains("the key in"), "{text}");
-        let mut visitor = Helper::start("helper_process", &format!("visitor {text}"));
-        assert_eq!(visitor.hear("pid"), (visitor.pid() + 1).to_string());
+        let mut client = Helper::start("helper_process", &format!("client {text}"));
+        assert_eq!(client.hear("pid"), (client.pid() + 1).to_string());
         // A key that only the program has is no handle's to tell.
         let unknown = manager(&address).handle().connect(PLENTY).expect_err("whose key is not known");
         assert!(matches!(unknown, ManagerError::Key { .. }), "{unknown}");

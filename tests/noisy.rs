@@ -185,7 +185,7 @@ fn resident() -> u64 {
 }
 
 fn start() -> Bridge<Noisy> {
-    Noisy::bridge().lanes(1).wait(Wait::Park).start().expect("the bridge starts")
+    Noisy::bridge().concurrent_callers(1).wait(Wait::Park).start().expect("the bridge starts")
 }
 
 /// Has a child make noise until `is_over`; another if it is killed for it. Returns how many there were, and what became of the last that was.
@@ -193,7 +193,7 @@ fn attack(is_over: &AtomicBool, cpu: usize) -> (u64, String) {
     let (mut attackers, mut end) = (0, String::from("none was killed"));
     unpin();
     while !is_over.load(Relaxed) {
-        let bridge = Noisy::bridge().lanes(1).wait(Wait::Park);
+        let bridge = Noisy::bridge().concurrent_callers(1).wait(Wait::Park);
         let bridge = bridge.max_payload(MAX_PAYLOAD).memory(MEMORY).start().expect("the bridge starts");
         attackers += 1;
         // This thread sleeps in a call, and is woken for nothing all the time.

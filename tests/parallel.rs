@@ -148,7 +148,7 @@ fn sum(pages: &[u64]) -> u64 {
 
 /// As many lanes as workers: whoever has a lane has a worker.
 fn hall(workers: u32) -> Bridge<Hall> {
-    Hall::bridge(workers as usize).workers(workers).lanes(workers).start().expect("the bridge starts")
+    Hall::bridge(workers as usize).workers(workers).concurrent_callers(workers).start().expect("the bridge starts")
 }
 
 /// Runs `body` on `threads` threads at once, each with its number.
@@ -192,7 +192,7 @@ fn workers_without_lanes_get_a_lane_each() {
 #[test]
 fn methods_with_mut_self_run_alone() {
     within(PATIENCE, "methods_with_mut_self_run_alone", || {
-        let hall = Hall::bridge(1).workers(4).lanes(8).start().expect("the bridge starts");
+        let hall = Hall::bridge(1).workers(4).concurrent_callers(8).start().expect("the bridge starts");
         let (threads, calls) = (12, 1500);
         on_threads(threads, |thread| {
             for call in 0..calls {
@@ -223,7 +223,12 @@ fn a_service_of_one_worker_takes_the_same_calls() {
 #[test]
 fn workers_bear_the_name_of_the_bridge() {
     within(PATIENCE, "workers_bear_the_name_of_the_bridge", || {
-        let hall = Hall::bridge(3).workers(3).lanes(3).name("a name beyond bounds").start().expect("the bridge starts");
+        let hall = Hall::bridge(3)
+            .workers(3)
+            .concurrent_callers(3)
+            .name("a name beyond bounds")
+            .start()
+            .expect("the bridge starts");
         let tasks = format!("/proc/{}/task", hall.child_pid());
         let names = || -> Vec<String> {
             let tasks = std::fs::read_dir(&tasks).expect("the child lives").flatten();
@@ -240,7 +245,8 @@ fn workers_bear_the_name_of_the_bridge() {
 #[test]
 fn the_calls_of_one_lane_run_in_their_order() {
     within(PATIENCE, "the_calls_of_one_lane_run_in_their_order", || {
-        let hall = Hall::bridge(1).workers(2).lanes(2).slots(64).start().expect("the bridge starts");
+        let hall =
+            Hall::bridge(1).workers(2).concurrent_callers(2).pending_calls(64).start().expect("the bridge starts");
         let (elsewhere, here) = (Gate::new(), Gate::new());
         thread::scope(|scope| {
             // Holds the one lane, so that all further calls take the other.
@@ -282,7 +288,7 @@ fn nobody_starves(threads: usize, calls: usize, builder: Builder<Hall>, writes: 
 #[test]
 fn none_of_sixty_four_threads_starves() {
     within(PATIENCE, "none_of_sixty_four_threads_starves", || {
-        let builder = || Hall::bridge(1).workers(4).lanes(8);
+        let builder = || Hall::bridge(1).workers(4).concurrent_callers(8);
         nobody_starves(64, 200, builder(), |_, _| false);
         nobody_starves(64, 100, builder(), |thread, call| (thread + call) % 2 == 0);
     });
@@ -298,7 +304,7 @@ fn neither_readers_nor_writers_starve() {
 }
 
 fn hall_for(workers: u32) -> Builder<Hall> {
-    Hall::bridge(1).workers(workers).lanes(2 * workers)
+    Hall::bridge(1).workers(workers).concurrent_callers(2 * workers)
 }
 
 #[test]
@@ -358,7 +364,8 @@ fn a_constructor_can_fail() {
 #[test]
 fn a_crash_in_one_worker_fails_the_calls_of_all() {
     within(PATIENCE, "a_crash_in_one_worker", || {
-        let hall = Hall::bridge(9).workers(4).lanes(4).stderr(Output::null()).start().expect("the bridge starts");
+        let hall =
+            Hall::bridge(9).workers(4).concurrent_callers(4).stderr(Output::null()).start().expect("the bridge starts");
         on_threads(4, |thread| {
             let ended = if thread == 0 {
                 // Time for the others to begin their calls; what is tested does not depend on it.
@@ -375,7 +382,7 @@ fn a_crash_in_one_worker_fails_the_calls_of_all() {
 #[test]
 fn a_kill_ends_the_calls_of_all_workers() {
     within(PATIENCE, "a_kill_ends_the_calls", || {
-        let hall = Hall::bridge(9).workers(4).lanes(8).start().expect("the bridge starts");
+        let hall = Hall::bridge(9).workers(4).concurrent_callers(8).start().expect("the bridge starts");
         let begun = AtomicU32::new(0);
         thread::scope(|scope| {
             let calls: Vec<_> = (0..4)
@@ -401,7 +408,7 @@ fn a_kill_ends_the_calls_of_all_workers() {
 #[test]
 fn a_stop_waits_for_the_calls_of_all_workers() {
     within(PATIENCE, "a_stop_waits_for_the_calls", || {
-        let builder = Hall::bridge(1).workers(4).lanes(4).stop_grace(Duration::from_secs(60));
+        let builder = Hall::bridge(1).workers(4).concurrent_callers(4).stop_grace(Duration::from_secs(60));
         let (hall, gates) = (builder.start().expect("the bridge starts"), [(); 4].map(|()| Gate::new()));
         thread::scope(|scope| {
             let (hall, calls) = (&hall, gates.each_ref().map(|gate| gate.path()));
@@ -424,8 +431,12 @@ fn a_stop_waits_for_the_calls_of_all_workers() {
 #[test]
 fn a_stop_waits_for_calls_that_gave_up() {
     within(PATIENCE, "a_stop_waits_for_calls_that_gave_up", || {
-        let hall =
-            Hall::bridge(1).workers(2).lanes(2).stop_grace(Duration::from_secs(60)).start().expect("the bridge starts");
+        let hall = Hall::bridge(1)
+            .workers(2)
+            .concurrent_callers(2)
+            .stop_grace(Duration::from_secs(60))
+            .start()
+            .expect("the bridge starts");
         let gate = Gate::new();
         let hasty = hall.with_timeout(Duration::from_millis(1));
         assert!(matches!(hasty.wait_at(&gate.path()), Err(CallError::TimedOut { .. })));
@@ -473,7 +484,8 @@ fn large_payloads_of_several_workers_at_once() {
 fn workers_share_the_memory_of_replies() {
     within(PATIENCE, "workers_share_the_memory_of_replies", || {
         let max = 48 << 20;
-        let hall = Hall::bridge(8).workers(8).lanes(8).max_payload(max).start().expect("the bridge starts");
+        let hall =
+            Hall::bridge(8).workers(8).concurrent_callers(8).max_payload(max).start().expect("the bridge starts");
         let len = (max / 8 - 100) as usize;
         let turn = Mutex::new(());
         // Eight workers in turn: the memory of all their last replies together exceeds the budget of 4 x 48 + 128 MiB.
@@ -561,7 +573,8 @@ impl<T: Clone + Send + Sync> Shelf<T> {
 #[test]
 fn generic_services_too() {
     within(PATIENCE, "generic_services_too", || {
-        let shelf = Shelf::<String>::bridge_for_two("a cup".into()).workers(2).lanes(2).start().expect("a start");
+        let shelf =
+            Shelf::<String>::bridge_for_two("a cup".into()).workers(2).concurrent_callers(2).start().expect("a start");
         on_threads(2, |_| {
             assert_eq!(shelf.first_with_another(), Ok(Some("a cup".into())));
             (0..100).for_each(|_| assert!(shelf.put("a plate".into()).is_ok()));
@@ -582,15 +595,26 @@ fn too_few_and_too_many_workers_are_refused() {
         };
         refused(Hall::bridge(1).workers(0), "0, and must be from 1 to 64");
         refused(Hall::bridge(1).workers(65), "65, and must be from 1 to 64");
-        refused(Hall::bridge(1).workers(u32::MAX).lanes(64), "4294967295, and must be from 1 to 64");
-        refused(Hall::bridge(1).workers(5).lanes(4), "5, and must be at most 4, as many as there are lanes");
-        refused(Hall::bridge(1).lanes(1).workers(64), "64, and must be at most 1, as many as there are lanes");
+        refused(Hall::bridge(1).workers(u32::MAX).concurrent_callers(64), "4294967295, and must be from 1 to 64");
+        refused(
+            Hall::bridge(1).workers(5).concurrent_callers(4),
+            "5, and must be at most 4, as many as concurrent_callers",
+        );
+        refused(
+            Hall::bridge(1).concurrent_callers(1).workers(64),
+            "64, and must be at most 1, as many as concurrent_callers",
+        );
     });
 }
 
 fn executable(serves: &str, workers: u32) -> Result<Bridge<Hall>, StartError> {
     let program = std::env::current_exe().expect("a path");
-    Hall::bridge(workers as usize).executable(program).env(SERVES, serves).workers(workers).lanes(workers).start()
+    Hall::bridge(workers as usize)
+        .executable(program)
+        .env(SERVES, serves)
+        .workers(workers)
+        .concurrent_callers(workers)
+        .start()
 }
 
 #[test]

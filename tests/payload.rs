@@ -335,7 +335,7 @@ fn many_medium_payloads_from_many_threads() {
 #[test]
 fn large_calls_at_once() {
     within(PATIENCE, "large_calls_at_once", || {
-        let mirror = Mirror::bridge().lanes(32).workers(2).start().expect("the bridge starts");
+        let mirror = Mirror::bridge().concurrent_callers(32).workers(2).start().expect("the bridge starts");
         std::thread::scope(|scope| {
             for thread in 0..8 {
                 let mirror = &mirror;
@@ -360,7 +360,7 @@ fn large_calls_at_once() {
 
 /// A bridge whose requests have memory for two of the longest.
 fn with_little_memory(timeout: Option<Duration>) -> Bridge<Mirror> {
-    let builder = Mirror::bridge().lanes(32).max_payload(8 << 20).memory(32 << 20);
+    let builder = Mirror::bridge().concurrent_callers(32).max_payload(8 << 20).memory(32 << 20);
     let builder = timeout.into_iter().fold(builder, |builder, timeout| builder.timeout(timeout));
     builder.start().expect("the bridge starts")
 }

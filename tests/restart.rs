@@ -617,8 +617,13 @@ fn fault_35_after_a_hang_with_a_short_timeout_the_next_call_is_answered_within_t
 fn fault_35_who_loses_a_call_to_another_ones_hang_or_to_a_restart_is_told_so() {
     within(PATIENCE, "fault_35_who_loses_a_call", || {
         let (counts, gate) = (Counts::new(), Gate::new());
-        let tally =
-            counts.tally().workers(2).lanes(4).restart(Restart::on_failure()).start().expect("the bridge starts");
+        let tally = counts
+            .tally()
+            .workers(2)
+            .concurrent_callers(4)
+            .restart(Restart::on_failure())
+            .start()
+            .expect("the bridge starts");
         let innocent = tally.begin().wait_at(&gate.path()).expect("a lane");
         gate.wait_for_child();
         timed_out(tally.with_timeout(SHORT).spin());
@@ -669,7 +674,7 @@ fn fault_35_one_endless_loop_among_200_inputs_costs_one_answer() {
 fn fault_35_several_loops_at_once_end_with_one_child() {
     within(PATIENCE, "fault_35_several_loops_at_once_end_with_one_child", || {
         let counts = Counts::new();
-        let tally = counts.tally().workers(3).lanes(6).timeout(TIMELY).restart(Restart::on_failure());
+        let tally = counts.tally().workers(3).concurrent_callers(6).timeout(TIMELY).restart(Restart::on_failure());
         let tally = tally.start().expect("the bridge starts");
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -704,7 +709,7 @@ fn fault_35_a_busy_child_is_not_taken_for_a_hung_one() {
     within(PATIENCE, "fault_35_a_busy_child_is_not_taken_for_a_hung_one", || {
         for lanes in [1, 4] {
             let (counts, gate) = (Counts::new(), Gate::new());
-            let tally = Tally::bridge(&counts.path()).lanes(lanes).restart(Restart::on_failure());
+            let tally = Tally::bridge(&counts.path()).concurrent_callers(lanes).restart(Restart::on_failure());
             let tally = tally.start().expect("the bridge starts");
             std::thread::scope(|scope| {
                 let busy = scope.spawn(|| tally.wait_at(&gate.path()));

@@ -113,7 +113,7 @@ impl Second for Guest {
 #[test]
 fn a_traits_first_call_that_gives_up_changes_no_other_trait() {
     within(PATIENCE, "a_traits_first_call_that_gives_up_changes_no_other_trait", || {
-        let guest = Guest::bridge().lanes(2).start().expect("a start");
+        let guest = Guest::bridge().concurrent_callers(2).start().expect("a start");
         let hasty = guest.with_timeout(Duration::from_millis(30));
         assert!(matches!(hasty.sleep(300), Err(CallError::TimedOut { .. })));
         assert!(matches!(hasty.first(1, 2), Err(CallError::TimedOut { .. })));

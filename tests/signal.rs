@@ -161,7 +161,8 @@ fn a_deadline_ends_a_parked_call() {
 fn the_child_has_an_eventfd_for_each_lane_and_no_other_descriptor_of_the_parents() {
     within(60, "the_child_has_an_eventfd_for_each_lane", || {
         for lanes in [1, 8, 64] {
-            let bridge = Guest::bridge().signal(Signal::EventFd).lanes(lanes).start().expect("the bridge starts");
+            let bridge =
+                Guest::bridge().signal(Signal::EventFd).concurrent_callers(lanes).start().expect("the bridge starts");
             assert_eq!(bridge.eventfds(), Ok(lanes as usize));
             let descriptors = support::open_descriptors(bridge.child_pid());
             assert!(!descriptors.iter().any(|name| name.contains("eventpoll")), "{descriptors:?}");

@@ -287,14 +287,14 @@ fn options_out_of_range_are_refused_and_those_in_range_work() {
     within(120, "options_out_of_range_are_refused_and_those_in_range_work", || {
         let guest = Guest::bridge;
         let refused = [
-            (guest().lanes(0), "lanes is 0, and must be from 1 to 64"),
-            (guest().lanes(65), "lanes is 65, and must be from 1 to 64"),
-            (guest().lanes(u32::MAX), "lanes is 4294967295, and must be from 1 to 64"),
-            (guest().slots(0), "slots is 0, and must be from 2 to 4096"),
-            (guest().slots(1), "slots is 1, and must be from 2 to 4096"),
-            (guest().slots(8192), "slots is 8192, and must be from 2 to 4096"),
-            (guest().slots(3), "slots is 3, and must be a power of two"),
-            (guest().slots(4095), "slots is 4095, and must be a power of two"),
+            (guest().concurrent_callers(0), "concurrent_callers is 0, and must be from 1 to 64"),
+            (guest().concurrent_callers(65), "concurrent_callers is 65, and must be from 1 to 64"),
+            (guest().concurrent_callers(u32::MAX), "concurrent_callers is 4294967295, and must be from 1 to 64"),
+            (guest().pending_calls(0), "pending_calls is 0, and must be from 2 to 4096"),
+            (guest().pending_calls(1), "pending_calls is 1, and must be from 2 to 4096"),
+            (guest().pending_calls(8192), "pending_calls is 8192, and must be from 2 to 4096"),
+            (guest().pending_calls(3), "pending_calls is 3, and must be a power of two"),
+            (guest().pending_calls(4095), "pending_calls is 4095, and must be a power of two"),
             (guest().slot_size(0), "slot_size is 0, and must be from 1 to 65472"),
             (guest().slot_size(65_473), "slot_size is 65473, and must be from 1 to 65472"),
             (guest().slot_size(usize::MAX), "slot_size is 18446744073709551615, and must be from 1 to 65472"),
@@ -308,15 +308,15 @@ fn options_out_of_range_are_refused_and_those_in_range_work() {
             assert_eq!(failure(builder), expected);
         }
         let accepted = [
-            guest().lanes(1),
-            guest().lanes(64),
-            guest().slots(2),
-            guest().slots(4096),
+            guest().concurrent_callers(1),
+            guest().concurrent_callers(64),
+            guest().pending_calls(2),
+            guest().pending_calls(4096),
             guest().slot_size(1),
             guest().slot_size(64),
             guest().slot_size(65),
             guest().slot_size(65_472),
-            guest().lanes(1).slots(2).slot_size(1),
+            guest().concurrent_callers(1).pending_calls(2).slot_size(1),
             guest().max_payload(560),
             guest().slot_size(1).max_payload(48),
             guest().max_payload((1 << 31) - 1),
@@ -338,7 +338,7 @@ fn fault_20_no_memory_for_the_segment() {
         let _first = Guest::bridge().start().expect("a start");
         let held = Held::now();
         limited(Resource::RLIMIT_AS, virtual_memory() + (1 << 30), || {
-            let said = failure(Guest::bridge().lanes(64).slots(4096).slot_size(16 << 10));
+            let said = failure(Guest::bridge().concurrent_callers(64).pending_calls(4096).slot_size(16 << 10));
             let expected = "creating a segment of 8* bytes: Cannot allocate memory (os error 12)";
             assert!(fits(expected, &said), "{said}");
             held.again(expected);
@@ -510,7 +510,7 @@ fn fault_24_limits_on_descriptors_and_addresses_are_named() {
         let said = with_spare(0, || failure(Guest::bridge()));
         assert!(fits("*, with RLIMIT_NOFILE at *: Too many open files (os error 24)", &said), "{said}");
         limited(Resource::RLIMIT_AS, virtual_memory() + (1 << 30), || {
-            let said = failure(Guest::bridge().lanes(64).slots(4096).slot_size(16 << 10));
+            let said = failure(Guest::bridge().concurrent_callers(64).pending_calls(4096).slot_size(16 << 10));
             assert!(fits("*, with RLIMIT_AS at * bytes: Cannot allocate memory (os error 12)", &said), "{said}");
         });
     });

@@ -295,7 +295,7 @@ fn is_alive_says_whether_the_child_takes_calls() {
 fn stop_waits_for_a_call_that_another_thread_is_in() {
     within(PATIENCE, "stop during a call", || {
         for lanes in [1, 8] {
-            let desk = Desk::with(|builder| builder.lanes(lanes).stop_grace(Duration::from_secs(60)));
+            let desk = Desk::with(|builder| builder.concurrent_callers(lanes).stop_grace(Duration::from_secs(60)));
             let gate = Gate::new();
             std::thread::scope(|scope| {
                 let call = scope.spawn(|| desk.diary.add_at(&gate.path(), 3));
@@ -397,7 +397,7 @@ fn stop_among_busy_callers_loses_no_answered_call() {
 fn stop_kills_a_child_whose_call_does_not_end_in_time() {
     within(PATIENCE, "stop of an endless call", || {
         for lanes in [1, 8] {
-            let desk = Desk::with(|builder| builder.lanes(lanes).stop_grace(SHORT));
+            let desk = Desk::with(|builder| builder.concurrent_callers(lanes).stop_grace(SHORT));
             let gate = Gate::new();
             std::thread::scope(|scope| {
                 let call = scope.spawn(|| desk.diary.add_at(&gate.path(), 1));
@@ -458,7 +458,7 @@ fn drop_of_the_bridge_kills_what_does_not_stop_in_time() {
 fn kill_ends_calls_of_other_threads() {
     within(PATIENCE, "kill during calls", || {
         for lanes in [1, 8] {
-            let desk = Desk::with(|builder| builder.lanes(lanes));
+            let desk = Desk::with(|builder| builder.concurrent_callers(lanes));
             let gate = Gate::new();
             std::thread::scope(|scope| {
                 let call = scope.spawn(|| desk.diary.add_at(&gate.path(), 1));
@@ -570,7 +570,7 @@ fn fault_47_a_dropped_child_does_what_it_was_sent_and_drops_its_service() {
     within(PATIENCE, "drop of the honest", || {
         for workers in [1, 3] {
             let dir = TempDir::new();
-            let builder = Diary::bridge(&dir.file("diary")).workers(workers).lanes(6);
+            let builder = Diary::bridge(&dir.file("diary")).workers(workers).concurrent_callers(6);
             let diary = builder.stop_grace(Duration::from_secs(60)).start().expect("the bridge starts");
             let (pid, gate) = (diary.child_pid(), Gate::new());
             let first = diary.begin().add_at(&gate.path(), 1).expect("a lane");
@@ -638,7 +638,7 @@ const ENDLESS: Duration = Duration::from_secs(3600);
 fn fault_31_stop_does_not_wait_for_results_that_nobody_takes() {
     within(PATIENCE, "untaken results", || {
         for (workers, lanes) in [(1, 1), (1, 4), (2, 4)] {
-            let desk = Desk::with(|builder| builder.workers(workers).lanes(lanes).stop_grace(ENDLESS));
+            let desk = Desk::with(|builder| builder.workers(workers).concurrent_callers(lanes).stop_grace(ENDLESS));
             let mut kept: Vec<_> = (0..lanes).map(|_| desk.diary.begin().add(1).expect("a lane")).collect();
             std::mem::forget(kept.pop());
             assert_eq!(desk.diary.stop(), Ok(Exit::Code(0)), "{workers} workers, {lanes} lanes");
@@ -653,7 +653,7 @@ fn fault_31_stop_does_not_wait_for_results_that_nobody_takes() {
 #[test]
 fn fault_31_stop_answers_what_was_sent_and_waits_for_it() {
     within(PATIENCE, "unanswered results", || {
-        let (desk, gate) = (Desk::with(|builder| builder.lanes(2).stop_grace(ENDLESS)), Gate::new());
+        let (desk, gate) = (Desk::with(|builder| builder.concurrent_callers(2).stop_grace(ENDLESS)), Gate::new());
         let running = desk.diary.begin().add_at(&gate.path(), 1).expect("a lane");
         gate.wait_for_child();
         let waiting = desk.diary.begin().add(2).expect("a lane");
@@ -670,7 +670,7 @@ fn fault_31_stop_answers_what_was_sent_and_waits_for_it() {
 #[test]
 fn fault_31_stop_does_not_wait_for_large_results_boxes_and_views() {
     within(PATIENCE, "large results", || {
-        let desk = Desk::with(|builder| builder.lanes(4).stop_grace(ENDLESS));
+        let desk = Desk::with(|builder| builder.concurrent_callers(4).stop_grace(ENDLESS));
         let large = desk.diary.begin().blank(3 << 20).expect("a lane");
         let view = desk.diary.view().blank(1 << 20).expect("an answer");
         let kept = SharedBox::copied_in(&desk.diary, &[1u8; 1 << 20]).expect("memory");
@@ -683,7 +683,7 @@ fn fault_31_stop_does_not_wait_for_large_results_boxes_and_views() {
 fn fault_31_a_panic_in_the_destructor_is_told_whoever_has_the_lanes() {
     within(PATIENCE, "a panic without a lane", || {
         let dir = TempDir::new();
-        let diary = Diary::bridge(&dir.file("none/diary")).lanes(1).stderr(Output::null());
+        let diary = Diary::bridge(&dir.file("none/diary")).concurrent_callers(1).stderr(Output::null());
         let diary = diary.stop_grace(ENDLESS).start().expect("the bridge starts");
         let _untaken = diary.begin().add(1).expect("a lane");
         assert!(matches!(diary.stop(), Err(CallError::Panicked { .. })), "there is no such directory");

@@ -182,7 +182,7 @@ fn every_kind_of_reply_arrives_whole() {
 #[test]
 fn replies_that_move_while_they_are_copied_arrive_whole() {
     within(PATIENCE, "replies_that_move_while_they_are_copied", || {
-        let well = Well::bridge().workers(2).lanes(4).start().expect("the bridge starts");
+        let well = Well::bridge().workers(2).concurrent_callers(4).start().expect("the bridge starts");
         std::thread::scope(|scope| {
             for thread in 0..3 {
                 let well = &well;

@@ -77,19 +77,19 @@ fn sixteen_threads() {
 #[test]
 fn more_threads_than_lanes() {
     for lanes in [1, 2] {
-        ask("more_threads_than_lanes", Oracle::bridge().lanes(lanes), 12, 2000);
+        ask("more_threads_than_lanes", Oracle::bridge().concurrent_callers(lanes), 12, 2000);
     }
 }
 
 #[test]
 fn fault_22_sixty_four_threads_on_sixty_four_lanes() {
-    ask("fault_22_sixty_four_threads_on_sixty_four_lanes", Oracle::bridge().lanes(64), 64, 5000);
+    ask("fault_22_sixty_four_threads_on_sixty_four_lanes", Oracle::bridge().concurrent_callers(64), 64, 5000);
 }
 
 #[test]
 fn the_fewest_slots() {
-    ask("the_fewest_slots", Oracle::bridge().slots(2), 8, 2000);
-    ask("the_fewest_slots", Oracle::bridge().slots(2).lanes(1).slot_size(1), 8, 2000);
+    ask("the_fewest_slots", Oracle::bridge().pending_calls(2), 8, 2000);
+    ask("the_fewest_slots", Oracle::bridge().pending_calls(2).concurrent_callers(1).slot_size(1), 8, 2000);
 }
 
 #[test]
@@ -107,14 +107,14 @@ fn park() {
 fn spin() {
     ask("spin", Oracle::bridge().wait(Wait::Spin), 1, 20_000);
     ask("spin", Oracle::bridge().wait(Wait::Spin), 4, 2000);
-    ask("spin", Oracle::bridge().wait(Wait::Spin).lanes(1), 4, 2000);
+    ask("spin", Oracle::bridge().wait(Wait::Spin).concurrent_callers(1), 4, 2000);
 }
 
 /// Calls that give up on a lane do not disturb those that do not.
 #[test]
 fn threads_that_give_up_beside_threads_that_do_not() {
     within(PATIENCE, "threads_that_give_up", || {
-        let oracle = Oracle::bridge().lanes(2).slots(4).start().expect("the bridge starts");
+        let oracle = Oracle::bridge().concurrent_callers(2).pending_calls(4).start().expect("the bridge starts");
         let end = Instant::now() + Duration::from_secs(2);
         let go_on = || Instant::now() < end;
         std::thread::scope(|scope| {

@@ -180,7 +180,7 @@ fn fault_11_late_reply_is_dropped_and_the_next_call_gets_its_own() {
 fn more_calls_can_be_abandoned_than_there_are_slots() {
     within(PATIENCE, "more abandoned calls than slots", || {
         for len in LENS {
-            let slow = Slow::bridge().lanes(1).slots(2).start().expect("the bridge starts");
+            let slow = Slow::bridge().concurrent_callers(1).pending_calls(2).start().expect("the bridge starts");
             let pid = slow.child_pid();
             let (gate, short) = (Gate::new(), Duration::from_millis(20));
             let first = timed_out(pid, SHORT, || slow.with_timeout(SHORT).echo_at(&gate.path(), &bytes(0, len)));
@@ -203,7 +203,7 @@ fn more_calls_can_be_abandoned_than_there_are_slots() {
 fn memory_of_abandoned_payloads_is_used_again() {
     within(PATIENCE, "abandoned payloads", || {
         let len = 1_000_000;
-        let slow = Slow::bridge().slots(2).max_payload(1 << 20).start().expect("the bridge starts");
+        let slow = Slow::bridge().pending_calls(2).max_payload(1 << 20).start().expect("the bridge starts");
         let mut sent = 0;
         while sent < 150 {
             let gate = Gate::new();
@@ -221,7 +221,7 @@ fn memory_of_abandoned_payloads_is_used_again() {
 #[test]
 fn call_that_waits_for_a_lane_ends_at_its_deadline() {
     within(PATIENCE, "waiting for a lane", || {
-        let slow = Slow::bridge().lanes(1).start().expect("the bridge starts");
+        let slow = Slow::bridge().concurrent_callers(1).start().expect("the bridge starts");
         let gate = Gate::new();
         std::thread::scope(|scope| {
             let first = scope.spawn(|| slow.echo_at(&gate.path(), &[1]));
@@ -298,7 +298,7 @@ fn timeout_reads_as_a_sentence() {
 #[test]
 fn fault_31_a_timeout_says_what_was_waited_for() {
     within(PATIENCE, "what was waited for", || {
-        let slow = Slow::bridge().lanes(2).start().expect("the bridge starts");
+        let slow = Slow::bridge().concurrent_callers(2).start().expect("the bridge starts");
         let pid = slow.child_pid();
         // Answered, and not taken: the child is at nothing.
         let _untaken: Vec<_> = (0..2).map(|_| slow.begin().done().expect("a lane")).collect();
@@ -309,7 +309,7 @@ fn fault_31_a_timeout_says_what_was_waited_for() {
             format!(
                 "call `Slow::done` failed: no lane to child {pid} was free within 300ms: all 2 are in use, by calls that other \
                  threads wait in or by results that nobody has taken (take or drop `Pending`s, or give the bridge more with \
-                 Builder::lanes); the call had not started"
+                 Builder::concurrent_callers); the call had not started"
             )
         );
         let error = slow.begin().done().expect_err("no lane is left").to_string();
@@ -320,7 +320,7 @@ fn fault_31_a_timeout_says_what_was_waited_for() {
 #[test]
 fn fault_31_a_timeout_behind_abandoned_calls_says_so() {
     within(PATIENCE, "abandoned calls", || {
-        let slow = Slow::bridge().lanes(1).slots(2).start().expect("the bridge starts");
+        let slow = Slow::bridge().concurrent_callers(1).pending_calls(2).start().expect("the bridge starts");
         let gate = Gate::new();
         let short = slow.with_timeout(SHORT);
         assert!(short.echo_at(&gate.path(), &[]).is_err());

@@ -78,8 +78,8 @@ fn helper_starts_without_init() {
 
 #[test]
 fn a_wrong_option_is_told_before() {
-    let error = Guest::bridge().lanes(0).start().expect_err("no bridge");
-    assert!(matches!(error, StartError::Option { option: "lanes", .. }), "{error:?}");
+    let error = Guest::bridge().concurrent_callers(0).start().expect_err("no bridge");
+    assert!(matches!(error, StartError::Option { option: "concurrent_callers", .. }), "{error:?}");
 }
 
 #[test]

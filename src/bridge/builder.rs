@@ -130,20 +130,21 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// How many threads can be in a call at the same time, 1 to 64; more wait for one another. A value whose own `Serialize` or
-    /// `Deserialize` calls the same bridge needs a second lane for it. At least as many as [`workers`](Self::workers), which
-    /// share them evenly, each lane with one worker for good. Default: 8, or the next multiple of the workers.
-    pub fn lanes(mut self, lanes: u32) -> Self {
-        self.lanes = Some(lanes);
+    /// How many threads can be in a call at the same time, 1 to 64; more wait for one another. Each has a lane of its own, which is what
+    /// the engine calls it, and a value whose own `Serialize` or `Deserialize` calls the same bridge needs a second one. At least as many as
+    /// [`workers`](Self::workers), which share the lanes evenly, each lane with one worker for good. Default: 8, or the next multiple
+    /// of the workers.
+    pub fn concurrent_callers(mut self, callers: u32) -> Self {
+        self.lanes = Some(callers);
         self
     }
 
-    /// How many threads of the child serve calls, 1 to 64, and no more than [`lanes`](Self::lanes). Default: 1.
+    /// How many threads of the child serve calls, 1 to 64, and no more than [`concurrent_callers`](Self::concurrent_callers). Default: 1.
     ///
     /// With several, methods with `&self` and functions without `self` run at the same time; one with `&mut self` runs alone,
     /// as behind a lock that is fair in the long run. A lane belongs to one worker, so the calls of one thread run in their
     /// order, and calls on lanes of the same worker wait for one another: where methods wait for each other, or must not wait
-    /// for slow ones, choose as many lanes as workers. Then whoever has a lane has a worker.
+    /// for slow ones, choose as many concurrent callers as workers. Then each caller has a worker.
     ///
     /// The service is built and dropped on the child's main thread. One whose methods must all run there keeps the default, and
     /// so should one whose methods are short and mostly have `&mut self`: such a call costs about 0.2 microseconds more. With
@@ -164,7 +165,7 @@ impl<T: Service> Builder<T> {
     ///
     /// # #[callgate::main]
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let meeting = Meeting::bridge_of(3).workers(3).lanes(3).start()?;
+    /// let meeting = Meeting::bridge_of(3).workers(3).concurrent_callers(3).start()?;
     /// std::thread::scope(|scope| {
     ///     let calls: Vec<_> = (0..3).map(|_| scope.spawn(|| meeting.wait_for_the_others())).collect();
     ///     calls.into_iter().try_for_each(|call| call.join().expect("no panic"))
@@ -181,9 +182,10 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// How many calls can be unanswered on a lane: a power of two, 2 to 4096. Default: 32.
-    pub fn slots(mut self, slots: u32) -> Self {
-        self.slots = slots;
+    /// How many calls of one caller can be unanswered: a power of two, 2 to 4096. It is the number of slots in each ring of a lane.
+    /// Default: 32.
+    pub fn pending_calls(mut self, calls: u32) -> Self {
+        self.slots = calls;
         self
     }
 
@@ -404,8 +406,8 @@ impl<T: Service> fmt::Debug for Builder<T> {
         f.debug_struct("Builder")
             .field("service", &T::NAME)
             .field("constructor", &self.constructor.name)
-            .field("lanes", &self.lanes)
-            .field("slots", &self.slots)
+            .field("concurrent_callers", &self.lanes)
+            .field("pending_calls", &self.slots)
             .field("slot_size", &self.slot_size)
             .field("max_payload", &self.max_payload)
             .field("memory", &self.memory)

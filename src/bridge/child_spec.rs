@@ -2,13 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use super::confined::SentPlan;
+use super::sandboxing::SentPlan;
 use super::starting_child::{StartWait, StartingChild, system};
 use crate::spawn::Launch;
 use crate::start_error::StartError;
+use callgate_engine::bridged_traits;
 use callgate_engine::caller::Caller;
 use callgate_engine::handshake::{Entry, Hello, rkyv_format};
-use callgate_engine::interfaces;
 use callgate_engine::link::{LinkParts, MemoryOptions};
 use callgate_engine::nest;
 use callgate_engine::overdue::Lateness;
@@ -79,8 +79,8 @@ impl<T: Service> ChildSpec<T> {
         let (hello, plan) = (self.hello(backing.place()), self.plan.as_ref());
         let executable = self.launch.executable_name();
         let plan_sent = plan.map(SentPlan::bytes);
-        let patience = StartWait { timeout: self.start_timeout, is_wanted };
-        let told = starting.shake_hands(&hello, plan_sent, object, &bells, patience, &executable)?;
+        let wait = StartWait { timeout: self.start_timeout, is_wanted };
+        let told = starting.shake_hands(&hello, plan_sent, object, &bells, wait, &executable)?;
         let report = plan.map(|plan| plan.report(&told)).transpose().map_err(|why| starting.unusable(why))?;
         let link = starting.watched(&segment, LinkParts { memory, backing, bells, kept: report })?;
         failpoints::reach(Step::ParentWatched);
@@ -111,7 +111,7 @@ impl<T: Service> ChildSpec<T> {
             format: rkyv_format(),
             entry: self.entry,
             fingerprint: Fingerprint::of::<T>(),
-            interfaces: if self.entry.is_none() { interfaces::keys::<T>() } else { Vec::new() },
+            interfaces: if self.entry.is_none() { bridged_traits::keys::<T>() } else { Vec::new() },
             parent_pid: std::process::id(),
             name: self.name.clone(),
             wait: wait_code(self.wait),

@@ -6,7 +6,7 @@ use crate::child::{self, Child, EntryFn};
 use crate::start_error::StartError;
 use callgate_engine::handshake::Entry;
 use callgate_engine::service::{Fingerprint, Service};
-use callgate_engine::{callee, interfaces};
+use callgate_engine::{bridged_traits, callee};
 use callgate_os::image::Image;
 use callgate_os::program;
 use callgate_transport::layout::Geometry;
@@ -86,14 +86,14 @@ fn serve_with<T: Service>(entry: EntryFn) -> ! {
 
 /// Where a child goes that has the handshake before it, and serves with one worker.
 pub(super) fn one_worker<T: Service>(child: Child) -> ! {
-    callee::serve::<T>(child.answer(Fingerprint::of::<T>(), &interfaces::keys::<T>(), 1))
+    callee::serve::<T>(child.answer(Fingerprint::of::<T>(), &bridged_traits::keys::<T>(), 1))
 }
 
 /// Where a child goes that has the handshake before it, and serves with as many workers as its parent asks for.
 pub(super) fn any_workers<T: Service + Send + Sync>(child: Child) -> ! {
     callee::serve_parallel::<T>(child.answer(
         Fingerprint::of::<T>(),
-        &interfaces::keys::<T>(),
+        &bridged_traits::keys::<T>(),
         *Geometry::WORKERS.end(),
     ))
 }

@@ -8,8 +8,8 @@ mod blocking;
 mod builder;
 mod calling;
 mod child_spec;
-mod chosen;
-mod confined;
+mod env_backends;
+mod sandboxing;
 mod deferred;
 mod entry;
 mod restart;
@@ -131,7 +131,7 @@ impl<T: Service> Bridge<T> {
     ///
     /// Each such call has a lane of the bridge to itself until its result has been taken or it has been dropped; one that finds no
     /// lane free fails with [`CallError::Refused`], and a call that waits for its result waits for a lane too. So have as many
-    /// [lanes](Builder::lanes) as calls that are to be pending at once, and one more. A service with one worker answers them one
+    /// [lanes](Builder::concurrent_callers) as calls that are to be pending at once, and one more. A service with one worker answers them one
     /// after the other. [`stop`](Self::stop) comes after them: the child answers those that are still pending, as long as its grace
     /// lasts, and their results can be taken afterwards.
     ///

@@ -5,8 +5,8 @@
 use crate::child::too_late_in_words;
 use crate::spawn::Spawned;
 use crate::start_error::StartError;
+use callgate_engine::bridged_traits;
 use callgate_engine::handshake::{Answer, Hello, send_plan};
-use callgate_engine::interfaces;
 use callgate_engine::link::{Link, LinkParts};
 use callgate_engine::service::Service;
 use callgate_engine::watcher::{self, Watched};
@@ -72,10 +72,10 @@ impl<T: Service> StartingChild<T> {
         plan: Option<&[u8]>,
         segment: Option<OwnedFd>,
         bells: &ParentBells,
-        patience: StartWait<'_>,
+        wait: StartWait<'_>,
         executable: &str,
     ) -> Result<Vec<u8>, StartError> {
-        let StartWait { timeout, is_wanted } = patience;
+        let StartWait { timeout, is_wanted } = wait;
         let Some(control) = &self.control else { return Err(Self::died(self.pid, Exit::Unknown)) };
         let descriptors: Vec<BorrowedFd<'_>> = segment.iter().map(AsFd::as_fd).chain(bells.for_child()).collect();
         let greeted =
@@ -158,7 +158,7 @@ impl<T: Service> StartingChild<T> {
 
     /// The child's executable has not the trait with this number.
     fn lacks(&self, interface: u64) -> StartError {
-        self.unusable(match interfaces::name_of::<T>(interface) {
+        self.unusable(match bridged_traits::name_of::<T>(interface) {
             Some(name) => format!(
                 "its executable has no bridged trait `{name}` of `{}` with the same methods and types: build it with `#[bridge] impl {name} for {}`",
                 T::NAME, T::NAME
@@ -255,9 +255,9 @@ impl Watched for Remains {
     fn ended(&self, _: Exit) {}
 }
 
-/// Waits until the child has ended, at most `patience`, and takes its status.
-fn reap(pidfd: &Pidfd, patience: Duration) -> Option<Exit> {
-    let deadline = Deadline::after(Some(patience));
+/// Waits until the child has ended, at most `timeout`, and takes its status.
+fn reap(pidfd: &Pidfd, timeout: Duration) -> Option<Exit> {
+    let deadline = Deadline::after(Some(timeout));
     loop {
         if let Some(exit) = pidfd.reap() {
             return Some(exit);

@@ -3,7 +3,7 @@
 //! # Many threads
 //!
 //! A [`Bridge`](crate::Bridge) is `Send + Sync`. Threads that call concurrently use different lanes of the shared memory
-//! ([`Builder::lanes`](crate::Builder::lanes)). The service answers one call at a time. With
+//! ([`Builder::concurrent_callers`](crate::Builder::concurrent_callers)). The service answers one call at a time. With
 //! [`Builder::workers`](crate::Builder::workers), a service that is `Sync` answers several `&self` methods at once; `&mut self` methods run alone.
 //!
 //! # Calls that do not wait

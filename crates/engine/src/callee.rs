@@ -2,11 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use crate::child_memory::{CONFUSED, PayloadMemory, confused};
 use crate::control::Control;
 use crate::handshake::Hello;
 use crate::host::{Alone, Host, Parallel};
 use crate::lane::{SentReply, WorkerLanes};
-use crate::memory::{CONFUSED, PayloadMemory, confused};
 use crate::panic;
 use crate::peer_status::PeerStatus;
 use crate::service::{Exchange, SHORT, Service};
@@ -311,7 +311,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
             Place::Block(block) => Some(self.asker.block(block)?),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let alloc = &AllocContext { pool: self.asker.pool(), patience: &NEVER };
+        let alloc = &AllocContext { pool: self.asker.pool(), deadline: &NEVER };
         let returned = alloc.pool.accept_returns(call);
         if returned.is_some() {
             nest::enter(call, slot.chain());

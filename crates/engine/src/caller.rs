@@ -5,7 +5,7 @@
 mod outcomes;
 mod lanes;
 mod exchange;
-mod interfaces;
+mod interface_table;
 mod begin;
 mod stop;
 

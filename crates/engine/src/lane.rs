@@ -201,10 +201,10 @@ pub struct WorkerLanes {
 }
 
 #[cfg(test)]
-mod nowhere;
+mod no_memory;
 
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 #[cfg(all(test, loom))]
-mod model;
+mod loom_models;

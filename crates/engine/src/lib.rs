@@ -20,14 +20,14 @@ pub mod last_words;
 pub mod panic;
 pub mod nest;
 pub mod peer;
-pub mod memory;
+pub mod child_memory;
 pub mod link;
 
 // What is called.
 pub mod access;
 pub mod saved_args;
 pub mod service;
-pub mod interfaces;
+pub mod bridged_traits;
 pub mod trusted;
 pub mod host;
 

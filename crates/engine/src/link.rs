@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-mod grants;
+mod inbox;
 mod pool;
 
 use crate::account::{Account, Until};

@@ -197,8 +197,8 @@ impl Overdue {
             late.since = now;
         }
         late.state = state;
-        let patience = if state == LateState::Running { late.grace } else { late.grace.max(LEAST) };
-        let until = late.since.checked_add(patience).unwrap_or(now + LONGEST);
+        let allowed = if state == LateState::Running { late.grace } else { late.grace.max(LEAST) };
+        let until = late.since.checked_add(allowed).unwrap_or(now + LONGEST);
         // What has just been found may be no more when it is looked at for the second time.
         let may_end = state == LateState::Running || !is_new;
         if until > now || state == LateState::Queued || !may_end { Ok(until.max(now + SOON)) } else { Err(late.name) }

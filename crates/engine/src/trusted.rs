@@ -3,7 +3,7 @@
 //! With `unsafe` in it. All of it hangs on [`TrustedParent`], which exists
 //! only in a process that was started as a child and has the handshake behind it.
 
-use crate::interfaces;
+use crate::bridged_traits;
 use crate::service::{Dispatch, ParallelDispatch, Service};
 use callgate_os::image::Image;
 use callgate_transport::request::RequestSpan;
@@ -67,14 +67,14 @@ impl TrustedParent {
 
     /// This program's own dispatch function for the trait of `T` with the number `key`. Only in a child with one worker.
     pub(crate) fn dispatch_of<T: Service>(self, key: u64) -> Option<Dispatch<T>> {
-        let address = (interfaces::find::<T>(key)?.dispatch)(1);
+        let address = (bridged_traits::find::<T>(key)?.dispatch)(1);
         // SAFETY: made of a `Dispatch` for one worker, by `InterfaceId::of` for this very `T`: `find` has compared the type.
         Some(unsafe { std::mem::transmute::<*const (), Dispatch<T>>(with_exposed_provenance(address)) })
     }
 
     /// The same, only in a child with several workers.
     pub(crate) fn parallel_dispatch_of<T: Service>(self, key: u64) -> Option<ParallelDispatch<T>> {
-        let address = (interfaces::find::<T>(key)?.dispatch)(u32::MAX);
+        let address = (bridged_traits::find::<T>(key)?.dispatch)(u32::MAX);
         // SAFETY: as above; made of a `ParallelDispatch` for any number of workers but one.
         Some(unsafe { std::mem::transmute::<*const (), ParallelDispatch<T>>(with_exposed_provenance(address)) })
     }

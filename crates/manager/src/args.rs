@@ -138,9 +138,9 @@ impl Args {
         self.values.iter().any(Value::is_too_deep)
     }
 
-    /// Drops them without recursion, as [`Value::take_apart`] does.
-    pub fn take_apart(self) {
-        Value::List(self.values).take_apart();
+    /// Drops them without recursion, as [`Value::drop_without_recursion`] does.
+    pub fn drop_without_recursion(self) {
+        Value::List(self.values).drop_without_recursion();
     }
 
     /// The positional arguments, and those with keywords.
@@ -318,6 +318,6 @@ mod tests {
         let deep = || (0..500_000).fold(Value::None, |value, _| Value::List(vec![value]));
         let args = args![1, deep(); a = deep()];
         assert!(args.is_too_deep());
-        args.take_apart();
+        args.drop_without_recursion();
     }
 }

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::args::Args;
-use super::typed::{Arguments, Item, Mismatch, Outcome, Signature, shallow_item};
+use super::typed::{Arguments, Item, Outcome, Signature, TypeMismatch, shallow_item};
 use super::value::Value;
 use callgate_transport::error::CallbackError;
 use callgate_transport::error::TooDeep;
@@ -52,8 +52,8 @@ callbacks! {
     A B C D E F G H;
 }
 
-impl From<Mismatch> for CallbackError {
-    fn from(mismatch: Mismatch) -> Self {
+impl From<TypeMismatch> for CallbackError {
+    fn from(mismatch: TypeMismatch) -> Self {
         CallbackError::Mismatch { expected: mismatch.expected, found: mismatch.found }
     }
 }

@@ -210,7 +210,7 @@ fn who(pid: Option<u32>) -> String {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::{NoHandle, RepeatedKeyword};
+    use crate::{ParseHandleError, RepeatedKeyword};
 
     #[test]
     fn fault_38_debug_of_a_managers_error_is_its_sentence() {
@@ -219,6 +219,9 @@ mod tests {
         assert!(format!("{taken:#?}").starts_with("Taken {\n"), "{taken:#?}");
         let repeated = RepeatedKeyword { keyword: "a".into() };
         assert_eq!(format!("{repeated:?}"), repeated.to_string());
-        assert_eq!((format!("{NoHandle:?}"), format!("{NoHandle:#?}")), (NoHandle.to_string(), "NoHandle".into()));
+        assert_eq!(
+            (format!("{ParseHandleError:?}"), format!("{ParseHandleError:#?}")),
+            (ParseHandleError.to_string(), "ParseHandleError".into())
+        );
     }
 }

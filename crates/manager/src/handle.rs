@@ -37,8 +37,8 @@ use std::time::Duration;
 ///
 /// // In another process, as a rule.
 /// let handle: Handle = text.parse()?;
-/// let visitor = handle.connect_with(&key, plenty)?;
-/// assert_eq!(visitor.call_as::<i64>("double", (21i64,))?, Some(42));
+/// let client = handle.connect_with(&key, plenty)?;
+/// assert_eq!(client.call_as::<i64>("double", (21i64,))?, Some(42));
 /// # Ok(())
 /// # }
 /// ```
@@ -54,7 +54,7 @@ pub struct Handle {
 #[error(
     "the text is no handle of a manager: `callgate:<length of the key's place>:<the key's place>:<address>` is expected"
 )]
-pub struct NoHandle;
+pub struct ParseHandleError;
 
 impl Manager {
     /// What another process needs to call what is registered here: the address, and where the key is. Never the key.
@@ -84,7 +84,7 @@ impl Handle {
     ///
     /// [`ManagerError::Key`] if the key is not there, or only a program has it, which [`connect_with`](Self::connect_with) is for; others as
     /// [`Manager::connect`].
-    pub fn connect(&self, timeout: Duration) -> Result<Visitor, ManagerError> {
+    pub fn connect(&self, timeout: Duration) -> Result<CallOnlyClient, ManagerError> {
         let key = match self.key.split_once(':') {
             Some(("file", path)) => AuthKey::from_file(path)?,
             Some(("env", variable)) => AuthKey::from_env(variable)?,
@@ -101,10 +101,10 @@ impl Handle {
     /// # Errors
     ///
     /// As [`Manager::connect`].
-    pub fn connect_with(&self, key: &AuthKey, timeout: Duration) -> Result<Visitor, ManagerError> {
+    pub fn connect_with(&self, key: &AuthKey, timeout: Duration) -> Result<CallOnlyClient, ManagerError> {
         let manager = Manager::new(self.address.as_str(), key);
         manager.connect_as(ClientRights::CallerOnly, timeout)?;
-        Ok(Visitor { manager })
+        Ok(CallOnlyClient { manager })
     }
 }
 
@@ -115,12 +115,13 @@ impl fmt::Display for Handle {
 }
 
 impl FromStr for Handle {
-    type Err = NoHandle;
+    type Err = ParseHandleError;
 
-    fn from_str(text: &str) -> Result<Self, NoHandle> {
-        let (len, rest) = text.strip_prefix("callgate:").and_then(|rest| rest.split_once(':')).ok_or(NoHandle)?;
-        let (key, rest) = len.parse().ok().and_then(|len| rest.split_at_checked(len)).ok_or(NoHandle)?;
-        let address = rest.strip_prefix(':').filter(|address| !address.is_empty()).ok_or(NoHandle)?;
+    fn from_str(text: &str) -> Result<Self, ParseHandleError> {
+        let (len, rest) =
+            text.strip_prefix("callgate:").and_then(|rest| rest.split_once(':')).ok_or(ParseHandleError)?;
+        let (key, rest) = len.parse().ok().and_then(|len| rest.split_at_checked(len)).ok_or(ParseHandleError)?;
+        let address = rest.strip_prefix(':').filter(|address| !address.is_empty()).ok_or(ParseHandleError)?;
         Ok(Self { address: address.into(), key: key.into() })
     }
 }
@@ -129,11 +130,11 @@ impl FromStr for Handle {
 ///
 /// Clones are the same. When the last is dropped, the process leaves the hub.
 #[derive(Clone, Debug)]
-pub struct Visitor {
+pub struct CallOnlyClient {
     manager: Manager,
 }
 
-impl Visitor {
+impl CallOnlyClient {
     /// As [`Manager::call`].
     ///
     /// # Errors
@@ -185,7 +186,7 @@ mod tests {
         for text in
             ["", "callgate:", "callgate:0:", "callgate:0::", "callgate:9:env:K:@a", "callgate:1:é:@a", "x:0::@a"]
         {
-            assert_eq!(text.parse::<Handle>(), Err(NoHandle), "{text}");
+            assert_eq!(text.parse::<Handle>(), Err(ParseHandleError), "{text}");
         }
     }
 }

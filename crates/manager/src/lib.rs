@@ -69,11 +69,11 @@ pub use self::authkey::{AuthKey, KeyReference};
 pub use self::callback::Callback;
 pub use self::connection::{Manager, Name};
 pub use self::error::ManagerError;
-pub use self::handle::{Handle, NoHandle, Visitor};
+pub use self::handle::{CallOnlyClient, Handle, ParseHandleError};
 pub use self::hub::HubOptions;
 pub use self::locks::{Lock, Permit, Semaphore};
-pub use self::registration::{Registering, Registration};
-pub use self::typed::{Arguments, Item, Mismatch, Outcome, Signature};
+pub use self::registration::{Registration, RegistrationBuilder};
+pub use self::typed::{Arguments, Item, Outcome, Signature, TypeMismatch};
 pub use self::value::Value;
 
 #[cfg(all(test, not(loom)))]

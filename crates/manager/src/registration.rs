@@ -47,8 +47,8 @@ impl Manager {
     }
 
     /// What is to be registered under `name`, with limits.
-    pub fn named(&self, name: &str) -> Registering {
-        Registering::new(self.clone(), name)
+    pub fn named(&self, name: &str) -> RegistrationBuilder {
+        RegistrationBuilder::new(self.clone(), name)
     }
 }
 
@@ -70,7 +70,7 @@ impl Manager {
 /// ```
 #[derive(Debug)]
 #[must_use = "nothing is registered before `register` or `register_fn`"]
-pub struct Registering {
+pub struct RegistrationBuilder {
     manager: Manager,
     name: String,
     calls: Option<u64>,
@@ -78,7 +78,7 @@ pub struct Registering {
     replace: bool,
 }
 
-impl Registering {
+impl RegistrationBuilder {
     pub(super) fn new(manager: Manager, name: &str) -> Self {
         Self { manager, name: name.into(), calls: None, time: None, replace: false }
     }

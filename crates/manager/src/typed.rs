@@ -15,5 +15,5 @@ mod tests;
 pub use self::arguments::{Arguments, Outcome};
 pub(super) use self::arguments::{shallow, shallow_args, shallow_item};
 pub(super) use self::item::shortened;
-pub use self::item::{Item, Mismatch};
+pub use self::item::{Item, TypeMismatch};
 pub use self::signature::Signature;

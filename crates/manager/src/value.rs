@@ -24,7 +24,7 @@ use std::fmt;
 /// A list or a map within a list or a map, and so on, crosses to another process if there are at most [`MAX_DEPTH`](Self::MAX_DEPTH) of them
 /// within each other. A deeper value is an error before anything of it is sent, and what comes from another process is never deeper. As with
 /// any Rust type that contains itself, cloning, comparing, showing with `{:?}` and dropping a value recurse as deep as it is: who builds one of many
-/// thousand levels takes it apart with [`take_apart`](Self::take_apart), which does not. Callgate does so with values that it was given
+/// thousand levels takes it apart with [`drop_without_recursion`](Self::drop_without_recursion), which does not. Callgate does so with values that it was given
 /// and that are too deep.
 ///
 /// # Examples
@@ -167,9 +167,9 @@ impl Value {
     ///
     /// let deep = (0..1_000_000).fold(Value::None, |value, _| Value::List(vec![value]));
     /// assert!(deep.is_too_deep());
-    /// deep.take_apart();
+    /// deep.drop_without_recursion();
     /// ```
-    pub fn take_apart(self) {
+    pub fn drop_without_recursion(self) {
         let mut rest = vec![self];
         while let Some(value) = rest.pop() {
             match value {
@@ -460,7 +460,7 @@ pub(super) mod tests {
         }
         assert!(deep.is_too_deep());
         assert!(deep.to_string().contains(".."));
-        deep.take_apart();
+        deep.drop_without_recursion();
     }
 
     #[test]

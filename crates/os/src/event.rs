@@ -128,8 +128,8 @@ mod tests {
         mutex
     }
 
-    /// Whether `body` has not returned `patience` after the lock was taken for good, which is `delay` after its beginning.
-    fn blocks(delay: Duration, patience: Duration, body: impl FnOnce(&SharedEvent) + Send) -> bool {
+    /// Whether `body` has not returned `timeout` after the lock was taken for good, which is `delay` after its beginning.
+    fn blocks(delay: Duration, timeout: Duration, body: impl FnOnce(&SharedEvent) + Send) -> bool {
         let (_, [theirs, _], memory) = two_sides();
         let (done, is_done) = mpsc::channel();
         std::thread::scope(|scope| {
@@ -140,7 +140,7 @@ mod tests {
             });
             std::thread::sleep(delay);
             let mutex = mutex.unwrap_or_else(|| lock_for_good(&memory));
-            let blocked = is_done.recv_timeout(patience).is_err();
+            let blocked = is_done.recv_timeout(timeout).is_err();
             mutex.release().unwrap();
             blocked && is_done.recv().is_ok()
         })

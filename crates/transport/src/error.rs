@@ -262,7 +262,9 @@ impl fmt::Display for TimedOutText<'_> {
                 )?;
                 match call.is_of_callback() {
                     true => Ok(()),
-                    false => f.write_str(" (take or drop `Pending`s, or give the bridge more with Builder::lanes)"),
+                    false => f.write_str(
+                        " (take or drop `Pending`s, or give the bridge more with Builder::concurrent_callers)",
+                    ),
                 }
             }
             Awaited::Slot => write!(

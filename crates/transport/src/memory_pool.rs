@@ -244,15 +244,15 @@ impl dyn PoolHandle + '_ {
 
     /// A block of at least `len` bytes, for which it may wait until `deadline`, and which is wanted until `until`.
     pub fn allocate(&self, len: u64, deadline: Deadline, until: Deadline) -> Result<Allocation, NoMemory> {
-        let patience = &MemoryWait { patience: &until, memory: deadline };
-        AllocContext { pool: self, patience }.find(&mut |pool, source| pool.allocate(len, source))
+        let deadline = &MemoryWait { deadline: &until, memory: deadline };
+        AllocContext { pool: self, deadline }.find(&mut |pool, source| pool.allocate(len, source))
     }
 }
 
 /// Where a frame finds memory.
 pub struct AllocContext<'a> {
     pub pool: &'a dyn PoolHandle,
-    pub patience: &'a dyn AllocDeadline,
+    pub deadline: &'a dyn AllocDeadline,
 }
 
 /// How long a frame is waited for. Asked only for frames that take their time.
@@ -277,13 +277,13 @@ impl AllocDeadline for Deadline {
 
 /// With a deadline of its own for memory.
 pub struct MemoryWait<'a> {
-    pub patience: &'a dyn AllocDeadline,
+    pub deadline: &'a dyn AllocDeadline,
     pub memory: Deadline,
 }
 
 impl AllocDeadline for MemoryWait<'_> {
     fn until(&self) -> Deadline {
-        self.patience.until()
+        self.deadline.until()
     }
 
     fn memory(&self) -> Deadline {
@@ -297,8 +297,8 @@ impl AllocContext<'_> {
         &self,
         allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
     ) -> Result<Allocation, NoMemory> {
-        let found = self.pool.find(self.patience.memory(), allocate)?;
-        found.populate(self.patience.until());
+        let found = self.pool.find(self.deadline.memory(), allocate)?;
+        found.populate(self.deadline.until());
         Ok(found)
     }
 }

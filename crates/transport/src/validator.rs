@@ -13,16 +13,16 @@
 //! nothing is read. No copy decides what is read: the archive itself is validated after it, without marks.
 
 mod bounds;
-mod pairs;
+mod archived_slices;
 mod zst_budget;
 mod tables;
 mod marks;
 mod asking;
 pub(crate) mod validate;
 
+use self::archived_slices::{ArchivedSlice, COUNT};
 use self::bounds::Bounds;
 use self::marks::Marks;
-use self::pairs::{ArchivedSlice, COUNT};
 use self::tables::{MOST_RUNAWAYS, RUNAWAY, Tables, runaways};
 use self::zst_budget::ZstBudget;
 use crate::doorbell::Deadline;

@@ -6,14 +6,14 @@
 
 use super::{Builder, MAX_PAYLOAD, RETAINED};
 use crate::bridge::child_spec::ChildSpec;
-use crate::bridge::confined::SentPlan;
 use crate::bridge::restart::Restart;
+use crate::bridge::sandboxing::SentPlan;
 use crate::bridge::starting_child::system;
 use crate::bridge::supervisor::{Desk, Supervisor};
 use crate::bridge::target::Target;
-use crate::bridge::{Bridge, chosen, entry};
+use crate::bridge::{Bridge, entry, env_backends};
 use crate::start_error::StartError;
-use callgate_engine::interfaces;
+use callgate_engine::bridged_traits;
 use callgate_engine::link::MemoryOptions;
 use callgate_engine::service::{MAX_INTERFACES, Service};
 use callgate_os::limits::Wanted;
@@ -59,8 +59,8 @@ impl<T: Service> Builder<T> {
             service: T::NAME,
             why: "a value's own Serialize failed, or they are longer than 2 GiB".into(),
         })?;
-        let signal = self.signal.map_or_else(chosen::signal::<T>, Ok)?;
-        let segments = self.segments.map_or_else(chosen::segments::<T>, Ok)?;
+        let signal = self.signal.map_or_else(env_backends::signal::<T>, Ok)?;
+        let segments = self.segments.map_or_else(env_backends::segments::<T>, Ok)?;
         if let Some(restart) = restart {
             check_restart::<T>(restart, signal)?;
         }
@@ -93,8 +93,8 @@ impl<T: Service> Builder<T> {
         let lines = self.slot_size.div_ceil(LINE) | 1;
         let lanes = self.lanes.unwrap_or_else(|| LANES.next_multiple_of(self.workers.max(1)));
         check::<T>("workers", self.workers, Geometry::WORKERS)?;
-        check::<T>("lanes", lanes, Geometry::LANES)?;
-        check::<T>("slots", self.slots, Geometry::SLOTS)?;
+        check::<T>("concurrent_callers", lanes, Geometry::LANES)?;
+        check::<T>("pending_calls", self.slots, Geometry::SLOTS)?;
         check::<T>("slot_size", self.slot_size, 1..=*Geometry::SLOT_LINES.end() as usize * LINE)?;
         let geometry = Geometry { lanes, slots: self.slots, slot_lines: lines as u32, workers: self.workers };
         check::<T>("max_payload", self.max_payload, geometry.capacity() as u64..=MAX_PAYLOAD)?;
@@ -102,10 +102,10 @@ impl<T: Service> Builder<T> {
             Err(StartError::Option { service: T::NAME, option, value: value.to_string(), range: range.into() })
         };
         if !self.slots.is_power_of_two() {
-            return refused("slots", self.slots, "a power of two");
+            return refused("pending_calls", self.slots, "a power of two");
         }
         if self.workers > lanes {
-            return refused("workers", self.workers, &format!("at most {lanes}, as many as there are lanes"));
+            return refused("workers", self.workers, &format!("at most {lanes}, as many as concurrent_callers"));
         }
         Ok(geometry)
     }
@@ -133,11 +133,11 @@ impl<T: Service> Builder<T> {
     /// Traits that could not be called once the child runs.
     fn check_traits(&self) -> Result<(), StartError> {
         let refused = |option, value, range| Err(StartError::Option { service: T::NAME, option, value, range });
-        let count = interfaces::keys::<T>().len();
+        let count = bridged_traits::keys::<T>().len();
         if count > MAX_INTERFACES {
             return refused("the number of bridged traits", count.to_string(), format!("at most {MAX_INTERFACES}"));
         }
-        match interfaces::generic_of::<T>() {
+        match bridged_traits::generic_of::<T>() {
             Some(name) if self.launch.executable.is_some() => {
                 let way_out = format!(
                     "left out: the trait `{name}` is bridged for a generic type, whose methods are found in this program only"

@@ -126,7 +126,7 @@ impl Caller {
             call: context.name(),
             why: format!(
                 "all {} lanes of the bridge are in use, by other calls or by `Pending`s whose results have not been taken; take or drop \
-                 them, or give the bridge more with Builder::lanes",
+                 them, or give the bridge more with Builder::concurrent_callers",
                 self.lanes.len()
             ),
         })

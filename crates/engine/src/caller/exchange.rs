@@ -59,7 +59,7 @@ impl Caller {
         }
         let Some(sending) = args.as_ref() else { return Err(self.spent_slow(context)) };
         let position = lane.position();
-        let alloc = &AllocContext { pool: &*self.pool, patience: context };
+        let alloc = &AllocContext { pool: &*self.pool, deadline: context };
         let mut written = lane.write(sending, alloc);
         if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) = written {
             let wait = if then == ArgsPolicy::SpendAtOnce { Deadline::now() } else { context.deadline };
@@ -93,7 +93,7 @@ impl Caller {
         wait: Deadline,
     ) -> Result<usize, SendError> {
         self.take_late_replies();
-        lane.write(args, &AllocContext { patience: &MemoryWait { patience: alloc.patience, memory: wait }, ..*alloc })
+        lane.write(args, &AllocContext { deadline: &MemoryWait { deadline: alloc.deadline, memory: wait }, ..*alloc })
     }
 
     /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.

@@ -66,12 +66,12 @@ impl Caller {
     }
 
     /// Asks the child to stop, and does not wait: what it has answered, or is at, may keep its lanes from everybody else. If the first one is to be
-    /// had within `patience`, returns it, and the position of the request, which will be answered; the child ends in any case.
-    fn ask_to_stop(&self, context: &CallContext, patience: Duration) -> Option<(MutexGuard<'_, CallerLane>, u64)> {
+    /// had within `timeout`, returns it, and the position of the request, which will be answered; the child ends in any case.
+    fn ask_to_stop(&self, context: &CallContext, timeout: Duration) -> Option<(MutexGuard<'_, CallerLane>, u64)> {
         let (first, others) = self.bells.split_first()?;
         // Before the request to stop, by which the first worker begins to wait for them.
         others.iter().for_each(WorkerBell::ask_to_end);
-        let asked = self.lanes[0].try_lock_for(patience).and_then(|mut lane| {
+        let asked = self.lanes[0].try_lock_for(timeout).and_then(|mut lane| {
             self.settle(&mut lane, context).ok()?;
             if lane.credit() == 0 {
                 return None;
@@ -123,13 +123,13 @@ impl Caller {
         self.kill_within(KILL_PATIENCE)
     }
 
-    /// The same, and waits no longer than `patience`: the watcher sees to the rest.
-    pub fn kill_within(&self, patience: Duration) -> Exit {
+    /// The same, and waits no longer than `timeout`: the watcher sees to the rest.
+    pub fn kill_within(&self, timeout: Duration) -> Exit {
         if self.peer.is_in_fork() {
             return Exit::Unknown;
         }
         self.hold.end(Cause::Stopped);
-        self.peer.peer_status.wait(Deadline::after(Some(patience))).unwrap_or(Exit::Running)
+        self.peer.peer_status.wait(Deadline::after(Some(timeout))).unwrap_or(Exit::Running)
     }
 
     /// Kills the child, `because` of something, and does not wait for that. Calls of it fail as those of any that has died.

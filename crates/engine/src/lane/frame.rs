@@ -104,7 +104,7 @@ impl Spill for BlockSpill<'_> {
     fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
         let pool = self.alloc.pool;
         if self.attachments.block.is_none() {
-            self.until = self.alloc.patience.until();
+            self.until = self.alloc.deadline.until();
         }
         let larger = self.alloc.find(&mut |pool, source| pool.allocate_more(written, need, source));
         let larger = larger.map_err(|why| self.failed = Some(why)).ok()?;

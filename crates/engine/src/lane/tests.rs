@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::nowhere::nowhere;
+use super::no_memory::no_memory;
 use super::{CalleeLane, CallerLane, ReplyWriter, WorkerLanes};
 use crate::peer_status::PeerStatus;
 use callgate_os::poll::readable;
@@ -50,8 +50,8 @@ fn fault_30_a_nested_call_that_is_not_sent_leaves_nothing_on_its_lane() {
 }
 
 fn ask(lane: &mut CallerLane) {
-    let len = lane.write(&(), nowhere()).unwrap();
-    lane.publish(Kind::Call, 0, len, nowhere());
+    let len = lane.write(&(), no_memory()).unwrap();
+    lane.publish(Kind::Call, 0, len, no_memory());
 }
 
 fn answer(worker: &mut WorkerLanes) {

@@ -142,9 +142,9 @@ fn a_hub_that_does_not_answer_costs_a_call_no_more_than_its_time() {
     let ([caller, owner], hub) = introduced(geometry(2));
     let owner = serve(owner, || Some(Doubler)).unwrap();
     let (caller, pair) = call(caller).unwrap();
-    let echo = |len: usize, patience: Option<Duration>| {
+    let echo = |len: usize, timeout: Option<Duration>| {
         let text = "x".repeat(len);
-        caller.call_by_word::<_, String>(&METHOD, 2, &mut Some(text.clone()), patience).map(|echoed| echoed == text)
+        caller.call_by_word::<_, String>(&METHOD, 2, &mut Some(text.clone()), timeout).map(|echoed| echoed == text)
     };
     thread::scope(|scope| {
         let patient = scope.spawn(|| echo(300_000, PATIENCE));

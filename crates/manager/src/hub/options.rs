@@ -71,7 +71,7 @@ impl HubOptions {
 
     /// How many calls from one process to another can be under way at a time: 1 to 64. Default: 48, so that callbacks that call each other may
     /// be nested 64 deep. Each takes a thread of the process that is called, from its first use on.
-    pub fn lanes(mut self, count: u32) -> Self {
+    pub fn concurrent_calls(mut self, count: u32) -> Self {
         self.lanes = count;
         self
     }
@@ -79,7 +79,7 @@ impl HubOptions {
     pub(super) fn check(&self) -> Result<(), ManagerError> {
         check("handshake_timeout", self.handshake_timeout, Duration::from_millis(1)..=Duration::from_secs(3600))?;
         check("max_clients", self.max_clients, 1..=MAX_CLIENTS)?;
-        check("lanes", self.lanes, Geometry::LANES)?;
+        check("concurrent_calls", self.lanes, Geometry::LANES)?;
         let least = (4 * self.geometry().segment_len() as u64).max(1 << 20);
         check("memory_per_client", self.memory_per_client, least..=1 << 40)
     }

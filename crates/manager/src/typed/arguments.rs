@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::const_text::ConstText;
-use super::item::{Item, Mismatch, sealed, shortened};
+use super::item::{Item, TypeMismatch, sealed, shortened};
 use crate::args::Args;
 use crate::value::Value;
 use callgate_transport::decoder::Transfer;
@@ -41,7 +41,7 @@ pub trait Arguments: Transfer + sealed::Sealed {
     /// # Errors
     ///
     /// If they are more or fewer, if one is of another type, or if there are keywords: what was expected, and what `args` are.
-    fn from_args(args: Args) -> Result<Self, Mismatch>;
+    fn from_args(args: Args) -> Result<Self, TypeMismatch>;
 
     /// Whether none is too deep to cross to another process.
     #[doc(hidden)]
@@ -60,7 +60,7 @@ macro_rules! arguments {
             }
 
             #[allow(non_snake_case, reason = "named after their types")]
-            fn from_args(args: Args) -> Result<Self, Mismatch> {
+            fn from_args(args: Args) -> Result<Self, TypeMismatch> {
                 let [$($item),*]: [Value; $count] = positional::<Self, $count>(args)?;
                 let found: [&str; $count] = [$($item.type_name()),*];
                 let _ = found;
@@ -97,7 +97,7 @@ arguments! {
     8: A 0 B 1 C 2 D 3 E 4 F 5 G 6 H 7;
 }
 
-impl Mismatch {
+impl TypeMismatch {
     /// The same of argument number `index` of arguments of the kinds `found`.
     fn of_argument<A: Arguments>(self, index: usize, found: &[&str]) -> Self {
         let found: Vec<_> =
@@ -107,16 +107,16 @@ impl Mismatch {
 }
 
 /// The arguments, if they are `COUNT`, and no keywords.
-fn positional<A: Arguments, const COUNT: usize>(args: Args) -> Result<[Value; COUNT], Mismatch> {
+fn positional<A: Arguments, const COUNT: usize>(args: Args) -> Result<[Value; COUNT], TypeMismatch> {
     let given = args.positional().len();
     if let Some((name, _)) = args.keywords().next() {
-        return Err(Mismatch::new(
+        return Err(TypeMismatch::new(
             format!("{} without keywords", counted::<A>(COUNT)),
             format!("{given} and the keyword `{}`", shortened(name)),
         ));
     }
     let (positional, _) = args.into_parts();
-    positional.try_into().map_err(|_| Mismatch::new(counted::<A>(COUNT), given.to_string()))
+    positional.try_into().map_err(|_| TypeMismatch::new(counted::<A>(COUNT), given.to_string()))
 }
 
 fn counted<A: Arguments>(count: usize) -> String {
@@ -165,7 +165,7 @@ pub(crate) fn shallow<A: Arguments>(arguments: A) -> Result<A, TooDeep> {
     if arguments.is_shallow() {
         return Ok(arguments);
     }
-    arguments.into_args().take_apart();
+    arguments.into_args().drop_without_recursion();
     Err(TooDeep)
 }
 
@@ -178,7 +178,7 @@ pub(crate) fn shallow_args(args: Args) -> Result<Args, TooDeep> {
     if !args.is_too_deep() {
         return Ok(args);
     }
-    args.take_apart();
+    args.drop_without_recursion();
     Err(TooDeep)
 }
 
@@ -191,7 +191,7 @@ pub(crate) fn shallow_item<R: Item>(item: R) -> Result<R, TooDeep> {
     if item.is_within(Value::MAX_DEPTH) {
         return Ok(item);
     }
-    item.into_value().take_apart();
+    item.into_value().drop_without_recursion();
     Err(TooDeep)
 }
 

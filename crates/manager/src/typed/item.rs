@@ -1,6 +1,6 @@
 //! What may be an argument or a result of a callback: how it becomes a [`Value`] and comes out of one, and what does not match.
 //!
-//! A value comes from another process: what does not fit is a [`Mismatch`], and never a panic.
+//! A value comes from another process: what does not fit is a [`TypeMismatch`], and never a panic.
 
 #![forbid(unsafe_code)]
 
@@ -29,14 +29,14 @@ use std::fmt::Display;
 #[derive(Clone, callgate_macros::Sentence, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected}, got {found}")]
 #[non_exhaustive]
-pub struct Mismatch {
+pub struct TypeMismatch {
     /// What would have been right.
     pub expected: String,
     /// What there was.
     pub found: String,
 }
 
-impl Mismatch {
+impl TypeMismatch {
     pub(super) fn new(expected: impl Into<String>, found: impl Into<String>) -> Self {
         Self { expected: expected.into(), found: found.into() }
     }
@@ -113,15 +113,15 @@ pub trait Item: Element + Transfer + sealed::Sealed {
     /// # Errors
     ///
     /// If it is of another type, or does not fit: what was expected, and what `value` is.
-    fn from_value(value: Value) -> Result<Self, Mismatch>;
+    fn from_value(value: Value) -> Result<Self, TypeMismatch>;
 
     #[doc(hidden)]
     const LIST: &'static ConstText = &ConstText::of(&["list of ", Self::TYPE]);
 
     /// A vector, from what [`Element::list`] makes of one.
     #[doc(hidden)]
-    fn list_from_value(value: Value) -> Result<Vec<Self>, Mismatch> {
-        let Value::List(list) = value else { return Err(Mismatch::of::<Vec<Self>>(&value)) };
+    fn list_from_value(value: Value) -> Result<Vec<Self>, TypeMismatch> {
+        let Value::List(list) = value else { return Err(TypeMismatch::of::<Vec<Self>>(&value)) };
         let items = list.into_iter().enumerate().map(|(at, value)| {
             Self::from_value(value).map_err(|mismatch| mismatch.inside::<Vec<Self>>("list", format_args!("index {at}")))
         });
@@ -147,9 +147,9 @@ macro_rules! integers {
         impl Item for $ty {
             const TYPE: &'static str = $name;
 
-            fn from_value(value: Value) -> Result<Self, Mismatch> {
+            fn from_value(value: Value) -> Result<Self, TypeMismatch> {
                 let number = value.whole().and_then(|whole| whole.try_into().ok());
-                number.ok_or_else(|| Mismatch::of_number::<Self>(&value))
+                number.ok_or_else(|| TypeMismatch::of_number::<Self>(&value))
             }
         }
     )*};
@@ -164,13 +164,13 @@ impl Item for u8 {
     const TYPE: &'static str = "u8";
     const LIST: &'static ConstText = &ConstText::of(&["bytes"]);
 
-    fn from_value(value: Value) -> Result<Self, Mismatch> {
+    fn from_value(value: Value) -> Result<Self, TypeMismatch> {
         let number = value.whole().and_then(|whole| whole.try_into().ok());
-        number.ok_or_else(|| Mismatch::of_number::<Self>(&value))
+        number.ok_or_else(|| TypeMismatch::of_number::<Self>(&value))
     }
 
-    fn list_from_value(value: Value) -> Result<Vec<Self>, Mismatch> {
-        if let Value::Bytes(bytes) = value { Ok(bytes) } else { Err(Mismatch::of::<Vec<Self>>(&value)) }
+    fn list_from_value(value: Value) -> Result<Vec<Self>, TypeMismatch> {
+        if let Value::Bytes(bytes) = value { Ok(bytes) } else { Err(TypeMismatch::of::<Vec<Self>>(&value)) }
     }
 }
 
@@ -179,8 +179,8 @@ impl sealed::Sealed for f32 {}
 impl Item for f32 {
     const TYPE: &'static str = "f32";
 
-    fn from_value(value: Value) -> Result<Self, Mismatch> {
-        value.as_f32().ok_or_else(|| Mismatch::of_number::<Self>(&value))
+    fn from_value(value: Value) -> Result<Self, TypeMismatch> {
+        value.as_f32().ok_or_else(|| TypeMismatch::of_number::<Self>(&value))
     }
 }
 
@@ -189,8 +189,8 @@ impl sealed::Sealed for f64 {}
 impl Item for f64 {
     const TYPE: &'static str = "f64";
 
-    fn from_value(value: Value) -> Result<Self, Mismatch> {
-        value.as_f64().ok_or_else(|| Mismatch::of_number::<Self>(&value))
+    fn from_value(value: Value) -> Result<Self, TypeMismatch> {
+        value.as_f64().ok_or_else(|| TypeMismatch::of_number::<Self>(&value))
     }
 }
 
@@ -199,8 +199,8 @@ impl sealed::Sealed for bool {}
 impl Item for bool {
     const TYPE: &'static str = "bool";
 
-    fn from_value(value: Value) -> Result<Self, Mismatch> {
-        value.as_bool().ok_or_else(|| Mismatch::of::<Self>(&value))
+    fn from_value(value: Value) -> Result<Self, TypeMismatch> {
+        value.as_bool().ok_or_else(|| TypeMismatch::of::<Self>(&value))
     }
 }
 
@@ -209,8 +209,8 @@ impl sealed::Sealed for String {}
 impl Item for String {
     const TYPE: &'static str = "str";
 
-    fn from_value(value: Value) -> Result<Self, Mismatch> {
-        if let Value::Str(text) = value { Ok(text) } else { Err(Mismatch::of::<Self>(&value)) }
+    fn from_value(value: Value) -> Result<Self, TypeMismatch> {
+        if let Value::Str(text) = value { Ok(text) } else { Err(TypeMismatch::of::<Self>(&value)) }
     }
 }
 
@@ -219,8 +219,8 @@ impl sealed::Sealed for () {}
 impl Item for () {
     const TYPE: &'static str = "none";
 
-    fn from_value(value: Value) -> Result<Self, Mismatch> {
-        if value.is_none() { Ok(()) } else { Err(Mismatch::of::<Self>(&value)) }
+    fn from_value(value: Value) -> Result<Self, TypeMismatch> {
+        if value.is_none() { Ok(()) } else { Err(TypeMismatch::of::<Self>(&value)) }
     }
 }
 
@@ -230,7 +230,7 @@ impl Item for Value {
     const TYPE: &'static str = "any";
     const HAS_VALUES: bool = true;
 
-    fn from_value(value: Value) -> Result<Self, Mismatch> {
+    fn from_value(value: Value) -> Result<Self, TypeMismatch> {
         Ok(value)
     }
 
@@ -245,11 +245,11 @@ impl<T: Item> Item for Option<T> {
     const TYPE: &'static str = Texts::<T>::OPTIONAL.as_str();
     const HAS_VALUES: bool = T::HAS_VALUES;
 
-    fn from_value(value: Value) -> Result<Self, Mismatch> {
+    fn from_value(value: Value) -> Result<Self, TypeMismatch> {
         if value.is_none() {
             return Ok(None);
         }
-        let item = T::from_value(value).map_err(|mismatch| Mismatch::new(Self::TYPE, mismatch.found))?;
+        let item = T::from_value(value).map_err(|mismatch| TypeMismatch::new(Self::TYPE, mismatch.found))?;
         Ok(Some(item))
     }
 
@@ -264,7 +264,7 @@ impl<T: Item> Item for Vec<T> {
     const TYPE: &'static str = T::LIST.as_str();
     const HAS_VALUES: bool = T::HAS_VALUES;
 
-    fn from_value(value: Value) -> Result<Self, Mismatch> {
+    fn from_value(value: Value) -> Result<Self, TypeMismatch> {
         T::list_from_value(value)
     }
 
@@ -279,7 +279,7 @@ impl<T: Item> Item for BTreeMap<String, T> {
     const TYPE: &'static str = Texts::<T>::MAP.as_str();
     const HAS_VALUES: bool = T::HAS_VALUES;
 
-    fn from_value(value: Value) -> Result<Self, Mismatch> {
+    fn from_value(value: Value) -> Result<Self, TypeMismatch> {
         entries::<Self, T>(value)?.collect()
     }
 
@@ -296,7 +296,7 @@ impl<T: Item> Item for HashMap<String, T> {
     const TYPE: &'static str = Texts::<T>::HASH_MAP.as_str();
     const HAS_VALUES: bool = T::HAS_VALUES;
 
-    fn from_value(value: Value) -> Result<Self, Mismatch> {
+    fn from_value(value: Value) -> Result<Self, TypeMismatch> {
         entries::<Self, T>(value)?.collect()
     }
 
@@ -312,8 +312,10 @@ fn all_within<'i, T: Item>(items: impl IntoIterator<Item = &'i T>, levels: usize
 }
 
 /// The entries of a map that is to be an `M`.
-fn entries<M: Item, T: Item>(value: Value) -> Result<impl Iterator<Item = Result<(String, T), Mismatch>>, Mismatch> {
-    let Value::Map(map) = value else { return Err(Mismatch::of::<M>(&value)) };
+fn entries<M: Item, T: Item>(
+    value: Value,
+) -> Result<impl Iterator<Item = Result<(String, T), TypeMismatch>>, TypeMismatch> {
+    let Value::Map(map) = value else { return Err(TypeMismatch::of::<M>(&value)) };
     Ok(map.into_iter().map(|(key, value)| match T::from_value(value) {
         Ok(item) => Ok((key, item)),
         Err(mismatch) => Err(mismatch.inside::<M>("map", format_args!("{:?}", shortened(&key)))),

@@ -62,9 +62,9 @@ proptest! {
     #[test]
     fn a_number_converts_if_it_fits_and_else_says_so(number: i64, shift in 0..64u32) {
         let number = number >> shift;
-        let expected = i16::try_from(number).map_err(|_| Mismatch::new("i16", number.to_string()));
+        let expected = i16::try_from(number).map_err(|_| TypeMismatch::new("i16", number.to_string()));
         prop_assert_eq!(i16::from_value(Value::I64(number)), expected.clone());
-        let expected_unsigned = u32::try_from(number).map_err(|_| Mismatch::new("u32", number.to_string()));
+        let expected_unsigned = u32::try_from(number).map_err(|_| TypeMismatch::new("u32", number.to_string()));
         prop_assert_eq!(u32::from_value(Value::I64(number)), expected_unsigned);
         if let Ok(unsigned) = u64::try_from(number) {
             prop_assert_eq!(i16::from_value(Value::U64(unsigned)), expected);
@@ -81,7 +81,7 @@ fn fault_23_sizes_are_items() {
         arguments_come_back((size, BTreeMap::from([(String::from("size"), size.cast_signed())])));
     }
     assert_eq!((usize::TYPE, isize::TYPE), (u64::TYPE, i64::TYPE));
-    assert_eq!(usize::from_value(Value::I64(-1)), Err(Mismatch::new("u64", "-1")));
+    assert_eq!(usize::from_value(Value::I64(-1)), Err(TypeMismatch::new("u64", "-1")));
 }
 
 #[test]

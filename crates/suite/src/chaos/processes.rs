@@ -94,14 +94,14 @@ impl Held {
     }
 
     /// Waits until it has ended, at most so long. Whether it has.
-    pub fn wait_for_end(&self, patience: Duration) -> bool {
-        eventually(patience, || !lives(self.pid))
+    pub fn wait_for_end(&self, timeout: Duration) -> bool {
+        eventually(timeout, || !lives(self.pid))
     }
 }
 
 /// Waits until `condition` holds, at most so long. Whether it does.
-pub fn eventually(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + patience;
+pub fn eventually(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + timeout;
     loop {
         if condition() {
             return true;

@@ -393,7 +393,7 @@ pub struct Comeback {
 impl Setup {
     /// A builder of such a bridge, whose child counts in `ledger` and takes `orders`, if that is not empty.
     pub fn builder(self, ledger: &str, orders: &str) -> Builder<Victim> {
-        let builder = Victim::bridge(ledger, orders).lanes(6).workers(self.workers).wait(self.wait);
+        let builder = Victim::bridge(ledger, orders).concurrent_callers(6).workers(self.workers).wait(self.wait);
         let builder = builder.max_payload(8 << 20).memory(64 << 20).retained(self.retained).stop_grace(STOP_GRACE);
         let builder = match self.restart {
             Some(comeback) => builder.restart(comeback.restart()),

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::pairs::{POINTER, STEP, pair, places};
+use super::archived_slices::{POINTER, STEP, pair, places};
 use super::zst_budget::SMALL;
 use crate::commit::ALIGN;
 use crate::doorbell::Deadline;

@@ -18,7 +18,7 @@
 //! - If the copy is valid, the walk through the archive is the same, and meets no such table. For what a walk does depends on words in these ways
 //!   only, and none tells one of -15 ..= -1 from the same less 2^32. As a pointer, or as how many bytes or elements of some size there are, both are
 //!   beyond every archive of less than 4 GiB (others are refused), or the one points into the object that it is part of: the archive is not valid, with or without the copy.
-//!   As how many of no size, both are counted alike. As what chooses a variant: who has parts is aligned to [`STEP`](super::pairs::STEP), as they are behind
+//!   As how many of no size, both are counted alike. As what chooses a variant: who has parts is aligned to [`STEP`](super::archived_slices::STEP), as they are behind
 //!   pointers, and begins with what chooses, of 4 bytes at most. As what stands for `None`: neither is 0, or a pointer to nowhere; both are NaN,
 //!   and neither is a bool. As control bytes: none of either is that of an entry. As a text in place: it ends before.
 //!
@@ -29,7 +29,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::pairs::{ArchivedSlice, COUNT, pair, places};
+use super::archived_slices::{ArchivedSlice, COUNT, pair, places};
 use crate::doorbell::Deadline;
 use rkyv::primitive::FixedUsize;
 

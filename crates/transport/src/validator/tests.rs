@@ -1,7 +1,7 @@
 //! What is accepted and what is refused: values to archives, words of these replaced, and back.
 
+use super::archived_slices::ArchivedSlice;
 use super::marks::{MOST_MARKS, Suspects, suspects};
-use super::pairs::ArchivedSlice;
 use super::zst_budget::ALWAYS;
 use crate::archive::access_until;
 use crate::commit::ALIGN;

@@ -35,7 +35,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::pairs::{ArchivedSlice, pair, places};
+use super::archived_slices::{ArchivedSlice, pair, places};
 use crate::doorbell::Deadline;
 use rkyv::primitive::FixedUsize;
 use std::cell::Cell;

@@ -440,7 +440,7 @@ fn options_out_of_range_start_no_hub() {
             ("max_clients", new().max_clients(0)),
             ("max_clients", new().max_clients(1025)),
             ("memory_per_client", new().memory_per_client(1)),
-            ("lanes", new().lanes(65)),
+            ("concurrent_calls", new().concurrent_calls(65)),
         ] {
             match Hub::start(&address, &secret(), options) {
                 Err(ManagerError::Option { option: named, .. }) => assert_eq!(named, option),

@@ -57,7 +57,7 @@ fn say_and_hear(control: &Control, message: Message) -> Message {
 #[test]
 fn a_caller_and_an_owner_are_introduced_once() {
     within(60, "a_caller_and_an_owner_are_introduced_once", || {
-        let all = Introduced::with(HubOptions::new().lanes(3));
+        let all = Introduced::with(HubOptions::new().concurrent_calls(3));
         let Introduced { at_caller, at_owner, caller, owner, .. } = &all;
         assert_eq!((at_caller.side, at_owner.side), (Side::Caller, Side::Owner));
         assert_eq!((at_caller.pair, at_caller.pid), (at_owner.pair, std::process::id()));
@@ -153,13 +153,14 @@ fn what_a_pair_begins_with_is_of_the_callers_budget() {
     within(60, "what_a_pair_begins_with_is_of_the_callers_budget", || {
         // 64 lanes: more than a MiB each.
         let address = own_address();
-        let least = match Hub::start(&address, &secret(), HubOptions::new().lanes(64).memory_per_client(1 << 20)) {
-            Err(ManagerError::Option { option: "memory_per_client", range, .. }) => {
-                range.split(' ').next().and_then(|least| least.parse().ok()).expect("a number")
-            }
-            other => panic!("{other:?}"),
-        };
-        let scene = Scene::with(HubOptions::new().lanes(64).memory_per_client(least));
+        let least =
+            match Hub::start(&address, &secret(), HubOptions::new().concurrent_calls(64).memory_per_client(1 << 20)) {
+                Err(ManagerError::Option { option: "memory_per_client", range, .. }) => {
+                    range.split(' ').next().and_then(|least| least.parse().ok()).expect("a number")
+                }
+                other => panic!("{other:?}"),
+            };
+        let scene = Scene::with(HubOptions::new().concurrent_calls(64).memory_per_client(least));
         let caller = scene.join();
         let owners: Vec<_> = (0..5).map(|_| scene.join()).collect();
         for (number, owner) in owners.iter().enumerate() {

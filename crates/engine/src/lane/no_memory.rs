@@ -10,13 +10,13 @@ use callgate_transport::memory_pool::{AllocContext, MemoryPool, PoolHandle};
 use callgate_transport::segment::Block;
 
 /// Memory for frames that fit any slot.
-pub fn nowhere() -> &'static AllocContext<'static> {
-    const { &AllocContext { pool: &Nowhere, patience: &callgate_transport::memory_pool::NEVER } }
+pub fn no_memory() -> &'static AllocContext<'static> {
+    const { &AllocContext { pool: &NoPool, deadline: &callgate_transport::memory_pool::NEVER } }
 }
 
-struct Nowhere;
+struct NoPool;
 
-impl PoolHandle for Nowhere {
+impl PoolHandle for NoPool {
     fn with(&self, _: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source)) {
         unreachable!("an empty frame needs no memory");
     }

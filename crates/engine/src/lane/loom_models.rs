@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::nowhere::nowhere;
+use super::no_memory::no_memory;
 use super::{CalleeLane, CallerBell, CallerLane, ReplyWriter, WorkerBell, WorkerLanes};
 use callgate_os::futex::Futex;
 use callgate_os::sync::{AtomicU32, AtomicU64};
@@ -88,8 +88,8 @@ fn loom_the_end_comes_after_what_was_published_before_it() {
         let (mut caller, lane) = lane(0, &worker);
         let bell = WorkerBell { line: worker.clone(), sleeper: futex() };
         let asking = loom::thread::spawn(move || {
-            let len = caller.write(&(), nowhere()).unwrap();
-            caller.publish(Kind::Call, 0, len, nowhere());
+            let len = caller.write(&(), no_memory()).unwrap();
+            caller.publish(Kind::Call, 0, len, no_memory());
             bell.ask_to_end();
         });
         let mut served = serving(vec![CachePadded::new(lane)], worker);
@@ -117,8 +117,8 @@ fn loom_worker_finds_requests_on_every_lane() {
             .into_iter()
             .map(|mut lane| {
                 loom::thread::spawn(move || {
-                    let written = lane.write(&(), nowhere());
-                    written.map(|len| lane.publish(Kind::Call, 0, len, nowhere())).is_ok()
+                    let written = lane.write(&(), no_memory());
+                    written.map(|len| lane.publish(Kind::Call, 0, len, no_memory())).is_ok()
                 })
             })
             .collect();
@@ -140,8 +140,8 @@ fn loom_worker_finds_requests_on_every_lane() {
 fn loom_what_is_left_before_it_has_started_is_not_carried_out() {
     loom::model(|| {
         let (mut caller, mut callee) = lane(0, &worker());
-        let len = caller.write(&(), nowhere()).unwrap();
-        caller.publish(Kind::Call, 0, len, nowhere());
+        let len = caller.write(&(), no_memory()).unwrap();
+        caller.publish(Kind::Call, 0, len, no_memory());
         let worker = loom::thread::spawn(move || callee.begin().unwrap().is_some_and(|(_, slot)| !slot.is_left()));
         let started = caller.leave(0);
         let is_carried_out = worker.join().unwrap();
