@@ -5,6 +5,7 @@
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 use rustix::process::{Resource, getrlimit};
+use std::any::Any;
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -93,11 +94,19 @@ fn bounds() -> Option<Bounds> {
 
 /// Runs `run` on a stack of `size` bytes, which is gone afterwards. Its pages cost memory as they are used. `None` if there is no room for it;
 /// then `run` has not run.
+#[inline]
 pub fn on_another<R>(size: usize, run: impl FnOnce() -> R) -> Option<R> {
+    let (mut run, mut result) = (Some(run), None);
+    call_on_another(size, &mut || result = run.take().map(|run| run()))?;
+    result
+}
+
+fn call_on_another(size: usize, run: &mut dyn FnMut()) -> Option<()> {
     let stack = Stack::new(size)?;
-    let result = stack.run(run);
+    let result = stack.call(run);
     drop(stack);
-    Some(result.unwrap_or_else(|panic| resume_unwind(panic)))
+    result.unwrap_or_else(|panic| resume_unwind(panic));
+    Some(())
 }
 
 // ---- the large stack of a thread -----------------------------------------------------------------------------------
@@ -132,6 +141,12 @@ thread_local! {
 /// Runs `run` on the large stack of this thread, which stays for the next time; where there is no room for one, on the stack in use.
 #[inline]
 pub fn on_large<R>(run: impl FnOnce() -> R) -> R {
+    let (mut run, mut result) = (Some(run), None);
+    call_on_large(&mut || result = run.take().map(|run| run()));
+    result.unwrap_or_else(|| unreachable!("it has run"))
+}
+
+fn call_on_large(run: &mut dyn FnMut()) {
     // A thread that is ending has none.
     let stack = match LARGE_STACK.try_with(|large| large.replace(Large::Busy)) {
         Ok(Large::Free(stack)) => Some(stack),
@@ -143,22 +158,19 @@ pub fn on_large<R>(run: impl FnOnce() -> R) -> R {
         let _ = LARGE_STACK.try_with(|large| large.set(Large::Denied));
         return run();
     };
-    let result = stack.run(run);
+    let result = stack.call(run);
     let _ = LARGE_STACK.try_with(|large| large.set(Large::Free(stack)));
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Runs `run` for who is on a large stack already.
 #[cold]
-fn on_one_more_slow<R>(run: impl FnOnce() -> R) -> R {
-    let mut run = Some(run);
+fn on_one_more_slow(run: &mut dyn FnMut()) {
     let stack = if left() < ENOUGH { Stack::large_slow() } else { None };
-    let mut take = || run.take().map(|run| run());
-    let result = match stack {
-        Some(stack) => stack.run(take).unwrap_or_else(|panic| resume_unwind(panic)),
-        None => take(),
-    };
-    result.unwrap_or_else(|| unreachable!("it runs once"))
+    match stack {
+        Some(stack) => stack.call(run).unwrap_or_else(|panic| resume_unwind(panic)),
+        None => run(),
+    }
 }
 
 /// Gives back what a large stack has beyond [`KEPT`], if it has been used.
@@ -173,25 +185,23 @@ pub fn give_back_slow() {
     });
 }
 
-/// What runs on the other stack, and what came of it.
-struct Call<F, R> {
-    run: Option<F>,
-    result: Option<thread::Result<R>>,
+/// What runs on the other stack, and the panic that it ended with. Without type parameters, so that the way there and back is compiled once.
+struct Call<'r> {
+    run: &'r mut dyn FnMut(),
+    panic: Option<Box<dyn Any + Send>>,
 }
 
 type Enter = unsafe extern "C" fn(*mut u8);
 
-/// The function that runs calls of this type.
-fn enter_of<F: FnOnce() -> R, R>(_: &Call<F, R>) -> Enter {
-    /// # Safety
-    ///
-    /// `call` must lead to a `Call<F, R>` that nobody else uses meanwhile.
-    unsafe extern "C" fn enter<F: FnOnce() -> R, R>(call: *mut u8) {
-        // SAFETY: the caller's duty.
-        let call = unsafe { &mut *call.cast::<Call<F, R>>() };
-        call.result = call.run.take().map(|run| catch_unwind(AssertUnwindSafe(run)));
-    }
-    enter::<F, R>
+/// Carries out a call.
+///
+/// # Safety
+///
+/// `call` must lead to a [`Call`] that nothing else uses meanwhile.
+unsafe extern "C" fn enter(call: *mut u8) {
+    // SAFETY: the caller's duty.
+    let Call { run, panic } = unsafe { &mut *call.cast::<Call<'_>>() };
+    *panic = catch_unwind(AssertUnwindSafe(run)).err();
 }
 
 /// Memory for a stack, with a page below it that nobody may touch.
@@ -232,15 +242,18 @@ impl Stack {
     }
 
     /// Runs `run` here. Nothing else may be running here: who has the stack sees to that, by having it.
-    #[inline]
-    fn run<R>(&self, run: impl FnOnce() -> R) -> thread::Result<R> {
-        let mut call = Call { run: Some(run), result: None };
+    ///
+    /// # Errors
+    ///
+    /// The panic that `run` ended with.
+    fn call(&self, run: &mut dyn FnMut()) -> thread::Result<()> {
+        let mut call = Call { run, panic: None };
         let before = BOUNDS.replace(Some(Bounds { low: self.low(), high: self.top().addr(), is_limited: false }));
-        // SAFETY: `enter` is of the same types as `call`, which lives here until it returns, and never unwinds; nothing runs on the stack,
-        // whose top is aligned and 16 bytes within it.
-        unsafe { switch((&raw mut call).cast(), enter_of(&call), self.top()) };
+        // SAFETY: `enter` takes a `Call`, which lives here until it returns, and never unwinds; nothing runs on the stack, whose top is aligned
+        // and 16 bytes within it.
+        unsafe { switch((&raw mut call).cast(), enter, self.top()) };
         BOUNDS.set(before);
-        call.result.unwrap_or_else(|| unreachable!("it has run"))
+        call.panic.map_or(Ok(()), Err)
     }
 
     /// Gives the pages beyond [`KEPT`] back, if they have been used: then the first of them is hardly all zeros.

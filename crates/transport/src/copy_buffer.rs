@@ -24,6 +24,7 @@ use rkyv::vec::ArchivedVec;
 use std::alloc::{Layout, alloc, dealloc, realloc};
 use std::any::{Any, TypeId};
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
@@ -31,13 +32,14 @@ use std::ptr::NonNull;
 pub struct CopyBuffer<R> {
     memory: CopiedBytes,
     /// How the memory becomes the value, if it can.
-    owner: Option<ValueBuilder<R>>,
+    builder: Option<ValueBuilder>,
+    reply: PhantomData<fn() -> R>,
 }
 
 impl<R> CopyBuffer<R> {
     /// Nothing yet, of a reply that stays bytes.
     pub(crate) fn of_bytes() -> Self {
-        Self { memory: CopiedBytes::kept(), owner: None }
+        Self { memory: CopiedBytes::kept(), builder: None, reply: PhantomData }
     }
 
     /// Begins anew with a frame of about `len` bytes.
@@ -81,14 +83,14 @@ impl<R> CopyBuffer<R> {
 impl<R: Transfer> CopyBuffer<R> {
     /// Whether the value is a list of numbers, or a text.
     pub(crate) fn is_of_numbers() -> bool {
-        ValueBuilder::<R>::of().is_some()
+        ValueBuilder::of::<R>().is_some()
     }
 
     /// Nothing yet, of a reply that becomes a value.
     pub(crate) fn of_value() -> Self {
-        let owner = ValueBuilder::of();
-        let memory = owner.as_ref().map_or_else(CopiedBytes::kept, |owner| CopiedBytes::new(owner.align));
-        Self { memory, owner }
+        let builder = ValueBuilder::of::<R>();
+        let memory = builder.as_ref().map_or_else(CopiedBytes::kept, |builder| CopiedBytes::new(builder.align));
+        Self { memory, builder, reply: PhantomData }
     }
 
     /// Makes the value of the reply, all of which has been copied.
@@ -97,8 +99,14 @@ impl<R: Transfer> CopyBuffer<R> {
     ///
     /// If the bytes are no valid archive of `R`, or one that nests too deep.
     pub fn read(self, decoder: Decoder<'_>) -> Result<R, Failure> {
-        match self.owner {
-            Some(owner) if self.memory.is_aligned() => (owner.make)(self.memory, decoder),
+        match self.builder {
+            Some(builder) if self.memory.is_aligned() => {
+                let mut value: Option<R> = None;
+                match (builder.make)(self.memory, decoder.until(), &mut value)? {
+                    Some(memory) => read_copy(memory.bytes(), decoder),
+                    None => value.ok_or(Failure),
+                }
+            }
             // An allocator that aligns large memory no better than it must.
             Some(_) => read_copy(self.memory.aligned_slow()?.bytes(), decoder),
             None => self.with(|bytes| read_copy(bytes, decoder)),
@@ -108,56 +116,69 @@ impl<R: Transfer> CopyBuffer<R> {
 
 // ---- copies that become values -------------------------------------------------------------------------------------
 
-/// How a copied frame becomes a value of type `R` without another copy.
-struct ValueBuilder<R> {
+/// How a copied frame becomes a value without another copy. Knows the value's type by its id alone, so that it is compiled once and not for
+/// each type of reply.
+struct ValueBuilder {
     /// How the value's own memory is aligned.
     align: usize,
-    make: fn(CopiedBytes, Decoder<'_>) -> Result<R, Failure>,
+    make: MakeValue,
 }
 
-impl<R: Transfer> ValueBuilder<R> {
+/// Puts the value into the `Option` of its type, or returns the memory if the archive does not begin with the value's bytes.
+type MakeValue = fn(CopiedBytes, Deadline, &mut dyn Any) -> Result<Option<CopiedBytes>, Failure>;
+
+impl ValueBuilder {
     /// For vectors of numbers, and texts. What is compared here are constants.
-    fn of() -> Option<Self> {
+    #[inline]
+    fn of<R: 'static>() -> Option<Self> {
         macro_rules! vectors {
             ($($number:ty)*) => {$(
                 if TypeId::of::<R>() == TypeId::of::<Vec<$number>>() {
-                    return Some(Self { align: align_of::<$number>(), make: own_vec::<R, $number> });
+                    return Some(<$number as PlainNumber>::builder());
                 }
             )*};
         }
         vectors!(u8 u16 u32 u64 u128 i8 i16 i32 i64 i128 f32 f64);
         let is_text = TypeId::of::<R>() == TypeId::of::<String>();
-        is_text.then_some(Self { align: align_of::<u8>(), make: own_string })
+        is_text.then(Self::of_text)
+    }
+
+    #[inline(never)]
+    fn of_text() -> Self {
+        Self { align: align_of::<u8>(), make: own_string }
     }
 }
 
-fn own_vec<R: Transfer, N: PlainNumber>(memory: CopiedBytes, decoder: Decoder<'_>) -> Result<R, Failure> {
-    let (archived, _) = access_until::<ArchivedVec<N::Archived>>(memory.bytes(), decoder.until())?;
+fn own_vec<N: PlainNumber>(
+    memory: CopiedBytes,
+    until: Deadline,
+    value: &mut dyn Any,
+) -> Result<Option<CopiedBytes>, Failure> {
+    let (archived, _) = access_until::<ArchivedVec<N::Archived>>(memory.bytes(), until)?;
     let (elements, count) = (archived.as_ptr(), archived.len());
     if !memory.begins_at(elements.cast()) {
-        return read_copy(memory.bytes(), decoder);
+        return Ok(Some(memory));
     }
     // SAFETY: a valid archive of `count` such numbers, which the memory begins with.
-    moved(unsafe { memory.into_vec::<N>(count) })
+    put(unsafe { memory.into_vec::<N>(count) }, value)
 }
 
-fn own_string<R: Transfer>(memory: CopiedBytes, decoder: Decoder<'_>) -> Result<R, Failure> {
-    let (archived, _) = access_until::<ArchivedString>(memory.bytes(), decoder.until())?;
+fn own_string(memory: CopiedBytes, until: Deadline, value: &mut dyn Any) -> Result<Option<CopiedBytes>, Failure> {
+    let (archived, _) = access_until::<ArchivedString>(memory.bytes(), until)?;
     let (text, len) = (archived.as_ptr(), archived.len());
     if !memory.begins_at(text) {
-        return read_copy(memory.bytes(), decoder);
+        return Ok(Some(memory));
     }
     // SAFETY: a valid archive of a text of `len` bytes, which the memory begins with.
     let bytes = unsafe { memory.into_vec::<u8>(len) };
     // SAFETY: found to be UTF-8 by `access`, in private memory that nobody has written since.
-    moved(unsafe { String::from_utf8_unchecked(bytes) })
+    put(unsafe { String::from_utf8_unchecked(bytes) }, value)
 }
 
-/// `value`, whose type is `R`.
-fn moved<V: 'static, R: 'static>(value: V) -> Result<R, Failure> {
-    let mut value = Some(value);
-    let same = (&mut value as &mut dyn Any).downcast_mut::<Option<R>>();
-    same.and_then(Option::take).ok_or(Failure)
+/// Makes `place`, an `Option<V>`, hold `value`.
+fn put<V: 'static>(value: V, place: &mut dyn Any) -> Result<Option<CopiedBytes>, Failure> {
+    *place.downcast_mut::<Option<V>>().ok_or(Failure)? = Some(value);
+    Ok(None)
 }
 
 /// A number whose archive is the same bytes as itself, on the little-endian machines that this crate is built for.
@@ -165,7 +186,10 @@ fn moved<V: 'static, R: 'static>(value: V) -> Result<R, Failure> {
 /// # Safety
 ///
 /// It must be that, and every bit pattern must be a value of it.
-unsafe trait PlainNumber: Archive<Archived: Checked + Sized> + 'static {}
+unsafe trait PlainNumber: Archive<Archived: Checked + Sized> + 'static {
+    /// Of vectors of it. Not inlined: that would compile `own_vec` in each crate that has a bridge.
+    fn builder() -> ValueBuilder;
+}
 
 macro_rules! number {
     ($($number:ty)*) => {$(
@@ -173,7 +197,12 @@ macro_rules! number {
         const _: () = assert!(ALIGN.is_multiple_of(align_of::<$number>()) && ALIGN.is_multiple_of(size_of::<$number>()));
 
         // SAFETY: of one size and, as `codegen` makes sure of, little-endian in both forms.
-        unsafe impl PlainNumber for $number {}
+        unsafe impl PlainNumber for $number {
+            #[inline(never)]
+            fn builder() -> ValueBuilder {
+                ValueBuilder { align: align_of::<$number>(), make: own_vec::<$number> }
+            }
+        }
     )*};
 }
 

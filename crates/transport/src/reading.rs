@@ -142,18 +142,28 @@ impl Need {
     }
 
     fn run_measured<R>(self, decode: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
+        let (mut decode, mut result) = (Some(decode), Err(Failure));
+        self.run_where_there_is_stack(&mut || {
+            if let Some(decode) = decode.take() {
+                result = decode();
+            }
+        })?;
+        result
+    }
+
+    /// Without type parameters, so that it is compiled once.
+    fn run_where_there_is_stack(self, decode: &mut dyn FnMut()) -> Result<(), Failure> {
         let left = stack::left();
         if left >= RESERVE + self.to_decode() {
-            return decode();
+            decode();
+            return Ok(());
         }
         if left < RESERVE + self.to_drop() {
             return Err(refuse(DecodeRefusal::Stack { needed: RESERVE + self.to_drop(), left }));
         }
-        let mut decode = Some(decode);
         let needed = RESERVE + self.to_decode();
-        let mut run = || decode.take().map_or(Err(Failure), |decode| decode());
-        if let Some(result) = stack::on_another(needed, &mut run) {
-            return result;
+        if stack::on_another(needed, &mut *decode).is_some() {
+            return Ok(());
         }
         // Nobody else is believed that its objects are no larger than their archives.
         if !self.is_trusted {
@@ -161,10 +171,11 @@ impl Need {
         }
         // Where there is no room for such a stack (a child whose memory is limited), for the most that is likely.
         if left >= RESERVE + self.to_decode_at_least() {
-            return run();
+            decode();
+            return Ok(());
         }
         let needed = RESERVE + self.to_decode_at_least();
-        stack::on_another(needed, run).unwrap_or_else(|| Err(refuse(DecodeRefusal::Stack { needed, left })))
+        stack::on_another(needed, decode).ok_or_else(|| refuse(DecodeRefusal::Stack { needed, left }))
     }
 }
 

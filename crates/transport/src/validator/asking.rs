@@ -39,11 +39,12 @@
 //! numbers look like too many, more than [`MOST_MARKS`](super::marks::MOST_MARKS) empty collections at the addresses in question, or more than [`ROUNDS`] objects
 //! each of which must be marked differently; and beside something empty, more collections of more than a few elements than `MOST_FOUND` of `zst_budget`.
 
+use super::Validator;
 use super::marks::{Marks, PLACE, Suspects, Trial, suspects};
+use super::validate::RootType;
 use super::zst_budget::SMALL;
-use super::{Checked, Validator};
 use crate::doorbell::Deadline;
-use rkyv::rancor::{self, Failure};
+use rkyv::rancor::Failure;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How often what to mark is made better before something else is tried. The frame is copied and validated no more than 4 x this + 1 times.
@@ -59,29 +60,29 @@ struct Spoilt {
 
 /// Asks the type which pairs of the archive are collections. `Ok` if those that come up where there are no bytes, and that share their
 /// address with ones that would be too many, have no elements, or few.
-pub(super) fn ask<A: Checked>(bytes: &[u8], until: Deadline) -> Result<(), Failure> {
+pub(super) fn ask(root: RootType, bytes: &[u8], until: Deadline) -> Result<(), Failure> {
     // Few marks are better than many, as each that is none of a collection may spoil something that is needed on the way: those in the
     // objects in question first. And those of a few elements only if need be: if they are of a size, they are looked for where they are not.
-    let by_object = || [0, SMALL].into_iter().find_map(|most| marked::<A>(bytes, most, Suspects::new(), until));
+    let by_object = || [0, SMALL].into_iter().find_map(|most| marked(root, bytes, most, Suspects::new(), until));
     let everywhere = |most| {
         let mut found = Suspects::new();
         suspects(bytes, 0..bytes.len(), most, &mut found, until)?;
-        (!found.is_empty()).then(|| marked::<A>(bytes, most, found, until)).flatten()
+        (!found.is_empty()).then(|| marked(root, bytes, most, found, until)).flatten()
     };
     let marked = by_object().or_else(|| [0, SMALL].into_iter().find_map(everywhere));
-    confirm::<A>(bytes, marked.ok_or(Failure)?, until)
+    confirm(root, bytes, marked.ok_or(Failure)?, until)
 }
 
 /// Marks what may be without elements, or with `most`: what has been found, and what there is in objects that were counted in, until nothing is
 /// too many any more. The marks that came up.
-fn marked<A: Checked>(bytes: &[u8], most: usize, mut found: Suspects, until: Deadline) -> Option<Marks> {
+fn marked(root: RootType, bytes: &[u8], most: usize, mut found: Suspects, until: Deadline) -> Option<Marks> {
     let is_everywhere = !found.is_empty();
     let mut spared = BTreeSet::new();
     for _ in 0..ROUNDS {
         if until.has_passed() {
             return None;
         }
-        let spoilt = match marked_with::<A>(bytes, Marks::new(&found), until)? {
+        let spoilt = match marked_with(root, bytes, Marks::new(&found), until)? {
             Ok(marks) => return Some(marks),
             Err(spoilt) => spoilt,
         };
@@ -103,11 +104,11 @@ fn marked<A: Checked>(bytes: &[u8], most: usize, mut found: Suspects, until: Dea
 }
 
 /// Validates a copy that is marked so: the marks that came up if it is valid. None if there is no memory for it.
-fn marked_with<A: Checked>(bytes: &[u8], mut marks: Marks, until: Deadline) -> Option<Result<Marks, Spoilt>> {
+fn marked_with(root: RootType, bytes: &[u8], mut marks: Marks, until: Deadline) -> Option<Result<Marks, Spoilt>> {
     let mut trial = Trial::of(bytes, marks.marks.len(), until)?;
     marks.start = trial.bytes().as_ptr().addr();
     marks.write(&mut trial)?;
-    if let Err((is_over, object)) = walk::<A>(&trial, &marks, until) {
+    if let Err((is_over, object)) = walk(root, &trial, &marks, until) {
         return Some(Err(Spoilt { counted_in: is_over.then(|| marks.counted_in.take()), object }));
     }
     marks.marks.retain(|mark| mark.has_come_up.take());
@@ -115,22 +116,18 @@ fn marked_with<A: Checked>(bytes: &[u8], mut marks: Marks, until: Deadline) -> O
 }
 
 /// Validates a copy on which only what came up is marked, in places that nothing else points to. All must come up again.
-fn confirm<A: Checked>(bytes: &[u8], mut marks: Marks, until: Deadline) -> Result<(), Failure> {
+fn confirm(root: RootType, bytes: &[u8], mut marks: Marks, until: Deadline) -> Result<(), Failure> {
     let mut trial = Trial::of(bytes, marks.marks.len(), until).ok_or(Failure)?;
     marks.start = trial.bytes().as_ptr().addr();
     marks.gap = marks.free_gap(bytes, trial.skip * PLACE, until).ok_or(Failure)?;
     marks.write(&mut trial).ok_or(Failure)?;
-    walk::<A>(&trial, &marks, until).map_err(|_| Failure)?;
+    walk(root, &trial, &marks, until).map_err(|_| Failure)?;
     marks.marks.iter().all(|mark| mark.has_come_up.get()).then_some(()).ok_or(Failure)
 }
 
 /// Validates the copy. What comes up unmarked is counted as ever. If it is not valid: whether for something counted, and in which object.
-fn walk<A: Checked>(trial: &Trial, marks: &Marks, until: Deadline) -> Result<(), (bool, usize)> {
-    let bytes = trial.bytes();
-    let mut validator = Validator { marks: Some(marks), until, ..Validator::new(bytes, size_of::<A>()) };
-    let root = bytes.as_ptr().wrapping_add(bytes.len() - size_of::<A>()).cast::<A>();
-    root.is_aligned().then_some(()).ok_or((false, 0))?;
-    // SAFETY: aligned, and the last bytes of the copy, which has as many as the frame.
-    let checked = unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) };
-    checked.map_err(|_| (validator.claims.is_over(), validator.bounds.object().start))
+fn walk(root: RootType, trial: &Trial, marks: &Marks, until: Deadline) -> Result<(), (bool, usize)> {
+    let mut validator = Validator { marks: Some(marks), until, ..Validator::new(trial.bytes(), root.size) };
+    let checked = root.walk(&mut validator);
+    checked.map_err(|Failure| (validator.claims.is_over(), validator.bounds.object().start))
 }

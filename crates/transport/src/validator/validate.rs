@@ -28,39 +28,39 @@ pub(crate) unsafe fn validate<A: Checked>(root: *const A, bytes: &[u8], until: D
         Err(_) => {
             let why = validator.why();
             drop(validator);
-            validate_slow::<A>(bytes, until, why)
+            validate_slow(RootType::of::<A>(), bytes, until, why)
         }
     }
 }
 
 /// What is wrong with an archive that has not been found valid; or validates it otherwise, if that may help.
 #[cold]
-fn validate_slow<A: Checked>(bytes: &[u8], until: Deadline, why: Why) -> Result<Need, Failure> {
-    let most = Validator::new(bytes, size_of::<A>()).claims.most;
+fn validate_slow(root: RootType, bytes: &[u8], until: Deadline, why: Why) -> Result<Need, Failure> {
+    let most = Validator::new(bytes, root.size).claims.most;
     match why {
         Why::Over if runaways(bytes, until).next().is_none() => reading::with_stack_for_all_levels(|| {
-            ask_in_time::<A>(bytes, until)?;
+            ask_in_time(root, bytes, until)?;
             // None of what was counted is an element.
-            validate_again::<A>(bytes, until, usize::MAX, Tables::Bounded)
+            validate_again(root, bytes, until, usize::MAX, Tables::Bounded)
         }),
         Why::Over | Why::Runaway(_) => {
-            reading::with_stack_for_all_levels(|| validate_without_runaways::<A>(bytes, until, most))
+            reading::with_stack_for_all_levels(|| validate_without_runaways(root, bytes, until, most))
         }
         Why::Refused(DecodeRefusal::Stack { .. }) => {
-            reading::with_stack_for_all_levels(|| validate_again::<A>(bytes, until, most, Tables::Unknown))
+            reading::with_stack_for_all_levels(|| validate_again(root, bytes, until, most, Tables::Unknown))
         }
         Why::Refused(refusal) => Err(refuse(refusal)),
     }
 }
 
 /// [`ask`], and what to say of what it refuses.
-fn ask_in_time<A: Checked>(bytes: &[u8], until: Deadline) -> Result<(), Failure> {
-    ask::<A>(bytes, until)
+fn ask_in_time(root: RootType, bytes: &[u8], until: Deadline) -> Result<(), Failure> {
+    ask(root, bytes, until)
         .map_err(|_| refuse(if until.has_passed() { DecodeRefusal::Late } else { DecodeRefusal::Elements }))
 }
 
 /// Marks what may be a table without end, validates that, and then the archive itself.
-fn validate_without_runaways<A: Checked>(bytes: &[u8], until: Deadline, most: usize) -> Result<Need, Failure> {
+fn validate_without_runaways(root: RootType, bytes: &[u8], until: Deadline, most: usize) -> Result<Need, Failure> {
     // Those of -1 first: smaller ones may be pointers, to a few bytes just before the object that they begin.
     let suspects = runaways(bytes, until).filter(|(_, at)| bytes[*at] == u8::MAX).map(|(_, at)| at);
     let mut marked: Vec<usize> = suspects.take(MOST_RUNAWAYS).collect();
@@ -74,14 +74,14 @@ fn validate_without_runaways<A: Checked>(bytes: &[u8], until: Deadline, most: us
         }
         let mut trial = trial.ok_or_else(|| refuse(DecodeRefusal::Memory { len: bytes.len() }))?;
         marked.iter().for_each(|at| trial.bytes_mut()[at + 4] &= !1);
-        let mut checked = validate_with::<A>(trial.bytes(), until, most, Tables::Unknown);
+        let mut checked = validate_with(root, trial.bytes(), until, most, Tables::Unknown);
         if let Err(Why::Over) = checked {
-            ask_in_time::<A>(trial.bytes(), until)?;
-            checked = validate_with::<A>(trial.bytes(), until, usize::MAX, Tables::Unknown);
+            ask_in_time(root, trial.bytes(), until)?;
+            checked = validate_with(root, trial.bytes(), until, usize::MAX, Tables::Unknown);
         }
         match checked {
             // The archive is walked as the copy is: without tables without end, and with as many elements of no size.
-            Ok(_) => return validate_again::<A>(bytes, until, usize::MAX, Tables::Bounded),
+            Ok(_) => return validate_again(root, bytes, until, usize::MAX, Tables::Bounded),
             Err(Why::Runaway(at)) => marked.push(at),
             Err(Why::Refused(refusal)) => return Err(refuse(refusal)),
             Err(Why::Over) => return Err(refuse(DecodeRefusal::Elements)),
@@ -91,20 +91,57 @@ fn validate_without_runaways<A: Checked>(bytes: &[u8], until: Deadline, most: us
 }
 
 /// The same, with `most` elements of no size.
-fn validate_again<A: Checked>(bytes: &[u8], until: Deadline, most: usize, tables: Tables) -> Result<Need, Failure> {
-    match validate_with::<A>(bytes, until, most, tables) {
+fn validate_again(root: RootType, bytes: &[u8], until: Deadline, most: usize, tables: Tables) -> Result<Need, Failure> {
+    match validate_with(root, bytes, until, most, tables) {
         Ok(need) => Ok(need),
         Err(Why::Refused(refusal)) => Err(refuse(refusal)),
-        Err(why) => validate_slow::<A>(bytes, until, why),
+        Err(why) => validate_slow(root, bytes, until, why),
     }
 }
 
-fn validate_with<A: Checked>(bytes: &[u8], until: Deadline, most: usize, tables: Tables) -> Result<Need, Why> {
-    let mut validator = Validator { until, tables, ..Validator::new(bytes, size_of::<A>()) };
+fn validate_with(root: RootType, bytes: &[u8], until: Deadline, most: usize, tables: Tables) -> Result<Need, Why> {
+    let mut validator = Validator { until, tables, ..Validator::new(bytes, root.size) };
     validator.claims.most = most;
-    let root = bytes.as_ptr().wrapping_add(bytes.len() - size_of::<A>()).cast::<A>();
-    root.is_aligned().then_some(()).ok_or(Why::Refused(DecodeRefusal::Invalid))?;
-    // SAFETY: aligned, and the last bytes: `validate` has been told so, and a copy has as many.
-    let checked = unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) };
-    checked.map(|()| validator.bounds.need()).map_err(|_| validator.why())
+    root.walk(&mut validator).map(|()| validator.bounds.need()).map_err(|Failure| validator.why())
+}
+
+/// The type of an archive's root, as everything but the first walk knows it: that is compiled once and not for each type.
+#[derive(Clone, Copy)]
+pub(super) struct RootType {
+    pub(super) size: usize,
+    align: usize,
+    check: Check,
+}
+
+/// # Safety
+///
+/// The pointer must lead to the root of the archive that the validator was made for: in its bytes, and aligned.
+type Check = unsafe fn(*const u8, &mut Validator<'_>) -> Result<(), Failure>;
+
+impl RootType {
+    fn of<A: Checked>() -> Self {
+        /// # Safety
+        ///
+        /// As [`Check`], of an `A`.
+        unsafe fn check<A: Checked>(root: *const u8, validator: &mut Validator<'_>) -> Result<(), Failure> {
+            // SAFETY: the caller's duty.
+            unsafe { A::check_bytes(root.cast::<A>(), rancor::Strategy::wrap(validator)) }
+        }
+        Self { size: size_of::<A>(), align: align_of::<A>(), check: check::<A> }
+    }
+
+    /// Validates the archive that the validator was made for.
+    ///
+    /// # Errors
+    ///
+    /// If it is none of this type; the validator knows why.
+    pub(super) fn walk(self, validator: &mut Validator<'_>) -> Result<(), Failure> {
+        let bytes = validator.bytes;
+        let root = bytes.as_ptr().wrapping_add(bytes.len().checked_sub(self.size).ok_or(Failure)?);
+        if !root.addr().is_multiple_of(self.align) {
+            return Err(Failure);
+        }
+        // SAFETY: the last bytes, as many as the root has, and aligned, as just checked.
+        unsafe { (self.check)(root, validator) }
+    }
 }
