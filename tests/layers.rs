@@ -28,7 +28,6 @@ const UNSAFE: &[&str] = &[
     "crates/transport/src/segment.rs",
     "crates/transport/src/shared_box/bytes.rs",
     "crates/transport/src/validator.rs",
-    "crates/transport/src/validator/asking.rs",
     "crates/transport/src/validator/validate.rs",
     "crates/transport/src/viewable.rs",
     "src/child.rs",

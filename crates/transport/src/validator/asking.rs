@@ -39,6 +39,8 @@
 //! numbers look like too many, more than [`MOST_MARKS`](super::marks::MOST_MARKS) empty collections at the addresses in question, or more than [`ROUNDS`] objects
 //! each of which must be marked differently; and beside something empty, more collections of more than a few elements than `MOST_FOUND` of `zst_budget`.
 
+#![forbid(unsafe_code)]
+
 use super::Validator;
 use super::marks::{Marks, PLACE, Suspects, Trial, suspects};
 use super::validate::RootType;
