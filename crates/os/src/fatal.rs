@@ -4,8 +4,8 @@
 //! ends, prints and dumps core as it would without this.
 
 use crate::exit::Exit;
-use nix::libc::{self, c_int, c_void, siginfo_t};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, Signal, raise, sigaction};
+use crate::signal_set::{SignalSet, raise};
+use libc::{c_int, c_void, siginfo_t};
 use std::cell::Cell;
 use std::ffi::{CStr, c_uint};
 use std::ptr;
@@ -38,9 +38,16 @@ static PROCESS: AtomicU32 = AtomicU32::new(0);
 static GLIBC_MESSAGE: AtomicPtr<*mut c_uint> = AtomicPtr::new(ptr::null_mut());
 
 /// The handlers that were there before.
-static ABORT: OnceLock<SigAction> = OnceLock::new();
-static SEGV: OnceLock<SigAction> = OnceLock::new();
-static BUS: OnceLock<SigAction> = OnceLock::new();
+static ABORT: OnceLock<Action> = OnceLock::new();
+static SEGV: OnceLock<Action> = OnceLock::new();
+static BUS: OnceLock<Action> = OnceLock::new();
+
+/// What a signal does.
+#[derive(Clone, Copy)]
+struct Action(libc::sigaction);
+
+/// A handler that is told what has happened.
+type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 
 /// Has `told` told from now on. Only the first call counts.
 pub fn tell(told: FatalHook) {
@@ -53,9 +60,9 @@ pub fn tell(told: FatalHook) {
     GLIBC_MESSAGE.store(message.cast(), Relaxed);
     // SAFETY: the handler touches atomics only.
     unsafe { libc::atexit(exiting) };
-    install(Signal::SIGABRT, &ABORT, action_of_abort);
-    install(Signal::SIGSEGV, &SEGV, action_of_fault);
-    install(Signal::SIGBUS, &BUS, action_of_fault);
+    install(libc::SIGABRT, &ABORT, action_of_abort);
+    install(libc::SIGSEGV, &SEGV, action_of_fault);
+    install(libc::SIGBUS, &BUS, action_of_fault);
     provide_stack();
 }
 
@@ -92,32 +99,75 @@ pub fn ends_by_itself(exit: Exit) -> bool {
     }
 }
 
-fn install(signal: Signal, before: &OnceLock<SigAction>, ours: fn(&SigAction) -> SigAction) {
+fn install(signal: c_int, before: &OnceLock<Action>, ours: fn(&Action) -> Action) {
     // A handler that finds no other to go on with leaves the signal to the system.
-    if let Some(found) = act(signal, &default()) {
+    if let Some(found) = act(signal, &Action::default()) {
         let _ = before.set(found);
         act(signal, &ours(&found));
     }
 }
 
 /// Not on the signal stack: an abort has room where it is, and the signal stacks of others may be small.
-fn action_of_abort(before: &SigAction) -> SigAction {
-    SigAction::new(SigHandler::SigAction(aborting), before.flags() | SaFlags::SA_SIGINFO, before.mask())
+fn action_of_abort(before: &Action) -> Action {
+    before.with(aborting, 0)
 }
 
-fn action_of_fault(before: &SigAction) -> SigAction {
-    let flags = before.flags() | SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
-    SigAction::new(SigHandler::SigAction(faulting), flags, before.mask())
+fn action_of_fault(before: &Action) -> Action {
+    before.with(faulting, libc::SA_ONSTACK)
 }
 
-fn default() -> SigAction {
-    SigAction::new(SigHandler::SigDfl, SaFlags::empty(), nix::sys::signal::SigSet::empty())
+impl Default for Action {
+    /// What the system does.
+    fn default() -> Self {
+        // SAFETY: any bytes are a value: of zeros, the default action, without flags.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = libc::SIG_DFL;
+        action.sa_mask = SignalSet::empty().as_raw();
+        Self(action)
+    }
+}
+
+impl Action {
+    /// The same signals blocked, and the same flags and `flags`, but this handler.
+    fn with(&self, handler: Handler, flags: c_int) -> Self {
+        let mut action = self.0;
+        action.sa_sigaction = handler as usize;
+        action.sa_flags |= libc::SA_SIGINFO | flags;
+        Self(action)
+    }
+
+    fn is_ignored(&self) -> bool {
+        self.0.sa_sigaction == libc::SIG_IGN
+    }
+
+    /// Whether it is a function of the program.
+    fn is_handler(&self) -> bool {
+        ![libc::SIG_DFL, libc::SIG_IGN].contains(&self.0.sa_sigaction)
+    }
+
+    /// Does what the handler does, if it is one.
+    fn run(&self, signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+        if !self.is_handler() {
+            return;
+        }
+        if self.0.sa_flags & libc::SA_SIGINFO != 0 {
+            // SAFETY: whoever installed it with that flag said that it is such a function.
+            let handler = unsafe { std::mem::transmute::<usize, Handler>(self.0.sa_sigaction) };
+            handler(signal, info, context);
+        } else {
+            // SAFETY: whoever installed it without the flag said that it is such a function.
+            let handler = unsafe { std::mem::transmute::<usize, extern "C" fn(c_int)>(self.0.sa_sigaction) };
+            handler(signal);
+        }
+    }
 }
 
 /// Makes `action` the signal's: the default one, one that it had until `install`, or one of this file. Returns what was there.
-fn act(signal: Signal, action: &SigAction) -> Option<SigAction> {
+fn act(signal: c_int, action: &Action) -> Option<Action> {
+    let mut before = Action::default();
     // SAFETY: the handlers of this file do only what may be done at any point of a program, see there; the others are not of its making.
-    unsafe { sigaction(signal, action) }.ok()
+    let result = unsafe { libc::sigaction(signal, &raw const action.0, &raw mut before.0) };
+    (result == 0).then_some(before)
 }
 
 fn told(ending: FatalEvent<'_>) {
@@ -135,12 +185,12 @@ extern "C" fn exiting() {
 /// Tells what is to be said of the abort, and has it go on as if this had not been here.
 extern "C" fn aborting(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
     if let Some(before) = ABORT.get() {
-        act(Signal::SIGABRT, before);
+        act(libc::SIGABRT, before);
     }
     let said = glibc_message().or_else(|| (is_own(info) && lacks_memory()).then_some(LACKS_MEMORY));
     told(FatalEvent::Abort { said });
     // Blocked until this handler returns. An abort would raise it again by itself, a signal from elsewhere not.
-    let _ = raise(Signal::SIGABRT);
+    raise(libc::SIGABRT);
 }
 
 /// Whether this process has sent the signal to one thread of its own, as an abort does: then that stands where a call returns to, and its frames
@@ -155,39 +205,34 @@ fn is_own(info: *mut siginfo_t) -> bool {
 /// If it is near the stack, tells that this may have overflowed. Then asks the handler that was there before, which knows. If there was none, the
 /// process ends without a word printed.
 extern "C" fn faulting(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
-    let (kind, before) = if signal == libc::SIGBUS { (Signal::SIGBUS, &BUS) } else { (Signal::SIGSEGV, &SEGV) };
-    let before = before.get().map(SigAction::handler);
+    let before = if signal == libc::SIGBUS { BUS.get() } else { SEGV.get() };
     let is_near = is_near_stack(info, context);
     let (mut name, turned) = ([0; 16], Cell::new((0, 0)));
     if is_near {
         told(FatalEvent::Overflow { thread: thread_name(&mut name), turned: &turned });
     }
-    if !matches!(before, Some(SigHandler::SigAction(_) | SigHandler::Handler(_))) {
+    let Some(handler) = before.filter(|before| before.is_handler()) else {
         // SAFETY: the kernel's, for as long as this runs.
         let is_sent = unsafe { (*info).si_code } <= 0;
-        if is_sent && matches!(before, Some(SigHandler::SigIgn)) {
+        if is_sent && before.is_some_and(Action::is_ignored) {
             return;
         }
         // A fault comes again by itself, and is never ignored.
-        act(kind, &default());
+        act(signal, &Action::default());
         if is_sent {
-            let _ = raise(kind);
+            raise(signal);
         }
         return;
-    }
+    };
     // There may be no room on the signal stack for another handler.
     let abort = ABORT.get().filter(|_| is_near);
-    abort.and_then(|abort| act(Signal::SIGABRT, abort));
-    match before {
-        Some(SigHandler::SigAction(handler)) => handler(signal, info, context),
-        Some(SigHandler::Handler(handler)) => handler(signal),
-        _ => {}
-    }
+    abort.and_then(|abort| act(libc::SIGABRT, abort));
+    handler.run(signal, info, context);
     if is_near {
         told(FatalEvent::NoOverflow { turned: turned.get() });
     }
     // Ours, and not what was found: another thread may have been here meanwhile.
-    abort.and_then(|abort| act(Signal::SIGABRT, &action_of_abort(abort)));
+    abort.and_then(|abort| act(libc::SIGABRT, &action_of_abort(abort)));
 }
 
 /// How far from the stack pointer a stack that overflows is touched: code that was compiled by Rust touches every page in turn.

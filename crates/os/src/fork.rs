@@ -23,6 +23,6 @@ pub fn count_forks() {
     REGISTERED.call_once(|| {
         // SAFETY: the handler only changes an atomic, which is allowed in a fork of a program with threads. It fails only for
         // lack of memory, and then forks are not told apart.
-        unsafe { nix::libc::pthread_atfork(None, None, Some(in_fork)) };
+        unsafe { libc::pthread_atfork(None, None, Some(in_fork)) };
     });
 }

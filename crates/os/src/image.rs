@@ -22,7 +22,7 @@ impl Image {
         *IMAGE.get_or_init(|| {
             let mut found: Option<Image> = None;
             // SAFETY: `first_object` has the signature that the function calls, and `found` outlives the call.
-            unsafe { nix::libc::dl_iterate_phdr(Some(first_object), (&raw mut found).cast()) };
+            unsafe { libc::dl_iterate_phdr(Some(first_object), (&raw mut found).cast()) };
             found.unwrap_or(Image { base: 0, extent: (0, 0), build: 0 })
         })
     }
@@ -51,8 +51,8 @@ impl Image {
 ///
 /// `info` must be what `dl_iterate_phdr` gives, and `found` a pointer to an `Option<Image>`.
 unsafe extern "C" fn first_object(
-    info: *mut nix::libc::dl_phdr_info,
-    _size: nix::libc::size_t,
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
     found: *mut std::ffi::c_void,
 ) -> c_int {
     // SAFETY: the caller's duty; the structure lives for the duration of this call.
@@ -66,8 +66,8 @@ unsafe extern "C" fn first_object(
     1
 }
 
-fn extent(base: usize, headers: &[nix::libc::Elf64_Phdr]) -> (usize, usize) {
-    let loaded = || headers.iter().filter(|header| header.p_type == nix::libc::PT_LOAD);
+fn extent(base: usize, headers: &[libc::Elf64_Phdr]) -> (usize, usize) {
+    let loaded = || headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
     let first = loaded().map(|header| header.p_vaddr).min().unwrap_or(0);
     let end = loaded().map(|header| header.p_vaddr + header.p_memsz).max().unwrap_or(0);
     (base.wrapping_add(first as usize), (end - first) as usize)
@@ -75,14 +75,14 @@ fn extent(base: usize, headers: &[nix::libc::Elf64_Phdr]) -> (usize, usize) {
 
 /// A hash over what the executable consists of, as it is in memory: its headers, and its notes, where the linker writes its build id. Without
 /// a build id, over all of it that cannot be written. Nothing of its file: that may be moved, touched, replaced or removed.
-fn build(base: usize, headers: &[nix::libc::Elf64_Phdr]) -> u64 {
+fn build(base: usize, headers: &[libc::Elf64_Phdr]) -> u64 {
     let mut hash = Fnv::new();
     let mut has_id = false;
     for header in headers {
         for number in [u64::from(header.p_type), header.p_vaddr, header.p_filesz, header.p_memsz] {
             hash.add(&number.to_le_bytes());
         }
-        if header.p_type == nix::libc::PT_NOTE && is_loaded(header, headers) {
+        if header.p_type == libc::PT_NOTE && is_loaded(header, headers) {
             let start = base.wrapping_add(header.p_vaddr as usize) as *const u8;
             // SAFETY: part of what the loader has mapped from the file, as just checked; nobody writes notes.
             let notes = unsafe { std::slice::from_raw_parts(start, header.p_filesz as usize) };
@@ -118,16 +118,16 @@ fn holds_build_id(mut notes: &[u8], align: usize) -> bool {
 const NT_GNU_BUILD_ID: usize = 3;
 
 /// Whether the segment is mapped from the file, and stays as it is there.
-fn is_constant(header: &nix::libc::Elf64_Phdr) -> bool {
-    let readable_only = header.p_flags & (nix::libc::PF_R | nix::libc::PF_W) == nix::libc::PF_R;
-    header.p_type == nix::libc::PT_LOAD && readable_only
+fn is_constant(header: &libc::Elf64_Phdr) -> bool {
+    let readable_only = header.p_flags & (libc::PF_R | libc::PF_W) == libc::PF_R;
+    header.p_type == libc::PT_LOAD && readable_only
 }
 
 /// Whether all of `part` lies in a readable segment that the loader has mapped from the file.
-fn is_loaded(part: &nix::libc::Elf64_Phdr, headers: &[nix::libc::Elf64_Phdr]) -> bool {
-    let end = |header: &nix::libc::Elf64_Phdr| header.p_vaddr.saturating_add(header.p_filesz);
+fn is_loaded(part: &libc::Elf64_Phdr, headers: &[libc::Elf64_Phdr]) -> bool {
+    let end = |header: &libc::Elf64_Phdr| header.p_vaddr.saturating_add(header.p_filesz);
     headers.iter().any(|load| {
-        let is_readable = load.p_type == nix::libc::PT_LOAD && load.p_flags & nix::libc::PF_R != 0;
+        let is_readable = load.p_type == libc::PT_LOAD && load.p_flags & libc::PF_R != 0;
         is_readable && load.p_vaddr <= part.p_vaddr && end(part) <= end(load)
     })
 }

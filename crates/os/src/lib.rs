@@ -26,6 +26,7 @@ pub mod fork;
 pub mod selfproc;
 pub mod stack;
 pub mod exit;
+mod signal_set;
 pub mod fatal;
 pub mod signals;
 pub mod limits;

@@ -5,7 +5,6 @@
 use crate::descriptor::apart;
 use crate::pidfd::Pidfd;
 use crate::socket::{self, Exposed};
-use nix::libc;
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{
     AddressFamily, Shutdown, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, accept_with, getpeername,

@@ -5,7 +5,6 @@
 use crate::descriptor::apart;
 use crate::mapping::Mapping;
 use crate::signals::without_file_signal;
-use nix::libc;
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 use std::collections::BTreeSet;
 use std::io;

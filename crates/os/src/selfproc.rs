@@ -5,6 +5,7 @@ use rustix::rand::GetRandomFlags;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 /// Has the kernel send SIGKILL to this process when the thread that started it exits. Lost when the process changes its uid.
 pub fn die_with_parent() -> io::Result<()> {
@@ -16,7 +17,7 @@ pub fn kill_self() -> ! {
     let _ = kill_process(getpid(), Signal::KILL);
     // The first process of a pid namespace is not killed by its own hand, nor one whose filter forbids it.
     // SAFETY: ends the process without running anything of it.
-    unsafe { nix::libc::_exit(KILLED) }
+    unsafe { libc::_exit(KILLED) }
 }
 
 /// What a shell calls the exit of a process that SIGKILL has ended.
@@ -55,7 +56,7 @@ pub fn gained_capabilities() -> bool {
 /// Whether executing this program gave it rights (setuid, setgid, capabilities) that whoever executed it did not have.
 pub fn is_privileged() -> bool {
     // SAFETY: reads a word that the kernel placed beside the environment; any argument is valid.
-    unsafe { nix::libc::getauxval(nix::libc::AT_SECURE) != 0 }
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 /// Names the calling thread; what `ps` and `top` show for the process if it is the main thread. Cut at 15 bytes.
@@ -69,11 +70,19 @@ pub fn set_name(name: &str) {
 /// Whether the kernel loaded a dynamic loader for this program: not if it is static, or was itself given to a loader as an argument.
 pub(crate) fn has_loader() -> bool {
     // SAFETY: reads a word that the kernel placed beside the environment; any argument is valid.
-    unsafe { nix::libc::getauxval(nix::libc::AT_BASE) != 0 }
+    unsafe { libc::getauxval(libc::AT_BASE) != 0 }
 }
 
 /// Has descriptor `number`, if there is one, closed when this process executes a program.
 pub fn close_on_exec(number: RawFd) {
     // SAFETY: closes nothing here and now; a number that is free is refused.
-    unsafe { nix::libc::fcntl(number, nix::libc::F_SETFD, nix::libc::FD_CLOEXEC) };
+    unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
+/// CPU time that the calling thread has used. Through the C library: rustix reads the vDSO itself, which valgrind hides.
+pub(crate) fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a clock that every thread has, and a place for the time that outlives the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }

@@ -2,7 +2,6 @@
 
 use crate::close;
 use crate::descriptor::apart;
-use nix::libc;
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use rustix::net::{

@@ -71,7 +71,6 @@ fn ask_slow() -> Bounds {
 
 /// What the C library says of the calling thread's stack.
 fn bounds() -> Option<Bounds> {
-    use nix::libc;
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     // SAFETY: has no preconditions.
     let thread = unsafe { libc::pthread_self() };

@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use nix::time::{ClockId, clock_gettime};
+use crate::selfproc::cpu_time;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, PoisonError};
@@ -65,11 +65,6 @@ impl Toll {
     pub fn take(&self) -> Duration {
         Duration::from_nanos(self.spent.swap(0, Relaxed))
     }
-}
-
-/// CPU time that the calling thread has used. Through the C library: rustix reads the vDSO itself, which valgrind hides.
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// What a message takes, as long as nobody makes it slow: receiving it, or answering. One that wakes somebody on a virtual machine takes 8 to
