@@ -95,15 +95,11 @@ impl CallContext {
     }
 }
 
-/// What becomes of a call's arguments when its request has been written.
+/// Whether a request may wait until memory comes back that other frames use.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum ArgsPolicy {
-    /// They are dropped.
-    Spend,
-    /// The same; and nothing is waited for.
-    SpendAtOnce,
-    /// They stay, to be sent again; but not if the request carries some of their memory, which is the callee's from then on.
-    Keep,
+enum MayWait {
+    Yes,
+    No,
 }
 
 /// What a request asks for: its kind and its call word.
@@ -219,15 +215,16 @@ impl Caller {
         self.finish(sent)
     }
 
-    /// As [`call`](Self::call), but leaves `args` where they are, to be sent again, unless the callee has been given some of their memory.
+    /// Like [`call`](Self::call), but leaves `args` in place, to be sent again, unless the callee has been given some of their memory.
     #[inline]
     pub fn call_again<A: Request, R: Reply>(
         &self,
         context: &CallContext,
         args: &mut Option<A>,
     ) -> Result<R, CallError> {
-        let sent = self.send_args(context, args, ArgsPolicy::Keep)?;
-        self.finish(sent)
+        let (mut lane, ask) = self.claim_for(context)?;
+        let position = self.send_kept_on(&mut lane, ask, args, context)?;
+        self.finish(Sent { lane, position, context: *context })
     }
 
     /// Sends the request of a call, whose reply [`finish`](Self::finish) waits for.
@@ -238,21 +235,19 @@ impl Caller {
         args: A,
         timeout: Option<Duration>,
     ) -> Result<Sent<'_>, CallError> {
-        self.send_args(&CallContext::new(method, timeout), &mut Some(args), ArgsPolicy::Spend)
+        let context = CallContext::new(method, timeout);
+        let (mut lane, ask) = self.claim_for(&context)?;
+        let position = self.send_on(&mut lane, ask, args, &context)?;
+        Ok(Sent { lane, position, context })
     }
 
+    /// A lane for a call of a method, and what to ask there.
     #[inline(always)]
-    fn send_args<A: Request>(
-        &self,
-        context: &CallContext,
-        args: &mut Option<A>,
-        then: ArgsPolicy,
-    ) -> Result<Sent<'_>, CallError> {
+    fn claim_for(&self, context: &CallContext) -> Result<(MutexGuard<'_, CallerLane>, Ask), CallError> {
         let call = self.call_word(context.method, context)?;
-        let (mut lane, call) = self.claim(call, context)?;
+        let (lane, call) = self.claim(call, context)?;
         failpoints::reach(Step::ParentLaneClaimed);
-        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, then, context)?;
-        Ok(Sent { lane, position, context: *context })
+        Ok((lane, Ask { kind: Kind::Call, call }))
     }
 
     /// The call word of a method. Comes before anything is locked: in a fork, what another thread held stays locked for ever.
@@ -293,7 +288,7 @@ impl Caller {
             && lane.is_idle()
             && lane.is_in_use()
         {
-            match self.send_on(&mut lane, ask, args, ArgsPolicy::Keep, &untimed) {
+            match self.send_kept_on(&mut lane, ask, args, &untimed) {
                 // There is time to wait for memory.
                 Err(CallError::Exhausted { .. } | CallError::TimedOut { .. }) if args.is_some() => {}
                 sent => return self.receive(&mut lane, sent?, Kind::Call, &CallContext::new(method, timeout)),
@@ -317,7 +312,7 @@ impl Caller {
         if let Some(index) = lane.begin_use() {
             self.hold.begin(index);
         }
-        let position = self.send_on(&mut lane, ask, args, ArgsPolicy::Keep, context)?;
+        let position = self.send_kept_on(&mut lane, ask, args, context)?;
         self.receive(&mut lane, position, Kind::Call, context)
     }
 
@@ -334,7 +329,7 @@ impl Caller {
         // Lane 0, like the request to stop: its worker is the child's main thread.
         let mut lane = self.lock(&self.lanes[0], context)?;
         let ask = Ask { kind: Kind::Construct, call: method.word(0) };
-        let position = self.send_on(&mut lane, ask, &mut Some(args), ArgsPolicy::Spend, context)?;
+        let position = self.send_on(&mut lane, ask, args, context)?;
         if within < timeout.unwrap_or(Duration::MAX)
             && lane.wait(self.wait, &self.peer.peer_status, begin.deadline) == Waited::DeadlinePassed
             && lane.started(position) == Started::No

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{ArgsPolicy, Ask, Begun, CallContext, Caller};
+use super::{Ask, Begun, CallContext, Caller, MayWait};
 use crate::lane::CallerLane;
 use crate::nest;
 use crate::service::Method;
@@ -103,7 +103,9 @@ impl Caller {
             Some(at) => self.nest(&mut lane, at, method.word(interface)),
         };
         let ask = Ask { kind: Kind::Call, call };
-        let position = self.send_on(&mut lane, ask, &mut Some(args), ArgsPolicy::SpendAtOnce, &context)?;
+        let len = self.write_on(&mut lane, ask.kind, &args, MayWait::No, &context)?;
+        drop(args);
+        let position = self.publish_on(&mut lane, ask, len);
         // What comes back only when this thread asks for it is not waited for by others.
         lane.give_up(&*self.pool);
         if let (Some(overdue), Some(due)) = (&self.overdue, context.deadline.instant()) {

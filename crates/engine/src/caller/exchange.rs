@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{ArgsPolicy, Ask, CallContext, Caller};
+use super::{Ask, CallContext, Caller, MayWait};
 use crate::lane::{CallerLane, SendError};
 use crate::service::Method;
 use callgate_transport::commit::Kind;
@@ -18,6 +18,18 @@ use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
 use rkyv::rancor::Failure;
 use std::time::Instant;
+
+/// What a caller finds where the next reply comes.
+enum Next<R> {
+    /// The reply to its own request, which has been taken; or why it will get none.
+    Mine(Result<R, CallError>),
+    /// Its own reply, which the child is still writing.
+    Streaming,
+    /// The late reply to an earlier call that gave up, which has been dropped.
+    Late,
+    /// Nothing yet.
+    Pending,
+}
 
 impl Caller {
     #[inline]
@@ -34,53 +46,85 @@ impl Caller {
         args: A,
         context: &CallContext,
     ) -> Result<R, CallError> {
-        let position = self.send_on(lane, ask, &mut Some(args), ArgsPolicy::Spend, context)?;
+        let position = self.send_on(lane, ask, args, context)?;
         self.receive(lane, position, ask.kind, context)
     }
 
-    /// Sends a request on a lane; returns its position. What of its arguments' memory it carries is the callee's alone: they are gone
-    /// before it is published.
-    // Always: with the calls that are made again it has two callers for each type of arguments, and costs 50 instructions more out of line.
+    /// Sends a request on a lane; returns its position. Its arguments are dropped before it is published: what memory of theirs it
+    /// carries is the callee's alone.
     #[inline(always)]
     pub(super) fn send_on<A: Request>(
         &self,
         lane: &mut CallerLane,
         ask: Ask,
-        args: &mut Option<A>,
-        then: ArgsPolicy,
+        args: A,
         context: &CallContext,
     ) -> Result<u64, CallError> {
+        let len = self.write_on(lane, ask.kind, &args, MayWait::Yes, context)?;
+        drop(args);
+        Ok(self.publish_on(lane, ask, len))
+    }
+
+    /// Like [`send_on`](Self::send_on), but leaves the arguments in place, to be sent again, unless the request carries memory of theirs.
+    // Always: for each type of arguments it has two callers, and costs 50 instructions more out of line.
+    #[inline(always)]
+    pub(super) fn send_kept_on<A: Request>(
+        &self,
+        lane: &mut CallerLane,
+        ask: Ask,
+        args: &mut Option<A>,
+        context: &CallContext,
+    ) -> Result<u64, CallError> {
+        let Some(kept) = args.as_ref() else { return Err(self.spent_slow(context)) };
+        let len = self.write_on(lane, ask.kind, kept, MayWait::Yes, context)?;
+        if lane.carries_boxes() {
+            *args = None;
+        }
+        Ok(self.publish_on(lane, ask, len))
+    }
+
+    /// Writes a request and returns its length. The callee sees nothing of it before [`publish_on`](Self::publish_on).
+    #[inline(always)]
+    pub(super) fn write_on<A: Request>(
+        &self,
+        lane: &mut CallerLane,
+        kind: Kind,
+        args: &A,
+        may_wait: MayWait,
+        context: &CallContext,
+    ) -> Result<usize, CallError> {
         if !lane.is_idle() {
             self.settle_slow(lane, context)?;
         }
         // The request to stop is itself sent after the bridge has been declared stopped.
-        if self.peer.peer_status.is_over() && ask.kind != Kind::Stop {
+        if self.peer.peer_status.is_over() && kind != Kind::Stop {
             return Err(self.over(Started::No, context));
         }
-        let Some(sending) = args.as_ref() else { return Err(self.spent_slow(context)) };
-        let position = lane.position();
         let alloc = &AllocContext { pool: &*self.pool, deadline: context };
-        let mut written = lane.write(sending, alloc);
+        let mut written = lane.write(args, alloc);
         if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) = written {
-            let wait = if then == ArgsPolicy::SpendAtOnce { Deadline::now() } else { context.deadline };
-            written = self.write_again_slow(lane, sending, alloc, wait);
+            let wait = if may_wait == MayWait::Yes { context.deadline } else { Deadline::now() };
+            written = self.write_again_slow(lane, args, alloc, wait);
         }
-        if then != ArgsPolicy::Keep || lane.carries_boxes() {
-            *args = None;
-        }
-        let len = written.map_err(|error| {
+        written.map_err(|error| {
             lane.unnest();
             self.unsent(error, context)
-        })?;
+        })
+    }
+
+    /// Publishes the request of `len` bytes that was written; returns its position.
+    #[inline(always)]
+    pub(super) fn publish_on(&self, lane: &mut CallerLane, ask: Ask, len: usize) -> u64 {
+        let position = lane.position();
         failpoints::reach(Step::ParentRequestWritten);
-        lane.publish(ask.kind, ask.call, len, alloc);
+        lane.publish(ask.kind, ask.call, len, &*self.pool);
         match ask.kind {
             Kind::Construct => failpoints::reach(Step::ParentConstructorSent),
             Kind::Bind => failpoints::reach(Step::ParentBindSent),
             Kind::Stop => failpoints::reach(Step::ParentStopSent),
             _ => failpoints::reach(Step::ParentPublished),
         }
-        Ok(position)
+        position
     }
 
     /// Writes a request that found all memory in use: takes in what late replies on other lanes give back, and waits for more if it may.
@@ -116,31 +160,96 @@ impl Caller {
         kind: Kind,
         context: &CallContext,
     ) -> Result<R, CallError> {
-        let mut waited = false;
+        let mut has_waited = false;
         loop {
-            if let Some(outcome) = self.take(lane, position, kind, context) {
-                return outcome;
+            match self.next(lane, position, kind, context) {
+                Next::Mine(outcome) => return outcome,
+                Next::Late => continue,
+                // A child may publish replies and take them back for ever, but not beyond the deadline.
+                _ if has_waited && context.deadline.has_passed() => return Err(self.give_up(lane, position, context)),
+                Next::Streaming => {
+                    if let Some(outcome) = self.follow_slow(lane, kind, context) {
+                        return outcome;
+                    }
+                }
+                Next::Pending => match self.wait_on(lane, position, context) {
+                    Waited::Ready => {}
+                    Waited::DeadlinePassed => return Err(self.give_up(lane, position, context)),
+                    Waited::Dead => return Err(self.ended(lane, position, context)),
+                },
             }
-            // A child may publish replies and take them back for ever, but not beyond the deadline.
-            if waited && context.deadline.has_passed() {
-                return Err(self.give_up(lane, position, context));
-            }
-            // Of a late reply, nothing is wanted before it is there to be dropped.
-            // One that is read where it lies is not copied.
-            let may_follow = lane.replies().position() == position && self.peer.trust.is_none();
-            if waited
-                && may_follow
-                && let Some(outcome) = self.follow_slow(lane, kind, context)
-            {
-                return outcome;
-            }
-            let wait = if may_follow { CallerLane::wait_for_any } else { CallerLane::wait };
-            match wait(lane, self.wait, &self.peer.peer_status, context.deadline) {
-                Waited::Ready => waited = true,
-                Waited::DeadlinePassed => return Err(self.give_up(lane, position, context)),
-                Waited::Dead => return Err(self.ended(lane, position, context)),
+            has_waited = true;
+        }
+    }
+
+    /// Takes the reply to the request at `position` if it is there, dropping late replies to requests before it. Never waits.
+    #[inline(always)]
+    pub(super) fn take<R: Reply>(
+        &self,
+        lane: &mut CallerLane,
+        position: u64,
+        kind: Kind,
+        context: &CallContext,
+    ) -> Option<Result<R, CallError>> {
+        loop {
+            match self.next(lane, position, kind, context) {
+                Next::Mine(outcome) => return Some(outcome),
+                Next::Late => {}
+                Next::Streaming | Next::Pending => return None,
             }
         }
+    }
+
+    /// Takes the next reply, if it is there, for the call whose request is at `position`.
+    #[inline(always)]
+    fn next<R: Reply>(&self, lane: &mut CallerLane, position: u64, kind: Kind, context: &CallContext) -> Next<R> {
+        match lane.take() {
+            // Apart from the rest because nearly every reply is like this: this call's own, in the slot.
+            Ok(Some((at, frame))) if at == position && frame.commit.kind == kind && !frame.carries() => {
+                failpoints::reach(Step::ParentReplySeen);
+                let value = R::from_slot(frame.line, frame.payload, self.decoder(context));
+                self.release(lane, false);
+                Next::Mine(value.map_err(|Failure| self.unread(context)))
+            }
+            Ok(Some(_)) => self.next_slow(lane, position, kind, context),
+            Ok(None) if self.may_follow(lane, position) && lane.is_announced() => Next::Streaming,
+            Ok(None) => Next::Pending,
+            Err(what) => Next::Mine(Err(self.corrupt(what, context))),
+        }
+    }
+
+    /// Takes the next reply: a fault, one that carries something, or a late one.
+    #[cold]
+    fn next_slow<R: Reply>(&self, lane: &mut CallerLane, position: u64, kind: Kind, context: &CallContext) -> Next<R> {
+        let (at, frame) = match lane.take() {
+            Ok(Some(taken)) => taken,
+            // It has been taken back.
+            Ok(None) => return Next::Pending,
+            Err(what) => return Next::Mine(Err(self.corrupt(what, context))),
+        };
+        failpoints::reach(Step::ParentReplySeen);
+        let (carries, number) = (frame.carries(), self.pool.accept_returns(frame.call));
+        let next = match at == position {
+            true => Next::Mine(self.outcome(&frame, kind, context)),
+            false => Next::Late,
+        };
+        self.release(lane, carries);
+        self.pool.forget(number);
+        next
+    }
+
+    /// Whether the reply to the request at `position` is copied while it is written: not while a late one is before it, which is only
+    /// dropped, and not if it is read where it lies.
+    #[inline(always)]
+    fn may_follow(&self, lane: &CallerLane, position: u64) -> bool {
+        lane.replies().position() == position && self.peer.trust.is_none()
+    }
+
+    /// Waits for the next reply; if it can be followed, until it is announced.
+    #[inline(always)]
+    fn wait_on(&self, lane: &CallerLane, position: u64, context: &CallContext) -> Waited {
+        let wait = if self.may_follow(lane, position) { CallerLane::wait_for_any } else { CallerLane::wait };
+        wait(lane, self.wait, &self.peer.peer_status, context.deadline)
     }
 
     /// Leaves the reply to the request at `position` to whoever uses the lane next.
@@ -152,56 +261,6 @@ impl Caller {
             overdue.watch(context.name(), timeout, at, Instant::now());
         }
         self.timed_out(lane.started(position), context)
-    }
-
-    /// Takes the reply to the request at `position` if it is there, and drops late replies to requests before it. Never waits.
-    #[inline(always)]
-    pub(super) fn take<R: Reply>(
-        &self,
-        lane: &mut CallerLane,
-        position: u64,
-        kind: Kind,
-        context: &CallContext,
-    ) -> Option<Result<R, CallError>> {
-        loop {
-            match lane.take() {
-                // Apart from the rest because it is what nearly every call comes to: its own reply, in the slot.
-                Ok(Some((at, frame))) if at == position && frame.commit.kind == kind && !frame.carries() => {
-                    failpoints::reach(Step::ParentReplySeen);
-                    let value = R::from_slot(frame.line, frame.payload, self.decoder(context));
-                    self.release(lane, false);
-                    return Some(value.map_err(|Failure| self.unread(context)));
-                }
-                Ok(Some(_)) => {
-                    if let Some(outcome) = self.take_slow(lane, position, kind, context) {
-                        return Some(outcome);
-                    }
-                }
-                Ok(None) => return None,
-                Err(what) => return Some(Err(self.corrupt(what, context))),
-            }
-        }
-    }
-
-    /// Takes the next reply if it is there: one in a block, a fault, or a late one to another request, which is dropped (`None`).
-    #[cold]
-    fn take_slow<R: Reply>(
-        &self,
-        lane: &mut CallerLane,
-        position: u64,
-        kind: Kind,
-        context: &CallContext,
-    ) -> Option<Result<R, CallError>> {
-        let (at, frame) = match lane.take() {
-            Ok(taken) => taken?,
-            Err(what) => return Some(Err(self.corrupt(what, context))),
-        };
-        failpoints::reach(Step::ParentReplySeen);
-        let (carries, number) = (frame.carries(), self.pool.accept_returns(frame.call));
-        let outcome = (at == position).then(|| self.outcome(&frame, kind, context));
-        self.release(lane, carries);
-        self.pool.forget(number);
-        outcome
     }
 
     /// Takes late replies to calls that gave up, and waits for room if there is none.

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{ArgsPolicy, Ask, CallContext, Caller, InterfaceSlot};
+use super::{Ask, CallContext, Caller, InterfaceSlot};
 use crate::lane::CallerLane;
 use crate::service::InterfaceId;
 use callgate_os::image::Image;
@@ -50,7 +50,7 @@ impl Caller {
         let (number, known, place) = self.enter(interface, context)?;
         if known.bound.get().is_none() {
             let ask = Ask { kind: Kind::Bind, call: number };
-            self.send_on(lane, ask, &mut Some(place), ArgsPolicy::Spend, context)?;
+            self.send_on(lane, ask, place, context)?;
         }
         Ok(number)
     }

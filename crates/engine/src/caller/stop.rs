@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{ArgsPolicy, Ask, CallContext, Caller, LANE_SLICE};
+use super::{Ask, CallContext, Caller, LANE_SLICE};
 use crate::callee::PANICKED;
 use crate::lane::{CallerLane, WorkerBell};
 use crate::peer_status::Cause;
@@ -77,7 +77,7 @@ impl Caller {
                 return None;
             }
             let ask = Ask { kind: Kind::Stop, call: 0 };
-            let position = self.send_on(&mut lane, ask, &mut Some(()), ArgsPolicy::Spend, context).ok()?;
+            let position = self.send_on(&mut lane, ask, (), context).ok()?;
             Some((lane, position))
         });
         if asked.is_none() {

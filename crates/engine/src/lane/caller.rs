@@ -105,9 +105,9 @@ impl CallerLane {
     /// Publishes and announces the request of `len` bytes that was written. What of its arguments somebody still looks at now is shared
     /// with the callee; the rest is its own.
     #[inline(always)]
-    pub fn publish(&mut self, kind: Kind, call: u64, len: usize, alloc: &AllocContext<'_>) {
+    pub fn publish(&mut self, kind: Kind, call: u64, len: usize, pool: &dyn PoolHandle) {
         let (place, returns) =
-            if self.attachments.is_loaded { self.sent_slow(len, alloc) } else { (Place::Slot(len), 0) };
+            if self.attachments.is_loaded { self.sent_slow(len, pool) } else { (Place::Slot(len), 0) };
         self.requests.publish(kind, returns << 32 | call, place);
         failpoints::reach(Step::ParentRequestStored);
         if !self.in_use {
@@ -118,10 +118,10 @@ impl CallerLane {
 
     /// Keeps what the request carries until it is answered. Returns where it lies, and what it brings home.
     #[cold]
-    fn sent_slow(&mut self, len: usize, alloc: &AllocContext<'_>) -> (Place, u64) {
+    fn sent_slow(&mut self, len: usize, pool: &dyn PoolHandle) -> (Place, u64) {
         let mut attachments = std::mem::take(&mut self.attachments);
         let place = place(len, attachments.block.as_ref());
-        let returns = alloc.pool.on(|pool, _| pool.sent(&mut attachments));
+        let returns = pool.on(|pool, _| pool.sent(&mut attachments));
         self.under_way.push_back((self.requests.position(), attachments));
         failpoints::reach(Step::ParentRequestDeparted);
         (place, returns.to_word())
@@ -144,7 +144,6 @@ impl CallerLane {
         self.under_way.push_back((self.requests.position(), Attachments::default()));
     }
 
-    /// Its number, the first time: then whoever serves it is to be told that it is about to be used.
     /// The next request is not nested: the one that was to be has not been sent.
     #[cold]
     pub(crate) fn unnest(&mut self) {
@@ -155,6 +154,7 @@ impl CallerLane {
         }
     }
 
+    /// The lane's number at its first use, of which whoever serves it is told before; `None` later.
     #[cold]
     pub(crate) fn begin_use(&mut self) -> Option<u32> {
         let is_begun = std::mem::replace(&mut self.is_begun, true);
@@ -213,6 +213,11 @@ impl CallerLane {
             dead: Some(peer_status.dead()),
             peer_cpu: self.worker.bell.cpu.load(Relaxed),
         }
+    }
+
+    /// Whether the next reply is still being written, and can be copied meanwhile.
+    pub(crate) fn is_announced(&self) -> bool {
+        self.replies.announced().is_some()
     }
 
     /// Where replies come from.

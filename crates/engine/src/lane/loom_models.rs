@@ -89,7 +89,7 @@ fn loom_the_end_comes_after_what_was_published_before_it() {
         let bell = WorkerBell { line: worker.clone(), sleeper: futex() };
         let asking = loom::thread::spawn(move || {
             let len = caller.write(&(), no_memory()).unwrap();
-            caller.publish(Kind::Call, 0, len, no_memory());
+            caller.publish(Kind::Call, 0, len, no_memory().pool);
             bell.ask_to_end();
         });
         let mut served = serving(vec![CachePadded::new(lane)], worker);
@@ -118,7 +118,7 @@ fn loom_worker_finds_requests_on_every_lane() {
             .map(|mut lane| {
                 loom::thread::spawn(move || {
                     let written = lane.write(&(), no_memory());
-                    written.map(|len| lane.publish(Kind::Call, 0, len, no_memory())).is_ok()
+                    written.map(|len| lane.publish(Kind::Call, 0, len, no_memory().pool)).is_ok()
                 })
             })
             .collect();
@@ -141,7 +141,7 @@ fn loom_what_is_left_before_it_has_started_is_not_carried_out() {
     loom::model(|| {
         let (mut caller, mut callee) = lane(0, &worker());
         let len = caller.write(&(), no_memory()).unwrap();
-        caller.publish(Kind::Call, 0, len, no_memory());
+        caller.publish(Kind::Call, 0, len, no_memory().pool);
         let worker = loom::thread::spawn(move || callee.begin().unwrap().is_some_and(|(_, slot)| !slot.is_left()));
         let started = caller.leave(0);
         let is_carried_out = worker.join().unwrap();

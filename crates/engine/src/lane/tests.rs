@@ -51,7 +51,7 @@ fn fault_30_a_nested_call_that_is_not_sent_leaves_nothing_on_its_lane() {
 
 fn ask(lane: &mut CallerLane) {
     let len = lane.write(&(), no_memory()).unwrap();
-    lane.publish(Kind::Call, 0, len, no_memory());
+    lane.publish(Kind::Call, 0, len, no_memory().pool);
 }
 
 fn answer(worker: &mut WorkerLanes) {
