@@ -23,7 +23,7 @@ use callgate_transport::doorbell::wait_from_code;
 use callgate_transport::error::Fault;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::loans::Attachments;
-use callgate_transport::memory_pool::{AllocContext, NEVER, PoolHandle};
+use callgate_transport::memory_pool::{AllocContext, PoolHandle, TimeLimit};
 use callgate_transport::request::RequestSpan;
 use callgate_transport::segment::{Block, Segment, Span};
 use callgate_transport::shared_box;
@@ -311,7 +311,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
             Place::Block(block) => Some(self.asker.block(block)?),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let alloc = &AllocContext { pool: self.asker.pool(), deadline: &NEVER };
+        let alloc = &AllocContext { pool: self.asker.pool(), limit: TimeLimit::NONE, wait: None };
         let returned = alloc.pool.accept_returns(call);
         if returned.is_some() {
             nest::enter(call, slot.chain());

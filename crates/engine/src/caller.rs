@@ -22,7 +22,7 @@ use callgate_transport::doorbell::{Deadline, Wait, Waited};
 use callgate_transport::error::{Awaited, CallError, CallName, Started};
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::layout::CallerLine;
-use callgate_transport::memory_pool::{AllocDeadline, PoolHandle};
+use callgate_transport::memory_pool::{PoolHandle, TimeLimit};
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
 use callgate_transport::segment::{Placed, Segment};
@@ -71,23 +71,20 @@ struct InterfaceSlot {
 #[derive(Clone, Copy)]
 pub struct CallContext {
     pub method: &'static Method,
-    timeout: Option<Duration>,
-    /// Until when it may wait for anything.
-    pub deadline: Deadline,
-}
-
-/// The time that its request may be written in. A call that has not looked at the clock yet has begun just now.
-impl AllocDeadline for CallContext {
-    fn until(&self) -> Deadline {
-        if self.deadline.instant().is_some() { self.deadline } else { Deadline::after(self.timeout) }
-    }
+    limit: TimeLimit,
 }
 
 impl CallContext {
     /// A call that begins now. `timeout` = the longest time to wait for a lane and the reply; `None` = no limit.
     #[inline]
     pub fn new(method: &'static Method, timeout: Option<Duration>) -> Self {
-        Self { method, timeout, deadline: Deadline::after(timeout) }
+        Self { method, limit: TimeLimit::after(timeout) }
+    }
+
+    /// Until when it may wait for anything.
+    #[inline(always)]
+    pub fn deadline(&self) -> Deadline {
+        self.limit.deadline
     }
 
     pub fn name(&self) -> CallName {
@@ -279,7 +276,7 @@ impl Caller {
         timeout: Option<Duration>,
     ) -> Result<R, CallError> {
         let ask = Ask { kind: Kind::Call, call };
-        let untimed = CallContext { method, timeout, deadline: Deadline::NEVER };
+        let untimed = CallContext { method, limit: TimeLimit { timeout, deadline: Deadline::NEVER } };
         if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(&untimed));
         }
@@ -331,7 +328,7 @@ impl Caller {
         let ask = Ask { kind: Kind::Construct, call: method.word(0) };
         let position = self.send_on(&mut lane, ask, args, context)?;
         if within < timeout.unwrap_or(Duration::MAX)
-            && lane.wait(self.wait, &self.peer.peer_status, begin.deadline) == Waited::DeadlinePassed
+            && lane.wait(self.wait, &self.peer.peer_status, begin.deadline()) == Waited::DeadlinePassed
             && lane.started(position) == Started::No
         {
             return Err(self.out_of_time(Awaited::Answer, Started::No, begin));

@@ -22,7 +22,7 @@ use callgate_transport::error::NoMemory;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::layout::CallerLine;
 use callgate_transport::loans::Attachments;
-use callgate_transport::memory_pool::{MemoryPool, PoolHandle};
+use callgate_transport::memory_pool::{BlockSize, MemoryPool, PoolHandle};
 use callgate_transport::segment::{Block, Placed, Segment};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -247,14 +247,9 @@ impl PoolHandle for PayloadMemory {
     }
 
     /// Does not wait: a caller waits for what this is for, and may be who has to give something back.
-    fn find(
-        &self,
-        _: Deadline,
-        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
-    ) -> Result<Allocation, NoMemory> {
-        let mut found = None;
-        self.with(&mut |pool, source| found = Some(allocate(pool, source)));
-        found.unwrap_or_else(|| Err(failed("the child's memory was not asked".into())))
+    fn find(&self, size: BlockSize, _: Deadline) -> Result<Allocation, NoMemory> {
+        let pool: &dyn PoolHandle = self;
+        pool.on(|pool, source| pool.allocate(size, source))
     }
 
     fn peer_block(&self, block: BlockRef) -> Option<Block> {

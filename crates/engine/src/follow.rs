@@ -45,7 +45,7 @@ impl Caller {
         context: &CallContext,
     ) -> Option<Result<R, CallError>> {
         self.follow(lane, kind, context, |lane, seen, pace| {
-            lane.wait_for_more(self.wait, &self.peer.peer_status, context.deadline, seen, pace)
+            lane.wait_for_more(self.wait, &self.peer.peer_status, context.deadline(), seen, pace)
         })
     }
 
@@ -63,10 +63,10 @@ impl Caller {
             if lane.replies().is_ready() {
                 return self.take_followed(lane, kind, following, context);
             }
-            if context.deadline.has_passed() {
+            if context.deadline().has_passed() {
                 return Some(Err(self.give_up(lane, position, context)));
             }
-            match following.copy_on(lane.replies(), &**self.pool(), context.deadline) {
+            match following.copy_on(lane.replies(), &**self.pool(), context.deadline()) {
                 Ok(()) => {}
                 Err(Stopped::Breach(what)) => return Some(Err(self.corrupt(what, context))),
                 Err(Stopped::Late) => return Some(Err(self.give_up(lane, position, context))),

@@ -7,7 +7,6 @@
 
 #![forbid(unsafe_code)]
 
-mod frame;
 mod caller;
 mod callee;
 mod worker;
@@ -15,10 +14,10 @@ mod worker;
 use callgate_os::sync::Ordering::{Relaxed, Release};
 use callgate_transport::commit::Place;
 use callgate_transport::doorbell::{self, Pace, Wait};
-use callgate_transport::error::NoMemory;
 use callgate_transport::layout::{CalleeLine, CallerLine, ENDING, WorkerLine};
 use callgate_transport::loans::Attachments;
-use callgate_transport::reading::DecodeRefusal;
+use callgate_transport::outgoing_frame::CallerBell;
+pub use callgate_transport::outgoing_frame::SendError;
 pub use callgate_transport::ring::{Announcement, Consumer, Frame, Seen};
 use callgate_transport::ring::{Onlooker, Producer};
 use callgate_transport::segment::{Placed, Segment};
@@ -26,17 +25,6 @@ use callgate_transport::wake::{Bells, Sleeper};
 use crossbeam_utils::CachePadded;
 use std::collections::VecDeque;
 use std::sync::Arc;
-
-/// Why a frame could not be written. Nothing was published.
-#[derive(Clone, Debug)]
-pub enum SendError {
-    /// There was no memory for it.
-    NoMemory(NoMemory),
-    /// The value's own `Serialize` failed.
-    Encode,
-    /// Its reader would refuse it.
-    Beyond(DecodeRefusal),
-}
 
 /// The caller's end of a lane. Shares no cache line with another, nor the pair of lines that the processor fetches.
 #[repr(align(128))]
@@ -87,19 +75,6 @@ pub struct CalleeLane {
 struct ReplyWriter {
     ring: Producer,
     caller: CallerBell,
-}
-
-/// Where the caller of a lane waits, and how to wake it.
-struct CallerBell {
-    line: Placed<CallerLine>,
-    sleeper: Arc<dyn Sleeper>,
-}
-
-impl CallerBell {
-    #[inline(always)]
-    fn notify(&self) {
-        doorbell::notify(&self.line.bell, &self.sleeper);
-    }
 }
 
 /// A lane as somebody sees it who neither calls nor answers there, and what its callee says of itself. Only for judging a child: it may lie.

@@ -1,16 +1,19 @@
 //! Values written into frames by rkyv: straight into shared memory, without allocating.
 //!
-//! The first bytes go onto a stage, which is published with the commit word; what outgrows a slot goes where a [`Spill`] says. Writes
-//! nothing beyond what its writer was given.
+//! The first bytes go onto a stage, which is published with the commit word; a frame that outgrows its slot moves into a block
+//! ([`OutgoingFrame`]). Never writes beyond the room that it has, and never publishes.
 
 use crate::archive::{access, catch, copy_out};
+use crate::arena::Allocation;
 use crate::commit::ALIGN;
-use crate::error::NoMemory;
 use crate::layout::INLINE;
-use crate::loans::{Attachments, BoxRef};
+use crate::loans::Attachments;
 use crate::memory_pool::AllocContext;
+use crate::outgoing_frame::{CallerBell, OutgoingFrame, SendError};
 use crate::reading::{DecodeRefusal, MAX_DEPTH, last_refusal};
+use crate::ring::Producer;
 use crate::segment::Span;
+use crate::stage::Stage;
 use crate::validator::Checked;
 use callgate_os::stack;
 use callgate_os::sync::will_write;
@@ -34,61 +37,6 @@ pub trait Encode: for<'e> Serialize<Encoder<'e>> {}
 
 impl<T: for<'e> Serialize<Encoder<'e>>> Encode for T {}
 
-/// Provides more room when a frame outgrows where it is being written.
-pub trait Spill {
-    /// A place for at least `need` bytes whose first `written` bytes are those written so far. `None` if there is no room;
-    /// the implementor remembers why.
-    fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)>;
-
-    /// Has `send` say which memory goes with the frame. `None` if the frame goes where none can be sent.
-    ///
-    /// # Errors
-    ///
-    /// If there was none to be had; the implementor remembers why.
-    fn send_with(&mut self, send: &mut SendBox<'_>) -> Result<Option<BoxRef>, Failure>;
-
-    /// Notes that the first `written` bytes of a frame, for which the last `spill` gave `room` bytes, are final as long as it stays
-    /// there. The frame will have `need` bytes at least. Returns up to where, beyond `written`, it is written without asking again. `None` if
-    /// nobody wants the frame any more; the implementor remembers why.
-    fn progress(&mut self, _written: usize, _need: usize, room: usize) -> Option<usize> {
-        Some(room)
-    }
-}
-
-/// Says which memory goes with a frame.
-pub type SendBox<'a> = dyn FnMut(&AllocContext<'_>, &mut Attachments) -> Result<BoxRef, NoMemory> + 'a;
-
-/// The payload bytes of a slot's first line, in private memory until the frame is published.
-///
-/// The consumer polls that line. If its first store and the commit word were tens of nanoseconds apart, the consumer would
-/// fetch the line in between, and the producer would have to get it back: two trips instead of one.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(16))]
-pub struct Stage([u8; INLINE]);
-
-const _: () = assert!(align_of::<Stage>() == ALIGN);
-
-impl Stage {
-    pub const fn new() -> Self {
-        Self([0; INLINE])
-    }
-
-    /// A payload of one number, for tests.
-    #[cfg(any(test, feature = "testkit"))]
-    pub fn of(number: u64) -> Self {
-        let mut stage = Self::new();
-        stage.0[..8].copy_from_slice(&number.to_ne_bytes());
-        stage
-    }
-
-    /// The bytes as the words of `SlotLine::inline`.
-    #[inline(always)]
-    pub fn words(&self) -> [u64; INLINE / 8] {
-        let (words, _) = self.0.as_chunks::<8>();
-        std::array::from_fn(|at| u64::from_ne_bytes(words[at]))
-    }
-}
-
 /// Where the bytes of a frame go: first onto the stage, then into the slot behind it, and, if they outgrow that, into a block.
 pub struct FrameWriter<'e> {
     stage: &'e mut Stage,
@@ -106,15 +54,68 @@ pub struct FrameWriter<'e> {
     /// then writes it: what has no bytes is zeros for alignment, or nothing, twice in a row, or at the end.
     has_empty: bool,
     was_padding: bool,
-    spill: &'e mut (dyn Spill + 'e),
+    overflow: Overflow<'e>,
 }
 
-/// A frame that has been written.
+/// Where the bytes go when they outgrow the slot.
+enum Overflow<'e> {
+    /// Into a block of shared memory.
+    Block(OutgoingFrame<'e>),
+    /// Into private memory, from the first byte on.
+    Private(&'e mut PrivateBytes),
+}
+
+/// A value that is serialised for this process, or for a socket.
+struct PrivateBytes {
+    bytes: AlignedVec<ALIGN>,
+    /// The most bytes that it may have.
+    max: usize,
+}
+
+/// What was written of a frame.
 #[derive(Clone, Copy)]
-pub struct Encoded {
-    pub len: usize,
-    /// Whether it may be beyond what a reader accepts, so that it is to be looked at.
-    pub is_suspect: bool,
+struct Encoded {
+    len: usize,
+    /// Whether its reader may refuse it: then it is read once here, too.
+    is_suspect: bool,
+}
+
+impl Overflow<'_> {
+    /// Moves the `written` bytes to where there is room for `need`. Returns where that begins, and how many bytes it has.
+    fn grow(&mut self, written: usize, need: usize) -> Result<(NonNull<u8>, usize), Failure> {
+        match self {
+            Self::Block(frame) => frame.grow(written, need),
+            Self::Private(private) => private.grow(need),
+        }
+    }
+
+    /// Notes that the first `written` bytes are final, of a frame of at least `need` bytes that has `room`. Returns up to where, beyond
+    /// `written`, it may be written before this is called again.
+    fn mark_final(&mut self, written: usize, need: usize, room: usize) -> Result<usize, Failure> {
+        match self {
+            Self::Block(frame) => frame.mark_final(written, need, room),
+            Self::Private(_) => Ok(room),
+        }
+    }
+
+    /// Takes back what a frame carries that could not be written, and says why it could not.
+    #[cold]
+    fn fail_slow(&mut self) -> SendError {
+        match self {
+            Self::Block(frame) => frame.fail(),
+            Self::Private(_) => SendError::Encode,
+        }
+    }
+}
+
+impl PrivateBytes {
+    fn grow(&mut self, need: usize) -> Result<(NonNull<u8>, usize), Failure> {
+        if need > self.max {
+            return Err(Failure);
+        }
+        self.bytes.resize(need.next_power_of_two().clamp(256, self.max.max(256)), 0);
+        Ok((NonNull::new(self.bytes.as_mut_ptr()).ok_or(Failure)?, self.bytes.len()))
+    }
 }
 
 impl Positional for FrameWriter<'_> {
@@ -144,10 +145,13 @@ impl Writer<Failure> for FrameWriter<'_> {
     }
 }
 
-impl FrameWriter<'_> {
-    /// See [`Spill::send_with`].
-    pub fn send_with(&mut self, send: &mut SendBox<'_>) -> Result<Option<BoxRef>, Failure> {
-        self.spill.send_with(send)
+impl<'e> FrameWriter<'e> {
+    /// The frame that is being written; `None` if it goes where no memory can be lent.
+    pub(crate) fn frame(&mut self) -> Option<&mut OutgoingFrame<'e>> {
+        match &mut self.overflow {
+            Overflow::Block(frame) => Some(frame),
+            Overflow::Private(_) => None,
+        }
     }
 
     /// Writes what does not fit onto the stage, or not wholly.
@@ -182,7 +186,7 @@ impl FrameWriter<'_> {
             self.spill_slow(need)?;
         }
         while !bytes.is_empty() {
-            let end = self.spill.progress(self.written, need, self.room).ok_or(Failure)?;
+            let end = self.overflow.mark_final(self.written, need, self.room)?;
             self.capacity = end.clamp(self.written + 1, self.room);
             let (piece, rest) = bytes.split_at(bytes.len().min(self.capacity - self.written));
             self.put(piece);
@@ -228,7 +232,7 @@ impl FrameWriter<'_> {
         will_write(self.start, staged.len());
         // SAFETY: the slot has room for all that was written, and the stage is private memory, so nothing overlaps.
         unsafe { self.start.copy_from_nonoverlapping(staged.cast(), staged.len()) };
-        (self.start, self.room) = self.spill.spill(self.written, need).ok_or(Failure)?;
+        (self.start, self.room) = self.overflow.grow(self.written, need)?;
         assert!(self.room >= need);
         self.capacity = self.written;
         // Only now: a `Serialize` that goes on after a failure must not find its stage forgotten.
@@ -243,22 +247,57 @@ const fn is_flat<T: Archive>() -> bool {
     align_of::<T::Resolver>() < align_of::<usize>()
 }
 
-/// Serialises `value`: its first bytes onto `stage`, those after them into `slot` (where the first have their place too), or
-/// all of them where `spill` says if they outgrow that.
-///
-/// Writing recurses along the pointers of the value, and rkyv asks nobody on its way down. So a value that has any is written on the
-/// thread's large stack, and looked at when it has been.
+/// Serialises `value` for the slot that `ring` has claimed, or into a block, left in `attachments`, if it outgrows that. Returns its
+/// length. `reader` is told of a large frame while it is written.
+#[inline(always)]
+pub fn write_frame<T: Encode + Archive<Archived: Checked>>(
+    value: &T,
+    ring: &mut Producer,
+    alloc: &AllocContext<'_>,
+    attachments: &mut Attachments,
+    reader: Option<&CallerBell>,
+) -> Result<usize, SendError> {
+    let (stage, claim) = ring.claim();
+    let slot = claim.payload();
+    if attachments.is_loaded {
+        OutgoingFrame::new(claim, alloc, attachments, reader).discard_slow();
+    }
+    let frame = OutgoingFrame::new(claim, alloc, attachments, reader);
+    let Encoded { len, is_suspect } = encode(value, stage, slot, Overflow::Block(frame))?;
+    // Who reads requests says itself what it does not accept, and goes on. Who reads replies trusts nobody.
+    if is_suspect && reader.is_some() {
+        let block = attachments.block.as_ref().map(Allocation::span);
+        look_at_reply::<T::Archived>(len, block, stage, slot).map_err(SendError::Beyond)?;
+    }
+    Ok(len)
+}
+
+/// Serialises `value` into private memory.
 ///
 /// # Errors
 ///
-/// If `spill` has no room, or the value's own `Serialize` fails.
+/// If the value's own `Serialize` fails, or it is longer than `max` bytes.
+pub fn encode_to_vec<T: Encode>(value: &T, max: usize) -> Result<AlignedVec<ALIGN>, Failure> {
+    let mut private = PrivateBytes { bytes: AlignedVec::new(), max };
+    // No room at first: everything is written into the vector, which moves as it grows.
+    let encoded = encode(value, &mut Stage::new(), Span::empty(), Overflow::Private(&mut private));
+    let Encoded { len, .. } = encoded.map_err(|_| Failure)?;
+    private.bytes.resize(len, 0);
+    Ok(private.bytes)
+}
+
+/// Serialises `value`: its first bytes onto `stage`, those after them into `slot` (where the first have their place too), or
+/// all of them where `overflow` says if they outgrow that.
+///
+/// Writing recurses along the pointers of the value, and rkyv asks nobody on its way down. So a value that has any is written on the
+/// thread's large stack, and looked at when it has been.
 #[inline(always)]
-pub fn encode<T: Encode>(
+fn encode<'e, T: Encode>(
     value: &T,
-    stage: &mut Stage,
+    stage: &'e mut Stage,
     slot: Span<'_>,
-    spill: &mut dyn Spill,
-) -> Result<Encoded, Failure> {
+    overflow: Overflow<'e>,
+) -> Result<Encoded, SendError> {
     let staged = slot.len().min(INLINE);
     let (start, room) = (slot.start(), slot.len());
     let writer = FrameWriter {
@@ -271,23 +310,25 @@ pub fn encode<T: Encode>(
         pieces: 0,
         has_empty: false,
         was_padding: false,
-        spill,
+        overflow,
     };
     let mut buffer = MaybeUninit::uninit();
     let mut serializer = Serializer::new(writer, Scratch::new(&mut buffer), ());
-    let resolver = if is_flat::<T>() {
-        value.serialize(Strategy::wrap(&mut serializer))?
+    let written = if is_flat::<T>() {
+        value.serialize(Strategy::wrap(&mut serializer))
     } else {
         let resolver = stack::on_large(|| value.serialize(Strategy::wrap(&mut serializer)));
         if serializer.writer.pieces > MAX_DEPTH {
             stack::give_back_slow();
         }
-        resolver?
+        resolver
     };
     let FrameWriter { pieces, has_empty, was_padding, .. } = serializer.writer;
     let is_suspect = pieces > MAX_DEPTH || has_empty || was_padding;
-    let len = serializer.writer.finish(value, resolver)?;
-    Ok(Encoded { len, is_suspect })
+    match written.and_then(|resolver| serializer.writer.finish(value, resolver)) {
+        Ok(len) => Ok(Encoded { len, is_suspect }),
+        Err(Failure) => Err(serializer.writer.overflow.fail_slow()),
+    }
 }
 
 /// Looks at a reply that this process has written, and that may be beyond what its reader accepts, as its reader will: in its own block, or
@@ -297,7 +338,7 @@ pub fn encode<T: Encode>(
 ///
 /// Why it would be refused.
 #[cold]
-pub fn look_at_reply<A: Checked>(
+fn look_at_reply<A: Checked>(
     len: usize,
     block: Option<Span<'_>>,
     stage: &Stage,
@@ -318,38 +359,6 @@ pub fn look_at_reply<A: Checked>(
     };
     let looked = catch(|| access::<A>(bytes).map(drop));
     looked.map_err(|Failure| last_refusal())
-}
-
-/// Serialises `value` into private memory.
-///
-/// # Errors
-///
-/// If the value's own `Serialize` fails, or it is longer than `max` bytes.
-pub fn encode_to_vec<T: Encode>(value: &T, max: usize) -> Result<AlignedVec<ALIGN>, Failure> {
-    let mut spill = VecSpill { bytes: AlignedVec::new(), max };
-    // No room at first: everything is written into the vector, which moves as it grows.
-    let encoded = encode(value, &mut Stage::new(), Span::empty(), &mut spill)?;
-    spill.bytes.resize(encoded.len, 0);
-    Ok(spill.bytes)
-}
-
-struct VecSpill {
-    bytes: AlignedVec<ALIGN>,
-    max: usize,
-}
-
-impl Spill for VecSpill {
-    fn spill(&mut self, _written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
-        if need > self.max {
-            return None;
-        }
-        self.bytes.resize(need.next_power_of_two().clamp(256, self.max.max(256)), 0);
-        Some((NonNull::new(self.bytes.as_mut_ptr())?, self.bytes.len()))
-    }
-
-    fn send_with(&mut self, _: &mut SendBox<'_>) -> Result<Option<BoxRef>, Failure> {
-        Ok(None)
-    }
 }
 
 /// Scratch memory for serialising: a small buffer on the stack, and the heap beyond it.

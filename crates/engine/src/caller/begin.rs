@@ -37,7 +37,7 @@ impl Begun {
         }
         match ended {
             true => Some(Err(caller.ended(lane, *position, context))),
-            false if context.deadline.has_passed() => Some(Err(caller.timed_out(lane.started(*position), context))),
+            false if context.deadline().has_passed() => Some(Err(caller.timed_out(lane.started(*position), context))),
             false => None,
         }
     }
@@ -108,9 +108,9 @@ impl Caller {
         let position = self.publish_on(&mut lane, ask, len);
         // What comes back only when this thread asks for it is not waited for by others.
         lane.give_up(&*self.pool);
-        if let (Some(overdue), Some(due)) = (&self.overdue, context.deadline.instant()) {
+        if let (Some(overdue), Some(due)) = (&self.overdue, context.deadline().instant()) {
             // Nobody may ask for it by then.
-            overdue.watch(context.name(), context.timeout.unwrap_or_default(), (lane.index(), position), due);
+            overdue.watch(context.name(), context.limit.timeout.unwrap_or_default(), (lane.index(), position), due);
         }
         Ok(Begun { lane, caller: self.clone(), position, context })
     }

@@ -10,10 +10,10 @@ use crate::lane::{CallerLane, SendError};
 use crate::service::Method;
 use callgate_transport::commit::Kind;
 use callgate_transport::decoder::Decoder;
-use callgate_transport::doorbell::{Deadline, Waited};
+use callgate_transport::doorbell::Waited;
 use callgate_transport::error::{Awaited, CallError, NoMemory, Started};
 use callgate_transport::failpoints::{self, Step};
-use callgate_transport::memory_pool::{AllocContext, MemoryWait};
+use callgate_transport::memory_pool::AllocContext;
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
 use rkyv::rancor::Failure;
@@ -100,11 +100,11 @@ impl Caller {
         if self.peer.peer_status.is_over() && kind != Kind::Stop {
             return Err(self.over(Started::No, context));
         }
-        let alloc = &AllocContext { pool: &*self.pool, deadline: context };
+        let alloc = &AllocContext { pool: &*self.pool, limit: &context.limit, wait: None };
         let mut written = lane.write(args, alloc);
         if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) = written {
-            let wait = if may_wait == MayWait::Yes { context.deadline } else { Deadline::now() };
-            written = self.write_again_slow(lane, args, alloc, wait);
+            let wait = (may_wait == MayWait::Yes).then_some(context.deadline());
+            written = self.write_again_slow(lane, args, &AllocContext { wait, ..*alloc });
         }
         written.map_err(|error| {
             lane.unnest();
@@ -127,17 +127,17 @@ impl Caller {
         position
     }
 
-    /// Writes a request that found all memory in use: takes in what late replies on other lanes give back, and waits for more if it may.
+    /// Writes a request that found all memory in use: takes in what late replies on other lanes give back, and
+    /// waits for more if `alloc` lets it.
     #[cold]
     fn write_again_slow<A: Request>(
         &self,
         lane: &mut CallerLane,
         args: &A,
         alloc: &AllocContext<'_>,
-        wait: Deadline,
     ) -> Result<usize, SendError> {
         self.take_late_replies();
-        lane.write(args, &AllocContext { deadline: &MemoryWait { deadline: alloc.deadline, memory: wait }, ..*alloc })
+        lane.write(args, alloc)
     }
 
     /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.
@@ -166,7 +166,7 @@ impl Caller {
                 Next::Mine(outcome) => return outcome,
                 Next::Late => continue,
                 // A child may publish replies and take them back for ever, but not beyond the deadline.
-                _ if has_waited && context.deadline.has_passed() => return Err(self.give_up(lane, position, context)),
+                _ if has_waited && context.deadline().has_passed() => return Err(self.give_up(lane, position, context)),
                 Next::Streaming => {
                     if let Some(outcome) = self.follow_slow(lane, kind, context) {
                         return outcome;
@@ -249,7 +249,7 @@ impl Caller {
     #[inline(always)]
     fn wait_on(&self, lane: &CallerLane, position: u64, context: &CallContext) -> Waited {
         let wait = if self.may_follow(lane, position) { CallerLane::wait_for_any } else { CallerLane::wait };
-        wait(lane, self.wait, &self.peer.peer_status, context.deadline)
+        wait(lane, self.wait, &self.peer.peer_status, context.deadline())
     }
 
     /// Leaves the reply to the request at `position` to whoever uses the lane next.
@@ -257,7 +257,7 @@ impl Caller {
     pub fn give_up(&self, lane: &mut CallerLane, position: u64, context: &CallContext) -> CallError {
         lane.give_up(&*self.pool);
         if let Some(overdue) = &self.overdue {
-            let (timeout, at) = (context.timeout.unwrap_or_default(), (lane.index(), position));
+            let (timeout, at) = (context.limit.timeout.unwrap_or_default(), (lane.index(), position));
             overdue.watch(context.name(), timeout, at, Instant::now());
         }
         self.timed_out(lane.started(position), context)
@@ -271,8 +271,8 @@ impl Caller {
             if lane.credit() > 0 {
                 return Ok(());
             }
-            match lane.wait(self.wait, &self.peer.peer_status, context.deadline) {
-                Waited::Ready if !context.deadline.has_passed() => {}
+            match lane.wait(self.wait, &self.peer.peer_status, context.deadline()) {
+                Waited::Ready if !context.deadline().has_passed() => {}
                 Waited::Ready | Waited::DeadlinePassed => {
                     return Err(self.timed_out_for(Awaited::Slot, Started::No, context));
                 }
@@ -310,6 +310,6 @@ impl Caller {
     /// What replies are decoded with.
     #[inline(always)]
     pub fn decoder(&self, context: &CallContext) -> Decoder<'_> {
-        Decoder::of(&self.pool, self.peer.max_payload, self.peer.trust, context.deadline)
+        Decoder::of(&self.pool, self.peer.max_payload, self.peer.trust, context.deadline())
     }
 }

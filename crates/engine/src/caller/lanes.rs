@@ -141,7 +141,7 @@ impl Caller {
             {
                 return Ok(idle);
             }
-            if context.deadline.has_passed() {
+            if context.deadline().has_passed() {
                 return Err(self.late(context));
             }
         }
@@ -180,14 +180,14 @@ impl Caller {
         context: &CallContext,
     ) -> Result<Option<MutexGuard<'a, CallerLane>>, CallError> {
         let slice = Instant::now() + LANE_SLICE;
-        let until = context.deadline.instant().map_or(slice, |deadline| deadline.min(slice));
+        let until = context.deadline().instant().map_or(slice, |deadline| deadline.min(slice));
         if let Some(lane) = lane.try_lock_until(until) {
             return Ok(Some(lane));
         }
         if self.peer.peer_status.exit().is_some() {
             return Err(self.over(Started::No, context));
         }
-        if context.deadline.has_passed() {
+        if context.deadline().has_passed() {
             return Err(self.late(context));
         }
         Ok(None)

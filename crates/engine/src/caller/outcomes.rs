@@ -148,7 +148,7 @@ impl Caller {
 
     #[cold]
     pub(super) fn out_of_time(&self, awaited: Awaited, started: Started, context: &CallContext) -> CallError {
-        let timeout = context.timeout.unwrap_or_default();
+        let timeout = context.limit.timeout.unwrap_or_default();
         CallError::TimedOut { call: context.name(), pid: self.peer.pid, timeout, awaited, started }
     }
 

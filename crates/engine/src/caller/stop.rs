@@ -46,7 +46,7 @@ impl Caller {
         peer_status.blame(Cause::Stopped);
         let answer = match self.ask_to_stop(context, LANE_SLICE) {
             Some((mut lane, position)) => self.receive(&mut lane, position, Kind::Stop, context),
-            None => self.stopped_unasked(drop, context.deadline),
+            None => self.stopped_unasked(drop, context.deadline()),
         };
         match answer {
             Err(error @ CallError::Corrupt { .. }) => {
@@ -54,7 +54,7 @@ impl Caller {
                 Err(error)
             }
             // Or it has ended without an answer.
-            answer => match peer_status.wait(context.deadline) {
+            answer => match peer_status.wait(context.deadline()) {
                 Some(_) if matches!(answer, Err(CallError::Panicked { .. })) => answer.map(|()| Exit::Unknown),
                 Some(exit) => Ok(exit),
                 None => {

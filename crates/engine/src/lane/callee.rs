@@ -2,15 +2,15 @@
 
 #![forbid(unsafe_code)]
 
-use super::frame::{place, write};
-use super::{CalleeLane, CallerBell, ReplySlot, ReplyWriter, SendError, SentReply};
+use super::{CalleeLane, ReplySlot, ReplyWriter, SentReply};
 use callgate_os::sync::Ordering::{Relaxed, SeqCst};
 use callgate_os::sync::fence;
 use callgate_transport::commit::{Kind, Place};
-use callgate_transport::encode::Encode;
+use callgate_transport::encode::{Encode, write_frame};
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::loans::Attachments;
 use callgate_transport::memory_pool::AllocContext;
+use callgate_transport::outgoing_frame::{CallerBell, SendError, place};
 use callgate_transport::ring::{Consumer, Frame, Producer};
 use callgate_transport::segment::Segment;
 use callgate_transport::validator::Checked;
@@ -95,7 +95,7 @@ impl ReplySlot<'_> {
     ) -> Result<(), SendError> {
         self.len = 0;
         let ReplyWriter { ring, caller } = &mut *self.replies;
-        self.len = write(value, ring, alloc, self.attachments, Some(caller))?;
+        self.len = write_frame(value, ring, alloc, self.attachments, Some(caller))?;
         Ok(())
     }
 

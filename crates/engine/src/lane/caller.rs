@@ -4,18 +4,18 @@
 
 #![forbid(unsafe_code)]
 
-use super::frame::{place, write};
-use super::{CallerLane, SendError, is_past};
+use super::{CallerLane, is_past};
 use crate::peer_status::PeerStatus;
 use callgate_os::sync::Ordering::{Relaxed, Release, SeqCst};
 use callgate_os::sync::fence;
 use callgate_transport::commit::{Kind, Place};
 use callgate_transport::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
-use callgate_transport::encode::Encode;
+use callgate_transport::encode::{Encode, write_frame};
 use callgate_transport::error::Started;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::loans::Attachments;
 use callgate_transport::memory_pool::{AllocContext, PoolHandle};
+use callgate_transport::outgoing_frame::{SendError, place};
 use callgate_transport::ring::{Consumer, Frame, Producer, Seen};
 use callgate_transport::segment::Segment;
 use callgate_transport::validator::Checked;
@@ -93,7 +93,7 @@ impl CallerLane {
         alloc: &AllocContext<'_>,
     ) -> Result<usize, SendError> {
         debug_assert!(self.credit() > 0);
-        write(args, &mut self.requests, alloc, &mut self.attachments, None)
+        write_frame(args, &mut self.requests, alloc, &mut self.attachments, None)
     }
 
     /// Whether the request that was written carries memory that its arguments had: what is in boxes.

@@ -12,7 +12,7 @@ use callgate_transport::commit::BlockRef;
 use callgate_transport::doorbell::Deadline;
 use callgate_transport::error::NoMemory;
 use callgate_transport::failpoints::{self, Step};
-use callgate_transport::memory_pool::{MemoryPool, PoolHandle};
+use callgate_transport::memory_pool::{BlockSize, MemoryPool, PoolHandle};
 use callgate_transport::segment::Block;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -34,14 +34,10 @@ impl PoolHandle for Link {
 
     /// Without a deadline, waits only for what comes back by itself: for the frames of other calls, and for what is being released.
     #[cold]
-    fn find(
-        &self,
-        deadline: Deadline,
-        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
-    ) -> Result<Allocation, NoMemory> {
+    fn find(&self, size: BlockSize, deadline: Deadline) -> Result<Allocation, NoMemory> {
         let mut pool = self.pool.lock();
         loop {
-            let found = allocate(&mut pool, &mut TellChild(self));
+            let found = pool.allocate(size, &mut TellChild(self));
             let may_wait = match deadline.left() {
                 Some(left) => !left.is_zero(),
                 None => pool.has_frames_under_way() || self.books.lock().for_requests.is_being_released(),

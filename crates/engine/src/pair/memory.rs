@@ -15,7 +15,7 @@ use callgate_transport::commit::BlockRef;
 use callgate_transport::doorbell::Deadline;
 use callgate_transport::error::NoMemory;
 use callgate_transport::layout::CallerLine;
-use callgate_transport::memory_pool::{MemoryPool, PoolHandle};
+use callgate_transport::memory_pool::{BlockSize, MemoryPool, PoolHandle};
 use callgate_transport::segment::{Block, Placed};
 use std::sync::Arc;
 use std::thread;
@@ -85,13 +85,9 @@ impl PoolHandle for PairEndpoint {
     }
 
     #[cold]
-    fn find(
-        &self,
-        deadline: Deadline,
-        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
-    ) -> Result<Allocation, NoMemory> {
+    fn find(&self, size: BlockSize, deadline: Deadline) -> Result<Allocation, NoMemory> {
         loop {
-            let found = self.on_own(&mut *allocate);
+            let found = self.on_own(|pool, source| pool.allocate(size, source));
             let may_wait = deadline.left().is_some_and(|left| !left.is_zero());
             let waits = match &found {
                 Err(NoMemory::Exhausted { .. }) => may_wait,

@@ -124,9 +124,9 @@ impl<T: Contents + ?Sized> Archive for SharedBox<T> {
 impl<'e, T: Contents + ?Sized> Serialize<Encoder<'e>> for SharedBox<T> {
     fn serialize(&self, encoder: &mut Encoder<'e>) -> Result<SharedBoxResolver, Failure> {
         let bytes = &self.bytes;
-        let box_ref = match bytes.len {
-            0 => None,
-            _ => encoder.writer.send_with(&mut |alloc, attachments| bytes.box_ref(alloc, attachments))?,
+        let box_ref = match encoder.writer.frame() {
+            Some(frame) if bytes.len > 0 => Some(frame.attach(|alloc, attachments| bytes.box_ref(alloc, attachments))?),
+            _ => None,
         };
         let inline_len = if box_ref.is_some() { 0 } else { bytes.len };
         let inline = ArchivedBox::serialize_from_ref(&bytes.as_slice()[..inline_len], encoder)?;

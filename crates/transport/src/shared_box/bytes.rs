@@ -14,7 +14,7 @@ use crate::commit::BlockRef;
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::loans::{Attachments, BoxRef, LoanId};
-use crate::memory_pool::{AllocContext, PoolHandle};
+use crate::memory_pool::{AllocContext, BlockSize, PoolHandle};
 use crate::reading::{BYTES_A_LOOK, has_memory, in_time};
 use crate::segment::{Block, Span};
 use rkyv::rancor::Failure;
@@ -284,7 +284,7 @@ impl Bytes {
 
     fn box_ref_of_copy(&self, alloc: &AllocContext<'_>, attachments: &mut Attachments) -> Result<BoxRef, NoMemory> {
         let len = self.len as u64;
-        let allocation = alloc.find(&mut |pool, source| pool.allocate(len, source))?;
+        let allocation = alloc.allocate(BlockSize::Bytes(len))?;
         let place = allocation.reference(self.len);
         // SAFETY: a new block, that nobody else knows of, of at least `len` bytes.
         let target = unsafe { allocation.span().first(self.len).as_mut_bytes() };
