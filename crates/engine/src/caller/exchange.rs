@@ -1,12 +1,12 @@
 //! One request and its reply, on a lane that has been claimed.
 //!
-//! Replies come in the order of their requests: late ones to calls that gave up are dropped on the way. No more replies are taken than
-//! there are unanswered requests.
+//! Replies come in the order of their requests; late replies to calls that gave up are dropped on the way. Never takes more replies than there are
+//! unanswered requests.
 
 #![forbid(unsafe_code)]
 
 use super::{Ask, CallContext, Caller, MayWait};
-use crate::lane::{CallerLane, SendError};
+use crate::lane::{CallerLane, Frame, SendError};
 use crate::service::Method;
 use callgate_transport::commit::Kind;
 use callgate_transport::decoder::Decoder;
@@ -19,13 +19,13 @@ use callgate_transport::request::Request;
 use rkyv::rancor::Failure;
 use std::time::Instant;
 
-/// What a caller finds where the next reply comes.
-enum Next<R> {
-    /// The reply to its own request, which has been taken; or why it will get none.
-    Mine(Result<R, CallError>),
+/// What a caller finds when it looks for the next reply.
+enum Next<'a> {
+    /// The reply to its own request.
+    Mine(Frame<'a>),
     /// Its own reply, which the child is still writing.
     Streaming,
-    /// The late reply to an earlier call that gave up, which has been dropped.
+    /// A late reply to an earlier call that gave up.
     Late,
     /// Nothing yet.
     Pending,
@@ -50,8 +50,7 @@ impl Caller {
         self.receive(lane, position, ask.kind, context)
     }
 
-    /// Sends a request on a lane; returns its position. Its arguments are dropped before it is published: what memory of theirs it
-    /// carries is the callee's alone.
+    /// Sends a request on a lane; returns its position. Drops the arguments before publishing, so that boxes among them are the callee's alone.
     #[inline(always)]
     pub(super) fn send_on<A: Request>(
         &self,
@@ -65,8 +64,8 @@ impl Caller {
         Ok(self.publish_on(lane, ask, len))
     }
 
-    /// Like [`send_on`](Self::send_on), but leaves the arguments in place, to be sent again, unless the request carries memory of theirs.
-    // Always: for each type of arguments it has two callers, and costs 50 instructions more out of line.
+    /// Like [`send_on`](Self::send_on), but leaves the arguments in place, to be sent again, unless the request carries boxes of theirs.
+    // Always: it has two callers for each type of arguments, and costs 50 instructions more out of line.
     #[inline(always)]
     pub(super) fn send_kept_on<A: Request>(
         &self,
@@ -83,7 +82,7 @@ impl Caller {
         Ok(self.publish_on(lane, ask, len))
     }
 
-    /// Writes a request and returns its length. The callee sees nothing of it before [`publish_on`](Self::publish_on).
+    /// Writes a request and returns its length. The callee sees nothing before [`publish_on`](Self::publish_on).
     #[inline(always)]
     pub(super) fn write_on<A: Request>(
         &self,
@@ -96,7 +95,7 @@ impl Caller {
         if !lane.is_idle() {
             self.settle_slow(lane, context)?;
         }
-        // The request to stop is itself sent after the bridge has been declared stopped.
+        // The request to stop is sent after the bridge has been declared stopped.
         if self.peer.peer_status.is_over() && kind != Kind::Stop {
             return Err(self.over(Started::No, context));
         }
@@ -112,7 +111,7 @@ impl Caller {
         })
     }
 
-    /// Publishes the request of `len` bytes that was written; returns its position.
+    /// Publishes the request of `len` bytes that has been written; returns its position.
     #[inline(always)]
     pub(super) fn publish_on(&self, lane: &mut CallerLane, ask: Ask, len: usize) -> u64 {
         let position = lane.position();
@@ -127,8 +126,8 @@ impl Caller {
         position
     }
 
-    /// Writes a request that found all memory in use: takes in what late replies on other lanes give back, and
-    /// waits for more if `alloc` lets it.
+    /// Writes a request again that found all memory in use: frees what late replies on other lanes hold, and waits for memory as long as `alloc`
+    /// allows.
     #[cold]
     fn write_again_slow<A: Request>(
         &self,
@@ -140,18 +139,18 @@ impl Caller {
         lane.write(args, alloc)
     }
 
-    /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.
+    /// Takes the late replies to calls that gave up on all lanes that are free, to free the memory that they hold.
     pub fn take_late_replies(&self) {
         let context = &CallContext::new(const { &Method::nameless() }, None);
         for mut lane in self.lanes.iter().filter_map(|lane| lane.try_lock()) {
             lane.forget_unsent(&*self.pool);
-            // What is wrong with one of them is said by whoever calls next.
+            // The next call on the lane reports what is wrong with a reply.
             let _ = self.settle(&mut lane, context);
         }
     }
 
     /// Waits for the reply to the request at `position`, dropping late replies to requests before it.
-    // Always: calls by word have it called from more places for each type of reply, and out of line it costs 12 instructions more.
+    // Always: calls by word add callers for each type of reply, and out of line it costs 12 instructions more.
     #[inline(always)]
     pub(super) fn receive<R: Reply>(
         &self,
@@ -162,23 +161,37 @@ impl Caller {
     ) -> Result<R, CallError> {
         let mut has_waited = false;
         loop {
-            match self.next(lane, position, kind, context) {
-                Next::Mine(outcome) => return outcome,
-                Next::Late => continue,
+            match self.next(lane, position) {
+                Ok(Next::Mine(frame)) if is_plain(&frame, kind) => {
+                    let value = self.value(&frame, context);
+                    self.release(lane, false);
+                    return value;
+                }
+                Ok(Next::Mine(_)) => {
+                    if let Some(outcome) = self.take_slow(lane, kind, context) {
+                        return outcome;
+                    }
+                }
+                Ok(Next::Late) => {
+                    self.drop_next(lane, context)?;
+                }
+                Err(what) => return Err(self.corrupt(what, context)),
                 // A child may publish replies and take them back for ever, but not beyond the deadline.
-                _ if has_waited && context.deadline().has_passed() => return Err(self.give_up(lane, position, context)),
-                Next::Streaming => {
+                _ if has_waited && context.deadline().has_passed() => {
+                    return Err(self.give_up(lane, position, context));
+                }
+                Ok(Next::Streaming) => {
+                    has_waited = true;
                     if let Some(outcome) = self.follow_slow(lane, kind, context) {
                         return outcome;
                     }
                 }
-                Next::Pending => match self.wait_on(lane, position, context) {
-                    Waited::Ready => {}
+                Ok(Next::Pending) => match self.wait_on(lane, position, context) {
+                    Waited::Ready => has_waited = true,
                     Waited::DeadlinePassed => return Err(self.give_up(lane, position, context)),
                     Waited::Dead => return Err(self.ended(lane, position, context)),
                 },
             }
-            has_waited = true;
         }
     }
 
@@ -192,54 +205,79 @@ impl Caller {
         context: &CallContext,
     ) -> Option<Result<R, CallError>> {
         loop {
-            match self.next(lane, position, kind, context) {
-                Next::Mine(outcome) => return Some(outcome),
-                Next::Late => {}
-                Next::Streaming | Next::Pending => return None,
+            match self.next(lane, position) {
+                Ok(Next::Mine(frame)) if is_plain(&frame, kind) => {
+                    let value = self.value(&frame, context);
+                    self.release(lane, false);
+                    return Some(value);
+                }
+                Ok(Next::Mine(_)) => return self.take_slow(lane, kind, context),
+                Ok(Next::Late) => {
+                    if let Err(error) = self.drop_next(lane, context) {
+                        return Some(Err(error));
+                    }
+                }
+                Ok(Next::Streaming | Next::Pending) => return None,
+                Err(what) => return Some(Err(self.corrupt(what, context))),
             }
         }
     }
 
-    /// Takes the next reply, if it is there, for the call whose request is at `position`.
+    /// Looks for the next reply, for the call whose request is at `position`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, if no healthy child could have written it.
     #[inline(always)]
-    fn next<R: Reply>(&self, lane: &mut CallerLane, position: u64, kind: Kind, context: &CallContext) -> Next<R> {
-        match lane.take() {
-            // Apart from the rest because nearly every reply is like this: this call's own, in the slot.
-            Ok(Some((at, frame))) if at == position && frame.commit.kind == kind && !frame.carries() => {
-                failpoints::reach(Step::ParentReplySeen);
-                let value = R::from_slot(frame.line, frame.payload, self.decoder(context));
-                self.release(lane, false);
-                Next::Mine(value.map_err(|Failure| self.unread(context)))
-            }
-            Ok(Some(_)) => self.next_slow(lane, position, kind, context),
-            Ok(None) if self.may_follow(lane, position) && lane.is_announced() => Next::Streaming,
-            Ok(None) => Next::Pending,
-            Err(what) => Next::Mine(Err(self.corrupt(what, context))),
-        }
+    fn next<'a>(&self, lane: &'a CallerLane, position: u64) -> Result<Next<'a>, &'static str> {
+        Ok(match lane.take()? {
+            Some((at, frame)) if at == position => Next::Mine(frame),
+            Some(_) => Next::Late,
+            None if self.may_follow(lane, position) && lane.is_announced() => Next::Streaming,
+            None => Next::Pending,
+        })
     }
 
-    /// Takes the next reply: a fault, one that carries something, or a late one.
+    /// The value in a [plain](is_plain) reply.
+    #[inline(always)]
+    fn value<R: Reply>(&self, frame: &Frame<'_>, context: &CallContext) -> Result<R, CallError> {
+        failpoints::reach(Step::ParentReplySeen);
+        let value = R::from_slot(frame.line, frame.payload, self.decoder(context));
+        value.map_err(|Failure| self.unread(context))
+    }
+
+    /// Takes this call's own reply: a fault, or one that carries something. `None` if the child has taken it back.
     #[cold]
-    fn next_slow<R: Reply>(&self, lane: &mut CallerLane, position: u64, kind: Kind, context: &CallContext) -> Next<R> {
-        let (at, frame) = match lane.take() {
-            Ok(Some(taken)) => taken,
-            // It has been taken back.
-            Ok(None) => return Next::Pending,
-            Err(what) => return Next::Mine(Err(self.corrupt(what, context))),
+    fn take_slow<R: Reply>(
+        &self,
+        lane: &mut CallerLane,
+        kind: Kind,
+        context: &CallContext,
+    ) -> Option<Result<R, CallError>> {
+        let (_, frame) = match lane.take() {
+            Ok(taken) => taken?,
+            Err(what) => return Some(Err(self.corrupt(what, context))),
         };
         failpoints::reach(Step::ParentReplySeen);
         let (carries, number) = (frame.carries(), self.pool.accept_returns(frame.call));
-        let next = match at == position {
-            true => Next::Mine(self.outcome(&frame, kind, context)),
-            false => Next::Late,
-        };
+        let outcome = self.outcome(&frame, kind, context);
         self.release(lane, carries);
         self.pool.forget(number);
-        next
+        Some(outcome)
     }
 
-    /// Whether the reply to the request at `position` is copied while it is written: not while a late one is before it, which is only
-    /// dropped, and not if it is read where it lies.
+    /// Drops the next reply. Returns whether there was one.
+    #[cold]
+    fn drop_next(&self, lane: &mut CallerLane, context: &CallContext) -> Result<bool, CallError> {
+        let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, context))? else { return Ok(false) };
+        let (carries, number) = (frame.carries(), self.pool.accept_returns(frame.call));
+        self.release(lane, carries);
+        self.pool.forget(number);
+        Ok(true)
+    }
+
+    /// Whether to copy the reply to the request at `position` while it is written: not while a late reply is before it, which is only dropped, and
+    /// not if the reply is read in place.
     #[inline(always)]
     fn may_follow(&self, lane: &CallerLane, position: u64) -> bool {
         lane.replies().position() == position && self.peer.trust.is_none()
@@ -252,7 +290,7 @@ impl Caller {
         wait(lane, self.wait, &self.peer.peer_status, context.deadline())
     }
 
-    /// Leaves the reply to the request at `position` to whoever uses the lane next.
+    /// Leaves the reply to the request at `position` to the next user of the lane.
     #[cold]
     pub fn give_up(&self, lane: &mut CallerLane, position: u64, context: &CallContext) -> CallError {
         lane.give_up(&*self.pool);
@@ -263,7 +301,7 @@ impl Caller {
         self.timed_out(lane.started(position), context)
     }
 
-    /// Takes late replies to calls that gave up, and waits for room if there is none.
+    /// Takes late replies to calls that gave up, and waits until there is room for a request.
     #[cold]
     fn settle_slow(&self, lane: &mut CallerLane, context: &CallContext) -> Result<(), CallError> {
         loop {
@@ -281,21 +319,16 @@ impl Caller {
         }
     }
 
-    /// Takes late replies to calls that gave up, as far as they are there.
+    /// Takes the late replies to calls that gave up that have arrived.
     ///
-    /// Never takes more replies than there are unanswered requests: a hostile child may have published replies to requests
-    /// that have not been made yet, and taking one would put the two rings out of step for ever.
+    /// Never takes more replies than there are unanswered requests: a hostile child may have published replies to requests that have not been made,
+    /// and taking one would put the two rings out of step for ever.
     pub(super) fn settle(&self, lane: &mut CallerLane, context: &CallContext) -> Result<(), CallError> {
-        while !lane.is_idle() {
-            let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, context))? else { break };
-            let (carries, number) = (frame.carries(), self.pool.accept_returns(frame.call));
-            self.release(lane, carries);
-            self.pool.forget(number);
-        }
+        while !lane.is_idle() && self.drop_next(lane, context)? {}
         Ok(())
     }
 
-    /// Is done with the reply that was taken, which carried something or not, and takes back what its request carried.
+    /// Releases the reply that was taken, and takes back what its request carried. `carries` = the reply carried something.
     #[inline(always)]
     pub fn release(&self, lane: &mut CallerLane, carries: bool) {
         if let Some(attachments) = lane.release(carries) {
@@ -307,9 +340,15 @@ impl Caller {
         failpoints::reach(Step::ParentReplyReleased);
     }
 
-    /// What replies are decoded with.
+    /// The decoder for replies.
     #[inline(always)]
     pub fn decoder(&self, context: &CallContext) -> Decoder<'_> {
         Decoder::of(&self.pool, self.peer.max_payload, self.peer.trust, context.deadline())
     }
+}
+
+/// Whether a reply to a request of `kind` is like nearly all: a value in its slot, which carries nothing.
+#[inline(always)]
+fn is_plain(frame: &Frame<'_>, kind: Kind) -> bool {
+    frame.commit.kind == kind && !frame.carries()
 }
