@@ -1,4 +1,4 @@
-//! Values written into frames by rkyv: straight into shared memory, without allocating.
+//! Writes values into frames with rkyv: straight into shared memory, without allocating.
 //!
 //! The first bytes go onto a stage, which is published with the commit word; a frame that outgrows its slot moves into a block
 //! ([`OutgoingFrame`]). Never writes beyond the room that it has, and never publishes.
@@ -27,31 +27,31 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-/// What a value is serialised with: straight into shared memory, without allocating.
+/// The serialiser: writes straight into shared memory, without allocating.
 ///
 /// The lifetime is that of one encoding: no value's `Serialize` can keep the encoder, or exchange it for another.
 pub type Encoder<'e> = LowSerializer<FrameWriter<'e>, Scratch<'e>, Failure>;
 
-/// Whatever can be serialised into a frame.
+/// A value that can be serialised into a frame.
 pub trait Encode: for<'e> Serialize<Encoder<'e>> {}
 
 impl<T: for<'e> Serialize<Encoder<'e>>> Encode for T {}
 
-/// Where the bytes of a frame go: first onto the stage, then into the slot behind it, and, if they outgrow that, into a block.
+/// The writer of a frame's bytes: first onto the stage, then into the slot behind it, and, if they outgrow that, into a block.
 pub struct FrameWriter<'e> {
     stage: &'e mut Stage,
-    /// How many of the first bytes belong on the stage: all that it holds, or none once the frame is in a block.
+    /// How many of the first bytes belong on the stage: its whole length, or none once the frame is in a block.
     staged: usize,
     start: NonNull<u8>,
-    /// Up to here there is nothing to ask or tell.
+    /// The length up to which `overflow` need not be told or asked.
     capacity: usize,
-    /// Up to here there is room. Beyond the capacity only in a block.
+    /// The length up to which there is room. More than `capacity` only in a block.
     room: usize,
     written: usize,
-    /// How often something was written: no less often than there are objects in the frame, but for its root.
+    /// The number of writes: at least the number of objects in the frame, less its root.
     pieces: usize,
-    /// Whether a part without bytes may have been: a collection that is empty, or whose elements have no size. rkyv aligns for each part, and
-    /// then writes it: what has no bytes is zeros for alignment, or nothing, twice in a row, or at the end.
+    /// Whether some part may have been written without bytes: an empty collection, or one of elements without size. rkyv aligns for each part and
+    /// then writes it, so such a part shows as zeros for alignment, or as nothing, twice in a row or at the end.
     has_empty: bool,
     was_padding: bool,
     overflow: Overflow<'e>,
@@ -65,23 +65,23 @@ enum Overflow<'e> {
     Private(&'e mut PrivateBytes),
 }
 
-/// A value that is serialised for this process, or for a socket.
+/// A value that is serialised for this process or for a socket.
 struct PrivateBytes {
     bytes: AlignedVec<ALIGN>,
     /// The most bytes that it may have.
     max: usize,
 }
 
-/// What was written of a frame.
+/// The result of writing a frame.
 #[derive(Clone, Copy)]
 struct Encoded {
     len: usize,
-    /// Whether its reader may refuse it: then it is read once here, too.
+    /// Whether its reader may refuse it, so that it must be checked here.
     is_suspect: bool,
 }
 
 impl Overflow<'_> {
-    /// Moves the `written` bytes to where there is room for `need`. Returns where that begins, and how many bytes it has.
+    /// Moves the `written` bytes to a place with room for `need`. Returns its start, and how many bytes it holds.
     fn grow(&mut self, written: usize, need: usize) -> Result<(NonNull<u8>, usize), Failure> {
         match self {
             Self::Block(frame) => frame.grow(written, need),
@@ -89,8 +89,8 @@ impl Overflow<'_> {
         }
     }
 
-    /// Notes that the first `written` bytes are final, of a frame of at least `need` bytes that has `room`. Returns up to where, beyond
-    /// `written`, it may be written before this is called again.
+    /// Notes that the first `written` bytes are final, of a frame that needs at least `need` and has `room`. Returns the length, more than `written`,
+    /// up to which this need not be called again.
     fn mark_final(&mut self, written: usize, need: usize, room: usize) -> Result<usize, Failure> {
         match self {
             Self::Block(frame) => frame.mark_final(written, need, room),
@@ -98,7 +98,7 @@ impl Overflow<'_> {
         }
     }
 
-    /// Takes back what a frame carries that could not be written, and says why it could not.
+    /// Discards a frame that could not be written, and returns the reason.
     #[cold]
     fn fail_slow(&mut self) -> SendError {
         match self {
@@ -128,7 +128,7 @@ impl Positional for FrameWriter<'_> {
 impl Writer<Failure> for FrameWriter<'_> {
     #[inline(always)]
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        // The length of `bytes` is mostly a constant here, and this all that a small frame needs.
+        // The length of `bytes` is mostly a constant here, and a small frame needs no more than this.
         let end = self.written + bytes.len();
         self.pieces += 1;
         let is_padding = bytes.len() < ALIGN && bytes.iter().all(|&byte| byte == 0);
@@ -146,7 +146,7 @@ impl Writer<Failure> for FrameWriter<'_> {
 }
 
 impl<'e> FrameWriter<'e> {
-    /// The frame that is being written; `None` if it goes where no memory can be lent.
+    /// The frame that is being written; `None` for private memory, which no box can go to.
     pub(crate) fn frame(&mut self) -> Option<&mut OutgoingFrame<'e>> {
         match &mut self.overflow {
             Overflow::Block(frame) => Some(frame),
@@ -154,7 +154,7 @@ impl<'e> FrameWriter<'e> {
         }
     }
 
-    /// Writes what does not fit onto the stage, or not wholly.
+    /// Writes bytes that do not all fit onto the stage.
     fn write_behind(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         if bytes.len() > self.capacity - self.written {
             return self.write_slow(bytes);
@@ -166,7 +166,7 @@ impl<'e> FrameWriter<'e> {
         Ok(())
     }
 
-    /// Writes bytes none of which belongs on the stage, and for which there is room.
+    /// Writes bytes that there is room for, none of which belongs on the stage.
     #[inline(always)]
     fn put(&mut self, bytes: &[u8]) {
         debug_assert!(bytes.len() <= self.capacity - self.written);
@@ -178,7 +178,7 @@ impl<'e> FrameWriter<'e> {
         self.written += bytes.len();
     }
 
-    /// Writes bytes that reach beyond the capacity: into a block, if need be another, and as far at a time as it is told to.
+    /// Writes bytes beyond the capacity: into a block, moved to a larger one if needed, in pieces as `mark_final` allows.
     #[cold]
     fn write_slow(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
         let need = self.written.saturating_add(bytes.len());
@@ -195,7 +195,7 @@ impl<'e> FrameWriter<'e> {
         Ok(())
     }
 
-    /// Writes the root of the archive, whose parts have been written. Returns the length of the whole.
+    /// Writes the root of the archive, whose parts have been written. Returns the frame's length.
     #[inline(always)]
     fn finish<T: Archive>(&mut self, value: &T, resolver: T::Resolver) -> Result<usize, Failure> {
         const { assert!(align_of::<T::Archived>() <= ALIGN, "an archive is aligned to more than 16 bytes") };
@@ -204,7 +204,7 @@ impl<'e> FrameWriter<'e> {
         if end > self.staged {
             return self.finish_behind(value, resolver);
         }
-        // What lies between the parts and the root, and in the root's own padding, must not be what was there before.
+        // Bytes between the parts and the root, and in the root's padding, must not show what was there before.
         if at > self.written {
             self.stage.0[self.written..at].fill(0);
         }
@@ -224,10 +224,10 @@ impl<'e> FrameWriter<'e> {
         Ok(self.written)
     }
 
-    /// Moves the frame to where there is room for `need` bytes.
+    /// Moves the frame to a place with room for `need` bytes.
     #[cold]
     fn spill_slow(&mut self, need: usize) -> Result<(), Failure> {
-        // What is moved is moved from the slot.
+        // The frame is moved from the slot, so the stage goes there first.
         let staged = NonNull::from(&self.stage.0[..self.written.min(self.staged)]);
         will_write(self.start, staged.len());
         // SAFETY: the slot has room for all that was written, and the stage is private memory, so nothing overlaps.
@@ -235,20 +235,20 @@ impl<'e> FrameWriter<'e> {
         (self.start, self.room) = self.overflow.grow(self.written, need)?;
         assert!(self.room >= need);
         self.capacity = self.written;
-        // Only now: a `Serialize` that goes on after a failure must not find its stage forgotten.
+        // Only now: a `Serialize` that goes on after a failure must still find its stage.
         self.staged = 0;
         Ok(())
     }
 }
 
-/// Whether writing a value of the type recurses no deeper than its type does. Who leads to a part knows where it lies, in a `usize`: so no
-/// pointers lead on where what is known holds none. Known when this is compiled.
+/// Whether writing a value of the type recurses no deeper than the type nests. A resolver that leads to a part stores its position as a `usize`, so a
+/// resolver aligned to less leads to none. Known at compile time.
 const fn is_flat<T: Archive>() -> bool {
     align_of::<T::Resolver>() < align_of::<usize>()
 }
 
-/// Serialises `value` for the slot that `ring` has claimed, or into a block, left in `attachments`, if it outgrows that. Returns its
-/// length. `reader` is told of a large frame while it is written.
+/// Serialises `value` into the slot that `ring` has claimed, or into a block, left in `attachments`, if it outgrows that. Returns its length.
+/// `reader` is told of a large frame while it is written.
 #[inline(always)]
 pub fn write_frame<T: Encode + Archive<Archived: Checked>>(
     value: &T,
@@ -264,7 +264,7 @@ pub fn write_frame<T: Encode + Archive<Archived: Checked>>(
     }
     let frame = OutgoingFrame::new(claim, alloc, attachments, reader);
     let Encoded { len, is_suspect } = encode(value, stage, slot, Overflow::Block(frame))?;
-    // Who reads requests says itself what it does not accept, and goes on. Who reads replies trusts nobody.
+    // A callee refuses a request that it does not accept, and goes on. A caller takes such a reply for a breach.
     if is_suspect && reader.is_some() {
         let block = attachments.block.as_ref().map(Allocation::span);
         look_at_reply::<T::Archived>(len, block, stage, slot).map_err(SendError::Beyond)?;
@@ -279,18 +279,18 @@ pub fn write_frame<T: Encode + Archive<Archived: Checked>>(
 /// If the value's own `Serialize` fails, or it is longer than `max` bytes.
 pub fn encode_to_vec<T: Encode>(value: &T, max: usize) -> Result<AlignedVec<ALIGN>, Failure> {
     let mut private = PrivateBytes { bytes: AlignedVec::new(), max };
-    // No room at first: everything is written into the vector, which moves as it grows.
+    // No room at first, so everything is written into the vector, which moves as it grows.
     let encoded = encode(value, &mut Stage::new(), Span::empty(), Overflow::Private(&mut private));
     let Encoded { len, .. } = encoded.map_err(|_| Failure)?;
     private.bytes.resize(len, 0);
     Ok(private.bytes)
 }
 
-/// Serialises `value`: its first bytes onto `stage`, those after them into `slot` (where the first have their place too), or
-/// all of them where `overflow` says if they outgrow that.
+/// Serialises `value`: its first bytes onto `stage`, the rest into `slot` (which leaves room for the first), or everything into `overflow` if it
+/// outgrows that.
 ///
-/// Writing recurses along the pointers of the value, and rkyv asks nobody on its way down. So a value that has any is written on the
-/// thread's large stack, and looked at when it has been.
+/// Writing recurses along the value's pointers, and rkyv offers no check on the way down. So a value that has pointers is written on the thread's
+/// large stack, and checked afterwards.
 #[inline(always)]
 fn encode<'e, T: Encode>(
     value: &T,
@@ -331,8 +331,8 @@ fn encode<'e, T: Encode>(
     }
 }
 
-/// Looks at a reply that this process has written, and that may be beyond what its reader accepts, as its reader will: in its own block, or
-/// else on the stage and in the slot.
+/// Reads a reply that this process has written, and whose reader may refuse it, as that reader will: in its own block, or on the stage and in the
+/// slot.
 ///
 /// # Errors
 ///
@@ -346,8 +346,8 @@ fn look_at_reply<A: Checked>(
 ) -> Result<(), DecodeRefusal> {
     let mut copy = AlignedVec::<ALIGN>::new();
     let bytes = match block {
-        // SAFETY: a block of this side's own arena, which the peer can merely read, or is trusted not to write meanwhile: the rules of
-        // `shared_box`. This side has written it just now, and does not go on before this is over.
+        // SAFETY: a block of this side's own arena, which the peer can only read, or is trusted not to write meanwhile: the rules of `shared_box`.
+        // This side has just written it, and waits here until it has been read.
         Some(block) => unsafe { block.first(len).as_bytes() },
         None => {
             // The peer may write to the slot.
@@ -363,7 +363,7 @@ fn look_at_reply<A: Checked>(
 
 /// Scratch memory for serialising: a small buffer on the stack, and the heap beyond it.
 pub struct Scratch<'e> {
-    /// The buffer's address, taken once: to borrow the buffer anew would take it from those who have parts of it.
+    /// The buffer's address, taken once: borrowing the buffer again would invalidate pointers into it.
     start: NonNull<u8>,
     used: usize,
     buffer: PhantomData<&'e mut ScratchBuffer>,
@@ -388,8 +388,8 @@ impl<'e> Scratch<'e> {
     }
 }
 
-// SAFETY: `push_alloc` returns memory of the layout that nothing else uses until `pop_alloc`, which comes in reverse order:
-// a rising mark in the buffer, or a heap allocation of its own. The buffer does not move: `'e` borrows it.
+// SAFETY: `push_alloc` returns memory of the layout that nothing else uses until `pop_alloc`, which comes in reverse order: from a rising mark in the
+// buffer, or a heap allocation of its own. The buffer does not move: `'e` borrows it.
 unsafe impl Allocator<Failure> for Scratch<'_> {
     unsafe fn push_alloc(&mut self, layout: Layout) -> Result<NonNull<[u8]>, Failure> {
         let start = self.used.next_multiple_of(layout.align());

@@ -181,27 +181,27 @@ impl MemoryPool {
 
 /// One side's memory, as frames and boxes reach it.
 pub trait PoolHandle: Send + Sync {
-    /// Runs `run` on the pool, with where it gets more.
+    /// Runs `run` on the pool, with the source of more memory.
     fn with(&self, run: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source));
 
     /// A block of that size. If there is none because too much memory is in use, may try again until `deadline`.
     fn find(&self, size: BlockSize, deadline: Deadline) -> Result<Allocation, NoMemory>;
 
-    /// The block of the peer's arena that a frame names, if it lies in memory that there is.
+    /// The block of the peer's arena that a frame names, if it lies in known memory.
     fn peer_block(&self, block: BlockRef) -> Option<Block>;
 
-    /// Whether the peer is trusted not to write to what this side looks at.
+    /// Whether the peer is trusted not to write to memory that this side reads.
     fn trusts_peer(&self) -> bool;
 
-    /// Whether the peer reads replies of this side where they lie.
+    /// Whether the peer reads this side's replies in place.
     fn is_trusted_by_peer(&self) -> bool;
 
-    /// Whether this process is a fork of the one whose memory it is, and must leave it alone.
+    /// Whether this process is a fork of the memory's owner, and must leave it alone.
     fn is_in_fork(&self) -> bool;
 }
 
 impl dyn PoolHandle + '_ {
-    /// [`PoolHandle::with`], with a result.
+    /// Like [`PoolHandle::with`], but returns the result.
     pub fn on<R>(&self, run: impl FnOnce(&mut MemoryPool, &mut dyn Source) -> R) -> R {
         let (mut run, mut result) = (Some(run), None);
         self.with(&mut |pool, source| result = run.take().map(|run| run(pool, source)));
@@ -209,8 +209,8 @@ impl dyn PoolHandle + '_ {
         result.unwrap_or_else(|| unreachable!("a pool that did not run what it was given"))
     }
 
-    /// Takes in the blocks that a frame with this call word brings home, if it does. Returns a number to `forget` those by
-    /// that its value does not take.
+    /// Takes in the blocks that come back with a frame of this call word, if any do. Returns a number, with which to `forget` the blocks that its
+    /// value does not take.
     #[inline]
     pub fn accept_returns(&self, call: u64) -> Option<u64> {
         if call >> 32 == 0 { None } else { Some(self.accept_returns_slow(call)) }
@@ -219,11 +219,11 @@ impl dyn PoolHandle + '_ {
     #[cold]
     fn accept_returns_slow(&self, call: u64) -> u64 {
         let returns = LoanList::from_word(call >> 32);
-        // Numbers begin with 1: none is forgotten by 0.
+        // Numbers begin with 1, so 0 forgets none.
         if returns.is_empty() { 0 } else { self.on(|pool, _| pool.lender.accept_returns(returns)) }
     }
 
-    /// The frame has been dealt with that `accept_returns` gave this number, if it did.
+    /// Forgets the rest of the frame to which `accept_returns` gave this number, if it did.
     #[inline]
     pub fn forget(&self, number: Option<u64>) {
         if let Some(number) = number {
@@ -244,15 +244,15 @@ impl dyn PoolHandle + '_ {
 pub enum BlockSize {
     /// At least as many bytes.
     Bytes(u64),
-    /// At least `need` bytes, for a frame that has outgrown where `written` bytes of it are. May be larger, as the frame may go on growing.
+    /// At least `need` bytes, for a frame of which `written` bytes are written. May be larger, as the frame may go on growing.
     Growing { written: usize, need: usize },
 }
 
-/// Where a frame finds memory, and how long it may look for it.
+/// Where a frame finds memory, and how long it may wait for it.
 pub struct AllocContext<'a> {
     pub pool: &'a dyn PoolHandle,
     pub limit: &'a TimeLimit,
-    /// Until when it waits for memory that is in use; `None` = not at all.
+    /// How long it waits for memory that is in use; `None` = not at all.
     pub wait: Option<Deadline>,
 }
 

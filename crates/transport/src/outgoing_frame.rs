@@ -1,6 +1,6 @@
-//! A frame while it is written: it moves into a block when it outgrows its slot, takes boxes along, and may be read meanwhile.
+//! A frame while it is written: it moves into a block when it outgrows its slot, carries boxes, and may be read meanwhile.
 //!
-//! Relies on `memory_pool` for blocks and on `ring` for the slot. A frame is announced here, never published.
+//! Relies on `memory_pool` for blocks and on `ring` for the slot. Announces a frame, and never publishes it.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Memory for the tests of lanes: none, as their frames fit any slot.
+//! Memory for the tests of lanes, whose frames all fit a slot: there is none.
 
 #![forbid(unsafe_code)]
 
