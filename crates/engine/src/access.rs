@@ -1,7 +1,7 @@
-//! How methods get at the service of a child: `&mut T`, or a lock that several workers share.
+//! How methods reach the service of a child: as `&mut T`, or through a lock that several workers share.
 //!
-//! Methods with `&self` run side by side, and those with `&mut self` alone. Arguments are read before the lock is taken, and results are written
-//! after it has been given back.
+//! Methods with `&self` run side by side, those with `&mut self` alone. Arguments are read before the lock is taken, and results are written after it
+//! is released.
 
 #![forbid(unsafe_code)]
 
@@ -9,10 +9,10 @@ use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteG
 use parking_lot::Mutex;
 use std::sync::{PoisonError, TryLockError};
 
-/// What a child says that has no service: it was never built, or has been dropped.
+/// The panic message of a child without a service: it was never built, or has been dropped.
 pub(crate) const NO_SERVICE: &str = "the child has no service";
 
-/// How a method gets at the service that it is called on.
+/// How a method reaches the service that it is called on.
 pub trait Access<T> {
     /// Runs a method with `&self`, or one without a receiver.
     fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R;
@@ -35,12 +35,12 @@ impl<T> Access<T> for &mut T {
 
 /// A service that several workers share.
 pub struct SharedService<T> {
-    /// Each of up to eight readers has a lock on a line of its own; a writer takes them all.
+    /// Up to eight readers each lock a cache line of their own; a writer locks them all.
     service: ShardedLock<Option<T>>,
-    /// The queue of those who cannot have the service at once: its head holds this, and alone waits at the lock.
+    /// The queue of threads that cannot have the service at once: only its head, which holds this, waits at the lock.
     ///
-    /// So the head gets the lock next, whether it reads or writes. Without the queue, writers that follow each other closely
-    /// keep out readers, because the lock prefers writers. The queue itself is fair, if not at every step.
+    /// So the head gets the lock next, whether it reads or writes. Without the queue, writers that follow each other closely would keep out readers,
+    /// because the lock prefers writers. The queue itself is fair, if not at every step.
     queue: Mutex<()>,
 }
 
@@ -49,7 +49,7 @@ impl<T> SharedService<T> {
         Self { service: ShardedLock::new(service), queue: Mutex::new(()) }
     }
 
-    /// The service, beside other readers. That a method panicked poisons nothing, as with one worker.
+    /// The service, shared with other readers. A method's panic poisons nothing, as with one worker.
     #[inline]
     fn read(&self) -> ShardedLockReadGuard<'_, Option<T>> {
         match self.service.try_read() {
@@ -65,7 +65,7 @@ impl<T> SharedService<T> {
         self.service.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The service, for this thread alone: after the methods that run, and before those that wait behind this.
+    /// The service, for this thread alone: after the methods that run now, and before those that queue behind this one.
     pub fn write(&self) -> ShardedLockWriteGuard<'_, Option<T>> {
         let _head = self.queue.lock();
         self.service.write().unwrap_or_else(PoisonError::into_inner)
@@ -90,8 +90,7 @@ impl<T> Access<T> for &SharedService<T> {
     }
 }
 
-/// A panic, because the method's result cannot be had; its caller gave up before the child was told to stop, or the service
-/// would still be here.
+/// Panics: there is no service to run the method on. Its caller gave up before the child was told to stop, or the service would still be here.
 #[cold]
 fn absent() -> ! {
     panic!("{NO_SERVICE}")

@@ -1,7 +1,7 @@
-//! What one side's segments come to, against what it may have.
+//! What the segments of one side add up to, against its budget.
 //!
-//! What was given to a peer that is not trusted counts until nobody has it any more, whatever the peer says: the kernel reports that
-//! ([`watcher::when_released`]). Where it cannot, the memory counts until the peer is dead. A trusted peer's word is enough.
+//! A segment that was given to an untrusted peer counts until no process has it, whatever the peer says; the kernel reports that
+//! ([`watcher::when_released`]). Where it cannot, the segment counts until the peer is dead. A trusted peer's word is enough.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-/// How long those who need memory wait for what has been given back and is not yet released: a healthy peer undoes its mapping at once.
+/// How long a call that needs memory waits for segments that are being released: a healthy peer unmaps them at once.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The segments of one side's arena, in use or not yet released.
@@ -21,26 +21,26 @@ pub struct Account(HashMap<u64, AccountEntry>);
 struct AccountEntry {
     len: u64,
     until: Until,
-    /// Since when nobody uses it.
+    /// When it was given back.
     left: Option<Instant>,
 }
 
-/// Until when a segment counts.
+/// How long a segment counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// It is given back.
+    /// Until it is given back.
     GivenBack,
-    /// The kernel says that nobody has it.
+    /// Until the kernel says that no process has it.
     Released,
-    /// The peer is dead, and this account gone with it.
+    /// Until the peer is dead, and this account gone with it.
     Death,
 }
 
 impl Until {
-    /// For a segment that a peer is about to be given as `object`. It must not have been given to anybody yet.
+    /// For a segment that the peer is about to get as `object`. No process may have it yet.
     pub fn of(object: Option<&OwnedFd>, is_trusted: bool, owner: Weak<dyn Releasing>, segment: u64) -> Self {
         match object {
-            // A backend that has none is for trusted peers only.
+            // Only backends for trusted peers have none.
             Some(object) if !is_trusted => match watcher::when_released(object, owner, segment) {
                 Ok(()) => Until::Released,
                 Err(_) => Until::Death,
@@ -55,12 +55,12 @@ impl Account {
         self.0.insert(segment, AccountEntry { len, until, left: None });
     }
 
-    /// The segment was never given to anybody.
+    /// Takes out a segment that was never given to the peer.
     pub fn forget(&mut self, segment: u64) {
         self.0.remove(&segment);
     }
 
-    /// Nobody uses the segment any more, or so its user says. Whether it was in use.
+    /// Notes that the segment's user says it is no longer used. Returns whether it was in use.
     pub fn given_back(&mut self, segment: u64) -> bool {
         let Some(entry) = self.0.get_mut(&segment).filter(|entry| entry.left.is_none()) else { return false };
         entry.left = Some(Instant::now());
@@ -70,27 +70,27 @@ impl Account {
         true
     }
 
-    /// Nobody has the segment any more.
+    /// Notes that no process has the segment any more.
     pub fn released(&mut self, segment: u64) {
         self.0.remove(&segment);
     }
 
-    /// How many segments count.
+    /// The number of segments that count.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// How many bytes count.
+    /// The number of bytes that count.
     pub fn bytes(&self) -> u64 {
         self.0.values().map(|entry| entry.len).sum()
     }
 
-    /// How many of them are in use.
+    /// The number of segments in use.
     pub(crate) fn bytes_in_use(&self) -> u64 {
         self.0.values().filter(|entry| entry.left.is_none()).map(|entry| entry.len).sum()
     }
 
-    /// Whether there will probably be more soon.
+    /// Whether more memory will probably be free soon.
     pub(crate) fn is_being_released(&self) -> bool {
         self.0.values().any(|entry| {
             entry.until == Until::Released && entry.left.is_some_and(|left| left.elapsed() < RELEASE_PATIENCE)

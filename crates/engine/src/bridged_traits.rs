@@ -1,8 +1,8 @@
-//! The bridged traits that this program has, which generated code names before `main` runs.
+//! The bridged traits of this program, which generated code registers before `main` runs.
 //!
-//! A child that runs the same program finds a trait's methods by their address. One that is another executable has them elsewhere: it
-//! looks them up here, by a number that both can compute. So it is known at the start whether the child has what its parent has. Written to
-//! before `main`, and by libraries that are loaded later.
+//! A child that runs the same program finds a trait's methods by their address. In another executable they lie elsewhere, so that child looks them up
+//! here, by a number that both sides can compute. Thus it is known at the start whether the child has the traits that its parent has. Written before
+//! `main`, and by libraries that are loaded later.
 
 #![forbid(unsafe_code)]
 
@@ -15,15 +15,15 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 pub struct Bridged {
     /// The service's name.
     service: &'static str,
-    /// The trait's.
+    /// The trait's name.
     interface: &'static str,
-    /// `None` of a trait for a generic type: there is no telling for which of them.
+    /// `None` for a trait of a generic type: its number would not tell the instance.
     id: Option<InterfaceId>,
-    /// The one that was named before.
+    /// The trait registered before this one.
     before: OnceLock<Option<&'static Bridged>>,
 }
 
-/// The one that was named last.
+/// The trait registered last.
 static LAST: Mutex<Option<&'static Bridged>> = Mutex::new(None);
 
 impl Bridged {
@@ -37,7 +37,7 @@ impl Bridged {
         Self { service, interface, id: None, before: OnceLock::new() }
     }
 
-    /// Names it. Allocates nothing: memory may not be ready for that.
+    /// Registers it. Allocates nothing: the allocator may not be ready.
     pub fn name(&'static self) {
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
         if self.before.set(*last).is_ok() {
@@ -59,7 +59,7 @@ fn all() -> impl Iterator<Item = &'static Bridged> {
 pub fn keys<T: Service>() -> Vec<u64> {
     let mut keys: Vec<u64> =
         all().filter(|bridged| bridged.is_of::<T>()).filter_map(|bridged| Some((bridged.id?.key)())).collect();
-    // A library that is there twice names its traits twice.
+    // A library that is loaded twice registers its traits twice.
     keys.sort_unstable();
     keys.dedup();
     keys
@@ -70,13 +70,13 @@ pub fn find<T: Service>(key: u64) -> Option<InterfaceId> {
     all().filter(|bridged| bridged.is_of::<T>()).filter_map(|bridged| bridged.id).find(|id| (id.key)() == key)
 }
 
-/// What the trait of `T` with this number is called.
+/// The name of the trait of `T` with this number.
 pub fn name_of<T: Service>(key: u64) -> Option<&'static str> {
     let has_key = |bridged: &&Bridged| bridged.is_of::<T>() && bridged.id.is_some_and(|id| (id.key)() == key);
     all().find(has_key).map(|bridged| bridged.interface)
 }
 
-/// A trait that is bridged for every `T` of a generic type, by whose name `T` goes.
+/// A trait that is bridged for every `T` of a generic type, which the name of `T` tells.
 pub fn generic_of<T: Service>() -> Option<&'static str> {
     let is_meant =
         |bridged: &&Bridged| bridged.id.is_none() && bridged.service == T::NAME && type_name::<T>().contains('<');

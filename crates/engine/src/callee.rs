@@ -23,7 +23,7 @@ use callgate_transport::doorbell::wait_from_code;
 use callgate_transport::error::Fault;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::loans::Attachments;
-use callgate_transport::memory_pool::{AllocContext, NEVER, PoolHandle};
+use callgate_transport::memory_pool::{AllocContext, PoolHandle, TimeLimit};
 use callgate_transport::request::RequestSpan;
 use callgate_transport::segment::{Block, Segment, Span};
 use callgate_transport::shared_box;
@@ -34,10 +34,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-/// Exit code of a child whose service's destructor panicked while nobody waited for its reply: Rust's own.
+/// Exit code of a child whose service panicked in its destructor while nobody waited for the reply: Rust's own.
 pub(crate) const PANICKED: i32 = 101;
 
-/// Bytes of stack of a worker beside the main thread: what that usually has. Only what is used is ever touched.
+/// Bytes of stack of a worker beside the main thread: the usual size of a main thread's. Only pages in use exist.
 const STACK: usize = 8 << 20;
 
 /// Serves `T` to the parent with one worker, this thread, until told to stop. Never returns.
@@ -46,7 +46,7 @@ pub fn serve<T: Service>(serving: Serving) -> ! {
     Callee::start(serving).worker(0, host).run()
 }
 
-/// Serves `T` to the parent with as many workers as it asks for, of which this thread is one, until told to stop. Never returns.
+/// Serves `T` to the parent with as many workers as it asks for, this thread among them, until told to stop. Never returns.
 pub fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
     if serving.segment.geometry().workers == 1 {
         serve::<T>(serving);
@@ -71,7 +71,7 @@ pub fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
     })
 }
 
-/// A child whose parent has been told that it serves.
+/// A child that has told its parent that it serves.
 pub struct Serving {
     pub control: Control,
     pub segment: Segment,
@@ -81,7 +81,7 @@ pub struct Serving {
     pub parent: TrustedParent,
 }
 
-/// What the workers of a child have in common.
+/// What the workers of a child share.
 pub struct Callee {
     segment: Segment,
     bells: Bells,
@@ -104,14 +104,14 @@ impl Callee {
         Self { segment, bells, hello, parent, memory }
     }
 
-    /// The worker `index`, which carries out with `host` what is asked on its lanes.
+    /// The worker `index`, which carries out the requests on its lanes with `host`.
     fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H, Parent> {
         let lanes = WorkerLanes::new(&self.segment, index, &self.bells, wait_from_code(self.hello.wait), true);
         let parent = Parent { memory: self.memory.clone(), trusted: self.parent };
         Worker::new(lanes, parent, host).with_chain(chain(&self.segment, index))
     }
 
-    /// The main thread's name and the worker's number, which a listing of 15 bytes shows both.
+    /// The main thread's name and the worker's number; a listing of 15 bytes shows both.
     fn worker_name(&self, index: u32) -> String {
         let name: String = self.hello.name.chars().filter(|&char| char != '\0').collect();
         let number = format!(" {index}");
@@ -119,41 +119,41 @@ impl Callee {
     }
 }
 
-/// The chain that begins with a call that worker `index` carries out.
+/// The chain that begins with a call carried out by worker `index`.
 pub fn chain(segment: &Segment, index: u32) -> u64 {
     // Relaxed: written before the other side had the segment.
     segment.header().chains.load(Relaxed).wrapping_add(u64::from(index) + 1)
 }
 
-/// Whoever makes the requests of a worker: how far it is trusted, and the memory that is shared with it.
+/// The peer that makes a worker's requests: how far it is trusted, and the memory that it shares.
 pub trait RequestSource {
     /// The memory.
     fn pool(&self) -> &dyn PoolHandle;
 
-    /// Whether it lives; `None` for one that this process does not outlive.
+    /// Whether it lives; `None` for a caller that this process does not outlive.
     fn peer_status(&self) -> Option<&PeerStatus>;
 
-    /// The block that a request names; or what is wrong with that.
+    /// The block that a request names, or what is wrong with it.
     fn block(&self, block: BlockRef) -> Result<Block, &'static str>;
 
-    /// The payload of a request, as it may be read; `copy` has room for it elsewhere.
+    /// The payload of a request, as it may be read; `copy` has room for a copy.
     ///
     /// # Errors
     ///
-    /// If it cannot be read, for a reason that has been [noted](callgate_transport::reading::refuse). Then, too, it is to be [answered](Self::answering).
+    /// If it cannot be read, for a reason that has been [noted](callgate_transport::reading::refuse). Call [`answering`](Self::answering) then, too.
     fn request<'a>(&self, payload: Span<'a>, copy: &'a mut AlignedVec<ALIGN>) -> Result<RequestSpan<'a>, Failure>;
 
-    /// The request of `len` bytes has been carried out, and its answer is about to be published.
+    /// Notes that the request of `len` bytes has been carried out, and its reply is about to be published.
     fn answering(&self, _len: usize) {}
 
-    /// The request has been answered of which `copy` has been made.
+    /// Notes that the reply to the request in `copy` has been published.
     fn done(&self, _copy: &mut AlignedVec<ALIGN>) {}
 
-    /// Keeps what the reply carries that is about to be published at `position` of `lane`, until it has been dealt with.
+    /// Keeps what the reply carries that is about to be published at `position` of `lane`, until its caller is done with it.
     fn publishing(&self, lane: u32, position: u64, attachments: Attachments);
 }
 
-/// The parent of a child: its requests are read where they lie, and make sense.
+/// The parent of a child. Its requests are read in place, and are well formed.
 pub struct Parent {
     memory: Arc<PayloadMemory>,
     trusted: TrustedParent,
@@ -189,11 +189,11 @@ pub struct Worker<H, A> {
     lanes: WorkerLanes,
     asker: A,
     host: H,
-    /// Requests that are not read where they lie.
+    /// The copy of a request that cannot be read in place.
     copy: AlignedVec<ALIGN>,
     /// The process's exit code.
     code: i32,
-    /// Of calls that are not nested.
+    /// The chain of calls that are not nested.
     chain: u64,
 }
 
@@ -220,7 +220,7 @@ impl<H: Host> Worker<H, Parent> {
         Self::new(lanes, Parent { memory, trusted: TrustedParent::of_itself() }, host)
     }
 
-    /// The addresses of what the worker keeps of each of its lanes.
+    /// The addresses of the worker's private state of each lane.
     #[cfg(debug_assertions)]
     pub fn private_memory(&self) -> Vec<std::ops::Range<usize>> {
         self.lanes.private_memory()
@@ -234,7 +234,7 @@ impl<H: Host> Worker<H, Parent> {
             match self.serve_next() {
                 Ok(Some(Kind::Stop)) if self.lanes.is_first() => {
                     failpoints::reach(Step::ChildExiting);
-                    // Flushes what the service printed and runs its exit handlers; the reply has been published, if anybody waits for one.
+                    // Flushes what the service printed and runs its exit handlers. The reply has been published, if a caller waits for one.
                     std::process::exit(self.code);
                 }
                 // The first one ends the process.
@@ -247,14 +247,14 @@ impl<H: Host> Worker<H, Parent> {
         }
     }
 
-    /// As [`run_or_end`](Self::run_or_end), on a thread of its own.
+    /// Like [`run_or_end`](Self::run_or_end), on a thread of its own.
     fn run_aside(self) -> ! {
         last_words::prepare_thread();
         self.run_or_end()
     }
 
-    /// As [`run`](Self::run). A panic outside of a method, which is an error in callgate, ends the process: the other threads
-    /// would live on, and this one's callers wait for ever.
+    /// Like [`run`](Self::run). A panic outside of a method is an error in callgate, and ends the process: otherwise the other threads would live on,
+    /// and this one's callers would wait for ever.
     fn run_or_end(self) -> ! {
         let _ = catch_unwind(AssertUnwindSafe(|| self.run()));
         std::process::exit(CONFUSED);
@@ -275,20 +275,20 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         nest::serve(self.chain);
     }
 
-    /// Who asks.
+    /// The peer that makes the requests.
     pub fn asker(&self) -> &A {
         &self.asker
     }
 
-    /// Waits for a request and answers it. Returns its kind; `None` if there is nobody any more who could ask.
+    /// Waits for a request and answers it. Returns its kind; `None` if the caller has ended.
     ///
     /// # Errors
     ///
-    /// What is wrong with the request, if nobody who keeps to the protocol could have made it.
+    /// What is wrong with the request, if no healthy caller could have made it.
     #[inline(always)]
     pub fn serve_next(&mut self) -> Result<Option<Kind>, &'static str> {
         match self.lanes.wait(self.asker.peer_status()) {
-            // Who looks for requests until the end finds what was asked after it, too.
+            // A request may arrive after the peer has ended; skip it.
             Some(place) if !self.asker.peer_status().is_some_and(PeerStatus::is_over) => self.serve_one(place),
             _ => Ok(None),
         }
@@ -311,7 +311,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
             Place::Block(block) => Some(self.asker.block(block)?),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let alloc = &AllocContext { pool: self.asker.pool(), deadline: &NEVER };
+        let alloc = &AllocContext { pool: self.asker.pool(), limit: TimeLimit::NONE, wait: None };
         let returned = alloc.pool.accept_returns(call);
         if returned.is_some() {
             nest::enter(call, slot.chain());
@@ -347,7 +347,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
 }
 
 impl<H: Host, A: RequestSource> Worker<H, A> {
-    /// Publishes a reply that carries something, on the lane at `place`.
+    /// Publishes a reply that carries something on the lane at `place`.
     #[inline(always)]
     fn publish_loaded(&mut self, place: usize, reply: Kind, departed: SentReply) {
         let lane = self.lanes.lane(place);
@@ -356,7 +356,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         lane.publish(reply, departed.call, departed.place);
     }
 
-    /// A request to stop of which nothing has been carried out: it comes again when every other request has been answered.
+    /// Puts off a request to stop, before anything is done for it: it is found again when every other request has been answered.
     #[cold]
     fn put_off_stop(&self, returned: Option<u64>) -> Option<Kind> {
         self.asker.pool().forget(returned);
@@ -364,7 +364,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         None
     }
 
-    /// The end, which the parent has asked for without a request that could be answered.
+    /// Ends the service because the parent asked for the end without a request.
     #[cold]
     fn end(&mut self) -> Option<Kind> {
         let is_first = self.lanes.is_first();
@@ -375,7 +375,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
     }
 }
 
-/// Has the host carry out a request, if that can be read, and replies that it panicked, if so.
+/// Has the host carry out a request if it can be read. A panic becomes a fault in the reply.
 #[inline(always)]
 fn carry_out<H: Host>(host: &mut H, kind: Kind, exchange: &mut Exchange<'_>, is_readable: bool) {
     if is_readable {
@@ -397,7 +397,7 @@ fn refuse_unanswered(exchange: &mut Exchange<'_>) -> Kind {
 #[cold]
 fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
     exchange.reply(Kind::Fault, fault);
-    // What is longer than a reply may be is cut, as far as it must.
+    // A message too long for a reply is cut as far as needed.
     if exchange.replied != Some(Kind::Fault) {
         let mut short = Fault::new(fault.message.clone(), fault.location.clone(), None);
         exchange.reply(Kind::Fault, &short);

@@ -1,4 +1,4 @@
-//! The caller: claims a lane, sends a request, waits for the reply, and makes of it a value or an error.
+//! The caller: claims a lane, sends a request, waits for the reply, and turns it into a value or an error.
 
 #![forbid(unsafe_code)]
 
@@ -22,7 +22,7 @@ use callgate_transport::doorbell::{Deadline, Wait, Waited};
 use callgate_transport::error::{Awaited, CallError, CallName, Started};
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::layout::CallerLine;
-use callgate_transport::memory_pool::{AllocDeadline, PoolHandle};
+use callgate_transport::memory_pool::{PoolHandle, TimeLimit};
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
 use callgate_transport::segment::{Placed, Segment};
@@ -31,63 +31,60 @@ use std::any::TypeId;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// How long a thread that waits for a lane waits between two looks at whether the child has ended.
+/// How long a thread waits for a lane before it checks again whether the child has ended.
 const LANE_SLICE: Duration = Duration::from_millis(20);
 
 /// The calling side of one bridge. Shared by all threads.
 pub struct Caller {
-    /// Each in memory of its own, so that one of them can be kept beyond the call that claimed it.
+    /// Each in its own allocation, so that one can be kept beyond the call that claimed it.
     lanes: Box<[Arc<Mutex<CallerLane>>]>,
     pub peer: Arc<Peer>,
     /// The memory that the two share.
     pool: Arc<dyn PoolHandle>,
-    /// The same, as what holds the peer.
+    /// The same link to the peer, as what can end it.
     hold: Arc<dyn PeerLink>,
     pub wait: Wait,
     workers: u32,
-    /// How to reach each worker apart from its lanes.
+    /// How to reach each worker without a lane.
     bells: Box<[WorkerBell]>,
-    /// What chains of the peer's workers are called, see `nest`; 0 if they are asked of callbacks only, where nobody asks.
+    /// The name of the peer's first chain, see `nest`; 0 for a peer that only serves callbacks, where it is not needed.
     chains: u64,
     callers: Box<[Placed<CallerLine>]>,
     service: TypeId,
-    /// The interfaces that the child has, or is to have, in its table; interface n is at n - 1.
+    /// The interfaces in the child's table, or on their way there; interface n is at n - 1.
     interfaces: [InterfaceSlot; MAX_INTERFACES],
     entering: Mutex<()>,
     stopping: Mutex<()>,
-    /// Where calls are told of that time out; `None` = nowhere.
+    /// Told of calls that time out, if there is a limit for them.
     overdue: Option<Arc<Overdue>>,
 }
 
-/// A place in the table of interfaces.
+/// An entry in the table of interfaces.
 struct InterfaceSlot {
     /// The interface's dispatch function, in this process.
     address: OnceLock<usize>,
-    /// Set when the child has answered that it knows it.
+    /// Set when the child has confirmed that it knows the interface.
     bound: OnceLock<()>,
 }
 
-/// What a call needs to know of itself.
+/// The method and time limit of a call.
 #[derive(Clone, Copy)]
 pub struct CallContext {
     pub method: &'static Method,
-    timeout: Option<Duration>,
-    /// Until when it may wait for anything.
-    pub deadline: Deadline,
-}
-
-/// The time that its request may be written in. A call that has not looked at the clock yet has begun just now.
-impl AllocDeadline for CallContext {
-    fn until(&self) -> Deadline {
-        if self.deadline.instant().is_some() { self.deadline } else { Deadline::after(self.timeout) }
-    }
+    limit: TimeLimit,
 }
 
 impl CallContext {
     /// A call that begins now. `timeout` = the longest time to wait for a lane and the reply; `None` = no limit.
     #[inline]
     pub fn new(method: &'static Method, timeout: Option<Duration>) -> Self {
-        Self { method, timeout, deadline: Deadline::after(timeout) }
+        Self { method, limit: TimeLimit::after(timeout) }
+    }
+
+    /// How long it may wait for anything.
+    #[inline(always)]
+    pub fn deadline(&self) -> Deadline {
+        self.limit.deadline
     }
 
     pub fn name(&self) -> CallName {
@@ -95,15 +92,11 @@ impl CallContext {
     }
 }
 
-/// What becomes of a call's arguments when its request has been written.
+/// Whether a request may wait for memory that other frames use.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum ArgsPolicy {
-    /// They are dropped.
-    Spend,
-    /// The same; and nothing is waited for.
-    SpendAtOnce,
-    /// They stay, to be sent again; but not if the request carries some of their memory, which is the callee's from then on.
-    Keep,
+enum MayWait {
+    Yes,
+    No,
 }
 
 /// What a request asks for: its kind and its call word.
@@ -113,7 +106,7 @@ struct Ask {
     call: u64,
 }
 
-/// A call whose request is on its way, and the lane that its reply will come by.
+/// A call whose request has been sent, and the lane that its reply will come by.
 pub struct Sent<'a> {
     lane: MutexGuard<'a, CallerLane>,
     position: u64,
@@ -122,8 +115,8 @@ pub struct Sent<'a> {
 
 /// A call that its caller does not wait in, and the lane that its reply will come by.
 ///
-/// Dropped before it is answered, it leaves its reply to whoever uses the lane next. In a fork it does nothing: the lane is that
-/// of the process that it was forked from.
+/// If it is dropped before it is answered, the next user of the lane drops its reply. In a fork it does nothing: the lane belongs to the process that
+/// was forked.
 pub struct Begun {
     // Before the caller, which must outlive it.
     lane: ArcMutexGuard<RawMutex, CallerLane>,
@@ -135,12 +128,12 @@ pub struct Begun {
 impl Caller {
     /// The calling side of a bridge to a `T`.
     pub fn new<T: Service>(segment: &Segment, link: Arc<Link>, wait: Wait) -> Self {
-        // Relaxed: written before anybody else had the segment.
+        // Relaxed: written before any other process had the segment.
         let chains = segment.header().chains.load(Relaxed);
         Self { chains, ..Self::of(segment, link.peer.clone(), link, wait, TypeId::of::<T>()) }
     }
 
-    /// The calling side of what `hold` has of `peer`, who has the service. Does not look at the segment.
+    /// The calling side towards `peer`, which has the service and is reached through `hold`. Does not read the segment.
     pub fn of(segment: &Segment, peer: Arc<Peer>, hold: Arc<dyn PeerLink>, wait: Wait, service: TypeId) -> Self {
         let lane = |index| Arc::new(Mutex::new(CallerLane::new(segment, index, &peer.bells)));
         let workers = segment.geometry().workers;
@@ -163,30 +156,30 @@ impl Caller {
         }
     }
 
-    /// The same, with something to be done about calls that time out.
+    /// The same, with a limit for calls that have timed out.
     pub fn with_lateness(mut self, segment: &Segment, lateness: Lateness) -> Self {
-        // First as what it is.
+        // Bound to its own type first, then unsized.
         let hold: Arc<dyn PeerLink> = self.hold.clone();
         self.overdue = Some(Overdue::new(segment, Arc::downgrade(&hold), lateness));
         self
     }
 
-    /// The call that the child was at for so long that it was killed, if so.
+    /// The call for which the child was killed because it ran too long, if so.
     pub fn culprit(&self) -> Option<CallName> {
         self.overdue.as_ref().and_then(|overdue| overdue.culprit())
     }
 
-    /// Whether the child, which is dead, had answered any call beside its constructor's.
+    /// Whether the child, which is dead, had answered any call but its constructor's.
     pub fn has_answered_calls(&self) -> bool {
         let context = &CallContext::new(const { &Method::nameless() }, None);
         let until = Instant::now() + LANE_SLICE;
         let answers = self.lanes.iter().enumerate().map(|(index, lane)| match lane.try_lock_until(until) {
             Some(mut lane) => {
-                // Also what nobody waited for.
+                // Includes replies that nobody waited for.
                 let _ = self.settle(&mut lane, context);
                 lane.answered()
             }
-            // Its call is pending. What came before that on this lane, only the child has said.
+            // A call is pending here. Only the child's own word tells what came before it on this lane.
             None => {
                 u64::from(self.overdue.as_ref().is_some_and(|overdue| overdue.has_answered(index, (index == 0).into())))
             }
@@ -200,7 +193,7 @@ impl Caller {
         &self.pool
     }
 
-    /// The addresses of each lane, with its lock.
+    /// The addresses of each lane with its lock.
     #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
     pub fn private_memory(&self) -> Vec<std::ops::Range<usize>> {
         let start = |lane| std::ptr::from_ref::<Mutex<CallerLane>>(lane).addr();
@@ -219,18 +212,19 @@ impl Caller {
         self.finish(sent)
     }
 
-    /// As [`call`](Self::call), but leaves `args` where they are, to be sent again, unless the callee has been given some of their memory.
+    /// Like [`call`](Self::call), but leaves `args` in place, to be sent again, unless the callee has been given some of their memory.
     #[inline]
     pub fn call_again<A: Request, R: Reply>(
         &self,
         context: &CallContext,
         args: &mut Option<A>,
     ) -> Result<R, CallError> {
-        let sent = self.send_args(context, args, ArgsPolicy::Keep)?;
-        self.finish(sent)
+        let (mut lane, ask) = self.claim_for(context)?;
+        let position = self.send_kept_on(&mut lane, ask, args, context)?;
+        self.finish(Sent { lane, position, context: *context })
     }
 
-    /// Sends the request of a call, whose reply [`finish`](Self::finish) waits for.
+    /// Sends the request of a call; [`finish`](Self::finish) waits for its reply.
     #[inline]
     pub fn send<A: Request>(
         &self,
@@ -238,24 +232,22 @@ impl Caller {
         args: A,
         timeout: Option<Duration>,
     ) -> Result<Sent<'_>, CallError> {
-        self.send_args(&CallContext::new(method, timeout), &mut Some(args), ArgsPolicy::Spend)
+        let context = CallContext::new(method, timeout);
+        let (mut lane, ask) = self.claim_for(&context)?;
+        let position = self.send_on(&mut lane, ask, args, &context)?;
+        Ok(Sent { lane, position, context })
     }
 
+    /// A lane for a call of a method, and the request to send there.
     #[inline(always)]
-    fn send_args<A: Request>(
-        &self,
-        context: &CallContext,
-        args: &mut Option<A>,
-        then: ArgsPolicy,
-    ) -> Result<Sent<'_>, CallError> {
+    fn claim_for(&self, context: &CallContext) -> Result<(MutexGuard<'_, CallerLane>, Ask), CallError> {
         let call = self.call_word(context.method, context)?;
-        let (mut lane, call) = self.claim(call, context)?;
+        let (lane, call) = self.claim(call, context)?;
         failpoints::reach(Step::ParentLaneClaimed);
-        let position = self.send_on(&mut lane, Ask { kind: Kind::Call, call }, args, then, context)?;
-        Ok(Sent { lane, position, context: *context })
+        Ok((lane, Ask { kind: Kind::Call, call }))
     }
 
-    /// The call word of a method. Comes before anything is locked: in a fork, what another thread held stays locked for ever.
+    /// The call word of a method. Needed before anything is locked: in a fork, a lock that another thread held stays locked for ever.
     #[inline(always)]
     fn call_word(&self, method: &'static Method, context: &CallContext) -> Result<u64, CallError> {
         if self.peer.is_in_fork() {
@@ -274,7 +266,7 @@ impl Caller {
         self.receive(&mut sent.lane, sent.position, Kind::Call, &sent.context)
     }
 
-    /// Calls what the peer knows by the call word `call`, and leaves `args` where they are. `method` is its name, for errors.
+    /// Calls the peer's method with the call word `call`, and leaves `args` in place. `method` is its name, for errors.
     #[inline]
     pub fn call_by_word<A: Request, R: Reply>(
         &self,
@@ -284,17 +276,17 @@ impl Caller {
         timeout: Option<Duration>,
     ) -> Result<R, CallError> {
         let ask = Ask { kind: Kind::Call, call };
-        let untimed = CallContext { method, timeout, deadline: Deadline::NEVER };
+        let untimed = CallContext { method, limit: TimeLimit { timeout, deadline: Deadline::NEVER } };
         if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(&untimed));
         }
-        // Who need not wait for a lane looks at the clock when the peer has begun to work.
+        // A call that need not wait for a lane reads the clock only when the peer has begun to work.
         if let Some(mut lane) = self.lanes.get(nest::own_lane()).and_then(|lane| lane.try_lock())
             && lane.is_idle()
             && lane.is_in_use()
         {
-            match self.send_on(&mut lane, ask, args, ArgsPolicy::Keep, &untimed) {
-                // There is time to wait for memory.
+            match self.send_kept_on(&mut lane, ask, args, &untimed) {
+                // Try again with time to wait for memory.
                 Err(CallError::Exhausted { .. } | CallError::TimedOut { .. }) if args.is_some() => {}
                 sent => return self.receive(&mut lane, sent?, Kind::Call, &CallContext::new(method, timeout)),
             }
@@ -317,12 +309,12 @@ impl Caller {
         if let Some(index) = lane.begin_use() {
             self.hold.begin(index);
         }
-        let position = self.send_on(&mut lane, ask, args, ArgsPolicy::Keep, context)?;
+        let position = self.send_kept_on(&mut lane, ask, args, context)?;
         self.receive(&mut lane, position, Kind::Call, context)
     }
 
-    /// Has the child build the service from saved arguments. Returns the constructor's own error, as it displays. One that has not begun with it
-    /// `within` that time never will.
+    /// Has the child build the service from saved arguments. Returns the constructor's own error, as it displays. Gives up if the child has not begun
+    /// `within` that time: then it never will.
     pub fn construct(
         &self,
         method: &'static Method,
@@ -334,9 +326,9 @@ impl Caller {
         // Lane 0, like the request to stop: its worker is the child's main thread.
         let mut lane = self.lock(&self.lanes[0], context)?;
         let ask = Ask { kind: Kind::Construct, call: method.word(0) };
-        let position = self.send_on(&mut lane, ask, &mut Some(args), ArgsPolicy::Spend, context)?;
+        let position = self.send_on(&mut lane, ask, args, context)?;
         if within < timeout.unwrap_or(Duration::MAX)
-            && lane.wait(self.wait, &self.peer.peer_status, begin.deadline) == Waited::DeadlinePassed
+            && lane.wait(self.wait, &self.peer.peer_status, begin.deadline()) == Waited::DeadlinePassed
             && lane.started(position) == Started::No
         {
             return Err(self.out_of_time(Awaited::Answer, Started::No, begin));

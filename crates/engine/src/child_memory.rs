@@ -1,7 +1,6 @@
-//! The memory that a child's payloads lie in: segments of the parent's arena, and the child's own arena, for replies.
+//! The memory of a child's payloads: segments of the parent's arena for requests, and the child's own arena for replies.
 //!
-//! Shared by all workers of the child and the thread that reads the control socket. Touched only by payloads that outgrow a
-//! slot.
+//! Shared by all workers of the child and the thread that reads the control socket. Used only by payloads that outgrow a slot.
 
 #![forbid(unsafe_code)]
 
@@ -22,7 +21,7 @@ use callgate_transport::error::NoMemory;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::layout::CallerLine;
 use callgate_transport::loans::Attachments;
-use callgate_transport::memory_pool::{MemoryPool, PoolHandle};
+use callgate_transport::memory_pool::{BlockSize, MemoryPool, PoolHandle};
 use callgate_transport::segment::{Block, Placed, Segment};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -31,27 +30,27 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// The memory of one child's payloads.
 pub(crate) struct PayloadMemory {
     control: Control,
-    /// Where the segments are that the parent names.
+    /// Finds the segments that the parent names.
     backing: Arc<dyn Backing>,
     from_parent: Mutex<FromParent>,
-    /// Rung when the reader has noted something.
+    /// Notified when the reader has noted something.
     changed: Condvar,
-    /// What this process may do with the parent's segments.
+    /// The child's access to the parent's segments.
     access: Protection,
-    /// Held while the parent is asked for memory: there is one answer at a time.
+    /// Held while the parent is asked for memory, so that one answer is expected at a time.
     replies: Mutex<ReplyMemory>,
     /// The caller's line of each lane.
     callers: Vec<Placed<CallerLine>>,
-    /// The process whose memory it is; a fork that the service makes of it leaves it alone.
+    /// The process that owns the memory; a fork made by the service leaves it alone.
     generation: u32,
 }
 
-/// What the parent has told over the control socket.
+/// What the parent has said over the control socket.
 #[derive(Default)]
 struct FromParent {
     /// Segments of the parent's arena.
     requests: HashMap<u64, Arc<Mapping>>,
-    /// What has been mapped and is not sealed yet.
+    /// A segment that has been mapped and is not sealed yet.
     unsealed: Option<(u64, Arc<Mapping>)>,
     /// The parent's answer to the last `Need`.
     answer: Option<Result<(u64, Arc<Mapping>), NoMemory>>,
@@ -60,7 +59,7 @@ struct FromParent {
 /// The child's own memory.
 struct ReplyMemory {
     pool: MemoryPool,
-    /// What published replies carry, or those about to be: lane, position, and that.
+    /// What replies carry that are published or about to be: lane, position, and attachments.
     published: Vec<(u32, u64, Attachments)>,
 }
 
@@ -99,15 +98,15 @@ impl PayloadMemory {
         }
     }
 
-    /// The block that a request names. It may have to wait for the segment, which comes by the socket.
+    /// The block that a request names. May wait for the segment, which arrives by the socket.
     #[cold]
     pub(crate) fn request_block(&self, block: BlockRef) -> Block {
         let mapping = self.wait_for(|told| told.requests.get(&block.segment).cloned());
         Block::new(&mapping, block.offset, block.len).unwrap_or_else(|| confused("a block outside its segment"))
     }
 
-    /// Keeps what the reply carries that is about to be published at `position` of `lane` until its caller has dealt with it. Before it is
-    /// published: the parent may ask for what it has dealt with at once, and does so once.
+    /// Keeps what the reply carries that is about to be published at `position` of `lane`, until its caller is done with it. Called before
+    /// publishing: the parent may ask at once for the blocks that it is done with, and asks only once.
     #[cold]
     pub(crate) fn publishing(&self, lane: u32, position: u64, carried: Attachments) {
         self.replies().published.push((lane, position, carried));
@@ -142,7 +141,7 @@ impl PayloadMemory {
                     told.requests.insert(segment, mapping);
                     failpoints::reach(Step::ChildAttachHeard);
                 }
-                // Of memory with a name: the parent has taken it back since, and no request names it.
+                // A named segment that the parent has taken back since; no request names it.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => confused(&format!("a segment that cannot be mapped: {error}")),
             },
@@ -172,7 +171,7 @@ impl PayloadMemory {
         self.changed.notify_all();
     }
 
-    /// Notes memory for a reply. A parent that does not trust this child seals it first, when it has been mapped.
+    /// Notes memory for a reply. A parent that does not trust this child seals it once it is mapped.
     fn granted(&self, told: &mut FromParent, segment: u64, mapping: std::io::Result<Arc<Mapping>>) {
         failpoints::reach(Step::ChildGrantHeard);
         let is_final = self.access == Protection::ReadWrite;
@@ -188,13 +187,13 @@ impl PayloadMemory {
             Err(error) => format!("the child cannot map reply memory: {error}"),
         };
         told.unsealed = None;
-        // A parent that does not hear this asks why the child goes on asking.
+        // A parent that misses this asks why the child keeps asking.
         let _ = self.control.send(Message::Detach { segment }, None);
         told.answer = Some(Err(failed(why)));
     }
 
-    /// Takes back what the parent is done with, and gives back what may not be kept, unless a worker is at it: that one may wait for this
-    /// thread, and the parent asks again after the reply.
+    /// Takes back what the parent is done with, and gives back memory beyond the limit. Skips it while a worker holds the arena: that worker may wait
+    /// for this thread, and the parent asks again after the reply.
     fn tidy(&self) {
         failpoints::reach(Step::ChildTidyHeard);
         let Ok(mut replies) = self.replies.try_lock() else { return };
@@ -207,7 +206,7 @@ impl PayloadMemory {
         self.from_parent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `find` finds something. The parent always answers; if it dies, so does this process.
+    /// Waits until `find` finds something. The parent always answers; if it dies, this process dies too.
     fn wait_for<R>(&self, mut find: impl FnMut(&mut FromParent) -> Option<R>) -> R {
         let mut told = self.told();
         loop {
@@ -224,7 +223,7 @@ fn failed(why: String) -> NoMemory {
 }
 
 impl ReplyMemory {
-    /// Takes back what callers have dealt with.
+    /// Takes back what callers are done with.
     fn collect(&mut self, callers: &[Placed<CallerLine>], source: &mut dyn Source) {
         let is_dealt_with = |lane: u32, position: u64| {
             // Acquire: pairs with the Release in `CallerLane::release`.
@@ -246,22 +245,17 @@ impl PoolHandle for PayloadMemory {
         run(&mut replies.pool, &mut source);
     }
 
-    /// Does not wait: a caller waits for what this is for, and may be who has to give something back.
-    fn find(
-        &self,
-        _: Deadline,
-        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
-    ) -> Result<Allocation, NoMemory> {
-        let mut found = None;
-        self.with(&mut |pool, source| found = Some(allocate(pool, source)));
-        found.unwrap_or_else(|| Err(failed("the child's memory was not asked".into())))
+    /// Does not wait: the caller waits for this reply, and may itself hold what has to come back.
+    fn find(&self, size: BlockSize, _: Deadline) -> Result<Allocation, NoMemory> {
+        let pool: &dyn PoolHandle = self;
+        pool.on(|pool, source| pool.allocate(size, source))
     }
 
     fn peer_block(&self, block: BlockRef) -> Option<Block> {
         Some(self.request_block(block))
     }
 
-    /// The parent.
+    /// The peer is the parent.
     fn trusts_peer(&self) -> bool {
         true
     }
@@ -275,7 +269,7 @@ impl PoolHandle for PayloadMemory {
     }
 }
 
-/// The parent as a source of reply memory. Used only with the arena held.
+/// The parent as a source of reply memory. Used only while the arena is locked.
 struct AskParent<'a>(&'a PayloadMemory);
 
 impl Source for AskParent<'_> {
@@ -293,10 +287,10 @@ impl Source for AskParent<'_> {
     }
 }
 
-/// Exit code of a child that its parent's frames made no sense to.
+/// Exit code of a child that could not make sense of its parent's messages.
 pub(crate) const CONFUSED: i32 = 71;
 
-/// The parent is trusted, so this is an error in callgate; going on would run something that nobody asked for.
+/// Ends the process. The parent is trusted, so this is an error in callgate; going on might run something that nobody asked for.
 #[cold]
 pub(crate) fn confused(what: &str) -> ! {
     let why = format!("callgate: child {} ends: its parent sent {what}", std::process::id());

@@ -1,6 +1,6 @@
 //! The control socket: rare messages beside the rings, above all those that carry descriptors.
 //!
-//! Every message is three 64-bit words, and at most one descriptor. What comes from a child is checked here once.
+//! Every message is three 64-bit words and at most one descriptor. Messages from a child are checked here, once.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// What parent and child tell each other beside the rings. For a pair the hub stands where a parent does, on either side.
+/// What parent and child tell each other beside the rings. In a pair the hub stands in for a parent, on either side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Parent to child, with a descriptor: `segment` holds requests from now on.
@@ -19,7 +19,7 @@ pub enum Message {
         /// The segment's number.
         segment: u64,
     },
-    /// Either: the sender no longer uses `segment`, one of its own arena.
+    /// Either way: the sender no longer uses `segment`, which is of its own arena.
     Detach {
         /// The segment's number.
         segment: u64,
@@ -34,13 +34,13 @@ pub enum Message {
         /// The segment's number.
         segment: u64,
     },
-    /// The answer to a `Grant`, where the one who was given memory is not trusted: it has mapped `segment`, and nobody needs to map it to
-    /// write there any more.
+    /// The answer to a `Grant` where the receiver of the memory is not trusted: it has mapped `segment`, and nobody has to map it for writing after
+    /// this.
     Mapped {
         /// The segment's number.
         segment: u64,
     },
-    /// The answer to `Mapped`: nobody can make holes in `segment` any more, and frames may name it from now on.
+    /// The answer to `Mapped`: nobody can punch holes into `segment` any more, and frames may name it from now on.
     Sealed {
         /// The segment's number.
         segment: u64,
@@ -52,23 +52,24 @@ pub enum Message {
         /// The budget.
         max: u64,
     },
-    /// Parent to child: so much of the budget is in use that the segment asked for with `Need` would exceed it.
+    /// Parent to child: the segment asked for with `Need` would exceed the budget, because too much of it is in use.
     Exhausted {
         /// Bytes asked for.
         len: u64,
         /// The budget.
         budget: u64,
     },
-    /// Parent to child: the segment asked for with `Need` could not be had, though the budget allows it. Why, as `callgate_os::limits` packs it.
+    /// Parent to child: the system refused the segment asked for with `Need`, though the budget allows it. The reason is packed as in
+    /// `callgate_os::limits`.
     Lack {
-        /// The system's error, and which limit is behind it.
+        /// The system's error, and the limit behind it.
         error: u64,
-        /// That limit.
+        /// The value of that limit.
         limit: u64,
     },
-    /// Parent to child: no large reply has been needed for a while, and there is more memory for them than may be kept.
+    /// Parent to child: no large reply has been needed for a while, and idle memory for them exceeds `retained`.
     Tidy,
-    /// Caller to hub to owner, of a pair: it is about to use `lane`, for the first time.
+    /// Caller of a pair to the hub to the owner: the caller is about to use `lane` for the first time.
     Begin {
         /// The lane's number.
         lane: u64,
@@ -114,11 +115,11 @@ impl Message {
 #[derive(Debug)]
 pub struct Control<S = OwnedFd> {
     socket: S,
-    /// `None` = the peer is trusted.
+    /// What a peer's messages cost; `None` if the peer is trusted.
     toll: Option<Toll>,
 }
 
-/// What a peer has done with which nothing can be sent or received any more.
+/// The error after which a peer can no longer be talked to.
 pub const SLOW: &str = "it makes its control socket so slow that the kernel takes the time of others for it";
 
 impl<S: AsFd> Control<S> {
@@ -126,7 +127,7 @@ impl<S: AsFd> Control<S> {
         Self { socket, toll: Some(Toll::default()) }
     }
 
-    /// To a peer that is trusted, as a child trusts its parent.
+    /// An end whose peer is trusted, as a child trusts its parent.
     pub fn to_trusted(socket: S) -> Self {
         Self { socket, toll: None }
     }
@@ -138,12 +139,12 @@ impl<S: AsFd> Control<S> {
         }
     }
 
-    /// Whether the peer has made the socket so slow that it is of no more use: to send or to receive fails with `TimedOut` then, [`SLOW`].
+    /// Whether the peer has made the socket so slow that it is unusable: then sending and receiving fail with `TimedOut`, [`SLOW`].
     pub fn is_slow(&self) -> bool {
         self.toll.as_ref().is_some_and(Toll::is_exceeded)
     }
 
-    /// What sending and receiving has cost since this was last asked.
+    /// The cost of sending and receiving since this was last called.
     pub fn take_cost(&self) -> Duration {
         self.toll.as_ref().map_or(Duration::ZERO, Toll::take)
     }
@@ -152,21 +153,21 @@ impl<S: AsFd> Control<S> {
         if self.is_slow() { Err(io::Error::new(io::ErrorKind::TimedOut, SLOW)) } else { Ok(()) }
     }
 
-    /// Sends a message, with a descriptor if one is given. Never blocks: a peer that does not read gets `WouldBlock`.
+    /// Sends a message, with a descriptor if there is one. Never blocks: a peer that does not read gets `WouldBlock`.
     pub fn send(&self, message: Message, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let bytes: Vec<u8> = message.to_words().into_iter().flat_map(u64::to_le_bytes).collect();
         self.check_pace()?;
         let sent = self.pay(|| socket::send(&self.socket, &bytes, descriptor.as_slice()));
-        // A peer that is gone is not to blame any more.
+        // A peer that is gone is no longer to blame.
         if sent.is_ok() { self.check_pace() } else { sent }
     }
 
-    /// Ends the conversation: both ends are told that nothing more comes.
+    /// Ends the conversation: both ends learn that nothing more comes.
     pub fn shut_down(&self) {
         close::shut_down(&self.socket);
     }
 
-    /// The same, on another thread's time, which the peer may have made long.
+    /// The same on another thread, because the peer may have made it slow.
     pub(crate) fn shut_down_aside(&self) {
         match descriptor::copied_high(&self.socket) {
             Ok(copy) => close::elsewhere([copy], true),
@@ -174,11 +175,11 @@ impl<S: AsFd> Control<S> {
         }
     }
 
-    /// Receives a message and the descriptor that came with it; `None` when the other end is closed.
+    /// Receives a message and its descriptor; `None` when the other end is closed.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if there is none and `blocking` is `No`; `InvalidData` for what no healthy peer sends.
+    /// `WouldBlock` if there is no message and `blocking` is `No`; `InvalidData` for what no healthy peer sends.
     pub fn receive(&self, blocking: BlockingMode) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
         let mut buffer = [0; 24];
         self.check_pace()?;
@@ -248,7 +249,7 @@ mod tests {
         assert!(theirs.receive(BlockingMode::Yes).unwrap().is_none());
     }
 
-    /// A message with more descriptors than any of ours has.
+    /// A message with more descriptors than any of ours.
     fn send_with(socket: &OwnedFd, message: &[u8], descriptor: &OwnedFd, count: usize) {
         let rights = vec![descriptor.as_fd(); count];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
@@ -259,14 +260,14 @@ mod tests {
 
     const NEED: [u8; 24] = [3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-    /// On a kernel, or as on one, that lets descriptors through.
+    /// On a kernel that lets descriptors through, or as if on one.
     #[test]
     fn fault_08_descriptors_of_any_number_are_refused_and_closed() {
         let (ours, theirs) = socket::pair().unwrap();
         let theirs = Control::new(theirs);
         for message in [&NEED[..], &NEED[..8], &[7; 24], &[1; 100]] {
             for count in [1, 2, 80, 81, 253] {
-                // Those who read a pipe hear when the last who could write to it has closed it.
+                // The readers of a pipe are told when its last writer has closed it.
                 let (reader, writer) = rustix::pipe::pipe().unwrap();
                 send_with(&ours, message, &writer, count);
                 drop(writer);
@@ -282,7 +283,7 @@ mod tests {
         }
     }
 
-    /// To close the last descriptor of a socket that lingers takes until what was written has been read.
+    /// Closing the last descriptor of a socket that lingers takes until everything written has been read.
     #[test]
     fn fault_08_a_descriptor_that_is_slow_to_close_keeps_nobody_waiting() {
         alone("control::tests::fault_08_a_descriptor_that_is_slow_to_close_keeps_nobody_waiting", 60, || {
@@ -297,7 +298,7 @@ mod tests {
         });
     }
 
-    /// Many wait at the other end: it takes long to tell them that there is something to receive, or room to send.
+    /// With many waiters at the other end, it takes long to tell them that there is something to receive, or room to send.
     #[test]
     fn fault_40_a_slow_end_is_of_no_more_use() {
         for sends in [true, false] {
@@ -305,7 +306,7 @@ mod tests {
             let _burden = toll::burden(&theirs, 300_000);
             let (ours, theirs) = (Control::new(ours), Control::new(theirs));
             let slow = |result: io::Result<()>| result.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
-            // Once, if that is slow without doubt.
+            // Once is enough if it is clearly slow.
             let found = (0..10).find(|_| match sends {
                 true => slow(ours.send(Message::Tidy, None)),
                 false => {

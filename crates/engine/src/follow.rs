@@ -1,8 +1,8 @@
-//! Following a reply that the child is still writing: the caller copies what is final meanwhile, so that the two overlap.
+//! Follows a reply that the child is still writing: copies what is final, so that writing and copying overlap.
 //!
-//! What is copied is used only if the reply, once it is published, lies in the very block that it was copied from; else the
-//! reply is read as any other. A child that announces what is not so spoils its own reply, or is found out, and can keep its
-//! caller no longer than one that does not answer: every turn looks at the deadline, and waits, which ends with the child.
+//! The copy is used only if the published reply lies in the very block that was copied; otherwise the reply is read like any other. A child that
+//! makes false announcements spoils its own reply or is caught, and delays its caller no longer than one that does not answer: every turn checks the
+//! deadline, and waits, which ends with the child.
 
 #![forbid(unsafe_code)]
 
@@ -20,23 +20,23 @@ use callgate_transport::reply::Reply;
 use callgate_transport::segment::Block;
 use rkyv::rancor::Failure;
 
-/// Room for what follows the parts that a child knows of when it announces a reply: above all the root.
+/// Bytes for what follows the parts that a child knows when it announces a reply: above all the root.
 const SLACK: u64 = 64;
 
-/// A reply that is copied while it is written.
+/// A reply that is being copied while it is written.
 struct Following<R> {
     /// How far it has been copied.
     seen: Seen,
-    /// How long the waits for more of it are.
+    /// How long the waits for more of it take.
     pace: Pace,
-    /// What has been copied is from here.
+    /// The block that is being copied.
     from: Option<(BlockRef, Block)>,
     copy_buffer: CopyBuffer<R>,
 }
 
 impl Caller {
-    /// Waits for the next reply, which has been announced, and copies it meanwhile. `None` if nothing of it could be used: it is
-    /// there, and to be taken as any other is.
+    /// Waits for the next reply, which has been announced, and copies it meanwhile. `None` if the copy could not be used: then the reply is there, to
+    /// be taken like any other.
     #[cold]
     pub(crate) fn follow_slow<R: Reply>(
         &self,
@@ -45,11 +45,11 @@ impl Caller {
         context: &CallContext,
     ) -> Option<Result<R, CallError>> {
         self.follow(lane, kind, context, |lane, seen, pace| {
-            lane.wait_for_more(self.wait, &self.peer.peer_status, context.deadline, seen, pace)
+            lane.wait_for_more(self.wait, &self.peer.peer_status, context.deadline(), seen, pace)
         })
     }
 
-    /// The same, with how to wait for more.
+    /// The same; `wait` waits for more of the reply.
     pub fn follow<R: Reply>(
         &self,
         lane: &mut CallerLane,
@@ -63,10 +63,10 @@ impl Caller {
             if lane.replies().is_ready() {
                 return self.take_followed(lane, kind, following, context);
             }
-            if context.deadline.has_passed() {
+            if context.deadline().has_passed() {
                 return Some(Err(self.give_up(lane, position, context)));
             }
-            match following.copy_on(lane.replies(), &**self.pool(), context.deadline) {
+            match following.copy_on(lane.replies(), &**self.pool(), context.deadline()) {
                 Ok(()) => {}
                 Err(Stopped::Breach(what)) => return Some(Err(self.corrupt(what, context))),
                 Err(Stopped::Late) => return Some(Err(self.give_up(lane, position, context))),
@@ -80,7 +80,7 @@ impl Caller {
         }
     }
 
-    /// Takes a reply that has been published, and copies what is left of it.
+    /// Takes a reply that has been published, and copies the rest of it.
     fn take_followed<R: Reply>(
         &self,
         lane: &mut CallerLane,
@@ -88,7 +88,7 @@ impl Caller {
         following: Following<R>,
         context: &CallContext,
     ) -> Option<Result<R, CallError>> {
-        // If something is wrong with it, who takes it next will find that too.
+        // If something is wrong with it, the next taker finds that too.
         let (_, frame) = lane.take().ok()??;
         let Place::Block(block) = frame.commit.place else { return None };
         if frame.commit.kind != kind {
@@ -105,7 +105,7 @@ impl Caller {
     }
 }
 
-/// Why a reply is not copied on.
+/// Why copying stops.
 enum Stopped {
     /// No healthy child announces this.
     Breach(&'static str),
@@ -118,20 +118,20 @@ impl<R: Reply> Following<R> {
         Self { seen: Seen::default(), pace: Pace::new(), from: None, copy_buffer: R::copy_buffer() }
     }
 
-    /// Copies what is final by now, as far as there is time.
+    /// Copies what is final by now, until the deadline.
     ///
-    /// If the reply moves to another block in this moment, the mark may be that block's, and what is copied another reply's. That is
-    /// no harm: the next turn sees another announcement, or a reply in another block, and begins anew.
+    /// If the reply moves to another block just now, the mark may be that block's, and the bytes those of another reply. That does no harm: the next
+    /// turn sees another announcement, or a reply in another block, and starts again.
     ///
     /// # Errors
     ///
-    /// If there was not enough; or what is wrong with what was announced, if no healthy child could have announced it.
+    /// If the time ran out, or with what is wrong if no healthy child could have announced it.
     fn copy_on(&mut self, replies: &Consumer, pool: &dyn PoolHandle, until: Deadline) -> Result<(), Stopped> {
         let Some(announced) = replies.announced() else { return Ok(()) };
         if announced.word != self.seen.word && !self.begin(&announced, replies, pool).map_err(Stopped::Breach)? {
             return Ok(());
         }
-        // Marks only grow: one that does not is nothing new.
+        // Marks only grow; one that has not grown is not new.
         self.seen.mark = replies.mark().max(self.seen.mark);
         if let Some((_, block)) = &self.from {
             let room = block.span();
@@ -140,7 +140,7 @@ impl<R: Reply> Following<R> {
                 if last_refusal() == DecodeRefusal::Late {
                     return Err(Stopped::Late);
                 }
-                // Without memory: who reads the whole reply finds that, too, and says it.
+                // No memory for the copy: whoever reads the whole reply finds that too, and reports it.
                 self.from = None;
             }
             failpoints::reach(Step::ParentFollowing);
@@ -148,7 +148,7 @@ impl<R: Reply> Following<R> {
         Ok(())
     }
 
-    /// Begins anew, with the block that has been announced. Whether it was still announced.
+    /// Starts again with the announced block. Returns whether it was still announced.
     fn begin(
         &mut self,
         announced: &Announcement,
@@ -156,7 +156,7 @@ impl<R: Reply> Following<R> {
         pool: &dyn PoolHandle,
     ) -> Result<bool, &'static str> {
         let Some(block) = pool.peer_block(announced.block) else {
-            // A child that has taken the block back may have given its segment back too.
+            // A child that has taken the block back may have given its segment back, too.
             let stands = replies.still_says(announced.word);
             return if stands { Err("a reply in memory that it does not have") } else { Ok(false) };
         };
@@ -166,7 +166,7 @@ impl<R: Reply> Following<R> {
         Ok(true)
     }
 
-    /// Whether a reply that was published in `block` is the one that has been copied so far.
+    /// Whether the reply published in `block` is the one that has been copied so far.
     fn is_of(&self, block: BlockRef) -> bool {
         self.from.as_ref().is_some_and(|(of, room)| {
             let is_same = (of.segment, of.offset) == (block.segment, block.offset);
@@ -174,7 +174,7 @@ impl<R: Reply> Following<R> {
         })
     }
 
-    /// What the reply becomes that was published in `block`, which it has been copied from.
+    /// Makes the value from the copy of the reply that was published in `block`.
     fn finish(mut self, block: BlockRef, decoder: Decoder<'_>) -> Result<R, Failure> {
         let (_, room) = self.from.as_ref().ok_or(Failure)?;
         self.copy_buffer.copy_up_to(room.span().first(block.len as usize), decoder.until())?;

@@ -1,8 +1,8 @@
-//! The handshake: what parent and child tell each other before the first call, over the control socket.
+//! The handshake: what parent and child tell each other over the control socket before the first call.
 //!
-//! The parent sends a [`Hello`] with the descriptors of the segment and of the doorbells, if they have any; the child answers with an [`Answer`]. Both begin with
-//! magic and protocol version, which never change their place, so that any two versions can tell each other apart. What the child is to give
-//! up for good, its sandbox, follows the greeting as a message of its own, if there is any.
+//! The parent sends a [`Hello`] with the descriptors of the segment and of the doorbells, if they have any; the child answers with an [`Answer`].
+//! Both begin with magic and protocol version, which never move, so that any two versions can tell each other apart. The plan of the child's sandbox,
+//! if it gets one, follows the greeting as a message of its own.
 
 #![forbid(unsafe_code)]
 
@@ -20,86 +20,85 @@ const MAX_LEN: usize = 4096;
 /// The longest plan of a sandbox, in bytes.
 pub const MAX_PLAN: usize = 64 << 10;
 
-/// The most that an answer says beyond what kind it is, in bytes.
+/// The most bytes in the body of an answer.
 pub const MAX_BODY: usize = 16 << 10;
 
-/// What the parent says.
+/// The parent's message.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct Hello {
-    /// How rkyv archives in this build, see [`rkyv_format`].
+    /// The archive format of this build, see [`rkyv_format`].
     pub format: u64,
-    /// The parent's build identity, and where in the executable the service's entry is; `None` for a separate executable.
+    /// The parent's build identity, and the offset of the service's entry in the executable; `None` for a separate executable.
     pub entry: Option<Entry>,
     /// The fingerprint of the service.
     pub fingerprint: u64,
     /// The numbers of its bridged traits, if the child is a separate executable.
     pub interfaces: Vec<u64>,
-    /// The parent's process number, to notice that it died before the child could ask to die with it.
+    /// The parent's pid, by which the child notices that the parent died before the child could ask to die with it.
     pub parent_pid: u32,
     /// The name for the child's main thread.
     pub name: String,
     /// How the worker waits, see [`wait_code`](callgate_transport::doorbell::wait_code).
     pub wait: u64,
-    /// What a side that sleeps is woken by, see [`Signal::code`](callgate_transport::wake::Signal::code).
+    /// How a sleeping side is woken, see [`Signal::code`](callgate_transport::wake::Signal::code).
     pub signal: u8,
-    /// Where its memory objects are; empty if they come as descriptors.
+    /// The directory of its memory objects; empty if they come as descriptors.
     pub place: String,
     /// The longest payload, in bytes.
     pub max_payload: u64,
-    /// How much memory it may keep idle, in bytes.
+    /// How many bytes of memory it may keep idle.
     pub retained: u64,
-    /// Whether its parent trusts it, and so may look at what it writes where that lies.
+    /// Whether the parent trusts it, and may read its payloads in place.
     pub trusted: bool,
-    /// Whether the plan of a sandbox follows.
+    /// Whether a sandbox plan follows.
     pub sandboxed: bool,
 }
 
-/// What a child has been told.
+/// What the parent has told a child.
 #[derive(Debug)]
 pub struct Greeting {
     pub hello: Hello,
-    /// The segment's first.
+    /// The descriptors, the segment's first.
     pub descriptors: Vec<OwnedFd>,
-    /// The plan of its sandbox.
+    /// The sandbox plan.
     pub plan: Option<Vec<u8>>,
 }
 
-/// Where a service is in an executable of a known build.
+/// The position of a service's entry in an executable of a known build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct Entry {
     pub build: u64,
     pub offset: u64,
 }
 
-/// What the child says.
+/// The child's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It serves; its process number. What has come of its sandbox, if it has one, is the body.
+    /// It serves; its pid. The body reports on its sandbox, if it has one.
     Ready { pid: u64 },
-    /// Its protocol version is another.
+    /// It has another protocol version.
     Protocol { version: u64 },
-    /// Its archives have another format.
+    /// It has another archive format.
     Format { format: u64 },
     /// It is another build.
     Build { build: u64 },
     /// Its service has another fingerprint.
     Fingerprint { fingerprint: u64 },
-    /// Its service has no such bridged trait as the one with this number.
+    /// Its service has no bridged trait with this number.
     Interface { interface: u64 },
     /// It is a separate executable that called `init` instead of `serve`.
     NotServing,
-    /// It could not map the segment: the system's error, 0 if it knows nothing of such segments.
+    /// It could not map the segment: the system's error, or 0 if it does not know such segments.
     Segment { error: u64 },
     /// It is a separate executable that serves with one worker, and the segment is for several.
     OneWorker,
-    /// It was to have a sandbox, and was built without.
+    /// A sandbox was requested, and it was built without.
     NoSandbox,
-    /// It could not have the sandbox that it was to have: the code of a measure. Why not is the body.
+    /// It could not enter its sandbox: the code of the measure. The body says why.
     Unconfined { measure: u64 },
-    /// It came to `init` when so many threads ran already, or, if only one did, when something waited for descriptors. Says so before it has
-    /// been greeted.
+    /// This many threads ran already when it came to `init`; or, if only one did, something waited for descriptors. Sent before the greeting.
     TooLate { threads: u64 },
-    /// It could not become a child, perhaps before it has been greeted. Why not is the body.
+    /// It could not become a child, perhaps before the greeting. The body says why.
     Failed,
 }
 
@@ -141,13 +140,13 @@ impl Answer {
         })
     }
 
-    /// Whether more may follow what kind it is.
+    /// Whether a body may follow.
     pub fn has_body(self) -> bool {
         matches!(self, Answer::Ready { .. } | Answer::Unconfined { .. } | Answer::Failed)
     }
 }
 
-/// How rkyv archives numbers in this build: byte order, alignment and pointer width, which features of rkyv change.
+/// The archive format of this build: byte order, alignment and pointer width, which rkyv's features change.
 pub fn rkyv_format() -> u64 {
     type Number = <u64 as Archive>::Archived;
     let one: <u16 as Archive>::Archived = 1.into();
@@ -171,7 +170,7 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// The version in front of a message; the rest after it.
+/// Splits a message into its version and the rest.
 fn split_prefix(message: &[u8]) -> io::Result<(u32, &[u8])> {
     let (head, rest) = message.split_first_chunk::<16>().ok_or_else(|| invalid("a handshake message too short"))?;
     let (magic, version) = head.split_at(8);
@@ -183,15 +182,15 @@ fn split_prefix(message: &[u8]) -> io::Result<(u32, &[u8])> {
 }
 
 impl Hello {
-    /// Sends the parent's message, with the descriptors that it is about: the segment's first.
+    /// Sends the parent's message with its descriptors, the segment's first.
     pub fn send(&self, socket: impl AsFd, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let body = encode_to_vec(self, MAX_LEN).map_err(|_| invalid("a name too long for the handshake"))?;
         let message = [&prefix()[..], &body].concat();
         socket::send(socket, &message, descriptors)
     }
 
-    /// Receives the parent's message, with its descriptors and the plan that may follow; `None` when the parent is gone, or has another
-    /// protocol version, which it has then been told.
+    /// Receives the parent's message with its descriptors, and the plan if one follows; `None` if the parent is gone, or has another protocol
+    /// version, of which it has then been told.
     pub fn receive(socket: impl AsFd) -> io::Result<Option<Greeting>> {
         let mut buffer = [0; MAX_LEN + 16];
         let Received::Message(len, descriptors) = socket::receive_many(&socket, &mut buffer, BlockingMode::Yes)? else {
@@ -214,7 +213,7 @@ impl Hello {
     }
 }
 
-/// Sends the plan of a sandbox, at most [`MAX_PLAN`] bytes, which the greeting has announced.
+/// Sends a sandbox plan of at most [`MAX_PLAN`] bytes, which the greeting has announced.
 pub fn send_plan(socket: impl AsFd, plan: &[u8]) -> io::Result<()> {
     socket::send(socket, &[&prefix()[..], plan].concat(), &[])
 }
@@ -227,20 +226,20 @@ fn receive_plan(socket: impl AsFd) -> io::Result<Option<Vec<u8>>> {
 }
 
 impl Answer {
-    /// Sends the child's message; `body` is empty, or what the kind says, at most [`MAX_BODY`] bytes.
+    /// Sends the child's message. `body` is empty or detail for that kind, at most [`MAX_BODY`] bytes.
     pub fn send(self, socket: impl AsFd, body: &[u8]) -> io::Result<()> {
         let (kind, value) = self.to_words();
         let message = [&prefix()[..], &kind.to_le_bytes(), &value.to_le_bytes(), body].concat();
         socket::send(socket, &message, &[])
     }
 
-    /// Receives the child's message, which must be there already, and its body; `None` when the child is gone.
+    /// Receives the child's message and its body; the message must be there already. `None` if the child is gone.
     ///
     /// # Errors
     ///
     /// `InvalidData` for what no healthy child sends.
     pub fn receive(socket: impl AsFd) -> io::Result<Option<(Self, Vec<u8>)>> {
-        // Room for the answer of another version too, which may be longer.
+        // Leaves room for the answer of another version, which may be longer.
         let mut buffer = [0; MAX_BODY + 32];
         let Received::Message(len, descriptors) = socket::receive(socket, &mut buffer, BlockingMode::No)? else {
             return Ok(None);
@@ -319,7 +318,7 @@ mod tests {
         assert!(Answer::receive(&parent).is_err());
     }
 
-    /// The kernel tells of what the child has not read before it hands out what the child has said.
+    /// The kernel reports what the child has not read before it hands out what the child has sent.
     #[test]
     fn the_answer_of_a_child_that_is_gone_and_has_not_read_everything_is_heard() {
         let (parent, child) = socket::pair().unwrap();

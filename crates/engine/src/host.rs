@@ -1,7 +1,7 @@
-//! What carries out the requests of a child: one worker alone, or several at once.
+//! Carries out the requests of a child: with one worker alone, or with several at once.
 //!
-//! A child with one worker pays for no lock: [`Alone`] hands out `&mut T`. With several, [`Parallel`] hands out what [`access`](crate::access) keeps.
-//! Which it is, is fixed at compile time, by the entry that the parent chose.
+//! A child with one worker pays for no lock: [`Alone`] hands out `&mut T`. With several, [`Parallel`] hands out what [`access`](crate::access)
+//! guards. The entry that the parent picks fixes the choice at compile time.
 
 #![forbid(unsafe_code)]
 
@@ -13,16 +13,15 @@ use callgate_transport::failpoints::{self, Step};
 use parking_lot::{Condvar, Mutex};
 use std::sync::OnceLock;
 
-/// What carries out the requests of a worker.
+/// Carries out the requests of a worker.
 pub trait Host {
-    /// Carries out one request; writes its reply. There is no reply to the request to stop when it comes for the first time.
+    /// Carries out one request and writes its reply. The first time that the request to stop comes, there is no reply.
     fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>);
 
-    /// A worker has answered all that it will ever be asked; `is_first` = the one that drops the service, which it does when the others have
-    /// come to this too.
+    /// Ends a worker that has answered its last request; `is_first` = the worker that drops the service, once the others have ended too.
     fn end(&mut self, _is_first: bool) {}
 
-    /// The reply has been published.
+    /// Called when the reply has been published.
     #[inline(always)]
     fn replied(&mut self) {}
 }
@@ -34,7 +33,7 @@ pub struct Alone<T> {
     parent: TrustedParent,
     service: Option<T>,
     interfaces: Interfaces<Dispatch<T>>,
-    /// The request to stop has come for the first time.
+    /// Whether the request to stop has come once.
     is_ending: bool,
 }
 
@@ -43,7 +42,7 @@ impl<T: Service> Alone<T> {
         Self { parent, service: None, interfaces: Interfaces::new(), is_ending: false }
     }
 
-    /// The host of a service that a test has built.
+    /// The host of a service built by a test.
     #[cfg(all(any(test, feature = "testkit"), not(loom)))]
     pub fn of(service: T) -> Self {
         Self { service: Some(service), ..Self::new(TrustedParent::of_itself()) }
@@ -88,20 +87,20 @@ pub struct Parallel<T> {
     service: SharedService<T>,
     interfaces: Interfaces<ParallelDispatch<T>>,
     ending: Mutex<Ending>,
-    /// Rung when a worker has come to its end.
+    /// Notified when a worker has ended.
     ended: Condvar,
 }
 
-/// How far the workers of a child have come to their end.
+/// How far the workers of a child have ended.
 struct Ending {
-    /// The request to stop has come for the first time.
+    /// Whether the request to stop has come once.
     has_begun: bool,
-    /// Workers that may still be asked something, the first one not among them.
+    /// Workers that may still get requests, the first one not included.
     busy: u32,
 }
 
 impl<T: Service> Parallel<T> {
-    /// What so many workers share.
+    /// The state that this number of workers share.
     pub fn new(parent: TrustedParent, workers: u32) -> Self {
         Self {
             parent,
@@ -112,7 +111,7 @@ impl<T: Service> Parallel<T> {
         }
     }
 
-    /// The host of a service that a test has built.
+    /// The host of a service built by a test.
     #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
     pub fn of(service: T) -> Self {
         Self { service: SharedService::new(Some(service)), ..Self::new(TrustedParent::of_itself(), 2) }
@@ -120,7 +119,7 @@ impl<T: Service> Parallel<T> {
 }
 
 impl<T> Parallel<T> {
-    /// The service, for good: when the other workers have answered all that they were asked.
+    /// Takes the service out for good, once the other workers have answered all their requests.
     fn taken_last(&self) -> Option<T> {
         let mut ending = self.ending.lock();
         self.ended.wait_while(&mut ending, |ending| ending.busy > 0);
@@ -170,16 +169,16 @@ impl<T: Service> Host for &Parallel<T> {
     }
 }
 
-// ---- what both have ------------------------------------------------------------------------------------------------
+// ---- both kinds ------------------------------------------------------------------------------------------------------
 
-/// Drops the service. It has been taken out before: a panic in its destructor must not leave it to be dropped again.
+/// Drops the service. It has been taken out before, so that a panic in its destructor does not leave it to be dropped again.
 fn stop<T>(service: Option<T>, exchange: &mut Exchange<'_>) {
     failpoints::reach(Step::ChildStopping);
     exchange.reply(Kind::Stop, &());
     drop(service);
 }
 
-/// The dispatch functions of a service's bridged traits, each with what was said of it: number n is at n - 1. A number belongs to one
+/// The dispatch functions of a service's bridged traits, each with what the parent said of it: number n is at n - 1. A number stays with one
 /// interface for good.
 struct Interfaces<D>([OnceLock<((u64, u64), D)>; MAX_INTERFACES]);
 
@@ -199,15 +198,15 @@ impl<D: Copy> Interfaces<D> {
         self.0.get(usize::from(number).checked_sub(1)?)
     }
 
-    /// Takes an interface into the table: the call word is its number, the payload where its dispatch function is in the parent's
-    /// executable, and its number in any.
+    /// Enters an interface into the table: the call word is its number, the payload the offset of its dispatch function in the parent's executable,
+    /// and its number in any executable.
     fn bind(&self, exchange: &mut Exchange<'_>, dispatch_at: impl FnOnce(u64, u64) -> Option<D>) {
         let said = exchange.request.read::<(u64, u64)>().map(|(args, _)| (args.0.to_native(), args.1.to_native()));
         let found = said.ok().and_then(|said| Some((said, dispatch_at(said.0, said.1)?)));
         let (Some((said, dispatch)), Some(place)) = (found, self.place((exchange.call & 0xffff) as u16)) else {
             return exchange.refuse("the child has no methods of this trait, or another's");
         };
-        // The parent may ask for the same again, after a timeout, but for no other.
+        // After a timeout the parent may repeat this entry, but never change it.
         let (known, _) = place.get_or_init(|| (said, dispatch));
         if *known != said {
             return exchange.refuse("the child knows another interface by this number");

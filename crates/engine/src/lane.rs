@@ -1,13 +1,12 @@
 //! Lanes: one ordered conversation between two processes, a request ring and a reply ring with their doorbells.
 //!
-//! Reply number n answers request number n, so a caller that sends only while fewer requests than slots are
-//! unanswered holds a free slot in both rings: replies are credits. Knows nothing of methods or services.
+//! Reply number n answers request number n. A caller that sends only while fewer requests than slots are unanswered has a free slot in both rings:
+//! replies are credits. Knows nothing of methods or services.
 //!
-//! What a lane consists of is here. What a caller, a callee and a worker do with it is in a file for each.
+//! Here are the parts of a lane; what a caller, a callee and a worker do with them has a file for each.
 
 #![forbid(unsafe_code)]
 
-mod frame;
 mod caller;
 mod callee;
 mod worker;
@@ -15,10 +14,10 @@ mod worker;
 use callgate_os::sync::Ordering::{Relaxed, Release};
 use callgate_transport::commit::Place;
 use callgate_transport::doorbell::{self, Pace, Wait};
-use callgate_transport::error::NoMemory;
 use callgate_transport::layout::{CalleeLine, CallerLine, ENDING, WorkerLine};
 use callgate_transport::loans::Attachments;
-use callgate_transport::reading::DecodeRefusal;
+use callgate_transport::outgoing_frame::CallerBell;
+pub use callgate_transport::outgoing_frame::SendError;
 pub use callgate_transport::ring::{Announcement, Consumer, Frame, Seen};
 use callgate_transport::ring::{Onlooker, Producer};
 use callgate_transport::segment::{Placed, Segment};
@@ -27,24 +26,13 @@ use crossbeam_utils::CachePadded;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Why a frame could not be written. Nothing was published.
-#[derive(Clone, Debug)]
-pub enum SendError {
-    /// There was no memory for it.
-    NoMemory(NoMemory),
-    /// The value's own `Serialize` failed.
-    Encode,
-    /// Its reader would refuse it.
-    Beyond(DecodeRefusal),
-}
-
 /// The caller's end of a lane. Shares no cache line with another, nor the pair of lines that the processor fetches.
 #[repr(align(128))]
 pub struct CallerLane {
     index: u32,
-    /// Its place among the lanes of its worker.
+    /// Its index among the lanes of its worker.
     place: u32,
-    /// Whether the other side has been told that it is about to be used.
+    /// Whether the other side has been told that the lane is about to be used.
     is_begun: bool,
     /// The position of the last nested call, and its chain.
     nested: Option<(u64, u64)>,
@@ -54,20 +42,19 @@ pub struct CallerLane {
     callee: Placed<CalleeLine>,
     /// The line of the one worker that serves this lane.
     worker: Placed<WorkerLine>,
-    /// How this side sleeps at the caller's doorbell, and wakes who sleeps at the worker's.
+    /// How this side sleeps at the caller's doorbell, and wakes the worker at its own.
     own_bell: Arc<dyn Sleeper>,
     worker_bell: Arc<dyn Sleeper>,
     in_use: bool,
     /// How long replies take on this lane.
     pace: Pace,
-    /// What the request being written carries. What a `Serialize` that failed or panicked left here is given back by the next
-    /// request.
+    /// What the request being written carries. If a `Serialize` fails or panics, the next request gives it back.
     attachments: Attachments,
     /// What unanswered requests carry, with their positions, oldest first.
     under_way: VecDeque<(u64, Attachments)>,
 }
 
-/// Whether `mark`, one more than some position, lies beyond `position`. By distance, as positions may wrap: the two are never
+/// Whether `mark`, which is a position plus 1, lies beyond `position`. Compares distances, because positions may wrap: the two are never more than
 /// half of all positions apart.
 pub(crate) fn is_past(mark: u64, position: u64) -> bool {
     mark.wrapping_sub(position.wrapping_add(1)) < u64::MAX / 2
@@ -83,26 +70,13 @@ pub struct CalleeLane {
     attachments: Attachments,
 }
 
-/// Where the replies of a lane go, and who waits for them.
+/// Where the replies of a lane go, and the caller that waits for them.
 struct ReplyWriter {
     ring: Producer,
     caller: CallerBell,
 }
 
-/// Where the caller of a lane waits, and how to wake it.
-struct CallerBell {
-    line: Placed<CallerLine>,
-    sleeper: Arc<dyn Sleeper>,
-}
-
-impl CallerBell {
-    #[inline(always)]
-    fn notify(&self) {
-        doorbell::notify(&self.line.bell, &self.sleeper);
-    }
-}
-
-/// A lane as somebody sees it who neither calls nor answers there, and what its callee says of itself. Only for judging a child: it may lie.
+/// A lane as seen by an onlooker, with what its callee says of itself. Only for judging a child, which may lie.
 pub(crate) struct LaneView {
     replies: Onlooker,
     callee: Placed<CalleeLine>,
@@ -116,12 +90,12 @@ impl LaneView {
         Self { replies: Onlooker::new(segment.replies(index)), callee: segment.callee_line(index), worker }
     }
 
-    /// The worker that serves it.
+    /// The worker that serves the lane.
     pub fn worker(&self) -> u32 {
         self.worker
     }
 
-    /// How many calls have begun.
+    /// The number of calls that have begun.
     pub fn started(&self) -> u64 {
         // Relaxed: a hint while the writer lives.
         self.callee.started.load(Relaxed)
@@ -132,13 +106,13 @@ impl LaneView {
         self.replies.has_seen(position)
     }
 
-    /// Whether the call that has begun last is still being carried out.
+    /// Whether the call that began last is still being carried out.
     pub fn is_running(&self) -> bool {
         self.started().checked_sub(1).is_some_and(|last| !self.is_answered(last))
     }
 }
 
-/// How the calling side reaches a worker apart from any lane.
+/// How the calling side reaches a worker without a lane.
 ///
 /// ```text
 /// whoever stops the bridge                  worker
@@ -147,9 +121,8 @@ impl LaneView {
 /// E3  if parked: wake                       F3  nothing more: the end
 /// ```
 ///
-/// What was published before E1, by whichever thread, F2 finds. That the worker sees E1 before it sleeps is the argument of `doorbell`, with
-/// E1 as what is published. A request that is published later may find nobody: no thread may send any more by then, but for those that
-/// were about to, whose requests then never start.
+/// F2 finds everything published before E1, by whichever thread. That the worker sees E1 before it sleeps is the argument of `doorbell`, with E1 as
+/// what is published. A later request may go unseen: by then only threads that were about to send still do, and their requests never start.
 pub(crate) struct WorkerBell {
     line: Placed<WorkerLine>,
     sleeper: Arc<dyn Sleeper>,
@@ -161,7 +134,7 @@ impl WorkerBell {
         Self { line: segment.worker_line(index), sleeper: bells.worker(index) }
     }
 
-    /// Has the worker end once it has answered what has been published.
+    /// Has the worker end once it has answered everything that has been published.
     pub(crate) fn ask_to_end(&self) {
         // Release, E1: pairs with the Acquire in `WorkerLanes::find_last`.
         self.line.lanes_in_use.fetch_max(ENDING, Release);
@@ -169,34 +142,34 @@ impl WorkerBell {
     }
 }
 
-/// The place for the reply to one request, and what has been written there.
+/// The slot for the reply to one request, and what has been written there.
 pub struct ReplySlot<'a> {
     replies: &'a mut ReplyWriter,
     len: usize,
     attachments: &'a mut Attachments,
 }
 
-/// A reply that carries something, as it is published.
+/// A reply that carries something, about to be published.
 pub(crate) struct SentReply {
     pub place: Place,
-    /// The call word: `returns << 32 | 1`, by which the caller knows that there is something to be released, and what comes home.
+    /// The call word: `returns << 32 | 1`. It tells the caller that there is something to release, and which blocks come back.
     pub call: u64,
     pub attachments: Attachments,
 }
 
-/// All lanes that one worker serves, and the doorbell at which it waits.
+/// All lanes of one worker, and the doorbell at which it waits.
 pub struct WorkerLanes {
-    /// Apart from what other workers write: the heap may put their lanes next to these.
+    /// Padded against what other workers write, whose lanes the heap may put next to these.
     lanes: Vec<CachePadded<CalleeLane>>,
     worker: Placed<WorkerLine>,
     /// How the worker sleeps.
     own_bell: Arc<dyn Sleeper>,
     wait: Wait,
-    /// How long this worker waits for a request.
+    /// How long waits for a request take here.
     pace: Pace,
-    /// The lane served last: the next look begins after it, so that no lane waits for ever.
+    /// The lane served last: the next look begins after it, so that no lane starves.
     last: usize,
-    /// Whether the caller may say when this worker ends: a parent may.
+    /// Whether the caller may end this worker: a parent may.
     obeys: bool,
 }
 

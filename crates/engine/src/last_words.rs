@@ -1,8 +1,8 @@
-//! What a child says as it ends, kept where its parent finds it: in shared memory.
+//! What a child says as it ends, kept in shared memory, where its parent finds it.
 //!
-//! The child's side notes every panic before it is printed, and withdraws it when it has been caught: what it says is what the last was that went
-//! unanswered. Aborts and overflowed stacks come from signal handlers (`callgate_os::fatal`), which may do no more than write here. The parent reads once,
-//! when the child is dead, and takes it for text, whatever it is.
+//! The child notes every panic before it is printed, and withdraws the note when the panic has been caught: what remains is the last panic that
+//! nobody caught. Aborts and stack overflows come from signal handlers (`callgate_os::fatal`), which may do no more than write here. The parent reads
+//! once, when the child is dead, and treats the bytes as text, whatever they are.
 
 #![forbid(unsafe_code)]
 
@@ -20,39 +20,39 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::thread;
 
-/// The most bytes of last words.
+/// The longest last words, in bytes.
 const CAPACITY: usize = 8 * LAST_WORDS;
 
 // ---- the child -----------------------------------------------------------------------------------------------------
 
-/// Where this process, if it is a child, keeps its last words.
+/// The last words of this process, if it is a child.
 static KEPT: OnceLock<LastWordsSlot> = OnceLock::new();
 
 struct LastWordsSlot {
     place: Placed<LastWords>,
-    /// The process: its forks have no say.
+    /// The process; its forks may not write.
     process: u32,
-    /// Somebody is writing; whoever comes meanwhile does not.
+    /// Whether a thread is writing; others that come meanwhile do not write.
     busy: AtomicBool,
-    /// The thread whose words are there, by the address of its [`TOKEN`].
+    /// The thread that wrote the words, by the address of its [`TOKEN`].
     by: AtomicUsize,
 }
 
 thread_local! {
-    /// Without a destructor, so that a signal handler may look at its address.
+    /// Has no destructor, so that a signal handler may take its address.
     static TOKEN: Cell<u8> = const { Cell::new(0) };
     static SAID: RefCell<ThreadLastWords> = const { RefCell::new(ThreadLastWords { turn: 0, text: String::new() }) };
 }
 
 /// What this thread has said.
 struct ThreadLastWords {
-    /// The call that it was in, as `panic` counts them: even = in none.
+    /// The call that it was in, as `panic` counts them; even = in none.
     turn: u64,
     text: String,
 }
 
 impl Drop for ThreadLastWords {
-    /// The thread ends, so its panics have been caught; unless it ends with the process, by a panic.
+    /// The thread ends, so its panics have been caught, unless the process ends with it by a panic.
     fn drop(&mut self) {
         if !self.text.is_empty() && !thread::panicking() {
             withdraw_own();
@@ -74,12 +74,12 @@ pub(crate) fn are_kept() -> bool {
     KEPT.get().is_some()
 }
 
-/// Lets the calling thread say that its stack has overflowed. Threads that the standard library starts can, unless it was not asked to.
+/// Lets the calling thread report an overflow of its stack. Threads started by the standard library can, unless it was told not to.
 pub(crate) fn prepare_thread() {
     fatal::provide_stack();
 }
 
-/// Notes a panic, which may be caught yet. Comes from the panic hook, in the call `turn` if that is odd.
+/// Notes a panic, which may still be caught. The panic hook calls this, in the call `turn` if that is odd.
 pub fn note(info: &PanicHookInfo<'_>, turn: u64) {
     let Some(kept) = KEPT.get() else { return };
     if kept.process != std::process::id() {
@@ -89,7 +89,7 @@ pub fn note(info: &PanicHookInfo<'_>, turn: u64) {
     let place = info.location().map_or_else(String::new, |location| format!(" at {location}"));
     let _ = SAID.try_with(|said| {
         let Ok(mut said) = said.try_borrow_mut() else { return };
-        // A panic that cannot unwind is the consequence of the one before it.
+        // A panic that cannot unwind is a consequence of the one before it.
         let follows = (turn % 2 == 1 && said.turn == turn) || cannot_unwind(&message);
         if follows && !said.text.is_empty() && said.text.len() + place.len() + message.len() < CAPACITY {
             said.text.push_str(&format!("; then it panicked{place}: {message}"));
@@ -103,7 +103,7 @@ pub fn note(info: &PanicHookInfo<'_>, turn: u64) {
     });
 }
 
-/// Says why this process is about to end by itself.
+/// Says why this process is about to end itself.
 pub fn say(why: &str) {
     if let Some(kept) = KEPT.get() {
         kept.write(FINAL, &[why.as_bytes()]);
@@ -119,11 +119,11 @@ pub(crate) fn withdraw_own() {
     }
 }
 
-/// The process is about to end, or may be. Runs in signal handlers.
+/// Notes that the process is about to end, or may be. Runs in signal handlers.
 fn ending(ending: FatalEvent<'_>) {
     let Some(kept) = KEPT.get() else { return };
     match ending {
-        // Without its words there was another hook, which has not asked this one.
+        // The words are missing if another hook ran that did not call ours.
         FatalEvent::Abort { .. } | FatalEvent::Exit if thread::panicking() => kept.confirm(),
         FatalEvent::Abort { said: Some(said) } => kept.write(FINAL, &[said.trim_ascii()]),
         FatalEvent::Abort { said: None } | FatalEvent::Exit => kept.withdraw(),
@@ -141,7 +141,7 @@ impl LastWordsSlot {
         self.by.load(Relaxed) == token()
     }
 
-    /// Runs `change`, unless somebody else is changing something.
+    /// Runs `change`, unless another thread is changing something.
     fn change(&self, change: impl FnOnce(&LastWords)) {
         // Acquire, Release: what is written here is ordered by this flag alone.
         if !self.busy.swap(true, Acquire) {
@@ -157,8 +157,8 @@ impl LastWordsSlot {
         });
     }
 
-    /// Says that the stack of this thread has overflowed, behind a panic that is under way: if it has not, that is still there. Returns the state
-    /// that was there and the one that is now.
+    /// Says that the stack of this thread has overflowed, behind a panic under way: should it not have overflowed, the panic's text is still there.
+    /// Returns the state before and after.
     fn add_overflow(&self, thread: &[u8]) -> Turned {
         let mut turned = (SILENT, SILENT);
         self.change(|place| {
@@ -188,7 +188,7 @@ impl LastWordsSlot {
         });
     }
 
-    /// What this thread has said is why the process ends.
+    /// Settles that what this thread has said is why the process ends.
     fn confirm(&self) {
         self.change(|place| {
             let state = place.state.load(Relaxed);
@@ -207,10 +207,10 @@ impl LastWordsSlot {
     }
 }
 
-/// Writes behind the first `start` bytes of the text.
+/// Writes the text after its first `start` bytes.
 fn write_behind(place: &LastWords, start: usize, state: u64, pieces: &[&[u8]]) {
-    // SeqCst: the text changes after this, whoever is killed in between has said nothing. Pairs with nobody: what a dead process has
-    // stored is all there.
+    // SeqCst: the text changes after this; a process killed in between has said nothing. Has no partner: everything that a dead process has stored is
+    // visible.
     place.state.store(SILENT, Relaxed);
     fence(SeqCst);
     let mut len = start.min(CAPACITY);
@@ -232,9 +232,9 @@ fn write_behind(place: &LastWords, start: usize, state: u64, pieces: &[&[u8]]) {
 
 // ---- the parent ----------------------------------------------------------------------------------------------------
 
-/// The last words of a child that has ended so, if it has any.
+/// The last words of a child that has ended this way, if it has any.
 pub fn read(place: &LastWords, exit: Exit) -> Option<String> {
-    // Acquire: pairs with the Release in `LastWordsSlot::write`. What a child wrote that is dead changes no more; what its forks write is text all the same.
+    // Acquire: pairs with the Release in `LastWordsSlot::write`. A dead child writes no more; what its forks write is only text, too.
     let state = place.state.load(Acquire);
     let says_why = match state & 0xff {
         FINAL => true,
@@ -252,7 +252,7 @@ pub fn read(place: &LastWords, exit: Exit) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// As text of one line, in which nothing is hidden and nothing moves the cursor.
+/// Text on one line, in which nothing is hidden and nothing moves the cursor.
 fn as_text(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let text = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
@@ -260,7 +260,7 @@ fn as_text(bytes: &[u8]) -> String {
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// Whether that is the standard library's message when unwinding has come to where it cannot go on.
+/// Whether that is the standard library's message for a panic that cannot unwind further.
 pub(crate) fn cannot_unwind(message: &str) -> bool {
     message.starts_with("panic in a function that cannot unwind")
         || message.starts_with("panic in a destructor during cleanup")

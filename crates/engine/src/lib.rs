@@ -1,12 +1,12 @@
-//! A part of [callgate](https://docs.rs/callgate), for it alone: lanes, and the caller and the callee at their ends.
+//! An internal part of [callgate](https://docs.rs/callgate): lanes, and the caller and the callee at their ends.
 //!
 //! A file imports only files above it in the list below. Knows nothing of how a child is started, of restarts, or of a hub.
 
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
-// No interface for others: nothing of it is built without being used.
+// Not a public interface: the crate is only built for its users.
 #![allow(missing_docs, rustdoc::private_intra_doc_links, clippy::len_without_is_empty, clippy::new_without_default)]
 
-// What two processes say to each other.
+// What two processes tell each other.
 pub mod control;
 pub mod handshake;
 pub mod peer_status;
@@ -23,7 +23,7 @@ pub mod peer;
 pub mod child_memory;
 pub mod link;
 
-// What is called.
+// The service that is called.
 pub mod access;
 pub mod saved_args;
 pub mod service;
@@ -31,7 +31,7 @@ pub mod bridged_traits;
 pub mod trusted;
 pub mod host;
 
-// Who answers, and who calls.
+// The callee and the caller.
 pub mod callee;
 pub mod overdue;
 pub mod caller;

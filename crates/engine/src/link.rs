@@ -1,6 +1,6 @@
-//! The parent's hold on one child: its process, its control socket, and the memory that large payloads lie in.
+//! The parent's end of one child: its process, its control socket, and the memory of large payloads.
 //!
-//! Everything that the child sends over the control socket arrives here, on the watcher's thread, and is trusted in nothing.
+//! Everything that the child sends over the control socket arrives here, on the watcher's thread, and none of it is trusted.
 
 #![forbid(unsafe_code)]
 
@@ -36,13 +36,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-/// Segments that each side of a bridge may have at a time, whatever their size.
+/// The most segments that each side of a bridge may have at a time, whatever their size.
 const MAX_SEGMENTS: usize = 4096;
 
-/// No child is given more time than this to end: so much can be added to any point in time.
+/// The longest that a child is given to end: short enough to be added to any point in time.
 const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The parent's hold on one child.
+/// The parent's end of one child.
 pub struct Link {
     itself: Weak<Self>,
     pub peer: Arc<Peer>,
@@ -51,31 +51,31 @@ pub struct Link {
     control: Control<Aside>,
     /// The memory of requests and boxes. Locked before the books, never after them.
     pool: CachePadded<Mutex<MemoryPool>>,
-    /// Rung when something has come back into the pool.
+    /// Notified when blocks have come back into the pool.
     came_back: Condvar,
     books: CachePadded<Mutex<Books>>,
     reclaim: Reclaim,
     last_words: Placed<LastWords>,
 }
 
-/// What a bridge shares with its child, beside the control socket.
+/// What a bridge shares with its child, apart from the control socket.
 pub struct LinkParts {
     pub memory: MemoryOptions,
     pub backing: Arc<dyn Backing>,
     pub bells: ParentBells,
-    /// What has come of its sandbox.
+    /// What the child reported of its sandbox.
     pub kept: Option<Kept>,
 }
 
-/// What memory a bridge may have for large payloads, in bytes.
+/// How much memory a bridge may have for large payloads, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryOptions {
     pub max_payload: u64,
-    /// What both sides together may have: each has half, so that neither can take the other's.
+    /// The budget of both sides together. Each has half, so that neither can take the other's.
     pub total: u64,
-    /// What each side may keep idle.
+    /// How much each side may keep idle.
     pub retained: u64,
-    /// The programmer's word for the child.
+    /// The user's promise that the child can be trusted.
     pub trust: Option<TrustedPeer>,
 }
 
@@ -85,39 +85,39 @@ impl MemoryOptions {
     }
 }
 
-/// Every segment of this bridge beside the first.
+/// Every segment of this bridge but the first.
 struct Books {
     backing: Arc<dyn Backing>,
-    /// Segments that the child's arena, for replies, was given, and that frames may name.
+    /// Segments of the child's arena, for replies: those that frames may name.
     replies: HashMap<u64, Arc<Mapping>>,
-    /// What the segments of either arena come to.
+    /// The accounts of the two arenas.
     for_requests: Account,
     for_replies: Account,
     asked: NeedState,
-    /// The number of the next segment; numbers are never used again.
+    /// The number of the next segment; no number is used twice.
     next: u64,
-    /// Bytes that the segments of either arena may have together.
+    /// The budget of each arena, in bytes.
     budget: u64,
     is_trusted: bool,
     /// Why the system last refused a segment.
     refused: [u64; 2],
 }
 
-/// What has become of the child's `Need`.
+/// How far the answer to the child's `Need` has come.
 ///
 /// | from | to | when |
 /// |---|---|---|
 /// | Nothing | Waiting | all memory is in use, but some is being released |
 /// | Nothing, Waiting | Granted | the child has been sent a segment |
-/// | Nothing, Waiting | Nothing | the child has been told that there is none, or is trusted with what it was sent |
+/// | Nothing, Waiting | Nothing | the child has been told that there is none, or is trusted and was sent a segment |
 /// | Granted | Sealing | the child says that it has mapped it |
 /// | Granted | Nothing | the child gives it back |
 /// | Sealing | Nothing | it is sealed, and the child has been told |
 ///
-/// A healthy child asks again only after the answer, so that there is never more than one descriptor to keep.
+/// A healthy child asks again only after the answer, so at most one descriptor is kept.
 enum NeedState {
     Nothing,
-    /// For so many bytes.
+    /// The number of bytes asked for.
     Waiting(u64),
     Granted(UnsealedSegment),
     Sealing,
@@ -130,7 +130,7 @@ struct UnsealedSegment {
     object: Option<OwnedFd>,
 }
 
-/// For whom a segment is.
+/// The arena that a segment belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ArenaSide {
     Requests,
@@ -145,7 +145,7 @@ impl Books {
         }
     }
 
-    /// Creates a segment of `len` bytes for the arena of `side`, of which `owner` is told when it is released.
+    /// Creates a segment of `len` bytes for the arena of `side`. `owner` is told when it is released.
     fn create(&mut self, len: u64, side: ArenaSide, owner: Weak<dyn Releasing>) -> Created {
         let (budget, is_trusted, account) = (self.budget, self.is_trusted, self.account(side));
         if len > budget {
@@ -210,24 +210,24 @@ impl Link {
         })
     }
 
-    /// Kills the child. One that this process may not kill (it has given up the rights that it had, or the child has another user) is told to
-    /// end by the end of the control socket: its control thread ends it, whatever its service is at.
+    /// Kills the child. One that this process may not kill (it has dropped privileges, or the child runs as another user) learns of it by the end of
+    /// the control socket: its control thread ends it, whatever its service is doing.
     pub fn put_an_end(&self) {
         if self.peer.peer_status.exit().is_some() {
             return;
         }
         if self.pidfd.kill().is_err() {
-            if self.peer.peer_status.resist() {
+            if self.peer.peer_status.note_kill_refused() {
                 self.control.shut_down_aside();
             }
             return;
         }
         self.peer.peer_status.condemn();
-        // Where its end is held back, somebody must notice that.
+        // If the kernel holds back its end, the watcher must notice.
         let _ = watcher::expect_end();
     }
 
-    /// Notes that memory has been used. If there is more than may be kept when it is not, has the watcher look in a while.
+    /// Notes that memory has been used. If idle memory exceeds `retained`, has the watcher look again in a while.
     fn used_now(&self, is_untidy: bool) {
         let is_untidy = is_untidy || self.books.lock().for_replies.bytes_in_use() > self.retained;
         if is_untidy {
@@ -235,8 +235,8 @@ impl Link {
         }
     }
 
-    /// Sends the child a message. One that is gone needs none: its death arrives by another way, and says more. One that makes this slow is
-    /// killed. Not with the books locked, which the watcher needs, and other callers do.
+    /// Sends the child a message. A child that is gone needs none: its death arrives by another way, and says more. A child that makes sending slow
+    /// is killed. Not to be called with the books locked, which the watcher and other callers need.
     fn tell(&self, message: Message, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         match self.control.send(message, descriptor) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -260,12 +260,12 @@ impl Releasing for Link {
     }
 }
 
-/// Drops mappings, many of them on a thread of their own, as [`Mapping`] does with a large one: to undo gigabytes takes a while, and the watcher
+/// Drops mappings; many of them on a thread of their own, as [`Mapping`] does with a large one. Unmapping gigabytes takes a while, and the watcher
 /// has other children.
 pub fn unmap(mappings: Vec<Arc<Mapping>>) {
     let len: usize = mappings.iter().map(|mapping| mapping.len()).filter(|&len| len <= QUICKLY_UNMAPPED).sum();
     if len > QUICKLY_UNMAPPED {
-        // If there is no thread to be had, they are dropped here.
+        // If no thread can be started, they are dropped here.
         let _ = thread::Builder::new().name("callgate-unmap".into()).spawn(move || drop(mappings));
     }
 }
@@ -279,11 +279,11 @@ impl Watched for Link {
         self.control.as_fd()
     }
 
-    /// One message: the watcher counts them.
+    /// Reads one message, because the watcher counts them.
     fn read_control(&self) -> bool {
         let makes_sense = match self.control.receive(BlockingMode::No) {
             Ok(Some((message, descriptor))) => self.handle_message(message, descriptor),
-            // The child's end is closed: it is dying, or has let go of what it lives by.
+            // The child has closed its end: it is dying, or has dropped what keeps it alive.
             Ok(None) => return false,
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         };
@@ -306,8 +306,8 @@ impl Watched for Link {
         true
     }
 
-    fn is_condemned(&self) -> bool {
-        self.peer.peer_status.is_condemned()
+    fn is_being_killed(&self) -> bool {
+        self.peer.peer_status.is_being_killed()
     }
 
     fn is_overdue(&self) -> bool {
@@ -328,7 +328,7 @@ impl Watched for Link {
             None => self.reclaim.again(),
         }
         if self.books.lock().for_replies.bytes_in_use() > self.retained {
-            // One whose socket is full has enough to read.
+            // A child whose socket is full has enough to read.
             let _ = self.tell(Message::Tidy, None);
             failpoints::reach(Step::ParentTidySent);
         }
@@ -337,7 +337,7 @@ impl Watched for Link {
 
     fn ended(&self, exit: Exit) {
         failpoints::reach(Step::ParentReaped);
-        // First, so that whoever waits for the end finds no name any more.
+        // First, so that a thread which waits for the end finds no name left.
         self.books.lock().backing.peer_ended();
         if let Some(words) = last_words::read(&self.last_words, exit) {
             self.peer.peer_status.quote(words);
@@ -347,7 +347,7 @@ impl Watched for Link {
     }
 }
 
-/// Its grace is over.
+/// Called when its grace is over.
 impl Due for Link {
     fn is_due(&self) -> Option<Instant> {
         self.put_an_end();
@@ -356,7 +356,7 @@ impl Due for Link {
 }
 
 impl PeerLink for Link {
-    /// The watcher will say when it is gone.
+    /// The watcher will report its end.
     fn end(&self, cause: Cause) {
         self.peer.peer_status.blame(cause);
         self.put_an_end();
@@ -371,7 +371,7 @@ impl PeerLink for Link {
         let at = Instant::now() + time.min(LONGEST_GRACE);
         let itself = self.itself.clone();
         if watcher::look_at(itself, at).is_err() {
-            // Nobody would ever look.
+            // Without a watcher nobody would ever look.
             self.put_an_end();
         }
     }
@@ -382,5 +382,5 @@ impl PeerLink for Link {
     }
 }
 
-/// New memory for requests, of which the child is told.
+/// The source of new memory for requests, which tells the child of it.
 struct TellChild<'a>(&'a Link);

@@ -1,10 +1,10 @@
 //! How deep calls are nested: a callback that calls another, which calls back, and so on, across processes.
 //!
-//! Every call from within a call carries its depth, in the top byte of its call word, and the name of its chain, in the caller's line of its lane.
-//! Calls that are not nested carry 0, and cost nothing. A peer that lies about either has its own calls refused, and no others.
+//! Every call made within a call carries its depth, in the top byte of its call word, and the name of its chain, in the caller's line of its lane.
+//! Calls that are not nested carry 0 and cost nothing. A peer that lies about either gets its own calls refused, and no others.
 //!
-//! Why no chain waits for itself: a nested call between clients never waits for a lane ([`CallError::TooNested`]), and one to a child never for
-//! a worker that its own chain keeps. Calls that are not nested hold nothing while they wait.
+//! Why no chain waits for itself: a nested call between clients never waits for a lane ([`CallError::TooNested`]), and a nested call to a child never
+//! waits for a worker that its own chain holds. Calls that are not nested hold nothing while they wait.
 
 #![forbid(unsafe_code)]
 
@@ -14,22 +14,22 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A call may be nested as deep as this.
+/// The deepest nesting of a call.
 pub const MOST: u32 = 64;
 
-/// Where the depth is in a call word.
+/// The shift of the depth in a call word.
 const SHIFT: u32 = 56;
 
-/// Of the number of a thread that is within a call: so it is that of no lane, which is all that calls look at that are not nested.
+/// Marks the number of a thread that is within a call, so that it matches no lane: a call that is not nested looks at nothing else.
 const WITHIN: usize = 1 << 62;
 
-/// Of a thread that has made no call yet; that of no lane, either.
+/// The number of a thread that has made no call yet. It matches no lane, either.
 const UNNUMBERED: usize = usize::MAX;
 
-/// What calls carry that this thread makes.
+/// What this thread's calls carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct At {
-    /// 0 = they are not nested.
+    /// 0 = its calls are not nested.
     depth: u32,
     pub chain: u64,
 }
@@ -39,17 +39,17 @@ const OUTSIDE: At = At { depth: 0, chain: 0 };
 thread_local! {
     static NUMBER: Cell<usize> = const { Cell::new(UNNUMBERED) };
     static AT: Cell<At> = const { Cell::new(OUTSIDE) };
-    /// The same within a call that is not nested.
+    /// The same, within a call that is not nested.
     static FIRST: Cell<At> = const { Cell::new(OUTSIDE) };
 }
 
-/// The lane that is the calling thread's own, if there are so many: not if it is within a call, nor before its first.
+/// The index of this thread's own lane, if there are that many lanes. Matches none within a call, or before the thread's first.
 #[inline(always)]
 pub(crate) fn own_lane() -> usize {
     NUMBER.get()
 }
 
-/// A number for the calling thread, counted from 0 in the order of first calls; beyond every lane's if it is within a call.
+/// A number for this thread, counted from 0 in the order of first calls; beyond every lane's within a call.
 pub(crate) fn thread_number() -> usize {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     if NUMBER.get() == UNNUMBERED {
@@ -68,23 +68,23 @@ fn mark(is_within: bool) {
     NUMBER.set(if is_within { number | WITHIN } else { number });
 }
 
-/// Names for the chains that begin at one segment's workers, of which there are fewer than 256: this, and so many more. Not 0.
+/// A name for the first of the chains that begin at one segment's workers; the others count on from it. There are fewer than 256, and none is 0.
 pub fn new_chains() -> u64 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    // Two processes of different pid namespaces may have one number; so may what a fork leaves behind have what its parent draws.
+    // Two processes in different pid namespaces may have the same pid; a fork and its parent may draw the same number.
     static DRAWN: OnceLock<u32> = OnceLock::new();
     let drawn = *DRAWN.get_or_init(|| selfproc::random().map_or(0, u32::from_ne_bytes));
     u64::from(drawn ^ std::process::id()) << 32 | u64::from(NEXT.fetch_add(1, Ordering::Relaxed) << 8)
 }
 
-/// From now on this thread carries out calls, and nothing else. Those that come from no other call begin the chain `chain`.
+/// Marks this thread as one that carries out calls and does nothing else. Calls that come from no other call begin the chain `chain`.
 pub fn serve(chain: u64) {
     FIRST.set(At { depth: 1, chain });
     AT.set(FIRST.get());
     mark(true);
 }
 
-/// Within the call whose call word this is, of the chain `chain`, until [`leave`].
+/// Enters the call with this call word, of the chain `chain`, until [`leave`].
 pub fn enter(call: u64, chain: u64) {
     let depth = (call >> SHIFT) as u32;
     if depth > 0 {
@@ -96,18 +96,18 @@ pub fn leave() {
     AT.set(FIRST.get());
 }
 
-/// Where this thread is, if it is within a call.
+/// The position of this thread in its chain, if it is within a call.
 pub fn current() -> Option<At> {
     Some(AT.get()).filter(|at| at.depth > 0)
 }
 
 impl At {
-    /// Whether another call may be made from here.
+    /// Checks that another call may be made from here.
     pub(crate) fn may_call(self, call: CallName) -> Result<(), CallError> {
         if self.depth <= MOST { Ok(()) } else { Err(self.too_nested(call, TOO_DEEP)) }
     }
 
-    /// The call word `call` with the depth.
+    /// The call word `call` with the depth in it.
     pub fn mark(self, call: u64) -> u64 {
         call | u64::from(self.depth.min(0xff)) << SHIFT
     }
@@ -120,13 +120,13 @@ impl At {
 
 const TOO_DEEP: &str = "calls may not be nested more than 64 deep";
 
-/// A call that this thread carries out itself, within what it does, as long as this lives.
+/// A call that this thread carries out itself, within another, while this lives.
 pub struct Within(At);
 
 impl Within {
     /// # Errors
     ///
-    /// `TooNested`, if that is too deep.
+    /// `TooNested` if that nests too deep.
     pub fn new(call: CallName) -> Result<Self, CallError> {
         let before = AT.get();
         before.may_call(call)?;

@@ -1,11 +1,11 @@
-//! Calls that nobody waits for any more and a child is still at: when they cost it its life.
+//! Calls that nobody waits for any more but a child still runs, and when they cost it its life.
 //!
-//! Who gives a call up says which it was; the watcher looks, when that is due, whether it has been answered since. The child is judged by
-//! what it says of itself, in shared memory: one that lies about that can only be thought to be at work.
+//! A caller that gives up notes its call here. When the call is due, the watcher looks whether it has been answered since. It judges the child by
+//! what the child says of itself in shared memory; a lie can only make a child look busy.
 //!
-//! A call counts against its child while it is being carried out. One that waits behind another, which may take as long as its own caller
-//! lets it, does not; but one that waits for a worker that is at nothing does, as that has stopped or come to its end. The calls of a lane are
-//! carried out one after the other: only the oldest that nobody waits for is looked at.
+//! A call counts against its child while it runs. A call that waits behind another does not: that one may run as long as its own caller lets it. But
+//! a call that waits for an idle worker counts, because that worker has stopped or ended. A lane's calls run one after the other, so only the oldest
+//! abandoned one is looked at.
 
 #![forbid(unsafe_code)]
 
@@ -19,24 +19,24 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-/// A call that has not begun, for a worker that is at nothing, is given at least so long: the machine may be busy.
+/// The least time for a call that has not begun although its worker is idle: the machine may be busy.
 const LEAST: Duration = Duration::from_millis(100);
 
-/// The least and the most that a call which has timed out may go on for by default.
+/// The shortest and the longest default for how long a call that has timed out may go on.
 const SHORTEST: Duration = Duration::from_millis(10);
 const MOST: Duration = Duration::from_millis(100);
 
-/// For how long a call that has timed out may go on before its child is killed.
+/// How long a call that has timed out may go on before its child is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grace {
-    /// A quarter of its timeout, within bounds: so the next call, which has the same timeout, lives to see the next child.
+    /// A quarter of its timeout, within bounds. So the next call, which has the same timeout, lives to see the next child.
     Quarter,
-    /// So long.
+    /// This long.
     Of(Duration),
 }
 
 impl Grace {
-    /// For a call that was given so much time.
+    /// The time for a call with this timeout.
     pub fn after(self, timeout: Duration) -> Duration {
         match self {
             Grace::Quarter => (timeout / 4).clamp(SHORTEST, MOST),
@@ -45,13 +45,13 @@ impl Grace {
     }
 }
 
-/// Who is told of calls that have timed out.
+/// Told of each call that has timed out.
 pub type Tell = Arc<dyn Fn(&CallError) + Send + Sync>;
 
-/// What is to be done about calls that time out.
+/// What happens to calls that time out.
 #[derive(Clone, Default)]
 pub struct Lateness {
-    /// For how long a child may be at a call that has timed out; `None` = as long as it likes.
+    /// How long a child may run a call that has timed out; `None` = no limit.
     pub kill_after: Option<Grace>,
     pub tell: Option<Tell>,
 }
@@ -63,13 +63,13 @@ pub(crate) struct Overdue {
     lanes: Box<[LaneView]>,
     hold: Weak<dyn PeerLink>,
     calls: Mutex<Calls>,
-    /// The call that has cost the child its life.
+    /// The call for which the child was killed.
     culprit: OnceLock<CallName>,
 }
 
 #[derive(Default)]
 struct Calls {
-    /// Those of each lane that has any, by their positions.
+    /// The overdue calls of each lane that has any, with their positions.
     late: BTreeMap<u32, BTreeMap<u64, Late>>,
     /// When the watcher looks next.
     next: Option<Instant>,
@@ -80,9 +80,9 @@ struct Late {
     name: CallName,
     lane: u32,
     position: u64,
-    /// For how long the child may be at it.
+    /// How long the child may still run it.
     grace: Duration,
-    /// Since when it is as `state` says; at first, when it is overdue.
+    /// When it entered `state`; at first, when it becomes overdue.
     since: Instant,
     state: LateState,
 }
@@ -90,26 +90,26 @@ struct Late {
 /// | from | to | when |
 /// |---|---|---|
 /// | Unknown | any | the watcher's first look |
-/// | Unknown, Queued, Unheard | Running | it has begun |
-/// | Unknown, Unheard | Queued | its worker is at another call, or has begun others since |
-/// | Unknown, Queued | Unheard | its worker is at nothing |
-/// | Unknown | Queued | what was before it in its lane has been answered |
+/// | Unknown, Queued, Unserved | Running | it has begun |
+/// | Unknown, Unserved | Queued | its worker runs another call, or has begun others since |
+/// | Unknown, Queued | Unserved | its worker is idle |
+/// | Unknown | Queued | the calls before it in its lane have been answered |
 ///
-/// One that is Running or Unheard for too long costs the child its life.
+/// A call that is Running or Unserved for too long costs the child its life.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LateState {
-    /// Nobody has looked since it was due.
+    /// The watcher has not looked since it became due.
     Unknown,
-    /// It is being carried out.
+    /// The child runs it.
     Running,
-    /// It waits behind another.
+    /// It waits behind another call.
     Queued,
-    /// It waits for a worker that is at nothing, and had begun so many calls.
-    Unheard(u64),
+    /// It waits for an idle worker, which had begun this many calls.
+    Unserved(u64),
 }
 
 impl Overdue {
-    /// Those of the child that `hold` has, none yet.
+    /// The overdue calls of the child behind `hold`; none yet.
     pub fn new(segment: &Segment, hold: Weak<dyn PeerLink>, lateness: Lateness) -> Arc<Self> {
         let lanes = (0..segment.geometry().lanes).map(|index| LaneView::new(segment, index)).collect();
         Arc::new_cyclic(|itself| Self {
@@ -122,29 +122,29 @@ impl Overdue {
         })
     }
 
-    /// The call that has cost the child its life, if one has.
+    /// The call for which the child was killed, if it was.
     pub fn culprit(&self) -> Option<CallName> {
         self.culprit.get().copied()
     }
 
-    /// Tells of a call that has timed out.
+    /// Reports a call that has timed out.
     pub fn tell(&self, error: &CallError) {
         self.lateness.tell.iter().for_each(|tell| tell(error));
     }
 
-    /// Whether more has been answered on a lane than `before`.
+    /// Whether more than `before` calls have been answered on a lane.
     pub(crate) fn has_answered(&self, lane: usize, before: u64) -> bool {
         self.lanes.get(lane).is_some_and(|lane| lane.is_answered(before))
     }
 
-    /// The call at `position` of `lane`, which was given the time `timeout`, is overdue from `due` on, if it is not answered until then.
+    /// Notes that the call at `position` of `lane`, with this `timeout`, is overdue from `due` on unless it is answered by then.
     pub fn watch(&self, name: CallName, timeout: Duration, (lane, position): (u32, u64), due: Instant) {
         let Some(kill_after) = self.lateness.kill_after else { return };
         let grace = kill_after.after(timeout);
         let mut calls = self.calls.lock();
         let of_lane = calls.late.entry(lane).or_default();
         self.drop_answered(of_lane);
-        // Of a call whose end was known from its beginning, too, it is now that its caller has given it up.
+        // Even a call whose deadline was known from the start is given up by its caller only now.
         of_lane.entry(position).or_insert(Late { name, lane, position, grace, since: due, state: LateState::Unknown });
         if calls.next.is_none_or(|next| due < next) {
             calls.next = Some(due);
@@ -153,7 +153,7 @@ impl Overdue {
         }
     }
 
-    /// Drops the calls of a lane that have been answered, in their order. Until now, the oldest of the others has waited behind them.
+    /// Drops the calls of a lane that have been answered, in their order. The oldest of the others has waited behind them until now.
     fn drop_answered(&self, of_lane: &mut BTreeMap<u64, Late>) {
         while let Some(oldest) = of_lane.first_entry()
             && self.lanes[oldest.get().lane as usize].is_answered(oldest.get().position)
@@ -163,7 +163,7 @@ impl Overdue {
         }
     }
 
-    /// What is known of a call that has not been answered.
+    /// The state of a call that has not been answered.
     fn state(&self, late: &Late) -> LateState {
         let lane = &self.lanes[late.lane as usize];
         if is_past(lane.started(), late.position) {
@@ -172,11 +172,11 @@ impl Overdue {
         let of_worker = || self.lanes.iter().filter(|other| other.worker() == lane.worker());
         match of_worker().any(LaneView::is_running) {
             true => LateState::Queued,
-            false => LateState::Unheard(of_worker().map(LaneView::started).fold(0, u64::wrapping_add)),
+            false => LateState::Unserved(of_worker().map(LaneView::started).fold(0, u64::wrapping_add)),
         }
     }
 
-    /// Looks at the oldest call of a lane, as [`look`](Self::look) does. Those behind it may be what is looked at next.
+    /// Looks at the oldest call of a lane, as [`look`](Self::look) does. The calls behind it are looked at once it is gone.
     fn look_at_lane(&self, of_lane: &mut BTreeMap<u64, Late>, now: Instant) -> Option<Result<Instant, CallName>> {
         let are_several = of_lane.len() > 1;
         let mut oldest = of_lane.first_entry()?;
@@ -186,7 +186,7 @@ impl Overdue {
         Some(next.map(|next| others.map_or(next, |others| next.min(others))))
     }
 
-    /// Looks at one call. Whether the child has been at it for too long; else when to look again.
+    /// Looks at one call. Returns whether the child has run it for too long, or else when to look again.
     fn look(&self, late: &mut Late, now: Instant) -> Result<Instant, CallName> {
         if late.since > now {
             return Ok(late.since);
@@ -199,16 +199,16 @@ impl Overdue {
         late.state = state;
         let allowed = if state == LateState::Running { late.grace } else { late.grace.max(LEAST) };
         let until = late.since.checked_add(allowed).unwrap_or(now + LONGEST);
-        // What has just been found may be no more when it is looked at for the second time.
+        // A state that was entered just now may have passed by the next look.
         let may_end = state == LateState::Running || !is_new;
         if until > now || state == LateState::Queued || !may_end { Ok(until.max(now + SOON)) } else { Err(late.name) }
     }
 }
 
-/// So soon a call is looked at again, at the soonest.
+/// The shortest time between two looks at a call.
 const SOON: Duration = Duration::from_millis(1);
 
-/// So much can be added to any point in time.
+/// A duration that can be added to any point in time.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Due for Overdue {
@@ -216,7 +216,7 @@ impl Due for Overdue {
         let now = Instant::now();
         let mut calls = self.calls.lock();
         if calls.next.is_none_or(|next| next > now) {
-            // Asked for before something else was due sooner.
+            // A look was requested before something else became due sooner.
             return None;
         }
         calls.late.retain(|_, of_lane| {

@@ -1,9 +1,9 @@
-//! A pair: lanes between two processes that are strangers to each other, introduced by a hub.
+//! A pair: lanes between two processes that do not know each other, introduced by a hub.
 //!
-//! The one calls, the other is called; both have what is here. Neither trusts the other, nor the hub more than to make
-//! memory that nobody can shrink: requests and replies alike are copied, and the copies validated. Each side has memory for large payloads,
-//! which it asks the hub for on its control socket; the hub tells the other side of it first, so who meets a segment that it does not
-//! know has its announcement waiting in the socket. When the hub closes the socket, the pair is over.
+//! One side calls, the other is called; both have what is here. Neither trusts the other, and the hub is trusted only to make memory that nobody can
+//! shrink: requests and replies are copied, and the copies validated. Each side has its own memory for large payloads, which it asks the hub for on
+//! its control socket. The hub tells the other side first, so a side that meets an unknown segment has its announcement waiting in the socket. When
+//! the hub closes the socket, the pair is over.
 
 #![forbid(unsafe_code)]
 
@@ -41,24 +41,24 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-/// Bytes of stack of a thread that runs callbacks: what a main thread usually has. Only what is used is ever touched.
+/// Bytes of stack of a thread that runs callbacks: the usual size of a main thread's. Only pages in use exist.
 const STACK: usize = 8 << 20;
 
-/// Of the lanes of a pair: as many calls as are likely to be given up in one before its first is answered, and payloads as long as a bridge's slots hold.
+/// The slots of a pair's lanes: enough for the calls likely to be given up on one lane before its first is answered, and as long as a bridge's.
 const SLOTS: u32 = 4;
 const SLOT_LINES: u32 = 9;
 
-/// The sizes of a pair with so many lanes: as its lanes are all alike, its length says how many there are.
+/// The geometry of a pair with this many lanes. All lanes are alike, so the segment's length tells how many there are.
 pub fn geometry(lanes: u32) -> Geometry {
     Geometry { lanes, slots: SLOTS, slot_lines: SLOT_LINES, workers: lanes }
 }
 
-/// The geometry of a pair whose segment has so many bytes.
+/// The geometry of a pair whose segment has this many bytes.
 fn geometry_of(len: usize) -> Option<Geometry> {
     Geometry::LANES.map(geometry).find(|geometry| geometry.segment_len() == len)
 }
 
-/// What a hub's introduction brings.
+/// What the hub sends to introduce a pair.
 pub struct Introduction {
     /// The other process.
     pub pid: u32,
@@ -75,10 +75,10 @@ pub struct PairEndpoint {
     peer: Arc<Peer>,
     pidfd: Pidfd,
     control: Control,
-    /// Held while a message is read and handled, so that who looks for one finds it read.
+    /// Held while a message is read and handled, so that a thread which looks for one finds it handled.
     reading: Mutex<()>,
     told: Mutex<PairInbox>,
-    /// Rung when something has been told, and when the pair is over.
+    /// Notified when a message has been noted, and when the pair is over.
     changed: Condvar,
     own: Mutex<OwnMemory>,
     reclaim: Reclaim,
@@ -86,40 +86,40 @@ pub struct PairEndpoint {
     callers: Vec<Placed<CallerLine>>,
     /// Starts the thread of a lane, on the side that is called.
     start: OnceLock<Start>,
-    /// The lanes that have one, by their bits.
+    /// The lanes that have a thread, one bit each.
     started: Mutex<u64>,
-    /// Bytes of large requests that are being carried out here, of which there are copies.
+    /// Bytes of the copies of large requests that are being carried out here.
     copied: Mutex<u64>,
 }
 
-/// What starts the thread of a lane.
+/// Starts the thread of a lane.
 type Start = Box<dyn Fn(u32) -> io::Result<()> + Send + Sync>;
 
-/// What the hub has told.
+/// What the hub has said.
 #[derive(Default)]
 struct PairInbox {
     /// Segments of the other side's arena.
     segments: HashMap<u64, Arc<Mapping>>,
-    /// Nobody can make holes in the first segment any more.
+    /// Whether the first segment is sealed: nobody can punch holes into it any more.
     is_ready: bool,
-    /// What has been granted and mapped, and is not sealed yet.
+    /// A segment that has been granted and mapped, and is not sealed yet.
     unsealed: Option<(u64, Arc<Mapping>)>,
-    /// For how many bytes the hub was asked last, and when, until the answer has been taken.
+    /// How many bytes the hub was last asked for, and when, until the answer has been taken.
     asked: Option<(u64, Instant)>,
     /// The answer.
     answer: Option<Result<(u64, Arc<Mapping>), NoMemory>>,
-    /// What has been given to one that did not wait for it any longer: for its next attempt, or to be given back.
+    /// Segments that were granted after their caller had stopped waiting: for its next attempt, or to be given back.
     spare: Vec<(u64, Arc<Mapping>)>,
 }
 
 /// This side's memory.
 struct OwnMemory {
     pool: MemoryPool,
-    /// What published replies carry, or those about to be: lane, position, and that.
+    /// What replies carry that are published or about to be: lane, position, and attachments.
     published: Vec<(u32, u64, Attachments)>,
 }
 
-/// What this side does in a pair.
+/// The role of this side in a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PairRole {
     Caller,
@@ -139,8 +139,8 @@ pub fn call(introduction: Introduction) -> io::Result<(Arc<Caller>, Arc<PairEndp
     Ok((Arc::new(caller), pair))
 }
 
-/// The side of a pair that is called: a thread for each lane, which is started when the lane is about to be used for the first time, carries out with
-/// a host of `hosts` what is asked there; without one, the pair is over. The threads end with the pair.
+/// The side of a pair that is called. Each lane gets a thread when it is about to be used for the first time, which carries out the lane's requests
+/// with a host from `hosts`; if `hosts` has none, the pair is over. The threads end with the pair.
 ///
 /// # Errors
 ///
@@ -160,7 +160,7 @@ pub fn serve<H: Host + Send + 'static>(
         let host = (*hosts.lock())().ok_or(io::ErrorKind::NotConnected)?;
         let worker = Worker::new(lanes, RemoteCaller(pair), host);
         let header = segment.clone();
-        // The watcher is here, and must not look at what nobody has sealed yet.
+        // The watcher runs already, and must not look at what is not sealed yet.
         let chain = move || chain(&header, index);
         thread::Builder::new().name(name).stack_size(STACK).spawn(move || run(worker, chain)).map(drop)
     };
@@ -169,7 +169,7 @@ pub fn serve<H: Host + Send + 'static>(
     Ok(pair)
 }
 
-/// Serves a lane, once it is ready, until the pair is over; and the pair does not outlast it, whatever ends it: nobody else would answer there.
+/// Serves a lane, once it is ready, until the pair is over. Whatever ends this ends the pair too, since nobody else would answer there.
 fn run<H: Host>(worker: Worker<H, RemoteCaller>, chain: impl FnOnce() -> u64) {
     struct Last(Arc<PairEndpoint>);
     impl Drop for Last {
@@ -196,7 +196,7 @@ fn run<H: Host>(worker: Worker<H, RemoteCaller>, chain: impl FnOnce() -> u64) {
 impl PairEndpoint {
     fn of(introduction: Introduction, role: PairRole) -> io::Result<(Arc<Self>, Segment)> {
         let Introduction { pid, pidfd, segment, control, limits, .. } = introduction;
-        // Not looked at yet: until it is sealed, who looks may be kept waiting.
+        // Not read yet: until it is sealed, a reader may be made to wait.
         let segment = Segment::attach_unseen(segment, geometry_of)?;
         let found = segment.geometry();
         let pool = match role {
@@ -231,7 +231,7 @@ impl PairEndpoint {
         Ok((Arc::new(pair), segment))
     }
 
-    /// Waits until the first segment may be looked at, or the pair is over. A caller is not told of the owner before.
+    /// Waits until the first segment may be read, or the pair is over. A caller is told of the owner only after that.
     fn wait_until_ready(&self) {
         let mut told = self.told.lock();
         while !told.is_ready && !self.is_over() {
@@ -244,19 +244,19 @@ impl PairEndpoint {
         self.peer.peer_status.is_over()
     }
 
-    /// Nothing is asked or answered any more. The hub learns it by the end of the socket, and tells the other side.
+    /// Ends the pair: nothing is asked or answered any more. The hub learns it by the end of the socket, and tells the other side.
     pub fn over(&self, cause: Option<Cause>) {
         if self.peer.is_in_fork() {
-            // The pair is of the process that this one was forked from.
+            // The pair belongs to the process that this one was forked from.
             return;
         }
         if let Some(cause) = cause {
             self.peer.peer_status.blame(cause);
         }
-        // First, so that no worker here begins anything that the other side hears of the end of.
+        // First, so that no worker here begins a call after the other side has heard of the end.
         self.peer.peer_status.end(Exit::Unknown);
         self.control.shut_down();
-        // Under the lock, so that who is about to wait sees the end or hears this.
+        // Under the lock, so that a thread about to wait sees the end or hears this.
         drop(self.told.lock());
         self.changed.notify_all();
     }
@@ -303,18 +303,18 @@ impl Watched for PairEndpoint {
                 own.collect(&self.callers, &mut source);
                 unmap(own.pool.tidy(&mut source));
                 self.give_back_spare(&mut source);
-                // Nobody says when the caller has dealt with the rest.
+                // No message tells when the caller is done with the rest.
                 if !own.published.is_empty() && own.pool.is_beyond_retained() {
                     self.reclaim.again();
                 }
             }
-            // Who waits for memory there waits for this thread.
+            // A thread that waits for memory there waits for this one.
             None => self.reclaim.again(),
         }
         self.reclaim.is_untidy() && !self.is_over()
     }
 
-    /// It may be one all the same, and whoever started it waits for it.
+    /// The process may be a child all the same; whoever started it waits for it.
     fn is_child(&self) -> bool {
         false
     }
@@ -343,10 +343,10 @@ impl PeerLink for PairEndpoint {
     }
 }
 
-/// The hub as a source of memory. Used only with the arena held.
+/// Including the time that other threads spent on sending.
 struct AskHub<'a>(&'a PairEndpoint);
 
-/// The caller of a pair, as the workers of its owner see it.
+/// The caller of a pair, as its owner's workers see it.
 pub(crate) struct RemoteCaller(Arc<PairEndpoint>);
 
 #[cfg(all(test, not(loom)))]

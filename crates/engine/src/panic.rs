@@ -11,22 +11,23 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Once;
 
 thread_local! {
-    /// Counts entries into and exits from calls on this thread: odd = in a call, whose panic goes to the caller. A call within a call has a
+    /// Counts entries into and exits from calls on this thread: odd = in a call, whose panic goes to the caller. A call within a call has a higher
+    /// odd number while it lasts.
     /// higher odd number for its time.
     static TURN: Cell<u64> = const { Cell::new(0) };
     static SEEN: RefCell<Option<PanicCapture>> = const { RefCell::new(None) };
 }
 
-/// What only the panic hook gets to see.
+/// What only the panic hook sees.
 struct PanicCapture {
-    /// The call that it belongs to: a method may have caught its own panic, and a later one may run no hook.
+    /// The call that it belongs to: a method may have caught an earlier panic itself, and a later one may run no hook.
     turn: u64,
     location: Option<String>,
     backtrace: Option<String>,
 }
 
-/// Has panics inside calls recorded for their callers, and in a child all as what may be its [last words](last_words). There the hook that
-/// was there before runs for each, so that what is printed is what would be without this; elsewhere for those that no caller hears of.
+/// Records panics inside calls for their callers, and in a child every panic as possible [last words](last_words). In a child the previous hook runs
+/// for each, so that the output is what it would be without this; elsewhere it runs for panics that no caller hears of.
 pub(crate) fn install_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -44,7 +45,7 @@ pub(crate) fn install_hook() {
     });
 }
 
-/// Whether the process ends with this panic, wherever it is caught.
+/// Whether this panic ends the process, wherever it is caught.
 fn ends_the_process(info: &PanicHookInfo<'_>) -> bool {
     cfg!(panic = "abort") || last_words::cannot_unwind(&last_words::message(info.payload()))
 }
@@ -56,7 +57,7 @@ fn record(info: &PanicHookInfo<'_>) {
         location: info.location().map(ToString::to_string),
         backtrace: (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string()),
     };
-    // A panic while another is being recorded keeps the first.
+    // If another panic comes while one is being recorded, the first is kept.
     SEEN.with(|slot| slot.try_borrow_mut().map(|mut slot| *slot = Some(seen)).ok());
 }
 
@@ -66,8 +67,8 @@ pub fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Box<Fault>> {
     let before = TURN.get();
     let turn = before.wrapping_add(1) | 1;
     TURN.set(turn);
-    // Unwind safety: a service sees the same after a panic as any value behind a mutex that is not poisoned would; the
-    // documentation of `CallError::Panicked` says so.
+    // Unwind safety: after a panic, a service is in the state of a value behind a mutex that is not poisoned; the documentation of
+    // `CallError::Panicked` says so.
     let result = catch_unwind(AssertUnwindSafe(call));
     TURN.set(if before % 2 == 1 { before } else { turn.wrapping_add(1) });
     result.map_err(|payload| fault_slow(payload, turn))
@@ -77,7 +78,7 @@ pub fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Box<Fault>> {
 fn fault_slow(payload: Box<dyn Any + Send>, turn: u64) -> Box<Fault> {
     last_words::withdraw_own();
     let message = last_words::message(&*payload);
-    // A payload may panic when it is dropped; then it is leaked.
+    // Dropping a payload may panic; then it is leaked.
     let _ = catch_unwind(AssertUnwindSafe(move || drop(payload))).map_err(std::mem::forget);
     let seen = SEEN.take().filter(|seen| seen.turn == turn);
     let (location, backtrace) = seen.map_or((None, None), |seen| (seen.location, seen.backtrace));

@@ -1,7 +1,7 @@
-//! The process at the other end, as whoever calls it knows it: whether it lives, how it is woken, and what it may be told.
+//! The process at the other end, as its caller knows it: whether it lives, how it is woken, and how much it is trusted.
 //!
-//! A child's is part of its [`Link`](crate::link::Link), a stranger's of its [`Pair`](crate::pair::PairEndpoint): what differs between the two is
-//! behind [`PeerLink`].
+//! A child's is part of its [`Link`](crate::link::Link), a remote process's of its [`Pair`](crate::pair::PairEndpoint). [`PeerLink`] hides how the
+//! two differ.
 
 #![forbid(unsafe_code)]
 
@@ -18,21 +18,21 @@ pub struct Peer {
     pub pid: u32,
     /// The longest payload, in bytes.
     pub max_payload: u64,
-    /// The programmer's word for it.
+    /// The user's promise that the peer can be trusted.
     pub trust: Option<TrustedPeer>,
-    /// The process that holds on; forks of it must not touch what the two share.
+    /// The process that talks to the peer; its forks must not touch what the two share.
     generation: u32,
     pub peer_status: PeerStatus,
     pub bells: Bells,
     pub door: Option<Door>,
-    /// What whoever started it keeps beside it.
+    /// What the starter of the peer keeps beside it.
     pub kept: Option<Kept>,
 }
 
-/// Something that the engine knows nothing of.
+/// A value that the engine knows nothing about.
 pub type Kept = Box<dyn Any + Send + Sync>;
 
-/// What a [`Peer`] is made of.
+/// The parts of a [`Peer`].
 pub struct PeerParts {
     pub pid: u32,
     pub max_payload: u64,
@@ -50,29 +50,28 @@ impl Peer {
         Self { pid, max_payload, trust, generation: fork::generation(), peer_status, bells, door, kept }
     }
 
-    /// Whether this process is a fork of the one that began to talk to the peer. It has no watcher, and its calls would be written over
-    /// those of the process that it was forked from.
+    /// Whether this process is a fork of the one that began to talk to the peer. A fork has no watcher, and its calls would overwrite those of the
+    /// process that it was forked from.
     #[inline]
     pub fn is_in_fork(&self) -> bool {
         self.generation != fork::generation()
     }
 }
 
-/// What this process holds of a peer: the memory that the two share, and its end.
+/// The link of this process to a peer: the memory that they share, and how to end it.
 pub trait PeerLink: PoolHandle {
-    /// Ends the conversation, for `cause`: a child is killed, a stranger is listened to no longer.
+    /// Ends the conversation for `cause`: a child is killed; of any other process nothing more is read.
     fn end(&self, cause: Cause);
 
-    /// Ends the process if it is a child's, `because` of something; those who call it learn that it has died, and of what. One that this process may not kill is told
-    /// to end itself.
+    /// Kills the peer if it is a child, `because` of something that its callers learn. A child that this process may not kill is told to end itself.
     fn kill(&self, _because: &str) {}
 
-    /// Ends a child in that way when `time` has passed, unless it has ended by then. Does not wait for that.
+    /// Kills a child in that way once `time` has passed, unless it has ended by then. Does not wait.
     fn kill_after(&self, _time: Duration) {}
 
-    /// The lane `index` is about to be used for the first time: whoever has threads for lanes only then starts one.
+    /// Announces that the lane `index` is about to be used for the first time, so that its thread can be started.
     fn begin(&self, _index: u32) {}
 
-    /// Notes that memory has been used, which may be more than may be kept when it is not.
+    /// Notes that memory has been used, so that idle memory may exceed `retained`.
     fn used(&self);
 }

@@ -11,7 +11,7 @@ use callgate_transport::error::Exit;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Why this process itself ended the peer.
+/// Why this process ended the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// The user called `stop` or `kill`, or dropped the bridge.
@@ -20,31 +20,30 @@ pub enum Cause {
     Corrupt(&'static str),
 }
 
-/// The life of a child, as its parent knows it.
+/// The state of a child, as its parent knows it.
 ///
 /// | word `dead` | from | to | who | when |
 /// |---|---|---|---|---|
 /// | | 0 | 1 | watcher | the child has ended and `exit` says how |
 pub struct PeerStatus {
     dead: Futex<PrivateScope>,
-    /// Rung after `dead` is set, for those who sleep on descriptors.
+    /// Rung after `dead` is set, for threads that sleep on descriptors.
     alarm: Option<Arc<Waker>>,
     exit: OnceLock<Exit>,
     /// What the peer said as it ended.
     last_words: OnceLock<String>,
     cause: OnceLock<Cause>,
-    /// Why this process kills the peer though it goes on to speak with its like, in words that follow "because".
+    /// Why this process kills a peer that it would go on talking to, in words that follow "because".
     because: OnceLock<Box<str>>,
-    /// Set when this process has tried to kill the peer, and may not.
-    resists: OnceLock<()>,
-    /// Told of the end, after all others: on the watcher's thread, so it must not block.
-    mourner: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// When this process first did what ends the peer.
+    /// Set when this process has tried to kill the peer and was not allowed to.
+    kill_refused: OnceLock<()>,
+    /// Told of the end after everyone else, on the watcher's thread, so it must not block.
+    hook: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// When this process first ended the peer.
     condemned: OnceLock<Instant>,
 }
 
-/// A peer that has been killed and has not ended for so long is one whose end the kernel holds back: a process that traces it may have it stop
-/// on its way out.
+/// How long a killed peer may take to end. Beyond that, the kernel holds its end back: a process that traces it may have stopped it on its way out.
 const OVERDUE: Duration = Duration::from_secs(5);
 
 impl PeerStatus {
@@ -56,8 +55,8 @@ impl PeerStatus {
             last_words: OnceLock::new(),
             cause: OnceLock::new(),
             because: OnceLock::new(),
-            resists: OnceLock::new(),
-            mourner: OnceLock::new(),
+            kill_refused: OnceLock::new(),
+            hook: OnceLock::new(),
             condemned: OnceLock::new(),
         }
     }
@@ -67,43 +66,43 @@ impl PeerStatus {
         &self.dead
     }
 
-    /// Records what the peer said as it ended. To be called before [`end`](Self::end), if at all.
+    /// Records the peer's last words. To be called before [`end`](Self::end), if at all.
     pub fn quote(&self, last_words: String) {
         let _ = self.last_words.set(last_words);
     }
 
-    /// What the peer said as it ended, if it has ended and said anything.
+    /// The peer's last words, if it has ended and left any.
     pub fn last_words(&self) -> Option<String> {
         self.exit().and_then(|_| self.last_words.get().cloned())
     }
 
-    /// Records how the peer ended and wakes everybody who waits. Only the first call counts.
+    /// Records how the peer ended and wakes every waiter. Only the first call counts.
     pub fn end(&self, exit: Exit) {
         let _ = self.exit.set(exit);
         // Release: publishes `exit` and `last_words`. Pairs with the Acquire in `exit` and in `Waiter::is_dead`.
         self.dead.word().store(1, Release);
         self.dead.wake();
         self.alarm.iter().for_each(|alarm| alarm.wake());
-        self.mourner.get().iter().for_each(|mourner| mourner());
+        self.hook.get().iter().for_each(|hook| hook());
     }
 
-    /// Has `mourner` called when the peer has ended, or at once if it has. The first one only.
-    pub fn on_end(&self, mourner: impl Fn() + Send + Sync + 'static) {
-        let _ = self.mourner.set(Box::new(mourner));
-        // It may have ended before, and have found none.
+    /// Has `hook` called when the peer has ended, or at once if it has. Only the first call counts.
+    pub fn on_end(&self, hook: impl Fn() + Send + Sync + 'static) {
+        let _ = self.hook.set(Box::new(hook));
+        // The peer may have ended before, and found no hook.
         if self.exit().is_some() {
-            self.mourner.get().iter().for_each(|mourner| mourner());
+            self.hook.get().iter().for_each(|hook| hook());
         }
     }
 
-    /// This process has tried to kill the peer, and may not. Whether for the first time.
-    pub(crate) fn resist(&self) -> bool {
-        self.resists.set(()).is_ok()
+    /// Notes that this process tried to kill the peer and was not allowed to. Returns whether that is new.
+    pub(crate) fn note_kill_refused(&self) -> bool {
+        self.kill_refused.set(()).is_ok()
     }
 
-    /// Whether it lives and is spoken with, or lives because this process may not kill it.
+    /// Whether this process still talks to the peer, or was not allowed to kill it.
     pub fn is_alive(&self) -> bool {
-        self.exit().is_none() && (self.cause.get().is_none() || self.resists.get().is_some())
+        self.exit().is_none() && (self.cause.get().is_none() || self.kill_refused.get().is_some())
     }
 
     /// Records why this process is about to end the peer. Only the first call counts, and none after the peer has ended.
@@ -113,15 +112,14 @@ impl PeerStatus {
         }
     }
 
-    /// Records why this process is about to kill the peer, which is not for a [`Cause`]. Only the first call counts, and none after the peer
-    /// has ended.
+    /// Records why this process is about to kill the peer, if not for a [`Cause`]. Only the first call counts, and none after the peer has ended.
     pub fn explain(&self, because: &str) {
         if self.exit().is_none() {
             let _ = self.because.set(because.into());
         }
     }
 
-    /// What [`explain`](Self::explain) was told.
+    /// The reason given to [`explain`](Self::explain).
     pub fn because(&self) -> Option<Box<str>> {
         self.because.get().cloned()
     }
@@ -137,14 +135,14 @@ impl PeerStatus {
     }
 
     /// Whether the peer has been killed, and has not ended.
-    pub(crate) fn is_condemned(&self) -> bool {
+    pub(crate) fn is_being_killed(&self) -> bool {
         self.exit().is_none() && self.condemned.get().is_some()
     }
 
     /// Whether the peer has ended, or this process is about to end it: new calls are refused.
     #[inline]
     pub fn is_over(&self) -> bool {
-        // Relaxed: nothing is read on the strength of it; `exit` looks again.
+        // Relaxed: nothing is read on the strength of this; `exit` looks again.
         self.dead.word().load(Relaxed) != 0 || self.cause.get().is_some()
     }
 

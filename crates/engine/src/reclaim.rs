@@ -1,4 +1,4 @@
-//! When the watcher is to look for memory that is idle: while there is more than may be kept, and once it has rested.
+//! When the watcher looks for idle memory: while there is more than `retained`, once that has gone unused for a while.
 
 #![forbid(unsafe_code)]
 
@@ -9,20 +9,20 @@ use std::sync::atomic::Ordering::Relaxed;
 /// [`TIDY`], [`USED`] or [`RESTED`]; only a hint about when to look.
 pub(crate) struct Reclaim(AtomicU32);
 
-/// There is no more idle memory than may be kept, as far as was seen.
+/// As far as was seen, idle memory does not exceed `retained`.
 ///
 /// | from | to | who | when |
 /// |---|---|---|---|
-/// | any | USED | whoever uses memory | there is more than may be kept |
+/// | any | USED | whoever uses memory | idle memory exceeds `retained` |
 /// | USED | RESTED | the watcher | its next look |
 /// | RESTED | TIDY | the watcher | the look after that, before it gives memory back |
 const TIDY: u32 = 0;
-/// There is more, and it has been used since the watcher looked.
+/// It does, and memory has been used since the watcher last looked.
 const USED: u32 = 1;
-/// It has not been used for one look of the watcher's.
+/// It does, and memory has not been used for one look of the watcher's.
 const RESTED: u32 = 2;
 
-/// What the watcher is to do.
+/// What the watcher does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
     /// Give memory back.
@@ -38,7 +38,7 @@ impl Reclaim {
         Self(AtomicU32::new(TIDY))
     }
 
-    /// Memory has been used, and there is more than may be kept: has the watcher look in a while.
+    /// Notes that memory has been used and that idle memory exceeds `retained`: has the watcher look in a while.
     pub fn used(&self) {
         if self.0.swap(USED, Relaxed) == TIDY {
             // Without a watcher there is no peer either.
@@ -46,21 +46,21 @@ impl Reclaim {
         }
     }
 
-    /// The watcher looks.
+    /// Called when the watcher looks.
     pub fn look(&self) -> Look {
         if self.0.compare_exchange(USED, RESTED, Relaxed, Relaxed).is_ok() {
             return Look::Later;
         }
-        // First, so that who uses memory from now on has it looked at again.
+        // First, so that memory used from now on gets another look.
         if self.0.swap(TIDY, Relaxed) == TIDY { Look::Never } else { Look::Now }
     }
 
-    /// The watcher could not give all back: it looks again.
+    /// Notes that the watcher could not give everything back and looks again.
     pub fn again(&self) {
         self.0.store(USED, Relaxed);
     }
 
-    /// Whether the watcher is to look again.
+    /// Whether the watcher looks again.
     pub fn is_untidy(&self) -> bool {
         self.0.load(Relaxed) != TIDY
     }

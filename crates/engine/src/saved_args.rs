@@ -21,7 +21,7 @@ impl SavedArgs {
     }
 }
 
-/// The bytes are written as they are, and nothing after them: their root stays last.
+/// Written as they are with nothing after them, so that their root stays last.
 impl Archive for &SavedArgs {
     type Archived = ();
     type Resolver = ();

@@ -1,4 +1,4 @@
-//! What the `#[bridge]` attribute implements for a type, and what its code is given to work with.
+//! What the `#[bridge]` attribute implements for a type, and what the generated code works with.
 //!
 //! Safe code throughout: bytes become values in `request.rs` and `reply.rs`.
 
@@ -38,15 +38,15 @@ pub trait Service: Sized + 'static {
     #[doc(hidden)]
     fn calls<M: Mode>(mode: M) -> Self::Calls<M>;
 
-    /// Adds every method and its types.
+    /// Adds every method and its types to the fingerprint.
     #[doc(hidden)]
     fn fingerprint(of: Fingerprint) -> Fingerprint;
 
-    /// Runs the constructor that the call names.
+    /// Runs the constructor named by the call.
     #[doc(hidden)]
     fn construct(call: Incoming<'_, '_>) -> Option<Self>;
 
-    /// Runs the method that the call names, on the service behind `access`.
+    /// Runs the method named by the call on the service behind `access`.
     #[doc(hidden)]
     fn dispatch(access: impl Access<Self>, call: Incoming<'_, '_>);
 }
@@ -64,7 +64,7 @@ pub trait Mode: sealed::Sealed + Clone + Send + Sync + 'static {
 }
 
 pub mod sealed {
-    /// Ways of calling of this crate's making only.
+    /// Keeps other crates from adding ways of calling.
     pub trait Sealed {}
 }
 
@@ -73,10 +73,10 @@ pub trait Interface<T>: 'static {
     /// The trait's name, for messages.
     const NAME: &'static str;
 
-    /// Adds every method and its types.
+    /// Adds every method and its types to the fingerprint.
     fn fingerprint(of: Fingerprint) -> Fingerprint;
 
-    /// Runs the method that the call names, on the service behind `access`.
+    /// Runs the method named by the call on the service behind `access`.
     fn dispatch(access: impl Access<T>, call: Incoming<'_, '_>);
 }
 
@@ -94,9 +94,9 @@ pub(crate) type ParallelDispatch<T> = fn(&SharedService<T>, Incoming<'_, '_>);
 pub struct InterfaceId {
     /// The service that the dispatch function is for.
     pub(crate) service: fn() -> TypeId,
-    /// The address of the dispatch function, in this process, for a child with so many workers.
+    /// The address of the dispatch function in this process, for a child with this many workers.
     pub(crate) dispatch: fn(u32) -> usize,
-    /// What differs, but for chance, when two builds disagree on the trait's methods or types.
+    /// A number that differs, except by chance, when two builds disagree on the trait's methods or types.
     pub(crate) key: fn() -> u64,
 }
 
@@ -134,14 +134,14 @@ pub struct Method {
     pub name: &'static str,
     /// Its number in its block.
     pub index: u16,
-    /// The trait block that it stands in; `None` = the type's own.
+    /// The trait block that it is in; `None` = the type's own.
     pub interface: Option<InterfaceId>,
-    /// Whether it may run again, in another child, after one has died in it.
+    /// Whether it may run again in another child after one has died in it.
     pub idempotent: bool,
 }
 
 impl Method {
-    /// None, for errors that nobody sees.
+    /// No method, for errors that nobody sees.
     pub const fn nameless() -> Self {
         Method { service: "", name: "", index: 0, interface: None, idempotent: false }
     }
@@ -156,7 +156,7 @@ impl Method {
         Self { service: T::NAME, name: "restart", index: 0, interface: None, idempotent: false }
     }
 
-    /// The call word by which the child knows the method, whose block has the number `interface` there.
+    /// The call word of the method, whose block the child knows by the number `interface`.
     #[inline(always)]
     pub fn word(&self, interface: u64) -> u64 {
         interface << 16 | u64::from(self.index)
@@ -167,7 +167,7 @@ impl Method {
     }
 }
 
-/// A number that differs, but for chance, when two builds disagree on a service's methods or types.
+/// A number that differs, except by chance, when two builds disagree on a service's methods or types.
 #[derive(Clone, Copy, Debug)]
 pub struct Fingerprint(Fnv);
 
@@ -203,20 +203,20 @@ impl Fingerprint {
     }
 }
 
-/// One request on its way through the callee, and the place for its reply.
+/// One request on its way through the callee, and the slot for its reply.
 pub struct Exchange<'a> {
     pub(crate) slot: ReplySlot<'a>,
     pub(crate) alloc: &'a AllocContext<'a>,
     pub request: RequestSpan<'a>,
     /// `returns << 32 | interface << 16 | method`.
     pub call: u64,
-    /// The kind of the reply, once it has been written into the slot.
+    /// The kind of the reply, once it has been written.
     pub(crate) replied: Option<Kind>,
 }
 
 impl Exchange<'_> {
-    /// Writes a reply. One that outgrows what a reply may be becomes a reply that says so. A second one replaces the first: a
-    /// panic after it (in the value's destructor) becomes a fault.
+    /// Writes a reply. If it is too long, writes a reply that says so instead. A second reply replaces the first: a panic in the value's destructor
+    /// becomes a fault.
     #[inline(always)]
     pub fn reply<R: Encode + Archive<Archived: Checked>>(&mut self, kind: Kind, value: &R) {
         match self.slot.write(value, self.alloc) {
@@ -243,11 +243,11 @@ impl Exchange<'_> {
         }
     }
 
-    /// Replies that the request has not been read, for what this thread has just refused; `otherwise` = why, if that was nothing in particular.
+    /// Replies that the request could not be read: for what this thread has just refused, or, if that was nothing in particular, as `otherwise` says.
     #[cold]
     pub fn refuse_request(&mut self, otherwise: &str) {
         match Beyond::of(last_refusal(), true) {
-            // In words, as anything that makes no sense: the caller knows them.
+            // In words, like any request that makes no sense: the caller knows these.
             Some(beyond) if !beyond.is_depth => self.refuse(&beyond.limit),
             Some(beyond) => self.reply_small(Kind::Beyond, &beyond),
             None => self.refuse(otherwise),
@@ -261,7 +261,7 @@ impl Exchange<'_> {
     }
 
     fn reply_small<R: Encode + Archive<Archived: Checked>>(&mut self, kind: Kind, value: &R) {
-        // Without even room for this, the caller gets a frame without payload, which says as much.
+        // If there is no room even for this, the caller gets a frame without payload, which says as much.
         let _ = self.slot.write(value, self.alloc);
         self.replied = Some(kind);
     }
@@ -277,7 +277,7 @@ impl Incoming<'_, '_> {
         (self.0.call & 0xffff) as u16
     }
 
-    /// The number of the block: 0 = the type's own, else a place in the table of interfaces.
+    /// The number of the block: 0 = the type's own, else an index into the table of interfaces.
     pub fn interface(&self) -> u16 {
         (self.0.call >> 16 & 0xffff) as u16
     }
@@ -326,7 +326,7 @@ impl Incoming<'_, '_> {
             Err(error) => {
                 let mut text = error.to_string();
                 self.0.reply(Kind::Construct, &Err::<(), String>(text.clone()));
-                // A text longer than a reply may be is cut: what it begins with is worth more than how long it is.
+                // A text too long for a reply is cut: its beginning is worth more than its length.
                 if self.0.replied != Some(Kind::Construct) {
                     text.truncate(beginning(&text, SHORT).len());
                     self.0.reply(Kind::Construct, &Err::<(), String>(text));
@@ -336,14 +336,14 @@ impl Incoming<'_, '_> {
         }
     }
 
-    /// No method of this block has the call's number.
+    /// Replies that no method of this block has the call's number.
     #[cold]
     pub fn unknown(self) {
         let why = format!("the child knows no method number {}", self.index());
         self.0.refuse(&why);
     }
 
-    /// No constructor has the call's number.
+    /// Including the time that other threads spent on sending.
     #[cold]
     pub fn unknown_constructor<T>(self) -> Option<T> {
         self.unknown();
@@ -351,7 +351,7 @@ impl Incoming<'_, '_> {
     }
 }
 
-/// What any reply has room for, in bytes.
+/// Bytes that fit into any reply.
 pub const SHORT: usize = 400;
 
 const UNREADABLE: &str = "the child cannot read the arguments: its types differ from the caller's";

@@ -1,7 +1,7 @@
-//! What a child may do only because it trusts its parent: jump to where the parent says, and read requests in place.
+//! What a child may do only because it trusts its parent: jump to an address that the parent names, and read requests in place.
 //!
-//! With `unsafe` in it. All of it hangs on [`TrustedParent`], which exists
-//! only in a process that was started as a child and has the handshake behind it.
+//! With `unsafe` in it. All of it depends on a [`TrustedParent`], which exists only in a process that was started as a child and has completed the
+//! handshake.
 
 use crate::bridged_traits;
 use crate::service::{Dispatch, ParallelDispatch, Service};

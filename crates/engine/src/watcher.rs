@@ -1,10 +1,8 @@
-//! The watcher: one thread per process that starts children, notices the death of those and of other processes that this one talks to, and
-//! reads their control sockets.
+//! The watcher: one thread per process that starts children, notices the end of those and of other peers, and reads their control sockets.
 //!
-//! It sleeps in epoll; it never polls and never sends heartbeats (but looks four times a second whether memory can be given back, while
-//! there is any). It lives as long as the process, which matters: a child is
-//! killed by the kernel when the thread that started it exits. Nothing it does on behalf of a child may block, because
-//! every other child is watched by the same thread.
+//! It sleeps in epoll; it never polls and sends no heartbeats, but while memory may be given back it looks four times a second. It lives as long as
+//! the process, because the kernel kills a child when the thread that started it exits. Nothing that it does on behalf of a child may block: the same
+//! thread watches every other child.
 
 #![forbid(unsafe_code)]
 
@@ -30,56 +28,56 @@ pub trait Watched: Send + Sync {
     /// This end of the control socket.
     fn control(&self) -> BorrowedFd<'_>;
 
-    /// The control socket can be read: reads one message. `false` = it is of no more use: stop reading it, and [give up](Self::give_up) the
+    /// Reads one message, because the control socket is readable. `false` = the socket is useless: stop reading it, and [give up](Self::give_up) the
     /// process.
     fn read_control(&self) -> bool;
 
-    /// The process is of no more use: a child is killed, and watched until it has [ended](Self::ended); another one is left to itself, which
-    /// is its end as far as this process is concerned. Whether it is still to be watched.
+    /// Gives the process up: a child is killed, and watched until it has [ended](Self::ended); any other process is left alone, which ends it as far
+    /// as this process is concerned. Returns whether it must still be watched.
     fn give_up(&self) -> bool;
 
-    /// Gives memory back that nobody has used since the last time. `true` = ask again.
+    /// Gives back memory that has not been used since the last call. `true` = ask again.
     fn tidy(&self) -> bool;
 
-    /// What the control socket has cost since this was last asked: see [`Toll`](callgate_os::toll::Toll).
+    /// What the control socket has cost since this was last called: see [`Toll`](callgate_os::toll::Toll).
     fn take_cost(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// Whether this process has started it, and so takes its entry from the process table.
+    /// Whether this process has started it, and so must reap it.
     fn is_child(&self) -> bool {
         true
     }
 
-    /// Whether it was killed, and has not ended for so long that it need not be waited for any longer.
+    /// Whether it was killed and has taken so long to end that it need not be waited for any longer.
     fn is_overdue(&self) -> bool {
         false
     }
 
-    /// Whether it was killed, and has not ended.
-    fn is_condemned(&self) -> bool {
+    /// Whether it was killed and has not ended.
+    fn is_being_killed(&self) -> bool {
         false
     }
 
-    /// The process has ended.
+    /// Called when the process has ended.
     fn ended(&self, exit: Exit);
 }
 
-/// What has something to do at a point in time, see [`look_at`]. Runs on the watcher's thread and must not block.
+/// Has something to do at a point in time, see [`look_at`]. Runs on the watcher's thread and must not block.
 pub trait Due: Send + Sync {
-    /// The time has come. Returns when to ask again, if so.
+    /// Called when the time has come. Returns when to call again, if at all.
     fn is_due(&self) -> Option<Instant>;
 }
 
 type Job = Box<dyn FnOnce(&mut Watcher) + Send>;
 
-/// How to reach the watcher's thread.
+/// The way to the watcher's thread.
 struct WatcherHandle {
     jobs: Sender<Job>,
     waker: Arc<Waker>,
 }
 
-/// Runs `job` on the watcher's thread, starting that if need be, and returns what it returned.
+/// Runs `job` on the watcher's thread, which is started if need be, and returns its result.
 ///
 /// # Errors
 ///
@@ -96,7 +94,7 @@ pub fn on_watcher<R: Send + 'static>(job: impl FnOnce() -> R + Send + 'static) -
 ///
 /// # Errors
 ///
-/// If the watcher's thread cannot be started, or has no room for another descriptor.
+/// If the watcher's thread cannot be started, or there is no descriptor left for it.
 pub fn watch(child: Arc<dyn Watched>) -> io::Result<()> {
     let (sender, receiver) = mpsc::sync_channel(1);
     submit(Box::new(move |watcher| {
@@ -105,7 +103,7 @@ pub fn watch(child: Arc<dyn Watched>) -> io::Result<()> {
     receiver.recv().map_err(|_| io::Error::other("the watcher's job panicked"))?
 }
 
-/// Has every child tidied from now on, until there is nothing left to do.
+/// Has the idle memory of every child given back from now on, until none is left.
 ///
 /// # Errors
 ///
@@ -116,7 +114,7 @@ pub(crate) fn tidy_soon() -> io::Result<()> {
     }))
 }
 
-/// Has the watcher ask `whom` what [is due](Due::is_due) at the time `at`, if it is still there then. Does not wait for the watcher.
+/// Has the watcher call [`is_due`](Due::is_due) of `whom` at the time `at`, if it still exists then. Does not wait for the watcher.
 ///
 /// # Errors
 ///
@@ -125,7 +123,7 @@ pub fn look_at(whom: Weak<dyn Due>, at: Instant) -> io::Result<()> {
     submit(Box::new(move |watcher| watcher.due.push((at, whom))))
 }
 
-/// Has the watcher look whether children that are killed end in time.
+/// Has the watcher check that killed children end in time.
 ///
 /// # Errors
 ///
@@ -134,7 +132,7 @@ pub(crate) fn expect_end() -> io::Result<()> {
     submit(Box::new(Watcher::look_for_held))
 }
 
-/// Takes the entry of a child that has ended from the process table when that can be had: while somebody traces it, it cannot.
+/// Reaps a child that has ended as soon as possible: while another process traces it, it cannot be reaped.
 pub fn reap_later(pidfd: Pidfd) {
     // Without a watcher the entry stays as long as this process.
     let _ = submit(Box::new(move |watcher| {
@@ -146,28 +144,28 @@ pub fn reap_later(pidfd: Pidfd) {
 /// How often the watcher looks for ends that are held back, while there are any.
 const HELD: Duration = Duration::from_millis(250);
 
-/// How long the status of a process that has ended may take to be had.
+/// How long to wait for the status of a process that has ended.
 const STATUS: Duration = Duration::from_millis(20);
 
-/// Who has given memory away, and is told on the watcher's thread when it is released.
+/// The owner of memory that it has given away. Told on the watcher's thread when that is released.
 pub trait Releasing: Send + Sync {
-    /// Nobody has this segment any more.
+    /// Called when no process has this segment any more.
     fn released(&self, segment: u64);
 }
 
-/// The memory that is waited for.
+/// The memory whose release is awaited.
 struct ReleaseWatcher {
-    /// The process that waits for it: a fork has the same descriptor, and is to leave it alone.
+    /// The process that waits: a fork has the same descriptor and must leave it alone.
     process: u32,
     releases: Arc<Releases>,
     owners: HashMap<WatchId, (Weak<dyn Releasing>, u64)>,
-    /// Whether there was none at the watcher's last look.
+    /// Whether there was none when the watcher last looked.
     has_rested: bool,
 }
 
 static AWAITED: Mutex<Option<ReleaseWatcher>> = Mutex::new(None);
 
-/// Has `owner` told when nobody has `object` any more, which is its `segment`, and which nobody but this process has yet.
+/// Has `owner` told when no process has `object` any more. It is the owner's `segment`, and so far only this process has it.
 ///
 /// # Errors
 ///
@@ -179,7 +177,7 @@ pub(crate) fn when_released(object: &OwnedFd, owner: Weak<dyn Releasing>, segmen
         let releases = Arc::new(Releases::new()?);
         let same = releases.clone();
         submit(Box::new(move |watcher| {
-            // If there is no room for it, what is given away counts until its holder is dead.
+            // If there is no room for it, memory that is given away counts until its holder is dead.
             let _ = watcher.poll.add(&*same, RELEASES);
             watcher.releases = Some(same);
             watcher.next_tidying.get_or_insert_with(|| Instant::now() + TIDYING);
@@ -187,20 +185,20 @@ pub(crate) fn when_released(object: &OwnedFd, owner: Weak<dyn Releasing>, segmen
         *awaited = Some(ReleaseWatcher { process, releases, owners: HashMap::new(), has_rested: false });
     }
     let Some(awaited) = &mut *awaited else { return Err(io::ErrorKind::Other.into()) };
-    // Under the lock: who reads what has happened finds whose it is.
+    // Under the lock, so that the thread that reads the event finds its owner.
     let watch = awaited.releases.watch(object)?;
     awaited.owners.insert(watch, (owner, segment));
     awaited.has_rested = false;
     Ok(())
 }
 
-/// How often the watcher looks whether memory is still used, while there is more than may be kept.
+/// How often the watcher looks whether memory is still used, while idle memory exceeds `retained`.
 const TIDYING: Duration = Duration::from_millis(250);
 
 fn submit(job: Job) -> io::Result<()> {
     static WATCHER: Mutex<Option<(u32, WatcherHandle)>> = Mutex::new(None);
     let mut watcher = WATCHER.lock().unwrap_or_else(PoisonError::into_inner);
-    // A fork of this process has the memory of a watcher, but not the thread.
+    // A fork of this process has a copy of the watcher's state, but not its thread.
     let pid = std::process::id();
     let handle = match &mut *watcher {
         Some((owner, handle)) if *owner == pid => handle,
@@ -218,13 +216,13 @@ struct Watcher {
     children: HashMap<u64, WatchedChild>,
     next: u64,
     next_tidying: Option<Instant>,
-    /// Reports memory that nobody has any more.
+    /// Reports memory that no process has any more.
     releases: Option<Arc<Releases>>,
-    /// When children that have said too much are listened to again; `None` if there are none.
-    next_hearing: Option<Instant>,
-    /// Who is to be asked what is due, and when. A few bridges at a time: those that have been dropped, and those with calls that are late.
+    /// When children that sent too much are read again; `None` if there are none.
+    next_resume: Option<Instant>,
+    /// Whom to ask what is due, and when. A few bridges at a time: those that have been dropped, and those with calls that are late.
     due: Vec<(Instant, Weak<dyn Due>)>,
-    /// Children that have ended and cannot be reaped yet: somebody traces them.
+    /// Children that have ended and cannot be reaped yet, because another process traces them.
     held: Vec<Pidfd>,
     /// When to look for ends that are held back; `None` if there are none.
     next_look: Option<Instant>,
@@ -233,17 +231,17 @@ struct Watcher {
 struct WatchedChild {
     watched: Arc<dyn Watched>,
     credit: Credit,
-    is_unheard: bool,
-    /// It has ended, and how is not known: since when. The descriptor of the process is not waited for any more.
+    is_paused: bool,
+    /// When it ended without a known status. The process's descriptor is no longer waited for.
     ended: Option<Instant>,
 }
 
-/// A child is listened to for so many messages at once, and for [`MESSAGES`] more in each [`SPELL`]: one that floods its socket takes a
-/// tenth of a CPU, and no more. A healthy child asks for segments, one after the other, and gives back what it has been given.
+/// How many messages of a child are read at once, with [`MESSAGES`] more in each [`SPELL`]: a child that floods its socket takes at most a tenth of a
+/// CPU. A healthy child asks for one segment after the other, and gives back what it got.
 const BURST: u32 = 1024;
 const MESSAGES: u32 = 64;
 
-/// The keys of the waker and of released memory; children have two keys each, from 2 on: even for the process, odd for the control socket.
+/// The keys of the waker and of released memory. Children have two keys each, from 2 on: even for the process, odd for the control socket.
 const WAKER: u64 = 0;
 const RELEASES: u64 = 1;
 
@@ -260,7 +258,7 @@ impl Watcher {
 
     fn new(poll: PollSet, waker: Arc<Waker>, jobs: Receiver<Job>) -> Self {
         let (children, held) = Default::default();
-        let (next_tidying, next_hearing, next_look) = Default::default();
+        let (next_tidying, next_resume, next_look) = Default::default();
         Self {
             poll,
             waker,
@@ -268,7 +266,7 @@ impl Watcher {
             children,
             next: 1,
             next_tidying,
-            next_hearing,
+            next_resume,
             releases: None,
             due: Vec::new(),
             held,
@@ -282,7 +280,7 @@ impl Watcher {
         loop {
             ready.clear();
             let next_due = self.due.iter().map(|(at, _)| *at).min();
-            let next = [self.next_tidying, self.next_hearing, self.next_look, next_due].into_iter().flatten().min();
+            let next = [self.next_tidying, self.next_resume, self.next_look, next_due].into_iter().flatten().min();
             let limit = next.map(|at| at.saturating_duration_since(Instant::now()));
             if self.poll.wait(limit, &mut ready).is_err() {
                 // Not a state that the kernel documents; without the watcher no death would be noticed.
@@ -294,8 +292,8 @@ impl Watcher {
             if self.next_tidying.is_some_and(|at| at <= Instant::now()) {
                 self.tidy();
             }
-            if self.next_hearing.is_some_and(|at| at <= Instant::now()) {
-                self.hear_again();
+            if self.next_resume.is_some_and(|at| at <= Instant::now()) {
+                self.resume_reading();
             }
             if self.next_look.is_some_and(|at| at <= Instant::now()) {
                 self.look_at_held();
@@ -315,21 +313,21 @@ impl Watcher {
         }
     }
 
-    /// Listens again to children that have said too much.
-    fn hear_again(&mut self) {
-        self.next_hearing = None;
-        let mut unheard = Vec::new();
-        for (&id, child) in self.children.iter_mut().filter(|(_, child)| child.is_unheard) {
-            child.is_unheard = false;
+    /// Reads again from children that have sent too much.
+    fn resume_reading(&mut self) {
+        self.next_resume = None;
+        let mut unreadable = Vec::new();
+        for (&id, child) in self.children.iter_mut().filter(|(_, child)| child.is_paused) {
+            child.is_paused = false;
             if self.poll.add(child.watched.control(), id << 1 | 1).is_err() {
-                unheard.push(id);
+                unreadable.push(id);
             }
         }
         // For good: they might wait for an answer for ever.
-        unheard.into_iter().for_each(|id| self.give_up(id));
+        unreadable.into_iter().for_each(|id| self.give_up(id));
     }
 
-    /// The child `id` is of no more use, and its control socket is not listened to.
+    /// Stops listening to the child `id`, which is of no more use.
     fn give_up(&mut self, id: u64) {
         let Some(watched) = self.children.get(&id).map(|child| child.watched.clone()) else { return };
         if watched.give_up() {
@@ -340,15 +338,15 @@ impl Watcher {
         }
     }
 
-    /// Reads what the child `id` has said.
-    fn hear(&mut self, id: u64) {
+    /// Reads the messages of the child `id`.
+    fn read_from(&mut self, id: u64) {
         let Some(child) = self.children.get_mut(&id) else { return };
-        // Also what others have sent there meanwhile.
+        // Including the time that other threads spent on sending.
         child.credit.charge_time(child.watched.take_cost());
         if !child.credit.take(1) {
-            child.is_unheard = true;
+            child.is_paused = true;
             self.poll.remove(child.watched.control());
-            self.next_hearing.get_or_insert_with(|| Instant::now() + SPELL);
+            self.next_resume.get_or_insert_with(|| Instant::now() + SPELL);
         } else if !child.watched.read_control() {
             self.poll.remove(child.watched.control());
             self.give_up(id);
@@ -357,12 +355,12 @@ impl Watcher {
 
     fn tidy(&mut self) {
         let untidy = self.children.values().filter(|child| child.watched.tidy()).count();
-        let is_idle = self.let_releases_rest();
+        let is_idle = self.close_idle_releases();
         self.next_tidying = (untidy > 0 || is_idle).then(|| Instant::now() + TIDYING);
     }
 
-    /// Closes what reports released memory, when there has been none to wait for since the last look. Whether there is none, and it is open.
-    fn let_releases_rest(&mut self) -> bool {
+    /// Closes the descriptor that reports released memory, if none was awaited since the last look. Returns whether none is, and it is open.
+    fn close_idle_releases(&mut self) -> bool {
         let mut awaited = AWAITED.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(found) = awaited.as_mut().filter(|awaited| awaited.owners.is_empty()) else { return false };
         if !std::mem::replace(&mut found.has_rested, true) {
@@ -380,7 +378,7 @@ impl Watcher {
         if key == WAKER {
             self.waker.clear();
             while let Ok(job) = self.jobs.try_recv() {
-                // A job that panics (an allocation failure in `Command`, say) must not take the watcher with it.
+                // A job that panics (say, because `Command` cannot allocate) must not take the watcher with it.
                 let _ = catch_unwind(AssertUnwindSafe(|| job(self)));
             }
             return;
@@ -389,7 +387,7 @@ impl Watcher {
             return self.tell_released();
         }
         if key & 1 == 1 {
-            return self.hear(key >> 1);
+            return self.read_from(key >> 1);
         }
         let Some(child) = self.children.get(&(key >> 1)).map(|child| child.watched.clone()) else { return };
         match exit_of(&*child) {
@@ -398,7 +396,7 @@ impl Watcher {
         }
     }
 
-    /// The process `id` has ended.
+    /// Handles the end of the process `id`.
     fn end(&mut self, id: u64, exit: Exit) {
         let Some(WatchedChild { watched, .. }) = self.children.remove(&id) else { return };
         self.poll.remove(watched.control());
@@ -408,8 +406,8 @@ impl Watcher {
 
     // ---- ends that are held back -----------------------------------------------------------------------------------
 
-    /// The process `id` has ended, and there is no status: somebody traces it, and has first claim. Its descriptor stays readable, so it is not
-    /// waited for any more.
+    /// Handles the end of the process `id` when there is no status: another process traces it and has first claim. Its descriptor stays readable, so
+    /// it is not waited for any more.
     fn await_status(&mut self, id: u64) {
         let Some(child) = self.children.get_mut(&id) else { return };
         self.poll.remove(child.watched.pidfd().as_fd());
@@ -426,7 +424,7 @@ impl Watcher {
         self.next_look = Some(self.next_look.map_or(at, |next| next.min(at)));
     }
 
-    /// What has ended, or should have, has ended, whether or not there is a status.
+    /// Treats everything that has ended, or should have, as ended, whether or not there is a status.
     fn look_at_held(&mut self) {
         self.next_look = None;
         self.held.retain(|pidfd| pidfd.reap().is_none());
@@ -437,13 +435,13 @@ impl Watcher {
             match since.and_then(|_| exit_of(&**watched)) {
                 Some(exit) => ended.push((id, exit)),
                 None if is_due => ended.push((id, Exit::Unknown)),
-                None => waits |= since.is_some() || watched.is_condemned(),
+                None => waits |= since.is_some() || watched.is_being_killed(),
             }
         }
         for (id, exit) in ended {
             let held = self.children.get(&id).map(|child| child.watched.clone());
             let held = held.filter(|held| held.is_child() && exit == Exit::Unknown);
-            // The entry alone is kept in mind, not what else there is of the child. Without a descriptor to be had, it stays.
+            // Only the entry is kept in mind, nothing else of the child. Without a free descriptor, the entry stays.
             self.held.extend(held.and_then(|held| held.pidfd().try_clone().ok()));
             waits |= !self.held.is_empty();
             self.end(id, exit);
@@ -482,13 +480,13 @@ impl Watcher {
             return Err(error);
         }
         let child =
-            WatchedChild { watched: child, credit: Credit::new(BURST, MESSAGES), is_unheard: false, ended: None };
+            WatchedChild { watched: child, credit: Credit::new(BURST, MESSAGES), is_paused: false, ended: None };
         self.children.insert(id, child);
         Ok(())
     }
 }
 
-/// How the process ended, as far as that can be known now; a child's entry is taken from the process table.
+/// How the process ended, as far as that can be known now. Reaps a child.
 fn exit_of(watched: &dyn Watched) -> Option<Exit> {
     if watched.is_child() { watched.pidfd().reap() } else { watched.pidfd().look() }
 }
@@ -499,7 +497,7 @@ mod tests {
     use rustix::event::{EventfdFlags, eventfd};
     use std::os::fd::OwnedFd;
 
-    /// A process that is left to itself when it is given up.
+    /// A process that is left alone when it is given up.
     struct Stranger(Pidfd, OwnedFd);
 
     impl Watched for Stranger {
@@ -534,9 +532,9 @@ mod tests {
         let control = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let stranger = Arc::new(Stranger(Pidfd::of_nobody(), control));
         watcher.add(stranger.clone()).unwrap();
-        // As if it had said too much; but it is in the set all the same, where it can be but once.
-        watcher.children.values_mut().for_each(|child| child.is_unheard = true);
-        watcher.hear_again();
+        // As if it had sent too much, but it is still in the set, which holds it only once.
+        watcher.children.values_mut().for_each(|child| child.is_paused = true);
+        watcher.resume_reading();
         assert!(watcher.children.is_empty());
         assert_eq!(Arc::strong_count(&stranger), 1);
     }

@@ -201,7 +201,7 @@ fn read<R: Transfer + Debug>(
 /// From a slot, from a block, and copied while it is written.
 fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>> {
     HOME.with(|pool| {
-        let decoder = || Decoder::of(pool, 1 << 20, None, callgate_transport::memory_pool::NEVER);
+        let decoder = || Decoder::of(pool, 1 << 20, None, callgate_transport::doorbell::Deadline::NEVER);
         let slots = Slots::on_heap(2);
         in_line(slots.line(0), bytes);
         // In memory that ends where the reply does.
@@ -212,8 +212,8 @@ fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>>
         let mut copy_buffer = R::copy_buffer();
         copy_buffer.begin(bytes.len() * steps / 4).unwrap();
         (1..=steps).for_each(|step| {
-            let copied =
-                copy_buffer.copy_up_to(span.first(bytes.len() * step / steps), callgate_transport::memory_pool::NEVER);
+            let copied = copy_buffer
+                .copy_up_to(span.first(bytes.len() * step / steps), callgate_transport::doorbell::Deadline::NEVER);
             assert!(copied.is_ok(), "there is time");
         });
         vec![slot, block, R::from_copy_buffer(copy_buffer, decoder())]
@@ -293,7 +293,7 @@ mod tests {
         Reply::from_block(
             block_of(Span::of(&bytes)),
             0,
-            Decoder::of(pool, 1 << 20, None, callgate_transport::memory_pool::NEVER),
+            Decoder::of(pool, 1 << 20, None, callgate_transport::doorbell::Deadline::NEVER),
         )
     }
 }

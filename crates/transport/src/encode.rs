@@ -1,16 +1,19 @@
-//! Values written into frames by rkyv: straight into shared memory, without allocating.
+//! Writes values into frames with rkyv: straight into shared memory, without allocating.
 //!
-//! The first bytes go onto a stage, which is published with the commit word; what outgrows a slot goes where a [`Spill`] says. Writes
-//! nothing beyond what its writer was given.
+//! The first bytes go onto a stage, which is published with the commit word; a frame that outgrows its slot moves into a block
+//! ([`OutgoingFrame`]). Never writes beyond the room that it has, and never publishes.
 
 use crate::archive::{access, catch, copy_out};
+use crate::arena::Allocation;
 use crate::commit::ALIGN;
-use crate::error::NoMemory;
 use crate::layout::INLINE;
-use crate::loans::{Attachments, BoxRef};
+use crate::loans::Attachments;
 use crate::memory_pool::AllocContext;
+use crate::outgoing_frame::{CallerBell, OutgoingFrame, SendError};
 use crate::reading::{DecodeRefusal, MAX_DEPTH, last_refusal};
+use crate::ring::Producer;
 use crate::segment::Span;
+use crate::stage::Stage;
 use crate::validator::Checked;
 use callgate_os::stack;
 use callgate_os::sync::will_write;
@@ -24,97 +27,95 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-/// What a value is serialised with: straight into shared memory, without allocating.
+/// The serialiser: writes straight into shared memory, without allocating.
 ///
 /// The lifetime is that of one encoding: no value's `Serialize` can keep the encoder, or exchange it for another.
 pub type Encoder<'e> = LowSerializer<FrameWriter<'e>, Scratch<'e>, Failure>;
 
-/// Whatever can be serialised into a frame.
+/// A value that can be serialised into a frame.
 pub trait Encode: for<'e> Serialize<Encoder<'e>> {}
 
 impl<T: for<'e> Serialize<Encoder<'e>>> Encode for T {}
 
-/// Provides more room when a frame outgrows where it is being written.
-pub trait Spill {
-    /// A place for at least `need` bytes whose first `written` bytes are those written so far. `None` if there is no room;
-    /// the implementor remembers why.
-    fn spill(&mut self, written: usize, need: usize) -> Option<(NonNull<u8>, usize)>;
-
-    /// Has `send` say which memory goes with the frame. `None` if the frame goes where none can be sent.
-    ///
-    /// # Errors
-    ///
-    /// If there was none to be had; the implementor remembers why.
-    fn send_with(&mut self, send: &mut SendBox<'_>) -> Result<Option<BoxRef>, Failure>;
-
-    /// Notes that the first `written` bytes of a frame, for which the last `spill` gave `room` bytes, are final as long as it stays
-    /// there. The frame will have `need` bytes at least. Returns up to where, beyond `written`, it is written without asking again. `None` if
-    /// nobody wants the frame any more; the implementor remembers why.
-    fn progress(&mut self, _written: usize, _need: usize, room: usize) -> Option<usize> {
-        Some(room)
-    }
-}
-
-/// Says which memory goes with a frame.
-pub type SendBox<'a> = dyn FnMut(&AllocContext<'_>, &mut Attachments) -> Result<BoxRef, NoMemory> + 'a;
-
-/// The payload bytes of a slot's first line, in private memory until the frame is published.
-///
-/// The consumer polls that line. If its first store and the commit word were tens of nanoseconds apart, the consumer would
-/// fetch the line in between, and the producer would have to get it back: two trips instead of one.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(16))]
-pub struct Stage([u8; INLINE]);
-
-const _: () = assert!(align_of::<Stage>() == ALIGN);
-
-impl Stage {
-    pub const fn new() -> Self {
-        Self([0; INLINE])
-    }
-
-    /// A payload of one number, for tests.
-    #[cfg(any(test, feature = "testkit"))]
-    pub fn of(number: u64) -> Self {
-        let mut stage = Self::new();
-        stage.0[..8].copy_from_slice(&number.to_ne_bytes());
-        stage
-    }
-
-    /// The bytes as the words of `SlotLine::inline`.
-    #[inline(always)]
-    pub fn words(&self) -> [u64; INLINE / 8] {
-        let (words, _) = self.0.as_chunks::<8>();
-        std::array::from_fn(|at| u64::from_ne_bytes(words[at]))
-    }
-}
-
-/// Where the bytes of a frame go: first onto the stage, then into the slot behind it, and, if they outgrow that, into a block.
+/// The writer of a frame's bytes: first onto the stage, then into the slot behind it, and, if they outgrow that, into a block.
 pub struct FrameWriter<'e> {
     stage: &'e mut Stage,
-    /// How many of the first bytes belong on the stage: all that it holds, or none once the frame is in a block.
+    /// How many of the first bytes belong on the stage: its whole length, or none once the frame is in a block.
     staged: usize,
     start: NonNull<u8>,
-    /// Up to here there is nothing to ask or tell.
+    /// The length up to which `overflow` need not be told or asked.
     capacity: usize,
-    /// Up to here there is room. Beyond the capacity only in a block.
+    /// The length up to which there is room. More than `capacity` only in a block.
     room: usize,
     written: usize,
-    /// How often something was written: no less often than there are objects in the frame, but for its root.
+    /// The number of writes: at least the number of objects in the frame, less its root.
     pieces: usize,
-    /// Whether a part without bytes may have been: a collection that is empty, or whose elements have no size. rkyv aligns for each part, and
-    /// then writes it: what has no bytes is zeros for alignment, or nothing, twice in a row, or at the end.
+    /// Whether some part may have been written without bytes: an empty collection, or one of elements without size. rkyv aligns for each part and
+    /// then writes it, so such a part shows as zeros for alignment, or as nothing, twice in a row or at the end.
     has_empty: bool,
     was_padding: bool,
-    spill: &'e mut (dyn Spill + 'e),
+    overflow: Overflow<'e>,
 }
 
-/// A frame that has been written.
+/// Where the bytes go when they outgrow the slot.
+enum Overflow<'e> {
+    /// Into a block of shared memory.
+    Block(OutgoingFrame<'e>),
+    /// Into private memory, from the first byte on.
+    Private(&'e mut PrivateBytes),
+}
+
+/// A value that is serialised for this process or for a socket.
+struct PrivateBytes {
+    bytes: AlignedVec<ALIGN>,
+    /// The most bytes that it may have.
+    max: usize,
+}
+
+/// The result of writing a frame.
 #[derive(Clone, Copy)]
-pub struct Encoded {
-    pub len: usize,
-    /// Whether it may be beyond what a reader accepts, so that it is to be looked at.
-    pub is_suspect: bool,
+struct Encoded {
+    len: usize,
+    /// Whether its reader may refuse it, so that it must be checked here.
+    is_suspect: bool,
+}
+
+impl Overflow<'_> {
+    /// Moves the `written` bytes to a place with room for `need`. Returns its start, and how many bytes it holds.
+    fn grow(&mut self, written: usize, need: usize) -> Result<(NonNull<u8>, usize), Failure> {
+        match self {
+            Self::Block(frame) => frame.grow(written, need),
+            Self::Private(private) => private.grow(need),
+        }
+    }
+
+    /// Notes that the first `written` bytes are final, of a frame that needs at least `need` and has `room`. Returns the length, more than `written`,
+    /// up to which this need not be called again.
+    fn mark_final(&mut self, written: usize, need: usize, room: usize) -> Result<usize, Failure> {
+        match self {
+            Self::Block(frame) => frame.mark_final(written, need, room),
+            Self::Private(_) => Ok(room),
+        }
+    }
+
+    /// Discards a frame that could not be written, and returns the reason.
+    #[cold]
+    fn fail_slow(&mut self) -> SendError {
+        match self {
+            Self::Block(frame) => frame.fail(),
+            Self::Private(_) => SendError::Encode,
+        }
+    }
+}
+
+impl PrivateBytes {
+    fn grow(&mut self, need: usize) -> Result<(NonNull<u8>, usize), Failure> {
+        if need > self.max {
+            return Err(Failure);
+        }
+        self.bytes.resize(need.next_power_of_two().clamp(256, self.max.max(256)), 0);
+        Ok((NonNull::new(self.bytes.as_mut_ptr()).ok_or(Failure)?, self.bytes.len()))
+    }
 }
 
 impl Positional for FrameWriter<'_> {
@@ -127,7 +128,7 @@ impl Positional for FrameWriter<'_> {
 impl Writer<Failure> for FrameWriter<'_> {
     #[inline(always)]
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        // The length of `bytes` is mostly a constant here, and this all that a small frame needs.
+        // The length of `bytes` is mostly a constant here, and a small frame needs no more than this.
         let end = self.written + bytes.len();
         self.pieces += 1;
         let is_padding = bytes.len() < ALIGN && bytes.iter().all(|&byte| byte == 0);
@@ -144,13 +145,16 @@ impl Writer<Failure> for FrameWriter<'_> {
     }
 }
 
-impl FrameWriter<'_> {
-    /// See [`Spill::send_with`].
-    pub fn send_with(&mut self, send: &mut SendBox<'_>) -> Result<Option<BoxRef>, Failure> {
-        self.spill.send_with(send)
+impl<'e> FrameWriter<'e> {
+    /// The frame that is being written; `None` for private memory, which no box can go to.
+    pub(crate) fn frame(&mut self) -> Option<&mut OutgoingFrame<'e>> {
+        match &mut self.overflow {
+            Overflow::Block(frame) => Some(frame),
+            Overflow::Private(_) => None,
+        }
     }
 
-    /// Writes what does not fit onto the stage, or not wholly.
+    /// Writes bytes that do not all fit onto the stage.
     fn write_behind(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         if bytes.len() > self.capacity - self.written {
             return self.write_slow(bytes);
@@ -162,7 +166,7 @@ impl FrameWriter<'_> {
         Ok(())
     }
 
-    /// Writes bytes none of which belongs on the stage, and for which there is room.
+    /// Writes bytes that there is room for, none of which belongs on the stage.
     #[inline(always)]
     fn put(&mut self, bytes: &[u8]) {
         debug_assert!(bytes.len() <= self.capacity - self.written);
@@ -174,7 +178,7 @@ impl FrameWriter<'_> {
         self.written += bytes.len();
     }
 
-    /// Writes bytes that reach beyond the capacity: into a block, if need be another, and as far at a time as it is told to.
+    /// Writes bytes beyond the capacity: into a block, moved to a larger one if needed, in pieces as `mark_final` allows.
     #[cold]
     fn write_slow(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
         let need = self.written.saturating_add(bytes.len());
@@ -182,7 +186,7 @@ impl FrameWriter<'_> {
             self.spill_slow(need)?;
         }
         while !bytes.is_empty() {
-            let end = self.spill.progress(self.written, need, self.room).ok_or(Failure)?;
+            let end = self.overflow.mark_final(self.written, need, self.room)?;
             self.capacity = end.clamp(self.written + 1, self.room);
             let (piece, rest) = bytes.split_at(bytes.len().min(self.capacity - self.written));
             self.put(piece);
@@ -191,7 +195,7 @@ impl FrameWriter<'_> {
         Ok(())
     }
 
-    /// Writes the root of the archive, whose parts have been written. Returns the length of the whole.
+    /// Writes the root of the archive, whose parts have been written. Returns the frame's length.
     #[inline(always)]
     fn finish<T: Archive>(&mut self, value: &T, resolver: T::Resolver) -> Result<usize, Failure> {
         const { assert!(align_of::<T::Archived>() <= ALIGN, "an archive is aligned to more than 16 bytes") };
@@ -200,7 +204,7 @@ impl FrameWriter<'_> {
         if end > self.staged {
             return self.finish_behind(value, resolver);
         }
-        // What lies between the parts and the root, and in the root's own padding, must not be what was there before.
+        // Bytes between the parts and the root, and in the root's padding, must not show what was there before.
         if at > self.written {
             self.stage.0[self.written..at].fill(0);
         }
@@ -220,45 +224,80 @@ impl FrameWriter<'_> {
         Ok(self.written)
     }
 
-    /// Moves the frame to where there is room for `need` bytes.
+    /// Moves the frame to a place with room for `need` bytes.
     #[cold]
     fn spill_slow(&mut self, need: usize) -> Result<(), Failure> {
-        // What is moved is moved from the slot.
+        // The frame is moved from the slot, so the stage goes there first.
         let staged = NonNull::from(&self.stage.0[..self.written.min(self.staged)]);
         will_write(self.start, staged.len());
         // SAFETY: the slot has room for all that was written, and the stage is private memory, so nothing overlaps.
         unsafe { self.start.copy_from_nonoverlapping(staged.cast(), staged.len()) };
-        (self.start, self.room) = self.spill.spill(self.written, need).ok_or(Failure)?;
+        (self.start, self.room) = self.overflow.grow(self.written, need)?;
         assert!(self.room >= need);
         self.capacity = self.written;
-        // Only now: a `Serialize` that goes on after a failure must not find its stage forgotten.
+        // Only now: a `Serialize` that goes on after a failure must still find its stage.
         self.staged = 0;
         Ok(())
     }
 }
 
-/// Whether writing a value of the type recurses no deeper than its type does. Who leads to a part knows where it lies, in a `usize`: so no
-/// pointers lead on where what is known holds none. Known when this is compiled.
+/// Whether writing a value of the type recurses no deeper than the type nests. A resolver that leads to a part stores its position as a `usize`, so a
+/// resolver aligned to less leads to none. Known at compile time.
 const fn is_flat<T: Archive>() -> bool {
     align_of::<T::Resolver>() < align_of::<usize>()
 }
 
-/// Serialises `value`: its first bytes onto `stage`, those after them into `slot` (where the first have their place too), or
-/// all of them where `spill` says if they outgrow that.
-///
-/// Writing recurses along the pointers of the value, and rkyv asks nobody on its way down. So a value that has any is written on the
-/// thread's large stack, and looked at when it has been.
+/// Serialises `value` into the slot that `ring` has claimed, or into a block, left in `attachments`, if it outgrows that. Returns its length.
+/// `reader` is told of a large frame while it is written.
+#[inline(always)]
+pub fn write_frame<T: Encode + Archive<Archived: Checked>>(
+    value: &T,
+    ring: &mut Producer,
+    alloc: &AllocContext<'_>,
+    attachments: &mut Attachments,
+    reader: Option<&CallerBell>,
+) -> Result<usize, SendError> {
+    let (stage, claim) = ring.claim();
+    let slot = claim.payload();
+    if attachments.is_loaded {
+        OutgoingFrame::new(claim, alloc, attachments, reader).discard_slow();
+    }
+    let frame = OutgoingFrame::new(claim, alloc, attachments, reader);
+    let Encoded { len, is_suspect } = encode(value, stage, slot, Overflow::Block(frame))?;
+    // A callee refuses a request that it does not accept, and goes on. A caller takes such a reply for a breach.
+    if is_suspect && reader.is_some() {
+        let block = attachments.block.as_ref().map(Allocation::span);
+        look_at_reply::<T::Archived>(len, block, stage, slot).map_err(SendError::Beyond)?;
+    }
+    Ok(len)
+}
+
+/// Serialises `value` into private memory.
 ///
 /// # Errors
 ///
-/// If `spill` has no room, or the value's own `Serialize` fails.
+/// If the value's own `Serialize` fails, or it is longer than `max` bytes.
+pub fn encode_to_vec<T: Encode>(value: &T, max: usize) -> Result<AlignedVec<ALIGN>, Failure> {
+    let mut private = PrivateBytes { bytes: AlignedVec::new(), max };
+    // No room at first, so everything is written into the vector, which moves as it grows.
+    let encoded = encode(value, &mut Stage::new(), Span::empty(), Overflow::Private(&mut private));
+    let Encoded { len, .. } = encoded.map_err(|_| Failure)?;
+    private.bytes.resize(len, 0);
+    Ok(private.bytes)
+}
+
+/// Serialises `value`: its first bytes onto `stage`, the rest into `slot` (which leaves room for the first), or everything into `overflow` if it
+/// outgrows that.
+///
+/// Writing recurses along the value's pointers, and rkyv offers no check on the way down. So a value that has pointers is written on the thread's
+/// large stack, and checked afterwards.
 #[inline(always)]
-pub fn encode<T: Encode>(
+fn encode<'e, T: Encode>(
     value: &T,
-    stage: &mut Stage,
+    stage: &'e mut Stage,
     slot: Span<'_>,
-    spill: &mut dyn Spill,
-) -> Result<Encoded, Failure> {
+    overflow: Overflow<'e>,
+) -> Result<Encoded, SendError> {
     let staged = slot.len().min(INLINE);
     let (start, room) = (slot.start(), slot.len());
     let writer = FrameWriter {
@@ -271,33 +310,35 @@ pub fn encode<T: Encode>(
         pieces: 0,
         has_empty: false,
         was_padding: false,
-        spill,
+        overflow,
     };
     let mut buffer = MaybeUninit::uninit();
     let mut serializer = Serializer::new(writer, Scratch::new(&mut buffer), ());
-    let resolver = if is_flat::<T>() {
-        value.serialize(Strategy::wrap(&mut serializer))?
+    let written = if is_flat::<T>() {
+        value.serialize(Strategy::wrap(&mut serializer))
     } else {
         let resolver = stack::on_large(|| value.serialize(Strategy::wrap(&mut serializer)));
         if serializer.writer.pieces > MAX_DEPTH {
             stack::give_back_slow();
         }
-        resolver?
+        resolver
     };
     let FrameWriter { pieces, has_empty, was_padding, .. } = serializer.writer;
     let is_suspect = pieces > MAX_DEPTH || has_empty || was_padding;
-    let len = serializer.writer.finish(value, resolver)?;
-    Ok(Encoded { len, is_suspect })
+    match written.and_then(|resolver| serializer.writer.finish(value, resolver)) {
+        Ok(len) => Ok(Encoded { len, is_suspect }),
+        Err(Failure) => Err(serializer.writer.overflow.fail_slow()),
+    }
 }
 
-/// Looks at a reply that this process has written, and that may be beyond what its reader accepts, as its reader will: in its own block, or
-/// else on the stage and in the slot.
+/// Reads a reply that this process has written, and whose reader may refuse it, as that reader will: in its own block, or on the stage and in the
+/// slot.
 ///
 /// # Errors
 ///
 /// Why it would be refused.
 #[cold]
-pub fn look_at_reply<A: Checked>(
+fn look_at_reply<A: Checked>(
     len: usize,
     block: Option<Span<'_>>,
     stage: &Stage,
@@ -305,8 +346,8 @@ pub fn look_at_reply<A: Checked>(
 ) -> Result<(), DecodeRefusal> {
     let mut copy = AlignedVec::<ALIGN>::new();
     let bytes = match block {
-        // SAFETY: a block of this side's own arena, which the peer can merely read, or is trusted not to write meanwhile: the rules of
-        // `shared_box`. This side has written it just now, and does not go on before this is over.
+        // SAFETY: a block of this side's own arena, which the peer can only read, or is trusted not to write meanwhile: the rules of `shared_box`.
+        // This side has just written it, and waits here until it has been read.
         Some(block) => unsafe { block.first(len).as_bytes() },
         None => {
             // The peer may write to the slot.
@@ -320,41 +361,9 @@ pub fn look_at_reply<A: Checked>(
     looked.map_err(|Failure| last_refusal())
 }
 
-/// Serialises `value` into private memory.
-///
-/// # Errors
-///
-/// If the value's own `Serialize` fails, or it is longer than `max` bytes.
-pub fn encode_to_vec<T: Encode>(value: &T, max: usize) -> Result<AlignedVec<ALIGN>, Failure> {
-    let mut spill = VecSpill { bytes: AlignedVec::new(), max };
-    // No room at first: everything is written into the vector, which moves as it grows.
-    let encoded = encode(value, &mut Stage::new(), Span::empty(), &mut spill)?;
-    spill.bytes.resize(encoded.len, 0);
-    Ok(spill.bytes)
-}
-
-struct VecSpill {
-    bytes: AlignedVec<ALIGN>,
-    max: usize,
-}
-
-impl Spill for VecSpill {
-    fn spill(&mut self, _written: usize, need: usize) -> Option<(NonNull<u8>, usize)> {
-        if need > self.max {
-            return None;
-        }
-        self.bytes.resize(need.next_power_of_two().clamp(256, self.max.max(256)), 0);
-        Some((NonNull::new(self.bytes.as_mut_ptr())?, self.bytes.len()))
-    }
-
-    fn send_with(&mut self, _: &mut SendBox<'_>) -> Result<Option<BoxRef>, Failure> {
-        Ok(None)
-    }
-}
-
 /// Scratch memory for serialising: a small buffer on the stack, and the heap beyond it.
 pub struct Scratch<'e> {
-    /// The buffer's address, taken once: to borrow the buffer anew would take it from those who have parts of it.
+    /// The buffer's address, taken once: borrowing the buffer again would invalidate pointers into it.
     start: NonNull<u8>,
     used: usize,
     buffer: PhantomData<&'e mut ScratchBuffer>,
@@ -379,8 +388,8 @@ impl<'e> Scratch<'e> {
     }
 }
 
-// SAFETY: `push_alloc` returns memory of the layout that nothing else uses until `pop_alloc`, which comes in reverse order:
-// a rising mark in the buffer, or a heap allocation of its own. The buffer does not move: `'e` borrows it.
+// SAFETY: `push_alloc` returns memory of the layout that nothing else uses until `pop_alloc`, which comes in reverse order: from a rising mark in the
+// buffer, or a heap allocation of its own. The buffer does not move: `'e` borrows it.
 unsafe impl Allocator<Failure> for Scratch<'_> {
     unsafe fn push_alloc(&mut self, layout: Layout) -> Result<NonNull<[u8]>, Failure> {
         let start = self.used.next_multiple_of(layout.align());

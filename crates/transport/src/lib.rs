@@ -32,8 +32,10 @@ pub mod archive;
 pub mod arena;
 pub mod loans;
 pub mod memory_pool;
-pub mod encode;
+pub mod stage;
 pub mod ring;
+pub mod outgoing_frame;
+pub mod encode;
 
 // Frames that are read.
 pub mod decoder;

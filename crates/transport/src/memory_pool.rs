@@ -13,6 +13,7 @@ use crate::loans::{Attachments, Holder, Lender, LoanId, LoanList, Returning};
 use crate::segment::{Block, Placed};
 use callgate_os::mapping::Mapping;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The memory of one side.
 pub struct MemoryPool {
@@ -42,21 +43,13 @@ impl MemoryPool {
         }
     }
 
-    /// A block of at least `len` bytes.
-    pub fn allocate(&mut self, len: u64, source: &mut dyn Source) -> Result<Allocation, NoMemory> {
+    /// A block of that size.
+    pub fn allocate(&mut self, size: BlockSize, source: &mut dyn Source) -> Result<Allocation, NoMemory> {
         self.collect(source);
-        self.arena.allocate(len, source)
-    }
-
-    /// See [`Arena::allocate_more`].
-    pub fn allocate_more(
-        &mut self,
-        written: usize,
-        need: usize,
-        source: &mut dyn Source,
-    ) -> Result<Allocation, NoMemory> {
-        self.collect(source);
-        self.arena.allocate_more(written, need, source)
+        match size {
+            BlockSize::Bytes(len) => self.arena.allocate(len, source),
+            BlockSize::Growing { written, need } => self.arena.allocate_more(written, need, source),
+        }
     }
 
     pub fn free(&mut self, allocation: Allocation, source: &mut dyn Source) {
@@ -188,31 +181,27 @@ impl MemoryPool {
 
 /// One side's memory, as frames and boxes reach it.
 pub trait PoolHandle: Send + Sync {
-    /// Runs `run` on the pool, with where it gets more.
+    /// Runs `run` on the pool, with the source of more memory.
     fn with(&self, run: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source));
 
-    /// Has `allocate` find memory; if there is none because too much of it is in use, it may be tried again until `deadline`.
-    fn find(
-        &self,
-        deadline: Deadline,
-        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
-    ) -> Result<Allocation, NoMemory>;
+    /// A block of that size. If there is none because too much memory is in use, may try again until `deadline`.
+    fn find(&self, size: BlockSize, deadline: Deadline) -> Result<Allocation, NoMemory>;
 
-    /// The block of the peer's arena that a frame names, if it lies in memory that there is.
+    /// The block of the peer's arena that a frame names, if it lies in known memory.
     fn peer_block(&self, block: BlockRef) -> Option<Block>;
 
-    /// Whether the peer is trusted not to write to what this side looks at.
+    /// Whether the peer is trusted not to write to memory that this side reads.
     fn trusts_peer(&self) -> bool;
 
-    /// Whether the peer reads replies of this side where they lie.
+    /// Whether the peer reads this side's replies in place.
     fn is_trusted_by_peer(&self) -> bool;
 
-    /// Whether this process is a fork of the one whose memory it is, and must leave it alone.
+    /// Whether this process is a fork of the memory's owner, and must leave it alone.
     fn is_in_fork(&self) -> bool;
 }
 
 impl dyn PoolHandle + '_ {
-    /// [`PoolHandle::with`], with a result.
+    /// Like [`PoolHandle::with`], but returns the result.
     pub fn on<R>(&self, run: impl FnOnce(&mut MemoryPool, &mut dyn Source) -> R) -> R {
         let (mut run, mut result) = (Some(run), None);
         self.with(&mut |pool, source| result = run.take().map(|run| run(pool, source)));
@@ -220,8 +209,8 @@ impl dyn PoolHandle + '_ {
         result.unwrap_or_else(|| unreachable!("a pool that did not run what it was given"))
     }
 
-    /// Takes in the blocks that a frame with this call word brings home, if it does. Returns a number to `forget` those by
-    /// that its value does not take.
+    /// Takes in the blocks that come back with a frame of this call word, if any do. Returns a number, with which to `forget` the blocks that its
+    /// value does not take.
     #[inline]
     pub fn accept_returns(&self, call: u64) -> Option<u64> {
         if call >> 32 == 0 { None } else { Some(self.accept_returns_slow(call)) }
@@ -230,11 +219,11 @@ impl dyn PoolHandle + '_ {
     #[cold]
     fn accept_returns_slow(&self, call: u64) -> u64 {
         let returns = LoanList::from_word(call >> 32);
-        // Numbers begin with 1: none is forgotten by 0.
+        // Numbers begin with 1, so 0 forgets none.
         if returns.is_empty() { 0 } else { self.on(|pool, _| pool.lender.accept_returns(returns)) }
     }
 
-    /// The frame has been dealt with that `accept_returns` gave this number, if it did.
+    /// Forgets the rest of the frame to which `accept_returns` gave this number, if it did.
     #[inline]
     pub fn forget(&self, number: Option<u64>) {
         if let Some(number) = number {
@@ -242,63 +231,59 @@ impl dyn PoolHandle + '_ {
         }
     }
 
-    /// A block of at least `len` bytes, for which it may wait until `deadline`, and which is wanted until `until`.
+    /// A block of at least `len` bytes. Waits for it until `deadline` at most; nobody wants it after `until`.
     pub fn allocate(&self, len: u64, deadline: Deadline, until: Deadline) -> Result<Allocation, NoMemory> {
-        let deadline = &MemoryWait { deadline: &until, memory: deadline };
-        AllocContext { pool: self, deadline }.find(&mut |pool, source| pool.allocate(len, source))
+        let found = self.find(BlockSize::Bytes(len), deadline)?;
+        found.populate(until);
+        Ok(found)
     }
 }
 
-/// Where a frame finds memory.
+/// How large a block must be.
+#[derive(Clone, Copy, Debug)]
+pub enum BlockSize {
+    /// At least as many bytes.
+    Bytes(u64),
+    /// At least `need` bytes, for a frame of which `written` bytes are written. May be larger, as the frame may go on growing.
+    Growing { written: usize, need: usize },
+}
+
+/// Where a frame finds memory, and how long it may wait for it.
 pub struct AllocContext<'a> {
     pub pool: &'a dyn PoolHandle,
-    pub deadline: &'a dyn AllocDeadline,
+    pub limit: &'a TimeLimit,
+    /// How long it waits for memory that is in use; `None` = not at all.
+    pub wait: Option<Deadline>,
 }
 
-/// How long a frame is waited for. Asked only for frames that take their time.
-pub trait AllocDeadline {
-    /// Until when the frame is wanted.
-    fn until(&self) -> Deadline;
-
-    /// Until when it may wait for memory: not at all.
-    fn memory(&self) -> Deadline {
-        Deadline::now()
-    }
+/// How long a frame is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeLimit {
+    pub timeout: Option<Duration>,
+    /// The end of `timeout`, unless the clock has not been read yet.
+    pub deadline: Deadline,
 }
 
-/// What is wanted whenever it comes.
-pub const NEVER: Deadline = Deadline::NEVER;
+impl TimeLimit {
+    pub const NONE: &'static Self = &Self { timeout: None, deadline: Deadline::NEVER };
 
-impl AllocDeadline for Deadline {
-    fn until(&self) -> Deadline {
-        *self
-    }
-}
-
-/// With a deadline of its own for memory.
-pub struct MemoryWait<'a> {
-    pub deadline: &'a dyn AllocDeadline,
-    pub memory: Deadline,
-}
-
-impl AllocDeadline for MemoryWait<'_> {
-    fn until(&self) -> Deadline {
-        self.deadline.until()
+    /// `timeout` from now; `None` = no limit.
+    #[inline]
+    pub fn after(timeout: Option<Duration>) -> Self {
+        Self { timeout, deadline: Deadline::after(timeout) }
     }
 
-    fn memory(&self) -> Deadline {
-        self.memory
+    /// The deadline. If the clock has not been read yet, the time begins now.
+    pub fn until(&self) -> Deadline {
+        if self.deadline.instant().is_some() { self.deadline } else { Deadline::after(self.timeout) }
     }
 }
 
 impl AllocContext<'_> {
-    /// Has `allocate` find memory.
-    pub fn find(
-        &self,
-        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
-    ) -> Result<Allocation, NoMemory> {
-        let found = self.pool.find(self.deadline.memory(), allocate)?;
-        found.populate(self.deadline.until());
+    /// A block of that size.
+    pub fn allocate(&self, size: BlockSize) -> Result<Allocation, NoMemory> {
+        let found = self.pool.find(size, self.wait.unwrap_or_else(Deadline::now))?;
+        found.populate(self.limit.until());
         Ok(found)
     }
 }

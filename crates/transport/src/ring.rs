@@ -35,9 +35,9 @@
 #![forbid(unsafe_code)]
 
 use crate::commit::{BlockRef, Commit, Kind, Place};
-use crate::encode::Stage;
 use crate::layout::{EXPECTED, MARK, SlotLine};
 use crate::segment::{Slots, Span};
+use crate::stage::Stage;
 use callgate_os::sync::Ordering::{Acquire, Relaxed, Release};
 use callgate_os::sync::fence;
 use std::cell::Cell;

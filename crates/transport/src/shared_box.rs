@@ -1,7 +1,7 @@
-//! Boxes whose contents lie in a bridge's shared memory, so that passing one moves no byte of them.
+//! Boxes whose contents lie in a bridge's shared memory, so that passing one copies none of them.
 //!
-//! Contents are plain data: whatever bytes lie there are a value, and sending them tells the peer nothing but them. Here is what users see; `bytes`
-//! has the rules of who may look at which memory, and `archived` is a box in a frame.
+//! Contents are plain data: any bytes are a value, and sending them tells the peer nothing else. This file has what users see; `bytes` has the rules
+//! of who may read which memory, and `archived` is a box in a frame.
 
 mod contents;
 pub mod place;
@@ -21,26 +21,26 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-/// A box whose contents lie in a bridge's shared memory: passing it to a method, or returning it from one, moves the box and
-/// no byte of what is in it, so that costs the same whatever its size.
+/// A box whose contents lie in a bridge's shared memory. Passing it to a method, or returning it from one, moves the box and none of its contents, so
+/// the cost does not depend on its size.
 ///
-/// It holds plain data ([`Pod`]): `SharedBox<[u8]>`, `SharedBox<[f32]>`, `SharedBox<Header>`. Make it with one of the functions ending in `_in`,
-/// in the memory of the bridge that it is to pass; fill it in place; pass it by value, by itself or inside of other values.
-/// In a child, the functions without `_in` make it in the memory of the child's bridge.
+/// It holds plain data ([`Pod`]): `SharedBox<[u8]>`, `SharedBox<[f32]>`, `SharedBox<Header>`. Make it with one of the functions ending in `_in`, in
+/// the memory of the bridge that it will pass; fill it in place; pass it by value, by itself or inside other values. In a child, the functions
+/// without `_in` use the memory of the child's bridge.
 ///
-/// # Who may touch what
+/// # Who may read and write
 ///
-/// - A box passed by value is the child's. Passed by reference, it is lent for the call; if the child is still at it when the
+/// - A box passed by value is the child's. Passed by reference, it is lent for the call. If the child still uses it when the
 ///   caller writes to it (because the call timed out), the caller's box moves to a copy first.
-/// - A child that is not trusted can only read its parent's memory. Where it writes to a box that came from there, the box moves
-///   to a copy first; given back unchanged, the parent has the very memory again.
-/// - What an untrusted child made arrives at the parent as a copy. All boxes in one reply together may have as many bytes as
-///   `Builder::max_payload` says.
-/// - Between a parent and a child that it vouches for (`Builder::trust_child`), boxes pass both ways without a copy.
+/// - An untrusted child can only read its parent's memory. Before it writes to a box that came from there, the box moves to
+///   a copy; a box that comes back unchanged is the parent's very memory again.
+/// - A box made by an untrusted child arrives at the parent as a copy. All boxes in one reply together may have at most
+///   `Builder::max_payload` bytes.
+/// - Between a parent and a child that it trusts (`Builder::trust_child`), boxes pass both ways without a copy.
 ///
-/// Passed to another bridge than its own, a box is copied into that one's memory; so is one in private memory. A child can read all
-/// memory of its bridge at any time: what it must not see does not belong into a box of that bridge. A box outlives its bridge. One
-/// passed by value to a call that fails is gone.
+/// A box that is passed to another bridge, or that lies in private memory, is copied into that bridge's memory. A child can read all memory of its
+/// bridge at any time, so data that it must not see does not belong in a box of that bridge. A box outlives its bridge. A box passed by value to a
+/// call that fails is gone.
 ///
 /// # Examples
 ///
@@ -74,16 +74,16 @@ impl<T: Pod> SharedBox<[T]> {
     ///
     /// # Errors
     ///
-    /// If there is none: `len` elements are more than `Builder::max_payload` bytes, or so much is in use that
-    /// none came back within the bridge's timeout (or, if it has none, could not come back by itself).
+    /// If there is no memory: `len` elements are more than `Builder::max_payload` bytes, or too much is in use, and none came back within the
+    /// bridge's timeout (or, without a timeout, none could come back by itself).
     pub fn zeroed_in(bridge: &impl Memory, len: usize) -> Result<Self, NoMemory> {
         let mut new = Self::for_overwrite_in(bridge, len)?;
         new.bytes.as_mut_slice().fill(0);
         Ok(new)
     }
 
-    /// A box of `len` elements in the memory of `bridge`, to be overwritten: they hold whatever lay there before, which is
-    /// something that passed this bridge, or zeros.
+    /// A box of `len` elements in the memory of `bridge`, to be overwritten: they hold what lay there before, which is zeros or something that passed
+    /// this bridge.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl<T: Pod> SharedBox<[T]> {
         Ok(new)
     }
 
-    /// As [`zeroed`](Self::zeroed), but the elements hold whatever lay there before.
+    /// Like [`zeroed`](Self::zeroed), but the elements hold what lay there before.
     ///
     /// # Errors
     ///
@@ -134,12 +134,12 @@ impl<T: Pod> SharedBox<[T]> {
         Ok(new)
     }
 
-    /// Keeps the first `len` elements. Does nothing if there are no more.
+    /// Keeps the first `len` elements. Does nothing if there are no more than that.
     pub fn truncate(&mut self, len: usize) {
         self.bytes.truncate(len.saturating_mul(size_of::<T>()));
     }
 
-    /// Bytes in `len` elements.
+    /// The number of bytes in `len` elements.
     fn size(len: usize) -> Result<usize, NoMemory> {
         let size = len.checked_mul(size_of::<T>()).filter(|&size| isize::try_from(size).is_ok());
         size.ok_or(NoMemory::TooLarge { len: u64::MAX, max: isize::MAX as u64 })
@@ -147,7 +147,7 @@ impl<T: Pod> SharedBox<[T]> {
 }
 
 impl SharedBox<[u8]> {
-    /// A box of `len` bytes in `home`, or wherever boxes of this process lie, that hold whatever lay there before.
+    /// A box of `len` bytes in `pool`, or in the default place for boxes of this process, that hold what lay there before.
     #[doc(hidden)]
     pub fn for_overwrite_at(
         pool: Option<&Arc<dyn PoolHandle>>,
@@ -194,7 +194,7 @@ impl<T: Contents + ?Sized> SharedBox<T> {
         Self { bytes, contents: PhantomData }
     }
 
-    /// Whether the contents lie in a bridge's memory; otherwise sending the box copies them.
+    /// Whether the contents lie in a bridge's memory. If not, sending the box copies them.
     pub fn is_shared(&self) -> bool {
         self.bytes.is_shared()
     }

@@ -1,6 +1,6 @@
-//! Writing into boxes what comes in pieces, or from a file or socket.
+//! Fills boxes from data of unknown length: pieces, a file, or a socket.
 //!
-//! What has been read goes straight to where the box lies: no buffer in between.
+//! Reads straight into the box's memory, without a buffer in between.
 
 #![forbid(unsafe_code)]
 
@@ -13,14 +13,13 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The capacity that one gets which is first written to, in bytes.
+/// The capacity after the first write, in bytes.
 const FIRST: usize = 64 << 10;
 
-/// Fills a [`SharedBox`] with bytes whose number is not known beforehand: what is written to it, or all that a file or socket has to give.
+/// Fills a [`SharedBox`] with bytes whose number is not known in advance: what is written to it, or everything that a file or socket yields.
 ///
-/// It grows as a vector does. To read a box, or to write within one whose size is known, take the slice that it dereferences to:
-/// `&boxed[..]` is a reader, `&mut boxed[..]` a writer, `file.read_exact(&mut boxed)` reads straight into the memory, and
-/// [`io::Cursor`] makes a reader of a box itself.
+/// It grows like a vector. To read a box, or to write within one of known size, use the slice that it dereferences to: `&boxed[..]` is a reader,
+/// `&mut boxed[..]` a writer, and `file.read_exact(&mut boxed)` reads straight into the memory. [`io::Cursor`] makes a reader of the box itself.
 ///
 /// # Examples
 ///
@@ -49,14 +48,14 @@ const FIRST: usize = 64 << 10;
 /// ```
 pub struct SharedWriter {
     bytes: SharedBox<[u8]>,
-    /// How many of them have been written.
+    /// How many bytes have been written.
     len: usize,
-    /// Whose memory it is, and how long to wait for it; `None` = wherever boxes of this process lie.
+    /// Its memory, and how long to wait for it; `None` = the default place for boxes of this process.
     pool: Option<(Arc<dyn PoolHandle>, Option<Duration>)>,
 }
 
 impl SharedWriter {
-    /// One that writes into the memory of `bridge`, with room for `capacity` bytes before it grows.
+    /// A writer into the memory of `bridge`, with room for `capacity` bytes before it grows.
     ///
     /// # Errors
     ///
@@ -67,7 +66,7 @@ impl SharedWriter {
         Ok(Self { bytes, len: 0, pool: Some((pool, timeout)) })
     }
 
-    /// One that writes, in a child, into the memory of its bridge; elsewhere into private memory.
+    /// A writer into the memory of the child's bridge; outside of a child, into private memory.
     ///
     /// # Errors
     ///
@@ -76,7 +75,7 @@ impl SharedWriter {
         Ok(Self { bytes: SharedBox::for_overwrite(capacity)?, len: 0, pool: None })
     }
 
-    /// Reads all that `reader` has to give. Returns how many bytes that were.
+    /// Reads `reader` to its end. Returns how many bytes that were.
     ///
     /// # Errors
     ///
@@ -104,13 +103,13 @@ impl SharedWriter {
         self.len == 0
     }
 
-    /// The box, with what was written and no more.
+    /// The box, cut to what was written.
     pub fn finish(mut self) -> SharedBox<[u8]> {
         self.bytes.truncate(self.len);
         self.bytes
     }
 
-    /// Makes room for `more` bytes: twice what there is, or as much as there may be, or an eighth more than is needed, or just that.
+    /// Makes room for `more` bytes: twice the capacity, else the most that there may be, else an eighth more than needed, else just that.
     fn reserve(&mut self, more: usize) -> io::Result<()> {
         let need = self.len.saturating_add(more);
         if need <= self.bytes.len() {

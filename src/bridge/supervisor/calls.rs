@@ -70,7 +70,7 @@ impl Supervisor {
             if !is_safe || args.is_none() || self.restart.is_none() {
                 break;
             }
-            let Some(child) = self.after(generation, context.deadline) else { break };
+            let Some(child) = self.after(generation, context.deadline()) else { break };
             match child.caller.call_again(context, &mut args) {
                 Err(another) => (error, generation) = (another, child.generation),
                 done => return done,
@@ -93,7 +93,7 @@ impl Supervisor {
         let calls_wait = self.restart.as_ref().is_some_and(|restart| restart.calls_wait);
         if calls_wait
             && !dead.caller.peer.is_in_fork()
-            && let Some(child) = self.after(dead.generation, context.deadline)
+            && let Some(child) = self.after(dead.generation, context.deadline())
         {
             return Ok(child);
         }

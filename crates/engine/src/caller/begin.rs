@@ -1,10 +1,10 @@
 //! Calls that their caller does not wait in: each keeps its lane until its reply has been taken.
 //!
-//! Beginning one and looking for its reply never wait; only finishing it does.
+//! Beginning a call and polling for its reply never wait; only finishing it does.
 
 #![forbid(unsafe_code)]
 
-use super::{ArgsPolicy, Ask, Begun, CallContext, Caller};
+use super::{Ask, Begun, CallContext, Caller, MayWait};
 use crate::lane::CallerLane;
 use crate::nest;
 use crate::service::Method;
@@ -17,16 +17,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl Begun {
-    /// The reply, if it is there or never will be; never waits. After `None`, the bridge's doorbell rings for it.
+    /// The reply, if it is there or never will be. Never waits. After `None`, the bridge's doorbell rings for it.
     pub fn poll<R: Reply>(&mut self) -> Option<Result<R, CallError>> {
         let Self { lane, caller, position, context } = self;
         if caller.peer.is_in_fork() {
             return Some(Err(caller.in_fork_slow(context)));
         }
-        // Asked before the look: a reply published before the death is still found.
+        // Read before looking for the reply, so that a reply published before the death is still found.
         let ended = caller.peer.peer_status.exit().is_some();
-        // A second look if the doorbell will not ring, because a reply came before it was armed. No third: a child that publishes and
-        // takes back is not waited for.
+        // Look twice if the doorbell will not ring, because a reply came before it was armed. Not three times: a child that publishes and takes back
+        // is not waited for.
         for _ in 0..2 {
             if let Some(outcome) = caller.take(lane, *position, Kind::Call, context) {
                 return Some(outcome);
@@ -37,7 +37,7 @@ impl Begun {
         }
         match ended {
             true => Some(Err(caller.ended(lane, *position, context))),
-            false if context.deadline.has_passed() => Some(Err(caller.timed_out(lane.started(*position), context))),
+            false if context.deadline().has_passed() => Some(Err(caller.timed_out(lane.started(*position), context))),
             false => None,
         }
     }
@@ -55,8 +55,8 @@ impl Begun {
         self.context.method
     }
 
-    /// Copies the reply while it is written by `child`, which says whether it goes on. `None` if there is nothing to be copied so, or
-    /// nothing of it could be used: then [`poll`](Self::poll) has the reply. For tests in which one thread plays both sides.
+    /// Copies the reply while `child` writes it, which returns whether it goes on. `None` if there is nothing to copy yet, or nothing of the copy
+    /// could be used: then [`poll`](Self::poll) has the reply. For tests in which one thread plays both sides.
     #[cfg(all(any(test, feature = "testkit"), not(loom)))]
     pub fn follow<R: Reply>(&mut self, mut child: impl FnMut() -> bool) -> Option<Result<R, CallError>> {
         use callgate_transport::doorbell::Waited::{DeadlinePassed, Ready};
@@ -78,8 +78,8 @@ impl Drop for Begun {
 }
 
 impl Caller {
-    /// Sends the request of a call, and keeps its lane until the reply has been taken. Never waits: the thread may itself hold
-    /// what it would wait for.
+    /// Sends the request of a call, and keeps its lane until the reply has been taken. Never waits: this thread may itself hold what it would wait
+    /// for.
     pub fn begin<A: Request>(
         self: &Arc<Self>,
         method: &'static Method,
@@ -103,17 +103,19 @@ impl Caller {
             Some(at) => self.nest(&mut lane, at, method.word(interface)),
         };
         let ask = Ask { kind: Kind::Call, call };
-        let position = self.send_on(&mut lane, ask, &mut Some(args), ArgsPolicy::SpendAtOnce, &context)?;
-        // What comes back only when this thread asks for it is not waited for by others.
+        let len = self.write_on(&mut lane, ask.kind, &args, MayWait::No, &context)?;
+        drop(args);
+        let position = self.publish_on(&mut lane, ask, len);
+        // Other calls must not wait for blocks that come back only when this thread asks for the reply.
         lane.give_up(&*self.pool);
-        if let (Some(overdue), Some(due)) = (&self.overdue, context.deadline.instant()) {
-            // Nobody may ask for it by then.
-            overdue.watch(context.name(), context.timeout.unwrap_or_default(), (lane.index(), position), due);
+        if let (Some(overdue), Some(due)) = (&self.overdue, context.deadline().instant()) {
+            // Nobody may poll for it by then.
+            overdue.watch(context.name(), context.limit.timeout.unwrap_or_default(), (lane.index(), position), due);
         }
         Ok(Begun { lane, caller: self.clone(), position, context })
     }
 
-    /// A lane for longer than one call of this thread, with room for two requests.
+    /// A lane to keep for longer than one call, with room for two requests.
     fn claim_for_long(&self, context: &CallContext) -> Result<ArcMutexGuard<RawMutex, CallerLane>, CallError> {
         for lane in self.lanes_from(self.preferred_lane()) {
             let Some(mut lane) = lane.try_lock_arc() else { continue };

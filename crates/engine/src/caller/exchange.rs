@@ -1,23 +1,35 @@
 //! One request and its reply, on a lane that has been claimed.
 //!
-//! Replies come in the order of their requests: late ones to calls that gave up are dropped on the way. No more replies are taken than
-//! there are unanswered requests.
+//! Replies come in the order of their requests; late replies to calls that gave up are dropped on the way. Never takes more replies than there are
+//! unanswered requests.
 
 #![forbid(unsafe_code)]
 
-use super::{ArgsPolicy, Ask, CallContext, Caller};
-use crate::lane::{CallerLane, SendError};
+use super::{Ask, CallContext, Caller, MayWait};
+use crate::lane::{CallerLane, Frame, SendError};
 use crate::service::Method;
 use callgate_transport::commit::Kind;
 use callgate_transport::decoder::Decoder;
-use callgate_transport::doorbell::{Deadline, Waited};
+use callgate_transport::doorbell::Waited;
 use callgate_transport::error::{Awaited, CallError, NoMemory, Started};
 use callgate_transport::failpoints::{self, Step};
-use callgate_transport::memory_pool::{AllocContext, MemoryWait};
+use callgate_transport::memory_pool::AllocContext;
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
 use rkyv::rancor::Failure;
 use std::time::Instant;
+
+/// What a caller finds when it looks for the next reply.
+enum Next<'a> {
+    /// The reply to its own request.
+    Mine(Frame<'a>),
+    /// Its own reply, which the child is still writing.
+    Streaming,
+    /// A late reply to an earlier call that gave up.
+    Late,
+    /// Nothing yet.
+    Pending,
+}
 
 impl Caller {
     #[inline]
@@ -34,80 +46,111 @@ impl Caller {
         args: A,
         context: &CallContext,
     ) -> Result<R, CallError> {
-        let position = self.send_on(lane, ask, &mut Some(args), ArgsPolicy::Spend, context)?;
+        let position = self.send_on(lane, ask, args, context)?;
         self.receive(lane, position, ask.kind, context)
     }
 
-    /// Sends a request on a lane; returns its position. What of its arguments' memory it carries is the callee's alone: they are gone
-    /// before it is published.
-    // Always: with the calls that are made again it has two callers for each type of arguments, and costs 50 instructions more out of line.
+    /// Sends a request on a lane; returns its position. Drops the arguments before publishing, so that boxes among them are the callee's alone.
     #[inline(always)]
     pub(super) fn send_on<A: Request>(
         &self,
         lane: &mut CallerLane,
         ask: Ask,
-        args: &mut Option<A>,
-        then: ArgsPolicy,
+        args: A,
         context: &CallContext,
     ) -> Result<u64, CallError> {
+        let len = self.write_on(lane, ask.kind, &args, MayWait::Yes, context)?;
+        drop(args);
+        Ok(self.publish_on(lane, ask, len))
+    }
+
+    /// Like [`send_on`](Self::send_on), but leaves the arguments in place, to be sent again, unless the request carries boxes of theirs.
+    // Always: it has two callers for each type of arguments, and costs 50 instructions more out of line.
+    #[inline(always)]
+    pub(super) fn send_kept_on<A: Request>(
+        &self,
+        lane: &mut CallerLane,
+        ask: Ask,
+        args: &mut Option<A>,
+        context: &CallContext,
+    ) -> Result<u64, CallError> {
+        let Some(kept) = args.as_ref() else { return Err(self.spent_slow(context)) };
+        let len = self.write_on(lane, ask.kind, kept, MayWait::Yes, context)?;
+        if lane.carries_boxes() {
+            *args = None;
+        }
+        Ok(self.publish_on(lane, ask, len))
+    }
+
+    /// Writes a request and returns its length. The callee sees nothing before [`publish_on`](Self::publish_on).
+    #[inline(always)]
+    pub(super) fn write_on<A: Request>(
+        &self,
+        lane: &mut CallerLane,
+        kind: Kind,
+        args: &A,
+        may_wait: MayWait,
+        context: &CallContext,
+    ) -> Result<usize, CallError> {
         if !lane.is_idle() {
             self.settle_slow(lane, context)?;
         }
-        // The request to stop is itself sent after the bridge has been declared stopped.
-        if self.peer.peer_status.is_over() && ask.kind != Kind::Stop {
+        // The request to stop is sent after the bridge has been declared stopped.
+        if self.peer.peer_status.is_over() && kind != Kind::Stop {
             return Err(self.over(Started::No, context));
         }
-        let Some(sending) = args.as_ref() else { return Err(self.spent_slow(context)) };
-        let position = lane.position();
-        let alloc = &AllocContext { pool: &*self.pool, deadline: context };
-        let mut written = lane.write(sending, alloc);
+        let alloc = &AllocContext { pool: &*self.pool, limit: &context.limit, wait: None };
+        let mut written = lane.write(args, alloc);
         if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) = written {
-            let wait = if then == ArgsPolicy::SpendAtOnce { Deadline::now() } else { context.deadline };
-            written = self.write_again_slow(lane, sending, alloc, wait);
+            let wait = (may_wait == MayWait::Yes).then_some(context.deadline());
+            written = self.write_again_slow(lane, args, &AllocContext { wait, ..*alloc });
         }
-        if then != ArgsPolicy::Keep || lane.carries_boxes() {
-            *args = None;
-        }
-        let len = written.map_err(|error| {
+        written.map_err(|error| {
             lane.unnest();
             self.unsent(error, context)
-        })?;
+        })
+    }
+
+    /// Publishes the request of `len` bytes that has been written; returns its position.
+    #[inline(always)]
+    pub(super) fn publish_on(&self, lane: &mut CallerLane, ask: Ask, len: usize) -> u64 {
+        let position = lane.position();
         failpoints::reach(Step::ParentRequestWritten);
-        lane.publish(ask.kind, ask.call, len, alloc);
+        lane.publish(ask.kind, ask.call, len, &*self.pool);
         match ask.kind {
             Kind::Construct => failpoints::reach(Step::ParentConstructorSent),
             Kind::Bind => failpoints::reach(Step::ParentBindSent),
             Kind::Stop => failpoints::reach(Step::ParentStopSent),
             _ => failpoints::reach(Step::ParentPublished),
         }
-        Ok(position)
+        position
     }
 
-    /// Writes a request that found all memory in use: takes in what late replies on other lanes give back, and waits for more if it may.
+    /// Writes a request again that found all memory in use: frees what late replies on other lanes hold, and waits for memory as long as `alloc`
+    /// allows.
     #[cold]
     fn write_again_slow<A: Request>(
         &self,
         lane: &mut CallerLane,
         args: &A,
         alloc: &AllocContext<'_>,
-        wait: Deadline,
     ) -> Result<usize, SendError> {
         self.take_late_replies();
-        lane.write(args, &AllocContext { deadline: &MemoryWait { deadline: alloc.deadline, memory: wait }, ..*alloc })
+        lane.write(args, alloc)
     }
 
-    /// Takes the late replies to calls that gave up, on all lanes that nobody uses, for what they give back.
+    /// Takes the late replies to calls that gave up on all lanes that are free, to free the memory that they hold.
     pub fn take_late_replies(&self) {
         let context = &CallContext::new(const { &Method::nameless() }, None);
         for mut lane in self.lanes.iter().filter_map(|lane| lane.try_lock()) {
             lane.forget_unsent(&*self.pool);
-            // What is wrong with one of them is said by whoever calls next.
+            // The next call on the lane reports what is wrong with a reply.
             let _ = self.settle(&mut lane, context);
         }
     }
 
     /// Waits for the reply to the request at `position`, dropping late replies to requests before it.
-    // Always: calls by word have it called from more places for each type of reply, and out of line it costs 12 instructions more.
+    // Always: calls by word add callers for each type of reply, and out of line it costs 12 instructions more.
     #[inline(always)]
     pub(super) fn receive<R: Reply>(
         &self,
@@ -116,45 +159,43 @@ impl Caller {
         kind: Kind,
         context: &CallContext,
     ) -> Result<R, CallError> {
-        let mut waited = false;
+        let mut has_waited = false;
         loop {
-            if let Some(outcome) = self.take(lane, position, kind, context) {
-                return outcome;
-            }
-            // A child may publish replies and take them back for ever, but not beyond the deadline.
-            if waited && context.deadline.has_passed() {
-                return Err(self.give_up(lane, position, context));
-            }
-            // Of a late reply, nothing is wanted before it is there to be dropped.
-            // One that is read where it lies is not copied.
-            let may_follow = lane.replies().position() == position && self.peer.trust.is_none();
-            if waited
-                && may_follow
-                && let Some(outcome) = self.follow_slow(lane, kind, context)
-            {
-                return outcome;
-            }
-            let wait = if may_follow { CallerLane::wait_for_any } else { CallerLane::wait };
-            match wait(lane, self.wait, &self.peer.peer_status, context.deadline) {
-                Waited::Ready => waited = true,
-                Waited::DeadlinePassed => return Err(self.give_up(lane, position, context)),
-                Waited::Dead => return Err(self.ended(lane, position, context)),
+            match self.next(lane, position) {
+                Ok(Next::Mine(frame)) if is_plain(&frame, kind) => {
+                    let value = self.value(&frame, context);
+                    self.release(lane, false);
+                    return value;
+                }
+                Ok(Next::Mine(_)) => {
+                    if let Some(outcome) = self.take_slow(lane, kind, context) {
+                        return outcome;
+                    }
+                }
+                Ok(Next::Late) => {
+                    self.drop_next(lane, context)?;
+                }
+                Err(what) => return Err(self.corrupt(what, context)),
+                // A child may publish replies and take them back for ever, but not beyond the deadline.
+                _ if has_waited && context.deadline().has_passed() => {
+                    return Err(self.give_up(lane, position, context));
+                }
+                Ok(Next::Streaming) => {
+                    has_waited = true;
+                    if let Some(outcome) = self.follow_slow(lane, kind, context) {
+                        return outcome;
+                    }
+                }
+                Ok(Next::Pending) => match self.wait_on(lane, position, context) {
+                    Waited::Ready => has_waited = true,
+                    Waited::DeadlinePassed => return Err(self.give_up(lane, position, context)),
+                    Waited::Dead => return Err(self.ended(lane, position, context)),
+                },
             }
         }
     }
 
-    /// Leaves the reply to the request at `position` to whoever uses the lane next.
-    #[cold]
-    pub fn give_up(&self, lane: &mut CallerLane, position: u64, context: &CallContext) -> CallError {
-        lane.give_up(&*self.pool);
-        if let Some(overdue) = &self.overdue {
-            let (timeout, at) = (context.timeout.unwrap_or_default(), (lane.index(), position));
-            overdue.watch(context.name(), timeout, at, Instant::now());
-        }
-        self.timed_out(lane.started(position), context)
-    }
-
-    /// Takes the reply to the request at `position` if it is there, and drops late replies to requests before it. Never waits.
+    /// Takes the reply to the request at `position` if it is there, dropping late replies to requests before it. Never waits.
     #[inline(always)]
     pub(super) fn take<R: Reply>(
         &self,
@@ -164,47 +205,103 @@ impl Caller {
         context: &CallContext,
     ) -> Option<Result<R, CallError>> {
         loop {
-            match lane.take() {
-                // Apart from the rest because it is what nearly every call comes to: its own reply, in the slot.
-                Ok(Some((at, frame))) if at == position && frame.commit.kind == kind && !frame.carries() => {
-                    failpoints::reach(Step::ParentReplySeen);
-                    let value = R::from_slot(frame.line, frame.payload, self.decoder(context));
+            match self.next(lane, position) {
+                Ok(Next::Mine(frame)) if is_plain(&frame, kind) => {
+                    let value = self.value(&frame, context);
                     self.release(lane, false);
-                    return Some(value.map_err(|Failure| self.unread(context)));
+                    return Some(value);
                 }
-                Ok(Some(_)) => {
-                    if let Some(outcome) = self.take_slow(lane, position, kind, context) {
-                        return Some(outcome);
+                Ok(Next::Mine(_)) => return self.take_slow(lane, kind, context),
+                Ok(Next::Late) => {
+                    if let Err(error) = self.drop_next(lane, context) {
+                        return Some(Err(error));
                     }
                 }
-                Ok(None) => return None,
+                Ok(Next::Streaming | Next::Pending) => return None,
                 Err(what) => return Some(Err(self.corrupt(what, context))),
             }
         }
     }
 
-    /// Takes the next reply if it is there: one in a block, a fault, or a late one to another request, which is dropped (`None`).
+    /// Looks for the next reply, for the call whose request is at `position`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, if no healthy child could have written it.
+    #[inline(always)]
+    fn next<'a>(&self, lane: &'a CallerLane, position: u64) -> Result<Next<'a>, &'static str> {
+        Ok(match lane.take()? {
+            Some((at, frame)) if at == position => Next::Mine(frame),
+            Some(_) => Next::Late,
+            None if self.may_follow(lane, position) && lane.is_announced() => Next::Streaming,
+            None => Next::Pending,
+        })
+    }
+
+    /// The value in a [plain](is_plain) reply.
+    #[inline(always)]
+    fn value<R: Reply>(&self, frame: &Frame<'_>, context: &CallContext) -> Result<R, CallError> {
+        failpoints::reach(Step::ParentReplySeen);
+        let value = R::from_slot(frame.line, frame.payload, self.decoder(context));
+        value.map_err(|Failure| self.unread(context))
+    }
+
+    /// Takes this call's own reply: a fault, or one that carries something. `None` if the child has taken it back.
     #[cold]
     fn take_slow<R: Reply>(
         &self,
         lane: &mut CallerLane,
-        position: u64,
         kind: Kind,
         context: &CallContext,
     ) -> Option<Result<R, CallError>> {
-        let (at, frame) = match lane.take() {
+        let (_, frame) = match lane.take() {
             Ok(taken) => taken?,
             Err(what) => return Some(Err(self.corrupt(what, context))),
         };
         failpoints::reach(Step::ParentReplySeen);
         let (carries, number) = (frame.carries(), self.pool.accept_returns(frame.call));
-        let outcome = (at == position).then(|| self.outcome(&frame, kind, context));
+        let outcome = self.outcome(&frame, kind, context);
         self.release(lane, carries);
         self.pool.forget(number);
-        outcome
+        Some(outcome)
     }
 
-    /// Takes late replies to calls that gave up, and waits for room if there is none.
+    /// Drops the next reply. Returns whether there was one.
+    #[cold]
+    fn drop_next(&self, lane: &mut CallerLane, context: &CallContext) -> Result<bool, CallError> {
+        let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, context))? else { return Ok(false) };
+        let (carries, number) = (frame.carries(), self.pool.accept_returns(frame.call));
+        self.release(lane, carries);
+        self.pool.forget(number);
+        Ok(true)
+    }
+
+    /// Whether to copy the reply to the request at `position` while it is written: not while a late reply is before it, which is only dropped, and
+    /// not if the reply is read in place.
+    #[inline(always)]
+    fn may_follow(&self, lane: &CallerLane, position: u64) -> bool {
+        lane.replies().position() == position && self.peer.trust.is_none()
+    }
+
+    /// Waits for the next reply; if it can be followed, until it is announced.
+    #[inline(always)]
+    fn wait_on(&self, lane: &CallerLane, position: u64, context: &CallContext) -> Waited {
+        let wait = if self.may_follow(lane, position) { CallerLane::wait_for_any } else { CallerLane::wait };
+        wait(lane, self.wait, &self.peer.peer_status, context.deadline())
+    }
+
+    /// Leaves the reply to the request at `position` to the next user of the lane.
+    #[cold]
+    pub fn give_up(&self, lane: &mut CallerLane, position: u64, context: &CallContext) -> CallError {
+        lane.give_up(&*self.pool);
+        if let Some(overdue) = &self.overdue {
+            let (timeout, at) = (context.limit.timeout.unwrap_or_default(), (lane.index(), position));
+            overdue.watch(context.name(), timeout, at, Instant::now());
+        }
+        self.timed_out(lane.started(position), context)
+    }
+
+    /// Takes late replies to calls that gave up, and waits until there is room for a request.
     #[cold]
     fn settle_slow(&self, lane: &mut CallerLane, context: &CallContext) -> Result<(), CallError> {
         loop {
@@ -212,8 +309,8 @@ impl Caller {
             if lane.credit() > 0 {
                 return Ok(());
             }
-            match lane.wait(self.wait, &self.peer.peer_status, context.deadline) {
-                Waited::Ready if !context.deadline.has_passed() => {}
+            match lane.wait(self.wait, &self.peer.peer_status, context.deadline()) {
+                Waited::Ready if !context.deadline().has_passed() => {}
                 Waited::Ready | Waited::DeadlinePassed => {
                     return Err(self.timed_out_for(Awaited::Slot, Started::No, context));
                 }
@@ -222,21 +319,16 @@ impl Caller {
         }
     }
 
-    /// Takes late replies to calls that gave up, as far as they are there.
+    /// Takes the late replies to calls that gave up that have arrived.
     ///
-    /// Never takes more replies than there are unanswered requests: a hostile child may have published replies to requests
-    /// that have not been made yet, and taking one would put the two rings out of step for ever.
+    /// Never takes more replies than there are unanswered requests: a hostile child may have published replies to requests that have not been made,
+    /// and taking one would put the two rings out of step for ever.
     pub(super) fn settle(&self, lane: &mut CallerLane, context: &CallContext) -> Result<(), CallError> {
-        while !lane.is_idle() {
-            let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, context))? else { break };
-            let (carries, number) = (frame.carries(), self.pool.accept_returns(frame.call));
-            self.release(lane, carries);
-            self.pool.forget(number);
-        }
+        while !lane.is_idle() && self.drop_next(lane, context)? {}
         Ok(())
     }
 
-    /// Is done with the reply that was taken, which carried something or not, and takes back what its request carried.
+    /// Releases the reply that was taken, and takes back what its request carried. `carries` = the reply carried something.
     #[inline(always)]
     pub fn release(&self, lane: &mut CallerLane, carries: bool) {
         if let Some(attachments) = lane.release(carries) {
@@ -248,9 +340,15 @@ impl Caller {
         failpoints::reach(Step::ParentReplyReleased);
     }
 
-    /// What replies are decoded with.
+    /// The decoder for replies.
     #[inline(always)]
     pub fn decoder(&self, context: &CallContext) -> Decoder<'_> {
-        Decoder::of(&self.pool, self.peer.max_payload, self.peer.trust, context.deadline)
+        Decoder::of(&self.pool, self.peer.max_payload, self.peer.trust, context.deadline())
     }
+}
+
+/// Whether a reply to a request of `kind` is like nearly all: a value in its slot, which carries nothing.
+#[inline(always)]
+fn is_plain(frame: &Frame<'_>, kind: Kind) -> bool {
+    frame.commit.kind == kind && !frame.carries()
 }

@@ -1,10 +1,10 @@
-//! The table of a service's interfaces: the child is told of each before the first call of it.
+//! The table of a service's interfaces: the child is told of each before its first call.
 //!
-//! A place in the table is given once, and never to another interface.
+//! An entry stays with one interface for good.
 
 #![forbid(unsafe_code)]
 
-use super::{ArgsPolicy, Ask, CallContext, Caller, InterfaceSlot};
+use super::{Ask, CallContext, Caller, InterfaceSlot};
 use crate::lane::CallerLane;
 use crate::service::InterfaceId;
 use callgate_os::image::Image;
@@ -12,7 +12,7 @@ use callgate_transport::commit::Kind;
 use callgate_transport::error::{CallError, Started};
 
 impl Caller {
-    /// The number by which the child knows an interface, which it is told at the first call.
+    /// The number by which the child knows an interface. The first call tells the child.
     #[inline]
     pub(super) fn interface_number(&self, interface: InterfaceId, context: &CallContext) -> Result<u64, CallError> {
         match self.introduction((interface.dispatch)(self.workers)) {
@@ -21,14 +21,14 @@ impl Caller {
         }
     }
 
-    /// The interface's place in the table, and the number of the place.
+    /// The interface's number and entry in the table.
     #[inline]
     fn introduction(&self, address: usize) -> Option<(u64, &InterfaceSlot)> {
         let taken = self.interfaces.iter().take_while(|place| place.address.get().is_some());
         (1..).zip(taken).find(|(_, place)| place.address.get() == Some(&address))
     }
 
-    /// Tells the child where the interface's dispatch function is, and waits until it knows.
+    /// Tells the child where the interface's dispatch function is, and waits until it has confirmed.
     #[cold]
     fn bind_slow(&self, interface: InterfaceId, context: &CallContext) -> Result<u64, CallError> {
         let (number, known, place) = self.enter(interface, context)?;
@@ -39,8 +39,7 @@ impl Caller {
         Ok(number)
     }
 
-    /// Has the child told by the request before the one that comes next on this lane. Its reply is dropped, like that of a call
-    /// that was given up. Never waits.
+    /// Tells the child by a request sent ahead of the next one on this lane. Its reply is dropped, like that of a call that gave up. Never waits.
     pub(super) fn bind_ahead(
         &self,
         lane: &mut CallerLane,
@@ -50,29 +49,29 @@ impl Caller {
         let (number, known, place) = self.enter(interface, context)?;
         if known.bound.get().is_none() {
             let ask = Ask { kind: Kind::Bind, call: number };
-            self.send_on(lane, ask, &mut Some(place), ArgsPolicy::Spend, context)?;
+            self.send_on(lane, ask, place, context)?;
         }
         Ok(number)
     }
 
-    /// The interface's place in the table, which it is given if it has none, and what the child is told of it: where its dispatch function is in this
-    /// executable, if it is there, and its number in any.
+    /// The interface's number and entry in the table, entered if it is new, and what to tell the child: the offset of its dispatch function in this
+    /// executable, if it is there, and its number in any executable.
     ///
-    /// A place is taken before the child is told, and for good: if a call gives up, its request is still on its way, and must
-    /// not arrive after the same number has come to mean another interface. The child may be told twice.
+    /// An entry is made before the child is told, and for good: if a call gives up, its request is still under way, and must not arrive when the
+    /// number means another interface. The child may be told twice.
     fn enter(
         &self,
         interface: InterfaceId,
         context: &CallContext,
     ) -> Result<(u64, &InterfaceSlot, (u64, u64)), CallError> {
         let refused = |why: &str| CallError::Refused { call: context.name(), why: why.into() };
-        // The child calls what it is told to, with its service: it must be a function for that very type.
+        // The child calls this function with its service, so it must be a function for that very type.
         if (interface.service)() != self.service {
             return Err(refused("its trait is another service's"));
         }
         let address = (interface.dispatch)(self.workers);
         let place = (Image::current().offset_of(address).unwrap_or(u64::MAX), (interface.key)());
-        // Held for a moment only, never while anything is waited for.
+        // Held for a moment only, never while waiting.
         let _entering = self.entering.lock();
         if self.introduction(address).is_none() {
             let free = self.interfaces.iter().find(|place| place.address.get().is_none());
@@ -84,7 +83,7 @@ impl Caller {
     }
 }
 
-/// What a failed introduction means for the call that it was for, which has not been sent.
+/// Marks the call that needed a failed introduction as not started: it was not sent.
 #[cold]
 fn not_started(mut error: CallError) -> CallError {
     if let Some(started) = error.started_mut() {

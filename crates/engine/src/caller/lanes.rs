@@ -1,6 +1,6 @@
-//! Which lane a call takes, and how long it waits for one.
+//! Picks the lane of a call, and waits for one.
 //!
-//! A lane belongs to one thread at a time. Who waits for one waits neither beyond its deadline nor beyond the child's end.
+//! A lane belongs to one thread at a time. Waiting for one ends at the call's deadline or the child's end.
 
 #![forbid(unsafe_code)]
 
@@ -15,12 +15,12 @@ use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Of so many lanes between two clients one is left to calls that are not nested.
+/// One in this many lanes between two clients is reserved for calls that are not nested.
 const KEPT: usize = 5;
 
 impl Caller {
-    /// A lane for this thread alone, and the call word `call` as it is to be sent: the one it had before if that is free, else any that is,
-    /// else the one it had before as soon as it is free.
+    /// Claims a lane for this thread, and returns the call word as it must be sent. Prefers the thread's previous lane, then any that is free, then
+    /// waits for the previous one.
     #[inline]
     pub(super) fn claim(
         &self,
@@ -33,12 +33,12 @@ impl Caller {
         }
     }
 
-    /// The lane that this thread looks at first.
+    /// The lane that this thread tries first.
     pub(super) fn preferred_lane(&self) -> usize {
         nest::plain(nest::thread_number()) % self.lanes.len()
     }
 
-    /// Every lane, this one first.
+    /// Every lane, beginning with this one.
     pub(super) fn lanes_from(&self, first: usize) -> impl Iterator<Item = &Arc<Mutex<CallerLane>>> {
         let (before, after) = self.lanes.split_at(first);
         after.iter().chain(before)
@@ -56,14 +56,14 @@ impl Caller {
         Ok((lane, call))
     }
 
-    /// Whether a call may be made from `at`. A child has no worker for a call that is made within one that it carries out: waiting for that, it
-    /// would wait for itself.
+    /// Whether a call may be made from `at`. A child has no worker for a call made within a call that it carries out: that call would wait for
+    /// itself.
     #[cold]
     pub(super) fn may_nest(&self, at: At, context: &CallContext) -> Result<(), CallError> {
         at.may_call(context.name())?;
         let begins_here = (1..=u64::from(self.workers)).contains(&at.chain.wrapping_sub(self.chains));
         let is_under_way = |(line, lane): (&Placed<CallerLine>, &Arc<Mutex<CallerLane>>)| {
-            // Relaxed: written by a thread that this one, as part of the same chain, comes after.
+            // Relaxed: written by a thread of the same chain, which this one comes after.
             line.chain.load(Relaxed) == at.chain && lane.try_lock().is_none_or(|lane| !lane.is_idle())
         };
         let is_entered = || begins_here || self.callers.iter().zip(&self.lanes).any(is_under_way);
@@ -73,15 +73,15 @@ impl Caller {
         Ok(())
     }
 
-    /// Has the next request on this lane nested at `at`. Returns its call word.
+    /// Nests the next request on this lane at `at`. Returns its call word.
     #[cold]
     pub(super) fn nest(&self, lane: &mut CallerLane, at: At, call: u64) -> u64 {
         lane.nest(at.chain);
         at.mark(call)
     }
 
-    /// A lane for a call of a callback that is nested at `at`: it waits for none, because the calls that it is nested in hold some. Some are left
-    /// to calls that are not nested.
+    /// A lane for a call of a callback that is nested at `at`. Does not wait for one, because the outer calls hold some. Leaves some to calls that
+    /// are not nested.
     #[cold]
     pub(super) fn claim_nested(
         &self,
@@ -116,8 +116,8 @@ impl Caller {
         self.lock(&self.lanes[preferred], context)
     }
 
-    /// A lane on which nothing is under way: behind a call that was given up another could wait for ever, while the workers of other lanes are
-    /// free. Only if there is such a call on every lane, this one waits behind it.
+    /// A lane with nothing under way: behind a call that gave up, another might wait for ever, while the workers of other lanes are free. Only if
+    /// every lane has such a call, this one waits behind one.
     pub(super) fn claim_idle(&self, context: &CallContext) -> Result<MutexGuard<'_, CallerLane>, CallError> {
         let preferred = self.preferred_lane();
         loop {
@@ -141,7 +141,7 @@ impl Caller {
             {
                 return Ok(idle);
             }
-            if context.deadline.has_passed() {
+            if context.deadline().has_passed() {
                 return Err(self.late(context));
             }
         }
@@ -157,10 +157,10 @@ impl Caller {
         Ok(lane.is_idle().then_some(lane))
     }
 
-    /// This very lane, as soon as it is free.
+    /// Locks this very lane, as soon as it is free.
     ///
-    /// A call in it ends when the child does, but one that is begun and not finished may keep it for ever: so the child's end is
-    /// looked for while waiting.
+    /// A call ends when the child does, but one that has begun and is not finished may keep its lane for ever, so the child's end is checked while
+    /// waiting.
     pub(super) fn lock<'a>(
         &self,
         lane: &'a Mutex<CallerLane>,
@@ -180,14 +180,14 @@ impl Caller {
         context: &CallContext,
     ) -> Result<Option<MutexGuard<'a, CallerLane>>, CallError> {
         let slice = Instant::now() + LANE_SLICE;
-        let until = context.deadline.instant().map_or(slice, |deadline| deadline.min(slice));
+        let until = context.deadline().instant().map_or(slice, |deadline| deadline.min(slice));
         if let Some(lane) = lane.try_lock_until(until) {
             return Ok(Some(lane));
         }
         if self.peer.peer_status.exit().is_some() {
             return Err(self.over(Started::No, context));
         }
-        if context.deadline.has_passed() {
+        if context.deadline().has_passed() {
             return Err(self.late(context));
         }
         Ok(None)

@@ -1,6 +1,6 @@
-//! What comes of a call: the value that its reply says, or the error that it ends with.
+//! The outcome of a call: the value in its reply, or an error.
 //!
-//! A child that broke an invariant is killed here. Nothing here waits.
+//! Kills a child that broke an invariant. Never waits.
 
 #![forbid(unsafe_code)]
 
@@ -16,7 +16,7 @@ use callgate_transport::reply::Reply;
 use rkyv::rancor::Failure;
 
 impl Caller {
-    /// What the reply to a request of `kind` says.
+    /// The value in the reply to a request of `kind`.
     #[inline]
     pub(super) fn outcome<R: Reply>(
         &self,
@@ -90,7 +90,7 @@ impl Caller {
     #[cold]
     pub(super) fn unsent(&self, error: SendError, context: &CallContext) -> CallError {
         let call = context.name();
-        // A child that is gone gives no memory back: its end is the reason, not the memory.
+        // A dead child gives no memory back: its end is the reason, not the memory.
         if matches!(&error, SendError::NoMemory(why) if !matches!(why, NoMemory::TooLarge { .. }))
             && self.peer.peer_status.is_over()
         {
@@ -128,7 +128,7 @@ impl Caller {
         CallError::Refused { call, why: why.into() }
     }
 
-    /// The error of a call that ran out of time before it was sent, while it waited for a lane.
+    /// The error of a call whose time ran out while it waited for a lane.
     #[cold]
     pub(super) fn late(&self, context: &CallContext) -> CallError {
         self.timed_out_for(Awaited::Lane { lanes: self.lanes.len() as u32 }, Started::No, context)
@@ -148,12 +148,12 @@ impl Caller {
 
     #[cold]
     pub(super) fn out_of_time(&self, awaited: Awaited, started: Started, context: &CallContext) -> CallError {
-        let timeout = context.timeout.unwrap_or_default();
+        let timeout = context.limit.timeout.unwrap_or_default();
         CallError::TimedOut { call: context.name(), pid: self.peer.pid, timeout, awaited, started }
     }
 
-    /// The error of a call whose reply this thread has just refused. What no peer sends that keeps to the protocol is a breach of it; for what
-    /// this side has no stack or time, nobody is to blame.
+    /// The error of a call whose reply this thread has just refused. A reply that no healthy peer sends breaks the protocol; if this side lacks the
+    /// stack or the time for it, nobody is to blame.
     #[cold]
     pub fn unread(&self, context: &CallContext) -> CallError {
         let (call, what, refusal) = (context.name(), Payload::Reply, last_refusal());
@@ -180,7 +180,7 @@ impl Caller {
         CallError::Corrupt { call: context.name(), pid: self.peer.pid, what }
     }
 
-    /// The error of a call whose peer ended, or the conversation with it, before it had answered.
+    /// The error of a call whose peer, or conversation, ended before the reply.
     #[cold]
     pub fn ended(&self, lane: &CallerLane, position: u64, context: &CallContext) -> CallError {
         self.over(lane.leave(position), context)

@@ -1,10 +1,10 @@
-//! The end of a child: asked to stop and waited for, let go, or killed.
+//! The end of a child: stopped and waited for, let go, or killed.
 //!
-//! A fork of the caller's process leaves the child alone: it is not its child.
+//! A fork of the caller's process leaves the child alone, which is not its own.
 
 #![forbid(unsafe_code)]
 
-use super::{ArgsPolicy, Ask, CallContext, Caller, LANE_SLICE};
+use super::{Ask, CallContext, Caller, LANE_SLICE};
 use crate::callee::PANICKED;
 use crate::lane::{CallerLane, WorkerBell};
 use crate::peer_status::Cause;
@@ -17,17 +17,17 @@ use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a killed child may take to be gone.
+/// How long a killed child may take to end.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long who lets go of a bridge waits for a child that has nothing to do but to drop its service.
+/// How long letting go of a bridge waits for a child that only has to drop its service.
 const LET_GO_PATIENCE: Duration = Duration::from_millis(3);
 
 impl Caller {
-    /// Has the child drop the service and exit, after all calls that were sent before; kills it if that takes longer than `grace`.
-    /// The child is gone when this returns. A second stop waits for the first, and returns how the child ended.
+    /// Has the child drop the service and exit after all calls sent before; kills it if that takes longer than `grace`. The child is gone when this
+    /// returns. A second stop waits for the first, and returns how the child ended.
     ///
-    /// Waits for nothing but the child: not for who is in a call, nor for calls that have been answered and not taken.
+    /// Waits only for the child: not for callers, nor for replies that have not been taken.
     pub fn stop(&self, drop: &'static Method, grace: Duration) -> Result<Exit, CallError> {
         let context = &CallContext::new(drop, Some(grace));
         if self.peer.is_in_fork() {
@@ -46,15 +46,15 @@ impl Caller {
         peer_status.blame(Cause::Stopped);
         let answer = match self.ask_to_stop(context, LANE_SLICE) {
             Some((mut lane, position)) => self.receive(&mut lane, position, Kind::Stop, context),
-            None => self.stopped_unasked(drop, context.deadline),
+            None => self.stopped_unasked(drop, context.deadline()),
         };
         match answer {
             Err(error @ CallError::Corrupt { .. }) => {
                 self.kill();
                 Err(error)
             }
-            // Or it has ended without an answer.
-            answer => match peer_status.wait(context.deadline) {
+            // The child may also have ended without an answer.
+            answer => match peer_status.wait(context.deadline()) {
                 Some(_) if matches!(answer, Err(CallError::Panicked { .. })) => answer.map(|()| Exit::Unknown),
                 Some(exit) => Ok(exit),
                 None => {
@@ -65,11 +65,11 @@ impl Caller {
         }
     }
 
-    /// Asks the child to stop, and does not wait: what it has answered, or is at, may keep its lanes from everybody else. If the first one is to be
-    /// had within `timeout`, returns it, and the position of the request, which will be answered; the child ends in any case.
+    /// Asks the child to stop, and does not wait for it: unfinished calls, and replies that nobody takes, may hold its lanes. If the first lane is
+    /// free within `timeout`, returns it with the position of a request, which will be answered. The child ends in any case.
     fn ask_to_stop(&self, context: &CallContext, timeout: Duration) -> Option<(MutexGuard<'_, CallerLane>, u64)> {
         let (first, others) = self.bells.split_first()?;
-        // Before the request to stop, by which the first worker begins to wait for them.
+        // Before the request to stop, at which the first worker begins to wait for the others.
         others.iter().for_each(WorkerBell::ask_to_end);
         let asked = self.lanes[0].try_lock_for(timeout).and_then(|mut lane| {
             self.settle(&mut lane, context).ok()?;
@@ -77,7 +77,7 @@ impl Caller {
                 return None;
             }
             let ask = Ask { kind: Kind::Stop, call: 0 };
-            let position = self.send_on(&mut lane, ask, &mut Some(()), ArgsPolicy::Spend, context).ok()?;
+            let position = self.send_on(&mut lane, ask, (), context).ok()?;
             Some((lane, position))
         });
         if asked.is_none() {
@@ -87,7 +87,7 @@ impl Caller {
         asked
     }
 
-    /// What would have been the answer of a child that was asked to stop with no request: it can tell by its exit code alone.
+    /// The answer of a child that was asked to stop without a request, as far as its exit code tells.
     fn stopped_unasked(&self, drop: &'static Method, deadline: Deadline) -> Result<(), CallError> {
         if self.peer.peer_status.wait(deadline) != Some(Exit::Code(PANICKED)) {
             return Ok(());
@@ -97,8 +97,8 @@ impl Caller {
         Err(CallError::Panicked { call: drop.call_name(), fault: Box::new(fault) })
     }
 
-    /// Has the child stop, as [`stop`](Self::stop) does, and leaves it to the watcher to see to it. One that has nothing to do is given a moment, which is
-    /// enough for most: then whatever its service does when it is dropped has been done.
+    /// Has the child stop, as [`stop`](Self::stop) does, and leaves the rest to the watcher. An idle child is given a moment, enough for most to drop
+    /// their service before this returns.
     pub fn let_go(&self, drop: &'static Method, grace: Duration) {
         if self.peer.is_in_fork() || self.peer.peer_status.is_over() {
             return;
@@ -109,7 +109,7 @@ impl Caller {
             lane.try_lock().is_some_and(|mut lane| self.settle(&mut lane, context).is_ok() && lane.is_idle())
         };
         let is_idle = self.lanes.iter().all(is_idle);
-        // Whether it will be heard or not.
+        // Set whether or not the child gets the request.
         self.hold.kill_after(grace);
         let asked = self.ask_to_stop(context, Duration::ZERO);
         std::mem::drop(asked);
@@ -118,12 +118,12 @@ impl Caller {
         }
     }
 
-    /// Kills the child, and waits until it is gone. A fork leaves it alone: it is not its child.
+    /// Kills the child and waits until it is gone. A fork leaves it alone, as it is not its child.
     pub fn kill(&self) -> Exit {
         self.kill_within(KILL_PATIENCE)
     }
 
-    /// The same, and waits no longer than `timeout`: the watcher sees to the rest.
+    /// Like [`kill`](Self::kill), but waits for at most `timeout`; the watcher does the rest.
     pub fn kill_within(&self, timeout: Duration) -> Exit {
         if self.peer.is_in_fork() {
             return Exit::Unknown;
@@ -132,14 +132,14 @@ impl Caller {
         self.peer.peer_status.wait(Deadline::after(Some(timeout))).unwrap_or(Exit::Running)
     }
 
-    /// Kills the child, `because` of something, and does not wait for that. Calls of it fail as those of any that has died.
+    /// Kills the child, `because` of something, and does not wait. Its calls fail as if it had died.
     pub fn put_down(&self, because: &str) {
         if !self.peer.is_in_fork() {
             self.hold.kill(because);
         }
     }
 
-    /// Kills the child because the bridge is stopped, and does not wait for that.
+    /// Kills the child because the bridge is stopped, and does not wait.
     pub fn discard(&self) {
         if !self.peer.is_in_fork() {
             self.hold.end(Cause::Stopped);

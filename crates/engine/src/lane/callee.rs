@@ -1,16 +1,16 @@
-//! What a callee does at its end of a lane: takes a request, records that it has started, writes the reply and publishes it.
+//! The callee's end of a lane: takes a request, records that it has started, writes the reply and publishes it.
 
 #![forbid(unsafe_code)]
 
-use super::frame::{place, write};
-use super::{CalleeLane, CallerBell, ReplySlot, ReplyWriter, SendError, SentReply};
+use super::{CalleeLane, ReplySlot, ReplyWriter, SentReply};
 use callgate_os::sync::Ordering::{Relaxed, SeqCst};
 use callgate_os::sync::fence;
 use callgate_transport::commit::{Kind, Place};
-use callgate_transport::encode::Encode;
+use callgate_transport::encode::{Encode, write_frame};
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::loans::Attachments;
 use callgate_transport::memory_pool::AllocContext;
+use callgate_transport::outgoing_frame::{CallerBell, SendError, place};
 use callgate_transport::ring::{Consumer, Frame, Producer};
 use callgate_transport::segment::Segment;
 use callgate_transport::validator::Checked;
@@ -32,7 +32,7 @@ impl CalleeLane {
         }
     }
 
-    /// Which of the bridge's lanes it is.
+    /// The lane's index in the bridge.
     pub fn index(&self) -> u32 {
         self.index
     }
@@ -43,8 +43,7 @@ impl CalleeLane {
         self.requests.is_ready()
     }
 
-    /// The next request, if it is there, and the place for its reply. Records that the request is being carried out, before
-    /// anything of it is.
+    /// The next request, if it is there, and the slot for its reply. Records first that the request has started.
     ///
     /// # Errors
     ///
@@ -53,8 +52,8 @@ impl CalleeLane {
     pub fn begin(&mut self) -> Result<Option<(Frame<'_>, ReplySlot<'_>)>, &'static str> {
         let Some(frame) = self.requests.take()? else { return Ok(None) };
         self.callee.started.store(self.requests.position().wrapping_add(1), Relaxed);
-        // The compiler must not move the method's own effects before the record. The processor need not be told: the record
-        // of a child is read only after it is dead, and then everything it stored is visible. Workers of strangers ask `is_left`.
+        // Keeps the compiler from moving the method's effects before the record. The processor needs no fence: a child's record is read only after
+        // its death, when everything it stored is visible. Workers of a remote caller call `is_left`.
         std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
         Ok(Some((frame, ReplySlot { replies: &mut self.replies, len: 0, attachments: &mut self.attachments })))
     }
@@ -64,7 +63,7 @@ impl CalleeLane {
         self.replies.ring.position()
     }
 
-    /// Publishes and announces the reply that was written, and is done with the request. `carries` = what [`SentReply::call`] says.
+    /// Publishes and announces the written reply, and releases the request. `carries` is [`SentReply::call`].
     #[inline(always)]
     pub fn publish(&mut self, kind: Kind, carries: u64, place: Place) {
         let ReplyWriter { ring, caller } = &mut self.replies;
@@ -74,15 +73,15 @@ impl CalleeLane {
         caller.notify();
     }
 
-    /// The CPU that the caller last said it ran on, plus 1.
+    /// The CPU that the caller last said it runs on, plus 1.
     pub(crate) fn caller_cpu(&self) -> u32 {
         self.replies.caller.line.bell.cpu.load(Relaxed)
     }
 }
 
 impl ReplySlot<'_> {
-    /// Serialises the reply, for the slot or into a block. It is no reply yet, but the caller may begin to copy a large one; a second
-    /// call replaces the first.
+    /// Serialises the reply into the slot or a block. It is not published yet, but the caller may begin to copy a large one. A second call replaces
+    /// the first.
     ///
     /// # Errors
     ///
@@ -95,11 +94,11 @@ impl ReplySlot<'_> {
     ) -> Result<(), SendError> {
         self.len = 0;
         let ReplyWriter { ring, caller } = &mut *self.replies;
-        self.len = write(value, ring, alloc, self.attachments, Some(caller))?;
+        self.len = write_frame(value, ring, alloc, self.attachments, Some(caller))?;
         Ok(())
     }
 
-    /// Whether the caller has left the lane, and the request that has just begun is not to be carried out: W1 to W3 of
+    /// Whether the caller has left the lane, so that the request that has just begun must not be carried out: W1 to W3 of
     /// [`CallerLane::leave`](super::CallerLane::leave).
     #[inline(always)]
     pub(crate) fn is_left(&self) -> bool {
@@ -128,7 +127,7 @@ impl ReplySlot<'_> {
         self.len
     }
 
-    /// The reply, about to be published. A caller that reads it where it lies may keep its block beyond the reply.
+    /// The reply, about to be published. A caller that reads it in place may keep its block beyond the reply.
     #[cold]
     pub(crate) fn sent_slow(self, alloc: &AllocContext<'_>) -> SentReply {
         let mut attachments = std::mem::take(self.attachments);

@@ -1,21 +1,21 @@
-//! What a caller does at its end of a lane: sends requests, waits for replies and takes them, and leaves.
+//! The caller's end of a lane: sends requests, waits for replies, takes them, and leaves.
 //!
-//! It sends only while it has credit, and trusts nothing that the callee has written.
+//! Sends only while it has credit, and trusts nothing that the callee has written.
 
 #![forbid(unsafe_code)]
 
-use super::frame::{place, write};
-use super::{CallerLane, SendError, is_past};
+use super::{CallerLane, is_past};
 use crate::peer_status::PeerStatus;
 use callgate_os::sync::Ordering::{Relaxed, Release, SeqCst};
 use callgate_os::sync::fence;
 use callgate_transport::commit::{Kind, Place};
 use callgate_transport::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
-use callgate_transport::encode::Encode;
+use callgate_transport::encode::{Encode, write_frame};
 use callgate_transport::error::Started;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::loans::Attachments;
 use callgate_transport::memory_pool::{AllocContext, PoolHandle};
+use callgate_transport::outgoing_frame::{SendError, place};
 use callgate_transport::ring::{Consumer, Frame, Producer, Seen};
 use callgate_transport::segment::Segment;
 use callgate_transport::validator::Checked;
@@ -47,12 +47,12 @@ impl CallerLane {
         }
     }
 
-    /// Which of the bridge's lanes it is.
+    /// The lane's index in the bridge.
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// How many requests have been answered, as far as their replies have been taken.
+    /// The number of requests whose replies have been taken.
     pub fn answered(&self) -> u64 {
         self.replies.position()
     }
@@ -63,13 +63,13 @@ impl CallerLane {
         self.requests.position()
     }
 
-    /// How many requests have not been answered.
+    /// The number of unanswered requests.
     #[inline(always)]
     fn unanswered(&self) -> u64 {
         self.requests.position().wrapping_sub(self.replies.position())
     }
 
-    /// How many requests can be sent now: as many as there are slots, but for those that are unanswered.
+    /// How many requests can be sent now: the number of slots, less the unanswered requests.
     #[inline(always)]
     pub fn credit(&self) -> u64 {
         self.replies.count().saturating_sub(self.unanswered())
@@ -81,7 +81,7 @@ impl CallerLane {
         self.unanswered() == 0
     }
 
-    /// Writes a request. The lane must have credit. Returns its length, for [`publish`](Self::publish).
+    /// Writes a request and returns its length, for [`publish`](Self::publish). The lane must have credit.
     ///
     /// # Errors
     ///
@@ -93,21 +93,21 @@ impl CallerLane {
         alloc: &AllocContext<'_>,
     ) -> Result<usize, SendError> {
         debug_assert!(self.credit() > 0);
-        write(args, &mut self.requests, alloc, &mut self.attachments, None)
+        write_frame(args, &mut self.requests, alloc, &mut self.attachments, None)
     }
 
-    /// Whether the request that was written carries memory that its arguments had: what is in boxes.
+    /// Whether the written request carries memory of its arguments: boxes.
     #[inline(always)]
     pub(crate) fn carries_boxes(&self) -> bool {
         self.attachments.is_loaded && !(self.attachments.lent.is_empty() && self.attachments.returns.is_empty())
     }
 
-    /// Publishes and announces the request of `len` bytes that was written. What of its arguments somebody still looks at now is shared
-    /// with the callee; the rest is its own.
+    /// Publishes and announces the request of `len` bytes that was written. Boxes that this side still holds are now shared with the callee; the rest
+    /// is the callee's own.
     #[inline(always)]
-    pub fn publish(&mut self, kind: Kind, call: u64, len: usize, alloc: &AllocContext<'_>) {
+    pub fn publish(&mut self, kind: Kind, call: u64, len: usize, pool: &dyn PoolHandle) {
         let (place, returns) =
-            if self.attachments.is_loaded { self.sent_slow(len, alloc) } else { (Place::Slot(len), 0) };
+            if self.attachments.is_loaded { self.sent_slow(len, pool) } else { (Place::Slot(len), 0) };
         self.requests.publish(kind, returns << 32 | call, place);
         failpoints::reach(Step::ParentRequestStored);
         if !self.in_use {
@@ -116,36 +116,34 @@ impl CallerLane {
         doorbell::notify(&self.worker.bell, &self.worker_bell);
     }
 
-    /// Keeps what the request carries until it is answered. Returns where it lies, and what it brings home.
+    /// Keeps what the request carries until it is answered. Returns where the request lies, and the list of blocks that it returns.
     #[cold]
-    fn sent_slow(&mut self, len: usize, alloc: &AllocContext<'_>) -> (Place, u64) {
+    fn sent_slow(&mut self, len: usize, pool: &dyn PoolHandle) -> (Place, u64) {
         let mut attachments = std::mem::take(&mut self.attachments);
         let place = place(len, attachments.block.as_ref());
-        let returns = alloc.pool.on(|pool, _| pool.sent(&mut attachments));
+        let returns = pool.on(|pool, _| pool.sent(&mut attachments));
         self.under_way.push_back((self.requests.position(), attachments));
         failpoints::reach(Step::ParentRequestDeparted);
         (place, returns.to_word())
     }
 
-    /// Whether the request that comes next may be nested, of the chain `chain`: not while one of another chain is under way, which may not have
-    /// been read.
+    /// Whether the next request may be nested in the chain `chain`: not while one of another chain is under way, which may not have been read.
     pub fn may_nest(&self, chain: u64) -> bool {
         self.is_idle() || self.nested.is_none_or(|(_, other)| other == chain)
     }
 
-    /// The request that comes next is nested, of the chain `chain`, and [may be](Self::may_nest).
+    /// Nests the next request in the chain `chain`, as [`may_nest`](Self::may_nest) allows.
     #[cold]
     pub fn nest(&mut self, chain: u64) {
         self.unnest();
         // Relaxed: published by the request's commit word.
         self.caller.chain.store(chain, Relaxed);
         self.nested = Some((self.requests.position(), chain));
-        // What carries nothing has its end noticed here, too.
+        // An entry even if the request carries nothing, so that its end is noticed.
         self.under_way.push_back((self.requests.position(), Attachments::default()));
     }
 
-    /// Its number, the first time: then whoever serves it is to be told that it is about to be used.
-    /// The next request is not nested: the one that was to be has not been sent.
+    /// Undoes [`nest`](Self::nest): the request was not sent.
     #[cold]
     pub(crate) fn unnest(&mut self) {
         let next = self.requests.position();
@@ -155,6 +153,7 @@ impl CallerLane {
         }
     }
 
+    /// The lane's index the first time, so that the peer can be told before it is used; `None` later.
     #[cold]
     pub(crate) fn begin_use(&mut self) -> Option<u32> {
         let is_begun = std::mem::replace(&mut self.is_begun, true);
@@ -187,11 +186,10 @@ impl CallerLane {
         self.waiter(wait, peer_status, &self.pace).wait(deadline, || self.replies.has_more(&Seen::default()))
     }
 
-    /// Waits for the next reply, or for more of it than has been seen. `pace` = what is known of such waits: they say nothing of how
-    /// long replies take.
+    /// Waits for the next reply, or for more of it than has been `seen`. `pace` is that of such waits, which say nothing of how long replies take.
     ///
-    /// The child does not ring for more of a block that it has announced. Who sleeps here sleeps until it moves on to another
-    /// block or publishes: for both it rings, as always when it has written the commit word.
+    /// The child does not ring for more of a block that it has announced. A caller that sleeps here sleeps until the reply moves to another block or
+    /// is published: the child rings for both, as always when it has written the commit word.
     #[inline(never)]
     pub(crate) fn wait_for_more(
         &self,
@@ -215,15 +213,20 @@ impl CallerLane {
         }
     }
 
-    /// Where replies come from.
+    /// Whether the next reply is still being written, and can be copied meanwhile.
+    pub(crate) fn is_announced(&self) -> bool {
+        self.replies.announced().is_some()
+    }
+
+    /// The ring of replies.
     pub fn replies(&self) -> &Consumer {
         &self.replies
     }
 
-    /// Has the child ring for the next reply, instead of waiting for it. Whether it is there already, and nothing will ring.
+    /// Has the child ring for the next reply. Returns whether the reply is already there, so that nothing will ring.
     ///
-    /// One who waits in this way looks again when it is rung, or when the peer has died, and calls this again if it looked in
-    /// vain; then [`disarm`](Self::disarm).
+    /// Look again when the bell has rung or the peer has died, and call this again if the reply is not there; when done, call
+    /// [`disarm`](Self::disarm).
     pub fn arm(&self) -> bool {
         doorbell::arm(&self.caller.bell, || self.replies.is_ready())
     }
@@ -244,19 +247,20 @@ impl CallerLane {
         Ok(self.replies.take()?.map(|frame| (self.replies.position(), frame)))
     }
 
-    /// Is done with the reply that [`take`](Self::take) returned. `carried` = it carried blocks, which the callee may use again.
-    /// Returns what the request carried.
+    /// Releases the reply returned by [`take`](Self::take). `attachments` = it carried blocks, which the callee may use again. Returns what the
+    /// request carried.
     #[inline(always)]
     pub fn release(&mut self, attachments: bool) -> Option<Attachments> {
         self.replies.release();
         if attachments {
-            // Release: what is to be copied is copied, and what is kept is taken. Pairs with the Acquire in `ReplyMemory::collect` and `OwnMemory::collect`.
+            // Release: what had to be copied is copied, and what is kept is taken. Pairs with the Acquire in `ReplyMemory::collect` and
+            // `OwnMemory::collect`.
             self.caller.released.store(self.replies.position(), Release);
         }
         if self.under_way.is_empty() { None } else { self.arrived_slow() }
     }
 
-    /// Takes back what a request carried whose arguments panicked while they were written.
+    /// Takes back what a request carried whose arguments panicked while being written.
     pub(crate) fn forget_unsent(&mut self, pool: &dyn PoolHandle) {
         if self.attachments.is_loaded {
             let attachments = std::mem::take(&mut self.attachments);
@@ -264,7 +268,7 @@ impl CallerLane {
         }
     }
 
-    /// Nobody waits for the replies any more. What their requests carry comes back when they are taken.
+    /// Notes that nobody waits for the replies any more. What their requests carry comes back when they are taken.
     pub fn give_up(&mut self, pool: &dyn PoolHandle) {
         for (_, attachments) in &mut self.under_way {
             pool.on(|pool, _| pool.given_up(attachments));
@@ -288,20 +292,20 @@ impl CallerLane {
         arrived
     }
 
-    /// Leaves the lane for good: the conversation is over. Returns how far the unanswered request at `position` has come; if it has not
+    /// Leaves the lane for good, because the conversation is over. Returns how far the unanswered request at `position` has come; if it has not
     /// started, it never will.
     ///
-    /// A child is dead by now. A stranger may live, hear of the end later than this side, and take the request meanwhile:
+    /// A child is dead by now. A remote worker may live, hear of the end later than this side, and take the request meanwhile:
     ///
     /// ```text
-    /// caller                      worker of a stranger
+    /// caller                      worker of a remote caller
     /// C1  gone = 1                W1  started = position + 1
     /// C2  fence(SeqCst)           W2  fence(SeqCst)
     /// C3  look at started         W3  if gone: carry nothing out, now or later
     /// ```
     ///
-    /// The two fences stand in one total order. If W2 is first, C3 sees W1: the request has started. If C2 is first, W3 sees C1, and
-    /// nothing is carried out. Of a worker that lies, as one that has died, no more is known than it has said.
+    /// The two fences have a total order. If W2 is first, C3 sees W1: the request has started. If C2 is first, W3 sees C1, and nothing is carried
+    /// out. Of a worker that lies or has died, only what it has stored is known.
     #[cold]
     pub fn leave(&self, position: u64) -> Started {
         // C1.
@@ -312,10 +316,10 @@ impl CallerLane {
         self.started(position)
     }
 
-    /// How far the unanswered request at `position` has come. Only for a message: the peer may lie.
+    /// How far the unanswered request at `position` has come. Only for a message, because the peer may lie.
     pub fn started(&self, position: u64) -> Started {
-        // Relaxed: a hint while the writer lives; after its death (the Acquire of `PeerStatus::dead`) its last store is visible, and after
-        // the fence in `leave` the store of a worker that goes on.
+        // Relaxed: a hint while the writer lives. After its death (the Acquire of `PeerStatus::dead`) its last store is visible; after the fence in
+        // `leave`, so is the store of a worker that lives on.
         let started = self.callee.started.load(Relaxed);
         if is_past(started, position) { Started::Yes } else { Started::No }
     }

@@ -79,8 +79,8 @@ fn serving(lanes: Vec<CachePadded<CalleeLane>>, worker: Placed<WorkerLine>) -> W
     WorkerLanes { lanes, worker, own_bell: futex(), wait, pace, last: 0, obeys: true }
 }
 
-/// The end is asked for while the worker is about to sleep: it comes, and what was published before, on a lane that the worker has never looked at, is
-/// answered first.
+/// The end is requested while the worker is about to sleep. It comes, but what was published before, on a lane that the worker has never looked at,
+/// is answered first.
 #[test]
 fn loom_the_end_comes_after_what_was_published_before_it() {
     loom::model(|| {
@@ -89,7 +89,7 @@ fn loom_the_end_comes_after_what_was_published_before_it() {
         let bell = WorkerBell { line: worker.clone(), sleeper: futex() };
         let asking = loom::thread::spawn(move || {
             let len = caller.write(&(), no_memory()).unwrap();
-            caller.publish(Kind::Call, 0, len, no_memory());
+            caller.publish(Kind::Call, 0, len, no_memory().pool);
             bell.ask_to_end();
         });
         let mut served = serving(vec![CachePadded::new(lane)], worker);
@@ -106,8 +106,8 @@ fn loom_the_end_comes_after_what_was_published_before_it() {
     });
 }
 
-/// Two lanes that enter use at the same moment, and one parked worker: it serves both. What must hold is that it never
-/// sleeps while a request is published, though both callers ring the same bell and both raise `lanes_in_use`.
+/// Two lanes enter use at the same moment while the worker is parked. It serves both: it never sleeps while a request is published, though both
+/// callers ring the same bell and both raise `lanes_in_use`.
 #[test]
 fn loom_worker_finds_requests_on_every_lane() {
     loom::model(|| {
@@ -118,7 +118,7 @@ fn loom_worker_finds_requests_on_every_lane() {
             .map(|mut lane| {
                 loom::thread::spawn(move || {
                     let written = lane.write(&(), no_memory());
-                    written.map(|len| lane.publish(Kind::Call, 0, len, no_memory())).is_ok()
+                    written.map(|len| lane.publish(Kind::Call, 0, len, no_memory().pool)).is_ok()
                 })
             })
             .collect();
@@ -134,14 +134,13 @@ fn loom_worker_finds_requests_on_every_lane() {
     });
 }
 
-/// The caller finds the conversation over in the moment in which a worker that does not know takes the request: what is carried out
-/// counts as started.
+/// The caller finds the conversation over just as a worker that does not know takes the request: what is carried out counts as started.
 #[test]
 fn loom_what_is_left_before_it_has_started_is_not_carried_out() {
     loom::model(|| {
         let (mut caller, mut callee) = lane(0, &worker());
         let len = caller.write(&(), no_memory()).unwrap();
-        caller.publish(Kind::Call, 0, len, no_memory());
+        caller.publish(Kind::Call, 0, len, no_memory().pool);
         let worker = loom::thread::spawn(move || callee.begin().unwrap().is_some_and(|(_, slot)| !slot.is_left()));
         let started = caller.leave(0);
         let is_carried_out = worker.join().unwrap();
@@ -149,8 +148,7 @@ fn loom_what_is_left_before_it_has_started_is_not_carried_out() {
     });
 }
 
-/// A caller that copies a reply while it is written, and sleeps whenever there is no more of it: it gets the reply, though
-/// nobody rings for the pieces.
+/// A caller copies a reply while it is written, and sleeps whenever there is no more of it. It gets the reply, though nobody rings for the pieces.
 #[test]
 fn loom_caller_that_sleeps_between_pieces_is_woken_for_the_reply() {
     loom::model(|| {

@@ -1,4 +1,4 @@
-//! Memory for the tests of lanes: none, as their frames fit any slot.
+//! Memory for the tests of lanes, whose frames all fit a slot: there is none.
 
 #![forbid(unsafe_code)]
 
@@ -6,12 +6,12 @@ use callgate_transport::arena::{Allocation, Source};
 use callgate_transport::commit::BlockRef;
 use callgate_transport::doorbell::Deadline;
 use callgate_transport::error::NoMemory;
-use callgate_transport::memory_pool::{AllocContext, MemoryPool, PoolHandle};
+use callgate_transport::memory_pool::{AllocContext, BlockSize, MemoryPool, PoolHandle, TimeLimit};
 use callgate_transport::segment::Block;
 
 /// Memory for frames that fit any slot.
 pub fn no_memory() -> &'static AllocContext<'static> {
-    const { &AllocContext { pool: &NoPool, deadline: &callgate_transport::memory_pool::NEVER } }
+    const { &AllocContext { pool: &NoPool, limit: TimeLimit::NONE, wait: None } }
 }
 
 struct NoPool;
@@ -21,11 +21,7 @@ impl PoolHandle for NoPool {
         unreachable!("an empty frame needs no memory");
     }
 
-    fn find(
-        &self,
-        _: Deadline,
-        _: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
-    ) -> Result<Allocation, NoMemory> {
+    fn find(&self, _: BlockSize, _: Deadline) -> Result<Allocation, NoMemory> {
         unreachable!("an empty frame fits any slot");
     }
 

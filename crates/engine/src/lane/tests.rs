@@ -21,7 +21,7 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
-/// Both ends of two lanes in one process, and what the parent has beside.
+/// Both ends of two lanes in one process, and the parent's other parts.
 fn two_sides(signal: Signal) -> (Vec<CallerLane>, WorkerLanes, ParentBells) {
     let geometry = Geometry { lanes: 2, slots: 2, slot_lines: 1, workers: 1 };
     let backing = Segments::Sealed.of_parent();
@@ -42,7 +42,7 @@ fn fault_30_a_nested_call_that_is_not_sent_leaves_nothing_on_its_lane() {
     assert_eq!((lane.under_way.len(), lane.caller.chain.load(Relaxed)), (1, 100));
     lane.unnest();
     assert_eq!((lane.under_way.len(), lane.caller.chain.load(Relaxed), lane.nested), (0, 0, None));
-    // One that has been sent stays.
+    // A request that has been sent stays.
     lane.nest(7);
     ask(lane);
     lane.unnest();
@@ -51,7 +51,7 @@ fn fault_30_a_nested_call_that_is_not_sent_leaves_nothing_on_its_lane() {
 
 fn ask(lane: &mut CallerLane) {
     let len = lane.write(&(), no_memory()).unwrap();
-    lane.publish(Kind::Call, 0, len, no_memory());
+    lane.publish(Kind::Call, 0, len, no_memory().pool);
 }
 
 fn answer(worker: &mut WorkerLanes) {
@@ -89,8 +89,8 @@ fn long_used(start: u64) -> (CallerLane, CalleeLane) {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Calls, answers and replies taken in any order are three queues, also where positions wrap: credit is what is not out, and what
-    /// had begun when somebody asked says so.
+    /// Calls, answers and replies taken in any order are three queues, also where positions wrap: credit is what is not under way, and the number of
+    /// begun calls is right at any time.
     #[test]
     fn a_lane_equals_its_queues(
         start in prop_oneof![Just(0), (1u64 << 32) - 9..(1 << 32) + 9, u64::MAX - 9..=u64::MAX],
@@ -174,7 +174,7 @@ fn the_door_opens_for_a_reply_that_was_armed_for_and_for_the_end() {
         answer(&mut worker);
         assert!(is_readable(door));
         assert_eq!(door.clear().collect::<Vec<_>>(), [round as u32 % 2]);
-        // Asked once, it says no more of this ring, though the lane still holds it.
+        // Asked once, the worker says no more of this ring, though the lane still holds it.
         assert!(!is_readable(door));
         assert!(lane.arm(), "the reply is there");
         take(lane);

@@ -1,4 +1,4 @@
-//! How a worker looks for requests on all its lanes, in turn, and waits when there are none.
+//! Looks for requests on all lanes of a worker in turn, and waits when there are none.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,7 @@ use callgate_transport::wake::Bells;
 use crossbeam_utils::CachePadded;
 
 impl WorkerLanes {
-    /// The lanes of worker `index`, whose caller may say when it ends, or not.
+    /// The lanes of worker `index`; `obeys` = its caller may end it.
     pub fn new(segment: &Segment, index: u32, bells: &Bells, wait: Wait, obeys: bool) -> Self {
         let lane = |lane| CachePadded::new(CalleeLane::new(segment, lane, bells));
         Self {
@@ -27,38 +27,38 @@ impl WorkerLanes {
         }
     }
 
-    /// The lane at `place`.
+    /// The lane at index `place`.
     pub fn lane(&mut self, place: usize) -> &mut CalleeLane {
         &mut self.lanes[place]
     }
 
-    /// The lane at `place`, where [`wait`](Self::wait) has found a request; `None` if that has found the end.
+    /// The lane at index `place`, where [`wait`](Self::wait) found a request; `None` if it found the end.
     #[inline(always)]
     pub fn found(&mut self, place: usize) -> Option<&mut CalleeLane> {
         self.lanes.get_mut(place).map(|lane| &mut **lane)
     }
 
-    /// Whether this is the worker of the first lane.
+    /// Whether this worker has the first lane.
     pub fn is_first(&self) -> bool {
         self.lanes.first().is_some_and(|lane| lane.index() == 0)
     }
 
-    /// From now on, finds the request to stop only when there is no other.
+    /// Makes the worker find the request to stop only when there is no other.
     #[cold]
     pub(crate) fn end_soon(&self) {
         // Relaxed: this thread's own note to itself.
         self.worker.lanes_in_use.fetch_max(ENDING, Relaxed);
     }
 
-    /// The addresses of what is kept here of each lane.
+    /// The addresses of this side's state of each lane.
     #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
     pub fn private_memory(&self) -> Vec<std::ops::Range<usize>> {
         let start = |lane| std::ptr::from_ref::<CalleeLane>(lane).addr();
         self.lanes.iter().map(|lane| start(lane)..start(lane) + size_of::<CalleeLane>()).collect()
     }
 
-    /// Waits without limit for a request, and says at which place the lane is that it is on; a place where there is no lane if the parent has asked
-    /// for the end, and every request has been answered. `None` = the caller's `peer_status` is over; whose has none is one that this process does
+    /// Waits without limit for a request, and returns the index of its lane. Returns an index without a lane if the parent has asked for the end and
+    /// every request has been answered; `None` if the caller's `peer_status` is over. A caller without a `peer_status` is one that this process does
     /// not outlive.
     #[inline(always)]
     pub fn wait(&mut self, peer_status: Option<&PeerStatus>) -> Option<usize> {
@@ -104,14 +104,14 @@ impl WorkerLanes {
         None
     }
 
-    /// A lane with a request, the first lane last: the request to stop comes there. If there is none, the end has come.
+    /// A lane with a request, the first lane last, because the request to stop comes there. If there is none, the end has come.
     #[cold]
     fn find_last(&self) -> Option<usize> {
-        // Acquire: what was published before the end was asked for is found. Pairs with the Release in `WorkerBell::ask_to_end`.
+        // Acquire: finds what was published before the end was asked for. Pairs with the Release in `WorkerBell::ask_to_end`.
         fence(Acquire);
         let lanes = self.lanes.len();
         let found = (1..lanes).chain(0..1).find(|&place| self.lanes[place].is_ready());
-        // A stranger writes to this word as it likes, and has no say in when this process ends.
+        // A remote caller may write anything here, and cannot end this process.
         if self.obeys { found.or(Some(lanes)) } else { found }
     }
 }

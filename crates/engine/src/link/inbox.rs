@@ -1,6 +1,7 @@
-//! What the child says on its control socket: above all that it needs memory for replies, which it is granted, and may use once it is sealed.
+//! What the child says on its control socket: above all that it needs memory for replies. It is granted a segment, and may use it once that is
+//! sealed.
 //!
-//! No lock is held while the child is told anything: that may take long.
+//! No lock is held while the child is sent a message, which may take long.
 
 #![forbid(unsafe_code)]
 
@@ -24,7 +25,7 @@ fn lack([error, limit]: [u64; 2]) -> Message {
 }
 
 impl Link {
-    /// Carries out one message of the child. `false` = no healthy child sends this.
+    /// Handles one message of the child. `false` = no healthy child sends this.
     pub(super) fn handle_message(&self, message: Message, descriptor: Option<OwnedFd>) -> bool {
         match message {
             // A child never supplies memory.
@@ -61,13 +62,13 @@ impl Link {
         }
     }
 
-    /// Answers a child that needs memory for a reply. One that asks before it has taken the last answer gets none.
+    /// Answers a child that needs memory for a reply. One that asks before it has taken the last answer is refused.
     fn heed_need(&self, len: u64) -> bool {
         failpoints::reach(Step::ParentNeedHeard);
         let books = self.books.lock();
         let (budget, is_free) = (books.budget, matches!(books.asked, NeedState::Nothing));
         drop(books);
-        // On the watcher's thread, which alone changes that.
+        // Runs on the watcher's thread, which alone changes this.
         match is_free {
             true => self.grant(len),
             false if len > budget => self.tell(Message::Deny { len, max: budget }, None),
@@ -76,7 +77,7 @@ impl Link {
         .is_ok()
     }
 
-    /// Nothing is held while the child is told: that may take long.
+    /// Holds no lock while the child is told, which may take long.
     fn grant(&self, len: u64) -> io::Result<()> {
         let mut books = self.books.lock();
         books.asked = NeedState::Nothing;
@@ -84,7 +85,7 @@ impl Link {
             Ok((segment, mapping, object)) => {
                 failpoints::reach(Step::ParentReplySegmentCreated);
                 let sent = object.as_ref().map(AsFd::as_fd).map(|object| object.try_clone_to_owned()).transpose();
-                // First, so that who is sent the first reply in it finds it.
+                // First, so that the receiver of the first reply in it finds it.
                 if books.is_trusted {
                     books.replies.insert(segment, mapping);
                 } else {
@@ -94,11 +95,11 @@ impl Link {
                 let granted =
                     sent.and_then(|object| self.tell(Message::Grant { segment }, object.as_ref().map(AsFd::as_fd)));
                 if let Err(error) = granted {
-                    // It has been told, and may have answered there already.
+                    // The child has been told, and may have answered already.
                     if self.control.is_slow() {
                         return Err(error);
                     }
-                    // Not the child's doing: with too many descriptors of this user under way, the kernel takes no more.
+                    // Not the child's fault: with too many descriptors of this user in flight, the kernel takes no more.
                     let mut books = self.books.lock();
                     books.asked = NeedState::Nothing;
                     books.for_replies.forget(segment);
@@ -127,7 +128,7 @@ impl Link {
         }
     }
 
-    /// Answers a child that waits for memory, if there is any by now, or too little is being released. Whether it goes on waiting.
+    /// Answers a child that waits for memory, if there is some by now or too little is being released. Returns whether it still waits.
     pub(super) fn grant_late(&self) -> bool {
         let NeedState::Waiting(len) = self.books.lock().asked else { return false };
         if self.grant(len).is_err() {
@@ -137,7 +138,7 @@ impl Link {
         matches!(self.books.lock().asked, NeedState::Waiting(_))
     }
 
-    /// Seals what the child was granted and has mapped, and tells it. `false` = it was granted no such thing.
+    /// Seals the segment that the child was granted and has mapped, and tells it. `false` = it was granted no such segment.
     fn heed_mapped(&self, segment: u64) -> bool {
         let mut books = self.books.lock();
         match std::mem::replace(&mut books.asked, NeedState::Sealing) {
@@ -153,7 +154,7 @@ impl Link {
         }
     }
 
-    /// On a thread of its own: a child that makes holes meanwhile keeps that waiting, and not the watcher.
+    /// On a thread of its own: a child that punches holes meanwhile delays that thread, and not the watcher.
     fn seal(&self, UnsealedSegment { segment, mapping, object }: UnsealedSegment) {
         let Some(object) = object else { return self.sealed(segment, mapping) };
         let (Some(me), seal) = (self.itself.upgrade(), thread::Builder::new().name("callgate-seal".into())) else {
@@ -172,7 +173,7 @@ impl Link {
         }
     }
 
-    /// Frames may name the segment from now on.
+    /// Lets frames name the segment from now on.
     fn sealed(&self, segment: u64, mapping: Arc<Mapping>) {
         let mut books = self.books.lock();
         books.asked = NeedState::Nothing;

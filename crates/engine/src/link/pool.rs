@@ -1,6 +1,6 @@
-//! The memory of requests and boxes, which the parent's calls take, and of which the child is told.
+//! The memory of requests and boxes, allocated by the parent's calls and announced to the child.
 //!
-//! A reply's block is used only where the child was given memory.
+//! A reply's block is used only within memory that the child was given.
 
 #![forbid(unsafe_code)]
 
@@ -12,13 +12,13 @@ use callgate_transport::commit::BlockRef;
 use callgate_transport::doorbell::Deadline;
 use callgate_transport::error::NoMemory;
 use callgate_transport::failpoints::{self, Step};
-use callgate_transport::memory_pool::{MemoryPool, PoolHandle};
+use callgate_transport::memory_pool::{BlockSize, MemoryPool, PoolHandle};
 use callgate_transport::segment::Block;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a call that waits for memory waits between two looks at whether the child has given any back.
+/// How long a call that waits for memory waits before it checks again whether the child has given any back.
 const MEMORY_SLICE: Duration = Duration::from_millis(1);
 
 impl PoolHandle for Link {
@@ -32,16 +32,12 @@ impl PoolHandle for Link {
         self.used_now(is_untidy);
     }
 
-    /// Without a deadline, waits only for what comes back by itself: for the frames of other calls, and for what is being released.
+    /// Without a deadline, waits only for what comes back by itself: the frames of other calls, and memory that is being released.
     #[cold]
-    fn find(
-        &self,
-        deadline: Deadline,
-        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
-    ) -> Result<Allocation, NoMemory> {
+    fn find(&self, size: BlockSize, deadline: Deadline) -> Result<Allocation, NoMemory> {
         let mut pool = self.pool.lock();
         loop {
-            let found = allocate(&mut pool, &mut TellChild(self));
+            let found = pool.allocate(size, &mut TellChild(self));
             let may_wait = match deadline.left() {
                 Some(left) => !left.is_zero(),
                 None => pool.has_frames_under_way() || self.books.lock().for_requests.is_being_released(),
@@ -56,7 +52,7 @@ impl PoolHandle for Link {
         }
     }
 
-    /// The block that a reply names, if it lies wholly in a segment that the child was given and is no longer than allowed.
+    /// The block that a reply names, if it lies within a segment that the child was given, and is not too long.
     fn peer_block(&self, block: BlockRef) -> Option<Block> {
         if block.len > self.peer.max_payload {
             return None;
@@ -86,7 +82,7 @@ impl Source for TellChild<'_> {
         drop(books);
         failpoints::reach(Step::ParentSegmentCreated);
         if let Err(error) = self.0.tell(Message::Attach { segment }, object.as_ref().map(AsFd::as_fd)) {
-            // A child that makes this slow may have it, and is killed for that.
+            // A child that makes this slow may have got the segment; it is killed for that.
             if !self.0.control.is_slow() {
                 self.0.books.lock().for_requests.forget(segment);
             }

@@ -1,5 +1,5 @@
-//! What the hub says on the control socket, and what this side does about it: it maps memory, starts the threads of lanes, and keeps answers
-//! for who asked.
+//! What the hub says on the control socket, and what this side does about it: it maps memory, starts the threads of lanes, and keeps answers for the
+//! calls that asked.
 //!
 //! A message that the hub would not send ends the pair.
 
@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 const SENSELESS: &str = "a control message that makes no sense";
 
-/// What who asked for memory is told.
+/// The answer to a request for memory.
 type Answer = Result<(u64, Arc<Mapping>), NoMemory>;
 
 impl PairEndpoint {
@@ -27,7 +27,7 @@ impl PairEndpoint {
     ///
     /// # Errors
     ///
-    /// What was wrong, if the pair is over for it; none, if the hub has ended it.
+    /// What was wrong, if the pair is over because of it; nothing, if the hub has ended the pair.
     pub(super) fn read(&self) -> Result<bool, Option<&'static str>> {
         let _one_at_a_time = self.reading.lock();
         match self.control.receive(BlockingMode::No) {
@@ -54,7 +54,7 @@ impl PairEndpoint {
         Ok(())
     }
 
-    /// Notes what a message says. Returns the answer to who has asked for memory, if it is one.
+    /// Handles a message. Returns the answer to a request for memory, if it is one.
     fn heed(
         &self,
         told: &mut PairInbox,
@@ -72,7 +72,7 @@ impl PairEndpoint {
                 told.segments.remove(&segment);
                 None
             }
-            // The other side's arena tidies itself.
+            // The other side tidies its own arena.
             Message::Tidy => None,
             Message::Grant { segment } => self.granted(told, segment, mapped(segment, Protection::ReadWrite))?,
             Message::Sealed { segment: SEGMENT } => {
@@ -96,7 +96,7 @@ impl PairEndpoint {
         Ok(answer)
     }
 
-    /// Keeps a segment that has been granted until it is sealed. One that cannot be mapped is an answer already.
+    /// Keeps a granted segment until it is sealed. If it cannot be mapped, that is the answer.
     fn granted(
         &self,
         told: &mut PairInbox,
@@ -112,14 +112,14 @@ impl PairEndpoint {
                 Ok(None)
             }
             Err(error) => {
-                // A hub that does not hear it keeps the memory until the pair is over.
+                // A hub that misses this keeps the memory until the pair is over.
                 let _ = self.control.send(Message::Detach { segment }, None);
                 Ok(Some(Err(failed(format!("memory from the hub cannot be mapped: {error}")))))
             }
         }
     }
 
-    /// Starts the thread of a lane, of which there is one: whoever asks for another does not keep to the protocol.
+    /// Starts the thread of a lane. A lane has one: a second request for it breaks the protocol.
     pub(super) fn start_lane(&self, lane: u64) -> Result<(), &'static str> {
         let (Some(start), Some(index)) = (self.start.get(), u32::try_from(lane).ok()) else { return Err(SENSELESS) };
         let mut started = self.started.lock();
@@ -139,7 +139,7 @@ impl PairEndpoint {
             }
             match self.read() {
                 Ok(true) => {}
-                // Somebody else may have read it since.
+                // Another thread may have read it since.
                 Ok(false) => return known(),
                 Err(what) => {
                     self.over(what.map(Cause::Corrupt));

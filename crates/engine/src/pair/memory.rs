@@ -1,6 +1,6 @@
-//! This side's memory for large payloads, which grows by what the hub gives, and the other side's, where it may be read.
+//! This side's memory for large payloads, which the hub supplies, and the other side's, where it can be read.
 //!
-//! What the other side says of memory is checked. Who waits for the hub keeps this side's memory from other calls for a moment at a time.
+//! What the other side says of memory is checked. Waiting for the hub keeps this side's memory from other calls only for a moment at a time.
 
 #![forbid(unsafe_code)]
 
@@ -15,23 +15,23 @@ use callgate_transport::commit::BlockRef;
 use callgate_transport::doorbell::Deadline;
 use callgate_transport::error::NoMemory;
 use callgate_transport::layout::CallerLine;
-use callgate_transport::memory_pool::{MemoryPool, PoolHandle};
+use callgate_transport::memory_pool::{BlockSize, MemoryPool, PoolHandle};
 use callgate_transport::segment::{Block, Placed};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the hub may take to answer who asks for memory.
+/// How long the hub may take to answer a request for memory.
 const HUB_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long of that this side's memory is kept from other calls.
+/// How long one wait for the hub keeps this side's memory from other calls.
 const HUB_SLICE: Duration = Duration::from_millis(20);
 
-/// How long who waits for memory waits between two looks at whether any has been given back.
+/// How long a call that waits for memory waits before it checks again whether any has been given back.
 const MEMORY_SLICE: Duration = Duration::from_millis(1);
 
 impl PairEndpoint {
-    /// Gives back what the hub has given to calls that did not wait for it. To be done with the arena held: then nobody waits.
+    /// Gives back segments that the hub gave to calls which no longer waited for them. Call with the arena locked: then nobody waits.
     pub(super) fn give_back_spare(&self, source: &mut AskHub<'_>) {
         let mut told = self.told.lock();
         if told.asked.is_some() {
@@ -49,7 +49,7 @@ impl PairEndpoint {
         unmap(spare.into_iter().map(|(_, mapping)| mapping).collect());
     }
 
-    /// Takes back what callers have dealt with, and runs `run` on this side's memory.
+    /// Takes back what callers are done with, and runs `run` on this side's memory.
     fn on_own<R>(&self, run: impl FnOnce(&mut MemoryPool, &mut dyn Source) -> R) -> R {
         let mut own = self.own.lock();
         let mut source = AskHub(self);
@@ -59,7 +59,7 @@ impl PairEndpoint {
 }
 
 impl OwnMemory {
-    /// Takes back what callers have dealt with.
+    /// Takes back what callers are done with.
     pub(super) fn collect(&mut self, callers: &[Placed<CallerLine>], source: &mut dyn Source) {
         let is_dealt_with = |lane: u32, position: u64| {
             // Acquire: pairs with the Release in `CallerLane::release`.
@@ -85,23 +85,19 @@ impl PoolHandle for PairEndpoint {
     }
 
     #[cold]
-    fn find(
-        &self,
-        deadline: Deadline,
-        allocate: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source) -> Result<Allocation, NoMemory>,
-    ) -> Result<Allocation, NoMemory> {
+    fn find(&self, size: BlockSize, deadline: Deadline) -> Result<Allocation, NoMemory> {
         loop {
-            let found = self.on_own(&mut *allocate);
+            let found = self.on_own(|pool, source| pool.allocate(size, source));
             let may_wait = deadline.left().is_some_and(|left| !left.is_zero());
             let waits = match &found {
                 Err(NoMemory::Exhausted { .. }) => may_wait,
-                // Who answers does so once, and waits for as long as the hub may take.
+                // A reply is written only once, so it waits as long as the hub may take.
                 Err(NoMemory::Late { .. }) => may_wait || self.role == PairRole::Owner,
                 _ => false,
             };
             if !waits || self.is_over() {
                 if matches!(found, Err(NoMemory::Late { .. })) {
-                    // What the hub gives then is nobody's.
+                    // Nobody uses what the hub gives after this.
                     self.reclaim.used();
                 }
                 return found;
@@ -152,7 +148,7 @@ impl Source for AskHub<'_> {
                         return Err(failed(format!("the hub gave {} bytes instead of {asked}", mapping.len())));
                     }
                     answer if asked == len => return answer,
-                    // Another call asked, and will again.
+                    // The answer to another call's request, which will ask again.
                     answer => told.spare.extend(answer),
                 }
                 pair.reclaim.used();
@@ -173,7 +169,7 @@ impl Source for AskHub<'_> {
     }
 
     fn shrink(&mut self, segment: u64) {
-        // A hub that does not listen keeps the memory until the pair is over.
+        // A hub that does not read this keeps the memory until the pair is over.
         let _ = self.0.control.send(Message::Detach { segment }, None);
     }
 }

@@ -1,6 +1,6 @@
 //! The caller of a pair as a source of requests: each is copied before it is read.
 //!
-//! It is trusted in nothing. A lane keeps room for small copies, and what is copied of large requests is limited by the caller's own memory.
+//! Nothing that it says is trusted. A lane keeps room for small copies; copies of large requests together are limited to the caller's own memory.
 
 #![forbid(unsafe_code)]
 
@@ -21,16 +21,16 @@ use rkyv::util::AlignedVec;
 const COPY_KEPT: usize = 256 << 10;
 
 impl PairEndpoint {
-    /// Whether there may be another copy of a request, of `len` bytes. Each request lies in memory of its own, so those under way have no more bytes
-    /// in all than the caller's memory: beyond that, it has named some twice.
+    /// Counts another copy of a request, of `len` bytes. Each request lies in memory of its own, so requests under way have no more bytes in all than
+    /// the caller's memory: beyond that, it has named some memory twice.
     ///
     /// # Errors
     ///
-    /// If there may not, and then the pair is over, or if there is no memory for it.
+    /// If the copy would exceed that, and then the pair is over; or if there is no memory for it.
     #[cold]
     pub(super) fn admit_copy(&self, len: usize) -> Result<(), Failure> {
         let lent: u64 = self.told.lock().segments.values().map(|segment| segment.len() as u64).sum();
-        // A caller publishes a block anew after it has heard of the answer, before which `answering` has subtracted it.
+        // A caller reuses a block only after it has heard of the answer, and `answering` has subtracted the block before that.
         let mut copied = self.copied.lock();
         *copied += len as u64;
         if *copied > lent {
@@ -83,7 +83,7 @@ impl RequestSource for RemoteCaller {
     fn publishing(&self, lane: u32, position: u64, carried: Attachments) {
         let mut own = self.0.own.lock();
         own.published.push((lane, position, carried));
-        // The caller does not say when it has dealt with it.
+        // The caller does not say when it is done with it.
         if own.pool.is_beyond_retained() {
             self.0.reclaim.used();
         }

@@ -1,4 +1,4 @@
-//! Pairs with both sides in one process, and a hub between them that does as it is told or nothing.
+//! Pairs with both sides in one process, and a hub between them that obeys or does nothing.
 
 #![forbid(unsafe_code)]
 
@@ -26,7 +26,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 use std::{io, thread};
 
-/// Doubles numbers, and gives texts back.
+/// Doubles numbers and echoes texts.
 struct Doubler;
 
 impl Host for Doubler {
@@ -52,7 +52,7 @@ const PATIENCE: Option<Duration> = Some(Duration::from_secs(30));
 struct Hub([Control; 2]);
 
 impl Hub {
-    /// Gives both sides what they ask for, until one has closed; then the pair is over.
+    /// Gives both sides what they ask for until one has closed; then the pair is over.
     fn run(self) {
         let (mut next, mut unsealed) = (0, HashMap::new());
         while self.0.iter().all(|side| self.answer(side, &mut next, &mut unsealed)) {
@@ -60,7 +60,7 @@ impl Hub {
         }
     }
 
-    /// Answers one side, as far as it has asked. Whether it is still there.
+    /// Answers the pending requests of one side. Returns whether it is still there.
     fn answer(&self, side: &Control, next: &mut u64, unsealed: &mut HashMap<u64, OwnedFd>) -> bool {
         let other = self.0.iter().find(|other| !std::ptr::eq(*other, side)).expect("two sides");
         loop {
@@ -72,7 +72,7 @@ impl Hub {
                     let _ = side.send(Message::Grant { segment: *next }, Some(object.as_fd()));
                     unsealed.insert(*next, object);
                 }
-                // Both were told ahead that it is sealed.
+                // Both were told at the start that it is sealed.
                 Ok(Some((Message::Mapped { segment: SEGMENT }, _))) => {}
                 Ok(Some((Message::Mapped { segment }, _))) => {
                     let object = unsealed.remove(&segment).expect("it was granted");
@@ -136,7 +136,7 @@ fn strangers_call_each_other() {
     assert!(matches!(double(&caller, 1), Err(CallError::Died { .. })));
 }
 
-/// Two calls need memory, and the hub does not answer: each gives up in its own time. What the hub gives then is used, or given back.
+/// Two calls need memory and the hub does not answer: each gives up in its own time. What the hub gives later is used or given back.
 #[test]
 fn a_hub_that_does_not_answer_costs_a_call_no_more_than_its_time() {
     let ([caller, owner], hub) = introduced(geometry(2));
@@ -180,7 +180,7 @@ impl Host for Gated {
     }
 }
 
-/// An owner with one lane, which is [`Gated`]; how many calls have begun; and what lets the first go on.
+/// An owner with one lane, which is [`Gated`]; the number of calls that have begun; and the gate of the first one.
 fn serve_gated(owner: Introduction) -> (Arc<PairEndpoint>, Arc<AtomicU32>, Sender<()>) {
     let (open, gate) = mpsc::channel();
     let (ran, mut gate) = (Arc::new(AtomicU32::new(0)), Some(gate));
@@ -258,7 +258,7 @@ fn a_header_that_the_other_side_has_rewritten_brings_no_more_threads() {
     assert!(geometry_of(geometry(8).segment_len() + 128).is_none());
 }
 
-/// A caller that has its lanes name one block would have the owner make a copy for each.
+/// A caller that has its lanes name one block tries to make the owner copy it for each.
 #[test]
 fn fault_43_copies_of_requests_have_no_more_bytes_than_their_callers_memory() {
     const MIB: usize = 1 << 20;
@@ -274,14 +274,14 @@ fn fault_43_copies_of_requests_have_no_more_bytes_than_their_callers_memory() {
     assert!(owner.admit_copy(MIB / 2).is_err() && owner.is_over());
 }
 
-/// The hub says nothing to anybody: the end is the caller's alone, and the owner's worker goes on.
+/// The hub says nothing: only the caller knows of the end, and the owner's worker goes on.
 #[test]
 fn a_call_that_had_not_started_when_its_caller_left_is_never_carried_out() {
     let ([caller, owner], _silent) = introduced(geometry(1));
     let (owner, ran, open) = serve_gated(owner);
     let (caller, pair) = call(caller).unwrap();
     let begin = || caller.begin(&METHOD, (), PATIENCE).unwrap();
-    // Given up, so that the only lane is free for another.
+    // Given up, so that the only lane is free for another call.
     drop(begin());
     wait_until(|| ran.load(Ordering::SeqCst) == 1);
     let mut second = begin();

@@ -1,6 +1,6 @@
-//! A shared box as part of a frame: what is written, and what is made of it on the other side.
+//! A shared box as part of a frame: how it is written, and how the other side reads it.
 //!
-//! Relies on `bytes` for where the contents lie. Whatever the frame says is checked: which loan it names, and how long its contents are.
+//! Relies on `bytes` for where the contents lie. Checks what a frame says: which loan it names, and how long its contents are.
 
 use super::SharedBox;
 use super::bytes::{BorrowedBlock, Bytes, HERE, HOMEWARD, OwnBlock, Store};
@@ -21,19 +21,19 @@ use std::sync::Arc;
 
 /// A box in a frame.
 ///
-/// It has no contents to be looked at: make a [`SharedBox`] of it by taking the value, not its archive.
+/// Its contents cannot be read from here: take the value, a [`SharedBox`], and not its archive.
 #[derive(Debug, Portable, CheckBytes)]
 #[bytecheck(crate = rkyv::bytecheck)]
 #[repr(C)]
 pub struct ArchivedSharedBox<T: Contents + ?Sized> {
-    /// The contents themselves, where there is no memory to lend.
+    /// The contents themselves, if no memory can be lent.
     inline: ArchivedBox<[u8]>,
     segment: u64_le,
     offset: u64_le,
     len: u64_le,
     /// 0 = the contents are inline.
     loan_id: u64_le,
-    /// A type for each type of box, so that the compiler can tell apart what is asked of the two.
+    /// Gives each type of box its own archived type, so that the compiler can tell their requirements apart.
     contents: PhantomData<T>,
 }
 
@@ -45,7 +45,7 @@ pub struct SharedBoxResolver {
 }
 
 impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
-    /// The bytes, as one who receives the frame has them from now on.
+    /// The bytes, as the frame's receiver has them from now on.
     fn open(&self, pool: &Arc<dyn PoolHandle>, decoder: &mut Decoder<'_>) -> Result<Bytes, Failure> {
         let len = usize::try_from(self.len.to_native()).map_err(|_| Failure)?;
         let loan_id = LoanId::checked(self.loan_id.to_native()).ok_or(Failure)?;
@@ -93,7 +93,7 @@ impl<T: Contents + ?Sized> ArchivedSharedBox<T> {
             bytes.as_mut_slice().copy_from_slice(&self.inline);
             return Ok(bytes);
         }
-        // One that came with another frame may name what is somebody else's by now.
+        // A box that came with another frame may name what belongs to someone else by now.
         if !decoder.has(self) {
             return Err(Failure);
         }
@@ -124,9 +124,9 @@ impl<T: Contents + ?Sized> Archive for SharedBox<T> {
 impl<'e, T: Contents + ?Sized> Serialize<Encoder<'e>> for SharedBox<T> {
     fn serialize(&self, encoder: &mut Encoder<'e>) -> Result<SharedBoxResolver, Failure> {
         let bytes = &self.bytes;
-        let box_ref = match bytes.len {
-            0 => None,
-            _ => encoder.writer.send_with(&mut |alloc, attachments| bytes.box_ref(alloc, attachments))?,
+        let box_ref = match encoder.writer.frame() {
+            Some(frame) if bytes.len > 0 => Some(frame.attach(|alloc, attachments| bytes.box_ref(alloc, attachments))?),
+            _ => None,
         };
         let inline_len = if box_ref.is_some() { 0 } else { bytes.len };
         let inline = ArchivedBox::serialize_from_ref(&bytes.as_slice()[..inline_len], encoder)?;
@@ -136,7 +136,7 @@ impl<'e, T: Contents + ?Sized> Serialize<Encoder<'e>> for SharedBox<T> {
 
 impl<T: Contents + ?Sized> Deserialize<SharedBox<T>, Decoding<'_>> for ArchivedSharedBox<T> {
     fn deserialize(&self, decoder: &mut Decoding<'_>) -> Result<SharedBox<T>, Failure> {
-        // What is noted from here on is about this box.
+        // Clears what was noted before: the next refusal is about this box.
         last_refusal();
         let made = self.bytes(decoder).ok().filter(|bytes| T::of(bytes.as_slice()).is_some());
         let bytes = made.unwrap_or_else(|| {

@@ -1,11 +1,11 @@
-//! The bytes of a box, whatever its type: in private memory, in a block of this side, or in one of the peer's.
+//! The bytes of a box, whatever its type: in private memory, in a block of this side, or in a block of the peer's.
 //!
-//! With `unsafe` in it: this is where blocks become slices. The rules:
+//! With `unsafe` in it, because blocks become slices here. The rules:
 //!
-//! - A block of this side's own arena is referred to if the peer can merely read it (the memory of a parent's requests and boxes), or
+//! - A block of this side's own arena is referenced if the peer can only read it (the memory of a parent's requests and boxes), or
 //!   is trusted to write there only while the block is its own.
-//! - A block of the peer's arena is referred to only if the peer is trusted not to write there meanwhile (a child's parent, and a
-//!   child that its parent vouches for). Of all others the contents are copied.
+//! - A block of the peer's arena is referenced only if the peer is trusted not to write there meanwhile (a child's parent, and a
+//!   child that its parent trusts). The contents of all others are copied.
 
 use super::contents::ALIGN;
 use super::place::{self, Memory};
@@ -14,7 +14,7 @@ use crate::commit::BlockRef;
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::loans::{Attachments, BoxRef, LoanId};
-use crate::memory_pool::{AllocContext, PoolHandle};
+use crate::memory_pool::{AllocContext, BlockSize, PoolHandle};
 use crate::reading::{BYTES_A_LOOK, has_memory, in_time};
 use crate::segment::{Block, Span};
 use rkyv::rancor::Failure;
@@ -23,13 +23,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// What an untrusted peer's box of fewer bytes holds is copied into private memory.
+/// A box of an untrusted peer with fewer bytes than this is copied into private memory.
 const SMALL: usize = 4 << 10;
 
-/// Stands for the segment of a block that is the receiver's own.
+/// Stands in for the segment of a block that goes back to its owner.
 pub(super) const HOMEWARD: u64 = u64::MAX;
 
-/// What a box consists of, whatever its type: so many bytes in some place.
+/// The bytes of a box: their place and number.
 pub(super) struct Bytes {
     pub(super) store: Store,
     pub(super) len: usize,
@@ -51,13 +51,13 @@ pub(super) struct OwnBlock {
     pool: Arc<dyn PoolHandle>,
 }
 
-/// What became of the block.
+/// What has become of the block.
 enum BoxState {
     /// It is here alone.
     Here(Allocation),
-    /// It was sent, by a value that may be gone by now or not.
+    /// It was sent, by a value that may be gone by now.
     Lent(LoanId),
-    /// Neither, for the moment of a change.
+    /// Neither, during a change of state.
     Gone,
 }
 
@@ -66,16 +66,16 @@ pub(crate) struct BorrowedBlock {
     block: Block,
     loan_id: LoanId,
     pool: Arc<dyn PoolHandle>,
-    /// Whether a frame has ever named it: one look instead of a lock.
+    /// Whether a frame has ever named it: cheaper to read than to lock.
     was_returned: AtomicBool,
 }
 
-/// The memory that this process has as a child: its bridge's.
+/// The memory of this process, if it is a child: its bridge's.
 pub(super) static HERE: OnceLock<Arc<dyn PoolHandle>> = OnceLock::new();
 
-/// Makes `home` the memory of boxes in this process, which is a child.
+/// Makes `pool` the memory of boxes in this process, which is a child.
 pub fn set_pool(pool: Arc<dyn PoolHandle>) {
-    // A process is the child of one parent.
+    // A process is the child of one parent, so this is set once.
     let _ = HERE.set(pool);
 }
 
@@ -88,7 +88,7 @@ impl OwnBlock {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this side alone has the block, now that somebody has the box for himself.
+    /// Whether only this side has the block, for a caller that has the box to itself.
     fn is_alone(&mut self) -> bool {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let BoxState::Lent(loan_id) = *state
@@ -125,7 +125,7 @@ impl BorrowedBlock {
         self.block.span()
     }
 
-    /// Whether the peer may yet look at it, for a frame that names it.
+    /// Whether the peer may still read it through a frame that names it.
     fn is_being_returned(&self) -> bool {
         self.was_returned.load(Relaxed) && self.pool.on(|pool, _| pool.holder.is_being_returned(self.loan_id))
     }
@@ -140,12 +140,12 @@ impl Drop for BorrowedBlock {
 }
 
 impl Bytes {
-    /// `len` bytes of `home`'s memory, which hold what they held before.
+    /// `len` bytes of memory from `pool`, which hold what they held before.
     pub(super) fn stale(pool: &Arc<dyn PoolHandle>, len: usize, deadline: Deadline) -> Result<Self, NoMemory> {
         Self::stale_until(pool, len, deadline, Deadline::NEVER)
     }
 
-    /// The same, of which nobody wants anything after a deadline.
+    /// The same, which nobody wants after `until`.
     fn stale_until(
         pool: &Arc<dyn PoolHandle>,
         len: usize,
@@ -159,7 +159,7 @@ impl Bytes {
         Ok(Self { store: Store::OwnBlock(OwnBlock::new(allocation, pool)), len })
     }
 
-    /// The same, of `bridge`'s memory, for which it may wait as long as for a call.
+    /// The same, from `bridge`, which may wait as long as a call may.
     pub(super) fn stale_in(bridge: &impl Memory, len: usize) -> Result<Self, NoMemory> {
         let place::PoolOf(pool, timeout) = bridge.pool();
         let deadline = Deadline::after(timeout);
@@ -178,7 +178,7 @@ impl Bytes {
         Self { store: Store::Private(bytes), len }
     }
 
-    /// `len` bytes wherever boxes of this process lie.
+    /// `len` bytes in the default place for boxes of this process.
     pub(super) fn stale_here(len: usize) -> Result<Self, NoMemory> {
         match HERE.get() {
             Some(pool) => Self::stale(pool, len, Deadline::NEVER),
@@ -186,7 +186,7 @@ impl Bytes {
         }
     }
 
-    /// A copy of the first `len` bytes of a span that a peer may be writing; in shared memory if there is any.
+    /// A copy of the first `len` bytes of a span that a peer may be writing; in shared memory if there is some.
     ///
     /// # Errors
     ///
@@ -198,7 +198,7 @@ impl Bytes {
         until: Deadline,
     ) -> Result<Self, Failure> {
         let mut copy = match len {
-            // Not worth a block.
+            // Too few to be worth a block.
             ..SMALL => Self::private(len),
             _ => Self::stale_until(pool, len, Deadline::now(), until)
                 .or_else(|_| has_memory(len).map(|()| Self::private(len)))?,
@@ -206,7 +206,7 @@ impl Bytes {
         let target = copy.as_mut_slice();
         for from in (0..len).step_by(BYTES_A_LOOK) {
             let piece = span.first(len.min(from + BYTES_A_LOOK)).after(from);
-            // SAFETY: as long as the piece, and nobody else's: a new block, or private memory.
+            // SAFETY: as long as the piece, and used by nobody else: a new block, or private memory.
             unsafe { piece.copy_to(target[from..].as_mut_ptr()) };
             in_time(until)?;
         }
@@ -219,8 +219,8 @@ impl Bytes {
             Store::OwnBlock(own) => &own.block,
             Store::Peer(peer) => &peer.block,
         };
-        // SAFETY: see the rules at the top of the file. An own block that is lent is only read by a peer that is not trusted, and one
-        // that is has promised; who writes here has the box for himself.
+        // SAFETY: see the rules at the top of the file. An own block that is lent is only read by an untrusted peer; a trusted one has promised not
+        // to write. Writing here takes `&mut` of the box.
         unsafe { block.span().first(self.len).as_bytes() }
     }
 
@@ -237,7 +237,7 @@ impl Bytes {
         unsafe { block.span().first(self.len).as_mut_bytes() }
     }
 
-    /// Whether nobody else looks at the bytes, or may.
+    /// Whether nobody else reads the bytes, or may.
     fn is_ours_to_write(&mut self) -> bool {
         match &mut self.store {
             Store::Private(_) => true,
@@ -268,8 +268,8 @@ impl Bytes {
 
     // ---- sending ---------------------------------------------------------------------------------------------------
 
-    /// Has the frame that is being written, which carries `carried`, name these bytes: a block of their own if they are at home where the frame
-    /// goes and are not with another frame, else a copy of them.
+    /// Names these bytes in the frame being written, with these `attachments`: their own block, if it belongs to the frame's memory and no other
+    /// frame has it, else a copy.
     pub(super) fn box_ref(&self, alloc: &AllocContext<'_>, attachments: &mut Attachments) -> Result<BoxRef, NoMemory> {
         let box_ref = match &self.store {
             Store::OwnBlock(own) if is_same(&own.pool, alloc.pool) => own.lend(self.len, attachments)?,
@@ -284,9 +284,9 @@ impl Bytes {
 
     fn box_ref_of_copy(&self, alloc: &AllocContext<'_>, attachments: &mut Attachments) -> Result<BoxRef, NoMemory> {
         let len = self.len as u64;
-        let allocation = alloc.find(&mut |pool, source| pool.allocate(len, source))?;
+        let allocation = alloc.allocate(BlockSize::Bytes(len))?;
         let place = allocation.reference(self.len);
-        // SAFETY: a new block, that nobody else knows of, of at least `len` bytes.
+        // SAFETY: a new block of at least `len` bytes, which nobody else knows of.
         let target = unsafe { allocation.span().first(self.len).as_mut_bytes() };
         target.copy_from_slice(self.as_slice());
         alloc.pool.on(|pool, source| match pool.lend(allocation, len, false, &mut attachments.lent, source) {
@@ -305,7 +305,7 @@ impl OwnBlock {
         let mut state = self.state();
         let allocation = match std::mem::replace(&mut *state, BoxState::Gone) {
             BoxState::Here(allocation) => allocation,
-            // By a frame that has been dealt with, perhaps.
+            // Perhaps by a frame that has been dealt with.
             BoxState::Lent(loan_id) => match self.pool.on(|pool, source| pool.reclaim(loan_id, source)) {
                 Some(allocation) => allocation,
                 None => {
@@ -333,7 +333,7 @@ impl OwnBlock {
 }
 
 impl BorrowedBlock {
-    /// `None` if another place in the frame brings it home already.
+    /// `None` if another place in the frame returns it already.
     fn return_with(&self, len: usize, attachments: &mut Attachments) -> Option<BoxRef> {
         self.was_returned.store(true, Relaxed);
         let is_first = self.pool.on(|pool, _| pool.holder.return_with(self.loan_id, &mut attachments.returns));

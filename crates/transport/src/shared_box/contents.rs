@@ -1,6 +1,6 @@
-//! What a shared box may hold: plain data, of which any bytes are a value.
+//! What a shared box may hold: plain data, for which any bytes are a value.
 //!
-//! Relies on `bytemuck` for what that is. Says how bytes are looked at, and never where they lie.
+//! Relies on `bytemuck` for what counts as plain data. Knows how to view bytes, not where they lie.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ pub(super) const ALIGN: usize = 64;
 
 /// What a [`SharedBox`](super::SharedBox) may hold: `T` or `[T]`, of plain data.
 ///
-/// Plain data is what implements [`Pod`]: numbers, arrays of them, and structs that derive it (`repr(C)`, without padding).
+/// Plain data is everything that implements [`Pod`]: numbers, arrays of them, and structs that derive it (`repr(C)`, without padding).
 #[diagnostic::on_unimplemented(
     message = "a `SharedBox` cannot hold `{Self}`",
     label = "not plain data, nor a slice of it",
@@ -22,7 +22,7 @@ pub trait Contents: sealed::Sealed {
     #[doc(hidden)]
     const SIZE_AND_ALIGN_ARE_FINE: ();
 
-    /// The fewest bytes that are such contents.
+    /// The least number of bytes that such contents have.
     #[doc(hidden)]
     const LEAST: usize;
 
@@ -68,7 +68,7 @@ impl<T: Pod> Contents for [T] {
 
     #[inline]
     fn of(bytes: &[u8]) -> Option<&[T]> {
-        // No bytes at all may be anywhere.
+        // An empty slice needs no alignment.
         if bytes.is_empty() { Some(&[]) } else { bytemuck::try_cast_slice(bytes).ok() }
     }
 

@@ -1,4 +1,4 @@
-//! Where boxes can be made, which is the memory of a bridge.
+//! Where boxes can be made: in the memory of a bridge.
 //!
 //! Relies on `memory_pool`. Only bridges implement it.
 
@@ -11,12 +11,12 @@ use std::time::Duration;
 /// Where boxes can be made: a bridge.
 pub trait Memory: Sealed {}
 
-/// What bridges have, and nothing else should.
+/// The memory of a bridge, for the library only: bridges implement this, and nothing else does.
 pub trait Sealed {
     #[doc(hidden)]
     fn pool(&self) -> PoolOf;
 
-    /// Takes back what calls that were given up have left behind.
+    /// Takes back what calls that gave up have left behind.
     #[doc(hidden)]
     fn take_late_replies(&self);
 }
@@ -25,7 +25,7 @@ pub trait Sealed {
 pub struct PoolOf(pub(crate) Arc<dyn PoolHandle>, pub(crate) Option<Duration>);
 
 impl PoolOf {
-    /// For the bridge whose memory it is. Nobody else gets it out again: who has a pool can free what others use.
+    /// The memory of a bridge, for the bridge itself. Only this crate gets it out again: a holder of a pool can free blocks that others use.
     pub fn new(pool: Arc<dyn PoolHandle>, timeout: Option<Duration>) -> Self {
         Self(pool, timeout)
     }
