@@ -40,7 +40,7 @@ pub struct SlotLine {
     /// `sequence << 32 | length << 8 | kind`, see `commit::Commit`. Written last, with Release; 0 = never written.
     pub commit: AtomicU64,
     /// Requests: `depth << 56 | returns << 32 | interface << 16 | method`. Replies: `returns << 32`, and 1 if it carries anything. `returns` = the first of
-    /// the receiver's own blocks that the frame brings home, see `loans::LoanList`.
+    /// the receiver's own blocks that the frame returns, see `loans::LoanList`.
     pub call: AtomicU64,
     /// The first bytes of the payload, or a `commit::BlockRef`. While a reply is written into a block: the `BlockRef` of all that it
     /// may fill there, and the words at [`MARK`] and [`EXPECTED`].
@@ -131,9 +131,9 @@ pub const LOANS: usize = 2;
 ///
 /// | from | to | who | when |
 /// |---|---|---|---|
-/// | anything | TAKEN | holder | it keeps the block beyond the frame that named it |
-/// | TAKEN | DONE | holder | it will not look at the block again |
-/// | TAKEN | HOME | holder | before it publishes a frame that brings the block home; `next` = the index after it in that frame, plus 1 |
+/// | anything | TAKEN | holder | keeps the block beyond the frame that named it |
+/// | TAKEN | DONE | holder | no longer uses the block |
+/// | TAKEN | RETURNED | holder | before it publishes a frame that returns the block; `next` = the next index in the list of that frame, plus 1 |
 ///
 /// A word of another generation says nothing of this loan: nobody took the block.
 #[derive(Debug)]
@@ -146,8 +146,8 @@ pub struct HeldTable {
 pub const TAKEN: u64 = 1;
 /// The block is no longer held.
 pub const DONE: u64 = 2;
-/// The block is on its way home.
-pub const HOME: u64 = 3;
+/// A frame returns the block.
+pub const RETURNED: u64 = 3;
 
 /// What a child says as it ends. Written by the child; read by its parent once the child is dead, and trusted in nothing.
 ///
