@@ -13,7 +13,7 @@ use crate::archive::{access_until, catch};
 use crate::commit::ALIGN;
 use crate::decoder::{Decoder, Transfer};
 use crate::doorbell::Deadline;
-use crate::reading::{BYTES_A_LOOK, DecodeRefusal, Need, has_memory, in_time, refuse};
+use crate::reading::{BYTES_A_LOOK, DecodeRefusal, has_memory, in_time, refuse};
 use crate::segment::Span;
 use crate::validator::Checked;
 use rkyv::Archive;
@@ -321,7 +321,6 @@ pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], decoder: Decoder<'_>) -> Resu
     let decoder = decoder.within(bytes);
     catch(|| {
         let (archived, need) = access_until::<R::Archived>(bytes, decoder.until())?;
-        let need = Need { is_trusted: decoder.pool().is_none(), ..need };
         if need.levels == 0 || CopyBuffer::<R>::is_of_numbers() {
             return decoder.make(archived);
         }

@@ -20,7 +20,6 @@ pub struct Decoder<'d> {
     pool: Option<&'d Arc<dyn PoolHandle>>,
     /// Bytes that may yet be copied out of what the peer lends.
     left: u64,
-    pub trust: Option<TrustedPeer>,
     /// The addresses of the frame, so that boxes are made of what came with it and nothing else; `None` in a child.
     frame: Option<Range<usize>>,
     /// Whether a part of the value could not be made, and why.
@@ -49,13 +48,13 @@ pub type Decoding<'d> = Strategy<Decoder<'d>, Failure>;
 impl<'d> Decoder<'d> {
     /// Of replies that came by a bridge, whose boxes together have at most `most` bytes, and which are wanted until a deadline.
     #[inline(always)]
-    pub fn of(pool: &'d Arc<dyn PoolHandle>, most: u64, trust: Option<TrustedPeer>, until: Deadline) -> Self {
-        Self { pool: Some(pool), left: most, trust, frame: None, refused: None, until }
+    pub fn of(pool: &'d Arc<dyn PoolHandle>, most: u64, until: Deadline) -> Self {
+        Self { pool: Some(pool), left: most, frame: None, refused: None, until }
     }
 
     /// Of what a child got from its parent.
     pub fn of_child() -> Self {
-        Self { pool: None, left: u64::MAX, trust: None, frame: None, refused: None, until: Deadline::NEVER }
+        Self { pool: None, left: u64::MAX, frame: None, refused: None, until: Deadline::NEVER }
     }
 
     /// The same, of a frame that lies in `bytes`.

@@ -170,7 +170,9 @@ impl Caller {
                     failpoints::reach(Step::ParentReplySeen);
                     let value = R::from_slot(frame.line, frame.payload, self.decoder(context));
                     self.release(lane, false);
-                    return Some(value.map_err(|Failure| self.unread(context)));
+                    return Some(
+                        value.map(|value| value.with_trust(self.peer.trust)).map_err(|Failure| self.unread(context)),
+                    );
                 }
                 Ok(Some(_)) => {
                     if let Some(outcome) = self.take_slow(lane, position, kind, context) {
@@ -251,6 +253,6 @@ impl Caller {
     /// What replies are decoded with.
     #[inline(always)]
     pub fn decoder(&self, context: &CallContext) -> Decoder<'_> {
-        Decoder::of(&self.pool, self.peer.max_payload, self.peer.trust, context.deadline)
+        Decoder::of(&self.pool, self.peer.max_payload, context.deadline)
     }
 }
