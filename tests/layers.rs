@@ -19,6 +19,7 @@ const UNSAFE: &[&str] = &[
     "crates/os/src/",
     "crates/engine/src/trusted.rs",
     "crates/transport/src/archive.rs",
+    "crates/transport/src/arena.rs",
     "crates/transport/src/copy_buffer.rs",
     "crates/transport/src/decoder.rs",
     "crates/transport/src/encode.rs",

@@ -355,14 +355,14 @@ mod tests {
                             0 => producer.claim().1.announce(name, 0, PIECES * 128),
                             _ => producer.claim().1.advance(piece * 128),
                         }
-                        Span::of(&[number; 128]).copy_into(block.span().after(piece * 128));
+                        Span::of(&[number; 128]).copy_into_for_test(block.span().after(piece * 128));
                     }
                     producer.publish(Kind::Call, 1, Place::Block(name));
                 }
             });
             let (mut producer, mut answers, block) = (Producer::new(requests, 0), Consumer::new(replies, 0), block());
             for number in 0..FRAMES {
-                Span::of(&[number; 100]).copy_into(producer.claim().1.payload().after(48));
+                Span::of(&[number; 100]).copy_into_for_test(producer.claim().1.payload().after(48));
                 producer.publish(Kind::Call, 0, Place::Slot(148));
                 while !answers.is_ready() {
                     if answers.announced().is_some() {

@@ -107,12 +107,12 @@ impl Spill for BlockSpill<'_> {
             self.until = self.alloc.deadline.until();
         }
         let larger = self.alloc.find(&mut |pool, source| pool.allocate_more(written, need, source));
-        let larger = larger.map_err(|why| self.failed = Some(why)).ok()?;
+        let mut larger = larger.map_err(|why| self.failed = Some(why)).ok()?;
         failpoints::reach(if self.reader.is_none() { Step::ParentBlockAllocated } else { Step::ChildBlockAllocated });
         // A frame may fill the block up to where the longest payload ends.
-        let room = larger.room();
         let from = self.attachments.block.as_ref().map_or(self.claim.payload(), Allocation::span);
-        from.first(written).copy_into(room);
+        larger.copy_from(from.first(written));
+        let room = larger.room();
         let place = (room.start(), room.len());
         self.attachments.is_loaded = true;
         if let Some(old) = self.attachments.block.replace(larger) {
