@@ -223,7 +223,7 @@ impl dyn PoolHandle + '_ {
         result.unwrap_or_else(|| unreachable!("a pool that did not run what it was given"))
     }
 
-    /// Accepts the blocks that a frame with this call word returns. The number is for [`forget`](Self::forget), which frees the blocks that the
+    /// Accepts the blocks that a frame with this call word returns. The number is for `forget`, which frees the blocks that the
     /// frame's value did not take; `None` if the frame carries nothing.
     #[inline]
     pub fn accept_returns(&self, call: u64) -> Option<u64> {
