@@ -19,7 +19,7 @@ const MOST: usize = 64;
 
 /// Lends, finishes frames and takes back as the bytes say, while the table of what is held says what they say.
 ///
-/// No block is freed or brought home while somebody here looks at it, none twice, and all are back in the end.
+/// No block is freed or returned while this side uses it, none twice, and all are back in the end.
 pub fn loans(data: &[u8]) {
     let mut input = Input::new(data);
     let mut model = Model::new();
@@ -47,7 +47,7 @@ struct Model {
     memory: Memory,
     /// What is out.
     lent: Vec<Lent>,
-    /// The frame that is being written, those that are on their way, and those whose blocks are being taken home.
+    /// The frame that is being written, those that were sent, and those of the peer whose returned blocks are being taken.
     next: LoanList,
     sent: Vec<LoanList>,
     accepted: Vec<u64>,
@@ -122,7 +122,7 @@ impl Model {
                 assert_eq!(len, 100);
                 self.freed.push(allocation);
             }
-            (Some(_), None) => panic!("a block came home that was not lent"),
+            (Some(_), None) => panic!("a block was returned that was not lent"),
         }
     }
 
@@ -212,7 +212,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     let (lend, owned, send, finish_frame) = ([0, 0].as_slice(), &[0, 1][..], &[2][..], &[3, 0][..]);
     // The word of the loan under an index: of the first generation, so and so, with what comes after it.
     let says = |index: u8, state: u8, next: u8| [4, index, 1, state, next];
-    let (taken, done, home) = (1, 2, 3);
+    let (taken, done, returned) = (1, 2, 3);
     let (collect, accept_returns) = ([6], |first: u8| [7, 0, first]);
     let (take, copied, forget) = (|index: u8| [8, index, 1], [9, 0], [10, 0]);
     vec![
@@ -223,8 +223,8 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
             lend,
             lend,
             send,
-            &says(0, home, 2),
-            &says(1, home, 0),
+            &says(0, returned, 2),
+            &says(1, returned, 0),
             &accept_returns(1),
             &take(1),
             &take(0),
@@ -232,7 +232,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
             &forget,
         ]
         .concat(),
-        [owned, send, &says(0, home, 1), &accept_returns(1), &take(0), finish_frame, &[11, 0, 0], &copied, &forget]
+        [owned, send, &says(0, returned, 1), &accept_returns(1), &take(0), finish_frame, &[11, 0, 0], &copied, &forget]
             .concat(),
     ]
 }

@@ -201,14 +201,14 @@ fn read<R: Transfer + Debug>(
 /// From a slot, from a block, and copied while it is written.
 fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>> {
     HOME.with(|pool| {
-        let decoder = || Decoder::of(pool, 1 << 20, None, callgate_transport::doorbell::Deadline::NEVER);
+        let decoder = || Decoder::of(pool, 1 << 20, callgate_transport::doorbell::Deadline::NEVER);
         let slots = Slots::on_heap(2);
         in_line(slots.line(0), bytes);
         // In memory that ends where the reply does.
         let exact: Box<[u8]> = bytes.into();
         let span = Span::of(&exact);
         let slot = R::from_slot(slots.line(0), span, decoder());
-        let block = R::from_block(block_of(span), 0, decoder());
+        let block = R::from_block(block_of(span), decoder());
         let mut copy_buffer = R::copy_buffer();
         copy_buffer.begin(bytes.len() * steps / 4).unwrap();
         (1..=steps).for_each(|step| {
@@ -223,7 +223,7 @@ fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>>
 fn block_of(span: Span<'_>) -> Block {
     let mapping = Arc::new(Mapping::on_heap(&HeapMemory::new(span.len().max(1)), Protection::ReadWrite));
     let block = Block::new(&mapping, 0, span.len() as u64).expect("inside");
-    span.copy_into(block.span());
+    span.copy_into_for_test(block.span());
     block
 }
 
@@ -271,6 +271,7 @@ fn archive(name: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use callgate_transport::reply::UntrustedReply;
 
     /// When one box of a vector cannot be had, those before it are not forgotten, with the bridge that they hold.
     #[test]
@@ -290,10 +291,9 @@ mod tests {
 
     fn decode_boxes(names: &[[u64; 4]], pool: &Arc<dyn PoolHandle>) -> Result<Vec<SharedBox<[u8]>>, Failure> {
         let bytes = super::super::fake_child::boxed(names);
-        Reply::from_block(
+        UntrustedReply::from_block(
             block_of(Span::of(&bytes)),
-            0,
-            Decoder::of(pool, 1 << 20, None, callgate_transport::doorbell::Deadline::NEVER),
+            Decoder::of(pool, 1 << 20, callgate_transport::doorbell::Deadline::NEVER),
         )
     }
 }

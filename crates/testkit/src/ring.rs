@@ -264,7 +264,7 @@ impl Child {
         let len = if kind & 0x80 == 0 {
             let payload = self.payload(input);
             in_line(line, &payload);
-            Span::of(&payload).first(payload.len().min(slots.capacity())).copy_into(slots.payload(position));
+            Span::of(&payload).first(payload.len().min(slots.capacity())).copy_into_for_test(slots.payload(position));
             // Mostly the truth.
             if input.below(8) == 0 { input.odd_word() & 0xff_ffff } else { payload.len() as u64 }
         } else {
@@ -367,7 +367,7 @@ impl Child {
         let whole = Block::new(&mapping, 0, mapping.len() as u64).expect("all of it");
         let start = end.saturating_sub(payload.len());
         if start + payload.len() <= mapping.len() {
-            Span::of(&payload).copy_into(whole.span().after(start));
+            Span::of(&payload).copy_into_for_test(whole.span().after(start));
         }
     }
 

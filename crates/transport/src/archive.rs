@@ -1,7 +1,7 @@
-//! Archives in bytes: where the root lies, and what is behind it once that is known to be valid.
+//! Archives in bytes: finds the root, validates it, and gives access to it.
 //!
-//! Relies on `validator`. Copies what a peer may be writing before anybody looks at it; `access_until` itself reads bytes that nobody writes: a
-//! copy, a request, a trusted peer's block. A type's own code never panics through it: that is an error.
+//! Relies on `validator`. `access_until` reads only bytes that nobody writes: a copy, a request, a trusted peer's block. `copy_out` makes copies
+//! of bytes that a peer may be writing. A panic in a type's own code becomes an error.
 
 use crate::commit::ALIGN;
 use crate::doorbell::Deadline;
@@ -13,20 +13,20 @@ use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// A type's own `CheckBytes` or `Deserialize` may panic at bytes that it did not expect; a lying peer must be an error all the same.
+/// Runs `read`, and turns a panic into an error: a type's own `CheckBytes` or `Deserialize` may panic at a lying peer's bytes.
 #[inline(always)]
 pub fn catch<R>(read: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
-    // Unwind safety: what the closures of the callers change (a decoder) they own, and it ends with them.
+    // Unwind safety: the callers' closures change only a decoder, which they own and which ends with them.
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(refuse(DecodeRefusal::Invalid)))
 }
 
-/// Makes `copy` the bytes of the span, for which there must be memory.
+/// Replaces the contents of `copy` by the bytes of the span, for which there must be memory.
 pub fn copy_out(span: Span<'_>, copy: &mut AlignedVec<ALIGN>) {
     copy.clear();
     copy_behind(span, copy);
 }
 
-/// Adds the bytes of the span.
+/// Appends the bytes of the span to `copy`.
 pub(crate) fn copy_behind(span: Span<'_>, copy: &mut AlignedVec<ALIGN>) {
     let len = copy.len();
     copy.reserve(span.len());
@@ -47,15 +47,15 @@ pub(crate) fn copy_behind(span: Span<'_>, copy: &mut AlignedVec<ALIGN>) {
 pub fn root<A>(bytes: &[u8]) -> Result<*const A, Failure> {
     const { assert!(align_of::<A>() <= ALIGN, "an archive is aligned to more than 16 bytes") };
     let Some(at) = bytes.len().checked_sub(size_of::<A>()) else { return Err(refuse(DecodeRefusal::Invalid)) };
-    // Of the whole buffer: the root points to its parts.
+    // Derived from the whole buffer, because the root points to its parts.
     let root = bytes.as_ptr().wrapping_add(at).cast::<A>();
     if root.is_aligned() { Ok(root) } else { Err(refuse(DecodeRefusal::Invalid)) }
 }
 
-/// Validates the archive that `bytes` end in, and its parts before it.
+/// Validates the archive at the end of `bytes`, and its parts before it.
 ///
-/// What `rkyv::access` does, but for one thing: the root's place is checked here, where its size is a constant, so that for types
-/// without pointers nothing is left to do at run time.
+/// As `rkyv::access`, except that the root's place is checked here, where its size is a constant. So for types without
+/// pointers nothing is left to do at run time.
 ///
 /// # Errors
 ///
@@ -65,11 +65,11 @@ pub fn access<A: Checked>(bytes: &[u8]) -> Result<&A, Failure> {
     access_until(bytes, Deadline::NEVER).map(|(archived, _)| archived)
 }
 
-/// The same, in vain if it takes beyond the deadline; and what making the value needs.
+/// [`access`] with a deadline. Also returns what making the value needs.
 ///
 /// # Errors
 ///
-/// As [`access`], and if it takes too long.
+/// As [`access`], and if the deadline passes.
 #[inline(always)]
 pub(crate) fn access_until<A: Checked>(bytes: &[u8], until: Deadline) -> Result<(&A, Need), Failure> {
     let root = root::<A>(bytes)?;

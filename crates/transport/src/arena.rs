@@ -1,13 +1,11 @@
 //! Arenas: blocks for payloads that outgrow a slot.
 //!
 //! An arena belongs to one side, which allocates from it and keeps all its books in private memory; the other side
-//! only reads the blocks that frames name. Segments are asked of a [`Source`] and kept for reuse: a
+//! only reads the blocks that frames name. A [`Source`] provides segments, which the arena reuses: a
 //! fresh page costs ten times a used one. Knows nothing of sockets; never blocks, except where the source does.
 //!
 //! Block sizes are powers of two from 4 KiB to 64 KiB, sixteen to a segment; larger ones have a segment of their own, in
 //! steps of a quarter of a power of two, so that at most a fifth is wasted.
-
-#![forbid(unsafe_code)]
 
 use crate::commit::BlockRef;
 use crate::doorbell::Deadline;
@@ -28,7 +26,8 @@ const BLOCKS_PER_SEGMENT: u64 = 16;
 
 /// Where an arena gets its segments.
 pub trait Source {
-    /// A new segment of `len` bytes, known to the peer by the number returned. `Exhausted` if it could be had, but for what is in use.
+    /// A new segment of `len` bytes, which no other arena has, and the number by which the peer knows it. `Exhausted` if too much of the budget
+    /// is in use.
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory>;
 
     /// Gives a segment back.
@@ -41,17 +40,17 @@ pub struct Allocation {
     block: Block,
     pub segment: u64,
     offset: u64,
-    /// Bytes of it that may be filled: no more than the longest payload has.
+    /// Bytes that a frame may fill: at most the longest payload.
     len: u64,
-    /// Bytes that are about to be written for the first time.
+    /// Bytes at the beginning that will be written for the first time.
     to_populate: usize,
 }
 
-/// Between two looks at the clock, the system provides so many bytes: a huge page, where it has such.
+/// Bytes populated between two looks at the clock: a huge page, on systems that have them.
 const POPULATED: usize = 2 << 20;
 
 impl Allocation {
-    /// Has the system provide what is about to be written, if it is new, or as much of it as there is time for. To be done without a lock.
+    /// Has the system provide the pages of a new block, as far as there is time. Call it without holding a lock.
     pub fn populate(&self, until: Deadline) {
         for from in (0..self.to_populate).step_by(POPULATED) {
             if until.has_passed() {
@@ -74,6 +73,17 @@ impl Allocation {
         self.span().first(self.len as usize)
     }
 
+    /// Copies `bytes` to the beginning of the room.
+    ///
+    /// # Panics
+    ///
+    /// If there is less room.
+    pub fn copy_from(&mut self, bytes: Span<'_>) {
+        // SAFETY: `allocate` found the mapping writable. The arena gave the block to this allocation alone, which is borrowed exclusively, and
+        // only `SharedBox` refers to bytes of a block, of one that it owns.
+        unsafe { bytes.copy_into(self.room()) }
+    }
+
     /// What a frame says of the first `len` bytes of this block.
     pub fn reference(&self, len: usize) -> BlockRef {
         BlockRef { segment: self.segment, offset: self.offset, len: len as u64, loan_id: 0 }
@@ -82,16 +92,17 @@ impl Allocation {
 
 /// The allocator of one side.
 ///
-/// What it keeps is bounded twice: while it is used, idle segments stay as far as it had as much in use before, or up to what it may
-/// retain, so that a run of large payloads is not a run of new segments; when it has been used for a while by nobody, whoever owns it
-/// calls [`tidy`](Self::tidy), and only what it may retain stays.
+/// Two bounds limit its idle segments. In use, it keeps them up to its peak or up to `retained`, whichever is more, so that a run of large
+/// payloads is not a run of new segments. When it has not been used for a while, its owner calls [`tidy`](Self::tidy), which keeps `retained`
+/// alone.
 pub struct Arena {
     segments: HashMap<u64, Owned>,
     limits: Limits,
-    /// Bytes of segments that are idle, and of those that are not.
+    /// Bytes in segments of which no block is in use.
     idle: u64,
+    /// Bytes in the other segments.
     in_use: u64,
-    /// The most bytes that were in use since it was last tidied.
+    /// The highest `in_use` since the last [`tidy`](Self::tidy).
     peak: u64,
     /// Counts the uses of all segments.
     clock: u64,
@@ -102,7 +113,7 @@ pub struct Arena {
 pub struct Limits {
     /// The longest payload, in bytes.
     pub max_payload: u64,
-    /// Idle segments are kept for good up to this many bytes.
+    /// Bytes of idle segments that are never given back.
     pub retained: u64,
 }
 
@@ -111,7 +122,7 @@ struct Owned {
     block_len: u64,
     blocks: u64,
     free: Vec<u64>,
-    /// The arena's clock when it was last used.
+    /// The arena's clock at its last use.
     used: u64,
 }
 
@@ -135,17 +146,17 @@ impl Arena {
         Self { segments: HashMap::new(), limits, idle: 0, in_use: 0, peak: 0, clock: 0 }
     }
 
-    /// Whether it keeps more than it may when nobody uses it.
+    /// Whether idle memory exceeds `retained`.
     pub fn is_untidy(&self) -> bool {
         self.idle > self.limits.retained
     }
 
-    /// Whether it would keep more than it may if nobody used any of it.
+    /// Whether idle memory would exceed `retained` if no block were in use.
     pub fn is_beyond_retained(&self) -> bool {
         self.idle + self.in_use > self.limits.retained
     }
 
-    /// Gives back all that it may not retain. Returns the mappings: to undo them takes its time.
+    /// Gives back idle memory beyond `retained`. Returns the mappings, for the caller to drop outside its lock: unmapping takes time.
     pub fn tidy(&mut self, source: &mut dyn Source) -> Vec<Arc<Mapping>> {
         self.peak = self.in_use;
         self.give_back_idle(self.limits.retained, source)
@@ -171,9 +182,12 @@ impl Arena {
             grown = source.grow(block_len * blocks);
         }
         let (segment, mapping) = grown.map_err(|why| for_payload(why, len))?;
-        // A hub is not trusted. What one of them lends must not come back to the other.
+        // A hub is not trusted, and blocks of two segments with one number could not be told apart.
         if self.segments.contains_key(&segment) {
             return Err(NoMemory::Failed { why: format!("a second segment came with the number {segment}") });
+        }
+        if !mapping.is_writable() {
+            return Err(NoMemory::Failed { why: format!("the segment {segment} came mapped for reading only") });
         }
         let free = (0..blocks).rev().collect();
         self.segments.insert(segment, Owned { mapping, block_len, blocks, free, used: 0 });
@@ -185,9 +199,9 @@ impl Arena {
         Ok(allocation)
     }
 
-    /// A block for at least `need` bytes of a frame that outgrows where `written` of them have been written.
+    /// A block for at least `need` bytes of a frame that has written `written` bytes and outgrows its place.
     ///
-    /// Twice what is written, so that a frame of many small pieces moves a logarithmic number of times; one large piece gets
+    /// Twice `written`, so that a frame of many small pieces moves a logarithmic number of times; one large piece gets
     /// what it needs, and an eighth for what follows it.
     ///
     /// # Errors
@@ -239,8 +253,7 @@ impl Arena {
         }
     }
 
-    /// Gives idle segments back until at most `keep` bytes of them are left, those first that have not been used for longest. Returns
-    /// their mappings.
+    /// Gives idle segments back, the least recently used first, until at most `keep` bytes are left. Returns their mappings.
     fn give_back_idle(&mut self, keep: u64, source: &mut dyn Source) -> Vec<Arc<Mapping>> {
         let mut given_back = Vec::new();
         while self.idle > keep {
@@ -256,7 +269,7 @@ impl Arena {
     }
 }
 
-/// Speaks of the payload, not of the segment that was asked for to hold it.
+/// An error about a segment, as an error about the payload that needed it.
 fn for_payload(why: NoMemory, len: u64) -> NoMemory {
     match why {
         NoMemory::TooLarge { max, .. } => NoMemory::TooLarge { len, max: max.min(len.saturating_sub(1)) },
@@ -350,22 +363,22 @@ mod tests {
         for allocation in allocations {
             arena.free(allocation, &mut source);
         }
-        // Idle segments of another class make way.
+        // Idle segments of another class are given back.
         assert!(arena.allocate(1 << 19, &mut source).is_ok());
     }
 
-    /// A run of large payloads uses the same segments again and again, and what it needed at most is what it keeps.
+    /// A run of large payloads reuses its segments, and the arena keeps its peak.
     #[test]
-    fn what_is_used_stays_and_what_is_not_goes() {
+    fn idle_memory_stays_up_to_the_peak_until_it_is_tidied() {
         let mut source = Memfds { budget: 1 << 30, ..Memfds::default() };
         let mut arena = Arena::new(Limits { max_payload: 64 << 20, retained: 4 << 20 });
         for _ in 0..10 {
             let allocations = [20 << 20, 10 << 20].map(|len| arena.allocate(len, &mut source).unwrap());
             allocations.into_iter().for_each(|allocation| arena.free(allocation, &mut source));
         }
-        assert_eq!(source.next, 2, "no segment was new but the first of each size");
+        assert_eq!(source.next, 2, "only the first of each size is a new segment");
         assert!(arena.is_untidy());
-        // Other sizes take the place of those: never more than was in use at once.
+        // Other sizes replace them, within the peak.
         for len in [30 << 20, 25 << 20, 15 << 20] {
             let allocation = arena.allocate(len, &mut source).unwrap();
             arena.free(allocation, &mut source);
@@ -380,7 +393,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
-        /// Whatever is allocated, freed and tidied: what is on loan is what a reference allocator says.
+        /// After any sequence of allocating, freeing and tidying, the blocks in use are those of a reference allocator.
         #[test]
         fn an_arena_equals_the_reference(acts in proptest::collection::vec((0u8..8, 0u64..300_000), 1..80)) {
             let mut model = Reference {

@@ -1,4 +1,4 @@
-//! Payloads that are no archives: whoever sends them writes and reads the bytes.
+//! Payloads that are no archives: their types write and read the bytes themselves.
 //!
 //! Relies on nothing but the bytes, and never trusts them.
 
@@ -9,28 +9,28 @@ use rkyv::rancor::{Failure, Fallible, Source};
 use rkyv::ser::Writer;
 use rkyv::{Archive, Place as ArchivePlace, Serialize};
 
-/// What writes and reads the bytes of a payload itself. Its reading is safe code that trusts none of them.
+/// A type that writes and reads the bytes of its payload. `read` is safe code and trusts none of them.
 pub trait Plain: Sized {
-    /// Writes all of it.
+    /// Writes the whole value.
     ///
     /// # Errors
     ///
     /// If it cannot be written, or there is no room.
     fn write<W: Fallible<Error: Source> + Writer + ?Sized>(&self, to: &mut W) -> Result<(), W::Error>;
 
-    /// Reads all of `bytes`, in vain if that takes beyond the deadline.
+    /// Reads all of `bytes`.
     ///
     /// # Errors
     ///
-    /// If they make no sense, or for want of stack or time.
+    /// If the bytes are no such value, the stack is too small, or the deadline passes.
     fn read(bytes: &[u8], until: Deadline) -> Result<Self, Failure>;
 }
 
-/// A value that is written as it likes instead of as an archive.
+/// A value that is sent by its [`Plain`] implementation instead of as an archive.
 #[derive(Clone)]
 pub struct Bare<T>(pub T);
 
-/// An archive of no size, behind the bytes.
+/// The archive behind the bytes has no size.
 impl<T: Plain> Archive for Bare<T> {
     type Archived = ();
     type Resolver = ();

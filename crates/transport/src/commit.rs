@@ -1,6 +1,6 @@
 //! The commit word in front of a payload: what a frame is, and where its payload lies.
 //!
-//! Reads words that a peer may have written, and believes none of them: what [`Commit::checked`] returns cannot be wrong.
+//! Trusts no word that a peer may have written: a [`Commit`] exists only once it has been [checked](Commit::checked).
 
 #![forbid(unsafe_code)]
 
@@ -9,39 +9,39 @@ use crate::reading::DecodeRefusal;
 use callgate_os::sync::Ordering::Relaxed;
 use rkyv::{Archive, Deserialize, Serialize};
 
-/// The alignment of every payload: of slots, of blocks, and of what they are copied into.
+/// The alignment of every payload: in slots, in blocks, and in copies.
 pub const ALIGN: usize = PAYLOAD_OFFSET;
 
-/// What a frame is. In requests and replies; 0 is no kind, so that a slot never written is no frame.
+/// The kind of a frame. 0 is no kind, so that a slot never written is no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Request: build the service. Reply: nothing, it was built.
+    /// Request: build the service. Reply: it was built; no payload.
     Construct = 1,
     /// Request: call a method. Reply: its value.
     Call = 2,
-    /// Request: take an interface into the table; reply: done.
+    /// Request: add an interface to the table. Reply: done.
     Bind = 3,
     /// Request: drop the service and exit. Reply: it was dropped.
     Stop = 4,
     /// Reply: the callee panicked; the payload is a `Fault`.
     Fault = 5,
-    /// Reply: the value outgrew what a reply may be; the payload is a [`Limit`].
+    /// Reply: the value exceeds the longest payload; the payload is a [`Limit`].
     TooLarge = 6,
     /// Reply: refused; the payload is a text.
     Refused = 7,
-    /// Reply: the value found no memory; the payload is a [`Limit`].
+    /// Reply: there was no memory for the value; the payload is a [`Limit`].
     Exhausted = 9,
     /// Reply: a callback failed, or could not be run; the payload is a [`CallbackError`](crate::error::CallbackError).
     Failed = 10,
-    /// Reply: the value, or the arguments, are beyond what a frame may hold; the payload is a [`Beyond`].
+    /// Reply: the value, or the arguments, nest too deep or have too many elements; the payload is a [`Beyond`].
     Beyond = 11,
 }
 
 /// Set in the kind's byte if the payload lies in an arena block and the slot holds a [`BlockRef`].
 const IN_BLOCK: u8 = 0x80;
 
-/// The kind's byte while a reply is still being written into a block: announced, but of no kind yet, so that it is no frame.
+/// The kind's byte of a reply that is announced while it is written into a block. It has no kind, so it is no frame.
 const WRITING: u8 = IN_BLOCK;
 
 impl Kind {
@@ -73,16 +73,16 @@ pub struct Limit {
 /// The payload of [`Kind::Beyond`].
 #[derive(Clone, Debug, Archive, Serialize, Deserialize)]
 pub struct Beyond {
-    /// The arguments are, not the value.
+    /// Whether the arguments exceed the limit, and not the value.
     pub is_request: bool,
-    /// They nest too deep; else they have too many elements of no size.
+    /// Whether they nest too deep; otherwise they have too many elements without size.
     pub is_depth: bool,
     /// The limit, in words.
     pub limit: String,
 }
 
 impl Beyond {
-    /// `None` if it was something else that was refused.
+    /// `None` for refusals that are about no limit.
     #[cold]
     pub fn of(refusal: DecodeRefusal, is_request: bool) -> Option<Self> {
         let is_depth = matches!(refusal, DecodeRefusal::Depth | DecodeRefusal::Stack { .. });
@@ -90,18 +90,17 @@ impl Beyond {
     }
 }
 
-/// What the commit word of a frame says, checked: it cannot be wrong.
+/// The contents of a checked commit word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Commit {
     pub kind: Kind,
-    /// The payload is the slot's first `len` bytes, or elsewhere.
     pub place: Place,
 }
 
 /// Where a frame's payload lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In the slot: so many bytes, never more than the slot holds.
+    /// In the slot; the length in bytes, never more than the slot holds.
     Slot(usize),
     /// In a block of an arena. Not yet checked against the segments that exist.
     Block(BlockRef),
@@ -113,11 +112,11 @@ pub struct BlockRef {
     pub segment: u64,
     pub offset: u64,
     pub len: u64,
-    /// The loan under which the receiver may keep it beyond the frame, as a [`LoanId`](crate::loans::LoanId) is written; 0 = none.
+    /// The loan under which the receiver may keep it beyond the frame, a [`LoanId`](crate::loans::LoanId) as a word; 0 = none.
     pub loan_id: u64,
 }
 
-/// The 32 bits of the commit word that tell this lap's frame at `position` from what older laps left in the slot.
+/// The sequence of the frame at `position`: 32 bits of the commit word that tell it from frames of earlier laps in the slot.
 #[inline(always)]
 fn sequence(position: u64) -> u64 {
     position.wrapping_add(1) & 0xffff_ffff
@@ -134,19 +133,19 @@ impl Commit {
         sequence(position) << 32 | len << 8 | u64::from(self.kind as u8 | flag)
     }
 
-    /// Whether `word` was written for the frame at `position`, which is whole; says nothing about the rest of it.
+    /// Whether `word` publishes the frame at `position`. Does not check the rest of the word.
     #[inline(always)]
     pub(crate) fn is_at(word: u64, position: u64) -> bool {
         word >> 32 == sequence(position) && word as u8 & !WRITING != 0
     }
 
-    /// Whether `word` was written for the frame at `position`, which is whole, or for a later one.
+    /// Whether `word` publishes the frame at `position` or a later one.
     pub(crate) fn is_at_or_past(word: u64, position: u64) -> bool {
         let laps = ((word >> 32) as u32).wrapping_sub(sequence(position) as u32);
         Self::is_at(word, position) || laps != 0 && laps < u32::MAX / 2
     }
 
-    /// Whether `word` was written for the frame at `position`, or announces it.
+    /// Whether `word` publishes or announces the frame at `position`.
     #[inline(always)]
     pub fn is_begun(word: u64, position: u64) -> bool {
         word >> 32 == sequence(position) && word as u8 != 0
@@ -157,14 +156,14 @@ impl Commit {
         word >> 32 == sequence(position) && word as u8 == WRITING
     }
 
-    /// The word that announces the frame at `position`, where `last` is the last that did so or took it back. No two of one frame are
-    /// the same: the length is how many there were before.
+    /// The word that announces the frame at `position`. `last` is the word that last announced it, or withdrew that. No two announcements of a
+    /// frame are the same: the length field counts them.
     pub(crate) fn announcing(position: u64, last: u64) -> u64 {
         let count = if last >> 32 == sequence(position) { ((last >> 8) + 1) & 0xff_ffff } else { 0 };
         sequence(position) << 32 | count << 8 | u64::from(WRITING)
     }
 
-    /// The word that takes back what the word `last` announced.
+    /// The word that withdraws the announcement `last`.
     pub(crate) fn taken_back(last: u64) -> u64 {
         last & !0xff
     }
@@ -190,7 +189,7 @@ impl Commit {
 }
 
 impl BlockRef {
-    /// Reads the reference that [`store`](Self::store) wrote. Not checked against anything.
+    /// Reads the reference that [`store`](Self::store) wrote, unchecked.
     pub fn load(line: &SlotLine) -> Self {
         let [segment, offset, len, loan_id] = [0, 1, 2, LOAN_ID].map(|at: usize| line.inline[at].load(Relaxed));
         Self { segment, offset, len, loan_id }

@@ -1,19 +1,19 @@
 //! Copy buffers: private memory that a large reply is copied into, and that becomes the reply's value where it can.
 //!
-//! With `unsafe` in it: memory that is filled by hand and given away. A reply is validated here, where the peer that wrote
+//! Contains `unsafe` code: it fills raw memory and gives it to vectors. A reply is validated here, where the peer that wrote
 //! it can no longer change it.
 //!
 //! # Why a copy can be the value
 //!
 //! rkyv writes the elements of a vector first, and last the vector itself: a relative pointer and a length. So a frame that is a
-//! `Vec<u8>` begins with its bytes, and a copy of the frame, in memory allocated as that vector's would be, becomes the vector
-//! when what follows the bytes is forgotten. The same holds for texts, and for numbers, whose archives are the numbers.
+//! `Vec<u8>` begins with its bytes. A copy of the frame, in memory allocated as that vector's would be, becomes the vector by ignoring the bytes
+//! behind the elements. The same holds for texts, and for vectors of numbers, whose archives have the same bytes as the numbers.
 
 use crate::archive::{access_until, catch};
 use crate::commit::ALIGN;
 use crate::decoder::{Decoder, Transfer};
 use crate::doorbell::Deadline;
-use crate::reading::{BYTES_A_LOOK, DecodeRefusal, Need, has_memory, in_time, refuse};
+use crate::reading::{BYTES_A_LOOK, DecodeRefusal, has_memory, in_time, refuse};
 use crate::segment::Span;
 use crate::validator::Checked;
 use rkyv::Archive;
@@ -37,16 +37,16 @@ pub struct CopyBuffer<R> {
 }
 
 impl<R> CopyBuffer<R> {
-    /// Nothing yet, of a reply that stays bytes.
+    /// Empty, for a reply that is read as bytes.
     pub(crate) fn of_bytes() -> Self {
         Self { memory: CopiedBytes::kept(), builder: None, reply: PhantomData }
     }
 
-    /// Begins anew with a frame of about `len` bytes.
+    /// Drops what was copied, and reserves memory for a frame of about `len` bytes.
     ///
     /// # Errors
     ///
-    /// If there is no memory for so many.
+    /// If there is no memory for them.
     pub fn begin(&mut self, len: usize) -> Result<(), Failure> {
         self.memory.len = 0;
         self.memory.reserve(len)
@@ -57,11 +57,11 @@ impl<R> CopyBuffer<R> {
         self.memory.len
     }
 
-    /// Copies what `frame` has beyond what has been copied of it, as far as there is time.
+    /// Copies the bytes of `frame` behind those already copied.
     ///
     /// # Errors
     ///
-    /// If there was not enough, or no memory.
+    /// If the deadline passes (what was copied stays), or there is no memory.
     pub fn copy_up_to(&mut self, frame: Span<'_>, until: Deadline) -> Result<(), Failure> {
         self.memory.reserve(frame.len())?;
         while frame.len() > self.memory.len {
@@ -72,7 +72,7 @@ impl<R> CopyBuffer<R> {
         Ok(())
     }
 
-    /// Runs `read` on the reply, all of which has been copied.
+    /// Runs `read` on the complete copy.
     pub fn with<T>(self, read: impl FnOnce(&[u8]) -> T) -> T {
         let result = read(self.memory.bytes());
         self.memory.keep();
@@ -81,19 +81,19 @@ impl<R> CopyBuffer<R> {
 }
 
 impl<R: Transfer> CopyBuffer<R> {
-    /// Whether the value is a list of numbers, or a text.
+    /// Whether the value is a vector of numbers, or a text.
     pub(crate) fn is_of_numbers() -> bool {
         ValueBuilder::of::<R>().is_some()
     }
 
-    /// Nothing yet, of a reply that becomes a value.
+    /// Empty, for a reply that becomes a value.
     pub(crate) fn of_value() -> Self {
         let builder = ValueBuilder::of::<R>();
         let memory = builder.as_ref().map_or_else(CopiedBytes::kept, |builder| CopiedBytes::new(builder.align));
         Self { memory, builder, reply: PhantomData }
     }
 
-    /// Makes the value of the reply, all of which has been copied.
+    /// Makes the value from the complete copy.
     ///
     /// # Errors
     ///
@@ -107,7 +107,7 @@ impl<R: Transfer> CopyBuffer<R> {
                     None => value.ok_or(Failure),
                 }
             }
-            // An allocator that aligns large memory no better than it must.
+            // The allocator aligned the memory for the elements only.
             Some(_) => read_copy(self.memory.aligned_slow()?.bytes(), decoder),
             None => self.with(|bytes| read_copy(bytes, decoder)),
         }
@@ -230,12 +230,12 @@ thread_local! {
 }
 
 impl CopiedBytes {
-    /// None yet, to be aligned to `align`, which divides [`ALIGN`].
+    /// No memory yet. `align` divides [`ALIGN`].
     fn new(align: usize) -> Self {
         Self { start: NonNull::<u128>::dangling().cast(), capacity: 0, align, len: 0 }
     }
 
-    /// What this thread has kept, aligned to [`ALIGN`]. A thread that is ending has kept nothing.
+    /// The memory that this thread has kept, aligned to [`ALIGN`]; none on a thread that is ending.
     fn kept() -> Self {
         let mut memory = KEEP.try_with(Cell::take).ok().flatten().unwrap_or_else(|| Self::new(ALIGN));
         memory.len = 0;
@@ -250,7 +250,7 @@ impl CopiedBytes {
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: so many bytes have been copied here, and only `extend`, which needs the memory mutably, writes them.
+        // SAFETY: `len` bytes have been copied here, and only `extend`, which needs the memory mutably, writes them.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
@@ -263,18 +263,18 @@ impl CopiedBytes {
         self.start.addr().get().is_multiple_of(ALIGN)
     }
 
-    /// The same bytes in memory that is aligned.
+    /// A copy in aligned memory.
     #[cold]
     fn aligned_slow(&self) -> Result<Self, Failure> {
         let mut aligned = Self::new(ALIGN);
         aligned.reserve(self.len)?;
-        // SAFETY: both are private and hold as many bytes, the one copied, the other reserved.
+        // SAFETY: both are private; one holds `len` copied bytes, the other has `len` reserved.
         unsafe { aligned.start.copy_from_nonoverlapping(self.start, self.len) };
         aligned.len = self.len;
         Ok(aligned)
     }
 
-    /// Copies `span` behind what is here.
+    /// Copies `span` behind the copied bytes.
     fn extend(&mut self, span: Span<'_>) -> Result<(), Failure> {
         self.reserve(self.len + span.len())?;
         // SAFETY: within the capacity.
@@ -285,11 +285,11 @@ impl CopiedBytes {
         Ok(())
     }
 
-    /// Makes room for `len` bytes in all. The room doubles at least, so that bytes that come in pieces are moved but a few times.
+    /// Makes room for `len` bytes in all. Growing at least doubles the room, so that bytes that come in pieces move only a few times.
     ///
     /// # Errors
     ///
-    /// If this process has no memory for so many, which a peer chooses.
+    /// If this process has no memory for them: a peer chooses `len`.
     fn reserve(&mut self, len: usize) -> Result<(), Failure> {
         if len <= self.capacity {
             return Ok(());
@@ -297,7 +297,7 @@ impl CopiedBytes {
         let capacity = len.max(2 * self.capacity).next_multiple_of(ALIGN);
         let layout = self.layout_of(capacity);
         let start = if self.capacity == 0 {
-            // SAFETY: more than no bytes.
+            // SAFETY: the size is not 0.
             unsafe { alloc(layout) }
         } else {
             // SAFETY: allocated with this layout; the new size is neither 0 nor, as `layout_of` has checked, too large.
@@ -312,11 +312,11 @@ impl CopiedBytes {
         Layout::from_size_align(capacity, self.align).unwrap_or_else(|_| panic!("a payload of {capacity} bytes"))
     }
 
-    /// The first `count` numbers of the memory, which become the owner of all of it.
+    /// A vector of the first `count` numbers, which owns all of the memory.
     ///
     /// # Safety
     ///
-    /// As many must have been copied.
+    /// At least `count` numbers must have been copied.
     unsafe fn into_vec<N: PlainNumber>(self, count: usize) -> Vec<N> {
         assert!(self.align == align_of::<N>());
         let memory = ManuallyDrop::new(self);
@@ -329,7 +329,7 @@ impl CopiedBytes {
 impl Drop for CopiedBytes {
     fn drop(&mut self) {
         if self.capacity > 0 {
-            // SAFETY: allocated with this layout, and nobody has it any more.
+            // SAFETY: allocated with this layout, and owned by this value alone.
             unsafe { dealloc(self.start.as_ptr(), self.layout_of(self.capacity)) };
         }
     }
@@ -350,7 +350,6 @@ pub(crate) fn read_copy<R: Transfer>(bytes: &[u8], decoder: Decoder<'_>) -> Resu
     let decoder = decoder.within(bytes);
     catch(|| {
         let (archived, need) = access_until::<R::Archived>(bytes, decoder.until())?;
-        let need = Need { is_trusted: decoder.pool().is_none(), ..need };
         if need.levels == 0 || CopyBuffer::<R>::is_of_numbers() {
             return decoder.make(archived);
         }
@@ -365,7 +364,7 @@ mod tests {
     use super::*;
     use crate::encode::encode_to_vec;
 
-    /// Takes a value in as if its archive came from shared memory, in so many steps.
+    /// Copies and reads a value's archive as if it came from shared memory, in `steps` pieces.
     fn through<R: Transfer>(value: &R, steps: usize) -> R {
         let bytes = encode_to_vec(value, 1 << 20).unwrap();
         let frame = Span::of(&bytes);

@@ -1,7 +1,7 @@
-//! Makes values of validated archives, and says which values can cross at all.
+//! Makes values from validated archives, and defines which values can cross a bridge ([`Transfer`]).
 //!
-//! Relies on the archive having been validated. A decoder knows what a reply may take: time, bytes of boxes, the memory that it came by. Never
-//! reads memory that an untrusted peer may be writing.
+//! Relies on the archive having been validated. A decoder knows the limits of a reply: its deadline, the bytes of its boxes, and the pool that
+//! they come from. Never reads memory that an untrusted peer may be writing.
 
 use crate::doorbell::Deadline;
 use crate::encode::Encode;
@@ -14,58 +14,57 @@ use rkyv::{Archive, Deserialize};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What values are made with of their archives.
+/// The context in which a value is made from its archive.
 pub struct Decoder<'d> {
-    /// The memory of the bridge that the archive came by; `None` in a child, which has but one.
+    /// The memory of the bridge that the archive came through; `None` in a child, which has only one.
     pool: Option<&'d Arc<dyn PoolHandle>>,
-    /// Bytes that may yet be copied out of what the peer lends.
+    /// Bytes of the peer's boxes that may still be copied.
     left: u64,
-    pub trust: Option<TrustedPeer>,
-    /// The addresses of the frame, so that boxes are made of what came with it and nothing else; `None` in a child.
+    /// The addresses of the frame: a box is made only from an archive inside them. `None` = from any.
     frame: Option<Range<usize>>,
     /// Whether a part of the value could not be made, and why.
     refused: Option<DecodeRefusal>,
-    /// When nobody wants the value any more.
+    /// The deadline of the value.
     until: Deadline,
 }
 
-/// The word that a peer keeps its hands off what it has given away, and that what it sends is valid.
+/// The user's promise that a peer does not write to what it has sent, and that what it sends is valid.
 #[derive(Clone, Copy, Debug)]
 pub struct TrustedPeer(());
 
 impl TrustedPeer {
     /// # Safety
     ///
-    /// The peer that it is used for must not write to a block that it has lent or sent home, nor to a frame that it has published, until it
-    /// is given back; and every frame of it must be a valid archive of what its reader takes it for.
+    /// The peer must not write to a block that it has lent or returned, nor to a frame that it has published, until it gets it back. Each of
+    /// its frames must be a valid archive of the type that its reader expects.
     pub unsafe fn new() -> Self {
         Self(())
     }
 }
 
-/// A [`Decoder`] as rkyv wants it.
+/// A [`Decoder`] as the deserializer that rkyv expects.
 pub type Decoding<'d> = Strategy<Decoder<'d>, Failure>;
 
 impl<'d> Decoder<'d> {
-    /// Of replies that came by a bridge, whose boxes together have at most `most` bytes, and which are wanted until a deadline.
+    /// For replies that came through a bridge, with boxes of at most `most` bytes together.
     #[inline(always)]
-    pub fn of(pool: &'d Arc<dyn PoolHandle>, most: u64, trust: Option<TrustedPeer>, until: Deadline) -> Self {
-        Self { pool: Some(pool), left: most, trust, frame: None, refused: None, until }
+    pub fn of(pool: &'d Arc<dyn PoolHandle>, most: u64, until: Deadline) -> Self {
+        Self { pool: Some(pool), left: most, frame: None, refused: None, until }
     }
 
-    /// Of what a child got from its parent.
+    /// For frames in a child, and for private bytes: boxes come from the child's only pool.
     pub fn of_child() -> Self {
-        Self { pool: None, left: u64::MAX, trust: None, frame: None, refused: None, until: Deadline::NEVER }
+        Self { pool: None, left: u64::MAX, frame: None, refused: None, until: Deadline::NEVER }
     }
 
-    /// The same, of a frame that lies in `bytes`.
+    /// The same decoder, for a frame in `bytes`.
     #[inline(always)]
     pub fn within(self, bytes: &[u8]) -> Self {
         let start = bytes.as_ptr().addr();
         Self { frame: Some(start..start + bytes.len()), ..self }
     }
 
-    /// Whether `part` is of the frame that is being decoded.
+    /// Whether `part` lies in the frame that is being decoded.
     pub fn has<T>(&self, part: &T) -> bool {
         self.frame.as_ref().is_none_or(|frame| frame.contains(&std::ptr::from_ref(part).addr()))
     }
@@ -74,22 +73,22 @@ impl<'d> Decoder<'d> {
         self.pool
     }
 
-    /// A part of the value cannot be made. To be said instead of returning an error, with a part that stands for it: when a part of
-    /// a vector or an array fails, rkyv forgets those before it, and with them what they hold of the bridge.
+    /// Notes that a part of the value cannot be made. The part's `Deserialize` calls this and returns a placeholder instead of an error: when an
+    /// element of a vector or an array fails, rkyv leaks the elements before it, and with them their hold on the bridge.
     #[cold]
     pub fn refuse(&mut self, why: DecodeRefusal) {
-        // What no honest peer sends outweighs what any may.
+        // `Invalid` is never overwritten: it convicts the peer, the others do not.
         if self.refused != Some(DecodeRefusal::Invalid) {
             self.refused = Some(why);
         }
     }
 
-    /// When nobody wants the value any more.
+    /// The deadline of the value.
     pub fn until(&self) -> Deadline {
         self.until
     }
 
-    /// The value that `archived` stands for.
+    /// The value of `archived`.
     ///
     /// # Errors
     ///
@@ -104,37 +103,43 @@ impl<'d> Decoder<'d> {
 
     /// # Errors
     ///
-    /// If `len` bytes more are more than may be copied.
+    /// If copying `len` more bytes exceeds the limit.
     pub(crate) fn may_copy(&mut self, len: u64) -> Result<(), Failure> {
         self.left = self.left.checked_sub(len).ok_or(Failure)?;
         Ok(())
     }
 }
 
-/// What a value must offer to cross a bridge, in either direction: rkyv can archive it without allocating shared pointers,
-/// validate the archive, and make the value from it again.
+/// A value that can cross a bridge, in either direction: rkyv can archive it without shared pointers, validate the archive,
+/// and make the value from it again.
 ///
 /// Implemented for every such type; derive `rkyv::Archive`, `rkyv::Serialize` and `rkyv::Deserialize` for yours. Types with
 /// `Rc` or `Arc` in them, references and raw pointers cannot cross.
 ///
 /// # Limits
 ///
-/// Pointers nest at most 256 levels deep: a list of 256 boxes behind a first one. Fewer may be read on a thread with little stack, which must
-/// have 2 KiB for each level left, so that the value can be dropped there. A value of more levels is refused once it has been written, for
-/// which a thread has a stack of 64 MiB: tens of thousands of levels. One with more still overflows that stack, which ends the process
-/// that writes it. In a process whose address space or data is limited (`RLIMIT_AS`, `RLIMIT_DATA`, a sandbox's memory), that stack has a
-/// 64th of the limit, or the value is written on the thread's own.
+/// **Depth.** Pointers nest at most 256 levels deep: a list of 256 boxes behind a first one. The reading thread must also have 2 KiB of stack left
+/// for each level, so that the value can be dropped there. A deeper value is refused after it has been written. The stack for writing has
+/// 64 MiB, enough for tens of thousands of levels; a value that overflows it ends the process that writes it. In a process whose address
+/// space or data is limited (`RLIMIT_AS`, `RLIMIT_DATA`, a sandbox's memory), that stack has a 64th of the limit, or the value is written on
+/// the thread's own.
 ///
-/// A large array or struct is itself copied several times on the stack of whoever makes or takes it, and nothing looks before whether there
-/// is room: beyond some 10 KiB, send a `Vec` or a `Box`. Elements whose archives have no size (`()`, a struct all of whose fields are skipped) may be
-/// as many as the value's archive has bytes, and 65,536 in any case: a child could claim billions of them in a reply of 8 bytes. And right
-/// behind an empty `IndexMap`, or a `Box` of such a type, an integer beyond that is taken for a number of elements. An integer beyond that in
-/// front of more than 131,072 empty collections in one vector may be, too; and a vector in which one collection is empty may hold
-/// 16,777,216 that have elements. A call with a value beyond these limits fails with [`CallError::TooDeep`](crate::error::CallError::TooDeep) or
-/// [`CallError::TooMany`](crate::error::CallError::TooMany), which names the limit, and the bridge goes on.
+/// **Size on the stack.** A large array or struct is copied several times on the stacks of sender and receiver, without a check that there is
+/// room. Beyond some 10 KiB, send a `Vec` or a `Box`.
 ///
-/// A `RangeInclusive` that was iterated to its end arrives as a fresh range of the same ends, which yields the element that was taken last once
-/// more: rkyv archives the ends alone.
+/// **Elements without size.** Elements whose archives have no size (`()`, a struct all of whose fields are skipped) are limited to the
+/// number of bytes in the value's archive, or 65,536 if that is more: otherwise a child could claim billions of them in a reply of 8 bytes.
+/// Three other values can exceed this limit by mistake:
+///
+/// - an integer above the limit right behind an empty `IndexMap`, or behind a `Box` of a type without size: it is taken for a number of elements;
+/// - such an integer in front of more than 131,072 empty collections in one vector;
+/// - a vector with an empty collection and more than 16,777,216 collections that have elements.
+///
+/// A call with a value beyond these limits fails with [`CallError::TooDeep`](crate::error::CallError::TooDeep) or
+/// [`CallError::TooMany`](crate::error::CallError::TooMany), which names the limit; the bridge stays usable.
+///
+/// **Exhausted ranges.** A `RangeInclusive` that was iterated to its end arrives as a fresh range, which yields its last element once more: rkyv
+/// archives only the ends.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a bridge to another process",
     label = "rkyv cannot archive this type",
@@ -150,7 +155,7 @@ where
 {
 }
 
-/// An archived type that a `T` can be made of.
+/// An archived type from which a `T` can be made.
 pub trait Decode<T>: for<'d> Deserialize<T, Decoding<'d>> {}
 
 impl<T, A: for<'d> Deserialize<T, Decoding<'d>>> Decode<T> for A {}

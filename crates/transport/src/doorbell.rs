@@ -1,7 +1,7 @@
-//! Doorbells: what one side notifies and the other waits on. wait = spin, then park.
+//! Doorbells: one side notifies, the other waits. To wait is to spin, then to park.
 //!
-//! Makes no system call unless a side really sleeps or the other side sleeps. Knows nothing of processes: the word
-//! that tells of a peer's death is just a second futex to wait on. How a side sleeps and is woken is its [`Sleeper`]'s business.
+//! Makes no system call unless a side sleeps. Knows nothing of processes: the word
+//! that reports a peer's death is just a second futex to wait on. A [`Sleeper`] knows how a side sleeps and is woken.
 //!
 //! # Why no wake-up is lost
 //!
@@ -30,24 +30,24 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The longest time that an adaptive side polls before it parks, and the longest usual wait for which it polls at all.
+/// The longest time that an adaptive side polls before it parks. A side that usually waits longer does not poll at all.
 ///
 /// Waking a side that has parked costs from 10 to 50 us here, and polling burns a CPU. Polling for about as long as a wake
 /// costs is never worse than twice the best choice made with foreknowledge (Karlin, Manasse, Rudolph, Sleator, "Competitive
 /// snoopy caching", 1988).
 const SPIN_MOST: Duration = Duration::from_micros(50);
 
-/// A side that usually waits longer than [`SPIN_MOST`] polls all the same every so many waits, to see whether that still holds:
-/// how long a parked side had waited says little, because it took time to wake.
+/// A side that usually waits longer than [`SPIN_MOST`] still polls in one of this many waits, to see whether waits have become shorter:
+/// the time that a parked side waited says little, because it includes the wake-up.
 const LOOK_AGAIN: u32 = 16;
 
 /// Polls between two looks at the clock, which costs as much as a poll.
 const POLLS_PER_CLOCK: u32 = 16;
 
-/// After so many wakes for nothing in one wait, the waiter no longer trusts the shared word and naps between looks.
+/// Spurious wakes in one wait after which the waiter no longer trusts the shared word, and naps between looks.
 const SPURIOUS_LIMIT: u32 = 64;
 
-/// How long such a nap lasts.
+/// The length of such a nap.
 const NAP: Duration = Duration::from_millis(1);
 
 /// How a bridge waits for a reply, or a child for a request.
@@ -66,7 +66,7 @@ pub enum Wait {
     Park,
 }
 
-/// The numbers of ways of waiting that are no time.
+/// The codes of the ways of waiting that have no duration.
 const ADAPTIVE: u64 = u64::MAX;
 const SPIN: u64 = u64::MAX - 1;
 
@@ -110,7 +110,7 @@ impl Pace {
         Self { usual: Cell::new(Self::LEAST), unpolled: Cell::new(0) }
     }
 
-    /// Whether to poll in the wait that begins now.
+    /// Whether to poll in the next wait.
     fn polls(&self) -> bool {
         if self.usual.get() <= SPIN_MOST.as_nanos() as u32 {
             return true;
@@ -119,14 +119,14 @@ impl Pace {
         self.unpolled.get() >= LOOK_AGAIN
     }
 
-    /// A wait ended while it polled, after so many nanoseconds at most.
+    /// A wait ended while it polled, after at most this many nanoseconds.
     #[inline]
     fn polled(&self, nanos: u32) {
         let usual = self.usual.get();
         if nanos < usual && usual == Self::LEAST {
             return;
         }
-        // A side that had not polled for a while starts again from what it has just seen.
+        // A side that had not polled for a while restarts from the wait just seen.
         if self.unpolled.replace(0) > 0 {
             self.usual.set(nanos.clamp(Self::LEAST, Self::MOST));
         } else {
@@ -134,7 +134,7 @@ impl Pace {
         }
     }
 
-    /// A wait ended in sleep, after so long.
+    /// A wait ended in sleep, after this time.
     fn slept(&self, time: Duration) {
         self.step(time.as_nanos() > u128::from(self.usual.get()));
         if self.unpolled.get() >= LOOK_AGAIN {
@@ -142,7 +142,7 @@ impl Pace {
         }
     }
 
-    /// Moves the estimate towards a wait that was longer or shorter than it.
+    /// Moves the estimate up or down.
     fn step(&self, longer: bool) {
         let usual = self.usual.get();
         let next = if longer { usual + usual / 8 } else { usual - usual / 8 };
@@ -150,14 +150,14 @@ impl Pace {
     }
 }
 
-/// A point in time, or none: what a timeout becomes inside.
+/// A point in time, or never: the internal form of a timeout.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Option<Instant>);
 
 impl Deadline {
     pub const NEVER: Deadline = Deadline(None);
 
-    /// `timeout` from now; never, if there is none or it lies beyond what the clock can tell.
+    /// `timeout` from now; never if there is no timeout or the clock cannot represent it.
     #[inline]
     pub fn after(timeout: Option<Duration>) -> Self {
         match timeout {
@@ -166,7 +166,7 @@ impl Deadline {
         }
     }
 
-    /// At once.
+    /// Now.
     pub fn now() -> Self {
         Self(Some(Instant::now()))
     }
@@ -189,17 +189,17 @@ impl Deadline {
 /// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waited {
-    /// What was waited for is there.
+    /// The awaited event has come.
     Ready,
-    /// It is not, and the deadline has passed.
+    /// The deadline has passed first.
     DeadlinePassed,
-    /// It is not, and the peer is dead.
+    /// The peer died first.
     Dead,
 }
 
 /// Tells the waiter behind `bell` that something has been published.
 ///
-/// `sleeper` is behind two references so that nothing of it is read unless somebody sleeps.
+/// `sleeper` is behind two references so that nothing of it is read unless the waiter sleeps.
 #[inline(always)]
 pub fn notify(bell: &BellLine, sleeper: &Arc<dyn Sleeper>) {
     // N2: orders the commit word before the load of `parked`. Pairs with W2 in `arm`.
@@ -215,7 +215,7 @@ fn wake_slow(bell: &BellLine, sleeper: &Arc<dyn Sleeper>) {
     sleeper.wake(bell);
 }
 
-/// Has whoever publishes from now on ring at `bell`, and asks whether something is published already: W1 to W3.
+/// Asks notifiers to ring at `bell` from now on, and looks whether something is already published: W1 to W3.
 #[inline]
 pub fn arm(bell: &BellLine, ready: impl FnOnce() -> bool) -> bool {
     // W1.
@@ -226,7 +226,7 @@ pub fn arm(bell: &BellLine, ready: impl FnOnce() -> bool) -> bool {
     ready()
 }
 
-/// Has nobody ring any more.
+/// Asks notifiers not to ring any more.
 pub fn disarm(bell: &BellLine) {
     bell.parked.word().store(AWAKE, Relaxed);
 }
@@ -235,22 +235,22 @@ pub fn disarm(bell: &BellLine) {
 pub struct Waiter<'a> {
     /// The doorbell, in shared memory, written by this side.
     pub bell: &'a BellLine,
-    /// How this side sleeps there.
+    /// How this side sleeps at it.
     pub sleeper: &'a dyn Sleeper,
     /// How to wait.
     pub wait: Wait,
-    /// What this side has learnt about its waits here.
+    /// How long this side's waits at it usually take.
     pub pace: &'a Pace,
-    /// Becomes other than 0 when the peer is dead. In the parent; a child dies with its parent instead.
+    /// Becomes nonzero when the peer is dead. Only in the parent: a child dies with its parent.
     pub dead: Option<&'a Futex<PrivateScope>>,
     /// The CPU that the peer last ran on, plus 1; 0 = not known.
     pub peer_cpu: u32,
 }
 
 impl Waiter<'_> {
-    /// Waits until `ready` says so, the deadline passes or the peer is dead. `ready` is asked many times; it must be cheap.
+    /// Waits until `ready` returns true, the deadline passes or the peer is dead. `ready` runs many times and must be cheap.
     ///
-    /// What was published before the peer died is still found: death counts only once `ready` has been asked after it.
+    /// Finds frames that were published before the peer died: after a death it asks `ready` once more.
     #[inline]
     pub fn wait(&self, deadline: Deadline, mut ready: impl FnMut() -> bool) -> Waited {
         let ready = &mut ready;
@@ -288,7 +288,7 @@ impl Waiter<'_> {
         waited
     }
 
-    /// Polls; `None` when the budget is spent. And for how long, at the last look at the clock: so less than it was, by a few polls.
+    /// Polls; `None` when the budget is spent. Also returns the time polled as of the last look at the clock, which is a few polls too short.
     fn spin(
         &self,
         deadline: Deadline,
@@ -307,7 +307,7 @@ impl Waiter<'_> {
             if self.is_dead() {
                 return (Some(if ready() { Waited::Ready } else { Waited::Dead }), spent);
             }
-            // One look for both: what arrives meanwhile waits for it.
+            // One look for both; an event that arrives meanwhile waits for it.
             let now = Instant::now();
             if deadline.instant().is_some_and(|at| at <= now) {
                 return (Some(Waited::DeadlinePassed), spent);
@@ -355,8 +355,8 @@ impl Waiter<'_> {
         }
     }
 
-    /// One sleep, at most `left`. `distrust` = this wait has been woken too often for nothing: a hostile peer can do that for
-    /// ever, so leave what it can reach alone and look again every [`NAP`].
+    /// One sleep, at most `left`. `distrust` = this wait had too many spurious wakes. A hostile peer can cause those without end, so
+    /// the sleep does not depend on the shared word, and the waiter looks again every [`NAP`].
     fn sleep(&self, left: Option<Duration>, distrust: bool) {
         match self.dead {
             Some(dead) if distrust => drop(dead.wait(0, Some(left.map_or(NAP, |left| left.min(NAP))))),

@@ -51,7 +51,7 @@ steps! {
     ParentTidySent = "parent.tidy-sent", "The child has been asked to give idle memory back.";
     ParentBoxTaken = "parent.box-taken", "The parent has said that it keeps a block of the child's.";
     ParentBoxDone = "parent.box-done", "The parent has said that it is done with a block of the child's.";
-    ParentBoxHome = "parent.box-home", "The parent has said that a block of the child's comes home.";
+    ParentBoxReturned = "parent.box-returned", "The parent has said that it returns a block of the child's.";
     ParentStopSent = "parent.stop-sent", "The request to stop has been published.";
     ParentReaped = "parent.reaped", "The watcher has reaped the child, and nobody has been told.";
     ParentEnded = "parent.ended", "Everybody has been told that the child has ended.";
@@ -86,7 +86,7 @@ steps! {
     ChildTidyHeard = "child.tidy-heard", "The child has been asked to give idle memory back, and has not begun.";
     ChildBoxTaken = "child.box-taken", "The child has said that it keeps a block of its parent's.";
     ChildBoxDone = "child.box-done", "The child has said that it is done with a block of its parent's.";
-    ChildBoxHome = "child.box-home", "The child has said that a block of its parent's comes home.";
+    ChildBoxReturned = "child.box-returned", "The child has said that it returns a block of its parent's.";
     ChildStopping = "child.stopping", "The request to stop has been seen; the service still exists.";
     ChildExiting = "child.exiting", "The request to stop has been answered; the child is about to exit.";
     }

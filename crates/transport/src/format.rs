@@ -1,7 +1,7 @@
-//! What rkyv's features make of archives, and which of them this library works with.
+//! The archive formats that rkyv's features select, and which of them this library supports.
 //!
-//! Any crate of a program can switch the features of a dependency on, for all. One that changes archives would change what slices are
-//! read as in place, or cut numbers: the build ends here, with words, instead of somewhere with a puzzle.
+//! Any crate of a program can enable a feature of rkyv for the whole program. A feature that changes archives would break slices
+//! that are read in place, or truncate numbers. So the build fails here, with a message that says why.
 
 #![forbid(unsafe_code)]
 
@@ -30,7 +30,7 @@ numbers! {
     unaligned::u16_ube: false, false;
 }
 
-/// What is wrong with a format.
+/// Why a format is not supported; `None` if it is.
 const fn complaint(is_little_endian: bool, is_aligned: bool, pointer_bytes: usize) -> Option<&'static str> {
     if !is_little_endian {
         return Some(

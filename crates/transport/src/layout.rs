@@ -7,7 +7,7 @@
 //! ```
 //!
 //! All types are `repr(C)` and made of atomics: no reference to plain bytes that the peer can write ever exists.
-//! The offsets of everything follow from a [`Geometry`], which the parent chooses and the child, who trusts it, receives.
+//! All offsets follow from a [`Geometry`], which the parent chooses and sends to the child.
 
 #![forbid(unsafe_code)]
 
@@ -15,16 +15,16 @@ use callgate_os::futex::Futex;
 use callgate_os::futex::SharedScope;
 use callgate_os::sync::{AtomicU32, AtomicU64};
 
-/// Bytes in a cache line, on every machine that this crate is built for.
+/// Bytes in a cache line, on all supported machines.
 pub const LINE: usize = 64;
 
-/// What different sides write is kept this far apart: the processor fetches lines in pairs.
+/// The distance between words that different sides write: processors fetch cache lines in pairs.
 pub const APART: usize = 128;
 
 /// The first bytes of a segment.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"callgate");
 
-/// The version of everything that this file and the frames and messages declare.
+/// The version of this layout, and of frames and messages.
 pub const PROTOCOL: u32 = 4;
 
 /// Bytes of payload in a slot's first line.
@@ -33,30 +33,30 @@ pub const INLINE: usize = LINE - PAYLOAD_OFFSET;
 /// Where the payload begins in a slot; archives are aligned to it.
 pub(crate) const PAYLOAD_OFFSET: usize = 16;
 
-/// The first line of a slot. One cache line carries a small call whole.
+/// The first line of a slot. A small call fits into this one cache line.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct SlotLine {
     /// `sequence << 32 | length << 8 | kind`, see `commit::Commit`. Written last, with Release; 0 = never written.
     pub commit: AtomicU64,
     /// Requests: `depth << 56 | returns << 32 | interface << 16 | method`. Replies: `returns << 32`, and 1 if it carries anything. `returns` = the first of
-    /// the receiver's own blocks that the frame brings home, see `loans::LoanList`.
+    /// the receiver's own blocks that the frame returns, see `loans::LoanList`.
     pub call: AtomicU64,
     /// The first bytes of the payload, or a `commit::BlockRef`. While a reply is written into a block: the `BlockRef` of all that it
     /// may fill there, and the words at [`MARK`] and [`EXPECTED`].
     pub inline: [AtomicU64; INLINE / 8],
 }
 
-/// Of a reply that is being written: so many of its first bytes are final.
+/// The word of an announced reply that says how many of its first bytes are final.
 pub const MARK: usize = 3;
 
-/// Of a reply that is being written: about how long it will be.
+/// The word of an announced reply that says about how long it will be.
 pub const EXPECTED: usize = 4;
 
-/// Of a `commit::BlockRef`: its loan id.
+/// The word of a `commit::BlockRef` that holds its loan id.
 pub(crate) const LOAN_ID: usize = 5;
 
-/// Where one thread waits for another process: in a line that the waiter writes, and the notifier only to wake it.
+/// The doorbell at which one thread waits for another process. The waiter writes the line; the notifier writes it only to wake.
 #[derive(Debug)]
 #[repr(C)]
 pub struct BellLine {
@@ -64,78 +64,78 @@ pub struct BellLine {
     ///
     /// | from | to | who | when |
     /// |---|---|---|---|
-    /// | AWAKE | PARKED | waiter | before it looks a last time and sleeps |
-    /// | PARKED | AWAKE | notifier | when it has published, and wakes |
+    /// | AWAKE | PARKED | waiter | before its last look at the commit word, and its sleep |
+    /// | PARKED | AWAKE | notifier | after it has published, before it wakes |
     /// | PARKED | AWAKE | waiter | when it no longer sleeps |
     pub parked: Futex<SharedScope>,
     /// The CPU that the waiter last ran on, plus 1; 0 = not known.
     pub cpu: AtomicU32,
 }
 
-/// The waiter is running, or will look again before it sleeps.
+/// The waiter runs, or will look again before it sleeps.
 pub const AWAKE: u32 = 0;
 /// The waiter sleeps, or is about to.
 pub const PARKED: u32 = 1;
 
-/// What the caller of a lane writes apart from requests; the callee reads it after each reply.
+/// What the caller of a lane writes besides requests. The callee reads it after each reply.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct CallerLine {
-    /// Where the caller waits for replies.
+    /// The caller waits here for replies.
     pub bell: BellLine,
     /// Every reply before this position has been copied: blocks that held them are free again.
     pub released: AtomicU64,
-    /// Other than 0 when the caller has left the lane for good: what has not been started is not to be carried out any more.
+    /// Not 0 once the caller has left the lane for good: a call that has not started must not start any more.
     pub gone: AtomicU32,
-    /// The chain of the nested call that is under way, see `callgate_engine::nest`; of calls that are not nested it says nothing.
+    /// The chain of the nested call under way, see `callgate_engine::nest`. Meaningless for calls that are not nested.
     pub chain: AtomicU64,
 }
 
-/// What the callee of a lane writes apart from replies; the caller reads it only when a call has failed.
+/// What the callee of a lane writes besides replies. The caller reads it only when a call has failed.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct CalleeLine {
-    /// The position after that of the last call whose method has been entered, or was about to be.
+    /// The position of the last call that has started, plus 1. Written just before its method runs.
     pub started: AtomicU64,
 }
 
-/// Where one worker of the child waits for requests.
+/// The doorbell of one worker of the child, and the lanes it must look at.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct WorkerLine {
     pub bell: BellLine,
-    /// Of this worker's lanes, those from this one on have never been used: it need not look at them. [`ENDING`] when the worker is to end
-    /// once it has answered every request that has been published. Only ever rises.
+    /// How many of this worker's lanes it must look at: those beyond have never been used. [`ENDING`] = the worker must answer all published
+    /// requests and then end. Only ever rises.
     ///
     /// | to | who | when |
     /// |---|---|---|
-    /// | a lane's place + 1 | caller of the lane | it publishes its first request there |
-    /// | ENDING | whoever stops the bridge | it asks for the end, before or without a request to stop |
-    /// | ENDING | the worker | it finds a request to stop, which it carries out last |
+    /// | a lane's place + 1 | caller of the lane | before it publishes its first request there |
+    /// | ENDING | the thread that stops the bridge | before, or instead of, a request to stop |
+    /// | ENDING | the worker | when it finds a request to stop, which it carries out last |
     pub lanes_in_use: AtomicU32,
 }
 
-/// More lanes than there can be: what is published is answered, and then nothing more.
+/// A value above any number of lanes: the worker answers what is published, then ends.
 pub const ENDING: u32 = u32::MAX;
 
 /// Blocks that one side may have lent to the other at a time.
 #[cfg(not(loom))]
 pub const LOANS: usize = 1024;
-/// As many as a model needs.
+/// Enough for the models.
 #[cfg(loom)]
 pub const LOANS: usize = 2;
 
-/// What one side holds of the blocks that the other has lent to it: a word for each loan. Written by who holds, read by who lent.
+/// The blocks that one side holds of those the other has lent: one word for each loan, written by the holder, read by the lender.
 ///
 /// A word is `next << 32 | generation << 2 | state`.
 ///
 /// | from | to | who | when |
 /// |---|---|---|---|
-/// | anything | TAKEN | holder | it keeps the block beyond the frame that named it |
-/// | TAKEN | DONE | holder | it will not look at the block again |
-/// | TAKEN | HOME | holder | before it publishes a frame that brings the block home; `next` = the index after it in that frame, plus 1 |
+/// | anything | TAKEN | holder | keeps the block beyond the frame that named it |
+/// | TAKEN | DONE | holder | no longer uses the block |
+/// | TAKEN | RETURNED | holder | before it publishes a frame that returns the block; `next` = the next index in the list of that frame, plus 1 |
 ///
-/// A word of another generation says nothing of this loan: nobody took the block.
+/// A word of another generation is not of this loan: its block was not taken.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct HeldTable {
@@ -146,18 +146,18 @@ pub struct HeldTable {
 pub const TAKEN: u64 = 1;
 /// The block is no longer held.
 pub const DONE: u64 = 2;
-/// The block is on its way home.
-pub const HOME: u64 = 3;
+/// A frame returns the block.
+pub const RETURNED: u64 = 3;
 
-/// What a child says as it ends. Written by the child; read by its parent once the child is dead, and trusted in nothing.
+/// A child's report of why it ends. The child writes it; the parent reads it once the child is dead, and trusts nothing in it.
 ///
 /// `state` is `length << 8 | state`.
 ///
 /// | from | to | who | when |
 /// |---|---|---|---|
-/// | anything | SILENT | child | before it changes the text, and when what is there is no longer the last it says |
+/// | anything | SILENT | child | before it changes the text, and when the text no longer holds |
 /// | SILENT | PANICKING | child | a thread panics, or may have overflowed its stack |
-/// | PANICKING, SILENT | FINAL | child | the process ends, and this is why |
+/// | PANICKING, SILENT | FINAL | child | the process ends for this reason |
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct LastWords {
@@ -169,11 +169,11 @@ pub struct LastWords {
 /// Words of memory for a child's last words.
 pub const LAST_WORDS: usize = 255;
 
-/// Nothing has been said.
+/// No report.
 pub const SILENT: u64 = 0;
-/// What has been said may yet turn out not to be the last.
+/// A report that may not be the last one.
 pub const PANICKING: u64 = 1;
-/// What has been said is why the process ends.
+/// The reason for which the process ends.
 pub const FINAL: u64 = 2;
 
 /// The first bytes of a segment: written by the parent before the child exists.
@@ -186,11 +186,11 @@ pub struct Header {
     pub slots: AtomicU32,
     pub slot_lines: AtomicU32,
     pub workers: AtomicU32,
-    /// Calls that worker n carries out, and that are not nested, begin the chain of this number and n and 1: see `callgate_engine::nest`.
+    /// A call that worker n runs and that is not nested begins the chain with this number + n + 1, see `callgate_engine::nest`.
     pub chains: AtomicU64,
 }
 
-/// The sizes that fix where everything lies.
+/// The sizes that determine all offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Lanes, 1 to 64.

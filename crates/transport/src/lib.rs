@@ -1,13 +1,12 @@
-//! A part of [callgate](https://docs.rs/callgate), for it alone: what goes from one process to another through shared memory, where it lies
-//! there, and how the other side is told.
+//! Internal part of [callgate](https://docs.rs/callgate): frames in shared memory, their layout, and how one process notifies the other.
 //!
 //! A file imports only files above it in the list below. Knows nothing of methods, children or hubs.
 
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
-// No interface for others: nothing of it is built without being used.
+// Not an interface for other crates.
 #![allow(missing_docs, rustdoc::private_intra_doc_links, clippy::len_without_is_empty, clippy::new_without_default)]
 
-// Errors, and steps at which tests interfere.
+// Errors, and failpoints for tests.
 pub mod error;
 pub mod failpoints;
 #[cfg(feature = "portable")]
@@ -22,7 +21,7 @@ pub mod segment;
 pub mod wake;
 pub mod doorbell;
 
-// Frames that are written: their place, their memory, their bytes.
+// Writing frames: their place, their memory, their bytes.
 pub mod reading;
 pub mod commit;
 pub mod bare;
@@ -37,7 +36,7 @@ pub mod ring;
 pub mod outgoing_frame;
 pub mod encode;
 
-// Frames that are read.
+// Reading frames.
 pub mod decoder;
 pub mod copy_buffer;
 pub mod shared_box;

@@ -1,6 +1,6 @@
-//! What one side has of memory for large payloads and boxes: its arena, what it has lent of that, and what it holds of the peer's.
+//! One side's memory for large payloads and boxes: its arena, the blocks it has lent, and the peer's blocks it holds.
 //!
-//! Knows neither sockets nor processes: whoever has a [`MemoryPool`] says through [`PoolHandle`] how it is reached.
+//! Knows neither sockets nor processes: the owner of a [`MemoryPool`] implements [`PoolHandle`] to give access to it.
 
 #![forbid(unsafe_code)]
 
@@ -15,14 +15,14 @@ use callgate_os::mapping::Mapping;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The memory of one side.
+/// One side's blocks: its own, lent or not, and the peer's that it holds.
 pub struct MemoryPool {
     arena: Arena,
     lender: Lender,
     pub(crate) holder: Holder,
-    /// Blocks on their way back into the arena.
+    /// Blocks that are about to go back into the arena.
     freed: Vec<Allocation>,
-    /// Frames with blocks that somebody waits for: what they carry will come back by itself.
+    /// Sent frames with blocks whose answers are still awaited: their blocks will come back without further action.
     under_way: usize,
 }
 
@@ -69,8 +69,8 @@ impl MemoryPool {
         self.lender.lend(allocation, len, owned, list)
     }
 
-    /// Lends the block that a frame lies in, so that its receiver may keep it beyond the frame. Returns the loan id, as it is written; 0 if
-    /// so many blocks are lent already.
+    /// Lends the block that a frame lies in, so that its receiver may keep it beyond the frame. Returns the loan id as a word; 0 if the table
+    /// of loans is full.
     pub fn lend_frame(&mut self, attachments: &mut Attachments, source: &mut dyn Source) -> u64 {
         self.collect(source);
         let Some(allocation) = attachments.block.take() else { return 0 };
@@ -83,30 +83,30 @@ impl MemoryPool {
         }
     }
 
-    /// The frame is about to be published. Returns what it says of the blocks that it brings home.
+    /// The frame is about to be published. Returns the list of blocks that it returns, for its call word.
     pub fn sent(&mut self, attachments: &mut Attachments) -> LoanList {
         attachments.is_waited_for = true;
         self.under_way += 1;
         self.holder.send(&mut attachments.returns)
     }
 
-    /// A frame that departed has been dealt with.
+    /// A frame that was [`sent`](Self::sent) has been dealt with.
     pub fn arrived(&mut self, mut attachments: Attachments, source: &mut dyn Source) {
         self.given_up(&mut attachments);
         self.finish_frame(attachments, source);
     }
 
-    /// Nobody waits for a frame any more that departed.
+    /// The answer to a sent frame is no longer awaited.
     pub fn given_up(&mut self, attachments: &mut Attachments) {
         self.under_way -= usize::from(std::mem::take(&mut attachments.is_waited_for));
     }
 
-    /// Whether anything will come back by itself.
+    /// Whether blocks will come back without further action.
     pub fn has_frames_under_way(&self) -> bool {
         self.under_way > 0
     }
 
-    /// Takes back what a frame carried that nobody kept. It has been dealt with, or will never be sent.
+    /// Takes back the blocks of a frame that the peer has not kept. The frame has been dealt with, or will never be sent.
     pub fn finish_frame(&mut self, attachments: Attachments, source: &mut dyn Source) {
         let Attachments { block, lent, returns, .. } = attachments;
         self.freed.extend(block);
@@ -145,18 +145,18 @@ impl MemoryPool {
         self.put_back(source);
     }
 
-    /// Nobody here looks at a block of the peer's any more.
+    /// See [`Holder::release`].
     pub fn release(&mut self, loan_id: LoanId) {
         self.holder.release(loan_id);
     }
 
-    /// Takes back what the peer is done with.
+    /// Takes back the blocks that the peer is done with.
     pub fn collect(&mut self, source: &mut dyn Source) {
         self.lender.collect(&mut self.freed);
         self.put_back(source);
     }
 
-    /// Whether there is more idle memory than may be retained.
+    /// See [`Arena::is_untidy`].
     pub fn is_untidy(&self) -> bool {
         self.arena.is_untidy()
     }
@@ -179,7 +179,10 @@ impl MemoryPool {
     }
 }
 
-/// One side's memory, as frames and boxes reach it.
+/// Access to one side's memory, for frames and boxes.
+///
+/// `shared_box` reads and writes blocks in place on the word of an implementation: it must always give access to the same pool, and tell the
+/// truth about trust.
 pub trait PoolHandle: Send + Sync {
     /// Runs `run` on the pool, with the source of more memory.
     fn with(&self, run: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source));
@@ -196,12 +199,12 @@ pub trait PoolHandle: Send + Sync {
     /// Whether the peer reads this side's replies in place.
     fn is_trusted_by_peer(&self) -> bool;
 
-    /// Whether this process is a fork of the memory's owner, and must leave it alone.
+    /// Whether this process is a fork of the memory's owner, and must leave the memory alone.
     fn is_in_fork(&self) -> bool;
 }
 
 impl dyn PoolHandle + '_ {
-    /// Like [`PoolHandle::with`], but returns the result.
+    /// [`PoolHandle::with`] for a closure that returns a result.
     pub fn on<R>(&self, run: impl FnOnce(&mut MemoryPool, &mut dyn Source) -> R) -> R {
         let (mut run, mut result) = (Some(run), None);
         self.with(&mut |pool, source| result = run.take().map(|run| run(pool, source)));
@@ -209,8 +212,8 @@ impl dyn PoolHandle + '_ {
         result.unwrap_or_else(|| unreachable!("a pool that did not run what it was given"))
     }
 
-    /// Takes in the blocks that come back with a frame of this call word, if any do. Returns a number, with which to `forget` the blocks that its
-    /// value does not take.
+    /// Accepts the blocks that a frame with this call word returns. The number is for `forget`, which frees the blocks that the
+    /// frame's value did not take; `None` if the frame carries nothing.
     #[inline]
     pub fn accept_returns(&self, call: u64) -> Option<u64> {
         if call >> 32 == 0 { None } else { Some(self.accept_returns_slow(call)) }
@@ -219,11 +222,11 @@ impl dyn PoolHandle + '_ {
     #[cold]
     fn accept_returns_slow(&self, call: u64) -> u64 {
         let returns = LoanList::from_word(call >> 32);
-        // Numbers begin with 1, so 0 forgets none.
+        // Numbers begin with 1: 0 forgets nothing.
         if returns.is_empty() { 0 } else { self.on(|pool, _| pool.lender.accept_returns(returns)) }
     }
 
-    /// Forgets the rest of the frame to which `accept_returns` gave this number, if it did.
+    /// The frame that `accept_returns` numbered has been dealt with.
     #[inline]
     pub fn forget(&self, number: Option<u64>) {
         if let Some(number) = number {
@@ -231,7 +234,7 @@ impl dyn PoolHandle + '_ {
         }
     }
 
-    /// A block of at least `len` bytes. Waits for it until `deadline` at most; nobody wants it after `until`.
+    /// A block of at least `len` bytes. Waits for memory until `deadline`, and populates it until `until`.
     pub fn allocate(&self, len: u64, deadline: Deadline, until: Deadline) -> Result<Allocation, NoMemory> {
         let found = self.find(BlockSize::Bytes(len), deadline)?;
         found.populate(until);

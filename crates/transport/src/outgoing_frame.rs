@@ -91,15 +91,15 @@ impl<'a> OutgoingFrame<'a> {
         if self.attachments.block.is_none() {
             self.until = self.alloc.limit.until();
         }
-        let larger = match self.alloc.allocate(BlockSize::Growing { written, need }) {
+        let mut larger = match self.alloc.allocate(BlockSize::Growing { written, need }) {
             Ok(larger) => larger,
             Err(why) => return Err(self.refuse(why)),
         };
         failpoints::reach(if self.reader.is_none() { Step::ParentBlockAllocated } else { Step::ChildBlockAllocated });
         // A frame may fill the block up to where the longest payload ends.
-        let room = larger.room();
         let from = self.attachments.block.as_ref().map_or(self.slot.payload(), Allocation::span);
-        from.first(written).copy_into(room);
+        larger.copy_from(from.first(written));
+        let room = larger.room();
         let place = (room.start(), room.len());
         self.attachments.is_loaded = true;
         if let Some(old) = self.attachments.block.replace(larger) {

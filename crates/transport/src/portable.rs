@@ -1,9 +1,9 @@
-//! The word that a child is trusted, which the backends of the feature `portable` ask for.
+//! The promise that a child is trusted, which the backends of the feature `portable` require.
 
 /// Proof that the programmer trusts a child with the parent's own memory.
 ///
-/// [`Segments::Named`](crate::backing::Segments::Named) and [`Signal::RawSync`](crate::wake::Signal::RawSync) put things into shared memory
-/// that a child can turn against its parent, where the other backends leave it nothing of the kind. Hence the `unsafe`, once.
+/// [`Segments::Named`](crate::backing::Segments::Named) and [`Signal::RawSync`](crate::wake::Signal::RawSync) put objects into shared memory
+/// that a child can turn against its parent. The other backends do not. Hence the `unsafe`, once.
 ///
 /// # Examples
 ///
@@ -17,7 +17,7 @@
 /// # }
 /// # #[callgate::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// // SAFETY: the child runs code of this program alone, and no memory corruption in it is to be survived.
+/// // SAFETY: the child runs only code of this program, and the parent need not survive memory corruption in it.
 /// let trusted = unsafe { TrustedChild::new() };
 /// let echo = Echo::bridge().segments(Segments::Named(trusted)).signal(Signal::RawSync(trusted)).start()?;
 /// assert_eq!(echo.say(7)?, 7);
@@ -37,8 +37,8 @@ impl TrustedChild {
         Self(())
     }
 
-    /// For the lists of all backends, from which none is started without asking whether it
-    /// [trusts the child](crate::wake::Signal::trusts_the_child).
+    /// For the lists of all backends. Their users ask each whether it
+    /// [trusts the child](crate::wake::Signal::trusts_the_child) before they start it.
     pub(crate) const fn for_lists() -> Self {
         Self(())
     }

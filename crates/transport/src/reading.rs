@@ -1,12 +1,12 @@
-//! What reading an archive may take: levels, stack and time; and why one was refused.
+//! Limits on reading an archive: levels, stack and time; and the reasons for refusing one.
 //!
-//! Safe code. Neither writes nor reads an archive itself.
+//! Never writes or reads an archive itself.
 //!
-//! # Levels are a rule, stack is a matter of this thread
+//! # Levels are a rule, stack depends on the thread
 //!
-//! [`MAX_DEPTH`] is the same for who writes a frame and for who reads it, and the same function counts (`validator`). So who writes finds out
-//! before the frame is sent, and what arrives beyond it is no honest frame. How much stack there is only the reading thread knows: if it
-//! has too little, the call fails ([`DecodeRefusal::Stack`]), and nobody is blamed.
+//! [`MAX_DEPTH`] is the same for the writer and the reader of a frame, and the same function counts (`validator`). So the writer notices
+//! before the frame is sent, and a frame that arrives with more levels is not honest. How much stack is left only the reading thread knows: if it
+//! has too little, the call fails ([`DecodeRefusal::Stack`]), and the peer is not blamed.
 //!
 //! # Why no value overflows the stack
 //!
@@ -14,7 +14,7 @@
 //!
 //! - **Validation** enters each level through the validator, which looks at what is left of the stack every few levels
 //!   ([`LEVELS_AT_ONCE`]). If that is short, validation is done once more on a stack of its own.
-//! - **Decoding** is code of the value's types: it asks nobody. Between two levels it keeps frames with a few copies of the object that it is
+//! - **Decoding** is code of the value's types, which checks no stack. Between two levels it keeps frames with a few copies of the object that it is
 //!   making, above all without optimisation. The validator has seen the size of every object and how deep it lies, so [`Need`] is
 //!   computed before: for each level a fixed amount, and [`COPIES`] times the bytes of the largest chain of objects in one another. If less is
 //!   left, the value is decoded on a stack of its own of that size, whose pages cost memory only when they are used. The fixed amount is
@@ -23,7 +23,7 @@
 //! - **Dropping** the value happens on the thread that has it, in frames that do not grow with the objects: they hold pointers.
 //!   [`DROP`] for each level must be left, or the value is not made.
 //!
-//! What the user's own `Deserialize` or `Drop` keeps on the stack beyond that, and what reads a value recursively, is the user's.
+//! Stack that the user's own `Deserialize` or `Drop` needs beyond that, or code that reads a value recursively, is up to the user.
 
 use crate::doorbell::Deadline;
 use callgate_os::limits::{self, Wanted};
@@ -35,64 +35,64 @@ use std::cell::Cell;
 /// How deep the pointers of a frame may nest.
 pub const MAX_DEPTH: usize = 256;
 
-/// Validation enters so many levels between two looks at the stack.
+/// Levels that validation enters between two looks at the stack.
 pub(crate) const LEVELS_AT_ONCE: usize = 4;
 
-/// What a level of validation takes at most: measured 0.8 KiB without optimisation, for nodes in boxes.
+/// Stack for one level of validation: measured 0.8 KiB without optimisation, for nodes in boxes.
 const VALIDATION: usize = 8 << 10;
 
-/// What must be left beside anything else: for the calls that are under way, and for signal handlers.
+/// Stack that must stay free: for the calls under way, and for signal handlers.
 const RESERVE: usize = 16 << 10;
 
-/// What decoding one of the first levels may take, so that most values are decoded on any stack but the smallest.
+/// Stack for decoding one of the first levels: small enough to decode most values on any stack but the smallest.
 const FIRST_LEVEL: usize = 128 << 10;
 
-/// So many levels are first ones.
+/// The number of first levels.
 const FIRST_LEVELS: usize = 3;
 
-/// What decoding a level beyond may take: [`COPIES`] of an object of 21 KiB of which nothing is in its archive.
+/// Stack for decoding each further level: [`COPIES`] of an object of 21 KiB that has no bytes in its archive.
 const LEVEL: usize = 256 << 10;
 
-/// What decoding a level takes beside copies of its object: measured 0.6 KiB without optimisation, for nodes in boxes.
+/// Stack for decoding a level besides the copies of its object: measured 0.6 KiB without optimisation, for nodes in boxes.
 const LEAST_LEVEL: usize = 8 << 10;
 
-/// So many copies of an object are in the frames of decoding it: measured 8 without optimisation, for nodes in boxes.
+/// Copies of an object in the stack frames that decode it: measured 8 without optimisation, for nodes in boxes.
 const COPIES: usize = 12;
 
-/// Larger than this is a list, which is made element by element, and no object.
+/// Anything larger is a list, which is made element by element.
 const LARGEST_OBJECT: usize = 1 << 20;
 
-/// The same of what has no parts: text, numbers.
+/// The same for objects without parts: text, numbers.
 const LARGEST_LEAF: usize = 128 << 10;
 
-/// What dropping a level takes: measured 0.5 KiB without optimisation, for trees of maps.
+/// Stack for dropping a level: measured 0.5 KiB without optimisation, for trees of maps.
 const DROP: usize = 2 << 10;
 
-/// What decoding an object of `len` archived bytes keeps on the stack while its parts are made.
+/// Stack that decoding an object of `len` archived bytes holds while its parts are made.
 #[inline(always)]
 pub fn copies(len: usize) -> usize {
     COPIES * len.min(LARGEST_OBJECT)
 }
 
-/// The same of an object without parts.
+/// [`copies`] for an object without parts.
 #[inline(always)]
 pub(crate) fn copies_of_leaf(len: usize) -> usize {
     COPIES * len.min(LARGEST_LEAF)
 }
 
-/// Whether there is stack for a level more of a value, whose reading and dropping take less than a [`VALIDATION`].
+/// Whether the stack has room for one more level, whose reading and dropping take less than a [`VALIDATION`].
 #[cold]
 pub fn may_nest() -> bool {
     stack::left() >= RESERVE + VALIDATION
 }
 
-/// Whether there is stack for [`LEVELS_AT_ONCE`] more levels of validation.
+/// Whether the stack has room to validate [`LEVELS_AT_ONCE`] more levels.
 #[cold]
 pub(crate) fn may_enter_more() -> bool {
     stack::left() >= RESERVE + LEVELS_AT_ONCE * VALIDATION
 }
 
-/// Runs `validate` where there is stack for all levels that there may be.
+/// Runs `validate` on a stack with room for [`MAX_DEPTH`] levels.
 #[cold]
 pub(crate) fn with_stack_for_all_levels<R>(validate: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
     let needed = RESERVE + (MAX_DEPTH + LEVELS_AT_ONCE) * VALIDATION;
@@ -100,25 +100,25 @@ pub(crate) fn with_stack_for_all_levels<R>(validate: impl FnOnce() -> Result<R, 
         .unwrap_or_else(|| Err(refuse(DecodeRefusal::Stack { needed, left: stack::left() })))
 }
 
-/// What making the value of an archive needs.
+/// The stack that making the value of an archive needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Need {
     /// How deep its pointers nest.
     pub levels: usize,
     /// Bytes of [`copies`] of objects in one another.
     pub copies: usize,
-    /// Whether who sent the archive is trusted (by a child, its parent).
+    /// Whether the sender is trusted, as a child trusts its parent.
     pub is_trusted: bool,
 }
 
 impl Need {
-    /// Stack that decoding takes at most.
+    /// Most stack for decoding.
     fn to_decode(self) -> usize {
         let first = self.levels.min(FIRST_LEVELS);
         first * FIRST_LEVEL + (self.levels - first) * LEVEL + self.copies
     }
 
-    /// The same, if no object is larger than its archive.
+    /// Stack for decoding if no object is larger than its archive.
     fn to_decode_at_least(self) -> usize {
         self.levels * LEAST_LEVEL + self.copies
     }
@@ -127,14 +127,14 @@ impl Need {
         self.levels * DROP
     }
 
-    /// Runs `decode` where there is stack for it, and only if there is some here for dropping the value.
+    /// Runs `decode` on a stack with room for it.
     ///
     /// # Errors
     ///
-    /// If there is not.
+    /// If this stack has no room for dropping the value, or no other stack could be made.
     #[inline(always)]
     pub fn run<R>(self, decode: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
-        // Without pointers nothing recurses: known when this is compiled.
+        // Without pointers nothing recurses. A constant for such types.
         if self.levels == 0 {
             return decode();
         }
@@ -165,11 +165,11 @@ impl Need {
         if stack::on_another(needed, &mut *decode).is_some() {
             return Ok(());
         }
-        // Nobody else is believed that its objects are no larger than their archives.
+        // An untrusted sender may have objects larger than their archives.
         if !self.is_trusted {
             return Err(refuse(DecodeRefusal::Stack { needed, left }));
         }
-        // Where there is no room for such a stack (a child whose memory is limited), for the most that is likely.
+        // No memory for such a stack (a child whose memory is limited): try the likely size.
         if left >= RESERVE + self.to_decode_at_least() {
             decode();
             return Ok(());
@@ -184,44 +184,44 @@ impl Need {
 /// Why an archive was not read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DecodeRefusal {
-    /// It is none of its type, or the type's own code will not have it.
+    /// The bytes are no valid archive of the type, or the type's own code refused them.
     #[default]
     Invalid,
     /// It nests deeper than [`MAX_DEPTH`].
     Depth,
-    /// It has too many elements of no size.
+    /// It has too many elements without size.
     Elements,
-    /// This thread has too little stack for it.
+    /// This thread has too little stack.
     Stack { needed: usize, left: usize },
-    /// This process found no memory for so many bytes.
+    /// This process has no memory for `len` bytes.
     Memory { len: usize },
-    /// The deadline passed meanwhile.
+    /// The deadline passed.
     Late,
 }
 
 thread_local! {
-    /// Why this thread has last refused something.
+    /// The reason of this thread's last refusal.
     static LAST: Cell<DecodeRefusal> = const { Cell::new(DecodeRefusal::Invalid) };
 }
 
 // ---- arguments -----------------------------------------------------------------------------------------------------
 
 thread_local! {
-    /// What making the arguments needs that this thread has validated and not yet made.
+    /// The need of the arguments that this thread has validated and not yet made.
     static ARGUMENTS: Cell<Need> = const { Cell::new(Need { levels: 0, copies: 0, is_trusted: false }) };
 }
 
-/// Has [`arguments`] say `need` until it is dropped.
+/// While this exists, [`arguments`] returns the need that it was made for.
 pub struct ForArguments {
     before: Need,
 }
 
 impl Need {
-    /// For arguments that are made one by one, by code that knows only their archives. `trusts` = whether who sent them is trusted.
+    /// Sets the need of arguments that are made one by one, by code that sees only their archives. `trusts` says whether the sender is trusted.
     ///
     /// # Errors
     ///
-    /// If there is no stack here for dropping them.
+    /// If this stack has no room for dropping them.
     #[inline(always)]
     pub fn of_arguments(self, trusts: impl FnOnce() -> bool) -> Result<Option<ForArguments>, Failure> {
         if self.levels == 0 { Ok(None) } else { Self { is_trusted: trusts(), ..self }.of_nested_arguments().map(Some) }
@@ -243,33 +243,33 @@ impl Drop for ForArguments {
     }
 }
 
-/// What making any of the arguments needs that are being made on this thread.
+/// The need of the arguments that are being made on this thread.
 #[inline(always)]
 pub fn arguments() -> Need {
     ARGUMENTS.get()
 }
 
-/// Notes why something is refused.
+/// Notes the reason of a refusal.
 #[cold]
 pub fn refuse(why: DecodeRefusal) -> Failure {
     LAST.set(why);
     Failure
 }
 
-/// Why this thread has just refused something.
+/// The reason of this thread's last refusal, which is forgotten.
 #[cold]
 pub fn last_refusal() -> DecodeRefusal {
     LAST.take()
 }
 
-/// Less than this is not asked for before: whoever finds no memory for so little goes no further anyway.
+/// Smaller allocations are not tried first: a process without memory for them ends soon anyway.
 const LARGE: usize = 128 << 10;
 
-/// Looks whether this process has memory for `len` bytes more. How many a peer sends, it chooses; and Rust ends a process that finds none.
+/// Checks that this process has memory for `len` more bytes: a peer chooses `len`, and Rust ends a process whose allocation fails.
 ///
 /// # Errors
 ///
-/// If it has none.
+/// If it has not.
 pub fn has_memory(len: usize) -> Result<(), Failure> {
     if len < LARGE || Vec::<u8>::new().try_reserve_exact(len).is_ok() {
         return Ok(());
@@ -277,11 +277,11 @@ pub fn has_memory(len: usize) -> Result<(), Failure> {
     Err(refuse(DecodeRefusal::Memory { len }))
 }
 
-/// What is said of [`DecodeRefusal::Elements`].
+/// The limit of [`DecodeRefusal::Elements`] in words.
 pub const TOO_MANY: &str = "more elements of no size than bytes, and than 65,536";
 
 impl DecodeRefusal {
-    /// The limit in words, if there is one that this process or its peer has reached.
+    /// The limit in words; `None` for refusals that are about no limit.
     pub fn limit(self) -> Option<String> {
         Some(match self {
             DecodeRefusal::Invalid | DecodeRefusal::Late => return None,
@@ -300,10 +300,10 @@ impl DecodeRefusal {
     }
 }
 
-/// Between two looks at the clock, so many bytes are copied: some hundred microseconds, of memory that has never been touched.
+/// Bytes copied between two looks at the clock: some hundred microseconds, for memory that has never been touched.
 pub const BYTES_A_LOOK: usize = 1 << 20;
 
-/// Says that it is too late, if it is.
+/// An error if the deadline has passed.
 #[inline]
 pub fn in_time(until: Deadline) -> Result<(), Failure> {
     if until.has_passed() { Err(refuse(DecodeRefusal::Late)) } else { Ok(()) }
@@ -323,7 +323,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::thread;
 
-    /// A list of nodes of `N` bytes, and some that are not in its archive.
+    /// A list of nodes with `N` bytes in their archives and `SKIPPED` that are not.
     #[derive(Archive, Serialize, Deserialize)]
     #[rkyv(
         serialize_bounds(__S: rkyv::ser::Writer + rkyv::ser::Allocator, __S::Error: rkyv::rancor::Source),
@@ -360,13 +360,13 @@ mod tests {
         list: Vec<Tree>,
     }
 
-    /// Runs `run` on a thread with so much stack.
+    /// Runs `run` on a thread with a stack of `size` bytes.
     fn with_stack<R: Send + 'static>(size: usize, run: impl FnOnce() -> R + Send + 'static) -> R {
         let thread = thread::Builder::new().stack_size(size).spawn(run);
         thread.expect("a thread").join().expect("no overflow")
     }
 
-    /// As deep as a bridge lets it be, and deeper.
+    /// A list of any number of levels, also beyond the limit.
     fn list<const N: usize, const SKIPPED: usize>(levels: usize) -> AlignedVec<ALIGN> {
         with_stack(256 << 20, move || {
             let node = |next| Box::new(Node::<N, SKIPPED> { bytes: [1; N], skipped: Bytes::default(), next });
@@ -386,7 +386,7 @@ mod tests {
         })
     }
 
-    /// Whether the value was made, and dropped, on a thread with so much stack. If not, it must be for the stack.
+    /// Whether the value was made and dropped on a thread with a stack of `size` bytes. If not, the refusal must be for the stack.
     fn is_read<R: Transfer>(bytes: &AlignedVec<ALIGN>, size: usize) -> bool {
         let bytes = bytes.clone();
         with_stack(size, move || match read_copy::<R>(&bytes, Decoder::of_child()) {

@@ -1,6 +1,6 @@
-//! Requests, as the callee reads them: in place, because the caller is trusted to leave them alone meanwhile.
+//! Requests, as the callee reads them: in place, because the caller is trusted not to write to them meanwhile.
 //!
-//! Relies on `archive` to validate them: what the caller's types wrote is only as right as their own code. Never copies.
+//! Relies on `archive` to validate them: the bytes are only as correct as the `Serialize` of the caller's types. Never copies.
 
 use crate::archive::access_until;
 use crate::bare::Plain;
@@ -26,7 +26,7 @@ where
 {
 }
 
-/// A request on its way through the callee, whose payload nobody writes while this exists.
+/// The payload of a request, which nobody writes while this exists.
 ///
 /// Made by [`RequestSpan::trusted`]; holding it is the permission to read in place.
 #[derive(Clone, Copy)]
@@ -54,7 +54,7 @@ impl<'a> RequestSpan<'a> {
         Self(Span::of(bytes))
     }
 
-    /// Makes an `A` of the payload.
+    /// Makes an `A` from the payload.
     ///
     /// # Errors
     ///
@@ -63,7 +63,7 @@ impl<'a> RequestSpan<'a> {
         read_copy(self.bytes(), Decoder::of_child())
     }
 
-    /// Makes an `A` of a payload that is no archive.
+    /// Makes an `A` from a payload that is no archive.
     ///
     /// # Errors
     ///
@@ -75,8 +75,8 @@ impl<'a> RequestSpan<'a> {
 
     /// Reads the payload as an archived `A`, in place.
     ///
-    /// Validated, though the peer is trusted: what it serialised is only as right as the `Serialize` of the user's types,
-    /// which is safe code. For numbers that costs about a nanosecond, for text a look at each byte.
+    /// Validates it although the peer is trusted: the bytes are only as correct as the `Serialize` of the user's types,
+    /// which is safe code. That costs about a nanosecond for numbers, and reads each byte of a text.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! A ring of slots between one producer and one consumer.
 //!
-//! Never blocks, never allocates, never calls the OS. Both positions are private: the consumer finds a frame by the
-//! sequence in the commit word of the slot that it expects, the producer knows from elsewhere (replies are credits) that the
+//! Never blocks, never allocates, never calls the OS. Both positions are private: the consumer recognises its next frame by the
+//! sequence in the slot's commit word, and the producer knows by other means (replies are credits) that the
 //! slot it writes is free. So there is no head or tail in shared memory, and a small frame moves one cache line.
 //!
 //! # Why a consumer never reads a half-written frame
@@ -53,7 +53,7 @@ pub struct Producer {
 pub struct Claim {
     slots: Slots,
     position: u64,
-    /// The commit word that last announced a frame, or took that back.
+    /// The commit word that last announced a frame, or withdrew the announcement.
     announced: Cell<u64>,
 }
 
@@ -110,13 +110,13 @@ impl Claim {
         self.slots.line(self.position)
     }
 
-    /// Whether the frame has been announced, and that has not been taken back.
+    /// Whether an announcement of the frame stands.
     pub fn is_announced(&self) -> bool {
         Commit::is_writing(self.announced.get(), self.position)
     }
 
-    /// Announces that the frame is being written into `block`, of which the first `mark` bytes are final, and will be about
-    /// `expected` bytes long.
+    /// Announces the frame, which is being written into `block`. The block's first `mark` bytes are final; the frame will have about
+    /// `expected` bytes.
     #[cold]
     pub fn announce(&self, block: BlockRef, mark: usize, expected: usize) {
         self.take_back();
@@ -130,14 +130,14 @@ impl Claim {
         line.commit.store(word, Release);
     }
 
-    /// Says that the first `mark` bytes of the announced block are final.
+    /// Marks the first `mark` bytes of the announced block as final.
     pub fn advance(&self, mark: usize) {
         debug_assert!(self.is_announced());
         // Release, P3: publishes the bytes. Pairs with the Acquire C4 in `Consumer::mark`.
         self.line().inline[MARK].store(mark as u64, Release);
     }
 
-    /// Takes back what was announced, if anything was. To be done before the block is anybody else's.
+    /// Withdraws the announcement, if there is one. Call it before the block goes to another frame.
     pub fn take_back(&self) {
         if self.is_announced() {
             let word = Commit::taken_back(self.announced.get());
@@ -157,17 +157,17 @@ pub struct Consumer {
     position: u64,
 }
 
-/// What the producer says of the next frame, which it is still writing. Not yet checked against the segments that exist.
+/// The announcement of the next frame, which is still being written. Not yet checked against the known segments.
 pub struct Announcement {
-    /// The commit word. No two announcements of one frame have the same.
+    /// The commit word, which differs between the announcements of one frame.
     pub word: u64,
-    /// All that the frame may fill where it is now.
+    /// The whole block that the frame may fill.
     pub block: BlockRef,
-    /// About how long the frame will be.
+    /// The likely length of the frame.
     pub expected: u64,
 }
 
-/// What a consumer knows of the next frame: the word that announced it, and how many bytes were final.
+/// What a consumer has seen of an announced frame: the announcing word, and how many bytes were final.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
     pub word: u64,
@@ -186,7 +186,7 @@ pub struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// Whether a reply carries anything beside what is in the slot, which its receiver has to release.
+    /// Whether a reply has memory outside its slot, which its receiver must release.
     #[inline(always)]
     pub fn carries(&self) -> bool {
         self.call != 0 || matches!(self.commit.place, Place::Block(_))
@@ -212,7 +212,7 @@ impl Consumer {
         Commit::is_at(self.slots.line(self.position).commit.load(Acquire), self.position)
     }
 
-    /// Whether the next frame has been published, or more of it announced than was seen. Reads one cache line, the frame's own.
+    /// Whether the next frame has been published, or more of it is announced than `seen`. Reads one cache line, the frame's own.
     #[inline(always)]
     pub fn has_more(&self, seen: &Seen) -> bool {
         let line = self.slots.line(self.position);
@@ -222,7 +222,7 @@ impl Consumer {
         Commit::is_begun(word, self.position) && (word != seen.word || line.inline[MARK].load(Relaxed) > seen.mark)
     }
 
-    /// What the producer says of the next frame, if it is writing it.
+    /// The announcement of the next frame, if it is being written.
     pub fn announced(&self) -> Option<Announcement> {
         let line = self.slots.line(self.position);
         // Acquire, C1: the block is read after this. Pairs with the Release P2 in `Claim::announce`.
@@ -235,7 +235,7 @@ impl Consumer {
         self.still_says(word).then_some(Announcement { word, block, expected })
     }
 
-    /// Whether an announcement has not been taken back, so that what was read since then was not written after that.
+    /// Whether the announcement `word` still stands. If so, everything read since it was seen was written before a withdrawal.
     pub fn still_says(&self, word: u64) -> bool {
         // C3: pairs with P5 in `Claim::take_back`.
         fence(Acquire);
@@ -252,7 +252,7 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, if no healthy peer could have written it.
+    /// The breach, if no healthy peer could have written the frame.
     #[inline(always)]
     pub fn take(&self) -> Result<Option<Frame<'_>>, &'static str> {
         let line = self.slots.line(self.position);
@@ -269,7 +269,7 @@ impl Consumer {
         Ok(Some(Frame { commit, call: line.call.load(Relaxed), line, payload }))
     }
 
-    /// Is done with the next frame and moves on.
+    /// Releases the next frame and moves on.
     #[inline(always)]
     pub fn release(&mut self) {
         self.position = self.position.wrapping_add(1);
@@ -281,7 +281,7 @@ impl Consumer {
     }
 }
 
-/// The reading end of a ring, as somebody sees it who reads nothing there.
+/// A view of a ring that sees which frames are published, and reads none.
 pub struct Onlooker(Slots);
 
 impl Onlooker {
@@ -289,9 +289,9 @@ impl Onlooker {
         Self(slots)
     }
 
-    /// Whether the frame at `position` has been published, be it long ago.
+    /// Whether the frame at `position` has been published, at any time.
     pub fn has_seen(&self, position: u64) -> bool {
-        // Relaxed: nothing is read on the strength of it.
+        // Relaxed: nothing else is read on the strength of this.
         Commit::is_at_or_past(self.0.line(position).commit.load(Relaxed), position)
     }
 }
@@ -326,7 +326,7 @@ mod tests {
         Some(value)
     }
 
-    /// As the models of loom, but with plain bytes, on the heap, where tools that watch for races see them: what is in slots behind the
+    /// Like the loom models, but with plain bytes on the heap, where race detectors see them: payload behind a slot's
     /// first line, and a block that is copied while it is written.
     #[test]
     fn two_threads_see_frames_and_marked_bytes_whole() {
@@ -355,14 +355,14 @@ mod tests {
                             0 => producer.claim().1.announce(name, 0, PIECES * 128),
                             _ => producer.claim().1.advance(piece * 128),
                         }
-                        Span::of(&[number; 128]).copy_into(block.span().after(piece * 128));
+                        Span::of(&[number; 128]).copy_into_for_test(block.span().after(piece * 128));
                     }
                     producer.publish(Kind::Call, 1, Place::Block(name));
                 }
             });
             let (mut producer, mut answers, block) = (Producer::new(requests, 0), Consumer::new(replies, 0), block());
             for number in 0..FRAMES {
-                Span::of(&[number; 100]).copy_into(producer.claim().1.payload().after(48));
+                Span::of(&[number; 100]).copy_into_for_test(producer.claim().1.payload().after(48));
                 producer.publish(Kind::Call, 0, Place::Slot(148));
                 while !answers.is_ready() {
                     if answers.announced().is_some() {
@@ -383,7 +383,7 @@ mod tests {
         copy_buffer.with(<[u8]>::to_vec)
     }
 
-    /// Where counting begins: at the beginning, or soon before 32 or 64 bits are full.
+    /// Start positions: 0, or shortly before 32 or 64 bits wrap.
     fn positions() -> impl Strategy<Value = u64> {
         let wraps_soon = (u64::from(u32::MAX) - 20)..(u64::from(u32::MAX) + 20);
         prop_oneof![Just(0u64), wraps_soon, (u64::MAX - 20)..=u64::MAX]

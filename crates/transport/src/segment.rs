@@ -228,12 +228,24 @@ impl<'a> Span<'a> {
     /// # Panics
     ///
     /// If `target` is shorter.
-    pub fn copy_into(self, target: Span<'_>) {
+    ///
+    /// # Safety
+    ///
+    /// `target` must be memory that this process may write to, and of which no reference to plain bytes exists.
+    pub(crate) unsafe fn copy_into(self, target: Span<'_>) {
         assert!(self.len <= target.len);
         will_read(self.start, self.len);
         will_write(target.start, self.len);
-        // SAFETY: both spans lie inside living memory and were checked to be long enough; `copy` allows an overlap.
+        // SAFETY: both spans lie inside living memory and were checked to be long enough; that the target may be written is the caller's
+        // duty. `copy` allows an overlap.
         unsafe { ptr::copy(self.start.as_ptr(), target.start.as_ptr(), self.len) }
+    }
+
+    /// [`copy_into`](Self::copy_into) for tests, whose targets are slots and blocks of their own.
+    #[cfg(any(test, feature = "testkit"))]
+    pub fn copy_into_for_test(self, target: Span<'_>) {
+        // SAFETY: slots and blocks are writable, and tests refer to them by spans alone.
+        unsafe { self.copy_into(target) }
     }
 
     /// The bytes themselves.
@@ -432,14 +444,14 @@ mod planted {
     fn planted_copy_beyond_the_end() {
         let (block, target) = (block(), block());
         let longer = |block: &Block| Span { len: LEN + 8, start: block.span().start, memory: PhantomData };
-        longer(&block).copy_into(longer(&target));
+        longer(&block).copy_into_for_test(longer(&target));
     }
 
     #[test]
     #[ignore = "an error, to be caught"]
     fn planted_copy_of_what_is_gone() {
         let start = block().span().start;
-        Span { start, len: LEN, memory: PhantomData }.copy_into(block().span());
+        Span { start, len: LEN, memory: PhantomData }.copy_into_for_test(block().span());
     }
 
     #[test]
@@ -449,7 +461,7 @@ mod planted {
         std::thread::scope(|scope| {
             for fill in [1u8, 2] {
                 let block = &block;
-                scope.spawn(move || (0..1000).for_each(|_| Span::of(&[fill; LEN]).copy_into(block.span())));
+                scope.spawn(move || (0..1000).for_each(|_| Span::of(&[fill; LEN]).copy_into_for_test(block.span())));
             }
         });
     }

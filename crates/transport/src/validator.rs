@@ -1,16 +1,16 @@
-//! What archives are validated with, before anybody reads them. Its parts, the surest first:
+//! Validates archives before they are read. Its parts, the most important first:
 //!
-//! - `bounds`: where the parts of an archive lie, and how deep. Whatever has bytes is told yes by it alone, and it cannot be changed from outside.
-//! - `zst_budget`: how many elements of no size there may be, for which bounds say nothing. It opens with an example.
-//! - `tables`: hash tables that have no end, which read beyond what they asked for.
-//! - `pairs`, `marks`, `asking`: which words of an archive look like those, and how the type is asked whether they are.
-//! - `validate`: one walk through the archive where nothing is doubtful, and what is done otherwise.
+//! - `bounds`: where the parts of an archive may lie, and how deep. It alone accepts anything that has bytes, and its fields are private.
+//! - `zst_budget`: how many elements without size there may be, which bounds cannot limit. It opens with an example.
+//! - `tables`: hash tables without an end, which are read beyond the bytes that they ask for.
+//! - `archived_slices`, `marks`, `asking`: which words of an archive look like collections, and how the type is asked whether they are.
+//! - `validate`: one walk through the archive if nothing is doubtful, and the steps to take otherwise.
 //!
-//! With `unsafe` in it: what is declared valid here is read. Never writes what it validates. Allocates nothing but for frames in
-//! which an empty collection lies beside ones with elements, and then in memory that the thread keeps.
+//! Contains `unsafe` code: bytes that it accepts are read as their type. Never writes to the archive. Allocates only for frames in
+//! which an empty collection lies beside ones with elements, in memory that the thread keeps.
 //!
-//! The parts after `bounds` only add refusals. There is one exception: on a marked copy, something without bytes may be at the place of a mark, where
-//! nothing is read. No copy decides what is read: the archive itself is validated after it, without marks.
+//! The parts after `bounds` only add refusals, with one exception: on a marked copy, an object without bytes may lie at a mark, where
+//! nothing is read. No copy decides what is read: the archive itself is validated afterwards, without marks.
 
 mod bounds;
 mod archived_slices;
@@ -33,17 +33,17 @@ use rkyv::validation::ArchiveContext;
 use std::alloc::Layout;
 use std::ops::Range;
 
-/// A [`Validator`] as rkyv wants it.
+/// A [`Validator`] as the context that rkyv expects.
 pub(crate) type Validation<'v> = rancor::Strategy<Validator<'v>, Failure>;
 
-/// Validates one archive. The rules of rkyv's own: parts lie before what they are part of, and no two share a byte.
+/// Validates one archive, by the rules of rkyv's own validator: a part lies before the object that it belongs to, and no two parts share a byte.
 pub struct Validator<'v> {
     bytes: &'v [u8],
     bounds: Bounds,
-    /// Parts that may be entered without a look at the clock.
+    /// Parts left to enter before the next look at the clock.
     unclocked: u32,
     until: Deadline,
-    /// Why it failed, if not for what the archive is.
+    /// Why validation failed, if not because the archive is invalid.
     refusal: DecodeRefusal,
     /// Where an object begins in which no pair has elements; 0 = none is known.
     clean: usize,
@@ -185,13 +185,13 @@ unsafe impl ArchiveContext<Failure> for Validator<'_> {
     }
 }
 
-/// Between two looks at the clock, so many parts are validated: some tens of microseconds.
+/// Parts validated between two looks at the clock: some tens of microseconds.
 const PARTS_A_LOOK: u32 = 1 << 12;
 
 /// Why validation stopped.
 #[derive(Clone, Copy)]
 enum Why {
-    /// There may be too many elements of no size.
+    /// There may be too many elements without size.
     Over,
     /// There may be a hash table without end, whose capacity is there.
     Runaway(usize),

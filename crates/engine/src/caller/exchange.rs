@@ -243,7 +243,7 @@ impl Caller {
     fn value<R: Reply>(&self, frame: &Frame<'_>, context: &CallContext) -> Result<R, CallError> {
         failpoints::reach(Step::ParentReplySeen);
         let value = R::from_slot(frame.line, frame.payload, self.decoder(context));
-        value.map_err(|Failure| self.unread(context))
+        value.map(|value| value.with_trust(self.peer.trust)).map_err(|Failure| self.unread(context))
     }
 
     /// Takes this call's own reply: a fault, or one that carries something. `None` if the child has taken it back.
@@ -343,7 +343,7 @@ impl Caller {
     /// The decoder for replies.
     #[inline(always)]
     pub fn decoder(&self, context: &CallContext) -> Decoder<'_> {
-        Decoder::of(&self.pool, self.peer.max_payload, self.peer.trust, context.deadline())
+        Decoder::of(&self.pool, self.peer.max_payload, context.deadline())
     }
 }
 

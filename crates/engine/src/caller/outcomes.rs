@@ -37,10 +37,13 @@ impl Caller {
             Place::Block(place) => {
                 let block = self.pool.peer_block(place);
                 let block = block.ok_or_else(|| self.corrupt("a reply in memory that it does not have", context))?;
-                R::from_block(block, place.loan_id, self.decoder(context))
+                match self.peer.trust {
+                    Some(trust) => R::from_trusted_block(block, place.loan_id, self.decoder(context), trust),
+                    None => R::from_block(block, self.decoder(context)),
+                }
             }
         };
-        decoded.map_err(|Failure| self.unread(context))
+        decoded.map(|value| value.with_trust(self.peer.trust)).map_err(|Failure| self.unread(context))
     }
 
     #[cold]

@@ -1,7 +1,7 @@
-//! Memory objects on the heap: for tests in which both sides of a bridge are one process, with one address for what they share.
+//! Memory objects on the heap: for tests in which one process plays both sides and maps each object at one address.
 //!
-//! Where the sides have mappings of their own, no tool sees that an access of the one and an access of the other are to the same
-//! bytes, nor where an object ends. Here they all do.
+//! With a mapping for each side, no tool sees that two accesses are to the same bytes, nor where an object ends. With the heap, all tools
+//! do.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
-//! Where shared memory comes from, and how the peer comes by it.
+//! Where shared memory comes from, and how the peer gets it.
 //!
 //! A bridge's memory objects have numbers: 0 is its segment, [`EVENTS`] holds its doorbells if they need memory of their
-//! own, all others are the arenas'.
+//! own, and the rest belong to the arenas.
 
 #![forbid(unsafe_code)]
 
@@ -26,11 +26,11 @@ pub const SEGMENT: u64 = 0;
 /// The number of the object that holds doorbells.
 pub(crate) const EVENTS: u64 = u64::MAX;
 
-/// What a bridge's shared memory is.
+/// The kind of a bridge's shared memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Segments {
-    /// Anonymous memory, passed as descriptors, whose size nobody can change any more. Leaves nothing behind, whatever dies.
+    /// Anonymous memory of a fixed (sealed) size, passed as descriptors. Leaves nothing behind, whichever process dies.
     #[default]
     Sealed,
     /// POSIX shared memory of the crate `shared_memory`, in `/dev/shm/callgate-PID-N-..` (the parent's process number, and a
@@ -62,7 +62,7 @@ impl Segments {
         Segments::Named(TrustedChild::for_lists()),
     ];
 
-    /// Whether it takes a `TrustedChild` to choose it.
+    /// Whether choosing it takes a `TrustedChild`.
     #[doc(hidden)]
     pub fn trusts_the_child(self) -> bool {
         self != Segments::Sealed
@@ -79,7 +79,7 @@ impl Segments {
     }
 }
 
-/// The child's memory, by what its parent said of it; `None` if it was built without that backend.
+/// The child's memory, as its parent described it; `None` if the child was built without that backend.
 pub fn of_child(place: &str) -> Option<Arc<dyn Backing>> {
     match place {
         "" => Some(Arc::new(Sealed)),
@@ -90,18 +90,18 @@ pub fn of_child(place: &str) -> Option<Arc<dyn Backing>> {
     }
 }
 
-/// A source of shared memory objects: made by the parent, found by the child.
+/// A source of shared memory objects: the parent creates them, the child attaches them.
 pub trait Backing: Send + Sync {
-    /// Where the objects are, for the peer; empty if descriptors say it.
+    /// The place of the objects, for the peer; empty if they are sent as descriptors.
     fn place(&self) -> &str {
         ""
     }
 
-    /// Creates and maps object `number`, of `len` zero bytes, and what to send the peer for it, who may do with it what `peer`
-    /// says. (A backend that is for trusted peers only need not hold it to that.)
+    /// Creates and maps object `number`, of `len` zero bytes. Returns also the descriptor to send to the peer, if there is one. `peer` limits the
+    /// peer's access; backends that are for trusted peers only need not enforce it.
     fn create(&self, number: u64, len: usize, peer: Protection) -> io::Result<(Mapping, Option<OwnedFd>)>;
 
-    /// Maps object `number` of the peer, which is trusted; takes the next of `descriptors` if it needs one.
+    /// Maps object `number` of the trusted peer. Takes the next of `descriptors` if the backend needs one.
     fn attach(
         &self,
         number: u64,
@@ -109,7 +109,7 @@ pub trait Backing: Send + Sync {
         access: Protection,
     ) -> io::Result<Mapping>;
 
-    /// The peer is gone: nothing needs to be found any more.
+    /// The peer is gone: no object will be attached any more.
     fn peer_ended(&self) {}
 }
 

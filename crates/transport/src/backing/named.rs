@@ -11,10 +11,10 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Named memory: the names of all objects of one bridge begin alike.
+/// Named memory. The names of a bridge's objects share a prefix.
 pub(crate) struct Named {
     place: String,
-    /// Objects made by this side.
+    /// Objects that this side made.
     made: Mutex<HashSet<u64>>,
 }
 
@@ -26,7 +26,7 @@ impl Named {
         Self::of_peer(&format!("/callgate-{}-{number}", std::process::id()))
     }
 
-    /// Memory that a peer makes.
+    /// Memory that the peer makes.
     pub(crate) fn of_peer(place: &str) -> Self {
         Self { place: place.to_owned(), made: Mutex::default() }
     }
@@ -62,7 +62,7 @@ impl Backing for Named {
     }
 }
 
-/// A start that failed leaves no name behind either, though its memory may still be mapped for a moment.
+/// Removes the names also after a failed start, whose memory may stay mapped for a moment.
 impl Drop for Named {
     fn drop(&mut self) {
         self.peer_ended();

@@ -1,10 +1,10 @@
 //! Where the parts of an archive may lie, and how deep they may nest.
 //!
-//! Relies on `reading` for how deep that is. Looks at addresses alone, never at bytes, and knows nothing of what else is asked of an archive: its
-//! fields are its own, so nobody else can widen them.
+//! Relies on `reading` for the limits. Looks only at addresses, never at bytes, and knows nothing of the other checks. Its fields are
+//! private, so no other part can widen the bounds.
 //!
-//! The rules are those of rkyv's own validator. Parts lie before what they are part of, and no two share a byte. So what is still free is one
-//! range, from behind the last part that has been validated to the object that is being validated: a part must lie in it.
+//! The rules are those of rkyv's own validator. A part lies before the object that it belongs to, and no two parts share a byte. So the free bytes
+//! are one range, from the end of the last validated part to the object that is being validated: the next part must lie in it.
 
 #![forbid(unsafe_code)]
 
@@ -14,15 +14,15 @@ use std::ops::Range;
 
 const _: () = assert!(MAX_DEPTH.is_multiple_of(LEVELS_AT_ONCE));
 
-/// Which part of an archive is being validated, and what that leaves for others.
+/// The object that is being validated, and the range that is left for its parts.
 pub(super) struct Bounds {
     /// The address of the archive.
     start: usize,
-    /// Parts of the object begin here or behind: after the last that has been validated.
+    /// The end of the last validated part. The object's next part begins here or later.
     low: usize,
     /// The addresses of the object being validated. Its parts end before it.
     object: Range<usize>,
-    /// How many levels more may be entered without asking, and how many might in all.
+    /// How many more levels may be entered without a look at the stack, and how many were granted in all.
     depth_left: usize,
     granted: usize,
     /// [`copies`] of the objects that the one being validated is a part of.

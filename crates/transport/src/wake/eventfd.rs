@@ -1,9 +1,9 @@
 //! Sleeping on an eventfd, and ringing it: the direction from child to parent.
 //!
-//! The two sides share one file description, so each can set its flags, read its count and fill it, and have epoll sets wait for it, a million if it
-//! likes, each of which is told by whoever reads or writes. A parent must therefore neither write it, which can block, nor read it, which can
-//! take long. So the parent only listens, by an epoll set of its own that reports each ring once, and the child only rings; the other direction
-//! stays with the futex.
+//! The two sides share one file description. Each can set its flags, read and fill its count, and add it to any number of epoll sets, all
+//! of which every read or write must notify. So a parent must not write it, which can block, nor read it, which can
+//! take long. The parent only listens, through an epoll set of its own that reports each ring once, and the child only rings. The other direction
+//! uses the futex.
 
 #![forbid(unsafe_code)]
 
@@ -19,11 +19,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The parent's end: sleeps until it is rung.
+/// The parent's end, at which callers sleep.
 pub(crate) struct Listener {
-    /// Closed elsewhere: the child may have it wait in sets that outlive it.
+    /// Closed by another thread: the child may have added it to many sets, which makes closing slow.
     ring: Arc<Aside>,
-    /// The ring and the alarm, which is rung when the child has ended. The child has no descriptor of either.
+    /// An epoll set of the ring and of the alarm, which is rung when the child has ended. The child has no descriptor of the set.
     set: PollSet,
 }
 
@@ -41,7 +41,7 @@ impl Listener {
 }
 
 impl Sleeper for Listener {
-    /// A ring ends one sleep, this or the next. A child that rings for ever is one that rings too often.
+    /// A ring ends one sleep, this or the next. A child that keeps ringing is handled as spurious wakes are.
     fn sleep(&self, _: &BellLine, _: Option<&Futex<PrivateScope>>, left: Option<Duration>) {
         self.set.wait_for_one(left);
     }
@@ -54,7 +54,7 @@ impl Sleeper for Listener {
     }
 }
 
-/// The child's end: rings.
+/// The child's end, which rings.
 pub(crate) struct Ringer(OwnedFd);
 
 impl Ringer {

@@ -8,8 +8,8 @@ use callgate_os::futex::PrivateScope;
 use callgate_os::futex::{Futex, wait_either};
 use std::time::Duration;
 
-/// The word that says "parked" is the futex: a wake between the last look and the sleep has changed it, and the kernel, which
-/// compares, does not let the waiter sleep.
+/// The futex is the word `parked`. A wake between the last look and the sleep changes it, so the kernel's comparison fails and the waiter does
+/// not sleep.
 pub struct FutexSleeper;
 
 impl Sleeper for FutexSleeper {

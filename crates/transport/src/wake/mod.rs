@@ -1,9 +1,9 @@
-//! What a side that sleeps is woken by: the one part of a doorbell that differs between backends.
+//! How a sleeping side is woken: the one part of a doorbell that differs between backends.
 //!
-//! When to sleep and when to wake is [`doorbell`](crate::doorbell)'s business and the same for all: a waiter says that
-//! it parks, looks once more and only then sleeps; a notifier publishes, looks, and wakes only who parks. So nothing here is
-//! reached while both sides are awake. A backend must let a wake that comes between the waiter's last look and its sleep end
-//! that sleep; it may end a sleep for nothing.
+//! [`doorbell`](crate::doorbell) decides when to sleep and when to wake, in the same way for all backends: a waiter says that
+//! it parks, looks once more and only then sleeps; a notifier publishes, looks, and wakes only a parked waiter. So nothing here
+//! runs while both sides are awake. In every backend a wake between the waiter's last look and its sleep must end
+//! that sleep. A sleep may also end spuriously.
 
 #![forbid(unsafe_code)]
 
@@ -28,11 +28,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What wakes a side of a bridge that sleeps. Matters only once a side sleeps; while both are awake nobody is woken.
+/// The mechanism that wakes a sleeping side of a bridge. It costs nothing while both sides are awake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Signal {
-    /// A futex in shared memory, in both directions. Costs the least.
+    /// A futex in shared memory, in both directions. The cheapest.
     #[default]
     Futex,
     /// An eventfd for each lane wakes the caller, so that a program that sits in an epoll loop can wait for replies there: see
@@ -69,7 +69,7 @@ impl Signal {
         Signal::RawSync(TrustedChild::for_lists()),
     ];
 
-    /// Whether it takes a `TrustedChild` to choose it.
+    /// Whether choosing it takes a `TrustedChild`.
     #[doc(hidden)]
     pub fn trusts_the_child(self) -> bool {
         !matches!(self, Signal::Futex | Signal::EventFd)
@@ -93,15 +93,15 @@ impl Signal {
     }
 }
 
-/// How to sleep at one doorbell, and how to wake who sleeps there.
+/// Sleeps at one doorbell, and wakes the thread that sleeps there.
 pub trait Sleeper: Send + Sync {
-    /// Sleeps until woken, until `dead` is no longer 0, or until `left` has passed; or less long, for no reason.
+    /// Sleeps until woken, until `dead` is not 0, or until `left` has passed. May return earlier, spuriously.
     fn sleep(&self, bell: &BellLine, dead: Option<&Futex<PrivateScope>>, left: Option<Duration>);
 
     /// Ends the sleep at `bell`, or the next one if there is none. Never blocks.
     fn wake(&self, bell: &BellLine);
 
-    /// Forgets wakes that have come too early for a sleep.
+    /// Forgets wakes that came while nobody slept.
     fn forget(&self) {}
 }
 
@@ -125,23 +125,23 @@ pub struct Bells {
 }
 
 impl Bells {
-    /// Where the caller of lane `index` sleeps.
+    /// The doorbell of the caller of lane `index`.
     pub fn lane(&self, index: u32) -> Arc<dyn Sleeper> {
         self.lanes[index as usize].clone()
     }
 
-    /// Where worker `index` of the child sleeps.
+    /// The doorbell of worker `index` of the child.
     pub fn worker(&self, index: u32) -> Arc<dyn Sleeper> {
         self.workers[index as usize].clone()
     }
 
-    /// Doorbells that need nothing but their words in the segment.
+    /// Doorbells that need only their words in the segment.
     pub fn futexes(count: Count) -> Self {
         let futex: Arc<dyn Sleeper> = Arc::new(FutexSleeper);
         Self { lanes: vec![futex.clone(); count.lanes as usize], workers: vec![futex; count.workers as usize] }
     }
 
-    /// The child's side: what `descriptors`, which came with the handshake, are for. `None` if there are too few.
+    /// The child's side, from the `descriptors` of the handshake. `None` if there are too few.
     pub fn of_child(
         signal: Signal,
         count: Count,
@@ -162,12 +162,12 @@ impl Bells {
     }
 }
 
-/// The parent's side: its doorbells, and what belongs to them.
+/// The parent's side: its doorbells, and their descriptors.
 pub struct ParentBells {
     pub bells: Bells,
-    /// What the child needs, for the handshake.
+    /// The descriptors that the child needs, for the handshake.
     rings: Vec<Arc<Aside>>,
-    /// Rung when the child has ended, for those who sleep on descriptors.
+    /// Rung when the child has ended, for threads that sleep on descriptors.
     pub alarm: Option<Arc<Waker>>,
     /// All lanes' doorbells and the alarm as one descriptor.
     pub door: Option<Door>,
@@ -206,7 +206,7 @@ impl ParentBells {
         Ok(Self { bells, rings, alarm: Some(alarm), door: Some(door) })
     }
 
-    /// What the child needs, for the handshake.
+    /// The descriptors that the child needs, for the handshake.
     pub fn for_child(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.rings.iter().map(|ring| ring.as_fd())
     }
@@ -216,7 +216,7 @@ impl ParentBells {
 /// ended. The descriptor is the parent's alone: the child has those in it, and not the set itself.
 pub struct Door(PollSet);
 
-/// What the alarm is called in the set; lanes go by their index.
+/// The alarm's number in the set; a lane's number is its index.
 const ALARM: u64 = u64::MAX;
 
 impl Door {
@@ -226,8 +226,8 @@ impl Door {
         Ok(Self(set))
     }
 
-    /// Makes the descriptor quiet until a lane is rung anew. A child that rings for ever makes it readable over and over, but one
-    /// that only leaves its end readable does not. Returns the lanes that were rung. Never blocks.
+    /// Makes the descriptor unreadable until a lane is rung again, and returns the lanes that were rung. Never blocks. A child that keeps ringing
+    /// makes it readable again and again; one that only leaves its end readable does not.
     pub fn clear(&self) -> impl Iterator<Item = u32> + use<> {
         let mut keys = Vec::new();
         // The only failures are those of a bad descriptor or pointer.

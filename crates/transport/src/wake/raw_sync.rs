@@ -1,8 +1,8 @@
 //! Sleeping on events of the crate `raw_sync`, in memory of their own.
 //!
-//! Every use of such an event takes its lock without limit of time, a wait with a limit too (see [`event`]), and a child that is
-//! killed at the wrong moment leaves the lock locked. So a parent's threads that make calls touch no event: others do, one for
-//! each lane and one for each worker of the child, which may then hang in their place.
+//! Each use of such an event takes its lock without a time limit, even a wait with a limit (see [`event`]), and a child that is
+//! killed at the wrong moment leaves the lock locked. So threads that make calls touch no event. Helper threads do, one for
+//! each lane and one for each worker of the child, and may hang instead.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ use std::sync::{Arc, Weak};
 use std::thread::Builder;
 use std::time::Duration;
 
-/// A parent's doorbells, made anew; and what to send the child.
+/// A parent's new doorbells, and the descriptors for the child.
 pub(crate) fn of_parent(count: Count, backing: &dyn Backing) -> io::Result<(Bells, Option<OwnedFd>)> {
     let (lanes, all) = (count.lanes as usize, (count.lanes + count.workers) as usize);
     let (memory, descriptor) = backing.create(EVENTS, all * event::STRIDE, Protection::ReadWrite)?;
@@ -53,9 +53,9 @@ pub(crate) fn of_child(
     })
 }
 
-/// Where a caller sleeps: on a word that a thread sets when it hears the event.
+/// A caller's doorbell: a word that a thread sets when it hears the event.
 struct EventSleeper {
-    /// 1 = rung since the last sleep. In this process's own memory, whatever its type allows.
+    /// 1 = rung since the last sleep. In this process's private memory.
     rung: Arc<Futex<SharedScope>>,
 }
 
@@ -68,12 +68,12 @@ impl EventSleeper {
     }
 }
 
-/// Until the bridge is gone, which [`EventRinger`] rings for.
+/// Runs until the bridge is gone, which [`EventRinger`] rings for.
 fn listen(event: &SharedEvent, rung: &Weak<Futex<SharedScope>>) {
     loop {
         event.wait();
         let Some(rung) = rung.upgrade() else { return };
-        // Relaxed: what was published is looked for after the sleep, behind a fence of its own.
+        // Relaxed: the waiter looks for published frames after the sleep, behind its own fence.
         rung.word().store(1, Relaxed);
         rung.wake();
     }
@@ -96,7 +96,7 @@ impl Sleeper for EventSleeper {
     }
 }
 
-/// What a parent wakes its child with: a thread that sets the event.
+/// Wakes a child: through a thread that sets the event.
 struct EventRinger(SyncSender<()>);
 
 impl EventRinger {
@@ -116,12 +116,12 @@ impl Sleeper for EventRinger {
     fn sleep(&self, _: &BellLine, _: Option<&Futex<PrivateScope>>, _: Option<Duration>) {}
 
     fn wake(&self, _: &BellLine) {
-        // If there is no room, a wake is waiting that has not been begun: it comes after what was published before this one.
+        // If the channel is full, a wake is queued that has not begun. It comes after everything published before this call.
         let _ = self.0.try_send(());
     }
 }
 
-/// Both kinds of doorbell in a child, which dies with its parent and so may block on it.
+/// Both kinds of doorbell in a child. It may block on its parent, because it dies with it.
 struct ChildBell(SharedEvent);
 
 impl Sleeper for ChildBell {
