@@ -376,10 +376,11 @@ mod tests {
     use super::*;
     use crate::args::Args;
     use crate::auth::Joined;
+    use crate::call_errors::CallError;
     use crate::protocol::{MAX_MESSAGE, Resolution};
     use callgate_os::listener;
     use callgate_os::socket::{self, BlockingMode, Received};
-    use callgate_transport::error::{CallError, Started};
+    use callgate_transport::error::Started;
     use std::sync::mpsc;
     use std::time::Instant;
 

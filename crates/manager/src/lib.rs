@@ -66,6 +66,7 @@ mod registration;
 pub use self::address::Address;
 pub use self::args::{Args, RepeatedKeyword};
 pub use self::authkey::{AuthKey, KeyReference};
+pub use self::call_errors::CallError;
 pub use self::callback::Callback;
 pub use self::connection::{Manager, Name};
 pub use self::error::ManagerError;

@@ -17,7 +17,7 @@ impl Manager {
     /// Registers `callback` under `name`, with whatever arguments it is called with. Until the [`Registration`] is dropped, calls of that
     /// name run it in this process, on threads of their own, several at once.
     ///
-    /// A panic in it goes to who has called, as [`CallError::Panicked`](callgate_transport::error::CallError::Panicked), and is not printed: when another process calls for the first time, this one
+    /// A panic in it goes to who has called, as `Panicked` in [`CallError::Call`](super::CallError::Call), and is not printed: when another process calls for the first time, this one
     /// gets a panic hook ([`std::panic::set_hook`]) that hands on to the one before it all panics but those in callbacks. A hook that is set
     /// later takes its place; then panics in callbacks are printed too, and come without their place.
     ///

@@ -8,6 +8,7 @@ use crate::commit::ALIGN;
 use crate::copy_buffer::{CopyBuffer, read_copy};
 use crate::decoder::{Decoder, Transfer, TrustedPeer};
 use crate::doorbell::Deadline;
+use crate::error::CallbackError;
 use crate::layout::{INLINE, SlotLine};
 use crate::loans::LoanId;
 use crate::reading::{BYTES_A_LOOK, Need, has_memory, in_time};
@@ -36,18 +37,28 @@ pub trait Reply: Sized {
     /// As [`from_slot`](Self::from_slot).
     fn from_block(block: Block, loan_id: u64, decoder: Decoder<'_>) -> Result<Self, Failure>;
 
+    /// What the copy of a reply becomes first.
+    type Copied;
+
     /// Where a reply goes that is copied while it is written.
-    fn copy_buffer() -> CopyBuffer<Self>;
+    fn copy_buffer() -> CopyBuffer<Self::Copied>;
 
     /// From a reply, all of which has been copied.
     ///
     /// # Errors
     ///
     /// As [`from_slot`](Self::from_slot).
-    fn from_copy_buffer(copy_buffer: CopyBuffer<Self>, decoder: Decoder<'_>) -> Result<Self, Failure>;
+    fn from_copy_buffer(copy_buffer: CopyBuffer<Self::Copied>, decoder: Decoder<'_>) -> Result<Self, Failure>;
+
+    /// From the failure that a callback reports; `None` if only callbacks may report one, and this is no callback's reply.
+    fn from_failure(_: CallbackError) -> Option<Self> {
+        None
+    }
 }
 
 impl<R: Transfer> Reply for R {
+    type Copied = Self;
+
     #[inline(always)]
     fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         decode_slot(line, payload, decoder)
@@ -71,6 +82,8 @@ impl<R: Transfer> Reply for R {
 }
 
 impl<T: Plain> Reply for Bare<T> {
+    type Copied = Self;
+
     #[inline]
     fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         match Copied::of_line(line, payload.len()) {
@@ -89,6 +102,35 @@ impl<T: Plain> Reply for Bare<T> {
 
     fn from_copy_buffer(copy_buffer: CopyBuffer<Self>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         copy_buffer.with(|bytes| Self::read(bytes, decoder.until()))
+    }
+}
+
+/// The reply of a callback: its result, or the failure that it reports instead. Bridges have no such failures.
+pub struct CallbackReply<R>(pub Result<R, CallbackError>);
+
+impl<R: Reply> Reply for CallbackReply<R> {
+    type Copied = R::Copied;
+
+    #[inline(always)]
+    fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        R::from_slot(line, payload, decoder).map(|value| Self(Ok(value)))
+    }
+
+    #[inline(always)]
+    fn from_block(block: Block, loan_id: u64, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        R::from_block(block, loan_id, decoder).map(|value| Self(Ok(value)))
+    }
+
+    fn copy_buffer() -> CopyBuffer<R::Copied> {
+        R::copy_buffer()
+    }
+
+    fn from_copy_buffer(copy_buffer: CopyBuffer<R::Copied>, decoder: Decoder<'_>) -> Result<Self, Failure> {
+        R::from_copy_buffer(copy_buffer, decoder).map(|value| Self(Ok(value)))
+    }
+
+    fn from_failure(failure: CallbackError) -> Option<Self> {
+        Some(Self(Err(failure)))
     }
 }
 
@@ -242,6 +284,8 @@ impl<A: Checked> ArchivedReply<A> {
 }
 
 impl<A: Checked> Reply for ArchivedReply<A> {
+    type Copied = Self;
+
     fn from_slot(_line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         Self::copied(payload, &decoder)
     }
