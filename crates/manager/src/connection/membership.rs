@@ -26,6 +26,15 @@ const RETAINED: u64 = 4 << 20;
 /// How long each attempt may take to find a hub again that has ended.
 const ELECTION: Duration = Duration::from_secs(5);
 
+/// Whether the search for another hub goes on.
+#[derive(PartialEq, Eq)]
+enum Replacement {
+    /// Another hub is found, or none is needed any more.
+    Over,
+    /// None is found yet.
+    Pending,
+}
+
 impl ManagerInner {
     /// Connects within `timeout`, in a way that `connect` knows.
     pub(super) fn begin(
@@ -80,7 +89,7 @@ impl ManagerInner {
         let limits = Limits { max_payload: MAX_PAYLOAD, retained: RETAINED };
         let settings = Settings { limits, wait: self.wait };
         let shared = Arc::downgrade(self);
-        let ended = move |client: &Arc<Client>| Self::find_another(&shared, client);
+        let ended = move |client: &Arc<Client>| Self::replace_hub(&shared, client);
         let client = Client::start(joined, settings, self.callbacks.clone(), ended)
             .map_err(|error| self.failed("starting the thread that listens to the hub", error))?;
         let callbacks = self.callbacks.all();
@@ -123,10 +132,10 @@ impl ManagerInner {
         Ok(())
     }
 
-    /// The hub of `client` has ended: finds another one, if this process does that, for as long as somebody has the manager.
-    fn find_another(manager: &Weak<Self>, client: &Arc<Client>) {
+    /// Replaces the hub of `client`, which has ended, if this manager elects hubs. Tries until it succeeds or the manager is dropped.
+    fn replace_hub(manager: &Weak<Self>, client: &Arc<Client>) {
         while let Some(shared) = manager.upgrade() {
-            if shared.has_another(client) {
+            if shared.try_replace_hub(client) == Replacement::Over {
                 return;
             }
             drop(shared);
@@ -134,20 +143,22 @@ impl ManagerInner {
         }
     }
 
-    /// Looks for another hub if one is needed in the place of that of `client`. Whether none is needed any more.
-    fn has_another(self: &Arc<Self>, client: &Arc<Client>) -> bool {
-        // Who has it may be about to make this `client` the one that counts.
+    /// Makes one attempt to replace the hub of `client`, if that is still the connection that counts.
+    fn try_replace_hub(self: &Arc<Self>, client: &Arc<Client>) -> Replacement {
+        // The thread that holds this lock may be about to make `client` the connection that counts.
         let _one_at_a_time = self.connecting.lock();
         let is_needed = |part: &mut Part| {
             part.elects && self.client.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, client))
         };
         if !is_needed(&mut self.part.lock()) {
-            return true;
+            return Replacement::Over;
         }
         self.end_own();
-        let Ok((hub, joined)) = self.elect(Deadline::after(Some(ELECTION))) else { return false };
-        // Whoever disconnected meanwhile did not wait for this.
-        let adopted = self.adopt(hub, joined, self.deadline(), is_needed);
-        adopted.is_ok() && self.current().is_some()
+        let Ok((hub, joined)) = self.elect(Deadline::after(Some(ELECTION))) else { return Replacement::Pending };
+        // `disconnect` does not wait for an election: `is_needed` asks once more.
+        match self.adopt(hub, joined, self.deadline(), is_needed) {
+            Ok(()) if self.current().is_some() => Replacement::Over,
+            _ => Replacement::Pending,
+        }
     }
 }

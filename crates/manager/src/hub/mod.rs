@@ -126,22 +126,53 @@ pub(crate) fn start_or_join(
     deadline: Deadline,
 ) -> Result<(Option<Hub>, Joined), ManagerError> {
     let begun = std::time::Instant::now();
+    let mut phase = Phase::Join;
     loop {
-        match auth::join(address, key, ClientRights::Full, deadline) {
-            // Nobody yet, or one that is just going.
-            Err(ManagerError::NobodyListens { .. } | ManagerError::Closed { .. }) => {}
-            joined => return joined.map(|joined| (None, joined)),
-        }
-        if let Some(hub) = Hub::start_if_free(address, key, options.clone())? {
-            let joined = hub.join().map_err(|error| address.failed("joining the hub of this process", error))?;
-            return Ok((Some(hub), joined));
-        }
-        if deadline.has_passed() {
-            let what = "somebody is about to listen, and does not";
-            return Err(ManagerError::TimedOut { address: address.to_string(), waited: begun.elapsed(), what });
-        }
-        std::thread::sleep(AGAIN);
+        phase = match phase {
+            Phase::Join => match auth::join(address, key, ClientRights::Full, deadline) {
+                Err(error) if is_vacant(&error) => Phase::Start,
+                joined => return joined.map(|joined| (None, joined)),
+            },
+            Phase::Start => match Hub::start_if_free(address, key, options.clone())? {
+                Some(hub) => {
+                    let joined =
+                        hub.join().map_err(|error| address.failed("joining the hub of this process", error))?;
+                    return Ok((Some(hub), joined));
+                }
+                None => Phase::Wait,
+            },
+            Phase::Wait if deadline.has_passed() => {
+                let what = "somebody is about to listen, and does not";
+                return Err(ManagerError::TimedOut { address: address.to_string(), waited: begun.elapsed(), what });
+            }
+            Phase::Wait => {
+                std::thread::sleep(AGAIN);
+                Phase::Join
+            }
+        };
     }
+}
+
+/// A step of an election. Each process goes round until it has a hub, its own or another's, or its time is over.
+///
+/// | phase | outcome | next |
+/// |---|---|---|
+/// | Join | a hub takes this process in | done: a client |
+/// | Join | nobody listens, or the hub is closing | Start |
+/// | Join | any other error | done: that error |
+/// | Start | the address was free | done: the hub |
+/// | Start | another process has the lock or the name | Wait |
+/// | Wait | there is time left | Join |
+/// | Wait | there is none | done: `TimedOut` |
+enum Phase {
+    Join,
+    Start,
+    Wait,
+}
+
+/// Whether an attempt to join found no hub, or one that is closing.
+fn is_vacant(error: &ManagerError) -> bool {
+    matches!(error, ManagerError::NobodyListens { .. } | ManagerError::Closed { .. })
 }
 
 /// How long to wait for whoever is about to listen, or about to go.

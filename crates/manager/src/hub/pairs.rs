@@ -8,8 +8,10 @@
 
 #![forbid(unsafe_code)]
 
+mod memory_request;
 mod memory;
 
+use self::memory_request::MemoryRequest;
 use super::connection::ClientId;
 use super::ledger::{Ledger, Left, Process, Watch};
 use crate::protocol::Side;
@@ -98,20 +100,17 @@ struct End {
     segments: HashMap<u64, (u64, Watch)>,
     /// In all.
     bytes: u64,
-    asked: NeedState,
+    request: MemoryRequest<GrantedObject>,
     /// Whether it has mapped the first segment.
     has_first: bool,
 }
 
-/// What has become of a side's `Need`: see the same of a bridge's child. A healthy side asks again only after the answer.
+/// Memory that a side has been sent and not mapped yet.
 #[derive(Debug)]
-enum NeedState {
-    Nothing,
-    Waiting,
-    /// It has been sent this segment, and is to map it: the object, and that only to be read.
-    Granted(u64, [Option<OwnedFd>; 2]),
-    /// Its segment is being sealed.
-    Sealing(u64),
+struct GrantedObject {
+    object: OwnedFd,
+    /// The same, read-only, for the other side. `None` without procfs.
+    to_read: Option<OwnedFd>,
 }
 
 /// What a client has of all pairs.
@@ -176,7 +175,7 @@ impl End {
             control,
             segments: HashMap::new(),
             bytes: 0,
-            asked: NeedState::Nothing,
+            request: MemoryRequest::Idle,
             has_first: false,
         }
     }
@@ -429,7 +428,7 @@ mod tests {
         let New { pair, caller: [_first, control], .. } = pairs.introduce((1, asker), (2, other)).unwrap();
         let _burden = toll::burden(&control, 300_000);
         let slow = (0..10).find(|_| {
-            pairs.pairs.get_mut(&pair).unwrap().caller.asked = NeedState::Nothing;
+            pairs.pairs.get_mut(&pair).unwrap().caller.request = MemoryRequest::Idle;
             pairs.need(pair, Side::Caller, 4096).is_err()
         });
         let granted = 4096 * (slow.expect("it is slow") as u64 + 1);

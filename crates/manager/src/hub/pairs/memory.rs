@@ -4,9 +4,10 @@
 
 #![forbid(unsafe_code)]
 
+use super::memory_request::{RequestAction, RequestEvent};
 use super::{
-    Broken, FIRST, Heard, MAX_OBJECTS_OF_TWO, MAX_SEGMENTS, MAX_SEGMENTS_OF_SIDE, NeedState, Pair, Pairs, SealRequest,
-    tell,
+    Broken, End, FIRST, GrantedObject, Heard, MAX_OBJECTS_OF_TWO, MAX_SEGMENTS, MAX_SEGMENTS_OF_SIDE, Pair, Pairs,
+    SealRequest, tell,
 };
 use crate::hub::ledger::{Left, Watch};
 use crate::protocol::Side;
@@ -25,9 +26,8 @@ impl Pairs {
     pub(super) fn need(&mut self, pair: u64, side: Side, len: u64) -> Result<(), Broken> {
         let budget = self.budget;
         let end = self.pairs.get_mut(&pair).ok_or(Broken)?.end(side);
-        match end.asked {
-            NeedState::Nothing => self.grant(pair, side, len, Instant::now() + RELEASE_PATIENCE),
-            // It has not taken the last answer.
+        match end.request.step(RequestEvent::Asked) {
+            RequestAction::Decide => self.grant(pair, side, len, Instant::now() + RELEASE_PATIENCE),
             _ if len > budget / 2 => tell(&end.control, Message::Deny { len, max: budget / 2 }),
             _ => tell(&end.control, Message::Exhausted { len, budget }),
         }
@@ -40,9 +40,8 @@ impl Pairs {
         let segment = found.next_segment;
         found.next_segment += 1;
         let (asker, other) = found.sides(side);
-        asker.asked = NeedState::Nothing;
         if len > budget / 2 {
-            return tell(&asker.control, Message::Deny { len, max: budget / 2 });
+            return refuse(asker, Message::Deny { len, max: budget / 2 });
         }
         let (kept, keeps) = (self.ledger.of(asker.process), self.ledger.of(other.process));
         let before = self.ledger.between(asker.process, other.process);
@@ -58,11 +57,11 @@ impl Pairs {
             || reads >= MAX_SEGMENTS;
         if len > to_write.min(to_read) || are_too_many {
             if kept.written + keeps.read > 0 && Instant::now() < until {
-                asker.asked = NeedState::Waiting;
+                asker.request.step(RequestEvent::Postponed);
                 self.waiting.push((pair, side, len, until));
                 return Ok(());
             }
-            return tell(&asker.control, Message::Exhausted { len, budget });
+            return refuse(asker, Message::Exhausted { len, budget });
         }
         self.supply(pair, side, segment, len)
     }
@@ -73,7 +72,7 @@ impl Pairs {
         let share = self.of_client.entry(asker.client).or_default();
         let object = match memfd::create_for_others("callgate-arena", len) {
             Ok(object) => object,
-            Err(error) => return tell(&asker.control, no_memory(&error)),
+            Err(error) => return refuse(asker, no_memory(&error)),
         };
         let watch = self.ledger.watch(&object);
         // Now: who has a lease on it would keep waiting whoever opens it. Without procfs, it is left to the other not to write there; nobody
@@ -86,10 +85,10 @@ impl Pairs {
         share.segments += 1;
         self.of_client.entry(other.client).or_default().attached += 1;
         let Some(lack) = lack(asker.control.send(Message::Grant { segment }, Some(object.as_fd())))? else {
-            asker.asked = NeedState::Granted(segment, [Some(object), to_read]);
+            asker.request.step(RequestEvent::Sent { segment, object: GrantedObject { object, to_read } });
             return Ok(());
         };
-        let told = tell(&asker.control, lack);
+        let told = refuse(asker, lack);
         self.take_off(pair, side, segment);
         told
     }
@@ -112,8 +111,8 @@ impl Pairs {
     /// A side has mapped what it was granted, which is sealed then.
     pub(super) fn has_mapped(&mut self, pair: u64, side: Side, segment: u64) -> Result<(), Broken> {
         let end = self.pairs.get_mut(&pair).ok_or(Broken)?.end(side);
-        match std::mem::replace(&mut end.asked, NeedState::Sealing(segment)) {
-            NeedState::Granted(granted, [Some(object), to_read]) if granted == segment => {
+        match end.request.step(RequestEvent::Mapped { segment }) {
+            RequestAction::Seal(GrantedObject { object, to_read }) => {
                 let unsealed = SealRequest { pair, side, segment, object, to_read };
                 if (self.sealer)(unsealed) { Ok(()) } else { Err(Broken) }
             }
@@ -139,7 +138,7 @@ impl Pairs {
 
     fn attach(found: &mut Pair, side: Side, segment: u64, to_read: &OwnedFd) -> Result<(), Broken> {
         let (asker, other) = found.sides(side);
-        asker.asked = NeedState::Nothing;
+        asker.request.step(RequestEvent::Sealed);
         if !asker.segments.contains_key(&segment) {
             // It has given it back since.
             return Ok(());
@@ -155,17 +154,16 @@ impl Pairs {
     pub(super) fn detach(&mut self, pair: u64, side: Side, segment: u64) -> Result<(), Broken> {
         let (len, watch) = self.take_off(pair, side, segment).ok_or(Broken)?;
         let (asker, other) = self.pairs.get_mut(&pair).ok_or(Broken)?.sides(side);
-        let is_attached = match asker.asked {
-            NeedState::Granted(granted, _) if granted == segment => {
-                asker.asked = NeedState::Nothing;
-                false
-            }
-            NeedState::Sealing(sealing) => sealing != segment,
-            _ => true,
-        };
+        let is_attached = matches!(asker.request.step(RequestEvent::Detached { segment }), RequestAction::TellReader);
         self.ledger.left(watch, Left { len, writer: asker.process, reader: other.process });
         if is_attached { tell(&other.control, Message::Detach { segment }) } else { Ok(()) }
     }
+}
+
+/// Answers that there is no memory, and why.
+fn refuse(asker: &mut End, why: Message) -> Result<(), Broken> {
+    asker.request.step(RequestEvent::Refused);
+    tell(&asker.control, why)
 }
 
 /// How much more may be made for two processes of whose `budget` bytes `in_all` are in use, `here` of them between those two: as much as that
