@@ -1,6 +1,6 @@
-//! How a process becomes a client of a hub, or the hub, and finds another one when that has ended.
+//! How a process becomes a client or the hub, and finds another hub when its hub ends.
 //!
-//! Whatever is registered here is registered at each hub in turn. One thread at a time does this, which may take long.
+//! Its callbacks are registered at each hub in turn. One thread at a time does this, which may take long.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +23,7 @@ const MAX_PAYLOAD: u64 = 64 << 20;
 /// Idle memory that each side of two connected processes keeps, in bytes.
 const RETAINED: u64 = 4 << 20;
 
-/// How long each attempt may take to find a hub again that has ended.
+/// The time limit of each attempt to replace a hub that ended.
 const ELECTION: Duration = Duration::from_secs(5);
 
 /// Whether the search for another hub goes on.
@@ -36,7 +36,7 @@ enum Replacement {
 }
 
 impl ManagerInner {
-    /// Connects within `timeout`, in a way that `connect` knows.
+    /// Connects within `timeout`, by means of `connect`.
     pub(super) fn begin(
         self: &Arc<Self>,
         elects: bool,
@@ -67,7 +67,7 @@ impl ManagerInner {
         })
     }
 
-    /// Ends the hub that this process still has, if its clients have ended it.
+    /// Drops the hub of this process, which a client may have ended.
     fn end_own(&self) {
         let hub = self.part.lock().hub.take();
         drop(hub);
@@ -77,7 +77,7 @@ impl ManagerInner {
         hub::start_or_join(&self.address, &self.key, self.options.clone(), deadline)
     }
 
-    /// Registers at a hub what this process has, and makes the connection this process's if `accept` does not object at last. Called by who holds
+    /// Registers this process's callbacks at a hub and makes the connection the current one, if `accept` still agrees. The caller holds
     /// `connecting`.
     pub(super) fn adopt(
         self: &Arc<Self>,
@@ -104,7 +104,7 @@ impl ManagerInner {
             is_wanted
         };
         if adopted {
-            // Those that were unregistered meanwhile: the hub that was told was the last one.
+            // Callbacks that were unregistered meanwhile: only the previous hub was told.
             let is_gone = |registered: &&Arc<LocalCallback>| self.callbacks.get(registered.number).is_none();
             callbacks.iter().filter(is_gone).for_each(|registered| self.unregistered(registered.number));
         } else {
@@ -123,9 +123,9 @@ impl ManagerInner {
         for registered in callbacks {
             match client.ask(|seq| registered.as_message(seq, false), deadline) {
                 Ok(said) if matches!(said[..], [FromHub::Registered { .. }]) => {}
-                // Somebody else has the name now.
+                // Another process has the name now.
                 Ok(_) | Err(Unanswered::Refused(_)) => self.callbacks.revoke(registered.number),
-                // This hub has ended too, or does not answer. The next is told of all of them.
+                // This hub has ended too, or does not answer. The next one gets all registrations.
                 Err(why) => return Err(self.unanswered("registering again what was registered", why)),
             }
         }
