@@ -234,7 +234,7 @@ mod tests {
 
     /// One that calls through a bridge have too reads as it does there.
     #[test]
-    fn fault_38_debug_of_a_callbacks_error_is_its_sentence() {
+    fn debug_of_a_callbacks_error_is_its_sentence() {
         let refused = error::CallError::Refused { call: CALL, why: "no".into() };
         let held = CallError::from(refused.clone());
         assert_eq!((held.to_string(), format!("{held:?}")), (refused.to_string(), refused.to_string()));

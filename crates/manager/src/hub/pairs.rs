@@ -166,7 +166,7 @@ impl Pair {
 
 impl End {
     fn new(client: ClientId, process: Process, control: OwnedFd) -> Self {
-        // The kernel then drops descriptors that the peer sends.
+        // The kernel then refuses descriptors that the side sends, where it can.
         socket::refuse_descriptors(&control);
         let control = Control::new(control.into());
         Self {

@@ -122,7 +122,7 @@ impl Registry {
         name.map(|name| self.forget(&name));
     }
 
-    /// Removes a name. Returns its registration.
+    /// Removes a name. Returns the notice for its owner.
     fn forget(&mut self, name: &str) -> Option<Revoked> {
         let (name, NameEntry { owner, number, expires, .. }) = self.names.remove_entry(name)?;
         if let Some(own) = self.of_client.get_mut(&owner) {
