@@ -5,8 +5,8 @@
 
 mod support;
 
-use callgate::manager::{Args, AuthKey, Manager, ManagerError, Value};
-use callgate::{CallError, args, bridge};
+use callgate::manager::{Args, AuthKey, CallError, Manager, ManagerError, Value};
+use callgate::{args, bridge};
 use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
@@ -144,7 +144,7 @@ fn a_callback_that_fails_stays_registered() {
             );
             let panicked = hub.call_as::<()>("panic", ("on purpose".to_owned(),)).expect_err("a panic");
             assert!(
-                matches!(&panicked, CallError::Panicked { fault, .. } if fault.message == "on purpose"),
+                matches!(&panicked, CallError::Call(callgate::CallError::Panicked { fault, .. }) if fault.message == "on purpose"),
                 "{panicked}"
             );
             let mismatched = hub.call("divide", args![1]).expect_err("one too few");

@@ -10,9 +10,9 @@ mod raw;
 mod slow;
 mod support;
 
-use callgate::manager::{Args, AuthKey, HubOptions, Item, Manager, Registration, Value};
+use callgate::manager::{Args, AuthKey, CallError, HubOptions, Item, Manager, Registration, Value};
 use callgate::rkyv::{rancor, to_bytes};
-use callgate::{CallError, Wait, args};
+use callgate::{Wait, args};
 use raw::{CALL, FAILED, IN_BLOCK, REFUSED, Raw, STOP, commit, own_memory, words};
 use rustix::thread::futex;
 use std::collections::{BTreeMap, HashMap};
@@ -240,7 +240,11 @@ impl Scene {
         for &(case, len, kind, payload) in cases {
             let began = Instant::now();
             let answer = self.caller.call_as::<R>(name, (len, kind, payload.to_vec()));
-            assert!(matches!(answer, Err(CallError::Corrupt { .. })), "{case}: {:?}", answer.err());
+            assert!(
+                matches!(answer, Err(CallError::Call(callgate::CallError::Corrupt { .. }))),
+                "{case}: {:?}",
+                answer.err()
+            );
             assert!(began.elapsed() < PLENTY, "{case}");
             self.goes_on(case);
             self.renew();
@@ -327,7 +331,11 @@ fn fault_06_a_reply_200_000_deep_ends_the_pair() {
         scene.renew();
         for levels in [1000, 200_000] {
             let answer = deep(&scene, levels);
-            assert!(matches!(answer, Err(CallError::Corrupt { .. })), "{levels} deep: {:?}", answer.err());
+            assert!(
+                matches!(answer, Err(CallError::Call(callgate::CallError::Corrupt { .. }))),
+                "{levels} deep: {:?}",
+                answer.err()
+            );
             scene.goes_on(&format!("{levels} deep"));
             scene.renew();
         }
@@ -367,7 +375,7 @@ fn flipped<R: Item>(name: &str, honest: impl Fn(&R) -> bool) {
             match scene.caller.call_as::<R>(name, ()) {
                 Ok(Some(value)) if honest(&value) => values += 1,
                 Ok(Some(_)) => lies += 1,
-                Err(CallError::Corrupt { .. }) => {
+                Err(CallError::Call(callgate::CallError::Corrupt { .. })) => {
                     errors += 1;
                     break;
                 }
@@ -566,7 +574,11 @@ fn changing_requests(manager: &Manager, raw: &Raw) {
             let answer = manager.call_as::<u64>("lists", (texts(), vec![1u8, 2, 3], true, Some(0.5f32)));
             let outcome = match &answer {
                 Ok(_) => "carried out",
-                Err(CallError::Refused { .. } | CallError::Callback { .. } | CallError::Mismatch { .. }) => "refused",
+                Err(
+                    CallError::Call(callgate::CallError::Refused { .. })
+                    | CallError::Callback { .. }
+                    | CallError::Mismatch { .. },
+                ) => "refused",
                 Err(_) => "the last",
             };
             *outcomes.entry(outcome).or_insert(0) += 1;

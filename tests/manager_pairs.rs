@@ -2,8 +2,8 @@
 
 mod support;
 
-use callgate::manager::{AuthKey, Manager, Registration};
-use callgate::{CallError, Started};
+use callgate::Started;
+use callgate::manager::{AuthKey, CallError, Manager, Registration};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -147,7 +147,7 @@ fn a_call_that_timed_out_is_in_nobodys_way() {
         let _fast = owner.register_fn("fast", |number: u64| number).expect("a free name");
         let caller = client(&address, Duration::from_secs(2));
         assert_eq!(caller.call_as::<u64>("fast", (0u64,)), Ok(Some(0)));
-        assert!(matches!(caller.call_as::<()>("slow", ()), Err(CallError::TimedOut { .. })));
+        assert!(matches!(caller.call_as::<()>("slow", ()), Err(CallError::Call(callgate::CallError::TimedOut { .. }))));
         // On the same thread, whose lane is that of the call which has not been answered.
         for number in 1..100 {
             assert_eq!(caller.call_as::<u64>("fast", (number,)), Ok(Some(number)));

@@ -3,8 +3,8 @@
 
 mod support;
 
-use callgate::manager::{AuthKey, Handle, Manager, ManagerError};
-use callgate::{CallError, args};
+use callgate::args;
+use callgate::manager::{AuthKey, CallError, Handle, Manager, ManagerError};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use std::iter;
 use std::os::fd::OwnedFd;
@@ -551,7 +551,7 @@ fn a_last_call_that_panics_is_the_last() {
             let once =
                 owner.named("once").for_calls(1).register_fn(|| -> i64 { panic!("on purpose") }).expect("a name");
             let panicked = caller.call_as::<i64>("once", ()).expect_err("it panics");
-            assert!(matches!(panicked, CallError::Panicked { .. }), "{panicked}");
+            assert!(matches!(panicked, CallError::Call(callgate::CallError::Panicked { .. })), "{panicked}");
             assert!(!once.is_registered());
             assert_eq!(caller.call_as::<i64>("once", ()), Ok(None));
             assert_eq!(hub.names().expect("names"), []);

@@ -8,8 +8,7 @@
 
 mod support;
 
-use callgate::CallError;
-use callgate::manager::{AuthKey, Manager};
+use callgate::manager::{AuthKey, CallError, Manager};
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};

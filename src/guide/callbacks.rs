@@ -31,7 +31,7 @@
 //!
 //! # What a registration promises
 //!
-//! If a callback fails, the caller gets [`CallError::Callback`](crate::CallError::Callback); the callback stays registered. When a process ends, its
+//! If a callback fails, the caller gets [`CallError::Callback`](crate::manager::CallError::Callback); the callback stays registered. When a process ends, its
 //! registrations end with it. `named("..")` starts a registration with options: `for_calls`, `expires_in`, `replace`. Locks and semaphores (`lock`,
 //! `semaphore`) are shared by all clients of the hub, and released when their holder dies.
 //!

@@ -5,8 +5,7 @@
 use crate::args::{CallOf, HubArgs, Key, ServeArgs};
 use crate::render::text;
 use crate::{json, print};
-use callgate::CallError;
-use callgate::manager::{AuthKey, Manager, Name};
+use callgate::manager::{AuthKey, CallError, Manager, Name};
 use callgate_suite::BoxError;
 use comfy_table::Table;
 use nix::sys::signal::{SigSet, Signal};

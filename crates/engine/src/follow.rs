@@ -24,14 +24,14 @@ use rkyv::rancor::Failure;
 const SLACK: u64 = 64;
 
 /// A reply that is being copied while it is written.
-struct Following<R> {
+struct Following<R: Reply> {
     /// How far it has been copied.
     seen: Seen,
     /// How long the waits for more of it take.
     pace: Pace,
     /// The block that is being copied.
     from: Option<(BlockRef, Block)>,
-    copy_buffer: CopyBuffer<R>,
+    copy_buffer: CopyBuffer<R::Copied>,
 }
 
 impl Caller {

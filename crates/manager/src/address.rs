@@ -1,8 +1,7 @@
-//! Where a hub is found: a path, or an abstract name; and how exactly one process comes to listen there.
+//! A hub's address, a path or an abstract name, and the lock by which exactly one process listens there.
 //!
-//! Relies on `flock`: beside a socket's path lies `<path>.lock`, and who has it locked is the hub. The kernel takes the lock from a
-//! process that dies, so what a dead hub has left is told from what a living one has. Never removes what is no socket, nor a socket
-//! that somebody listens at.
+//! Relies on `flock`: the process that holds the lock on `<path>.lock`, beside the socket, is the hub. The kernel releases the lock of a process
+//! that dies, which tells a dead hub's files from a living one's. Never removes a file that is no socket, or a socket that a process listens at.
 
 #![forbid(unsafe_code)]
 
@@ -29,11 +28,11 @@ use std::time::{Duration, Instant};
 /// | with a `/` | the path of a socket; relative ones from the working directory at the time |
 /// | any other | `$XDG_RUNTIME_DIR/callgate/<text>`, without that variable `/tmp/callgate-<uid>/<text>` |
 ///
-/// A path's directory is made if it is missing, for this user alone (0700). It must belong to this user, or to root, and nobody else may
-/// write to it: so `/tmp/name` is refused, and `/tmp/mine/name` is not. Beside the socket lies a file `<path>.lock` while there is a hub.
-/// A name or path is UTF-8, and has at most 107 bytes.
+/// A missing directory is created for this user alone (0700). The directory must belong to this user or root, and only its owner may be able to
+/// write to it: `/tmp/name` is refused, `/tmp/mine/name` is not. While the hub runs, `<path>.lock` lies beside the socket. A name or path is
+/// UTF-8, and has at most 107 bytes.
 ///
-/// Made of any text; whether it can be an address is found out when it is used.
+/// Can be made from any text. It is checked when it is used.
 ///
 /// # Examples
 ///
@@ -66,7 +65,7 @@ impl From<&str> for Address {
     fn from(text: &str) -> Self {
         match text.strip_prefix('@') {
             Some(name) => Self::abstract_name(name),
-            // Of nothing, nothing is made: an empty address is found out when it is used.
+            // Stays empty, and is refused when it is used.
             None if text.is_empty() => Self(AddressKind::Path(PathBuf::new())),
             None if text.contains('/') => Self::from(Path::new(text)),
             None => Self(AddressKind::Path(default_directory().join(text))),
@@ -110,7 +109,7 @@ impl From<&Address> for Address {
     }
 }
 
-/// As text that makes the same address again. (A path that is no UTF-8 is none that can be used.)
+/// Text from which the same address can be made. (Paths that are not UTF-8 cannot be used as addresses.)
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
@@ -130,7 +129,7 @@ fn default_directory() -> PathBuf {
 // ---- connecting ----------------------------------------------------------------------------------------------------
 
 impl Address {
-    /// Connects to whoever listens; `None` if there is no room for another connection now.
+    /// Connects to the listening process; `None` if its backlog is full.
     ///
     /// # Errors
     ///
@@ -153,7 +152,7 @@ impl Address {
         }
     }
 
-    /// What the kernel knows it by.
+    /// The name for the kernel, if the address is valid.
     fn checked(&self) -> Result<SocketName<'_>, ManagerError> {
         let (bytes, name) = match &self.0 {
             AddressKind::Path(path) => (path.as_os_str().as_bytes(), SocketName::Path(path)),
@@ -162,7 +161,7 @@ impl Address {
         let why = match bytes {
             [] => "it is empty".into(),
             _ if bytes.contains(&0) => "a byte of it is 0".into(),
-            // It could not be passed on as text, as handles and command lines do.
+            // Handles and command lines pass it on as text.
             _ if std::str::from_utf8(bytes).is_err() => "it is no UTF-8".into(),
             _ if bytes.len() > MAX_NAME => format!("it is {} bytes long, and may be {MAX_NAME}", bytes.len()),
             _ => return Ok(name),
@@ -175,21 +174,21 @@ impl Address {
         ManagerError::System { address: self.to_string(), what, error }
     }
 
-    /// Whether others could put something else in a socket's place. A directory that is missing is nobody's.
+    /// Checks that no other user can replace the socket. A missing directory passes.
     fn check_directory(&self, directory: &Path) -> Result<(), ManagerError> {
         let failed = |error| self.failed(format!("looking at {}", directory.display()), error);
         let (own, _) = selfproc::effective_ids();
-        let is_strangers = |found: &Metadata| found.uid() != own && found.uid() != 0;
+        let is_other_users = |found: &Metadata| found.uid() != own && found.uid() != 0;
         let squatted =
             |why: String| Err(ManagerError::Squatted { address: self.to_string(), path: directory.into(), why });
-        // First the link, if it is one: who owns that says where it leads.
+        // First the link, if it is one: its owner decides where it leads.
         for find in [|path: &Path| fs::symlink_metadata(path), |path: &Path| fs::metadata(path)] {
             let found = match find(directory) {
                 Ok(found) => found,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
                 Err(error) => return Err(failed(error)),
             };
-            if is_strangers(&found) {
+            if is_other_users(&found) {
                 return squatted(format!("belongs to user {}, and must to user {own} or root", found.uid()));
             }
             if !found.is_symlink() && !found.is_dir() {
@@ -202,7 +201,7 @@ impl Address {
         Ok(())
     }
 
-    /// Whether the path is a socket's, or nothing's.
+    /// Checks that the path is a socket or does not exist.
     fn check_socket(&self) -> Result<(), ManagerError> {
         let AddressKind::Path(path) = &self.0 else { return Ok(()) };
         match fs::symlink_metadata(path) {
@@ -229,7 +228,7 @@ fn kind_of(kind: FileType) -> &'static str {
 
 // ---- listening -----------------------------------------------------------------------------------------------------
 
-/// A socket that others can connect to, of which there is one for each address. Dropped, it leaves nothing.
+/// The one listening socket of an address. Dropping it removes its files.
 #[derive(Debug)]
 pub(super) struct Listening {
     pub(super) socket: OwnedFd,
@@ -237,7 +236,7 @@ pub(super) struct Listening {
     _place: Option<SocketFiles>,
 }
 
-/// What a socket has in the file system. Removed with this, the lock last.
+/// A socket's files. Dropping this removes them, the lock last.
 #[derive(Debug)]
 struct SocketFiles {
     path: PathBuf,
@@ -248,7 +247,7 @@ struct SocketFiles {
 }
 
 impl Address {
-    /// Listens here; `None` if somebody else does.
+    /// Listens here; `None` if another process does.
     pub(super) fn listen(&self) -> Result<Option<Listening>, ManagerError> {
         let name = self.checked()?;
         let listening = match &self.0 {
@@ -261,13 +260,13 @@ impl Address {
         Ok(listening)
     }
 
-    /// Who listens, if it can be found out.
+    /// The listening process, if the kernel says it.
     pub(super) fn listener(&self) -> Option<u32> {
         let Ok(Connected::Yes(socket)) = listener::connect(self.checked().ok()?) else { return None };
         listener::peer(socket).ok().map(|peer| peer.pid).filter(|pid| *pid != 0)
     }
 
-    /// Has the name be this process's, if it is nobody's.
+    /// Binds the name; `None` if another process has it.
     fn bind(&self, name: SocketName<'_>) -> Result<Option<OwnedFd>, ManagerError> {
         let until = Instant::now() + GOING;
         loop {
@@ -276,7 +275,7 @@ impl Address {
                 Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(self.failed("binding", error)),
                 Err(_) => {}
             }
-            // One that nobody can connect to is about to go, unless it is about to listen.
+            // A socket that refuses connections is about to close, or about to listen.
             let is_going = matches!(listener::connect(name), Ok(Connected::Nobody));
             if !is_going || Instant::now() >= until {
                 return Ok(None);
@@ -307,11 +306,11 @@ impl Address {
     }
 }
 
-/// How long a name may still be taken by a socket that nobody can connect to.
+/// How long to wait for a bound socket that refuses connections.
 const GOING: Duration = Duration::from_millis(200);
 
 impl SocketFiles {
-    /// Takes the lock beside `path`; `None` if somebody has it.
+    /// Takes the lock beside `path`; `None` if another process holds it.
     fn lock(path: &Path) -> io::Result<Option<Self>> {
         let mut lock_path = OsString::from(path);
         lock_path.push(".lock");
@@ -323,7 +322,7 @@ impl SocketFiles {
             if !lock::try_lock(&file)? {
                 return Ok(None);
             }
-            // Who had it removed the file, perhaps after it was opened here; then this lock keeps nobody out.
+            // The previous holder removes the file, perhaps after it was opened here; then this lock excludes nobody.
             let locked = file.metadata()?;
             if fs::symlink_metadata(&lock_path).is_ok_and(|found| identity(&found) == identity(&locked)) {
                 return Ok(Some(Self { path: path.into(), socket: None, lock: file, lock_path }));
@@ -331,12 +330,12 @@ impl SocketFiles {
         }
     }
 
-    /// Whether somebody listens there all the same: a program that knows of no lock.
+    /// Whether a process listens there in spite of the lock: a program that does not use it.
     fn is_live(&self, name: SocketName<'_>) -> bool {
         !matches!(listener::connect(name), Ok(Connected::Nobody))
     }
 
-    /// Removes the socket that a hub has left.
+    /// Removes the socket of a dead hub.
     fn clear(&self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -344,7 +343,7 @@ impl SocketFiles {
         }
     }
 
-    /// The socket is this process's now. Nobody else can connect before it listens, so none who may not.
+    /// Notes the new socket and restricts it to this user. Nobody can connect before it listens, so the restriction comes in time.
     fn took(&mut self) -> io::Result<()> {
         self.socket = Some(identity(&fs::symlink_metadata(&self.path)?));
         fs::set_permissions(&self.path, Permissions::from_mode(0o600))
@@ -357,7 +356,7 @@ fn identity(found: &Metadata) -> (u64, u64) {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        // A process that was just forked, and is about to execute another program, has this descriptor too.
+        // A fork that has not executed its program yet has this descriptor too.
         listener::close_for_all(&self.socket);
     }
 }
@@ -369,7 +368,7 @@ impl Drop for SocketFiles {
             let _ = fs::remove_file(&self.path);
         }
         let _ = fs::remove_file(&self.lock_path);
-        // For others who have the descriptor, as above.
+        // A fork may have the descriptor, as above.
         lock::unlock(&self.lock);
     }
 }

@@ -1,4 +1,4 @@
-//! Before anything else: hub and client show each other that they have the same key, without showing the key, and that they are the two ends of
+//! The handshake between a client and the hub. Each proves, without revealing the key, that it knows the key, and that the two are the ends of
 //! one connection.
 //!
 //! ```text
@@ -11,16 +11,16 @@
 //! ends                         client 24 | hub 24 | label 8
 //! ```
 //!
-//! All numbers are little-endian, all lengths fixed. The two codes begin differently, so what one side said is of no use to say to it;
-//! each side's nonce is new, so neither is what was recorded. No descriptor passes before this is over. The kernel says whose user the
-//! other process is; only the same, or root, is talked to at all.
+//! All numbers are little-endian, all lengths fixed. The two codes begin differently, which defeats reflection; each side's nonce is new, which
+//! defeats replay. No descriptor passes before the handshake is over. The kernel names the peer's user: only the same user, or root, is
+//! accepted.
 //!
-//! The ends are the identities of both processes and the name of the client's socket, each as that side has it from the kernel: of itself, and of
-//! whoever is at the other end (`SO_PEERCRED`, `SO_PEERPIDFD`). A process that stands in between is the other end for both, so what they say
-//! of the ends differs, and it cannot change what they say. Whoever passes on a connected socket is found out likewise: the process that
-//! connected is not the one that answers. So all that is said later is between the two.
+//! The ends are the identities of both processes and the name of the client's socket, as the kernel tells each side about itself and its peer
+//! (`SO_PEERCRED`, `SO_PEERPIDFD`). A process that relays between two is the peer of both, so their ends differ, and it cannot forge the codes.
+//! A connected socket that was passed on is detected in the same way: the process that connected is not the one that answers. So all later
+//! messages are between the two.
 //!
-//! Before Linux 6.9 an identity is a process number, which is another in another pid namespace: there hub and clients must be in the same.
+//! Before Linux 6.9 an identity is a process number, which differs between pid namespaces: there hub and clients must share one.
 
 #![forbid(unsafe_code)]
 
@@ -36,7 +36,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// The version of all that hub and clients say to each other.
+/// The version of the protocol between hub and clients.
 pub(super) const VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"callgatM";
@@ -53,7 +53,7 @@ const WELCOME: usize = 8 + 32;
 pub(crate) enum ClientRights {
     /// Anything.
     Full,
-    /// Call and lock; not register, nor end the hub. What a handle may.
+    /// Call and lock, but not register or end the hub: the rights of a handle.
     CallerOnly,
 }
 
@@ -70,7 +70,7 @@ impl ClientRights {
     }
 }
 
-/// Both ends of a connection, as one of them sees them.
+/// Both ends of a connection, as one of them knows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ends([u8; Ends::LEN]);
 
@@ -96,7 +96,7 @@ impl Ends {
     }
 }
 
-/// Why a hub does not take somebody in.
+/// Why a hub refuses a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AdmissionRefusal {
     Version,
@@ -137,7 +137,7 @@ fn number(bytes: &[u8], at: usize) -> u32 {
 
 // ---- the hub's side ------------------------------------------------------------------------------------------------
 
-/// A challenge that the hub has made, and waits to have answered.
+/// A challenge that waits for its answer.
 #[derive(Debug)]
 pub(super) struct Challenge {
     nonce: [u8; NONCE],
@@ -157,11 +157,11 @@ impl Challenge {
         message
     }
 
-    /// Whom `answer`, which came from the other of `ends`, lets in, and what to say to it.
+    /// Checks `answer`, which came from the peer in `ends`. Returns the client's rights and the welcome.
     ///
     /// # Errors
     ///
-    /// Why it does not let anybody in.
+    /// The reason for the refusal.
     pub(super) fn check(
         &self,
         key: &AuthKey,
@@ -194,11 +194,11 @@ impl Challenge {
 /// A connection to a hub that knows this process as a client.
 #[derive(Debug)]
 pub(crate) struct Joined {
-    /// What clients and hub say goes through this. Blocking, closed on exec.
+    /// The socket to the hub. Blocking, closed on exec.
     pub(crate) socket: OwnedFd,
-    /// The hub's process; 0 if it lies outside of this process's pid namespace.
+    /// The hub's process number; 0 if it is outside this process's pid namespace.
     pub(crate) hub_pid: u32,
-    /// The same, to see it end.
+    /// The hub's pidfd, which reports its end.
     pub(crate) hub: Pidfd,
 }
 

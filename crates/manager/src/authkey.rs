@@ -1,6 +1,6 @@
-//! The key that hub and clients share, and where it came from.
+//! The key that a hub and its clients share, and its source.
 //!
-//! Never shown: not by `Debug`, not in errors. What held it is overwritten when it is dropped.
+//! Never shown: not by `Debug`, not in errors. Its memory is overwritten when it is dropped.
 
 #![forbid(unsafe_code)]
 
@@ -20,8 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// The key that a hub and its clients have in common: 1 to 4,096 bytes. Better 32 random ones (`head -c 32 /dev/urandom`) than a word,
-/// which can be guessed.
+/// The key that a hub and its clients share: 1 to 4,096 bytes. Use 32 random ones (`head -c 32 /dev/urandom`); a word can be guessed.
 ///
 /// Clones share one copy, which is overwritten when the last is dropped.
 ///
@@ -39,7 +38,7 @@ pub struct AuthKey {
     reference: KeyReference,
 }
 
-/// Where a key came from, and where another process may find it.
+/// The source of a key, where another process may find it too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyReference {
@@ -47,7 +46,7 @@ pub enum KeyReference {
     File(PathBuf),
     /// An environment variable.
     Environment(String),
-    /// The program gave it; nobody else can know it.
+    /// The program supplied it; other processes cannot look it up.
     Given,
 }
 
@@ -61,7 +60,7 @@ impl fmt::Display for KeyReference {
     }
 }
 
-/// Shows where the key came from, and nothing of it.
+/// Shows the key's source, never its bytes.
 impl fmt::Debug for AuthKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthKey").field("reference", &self.reference).finish_non_exhaustive()
@@ -77,11 +76,11 @@ impl AuthKey {
         Self::of(Zeroizing::new(bytes.as_ref().to_vec()), KeyReference::Given)
     }
 
-    /// What the file at `path` holds, without the end of its last line, if it is a line.
+    /// The contents of the file at `path`, without a line break at the end.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, is no regular file, can be read or written by others than its owner, who must be this user or root, or
+    /// If the file cannot be read, is no regular file, does not belong to this user or root, can be read or written by others than its owner, or
     /// holds no key of 1 to 4,096 bytes.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ManagerError> {
         let path = path.as_ref();
@@ -95,9 +94,9 @@ impl AuthKey {
         Self::of(key, reference).checked()
     }
 
-    /// What the environment variable `variable` holds.
+    /// The value of the environment variable `variable`.
     ///
-    /// Who may look into this process's environment (its user, and root) may read it there, and children inherit it: a file is better.
+    /// This user and root can read it in this process's environment, and children inherit it: a file is safer.
     ///
     /// # Errors
     ///
@@ -110,7 +109,7 @@ impl AuthKey {
         Self::of(Zeroizing::new(OsString::into_vec(value)), reference).checked()
     }
 
-    /// Where the key came from.
+    /// The key's source.
     pub fn reference(&self) -> &KeyReference {
         &self.reference
     }
@@ -119,7 +118,7 @@ impl AuthKey {
         Self { key: Arc::new(key), reference }
     }
 
-    /// This key, if it can be one.
+    /// This key, if its length is valid.
     pub(super) fn checked(self) -> Result<Self, ManagerError> {
         let why = match self.key.len() as u64 {
             0 => "it is empty".to_owned(),
@@ -129,12 +128,12 @@ impl AuthKey {
         Err(ManagerError::Key { from: self.reference.to_string(), why })
     }
 
-    /// The code that only who has the key can make of `parts`, whose lengths must be fixed.
+    /// The message authentication code of `parts`, whose lengths must be fixed.
     pub(super) fn authenticate(&self, parts: &[&[u8]]) -> [u8; 32] {
         self.code(parts).finalize().into_bytes().into()
     }
 
-    /// Whether `code` is that of `parts`. Takes as long whatever it is.
+    /// Whether `code` is that of `parts`. Compares in constant time.
     pub(super) fn verify(&self, parts: &[&[u8]], code: &[u8]) -> bool {
         self.code(parts).verify_slice(code).is_ok()
     }
@@ -146,20 +145,20 @@ impl AuthKey {
     }
 }
 
-/// The contents of a file that nobody else can have read, or why there are none.
+/// The contents of a file that only its owner can read.
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let said = |error: io::Error| error.to_string();
-    // Before it is opened: to open a device may do something.
+    // Checked before it is opened: opening a device can have effects.
     check(&fs::metadata(path).map_err(said)?)?;
     let file = open(path).map_err(said)?;
     check(&file.metadata().map_err(said)?)?;
-    // As much room as is needed: a vector that grows leaves copies behind.
+    // The capacity suffices: a vector that grows leaves copies behind.
     let mut key = Zeroizing::new(Vec::with_capacity(MAX_KEY as usize + 3));
     file.take(MAX_KEY + 3).read_to_end(&mut key).map_err(said)?;
     Ok(key)
 }
 
-/// Opens what is at `path`. Though it may have become a pipe just now, nobody waits for its other end.
+/// Opens `path` without blocking: it may have become a pipe meanwhile.
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     apart(|| OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path))

@@ -1,6 +1,6 @@
-//! What is registered under a name: a function with types or without, and what both are to whoever carries calls to them.
+//! Callbacks: functions with static types or with dynamic arguments, and the one trait behind which both are called.
 //!
-//! Does not catch panics: whoever calls does.
+//! Does not catch panics; the caller of these functions does.
 
 #![forbid(unsafe_code)]
 
@@ -11,9 +11,9 @@ use callgate_transport::error::CallbackError;
 use callgate_transport::error::TooDeep;
 use std::marker::PhantomData;
 
-/// A function that can be registered with its types: a closure of up to eight [`Item`]s that returns an [`Outcome`].
+/// A function that can be registered with its types: it takes up to eight [`Item`]s and returns an [`Outcome`].
 ///
-/// Implemented for every `Fn(A1, .., An) -> O + Send + Sync + 'static`, with `A` the tuple of its arguments. Say the types in the
+/// Implemented for every `Fn(A1, .., An) -> O + Send + Sync + 'static`, with `A` the tuple of its arguments. Write the types in the
 /// closure: `|a: i64, b: i64| a + b`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a callback",
@@ -58,19 +58,19 @@ impl From<TypeMismatch> for CallbackError {
     }
 }
 
-/// Asked once the arguments are known to fit, just before the callback runs: whether it may, as one more of the calls that it takes.
+/// Called once the arguments are known to fit, just before the callback runs. Counts the call, or refuses it if the callback takes no more.
 pub(crate) type Begin<'a> = &'a mut dyn FnMut() -> Result<(), CallbackError>;
 
 /// A callback of any kind.
 pub(crate) trait ErasedCallback: Send + Sync {
-    /// Which types it takes and returns.
+    /// The types of its arguments and result.
     fn signature(&self) -> &Signature;
 
-    /// Calls it with arguments whose types the caller did not know. What it returns can cross to another process.
+    /// Calls it with dynamic arguments. The result can cross to another process.
     ///
     /// # Errors
     ///
-    /// If they are not those that it takes, if it may not begin, if it fails, or if what it returns cannot cross.
+    /// If the arguments do not fit, if `begin` refuses, if the callback fails, or if its result cannot cross.
     fn call_dynamic(&self, args: Args, begin: Begin<'_>) -> Result<Value, CallbackError>;
 }
 
@@ -86,11 +86,11 @@ impl<A: Arguments, O: Outcome, F: Callback<A, O>> Typed<A, O, F> {
         Self { callback, signature: Signature::of::<A, O::Value>(), types: PhantomData }
     }
 
-    /// Calls it. What it returns can cross to another process.
+    /// Calls it. The result can cross to another process.
     ///
     /// # Errors
     ///
-    /// If it fails, or if what it returns cannot cross.
+    /// If it fails, or if its result cannot cross.
     pub(crate) fn call(&self, arguments: A) -> Result<O::Value, CallbackError> {
         crossing(self.callback.call(arguments))
     }
@@ -109,7 +109,7 @@ impl<A: Arguments, O: Outcome, F: Callback<A, O>> ErasedCallback for Typed<A, O,
     }
 }
 
-/// A callback that is given whatever arguments there are.
+/// A callback with dynamic arguments.
 pub(crate) struct Dynamic<F> {
     callback: F,
     signature: Signature,
@@ -142,7 +142,7 @@ where
     }
 }
 
-/// What a callback returned, if it can cross to another process.
+/// Checks that a callback's result can cross to another process.
 fn crossing<O: Outcome>(outcome: O) -> Result<O::Value, CallbackError> {
     let value = outcome.into_result().map_err(CallbackError::Failed)?;
     shallow_item(value).map_err(|TooDeep| CallbackError::TooDeep)

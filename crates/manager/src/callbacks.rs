@@ -1,4 +1,4 @@
-//! What this process has registered: its callbacks by number, and what carries out the calls of them that arrive.
+//! The callbacks that this process has registered, by number, and the host that runs incoming calls.
 
 #![forbid(unsafe_code)]
 
@@ -24,18 +24,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Instant;
 
-/// The call word of a callback: its number, and this if the request is a bare [`Args`] and the reply a bare `Value`.
+/// The bit of the call word that says: the request is a bare [`Args`] and the reply a bare `Value`. The other bits are the callback's number.
 pub(super) const DYNAMIC: u64 = 1 << 31;
 
-/// Numbers of callbacks are below this.
+/// The exclusive upper bound of callback numbers.
 pub(super) const MOST_NUMBERS: u32 = 1 << 31;
 
-/// Of so many calls one is timed: to look at a clock takes a tenth of a call.
+/// One call in this many is timed: reading the clock costs about 10% of a call.
 const TIMED: u64 = 16;
 
-/// A callback as requests reach it.
+/// A callback that can answer a request from shared memory.
 pub(super) trait RequestHandler: ErasedCallback {
-    /// Runs it, if it may begin, with what a caller sent who has the same signature.
+    /// Runs it on a request from a caller with the same signature, if `begin` permits.
     fn answer(&self, exchange: &mut Exchange<'_>, begin: Begin<'_>);
 }
 
@@ -69,16 +69,16 @@ fn reply<R: Encode + Archive<Archived: Checked>>(exchange: &mut Exchange<'_>, re
 
 const UNREADABLE: &str = "the arguments cannot be read: the caller's types differ";
 
-/// A callback that is registered.
+/// A registered callback.
 pub(super) struct LocalCallback {
     pub(super) name: String,
     pub(super) number: u32,
     pub(super) answer: Box<dyn RequestHandler>,
-    /// How many more calls it takes; `u64::MAX` = any number.
+    /// The number of calls that it still takes; `u64::MAX` = no limit.
     left: AtomicU64,
     pub(super) expires: Option<Instant>,
     calls: AtomicU64,
-    /// How long those took that were timed, and how many that were.
+    /// The duration of the timed calls, and their number.
     nanoseconds: AtomicU64,
     timed: AtomicU64,
 }
@@ -103,7 +103,7 @@ impl LocalCallback {
         }
     }
 
-    /// Takes one of the calls that are left. `Some(true)` = it is the last; `None` = there is none.
+    /// Takes one of the remaining calls. `Some(true)` = it is the last; `None` = none is left.
     fn take_call(&self) -> Option<bool> {
         if self.expires.is_some_and(|expires| expires <= Instant::now()) {
             return None;
@@ -111,13 +111,13 @@ impl LocalCallback {
         if self.left.load(Relaxed) == u64::MAX {
             return Some(false);
         }
-        // Relaxed: a count, on which nothing else depends.
+        // Relaxed: a count that no other data depends on.
         let before = self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).ok()?;
         Some(before == 1)
     }
 
-    /// Runs `run` as a call of this, which counts from when it begins. `spent` hears of it if that is the last call that this takes, before it
-    /// runs: nobody who has its answer finds the callback still there, even if it panics.
+    /// Runs `run` as a call of this callback, counted from when it begins. Calls `spent` before the last permitted call runs, so that a caller
+    /// that has the reply never finds the callback still registered, even after a panic.
     #[inline]
     pub(super) fn run<R>(&self, mut spent: impl FnMut(), run: impl FnOnce(&dyn RequestHandler, Begin<'_>) -> R) -> R {
         let mut began = None;
@@ -147,14 +147,14 @@ impl LocalCallback {
         self.left.load(Relaxed) == 0 || self.expires.is_some_and(|expires| expires <= Instant::now())
     }
 
-    /// How often it was called, and how long that took, by those calls that were timed.
+    /// How often it was called, and how long that took, extrapolated from the timed calls.
     pub(super) fn counters(&self) -> Counters {
         let (calls, timed) = (self.calls.load(Relaxed), self.timed.load(Relaxed).max(1));
         let nanoseconds = u128::from(self.nanoseconds.load(Relaxed)) * u128::from(calls) / u128::from(timed);
         Counters { number: self.number, calls, nanoseconds: nanoseconds as u64 }
     }
 
-    /// What registers it.
+    /// The message that registers it.
     pub(super) fn as_message(&self, seq: u64, replace: bool) -> ToHub {
         let left = self.expires.map(|expires| expires.saturating_duration_since(Instant::now()));
         ToHub::Register {
@@ -172,7 +172,7 @@ impl LocalCallback {
 #[derive(Default)]
 pub(super) struct Callbacks {
     by_number: RwLock<FxHashMap<u32, Arc<LocalCallback>>>,
-    /// Those that are to be dropped, by a thread of their own.
+    /// Callbacks that wait for a separate thread to drop them.
     discarded: Mutex<Vec<LocalCallback>>,
 }
 
@@ -185,15 +185,15 @@ impl Callbacks {
         self.by_number.write().remove(&number)
     }
 
-    /// Takes out one that the hub has revoked, as [`discard`](Self::discard) does.
+    /// Removes a callback that the hub has revoked, and [`discard`](Self::discard)s it.
     pub(super) fn revoke(self: &Arc<Self>, number: u32) {
         self.discard(self.remove(number));
     }
 
-    /// Drops callbacks where nobody waits for it. A destructor is anybody's code: it may panic, ask the hub for what the thread that listens is
-    /// to read, or want a lock that is held here.
+    /// Drops callbacks on a separate thread. A destructor is user code: it may panic, ask the hub and so wait for the listening thread, or want a
+    /// lock that is held here.
     pub(super) fn discard(self: &Arc<Self>, callbacks: impl IntoIterator<Item = Arc<LocalCallback>>) {
-        // Those that somebody else has too are dropped there.
+        // Callbacks that are also held elsewhere are dropped there.
         let mut last: Vec<_> = callbacks.into_iter().filter_map(Arc::into_inner).collect();
         if last.is_empty() {
             return;
@@ -201,13 +201,13 @@ impl Callbacks {
         self.discarded.lock().append(&mut last);
         let all = self.clone();
         let drop_each = move || {
-            // Not locked while they are dropped.
+            // Not locked while the destructors run.
             let taken = std::mem::take(&mut *all.discarded.lock());
             for callback in taken {
                 let _ = panic::catch(move || drop(callback));
             }
         };
-        // Without a thread to be had they stay until there is one.
+        // If no thread can be started they stay in the list until the next `discard`.
         let _ = thread::Builder::new().name("callgate-discard".into()).spawn(drop_each);
     }
 
@@ -220,7 +220,7 @@ impl Callbacks {
         self.by_number.read().get(&number).is_some_and(|registered| !registered.is_spent())
     }
 
-    /// All of them. Whoever drops this may be the last to have one: see [`discard`](Self::discard).
+    /// All of them. Pass the result to [`discard`](Self::discard): it may hold the last reference to a callback.
     pub(super) fn all(&self) -> Vec<Arc<LocalCallback>> {
         self.by_number.read().values().cloned().collect()
     }
@@ -231,11 +231,11 @@ impl Callbacks {
     }
 }
 
-/// Who carries out the calls of one lane. `finished` hears of callbacks whose last call this is.
+/// Runs the calls of one lane. `finished` is called for a callback whose last permitted call begins.
 pub(super) struct CallbackHost<F> {
     pub(super) callbacks: Arc<Callbacks>,
     pub(super) finished: F,
-    /// The callback that runs, until its answer is on its way: its destructor may panic, or end the manager, and with it the pair.
+    /// The running callback, until its reply is published: its destructor may panic, or end the manager and with it the pair.
     pub(super) kept: Option<Arc<LocalCallback>>,
 }
 
@@ -254,7 +254,7 @@ impl<F: FnMut(u32)> Host for CallbackHost<F> {
             callbacks.remove(number);
             finished(number);
         };
-        // From before it runs, so that nothing of it is dropped by a panic's unwinding.
+        // Stored before it runs, so that a panic's unwinding drops nothing of it.
         kept.insert(registered).run(spent, |answer, begin| match word & DYNAMIC {
             0 => answer.answer(exchange, begin),
             _ => match exchange.request.take_bare::<Args>() {

@@ -1,7 +1,7 @@
-//! A client's side of its connection to the hub: its questions and their answers, and the pairs that it is introduced to.
+//! A client's connection to the hub: its requests and their answers, and the pairs that the hub introduces it to.
 //!
-//! A thread reads what the hub says. Nothing of that is trusted further than it must be: what a hub can do is to introduce to the
-//! wrong process, or to nobody.
+//! A thread reads the hub's messages. The client trusts the hub as little as possible: a bad hub can introduce it to the wrong process, or to
+//! none.
 
 #![forbid(unsafe_code)]
 
@@ -46,7 +46,7 @@ pub(super) struct ResolvedCallback {
     pub(super) signature: Signature,
     /// Its name, for errors.
     pub(super) method: &'static Method,
-    /// Who has found that his types are those of the signature.
+    /// The types of a caller that were found to match the signature.
     agreed: OnceLock<TypeId>,
 }
 
@@ -58,12 +58,12 @@ pub(super) enum CallbackPlace {
 }
 
 impl ResolvedCallback {
-    /// Whether calls go nowhere any more.
+    /// Whether its pair has ended.
     fn is_over(&self) -> bool {
         matches!(&self.place, CallbackPlace::There(caller) if caller.peer.peer_status.is_over())
     }
 
-    /// Whether an `A` for an `R` is what it takes and returns.
+    /// Whether it takes an `A` and returns an `R`.
     #[inline]
     pub(super) fn agrees<A: Arguments, R: Item>(&self) -> bool {
         let types = TypeId::of::<(A, R)>();
@@ -83,15 +83,15 @@ impl ResolvedCallback {
 /// Why the hub gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unanswered {
-    /// There is no connection any more.
+    /// The connection has ended, for this reason.
     Lost(String),
-    /// Not in time.
+    /// The hub did not answer in time.
     Late,
-    /// It refused, and says why.
+    /// The hub refused, for this reason.
     Refused(String),
 }
 
-/// Where callbacks were found, by their names.
+/// The locations of callbacks, by name.
 pub(super) type Targets = FxHashMap<Arc<str>, Arc<ResolvedCallback>>;
 
 /// A connection to a hub.
@@ -101,7 +101,7 @@ pub(super) struct Client {
     callbacks: Arc<Callbacks>,
     state: Mutex<ClientState>,
     changed: Condvar,
-    /// The thread that reads what the hub says.
+    /// The thread that reads the hub's messages.
     listener: OnceLock<ThreadId>,
     targets: ArcSwap<Targets>,
     generation: u32,
@@ -109,32 +109,32 @@ pub(super) struct Client {
 
 #[derive(Default)]
 struct ClientState {
-    /// The number of the next question.
+    /// The number of the next request.
     next: u64,
-    /// Questions that have not been answered, with what has come of answers.
+    /// Unanswered requests, with the parts of their answers that have come.
     questions: HashMap<u64, Vec<FromHub>>,
     callers: HashMap<u64, (Arc<Caller>, Arc<PairEndpoint>)>,
-    /// Kept by those who serve them, for as long as there is anything to serve.
+    /// Their worker threads keep them alive, until the pair ends.
     owned: Vec<Weak<PairEndpoint>>,
-    /// Why there is no connection any more.
+    /// Why the connection has ended, once it has.
     over: Option<String>,
-    /// Nothing of it is left: what the hub said last has been carried out, and undone.
+    /// Whether the listening thread has handled the hub's last message and ended every pair.
     has_ended: bool,
-    /// What a thread is telling the hub, and whether there is one.
+    /// Messages that a thread still has to send to the hub, and whether that thread runs.
     untold: VecDeque<ToHub>,
     is_telling: bool,
 }
 
-/// The keys of what the thread waits for.
+/// The poll keys of the listening thread.
 const SOCKET: u64 = 0;
 const HUB: u64 = 1;
 
 impl Client {
-    /// Begins to listen to the hub. `ended` is called when there is no connection any more, on the thread that listened.
+    /// Starts the listening thread, which calls `ended` when the connection has ended.
     ///
     /// # Errors
     ///
-    /// If there is no thread to be had.
+    /// If the thread cannot be started.
     pub(super) fn start(
         joined: Joined,
         settings: Settings,
@@ -146,7 +146,7 @@ impl Client {
             joined,
             settings,
             callbacks,
-            // From 1: what is not waited for is asked under 0.
+            // From 1: requests whose answer nobody waits for have number 0.
             state: Mutex::new(ClientState { next: 1, ..ClientState::default() }),
             changed: Condvar::new(),
             listener: OnceLock::new(),
@@ -159,7 +159,7 @@ impl Client {
         let listening = client.clone();
         thread::Builder::new().name("callgate-client".into()).spawn(move || {
             listening.listener.get_or_init(|| thread::current().id());
-            // Whoever leaves waits for the end of this thread.
+            // `leave` waits for the end of this thread, so a panic must not skip it.
             let why = catch_unwind(AssertUnwindSafe(|| listening.listen(&poll)));
             let why = why.unwrap_or_else(|_| "the thread that listens to the hub panicked".into());
             listening.end(&why);
@@ -176,7 +176,7 @@ impl Client {
         self.generation != fork::generation()
     }
 
-    /// Whether there is no connection any more.
+    /// Whether the connection has ended.
     pub(super) fn is_over(&self) -> bool {
         self.state.lock().over.is_some()
     }
@@ -185,7 +185,7 @@ impl Client {
         self.joined.hub_pid
     }
 
-    /// Leaves the hub. Pairs end with it: when this returns, no call arrives any more, unless it is called where the hub is listened to.
+    /// Leaves the hub and ends all pairs. When this returns no more calls arrive, unless it was called on the listening thread.
     pub(super) fn leave(&self) {
         self.end("this process has left the hub");
         if self.is_in_fork() || self.listener.get() == Some(&thread::current().id()) {
@@ -197,7 +197,7 @@ impl Client {
         }
     }
 
-    /// Reads what the hub says until there is no connection any more; why.
+    /// Reads the hub's messages until the connection ends. Returns why it ended.
     fn listen(self: &Arc<Self>, poll: &PollSet) -> String {
         let mut ready = Vec::new();
         let mut buffer = vec![0; MAX_MESSAGE];
@@ -206,7 +206,7 @@ impl Client {
             if let Err(error) = poll.wait(None, &mut ready) {
                 return format!("waiting for the hub: {error}");
             }
-            // What it said before it ended comes first.
+            // Messages that it sent before it ended come first.
             let said = if ready.contains(&SOCKET) { self.read(&mut buffer) } else { Ok(()) };
             if let Err(why) = said {
                 return why;
@@ -256,7 +256,7 @@ impl Client {
         let mut state = self.state.lock();
         let Some(said) = state.questions.get_mut(&seq) else {
             drop(state);
-            // Whoever asked has given up.
+            // The request has timed out.
             return self.decline(&message);
         };
         said.push(message);
@@ -280,7 +280,7 @@ impl Client {
         };
         let Settings { limits, wait } = self.settings;
         let introduction = Introduction { pid, pidfd, segment, control, limits, wait };
-        // One that fails has closed its control socket, which the hub tells the other side.
+        // A failure has closed the control socket; the hub tells the other side.
         match side {
             Side::Caller => {
                 if let Ok((caller, pair)) = pair::call(introduction) {
@@ -295,7 +295,7 @@ impl Client {
                         client.tell(&ToHub::Unregister { seq: 0, number });
                     }
                 };
-                // The pair must not be the last to have them: it may go on the watcher's thread, where no destructor of the program's may run.
+                // The pair must not hold the last reference: the watcher's thread may drop it, and must run no user's destructor.
                 let callbacks = Arc::downgrade(&self.callbacks);
                 let hosts = move || {
                     Some(CallbackHost { callbacks: callbacks.upgrade()?, finished: finished.clone(), kept: None })
@@ -322,10 +322,10 @@ impl Client {
         }
     }
 
-    /// There is no connection any more: whoever waits is told, and every pair is over.
+    /// Marks the connection as ended, wakes all waiters, and ends every pair.
     fn end(&self, why: &str) {
         if self.is_in_fork() {
-            // It is the connection of the process that this one was forked from.
+            // The connection belongs to the process that this one was forked from.
             return;
         }
         let mut state = self.state.lock();

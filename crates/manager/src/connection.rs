@@ -1,4 +1,4 @@
-//! A process's manager: whether it is the hub, a client, or neither, and its calls.
+//! `Manager`: a process's connection to a hub, as the hub itself or as a client.
 
 #![forbid(unsafe_code)]
 
@@ -22,24 +22,24 @@ use std::sync::atomic::AtomicU32;
 use std::thread;
 use std::time::Duration;
 
-/// How long a call may take, unless it is said otherwise.
+/// The default time limit of a call.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long to wait before another attempt.
+/// The pause between two attempts.
 const BREATH: Duration = Duration::from_millis(20);
 
-/// A process's part in the exchange of callbacks at one address.
+/// A process's access to the hub at one address.
 ///
-/// Made by [`new`](Self::new), it is connected to nothing; then it becomes the hub with [`start`](Self::start), a client of somebody else's with
-/// [`connect`](Self::connect), or whichever comes first with [`start_or_connect`](Self::start_or_connect). Clones are the same manager.
-/// When the last is dropped, the process leaves the hub, or ends it if it is its own.
+/// A [`new`](Self::new) manager is not connected. [`start`](Self::start) makes it the hub, [`connect`](Self::connect) a client of another process's
+/// hub, and [`start_or_connect`](Self::start_or_connect) whichever is possible. Clones are the same manager. When the last one is dropped, the
+/// process leaves the hub, or ends it if the hub is its own.
 ///
-/// A callback that has a clone of the manager it is registered with is a cycle: as long as it is registered, the manager is not dropped. The end of
+/// A callback that holds a clone of its own manager is a reference cycle: while it is registered, the manager is not dropped. The end of
 /// its [`Registration`](super::Registration) breaks it; after [`Registration::keep`](super::Registration::keep), only [`disconnect`](Self::disconnect) leaves the hub.
 ///
-/// A fork of a connected process is connected to nothing: its calls are errors until it connects itself, and its parent goes on undisturbed.
+/// A fork of a connected process is not connected: its calls fail until it connects itself. Its parent is not affected.
 ///
-/// May be used from many threads at once. See the [module](crate) for an example.
+/// Can be used from many threads at once. See the [module](crate) for an example.
 #[derive(Clone)]
 pub struct Manager {
     pub(super) shared: Arc<ManagerInner>,
@@ -53,17 +53,17 @@ pub struct Name {
     pub name: String,
     /// The process that registered it.
     pub pid: u32,
-    /// What it takes and returns: [`Signature::as_str`].
+    /// The types of its arguments and result: [`Signature::as_str`].
     pub signature: String,
     /// How often it has been called.
     pub calls: u64,
-    /// How long a call has taken on average, in the process that carried it out.
+    /// The mean duration of a call, measured in the owner.
     pub mean: Duration,
-    /// How long all of them have taken.
+    /// The duration of all calls together.
     pub total: Duration,
 }
 
-/// What the clones of a manager have in common.
+/// The state that the clones of a manager share.
 pub(super) struct ManagerInner {
     pub(super) address: Address,
     pub(super) key: AuthKey,
@@ -74,23 +74,23 @@ pub(super) struct ManagerInner {
     /// The number of the next callback.
     pub(super) next_number: AtomicU32,
     client: ArcSwapOption<Client>,
-    /// Held by who connects, which may take long.
+    /// Held while connecting, which may take long.
     connecting: Mutex<()>,
-    /// Held for moments only, and never while anything is waited for or dropped that is not this library's.
+    /// Held only briefly: never while waiting, and never while a user's value is dropped.
     part: Mutex<Part>,
 }
 
-/// What this process is.
+/// The role of this process.
 #[derive(Default)]
 struct Part {
-    /// The hub, if it is this process's.
+    /// The hub, if this process runs it.
     hub: Option<Hub>,
-    /// Whether it finds itself a hub again when that ends.
+    /// Whether it elects another hub when the current one ends.
     elects: bool,
 }
 
 impl Manager {
-    /// A manager for `address` (a path, `@name`, or a name below the user's runtime directory: see [`Address`]), with the key that all have.
+    /// A manager for `address` (a path, `@name`, or a name below the user's runtime directory: see [`Address`]), with the shared key.
     pub fn new(address: impl Into<Address>, authkey: &AuthKey) -> Self {
         let shared = ManagerInner {
             address: address.into(),
@@ -107,7 +107,7 @@ impl Manager {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The same, with what it takes in and gives out if it becomes the hub.
+    /// Sets the limits of the hub, for the case that this manager becomes it.
     ///
     /// # Panics
     ///
@@ -118,8 +118,8 @@ impl Manager {
         self
     }
 
-    /// The same, with the longest time that a call may take. Default: 60 s. A call that waited for a process which then ended before the call had
-    /// started is made again if the name is found elsewhere, and has the same time once more for that.
+    /// Sets the time limit of a call. Default: 60 s. If the owner ends before a call has started and another process has the name, the call is
+    /// made again, with the whole time limit once more.
     ///
     /// # Panics
     ///
@@ -130,7 +130,7 @@ impl Manager {
         self
     }
 
-    /// The same, with how callers wait for answers and owners for calls. Default: [`Wait::Adaptive`].
+    /// Sets how callers wait for replies and owners for calls. Default: [`Wait::Adaptive`].
     ///
     /// # Panics
     ///
@@ -149,13 +149,14 @@ impl Manager {
     ///
     /// # Errors
     ///
-    /// [`ManagerError::InUse`] if there is one; if it could not be done within `timeout`, or this manager is connected already.
+    /// [`ManagerError::InUse`] if there is a hub already. Fails also if the hub does not start within `timeout`, or if this manager is connected
+    /// already.
     pub fn start(&self, timeout: Duration) -> Result<(), ManagerError> {
         let shared = &self.shared;
         shared.begin(false, timeout, |shared, deadline| {
             let hub = loop {
                 match Hub::start(&shared.address, &shared.key, shared.options.clone()) {
-                    // One that has just ended takes a moment to be gone.
+                    // A hub that has just ended takes a moment to release the address.
                     Err(ManagerError::InUse { .. }) if shared.is_going() && !deadline.has_passed() => {
                         thread::sleep(BREATH)
                     }
@@ -167,17 +168,17 @@ impl Manager {
         })
     }
 
-    /// Becomes a client of the hub that there is.
+    /// Becomes a client of an existing hub.
     ///
     /// # Errors
     ///
-    /// If there is none, if it has another key or is another user's, if it does not answer within `timeout`, or if this manager is connected
+    /// If there is no hub, if it has another key or runs as another user, if it does not answer within `timeout`, or if this manager is connected
     /// already.
     pub fn connect(&self, timeout: Duration) -> Result<(), ManagerError> {
         self.connect_as(ClientRights::Full, timeout)
     }
 
-    /// As [`connect`](Self::connect), only to call, and to ask for names: the hub does not let this process register anything, nor end the hub.
+    /// Connects as [`connect`](Self::connect) does, but only to call and to list names: the hub refuses registrations and a shutdown by this client.
     ///
     /// # Errors
     ///
@@ -193,8 +194,8 @@ impl Manager {
         })
     }
 
-    /// Becomes a client of the hub that there is, or the hub, if there is none: of many processes that do this at once, one. When the hub ends,
-    /// all who came in this way do it again, and register again what they had registered.
+    /// Connects to the hub, or becomes the hub if there is none. Of many processes that do this at once, exactly one becomes it. When the hub
+    /// ends, its clients that used this method elect another one and register their callbacks there.
     ///
     /// # Errors
     ///
@@ -203,7 +204,7 @@ impl Manager {
         self.shared.begin(true, timeout, ManagerInner::elect)
     }
 
-    /// Whether there is a hub, as far as this process knows.
+    /// Whether this process is connected to a hub, as far as it knows.
     pub fn is_connected(&self) -> bool {
         self.shared.current().is_some()
     }
@@ -213,17 +214,17 @@ impl Manager {
         self.shared.part.lock().hub.as_ref().is_some_and(Hub::is_running)
     }
 
-    /// The process that is the hub.
+    /// The process number of the hub.
     pub fn hub_pid(&self) -> Option<u32> {
         self.shared.current().map(|client| client.hub_pid())
     }
 
-    /// Ends the hub, whichever process is it: every client loses its connection. Then this manager or another can
-    /// [`start`](Self::start) one at the same address. Without a hub, does nothing.
+    /// Ends the hub, whichever process runs it: every client loses its connection. Then this manager or another can
+    /// [`start`](Self::start) a hub at the same address. Without a hub, does nothing.
     ///
     /// # Errors
     ///
-    /// If the hub does not do it.
+    /// If the hub refuses, or does not answer within a call's time limit.
     pub fn shutdown(&self) -> Result<(), ManagerError> {
         let shared = &self.shared;
         let (hub, client) = {
@@ -246,12 +247,12 @@ impl Manager {
         }
     }
 
-    /// Leaves the hub, or ends it if it is this process's. What is registered here is so no more, until this manager is connected again.
+    /// Leaves the hub, or ends it if this process runs it. Callbacks registered here are unreachable until this manager connects again.
     pub fn disconnect(&self) {
         self.shared.disconnect();
     }
 
-    /// What is registered, by whom, and how often it was called.
+    /// The registered names, their owners, and how often they were called.
     ///
     /// # Errors
     ///
@@ -267,8 +268,8 @@ impl Manager {
 }
 
 impl Name {
-    /// What the hub says, who may not have looked at what it was told: `None` if name or signature has control characters, which would reach
-    /// whatever shows them, a terminal perhaps.
+    /// Checks what the hub relays: it may pass names on unchecked. `None` if the name or the signature has control characters, which could
+    /// reach a terminal.
     fn checked(info: NameInfo) -> Option<Self> {
         check_name(&info.name).ok()?;
         Some(Self {
@@ -283,12 +284,12 @@ impl Name {
 }
 
 impl ManagerInner {
-    /// The connection of this very process, if it has one that is not over.
+    /// This process's own connection, if it has one that is not over.
     pub(super) fn current(&self) -> Option<Arc<Client>> {
         self.client.load_full().filter(|client| !client.is_in_fork() && !client.is_over())
     }
 
-    /// Whether nobody listens at the address though somebody still has its lock.
+    /// Whether a hub is about to end: nobody listens at the address, though its lock may still be held.
     fn is_going(&self) -> bool {
         matches!(self.address.connect(), Err(ManagerError::NobodyListens { .. }))
     }
@@ -337,7 +338,7 @@ impl ManagerInner {
         }
     }
 
-    /// A callback is registered no more.
+    /// Tells the hub that the callback `number` is no longer registered.
     pub(super) fn unregistered(&self, number: u32) {
         self.tell(&ToHub::Unregister { seq: 0, number });
     }
@@ -358,7 +359,7 @@ impl ManagerInner {
 
 impl Drop for ManagerInner {
     fn drop(&mut self) {
-        // In a fork the connection is another process's, and whoever held the locks is not there.
+        // In a fork the connection belongs to another process, and the threads that held the locks do not exist.
         if self.client.load().as_ref().is_none_or(|client| !client.is_in_fork()) {
             self.disconnect();
         }
@@ -376,17 +377,18 @@ mod tests {
     use super::*;
     use crate::args::Args;
     use crate::auth::Joined;
+    use crate::call_errors::CallError;
     use crate::protocol::{MAX_MESSAGE, Resolution};
     use callgate_os::listener;
     use callgate_os::socket::{self, BlockingMode, Received};
-    use callgate_transport::error::{CallError, Started};
+    use callgate_transport::error::Started;
     use std::sync::mpsc;
     use std::time::Instant;
 
     /// Against hangs only.
     const LONG: Duration = Duration::from_secs(30);
 
-    /// A connection to a hub in the hands of a test, which says `answer` to what it is told.
+    /// A connection to a fake hub, which replies to each message with `answer`.
     fn joined(answer: impl Fn(ToHub) -> Vec<FromHub> + Send + 'static) -> Joined {
         let (theirs, ours) = socket::pair().expect("a pair");
         let hub = listener::peer_process(&ours).expect("a process");
@@ -421,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_a_terminal_would_obey_are_not_shown() {
+    fn names_with_terminal_controls_are_left_out() {
         let named = |name: &str, signature: &str| {
             let (name, signature) = (name.into(), signature.into());
             NameInfo { name, signature, owner: 1, calls: 2, nanoseconds: 6 }
@@ -439,7 +441,7 @@ mod tests {
         assert_eq!((names[0].calls, names[0].mean), (2, Duration::from_nanos(3)));
     }
 
-    /// As it is if it was told of another hub meanwhile, where somebody else has the name.
+    /// As happens if an election moved this process to another hub, where another process has the name.
     #[test]
     fn a_registration_that_was_undone_before_it_was_done_is_an_error() {
         let manager = connected(false, |said| match said {
@@ -464,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_lock_no_longer_says_so() {
+    fn a_lock_request_that_timed_out_is_cancelled() {
         let (heard, hears) = mpsc::channel();
         let manager = connected(false, move |said| {
             heard.send(said).expect("a listener");

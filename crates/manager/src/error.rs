@@ -1,38 +1,38 @@
-//! Why there is no hub, or no way to one: sentences that say who, what and where.
+//! Errors of starting, joining and asking a hub: sentences that say who, what and where.
 
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why a hub could not be started or joined.
+/// Why a hub could not be started, joined or asked.
 #[derive(callgate_macros::Sentence, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManagerError {
-    /// Another hub, or another program, listens there already.
+    /// Another hub, or another program, already listens at the address.
     #[error("no hub started at `{address}`: {} listens there already", who(*pid))]
     InUse {
         /// The address.
         address: String,
-        /// The process that listens, where the kernel tells.
+        /// The listening process, if the kernel says it.
         pid: Option<u32>,
     },
 
-    /// No hub is there.
+    /// No process listens at the address.
     #[error("nobody listens at `{address}`")]
     NobodyListens {
         /// The address.
         address: String,
     },
 
-    /// No hub took this process in within the time that it was given.
+    /// No hub accepted this process in time.
     #[error("no answer at `{address}` after {waited:?}: {what}")]
     TimedOut {
         /// The address.
         address: String,
-        /// How long it was waited for.
+        /// How long this process waited.
         waited: Duration,
-        /// What did not come.
+        /// What was missing.
         what: &'static str,
     },
 
@@ -45,7 +45,7 @@ pub enum ManagerError {
         pid: Option<u32>,
     },
 
-    /// Who is at the other end runs as another user, who is not root.
+    /// The process at the other end runs as another user, who is not root.
     #[error("{} at `{address}` is of user {theirs}, and this process of user {ours}", who(*pid))]
     OtherUser {
         /// The address.
@@ -58,18 +58,18 @@ pub enum ManagerError {
         ours: u32,
     },
 
-    /// Others than this user could put another socket in the place of this one.
+    /// Other users could replace the socket.
     #[error("`{address}` is not safe: {} {why}", path.display())]
     Squatted {
         /// The address.
         address: String,
-        /// What is not as it must be.
+        /// The unsafe file or directory.
         path: PathBuf,
-        /// How it is.
+        /// What is wrong with it.
         why: String,
     },
 
-    /// Something is there that is no socket. It is left alone.
+    /// The path exists and is not a socket. It is left unchanged.
     #[error("`{address}` is no socket, but {what}; it is left as it is")]
     NotASocket {
         /// The address.
@@ -78,7 +78,7 @@ pub enum ManagerError {
         what: &'static str,
     },
 
-    /// Who listens does not speak as a hub does.
+    /// The listening process does not follow a hub's protocol.
     #[error("{} at `{address}` is no hub: {why}", who(*pid))]
     NotAHub {
         /// The address.
@@ -89,7 +89,7 @@ pub enum ManagerError {
         why: String,
     },
 
-    /// The hub is of another version of this library, whose messages are others.
+    /// The hub has another version of this library, with another protocol.
     #[error("the hub at `{address}` speaks version {theirs}, and this process version {ours}")]
     Version {
         /// The address.
@@ -100,8 +100,8 @@ pub enum ManagerError {
         theirs: u32,
     },
 
-    /// The hub that has this process's key sees another process at the other end than this one: one that stands between the two. (Before Linux 6.9
-    /// also one of another pid namespace.)
+    /// A process between the two relays the messages: the hub sees another process at the other end than this one. (Before Linux 6.9 also if the
+    /// hub is in another pid namespace.)
     #[error("{} at `{address}` is not the hub, and passes on what the hub says (before Linux 6.9, also a hub in another pid namespace)", who(*pid))]
     Relayed {
         /// The address.
@@ -110,7 +110,7 @@ pub enum ManagerError {
         pid: Option<u32>,
     },
 
-    /// The hub takes no more clients, or no more of this process.
+    /// The hub accepts no more clients, or no more connections of this process.
     #[error("the hub at `{address}` takes no more clients, or no more of this process")]
     TooMany {
         /// The address.
@@ -124,7 +124,7 @@ pub enum ManagerError {
         address: String,
     },
 
-    /// The address cannot be one.
+    /// The address is invalid.
     #[error("`{address}` is no address: {why}")]
     Address {
         /// The address.
@@ -133,10 +133,10 @@ pub enum ManagerError {
         why: String,
     },
 
-    /// There is no key to be had where it was looked for, or not one that may be used.
+    /// The key could not be read, or is not safe to use.
     #[error("no key from {from}: {why}")]
     Key {
-        /// Where it was looked for: a file, an environment variable, or what the program gave.
+        /// The source of the key: a file, an environment variable, or the program.
         from: String,
         /// The reason, in words.
         why: String,
@@ -147,13 +147,13 @@ pub enum ManagerError {
     Option {
         /// The option.
         option: &'static str,
-        /// What it was given.
+        /// The value given.
         value: String,
         /// What it accepts.
         range: String,
     },
 
-    /// This manager has a hub already.
+    /// This manager is already connected.
     #[error("this process is connected to the hub at `{address}` already")]
     Connected {
         /// The address.
@@ -165,27 +165,27 @@ pub enum ManagerError {
     NoHub {
         /// The address.
         address: String,
-        /// What there is instead, in words.
+        /// The reason, in words.
         why: String,
     },
 
-    /// The name is registered already, by another process or by this one.
+    /// The name is already registered, by another process or by this one.
     #[error("`{name}` is registered at `{address}` already, by process {pid}")]
     Taken {
         /// The address.
         address: String,
         /// The name.
         name: String,
-        /// The process that has it.
+        /// The process that registered it.
         pid: u32,
     },
 
-    /// The hub, or this process, does not do what it was asked for.
+    /// The hub, or this process, refused the request.
     #[error("{what} at `{address}` was refused: {why}")]
     Refused {
         /// The address.
         address: String,
-        /// What was asked for.
+        /// The request.
         what: String,
         /// The reason, in words.
         why: String,
@@ -196,9 +196,9 @@ pub enum ManagerError {
     System {
         /// The address.
         address: String,
-        /// What was being done.
+        /// What was attempted.
         what: String,
-        /// The system's answer.
+        /// The system's error.
         error: std::io::Error,
     },
 }

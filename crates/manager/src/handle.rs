@@ -1,4 +1,4 @@
-//! Handles: what tells another process where a hub is, and where its key. Who comes that way calls, and registers nothing.
+//! Handles: text that tells another process where a hub and its key are. Clients that connect through one can call, but not register.
 
 #![forbid(unsafe_code)]
 
@@ -6,19 +6,19 @@ use super::address::Address;
 use super::args::Args;
 use super::auth::ClientRights;
 use super::authkey::{AuthKey, KeyReference};
+use super::call_errors::CallError;
 use super::connection::{Manager, Name};
 use super::error::ManagerError;
 use super::typed::{Arguments, Item};
 use super::value::Value;
-use callgate_transport::error::CallError;
 use rkyv::{Archive, Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Where a hub is, and where its key may be found, but never the key: see [`Manager::handle`].
+/// A hub's address and the place of its key, but never the key itself: see [`Manager::handle`].
 ///
-/// Small, and made to be passed on: as text ([`Display`](fmt::Display), [`FromStr`]), or across a bridge or by a call
+/// A small value to pass to other processes: as text ([`Display`](fmt::Display), [`FromStr`]), or across a bridge or by a call
 /// (`rkyv`).
 ///
 /// # Examples
@@ -49,7 +49,7 @@ pub struct Handle {
     key: String,
 }
 
-/// A text is no [`Handle`].
+/// Why a text is not a [`Handle`].
 #[derive(Clone, Copy, callgate_macros::Sentence, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the text is no handle of a manager: `callgate:<length of the key's place>:<the key's place>:<address>` is expected"
@@ -57,7 +57,7 @@ pub struct Handle {
 pub struct ParseHandleError;
 
 impl Manager {
-    /// What another process needs to call what is registered here: the address, and where the key is. Never the key.
+    /// A handle for other processes to call through this hub: its address, and where the key is. Never the key itself.
     pub fn handle(&self) -> Handle {
         Handle::of(&self.shared.address, self.shared.key.reference())
     }
@@ -78,11 +78,11 @@ impl Handle {
         &self.address
     }
 
-    /// Joins the hub, with the key that is where the handle says, to call what others have registered.
+    /// Connects to the hub to call callbacks, with the key from the place that the handle names.
     ///
     /// # Errors
     ///
-    /// [`ManagerError::Key`] if the key is not there, or only a program has it, which [`connect_with`](Self::connect_with) is for; others as
+    /// [`ManagerError::Key`] if the key is not there, or if the handle names no place (then use [`connect_with`](Self::connect_with)); others as
     /// [`Manager::connect`].
     pub fn connect(&self, timeout: Duration) -> Result<CallOnlyClient, ManagerError> {
         let key = match self.key.split_once(':') {
@@ -96,7 +96,7 @@ impl Handle {
         self.connect_with(&key, timeout)
     }
 
-    /// As [`connect`](Self::connect), with this key.
+    /// Connects as [`connect`](Self::connect) does, with this key.
     ///
     /// # Errors
     ///
@@ -126,7 +126,7 @@ impl FromStr for Handle {
     }
 }
 
-/// A process that has joined a hub through a [`Handle`]: it calls, and the hub lets it register nothing.
+/// A client that connected through a [`Handle`]. It can call; the hub refuses its registrations.
 ///
 /// Clones are the same. When the last is dropped, the process leaves the hub.
 #[derive(Clone, Debug)]
@@ -167,7 +167,7 @@ impl CallOnlyClient {
         self.manager.is_connected()
     }
 
-    /// Whose hub it is: another handle.
+    /// A handle for the same hub.
     pub fn handle(&self) -> Handle {
         self.manager.handle()
     }

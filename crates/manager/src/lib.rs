@@ -1,12 +1,12 @@
 //! Named callbacks between unrelated processes: one registers a function under a name, others call it, and **it runs in the process that
 //! registered it**.
 //!
-//! One process is the **hub**, at an address that all know, with a key that all have; the others are its clients. The hub only introduces:
-//! at the first call from one process to another it makes shared memory for the two, and from then on they talk directly, as fast as
-//! a bridge and its child. Neither trusts what the other writes: it is copied, and the copy validated.
+//! One process is the **hub**, at a known address and with a shared key; the others are its clients. The hub only introduces them: at the first
+//! call from one process to another it makes shared memory for the two. From then on they talk directly, as fast as a bridge and its child.
+//! Neither trusts what the other writes: each copies the other's payloads, and validates the copy.
 //!
-//! A process whose callbacks others call gets a panic hook, see [`Manager::register`]: panics in callbacks go to their callers, all others to the
-//! hook that was there.
+//! A process whose callbacks others call gets a panic hook, see [`Manager::register`]: panics in callbacks are returned to their callers, all
+//! others go to the previous hook.
 //!
 //! # Examples
 //!
@@ -66,6 +66,7 @@ mod registration;
 pub use self::address::Address;
 pub use self::args::{Args, RepeatedKeyword};
 pub use self::authkey::{AuthKey, KeyReference};
+pub use self::call_errors::CallError;
 pub use self::callback::Callback;
 pub use self::connection::{Manager, Name};
 pub use self::error::ManagerError;

@@ -1,4 +1,4 @@
-//! Locks and semaphores that processes share by name. The hub has their queues, and gives back what a dead process held.
+//! Named locks and semaphores between processes. The hub keeps their queues, and releases what a dead process held.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// How much longer than the hub this side waits for its answer.
+/// How much longer this side waits for the answer than the hub waits for the lock.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A lock that is held, see [`Manager::lock`]. Released when it is dropped, when this process ends, and when the hub does.
@@ -20,12 +20,12 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Lock(Permit);
 
 impl Lock {
-    /// Whether who held it before ended without releasing it: what the lock protects may be half done.
+    /// Whether the previous holder ended without releasing it: what the lock protects may be in an inconsistent state.
     pub fn was_abandoned(&self) -> bool {
         self.0.abandoned
     }
 
-    /// Whether this process still has it, as far as it knows: not after the hub has ended, whose successor knows nothing of it.
+    /// Whether this process still holds it, as far as it knows. The end of the hub releases it: the next hub does not know of it.
     pub fn is_held(&self) -> bool {
         self.0.is_held()
     }
@@ -40,11 +40,11 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    /// Takes a permit, waiting for one at most for `timeout`; `None` if there was none in that time.
+    /// Takes a permit, waiting at most `timeout`; `None` if none came free in that time.
     ///
     /// # Errors
     ///
-    /// If there is no hub, or somebody uses the name for another number of permits or for a lock.
+    /// If there is no hub, or if the name is in use for a lock or with another number of permits.
     pub fn acquire(&self, timeout: Duration) -> Result<Option<Permit>, ManagerError> {
         acquire(&self.shared, &self.name, Some(self.permits), timeout)
     }
@@ -54,14 +54,14 @@ impl Semaphore {
 #[derive(Debug)]
 #[must_use = "dropping it gives the permit back"]
 pub struct Permit {
-    /// The hub that has granted it: another knows nothing of it, and may have given its number to another.
+    /// The hub that granted it. Another hub does not know of it, and may use the same number for another grant.
     client: Weak<Client>,
     grant: u64,
     abandoned: bool,
 }
 
 impl Permit {
-    /// Whether this process still has it, as [`Lock::is_held`].
+    /// Whether this process still holds it, as [`Lock::is_held`].
     pub fn is_held(&self) -> bool {
         self.client.upgrade().is_some_and(|client| !client.is_over())
     }
@@ -76,8 +76,8 @@ impl Drop for Permit {
 }
 
 impl Manager {
-    /// Takes the lock `name`, which one process at a time may hold, waiting for it at most for `timeout`; `None` if it was not to be had in that
-    /// time. A thread that holds it and takes it again waits like any other.
+    /// Takes the lock `name`, which has one holder at a time, waiting at most `timeout`; `None` if it did not come free in that time. Not
+    /// reentrant: a thread that takes it twice waits for itself.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl Manager {
         Ok(acquire(&self.shared, name, None, timeout)?.map(Lock))
     }
 
-    /// The semaphore `name`, with so many permits, 1 or more; all who use it at a time must say the same number.
+    /// The semaphore `name`, with this many permits, 1 or more. All clients that use it at the same time must give the same number.
     pub fn semaphore(&self, name: &str, permits: u32) -> Semaphore {
         Semaphore { shared: self.shared.clone(), name: name.into(), permits }
     }
@@ -109,7 +109,7 @@ fn acquire(
     let client = shared.client(&what)?;
     let said = client.ask(question, deadline).map_err(|why| {
         if matches!(why, Unanswered::Late) {
-            // Nobody waits for it any more. What it grants all the same is given back.
+            // Cancel a lock request whose wait timed out. A grant that arrives all the same is given back.
             client.tell(&ToHub::Cancel { seq: asked.get() });
         }
         shared.unanswered(&what, why)

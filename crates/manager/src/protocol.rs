@@ -1,7 +1,7 @@
-//! What clients and the hub say to each other once they know each other.
+//! The messages between an admitted client and the hub.
 //!
-//! Each message is one packet: an rkyv archive, which is copied, validated with bounded depth, and made a value before anybody looks at
-//! it. Payloads of calls never pass here.
+//! Each message is one packet: an rkyv archive, which is copied, validated with bounded depth and deserialised before it is used. Payloads of
+//! calls never pass here.
 
 #![forbid(unsafe_code)]
 
@@ -15,26 +15,26 @@ pub(crate) const MAX_MESSAGE: usize = 64 << 10;
 /// The longest name of a callback, lock or semaphore, in bytes.
 pub(crate) const MAX_NAME: usize = 255;
 
-/// The longest description of what a callback takes and gives, in bytes.
+/// The longest signature, in bytes.
 pub(crate) const MAX_SIGNATURE: usize = 4096;
 
-/// What one message of a list may hold, in bytes as [`NameInfo::weight`] and [`Counters::WEIGHT`] count them: so that it is no longer than
-/// a message may be.
+/// The limit of entries in one message of a list, in bytes as [`NameInfo::weight`] and [`Counters::WEIGHT`] count them: so that it fits into
+/// [`MAX_MESSAGE`].
 pub(crate) const MAX_LIST: usize = MAX_MESSAGE / 4 * 3;
 
-/// From a client. `seq` is a number of its choice, which the answer bears.
+/// A message from a client. `seq` is a number of its choice, which the answer repeats.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub(crate) enum ToHub {
     /// Registers a callback. Answered with `Registered`, `Taken` or `Refused`.
     Register {
         seq: u64,
         name: String,
-        /// What the client knows it by. Not the number of another that it has registered.
+        /// The client's number for it, not in use for another of its callbacks.
         number: u32,
         signature: String,
-        /// For so long, in milliseconds; `None` = until it is unregistered.
+        /// The time until it expires, in milliseconds; `None` = never.
         expires_ms: Option<u64>,
-        /// Takes the name from whoever has it, who is told `Revoked`.
+        /// Whether to take the name from its current owner, who is told `Revoked`.
         replace: bool,
     },
     /// Answered with `Done`, whether it was registered or not.
@@ -43,7 +43,7 @@ pub(crate) enum ToHub {
     Resolve { seq: u64, name: String },
     /// Answered with one `NamesAre` or several.
     Names { seq: u64 },
-    /// Answers `Count`, whose `seq` it bears. `more` = another follows.
+    /// Answers `Count`, with its `seq`. `more` = another message follows.
     Counted { seq: u64, counts: Vec<Counters>, more: bool },
     /// Takes a lock, or a permit of a semaphore. Answered with `Granted`, `NotGranted` or `Refused`.
     Acquire {
@@ -51,45 +51,45 @@ pub(crate) enum ToHub {
         name: String,
         /// How many permits there are; `None` = 1, a lock.
         permits_of_semaphore: Option<u32>,
-        /// Waits so long at most, in milliseconds; `None` = for ever.
+        /// The longest wait, in milliseconds; `None` = no limit.
         deadline_ms: Option<u64>,
     },
-    /// No longer waits for what `Acquire` asked for under this `seq`. That is answered with `NotGranted`, unless it has been already.
+    /// Cancels the `Acquire` with this `seq`, which is answered with `NotGranted` unless it has been answered already.
     Cancel { seq: u64 },
-    /// Gives back what `Granted` gave. Not answered.
+    /// Releases a grant. Not answered.
     Release { grant: u64 },
-    /// Is done with a pair. Not answered: both its control sockets are closed.
+    /// Ends a pair. Not answered: both its control sockets are closed.
     Part { pair: u64 },
     /// Ends the hub. Answered with `Closing`, like everybody, or `Refused`.
     Shutdown { seq: u64 },
 }
 
-/// From the hub: answers, with the `seq` of the question, and what it says of its own accord.
+/// A message from the hub: an answer, with the `seq` of the question, or a notice.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub(crate) enum FromHub {
     /// Answers `Register`.
     Registered { seq: u64 },
     /// Answers `Unregister`.
     Done { seq: u64 },
-    /// Answers `Register`: process `owner` has the name.
+    /// Answers `Register`: process `owner` holds the name.
     Taken { seq: u64, owner: u32 },
     /// Answers `Resolve`.
     Resolved { seq: u64, to: Resolution },
     /// Answers `Names`, in their order; `more` = another follows.
     NamesAre { seq: u64, names: Vec<NameInfo>, more: bool },
-    /// Answers `Acquire`. `abandoned` = who had it before died, or left the hub, without giving it back.
+    /// Answers `Acquire`. `abandoned` = the previous holder died or left the hub without releasing it.
     Granted { seq: u64, grant: u64, abandoned: bool },
-    /// Answers `Acquire`: not in time, or it was cancelled.
+    /// Answers `Acquire`: its time is over, or it was cancelled.
     NotGranted { seq: u64 },
-    /// Answers anything.
+    /// Answers any request.
     Refused { seq: u64, why: String },
 
-    /// A pair with process `pid`, in which this side is `role`. Comes with three descriptors: the segment, this side's control socket, and
-    /// the pidfd of the other.
+    /// A new pair with process `pid`, in which this client is `role`. Comes with three descriptors: the segment, this side's control socket, and
+    /// the pidfd of the other process.
     Introduced { pair: u64, role: Side, pid: u32 },
     /// Asks an owner how often its callbacks have been called.
     Count { seq: u64 },
-    /// The callback `number` is no longer registered: somebody else has its name, or its time is over.
+    /// The callback `number` is no longer registered: another has replaced it, or it has expired.
     Revoked { number: u32 },
     /// The hub ends.
     Closing,
@@ -102,14 +102,14 @@ pub(crate) enum Side {
     Owner,
 }
 
-/// Who has registered a name.
+/// Where a callback is.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub(crate) enum Resolution {
-    /// Nobody.
+    /// Nobody has registered it.
     None,
-    /// Who asks.
+    /// In the process that asks.
     Itself { number: u32 },
-    /// Process `owner`, at the other side of `pair`.
+    /// In process `owner`, at the other side of `pair`.
     At { pair: u64, number: u32, signature: String, owner: u32 },
 }
 
@@ -118,7 +118,7 @@ pub(crate) enum Resolution {
 pub(crate) struct Counters {
     pub(crate) number: u32,
     pub(crate) calls: u64,
-    /// What they took in all.
+    /// The duration of all calls.
     pub(crate) nanoseconds: u64,
 }
 
@@ -134,7 +134,7 @@ pub(crate) struct NameInfo {
     pub(crate) signature: String,
     /// The process that registered it.
     pub(crate) owner: u32,
-    /// How often it has been called, and how long that took in all, as far as its owner has told.
+    /// How often it was called, and the duration of all calls, as its owner last reported them.
     pub(crate) calls: u64,
     pub(crate) nanoseconds: u64,
 }
@@ -147,30 +147,30 @@ impl NameInfo {
 }
 
 impl ToHub {
-    /// As it is sent; `None` if it is too long.
+    /// The packet; `None` if the message is too long.
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
         encode_to_vec(self, MAX_MESSAGE).ok().map(|bytes| bytes.to_vec())
     }
 
-    /// What a client sent; `None` if no client sends that.
+    /// The message in a packet; `None` if it is not a client's.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         decode_private(bytes)
     }
 }
 
 impl FromHub {
-    /// As it is sent; `None` if it is too long.
+    /// The packet; `None` if the message is too long.
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
         encode_to_vec(self, MAX_MESSAGE).ok().map(|bytes| bytes.to_vec())
     }
 
-    /// What the hub sent; `None` if no hub sends that.
+    /// The message in a packet; `None` if it is not a hub's.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         decode_private(bytes)
     }
 }
 
-/// Why `name` cannot be one.
+/// Checks a name.
 ///
 /// # Errors
 ///
@@ -184,7 +184,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// Why `signature` cannot be one.
+/// Checks a signature.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Registering a callback, with limits, and what keeps it registered.
+//! Registration of callbacks: options, and the guard that keeps a callback registered.
 
 #![forbid(unsafe_code)]
 
@@ -14,16 +14,17 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 impl Manager {
-    /// Registers `callback` under `name`, with whatever arguments it is called with. Until the [`Registration`] is dropped, calls of that
-    /// name run it in this process, on threads of their own, several at once.
+    /// Registers `callback` under `name`, with dynamic arguments. Until the [`Registration`] is dropped, calls of that name run it in this
+    /// process, on separate threads, several at once.
     ///
-    /// A panic in it goes to who has called, as [`CallError::Panicked`](callgate_transport::error::CallError::Panicked), and is not printed: when another process calls for the first time, this one
-    /// gets a panic hook ([`std::panic::set_hook`]) that hands on to the one before it all panics but those in callbacks. A hook that is set
-    /// later takes its place; then panics in callbacks are printed too, and come without their place.
+    /// A panic in it is returned to the caller, as `Panicked` in [`CallError::Call`](super::CallError::Call), and is not printed: at the first
+    /// call from another process, this one installs a panic hook ([`std::panic::set_hook`]) that passes all other panics to the previous hook.
+    /// A hook that the program sets later replaces it; then panics in callbacks are printed, and the caller does not learn their location.
     ///
     /// # Errors
     ///
-    /// [`ManagerError::Taken`] if the name is registered already, be it by this process; if there is no hub, or it refuses the name.
+    /// [`ManagerError::Taken`] if the name is already registered, even by this process. Fails also if there is no hub, or if it refuses the
+    /// name.
     pub fn register<F, O>(&self, name: &str, callback: F) -> Result<Registration, ManagerError>
     where
         F: Fn(Args) -> O + Send + Sync + 'static,
@@ -32,7 +33,7 @@ impl Manager {
         self.named(name).register(callback)
     }
 
-    /// As [`register`](Self::register), a callback with types: it takes and returns [`Item`](crate::Item)s.
+    /// Registers a callback with types, as [`register`](Self::register) does: it takes and returns [`Item`](crate::Item)s.
     ///
     /// # Errors
     ///
@@ -46,13 +47,13 @@ impl Manager {
         self.named(name).register_fn(callback)
     }
 
-    /// What is to be registered under `name`, with limits.
+    /// Starts a registration under `name`, with options.
     pub fn named(&self, name: &str) -> RegistrationBuilder {
         RegistrationBuilder::new(self.clone(), name)
     }
 }
 
-/// What is about to be registered under a name: see [`Manager::named`].
+/// Options of a registration: see [`Manager::named`].
 ///
 /// # Examples
 ///
@@ -83,25 +84,25 @@ impl RegistrationBuilder {
         Self { manager, name: name.into(), calls: None, time: None, replace: false }
     }
 
-    /// It takes so many calls, 1 or more, and is then registered no more. Default: any number.
+    /// Unregisters the callback after this many calls, 1 or more. Default: no limit.
     pub fn for_calls(mut self, calls: u64) -> Self {
         self.calls = Some(calls);
         self
     }
 
-    /// It is registered for so long. Default: until the registration is dropped.
+    /// Unregisters the callback after this time. Default: when the registration is dropped.
     pub fn expires_in(mut self, time: Duration) -> Self {
         self.time = Some(time);
         self
     }
 
-    /// Whether it takes the name from another callback that has it, of whichever process. Default: no, that is [`ManagerError::Taken`].
+    /// Whether it replaces a callback of any process that has the name. Default: no; a name in use is [`ManagerError::Taken`].
     pub fn replace(mut self, replace: bool) -> Self {
         self.replace = replace;
         self
     }
 
-    /// Registers a callback for whatever arguments it is called with.
+    /// Registers a callback with dynamic arguments.
     ///
     /// # Errors
     ///
@@ -145,14 +146,14 @@ impl RegistrationBuilder {
         }
         let expires = time.and_then(|time| Instant::now().checked_add(time));
         let registered = Arc::new(LocalCallback::new(&name, number, answer, calls, expires));
-        // First, as calls come as soon as the hub knows it.
+        // Before the hub is told, because calls may arrive at once.
         shared.callbacks.insert(registered.clone());
         let what = format!("registering `{name}`");
         let said = shared.ask(&what, |seq| registered.as_message(seq, replace), shared.deadline());
         let failed = match said {
             Err(error) => error,
             Ok(said) => match said.as_slice() {
-                // Unless it was told of a new hub meanwhile, as one of all that this process has, where somebody else has the name.
+                // Unless an election meanwhile registered it at a new hub, where another process has the name.
                 [FromHub::Registered { .. }] if shared.callbacks.has(number) || registered.is_spent() => {
                     return Ok(Registration { shared: Arc::downgrade(shared), name, number });
                 }
@@ -164,7 +165,7 @@ impl RegistrationBuilder {
             },
         };
         let removed = shared.callbacks.remove(number);
-        // Another hub may have been told of it meanwhile, or this one answered too late.
+        // A new hub may know of it meanwhile, or this one may have answered too late.
         shared.unregistered(number);
         // Last, as its destructor may panic.
         drop((removed, registered));
@@ -172,7 +173,7 @@ impl RegistrationBuilder {
     }
 }
 
-/// Keeps a callback registered. Dropped, it unregisters it; calls that are being carried out go on.
+/// Keeps a callback registered. Dropping it unregisters the callback; running calls go on.
 #[derive(Debug)]
 #[must_use = "dropping it unregisters the callback"]
 pub struct Registration {
@@ -193,8 +194,8 @@ impl Registration {
         &self.name
     }
 
-    /// Whether calls of the name come here, as far as this process knows: not after the last that it takes, when its time is over, or when another
-    /// has taken the name; nor while this process has no hub.
+    /// Whether calls of the name reach this callback, as far as this process knows. Not after its last permitted call, after its time, after
+    /// another callback replaced it, or while this process has no hub.
     pub fn is_registered(&self) -> bool {
         self.shared.upgrade().is_some_and(|shared| shared.current().is_some() && shared.callbacks.has(self.number))
     }
@@ -202,8 +203,8 @@ impl Registration {
     /// Unregisters the callback, as dropping this does.
     pub fn unregister(self) {}
 
-    /// Leaves the callback registered for as long as the manager is there. If it has a clone of that manager, that is until this process ends or
-    /// [disconnects](Manager::disconnect).
+    /// Leaves the callback registered for as long as the manager exists. If the callback holds a clone of that manager, that is until this
+    /// process ends or [disconnects](Manager::disconnect).
     pub fn keep(mut self) {
         self.shared = Weak::new();
     }
@@ -218,7 +219,7 @@ impl Drop for Registration {
         {
             client.tell_in_passing(ToHub::Unregister { seq: 0, number: self.number });
         }
-        // Last, as its destructor may panic, or call the very name.
+        // Last, as its destructor may panic, or call the same name.
         drop(removed);
     }
 }

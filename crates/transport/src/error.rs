@@ -8,7 +8,7 @@ use callgate_os::text::shown;
 use std::fmt;
 use std::time::Duration;
 
-/// Why a call through a `Bridge` gave no value.
+/// Why a call through a `Bridge` gave no value; also what calls of named callbacks share with it.
 ///
 /// A method's own `Result` is not here: it travels as a value.
 #[derive(Clone, Sentence, PartialEq, Eq, thiserror::Error)]
@@ -151,46 +151,6 @@ pub enum CallError {
         why: String,
     },
 
-    /// The callback failed, and says why. It stays registered.
-    #[error("call `{call}` failed: {message}")]
-    Callback {
-        /// The call that failed.
-        call: CallName,
-        /// The callback's own error, as it displays.
-        message: String,
-    },
-
-    /// What a callback takes or returns is not what the caller has for it.
-    #[error("call `{call}` failed: expected {expected}, found {found}")]
-    Mismatch {
-        /// The call that failed.
-        call: CallName,
-        /// What is taken or returned.
-        expected: String,
-        /// What came.
-        found: String,
-    },
-
-    /// The process that had registered the callback has ended, or is connected no more.
-    #[error("call `{call}` failed: process {pid}, which had registered it, is gone; {started}")]
-    Gone {
-        /// The call that failed.
-        call: CallName,
-        /// The process's number.
-        pid: u32,
-        /// Whether the callback can have run.
-        started: Started,
-    },
-
-    /// There is no hub to ask who has registered it.
-    #[error("call `{call}` failed: {why}; the call had not started")]
-    NoHub {
-        /// The call that failed.
-        call: CallName,
-        /// What there is instead, in words.
-        why: String,
-    },
-
     /// The call was made from within another, and that within another, and so on, across processes: deeper than 64, or so that it would have
     /// waited for itself. Unrelated calls go on.
     #[error("call `{call}` failed: {why} (this one is nested {depth} deep); the call had not started")]
@@ -220,8 +180,7 @@ impl CallError {
         match self {
             CallError::Died { started, .. }
             | CallError::TimedOut { started, .. }
-            | CallError::Stopped { started, .. }
-            | CallError::Gone { started, .. } => Some(started),
+            | CallError::Stopped { started, .. } => Some(started),
             _ => None,
         }
     }

@@ -6,8 +6,10 @@
 mod archived;
 mod trusted;
 mod untrusted;
+mod callback;
 
 pub use self::archived::ArchivedReply;
+pub use self::callback::CallbackReply;
 pub use self::trusted::TrustedReply;
 pub use self::untrusted::UntrustedReply;
 

@@ -9,8 +9,7 @@ use crate::lane::{CallerLane, Frame, SendError};
 use crate::peer_status::Cause;
 use callgate_os::text::shown;
 use callgate_transport::commit::{Beyond, Kind, Limit, Place};
-use callgate_transport::error::TooDeep;
-use callgate_transport::error::{Awaited, CallError, CallbackError as Failed, Exit, Fault, NoMemory, Payload, Started};
+use callgate_transport::error::{Awaited, CallError, CallbackError, Exit, Fault, NoMemory, Payload, Started};
 use callgate_transport::reading::{DecodeRefusal, TOO_MANY, last_refusal};
 use callgate_transport::reply::Reply;
 use rkyv::rancor::Failure;
@@ -27,7 +26,17 @@ impl Caller {
         if frame.commit.kind == kind {
             return self.payload(frame, context);
         }
+        if frame.commit.kind == Kind::Failed {
+            return self.callback_failure_slow(frame, context);
+        }
         Err(self.failure_slow(frame, context))
+    }
+
+    /// The failure that a callback reports. A bridge's child has no callbacks.
+    #[cold]
+    fn callback_failure_slow<R: Reply>(&self, frame: &Frame<'_>, context: &CallContext) -> Result<R, CallError> {
+        let failure = self.payload::<CallbackError>(frame, context)?;
+        R::from_failure(failure).ok_or_else(|| self.corrupt("a failure that only callbacks report", context))
     }
 
     #[inline]
@@ -69,14 +78,6 @@ impl Caller {
                 Kind::Refused => self.payload::<String>(frame, context).map(|why| match why == TOO_MANY {
                     true => CallError::TooMany { call, what: Payload::Request, limit: why },
                     false => CallError::Refused { call, why: shown(why) },
-                }),
-                Kind::Failed => self.payload::<Failed>(frame, context).map(|failed| match failed {
-                    Failed::Failed(message) => CallError::Callback { call, message: shown(message) },
-                    Failed::Mismatch { expected, found } => {
-                        CallError::Mismatch { call, expected: shown(expected), found: shown(found) }
-                    }
-                    Failed::TooDeep => CallError::TooDeep { call, what: Payload::Reply, limit: TooDeep.to_string() },
-                    Failed::Gone => CallError::Gone { call, pid: self.peer.pid, started: Started::No },
                 }),
                 Kind::Beyond => self.payload::<Beyond>(frame, context).map(|Beyond { is_request, is_depth, limit }| {
                     let (what, limit) = (if is_request { Payload::Request } else { Payload::Reply }, shown(limit));

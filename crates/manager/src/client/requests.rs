@@ -1,6 +1,6 @@
-//! What this process says to the hub: questions, which wait for their answers, and what is only told.
+//! A client's messages to the hub: requests, which wait for an answer, and notices, which do not.
 //!
-//! Nobody waits longer than a deadline says. A hub that does not read what it is told is left.
+//! Every wait has a deadline. The client leaves a hub that does not read its messages.
 
 #![forbid(unsafe_code)]
 
@@ -14,16 +14,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// How long to wait before another attempt to send to a hub that does not read.
+/// The pause between attempts to send to a hub whose socket is full.
 const FULL: Duration = Duration::from_millis(1);
 
-/// How long a hub may leave unread what it is told, before it is left.
+/// How long a hub may leave a notice unread before the client leaves it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const IN_FORK: &str = "this process is a fork of the one that is connected";
 
 impl Client {
-    /// Asks the hub; the answer, which may be several messages.
+    /// Sends a request to the hub. Returns its answer, which may be several messages.
     pub(crate) fn ask(
         &self,
         question: impl FnOnce(u64) -> ToHub,
@@ -75,16 +75,16 @@ impl Client {
         }
     }
 
-    /// Tells the hub something that it does not answer, or whose answer nobody needs.
+    /// Sends a message that the hub does not answer, or whose answer nobody needs.
     pub(crate) fn tell(&self, message: &ToHub) {
-        // Without a hub there is nobody to be told. One that does not read would believe for ever what is no longer so: that a lock is held, say;
-        // when the connection ends, it undoes all of that.
+        // A lost connection needs no notice. A hub that does not read would keep outdated state for ever, such as a lock that was given back;
+        // ending the connection makes it drop all of that.
         if let Err(Unanswered::Late) = self.send(message, Deadline::after(Some(PATIENCE))) {
             self.end("the hub did not read what this process told it");
         }
     }
 
-    /// The same for somebody who is not to wait, as who drops something: what the hub does not read at once, a thread goes on telling it.
+    /// As [`tell`](Self::tell), for callers that must not wait, such as destructors: what cannot be sent at once is left to a thread.
     pub(crate) fn tell_in_passing(self: &Arc<Self>, message: ToHub) {
         if !matches!(self.send(&message, Deadline::now()), Err(Unanswered::Late)) {
             return;
@@ -117,7 +117,7 @@ impl Client {
         }
     }
 
-    /// What the hub says comes too late for who asked.
+    /// Handles an answer that came too late: gives back what it grants.
     pub(super) fn decline(&self, message: &FromHub) {
         if let FromHub::Granted { grant, .. } = message {
             self.tell(&ToHub::Release { grant: *grant });
@@ -125,7 +125,7 @@ impl Client {
     }
 
     fn send(&self, message: &ToHub, deadline: Deadline) -> Result<(), Unanswered> {
-        // A fork has the same socket: what it said would be taken for the other's word.
+        // A fork shares the socket: the hub would take its messages for its parent's.
         if self.is_in_fork() {
             return Err(Unanswered::Lost(IN_FORK.into()));
         }

@@ -1,6 +1,6 @@
-//! Where callbacks are: what the hub was asked for is remembered, until calls go there no more.
+//! The cache of callback locations, filled by asking the hub.
 //!
-//! A call reads what is remembered without a lock. The hub is trusted to name a process, and not to make sense.
+//! Calls read it without a lock. The hub is trusted to name the right process; its messages are validated all the same.
 
 #![forbid(unsafe_code)]
 
@@ -14,20 +14,20 @@ use callgate_engine::service::Method;
 use callgate_transport::doorbell::Deadline;
 use std::sync::{Arc, OnceLock};
 
-/// So many are remembered. Of more, all are looked for anew: who keeps making up names is not to carry them all along.
+/// The cache size. The cache is cleared when full, so that invented names cannot grow it.
 const MOST_TARGETS: usize = 1024;
 
-/// How often the hub is asked anew that has named a pair which is over.
+/// How often the hub is asked again after it has named a pair that has ended.
 const ATTEMPTS: usize = 8;
 
 impl Client {
-    /// Where callbacks are, as far as this process knows. What is forgotten meanwhile lives as long as what is returned.
+    /// The cached locations. Entries that are forgotten meanwhile live as long as the returned guard.
     #[inline]
     pub(crate) fn known(&self) -> Guard<Arc<Targets>> {
         self.targets.load()
     }
 
-    /// Where the callback `name` is; `None` if nobody has registered it.
+    /// Asks the hub where the callback `name` is; `None` if nobody has registered it.
     pub(crate) fn resolve(
         &self,
         name: &str,
@@ -42,7 +42,7 @@ impl Client {
             if let Resolution::At { pair, .. } = to
                 && !self.has(pair)
             {
-                // It is over, and the hub did not know.
+                // The pair has ended, and the hub did not know.
                 self.tell(&ToHub::Part { pair });
                 continue;
             }
@@ -51,12 +51,12 @@ impl Client {
         Err(Unanswered::Refused("this process cannot connect to the one that has registered it".into()))
     }
 
-    /// Whether this side of a pair is there, and not over.
+    /// Whether this process is the caller in `pair`, and the pair has not ended.
     fn has(&self, pair: u64) -> bool {
         self.state.lock().callers.get(&pair).is_some_and(|(_, pair)| !pair.is_over())
     }
 
-    /// Notes where the hub says that the callback `name` is.
+    /// Caches the hub's answer about the callback `name`.
     fn found(
         &self,
         name: &str,
@@ -95,7 +95,7 @@ impl Client {
         Ok(Some(target))
     }
 
-    /// Forgets where `name` was found, if it was there, and all that is where no calls go any more.
+    /// Removes `target` from the cache if `name` still leads to it, and every location whose pair has ended.
     pub(crate) fn forget(&self, name: &str, target: &Arc<ResolvedCallback>) {
         self.targets.rcu(|targets| {
             let mut targets = Targets::clone(targets);
@@ -105,7 +105,7 @@ impl Client {
         self.part();
     }
 
-    /// Lets go of pairs that are over. The hub is told: asked for the same owner again, it would name a pair that it does not know to be over.
+    /// Drops pairs that have ended and tells the hub, which would otherwise name them again.
     pub(super) fn part(&self) {
         let is_over = |_: &u64, (_, pair): &mut (Arc<Caller>, Arc<PairEndpoint>)| pair.is_over();
         let over: Vec<_> = self.state.lock().callers.extract_if(is_over).collect();

@@ -1,6 +1,6 @@
-//! How a process becomes a client of a hub, or the hub, and finds another one when that has ended.
+//! How a process becomes a client or the hub, and finds another hub when its hub ends.
 //!
-//! Whatever is registered here is registered at each hub in turn. One thread at a time does this, which may take long.
+//! Its callbacks are registered at each hub in turn. One thread at a time does this, which may take long.
 
 #![forbid(unsafe_code)]
 
@@ -23,11 +23,20 @@ const MAX_PAYLOAD: u64 = 64 << 20;
 /// Idle memory that each side of two connected processes keeps, in bytes.
 const RETAINED: u64 = 4 << 20;
 
-/// How long each attempt may take to find a hub again that has ended.
+/// The time limit of each attempt to replace a hub that ended.
 const ELECTION: Duration = Duration::from_secs(5);
 
+/// Whether the search for another hub goes on.
+#[derive(PartialEq, Eq)]
+enum Replacement {
+    /// Another hub is found, or none is needed any more.
+    Over,
+    /// None is found yet.
+    Pending,
+}
+
 impl ManagerInner {
-    /// Connects within `timeout`, in a way that `connect` knows.
+    /// Connects within `timeout`, by means of `connect`.
     pub(super) fn begin(
         self: &Arc<Self>,
         elects: bool,
@@ -58,7 +67,7 @@ impl ManagerInner {
         })
     }
 
-    /// Ends the hub that this process still has, if its clients have ended it.
+    /// Drops the hub of this process, which a client may have ended.
     fn end_own(&self) {
         let hub = self.part.lock().hub.take();
         drop(hub);
@@ -68,7 +77,7 @@ impl ManagerInner {
         hub::start_or_join(&self.address, &self.key, self.options.clone(), deadline)
     }
 
-    /// Registers at a hub what this process has, and makes the connection this process's if `accept` does not object at last. Called by who holds
+    /// Registers this process's callbacks at a hub and makes the connection the current one, if `accept` still agrees. The caller holds
     /// `connecting`.
     pub(super) fn adopt(
         self: &Arc<Self>,
@@ -80,7 +89,7 @@ impl ManagerInner {
         let limits = Limits { max_payload: MAX_PAYLOAD, retained: RETAINED };
         let settings = Settings { limits, wait: self.wait };
         let shared = Arc::downgrade(self);
-        let ended = move |client: &Arc<Client>| Self::find_another(&shared, client);
+        let ended = move |client: &Arc<Client>| Self::replace_hub(&shared, client);
         let client = Client::start(joined, settings, self.callbacks.clone(), ended)
             .map_err(|error| self.failed("starting the thread that listens to the hub", error))?;
         let callbacks = self.callbacks.all();
@@ -95,7 +104,7 @@ impl ManagerInner {
             is_wanted
         };
         if adopted {
-            // Those that were unregistered meanwhile: the hub that was told was the last one.
+            // Callbacks that were unregistered meanwhile: only the previous hub was told.
             let is_gone = |registered: &&Arc<LocalCallback>| self.callbacks.get(registered.number).is_none();
             callbacks.iter().filter(is_gone).for_each(|registered| self.unregistered(registered.number));
         } else {
@@ -114,19 +123,19 @@ impl ManagerInner {
         for registered in callbacks {
             match client.ask(|seq| registered.as_message(seq, false), deadline) {
                 Ok(said) if matches!(said[..], [FromHub::Registered { .. }]) => {}
-                // Somebody else has the name now.
+                // Another process has the name now.
                 Ok(_) | Err(Unanswered::Refused(_)) => self.callbacks.revoke(registered.number),
-                // This hub has ended too, or does not answer. The next is told of all of them.
+                // This hub has ended too, or does not answer. The next one gets all registrations.
                 Err(why) => return Err(self.unanswered("registering again what was registered", why)),
             }
         }
         Ok(())
     }
 
-    /// The hub of `client` has ended: finds another one, if this process does that, for as long as somebody has the manager.
-    fn find_another(manager: &Weak<Self>, client: &Arc<Client>) {
+    /// Replaces the hub of `client`, which has ended, if this manager elects hubs. Tries until it succeeds or the manager is dropped.
+    fn replace_hub(manager: &Weak<Self>, client: &Arc<Client>) {
         while let Some(shared) = manager.upgrade() {
-            if shared.has_another(client) {
+            if shared.try_replace_hub(client) == Replacement::Over {
                 return;
             }
             drop(shared);
@@ -134,20 +143,22 @@ impl ManagerInner {
         }
     }
 
-    /// Looks for another hub if one is needed in the place of that of `client`. Whether none is needed any more.
-    fn has_another(self: &Arc<Self>, client: &Arc<Client>) -> bool {
-        // Who has it may be about to make this `client` the one that counts.
+    /// Makes one attempt to replace the hub of `client`, if that is still the connection that counts.
+    fn try_replace_hub(self: &Arc<Self>, client: &Arc<Client>) -> Replacement {
+        // The thread that holds this lock may be about to make `client` the connection that counts.
         let _one_at_a_time = self.connecting.lock();
         let is_needed = |part: &mut Part| {
             part.elects && self.client.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, client))
         };
         if !is_needed(&mut self.part.lock()) {
-            return true;
+            return Replacement::Over;
         }
         self.end_own();
-        let Ok((hub, joined)) = self.elect(Deadline::after(Some(ELECTION))) else { return false };
-        // Whoever disconnected meanwhile did not wait for this.
-        let adopted = self.adopt(hub, joined, self.deadline(), is_needed);
-        adopted.is_ok() && self.current().is_some()
+        let Ok((hub, joined)) = self.elect(Deadline::after(Some(ELECTION))) else { return Replacement::Pending };
+        // `disconnect` does not wait for an election: `is_needed` asks once more.
+        match self.adopt(hub, joined, self.deadline(), is_needed) {
+            Ok(()) if self.current().is_some() => Replacement::Over,
+            _ => Replacement::Pending,
+        }
     }
 }

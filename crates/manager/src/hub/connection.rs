@@ -1,4 +1,4 @@
-//! One connection of the hub's: who is at the other end, what waits to be sent there, and how much it may still say.
+//! One of the hub's connections: its peer, its send queue, and its credit.
 
 #![forbid(unsafe_code)]
 
@@ -13,11 +13,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// What waits for a socket that is full: so many bytes and messages, and no more.
+/// The limits of a send queue, in bytes and messages.
 const MAX_QUEUED: usize = 1 << 20;
 const MAX_QUEUED_MESSAGES: usize = 4096;
 
-/// Messages with descriptors among them, which are the hub's as long as they wait.
+/// The limit of queued messages with descriptors, which count as the hub's own while they wait.
 const MAX_QUEUED_INTRODUCTIONS: usize = 32;
 
 /// A connection's number at the hub; never used again.
@@ -27,48 +27,48 @@ pub(super) type ClientId = u64;
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) socket: Exposed,
-    /// Its process, as the kernel said.
+    /// Its process number, from the kernel.
     pub(super) pid: u32,
     pub(super) state: ConnectionState,
-    /// Its process's, once that is known.
+    /// Its process's credit, once the process is known.
     pub(super) credit: SharedCredit,
     /// What sending to it and receiving from it costs.
     toll: Toll,
-    /// What it is waited for, from the first on to be read; `None` = for nothing.
+    /// The events that it is polled for, at first to be readable; `None` = not polled.
     pub(super) interest: Option<Interest>,
-    /// For a while it is neither listened to nor waited for.
+    /// Whether the hub neither reads from it nor polls it for a while.
     is_resting: bool,
-    /// The kernel would not take a message, though there is room, or takes long for each: it must rest before that is tried again.
+    /// Whether the kernel refused a message in spite of room, or takes long for each: the next attempt comes after a rest.
     is_stalled: bool,
     queue: SendQueue,
 }
 
 #[derive(Debug)]
 pub(super) enum ConnectionState {
-    /// It has not yet shown that it has the key.
+    /// It has not yet proved that it knows the key.
     Unauthenticated(Challenge),
     Client(Admitted),
 }
 
-/// A process that has the key.
+/// A client: a process that has proved that it knows the key.
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) role: ClientRights,
-    /// To see it end, and for others to see that.
+    /// Reports its end, to the hub and to its peers.
     pub(super) process: Pidfd,
     pub(super) identity: Identity,
-    /// Lists of names that are being sent to it.
+    /// Lists of names in the course of being sent to it.
     pub(super) lists: VecDeque<List>,
 }
 
-/// A list of names on its way: `seq` of the question, and the last name that has been sent.
+/// A partly sent list of names: the `seq` of its question, and the last name sent.
 #[derive(Debug)]
 pub(super) struct List {
     pub(super) seq: u64,
     pub(super) after: Option<Arc<str>>,
 }
 
-/// The other end is gone, or takes nothing more.
+/// The peer is gone, or its send queue is full.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Gone;
 
@@ -101,14 +101,14 @@ impl Connection {
         }
     }
 
-    /// Sends a message, now or when there is room. After those that wait already.
+    /// Queues a message behind those that wait, and sends as far as there is room.
     pub(super) fn send(&mut self, message: Vec<u8>, rights: Vec<OwnedFd>) -> Result<(), Gone> {
         self.queue.push(message, rights)?;
-        // A message that has just been put behind others cannot be sent.
+        // Behind others, it cannot be sent yet.
         if self.queue.messages.len() == 1 { self.flush() } else { Ok(()) }
     }
 
-    /// Receives one message into `buffer`. One for whom that takes the kernel too long is gone.
+    /// Receives one message into `buffer`. Drops a peer whose messages take the kernel too long.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
         let received = self.toll.pay(|| socket::receive(&self.socket, buffer, BlockingMode::No));
         self.credit.lock().charge_time(self.toll.take());
@@ -121,15 +121,15 @@ impl Connection {
         }
     }
 
-    /// Whether it has made its connection so slow that it is of no more use.
+    /// Whether the peer has made its socket too slow to use.
     pub(super) fn is_slow(&self) -> bool {
         self.toll.is_exceeded()
     }
 
-    /// Sends what waits, as far as there is room.
+    /// Sends queued messages, as far as there is room.
     pub(super) fn flush(&mut self) -> Result<(), Gone> {
         while let Some((message, rights)) = self.queue.messages.front() {
-            // What each message to it costs was the others' time: they come first for a while.
+            // Sending to it has cost the other clients' time, so they come first for a while.
             if self.credit.lock().is_overdrawn() {
                 self.is_stalled = true;
                 return Ok(());
@@ -141,7 +141,7 @@ impl Connection {
                 _ if self.toll.is_exceeded() => return Err(Gone),
                 Ok(()) => self.queue.pop(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // Not its doing: with too many descriptors of this user under way, the kernel takes no more.
+                // Not the peer's fault: the kernel limits how many of this user's descriptors may be in flight.
                 Err(error) if !rights.is_empty() && error.kind() != io::ErrorKind::BrokenPipe => {
                     self.is_stalled = true;
                     return Ok(());
@@ -152,7 +152,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether it may be listened to for another message, for which it is charged. If not, it rests.
+    /// Charges it for another message. `false` if its credit is used up; then it rests.
     pub(super) fn may_speak(&mut self) -> bool {
         let may = self.credit.lock().take(1);
         self.is_resting |= !may;
@@ -163,7 +163,7 @@ impl Connection {
         self.is_resting
     }
 
-    /// Whether it has just been found that it must rest.
+    /// Starts a rest if it has stalled. `true` if it did not rest before.
     pub(super) fn begins_to_rest(&mut self) -> bool {
         let stalled = std::mem::take(&mut self.is_stalled);
         let begins = stalled && !self.is_resting;
@@ -171,7 +171,7 @@ impl Connection {
         begins
     }
 
-    /// It rests, though it might be listened to.
+    /// Makes it rest, whatever its credit.
     pub(super) fn pause(&mut self) {
         self.is_resting = true;
     }
@@ -180,13 +180,13 @@ impl Connection {
         self.is_resting = false;
     }
 
-    /// It is listened to for so many messages, whatever its process owes: there is no more of it than has been said.
+    /// Permits this many more messages, whatever its process owes: it has ended, so no more will follow.
     pub(super) fn hear_out(&mut self, messages: u32) {
         self.is_resting = false;
         self.credit = credits::own_for(messages);
     }
 
-    /// What it is to be waited for.
+    /// The events to poll it for.
     pub(super) fn wanted(&self) -> Option<Interest> {
         match (self.is_resting, self.is_flushed()) {
             (true, _) => None,
@@ -195,12 +195,12 @@ impl Connection {
         }
     }
 
-    /// Whether its process has ended, or closed the connection, which need not have been dealt with.
+    /// Whether its process has ended or closed the connection, even if the hub has not handled that yet.
     pub(super) fn is_leaving(&self) -> bool {
         poll::is_hung_up(&self.socket) || self.client().is_none_or(|client| client.process.has_ended())
     }
 
-    /// Whether somebody may be introduced to it: so many introductions do not wait for it yet that it is beyond what it takes.
+    /// Whether its send queue has room for an introduction.
     pub(super) fn takes_introductions(&self) -> bool {
         self.queue.introductions < MAX_QUEUED_INTRODUCTIONS
     }

@@ -1,4 +1,4 @@
-//! How much of the hub's time each process may take, however many connections it has and however often it joins.
+//! Each process's share of the hub's time, whatever the number of its connections and however often it reconnects.
 
 #![forbid(unsafe_code)]
 
@@ -9,15 +9,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A process is listened to for so many messages at once, and for [`MESSAGES`] more in each spell, or as long as those take: one that floods the hub
-/// takes part of a CPU, and no more.
+/// How many messages of a process the hub handles at once. [`MESSAGES`] more are added in each spell, or as long as those take, so that a
+/// process that floods the hub takes only a part of a CPU.
 const BURST: u32 = 4096;
 const MESSAGES: u32 = 256;
 
-/// Credits that are kept; of more, those are forgotten that are as good as new.
+/// The number of credits kept. Beyond it, credits that are full again are dropped.
 const MOST_CREDITS: usize = 4096;
 
-/// What all connections of a process have in common. Only the hub's thread uses it, so nobody waits for the lock.
+/// The credit that all connections of a process share. Only the hub's thread uses it, so the lock is never contended.
 pub(super) type SharedCredit = Arc<Mutex<Credit>>;
 
 /// Credit that no other connection has.
@@ -25,7 +25,7 @@ pub(super) fn own() -> SharedCredit {
     own_for(BURST)
 }
 
-/// The same, for so many messages at once.
+/// Credit for this many messages at once, that no other connection has.
 pub(super) fn own_for(messages: u32) -> SharedCredit {
     Arc::new(Mutex::new(Credit::new(messages, MESSAGES)))
 }
@@ -35,7 +35,7 @@ pub(super) fn own_for(messages: u32) -> SharedCredit {
 pub(super) struct Credits(HashMap<Process, SharedCredit>);
 
 impl Credits {
-    /// The credit of a process, which outlives its connections: to join again is no way to more.
+    /// The credit of a process. It outlives the connections, so that reconnecting earns no new credit.
     pub(super) fn of(&mut self, process: Process) -> SharedCredit {
         if self.0.len() >= MOST_CREDITS {
             let now = Instant::now();

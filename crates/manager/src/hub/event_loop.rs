@@ -1,7 +1,7 @@
-//! The hub's thread: whatever happens, one event after the other.
+//! The hub's thread, which handles one event after the other.
 //!
-//! It trusts nothing that anybody says, and waits for nobody: what somebody does not take waits in a queue of its own, and who says too
-//! much is listened to later. Everything that a client has goes with its connection, or with its process, whichever ends first.
+//! It trusts no peer and waits for none: messages to a slow peer wait in a queue of their own, and a peer that sends too much is read later.
+//! Everything that a client has ends with its connection or its process, whichever ends first.
 
 #![forbid(unsafe_code)]
 
@@ -34,16 +34,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
-/// What is done at once for one connection before the others have their turn.
+/// How many messages of one connection are handled in a row before the others have their turn.
 const TURN: usize = 16;
 
-/// How long nobody is accepted when there are no descriptors to be had.
+/// How long the hub accepts no connections after it has run out of descriptors.
 const DEAF: Duration = Duration::from_millis(50);
 
-/// What the hub's own process has the thread do.
+/// A command from the hub's own process to the thread.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Takes in a client that needs to show nothing: it is this process.
+    /// Takes in this process as a client, which needs no proof of the key.
     TakeIn {
         socket: OwnedFd,
         role: ClientRights,
@@ -57,7 +57,7 @@ pub(super) enum Command {
     Stop,
 }
 
-/// All that a hub is.
+/// The state of a hub.
 pub(super) struct EventLoop {
     poll: PollSet,
     waker: Arc<Waker>,
@@ -66,7 +66,7 @@ pub(super) struct EventLoop {
     key: AuthKey,
     options: HubOptions,
     connections: HashMap<ClientId, Connection>,
-    /// Those who have not shown that they have the key, and until when they may: the oldest first.
+    /// Connections that have not yet proved that they know the key, with their deadlines: the oldest first.
     guests: VecDeque<(Instant, ClientId)>,
     clients: u32,
     credits: Credits,
@@ -78,24 +78,24 @@ pub(super) struct EventLoop {
     call_counts: CallCounts,
     /// Answers for callers whose pair is not ready yet.
     resolving: Vec<Resolving>,
-    /// Processes that were clients and of which memory counts until they end, by the client whose key they are waited for with.
+    /// Former clients whose memory counts until their processes end, by the client id under which their end is polled.
     departed: HashMap<ClientId, (Process, Pidfd)>,
-    /// Whose end has been noticed, and not yet dealt with.
+    /// Clients whose end has been noticed and not yet handled.
     gone: Vec<ClientId>,
-    /// The keys of those who are not listened to, or spoken to, until then.
+    /// The poll keys of resting connections and control sockets, until `next_hearing`.
     resting: Vec<u64>,
     next_hearing: Option<Instant>,
-    /// Until when nobody is accepted.
+    /// Until when the hub accepts no connections.
     deaf_until: Option<Instant>,
-    /// Processes that are kept out, and until when.
+    /// Barred processes, and until when.
     barred: HashMap<u32, Instant>,
     buffer: Vec<u8>,
     is_over: bool,
 }
 
-/// A caller that is to be told where a callback is, when its pair with the owner is ready.
+/// The answer to a caller that waits until its pair with the owner is ready.
 struct Resolving {
-    /// `None` if the owner has closed its end of it: it may be about to end.
+    /// `None` if the owner has closed its control socket, because it may be about to end.
     pair: Option<u64>,
     caller: ClientId,
     owner: ClientId,
@@ -105,7 +105,7 @@ struct Resolving {
     until: Instant,
 }
 
-/// The keys of the descriptors that are waited for: a number, and what of it.
+/// The poll keys of descriptors: a number, and the kind of descriptor.
 const WAKER: u64 = 0;
 const LISTENER: u64 = 1 << KIND_BITS;
 const RELEASES: u64 = 2 << KIND_BITS;
@@ -172,17 +172,17 @@ impl EventLoop {
         })
     }
 
-    /// Until the hub is stopped.
+    /// Runs until the hub is stopped.
     pub(super) fn run(mut self) {
         signals::block();
         let mut ready = Vec::new();
         while !self.is_over {
             ready.clear();
             let next = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
-            // Some deadlines lie farther off than the kernel can be told.
+            // Some deadlines are too far off for epoll.
             let limit = next.map(|left| left.min(Duration::from_secs(3600)));
             if self.poll.wait(limit, &mut ready).is_err() {
-                // Not a state that the kernel documents. Clients find their connections closed.
+                // The kernel documents no such failure. Clients find their connections closed.
                 break;
             }
             for &key in &ready {
@@ -211,7 +211,7 @@ impl EventLoop {
         }
     }
 
-    /// Does what the hub's own process wants.
+    /// Carries out the commands of the hub's own process.
     fn obey(&mut self) {
         self.waker.clear();
         while let Ok(command) = self.commands.try_recv() {
@@ -225,7 +225,7 @@ impl EventLoop {
         }
     }
 
-    /// Deals with everything that has followed from an event.
+    /// Handles the consequences of an event.
     fn settle(&mut self) {
         loop {
             self.answer_names();
@@ -292,7 +292,7 @@ impl EventLoop {
     fn tell_with(&mut self, id: ClientId, message: FromHub, rights: Vec<OwnedFd>) {
         match message.encode() {
             Some(bytes) => self.send(id, bytes, rights),
-            // Nothing that the hub says is as long: names and lists have their limits.
+            // No message of the hub is this long: names and lists have their limits.
             None => self.gone.push(id),
         }
     }
@@ -305,7 +305,7 @@ impl EventLoop {
         self.renew_interest(id);
     }
 
-    /// Has a connection waited for as it is to be now.
+    /// Updates the events that a connection is polled for.
     fn renew_interest(&mut self, id: ClientId) {
         if self.connections.get_mut(&id).is_some_and(Connection::begins_to_rest) {
             self.rest(key(id, SOCKET));
@@ -331,7 +331,7 @@ impl EventLoop {
     }
 }
 
-/// Seals memory on a thread of its own, because a process that makes holes there meanwhile keeps that waiting. `false` if there is none to be had.
+/// Seals memory on a separate thread, because a process can delay that by making holes in it. `false` if no thread can be started.
 fn seal(unsealed: SealRequest, commands: Sender<Command>, waker: Arc<Waker>) -> bool {
     let thread = std::thread::Builder::new().name("callgate-seal".into());
     let spawned = thread.spawn(move || {

@@ -1,8 +1,8 @@
-//! Memory that processes may still have though no pair needs it any more.
+//! The ledger of memory that no pair needs any more and processes may still hold.
 //!
-//! What has been made for a pair counts for its two processes until the kernel says that nobody has it, whatever they say, and whether the pair
-//! is still there. Where the kernel reports nothing, it counts until one of them is gone. Nobody can tell which of the two keeps it: so it
-//! counts for both, of one as what it writes, of the other as what it reads, and most for the pairs of those two.
+//! An object made for a pair counts for its two processes until the kernel reports that nobody holds it, whatever the two say and even after
+//! the pair has ended. Where the kernel reports nothing, it counts until one of the two has ended. The hub cannot tell which of them keeps the
+//! object, so it counts for both: for one as written, for the other as read, and most strictly for pairs of those two.
 
 #![forbid(unsafe_code)]
 
@@ -11,17 +11,17 @@ use callgate_os::pidfd::Identity;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// A process, however often it has joined. Its number alone could come to mean another.
+/// A process, across all its connections. The kernel may reuse its number, so that alone does not identify it.
 pub(super) type Process = Identity;
 
-/// What is known of memory that nobody needs.
+/// The ledger.
 #[derive(Debug)]
 pub(super) struct Ledger {
     /// `None` if the kernel reports nothing.
     releases: Option<Releases>,
-    /// What is watched: `None` while a pair has it.
+    /// The watched objects; `None` while a pair uses the object.
     watched: HashMap<WatchId, Option<Left>>,
-    /// What is not, and was left.
+    /// Objects that could not be watched, and that their pair has left.
     unwatched: Vec<Left>,
     of: HashMap<Process, ProcessUsage>,
     between: HashMap<(Process, Process), Between>,
@@ -31,11 +31,11 @@ pub(super) struct Ledger {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Watch(Option<WatchId>);
 
-/// An object that its pair has no use for.
+/// An object that its pair no longer uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Left {
     pub(super) len: u64,
-    /// Whom it was made for, and who was to read it.
+    /// The process that it was made for, and the one that reads it.
     pub(super) writer: Process,
     pub(super) reader: Process,
 }
@@ -46,18 +46,18 @@ impl Left {
     }
 }
 
-/// What one process may still have: objects and their bytes.
+/// What one process may still hold: objects and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ProcessUsage {
-    /// Of what it was to write.
+    /// Objects made for it to write.
     pub(super) written: usize,
     pub(super) written_bytes: u64,
-    /// Of what it was to read.
+    /// Objects made for it to read.
     pub(super) read: usize,
     pub(super) read_bytes: u64,
 }
 
-/// What was made for one process, for another to read, and one of the two may still have.
+/// What was made for one process to write and another to read, and either may still hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Between {
     pub(super) objects: usize,
@@ -70,22 +70,22 @@ impl Ledger {
         Self { releases: Releases::new().ok(), watched, unwatched, of, between }
     }
 
-    /// What is to be waited for, and [read](Self::read) then.
+    /// The descriptor to poll; call [`read`](Self::read) when it is readable.
     pub(super) fn releases(&self) -> Option<BorrowedFd<'_>> {
         self.releases.as_ref().map(AsFd::as_fd)
     }
 
-    /// Watches an object that nobody has been given yet.
+    /// Watches an object, before anybody is given it.
     pub(super) fn watch(&mut self, object: impl AsFd) -> Watch {
         let watch = self.releases.as_ref().and_then(|releases| releases.watch(object).ok());
         watch.map(|watch| self.watched.insert(watch, None));
         Watch(watch)
     }
 
-    /// The pair of an object has no use for it any more.
+    /// Notes that its pair no longer uses an object.
     pub(super) fn left(&mut self, Watch(watch): Watch, left: Left) {
         match watch {
-            // Nobody has it.
+            // Nobody holds it.
             Some(watch) if !self.watched.contains_key(&watch) => return,
             Some(watch) => drop(self.watched.insert(watch, Some(left))),
             None => self.unwatched.push(left),
@@ -99,7 +99,7 @@ impl Ledger {
         (between.objects, between.bytes) = (between.objects + 1, between.bytes + len);
     }
 
-    /// Reads which objects nobody has any more. Whether any that was left is one.
+    /// Reads which objects nobody holds any more. Returns whether one of them was on the ledger.
     pub(super) fn read(&mut self) -> bool {
         let mut released = Vec::new();
         self.releases.iter().for_each(|releases| releases.read(self.watched.keys().copied(), &mut released));
@@ -128,23 +128,23 @@ impl Ledger {
         self.between.retain(|_, between| *between != Between::default());
     }
 
-    /// Whether anything counts until a process is gone.
+    /// Whether an object counts until this process ends.
     pub(super) fn awaits_end_of(&self, process: Process) -> bool {
         self.unwatched.iter().any(|left| left.is_of(process))
     }
 
-    /// A process is gone: of what nobody reports, nothing counts that it had.
+    /// Removes the unwatched objects of a process that has ended.
     pub(super) fn process_ended(&mut self, process: Process) {
         let gone: Vec<_> = self.unwatched.extract_if(.., |left| left.is_of(process)).collect();
         gone.into_iter().for_each(|left| self.settle(left));
     }
 
-    /// What a process may still have.
+    /// What a process may still hold.
     pub(super) fn of(&self, process: Process) -> ProcessUsage {
         self.of.get(&process).copied().unwrap_or_default()
     }
 
-    /// What was made for `writer`, for `reader` to read, and one of them may still have.
+    /// What was made for `writer` to write and `reader` to read, and either may still hold.
     pub(super) fn between(&self, writer: Process, reader: Process) -> Between {
         self.between.get(&(writer, reader)).copied().unwrap_or_default()
     }

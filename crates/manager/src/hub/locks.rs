@@ -1,6 +1,6 @@
-//! Locks and semaphores between processes: who holds which, and who waits.
+//! Named locks and semaphores: their holders and their queues.
 //!
-//! A lock is a semaphore of one permit. Who asks first is served first. Knows no sockets; returns what is to be told to whom.
+//! A lock is a semaphore of one permit. Requests are served in order. Knows no sockets; returns the messages to send.
 
 #![forbid(unsafe_code)]
 
@@ -10,22 +10,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Locks that there may be.
+/// The limit of locks and semaphores.
 pub(super) const MAX_LOCKS: usize = 4096;
-/// Permits that one client may hold and wait for, in all: a small part of the locks, so that it cannot keep all others from having any.
+/// The limit of permits that one client holds or waits for: a small part of all, so that one client cannot take them all.
 pub(super) const MAX_OF_CLIENT: usize = 256;
 
 /// All locks.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
     by_name: HashMap<Arc<str>, LockState>,
-    /// Who holds a permit, and of which lock, by the grant's number.
+    /// The holder and the lock of each grant, by the grant's number.
     grants: HashMap<u64, (ClientId, Arc<str>)>,
-    /// What each client holds and waits for, so that it is found when the client is gone.
+    /// What each client holds and waits for, to release it when the client is gone.
     of_client: HashMap<ClientId, Claims>,
-    /// Who no longer waits when.
+    /// When each wait times out.
     deadlines: BTreeSet<(Instant, ClientId, u64)>,
-    /// The locks that nobody uses, kept only to tell that they were abandoned.
+    /// Unused locks, kept only to report that they were abandoned.
     remembered: BTreeSet<Arc<str>>,
     next_grant: u64,
     next_ticket: u64,
@@ -36,9 +36,9 @@ struct LockState {
     /// `None` = it is a lock, of one permit.
     permits: Option<u32>,
     held: u32,
-    /// By their tickets: in the order in which they are served.
+    /// The queue, by ticket: in the order of service.
     waiting: BTreeMap<u64, QueuedLock>,
-    /// Permits whose holders went without giving them back, and of which nobody has been told yet.
+    /// Permits whose holders ended without releasing them, not yet reported to the next holder.
     abandoned: u32,
 }
 
@@ -51,7 +51,7 @@ struct QueuedLock {
 #[derive(Debug, Default)]
 struct Claims {
     grants: BTreeSet<u64>,
-    /// What it waits for, by the number of its question.
+    /// The locks that it waits for, by the number of the request.
     waits: BTreeMap<u64, LockWait>,
 }
 
@@ -63,7 +63,7 @@ struct LockWait {
     deadline: Option<Instant>,
 }
 
-/// What is to be told to whom.
+/// Messages to send, with their receivers.
 pub(super) type LockNotices = Vec<(ClientId, FromHub)>;
 
 impl LockState {
@@ -77,7 +77,7 @@ impl LockState {
 }
 
 impl Locks {
-    /// `client` wants the lock `name`, or, with `permits`, one of so many of that semaphore, within `limit`.
+    /// Requests the lock `name` for `client`, or a permit of a semaphore with `permits` of them, within `limit`.
     pub(super) fn acquire(
         &mut self,
         client: ClientId,
@@ -92,7 +92,7 @@ impl Locks {
         };
         let new = LockState { permits, held: 0, waiting: BTreeMap::new(), abandoned: 0 };
         let lock = self.by_name.entry(name.clone()).or_insert(new);
-        // One that nobody uses may have another count from now on.
+        // An unused semaphore may change its count.
         lock.permits = permits;
         lock.abandoned = lock.abandoned.min(permits.unwrap_or(1));
         let is_free = lock.is_free() && lock.waiting.is_empty();
@@ -139,14 +139,14 @@ impl Locks {
         }
     }
 
-    /// Forgets the locks that are kept only to tell that they were abandoned.
+    /// Drops the locks that are kept only to report that they were abandoned.
     fn make_room(&mut self) {
         for name in std::mem::take(&mut self.remembered) {
             self.by_name.remove(&name);
         }
     }
 
-    /// Gives the permits of a lock that are free to those who wait, and forgets the lock if it is of no more use.
+    /// Grants free permits to the queue, and drops the lock if it is unused.
     fn serve(&mut self, name: &Arc<str>) -> LockNotices {
         let mut told = LockNotices::new();
         let Some(lock) = self.by_name.get_mut(name) else { return told };
@@ -173,7 +173,7 @@ impl Locks {
         told
     }
 
-    /// `client` gives back what it was granted. `None` = it was not.
+    /// Releases a grant of `client`. `None` if it has no such grant.
     pub(super) fn release(&mut self, client: ClientId, grant: u64) -> Option<LockNotices> {
         self.grants.get(&grant).filter(|(holder, _)| *holder == client)?;
         Some(self.let_go(grant, 0))
@@ -193,7 +193,7 @@ impl Locks {
         self.serve(&name)
     }
 
-    /// `client` no longer waits under `seq`; if it did, it is told.
+    /// Cancels the request `seq` of `client`, and tells the client if it was waiting.
     pub(super) fn cancel(&mut self, client: ClientId, seq: u64) -> LockNotices {
         let Some(mut told) = self.stop_waiting(client, seq) else { return LockNotices::new() };
         told.push((client, FromHub::NotGranted { seq }));
@@ -216,23 +216,23 @@ impl Locks {
         }
     }
 
-    /// Takes from a client that is gone what it held, and no longer keeps a place for it.
+    /// Releases what a client that is gone held, and cancels its requests.
     pub(super) fn client_gone(&mut self, client: ClientId) -> LockNotices {
         let Some(claims) = self.of_client.get(&client) else { return LockNotices::new() };
         let (grants, waits) = (claims.grants.clone(), claims.waits.keys().copied().collect::<Vec<_>>());
-        // First, so that it is granted nothing more.
+        // Cancel first, so that it is granted nothing more.
         let mut told: LockNotices =
             waits.into_iter().filter_map(|seq| self.stop_waiting(client, seq)).flatten().collect();
         told.extend(grants.into_iter().flat_map(|grant| self.let_go(grant, 1)));
         told
     }
 
-    /// When the next no longer waits.
+    /// When the next wait times out.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, ..)| *at)
     }
 
-    /// Tells those who have waited as long as they would.
+    /// Ends the waits that have timed out.
     pub(super) fn expire(&mut self, now: Instant) -> LockNotices {
         let mut told = LockNotices::new();
         while let Some(&(at, client, seq)) = self.deadlines.first()
@@ -245,7 +245,7 @@ impl Locks {
     }
 }
 
-/// What something of so many permits is.
+/// The word for something with this many permits.
 fn kind(permits: Option<u32>) -> String {
     permits.map_or_else(|| "a lock".into(), |permits| format!("a semaphore with {permits} permits"))
 }

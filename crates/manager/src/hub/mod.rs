@@ -1,7 +1,7 @@
-//! The hub: where clients find each other.
+//! The hub, through which clients find each other.
 //!
-//! It is one thread of one process, which sleeps in epoll and never blocks. It introduces: calls do not pass through it. Here is how it is
-//! started, joined and stopped; `event_loop` is the thread.
+//! The hub is one thread of one process, which sleeps in epoll and never blocks. It only introduces clients; calls do not pass through it. This
+//! file starts, joins and stops it; `event_loop` is the thread.
 
 #![forbid(unsafe_code)]
 
@@ -33,13 +33,13 @@ use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A hub in this process. Dropped, it stops, and all clients are told.
+/// A hub in this process. Dropping it stops the hub, which tells all clients.
 #[derive(Debug)]
 pub(crate) struct Hub {
     commands: Sender<Command>,
     waker: Arc<Waker>,
     thread: Option<JoinHandle<()>>,
-    /// The process whose hub it is; in a fork of that there is no thread.
+    /// The process that runs it. A fork of that process has no such thread.
     process: u32,
 }
 
@@ -48,13 +48,13 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// `InUse` if somebody listens there; other [`ManagerError`]s.
+    /// `InUse` if another process listens there; other [`ManagerError`]s.
     pub(crate) fn start(address: &Address, key: &AuthKey, options: HubOptions) -> Result<Self, ManagerError> {
         Self::start_if_free(address, key, options)?
             .ok_or_else(|| ManagerError::InUse { address: address.to_string(), pid: address.listener() })
     }
 
-    /// The same; `None` if somebody listens there.
+    /// As [`start`](Self::start), but `None` if another process listens there.
     fn start_if_free(address: &Address, key: &AuthKey, options: HubOptions) -> Result<Option<Self>, ManagerError> {
         options.check()?;
         let key = key.clone().checked()?;
@@ -73,7 +73,7 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// If the hub has ended or takes no more clients, or there are no descriptors to be had.
+    /// If the hub has ended or takes no more clients, or if no descriptor is available.
     pub(crate) fn join(&self) -> io::Result<Joined> {
         let ended = || io::Error::new(io::ErrorKind::BrokenPipe, "the hub has ended");
         if self.process != std::process::id() {
@@ -87,18 +87,18 @@ impl Hub {
         Ok(Joined { socket: ours, hub_pid: self.process, hub })
     }
 
-    /// Whether it still runs: a client may have ended it.
+    /// Whether it still runs. A client may have ended it.
     pub(crate) fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Stops the hub. When this returns, nothing of it is left.
+    /// Stops the hub and waits for its thread.
     pub(crate) fn stop(self) {
         drop(self);
     }
 
     fn command(&self, command: Command) {
-        // One that has ended needs none.
+        // A hub that has ended needs no commands.
         let _ = self.commands.send(command);
         self.waker.wake();
     }
@@ -114,7 +114,7 @@ impl Drop for Hub {
     }
 }
 
-/// Joins the hub at `address` as a client, or becomes it: of many processes that do this at once, one.
+/// Joins the hub at `address` as a client, or becomes the hub. Of many processes that do this at once, exactly one becomes it.
 ///
 /// # Errors
 ///
@@ -126,23 +126,54 @@ pub(crate) fn start_or_join(
     deadline: Deadline,
 ) -> Result<(Option<Hub>, Joined), ManagerError> {
     let begun = std::time::Instant::now();
+    let mut phase = Phase::Join;
     loop {
-        match auth::join(address, key, ClientRights::Full, deadline) {
-            // Nobody yet, or one that is just going.
-            Err(ManagerError::NobodyListens { .. } | ManagerError::Closed { .. }) => {}
-            joined => return joined.map(|joined| (None, joined)),
-        }
-        if let Some(hub) = Hub::start_if_free(address, key, options.clone())? {
-            let joined = hub.join().map_err(|error| address.failed("joining the hub of this process", error))?;
-            return Ok((Some(hub), joined));
-        }
-        if deadline.has_passed() {
-            let what = "somebody is about to listen, and does not";
-            return Err(ManagerError::TimedOut { address: address.to_string(), waited: begun.elapsed(), what });
-        }
-        std::thread::sleep(AGAIN);
+        phase = match phase {
+            Phase::Join => match auth::join(address, key, ClientRights::Full, deadline) {
+                Err(error) if is_vacant(&error) => Phase::Start,
+                joined => return joined.map(|joined| (None, joined)),
+            },
+            Phase::Start => match Hub::start_if_free(address, key, options.clone())? {
+                Some(hub) => {
+                    let joined =
+                        hub.join().map_err(|error| address.failed("joining the hub of this process", error))?;
+                    return Ok((Some(hub), joined));
+                }
+                None => Phase::Wait,
+            },
+            Phase::Wait if deadline.has_passed() => {
+                let what = "somebody is about to listen, and does not";
+                return Err(ManagerError::TimedOut { address: address.to_string(), waited: begun.elapsed(), what });
+            }
+            Phase::Wait => {
+                std::thread::sleep(AGAIN);
+                Phase::Join
+            }
+        };
     }
 }
 
-/// How long to wait for whoever is about to listen, or about to go.
+/// A step of an election. Each process goes round until it has a hub, its own or another's, or its time is over.
+///
+/// | phase | outcome | next |
+/// |---|---|---|
+/// | Join | a hub takes this process in | done: a client |
+/// | Join | nobody listens, or the hub is closing | Start |
+/// | Join | any other error | done: that error |
+/// | Start | the address was free | done: the hub |
+/// | Start | another process has the lock or the name | Wait |
+/// | Wait | there is time left | Join |
+/// | Wait | there is none | done: `TimedOut` |
+enum Phase {
+    Join,
+    Start,
+    Wait,
+}
+
+/// Whether an attempt to join found no hub, or one that is closing.
+fn is_vacant(error: &ManagerError) -> bool {
+    matches!(error, ManagerError::NobodyListens { .. } | ManagerError::Closed { .. })
+}
+
+/// The pause before another attempt, for a process that is about to listen or about to end.
 const AGAIN: Duration = Duration::from_millis(2);

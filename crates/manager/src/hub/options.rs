@@ -1,4 +1,4 @@
-//! What a hub takes in and gives out: limits, each with its range.
+//! The limits of a hub, each with its range.
 
 #![forbid(unsafe_code)]
 
@@ -8,7 +8,7 @@ use callgate_transport::layout::Geometry;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// What a hub takes in and gives out. The defaults suit most.
+/// The limits of a hub. The defaults suit most programs.
 ///
 /// # Examples
 ///
@@ -39,7 +39,7 @@ impl Default for HubOptions {
     }
 }
 
-/// Clients that a hub can have.
+/// The upper limit of `max_clients`.
 pub(super) const MAX_CLIENTS: u32 = 1024;
 
 impl HubOptions {
@@ -48,29 +48,29 @@ impl HubOptions {
         Self::default()
     }
 
-    /// How long a process that has connected may take to show that it has the key: 1 millisecond to 1 hour. Default: 5 seconds.
+    /// How long a connecting process may take to prove that it knows the key: 1 millisecond to 1 hour. Default: 5 seconds.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
         self
     }
 
-    /// How many clients there may be at a time: 1 to 1,024, of which 12 of one process. Default: 1,024. Each takes two of the hub's descriptors, and each pair of a
-    /// caller and an owner two more.
+    /// How many clients the hub has at most: 1 to 1,024, and at most 12 of one process. Default: 1,024. Each client takes two of the hub's
+    /// descriptors, and each pair of a caller and an owner two more.
     pub fn max_clients(mut self, count: u32) -> Self {
         self.max_clients = count;
         self
     }
 
-    /// How many bytes of shared memory may be made for what one client sends, to all others together: 1 MiB to 1 TiB, and at least four
-    /// times what a connection of two processes begins with (252 KiB with 48 lanes). Default: 256 MiB. What it sends to one of the others must
-    /// fit into half of what is not in use for the rest; memory is made when it is needed.
+    /// How many bytes of shared memory one client's messages to all others may use: 1 MiB to 1 TiB, and at least four times the initial size of
+    /// a pair (252 KiB with 48 lanes). Default: 256 MiB. Messages to one other client may use half of what the rest leaves free. Memory is
+    /// created on demand.
     pub fn memory_per_client(mut self, bytes: u64) -> Self {
         self.memory_per_client = bytes;
         self
     }
 
-    /// How many calls from one process to another can be under way at a time: 1 to 64. Default: 48, so that callbacks that call each other may
-    /// be nested 64 deep. Each takes a thread of the process that is called, from its first use on.
+    /// How many calls from one process to another can run at a time: 1 to 64. Default: 48, so that callbacks that call each other can nest 64
+    /// deep. Each takes a thread in the owner, from its first use on.
     pub fn concurrent_calls(mut self, count: u32) -> Self {
         self.lanes = count;
         self

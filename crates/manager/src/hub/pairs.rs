@@ -1,15 +1,17 @@
 //! Pairs: the memory and the two control sockets through which a caller and an owner talk without the hub.
 //!
-//! The hub makes all memory, and keeps none of it mapped: what the two write there it never sees. On each side's control socket it stands
-//! where a parent does for its child, and trusts nothing that comes from there. A pair that makes no sense, or whose socket is full, ends.
+//! The hub makes all memory and keeps none of it mapped, so it never sees payloads. On each side's control socket it has the role of a parent,
+//! and trusts nothing that it reads there. A pair that breaks the protocol, or whose socket is full, ends.
 //!
-//! Memory is sealed against holes before both sides have it: what only one writes, when that one has mapped it; what both write, when both have,
-//! and before either looks at it. A thread of its own does that, because a side can have it wait.
+//! Memory is sealed against holes before it is used by both: memory that one side writes, once that side has mapped it; the first segment, which
+//! both write, once both have mapped it and before either reads it. A separate thread seals, because a side can delay that.
 
 #![forbid(unsafe_code)]
 
+mod memory_request;
 mod memory;
 
+use self::memory_request::MemoryRequest;
 use super::connection::ClientId;
 use super::ledger::{Ledger, Left, Process, Watch};
 use crate::protocol::Side;
@@ -26,34 +28,34 @@ use std::io::{self};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// Segments that may be made for one client, whatever their size; and such that others have, which it is to read.
+/// The limit of segments made for one client to write, whatever their size; and the limit of those made for it to read.
 const MAX_SEGMENTS: usize = 4096;
 
-/// The same for one side of a pair. Each costs the other side a mapping, of which the kernel lets it have some 65,000.
+/// The limit of segments for one side of a pair. Each costs the other side a mapping; the kernel allows a process some 65,000.
 const MAX_SEGMENTS_OF_SIDE: usize = 64;
 
-/// Objects that two processes may keep of what one of them writes for the other, beside those in use. Each counts for both, so one that
-/// keeps everything must leave the other some for its other peers.
+/// The limit of objects that two processes may keep beyond those in use, of what one writes for the other. Each counts for both, so a process
+/// that keeps everything must leave the other some for its other peers.
 const MAX_OBJECTS_OF_TWO: usize = MAX_SEGMENTS / 8;
 
-/// As much work as so many messages: to make a segment.
+/// The cost of making a segment, in messages.
 const GRANT: u32 = 16;
 
 /// The number of a pair's first segment.
 const FIRST: u64 = 0;
 
-/// What seals memory and says when it is done, by [`Pairs::sealed`]. `false` if it cannot.
+/// Starts sealing memory; [`Pairs::sealed`] must be called when that is done. `false` if it cannot start.
 pub(super) type Sealer = Box<dyn Fn(SealRequest) -> bool + Send>;
 
-/// Memory that is to be sealed.
+/// Memory to seal.
 #[derive(Debug)]
 pub(super) struct SealRequest {
     pub(super) pair: u64,
-    /// Whom it was made for.
+    /// The side that it was made for.
     side: Side,
     segment: u64,
     pub(super) object: OwnedFd,
-    /// The same, only to be read.
+    /// The same object, read-only.
     to_read: Option<OwnedFd>,
 }
 
@@ -64,24 +66,24 @@ pub(super) struct Pairs {
     of_client: HashMap<ClientId, Share>,
     next: u64,
     geometry: Geometry,
-    /// Bytes that may be made for one client.
+    /// The limit of bytes made for one client.
     budget: u64,
     ledger: Ledger,
     sealer: Sealer,
-    /// Sides that need memory, which may be released soon: for how many bytes, and until when they wait.
+    /// Sides that wait for memory to be released, with the number of bytes and the deadline.
     waiting: Vec<(u64, Side, u64, Instant)>,
 }
 
-/// What one caller and one owner have in common.
+/// The pair of one caller and one owner.
 #[derive(Debug)]
 struct Pair {
     caller: End,
     owner: End,
-    /// The number of the next segment; numbers are never used again. [`FIRST`] is the pair's first.
+    /// The number of the next segment; numbers are never reused. [`FIRST`] is the pair's first.
     next_segment: u64,
-    /// The lanes that the caller has begun to use, by their bits.
+    /// The lanes that the caller has begun to use, one bit each.
     begun: u64,
-    /// The first, until both sides have mapped it.
+    /// The first segment, until both sides have mapped it.
     first: Option<OwnedFd>,
     first_watch: Watch,
     is_ready: bool,
@@ -96,32 +98,29 @@ struct End {
     control: Control<Exposed>,
     /// Bytes of the segments that were made for that side.
     segments: HashMap<u64, (u64, Watch)>,
-    /// In all.
+    /// The sum of those.
     bytes: u64,
-    asked: NeedState,
+    request: MemoryRequest<GrantedObject>,
     /// Whether it has mapped the first segment.
     has_first: bool,
 }
 
-/// What has become of a side's `Need`: see the same of a bridge's child. A healthy side asks again only after the answer.
+/// Memory that a side has been sent and not mapped yet.
 #[derive(Debug)]
-enum NeedState {
-    Nothing,
-    Waiting,
-    /// It has been sent this segment, and is to map it: the object, and that only to be read.
-    Granted(u64, [Option<OwnedFd>; 2]),
-    /// Its segment is being sealed.
-    Sealing(u64),
+struct GrantedObject {
+    object: OwnedFd,
+    /// The same, read-only, for the other side. `None` without procfs.
+    to_read: Option<OwnedFd>,
 }
 
-/// What a client has of all pairs.
+/// A client's share of all pairs.
 #[derive(Debug, Default)]
 struct Share {
     pairs: HashSet<u64>,
-    /// Of the segments that were made for it, and of what each pair in which it is the caller begins with.
+    /// Bytes of the segments made for it, and of the first segment of each pair in which it is the caller.
     bytes: u64,
     segments: usize,
-    /// Segments that were made for others, and that it is to read.
+    /// Segments made for others, which it reads.
     attached: usize,
 }
 
@@ -129,23 +128,23 @@ struct Share {
 #[derive(Debug)]
 pub(super) struct New {
     pub(super) pair: u64,
-    /// What each side is to have: the segment, and its control socket.
+    /// The descriptors for each side: the segment and its control socket.
     pub(super) owner: [OwnedFd; 2],
     pub(super) caller: [OwnedFd; 2],
 }
 
-/// What came of listening to a control socket.
+/// The outcome of reading from a control socket.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// There may be another.
+    /// A message was handled; there may be another.
     More,
-    /// There is none.
+    /// There is no message.
     Nothing,
-    /// From now on the two can talk: their first segment is sealed.
+    /// The first segment is sealed: from now on the two can talk.
     Ready,
-    /// For now it has said as much as it may.
+    /// The client's credit is used up for now.
     TooMuch,
-    /// The pair is to end.
+    /// The pair must end.
     End,
 }
 
@@ -167,7 +166,7 @@ impl Pair {
 
 impl End {
     fn new(client: ClientId, process: Process, control: OwnedFd) -> Self {
-        // Better never to have them.
+        // The kernel then refuses descriptors that the side sends, where it can.
         socket::refuse_descriptors(&control);
         let control = Control::new(control.into());
         Self {
@@ -176,7 +175,7 @@ impl End {
             control,
             segments: HashMap::new(),
             bytes: 0,
-            asked: NeedState::Nothing,
+            request: MemoryRequest::Idle,
             has_first: false,
         }
     }
@@ -193,7 +192,7 @@ impl Pairs {
         self.by_clients.get(&(caller, owner)).copied()
     }
 
-    /// Makes a pair of a caller and an owner, who have none.
+    /// Makes a pair of a caller and an owner that have none.
     pub(super) fn introduce(&mut self, caller: (ClientId, Process), owner: (ClientId, Process)) -> io::Result<New> {
         let base = self.geometry.segment_len() as u64;
         let ((caller, caller_process), (owner, owner_process)) = (caller, owner);
@@ -206,7 +205,7 @@ impl Pairs {
         if before.objects >= MAX_OBJECTS_OF_TWO {
             return Err(io::Error::other("one of the two keeps too much of what they had before"));
         }
-        // Unmapped at once: from here on it is theirs.
+        // Unmapped at once: from here on the segment belongs to the two.
         let (segment, object) = Segment::create(self.geometry, &Sealed)?;
         segment.header().chains.store(nest::new_chains(), Relaxed);
         drop(segment);
@@ -260,22 +259,22 @@ impl Pairs {
         self.pairs.get(&pair).is_some_and(|pair| pair.is_ready)
     }
 
-    /// What is to be waited for, for [`released`](Self::released).
+    /// The descriptor to poll; call [`released`](Self::released) when it is readable.
     pub(super) fn releases(&self) -> Option<BorrowedFd<'_>> {
         self.ledger.releases()
     }
 
-    /// Memory has been released: those who wait for it are answered. Returns the pairs that are to end.
+    /// Handles released memory: answers the sides that wait for it. Returns the pairs that must end.
     pub(super) fn released(&mut self) -> Vec<u64> {
         if self.ledger.read() { self.answer_waiting() } else { Vec::new() }
     }
 
-    /// When [`answer_waiting`](Self::answer_waiting) is to be called.
+    /// When to call [`answer_waiting`](Self::answer_waiting).
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.waiting.iter().map(|(.., until)| *until).min()
     }
 
-    /// Answers those who wait for memory, as far as there is any or they have waited for long enough. Returns the pairs that are to end.
+    /// Answers the waiting sides for which there is memory now or whose wait is over. Returns the pairs that must end.
     pub(super) fn answer_waiting(&mut self) -> Vec<u64> {
         let mut to_end = Vec::new();
         for (pair, side, len, until) in std::mem::take(&mut self.waiting) {
@@ -286,17 +285,17 @@ impl Pairs {
         to_end
     }
 
-    /// Whether its end is to be reported by [`process_ended`](Self::process_ended), whether or not it is a client then.
+    /// Whether the end of a process must be reported to [`process_ended`](Self::process_ended), even if it is no longer a client.
     pub(super) fn awaits_end_of(&self, process: Process) -> bool {
         self.ledger.awaits_end_of(process)
     }
 
-    /// A process is gone, and all pairs that it had.
+    /// Notes that a process has ended, and that its pairs have.
     pub(super) fn process_ended(&mut self, process: Process) {
         self.ledger.process_ended(process);
     }
 
-    /// Whether `client` is one of the two.
+    /// Whether `client` is one of the pair's two sides.
     pub(super) fn is_of(&self, pair: u64, client: ClientId) -> bool {
         self.of_client.get(&client).is_some_and(|share| share.pairs.contains(&pair))
     }
@@ -306,7 +305,7 @@ impl Pairs {
         self.of_client.get(&client).into_iter().flat_map(|share| share.pairs.iter().copied()).collect()
     }
 
-    /// Whose side of a pair that is.
+    /// The client at this side of a pair.
     pub(super) fn client(&self, pair: u64, side: Side) -> Option<ClientId> {
         let pair = self.pairs.get(&pair)?;
         Some(if side == Side::Caller { pair.caller.client } else { pair.owner.client })
@@ -319,20 +318,20 @@ impl Pairs {
         Some(end.control.as_fd())
     }
 
-    /// Whose side of a pair that is, if its control socket is too slow to be of use.
+    /// The client at this side of a pair, if it has made its control socket too slow to use.
     pub(super) fn slow_client(&self, pair: u64, side: Side) -> Option<ClientId> {
         let pair = self.pairs.get(&pair)?;
         let end = if side == Side::Caller { &pair.caller } else { &pair.owner };
         end.control.is_slow().then_some(end.client)
     }
 
-    /// The client at the other side, and what that side's control socket has cost since this was last asked.
+    /// The client at the other side, and the time that its control socket has cost since the last call of this.
     pub(super) fn take_cost_of_other(&mut self, pair: u64, side: Side) -> Option<(ClientId, Duration)> {
         let (_, other) = self.pairs.get_mut(&pair)?.sides(side);
         Some((other.client, other.control.take_cost()))
     }
 
-    /// Carries out one message of `side`, whose client has `credit` for all that it says, wherever.
+    /// Handles one message of `side`. `credit` is that of its client, for all its sockets together.
     pub(super) fn hear(&mut self, pair: u64, side: Side, credit: &mut Credit) -> Heard {
         let Some(found) = self.pairs.get_mut(&pair) else { return Heard::Nothing };
         let end = found.end(side);
@@ -347,7 +346,7 @@ impl Pairs {
                 self.handle_message(pair, side, message)
             }
             Ok(Some((_, Some(descriptor)))) => {
-                // Nobody but the hub supplies memory.
+                // Only the hub supplies memory.
                 socket::discard(vec![descriptor]);
                 Err(Broken)
             }
@@ -377,8 +376,8 @@ impl Pairs {
         }
     }
 
-    /// The caller is about to use a lane for the first time: the owner is to have a thread there. Before the pair is ready, only a caller that
-    /// breaks the protocol says so: it has not been told where the owner's callback is.
+    /// The caller is about to use a lane for the first time, so the owner must start a thread for it. A caller that says so before the pair is
+    /// ready breaks the protocol: it has not been told where the callback is.
     fn begin(&mut self, pair: u64, lane: u64) -> Result<(), Broken> {
         let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
         if !found.is_ready || lane >= u64::from(self.geometry.lanes) || found.begun & 1 << lane != 0 {
@@ -406,7 +405,7 @@ impl Pairs {
     }
 }
 
-/// A control socket is full or closed, or said what makes no sense: the pair ends.
+/// A control socket is full or closed, or its side broke the protocol: the pair ends.
 #[derive(Debug)]
 struct Broken;
 
@@ -421,7 +420,7 @@ mod tests {
     use callgate_os::pidfd::Identity;
     use callgate_os::toll;
 
-    /// One that makes its socket slow has been given what it was sent.
+    /// A side that makes its socket slow has still received the memory.
     #[test]
     fn fault_39_what_is_granted_slowly_stays_on_the_books() {
         let mut pairs = Pairs::new(geometry(1), 64 << 20, Box::new(|_| true));
@@ -429,7 +428,7 @@ mod tests {
         let New { pair, caller: [_first, control], .. } = pairs.introduce((1, asker), (2, other)).unwrap();
         let _burden = toll::burden(&control, 300_000);
         let slow = (0..10).find(|_| {
-            pairs.pairs.get_mut(&pair).unwrap().caller.asked = NeedState::Nothing;
+            pairs.pairs.get_mut(&pair).unwrap().caller.request = MemoryRequest::Idle;
             pairs.need(pair, Side::Caller, 4096).is_err()
         });
         let granted = 4096 * (slow.expect("it is slow") as u64 + 1);

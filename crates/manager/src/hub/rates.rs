@@ -1,6 +1,6 @@
-//! How often processes are introduced, so that nobody costs an owner more mappings, descriptors and threads than that.
+//! Limits of how often processes are introduced, which bound the mappings, descriptors and threads that this costs an owner.
 //!
-//! Counts belong to processes and owners, not to connections: who joins again has what it had.
+//! Counts belong to processes and owners, not to connections, so that reconnecting does not reset them.
 
 #![forbid(unsafe_code)]
 
@@ -10,16 +10,16 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Instant;
 
-/// Introductions that are made at once for one process, however many connections it has had, and then in a second.
+/// Introductions of one process, over all its connections: at once, and then in a second.
 const OF_PROCESS: (u32, u32) = (1024, 64);
 
-/// The same to one owner, for all processes together. Each costs it a mapping and descriptors.
+/// Introductions to one owner, by all processes together. Each costs it a mapping and descriptors.
 const OF_OWNER: (u32, u32) = (4096, 256);
 
-/// Counts that are kept; of more, those are forgotten that are as good as new.
+/// The number of counts kept. Beyond it, counts that are full again are dropped.
 const MOST_COUNTS: usize = 4096;
 
-/// How often processes are introduced, whatever they do to be introduced again. Each introduction is a message of these credits.
+/// The counts of introductions. Each introduction takes one message of these credits.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
     of_process: HashMap<u32, Credit>,
@@ -27,7 +27,7 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    /// Counts an introduction of `process` to `owner`; whose count is used up, if one is.
+    /// Counts an introduction of `process` to `owner`. An error says whose count is used up.
     pub(super) fn take(&mut self, process: u32, owner: ClientId, now: Instant) -> Result<(), &'static str> {
         let caller = rate(&mut self.of_process, process, OF_PROCESS, now);
         if !caller.has(1, now) {

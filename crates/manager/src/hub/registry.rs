@@ -1,6 +1,6 @@
-//! Which callbacks there are: names, who has registered them, until when.
+//! The registered names, their owners, and their expiry.
 //!
-//! Knows no sockets. Takes what clients say, which it trusts in nothing, and returns who is to be told.
+//! Knows no sockets. Trusts nothing in the clients' requests, and returns the notices to send.
 
 #![forbid(unsafe_code)]
 
@@ -11,16 +11,16 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Names that one client may have.
+/// The limit of names of one client.
 pub(super) const MAX_NAMES_OF_CLIENT: usize = 4096;
-/// Names that there may be.
+/// The limit of names in all.
 pub(super) const MAX_NAMES: usize = 65_536;
 
 /// All names.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     names: BTreeMap<Arc<str>, NameEntry>,
-    /// The names of each client, by the numbers that it gave them.
+    /// Each client's names, by the numbers that it gave them.
     of_client: HashMap<ClientId, HashMap<u32, Arc<str>>>,
     expiring: BTreeSet<(Instant, Arc<str>)>,
 }
@@ -37,7 +37,7 @@ pub(super) struct NameEntry {
     nanoseconds: u64,
 }
 
-/// What a client asks to have registered.
+/// A client's request to register a name.
 pub(super) struct Wish {
     pub(super) owner: ClientId,
     pub(super) owner_pid: u32,
@@ -48,18 +48,18 @@ pub(super) struct Wish {
     pub(super) replace: bool,
 }
 
-/// What came of a [`Wish`].
+/// The outcome of a [`Wish`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RegisterOutcome {
-    /// It is registered; if somebody else had the name, that one is no longer.
+    /// It is registered, and the previous holder of the name, if any, is revoked.
     Yes { revoked: Option<Revoked> },
-    /// This process has the name.
+    /// This process holds the name.
     Taken { owner_pid: u32 },
-    /// It cannot be.
+    /// It cannot be registered, for this reason.
     Refused(String),
 }
 
-/// A registration that is over, of which its owner is to be told.
+/// A registration that has ended, for a notice to its owner.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Revoked {
     pub(super) owner: ClientId,
@@ -69,7 +69,7 @@ pub(super) struct Revoked {
 impl Registry {
     pub(super) fn register(&mut self, wish: Wish) -> RegisterOutcome {
         if self.has(&wish) {
-            // Said twice: when it became a client, and by who registered it just then.
+            // Registered twice: by an election, and at the same time by a thread of the owner.
             return RegisterOutcome::Yes { revoked: None };
         }
         if let Err(why) = self.check(&wish) {
@@ -90,7 +90,7 @@ impl Registry {
         RegisterOutcome::Yes { revoked }
     }
 
-    /// Whether it is registered already, name and number.
+    /// Whether the same name and number are registered already.
     fn has(&self, wish: &Wish) -> bool {
         let known = self.names.get(wish.name.as_str());
         known.is_some_and(|known| (known.owner, known.number) == (wish.owner, wish.number))
@@ -112,7 +112,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Who has registered `name`.
+    /// The registration of `name`.
     pub(super) fn find(&self, name: &str) -> Option<&NameEntry> {
         self.names.get(name)
     }
@@ -122,7 +122,7 @@ impl Registry {
         name.map(|name| self.forget(&name));
     }
 
-    /// Forgets a name. Whose it was.
+    /// Removes a name. Returns the notice for its owner.
     fn forget(&mut self, name: &str) -> Option<Revoked> {
         let (name, NameEntry { owner, number, expires, .. }) = self.names.remove_entry(name)?;
         if let Some(own) = self.of_client.get_mut(&owner) {
@@ -135,7 +135,7 @@ impl Registry {
         Some(Revoked { owner, number })
     }
 
-    /// Forgets all that a client has registered, which is gone.
+    /// Removes all registrations of a client that is gone.
     pub(super) fn client_gone(&mut self, client: ClientId) {
         let names = self.of_client.get(&client).map(|own| own.values().cloned().collect::<Vec<_>>());
         for name in names.into_iter().flatten() {
@@ -145,19 +145,19 @@ impl Registry {
 
     // ---- time ------------------------------------------------------------------------------------------------------
 
-    /// When the next registration ends by itself.
+    /// When the next registration expires.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.expiring.first().map(|(at, _)| *at)
     }
 
-    /// Forgets what has lasted as long as it was to.
+    /// Removes expired registrations.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Revoked> {
         let mut over = Vec::new();
         while let Some((at, name)) = self.expiring.first().cloned()
             && at <= now
         {
             over.extend(self.forget(&name));
-            // It is in the set because it has such an end; this is for the loop, which must end.
+            // Every name in this set is registered with an expiry. Removed here all the same, so that the loop ends.
             self.expiring.remove(&(at, name));
         }
         over
@@ -165,12 +165,12 @@ impl Registry {
 
     // ---- lists -----------------------------------------------------------------------------------------------------
 
-    /// Those who have registered anything.
+    /// The clients that have registered anything.
     pub(super) fn owners(&self) -> impl Iterator<Item = ClientId> {
         self.of_client.keys().copied()
     }
 
-    /// Notes what an owner says of its callbacks.
+    /// Stores an owner's counts of its callbacks' calls.
     pub(super) fn counted(&mut self, owner: ClientId, counts: &[Counters]) {
         let Some(own) = self.of_client.get(&owner) else { return };
         for count in counts {
@@ -181,7 +181,7 @@ impl Registry {
         }
     }
 
-    /// The names behind `after`, or from the first on, as many as fit into a message, and the last of them if there are more.
+    /// The names after `after`, or from the first on, as far as they fit into a message; and the last of them, if there are more.
     pub(super) fn list(&self, after: Option<&Arc<str>>) -> (Vec<NameInfo>, Option<Arc<str>>) {
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
         let (mut names, mut weight) = (Vec::new(), 0);

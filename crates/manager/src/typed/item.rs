@@ -1,6 +1,6 @@
-//! What may be an argument or a result of a callback: how it becomes a [`Value`] and comes out of one, and what does not match.
+//! The types of a callback's arguments and result, and their conversion to and from [`Value`]s.
 //!
-//! A value comes from another process: what does not fit is a [`TypeMismatch`], and never a panic.
+//! Values come from other processes: one that does not fit is a [`TypeMismatch`], never a panic.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 
-/// What was given is not what was expected: another type, a number that does not fit, too many arguments or too few.
+/// A value or arguments that do not fit: another type, a number out of range, too many arguments or too few.
 ///
 /// # Examples
 ///
@@ -30,9 +30,9 @@ use std::fmt::Display;
 #[error("expected {expected}, got {found}")]
 #[non_exhaustive]
 pub struct TypeMismatch {
-    /// What would have been right.
+    /// What was required.
     pub expected: String,
-    /// What there was.
+    /// What was there instead.
     pub found: String,
 }
 
@@ -70,7 +70,7 @@ pub(super) mod sealed {
     pub trait Sealed {}
 }
 
-/// What can be one argument or the result of a callback with types.
+/// A type that can be an argument or the result of a callback with types.
 ///
 /// These can: `bool`, `i8` to `i64`, `u8` to `u64`, `isize` (as an `i64`), `usize` (as a `u64`), `f32`, `f64`, `String`, `()`, [`Value`]; and of those that can, `Option<T>`, `Vec<T>`
 /// (`Vec<u8>` is bytes), `BTreeMap<String, T>` and `HashMap<String, T>`. No other type can: what other programs, in other languages even,
@@ -101,12 +101,12 @@ pub trait Item: Element + Transfer + sealed::Sealed {
     /// different words.
     const TYPE: &'static str;
 
-    /// The value that says the same.
+    /// Converts it to a value.
     fn into_value(self) -> Value {
         self.into()
     }
 
-    /// What `value` says, as this type.
+    /// Converts a value to this type.
     ///
     /// A number may be of any kind, as long as it is exactly one of this type; an `f32` is the nearest to an `f64` that is within its range.
     ///

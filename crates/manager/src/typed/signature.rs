@@ -1,6 +1,6 @@
-//! Which types a callback takes and returns, as text.
+//! Signatures: the types of a callback's arguments and result, as text.
 //!
-//! The text of known types is made while compiling: a call only compares it.
+//! The text of known types is made at compile time; a call only compares it.
 
 #![forbid(unsafe_code)]
 
@@ -10,9 +10,9 @@ use super::item::Item;
 use std::borrow::Cow;
 use std::fmt;
 
-/// Which types a callback takes and returns, in words: `(i64, i64) -> i64`, or `any` if only the callback knows.
+/// The types of a callback's arguments and result, in words: `(i64, i64) -> i64`, or `any` for dynamic ones.
 ///
-/// A call whose types have the signature of the callback needs no conversion.
+/// A call with the callback's own signature needs no conversion.
 ///
 /// # Examples
 ///
@@ -27,22 +27,22 @@ use std::fmt;
 pub struct Signature(Cow<'static, str>);
 
 impl Signature {
-    /// How long its text may be, in bytes.
+    /// The longest text, in bytes.
     pub const MAX_LEN: usize = 4096;
 
     const ANY: &'static str = "any";
 
-    /// Of a callback that takes whatever there is.
+    /// The signature of a callback with dynamic arguments.
     pub const fn any() -> Self {
         Self(Cow::Borrowed(Self::ANY))
     }
 
-    /// Of a callback that takes `A` and returns `R`. Allocates nothing.
+    /// The signature of a callback that takes `A` and returns `R`. Allocates nothing.
     pub const fn of<A: Arguments, R: Item>() -> Self {
         Self(Cow::Borrowed(Signatures::<A, R>::TEXT.as_str()))
     }
 
-    /// What another process said.
+    /// A signature from another process.
     ///
     /// `None` if it is longer than [`MAX_LEN`](Self::MAX_LEN), or has control characters in it.
     pub(crate) fn checked(text: String) -> Option<Self> {
@@ -50,9 +50,9 @@ impl Signature {
         is_sound.then(|| Self(text.into()))
     }
 
-    /// Whether who calls with an `A` for an `R` and the callback mean the same types, so that those cross as they are. Allocates nothing.
+    /// Whether a caller's `A` and `R` are the callback's types, so that they cross without conversion. Allocates nothing.
     pub(crate) fn agrees_with<A: Arguments, R: Item>(&self) -> bool {
-        // No type's text is `any`: there are arguments in all.
+        // No typed signature reads `any`: each has its arguments.
         self.0 == Signatures::<A, R>::TEXT.as_str()
     }
 
@@ -61,7 +61,7 @@ impl Signature {
         &self.0
     }
 
-    /// Whether only the callback knows which types it takes.
+    /// Whether the callback's arguments are dynamic.
     pub fn is_any(&self) -> bool {
         self.0 == Self::ANY
     }

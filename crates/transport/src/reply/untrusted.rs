@@ -17,6 +17,7 @@ use crate::commit::ALIGN;
 use crate::copy_buffer::{CopyBuffer, read_copy};
 use crate::decoder::{Decoder, Transfer};
 use crate::doorbell::Deadline;
+use crate::error::CallbackError;
 use crate::layout::{INLINE, SlotLine};
 use crate::reading::{BYTES_A_LOOK, has_memory, in_time};
 use crate::segment::{Block, Span};
@@ -41,20 +42,30 @@ pub trait UntrustedReply: Sized {
     /// As [`from_slot`](Self::from_slot).
     fn from_block(block: Block, decoder: Decoder<'_>) -> Result<Self, Failure>;
 
+    /// What the copy of a reply becomes first.
+    type Copied;
+
     /// An empty buffer for a reply that is copied while the peer writes it.
-    fn copy_buffer() -> CopyBuffer<Self>;
+    fn copy_buffer() -> CopyBuffer<Self::Copied>;
 
     /// From a reply that has been copied completely.
     ///
     /// # Errors
     ///
     /// As [`from_slot`](Self::from_slot).
-    fn from_copy_buffer(copy_buffer: CopyBuffer<Self>, decoder: Decoder<'_>) -> Result<Self, Failure>;
+    fn from_copy_buffer(copy_buffer: CopyBuffer<Self::Copied>, decoder: Decoder<'_>) -> Result<Self, Failure>;
+
+    /// From the failure that a callback reports; `None` if only callbacks may report one, and this is no callback's reply.
+    fn from_failure(_: CallbackError) -> Option<Self> {
+        None
+    }
 }
 
 // ---- values --------------------------------------------------------------------------------------------------------
 
 impl<R: Transfer> UntrustedReply for R {
+    type Copied = Self;
+
     #[inline(always)]
     fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         match Copied::of_line(line, payload.len()) {
@@ -94,6 +105,8 @@ fn decode_large<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>) -> Result<R, 
 // ---- bytes that are no archive -------------------------------------------------------------------------------------
 
 impl<T: Plain> UntrustedReply for Bare<T> {
+    type Copied = Self;
+
     #[inline]
     fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         match Copied::of_line(line, payload.len()) {
@@ -126,6 +139,8 @@ impl<T: Plain> Bare<T> {
 // ---- archives ------------------------------------------------------------------------------------------------------
 
 impl<A: Checked> UntrustedReply for ArchivedReply<A> {
+    type Copied = Self;
+
     fn from_slot(_line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         copied(payload, decoder.until())
     }

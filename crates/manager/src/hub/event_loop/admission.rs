@@ -1,6 +1,6 @@
-//! Who is let in: guests, who are to show that they have the key, and clients, from their welcome until all that they had is gone.
+//! Admission: guests, which must prove that they know the key, and clients, from their admission until their last resource is released.
 //!
-//! It relies on what the kernel says of a connection's other end, and on nothing that this says before it has the key.
+//! Relies on what the kernel says about a connection's peer, and on nothing that the peer says before it has proved that it knows the key.
 
 #![forbid(unsafe_code)]
 
@@ -17,13 +17,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// Connections that have not yet shown that they have the key. When there is one more, the oldest goes.
+/// The limit of guests. One more drops the oldest.
 const MAX_GUESTS: usize = 64;
 
-/// Connections of one process, which has no use for many: so it cannot have all names, locks and places.
+/// The limit of connections of one process, which needs only a few: so that it cannot take all names, locks and connections.
 const MAX_OF_PROCESS: usize = 12;
 
-/// How long a process is kept out that has made its connection slow, and how many are.
+/// How long a process that has made its connection slow is barred, and how many processes are barred at a time.
 const BARRED: Duration = Duration::from_secs(60);
 const MOST_BARRED: usize = 1024;
 
@@ -34,7 +34,7 @@ impl EventLoop {
                 Ok(Some(socket)) => self.greet(socket),
                 Ok(None) => return,
                 Err(_) => {
-                    // Who waits to be accepted is still there when there are descriptors again.
+                    // Waiting connections stay in the backlog until there are descriptors again.
                     self.poll.remove(&self.listening.socket);
                     self.deaf_until = Some(Instant::now() + DEAF);
                     return;
@@ -43,7 +43,7 @@ impl EventLoop {
         }
     }
 
-    /// Challenges whoever has connected to show that it has the key. One for whom there is nothing to be had is not let in.
+    /// Challenges a new connection to prove that it knows the key. Drops it if resources are lacking.
     fn greet(&mut self, socket: Exposed) {
         let (Ok(PeerCredentials { pid, uid }), Ok(challenge)) = (listener::peer(&socket), Challenge::new()) else {
             return;
@@ -89,7 +89,7 @@ impl EventLoop {
     /// Whether there may be another client, and another of process `pid`.
     fn has_room_for(&self, pid: u32) -> bool {
         let is_of_it = |other: &&Connection| other.pid == pid && other.client().is_some();
-        // Those of other pid namespaces are all 0.
+        // Processes of other pid namespaces all have the number 0.
         let of_it = if pid == 0 { 0 } else { self.connections.values().filter(is_of_it).count() };
         self.clients < self.options.max_clients && of_it < MAX_OF_PROCESS
     }
@@ -104,7 +104,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Admits a connection that answers the challenge rightly. Others are told why not, and go.
+    /// Admits a connection that answers the challenge correctly. Tells others the reason and drops them.
     pub(super) fn admit(&mut self, id: ClientId, answer: &[u8]) {
         let Some(Connection { state: ConnectionState::Unauthenticated(challenge), pid, socket, .. }) =
             self.connections.get(&id)
@@ -144,13 +144,13 @@ impl EventLoop {
         }
     }
 
-    /// Everything that was a connection's goes with it.
+    /// Drops a connection and everything that belongs to it.
     pub(super) fn forget(&mut self, id: ClientId) {
         let Some(connection) = self.connections.remove(&id) else { return };
         if connection.is_slow() {
             self.bar(connection.pid);
         }
-        // Others may have the same, so that closing it does not take it out.
+        // Another process may share the socket, and closing it here would leave it in the poll set.
         self.poll.remove(&connection.socket);
         let ConnectionState::Client(client) = connection.state else {
             return self.guests.retain(|(_, guest)| *guest != id);
@@ -167,7 +167,7 @@ impl EventLoop {
         self.keep_or_drop(id, client.identity, client.process);
     }
 
-    /// Goes on waiting for the end of a process that is no client any more, if memory counts until then and nothing else waits for it.
+    /// Keeps polling for the end of a former client, if memory counts until then and nothing else polls for it.
     fn keep_or_drop(&mut self, id: ClientId, identity: Process, process: Pidfd) {
         let is_waited_for = self.departed.values().any(|(other, _)| *other == identity);
         if is_waited_for || !self.pairs.awaits_end_of(identity) {
@@ -185,7 +185,7 @@ impl EventLoop {
         }
     }
 
-    /// Keeps a process out for a while, if it can be told from others.
+    /// Bars a process for a while, if its number is known.
     pub(super) fn bar(&mut self, pid: u32) {
         let now = Instant::now();
         self.barred.retain(|_, until| *until > now);

@@ -1,6 +1,6 @@
-//! Introductions: where a callback is, the pair of its owner and who asks, and what is said on that pair's control sockets.
+//! Introductions: resolves a callback for a caller, makes its pair with the owner, and serves that pair's control sockets.
 //!
-//! A caller is answered when the two can talk, or when they will not. Calls do not pass through here.
+//! A caller is answered when the pair is ready or has failed. Calls do not pass through here.
 
 #![forbid(unsafe_code)]
 
@@ -14,13 +14,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long two processes that are introduced may take to map what they are to share.
+/// How long two introduced processes may take to map their first segment.
 const READY_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Questions for callbacks that may wait for the same, for one client.
+/// The limit of one client's questions that wait for pairs.
 const MAX_RESOLVING: usize = 256;
 
-/// As much work as so many messages: to make memory and sockets for a pair.
+/// The cost of making memory and sockets for a pair, in messages.
 const INTRODUCTION: u32 = 16;
 
 impl EventLoop {
@@ -51,7 +51,7 @@ impl EventLoop {
         self.tell(caller, FromHub::Resolved { seq, to });
     }
 
-    /// Answers when the two can talk.
+    /// Answers when the pair is ready.
     fn resolve_later(
         &mut self,
         (caller, owner): (ClientId, ClientId),
@@ -81,7 +81,7 @@ impl EventLoop {
         }
     }
 
-    /// Makes a pair, and passes it to both, to the owner first.
+    /// Makes a pair and sends it to both clients, to the owner first.
     fn introduce(&mut self, caller: ClientId, owner: ClientId) -> io::Result<u64> {
         let (caller_pid, caller_identity, caller_process) = self.process(caller)?;
         let (owner_pid, owner_identity, owner_process) = self.process(owner)?;
@@ -109,11 +109,11 @@ impl EventLoop {
         Ok(pair)
     }
 
-    /// A client's process, for others to see it end.
+    /// A client's process, with a pidfd for its peers to see it end.
     fn process(&self, id: ClientId) -> io::Result<(u32, Process, OwnedFd)> {
         let connection = self.connections.get(&id).ok_or(io::ErrorKind::NotFound)?;
         let client = connection.client().ok_or(io::ErrorKind::NotFound)?;
-        // Where the kernel gives one, a descriptor of its own: what is done to that does not make the hub's slow.
+        // A separate pidfd, where the kernel gives one: a peer that makes it slow does not slow the hub's.
         let own = listener::peer_process(&connection.socket).ok().map(OwnedFd::from);
         let own = own.map_or_else(|| client.process.as_fd().try_clone_to_owned(), Ok)?;
         Ok((connection.pid, client.identity, own))
@@ -124,7 +124,7 @@ impl EventLoop {
             if let Some(control) = self.pairs.control(pair, side) {
                 self.poll.remove(control);
             }
-            // Whoever makes one of its sockets slow would do it to the next.
+            // A client that makes one of its sockets slow would do it again.
             if let Some(client) = self.pairs.slow_client(pair, side) {
                 self.bar(self.connections.get(&client).map_or(0, |connection| connection.pid));
                 self.gone.push(client);
@@ -135,11 +135,11 @@ impl EventLoop {
         never.into_iter().for_each(|resolving| self.never_ready(resolving));
     }
 
-    /// A caller is told that its pair with the owner does not come to be. What a process has registered goes with it: a caller may be heard of
-    /// the owner's end before the owner's own connection is.
+    /// Tells a caller that its pair with the owner has failed. If the owner is leaving, its name counts as unregistered, even if the hub has not
+    /// handled the end of its connection yet.
     pub(super) fn never_ready(&mut self, Resolving { caller, owner, seq, name, to, .. }: Resolving) {
         if self.is_leaving(owner) {
-            // Another process may have replaced it before it left.
+            // Another process may have replaced the callback before the owner left.
             let is_anothers = self.registry.find(&name).is_some_and(|found| found.owner != owner);
             if is_anothers {
                 return self.resolve(caller, seq, &name);
@@ -151,12 +151,12 @@ impl EventLoop {
         self.tell(caller, FromHub::Refused { seq, why });
     }
 
-    /// Whether a client has left, or has ended without that having been dealt with.
+    /// Whether a client has left or ended, even if the hub has not handled that yet.
     pub(super) fn is_leaving(&self, client: ClientId) -> bool {
         self.connections.get(&client).is_none_or(Connection::is_leaving)
     }
 
-    /// One side of a pair wants memory, gives some back, or has closed its control socket.
+    /// Handles what one side of a pair has sent on its control socket, or that it has closed it.
     pub(super) fn attend_control(&mut self, pair: u64, side: Side) {
         for _ in 0..TURN {
             let client = self.pairs.client(pair, side);
@@ -167,7 +167,7 @@ impl EventLoop {
                 Heard::Nothing => return,
                 Heard::End => {
                     let resolving = self.resolving.iter_mut().filter(|resolving| resolving.pair == Some(pair));
-                    // Whether it is about to end itself is known soon.
+                    // The owner may be about to end: the answer waits until that is known.
                     resolving.filter(|_| side == Side::Owner).for_each(|resolving| resolving.pair = None);
                     return self.end_pair(pair);
                 }
@@ -181,7 +181,7 @@ impl EventLoop {
         }
     }
 
-    /// What telling the other side has cost is that side's.
+    /// Charges the other side for the time that sending to it has cost.
     fn charge_other(&mut self, pair: u64, side: Side) {
         let Some((other, cost)) = self.pairs.take_cost_of_other(pair, side) else { return };
         if let Some(connection) = self.connections.get_mut(&other) {

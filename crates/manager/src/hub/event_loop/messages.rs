@@ -1,6 +1,6 @@
-//! What connections say: one message after the other is read and carried out.
+//! Reads and handles the messages of connections.
 //!
-//! It trusts none of them. Who says too much is listened to later, and who says what makes no sense goes.
+//! Trusts none of them. A client that sends too much is read later; one that breaks the protocol is dropped.
 
 #![forbid(unsafe_code)]
 
@@ -14,14 +14,14 @@ use callgate_os::toll::SPELL;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// What is still done for a client whose process has ended, but whose socket somebody may have inherited.
+/// The limit of messages handled after a client's process has ended: another process may have inherited its socket.
 const LAST: u32 = 1024;
 
-/// Bytes of a message that are as much work as another message.
+/// The bytes of a message that cost as much as another message.
 const LONG: usize = 1024;
 
 impl EventLoop {
-    /// A connection can be read, or written, or its other end is gone.
+    /// Handles a connection that is readable or writable, or whose peer is gone.
     pub(super) fn attend(&mut self, id: ClientId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.flush() == Err(Gone) {
@@ -36,7 +36,7 @@ impl EventLoop {
         self.renew_interest(id);
     }
 
-    /// A client's process has ended. What it had said before that counts: a lock that it gave back is not abandoned.
+    /// Handles the end of a client's process. Its last messages still count: a lock that it released is not abandoned.
     pub(super) fn hear_last(&mut self, id: ClientId) {
         if self.departed.contains_key(&id) {
             return self.departed_ended(id);
@@ -52,7 +52,7 @@ impl EventLoop {
         self.gone.push(id);
     }
 
-    /// Those who had said too much, or could be sent nothing, have another turn.
+    /// Gives resting connections and control sockets another turn.
     pub(super) fn attend_again(&mut self) {
         self.next_hearing = None;
         for key in std::mem::take(&mut self.resting) {
@@ -75,7 +75,7 @@ impl EventLoop {
         self.next_hearing.get_or_insert_with(|| Instant::now() + SPELL);
     }
 
-    /// Reads a message and does what it says. `false` = not another one now.
+    /// Reads and handles one message. `false` = no more now.
     fn hear(&mut self, id: ClientId) -> bool {
         let Some(connection) = self.connections.get_mut(&id) else { return false };
         if connection.is_resting() {
@@ -92,7 +92,7 @@ impl EventLoop {
                 self.handle_message(id, len);
             }
             Ok(Received::Message(_, descriptors)) => {
-                // Nobody but the hub supplies any.
+                // Only the hub sends descriptors.
                 socket::discard(descriptors);
                 self.gone.push(id);
             }
@@ -102,7 +102,7 @@ impl EventLoop {
         true
     }
 
-    /// Does what the first `len` bytes of the buffer say.
+    /// Handles the message in the first `len` bytes of the buffer.
     fn handle_message(&mut self, id: ClientId, len: usize) {
         let Some(connection) = self.connections.get(&id) else { return };
         match &connection.state {
@@ -118,7 +118,7 @@ impl EventLoop {
         }
     }
 
-    /// The same for who may only call.
+    /// Handles a message of a client that may only call.
     fn handle_caller_message(&mut self, id: ClientId, message: ToHub) {
         match message {
             ToHub::Register { seq, .. } | ToHub::Shutdown { seq } => {
@@ -162,7 +162,7 @@ impl EventLoop {
                 None => self.gone.push(id),
             },
             ToHub::Part { pair } if self.pairs.is_of(pair, id) => self.end_pair(pair),
-            // It has ended already, by the other side.
+            // The other side has ended the pair already.
             ToHub::Part { .. } => {}
             ToHub::Shutdown { .. } => self.is_over = true,
         }

@@ -1,6 +1,6 @@
-//! Names: their registration, and the lists of all that clients ask for.
+//! Registration of names, and the lists of all names that clients ask for.
 //!
-//! A list is sent as its client takes it, one message at a time; nothing waits for who does not.
+//! A list is sent one message at a time, as its client reads it. A client that does not read delays no other.
 
 #![forbid(unsafe_code)]
 
@@ -11,16 +11,16 @@ use crate::hub::registry::{RegisterOutcome, Revoked, Wish};
 use crate::protocol::FromHub;
 use std::time::Instant;
 
-/// Lists of names that one client may wait for.
+/// The limit of lists that one client waits for.
 const MAX_LISTS: usize = 16;
 
-/// As much work as so many messages: to make and send a message of a list of names.
+/// The cost of making and sending one message of a list, in messages.
 const LIST: u32 = 16;
 
 impl EventLoop {
     pub(super) fn register(&mut self, seq: u64, mut wish: Wish) {
         let owner = wish.owner;
-        // A name goes with its owner, whose end need not have been dealt with.
+        // A name ends with its owner, even if the hub has not handled that end yet.
         wish.replace = wish.replace || self.registry.find(&wish.name).is_some_and(|found| self.is_leaving(found.owner));
         let answer = match self.registry.register(wish) {
             RegisterOutcome::Yes { revoked } => {
@@ -44,7 +44,7 @@ impl EventLoop {
         self.call_counts.ask(id, seq, Instant::now());
     }
 
-    /// Answers those whose questions for names can be answered, and asks owners for the others. Whose question makes that necessary pays for it.
+    /// Answers the questions for names whose round is over, and starts a round for the others, at the expense of the client that needs it.
     pub(super) fn answer_names(&mut self) {
         while self.call_counts.is_busy() {
             let now = Instant::now();
@@ -56,7 +56,7 @@ impl EventLoop {
                 }
                 self.go_on_with_lists(id);
             }
-            // Who does not take what was said to it before is not asked, nor waited for.
+            // An owner that has not read earlier messages is not asked.
             let hears = |owner: &ClientId| self.connections.get(owner).is_some_and(Connection::is_flushed);
             let begun = self.call_counts.begin(self.registry.owners().filter(hears), now);
             let Some(CountRound { number, asker, owners }) = begun else { return };
@@ -67,7 +67,7 @@ impl EventLoop {
         }
     }
 
-    /// Sends of lists as much as the socket takes, and the client may have now.
+    /// Sends as much of a client's lists as its socket and its credit allow.
     pub(super) fn go_on_with_lists(&mut self, id: ClientId) {
         for _ in 0..TURN {
             if !self.has_list_to_send(id) {

@@ -1,12 +1,13 @@
-//! The memory of pairs: what a side needs is made, granted, sealed, attached at the other side, and given back.
+//! The memory of pairs: the hub makes, grants, seals and attaches what a side needs, and takes it back.
 //!
-//! All of it is on the books of the client that it was made for, of the other, which reads it, and of the two together, each with a limit.
+//! Each object counts for the client that it was made for, for the other, which reads it, and for the two together, each with a limit.
 
 #![forbid(unsafe_code)]
 
+use super::memory_request::{RequestAction, RequestEvent};
 use super::{
-    Broken, FIRST, Heard, MAX_OBJECTS_OF_TWO, MAX_SEGMENTS, MAX_SEGMENTS_OF_SIDE, NeedState, Pair, Pairs, SealRequest,
-    tell,
+    Broken, End, FIRST, GrantedObject, Heard, MAX_OBJECTS_OF_TWO, MAX_SEGMENTS, MAX_SEGMENTS_OF_SIDE, Pair, Pairs,
+    SealRequest, tell,
 };
 use crate::hub::ledger::{Left, Watch};
 use crate::protocol::Side;
@@ -17,38 +18,36 @@ use std::io::{self, ErrorKind as Kind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long a side that needs memory waits for some that is being released.
+/// How long a request waits for memory that is being released.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Pairs {
-    /// A side needs memory for what it has to say.
+    /// Handles a side's request for memory.
     pub(super) fn need(&mut self, pair: u64, side: Side, len: u64) -> Result<(), Broken> {
         let budget = self.budget;
         let end = self.pairs.get_mut(&pair).ok_or(Broken)?.end(side);
-        match end.asked {
-            NeedState::Nothing => self.grant(pair, side, len, Instant::now() + RELEASE_PATIENCE),
-            // It has not taken the last answer.
+        match end.request.step(RequestEvent::Asked) {
+            RequestAction::Decide => self.grant(pair, side, len, Instant::now() + RELEASE_PATIENCE),
             _ if len > budget / 2 => tell(&end.control, Message::Deny { len, max: budget / 2 }),
             _ => tell(&end.control, Message::Exhausted { len, budget }),
         }
     }
 
-    /// Answers a side that needs memory, and waits until then for some that may be released.
+    /// Answers a request for memory, or puts it off, at most until `until`, if some may be released.
     pub(super) fn grant(&mut self, pair: u64, side: Side, len: u64, until: Instant) -> Result<(), Broken> {
         let budget = self.budget;
         let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
         let segment = found.next_segment;
         found.next_segment += 1;
         let (asker, other) = found.sides(side);
-        asker.asked = NeedState::Nothing;
         if len > budget / 2 {
-            return tell(&asker.control, Message::Deny { len, max: budget / 2 });
+            return refuse(asker, Message::Deny { len, max: budget / 2 });
         }
         let (kept, keeps) = (self.ledger.of(asker.process), self.ledger.of(other.process));
         let before = self.ledger.between(asker.process, other.process);
         let reads = self.of_client.get(&other.client).map_or(0, |share| share.attached) + keeps.read;
         let share = self.of_client.entry(asker.client).or_default();
-        // What the two have had before and may still have is as if the asker had it here.
+        // Objects of earlier pairs that these two may still hold count as the asker's in this pair.
         let to_write = room(budget, share.bytes + kept.written_bytes, asker.bytes + before.bytes);
         let to_read = room(budget, keeps.read_bytes, before.bytes);
         let written = share.segments + kept.written;
@@ -58,11 +57,11 @@ impl Pairs {
             || reads >= MAX_SEGMENTS;
         if len > to_write.min(to_read) || are_too_many {
             if kept.written + keeps.read > 0 && Instant::now() < until {
-                asker.asked = NeedState::Waiting;
+                asker.request.step(RequestEvent::Postponed);
                 self.waiting.push((pair, side, len, until));
                 return Ok(());
             }
-            return tell(&asker.control, Message::Exhausted { len, budget });
+            return refuse(asker, Message::Exhausted { len, budget });
         }
         self.supply(pair, side, segment, len)
     }
@@ -73,28 +72,28 @@ impl Pairs {
         let share = self.of_client.entry(asker.client).or_default();
         let object = match memfd::create_for_others("callgate-arena", len) {
             Ok(object) => object,
-            Err(error) => return tell(&asker.control, no_memory(&error)),
+            Err(error) => return refuse(asker, no_memory(&error)),
         };
         let watch = self.ledger.watch(&object);
-        // Now: who has a lease on it would keep waiting whoever opens it. Without procfs, it is left to the other not to write there; nobody
-        // could map it to do so.
+        // Opened before it is sent: later a side's lease on the file would make this wait. Without procfs the other side gets the writable
+        // descriptor; once sealed, nobody can map it to write.
         let to_read = memfd::only_to_read(&object).ok();
-        // On the books first: what fails after it has been sent may have arrived, and counts when the pair ends.
+        // Counted first: a message whose sending fails may have arrived all the same, and its object counts when the pair ends.
         asker.segments.insert(segment, (len, watch));
         asker.bytes += len;
         share.bytes += len;
         share.segments += 1;
         self.of_client.entry(other.client).or_default().attached += 1;
         let Some(lack) = lack(asker.control.send(Message::Grant { segment }, Some(object.as_fd())))? else {
-            asker.asked = NeedState::Granted(segment, [Some(object), to_read]);
+            asker.request.step(RequestEvent::Sent { segment, object: GrantedObject { object, to_read } });
             return Ok(());
         };
-        let told = tell(&asker.control, lack);
+        let told = refuse(asker, lack);
         self.take_off(pair, side, segment);
         told
     }
 
-    /// Takes a segment off what a side has. Its length, and how it is watched.
+    /// Removes a segment from a side's books. Returns its length and its watch.
     fn take_off(&mut self, pair: u64, side: Side, segment: u64) -> Option<(u64, Watch)> {
         let (asker, other) = self.pairs.get_mut(&pair)?.sides(side);
         let (len, watch) = asker.segments.remove(&segment)?;
@@ -109,11 +108,11 @@ impl Pairs {
         Some((len, watch))
     }
 
-    /// A side has mapped what it was granted, which is sealed then.
+    /// Handles that a side has mapped what it was granted: has it sealed.
     pub(super) fn has_mapped(&mut self, pair: u64, side: Side, segment: u64) -> Result<(), Broken> {
         let end = self.pairs.get_mut(&pair).ok_or(Broken)?.end(side);
-        match std::mem::replace(&mut end.asked, NeedState::Sealing(segment)) {
-            NeedState::Granted(granted, [Some(object), to_read]) if granted == segment => {
+        match end.request.step(RequestEvent::Mapped { segment }) {
+            RequestAction::Seal(GrantedObject { object, to_read }) => {
                 let unsealed = SealRequest { pair, side, segment, object, to_read };
                 if (self.sealer)(unsealed) { Ok(()) } else { Err(Broken) }
             }
@@ -121,7 +120,7 @@ impl Pairs {
         }
     }
 
-    /// Memory has been sealed: the other side is sent it to read, and then the side that it is for is told.
+    /// Handles sealed memory: sends it to the other side to read, and then tells the side that it was made for.
     pub(in crate::hub) fn sealed(
         &mut self,
         SealRequest { pair, side, segment, object, to_read }: SealRequest,
@@ -139,43 +138,42 @@ impl Pairs {
 
     fn attach(found: &mut Pair, side: Side, segment: u64, to_read: &OwnedFd) -> Result<(), Broken> {
         let (asker, other) = found.sides(side);
-        asker.asked = NeedState::Nothing;
+        asker.request.step(RequestEvent::Sealed);
         if !asker.segments.contains_key(&segment) {
-            // It has given it back since.
+            // The side has given it back meanwhile.
             return Ok(());
         }
-        // First the other: when the asker's first payload is there, so is the memory that it lies in.
+        // The other side first, so that it has the memory before the asker's first payload lies in it.
         if let Some(lack) = lack(other.control.send(Message::Attach { segment }, Some(to_read.as_fd())))? {
             return tell(&asker.control, lack);
         }
         tell(&asker.control, Message::Sealed { segment })
     }
 
-    /// A side no longer uses a segment that was made for it.
+    /// Handles that a side gives back a segment that was made for it.
     pub(super) fn detach(&mut self, pair: u64, side: Side, segment: u64) -> Result<(), Broken> {
         let (len, watch) = self.take_off(pair, side, segment).ok_or(Broken)?;
         let (asker, other) = self.pairs.get_mut(&pair).ok_or(Broken)?.sides(side);
-        let is_attached = match asker.asked {
-            NeedState::Granted(granted, _) if granted == segment => {
-                asker.asked = NeedState::Nothing;
-                false
-            }
-            NeedState::Sealing(sealing) => sealing != segment,
-            _ => true,
-        };
+        let is_attached = matches!(asker.request.step(RequestEvent::Detached { segment }), RequestAction::TellReader);
         self.ledger.left(watch, Left { len, writer: asker.process, reader: other.process });
         if is_attached { tell(&other.control, Message::Detach { segment }) } else { Ok(()) }
     }
 }
 
-/// How much more may be made for two processes of whose `budget` bytes `in_all` are in use, `here` of them between those two: as much as that
-/// leaves for others.
+/// Answers that there is no memory, and why.
+fn refuse(asker: &mut End, why: Message) -> Result<(), Broken> {
+    asker.request.step(RequestEvent::Refused);
+    tell(&asker.control, why)
+}
+
+/// How many more bytes may be made between two processes. Of `budget` bytes, `in_all` are in use, `here` of them between these two. What they
+/// get leaves as much for others.
 fn room(budget: u64, in_all: u64, here: u64) -> u64 {
     (budget.saturating_sub(in_all.saturating_sub(here)) / 2).saturating_sub(here)
 }
 
-/// What to say if a message with a descriptor could not be sent, which was nobody's doing: with too many descriptors of this user under way,
-/// the kernel takes no more.
+/// The answer if a message with a descriptor could not be sent through no fault of either side: the kernel limits how many of a user's
+/// descriptors may be in flight.
 fn lack(sent: io::Result<()>) -> Result<Option<Message>, Broken> {
     match sent {
         Ok(()) => Ok(None),

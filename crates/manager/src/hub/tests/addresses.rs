@@ -160,3 +160,19 @@ fn of_many_at_once_one_becomes_the_hub() {
         assert_eq!(files(&directory.path().join("run")), Vec::<String>::new());
     });
 }
+
+#[test]
+fn only_an_address_without_a_hub_has_this_process_start_one() {
+    let address = || "@a".to_owned();
+    assert!(is_vacant(&ManagerError::NobodyListens { address: address() }));
+    assert!(is_vacant(&ManagerError::Closed { address: address() }));
+    let errors = [
+        ManagerError::WrongKey { address: address(), pid: Some(7) },
+        ManagerError::TooMany { address: address() },
+        ManagerError::TimedOut { address: address(), waited: Duration::ZERO, what: "a hub" },
+        ManagerError::NotAHub { address: address(), pid: None, why: "it is none".into() },
+    ];
+    for error in errors {
+        assert!(!is_vacant(&error), "{error}");
+    }
+}
