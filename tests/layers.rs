@@ -31,6 +31,7 @@ const UNSAFE: &[&str] = &[
     "crates/transport/src/segment.rs",
     "crates/transport/src/shared_box/bytes.rs",
     "crates/transport/src/validator.rs",
+    "crates/transport/src/validator/root_type.rs",
     "crates/transport/src/validator/validate.rs",
     "crates/transport/src/viewable.rs",
     "src/child.rs",

@@ -17,6 +17,7 @@ mod archived_slices;
 mod zst_budget;
 mod tables;
 mod marks;
+mod root_type;
 mod asking;
 pub(crate) mod validate;
 

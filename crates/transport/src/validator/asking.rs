@@ -43,7 +43,7 @@
 
 use super::Validator;
 use super::marks::{Marks, PLACE, Suspects, Trial, suspects};
-use super::validate::RootType;
+use super::root_type::RootType;
 use super::zst_budget::SMALL;
 use crate::doorbell::Deadline;
 use rkyv::rancor::Failure;
