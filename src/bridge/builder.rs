@@ -1,6 +1,6 @@
 //! The options with which a bridge is started.
 //!
-//! Keeps what it is told, and checks nothing: `start` does, and makes a bridge of it.
+//! Only stores the options. `start` checks them and makes the bridge.
 
 #![forbid(unsafe_code)]
 
@@ -27,16 +27,16 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long a child may take from its start to the end of the handshake, unless the builder says otherwise.
+/// Default time that a child may take from its start to the end of the handshake.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a child may take to drop its service and exit, unless the builder says otherwise.
+/// Default time that a child may take to drop its service and exit.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// How much memory each side keeps idle, unless the builder says otherwise.
+/// Default amount of idle memory that each side keeps, in bytes.
 const RETAINED: u64 = 64 << 20;
 
-/// The longest payload, in bytes: 2 GiB - 1. A limit of this builder alone: offsets in archives and lengths of blocks have 64 bits.
+/// The longest payload, in bytes: 2 GiB - 1. Only this builder has the limit: offsets in archives and lengths of blocks have 64 bits.
 const MAX_PAYLOAD: u64 = i32::MAX as u64;
 
 /// How a bridge is started: the constructor's arguments and the options. Made by the generated `T::bridge(..)`.
@@ -81,7 +81,7 @@ pub struct Builder<T> {
     stop_grace: Duration,
     wait: Wait,
     workers: u32,
-    /// Where a child goes that is this program again.
+    /// Entry point of a child that runs this same program.
     entry: EntryFn,
     signal: Option<Signal>,
     segments: Option<Segments>,
@@ -130,10 +130,10 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// How many threads can be in a call at the same time, 1 to 64; more wait for one another. Each has a lane of its own, which is what
-    /// the engine calls it, and a value whose own `Serialize` or `Deserialize` calls the same bridge needs a second one. At least as many as
-    /// [`workers`](Self::workers), which share the lanes evenly, each lane with one worker for good. Default: 8, or the next multiple
-    /// of the workers.
+    /// How many threads can be in a call at the same time, 1 to 64; further threads wait. Each caller uses a lane (the engine's term) of its
+    /// own. A value whose own `Serialize` or `Deserialize` calls the same bridge needs a second lane. Must be at least
+    /// [`workers`](Self::workers): the lanes are divided evenly among the workers, and a lane never changes its worker. Default: 8, or the next
+    /// multiple of the workers.
     pub fn concurrent_callers(mut self, callers: u32) -> Self {
         self.lanes = Some(callers);
         self
@@ -142,13 +142,13 @@ impl<T: Service> Builder<T> {
     /// How many threads of the child serve calls, 1 to 64, and no more than [`concurrent_callers`](Self::concurrent_callers). Default: 1.
     ///
     /// With several, methods with `&self` and functions without `self` run at the same time; one with `&mut self` runs alone,
-    /// as behind a lock that is fair in the long run. A lane belongs to one worker, so the calls of one thread run in their
-    /// order, and calls on lanes of the same worker wait for one another: where methods wait for each other, or must not wait
-    /// for slow ones, choose as many concurrent callers as workers. Then each caller has a worker.
+    /// as behind a lock that is fair in the long run. A lane belongs to one worker, so the calls of one thread run in
+    /// order, and calls on lanes of the same worker wait for one another. If methods wait for each other, or must not wait
+    /// for slow ones, set `concurrent_callers` to the number of workers: then each caller has a worker.
     ///
-    /// The service is built and dropped on the child's main thread. One whose methods must all run there keeps the default, and
-    /// so should one whose methods are short and mostly have `&mut self`: such a call costs about 0.2 microseconds more. With
-    /// [`Wait::Spin`], each worker burns a CPU.
+    /// The service is built and dropped on the child's main thread. Keep the default if all methods must run on that thread, or if they
+    /// are short and mostly take `&mut self`: with several workers such a call costs about 0.2 microseconds more. With
+    /// [`Wait::Spin`], each worker keeps a CPU busy.
     ///
     /// # Examples
     ///
@@ -182,7 +182,7 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// How many calls of one caller can be unanswered: a power of two, 2 to 4096. It is the number of slots in each ring of a lane.
+    /// How many calls of one caller can be unanswered at a time: a power of two, 2 to 4096. This is the number of slots in each ring of a lane.
     /// Default: 32.
     pub fn pending_calls(mut self, calls: u32) -> Self {
         self.slots = calls;
@@ -190,34 +190,35 @@ impl<T: Service> Builder<T> {
     }
 
     /// Bytes in a slot, 1 to 65,472, rounded up to an odd number of cache lines; 16 of them are not payload. Larger payloads
-    /// go through shared memory of their own, which costs more. Default: 576.
+    /// use separate shared memory, which costs more. Default: 576.
     pub fn slot_size(mut self, bytes: usize) -> Self {
         self.slot_size = bytes;
         self
     }
 
-    /// The longest request, reply or [`SharedBox`](crate::SharedBox), in bytes, from what a slot holds to 2,147,483,647; longer
+    /// The longest request, reply or [`SharedBox`](crate::SharedBox), in bytes: from the capacity of a slot to 2,147,483,647. Longer
     /// ones fail with [`CallError::TooLarge`](crate::CallError::TooLarge). Default: 1 GiB.
     pub fn max_payload(mut self, bytes: u64) -> Self {
         self.max_payload = bytes;
         self
     }
 
-    /// The shared memory that all large payloads and boxes of the bridge together may have, in bytes: half of it for requests and the parent's boxes,
-    /// half for replies and the child's. At least 4 times [`max_payload`](Self::max_payload), which leaves each side room for a
-    /// payload of that size while it grows. Default: that, and 128 MiB.
+    /// The shared memory for all large payloads and boxes of the bridge together, in bytes. Half is for requests and the parent's boxes,
+    /// half for replies and the child's boxes. At least 4 times [`max_payload`](Self::max_payload), which leaves each side room for a
+    /// payload of that size while it grows. Default: 4 times `max_payload` plus 128 MiB.
     ///
-    /// A request that finds its half in use waits for memory to come back until its timeout, and fails then with
-    /// [`CallError::Exhausted`](crate::CallError::Exhausted); without a timeout it waits for other calls only, and for memory that the child is about to let go of. A reply fails with it at once.
+    /// A request that finds its half in use waits for memory until its timeout, then fails with
+    /// [`CallError::Exhausted`](crate::CallError::Exhausted). Without a timeout it waits only for other calls, and for memory that the child is
+    /// about to release. A reply that finds its half in use fails at once.
     ///
-    /// Memory that a child has been given counts until no process has it any more, whatever the child says; so a child cannot have more than this.
+    /// Memory given to a child counts until no process has it any more, whatever the child says. So a child cannot hold more than this.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
         self
     }
 
-    /// How much of that each side keeps when it is idle, in bytes, to be used again: memory that is new costs several times as much.
-    /// What goes beyond is given back to the system. Default: 64 MiB.
+    /// How much of its [`memory`](Self::memory) each side keeps for reuse while idle, in bytes. New memory costs several times as much as reused
+    /// memory. The rest goes back to the system. Default: 64 MiB.
     pub fn retained(mut self, bytes: u64) -> Self {
         self.retained = bytes;
         self
@@ -225,14 +226,14 @@ impl<T: Service> Builder<T> {
 
     /// The longest time that a call may take, including the constructor's. Default: no limit.
     ///
-    /// A call ends some hundred microseconds later at most while it waits, copies, or validates; but not while the `Deserialize` of its result
-    /// runs, or the destructor of what has been made of it by then: that is added.
+    /// A call that waits, copies or validates ends within a few hundred microseconds of its timeout. The `Deserialize` of its result and
+    /// the destructors of what that has built are not interrupted, so their time adds to the limit.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// The longest time that the child may take to come up, before its constructor runs. Default: 30 s.
+    /// The longest time that the child may take to start, until its constructor runs. Default: 30 s.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
         self
@@ -250,22 +251,22 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// What wakes a side that sleeps. Default: what the environment variable `CALLGATE_SIGNAL` names (`futex` or `eventfd`), for
-    /// trying it without rebuilding; else [`Signal::Futex`]. A program that runs with more rights than whoever executed it does
-    /// not look at the variable.
+    /// How a sleeping side is woken. Default: the backend that the environment variable `CALLGATE_SIGNAL` names (`futex` or `eventfd`), for
+    /// trying one without rebuilding; if it is not set, [`Signal::Futex`]. A program that runs with more rights than the user who executed it
+    /// ignores the variable.
     pub fn signal(mut self, signal: Signal) -> Self {
         self.signal = Some(signal);
         self
     }
 
-    /// What the shared memory is. Default: [`Segments::Sealed`].
+    /// What kind of shared memory the bridge uses. Default: [`Segments::Sealed`].
     pub fn segments(mut self, segments: Segments) -> Self {
         self.segments = Some(segments);
         self
     }
 
-    /// Sets an environment variable in the child, beside those that it inherits. A key that is empty or has a `=` in it is refused by
-    /// [`start`](Self::start), and so are a zero byte in key or value, and 128 KiB or more of the two together.
+    /// Sets an environment variable in the child, in addition to those that it inherits. [`start`](Self::start) refuses a key that is empty
+    /// or contains `=`, a zero byte in key or value, and a key and value of 128 KiB or more together.
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.launch.env.push((key.as_ref().into(), value.as_ref().into()));
         self
@@ -289,35 +290,38 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// Whether Ctrl-C and what else a terminal sends reach the child. Default: they do not ([`TerminalSignals::Isolated`]), so that the parent
-    /// decides what becomes of its children; they end when it does.
+    /// Whether Ctrl-C and other signals of the terminal reach the child. Default: they do not ([`TerminalSignals::Isolated`]), so the parent
+    /// decides when its children end; they end when it does.
     ///
-    /// A program that a separate [executable](Self::executable) starts on its way is kept from them too.
+    /// Programs that a separate [executable](Self::executable) starts before it serves are isolated too.
     pub fn signals(mut self, signals: TerminalSignals) -> Self {
         self.launch.signals = signals;
         self
     }
 
-    /// Starts another child when one has died, or with [`Restart::on_failure`] is hung, as `restart` says, and builds the service there from the same arguments: it begins anew,
-    /// as its constructor makes it. Default: the bridge is over when its child is.
+    /// Replaces a child that has died, or with [`Restart::on_failure`] one that hangs, as `restart` says. The new child builds the service from
+    /// the same constructor arguments; the old service's state is lost. Default: the bridge ends with its child.
     ///
-    /// A call that was on its way when the child died is made again in the next one if that is safe, which its caller sees nothing of
-    /// but the time: if the method had not begun; and if it is marked `#[bridge(idempotent)]`, up to 3 times in all. It waits for the
-    /// next child as long as its timeout allows. Not made again are calls that have [boxes](crate::SharedBox) among their arguments and
-    /// were sent, those of [`Bridge::begin`](crate::Bridge::begin), and those that failed otherwise ([`CallError::Corrupt`](crate::CallError::Corrupt)). Whether a method had begun is what the child said before it died: one
-    /// that is hostile can lie about it. Arguments are serialised anew for each attempt.
+    /// A call that was in progress when the child died runs again in the next child if that is safe: if the method had not begun, or, up to
+    /// 3 times in all, if it is marked `#[bridge(idempotent)]`. The caller notices only the delay. The call waits for the next child until its
+    /// timeout, and its arguments are serialised again for each attempt. Some calls never run again: those that have already sent a
+    /// [box](crate::SharedBox), those of [`Bridge::begin`](crate::Bridge::begin), and those that failed for another reason than the child's death
+    /// ([`CallError::Corrupt`](crate::CallError::Corrupt)). Whether a method had begun is what the child reported before it died; a hostile child
+    /// can lie about it.
     ///
-    /// While there is no child, calls [wait](Restart::calls_wait) for the next one or fail at once with [`CallError::Down`](crate::CallError::Down), as `restart`
-    /// says. When no more restarts are allowed, they always do. A bridge that restarts has a thread of its own, and no [`doorbell_fd`](crate::Bridge::doorbell_fd).
-    /// Boxes that lie in the memory of a child that has died stay valid; passing them to the next one copies them.
+    /// While there is no child, calls [wait](Restart::calls_wait) for the next one, or fail at once with
+    /// [`CallError::Down`](crate::CallError::Down), as `restart` says. Once no more restarts are allowed, they always fail at once. A bridge that
+    /// restarts has a thread of its own, and no [`doorbell_fd`](crate::Bridge::doorbell_fd). Boxes in the memory of a dead child stay valid;
+    /// passing them to the next child copies them.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = Some(restart);
         self
     }
 
-    /// Has `hook` called after each death of the bridge's child that [`Bridge::stop`](crate::Bridge::stop) and [`Bridge::kill`](crate::Bridge::kill) did not ask for. May be given several times.
+    /// Calls `hook` after each death of a child that neither [`Bridge::stop`](crate::Bridge::stop) nor [`Bridge::kill`](crate::Bridge::kill)
+    /// asked for. May be given several times.
     ///
-    /// It runs on a thread of the bridge's own, before another child is started: a call that it makes to this bridge fails with
+    /// The hook runs on a thread of the bridge, before another child is started. A call that it makes to this bridge fails with
     /// [`CallError::Down`](crate::CallError::Down). It may stop the bridge. A panic in it is ignored.
     ///
     /// # Examples
@@ -344,10 +348,10 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// Has `hook` called when something happens to the bridge: see [`Event`]. May be given several times.
+    /// Calls `hook` for each [`Event`] of the bridge. May be given several times.
     ///
-    /// It runs as [`on_death`](Self::on_death)'s do, on the same thread; events come in their order. Of calls that time out while a hook runs, the first
-    /// 1,000 are told of.
+    /// The hook runs as those of [`on_death`](Self::on_death) do, on the same thread; events come in order. Of the calls that time out while a hook
+    /// runs, only the first 1,000 are reported.
     ///
     /// # Examples
     ///
@@ -384,16 +388,16 @@ impl<T: Service> Builder<T> {
 
     /// Executes another program, whose `main` calls [`serve::<T>()`](crate::serve), or
     /// [`serve_parallel::<T>()`](crate::serve_parallel) for several workers, instead of the running one. A name without a slash
-    /// is looked up in `PATH`. It must bridge the same traits of `T` as this program; those of a generic type cannot be.
+    /// is looked up in `PATH`. It must bridge the same traits of `T` as this program. A trait that is bridged for a generic type works in the running program only.
     pub fn executable(mut self, path: impl AsRef<Path>) -> Self {
         self.launch.executable = Some(path.as_ref().into());
         self
     }
 
-    /// Takes rights away from the child before the service is built. Default: it may do what this process may.
+    /// Takes rights away from the child before the service is built. Default: the child has the rights of this process.
     ///
-    /// A separate [executable](Self::executable) must be built with callgate's feature `sandbox` too. Not together with
-    /// `Segments::Named`, whose memory the child has to open as it comes.
+    /// A separate [executable](Self::executable) must be built with callgate's feature `sandbox` too. Cannot be
+    /// combined with `Segments::Named`, because the child opens such memory by name as it arrives.
     #[cfg(feature = "sandbox")]
     pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
         self.sandbox = Some(sandbox);

@@ -1,4 +1,4 @@
-//! Calling without waiting: the request is sent, and the result is to be had later.
+//! Calls that do not wait: the request is sent, and the result is taken later.
 
 #![forbid(unsafe_code)]
 
@@ -44,7 +44,7 @@ impl fmt::Debug for Deferred {
 
 /// A call whose request has been sent, see [`Bridge::begin`](crate::Bridge::begin).
 ///
-/// Dropping it gives the call up: the child carries it out all the same, and its result is dropped.
+/// Dropping it abandons the call: the child still runs it, and its result is dropped.
 #[must_use = "its result is lost with it"]
 pub struct Pending<R> {
     /// `None` once the result has been taken.

@@ -1,4 +1,4 @@
-//! Bridges: what users hold.
+//! `Bridge`, the handle that users hold.
 //!
 //! Knows nothing of memory or futexes.
 
@@ -39,13 +39,13 @@ use target::Target;
 /// A service in a child process.
 ///
 /// Dereferences to the proxy that `#[bridge]` generated: the service's methods, each returning `Result<_, CallError>`. Can be
-/// called from many threads at once; with more threads than lanes, some wait for a lane. The child carries out one call at a time,
+/// called from many threads at once; with more threads than lanes, some wait for a lane. The child runs one call at a time,
 /// unless it has several [workers](Builder::workers).
 ///
-/// Dropping the bridge asks the child to stop, and does not wait for it, but for 3 ms if it has nothing else to do: it answers the calls that it was sent,
-/// drops the service and exits; if that takes longer than [`Builder::stop_grace`], it is killed. Where it matters that the service has been
-/// dropped, or how the child ended, [`stop`](Self::stop) it. A child dies with its parent: one that is still at it when this process ends is
-/// killed.
+/// Dropping the bridge tells the child to stop. The child answers the calls it has been sent, drops the service and exits; if that takes
+/// longer than [`Builder::stop_grace`], it is killed. The drop does not wait for this, except for up to 3 ms if the child is idle. If it matters
+/// that the service has been dropped, or how the child ended, call [`stop`](Self::stop) instead. A child dies with its parent: one that is still
+/// stopping when this process ends is killed.
 ///
 /// # Examples
 ///
@@ -85,18 +85,18 @@ impl<T: Service> Bridge<T> {
         Self { calls: T::calls(Blocking::new(target.clone(), timeout)), target, timeout, stop_grace }
     }
 
-    /// The child's process number. Of a bridge that [restarts](Builder::restart), that of the child that there is now, or was last.
+    /// The child's process number. If the bridge [restarts](Builder::restart), the number of the current or most recent child.
     pub fn child_pid(&self) -> u32 {
         self.target.caller().peer.pid
     }
 
-    /// Whether the child lives and takes calls. Also of one that was to be killed, as long as it lives because this process may not kill it.
+    /// Whether the child is alive and takes calls. Stays `true` for a child that this process is not permitted to kill, as long as it lives.
     pub fn is_alive(&self) -> bool {
         self.target.caller().peer.peer_status.is_alive()
     }
 
-    /// How many children this bridge had before the one that it has now: 0, unless it [restarts](Builder::restart). Each has a service
-    /// as its constructor made it, which knows nothing of what became of the one before.
+    /// How many children this bridge had before the current one: 0, unless it [restarts](Builder::restart). Each child has a freshly constructed
+    /// service, without any state of the one before.
     pub fn generation(&self) -> u64 {
         match &self.target {
             Target::Single(_) => 0,
@@ -104,7 +104,7 @@ impl<T: Service> Bridge<T> {
         }
     }
 
-    /// What is in force of the [sandbox](Builder::sandbox) that the child was started with, and what was left out. `None` if it has none.
+    /// Which parts of the child's [sandbox](Builder::sandbox) are in force, and which were left out. `None` if it has no sandbox.
     ///
     /// # Examples
     ///
@@ -127,13 +127,12 @@ impl<T: Service> Bridge<T> {
         caller.peer.kept.as_ref()?.downcast_ref::<crate::SandboxReport>().cloned()
     }
 
-    /// The same methods, but none waits: each sends its request and returns a [`Pending`], which the result is to be had from.
+    /// The same methods, without waiting: each sends its request and returns a [`Pending`], which yields the result later.
     ///
-    /// Each such call has a lane of the bridge to itself until its result has been taken or it has been dropped; one that finds no
-    /// lane free fails with [`CallError::Refused`], and a call that waits for its result waits for a lane too. So have as many
-    /// [lanes](Builder::concurrent_callers) as calls that are to be pending at once, and one more. A service with one worker answers them one
-    /// after the other. [`stop`](Self::stop) comes after them: the child answers those that are still pending, as long as its grace
-    /// lasts, and their results can be taken afterwards.
+    /// Each such call holds a lane of the bridge until its result has been taken or the `Pending` is dropped. Without a free lane it
+    /// fails with [`CallError::Refused`], while an ordinary call waits for a lane. So set [`Builder::concurrent_callers`] to the largest number of
+    /// pending calls, plus one. A service with one worker answers them one after the other. [`stop`](Self::stop) takes effect after them: the
+    /// child answers the calls that are still pending, as far as its grace period allows, and their results can be taken afterwards.
     ///
     /// # Examples
     ///
@@ -161,11 +160,11 @@ impl<T: Service> Bridge<T> {
         self.deferred(self.timeout)
     }
 
-    /// The same methods, but none makes a value of what comes back: each returns a [`View`], which dereferences to the result as it
-    /// is archived. For large results of which little is looked at: nothing is allocated but the copy that the view owns.
+    /// The same methods, without deserialising the result: each returns a [`View`], which dereferences to the archived result.
+    /// Use it to read a small part of a large result: the only allocation is the copy that the view owns.
     ///
-    /// The copy is validated as any reply is. What validation does not make safe to read in place, above all maps and sets, has no
-    /// view to look into: see [`Viewable`](crate::Viewable). A type of yours says so with `#[rkyv(derive(callgate::Viewable))]`.
+    /// The copy is validated like any reply. A view gives no access to types that validation does not make safe to read in place, above all
+    /// maps and sets: see [`Viewable`](crate::Viewable). Derive it on your types with `#[rkyv(derive(callgate::Viewable))]`.
     ///
     /// # Examples
     ///
@@ -219,11 +218,11 @@ impl<T: Service> Bridge<T> {
     /// child has ended. `None` unless the bridge was started with [`Signal::EventFd`](crate::Signal::EventFd), and without
     /// [`Builder::restart`] and [`Builder::on_death`].
     ///
-    /// When it is readable: [`clear_doorbell`](Self::clear_doorbell), then [poll](Pending::poll) every pending call. It rings for
+    /// When it becomes readable, call [`clear_doorbell`](Self::clear_doorbell), then [poll](Pending::poll) every pending call. It rings for
     /// every call whose last poll returned `None`.
     ///
-    /// To be waited for by one thread, and not to be read or changed. It may become readable for nothing, and a hostile child can
-    /// make it so over and over. Once the child has ended it stays readable.
+    /// Only one thread may wait for it, and nobody may read from it or change it. It may become readable without cause, and a hostile child can
+    /// cause that repeatedly. Once the child has ended it stays readable.
     ///
     /// # Examples
     ///
@@ -256,15 +255,15 @@ impl<T: Service> Bridge<T> {
         self.door().map(|door| door.as_fd())
     }
 
-    /// Makes the [doorbell](Self::doorbell_fd) quiet until it is rung anew. Comes before pending calls are polled, not after: what
-    /// rings in between is to be heard. Does nothing without such a doorbell.
+    /// Silences the [doorbell](Self::doorbell_fd) until it rings again. Call it before polling the pending calls, not after: otherwise it
+    /// can erase a ring that arrives in between. Does nothing without such a doorbell.
     pub fn clear_doorbell(&self) {
         if let Some(door) = self.door() {
             let _rung = door.clear();
         }
     }
 
-    /// Each child has its own, so there is none to show of a bridge that may have several.
+    /// `None` for a bridge that may have several children, because each child has its own.
     fn door(&self) -> Option<&Door> {
         match &self.target {
             Target::Single(caller) => caller.peer.door.as_ref(),
@@ -272,7 +271,7 @@ impl<T: Service> Bridge<T> {
         }
     }
 
-    /// The same methods, with another timeout for each call: the longest time to wait for a lane and for the reply together.
+    /// The same methods, with this timeout for each call: the longest time to wait for a lane and the reply together.
     /// [`begin`](Calling::begin) and [`view`](Calling::view) can follow.
     ///
     /// # Examples
@@ -303,30 +302,30 @@ impl<T: Service> Bridge<T> {
         Calling::new(self, Blocking::new(self.target.clone(), timeout), timeout)
     }
 
-    /// Stops the child: after the calls that were sent before, the service is dropped there and the process exits. Returns
-    /// how it ended. Calls made after this fail with [`CallError::Stopped`]. Results that were not taken stay, to be taken, and keep nobody waiting.
+    /// Stops the child and returns how it ended: it answers the calls already sent, drops the service and exits. Later calls
+    /// fail with [`CallError::Stopped`]. Results of pending calls can still be taken; they do not delay the stop.
     ///
     /// # Errors
     ///
     /// [`CallError::Panicked`] if the service's destructor panicked; the child has exited all the same.
     /// [`CallError::TimedOut`] if stopping took longer than [`Builder::stop_grace`]; the child has been killed.
-    /// [`CallError::Died`] or [`CallError::Corrupt`] if the child had come to its end before. A second `stop` returns what the
-    /// child's end was.
+    /// [`CallError::Died`] or [`CallError::Corrupt`] if the child had already ended. A second `stop` returns how the
+    /// child ended.
     pub fn stop(&self) -> Result<Exit, CallError> {
         self.target.stop(const { &Method::drop_of::<T>() }, self.stop_grace)
     }
 
-    /// Exchanges the child for another, whatever it is at, and returns when that serves: its service is as its constructor makes it. For bridges
-    /// that [restart](Builder::restart). It comes at once, and counts as none of the restarts that [`Restart::at_most`] allows; a bridge that has
-    /// given up goes on.
+    /// Replaces the child at once, even in the middle of a call, and returns when the new child serves. The new service is as its constructor
+    /// makes it. Only for bridges that [restart](Builder::restart). The replacement does not count towards [`Restart::at_most`], and a bridge
+    /// that has given up comes back into use.
     ///
-    /// A call that the child was at fails with [`CallError::Died`], which says so; those that it had not begun are made again in the other, but for
-    /// those of [`begin`](Self::begin). A [hook](Builder::on_event) may call this, and does not wait for the other child.
+    /// A call that the child was running fails with [`CallError::Died`], which says so. Calls that it had not begun run again in the new child,
+    /// except those of [`begin`](Self::begin). A [hook](Builder::on_event) may call this; it does not wait for the new child.
     ///
     /// # Errors
     ///
-    /// [`CallError::Down`] if the other child does not come to serve; the bridge goes on trying, if it says `restarting`. [`CallError::Stopped`] if
-    /// the bridge has been stopped. [`CallError::Refused`] if it is none that restarts: such a bridge keeps nothing to make another child of.
+    /// [`CallError::Down`] if the new child does not start; if the error says `restarting`, the bridge keeps trying. [`CallError::Stopped`] if
+    /// the bridge has been stopped. [`CallError::Refused`] if the bridge does not restart: it keeps nothing to start another child from.
     ///
     /// # Examples
     ///
@@ -351,12 +350,12 @@ impl<T: Service> Bridge<T> {
         self.target.restart(const { &Method::restart_of::<T>() })
     }
 
-    /// Kills the child at once (SIGKILL), and returns when it is gone, and how it ended. There will be no other, also of a bridge that
+    /// Kills the child at once (SIGKILL), waits until it is gone, and returns how it ended. No other child is started, even if the bridge
     /// [restarts](Builder::restart). Calls in flight fail with [`CallError::Stopped`].
     ///
-    /// A child that this process may not kill (one of the two has changed its user since the start) is told to end itself, which it does at once,
-    /// whatever its service is at. One that cannot even do that, because it was stopped by a signal, say, is waited for no longer than 10 s:
-    /// [`Exit::Running`].
+    /// If this process is not permitted to kill the child (one of the two has changed its user since the start), it tells the child to end itself,
+    /// which the child does at once, whatever its service is doing. If the child cannot do even that (a signal has stopped it, say), this returns
+    /// [`Exit::Running`] after 10 s.
     pub fn kill(&self) -> Exit {
         self.target.kill()
     }

@@ -1,4 +1,4 @@
-//! What is to happen when a child dies: how often another takes its place, how soon, and who is told.
+//! Restart policy: how often and how soon a dead child is replaced, and the events that hooks receive.
 
 #![forbid(unsafe_code)]
 
@@ -8,18 +8,18 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// No restart is put off for longer: so much can be added to any point in time.
+/// Longest delay before a restart. Short enough that adding it to any point in time cannot overflow.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// When and how a bridge whose child has died, or is of no more use, starts another, for [`Builder::restart`](crate::Builder::restart).
+/// When and how a bridge replaces a child that has died or hangs, for [`Builder::restart`](crate::Builder::restart).
 ///
 /// | | [`on_failure`](Self::on_failure) | [`on_death`](Self::on_death) |
 /// |---|---|---|
-/// | the child dies, or breaks the protocol and is killed | another child | another child |
-/// | a call has timed out, and still runs | another child, [at most 100 ms later](Self::kill_after) | nothing |
+/// | the child dies, or breaks the protocol and is killed | replaced | replaced |
+/// | a call has timed out, and still runs | replaced, [at most 100 ms later](Self::kill_after) | nothing |
 /// | calls while there is no child | [wait](Self::calls_wait) for the next | fail with `CallError::Down` |
-/// | [how often](Self::at_most) | without end | without end |
-/// | [waits](Self::backoff) between starts | none after a child that has answered a call; then 10 ms, 20, 40, up to 5 s | the same |
+/// | [limit on restarts](Self::at_most) | none | none |
+/// | [pause](Self::backoff) before a start | none after a child that has answered a call; then 10 ms, 20, 40, up to 5 s | the same |
 ///
 /// # Examples
 ///
@@ -56,7 +56,7 @@ pub struct Restart {
 }
 
 impl Restart {
-    /// Another child whenever one has died, whatever it died of; not after [`Bridge::stop`](crate::Bridge::stop) and
+    /// Replaces the child whenever it dies, for whatever reason, except after [`Bridge::stop`](crate::Bridge::stop) or
     /// [`Bridge::kill`](crate::Bridge::kill).
     pub fn on_death() -> Self {
         Self {
@@ -70,68 +70,70 @@ impl Restart {
         }
     }
 
-    /// Another child also when a call has outlived its timeout: the child that still runs it is [killed](Self::kill_after). And calls that are made while
-    /// there is no child [wait](Self::calls_wait) for the next one. A call without a [timeout](crate::Builder::timeout) may take as long as it likes.
+    /// Replaces the child whenever it dies, and also when a call has outlived its timeout: the child that still runs the call is
+    /// [killed](Self::kill_after). Calls made while there is no child [wait](Self::calls_wait) for the next one. A call without a
+    /// [timeout](crate::Builder::timeout) may run for any time.
     ///
-    /// The call after a hang is answered by another child also if the two have the same timeout, of 50 ms or more, and the service is built in less
-    /// than half of that. Calls that were made while the hang lasted wait behind it: one whose own timeout passes before the child is replaced
-    /// fails with [`CallError::TimedOut`](crate::CallError::TimedOut), and had not started. More [workers](crate::Builder::workers), several
-    /// bridges or a longer timeout for those that wait keep a hang from others.
+    /// The next call after a hang succeeds in another child even with the same timeout, provided that this is 50 ms or more and the service
+    /// takes less than half of it to build. Calls made during the hang wait behind it. If the timeout of one of them passes before the child is
+    /// replaced, it fails with [`CallError::TimedOut`](crate::CallError::TimedOut), and says that it had not started. To keep a hang from
+    /// affecting other calls, use more [workers](crate::Builder::workers), several bridges, or a longer timeout for the calls that wait.
     pub fn on_failure() -> Self {
         Self { kill_after: Some(Grace::Quarter), calls_wait: true, ..Self::on_death() }
     }
 
-    /// For how long a call that has timed out may go on before its child is killed. Default: with [`on_failure`](Self::on_failure) a
-    /// quarter of the call's timeout, at least 10 ms and at most 100 ms; without end with [`on_death`](Self::on_death).
+    /// How long a call may run past its timeout before its child is killed. Default: with [`on_failure`](Self::on_failure) a
+    /// quarter of the call's timeout, at least 10 ms and at most 100 ms; with [`on_death`](Self::on_death) no limit.
     ///
-    /// If it is answered by then, late as that is, the child stays. It counts while it is being carried out (with several
-    /// [workers](crate::Builder::workers) also while it waits there for a method with `&mut self` to end): a call that timed out while it waited
-    /// behind another costs nobody's life, but if the child is at nothing and does not begin it (a child that was stopped, say), it does, after
-    /// this or 100 ms, whichever is longer. What else the child was at fails with [`CallError::Died`](crate::CallError::Died), or is made again in the next
-    /// one. A call of [`Bridge::begin`](crate::Bridge::begin) is overdue when its timeout has passed, whether anybody asks for its result or not.
+    /// If the answer arrives within this time, the child stays. The rule covers calls that are running; with several
+    /// [workers](crate::Builder::workers) also those that wait in the child for a method with `&mut self` to end. A call that timed out while it
+    /// waited behind another does not get the child killed. But if the child runs nothing and still does not begin the call (because it was
+    /// stopped, say), it is killed after this time or 100 ms, whichever is longer. The other calls that the child was running fail with
+    /// [`CallError::Died`](crate::CallError::Died), or run again in the next child. A call of [`Bridge::begin`](crate::Bridge::begin) is overdue
+    /// when its timeout has passed, even if nobody asks for its result.
     pub fn kill_after(mut self, grace: Duration) -> Self {
         self.kill_after = Some(Grace::Of(grace));
         self
     }
 
-    /// How many restarts there may be [`within`](Self::within) some time, 1 or more, failed ones included; the bridge then stays
-    /// down, and calls say so in [`CallError::Down`](crate::CallError::Down), until [`Bridge::restart`](crate::Bridge::restart). Default: any number.
+    /// Limits the restarts [`within`](Self::within) a period, failed ones included: 1 or more. At the limit the bridge stays down, and calls fail
+    /// with [`CallError::Down`](crate::CallError::Down), until [`Bridge::restart`](crate::Bridge::restart) is called. Default: no limit.
     pub fn at_most(mut self, restarts: u32) -> Self {
         self.most = Some(restarts);
         self
     }
 
-    /// The time that [`at_most`](Self::at_most) is about: restarts that were longer ago do not count. Default: 60 s.
+    /// The period that [`at_most`](Self::at_most) counts over: older restarts do not count. Default: 60 s.
     pub fn within(mut self, time: Duration) -> Self {
         self.within = time;
         self
     }
 
-    /// How long to wait before a start, when children keep dying before they have answered a call, or do not come up: before the second start in a
-    /// row `first`, then twice as long each time, up to `longest`. The first comes at once, as does the one after a child that has answered a
-    /// call. Default: 10 ms, 5 s.
+    /// Pauses between starts while children die before they have answered a call, or fail to start: `first` before the second start in a
+    /// row, then twice as long each time, up to `longest`. The first start comes at once, and so does the one after a child that has answered
+    /// a call. Default: 10 ms, 5 s.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.first = first;
         self.longest = longest;
         self
     }
 
-    /// Whether a second child stands ready, with everything but its service, which is built only when it takes over. So coming back
-    /// costs less than a start, for the memory of a process that waits. Default: no.
+    /// Keeps a spare child ready. It has everything but its service, which is built when it takes over. A replacement then costs less than
+    /// a start; the price is the memory of an idle process. Default: no.
     pub fn spare(mut self, spare: bool) -> Self {
         self.spare = spare;
         self
     }
 
-    /// Whether calls that are made while there is no child wait for the next one: as long as their timeout allows; without one, until a child
-    /// serves or a start fails. Then, or at once if they do not wait, they fail with [`CallError::Down`](crate::CallError::Down). Default: yes with
-    /// [`on_failure`](Self::on_failure), no with [`on_death`](Self::on_death).
+    /// Whether calls made while there is no child wait for the next one. A call waits until its timeout; without a timeout, until a child
+    /// serves or a start fails. If no child serves by then, it fails with [`CallError::Down`](crate::CallError::Down). A call that does not wait
+    /// fails so at once. Default: yes with [`on_failure`](Self::on_failure), no with [`on_death`](Self::on_death).
     pub fn calls_wait(mut self, wait: bool) -> Self {
         self.calls_wait = wait;
         self
     }
 
-    /// How long to wait before the next restart, which is then counted; `None` = there may be none.
+    /// Counts the next restart and returns the pause before it; `None` = the limit is reached.
     pub(super) fn next(&self, history: &mut History, now: Instant) -> Option<Duration> {
         if !self.has_left(history, now) {
             return None;
@@ -147,51 +149,51 @@ impl Restart {
         Some(wait)
     }
 
-    /// Whether there may be another restart.
+    /// Whether the policy allows another restart.
     pub(super) fn has_left(&self, history: &mut History, now: Instant) -> bool {
         history.starts.retain(|&at| now.saturating_duration_since(at) < self.within);
         self.most.is_none_or(|most| history.starts.len() < most as usize)
     }
 }
 
-/// What there has been of restarts.
+/// The restarts so far.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    /// When they were, as long as they count, if they are counted.
+    /// When the restarts that still count took place. Empty if the policy has no limit.
     starts: VecDeque<Instant>,
-    /// How many there have been since a child answered a call.
+    /// Restarts since a child last answered a call.
     fruitless: u32,
 }
 
 impl History {
-    /// A child has answered a call.
+    /// Notes that a child has answered a call, which resets the pause.
     pub(super) fn bear_fruit(&mut self) {
         self.fruitless = 0;
     }
 }
 
-/// The end of a bridge's child that [`Bridge::stop`](crate::Bridge::stop) and [`Bridge::kill`](crate::Bridge::kill) did not ask for, see
+/// A child's death that neither [`Bridge::stop`](crate::Bridge::stop) nor [`Bridge::kill`](crate::Bridge::kill) asked for; see
 /// [`Builder::on_death`](crate::Builder::on_death).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Death {
-    /// The service that it had.
+    /// The child's service.
     pub service: &'static str,
     /// Its process number.
     pub pid: u32,
     /// How it ended.
     pub exit: Exit,
-    /// What it did to be killed by its parent, if that is why it ended: see [`CallError::Corrupt`](crate::CallError::Corrupt).
+    /// How it broke the protocol, if its parent killed it for that: see [`CallError::Corrupt`](crate::CallError::Corrupt).
     pub corrupt: Option<&'static str>,
-    /// The call that had outlived its timeout, if the child was killed for that: see [`Restart::kill_after`].
+    /// The call that outlived its timeout, if the child was killed for that: see [`Restart::kill_after`].
     pub overdue: Option<CallName>,
     /// Whether [`Bridge::restart`](crate::Bridge::restart) asked for it.
     pub asked: bool,
-    /// What it said of its end, if it said anything: see [`CallError::Died`](crate::CallError::Died).
+    /// The child's last words, if it left any: see [`CallError::Died`](crate::CallError::Died).
     pub last_words: Option<String>,
-    /// How many children of this bridge there were before it.
+    /// How many children this bridge had before this one.
     pub generation: u64,
-    /// Whether another will be started.
+    /// Whether the bridge will start another child.
     pub restarting: bool,
 }
 
@@ -208,18 +210,18 @@ impl fmt::Display for Death {
     }
 }
 
-/// What happens to a bridge, see [`Builder::on_event`](crate::Builder::on_event).
+/// Something that happened to a bridge; see [`Builder::on_event`](crate::Builder::on_event).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// Its first child serves.
+    /// The first child serves.
     Started {
         /// The service.
         service: &'static str,
         /// The child's process number.
         pid: u32,
     },
-    /// A call has timed out. Its child lives, for [some time](Restart::kill_after).
+    /// A call has timed out. Its child is still alive, for [some time](Restart::kill_after) at least.
     TimedOut {
         /// The call.
         call: CallName,
@@ -227,10 +229,10 @@ pub enum Event {
         pid: u32,
         /// The time that the call was given.
         timeout: Duration,
-        /// How far it had come.
+        /// Whether the call had started.
         started: Started,
     },
-    /// A child has ended, which nobody had asked for.
+    /// A child has ended without a request to do so.
     Died(Death),
     /// Another child has taken its place.
     Restarted {
@@ -238,17 +240,17 @@ pub enum Event {
         service: &'static str,
         /// The child's process number.
         pid: u32,
-        /// How many there were before it.
+        /// How many children this bridge had before this one.
         generation: u64,
     },
-    /// Another child was started, and did not come to serve. There will be a next, unless the bridge gives up.
+    /// A replacement failed to start. The bridge tries again, unless it gives up.
     NotRestarted {
         /// The service.
         service: &'static str,
         /// The reason, in words.
         why: String,
     },
-    /// There will be no other child, unless [`Bridge::restart`](crate::Bridge::restart) asks for one.
+    /// The bridge starts no more children, unless [`Bridge::restart`](crate::Bridge::restart) asks for one.
     GaveUp {
         /// The service.
         service: &'static str,

@@ -32,13 +32,13 @@ use std::time::Duration;
 /// How long to wait for the status of a child that has been killed, before the watcher waits for it.
 const REAP_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long a child is waited for between two looks at whether it is still wanted.
+/// How often to check, while a child starts, whether it is still wanted.
 const WANTED_SLICE: Duration = Duration::from_millis(20);
 
 /// How long a child that has closed its control socket may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a child is waited for that comes up: so long, and only while somebody wants it.
+/// How long to wait for a child to start: at most `timeout`, and only while `is_wanted` says yes.
 pub(super) struct StartWait<'a> {
     pub(super) timeout: Duration,
     pub(super) is_wanted: &'a dyn Fn() -> bool,

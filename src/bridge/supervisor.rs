@@ -1,7 +1,7 @@
-//! A bridge that outlives its children: a thread waits for the death of each, tells who wants to know, and starts the next.
+//! A bridge that outlives its children: a thread waits for each child's death, runs the hooks, and starts the next child.
 //!
-//! Calls go to the current child, and look at nothing else while it lives (`calls`). Whether one may run again in the next child is decided there,
-//! by what is known of the first attempt. The thread is in `watching`.
+//! Calls go to the current child, and look at nothing else while it lives (`calls`). That module also decides, from what is known of the first
+//! attempt, whether a call may run again in the next child. The thread is in `watching`.
 
 #![forbid(unsafe_code)]
 
@@ -24,18 +24,18 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-/// Why a child is killed when `restart` is called.
+/// The reason given for killing a child when `restart` is called.
 const ASKED: &str = "the bridge was told to restart";
 
-/// How many events are kept for hooks that are at others.
+/// How many events are kept while the hooks are busy.
 const MOST_EVENTS: usize = 1000;
 
-/// What makes a bridge's children.
+/// Starts a bridge's children.
 trait Make: Send + Sync {
-    /// A child without its service, unless it is no longer wanted meanwhile.
+    /// Starts a child without its service. Gives up as soon as `is_wanted` says no.
     fn bring_up(&self, is_wanted: &dyn Fn() -> bool) -> Result<Arc<Caller>, StartError>;
 
-    /// Has the child build its service. One that does not, or does not begin `within` that time, is killed.
+    /// Has the child build its service. Kills a child that fails to, or does not begin `within` that time.
     fn construct(&self, child: &Caller, within: Duration) -> Result<(), StartError>;
 
     /// How long a child may take to come up.
@@ -56,7 +56,7 @@ impl<T: Service> Make for ChildSpec<T> {
     }
 }
 
-/// Who is told of what happens.
+/// A user's function that is told what happens.
 pub(super) enum Hook {
     Death(Box<dyn FnMut(&Death) + Send>),
     Event(Box<dyn FnMut(&Event) + Send>),
@@ -66,20 +66,20 @@ pub(super) enum Hook {
 pub(super) struct Supervisor {
     service: &'static str,
     spec: Box<dyn Make>,
-    /// `None` = deaths are only told of.
+    /// `None` = deaths are reported, but no child is replaced.
     restart: Option<Restart>,
     current: ArcSwap<SupervisedChild>,
     desk: Arc<Desk>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Where the thread is told what it is to look at.
+/// The state that the thread shares with callers, and the condition variable that announces its changes.
 pub(super) struct Desk {
     state: Mutex<DeskState>,
     changed: Condvar,
 }
 
-/// A child, and how many there were before it.
+/// A child, and how many children came before it.
 pub(super) struct SupervisedChild {
     pub(super) caller: Arc<Caller>,
     pub(super) generation: u64,
@@ -100,15 +100,15 @@ struct DeskState {
     phase: Phase,
     /// A child whose service is being built.
     rising: Option<Arc<Caller>>,
-    /// A child that waits to take over, or a thread that brings one up.
+    /// A child that waits to take over. While a thread starts one, `spare_rises` is set.
     spare: Option<Arc<Caller>>,
     spare_rises: bool,
     /// `restart` wants another child at once.
     wants_another: bool,
-    /// How many starts have failed, and why the last one did, if no child serves.
+    /// How many starts have failed, and why the last one did, while no child serves.
     failures: u64,
     last_failure: Option<String>,
-    /// What is yet to be told.
+    /// Events that the hooks have yet to see.
     events: VecDeque<Event>,
     /// The thread, once it runs.
     thread: Option<ThreadId>,
@@ -118,9 +118,9 @@ struct DeskState {
 
 /// | from | to | who | when |
 /// |---|---|---|---|
-/// | Open | GivenUp | the thread | the current child has died, and there may be no more restarts |
+/// | Open | GivenUp | the thread | the current child has died, and the policy allows no more restarts |
 /// | GivenUp | Open | the thread | `restart` wants another child |
-/// | any | Stopped | who stops the bridge | first thing |
+/// | any | Stopped | the caller that stops the bridge | before anything else |
 #[derive(Default)]
 enum Phase {
     /// There is a child, or there will be another.
@@ -136,7 +136,7 @@ impl Desk {
         Arc::new(Self { state: Mutex::default(), changed: Condvar::new() })
     }
 
-    /// What is to be done about calls that time out.
+    /// What to do about calls that time out.
     pub(super) fn lateness(self: &Arc<Self>, restart: Option<&Restart>, hooks: &[Hook]) -> Lateness {
         let kill_after = restart.and_then(|restart| restart.kill_after);
         let is_heard = hooks.iter().any(|hook| matches!(hook, Hook::Event(_)));
@@ -145,7 +145,7 @@ impl Desk {
         Lateness { kill_after, tell }
     }
 
-    /// Has the thread tell of a call that has timed out.
+    /// Queues the event for a call that has timed out.
     fn note(&self, error: &CallError) {
         if let &CallError::TimedOut { call, pid, timeout, started, .. } = error {
             let mut state = self.state.lock();
@@ -157,9 +157,9 @@ impl Desk {
         }
     }
 
-    /// Has everybody who waits look again.
+    /// Wakes all waiters, so that they check again.
     fn ring(&self) {
-        // Under the lock, so that who is about to wait has seen what this is about or hears it.
+        // Under the lock: a thread about to wait has either seen the change or gets the wake-up.
         drop(self.state.lock());
         self.changed.notify_all();
     }
@@ -200,17 +200,17 @@ impl Supervisor {
 
     // ---- the end ---------------------------------------------------------------------------------------------------
 
-    /// Stops the current child as a bridge without a supervisor does; there will be no other.
+    /// Stops the current child as a bridge without a supervisor does, and starts no other.
     pub(super) fn stop(&self, drop: &'static Method, grace: Duration) -> Result<Exit, CallError> {
         self.end(grace, |child| child.stop(drop, grace))
     }
 
-    /// Kills the current child; there will be no other.
+    /// Kills the current child, and starts no other.
     pub(super) fn kill(&self) -> Exit {
         self.end(Duration::from_secs(1), Caller::kill)
     }
 
-    /// Has the current child stop, and does not wait for that, nor for the thread; there will be no other.
+    /// Tells the current child to stop, without waiting for it or for the thread, and starts no other.
     pub(super) fn let_go(&self, drop: &'static Method, grace: Duration) {
         let child = self.current();
         if !child.caller.peer.is_in_fork() {
@@ -219,7 +219,7 @@ impl Supervisor {
         self.current().caller.let_go(drop, grace);
     }
 
-    /// Ends the current child with `end`, and the thread within `grace` after that.
+    /// Ends the current child with `end`, then waits up to `grace` for the thread.
     fn end<R>(&self, grace: Duration, end: impl FnOnce(&Caller) -> R) -> R {
         let child = self.current();
         if child.caller.peer.is_in_fork() {
@@ -229,13 +229,13 @@ impl Supervisor {
         for other in self.forbid_others() {
             other.kill();
         }
-        // From here on it stays the current one.
+        // From here on it stays the current child.
         let ended = end(&self.current().caller);
         self.join(grace);
         ended
     }
 
-    /// There will be no other child from now on. Those that there are beside the current one, which are of no more use.
+    /// Forbids any further child. Returns the children other than the current one, which are no longer needed.
     fn forbid_others(&self) -> Vec<Arc<Caller>> {
         let mut state = self.desk.state.lock();
         state.phase = Phase::Stopped;
@@ -255,7 +255,7 @@ impl Supervisor {
         let mut state = self.desk.state.lock();
         while !state.is_done || state.spare_rises {
             if self.desk.changed.wait_until(&mut state, until).timed_out() {
-                // It is starting a child, which it will kill.
+                // The thread is starting a child, and will kill it.
                 return;
             }
         }
@@ -265,8 +265,8 @@ impl Supervisor {
 
     // ---- another child at once -------------------------------------------------------------------------------------
 
-    /// Kills the current child, and one that rises, and waits until another serves or could not be started. For a hook, which the thread waits for, it does
-    /// not wait.
+    /// Kills the current child and any that is starting, and waits until another serves or its start fails. Does not wait when a hook calls it,
+    /// because the thread waits for the hook.
     pub(super) fn restart(&self, method: &'static Method) -> Result<(), CallError> {
         let context = &CallContext::new(method, None);
         let child = self.current();
@@ -302,7 +302,7 @@ impl Supervisor {
     }
 }
 
-/// Why a bridge is not restarted that knows nothing of how its child was made.
+/// The error of `restart` on a bridge that does not keep what it needs to start another child.
 pub(super) fn no_restart(method: &'static Method) -> CallError {
     let why = "the bridge was started without Builder::restart, so it has its first child for good; stop it and start another".into();
     CallError::Refused { call: method.call_name(), why }

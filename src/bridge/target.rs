@@ -56,7 +56,7 @@ impl Target {
         }
     }
 
-    /// Stops the child. There will be no other.
+    /// Stops the child and starts no other.
     pub(super) fn stop(&self, drop: &'static Method, grace: Duration) -> Result<Exit, CallError> {
         match self {
             Target::Single(caller) => caller.stop(drop, grace),
@@ -64,7 +64,7 @@ impl Target {
         }
     }
 
-    /// Exchanges the child for another.
+    /// Replaces the child.
     pub(super) fn restart(&self, method: &'static Method) -> Result<(), CallError> {
         match self {
             Target::Single(_) => Err(no_restart(method)),
@@ -72,7 +72,7 @@ impl Target {
         }
     }
 
-    /// Kills the child. There will be no other.
+    /// Kills the child and starts no other.
     pub(super) fn kill(&self) -> Exit {
         match self {
             Target::Single(caller) => caller.kill(),
@@ -80,7 +80,7 @@ impl Target {
         }
     }
 
-    /// Has the child stop, and does not wait for that. There will be no other.
+    /// Tells the child to stop, without waiting, and starts no other.
     pub(super) fn let_go(&self, drop: &'static Method, grace: Duration) {
         match self {
             Target::Single(caller) => caller.let_go(drop, grace),

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// How often a call is made that has started each time before: once it has killed so many children, it may be what kills them.
+/// How often a call that has started may run in all: after killing this many children, the call itself may be the cause.
 const ATTEMPTS: u32 = 3;
 
 impl Supervisor {
@@ -51,7 +51,7 @@ impl Supervisor {
         }
     }
 
-    /// Makes a call again that failed, as often as that is safe. What is left of its arguments is in `args`.
+    /// Retries a failed call as often as that is safe. `args` holds its arguments, unless they have been used up.
     #[cold]
     fn call_again_slow<A: Request, R: Reply>(
         &self,
@@ -89,7 +89,7 @@ impl Supervisor {
     /// `Down`, if there is none now and calls do not wait, or none any more.
     #[cold]
     fn successor_slow(&self, dead: &SupervisedChild, context: &CallContext) -> Result<Arc<SupervisedChild>, CallError> {
-        // In a fork, nobody gives back what others had locked.
+        // In a fork, locks that other threads held are never released.
         let calls_wait = self.restart.as_ref().is_some_and(|restart| restart.calls_wait);
         if calls_wait
             && !dead.caller.peer.is_in_fork()
@@ -100,7 +100,7 @@ impl Supervisor {
         Err(self.down(dead, context))
     }
 
-    /// The child for a call that is not waited for.
+    /// The child for a call that does not wait.
     pub(in crate::bridge) fn now(&self, method: &'static Method) -> Result<Arc<SupervisedChild>, CallError> {
         let child = self.current();
         if child.is_over() && self.restart.is_some() {

@@ -1,6 +1,6 @@
-//! The thread that waits for the death of each child, tells the hooks, and starts the next one; and the spare child.
+//! The thread that waits for each child's death, runs the hooks and starts the next child; and the spare child.
 //!
-//! Relies on `restart` for whether and when there may be another. Makes no calls.
+//! Relies on `restart` to decide whether and when to start another. Makes no calls.
 
 #![forbid(unsafe_code)]
 
@@ -74,7 +74,7 @@ impl Supervisor {
         }
     }
 
-    /// There will be no other child, unless somebody asks for one: waits for that. `false` = nobody will.
+    /// Gives up restarting, and waits until `restart` asks for another child. `false` = the bridge has been stopped, or cannot restart.
     fn give_up(&self, why: String, hooks: &mut [Hook]) -> bool {
         let mut state = self.desk.state.lock();
         if matches!(state.phase, Phase::Stopped) {
@@ -102,7 +102,7 @@ impl Supervisor {
         }
     }
 
-    /// Whether it was asked for.
+    /// Reports the death to the hooks. Returns whether `restart` asked for it.
     fn tell_of_death(&self, child: &SupervisedChild, hooks: &mut [Hook], history: &mut History) -> bool {
         let asked = std::mem::take(&mut self.desk.state.lock().wants_another);
         if child.caller.has_answered_calls() {
@@ -130,7 +130,7 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// Why there will be none, in words.
+    /// The reason, in words, why no other child is started.
     fn replace(
         &self,
         dead: &SupervisedChild,
