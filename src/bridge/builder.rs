@@ -1,6 +1,6 @@
 //! The options with which a bridge is started.
 //!
-//! Keeps what it is told, and checks nothing: `start` does, and makes a bridge of it.
+//! Stores the options unchecked; `start` checks them and makes the bridge.
 
 #![forbid(unsafe_code)]
 
@@ -298,14 +298,14 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// Starts another child when one has died, or with [`Restart::on_failure`] is hung, as `restart` says, and builds the service there from the same arguments: it begins anew,
-    /// as its constructor makes it. Default: the bridge is over when its child is.
+    /// Starts another child when one has died, or with [`Restart::on_failure`] is hung, as `restart` says, and builds the service there from the same arguments: its state is
+    /// what the constructor makes. Default: the bridge ends with its child.
     ///
     /// A call that was on its way when the child died is made again in the next one if that is safe, which its caller sees nothing of
     /// but the time: if the method had not begun; and if it is marked `#[bridge(idempotent)]`, up to 3 times in all. It waits for the
     /// next child as long as its timeout allows. Not made again are calls that have [boxes](crate::SharedBox) among their arguments and
     /// were sent, those of [`Bridge::begin`](crate::Bridge::begin), and those that failed otherwise ([`CallError::Corrupt`](crate::CallError::Corrupt)). Whether a method had begun is what the child said before it died: one
-    /// that is hostile can lie about it. Arguments are serialised anew for each attempt.
+    /// that is hostile can lie about it. Arguments are serialised again for each attempt.
     ///
     /// While there is no child, calls [wait](Restart::calls_wait) for the next one or fail at once with [`CallError::Down`](crate::CallError::Down), as `restart`
     /// says. When no more restarts are allowed, they always do. A bridge that restarts has a thread of its own, and no [`doorbell_fd`](crate::Bridge::doorbell_fd).

@@ -1,4 +1,4 @@
-//! Calling without waiting: the request is sent, and the result is to be had later.
+//! Calling without waiting: a call returns once its request is sent; its result is taken later.
 
 #![forbid(unsafe_code)]
 
@@ -44,7 +44,7 @@ impl fmt::Debug for Deferred {
 
 /// A call whose request has been sent, see [`Bridge::begin`](crate::Bridge::begin).
 ///
-/// Dropping it gives the call up: the child carries it out all the same, and its result is dropped.
+/// Dropping it abandons the call: the child still runs the method, and the result is dropped.
 #[must_use = "its result is lost with it"]
 pub struct Pending<R> {
     /// `None` once the result has been taken.
@@ -53,7 +53,7 @@ pub struct Pending<R> {
 }
 
 impl<R: Transfer> Pending<R> {
-    /// The result, if it is there; never waits. The bridge's timeout counts from the beginning of the call.
+    /// Returns the result if it has arrived; never waits. The bridge's timeout counts from the start of the call.
     ///
     /// # Errors
     ///

@@ -85,12 +85,12 @@ impl<T: Service> Bridge<T> {
         Self { calls: T::calls(Blocking::new(target.clone(), timeout)), target, timeout, stop_grace }
     }
 
-    /// The child's process number. Of a bridge that [restarts](Builder::restart), that of the child that there is now, or was last.
+    /// The child's process number. For a bridge that [restarts](Builder::restart), that of the current or last child.
     pub fn child_pid(&self) -> u32 {
         self.target.caller().peer.pid
     }
 
-    /// Whether the child lives and takes calls. Also of one that was to be killed, as long as it lives because this process may not kill it.
+    /// Whether the child lives and takes calls. Also true of a child that was told to end, while it lives because this process may not kill it.
     pub fn is_alive(&self) -> bool {
         self.target.caller().peer.peer_status.is_alive()
     }
@@ -127,7 +127,7 @@ impl<T: Service> Bridge<T> {
         caller.peer.kept.as_ref()?.downcast_ref::<crate::SandboxReport>().cloned()
     }
 
-    /// The same methods, but none waits: each sends its request and returns a [`Pending`], which the result is to be had from.
+    /// The same methods, but none waits: each sends its request and returns a [`Pending`] that yields the result.
     ///
     /// Each such call has a lane of the bridge to itself until its result has been taken or it has been dropped; one that finds no
     /// lane free fails with [`CallError::Refused`], and a call that waits for its result waits for a lane too. So have as many
@@ -256,15 +256,15 @@ impl<T: Service> Bridge<T> {
         self.door().map(|door| door.as_fd())
     }
 
-    /// Makes the [doorbell](Self::doorbell_fd) quiet until it is rung anew. Comes before pending calls are polled, not after: what
-    /// rings in between is to be heard. Does nothing without such a doorbell.
+    /// Makes the [doorbell](Self::doorbell_fd) quiet until it is rung again. Call it before polling pending calls: a ring after it
+    /// must not be lost. Does nothing without such a doorbell.
     pub fn clear_doorbell(&self) {
         if let Some(door) = self.door() {
             let _rung = door.clear();
         }
     }
 
-    /// Each child has its own, so there is none to show of a bridge that may have several.
+    /// Each child has its own doorbell, so a supervised bridge has none to offer.
     fn door(&self) -> Option<&Door> {
         match &self.target {
             Target::Single(caller) => caller.peer.door.as_ref(),

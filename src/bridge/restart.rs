@@ -1,4 +1,4 @@
-//! What is to happen when a child dies: how often another takes its place, how soon, and who is told.
+//! The restart policy: how often and how soon a dead child is replaced, and what the hooks learn.
 
 #![forbid(unsafe_code)]
 
@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// No restart is put off for longer: so much can be added to any point in time.
+/// The longest delay of a restart. Adding it to an `Instant` cannot overflow.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// When and how a bridge whose child has died, or is of no more use, starts another, for [`Builder::restart`](crate::Builder::restart).
@@ -94,44 +94,43 @@ impl Restart {
         self
     }
 
-    /// How many restarts there may be [`within`](Self::within) some time, 1 or more, failed ones included; the bridge then stays
-    /// down, and calls say so in [`CallError::Down`](crate::CallError::Down), until [`Bridge::restart`](crate::Bridge::restart). Default: any number.
+    /// The most restarts [`within`](Self::within) some time, 1 or more, failed ones included. After that the bridge stays down, and calls fail
+    /// with [`CallError::Down`](crate::CallError::Down), until [`Bridge::restart`](crate::Bridge::restart). Default: no limit.
     pub fn at_most(mut self, restarts: u32) -> Self {
         self.most = Some(restarts);
         self
     }
 
-    /// The time that [`at_most`](Self::at_most) is about: restarts that were longer ago do not count. Default: 60 s.
+    /// The period of [`at_most`](Self::at_most): earlier restarts do not count. Default: 60 s.
     pub fn within(mut self, time: Duration) -> Self {
         self.within = time;
         self
     }
 
-    /// How long to wait before a start, when children keep dying before they have answered a call, or do not come up: before the second start in a
-    /// row `first`, then twice as long each time, up to `longest`. The first comes at once, as does the one after a child that has answered a
-    /// call. Default: 10 ms, 5 s.
+    /// The delay between starts while children die before they answer a call, or fail to start. The first start comes at once; the second waits
+    /// `first`, and each later one twice as long, up to `longest`. A child that answers a call resets this. Default: 10 ms, 5 s.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.first = first;
         self.longest = longest;
         self
     }
 
-    /// Whether a second child stands ready, with everything but its service, which is built only when it takes over. So coming back
-    /// costs less than a start, for the memory of a process that waits. Default: no.
+    /// Whether a second child stands ready. It builds its service only when it takes over. A restart then takes less time, at the cost of an
+    /// idle process's memory. Default: no.
     pub fn spare(mut self, spare: bool) -> Self {
         self.spare = spare;
         self
     }
 
-    /// Whether calls that are made while there is no child wait for the next one: as long as their timeout allows; without one, until a child
-    /// serves or a start fails. Then, or at once if they do not wait, they fail with [`CallError::Down`](crate::CallError::Down). Default: yes with
+    /// Whether calls made while there is no child wait for the next one. They wait until their timeout; without a timeout, until a child serves
+    /// or a start fails. Otherwise they fail at once. Either failure is [`CallError::Down`](crate::CallError::Down). Default: yes with
     /// [`on_failure`](Self::on_failure), no with [`on_death`](Self::on_death).
     pub fn calls_wait(mut self, wait: bool) -> Self {
         self.calls_wait = wait;
         self
     }
 
-    /// How long to wait before the next restart, which is then counted; `None` = there may be none.
+    /// Counts another restart, and returns the delay before it; `None` if no more are allowed.
     pub(super) fn next(&self, history: &mut History, now: Instant) -> Option<Duration> {
         if !self.has_left(history, now) {
             return None;
@@ -147,19 +146,19 @@ impl Restart {
         Some(wait)
     }
 
-    /// Whether there may be another restart.
+    /// Whether another restart is allowed.
     pub(super) fn has_left(&self, history: &mut History, now: Instant) -> bool {
         history.starts.retain(|&at| now.saturating_duration_since(at) < self.within);
         self.most.is_none_or(|most| history.starts.len() < most as usize)
     }
 }
 
-/// What there has been of restarts.
+/// A bridge's past restarts.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    /// When they were, as long as they count, if they are counted.
+    /// Times of the restarts that count towards `at_most`; empty without that limit.
     starts: VecDeque<Instant>,
-    /// How many there have been since a child answered a call.
+    /// Restarts since a child last answered a call.
     fruitless: u32,
 }
 
@@ -175,21 +174,21 @@ impl History {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Death {
-    /// The service that it had.
+    /// The child's service.
     pub service: &'static str,
-    /// Its process number.
+    /// The child's process number.
     pub pid: u32,
-    /// How it ended.
+    /// How the child ended.
     pub exit: Exit,
-    /// What it did to be killed by its parent, if that is why it ended: see [`CallError::Corrupt`](crate::CallError::Corrupt).
+    /// How the child broke the protocol, if the parent killed it for that: see [`CallError::Corrupt`](crate::CallError::Corrupt).
     pub corrupt: Option<&'static str>,
-    /// The call that had outlived its timeout, if the child was killed for that: see [`Restart::kill_after`].
+    /// The call that outlived its timeout, if the parent killed the child for that: see [`Restart::kill_after`].
     pub overdue: Option<CallName>,
     /// Whether [`Bridge::restart`](crate::Bridge::restart) asked for it.
     pub asked: bool,
-    /// What it said of its end, if it said anything: see [`CallError::Died`](crate::CallError::Died).
+    /// The child's last message about its end, if any: see [`CallError::Died`](crate::CallError::Died).
     pub last_words: Option<String>,
-    /// How many children of this bridge there were before it.
+    /// The number of this bridge's children before this one.
     pub generation: u64,
     /// Whether another will be started.
     pub restarting: bool,
@@ -227,10 +226,10 @@ pub enum Event {
         pid: u32,
         /// The time that the call was given.
         timeout: Duration,
-        /// How far it had come.
+        /// Whether the method had started.
         started: Started,
     },
-    /// A child has ended, which nobody had asked for.
+    /// A child has ended, though `stop` and `kill` were not called.
     Died(Death),
     /// Another child has taken its place.
     Restarted {
@@ -238,10 +237,10 @@ pub enum Event {
         service: &'static str,
         /// The child's process number.
         pid: u32,
-        /// How many there were before it.
+        /// The number of children before it.
         generation: u64,
     },
-    /// Another child was started, and did not come to serve. There will be a next, unless the bridge gives up.
+    /// A replacement failed to start. The bridge tries again unless it gives up.
     NotRestarted {
         /// The service.
         service: &'static str,

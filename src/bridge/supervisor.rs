@@ -1,7 +1,7 @@
-//! A bridge that outlives its children: a thread waits for the death of each, tells who wants to know, and starts the next.
+//! A bridge that outlives its children: a thread waits for the death of each, calls the hooks, and starts the next.
 //!
-//! Calls go to the current child, and look at nothing else while it lives (`calls`). Whether one may run again in the next child is decided there,
-//! by what is known of the first attempt. The thread is in `watching`.
+//! Calls go to the current child, and read nothing else while it lives. `calls` decides whether a failed call may run again in the next child.
+//! `watching` has the thread.
 
 #![forbid(unsafe_code)]
 
@@ -24,18 +24,18 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-/// Why a child is killed when `restart` is called.
+/// The reason given when `restart` kills a child.
 const ASKED: &str = "the bridge was told to restart";
 
-/// How many events are kept for hooks that are at others.
+/// The most events queued while hooks run.
 const MOST_EVENTS: usize = 1000;
 
-/// What makes a bridge's children.
+/// Makes a bridge's children.
 trait Make: Send + Sync {
-    /// A child without its service, unless it is no longer wanted meanwhile.
+    /// Starts a child without its service. Gives up once `is_wanted` returns false.
     fn bring_up(&self, is_wanted: &dyn Fn() -> bool) -> Result<Arc<Caller>, StartError>;
 
-    /// Has the child build its service. One that does not, or does not begin `within` that time, is killed.
+    /// Has the child build its service. Kills a child that fails, or that does not begin `within` this time.
     fn construct(&self, child: &Caller, within: Duration) -> Result<(), StartError>;
 
     /// How long a child may take to come up.
@@ -56,30 +56,30 @@ impl<T: Service> Make for ChildSpec<T> {
     }
 }
 
-/// Who is told of what happens.
+/// A user's callback for deaths or events.
 pub(super) enum Hook {
     Death(Box<dyn FnMut(&Death) + Send>),
     Event(Box<dyn FnMut(&Event) + Send>),
 }
 
-/// What a bridge's children have in common.
+/// Replaces a bridge's children, and directs calls to the current one.
 pub(super) struct Supervisor {
     service: &'static str,
     spec: Box<dyn Make>,
-    /// `None` = deaths are only told of.
+    /// `None`: deaths are reported to the hooks, and no child is restarted.
     restart: Option<Restart>,
     current: ArcSwap<SupervisedChild>,
     desk: Arc<Desk>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Where the thread is told what it is to look at.
+/// State shared between the supervisor's thread and the bridge's callers.
 pub(super) struct Desk {
     state: Mutex<DeskState>,
     changed: Condvar,
 }
 
-/// A child, and how many there were before it.
+/// A child, and its generation: the number of children before it.
 pub(super) struct SupervisedChild {
     pub(super) caller: Arc<Caller>,
     pub(super) generation: u64,
@@ -98,21 +98,21 @@ impl SupervisedChild {
 #[derive(Default)]
 struct DeskState {
     phase: Phase,
-    /// A child whose service is being built.
+    /// The child that is building its service.
     rising: Option<Arc<Caller>>,
-    /// A child that waits to take over, or a thread that brings one up.
+    /// A spare child, ready to take over. `spare_rises` is set while a thread brings one up.
     spare: Option<Arc<Caller>>,
     spare_rises: bool,
-    /// `restart` wants another child at once.
+    /// `restart` has asked for another child.
     wants_another: bool,
-    /// How many starts have failed, and why the last one did, if no child serves.
+    /// The number of failed starts; `last_failure` has the last reason, until a child serves.
     failures: u64,
     last_failure: Option<String>,
-    /// What is yet to be told.
+    /// Events not yet reported to the hooks.
     events: VecDeque<Event>,
-    /// The thread, once it runs.
+    /// The supervisor's thread, once it runs.
     thread: Option<ThreadId>,
-    /// The thread has nothing more to do.
+    /// The supervisor's thread has ended, or is about to.
     is_done: bool,
 }
 
@@ -120,13 +120,13 @@ struct DeskState {
 /// |---|---|---|---|
 /// | Open | GivenUp | the thread | the current child has died, and there may be no more restarts |
 /// | GivenUp | Open | the thread | `restart` wants another child |
-/// | any | Stopped | who stops the bridge | first thing |
+/// | any | Stopped | `stop`, `kill` or drop | before it ends the current child |
 #[derive(Default)]
 enum Phase {
-    /// There is a child, or there will be another.
+    /// A child serves, or another will.
     #[default]
     Open,
-    /// Why there will be no other child.
+    /// There will be no other child, for this reason.
     GivenUp(String),
     Stopped,
 }
@@ -136,7 +136,7 @@ impl Desk {
         Arc::new(Self { state: Mutex::default(), changed: Condvar::new() })
     }
 
-    /// What is to be done about calls that time out.
+    /// How to handle calls that time out: when to kill the child, and whom to tell.
     pub(super) fn lateness(self: &Arc<Self>, restart: Option<&Restart>, hooks: &[Hook]) -> Lateness {
         let kill_after = restart.and_then(|restart| restart.kill_after);
         let is_heard = hooks.iter().any(|hook| matches!(hook, Hook::Event(_)));
@@ -145,7 +145,7 @@ impl Desk {
         Lateness { kill_after, tell }
     }
 
-    /// Has the thread tell of a call that has timed out.
+    /// Queues an event for a call that has timed out.
     fn note(&self, error: &CallError) {
         if let &CallError::TimedOut { call, pid, timeout, started, .. } = error {
             let mut state = self.state.lock();
@@ -157,9 +157,9 @@ impl Desk {
         }
     }
 
-    /// Has everybody who waits look again.
+    /// Wakes all waiters, to check the state again.
     fn ring(&self) {
-        // Under the lock, so that who is about to wait has seen what this is about or hears it.
+        // Taking the lock first loses no wake-up: a thread about to wait has either seen the change or is notified.
         drop(self.state.lock());
         self.changed.notify_all();
     }
@@ -193,7 +193,7 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// The child that calls go to; it may have died.
+    /// The child that receives calls; it may have died.
     pub(super) fn current(&self) -> Arc<SupervisedChild> {
         self.current.load_full()
     }
@@ -210,7 +210,7 @@ impl Supervisor {
         self.end(Duration::from_secs(1), Caller::kill)
     }
 
-    /// Has the current child stop, and does not wait for that, nor for the thread; there will be no other.
+    /// Asks the current child to stop, and waits for neither child nor thread; there will be no other.
     pub(super) fn let_go(&self, drop: &'static Method, grace: Duration) {
         let child = self.current();
         if !child.caller.peer.is_in_fork() {
@@ -229,13 +229,13 @@ impl Supervisor {
         for other in self.forbid_others() {
             other.kill();
         }
-        // From here on it stays the current one.
+        // No other child can be installed from here on.
         let ended = end(&self.current().caller);
         self.join(grace);
         ended
     }
 
-    /// There will be no other child from now on. Those that there are beside the current one, which are of no more use.
+    /// Forbids other children from now on. Returns the spare and the rising child, for the caller to end.
     fn forbid_others(&self) -> Vec<Arc<Caller>> {
         let mut state = self.desk.state.lock();
         state.phase = Phase::Stopped;
@@ -255,7 +255,7 @@ impl Supervisor {
         let mut state = self.desk.state.lock();
         while !state.is_done || state.spare_rises {
             if self.desk.changed.wait_until(&mut state, until).timed_out() {
-                // It is starting a child, which it will kill.
+                // The thread is starting a child, and will kill it.
                 return;
             }
         }
@@ -265,8 +265,8 @@ impl Supervisor {
 
     // ---- another child at once -------------------------------------------------------------------------------------
 
-    /// Kills the current child, and one that rises, and waits until another serves or could not be started. For a hook, which the thread waits for, it does
-    /// not wait.
+    /// Kills the current child and a rising one, then waits until another serves or fails to start. Called from a hook it does not wait, because the
+    /// thread waits for the hook.
     pub(super) fn restart(&self, method: &'static Method) -> Result<(), CallError> {
         let context = &CallContext::new(method, None);
         let child = self.current();
@@ -302,7 +302,7 @@ impl Supervisor {
     }
 }
 
-/// Why a bridge is not restarted that knows nothing of how its child was made.
+/// The error of `restart` on a bridge that was started without `Builder::restart`.
 pub(super) fn no_restart(method: &'static Method) -> CallError {
     let why = "the bridge was started without Builder::restart, so it has its first child for good; stop it and start another".into();
     CallError::Refused { call: method.call_name(), why }

@@ -1,4 +1,4 @@
-//! Calling without making values of replies: they are read where they lie, as archives.
+//! Calling without deserialising replies: they are read in place, as archives.
 
 #![forbid(unsafe_code)]
 
@@ -43,7 +43,7 @@ impl fmt::Debug for InPlace {
     }
 }
 
-/// A result that has not been made into an `R`, see [`Bridge::view`](crate::Bridge::view).
+/// A result read in place instead of deserialised into an `R`, see [`Bridge::view`](crate::Bridge::view).
 ///
 /// Dereferences to `rkyv::Archived<R>`: `ArchivedString` is as good as a `str`, `ArchivedVec<T>` as a slice, and the archive of your
 /// struct has the same fields, archived. It owns a private copy of the reply, which the child cannot change, so it outlives further
