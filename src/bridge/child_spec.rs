@@ -1,4 +1,4 @@
-//! How a child of one bridge is made: what its builder has settled, to be gone through as often as a child is needed.
+//! How to start a bridge's children: the checked options of its builder, reusable for each child.
 
 #![forbid(unsafe_code)]
 
@@ -29,10 +29,10 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a child that has not become a bridge's may take to be gone before whoever wanted it goes on.
+/// How long a failed start waits for its killed child to end.
 const START_PATIENCE: Duration = Duration::from_millis(500);
 
-/// What a builder has settled.
+/// The checked options of a builder.
 pub(super) struct ChildSpec<T> {
     pub(super) constructor: &'static Method,
     pub(super) args: SavedArgs,
@@ -41,36 +41,36 @@ pub(super) struct ChildSpec<T> {
     pub(super) signal: Signal,
     pub(super) segments: Segments,
     pub(super) wait: Wait,
-    /// Where the child goes; `None` for a separate executable.
+    /// The function that the child runs; `None` for a separate executable.
     pub(super) entry: Option<Entry>,
     pub(super) name: String,
     pub(super) launch: Launch,
-    /// What the child is to give up before its service exists.
+    /// The sandbox that the child enters before its service exists.
     pub(super) plan: Option<SentPlan>,
     pub(super) start_timeout: Duration,
     /// For the constructor.
     pub(super) timeout: Option<Duration>,
-    /// What is to be done about calls that time out; `None` = nothing.
+    /// How to handle calls that time out; `None`: not at all.
     pub(super) lateness: Option<Lateness>,
     pub(super) service: PhantomData<fn() -> T>,
 }
 
 impl<T: Service> ChildSpec<T> {
-    /// Starts a child that serves.
+    /// Starts a child and builds its service.
     pub(super) fn start(&self) -> Result<Arc<Caller>, StartError> {
         let child = self.bring_up(&|| true)?;
         self.construct(&child, self.start_timeout)?;
         Ok(child)
     }
 
-    /// Starts a child, and gets through the handshake with it, or gives that up when it is no longer wanted. The service is yet to be built.
+    /// Starts a child and performs the handshake, without building the service. Gives up once `is_wanted` returns false.
     pub(super) fn bring_up(&self, is_wanted: &dyn Fn() -> bool) -> Result<Arc<Caller>, StartError> {
         let Self { geometry, memory, .. } = *self;
         let backing = self.segments.of_parent();
         let (segment, object) = Segment::create(geometry, &*backing)
             .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len()), Wanted::Memory))?;
         segment.header().chains.store(nest::new_chains(), Relaxed);
-        // Some have threads.
+        // Some backends start threads, hence the task limit.
         let bells = ParentBells::new(self.signal, Count::of(&geometry), &*backing)
             .map_err(system::<T>("creating its doorbells".into(), Wanted::Task))?;
         let spawned = self.launch.start().map_err(system::<T>(format!("starting {}", self.launch), Wanted::Task))?;
@@ -91,7 +91,7 @@ impl<T: Service> ChildSpec<T> {
         }))
     }
 
-    /// Has the child build the service. One that does not, or does not begin `within` that time, is killed.
+    /// Has the child build its service. Kills a child that fails, or that does not begin `within` this time.
     pub(super) fn construct(&self, child: &Caller, within: Duration) -> Result<(), StartError> {
         let error = match child.construct(self.constructor, &self.args, self.timeout, within) {
             Ok(Ok(())) => return Ok(()),
@@ -101,7 +101,7 @@ impl<T: Service> ChildSpec<T> {
             }
             Err(error) => StartError::Call { service: T::NAME, error },
         };
-        // There is no service to drop. What keeps it from ending is the watcher's to wait for.
+        // There is no service to drop. If the child ends later, the watcher reaps it.
         child.kill_within(START_PATIENCE);
         Err(error)
     }

@@ -53,7 +53,7 @@ pub struct Pending<R> {
 }
 
 impl<R: Transfer> Pending<R> {
-    /// The result, if it is there; never waits. The bridge's timeout counts from the beginning of the call.
+    /// Returns the result if it has arrived; never waits. The bridge's timeout counts from the start of the call.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Where a process begins that may be a child: `init` in the program itself, `serve` in a separate executable.
+//! Entry points of a process that may be a child: `init` in the program itself, `serve` in a separate executable.
 
 #![forbid(unsafe_code)]
 
@@ -44,7 +44,7 @@ pub fn init() {
     if let Some(child) = child::adopt() {
         child.run_entry();
     }
-    // While its file is sure to be there.
+    // Now, while the program's file still exists.
     program::remember();
 }
 
@@ -84,12 +84,12 @@ fn serve_with<T: Service>(entry: EntryFn) -> ! {
     }
 }
 
-/// Where a child goes that has the handshake before it, and serves with one worker.
+/// A child's entry: completes the handshake, then serves with one worker.
 pub(super) fn one_worker<T: Service>(child: Child) -> ! {
     callee::serve::<T>(child.answer(Fingerprint::of::<T>(), &bridged_traits::keys::<T>(), 1))
 }
 
-/// Where a child goes that has the handshake before it, and serves with as many workers as its parent asks for.
+/// A child's entry: completes the handshake, then serves with the number of workers that its parent requests.
 pub(super) fn any_workers<T: Service + Send + Sync>(child: Child) -> ! {
     callee::serve_parallel::<T>(child.answer(
         Fingerprint::of::<T>(),
@@ -98,7 +98,7 @@ pub(super) fn any_workers<T: Service + Send + Sync>(child: Child) -> ! {
     ))
 }
 
-/// Where `entry`, one for `T`, is in the running program.
+/// Locates `entry`, an entry for `T`, in the running program.
 pub(super) fn find<T: Service>(entry: EntryFn) -> Result<Entry, StartError> {
     let image = Image::current();
     let offset = image.offset_of(entry as usize).ok_or_else(|| StartError::System {

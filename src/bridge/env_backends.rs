@@ -1,4 +1,4 @@
-//! Defaults that the environment chooses, for trying a backend without rebuilding.
+//! Default backends from environment variables, for trying a backend without a rebuild.
 
 #![forbid(unsafe_code)]
 
@@ -11,25 +11,25 @@ use callgate_transport::wake::Signal;
 /// Names the default of [`Builder::signal`](super::Builder::signal).
 const SIGNAL: &str = "CALLGATE_SIGNAL";
 
-/// What wakes a side that sleeps, unless the builder says it.
+/// The default of `Builder::signal`.
 pub(super) fn signal<T: Service>() -> Result<Signal, StartError> {
-    chosen::<T, _>(SIGNAL, Signal::ALL, Signal::name, Signal::trusts_the_child)
+    backend_from_env::<T, _>(SIGNAL, Signal::ALL, Signal::name, Signal::trusts_the_child)
 }
 
 /// Names the default of [`Builder::segments`](super::Builder::segments).
 const SEGMENTS: &str = "CALLGATE_SEGMENTS";
 
-/// What the shared memory is, unless the builder says it.
+/// The default of `Builder::segments`.
 pub(super) fn segments<T: Service>() -> Result<Segments, StartError> {
-    chosen::<T, _>(SEGMENTS, Segments::ALL, Segments::name, Segments::trusts_the_child)
+    backend_from_env::<T, _>(SEGMENTS, Segments::ALL, Segments::name, Segments::trusts_the_child)
 }
 
-/// Whether the environment may choose backends that are for trusted children only, which safe code could then be undone by: so
-/// this is said when callgate is built, for its own tests.
+/// Whether the environment may select backends that trust the child. Setting a variable would then make safe code unsound, so only a
+/// build of callgate for its own tests allows it.
 const MAY_TRUST: bool = option_env!("CALLGATE_TRUST_THE_ENVIRONMENT").is_some();
 
-/// The backend that `variable` names, of `all`; the default if it is not set.
-fn chosen<T: Service, B: Copy + Default>(
+/// The backend of `all` that `variable` names; the default if the variable is not set.
+fn backend_from_env<T: Service, B: Copy + Default>(
     variable: &'static str,
     all: &[B],
     name: fn(B) -> &'static str,
@@ -46,7 +46,7 @@ fn chosen<T: Service, B: Copy + Default>(
     })
 }
 
-/// The variable's value. A program that runs with more rights than whoever executed it takes no orders from there.
+/// The variable's value. Ignored in a program that runs with more rights than its caller (setuid, say).
 fn value_of(name: &str) -> Option<String> {
     let value = std::env::var_os(name).filter(|_| !selfproc::is_privileged())?;
     Some(value.to_string_lossy().into_owned())

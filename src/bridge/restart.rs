@@ -179,9 +179,9 @@ impl History {
 pub struct Death {
     /// The child's service.
     pub service: &'static str,
-    /// Its process number.
+    /// The child's process number.
     pub pid: u32,
-    /// How it ended.
+    /// How the child ended.
     pub exit: Exit,
     /// How it broke the protocol, if its parent killed it for that: see [`CallError::Corrupt`](crate::CallError::Corrupt).
     pub corrupt: Option<&'static str>,

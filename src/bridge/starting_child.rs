@@ -29,13 +29,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long to wait for the status of a child that has been killed, before the watcher waits for it.
+/// How long to wait for the exit status of a killed child before leaving it to the watcher.
 const REAP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often to check, while a child starts, whether it is still wanted.
 const WANTED_SLICE: Duration = Duration::from_millis(20);
 
-/// How long a child that has closed its control socket may take to end.
+/// How long a child may live on after it has closed its control socket.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long to wait for a child to start: at most `timeout`, and only while `is_wanted` says yes.
@@ -65,7 +65,7 @@ impl<T: Service> StartingChild<T> {
         StartError::Died { service: T::NAME, pid, exit, when: "during the handshake", last_words: None }
     }
 
-    /// Greets the child and hears its answer. What it says of its sandbox, if it was told to have one.
+    /// Performs the handshake. Returns the child's sandbox report; empty if no sandbox was requested.
     pub(super) fn shake_hands(
         &self,
         hello: &Hello,
@@ -81,7 +81,7 @@ impl<T: Service> StartingChild<T> {
         let greeted =
             hello.send(control, &descriptors).and_then(|()| plan.map_or(Ok(()), |plan| send_plan(control, plan)));
         match greeted {
-            // It may have said why.
+            // The child may have sent its reason before it closed the socket.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             sent => sent.map_err(system::<T>("greeting the child".into(), Wanted::Memory))?,
         }
@@ -101,7 +101,7 @@ impl<T: Service> StartingChild<T> {
         match Answer::receive(control) {
             Ok(Some((answer, body))) => {
                 let body = self.judge(answer, body, hello)?;
-                // It has mapped it: before any code of the service runs, nobody can make holes there any more.
+                // The child has mapped the segment. Sealed before any code of the service runs, so nobody can punch holes in it.
                 match segment.map_or(Ok(()), memfd::seal) {
                     Ok(()) => Ok(body),
                     Err(error) => Err(self.unusable(format!("its segment cannot be sealed: {error}"))),
@@ -119,7 +119,7 @@ impl<T: Service> StartingChild<T> {
         };
         match answer {
             Answer::Ready { .. } if !hello.sandboxed && !body.is_empty() => {
-                Err(self.unusable("it tells of a sandbox that it was not to have".into()))
+                Err(self.unusable("it reported a sandbox, but none was requested".into()))
             }
             Answer::Ready { pid } if pid == u64::from(self.pid) => {
                 failpoints::reach(Step::ParentAnswered);
@@ -151,19 +151,19 @@ impl<T: Service> StartingChild<T> {
                 Err(self.unusable(format!("it ended: {}", checked_words(&String::from_utf8_lossy(&body)))))
             }
             Answer::Unconfined { .. } => {
-                Err(self.unusable("it could not have a sandbox that it was not to have".into()))
+                Err(self.unusable("it reported a sandbox failure, but none was requested".into()))
             }
         }
     }
 
-    /// The child's executable has not the trait with this number.
+    /// The child's executable does not bridge the trait with this number.
     fn lacks(&self, interface: u64) -> StartError {
         self.unusable(match bridged_traits::name_of::<T>(interface) {
             Some(name) => format!(
                 "its executable has no bridged trait `{name}` of `{}` with the same methods and types: build it with `#[bridge] impl {name} for {}`",
                 T::NAME, T::NAME
             ),
-            None => "it misses a bridged trait that there is not".into(),
+            None => "it reported that a bridged trait is missing which this program does not have".into(),
         })
     }
 
@@ -175,20 +175,20 @@ impl<T: Service> StartingChild<T> {
                 let why = checked_words(&String::from_utf8_lossy(why));
                 StartError::Sandbox { service: T::NAME, pid: self.pid, measure, why }
             }
-            None => self.unusable("it could not have something in its sandbox that there is not".into()),
+            None => self.unusable("it reported the failure of a sandbox measure that does not exist".into()),
         }
     }
 
     #[cfg(not(feature = "sandbox"))]
     fn unconfined(&self, _measure: u64, _why: &[u8]) -> StartError {
-        self.unusable("it could not have a sandbox, which this build knows nothing of".into())
+        self.unusable("it reported a sandbox failure, but this build has no sandboxes".into())
     }
 
     pub(super) fn unusable(&self, why: String) -> StartError {
         StartError::Handshake { service: T::NAME, pid: self.pid, why }
     }
 
-    /// The child has let go of the control socket: it has ended, or is about to.
+    /// The child has closed the control socket: it has ended, or is about to.
     fn ended(&self) -> StartError {
         match self.pidfd.as_ref().and_then(|pidfd| reap(pidfd, END_PATIENCE)) {
             Some(exit) => Self::died(self.pid, exit),
@@ -214,17 +214,17 @@ impl<T> Drop for StartingChild<T> {
     fn drop(&mut self) {
         let (Some(pidfd), Some(control)) = (self.pidfd.take(), self.control.take()) else { return };
         if pidfd.kill().is_err() {
-            // It ends itself when nobody is there any more.
+            // The child ends itself when its control socket ends.
             close::shut_down(&control);
         }
         if reap(&pidfd, REAP_PATIENCE).is_none() {
-            // What keeps it, the kernel knows. Whoever waits for the bridge has waited long enough.
+            // The kernel holds it up. The watcher reaps it, so the caller need not wait.
             let _ = watcher::watch(Arc::new(Remains { pidfd, control }));
         }
     }
 }
 
-/// A child that was never a bridge's, and has not ended yet though it was to: watched only to be reaped.
+/// A child that was killed before it belonged to a bridge, and has not ended yet. Watched only to reap it.
 struct Remains {
     pidfd: Pidfd,
     control: OwnedFd,
@@ -239,7 +239,7 @@ impl Watched for Remains {
         self.control.as_fd()
     }
 
-    /// Nothing that it says is of any use.
+    /// Ignores all messages.
     fn read_control(&self) -> bool {
         false
     }
@@ -266,7 +266,7 @@ fn reap(pidfd: &Pidfd, timeout: Duration) -> Option<Exit> {
             return None;
         }
         if poll::readable(pidfd, deadline.left().unwrap_or_default()).is_ok_and(|ended| ended) {
-            // It has ended; how cannot be known while somebody traces it.
+            // It has ended, but a tracer withholds its status.
             return Some(pidfd.reap().unwrap_or_else(|| {
                 let _ = pidfd.try_clone().map(watcher::reap_later);
                 Exit::Unknown
@@ -275,19 +275,19 @@ fn reap(pidfd: &Pidfd, timeout: Duration) -> Option<Exit> {
     }
 }
 
-/// Why a child has no segment that got this error from the system.
+/// Why a child could not map its segment, from the error number it reported; 0 if it reported none.
 fn no_segment(error: u64) -> String {
     match i32::try_from(error).unwrap_or(0) {
         0 => "it could not map the bridge's segment, or was built without the backends that the bridge uses".into(),
         number => {
             let error = io::Error::from_raw_os_error(number);
-            // It has the limits that this process has.
+            // The child has this process's resource limits.
             format!("it could not map the bridge's segment{}: {error}", limits::behind(&error, Wanted::Memory))
         }
     }
 }
 
-/// What the system's refusal of `what` means for the start, and which limit may be behind it.
+/// Turns an I/O error during `what` into a `StartError` that names the resource limit likely behind it.
 pub(super) fn system<T: Service>(what: String, wanted: Wanted) -> impl FnOnce(io::Error) -> StartError {
     move |error| {
         let what = what + &limits::behind(&error, wanted);

@@ -62,7 +62,7 @@ pub(super) enum Hook {
     Event(Box<dyn FnMut(&Event) + Send>),
 }
 
-/// What a bridge's children have in common.
+/// Replaces a bridge's children, and directs calls to the current one.
 pub(super) struct Supervisor {
     service: &'static str,
     spec: Box<dyn Make>,
@@ -98,21 +98,21 @@ impl SupervisedChild {
 #[derive(Default)]
 struct DeskState {
     phase: Phase,
-    /// A child whose service is being built.
+    /// The child that is building its service.
     rising: Option<Arc<Caller>>,
     /// A child that waits to take over. While a thread starts one, `spare_rises` is set.
     spare: Option<Arc<Caller>>,
     spare_rises: bool,
-    /// `restart` wants another child at once.
+    /// `restart` has asked for another child.
     wants_another: bool,
     /// How many starts have failed, and why the last one did, while no child serves.
     failures: u64,
     last_failure: Option<String>,
     /// Events that the hooks have yet to see.
     events: VecDeque<Event>,
-    /// The thread, once it runs.
+    /// The supervisor's thread, once it runs.
     thread: Option<ThreadId>,
-    /// The thread has nothing more to do.
+    /// The supervisor's thread has ended, or is about to.
     is_done: bool,
 }
 
@@ -123,10 +123,10 @@ struct DeskState {
 /// | any | Stopped | the caller that stops the bridge | before anything else |
 #[derive(Default)]
 enum Phase {
-    /// There is a child, or there will be another.
+    /// A child serves, or another will.
     #[default]
     Open,
-    /// Why there will be no other child.
+    /// There will be no other child, for this reason.
     GivenUp(String),
     Stopped,
 }
@@ -193,7 +193,7 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// The child that calls go to; it may have died.
+    /// The child that receives calls; it may have died.
     pub(super) fn current(&self) -> Arc<SupervisedChild> {
         self.current.load_full()
     }

@@ -1,4 +1,4 @@
-//! From a bridge to its child: for good, or to whichever child there is.
+//! Where a bridge's calls go: to its only child, or to the current one of several.
 
 #![forbid(unsafe_code)]
 
@@ -11,17 +11,17 @@ use callgate_transport::request::Request;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The way to a bridge's child.
+/// Where a bridge's calls go.
 #[derive(Clone)]
 pub(super) enum Target {
-    /// There is one child, and no other after it.
+    /// The only child.
     Single(Arc<Caller>),
-    /// There may be others after it.
+    /// The current child of a bridge that restarts or has hooks.
     Supervised(Arc<Supervisor>),
 }
 
 impl Target {
-    /// The calling side of the child that there is now, or was last.
+    /// The caller of the current or last child.
     pub(super) fn caller(&self) -> Arc<Caller> {
         match self {
             Target::Single(caller) => caller.clone(),
@@ -43,7 +43,7 @@ impl Target {
         }
     }
 
-    /// Begins a call that is not waited for. It is not made again if the child dies.
+    /// Begins a call without waiting. It is not repeated if the child dies.
     pub(super) fn begin<A: Request>(
         &self,
         method: &'static Method,

@@ -1,6 +1,6 @@
-//! From the options of a builder to a bridge: what goes together is checked, then the child is started.
+//! `Builder::start`: checks the options against each other, then starts the child.
 //!
-//! Relies on `child_spec` for how a child comes up. Refuses what the system would refuse later, or take for something else.
+//! Relies on `child_spec` to start it. Refuses values that the system would reject later or misread.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +23,7 @@ use std::fmt::Display;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-/// How many lanes a bridge has, unless the builder says otherwise: this, or the next multiple of its workers.
+/// The default number of lanes, rounded up to a multiple of the workers.
 const LANES: u32 = 8;
 
 impl<T: Service> Builder<T> {
@@ -49,7 +49,7 @@ impl<T: Service> Builder<T> {
         Ok(Bridge::new(Target::Supervised(supervisor), timeout, stop_grace))
     }
 
-    /// What has been chosen, if it goes together.
+    /// Checks the options, and that they fit together.
     fn spec(mut self, restart: Option<&Restart>) -> Result<ChildSpec<T>, StartError> {
         let geometry = self.geometry()?;
         let memory = self.memory_options()?;
@@ -118,7 +118,7 @@ impl<T: Service> Builder<T> {
         Ok(MemoryOptions { max_payload, total, retained, trust })
     }
 
-    /// What the system would refuse, cut or take for something else.
+    /// Refuses strings that the system would reject, truncate or misread.
     fn check_words(&self) -> Result<(), StartError> {
         let name = self.name.iter().find(|name| name.contains('\0'));
         let wrong = name.map(|name| ("name", format!("{name:?}"), "without a zero byte"));
@@ -130,7 +130,7 @@ impl<T: Service> Builder<T> {
         }
     }
 
-    /// Traits that could not be called once the child runs.
+    /// Refuses traits that could not be called once the child runs.
     fn check_traits(&self) -> Result<(), StartError> {
         let refused = |option, value, range| Err(StartError::Option { service: T::NAME, option, value, range });
         let count = bridged_traits::keys::<T>().len();

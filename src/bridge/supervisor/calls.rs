@@ -1,6 +1,6 @@
-//! Calls of a bridge that outlives its children: each goes to the current child, and to the next ones as long as it may run again.
+//! Calls of a bridge that restarts: each goes to the current child, and is repeated in the next ones while that is safe.
 //!
-//! Relies on what the lane says of a lost call: whether its method had begun. Starts no child itself: it waits for the thread that does.
+//! Relies on the lane's record of whether a lost call had begun. Starts no child: the supervisor's thread does.
 
 #![forbid(unsafe_code)]
 
@@ -20,7 +20,7 @@ use std::time::Duration;
 const ATTEMPTS: u32 = 3;
 
 impl Supervisor {
-    /// Calls a method of whichever child there is, and of its successors as long as the call may run again.
+    /// Calls a method of the current child, and of its successors while repeating the call is safe.
     #[inline]
     pub(in crate::bridge) fn call<A: Request, R: Reply>(
         &self,
@@ -36,7 +36,7 @@ impl Supervisor {
         self.call_on(&child, context, args)
     }
 
-    /// Makes a call of `child`, and of its successors.
+    /// Makes a call to `child`, then to its successors.
     #[inline(always)]
     fn call_on<A: Request, R: Reply>(
         &self,
@@ -86,7 +86,7 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// `Down`, if there is none now and calls do not wait, or none any more.
+    /// `Down` if calls do not wait for the next child, or none came in time.
     #[cold]
     fn successor_slow(&self, dead: &SupervisedChild, context: &CallContext) -> Result<Arc<SupervisedChild>, CallError> {
         // In a fork, locks that other threads held are never released.
@@ -134,8 +134,8 @@ impl Supervisor {
         CallError::Down { call, pid, exit: dead.exit(), restarting, why }
     }
 
-    /// The first child after the one of `generation`, as soon as there is one. `None` = not before the deadline, or never; or there is no deadline, and
-    /// a start has failed; or a hook asks, and there is none before it is done.
+    /// Waits for a child later than `generation`. `None`: the deadline has passed; there will be none; there is no deadline and a start has failed; or a
+    /// hook calls, whose return the thread awaits before it starts a child.
     fn after(&self, generation: u64, deadline: Deadline) -> Option<Arc<SupervisedChild>> {
         let mut state = self.desk.state.lock();
         let (is_hook, failures) = (state.thread == Some(thread::current().id()), state.failures);
@@ -156,7 +156,7 @@ impl Supervisor {
     }
 }
 
-/// What is known of a call that was lost in one child after it had started, and came to `last` in another.
+/// The error of a call that started in a child that died (`lost`), and then failed with `last` in another.
 fn in_all(lost: CallError, mut last: CallError) -> CallError {
     if let Some(started) = last.started_mut() {
         *started = Started::Yes;
@@ -169,7 +169,7 @@ fn in_all(lost: CallError, mut last: CallError) -> CallError {
         | CallError::TooDeep { what: Payload::Reply, .. }
         | CallError::TooMany { what: Payload::Reply, .. }
         | CallError::Exhausted { what: Payload::Reply, .. } => last,
-        // It says that the method has not run, which is true of the last attempt only.
+        // `last` says that the method has not run, which is true of the last attempt only.
         _ => lost,
     }
 }

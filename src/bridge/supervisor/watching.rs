@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a spare child may take to begin to build its service. One that does not is hung, and another is started.
+/// How long a spare child may take to begin building its service. After that it counts as hung, and another is started.
 const SPARE_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
@@ -27,13 +27,13 @@ impl Supervisor {
         tell(&mut hooks, &Event::Started { service: self.service, pid: child.caller.peer.pid });
         drop(child);
         self.watch_over_children(&mut hooks);
-        // Whatever they hold is gone when the bridge has stopped.
+        // Before `is_done`, so that `stop` returns after the hooks are dropped.
         drop(hooks);
         self.desk.state.lock().is_done = true;
         self.desk.changed.notify_all();
     }
 
-    /// Replaces one child after the other, until the bridge has been stopped, or is over.
+    /// Replaces each child that dies, until the bridge is stopped or gives up for good.
     fn watch_over_children(self: &Arc<Self>, hooks: &mut [Hook]) {
         let mut history = History::default();
         loop {
@@ -57,7 +57,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits for the end of a child, and tells of what happens until then. `false` = the bridge has been stopped.
+    /// Waits for the end of a child, and reports events until then. `false`: the bridge has been stopped.
     fn wait_for_the_end(&self, child: &SupervisedChild, hooks: &mut [Hook]) -> bool {
         let mut state = self.desk.state.lock();
         loop {
@@ -126,7 +126,7 @@ impl Supervisor {
         asked
     }
 
-    /// Starts another child in the place of one that has died: at once, and without being counted, if it was asked for.
+    /// Starts a replacement for a dead child. A restart that was asked for comes at once, and does not count.
     ///
     /// # Errors
     ///
@@ -148,7 +148,7 @@ impl Supervisor {
             }
             match self.next_child().and_then(|child| self.install(child, dead.generation + 1)) {
                 Ok(()) => return Ok(()),
-                // It has been killed for another.
+                // `restart` killed this child too.
                 Err(_) if std::mem::take(&mut self.desk.state.lock().wants_another) => asked = true,
                 Err(error) => {
                     asked = false;
@@ -176,7 +176,7 @@ impl Supervisor {
         self.desk.changed.notify_all();
     }
 
-    /// Waits before a restart, or until one is wanted at once. `false` = the bridge has been stopped.
+    /// Waits for `time`, or until `restart` asks for a child. `false`: the bridge has been stopped.
     fn rest(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         let mut state = self.desk.state.lock();
@@ -193,7 +193,7 @@ impl Supervisor {
         }
     }
 
-    /// A child with a service: the spare one, if it still lives and does anything.
+    /// A child whose service is built: the spare one if it lives and responds, else a new one.
     fn next_child(&self) -> Result<Arc<Caller>, StartError> {
         let start_timeout = self.spec.start_timeout();
         let spare = self.desk.state.lock().spare.take();
@@ -207,7 +207,7 @@ impl Supervisor {
         self.raise(child, start_timeout)
     }
 
-    /// Has the child build its service, which it must begin `within` that time.
+    /// Has the child build its service, which it must begin `within` this time.
     fn raise(&self, child: Arc<Caller>, within: Duration) -> Result<Arc<Caller>, StartError> {
         let mut state = self.unless_stopped(&child)?;
         state.rising = Some(child.clone());
@@ -217,11 +217,11 @@ impl Supervisor {
         built.map(|()| child)
     }
 
-    /// Makes `child` the one that calls go to.
+    /// Makes `child` the current one.
     fn install(&self, child: Arc<Caller>, generation: u64) -> Result<(), StartError> {
         let mut state = self.unless_stopped(&child)?;
         state.last_failure = None;
-        // If this one was on its way when somebody asked for another, it is that one.
+        // A child that was starting when `restart` asked for another satisfies that request.
         state.wants_another = false;
         self.current.store(Arc::new(SupervisedChild { caller: child, generation }));
         drop(state);
@@ -229,7 +229,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Has a spare child brought up, if there is to be one and is none, on a thread of its own: it may take its time, or hang.
+    /// Brings up a spare child if one is configured and missing, on a thread of its own because it may hang.
     fn prepare_spare(self: &Arc<Self>) {
         let mut state = self.desk.state.lock();
         let has_one = state.spare.as_ref().is_some_and(|spare| !spare.peer.peer_status.is_over());
@@ -241,7 +241,7 @@ impl Supervisor {
         let itself = self.clone();
         let brought_up = thread::Builder::new().name("callgate-spare".into()).spawn(move || itself.bring_up_spare());
         if brought_up.is_err() {
-            // Without one, the next child is started when it is needed; what is wrong will be said then.
+            // Without a spare, the next child starts on demand, and reports the error then.
             self.desk.state.lock().spare_rises = false;
         }
     }
@@ -259,7 +259,7 @@ impl Supervisor {
         unwanted.iter().for_each(|unwanted| unwanted.discard());
     }
 
-    /// The state, unless the bridge has been stopped: then `child` is killed, of which whoever stopped it knows nothing.
+    /// Locks the state. If the bridge has been stopped, discards `child`, which `stop` could not know of, and fails.
     fn unless_stopped(&self, child: &Caller) -> Result<MutexGuard<'_, DeskState>, StartError> {
         let state = self.desk.state.lock();
         if !matches!(state.phase, Phase::Stopped) {
@@ -272,7 +272,7 @@ impl Supervisor {
     }
 }
 
-/// Tells the hooks. One that panics has been told all the same; the others must be, and the child replaced.
+/// Calls the hooks. A panic in one is ignored, so that the others run and the child is replaced.
 fn tell(hooks: &mut [Hook], event: &Event) {
     for hook in hooks {
         let _ = catch_unwind(AssertUnwindSafe(|| match (hook, event) {
@@ -283,7 +283,7 @@ fn tell(hooks: &mut [Hook], event: &Event) {
     }
 }
 
-/// Whether the child had begun to build its service, as far as the failure tells.
+/// Whether the child may have begun to build its service, judging by the error.
 fn has_begun(error: &StartError) -> bool {
     !matches!(
         error,
