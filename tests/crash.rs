@@ -840,7 +840,7 @@ fn fault_12_child_that_dies_before_it_takes_the_memory_of_a_request_died() {
     });
 }
 
-/// The first large request needs memory, of which a child that has just died can no longer be told.
+/// The first large request needs memory, but a child that has just died cannot receive it.
 #[test]
 fn fault_12_child_that_dies_before_it_is_given_memory_died() {
     within(PATIENCE, "large requests to the dying", || {
@@ -917,7 +917,7 @@ impl Traced {
 
     /// Ends the first thread, and none of the others.
     pub fn end_first_thread(&self) {
-        // SAFETY: the thread is this one, of which nothing is used any more.
+        // SAFETY: ends this thread alone, and nothing of it is used afterwards.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
 }

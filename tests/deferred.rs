@@ -10,7 +10,7 @@ use support::{eventually, within};
 
 callgate::test_support!();
 
-/// A service whose calls end when they are told to.
+/// A service whose calls end on command.
 struct Gate {
     open: Mutex<bool>,
     opened: Condvar,

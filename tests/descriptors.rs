@@ -240,7 +240,7 @@ fn a_parent_may_lack_standard_descriptors() {
     });
 }
 
-/// Runs `body` while those of 0, 1 and 2 are closed whose bit is set.
+/// Runs `body` while each of descriptors 0, 1 and 2 whose bit is set is closed.
 fn lacking<R>(which: i32, body: impl FnOnce() -> R) -> R {
     let numbers = (0..=2).filter(|number| which >> number & 1 == 1);
     // SAFETY: standard descriptors, which nothing owns; whoever would use them in this process finds them closed.

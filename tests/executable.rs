@@ -260,7 +260,7 @@ fn sockets() -> (OwnedFd, OwnedFd) {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("sockets")
 }
 
-/// How the worker ends whose parent says `messages` in the handshake, and then closes the socket; and what it answered.
+/// Sends a worker `messages` as its handshake and closes the socket. Returns its exit code, its stderr and its answer.
 fn told(messages: &[&[u8]]) -> (Option<i32>, String, Vec<u8>) {
     let (parent, child) = sockets();
     let inode = rustix::fs::fstat(child.as_fd()).expect("a socket").st_ino;

@@ -536,7 +536,7 @@ fn fault_06_a_reply_200_000_deep_is_refused() {
     fault("fault_06_a_reply_200_000_deep_is_refused", || {
         let bridge = start();
         assert_eq!(bridge.deep(100).expect("not too deep").0, 0);
-        // Who keeps to the protocol is told, and goes on.
+        // With an honest child the call gets an error and the bridge goes on.
         for depth in [1000, 200_000] {
             let honest = bridge.deep(depth);
             assert!(matches!(honest, Err(CallError::TooDeep { .. })), "{depth} deep: {honest:?}");
@@ -544,7 +544,7 @@ fn fault_06_a_reply_200_000_deep_is_refused() {
             assert!(matches!(viewed, Err(CallError::TooDeep { .. })), "{depth} deep, viewed: {viewed:?}");
         }
         assert_eq!(bridge.deep(200).expect("not too deep").0, 0);
-        // Who does not is found out.
+        // A child that forges such a reply breaks the protocol.
         assert_eq!(bridge.forged_deep(200).expect("not too deep").0, 0);
         for depth in [1000, 200_000] {
             let bridge = start();
@@ -646,7 +646,7 @@ fn storms() {
             assert!(matches!(answer, Err(CallError::TimedOut { .. })) || answer == Ok(n + 1), "{answer:?}");
             answer.is_ok()
         });
-        // Who scribbles over his own bell may sleep through a ring.
+        // A child that overwrites its own doorbell may miss a notification.
         assert!(answered.count() > if scribbles { 0 } else { 199 });
         let (before, begun) = (thread_time(), Instant::now());
         let late = bridge.with_timeout(Duration::from_millis(700)).sleep(20_000);
@@ -660,7 +660,7 @@ fn storms() {
 fn requeues() {
     for round in 0..10 {
         let bridge = start_waiting(Wait::Park);
-        // Who is moved away is not rung for: then the call ends at its deadline.
+        // A caller whose wait was moved is not woken, so the call ends at its deadline.
         let _ = bridge.with_timeout(Duration::from_millis(100)).requeue();
         let answer = bridge.with_timeout(Duration::from_millis(100)).add(round);
         assert!(matches!(answer, Err(CallError::TimedOut { .. })) || answer == Ok(round + 1), "{answer:?}");

@@ -144,7 +144,7 @@ fn shared_kib(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// After each use, both processes soon have no more than both sides may keep.
+/// After each use, both processes soon shrink to what both sides may keep.
 fn goes_back(retained: u64, is_trusted: bool, calls: usize) {
     for (case, run) in USES {
         let builder = Mirror::bridge().retained(retained);

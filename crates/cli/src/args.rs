@@ -23,7 +23,7 @@ Examples:
   callgate bench --only latency --only payload   two groups of them
   callgate bench --compare --json report.json    other ways of crossing processes too
   callgate soak --calls 1000000 --most 1MiB      does memory grow over many calls of random sizes?
-  callgate chaos --kills 1000                    is every call told truly what became of it?
+  callgate chaos --kills 1000                    does each caller learn what became of its call?
   callgate serve metrics                         is the hub of named callbacks at that address
   callgate call metrics add 1 2                  calls one of them, with the key in CALLGATE_AUTHKEY
   callgate call metrics describe 1 --kw scale=4  the same with a keyword, if it takes any
@@ -39,10 +39,10 @@ pub enum CliCommand {
     Doctor(Doctor),
     /// Makes very many calls with payloads of random sizes, and fails if the memory of both processes grows.
     Soak(SoakArgs),
-    /// Kills, stops and continues children while they are called, and fails if a call hangs, anything is left behind, or a caller is told what is
-    /// not so.
+    /// Kills, stops and continues children while they are called, and fails if a call hangs, anything is left behind, or a caller gets a
+    /// wrong outcome.
     Chaos(ChaosArgs),
-    /// Is the hub of named callbacks, until Ctrl-C or a client ends it.
+    /// Runs the hub of named callbacks until Ctrl-C or a client ends it.
     Serve(ServeArgs),
     /// Lists the callbacks that are registered at a hub.
     Names(HubArgs),
@@ -114,7 +114,7 @@ pub struct ChaosArgs {
     pub json: bool,
 }
 
-/// The longest payload that a bridge can be told of, less what goes with it.
+/// The largest payload that a bridge accepts, less its overhead.
 const LARGEST: usize = (1 << 31) - (64 << 10);
 
 /// A size as people write it: `4096`, `64KiB`, `1 MiB`.

@@ -1,5 +1,4 @@
-//! `callgate chaos`: children killed, stopped and continued while they are called, and whether every call was told truly what became of
-//! it.
+//! `callgate chaos`: kills, stops and continues children during calls and checks that every caller gets the true outcome.
 
 use crate::args::ChaosArgs;
 use crate::print;

@@ -131,7 +131,7 @@ fn beyond(json: &str) -> Option<&str> {
     None
 }
 
-/// What is behind the closing quote of a text, of which the opening one has been read.
+/// The input after the closing quote of a text whose opening quote has been read.
 fn behind_text(mut rest: &str) -> &str {
     while let Some(at) = rest.find(['"', '\\']) {
         let is_escape = rest[at..].starts_with('\\');

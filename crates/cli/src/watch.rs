@@ -42,7 +42,7 @@ pub fn run(args: &WatchArgs) -> Result<(), BoxError> {
 
 /// The names, those that were called most often in `time` first.
 fn table(before: &[Name], names: &[Name], time: Duration) -> String {
-    // Who registers a name anew counts from 0 again.
+    // A name that is registered again counts from 0.
     let before: HashMap<_, _> = before.iter().map(|name| ((&name.name, name.pid), name)).collect();
     let since = |name: &Name| {
         let before = before.get(&(&name.name, name.pid)).filter(|before| before.calls <= name.calls);

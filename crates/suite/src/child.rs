@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Parent's process number, role and CPUs.
 const VARIABLE: &str = "CALLGATE_SUITE_CHILD";
 
-/// Exit code of a child that could not do what it was told.
+/// Exit code of a child that could not carry out its orders.
 const FAILED: i32 = 70;
 
 /// What a child does until it is killed.

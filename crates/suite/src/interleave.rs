@@ -1,7 +1,7 @@
 //! Measures several things in turn, in short batches, so that the machine's drift hits all alike.
 //!
-//! In each repeat everything is set up anew, because which pages and lines two processes get makes a difference that stays
-//! with them. Within a repeat, the subjects take turns there and back again (A B C, C B A, ..). Each batch begins with
+//! Each repeat starts with a fresh setup, because the pages and cache lines that two processes get affect all that they
+//! measure. Within a repeat, the subjects take turns there and back again (A B C, C B A, ..). Each batch begins with
 //! calls that are not counted: they wake a peer that has fallen asleep, and fill caches.
 
 #![forbid(unsafe_code)]
@@ -16,7 +16,7 @@ use std::time::Duration;
 /// How long a measurement may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// How often everything is set up and measured anew.
+    /// How often the whole setup and measurement is repeated.
     pub repeats: u32,
     /// How long each subject is measured in each repeat, all its batches together.
     pub time: Duration,

@@ -37,7 +37,7 @@ pub mod start;
 pub mod throughput;
 pub mod waiting;
 
-// What is told truly when children die.
+// True outcomes when children die.
 pub mod chaos;
 
 // What it shows.

@@ -21,7 +21,7 @@ pub const ROWS: [&str; 3] = ["spawn", "callgate restart", "callgate restart with
 /// How long the next child may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a bridge is left alone after it has come back: a spare child is to be there when it is needed.
+/// How long a bridge rests after a restart, so that the spare child is ready for the next one.
 const REST: Duration = Duration::from_millis(20);
 
 /// The group `restart`. Nothing is pinned.

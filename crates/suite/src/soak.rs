@@ -38,7 +38,7 @@ const BESIDE: usize = 4 << 10;
 /// How often memory is looked at in each part. The most that was seen counts.
 const LOOKS: u64 = 16;
 
-/// What is to be done.
+/// The parameters of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Soak {
     /// How many calls.

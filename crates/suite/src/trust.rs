@@ -7,6 +7,6 @@ use callgate::Builder;
 /// Has the builder's child trusted.
 pub(crate) fn trusted<T: callgate::Service>(builder: Builder<T>) -> Builder<T> {
     // SAFETY: the child runs the suite's own service and nothing else. All of that is safe code, so it does not write where it may
-    // not, and no memory corruption in it is to be survived.
+    // not, and it need not survive memory corruption in the child.
     unsafe { builder.trust_child() }
 }

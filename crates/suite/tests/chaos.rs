@@ -1,4 +1,4 @@
-//! Children that are killed while they are called: every call ends, is told truly what became of it, and nothing is left.
+//! Children that are killed during calls: every call ends with its true outcome, and nothing is left.
 //!
 //! One test, because it counts what the process holds.
 

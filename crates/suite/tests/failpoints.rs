@@ -1,5 +1,5 @@
-//! Both sides killed and stopped at every named step of the protocol: every call ends, is told truly what became of it, and nothing is
-//! left.
+//! Both sides killed and stopped at every named step of the protocol: every call ends with its true outcome, and
+//! nothing is left.
 //!
 //! One test, because it counts what the process holds.
 

@@ -153,7 +153,7 @@ impl Model {
         }
     }
 
-    /// What is free goes to whoever asks next: nobody may look at it any more.
+    /// A free block goes to the next request, so nobody may still read it.
     fn take_freed(&mut self) {
         while let Some(allocation) = self.freed.pop() {
             let at = self.lent.iter().position(|lent| lent.block == place(&allocation));

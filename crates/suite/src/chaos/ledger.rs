@@ -1,4 +1,4 @@
-//! What became of every call: what its caller was told, and how often it ran, which a file says that the child counts in.
+//! The outcome of every call: what its caller got, and how often the child ran it, which the child counts in a file.
 //!
 //! The two are compared when no child is left that could still run anything. The file is a count of its own for each call, so it cannot be wrong
 //! in the way that the bridge is.
@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What a caller was told of a call, or did with it.
+/// The outcome that a caller got for a call, or what it did with the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CallOutcome {
@@ -95,7 +95,7 @@ impl CallOutcome {
     }
 }
 
-/// What one caller was told of one call.
+/// One caller's record of one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallEntry {
     /// The call's number.
@@ -104,7 +104,7 @@ pub struct CallEntry {
     pub what: &'static str,
     /// Whether the bridge may run it more than once, having lost what came of it.
     pub may_repeat: bool,
-    /// What its caller was told.
+    /// The outcome that its caller got.
     pub outcome: CallOutcome,
     /// The same in the error's own words, if there is no excuse for it.
     pub why: Option<Box<str>>,
@@ -151,7 +151,7 @@ impl RunLedger {
         self.next.fetch_add(1, Relaxed)
     }
 
-    /// Compares what callers were told with what ran. No child may be left.
+    /// Compares the outcomes that callers got with what ran. No child may be left.
     ///
     /// # Errors
     ///
@@ -163,7 +163,7 @@ impl RunLedger {
         Ok(judge(entries, &runs))
     }
 
-    /// How often the calls ran of which nobody is left to say what they were told.
+    /// How often each call ran, for calls whose callers are dead.
     ///
     /// # Errors
     ///

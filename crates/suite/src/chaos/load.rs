@@ -32,7 +32,7 @@ const MOST: usize = 1 << 20;
 /// Callers to a bridge.
 const CALLERS: usize = 3;
 
-/// What is to be done.
+/// The parameters of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chaos {
     /// How many children are to be killed.
@@ -64,7 +64,7 @@ pub struct Tally {
     pub restarts: u64,
     /// Bridges that their callers stopped or killed while others called.
     pub retired: u64,
-    /// Calls, by what their callers were told.
+    /// Calls, by the outcome that their callers got.
     pub outcomes: Outcomes,
     /// The longest time from the kill of a child to the end of a call that was under way then, in milliseconds.
     pub worst_ms: f64,

@@ -1,4 +1,4 @@
-//! Does every call end, and is it told truly what became of it, when children are killed and stopped? `callgate chaos` asks that.
+//! Checks for `callgate chaos` that every call ends with its true outcome while children are killed and stopped.
 //!
 //! [`load`] kills at random moments under load; `sweep` (feature `failpoints`) at every named step of the protocol. Both make the calls
 //! of [`victim`], which count their runs in a file, and have [`ledger`] compare what callers were told with that. What a process may not keep

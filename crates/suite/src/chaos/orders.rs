@@ -1,4 +1,4 @@
-//! What the child of a [`Victim`](super::victim::Victim) is told about its steps while it is idle: through a file, because a call would go
+//! Orders for the idle child of a [`Victim`](super::victim::Victim) about its steps. They go through a file, because a call would go
 //! through those very steps.
 
 #![forbid(unsafe_code)]
@@ -43,7 +43,7 @@ fn obey(order: &str) -> Result<(), String> {
     }
 }
 
-/// Notes in `file`, from now on, which steps this process reaches: one byte for each.
+/// Starts to record in `file` which steps this process reaches, one byte for each step.
 fn watch(file: &str) -> io::Result<()> {
     let file = Arc::new(File::options().write(true).open(file)?);
     for (at, point) in (0..).zip(STEPS) {

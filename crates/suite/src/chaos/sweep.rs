@@ -46,7 +46,7 @@ pub struct Case {
     pub action: Action,
     /// In the course of what.
     pub journey: &'static str,
-    /// What the callers were told whose calls were under way, or of the start; or how long the child of a dead parent lived.
+    /// The outcome of the calls under way or of the start; or how long the child of a dead parent lived.
     pub told: String,
 }
 

@@ -53,7 +53,7 @@ impl RawCopy {
     }
 }
 
-/// Two processes of which one sends bytes and the other answers with their [sum](bytes::sum), which it reads where they lie.
+/// Two processes: one sends bytes, the other reads them in place and answers with their [sum](bytes::sum).
 #[derive(Debug)]
 pub struct RawSum(CopyTurns);
 

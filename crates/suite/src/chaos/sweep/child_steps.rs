@@ -1,6 +1,6 @@
-//! Steps of the child: it kills or stops itself there, as it was told, and if it is stopped, its parent lets it go on or kills it.
+//! Steps of the child: it kills or stops itself there, as ordered. The parent continues or kills a stopped child.
 //!
-//! Relies on `orders`, by which a running child is told. The parent does nothing at steps of its own.
+//! Relies on `orders` to reach a running child. The parent does nothing at steps of its own.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
 //! The end of a parent at a step, in a process of its own: its children must be gone soon after.
 //!
-//! Starts this program again, which plays the parent (`play_parent`) and kills itself. Compares no answers: nobody is left who was told any.
+//! Starts this program again, which plays the parent (`play_parent`) and kills itself. Compares no answers: the callers died with the parent.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! After a case: two more calls, the end of the bridge, and whether callers were told what is true.
+//! After a case: two more calls, the end of the bridge, and whether callers got the true outcome.
 //!
 //! Relies on `ledger` for what ran. Nothing is under way any more.
 
@@ -21,7 +21,7 @@ pub(super) struct Done {
     pub(super) orphan_ms: f64,
 }
 
-/// Calls twice more, ends the bridge, and compares what was told with what ran.
+/// Calls twice more, ends the bridge, and compares the outcomes with what ran.
 pub(super) fn finish(
     scene: &SweepScene,
     mut calls: CaseCalls<'_>,
@@ -91,7 +91,7 @@ fn ends(journey: Journey) -> bool {
     matches!(journey, Journey::Stop | Journey::Kill)
 }
 
-/// What the caller of a small call must be told, where there is but one answer.
+/// The outcome that the caller of a small call must get, where only one is right.
 fn expected(point: Point, action: Action, journey: Journey) -> Option<CallOutcome> {
     let kills = matches!(action, Action::KillChild | Action::KillChildAndWait | Action::StopAndKillChild);
     if journey != Journey::Call(VictimKind::Small) || !kills {
