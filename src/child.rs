@@ -262,8 +262,8 @@ impl Child {
     /// and the process ends.
     #[cfg(feature = "sandbox")]
     fn confine(&self, workers: u32) -> Vec<u8> {
-        use callgate_engine::handshake::MAX_BODY;
         use callgate_sandbox::{apply, plan::Plan};
+        use callgate_transport::bounds::MAX_BODY;
         use callgate_transport::{copy_buffer::decode_private, encode::encode_to_vec};
         let Some(plan) = &self.plan else { return Vec::new() };
         let senseless = || io::Error::from(io::ErrorKind::InvalidData);

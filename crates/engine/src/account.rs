@@ -6,13 +6,11 @@
 #![forbid(unsafe_code)]
 
 use crate::watcher::{self, Releasing};
+use callgate_transport::bounds::RELEASE_PATIENCE;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Weak;
-use std::time::{Duration, Instant};
-
-/// How long a call that needs memory waits for segments that are being released: a healthy peer unmaps them at once.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+use std::time::Instant;
 
 /// The segments of one side's arena, in use or not yet released.
 #[derive(Default)]

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use callgate_os::socket::{self, BlockingMode, Received};
+use callgate_transport::bounds::{MAX_BODY, MAX_TEXT};
 use callgate_transport::copy_buffer::decode_private;
 use callgate_transport::encode::encode_to_vec;
 use callgate_transport::layout::{MAGIC, PROTOCOL};
@@ -14,14 +15,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// The longest message of a handshake, in bytes.
-const MAX_LEN: usize = 4096;
-
 /// The longest plan of a sandbox, in bytes.
 pub const MAX_PLAN: usize = 64 << 10;
-
-/// The most bytes in the body of an answer.
-pub const MAX_BODY: usize = 16 << 10;
 
 /// The parent's message.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -184,7 +179,7 @@ fn split_prefix(message: &[u8]) -> io::Result<(u32, &[u8])> {
 impl Hello {
     /// Sends the parent's message with its descriptors, the segment's first.
     pub fn send(&self, socket: impl AsFd, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let body = encode_to_vec(self, MAX_LEN).map_err(|_| invalid("a name too long for the handshake"))?;
+        let body = encode_to_vec(self, MAX_TEXT).map_err(|_| invalid("a name too long for the handshake"))?;
         let message = [&prefix()[..], &body].concat();
         socket::send(socket, &message, descriptors)
     }
@@ -192,7 +187,7 @@ impl Hello {
     /// Receives the parent's message with its descriptors, and the plan if one follows; `None` if the parent is gone, or has another protocol
     /// version, of which it has then been told.
     pub fn receive(socket: impl AsFd) -> io::Result<Option<Greeting>> {
-        let mut buffer = [0; MAX_LEN + 16];
+        let mut buffer = [0; MAX_TEXT + 16];
         let Received::Message(len, descriptors) = socket::receive_many(&socket, &mut buffer, BlockingMode::Yes)? else {
             return Ok(None);
         };

@@ -21,6 +21,7 @@ use callgate_os::pidfd::Pidfd;
 use callgate_os::socket::BlockingMode;
 use callgate_transport::arena::Limits;
 use callgate_transport::backing::Backing;
+use callgate_transport::bounds::MAX_SEGMENTS;
 use callgate_transport::decoder::TrustedPeer;
 use callgate_transport::error::{Exit, NoMemory};
 use callgate_transport::failpoints::{self, Step};
@@ -35,9 +36,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
-
-/// The most segments that each side of a bridge may have at a time, whatever their size.
-const MAX_SEGMENTS: usize = 4096;
 
 /// The longest that a child is given to end: short enough to be added to any point in time.
 const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -9,13 +9,11 @@
 #![forbid(unsafe_code)]
 
 use callgate_os::selfproc;
+use callgate_transport::bounds::MAX_NESTED;
 use callgate_transport::error::{CallError, CallName};
 use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-
-/// The deepest nesting of a call.
-pub const MOST: u32 = 64;
 
 /// The shift of the depth in a call word.
 const SHIFT: u32 = 56;
@@ -104,7 +102,7 @@ pub fn current() -> Option<At> {
 impl At {
     /// Checks that another call may be made from here.
     pub(crate) fn may_call(self, call: CallName) -> Result<(), CallError> {
-        if self.depth <= MOST { Ok(()) } else { Err(self.too_nested(call, TOO_DEEP)) }
+        if self.depth <= MAX_NESTED { Ok(()) } else { Err(self.too_nested(call, TOO_DEEP)) }
     }
 
     /// The call word `call` with the depth in it.
@@ -155,7 +153,7 @@ mod tests {
         std::thread::spawn(|| {
             assert_eq!(current(), None);
             let all: Vec<_> = std::iter::repeat_with(|| Within::new(CALL)).map_while(Result::ok).collect();
-            assert_eq!(all.len(), MOST as usize + 1);
+            assert_eq!(all.len(), MAX_NESTED as usize + 1);
             assert!(matches!(Within::new(CALL), Err(CallError::TooNested { depth: 65, .. })));
             // In the order in which they came.
             for within in all.into_iter().rev() {

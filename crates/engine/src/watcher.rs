@@ -11,6 +11,7 @@ use callgate_os::pidfd::Pidfd;
 use callgate_os::poll::{PollSet, Waker};
 use callgate_os::toll::{Credit, SPELL};
 use callgate_os::{selfproc, signals};
+use callgate_transport::bounds::{BURST, MESSAGES};
 use callgate_transport::error::Exit;
 use std::collections::HashMap;
 use std::io;
@@ -235,11 +236,6 @@ struct WatchedChild {
     /// When it ended without a known status. The process's descriptor is no longer waited for.
     ended: Option<Instant>,
 }
-
-/// How many messages of a child are read at once, with [`MESSAGES`] more in each [`SPELL`]: a child that floods its socket takes at most a tenth of a
-/// CPU. A healthy child asks for one segment after the other, and gives back what it got.
-const BURST: u32 = 1024;
-const MESSAGES: u32 = 64;
 
 /// The keys of the waker and of released memory. Children have two keys each, from 2 on: even for the process, odd for the control socket.
 const WAKER: u64 = 0;

@@ -5,9 +5,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::protocol::MAX_NAME;
 use callgate_engine::service::Method;
 use callgate_os::text::{beginning, shown};
+use callgate_transport::bounds::hub::MAX_NAME;
 use callgate_transport::error::{self, CallName, CallbackError, Payload, Started, TooDeep};
 use parking_lot::Mutex;
 use std::collections::HashMap;

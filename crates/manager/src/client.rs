@@ -10,7 +10,7 @@ mod resolution;
 
 use super::auth::Joined;
 use super::callbacks::{CallbackHost, Callbacks};
-use super::protocol::{Counters, FromHub, MAX_LIST, MAX_MESSAGE, Side, ToHub};
+use super::protocol::{Counters, FromHub, Side, ToHub};
 use super::typed::{Arguments, Item, Signature};
 use arc_swap::ArcSwap;
 use callgate_engine::caller::Caller;
@@ -21,6 +21,7 @@ use callgate_os::fork;
 use callgate_os::poll::PollSet;
 use callgate_os::socket::{self, BlockingMode, Received};
 use callgate_transport::arena::Limits;
+use callgate_transport::bounds::hub::{MAX_LIST, MAX_MESSAGE};
 use callgate_transport::doorbell::Wait;
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;

@@ -378,9 +378,10 @@ mod tests {
     use crate::args::Args;
     use crate::auth::Joined;
     use crate::call_errors::CallError;
-    use crate::protocol::{MAX_MESSAGE, Resolution};
+    use crate::protocol::Resolution;
     use callgate_os::listener;
     use callgate_os::socket::{self, BlockingMode, Received};
+    use callgate_transport::bounds::hub::MAX_MESSAGE;
     use callgate_transport::error::Started;
     use std::sync::mpsc;
     use std::time::Instant;

@@ -5,22 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+use callgate_transport::bounds::hub::{MAX_MESSAGE, MAX_NAME, MAX_SIGNATURE};
 use callgate_transport::copy_buffer::decode_private;
 use callgate_transport::encode::encode_to_vec;
 use rkyv::{Archive, Deserialize, Serialize};
-
-/// The longest message, in bytes.
-pub(crate) const MAX_MESSAGE: usize = 64 << 10;
-
-/// The longest name of a callback, lock or semaphore, in bytes.
-pub(crate) const MAX_NAME: usize = 255;
-
-/// The longest signature, in bytes.
-pub(crate) const MAX_SIGNATURE: usize = 4096;
-
-/// The limit of entries in one message of a list, in bytes as [`NameInfo::weight`] and [`Counters::WEIGHT`] count them: so that it fits into
-/// [`MAX_MESSAGE`].
-pub(crate) const MAX_LIST: usize = MAX_MESSAGE / 4 * 3;
 
 /// A message from a client. `seq` is a number of its choice, which the answer repeats.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]

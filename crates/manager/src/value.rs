@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use callgate_transport::error::MAX_VALUE_DEPTH;
+use callgate_transport::bounds::MAX_VALUE_DEPTH;
 use callgate_transport::reading::may_nest;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};

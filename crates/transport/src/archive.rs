@@ -59,7 +59,7 @@ pub fn root<A>(bytes: &[u8]) -> Result<*const A, Failure> {
 ///
 /// # Errors
 ///
-/// If the bytes are no valid archive of `A`, one that nests deeper than [`MAX_DEPTH`](crate::reading::MAX_DEPTH), or one with too many elements of no size.
+/// If the bytes are no valid archive of `A`, one that nests deeper than [`MAX_DEPTH`](crate::bounds::MAX_DEPTH), or one with too many elements of no size.
 #[inline(always)]
 pub fn access<A: Checked>(bytes: &[u8]) -> Result<&A, Failure> {
     access_until(bytes, Deadline::NEVER).map(|(archived, _)| archived)

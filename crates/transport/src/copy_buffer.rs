@@ -10,10 +10,12 @@
 //! behind the elements. The same holds for texts, and for vectors of numbers, whose archives have the same bytes as the numbers.
 
 use crate::archive::{access_until, catch};
+use crate::bounds::BYTES_A_LOOK;
+use crate::bounds::COPY_KEPT;
 use crate::commit::ALIGN;
 use crate::decoder::{Decoder, Transfer};
 use crate::doorbell::Deadline;
-use crate::reading::{BYTES_A_LOOK, DecodeRefusal, has_memory, in_time, refuse};
+use crate::reading::{DecodeRefusal, has_memory, in_time, refuse};
 use crate::segment::Span;
 use crate::validator::Checked;
 use rkyv::Archive;
@@ -221,9 +223,6 @@ struct CopiedBytes {
     len: usize,
 }
 
-/// A thread keeps its memory for copies up to this size.
-const KEPT: usize = 1 << 20;
-
 thread_local! {
     /// Taken while in use, so that a value whose own code calls through a bridge gets another.
     static KEEP: Cell<Option<CopiedBytes>> = const { Cell::new(None) };
@@ -244,7 +243,7 @@ impl CopiedBytes {
 
     /// Keeps the memory for this thread's next large reply, unless it is too large for that.
     fn keep(self) {
-        if self.capacity <= KEPT {
+        if self.capacity <= COPY_KEPT {
             let _ = KEEP.try_with(|keep| keep.set(Some(self)));
         }
     }

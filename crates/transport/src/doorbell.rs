@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::bounds::MAX_SPURIOUS;
 use crate::failpoints::{self, Step};
 use crate::layout::{AWAKE, BellLine, PARKED};
 use crate::wake::Sleeper;
@@ -43,9 +44,6 @@ const LOOK_AGAIN: u32 = 16;
 
 /// Polls between two looks at the clock, which costs as much as a poll.
 const POLLS_PER_CLOCK: u32 = 16;
-
-/// Spurious wakes in one wait after which the waiter no longer trusts the shared word, and naps between looks.
-const SPURIOUS_LIMIT: u32 = 64;
 
 /// The length of such a nap.
 const NAP: Duration = Duration::from_millis(1);
@@ -350,7 +348,7 @@ impl Waiter<'_> {
                 return Waited::DeadlinePassed;
             }
             failpoints::reach(if self.dead.is_some() { Step::ParentParking } else { Step::ChildParking });
-            self.sleep(left, spurious > SPURIOUS_LIMIT);
+            self.sleep(left, spurious > MAX_SPURIOUS);
             spurious = spurious.saturating_add(1);
         }
     }

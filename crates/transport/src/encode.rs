@@ -5,12 +5,13 @@
 
 use crate::archive::{access, catch, copy_out};
 use crate::arena::Allocation;
+use crate::bounds::MAX_DEPTH;
 use crate::commit::ALIGN;
 use crate::layout::INLINE;
 use crate::loans::Attachments;
 use crate::memory_pool::AllocContext;
 use crate::outgoing_frame::{CallerBell, OutgoingFrame, SendError};
-use crate::reading::{DecodeRefusal, MAX_DEPTH, last_refusal};
+use crate::reading::{DecodeRefusal, last_refusal};
 use crate::ring::Producer;
 use crate::segment::Span;
 use crate::stage::Stage;

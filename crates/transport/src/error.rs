@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::bounds::MAX_VALUE_DEPTH;
 use callgate_macros::Sentence;
 pub use callgate_os::exit::Exit;
 use callgate_os::text::shown;
@@ -234,9 +235,6 @@ impl fmt::Display for TimedOutText<'_> {
         }
     }
 }
-
-/// How many lists and maps may be within each other in a value that crosses.
-pub const MAX_VALUE_DEPTH: usize = 100;
 
 /// A value nests deeper than can cross to another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

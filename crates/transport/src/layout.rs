@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::bounds::{LAST_WORDS, LOANS};
 use callgate_os::futex::Futex;
 use callgate_os::futex::SharedScope;
 use callgate_os::sync::{AtomicU32, AtomicU64};
@@ -118,13 +119,6 @@ pub struct WorkerLine {
 /// A value above any number of lanes: the worker answers what is published, then ends.
 pub const ENDING: u32 = u32::MAX;
 
-/// Blocks that one side may have lent to the other at a time.
-#[cfg(not(loom))]
-pub const LOANS: usize = 1024;
-/// Enough for the models.
-#[cfg(loom)]
-pub const LOANS: usize = 2;
-
 /// The blocks that one side holds of those the other has lent: one word for each loan, written by the holder, read by the lender.
 ///
 /// A word is `next << 32 | generation << 2 | state`.
@@ -165,9 +159,6 @@ pub struct LastWords {
     /// Text, 8 bytes a word.
     pub text: [AtomicU64; LAST_WORDS],
 }
-
-/// Words of memory for a child's last words.
-pub const LAST_WORDS: usize = 255;
 
 /// No report.
 pub const SILENT: u64 = 0;

@@ -6,6 +6,9 @@
 // Not an interface for other crates.
 #![allow(missing_docs, rustdoc::private_intra_doc_links, clippy::len_without_is_empty, clippy::new_without_default)]
 
+// What a peer can take.
+pub mod bounds;
+
 // Errors, and failpoints for tests.
 pub mod error;
 pub mod failpoints;

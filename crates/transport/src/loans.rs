@@ -26,9 +26,10 @@ mod state;
 
 use self::state::{HeldAction, HeldEvent, HeldState, LoanAction, LoanEvent, LoanState};
 use crate::arena::Allocation;
+use crate::bounds::LOANS;
 use crate::commit::BlockRef;
 use crate::failpoints::{self, Step};
-use crate::layout::{DONE, HeldTable, LOANS, RETURNED, TAKEN};
+use crate::layout::{DONE, HeldTable, RETURNED, TAKEN};
 use crate::segment::{Block, Placed};
 use callgate_os::sync::Ordering::{Acquire, Release};
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use crate::arena::Allocation;
+use crate::bounds::BYTES_A_LOOK;
 use crate::commit::Place;
 use crate::doorbell::{self, Deadline};
 use crate::error::NoMemory;
@@ -12,7 +13,7 @@ use crate::failpoints::{self, Step};
 use crate::layout::CallerLine;
 use crate::loans::{Attachments, BoxRef};
 use crate::memory_pool::{AllocContext, BlockSize};
-use crate::reading::{BYTES_A_LOOK, DecodeRefusal};
+use crate::reading::DecodeRefusal;
 use crate::ring::Claim;
 use crate::segment::Placed;
 use crate::wake::Sleeper;

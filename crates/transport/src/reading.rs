@@ -25,15 +25,13 @@
 //!
 //! Stack that the user's own `Deserialize` or `Drop` needs beyond that, or code that reads a value recursively, is up to the user.
 
+use crate::bounds::MAX_DEPTH;
 use crate::doorbell::Deadline;
 use callgate_os::limits::{self, Wanted};
 use callgate_os::stack;
 use rkyv::rancor::Failure;
 use rustix::io::Errno;
 use std::cell::Cell;
-
-/// How deep the pointers of a frame may nest.
-pub const MAX_DEPTH: usize = 256;
 
 /// Levels that validation enters between two looks at the stack.
 pub(crate) const LEVELS_AT_ONCE: usize = 4;
@@ -299,9 +297,6 @@ impl DecodeRefusal {
         })
     }
 }
-
-/// Bytes copied between two looks at the clock: some hundred microseconds, for memory that has never been touched.
-pub const BYTES_A_LOOK: usize = 1 << 20;
 
 /// An error if the deadline has passed.
 #[inline]

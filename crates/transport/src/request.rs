@@ -80,7 +80,7 @@ impl<'a> RequestSpan<'a> {
     ///
     /// # Errors
     ///
-    /// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`](crate::reading::MAX_DEPTH).
+    /// If the bytes are no valid archive of `A`, or one that nests deeper than [`MAX_DEPTH`](crate::bounds::MAX_DEPTH).
     #[inline(always)]
     pub fn read<A: Request>(self) -> Result<(&'a A::Archived, Need), Failure> {
         access_until(self.bytes(), Deadline::NEVER)

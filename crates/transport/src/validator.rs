@@ -24,8 +24,10 @@ pub(crate) mod validate;
 use self::archived_slices::{ArchivedSlice, COUNT};
 use self::bounds::Bounds;
 use self::marks::Marks;
-use self::tables::{MOST_RUNAWAYS, RUNAWAY, Tables, runaways};
+use self::tables::{RUNAWAY, Tables, runaways};
 use self::zst_budget::ZstBudget;
+use crate::bounds::MAX_TABLES;
+use crate::bounds::PARTS_A_LOOK;
 use crate::doorbell::Deadline;
 use crate::reading::DecodeRefusal;
 use rkyv::bytecheck::CheckBytes;
@@ -118,9 +120,9 @@ impl<'v> Validator<'v> {
     #[cold]
     fn check_table_slow(&mut self, address: usize) -> Result<(), Failure> {
         if matches!(self.tables, Tables::Unknown) {
-            let mut suspects: Vec<_> = runaways(self.bytes, self.until).take(MOST_RUNAWAYS + 1).collect();
+            let mut suspects: Vec<_> = runaways(self.bytes, self.until).take(MAX_TABLES + 1).collect();
             let is_late = self.until.has_passed();
-            if is_late || suspects.len() > MOST_RUNAWAYS {
+            if is_late || suspects.len() > MAX_TABLES {
                 self.refusal = if is_late { DecodeRefusal::Late } else { DecodeRefusal::Elements };
                 return Err(Failure);
             }
@@ -185,9 +187,6 @@ unsafe impl ArchiveContext<Failure> for Validator<'_> {
         self.bounds.pop(outer)
     }
 }
-
-/// Parts validated between two looks at the clock: some tens of microseconds.
-const PARTS_A_LOOK: u32 = 1 << 12;
 
 /// Why validation stopped.
 #[derive(Clone, Copy)]

@@ -8,6 +8,7 @@ use super::{PairEndpoint, RemoteCaller};
 use crate::callee::RequestSource;
 use crate::peer_status::{Cause, PeerStatus};
 use callgate_transport::archive::copy_out;
+use callgate_transport::bounds::PAIR_COPY_KEPT;
 use callgate_transport::commit::{ALIGN, BlockRef};
 use callgate_transport::loans::Attachments;
 use callgate_transport::memory_pool::PoolHandle;
@@ -16,9 +17,6 @@ use callgate_transport::request::RequestSpan;
 use callgate_transport::segment::{Block, Span};
 use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;
-
-/// Bytes that a lane keeps for copies of requests between two calls.
-const COPY_KEPT: usize = 256 << 10;
 
 impl PairEndpoint {
     /// Counts another copy of a request, of `len` bytes. Each request lies in memory of its own, so requests under way have no more bytes in all than
@@ -59,7 +57,7 @@ impl RequestSource for RemoteCaller {
 
     #[inline(always)]
     fn request<'a>(&self, payload: Span<'a>, copy: &'a mut AlignedVec<ALIGN>) -> Result<RequestSpan<'a>, Failure> {
-        if payload.len() > COPY_KEPT {
+        if payload.len() > PAIR_COPY_KEPT {
             self.0.admit_copy(payload.len())?;
         }
         copy_out(payload, copy);
@@ -68,14 +66,14 @@ impl RequestSource for RemoteCaller {
 
     #[inline(always)]
     fn answering(&self, len: usize) {
-        if len > COPY_KEPT {
+        if len > PAIR_COPY_KEPT {
             *self.0.copied.lock() -= len as u64;
         }
     }
 
     #[inline(always)]
     fn done(&self, copy: &mut AlignedVec<ALIGN>) {
-        if copy.capacity() > COPY_KEPT {
+        if copy.capacity() > PAIR_COPY_KEPT {
             *copy = AlignedVec::new();
         }
     }

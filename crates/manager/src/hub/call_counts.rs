@@ -6,11 +6,9 @@
 #![forbid(unsafe_code)]
 
 use super::connection::ClientId;
+use callgate_transport::bounds::hub::COUNT_PATIENCE;
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
-
-/// How long a round waits for its owners.
-pub(super) const PATIENCE: Duration = Duration::from_millis(500);
+use std::time::Instant;
 
 /// Unanswered questions, and the current round.
 #[derive(Debug, Default)]
@@ -50,7 +48,7 @@ pub(super) struct CountRound {
 impl CallCounts {
     /// Notes the question `seq` of `client`.
     pub(super) fn ask(&mut self, client: ClientId, seq: u64, now: Instant) {
-        self.asked.push(NamesQuery { client, seq, round: self.next, deadline: now + PATIENCE });
+        self.asked.push(NamesQuery { client, seq, round: self.next, deadline: now + COUNT_PATIENCE });
     }
 
     /// Whether a round runs or a question is open.
@@ -68,7 +66,7 @@ impl CallCounts {
         let asker = self.asked.first().filter(|_| self.round.is_none())?.client;
         let waits_for: HashSet<_> = owners.collect();
         let owners = waits_for.iter().copied().collect();
-        self.round = Some(Round { waits_for, deadline: now + PATIENCE });
+        self.round = Some(Round { waits_for, deadline: now + COUNT_PATIENCE });
         self.next += 1;
         Some(CountRound { number: self.next - 1, asker, owners })
     }
@@ -147,18 +145,18 @@ mod tests {
         counts.ask(7, 70, now);
         let begun = CountRound { number: 0, asker: 7, owners: vec![1] };
         assert_eq!(counts.begin([1].into_iter(), now), Some(begun));
-        let later = now + PATIENCE / 2;
+        let later = now + COUNT_PATIENCE / 2;
         counts.ask(8, 80, later);
         assert_eq!(counts.asked_by(8), 1);
-        assert_eq!(counts.next_deadline(), Some(now + PATIENCE));
-        assert_eq!(counts.due(now + PATIENCE), [(7, 70)]);
+        assert_eq!(counts.next_deadline(), Some(now + COUNT_PATIENCE));
+        assert_eq!(counts.due(now + COUNT_PATIENCE), [(7, 70)]);
         // The second is answered by its own deadline, though its round is not over.
         let begun = CountRound { number: 1, asker: 8, owners: vec![1] };
-        assert_eq!(counts.begin([1].into_iter(), now + PATIENCE), Some(begun));
-        assert_eq!(counts.due(later + PATIENCE), [(8, 80)]);
-        counts.ask(9, 90, later + PATIENCE);
+        assert_eq!(counts.begin([1].into_iter(), now + COUNT_PATIENCE), Some(begun));
+        assert_eq!(counts.due(later + COUNT_PATIENCE), [(8, 80)]);
+        counts.ask(9, 90, later + COUNT_PATIENCE);
         counts.client_gone(9);
-        assert_eq!(counts.due(later + PATIENCE * 9), []);
+        assert_eq!(counts.due(later + COUNT_PATIENCE * 9), []);
     }
 
     #[test]

@@ -8,17 +8,11 @@ use callgate_os::pidfd::{Identity, Pidfd};
 use callgate_os::poll::{self, Interest};
 use callgate_os::socket::{self, BlockingMode, Exposed, Received};
 use callgate_os::toll::Toll;
+use callgate_transport::bounds::hub::{MAX_QUEUED, MAX_QUEUED_INTRODUCTIONS, MAX_QUEUED_MESSAGES};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-
-/// The limits of a send queue, in bytes and messages.
-const MAX_QUEUED: usize = 1 << 20;
-const MAX_QUEUED_MESSAGES: usize = 4096;
-
-/// The limit of queued messages with descriptors, which count as the hub's own while they wait.
-const MAX_QUEUED_INTRODUCTIONS: usize = 32;
 
 /// A connection's number at the hub; never used again.
 pub(super) type ClientId = u64;

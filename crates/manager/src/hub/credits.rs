@@ -4,18 +4,11 @@
 
 use super::ledger::Process;
 use callgate_os::toll::Credit;
+use callgate_transport::bounds::hub::{BURST, MAX_CREDITS, MESSAGES};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// How many messages of a process the hub handles at once. [`MESSAGES`] more are added in each spell, or as long as those take, so that a
-/// process that floods the hub takes only a part of a CPU.
-const BURST: u32 = 4096;
-const MESSAGES: u32 = 256;
-
-/// The number of credits kept. Beyond it, credits that are full again are dropped.
-const MOST_CREDITS: usize = 4096;
 
 /// The credit that all connections of a process share. Only the hub's thread uses it, so the lock is never contended.
 pub(super) type SharedCredit = Arc<Mutex<Credit>>;
@@ -37,7 +30,7 @@ pub(super) struct Credits(HashMap<Process, SharedCredit>);
 impl Credits {
     /// The credit of a process. It outlives the connections, so that reconnecting earns no new credit.
     pub(super) fn of(&mut self, process: Process) -> SharedCredit {
-        if self.0.len() >= MOST_CREDITS {
+        if self.0.len() >= MAX_CREDITS {
             let now = Instant::now();
             self.0.retain(|_, credit| Arc::strong_count(credit) > 1 || !credit.lock().is_full(now));
         }
@@ -60,10 +53,10 @@ mod tests {
         assert!(!credits.of(one).lock().take(1), "another connection");
         assert!(credits.of(other).lock().take(1), "another process");
         drop(first);
-        for process in 3..3 + MOST_CREDITS as u64 {
+        for process in 3..3 + MAX_CREDITS as u64 {
             credits.of(Identity::of_nobody(process));
         }
         assert!(!credits.of(one).lock().take(1), "it has left, and others have come");
-        assert!(credits.0.len() < MOST_CREDITS, "those who have used nothing are forgotten");
+        assert!(credits.0.len() < MAX_CREDITS, "those who have used nothing are forgotten");
     }
 }

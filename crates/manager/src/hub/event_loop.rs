@@ -22,23 +22,19 @@ use super::registry::{Registry, Revoked};
 use crate::address::Listening;
 use crate::auth::ClientRights;
 use crate::authkey::AuthKey;
-use crate::protocol::{FromHub, MAX_MESSAGE, Resolution, Side};
+use crate::protocol::{FromHub, Resolution, Side};
 use callgate_os::memfd;
 use callgate_os::pidfd::Pidfd;
 use callgate_os::poll::{PollSet, Waker};
 use callgate_os::signals;
+use callgate_transport::bounds::hub::MAX_MESSAGE;
+use callgate_transport::bounds::hub::{DEAF, TURN};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant};
-
-/// How many messages of one connection are handled in a row before the others have their turn.
-const TURN: usize = 16;
-
-/// How long the hub accepts no connections after it has run out of descriptors.
-const DEAF: Duration = Duration::from_millis(50);
 
 /// A command from the hub's own process to the thread.
 #[derive(Debug)]

@@ -6,14 +6,10 @@
 
 use super::connection::ClientId;
 use crate::protocol::{FromHub, check_name};
+use callgate_transport::bounds::hub::{MAX_LOCKS, MAX_PERMITS};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The limit of locks and semaphores.
-pub(super) const MAX_LOCKS: usize = 4096;
-/// The limit of permits that one client holds or waits for: a small part of all, so that one client cannot take them all.
-pub(super) const MAX_OF_CLIENT: usize = 256;
 
 /// All locks.
 #[derive(Debug, Default)]
@@ -118,8 +114,8 @@ impl Locks {
             if claims.waits.contains_key(&seq) {
                 return Err(format!("this process waits already under number {seq}"));
             }
-            if claims.waits.len() + claims.grants.len() >= MAX_OF_CLIENT {
-                return Err(format!("this process holds and waits for {MAX_OF_CLIENT} locks, and may for no more"));
+            if claims.waits.len() + claims.grants.len() >= MAX_PERMITS {
+                return Err(format!("this process holds and waits for {MAX_PERMITS} locks, and may for no more"));
             }
         }
         match self.by_name.get_key_value(name) {
@@ -369,9 +365,9 @@ mod tests {
     #[test]
     fn there_are_so_many_locks_and_no_more() {
         let mut locks = Locks::default();
-        let clients = (MAX_LOCKS / MAX_OF_CLIENT) as u64;
+        let clients = (MAX_LOCKS / MAX_PERMITS) as u64;
         for client in 0..clients {
-            for seq in 0..MAX_OF_CLIENT as u64 {
+            for seq in 0..MAX_PERMITS as u64 {
                 assert_eq!(locks.acquire(client, seq, &format!("lock {client} {seq}"), None, None).len(), 1);
             }
         }
@@ -380,10 +376,10 @@ mod tests {
         assert_eq!(locks.acquire(99, 1, "lock 1 0", None, None), [], "one that there is");
         // Those that are only remembered because they were abandoned make way.
         assert_eq!(granted(&locks.client_gone(1)).len(), 1);
-        assert_eq!((locks.by_name.len(), locks.remembered.len()), (MAX_LOCKS, MAX_OF_CLIENT - 1));
+        assert_eq!((locks.by_name.len(), locks.remembered.len()), (MAX_LOCKS, MAX_PERMITS - 1));
         assert_eq!(locks.acquire(99, 3, "lock 1 1", None, None).len(), 1, "one that is in use again stays");
         assert_eq!(granted(&locks.acquire(99, 2, "one more", None, None)).len(), 1);
-        assert_eq!((locks.by_name.len(), locks.remembered.len()), (MAX_LOCKS - MAX_OF_CLIENT + 3, 0));
+        assert_eq!((locks.by_name.len(), locks.remembered.len()), (MAX_LOCKS - MAX_PERMITS + 3, 0));
         assert!(locks.by_name.contains_key("lock 1 1"));
     }
 
@@ -401,7 +397,7 @@ mod tests {
     fn very_many_who_wait_cost_nothing_when_one_goes() {
         let (mut locks, begun) = (Locks::default(), Instant::now());
         const CLIENTS: u64 = 1024;
-        for seq in 0..MAX_OF_CLIENT as u64 {
+        for seq in 0..MAX_PERMITS as u64 {
             for client in 0..CLIENTS {
                 locks.acquire(client, seq, "a", None, None);
             }

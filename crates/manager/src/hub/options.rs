@@ -4,6 +4,7 @@
 
 use super::super::error::ManagerError;
 use callgate_engine::pair;
+use callgate_transport::bounds::hub::MAX_CLIENTS;
 use callgate_transport::layout::Geometry;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -38,9 +39,6 @@ impl Default for HubOptions {
         }
     }
 }
-
-/// The upper limit of `max_clients`.
-pub(super) const MAX_CLIENTS: u32 = 1024;
 
 impl HubOptions {
     /// The defaults.

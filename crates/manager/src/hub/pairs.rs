@@ -21,25 +21,13 @@ use callgate_os::socket::{self, BlockingMode, Exposed};
 use callgate_os::sync::Ordering::Relaxed;
 use callgate_os::toll::Credit;
 use callgate_transport::backing::Sealed;
+use callgate_transport::bounds::hub::{GRANT, MAX_OBJECTS_OF_TWO, MAX_SEGMENTS, MAX_SEGMENTS_OF_SIDE};
 use callgate_transport::layout::Geometry;
 use callgate_transport::segment::Segment;
 use std::collections::{HashMap, HashSet};
 use std::io::{self};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
-
-/// The limit of segments made for one client to write, whatever their size; and the limit of those made for it to read.
-const MAX_SEGMENTS: usize = 4096;
-
-/// The limit of segments for one side of a pair. Each costs the other side a mapping; the kernel allows a process some 65,000.
-const MAX_SEGMENTS_OF_SIDE: usize = 64;
-
-/// The limit of objects that two processes may keep beyond those in use, of what one writes for the other. Each counts for both, so a process
-/// that keeps everything must leave the other some for its other peers.
-const MAX_OBJECTS_OF_TWO: usize = MAX_SEGMENTS / 8;
-
-/// The cost of making a segment, in messages.
-const GRANT: u32 = 16;
 
 /// The number of a pair's first segment.
 const FIRST: u64 = 0;

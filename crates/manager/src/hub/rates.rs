@@ -6,18 +6,10 @@
 
 use super::connection::ClientId;
 use callgate_os::toll::Credit;
+use callgate_transport::bounds::hub::{MAX_COUNTS, OF_OWNER, OF_PROCESS};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Instant;
-
-/// Introductions of one process, over all its connections: at once, and then in a second.
-const OF_PROCESS: (u32, u32) = (1024, 64);
-
-/// Introductions to one owner, by all processes together. Each costs it a mapping and descriptors.
-const OF_OWNER: (u32, u32) = (4096, 256);
-
-/// The number of counts kept. Beyond it, counts that are full again are dropped.
-const MOST_COUNTS: usize = 4096;
 
 /// The counts of introductions. Each introduction takes one message of these credits.
 #[derive(Debug, Default)]
@@ -50,7 +42,7 @@ fn rate<K: Eq + Hash>(
     (most, in_a_second): (u32, u32),
     now: Instant,
 ) -> &mut Credit {
-    if rates.len() >= MOST_COUNTS {
+    if rates.len() >= MAX_COUNTS {
         rates.retain(|_, credit| !credit.is_full(now));
     }
     rates.entry(key).or_insert_with(|| Credit::each_second(most, in_a_second, now))
@@ -73,9 +65,9 @@ mod tests {
         assert!(rates.take(99, 1, now + Duration::from_secs(1)).is_err());
         assert!(rates.take(99, 2, now + Duration::from_secs(1)).is_ok(), "to another owner");
         assert!(rates.take(99, 1, now + Duration::from_secs(3)).is_ok());
-        for process in 0..2 * MOST_COUNTS as u32 {
+        for process in 0..2 * MAX_COUNTS as u32 {
             let _ = rates.take(process, 3, now + Duration::from_secs(1000 + u64::from(process)));
         }
-        assert!(rates.of_process.len() <= MOST_COUNTS + 1);
+        assert!(rates.of_process.len() <= MAX_COUNTS + 1);
     }
 }

@@ -5,16 +5,13 @@
 #![forbid(unsafe_code)]
 
 use super::connection::ClientId;
-use crate::protocol::{Counters, MAX_LIST, NameInfo, check_name, check_signature};
+use crate::protocol::{Counters, NameInfo, check_name, check_signature};
+use callgate_transport::bounds::hub::MAX_LIST;
+use callgate_transport::bounds::hub::{MAX_NAMES, MAX_NAMES_OF_CLIENT};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The limit of names of one client.
-pub(super) const MAX_NAMES_OF_CLIENT: usize = 4096;
-/// The limit of names in all.
-pub(super) const MAX_NAMES: usize = 65_536;
 
 /// All names.
 #[derive(Debug, Default)]
@@ -214,7 +211,7 @@ impl NameEntry {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::protocol::MAX_SIGNATURE;
+    use callgate_transport::bounds::hub::MAX_SIGNATURE;
 
     fn wish(owner: ClientId, number: u32, name: impl Into<String>) -> Wish {
         let (name, signature) = (name.into(), "any".into());

@@ -13,13 +13,14 @@
 use super::archived::ArchivedReply;
 use crate::archive::{access_until, catch, copy_behind};
 use crate::bare::{Bare, Plain};
+use crate::bounds::BYTES_A_LOOK;
 use crate::commit::ALIGN;
 use crate::copy_buffer::{CopyBuffer, read_copy};
 use crate::decoder::{Decoder, Transfer};
 use crate::doorbell::Deadline;
 use crate::error::CallbackError;
 use crate::layout::{INLINE, SlotLine};
-use crate::reading::{BYTES_A_LOOK, has_memory, in_time};
+use crate::reading::{has_memory, in_time};
 use crate::segment::{Block, Span};
 use crate::validator::Checked;
 use callgate_os::sync::Ordering::Relaxed;
@@ -32,7 +33,7 @@ pub trait UntrustedReply: Sized {
     ///
     /// # Errors
     ///
-    /// If the bytes are no valid archive of the type, or one that nests deeper than [`MAX_DEPTH`](crate::reading::MAX_DEPTH).
+    /// If the bytes are no valid archive of the type, or one that nests deeper than [`MAX_DEPTH`](crate::bounds::MAX_DEPTH).
     fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure>;
 
     /// From a reply in a block that the peer may be writing.

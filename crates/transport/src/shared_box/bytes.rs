@@ -10,12 +10,13 @@
 use super::contents::ALIGN;
 use super::place::{self, Memory};
 use crate::arena::Allocation;
+use crate::bounds::BYTES_A_LOOK;
 use crate::commit::BlockRef;
 use crate::doorbell::Deadline;
 use crate::error::NoMemory;
 use crate::loans::{Attachments, BoxRef, LoanId};
 use crate::memory_pool::{AllocContext, BlockSize, PoolHandle};
-use crate::reading::{BYTES_A_LOOK, has_memory, in_time};
+use crate::reading::{has_memory, in_time};
 use crate::segment::{Block, Span};
 use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;

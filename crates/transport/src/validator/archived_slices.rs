@@ -4,9 +4,9 @@
 
 #![forbid(unsafe_code)]
 
+use crate::bounds::BYTES_A_LOOK;
 use crate::commit::ALIGN;
 use crate::doorbell::Deadline;
-use crate::reading::BYTES_A_LOOK;
 use rkyv::boxed::ArchivedBox;
 use rkyv::primitive::{ArchivedIsize, ArchivedUsize, FixedIsize, FixedUsize};
 use rkyv::vec::ArchivedVec;

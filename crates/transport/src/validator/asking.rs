@@ -34,10 +34,10 @@
 //! else, what the walk did never depended on the marks, and the walk through the frame itself is the same, with the same collections at each step.
 //! Should that be wrong after all, then only a count is wrong: the frame itself is validated once more, for bounds and depth, in any case.
 //!
-//! What is refused though it is honest: more elements of no size than [`ALWAYS`](super::zst_budget::ALWAYS) and the frame's bytes; a number
+//! What is refused though it is honest: more elements of no size than [`ZERO_SIZED`](crate::bounds::ZERO_SIZED) and the frame's bytes; a number
 //! above that right behind a pointer that is not a slice's, to something without bytes (`Box<()>`, an empty `IndexMap`); in frames in which
-//! numbers look like too many, more than [`MOST_MARKS`](super::marks::MOST_MARKS) empty collections at the addresses in question, or more than [`ROUNDS`] objects
-//! each of which must be marked differently; and beside something empty, more collections of more than a few elements than `MOST_FOUND` of `zst_budget`.
+//! numbers look like too many, more than [`MAX_MARKS`](crate::bounds::MAX_MARKS) empty collections at the addresses in question, or more than [`ROUNDS`] objects
+//! each of which must be marked differently; and beside something empty, more collections of more than a few elements than `MAX_PAIRS` of `zst_budget`.
 
 #![forbid(unsafe_code)]
 

@@ -8,7 +8,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::reading::{self, DecodeRefusal, LEVELS_AT_ONCE, MAX_DEPTH, Need, copies, copies_of_leaf};
+use crate::bounds::MAX_DEPTH;
+use crate::reading::{self, DecodeRefusal, LEVELS_AT_ONCE, Need, copies, copies_of_leaf};
 use rkyv::rancor::Failure;
 use std::ops::Range;
 

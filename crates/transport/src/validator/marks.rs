@@ -6,9 +6,10 @@
 
 use super::archived_slices::{POINTER, STEP, pair, places};
 use super::zst_budget::SMALL;
+use crate::bounds::BYTES_A_LOOK;
+use crate::bounds::{MAX_MARKS, MAX_TARGETS};
 use crate::commit::ALIGN;
 use crate::doorbell::Deadline;
-use crate::reading::BYTES_A_LOOK;
 use rkyv::primitive::FixedIsize;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -38,12 +39,6 @@ pub(super) const PLACE: usize = ALIGN;
 /// Ways to arrange the places that are tried.
 const ARRANGEMENTS: usize = 32;
 
-/// So many marks are made at most, for the sake of memory (some 100 bytes each); and so many objects are searched for some.
-pub(super) const MOST_MARKS: usize = 1 << 17;
-
-/// So many addresses are looked for at most: those of pairs with elements, in what is searched for pairs without.
-const MOST_TARGETS: usize = 1 << 20;
-
 /// Where pairs are that are to be marked, and where they point to.
 pub(super) type Suspects = BTreeMap<usize, usize>;
 
@@ -68,7 +63,7 @@ impl Marks {
     /// Notes that something was counted in `object`.
     pub(super) fn counted_in(&self, object: Range<usize>) {
         let mut counted_in = self.counted_in.borrow_mut();
-        if counted_in.len() < MOST_MARKS {
+        if counted_in.len() < MAX_MARKS {
             counted_in.insert(object.start, object.end);
         }
     }
@@ -138,12 +133,12 @@ pub(super) fn suspects(
         pairs.filter(move |(at, (to, _))| (0..=if is_all { *at } else { start } as isize).contains(to))
     };
     let claimed = pairs().filter(|(_, (_, count))| *count > SMALL);
-    let mut targets: Vec<isize> = claimed.map(|(_, (to, _))| to).take(MOST_TARGETS + 1).collect();
+    let mut targets: Vec<isize> = claimed.map(|(_, (to, _))| to).take(MAX_TARGETS + 1).collect();
     targets.sort_unstable();
     let mut suspects = pairs().filter(|(_, (to, count))| *count <= most && targets.binary_search(to).is_ok());
     // Those that are known already are no more than the rest.
-    found.extend(suspects.by_ref().take(MOST_MARKS + 1).map(|(at, (to, _))| (at, to as usize)));
-    (targets.len() <= MOST_TARGETS && found.len() <= MOST_MARKS).then_some(())
+    found.extend(suspects.by_ref().take(MAX_MARKS + 1).map(|(at, (to, _))| (at, to as usize)));
+    (targets.len() <= MAX_TARGETS && found.len() <= MAX_MARKS).then_some(())
 }
 
 /// A copy of an archive, with room for places before it, in one allocation: pointers to either may be formed.

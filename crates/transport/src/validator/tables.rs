@@ -24,7 +24,7 @@
 //!
 //! That argument is about the types of rkyv and what is derived from them. Who writes a `Niching` or a `CheckBytes` by hand that takes -1 and -1 - 2^32 to
 //! begin with different parts, one of them a table whose entries have no size, is not protected. What is refused though it is
-//! honest: more than [`RUNAWAY_ROUNDS`] lists of 15 bytes before numbers from -15 to -2; and in an archive with such a list before -1 or an empty
+//! honest: more than [`TABLE_ROUNDS`](crate::bounds::TABLE_ROUNDS) lists of 15 bytes before numbers from -15 to -2; and in an archive with such a list before -1 or an empty
 //! text, a pointer of -1 (a part of one byte, at an odd address) two words behind what looks like a pointer.
 
 #![forbid(unsafe_code)]
@@ -47,12 +47,6 @@ pub(super) enum Tables {
 
 /// What a hash table asks for whose capacity wraps, if its entries have no size: so many bytes.
 pub(super) const RUNAWAY: usize = 15;
-
-/// So many copies are made at most to ask about tables without end.
-pub(super) const RUNAWAY_ROUNDS: usize = 16;
-
-/// So many may look like tables without end, for the time that it takes to sort them.
-pub(super) const MOST_RUNAWAYS: usize = 1 << 18;
 
 const _: () =
     assert!(size_of::<rkyv::collections::swiss_table::ArchivedHashSet<()>>() == size_of::<ArchivedSlice>() + COUNT);

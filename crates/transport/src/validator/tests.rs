@@ -1,15 +1,17 @@
 //! What is accepted and what is refused: values to archives, words of these replaced, and back.
 
 use super::archived_slices::ArchivedSlice;
-use super::marks::{MOST_MARKS, Suspects, suspects};
-use super::zst_budget::ALWAYS;
+use super::marks::{Suspects, suspects};
 use crate::archive::access_until;
+use crate::bounds::MAX_DEPTH;
+use crate::bounds::MAX_MARKS;
+use crate::bounds::ZERO_SIZED;
 use crate::commit::ALIGN;
 use crate::copy_buffer::read_copy;
 use crate::decoder::{Decoder, Transfer};
 use crate::doorbell::Deadline;
 use crate::encode::encode_to_vec;
-use crate::reading::{DecodeRefusal, MAX_DEPTH, last_refusal};
+use crate::reading::{DecodeRefusal, last_refusal};
 use proptest::prelude::*;
 use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;

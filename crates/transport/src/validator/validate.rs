@@ -7,6 +7,7 @@ use super::marks::Trial;
 use super::root_type::RootType;
 use super::tables::{MOST_RUNAWAYS, RUNAWAY_ROUNDS, Tables, runaways};
 use super::{Checked, Validator, Why};
+use crate::bounds::{MAX_TABLES, TABLE_ROUNDS};
 use crate::doorbell::Deadline;
 use crate::reading::{self, DecodeRefusal, Need, refuse};
 use rkyv::rancor::{self, Failure};
@@ -15,7 +16,7 @@ use rkyv::rancor::{self, Failure};
 ///
 /// # Errors
 ///
-/// If it is none, if it nests deeper than [`MAX_DEPTH`](reading::MAX_DEPTH), if it has too many elements of no size, or if there is no stack or no time left for it.
+/// If it is none, if it nests deeper than [`MAX_DEPTH`](crate::bounds::MAX_DEPTH), if it has too many elements of no size, or if there is no stack or no time left for it.
 ///
 /// # Safety
 ///
@@ -64,8 +65,8 @@ fn ask_in_time(root: RootType, bytes: &[u8], until: Deadline) -> Result<(), Fail
 fn validate_without_runaways(root: RootType, bytes: &[u8], until: Deadline, most: usize) -> Result<Need, Failure> {
     // Those of -1 first: smaller ones may be pointers, to a few bytes just before the object that they begin.
     let suspects = runaways(bytes, until).filter(|(_, at)| bytes[*at] == u8::MAX).map(|(_, at)| at);
-    let mut marked: Vec<usize> = suspects.take(MOST_RUNAWAYS).collect();
-    for _ in 0..RUNAWAY_ROUNDS {
+    let mut marked: Vec<usize> = suspects.take(MAX_TABLES).collect();
+    for _ in 0..TABLE_ROUNDS {
         if bytes.len() >= 1 << 32 {
             return Err(refuse(DecodeRefusal::Invalid));
         }

@@ -1,4 +1,4 @@
-//! How many elements of no size an archive may claim: as many as it has bytes, or [`ALWAYS`].
+//! How many elements of no size an archive may claim: as many as it has bytes, or [`ZERO_SIZED`].
 //!
 //! Reads words of the archive, and counts. Only ever refuses: whether a part lies where it may is said by `bounds`, whatever is counted here.
 //! Allocates once something without bytes comes up, in memory that the thread keeps.
@@ -17,7 +17,7 @@
 //!
 //! - The object that is being validated is bytes 0 to 16. The one place in it for a pair is offset 0.
 //! - The pair there points to offset 0, which is what we are asked about. It claims 2^64 - 1 elements, which is more than the few that are not counted.
-//! - Counted are now 2^64 - 1. The archive may have 65,536 + 16 ([`ALWAYS`], and its bytes). It is refused, before rkyv goes through any.
+//! - Counted are now 2^64 - 1. The archive may have 65,536 + 16 ([`ZERO_SIZED`], and its bytes). It is refused, before rkyv goes through any.
 //!
 //! A number may look like such a pair, beside an honest list that is empty. How that is told apart is shown in `asking`.
 //!
@@ -28,7 +28,7 @@
 //! (`#[rkyv(with = Skip)]`), and the parent would ask for gigabytes. The count is not told to us: we see an address and a size of 0,
 //! which is also what an honest empty collection looks like. But the count lies in the object that is being validated, behind a relative
 //! pointer to that address. So when something without bytes comes up, the object is searched, once, for pairs {relative pointer to
-//! that address, count}. Each element counts as a byte: there may be as many as the frame has bytes (or [`ALWAYS`]). Collections with bytes that begin at the same address are counted too, but
+//! that address, count}. Each element counts as a byte: there may be as many as the frame has bytes (or [`ZERO_SIZED`]). Collections with bytes that begin at the same address are counted too, but
 //! never are more than those bytes, so that is added to the bound. All this before anything is done with the elements.
 //!
 //! Hash tables and B-trees need no such care: each of their buckets, and each node of at most a few entries, has bytes, whatever the elements.
@@ -36,13 +36,11 @@
 #![forbid(unsafe_code)]
 
 use super::archived_slices::{ArchivedSlice, pair, places};
+use crate::bounds::{MAX_PAIRS, ZERO_SIZED};
 use crate::doorbell::Deadline;
 use rkyv::primitive::FixedUsize;
 use std::cell::Cell;
 use std::ops::Range;
-
-/// So many elements of no size are let through in any frame.
-pub(super) const ALWAYS: usize = 1 << 16;
 
 /// Pairs with no more elements are not counted: each has as many bytes itself.
 pub(super) const SMALL: usize = size_of::<ArchivedSlice>();
@@ -51,7 +49,7 @@ pub(super) const SMALL: usize = size_of::<ArchivedSlice>();
 pub(super) struct ZstBudget {
     pub(super) counted: usize,
     pub(super) most: usize,
-    /// Whether there was more to note than [`MOST_FOUND`] or memory allows.
+    /// Whether there was more to note than [`MAX_PAIRS`] or memory allows.
     pub(super) is_full: bool,
     /// Once there was something to look for.
     scans: Option<Box<Scans>>,
@@ -86,14 +84,11 @@ thread_local! {
 /// A thread keeps room for so many pairs.
 const KEPT_PAIRS: usize = 1 << 12;
 
-/// So many pairs are noted at a time (256 MiB), and as many as lie in the frame side by side (or [`ALWAYS`]) if those are fewer.
-const MOST_FOUND: usize = 1 << 24;
-
 impl ZstBudget {
     /// For an archive of so many bytes.
     #[inline(always)]
     pub(super) fn new(len: usize) -> Self {
-        Self { counted: 0, most: len.max(ALWAYS) + len, is_full: false, scans: None }
+        Self { counted: 0, most: len.max(ZERO_SIZED) + len, is_full: false, scans: None }
     }
 
     /// Whether there may be too many.
@@ -153,7 +148,7 @@ impl Scans {
             let allowed = low as isize..=object.start as isize;
             let pairs = places(bytes, object, Deadline::NEVER).filter_map(|at| pair(bytes, at));
             let mattering = pairs.filter(|(to, count)| *count > SMALL && allowed.contains(to));
-            let most = MOST_FOUND.min(ALWAYS.max(bytes.len() / size_of::<ArchivedSlice>()));
+            let most = MAX_PAIRS.min(ZERO_SIZED.max(bytes.len() / size_of::<ArchivedSlice>()));
             for (to, count) in mattering {
                 (self.found.len() < most && self.found.try_reserve(1).is_ok()).then_some(())?;
                 self.found.push(Found { target: to.try_into().ok()?, count: count.try_into().ok()? });

@@ -12,20 +12,11 @@ use callgate_os::listener::{self, PeerCredentials};
 use callgate_os::pidfd::{Identity, Pidfd};
 use callgate_os::selfproc;
 use callgate_os::socket::{self, Exposed};
+use callgate_transport::bounds::hub::{BARRED, MAX_BARRED, MAX_GUESTS, MAX_OF_PROCESS};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
-
-/// The limit of guests. One more drops the oldest.
-const MAX_GUESTS: usize = 64;
-
-/// The limit of connections of one process, which needs only a few: so that it cannot take all names, locks and connections.
-const MAX_OF_PROCESS: usize = 12;
-
-/// How long a process that has made its connection slow is barred, and how many processes are barred at a time.
-const BARRED: Duration = Duration::from_secs(60);
-const MOST_BARRED: usize = 1024;
+use std::time::Instant;
 
 impl EventLoop {
     pub(super) fn accept(&mut self) {
@@ -189,7 +180,7 @@ impl EventLoop {
     pub(super) fn bar(&mut self, pid: u32) {
         let now = Instant::now();
         self.barred.retain(|_, until| *until > now);
-        if pid != 0 && self.barred.len() < MOST_BARRED {
+        if pid != 0 && self.barred.len() < MAX_BARRED {
             self.barred.insert(pid, now + BARRED);
         }
     }

@@ -10,18 +10,10 @@ use crate::hub::ledger::Process;
 use crate::hub::pairs::{Heard, New, SealRequest};
 use crate::protocol::{FromHub, Resolution, Side};
 use callgate_os::listener;
+use callgate_transport::bounds::hub::{INTRODUCTION, MAX_RESOLVING, READY_PATIENCE};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
-
-/// How long two introduced processes may take to map their first segment.
-const READY_PATIENCE: Duration = Duration::from_secs(5);
-
-/// The limit of one client's questions that wait for pairs.
-const MAX_RESOLVING: usize = 256;
-
-/// The cost of making memory and sockets for a pair, in messages.
-const INTRODUCTION: u32 = 16;
+use std::time::Instant;
 
 impl EventLoop {
     pub(super) fn resolve(&mut self, caller: ClientId, seq: u64, name: &str) {

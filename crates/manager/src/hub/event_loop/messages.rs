@@ -11,14 +11,9 @@ use crate::hub::registry::Wish;
 use crate::protocol::{FromHub, Side, ToHub};
 use callgate_os::socket::{self, Received};
 use callgate_os::toll::SPELL;
+use callgate_transport::bounds::hub::{LONG, MAX_LAST};
 use std::io;
 use std::time::{Duration, Instant};
-
-/// The limit of messages handled after a client's process has ended: another process may have inherited its socket.
-const LAST: u32 = 1024;
-
-/// The bytes of a message that cost as much as another message.
-const LONG: usize = 1024;
 
 impl EventLoop {
     /// Handles a connection that is readable or writable, or whose peer is gone.
@@ -42,9 +37,9 @@ impl EventLoop {
             return self.departed_ended(id);
         }
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.hear_out(LAST);
+            connection.hear_out(MAX_LAST);
         }
-        for _ in 0..LAST {
+        for _ in 0..MAX_LAST {
             if self.gone.contains(&id) || !self.hear(id) {
                 break;
             }

@@ -9,13 +9,8 @@ use crate::hub::call_counts::CountRound;
 use crate::hub::connection::{ClientId, Connection, List};
 use crate::hub::registry::{RegisterOutcome, Revoked, Wish};
 use crate::protocol::FromHub;
+use callgate_transport::bounds::hub::{LIST, MAX_LISTS};
 use std::time::Instant;
-
-/// The limit of lists that one client waits for.
-const MAX_LISTS: usize = 16;
-
-/// The cost of making and sending one message of a list, in messages.
-const LIST: u32 = 16;
 
 impl EventLoop {
     pub(super) fn register(&mut self, seq: u64, mut wish: Wish) {

@@ -14,12 +14,10 @@ use crate::protocol::Side;
 use callgate_engine::control::Message;
 use callgate_os::limits::{self, Wanted};
 use callgate_os::memfd;
+use callgate_transport::bounds::hub::RELEASE_PATIENCE;
 use std::io::{self, ErrorKind as Kind};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
-
-/// How long a request waits for memory that is being released.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
+use std::time::Instant;
 
 impl Pairs {
     /// Handles a side's request for memory.

@@ -10,7 +10,7 @@ mod processes;
 
 use super::*;
 use crate::auth::{ANSWER, AdmissionRefusal, CHALLENGE, Challenge, Ends};
-use crate::protocol::{Counters, FromHub, MAX_MESSAGE, NameInfo, Resolution, Side, ToHub};
+use crate::protocol::{Counters, FromHub, NameInfo, Resolution, Side, ToHub};
 use crate::support::{self, Helper, TempDir, alone, eventually, helper, play, role, say, within};
 use callgate_engine::control::{Control, Message};
 use callgate_os::listener::{Connected, SocketName};
@@ -20,6 +20,7 @@ use callgate_os::socket::{BlockingMode, Exposed, Received};
 use callgate_os::toll::{self, Credit};
 use callgate_os::{memfd, poll};
 use callgate_transport::backing::Sealed;
+use callgate_transport::bounds::hub::MAX_MESSAGE;
 use callgate_transport::segment::Segment;
 use std::cell::Cell;
 use std::collections::VecDeque;

@@ -64,7 +64,7 @@ proptest! {
         events in prop::collection::vec(event(), 0..20),
         orders in prop::collection::vec(prop::collection::vec(order(), 0..8), 0..8),
         numbers in prop::collection::vec((0u64..4).prop_map(|n| 0u64.wrapping_sub(8 * n)), 0..50),
-        units in 0usize..ALWAYS,
+        units in 0usize..ZERO_SIZED,
     ) {
         accept((events, orders, numbers, vec![(); units]));
     }
@@ -100,7 +100,7 @@ proptest! {
         let len = encode_to_vec(&value, 1 << 20).unwrap().len();
         let words: Vec<_> = words.into_iter().map(|(at, word)| (at.min(len / WORD), word)).collect();
         if let Ok((_, weightless, units)) = read::<(Vec<Order>, Vec<Weightless>, Vec<()>)>(&forged(&value, &words)) {
-            prop_assert!(weightless.len() + units.len() <= ALWAYS + len);
+            prop_assert!(weightless.len() + units.len() <= ZERO_SIZED + len);
         }
     }
 }

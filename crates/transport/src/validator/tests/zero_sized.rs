@@ -10,13 +10,13 @@ fn fault_07_as_many_as_have_no_size_are_refused() {
     refuse(Vec::<()>::new().into_boxed_slice(), &[(1, MANY)]);
     refuse(Vec::<[u64; 0]>::new(), &[(1, MANY)]);
     refuse(Some(Vec::<Weightless>::new()), &[(1, MANY)]);
-    refuse((7u64, Vec::<()>::new(), 9u64), &[(2, 2 * ALWAYS as u64)]);
+    refuse((7u64, Vec::<()>::new(), 9u64), &[(2, 2 * ZERO_SIZED as u64)]);
     refuse(Box::new(Vec::<()>::new()), &[(2, MANY)]);
     // With a number below the bound each, and together above it.
     refuse((Vec::<()>::new(), Vec::<()>::new()), &[(1, 40_000), (3, 40_000)]);
     let mut inner = vec![Vec::<()>::new(); 1000];
     refuse(inner.clone(), &[(2 + 1, 30_000), (2 + 3, 30_000), (2 + 5, 30_000)]);
-    inner[500] = vec![(); ALWAYS];
+    inner[500] = vec![(); ZERO_SIZED];
     accept(inner.clone());
     refuse(inner, &[(2 + 1, 20_000)]);
 }
@@ -41,9 +41,9 @@ fn collections_whose_bytes_bound_them_say_no_more_than_they_have() {
 
 #[test]
 fn as_many_as_are_always_let_through_are() {
-    accept(vec![(); ALWAYS]);
+    accept(vec![(); ZERO_SIZED]);
     accept(vec![weightless(); 1000]);
-    accept((vec![(); ALWAYS / 2], vec![(); ALWAYS / 2]));
+    accept((vec![(); ZERO_SIZED / 2], vec![(); ZERO_SIZED / 2]));
     accept(Some(vec![(); 3].into_boxed_slice()));
     // As many as the frame has bytes.
     accept((vec![(); 200_000], vec![1u8; 200_000]));
@@ -142,7 +142,7 @@ fn fault_07_what_is_asked_about_has_a_bound() {
             None,
             "16 x 2^15 are more than are marked"
         );
-        assert_eq!(found.len(), MOST_MARKS + 1);
+        assert_eq!(found.len(), MAX_MARKS + 1);
     });
 }
 
