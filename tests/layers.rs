@@ -214,6 +214,31 @@ fn the_soundness_audit_counts_every_unsafe() {
     });
 }
 
+/// Each constant of crates/transport/src/bounds.rs has a row in its table, and each row a constant: there, or in crates/os.
+#[test]
+fn the_table_of_bounds_lists_every_constant() {
+    within(60, "the_table_of_bounds_lists_every_constant", || {
+        let text = std::fs::read_to_string(root().join("crates/transport/src/bounds.rs")).expect("the bounds");
+        let (outer, hub) = text.split_once("pub mod hub {").expect("the bounds of a hub");
+        let constants = |part: &str, module: &str| -> Vec<String> {
+            let names = part.lines().filter_map(|line| line.trim_start().strip_prefix("pub const ")?.split(':').next());
+            names.map(|name| format!("{module}{name}")).collect()
+        };
+        let there: BTreeSet<_> = [constants(outer, ""), constants(hub, "hub::")].concat().into_iter().collect();
+        let cells = text.lines().filter_map(|line| line.strip_prefix("//! | ")?.split(" | ").nth(2));
+        let (os, listed): (BTreeSet<_>, BTreeSet<_>) = cells
+            .filter_map(|cell| Some(cell.trim_start_matches("[").strip_prefix("`")?.split('`').next()?.to_owned()))
+            .partition(|name| name.starts_with("callgate_os::"));
+        assert!(there.len() > 40, "the constants are not where they were");
+        assert_eq!(listed, there, "what the table lists, and what is there");
+        for name in os {
+            let path: Vec<&str> = name.split("::").collect();
+            let file = std::fs::read_to_string(root().join(format!("crates/os/src/{}.rs", path[1]))).expect("the file");
+            assert!(file.contains(&format!("const {}:", path[2])), "there is no {name}");
+        }
+    });
+}
+
 #[test]
 fn every_file_opens_with_what_it_is() {
     check("every_file_opens_with_what_it_is", |source, breaches| {

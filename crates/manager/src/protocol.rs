@@ -191,6 +191,7 @@ pub(crate) fn check_signature(signature: &str) -> Result<(), String> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use callgate_transport::bounds::hub::MAX_LIST;
 
     #[test]
     fn messages_arrive_as_sent() {

@@ -5,7 +5,7 @@
 use super::asking::ask;
 use super::marks::Trial;
 use super::root_type::RootType;
-use super::tables::{MOST_RUNAWAYS, RUNAWAY_ROUNDS, Tables, runaways};
+use super::tables::{Tables, runaways};
 use super::{Checked, Validator, Why};
 use crate::bounds::{MAX_TABLES, TABLE_ROUNDS};
 use crate::doorbell::Deadline;
