@@ -19,8 +19,8 @@ use std::time::Instant;
 const KEPT: usize = 5;
 
 impl Caller {
-    /// Claims a lane for this thread, and returns the call word as it must be sent. Prefers the thread's previous lane, then any that is free, then
-    /// waits for the previous one.
+    /// Claims a lane for this thread, and returns the call word as it must be sent. Prefers the lane of the thread's number, then any that is free,
+    /// then waits for the first.
     #[inline]
     pub(super) fn claim(
         &self,
@@ -109,7 +109,7 @@ impl Caller {
         if let Some(lane) = self.lanes_from(preferred).find_map(|lane| lane.try_lock()) {
             return Ok(lane);
         }
-        // A stop holds every lane until the child has answered it.
+        // No lane comes free when the child has ended: fail at once.
         if self.peer.peer_status.is_over() {
             return Err(self.over(Started::No, context));
         }
