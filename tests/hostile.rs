@@ -18,7 +18,7 @@ use callgate::rkyv::{Archive, Deserialize, Serialize};
 use callgate::{Bridge, CallError, Signal, Wait, bridge};
 use held::{alone, leaving_nothing};
 use hoard::{Hoard, shared_bytes};
-use raw::{CALL, IN_BLOCK, Raw, STOP, commit};
+use raw::{CALL, FAILED, IN_BLOCK, Raw, STOP, commit};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use support::{eventually, process_exists};
@@ -246,7 +246,7 @@ fn fault_01_a_forged_reply_poisons_the_bridge() {
         120,
         || drop(start()),
         || {
-            let numbers: [(&str, u64, u64, &[u64]); 13] = [
+            let numbers: [(&str, u64, u64, &[u64]); 14] = [
                 ("one byte more than the slot", 561, CALL, &[]),
                 ("the longest length", 0xff_ffff, CALL, &[]),
                 ("no bytes for a number", 0, CALL, &[]),
@@ -260,12 +260,19 @@ fn fault_01_a_forged_reply_poisons_the_bridge() {
                 ("a block that lies outside", 0, CALL | IN_BLOCK, &[1, u64::MAX - 63, 64]),
                 ("a fault that is no fault", 8, 5, &[u64::MAX]),
                 ("a refusal too short for a text", 4, 7, &[0]),
+                ("a failure of a callback that is none", 8, FAILED, &[u64::MAX]),
             ];
             for (case, len, kind, payload) in numbers {
                 let bridge = start();
                 let error = bridge.forged_number(len, kind, payload.to_vec()).expect_err(case);
                 assert_poisoned(&bridge, &error, case);
             }
+            // A valid one, which says that the callback is not registered: a bridge has no callbacks.
+            let bridge = start();
+            let error = bridge.forged_number(40, FAILED, vec![2, 0, 0, 0, 0]).expect_err("no callback");
+            let is_named = matches!(error, CallError::Corrupt { what: "a failure that only callbacks report", .. });
+            assert!(is_named, "{error}");
+            assert_poisoned(&bridge, &error, "a failure of a callback");
             let texts: [(&str, u64, &[u64]); 3] = [
                 ("a text that points outside", 8, &[0xffff_fff0_0000_00bf]),
                 ("a text that is no UTF-8", 8, &[0xfefe_fefe_fefe_fefe]),

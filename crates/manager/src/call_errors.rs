@@ -7,7 +7,7 @@
 
 use callgate_engine::service::Method;
 use callgate_os::text::{beginning, shown};
-use callgate_transport::bounds::hub::MAX_NAME;
+use callgate_transport::bounds::hub::{MAX_NAME, MAX_NAMES};
 use callgate_transport::error::{self, CallName, CallbackError, Payload, Started, TooDeep};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -150,11 +150,9 @@ fn name_of(name: &str) -> CallName {
 /// The method that stands for the callback `name` in errors.
 pub(super) fn method_named(name: &str) -> &'static Method {
     static METHODS: Methods = Methods(OnceLock::new());
-    METHODS.of(name, MOST_METHODS)
+    // As many names as a hub may have at one time. Errors of further callbacks do not name them.
+    METHODS.of(name, MAX_NAMES)
 }
-
-/// The most names that are kept for errors: as many as a hub may have at one time. Errors of further callbacks do not name them.
-const MOST_METHODS: usize = 1 << 16;
 
 /// The methods of [`method_named`], by name. Errors borrow them, so each is made once and never freed.
 struct Methods(OnceLock<Mutex<HashMap<&'static str, &'static Method>>>);

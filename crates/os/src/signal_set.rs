@@ -12,10 +12,11 @@ pub(crate) struct SignalSet(libc::sigset_t);
 impl SignalSet {
     /// No signal.
     pub(crate) fn empty() -> Self {
-        let mut set = MaybeUninit::uninit();
-        // SAFETY: initialises the whole set; its only failure is a null pointer.
+        // Some C libraries write only the words that signals have: the rest is zeros.
+        let mut set = MaybeUninit::zeroed();
+        // SAFETY: writes within the set; its only failure is a null pointer.
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        // SAFETY: initialised just now.
+        // SAFETY: numbers, of which any bytes are a value, all of them initialised above.
         Self(unsafe { set.assume_init() })
     }
 

@@ -44,7 +44,7 @@ pub fn leave_terminal() {
 
 /// The process group of the parent; `None` if that lies outside of this process's pid namespace, where it has no number.
 fn parents_group() -> Option<Pid> {
-    Pid::from_raw(group_of(getppid()?.as_raw_pid())).filter(|group| group.as_raw_pid() > 0)
+    Some(group_of(getppid()?.as_raw_pid())).filter(|&group| group > 0).and_then(Pid::from_raw)
 }
 
 /// The process group of a process: 0 if its leader lies outside of the pid namespace, which rustix takes for impossible; -1 if there is no such

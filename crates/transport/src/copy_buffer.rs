@@ -10,8 +10,7 @@
 //! behind the elements. The same holds for texts, and for vectors of numbers, whose archives have the same bytes as the numbers.
 
 use crate::archive::{access_until, catch};
-use crate::bounds::BYTES_A_LOOK;
-use crate::bounds::COPY_KEPT;
+use crate::bounds::{BYTES_A_LOOK, COPY_KEPT};
 use crate::commit::ALIGN;
 use crate::decoder::{Decoder, Transfer};
 use crate::doorbell::Deadline;

@@ -6,8 +6,7 @@
 
 use super::connection::ClientId;
 use crate::protocol::{Counters, NameInfo, check_name, check_signature};
-use callgate_transport::bounds::hub::MAX_LIST;
-use callgate_transport::bounds::hub::{MAX_NAMES, MAX_NAMES_OF_CLIENT};
+use callgate_transport::bounds::hub::{MAX_LIST, MAX_NAMES, MAX_NAMES_OF_CLIENT};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;

@@ -49,4 +49,9 @@ impl<R: TrustedReply> TrustedReply for CallbackReply<R> {
     ) -> Result<Self, Failure> {
         R::from_trusted_block(block, loan_id, decoder, trust).map(|value| Self(Ok(value)))
     }
+
+    #[inline(always)]
+    fn with_trust(self, trust: Option<TrustedPeer>) -> Self {
+        Self(self.0.map(|value| value.with_trust(trust)))
+    }
 }

@@ -6,8 +6,7 @@
 
 use super::archived_slices::{POINTER, STEP, pair, places};
 use super::zst_budget::SMALL;
-use crate::bounds::BYTES_A_LOOK;
-use crate::bounds::{MAX_MARKS, MAX_TARGETS};
+use crate::bounds::{BYTES_A_LOOK, MAX_MARKS, MAX_TARGETS};
 use crate::commit::ALIGN;
 use crate::doorbell::Deadline;
 use rkyv::primitive::FixedIsize;

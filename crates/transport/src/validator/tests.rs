@@ -3,9 +3,7 @@
 use super::archived_slices::ArchivedSlice;
 use super::marks::{Suspects, suspects};
 use crate::archive::access_until;
-use crate::bounds::MAX_DEPTH;
-use crate::bounds::MAX_MARKS;
-use crate::bounds::ZERO_SIZED;
+use crate::bounds::{MAX_DEPTH, MAX_MARKS, ZERO_SIZED};
 use crate::commit::ALIGN;
 use crate::copy_buffer::read_copy;
 use crate::decoder::{Decoder, Transfer};
