@@ -53,7 +53,7 @@ fn every_group_has_its_rows_curves_and_targets() {
         println!("skipped: most groups need two CPUs");
         return;
     }
-    let budget = Budget { repeats: 1, ..Budget::quick() };
+    let budget = Budget { repeats: 2, ..Budget::quick() };
     for &(group, measure, row, target) in GROUPS {
         let begin = std::time::Instant::now();
         let mut said = 0;
