@@ -109,7 +109,8 @@ pub trait Item: Element + Transfer + sealed::Sealed {
 
     /// Converts a value to this type.
     ///
-    /// A number of any kind converts if this type represents it exactly. An `f64` within the range of `f32` converts to the nearest `f32`.
+    /// A number of any kind converts if this type represents it exactly. An `f64` within the range of `f32` converts to
+    /// the nearest `f32`.
     ///
     /// # Errors
     ///
