@@ -1,6 +1,6 @@
-//! The arguments of a call whose types only the callback knows: positional ones and keywords.
+//! The arguments of a call whose types only the callback knows: positional and keyword arguments.
 //!
-//! Plain data; `codec` is how it crosses. What came from another process is [checked](Args::checked) before a callback sees it.
+//! Plain data; `codec` encodes it. Arguments from another process are [checked](Args::checked) before a callback sees them.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,7 @@ use std::fmt;
 
 /// The arguments of a call: values in order, and values with names.
 ///
-/// Made by `args!`, or one by one.
+/// Build them with `args!`, or one by one.
 ///
 /// # Examples
 ///
@@ -34,13 +34,13 @@ use std::fmt;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Args {
-    /// The positional ones, then those of the keywords.
+    /// The positional values, then the values of the keywords.
     values: Vec<Value>,
-    /// The keywords, in the order in which they were given; none twice.
+    /// The keywords, each unique, in the order given.
     names: Names,
 }
 
-/// As many as most calls have need no memory of their own.
+/// Keyword names. Up to two, which covers most calls, need no allocation.
 pub(super) type Names = SmallVec<[SmolStr; 2]>;
 
 /// A keyword was given twice among the arguments of one call.
@@ -58,7 +58,7 @@ impl Args {
         Self::default()
     }
 
-    /// These arguments.
+    /// Arguments from their positional and keyword parts.
     ///
     /// # Errors
     ///
@@ -71,18 +71,18 @@ impl Args {
         Self { values, names }.checked()
     }
 
-    /// The same with one more behind the positional ones.
+    /// Appends a positional argument.
     #[must_use]
     pub fn with(mut self, value: impl Into<Value>) -> Self {
         self.values.insert(self.values.len() - self.names.len(), value.into());
         self
     }
 
-    /// The same with a keyword more.
+    /// Appends a keyword argument.
     ///
     /// # Errors
     ///
-    /// If there is one with this name.
+    /// If a keyword with this name exists.
     pub fn with_keyword(
         mut self,
         name: impl Into<Cow<'static, str>>,
@@ -105,7 +105,7 @@ impl Args {
         self.parts().0
     }
 
-    /// The keywords with their values, in the order in which they were given.
+    /// The keywords with their values, in the order given.
     pub fn keywords(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
         self.names.iter().map(SmolStr::as_str).zip(self.parts().1)
     }
@@ -143,33 +143,33 @@ impl Args {
         Value::List(self.values).drop_without_recursion();
     }
 
-    /// The positional arguments, and those with keywords.
+    /// The positional values and the values of the keywords.
     fn parts(&self) -> (&[Value], &[Value]) {
         self.values.split_at(self.values.len() - self.names.len())
     }
 
-    /// All values, those of the keywords behind the positional ones, and the keywords.
+    /// All values (positional first, then those of the keywords), and the keywords.
     pub(super) fn flat_parts(&self) -> (&[Value], &[SmolStr]) {
         (&self.values, &self.names)
     }
 
-    /// Of `values`, the last of which have these `names`. Not [checked](Self::checked).
+    /// Arguments from `values`, whose last ones belong to `names`. Not [checked](Self::checked).
     #[inline]
     pub(super) fn of_flat_parts(values: Vec<Value>, names: Names) -> Self {
         debug_assert!(names.len() <= values.len());
         Self { values, names }
     }
 
-    /// These, if no keyword is there twice, which reading them does not look at.
+    /// Returns the arguments if their keywords are unique, which decoding does not check.
     ///
     /// # Errors
     ///
-    /// If one is.
+    /// If a keyword repeats.
     #[inline]
     pub(super) fn checked(self) -> Result<Self, RepeatedKeyword> {
         let repeated = match &*self.names {
             [] | [_] => None,
-            // Most have none or a few, which are compared sooner than hashed.
+            // Most calls have few keywords, and comparing a few is faster than hashing them.
             names if names.len() <= 8 => (1..names.len()).find(|&at| names[..at].contains(&names[at])),
             names => {
                 let mut seen = HashSet::new();
@@ -182,11 +182,11 @@ impl Args {
         }
     }
 
-    /// For `args!`, which has the compiler see that no keyword is there twice.
+    /// For `args!`, where the compiler rejects repeated keywords.
     #[doc(hidden)]
     #[inline]
     pub fn __of_macro<const NAMED: usize>(values: Vec<Value>, names: [&'static str; NAMED]) -> Self {
-        // A raw identifier is a keyword of Rust's that is an ordinary name to whoever is called.
+        // A raw identifier escapes a keyword of Rust; the callee sees the ordinary name.
         let name = |name: &'static str| SmolStr::new_static(name.strip_prefix("r#").unwrap_or(name));
         let mut known = Names::new();
         names.into_iter().for_each(|each| known.push(name(each)));
@@ -194,7 +194,7 @@ impl Args {
     }
 }
 
-/// As they are written in `args!`, in round brackets: `(1, 2; a = 4, b = "five")`.
+/// Shows them as written in `args!`, in parentheses: `(1, 2; a = 4, b = "five")`.
 impl fmt::Display for Args {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(")?;
@@ -208,10 +208,10 @@ impl fmt::Display for Args {
     }
 }
 
-/// The [`Args`](crate::Args) of a call: values in order, then, behind a semicolon, values with names.
+/// Builds the [`Args`](crate::Args) of a call: values in order, then, after a semicolon, values with names.
 ///
-/// Whatever is `Into<`[`Value`](crate::Value)`>` can be an argument. A name given twice does not compile; names that are
-/// no identifiers go through [`Args::with_keyword`](crate::Args::with_keyword).
+/// An argument is any type that is `Into<`[`Value`](crate::Value)`>`. A repeated name does not compile. For a name that is not an
+/// identifier, use [`Args::with_keyword`](crate::Args::with_keyword).
 ///
 /// # Examples
 ///

@@ -1,11 +1,11 @@
-//! Values as bytes: how [`Value`] and [`Args`] cross.
+//! Encodes [`Value`] and [`Args`] as bytes, and decodes them.
 //!
-//! One pass each way, and most calls fit into the first line of a slot. Every value is a tag and a number, and what the number
-//! counts. Numbers are narrow, seven bits in a byte, at the top: in the first values of an `Args`, or in a value alone. Below they are wide,
-//! eight bytes: so what is allocated for bytes that a stranger sends is bounded by their number, whatever they claim.
+//! Each direction takes one pass, and most calls fit into the first line of a slot. A value is a tag, a number, and the content that the
+//! number counts. At the top level (the first values of an `Args`, or a value alone) numbers are narrow: seven bits in a byte. Below it they
+//! are wide: eight bytes. So the length of an untrusted message bounds what decoding it allocates, whatever counts it claims.
 //!
-//! Never recurses deeper than [`Value::MAX_DEPTH`] lists and maps, on either side, nor where there is too little stack. What is read is read until
-//! a deadline, with a look at the clock every few thousand values.
+//! Neither direction recurses deeper than [`Value::MAX_DEPTH`] lists and maps, or without enough stack. Decoding stops at a deadline and
+//! reads the clock every few thousand values.
 
 #![forbid(unsafe_code)]
 
@@ -22,65 +22,65 @@ use rkyv::vec::{ArchivedVec, VecResolver};
 use rkyv::{Archive, Deserialize, Place, Serialize};
 use std::collections::BTreeMap;
 
-/// Between two looks at the clock, so many values are read, or nested ones.
+/// The number of nested values read between two looks at the clock.
 const VALUES_A_LOOK: u32 = 1 << 12;
 
-/// How numbers are written.
+/// The encoding of a number.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// From the lowest bits, seven in a byte, whose highest bit says that more follow.
+    /// Seven bits in a byte, lowest first; the byte's highest bit says that more follow.
     Narrow,
-    /// Eight bytes, the lowest first.
+    /// Eight bytes, little-endian.
     Wide,
 }
 
-/// So many of the values of an `Args` are narrow.
+/// The number of leading values of an `Args` that are narrow.
 const NARROW: usize = 16;
 
 impl Form {
-    /// Of the argument number `at`, counted over positional ones and keywords.
+    /// The form of argument number `at`, counted across positional and keyword arguments.
     fn of_argument(at: usize) -> Self {
         if at < NARROW { Form::Narrow } else { Form::Wide }
     }
 }
 
-/// What a value is. The number behind it is 0, or as said.
+/// The kind of a value. The number after the tag is 0 unless stated.
 mod tag {
     pub(super) const NONE: u8 = 0;
     /// 0 or 1.
     pub(super) const BOOL: u8 = 1;
-    /// The number, its sign in the lowest bit.
+    /// The number, zigzag-encoded: its sign in the lowest bit.
     pub(super) const I64: u8 = 2;
     /// The number.
     pub(super) const U64: u8 = 3;
-    /// The bits, in reverse order of bytes: few of them for numbers with few digits.
+    /// The bits with their bytes reversed, so that a number with few digits is short.
     pub(super) const F64: u8 = 4;
-    /// How many bytes of text follow.
+    /// The number of bytes of text that follow.
     pub(super) const STR: u8 = 5;
-    /// How many bytes follow.
+    /// The number of bytes that follow.
     pub(super) const BYTES: u8 = 6;
-    /// How many values follow.
+    /// The number of values that follow.
     pub(super) const LIST: u8 = 7;
-    /// How many keys, each as a length and text, with their values follow, in order.
+    /// The number of entries that follow, in key order: each a key (length and text) and its value.
     pub(super) const MAP: u8 = 8;
 }
 
 // ---- to bytes ------------------------------------------------------------------------------------------------------
 
-/// Collects short pieces, of which most calls have nothing else, into one.
+/// Buffers short pieces into one write. Most calls consist of short pieces only.
 struct Flattener<'w, W: ?Sized> {
     to: &'w mut W,
     buffer: [u8; GATHERED],
     len: usize,
 }
 
-/// How many bytes of short pieces are written at a time.
+/// The size in bytes of the buffer for short pieces.
 const GATHERED: usize = 64;
 
-/// This thread has no stack for another level: what is said of it is about what one takes.
+/// This thread has no stack for another level. `needed` is roughly what a level takes.
 const TOO_LITTLE: DecodeRefusal = DecodeRefusal::Stack { needed: 24 << 10, left: 0 };
 
-/// A tag and a number have so many at most.
+/// The maximum bytes of a tag and a number.
 const HEAD: usize = 1 + 10;
 
 impl<'w, W: Fallible<Error: Source> + Writer + ?Sized> Flattener<'w, W> {
@@ -113,7 +113,7 @@ impl<'w, W: Fallible<Error: Source> + Writer + ?Sized> Flattener<'w, W> {
         self.to.write(&self.buffer[..len])
     }
 
-    /// A number.
+    /// Writes a number, flushing first if it might not fit.
     #[inline]
     fn number(&mut self, number: u64, form: Form) -> Result<(), W::Error> {
         if self.len > GATHERED - HEAD {
@@ -123,7 +123,7 @@ impl<'w, W: Fallible<Error: Source> + Writer + ?Sized> Flattener<'w, W> {
         Ok(())
     }
 
-    /// A tag and its number.
+    /// Writes a tag and its number, flushing first if they might not fit.
     #[inline]
     fn head(&mut self, tag: u8, number: u64, form: Form) -> Result<(), W::Error> {
         if self.len > GATHERED - HEAD {
@@ -135,7 +135,7 @@ impl<'w, W: Fallible<Error: Source> + Writer + ?Sized> Flattener<'w, W> {
         Ok(())
     }
 
-    /// A number for which there is room.
+    /// Writes a number that fits into the buffer.
     #[inline]
     fn put(&mut self, number: u64, form: Form) {
         if form == Form::Narrow && number < 0x80 {
@@ -167,7 +167,7 @@ impl<'w, W: Fallible<Error: Source> + Writer + ?Sized> Flattener<'w, W> {
         self.bytes(bytes)
     }
 
-    /// A value around which there may be `levels` more.
+    /// Writes a value in which at most `levels` lists and maps may nest.
     #[inline(always)]
     fn value(&mut self, value: &Value, form: Form, levels: usize) -> Result<(), W::Error> {
         match value {
@@ -187,10 +187,10 @@ impl<'w, W: Fallible<Error: Source> + Writer + ?Sized> Flattener<'w, W> {
         self.bytes(bytes)
     }
 
-    /// A list or a map.
+    /// Writes a list or a map.
     #[inline(never)]
     fn nested(&mut self, value: &Value, form: Form, levels: usize) -> Result<(), W::Error> {
-        // Whoever sends one that is has looked before, and said so.
+        // The sender has already checked the depth and reported a value that is too deep.
         let levels = levels.checked_sub(1).ok_or_else(|| Source::new(TooDeep))?;
         if levels < Value::UNMEASURED && !may_nest() {
             return Err(Source::new(TooDeep));
@@ -224,7 +224,7 @@ impl Plain for Value {
     }
 }
 
-/// How many values and how many keywords there are, then the values, each of the last in front of its keyword.
+/// The number of values, the number of keywords, then the values. A keyword's value is followed by its name.
 impl Plain for Args {
     fn write<W: Fallible<Error: Source> + Writer + ?Sized>(&self, to: &mut W) -> Result<(), W::Error> {
         let (values, names) = self.flat_parts();
@@ -250,26 +250,26 @@ impl Plain for Args {
 // ---- from bytes ----------------------------------------------------------------------------------------------------
 
 struct Reader<'b> {
-    /// The bytes that have not been read yet.
+    /// The unread bytes.
     rest: &'b [u8],
-    /// How many values may yet be claimed to follow: as many as there can be in all, so that no claim costs more than its bytes.
+    /// The number of values that counts may still claim. Starts at the most that the bytes can hold, so no claim costs more than its bytes.
     claims: usize,
     until: Deadline,
-    /// Values that may be read without a look at the clock.
+    /// The number of values left to read before the next look at the clock.
     unclocked: u32,
-    /// Why there is none, if not for what the bytes are.
+    /// Why reading failed; `Invalid` unless set otherwise.
     refusal: DecodeRefusal,
 }
 
 impl<'b> Reader<'b> {
     #[inline]
     fn of(bytes: &'b [u8], until: Deadline) -> Self {
-        // Below the narrow ones each takes its tag and a number.
+        // Each value after the narrow ones takes a tag and eight bytes.
         let claims = NARROW + bytes.len() / (1 + size_of::<u64>());
         Self { rest: bytes, claims, until, unclocked: VALUES_A_LOOK, refusal: DecodeRefusal::Invalid }
     }
 
-    /// Begins to read a value within a list or a map, if there is time.
+    /// Reads a value within a list or a map, if the deadline allows.
     #[inline]
     fn part(&mut self, levels: usize) -> Option<Value> {
         match self.unclocked.checked_sub(1) {
@@ -285,7 +285,7 @@ impl<'b> Reader<'b> {
         self.refuse_if(self.until.has_passed(), DecodeRefusal::Late)
     }
 
-    /// The levels that may be within a list or a map around which there may be `levels`, if there is stack for it.
+    /// The levels left inside a list or a map, given `levels` including it, if there are any and stack for it.
     #[inline]
     fn deeper(&mut self, levels: usize) -> Option<usize> {
         let levels = levels.checked_sub(1)?;
@@ -302,7 +302,7 @@ impl<'b> Reader<'b> {
         (!is_so).then_some(())
     }
 
-    /// As many as are claimed, if there can be.
+    /// Accepts a claimed count, if the claims left cover it.
     #[inline]
     fn claim(&mut self, count: u64) -> Option<usize> {
         let count = usize::try_from(count).ok()?;
@@ -373,7 +373,7 @@ impl<'b> Reader<'b> {
         }
     }
 
-    /// A value that is no number, of what its tag and its number say.
+    /// Reads a value that is not a number, given its tag and number.
     #[inline(never)]
     fn value_slow(&mut self, tag: u8, number: u64, levels: usize) -> Option<Value> {
         Some(match (tag, number) {
@@ -398,7 +398,7 @@ impl<'b> Reader<'b> {
                     Some((self.text(len)?.into(), self.part(levels)?))
                 };
                 let map: BTreeMap<_, _> = (0..count).map(entry).collect::<Option<_>>()?;
-                // A key that is there twice has two values.
+                // A repeated key makes the map smaller than its count.
                 (map.len() == count).then_some(Value::Map(map))?
             }
             _ => return None,
@@ -423,7 +423,7 @@ impl<'b> Reader<'b> {
     }
 }
 
-/// What `read` makes of all of `bytes`.
+/// Decodes with `read`, which must consume all of `bytes`.
 #[inline]
 fn whole<'b, T>(
     bytes: &'b [u8],
@@ -437,13 +437,13 @@ fn whole<'b, T>(
 
 // ---- among others, in an archive -----------------------------------------------------------------------------------
 
-/// Where the bytes are, and how many.
+/// The position and length of the bytes.
 pub struct Resolver {
     start: usize,
     len: usize,
 }
 
-/// As the archive of a vector of the same bytes.
+/// Archives the type as a vector of its encoded bytes.
 macro_rules! archived {
     ($($ty:ident)*) => {$(
         impl Archive for $ty {

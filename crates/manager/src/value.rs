@@ -1,7 +1,6 @@
-//! Values whose types only the one who looks at them knows: what crosses between programs that share no types.
+//! Values whose types are known only at run time. Programs that share no types exchange them.
 //!
-//! Plain data; `codec` is how it crosses. Never recurses deeper than [`Value::MAX_DEPTH`] into a value that may be deeper, but for what
-//! the compiler derives: see "Depth" at [`Value`].
+//! Plain data; `codec` encodes it. Only derived code recurses deeper than [`Value::MAX_DEPTH`] into a value: see "Depth" at [`Value`].
 
 #![forbid(unsafe_code)]
 
@@ -11,21 +10,21 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-/// An argument or a result of a callback, of a type that is known only when it is there.
+/// An argument or a result of a callback, whose type is known only at run time.
 ///
-/// The usual types become values by [`From`]: numbers, texts, vectors, maps, options, `()`. To look at one, match it, or ask it
-/// ([`as_i64`](Self::as_i64), [`as_str`](Self::as_str), ..); to have it as a type of your choice, [`Item::from_value`](super::Item::from_value).
+/// [`From`] converts the usual types: numbers, texts, vectors, maps, options, `()`. To read a value, match it or use an accessor
+/// ([`as_i64`](Self::as_i64), [`as_str`](Self::as_str), ..). [`Item::from_value`](super::Item::from_value) converts it to a type of your choice.
 ///
-/// Two values are equal if they are of the same kind and hold the same: `Value::I64(1)` is not `Value::U64(1)`. The accessors make no such
-/// difference.
+/// Two values are equal if they are of the same kind and hold the same: `Value::I64(1)` is not `Value::U64(1)`. The accessors convert
+/// between kinds of numbers.
 ///
 /// # Depth
 ///
-/// A list or a map within a list or a map, and so on, crosses to another process if there are at most [`MAX_DEPTH`](Self::MAX_DEPTH) of them
-/// within each other. A deeper value is an error before anything of it is sent, and what comes from another process is never deeper. As with
-/// any Rust type that contains itself, cloning, comparing, showing with `{:?}` and dropping a value recurse as deep as it is: who builds one of many
-/// thousand levels takes it apart with [`drop_without_recursion`](Self::drop_without_recursion), which does not. Callgate does so with values that it was given
-/// and that are too deep.
+/// A value can cross to another process if at most [`MAX_DEPTH`](Self::MAX_DEPTH) lists and maps nest in it. Sending a deeper value fails
+/// before any of it is sent, and a value from another process is never deeper. As with any recursive Rust type, cloning, comparing,
+/// formatting with `{:?}` and dropping a value recurse to its full depth. If you build a value of many thousand levels, drop it with
+/// [`drop_without_recursion`](Self::drop_without_recursion). Callgate does this itself with values that it receives from you and that are
+/// too deep.
 ///
 /// # Examples
 ///
@@ -57,20 +56,20 @@ pub enum Value {
     Str(String),
     /// Bytes that need not be text.
     Bytes(Vec<u8>),
-    /// Values in an order.
+    /// A sequence of values.
     List(Vec<Value>),
     /// Values by name.
     Map(BTreeMap<String, Value>),
 }
 
 impl Value {
-    /// How many lists and maps may be within each other in a value that crosses to another process.
+    /// The maximum nesting of lists and maps in a value that crosses to another process.
     pub const MAX_DEPTH: usize = MAX_VALUE_DEPTH;
 
-    /// With more levels left, nobody looks at how much stack there is.
+    /// While at least this many levels are left, the remaining stack is not checked.
     pub(super) const UNMEASURED: usize = Self::MAX_DEPTH - 4;
 
-    /// What kind of value it is, in one word: `none`, `bool`, `i64`, `u64`, `f64`, `str`, `bytes`, `list` or `map`.
+    /// The kind of value, in one word: `none`, `bool`, `i64`, `u64`, `f64`, `str`, `bytes`, `list` or `map`.
     pub fn type_name(&self) -> &'static str {
         match self {
             Value::None => "none",
@@ -90,22 +89,22 @@ impl Value {
         matches!(self, Value::None)
     }
 
-    /// The truth value, if it is one.
+    /// The boolean, if it is one.
     pub fn as_bool(&self) -> Option<bool> {
         if let Value::Bool(truth) = *self { Some(truth) } else { None }
     }
 
-    /// The number, whatever kind of number it is, if it is exactly an `i64`.
+    /// The number, of any kind, if an `i64` represents it exactly.
     pub fn as_i64(&self) -> Option<i64> {
         if let Value::I64(number) = *self { Some(number) } else { self.whole()?.try_into().ok() }
     }
 
-    /// The number, whatever kind of number it is, if it is exactly a `u64`.
+    /// The number, of any kind, if a `u64` represents it exactly.
     pub fn as_u64(&self) -> Option<u64> {
         if let Value::U64(number) = *self { Some(number) } else { self.whole()?.try_into().ok() }
     }
 
-    /// The number, whatever kind of number it is, if it is exactly an `f64`.
+    /// The number, of any kind, if an `f64` represents it exactly.
     pub fn as_f64(&self) -> Option<f64> {
         if let Value::F64(number) = *self { Some(number) } else { exactly(self.whole()?, |whole| whole as f64) }
     }
@@ -115,7 +114,7 @@ impl Value {
         if let Value::Str(text) = self { Some(text) } else { None }
     }
 
-    /// The bytes, if it is some. Text is none.
+    /// The bytes, if it is [`Value::Bytes`]. Returns `None` for text.
     pub fn as_bytes(&self) -> Option<&[u8]> {
         if let Value::Bytes(bytes) = self { Some(bytes) } else { None }
     }
@@ -130,15 +129,15 @@ impl Value {
         if let Value::Map(map) = self { Some(map) } else { None }
     }
 
-    /// Whether more than [`MAX_DEPTH`](Self::MAX_DEPTH) lists and maps are within each other, so that it cannot cross to another process.
+    /// Whether lists and maps nest deeper than [`MAX_DEPTH`](Self::MAX_DEPTH), so that the value cannot cross to another process.
     ///
-    /// Looks no deeper than that itself.
+    /// Itself recurses no deeper than that.
     #[inline]
     pub fn is_too_deep(&self) -> bool {
         !self.is_within(Self::MAX_DEPTH)
     }
 
-    /// Whether at most `levels` lists and maps are within each other, and this thread has stack for them.
+    /// Whether at most `levels` lists and maps nest in it, and this thread has enough stack to visit them.
     #[inline]
     pub(super) fn is_within(&self, levels: usize) -> bool {
         !matches!(self, Value::List(_) | Value::Map(_)) || self.nests_within(levels)
@@ -147,7 +146,7 @@ impl Value {
     #[inline(never)]
     fn nests_within(&self, levels: usize) -> bool {
         let Some(levels) = levels.checked_sub(1) else { return false };
-        // What there is no stack to look at, there is none to send.
+        // Encoding needs stack for each level too, so a value too deep to check here is too deep to send.
         if levels < Self::UNMEASURED && !may_nest() {
             return false;
         }
@@ -158,7 +157,7 @@ impl Value {
         }
     }
 
-    /// Drops the value without recursion, however deep it is. What is simply dropped needs stack for each of its levels.
+    /// Drops the value without recursion, however deep it is. An ordinary drop needs stack for each level.
     ///
     /// # Examples
     ///
@@ -180,7 +179,7 @@ impl Value {
         }
     }
 
-    /// The number, if it is one without a fraction that some integer type of ours can hold.
+    /// The number, if it is whole and an `i64` or a `u64` can hold it.
     pub(super) fn whole(&self) -> Option<i128> {
         match *self {
             Value::I64(number) => Some(number.into()),
@@ -190,7 +189,7 @@ impl Value {
         }
     }
 
-    /// The number as an `f32`: a whole number if it is exactly one, another the nearest there is.
+    /// The number as an `f32`: a whole `I64` or `U64` only if exact, an `F64` rounded to the nearest.
     pub(super) fn as_f32(&self) -> Option<f32> {
         match *self {
             Value::F64(number) => {
@@ -207,13 +206,13 @@ impl Value {
     }
 }
 
-/// The number made of `whole`, if it is still that number.
+/// `whole` as a float, if the conversion is exact.
 fn exactly(whole: i128, number_of: impl Fn(i128) -> f64) -> Option<f64> {
     let number = number_of(whole);
     (number as i128 == whole).then_some(number)
 }
 
-/// Readable, and unlike for different values: `[1, 2.5, "five", none, {"key": b"\x00"}]`. What lies deeper than [`Value::MAX_DEPTH`] is `..`.
+/// Readable, and different for different values: `[1, 2.5, "five", none, {"key": b"\x00"}]`. Levels beyond [`Value::MAX_DEPTH`] show as `..`.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.show(f, Self::MAX_DEPTH)
@@ -253,9 +252,9 @@ impl Value {
 
 // ---- from Rust's types ---------------------------------------------------------------------------------------------
 
-/// A type many of which make a value too: a list, or, of `u8`, bytes.
+/// A type whose vectors convert to a value too: bytes for `u8`, a list for all others.
 pub trait Element: Into<Value> + Sized {
-    /// What a vector of them is.
+    /// Converts a vector of them.
     fn list(elements: Vec<Self>) -> Value {
         Value::List(elements.into_iter().map(Into::into).collect())
     }
@@ -273,7 +272,7 @@ impl Element for Value {
     }
 }
 
-/// From a type as one variant of a value, by a conversion.
+/// Implements `From` for types that convert into the content of one variant.
 macro_rules! from {
     ($($ty:ty => $variant:ident,)*) => {$(
         impl From<$ty> for Value {

@@ -1,22 +1,22 @@
-//! Steps of the protocol that can be made to fail: for tests of what happens when a process is killed, or stands still, at a certain point.
+//! Steps of the protocol that tests can make fail, to kill or stop a process at a certain point.
 //!
-//! Without the feature `failpoints` every `reach` is empty, and nothing of this is compiled into a call. With it, each
-//! step looks up by name what it is to do (the crate `fail`): as the environment variable `FAILPOINTS` said when the process began, or as
-//! [`set`] and [`call`] have said since.
+//! Without the feature `failpoints` every `reach` is empty and adds no code to a call. With it, each step looks up its
+//! action by name (the crate `fail`). The environment variable `FAILPOINTS` sets actions when the process starts; [`set`] and [`call`]
+//! change them later.
 
 #![forbid(unsafe_code)]
 
-/// Declares [`Step`], and what is known of each.
+/// Declares [`Step`] and the table of its names and descriptions.
 macro_rules! steps {
     ($($side:ident { $($step:ident = $name:literal, $about:literal;)+ })+) => {
-        /// A step of the protocol, on one of the two sides. Each is just after what it is named by.
+        /// A step of the protocol, on one of the two sides. Each lies just after the event in its name.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[allow(missing_docs, reason = "each has its sentence in STEPS")]
         pub enum Step {
             $($($step,)+)+
         }
 
-        /// Every step, those of one side in about the order in which a bridge comes to them.
+        /// Every step. Within a side, roughly in the order in which a bridge reaches them.
         #[cfg(feature = "failpoints")]
         pub const STEPS: &[Point] = &[$($(Point { name: $name, side: Side::$side, about: $about },)+)+];
     };
@@ -132,11 +132,11 @@ mod armed {
     /// A step that can be made to fail.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Point {
-        /// What `FAILPOINTS` calls it: its side, a dot, and a word or two.
+        /// Its name in `FAILPOINTS`: its side, a dot, and a word or two.
         pub name: &'static str,
-        /// In which of the two processes it is.
+        /// The process that reaches it.
         pub side: Side,
-        /// How far things have come there, as a sentence.
+        /// The state of the protocol at this step, as a sentence.
         pub about: &'static str,
     }
 
@@ -149,10 +149,10 @@ mod armed {
         Child,
     }
 
-    /// Exit code of a process that was told to exit at a step, unless it was told another.
+    /// The default exit code of a process that exits at a step.
     const EXIT: i32 = 73;
 
-    /// Does at the step `name` of this process, from now on, what `actions` says.
+    /// Sets the actions of the step `name` in this process, from now on.
     ///
     /// The form is that of the crate `fail`: `return(kill)` ends the process with SIGKILL, `return(stop)` stops it with SIGSTOP until somebody
     /// continues it, `return(exit 3)` exits with that code; `panic`, `sleep(milliseconds)`, `pause` and `off` are fail's own, and
@@ -177,7 +177,7 @@ mod armed {
         fail::cfg_callback(name, run)
     }
 
-    /// Does nothing at the step `name` of this process, from now on.
+    /// Removes the actions of the step `name` in this process.
     pub fn clear(name: &str) {
         fail::remove(name);
     }
@@ -190,10 +190,10 @@ mod armed {
     /// Whether this process is the child of a bridge.
     static CHILD: OnceLock<()> = OnceLock::new();
 
-    /// Reads the steps of the protocol out of `FAILPOINTS`. What else stands there is left to whom it belongs: `fail` has one table for
-    /// the whole process. A step that does not exist, or cannot do what is said, ends the process: its test would test nothing.
+    /// Sets the steps of the protocol from `FAILPOINTS`. Ignores other names there, because `fail` has one table for the whole process. An
+    /// unknown step or an invalid action ends the process: its test would test nothing.
     pub fn begin() {
-        // The environment says nothing to a program that has more rights than whoever executed it.
+        // A program with more rights than the user who executed it ignores the environment.
         let text = std::env::var("FAILPOINTS").ok().filter(|_| !selfproc::is_privileged());
         let Some(text) = text else { return };
         let settings = text.split(';').filter_map(|setting| setting.trim().split_once('='));
@@ -206,18 +206,18 @@ mod armed {
         }
     }
 
-    /// This process is a child.
+    /// Marks this process as a child.
     pub fn begin_child() {
         let _ = CHILD.set(());
     }
 
-    /// This process has reached `step`: does what it is to do there.
+    /// Carries out the actions of `step`, which this process has reached.
     #[inline(never)]
     pub fn reach(step: Step) {
         let _ = fail::eval(STEPS[step as usize].name, |order| carry_out(order.as_deref().unwrap_or_default()));
     }
 
-    /// The same, where both sides run the same code.
+    /// [`reach`] for code that both sides run.
     pub(crate) fn reach_here(parent: Step, child: Step) {
         reach(if CHILD.get().is_some() { child } else { parent });
     }

@@ -20,14 +20,14 @@ use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-/// What a place lies in: a mapping, or the heap in tests. Dropped when the last place in it is.
+/// The memory that holds a place: a mapping, or the heap in tests. Dropped with the last place in it.
 type MappingOwner = Arc<dyn Any + Send + Sync>;
 
 /// Structures that may lie in shared memory: `repr(C)`, made of atomics only, and valid for every bit pattern.
 ///
 /// # Safety
 ///
-/// The type must be all of that.
+/// The type must meet all of these conditions.
 pub unsafe trait Atomics: Send + Sync + 'static {}
 
 // SAFETY: declared in `layout` as `repr(C)` structures of atomics.
@@ -49,7 +49,7 @@ pub struct Placed<T> {
     _owner: MappingOwner,
 }
 
-/// For two sides of a protocol in one model.
+/// Lets one model hold both sides of a protocol.
 #[cfg(all(any(test, feature = "testkit"), loom))]
 impl<T> Clone for Placed<T> {
     fn clone(&self) -> Self {
@@ -123,12 +123,12 @@ impl Slots {
             inline: std::array::from_fn(|_| AtomicU64::new(0)),
         };
         let lines: Arc<[SlotLine]> = (0..count).map(|_| line()).collect();
-        // Of all lines: a pointer made of a reference to the first alone would not reach the others.
+        // From the whole slice: a pointer made from a reference to the first line could not reach the others.
         let first = NonNull::from(&*lines).cast();
         Self { first, stride: size_of::<SlotLine>(), mask: count as u64 - 1, _owner: Arc::new(lines) }
     }
 
-    /// How many slots the ring has.
+    /// The number of slots in the ring.
     pub fn count(&self) -> u64 {
         self.mask + 1
     }
@@ -199,7 +199,7 @@ impl<'a> Span<'a> {
         Span { len, ..self }
     }
 
-    /// What comes after the first `len` bytes.
+    /// The bytes after the first `len`.
     ///
     /// # Panics
     ///
@@ -298,7 +298,7 @@ impl Segment {
         Ok((segment, object))
     }
 
-    /// Maps the segment that a parent created, and checks that it is what its header says.
+    /// Maps the segment that a parent created, and checks its header against its length.
     pub fn attach(backing: &dyn Backing, descriptors: &mut dyn Iterator<Item = OwnedFd>) -> io::Result<Self> {
         let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
         let mapping = Arc::new(backing.attach(SEGMENT, descriptors, Protection::ReadWrite)?);
@@ -322,7 +322,7 @@ impl Segment {
         Ok(Self { mapping, geometry })
     }
 
-    /// Maps a segment that must have the geometry which `of` finds for its length, and does not look at it.
+    /// Maps a segment without reading its header. `of` gives the geometry for its length.
     pub fn attach_unseen(object: OwnedFd, of: impl Fn(usize) -> Option<Geometry>) -> io::Result<Self> {
         let mapping = Sealed.attach(SEGMENT, &mut std::iter::once(object), Protection::ReadWrite)?;
         let geometry = of(mapping.len()).ok_or(io::ErrorKind::InvalidData)?;
@@ -330,7 +330,7 @@ impl Segment {
         Ok(Self { mapping: Arc::new(mapping), geometry })
     }
 
-    /// Whether nobody can make holes in it.
+    /// Whether it is sealed against punching holes.
     #[cfg(all(any(test, feature = "testkit"), not(loom)))]
     pub fn is_sealed_for_test(&self) -> bool {
         self.mapping.remove_for_test(4096).is_err()
@@ -356,17 +356,17 @@ impl Segment {
         Placed::new(&self.mapping, self.geometry.callee_line(lane))
     }
 
-    /// What the child says that it holds of the parent's blocks.
+    /// The parent's blocks that the child claims to hold.
     pub fn held_by_child(&self) -> Placed<HeldTable> {
         Placed::new(&self.mapping, self.geometry.held_by_child())
     }
 
-    /// What the parent says that it holds of the child's blocks.
+    /// The child's blocks that the parent claims to hold.
     pub fn held_by_parent(&self) -> Placed<HeldTable> {
         Placed::new(&self.mapping, self.geometry.held_by_parent())
     }
 
-    /// What the child says as it ends.
+    /// The child's last message, written as it ends.
     pub fn last_words(&self) -> Placed<LastWords> {
         Placed::new(&self.mapping, self.geometry.last_words())
     }
@@ -426,7 +426,7 @@ fn checked_address(mapping: &Mapping, offset: usize, len: usize, align: usize) -
     address
 }
 
-/// Errors, for the tools that look for such to show that they see them: `.ci/memcheck` and `.ci/sanitize` run each and want it caught.
+/// Planted errors that prove the memory checkers work: `.ci/memcheck` and `.ci/sanitize` run each and require that it is caught.
 #[cfg(all(test, not(loom)))]
 mod planted {
     use super::*;

@@ -1,4 +1,4 @@
-//! Which archives may be read where they lie, though whoever wrote them is not trusted.
+//! The archives that may be read in place although their writer is not trusted.
 //!
 //! Contains nothing but `unsafe impl`: each is a claim about the code of rkyv 0.8, made after reading it. Some types are left out on purpose:
 //! `docs/decisions/034-views-of-safe-archives-only.md` says why.
@@ -28,12 +28,12 @@ use std::num::{NonZeroI8, NonZeroU8};
 
 /// An archived type that can be read in a `View`: its safe methods are sound on any bytes that validate as it.
 ///
-/// A view holds what a child wrote, and a child may write anything that passes validation. For most archives that is all that their
-/// methods count on: numbers, `bool`, `char`, texts, boxes, lists, arrays, tuples, options, results, ranges, durations and
+/// A view holds what a child wrote, and a child may write anything that passes validation. For most archives
+/// their methods rely on nothing more: numbers, `bool`, `char`, texts, boxes, lists, arrays, tuples, options, results, ranges, durations and
 /// addresses implement this. Maps and sets do not: validation does not look at how a table is linked together, and a
 /// lookup in a forged `HashMap`, or going through a forged `BTreeMap`, reads memory that it should not.
 ///
-/// For a type of yours, have its archived type derive it. Every field must be viewable.
+/// For a type of your own, derive it on the archived type. Every field must be viewable.
 ///
 /// ```
 /// use rkyv::{Archive, Deserialize, Serialize};
@@ -113,7 +113,7 @@ viewable_tuples! {
 }
 
 /// Why trees and tables are not in the lists above: forgeries that validate, whose own methods go where validation has not been.
-/// A test that fails says that rkyv has come to look closer.
+/// If one of these tests fails, rkyv now validates more.
 #[cfg(all(test, not(loom)))]
 mod tests {
     use rkyv::collections::btree_set::ArchivedBTreeSet;

@@ -1,6 +1,6 @@
 //! The arguments of a callback with types, as a tuple and as [`Args`], and its outcome.
 //!
-//! What nests too deep to cross to another process is refused here, on the side that has it.
+//! Refuses values that nest too deep to cross to another process, on the sending side.
 
 #![forbid(unsafe_code)]
 
@@ -33,17 +33,18 @@ pub trait Arguments: Transfer + sealed::Sealed {
     /// The types, in words: `(i64, str)`.
     const TYPES: &'static str;
 
-    /// The same, as they are called without knowing the types.
+    /// Converts them to arguments without types.
     fn into_args(self) -> Args;
 
-    /// From arguments that were given without knowing the types.
+    /// Converts from arguments without types.
     ///
     /// # Errors
     ///
-    /// If they are more or fewer, if one is of another type, or if there are keywords: what was expected, and what `args` are.
+    /// If the number of arguments differs, if one has another type, or if there are keywords. The error says what was expected and what
+    /// `args` are.
     fn from_args(args: Args) -> Result<Self, TypeMismatch>;
 
-    /// Whether none is too deep to cross to another process.
+    /// Whether every argument is shallow enough to cross to another process.
     #[doc(hidden)]
     fn is_shallow(&self) -> bool;
 }
@@ -78,7 +79,7 @@ macro_rules! arguments {
             const TUPLE: &'static ConstText = &ConstText::of_tuple(&[$($item::TYPE),*]);
         }
     )*};
-    // Nothing is an item, too.
+    // `()` is an `Item` too, so it is sealed already.
     (@sealed) => {};
     (@sealed $($item:ident)+) => {
         impl<$($item: Item),*> sealed::Sealed for ($($item,)*) {}
@@ -98,7 +99,7 @@ arguments! {
 }
 
 impl TypeMismatch {
-    /// The same of argument number `index` of arguments of the kinds `found`.
+    /// Restates the mismatch of argument number `index` for all arguments, whose kinds are `found`.
     fn of_argument<A: Arguments>(self, index: usize, found: &[&str]) -> Self {
         let found: Vec<_> =
             found.iter().enumerate().map(|(at, kind)| if at == index { &self.found } else { *kind }).collect();
@@ -106,7 +107,7 @@ impl TypeMismatch {
     }
 }
 
-/// The arguments, if they are `COUNT`, and no keywords.
+/// The arguments, if there are exactly `COUNT` and no keywords.
 fn positional<A: Arguments, const COUNT: usize>(args: Args) -> Result<[Value; COUNT], TypeMismatch> {
     let given = args.positional().len();
     if let Some((name, _)) = args.keywords().next() {
@@ -156,7 +157,7 @@ impl<R: Item, E: Display> Outcome for Result<R, E> {
     }
 }
 
-/// The arguments as they are, if they can cross to another process. If not they have been taken apart.
+/// Returns the arguments if they can cross to another process; otherwise drops them without recursion.
 ///
 /// # Errors
 ///
@@ -169,7 +170,7 @@ pub(crate) fn shallow<A: Arguments>(arguments: A) -> Result<A, TooDeep> {
     Err(TooDeep)
 }
 
-/// [`shallow`], of arguments without types.
+/// [`shallow`] for arguments without types.
 ///
 /// # Errors
 ///
@@ -182,7 +183,7 @@ pub(crate) fn shallow_args(args: Args) -> Result<Args, TooDeep> {
     Err(TooDeep)
 }
 
-/// [`shallow`], of a result.
+/// [`shallow`] for a result.
 ///
 /// # Errors
 ///
@@ -195,5 +196,5 @@ pub(crate) fn shallow_item<R: Item>(item: R) -> Result<R, TooDeep> {
     Err(TooDeep)
 }
 
-/// Where the words for a tuple are.
+/// Holds the name of a tuple type.
 struct Tuples<T>(T);

@@ -1,8 +1,8 @@
-//! Texts that the compiler puts together, for the words that stand for types.
+//! Text concatenated at compile time, for the names of types.
 
 #![forbid(unsafe_code)]
 
-/// Words for a type, put together by the compiler. Too long ones do not compile.
+/// A type's name, concatenated at compile time. A name that is too long does not compile.
 #[doc(hidden)]
 pub struct ConstText {
     bytes: [u8; ConstText::MAX],

@@ -41,23 +41,23 @@ impl TypeMismatch {
         Self { expected: expected.into(), found: found.into() }
     }
 
-    /// No `T`, but a value of another kind.
+    /// A value of another kind than `T`.
     fn of<T: Item>(value: &Value) -> Self {
         Self::new(T::TYPE, value.type_name())
     }
 
-    /// No number of type `T`, but one that does not fit, or none.
+    /// A number that does not fit into `T`, or a value that is not a number.
     fn of_number<T: Item>(value: &Value) -> Self {
         if value.is_number() { Self::new(T::TYPE, value.to_string()) } else { Self::of::<T>(value) }
     }
 
-    /// The same, of the part `at` of a `kind` that should have been a `T`.
+    /// Restates the mismatch of the part `at` for the whole `kind`, which should have been a `T`.
     fn inside<T: Item>(self, kind: &str, at: impl Display) -> Self {
         Self::new(T::TYPE, format!("{kind} with {} at {at}", self.found))
     }
 }
 
-/// A name from another process, as it is shown in a message: its first characters.
+/// A name from another process, shortened to its first 60 characters for a message.
 pub(crate) fn shortened(name: &str) -> Cow<'_, str> {
     const MOST: usize = 60;
     match name.char_indices().nth(MOST) {
@@ -72,12 +72,13 @@ pub(super) mod sealed {
 
 /// A type that can be an argument or the result of a callback with types.
 ///
-/// These can: `bool`, `i8` to `i64`, `u8` to `u64`, `isize` (as an `i64`), `usize` (as a `u64`), `f32`, `f64`, `String`, `()`, [`Value`]; and of those that can, `Option<T>`, `Vec<T>`
-/// (`Vec<u8>` is bytes), `BTreeMap<String, T>` and `HashMap<String, T>`. No other type can: what other programs, in other languages even,
-/// are to call says what it takes in words that all know. A type of yours is made of these inside the callback.
+/// The item types are `bool`, `i8` to `i64`, `u8` to `u64`, `isize` (as an `i64`), `usize` (as a `u64`), `f32`, `f64`, `String`, `()`,
+/// [`Value`]; and, for an item type `T`, `Option<T>`, `Vec<T>` (`Vec<u8>` is bytes), `BTreeMap<String, T>` and `HashMap<String, T>`. No
+/// other type is one: programs in any language must understand the signature of a callback. Build your own types from these inside the
+/// callback.
 ///
-/// As a [`Value`], an `Option` is `None` or what is in it: an `Option<Option<T>>`, `Option<()>` or `Option<Value>` that is `Some` of
-/// nothing is `None` when it comes out of one.
+/// As a [`Value`], an `Option` is `None` or its content. So an `Option<Option<T>>`, `Option<()>` or `Option<Value>` that is `Some` of
+/// nothing comes back from a value as `None`.
 ///
 /// # Examples
 ///
@@ -97,8 +98,8 @@ pub(super) mod sealed {
     note = "these can: bool, i8 to i64, u8 to u64, isize, usize, f32, f64, String, (), callgate::manager::Value; Option and Vec of them; BTreeMap and HashMap from String to them"
 )]
 pub trait Item: Element + Transfer + sealed::Sealed {
-    /// The type, in words: `i64`, `list of i64`, `bytes`, `optional str`, `map of f64`, `hash map of f64`, `any`. Different types have
-    /// different words.
+    /// The type's name: `i64`, `list of i64`, `bytes`, `optional str`, `map of f64`, `hash map of f64`, `any`. Types with different
+    /// archives have different names.
     const TYPE: &'static str;
 
     /// Converts it to a value.
@@ -108,17 +109,18 @@ pub trait Item: Element + Transfer + sealed::Sealed {
 
     /// Converts a value to this type.
     ///
-    /// A number may be of any kind, as long as it is exactly one of this type; an `f32` is the nearest to an `f64` that is within its range.
+    /// A number of any kind converts if this type represents it exactly. An `f64` within the range of `f32` converts to
+    /// the nearest `f32`.
     ///
     /// # Errors
     ///
-    /// If it is of another type, or does not fit: what was expected, and what `value` is.
+    /// If it is of another type, or does not fit. The error says what was expected and what `value` is.
     fn from_value(value: Value) -> Result<Self, TypeMismatch>;
 
     #[doc(hidden)]
     const LIST: &'static ConstText = &ConstText::of(&["list of ", Self::TYPE]);
 
-    /// A vector, from what [`Element::list`] makes of one.
+    /// Converts the result of [`Element::list`] back to a vector.
     #[doc(hidden)]
     fn list_from_value(value: Value) -> Result<Vec<Self>, TypeMismatch> {
         let Value::List(list) = value else { return Err(TypeMismatch::of::<Vec<Self>>(&value)) };
@@ -128,18 +130,18 @@ pub trait Item: Element + Transfer + sealed::Sealed {
         items.collect()
     }
 
-    /// Whether there are values in it, which may nest as deep as somebody cares to make them.
+    /// Whether it contains [`Value`]s, which may nest to any depth.
     #[doc(hidden)]
     const HAS_VALUES: bool = false;
 
-    /// Whether at most `levels` lists and maps are within each other.
+    /// Whether at most `levels` lists and maps nest in it.
     #[doc(hidden)]
     fn is_within(&self, _levels: usize) -> bool {
         true
     }
 }
 
-/// An item that is a whole number.
+/// Implements [`Item`] for integers.
 macro_rules! integers {
     ($($ty:ident $name:literal,)*) => {$(
         impl sealed::Sealed for $ty {}
@@ -155,7 +157,7 @@ macro_rules! integers {
     )*};
 }
 
-// `isize` and `usize` have the archives of what they are called.
+// `isize` and `usize` have the archives of the types whose names they use.
 integers! { i8 "i8", i16 "i16", i32 "i32", i64 "i64", isize "i64", u16 "u16", u32 "u32", u64 "u64", usize "u64", }
 
 impl sealed::Sealed for u8 {}
@@ -284,7 +286,7 @@ impl<T: Item> Item for BTreeMap<String, T> {
     }
 
     fn is_within(&self, levels: usize) -> bool {
-        // Archived as a tree: a level for each of its nodes on the way to an entry, each of which but the last has 6 below it.
+        // Archived as a tree: one level for each node on the way to an entry. Every node but the last has 6 below it.
         all_within(self.values(), levels, 16)
     }
 }
@@ -292,7 +294,7 @@ impl<T: Item> Item for BTreeMap<String, T> {
 impl<T: Item> sealed::Sealed for HashMap<String, T> {}
 
 impl<T: Item> Item for HashMap<String, T> {
-    // Another archive than a `BTreeMap`'s, so other words.
+    // Its archive differs from a `BTreeMap`'s, so its name does too.
     const TYPE: &'static str = Texts::<T>::HASH_MAP.as_str();
     const HAS_VALUES: bool = T::HAS_VALUES;
 
@@ -305,13 +307,13 @@ impl<T: Item> Item for HashMap<String, T> {
     }
 }
 
-/// Whether at most `levels` lists and maps are within each other, where what the items are in takes `taken` of them.
+/// Whether at most `levels` lists and maps nest in a container of `items` that itself takes `taken` levels.
 fn all_within<'i, T: Item>(items: impl IntoIterator<Item = &'i T>, levels: usize, taken: usize) -> bool {
     let mut items = items.into_iter();
     !T::HAS_VALUES || levels.checked_sub(taken).is_some_and(|levels| items.all(|item| item.is_within(levels)))
 }
 
-/// The entries of a map that is to be an `M`.
+/// The entries of a map, for a conversion to an `M`.
 fn entries<M: Item, T: Item>(
     value: Value,
 ) -> Result<impl Iterator<Item = Result<(String, T), TypeMismatch>>, TypeMismatch> {
@@ -322,7 +324,7 @@ fn entries<M: Item, T: Item>(
     }))
 }
 
-/// Where the words for types made of a `T` are.
+/// Holds the names of types made from a `T`.
 struct Texts<T>(T);
 
 impl<T: Item> Texts<T> {

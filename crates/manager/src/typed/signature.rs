@@ -10,7 +10,7 @@ use super::item::Item;
 use std::borrow::Cow;
 use std::fmt;
 
-/// The types of a callback's arguments and result, in words: `(i64, i64) -> i64`, or `any` for dynamic ones.
+/// The types of a callback's arguments and result, as text: `(i64, i64) -> i64`, or `any` for dynamic ones.
 ///
 /// A call with the callback's own signature needs no conversion.
 ///
@@ -44,7 +44,7 @@ impl Signature {
 
     /// A signature from another process.
     ///
-    /// `None` if it is longer than [`MAX_LEN`](Self::MAX_LEN), or has control characters in it.
+    /// `None` if it is empty, is longer than [`MAX_LEN`](Self::MAX_LEN), or contains control characters.
     pub(crate) fn checked(text: String) -> Option<Self> {
         let is_sound = text.len() <= Self::MAX_LEN && !text.is_empty() && !text.contains(char::is_control);
         is_sound.then(|| Self(text.into()))
@@ -52,7 +52,7 @@ impl Signature {
 
     /// Whether a caller's `A` and `R` are the callback's types, so that they cross without conversion. Allocates nothing.
     pub(crate) fn agrees_with<A: Arguments, R: Item>(&self) -> bool {
-        // No typed signature reads `any`: each has its arguments.
+        // A typed signature never reads `any`, because it lists its arguments.
         self.0 == Signatures::<A, R>::TEXT.as_str()
     }
 
@@ -75,7 +75,7 @@ impl fmt::Display for Signature {
 
 const _: () = assert!(ConstText::MAX <= Signature::MAX_LEN);
 
-/// Where the words for a callback are.
+/// Holds the text of a callback's signature.
 struct Signatures<A, R>(A, R);
 
 impl<A: Arguments, R: Item> Signatures<A, R> {

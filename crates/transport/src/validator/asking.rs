@@ -52,11 +52,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How often what to mark is made better before something else is tried. The frame is copied and validated no more than 4 x this + 1 times.
 const ROUNDS: usize = 6;
 
-/// Why a marked copy is not valid.
+/// Why a marked copy failed validation.
 struct Spoilt {
-    /// Objects in which something was counted, if it was too many. If not, it was something else.
+    /// The objects in which elements were counted, if the count was too high; `None` for any other failure.
     counted_in: Option<BTreeMap<usize, usize>>,
-    /// Where the object begins that was being validated.
+    /// The start of the object under validation.
     object: usize,
 }
 

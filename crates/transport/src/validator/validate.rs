@@ -35,7 +35,7 @@ pub(crate) unsafe fn validate<A: Checked>(root: *const A, bytes: &[u8], until: D
     }
 }
 
-/// What is wrong with an archive that has not been found valid; or validates it otherwise, if that may help.
+/// Says what is wrong with an archive that failed validation, or validates it another way if that may help.
 #[cold]
 fn validate_slow(root: RootType, bytes: &[u8], until: Deadline, why: Why) -> Result<Need, Failure> {
     let most = Validator::new(bytes, root.size).claims.most;
@@ -55,13 +55,13 @@ fn validate_slow(root: RootType, bytes: &[u8], until: Deadline, why: Why) -> Res
     }
 }
 
-/// [`ask`], and what to say of what it refuses.
+/// [`ask`], with the reason for a refusal.
 fn ask_in_time(root: RootType, bytes: &[u8], until: Deadline) -> Result<(), Failure> {
     ask(root, bytes, until)
         .map_err(|_| refuse(if until.has_passed() { DecodeRefusal::Late } else { DecodeRefusal::Elements }))
 }
 
-/// Marks what may be a table without end, validates that, and then the archive itself.
+/// Marks possible tables without end on a copy, validates the copy, and then the archive itself.
 fn validate_without_runaways(root: RootType, bytes: &[u8], until: Deadline, most: usize) -> Result<Need, Failure> {
     // Those of -1 first: smaller ones may be pointers, to a few bytes just before the object that they begin.
     let suspects = runaways(bytes, until).filter(|(_, at)| bytes[*at] == u8::MAX).map(|(_, at)| at);
@@ -92,7 +92,7 @@ fn validate_without_runaways(root: RootType, bytes: &[u8], until: Deadline, most
     Err(refuse(DecodeRefusal::Invalid))
 }
 
-/// The same, with `most` elements of no size.
+/// Validates again, with a limit of `most` zero-sized elements.
 fn validate_again(root: RootType, bytes: &[u8], until: Deadline, most: usize, tables: Tables) -> Result<Need, Failure> {
     match validate_with(root, bytes, until, most, tables) {
         Ok(need) => Ok(need),

@@ -1,4 +1,4 @@
-//! How many elements of no size an archive may claim: as many as it has bytes, or [`ZERO_SIZED`].
+//! The limit on zero-sized elements that an archive may claim: its length in bytes, or [`ZERO_SIZED`] if that is more.
 //!
 //! Reads words of the archive, and counts. Only ever refuses: whether a part lies where it may is said by `bounds`, whatever is counted here.
 //! Allocates once something without bytes comes up, in memory that the thread keeps.
@@ -45,21 +45,21 @@ use std::ops::Range;
 /// Pairs with no more elements are not counted: each has as many bytes itself.
 pub(super) const SMALL: usize = size_of::<ArchivedSlice>();
 
-/// How many elements of no size the archive may have.
+/// The budget of zero-sized elements of an archive.
 pub(super) struct ZstBudget {
     pub(super) counted: usize,
     pub(super) most: usize,
-    /// Whether there was more to note than [`MAX_PAIRS`] or memory allows.
+    /// Whether more pairs were found than [`MAX_PAIRS`] or memory allows.
     pub(super) is_full: bool,
     /// Once there was something to look for.
     scans: Option<Box<Scans>>,
 }
 
-/// What has been found in the objects that are being validated, the outermost first.
+/// The pairs found in the objects under validation, outermost first.
 #[derive(Default)]
 struct Scans {
     objects: Vec<Scan>,
-    /// By where they point to, object after object.
+    /// Sorted by target within each object, object after object.
     found: Vec<Found>,
 }
 
@@ -69,7 +69,7 @@ struct Scan {
     from: usize,
 }
 
-/// Pairs with more than a few elements: their target, and how many; 0 once they have been counted.
+/// A pair with more than [`SMALL`] elements: its target and its count, which is 0 once counted.
 #[derive(Clone, Copy)]
 struct Found {
     target: FixedUsize,
@@ -81,17 +81,17 @@ thread_local! {
     static KEPT: Cell<Option<Box<Scans>>> = const { Cell::new(None) };
 }
 
-/// A thread keeps room for so many pairs.
+/// The maximum number of pairs for which a thread keeps memory.
 const KEPT_PAIRS: usize = 1 << 12;
 
 impl ZstBudget {
-    /// For an archive of so many bytes.
+    /// The budget of an archive of `len` bytes.
     #[inline(always)]
     pub(super) fn new(len: usize) -> Self {
         Self { counted: 0, most: len.max(ZERO_SIZED) + len, is_full: false, scans: None }
     }
 
-    /// Whether there may be too many.
+    /// Whether more elements were counted than allowed.
     #[inline(always)]
     pub(super) fn is_over(&self) -> bool {
         self.counted > self.most
@@ -125,7 +125,7 @@ impl Drop for ZstBudget {
 }
 
 impl Scans {
-    /// Keeps what has been allocated for the thread's next scan, unless that is a lot.
+    /// Keeps the allocation for the thread's next scan, unless it is large.
     #[cold]
     fn keep_slow(mut self: Box<Self>) {
         if self.found.capacity() <= KEPT_PAIRS {
