@@ -1,7 +1,7 @@
 //! What a child does to itself first: leaves its parent's terminal, sheds what it inherited, takes the control socket from stdin, arranges to
 //! die with its parent, and answers the handshake.
 //!
-//! Never closes a descriptor that somebody in this process may own: what is inherited goes by executing the program again.
+//! Never closes a descriptor that other code in this process may own: it sheds inherited descriptors by executing the program again.
 
 use crate::spawn::VARIABLE;
 use callgate_engine::callee::Serving;
@@ -25,10 +25,10 @@ use std::time::Duration;
 /// Exit code of a child that could not get as far as serving.
 const FAILED: i32 = 70;
 
-/// Threads, and what waits for descriptors, that libraries have started before `main`, in a process that may be a child.
+/// In a process that may be a child: how many threads run, and how many reactors exist, because libraries started them before `main`.
 static OF_LIBRARIES: [AtomicUsize; 2] = [AtomicUsize::new(1), AtomicUsize::new(0)];
 
-/// Notes what libraries have started: nothing of the program's has begun.
+/// Records the threads and reactors that libraries have started. The program itself has started nothing yet.
 pub(crate) extern "C" fn note_libraries() {
     if std::env::var_os(VARIABLE).is_some() {
         OF_LIBRARIES[0].store(threads(), Relaxed);
@@ -36,19 +36,19 @@ pub(crate) extern "C" fn note_libraries() {
     }
 }
 
-// Behind what the program's own constructors start, as far as the linker has put those before.
+// Runs after the program's own constructors, as far as the linker has placed them before this one.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static NOTE_LIBRARIES: extern "C" fn() = note_libraries;
 
-/// Where a child goes that serves one service: it never comes back.
+/// The function in which a child serves one service. It never returns.
 pub(crate) type EntryFn = fn(Child) -> !;
 
-/// A child that knows what it is, and has not yet answered its parent.
+/// A child that has received the handshake and has not yet answered its parent.
 #[derive(Debug)]
 pub(crate) struct Child {
     socket: OwnedFd,
-    /// What came with the handshake: the segment, and what the doorbells need.
+    /// The descriptors that came with the handshake: the segment's, and those that the doorbells need.
     descriptors: Vec<OwnedFd>,
     hello: Hello,
     /// The plan of its sandbox.
@@ -57,9 +57,9 @@ pub(crate) struct Child {
     build: Build,
 }
 
-/// Makes this process the child that a bridge started it as; `None` if it is none.
+/// Makes this process the child of the bridge that started it; `None` if no bridge did.
 ///
-/// Never returns if it is one but its parent is gone, or the handshake cannot go on.
+/// Never returns in a child whose parent is gone or whose handshake fails.
 pub(crate) fn adopt() -> Option<Child> {
     failpoints::begin();
     let said = std::env::var(VARIABLE).ok()?;
@@ -94,25 +94,25 @@ pub(crate) fn adopt() -> Option<Child> {
     }
 }
 
-/// Stands in [`VARIABLE`] behind the inode, in a program that has been executed once more and has inherited nothing.
+/// Follows the inode in [`VARIABLE`] when the program has been executed a second time and has inherited nothing.
 const BARE: &str = " bare";
 
-/// How long threads that have ended may take to be gone.
+/// How long a thread that has ended may still be counted by the system.
 const GOING: Duration = Duration::from_millis(50);
 
-/// How many threads run. Without procfs nobody knows.
+/// How many threads run; 1 without procfs, which alone knows the number.
 fn threads() -> usize {
     limits::threads().unwrap_or(1)
 }
 
-/// How many descriptors there are that wait for others, as the reactor of an async runtime does.
+/// How many descriptors of this process wait for other descriptors, as the reactor of an async runtime does.
 fn reactors() -> usize {
     let is_own = |found: &&descriptor::InheritedDescriptor| found.is_reactor && !found.is_inheritable;
     descriptor::found().map_or(0, |found| found.iter().filter(is_own).count())
 }
 
-/// Ends this process, and tells the parent why, unless it can still be made a child: not when other threads run, nor when something waits for
-/// descriptors, beyond what libraries have started before `main`. Then `main` has begun, and what it has begun would go on beside the service.
+/// Ends this process, and tells the parent why, if it is too late to become a child: more threads or more reactors exist than libraries started
+/// before `main`. In that case `main` has begun, and whatever it has started would go on beside the service.
 fn check_is_early() {
     let [few, waiting] = OF_LIBRARIES.each_ref().map(|count| count.load(Relaxed));
     let mut threads = threads();
@@ -124,16 +124,16 @@ fn check_is_early() {
         threads = self::threads();
     }
     if threads > few || reactors() > waiting {
-        // Who has started none of them is not to hear of those of libraries.
+        // Leaves out the threads of libraries: the reader of the message did not start them.
         let threads = 1 + threads.saturating_sub(few) as u64;
         say(&too_late_in_words(threads));
-        // It goes without the parent's greeting, and ends this process when it hears this.
+        // The parent takes this answer before its greeting has been read, and ends this process on it.
         let _ = Answer::TooLate { threads }.send(stdin(), &[]);
         std::process::exit(FAILED);
     }
 }
 
-/// What is wrong in a process that came to `init` when so many threads ran in it; 1 = something waited for descriptors.
+/// What is wrong in a process that reached `init` while `threads` threads ran in it; 1 = no other thread, but a reactor.
 pub(crate) fn too_late_in_words(threads: u64) -> String {
     let found = match threads {
         0 | 1 => "an async runtime was there already".into(),
@@ -145,10 +145,10 @@ pub(crate) fn too_late_in_words(threads: u64) -> String {
     )
 }
 
-/// Executes this program once more if it has inherited descriptors, which are closed thereby: what is open then, somebody in this process has
-/// opened (a library that was loaded before `main`, say), and keeps. Returns if there is nothing to shed.
+/// Executes this program a second time if it has inherited descriptors, which closes them. Any other open descriptor was opened in this process
+/// (by a library that was loaded before `main`, say) and belongs to its owner. Returns if there is nothing to shed.
 fn shed_inherited(inode: u64) {
-    // Without procfs the two cannot be told apart.
+    // Without procfs, inherited and own descriptors cannot be told apart.
     let Ok(found) = descriptor::found() else { return };
     if found.iter().any(|found| found.is_inheritable) {
         let error = descriptor::close_on_exec()
@@ -158,9 +158,9 @@ fn shed_inherited(inode: u64) {
     }
 }
 
-/// Whether the process that made the control socket may tell this one what to do: a child carries out whatever its parent
-/// says, so a program that runs with more rights than whoever executed it (setuid, setgid, file capabilities) must not be
-/// one. The kernel recorded who made the socket.
+/// Checks that the process that made the control socket may command this one. A child carries out whatever its parent says,
+/// so a program with more rights than the user who executed it (setuid, setgid, file capabilities) must not become a child.
+/// The kernel recorded who made the socket.
 fn check_maker() -> io::Result<()> {
     let (user, group) = socket::maker(io::stdin())?;
     let (own_user, own_group) = selfproc::effective_ids();
@@ -172,12 +172,12 @@ fn check_maker() -> io::Result<()> {
 fn fail(control: impl AsFd, what: &str, error: &io::Error) -> ! {
     let why = format!("{what}: {error}");
     say(&why);
-    // One that is gone hears nothing.
+    // Fails if the parent is gone, which does not matter: this process ends.
     let _ = Answer::Failed.send(control, checked_words(&why).as_bytes());
     std::process::exit(FAILED);
 }
 
-/// Says on standard error why this process ends, all at once.
+/// Prints why this process ends, in one write to standard error.
 fn say(why: &str) {
     let line = format!("callgate: child {} ends: {why}\n", std::process::id());
     let _ = io::stderr().write_all(line.as_bytes());
@@ -188,7 +188,7 @@ fn bind_life(control: impl AsFd, parent_pid: u32) {
     if let Err(error) = selfproc::die_with_parent() {
         fail(control, "asking to die with the parent", &error);
     }
-    // The parent may have died before that; if it lives in another pid namespace, only the control socket tells.
+    // The parent may have died before the request. If it is in another pid namespace (parent pid 0), only the control socket shows its death.
     let parent = selfproc::parent_pid();
     if parent != 0 && parent != parent_pid {
         selfproc::kill_self();
@@ -196,11 +196,11 @@ fn bind_life(control: impl AsFd, parent_pid: u32) {
 }
 
 impl Child {
-    /// Arranges to be killed when the parent dies, and is called what the builder said.
+    /// Arranges to be killed when the parent dies, and takes the process name that the builder chose.
     fn come_up(self) -> Self {
         bind_life(&self.socket, self.hello.parent_pid);
         selfproc::set_name(&self.hello.name);
-        // It has left its parent's terminal: see `adopt`.
+        // Safe now: `adopt` has left the parent's terminal.
         signals::unblock();
         failpoints::reach(Step::ChildGreeted);
         self
@@ -228,7 +228,7 @@ impl Child {
         std::process::exit(FAILED);
     }
 
-    /// Tells the parent that this child serves, with at most so many workers, or why not.
+    /// Tells the parent that this child serves, or why not. Refuses a segment with more than `most_workers` workers.
     pub(crate) fn answer(mut self, fingerprint: u64, interfaces: &[u64], most_workers: u32) -> Serving {
         if self.hello.format != rkyv_format() {
             self.refuse(Answer::Format { format: rkyv_format() });
@@ -258,8 +258,8 @@ impl Child {
         Serving { control: Control::to_trusted(self.socket), backing, segment, bells, hello: self.hello, parent }
     }
 
-    /// Puts this process into its sandbox, if it is to have one. What to tell the parent of it; if there is more to tell than that, it is told,
-    /// and the process ends.
+    /// Puts this process into its sandbox, if the parent sent a plan, and returns the encoded report for the parent. On failure tells the parent
+    /// why and ends the process.
     #[cfg(feature = "sandbox")]
     fn confine(&self, workers: u32) -> Vec<u8> {
         use callgate_sandbox::{apply, plan::Plan};
@@ -290,7 +290,7 @@ impl Child {
         Vec::new()
     }
 
-    /// The bridge's memory and doorbells, from what came with the handshake.
+    /// Attaches the bridge's memory and doorbells from the descriptors that came with the handshake.
     fn attach(&mut self) -> io::Result<(Arc<dyn Backing>, Segment, Bells)> {
         let unknown = || io::Error::from(io::ErrorKind::Unsupported);
         let backing = backing::of_child(&self.hello.place).ok_or_else(unknown)?;

@@ -21,15 +21,15 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-/// Names, for the child, the inode of the control socket that is its stdin. A process that inherits the variable without
-/// the socket (a grandchild) is no child of a bridge.
+/// The environment variable that tells the child the inode of the control socket on its stdin. A process that inherits the
+/// variable without the socket (a grandchild) is not a bridge's child.
 pub(crate) const VARIABLE: &str = "CALLGATE_CHILD";
 
-/// The longest key and value together: the kernel takes strings of 128 KiB with the `=` between the two and the zero byte at the end
-/// (MAX_ARG_STRLEN, with the smallest pages that there are).
+/// The longest key and value together, in bytes: the kernel takes strings of 128 KiB, including the `=` between the two and the zero byte at the
+/// end (MAX_ARG_STRLEN, with the smallest page size).
 const LONGEST: usize = (128 << 10) - 2;
 
-/// What a child is started with. Can be used again, for the next child.
+/// What a child is started with. Reusable for the next child.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Launch {
     /// What to execute; `None` = the running program.
@@ -39,20 +39,20 @@ pub(crate) struct Launch {
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
     pub(crate) signals: TerminalSignals,
-    /// What the process is called in listings, if it is the running program.
+    /// The process's name in listings, if it is the running program.
     pub(crate) title: String,
 }
 
-/// Whether the signals of a terminal reach a child: those of Ctrl-C, Ctrl-\\ and Ctrl-Z, and of its hanging up. For
+/// Whether a terminal's signals reach a child: those of Ctrl-C, Ctrl-\\ and Ctrl-Z, and of a hang-up. For
 /// [`Builder::signals`](crate::Builder::signals).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TerminalSignals {
-    /// They do not: the parent is told, and decides. The child has a session of its own, without a terminal; it may print to that of its
-    /// parent, and cannot read from it. It ends when its parent does.
+    /// The signals reach only the parent, which decides. The child has its own session without a terminal; it may print to its parent's
+    /// terminal and cannot read from it. The child ends when its parent does.
     #[default]
     Isolated,
-    /// They reach the child as they reach its parent: it is in the same process group. One that handles none is ended by Ctrl-C.
+    /// The signals reach the child as well as its parent, as both are in one process group. Ctrl-C ends a child that does not handle it.
     Shared,
 }
 
@@ -94,12 +94,12 @@ enum Sink {
 }
 
 impl Output {
-    /// Where this process's own goes.
+    /// Sends the child's output to the same place as this process's own.
     pub fn inherit() -> Self {
         Self(Sink::Inherited)
     }
 
-    /// Nowhere.
+    /// Discards the child's output.
     pub fn null() -> Self {
         Self(Sink::Null)
     }
@@ -135,7 +135,7 @@ impl From<PipeWriter> for Output {
 #[derive(Debug)]
 pub(crate) struct Spawned {
     pub(crate) pid: u32,
-    /// `None` if it has died and somebody else has already reaped it.
+    /// `None` if the child has died and other code in this process has already reaped it.
     pub(crate) pidfd: Option<Pidfd>,
     /// The parent's end of the control socket.
     pub(crate) control: OwnedFd,
@@ -152,12 +152,12 @@ impl fmt::Display for Launch {
 }
 
 impl Launch {
-    /// How the executable is called in messages.
+    /// The executable's name in messages.
     pub(crate) fn executable_name(&self) -> String {
         self.executable.as_ref().map_or_else(|| program::SELF.into(), |path| path.display().to_string())
     }
 
-    /// What the system would not take as it was said: the option, what it was given, and what it must be.
+    /// Finds a setting that the system would not accept: the option, its value, and what it must be.
     pub(crate) fn mistake(&self) -> Option<(&'static str, String, &'static str)> {
         let has_zero = |text: &OsStr| text.as_bytes().contains(&0);
         for said @ (key, value) in &self.env {
@@ -185,13 +185,13 @@ impl Launch {
     /// Starts the child, from the watcher's thread: the kernel kills a child when the *thread* that started it exits.
     pub(crate) fn start(&self) -> io::Result<Spawned> {
         let launch = self.clone();
-        // The null device as the child's output would become one of its standard descriptors too early, if it were one of this process's.
+        // `apart`: if the null device for the child's output had one of the standard numbers here, it would take that number in the child too early.
         watcher::on_watcher(move || apart(|| launch.start_here()))?
     }
 
     fn start_here(self) -> io::Result<Spawned> {
         let (control, stdin) = socket::pair()?;
-        // A child never supplies anything.
+        // A child never sends descriptors.
         socket::refuse_descriptors(&control);
         let inode = socket::inode(&stdin).ok_or_else(|| io::Error::other("a socket without an inode"))?;
         let mut child = self.command(stdin, inode)?.spawn()?;
@@ -199,7 +199,7 @@ impl Launch {
         match Pidfd::open(pid) {
             Ok(pidfd) => Ok(Spawned { pid, pidfd, control }),
             Err(error) => {
-                // No descriptor left to watch it by; it must not stay behind, nor its entry in the process table.
+                // Without a pidfd nothing can watch the child: kill it, and reap its entry in the process table.
                 let _ = child.kill().and_then(|()| child.wait());
                 Err(error)
             }
@@ -216,7 +216,7 @@ impl Launch {
             }
         };
         if self.signals == TerminalSignals::Isolated {
-            // From its first instruction on; the rest is up to the child.
+            // Takes effect from the child's first instruction; the child does the rest (`signals::leave_terminal`).
             command.process_group(0);
         }
         command.envs(self.env).env(VARIABLE, inode.to_string()).stdin(stdin);

@@ -42,18 +42,18 @@ pub enum StartError {
         why: String,
     },
 
-    /// The operating system refused something that a bridge needs.
+    /// The operating system refused a resource or an operation that a bridge needs.
     #[error("bridge to `{service}` not started: {what}: {error}")]
     System {
         /// The service that was to be started.
         service: &'static str,
-        /// What was being done.
+        /// The operation that failed.
         what: String,
         /// The system's answer.
         error: std::io::Error,
     },
 
-    /// The child did not get through the handshake in time; it has been killed.
+    /// The child did not complete the handshake in time, and has been killed.
     #[error(
         "bridge to `{service}` not started: `{executable}` did not answer within {timeout:?} \
          (has its main #[callgate::main] above it, or does it begin with callgate::init() or callgate::serve()?)"
@@ -78,7 +78,7 @@ pub enum StartError {
         exit: Exit,
         /// `during the handshake` or `in its constructor`.
         when: &'static str,
-        /// What the child said of its end, if it said anything: see [`CallError::Died`].
+        /// The child's own account of its end, if it left one: see [`CallError::Died`].
         last_words: Option<String>,
     },
 
@@ -108,14 +108,14 @@ pub enum StartError {
         why: String,
     },
 
-    /// The child came to [`init`](crate::init) when other threads ran in it already, or an async runtime was there; it has ended.
+    /// The child reached [`init`](crate::init) with other threads or an async runtime already running, and has ended.
     #[error("bridge to `{service}` not started: child {pid} was of no use: {why}")]
     InitTooLate {
         /// The service that was to be started.
         service: &'static str,
         /// The child's process number.
         pid: u32,
-        /// What was there, and the cure, in words.
+        /// What was already running, and the cure, in words.
         why: String,
     },
 

@@ -1,24 +1,24 @@
-//! The word that a child is trusted.
+//! `Builder::trust_child`: the promise that a child can be trusted.
 //!
-//! With `unsafe` in it: the word itself.
+//! `unsafe` stands here because the promise itself is unsafe to make.
 
 use crate::bridge::Builder;
 use callgate_engine::service::Service;
 use callgate_transport::decoder::TrustedPeer;
 
 impl<T: Service> Builder<T> {
-    /// Vouches for the child, so that the parent looks at what it writes where that lies: boxes pass both ways without a copy, and large
+    /// Trusts the child, so that the parent reads what it writes in place: boxes pass both ways without a copy, and large
     /// replies are neither copied nor validated before they are read.
     ///
-    /// Crashes, panics and hangs of the child harm the parent as little as ever. What this gives up is the protection from a child
+    /// The parent stays protected from crashes, panics and hangs of the child. It gives up the protection from a child
     /// that writes where it must not.
     ///
     /// # Safety
     ///
     /// The child must not write to memory that it has given away (boxes that it has passed or returned, replies that it has sent) or
-    /// only been lent (boxes passed by reference), nor send bytes that are no valid archive of the method's result, or one that nests
-    /// so deep that reading it overflows the stack. So it must be free of memory corruption, and the `Serialize` and `Deserialize` of its
-    /// types be right: derived, say. One written by hand that passes on, or makes, boxes that are not in the value is not.
+    /// has only borrowed (boxes passed by reference). Every reply must be a valid archive of the method's result, and must not nest
+    /// so deep that reading it overflows the stack. So the child must be free of memory corruption, and the `Serialize` and `Deserialize`
+    /// of its types must be correct, as derived ones are. A handwritten one that passes on, or makes, boxes that are not in the value is wrong.
     ///
     /// # Examples
     ///

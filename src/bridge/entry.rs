@@ -26,11 +26,11 @@ pub(super) fn is_initialised() -> bool {
 /// [`test_support!`](crate::test_support) takes its place. Called by hand it must be the first line of `main`: a bridge starts its child by
 /// executing the running program again, and what comes before this line runs in the child too.
 ///
-/// A child that has several threads by then, or an async runtime, ends, and its start fails with
-/// [`StartError::InitTooLate`](crate::StartError::InitTooLate). One that has inherited descriptors beside 0, 1 and 2 executes the program
-/// once more, which closes them. No descriptor is closed that a library opened before `main`.
+/// A child that already has several threads or an async runtime ends, and its start fails with
+/// [`StartError::InitTooLate`](crate::StartError::InitTooLate). A child that has inherited descriptors other than 0, 1 and 2 executes the
+/// program once more, which closes them. Descriptors that a library opened before `main` stay open.
 ///
-/// A child has a session of its own, unless [`Builder::signals`](crate::Builder::signals) says otherwise.
+/// A child has its own session, unless [`Builder::signals`](crate::Builder::signals) says otherwise.
 ///
 /// # Examples
 ///
@@ -39,7 +39,7 @@ pub(super) fn is_initialised() -> bool {
 /// // .. the rest of main
 /// ```
 pub fn init() {
-    // In a child too: its service may have bridges of its own.
+    // Set in a child too: its service may start bridges.
     INITIALISED.store(true, Ordering::Relaxed);
     if let Some(child) = child::adopt() {
         child.run_entry();
@@ -48,7 +48,7 @@ pub fn init() {
     program::remember();
 }
 
-/// The same, called before `main`: threads that run by then are libraries', and nothing of the program's has begun.
+/// [`init`], called before `main`: all running threads belong to libraries, as the program itself has started nothing yet.
 pub fn init_before_main() {
     child::note_libraries();
     init();
@@ -65,7 +65,7 @@ pub fn serve<T: Service>() -> ! {
     serve_with::<T>(one_worker::<T>)
 }
 
-/// As [`serve`], with as many workers as the parent asks for with [`Builder::workers`](crate::Builder::workers), one included.
+/// Like [`serve`], with the number of workers that the parent requests with [`Builder::workers`](crate::Builder::workers), which may be one.
 pub fn serve_parallel<T: Service + Send + Sync>() -> ! {
     serve_with::<T>(any_workers::<T>)
 }

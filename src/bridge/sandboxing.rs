@@ -1,4 +1,4 @@
-//! The sandbox of a child, as its start sees it: the plan that is sent, and what has come of it. Nothing in a build without sandboxes.
+//! The sandbox of a child during its start: the plan that the parent sends, and the child's report. Empty in a build without sandboxes.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,7 @@ mod with {
     use callgate_transport::copy_buffer::decode_private;
     use callgate_transport::encode::encode_to_vec;
 
-    /// A plan that is sent to a child.
+    /// An encoded plan to send to a child.
     pub(in crate::bridge) struct SentPlan {
         plan: Plan,
         bytes: Vec<u8>,
@@ -52,7 +52,7 @@ mod with {
             &self.bytes
         }
 
-        /// What the child says of it; or what is wrong with that.
+        /// The child's report of its sandbox, or what is wrong with the report.
         pub(in crate::bridge) fn report(&self, told: &[u8]) -> Result<Kept, String> {
             let told: SandboxReply = decode_private(told).ok_or("its report of the sandbox cannot be read")?;
             Ok(Box::new(told.checked(&self.plan)?))
