@@ -1,4 +1,4 @@
-//! The plain way of calling: the caller waits for the value.
+//! The default way of calling: the caller waits for the value.
 
 #![forbid(unsafe_code)]
 
@@ -9,7 +9,7 @@ use callgate_transport::error::CallError;
 use callgate_transport::request::Request;
 use std::time::Duration;
 
-/// The plain way: the caller waits for the value.
+/// The default mode: the caller waits for the value.
 #[derive(Clone)]
 pub struct Blocking {
     target: Target,

@@ -1,4 +1,4 @@
-//! A bridge's methods, called in another way than the bridge itself calls them.
+//! A bridge's methods, called in another mode or with another timeout than the bridge itself uses.
 
 #![forbid(unsafe_code)]
 
@@ -22,13 +22,13 @@ impl<'a, T: Service, M: Mode> Calling<'a, T, M> {
 }
 
 impl<'a, T: Service> Calling<'a, T, Blocking> {
-    /// As [`Bridge::begin`], with this timeout.
+    /// Like [`Bridge::begin`], with this timeout.
     #[must_use = "it does nothing until a method is called on it"]
     pub fn begin(&self) -> Calling<'a, T, Deferred> {
         self.bridge.deferred(self.timeout)
     }
 
-    /// As [`Bridge::view`], with this timeout.
+    /// Like [`Bridge::view`], with this timeout.
     #[must_use = "it does nothing until a method is called on it"]
     pub fn view(&self) -> Calling<'a, T, InPlace> {
         self.bridge.in_place(self.timeout)

@@ -12,7 +12,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-/// Without waiting: a method returns a [`Pending`] as soon as its request is sent.
+/// The mode that does not wait: a method returns a [`Pending`] as soon as its request is sent.
 #[derive(Clone)]
 pub struct Deferred {
     target: Target,
@@ -57,7 +57,7 @@ impl<R: Transfer> Pending<R> {
     ///
     /// # Errors
     ///
-    /// Those of a call that waits, see [`CallError`].
+    /// The same as those of a call that waits, see [`CallError`].
     ///
     /// # Panics
     ///
@@ -73,7 +73,7 @@ impl<R: Transfer> Pending<R> {
     ///
     /// # Errors
     ///
-    /// Those of any call, see [`CallError`].
+    /// The same as those of any call, see [`CallError`].
     ///
     /// # Panics
     ///

@@ -22,7 +22,7 @@ pub(super) fn is_initialised() -> bool {
 
 /// Makes a process that a bridge started into its child, which never returns from here; does nothing in any other process.
 ///
-/// [`#[callgate::main]`](macro@crate::main) calls it, and is what a program with a `main` of its own uses. In tests and benches,
+/// [`#[callgate::main]`](macro@crate::main) calls it; a program with its own `main` uses that attribute. In tests and benches,
 /// [`test_support!`](crate::test_support) takes its place. Called by hand it must be the first line of `main`: a bridge starts its child by
 /// executing the running program again, and what comes before this line runs in the child too.
 ///
@@ -44,7 +44,7 @@ pub fn init() {
     if let Some(child) = child::adopt() {
         child.run_entry();
     }
-    // Now, while the program's file still exists.
+    // Early, while the program's file still exists.
     program::remember();
 }
 

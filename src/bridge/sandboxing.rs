@@ -25,7 +25,7 @@ mod with {
     }
 
     impl SentPlan {
-        /// The plan of `sandbox`, for a child with so much shared memory, which it finds at `place`.
+        /// Encodes the plan of `sandbox` for a child with `shared` bytes of shared memory, which it opens at `place`.
         pub(in crate::bridge) fn of<T: Service>(
             sandbox: &Sandbox,
             shared: u64,
@@ -64,7 +64,7 @@ mod with {
 mod without {
     use callgate_engine::peer::Kept;
 
-    /// There is none.
+    /// Has no value: this build has no sandboxes.
     pub(in crate::bridge) enum SentPlan {}
 
     impl SentPlan {

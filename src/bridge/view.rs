@@ -14,7 +14,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-/// In place: the caller waits for the reply, and gets a [`View`] of it as it came.
+/// The mode that reads in place: the caller waits for the reply and gets a [`View`] of its archive.
 #[derive(Clone)]
 pub struct InPlace {
     target: Target,
@@ -47,21 +47,21 @@ impl fmt::Debug for InPlace {
 ///
 /// Dereferences to `rkyv::Archived<R>`: `ArchivedString` is as good as a `str`, `ArchivedVec<T>` as a slice, and the archive of your
 /// struct has the same fields, archived. It owns a private copy of the reply, which the child cannot change, so it outlives further
-/// calls and the bridge, and can be sent to other threads. (From a child that is trusted it is no copy if it is large: it keeps the
-/// child's memory from being used again as long as it lives.)
+/// calls and the bridge, and can be sent to other threads. (A large reply of a trusted child is not copied: the view keeps the
+/// child's memory from being reused as long as it lives.)
 ///
 /// # What cannot be read in place
 ///
-/// The copy has been validated: each number, text and pointer in it is what it should be. That is not enough for every archive.
-/// A `HashMap` whose table a hostile child has forged passes, and looking a key up in it reads memory that it should not; the
-/// like goes for the other maps and sets. So there is a `Deref` only where `Archived<R>` is [`Viewable`], which those are not,
-/// nor anything that they are in. For other results there is [`archived`](Self::archived) to have the compiler say what is in
-/// the way; call such methods without `view()`, and they return a value.
+/// The copy has been validated: each number, text and pointer in it is valid. That is not enough for every archive.
+/// A `HashMap` whose table a hostile child has forged passes, and looking up a key in it reads memory out of bounds; other
+/// maps and sets have the same problem. So `Deref` exists only where `Archived<R>` is [`Viewable`]. Maps, sets and types that
+/// contain them are not. For such a result, a call of [`archived`](Self::archived) makes the compiler name the type in the way;
+/// call the method without `view()` to get a value.
 #[must_use = "it is what the method returned"]
 pub struct View<R: Transfer>(ArchivedReply<R::Archived>);
 
 impl<R: Transfer> View<R> {
-    /// The result, archived: what the view dereferences to.
+    /// The archived result, to which the view also dereferences.
     #[inline]
     pub fn archived(&self) -> &Archived<R>
     where
@@ -72,15 +72,15 @@ impl<R: Transfer> View<R> {
 }
 
 impl<R: Transfer> View<R> {
-    /// The result, archived, whatever its type, if the child is one that the programmer [vouches for](crate::Builder::trust_child); large
-    /// ones are then read where the child wrote them.
+    /// The archived result of any type, if the child is [trusted](crate::Builder::trust_child). Large results are then read where the
+    /// child wrote them.
     #[inline]
     pub fn trusted(&self) -> Option<&Archived<R>> {
         self.0.trusted()
     }
 }
 
-/// There is no `AsRef` beside it: it would stand before `as_ref` of an archived `Option` or `Result`.
+/// There is no `AsRef`: it would shadow `as_ref` of an archived `Option` or `Result`.
 impl<R: Transfer> Deref for View<R>
 where
     Archived<R>: Viewable,

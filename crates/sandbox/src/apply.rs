@@ -1,7 +1,7 @@
-//! The child's side of a sandbox: carries a plan out, step by step, and looks after each whether it holds.
+//! The child's side of a sandbox: carries out a plan step by step, and checks after each step that it holds.
 //!
-//! Runs before the service exists, in a process with one thread: most of what is given up here is given up by a thread, and those that
-//! exist already would keep it.
+//! Runs before the service exists, in a process with one thread: most rights here are given up by a single thread, and other
+//! existing threads would keep them.
 
 #![forbid(unsafe_code)]
 
@@ -25,20 +25,20 @@ const OWN_MEMORY: u64 = 4 << 20;
 const WORKER_MEMORY: u64 = 8 << 20;
 /// Bytes of address space that the C library's allocator reserves for each thread and does not use.
 const ARENA_SPACE: u64 = 128 << 20;
-/// Descriptors that callgate needs now and then: a segment that arrives, for one.
+/// Descriptors that callgate needs temporarily, for an arriving segment, say.
 const OWN_DESCRIPTORS: u64 = 4;
 
 const NO_LANDLOCK: &str = "this kernel has no Landlock, or it is not enabled";
 
-/// What could not be applied and is not optional.
+/// A measure that could not be applied and is not optional.
 #[derive(Debug)]
 pub struct MeasureFailure {
     pub measure: Measure,
     pub why: String,
 }
 
-/// Carries out `plan` in this process, which will have so many workers. `bind_life` is what keeps the child from outliving its parent, and is
-/// called once the kernel can no longer forget it.
+/// Carries out `plan` in this process, which will have `workers` workers. `bind_life` keeps the child from outliving its parent; it is called
+/// once no later step can make the kernel forget it.
 pub fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Result<SandboxReply, MeasureFailure> {
     let mut steps =
         Steps { plan, told: SandboxReply::default(), namespace_for: None, signals_ruled: false, files_ruled: false };
@@ -145,7 +145,7 @@ impl Steps<'_> {
             },
         };
         if self.namespace_for.is_some() {
-            // There is no way back: a process without a name must not go on.
+            // This cannot be undone: a process without a user in its namespace must not go on.
             rights::keep_names(names).map_err(|error| MeasureFailure {
                 measure,
                 why: format!("in its user namespace it is nobody: {error}"),
@@ -232,7 +232,7 @@ impl Steps<'_> {
             Ok(()) => return self.ruled(offered, plan.files),
             Err(error) => self.unruled(&[Measure::Files], &error.to_string())?,
         }
-        // A path that is not there must not take the rest with it.
+        // A missing path must not make the other rules fail.
         match offered.restrict(&PathRules { files: None, no_network: plan.no_network }) {
             Ok(()) => self.ruled(offered, false),
             Err(error) => self.unruled(&[Measure::NetworkRules, Measure::Processes], &error.to_string()),
@@ -243,7 +243,7 @@ impl Steps<'_> {
         measures.iter().try_for_each(|&measure| self.step(measure, || Err(io::Error::other(why))))
     }
 
-    /// Notes what Landlock has put in force.
+    /// Records which measures Landlock has put in force.
     fn ruled(&mut self, offered: Offered, files: bool) -> Result<(), MeasureFailure> {
         let (plan, version) = (self.plan, offered.version());
         self.files_ruled = files;

@@ -76,7 +76,7 @@ pub struct Sandbox {
     plan: Plan,
 }
 
-/// What a child is told to give up. Paths are bytes.
+/// What a child must give up. Paths are bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct Plan {
     /// Files are ruled: those beneath these paths can be used and no others.
@@ -102,7 +102,7 @@ pub struct Plan {
 }
 
 impl Sandbox {
-    /// A sandbox that takes nothing from the child but what no service needs; see the [type](Self).
+    /// A sandbox that takes from the child only what no service needs; see the [type](Self).
     pub fn new() -> Self {
         Self::default()
     }
@@ -112,14 +112,14 @@ impl Sandbox {
     /// others fail with `EPERM`. As long as no path is added, those with a path are not on the list either (but for `stat`, which libc uses
     /// for open files too).
     ///
-    /// Of what is open, others may have the same, its parent above all: so terminals and devices can be asked, but not changed; the flags of an open file
-    /// stay as they are (`O_NONBLOCK` is to be given when it is opened); and no holes are made in files.
+    /// Other processes, above all its parent, may share the child's open files. So the child can query terminals and devices but not change them; it
+    /// cannot change the flags of an open file (pass `O_NONBLOCK` when opening it); and it cannot punch holes in files.
     ///
-    /// It may open 64 descriptors, unless [`open_files`](Self::open_files) says otherwise: with a great many, a child can have the kernel take long for
-    /// whatever its parent sends it. Limits of memory and CPU time, and another user, are to be added.
+    /// The child may open 64 descriptors, unless [`open_files`](Self::open_files) says otherwise: with very many, a child can make the kernel slow at
+    /// delivering what its parent sends. Add limits of memory and CPU time, and another user, yourself.
     ///
-    /// Of what callgate does in a child nothing is lost: payloads of any size, several workers, every way of waiting, panics. Backtraces of
-    /// panics have no names of functions, unless the program's file and `/proc/self` may be read.
+    /// Everything that callgate does in a child still works: payloads of any size, several workers, every way of waiting, panics. Backtraces of
+    /// panics lack function names, unless the child may read the program's file and `/proc/self`.
     pub fn strict() -> Self {
         let plan = Plan {
             files: true,
@@ -200,21 +200,21 @@ impl Sandbox {
         self
     }
 
-    /// The user that the child is to be, by number. Takes root. Without [`gid`](Self::gid) its group stays what it was, which for a child
+    /// The child's user, by number. Needs root. Without [`gid`](Self::gid) its group stays what it was, which for a child
     /// of root is root's.
     pub fn uid(mut self, user: u32) -> Self {
         self.plan.user = Some(user);
         self
     }
 
-    /// The group that the child is to be in, by number. Takes root.
+    /// The child's group, by number. Needs root.
     pub fn gid(mut self, group: u32) -> Self {
         self.plan.group = Some(group);
         self
     }
 
-    /// The supplementary groups that the child is to be in, by number. Takes root. Default: none, if user or group is changed; else as they
-    /// are.
+    /// The child's supplementary groups, by number. Needs root. Default: none if the user or group changes; otherwise
+    /// unchanged.
     pub fn groups(mut self, groups: impl IntoIterator<Item = u32>) -> Self {
         self.plan.groups = Some(groups.into_iter().collect());
         self
@@ -239,7 +239,7 @@ impl Sandbox {
         self
     }
 
-    /// The plan, for a child of a bridge that may have so many bytes of shared memory.
+    /// The plan for a child of a bridge that may have `shared` bytes of shared memory.
     pub fn plan(&self, shared: u64) -> Plan {
         Plan { shared, ..self.plan.clone() }
     }
@@ -250,13 +250,13 @@ impl Sandbox {
         if let Some(mask) = plan.umask.filter(|&mask| mask > 0o777) {
             return Err(("umask", format!("{mask:#o}"), "from 0 to 0o777"));
         }
-        // -1 is no number but "as it is".
+        // To the kernel, -1 means "unchanged".
         let ids = [("uid", plan.user), ("gid", plan.group)].into_iter().filter_map(|(name, id)| Some((name, id?)));
         let groups = plan.groups.iter().flatten().map(|&id| ("groups", id));
         if let Some((name, id)) = ids.chain(groups).find(|(_, id)| *id == u32::MAX) {
             return Err((name, id.to_string(), "from 0 to 4294967294"));
         }
-        // What is no limit for the kernel.
+        // A value that the kernel takes for "no limit".
         let limits = [("memory", plan.memory), ("cpu_seconds", plan.cpu_seconds), ("open_files", plan.open_files)];
         if let Some((name, limit)) = limits.into_iter().find(|(_, limit)| limit.is_some_and(|limit| limit > MOST)) {
             return Err((name, limit.unwrap_or_default().to_string(), "at most 2^62"));
