@@ -31,7 +31,7 @@ struct Following<R: Reply> {
     pace: Pace,
     /// The block that is being copied.
     from: Option<(BlockRef, Block)>,
-    copy_buffer: CopyBuffer<R::Copied>,
+    copy_buffer: CopyBuffer<R::Buffered>,
 }
 
 impl Caller {

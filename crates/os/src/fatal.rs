@@ -38,13 +38,13 @@ static PROCESS: AtomicU32 = AtomicU32::new(0);
 static GLIBC_MESSAGE: AtomicPtr<*mut c_uint> = AtomicPtr::new(ptr::null_mut());
 
 /// The handlers that were there before.
-static ABORT: OnceLock<Action> = OnceLock::new();
-static SEGV: OnceLock<Action> = OnceLock::new();
-static BUS: OnceLock<Action> = OnceLock::new();
+static ABORT: OnceLock<SignalAction> = OnceLock::new();
+static SEGV: OnceLock<SignalAction> = OnceLock::new();
+static BUS: OnceLock<SignalAction> = OnceLock::new();
 
 /// What a signal does.
 #[derive(Clone, Copy)]
-struct Action(libc::sigaction);
+struct SignalAction(libc::sigaction);
 
 /// A handler that is told what has happened.
 type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
@@ -99,24 +99,24 @@ pub fn ends_by_itself(exit: Exit) -> bool {
     }
 }
 
-fn install(signal: c_int, before: &OnceLock<Action>, ours: fn(&Action) -> Action) {
+fn install(signal: c_int, before: &OnceLock<SignalAction>, ours: fn(&SignalAction) -> SignalAction) {
     // A handler that finds no other to go on with leaves the signal to the system.
-    if let Some(found) = act(signal, &Action::default()) {
+    if let Some(found) = act(signal, &SignalAction::default()) {
         let _ = before.set(found);
         act(signal, &ours(&found));
     }
 }
 
 /// Not on the signal stack: an abort has room where it is, and the signal stacks of others may be small.
-fn action_of_abort(before: &Action) -> Action {
+fn action_of_abort(before: &SignalAction) -> SignalAction {
     before.with(aborting, 0)
 }
 
-fn action_of_fault(before: &Action) -> Action {
+fn action_of_fault(before: &SignalAction) -> SignalAction {
     before.with(faulting, libc::SA_ONSTACK)
 }
 
-impl Default for Action {
+impl Default for SignalAction {
     /// What the system does.
     fn default() -> Self {
         // SAFETY: any bytes are a value: of zeros, the default action, without flags.
@@ -127,7 +127,7 @@ impl Default for Action {
     }
 }
 
-impl Action {
+impl SignalAction {
     /// The same signals blocked, and the same flags and `flags`, but this handler.
     fn with(&self, handler: Handler, flags: c_int) -> Self {
         let mut action = self.0;
@@ -163,8 +163,8 @@ impl Action {
 }
 
 /// Makes `action` the signal's: the default one, one that it had until `install`, or one of this file. Returns what was there.
-fn act(signal: c_int, action: &Action) -> Option<Action> {
-    let mut before = Action::default();
+fn act(signal: c_int, action: &SignalAction) -> Option<SignalAction> {
+    let mut before = SignalAction::default();
     // SAFETY: the handlers of this file do only what may be done at any point of a program, see there; the others are not of its making.
     let result = unsafe { libc::sigaction(signal, &raw const action.0, &raw mut before.0) };
     (result == 0).then_some(before)
@@ -214,11 +214,11 @@ extern "C" fn faulting(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     let Some(handler) = before.filter(|before| before.is_handler()) else {
         // SAFETY: the kernel's, for as long as this runs.
         let is_sent = unsafe { (*info).si_code } <= 0;
-        if is_sent && before.is_some_and(Action::is_ignored) {
+        if is_sent && before.is_some_and(SignalAction::is_ignored) {
             return;
         }
         // A fault comes again by itself, and is never ignored.
-        act(signal, &Action::default());
+        act(signal, &SignalAction::default());
         if is_sent {
             raise(signal);
         }

@@ -11,6 +11,7 @@ use callgate_transport::backing::heap::Heap;
 use callgate_transport::commit::Limit;
 use callgate_transport::copy_buffer::decode_private;
 use callgate_transport::decoder::{Decoder, Transfer};
+use callgate_transport::doorbell::Deadline;
 use callgate_transport::encode::encode_to_vec;
 use callgate_transport::error::Fault;
 use callgate_transport::memory_pool::PoolHandle;
@@ -201,7 +202,7 @@ fn read<R: Transfer + Debug>(
 /// From a slot, from a block, and copied while it is written.
 fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>> {
     HOME.with(|pool| {
-        let decoder = || Decoder::of(pool, 1 << 20, callgate_transport::doorbell::Deadline::NEVER);
+        let decoder = || Decoder::of(pool, 1 << 20, Deadline::NEVER);
         let slots = Slots::on_heap(2);
         in_line(slots.line(0), bytes);
         // In memory that ends where the reply does.
@@ -212,8 +213,7 @@ fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>>
         let mut copy_buffer = R::copy_buffer();
         copy_buffer.begin(bytes.len() * steps / 4).unwrap();
         (1..=steps).for_each(|step| {
-            let copied = copy_buffer
-                .copy_up_to(span.first(bytes.len() * step / steps), callgate_transport::doorbell::Deadline::NEVER);
+            let copied = copy_buffer.copy_up_to(span.first(bytes.len() * step / steps), Deadline::NEVER);
             assert!(copied.is_ok(), "there is time");
         });
         vec![slot, block, R::from_copy_buffer(copy_buffer, decoder())]
@@ -291,9 +291,6 @@ mod tests {
 
     fn decode_boxes(names: &[[u64; 4]], pool: &Arc<dyn PoolHandle>) -> Result<Vec<SharedBox<[u8]>>, Failure> {
         let bytes = super::super::fake_child::boxed(names);
-        UntrustedReply::from_block(
-            block_of(Span::of(&bytes)),
-            Decoder::of(pool, 1 << 20, callgate_transport::doorbell::Deadline::NEVER),
-        )
+        UntrustedReply::from_block(block_of(Span::of(&bytes)), Decoder::of(pool, 1 << 20, Deadline::NEVER))
     }
 }

@@ -126,28 +126,28 @@ pub(crate) fn start_or_join(
     deadline: Deadline,
 ) -> Result<(Option<Hub>, Joined), ManagerError> {
     let begun = std::time::Instant::now();
-    let mut phase = Phase::Join;
+    let mut phase = ElectionPhase::Join;
     loop {
         phase = match phase {
-            Phase::Join => match auth::join(address, key, ClientRights::Full, deadline) {
-                Err(error) if is_vacant(&error) => Phase::Start,
+            ElectionPhase::Join => match auth::join(address, key, ClientRights::Full, deadline) {
+                Err(error) if is_vacant(&error) => ElectionPhase::Start,
                 joined => return joined.map(|joined| (None, joined)),
             },
-            Phase::Start => match Hub::start_if_free(address, key, options.clone())? {
+            ElectionPhase::Start => match Hub::start_if_free(address, key, options.clone())? {
                 Some(hub) => {
                     let joined =
                         hub.join().map_err(|error| address.failed("joining the hub of this process", error))?;
                     return Ok((Some(hub), joined));
                 }
-                None => Phase::Wait,
+                None => ElectionPhase::Wait,
             },
-            Phase::Wait if deadline.has_passed() => {
+            ElectionPhase::Wait if deadline.has_passed() => {
                 let what = "somebody is about to listen, and does not";
                 return Err(ManagerError::TimedOut { address: address.to_string(), waited: begun.elapsed(), what });
             }
-            Phase::Wait => {
+            ElectionPhase::Wait => {
                 std::thread::sleep(AGAIN);
-                Phase::Join
+                ElectionPhase::Join
             }
         };
     }
@@ -164,7 +164,7 @@ pub(crate) fn start_or_join(
 /// | Start | another process has the lock or the name | Wait |
 /// | Wait | there is time left | Join |
 /// | Wait | there is none | done: `TimedOut` |
-enum Phase {
+enum ElectionPhase {
     Join,
     Start,
     Wait,

@@ -15,7 +15,7 @@ use rkyv::rancor::Failure;
 pub struct CallbackReply<R>(pub Result<R, CallbackError>);
 
 impl<R: UntrustedReply> UntrustedReply for CallbackReply<R> {
-    type Copied = R::Copied;
+    type Buffered = R::Buffered;
 
     #[inline(always)]
     fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
@@ -27,11 +27,11 @@ impl<R: UntrustedReply> UntrustedReply for CallbackReply<R> {
         R::from_block(block, decoder).map(|value| Self(Ok(value)))
     }
 
-    fn copy_buffer() -> CopyBuffer<R::Copied> {
+    fn copy_buffer() -> CopyBuffer<R::Buffered> {
         R::copy_buffer()
     }
 
-    fn from_copy_buffer(copy_buffer: CopyBuffer<R::Copied>, decoder: Decoder<'_>) -> Result<Self, Failure> {
+    fn from_copy_buffer(copy_buffer: CopyBuffer<R::Buffered>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         R::from_copy_buffer(copy_buffer, decoder).map(|value| Self(Ok(value)))
     }
 

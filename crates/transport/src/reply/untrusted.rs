@@ -44,17 +44,17 @@ pub trait UntrustedReply: Sized {
     fn from_block(block: Block, decoder: Decoder<'_>) -> Result<Self, Failure>;
 
     /// What the copy of a reply becomes first.
-    type Copied;
+    type Buffered;
 
     /// An empty buffer for a reply that is copied while the peer writes it.
-    fn copy_buffer() -> CopyBuffer<Self::Copied>;
+    fn copy_buffer() -> CopyBuffer<Self::Buffered>;
 
     /// From a reply that has been copied completely.
     ///
     /// # Errors
     ///
     /// As [`from_slot`](Self::from_slot).
-    fn from_copy_buffer(copy_buffer: CopyBuffer<Self::Copied>, decoder: Decoder<'_>) -> Result<Self, Failure>;
+    fn from_copy_buffer(copy_buffer: CopyBuffer<Self::Buffered>, decoder: Decoder<'_>) -> Result<Self, Failure>;
 
     /// From the failure that a callback reports; `None` if only callbacks may report one, and this is no callback's reply.
     fn from_failure(_: CallbackError) -> Option<Self> {
@@ -65,7 +65,7 @@ pub trait UntrustedReply: Sized {
 // ---- values --------------------------------------------------------------------------------------------------------
 
 impl<R: Transfer> UntrustedReply for R {
-    type Copied = Self;
+    type Buffered = Self;
 
     #[inline(always)]
     fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
@@ -106,7 +106,7 @@ fn decode_large<R: Transfer>(span: Span<'_>, decoder: Decoder<'_>) -> Result<R, 
 // ---- bytes that are no archive -------------------------------------------------------------------------------------
 
 impl<T: Plain> UntrustedReply for Bare<T> {
-    type Copied = Self;
+    type Buffered = Self;
 
     #[inline]
     fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
@@ -140,7 +140,7 @@ impl<T: Plain> Bare<T> {
 // ---- archives ------------------------------------------------------------------------------------------------------
 
 impl<A: Checked> UntrustedReply for ArchivedReply<A> {
-    type Copied = Self;
+    type Buffered = Self;
 
     fn from_slot(_line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         copied(payload, decoder.until())
