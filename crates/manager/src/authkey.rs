@@ -5,17 +5,12 @@
 #![forbid(unsafe_code)]
 
 use super::error::ManagerError;
-use callgate_os::descriptor::apart;
-use callgate_os::selfproc;
+use callgate_os::private_file;
 use hmac::{Hmac, KeyInit, Mac};
-use rustix::fs::OFlags;
 use sha2::Sha256;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -86,7 +81,9 @@ impl AuthKey {
         let path = path.as_ref();
         let reference = KeyReference::File(std::path::absolute(path).unwrap_or_else(|_| path.into()));
         let failed = |why: String| ManagerError::Key { from: reference.to_string(), why };
-        let mut key = read(path).map_err(failed)?;
+        // One byte more than a key and its line break, so that a longer one is seen.
+        let mut key = Zeroizing::new(Vec::with_capacity(MAX_KEY as usize + 3));
+        private_file::read(path, &mut key).map_err(failed)?;
         if key.last() == Some(&b'\n') {
             key.pop();
             key.pop_if(|last| *last == b'\r');
@@ -145,42 +142,10 @@ impl AuthKey {
     }
 }
 
-/// The contents of a file that only its owner can read.
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let said = |error: io::Error| error.to_string();
-    // Checked before it is opened: opening a device can have effects.
-    check(&fs::metadata(path).map_err(said)?)?;
-    let file = open(path).map_err(said)?;
-    check(&file.metadata().map_err(said)?)?;
-    // The capacity suffices: a vector that grows leaves copies behind.
-    let mut key = Zeroizing::new(Vec::with_capacity(MAX_KEY as usize + 3));
-    file.take(MAX_KEY + 3).read_to_end(&mut key).map_err(said)?;
-    Ok(key)
-}
-
-/// Opens `path` without blocking: it may have become a pipe meanwhile.
-fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    apart(|| OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path))
-}
-
-fn check(found: &Metadata) -> Result<(), String> {
-    let (own, _) = selfproc::effective_ids();
-    if !found.is_file() {
-        return Err("it is no regular file".into());
-    }
-    if found.uid() != own && found.uid() != 0 {
-        return Err(format!("it belongs to user {}, and must to user {own} or root", found.uid()));
-    }
-    if found.mode() & 0o077 != 0 {
-        return Err(format!("others than its owner may use it (mode {:o}); chmod 600 it", found.mode() & 0o7777));
-    }
-    Ok(())
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     /// A file of its own, which goes with the test.
@@ -249,18 +214,6 @@ mod tests {
         assert!(refusal(AuthKey::from_env("CALLGATE_NO_SUCH_VARIABLE")).contains("not set"));
         assert!(refusal(AuthKey::new(b"").checked()).contains("empty"));
         refusal(AuthKey::new([0; 4097]).checked());
-    }
-
-    #[test]
-    fn a_pipe_is_opened_without_waiting_and_refused() {
-        let path = std::env::temp_dir().join(format!("callgate-key-{}-pipe", std::process::id()));
-        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
-        let pipe = Scratch(path);
-        let (opened, done) = std::sync::mpsc::channel();
-        let place = pipe.0.clone();
-        std::thread::spawn(move || opened.send(check(&open(&place)?.metadata()?)).map_err(io::Error::other));
-        let checked = done.recv_timeout(std::time::Duration::from_secs(30)).expect("it waits for who would write");
-        assert!(checked.unwrap_err().contains("regular"));
     }
 
     #[test]

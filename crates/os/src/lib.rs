@@ -38,6 +38,7 @@ pub mod mapping;
 pub mod event;
 pub mod futex;
 pub mod descriptor;
+pub mod private_file;
 pub mod close;
 pub mod eventfd;
 pub mod memfd;
@@ -52,6 +53,7 @@ pub mod program;
 pub mod pidfd;
 pub mod socket;
 pub mod listener;
+pub mod sole_listener;
 pub mod toll;
 
 #[cfg(all(test, not(loom)))]

@@ -19,7 +19,6 @@ use super::options::HubOptions;
 use super::pairs::{Pairs, SealRequest};
 use super::rates::Rates;
 use super::registry::{Registry, Revoked};
-use crate::address::Listening;
 use crate::auth::ClientRights;
 use crate::authkey::AuthKey;
 use crate::protocol::{FromHub, Resolution, Side};
@@ -27,6 +26,7 @@ use callgate_os::memfd;
 use callgate_os::pidfd::Pidfd;
 use callgate_os::poll::{PollSet, Waker};
 use callgate_os::signals;
+use callgate_os::sole_listener::SoleListener;
 use callgate_transport::bounds::hub::{DEAF, MAX_MESSAGE, TURN};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -57,7 +57,7 @@ pub(super) struct EventLoop {
     poll: PollSet,
     waker: Arc<Waker>,
     commands: Receiver<Command>,
-    listening: Listening,
+    listening: SoleListener,
     key: AuthKey,
     options: HubOptions,
     connections: HashMap<ClientId, Connection>,
@@ -123,7 +123,7 @@ fn control_key(pair: u64, side: Side) -> u64 {
 
 impl EventLoop {
     pub(super) fn new(
-        listening: Listening,
+        listening: SoleListener,
         authkey: AuthKey,
         options: HubOptions,
         (waker, sender): (Arc<Waker>, Sender<Command>),
