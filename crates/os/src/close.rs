@@ -45,7 +45,7 @@ pub fn elsewhere(descriptors: impl IntoIterator<Item = OwnedFd>, ends: bool) {
     let mut queue = queue();
     let process = std::process::id();
     if queue.process != process {
-        // A fork has copies of the parent's queue. Closing them is up to the parent, so drop them without notifying any peer.
+        // In a fork, the queue is a copy of the parent's. The parent ends those connections; dropping the copies notifies no peer.
         *queue = CloseQueue { waiting: VecDeque::new(), threads: 0, process };
     }
     queue.waiting.extend(descriptors.into_iter().map(|descriptor| Closing { descriptor, ends, since }));

@@ -74,7 +74,7 @@ fn extent(base: usize, headers: &[libc::Elf64_Phdr]) -> (usize, usize) {
 }
 
 /// Hashes the executable as it is in memory: its headers, and its notes, where the linker writes the build id. Without a build id, also everything
-/// that is mapped read-only. Ignores the file, which may have been moved, touched, replaced or removed.
+/// that is not writable. Ignores the file, which may have been moved, touched, replaced or removed.
 fn build(base: usize, headers: &[libc::Elf64_Phdr]) -> u64 {
     let mut hash = Fnv::new();
     let mut has_id = false;
@@ -117,7 +117,7 @@ fn holds_build_id(mut notes: &[u8], align: usize) -> bool {
 
 const NT_GNU_BUILD_ID: usize = 3;
 
-/// Whether the segment is mapped from the file read-only and not executable.
+/// Whether the segment is mapped from the file and never written, so that it stays as it is there.
 fn is_constant(header: &libc::Elf64_Phdr) -> bool {
     let readable_only = header.p_flags & (libc::PF_R | libc::PF_W) == libc::PF_R;
     header.p_type == libc::PT_LOAD && readable_only

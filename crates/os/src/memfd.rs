@@ -118,7 +118,7 @@ mod tests {
         seal(&object).unwrap();
     }
 
-    /// Neither a different seal nor a closed set of seals passes for the seal that was requested.
+    /// A seal that another process added first does not pass for the requested one.
     #[test]
     fn fault_41_a_seal_that_somebody_else_has_put_on_first_is_found() {
         let (_ours, object) = create_sealed("callgate-test", 8192, Protection::ReadWrite).unwrap();
