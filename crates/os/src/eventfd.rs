@@ -1,7 +1,6 @@
 //! Eventfds shared by two processes.
 //!
-//! Both share one file description, so neither may rely on its flags. The parent never reads it either, because a read notifies everybody who waits
-//! for it.
+//! Both share one file description, so neither may rely on its flags. The parent never reads it either, because a read notifies every waiter.
 
 #![forbid(unsafe_code)]
 

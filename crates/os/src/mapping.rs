@@ -93,7 +93,7 @@ impl Mapping {
     }
 
     /// Asks the kernel to allocate the `len` bytes from `from` now, because they are about to be written; in huge pages where it grants them.
-    /// Allocating page by page on first touch costs half as much again. Whatever is not allocated now still is on first touch.
+    /// Allocating page by page on first touch costs half as much again. What is not allocated now is allocated on first touch.
     pub fn populate(&self, from: usize, len: usize) {
         let from = from.min(self.len);
         let len = len.min(self.len - from);
