@@ -78,7 +78,8 @@ pub(crate) fn set_group(group: u32) -> io::Result<()> {
     if all_three { Ok(()) } else { Err(io::Error::other("it is another afterwards")) }
 }
 
-/// Switches to the user for good. The kernel then drops all capabilities if it was root, and forgets the death signal that ties the process to its parent.
+/// Switches to the user for good. The kernel then drops all capabilities if it was root, and forgets the death signal that ties the process to its
+/// parent.
 pub(crate) fn set_user(user: u32) -> io::Result<()> {
     let user = Uid::from_raw(user);
     setresuid(user, user, user)?;
