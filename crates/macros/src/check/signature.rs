@@ -1,4 +1,5 @@
 //! Checks the signature of one method.
+
 use quote::ToTokens;
 use syn::{
     FnArg, GenericParam, Generics, PatType, Receiver, ReceiverKind, ReturnType, Safety, Signature, Type, TypeReference,

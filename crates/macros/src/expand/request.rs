@@ -62,7 +62,7 @@ pub(crate) fn closure_parameter(method: &MethodModel) -> TokenStream {
     if method.arguments.is_empty() { quote!(_) } else { quote!(__args) }
 }
 
-/// Which method it is: `const { &MethodModel { .. } }`.
+/// Which method it is: `const { &Method { .. } }`.
 pub(crate) fn descriptor(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let (service, name) = (plain(&block.service.name), plain(method.name()));
     let (index, ty) = (method.index, &block.service.ty);
