@@ -1,8 +1,8 @@
 //! The attributes `#[bridge]` and `#[main]` of [callgate](https://docs.rs/callgate), and `#[derive(Viewable)]`; use them from there.
 //!
-//! A block goes through four steps, one file each: `parse` reads it, `model` lists what can be called, `check` reports everything that cannot be
-//! bridged at once, and `expand` writes the code. If something was refused, `fallback` writes stand-ins instead, so that a mistake causes one error
-//! and not another at each call.
+//! A block goes through four steps, one file each: `parse` reads it, `model` lists what can be called, `check` refuses whatever cannot be bridged and
+//! reports all of it together, and `expand` writes the code. If something was refused, `fallback` writes stand-ins instead, so that a mistake causes
+//! one error and not another at each call.
 //!
 //! Generated code refers by full paths to callgate (`root` says where that is), mostly to its hidden `__codegen`, and to the user's own items. Except
 //! for the proxy, it adds no name that could clash with one of the user's.

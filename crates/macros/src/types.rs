@@ -10,7 +10,7 @@ use syn::{Expr, ExprPath, GenericArgument, Path, PathArguments, Type, TypePath, 
 /// Element types whose slices are read in place, because they have the same bytes in an archive as in memory.
 const NATIVE: [&str; 13] = ["bool", "u8", "u16", "u32", "u64", "u128", "i8", "i16", "i32", "i64", "i128", "f32", "f64"];
 
-/// Further names in types that can cross, if their arguments can.
+/// Further names that occur only in types that can cross if their arguments can.
 const WELL_KNOWN: [&str; 52] = [
     "usize",
     "isize",

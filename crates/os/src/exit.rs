@@ -1,4 +1,4 @@
-//! How a process ended, and how to say it.
+//! How a process ended, in words.
 
 #![forbid(unsafe_code)]
 

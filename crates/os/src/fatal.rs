@@ -33,7 +33,7 @@ pub type Turned = (u64, u64);
 pub(crate) type FatalHook = fn(FatalEvent<'_>);
 
 static TOLD: OnceLock<FatalHook> = OnceLock::new();
-/// The process whose events are reported. Its forks share its memory, but theirs are not.
+/// The process whose events are reported. Those of its forks, which share its memory, are not.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 /// glibc's abort message, a pointer to a length and a text that ends with 0; null with other C libraries.
 static GLIBC_MESSAGE: AtomicPtr<*mut c_uint> = AtomicPtr::new(ptr::null_mut());
@@ -195,8 +195,8 @@ extern "C" fn aborting(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
     raise(libc::SIGABRT);
 }
 
-/// Whether this process sent the signal to one of its own threads, as `abort` does. The signal then arrived at a call's return address, and the
-/// frames can be walked.
+/// Whether this process sent the signal to one of its own threads, as `abort` does. That thread is then at a call's return address, so its frames can
+/// be walked.
 fn is_own(info: *mut siginfo_t) -> bool {
     // SAFETY: the kernel keeps it valid while the handler runs.
     let info = unsafe { &*info };

@@ -99,7 +99,7 @@ impl Mapping {
         let len = len.min(self.len - from);
         #[cfg(any(test, feature = "testkit"))]
         if self.keeper.as_ref().is_some_and(|keeper| keeper.is::<HeapMemory>()) {
-            // Heap pages also hold memory of others.
+            // Heap pages also hold other allocations.
             return;
         }
         if from == 0 && self.len >= HUGE {

@@ -89,7 +89,7 @@ fn running() -> Result<&'static Program, &'static String> {
 }
 
 fn find() -> Result<Program, String> {
-    // The kernel executed any program that has a loader of its own. One without is static, or was passed to a loader.
+    // A program with a loader of its own was executed by the kernel. One without is static, or was passed to a loader.
     if selfproc::has_loader() {
         return Ok(Program::Executed);
     }
@@ -113,7 +113,7 @@ fn find() -> Result<Program, String> {
     Ok(Program::Loaded { loader: without_name(&line[..before]), file })
 }
 
-/// Removes the loader's `--argv0`, which renames the program: the child gets another name.
+/// The loader's options without `--argv0`, which renames the program: the child must not get that name.
 fn without_name(loader: &[OsString]) -> Vec<OsString> {
     let mut is_name = false;
     let keep = |argument: &&OsString| {

@@ -63,8 +63,8 @@ pub fn refuse_descriptors(socket: impl AsFd) {
 }
 
 /// Our end of a connection to an untrusted peer. Dropping it ends the connection soon, even if another process (forked but not yet executed) still
-/// holds this end, and never blocks the caller. Both steps take as long as the peer likes: waking the other end, where a million epoll entries may
-/// wait, and closing descriptors that were sent but never received, see [`discard`].
+/// holds this end. The thread that drops it does not wait, because the peer can make that slow: a million epoll entries may have to be woken at the
+/// other end, and descriptors that were sent but never received may be slow to close, see [`discard`].
 #[derive(Debug)]
 pub struct Exposed(Option<OwnedFd>);
 

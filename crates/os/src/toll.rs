@@ -67,8 +67,8 @@ impl Toll {
     }
 }
 
-/// What receiving or answering a message takes when nobody slows it down. On a virtual machine, a message that wakes a thread takes 8 to 40 us. If
-/// honest messages cost more than this credit for them, the peer would have to wait before each.
+/// What receiving or answering a message takes when nobody slows it down. On a virtual machine, a message that wakes a thread takes 8 to 40 us. Were
+/// the price below what honest messages cost, a peer would have to wait for credit before each of them.
 const MESSAGE: Duration = Duration::from_micros(16);
 
 /// Beyond this duration, a message's time counts [`WEIGHT`] times, which leaves such a peer less than a hundredth of a CPU.

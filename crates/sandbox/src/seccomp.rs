@@ -162,7 +162,7 @@ impl Filters {
     }
 }
 
-/// Denies undoing the child's death with its parent, loosening who may inspect it, and what would hurt others: see the lists.
+/// Denies changes to the child's death with its parent and to who may inspect it, and the terminal requests and memory advice that others would feel.
 fn deny_undoing(rules: &mut FilterRules) -> io::Result<()> {
     for option in [libc::PR_SET_PDEATHSIG, libc::PR_SET_DUMPABLE, libc::PR_SET_PTRACER] {
         rules.when(libc::SYS_prctl, &[(0, Len::Dword, Op::Eq, option as u64)])?;

@@ -176,7 +176,7 @@ fn call_name(method: &MethodModel, in_trait: bool, earlier: &[MethodModel]) -> O
     earlier.iter().any(is_same).then(|| format!("callers know another method as `{shown}`: {RENAME}"))
 }
 
-/// Why a builder cannot have its name: it stands beside the type's own functions.
+/// Checks a builder's name, which must be free among the type's own functions.
 fn builder_name(block: &ImplBlock, method: &MethodModel, earlier: &[MethodModel]) -> Option<String> {
     let (name, shown) = (plain(method.name()), plain(&method.shown));
     let is_same = |other: &MethodModel| other.is_constructor() && clash(other, method);

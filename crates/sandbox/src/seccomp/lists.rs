@@ -368,7 +368,8 @@ pub(super) const ORDINARY_IOCTL: &[u64] = &[
     0x5451,      // FIOCLEX
 ];
 
-/// As above, and locks. Not the flags (`F_SETFL`), which everybody who has the file open shares, such as the parent its child's output.
+/// As above, and locks. Not `F_SETFL`: the flags are shared with every process that has the file open, such as the parent whose output the child
+/// inherits.
 pub(super) const ORDINARY_FCNTL: &[u64] = &[
     libc::F_DUPFD as u64,
     libc::F_DUPFD_CLOEXEC as u64,
