@@ -52,7 +52,7 @@ pub(crate) fn option<T: KernelPlain>(socket: impl AsFd, option: libc::c_int, mut
 const SO_PASSRIGHTS: libc::c_int = 83;
 
 /// Makes the kernel refuse descriptors sent to this end, so that the sender gets an error (Linux 6.16). Never having an untrusted peer's descriptor
-/// is better than having to [`discard`] it. Sockets accepted from a listener inherit its refusal.
+/// is better than having to [`discard`] it. Connections to a listener inherit its refusal from the start.
 pub fn refuse_descriptors(socket: impl AsFd) {
     let off: libc::c_int = 0;
     let (value, len) = (&raw const off, size_of_val(&off) as libc::socklen_t);

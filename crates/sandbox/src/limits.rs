@@ -41,7 +41,7 @@ pub fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<u64> {
     set(resource, before.current.map_or(soft, |before| before.min(soft)).min(hard), hard)
 }
 
-/// Sets both limits to `value` for good, even if the soft limit was lower; to the hard limit if that was lower.
+/// Sets both limits for good to `value`, or to the hard limit if that is lower. This may raise the soft limit.
 pub fn fix(resource: Resource, value: u64) -> io::Result<u64> {
     let value = getrlimit(resource).maximum.map_or(value, |most| most.min(value));
     set(resource, value, value)

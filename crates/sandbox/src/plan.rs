@@ -132,8 +132,8 @@ impl Sandbox {
     }
 
     /// Lets the child read, list and execute this file, or everything beneath this directory. A file outside all paths given here and to
-    /// [`read_write`](Self::read_write) cannot be opened. The path must exist when the child starts. It is resolved below the [root
-    /// directory](Self::chroot), if that changes, with the rights of the [user](Self::uid) that the child becomes. All paths together may have about
+    /// [`read_write`](Self::read_write) cannot be opened. The path must exist when the child starts. It is resolved below the new
+    /// [root](Self::chroot), if there is one, with the rights of the [user](Self::uid) that the child becomes. All paths together may have about
     /// 60,000 bytes.
     ///
     /// Without any writable path, file attributes cannot be changed at all; an open file can still be locked.

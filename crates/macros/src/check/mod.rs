@@ -1,4 +1,4 @@
-//! All refusals: whatever in a block cannot be bridged, with a reason, at the place where it stands.
+//! Checks a block: refuses everything that cannot be bridged, with a reason, at the place where it stands.
 //!
 //! Types that rkyv cannot archive are not refused here, where types are only spellings; the compiler refuses them, through `Transfer`.
 
@@ -68,7 +68,7 @@ pub(crate) fn options(parsed: &mut Parsed, refusals: &mut Refusals) {
 /// The block's header cannot be bridged, so nothing more can be checked.
 pub(crate) struct BadHeader;
 
-/// Refuses whatever comes before the braces.
+/// Checks everything before the braces.
 pub(crate) fn header(item: &ItemImpl, refusals: &mut Refusals) -> Result<(), BadHeader> {
     let before = refusals.len();
     if let Some(not) = &item.modifiers.polarity {
@@ -115,7 +115,7 @@ fn parameters(item: &ItemImpl, refusals: &mut Refusals) {
     }
 }
 
-/// Refuses whatever is inside the braces, and marks the methods concerned.
+/// Checks everything inside the braces, and marks the methods that are refused.
 pub(crate) fn block(block: &mut ImplBlock, refusals: &mut Refusals) {
     let in_trait = block.interface().is_some();
     for method in &mut block.methods {

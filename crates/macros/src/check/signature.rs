@@ -14,7 +14,7 @@ use crate::types::{self, TypePart, spelled};
 /// The largest tuple that rkyv supports.
 const MOST_ARGUMENTS: usize = 12;
 
-/// Refuses whatever a call's signature cannot contain.
+/// Checks the signature of `method`.
 pub(crate) fn check(method: &MethodModel, in_trait: bool, refusals: &mut Refusals) {
     SignatureCheck { method, in_trait, refusals }.signature(&method.sig);
 }
@@ -141,7 +141,7 @@ impl SignatureCheck<'_> {
         }
     }
 
-    /// Refuses whatever cannot occur inside a type that crosses.
+    /// Refuses every part of `ty` that cannot cross.
     fn inside(&mut self, ty: &Type, place: TypePlace) {
         types::look(ty, &mut |part| match part {
             TypePart::Reference(reference) => self.refuse(reference, place.reference(reference)),
