@@ -1,5 +1,4 @@
-//! The documentation of what is generated, so that a user's rustdoc reads as if written by hand, and the other
-//! attributes that come along.
+//! Documentation of generated items, so that a user's rustdoc reads as if written by hand, and the other attributes that are copied.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -10,10 +9,10 @@ use syn::{Attribute, Expr, ExprLit, Lit, Meta, Token};
 use crate::model::{ImplBlock, MethodKind, MethodModel};
 use crate::types::spelled;
 
-/// So many arguments, and `&self`, are too many for clippy, which then says so of the user's own function.
+/// With `&self`, these are too many arguments for clippy, which would then report the user's own function.
 const CLIPPYS_MANY: usize = 7;
 
-/// On the proxy.
+/// Documentation of the proxy.
 pub(crate) fn proxy(block: &ImplBlock) -> TokenStream {
     let service = spelled(&block.service.ty);
     lines(&[
@@ -24,7 +23,7 @@ pub(crate) fn proxy(block: &ImplBlock) -> TokenStream {
     ])
 }
 
-/// On a method of the proxy: what the user wrote, or else what it calls.
+/// Documentation of a proxy's method: the user's, or else what it calls.
 pub(crate) fn call(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let service = spelled(&block.service.path);
     let written = written(method).map(|attr| with_self_named(attr, &service));
@@ -44,7 +43,7 @@ fn call_in_short(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     lines(&[&text])
 }
 
-/// On a builder: what it is for, then what the user wrote of the constructor.
+/// Documentation of a builder: its purpose, then the user's text for the constructor.
 pub(crate) fn builder(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let (service, name) = (plain(&block.service.name), method.name());
     let link = format!("[`{}`](Self::{name})", plain(name));
@@ -54,7 +53,7 @@ pub(crate) fn builder(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     quote!(#first #more #(#written)* #others)
 }
 
-/// Whether something was said of it, rather than set, as by `#[doc(hidden)]`.
+/// Whether the method has text of its own, and not just a setting such as `#[doc(hidden)]`.
 fn is_documented(method: &MethodModel) -> bool {
     written(method).any(|attr| matches!(attr.meta, Meta::NameValue(_)))
 }
@@ -63,7 +62,7 @@ fn written(method: &MethodModel) -> impl Iterator<Item = &Attribute> {
     method.attrs.iter().filter(|attr| is_doc(attr))
 }
 
-/// `#[doc ..]`, and `#[cfg_attr(.., doc ..)]`.
+/// Whether the attribute is `#[doc ..]` or `#[cfg_attr(.., doc ..)]`.
 fn is_doc(attr: &Attribute) -> bool {
     let conditional = || {
         let metas = attr.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).ok()?;
@@ -72,7 +71,7 @@ fn is_doc(attr: &Attribute) -> bool {
     attr.path().is_ident("doc") || (attr.path().is_ident("cfg_attr") && conditional().unwrap_or(false))
 }
 
-/// Links through `Self::` must still lead to the type, which has more than the proxy.
+/// Points links through `Self::` at the type, which has more items than the proxy.
 fn with_self_named(attr: &Attribute, service: &str) -> TokenStream {
     match &attr.meta {
         Meta::NameValue(pair) => match &pair.value {
@@ -85,7 +84,7 @@ fn with_self_named(attr: &Attribute, service: &str) -> TokenStream {
     }
 }
 
-/// What holds for the copy as for the original: lints that are allowed, deprecation, conditions.
+/// The attributes that apply to the copy as well: allowed lints, deprecation, conditions.
 fn others(method: &MethodModel) -> TokenStream {
     let allowed = allowed(&method.attrs);
     let many = (method.arguments.len() >= CLIPPYS_MANY).then(|| quote!(#[allow(clippy::too_many_arguments)]));
@@ -93,7 +92,7 @@ fn others(method: &MethodModel) -> TokenStream {
     quote!(#(#kept)* #allowed #many)
 }
 
-/// `#[allow(..)]` and `#[expect(..)]`, whose lint need not fire on the copy.
+/// `#[allow(..)]` and `#[expect(..)]` as `#[allow(..)]`, because the lint need not fire on the copy.
 pub(crate) fn allowed(attrs: &[Attribute]) -> TokenStream {
     let lists = attrs.iter().filter_map(|attr| match &attr.meta {
         Meta::List(list) if list.path.is_ident("allow") || list.path.is_ident("expect") => Some(&list.tokens),

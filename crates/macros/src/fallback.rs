@@ -1,8 +1,6 @@
-//! What stands in for a block of which something was refused, so that the rest of the program has what it refers to,
-//! and its author sees the mistake alone.
+//! Stand-ins for a block with refusals, so that the rest of the program finds what it refers to, and the author sees only the mistake.
 //!
-//! Methods in order are what they would be. The others take what they were written to take, and nothing is ever
-//! answered: this code never runs.
+//! Accepted methods look as usual. Refused ones take the arguments they were written with. Nothing is ever answered: this code never runs.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -14,11 +12,11 @@ use crate::expand::{builders, drop_in, generics, hidden, proxy, service};
 use crate::model::{ImplBlock, MethodModel};
 use crate::types::{self, TypePart};
 
-/// The block itself, and stand-ins.
+/// Writes the block itself and the stand-ins.
 pub(crate) fn block(mut block: ImplBlock) -> TokenStream {
     let in_trait = block.interface().is_some();
     for method in block.methods.iter_mut().filter(|method| method.refused) {
-        // The drop-in has the signatures as written, and asks nothing of what is in them.
+        // The drop-in keeps the signatures as written, without requirements on their types.
         method.output = if in_trait { parse_quote!(()) } else { output(method) };
         method.arguments.clear();
     }
@@ -30,7 +28,7 @@ pub(crate) fn block(mut block: ImplBlock) -> TokenStream {
     quote!(#item #stand_ins)
 }
 
-/// What the method returns if that could cross, or else what is most like it.
+/// The return type if it could cross; otherwise the closest type that can.
 fn output(method: &MethodModel) -> Type {
     let own: Vec<_> = method.sig.generics.type_params().map(|param| param.ident.clone()).collect();
     let can_cross = |ty: &Type| !types::mentions(ty, &own) && !has(ty, |_| true);
@@ -50,7 +48,7 @@ fn of_type(block: &ImplBlock) -> TokenStream {
     quote!(#proxy #hidden)
 }
 
-/// The trait's own signatures; what hides its type behind `impl` cannot be stood in for.
+/// The trait's own signatures. A type hidden behind `impl` has no stand-in.
 fn of_trait(block: &ImplBlock) -> Option<TokenStream> {
     let hides = block.methods.iter().any(|method| match &method.sig.output {
         ReturnType::Type(_, ty) => has(ty, |part| matches!(part, TypePart::Impl(_))),
@@ -62,7 +60,7 @@ fn of_trait(block: &ImplBlock) -> Option<TokenStream> {
     })
 }
 
-/// A name that is used twice was refused, and stands for the first.
+/// One method for each name: a name used twice was refused, and stands for its first use.
 fn one_of_each<'a>(
     methods: impl Iterator<Item = &'a MethodModel>,
     write: impl Fn(&MethodModel) -> TokenStream,

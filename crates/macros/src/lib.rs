@@ -1,11 +1,11 @@
-//! The attributes `#[bridge]` and `#[main]` of [callgate](https://docs.rs/callgate), and `#[derive(Viewable)]`; all are used from there.
+//! The attributes `#[bridge]` and `#[main]` of [callgate](https://docs.rs/callgate), and `#[derive(Viewable)]`; use them from there.
 //!
-//! One block goes through four steps, one file each: `parse` reads it, `model` says what there is to call,
-//! `check` refuses what cannot cross, all of it at once, and `expand` writes the code. When something was refused,
-//! `fallback` writes stand-ins instead, so that one mistake is one error and not one more at each call.
+//! A block goes through four steps, one file each: `parse` reads it, `model` lists what can be called, `check` refuses whatever cannot be bridged and
+//! reports all of it together, and `expand` writes the code. If something was refused, `fallback` writes stand-ins instead, so that a mistake causes
+//! one error and not another at each call.
 //!
-//! What is written refers to callgate (`root` says where that is), mostly its hidden `__codegen`, and to the user's own items, by full paths. It
-//! has no name that could meet one of the user's, except for the proxy.
+//! Generated code refers by full paths to callgate (`root` says where that is), mostly to its hidden `__codegen`, and to the user's own items. Except
+//! for the proxy, it adds no name that could clash with one of the user's.
 
 #![forbid(unsafe_code)]
 
@@ -45,17 +45,16 @@ use crate::refusals::Refusals;
 /// }
 /// ```
 ///
-/// The block itself stays unchanged. Beside it comes the proxy `CounterCalls<M>`, to which a `Bridge<Counter>` derefs.
-/// It has a method for each that is `pub` (or `pub(crate)`, ..): same name, same arguments, same documentation. A `pub`
-/// function without `self` that returns `Self` or `Result<Self, ..>` is a **constructor**, and the block needs at least
-/// one: `new` becomes `Counter::bridge`, any other `name` becomes `Counter::bridge_name`.
+/// The block itself stays unchanged. The macro adds the proxy `CounterCalls<M>`, to which a `Bridge<Counter>` derefs. The proxy has a method for each
+/// one that is `pub` (or `pub(crate)`, ..), with the same name, arguments and documentation. A `pub` function without `self` that returns `Self` or
+/// `Result<Self, ..>` is a **constructor**, and the block needs at least one: `new` becomes `Counter::bridge`, any other `name` becomes
+/// `Counter::bridge_name`.
 ///
-/// Arguments are values, `&T`, `&str`, `&[T]` or `&Archived<T>`; results are values. Both are whatever rkyv can
-/// archive. A `&mut` argument is not: the child would change a copy.
-/// Type parameters belong on the block (`impl<T> Stack<T>`). What cannot be bridged is refused where it stands, and
-/// every refusal of a block comes at once.
+/// Arguments are values, `&T`, `&str`, `&[T]` or `&Archived<T>`; results are values. Both can be anything that rkyv can archive. `&mut` arguments are
+/// refused, because the child would change a copy. Type parameters belong on the block (`impl<T> Stack<T>`). Whatever cannot be bridged is an error
+/// at the place where it stands, and a block's errors are all reported together.
 ///
-/// A type has one such block. Methods that need no bridge go into another, without the attribute.
+/// A type has only one such block. Put methods that need no bridge into another block, without the attribute.
 ///
 /// # On a trait's block
 ///
@@ -66,16 +65,16 @@ use crate::refusals::Refusals;
 /// }
 /// ```
 ///
-/// `Bridge<Circle>` implements `Shape` too, with the same signatures, so that code generic over `Shape` takes either. A
-/// call that fails becomes the method's own error where it returns `Result<_, E>` with `E: From<CallError>`; else it
-/// panics with the error's text. The proxy gets the methods as well, for callers who want the `CallError`.
+/// `Bridge<Circle>` implements `Shape` too, with the same signatures, so code generic over `Shape` accepts either. A failed call returns the method's
+/// own error if the method returns `Result<_, E>` with `E: From<CallError>`, and otherwise panics with the error's text. The proxy gets the methods
+/// as well, for callers who want the `CallError`.
 ///
-/// - The trait is one of this crate: the language forbids implementing a foreign trait for `Bridge`.
+/// - The trait must belong to this crate: the language forbids implementing a foreign trait for `Bridge`.
 /// - `CircleCalls` must be in scope beside `Circle`.
-/// - All bridged blocks of a type share its proxy, so no two of them can have a method of the same name: the compiler calls that a duplicate
-///   definition (E0592). `#[bridge(rename = "..")]` on one of the two is the way out; the trait's callers keep its own name.
-/// - Methods that the block leaves to the trait's defaults run in the caller, and call the others over the bridge.
-///   So do functions without `self`; constants and types are those of `Circle`.
+/// - All bridged blocks of a type share its proxy, so no two of them can have methods of the same name: the compiler reports a duplicate definition
+///   (E0592). Put `#[bridge(rename = "..")]` on one of the two; callers of the trait keep using the original name.
+/// - Methods for which the block uses the trait's defaults run in the caller and call the others over the bridge. Functions without `self` run in the
+///   caller, too; constants and types are those of `Circle`.
 ///
 /// # Options
 ///
@@ -88,23 +87,22 @@ use crate::refusals::Refusals;
 /// | the type's block | `#[bridge(set(total: u64))]` | callers get `set_total(value: u64)` |
 /// | any block | `#[bridge(crate = cg)]` | callgate is a dependency by this name, or lies at this path |
 ///
-/// Fields may carry documentation and a visibility of their own (`get(pub(crate) total: u64)`); else they are `pub`.
+/// Fields may have documentation and a visibility of their own (`get(pub(crate) total: u64)`); otherwise they are `pub`.
 ///
 /// The methods of `Bridge` itself (`stop`, `kill`, `child_pid`, `is_alive`, `with_timeout`, `view`, `begin`, `doorbell_fd`, `clear_doorbell`,
-/// `generation`, `restart`, `sandbox_report`) would hide a method of the same name, so that one needs a `rename`. `stats` and `send` are kept for
-/// later versions.
-/// So does one named as what every type or reference has: `drop`, `clone`, `clone_from`, `to_owned`, `clone_into`, `into`,
-/// `try_into`, `deref`.
+/// `generation`, `restart`, `sandbox_report`) would hide a method of the same name, so such a method needs a `rename`. So does one named `stats` or
+/// `send`, which are reserved for later versions, or like a method that every type or reference has: `drop`, `clone`, `clone_from`, `to_owned`,
+/// `clone_into`, `into`, `try_into`, `deref`.
 #[proc_macro_attribute]
 pub fn bridge(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     generate(options.into(), item.into()).into()
 }
 
-/// Calls [`init`](https://docs.rs/callgate/latest/callgate/fn.init.html) before anything else in `main`: a process that a bridge has started
-/// goes no further than that.
+/// Calls [`init`](https://docs.rs/callgate/latest/callgate/fn.init.html) before anything else in `main`: a process started by a bridge never gets
+/// past that.
 ///
-/// It stands above `fn main()`, whatever that returns, and above the attribute of an async runtime, whose threads must not exist yet when
-/// `init` is called:
+/// Put it above `fn main()`, whatever its return type, and above the attribute of an async runtime, whose threads must not exist yet when `init`
+/// runs:
 ///
 /// ```ignore
 /// #[callgate::main]
@@ -112,19 +110,18 @@ pub fn bridge(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -
 /// async fn main() -> Result<(), Box<dyn std::error::Error>> { .. }
 /// ```
 ///
-/// Below a runtime's attribute it does the same, where that attribute keeps those of the function. An attribute that changes what `main`
-/// returns stands above this one.
+/// It also works below a runtime's attribute if that attribute keeps the function's other attributes. An attribute that changes what `main` returns
+/// must stand above this one.
 ///
-/// Where the dependency has another name, `#[cg::main(crate = cg)]` says so.
+/// If the dependency has another name, write `#[cg::main(crate = cg)]`.
 ///
-/// In tests and benches, which have no `main` of their own, `callgate::test_support!()` takes its place. A separate executable calls
-/// `callgate::serve()` instead.
+/// Tests and benches have no `main` of their own: use `callgate::test_support!()` there. A separate executable calls `callgate::serve()` instead.
 #[proc_macro_attribute]
 pub fn main(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     main_attribute::expand(options.into(), item.into()).into()
 }
 
-/// Makes an archived type readable in a `View`: `#[rkyv(derive(callgate::Viewable))]` on the type whose archive it is.
+/// Makes an archived type readable in a `View`. Put `#[rkyv(derive(callgate::Viewable))]` on the type that is archived:
 ///
 /// ```ignore
 /// #[derive(Archive, Serialize, Deserialize)]
@@ -135,26 +132,25 @@ pub fn main(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> 
 /// }
 /// ```
 ///
-/// Every field must be viewable; one that is not (a map, a set, a type that does not derive this) is an error, in words. Where that
-/// depends on a type parameter, so does the archive's being viewable.
+/// Every field must be viewable. A field that is not (a map, a set, a type that does not derive this) is a compile error that says so. If that
+/// depends on a type parameter, the archive is viewable only where the parameter's type is.
 ///
-/// The methods that you give the archived type are yours to answer for: unsafe code in them must not count on more than what
-/// validation has checked.
+/// You are responsible for methods that you add to the archived type: unsafe code in them must not rely on more than validation has checked.
 ///
-/// If callgate is a dependency by another name, say so beside it: `#[rkyv(derive(cg::Viewable), attr(callgate(crate = cg)))]`.
+/// If callgate is a dependency under another name, say so as well: `#[rkyv(derive(cg::Viewable), attr(callgate(crate = cg)))]`.
 #[proc_macro_derive(Viewable, attributes(callgate))]
 pub fn viewable(item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     viewable::derive(item.into()).into()
 }
 
-/// Has `{:?}` show an error's sentence, and `{:#?}` its structure. For callgate's own errors.
+/// Makes `{:?}` show an error's sentence, and `{:#?}` its structure. For callgate's own errors.
 #[doc(hidden)]
 #[proc_macro_derive(Sentence)]
 pub fn sentence(item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     sentence::derive(item.into()).into()
 }
 
-/// [`bridge`], with tokens that also exist outside the compiler.
+/// [`bridge`], on tokens that also exist outside the compiler.
 fn generate(options: TokenStream, item: TokenStream) -> TokenStream {
     let mut refusals = Refusals::default();
     let Some(mut parsed) = parse::block(options, item.clone(), &mut refusals) else {

@@ -1,7 +1,7 @@
-//! `#[callgate::main]`: has `callgate::init()` called before anything else that a program's `main` does.
+//! `#[callgate::main]`: calls `callgate::init()` before anything else in a program's `main`.
 //!
-//! The function becomes the inner one of two that are both called `main`. The outer one is the program's: it calls `init`, then the inner one,
-//! which keeps the attributes that stand below this one. So a runtime's attribute builds its runtime in a process that is no child.
+//! The function becomes the inner one of two functions that are both called `main`. The outer one is the program's: it calls `init` and then the
+//! inner one, which keeps the attributes below this one. So a runtime's attribute builds its runtime only in a process that is not a child.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -12,7 +12,7 @@ use crate::refusals::Refusals;
 use crate::root::{self, Root};
 use crate::with_errors;
 
-/// Attributes that the compiler knows: none of them makes an async function a plain one.
+/// The compiler's own attributes: none of them turns an async function into a plain one.
 const BUILT_IN: &[&str] = &[
     "allow",
     "cfg",
@@ -28,10 +28,10 @@ const BUILT_IN: &[&str] = &[
     "warn",
 ];
 
-/// Tools whose attributes the compiler passes over.
+/// Tools whose attributes the compiler ignores.
 const TOOLS: &[&str] = &["clippy", "diagnostic", "miri", "rust_analyzer", "rustdoc", "rustfmt"];
 
-/// Where callgate is, by what stands in the parentheses.
+/// The path to callgate, from the attribute's options.
 fn root(options: TokenStream) -> syn::Result<Root> {
     const KNOWN: &str = "the only option is `crate`, the path of callgate where the dependency has another name: \
                          `#[callgate::main(crate = cg)]`";
@@ -45,7 +45,7 @@ fn root(options: TokenStream) -> syn::Result<Root> {
     }
 }
 
-/// What `#[callgate::main(options)]` above `item` becomes.
+/// Expands `#[callgate::main(options)]` on `item`.
 pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
     let mut refusals = Refusals::default();
     let root = root(options).map_err(|error| refusals.push(error));
@@ -75,7 +75,7 @@ fn program(callgate: &Path, function: ItemFn) -> TokenStream {
     let ItemFn { attrs, vis, sig, block, .. } = function;
     let (outer, inner): (Vec<Attribute>, Vec<_>) = attrs.into_iter().partition(is_of_the_program);
     let Signature { ident, output, .. } = &sig;
-    // Without a semicolon: what no attribute has made a plain function returns a future, which is of another type.
+    // No semicolon: a `main` that no attribute has made a plain function returns a future, which is a type error here.
     quote! {
         #(#outer)*
         #vis fn #ident() #output {
@@ -87,12 +87,12 @@ fn program(callgate: &Path, function: ItemFn) -> TokenStream {
     }
 }
 
-/// Whether the attribute is about the function that a program has, and not about its body.
+/// Whether the attribute belongs on the program's function and not on its body.
 fn is_of_the_program(attribute: &Attribute) -> bool {
     attribute.path().is_ident("doc") || attribute.path().is_ident("cfg")
 }
 
-/// Whether the attribute is none of the compiler's own, nor a tool's: it may turn the function into another.
+/// Whether the attribute belongs to neither the compiler nor a tool: it may turn the function into another.
 fn is_foreign(attribute: &Attribute) -> bool {
     let path = attribute.path();
     let is_tools = || path.segments.len() > 1 && TOOLS.iter().any(|tool| path.segments[0].ident == tool);
@@ -122,14 +122,14 @@ fn check(function: &ItemFn, refusals: &mut Refusals) {
     } else if let Some(clause) = &sig.generics.where_clause {
         refusals.refuse(clause, "`main` has no parameters: the system calls it");
     }
-    // A foreign attribute may be what the arguments are for.
+    // A foreign attribute may be the one that uses the arguments.
     if !sig.inputs.is_empty() && !is_turned {
         let inputs: &Punctuated<FnArg, Token![,]> = &sig.inputs;
         refusals.refuse(inputs, "`main` takes no arguments: `std::env::args()` has the program's");
     }
 }
 
-/// What a complaint about an item as a whole points at.
+/// The first token, at which an error about the whole item points.
 fn first(item: &TokenStream) -> TokenStream {
     item.clone().into_iter().take(1).collect()
 }
@@ -152,7 +152,7 @@ mod tests {
             async fn main() {}
         );
         assert!(!refused(maybe.clone()));
-        // The future is what the outer function would return.
+        // The outer function would return the future.
         let program = expand(TokenStream::new(), maybe).to_string().replace(' ', "");
         assert!(program.ends_with("::init();main()}"), "{program}");
     }

@@ -1,4 +1,4 @@
-//! What there is to call in a block: one [`MethodModel`] for each, with everything that the later steps ask of it.
+//! What can be called in a block: one [`MethodModel`] each, with everything that the later steps need.
 
 use proc_macro2::Span;
 use quote::{ToTokens, format_ident};
@@ -11,15 +11,15 @@ use syn::{
 use crate::parse::{Function, Parsed};
 use crate::types::{self, SelfType};
 
-/// A block, read.
+/// A block that has been read.
 pub(crate) struct ImplBlock {
-    /// As it is emitted again.
+    /// The block, to be emitted unchanged.
     pub(crate) item: ItemImpl,
-    /// The type that it is for.
+    /// The user's type.
     pub(crate) service: ServiceModel,
-    /// What `Self` stands for, and the trait, of a trait's block.
+    /// What `Self` stands for, and the trait if the block implements one.
     pub(crate) self_type: SelfType,
-    /// What can be called, in order: the table, and a trait's functions without `self`, which have no place in it.
+    /// What can be called, in order. It includes the entries of the table, and a trait's functions without `self`, which have no index there.
     pub(crate) methods: Vec<MethodModel>,
 }
 
@@ -29,11 +29,11 @@ pub(crate) struct ServiceModel {
     pub(crate) ty: Type,
     /// Its path without arguments: `inner::Stack`.
     pub(crate) path: Path,
-    /// Its last word: `Stack`.
+    /// The last segment of its path: `Stack`.
     pub(crate) name: Ident,
 }
 
-/// One thing that can be called.
+/// A method, function, constructor or field that can be called.
 pub(crate) struct MethodModel {
     pub(crate) kind: MethodKind,
     /// The name for callers: the proxy's method, or the builder.
@@ -42,12 +42,12 @@ pub(crate) struct MethodModel {
     pub(crate) index: u16,
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) vis: Visibility,
-    /// As written; made up for a field.
+    /// The signature as written; a made-up one for a field.
     pub(crate) sig: Signature,
     pub(crate) arguments: Vec<Argument>,
-    /// What it returns; `()` if nothing.
+    /// The return type; `()` if there is none.
     pub(crate) output: Type,
-    /// Where it was said that it may run again after the child has died in it.
+    /// The position of `idempotent`: the call may run again if the child dies in it.
     pub(crate) idempotent: Option<Span>,
     /// Whether [`check`](crate::check) refused it.
     pub(crate) refused: bool,
@@ -55,13 +55,13 @@ pub(crate) struct MethodModel {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum MethodKind {
-    /// Without `self`, returns `Self`, or a `Result` of it if it can fail.
+    /// No `self`, returns `Self`, or a `Result` of it if it can fail.
     Constructor { can_fail: bool },
     /// With `self`.
     Method,
-    /// Without `self`, in the type's own block: runs in the child.
+    /// No `self`, in the type's own block: runs in the child.
     Function,
-    /// Without `self`, in a trait's block: runs in the caller.
+    /// No `self`, in a trait's block: runs in the caller.
     Local,
     /// Reads this field.
     Get(Ident),
@@ -71,7 +71,7 @@ pub(crate) enum MethodKind {
 
 /// One argument.
 pub(crate) struct Argument {
-    /// A plain name, whatever pattern the user's function has there.
+    /// A plain name, even if the user's function has a pattern there.
     pub(crate) name: Ident,
     pub(crate) passing: Passing,
     /// The type that crosses: `T` of `T` and `&T`, `str`, the element of a slice.
@@ -81,22 +81,22 @@ pub(crate) struct Argument {
 /// How an argument crosses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Passing {
-    /// `T`: archived, read back.
+    /// `T`: archived, then deserialised.
     Value,
-    /// `&T`: the same, lent to the method.
+    /// `&T`: likewise, then lent to the method.
     Borrowed,
     /// `&str`: read in place.
     Text,
-    /// `&[u64]` and its like: read in place.
+    /// `&[u64]` and similar: read in place.
     Native,
-    /// `&[T]`: archived, read back, lent to the method.
+    /// `&[T]`: archived, deserialised, then lent to the method.
     Slice,
     /// `&Archived<T>`: read in place; the caller passes `&T`.
     Archived,
 }
 
 impl ImplBlock {
-    /// Says what there is to call. The header is in order: [`check::header`](crate::check::header).
+    /// Lists what can be called. The header must have passed [`check::header`](crate::check::header).
     pub(crate) fn read(parsed: Parsed) -> ImplBlock {
         let Parsed { item, functions, get, set, root: _ } = parsed;
         let service = ServiceModel::read(&item.self_ty);
@@ -122,17 +122,17 @@ impl ImplBlock {
         self.crossing().filter(|method| method.is_constructor())
     }
 
-    /// What the proxy has.
+    /// The methods of the proxy.
     pub(crate) fn proxied(&self) -> impl Iterator<Item = &MethodModel> {
         self.crossing().filter(|method| !method.is_constructor())
     }
 
-    /// The trait, of a trait's block.
+    /// The trait that the block implements, if any.
     pub(crate) fn interface(&self) -> Option<&Path> {
         self.self_type.interface.as_ref()
     }
 
-    /// Where the proxy is: the type's own block has it beside itself, a trait's block finds it beside the type.
+    /// The path of the proxy: beside the type's own block; for a trait's block, beside the type.
     pub(crate) fn proxy(&self) -> Path {
         let name = self.service.proxy_name();
         if self.interface().is_none() {
@@ -143,7 +143,7 @@ impl ImplBlock {
         path
     }
 
-    /// Whether the block itself has a function or constant of this name.
+    /// Whether the block has a function or constant with this name.
     pub(crate) fn has_function(&self, name: &Ident) -> bool {
         let name = name.unraw();
         self.item.items.iter().any(|item| match item {
@@ -157,13 +157,13 @@ impl ImplBlock {
         &self.item.generics
     }
 
-    /// The block's own conditions on being compiled.
+    /// The block's `cfg` attributes.
     pub(crate) fn cfgs(&self) -> Vec<&Attribute> {
         cfgs(&self.item.attrs)
     }
 }
 
-/// Numbers the table.
+/// Numbers the entries of the table.
 fn number(methods: &mut [MethodModel]) {
     let crossing = methods.iter_mut().filter(|method| method.kind != MethodKind::Local);
     for (index, method) in (0..).zip(crossing) {
@@ -192,12 +192,12 @@ impl ServiceModel {
         ServiceModel { ty: types::bare(ty).clone(), path, name }
     }
 
-    /// `CounterCalls`.
+    /// The proxy's name: `CounterCalls`.
     pub(crate) fn proxy_name(&self) -> Ident {
         format_ident!("{}Calls", self.name)
     }
 
-    /// The arguments that the type has in this block.
+    /// The type's generic arguments in this block.
     pub(crate) fn arguments(&self) -> Vec<&GenericArgument> {
         let last = types::path(&self.ty).and_then(|path| path.segments.last());
         match last.map(|last| &last.arguments) {
@@ -250,7 +250,7 @@ impl MethodModel {
         matches!(self.kind, MethodKind::Constructor { .. })
     }
 
-    /// Whether it has `&mut self`.
+    /// Whether the method takes `&mut self`.
     pub(crate) fn is_exclusive(&self) -> bool {
         match self.sig.receiver().map(|receiver| &receiver.kind) {
             Some(ReceiverKind::Reference(_, _, mutability)) => mutability.is_some(),
@@ -266,7 +266,7 @@ impl MethodModel {
         &self.sig.ident
     }
 
-    /// Its conditions on being compiled.
+    /// The method's `cfg` attributes.
     pub(crate) fn cfgs(&self) -> Vec<&Attribute> {
         cfgs(&self.attrs)
     }
@@ -287,7 +287,7 @@ fn or_public(vis: Visibility) -> Visibility {
     }
 }
 
-/// `new` gives `bridge`, `with_x` gives `bridge_with_x`.
+/// `new` becomes `bridge`, `with_x` becomes `bridge_with_x`.
 fn builder_name(constructor: &Ident) -> Ident {
     if constructor.unraw() == "new" {
         Ident::new("bridge", constructor.span())
@@ -312,7 +312,7 @@ fn kind(sig: &Signature, self_type: &SelfType) -> MethodKind {
     }
 }
 
-/// `Self`, or the type as the block names it.
+/// Whether the type is `Self`, or spelled like the block's type.
 fn is_self(ty: &Type, self_type: &SelfType) -> bool {
     let spelling = |ty: &Type| types::bare(ty).to_token_stream().to_string();
     types::is_word(ty, "Self") || spelling(ty) == spelling(&self_type.ty)
@@ -331,7 +331,7 @@ fn arguments(sig: &Signature, self_type: &SelfType) -> Vec<Argument> {
     arguments
 }
 
-/// An argument that is not `self`.
+/// An argument other than `self`.
 fn typed(input: &FnArg) -> Option<&PatType> {
     match input {
         FnArg::Typed(input) => Some(input),
@@ -346,7 +346,7 @@ fn written_name(pattern: &Pat) -> Option<Ident> {
     }
 }
 
-/// `n` for `mut n` and `_n`, `arg0` for a pattern.
+/// A name for the argument: `n` for `mut n` and `_n`, `arg0` for a pattern.
 fn plain_name(pattern: &Pat, position: usize, taken: &[Ident]) -> Ident {
     match written_name(pattern) {
         Some(name) => used_name(&name).filter(|used| !types::is_among(used, taken)).unwrap_or(name),
@@ -354,7 +354,7 @@ fn plain_name(pattern: &Pat, position: usize, taken: &[Ident]) -> Ident {
     }
 }
 
-/// The name without the underscore that says that the user's body does not use it: the proxy does.
+/// The name without the leading underscore, which marks it as unused in the user's body: the proxy does use it.
 fn used_name(name: &Ident) -> Option<Ident> {
     let text = name.to_string();
     let mut used: Ident = syn::parse_str(text.strip_prefix('_')?).ok()?;
@@ -362,7 +362,7 @@ fn used_name(name: &Ident) -> Option<Ident> {
     Some(used)
 }
 
-/// The name, or the first one like it that nothing else has.
+/// The name, with underscores appended until nothing else has it.
 pub(crate) fn free_name(name: Ident, taken: &[Ident]) -> Ident {
     if types::is_among(&name, taken) { free_name(format_ident!("{name}_"), taken) } else { name }
 }

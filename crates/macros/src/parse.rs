@@ -1,6 +1,6 @@
-//! Reads the attribute and the block that it stands on, and takes `#[bridge(..)]` off the methods.
+//! Reads the attribute and its block, and removes `#[bridge(..)]` from the methods.
 //!
-//! Judges nothing but its own options; what they stand on is for [`check`](crate::check).
+//! Checks nothing but its own options; [`check`](crate::check) does the rest.
 
 use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
@@ -20,11 +20,11 @@ pub(crate) struct Parsed {
     pub(crate) item: ItemImpl,
     /// Its functions, in order.
     pub(crate) functions: Vec<Function>,
-    /// Fields asked for with `get(..)`.
+    /// Fields listed in `get(..)`.
     pub(crate) get: Vec<Field>,
-    /// Fields asked for with `set(..)`.
+    /// Fields listed in `set(..)`.
     pub(crate) set: Vec<Field>,
-    /// Where callgate is.
+    /// The path to callgate.
     pub(crate) root: Root,
 }
 
@@ -36,18 +36,18 @@ pub(crate) struct Function {
     pub(crate) options: Options,
 }
 
-/// What `#[bridge(..)]` on a method says.
+/// The options in a method's `#[bridge(..)]`.
 #[derive(Default)]
 pub(crate) struct Options {
-    /// Where `skip` stands.
+    /// The position of `skip`.
     pub(crate) skip: Option<Span>,
     /// The name for callers.
     pub(crate) rename: Option<Ident>,
-    /// Where `idempotent` stands.
+    /// The position of `idempotent`.
     pub(crate) idempotent: Option<Span>,
 }
 
-/// Reads a block; `None` if it is none, which is then refused.
+/// Reads a block. Refuses anything that is not an impl block and returns `None`.
 pub(crate) fn block(options: TokenStream, item: TokenStream, refusals: &mut Refusals) -> Option<Parsed> {
     let mut item = match syn::parse2::<Item>(item) {
         Ok(Item::Impl(item)) => item,
@@ -67,7 +67,7 @@ pub(crate) fn block(options: TokenStream, item: TokenStream, refusals: &mut Refu
     Some(parsed)
 }
 
-/// Takes the functions' own options off the block.
+/// Reads the functions, and removes their own options from the block.
 fn functions(item: &mut ItemImpl, refusals: &mut Refusals) -> Vec<Function> {
     let mut functions = Vec::new();
     for item in &mut item.items {

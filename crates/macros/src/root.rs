@@ -1,12 +1,12 @@
-//! Where the generated code finds callgate: `::callgate`, or what `crate = ..` says.
+//! The path to callgate in generated code: `::callgate`, or the one given with `crate = ..`.
 //!
-//! Generated code is written with a name that stands for it and that no user has. What users wrote themselves stays as it is.
+//! The code is first written with a stand-in that no user's name equals, which is then replaced by the path. The user's own code stays unchanged.
 
 use proc_macro2::{Group, Ident, Literal, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::{Attribute, Error, Expr, ExprLit, Lit, Meta, Path, parse_quote};
 
-/// What stands for the path while code is being written: `::__callgate`.
+/// Stands in for the path while code is written, as `::__callgate`.
 const STAND_IN: &str = "__callgate";
 
 /// The path to callgate.
@@ -19,7 +19,7 @@ impl Default for Root {
 }
 
 impl Root {
-    /// Of the option `crate = path`, in which the path may be in quotes.
+    /// Reads the option `crate = path`, whose path may be in quotes.
     pub(crate) fn of_option(option: &Meta) -> syn::Result<Self> {
         const HOW: &str = "`crate` needs the name under which callgate is a dependency here, as in `crate = cg`";
         let Meta::NameValue(pair) = option else { return Err(Error::new_spanned(option, HOW)) };
@@ -33,7 +33,7 @@ impl Root {
         }
     }
 
-    /// Of `#[callgate(crate = path)]` among a derive's attributes, if it is there.
+    /// Reads `#[callgate(crate = path)]` among a derive's attributes, if present.
     pub(crate) fn of_attributes(attrs: &[Attribute]) -> syn::Result<Self> {
         let mut root = Root::default();
         for attr in attrs.iter().filter(|attr| attr.path().is_ident("callgate")) {
@@ -46,12 +46,11 @@ impl Root {
         Ok(root)
     }
 
-    /// The path itself.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    /// The code, with the path in place of what stands for it.
+    /// Replaces the stand-in in the code with the path.
     pub(crate) fn put_into(&self, code: TokenStream) -> TokenStream {
         let mut out = TokenStream::new();
         let mut pending = Vec::new();
@@ -84,13 +83,13 @@ impl Root {
                 inner.set_span(group.span());
                 inner.into()
             }
-            // Links of the documentation.
+            // Links in documentation.
             TokenTree::Literal(literal) if literal.to_string().contains(STAND_IN) => self.in_text(&literal).into(),
             token => token,
         }
     }
 
-    /// The text with the path in it; what is no text, as a byte string of the user's, stays as it is.
+    /// Replaces the stand-in in a string literal. Other literals, such as a byte string of the user's, stay unchanged.
     fn in_text(&self, literal: &Literal) -> Literal {
         let Ok(text) = syn::parse_str::<syn::LitStr>(&literal.to_string()) else { return literal.clone() };
         let path = self.0.to_token_stream().to_string().replace(' ', "");
@@ -99,7 +98,7 @@ impl Root {
         text
     }
 
-    /// The path, shown where the stand-in was.
+    /// The path, with errors shown at the stand-in's place.
     fn spanned(&self, there: &Ident) -> TokenStream {
         let path = &self.0;
         let locate = |mut token: TokenTree| {
@@ -110,7 +109,6 @@ impl Root {
     }
 }
 
-/// Whether the option is `crate`.
 pub(crate) fn is_crate(option: &Meta) -> bool {
     option.path().is_ident("crate")
 }

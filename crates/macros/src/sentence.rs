@@ -1,12 +1,11 @@
-//! `#[derive(Sentence)]`, on error types: `{:?}` shows what `{}` does, the sentence, and `{:#?}` the structure.
+//! `#[derive(Sentence)]` on error types: `{:?}` prints the same sentence as `{}`, and `{:#?}` the structure.
 //!
-//! `unwrap`, `expect` and a `main` that returns the error show it by `{:?}`.
+//! `unwrap`, `expect` and a `main` that returns the error print it with `{:?}`.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{Attribute, Data, DeriveInput, Error, Fields, Ident};
 
-/// The impl of `Debug`.
 pub(crate) fn derive(input: TokenStream) -> TokenStream {
     match syn::parse2::<DeriveInput>(input).and_then(|input| implementation(&input)) {
         Ok(code) => code,
@@ -42,7 +41,7 @@ fn implementation(input: &DeriveInput) -> Result<TokenStream, Error> {
     })
 }
 
-/// What shows one variant, or a structure.
+/// The match arm that prints one variant, or a struct.
 fn arm(path: &TokenStream, name: &Ident, attributes: &[Attribute], fields: &Fields) -> TokenStream {
     let conditions = attributes.iter().filter(|attribute| attribute.path().is_ident("cfg"));
     let shown = name.to_string();

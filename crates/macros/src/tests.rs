@@ -1,4 +1,4 @@
-//! Blocks in, refusals and code out: what each step makes of them, without a compiler.
+//! What each step makes of a block: refusals and code, without a compiler.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -14,7 +14,7 @@ mod model;
 mod names;
 mod refused;
 
-/// The block in a type's own block with a constructor.
+/// A type's own block with a constructor and `methods`.
 fn with_constructor(methods: TokenStream) -> TokenStream {
     quote!(impl Counter { pub fn new() -> Self { todo!() } #methods })
 }
@@ -26,7 +26,7 @@ fn read(item: TokenStream) -> ImplBlock {
     block
 }
 
-/// The texts of everything that is refused.
+/// The texts of all refusals.
 fn refused(options: TokenStream, item: TokenStream) -> Vec<String> {
     let mut refusals = Refusals::default();
     if let Some(mut parsed) = parse::block(options, item, &mut refusals) {
@@ -42,7 +42,7 @@ fn refused_methods(methods: TokenStream) -> Vec<String> {
     refused(TokenStream::new(), with_constructor(methods))
 }
 
-/// Asserts that there is one refusal for each text, and that they contain them.
+/// Asserts that there is one refusal for each text, and that it contains the text.
 #[track_caller]
 fn assert_refused(refused: Vec<String>, texts: &[&str]) {
     assert_eq!(refused.len(), texts.len(), "{refused:#?}");
@@ -51,7 +51,7 @@ fn assert_refused(refused: Vec<String>, texts: &[&str]) {
     }
 }
 
-/// The items that come out, those in `const _` included.
+/// The generated items, including those in `const _`.
 fn items(options: TokenStream, item: TokenStream) -> Vec<Item> {
     let file: File = syn::parse2(generate(options, item)).expect("the generated code is Rust");
     let mut items = Vec::new();

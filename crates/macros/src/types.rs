@@ -1,4 +1,4 @@
-//! Looking into types as they are spelled, and replacing `Self` in them.
+//! Inspects types as they are spelled, and replaces `Self` in them.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote_spanned};
@@ -7,10 +7,10 @@ use syn::visit::Visit;
 use syn::visit_mut::VisitMut;
 use syn::{Expr, ExprPath, GenericArgument, Path, PathArguments, Type, TypePath, TypeSlice, parse_quote};
 
-/// The element types whose slices are read in place: they have the same bytes in an archive as in memory.
+/// Element types whose slices are read in place, because they have the same bytes in an archive as in memory.
 const NATIVE: [&str; 13] = ["bool", "u8", "u16", "u32", "u64", "u128", "i8", "i16", "i32", "i64", "i128", "f32", "f64"];
 
-/// Other names that stand for nothing but what can cross, if what they are given can.
+/// Further names that occur only in types that can cross if their arguments can.
 const WELL_KNOWN: [&str; 52] = [
     "usize",
     "isize",
@@ -66,10 +66,10 @@ const WELL_KNOWN: [&str; 52] = [
     "marker",
 ];
 
-/// What can cross if all of its arguments can, and for no other reason.
+/// Types that can cross if and only if all of their arguments can.
 const TRANSPARENT: [&str; 4] = ["Vec", "VecDeque", "Option", "Box"];
 
-/// The type without the parentheses, and the invisible ones that `macro_rules!` puts around `$t:ty`.
+/// The type without parentheses, including the invisible ones that `macro_rules!` puts around `$t:ty`.
 pub(crate) fn bare(ty: &Type) -> &Type {
     match ty {
         Type::Group(group) => bare(&group.elem),
@@ -78,7 +78,7 @@ pub(crate) fn bare(ty: &Type) -> &Type {
     }
 }
 
-/// The path, if the type is a plain one: no `<T as Trait>::`.
+/// The path of the type, if it is a plain path: no `<T as Trait>::`.
 pub(crate) fn path(ty: &Type) -> Option<&Path> {
     match bare(ty) {
         Type::Path(TypePath { qself: None, path, .. }) => Some(path),
@@ -95,7 +95,7 @@ pub(crate) fn is_native(ty: &Type) -> bool {
     NATIVE.iter().any(|name| is_word(ty, name))
 }
 
-/// Whether it is put together from names that everybody knows: `Option<Vec<u8>>`.
+/// Whether the type uses only well-known names: `Option<Vec<u8>>`.
 pub(crate) fn is_well_known(tokens: impl ToTokens) -> bool {
     tokens.into_token_stream().into_iter().all(|token| match token {
         TokenTree::Group(group) => is_well_known(group.stream()),
@@ -104,7 +104,7 @@ pub(crate) fn is_well_known(tokens: impl ToTokens) -> bool {
     })
 }
 
-/// The types on which it depends whether the type can cross: `T` of `Vec<Option<T>>`, and otherwise the type itself.
+/// The types that decide whether the type can cross: `T` for `Vec<Option<T>>`, otherwise the type itself.
 pub(crate) fn leaves(ty: &Type) -> Vec<&Type> {
     match bare(ty) {
         Type::Tuple(tuple) => tuple.elems.iter().flat_map(leaves).collect(),
@@ -127,7 +127,7 @@ pub(crate) fn argument_of<'a>(ty: &'a Type, name: &str) -> Option<&'a Type> {
     }
 }
 
-/// What owns the same as a reference to the type does, and can cross: `String` for `str`.
+/// The owned type for a reference to `ty`, which can cross: `String` for `str`.
 pub(crate) fn owned(ty: &Type) -> Type {
     let last = path(ty).and_then(|path| path.segments.last()).map(|last| last.ident.to_string());
     match (bare(ty), last.as_deref()) {
@@ -137,7 +137,7 @@ pub(crate) fn owned(ty: &Type) -> Type {
     }
 }
 
-/// [`owned`], for people.
+/// The name of [`owned`], for messages.
 pub(crate) fn owned_name(ty: &Type) -> String {
     let full = spelled(owned(ty));
     match full.strip_prefix("::std::").and_then(|rest| rest.split_once("::")) {
@@ -155,13 +155,13 @@ pub(crate) fn mentions(tokens: impl ToTokens, names: &[Ident]) -> bool {
     })
 }
 
-/// Whether the compiler takes one of `names` for the same: `r#n` is `n`.
+/// Whether one of `names` is the same to the compiler: `r#n` is `n`.
 pub(crate) fn is_among(name: &Ident, names: &[Ident]) -> bool {
     let name = name.unraw();
     names.iter().any(|other| other.unraw() == name)
 }
 
-/// The tokens as one would type them: `Option<&str>`, not `Option < & str >`.
+/// The tokens as a person would type them: `Option<&str>`, not `Option < & str >`.
 pub(crate) fn spelled(tokens: impl ToTokens) -> String {
     let mut text = String::new();
     for token in tokens.into_token_stream() {
@@ -187,7 +187,7 @@ fn grouped(group: &Group) -> String {
     }
 }
 
-/// Between words, after what separates, around what joins.
+/// Whether to put a space before `next`: between words, after separators, around `+` and `=`.
 fn needs_space(before: Option<char>, next: &str) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let starts_word = next.starts_with(is_word) || next.starts_with('[');
@@ -202,7 +202,7 @@ fn needs_space(before: Option<char>, next: &str) -> bool {
 pub(crate) struct SelfType {
     /// The type of the block.
     pub(crate) ty: Type,
-    /// Its trait, in which `Self` is already replaced.
+    /// The trait that the block implements, with `Self` already replaced.
     pub(crate) interface: Option<Path>,
     /// The constants that the block declares.
     pub(crate) constants: Vec<Ident>,
@@ -215,19 +215,19 @@ impl SelfType {
         self_type
     }
 
-    /// The same with `Self` replaced, so that it means the same in another block.
+    /// A copy with `Self` replaced, so that it means the same in another block.
     pub(crate) fn replaced<'a, T: Clone>(&'a self, within: &T, visit: impl FnOnce(&mut Replace<'a>, &mut T)) -> T {
         let mut within = within.clone();
         visit(&mut Replace(self), &mut within);
         within
     }
 
-    /// [`replaced`](Self::replaced), for a type.
+    /// [`replaced`](Self::replaced) for a type.
     pub(crate) fn in_type(&self, ty: &Type) -> Type {
         self.replaced(ty, Replace::visit_type_mut)
     }
 
-    /// `Self::Name` without the name: `<Circle as Shape>::`.
+    /// The qualified form of `Self::Name`: `<Circle as Shape>::Name`.
     fn qualified(&self, rest: &Path, through_trait: bool) -> TokenStream {
         let span = rest.segments[0].ident.span();
         let ty = respanned(self.ty.to_token_stream(), span);
@@ -276,7 +276,7 @@ fn starts_with_self(path: &Path) -> bool {
     path.segments.first().is_some_and(|first| first.ident == "Self")
 }
 
-/// The tokens, shown at `span` by the compiler, resolved where they were written.
+/// The tokens, which the compiler shows at `span` but resolves where they were written.
 fn respanned(tokens: TokenStream, span: Span) -> TokenStream {
     tokens
         .into_iter()
@@ -290,7 +290,7 @@ fn respanned(tokens: TokenStream, span: Span) -> TokenStream {
         .collect()
 }
 
-/// Walks through a type and reports what cannot cross, each outermost part once.
+/// Walks through a type and reports each outermost part that may need a refusal.
 pub(crate) fn look<'a>(ty: &'a Type, found: &mut impl FnMut(TypePart<'a>)) {
     TypeVisitor(found).visit_type(ty);
 }
@@ -303,9 +303,9 @@ pub(crate) enum TypePart<'a> {
     Dyn(&'a Type),
     Impl(&'a Type),
     Never(&'a Type),
-    /// `Self` alone.
+    /// `Self` as the whole type.
     SelfAlone(&'a Type),
-    /// A lifetime as an argument of a type, other than `'static`.
+    /// A type's lifetime argument other than `'static`.
     Lifetime(&'a syn::Lifetime),
 }
 
@@ -331,6 +331,6 @@ impl<'a, F: FnMut(TypePart<'a>)> Visit<'a> for TypeVisitor<'_, F> {
         }
     }
 
-    /// The length of an array is no type.
+    /// An array's length is not a type.
     fn visit_expr(&mut self, _: &'a Expr) {}
 }

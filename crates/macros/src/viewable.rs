@@ -1,4 +1,4 @@
-//! `#[derive(Viewable)]`, on archived types: viewable if every field is.
+//! `#[derive(Viewable)]` on archived types: viewable if every field is.
 
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -8,7 +8,7 @@ use syn::{Data, DeriveInput, Error, Field, Type, WherePredicate, parse_quote};
 use crate::root::Root;
 use crate::types;
 
-/// The impl, and the check of every field.
+/// Writes the impl, and the check of every field.
 pub(crate) fn derive(input: TokenStream) -> TokenStream {
     let parsed = syn::parse2::<DeriveInput>(input);
     match parsed.and_then(|input| Ok(Root::of_attributes(&input.attrs)?.put_into(implementation(&input)?))) {
@@ -17,8 +17,8 @@ pub(crate) fn derive(input: TokenStream) -> TokenStream {
     }
 }
 
-/// A field is either a condition of the impl or checked beside it, under these conditions: so nothing that is not viewable gets in.
-/// A condition must depend on a parameter, and must not lead back to the type itself.
+/// Each field becomes a condition of the impl, or is checked beside it under these conditions, so that nothing gets in that is not viewable. A
+/// condition must depend on a parameter and must not lead back to the type itself.
 fn implementation(input: &DeriveInput) -> Result<TokenStream, Error> {
     let name = &input.ident;
     let parameters: Vec<Ident> = input.generics.type_params().map(|param| param.ident.clone()).collect();
@@ -59,7 +59,7 @@ fn fields(data: &Data) -> Result<Vec<&Field>, Error> {
     }
 }
 
-/// Where the user wrote the type: `T` of the `<T as Archive>::Archived` that rkyv makes of it.
+/// The place where the user wrote the type: `T` of the `<T as Archive>::Archived` that rkyv makes of it.
 fn place(ty: &Type) -> Span {
     match ty {
         Type::Path(path) => path.qself.as_ref().map_or_else(|| ty.span(), |qself| qself.ty.span()),
@@ -67,7 +67,7 @@ fn place(ty: &Type) -> Span {
     }
 }
 
-/// The tokens, meaning what they mean, as if all of them stood there: an error about them does.
+/// The tokens with an unchanged meaning, but all located at `there`, so that errors about them show up there.
 fn located(tokens: TokenStream, there: Span) -> TokenStream {
     let locate = |mut token: TokenTree| {
         let span = token.span().located_at(there);
@@ -80,7 +80,7 @@ fn located(tokens: TokenStream, there: Span) -> TokenStream {
     tokens.into_iter().map(locate).collect()
 }
 
-/// The archived type's name, and most likely the one of the type that it is the archive of.
+/// The archived type's name, and most likely the name of the type that it archives.
 fn own_names(name: &Ident) -> Vec<Ident> {
     let text = name.to_string();
     let archived = text.strip_prefix("Archived").and_then(|rest| syn::parse_str(rest).ok());

@@ -1,5 +1,5 @@
-//! Closing on a thread of its own what others can make slow to close: a socket that lingers, a file on a stranger's file system, an end of a
-//! conversation at whose other end a million entries of epoll sets wait to be told.
+//! Closes on a separate thread what others can make slow to close: a lingering socket, a file on a peer's file system, a connection with a million
+//! epoll entries to notify at its other end.
 
 #![forbid(unsafe_code)]
 
@@ -10,25 +10,25 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Threads that close at a time. There is a second one only while the first is stuck.
+/// The most threads that close at the same time. Another one starts only while the others are stuck.
 const MOST_THREADS: usize = 8;
 
-/// Who has waited for so long has a thread that is stuck before it.
+/// A descriptor that has waited this long is behind a thread that is stuck.
 const STUCK: Duration = Duration::from_millis(5);
 
-/// What is to be closed.
+/// A descriptor to be closed.
 struct Closing {
     descriptor: OwnedFd,
-    /// The conversation is to end, whoever else has this end of it.
+    /// Whether to end the connection first, for every process that holds this end.
     ends: bool,
     since: Instant,
 }
 
-/// What waits to be closed, and how many threads are at it.
+/// The descriptors to close, and the number of threads closing them.
 struct CloseQueue {
     waiting: VecDeque<Closing>,
     threads: usize,
-    /// The process that the threads are of; a fork of it has none.
+    /// The process that the threads belong to; a fork has none of them.
     process: u32,
 }
 
@@ -38,14 +38,14 @@ fn queue() -> MutexGuard<'static, CloseQueue> {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Closes `descriptors` soon. With `ends`, the conversations that they are ends of are over then, whoever else may have them. If there is no
-/// thread to be had, these end at once, and all stay open until there is one.
+/// Closes `descriptors` soon. With `ends`, also ends the connections that they belong to, whoever else holds them. If no thread can be started,
+/// connections end on this thread, and all descriptors stay open until a thread can be started.
 pub fn elsewhere(descriptors: impl IntoIterator<Item = OwnedFd>, ends: bool) {
     let since = Instant::now();
     let mut queue = queue();
     let process = std::process::id();
     if queue.process != process {
-        // What waits there is the other process's to close; here, nobody is told of it.
+        // In a fork, the queue is a copy of the parent's. The parent ends those connections; dropping the copies notifies no peer.
         *queue = CloseQueue { waiting: VecDeque::new(), threads: 0, process };
     }
     queue.waiting.extend(descriptors.into_iter().map(|descriptor| Closing { descriptor, ends, since }));
@@ -60,7 +60,7 @@ pub fn elsewhere(descriptors: impl IntoIterator<Item = OwnedFd>, ends: bool) {
     }
 }
 
-/// Ends the conversations that wait for a thread, which there is none of, and leaves closing them for later. Somebody may be waiting for their end.
+/// Ends the queued connections on this thread, because no other could be started: a peer may be waiting for that. Closing them is left for later.
 fn end_here(mut queue: MutexGuard<'static, CloseQueue>) {
     let (mut ending, others): (VecDeque<_>, _) =
         std::mem::take(&mut queue.waiting).into_iter().partition(|closing| closing.ends);
@@ -73,7 +73,7 @@ fn end_here(mut queue: MutexGuard<'static, CloseQueue>) {
     self::queue().waiting.extend(ending);
 }
 
-/// Closes what waits, until there is nothing left.
+/// Closes queued descriptors until the queue is empty.
 fn close_all() {
     signals::block();
     loop {
@@ -90,13 +90,13 @@ fn close_all() {
     }
 }
 
-/// Ends the conversation: both ends are told that nothing more comes.
+/// Ends the connection: both ends see that nothing more will come.
 pub fn shut_down(socket: impl AsFd) {
-    // One that has ended already needs no end.
+    // Fails only if it has ended already.
     let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
 }
 
-/// A descriptor that is closed [elsewhere] when it is dropped.
+/// A descriptor that is closed [elsewhere] when dropped.
 #[derive(Debug)]
 pub struct Aside(Option<OwnedFd>);
 
@@ -124,7 +124,7 @@ mod tests {
     use crate::socket::{BlockingMode, Exposed, Received, pair, receive};
     use crate::toll::{Toll, burden};
 
-    /// The other end is told of the end, all entries of it, and not on this thread's time.
+    /// The other end sees the close with all its epoll entries, but not on this thread's time.
     #[test]
     fn fault_40_what_is_slow_to_close_keeps_nobody_waiting() {
         for ends in [true, false] {

@@ -1,7 +1,7 @@
-//! Which numbers descriptors have.
+//! Keeps our descriptors off the numbers 0, 1 and 2, and high where a child gets them.
 //!
-//! The kernel gives out the lowest that is free. Where a program has closed 0, 1 or 2, that would be one of those: whoever then writes a line
-//! to the standard output would write it into a socket of ours. So whatever opens a descriptor does it in [`apart`].
+//! The kernel assigns the lowest free number. If a program has closed 0, 1 or 2, a socket of ours could get that number, and the program's next line
+//! to standard output would go into the socket. So everything that opens a descriptor does so in [`apart`].
 //! Never closes a descriptor that was opened elsewhere.
 
 #![forbid(unsafe_code)]
@@ -13,23 +13,23 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
-/// The first number that is not one of the standard descriptors.
+/// The first number beyond the standard descriptors.
 const FIRST: RawFd = 3;
 
-/// Where a child has its own descriptors, if its limit allows: beyond those that programs choose by number.
+/// Where a child's own descriptors begin, if its limit allows: beyond the numbers that programs choose themselves.
 const HIGH: u64 = 512;
 
-/// Runs `open`, which opens descriptors, so that none of them becomes 0, 1 or 2: those that are closed are the null device from then on.
+/// Runs `open`, which opens descriptors, so that none of them becomes 0, 1 or 2: closed standard descriptors are first opened as the null device.
 ///
-/// For good: the program may put something of its own there at any moment, and no look before a close would be in time to see that.
+/// They stay open for good. The program may put a file of its own there at any moment, and no check before a close could rule that out.
 pub fn apart<T, E>(open: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    // Without a null device or a free number, `open` has to do without.
+    // Without a null device or a free number, `open` runs unprotected.
     let _ = fill();
     open()
 }
 
-/// Opens the null device as each of 0, 1 and 2 that is closed: in a child, before its program could open something there. What it is executed
-/// with inherits them.
+/// Opens each closed one of 0, 1 and 2 as the null device, in a child, before its program could open something there. Programs that it executes
+/// inherit them.
 pub(crate) fn fill_standard() -> io::Result<()> {
     let missing = standard().map(|descriptor| !is_open(descriptor));
     fill()?;
@@ -37,15 +37,15 @@ pub(crate) fn fill_standard() -> io::Result<()> {
     filled.try_for_each(|(descriptor, _)| Ok(rustix::io::fcntl_setfd(descriptor, FdFlags::empty())?))
 }
 
-/// Nothing is done to a number once it is taken: another thread may have put something of the program's there.
+/// Opens the null device until 0, 1 and 2 are taken. Never touches a number afterwards: another thread may have put one of the program's files there.
 fn fill() -> io::Result<()> {
     while !standard().into_iter().all(is_open) {
         let null = null()?;
         if null.as_raw_fd() >= FIRST {
-            // Another thread was faster.
+            // Another thread filled the gap first.
             break;
         }
-        // Kept by nobody, as standard descriptors are. Closed on exec, as all that is opened here.
+        // Nobody owns it, as with all standard descriptors. It is closed on exec, like everything opened here.
         let _ = null.into_raw_fd();
     }
     Ok(())
@@ -63,35 +63,34 @@ fn is_open(descriptor: BorrowedFd<'_>) -> bool {
     fcntl_getfd(descriptor).is_ok()
 }
 
-/// The same as `descriptor`, with a number that no program would choose; the old number is free again.
+/// Moves `descriptor` to a number from [`high`] on, which no program chooses, and frees the old number.
 pub fn raised(descriptor: OwnedFd) -> io::Result<OwnedFd> {
     match copied_high(&descriptor) {
         Ok(raised) => Ok(raised),
-        // All that it could be are in use.
+        // No higher number is free.
         Err(_) if descriptor.as_raw_fd() >= FIRST => Ok(descriptor),
         Err(error) => Err(error),
     }
 }
 
-/// A copy of `descriptor` with such a number, or with another beyond the standard ones if there is none.
+/// Copies `descriptor` to a number from [`high`] on; if none is free, to any number from 3 on.
 pub fn copied_high(descriptor: impl AsFd) -> io::Result<OwnedFd> {
     Ok(fcntl_dupfd_cloexec(&descriptor, high() as RawFd).or_else(|_| fcntl_dupfd_cloexec(&descriptor, FIRST))?)
 }
 
-/// Where such numbers begin.
+/// Where high numbers begin: [`HIGH`], or half the limit of open files if that is lower.
 pub fn high() -> u64 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     (limit / 2).clamp(FIRST as u64, HIGH)
 }
 
-/// Has all descriptors from 3 on closed when this process executes a program.
+/// Marks all descriptors from 3 on as closed on exec.
 pub fn close_on_exec() -> io::Result<()> {
     numbers()?.into_iter().for_each(crate::selfproc::close_on_exec);
     Ok(())
 }
 
-/// Takes descriptor 0 away from the standard input: returns a private copy of it and puts `/dev/null` in its place. 1 and 2 are open
-/// afterwards, too.
+/// Takes standard input away: returns a private copy of descriptor 0 and puts `/dev/null` in its place. Descriptors 1 and 2 are open afterwards, too.
 pub fn take_stdin() -> io::Result<OwnedFd> {
     let copy = copied_high(stdin())?;
     fill_standard()?;
@@ -100,18 +99,18 @@ pub fn take_stdin() -> io::Result<OwnedFd> {
     Ok(copy)
 }
 
-/// A descriptor from 3 on, as it is in a program that has just begun.
+/// A descriptor from 3 on, as found in a program that has just started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InheritedDescriptor {
-    /// The program was executed with it, or has opened it so that it is passed on.
+    /// The program inherited it, or opened it without close-on-exec.
     pub is_inheritable: bool,
-    /// It waits for others.
+    /// It waits for other descriptors (epoll or io_uring).
     pub is_reactor: bool,
 }
 
-/// The descriptors from 3 on. Needs procfs.
+/// Lists the descriptors from 3 on. Needs procfs.
 pub fn found() -> io::Result<Vec<InheritedDescriptor>> {
-    // The directory itself is open no more, and so is not found.
+    // The directory itself is closed by now, so `find` skips it.
     Ok(numbers()?.into_iter().filter_map(find).collect())
 }
 

@@ -1,14 +1,13 @@
 //! Events in shared memory, through the crate `raw_sync`: a flag behind a pthread mutex, and a condition variable.
 //!
-//! What `raw_sync` 0.1 leaves to whoever uses it, each shown by a test below:
-//! - `set` takes the mutex without limit of time, and the mutex is not robust: a process that is killed while it holds it
-//!   leaves it locked for ever.
-//! - A wait with a limit does not end at the limit either while the mutex is locked: it must have the mutex again to return.
-//! - Such a wait adds the limit to the clock's nanoseconds without carrying into the seconds; a sum beyond a second is refused
-//!   by the C library, and the wait ends at once.
+//! `raw_sync` 0.1 has three limitations that its users must deal with, each shown by a test below:
+//! - `set` waits for the mutex without a timeout, and the mutex is not robust: a process that is killed while it holds it leaves it locked for ever.
+//! - A wait with a timeout also hangs while the mutex is locked, because it must lock the mutex again to return.
+//! - Such a wait adds the timeout to the clock's nanoseconds without carrying into the seconds. The C library refuses a sum beyond a second, and the
+//!   wait ends at once.
 //!
-//! And it makes `&mut` references to what other threads and processes change. So there is no limit here, nobody who must not
-//! hang waits or sets, and the memory is shared with a trusted peer only.
+//! It also makes `&mut` references to memory that other threads and processes change. So this file offers no timeouts, only threads that may hang
+//! wait and set, and the memory is shared with a trusted peer only.
 
 use crate::mapping::Mapping;
 use raw_sync::Timeout;
@@ -19,19 +18,19 @@ use std::sync::Arc;
 /// Bytes from one event to the next, in memory that holds several.
 pub const STRIDE: usize = 128;
 
-/// An event that several processes share. Setting it ends one wait, or the next if there is none.
+/// An event that several processes share. Setting it ends one wait, or the next one if nobody waits.
 pub struct SharedEvent {
     raw: Box<dyn EventImpl>,
     _memory: Arc<Mapping>,
 }
 
-// SAFETY: the raw pointers lead into the mapping, which is no thread's, and all access to what is there goes through a mutex.
+// SAFETY: the raw pointers lead into the mapping, which belongs to no thread, and a mutex guards all access to what they point to.
 unsafe impl Send for SharedEvent {}
 // SAFETY: as above.
 unsafe impl Sync for SharedEvent {}
 
 impl SharedEvent {
-    /// Makes event `index` of the memory. Nobody may use it yet.
+    /// Creates event `index` in the memory. Nobody may use it before.
     pub fn create(memory: &Arc<Mapping>, index: usize) -> io::Result<Self> {
         let at = place(memory, index);
         // SAFETY: `place` checked that the event lies inside the mapping, which `_memory` keeps; it is aligned to 128 bytes.
@@ -39,17 +38,17 @@ impl SharedEvent {
         Ok(Self { raw, _memory: memory.clone() })
     }
 
-    /// Event `index` of the memory, as a peer made it.
+    /// Opens event `index` of the memory, which a peer created.
     pub fn open(memory: &Arc<Mapping>, index: usize) -> io::Result<Self> {
         let at = place(memory, index);
-        // SAFETY: as above; made by the peer before it passed the memory on.
+        // SAFETY: as above; the peer created it before it shared the memory.
         let (raw, _) = unsafe { Raw::from_existing(at) }.map_err(failed)?;
         Ok(Self { raw, _memory: memory.clone() })
     }
 
-    /// Waits until the event is set. Blocks for ever if a process was killed that held its lock.
+    /// Waits until the event is set. Blocks for ever if a process was killed while it held the event's lock.
     pub fn wait(&self) {
-        // The only failures are those of a mutex or condition variable that is none.
+        // The only failures are those of an invalid mutex or condition variable.
         let _ = self.raw.wait(Timeout::Infinite);
     }
 
@@ -63,7 +62,7 @@ impl SharedEvent {
 ///
 /// # Panics
 ///
-/// If it would not lie wholly inside the memory.
+/// If the event does not lie wholly inside the memory.
 fn place(memory: &Mapping, index: usize) -> *mut u8 {
     assert!((index + 1) * STRIDE <= memory.len() && Raw::size_of(None) <= STRIDE, "outside the events");
     // SAFETY: inside the mapping, as just checked.
@@ -120,7 +119,7 @@ mod tests {
         });
     }
 
-    /// The lock of the first event, as a process leaves it that is killed while it holds it: by a guard that is never dropped.
+    /// Locks the first event as a process killed with the lock would leave it: by a guard that is never dropped.
     fn lock_for_good(memory: &Mapping) -> Box<dyn LockImpl> {
         // SAFETY: an event begins with its mutex; no data is behind it.
         let (mutex, _) = unsafe { Mutex::from_existing(memory.start().as_ptr(), std::ptr::null_mut()) }.unwrap();
@@ -128,7 +127,7 @@ mod tests {
         mutex
     }
 
-    /// Whether `body` has not returned `timeout` after the lock was taken for good, which is `delay` after its beginning.
+    /// Whether `body` is still blocked `timeout` after the lock was taken for good, `delay` after `body` began.
     fn blocks(delay: Duration, timeout: Duration, body: impl FnOnce(&SharedEvent) + Send) -> bool {
         let (_, [theirs, _], memory) = two_sides();
         let (done, is_done) = mpsc::channel();
@@ -154,12 +153,12 @@ mod tests {
     #[test]
     fn a_lock_that_is_never_released_blocks_a_limited_wait_that_has_begun() {
         let limit = Duration::from_secs(1);
-        // More than once, because on a busy machine the wait may begin too late.
+        // Tried several times, because on a busy machine the wait may begin too late.
         let blocked = (0..5).any(|_| blocks(limit / 5, 2 * limit, |event| drop(event.raw.wait(Timeout::Val(limit)))));
         assert!(blocked);
     }
 
-    /// If this fails, `raw_sync` carries, and waits with limits may be thought of again.
+    /// If this fails, `raw_sync` now carries, and timeouts can be reconsidered.
     #[test]
     fn a_limit_that_reaches_into_the_next_second_is_none() {
         let ([event, _], ..) = two_sides();

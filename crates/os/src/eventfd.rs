@@ -1,6 +1,6 @@
-//! Eventfds that two processes share.
+//! Eventfds shared by two processes.
 //!
-//! Both have the same file description, so neither may trust its flags, nor do what tells all who wait for it: the parent does not read it.
+//! Both share one file description, so neither may rely on its flags. The parent never reads it either, because a read notifies every waiter.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +15,7 @@ pub fn create() -> io::Result<OwnedFd> {
     Ok(apart(|| rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK))?)
 }
 
-/// Makes the eventfd readable. Blocks if the count is full and somebody has cleared `O_NONBLOCK`: for a trusted peer only.
+/// Makes the eventfd readable. Blocks if the count is full and a peer has cleared `O_NONBLOCK`: for a trusted peer only.
 pub fn ring(eventfd: impl AsFd) {
     // The only failure is a full count, and then it is readable anyway.
     let _ = write(eventfd, &1u64.to_ne_bytes());
@@ -28,10 +28,10 @@ mod tests {
     use rustix::io::{Errno, ReadWriteFlags, pwritev2};
     use std::io::IoSlice;
 
-    /// The position of a descriptor that has none.
+    /// The offset for a file without a position.
     const NO_OFFSET: u64 = u64::MAX;
 
-    /// The parent never reads it: to read tells everybody who waits for it, and the child may have a million who do.
+    /// The parent never reads the eventfd: a read notifies every waiter, and the child may have a million of them.
     #[test]
     fn fault_40_each_ring_is_reported_once_and_nothing_is_read() {
         let (eventfd, set) = (create().unwrap(), PollSet::new().unwrap());
@@ -48,7 +48,7 @@ mod tests {
         }
     }
 
-    /// Why the parent does not ring its child through an eventfd. If this fails, the kernel has learnt it: think again.
+    /// Why the parent does not ring its child through an eventfd. If this fails, the kernel now supports it: reconsider.
     #[test]
     fn an_eventfd_cannot_be_written_without_trusting_its_flags() {
         let eventfd = create().unwrap();

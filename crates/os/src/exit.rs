@@ -8,15 +8,14 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Exit {
-    /// It exited, with this code.
+    /// It exited with this code.
     Code(i32),
     /// It was killed by this signal.
     Signal(i32),
-    /// It is gone, and how is not known: SIGCHLD is ignored, or another part of the program waits for every child and took
-    /// the status.
+    /// It is gone, but how it ended is unknown: SIGCHLD is ignored, or another part of the program waits for any child and took the status.
     Unknown,
-    /// It is not gone: it has been told to end, and the kernel has not carried that out yet; or this process may not kill it (one of the two has
-    /// changed its user since), and it does not end by itself.
+    /// It still runs. Either it was told to end and the kernel has not yet carried that out, or this process may not kill it (one of the two has
+    /// changed its user since) and it does not end by itself.
     Running,
 }
 

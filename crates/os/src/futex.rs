@@ -1,8 +1,7 @@
 //! Futexes: words that a thread can sleep on while they hold an expected value.
 //!
-//! The scope is part of the type: a [`SharedScope`] futex is found by the page it lies in and works between processes, a
-//! [`PrivateScope`] one by its address, in this process only. std's and parking_lot's futexes are always private and must never
-//! lie in shared memory.
+//! The scope is part of the type. The kernel finds a [`SharedScope`] futex by its page, so it works between processes, and a [`PrivateScope`] futex
+//! by its address, in this process only. The futexes of std and parking_lot are always private and must never lie in shared memory.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +13,7 @@ pub struct SharedScope;
 #[derive(Debug)]
 pub struct PrivateScope;
 
-/// Who can wait on a futex and wake it.
+/// Which processes can wait on a futex and wake it.
 pub trait Scope {
     /// Whether the kernel may look the futex up by address alone.
     const PRIVATE: bool;
@@ -31,9 +30,9 @@ impl Scope for PrivateScope {
 /// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
-    /// Somebody woke the waiter, or the word had changed, or the kernel woke it for nothing: look again.
+    /// Something woke the waiter, the word had changed, or the wake was spurious: look again.
     MaybeReady,
-    /// The time given was up.
+    /// The timeout has passed.
     DeadlinePassed,
 }
 
@@ -72,7 +71,7 @@ mod model {
             &self.word
         }
 
-        /// As the kernel does it: comparing and queueing are one step to whoever wakes.
+        /// Like the kernel, compares and queues in one step as far as a waker can tell.
         pub fn wait(&self, expected: u32, _timeout: Option<Duration>) -> Woken {
             let queue = self.queue.lock().unwrap();
             if self.word.load(Ordering::Relaxed) == expected {
@@ -91,7 +90,7 @@ mod model {
         }
     }
 
-    /// The models run without a watcher: only the shared word can wake.
+    /// The models run without a watcher, so only the shared word can wake.
     pub fn wait_either(
         shared: (&Futex<SharedScope>, u32),
         _private: (&Futex<PrivateScope>, u32),
@@ -113,10 +112,10 @@ mod real {
     use std::sync::atomic::Ordering;
     use std::time::Duration;
 
-    /// How long one sleep lasts where the kernel has no `futex_waitv` (before Linux 5.16): the other word is looked at in between.
+    /// How long one sleep lasts on kernels without `futex_waitv` (before Linux 5.16); the private word is checked in between.
     const SLICE: Duration = Duration::from_millis(5);
 
-    /// A word that a thread can wait on; the same four bytes as the word itself.
+    /// A word that a thread can wait on, with the same layout as the word alone.
     #[derive(Debug)]
     #[repr(transparent)]
     pub struct Futex<S> {
@@ -134,19 +133,19 @@ mod real {
             &self.word
         }
 
-        /// Sleeps while the word is `expected`, until woken or until `timeout` has passed. `None` = without limit.
+        /// Sleeps while the word is `expected`, until woken or until `timeout` has passed; `None` waits without limit.
         pub fn wait(&self, expected: u32, timeout: Option<Duration>) -> Woken {
             let timeout = timeout.map(timespec);
             verdict(futex::wait(self.word.borrow(), Self::flags(), expected, timeout.as_ref()))
         }
 
-        /// Wakes everybody who waits on the word.
+        /// Wakes all threads that wait on the word.
         pub fn wake(&self) {
-            // The only failure is a bad address, and the address is that of a live reference.
+            // The only failure is a bad address, and this is the address of a live reference.
             let _ = futex::wake(self.word.borrow(), Self::flags(), i32::MAX as u32);
         }
 
-        /// Wakes one who waits on the word. A peer can have piled up many, and each that is woken costs time.
+        /// Wakes one thread that waits on the word. A peer can pile up many waiters, and waking each costs time.
         pub fn wake_one(&self) {
             let _ = futex::wake(self.word.borrow(), Self::flags(), 1);
         }
@@ -164,10 +163,10 @@ mod real {
         }
     }
 
-    /// Sleeps while the shared word and the private word both hold what is expected of them.
+    /// Sleeps while the shared and the private word both hold their expected values.
     ///
-    /// The private word is out of the peer's reach: even a peer that requeues the waiter away from the shared word cannot
-    /// keep it from being woken through the private one.
+    /// The private word is out of the peer's reach: even a peer that requeues the waiter away from the shared word cannot prevent a wake through the
+    /// private one.
     pub fn wait_either(
         shared: (&Futex<SharedScope>, u32),
         private: (&Futex<PrivateScope>, u32),
@@ -176,8 +175,8 @@ mod real {
         if has_waitv() { verdict(wait_vector(shared, private, timeout)) } else { wait_sliced(shared, private, timeout) }
     }
 
-    /// Whether the kernel has `futex_waitv`: not before Linux 5.16, nor in a container whose filter does not know the call. Asked once,
-    /// before the first sleep (`callgate doctor` asks the same).
+    /// Whether the kernel offers `futex_waitv`: it does not before Linux 5.16, or in a container whose filter does not know the call. Checked once,
+    /// before the first sleep (`callgate doctor` does the same check).
     fn has_waitv() -> bool {
         static HAS_WAITV: OnceLock<bool> = OnceLock::new();
         *HAS_WAITV.get_or_init(|| {
@@ -192,7 +191,7 @@ mod real {
         timeout: Option<Duration>,
     ) -> Result<(), Errno> {
         let waiters = [shared.0.waiter(shared.1), private.0.waiter(private.1)];
-        // futex_waitv takes an absolute time.
+        // `futex_waitv` takes an absolute time.
         let until = timeout.map(|left| {
             let now = rustix::time::clock_gettime(ClockId::Monotonic);
             let nanos = now.tv_nsec as u64 + u64::from(left.subsec_nanos());
@@ -207,7 +206,7 @@ mod real {
         private: (&Futex<PrivateScope>, u32),
         timeout: Option<Duration>,
     ) -> Woken {
-        // Relaxed: whoever waits looks at the word again, with the ordering that it needs.
+        // Relaxed: the waiter checks the word again, with the ordering that it needs.
         if private.0.word().load(Ordering::Relaxed) != private.1 {
             return Woken::MaybeReady;
         }

@@ -1,6 +1,6 @@
-//! The program's own executable in memory: where it was loaded, and which build it is.
+//! The program's own executable in memory: where it is loaded, and which build it is.
 //!
-//! A function of the program is named to another process of the same build by its distance from the load address.
+//! Another process of the same build finds a function of the program by its distance from the load address.
 
 use std::ffi::c_int;
 use std::sync::OnceLock;
@@ -9,9 +9,9 @@ use std::sync::OnceLock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Image {
     base: usize,
-    /// The addresses that belong to the executable, as (first, length).
+    /// The address range of the executable, as (first, length).
     extent: (usize, usize),
-    /// Equal for processes of the same build, different (but for chance) for others.
+    /// Equal for processes of the same build; different for others, unless hashes collide.
     pub build: u64,
 }
 
@@ -27,29 +27,29 @@ impl Image {
         })
     }
 
-    /// Where its first byte is.
+    /// The address of its first byte.
     pub fn start(&self) -> usize {
         self.extent.0
     }
 
-    /// How far `address` lies from where the executable was loaded; `None` if it belongs to a shared library instead.
+    /// The distance of `address` from the load address; `None` if it does not belong to the executable but to a shared library.
     pub fn offset_of(&self, address: usize) -> Option<u64> {
         let inside = address.checked_sub(self.extent.0).is_some_and(|distance| distance < self.extent.1);
         inside.then(|| address.wrapping_sub(self.base) as u64)
     }
 
-    /// The address that another process of the same build calls by `offset`; `None` if that lies outside the executable.
+    /// The address that another process of the same build knows as `offset`; `None` if it lies outside the executable.
     pub fn address_of(&self, offset: u64) -> Option<usize> {
         let address = self.base.wrapping_add(offset as usize);
         self.offset_of(address).map(|_| address)
     }
 }
 
-/// The first object that `dl_iterate_phdr` names is the main executable; 1 ends the walk.
+/// Handles the first object that `dl_iterate_phdr` reports, the main executable; returning 1 ends the walk.
 ///
 /// # Safety
 ///
-/// `info` must be what `dl_iterate_phdr` gives, and `found` a pointer to an `Option<Image>`.
+/// `info` must come from `dl_iterate_phdr`, and `found` must point to an `Option<Image>`.
 unsafe extern "C" fn first_object(
     info: *mut libc::dl_phdr_info,
     _size: libc::size_t,
@@ -57,7 +57,7 @@ unsafe extern "C" fn first_object(
 ) -> c_int {
     // SAFETY: the caller's duty; the structure lives for the duration of this call.
     let info = unsafe { &*info };
-    // SAFETY: the loader describes `dlpi_phnum` program headers there, and never changes them.
+    // SAFETY: the loader describes `dlpi_phnum` program headers there and never changes them.
     let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
     let base = info.dlpi_addr as usize;
     let image = Image { base, extent: extent(base, headers), build: build(base, headers) };
@@ -73,8 +73,8 @@ fn extent(base: usize, headers: &[libc::Elf64_Phdr]) -> (usize, usize) {
     (base.wrapping_add(first as usize), (end - first) as usize)
 }
 
-/// A hash over what the executable consists of, as it is in memory: its headers, and its notes, where the linker writes its build id. Without
-/// a build id, over all of it that cannot be written. Nothing of its file: that may be moved, touched, replaced or removed.
+/// Hashes the executable as it is in memory: its headers, and its notes, where the linker writes the build id. Without a build id, also everything
+/// that is not writable. Ignores the file, which may have been moved, touched, replaced or removed.
 fn build(base: usize, headers: &[libc::Elf64_Phdr]) -> u64 {
     let mut hash = Fnv::new();
     let mut has_id = false;
@@ -84,7 +84,7 @@ fn build(base: usize, headers: &[libc::Elf64_Phdr]) -> u64 {
         }
         if header.p_type == libc::PT_NOTE && is_loaded(header, headers) {
             let start = base.wrapping_add(header.p_vaddr as usize) as *const u8;
-            // SAFETY: part of what the loader has mapped from the file, as just checked; nobody writes notes.
+            // SAFETY: mapped from the file by the loader, as just checked; nobody writes to notes.
             let notes = unsafe { std::slice::from_raw_parts(start, header.p_filesz as usize) };
             hash.add(notes);
             has_id |= holds_build_id(notes, header.p_align as usize);
@@ -92,13 +92,13 @@ fn build(base: usize, headers: &[libc::Elf64_Phdr]) -> u64 {
     }
     for header in headers.iter().filter(|header| !has_id && is_constant(header)) {
         let start = base.wrapping_add(header.p_vaddr as usize) as *const u8;
-        // SAFETY: the loader has mapped it readable and not writable, and such a segment has nothing to relocate.
+        // SAFETY: the loader has mapped it readable and not writable, and such a segment contains no relocations.
         hash.add_fast(unsafe { std::slice::from_raw_parts(start, header.p_filesz as usize) });
     }
     hash.finish()
 }
 
-/// Whether one of the notes is GNU's build id.
+/// Whether `notes` contain GNU's build id.
 fn holds_build_id(mut notes: &[u8], align: usize) -> bool {
     let align = if align == 8 { 8 } else { 4 };
     while let Some((head, rest)) = notes.split_first_chunk::<12>() {
@@ -108,7 +108,7 @@ fn holds_build_id(mut notes: &[u8], align: usize) -> bool {
             return true;
         }
         let padded = |len: usize| len.next_multiple_of(align);
-        // The head counts, where notes are aligned to more than its parts.
+        // The padding counts the 12-byte header too, because `align` may be 8.
         let Some(next) = notes.get(padded(12 + name_len) + padded(desc_len)..) else { return false };
         notes = next;
     }
@@ -117,7 +117,7 @@ fn holds_build_id(mut notes: &[u8], align: usize) -> bool {
 
 const NT_GNU_BUILD_ID: usize = 3;
 
-/// Whether the segment is mapped from the file, and stays as it is there.
+/// Whether the segment is mapped from the file and never written, so that it stays as it is there.
 fn is_constant(header: &libc::Elf64_Phdr) -> bool {
     let readable_only = header.p_flags & (libc::PF_R | libc::PF_W) == libc::PF_R;
     header.p_type == libc::PT_LOAD && readable_only

@@ -1,7 +1,7 @@
-//! When nobody has a memory object any more: no descriptor, no mapping, none on its way through a socket, in whatever process.
+//! Reports when no process holds a memory object any more: no descriptor, no mapping, none in flight through a socket.
 //!
-//! The last to let go of an object that has no name takes its directory entry with it, which inotify reports as deleted. Nothing else does, so
-//! a peer can neither hide that it still has an object nor pretend that it has not. Needs procfs, through which an object has a path.
+//! The last holder to release an unnamed object removes its directory entry, which inotify reports as a deletion. Nothing else causes that report, so
+//! a peer can neither hide that it still holds an object nor pretend that it has released one. Needs procfs, which gives an object a path.
 
 #![forbid(unsafe_code)]
 
@@ -13,15 +13,15 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// Objects that are waited for.
+/// The objects being watched for their release.
 #[derive(Debug)]
 pub struct Releases {
     queue: OwnedFd,
-    /// More has happened than the kernel had room to note, and nobody has looked up since what is gone.
+    /// The kernel's event queue overflowed, and the list of watches has not been read since.
     has_lost: AtomicBool,
 }
 
-/// Names an object that is waited for.
+/// Identifies a watched object.
 pub type WatchId = i32;
 
 impl Releases {
@@ -33,18 +33,18 @@ impl Releases {
         Ok(Self { queue, has_lost: AtomicBool::new(false) })
     }
 
-    /// Has the end of `object` reported under the number that is returned.
+    /// Watches `object`. Its release is reported under the returned number.
     ///
     /// # Errors
     ///
-    /// `ENOSPC` if this user watches as much as it may (`fs.inotify.max_user_watches`); others without procfs.
+    /// `ENOSPC` if this user has reached its limit of watches (`fs.inotify.max_user_watches`); other errors without procfs.
     pub fn watch(&self, object: impl AsFd) -> io::Result<WatchId> {
         let path = format!("/proc/self/fd/{}", object.as_fd().as_raw_fd());
         Ok(inotify::add_watch(&self.queue, path, WatchFlags::DELETE_SELF)?)
     }
 
-    /// Appends those that nobody has any more; never waits. `known` = all that are waited for: where more has happened than the kernel had room
-    /// to note (`fs.inotify.max_queued_events`), those are looked up.
+    /// Appends the objects that were released; never blocks. `known` lists every watch: if the kernel's queue overflowed
+    /// (`fs.inotify.max_queued_events`), those that are missing from its list of watches have been released.
     pub fn read(&self, known: impl Iterator<Item = WatchId>, released: &mut Vec<WatchId>) {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(&self.queue, &mut buffer);
@@ -56,7 +56,7 @@ impl Releases {
                 released.push(event.wd());
             }
         }
-        // Without a descriptor to be had for that, at the next time.
+        // If no descriptor is free for reading the list, the next call tries again.
         if self.has_lost.load(Relaxed)
             && let Ok(held) = self.held()
         {
@@ -65,7 +65,7 @@ impl Releases {
         }
     }
 
-    /// What is watched, as the kernel lists it: what nobody has is not.
+    /// The watches that the kernel still lists. It drops a watch when its object is released.
     fn held(&self) -> io::Result<HashSet<WatchId>> {
         let list = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.queue.as_raw_fd()))?;
         let numbers = list.lines().filter_map(|line| line.strip_prefix("inotify wd:")?.split(' ').next());
@@ -91,7 +91,7 @@ mod tests {
         released
     }
 
-    /// Whatever keeps an object keeps it from being reported, and the last that lets go of it does not.
+    /// Each kind of holder delays the report, and releasing the last one triggers it.
     #[test]
     fn fault_39_an_object_is_reported_when_the_last_holder_lets_go() {
         type Holder = fn(OwnedFd) -> Box<dyn Send>;
@@ -113,7 +113,7 @@ mod tests {
             drop(mapping);
             assert!(read(&releases).is_empty());
             drop(held);
-            // What is on its way through a socket is let go of a little later.
+            // An object in flight through a socket is released a little later.
             let begin = std::time::Instant::now();
             let mut released = read(&releases);
             while released.is_empty() && begin.elapsed().as_secs() < 10 {
@@ -124,7 +124,7 @@ mod tests {
         }
     }
 
-    /// More are let go of at once than the kernel notes.
+    /// More objects are released at once than the kernel's queue holds.
     #[test]
     fn fault_39_none_that_is_gone_is_forgotten_when_the_kernel_loses_count() {
         let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
@@ -133,7 +133,7 @@ mod tests {
         let object = || memfd::create_sealed("callgate-test", 4096, Protection::ReadWrite).unwrap().1;
         let kept = object();
         let kept_watch = releases.watch(&kept).unwrap();
-        // Each is good for a note at least, and the last for one that says that some are missing.
+        // Each release queues at least one event, so the last one overflows the queue.
         let gone: HashSet<_> = (0..=most).map(|_| releases.watch(object()).unwrap()).collect();
         let mut released = Vec::new();
         releases.read(gone.iter().copied().chain([kept_watch]), &mut released);

@@ -1,9 +1,9 @@
-//! A part of [callgate](https://docs.rs/callgate), for it alone: one file for each facility of the kernel, each a safe face over it.
+//! Internal to [callgate](https://docs.rs/callgate): a safe interface to each kernel facility, one file each.
 //!
-//! A file imports only files above it in the list below. Knows nothing of rings, calls or services; holds no policy.
+//! A file imports only files above it in the list below. It knows nothing of rings, calls or services, and sets no policy.
 
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
-// No interface for others: nothing of it is built without being used.
+// Internal: callgate alone uses this crate.
 #![allow(missing_docs, rustdoc::private_intra_doc_links, clippy::len_without_is_empty, clippy::new_without_default)]
 
 #[cfg(not(all(

@@ -1,4 +1,4 @@
-//! Limits of this process: which of them is behind a refusal.
+//! Which limit of this process caused a refusal.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +17,7 @@ pub enum Wanted {
     Task,
 }
 
-/// A limit: what it is called, what it counts, and who has set it.
+/// A limit: its name, the resource, and the unit to print after its value.
 type SystemLimit = (&'static str, Resource, &'static str);
 
 const FILES: SystemLimit = ("RLIMIT_NOFILE", Resource::Nofile, "");
@@ -26,10 +26,10 @@ const ADDRESSES: SystemLimit = ("RLIMIT_AS", Resource::As, " bytes");
 const DATA: SystemLimit = ("RLIMIT_DATA", Resource::Data, " bytes");
 const LOCKED: SystemLimit = ("RLIMIT_MEMLOCK", Resource::Memlock, " bytes");
 const TASKS: SystemLimit = ("RLIMIT_NPROC", Resource::Nproc, "");
-/// The kernel holds to it, too, how many descriptors a user has sent over sockets that nobody has received yet.
+/// `RLIMIT_NOFILE` also bounds how many descriptors a user may have in flight through sockets.
 const UNDER_WAY: SystemLimit = ("RLIMIT_NOFILE", Resource::Nofile, " descriptors under way");
 
-/// The limits that can be behind `error`, the likeliest first, and what is, in words, if none of them is set.
+/// The limits that can cause `error`, the likeliest first, and the explanation to give if none of them is set.
 fn candidates(error: &io::Error, wanted: Wanted) -> (&'static [SystemLimit], &'static str) {
     match (error.raw_os_error().map(Errno::from_raw_os_error), wanted) {
         (Some(Errno::MFILE), _) => (&[FILES], ""),
@@ -38,7 +38,7 @@ fn candidates(error: &io::Error, wanted: Wanted) -> (&'static [SystemLimit], &'s
         (Some(Errno::FBIG), _) => (&[FILE_SIZE], ""),
         (Some(Errno::NOMEM), _) => (&[ADDRESSES, DATA], ""),
         (Some(Errno::AGAIN), Wanted::Memory) => (&[LOCKED], ""),
-        // The C library says so, too, of a stack that there is no room for.
+        // The C library also reports this when there is no room for a thread's stack.
         (Some(Errno::AGAIN), Wanted::Task) => {
             (&[TASKS, ADDRESSES, DATA], ", with as many tasks as the cgroup (pids.max) or the system may have")
         }
@@ -46,8 +46,8 @@ fn candidates(error: &io::Error, wanted: Wanted) -> (&'static [SystemLimit], &'s
     }
 }
 
-/// Names the limits that can be behind `error`, as they are now, to be read between what was wanted and the error: `, with RLIMIT_NOFILE at
-/// 64`. Empty for an error that no limit is behind.
+/// Names the limits that can cause `error`, with their current values, to go between what was wanted and the error: `, with RLIMIT_NOFILE at 64`.
+/// Empty if no limit can cause the error.
 pub fn behind(error: &io::Error, wanted: Wanted) -> String {
     let (limits, otherwise) = candidates(error, wanted);
     let mut said = String::new();
@@ -60,10 +60,11 @@ pub fn behind(error: &io::Error, wanted: Wanted) -> String {
     if said.is_empty() { otherwise.into() } else { said }
 }
 
-/// The limits in the order of their numbers in what is [`packed`].
+/// The limits in the order of the numbers in [`packed`].
 const NUMBERED: [SystemLimit; 7] = [FILES, FILE_SIZE, ADDRESSES, DATA, LOCKED, TASKS, UNDER_WAY];
 
-/// A refusal as two numbers, for a process that has other limits: the error and, above it, which limit is behind it; and that limit.
+/// Packs a refusal into two numbers for a process that has other limits: the error, with the number of the limit in the upper half; and the limit's
+/// value.
 pub fn packed(error: &io::Error, wanted: Wanted) -> [u64; 2] {
     let number = error.raw_os_error().unwrap_or(0);
     let (limits, _) = candidates(error, wanted);
@@ -76,7 +77,7 @@ pub fn packed(error: &io::Error, wanted: Wanted) -> [u64; 2] {
     [which << 32 | u64::from(number.unsigned_abs()), now]
 }
 
-/// The same in words, to stand behind what was wanted; whatever the numbers are.
+/// The refusal of [`packed`] in words, to follow what was wanted; accepts any numbers.
 pub fn unpacked(error: u64, now: u64) -> String {
     let limit = (error >> 32).checked_sub(1).and_then(|at| NUMBERED.get(usize::try_from(at).ok()?));
     let limit = limit.map_or(String::new(), |(name, _, unit)| format!(", with {name} at {now}{unit}"));
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(behind(&error, Wanted::Memory), named);
         let [number, limit] = packed(&error, Wanted::Memory);
         assert_eq!(unpacked(number, limit), format!("{named}: {error}"));
-        // Of a thread that cannot be started: the first limit that is set is named to the other process, too.
+        // For a thread that cannot be started, the first limit that is set is also named to the other process.
         let error = io::Error::from(Errno::AGAIN);
         let [number, limit] = packed(&error, Wanted::Task);
         let said = unpacked(number, limit);

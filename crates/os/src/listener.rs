@@ -1,6 +1,6 @@
-//! Unix sockets with a name: bound, listened at, connected to; and who is at the other end, as the kernel says.
+//! Named Unix sockets: bind, listen, connect, and the kernel's word on who is at the other end.
 //!
-//! Relies on `socket` for what is said through them. Never blocks, and trusts nothing that the other end could have said itself.
+//! Relies on `socket` to send and receive. Never blocks, and trusts nothing that the peer could have claimed itself.
 
 use crate::descriptor::apart;
 use crate::pidfd::Pidfd;
@@ -14,19 +14,19 @@ use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-/// What a socket is bound to.
+/// The name that a socket is bound to.
 #[derive(Clone, Copy, Debug)]
 pub enum SocketName<'a> {
-    /// A place in the file system.
+    /// A path in the file system.
     Path(&'a Path),
-    /// A name that the kernel forgets with the socket.
+    /// A name in the abstract namespace, which vanishes with the socket.
     Abstract(&'a [u8]),
 }
 
-/// The longest name, in bytes.
+/// The longest name in bytes.
 pub const MAX_NAME: usize = 107;
 
-/// Connections that wait to be accepted; the kernel may have a lower limit of its own.
+/// Connections that may wait to be accepted; the kernel may have a lower limit of its own.
 const BACKLOG: i32 = 4096;
 
 impl SocketName<'_> {
@@ -43,25 +43,25 @@ fn new_socket() -> io::Result<OwnedFd> {
     Ok(apart(|| socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None))?)
 }
 
-/// A socket of this name, to which nobody can connect before [`listen`]. `AddrInUse` if there is one already.
+/// Creates a socket with this name. Nobody can connect before [`listen`]. `AddrInUse` if the name is taken.
 pub fn bind(name: SocketName<'_>) -> io::Result<OwnedFd> {
     let socket = new_socket()?;
     rustix::net::bind(&socket, &name.address()?)?;
     Ok(socket)
 }
 
-/// Lets others connect. They cannot send descriptors, where the kernel can be told so.
+/// Allows others to connect. Where the kernel can enforce it, they cannot send descriptors.
 pub fn listen(socket: impl AsFd) -> io::Result<()> {
     socket::refuse_descriptors(&socket);
     Ok(rustix::net::listen(socket, BACKLOG)?)
 }
 
-/// Lets nobody connect any more, whoever else may have the descriptor: a process that has been forked and not yet executed.
+/// Stops new connections, even if another process (forked but not yet executed) still holds the descriptor.
 pub fn close_for_all(socket: impl AsFd) {
     let _ = rustix::net::shutdown(socket, Shutdown::Both);
 }
 
-/// The next that has connected; `None` if nobody has.
+/// Accepts the next connection; `None` if none is waiting.
 pub fn accept(listener: impl AsFd) -> io::Result<Option<Exposed>> {
     loop {
         match apart(|| accept_with(&listener, SocketFlags::CLOEXEC)) {
@@ -73,21 +73,21 @@ pub fn accept(listener: impl AsFd) -> io::Result<Option<Exposed>> {
     }
 }
 
-/// What [`connect`] found.
+/// The result of [`connect`].
 #[derive(Debug)]
 pub enum Connected {
-    /// Somebody listens, and will find this connection.
+    /// Somebody listens and will see this connection.
     Yes(OwnedFd),
-    /// Nobody listens there, or nothing is there.
+    /// Nobody listens there, or the name does not exist.
     Nobody,
-    /// So many wait to be accepted that there is no room for another now.
+    /// The queue of connections waiting to be accepted is full.
     Full,
 }
 
-/// Connects to whoever listens at `name`, by a socket that has a name of its own, see [`own_label`].
+/// Connects to the listener at `name`, from a socket with a name of its own, see [`own_label`].
 pub fn connect(name: SocketName<'_>) -> io::Result<Connected> {
     let socket = new_socket()?;
-    // The kernel makes one up. Without it, there is less to tell this connection by.
+    // The kernel picks the name. Without one, only the connection's label is missing.
     let _ = rustix::net::bind(&socket, &SocketAddrUnix::new_unnamed());
     let address = name.address()?;
     loop {
@@ -99,20 +99,20 @@ pub fn connect(name: SocketName<'_>) -> io::Result<Connected> {
             Err(error) => return Err(error.into()),
         }
     }
-    // Whoever uses it says at each step whether to wait.
+    // From now on, each call says whether it may block.
     ioctl_fionbio(&socket, false)?;
     Ok(Connected::Yes(socket))
 }
 
-/// A short name of a socket, which no other in the network namespace has at the time; of none, or a longer one, zeros.
+/// A short name of a socket, unique in the network namespace while the socket is open. Zeros if the socket has no name or a longer one.
 pub type Label = [u8; 8];
 
-/// That of this socket, which has [connected](connect).
+/// The label of this socket, which has [connected](connect).
 pub fn own_label(socket: impl AsFd) -> Label {
     getsockname(socket).map_or(Label::default(), label)
 }
 
-/// That of the socket which has connected to this one.
+/// The label of the socket that connected to this one.
 pub fn peer_label(socket: impl AsFd) -> Label {
     getpeername(socket).ok().flatten().map_or(Label::default(), label)
 }
@@ -128,12 +128,12 @@ fn label(address: SocketAddrAny) -> Label {
     label
 }
 
-/// Who connected, or who listens, as the kernel recorded it then.
+/// The process that connected or listens, as the kernel recorded it at that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerCredentials {
-    /// 0 if it lies outside of this process's pid namespace.
+    /// 0 if the process lies outside this process's pid namespace.
     pub pid: u32,
-    /// Its effective user.
+    /// The effective user.
     pub uid: u32,
 }
 
@@ -143,12 +143,12 @@ pub fn peer(socket: impl AsFd) -> io::Result<PeerCredentials> {
     Ok(PeerCredentials { pid: u32::try_from(peer.pid).unwrap_or(0), uid: peer.uid })
 }
 
-/// That process by descriptor. Before Linux 6.5 by its number, which since then may have come to mean another process if the one that
-/// connected is gone.
+/// A pidfd of the process at the other end of `socket`. Before Linux 6.5 it is opened by number, which may already mean another process if the
+/// original has ended.
 pub fn peer_process(socket: impl AsFd) -> io::Result<Pidfd> {
     match apart(|| socket::option::<libc::c_int>(&socket, libc::SO_PEERPIDFD, -1)) {
         Ok(number) if number >= 0 => {
-            // SAFETY: the kernel has just opened it for the caller of `getsockopt`, which is this function alone.
+            // SAFETY: the kernel opened it just now for this `getsockopt` call, so nothing else owns it.
             Ok(Pidfd::of(unsafe { OwnedFd::from_raw_fd(number) }))
         }
         Err(error) if error.raw_os_error() != Some(libc::ENOPROTOOPT) => Err(error),

@@ -1,11 +1,11 @@
-//! Locks on files that end with the process that holds them (`flock`). Never blocks.
+//! File locks (`flock`) that end with the process that holds them. Never blocks.
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 
-/// Locks `file`. `false` if somebody else has it locked.
+/// Locks `file`. Returns `false` if another process holds the lock.
 ///
 /// # Errors
 ///
@@ -18,8 +18,8 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Unlocks `file`, for every process that has this very descriptor.
+/// Unlocks `file` for every process that shares this descriptor.
 pub fn unlock(file: &File) {
-    // A descriptor that is open and locked can be unlocked.
+    // Unlocking an open descriptor cannot fail.
     let _ = flock(file, FlockOperation::Unlock);
 }

@@ -1,7 +1,7 @@
-//! Mappings: where this process has a shared memory object in its own memory.
+//! Mappings of shared memory objects into this process.
 //!
-//! Gives out raw pointers only. Bytes that another process may be writing are never behind a reference; they are copied out
-//! with [`copy_from_shared`], which the compiler cannot see through.
+//! Hands out raw pointers only. Bytes that another process may be writing are never behind a reference; they are copied out with
+//! [`copy_from_shared`], which the compiler cannot see through.
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use std::any::Any;
@@ -22,11 +22,11 @@ pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
     access: Protection,
-    /// What unmaps it, if that is not this.
+    /// Unmaps the memory, unless this mapping does so itself.
     keeper: Option<Keeper>,
 }
 
-/// What keeps memory mapped until it is dropped.
+/// Keeps memory mapped until it is dropped.
 pub(crate) type Keeper = Box<dyn Any + Send + Sync>;
 
 // SAFETY: a mapping is an address range of the process, not of a thread; it hands out raw pointers only.
@@ -47,17 +47,17 @@ impl Mapping {
         Ok(Self { start, len, access, keeper: None })
     }
 
-    /// The `len` bytes from `start`, which `keeper` keeps mapped.
+    /// Wraps the `len` bytes from `start`, which `keeper` keeps mapped.
     ///
     /// # Safety
     ///
-    /// They must stay mapped, readable and writable and shared, until `keeper` is dropped.
+    /// The bytes must stay mapped, readable, writable and shared until `keeper` is dropped.
     #[cfg(feature = "portable")]
     pub(crate) unsafe fn kept_by(start: NonNull<u8>, len: usize, keeper: Keeper) -> Self {
         Self { start, len, access: Protection::ReadWrite, keeper: Some(keeper) }
     }
 
-    /// Memory on the heap as if it were a mapping, for tests. What is mapped in several places there has one address here.
+    /// Heap memory in the role of a mapping, for tests. Two mappings of the same memory have the same address here.
     #[cfg(any(test, feature = "testkit"))]
     pub fn on_heap(memory: &HeapMemory, access: Protection) -> Self {
         let pieces = NonNull::from(&*memory.0);
@@ -65,7 +65,7 @@ impl Mapping {
         Self { start: pieces.cast(), len: size_of_val(&*memory.0), access, keeper: Some(keeper) }
     }
 
-    /// The same, with what this process may do with it, whatever it could.
+    /// Restricts what [`is_writable`](Self::is_writable) reports to `access`, whatever the pages allow.
     #[cfg(feature = "portable")]
     pub fn only_for(mut self, access: Protection) -> Self {
         self.access = access;
@@ -80,45 +80,45 @@ impl Mapping {
         self.len
     }
 
-    /// Whether this process may write to it. To one that it may only read, a write ends the process.
+    /// Whether this process may write to it. Writing to a read-only mapping kills the process.
     pub fn is_writable(&self) -> bool {
         self.access == Protection::ReadWrite
     }
 
-    /// Makes a hole of the first `len` bytes, as a hostile peer does.
+    /// Punches a hole into the first `len` bytes, as a hostile peer would.
     #[cfg(all(any(test, feature = "testkit"), not(loom)))]
     pub fn remove_for_test(&self, len: usize) -> io::Result<()> {
-        // SAFETY: a part of this mapping, which nobody refers to: zeros are as good as what was there.
+        // SAFETY: within this mapping, to which there are no references: zeros are as valid as the bytes before.
         Ok(unsafe { madvise(self.start.as_ptr().cast(), len, Advice::LinuxRemove) }?)
     }
 
-    /// Has the system provide the `len` bytes from `from` on now, which are about to be written, in huge pages where it grants them: page
-    /// by page, as they are touched, costs half as much again. What it does not do now it does then.
+    /// Asks the kernel to allocate the `len` bytes from `from` now, because they are about to be written; in huge pages where it grants them.
+    /// Allocating page by page on first touch costs half as much again. What is not allocated now is allocated on first touch.
     pub fn populate(&self, from: usize, len: usize) {
         let from = from.min(self.len);
         let len = len.min(self.len - from);
         #[cfg(any(test, feature = "testkit"))]
         if self.keeper.as_ref().is_some_and(|keeper| keeper.is::<HeapMemory>()) {
-            // On the heap, where pages are shared with others' memory.
+            // Heap pages also hold other allocations.
             return;
         }
         if from == 0 && self.len >= HUGE {
-            // SAFETY: advice changes no byte of the range, which is this mapping's own.
+            // SAFETY: advice on this mapping's own range changes no byte.
             let _ = unsafe { madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxHugepage) };
         }
         // SAFETY: within this mapping.
         let start = unsafe { self.start.add(from) };
-        // SAFETY: as above: pages that exist keep what they hold.
+        // SAFETY: within this mapping; existing pages keep their content.
         let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxPopulateWrite) };
     }
 }
 
-/// Zeroed memory on the heap, which the tools that look for errors in memory know the bounds of.
+/// Zeroed heap memory, whose bounds memory checkers know.
 #[cfg(any(test, feature = "testkit"))]
 #[derive(Clone)]
 pub struct HeapMemory(std::sync::Arc<[Piece]>);
 
-/// As segments and their parts are aligned; of atomics, because it is written through shared pointers.
+/// Aligned like segments and their parts. Made of atomics, because it is written through shared pointers.
 #[cfg(any(test, feature = "testkit"))]
 #[repr(C, align(128))]
 struct Piece([std::sync::atomic::AtomicU64; 16]);
@@ -141,7 +141,7 @@ impl Drop for Mapping {
             return;
         }
         let range = Range { start: self.start, len: self.len };
-        // Whoever is the last to need it is to wait for none of this. If there is no thread to be had, it is done here.
+        // Unmapping must not delay the thread that drops the mapping. If no thread can be started, it happens here.
         if self.len > QUICKLY_UNMAPPED {
             let unmap = std::thread::Builder::new().name("callgate-unmap".into()).spawn(move || drop(range));
             drop(unmap);
@@ -149,7 +149,7 @@ impl Drop for Mapping {
     }
 }
 
-/// An address range that nothing points into any more; unmapped when dropped.
+/// An address range with no pointers into it; unmapped when dropped.
 struct Range {
     start: NonNull<u8>,
     len: usize,
@@ -160,18 +160,18 @@ unsafe impl Send for Range {}
 
 impl Drop for Range {
     fn drop(&mut self) {
-        // SAFETY: the range was mapped by `Mapping::new`, whose drop made this: whoever holds a pointer into it also holds that alive.
+        // SAFETY: mapped by `Mapping::new`, whose drop created this: every holder of a pointer into the range also keeps the mapping alive.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
 
-/// Mappings of so many bytes are undone at once; to undo one of gigabytes takes a while.
+/// Mappings up to this size are unmapped on the spot; unmapping gigabytes takes a while.
 pub const QUICKLY_UNMAPPED: usize = 16 << 20;
 
 /// Copies `len` bytes out of memory that another process may be writing.
 ///
-/// The copy may be torn; what it holds afterwards stays as it is. The empty `asm!` counts as a possible write to all memory,
-/// so the compiler can neither read the source again later nor assume that source and copy are still equal.
+/// The copy may be torn, but never changes afterwards. The empty `asm!` counts as a possible write to all memory, so the compiler can neither read
+/// the source again later nor assume that source and copy are still equal.
 ///
 /// # Safety
 ///
@@ -180,7 +180,7 @@ pub const QUICKLY_UNMAPPED: usize = 16 << 20;
 pub unsafe fn copy_from_shared(source: *const u8, target: *mut u8, len: usize) {
     // SAFETY: the caller's duty.
     unsafe { ptr::copy_nonoverlapping(source, target, len) };
-    // SAFETY: an empty instruction sequence; its only effect is on what the compiler may assume.
+    // SAFETY: an empty instruction sequence; it only affects what the compiler may assume.
     #[cfg(not(miri))]
     unsafe {
         std::arch::asm!("/* {0} */", in(reg) target, options(nostack, preserves_flags))

@@ -10,18 +10,17 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-/// What no holder of the descriptor can undo: the size.
+/// Fixes the size for every holder of the descriptor.
 const SIZE: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 
-/// That nobody makes a hole: neither by the object nor by a mapping, be it an old one. And that it stays so.
+/// Prevents holes, through the object and through any mapping, even an old one, and seals the seals themselves.
 const CONTENTS: SealFlags = SealFlags::FUTURE_WRITE.union(SealFlags::SEAL);
 
-/// Creates and maps a memory object of `len` zero bytes that can neither shrink nor grow. If `peers` may only read it, no mapping made
-/// after this one can be written through, nor can the object be, whoever has the descriptor; else it is to be [sealed](seal) when they have
-/// mapped it. `name` shows in `/proc/<pid>/maps`.
+/// Creates and maps a memory object of `len` zero bytes that can neither shrink nor grow. If `peers` may only read it, neither later mappings nor
+/// writes to the descriptor can change it. Otherwise call [`seal`] once they have mapped it. `name` appears in `/proc/<pid>/maps`.
 pub fn create_sealed(name: &str, len: usize, peers: Protection) -> io::Result<(Mapping, OwnedFd)> {
     let object = create(name, len as u64)?;
-    // Mapped before it is sealed: what is mapped writable stays so.
+    // Mapped before it is sealed: an existing writable mapping stays writable.
     let mapping = Mapping::new(&object, len, Protection::ReadWrite)?;
     let seals = match peers {
         Protection::ReadWrite => SIZE,
@@ -38,21 +37,21 @@ pub fn create_for_others(name: &str, len: u64) -> io::Result<OwnedFd> {
     Ok(object)
 }
 
-/// A memory object of `len` zero bytes that is not yet sealed. A limit on the size of files holds for it, too.
+/// Creates a memory object of `len` zero bytes, not yet sealed. The limit on file size (`RLIMIT_FSIZE`) applies to it, too.
 fn create(name: &str, len: u64) -> io::Result<OwnedFd> {
     let object = apart(|| memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING))?;
     without_file_signal(|| Ok(ftruncate(&object, len)?))?;
     Ok(object)
 }
 
-/// Sees to it that nobody makes holes in `object` any more, nor maps it to write there: whoever is to do so has mapped it. Whoever touches a
-/// page that is being taken out waits for as long as that takes, which a peer with many threads can draw out at will.
+/// Prevents further holes and further writable mappings in `object`, once every writer has mapped it. A thread that touches a page while a hole is
+/// punched there blocks until that is done, and a peer with many threads can draw that out at will.
 ///
-/// It waits for who makes a hole in this moment, so not to be done where others wait.
+/// Blocks while another process punches a hole, so do not call it on a thread that others wait for.
 ///
 /// # Errors
 ///
-/// If somebody else has sealed it first, in another way; or the kernel does not know that seal (Linux 5.1 does).
+/// If another process sealed it first in a different way, or the kernel does not know the seal (it needs Linux 5.1).
 pub fn seal(object: impl AsFd) -> io::Result<()> {
     let added = fcntl_add_seals(&object, CONTENTS);
     if fcntl_get_seals(&object)?.contains(CONTENTS) {
@@ -62,13 +61,12 @@ pub fn seal(object: impl AsFd) -> io::Result<()> {
     }
 }
 
-/// Another descriptor of a memory object, through which it can only be read. A process of the same user can get around that, but not by
-/// mistake. Needs procfs.
+/// Opens another descriptor of a memory object, for reading only. A process of the same user can circumvent that, but not by accident. Needs procfs.
 pub fn only_to_read(object: impl AsFd) -> io::Result<OwnedFd> {
     Ok(apart(|| File::open(format!("/proc/self/fd/{}", object.as_fd().as_raw_fd())))?.into())
 }
 
-/// The length of a sealed memory object, or an error if `object` is anything else.
+/// Returns the length of a sealed memory object; fails for anything else.
 pub fn sealed_len(object: impl AsFd) -> io::Result<usize> {
     let seals = fcntl_get_seals(&object)?;
     if !seals.contains(SIZE) {
@@ -120,7 +118,7 @@ mod tests {
         seal(&object).unwrap();
     }
 
-    /// Neither what is sealed ahead, nor that it is sealed as it is, passes for what is asked for.
+    /// A seal that another process added first does not pass for the requested one.
     #[test]
     fn fault_41_a_seal_that_somebody_else_has_put_on_first_is_found() {
         let (_ours, object) = create_sealed("callgate-test", 8192, Protection::ReadWrite).unwrap();

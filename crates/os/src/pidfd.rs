@@ -1,4 +1,4 @@
-//! A process by descriptor: its number cannot come to mean another process; and what tells it from all others, for whoever looks.
+//! Processes by descriptor (pidfds), which never come to mean another process, and identities that every observer agrees on.
 
 #![forbid(unsafe_code)]
 
@@ -12,17 +12,17 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// A process, mostly a child of this one.
+/// A process, usually a child of this one.
 #[derive(Debug)]
 pub struct Pidfd(OwnedFd);
 
 impl Pidfd {
-    /// The process that `descriptor`, a pidfd, stands for.
+    /// Wraps `descriptor`, which must be a pidfd.
     pub fn of(descriptor: OwnedFd) -> Self {
         Self(descriptor)
     }
 
-    /// Opens the child `pid`. `Ok(None)` if it has died and somebody else has already reaped it.
+    /// Opens the child `pid`. `Ok(None)` if it has died and something else has already reaped it.
     pub fn open(pid: u32) -> io::Result<Option<Self>> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
         match apart(|| pidfd_open(pid, PidfdFlags::empty())) {
@@ -32,7 +32,7 @@ impl Pidfd {
         }
     }
 
-    /// Stands for no process, in tests that have none.
+    /// A stand-in that refers to no process, for tests.
     #[cfg(any(test, feature = "testkit"))]
     pub fn of_nobody() -> Self {
         Self(rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).expect("a descriptor"))
@@ -43,12 +43,12 @@ impl Pidfd {
         Ok(Self(self.0.try_clone()?))
     }
 
-    /// Sends SIGKILL. A process that has already gone is left in peace.
+    /// Sends SIGKILL. Does nothing if the process is already gone.
     ///
     /// # Errors
     ///
-    /// If this process may not: it has given up the rights that it had when it started the other, or the other has changed its user. Then
-    /// the other lives on.
+    /// If this process may not: it has given up the rights that it had when it started the other one, or the other one has changed its user. The
+    /// other process then lives on.
     pub fn kill(&self) -> io::Result<()> {
         match pidfd_send_signal(&self.0, Signal::KILL) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
@@ -56,19 +56,19 @@ impl Pidfd {
         }
     }
 
-    /// How the child ended, and takes its entry from the process table; `None` while it lives.
+    /// Reaps the child and returns how it ended; `None` while it lives.
     ///
-    /// [`Exit::Unknown`] if somebody else reaped it first (SIGCHLD ignored, or a `waitpid(-1)` elsewhere in the program).
+    /// [`Exit::Unknown`] if something else reaped it first (SIGCHLD ignored, or a `waitpid(-1)` elsewhere in the program).
     pub fn reap(&self) -> Option<Exit> {
         self.status(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
     }
 
-    /// The same, and leaves the entry to whoever has started the process and waits for it. [`Exit::Unknown`] of one that is no child.
+    /// Like [`reap`](Self::reap), but leaves the status to the parent that waits for it. [`Exit::Unknown`] if the process is not a child of this one.
     pub fn look(&self) -> Option<Exit> {
         self.status(WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
     }
 
-    /// Whether the process has ended, whoever may have its status.
+    /// Whether the process has ended, whoever reaped it.
     pub fn has_ended(&self) -> bool {
         poll::readable(&self.0, Duration::ZERO).unwrap_or(true)
     }
@@ -83,35 +83,35 @@ impl Pidfd {
                     return Some(code.or(signal).unwrap_or(Exit::Unknown));
                 }
                 Err(Errno::INTR) => {}
-                // Nothing is known of its status; whether it has ended, its descriptor says.
+                // The status is unknown, but the descriptor still says whether the process has ended.
                 Err(_) => return self.has_ended().then_some(Exit::Unknown),
             }
         }
     }
 }
 
-/// What tells a process from every other, and is the same for everybody who looks.
+/// Identifies a process: distinct from every other process, and the same for every observer.
 ///
-/// From Linux 6.9 on the inode number of its descriptors, which no other process ever has until the machine is restarted, in whatever pid namespace.
-/// Before that its number and when it was started, which are the same within one pid namespace.
+/// From Linux 6.9 on it is the inode number of the process's pidfds, which no other process has until reboot, in any pid namespace. Before that it is
+/// the process number and start time, which are the same only within one pid namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity([u8; Identity::LEN]);
 
 impl Identity {
     pub const LEN: usize = 24;
 
-    /// This process.
+    /// The identity of this process.
     pub fn own() -> io::Result<Self> {
         let pid = std::process::id();
         let process = Pidfd::open(pid)?.ok_or(Errno::SRCH)?;
         Self::of(&process, pid)
     }
 
-    /// That of `process`, whose number is `pid`; 0 if it lies outside of this process's pid namespace.
+    /// The identity of `process`, whose number is `pid`, or 0 if it lies outside this process's pid namespace.
     ///
     /// # Errors
     ///
-    /// If it has ended, or nothing tells it from others.
+    /// If the process has ended, or nothing tells it from others.
     pub fn of(process: &Pidfd, pid: u32) -> io::Result<Self> {
         if fstatfs(process)?.f_type as u64 == PIDFS {
             return Ok(Self::new(1, fstat(process)?.st_ino, 0));
@@ -121,14 +121,14 @@ impl Identity {
         let pid = Some(pid).filter(|pid| *pid != 0).ok_or_else(missing)?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let started = started(&stat).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat makes no sense")))?;
-        // Looked at afterwards: as long as the process lives, the number is its own.
+        // Checked last: while the process lives, its number cannot belong to another.
         match poll::readable(process, Duration::ZERO)? {
             true => Err(Errno::SRCH.into()),
             false => Ok(Self::new(2, pid.into(), started)),
         }
     }
 
-    /// Stands for no process, in tests that have none.
+    /// A stand-in that identifies no process, for tests.
     #[cfg(any(test, feature = "testkit"))]
     pub fn of_nobody(number: u64) -> Self {
         Self::new(0, number, 0)
@@ -147,11 +147,10 @@ impl Identity {
     }
 }
 
-/// The kind of file system that pidfds are files of, since Linux 6.9: until then, all had one inode.
+/// Magic number of the file system that pidfds live on since Linux 6.9. Before, all pidfds shared one inode.
 const PIDFS: u64 = 0x5049_4446;
 
-/// When a process was started, in clock ticks since the machine was: the 22nd field of `/proc/<pid>/stat`. The second, a name in parentheses, may
-/// hold anything.
+/// The start time of a process in clock ticks since boot: field 22 of `/proc/<pid>/stat`. Field 2, a name in parentheses, may contain anything.
 fn started(stat: &str) -> Option<u64> {
     stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().nth(19)?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! Waiting for descriptors: epoll sets for the watcher and for callers' loops, polls with a timeout for the rest.
+//! Waiting for descriptors: epoll sets for the watcher and for callers' event loops, `poll` with a timeout for the rest.
 
 #![forbid(unsafe_code)]
 
@@ -12,16 +12,16 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// What a descriptor is waited for.
+/// The events that a descriptor is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// It can be read.
+    /// It is readable.
     Read,
-    /// Either.
+    /// It is readable or writable.
     Both,
 }
 
-/// Descriptors that are waited for together, each with a number of its own.
+/// An epoll set: descriptors waited for together, each under its own key.
 #[derive(Debug)]
 pub struct PollSet(OwnedFd);
 
@@ -30,17 +30,17 @@ impl PollSet {
         Ok(Self(apart(|| epoll::create(CreateFlags::CLOEXEC))?))
     }
 
-    /// Reports `descriptor` as `key` whenever it can be read or its other end is gone.
+    /// Reports `descriptor` as `key` for as long as it is readable or its other end is gone.
     pub fn add(&self, descriptor: impl AsFd, key: u64) -> io::Result<()> {
         Ok(epoll::add(&self.0, descriptor, EventData::new_u64(key), EventFlags::IN)?)
     }
 
-    /// Reports `descriptor` as `key` once each time that it has been written.
+    /// Reports `descriptor` as `key` once for each write to it.
     pub fn add_edge(&self, descriptor: impl AsFd, key: u64) -> io::Result<()> {
         Ok(epoll::add(&self.0, descriptor, EventData::new_u64(key), EventFlags::IN | EventFlags::ET)?)
     }
 
-    /// Reports `descriptor`, which is in the set, as `key` from now on when `interest` says, or its other end is gone.
+    /// From now on reports `descriptor`, which is already in the set, as `key` when `interest` says so or its other end is gone.
     pub fn change(&self, descriptor: impl AsFd, key: u64, interest: Interest) -> io::Result<()> {
         let flags = match interest {
             Interest::Read => EventFlags::IN,
@@ -53,24 +53,24 @@ impl PollSet {
         let _ = epoll::delete(&self.0, descriptor);
     }
 
-    /// Waits, at most `limit` if there is one, and appends the keys that are ready.
+    /// Waits until something is ready, at most `limit` if given, and appends the ready keys.
     pub fn wait(&self, limit: Option<Duration>, ready: &mut Vec<u64>) -> io::Result<()> {
         self.wait_for(limit.map(timespec).as_ref(), ready)
     }
 
-    /// Appends the keys that are ready now.
+    /// Appends the ready keys without waiting.
     pub fn ready_now(&self, ready: &mut Vec<u64>) -> io::Result<()> {
         self.wait_for(Some(&Timespec { tv_sec: 0, tv_nsec: 0 }), ready)
     }
 
-    /// Waits until something is ready, at most `limit` if there is one; or less long, for no reason. What is reported once each time has been then.
+    /// Waits until something is ready, at most `limit` if given; may return early. It consumes the reports of edge-triggered descriptors.
     pub fn wait_for_one(&self, limit: Option<Duration>) {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); 2];
         let _ = epoll::wait(&self.0, &mut events, limit.map(timespec).as_ref());
     }
 
     fn wait_for(&self, timeout: Option<&Timespec>, ready: &mut Vec<u64>) -> io::Result<()> {
-        // As many as a bridge has lanes, and its alarm.
+        // One for each of a bridge's lanes, and one for its alarm.
         let mut events = Vec::with_capacity(65);
         match epoll::wait(&self.0, spare_capacity(&mut events), timeout) {
             Ok(_) => ready.extend(events.iter().map(|event: &epoll::Event| event.data.u64())),
@@ -81,7 +81,7 @@ impl PollSet {
     }
 }
 
-/// Wakes threads that wait in a [`PollSet`]. This process alone has it.
+/// Wakes threads that wait in a [`PollSet`]. Not shared with any other process.
 #[derive(Debug)]
 pub struct Waker(OwnedFd);
 
@@ -95,7 +95,7 @@ impl Waker {
         let _ = write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Makes the waker quiet again.
+    /// Resets the waker.
     pub fn clear(&self) {
         let _ = read(&self.0, &mut [0u8; 8]);
     }
@@ -113,7 +113,7 @@ impl AsFd for Waker {
     }
 }
 
-/// Waits until `descriptor` can be read, at most `timeout`. Whether it can.
+/// Waits at most `timeout` until `descriptor` is readable, and returns whether it is.
 pub fn readable(descriptor: impl AsFd, timeout: Duration) -> io::Result<bool> {
     match poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&timespec(timeout))) {
         Ok(count) => Ok(count > 0),
@@ -122,13 +122,13 @@ pub fn readable(descriptor: impl AsFd, timeout: Duration) -> io::Result<bool> {
     }
 }
 
-/// Whether the other end of `socket` sends nothing more: it was closed or shut down.
+/// Whether the other end of `socket` will send nothing more because it was closed or shut down.
 pub fn is_hung_up(socket: impl AsFd) -> bool {
     loop {
         match poll(&mut [PollFd::new(&socket, PollFlags::RDHUP)], Some(&timespec(Duration::ZERO))) {
             Ok(count) => return count > 0,
             Err(Errno::INTR) => {}
-            // Then nothing is known.
+            // Nothing is known.
             Err(_) => return false,
         }
     }

@@ -1,4 +1,4 @@
-//! The program that this process runs, to be executed again: as the image in memory, whatever has become of its file since.
+//! Running this process's program again: the image in memory, whatever has happened to its file.
 
 #![forbid(unsafe_code)]
 
@@ -15,34 +15,34 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// What the kernel has executed, also when its file has been moved, replaced or removed.
+/// The file that the kernel executed, even if it was moved, replaced or removed.
 pub const SELF: &str = "/proc/self/exe";
 
 /// How this process came to run its program.
 #[derive(Debug)]
 enum Program {
-    /// The kernel executed it.
+    /// The kernel executed the program itself.
     Executed,
-    /// The kernel executed a loader, which was told to load it: `ld.so --library-path lib program`.
+    /// The kernel executed a loader with the program as an argument: `ld.so --library-path lib program`.
     Loaded {
-        /// What the loader is called, and the options that stand before the program.
+        /// The loader's name, and the options that come before the program.
         loader: Vec<OsString>,
-        /// The program, held as it is now.
+        /// The program, kept open.
         file: File,
     },
 }
 
-/// Finds out how this process came to run its program, while the file is there. Later calls find the same.
+/// Finds out how this process came to run its program, while the file still exists. Later calls reuse the result.
 pub fn remember() {
-    // What went wrong is told by who executes it.
+    // `again` reports the error.
     let _ = running();
 }
 
-/// A command that runs the program of this process once more. Its arguments are the caller's to add.
+/// Returns a command that runs this process's program again. The caller adds the arguments.
 ///
 /// # Errors
 ///
-/// If the program cannot be executed again, in words.
+/// If the program cannot be executed again; the error says why.
 pub fn again() -> io::Result<Command> {
     if let Err(error) = fs::metadata(SELF) {
         return Err(io::Error::new(error.kind(), format!("{error} (is procfs mounted at /proc?)")));
@@ -53,7 +53,7 @@ pub fn again() -> io::Result<Command> {
             command.arg0(std::env::args_os().next().unwrap_or_else(|| SELF.into()));
         }
         Ok(Program::Loaded { loader, file }) => {
-            // Through this process's descriptor: the name may be gone, or another file's.
+            // Through this process's descriptor: the path may be gone, or name another file.
             let program = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
             let (name, options) = loader.split_first().map_or((OsStr::new(SELF), &[][..]), |(name, rest)| (name, rest));
             command.arg0(name).args(options).arg(program);
@@ -63,7 +63,7 @@ pub fn again() -> io::Result<Command> {
     Ok(command)
 }
 
-/// Executes the program in the place of this one, with the same arguments, and with `key` as `value` in its environment. Returns only why not.
+/// Replaces this process with a fresh run of its program: the same arguments, and `key` set to `value` in the environment. Returns only on failure.
 pub fn become_again(key: &str, value: &str) -> io::Error {
     let arguments = match command_line() {
         Ok(arguments) => arguments,
@@ -76,7 +76,7 @@ pub fn become_again(key: &str, value: &str) -> io::Error {
     command.env(key, value).exec()
 }
 
-/// The arguments that the kernel was given, the loader's included. (`std::env::args` may be empty before `main`.)
+/// The arguments as the kernel got them, including the loader's. (`std::env::args` may be empty before `main`.)
 fn command_line() -> io::Result<Vec<OsString>> {
     let line = fs::read("/proc/self/cmdline")?;
     let line = line.strip_suffix(b"\0").unwrap_or(&line);
@@ -89,7 +89,7 @@ fn running() -> Result<&'static Program, &'static String> {
 }
 
 fn find() -> Result<Program, String> {
-    // A program that has a loader of its own was executed by the kernel; one without is static, or told to a loader.
+    // A program with a loader of its own was executed by the kernel. One without is static, or was passed to a loader.
     if selfproc::has_loader() {
         return Ok(Program::Executed);
     }
@@ -113,7 +113,7 @@ fn find() -> Result<Program, String> {
     Ok(Program::Loaded { loader: without_name(&line[..before]), file })
 }
 
-/// The loader's options without the one that gives the program another name, which is not to be the child's.
+/// The loader's options without `--argv0`, which renames the program: the child must not get that name.
 fn without_name(loader: &[OsString]) -> Vec<OsString> {
     let mut is_name = false;
     let keep = |argument: &&OsString| {
@@ -123,7 +123,7 @@ fn without_name(loader: &[OsString]) -> Vec<OsString> {
     loader.iter().filter(keep).cloned().collect()
 }
 
-/// The file that is mapped at `address`, and its inode; `None` if there is none.
+/// The file mapped at `address` and its inode; `None` if there is none.
 fn mapped_at(address: usize) -> Option<(PathBuf, u64)> {
     let maps = fs::read("/proc/self/maps").ok()?;
     maps.split(|&byte| byte == b'\n').find_map(|line| {

@@ -1,29 +1,26 @@
-//! Sets of signals, and the mask of a thread: what rustix has no safe face for.
+//! Signal sets and a thread's signal mask, for which rustix has no safe interface.
 
 use libc::c_int;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-/// A set of signals.
 #[derive(Clone, Copy)]
 pub(crate) struct SignalSet(libc::sigset_t);
 
 impl SignalSet {
-    /// No signal.
     pub(crate) fn empty() -> Self {
-        // Some C libraries write only the words that signals have: the rest is zeros.
+        // Some C libraries write only the words that hold signals; the rest stays zero.
         let mut set = MaybeUninit::zeroed();
-        // SAFETY: writes within the set; its only failure is a null pointer.
+        // SAFETY: writes within the set; the only failure is a null pointer.
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        // SAFETY: numbers, of which any bytes are a value, all of them initialised above.
+        // SAFETY: integers, for which any bytes are valid, all initialised above.
         Self(unsafe { set.assume_init() })
     }
 
-    /// Every signal.
     pub(crate) fn all() -> Self {
         let mut set = Self::empty();
-        // SAFETY: fills a set that is there.
+        // SAFETY: fills an existing set.
         unsafe { libc::sigfillset(&raw mut set.0) };
         set
     }
@@ -32,31 +29,31 @@ impl SignalSet {
     pub(crate) fn of(signals: &[c_int]) -> Self {
         let mut set = Self::empty();
         for &signal in signals {
-            // SAFETY: changes a set that is there; a number that is no signal is refused.
+            // SAFETY: changes an existing set; a number that is no signal is refused.
             unsafe { libc::sigaddset(&raw mut set.0, signal) };
         }
         set
     }
 
-    /// The signals that wait to be delivered to the calling thread or its process, and that the thread blocks.
+    /// The signals that the calling thread blocks and that are pending for it or its process.
     pub(crate) fn pending() -> Self {
         let mut set = Self::empty();
-        // SAFETY: the kernel fills a set that is there.
+        // SAFETY: the kernel fills an existing set.
         unsafe { libc::sigpending(&raw mut set.0) };
         set
     }
 
     pub(crate) fn contains(&self, signal: c_int) -> bool {
-        // SAFETY: a set that has been initialised; a number that is no signal is refused.
+        // SAFETY: reads an initialised set; a number that is no signal is refused.
         unsafe { libc::sigismember(&raw const self.0, signal) == 1 }
     }
 
-    /// Makes the calling thread block these signals and no others. Returns those that it blocked before.
+    /// Sets the calling thread's signal mask to these signals. Returns the previous mask.
     pub(crate) fn set_mask(&self) -> io::Result<Self> {
         self.change_mask(libc::SIG_SETMASK)
     }
 
-    /// Makes the calling thread block these signals too. Returns those that it blocked before.
+    /// Adds these signals to the calling thread's signal mask. Returns the previous mask.
     pub(crate) fn block(&self) -> io::Result<Self> {
         self.change_mask(libc::SIG_BLOCK)
     }
@@ -70,14 +67,14 @@ impl SignalSet {
         }
     }
 
-    /// Takes one of these signals, all blocked, from those that wait to be delivered, without running a handler.
+    /// Consumes one pending signal of this set, all blocked, without running a handler.
     ///
     /// # Errors
     ///
-    /// If none waits (`WouldBlock`), or another signal came in between (`Interrupted`).
+    /// If none is pending (`WouldBlock`), or another signal interrupted the call (`Interrupted`).
     pub(crate) fn take(&self) -> io::Result<()> {
         let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: a set, no room for what would be said of the signal, and a time; all outlive the call.
+        // SAFETY: a set, a null pointer for the details, and a time; all outlive the call.
         let taken = unsafe { libc::sigtimedwait(&raw const self.0, ptr::null_mut(), &raw const at_once) };
         if taken < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -87,10 +84,8 @@ impl SignalSet {
     }
 }
 
-/// Sends `signal` to the calling thread.
-///
-/// Async-signal-safe.
+/// Sends `signal` to the calling thread. Async-signal-safe.
 pub(crate) fn raise(signal: c_int) {
-    // SAFETY: sends a signal, as any process of the user might; a number that is no signal is refused.
+    // SAFETY: sends a signal that the process may send to itself; a number that is no signal is refused.
     unsafe { libc::raise(signal) };
 }

@@ -1,4 +1,4 @@
-//! Signals: which a thread is interrupted by, which a terminal may send to a process, and one that the kernel sends instead of an error.
+//! Signals: which ones may interrupt a thread, which ones a terminal may send to a process, and SIGXFSZ, which comes with an error.
 //!
 //! Never installs a handler.
 
@@ -7,25 +7,25 @@ use libc::c_int;
 use rustix::process::{Pid, getpid, getppid, setpgid, setsid};
 use std::io;
 
-/// Lets no signal interrupt the calling thread: the program's handlers run in the program's threads.
+/// Blocks all signals in the calling thread, so that the program's handlers run in the program's own threads.
 pub fn block() {
     // The only failure is an unknown operation.
     let _ = SignalSet::all().set_mask();
 }
 
-/// Lets every signal through to the calling thread.
+/// Unblocks all signals in the calling thread.
 pub fn unblock() {
     let _ = SignalSet::empty().set_mask();
 }
 
-/// What a terminal sends to all of a process group, and to whoever uses it from another one.
+/// Signals that a terminal sends to a whole process group, or to a process that uses it from a background group.
 const OF_TERMINALS: [c_int; 7] =
     [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGWINCH];
 
-/// Begins a session of its own, without a terminal, if this process has been started with a process group of its own: that keeps a terminal's
-/// signals away from the first instruction on, but not SIGTTOU, which would stop it when it prints. Blocks signals; [`unblock`] them later.
+/// Starts a session without a terminal, if this process was started in a process group of its own. The group keeps the terminal's signals away from
+/// the first instruction on, except SIGTTOU, which would stop the process when it prints. Blocks all signals; [`unblock`] them later.
 ///
-/// Who leads a group cannot begin a session, so it goes back into its parent's group for a moment; what that is sent then, it forgets.
+/// A group leader cannot start a session, so this process joins its parent's group for a moment. Terminal signals that arrive then are discarded.
 pub fn leave_terminal() {
     let own = getpid().as_raw_pid();
     if group_of(own) != own {
@@ -42,36 +42,37 @@ pub fn leave_terminal() {
     take_pending(&SignalSet::of(&OF_TERMINALS));
 }
 
-/// The process group of the parent; `None` if that lies outside of this process's pid namespace, where it has no number.
+/// The parent's process group; `None` if its leader lies outside this process's pid namespace and so has no number here.
 fn parents_group() -> Option<Pid> {
     Some(group_of(getppid()?.as_raw_pid())).filter(|&group| group > 0).and_then(Pid::from_raw)
 }
 
-/// The process group of a process: 0 if its leader lies outside of the pid namespace, which rustix takes for impossible; -1 if there is no such
-/// process.
+/// The process group of a process; -1 if there is no such process. 0 means that the group's leader lies outside the pid namespace, which rustix
+/// considers impossible.
 fn group_of(process: libc::pid_t) -> libc::pid_t {
-    // SAFETY: asks for a number.
+    // SAFETY: only asks for a number.
     unsafe { libc::getpgid(process) }
 }
 
-/// The session of a process, as [`group_of`] says its group.
+/// The session of a process, with the same special values as [`group_of`].
 fn session_of(process: libc::pid_t) -> libc::pid_t {
-    // SAFETY: asks for a number.
+    // SAFETY: only asks for a number.
     unsafe { libc::getsid(process) }
 }
 
-/// Has writing to a pipe that nobody reads fail, as Rust's runtime does before `main`: a child may get no further than a constructor.
+/// Makes a write to a pipe without readers fail instead of killing the process. Rust's runtime does this before `main`, but a child may never leave a
+/// constructor.
 pub fn ignore_broken_pipes() {
-    // SAFETY: no handler: to ignore a signal runs no code.
+    // SAFETY: installs no handler: ignoring a signal runs no code.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
-/// Does what makes a file longer. Beyond `RLIMIT_FSIZE` the kernel sends SIGXFSZ to the calling thread, which ends the program or calls a
-/// handler of its, and then says `EFBIG`: here it says only that.
+/// Runs `lengthen`, which makes a file longer. Beyond `RLIMIT_FSIZE`, the kernel sends SIGXFSZ to the calling thread, which kills the program or runs
+/// one of its handlers, and then fails with `EFBIG`. Here only the error remains.
 pub(crate) fn without_file_signal<R>(lengthen: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
     let signal = SignalSet::of(&[libc::SIGXFSZ]);
     let before = signal.block()?;
-    // One that somebody else has caused, and blocks, is theirs.
+    // A signal that was already pending and blocked belongs to the program.
     let is_theirs = before.contains(libc::SIGXFSZ) && SignalSet::pending().contains(libc::SIGXFSZ);
     let done = lengthen();
     let is_too_long = |error: &io::Error| error.raw_os_error() == Some(libc::EFBIG);
@@ -82,7 +83,7 @@ pub(crate) fn without_file_signal<R>(lengthen: impl FnOnce() -> io::Result<R>) -
     done
 }
 
-/// Forgets those of `signals`, all blocked, that wait to be delivered to this thread or process.
+/// Discards those of `signals` that are pending for this thread or process. All of them must be blocked.
 fn take_pending(signals: &SignalSet) {
     while !signals.take().is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {}
 }
@@ -96,7 +97,7 @@ mod tests {
         SignalSet::pending().contains(signal)
     }
 
-    /// Which signals the calling thread blocks.
+    /// The signals that the calling thread blocks.
     fn blocked() -> Vec<c_int> {
         let mask = SignalSet::empty().block().unwrap();
         (1..32).filter(|&signal| mask.contains(signal)).collect()

@@ -17,54 +17,54 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(apart(|| socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None))?)
 }
 
-/// The inode number of `descriptor` if it is a socket: what tells this very socket from every other.
+/// The inode number of `descriptor` if it is a socket; no other open socket has the same.
 pub fn inode(descriptor: impl AsFd) -> Option<u64> {
     let status = fstat(descriptor).ok()?;
     FileType::from_raw_mode(status.st_mode).is_socket().then_some(status.st_ino)
 }
 
-/// The effective user and group of the process that made this pair of sockets, as the kernel recorded them then.
+/// The effective user and group of the process that created this pair of sockets, recorded by the kernel at that time.
 pub fn maker(socket: impl AsFd) -> io::Result<(u32, u32)> {
     credentials(socket).map(|maker| (maker.uid, maker.gid))
 }
 
-/// The process at the other end of `socket`, its effective user and group, as the kernel recorded them when it listened, connected or made the
-/// pair. Not through rustix: a process outside of this one's pid namespace has the number 0, which is no value of rustix's `Pid`.
+/// The process at the other end of `socket`, with its effective user and group, recorded by the kernel when it called `listen`, `connect` or
+/// `socketpair`. Not through rustix: a process outside this one's pid namespace has the number 0, which rustix's `Pid` cannot hold.
 pub fn credentials(socket: impl AsFd) -> io::Result<libc::ucred> {
     option(socket, libc::SO_PEERCRED, libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX })
 }
 
-/// Types of which any bytes are a value, as the kernel writes them.
+/// Types that the kernel writes and for which any bytes are a valid value.
 pub(crate) trait KernelPlain: Copy {}
 impl KernelPlain for libc::c_int {}
 impl KernelPlain for libc::ucred {}
 
-/// An option of the socket; `value` is what it is before the kernel writes it.
+/// Reads an option of the socket. `value` is the initial content of the buffer that the kernel writes to.
 pub(crate) fn option<T: KernelPlain>(socket: impl AsFd, option: libc::c_int, mut value: T) -> io::Result<T> {
     let mut len = size_of::<T>() as libc::socklen_t;
     let (number, to) = (socket.as_fd().as_raw_fd(), (&raw mut value).cast());
-    // SAFETY: a live descriptor, and room for as many bytes as `len` says, of a type of which any bytes are a value.
+    // SAFETY: a live descriptor, and room for `len` bytes of a type for which any bytes are valid.
     let failed = unsafe { libc::getsockopt(number, libc::SOL_SOCKET, option, to, &raw mut len) } != 0;
     if failed { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
-/// Since Linux 6.16: whether descriptors can be sent to this end.
+/// Whether descriptors can be sent to this end. Since Linux 6.16.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
-/// Has the kernel refuse descriptors that are sent to this end, where it can (Linux 6.16): the sender gets an error. Better never to have
-/// a stranger's descriptor, see [`discard`]. What a socket that is listened at refuses, all that connect to it refuse from the first.
+/// Makes the kernel refuse descriptors sent to this end, so that the sender gets an error (Linux 6.16). Never having an untrusted peer's descriptor
+/// is better than having to [`discard`] it. Connections to a listener inherit its refusal from the start.
 pub fn refuse_descriptors(socket: impl AsFd) {
     let off: libc::c_int = 0;
     let (value, len) = (&raw const off, size_of_val(&off) as libc::socklen_t);
-    // SAFETY: a live descriptor, and a value of the length given. Where the option is unknown, descriptors are discarded as they come.
+    // SAFETY: a live descriptor, and a value of the given length. Kernels without the option fail; descriptors are then discarded on arrival.
     unsafe {
         libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, value.cast(), len);
     }
 }
 
-/// This end of a conversation with a stranger. When it is dropped, the conversation ends soon, whoever else may have this end (a process that has
-/// been forked and not yet executed), and nobody waits for that: to tell the other end may take as long as the stranger likes, who may have a
-/// million entries of epoll sets wait there; so may closing the descriptors that he has sent and nobody has received, see [`discard`].
+/// Our end of a connection to an untrusted peer. Dropping it ends the connection soon, even if another process (forked but not yet executed) still
+/// holds this end. The thread that drops it does not wait, because the peer can make that slow: a million epoll entries may have to be woken at the
+/// other end, and descriptors that were sent but never received may be slow to close, see [`discard`].
 #[derive(Debug)]
 pub struct Exposed(Option<OwnedFd>);
 
@@ -86,14 +86,14 @@ impl Drop for Exposed {
     }
 }
 
-/// The most descriptors that one message of ours carries.
+/// The most descriptors that one of our messages carries.
 pub const MOST: usize = 80;
 
-/// The most that the kernel lets one message carry.
+/// The most descriptors that the kernel allows in one message (`SCM_MAX_FD`).
 const MOST_EVER: usize = 253;
 
-/// Sends one message, with the descriptors given, at most [`MOST`]. Never blocks: a full socket is `WouldBlock`. A peer that is gone is
-/// `BrokenPipe`, whether or not it had read what was sent to it before.
+/// Sends one message with `rights`, at most [`MOST`] descriptors. Never blocks: a full socket is `WouldBlock`. A peer that is gone is `BrokenPipe`,
+/// whether or not it had read everything sent before.
 pub fn send(socket: impl AsFd, message: &[u8], rights: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -102,7 +102,7 @@ pub fn send(socket: impl AsFd, message: &[u8], rights: &[BorrowedFd<'_>]) -> io:
     }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     loop {
-        // What sends descriptors is denied in the strictest sandbox, whose child has none to send.
+        // The strictest sandbox denies `sendmsg`; a child in it has no descriptors to send.
         let sent = match rights.is_empty() {
             true => rustix::net::send(&socket, message, flags),
             false => sendmsg(&socket, &[IoSlice::new(message)], &mut ancillary, flags),
@@ -110,17 +110,17 @@ pub fn send(socket: impl AsFd, message: &[u8], rights: &[BorrowedFd<'_>]) -> io:
         match sent {
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
-            // Said once, when the peer ended with messages unread.
+            // Reported once if the peer ended with unread messages.
             Err(Errno::CONNRESET) => return Err(Errno::PIPE.into()),
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// What [`receive`] found.
+/// The result of [`receive`].
 #[derive(Debug)]
 pub enum Received {
-    /// A message of so many bytes, and the descriptors that came with it.
+    /// A message: its length in bytes, and the descriptors that came with it.
     Message(usize, Vec<OwnedFd>),
     /// The other end is closed.
     Closed,
@@ -133,11 +133,11 @@ pub enum BlockingMode {
     No,
 }
 
-/// Receives one message into `buffer`. A message that is longer than the buffer, or that brings more than one descriptor, is
-/// an error, and the descriptors that it brought are discarded.
+/// Receives one message into `buffer`. A message that is longer than the buffer or carries more than one descriptor is an error, and its descriptors
+/// are discarded.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8], blocking: BlockingMode) -> io::Result<Received> {
-    // Room for all that can come: what has none is closed by the kernel, here and now. (So is what comes when this process may open no
-    // more; from Linux 6.16 on, nothing comes.)
+    // Room for every descriptor that a message can carry: the kernel closes those without room on this thread. (It does so too once this process has
+    // reached its limit of open files; from Linux 6.16 on, no descriptor arrives at all.)
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_EVER))];
     match receive_into(&mut space, socket, buffer, blocking)? {
         Received::Message(_, descriptors) if descriptors.len() > 1 => {
@@ -148,13 +148,13 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], blocking: BlockingMode) -> 
     }
 }
 
-/// Closes descriptors that a stranger has sent, on a thread of their own: it may take as long as the stranger likes (a socket that lingers,
-/// a file on a file system of his). If there is no thread to be had, they stay open.
+/// Closes descriptors from an untrusted peer on another thread. Closing takes as long as the peer likes (a lingering socket, a file on the peer's
+/// file system). If no thread can be started, they stay open.
 pub fn discard(descriptors: Vec<OwnedFd>) {
     close::elsewhere(descriptors, false);
 }
 
-/// The same for a message that may bring up to [`MOST`] descriptors.
+/// Like [`receive`], for a message that may carry up to [`MOST`] descriptors.
 pub fn receive_many(socket: impl AsFd, buffer: &mut [u8], blocking: BlockingMode) -> io::Result<Received> {
     receive_into(&mut [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))], socket, buffer, blocking)
 }
@@ -172,7 +172,7 @@ fn receive_into(
         match apart(|| recvmsg(&socket, &mut [IoSliceMut::new(&mut *buffer)], &mut ancillary, flags)) {
             Ok(received) => break received,
             Err(Errno::INTR) => {}
-            // The other end was closed with something unread. Said once, and before what it has sent is handed out.
+            // The other end was closed with unread messages. Reported once, before what it sent is delivered.
             Err(Errno::CONNRESET) => {}
             Err(error) => return Err(error.into()),
         }
@@ -200,8 +200,8 @@ fn rights(message: RecvAncillaryMessage<'_>) -> Vec<OwnedFd> {
     }
 }
 
-/// A descriptor whose last owner waits for a minute when it closes it, unless the other end, which comes with it, has been closed. For tests that
-/// run alone: a program that another test starts meanwhile would be the last owner.
+/// A descriptor whose last close blocks for a minute, unless the returned other end was closed first. Only for tests that run alone: a program
+/// started meanwhile by another test would inherit it and hold it last.
 #[cfg(all(any(test, feature = "testkit"), not(loom)))]
 pub fn slow_to_close() -> (OwnedFd, std::net::TcpStream) {
     use std::io::Write;
@@ -221,7 +221,7 @@ mod tests {
     use crate::support::alone;
     use std::time::{Duration, Instant};
 
-    /// As on a kernel that lets descriptors through.
+    /// As on a kernel that lets descriptors through (before Linux 6.16).
     #[test]
     fn fault_08_what_nobody_has_received_keeps_nobody_waiting() {
         alone("socket::tests::fault_08_what_nobody_has_received_keeps_nobody_waiting", 60, || {
@@ -233,7 +233,7 @@ mod tests {
             let (ours, begun) = (Exposed::from(ours), Instant::now());
             drop(ours);
             assert!(begun.elapsed() < Duration::from_secs(30), "closed while somebody waits");
-            // For its maker, it ends at once.
+            // To the peer, the connection ends at once.
             while send(&theirs, b"third", &[]).is_ok() {
                 assert!(begun.elapsed() < Duration::from_secs(30), "it does not end");
                 std::thread::sleep(Duration::from_millis(1));

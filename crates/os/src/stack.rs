@@ -1,6 +1,6 @@
-//! Stacks: how much of the one in use is left, and another one to run something on.
+//! Stacks: how much of the current one is left, and another one to run a function on.
 //!
-//! Relies on the C library to say where a thread's stack ends. Never moves a value between threads: what runs on another stack runs on the
+//! Relies on the C library to say where a thread's stack ends. Never moves a value between threads: what runs on another stack still runs on the
 //! calling thread.
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
@@ -13,29 +13,29 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::{self, NonNull};
 use std::thread;
 
-/// The end of the stack that a thread runs on.
+/// The bounds of the stack that a thread runs on.
 #[derive(Clone, Copy)]
 struct Bounds {
-    /// The lowest address that may be used.
+    /// The lowest usable address.
     low: usize,
-    /// The other end.
+    /// The address where the stack begins, at its upper end.
     high: usize,
-    /// Whether the limit of the process applies, which may be lowered: the kernel looks at it whenever the stack grows.
+    /// Whether `RLIMIT_STACK` bounds the stack. The limit may be lowered later, and the kernel checks it whenever the stack grows.
     is_limited: bool,
 }
 
-/// No more than this is counted on where the limit may be lowered: to ask for the limit each time would be a system call for each call.
+/// At most this much is assumed to be left where the limit may be lowered: asking for the limit would cost a system call for each call.
 const MOST_OF_MAIN: usize = 1 << 20;
 
-/// What is taken to be left of a stack that is not the thread's (a coroutine's, say): so little that nothing large is done there.
+/// What is assumed to be left of a stack that is not the thread's own (a coroutine's, say): too little to do anything large there.
 const UNKNOWN: usize = 22 << 10;
 
 thread_local! {
-    /// Of the stack in use, once somebody has asked.
+    /// Bounds of the current stack, once they have been asked for.
     static BOUNDS: Cell<Option<Bounds>> = const { Cell::new(None) };
 }
 
-/// How many bytes of the stack in use are left, below the caller's frame.
+/// How many bytes of the current stack are left below the caller's frame.
 #[inline(never)]
 pub fn left() -> usize {
     let bounds = BOUNDS.get().unwrap_or_else(ask_slow);
@@ -61,7 +61,7 @@ fn stack_limit() -> Option<usize> {
 #[cold]
 fn ask_slow() -> Bounds {
     let bounds = bounds().unwrap_or_else(|| {
-        // The main thread of a process that may not read about itself. Half of what it was given is taken to be used.
+        // The main thread of a process that cannot read its own /proc files. Assumes that half of its stack is used.
         let room = stack_limit().map_or(1 << 20, |limit| (limit / 2).min(4 << 20));
         Bounds { low: here().saturating_sub(room), high: usize::MAX, is_limited: false }
     });
@@ -69,30 +69,30 @@ fn ask_slow() -> Bounds {
     bounds
 }
 
-/// What the C library says of the calling thread's stack.
+/// The calling thread's stack, as the C library reports it.
 fn bounds() -> Option<Bounds> {
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
-    // SAFETY: has no preconditions.
+    // SAFETY: no preconditions.
     let thread = unsafe { libc::pthread_self() };
     // SAFETY: the calling thread exists, and there is room for its attributes.
     if unsafe { libc::pthread_getattr_np(thread, attributes.as_mut_ptr()) } != 0 {
         return None;
     }
     let (mut start, mut len, mut guard) = (ptr::null_mut::<c_void>(), 0usize, 0usize);
-    // SAFETY: initialised just now, and places of the right types.
+    // SAFETY: `attributes` was initialised just now, and the places have the right types.
     let found = unsafe { libc::pthread_attr_getstack(attributes.as_ptr(), &mut start, &mut len) } == 0;
     // SAFETY: as above.
     let guarded = unsafe { libc::pthread_attr_getguardsize(attributes.as_ptr(), &mut guard) } == 0;
     // SAFETY: initialised above, and not used again.
     unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
     let is_main = rustix::thread::gettid() == rustix::process::getpid();
-    // Some C libraries count the guard in.
+    // Some C libraries include the guard in the stack.
     let low = start.addr() + guard;
     (found && guarded && len > 0).then(|| Bounds { low, high: start.addr() + len, is_limited: is_main })
 }
 
-/// Runs `run` on a stack of `size` bytes, which is gone afterwards. Its pages cost memory as they are used. `None` if there is no room for it;
-/// then `run` has not run.
+/// Runs `run` on a new stack of `size` bytes and unmaps it afterwards. The stack's pages cost memory only as they are used. Returns `None` without
+/// running `run` if the stack cannot be mapped.
 #[inline]
 pub fn on_another<R>(size: usize, run: impl FnOnce() -> R) -> Option<R> {
     let (mut run, mut result) = (Some(run), None);
@@ -110,24 +110,24 @@ fn call_on_another(size: usize, run: &mut dyn FnMut()) -> Option<()> {
 
 // ---- the large stack of a thread -----------------------------------------------------------------------------------
 
-/// What a thread's large stack has, where memory is not limited. Its pages cost memory as they are used.
+/// Size of a thread's large stack where memory is not limited. Its pages cost memory only as they are used.
 const LARGE: usize = 64 << 20;
 
-/// Where memory is limited, the stack takes one part in so many: each thread may have one.
+/// Where memory is limited, a large stack takes 1/64 of the limit, because every thread may have one.
 const SHARE: u64 = 64;
 
-/// So much of a large stack stays with the thread when more of it was used.
+/// How much of a large stack the thread keeps after it has used more.
 const KEPT: usize = 256 << 10;
 
-/// Who is on a large stack already, and has so much left, goes on there.
+/// A thread that is already on a large stack stays there if this much is left.
 const ENOUGH: usize = LARGE / 4;
 
 /// The large stack of a thread.
 enum Large {
-    /// Nobody has needed it yet.
+    /// Not needed yet.
     Unasked,
     Free(Stack),
-    /// The thread is on it, or on another that it went to from there.
+    /// The thread is running on it, or on another stack that it switched to from there.
     Busy,
     /// There is no room for one.
     Denied,
@@ -137,7 +137,7 @@ thread_local! {
     static LARGE_STACK: Cell<Large> = const { Cell::new(Large::Unasked) };
 }
 
-/// Runs `run` on the large stack of this thread, which stays for the next time; where there is no room for one, on the stack in use.
+/// Runs `run` on this thread's large stack, which is kept for the next time. Without room for one, `run` runs on the current stack.
 #[inline]
 pub fn on_large<R>(run: impl FnOnce() -> R) -> R {
     let (mut run, mut result) = (Some(run), None);
@@ -146,7 +146,7 @@ pub fn on_large<R>(run: impl FnOnce() -> R) -> R {
 }
 
 fn call_on_large(run: &mut dyn FnMut()) {
-    // A thread that is ending has none.
+    // The thread-local is gone in a thread that is ending.
     let stack = match LARGE_STACK.try_with(|large| large.replace(Large::Busy)) {
         Ok(Large::Free(stack)) => Some(stack),
         Ok(Large::Unasked) => Stack::large_slow(),
@@ -162,7 +162,7 @@ fn call_on_large(run: &mut dyn FnMut()) {
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Runs `run` for who is on a large stack already.
+/// Runs `run` for a thread that is already on its large stack.
 #[cold]
 fn on_one_more_slow(run: &mut dyn FnMut()) {
     let stack = if left() < ENOUGH { Stack::large_slow() } else { None };
@@ -172,7 +172,7 @@ fn on_one_more_slow(run: &mut dyn FnMut()) {
     }
 }
 
-/// Gives back what a large stack has beyond [`KEPT`], if it has been used.
+/// Gives back what a large stack has beyond [`KEPT`], if it was used.
 #[cold]
 pub fn give_back_slow() {
     let _ = LARGE_STACK.try_with(|large| {
@@ -184,7 +184,7 @@ pub fn give_back_slow() {
     });
 }
 
-/// What runs on the other stack, and the panic that it ended with. Without type parameters, so that the way there and back is compiled once.
+/// A call on another stack, and the panic that it ended with. It has no type parameters, so that the switch is compiled once.
 struct Call<'r> {
     run: &'r mut dyn FnMut(),
     panic: Option<Box<dyn Any + Send>>,
@@ -192,24 +192,24 @@ struct Call<'r> {
 
 type Enter = unsafe extern "C" fn(*mut u8);
 
-/// Carries out a call.
+/// Runs a call and records its panic.
 ///
 /// # Safety
 ///
-/// `call` must lead to a [`Call`] that nothing else uses meanwhile.
+/// `call` must point to a [`Call`] that nothing else uses meanwhile.
 unsafe extern "C" fn enter(call: *mut u8) {
     // SAFETY: the caller's duty.
     let Call { run, panic } = unsafe { &mut *call.cast::<Call<'_>>() };
     *panic = catch_unwind(AssertUnwindSafe(run)).err();
 }
 
-/// Memory for a stack, with a page below it that nobody may touch.
+/// Memory for a stack, with inaccessible pages below it.
 struct Stack {
     start: NonNull<c_void>,
     len: usize,
 }
 
-/// More than any page.
+/// Size of the guard below a stack: larger than any page.
 const GUARD: usize = 64 << 10;
 
 const PAGE: usize = 4 << 10;
@@ -223,13 +223,13 @@ impl Stack {
         let stack = Self { start: NonNull::new(start)?, len };
         // SAFETY: the first pages of what was mapped just now.
         unsafe { mprotect(start, GUARD, MprotectFlags::empty()) }.ok()?;
-        // A stack of which little is used is to cost little.
+        // Keeps a stack that is hardly used cheap.
         // SAFETY: advice on the pages mapped just now changes no byte.
         let _ = unsafe { madvise(start, len, Advice::LinuxNoHugepage) };
         Some(stack)
     }
 
-    /// The large one of a thread; `None` if it would have no more than the stack in use.
+    /// Maps a thread's large stack; `None` if it would be no larger than what the current stack has left.
     #[cold]
     fn large_slow() -> Option<Self> {
         let limits = [Resource::As, Resource::Data].map(|resource| getrlimit(resource).current);
@@ -240,7 +240,7 @@ impl Stack {
         if size > left() { Self::new(size) } else { None }
     }
 
-    /// Runs `run` here. Nothing else may be running here: who has the stack sees to that, by having it.
+    /// Runs `run` on this stack. Nothing else may be running there; the owner of the stack ensures that.
     ///
     /// # Errors
     ///
@@ -248,25 +248,25 @@ impl Stack {
     fn call(&self, run: &mut dyn FnMut()) -> thread::Result<()> {
         let mut call = Call { run, panic: None };
         let before = BOUNDS.replace(Some(Bounds { low: self.low(), high: self.top().addr(), is_limited: false }));
-        // SAFETY: `enter` takes a `Call`, which lives here until it returns, and never unwinds; nothing runs on the stack, whose top is aligned
-        // and 16 bytes within it.
+        // SAFETY: `enter` takes a `Call`, which lives here until `enter` returns, and never unwinds. Nothing else runs on the stack, whose top is
+        // aligned and 16 bytes within it.
         unsafe { switch((&raw mut call).cast(), enter, self.top()) };
         BOUNDS.set(before);
         call.panic.map_or(Ok(()), Err)
     }
 
-    /// Gives the pages beyond [`KEPT`] back, if they have been used: then the first of them is hardly all zeros.
+    /// Gives back the pages beyond [`KEPT`] if they were used: the first of them is then very unlikely to be all zeros.
     fn give_back(&self) {
         let end = self.len.saturating_sub(KEPT).max(GUARD);
         if end < GUARD + PAGE {
             return;
         }
         let first = self.start.as_ptr().cast::<u8>().wrapping_add(end - PAGE);
-        // SAFETY: a page of the stack above its guard, mapped for reading, on which nothing runs.
+        // SAFETY: a page of the stack above its guard, mapped readable, with nothing running on it.
         let is_used = unsafe { std::slice::from_raw_parts(first, PAGE) }.iter().any(|&byte| byte != 0);
         if is_used {
             let low = self.start.as_ptr().wrapping_byte_add(GUARD);
-            // SAFETY: pages of the stack above its guard, on which nothing runs, and of which nothing is read before it is written.
+            // SAFETY: pages of the stack above its guard; nothing runs on them, and nothing reads them before it writes them.
             let _ = unsafe { madvise(low, end - GUARD, Advice::LinuxDontNeed) };
         }
     }
@@ -275,7 +275,7 @@ impl Stack {
         self.start.addr().get() + GUARD
     }
 
-    /// Aligned to 16, as calls need it.
+    /// The initial stack pointer, aligned to 16 bytes as calls require.
     fn top(&self) -> *mut u8 {
         self.start.as_ptr().cast::<u8>().wrapping_add(self.len - 16)
     }
@@ -288,8 +288,8 @@ impl Drop for Stack {
     }
 }
 
-/// Calls `enter(call)` with the stack pointer at `top`. The frame pointer leads back, for this function and for who unwinds or prints a
-/// backtrace.
+/// Calls `enter(call)` with the stack pointer at `top`. The frame pointer leads back to the old stack, for the return and for unwinders and
+/// backtraces.
 ///
 /// # Safety
 ///
@@ -314,11 +314,11 @@ unsafe extern "C" fn switch(call: *mut u8, enter: Enter, top: *mut u8) {
     )
 }
 
-/// The same.
+/// Calls `enter(call)` with the stack pointer at `top`, as on x86-64.
 ///
 /// # Safety
 ///
-/// As above.
+/// As on x86-64.
 #[cfg(target_arch = "aarch64")]
 #[unsafe(naked)]
 unsafe extern "C" fn switch(call: *mut u8, enter: Enter, top: *mut u8) {
@@ -345,7 +345,7 @@ unsafe extern "C" fn switch(call: *mut u8, enter: Enter, top: *mut u8) {
 mod tests {
     use super::*;
 
-    /// Uses a KiB of stack, and more of them.
+    /// Recurses, using at least 1 KiB of stack at each level.
     fn down(levels: usize) -> usize {
         let frame = std::hint::black_box([1u8; 1024]);
         if levels == 0 { 0 } else { usize::from(frame[levels % 1024]) + down(levels - 1) }
@@ -356,7 +356,7 @@ mod tests {
         for size in [64 << 10, 1 << 20, 8 << 20] {
             let thread = thread::Builder::new().stack_size(size).spawn(move || {
                 let before = left();
-                // The C library may give it one that a larger thread had.
+                // The C library may reuse the stack of an earlier, larger thread.
                 assert!(before > size / 4, "{before} of {size}");
                 let deeper = std::hint::black_box([0u8; 8 << 10]);
                 assert!(left() <= before, "{}", deeper[0]);
@@ -374,7 +374,7 @@ mod tests {
             let places = [0, 1, 2].map(place);
             assert!(places.iter().all(|&place| place == places[0]), "it is the same one");
             assert_eq!(on_large(|| (down(20_000), on_large(|| down(20_000)))), (20_000, 20_000));
-            // Where little is left, on one more.
+            // With little left, it moves to one more stack.
             assert_eq!(on_large(|| on_another(1 << 20, || on_large(|| down(20_000)))), Some(20_000));
             let panicked = catch_unwind(|| on_large(|| panic!("on the large stack")));
             assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"on the large stack"));
@@ -389,7 +389,7 @@ mod tests {
     fn another_stack_is_used_and_left_whatever_happens_there() {
         let thread = thread::Builder::new().stack_size(64 << 10).spawn(|| {
             let before = left();
-            // More than the thread has.
+            // More than the thread's own stack has.
             assert_eq!(on_another(64 << 20, || (down(2_000), left() > 32 << 20)), Some((2_000, true)));
             let backtrace = on_another(16 << 20, || std::backtrace::Backtrace::force_capture().to_string());
             assert!(backtrace.is_some_and(|text| text.contains("on_another")));

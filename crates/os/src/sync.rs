@@ -1,6 +1,6 @@
-//! The atomics that everything else uses, so that loom can replace them, and tests trace what they access.
+//! The atomics that the rest of callgate uses, so that loom can replace them and tests can trace their accesses.
 //!
-//! Nothing else in the crate names `std::sync::atomic` for words that two sides of a protocol share.
+//! No other file names `std::sync::atomic` for words that the two sides of a protocol share.
 
 #![forbid(unsafe_code)]
 
@@ -25,14 +25,14 @@ pub fn spin_hint() {
     loom::thread::yield_now();
 }
 
-/// Plain bytes of shared memory are about to be read: noted for tests that trace that; otherwise nothing.
+/// Announces a read of plain bytes of shared memory. Does nothing unless a test traces it.
 #[inline(always)]
 pub fn will_read(_start: NonNull<u8>, _len: usize) {
     #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
     crate::trace::note(crate::trace::Kind::Read, _start.addr().get(), _len);
 }
 
-/// Plain bytes of shared memory are about to be written: noted for tests that trace that; otherwise nothing.
+/// Announces a write of plain bytes of shared memory. Does nothing unless a test traces it.
 #[inline(always)]
 pub fn will_write(_start: NonNull<u8>, _len: usize) {
     #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]

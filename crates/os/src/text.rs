@@ -1,20 +1,20 @@
-//! Text that is shown to somebody: what another process says may hold anything.
+//! Text shown to a user. What another process says may contain anything.
 
 #![forbid(unsafe_code)]
 
-/// As much of the beginning of `text` as fits into `most` bytes.
+/// The longest beginning of `text` that fits into `most` bytes.
 pub fn beginning(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
     &text[..end.unwrap_or(0)]
 }
 
-/// Whether a character is seen where it is shown: it neither moves a terminal's cursor, nor turns the text around, nor hides.
+/// Whether a character shows where it stands: it moves no cursor, reverses no text and is not invisible.
 pub fn is_visible(char: char) -> bool {
     !char.is_control()
         && !matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// The text of a peer, to be shown: what would do more than be seen is written as `\u{..}`. Lines stay lines, and joined letters joined.
+/// Makes a peer's text safe to show: characters that do more than show are written as `\u{..}`. Line breaks, tabs and joined letters stay.
 pub fn shown(text: String) -> String {
     let is_fine = |char: char| is_visible(char) || matches!(char, '\n' | '\t' | '\u{200d}');
     if text.chars().all(is_fine) {
@@ -29,10 +29,10 @@ pub fn shown(text: String) -> String {
     })
 }
 
-/// The longest explanation of a child's, in bytes.
+/// The longest explanation that a child may give, in bytes.
 pub(crate) const MAX_WORDS: usize = 400;
 
-/// Words of a child's, of limited length and without control characters, which could move a terminal's cursor.
+/// An explanation from a child, cut to [`MAX_WORDS`] bytes, with blanks for control characters, which could move a terminal's cursor.
 pub fn checked_words(words: &str) -> String {
     let visible = words.chars().map(|char| if is_visible(char) { char } else { ' ' });
     let mut words: String = visible.collect();

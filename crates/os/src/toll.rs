@@ -1,8 +1,8 @@
-//! What a peer costs: the time that system calls take on something that it holds too, and how much of that it may take.
+//! What a peer costs: the time that system calls on shared objects take, and how much of it the peer may use up.
 //!
-//! Some calls take as long as the other holder of their object likes: a message wakes everybody who waits at the other end, and a peer can have a
-//! million entries of epoll sets wait there. So each such call is timed. CPU time of the calling thread counts, because the kernel goes through
-//! what a peer has piled up on the caller's time; how busy the machine is does not count.
+//! Some calls take as long as the peer likes: sending a message wakes everything that waits at the other end, and a peer can have a million epoll
+//! entries wait there. So each such call is timed. The clock is the calling thread's CPU time, because the kernel walks what a peer has piled up on
+//! the caller's time, and because the machine's load must not count.
 
 #![forbid(unsafe_code)]
 
@@ -12,27 +12,27 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A call that takes as long is a peer's work: a message takes some microseconds. Once may be bad luck (of a virtual machine, say).
+/// A call that takes this long is the peer's doing: a message takes a few microseconds. A single one may be bad luck (on a virtual machine, say).
 const SLOW: Duration = Duration::from_millis(10);
 
-/// Twice within that time is not.
+/// Two slow calls within this time are no bad luck.
 const AGAIN_WITHIN: Duration = Duration::from_secs(60);
 
-/// Once is enough.
+/// A single call that takes this long is enough.
 const FAR_TOO_SLOW: Duration = Duration::from_millis(100);
 
-/// What the calls on one peer's objects have cost.
+/// What system calls on one peer's objects have cost.
 #[derive(Debug, Default)]
 pub struct Toll {
-    /// Nanoseconds since [`take`](Self::take) was last called.
+    /// Nanoseconds since the last [`take`](Self::take).
     spent: AtomicU64,
     is_exceeded: AtomicBool,
-    /// When a call was last slow.
+    /// When the last slow call was made.
     slow_at: Mutex<Option<Instant>>,
 }
 
 impl Toll {
-    /// Carries out a call on something that the peer holds too.
+    /// Runs and times `call`, a system call on an object that the peer shares.
     pub fn pay<R>(&self, call: impl FnOnce() -> R) -> R {
         let before = cpu_time();
         let result = call();
@@ -56,38 +56,37 @@ impl Toll {
         }
     }
 
-    /// Whether the peer has made calls so slow that nothing more is to be done for it.
+    /// Whether the peer has made calls so slow that it should get no further service.
     pub fn is_exceeded(&self) -> bool {
         self.is_exceeded.load(Relaxed)
     }
 
-    /// What calls have cost since this was last asked.
+    /// Returns the cost since the previous call, and resets it.
     pub fn take(&self) -> Duration {
         Duration::from_nanos(self.spent.swap(0, Relaxed))
     }
 }
 
-/// What a message takes, as long as nobody makes it slow: receiving it, or answering. One that wakes somebody on a virtual machine takes 8 to
-/// 40 us; a peer whose honest messages cost more than they are worth would wait for its credit before each of them.
+/// What receiving or answering a message takes when nobody slows it down. On a virtual machine, a message that wakes a thread takes 8 to 40 us. Were
+/// the price below what honest messages cost, a peer would have to wait for credit before each of them.
 const MESSAGE: Duration = Duration::from_micros(16);
 
-/// Of a message that takes longer than that, the rest counts [`WEIGHT`] times: what is left over for such a peer is less than a hundredth of a CPU.
+/// Beyond this duration, a message's time counts [`WEIGHT`] times, which leaves such a peer less than a hundredth of a CPU.
 const LONG: Duration = Duration::from_micros(200);
 const WEIGHT: i64 = 16;
 
 /// How often credit grows.
 pub const SPELL: Duration = Duration::from_millis(10);
 
-/// A peer that owes more than it is given in so many spells owes only that: it is heard again within a second.
+/// A debt is capped at the credit of this many spells, so that the peer is served again within a second.
 const MOST_OWED: i64 = 100;
 
-/// For how much of this thread's time a peer is still attended to. Given in messages, of [`MESSAGE`] each; what takes longer counts for as long as
-/// it took.
+/// How much of this thread's time a peer may still take. Given in messages of [`MESSAGE`] each; a longer one costs its real time.
 #[derive(Debug)]
 pub struct Credit {
-    /// Nanoseconds; less than none when something took longer than what was left.
+    /// Nanoseconds; negative after a call took longer than what was left.
     left: i64,
-    /// Since when nothing has been added.
+    /// When credit was last added.
     since: Instant,
     most: i64,
     each_spell: i64,
@@ -98,13 +97,13 @@ fn nanos(messages: u32) -> i64 {
 }
 
 impl Credit {
-    /// For `burst` messages at once, and `each_spell` more in each [`SPELL`].
+    /// Grants `burst` messages at once, and `each_spell` more in each [`SPELL`].
     pub fn new(burst: u32, each_spell: u32) -> Self {
         let (most, each_spell) = (nanos(burst), nanos(each_spell));
         Self { left: most, since: Instant::now(), most, each_spell }
     }
 
-    /// For `burst` messages at once, and `in_a_second` more in each second from `now` on.
+    /// Grants `burst` messages at once, and `in_a_second` more in each second from `now` on.
     pub fn each_second(burst: u32, in_a_second: u32, now: Instant) -> Self {
         let each_spell = nanos(in_a_second) * SPELL.as_millis() as i64 / 1000;
         Self { left: nanos(burst), since: now, most: nanos(burst), each_spell }
@@ -119,25 +118,25 @@ impl Credit {
         }
     }
 
-    /// Whether there is credit for so many messages, which is taken.
+    /// Takes the credit for `messages` if there is enough, and returns whether there was.
     pub fn take(&mut self, messages: u32) -> bool {
         let has_enough = self.has(messages, Instant::now());
         self.left -= if has_enough { nanos(messages) } else { 0 };
         has_enough
     }
 
-    /// Whether there is credit for so many messages, which is left there.
+    /// Whether there is credit for `messages`; takes none.
     pub fn has(&mut self, messages: u32, now: Instant) -> bool {
         self.grow(now);
         self.left >= nanos(messages)
     }
 
-    /// Takes more for a message that was as much work as `messages`.
+    /// Charges a message that was as much work as `messages`; the credit may become negative.
     pub fn charge(&mut self, messages: u32) {
         self.left -= nanos(messages);
     }
 
-    /// Takes more for calls that took so long.
+    /// Charges calls that took `took`, beyond the [`MESSAGE`] already paid for.
     pub fn charge_time(&mut self, took: Duration) {
         let nanos = |time: Duration| time.as_nanos() as i64;
         let cost = nanos(took.saturating_sub(MESSAGE)) + (WEIGHT - 1) * nanos(took.saturating_sub(LONG));
@@ -146,20 +145,20 @@ impl Credit {
         }
     }
 
-    /// Whether more has been taken than there was.
+    /// Whether the credit is negative.
     pub fn is_overdrawn(&mut self) -> bool {
         self.grow(Instant::now());
         self.left < 0
     }
 
-    /// Whether there is as much as there was at first.
+    /// Whether the credit is at its maximum.
     pub fn is_full(&mut self, now: Instant) -> bool {
         self.grow(now);
         self.left >= self.most
     }
 }
 
-/// Has so many entries of epoll sets wait at `descriptor`, which makes whatever wakes them slow, as long as what is returned is kept.
+/// Makes `entries` epoll entries wait at `descriptor`, which slows down whatever wakes them, while the result is kept.
 #[cfg(all(any(test, feature = "testkit"), not(loom)))]
 pub fn burden(descriptor: impl std::os::fd::AsFd, entries: usize) -> Vec<std::os::fd::OwnedFd> {
     use rustix::event::epoll::{self, EventData, EventFlags};
@@ -212,7 +211,7 @@ mod tests {
         assert_eq!(credit.left, -100 * nanos(64) - nanos(1));
     }
 
-    /// What a healthy child's messages cost on a virtual machine, and what a moment of bad luck does.
+    /// A healthy child's messages on a virtual machine cost what they are worth, and one moment of bad luck is forgiven.
     #[test]
     fn fault_39_honest_messages_are_worth_what_they_cost() {
         let mut credit = Credit::new(1024, 64);
@@ -232,7 +231,7 @@ mod tests {
         assert!(!toll.is_exceeded());
         toll.note(SLOW);
         assert!(!toll.is_exceeded());
-        // Long ago.
+        // As if the last slow call was long ago.
         *toll.slow_at.lock().unwrap() = Instant::now().checked_sub(AGAIN_WITHIN);
         toll.note(SLOW);
         assert!(!toll.is_exceeded() || Instant::now().checked_sub(AGAIN_WITHIN).is_none());

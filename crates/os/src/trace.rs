@@ -1,9 +1,8 @@
-//! Which words of memory a piece of code reads and writes, for the tests that count cache lines.
+//! Records which words of memory a piece of code reads and writes, for the tests that count cache lines.
 //!
-//! In tests only, without optimisation: `crate::sync` then hands out these atomics, which note
-//! each access of a thread that is being traced. Plain bytes of shared memory are noted where they are copied, through
-//! `sync::will_read` and `sync::will_write`. A release build of the tests has none of this, so that `.ci/instructions` counts what
-//! users run.
+//! Only in unoptimised tests: `crate::sync` then exports these atomics, which record each access of a traced thread. Plain bytes of shared memory are
+//! recorded where they are copied, through `sync::will_read` and `sync::will_write`. Release builds contain none of this, so that `.ci/instructions`
+//! counts what users run.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +10,7 @@ use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering;
 
-/// What is done to memory.
+/// The kind of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Read,
@@ -31,7 +30,7 @@ thread_local! {
     static LOG: RefCell<Vec<Access>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `work`; returns also what it accessed on this thread, in order.
+/// Runs `work` and also returns its accesses on this thread, in order.
 pub fn trace<R>(work: impl FnOnce() -> R) -> (R, Vec<Access>) {
     assert!(!IS_ON.replace(true), "a trace within a trace");
     let result = work();
@@ -39,14 +38,14 @@ pub fn trace<R>(work: impl FnOnce() -> R) -> (R, Vec<Access>) {
     (result, LOG.take())
 }
 
-/// Notes an access, if this thread is being traced.
+/// Records an access, if this thread is being traced.
 pub fn note(kind: Kind, address: usize, len: usize) {
     if IS_ON.get() && len > 0 {
         LOG.with_borrow_mut(|log| log.push(Access { kind, address, len }));
     }
 }
 
-/// An atomic with the methods that the library uses; whoever uses another adds it here, with what it accesses.
+/// An atomic with the methods that the library uses. Add any further method here, recording its accesses.
 macro_rules! traced {
     ($name:ident, $word:ty) => {
         #[derive(Debug)]
@@ -90,7 +89,7 @@ impl AtomicU32 {
     }
 }
 
-/// For the kernel, whose accesses are not noted: a call that sleeps or wakes is not one whose lines are counted.
+/// For the kernel, whose accesses are not recorded: no test counts the lines of a call that sleeps or wakes.
 impl Borrow<std::sync::atomic::AtomicU32> for AtomicU32 {
     fn borrow(&self) -> &std::sync::atomic::AtomicU32 {
         &self.0

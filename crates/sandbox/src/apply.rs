@@ -1,7 +1,7 @@
-//! The child's side of a sandbox: carries out a plan step by step, and checks after each step that it holds.
+//! The child's side of a sandbox: carries out a plan step by step and verifies each step.
 //!
-//! Runs before the service exists, in a process with one thread: most rights here are given up by a single thread, and other
-//! existing threads would keep them.
+//! Runs before the service exists, in a process with one thread: a thread gives up most of these rights for itself alone, so other existing threads
+//! would keep them.
 
 #![forbid(unsafe_code)]
 
@@ -19,13 +19,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes of private memory that callgate needs in a child, beside what each worker needs.
+/// Bytes of private memory that callgate needs in a child, besides that for its workers.
 const OWN_MEMORY: u64 = 4 << 20;
-/// Bytes of private memory that a worker needs: its stack.
+/// Bytes of private memory that each worker needs: its stack.
 const WORKER_MEMORY: u64 = 8 << 20;
 /// Bytes of address space that the C library's allocator reserves for each thread and does not use.
 const ARENA_SPACE: u64 = 128 << 20;
-/// Descriptors that callgate needs temporarily, for an arriving segment, say.
+/// Descriptors that callgate needs temporarily, for an arriving segment, for example.
 const OWN_DESCRIPTORS: u64 = 4;
 
 const NO_LANDLOCK: &str = "this kernel has no Landlock, or it is not enabled";
@@ -37,8 +37,8 @@ pub struct MeasureFailure {
     pub why: String,
 }
 
-/// Carries out `plan` in this process, which will have `workers` workers. `bind_life` keeps the child from outliving its parent; it is called
-/// once no later step can make the kernel forget it.
+/// Carries out `plan` in this process, which will have `workers` workers. Calls `bind_life`, which keeps the child from outliving its parent, once no
+/// later step can make the kernel forget that.
 pub fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Result<SandboxReply, MeasureFailure> {
     let mut steps =
         Steps { plan, told: SandboxReply::default(), namespace_for: None, signals_ruled: false, files_ruled: false };
@@ -67,16 +67,16 @@ pub fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Result<Sand
 struct Steps<'a> {
     plan: &'a Plan,
     told: SandboxReply,
-    /// It is in a user namespace of its own, for this measure's sake, and so has every capability in there.
+    /// The measure for which the process entered a user namespace, in which it has every capability.
     namespace_for: Option<Measure>,
-    /// Signals to other processes are ruled by Landlock.
+    /// Landlock restricts signals to other processes.
     signals_ruled: bool,
-    /// Files are ruled by Landlock.
+    /// Landlock restricts files.
     files_ruled: bool,
 }
 
 impl Steps<'_> {
-    /// Takes `measure`, if it is asked for. What is done says how it is in force.
+    /// Applies `measure` if the plan asks for it. `take` returns how it is in force.
     fn step(&mut self, measure: Measure, take: impl FnOnce() -> io::Result<String>) -> Result<(), MeasureFailure> {
         if !self.plan.asks_for(measure) {
             return Ok(());
@@ -90,7 +90,7 @@ impl Steps<'_> {
         }
     }
 
-    /// Goes on without `measure`, if it is optional.
+    /// Records `measure` as left out; fails if it is not optional.
     fn left_out(&mut self, measure: Measure, why: &str) -> Result<(), MeasureFailure> {
         let why = checked_words(why);
         if !self.plan.is_optional(measure) {
@@ -103,7 +103,7 @@ impl Steps<'_> {
     fn limits(&mut self, workers: u32) -> Result<(), MeasureFailure> {
         let plan = self.plan;
         self.step(Measure::CoreDumps, || {
-            // Of 0 the kernel takes no notice where dumps go to a program; 1 byte is too short for any.
+            // The kernel ignores a limit of 0 where dumps are piped to a program; 1 byte is too short for any dump.
             let most = limits::fix(Resource::Core, 1)?;
             Ok(format!("RLIMIT_CORE {most}"))
         })?;
@@ -121,7 +121,8 @@ impl Steps<'_> {
         self.step(Measure::Memory, || limit_memory(plan, workers))
     }
 
-    /// A user namespace is for those who may not otherwise; it cannot be combined with a change of user, which it has none to change to.
+    /// Enters the network namespace, and first a user namespace if the process lacks the rights for this or for `chroot`. A user namespace cannot be
+    /// combined with a change of user, because it contains no other user.
     fn namespaces(&mut self) -> Result<(), MeasureFailure> {
         let plan = self.plan;
         let measure = match plan.no_network {
@@ -181,7 +182,7 @@ impl Steps<'_> {
 
     fn credentials(&mut self) -> Result<(), MeasureFailure> {
         let plan = self.plan;
-        // Who changes from root to another user has no right to this any more.
+        // Done first: a process that changes from root to another user loses the right to do this.
         let bounding_set = if plan.no_capabilities { rights::empty_bounding_set() } else { Ok(()) };
         let takes_root = |error: io::Error| match error.kind() {
             io::ErrorKind::PermissionDenied => io::Error::new(error.kind(), format!("{error} (it takes root)")),
@@ -206,12 +207,12 @@ impl Steps<'_> {
             rights::drop_capabilities()?;
             Ok(match bounding_set {
                 Ok(()) => "none, and none to be had".into(),
-                // Executing is how they would be had, and that gives no new privileges.
+                // Only execution could bring capabilities back, and it gives no new privileges.
                 Err(error) => format!("none; the bounding set stays as it was ({error})"),
             })
         })?;
         match self.namespace_for {
-            // Those over the new namespace, which nobody asked for.
+            // Drops the capabilities over the user namespace, which the plan did not ask for.
             Some(measure) if !plan.no_capabilities => rights::drop_capabilities().map_err(|error| MeasureFailure {
                 measure,
                 why: format!("the capabilities of its user namespace stay: {error}"),
@@ -220,7 +221,7 @@ impl Steps<'_> {
         }
     }
 
-    /// One set of rules for files, TCP and other processes.
+    /// Applies one set of rules for files, TCP and other processes.
     fn landlock(&mut self) -> Result<(), MeasureFailure> {
         let plan = self.plan;
         let Some(offered) = Offered::here() else {
@@ -267,17 +268,17 @@ impl Steps<'_> {
         self.step(Measure::Processes, || Ok(format!("Landlock {version}: {how}")))
     }
 
-    /// The filters stand or fall together.
+    /// Installs the seccomp filters, which apply all together or not at all.
     fn seccomp(&mut self) -> Result<(), MeasureFailure> {
         let plan = self.plan;
-        // Where files could not be ruled, no path is as good as none being allowed.
+        // If Landlock does not restrict files, calls with paths are denied as if no path were allowed.
         let no_paths = !self.files_ruled || plan.read_only.is_empty() && plan.read_write.is_empty();
         let ordinary = if no_paths { Ordinary::NoPaths } else { Ordinary::Paths };
         let filters = Filters {
             own_pid: std::process::id(),
             no_network: plan.no_network,
             no_new_processes: plan.no_new_processes,
-            // Whoever has children signals them, which a filter cannot tell from others.
+            // A process with children signals them, and a filter cannot tell them from other processes.
             no_signals: plan.no_new_processes || !self.signals_ruled,
             files_ruled: plan.files,
             files_fixed: plan.files && plan.read_write.is_empty(),
@@ -296,7 +297,7 @@ impl Steps<'_> {
     }
 }
 
-/// Limits what is private by what `RLIMIT_DATA` counts, and everything by the address space.
+/// Limits private memory by `RLIMIT_DATA`, and everything by the address space.
 fn limit_memory(plan: &Plan, workers: u32) -> io::Result<String> {
     let usage = limits::usage()?;
     let bytes = plan.memory.unwrap_or(0);

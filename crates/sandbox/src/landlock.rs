@@ -1,4 +1,4 @@
-//! Landlock: rules about files, ports, and other processes that a process gives itself for good.
+//! Landlock: rules about files, ports and other processes that a process puts itself under for good.
 
 #![forbid(unsafe_code)]
 
@@ -9,7 +9,7 @@ use landlock::{
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// How much of Landlock this kernel has.
+/// How much of Landlock this kernel supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Offered {
     files: ABI,
@@ -17,10 +17,10 @@ pub(crate) struct Offered {
     scopes: bool,
 }
 
-/// What is to be ruled.
+/// What to restrict.
 #[derive(Debug, Default)]
 pub(crate) struct PathRules {
-    /// Beneath which files can be read and executed, and beneath which everything else can be done too. `None` = all files.
+    /// The paths beneath which files can be read and executed, and those beneath which everything else is allowed, too. `None` = all files.
     pub files: Option<(Vec<PathBuf>, Vec<PathBuf>)>,
     /// No TCP.
     pub no_network: bool,
@@ -40,7 +40,7 @@ impl Offered {
         Some(Self { files: newest, network, scopes })
     }
 
-    /// Whether every way to change a file's contents can be ruled: before version 3, truncating is none of them.
+    /// Whether every way to change a file's contents can be restricted: before version 3, truncation cannot.
     pub(crate) fn rules_truncation(self) -> bool {
         self.files >= ABI::V3
     }
@@ -49,12 +49,12 @@ impl Offered {
         self.network
     }
 
-    /// Whether signals to processes outside can be ruled.
+    /// Whether signals to outside processes can be restricted.
     pub(crate) fn rules_signals(self) -> bool {
         self.scopes
     }
 
-    /// Which version of Landlock this is at least.
+    /// The version of Landlock, or a lower bound.
     pub fn version(self) -> u32 {
         match self {
             Self { files: ABI::V9, .. } => 9,
@@ -63,15 +63,15 @@ impl Offered {
         }
     }
 
-    /// Puts this thread, and what it starts, under `rules` for good. Even without rules it can no longer trace, look into or, where that
-    /// can be ruled, signal any process that is not under them too.
+    /// Puts the calling thread, and everything it starts, under `rules` for good. Even without rules it can no longer trace or inspect a process
+    /// outside the same rules, nor signal one where that can be restricted.
     pub(crate) fn restrict(self, rules: &PathRules) -> io::Result<()> {
         let everything = AccessFs::from_all(self.files);
         let mut set = ruleset();
         if rules.files.is_some() {
             set = set.handle_access(everything).map_err(other)?;
         } else if !self.scopes {
-            // A set must rule something. To move files between directories is forbidden by any set of rules about files, unless allowed.
+            // A set must restrict something. Any set of file rules forbids moving files between directories unless it is allowed.
             set = set.handle_access(self.next_to_nothing()).map_err(other)?;
         }
         if rules.no_network && self.network {
@@ -83,7 +83,7 @@ impl Offered {
         }
         let mut set = set.create().map_err(other)?;
         if let Some((readable, writable)) = &rules.files {
-            // Device nodes are the machine's, not a directory's.
+            // Device nodes belong to the machine, not to a directory.
             let all_but_devices = everything & !(AccessFs::MakeBlock | AccessFs::MakeChar);
             set = allow(set, readable, AccessFs::from_read(self.files))?;
             set = allow(set, writable, all_but_devices)?;
@@ -99,7 +99,7 @@ impl Offered {
 }
 
 impl Offered {
-    /// Something to rule where nothing is to be.
+    /// The access to restrict where nothing needs restricting.
     fn next_to_nothing(self) -> BitFlags<AccessFs> {
         if self.files >= ABI::V2 { AccessFs::Refer.into() } else { AccessFs::MakeSock.into() }
     }

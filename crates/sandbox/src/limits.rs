@@ -1,4 +1,4 @@
-//! Limits that this process sets for itself, and what it uses of them so far.
+//! Limits that this process sets for itself, and its usage of memory and descriptors so far.
 
 #![forbid(unsafe_code)]
 
@@ -6,16 +6,16 @@ use callgate_os::descriptor;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{fs, io};
 
-/// What a process has of memory, in bytes.
+/// A process's memory usage in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
-    /// Every mapping.
+    /// All mappings.
     pub(crate) address_space: u64,
-    /// What `RLIMIT_DATA` counts, and the stack.
+    /// What `RLIMIT_DATA` counts, plus the stack.
     pub data: u64,
 }
 
-/// What this process has of memory. Needs procfs.
+/// This process's memory usage. Needs procfs.
 pub fn usage() -> io::Result<Usage> {
     let statm = fs::read_to_string("/proc/self/statm")?;
     let field = |at: usize| statm.split_ascii_whitespace().nth(at).and_then(|pages| pages.parse::<u64>().ok());
@@ -24,7 +24,7 @@ pub fn usage() -> io::Result<Usage> {
     Ok(Usage { address_space: total * page, data: data * page })
 }
 
-/// The number after the highest descriptor that this process has open, those of callgate's aside that lie out of the way. Needs procfs.
+/// The number after the highest open descriptor, not counting callgate's own high ones. Needs procfs.
 pub(crate) fn descriptors_end() -> io::Result<u64> {
     let open = fs::read_dir("/proc/self/fd")?.flatten();
     // The directory itself is open while it is read.
@@ -34,14 +34,14 @@ pub(crate) fn descriptors_end() -> io::Result<u64> {
     Ok(numbers.filter(|&number| number < high).max().map_or(3, |highest| highest + 1))
 }
 
-/// Limits the resource to `soft`, and to `hard` for ever: no limit becomes higher than it was. Returns what is in force.
+/// Lowers the soft limit to `soft`, and the hard limit to `hard` for good; raises neither. Returns the soft limit now in force.
 pub fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<u64> {
     let before = getrlimit(resource);
     let hard = before.maximum.map_or(hard, |before| before.min(hard));
     set(resource, before.current.map_or(soft, |before| before.min(soft)).min(hard), hard)
 }
 
-/// Limits the resource to exactly `value` for ever, also if the soft limit was lower; or to the hard limit, if that was.
+/// Sets both limits for good to `value`, or to the hard limit if that is lower. This may raise the soft limit.
 pub fn fix(resource: Resource, value: u64) -> io::Result<u64> {
     let value = getrlimit(resource).maximum.map_or(value, |most| most.min(value));
     set(resource, value, value)

@@ -1,10 +1,10 @@
-//! What a sandbox is made of: one word for each thing that can be in force or not.
+//! The measures that a sandbox consists of: each one is in force or not.
 
 #![forbid(unsafe_code)]
 
 use std::fmt;
 
-/// Declares [`Measure`], the order in which all are applied, and what each is called.
+/// Declares [`Measure`], with all measures in the order in which they are applied and the words for each.
 macro_rules! measures {
     ($($(#[$about:meta])+ $measure:ident = $words:literal,)+) => {
         /// One thing that a [`Sandbox`](crate::plan::Sandbox) applies to a child.
@@ -14,7 +14,7 @@ macro_rules! measures {
             $($(#[$about])+ $measure,)+
         }
 
-        /// Every measure, in the order in which they are applied. What a measure is in messages is its place here, from 1.
+        /// Every measure, in the order in which they are applied. A measure's code in messages is its position here, counted from 1.
         pub const ALL: &[Measure] = &[$(Measure::$measure,)+];
 
         impl fmt::Display for Measure {
@@ -28,7 +28,7 @@ macro_rules! measures {
 }
 
 measures! {
-    /// No core dumps: they would hold what was in memory. In every sandbox.
+    /// No core dumps, which would contain the process's memory. In every sandbox.
     CoreDumps = "no core dumps",
     /// [`Sandbox::memory`](crate::plan::Sandbox::memory).
     Memory = "limit of memory",
@@ -36,14 +36,14 @@ measures! {
     CpuTime = "limit of CPU time",
     /// [`Sandbox::open_files`](crate::plan::Sandbox::open_files).
     OpenFiles = "limit of open files",
-    /// A network of its own, in which there is nothing. Comes with [`Sandbox::no_network`](crate::plan::Sandbox::no_network) as a second wall,
-    /// and is always optional.
+    /// A network namespace without devices. Comes with [`Sandbox::no_network`](crate::plan::Sandbox::no_network) as a second wall, and is always
+    /// optional.
     NetworkNamespace = "network of its own",
     /// [`Sandbox::chroot`](crate::plan::Sandbox::chroot).
     Chroot = "root directory",
     /// [`Sandbox::umask`](crate::plan::Sandbox::umask).
     Umask = "umask",
-    /// [`Sandbox::groups`](crate::plan::Sandbox::groups), and none where the user or the group is changed.
+    /// [`Sandbox::groups`](crate::plan::Sandbox::groups); no groups if the user or the group changes.
     Groups = "groups",
     /// [`Sandbox::gid`](crate::plan::Sandbox::gid).
     Group = "group",
@@ -51,28 +51,28 @@ measures! {
     User = "user",
     /// [`Sandbox::no_capabilities`](crate::plan::Sandbox::no_capabilities).
     Capabilities = "no capabilities",
-    /// Nothing that it executes has more rights than it. In every sandbox.
+    /// Programs that it executes get no more rights than it has. In every sandbox.
     NoNewPrivileges = "no new privileges",
-    /// [`Sandbox::read_only`](crate::plan::Sandbox::read_only) and [`Sandbox::read_write`](crate::plan::Sandbox::read_write), and no other files.
+    /// Only the files of [`Sandbox::read_only`](crate::plan::Sandbox::read_only) and [`Sandbox::read_write`](crate::plan::Sandbox::read_write).
     Files = "files",
-    /// No TCP connection and no TCP port. Comes with [`Sandbox::no_network`](crate::plan::Sandbox::no_network) as a third wall, and is always
+    /// No TCP connections and no TCP ports. Comes with [`Sandbox::no_network`](crate::plan::Sandbox::no_network) as a third wall, and is always
     /// optional.
     NetworkRules = "no TCP",
-    /// No looking into, tracing or signalling of processes that it did not start itself, however they are reached. In every sandbox.
+    /// No inspecting, tracing or signalling of processes that it did not start itself, by any route. In every sandbox.
     Processes = "no hand on other processes",
-    /// The system calls that nobody needs who only computes, opens files and talks to others: to trace, load, mount, reboot, set clocks,
-    /// and change other processes. In every sandbox.
+    /// No system calls that a service does not need to compute, open files and communicate: those to trace, load, mount, reboot, set clocks, and
+    /// change other processes. In every sandbox.
     SystemCalls = "no rare system calls",
     /// [`Sandbox::no_network`](crate::plan::Sandbox::no_network): no sockets.
     Network = "no sockets",
     /// [`Sandbox::no_new_processes`](crate::plan::Sandbox::no_new_processes).
     NewProcesses = "no new processes",
-    /// No system calls but those on the list of [`Sandbox::strict`](crate::plan::Sandbox::strict).
+    /// Only the system calls on the list of [`Sandbox::strict`](crate::plan::Sandbox::strict).
     OrdinaryCalls = "ordinary system calls only",
 }
 
 impl Measure {
-    /// The measure as a number.
+    /// The measure's code in messages.
     #[doc(hidden)]
     pub fn code(self) -> u8 {
         self as u8 + 1
@@ -85,7 +85,7 @@ impl Measure {
         ALL.get(at).copied()
     }
 
-    /// Walls behind another wall, which a sandbox stands without.
+    /// Whether the measure is only a further wall, without which a sandbox still stands.
     pub(crate) fn is_extra(self) -> bool {
         matches!(self, Measure::NetworkNamespace | Measure::NetworkRules)
     }

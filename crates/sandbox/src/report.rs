@@ -1,4 +1,4 @@
-//! What came of a sandbox: what the child says, and what of that its parent passes on.
+//! The outcome of a sandbox: the child's reply, and the report that the parent makes of it.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,7 @@ use std::fmt;
 
 /// What is in force in a sandboxed child, and what was left out: see `Bridge::sandbox_report`.
 ///
-/// As the child told it after it had looked, before the service existed. `Display` makes a line of each measure.
+/// The child reports it before the service exists, after verifying it. `Display` prints one line for each measure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxReport {
     in_force: Vec<(Measure, String)>,
@@ -18,17 +18,17 @@ pub struct SandboxReport {
 }
 
 impl SandboxReport {
-    /// What is in force, in the order in which it was applied, each with how.
+    /// The measures in force, in the order in which they were applied, each with its details.
     pub fn in_force(&self) -> impl Iterator<Item = (Measure, &str)> {
         self.in_force.iter().map(|(measure, how)| (*measure, how.as_str()))
     }
 
-    /// What could not be applied and was [optional](crate::plan::Sandbox::optional), each with why.
+    /// The [optional](crate::plan::Sandbox::optional) measures that could not be applied, each with the reason.
     pub fn left_out(&self) -> impl Iterator<Item = (Measure, &str)> {
         self.left_out.iter().map(|(measure, why)| (*measure, why.as_str()))
     }
 
-    /// Whether `measure` is in force, wholly.
+    /// Whether `measure` is fully in force.
     pub fn is_in_force(&self, measure: Measure) -> bool {
         self.in_force.iter().any(|(other, _)| *other == measure)
     }
@@ -46,17 +46,17 @@ impl fmt::Display for SandboxReport {
     }
 }
 
-/// What the child says.
+/// The child's reply.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct SandboxReply {
-    /// Codes of measures, and how they are in force.
+    /// Codes of the measures in force, with details.
     pub in_force: Vec<(u8, String)>,
-    /// Codes of measures, and why they are not.
+    /// Codes of the measures left out, with reasons.
     pub left_out: Vec<(u8, String)>,
 }
 
 impl SandboxReply {
-    /// What the child of `plan` says, as a report; or what is wrong with it.
+    /// Turns the reply to `plan` into a report, or says what is wrong with it.
     pub fn checked(self, plan: &Plan) -> Result<SandboxReport, String> {
         let told = self;
         let known = |told: Vec<(u8, String)>| {

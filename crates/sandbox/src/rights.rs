@@ -1,5 +1,4 @@
-//! What a process may do, and gives up: namespaces, root directory, users and groups, capabilities. Each function looks afterwards whether
-//! it came to what was asked.
+//! What a process may do and gives up: namespaces, root directory, users and groups, capabilities. Each function verifies its effect.
 
 #![forbid(unsafe_code)]
 
@@ -9,12 +8,12 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 use std::io;
 use std::path::Path;
 
-/// Whether the capability that namespaces take is there.
+/// Whether the process has the capability to create namespaces.
 pub(crate) fn may_make_namespaces() -> bool {
     has(CapabilitySet::SYS_ADMIN)
 }
 
-/// Whether the capability that another root directory takes is there.
+/// Whether the process has the capability to change its root directory.
 pub(crate) fn may_change_root() -> bool {
     has(CapabilitySet::SYS_CHROOT)
 }
@@ -23,33 +22,33 @@ fn has(capability: CapabilitySet) -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(capability))
 }
 
-/// Enters a new user namespace, in which this process has every capability over what is made there, and nobody has a name yet. Needs a process
+/// Enters a new user namespace, in which this process has every capability over what is created there, and no user is mapped yet. Needs a process
 /// with one thread.
 pub(crate) fn enter_user_namespace() -> io::Result<()> {
     Ok(unshare(CloneFlags::CLONE_NEWUSER)?)
 }
 
-/// Has the user and group that were this process's `before` it entered its user namespace be the same in there. Needs procfs.
+/// Maps this process's user and group from `before` it entered its user namespace to the same numbers in there. Needs procfs.
 pub(crate) fn keep_names(before: (u32, u32)) -> io::Result<()> {
     let (user, group) = before;
     std::fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
-    // Without this, groups that deny could be left.
+    // Without this, the process could leave groups that deny it access.
     std::fs::write("/proc/self/setgroups", "deny")?;
     std::fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
 }
 
-/// Enters a network of its own, which has no device but a loopback that is down.
+/// Enters a new network namespace, whose only device is a loopback that is down.
 pub(crate) fn enter_network_namespace() -> io::Result<()> {
     Ok(unshare(CloneFlags::CLONE_NEWNET)?)
 }
 
-/// Makes `path` the root directory, and the working directory.
+/// Makes `path` the root and working directory.
 pub fn change_root(path: &Path) -> io::Result<()> {
     rustix::process::chroot(path)?;
     Ok(rustix::process::chdir("/")?)
 }
 
-/// Sets the mask of permissions that new files do not get.
+/// Sets the permissions that new files do not get.
 pub(crate) fn set_umask(mask: u32) -> io::Result<()> {
     let mask = rustix::fs::Mode::from_bits_truncate(mask);
     rustix::process::umask(mask);
@@ -59,7 +58,7 @@ pub(crate) fn set_umask(mask: u32) -> io::Result<()> {
     }
 }
 
-/// Leaves every group but these.
+/// Leaves every supplementary group but these.
 pub(crate) fn set_supplementary_groups(groups: &[u32]) -> io::Result<()> {
     let wanted: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
     setgroups(&wanted)?;
@@ -70,7 +69,7 @@ pub(crate) fn set_supplementary_groups(groups: &[u32]) -> io::Result<()> {
     if now == wanted { Ok(()) } else { Err(io::Error::other(format!("they are {now:?} afterwards"))) }
 }
 
-/// Becomes the group, for good.
+/// Switches to the group for good.
 pub(crate) fn set_group(group: u32) -> io::Result<()> {
     let group = Gid::from_raw(group);
     setresgid(group, group, group)?;
@@ -79,7 +78,8 @@ pub(crate) fn set_group(group: u32) -> io::Result<()> {
     if all_three { Ok(()) } else { Err(io::Error::other("it is another afterwards")) }
 }
 
-/// Becomes the user, for good. The kernel takes every capability then, if it was root, and the wish to die with the parent.
+/// Switches to the user for good. The kernel then drops all capabilities if it was root, and forgets the death signal that ties the process to its
+/// parent.
 pub(crate) fn set_user(user: u32) -> io::Result<()> {
     let user = Uid::from_raw(user);
     setresuid(user, user, user)?;
@@ -88,10 +88,10 @@ pub(crate) fn set_user(user: u32) -> io::Result<()> {
     if all_three { Ok(()) } else { Err(io::Error::other("it is another afterwards")) }
 }
 
-/// Empties the set of capabilities that could ever be had again. Takes a capability itself, so comes before the user is changed.
+/// Empties the set of capabilities that the process could ever regain. Needs a capability itself, so comes before the user changes.
 pub(crate) fn empty_bounding_set() -> io::Result<()> {
     for capability in CapabilitySet::all().iter() {
-        // An error says that this kernel does not know the capability.
+        // An error means that this kernel does not know the capability.
         if rustix::thread::capability_is_in_bounding_set(capability).is_ok_and(|there| there) {
             rustix::thread::remove_capability_from_bounding_set(capability)?;
         }
@@ -112,7 +112,7 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     if now == none { Ok(()) } else { Err(io::Error::other(format!("they are {now:?} afterwards"))) }
 }
 
-/// Has the kernel give no program that this process executes more rights than it has.
+/// Prevents programs that this process executes from gaining rights that the process lacks.
 pub(crate) fn forbid_new_privileges() -> io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
     if rustix::thread::no_new_privs()? { Ok(()) } else { Err(io::Error::other("it is not set afterwards")) }

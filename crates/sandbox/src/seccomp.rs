@@ -1,8 +1,8 @@
-//! Filters of system calls, which a process puts itself under for good: which calls, and which error they get.
+//! Seccomp filters: which system calls a process may make, and which error the others get. A process never gets rid of its filters.
 //!
-//! Three filters lie on top of each other, and a call must pass all of them. The first has `clone3` say that it does not exist, the second
-//! denies what is listed, the third, if there is one, allows what is listed and nothing else. What is denied gets EPERM; what is newer than
-//! that list, ENOSYS. A system call of another architecture ends the process.
+//! Three filters are stacked, and a call must pass all of them. The first makes `clone3` look unimplemented, the second denies the listed calls, and
+//! the third, if any, allows only the listed calls. A denied call fails with EPERM; a call newer than the third list fails with ENOSYS. A system call
+//! of another architecture kills the process.
 
 #![forbid(unsafe_code)]
 
@@ -19,30 +19,30 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
 
-/// Which filters are to be put in place.
+/// Which filters to install.
 #[derive(Clone, Copy, Debug)]
 pub struct Filters {
     /// This process's number, as it sees itself.
     pub own_pid: u32,
     /// No sockets.
     pub no_network: bool,
-    /// No new processes, and no other programs.
+    /// No new processes and no other programs.
     pub no_new_processes: bool,
-    /// No signals but to itself.
+    /// No signals to other processes.
     pub(crate) no_signals: bool,
-    /// Files are ruled by what does not see changes of their attributes: none of those by path.
+    /// Landlock restricts files, but does not see changes of attributes: no such changes by path.
     pub(crate) files_ruled: bool,
-    /// No file may be changed at all: no attributes of open ones either.
+    /// No file may be changed: no changes of attributes through open files either.
     pub(crate) files_fixed: bool,
-    /// No memory that no limit counts.
+    /// Memory is limited: no memory that no limit counts.
     pub(crate) memory_limited: bool,
-    /// Limits stay as they are.
+    /// Limits are set: no changes to them.
     pub(crate) limits_set: bool,
     /// Nothing but the ordinary calls.
     pub(crate) ordinary_only: Option<Ordinary>,
 }
 
-/// Which calls are ordinary.
+/// Which calls count as ordinary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ordinary {
     /// Those without a path.
@@ -52,10 +52,10 @@ pub(crate) enum Ordinary {
 }
 
 impl Filters {
-    /// Puts this thread, and what it starts, under the filters for good.
+    /// Puts the calling thread, and everything it starts, under the filters for good.
     pub fn install(&self) -> io::Result<()> {
         let denied = SeccompAction::Errno(libc::EPERM as u32);
-        // What `clone3` is to do lies in memory, which a filter cannot see. libc falls back to `clone` where it does not exist.
+        // `clone3` reads its arguments from memory, which a filter cannot see. Where it does not exist, libc falls back to `clone`.
         let absent = SeccompAction::Errno(libc::ENOSYS as u32);
         let mut no_clone3 = FilterRules::default();
         no_clone3.all(&[libc::SYS_clone3]);
@@ -71,7 +71,7 @@ impl Filters {
         }
     }
 
-    /// What no filtered process may do, and what this one in particular may not.
+    /// The rules for what no filtered process may do, and what this one may not do.
     fn denied(&self) -> io::Result<FilterRules> {
         let mut rules = FilterRules::default();
         rules.all(NEVER);
@@ -96,7 +96,7 @@ impl Filters {
         if self.files_ruled {
             rules.all(ATTRIBUTES);
             rules.all(LEGACY_ATTRIBUTES);
-            // Without a path it changes what is open.
+            // Without a path, the call changes an open file.
             rules.when(libc::SYS_utimensat, &[(1, Len::Qword, Op::Ne, 0)])?;
         }
         if self.files_fixed {
@@ -106,7 +106,7 @@ impl Filters {
             }
         }
         if self.memory_limited {
-            // Which grows by itself, and is counted with the stack.
+            // This memory grows by itself and is counted as stack.
             let grows = libc::MAP_GROWSDOWN as u64;
             rules.when(libc::SYS_mmap, &[(3, Len::Dword, Op::MaskedEq(grows), grows)])?;
             let shared = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u64;
@@ -121,12 +121,12 @@ impl Filters {
         Ok(rules)
     }
 
-    /// Limits, priorities and CPUs of other processes of the same user could be changed, which can be the end of them.
+    /// Denies changes to the limits, priorities and CPUs of other processes of the same user, which can kill them.
     fn deny_changing_others(&self, rules: &mut FilterRules) -> io::Result<()> {
         for call in OF_A_PROCESS {
             rules.when(*call, &self.not_self(0, &[0]))?;
         }
-        // Of a process, and not of all of a group or a user.
+        // Allows only a single process, not a process group or all processes of a user.
         rules.when(libc::SYS_setpriority, &[(0, Len::Dword, Op::Ne, libc::PRIO_PROCESS.into())])?;
         rules.when(libc::SYS_setpriority, &self.not_self(1, &[0]))?;
         rules.when(libc::SYS_ioprio_set, &[(0, Len::Dword, Op::Ne, 1)])?;
@@ -135,34 +135,34 @@ impl Filters {
     }
 
     fn deny_signalling(&self, rules: &mut FilterRules) -> io::Result<()> {
-        // 0 and -1 are all of a group and all there are.
+        // 0 and -1, a process group and every process, are denied as well.
         let of_a_process =
             [libc::SYS_kill, libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo];
         for call in of_a_process {
             rules.when(call, &self.not_self(0, &[]))?;
         }
         rules.all(&[libc::SYS_pidfd_send_signal]);
-        // Whoever owns a descriptor is sent a signal of choice when something happens to it.
+        // A descriptor's owner is sent a freely chosen signal when something happens to it.
         for command in [libc::F_SETOWN, F_SETOWN_EX, F_SETSIG] {
             rules.when(libc::SYS_fcntl, &[(1, Len::Dword, Op::Eq, command as u64)])?;
         }
         for request in [FIOSETOWN, SIOCSPGRP, FIOASYNC] {
             rules.when(libc::SYS_ioctl, &[(1, Len::Dword, Op::Eq, request)])?;
         }
-        // A terminal finds itself an owner: whoever reads from it.
+        // A terminal picks its owner itself: the process that reads from it.
         let asynchronous = libc::O_ASYNC as u64;
         let set = (1, Len::Dword, Op::Eq, libc::F_SETFL as u64);
         rules.when(libc::SYS_fcntl, &[set, (2, Len::Dword, Op::MaskedEq(asynchronous), asynchronous)])
     }
 
-    /// Matches if argument `at` is none of `others`, nor this process.
+    /// Matches if argument `at` is neither this process nor one of `others`.
     fn not_self(&self, at: u8, others: &[u64]) -> Vec<Condition> {
         let own = u64::from(self.own_pid);
         others.iter().copied().chain([own]).map(|pid| (at, Len::Dword, Op::Ne, pid)).collect()
     }
 }
 
-/// That it dies with its parent, and who may look into it.
+/// Denies changes to the child's death with its parent and to who may inspect it, and the terminal requests and memory advice that others would feel.
 fn deny_undoing(rules: &mut FilterRules) -> io::Result<()> {
     for option in [libc::PR_SET_PDEATHSIG, libc::PR_SET_DUMPABLE, libc::PR_SET_PTRACER] {
         rules.when(libc::SYS_prctl, &[(0, Len::Dword, Op::Eq, option as u64)])?;
@@ -170,14 +170,14 @@ fn deny_undoing(rules: &mut FilterRules) -> io::Result<()> {
     for request in OF_A_TERMINAL {
         rules.when(libc::SYS_ioctl, &[(1, Len::Dword, Op::Eq, *request)])?;
     }
-    // Whoever touches what has been taken out of shared memory, or is being moved, waits: its parent, too.
+    // A thread that touches a page that is being removed from shared memory or moved has to wait, even in the parent.
     for advice in FELT_BY_OTHERS {
         rules.when(libc::SYS_madvise, &[(2, Len::Dword, Op::Eq, *advice)])?;
     }
     Ok(())
 }
 
-/// Descriptors are limited for each table of them: no thread has one of its own.
+/// Denies a thread its own descriptor table, because the limit on descriptors applies to each table.
 fn deny_more_descriptors(rules: &mut FilterRules) -> io::Result<()> {
     let (thread, files) = (libc::CLONE_THREAD as u64, libc::CLONE_FILES as u64);
     rules.when(
@@ -188,7 +188,7 @@ fn deny_more_descriptors(rules: &mut FilterRules) -> io::Result<()> {
     rules.when(libc::SYS_close_range, &[(2, Len::Dword, Op::MaskedEq(unshare), unshare)])
 }
 
-/// No socket but a pair of streams: a pair of datagram sockets could send to any other.
+/// Denies all sockets but pairs of streams: a pair of datagram sockets could send to any other socket.
 fn deny_sockets(rules: &mut FilterRules) -> io::Result<()> {
     rules.all(&[
         libc::SYS_socket,
@@ -205,12 +205,12 @@ fn deny_sockets(rules: &mut FilterRules) -> io::Result<()> {
     Ok(())
 }
 
-/// The calls that `ordinary` means.
+/// The calls that `ordinary` allows.
 fn allowed(ordinary: Ordinary) -> io::Result<FilterRules> {
     let mut rules = FilterRules::default();
     rules.all(ORDINARY);
     rules.all(LEGACY_ORDINARY);
-    // The kernel looks at the lower half of a request: what the upper half holds makes no other of it.
+    // The kernel only looks at the lower half of a request, so the upper half cannot turn it into another one.
     for (call, at, requests) in [
         (libc::SYS_prctl, 0, ORDINARY_PRCTL),
         (libc::SYS_ioctl, 1, ORDINARY_IOCTL),
@@ -220,7 +220,7 @@ fn allowed(ordinary: Ordinary) -> io::Result<FilterRules> {
             rules.when(call, &[(at, Len::Dword, Op::Eq, *request)])?;
         }
     }
-    // No holes: only what adds to a file.
+    // No holes: only modes that extend a file.
     for mode in [0, FALLOC_FL_KEEP_SIZE] {
         rules.when(libc::SYS_fallocate, &[(1, Len::Dword, Op::Eq, mode)])?;
     }
@@ -231,20 +231,20 @@ fn allowed(ordinary: Ordinary) -> io::Result<FilterRules> {
     Ok(rules)
 }
 
-/// An argument, how much of it counts, and what it is compared with.
+/// An argument's index, how much of it counts, the comparison, and the value.
 type Condition = (u8, Len, Op, u64);
 
-/// System calls, each with the conditions of which one must hold, or none.
+/// System calls, each with its alternative rules, one of which must match. A call without rules always matches.
 #[derive(Default)]
 struct FilterRules(BTreeMap<i64, Vec<SeccompRule>>);
 
 impl FilterRules {
-    /// Adds calls whatever their arguments.
+    /// Adds calls, whatever their arguments.
     fn all(&mut self, calls: &[i64]) {
         self.0.extend(calls.iter().map(|call| (*call, Vec::new())));
     }
 
-    /// Adds a call if all conditions hold. What stands there without conditions stays so.
+    /// Adds a call for arguments that meet all `conditions`. A call that was added unconditionally stays so.
     fn when(&mut self, call: i64, conditions: &[Condition]) -> io::Result<()> {
         let conditions: Result<Vec<_>, _> = conditions
             .iter()
@@ -270,17 +270,17 @@ const LOAD: u16 = 0x20;
 const JUMP_IF_AT_LEAST: u16 = 0x35;
 const RETURN: u16 = 0x06;
 
-/// Denies the calls of x86-64's third calling convention, which have the same architecture and numbers of their own.
+/// Denies x32, x86-64's third calling convention, which shares the architecture value but has its own call numbers.
 fn no_x32() -> [sock_filter; 3] {
     all_from(0x4000_0000, libc::EPERM)
 }
 
-/// Has calls that were not there when the lists were written not exist: libc then does without, which it would not after EPERM.
+/// Makes calls newer than the lists fail as not implemented: libc then falls back to others, which it would not do after EPERM.
 fn no_newer() -> [sock_filter; 3] {
     all_from(SYS_FILE_SETATTR as u32 + 1, libc::ENOSYS)
 }
 
-/// A start of a filter: calls with this number and higher ones get `error`.
+/// The beginning of a filter: the call with this number and all higher ones fail with `error`.
 fn all_from(number: u32, error: i32) -> [sock_filter; 3] {
     let failed = libc::SECCOMP_RET_ERRNO | error as u32;
     [

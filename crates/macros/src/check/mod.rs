@@ -1,7 +1,6 @@
-//! Every refusal: what a block asks for that cannot be bridged, said in words at the place where it stands.
+//! Checks a block: refuses everything that cannot be bridged, with a reason, at the place where it stands.
 //!
-//! Types that rkyv cannot archive are not refused here, where types are only spellings, but by the compiler, through
-//! `Transfer`.
+//! Types that rkyv cannot archive are not refused here, where types are only spellings; the compiler refuses them, through `Transfer`.
 
 mod signature;
 
@@ -14,7 +13,7 @@ use crate::parse::{Function, Parsed};
 use crate::refusals::Refusals;
 use crate::types::{self, TypePart};
 
-/// What `Bridge` itself has, and would hide.
+/// Names of `Bridge`'s own methods, which would hide a user's.
 const RESERVED: [&str; 14] = [
     "stop",
     "kill",
@@ -32,17 +31,17 @@ const RESERVED: [&str; 14] = [
     "sandbox_report",
 ];
 
-/// What any type, or a reference to one, has by traits that are in scope everywhere. `bridge.clone()` would be a copy of the reference, say. In
-/// a trait, code that is generic over it reaches a method by such a name all the same, but for a destructor's.
+/// Methods that any type or reference has from traits in every scope: `bridge.clone()`, for example, would copy the reference. In a trait, generic
+/// code reaches methods with such names all the same, except for `drop`.
 const TAKEN: [&str; 8] = ["drop", "clone", "clone_from", "to_owned", "clone_into", "into", "try_into", "deref"];
 
-/// The way out of a name that cannot be.
+/// What to do about a name that cannot be used.
 const RENAME: &str = "give callers another name with `#[bridge(rename = \"..\")]`";
 
 /// Why a type with a lifetime is refused.
 const BORROWS: &str = "a bridged type lives in another process, and cannot borrow from this one: it has no lifetimes";
 
-/// Refuses options that stand where they have no effect, and takes fields off a trait's block.
+/// Refuses options without effect, and removes fields from a trait's block.
 pub(crate) fn options(parsed: &mut Parsed, refusals: &mut Refusals) {
     let in_trait = parsed.item.trait_.is_some();
     for Function { vis, sig, options, .. } in &parsed.functions {
@@ -66,10 +65,10 @@ pub(crate) fn options(parsed: &mut Parsed, refusals: &mut Refusals) {
     }
 }
 
-/// The block's header is not one that can be bridged, and there is nothing to go on with.
+/// The block's header cannot be bridged, so nothing more can be checked.
 pub(crate) struct BadHeader;
 
-/// Refuses what comes before the braces.
+/// Checks everything before the braces.
 pub(crate) fn header(item: &ItemImpl, refusals: &mut Refusals) -> Result<(), BadHeader> {
     let before = refusals.len();
     if let Some(not) = &item.modifiers.polarity {
@@ -99,7 +98,7 @@ fn self_type(ty: &Type, refusals: &mut Refusals) {
     });
 }
 
-/// The proxy has the methods of one trait for one type, so a parameter is one of the type's.
+/// Refuses parameters that are not the type's: a proxy has the methods of one trait for one type.
 fn parameters(item: &ItemImpl, refusals: &mut Refusals) {
     for param in &item.generics.params {
         let name = match param {
@@ -116,7 +115,7 @@ fn parameters(item: &ItemImpl, refusals: &mut Refusals) {
     }
 }
 
-/// Refuses what the braces hold, and marks the methods concerned.
+/// Checks everything inside the braces, and marks the methods that are refused.
 pub(crate) fn block(block: &mut ImplBlock, refusals: &mut Refusals) {
     let in_trait = block.interface().is_some();
     for method in &mut block.methods {
@@ -133,7 +132,7 @@ pub(crate) fn block(block: &mut ImplBlock, refusals: &mut Refusals) {
     }
 }
 
-/// Refuses the promise where nothing is called a second time.
+/// Refuses `idempotent` where nothing is called a second time.
 fn idempotent(method: &MethodModel, refusals: &mut Refusals) {
     let why = match method.kind {
         MethodKind::Constructor { .. } => {
@@ -147,7 +146,7 @@ fn idempotent(method: &MethodModel, refusals: &mut Refusals) {
     }
 }
 
-/// Refuses names that callers could not use, or not tell apart.
+/// Refuses names that callers could not use or tell apart.
 fn names(block: &mut ImplBlock, refusals: &mut Refusals) {
     for at in 0..block.methods.len() {
         let method = &block.methods[at];
@@ -164,7 +163,7 @@ fn names(block: &mut ImplBlock, refusals: &mut Refusals) {
 }
 
 fn call_name(method: &MethodModel, in_trait: bool, earlier: &[MethodModel]) -> Option<String> {
-    // The compiler takes `r#stop` and `stop` for the same name.
+    // To the compiler, `r#stop` and `stop` are the same name.
     let shown = plain(&method.shown);
     if TAKEN.contains(&shown.as_str()) && (!in_trait || shown == "drop") {
         return Some(format!("`bridge.{shown}()` means something else, as it does for any type: {RENAME}"));
@@ -177,7 +176,7 @@ fn call_name(method: &MethodModel, in_trait: bool, earlier: &[MethodModel]) -> O
     earlier.iter().any(is_same).then(|| format!("callers know another method as `{shown}`: {RENAME}"))
 }
 
-/// A builder stands beside the type's own functions.
+/// Checks a builder's name, which must be free among the type's own functions.
 fn builder_name(block: &ImplBlock, method: &MethodModel, earlier: &[MethodModel]) -> Option<String> {
     let (name, shown) = (plain(method.name()), plain(&method.shown));
     let is_same = |other: &MethodModel| other.is_constructor() && clash(other, method);
@@ -185,7 +184,7 @@ fn builder_name(block: &ImplBlock, method: &MethodModel, earlier: &[MethodModel]
     is_taken.then(|| format!("the builder for `{name}` would be a second `{shown}` of this type: {RENAME}"))
 }
 
-/// Two of the same name may be meant as one, under different conditions.
+/// Whether two methods clash. Under different conditions, they may be meant as one.
 fn clash(one: &MethodModel, other: &MethodModel) -> bool {
     one.shown.unraw() == other.shown.unraw() && one.cfgs().is_empty() && other.cfgs().is_empty()
 }

@@ -1,4 +1,4 @@
-//! The refusals of one signature.
+//! Checks the signature of one method.
 
 use quote::ToTokens;
 use syn::{
@@ -11,10 +11,10 @@ use crate::model::{MethodKind, MethodModel};
 use crate::refusals::Refusals;
 use crate::types::{self, TypePart, spelled};
 
-/// What rkyv's tuples reach.
+/// The largest tuple that rkyv supports.
 const MOST_ARGUMENTS: usize = 12;
 
-/// Refuses what a call cannot have in its signature.
+/// Checks the signature of `method`.
 pub(crate) fn check(method: &MethodModel, in_trait: bool, refusals: &mut Refusals) {
     SignatureCheck { method, in_trait, refusals }.signature(&method.sig);
 }
@@ -81,7 +81,7 @@ impl SignatureCheck<'_> {
         }
     }
 
-    /// A trait's function without `self` is forwarded here, which anything can be except for the type itself.
+    /// Checks a trait's function without `self`, which is forwarded in the caller: its types can be anything except `Self` itself.
     fn local(&mut self, sig: &Signature) {
         let inputs = sig.inputs.iter().filter_map(|input| match input {
             FnArg::Typed(input) => Some(&*input.ty),
@@ -141,7 +141,7 @@ impl SignatureCheck<'_> {
         }
     }
 
-    /// Refuses what cannot be anywhere inside a type that crosses.
+    /// Refuses every part of `ty` that cannot cross.
     fn inside(&mut self, ty: &Type, place: TypePlace) {
         types::look(ty, &mut |part| match part {
             TypePart::Reference(reference) => self.refuse(reference, place.reference(reference)),
@@ -174,7 +174,7 @@ fn returned(sig: &Signature) -> Option<&Type> {
     }
 }
 
-/// What says only how long things live, or holds for every bridge.
+/// Whether the condition concerns only lifetimes, or holds for every bridge.
 fn is_harmless(condition: &WherePredicate) -> bool {
     match condition {
         WherePredicate::Lifetime(_) => true,
@@ -185,12 +185,11 @@ fn is_harmless(condition: &WherePredicate) -> bool {
     }
 }
 
-/// `self: &Self`, `self: &mut Self`.
+/// Whether the receiver's type is `&Self` or `&mut Self`.
 fn is_reference_to_self(ty: &Type) -> bool {
     matches!(types::bare(ty), Type::Reference(reference) if types::is_word(&reference.elem, "Self"))
 }
 
-/// Where a type stands.
 #[derive(Clone, Copy)]
 enum TypePlace {
     Argument,

@@ -12,7 +12,7 @@ pub(crate) fn builders(block: &ImplBlock) -> TokenStream {
     around(block, &quote!(#(#builders)*))
 }
 
-/// The impl block that holds them.
+/// The impl block around the builders.
 pub(crate) fn around(block: &ImplBlock, builders: &TokenStream) -> TokenStream {
     let (ty, allowed) = (&block.service.ty, docs::allowed(&block.item.attrs));
     generics::impls(block, None, |bridged| {
@@ -21,7 +21,7 @@ pub(crate) fn around(block: &ImplBlock, builders: &TokenStream) -> TokenStream {
     })
 }
 
-/// One builder.
+/// The builder for one constructor.
 pub(crate) fn builder(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let (docs, vis, shown) = (docs::builder(block, method), &method.vis, &method.shown);
     let (parameters, tuple) = (request::parameters(method), request::tuple(method));

@@ -1,4 +1,4 @@
-//! The drop-in: `impl Shape for Bridge<Circle>`, with the signatures of the trait.
+//! The drop-in: `impl Shape for Bridge<Circle>`, with the trait's signatures.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -9,7 +9,7 @@ use super::generics::{self, ProxyGenerics};
 use super::service;
 use crate::model::{ImplBlock, MethodKind, MethodModel};
 
-/// The impl block, with functions whose bodies `body` writes.
+/// The impl block, with function bodies written by `body`.
 pub(crate) fn drop_in(
     block: &ImplBlock,
     body: impl Fn(&ImplBlock, &Path, &MethodModel) -> TokenStream,
@@ -29,26 +29,26 @@ pub(crate) fn drop_in(
     }))
 }
 
-/// The proxy that a bridge derefs to.
+/// The proxy type that a bridge derefs to.
 fn proxy(block: &ImplBlock) -> TokenStream {
     ProxyGenerics::of(block).proxy(&block.proxy(), quote!(::__callgate::Blocking))
 }
 
-/// Calls over the bridge; a function without `self` runs here.
+/// A body that calls over the bridge; a function without `self` runs in the caller.
 pub(crate) fn forwarded(block: &ImplBlock, interface: &Path, method: &MethodModel) -> TokenStream {
     let (ty, name, shown, output) = (&block.service.ty, method.name(), &method.shown, &method.output);
     let arguments = method.arguments.iter().map(|argument| &argument.name);
     match method.kind {
         MethodKind::Local => quote!(<#ty as #interface>::#name(#(#arguments),*)),
         _ => {
-            // As a method call, it could find one of a trait that takes `self` by value, as `into` does, before the proxy's own.
+            // Method syntax could pick a trait's method that takes `self` by value, such as `into`, before the proxy's own.
             let proxy = proxy(block);
             quote!(::__callgate::__codegen::drop_in!(<#proxy>::#shown(&**self, #(#arguments),*), #output))
         }
     }
 }
 
-/// Types and constants are those of the service.
+/// The trait's types and constants, taken from the service.
 fn declared(block: &ImplBlock, interface: &Path, item: &ImplItem) -> Option<TokenStream> {
     let ty = &block.service.ty;
     match item {
@@ -66,7 +66,7 @@ fn declared(block: &ImplBlock, interface: &Path, item: &ImplItem) -> Option<Toke
     }
 }
 
-/// That of the trait, with a plain name for each argument.
+/// The trait's signature, with a plain name for each argument.
 fn signature(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let mut sig = if method.refused { method.sig.clone() } else { with_self_replaced(block, &method.sig) };
     let typed = sig.inputs.iter_mut().filter_map(|input| match input {
@@ -80,7 +80,7 @@ fn signature(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     sig.into_token_stream()
 }
 
-/// `Self::Name` means the same in both impls, but only through the service's.
+/// Replaces `Self` by the service: only then does `Self::Name` mean the same in both impls.
 fn with_self_replaced(block: &ImplBlock, sig: &Signature) -> Signature {
     block.self_type.replaced(sig, |replace, sig| {
         let inputs = sig.inputs.iter_mut().filter(|input| matches!(input, FnArg::Typed(_)));

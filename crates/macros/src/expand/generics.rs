@@ -1,4 +1,4 @@
-//! The generics of a block's impls, and those of its proxy.
+//! The generics of a block's impls and of its proxy.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote};
@@ -11,11 +11,11 @@ use crate::docs::plain;
 use crate::model::{ImplBlock, MethodModel, Passing, free_name};
 use crate::types;
 
-/// Writes an impl with the block's generics and what a bridge asks of them: `'static`, and `Transfer` for what crosses.
+/// Writes an impl with the block's generics and a bridge's requirements: `'static`, and `Transfer` for everything that crosses.
 ///
-/// The impl takes for given what depends on no parameter: that other types cross too, and what `service` says of the
-/// type. Where that is wrong, the compiler says so once, in [`crossing`] or in the type's own block, and not at each
-/// use in the generated code. Readers of the documentation need no such conditions: rustdoc is given an impl without.
+/// The impl assumes whatever depends on no parameter: that other types can cross too, and what `service` says of the type. If that is wrong, the
+/// compiler reports it once, in [`crossing`] or in the type's own block, and not at each use in generated code. Readers of the documentation need no
+/// such conditions, so rustdoc gets an impl without them.
 pub(crate) fn impls(
     block: &ImplBlock,
     service: Option<TokenStream>,
@@ -24,7 +24,7 @@ pub(crate) fn impls(
     let depends = !block.generics().params.is_empty();
     let (needed, known) = if depends { (service, None) } else { (None, service) };
     let needed = with_conditions(bridged(block), needed.map(|service| parse_quote!(#service)));
-    // Of a `Vec<T>` and a `VecDeque<T>` the `T`: two types with the same archive, both taken for given, are one too many for the compiler.
+    // The leaves, such as `T` for `Vec<T>` and `VecDeque<T>`: the compiler cannot handle two assumed types with the same archive.
     let leaves =
         distinct(certain(block, |_| true).into_iter().flat_map(types::leaves).filter(|ty| !types::is_well_known(ty)));
     let given: Vec<WherePredicate> = leaves.into_iter().map(transfer).chain(known).map(given).collect();
@@ -41,7 +41,7 @@ pub(crate) fn impls(
     }
 }
 
-/// A condition that holds where it is made: the compiler does not look into one that has a lifetime of its own.
+/// A condition that the compiler assumes without checking it: it does not check one that has a lifetime of its own.
 fn given(condition: TokenStream) -> WherePredicate {
     parse_quote!(for<'__a> #condition)
 }
@@ -68,7 +68,7 @@ fn bridged(block: &ImplBlock) -> Generics {
     with_conditions(generics.clone(), lasting.chain(transfer))
 }
 
-/// Requires of each type in turn that it can cross.
+/// Requires that each type can cross.
 pub(crate) fn crossing(block: &ImplBlock) -> Option<TokenStream> {
     let types = certain(block, |method| !method.refused);
     (!types.is_empty()).then(|| {
@@ -79,9 +79,9 @@ pub(crate) fn crossing(block: &ImplBlock) -> Option<TokenStream> {
     })
 }
 
-/// The types that can or cannot cross whatever the block's parameters are, without those of which everybody knows.
+/// Types that can or cannot cross independently of the block's parameters, without the well-known ones.
 fn certain(block: &ImplBlock, of: impl Fn(&MethodModel) -> bool) -> Vec<&Type> {
-    // What is compiled under a condition may name what exists under that condition only.
+    // A method under a condition may name types that exist only under that condition.
     let types = crossing_types(block).filter(|(method, _)| of(method) && method.cfgs().is_empty());
     distinct(types.map(|(_, ty)| ty).filter(|ty| !mentions_param(block, ty) && !types::is_well_known(ty)))
 }
@@ -91,7 +91,7 @@ fn mentions_param(block: &ImplBlock, ty: &Type) -> bool {
     types::mentions(ty, &params)
 }
 
-/// Every type once, however often it crosses.
+/// Each type once, however often it crosses.
 fn distinct<'a>(types: impl Iterator<Item = &'a Type>) -> Vec<&'a Type> {
     let mut seen = Vec::new();
     let mut distinct = Vec::new();
@@ -105,7 +105,7 @@ fn distinct<'a>(types: impl Iterator<Item = &'a Type>) -> Vec<&'a Type> {
     distinct
 }
 
-/// Each type that crosses, with the method that it crosses for.
+/// Each type that crosses, with its method.
 fn crossing_types(block: &ImplBlock) -> impl Iterator<Item = (&MethodModel, &Type)> {
     block.crossing().flat_map(|method| {
         let arguments =
@@ -115,14 +115,14 @@ fn crossing_types(block: &ImplBlock) -> impl Iterator<Item = (&MethodModel, &Typ
     })
 }
 
-/// The same and the mode of a proxy.
+/// `generics` with a proxy's mode added.
 pub(crate) fn with_mode(generics: &Generics, mode: &Ident) -> Generics {
     let mut generics = generics.clone();
     generics.params.push(parse_quote!(#mode: ::__callgate::__codegen::Mode));
     generics
 }
 
-/// A name for the mode that nothing in the block has: `M`, if possible.
+/// A name for the mode that the block does not use: `M`, if possible.
 pub(crate) fn mode(block: &ImplBlock) -> Ident {
     let mut name = Ident::new("M", proc_macro2::Span::call_site());
     while is_used(block, &name) {
@@ -141,11 +141,11 @@ fn is_used(block: &ImplBlock, name: &Ident) -> bool {
         || block.methods.iter().any(|method| types::mentions(&method.sig, name))
 }
 
-/// The proxy's own generics: those of the type, as far as the block shows them, then the mode.
+/// The proxy's own generics: those of the type that the block mentions, and then the mode.
 pub(crate) struct ProxyGenerics {
     /// `T: ?Sized, const N: usize`
     declared: Vec<GenericParam>,
-    /// `T, N` or whatever the block has in their place.
+    /// `T, N`, or whatever the block has in their place.
     used: Vec<GenericArgument>,
 }
 
@@ -162,7 +162,7 @@ impl ProxyGenerics {
         generics
     }
 
-    /// The block's own parameter, if that is what stands there; else a new one.
+    /// The block's own parameter, if the argument is one; otherwise a new parameter.
     fn param_for(&self, ty: &Type, block: &ImplBlock) -> GenericParam {
         let own = block.generics().params.iter().find_map(|param| match param {
             GenericParam::Type(param) if types::is_word(ty, &plain(&param.ident)) => Some(unbounded(param)),
@@ -194,7 +194,7 @@ impl ProxyGenerics {
         quote!(#path<#(#used,)* #mode>)
     }
 
-    /// The type parameters, which the proxy has no value of.
+    /// The type parameters, for which the proxy holds no value.
     pub(crate) fn phantoms(&self) -> Vec<Ident> {
         let types = self.declared.iter().filter(|param| matches!(param, GenericParam::Type(_)));
         types.map(name).collect()
@@ -209,7 +209,7 @@ fn name(param: &GenericParam) -> Ident {
     }
 }
 
-/// Bounds are for the impls; only what takes one away must stay.
+/// The parameter without its bounds, which only the impls need, except for `?Sized`.
 fn unbounded(param: &TypeParam) -> GenericParam {
     let name = &param.ident;
     let relaxed =

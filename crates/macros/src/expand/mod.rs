@@ -1,4 +1,4 @@
-//! Writes the code of a block that nothing was refused of.
+//! Writes the code of a block that has no refusals.
 
 pub(crate) mod builders;
 pub(crate) mod drop_in;
@@ -12,7 +12,7 @@ use quote::quote;
 
 use crate::model::ImplBlock;
 
-/// The block itself, and beside it the proxy; everything else has no name that could meet one of the user's.
+/// The block itself and its proxy. No other generated name can clash with one of the user's.
 pub(crate) fn block(block: &ImplBlock) -> TokenStream {
     let item = &block.item;
     let generated = match block.interface() {
@@ -38,7 +38,7 @@ fn of_trait(block: &ImplBlock) -> TokenStream {
     hidden(block, quote!(#interface #calls #drop_in))
 }
 
-/// Puts code where its names are its own.
+/// Wraps code so that its names stay private to it.
 pub(crate) fn hidden(block: &ImplBlock, code: TokenStream) -> TokenStream {
     let (cfgs, crossing) = (block.cfgs(), generics::crossing(block));
     quote!(#(#cfgs)* const _: () = { #crossing #code };)

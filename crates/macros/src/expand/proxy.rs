@@ -26,7 +26,7 @@ pub(crate) fn declaration(block: &ImplBlock) -> TokenStream {
     }
 }
 
-/// A proxy with the mode `__mode`.
+/// An expression that makes a proxy with the mode `__mode`.
 pub(crate) fn construction(block: &ImplBlock) -> TokenStream {
     let name = block.service.proxy_name();
     let has_service = !ProxyGenerics::of(block).phantoms().is_empty();
@@ -34,14 +34,14 @@ pub(crate) fn construction(block: &ImplBlock) -> TokenStream {
     quote!(#name { __mode, #service })
 }
 
-/// Its methods.
+/// The impl block with all of the proxy's methods.
 pub(crate) fn calls(block: &ImplBlock) -> TokenStream {
     let mode = generics::mode(block);
     let calls = block.proxied().map(|method| call(block, method, &mode));
     around(block, &quote!(#(#calls)*))
 }
 
-/// The impl block that holds them.
+/// The impl block around `calls`.
 pub(crate) fn around(block: &ImplBlock, calls: &TokenStream) -> TokenStream {
     let (mode, ty) = (generics::mode(block), &block.service.ty);
     let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
@@ -54,7 +54,7 @@ pub(crate) fn around(block: &ImplBlock, calls: &TokenStream) -> TokenStream {
     })
 }
 
-/// One method.
+/// One method of the proxy.
 pub(crate) fn call(block: &ImplBlock, method: &MethodModel, mode: &syn::Ident) -> TokenStream {
     let (docs, vis, shown, output) =
         (docs::call(block, method), visibility(block, method), &method.shown, &method.output);
@@ -69,7 +69,7 @@ pub(crate) fn call(block: &ImplBlock, method: &MethodModel, mode: &syn::Ident) -
     }
 }
 
-/// That of the original; a trait's methods are as public as the proxy.
+/// The original method's visibility; a trait's methods are as public as the proxy.
 fn visibility(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let vis = &method.vis;
     if block.interface().is_some() { quote!(pub) } else { quote!(#vis) }

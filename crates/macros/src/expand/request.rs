@@ -8,7 +8,7 @@ use syn::spanned::Spanned;
 use crate::docs::plain;
 use crate::model::{Argument, ImplBlock, MethodModel, Passing};
 
-/// `n: u64, name: &str`: what callers pass.
+/// The caller's parameters: `n: u64, name: &str`.
 pub(crate) fn parameters(method: &MethodModel) -> TokenStream {
     let parameters = method.arguments.iter().map(|Argument { name, passing, ty }| match passing {
         Passing::Value => quote!(#name: #ty),
@@ -18,7 +18,7 @@ pub(crate) fn parameters(method: &MethodModel) -> TokenStream {
     quote!(#(#parameters),*)
 }
 
-/// `(Own(n), Text(name),)`: what is sent.
+/// The tuple that is sent: `(Own(n), Text(name),)`.
 pub(crate) fn tuple(method: &MethodModel) -> TokenStream {
     let elements = method.arguments.iter().map(|Argument { name, passing, ty }| match passing {
         Passing::Value => quote_spanned!(ty.span()=> ::__callgate::__codegen::Own(#name)),
@@ -29,7 +29,7 @@ pub(crate) fn tuple(method: &MethodModel) -> TokenStream {
     quote!((#(#elements,)*))
 }
 
-/// `(Own<u64>, Text<'static>,)`: its type.
+/// The tuple's type: `(Own<u64>, Text<'static>,)`.
 pub(crate) fn tuple_type(method: &MethodModel) -> TokenStream {
     let elements = method.arguments.iter().map(|Argument { passing, ty, .. }| match passing {
         Passing::Value => quote!(::__callgate::__codegen::Own<#ty>),
@@ -40,7 +40,7 @@ pub(crate) fn tuple_type(method: &MethodModel) -> TokenStream {
     quote!((#(#elements,)*))
 }
 
-/// `value::<u64>(&__args.0), text(&__args.1)`: what the callee passes on.
+/// The arguments that the callee passes on: `value::<u64>(&__args.0), text(&__args.1)`.
 pub(crate) fn received(method: &MethodModel) -> TokenStream {
     let received = method.arguments.iter().enumerate().map(|(index, Argument { passing, ty, .. })| {
         let index = Index::from(index);
@@ -62,7 +62,7 @@ pub(crate) fn closure_parameter(method: &MethodModel) -> TokenStream {
     if method.arguments.is_empty() { quote!(_) } else { quote!(__args) }
 }
 
-/// `const { &MethodModel { .. } }`: which method it is.
+/// Which method it is: `const { &Method { .. } }`.
 pub(crate) fn descriptor(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let (service, name) = (plain(&block.service.name), plain(method.name()));
     let (index, ty) = (method.index, &block.service.ty);

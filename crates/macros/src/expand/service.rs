@@ -8,7 +8,7 @@ use super::{proxy, request};
 use crate::docs::plain;
 use crate::model::{ImplBlock, MethodKind, MethodModel};
 
-/// `impl Service for Counter`
+/// The `impl Service for Counter`.
 pub(crate) fn service(block: &ImplBlock) -> TokenStream {
     let (fingerprint, construct) = (fingerprint(block), construct(block));
     let dispatch = dispatch(block);
@@ -27,7 +27,7 @@ pub(crate) fn service(block: &ImplBlock) -> TokenStream {
     )
 }
 
-/// The impl block around what answers: everything that needs no method.
+/// The impl block around `answers`, with everything that depends on no method.
 pub(crate) fn around(block: &ImplBlock, answers: &TokenStream) -> TokenStream {
     let (ty, name, mode) = (&block.service.ty, plain(&block.service.name), generics::mode(block));
     let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
@@ -47,7 +47,7 @@ pub(crate) fn around(block: &ImplBlock, answers: &TokenStream) -> TokenStream {
     })
 }
 
-/// The marker type that stands for the trait's block, and its `impl Interface<Circle>`.
+/// The marker type for the trait's block, and its `impl Interface<Circle>`.
 pub(crate) fn interface(block: &ImplBlock) -> TokenStream {
     let (ty, deprecated) = (&block.service.ty, deprecated(block));
     let dispatch = dispatch(block);
@@ -75,13 +75,13 @@ pub(crate) fn interface(block: &ImplBlock) -> TokenStream {
     quote!(struct __CallgateInterface; #interface #registration)
 }
 
-/// The trait's last word: `Shape`.
+/// The trait's last segment: `Shape`.
 fn interface_name(block: &ImplBlock) -> String {
     let last = block.interface().and_then(|path| path.segments.last());
     last.map(|last| plain(&last.ident)).unwrap_or_default()
 }
 
-/// Has the program know before its `main` that the trait is bridged.
+/// Code that tells the program, before its `main`, that the trait is bridged.
 fn registration(block: &ImplBlock) -> TokenStream {
     let (ty, service, name) = (&block.service.ty, plain(&block.service.name), interface_name(block));
     let bridged = if block.generics().params.is_empty() {
@@ -105,7 +105,7 @@ fn registration(block: &ImplBlock) -> TokenStream {
     }
 }
 
-/// Answering a method is no use of it that its author warns of.
+/// Allows deprecated methods to be answered: that is not a use their author warns against.
 pub(crate) fn deprecated(block: &ImplBlock) -> Option<TokenStream> {
     let is_deprecated = |method: &MethodModel| method.attrs.iter().any(|attr| attr.path().is_ident("deprecated"));
     block.methods.iter().any(is_deprecated).then(|| quote!(#[allow(deprecated)]))
@@ -148,13 +148,13 @@ fn dispatch(block: &ImplBlock) -> TokenStream {
     quote!(match __call.index() { #(#arms)* _ => __call.unknown() })
 }
 
-/// What one method does in the callee: its arguments are made first, and then the service is borrowed for it alone.
+/// The code of one method in the callee: it first makes the arguments, and then borrows the service.
 fn body(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let (ty, name, received) = (&block.service.ty, method.name(), request::received(method));
     let names: Vec<_> = (0..method.arguments.len()).map(|index| format_ident!("__{index}")).collect();
     let run = match (&method.kind, block.interface()) {
         (MethodKind::Get(field), _) => {
-            // A field that has no clone is an error where the getter is asked for.
+            // If the field's type has no `Clone`, the error shows up where the getter was requested.
             let there = Span::call_site().located_at(field.span());
             quote_spanned!(there=> ::core::clone::Clone::clone(&__service.#field))
         }

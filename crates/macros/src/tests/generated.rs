@@ -1,4 +1,4 @@
-//! What comes out: items and code.
+//! The generated items and code.
 
 use super::*;
 
@@ -143,7 +143,7 @@ fn a_well_known_name_of_the_users_own_is_checked_where_it_crosses() {
     let code = |ty: TokenStream| {
         generate(quote!(), with_constructor(quote!(pub fn all(&self, all: #ty) -> #ty {}))).to_string()
     };
-    // Taken for the library's, it is not checked beside the block: where it is another type, the compiler refuses each use of it.
+    // A well-known name is assumed to be the library's type and not checked beside the block. If it is another type, the compiler rejects each use.
     for well_known in [quote!(Duration), quote!(Vec<String>), quote!(std::time::Duration), quote!(Option<(u8, usize)>)]
     {
         assert!(!code(well_known.clone()).contains("__crosses"), "{well_known}");

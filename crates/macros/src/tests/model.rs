@@ -1,4 +1,4 @@
-//! What is read out of a block: constructors, names, arguments.
+//! What is read from a block: constructors, names, arguments.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Names that may be taken already: of the crate, of what a bridge has, and raw ones.
+//! Names that may be taken already: the crate's, those of a bridge's methods, and raw ones.
 
 use super::*;
 
@@ -50,7 +50,7 @@ fn fault_36_names_that_a_bridge_has_already_are_refused() {
     }
     let of_trait = quote!(impl Falls for Counter { fn drop(&self) {} fn clone(&self) {} fn kill(&self) {} });
     assert_refused(refused(quote!(), of_trait), &["`bridge.drop()`", "`Bridge` keeps the name `kill`"]);
-    // Whatever `Bridge` has is known here.
+    // All of `Bridge`'s own methods are known here.
     let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../src/bridge/mod.rs"));
     let source = source.expect("the bridge's own methods");
     for line in

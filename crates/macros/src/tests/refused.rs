@@ -1,4 +1,4 @@
-//! What is refused, and in which words.
+//! What is refused, and with which words.
 
 use super::*;
 
@@ -44,7 +44,7 @@ fn a_block_in_order_is_not_refused() {
     assert_eq!(refused(quote!(), of_trait).len(), 2, "parameters and conditions of a function that stays here too");
 }
 
-/// Methods, and what is said of each.
+/// Methods, and a part of the refusal of each.
 const SIGNATURES: [(&str, &str); 24] = [
     ("pub async fn f(&self) {}", "async"),
     ("pub unsafe fn f(&self) {}", "unsafe"),
@@ -152,7 +152,7 @@ fn names_that_callers_could_not_tell_apart_are_refused() {
     assert_refused(refused_methods(twice), &["a second `bridge`"]);
 }
 
-/// Options of methods, and what is said of each.
+/// Options of methods, and a part of the refusal of each.
 const OPTIONS: [(&str, &str); 7] = [
     ("#[bridge(sandbox)] pub fn f(&self) {}", "no option `sandbox`"),
     ("#[bridge] pub fn f(&self) {}", "needs an option"),

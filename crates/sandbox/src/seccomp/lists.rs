@@ -1,6 +1,6 @@
-//! Lists of system calls and of their arguments: what no filtered process may do, and what an ordinary one may.
+//! Lists of system calls and their arguments: what no filtered process may do, and what an ordinary one may do.
 //!
-//! Relies on `libc` for their numbers, and has those that it lacks. Decides nothing: which list is denied and which allowed, `seccomp` says.
+//! Takes the numbers from `libc` and defines those that it lacks. Decides nothing: `seccomp` says which list is denied and which allowed.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ pub(super) const FALLOC_FL_KEEP_SIZE: u64 = 1;
 const SYS_KEXEC_FILE_LOAD: i64 = 320;
 #[cfg(not(target_arch = "x86_64"))]
 const SYS_KEXEC_FILE_LOAD: i64 = 294;
-// Calls from 424 on have the same number everywhere.
+// Calls numbered 424 and above have the same number everywhere.
 const SYS_FCHMODAT2: i64 = 452;
 const SYS_FUTEX_WAKE: i64 = 454;
 const SYS_FUTEX_WAIT: i64 = 455;
@@ -29,12 +29,13 @@ const SYS_FUTEX_REQUEUE: i64 = 456;
 const SYS_SETXATTRAT: i64 = 463;
 const SYS_REMOVEXATTRAT: i64 = 466;
 const SYS_OPEN_TREE_ATTR: i64 = 467;
-/// The newest that the lists know.
+/// The newest call that the lists know.
 pub(super) const SYS_FILE_SETATTR: i64 = 469;
 
 // ---- the lists -------------------------------------------------------------------------------------------------------
 
-/// Namespaces, which take other calls too that are denied; a child of its parent's; one that is traced.
+/// Flags of `clone` for new namespaces (the other calls that create or enter one are denied, too), for a sibling of the caller, and for a traced
+/// child.
 pub(super) const NEVER_CLONED: [u64; 9] = [
     libc::CLONE_PARENT as u64,
     libc::CLONE_NEWUSER as u64,
@@ -47,7 +48,7 @@ pub(super) const NEVER_CLONED: [u64; 9] = [
     libc::CLONE_PTRACE as u64,
 ];
 
-/// What a process can do to another one, to the machine, or through doors in the kernel that it has no use for.
+/// Calls that can affect other processes or the machine, or that expose parts of the kernel which a service does not need.
 pub(super) const NEVER: &[i64] = &[
     // Other processes.
     libc::SYS_ptrace,
@@ -59,7 +60,7 @@ pub(super) const NEVER: &[i64] = &[
     libc::SYS_kcmp,
     libc::SYS_move_pages,
     libc::SYS_migrate_pages,
-    // The kernel's insides.
+    // Kernel internals.
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
     libc::SYS_userfaultfd,
@@ -109,7 +110,7 @@ pub(super) const NEVER: &[i64] = &[
     libc::SYS_personality,
 ];
 
-/// What takes a terminal away that the child may share with its parent, stops it, types there, or has its programs signalled.
+/// Requests that take away a terminal that the child may share with its parent, stop it, type into it, or signal its programs.
 pub(super) const OF_A_TERMINAL: &[u64] = &[
     0x540a,      // TCXONC
     0x540c,      // TIOCEXCL
@@ -125,7 +126,7 @@ pub(super) const OF_A_TERMINAL: &[u64] = &[
     0x4004_5436, // TIOCSIG
 ];
 
-/// Advice about memory that is felt by others who have it mapped.
+/// Memory advice that also affects others who have the memory mapped.
 pub(super) const FELT_BY_OTHERS: &[u64] = &[
     libc::MADV_REMOVE as u64,
     libc::MADV_COLD as u64,
@@ -135,7 +136,7 @@ pub(super) const FELT_BY_OTHERS: &[u64] = &[
     101, // MADV_SOFT_OFFLINE
 ];
 
-/// What changes the process that its first argument names; 0 is the calling one.
+/// Calls that change the process named by their first argument; 0 is the caller.
 pub(super) const OF_A_PROCESS: &[i64] = &[
     libc::SYS_prlimit64,
     libc::SYS_sched_setaffinity,
@@ -145,7 +146,7 @@ pub(super) const OF_A_PROCESS: &[i64] = &[
     libc::SYS_setpgid,
 ];
 
-/// Changes of files' attributes by their path.
+/// Changes of file attributes by path.
 pub(super) const ATTRIBUTES: &[i64] = &[
     libc::SYS_fchmodat,
     SYS_FCHMODAT2,
@@ -159,11 +160,11 @@ pub(super) const ATTRIBUTES: &[i64] = &[
     SYS_FILE_SETATTR,
 ];
 
-/// The same of files that are open.
+/// Changes of file attributes through open files.
 pub(super) const OPEN_ATTRIBUTES: &[i64] =
     &[libc::SYS_fchmod, libc::SYS_fchown, libc::SYS_fsetxattr, libc::SYS_fremovexattr, libc::SYS_utimensat];
 
-/// What a service that computes, and its child's own runtime, may call.
+/// Calls that a pure computing service and its child's own runtime may make.
 pub(super) const ORDINARY: &[i64] = &[
     // Memory.
     libc::SYS_brk,
@@ -184,7 +185,7 @@ pub(super) const ORDINARY: &[i64] = &[
     libc::SYS_pkey_free,
     libc::SYS_pkey_mprotect,
     libc::SYS_get_mempolicy,
-    // Threads, and waiting for each other.
+    // Threads and synchronisation.
     libc::SYS_clone,
     libc::SYS_clone3,
     libc::SYS_set_tid_address,
@@ -239,7 +240,7 @@ pub(super) const ORDINARY: &[i64] = &[
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,
     libc::SYS_timerfd_gettime,
-    // What it is, and how much it has used.
+    // The process itself and its resource usage.
     libc::SYS_getpid,
     libc::SYS_getppid,
     libc::SYS_getpgid,
@@ -260,7 +261,7 @@ pub(super) const ORDINARY: &[i64] = &[
     libc::SYS_getrandom,
     libc::SYS_wait4,
     libc::SYS_waitid,
-    // Descriptors that are open.
+    // Open descriptors.
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_pread64,
@@ -278,7 +279,7 @@ pub(super) const ORDINARY: &[i64] = &[
     libc::SYS_dup3,
     libc::SYS_flock,
     libc::SYS_fstat,
-    // How libc and std ask about what is open, too.
+    // libc and std also use these for open files.
     libc::SYS_newfstatat,
     libc::SYS_statx,
     libc::SYS_fstatfs,
@@ -288,7 +289,7 @@ pub(super) const ORDINARY: &[i64] = &[
     libc::SYS_ftruncate,
     libc::SYS_fadvise64,
     libc::SYS_readahead,
-    // Not `sendfile`, `splice`, `tee` or `vmsplice`: pages of shared memory stay in a pipe when the object they were of is gone.
+    // No `sendfile`, `splice`, `tee` or `vmsplice`: a pipe would keep pages of shared memory after their object is gone.
     libc::SYS_copy_file_range,
     libc::SYS_getdents64,
     libc::SYS_pipe2,
@@ -300,7 +301,7 @@ pub(super) const ORDINARY: &[i64] = &[
     libc::SYS_epoll_pwait2,
     libc::SYS_ppoll,
     libc::SYS_pselect6,
-    // Sockets that are open, and pairs. Nothing that sends descriptors: those under way count for all processes of a user.
+    // Open sockets, and pairs. No call that sends descriptors: those in flight count for all processes of a user.
     libc::SYS_socketpair,
     libc::SYS_sendto,
     libc::SYS_recvfrom,
@@ -313,7 +314,7 @@ pub(super) const ORDINARY: &[i64] = &[
     libc::SYS_setsockopt,
 ];
 
-/// Those with a path, where Landlock says which.
+/// Calls with a path, where Landlock decides which paths.
 pub(super) const ORDINARY_PATHS: &[i64] = &[
     libc::SYS_openat,
     libc::SYS_openat2,
@@ -343,7 +344,7 @@ pub(super) const ORDINARY_PATHS: &[i64] = &[
 
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
-/// Names of threads and mappings, and looking at what holds.
+/// Names of threads and mappings, and queries of what is in force.
 pub(super) const ORDINARY_PRCTL: &[u64] = &[
     libc::PR_SET_NAME as u64,
     libc::PR_GET_NAME as u64,
@@ -354,7 +355,7 @@ pub(super) const ORDINARY_PRCTL: &[u64] = &[
     PR_SET_VMA,
 ];
 
-/// What asks, or concerns the descriptor alone. Everything else is about a device, or about what others have open too.
+/// Requests that only query, or affect the descriptor alone. All others affect a device, or a file that others have open too.
 pub(super) const ORDINARY_IOCTL: &[u64] = &[
     0x5401,      // TCGETS
     0x802c_542a, // TCGETS2
@@ -367,7 +368,8 @@ pub(super) const ORDINARY_IOCTL: &[u64] = &[
     0x5451,      // FIOCLEX
 ];
 
-/// The same, and locks. Flags (`F_SETFL`) are those of everybody who has the file open, as a parent has its child's output.
+/// As above, and locks. Not `F_SETFL`: the flags are shared with every process that has the file open, such as the parent whose output the child
+/// inherits.
 pub(super) const ORDINARY_FCNTL: &[u64] = &[
     libc::F_DUPFD as u64,
     libc::F_DUPFD_CLOEXEC as u64,
