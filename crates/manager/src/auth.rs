@@ -27,13 +27,13 @@
 use super::address::Address;
 use super::authkey::AuthKey;
 use super::error::ManagerError;
-use callgate_os::listener::{self, Label, PeerCredentials};
-use callgate_os::pidfd::{Identity, Pidfd};
+use callgate_os::listener::{self, ConnectionEnds, PeerCredentials};
+use callgate_os::pidfd::Pidfd;
 use callgate_os::socket::{self, BlockingMode, Received};
 use callgate_os::{poll, selfproc};
 use callgate_transport::doorbell::Deadline;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// The version of the protocol between hub and clients.
@@ -45,7 +45,7 @@ const HUB: &[u8] = b"callgate manager 2: hub";
 
 const NONCE: usize = 32;
 pub(super) const CHALLENGE: usize = 16 + NONCE;
-pub(super) const ANSWER: usize = 8 + NONCE + Ends::LEN + 32;
+pub(super) const ANSWER: usize = 8 + NONCE + ConnectionEnds::LEN + 32;
 const WELCOME: usize = 8 + 32;
 
 /// What a client may do.
@@ -67,32 +67,6 @@ impl ClientRights {
 
     fn checked(code: u32) -> Option<Self> {
         [ClientRights::Full, ClientRights::CallerOnly].into_iter().find(|role| role.code() == code)
-    }
-}
-
-/// Both ends of a connection, as one of them knows them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ends([u8; Ends::LEN]);
-
-impl Ends {
-    const LEN: usize = 2 * Identity::LEN + size_of::<Label>();
-
-    fn new(client: Identity, hub: Identity, label: Label) -> Self {
-        let mut ends = [0; Self::LEN];
-        ends[..Identity::LEN].copy_from_slice(client.bytes());
-        ends[Identity::LEN..2 * Identity::LEN].copy_from_slice(hub.bytes());
-        ends[2 * Identity::LEN..].copy_from_slice(&label);
-        Self(ends)
-    }
-
-    /// Of a connection that the hub has accepted, from `process`, whose number is `pid`.
-    pub(super) fn of_accepted(socket: impl AsFd, process: &Pidfd, pid: u32) -> io::Result<Self> {
-        Ok(Self::new(Identity::of(process, pid)?, Identity::own()?, listener::peer_label(socket)))
-    }
-
-    /// Of a connection that this process has made to `hub`, whose number is `pid`.
-    pub(super) fn of_connected(socket: impl AsFd, hub: &Pidfd, pid: u32) -> io::Result<Self> {
-        Ok(Self::new(Identity::own()?, Identity::of(hub, pid)?, listener::own_label(socket)))
     }
 }
 
@@ -165,7 +139,7 @@ impl Challenge {
     pub(super) fn check(
         &self,
         key: &AuthKey,
-        ends: &Ends,
+        ends: &ConnectionEnds,
         answer: &[u8],
     ) -> Result<(ClientRights, [u8; WELCOME]), AdmissionRefusal> {
         if answer.len() < 4 || number(answer, 0) != VERSION {
@@ -179,12 +153,12 @@ impl Challenge {
             return Err(AdmissionRefusal::Key);
         }
         // Said by somebody who has the key, and to another than this hub, or by another than who is there.
-        if said_ends != ends.0 {
+        if said_ends != ends.bytes() {
             return Err(AdmissionRefusal::Relayed);
         }
         let mut welcome = [0; WELCOME];
         welcome[..4].copy_from_slice(&1u32.to_le_bytes());
-        welcome[8..].copy_from_slice(&key.authenticate(&[HUB, role, nonce, &self.nonce, &ends.0]));
+        welcome[8..].copy_from_slice(&key.authenticate(&[HUB, role, nonce, &self.nonce, ends.bytes()]));
         Ok((known, welcome))
     }
 }
@@ -251,7 +225,7 @@ fn join_once(
         return Err(ManagerError::OtherUser { address: address.to_string(), pid: guest.pid, theirs: uid, ours });
     }
     let hub = listener::peer_process(&guest.socket).map_err(|error| address.failed("watching the hub", error))?;
-    let ends = Ends::of_connected(&guest.socket, &hub, pid);
+    let ends = ConnectionEnds::of_connected(&guest.socket, &hub, pid);
     guest.authenticate(key, role, &ends.map_err(|error| address.failed("asking which process listens", error))?)?;
     Ok(Joined { socket: guest.socket, hub_pid: pid, hub })
 }
@@ -282,7 +256,7 @@ struct Unauthenticated<'a> {
 }
 
 impl Unauthenticated<'_> {
-    fn authenticate(&self, key: &AuthKey, role: ClientRights, ends: &Ends) -> Result<(), ManagerError> {
+    fn authenticate(&self, key: &AuthKey, role: ClientRights, ends: &ConnectionEnds) -> Result<(), ManagerError> {
         let challenge: [u8; CHALLENGE] = self.receive("no challenge came")?;
         if challenge[..8] != MAGIC {
             return Err(self.is_no_hub("it says what no hub says"));
@@ -297,15 +271,15 @@ impl Unauthenticated<'_> {
         answer[..4].copy_from_slice(&VERSION.to_le_bytes());
         answer[4..8].copy_from_slice(&role);
         answer[8..8 + NONCE].copy_from_slice(&own);
-        answer[8 + NONCE..ANSWER - 32].copy_from_slice(&ends.0);
-        answer[ANSWER - 32..].copy_from_slice(&key.authenticate(&[CLIENT, &role, hubs, &own, &ends.0]));
+        answer[8 + NONCE..ANSWER - 32].copy_from_slice(ends.bytes());
+        answer[ANSWER - 32..].copy_from_slice(&key.authenticate(&[CLIENT, &role, hubs, &own, ends.bytes()]));
         match socket::send(&self.socket, &answer, &[]) {
             // What it said before it closed may still be read.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(self.failed("answering", error)),
             _ => {}
         }
         let welcome: [u8; WELCOME] = self.receive("the hub did not say whether it takes this process in")?;
-        let is_welcome = number(&welcome, 0) == 1 && key.verify(&[HUB, &role, &own, hubs, &ends.0], &welcome[8..]);
+        let is_welcome = number(&welcome, 0) == 1 && key.verify(&[HUB, &role, &own, hubs, ends.bytes()], &welcome[8..]);
         if is_welcome { Ok(()) } else { Err(self.wrong_key()) }
     }
 

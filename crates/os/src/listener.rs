@@ -3,7 +3,7 @@
 //! Relies on `socket` to send and receive. Never blocks, and trusts nothing that the peer could have claimed itself.
 
 use crate::descriptor::apart;
-use crate::pidfd::Pidfd;
+use crate::pidfd::{Identity, Pidfd};
 use crate::socket::{self, Exposed};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{
@@ -126,6 +126,36 @@ fn label(address: SocketAddrAny) -> Label {
         label[1..=name.len()].copy_from_slice(name);
     }
     label
+}
+
+/// Both ends of a connection, as one of them knows them: the identities of the processes and the [`Label`] of the socket that connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionEnds([u8; ConnectionEnds::LEN]);
+
+impl ConnectionEnds {
+    pub const LEN: usize = 2 * Identity::LEN + size_of::<Label>();
+
+    fn new(connected: Identity, listening: Identity, label: Label) -> Self {
+        let mut ends = [0; Self::LEN];
+        ends[..Identity::LEN].copy_from_slice(connected.bytes());
+        ends[Identity::LEN..2 * Identity::LEN].copy_from_slice(listening.bytes());
+        ends[2 * Identity::LEN..].copy_from_slice(&label);
+        Self(ends)
+    }
+
+    /// Of a connection that this process has accepted, from `process`, whose number is `pid`.
+    pub fn of_accepted(socket: impl AsFd, process: &Pidfd, pid: u32) -> io::Result<Self> {
+        Ok(Self::new(Identity::of(process, pid)?, Identity::own()?, peer_label(socket)))
+    }
+
+    /// Of a connection that this process has made to `listening`, whose number is `pid`.
+    pub fn of_connected(socket: impl AsFd, listening: &Pidfd, pid: u32) -> io::Result<Self> {
+        Ok(Self::new(Identity::own()?, Identity::of(listening, pid)?, own_label(socket)))
+    }
+
+    pub fn bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
 }
 
 /// The process that connected or listens, as the kernel recorded it at that time.

@@ -5,10 +5,10 @@
 #![forbid(unsafe_code)]
 
 use super::{DEAF, EventLoop, PROCESS, SOCKET, TURN, key};
-use crate::auth::{self, AdmissionRefusal, Challenge, ClientRights, Ends};
+use crate::auth::{self, AdmissionRefusal, Challenge, ClientRights};
 use crate::hub::connection::{Admitted, ClientId, Connection, ConnectionState};
 use crate::hub::ledger::Process;
-use callgate_os::listener::{self, PeerCredentials};
+use callgate_os::listener::{self, ConnectionEnds, PeerCredentials};
 use callgate_os::pidfd::{Identity, Pidfd};
 use callgate_os::selfproc;
 use callgate_os::socket::{self, Exposed};
@@ -105,7 +105,7 @@ impl EventLoop {
         let process = listener::peer_process(socket);
         let process = process.and_then(|process| Ok((Identity::of(&process, *pid)?, process)));
         let known = process.and_then(|(identity, process)| {
-            Ends::of_accepted(socket, &process, *pid).map(|ends| (identity, process, ends))
+            ConnectionEnds::of_accepted(socket, &process, *pid).map(|ends| (identity, process, ends))
         });
         let Ok((identity, process, ends)) = known else { return self.gone.push(id) };
         let admitted = match challenge.check(&self.key, &ends, answer) {

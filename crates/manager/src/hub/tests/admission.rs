@@ -229,7 +229,7 @@ const IMPOSTURES: [Imposture; 8] = [
         socket::send(&socket, &challenge.message(), &[]).unwrap();
         let (answer, _) = receive(&socket).unwrap();
         let process = listener::peer_process(&socket).unwrap();
-        let ends = Ends::of_accepted(&socket, &process, std::process::id()).unwrap();
+        let ends = ConnectionEnds::of_accepted(&socket, &process, std::process::id()).unwrap();
         assert_eq!(challenge.check(&AuthKey::new("another"), &ends, &answer), Err(AdmissionRefusal::Key));
         let (_, mut welcome) = challenge.check(&secret(), &ends, &answer).unwrap();
         welcome[39] ^= 1;

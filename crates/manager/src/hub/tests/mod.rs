@@ -9,11 +9,11 @@ mod pairs;
 mod processes;
 
 use super::*;
-use crate::auth::{ANSWER, AdmissionRefusal, CHALLENGE, Challenge, Ends};
+use crate::auth::{ANSWER, AdmissionRefusal, CHALLENGE, Challenge};
 use crate::protocol::{Counters, FromHub, NameInfo, Resolution, Side, ToHub};
 use crate::support::{self, Helper, TempDir, alone, eventually, helper, play, role, say, within};
 use callgate_engine::control::{Control, Message};
-use callgate_os::listener::{Connected, SocketName};
+use callgate_os::listener::{Connected, ConnectionEnds, SocketName};
 use callgate_os::mapping::{Mapping, Protection};
 use callgate_os::pidfd::{Identity, Pidfd};
 use callgate_os::socket::{BlockingMode, Exposed, Received};
