@@ -85,7 +85,7 @@ fn summary(tally: &Tally) -> String {
 
 #[cfg(feature = "failpoints")]
 fn sweep(json: bool) -> Result<(), BoxError> {
-    let swept = chaos::sweep::run(&mut |row| if json { Ok(()) } else { print(&row.line()) })?;
+    let swept = chaos::sweep::run(0, 1, &mut |row| if json { Ok(()) } else { print(&row.line()) })?;
     if json {
         print_json(&swept)?
     } else {

@@ -4,6 +4,7 @@
 
 #![deny(unsafe_code)]
 
+#[path = "../../../tests/support/mod.rs"]
 mod support;
 
 use callgate_suite::chaos::Chaos;

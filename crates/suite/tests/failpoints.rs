@@ -1,32 +1,53 @@
 //! Both sides killed and stopped at every named step of the protocol: every call ends with its true outcome, and
 //! nothing is left.
 //!
-//! One test, because it counts what the process holds.
+//! Processes of their own try the steps, because each counts what it holds; a few at a time, because a case mostly waits.
 
 #![deny(unsafe_code)]
 
+#[path = "../../../tests/support/mod.rs"]
 mod support;
 
 use callgate::failpoints::STEPS;
 use callgate_suite::chaos::sweep;
-use support::within;
+use std::thread;
+use support::{play, role, within};
 
 #[allow(unsafe_code, reason = "the link section that makes bridges work in tests")]
 mod init {
     callgate_suite::test_support!();
 }
 
+const NAME: &str = "any_step_of_the_protocol_may_be_the_last";
+
+/// How many processes share the steps.
+const SHARES: usize = 3;
+
 #[test]
 fn any_step_of_the_protocol_may_be_the_last() {
-    within(800, "any_step_of_the_protocol_may_be_the_last", || {
+    if let Some(share) = role() {
+        return try_share(share.parse().expect("a number"));
+    }
+    within(810, NAME, || {
+        thread::scope(|scope| {
+            for share in 0..SHARES {
+                scope.spawn(move || play(NAME, &share.to_string()));
+            }
+        });
+    });
+}
+
+fn try_share(share: usize) {
+    within(800, NAME, || {
         let mut rows = 0;
-        let swept = sweep::run(&mut |_| {
+        let swept = sweep::run(share, SHARES, &mut |_| {
             rows += 1;
             Ok(())
         });
         let swept = swept.expect("no hang");
         swept.verdict().expect("nothing wrong, nothing left, and no step that nobody comes to");
         // Three things are done at a step of the child, five at one of the parent.
-        assert!(rows > 3 * STEPS.len() && swept.cases.len() > rows, "{rows} rows, {} cases", swept.cases.len());
+        let steps = (share..STEPS.len()).step_by(SHARES).count();
+        assert!(rows >= 3 * steps && swept.cases.len() > rows, "{rows} rows, {} cases", swept.cases.len());
     });
 }

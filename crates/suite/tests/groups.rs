@@ -2,6 +2,9 @@
 
 #![deny(unsafe_code)]
 
+#[path = "../../../tests/support/mod.rs"]
+mod support;
+
 use callgate::Wait;
 use callgate_suite::pin;
 use callgate_suite::report::{BenchReport, Row};
@@ -9,9 +12,8 @@ use callgate_suite::report::{BenchReport, Row};
 use callgate_suite::sandbox;
 use callgate_suite::{BoxError, Budget, Progress};
 use callgate_suite::{floor, large, latency, manager, payload, restart, soak, start, targets, throughput, waiting};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
-use std::{process, thread};
+use support::within;
 
 #[allow(unsafe_code, reason = "the link section that makes floors work in tests")]
 mod init {
@@ -48,7 +50,10 @@ fn waiting(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxErr
 /// One test for all: groups pin the thread that measures, and would measure each other.
 #[test]
 fn every_group_has_its_rows_curves_and_targets() {
-    let _watchdog = Watchdog::start(Duration::from_secs(600));
+    within(600, "every_group_has_its_rows_curves_and_targets", measure_every_group);
+}
+
+fn measure_every_group() {
     if pin::pair().is_err() {
         println!("skipped: most groups need two CPUs");
         return;
@@ -74,7 +79,10 @@ fn every_group_has_its_rows_curves_and_targets() {
 
 #[test]
 fn the_soak_has_a_row_for_each_tenth_and_its_targets() {
-    let _watchdog = Watchdog::start(Duration::from_secs(300));
+    within(300, "the_soak_has_a_row_for_each_tenth_and_its_targets", soak_a_little);
+}
+
+fn soak_a_little() {
     let mut said = 0;
     let report = soak::measure(50, &mut |_| said += 1).expect("right answers");
     assert_eq!((said, report.rows.len()), (1 + soak::PARTS, soak::PARTS as usize));
@@ -100,20 +108,4 @@ fn assert_sound(row: &Row, group: &str, report: &BenchReport) {
     assert_eq!(row.ratio.is_some(), row.floor.is_some(), "{row:?}");
     let floor = row.floor.as_ref().map(|floor| report.row(group, floor));
     assert!(floor.is_none_or(|floor| floor.is_some()), "its floor is no row: {row:?}");
-}
-
-/// Ends the process if it lives too long: children whose answers are awaited end with it.
-struct Watchdog(#[allow(dead_code, reason = "kept for its Drop")] mpsc::Sender<()>);
-
-impl Watchdog {
-    fn start(patience: Duration) -> Self {
-        let (alive, dropped) = mpsc::channel();
-        thread::spawn(move || {
-            if dropped.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
-                eprintln!("not done within {patience:?}: something hangs");
-                process::abort();
-            }
-        });
-        Self(alive)
-    }
 }

@@ -102,17 +102,22 @@ impl Swept {
     }
 }
 
-/// Tries every step. Tells `each` of every row of the table.
+/// Tries every `stride`-th step, from number `first` on: processes that each have a share may run at the same time. Calls `each` with every row of
+/// the table.
 ///
 /// # Errors
 ///
 /// If something hangs, or could not be tried, or `each` fails: what is wrong otherwise is in the result.
-pub fn run(each: &mut dyn FnMut(&StepRow) -> Result<(), BoxError>) -> Result<Swept, BoxError> {
+pub fn run(
+    first: usize,
+    stride: usize,
+    each: &mut dyn FnMut(&StepRow) -> Result<(), BoxError>,
+) -> Result<Swept, BoxError> {
     warm_up(None)?;
     let (begin, before, mut swept) = (Instant::now(), Holdings::now(), Swept::default());
     let reached = JOURNEYS.iter().map(|&journey| look(journey)).collect::<Result<Vec<_>, _>>()?;
     wait_for_watcher();
-    for (at, point) in STEPS.iter().enumerate() {
+    for (at, point) in STEPS.iter().enumerate().skip(first).step_by(stride) {
         let mut journeys: Vec<_> = JOURNEYS
             .iter()
             .copied()
