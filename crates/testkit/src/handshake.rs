@@ -50,7 +50,7 @@ fn to_child(input: &mut Input<'_>) {
     }
 }
 
-/// Sends the plan after the message, if there is one, and returns what the child reads. The socket is shut down behind it, so the child does not wait.
+/// Sends the plan after the message, if there is one, and returns what the child reads. Shuts the socket down first, so that the child does not wait.
 fn told(parent: &OwnedFd, child: &OwnedFd, plan: Option<&Vec<u8>>) -> io::Result<Option<Greeting>> {
     if let Some(plan) = plan {
         send_plan(parent, plan).expect("a socket with one message takes another");
