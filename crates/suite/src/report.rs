@@ -96,8 +96,8 @@ pub struct Goal {
 /// One curve of a plot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
-    /// The plot: `distribution-GROUP`, such as `distribution-latency` (percentile against ns), `payload` (bytes against ns), `threads` (threads against
-    /// calls per second), `gap` (idle gap in ns against CPU ns per call).
+    /// The plot: `distribution-GROUP`, such as `distribution-latency` (percentile against ns), `payload` (bytes against ns), `threads` (threads
+    /// against calls per second), `gap` (idle gap in ns against CPU ns per call).
     pub plot: String,
     /// The name of the curve in that plot.
     pub name: String,

@@ -1,5 +1,5 @@
-//! Measures the cost of the strictest sandbox: calls while polling, calls while parked, and the start. The floor of each is the same operation without
-//! a sandbox.
+//! Measures the cost of the strictest sandbox: calls while polling, calls while parked, and the start. The floor of each is the same operation
+//! without a sandbox.
 
 #![forbid(unsafe_code)]
 
