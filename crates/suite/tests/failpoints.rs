@@ -1,7 +1,7 @@
-//! Both sides killed and stopped at every named step of the protocol: every call ends with its true outcome, and
-//! nothing is left.
+//! Both sides are killed and stopped at every named step of the protocol: every call must end with its true outcome, and
+//! nothing must be left behind.
 //!
-//! One test, because it counts what the process holds.
+//! There is only one test, because it counts what the whole process holds.
 
 #![deny(unsafe_code)]
 
@@ -26,7 +26,7 @@ fn any_step_of_the_protocol_may_be_the_last() {
         });
         let swept = swept.expect("no hang");
         swept.verdict().expect("nothing wrong, nothing left, and no step that nobody comes to");
-        // Three things are done at a step of the child, five at one of the parent.
+        // The sweep tries three actions at each step of the child and five at each step of the parent.
         assert!(rows > 3 * STEPS.len() && swept.cases.len() > rows, "{rows} rows, {} cases", swept.cases.len());
     });
 }
