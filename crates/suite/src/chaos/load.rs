@@ -43,7 +43,7 @@ pub struct Chaos {
     pub threads: usize,
     /// When to stop, even if fewer children have been killed.
     pub limit: Option<Duration>,
-    /// Whether bridges restart their children themselves, half of them with a spare child. Otherwise the first caller to find a bridge over replaces it.
+    /// Whether bridges restart their children themselves, half of them with a spare child. Otherwise, a caller replaces a bridge that it finds over.
     pub restart: bool,
 }
 
