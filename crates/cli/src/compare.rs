@@ -29,8 +29,8 @@ pub struct NotFound {
 }
 
 impl CompareProgram {
-    /// Finds the program. Looks where `$CALLGATE_COMPARE` says; then, if this program was built in a checkout, in that checkout, so that both have the
-    /// same sources; then beside this program; then in a checkout around the current folder.
+    /// Finds the program. Looks where `$CALLGATE_COMPARE` says; then, if this program was built in a checkout, in that checkout, so that both have
+    /// the same sources; then beside this program; then in a checkout around the current folder.
     pub fn find() -> Result<Self, NotFound> {
         let own = std::env::current_exe().ok();
         let folder = std::env::current_dir().ok();
