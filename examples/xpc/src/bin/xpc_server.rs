@@ -1,7 +1,7 @@
 //! The first of three programs, each of which runs in its own terminal. This one is the hub through which the others find each other.
 //!
 //! ```text
-//! export CALLGATE_AUTHKEY=$(head -c 32 /dev/urandom | base64)    # once; the same in all three
+//! export CALLGATE_AUTHKEY=$(head -c 32 /dev/urandom | base64)    # once; use the same key in all three
 //! cargo run --release -p xpc --bin xpc_server
 //! cargo run --release -p xpc --bin xpc_register
 //! cargo run --release -p xpc --bin xpc_call
