@@ -16,7 +16,7 @@ const VARIABLE: &str = "CALLGATE_SUITE_CHILD";
 /// Exit code of a child that could not carry out its orders.
 const FAILED: i32 = 70;
 
-/// What a child does until it is killed.
+/// The role that a child plays until it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChildRole {
     /// Answers tokens in shared memory (stdin), polling.

@@ -89,7 +89,7 @@ pub enum Load {
 }
 
 impl Load {
-    /// The name in rows.
+    /// The name used in rows.
     pub fn name(self) -> &'static str {
         match self {
             Self::OneWay => "one-way",
@@ -148,7 +148,7 @@ pub fn one_way(len: usize, callee: usize) -> Result<Vec<Subject>, BoxError> {
     Ok(vec![subject(&*floor, raw).polling(), polling.beside(&floor), waiting.beside(&floor)])
 }
 
-/// callgate under `load`.
+/// A subject that measures callgate under `load`.
 pub fn callgate(load: Load, len: usize, callee: usize) -> Result<Subject, BoxError> {
     let carrier: Box<dyn Carry> = match load {
         Load::OneWay => slice(POLLING, len, callee)?,
@@ -293,7 +293,7 @@ fn fresh(batch: &mut Batch<'_>, len: usize, before: u32, callee: usize) -> Resul
     let sent = vec![7; len];
     loop {
         let mut bridged = BridgeTransport::start(POLLING, Some(callee))?;
-        // The child is up and awake, and has no memory for large payloads.
+        // Wakes the child. It has no memory for large payloads yet.
         bridged.add(1)?;
         for _ in 0..before {
             bridged.echo(&sent)?;

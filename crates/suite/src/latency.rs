@@ -21,7 +21,7 @@ pub const CALLS: [(&str, CallKind); 4] = [
     ("callgate record", CallKind::Record),
 ];
 
-/// The group `latency`.
+/// Measures the group `latency`.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let clock = Clock::new();
     let mut report = BenchReport::default();

@@ -60,7 +60,7 @@ pub struct Row {
     pub p99: f64,
     /// 99.9% took no longer.
     pub p999: f64,
-    /// The longest.
+    /// The longest time.
     pub max: f64,
     /// Whether each value is the mean of many calls. If so, only the p50 says something about a single call.
     pub averaged: bool,

@@ -134,7 +134,7 @@ impl Cell {
         format!("{}: {strategy}", self.name)
     }
 
-    /// One subject for each strategy. Whoever measures them must pin the caller and start the hogs.
+    /// One subject for each strategy. Pin the caller and start the hogs before measuring.
     pub fn subjects(&self, strategies: &[(&str, Wait)]) -> Result<Vec<Subject>, BoxError> {
         strategies.iter().map(|&(name, wait)| self.subject(name, wait)).collect()
     }
@@ -151,7 +151,7 @@ impl Cell {
         let peer = bridged.peer();
         let subject = Subject::custom(self.row_name(strategy), move |batch| cell.run(batch, &bridged));
         let subject = subject.answered_by(peer);
-        // A strategy that learns from its waits would take the time during which it is stopped for a long wait.
+        // A strategy that learns from its waits would count the time while it is stopped as one long wait.
         Ok(if wait == Wait::Spin { subject.polling() } else { subject })
     }
 

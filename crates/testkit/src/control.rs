@@ -79,7 +79,7 @@ pub fn control(data: &[u8]) {
     }
 }
 
-/// What the process has open, without pipes: the sanitizer has pipes to its symbolizer, and the pipes that this target sends are checked by their
+/// The open files of the process, without pipes: the sanitizer has pipes to its symbolizer, and the pipes that this target sends are checked by their
 /// other ends. Empty in tests, where other threads open and close descriptors.
 fn open() -> Vec<PathBuf> {
     let all = || std::fs::read_dir("/proc/self/fd").expect("procfs").flatten();

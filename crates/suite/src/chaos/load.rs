@@ -43,7 +43,7 @@ pub struct Chaos {
     pub threads: usize,
     /// When to stop, even if fewer children have been killed.
     pub limit: Option<Duration>,
-    /// Whether bridges restart their children themselves, half of them with a spare child. Otherwise, a caller replaces a bridge that it finds over.
+    /// Whether bridges restart their children themselves, half of them with a spare child. Otherwise, callers replace a bridge whose child is dead.
     pub restart: bool,
 }
 
@@ -52,7 +52,7 @@ pub struct Chaos {
 pub struct Tally {
     /// Living children killed.
     pub kills: u64,
-    /// Those of them that were stopped when they were killed.
+    /// Of these, the children that were stopped when they were killed.
     pub kills_of_stopped: u64,
     /// Children stopped and later continued.
     pub pauses: u64,
@@ -104,7 +104,7 @@ impl Tally {
 }
 
 impl Chaos {
-    /// Does the run. Passes the tally so far to `each` after every part, and returns the final tally, good or bad.
+    /// Makes the calls and kills. Passes the tally so far to `each` after every part, and returns the final tally, good or bad.
     ///
     /// # Errors
     ///
@@ -130,7 +130,7 @@ impl Chaos {
     }
 }
 
-/// Starts one bridge, so that what then lives as long as the process exists before anything is counted: the watcher and its descriptors.
+/// Starts and stops one bridge before anything is counted, because the watcher and its descriptors stay for as long as the process.
 pub(super) fn warm_up(restart: Option<Comeback>) -> Result<(), BoxError> {
     let ledger = RunLedger::new()?;
     let setup = Setup { workers: 1, wait: Wait::Adaptive, trusted: false, retained: 1 << 20, restart };
@@ -273,7 +273,7 @@ impl LoadPart {
     }
 }
 
-/// A bridge that several callers share. The first caller to find it over replaces it.
+/// A bridge that several callers share. The first caller that finds it dead replaces it.
 #[derive(Default)]
 struct Front(Mutex<Option<Arc<Bridge<Victim>>>>);
 

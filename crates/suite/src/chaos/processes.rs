@@ -144,8 +144,8 @@ impl Holdings {
         }
     }
 
-    /// Returns a sentence for everything of which there is more than `before`. Things that go by themselves, such as threads that undo mappings, get
-    /// some time to do so.
+    /// Returns a sentence for everything of which there is more than `before`. Things that disappear by themselves, such as threads that undo mappings,
+    /// get some time to do so.
     pub fn grown_since(before: &Self) -> Vec<String> {
         let mut grown = Vec::new();
         eventually(PATIENCE, || {
@@ -168,7 +168,7 @@ impl Holdings {
     }
 }
 
-/// How long things may take that go by themselves.
+/// How long such things may take to disappear.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

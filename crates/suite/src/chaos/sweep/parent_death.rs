@@ -68,7 +68,7 @@ fn play(order: &str) -> Result<(), BoxError> {
         let children: Vec<_> = children().iter().map(u32::to_string).collect();
         let _ = fs::write(&pids, children.join(" "));
         let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
-        // The signal takes effect at once, or this thread goes on for a moment.
+        // The signal takes effect now or a moment later: wait for it.
         thread::sleep(HANGS);
     };
     let builder = journey.setup().builder(path, "");
