@@ -181,7 +181,7 @@ impl Play {
         }
     }
 
-    /// Drops a call before its reply has come, or does what the watcher and other callers do now and then.
+    /// Gives up a call, or does what the watcher and other callers do now and then.
     fn give_up(&mut self, input: &mut Input<'_>) {
         let caller = &self.child.bridge.caller;
         match input.below(6) {

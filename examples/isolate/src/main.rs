@@ -1,7 +1,7 @@
 //! Decodes pictures in a child process: `cargo run --release -p isolate -- FILES..`
 //!
-//! Whatever a file does to the decoder (a panic, an abort, an endless loop, more memory than granted) costs an
-//! error line; the next file is decoded by a fresh child. This process reads the files and never decodes one.
+//! A file that breaks the decoder (a panic, an abort, an endless loop, more memory than granted) costs one
+//! error line; a fresh child decodes the next file. This process reads the files and never decodes one.
 
 use std::error::Error;
 use std::ffi::OsString;

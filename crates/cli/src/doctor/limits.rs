@@ -9,7 +9,7 @@ pub fn checks() -> Vec<Finding> {
     vec![descriptors(), locked_memory(), ptrace_scope()]
 }
 
-/// With fewer descriptors, they run out after some tens of bridges.
+/// With a lower limit, descriptors run out after some tens of bridges.
 const FEW_DESCRIPTORS: u64 = 1024;
 
 fn descriptors() -> Finding {

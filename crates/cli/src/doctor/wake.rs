@@ -40,7 +40,7 @@ fn wake_often(word: &AtomicU32, cpu: usize) -> Result<Vec<(Instant, Instant)>, B
     let wake = |turn| {
         thread::sleep(PAUSE);
         let begin = Instant::now();
-        // Release: pairs with the Acquire in `sleep_and_wake`, though nothing but the word itself is handed over.
+        // Release: pairs with the Acquire in `sleep_and_wake`, though only the word itself is handed over.
         word.store(turn, Ordering::Release);
         let woken = futex::wake(word, futex::Flags::PRIVATE, 1);
         (begin, Instant::now(), woken)
