@@ -1,7 +1,7 @@
-//! The floors alone: what crossing to another process and back costs with nothing on top.
+//! Measures the floors alone: the minimal cost of reaching another process and coming back.
 //!
-//! `cargo bench --bench floor`. Two processes, pinned to CPU 0 and CPU 1 (the first two that are allowed). These figures move
-//! with the machine; they are here to be divided by.
+//! `cargo bench --bench floor`. Two processes, pinned to CPU 0 and CPU 1 (the first two allowed CPUs). These figures vary with the
+//! machine; other figures are divided by them.
 
 mod support;
 

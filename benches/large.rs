@@ -1,4 +1,4 @@
-//! Payloads of a megabyte and more, one way, beside a copy into shared memory that is summed there by the same function.
+//! Measures payloads of a megabyte and more, one way. The floor is a copy into shared memory, summed there by the same function.
 //!
 //! `cargo bench --bench large`.
 

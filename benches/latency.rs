@@ -1,7 +1,7 @@
-//! What a call takes: polling beside a bare ping-pong, parked beside a bare futex, and the same with both processes on one CPU.
+//! Measures how long a call takes: polling compared with a bare ping-pong, parked compared with a bare futex, and with both processes on one CPU.
 //!
-//! `cargo bench --bench latency`. Read the ratio that stands below each benchmark, not the nanoseconds: floor and call were
-//! measured in turn, while criterion's own comparison with an earlier run shows the machine's drift as well.
+//! `cargo bench --bench latency`. Read the ratio below each benchmark, not the nanoseconds: floor and call are
+//! measured in turn, while criterion's own comparison with an earlier run also contains the machine's drift.
 
 mod support;
 

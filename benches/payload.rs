@@ -1,7 +1,7 @@
-//! An echo and a greeting of growing size, beside the same bytes copied through shared memory and back.
+//! Measures an echo and a greeting of growing size. The floor copies the same bytes through shared memory and back.
 //!
-//! `cargo bench --bench payload`. Read the ratio: at small sizes it is the price of a call, at large ones that of encoding,
-//! further copies and memory that is not used again.
+//! `cargo bench --bench payload`. Read the ratio: at small sizes it shows the cost of a call, at large ones the cost of encoding,
+//! of further copies and of memory that is not reused.
 
 mod support;
 

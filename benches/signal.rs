@@ -1,7 +1,7 @@
-//! What a parked call costs under each backend, beside its floor: two processes that wake each other through a futex and nothing else.
+//! Measures a parked call with each backend. The floor is two processes that wake each other through a bare futex.
 //!
-//! `cargo bench --bench signal`, with `--features portable` for all of them. Read the ratios. Once with the two sides on two CPUs,
-//! where waking the other CPU hides much, and once with both on one, where what is left is what the software does.
+//! `cargo bench --bench signal`, with `--features portable` for all backends. Read the ratios. One run has the two sides on two CPUs,
+//! where waking the other CPU hides much; the other has both on one CPU, where only the cost of the software remains.
 
 mod support;
 
@@ -16,20 +16,20 @@ use std::rc::Rc;
 
 callgate_suite::test_support!();
 
-/// Every backend there is.
+/// Every backend of this build.
 fn backends() -> Vec<(&'static str, Signal)> {
     let backends = [("Signal::Futex", Signal::Futex), ("Signal::EventFd", Signal::EventFd)];
     #[cfg(not(feature = "portable"))]
     return backends.into();
     #[cfg(feature = "portable")]
     {
-        // SAFETY: the child is this program's, and touches its memory in no other way than through the bridge.
+        // SAFETY: the child belongs to this program and touches the program's memory only through the bridge.
         let trusted = unsafe { callgate::TrustedChild::new() };
         backends.into_iter().chain([("Signal::RawSync", Signal::RawSync(trusted))]).collect()
     }
 }
 
-/// The floor and each backend, with the other side on `cpu`.
+/// Subjects for the floor and each backend, with the other side on `cpu`.
 fn subjects(cpu: usize) -> Result<Vec<Subject>, BoxError> {
     let call = |(name, signal)| -> Result<Subject, BoxError> {
         let bridge = Rc::new(RefCell::new(BridgeTransport::woken_by(Some(signal), Wait::Park, Some(cpu))?));

@@ -1,4 +1,5 @@
-//! From a start to the first reply, beside a bare start of the same program to its first byte. The end is not counted.
+//! Measures the time from a start to the first reply. The floor is a bare start of the same program up to its first byte. The end of the process
+//! does not count.
 //!
 //! `cargo bench --bench start`. Read the ratio. The second pair starts from a parent that holds 1 GiB.
 

@@ -1,6 +1,6 @@
-//! Time per call with 1 to 8 threads calling one bridge back to back, all threads together: its inverse is calls per second.
+//! Measures the time per call, over all threads together, when 1 to 8 threads call one bridge back to back. Its inverse is calls per second.
 //!
-//! `cargo bench --bench throughput`. The floor is one thread: a ratio of 0.5 means twice its calls per second. The child is
+//! `cargo bench --bench throughput`. The floor is one thread: a ratio of 0.5 means twice the calls per second. The child is
 //! pinned to one CPU, a single caller to another; several callers may run on both.
 
 mod support;

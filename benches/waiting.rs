@@ -1,7 +1,7 @@
-//! How each way of waiting does: latency of a call, by the callee's work, the caller's idle gaps, and who else wants the CPUs.
+//! Measures the latency of a call for each way of waiting, by the callee's work, the caller's idle gaps and the competition for the CPUs.
 //!
-//! `cargo bench --bench waiting`. In each cell, `adaptive` is measured in turn with `park`, which stands as its floor: a ratio below 1
-//! is what polling gains. CPU time per call, the other half of the matter, is in the table of `callgate bench`.
+//! `cargo bench --bench waiting`. In each cell, `adaptive` is measured in turn with `park` as its floor: a ratio below 1 is what
+//! polling gains. The table of `callgate bench` has what it costs: the CPU time per call.
 
 mod support;
 

@@ -1,8 +1,8 @@
 //! Calls a service in a separate executable, the example `worker`:
 //! `cargo build --release --examples && cargo run --release --example parent`
 //!
-//! The two are built apart, so the handshake compares what they take the service's methods and types to be. A parent that
-//! starts separate executables only could do without `#[callgate::main]`.
+//! The two are built separately, so the handshake checks that they agree on the service's methods and types. A parent that
+//! starts only separate executables does not need `#[callgate::main]`.
 
 use std::env;
 use std::error::Error;

@@ -1,6 +1,6 @@
-//! A service in an executable of its own, which the example `parent` starts: `cargo build --release --example worker`
+//! A service in its own executable, which the example `parent` starts: `cargo build --release --example worker`
 //!
-//! Started by hand it says that it is to be started by a bridge, and exits with code 2.
+//! If you start it by hand, it says that a bridge must start it, and exits with code 2.
 
 mod tally;
 

@@ -1,7 +1,7 @@
-//! How the benchmarks here run: a subject of the suite as a criterion benchmark, in turn with its floor.
+//! Runs a subject of the suite as a criterion benchmark, in turn with its floor.
 //!
-//! Criterion measures one thing after the other, while this kind of machine drifts within seconds. So each benchmark runs
-//! its floor between its own batches, and prints the ratio of the two medians beside what criterion prints.
+//! Criterion measures one benchmark after another, but this kind of machine drifts within seconds. So each benchmark runs
+//! its floor between its own batches, and prints the ratio of the two medians in addition to criterion's output.
 
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
@@ -10,16 +10,16 @@ use callgate_suite::{BoxError, Clock, Subject};
 use criterion::Criterion;
 use std::time::Duration;
 
-/// Short times: all benchmarks together take a few minutes.
+/// Criterion with short times, so that all benchmarks together take a few minutes.
 pub fn criterion() -> Criterion {
     let (warm_up, measurement) = (Duration::from_millis(300), Duration::from_millis(1_500));
     Criterion::default().warm_up_time(warm_up).measurement_time(measurement).sample_size(20).configure_from_args()
 }
 
-/// How many calls at most are made between two turns of the floor.
+/// The most calls between two turns of the floor.
 const SLICE: u64 = 2_000;
 
-/// Below so many values there is no ratio worth printing: criterion was asked for a test, not for a measurement.
+/// The fewest values for which a ratio is worth printing. With fewer, criterion was asked for a test, not a measurement.
 const ENOUGH: u64 = 100;
 
 /// Runs each of `subjects` as a benchmark of `group`. The first is the floor of the others.
@@ -32,7 +32,7 @@ pub fn beside_floor(c: &mut Criterion, group: &str, subjects: Result<Vec<Subject
     others.iter_mut().for_each(|subject| bench(c, group, subject, Some(floor), &clock));
 }
 
-/// Runs each of `subjects` as a benchmark of `group`, beside nothing.
+/// Runs each of `subjects` as a benchmark of `group`, without a floor.
 pub fn alone(c: &mut Criterion, group: &str, subjects: Result<Vec<Subject>, BoxError>) {
     let mut subjects = subjects.unwrap_or_else(|error| panic!("{group}: {error}"));
     subjects.iter().for_each(Subject::pause);
@@ -47,7 +47,7 @@ fn bench(c: &mut Criterion, group: &str, subject: &mut Subject, floor: Option<&m
     pair.print();
 }
 
-/// A subject, its floor, and what has been measured of both in turn.
+/// A subject and its floor, with the measurements of both in turn.
 struct Pair<'a> {
     subject: &'a mut Subject,
     floor: Option<&'a mut Subject>,
@@ -56,7 +56,7 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    /// How long `calls` calls take, made in slices with the floor in between.
+    /// Makes `calls` calls in slices, with a turn of the floor before each. Returns how long the calls took.
     fn run(&mut self, calls: u64, clock: &Clock) -> Result<Duration, BoxError> {
         let (mut taken, mut made) = (Distribution::new(), 0);
         while made < calls {

@@ -1,4 +1,4 @@
-//! The service that the examples `worker` and `parent` agree on: both include this file.
+//! The service that the examples `worker` and `parent` share: both include this file.
 
 use callgate::bridge;
 use std::collections::BTreeMap;
@@ -19,26 +19,26 @@ impl Tally {
         }
     }
 
-    /// Counts the words of `text`. Returns how many there were.
+    /// Counts the words of `text` and returns their number.
     pub(crate) fn add(&mut self, text: &str) -> u64 {
         let words = text.split(|letter: char| !letter.is_alphabetic()).filter(|word| word.len() >= self.least);
         words.map(|word| *self.counts.entry(word.to_owned()).or_default() += 1).count() as u64
     }
 
-    /// How often each word was there, in alphabetical order.
+    /// The words with their counts, in alphabetical order.
     pub(crate) fn counts(&self) -> Vec<(String, u64)> {
         self.counts.iter().map(|(word, &count)| (word.clone(), count)).collect()
     }
 
-    /// The executable that counts.
+    /// The path of the executable that does the counting.
     pub(crate) fn executable() -> String {
         std::env::current_exe().map_or_else(|error| error.to_string(), |path| path.display().to_string())
     }
 }
 
-/// What may be said of words that were counted.
+/// Sums up counted words.
 pub(crate) trait Summary {
-    /// All in one line.
+    /// The first `limit` words with their counts, on one line.
     fn summary(&self, limit: usize) -> String;
 }
 

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Measures what a call into another process costs here, and says what this machine offers.
+/// Measures what a call into another process costs on this machine, and reports what the machine offers.
 #[derive(Debug, Parser)]
 #[command(name = "callgate", version, after_help = EXAMPLES, arg_required_else_help = true)]
 pub struct CliArgs {
@@ -33,13 +33,13 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub enum CliCommand {
-    /// Measures calls beside the floors of this machine.
+    /// Measures calls and compares them with the floors of this machine.
     Bench(Bench),
-    /// Says what this machine offers, what it costs, and what to do about it.
+    /// Reports what this machine offers, what it costs, and what to do about it.
     Doctor(Doctor),
-    /// Makes very many calls with payloads of random sizes, and fails if the memory of both processes grows.
+    /// Makes very many calls with payloads of random sizes. Fails if the memory of both processes grows.
     Soak(SoakArgs),
-    /// Kills, stops and continues children while they are called, and fails if a call hangs, anything is left behind, or a caller gets a
+    /// Kills, stops and continues children while they are called. Fails if a call hangs, anything is left behind, or a caller gets a
     /// wrong outcome.
     Chaos(ChaosArgs),
     /// Runs the hub of named callbacks until Ctrl-C or a client ends it.
@@ -50,19 +50,19 @@ pub enum CliCommand {
     Call(CallOf),
     /// Shows, once a second, which callbacks are registered at a hub and how often they are called.
     Watch(WatchArgs),
-    /// Shows a report that `bench --json` has written, or writes it in another form.
+    /// Shows a report that `bench --json` wrote, or writes it in another form.
     Report(Saved),
 }
 
 #[derive(Debug, clap::Args)]
 pub struct Bench {
-    /// Measure other ways of crossing processes too, with the program `callgate-compare`.
+    /// Also measure other ways of crossing a process boundary, with the program `callgate-compare`.
     #[arg(long)]
     pub compare: bool,
-    /// Measure shortly: enough to see that it works, not to quote.
+    /// Measure briefly: enough to see that everything works, too little to quote.
     #[arg(long)]
     pub quick: bool,
-    /// Measure only these groups; with none given, all.
+    /// Measure only these groups. Default: all.
     #[arg(long, value_name = "GROUP", num_args = 1.., value_delimiter = ',')]
     pub only: Vec<Group>,
     #[command(flatten)]
@@ -78,13 +78,13 @@ pub struct Doctor {
 
 #[derive(Debug, clap::Args)]
 pub struct SoakArgs {
-    /// How many calls.
+    /// How many calls to make.
     #[arg(long, default_value = "1000000", value_parser = clap::value_parser!(u64).range(soak::PARTS..))]
     pub calls: u64,
     /// The longest request and reply: bytes, or a number with KiB or MiB.
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size)]
     pub most: usize,
-    /// Which random sizes: the same seed, the same sizes.
+    /// Seed of the random sizes: the same seed gives the same sizes.
     #[arg(long, default_value = "1")]
     pub seed: u64,
 }
@@ -94,13 +94,13 @@ pub struct ChaosArgs {
     /// How many children to kill.
     #[arg(long, default_value = "10000", value_parser = clap::value_parser!(u64).range(1..))]
     pub kills: u64,
-    /// Which random moments and calls; the machine adds its own.
+    /// Seed of the random moments and calls. The machine's own timing still varies.
     #[arg(long, default_value = "1")]
     pub seed: u64,
     /// How many threads call; three share a bridge.
     #[arg(long, default_value = "6", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub threads: u8,
-    /// Stop after so many seconds, however many have been killed.
+    /// Stop after this many seconds, even if fewer children have been killed.
     #[arg(long)]
     pub seconds: Option<u64>,
     /// Have the bridges restart their children themselves.
@@ -133,33 +133,33 @@ fn size(text: &str) -> Result<usize, String> {
 
 #[derive(Debug, clap::Args)]
 pub struct Saved {
-    /// The report.
+    /// The report to show.
     pub file: PathBuf,
     #[command(flatten)]
     pub outputs: Outputs,
 }
 
-/// A hub, and what lets one in.
+/// A hub's address and the key to it.
 #[derive(Debug, clap::Args)]
 pub struct HubArgs {
-    /// Its address: a path, `@name`, or the name of a socket in the user's runtime directory.
+    /// Address of the hub: a path, `@name`, or the name of a socket in the user's runtime directory.
     pub address: String,
     #[command(flatten)]
     pub key: Key,
 }
 
-/// The key that a hub and its clients have in common; without a file, it is in the environment variable CALLGATE_AUTHKEY. Never an
-/// argument, which everybody could see.
+/// The key that a hub and its clients share. Without a file, it is in the environment variable CALLGATE_AUTHKEY. It is never an
+/// argument, which every process could read.
 #[derive(Debug, clap::Args)]
 pub struct Key {
-    /// A file with the key, which nobody else may read. Default: the key is in the environment variable CALLGATE_AUTHKEY.
+    /// File with the key, readable by you alone. Default: the key is in the environment variable CALLGATE_AUTHKEY.
     #[arg(long, value_name = "FILE")]
     pub authkey_file: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Where it listens: a path, `@name`, or the name of a socket in the user's runtime directory.
+    /// Address to listen at: a path, `@name`, or the name of a socket in the user's runtime directory.
     #[arg(default_value = "callgate")]
     pub address: String,
     #[command(flatten)]
@@ -170,15 +170,15 @@ pub struct ServeArgs {
 pub struct CallOf {
     #[command(flatten)]
     pub hub: HubArgs,
-    /// The callback.
+    /// Name of the callback.
     pub name: String,
-    /// Its arguments: JSON. What does not begin like JSON ({, [, ", a digit, or - and a digit) is a text.
+    /// Its arguments, as JSON. An argument that does not begin like JSON ({, [, ", a digit, or - and a digit) is a text.
     #[arg(allow_negative_numbers = true)]
     pub args: Vec<String>,
-    /// Its keyword arguments: NAME=JSON.
+    /// Its keyword arguments, as NAME=JSON.
     #[arg(long = "kw", value_name = "NAME=JSON", num_args = 1..)]
     pub keywords: Vec<String>,
-    /// How long it may take: seconds, also parts of one.
+    /// How long the call may take, in seconds; fractions are allowed.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub timeout: Duration,
 }
@@ -194,7 +194,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 pub struct WatchArgs {
     #[command(flatten)]
     pub hub: HubArgs,
-    /// Print one table, after a second, and end.
+    /// Print one table after a second, then exit.
     #[arg(long)]
     pub once: bool,
 }

@@ -1,4 +1,4 @@
-//! `callgate bench`: every measurement that was asked for, then the report in every form that was asked for.
+//! `callgate bench`: takes the requested measurements and writes the report in the requested forms.
 
 use crate::args::Bench;
 use crate::compare::CompareProgram;
@@ -12,13 +12,13 @@ pub fn run(args: &Bench) -> Result<(), BoxError> {
     args.outputs.check()?;
     let (chosen, others): (Vec<_>, Vec<_>) = Group::ALL.into_iter().partition(|group| is_chosen(args, *group));
     if chosen.contains(&Group::Compare) {
-        // Not to be found missing after minutes.
+        // Fail now if the program is missing, not after minutes of measuring.
         CompareProgram::find()?;
     }
     let mut failures = Vec::new();
     let mut report = measure(args.quick, &chosen, &mut failures);
     report.skipped.extend(others.into_iter().map(left_out));
-    // First where nothing can fail; then the files, each for itself.
+    // Print first, so that the tables are seen whatever becomes of the files.
     args.outputs.print(&text::report(&report))?;
     if let Err(error) = args.outputs.write(&report) {
         failures.push(error.to_string());
@@ -40,7 +40,7 @@ fn left_out(group: Group) -> String {
     }
 }
 
-/// A group that fails is left out, and keeps no other from being measured.
+/// Measures `groups`. A group that fails is left out and does not stop the others.
 fn measure(quick: bool, groups: &[Group], failures: &mut Vec<String>) -> BenchReport {
     let mut progress = ProgressLine::new(groups.len());
     let mut report = BenchReport { machine: machine::describe(quick), ..BenchReport::default() };
@@ -54,7 +54,7 @@ fn measure(quick: bool, groups: &[Group], failures: &mut Vec<String>) -> BenchRe
 
 fn take(report: &mut BenchReport, name: &str, part: Result<BenchReport, BoxError>, failures: &mut Vec<String>) {
     match part {
-        // What the machine is and which targets hold is said once, of the whole.
+        // The whole report describes the machine and judges the targets once.
         Ok(part) => {
             report.append(BenchReport { machine: Vec::new(), targets: Vec::new(), ..part });
         }

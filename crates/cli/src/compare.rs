@@ -1,5 +1,5 @@
-//! Finds and runs `callgate-compare`, the program that measures other ways of crossing processes. It is a program of its own
-//! because of all that it depends on.
+//! Finds and runs `callgate-compare`, the program that measures other ways of crossing a process boundary. It is a separate program
+//! because of its many dependencies.
 
 use callgate_suite::{BenchReport, BoxError};
 use std::ffi::OsStr;
@@ -9,16 +9,16 @@ use std::process::{Command, Stdio};
 const NAME: &str = "callgate-compare";
 const VARIABLE: &str = "CALLGATE_COMPARE";
 
-/// How to run it.
+/// How to run the program.
 #[derive(Debug, PartialEq)]
 pub enum CompareProgram {
-    /// There it is.
+    /// The path of the built program.
     At(PathBuf),
-    /// Built first, in the checkout whose folder this is.
+    /// The folder of a checkout in which to build it first.
     Checkout(PathBuf),
 }
 
-/// It is nowhere.
+/// The program was not found.
 #[derive(callgate_macros::Sentence, thiserror::Error)]
 #[error(
     "`--compare` needs the program {NAME}, which was not found: {}. In a checkout of callgate, \
@@ -29,8 +29,8 @@ pub struct NotFound {
 }
 
 impl CompareProgram {
-    /// Where `$CALLGATE_COMPARE` says; if this program lies in a checkout, which it was built from, that checkout, so that what is
-    /// compared has the same sources; then beside this program, then in a checkout around the current folder.
+    /// Finds the program. Looks where `$CALLGATE_COMPARE` says; then, if this program was built in a checkout, in that checkout, so that both have
+    /// the same sources; then beside this program; then in a checkout around the current folder.
     pub fn find() -> Result<Self, NotFound> {
         let own = std::env::current_exe().ok();
         let folder = std::env::current_dir().ok();
@@ -59,7 +59,7 @@ impl CompareProgram {
         Err(NotFound { looked })
     }
 
-    /// Runs it to its end. What it says on stderr is for whoever watches; its report comes on stdout.
+    /// Runs the program to its end. Its stderr goes to the user, and its stdout is the report.
     pub fn run(&self, quick: bool) -> Result<BenchReport, BoxError> {
         let mut command = self.command();
         command.args(["--json", "-"]).args(quick.then_some("--quick")).stdin(Stdio::null()).stderr(Stdio::inherit());

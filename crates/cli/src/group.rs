@@ -10,9 +10,9 @@ use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Group {
-    /// What this machine needs at least: cache line, futex, eventfd, pipe, memcpy
+    /// The minimal costs on this machine: cache line, futex, eventfd, pipe, memcpy
     Floor,
-    /// One call after the other
+    /// One call after another
     Latency,
     /// Calls per second from several threads
     Throughput,
@@ -26,17 +26,17 @@ pub enum Group {
     Payload,
     /// Payloads of a megabyte and more: one way, for the first time, in boxes
     Large,
-    /// Named callbacks in another process beside a bridge's call
+    /// Named callbacks in another process, compared with a bridge's call
     Manager,
-    /// A child in the strictest sandbox beside one without
+    /// A child in the strictest sandbox, compared with one without
     Sandbox,
-    /// A million calls of random sizes, and the memory that both processes keep
+    /// A million calls with payloads of random sizes, and the memory that both processes keep
     Soak,
-    /// Other ways of crossing processes; only where it is asked for
+    /// Other ways of crossing a process boundary; only on request
     Compare,
 }
 
-/// Ways of waiting: the one that is judged, and those that it is judged by.
+/// Ways of waiting: the one that is judged, and those it is judged against.
 const STRATEGIES: [(&str, Wait); 4] = [
     ("adaptive", Wait::Adaptive),
     ("park", Wait::Park),
@@ -44,10 +44,10 @@ const STRATEGIES: [(&str, Wait); 4] = [
     ("spin 50 us", Wait::SpinFor(Duration::from_micros(50))),
 ];
 
-/// How many calls the soak takes: some minutes.
+/// The number of calls of the soak. They take some minutes.
 const SOAK: u64 = 1_000_000;
 
-/// The same where there is little time.
+/// The number of calls with `--quick`.
 const SOAK_QUICK: u64 = 500;
 
 impl Group {
@@ -66,7 +66,7 @@ impl Group {
         Self::Compare,
     ];
 
-    /// As its rows name it.
+    /// The name of the group in its rows.
     pub fn name(self) -> &'static str {
         match self {
             Self::Floor => "floor",

@@ -1,4 +1,4 @@
-//! The commands about named callbacks: a hub (`serve`), what is registered there (`names`), and a call of it (`call`).
+//! The commands for named callbacks: run a hub (`serve`), list what is registered there (`names`), call it (`call`).
 
 #![forbid(unsafe_code)]
 
@@ -13,13 +13,13 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-/// Where the key is, if no file is named.
+/// The environment variable with the key, used if no file is named.
 pub const VARIABLE: &str = "CALLGATE_AUTHKEY";
 
-/// How long a hub may take to be found, or to be started where another has just ended.
+/// How long it may take to find a hub, or to start one where another has just ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often a hub is asked whether a client has ended it.
+/// How often `serve` checks whether a client has ended the hub.
 const GLANCE: Duration = Duration::from_millis(100);
 
 impl Key {
@@ -33,12 +33,12 @@ impl Key {
 }
 
 impl HubArgs {
-    /// A client of this hub that calls and asks, and may do nothing else.
+    /// Joins this hub as a client that may only call and query.
     pub fn join(&self) -> Result<Manager, BoxError> {
         self.join_for(PATIENCE)
     }
 
-    /// The same, whose calls may take so long.
+    /// Like [`join`](Self::join), with a timeout for calls.
     fn join_for(&self, timeout: Duration) -> Result<Manager, BoxError> {
         let manager = Manager::new(&self.address, &self.key.read()?).timeout(timeout);
         manager.connect_to_call(PATIENCE)?;
@@ -46,11 +46,11 @@ impl HubArgs {
     }
 }
 
-/// Is the hub until a signal or a client ends it.
+/// Runs the hub until a signal or a client ends it.
 pub fn serve(args: &ServeArgs) -> Result<(), BoxError> {
     let key = args.key.read()?;
     let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect::<SigSet>();
-    // Before there are threads, which inherit it: the signals come to the one that waits for them.
+    // Block the signals before there are threads: they inherit this, so that only the waiting thread gets the signals.
     signals.thread_block()?;
     let manager = Manager::new(&args.address, &key);
     manager.start(PATIENCE)?;
@@ -70,7 +70,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), BoxError> {
     print("ended by a client\n")
 }
 
-/// Prints what is registered.
+/// Prints the registered callbacks.
 pub fn names(hub: &HubArgs) -> Result<(), BoxError> {
     let mut names = hub.join()?.names()?;
     names.sort_by(|one, other| one.name.cmp(&other.name));
@@ -78,18 +78,18 @@ pub fn names(hub: &HubArgs) -> Result<(), BoxError> {
     print(&table(&["callback", "process", "signature", "calls", "mean"], lines))
 }
 
-/// What is said of a name in every table.
+/// The cells that every table shows for a name.
 pub fn cells(name: &Name) -> [String; 5] {
     let [callback, signature] = [&name.name, &name.signature].map(|text| text::plainly(text));
     [callback, name.pid.to_string(), signature, name.calls.to_string(), mean(name.calls, name.mean)]
 }
 
-/// How long a call took on average, if there were any.
+/// Formats the mean time of a call; `-` if there were none.
 pub fn mean(calls: u64, mean: Duration) -> String {
     if calls == 0 { "-".into() } else { format!("{mean:.1?}") }
 }
 
-/// A table with a heading; a sentence if there is nothing in it.
+/// A table with headings, or a sentence if it has no lines.
 pub fn table(headings: &[&str], lines: Vec<Vec<String>>) -> String {
     if lines.is_empty() {
         return "nothing is registered\n".into();

@@ -1,16 +1,16 @@
-//! Values and arguments of callbacks as JSON, and back.
+//! Converts values and arguments of callbacks to JSON and back.
 //!
 //! | value | JSON |
 //! | --- | --- |
 //! | none | `null` |
 //! | bool, str, list, map | `true`, `"text"`, `[..]`, `{..}` |
-//! | i64, u64 | a number without point and exponent. One that an i64 can hold becomes an i64 again |
+//! | i64, u64 | a number without point and exponent. A number that fits into an i64 becomes an i64 again |
 //! | f64 | a number with point or exponent, to the last digit; `{"$float": "nan"}`, `"inf"`, `"-inf"` |
 //! | bytes | `{"$bytes": "00ff"}`, in hexadecimal digits |
 //! | a map whose only key is one of these | `{"$map": {..}}` |
 //!
-//! Never loses anything on the way to JSON but whether a small number was an i64 or a u64. On the way back, a whole number that neither can
-//! hold is refused; with a point (`18446744073709551617.0`), it becomes the nearest f64.
+//! The way to JSON loses only whether a small number was an i64 or a u64. On the way back, a whole number that fits into neither is refused; with
+//! a point (`18446744073709551617.0`), it becomes the nearest f64.
 
 use callgate::manager::{Args, RepeatedKeyword, Value};
 use serde_json::{Map, Number, Value as Json};
@@ -19,54 +19,54 @@ const BYTES: &str = "$bytes";
 const FLOAT: &str = "$float";
 const MAP: &str = "$map";
 
-/// Why a text is no argument.
+/// Why a text is not a valid argument.
 #[derive(callgate_macros::Sentence, thiserror::Error)]
 pub enum JsonError {
-    /// It is no JSON.
+    /// The text is not JSON.
     #[error("`{text}` is no JSON: {error} (a text is written with its quotes: '\"text\"')")]
     Syntax {
-        /// What was given.
+        /// The text as it was given.
         text: String,
-        /// What is wrong with it.
+        /// What is wrong with the text.
         error: serde_json::Error,
     },
-    /// It is no keyword with a value.
+    /// The text is not a keyword with a value.
     #[error("`{text}` is no keyword with a value: NAME=JSON")]
     Keyword {
-        /// What was given.
+        /// The text as it was given.
         text: String,
     },
-    /// A keyword is there twice.
+    /// A keyword occurs twice.
     #[error(transparent)]
     Repeated(#[from] RepeatedKeyword),
-    /// What stands behind one of the keys with a meaning of their own is not what should be there.
+    /// The value of a special key, such as `$bytes`, is invalid.
     #[error("what stands in {{\"{key}\": ..}} must be {expected}")]
     Special {
         /// The key.
         key: &'static str,
-        /// What should be there.
+        /// What the value should be.
         expected: &'static str,
     },
-    /// A whole number is one that neither an i64 nor a u64 can hold.
+    /// A whole number fits neither into an i64 nor into a u64.
     #[error(
         "{number} is beyond the whole numbers of a call, {} to {}: as `{number}.0`, it is the nearest f64",
         i64::MIN,
         u64::MAX
     )]
     Beyond {
-        /// As it was given.
+        /// The number as it was given.
         number: String,
     },
-    /// It is deeper than what can cross to another process.
+    /// The value nests deeper than a value may that crosses to another process.
     #[error("more than {} lists and maps within each other", Value::MAX_DEPTH)]
     TooDeep,
 }
 
-/// The arguments of a call from those of a command: JSON texts, and keywords as `NAME=JSON`. What does not begin like JSON is a text.
+/// Converts a command's arguments to a call's: JSON texts, and keywords as `NAME=JSON`. An argument that does not begin like JSON is a text.
 ///
 /// # Errors
 ///
-/// If a keyword is not that, or is there twice; if JSON says no value.
+/// If a keyword is malformed or occurs twice, or if JSON is not a value.
 pub fn args(positional: &[String], keywords: &[String]) -> Result<Args, JsonError> {
     let positional = positional.iter().map(|text| argument(text)).collect::<Result<_, _>>()?;
     let keywords = keywords.iter().map(|text| keyword(text)).collect::<Result<_, _>>()?;
@@ -80,7 +80,7 @@ fn keyword(text: &str) -> Result<(String, Value), JsonError> {
     }
 }
 
-/// A value as people write it: JSON, or a text without quotes.
+/// Parses a value as people write it: JSON, or a text without quotes.
 fn argument(text: &str) -> Result<Value, JsonError> {
     match value(text) {
         Err(JsonError::Syntax { .. }) if !begins_like_json(text) => Ok(Value::Str(text.to_owned())),
@@ -88,30 +88,30 @@ fn argument(text: &str) -> Result<Value, JsonError> {
     }
 }
 
-/// Whether `text` was meant to be JSON, whatever it is.
+/// Whether `text` looks as if it were meant as JSON, even if it is not valid.
 fn begins_like_json(text: &str) -> bool {
     let text = text.trim_start();
     let number = text.strip_prefix('-').unwrap_or(text);
     text.starts_with(['{', '[', '"']) || number.starts_with(|first: char| first.is_ascii_digit())
 }
 
-/// The value that a JSON text says.
+/// Parses a JSON text as a value.
 ///
 /// # Errors
 ///
-/// If it is none, or not one of a value.
+/// If the text is not JSON, or its JSON is not a value.
 pub fn value(text: &str) -> Result<Value, JsonError> {
     let json = serde_json::from_str(text).map_err(|error| JsonError::Syntax { text: text.to_owned(), error })?;
-    // serde_json has made an f64 of it, which may be another number.
+    // serde_json has made an f64 of this number, which may be a different number.
     if let Some(number) = beyond(text) {
         return Err(JsonError::Beyond { number: number.to_owned() });
     }
-    // serde_json reads no more than 128 levels, so neither this nor dropping it is deep.
+    // serde_json reads at most 128 levels, so neither this recursion nor dropping the value goes deep.
     let value = of_json(json)?;
     if value.is_too_deep() { Err(JsonError::TooDeep) } else { Ok(value) }
 }
 
-/// The first whole number in `json`, which is JSON, that neither an i64 nor a u64 can hold.
+/// The first whole number in `json` that fits neither into an i64 nor into a u64. `json` must be valid.
 fn beyond(json: &str) -> Option<&str> {
     let mut rest = json;
     while let Some(start) = rest.find(|first: char| first == '"' || first == '-' || first.is_ascii_digit()) {
@@ -131,7 +131,7 @@ fn beyond(json: &str) -> Option<&str> {
     None
 }
 
-/// The input after the closing quote of a text whose opening quote has been read.
+/// The rest of the input after the closing quote of a text. `rest` begins after the opening quote.
 fn behind_text(mut rest: &str) -> &str {
     while let Some(at) = rest.find(['"', '\\']) {
         let is_escape = rest[at..].starts_with('\\');
@@ -139,16 +139,16 @@ fn behind_text(mut rest: &str) -> &str {
         if !is_escape {
             return rest;
         }
-        // What is escaped: a quote, a backslash, or what ends no text.
+        // Skip the escaped character: even a quote does not end the text here.
         rest = rest.get(1..).unwrap_or_default();
     }
     ""
 }
 
-/// A value as JSON, in one line, which a terminal shows as it is.
+/// Formats a value as JSON on one line, with nothing in it that controls a terminal.
 pub fn text(value: &Value) -> String {
     let mut text = String::new();
-    // serde_json escapes some control characters, all within texts; here, the others.
+    // serde_json escapes some control characters, which occur only in texts. This escapes the others.
     for char in to_json(value).to_string().chars() {
         match u32::from(char) {
             code if char.is_control() => text.push_str(&format!("\\u{code:04x}")),
@@ -158,7 +158,7 @@ pub fn text(value: &Value) -> String {
     text
 }
 
-/// A value as JSON.
+/// Converts a value to JSON.
 pub fn to_json(value: &Value) -> Json {
     match value {
         Value::None => Json::Null,
@@ -230,7 +230,7 @@ fn of_entries(map: Map<String, Json>) -> Result<Value, JsonError> {
     Ok(Value::Map(map.into_iter().map(|(key, json)| Ok((key, of_json(json)?))).collect::<Result<_, JsonError>>()?))
 }
 
-/// What a number is called that JSON has no digits for.
+/// The name of a number that JSON has no digits for.
 fn name_of(number: f64) -> &'static str {
     match number {
         f64::INFINITY => "inf",

@@ -1,9 +1,9 @@
-//! What the figures of a report were measured on.
+//! Describes the machine on which a report was measured.
 
 use callgate_suite::{Clock, pin};
 use std::fs;
 
-/// Label and value, for the report.
+/// Labels and values for the report.
 pub fn describe(quick: bool) -> Vec<(String, String)> {
     let mut lines = vec![
         ("CPU", format!("{}, {}", cpu_model(), cpus())),
@@ -24,18 +24,18 @@ pub fn describe(quick: bool) -> Vec<(String, String)> {
     lines.into_iter().map(|(label, value)| (label.to_owned(), value)).collect()
 }
 
-/// The content of a small file of the kernel, trimmed; none if it is not there or not for us.
+/// The trimmed contents of a small kernel file; `None` if it is missing, empty or not readable.
 pub fn line_of(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
-/// `Linux 6.18`: what follows says who built it, and nothing about calls.
+/// The kernel, such as `Linux 6.18`. The rest of the release says who built it, which does not matter here.
 pub fn kernel() -> String {
     let name = rustix::system::uname();
     format!("{} {}", name.sysname().to_string_lossy(), version_of(&name.release().to_string_lossy()))
 }
 
-/// Major and minor of a release.
+/// The major and minor version of a release.
 fn version_of(release: &str) -> String {
     let numbers = release.split(|char: char| !char.is_ascii_digit()).take(2);
     numbers.collect::<Vec<_>>().join(".")
@@ -45,7 +45,7 @@ pub fn clock_source() -> Option<String> {
     line_of("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 }
 
-/// What the kernel tells of the virtual machine that this is; none if it tells of none.
+/// Describes the virtual machine, if the kernel reports one.
 pub fn hypervisor() -> Option<String> {
     let is_guest = cpuinfo("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
     let vendor = line_of("/sys/hypervisor/type").or_else(|| line_of("/sys/class/dmi/id/sys_vendor"));
@@ -53,7 +53,7 @@ pub fn hypervisor() -> Option<String> {
 }
 
 fn cpu_model() -> String {
-    // Arm's kernels give no name.
+    // Kernels on Arm give no name.
     cpuinfo("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 

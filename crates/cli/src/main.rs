@@ -1,6 +1,6 @@
-//! The command `callgate`: measures what a call into another process costs on this machine (`bench`), says what the machine
-//! offers (`doctor`), watches the memory of very many calls (`soak`), and kills children while they are called (`chaos`). And the
-//! hub of named callbacks (`serve`), with what is registered there (`names`, `watch`) and calls of it (`call`).
+//! The command `callgate`. It measures what a call into another process costs on this machine (`bench`), reports what the machine
+//! offers (`doctor`), watches memory over very many calls (`soak`), and kills children while they are called (`chaos`). It also runs the
+//! hub of named callbacks (`serve`), lists the registered callbacks (`names`, `watch`) and calls them (`call`).
 //!
 //! Exit codes: 0 all done, 1 something failed, 2 the command line was wrong.
 
@@ -31,8 +31,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     callgate_suite::init();
-    // A limit on the size of files is to fail what is written, and not to end this program with all that it has measured. Later threads
-    // block it, too; children do not.
+    // With SIGXFSZ blocked, a write beyond the limit on file sizes fails; otherwise it would end this program and lose all measurements. Later
+    // threads inherit the block; children do not.
     let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
     let done = match CliArgs::parse().command {
         CliCommand::Bench(bench) => bench::run(&bench),
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // It may hold what another process has said, in several lines.
+            // The error may contain text from another process, in several lines.
             let lines: Vec<_> = error.to_string().split('\n').map(render::text::plainly).collect();
             eprintln!("callgate: {}", lines.join("\n"));
             ExitCode::FAILURE
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A saved report, shown as it was when it was new.
+/// Shows a saved report as when it was new.
 fn show(file: &Path, outputs: &outputs::Outputs) -> Result<(), BoxError> {
     outputs.check()?;
     let text = std::fs::read_to_string(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
@@ -66,7 +66,7 @@ fn show(file: &Path, outputs: &outputs::Outputs) -> Result<(), BoxError> {
     Ok(outputs.write(&report)?)
 }
 
-/// Writes to stdout. A reader that has seen enough (`callgate .. | head`) is no error.
+/// Writes to stdout. It is no error if the reader closes the pipe early (`callgate .. | head`).
 fn print(text: &str) -> Result<(), BoxError> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -1,5 +1,4 @@
-//! The files that a report is written to. Looked at before anything is measured, so that no measurement is lost for want of a
-//! place.
+//! Writes a report to files. They are checked before anything is measured, so that no measurement is lost because it cannot be written.
 
 use crate::print;
 use crate::render::{html, markdown};
@@ -10,21 +9,21 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Default, clap::Args)]
 pub struct Outputs {
-    /// Write the report as JSON; `-`: to stdout, and the tables to stderr.
+    /// Write the report as JSON. With `-`, write it to stdout and the tables to stderr.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Write the report as one HTML page with plots.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Write the report as Markdown, its plots as SVG files into a folder beside it.
+    /// Write the report as Markdown, and its plots as SVG files in a folder beside it.
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
 }
 
-/// Stdout, where a file is asked for.
+/// Means stdout in place of a file.
 const STDOUT: &str = "-";
 
-/// Why a report was or would not be written.
+/// Why a report was not or could not be written.
 #[derive(callgate_macros::Sentence, thiserror::Error)]
 pub enum OutputError {
     /// Nothing has been measured yet.
@@ -32,12 +31,12 @@ pub enum OutputError {
     NotWritable { path: PathBuf, source: io::Error },
     #[error("{} is named for two forms of the report; give each its own file", .0.display())]
     Twice(PathBuf),
-    /// `-` for a form of several files, or for one that nobody reads from a pipe.
+    /// `-` was given for Markdown, which takes several files, or for HTML, which nobody reads from a pipe.
     #[error(
         "only --json can be written to stdout (`-`); name a file, or `./-` if that is its name; nothing was measured"
     )]
     OnlyJson,
-    /// Where else it is, if it could be saved.
+    /// `saved` is where the report was saved instead, if that worked.
     #[error("{}{}", .failures.join("; "), saved_text(.saved.as_deref()))]
     NotWritten { failures: Vec<String>, saved: Option<PathBuf> },
 }
@@ -47,7 +46,7 @@ fn saved_text(saved: Option<&Path>) -> String {
 }
 
 impl Outputs {
-    /// Makes sure that every file could be written now. Changes none, and leaves none behind.
+    /// Checks that every file can be written. Changes no file and leaves none behind.
     pub fn check(&self) -> Result<(), OutputError> {
         if [&self.html, &self.markdown].into_iter().flatten().any(|path| is_stdout(path)) {
             return Err(OutputError::OnlyJson);
@@ -64,18 +63,18 @@ impl Outputs {
         self.markdown.as_deref().map_or(Ok(()), check_folder)
     }
 
-    /// Shows the tables: on stdout, unless that is for the JSON.
+    /// Prints the tables to stdout, or to stderr if the JSON goes to stdout.
     pub fn print(&self, tables: &str) -> Result<(), BoxError> {
         if self.json.as_deref().is_some_and(is_stdout) {
-            // Whoever closed stderr does not want them.
+            // If stderr is closed, the user does not want the tables.
             let _ = std::io::stderr().write_all(tables.as_bytes());
             return Ok(());
         }
         print(tables)
     }
 
-    /// Writes what was asked for. What fails keeps nothing else from being written; if the JSON is not among what was written,
-    /// the report is saved among the temporary files.
+    /// Writes the requested files. A failure does not stop the others. If the JSON was not written, saves the report among the temporary
+    /// files.
     pub fn write(&self, report: &BenchReport) -> Result<(), OutputError> {
         let mut failures = Vec::new();
         let mut attempt = |path: &Option<PathBuf>, write: &dyn Fn(&Path) -> Result<(), BoxError>| {
@@ -120,7 +119,7 @@ fn write_markdown(path: &Path, report: &BenchReport) -> Result<(), BoxError> {
     Ok(fs::write(path, page.text)?)
 }
 
-/// `docs/BENCHMARKS.md` has its plots in `docs/benchmarks`.
+/// The folder for a page's plots: `docs/benchmarks` for `docs/BENCHMARKS.md`.
 fn plots_folder(page: &Path) -> PathBuf {
     let stem = page.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     let is_page = page.extension().is_none();
@@ -129,7 +128,7 @@ fn plots_folder(page: &Path) -> PathBuf {
 
 fn check_folder(page: &Path) -> Result<(), OutputError> {
     let folder = plots_folder(page);
-    // A folder that is not there yet goes where the page itself can go.
+    // A folder that does not exist yet can be created where the page itself can.
     if folder.symlink_metadata().is_ok() { check_file(&folder.join(".callgate-check")) } else { Ok(()) }
 }
 
@@ -138,7 +137,7 @@ fn check_file(path: &Path) -> Result<(), OutputError> {
     let opened = OpenOptions::new().write(true).create(true).truncate(false).open(path);
     opened.map_err(|source| OutputError::NotWritable { path: path.to_owned(), source })?;
     if is_new {
-        // If it stays, it is empty and about to be written.
+        // If the removal fails, an empty file stays, which is about to be written anyway.
         let _ = fs::remove_file(path);
     }
     Ok(())

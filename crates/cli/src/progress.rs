@@ -1,10 +1,10 @@
-//! What is being measured, on stderr: a moving line on a terminal, plain lines elsewhere.
+//! Shows on stderr what is being measured: a moving line on a terminal, plain lines elsewhere.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, stderr};
 
 pub struct ProgressLine {
-    /// None if nobody watches a terminal.
+    /// `None` if stderr is not a terminal.
     bar: Option<ProgressBar>,
     step: u64,
     steps: u64,
@@ -12,13 +12,13 @@ pub struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// For so many steps.
+    /// Shows progress over `steps` steps.
     pub fn new(steps: usize) -> Self {
         let bar = stderr().is_terminal().then(|| bar(steps as u64));
         Self { bar, step: 0, steps: steps as u64, title: "" }
     }
 
-    /// The next step begins.
+    /// Begins the next step.
     pub fn begin(&mut self, title: &'static str) {
         self.step += 1;
         self.title = title;
@@ -29,7 +29,7 @@ impl ProgressLine {
         }
     }
 
-    /// A few words about what the step is doing.
+    /// Shows a few words about what the step is doing.
     pub fn say(&mut self, words: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(words.to_owned()),
@@ -37,7 +37,7 @@ impl ProgressLine {
         }
     }
 
-    /// Takes the moving line off the terminal while another program writes there.
+    /// Removes the moving line from the terminal while another program writes there.
     pub fn pause<R>(&self, during: impl FnOnce() -> R) -> R {
         match &self.bar {
             Some(bar) => bar.suspend(during),
@@ -58,7 +58,7 @@ fn bar(steps: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("{bar:20} {pos}/{len} {elapsed} {prefix}: {wide_msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    // No ticker: its thread would take CPU time from what is measured.
+    // No ticker: its thread would take CPU time from the measurement.
     bar.set_position(0);
     bar.reset_elapsed();
     bar

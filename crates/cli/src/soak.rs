@@ -1,4 +1,4 @@
-//! `callgate soak`: very many calls with payloads of random sizes, and whether the memory that both processes keep grows.
+//! `callgate soak`: makes very many calls with payloads of random sizes, and checks whether the memory that both processes keep grows.
 
 use crate::args::SoakArgs;
 use crate::print;
@@ -42,7 +42,7 @@ fn row(cells: [String; 6]) -> String {
     cells.iter().map(|cell| format!("{cell:>12}")).collect::<String>() + "\n"
 }
 
-/// Says what both processes came to. It is an error if that is more than it may be.
+/// Prints the final memory of both processes. Returns an error if it exceeds the budget or has grown.
 fn judge(parts: &[SoakPart], budget: u64) -> Result<(), BoxError> {
     let resident = parts.last().map_or(0, SoakPart::resident);
     let (growth, slack) = (soak::growth(parts), bytes(soak::SLACK));

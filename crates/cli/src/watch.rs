@@ -1,4 +1,4 @@
-//! `callgate watch`: what is registered at a hub and how often it is called, once a second.
+//! `callgate watch`: shows, once a second, what is registered at a hub and how often it is called.
 
 #![forbid(unsafe_code)]
 
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Clears a terminal, and goes to its first line.
+/// Clears a terminal and moves to its first line.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
-/// Prints a table for each interval until the hub ends, or whoever reads them; one, with `once`.
+/// Prints a table for each interval until the hub ends or the reader closes the pipe. With `once`, prints one table.
 pub fn run(args: &WatchArgs) -> Result<(), BoxError> {
     let manager = args.hub.join()?;
     let (clear, space) = if std::io::stdout().is_terminal() { (CLEAR, "") } else { ("", "\n") };
@@ -40,9 +40,9 @@ pub fn run(args: &WatchArgs) -> Result<(), BoxError> {
     }
 }
 
-/// The names, those that were called most often in `time` first.
+/// A table of the names, sorted by the number of calls in `time`, highest first.
 fn table(before: &[Name], names: &[Name], time: Duration) -> String {
-    // A name that is registered again counts from 0.
+    // A name that was registered again counts from 0.
     let before: HashMap<_, _> = before.iter().map(|name| ((&name.name, name.pid), name)).collect();
     let since = |name: &Name| {
         let before = before.get(&(&name.name, name.pid)).filter(|before| before.calls <= name.calls);

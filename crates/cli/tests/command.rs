@@ -1,4 +1,4 @@
-//! What the command `callgate` promises: what it prints, what it writes, and how it fails. Runs the built program.
+//! Tests what the command `callgate` prints, what it writes and how it fails, by running the built program.
 
 use callgate::manager::{AuthKey, Manager, Registration, Value};
 use callgate_suite::BenchReport;
@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-/// Runs the command, killing it if it takes longer than `secs` seconds; its children end with it. A hang is a failure.
+/// Runs the command. If it takes longer than `secs` seconds, kills it and fails; its children end with it.
 fn callgate(secs: u64, args: &[impl AsRef<OsStr>]) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name| folder.path().join(name);
     let create = |name| fs::File::create(file(name)).expect("a file");
     let mut command = Command::new(env!("CARGO_BIN_EXE_callgate"));
-    // Where no checkout is.
+    // A folder outside any checkout.
     command.args(args).current_dir(folder.path()).env_remove("CALLGATE_COMPARE").env_remove("CALLGATE_AUTHKEY");
     let streams = command.stdin(Stdio::null()).stdout(create("stdout")).stderr(create("stderr"));
     let mut child = streams.spawn().expect("the command starts");
@@ -51,7 +51,7 @@ fn succeeded(output: &Output) {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
 }
 
-/// What `doctor` looks at.
+/// What `doctor` checks.
 const CHECKS: &[&str] = &[
     "CPUs",
     "hyperthreads",
@@ -86,7 +86,7 @@ fn doctor_says_something_of_each_check() {
         let line = line.unwrap_or_else(|| panic!("{check} is not in\n{text}"));
         assert!(["good", "slow", "missing"].contains(&line[..9].trim_end()), "{line}");
     }
-    // The test suite itself needs children that start.
+    // The test suite itself cannot run where children do not start.
     assert!(text.contains("good     starting a child: works"), "{text}");
 }
 
@@ -132,7 +132,7 @@ fn bench_writes_every_form() {
     assert_plots_exist(&page, folder.path());
 }
 
-/// On a machine with one CPU there is only the pair that shares it.
+/// Asserts the rows. On a machine with one CPU, there is only the pair that shares it.
 #[track_caller]
 fn assert_named_rows(report: &BenchReport) {
     let has_two = callgate_suite::pin::allowed().len() > 1;
@@ -275,7 +275,7 @@ fn a_build_without_steps_says_so() {
 #[test]
 fn with_one_cpu_what_needs_two_is_left_out() {
     let cpu = callgate_suite::pin::allowed()[0];
-    // What is started inherits it.
+    // The command inherits the pinning.
     let _pin = callgate_suite::pin::Pinned::to(cpu).expect("an allowed CPU");
     let output = callgate(
         120,
@@ -325,8 +325,8 @@ fn what_cannot_be_written_is_said_before_anything_is_measured() {
 #[test]
 fn without_the_program_to_compare_with_it_says_where_it_looked() {
     let folder = tempfile::tempdir().expect("a folder");
-    // A copy of the command, so that nothing lies beside it. Made by another process: were it open to write here, a child of another test
-    // could be forked just then, and the kernel executes nothing that somebody has open to write.
+    // A copy of the command, so that nothing lies beside it. Another process makes the copy: if this process had the file open for writing, a child
+    // that another test forks at that moment would inherit the descriptor, and the kernel does not execute a file that is open for writing.
     let copy = folder.path().join("callgate");
     let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_callgate")).arg(&copy).status().expect("cp runs");
     assert!(copied.success());
@@ -356,7 +356,7 @@ fn a_file_that_is_no_report_is_named() {
     }
 }
 
-/// An address that nobody else uses, and a file with a key.
+/// Returns an unused address and the path of a file with a key.
 fn address_and_key(folder: &Path) -> (String, String) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let file = folder.join("key");
@@ -366,7 +366,7 @@ fn address_and_key(folder: &Path) -> (String, String) {
     (address, file.to_str().expect("text").into())
 }
 
-/// A `callgate serve` that is up. Killed if the test fails.
+/// A running `callgate serve`. Dropping it kills the process.
 struct Served(Child);
 
 impl Served {
@@ -381,7 +381,7 @@ impl Served {
         served
     }
 
-    /// Its end, and what it has printed.
+    /// Waits for the end of the process. Returns its exit code and output.
     fn end(mut self) -> (Option<i32>, String) {
         let deadline = Instant::now() + Duration::from_secs(60);
         let status = loop {
@@ -520,7 +520,7 @@ fn names_and_watch_show_who_has_what() {
     drop(manager);
 }
 
-/// A `callgate watch` that goes on. Killed if the test fails.
+/// A running `callgate watch`. Dropping it kills the process.
 struct Watching {
     process: Child,
     lines: Option<Receiver<String>>,
@@ -533,12 +533,12 @@ impl Watching {
         let mut process = command.spawn().expect("the command starts");
         let stdout = BufReader::new(process.stdout.take().expect("a pipe"));
         let (said, lines) = mpsc::sync_channel(0);
-        // Ends, and closes the pipe, when nobody reads the lines any more.
+        // The thread ends and closes the pipe when the receiver of the lines is dropped.
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| said.send(line)));
         Self { process, lines: Some(lines) }
     }
 
-    /// What follows the line that begins with `start`, in that line.
+    /// Waits for the line that begins with `start` and returns the rest of it.
     fn next(&self, start: &str) -> String {
         let lines = self.lines.as_ref().expect("somebody reads");
         loop {
@@ -600,7 +600,7 @@ fn watch_shows_how_long_calls_take_now() {
     let work = |millis: u64| std::thread::sleep(Duration::from_millis(millis));
     let _registration = owner.register_fn("work", work).expect("a free name");
     let call = |millis: u64| assert_eq!(owner.call_as::<()>("work", (millis,)), Ok(Some(())));
-    // Very many that took no time, before anybody looks.
+    // Very many calls that take no time, before the first look.
     (0..100_000).for_each(|_| call(0));
     let watching = Watching::start(&address, &key);
     let (done, deadline) = (AtomicBool::new(false), Instant::now() + Duration::from_secs(120));
@@ -674,7 +674,7 @@ fn fault_24_a_limit_on_files_keeps_the_command_from_writing_and_not_from_saying_
     let folder = tempfile::tempdir().expect("a folder");
     let (saved, page) = (folder.path().join("saved.json"), folder.path().join("page.html"));
     fs::write(&saved, serde_json::to_string(&BenchReport::default()).expect("JSON")).expect("a file");
-    // Of 512 bytes each.
+    // `ulimit` counts blocks of 512 bytes.
     let limited = r#"ulimit -f 1; exec "$0" "$@""#;
     let mut command = Command::new("sh");
     command.args(["-c", limited, env!("CARGO_BIN_EXE_callgate"), "report"]).arg(&saved).arg("--html").arg(&page);

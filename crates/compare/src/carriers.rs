@@ -1,4 +1,4 @@
-//! Every way that carries large payloads, in the order of the report, and under which loads it is compared.
+//! Lists every way to carry large payloads, in the order of the report, with the loads under which it is compared.
 
 #![forbid(unsafe_code)]
 
@@ -10,21 +10,21 @@ use callgate_suite::large::{Carry, Load};
 /// A carrier that is ready to carry, or why it is not.
 pub type StartedCarrier = Result<Box<dyn Carry>, BoxError>;
 
-/// One way.
+/// One way to carry large payloads.
 pub struct Carrier {
-    /// As the report calls it.
+    /// The name in the report.
     pub name: &'static str,
-    /// What it is compared under.
+    /// The loads and lengths under which it is compared.
     pub loads: &'static [(Load, usize)],
-    /// Starts it with its peer on a CPU, or on any, for payloads of one length.
+    /// Starts it for payloads of one length, with its peer pinned to the CPU, if given.
     pub start: fn(Option<usize>, Load, usize) -> StartedCarrier,
-    /// What the peer does, given the address that `start` has handed over.
+    /// Runs the peer, given the address from `start`.
     pub serve: ServeFn,
     /// Whether the peer polls even when nobody calls.
     pub polls: bool,
 }
 
-/// All of them.
+/// All carriers.
 pub const CARRIERS: &[Carrier] = &[
     Carrier {
         name: iceoryx2_loaned::NAME,
@@ -47,7 +47,7 @@ pub const CARRIERS: &[Carrier] = &[
     },
 ];
 
-/// The carrier of that name.
+/// Finds the carrier of that name.
 pub fn find(name: &str) -> Option<&'static Carrier> {
     CARRIERS.iter().find(|carrier| carrier.name == name)
 }

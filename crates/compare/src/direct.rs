@@ -1,4 +1,4 @@
-//! No boundary at all: the counter behind a `dyn` call, in the calling thread.
+//! Calls without any boundary: the counter behind a `dyn` call, in the calling thread.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +15,7 @@ pub const NAME: &str = "dyn call";
 struct Direct(CountService);
 
 pub fn start(_cpu: Option<usize>) -> StartedTransport {
-    // The compiler must not find out which type is behind the `dyn`.
+    // Hides from the compiler which type is behind the `dyn`.
     Ok(black_box(Box::new(Direct(counter()?))))
 }
 

@@ -1,11 +1,11 @@
-//! iceoryx2 request-response: shared memory without a system call, polled; or with an event after each message, waited for.
+//! iceoryx2 request-response: shared memory, either polled without system calls, or with an event after each message.
 //!
-//! Polling is how iceoryx2's own benchmark takes its figures (`benchmarks/request-response` of its repository), from which the
-//! limits on participants and buffers come too; events beside a service are what its example `event_based_communication` recommends to those who
-//! will not poll. Payloads are slices written in place (`loan_slice_uninit`), and the method and a number travel in the user header.
+//! iceoryx2's own benchmark polls (`benchmarks/request-response` of its repository); the limits on participants and buffers come from there too. For
+//! programs that do not poll, its example `event_based_communication` recommends an event beside the service. Payloads are slices written in place
+//! (`loan_slice_uninit`), and the method and a number travel in the user header.
 //!
-//! iceoryx2 keeps files: under its root path, which is a temporary directory here, and in `/dev/shm`, under a prefix of our own.
-//! Whoever ends last removes both: the peer when its parent was killed, the parent when the peer was.
+//! iceoryx2 keeps files under its root path, which is a temporary directory here, and in `/dev/shm`, under our own prefix.
+//! The side that ends last removes both: the peer if its parent was killed, the parent if the peer was.
 
 #![forbid(unsafe_code)]
 
@@ -31,7 +31,7 @@ use tempfile::TempDir;
 pub const POLLING: &str = "iceoryx2 polling";
 pub const EVENT: &str = "iceoryx2 event";
 
-/// Method and number; in a response, only the number means anything.
+/// Method and number. In a response, only the number has a meaning.
 type Header = [u64; 2];
 
 type Requests = Client<ipc::Service, [u8], Header, [u8], Header>;
@@ -48,16 +48,16 @@ const RECORD: u64 = 3;
 const ECHO: u64 = 4;
 const WORK: u64 = 5;
 
-/// The largest payload of the workload fits.
+/// Large enough for every payload of the workload, in bytes.
 const MAX_PAYLOAD: usize = 2 << 20;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long either side sleeps before it looks whether the other one lives.
+/// How long either side sleeps before it checks whether the other one lives.
 const NAP: Duration = Duration::from_millis(200);
 
-/// The caller's side; its fields are in the order in which they have to go.
+/// The caller's side. The order of the fields is the order in which they must be dropped.
 struct IceoryxCalls {
     requests: Requests,
     events: Option<Events>,
@@ -92,7 +92,7 @@ pub fn serve_event(address: &str) -> Result<(), BoxError> {
 }
 
 fn serve(name: &str, address: &str) -> Result<(), BoxError> {
-    // Dropped last, when nothing is in use any more: then it removes what is left.
+    // Dropped last, so that it removes the remaining files when nothing uses them any more.
     let place = IceoryxFiles::at(address)?;
     let node = place.node()?;
     let requested = service(&node)?.server_builder().initial_max_slice_len(MAX_PAYLOAD).create()?;
@@ -132,7 +132,7 @@ fn reply(counter: &mut CountService, request: &Incoming) -> Result<(), BoxError>
             let record = counter.record(&postcard::from_bytes(request.payload())?);
             respond(request, 0, &postcard::to_stdvec(&record)?)
         }
-        // Written straight from the request's memory into the response's.
+        // Copied directly from the request's memory into the response's.
         ECHO => respond(request, 0, request.payload()),
         WORK => {
             counter.work(n);
@@ -168,7 +168,7 @@ impl IceoryxCalls {
         }
     }
 
-    /// Waits for a while.
+    /// Waits for a while. Returns the answer if it has come.
     fn wait(&self, pending: &Pending) -> Result<Option<Answer>, BoxError> {
         if let Some(events) = &self.events {
             events.wait()?;
@@ -213,7 +213,7 @@ impl Transport for IceoryxCalls {
     }
 }
 
-/// The service; created or opened, whoever comes first. One caller, one callee, one response to a request.
+/// The service. The first side creates it, the other opens it. One caller, one callee, one response to each request.
 fn service(node: &Node<ipc::Service>) -> Result<Factory, BoxError> {
     let name = ServiceName::new("counter")?;
     let builder = node.service_builder(&name).request_response::<[u8], [u8]>();
@@ -242,18 +242,18 @@ impl Events {
         Ok(())
     }
 
-    /// Waits for an event, or for a while.
+    /// Waits for an event, but at most for a while.
     fn wait(&self) -> Result<(), BoxError> {
         self.incoming.timed_wait(|_| {}, NAP)?;
         Ok(())
     }
 }
 
-/// Where iceoryx2 keeps its files.
+/// The place of iceoryx2's files. Dropping it removes them.
 pub struct IceoryxFiles {
     root: path::PathBuf,
     prefix: String,
-    /// Removes the directory, in the process that made it.
+    /// Removes the directory, in the process that created it.
     _directory: Option<TempDir>,
 }
 
@@ -266,7 +266,7 @@ impl IceoryxFiles {
         Ok(Self { root: directory.path().to_owned(), prefix, _directory: Some(directory) })
     }
 
-    /// The place that another process has made.
+    /// The place that another process has created.
     pub fn at(address: &str) -> Result<Self, BoxError> {
         let (prefix, root) = address.split_once(' ').ok_or("an address without a directory")?;
         Ok(Self { root: root.into(), prefix: prefix.to_owned(), _directory: None })
@@ -287,7 +287,7 @@ impl IceoryxFiles {
 
 impl Drop for IceoryxFiles {
     fn drop(&mut self) {
-        // Usually there is nothing left; what cannot be removed is no reason to fail.
+        // Usually nothing is left. A failed removal is no reason to fail.
         let _ = fs::remove_dir_all(&self.root);
         let Ok(entries) = fs::read_dir("/dev/shm") else { return };
         for entry in entries.flatten() {

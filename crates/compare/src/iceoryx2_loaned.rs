@@ -1,11 +1,11 @@
-//! iceoryx2 with large payloads in memory that it loans, polled: nothing is copied unless this file says so.
+//! iceoryx2 with large payloads in memory that it loans, polled. Nothing is copied unless this file says so.
 //!
-//! Set up as `iceoryx2.rs` is, and for as many loans as are in use at once; the longest payload is stated when the ports are
+//! Set up like `iceoryx2.rs`, and for the number of loans that are in use at once. The longest payload is given when the ports are
 //! created (`initial_max_slice_len`), so that no memory is mapped later.
 //!
 //! - **Touched**: the caller fills a loaned request, the peer reads all of it and fills a loaned response, the caller reads all of that.
-//! - **Edited**: a buffer goes to the peer, which changes one line of it and gives it back, and so on with the same buffer. iceoryx2 has no
-//!   way to hand a received buffer back, and what was received is read-only. So the peer loans a response and copies the request
+//! - **Edited**: a buffer goes to the peer, which changes one line of it and gives it back; the next turn uses the same contents. In iceoryx2 a
+//!   receiver cannot hand a buffer back, and received memory is read-only. So the peer loans a response and copies the request
 //!   into it, and the caller copies that response into its next request: two copies.
 
 #![forbid(unsafe_code)]
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 pub const NAME: &str = "iceoryx2 loaned";
 
-/// What the peer shall do.
+/// The operation that the peer performs.
 type Header = u64;
 
 const TOUCH: Header = 0;
@@ -45,9 +45,9 @@ type Factory = request_response::PortFactory<ipc::Service, [u8], Header, [u8], (
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The caller's side; its fields are in the order in which they have to go.
+/// The caller's side. The order of the fields is the order in which they must be dropped.
 struct Loans {
-    /// What came back last, of [`Load::Edited`].
+    /// The last answer, for [`Load::Edited`].
     buffer: Option<Answer>,
     requests: Requests,
     peer: PeerProcess,
@@ -69,7 +69,7 @@ pub fn start(cpu: Option<usize>, load: Load, len: usize) -> StartedCarrier {
 
 pub fn serve(address: &str) -> Result<(), BoxError> {
     let (len, address) = address.split_once(' ').ok_or("an address without a length")?;
-    // Dropped last, when nothing is in use any more: then it removes what is left.
+    // Dropped last, so that it removes the remaining files when nothing uses them any more.
     let place = IceoryxFiles::at(address)?;
     let node = place.node()?;
     let requested: Requested = service(&node)?.server_builder().initial_max_slice_len(len.parse()?).create()?;
@@ -153,7 +153,7 @@ impl Loans {
     }
 }
 
-/// Polls for a while.
+/// Polls for a while. Returns the answer if it has come.
 fn poll(pending: &Pending) -> Result<Option<Answer>, BoxError> {
     for _ in 0..1 << 20 {
         if let Some(answer) = pending.receive()? {
@@ -163,7 +163,7 @@ fn poll(pending: &Pending) -> Result<Option<Answer>, BoxError> {
     Ok(None)
 }
 
-/// The service; created or opened, whoever comes first. One caller, one callee, one request at a time, one response to it.
+/// The service. The first side creates it, the other opens it. One caller, one callee, one request at a time, one response to it.
 fn service(node: &Node<ipc::Service>) -> Result<Factory, BoxError> {
     let name = ServiceName::new("large")?;
     let builder = node.service_builder(&name).request_response::<[u8], [u8]>().request_user_header::<Header>();

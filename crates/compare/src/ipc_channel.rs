@@ -1,7 +1,7 @@
-//! ipc-channel: a typed channel each way, in Unix sockets with a system call per message.
+//! ipc-channel: a typed channel in each direction, over Unix sockets, with a system call for each message.
 //!
-//! Set up as its README says under "Bootstrapping channels between processes": a one-shot server, whose name the peer gets, and
-//! over which it sends the ends of the channels.
+//! Set up as in its README under "Bootstrapping channels between processes": the peer gets the name of a one-shot server, and sends the ends of
+//! the channels over it.
 
 #![forbid(unsafe_code)]
 
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 type IpcEnds = (IpcSender<Order>, IpcReceiver<OrderReply>);
 
-/// Its fields are in the order in which they have to go.
+/// The caller's side. The order of the fields is the order in which they must be dropped.
 struct IpcChannels {
     requests: IpcSender<Order>,
     replies: IpcReceiver<OrderReply>,
@@ -36,14 +36,14 @@ pub fn start(cpu: Option<usize>) -> StartedTransport {
     Ok(Box::new(Messages(IpcChannels { requests, replies, peer })))
 }
 
-/// Waits for the peer's channels. `accept` knows no deadline and does not see a peer die, so a thread of its own waits in it.
+/// Waits for the peer's channels. `accept` has no deadline and does not notice a peer's death, so a separate thread waits in it.
 pub fn accept<E>(server: IpcOneShotServer<E>) -> Result<E, BoxError>
 where
     E: Send + Serialize + DeserializeOwned + 'static,
 {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
-        // Fails if nobody waits any more.
+        // Fails if the receiver has given up.
         let _ = tell.send(server.accept().map(|(_, ends)| ends));
     });
     let accepted = told.recv_timeout(PATIENCE).map_err(|_| "the peer has not connected")?;

@@ -1,7 +1,7 @@
-//! ipc-channel's `IpcSharedMemory`: large bytes in a memory object of their own, whose descriptor goes over the channel.
+//! ipc-channel's `IpcSharedMemory`: each payload lies in its own memory object, whose descriptor goes over the channel.
 //!
-//! Its README has it for what is too large to be copied through a socket. Each message takes a new object, whose pages the kernel
-//! hands out one by one: there is no way to use one again for other bytes in safe code.
+//! Its README recommends this for payloads that are too large to copy through a socket. Each message takes a new object, whose pages the kernel
+//! provides one by one: safe code cannot reuse an object for other bytes.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +17,7 @@ pub const NAME: &str = "ipc-channel memory";
 
 type MemoryEnds = (IpcSender<IpcSharedMemory>, IpcReceiver<u64>);
 
-/// Its fields are in the order in which they have to go.
+/// The caller's side. The order of the fields is the order in which they must be dropped.
 struct MemoryChannels {
     requests: IpcSender<IpcSharedMemory>,
     replies: IpcReceiver<u64>,

@@ -1,11 +1,11 @@
-//! Other ways of crossing a process boundary, under the workload of callgate's benchmarks. `callgate bench --compare` runs this.
+//! Measures other ways of crossing a process boundary under the workload of callgate's benchmarks. `callgate bench --compare` runs this.
 //!
-//! Each peer is in a file of its own, set up the way its documentation recommends for latency; [`transports`] lists them. The other process is
-//! always this program, executed again. callgate itself is measured in turn with them, in the same run.
+//! Each peer has its own file and is set up as its documentation recommends for low latency; [`transports`] lists them. The other process is
+//! always this program, executed again. callgate itself takes turns with them in the same run.
 
 #![forbid(unsafe_code)]
 
-// What is compared.
+// The peers.
 mod direct;
 mod iceoryx2;
 mod iceoryx2_loaned;
@@ -17,10 +17,10 @@ mod tarpc;
 mod threads;
 mod transports;
 
-// Those of them that carry large payloads.
+// The peers that carry large payloads.
 mod carriers;
 
-// What the peers have in common.
+// Shared by the peers.
 mod message;
 mod peer;
 
@@ -37,16 +37,16 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(version, after_help = format!("Names: {}", names()))]
 struct CompareArgs {
-    /// Write the report as JSON to this file (`-`: to stdout) instead of printing a table.
+    /// Write the report as JSON to this file instead of printing a table. `-` means stdout.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only see whether everything works: the figures are worth little.
+    /// Measure briefly, only to see whether everything works: the figures are worth little.
     #[arg(long)]
     quick: bool,
-    /// Only make every call once and look at the answers.
+    /// Only make every call once and check the answers.
     #[arg(long, conflicts_with_all = ["json", "quick"])]
     verify: bool,
-    /// What to compare: every peer whose name has one of these words in it; all, if there are none.
+    /// What to compare: every peer whose name contains one of these words. Default: all peers.
     #[arg(value_name = "NAME")]
     names: Vec<String>,
 }
@@ -82,7 +82,7 @@ fn run(arguments: &CompareArgs) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// The peers that these words choose.
+/// The peers whose names contain one of `words`.
 fn chosen(words: &[String]) -> Result<Vec<&'static str>, BoxError> {
     let has = |name: &str, word: &str| name.to_lowercase().contains(&word.to_lowercase());
     if let Some(word) = words.iter().find(|word| !measure::names().any(|name| has(name, word))) {

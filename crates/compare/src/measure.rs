@@ -1,4 +1,4 @@
-//! All peers in turn with callgate.
+//! Measures all peers in turn with callgate.
 
 #![forbid(unsafe_code)]
 
@@ -17,29 +17,29 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What the rows of callgate itself are called, which are the floors of the others.
+/// The name of callgate's own rows, which are the floors of the others.
 const CALLGATE: &str = "callgate";
 
-/// callgate without spinning, so that it sleeps and wakes as often as most of its peers do.
+/// callgate without spinning, so that it sleeps and wakes as often as most peers do.
 const PARKED: &str = "callgate parked";
 
-/// A callback of values, beside those who call callbacks too.
+/// A callback of dynamic values, to compare with peers that call callbacks too.
 const CALLBACK: &str = "callgate callback of values";
 
-/// What is measured of each peer, under the name that the script in Python knows and the one that the report uses.
+/// The calls measured for each peer: the name in the Python script, the name in the report, and the kind.
 const CALLS: [(&str, &str, CallKind); 3] =
     [("add", "add", CallKind::Add), ("greet", "greet", CallKind::Greet), ("echo", "echo 4096", CallKind::Echo(4096))];
 
-/// The call whose distribution is drawn: with all of them there would be more curves than can be told apart.
+/// The call whose distribution is drawn. With all calls there would be too many curves to tell apart.
 const DRAWN: &str = "add";
 
-/// How many calls there are between two readings of the clock where a call is shorter than a reading.
+/// The number of calls between two readings of the clock, for calls that are shorter than a reading.
 const TOGETHER: u32 = 64;
 
-/// Enough for figures to be quoted, in about a minute.
+/// Enough for figures that can be quoted. Takes about a minute.
 pub const FULL: Budget = Budget { time: Duration::from_millis(200), ..Budget::full() };
 
-/// What ought to be compared and is not, and why.
+/// Peers that should be compared but are not, and why.
 const ABSENT: &[(&str, &str)] =
     &[("Cap'n Proto", "its Rust crates need a system package to build, the schema compiler `capnp`")];
 
@@ -49,7 +49,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     rust.chain(python::NAMES).chain(ABSENT.iter().map(|(name, _)| *name))
 }
 
-/// Peers that are there to be called, and what is not.
+/// The peers that can be called, and the reasons why others cannot.
 pub struct Peers {
     rust: Vec<&'static TransportWay>,
     carriers: Vec<&'static Carrier>,
@@ -58,7 +58,7 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Looks for the peers of these names, and says of each that is missing why.
+    /// Finds the peers of these names, and notes for each missing one why it is missing.
     pub fn find(names: &[&'static str]) -> Self {
         let mut peers = Self { rust: Vec::new(), carriers: Vec::new(), python: Vec::new(), skipped: Vec::new() };
         for &name in names {
@@ -82,7 +82,7 @@ impl Peers {
         Ok(())
     }
 
-    /// Makes every call of every peer once, on any CPU, and looks at the whole answers.
+    /// Makes every call of every peer once, on any CPU, and checks the whole answers.
     ///
     /// # Errors
     ///
@@ -103,11 +103,11 @@ impl Peers {
         Ok(())
     }
 
-    /// Measures them all, each on a CPU of its own opposite the caller's.
+    /// Measures all peers, each pinned to another CPU than the caller.
     ///
     /// # Errors
     ///
-    /// If this process may run on one CPU only, or a call fails.
+    /// If this process may run on only one CPU, or if a call fails.
     pub fn measure(&self, budget: Budget) -> Result<BenchReport, BoxError> {
         let (caller, callee) = pin::pair()?;
         let _pinned = Pinned::to(caller)?;
@@ -129,7 +129,7 @@ impl Peers {
         Ok(BenchReport { rows: rows("compare", &measured), series, ..BenchReport::default() })
     }
 
-    /// What the carriers are compared under, each once.
+    /// The loads of all carriers, without duplicates.
     fn loads(&self) -> Vec<(Load, usize)> {
         let mut loads: Vec<(Load, usize)> = Vec::new();
         for load in self.carriers.iter().flat_map(|carrier| carrier.loads) {
@@ -140,7 +140,7 @@ impl Peers {
         loads
     }
 
-    /// The carriers that carry this load, in turn with callgate. Each load for itself: all of them together would take gigabytes.
+    /// Measures the carriers of this load in turn with callgate. Loads are measured one by one, because all at once would take gigabytes.
     fn measure_load(&self, budget: Budget, load: Load, len: usize, callee: usize) -> Result<BenchReport, BoxError> {
         let mut progress = counting(load.of(len), budget);
         let measured = interleave(large::batches(budget, len), &Clock::new(), &mut progress, || {
@@ -171,7 +171,7 @@ impl Peers {
     }
 }
 
-/// Says which repeat it is.
+/// Prints which repeat is running.
 fn counting(what: String, budget: Budget) -> impl FnMut(&str) {
     let mut repeat = 0;
     move |_| {
@@ -181,7 +181,7 @@ fn counting(what: String, budget: Budget) -> impl FnMut(&str) {
 }
 
 impl Carrier {
-    /// Carries a few payloads under each load, which looks at the answers.
+    /// Carries a few payloads under each load, which checks the answers.
     fn verify(&self) -> Result<(), BoxError> {
         for &(load, len) in self.loads {
             for len in [4_096, len] {
@@ -216,7 +216,7 @@ fn subject<T: Transport + 'static>(peer: &str, name: &str, call: CallKind, trans
     workload::subject(format!("{peer} {name}"), call, transport)
 }
 
-/// Names callgate's row for the same call as what the subject is compared with.
+/// Makes callgate's row for the same call the subject's floor.
 fn beside(call: &str, subject: Subject) -> Subject {
     subject.beside(&format!("{CALLGATE} {call}"))
 }

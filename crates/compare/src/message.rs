@@ -1,4 +1,4 @@
-//! Calls as messages, for transports that carry messages: everything that is neither RPC nor a method call by itself.
+//! Turns calls into messages, for transports that carry messages rather than calls.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ pub enum Order {
     Work(u64),
 }
 
-/// Its answer.
+/// The answer to a call.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum OrderReply {
     Number(u64),
@@ -31,12 +31,12 @@ pub enum OrderReply {
     Done,
 }
 
-/// A counter, which leaves the calling thread on the CPU where it is.
+/// Makes a counter without changing where the calling thread is pinned.
 pub fn counter() -> Result<CountService, BoxError> {
     Ok(Pinned::nowhere(|| CountService::new(pin::allowed().to_vec()))??)
 }
 
-/// What the service answers to a request.
+/// Has the service answer a request.
 pub fn answer(counter: &mut CountService, request: Order) -> OrderReply {
     match request {
         Order::Add(n) => OrderReply::Number(counter.add(n)),
@@ -51,7 +51,7 @@ pub fn answer(counter: &mut CountService, request: Order) -> OrderReply {
     }
 }
 
-/// What carries one message there and one back.
+/// Carries one message there and one back.
 pub trait Carrier {
     fn exchange(&mut self, request: Order) -> Result<OrderReply, BoxError>;
     fn peer(&self) -> Option<&PeerProcess>;

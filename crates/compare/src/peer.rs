@@ -1,7 +1,7 @@
 //! The process on the other side of a transport: this program, executed again.
 //!
-//! A peer serves until its channel or its stdin ends, which happens at the latest when its parent dies: it needs no signal,
-//! and has time to remove what it has left in the file system.
+//! A peer serves until its channel or its stdin ends, at the latest when its parent dies. So it needs no signal and has time to
+//! remove its files.
 
 #![forbid(unsafe_code)]
 
@@ -15,10 +15,10 @@ use std::process::{self, Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// CPU (or `any`) and the name of the transport.
+/// The environment variable with the CPU (or `any`) and the name of the transport.
 const ORDER: &str = "CALLGATE_COMPARE_PEER";
 
-/// Where the peer finds its caller, if not on stdin.
+/// The environment variable that says where the peer finds its caller, if not on stdin.
 const ADDRESS: &str = "CALLGATE_COMPARE_ADDRESS";
 
 /// How long a peer may take to end by itself.
@@ -27,9 +27,9 @@ const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 /// Exit code of a peer that could not serve.
 const FAILED: i32 = 70;
 
-/// A peer. When this is dropped, its stdin is closed; it is waited for, and killed if it does not end by itself.
+/// A peer. Dropping this closes the peer's stdin and waits for it to end; if it does not end by itself, it is killed.
 ///
-/// A transport whose channel is not stdin must drop its end of it before the peer.
+/// A transport whose channel is not stdin must drop its end of the channel before the peer.
 pub struct PeerProcess {
     process: Child,
 }
@@ -53,7 +53,7 @@ impl PeerProcess {
         self.process.id()
     }
 
-    /// The pipes of stdin and stdout, where those were asked for.
+    /// The pipes of stdin and stdout, if `start` was asked for both.
     pub fn pipes(&mut self) -> Option<(process::ChildStdin, process::ChildStdout)> {
         self.process.stdin.take().zip(self.process.stdout.take())
     }
@@ -66,7 +66,7 @@ impl PeerProcess {
         if line.is_empty() { Err("the peer ended before it was ready".into()) } else { Ok(()) }
     }
 
-    /// An error if the peer has ended.
+    /// Returns an error if the peer has ended.
     pub fn check(&mut self) -> Result<(), BoxError> {
         match self.process.try_wait()? {
             None => Ok(()),
@@ -85,17 +85,17 @@ impl Drop for PeerProcess {
     fn drop(&mut self) {
         drop(self.process.stdin.take());
         if !self.ends_by_itself() {
-            // Fails only if it has been waited for already.
+            // Fails only if the peer has been reaped already.
             let _ = self.process.kill();
         }
         let _ = self.process.wait();
     }
 }
 
-/// Makes a process that [`PeerProcess::start`] started into that peer, which never returns from here; does nothing in others.
+/// Turns a process that [`PeerProcess::start`] started into that peer, and then never returns. Does nothing in other processes.
 ///
-/// No peer starts this program again, so whoever has the variable is a peer. If its parent has died meanwhile, it sees the end of
-/// its stdin, and ends like any other.
+/// No peer starts this program again, so a process with the variable is a peer. If its parent has died meanwhile, the peer sees the end of
+/// its stdin and ends like any other.
 pub fn init() {
     let Ok(order) = std::env::var(ORDER) else { return };
     if let Err(error) = carry_out(&order) {
@@ -106,7 +106,7 @@ pub fn init() {
 }
 
 fn carry_out(order: &str) -> Result<(), BoxError> {
-    // Whoever polls is stopped (SIGSTOP) while others are measured. If its parent dies then, it must see the end of stdin.
+    // A polling peer is stopped (SIGSTOP) while others are measured. If its parent dies then, the peer must run to see the end of stdin.
     set_parent_process_death_signal(Some(Signal::CONT))?;
     let (cpu, name) = order.split_once(' ').ok_or("these are not two words")?;
     serve(name, cpu)
@@ -121,17 +121,17 @@ fn serve(name: &str, cpu: &str) -> Result<(), BoxError> {
     serve(&std::env::var(ADDRESS)?)
 }
 
-/// Tells the parent, in the peer, that calls are answered from now on.
+/// In the peer: tells the parent that calls are answered from now on.
 pub fn ready() -> io::Result<()> {
     io::stdout().write_all(b"ready\n")
 }
 
-/// Becomes true, in the peer, when stdin ends: for those whose channel does not tell.
+/// In the peer: returns a flag that becomes true when stdin ends. For transports whose channel does not report its end.
 pub fn end_of_stdin() -> Arc<AtomicBool> {
     let ended = Arc::new(AtomicBool::new(false));
     let tell = ended.clone();
     std::thread::spawn(move || {
-        // An error is an end too.
+        // An error counts as the end too.
         let _ = io::stdin().read_to_end(&mut Vec::new());
         tell.store(true, Ordering::Relaxed);
     });

@@ -1,4 +1,4 @@
-//! The report as a table.
+//! Prints the report as a table.
 
 #![forbid(unsafe_code)]
 
@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 const HEADER: [&str; 9] = ["", "p50", "p90", "p99", "p99.9", "max", "calls", "x callgate", "CPU/call"];
 
-/// Prints the rows, what they show of the project's targets, and what was left out.
+/// Prints the rows, the project's targets that they judge, and what was left out.
 pub fn table(report: &BenchReport) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let width = report.rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
@@ -32,14 +32,14 @@ fn print_line(out: &mut impl Write, width: usize, [name, rest @ ..]: &[String; 9
 fn cells(row: &Row) -> [String; 9] {
     let ratio = row.ratio.map_or(String::new(), |ratio| format!("{ratio:.3}"));
     let cpu = row.cpu.map_or(String::new(), time);
-    // The tail of means of many calls is not that of the calls.
+    // The tail of means of many calls is not the tail of single calls.
     let tail = |nanos| if row.averaged { "-".to_owned() } else { time(nanos) };
     let [p90, p99, p999, max] = [row.p90, row.p99, row.p999, row.max].map(tail);
     let p50 = time(row.p50);
     [row.name.clone(), p50, p90, p99, p999, max, row.count.to_string(), ratio, cpu]
 }
 
-/// Nanoseconds, in a unit that suits them.
+/// Formats nanoseconds in a suitable unit.
 fn time(nanos: f64) -> String {
     match nanos {
         ..100.0 => format!("{nanos:.1} ns"),

@@ -1,5 +1,5 @@
-//! The Python package that callgate descends from, and what it and the other one are made of. They measure themselves, in a script that is asked for one batch at a time,
-//! so that they too take turns with callgate.
+//! The Python package that callgate descends from, and the parts of `multiprocessing` that it and the package `xpc` are made of. They measure
+//! themselves in a script, which gets orders for one batch at a time, so that they too take turns with callgate.
 
 #![forbid(unsafe_code)]
 
@@ -14,13 +14,13 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::rc::Rc;
 use tempfile::TempDir;
 
-/// What can be asked for. The first needs a package that is not part of Python.
+/// The peers in Python. The first needs a package that is not part of Python.
 pub const NAMES: [&str; 3] = [BRIDGE, "multiprocessing.Manager", CONNECTION];
 
 const BRIDGE: &str = "cross-process-bridge";
 
-/// A connection with challenges for each call, as the package `xpc` makes it, from which callgate's `Manager` descends. Over a Unix socket, which
-/// is faster than its TCP: with that, a challenge followed by a request waits 40 ms for the acknowledgement of the former.
+/// A connection with challenges for each call, like those of the package `xpc`, from which callgate's `Manager` descends. This one uses a Unix
+/// socket, which is faster than the package's TCP: there, a request after a challenge waits 40 ms for the challenge's acknowledgement.
 pub const CONNECTION: &str = "multiprocessing.connection";
 
 const SCRIPT: &str = include_str!("../python/peers.py");
@@ -31,7 +31,7 @@ pub struct Python {
 }
 
 impl Python {
-    /// The one in which `name` can be measured. Makes a virtual environment for it beside this executable, if it needs one.
+    /// Finds a Python that can measure `name`. Makes a virtual environment for it beside this executable, if it needs one.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl Python {
         Ok(Self { interpreter: here.into() })
     }
 
-    /// Starts the script, with the two sides of its calls on these CPUs, or on any.
+    /// Starts the script, with the two sides of its calls pinned to these CPUs, if given.
     pub fn start(&self, name: &str, cpus: Option<(usize, usize)>) -> Result<Rc<RefCell<Session>>, BoxError> {
         let home = TempDir::with_prefix("callgate-compare-")?;
         let script = home.path().join("peers.py");
@@ -54,7 +54,7 @@ impl Python {
         let words = cpus.map_or(["any".into(), "any".into()], |cpus| [cpus.0.to_string(), cpus.1.to_string()]);
         let mut command = Command::new(&self.interpreter);
         command.arg(&script).args(["run", name]).args(words);
-        // What Python leaves in its temporary directory goes with ours.
+        // Puts Python's temporary files into our temporary directory, so that they are removed with it.
         command.env("TMPDIR", home.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = PeerProcess::run(&mut command)?;
         let (orders, answers) = process.pipes().ok_or("the script has no pipes")?;
@@ -63,7 +63,7 @@ impl Python {
     }
 }
 
-/// The interpreter of an environment with the package, made on first use.
+/// The interpreter of a virtual environment with the package. Creates the environment on first use.
 fn virtual_environment(python: &Path) -> Result<PathBuf, BoxError> {
     let executable = std::env::current_exe()?;
     let directory = executable.with_file_name("callgate-compare-python");
@@ -77,7 +77,7 @@ fn virtual_environment(python: &Path) -> Result<PathBuf, BoxError> {
     Err(reason.lines().last().unwrap_or("python3 made no virtual environment").into())
 }
 
-/// A script that runs; its fields are in the order in which they have to go.
+/// A running script. The order of the fields is the order in which they must be dropped.
 pub struct Session {
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -85,7 +85,7 @@ pub struct Session {
     _home: TempDir,
 }
 
-/// What the script says to an order.
+/// The script's answer to an order.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum ScriptAnswer {
@@ -94,7 +94,7 @@ enum ScriptAnswer {
 }
 
 impl Session {
-    /// Makes every call once, and looks at the answers.
+    /// Makes every call once and checks the answers.
     pub fn verify(&mut self) -> Result<(), BoxError> {
         self.order("verify").map(drop)
     }
@@ -113,7 +113,7 @@ impl Session {
     }
 }
 
-/// A call (in the script: `order`) as a subject, whose batches run in the script.
+/// A subject whose batches run in the script, where the call is named `order`.
 pub fn subject(peer: &str, call: &str, order: &'static str, session: &Rc<RefCell<Session>>) -> Subject {
     let session = session.clone();
     Subject::custom(format!("{peer} {call}"), move |batch| {

@@ -1,6 +1,6 @@
-//! A bare Unix socket and a bare pair of pipes: a length, then a request or reply as postcard writes it.
+//! A bare Unix socket and a bare pair of pipes. Each message is a length, then a request or reply encoded by postcard.
 //!
-//! One `write` and one `read` for a message that fits the buffer, which is the least that either can do.
+//! A message that fits the buffer takes one `write` and one `read`, which is the minimum for both.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 pub const SOCKET: &str = "Unix socket";
 pub const PIPE: &str = "pipe";
 
-/// Starts a peer behind a socket, which it finds as its stdin.
+/// Starts a peer whose stdin is a socket.
 pub fn start_socket(cpu: Option<usize>) -> StartedTransport {
     let (here, there) = UnixStream::pair()?;
     let peer = PeerProcess::start(SOCKET, "", cpu, OwnedFd::from(there).into(), std::process::Stdio::null())?;
@@ -30,7 +30,7 @@ pub fn serve_socket(_address: &str) -> Result<(), BoxError> {
     serve(Stream::new(File::from(stdin.try_clone()?), File::from(stdin)))
 }
 
-/// Starts a peer behind two pipes: its stdin and its stdout.
+/// Starts a peer whose stdin and stdout are pipes.
 pub fn start_pipe(cpu: Option<usize>) -> StartedTransport {
     let mut peer = PeerProcess::start(PIPE, "", cpu, std::process::Stdio::piped(), std::process::Stdio::piped())?;
     let (stdin, stdout) = peer.pipes().ok_or("the peer has no pipes")?;
@@ -52,7 +52,7 @@ fn serve(mut stream: Stream) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// The parent's side; its fields are in the order in which they have to go.
+/// The parent's side. The order of the fields is the order in which they must be dropped.
 struct Streamed {
     stream: Stream,
     peer: PeerProcess,
@@ -73,15 +73,15 @@ impl Carrier for Streamed {
 struct Stream {
     reader: BufReader<File>,
     writer: File,
-    /// What is written, and what is read: kept, so that nothing is allocated for it again.
+    /// Buffers for outgoing and incoming messages, kept so that they are allocated only once.
     outgoing: Vec<u8>,
     incoming: Vec<u8>,
 }
 
-/// Bytes of a length.
+/// The size of a length, in bytes.
 const LENGTH: usize = 4;
 
-/// A message of the workload and its length fit, so that one `read` takes it whole.
+/// Large enough for a message of the workload and its length, so that one `read` gets all of it.
 const BUFFER: usize = 64 << 10;
 
 impl Stream {
@@ -102,7 +102,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The next message; `None` at the end of the stream.
+    /// Reads the next message; `None` at the end of the stream.
     fn read<T: DeserializeOwned>(&mut self) -> Result<Option<T>, BoxError> {
         if self.reader.fill_buf()?.is_empty() {
             return Ok(None);

@@ -1,8 +1,8 @@
-//! tarpc over a Unix socket: a service as its documentation shows it, on tokio's current-thread runtime on both sides.
+//! tarpc over a Unix socket: a service as in its documentation, on tokio's current-thread runtime on both sides.
 //!
-//! That runtime is the one with the lowest latency for one call at a time: no other thread has to be woken. The requests are executed
-//! one after the other where they arrive (`for_each` without `spawn`), which spares a task per call. The codec is postcard by
-//! tokio-serde's traits, since the bincode that tarpc offers is no longer maintained.
+//! That runtime has the lowest latency for one call at a time, because it need not wake another thread. Requests run one after another where
+//! they arrive (`for_each` without `spawn`), which saves a task for each call. The codec is postcard behind tokio-serde's traits, because
+//! the bincode that tarpc offers is no longer maintained.
 
 #![forbid(unsafe_code)]
 
@@ -43,7 +43,7 @@ trait TarpcCount {
     async fn work(nanos: u64);
 }
 
-/// Its fields are in the order in which they have to go.
+/// The caller's side. The order of the fields is the order in which they must be dropped.
 struct Rpc {
     proxy: TarpcCountClient,
     runtime: Runtime,
@@ -81,7 +81,7 @@ fn stream(socket: UnixStream) -> io::Result<tokio::net::UnixStream> {
     tokio::net::UnixStream::from_std(socket)
 }
 
-/// tarpc wants services that can be cloned and called at once, so the counter is behind a lock, here never contended.
+/// tarpc requires services that can be cloned and called concurrently, so the counter is behind a lock. Here it is never contended.
 #[derive(Clone)]
 struct SharedCounter(Arc<Mutex<CountService>>);
 
@@ -148,7 +148,7 @@ impl Transport for Rpc {
     }
 }
 
-/// postcard as a codec of tokio-serde.
+/// Makes postcard a codec of tokio-serde.
 struct Postcard;
 
 impl<T: Serialize> Serializer<T> for Postcard {

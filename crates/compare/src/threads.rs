@@ -1,6 +1,6 @@
-//! Two threads of one process and a crossbeam channel each way: what message passing costs without a process boundary.
+//! Two threads of one process with a crossbeam channel in each direction: the cost of message passing without a process boundary.
 //!
-//! Bounded channels of one message, which crossbeam's documentation offers for handing over; its receivers spin a little, then park.
+//! The channels are bounded to one message, as crossbeam's documentation suggests for handing over. Their receivers spin a little, then park.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 
 pub const NAME: &str = "crossbeam threads";
 
-/// The ends of the calling thread; without them the other one ends.
+/// The channel ends of the calling thread. Dropping them ends the other thread.
 struct ThreadChannels {
     ends: Option<(Sender<Order>, Receiver<OrderReply>)>,
     thread: Option<JoinHandle<()>>,
@@ -26,7 +26,7 @@ pub fn start(cpu: Option<usize>) -> StartedTransport {
     let mut counter = counter()?;
     let serve = move || {
         if let Some(cpu) = cpu {
-            // On another CPU the answers are as true, only slower.
+            // Without the pinning the answers are still right, only slower.
             let _ = pin::this_thread(&[cpu]);
         }
         while let Ok(request) = requests.recv() {
@@ -55,7 +55,7 @@ impl Drop for ThreadChannels {
     fn drop(&mut self) {
         drop(self.ends.take());
         if let Some(thread) = self.thread.take() {
-            // It does not panic; if it did, that has been seen already.
+            // The thread does not panic. If it did, a call has already failed.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! Every transport that is compared, in the order of the report.
+//! Lists every transport that is compared, in the order of the report.
 
 #![forbid(unsafe_code)]
 
@@ -15,17 +15,17 @@ pub type ServeFn = fn(&str) -> Result<(), BoxError>;
 
 /// One transport.
 pub struct TransportWay {
-    /// As the report calls it.
+    /// The name in the report.
     pub name: &'static str,
-    /// Starts it with its peer on a CPU, or on any.
+    /// Starts it with its peer pinned to the CPU, if given.
     pub start: fn(Option<usize>) -> StartedTransport,
-    /// What the peer does, given the address that `start` has handed over; `None` if there is no other process.
+    /// Runs the peer, given the address from `start`; `None` if there is no other process.
     pub serve: Option<ServeFn>,
     /// Whether the peer polls even when nobody calls.
     pub polls: bool,
 }
 
-/// All of them. callgate itself is measured beside each.
+/// All transports. callgate itself is measured in turn with them.
 pub const WAYS: &[TransportWay] = &[
     TransportWay { name: direct::NAME, start: direct::start, serve: None, polls: false },
     TransportWay { name: threads::NAME, start: threads::start, serve: None, polls: false },
@@ -47,12 +47,12 @@ pub const WAYS: &[TransportWay] = &[
     TransportWay { name: tarpc::NAME, start: tarpc::start, serve: Some(tarpc::serve), polls: false },
 ];
 
-/// The transport of that name.
+/// Finds the transport of that name.
 pub fn find(name: &str) -> Option<&'static TransportWay> {
     WAYS.iter().find(|way| way.name == name)
 }
 
-/// A transport whose type is not known here, as one whose type is.
+/// Gives a transport of unknown type a type of its own.
 pub struct Boxed(pub Box<dyn Transport>);
 
 impl Transport for Boxed {

@@ -1,4 +1,4 @@
-//! Every peer answers truly, and nothing is left of it: no process, no file.
+//! Checks that every peer answers correctly and leaves nothing behind: no process, no file.
 
 #![forbid(unsafe_code)]
 
@@ -11,13 +11,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The program under test, with a temporary directory of its own. Killed when dropped.
+/// The program under test, with its own temporary directory. Dropping this kills it.
 struct Program {
     process: Child,
     home: TempDir,
 }
 
-/// Generous: whatever takes longer hangs. More than a new virtual environment and pip may take, which have 120 s each.
+/// Anything that takes longer counts as hanging. This is more than the time allowed for a new virtual environment and for pip, 120 s each.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 impl Program {
@@ -29,13 +29,13 @@ impl Program {
         Self { process, home }
     }
 
-    /// Its success, stdout and stderr, and what it has left in its temporary directory.
+    /// Waits for the end of the program. Returns its success, stdout and stderr, and the names left in its temporary directory.
     fn finish(mut self) -> Finished {
         let [stdout, stderr] = [reader(self.process.stdout.take()), reader(self.process.stderr.take())];
         let success = until(|| self.process.try_wait().expect("a child")).is_some_and(|status| status.success());
         drop(self.process.kill());
         let left = names_in(self.home.path());
-        // The pipes end when the last process that has them ends: no peer outlives the program.
+        // The pipes end only when the last process that has them ends, so this also checks that no peer outlives the program.
         let text = |thread: thread::JoinHandle<String>| {
             assert!(until(|| thread.is_finished().then_some(())).is_some(), "a peer has outlived the program");
             thread.join().expect("a reader")
@@ -46,7 +46,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Both fail if it has ended and been waited for.
+        // Both fail if the program has been reaped already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -85,13 +85,13 @@ fn names_in(directory: &Path) -> BTreeSet<String> {
     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// What the program of that process number has in `/dev/shm`.
+/// The files in `/dev/shm` of the program with that process number.
 fn shared_memory_of(pid: u32) -> Vec<String> {
     let prefix = format!("callgate_compare_{pid}_");
     names_in(Path::new("/dev/shm")).into_iter().filter(|name| name.starts_with(&prefix)).collect()
 }
 
-/// One per peer: with the test harness, they run at once.
+/// Defines one test for each peer, so that the test harness runs them in parallel.
 macro_rules! answers_truly {
     ($($test:ident: $name:literal,)*) => {
         $(#[test]
@@ -107,12 +107,12 @@ macro_rules! answers_truly {
             assert_eq!(shared_memory_of(pid), Vec::<String>::new());
         })*
 
-        /// A peer without a test here would be one that nobody verifies.
+        /// Every peer has a test above, so that none goes unverified.
         #[test]
         fn every_peer_has_its_test() {
             let help = Program::start(&["--help"]).finish().stdout;
             let (_, names) = help.split_once("Names: ").expect("the names");
-            // One paragraph, on as many lines as it takes.
+            // The names form one paragraph, which may have several lines.
             let names = names.split("\n\n").next().unwrap_or_default().split(',');
             let names: BTreeSet<String> = names.map(|name| name.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
             assert_eq!(names, BTreeSet::from([$($name.to_owned()),*]));
@@ -141,14 +141,14 @@ answers_truly! {
 fn a_peer_does_not_outlive_a_caller_that_was_killed() {
     let small = ["iceoryx2 polling", "iceoryx2 event", "Unix socket", "pipe", "ipc-channel", "tarpc"];
     for name in small.into_iter().chain(["iceoryx2 loaned", "ipc-channel memory"]) {
-        // A full measurement takes long enough to be interrupted.
+        // A full measurement takes long enough to interrupt it.
         let mut program = Program::start(&[name]);
         let pid = program.process.id();
         let of_peer = || children_of(pid).into_iter().next();
         until(of_peer).unwrap_or_else(|| panic!("{name}: no peer has started"));
         program.process.kill().expect("a running program");
         let home = program.home.path().to_owned();
-        // `finish` waits for the end of pipes that the peer has too.
+        // `finish` waits for the end of pipes that the peer has too, and thus for the peer.
         let finished = program.finish();
         assert!(!finished.success);
         let is_gone = || (shared_memory_of(pid).is_empty()).then_some(());

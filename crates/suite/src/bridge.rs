@@ -1,4 +1,4 @@
-//! callgate as a transport: the counter behind a bridge.
+//! callgate as a [`Transport`]: the counter behind a bridge.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +17,7 @@ pub struct CountService {
 
 #[bridge]
 impl CountService {
-    /// Keeps the thread that serves on `cpus`, whatever the parent was pinned to when it started the child.
+    /// Pins the serving thread to `cpus`, regardless of where the parent was pinned when it started the child.
     pub fn new(cpus: Vec<usize>) -> Result<Self, String> {
         pin::this_thread(&cpus).map_err(|error| format!("pinning to the CPUs {cpus:?}: {error}"))?;
         Ok(Self { total: 0 })
@@ -31,7 +31,7 @@ impl CountService {
 
     /// See [`Transport::greet`].
     pub fn greet(&self, name: &str) -> String {
-        // Not `format!`, which would cost more than all else that the child does.
+        // Not `format!`, which would cost more than everything else the child does.
         let mut text = String::with_capacity(name.len() + 1);
         text.push_str(name);
         text.push('!');
@@ -53,25 +53,25 @@ impl CountService {
         bytes.to_vec()
     }
 
-    /// The sum of a large payload, which is read where it lies.
+    /// The sum of a large payload, read in place.
     pub fn sum_bytes(&self, bytes: &[u8]) -> u64 {
         bytes::sum(bytes)
     }
 
-    /// Reads all of a box that is full of one byte, and gives a new one full of the next.
+    /// Reads all of a box that is filled with one byte, and returns a new box filled with the next byte.
     pub fn touch(&self, frame: SharedBox<[u8]>) -> Result<SharedBox<[u8]>, String> {
         let mut answer = SharedBox::<[u8]>::for_overwrite(frame.len()).map_err(|error| error.to_string())?;
         bytes::fill(&mut answer, bytes::next(&frame));
         Ok(answer)
     }
 
-    /// Changes one line of a box.
+    /// Changes one cache line of a box.
     pub fn edit(&self, mut frame: SharedBox<[u8]>) -> SharedBox<[u8]> {
         bytes::edit(&mut frame);
         frame
     }
 
-    /// Sums what it gets, and gives `len` bytes that are all `byte`.
+    /// Sums the bytes it gets, and returns the sum with `len` bytes that are all `byte`.
     pub fn trade(&self, bytes: &[u8], len: u64, byte: u8) -> (u64, Vec<u8>) {
         (bytes::sum(bytes), vec![byte; len as usize])
     }
@@ -88,12 +88,12 @@ impl CountService {
 /// A bridge to a [`CountService`], as a transport.
 #[derive(Debug)]
 pub struct BridgeTransport {
-    /// The typed proxy, for callers that want nothing in between.
+    /// The typed proxy, for callers that want to bypass [`Transport`].
     pub bridge: Bridge<CountService>,
 }
 
 impl BridgeTransport {
-    /// Starts a child that waits as `wait` says, on `cpu`; on any that is allowed, if that is `None`.
+    /// Starts a child that waits as `wait` says, pinned to `cpu`, or on all allowed CPUs if that is `None`.
     ///
     /// # Errors
     ///
@@ -102,12 +102,12 @@ impl BridgeTransport {
         Self::woken_by(None, wait, cpu)
     }
 
-    /// The same with a child that is trusted, so that boxes come back without a copy.
+    /// Like [`start`](Self::start), with a trusted child, so that boxes come back without a copy.
     pub fn trusting(wait: Wait, cpu: Option<usize>) -> Result<Self, BoxError> {
         Self::built(trusted(CountService::bridge(cpus(cpu)).wait(wait)))
     }
 
-    /// The same, woken by `signal`; by the default, if that is `None`.
+    /// Like [`start`](Self::start), woken by `signal`, or by the default if that is `None`.
     pub fn woken_by(signal: Option<Signal>, wait: Wait, cpu: Option<usize>) -> Result<Self, BoxError> {
         let builder = CountService::bridge(cpus(cpu)).wait(wait);
         Self::built(match signal {
@@ -116,19 +116,19 @@ impl BridgeTransport {
         })
     }
 
-    /// One that starts another child when one has died, with a timeout for its calls.
+    /// Starts a bridge that replaces a dead child, with a timeout for its calls.
     pub fn restarting(restart: Restart, timeout: Duration) -> Result<Self, BoxError> {
         Self::built(CountService::bridge(cpus(None)).restart(restart).timeout(timeout))
     }
 
-    /// The same in the strictest sandbox.
+    /// Like [`start`](Self::start), in the strictest sandbox.
     #[cfg(feature = "sandbox")]
     pub fn sandboxed(wait: Wait, cpu: Option<usize>) -> Result<Self, BoxError> {
         Self::built(CountService::bridge(cpus(cpu)).wait(wait).sandbox(callgate::Sandbox::strict()))
     }
 
     fn built(builder: Builder<CountService>) -> Result<Self, BoxError> {
-        // The first start of a process starts callgate's watcher too, from which all children inherit their CPUs.
+        // The first start in a process also starts callgate's watcher, and all children inherit its CPUs.
         let bridge = Pinned::nowhere(|| builder.start())??;
         Ok(Self { bridge })
     }

@@ -1,7 +1,7 @@
-//! What is done to large payloads on either side: the same few functions for every way of carrying them, and for their floors.
+//! Fills, checks and changes large payloads. Every way of carrying them, and every floor, uses these same functions on both sides.
 //!
-//! The caller fills a payload or marks it, the other process answers with what it found there or in the payload itself, and
-//! the caller looks at the answer. Nothing here allocates.
+//! The caller fills or marks a payload. The other process answers with what it read, or changes the payload itself, and the caller
+//! checks the answer. Nothing here allocates.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,7 @@ const WORD: usize = size_of::<u64>();
 
 /// The wrapping sum of all words; fewer bytes than a word count as a word that ends in zeros.
 ///
-/// Never inlined: what is compared runs the same instructions.
+/// Never inlined, so that all subjects run the same instructions.
 #[inline(never)]
 pub fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<WORD>();
@@ -28,20 +28,19 @@ pub fn sum_of(byte: u8, len: usize) -> u64 {
     word.wrapping_mul((len / WORD) as u64).wrapping_add(u64::from_le_bytes(last))
 }
 
-/// What the other process fills a payload with that came to it full of one byte: the next one, if every byte of it was read
-/// and is that byte; else 0.
+/// The byte with which the other process fills its answer to a payload filled with one byte: the next one, or 0 if the payload holds any other byte.
 pub fn next(bytes: &[u8]) -> u8 {
     let byte = bytes.first().copied().unwrap_or_default();
     if sum(bytes) == sum_of(byte, bytes.len()) { byte % 127 + 1 } else { 0 }
 }
 
-/// Writes every byte. Never inlined, as [`sum`].
+/// Writes every byte. Never inlined, like [`sum`].
 #[inline(never)]
 pub fn fill(bytes: &mut [u8], byte: u8) {
     bytes.fill(byte);
 }
 
-/// Whether a payload that was sent full of `byte` came back full of what [`next`] makes of it.
+/// Whether the answer to a payload filled with `byte` is filled with the byte that follows it, see [`next`].
 pub fn is_next(bytes: &[u8], byte: u8) -> bool {
     sum(bytes) == sum_of(byte % 127 + 1, bytes.len())
 }
@@ -50,16 +49,16 @@ pub fn is_next(bytes: &[u8], byte: u8) -> bool {
 ///
 /// # Panics
 ///
-/// If it has less than a word.
+/// If the payload is shorter than a word.
 pub fn mark(bytes: &mut [u8], turn: u64) {
     bytes[..WORD].copy_from_slice(&turn.to_le_bytes());
 }
 
-/// What the other process does to a marked payload: it adds the turn to what stands at the end. One line of it, and only that.
+/// What the other process does to a marked payload: adds the turn at its beginning to the last word. Writes one cache line.
 ///
 /// # Panics
 ///
-/// If it has less than a word.
+/// If the payload is shorter than a word.
 pub fn edit(bytes: &mut [u8]) {
     let turn = u64::from_le_bytes(*bytes.first_chunk().expect("a word"));
     let total = bytes.last_chunk_mut().expect("a word");
@@ -114,7 +113,7 @@ mod tests {
             assert!(is_edited(&bytes, turn) && !is_edited(&bytes, turn - 1));
         }
         assert_eq!(bytes[8..56], [0; 48]);
-        // Not the payload that was edited in the turns before.
+        // A payload that missed the earlier turns.
         let mut other = [0; 64];
         mark(&mut other, 5);
         edit(&mut other);

@@ -1,6 +1,6 @@
-//! The suite's own child processes: this program, executed again, in one of a few roles.
+//! The suite's own child processes: this program, executed again in one of a few roles.
 //!
-//! A child takes its orders from an environment variable, and what it works on from stdin and stdout. It dies with its parent.
+//! A child takes its orders from an environment variable and works on its stdin and stdout. It dies with its parent.
 
 #![forbid(unsafe_code)]
 
@@ -10,20 +10,20 @@ use std::io;
 use std::process::{self, Command, Stdio};
 use std::time::Duration;
 
-/// Parent's process number, role and CPUs.
+/// The environment variable that holds the parent's process number, the role and the CPUs.
 const VARIABLE: &str = "CALLGATE_SUITE_CHILD";
 
 /// Exit code of a child that could not carry out its orders.
 const FAILED: i32 = 70;
 
-/// What a child does until it is killed.
+/// The role that a child plays until it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChildRole {
     /// Answers tokens in shared memory (stdin), polling.
     PingPong,
-    /// The same, asleep in a futex whenever it waits.
+    /// Answers tokens in shared memory (stdin), and sleeps in a futex while it waits.
     Futex,
-    /// Answers what it reads from stdin, on stdout.
+    /// Answers on stdout what it reads from stdin.
     Relay,
     /// Copies bytes from one area of shared memory (stdin) into the other, polling.
     Copy,
@@ -45,12 +45,12 @@ const ROLES: &[(&str, ChildRole)] = &[
     ("hog", ChildRole::Hog),
 ];
 
-/// Makes a process that the suite or a bridge started into its child, which never returns from here; does nothing in others.
+/// Turns a process that the suite or a bridge started into its child, and then never returns. Does nothing in other processes.
 ///
 /// Must be the first line of `main`, in place of [`callgate::init`], which it calls.
 pub fn init() {
     if let Ok(order) = std::env::var(VARIABLE) {
-        // A process that merely inherited the variable has another parent.
+        // A process that only inherited the variable has another parent.
         if let Some(order) = ChildOrder::parse(&order).filter(ChildOrder::is_mine) {
             order.carry_out();
         }
@@ -95,7 +95,7 @@ impl ChildOrder {
 
     fn prepare(&self) -> io::Result<()> {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The parent may have died before that.
+        // The parent may have died before the call.
         if !self.is_mine() {
             process::exit(FAILED);
         }
@@ -107,14 +107,14 @@ fn parent() -> i32 {
     getppid().map_or(0, |pid| pid.as_raw_nonzero().get())
 }
 
-/// A child; killed and waited for when dropped. The kernel kills it too when the thread that started it exits.
+/// A child process. Dropping this kills and reaps it; the kernel also kills it when the thread that started it exits.
 #[derive(Debug)]
 pub struct BenchChild {
     pub(crate) process: process::Child,
 }
 
 impl BenchChild {
-    /// Starts this program again as `role`, on `cpus` (all that are allowed, if there are none).
+    /// Starts this program again as `role`, pinned to `cpus` unless that is empty.
     pub(crate) fn start(role: ChildRole, cpus: &[usize], stdin: Stdio, stdout: Stdio) -> io::Result<Self> {
         let order = ChildOrder { parent: process::id() as i32, role, cpus: cpus.to_vec() };
         let mut command = Command::new("/proc/self/exe");
@@ -122,12 +122,12 @@ impl BenchChild {
         Ok(Self { process: pin::Pinned::nowhere(|| command.spawn())?? })
     }
 
-    /// Its process number.
+    /// The child's process number.
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    /// An error if the child has ended.
+    /// Returns an error if the child has ended.
     pub(crate) fn check(&mut self) -> io::Result<()> {
         match self.process.try_wait()? {
             None => Ok(()),
@@ -138,24 +138,24 @@ impl BenchChild {
 
 impl Drop for BenchChild {
     fn drop(&mut self) {
-        // Fails only if it has been waited for already.
+        // Fails only if the child has been reaped already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// A process that burns one CPU for as long as this lives.
+/// A process that keeps one CPU busy until this is dropped.
 #[derive(Debug)]
 pub struct Hog(#[allow(dead_code, reason = "kept for its Drop")] BenchChild);
 
 impl Hog {
-    /// Burns `cpu` from now on.
+    /// Starts a process that keeps `cpu` busy.
     pub fn on(cpu: usize) -> io::Result<Self> {
         Ok(Self(BenchChild::start(ChildRole::Hog, &[cpu], Stdio::null(), Stdio::null())?))
     }
 }
 
-/// How long a child may take to come up.
+/// How long a child may take to start.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A clock for single operations: the time stamp counter, with the cost of reading it taken off.
+//! A clock for single operations: the time stamp counter, less the cost of reading it.
 
 #![forbid(unsafe_code)]
 
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug)]
 pub struct Clock {
     counter: quanta::Clock,
-    /// What one reading costs, in counts.
+    /// The cost of one reading, in counts.
     cost: u64,
     nanos_per_count: f64,
 }
 
-/// How long the counter is held against the system's clock. The first clock of a process takes as long.
+/// How long the counter is compared with the system's clock. Creating the first clock of a process takes this long too.
 const CALIBRATION: Duration = Duration::from_millis(20);
 
 impl Clock {
@@ -23,24 +23,24 @@ impl Clock {
         Self { cost: cost_of_reading(&counter), nanos_per_count: nanos_per_count(&counter), counter }
     }
 
-    /// The counter.
+    /// Reads the counter.
     #[inline(always)]
     pub fn now(&self) -> u64 {
         self.counter.raw()
     }
 
-    /// The nanoseconds between two readings, without the cost of one reading.
+    /// The nanoseconds between two readings, less the cost of one reading.
     #[inline]
     pub fn nanos(&self, from: u64, to: u64) -> f64 {
         to.saturating_sub(from).saturating_sub(self.cost) as f64 * self.nanos_per_count
     }
 
-    /// What one reading costs, in nanoseconds.
+    /// The cost of one reading, in nanoseconds.
     pub fn cost(&self) -> f64 {
         self.cost as f64 * self.nanos_per_count
     }
 
-    /// The counts in `duration`.
+    /// The number of counts in `duration`.
     pub fn counts(&self, duration: Duration) -> u64 {
         (duration.as_nanos() as f64 / self.nanos_per_count) as u64
     }
@@ -60,7 +60,7 @@ impl Default for Clock {
     }
 }
 
-/// The median difference of two readings in a row.
+/// The median difference between two consecutive readings.
 fn cost_of_reading(counter: &quanta::Clock) -> u64 {
     let stamps: Vec<u64> = (0..10_001).map(|_| counter.raw()).collect();
     let mut costs: Vec<u64> = stamps.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect();

@@ -1,4 +1,4 @@
-//! How much CPU time processes and threads have used, in nanoseconds.
+//! Measures how much CPU time processes and threads have used.
 
 #![forbid(unsafe_code)]
 
@@ -7,24 +7,24 @@ use nix::unistd::Pid;
 use std::io;
 use std::time::Duration;
 
-/// The CPU clocks of this process and of the one that answers it.
+/// The CPU clocks of this process and of the process that answers it.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuTime {
     peer: Option<ClockId>,
 }
 
 impl CpuTime {
-    /// Of this process, and of `peer` if there is one.
+    /// The clocks of this process and of `peer`, if there is one.
     ///
     /// # Errors
     ///
-    /// If there is no process `peer`.
+    /// If no process `peer` exists.
     pub fn with(peer: Option<u32>) -> io::Result<Self> {
         let clock = |pid: u32| ClockId::pid_cpu_clock_id(Pid::from_raw(pid as i32));
         Ok(Self { peer: peer.map(clock).transpose()? })
     }
 
-    /// What both have used since they began, all threads together.
+    /// The CPU time that all threads of both processes have used since they began.
     pub fn used(&self) -> io::Result<Duration> {
         let own = ClockId::CLOCK_PROCESS_CPUTIME_ID.now()?;
         let peer = self.peer.map(ClockId::now).transpose()?;
@@ -32,7 +32,7 @@ impl CpuTime {
     }
 }
 
-/// What the calling thread has used since it began.
+/// The CPU time that the calling thread has used since it began.
 pub fn of_this_thread() -> io::Result<Duration> {
     Ok(ClockId::CLOCK_THREAD_CPUTIME_ID.now()?.into())
 }
@@ -48,7 +48,7 @@ mod tests {
         let begin = at();
         std::thread::sleep(Duration::from_millis(30));
         assert!(at() - begin < Duration::from_millis(15));
-        // The wall clock first: what passes between the two readings counts for it.
+        // The wall clock starts first, so that the time between the two readings counts as wall time.
         let (wall, begin) = (Instant::now(), at());
         while at() - begin < Duration::from_millis(5) {}
         assert!(wall.elapsed() >= Duration::from_millis(5), "no thread uses more than one CPU");

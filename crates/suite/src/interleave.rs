@@ -1,8 +1,8 @@
-//! Measures several things in turn, in short batches, so that the machine's drift hits all alike.
+//! Measures several subjects in turn, in short batches, so that drift of the machine affects all of them alike.
 //!
-//! Each repeat starts with a fresh setup, because the pages and cache lines that two processes get affect all that they
-//! measure. Within a repeat, the subjects take turns there and back again (A B C, C B A, ..). Each batch begins with
-//! calls that are not counted: they wake a peer that has fallen asleep, and fill caches.
+//! Each repeat starts with a fresh setup, because the pages and cache lines that two processes happen to get affect all their
+//! measurements. Within a repeat, the subjects take turns in alternating order (A B C, C B A, ..). Each batch begins with
+//! calls that do not count: they wake a peer that has fallen asleep, and fill caches.
 
 #![forbid(unsafe_code)]
 
@@ -16,26 +16,26 @@ use std::time::Duration;
 /// How long a measurement may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// How often the whole setup and measurement is repeated.
+    /// How often setup and measurement are repeated.
     pub repeats: u32,
-    /// How long each subject is measured in each repeat, all its batches together.
+    /// How long each subject is measured in each repeat, over all its batches.
     pub time: Duration,
-    /// How long a batch is.
+    /// How long a batch lasts.
     pub batch: Duration,
 }
 
 impl Budget {
-    /// Enough for figures to be quoted.
+    /// Enough for figures that can be quoted.
     pub const fn full() -> Self {
         Self { repeats: 7, time: Duration::from_millis(400), batch: Duration::from_millis(4) }
     }
 
-    /// Enough to see whether everything works; its figures are worth little.
+    /// Enough to see whether everything works. The figures are worth little.
     pub const fn quick() -> Self {
         Self { repeats: 2, time: Duration::from_millis(10), batch: Duration::from_millis(2) }
     }
 
-    /// The same number of repeats, for something that takes about `each`: time for at least `count` of it in each.
+    /// Extends the time so that each repeat has room for at least `count` operations that take about `each`.
     pub fn at_least(self, count: u32, each: Duration) -> Self {
         Self { time: self.time.max(each * count), ..self }
     }
@@ -45,15 +45,15 @@ impl Budget {
     }
 }
 
-/// How long the uncounted calls before each batch take, at least.
+/// The minimal duration of the uncounted calls before each batch.
 const WARM_UP: Duration = Duration::from_micros(100);
 
 /// The most calls in one batch of a plain operation.
 const MOST: usize = 1 << 16;
 
-/// One thing to measure, with all that it needs: processes, memory.
+/// One thing to measure, with the processes and memory that it needs.
 pub struct Subject {
-    /// What its row is called.
+    /// The name of the subject's row.
     pub name: String,
     /// The name of the subject that is its floor.
     pub floor: Option<String>,
@@ -66,13 +66,13 @@ pub struct Subject {
 type Run = dyn FnMut(&mut Batch<'_>) -> Result<(), BoxError>;
 
 impl Subject {
-    /// Measures `operation`, back to back.
+    /// Measures single calls of `operation`, back to back.
     pub fn new(name: impl Into<String>, operation: impl FnMut() -> Result<(), BoxError> + 'static) -> Self {
         Self::averaged(name, 1, operation)
     }
 
-    /// Measures `operation`, back to back, `each` of them between two readings of the clock: for what is shorter than a
-    /// reading. The distribution is that of averages.
+    /// Measures `operation` back to back, with `each` calls between two readings of the clock. For operations that are shorter than a
+    /// reading. The distribution is one of averages.
     pub fn averaged(
         name: impl Into<String>,
         each: u32,
@@ -101,7 +101,7 @@ impl Subject {
         if each > 1 { subject.of_means() } else { subject }
     }
 
-    /// Runs `batch` for each batch: it records what it measures until the batch is over, at least once.
+    /// Runs `batch` for each batch. It must record values until the batch is over, and at least one.
     pub fn custom(
         name: impl Into<String>,
         batch: impl FnMut(&mut Batch<'_>) -> Result<(), BoxError> + 'static,
@@ -109,31 +109,31 @@ impl Subject {
         Self { name: name.into(), floor: None, peer: None, polls: false, means: false, run: Box::new(batch) }
     }
 
-    /// Names its floor.
+    /// Names the subject's floor.
     pub fn beside(mut self, floor: &str) -> Self {
         self.floor = Some(floor.into());
         self
     }
 
-    /// Names the process that answers, so that its CPU time is counted too.
+    /// Names the process that answers, so that its CPU time counts too.
     pub fn answered_by(mut self, peer: Option<u32>) -> Self {
         self.peer = peer;
         self
     }
 
-    /// Says that the peer polls even when nobody calls. It is stopped (SIGSTOP) while others are measured.
+    /// Declares that the peer polls even when nobody calls. It is stopped (SIGSTOP) while other subjects are measured.
     pub fn polling(mut self) -> Self {
         self.polls = true;
         self
     }
 
-    /// Says that what it records are the means of many calls, so that their tail is not that of the calls.
+    /// Declares that the recorded values are means of many calls, so that their tail is not that of single calls.
     pub fn of_means(mut self) -> Self {
         self.means = true;
         self
     }
 
-    /// Runs batches of this subject alone for at least `time`, and returns what they recorded.
+    /// Runs batches of this subject alone for at least `time` and returns the values recorded.
     pub fn measure(&mut self, clock: &Clock, time: Duration) -> Result<Distribution, BoxError> {
         let mut found = Distribution::new();
         let end = clock.now() + clock.counts(time);
@@ -143,8 +143,8 @@ impl Subject {
         Ok(found)
     }
 
-    /// Takes one turn of about `calls` calls. Returns what it recorded, and how many calls that were. For callers that take
-    /// turns of their own, and have paused all others.
+    /// Takes one turn of about `calls` calls. Returns the values recorded and the number of calls. For callers that schedule
+    /// the turns themselves and have paused all other subjects.
     pub fn turn(&mut self, clock: &Clock, calls: u64) -> Result<(Distribution, u64), BoxError> {
         let mut found = Distribution::new();
         let until = clock.counts(Budget::full().batch);
@@ -164,8 +164,8 @@ impl Subject {
         self.signal(Signal::CONT);
     }
 
-    /// Runs until the clock shows `until`, or `most` calls have been made. Returns how many were, and the CPU time in which
-    /// nobody was calling.
+    /// Runs until the clock shows `until` or `most` calls have been made. Returns the number of calls, and the CPU time spent
+    /// between calls.
     fn batch(
         &mut self,
         clock: &Clock,
@@ -180,7 +180,7 @@ impl Subject {
 
     fn signal(&self, signal: Signal) {
         if let Some(pid) = self.peer.filter(|_| self.polls).and_then(|pid| Pid::from_raw(pid as i32)) {
-            // If it is gone, the next call says so.
+            // If the peer is gone, the next call fails.
             let _ = kill_process(pid, signal);
         }
     }
@@ -188,7 +188,7 @@ impl Subject {
 
 impl Drop for Subject {
     fn drop(&mut self) {
-        // So that it can end in an orderly way.
+        // A stopped peer could not end in an orderly way.
         self.resume();
     }
 }
@@ -206,35 +206,35 @@ pub struct Batch<'a> {
     pub clock: &'a Clock,
     /// When the batch is over.
     pub until: u64,
-    /// How many calls are enough.
+    /// The number of calls after which the batch is over.
     most: u64,
-    /// CPU time that this process spent between calls, not to be counted.
+    /// CPU time that this process spent between calls, which does not count.
     pub idle: Duration,
     calls: u64,
     found: &'a mut Distribution,
 }
 
 impl Batch<'_> {
-    /// Takes in a call of `nanos`.
+    /// Records a call that took `nanos`.
     #[inline]
     pub fn record(&mut self, nanos: f64) {
         self.record_many(nanos, 1);
     }
 
-    /// Takes in the mean of `calls` calls.
+    /// Records `nanos` as the mean of `calls` calls.
     #[inline]
     pub fn record_many(&mut self, nanos: f64, calls: u32) {
         self.calls += u64::from(calls);
         self.found.record(nanos);
     }
 
-    /// Whether the batch has lasted long enough, or has had its calls.
+    /// Whether the batch has reached its time or its number of calls.
     pub fn is_over(&self) -> bool {
         self.calls >= self.most || self.clock.now() >= self.until
     }
 }
 
-/// What was measured of one subject.
+/// The measurements of one subject.
 #[derive(Clone, Debug)]
 pub struct Measured {
     /// The subject's name.
@@ -250,19 +250,19 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// All repeats together.
+    /// The distribution over all repeats.
     pub fn merged(&self) -> Distribution {
         let mut all = Distribution::new();
         self.repeats.iter().for_each(|repeat| all.merge(repeat));
         all
     }
 
-    /// This one's p50 divided by the p50 of `floor`, repeat by repeat.
+    /// This subject's p50 divided by the p50 of `floor`, repeat by repeat.
     pub fn ratio(&self, floor: &Measured) -> Option<Spread> {
         Spread::of(self.repeats.iter().zip(&floor.repeats).map(|(own, floor)| own.at(0.5) / floor.at(0.5)))
     }
 
-    /// The curve of the plot `distribution-GROUP`: each group has its own, because names occur in several.
+    /// The curve for the plot `distribution-GROUP`. Each group has its own plot, because a name may occur in several groups.
     pub fn curve(&self, group: &str) -> Series {
         Series { plot: format!("distribution-{group}"), name: self.name.clone(), points: self.merged().curve() }
     }
@@ -290,13 +290,13 @@ impl Measured {
     }
 }
 
-/// The rows of what was measured in turn.
+/// Turns the measurements into rows.
 pub fn rows(group: &str, measured: &[Measured]) -> Vec<Row> {
     let find = |name: &String| measured.iter().find(|other| other.name == *name);
     measured.iter().map(|subject| subject.row(group, subject.floor.as_ref().and_then(find))).collect()
 }
 
-/// Measures what `set_up` sets up, in turn. It is called for each repeat, and must return the same subjects.
+/// Measures the subjects of `set_up` in turn. Each repeat calls `set_up` again; it must always return the same subjects.
 ///
 /// # Errors
 ///
@@ -325,7 +325,7 @@ pub fn interleave(
     Ok(measured)
 }
 
-/// A subject and what has been found in one repeat.
+/// A subject with its measurements in one repeat.
 struct Turns {
     subject: Subject,
     found: Distribution,
@@ -370,7 +370,7 @@ mod tests {
     use std::cell::RefCell;
     use std::rc::Rc;
 
-    /// A subject that records `nanos` once a batch, and its name in `log`.
+    /// A subject that records `nanos` once a batch and appends its name to `log`.
     fn constant(name: &'static str, nanos: f64, log: &Rc<RefCell<String>>) -> Subject {
         let log = log.clone();
         Subject::custom(name, move |batch| {
@@ -389,7 +389,7 @@ mod tests {
             Ok(vec![constant("a", 100.0, &log), constant("b", 150.0, &log).beside("a")])
         })
         .expect("nothing can fail");
-        // Each batch and, before it, its warm-up.
+        // Each batch logs twice: once for its warm-up.
         assert_eq!(*log.borrow(), "aabbbbaa".repeat(3));
         let rows = rows("latency", &measured);
         assert_eq!((rows[0].ratio, rows[0].count, rows[0].repeats.len()), (None, 6, 3));

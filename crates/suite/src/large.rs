@@ -1,14 +1,14 @@
 //! Payloads of a megabyte and more: one way, for the first time, and in boxes that go there and back.
 //!
-//! - **One way**: bytes in the caller's private memory go to the other process, which sums them where they lie. The floor is a copy
+//! - **One way**: bytes in the caller's private memory go to the other process, which sums them in place. The floor is a copy
 //!   into shared memory, summed there by the same function.
-//! - **Boxes**: a `SharedBox<[u8]>` that is in the bridge's memory already is moved to the child, which changes one line of it and
-//!   moves it back. With a child that is trusted nothing is copied; of one that is not, what comes back is.
+//! - **Boxes**: a `SharedBox<[u8]>` that is already in the bridge's memory is moved to the child, which changes one line of it and
+//!   moves it back. With a trusted child nothing is copied; from an untrusted one, the returned box is copied.
 //! - **Echo**: as in the group `payload`, but both sides poll.
-//! - **First call**: an echo on a fresh bridge, which has no memory for large payloads yet, beside the second.
+//! - **First call**: an echo on a fresh bridge, which has no memory for large payloads yet, compared with the second echo.
 //!
-//! Both sides of all bridges here poll, as their floors do and the peers that they are compared with: a call of this length outlasts
-//! the time for which a bridge polls by default, and a wake-up would be a good part of it. Rows that end in `default waiting` have it.
+//! Both sides of all bridges here poll, like their floors and the peers they are compared with: such a call outlasts the time for which a bridge
+//! polls by default, and a wake-up would take a good part of it. Rows that end in `default waiting` include that wake-up.
 
 #![forbid(unsafe_code)]
 
@@ -27,22 +27,22 @@ use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What goes one way, in bytes.
+/// The lengths of one-way payloads, in bytes.
 pub const ONE_WAY: [usize; 2] = [1 << 20, 64 << 20];
 
-/// What the first call of a bridge carries, in bytes.
+/// The lengths of a bridge's first payload, in bytes.
 pub const FIRST: [usize; 2] = [1 << 20, 16 << 20];
 
-/// What is echoed, in bytes.
+/// The length of the echo, in bytes.
 const ECHO: usize = 1 << 20;
 
-/// How all bridges here wait, unless their rows say otherwise.
+/// How all bridges here wait, unless the row's name says otherwise.
 const POLLING: Wait = Wait::Spin;
 
-/// The boxes, in bytes. The time that the first takes is the floor of the others.
+/// The lengths of boxes, in bytes. The first one is the floor of the others.
 pub const BOXES: [usize; 5] = [64, 4 << 10, 1 << 20, 16 << 20, 64 << 20];
 
-/// The group `large`.
+/// Measures the group `large`.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let Ok((caller, callee)) = pin::pair() else {
         return Ok(BenchReport::left_out("Large payloads"));
@@ -67,29 +67,29 @@ fn add(report: &mut BenchReport, measured: &[Measured]) {
     report.rows.extend(rows("large", measured));
 }
 
-/// Batches of several calls: one that has a single long call is mostly its warm-up, which is a call too.
+/// Makes batches long enough for several calls: the warm-up takes at least one call, so it would dominate a batch of one long call.
 pub fn batches(budget: Budget, len: usize) -> Budget {
     Budget { batch: budget.batch.max(expected(len)), ..budget }
 }
 
-/// Batches of several starts.
+/// Makes batches long enough for several starts.
 fn starts(budget: Budget) -> Budget {
     Budget { batch: budget.batch.max(Duration::from_millis(100)), ..budget }
 }
 
-/// What is done with a large payload.
+/// What happens to a large payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
-    /// Private memory of the caller goes to the other process, which reads all of it. Only its sum comes back.
+    /// The other process reads all of a payload from the caller's private memory. Only the sum comes back.
     OneWay,
-    /// The caller fills shared memory, the other process reads all of it and fills other shared memory, and the caller reads that.
+    /// The caller fills shared memory, the other process reads all of it and fills other shared memory, which the caller reads.
     Touched,
-    /// Shared memory goes there and back, again and again with the same contents: the other process changes one line of it.
+    /// The same shared memory goes back and forth, and the other process changes one line of it each time.
     Edited,
 }
 
 impl Load {
-    /// As the names of rows have it.
+    /// The name used in rows.
     pub fn name(self) -> &'static str {
         match self {
             Self::OneWay => "one-way",
@@ -98,28 +98,28 @@ impl Load {
         }
     }
 
-    /// The same with a length: `one-way 1 MiB`.
+    /// The name with a length: `one-way 1 MiB`.
     pub fn of(self, len: usize) -> String {
         format!("{} {}", self.name(), size(len))
     }
 }
 
-/// A large payload on its way to another process, again and again.
+/// A way to carry a large payload to another process.
 pub trait Carry {
-    /// Carries it once, and back where its [`Load`] says so; an error if the answer is not right.
+    /// Carries the payload there once, and back where its [`Load`] says so. Returns an error if the answer is wrong.
     fn carry(&mut self) -> Result<(), BoxError>;
 
     /// The process that answers.
     fn peer(&self) -> u32;
 }
 
-/// A subject that carries.
+/// A subject that measures `carrier`.
 pub fn subject(name: impl Into<String>, mut carrier: Box<dyn Carry>) -> Subject {
     let peer = carrier.peer();
     Subject::new(name, move || carrier.carry()).answered_by(Some(peer))
 }
 
-/// The bytes of [`Load::OneWay`], and what they sum to.
+/// The bytes of [`Load::OneWay`] and their sum.
 #[derive(Debug)]
 pub struct Summed {
     bytes: Vec<u8>,
@@ -127,18 +127,18 @@ pub struct Summed {
 }
 
 impl Summed {
-    /// `len` of them.
+    /// Makes `len` bytes.
     pub fn new(len: usize) -> Self {
         Self { bytes: vec![7; len], sum: bytes::sum_of(7, len) }
     }
 
-    /// Has them summed, and looks at the sum.
+    /// Has `sum` add up the bytes, and checks the result.
     pub fn by(&self, sum: impl FnOnce(&[u8]) -> Result<u64, BoxError>) -> Result<(), BoxError> {
         workload::check(sum(black_box(&self.bytes))? == self.sum, "one-way")
     }
 }
 
-/// `len` bytes one way, polling and as bridges wait by default, and before them their floor.
+/// Subjects for `len` bytes one way: the floor, polling, and waiting as bridges do by default.
 pub fn one_way(len: usize, callee: usize) -> Result<Vec<Subject>, BoxError> {
     let floor = format!("raw {}", Load::OneWay.of(len));
     let raw = Box::new(Raw { floor: RawSum::start(len, callee)?, bytes: Summed::new(len) });
@@ -148,7 +148,7 @@ pub fn one_way(len: usize, callee: usize) -> Result<Vec<Subject>, BoxError> {
     Ok(vec![subject(&*floor, raw).polling(), polling.beside(&floor), waiting.beside(&floor)])
 }
 
-/// callgate under `load`.
+/// A subject that measures callgate under `load`.
 pub fn callgate(load: Load, len: usize, callee: usize) -> Result<Subject, BoxError> {
     let carrier: Box<dyn Carry> = match load {
         Load::OneWay => slice(POLLING, len, callee)?,
@@ -168,7 +168,7 @@ fn slice(wait: Wait, len: usize, callee: usize) -> Result<Box<dyn Carry>, BoxErr
     Ok(Box::new(SliceArg { bridged: BridgeTransport::start(wait, Some(callee))?, bytes: Summed::new(len) }))
 }
 
-/// An echo, and before it its floor.
+/// The floor of the echo, then the echo.
 fn echo(callee: usize) -> Result<Vec<Subject>, BoxError> {
     let bridged = Rc::new(RefCell::new(BridgeTransport::start(POLLING, Some(callee))?));
     let [floor, echo] = ["raw copy", "callgate echo"].map(|name| format!("{name} {}", size(ECHO)));
@@ -176,14 +176,14 @@ fn echo(callee: usize) -> Result<Vec<Subject>, BoxError> {
     Ok(vec![RawCopy::start(ECHO, callee)?.subject(&*floor, ECHO), echoed.beside(&floor)])
 }
 
-/// What the row of [`callgate()`] is called.
+/// The name of the row of [`callgate()`].
 pub fn callgate_name(load: Load, len: usize) -> String {
     let how = if load == Load::OneWay { "callgate" } else { "callgate box" };
     format!("{how} {}", load.of(len))
 }
 
-/// One box of each length, there and back on the same bridge. The first is the floor of the others; of a child that is not trusted,
-/// all are beside nothing.
+/// Subjects for one box of each length, there and back on the same bridge. With a trusted child the first is the floor of the others; with an
+/// untrusted one none has a floor.
 pub fn boxes(is_trusted: bool, callee: usize) -> Result<Vec<Subject>, BoxError> {
     let (wait, cpu) = (POLLING, Some(callee));
     let bridged =
@@ -199,7 +199,7 @@ pub fn boxes(is_trusted: bool, callee: usize) -> Result<Vec<Subject>, BoxError> 
     BOXES.into_iter().map(boxed).collect()
 }
 
-/// Copied into shared memory and summed there.
+/// The floor of one-way payloads: bytes copied into shared memory and summed there.
 struct Raw {
     floor: RawSum,
     bytes: Summed,
@@ -231,7 +231,7 @@ impl Carry for SliceArg {
     }
 }
 
-/// A box as an argument, and another one as the result: each is filled by one side, read by the other, and given back.
+/// One box as the argument and another as the result. Each side fills its own box and reads the other's.
 struct TwoBoxes {
     bridged: BridgeTransport,
     len: usize,
@@ -252,9 +252,9 @@ impl Carry for TwoBoxes {
     }
 }
 
-/// A box as an argument and as the result, again and again the same one.
+/// The same box as argument and as result, again and again.
 struct OneBox {
-    /// `None` if a call has failed, which the box was lost with.
+    /// `None` after a failed call, which lost the box.
     frame: Option<SharedBox<[u8]>>,
     bridged: Rc<BridgeTransport>,
     turn: u64,
@@ -281,19 +281,19 @@ impl Carry for OneBox {
     }
 }
 
-/// The second and the first echo of `len` bytes on a bridge, each time a fresh one; the second is the floor of the first.
+/// Subjects for the second and the first echo of `len` bytes on a fresh bridge. The second echo is the floor of the first.
 pub fn first(len: usize, callee: usize) -> Vec<Subject> {
     let [first, second] = ["first", "second"].map(|nth| format!("callgate {nth} echo {}", size(len)));
     let subject = |name: &str, before| Subject::custom(name, move |batch| fresh(batch, len, before, callee));
     vec![subject(&second, 1), subject(&first, 0).beside(&second)]
 }
 
-/// Times one echo of `len` bytes on fresh bridges, after `before` others, until the batch is over.
+/// Until the batch is over, starts a bridge, makes `before` echoes of `len` bytes, and times one more.
 fn fresh(batch: &mut Batch<'_>, len: usize, before: u32, callee: usize) -> Result<(), BoxError> {
     let sent = vec![7; len];
     loop {
         let mut bridged = BridgeTransport::start(POLLING, Some(callee))?;
-        // The child is up and awake, and has no memory for large payloads.
+        // Wakes the child. It has no memory for large payloads yet.
         bridged.add(1)?;
         for _ in 0..before {
             bridged.echo(&sent)?;

@@ -1,4 +1,4 @@
-//! How long a call takes, beside its floor: polling, parked on both sides, and both processes on one CPU.
+//! Measures how long a call takes, and its floor: polling, parked on both sides, and with both processes on one CPU.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,7 @@ use callgate::Wait;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// The calls beside the ping-pong.
+/// The calls whose floor is the ping-pong.
 pub const CALLS: [(&str, CallKind); 4] = [
     ("callgate add", CallKind::Add),
     ("callgate greet", CallKind::Greet),
@@ -21,7 +21,7 @@ pub const CALLS: [(&str, CallKind); 4] = [
     ("callgate record", CallKind::Record),
 ];
 
-/// The group `latency`.
+/// Measures the group `latency`.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let clock = Clock::new();
     let mut report = BenchReport::default();
@@ -43,19 +43,19 @@ fn add(report: &mut BenchReport, measured: &[Measured]) {
     report.series.extend(measured.iter().map(|measured| measured.curve("latency")));
 }
 
-/// Both sides find what they wait for while they still poll. The caller is pinned to another CPU than `callee`.
+/// Subjects whose two sides get what they wait for while they still poll. Pin the caller to another CPU than `callee`.
 pub fn polling(callee: usize) -> Result<Vec<Subject>, BoxError> {
     let bridge = Rc::new(RefCell::new(BridgeTransport::start(Wait::Adaptive, Some(callee))?));
     let calls = CALLS.map(|(name, call)| workload::subject(name, call, &bridge).beside("ping-pong"));
     Ok([Tokens::start(Asleep::Never, callee)?.subject("ping-pong")].into_iter().chain(calls).collect())
 }
 
-/// Both sides sleep whenever they wait.
+/// Subjects whose two sides sleep whenever they wait.
 pub fn parked(callee: usize) -> Result<Vec<Subject>, BoxError> {
     against_futex(Wait::Park, callee, ["futex", "callgate add parked"])
 }
 
-/// Both processes on `cpu`, to which the caller is pinned as well.
+/// Subjects with both processes on `cpu`. Pin the caller to it as well.
 pub fn one_cpu(cpu: usize) -> Result<Vec<Subject>, BoxError> {
     against_futex(Wait::Adaptive, cpu, ["futex one CPU", "callgate add one CPU"])
 }

@@ -1,30 +1,31 @@
-//! What callgate's benchmarks measure, and how: one workload ([`Transport`]), its floors, and clocks that are read sparingly.
+//! callgate's benchmarks: one workload ([`Transport`]), the floors to compare it with, and clocks that are read sparingly.
 //!
 //! Used by the criterion benchmarks in `benches/`, by the command `callgate bench`, and by `callgate-compare`, which puts other
 //! ways of crossing a process boundary under the same workload.
 //!
-//! A program that measures calls [`init`] in the first line of `main` (benches and tests: [`test_support!`]), because the other
-//! side of every floor is the program itself, executed again. Then each of `floor`, `latency`, `throughput`, `waiting`, `start`,
-//! `payload`, `large`, `manager` and (with the feature of that name) `sandbox` has a function `measure`, which takes a [`Budget`] (`soak`: a number of calls) and returns its part of a [`BenchReport`]; [`targets::of`] says what the
-//! whole report shows. They pin the calling thread, so call them from one thread at a time.
+//! A program that measures calls [`init`] in the first line of `main` (benches and tests: [`test_support!`]), because the other side of every floor
+//! is the program itself, executed again. Each of `floor`, `latency`, `throughput`, `waiting`, `start`, `payload`, `large`, `manager` and (with the
+//! feature of that name) `sandbox` has a function `measure`, which takes a [`Budget`] (`soak`: a number of calls) and returns its part of a
+//! [`BenchReport`]. [`targets::of`] compares the whole report with the project's targets. The functions pin the calling thread, so call them from
+//! one thread at a time.
 
 #![deny(unsafe_code)]
 
-// What is called, and what it is compared with.
+// The workload, callgate's way to carry it, and the floors.
 pub mod bridge;
 pub mod bytes;
 pub mod floor;
 pub mod transport;
 pub mod workload;
 
-// How time is taken.
+// Taking time.
 pub mod clock;
 pub mod cpu_time;
 pub mod interleave;
 pub mod pin;
 pub mod stats;
 
-// What is measured: one file for each group of the report.
+// The measurements: one file for each group of the report.
 pub mod large;
 pub mod latency;
 pub mod manager;
@@ -37,10 +38,10 @@ pub mod start;
 pub mod throughput;
 pub mod waiting;
 
-// True outcomes when children die.
+// Checks that callers get true outcomes when children die.
 pub mod chaos;
 
-// What it shows.
+// The results.
 pub mod report;
 pub mod targets;
 
@@ -55,12 +56,12 @@ pub use interleave::{Budget, Subject, interleave};
 pub use report::BenchReport;
 pub use transport::{BoxError, Transport};
 
-/// Where a measurement says what it is doing: a few words, for whoever watches.
+/// Receives a few words about what a measurement is doing, to show to the user.
 pub type Progress<'a> = &'a mut dyn FnMut(&str);
 
-/// Makes floors and bridges work in a test or bench binary, whose `main` is not yours: put it once at the top of the file.
+/// Makes floors and bridges work in a test or bench binary, whose `main` you cannot change. Put it once at the top of the file.
 ///
-/// It calls [`init`] before `main` runs, and stands in for [`callgate::test_support!`].
+/// It calls [`init`] before `main` runs and replaces [`callgate::test_support!`].
 #[macro_export]
 macro_rules! test_support {
     () => {

@@ -1,4 +1,4 @@
-//! What a named callback in another process costs beside a bridge's `add`: with types, and with values that have none.
+//! Measures a named callback in another process, typed and with dynamic values, against a bridge's `add`.
 
 #![forbid(unsafe_code)]
 
@@ -16,16 +16,16 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// The bridge's call, and the callbacks beside it.
+/// The rows: the bridge's call, which is the floor, and the two callbacks.
 pub const ROWS: [&str; 3] = ["bridge add", "callback add", "callback of values"];
 
 /// How long the two processes may take to find each other.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The key of an address that only these two processes know, for as long as the measurement takes.
+/// The key of the hub. Only these two processes know its address, and only during the measurement.
 const KEY: &str = "callgate bench --only manager";
 
-/// The process that has the callbacks.
+/// The process that owns the callbacks.
 pub struct OwnerProcess {
     registrations: Vec<Registration>,
     _manager: Manager,
@@ -33,9 +33,9 @@ pub struct OwnerProcess {
 
 #[bridge]
 impl OwnerProcess {
-    /// Joins the hub at `address`. The threads that run the callbacks stay on `cpu`.
+    /// Joins the hub at `address`. The threads that run the callbacks are pinned to `cpu`.
     pub fn new(address: &str, cpu: usize) -> Result<Self, String> {
-        // What is started from here inherits it.
+        // Threads started from here inherit the pinning.
         pin::this_thread(&[cpu]).map_err(|error| format!("pinning to CPU {cpu}: {error}"))?;
         let manager = Manager::new(address, &AuthKey::new(KEY));
         manager.connect(PATIENCE).map_err(|error| error.to_string())?;
@@ -45,19 +45,19 @@ impl OwnerProcess {
         Ok(Self { registrations, _manager: manager })
     }
 
-    /// How many callbacks there are.
+    /// The number of callbacks.
     pub fn count(&self) -> u64 {
         self.registrations.len() as u64
     }
 }
 
-/// The sum of all numbers, those with keywords too.
+/// The sum of all numbers, positional and keyword arguments alike.
 fn sum(args: Args) -> i64 {
     let keywords = args.keywords().map(|(_, value)| value);
     args.positional().iter().chain(keywords).filter_map(Value::as_i64).sum()
 }
 
-/// The group `manager`.
+/// Measures the group `manager`.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let clock = Clock::new();
     let Ok((caller, callee)) = pin::pair() else { return Ok(BenchReport::left_out("Callbacks")) };
@@ -67,7 +67,7 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, Bo
     Ok(BenchReport { rows: rows("manager", &measured), series, ..BenchReport::default() })
 }
 
-/// Both sides find what they wait for while they still poll. The caller is pinned to another CPU than `callee`.
+/// Subjects whose two sides get what they wait for while they still poll. Pin the caller to another CPU than `callee`.
 pub fn polling(callee: usize) -> Result<Vec<Subject>, BoxError> {
     let [floor, typed, values] = ROWS;
     let counter = Rc::new(RefCell::new(BridgeTransport::start(Wait::Adaptive, Some(callee))?));
@@ -80,14 +80,14 @@ pub fn polling(callee: usize) -> Result<Vec<Subject>, BoxError> {
     ])
 }
 
-/// A callback of values, called from the CPU of this thread, as a subject of this name.
+/// A subject that calls the callback of dynamic values from the CPU of this thread.
 pub fn of_values(name: &str, callee: usize) -> Result<Subject, BoxError> {
     let called = Called::start(callee)?;
     let pid = Some(called.owner.child_pid());
     Ok(Subject::new(name, move || called.sum()).answered_by(pid))
 }
 
-/// The calling process, which is the hub too, and the one that it calls.
+/// The manager of the calling process, which is also the hub, and the process that it calls.
 struct Called {
     manager: Manager,
     owner: Bridge<OwnerProcess>,
@@ -98,7 +98,7 @@ impl Called {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let address = format!("@callgate-bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let manager = Manager::new(&address, &AuthKey::new(KEY));
-        // What the hub starts may run anywhere; as may the owner, which says itself where it stays.
+        // The hub's threads may run on any CPU. So may the owner at first; it pins itself.
         let owner = Pinned::nowhere(|| -> Result<_, BoxError> {
             manager.start(PATIENCE)?;
             Ok(OwnerProcess::bridge(&address, callee).start()?)

@@ -1,4 +1,4 @@
-//! How a call's time grows with its payload, beside the same bytes copied through shared memory with nothing on top.
+//! Measures how a call's time grows with its payload. The floor copies the same bytes through shared memory and does nothing else.
 
 #![forbid(unsafe_code)]
 
@@ -14,13 +14,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// The payloads, in bytes. The largest is left out where there is little time.
+/// The lengths of payloads, in bytes.
 pub const SIZES: [usize; 10] = [0, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 16 << 20];
 
-/// The curves, in the order in which [`subjects`] has them.
+/// The curves, in the order of [`subjects`].
 const NAMES: [&str; 3] = ["raw copy", "callgate echo", "callgate greet"];
 
-/// The group `payload`.
+/// Measures the group `payload`.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let Ok((caller, callee)) = pin::pair() else {
         return Ok(BenchReport::left_out("Payloads"));
@@ -30,7 +30,7 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, Bo
     let mut report = BenchReport::default();
     let mut curves = NAMES.map(|name| Series { plot: "payload".into(), name: name.into(), points: Vec::new() });
     for len in SIZES {
-        // A batch of one long call is mostly its warm-up, which is a call too.
+        // The warm-up takes at least one call, so it would dominate a batch of one long call.
         let budget = Budget { batch: budget.batch.max(expected(len)), ..budget }.at_least(5, expected(len));
         let measured = interleave(budget, &clock, progress, || subjects(len, callee))?;
         for (curve, measured) in curves.iter_mut().zip(&measured) {
@@ -43,7 +43,7 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, Bo
     Ok(report)
 }
 
-/// An echo and a greeting of `len` bytes, and before them their floor.
+/// Subjects for `len` bytes: the floor, an echo and a greeting.
 pub fn subjects(len: usize, callee: usize) -> Result<Vec<Subject>, BoxError> {
     let bridge = Rc::new(RefCell::new(BridgeTransport::start(Wait::Adaptive, Some(callee))?));
     let [floor, echo, greet] = NAMES.map(|name| format!("{name} {}", size(len)));
@@ -54,7 +54,7 @@ pub fn subjects(len: usize, callee: usize) -> Result<Vec<Subject>, BoxError> {
     ])
 }
 
-/// `0 B`, `64 KiB`, `1 MiB`.
+/// Formats a length in bytes: `0 B`, `64 KiB`, `1 MiB`.
 pub fn size(len: usize) -> String {
     match len {
         len if len >= 1 << 20 => format!("{} MiB", len >> 20),
@@ -63,7 +63,7 @@ pub fn size(len: usize) -> String {
     }
 }
 
-/// About how long a call takes, at 1 GB/s.
+/// Estimates how long a call takes, at 1 GB/s.
 pub(crate) fn expected(len: usize) -> Duration {
     Duration::from_nanos(len as u64)
 }

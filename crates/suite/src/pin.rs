@@ -1,4 +1,4 @@
-//! Which CPUs a thread may run on.
+//! Sets and restores the CPUs on which a thread may run.
 
 #![forbid(unsafe_code)]
 
@@ -7,7 +7,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
 use std::sync::OnceLock;
 
-/// The CPUs that this process could run on before anything was pinned, in order.
+/// The CPUs that this process was allowed before anything was pinned, in ascending order.
 pub fn allowed() -> &'static [usize] {
     static ALLOWED: OnceLock<Vec<usize>> = OnceLock::new();
     ALLOWED.get_or_init(|| {
@@ -16,11 +16,11 @@ pub fn allowed() -> &'static [usize] {
     })
 }
 
-/// The CPUs for the two sides of a call: caller, callee.
+/// Chooses the CPUs for the two sides of a call: caller, callee.
 ///
 /// # Errors
 ///
-/// If this process may run on one CPU only.
+/// If this process may run on only one CPU.
 pub fn pair() -> Result<(usize, usize), BoxError> {
     match allowed() {
         [caller, callee, ..] => Ok((*caller, *callee)),
@@ -28,14 +28,14 @@ pub fn pair() -> Result<(usize, usize), BoxError> {
     }
 }
 
-/// Keeps the calling thread on `cpus`, also after this returns.
+/// Pins the calling thread to `cpus` for good.
 pub fn this_thread(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     cpus.iter().for_each(|&cpu| set.set(cpu));
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Keeps the calling thread on one CPU for as long as this lives, then where it was before.
+/// Keeps the calling thread pinned. Dropping this restores the CPUs that it was allowed before.
 #[derive(Debug)]
 #[must_use = "dropping it ends the pinning"]
 pub struct Pinned {
@@ -48,7 +48,7 @@ impl Pinned {
         Self::to_all(&[cpu])
     }
 
-    /// Runs `start` while the calling thread may run on every CPU: what it starts (processes, threads) inherits that.
+    /// Runs `start` while the calling thread may run on every allowed CPU. Processes and threads started there inherit that.
     pub fn nowhere<R>(start: impl FnOnce() -> R) -> io::Result<R> {
         let _free = Self::to_all(allowed())?;
         Ok(start())
@@ -64,7 +64,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // It was allowed before, so it fails only if CPUs have gone; then there is nothing to go back to.
+        // These CPUs were allowed before, so this fails only if they have gone; then there is nothing to restore.
         let _ = sched_setaffinity(None, &self.before);
     }
 }

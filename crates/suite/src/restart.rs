@@ -1,5 +1,5 @@
-//! From the SIGKILL of a child to the next answer, of a bridge that restarts, while another thread calls it without a pause; beside
-//! the bare start of the same program to its first byte.
+//! Measures how long a restarting bridge takes from the SIGKILL of its child to the next answer, while another thread calls it without a pause.
+//! The floor is the bare start of the same program, up to its first byte.
 
 #![forbid(unsafe_code)]
 
@@ -15,16 +15,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// The floor, and the bridges that it is for.
+/// The floor, and the bridges compared with it.
 pub const ROWS: [&str; 3] = ["spawn", "callgate restart", "callgate restart with a spare"];
 
-/// How long the next child may take.
+/// How long the next child may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a bridge rests after a restart, so that the spare child is ready for the next one.
+/// The pause after each restart, in which the spare child for the next one gets ready.
 const REST: Duration = Duration::from_millis(20);
 
-/// The group `restart`. Nothing is pinned.
+/// Measures the group `restart`. Nothing is pinned.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let clock = Clock::new();
     let budget = budget.at_least(20, Duration::from_millis(2));
@@ -33,7 +33,7 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, Bo
     Ok(BenchReport { rows: rows("restart", &measured), series, ..BenchReport::default() })
 }
 
-/// The rows, in turn.
+/// The subjects, in the order of [`ROWS`].
 pub fn subjects() -> Vec<Subject> {
     let [floor, plain, spare] = ROWS;
     vec![
@@ -43,7 +43,7 @@ pub fn subjects() -> Vec<Subject> {
     ]
 }
 
-/// Kills the child over and over until the batch is over, and takes the time that each takes to be replaced.
+/// Kills the child again and again until the batch is over, and records how long each replacement takes.
 fn restarts(batch: &mut Batch<'_>, spare: bool) -> Result<(), BoxError> {
     let restart = Restart::on_death().at_most(u32::MAX).backoff(Duration::ZERO, Duration::ZERO).calls_wait(true);
     let bridge = BridgeTransport::restarting(restart.spare(spare), PATIENCE)?.bridge;
@@ -51,7 +51,7 @@ fn restarts(batch: &mut Batch<'_>, spare: bool) -> Result<(), BoxError> {
     thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                // Some of them die with a child.
+                // Some calls die with a child.
                 let _ = bridge.add(1);
             }
         });
@@ -68,7 +68,7 @@ fn kills(batch: &mut Batch<'_>, bridge: &Bridge<CountService>) -> Result<(), Box
         let child = Pid::from_raw(bridge.child_pid() as i32).ok_or("a child without a number")?;
         let from = batch.clock.now();
         kill_process(child, Signal::KILL)?;
-        // An answer that the old child still gave does not count, nor does a call that died with it.
+        // Answers from the old child do not count, nor do calls that died with it.
         loop {
             match bridge.add(1) {
                 Ok(_) if bridge.generation() > generation => break,

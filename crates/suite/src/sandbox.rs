@@ -1,5 +1,5 @@
-//! What the strictest sandbox costs: calls to a child in it beside calls to one without, polling and parked, and the
-//! start. The floor of each is the same without a sandbox.
+//! Measures the cost of the strictest sandbox: calls while polling, calls while parked, and the start. The floor of each is the same operation
+//! without a sandbox.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// The group `sandbox`.
+/// Measures the group `sandbox`.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let clock = Clock::new();
     let Ok((caller, callee)) = pin::pair() else { return Ok(BenchReport::left_out("Sandbox")) };
@@ -28,13 +28,13 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, Bo
     Ok(BenchReport { rows: rows("sandbox", &measured), series, ..BenchReport::default() })
 }
 
-/// Both sides find what they wait for while they still poll. The caller is pinned to another CPU than `callee`.
+/// Subjects whose two sides get what they wait for while they still poll. Pin the caller to another CPU than `callee`.
 pub fn polling(callee: usize) -> Result<Vec<Subject>, BoxError> {
     let calls = [("add", CallKind::Add), ("record", CallKind::Record)];
     against(Wait::Adaptive, callee, &calls)
 }
 
-/// Both sides sleep whenever they wait, so that each call makes system calls, which filters look at.
+/// Subjects whose two sides sleep whenever they wait, so that each call makes system calls, which the sandbox's filters check.
 pub fn parked(callee: usize) -> Result<Vec<Subject>, BoxError> {
     against(Wait::Park, callee, &[("add parked", CallKind::Add)])
 }
@@ -50,7 +50,7 @@ fn against(wait: Wait, callee: usize, calls: &[(&str, CallKind)]) -> Result<Vec<
     Ok(subjects.collect())
 }
 
-/// From nothing to the first reply.
+/// Subjects for the time from nothing to the first reply.
 pub fn starting() -> Vec<Subject> {
     let (plain, sandboxed) =
         (|| BridgeTransport::start(Wait::Adaptive, None), || BridgeTransport::sandboxed(Wait::Adaptive, None));

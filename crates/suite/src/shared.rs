@@ -1,7 +1,7 @@
-//! Shared memory for the floors: two lines that hand a token back and forth, and two areas for bytes.
+//! Shared memory for the floors: two lines through which a token goes back and forth, and two areas for bytes.
 //!
-//! Both sides are this program and trust each other: whoever has the token writes, and the other one does not look.
-//! Bytes are behind a reference only while the side that has the token sums them.
+//! Both sides are this program and trust each other: the side with the token writes, and the other side reads nothing meanwhile.
+//! A reference to bytes exists only while the side with the token sums them.
 
 #![allow(unsafe_code, reason = "the memory is another process's too")]
 
@@ -12,15 +12,15 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::{ptr, slice};
 
-/// What one side writes and the other awaits, with no other data near it: prefetchers fetch lines in pairs.
+/// A line that one side writes and the other awaits. Aligned to two cache lines, because prefetchers fetch lines in pairs.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct SharedLine {
     /// Changes with each turn.
     pub(crate) token: AtomicU32,
-    /// How many bytes of the area belong to this turn.
+    /// The number of bytes of the area that belong to this turn.
     pub(crate) len: AtomicU32,
-    /// The answer of this turn, where that is a number.
+    /// The answer of this turn, if it is a number.
     pub(crate) sum: AtomicU64,
 }
 
@@ -31,7 +31,7 @@ pub(crate) enum Direction {
     Back = 1,
 }
 
-/// Where the areas begin.
+/// The offset of the areas, in bytes: the lines come before them.
 const LINES: usize = 4096;
 
 /// One mapping of the memory.
@@ -43,7 +43,7 @@ pub(crate) struct SharedMapping {
 }
 
 impl SharedMapping {
-    /// New memory with `area` bytes each way, and the descriptor that another process maps it by. All bytes are 0.
+    /// Creates memory with `area` bytes each way, all 0. Also returns the descriptor with which another process maps it.
     pub(crate) fn create(area: usize) -> io::Result<(Self, OwnedFd)> {
         let object = memfd_create("callgate-suite", MemfdFlags::CLOEXEC)?;
         let area = area.next_multiple_of(LINES);
@@ -51,7 +51,7 @@ impl SharedMapping {
         Ok((Self::map(&object)?, object))
     }
 
-    /// The memory behind `object`.
+    /// Maps the memory behind `object`.
     pub(crate) fn map(object: impl AsFd) -> io::Result<Self> {
         let len = fstat(&object)?.st_size as usize;
         let map = MmapOptions::new().len(len.max(LINES)).map_raw(object.as_fd().as_raw_fd())?;
@@ -85,18 +85,18 @@ impl SharedMapping {
         unsafe { ptr::copy(from, to, len) };
     }
 
-    /// What `look` says of the first `len` bytes of an area, for the side whose turn it is.
+    /// Calls `look` with the first `len` bytes of an area. Only for the side that has the token.
     pub(crate) fn with<R>(&self, way: Direction, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
         let at = self.at(way, len);
         // SAFETY: `at` has checked the length; the other side does not write before this one has handed the token back.
         look(unsafe { slice::from_raw_parts(at, len) })
     }
 
-    /// Where an area begins.
+    /// The address of an area.
     ///
     /// # Panics
     ///
-    /// If `len` bytes are more than it has.
+    /// If the area is shorter than `len` bytes.
     fn at(&self, way: Direction, len: usize) -> *mut u8 {
         assert!(len <= self.area, "{len} bytes for an area of {}", self.area);
         self.map.as_mut_ptr().wrapping_add(LINES + way as usize * self.area)

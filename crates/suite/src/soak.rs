@@ -1,7 +1,7 @@
-//! Very many calls with payloads of random sizes, and what memory both processes keep: it must not grow, and not exceed the budget.
+//! Makes very many calls with payloads of random sizes and watches the memory of both processes: it must neither grow nor exceed the budget.
 //!
-//! Requests and replies have lengths of their own, from nothing to the most, from a generator whose seed is stated. Every request is
-//! summed by the child and every reply by the caller, so that no byte can be another call's.
+//! Requests and replies have independent lengths, from empty to the maximum, from a generator with a given seed. The child sums every request
+//! and the caller every reply, so a byte from another call would be noticed.
 
 #![forbid(unsafe_code)]
 
@@ -17,73 +17,73 @@ use callgate::Bridge;
 use std::fs;
 use std::time::Duration;
 
-/// How many parts the calls come in.
+/// The number of parts into which a run is divided.
 pub const PARTS: u64 = 10;
 
-/// By how many bytes the resident memory of both processes may differ between the first part and the last: what the allocators of
-/// both keep, or give back, from one moment to the next.
+/// How much the resident memory of both processes may grow from the first part to the last, in bytes: what their allocators keep or give back
+/// from one moment to the next.
 pub const SLACK: u64 = 4 << 20;
 
-/// The row of one part, counted from 1.
+/// The name of a part's row. Parts count from 1.
 pub fn name(part: u64) -> String {
     format!("soak, tenth {part} of {PARTS}")
 }
 
-/// How long a call may take: so that nothing hangs.
+/// How long a call may take. A longer one counts as hanging.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What goes with a payload: its length, the sum, their places.
+/// The bytes that accompany a payload, rounded up: its length, the sum, their positions.
 const BESIDE: usize = 4 << 10;
 
-/// How often memory is looked at in each part. The most that was seen counts.
+/// How often each part reads the memory use. The largest reading counts.
 const LOOKS: u64 = 16;
 
 /// The parameters of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Soak {
-    /// How many calls.
+    /// The number of calls.
     pub calls: u64,
     /// The longest request and the longest reply, in bytes.
     pub most: usize,
-    /// Which random lengths.
+    /// The seed of the random lengths.
     pub seed: u64,
 }
 
-/// What one part of the calls came to.
+/// The result of one part of the calls.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SoakPart {
-    /// How many calls there were.
+    /// The number of calls made.
     pub calls: u64,
-    /// How long they took, in nanoseconds.
+    /// The quantiles of the calls' times, in nanoseconds.
     pub quantiles: Quantiles,
-    /// How long the longest took.
+    /// The time of the longest call, in nanoseconds.
     pub max: f64,
-    /// The most that the calling process had.
+    /// The most memory that the calling process had.
     pub parent: MemoryUse,
-    /// The most that the child had.
+    /// The most memory that the child had.
     pub child: MemoryUse,
 }
 
 /// The memory of one process, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// All that is resident (VmRSS).
+    /// All resident memory (VmRSS).
     pub resident: u64,
-    /// The part of it that is shared memory (RssShmem): pages that both processes have are counted in both.
+    /// The shared part of it (RssShmem). Pages that both processes have mapped count in both.
     pub shared: u64,
 }
 
 impl Soak {
-    /// The shared memory that the bridge may have for large payloads, in bytes: as much as it has by default.
+    /// The bridge's budget of shared memory for large payloads, in bytes. It is the default for this `max_payload`.
     pub fn budget(&self) -> u64 {
         4 * self.max_payload() + (128 << 20)
     }
 
-    /// Makes the calls. Tells `each` of every part when it is done, and returns them all.
+    /// Makes the calls. Passes every finished part to `each`, and returns all parts.
     ///
     /// # Errors
     ///
-    /// If a call fails, takes half a minute or is answered wrongly.
+    /// If a call fails, takes half a minute or gets a wrong answer.
     pub fn run(&self, each: &mut dyn FnMut(&SoakPart)) -> Result<Vec<SoakPart>, BoxError> {
         let mut caller = SoakCaller::start(self)?;
         let ends = (0..=PARTS).map(|part| self.calls * part / PARTS);
@@ -101,13 +101,13 @@ impl Soak {
 }
 
 impl SoakPart {
-    /// What both processes have together, in bytes.
+    /// The resident memory of both processes together, in bytes.
     pub fn resident(&self) -> u64 {
         self.parent.resident + self.child.resident
     }
 }
 
-/// By how many bytes the resident memory of both processes grew from the first part to the last; below 0 if it shrank.
+/// How much the resident memory of both processes grew from the first part to the last, in bytes; negative if it shrank.
 pub fn growth(parts: &[SoakPart]) -> i64 {
     let [first, last] = [parts.first(), parts.last()].map(|part| part.map_or(0, SoakPart::resident));
     last as i64 - first as i64
@@ -117,7 +117,7 @@ struct SoakCaller {
     bridge: Bridge<CountService>,
     random: Random,
     most: usize,
-    /// Requests begin anywhere in the first page, so that those of one length differ.
+    /// Requests are slices of this that begin anywhere in the first page, so that two of the same length differ.
     bytes: Vec<u8>,
     clock: Clock,
 }
@@ -145,7 +145,7 @@ impl SoakCaller {
         Ok(part)
     }
 
-    /// One call, and how many nanoseconds it took.
+    /// Makes one call and returns its time in nanoseconds.
     fn call(&mut self) -> Result<f64, BoxError> {
         let [len, reply_len] = [self.random.up_to(self.most), self.random.up_to(self.most)];
         let (begin, byte) = (self.random.up_to(BESIDE), self.random.next() as u8);
@@ -160,7 +160,7 @@ impl SoakCaller {
 }
 
 impl SoakPart {
-    /// Looks at both processes' memory now.
+    /// Reads the memory use of both processes and keeps the maximum.
     fn look(&mut self, child: u32) -> Result<(), BoxError> {
         self.parent.raise(MemoryUse::of(std::process::id())?);
         self.child.raise(MemoryUse::of(child)?);
@@ -169,7 +169,7 @@ impl SoakPart {
 }
 
 impl MemoryUse {
-    /// What the kernel says of a process.
+    /// Reads the memory use of a process from `/proc`.
     fn of(pid: u32) -> Result<Self, BoxError> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let field = |name: &str| -> Option<u64> {
@@ -197,14 +197,14 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// 0 to `most`, both included.
+    /// A number from 0 to `most`, both included.
     pub(crate) fn up_to(&mut self, most: usize) -> usize {
-        // The product's high half: as even as can be told, without a division.
+        // The high half of the product is practically uniform and needs no division.
         ((u128::from(self.next()) * (most as u128 + 1)) >> 64) as usize
     }
 }
 
-/// The group `soak`: so many calls of up to 1 MiB. Nothing is pinned.
+/// Measures the group `soak`: `calls` calls of up to 1 MiB each. Nothing is pinned.
 pub fn measure(calls: u64, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let soak = Soak { calls, most: 1 << 20, seed: 1 };
     let mut done = 0;
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn lengths_are_those_that_the_seed_gives_and_reach_both_ends() {
         let mut random = Random(1234567);
-        // The first of the published test vector.
+        // The first number of the published test vector.
         assert_eq!(random.next(), 6457827717110365317);
         let lengths: Vec<_> = (0..1000).map(|_| random.up_to(3)).collect();
         assert!((0..=3).all(|len| lengths.contains(&len)) && lengths.iter().all(|len| *len <= 3));

@@ -1,5 +1,6 @@
-//! From the start of a child to its first reply, beside the bare start of the same program to its first byte; also in a
-//! parent that holds much memory, which a start by `fork` would have to copy the tables of.
+//! Measures the start of a child up to its first reply. The floor is the bare start of the same program up to its first byte.
+//!
+//! Both are also measured in a parent that holds much memory, whose page tables a start by `fork` would have to copy.
 
 #![forbid(unsafe_code)]
 
@@ -12,13 +13,13 @@ use callgate::Wait;
 use std::hint::black_box;
 use std::time::Duration;
 
-/// What floor and bridge are called.
+/// The names of the floor and the bridge.
 pub const PLAIN: [&str; 2] = ["spawn", "callgate start"];
 
-/// The same in a parent that holds what [`hold`] returns.
+/// Their names in a parent that holds the memory of [`hold`].
 pub const LARGE: [&str; 2] = ["spawn 1 GiB parent", "callgate start 1 GiB parent"];
 
-/// The group `start`. Nothing is pinned. Needs 1 GiB of memory for a while.
+/// Measures the group `start`. Nothing is pinned. Needs 1 GiB of memory for a while.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let clock = Clock::new();
     let budget = budget.at_least(20, Duration::from_millis(2));
@@ -30,7 +31,7 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, Bo
     Ok(BenchReport { rows: rows("start", &measured), series, ..BenchReport::default() })
 }
 
-/// The floor and the bridge, under these names. The end of what was started is not counted.
+/// Subjects for the floor and the bridge, under these names. The time to end what was started does not count.
 pub fn subjects([floor, bridge]: [&str; 2]) -> Vec<Subject> {
     let start = || {
         let mut bridge = BridgeTransport::start(Wait::Adaptive, None)?;
@@ -57,7 +58,7 @@ pub(crate) fn each<S>(batch: &mut Batch<'_>, start: impl Fn() -> Result<S, BoxEr
     }
 }
 
-/// What the large parent holds: 1 GiB whose every page exists.
+/// Allocates 1 GiB for the large parent and writes to every page, so that all of it is mapped.
 pub fn hold() -> Vec<u8> {
     let mut memory = vec![0; 1 << 30];
     memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);

@@ -1,4 +1,4 @@
-//! Distributions of times, and how two of them compare over several repeats.
+//! Distributions of times, and the spread of figures over several repeats.
 
 #![forbid(unsafe_code)]
 
@@ -6,57 +6,57 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A distribution of nanoseconds, to three digits.
+/// A distribution of times in nanoseconds, accurate to three digits.
 #[derive(Clone, Debug)]
 pub struct Distribution {
-    /// In picoseconds, so that a call of two nanoseconds has three digits too.
+    /// In picoseconds, so that a time of two nanoseconds has three digits too.
     picos: Histogram<u64>,
 }
 
 impl Distribution {
-    /// An empty one.
+    /// An empty distribution.
     pub fn new() -> Self {
         Self { picos: Histogram::new(3).expect("three digits are possible") }
     }
 
-    /// Takes `nanos` in.
+    /// Adds one value.
     #[inline]
     pub fn record(&mut self, nanos: f64) {
         self.picos.record((nanos * 1e3) as u64).expect("it grows as it must");
     }
 
-    /// Takes in all that `other` has.
+    /// Adds all values of `other`.
     pub fn merge(&mut self, other: &Distribution) {
         self.picos.add(&other.picos).expect("it grows as it must");
     }
 
-    /// What the share `quantile` (0 to 1) of all does not exceed.
+    /// The value that the share `quantile` (0 to 1) of all values does not exceed.
     pub fn at(&self, quantile: f64) -> f64 {
         self.picos.value_at_quantile(quantile) as f64 / 1e3
     }
 
-    /// Their mean.
+    /// The mean of the values.
     pub fn mean(&self) -> f64 {
         self.picos.mean() / 1e3
     }
 
-    /// The longest.
+    /// The largest value.
     pub fn max(&self) -> f64 {
         self.picos.max() as f64 / 1e3
     }
 
-    /// How many there are.
+    /// The number of values.
     pub fn count(&self) -> u64 {
         self.picos.len()
     }
 
-    /// The ones that a row states.
+    /// The quantiles that a row states.
     pub fn quantiles(&self) -> Quantiles {
         let [p50, p90, p99, p999] = [0.5, 0.9, 0.99, 0.999].map(|quantile| self.at(quantile));
         Quantiles { p50, p90, p99, p999 }
     }
 
-    /// Percentile against nanoseconds, denser towards the tail, as far as there are enough values to speak of one.
+    /// Percentiles against nanoseconds, denser towards the tail, up to the last percentile for which there are enough values.
     pub fn curve(&self) -> Vec<(f64, f64)> {
         let body = (0..90).map(|percent| percent as f64 / 100.0);
         let tail =
@@ -82,21 +82,21 @@ pub struct Quantiles {
     pub p999: f64,
 }
 
-/// One figure for each repeat, seen together.
+/// Summarizes figures from several repeats.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// The one in the middle; of an even number, the mean of the two.
+    /// The median; for an even number of figures, the mean of the middle two.
     pub median: f64,
-    /// The least.
+    /// The smallest figure.
     pub min: f64,
-    /// The greatest.
+    /// The largest figure.
     pub max: f64,
-    /// How many there are.
+    /// The number of figures.
     pub repeats: usize,
 }
 
 impl Spread {
-    /// `None` if there is no figure.
+    /// Summarizes the finite figures; `None` if there are none.
     pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut figures: Vec<f64> = figures.into_iter().filter(|figure| figure.is_finite()).collect();
         figures.sort_unstable_by(f64::total_cmp);
@@ -106,7 +106,7 @@ impl Spread {
     }
 }
 
-/// As a target states it: `1.14 (1.09 to 1.21 over 7 repeats)`. The smallest figure decides how many digits all have.
+/// Formats as in a target: `1.14 (1.09 to 1.21 over 7 repeats)`. The smallest figure decides the number of digits of all.
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { median, min, max, repeats } = self;

@@ -1,4 +1,4 @@
-//! The targets that the project sets itself, each with what a report shows of it.
+//! The targets that the project sets itself, judged by the figures of a report.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,7 @@ const P50: Quantile = ("p50", |quantiles| quantiles.p50);
 const P99: Quantile = ("p99", |quantiles| quantiles.p99);
 const P999: Quantile = ("p99.9", |quantiles| quantiles.p999);
 
-/// What may be asked of a ratio.
+/// What a target demands of a ratio.
 #[derive(Clone, Copy)]
 enum Bound {
     AtMost(f64),
@@ -22,7 +22,7 @@ enum Bound {
 }
 use Bound::{AtLeast, AtMost, Stated};
 
-/// Group, row, the row that it is divided by, quantile, bound.
+/// Group, row, row that it is divided by, quantile, bound.
 type Rule = (&'static str, &'static str, &'static str, Quantile, Bound);
 
 const RULES: &[Rule] = &[
@@ -34,18 +34,18 @@ const RULES: &[Rule] = &[
     ("latency", "callgate add one CPU", "futex one CPU", P50, AtMost(1.3)),
     ("start", "callgate start", "spawn", P50, AtMost(1.5)),
     ("start", "callgate start 1 GiB parent", "spawn 1 GiB parent", P50, AtMost(1.5)),
-    // While another thread calls; with the time in which the kernel ends a process, which a start does without.
+    // Measured while another thread calls. Includes the time in which the kernel ends a process, which a start does not have.
     ("restart", "callgate restart", "spawn", P50, Stated),
     ("restart", "callgate restart with a spare", "spawn", P50, Stated),
-    // With both sides polling, as the floors do; the rows of `payload` and those that say so wait as bridges do by default.
-    // The floor copies into memory that it has already; so does the call, and takes the answer out into memory of the caller's.
+    // Both sides poll, as in the floors. Only the rows of `payload` and of `default waiting` wait as bridges do by default.
+    // Floor and call both copy into memory that exists already; the call also copies the answer out into the caller's memory.
     ("large", "callgate echo 1 MiB", "raw copy 1 MiB", P50, AtMost(1.3)),
     ("payload", "callgate echo 1 MiB", "raw copy 1 MiB", P50, Stated),
     ("large", "callgate one-way 1 MiB", "raw one-way 1 MiB", P50, AtMost(1.15)),
     ("large", "callgate one-way 1 MiB, default waiting", "raw one-way 1 MiB", P50, Stated),
     ("large", "callgate one-way 64 MiB", "raw one-way 64 MiB", P50, AtMost(1.15)),
     ("large", "callgate one-way 64 MiB, default waiting", "raw one-way 64 MiB", P50, Stated),
-    // Nothing is copied, so that the length does not matter.
+    // Nothing is copied, so the length does not matter.
     ("large", "callgate box edited 64 MiB", "callgate box edited 64 B", P50, AtMost(1.5)),
     (
         "large",
@@ -58,7 +58,7 @@ const RULES: &[Rule] = &[
     ("sandbox", "sandboxed add", "plain add", P50, AtMost(1.03)),
     ("sandbox", "sandboxed add parked", "plain add parked", P50, Stated),
     ("sandbox", "sandboxed start", "plain start", P50, Stated),
-    // A typed callback does what `add` does; the other writes and reads values that say what they are.
+    // A typed callback does the same work as `add`; the other one encodes and decodes self-describing values.
     ("manager", "callback add", "bridge add", P50, AtMost(1.3)),
     ("manager", "callback of values", "bridge add", P50, AtMost(2.0)),
     // A bridge gets its memory for large payloads when it first needs it.
@@ -69,10 +69,10 @@ const RULES: &[Rule] = &[
     ("compare", "tarpc add", "callgate add", P50, AtLeast(70.0)),
     ("compare", "cross-process-bridge add", "callgate add", P50, AtLeast(180.0)),
     ("compare", "ipc-channel memory one-way 1 MiB", "callgate one-way 1 MiB", P50, AtLeast(8.0)),
-    // Both fill and read all of it on either side, so that what is left to gain is little.
+    // Both subjects fill and read the whole payload on each side, so there is little to gain.
     ("compare", "iceoryx2 loaned touched 1 MiB", "callgate box touched 1 MiB", P50, AtLeast(1.0)),
     ("compare", "iceoryx2 loaned touched 16 MiB", "callgate box touched 16 MiB", P50, AtLeast(1.0)),
-    // One line of it changes hands and the rest need not be touched; with iceoryx2, what goes on has to be copied on either side.
+    // A box needs only one line touched; with iceoryx2, each side has to copy the whole payload to pass it on.
     ("compare", "iceoryx2 loaned edited 1 MiB", "callgate box edited 1 MiB", P50, AtLeast(50.0)),
     ("compare", "iceoryx2 loaned edited 16 MiB", "callgate box edited 16 MiB", P50, AtLeast(50.0)),
     ("compare", "iceoryx2 event add", "callgate add", P50, Stated),
@@ -80,9 +80,9 @@ const RULES: &[Rule] = &[
     ("compare", "pipe add", "callgate add", P50, Stated),
     ("compare", "crossbeam threads add", "callgate add", P50, Stated),
     ("compare", "multiprocessing.Manager add", "callgate add", P50, Stated),
-    // A connection and a challenge for each call.
+    // Each call opens a connection and answers a challenge.
     ("compare", "multiprocessing.connection add", "callgate callback of values", P50, AtLeast(200.0)),
-    // Peers that sleep whenever they wait, beside a callgate that does so too.
+    // Peers that sleep whenever they wait, compared with a bridge that does the same.
     ("compare", "iceoryx2 event add", "callgate parked add", P50, Stated),
     ("compare", "Unix socket add", "callgate parked add", P50, Stated),
     ("compare", "pipe add", "callgate parked add", P50, Stated),
@@ -92,28 +92,28 @@ const RULES: &[Rule] = &[
     ("compare", "multiprocessing.Manager add", "callgate parked add", P50, Stated),
 ];
 
-/// How many nanoseconds `add` may be above the bare ping-pong, in the median over the repeats.
+/// How many nanoseconds `add` may take more than the bare ping-pong, in the median over the repeats.
 const MOST_ABOVE: f64 = 60.0;
 
-/// The strategy under judgement in each cell of the waiting matrix.
+/// The strategy that is judged in each cell of the waiting matrix.
 const JUDGED: &str = "adaptive";
 
-/// What it is judged by. Spinning for ever is not among them: it burns a CPU even when nobody calls.
+/// The strategies it is judged against. Endless spinning is not among them, because it burns a CPU even when nobody calls.
 const FIXED: [&str; 3] = ["park", "spin 20 us", "spin 50 us"];
 
-/// Its p50 over that of the best of these in the same cell.
+/// The largest allowed ratio of its p50 to the best p50 among these in the same cell.
 const WAITING_P50: f64 = 1.1;
 
-/// The one whose CPU time per call it may not exceed.
+/// The strategy whose CPU time per call it must not exceed.
 const MOST_CPU: &str = "spin 50 us";
 
-/// The CPU time in a second without calls that counts as none, in nanoseconds: that of a few wake-ups.
+/// The CPU time in a second without calls that still counts as none, in nanoseconds: that of a few wake-ups.
 const MOST_IDLE: f64 = 20_000.0;
 
-/// The instructions of one call on each side, as `.ci/instructions` counted them when a change last kept them: `caller 300`.
+/// The instructions of one call on each side, in lines such as `caller 300`. `.ci/instructions` counts them; the file holds the last accepted count.
 const INSTRUCTIONS: &str = include_str!("../instructions.baseline");
 
-/// The targets about whose rows `report` has.
+/// Judges every target whose rows are in `report`.
 pub fn of(report: &BenchReport) -> Vec<Goal> {
     let mut targets: Vec<Goal> = RULES.iter().filter_map(|rule| ratio(report, rule)).collect();
     targets.splice(targets.len().min(1)..targets.len().min(1), difference(report));
@@ -132,7 +132,7 @@ fn ratio(report: &BenchReport, (group, name, floor, (quantile, of), bound): &Rul
     Some(bound.judge(what, reached))
 }
 
-/// Repeat by repeat.
+/// Divides the quantiles of two rows, repeat by repeat.
 fn divided(row: &Row, floor: &Row, of: fn(&Quantiles) -> f64) -> Option<Spread> {
     Spread::of(row.repeats.iter().zip(&floor.repeats).map(|(row, floor)| of(row) / of(floor)))
 }
@@ -159,7 +159,7 @@ fn difference(report: &BenchReport) -> Option<Goal> {
     })
 }
 
-/// Calls per second with two threads over those with one.
+/// Calls per second with two threads, divided by those with one.
 fn threads(report: &BenchReport) -> Option<Goal> {
     let [one, two] = [1, 2].map(|threads| report.row("throughput", &throughput::name(threads)));
     let what = "calls per second, 2 threads / 1 thread".into();
@@ -167,7 +167,7 @@ fn threads(report: &BenchReport) -> Option<Goal> {
     Some(Stated.judge(what, divided(one?, two?, P50.1)?))
 }
 
-/// In each cell of the waiting matrix: latency against the best fixed strategy, CPU time against the one that may use most.
+/// Judges each cell of the waiting matrix: latency against the best fixed strategy, CPU time against [`MOST_CPU`].
 fn in_cells(report: &BenchReport) -> Vec<Goal> {
     let judged = report.rows.iter().filter(|row| row.group == "waiting");
     let cells = judged.filter_map(|row| Some((row, row.name.strip_suffix(JUDGED)?)));
@@ -204,7 +204,7 @@ fn idle(report: &BenchReport) -> Option<Goal> {
     })
 }
 
-/// What both processes have after very many calls, against the budget and against what they had after the first tenth.
+/// Judges the resident memory of both processes after very many calls, against the budget and against the first tenth of the calls.
 fn resident(report: &BenchReport) -> Option<[Goal; 2]> {
     let row = |part| report.row("soak", &soak::name(part));
     let (first, last) = (row(1)?, row(soak::PARTS)?);
@@ -229,7 +229,7 @@ fn resident(report: &BenchReport) -> Option<[Goal; 2]> {
     ])
 }
 
-/// Not measured here: counted under callgrind, where a clock's noise does not reach.
+/// States the instructions per call. They are not measured here but counted under callgrind, without the noise of a clock.
 fn instructions(report: &BenchReport) -> Option<Goal> {
     report.row("latency", "callgate add")?;
     let [caller, callee] = [kept("caller")?, kept("callee")?];

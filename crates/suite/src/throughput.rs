@@ -1,7 +1,7 @@
-//! Calls per second with several threads calling one bridge, each back to back.
+//! Measures calls per second when several threads call one bridge back to back.
 //!
-//! The child is pinned to one CPU. A single caller is pinned to another, so that it never shares the child's; several callers may run
-//! on every CPU, as in a program that has such threads, and one of them may take turns with the child. Needs two CPUs.
+//! The child is pinned to one CPU. A single caller is pinned to another, so that it never shares the child's CPU. Several callers may run on every
+//! CPU, as threads of a real program would, and one of them may share the child's. Needs two CPUs.
 
 #![forbid(unsafe_code)]
 
@@ -15,18 +15,18 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-/// How many threads call.
+/// The numbers of calling threads.
 pub const THREADS: [usize; 6] = [1, 2, 3, 4, 6, 8];
 
 /// Calls between two readings of the clock.
 const CHUNK: u32 = 32;
 
-/// The group `throughput`: a row is the time per call, all threads together; the series is its inverse.
+/// Measures the group `throughput`. A row is the time per call over all threads together; the series is its inverse.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let Ok(cpus) = pin::pair() else {
         return Ok(BenchReport::left_out("Throughput"));
     };
-    // Threads are started in each batch.
+    // Each batch starts its threads, so it must be long.
     let budget =
         Budget { batch: budget.batch.max(Duration::from_millis(20)), ..budget }.at_least(5, Duration::from_millis(20));
     let measured = interleave(budget, &Clock::new(), progress, || subjects(cpus))?;
@@ -36,12 +36,12 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, Bo
     Ok(BenchReport { rows: rows("throughput", &measured), series, ..BenchReport::default() })
 }
 
-/// One for each number of threads, with the caller's CPU and the child's; the first is the others' floor.
+/// Subjects for each number of threads, on `cpus` of caller and child. The first is the floor of the others.
 pub fn subjects(cpus: (usize, usize)) -> Result<Vec<Subject>, BoxError> {
     THREADS.iter().map(|&threads| subject(threads, cpus)).collect()
 }
 
-/// What its row is called.
+/// The name of the row for a number of threads.
 pub fn name(threads: usize) -> String {
     match threads {
         1 => "callgate add 1 thread".into(),
@@ -54,17 +54,17 @@ fn subject(threads: usize, (caller, callee): (usize, usize)) -> Result<Subject, 
     let peer = bridged.peer();
     let alone = (threads == 1).then_some(caller);
     let subject = Subject::custom(name(threads), move |batch| run(batch, threads, alone, &bridged));
-    // One value for each batch.
+    // Each batch records one value, a mean.
     let subject = subject.answered_by(peer).of_means();
     Ok(if threads == 1 { subject } else { subject.beside(&name(1)) })
 }
 
-/// Has all threads call until the batch is over, and records the time per call. They are pinned to `cpu`, if there is one.
+/// Has all threads call until the batch is over, and records the time per call. Pins them to `cpu`, if given.
 fn run(batch: &mut Batch<'_>, threads: usize, cpu: Option<usize>, bridged: &BridgeTransport) -> Result<(), BoxError> {
     let (clock, until) = (batch.clock, batch.until);
     let begin = Barrier::new(threads);
     let call = || -> Result<(u64, u64, u64), BoxError> {
-        // Before anything can fail: the others wait for this thread.
+        // The other threads wait for this one at the barrier, so nothing may fail before it.
         let pinned = cpu.map(Pinned::to).transpose();
         begin.wait();
         let _pin = pinned?;

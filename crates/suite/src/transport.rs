@@ -1,4 +1,4 @@
-//! The workload that every way of calling carries.
+//! The workload, as a trait that every way of calling implements.
 
 #![forbid(unsafe_code)]
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::time::Duration;
 
-/// Why a transport failed: its own words.
+/// Why a transport failed, in its own words.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A struct of ten fields of the usual kinds.
+/// A struct of ten fields of common types.
 #[derive(
     Clone, Debug, Default, PartialEq, Serialize, Deserialize, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
 )]
@@ -29,9 +29,9 @@ pub struct Record {
     pub tag: [u8; 8],
 }
 
-/// One way of calling a counter that lives elsewhere: in another process, unless its name says otherwise.
+/// One way to call a counter that lives elsewhere: in another process, unless the transport's name says otherwise.
 ///
-/// Every transport is set up the way its own documentation recommends for latency, and answers truly: the callers of this trait
+/// Every transport is set up as its own documentation recommends for low latency. It must really do the work: the callers of this trait
 /// check the answers.
 pub trait Transport {
     /// Adds `n` to a running total and returns the total.
@@ -46,12 +46,12 @@ pub trait Transport {
     /// Returns the record with its `id` increased by one.
     fn record(&mut self, record: &Record) -> Result<Record, BoxError>;
 
-    /// Returns the same bytes.
+    /// Returns `bytes` unchanged.
     fn echo(&mut self, bytes: &[u8]) -> Result<Vec<u8>, BoxError>;
 
-    /// Keeps the callee's CPU busy for `busy` (not asleep), then returns.
+    /// Keeps the callee's CPU busy for `busy`, without sleeping, then returns.
     fn work(&mut self, busy: Duration) -> Result<(), BoxError>;
 
-    /// The process that answers; `None` if it is this one.
+    /// The process number of the callee; `None` if it is this process.
     fn peer(&self) -> Option<u32>;
 }

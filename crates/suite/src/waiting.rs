@@ -1,7 +1,7 @@
-//! The waiting matrix: how each way of waiting does when there is something to wait for.
+//! The waiting matrix: how well each way of waiting does in different situations.
 //!
-//! Cells differ in how long the callee works, how long the caller is idle between calls, where the two run, and who else wants the
-//! CPUs. In each cell the strategies are measured in turn, with the latency of a call and the CPU time that a call costs both processes.
+//! Cells differ in how long the callee works, how long the caller is idle between calls, on which CPUs the two run, and whether other processes
+//! compete for them. In each cell the strategies take turns, and each gets the latency of a call and the CPU time per call of both processes.
 
 #![forbid(unsafe_code)]
 
@@ -16,26 +16,26 @@ use callgate::Wait;
 use std::thread;
 use std::time::Duration;
 
-/// A gap up to this long is spun through, because a sleep would be longer than it was asked to be; a longer one is slept.
+/// The longest gap that is spent spinning, because a sleep lasts longer than asked. Longer gaps are slept.
 const SPUN: Duration = Duration::from_micros(100);
 
-/// A batch beside a hog: several time slices of the scheduler.
+/// The length of a batch that competes with a hog: several time slices of the scheduler.
 const HOGGED_BATCH: Duration = Duration::from_millis(60);
 
 /// One situation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cell {
-    /// What the rows of the cell begin with.
+    /// The beginning of the names of the cell's rows.
     pub name: String,
     /// How long the callee works on each call.
     pub work: Duration,
     /// How long a caller is idle between two calls.
     pub gap: Duration,
-    /// How many threads call; more than one are not pinned, nor is the child.
+    /// The number of calling threads. If there are several, neither they nor the child are pinned.
     pub callers: usize,
     /// The callers' CPU and the child's.
     pub cpus: (usize, usize),
-    /// CPUs on which another process burns all it gets.
+    /// CPUs that another process keeps busy.
     pub hogs: Vec<usize>,
 }
 
@@ -62,9 +62,9 @@ pub fn cells(cpus: (usize, usize)) -> Vec<Cell> {
     cells
 }
 
-/// The group `waiting`: a row for each cell and strategy, called `work 10 us: adaptive`, and the series `gap`.
+/// Measures the group `waiting`: a row for each cell and strategy, with a name such as `work 10 us: adaptive`, and the series `gap`.
 ///
-/// [`targets`](crate::targets) judges `adaptive` by `park`, `spin 20 us` and `spin 50 us`, where these are among the strategies.
+/// [`targets`](crate::targets) judges `adaptive` against `park`, `spin 20 us` and `spin 50 us`, if these are among the strategies.
 pub fn measure(budget: Budget, strategies: &[(&str, Wait)], progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let clock = Clock::new();
     let mut report = BenchReport::default();
@@ -92,14 +92,13 @@ pub fn measure(budget: Budget, strategies: &[(&str, Wait)], progress: Progress<'
     Ok(report)
 }
 
-/// The row of a bridge that nobody calls.
+/// The name of the row of a bridge that nobody calls.
 pub const IDLE: &str = "idle bridge";
 
-/// How long a bridge is watched while nobody calls it.
+/// How long an idle bridge is watched.
 const WATCHED: Duration = Duration::from_secs(1);
 
-/// What an idle bridge costs: the CPU time of both processes in a second, without that of the thread that measures it. It has no
-/// latencies.
+/// Measures the cost of an idle bridge: the CPU time of both processes in a second, less that of the measuring thread. The row has no latencies.
 fn idle(progress: Progress<'_>) -> Result<Row, BoxError> {
     progress(IDLE);
     let mut bridged = BridgeTransport::start(Wait::Adaptive, None)?;
@@ -130,12 +129,12 @@ pub fn measure_cell(
 }
 
 impl Cell {
-    /// What the row of `strategy` is called.
+    /// The name of the row of `strategy`.
     pub fn row_name(&self, strategy: &str) -> String {
         format!("{}: {strategy}", self.name)
     }
 
-    /// One subject for each strategy. Pinning the caller and starting the hogs is left to whoever measures them.
+    /// One subject for each strategy. Pin the caller and start the hogs before measuring.
     pub fn subjects(&self, strategies: &[(&str, Wait)]) -> Result<Vec<Subject>, BoxError> {
         strategies.iter().map(|&(name, wait)| self.subject(name, wait)).collect()
     }
@@ -152,7 +151,7 @@ impl Cell {
         let peer = bridged.peer();
         let subject = Subject::custom(self.row_name(strategy), move |batch| cell.run(batch, &bridged));
         let subject = subject.answered_by(peer);
-        // Being stopped would count as a long wait with a strategy that learns from how long it waits.
+        // A strategy that learns from its waits would count the time while it is stopped as one long wait.
         Ok(if wait == Wait::Spin { subject.polling() } else { subject })
     }
 
@@ -174,11 +173,11 @@ impl Cell {
         Ok(())
     }
 
-    /// One caller's calls.
+    /// Makes one caller's calls.
     fn call(&self, clock: &Clock, until: u64, bridged: &BridgeTransport) -> Result<BatchSeen, BoxError> {
         let mut seen = BatchSeen::default();
         loop {
-            // Before the call: the first of a batch comes after a gap too.
+            // The gap comes before the call, so that the first call of a batch follows a gap too.
             seen.idle += self.idle(clock)?;
             let from = clock.now();
             if self.work.is_zero() {
@@ -194,7 +193,7 @@ impl Cell {
         }
     }
 
-    /// Lets the gap pass. Returns the CPU time that it took.
+    /// Lets the gap pass and returns the CPU time that this took.
     fn idle(&self, clock: &Clock) -> Result<Duration, BoxError> {
         if self.gap.is_zero() {
             return Ok(Duration::ZERO);
@@ -209,7 +208,7 @@ impl Cell {
     }
 }
 
-/// What a caller has seen in one batch.
+/// What one caller measured in one batch.
 #[derive(Debug, Default)]
 struct BatchSeen {
     nanos: Vec<f64>,

@@ -1,4 +1,4 @@
-//! The calls of the workload, as subjects: the same code for every transport, and every answer is looked at.
+//! The calls of the workload as subjects to measure. Every transport runs the same code, and every answer is checked.
 
 #![forbid(unsafe_code)]
 
@@ -9,10 +9,10 @@ use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// The 32 bytes that are greeted.
+/// The name to greet, of 32 bytes.
 pub const NAME: &str = "a name of thirty-two characters.";
 
-/// How many numbers are summed.
+/// How many numbers a call sums.
 pub const NUMBERS: usize = 1_000;
 
 /// One kind of call.
@@ -22,19 +22,19 @@ pub enum CallKind {
     Add,
     /// `greet(NAME)`.
     Greet,
-    /// `greet` of so many bytes.
+    /// `greet` with a name of this many bytes.
     GreetBytes(usize),
     /// `sum` of [`NUMBERS`] numbers.
     Sum,
     /// `record` of a struct of ten fields.
     Record,
-    /// `echo` of so many bytes.
+    /// `echo` of this many bytes.
     Echo(usize),
-    /// `work` for so long.
+    /// `work` for this long.
     Work(Duration),
 }
 
-/// `call` on `transport`, as a subject. Only one subject of a transport may be [`CallKind::Add`].
+/// A subject that makes `call` on `transport`. Only one subject of each transport may be [`CallKind::Add`].
 pub fn subject<T: Transport + 'static>(name: impl Into<String>, call: CallKind, transport: &Rc<RefCell<T>>) -> Subject {
     let peer = transport.borrow().peer();
     let transport = transport.clone();
@@ -50,7 +50,7 @@ pub fn subject<T: Transport + 'static>(name: impl Into<String>, call: CallKind, 
     subject.answered_by(peer)
 }
 
-/// `add(1)`, whose answer must be one more than the last.
+/// Returns an operation that calls `add(1)` and checks that the answer is one more than the last.
 pub fn adding<T: Transport>(transport: Rc<RefCell<T>>) -> impl FnMut() -> Result<(), BoxError> {
     let mut last = None;
     move || {
@@ -92,7 +92,7 @@ fn echoing<T: Transport>(transport: Rc<RefCell<T>>, len: usize) -> impl FnMut() 
     }
 }
 
-/// An ordinary record.
+/// The record that calls send.
 pub fn record() -> Record {
     Record {
         id: 41,
@@ -108,11 +108,11 @@ pub fn record() -> Record {
     }
 }
 
-/// Makes every call once and looks at the whole answer.
+/// Makes every call once and checks the whole answer.
 ///
 /// # Errors
 ///
-/// The transport's own, or a sentence that names the call that was answered wrongly.
+/// The transport's own error, or a sentence that names the call with the wrong answer.
 pub fn verify(transport: &mut dyn Transport) -> Result<(), BoxError> {
     let total = transport.add(0)?;
     check(transport.add(2)? == total + 2, "add")?;
@@ -131,7 +131,7 @@ pub fn verify(transport: &mut dyn Transport) -> Result<(), BoxError> {
     check(begin.elapsed() >= Duration::from_micros(200), "work")
 }
 
-/// An error that names the `call`, unless its answer is right.
+/// Returns an error that names `call`, unless its answer is right.
 #[inline(always)]
 pub fn check(is_right: bool, call: &'static str) -> Result<(), BoxError> {
     if is_right { Ok(()) } else { Err(wrong(call)) }

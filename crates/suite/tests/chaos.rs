@@ -1,6 +1,6 @@
-//! Children that are killed during calls: every call ends with its true outcome, and nothing is left.
+//! Children are killed during calls: every call must end with its true outcome, and nothing must be left behind.
 //!
-//! One test, because it counts what the process holds.
+//! There is only one test, because it counts what the whole process holds.
 
 #![deny(unsafe_code)]
 
@@ -32,7 +32,7 @@ fn callers_of_children_that_are_killed_are_told_the_truth() {
 
         let tally = Chaos { restart: true, ..chaos }.run(&mut |_| {}).expect("no hang");
         tally.verdict().expect("nothing wrong and nothing left");
-        // Most kills come before the child before has been replaced.
+        // Most kills come before the previous child has been replaced.
         assert!(tally.kills == 300 && tally.restarts > 30, "{tally:?}");
     });
 }

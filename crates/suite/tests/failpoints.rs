@@ -1,7 +1,7 @@
-//! Both sides killed and stopped at every named step of the protocol: every call ends with its true outcome, and
-//! nothing is left.
+//! Both sides are killed and stopped at every named step of the protocol: every call must end with its true outcome, and
+//! nothing must be left behind.
 //!
-//! Processes of their own try the steps, because each counts what it holds; a few at a time, because a case mostly waits.
+//! Three processes share the steps, because each counts what it holds, and a case mostly waits.
 
 #![deny(unsafe_code)]
 
@@ -46,7 +46,7 @@ fn try_share(share: usize) {
         });
         let swept = swept.expect("no hang");
         swept.verdict().expect("nothing wrong, nothing left, and no step that nobody comes to");
-        // Three things are done at a step of the child, five at one of the parent.
+        // The sweep tries three actions at each step of the child and five at each step of the parent.
         let steps = (share..STEPS.len()).step_by(SHARES).count();
         assert!(rows >= 3 * steps && swept.cases.len() > rows, "{rows} rows, {} cases", swept.cases.len());
     });

@@ -1,4 +1,4 @@
-//! Every group of the report, measured once with little time: its rows and curves are there, and the targets about them.
+//! Measures every group of the report once, in little time: its rows, its curves and the targets about them must be there.
 
 #![deny(unsafe_code)]
 
@@ -22,7 +22,7 @@ mod init {
 
 type Measure = fn(Budget, Progress<'_>) -> Result<BenchReport, BoxError>;
 
-/// Each with one of its rows and one of its targets, if it has any.
+/// Each group with one of its rows and, if it has any, one of its targets.
 const GROUPS: &[(&str, Measure, &str, Option<&str>)] = &[
     ("floor", floor::measure, "eventfd", None),
     ("latency", latency::measure, "callgate add", Some("callgate add / ping-pong (p99.9)")),
@@ -47,7 +47,7 @@ fn waiting(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxErr
     waiting::measure(budget, &[("adaptive", Wait::Adaptive), longest], progress)
 }
 
-/// One test for all: groups pin the thread that measures, and would measure each other.
+/// One test for all groups: they pin the measuring thread, and would disturb each other if they ran in parallel.
 #[test]
 fn every_group_has_its_rows_curves_and_targets() {
     within(600, "every_group_has_its_rows_curves_and_targets", measure_every_group);

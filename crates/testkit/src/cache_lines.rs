@@ -1,7 +1,7 @@
-//! Which cache lines one call reads and writes, on each side, as lanes and workers grow.
+//! Tests which cache lines one call reads and writes on each side, for growing numbers of lanes and workers.
 //!
-//! One thread plays both sides and is traced; the addresses in the segment become names of lines by the [`Geometry`]. What
-//! this asserts is what docs/TESTING.md's section "Lines per call" says, down to its table.
+//! One thread plays both sides and is traced; the [`Geometry`] maps the traced addresses to lines of the segment. The section "Lines per call" of
+//! docs/TESTING.md states what these tests assert, including its table.
 
 #![forbid(unsafe_code)]
 
@@ -40,7 +40,7 @@ enum Line {
 }
 
 impl Line {
-    /// The same line of slot 0, to compare calls that were made one after the other as if they were made at once.
+    /// The same line of slot 0, so that calls made one after the other compare as if they had been made at once.
     fn of_any_slot(self) -> Self {
         match self {
             Line::Request { lane, line, .. } => Line::Request { lane, line, slot: 0 },
@@ -52,7 +52,7 @@ impl Line {
 
 // ---- addresses and lines -------------------------------------------------------------------------------------------
 
-/// One mapping of a segment.
+/// One mapping of a segment: translates addresses into lines.
 struct Map {
     start: usize,
     geometry: Geometry,
@@ -63,7 +63,7 @@ impl Map {
         Self { start: std::ptr::from_ref(&*segment.header()).addr(), geometry: segment.geometry() }
     }
 
-    /// The line at `address`; `None` if that is private memory.
+    /// The line at `address`, or `None` for private memory.
     fn line(&self, address: usize) -> Option<Line> {
         let (geometry, at) = (&self.geometry, address.checked_sub(self.start)?);
         let workers = geometry.worker_line(0);
@@ -98,7 +98,7 @@ impl Map {
     }
 }
 
-/// `line`, of whose two lines the second is there to keep the next structure apart.
+/// Returns `line` after a check that `offset` lies in the first of its two cache lines; the second is padding before the next structure.
 fn first_line(line: Line, offset: usize) -> Line {
     assert!(offset < LINE, "an access to the padding of {line:?}");
     line
@@ -114,7 +114,7 @@ struct Footprint {
 impl Footprint {
     /// # Panics
     ///
-    /// If a word of `callgate_os::sync` in private memory was written: all of them are shared by all threads.
+    /// If a word of `callgate_os::sync` in private memory was written: every such word is shared by all threads.
     fn new(map: &Map, log: &[Access]) -> Self {
         let mut footprint = Self::default();
         for &Access { kind, address, len } in log {
@@ -147,7 +147,7 @@ impl Footprint {
         self.writes.iter().filter(|line| other.reads.contains(line) || other.writes.contains(line)).copied().collect()
     }
 
-    /// The lane whose request was written, if one was.
+    /// The lane of the request that this side wrote, if any.
     fn lane_asked(&self) -> Option<u32> {
         self.writes.iter().find_map(|line| if let Line::Request { lane, .. } = line { Some(*lane) } else { None })
     }
@@ -158,7 +158,7 @@ impl Footprint {
 /// One call, traced.
 struct Call {
     lane: u32,
-    /// Its position on the lane.
+    /// The call's position on its lane.
     position: u64,
     caller: Footprint,
     callee: Footprint,
@@ -170,7 +170,7 @@ impl Call {
     }
 }
 
-/// A bridge whose both sides this thread plays.
+/// A bridge of which this thread plays both sides.
 struct Bridge<'a, H> {
     caller: &'a Caller,
     workers: Vec<Worker<H, Parent>>,
@@ -189,7 +189,7 @@ impl<'a, H: Host> Bridge<'a, H> {
         Self { caller: &ends.caller, workers, maps: [Map::of(own), Map::of(peers)], geometry, made }
     }
 
-    /// Sends a request on the first lane that is free, beginning with this thread's own, and has it served.
+    /// Sends a request on the first free lane, starting at this thread's own, and has the worker serve it.
     fn ask(&mut self) -> (Sent<'a>, Call) {
         let caller = self.caller;
         let links = Arc::strong_count(&caller.peer);
@@ -216,7 +216,7 @@ impl<'a, H: Host> Bridge<'a, H> {
         Call { caller, ..call }
     }
 
-    /// Takes every lane in turn and calls on it until `calls` have been made; returns the last one of each.
+    /// Makes `calls` calls on every lane in turn and returns the last call of each lane.
     fn call_on_each_lane(&mut self, calls: u32) -> Vec<Call> {
         let mut held = Vec::new();
         let mut last = Vec::new();
@@ -224,14 +224,14 @@ impl<'a, H: Host> Bridge<'a, H> {
             let call = (0..calls).map(|_| self.call()).last();
             call.iter().for_each(|call| self.assert_lines(call));
             last.extend(call);
-            // A call whose reply is there but not yet taken keeps its lane, so that the next call goes to the next lane.
+            // A call whose reply has not been taken keeps its lane, so the next call goes to the next lane.
             held.push(self.ask().0);
         }
         held.into_iter().for_each(|sent| drop(self.receive(sent)));
         last
     }
 
-    /// Which lines a call touches that was made just now, when the worker had served the same lane before.
+    /// Asserts which lines `call` touched. It must be the latest call, and the worker must have served its lane before.
     fn assert_lines(&self, call: &Call) {
         let &Call { lane, position, .. } = call;
         let (worker, _) = self.geometry.worker_of(lane);
@@ -244,13 +244,13 @@ impl<'a, H: Host> Bridge<'a, H> {
         assert_eq!(call.callee.reads, own.into_iter().chain(self.looks(lane)).collect());
     }
 
-    /// What the worker of `lane` looks at to see whether its other lanes have requests.
+    /// The lines that the worker of `lane` reads to see whether its other lanes have requests.
     fn looks(&self, lane: u32) -> impl Iterator<Item = Line> {
         let others = self.geometry.lanes_of(self.geometry.worker_of(lane).0).filter(move |&other| other != lane);
         others.map(|other| self.request(other, self.made[other as usize]))
     }
 
-    /// The first line of the slot that a request has.
+    /// The first line of the slot of the request at `position`.
     fn request(&self, lane: u32, position: u64) -> Line {
         Line::Request { lane, slot: self.slot(position), line: 0 }
     }
@@ -260,7 +260,7 @@ impl<'a, H: Host> Bridge<'a, H> {
     }
 }
 
-/// One call on each lane of a bridge whose lanes are all in use.
+/// Makes one call on each lane of a bridge whose lanes are all in use.
 fn calls_on_each_lane(lanes: u32, workers: u32) -> Vec<Call> {
     fn of<H: Host>(geometry: Geometry, host: impl Fn() -> H) -> Vec<Call> {
         let ends = Ends::new::<Counter>(geometry);
@@ -284,12 +284,12 @@ fn geometry(lanes: u32, workers: u32) -> Geometry {
     Geometry { lanes, workers, slots: 32, slot_lines: 9 }
 }
 
-/// Lanes and workers.
+/// Pairs of lanes and workers.
 const SIZES: [(u32, u32); 6] = [(1, 1), (2, 1), (8, 1), (64, 1), (8, 4), (64, 4)];
 
 // ---- the segment ---------------------------------------------------------------------------------------------------
 
-/// What each side touches is asserted where the calls are made, line by line; this is the summary.
+/// Sums up what `assert_lines` checks line by line for each call.
 #[test]
 fn the_table_of_lines_says_what_a_call_touches() {
     let mut table = String::new();
@@ -307,7 +307,7 @@ fn the_table_of_lines_says_what_a_call_touches() {
     assert!(document.contains(&table), "docs/TESTING.md does not have this table:\n{table}");
 }
 
-/// Lines that the caller writes and reads, and that the callee writes and reads.
+/// Counts the lines that the caller writes, the caller reads, the callee writes and the callee reads.
 fn counts(call: &Call) -> [usize; 4] {
     [&call.caller, &call.callee].map(|side| [side.writes.len(), side.reads.len()]).concat().try_into().unwrap()
 }
@@ -326,12 +326,12 @@ fn lanes_of_one_worker_share_only_what_it_looks_at() {
     for (one, other) in pairs(&calls).filter(|(one, other)| one.lane % 4 == other.lane % 4) {
         let disturbed = one.both().of_any_slot().disturbs(&other.both().of_any_slot());
         assert_eq!(disturbed, BTreeSet::from([Line::Request { lane: one.lane, slot: 0, line: 0 }]));
-        // The one who looks is the worker; callers share nothing.
+        // Only the worker reads that line; callers share nothing.
         assert_eq!(one.caller.clone().of_any_slot().disturbs(&other.caller.clone().of_any_slot()), BTreeSet::new());
     }
 }
 
-/// Every call with every other.
+/// Every pair of calls on different lanes.
 fn pairs(calls: &[Call]) -> impl Iterator<Item = (&Call, &Call)> {
     calls
         .iter()
@@ -372,7 +372,7 @@ fn a_longer_payload_touches_the_lines_that_it_fills_and_no_more() {
     let ends = Ends::new::<Mirror>(geometry(1, 1));
     let mut worker = ends.worker(0, Alone::of(Mirror::new()));
     let [own, peers] = &ends.segments;
-    // The archive of a vector has 16 bytes beside its elements; a slot 16 before its payload.
+    // The archive of a vector takes 16 bytes beside its elements; a slot has 16 bytes before its payload.
     for (bytes, lines) in [(32, 1), (33, 2), (200, 4), (544, 9)] {
         let bytes = vec![1u8; bytes];
         let (sent, log) = trace(|| ends.caller.send(&ECHO, (Val(&bytes),), None).unwrap());
@@ -403,7 +403,7 @@ fn what_each_side_keeps_of_a_lane_is_apart_from_all_others() {
     assert_eq!(units.iter().collect::<BTreeSet<_>>().len(), units.len(), "two lanes share a pair of lines");
 }
 
-/// The pairs of lines that a range of addresses lies in.
+/// The pairs of cache lines that a range of addresses touches.
 fn units(range: &Range<usize>) -> std::ops::RangeInclusive<usize> {
     range.start / APART..=(range.end - 1) / APART
 }

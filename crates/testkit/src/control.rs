@@ -1,4 +1,4 @@
-//! The control socket: messages of any bytes, with descriptors of any kind, as the parent's watcher reads them.
+//! Fuzz target: the parent's watcher reads control messages of any bytes, with descriptors of any kind.
 
 #![forbid(unsafe_code)]
 
@@ -17,24 +17,24 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Small enough that a child soon has all that it may have.
+/// Small enough that a child soon uses up its budget.
 const MEMORY: MemoryOptions = MemoryOptions { max_payload: 1 << 20, total: 8 << 20, retained: 1 << 20, trust: None };
 
-/// Messages in one run.
+/// The most messages in one run.
 const MOST: usize = 64;
 
-/// How long the end of a descriptor may take.
+/// How long the library may take to close a descriptor.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How many descriptors there were before the first input.
+/// The number of descriptors open before the first input.
 static FIRST: OnceLock<usize> = OnceLock::new();
 
-/// What there may be from then on: two of the watcher's own, and one that tells of memory that has been let go of.
+/// Descriptors that the library opens once and keeps: two of the watcher's own, and one that reports released memory.
 const LASTING: usize = 3;
 
-/// Sends the bytes as control messages, and has the parent read them, until it refuses one.
+/// Sends the input as control messages and has the parent read them until it refuses one.
 ///
-/// Of each message the first byte says what it is, the next how many descriptors come with it.
+/// Each message takes its kind from one byte and, after its contents, the number of its descriptors from another.
 pub fn control(data: &[u8]) {
     let mut input = Input::new(data);
     let most = *FIRST.get_or_init(|| open().len()) + LASTING;
@@ -55,7 +55,7 @@ pub fn control(data: &[u8]) {
             assert!(!reads || rights.is_empty(), "a descriptor was taken from a child");
         }
         if input.flag() {
-            // Else the socket fills up, and the parent has nowhere to answer.
+            // Without this, the socket fills up and the parent cannot answer.
             while let Ok(Some(_)) = fake.child.receive(BlockingMode::No) {}
         }
         if input.below(8) == 0 {
@@ -64,14 +64,14 @@ pub fn control(data: &[u8]) {
     }
     drop((fake, end));
     for (number, kept) in sent.iter().enumerate() {
-        // Strangers' descriptors are closed by a thread of their own. The fuzzer's timer interrupts a wait for it.
+        // A separate thread closes a peer's descriptors. The fuzzer's timer interrupts the wait for it, hence the loop.
         let deadline = Instant::now() + PATIENCE;
         while !readable(kept, PATIENCE).expect("a socket") {
             assert!(Instant::now() < deadline, "descriptor {number} is still open somewhere");
         }
     }
     drop(sent);
-    // The watcher lets go of a link on its own time, and so do the threads that seal and close.
+    // The watcher releases a link with a delay, and so do the threads that seal memory and close descriptors.
     let deadline = Instant::now() + PATIENCE;
     while open().len() > most {
         assert!(Instant::now() < deadline, "{most} descriptors are the most, and these are open: {:?}", open());
@@ -79,8 +79,8 @@ pub fn control(data: &[u8]) {
     }
 }
 
-/// What the process has open, but for pipes: the sanitizer has some to its symbolizer, and those that are sent have ends that tell. Nothing in tests,
-/// whose other threads open and close.
+/// The open files of the process, without pipes: the sanitizer has pipes to its symbolizer, and the pipes that this target sends are checked by their
+/// other ends. Empty in tests, where other threads open and close descriptors.
 fn open() -> Vec<PathBuf> {
     let all = || std::fs::read_dir("/proc/self/fd").expect("procfs").flatten();
     let targets = || all().flat_map(|entry| std::fs::read_link(entry.path()));
@@ -91,7 +91,7 @@ fn open() -> Vec<PathBuf> {
     }
 }
 
-/// A message: the words of one that there is, or any.
+/// A message: often a real kind with odd contents, sometimes arbitrary bytes.
 fn message(input: &mut Input<'_>) -> Vec<u8> {
     let kind = input.byte();
     let len = input.odd_word();
@@ -109,8 +109,8 @@ fn message(input: &mut Input<'_>) -> Vec<u8> {
     words.map(u64::to_le_bytes).concat()
 }
 
-/// Descriptors to go with a message: mostly none. `sent` gets the other ends of those that have one: they are at their end when nobody has
-/// the first any more.
+/// The descriptors to send with a message, usually none. `sent` collects the other ends of pipes and sockets; each reads as closed once no process
+/// has the sent end open.
 fn rights(input: &mut Input<'_>, sent: &mut Vec<OwnedFd>) -> Vec<OwnedFd> {
     let count = match input.byte() {
         byte @ 200.. => usize::from(byte - 200) % (socket::MOST + 1),
@@ -140,7 +140,7 @@ fn right(kind: u8, sent: &mut Vec<OwnedFd>) -> OwnedFd {
 
 #[cfg(test)]
 pub(super) fn seeds() -> Vec<Vec<u8>> {
-    // Need, in several sizes, with the answers read or not; Detach of what there is; what only a parent says.
+    // Need in several sizes, with the answers read or not; Detach of existing segments; messages that only a parent sends.
     let need = |size: u8| [5 | size << 4, 0, 0, 0, 1, 1];
     let detach = |segment: u8| [7 | segment << 4, 0, 0, 0, 1, 0];
     let mut seeds = vec![
@@ -149,7 +149,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         [need(1), detach(1), detach(1)].concat(),
     ];
     seeds.extend((1..=11).map(|kind| vec![12 | kind << 4, 0, 4, 0, 0, 0, 1, 1]));
-    // One descriptor, several, and as many as go.
+    // One descriptor, several, and the most that one message can carry.
     seeds.extend([180u8, 181, 182, 203, 255].map(|count| {
         let mut seed = vec![5 | 1 << 4, 0, 0, count];
         seed.extend((0..60).map(|at| at % 6));
@@ -158,7 +158,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-// A message of the child's that is honest is acted on: what the fuzzer builds on.
+// The fuzzer relies on the parent acting on a child's honest messages.
 #[cfg(test)]
 mod tests {
     use super::*;

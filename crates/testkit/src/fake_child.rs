@@ -1,4 +1,4 @@
-//! A bridge whose child is the fuzzer: the parent's own link and caller, and all that a child can write.
+//! A bridge whose child is the fuzzer: a real link and caller of the parent, and everything that a child can write.
 
 #![forbid(unsafe_code)]
 
@@ -20,7 +20,7 @@ use callgate_transport::wake::{Count, ParentBells, Signal};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// The service that the child pretends to have. Never built.
+/// The service that the child pretends to serve. Never constructed.
 struct Nothing;
 
 #[callgate::bridge]
@@ -38,10 +38,10 @@ pub(super) struct FakeChild {
     pub(super) child: Control,
 }
 
-/// Two lanes of four slots, with 48 + 128 bytes each.
+/// Two lanes of four slots; each slot holds 48 + 128 bytes of payload.
 const GEOMETRY: Geometry = Geometry { workers: 1, lanes: 2, slots: 4, slot_lines: 3 };
 
-/// Half of it is the child's.
+/// Memory of the bridge. Half of it is the child's.
 const MEMORY: MemoryOptions = MemoryOptions { max_payload: 1 << 18, total: 1 << 20, retained: 1 << 20, trust: None };
 
 impl FakeChild {
@@ -58,14 +58,14 @@ impl FakeChild {
         Self { link, caller, segment, child: Control::new(child) }
     }
 
-    /// Sends a message as the child; the parent reads it. Whether it goes on reading.
+    /// Sends a message as the child and has the parent read it. Returns whether the parent goes on reading.
     pub(super) fn tell(&self, message: Message) -> bool {
-        // A parent that has not read yet has enough to read.
+        // Sending fails when the socket is full; then the parent has enough to read.
         let _ = self.child.send(message, None);
         self.link.read_control()
     }
 
-    /// Has the child ask for a segment of `len` bytes; returns its number, if it got one, and the memory, if that came as a descriptor.
+    /// Has the child ask for a segment of `len` bytes. Returns the segment's number, if granted, with its memory if that came as a descriptor.
     pub(super) fn need(&self, len: u64) -> Option<(u64, Option<OwnedFd>)> {
         self.tell(Message::Need { len });
         let mut granted = None;
@@ -76,14 +76,14 @@ impl FakeChild {
         }
         let (segment, object) = granted?;
         if self.tell(Message::Mapped { segment }) {
-            // That frames may name it, or nothing more ever: a child gives nothing back before.
+            // The parent answers that frames may name the segment, or the socket has ended. A child gives nothing back before that.
             let _ = self.child.receive(BlockingMode::Yes);
         }
         Some((segment, object))
     }
 }
 
-/// Writes what of `payload` lies in a slot's first line there.
+/// Writes the part of `payload` that belongs into a slot's first line.
 pub(super) fn in_line(line: &SlotLine, payload: &[u8]) {
     let mut first = [0; INLINE];
     let len = payload.len().min(INLINE);
@@ -93,7 +93,7 @@ pub(super) fn in_line(line: &SlotLine, payload: &[u8]) {
     }
 }
 
-/// The archive of a box, or of a vector of several, that name `[segment, offset, len, loan_id]`.
+/// The archive of a box, or of a vector of boxes, each of which names `[segment, offset, len, loan_id]`.
 pub(super) fn boxed(names: &[[u64; 4]]) -> Vec<u8> {
     let empty = || SharedBox::<[u8]>::zeroed(0).expect("no bytes need no memory");
     let archive = match names {
@@ -107,16 +107,16 @@ pub(super) fn boxed(names: &[[u64; 4]]) -> Vec<u8> {
     bytes
 }
 
-/// Bytes in an archived box: the inline contents' place and length, and four words.
+/// Bytes in an archived box: the position and length of inline contents, and four words.
 const ARCHIVED: usize = 48;
 
-/// The id of a loan that may well exist.
+/// A loan id that is small enough to be likely to exist.
 pub(super) fn likely_loan_id(input: &mut Input<'_>) -> u64 {
     let (index, generation) = (input.below(6), input.below(4));
     (generation as u64) << 32 | index as u64
 }
 
-/// A word of the table of what is held, for a loan that there may well be: where, and what.
+/// An index and a word for the table of held blocks, for a loan that is likely to exist.
 pub(super) fn likely_word(input: &mut Input<'_>) -> (usize, u64) {
     let (index, generation, state, next) = (input.below(6), input.below(4), input.below(4), input.below(7));
     (index, (next as u64) << 32 | (generation as u64) << 2 | state as u64)

@@ -1,4 +1,4 @@
-//! The handshake: what either side makes of a first message of any bytes.
+//! Fuzz target: either side of the handshake reads a first message of any bytes.
 
 #![forbid(unsafe_code)]
 
@@ -12,12 +12,12 @@ use std::hint::black_box;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// The longest message that is sent: longer than any that is read.
+/// The longest message sent, in bytes; longer than either side reads.
 const LONGEST: usize = 8192;
 
-/// Sends the bytes as the first message.
+/// Sends the input as the first message of a handshake.
 ///
-/// The first byte chooses the side, the second whether the message is honest and then changed, begins as it should, or is all bytes.
+/// The first byte chooses the side that reads it. A later one chooses between an honest message, then mutated, and arbitrary bytes.
 pub fn handshake(data: &[u8]) {
     let mut input = Input::new(data);
     match input.flag() {
@@ -50,7 +50,7 @@ fn to_child(input: &mut Input<'_>) {
     }
 }
 
-/// What the child makes of what has been sent, and the plan after it. Nothing comes after that: it does not wait for more.
+/// Sends the plan after the message, if there is one, and returns what the child reads. Shuts the socket down first, so that the child does not wait.
 fn told(parent: &OwnedFd, child: &OwnedFd, plan: Option<&Vec<u8>>) -> io::Result<Option<Greeting>> {
     if let Some(plan) = plan {
         send_plan(parent, plan).expect("a socket with one message takes another");
@@ -70,7 +70,7 @@ fn to_parent(input: &mut Input<'_>) {
         send(&child, &message, rights);
         let received = Answer::receive(&parent);
         let is_same = matches!(&received, Ok(Some((said, with))) if *said == answer && *with == body);
-        // More than one descriptor is not honest.
+        // An honest answer carries at most one descriptor.
         assert!(!is_honest || rights > 1 || is_same, "{answer:?} became {received:?}");
     } else {
         send(&child, &message(input), rights);
@@ -78,7 +78,7 @@ fn to_parent(input: &mut Input<'_>) {
     }
 }
 
-/// Any bytes, with the right beginning or not.
+/// Arbitrary bytes, sometimes after a valid beginning.
 fn message(input: &mut Input<'_>) -> Vec<u8> {
     let begins_right = input.flag();
     let mut message = input.rest().to_vec();
@@ -89,7 +89,7 @@ fn message(input: &mut Input<'_>) -> Vec<u8> {
     message
 }
 
-/// What `send` sends.
+/// The bytes of the message that `send` sends.
 fn sent(send: impl FnOnce(&OwnedFd)) -> Vec<u8> {
     let (from, to) = socket::pair().expect("a pair of sockets");
     send(&from);
@@ -100,7 +100,7 @@ fn sent(send: impl FnOnce(&OwnedFd)) -> Vec<u8> {
     }
 }
 
-/// Sends one message with so many descriptors. One of no bytes would be as the end of the socket.
+/// Sends one message with `rights` descriptors. An empty one becomes one byte, because a message without bytes reads as the end of the socket.
 fn send(socket: &OwnedFd, message: &[u8], rights: usize) {
     let rights = vec![socket.as_fd(); rights];
     let message = if message.is_empty() { &[0][..] } else { message };

@@ -1,6 +1,6 @@
-//! Both sides of a call in one thread: what a call costs with no process and no cache line in between.
+//! Both sides of a call in one thread: the cost of a call without a second process and without cache lines that move between CPUs.
 //!
-//! `.ci/instructions` counts what [`send_add`], [`serve`] and [`receive_add`] execute.
+//! `.ci/instructions` counts the instructions of [`send_add`], [`serve`] and [`receive_add`].
 
 #![forbid(unsafe_code)]
 
@@ -41,10 +41,10 @@ impl Counter {
 
 static ADD: Method = Method { service: "Counter", name: "add", index: 1, interface: None, idempotent: false };
 
-/// A bridge without a child: what plays the caller's side, and what a callee in the same process is made of.
+/// A bridge without a child: the caller, and the parts from which to build a callee in the same process.
 pub(crate) struct Ends {
     pub(crate) caller: Caller,
-    /// The segment as the caller has it mapped, and as the callee has.
+    /// The segment as mapped by the caller, then as mapped by the callee.
     pub(crate) segments: [Segment; 2],
     /// The callee's end of the control socket.
     child: OwnedFd,
@@ -57,7 +57,7 @@ impl Ends {
         Self::over::<T>(geometry, Arc::new(Sealed), Wait::Spin)
     }
 
-    /// The same, with where memory comes from, and how both sides wait.
+    /// Like [`new`](Self::new), with a given source of memory and a given way for both sides to wait.
     fn over<T: Service>(geometry: Geometry, backing: Arc<dyn Backing>, wait: Wait) -> Self {
         let (own, object) = Segment::create(geometry, &*backing).unwrap();
         let bells = ParentBells::new(Signal::Futex, Count::of(&geometry), &*backing).unwrap();
@@ -69,7 +69,7 @@ impl Ends {
         Self { caller, segments: [own, peers], child, wait }
     }
 
-    /// The worker `index` of the callee.
+    /// Builds worker `index` of the callee.
     pub(crate) fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H, Parent> {
         let control = Control::new(self.child.try_clone().unwrap());
         Worker::in_process(&self.segments[1], index, self.wait, control, host)
@@ -102,7 +102,7 @@ fn one_thread_plays_both_sides() {
     }
 }
 
-/// What both sides share has one address here, so that tools which watch for races see the accesses of both.
+/// On the heap both sides share one mapping, and thus one address, so that race detectors see both sides' accesses.
 #[test]
 fn two_threads_play_a_side_each() {
     const CALLS: u64 = 300;

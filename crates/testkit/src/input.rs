@@ -1,4 +1,4 @@
-//! The bytes of a fuzzer, read as decisions. When they are used up, every decision is the first.
+//! Reads a fuzzer's bytes as decisions. After the last byte, every decision reads as zero: the first choice.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ impl<'a> Input<'a> {
         self.byte() & 1 == 1
     }
 
-    /// A number below `end`, at most 256.
+    /// A number below `end`; `end` may be at most 256.
     pub(super) fn below(&mut self, end: usize) -> usize {
         usize::from(self.byte()) % end.max(1)
     }
@@ -37,7 +37,7 @@ impl<'a> Input<'a> {
         u64::from_le_bytes(self.array())
     }
 
-    /// A word of the kind that finds mistakes: small, near a power of two, near the largest, or any.
+    /// A word of a kind that tends to find errors: small, near a power of two, near the maximum, or arbitrary.
     pub(super) fn odd_word(&mut self) -> u64 {
         let kind = self.byte();
         let small = u64::from(self.byte());
@@ -51,7 +51,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// The next `len` bytes, or as many as there are.
+    /// The next `len` bytes, or all that are left if there are fewer.
     pub(super) fn bytes(&mut self, len: usize) -> &'a [u8] {
         let (bytes, rest) = self.0.split_at(len.min(self.0.len()));
         self.0 = rest;
@@ -63,7 +63,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Changes `bytes` in up to seven places, as the input says; perhaps in none, or only their length.
+/// Makes up to seven changes to `bytes`, some of which change their length. Returns whether the result differs.
 pub(super) fn mutate(bytes: &mut Vec<u8>, input: &mut Input<'_>) -> bool {
     let original = bytes.clone();
     for _ in 0..input.below(8) {
@@ -71,7 +71,7 @@ pub(super) fn mutate(bytes: &mut Vec<u8>, input: &mut Input<'_>) -> bool {
         if bytes.is_empty() {
             break;
         }
-        // The last bytes, where the root is, as often as all others.
+        // Half of the changes hit the last 48 bytes, where the root is.
         let at = if how & 0x80 != 0 { bytes.len() - 1 - at % bytes.len().min(48) } else { at % bytes.len() };
         match how % 8 {
             0 => bytes[at] ^= 1 << input.below(8),

@@ -1,9 +1,7 @@
-//! For callgate's own tests: what the fuzzers of `fuzz/` feed, the tests that feed it what the fuzzers have kept, and both sides of a call in one
-//! thread.
+//! Test support for callgate: the fuzz targets of `fuzz/`, tests that replay the fuzzers' corpora, and both sides of a call in one thread.
 //!
-//! Not published. Each target takes bytes, plays what a child (or, for the handshake, a parent) could make of
-//! them, and panics if the library breaks a promise: it must not panic itself, go on for ever, lose memory or descriptors, or make a
-//! value of an honest archive that is another.
+//! Not published. Each target turns bytes into the actions of a hostile child (or, for the handshake, a hostile parent). It panics if the library
+//! breaks a promise: the library must not panic, loop for ever, leak memory or descriptors, or decode an honest archive into a different value.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +21,7 @@ mod types;
 use std::fs::{self, DirEntry};
 use std::time::{Duration, Instant};
 
-/// Takes the bytes of a fuzzer.
+/// A fuzz target: runs one input.
 pub type Target = fn(&[u8]);
 
 macro_rules! targets {
@@ -34,7 +32,7 @@ macro_rules! targets {
             until_others_have_ended(before);
         })*
 
-        /// Every target, by the name of its file in `fuzz/fuzz_targets` and of its directory in `fuzz/corpus`.
+        /// Every target with its name, which is also its file in `fuzz/fuzz_targets` and its directory in `fuzz/corpus`.
         pub const TARGETS: &[(&str, Target)] = &[$((stringify!($name), $name)),*];
     };
 }
@@ -44,15 +42,15 @@ targets! {
     control
     /// The first message, as either side reads it.
     handshake
-    /// What becomes of lent blocks.
+    /// Lent blocks, and when they come back.
     loans
-    /// Replies of any bytes, as values and as views.
+    /// Replies made of arbitrary bytes, read as values and as views.
     reply
-    /// A child that does what it likes with the memory that it shares.
+    /// A child that writes what it likes to the shared memory.
     ring
 }
 
-/// The threads of this process, but for the watcher, which stays. 0 in tests, which have many at work.
+/// Counts the threads of this process except the watcher, which never ends. 0 in tests, where other tests run beside this one.
 fn threads() -> usize {
     let is_watcher = |task: &DirEntry| {
         fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("callgate-watch"))
@@ -61,8 +59,8 @@ fn threads() -> usize {
     if cfg!(fuzzing) { tasks().filter(|task| !is_watcher(task)).count() } else { 0 }
 }
 
-/// Waits until there are no more threads than `before`: those that seal memory and close strangers' descriptors hold some themselves, and what one
-/// holds that is about to end, the fuzzer takes for lost memory.
+/// Waits until no more than `before` threads are left. The threads that seal memory and close the peer's descriptors own memory themselves, which the
+/// fuzzer would report as leaked if it looked before they ended.
 ///
 /// # Panics
 ///
@@ -81,7 +79,7 @@ mod tests {
     use proptest::prelude::*;
     use std::path::PathBuf;
 
-    /// Inputs that reach far, made of what honest sides say: what a corpus begins with.
+    /// Inputs that reach deep into a target because they resemble what honest sides send. A new corpus starts with them.
     fn seeds(target: &str) -> Vec<Vec<u8>> {
         match target {
             "control" => control::seeds(),
@@ -105,14 +103,14 @@ mod tests {
     }
 
     proptest! {
-        /// What a fuzzer does first, where there is none.
+        /// A little fuzzing for machines without a fuzzer.
         #[test]
         fn any_bytes_break_nothing(data in proptest::collection::vec(any::<u8>(), 0..400)) {
             TARGETS.iter().for_each(|(_, target)| target(&data));
         }
     }
 
-    /// What the fuzzers found worth keeping, and what once broke something (`fuzz/found`).
+    /// Replays the inputs that the fuzzers kept (`fuzz/corpus`) and those that once broke something (`fuzz/found`).
     #[test]
     fn the_corpora_break_nothing() {
         for (name, target) in TARGETS {
@@ -121,7 +119,7 @@ mod tests {
             let mut count = 0;
             for file in files.chain(fs::read_dir(found).into_iter().flatten()) {
                 let file = file.unwrap().path();
-                // The last that is shown is the one that breaks.
+                // If the target fails, the last path printed names the input.
                 println!("{}", file.display());
                 target(&fs::read(&file).unwrap());
                 count += 1;
@@ -130,7 +128,7 @@ mod tests {
         }
     }
 
-    /// Every target has its binary, and the other way round.
+    /// Every target has a fuzz binary, and every fuzz binary a target.
     #[test]
     fn every_target_is_fed() {
         let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/fuzz_targets");
@@ -140,7 +138,7 @@ mod tests {
         assert_eq!(names, TARGETS.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     }
 
-    /// Writes the seeds to where a corpus begins: `cargo test -p callgate-testkit writes_seeds -- --ignored`.
+    /// Writes the seeds into `fuzz/corpus`: `cargo test -p callgate-testkit writes_seeds -- --ignored`.
     #[test]
     #[ignore = "writes into fuzz/corpus"]
     fn writes_seeds() {

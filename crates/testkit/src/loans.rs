@@ -1,4 +1,4 @@
-//! Lending to a holder that writes what it likes, beside a model that knows who looks at which block.
+//! Fuzz target: lends blocks to a holder that writes what it likes, and compares with a model that knows who uses which block.
 
 #![forbid(unsafe_code)]
 
@@ -15,12 +15,12 @@ use callgate_transport::loans::{Lender, LoanId, LoanList, Returning};
 use callgate_transport::segment::{Placed, Segment};
 use std::sync::Arc;
 
-/// Blocks that are lent at a time.
+/// The most blocks lent at a time.
 const MOST: usize = 64;
 
-/// Lends, finishes frames and takes back as the bytes say, while the table of what is held says what they say.
+/// Lends blocks, finishes frames and takes blocks back as the input says, which also fills the holder's table.
 ///
-/// No block is freed or returned while this side uses it, none twice, and all are back in the end.
+/// No block may be freed or returned twice or while this side uses it, and all must be back in the end.
 pub fn loans(data: &[u8]) {
     let mut input = Input::new(data);
     let mut model = Model::new();
@@ -31,12 +31,12 @@ pub fn loans(data: &[u8]) {
     model.end();
 }
 
-/// A loan, as it should be.
+/// What the model expects of a loan.
 struct Lent {
     loan_id: LoanId,
-    /// Where it is: its segment and offset.
+    /// The block's segment and offset.
     block: (u64, u64),
-    /// Whether somebody here looks at it too.
+    /// Whether an owner on this side uses the block too.
     owned: bool,
     copied: u32,
 }
@@ -46,11 +46,13 @@ struct Model {
     held: Placed<HeldTable>,
     arena: Arena,
     memory: Memory,
-    /// What is out.
+    /// The loans that have not come back.
     lent: Vec<Lent>,
-    /// The frame that is being written, those that were sent, and those of the peer whose returned blocks are being taken.
+    /// The loans of the frame being written.
     next: LoanList,
+    /// The loans of the frames sent.
     sent: Vec<LoanList>,
+    /// The peer's frames whose returned blocks are being taken.
     accepted: Vec<u64>,
     freed: Vec<Allocation>,
 }
@@ -141,7 +143,7 @@ impl Model {
         }
     }
 
-    /// An owner is gone, or wants the block for himself.
+    /// The owner drops the block or, with `wants`, asks to have it back.
     fn disown(&mut self, at: usize, wants: bool) {
         let Some(lent) = self.lent.get_mut(at).filter(|lent| lent.owned) else { return };
         if !wants {
@@ -154,7 +156,7 @@ impl Model {
         }
     }
 
-    /// A free block goes to the next request, so nobody may still read it.
+    /// Gives the freed blocks back to the arena, after a check that nobody uses them: the next request may get them.
     fn take_freed(&mut self) {
         while let Some(allocation) = self.freed.pop() {
             let at = self.lent.iter().position(|lent| lent.block == place(&allocation));
@@ -164,7 +166,7 @@ impl Model {
         }
     }
 
-    /// Everything ends, and the holder is honest at last: then everything is back.
+    /// Ends all frames and owners, has the holder honestly release the rest, and checks that every block came back.
     fn end(mut self) {
         self.sent.push(std::mem::take(&mut self.next));
         while !self.sent.is_empty() {
@@ -196,7 +198,7 @@ fn place(allocation: &Allocation) -> (u64, u64) {
     (name.segment, name.offset)
 }
 
-/// As much memory as anybody wants: the number of the last segment.
+/// Unlimited memory. Holds the number of the last segment.
 struct Memory(u64);
 
 impl Source for Memory {
@@ -211,7 +213,7 @@ impl Source for Memory {
 #[cfg(test)]
 pub(super) fn seeds() -> Vec<Vec<u8>> {
     let (lend, owned, send, finish_frame) = ([0, 0].as_slice(), &[0, 1][..], &[2][..], &[3, 0][..]);
-    // The word of the loan under an index: of the first generation, so and so, with what comes after it.
+    // Writes the word of the loan at `index`, in the first generation, with its state and the next entry of its list.
     let says = |index: u8, state: u8, next: u8| [4, index, 1, state, next];
     let (taken, done, returned) = (1, 2, 3);
     let (collect, accept_returns) = ([6], |first: u8| [7, 0, first]);

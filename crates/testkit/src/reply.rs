@@ -1,4 +1,4 @@
-//! Replies of every type, by every way that a reply comes: honest archives, changed ones, and bytes of any kind.
+//! Fuzz target: replies of every type, by every way that a reply arrives, as honest archives, mutated ones and arbitrary bytes.
 
 #![forbid(unsafe_code)]
 
@@ -30,12 +30,13 @@ use std::ops::{Bound, Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The longest value that is made, in bytes.
+/// The longest archive made, in bytes.
 const LONGEST: usize = 1 << 16;
 
-/// Reads the bytes as a reply.
+/// Reads the input as a reply.
 ///
-/// The first byte chooses the type, the second the way of a copy buffer, the third whether the rest is a reply or says how to make one.
+/// The first byte chooses the type, the second the number of steps in which the reply is copied. The third says whether the rest is the reply itself
+/// or describes a value to archive.
 pub fn reply(data: &[u8]) {
     let mut input = Input::new(data);
     let check = TYPES[usize::from(input.byte()) % TYPES.len()];
@@ -44,10 +45,10 @@ pub fn reply(data: &[u8]) {
 
 type Check = fn(&mut Input<'_>);
 
-/// How the values of a type are told apart, and what becomes of its archive in a view.
+/// Lists the types, each with how to compare its values and what to do with a view of its archive.
 macro_rules! types {
     ($($name:ty: $same:ident $view:ident,)*) => {
-        /// One entry for each type. Its place is what the corpora know it by: add at the end.
+        /// One entry for each type. The corpora refer to types by their index, so add new ones at the end.
         const TYPES: &[Check] = &[$(|input| check::<$name>(input, &$same::<$name>(), $view::<$name>),)*];
 
         #[cfg(test)]
@@ -105,8 +106,8 @@ types! {
     Limit: printed kept,
     Value: printed kept,
     Args: printed kept,
-    // Where types go whose archive is empty, or a collection of such: `()`, `Vec<()>`, `HashSet<()>`, a struct all of whose fields are
-    // skipped. Of these, eight bytes can claim 2^32 elements.
+    // Place here types with an empty archive, and collections of them: `()`, `Vec<()>`, `HashSet<()>`, a struct whose fields are all skipped.
+    // Eight bytes of such a collection can claim 2^32 elements.
 }
 
 impl Sample for Fault {
@@ -131,16 +132,17 @@ impl Sample for Kind {
 
 struct Same<R> {
     same: fn(&R, &R) -> bool,
-    /// Whether every way makes the same of what is no honest archive. Of a block that is named twice, only the first has it.
+    /// Whether all ways of reading must agree even on a dishonest archive. With boxes they need not: of two boxes that name one block, only the first
+    /// one gets it.
     ways_agree: bool,
 }
 
-/// By how they print: numbers that are none are not equal to themselves.
+/// Compares values by their `Debug` text, because NaN is not equal to itself.
 fn printed<R: Debug>() -> Same<R> {
     Same { same: |one, other| format!("{one:?}") == format!("{other:?}"), ways_agree: true }
 }
 
-/// What has no order of its own prints otherwise each time.
+/// Compares values with `==`, because unordered collections print differently each time.
 fn equal<R: PartialEq>() -> Same<R> {
     Same { same: |one, other| one == other, ways_agree: true }
 }
@@ -173,7 +175,7 @@ fn check<R: Transfer + Sample + Debug>(input: &mut Input<'_>, by: &Same<R>, view
     }
 }
 
-/// Reads `bytes` in every way: all make the same of them, and what they make can be looked at and dropped.
+/// Reads `bytes` in every way. All ways must give the same result, which must be safe to print and drop.
 fn read<R: Transfer + Debug>(
     bytes: &[u8],
     steps: usize,
@@ -199,13 +201,13 @@ fn read<R: Transfer + Debug>(
     results
 }
 
-/// From a slot, from a block, and copied while it is written.
+/// Reads `bytes` from a slot, from a block, and through a copy buffer in `steps` steps.
 fn by_every_way<R: Reply>(bytes: &[u8], steps: usize) -> Vec<Result<R, Failure>> {
     HOME.with(|pool| {
         let decoder = || Decoder::of(pool, 1 << 20, Deadline::NEVER);
         let slots = Slots::on_heap(2);
         in_line(slots.line(0), bytes);
-        // In memory that ends where the reply does.
+        // Memory that ends where the reply ends, so that a read beyond it is caught.
         let exact: Box<[u8]> = bytes.into();
         let span = Span::of(&exact);
         let slot = R::from_slot(slots.line(0), span, decoder());
@@ -228,7 +230,7 @@ fn block_of(span: Span<'_>) -> Block {
 }
 
 thread_local! {
-    /// The memory that boxes come by. Its peer has one segment, number 1.
+    /// The memory pool that boxes are decoded with. Its peer has one segment, number 1.
     static HOME: Arc<dyn PoolHandle> = {
         let fake = FakeChild::new(Arc::new(Heap::default()));
         fake.need(1 << 14);
@@ -238,7 +240,7 @@ thread_local! {
 
 // ---- seeds ---------------------------------------------------------------------------------------------------------
 
-/// Of each type a value of many bytes, as it is and changed; of some the archive itself.
+/// For each type a value made from many bytes, unchanged and mutated; for some types also an archive.
 #[cfg(test)]
 pub(super) fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
@@ -273,7 +275,7 @@ mod tests {
     use super::*;
     use callgate_transport::reply::UntrustedReply;
 
-    /// When one box of a vector cannot be had, those before it are not forgotten, with the bridge that they hold.
+    /// When one box of a vector is refused, the boxes before it are dropped, together with their references to the pool.
     #[test]
     fn a_box_that_is_refused_leaves_nothing_of_the_others() {
         let fake = FakeChild::new(Arc::new(Heap::default()));

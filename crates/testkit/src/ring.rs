@@ -1,4 +1,4 @@
-//! The whole way from what a child writes to what a caller gets: rings, blocks, boxes, announcements, control messages, in any order.
+//! Fuzz target: everything between what a child writes and what a caller gets: rings, blocks, boxes, announcements, control messages, in any order.
 
 #![forbid(unsafe_code)]
 
@@ -30,20 +30,20 @@ use std::fmt::Debug;
 use std::hint::black_box;
 use std::sync::Arc;
 
-/// Steps in one run, of both sides.
+/// The most steps in one run, of both sides together.
 const MOST: usize = 400;
 
-/// Segments that the child asks for in one run; what is given stays on the heap until the end.
+/// The most segments that the child asks for in one run. They stay on the heap until the run ends.
 const SEGMENTS: usize = 12;
 
-/// Bytes in the largest of the parent's boxes.
+/// All of the parent's boxes are smaller than this, in bytes.
 const BOX: usize = 9000;
 
 static CALL: Method = Method { service: "Nothing", name: "call", index: 1, interface: None, idempotent: false };
 
 type Bytes = SharedBox<[u8]>;
 
-/// Lets child and parent act in turn, as the bytes say.
+/// Lets child and parent act as the input says, step by step.
 pub fn ring(data: &[u8]) {
     let mut input = Input::new(data);
     let mut play = Play::new();
@@ -58,9 +58,9 @@ pub fn ring(data: &[u8]) {
 
 struct Play {
     child: Child,
-    /// Calls that are on their way, each with its lane.
+    /// Calls in progress, each with its lane.
     calls: Vec<Begun>,
-    /// Boxes of the parent's, and what each is filled with. No two of them lie in the same memory.
+    /// The parent's boxes, each with the byte that fills it. No two may share memory.
     boxes: Vec<(Bytes, u8)>,
     filled: u8,
 }
@@ -147,7 +147,7 @@ impl Play {
         }
     }
 
-    /// Boxes that came with a reply are the parent's own. Returns that the call is over.
+    /// Keeps the boxes of a reply, which belong to the parent now. Returns true: the call is over.
     fn own(&mut self, got: Result<Vec<Bytes>, CallError>) -> bool {
         for one in got.into_iter().flatten() {
             black_box(format!("{one:?}"));
@@ -181,7 +181,7 @@ impl Play {
         }
     }
 
-    /// A call whose reply nobody waits for any more, and what the watcher and other callers do now and then.
+    /// Gives up a call, or does what the watcher and other callers do now and then.
     fn give_up(&mut self, input: &mut Input<'_>) {
         let caller = &self.child.bridge.caller;
         match input.below(6) {
@@ -192,7 +192,7 @@ impl Play {
         }
     }
 
-    /// What a box is filled with changes for no reason.
+    /// Checks that no box's contents changed: the child must not reach a box that belongs to the parent.
     fn look(&self) {
         for (own, filled) in &self.boxes {
             assert!(own.iter().all(|byte| byte == filled), "a box of {} bytes is another's too", own.len());
@@ -200,7 +200,7 @@ impl Play {
     }
 }
 
-/// Whether a call is over, after a look at what it came to.
+/// Formats the outcome of a call, if there is one. Returns whether the call is over.
 fn look_at<R: Reply + Debug>(outcome: Option<Result<R, CallError>>) -> bool {
     outcome
         .map(|result| black_box(result.map_or_else(|error| error.to_string(), |value| format!("{value:?}"))))
@@ -222,12 +222,12 @@ struct Child {
     heap: Arc<Heap>,
     /// The reply rings.
     rings: [Slots; 2],
-    /// Segments that the parent has given.
+    /// Segments that the parent has granted.
     segments: Vec<u64>,
     asked: usize,
 }
 
-/// Kinds of frames that a reply may have, and others; with the bit for a block.
+/// Kinds of frames: those of replies and a few others. Bit 7 says that the payload lies in a block.
 const KINDS: [u64; 12] = [2, 2, 2, 2, 0x82, 0x82, 0x80, 5, 6, 7, 0x87, 0x85];
 
 impl Child {
@@ -249,13 +249,13 @@ impl Child {
         }
     }
 
-    /// The first line of a slot of either lane, and the position that it is for.
+    /// The reply ring of either lane, and a position on it.
     fn slot(&self, input: &mut Input<'_>) -> (&Slots, u64) {
         let byte = input.byte();
         (&self.rings[usize::from(byte & 1)], u64::from(byte >> 1 & 3) + u64::from(byte >> 3 & 3))
     }
 
-    /// What looks like a reply: in the slot, in a block, or announced.
+    /// Writes what looks like a reply: in the slot, in a block, or announced.
     fn reply(&self, input: &mut Input<'_>) {
         let (slots, position) = self.slot(input);
         let (line, kind) = (slots.line(position), KINDS[input.below(KINDS.len())]);
@@ -265,7 +265,7 @@ impl Child {
             let payload = self.payload(input);
             in_line(line, &payload);
             Span::of(&payload).first(payload.len().min(slots.capacity())).copy_into_for_test(slots.payload(position));
-            // Mostly the truth.
+            // The true length, seven times out of eight.
             if input.below(8) == 0 { input.odd_word() & 0xff_ffff } else { payload.len() as u64 }
         } else {
             self.name_block(line, input);
@@ -274,7 +274,7 @@ impl Child {
         line.commit.store((position + 1) << 32 | len << 8 | kind, Relaxed);
     }
 
-    /// Names a block that there may well be, and says how much of it is final.
+    /// Names a block that is likely to exist, and says how much of it is final.
     fn name_block(&self, line: &SlotLine, input: &mut Input<'_>) {
         let segment = self.likely_segment(input);
         let (offset, len) = (u64::from(input.byte()) << 6, self.likely_len(input));
@@ -294,7 +294,7 @@ impl Child {
         if input.below(4) == 0 { input.odd_word() } else { u64::from(u16::from_le_bytes(input.array())) }
     }
 
-    /// An archive, perhaps changed, or any bytes.
+    /// An archive, sometimes mutated, or arbitrary bytes.
     fn payload(&self, input: &mut Input<'_>) -> Vec<u8> {
         let archive = match input.below(12) {
             0 => encode_to_vec(&input.word(), 1 << 16),
@@ -317,7 +317,7 @@ impl Child {
         bytes
     }
 
-    /// What a box says of where it is: in memory of the child's, or on its way home.
+    /// The words with which a box names its block: in the child's memory, or returned to the parent.
     fn name_box(&self, input: &mut Input<'_>) -> [u64; 4] {
         let loan_id = likely_loan_id(input);
         let len = self.likely_len(input);
@@ -327,7 +327,7 @@ impl Child {
         }
     }
 
-    /// Any word of a slot, or of the lines beside the rings.
+    /// Overwrites a word of a slot or of the lines beside the rings.
     fn scribble(&self, input: &mut Input<'_>) {
         let ((slots, position), word) = (self.slot(input), input.odd_word());
         let (line, segment) = (slots.line(position), &self.bridge.segment);
@@ -344,7 +344,7 @@ impl Child {
         }
     }
 
-    /// More of an announced reply is final, or less, or it is taken back.
+    /// Changes how much of an announced reply is final, changes its length in the commit word, or takes it back.
     fn mark(&self, input: &mut Input<'_>) {
         let (slots, position) = self.slot(input);
         let line = slots.line(position);
@@ -355,12 +355,12 @@ impl Child {
         }
     }
 
-    /// Puts a payload into a segment that the parent has given, so that it ends where a block may.
+    /// Writes a payload into a segment that the parent has granted, so that it ends at the offset that the input says.
     fn write_block(&self, input: &mut Input<'_>) {
         let segment = self.likely_segment(input);
         let (payload, end) = (self.payload(input), usize::from(u16::from_le_bytes(input.array())));
         let Some(mapping) = self.heap.find(segment, Protection::ReadWrite).map(Arc::new) else { return };
-        // The parent's own it can only read.
+        // A child can only read the parent's own segments.
         if !self.segments.contains(&segment) {
             return;
         }
@@ -391,11 +391,11 @@ impl Child {
 
 #[cfg(test)]
 pub(super) fn seeds() -> Vec<Vec<u8>> {
-    // Calls with a number; with a box, by value and by reference; a segment asked for.
+    // Calls with a number, and with a box by value and by reference; a request for a segment.
     let (number, make) = ([10, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8], [17, 200]);
     let (by_value, by_reference) = ([10, 0, 3], [10, 0, 4]);
     let need = |pages: u8| [0, 8, pages, 1];
-    // Replies at position 0 of lane 0: a number; a box that comes home under index 0; what lies in a block.
+    // Replies at position 0 of lane 0: a number; a box returned under index 0; a payload in a block.
     let answer: &[u8] = &[0, 0, 0, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9, 0, 1];
     let says_home = [0, 7, 0, 1, 3, 0];
     let comes_home: &[u8] = &[0, 0, 0, 0, 1, 1, 7, 0, 1, 1, 100, 0, 1, 1];

@@ -1,4 +1,4 @@
-//! Values of every type that can be a reply, made of a fuzzer's bytes.
+//! Makes values of all kinds of reply types from a fuzzer's bytes.
 
 #![forbid(unsafe_code)]
 
@@ -17,12 +17,12 @@ use std::num::{NonZeroI64, NonZeroU8, NonZeroU32};
 use std::ops::{Bound, Range, RangeInclusive};
 use std::time::Duration;
 
-/// A type whose values can be made of any bytes.
+/// A type whose values can be made from any bytes.
 pub(super) trait Sample: Sized {
     fn sample(input: &mut Input<'_>) -> Self;
 }
 
-/// How long a collection is: mostly short, but long enough at times to outgrow a slot.
+/// The length of a collection: usually short, sometimes too long for a slot.
 fn len(input: &mut Input<'_>) -> usize {
     match input.byte() {
         byte @ ..240 => usize::from(byte % 6),
@@ -46,7 +46,7 @@ macro_rules! numbers {
 
 numbers!(u8 u16 u32 u64 u128 i8 i16 i32 i64 i128 f32 f64);
 
-/// Values made of those of another type.
+/// Makes values from those of another type.
 macro_rules! made_of {
     ($($ty:ty: $from:ty => $make:expr;)*) => {$(
         impl Sample for $ty {
@@ -164,7 +164,7 @@ macro_rules! tuples {
 
 tuples!((A) (A B) (A B C) (A B C D));
 
-/// Boxes without memory to lend, whose contents go inline; what names blocks comes by mutation, and in the target `ring`.
+/// Boxes in private memory, whose contents travel inline. Boxes that name blocks come from mutation and from the target `ring`.
 impl Sample for SharedBox<[u8]> {
     fn sample(input: &mut Input<'_>) -> Self {
         SharedBox::copied(&Vec::<u8>::sample(input)).expect("private memory")
@@ -209,7 +209,7 @@ pub(super) struct Plain {
     number: u16,
 }
 
-/// A type whose archive nests as deep as the bytes say.
+/// A type whose archive nests as deep as the input says.
 #[derive(Debug, PartialEq, Archive, Serialize, Deserialize)]
 #[rkyv(
     derive(Debug, callgate::Viewable),
@@ -224,7 +224,7 @@ pub(super) struct Tree {
 }
 
 impl Sample for Tree {
-    /// A chain with leaves along it, so that it is as deep as it is given bytes, but never deeper than an archive may be.
+    /// A chain with leaves along it, as deep as the input says but never deeper than an archive may be.
     fn sample(input: &mut Input<'_>) -> Self {
         let leaf = |number| Tree { number, parts: Vec::new() };
         let mut tree = leaf(u16::from(input.byte()));
@@ -238,7 +238,7 @@ impl Sample for Tree {
 }
 
 impl Sample for Value {
-    /// Lists and maps as deep as it is given bytes, but never deeper than may cross, with a few other values on the way.
+    /// Lists and maps with a few other values between them, as deep as the input says but never deeper than a value may be.
     fn sample(input: &mut Input<'_>) -> Self {
         let mut value = innermost(input);
         for _ in 0..input.below(Value::MAX_DEPTH + 1) {
@@ -263,7 +263,7 @@ fn innermost(input: &mut Input<'_>) -> Value {
         5 => String::sample(input).into(),
         6 => Vec::<u8>::sample(input).into(),
         7 => Value::List(Vec::new()),
-        // Looks like a pointer to elements, and their number, in an archive.
+        // Resembles an archived pointer to elements and their number.
         _ => Value::U64(input.odd_word()),
     }
 }

@@ -1,7 +1,7 @@
-//! A running program into which a second process hooks itself: `cargo run --release -p instrument`
+//! A second process hooks into a running program: `cargo run --release -p instrument`
 //!
-//! The program works off jobs. It has registered two callbacks, one that reads its counter and one that changes its pace, and after each job it
-//! calls `job_done`, which nobody has registered. The second process, here the same program executed again, uses both, and registers
+//! The program works through jobs. It registers two callbacks, one that reads its counter and one that changes its pace. After each job it
+//! calls `job_done`, which is not registered at first. The second process, here the same program executed again, uses both callbacks and registers
 //! `job_done` for a while.
 use callgate::manager::{AuthKey, Manager};
 use std::error::Error;
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// What it has inside.
+/// The state of the program.
 struct Jobs {
     done: AtomicU64,
     /// How long a job takes, in microseconds.
@@ -48,7 +48,7 @@ fn application() -> Result<(), Box<dyn Error>> {
     let status = loop {
         thread::sleep(Duration::from_micros(jobs.pace.load(Relaxed)));
         let job = jobs.done.fetch_add(1, Relaxed);
-        // `None` unless somebody has hooked in. Whatever becomes of the other process, this one goes on.
+        // `None` unless a process has hooked in. This process goes on whatever becomes of the other.
         if let Ok(Some(())) = manager.call_as::<()>("job_done", (job,)) {
             hooked += 1;
         }

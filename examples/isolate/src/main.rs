@@ -1,7 +1,7 @@
 //! Decodes pictures in a child process: `cargo run --release -p isolate -- FILES..`
 //!
-//! Whatever a file does to the decoder (a panic, an abort, an endless loop, more memory than granted) costs an
-//! error line; the next file is decoded by a fresh child. This process reads the files and never decodes one.
+//! A file that breaks the decoder (a panic, an abort, an endless loop, more memory than granted) costs one
+//! error line; a fresh child decodes the next file. This process reads the files and never decodes one.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(failed))
 }
 
-/// One file's line of output. Writes its thumbnail on the way, if there is a directory for it.
+/// Decodes one file and returns its line of output. Writes its thumbnail if there is a directory for it.
 fn describe(decoder: &mut FreshDecoder, file: &Path, thumbnails: Option<&Path>) -> Result<String, Box<dyn Error>> {
     let Answer { picture, child } = decoder.decode(&fs::read(file)?)?;
     if let Some(directory) = thumbnails {
@@ -60,7 +60,7 @@ fn describe(decoder: &mut FreshDecoder, file: &Path, thumbnails: Option<&Path>) 
 
 fn write_thumbnail(thumbnail: Thumbnail, file: &Path, directory: &Path) -> Result<(), Box<dyn Error>> {
     let Thumbnail { width, height, rgb } = thumbnail;
-    // The child's word is checked: `from_raw` refuses a size that the bytes do not fill.
+    // The child may lie about the size: `from_raw` refuses one that the bytes do not fill.
     let image = RgbImage::from_raw(width, height, rgb).ok_or("the thumbnail lacks pixels")?;
     let mut name = file.file_name().unwrap_or(file.as_os_str()).to_owned();
     name.push(".thumbnail.png");
@@ -68,7 +68,7 @@ fn write_thumbnail(thumbnail: Thumbnail, file: &Path, directory: &Path) -> Resul
     Ok(image.save(directory.join(name))?)
 }
 
-/// On stderr, and only if that is a terminal and there is more than one file.
+/// A progress bar on stderr, shown only if that is a terminal and there is more than one file.
 fn progress_bar(files: usize) -> ProgressBar {
     if files < 2 {
         return ProgressBar::hidden();
@@ -91,15 +91,15 @@ struct Answer {
 }
 
 impl FreshDecoder {
-    /// A damaged file is an error that the child reports and survives; anything worse ends the child.
+    /// Decodes a file in the child. A damaged file is an error that the child reports and survives; anything worse ends the child.
     fn decode(&mut self, file: &[u8]) -> Result<Answer, Box<dyn Error>> {
         let child = match self.child.take() {
             Some(child) if child.is_alive() => child,
-            // What a dying child says on stderr would stand beside the line that says the same.
+            // A dying child's message on stderr would only repeat the error line.
             _ => Decoder::bridge(MEMORY).timeout(TIMEOUT).stderr(Output::null()).start()?,
         };
         let decoded = child.decode(file).inspect_err(|_| {
-            child.kill(); // it may still be at it
+            child.kill(); // it may still be decoding
         })?;
         let pid = self.child.insert(child).child_pid();
         let picture = decoded.map_err(|reason| format!("damaged file: {}", reason.trim_end()))?;
@@ -114,7 +114,7 @@ pub struct Decoder;
 
 #[bridge]
 impl Decoder {
-    /// Lets this process, the child, allocate at most `memory` bytes from here on.
+    /// Limits this process, the child, to `memory` bytes of allocations.
     ///
     /// The limit covers private writable memory: shared memory that the bridge maps does not count.
     pub fn new(memory: u64) -> Result<Self, io::Error> {
@@ -123,7 +123,7 @@ impl Decoder {
         Ok(Decoder)
     }
 
-    /// Decodes a whole file. Its own limits are off: the process has one, and does not survive it.
+    /// Decodes a whole file. The decoder's own limits are off, because the process has a limit, and ends when it exceeds that.
     pub fn decode(&self, file: &[u8]) -> Result<Picture, String> {
         let mut reader = ImageReader::new(Cursor::new(file)).with_guessed_format().map_err(|e| e.to_string())?;
         reader.no_limits();
@@ -132,7 +132,7 @@ impl Decoder {
     }
 }
 
-/// What the child tells about a picture.
+/// What the child reports about a picture.
 #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 #[rkyv(crate = callgate::rkyv)]
 pub struct Picture {
@@ -142,7 +142,7 @@ pub struct Picture {
     pub height: u32,
     /// The mean of all pixels: red, green, blue.
     pub mean: [u8; 3],
-    /// The picture made small.
+    /// The picture reduced to a small size.
     pub thumbnail: Thumbnail,
 }
 
@@ -200,7 +200,7 @@ struct Options {
 }
 
 impl Options {
-    /// `None` where a usage line is the answer.
+    /// Parses the arguments; `None` if they are wrong.
     fn parse(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
         let mut options = Options::default();
         while let Some(arg) = args.next() {

@@ -1,8 +1,8 @@
 //! Filters 4K pictures in a child process: `cargo run --release -p large_payload -- [--frames N] [--out FILE]`
 //!
-//! A frame of 33 MB goes through three filters, a call each, that take it by value and give it back. As a `SharedBox`, it passes to a
-//! child that is trusted and back without a byte of it being copied. What that is worth shows beside a child that is not trusted, and
-//! beside a `Vec<u8>`; and what the filters themselves take, beside all of these.
+//! A frame of 33 MB goes through three filters. Each is a call that takes the frame by value and returns it. As a `SharedBox`, the frame
+//! passes to a trusted child and back without copying a byte. For comparison, the program also measures an untrusted child, a `Vec<u8>`,
+//! and the filters alone.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -43,12 +43,12 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    // SAFETY: the child runs safe code only, that of this file.
+    // SAFETY: the child runs only the safe code of this file.
     let trusted = unsafe { Filters::<SharedBox<[u8]>>::bridge().trust_child() }.start()?;
     let untrusted = Filters::<SharedBox<[u8]>>::bridge().start()?;
     let by_value = Filters::<Vec<u8>>::bridge().start()?;
 
-    // A box is made in the memory of the bridge that it is to pass. It comes back from each call, so one serves for all frames.
+    // A box must be made in the memory of the bridge that it passes through. Each call returns it, so one box serves for all frames.
     let mut trusted_box = SharedBox::zeroed_in(&trusted, FRAME)?;
     let mut untrusted_box = SharedBox::zeroed_in(&untrusted, FRAME)?;
     let mut vec = vec![0; FRAME];
@@ -70,7 +70,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
 
 // ---- the child's side ----
 
-/// The filters, for frames of any type that is a slice of bytes.
+/// The filters, for any type of frame that gives access to a mutable slice of bytes.
 struct Filters<F>(PhantomData<F>);
 
 #[bridge]
@@ -90,20 +90,20 @@ impl<F: AsMut<[u8]>> Filters<F> {
         vignette(frame.as_mut());
         frame
     }
-    /// Does nothing, to see what passing costs.
+    /// Does nothing, to measure the cost of passing a frame.
     pub fn identity(&self, frame: F) -> F {
         frame
     }
 }
 
-/// Makes a negative of it.
+/// Turns the frame into a negative.
 fn invert(frame: &mut [u8]) {
     for [red, green, blue, _] in frame.as_chunks_mut().0 {
         (*red, *green, *blue) = (!*red, !*green, !*blue);
     }
 }
 
-/// Gives each pixel the mean of itself and the 15 to its right: a mean of 2, then of two such means, and so on.
+/// Replaces each pixel by the mean of itself and the 15 pixels to its right: first means of 2 pixels, then means of two such means, and so on.
 fn blur(frame: &mut [u8]) {
     let mut before = [0; ROW];
     for row in frame.chunks_exact_mut(ROW) {
@@ -116,7 +116,7 @@ fn blur(frame: &mut [u8]) {
     }
 }
 
-/// Darkens it towards the corners.
+/// Darkens the frame towards the corners.
 fn vignette(frame: &mut [u8]) {
     let columns: Vec<u16> = (0..WIDTH).map(|x| darkness(x, WIDTH)).collect();
     for (y, row) in frame.chunks_exact_mut(ROW).enumerate() {
@@ -128,7 +128,7 @@ fn vignette(frame: &mut [u8]) {
     }
 }
 
-/// How much light is lost at `at` of `len`: nothing in the middle, 110 of 256 at both ends.
+/// The light lost at position `at` of `len`, in parts of 256: 0 in the middle, 110 at both ends.
 fn darkness(at: usize, len: usize) -> u16 {
     let off = (2 * at).abs_diff(len);
     (110 * off * off / (len * len)) as u16
@@ -143,7 +143,7 @@ struct Here {
 }
 
 impl Here {
-    /// Measures one frame, and returns what it becomes.
+    /// Filters one frame, measures the time, and returns the result.
     fn turn(&mut self, original: &[u8]) -> Vec<u8> {
         let mut frame = original.to_vec();
         let start = Instant::now();
@@ -155,23 +155,23 @@ impl Here {
     }
 }
 
-/// What a frame can be passed as.
+/// A type as which a frame can be passed.
 trait Frame: Transfer + AsMut<[u8]> + AsRef<[u8]> + 'static {}
 
 impl<F: Transfer + AsMut<[u8]> + AsRef<[u8]> + 'static> Frame for F {}
 
-/// The filters in a child, and the times of the frames that went there.
+/// The filters in a child, and the times of the frames sent there.
 struct Way<F: Frame> {
     child: Bridge<Filters<F>>,
     times: Times,
 }
 
-/// What each frame took one way.
+/// The times of each frame for one way of passing it.
 struct Times {
     way: &'static str,
-    /// Three calls, one for each filter.
+    /// Times of three calls, one for each filter.
     filtered: Vec<Duration>,
-    /// Three calls that do nothing.
+    /// Times of three calls that do nothing.
     passed: Vec<Duration>,
 }
 
@@ -180,7 +180,7 @@ impl<F: Frame> Way<F> {
         Way { child, times: Times { way, filtered: Vec::new(), passed: Vec::new() } }
     }
 
-    /// Measures one frame, checks that it becomes what is expected, and gives it back.
+    /// Filters one frame, measures the time, checks the result against `expected`, and returns the frame.
     fn turn(&mut self, mut frame: F, original: &[u8], expected: &[u8]) -> Result<F, Box<dyn Error>> {
         frame.as_mut().copy_from_slice(original);
 
@@ -240,7 +240,7 @@ just passed    three calls of a method that gives the frame back untouched
 throughput     bytes of the frame, there and back with each call, by the time filtered
 ";
 
-/// In seconds.
+/// The median, in seconds.
 fn median(mut times: Vec<Duration>) -> f64 {
     times.sort_unstable();
     times[times.len() / 2].as_secs_f64()
@@ -268,7 +268,7 @@ fn pixel_at(x: usize, y: usize) -> [u8; 4] {
     [(x * 255 / WIDTH) as u8, (y * 255 / HEIGHT) as u8, shade, 255]
 }
 
-/// Letters of 5 by 7 dots, with a column between them.
+/// The word, in letters of 5 by 7 dots with an empty column between them.
 const WORD: [&str; 7] = [
     " ###   ###  #     #      ####  ###  ##### #####",
     "#   # #   # #     #     #     #   #   #   #    ",
@@ -295,7 +295,7 @@ struct Options {
 }
 
 impl Options {
-    /// The error is a sentence.
+    /// Parses the arguments. The error is a sentence.
     fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let mut options = Options { frames: 10, out: std::env::temp_dir().join("large_payload.png") };
         while let Some(arg) = args.next() {

@@ -5,7 +5,7 @@ use std::{error::Error, process, time::Instant};
 struct Counter(u64);
 
 #[bridge]
-#[rustfmt::skip] // a method a line
+#[rustfmt::skip] // one method per line
 impl Counter {
     pub fn new(start: u64) -> Self { Counter(start) }
     pub fn add(&mut self, n: u64) -> u64 { self.0 += n; self.0 }

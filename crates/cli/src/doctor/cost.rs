@@ -1,4 +1,4 @@
-//! What the two ways of waiting cost here: the cache line, and the sleep.
+//! Checks what the two ways of waiting cost on this machine: passing a cache line, and a sleep.
 
 use super::{Finding, Good, Missing, Slow, wake};
 use crate::machine::line_of;
@@ -12,7 +12,7 @@ pub fn checks() -> Vec<Finding> {
     vec![floor(), futex_wake(), timer_slack(), huge_pages()]
 }
 
-/// A tenth of a second.
+/// A tenth of a second in total.
 const BUDGET: Budget = Budget { repeats: 2, time: Duration::from_millis(50), batch: Duration::from_millis(5) };
 
 fn floor() -> Finding {

@@ -1,4 +1,4 @@
-//! CPUs: how many, which are one core, who sets their speed, and whether they are real.
+//! Checks the CPUs: how many there are, which share a core, what sets their speed, and whether they are virtual.
 
 use super::{Finding, Good, Missing, Slow, Verdict};
 use crate::machine::{self, line_of};
@@ -34,7 +34,7 @@ fn count_text(list: &str) -> String {
     numbers(list).map_or_else(|| list.to_owned(), |cpus| cpus.len().to_string())
 }
 
-/// The numbers of a kernel's list: `0-3,8`.
+/// The numbers in a list of the kernel, such as `0-3,8`.
 fn numbers(list: &str) -> Option<Vec<usize>> {
     let mut all = Vec::new();
     for range in list.split(',') {
@@ -136,7 +136,7 @@ fn clock_source() -> Finding {
     Finding::new(NAME, format!("{source}, {cost:.0} ns a reading"), verdict, advice)
 }
 
-/// What a reading of the system's clock takes, in nanoseconds: the least of several means, because others get in between.
+/// The time of one reading of the system's clock, in nanoseconds: the smallest of several means, because interruptions lengthen some.
 fn cost_of_reading() -> f64 {
     const READINGS: u32 = 1_000;
     let mean = || {
@@ -147,7 +147,7 @@ fn cost_of_reading() -> f64 {
     (0..10).map(|_| mean()).fold(f64::INFINITY, f64::min)
 }
 
-/// Read in user space it takes some tens of nanoseconds, through the kernel some hundreds.
+/// A reading takes tens of nanoseconds in user space, and hundreds through the kernel.
 fn verdict_of_clock(cost: f64) -> Verdict {
     match cost {
         cost if cost <= 0.0 => Missing,

@@ -1,4 +1,4 @@
-//! The kernel: its version, and each thing of it that callgate uses, tried.
+//! Checks the kernel: its version, and every feature that callgate uses, by trying it.
 
 use super::{Finding, Good, Missing, Slow};
 use crate::machine;
@@ -26,13 +26,13 @@ fn version() -> Finding {
     Finding::new("kernel", value, verdict, advice)
 }
 
-/// Major and minor of `Linux 6.18`.
+/// The major and minor version in text such as `Linux 6.18`.
 fn number(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.split_once(' ')?.1.split(|char: char| !char.is_ascii_digit());
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// One line for something that was tried.
+/// The finding about a feature that was tried.
 fn tried(name: &'static str, result: Result<(), Errno>, use_of_it: &str, without: &str) -> Finding {
     match result {
         Ok(()) => Finding::new(name, "works", Good, use_of_it),
@@ -46,7 +46,7 @@ fn memfd() -> Finding {
         rustix::fs::ftruncate(&file, 4096)?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&file, seals)?;
-        // A seal that does not hold is none.
+        // Some kernels accept a seal but do not enforce it.
         match rustix::fs::ftruncate(&file, 0) {
             Err(Errno::PERM) => Ok(()),
             _ => Err(Errno::NOTSUP),
@@ -63,7 +63,7 @@ fn pidfd() -> Finding {
 }
 
 fn futex_waitv() -> Finding {
-    // A kernel that has it refuses to wait for nothing; one that has it not knows no such call.
+    // A kernel with this call refuses to wait for nothing; a kernel without it does not know the call.
     let nothing = rustix::thread::futex::waitv(
         &[],
         rustix::thread::futex::WaitvFlags::empty(),
@@ -87,7 +87,7 @@ fn futex_waitv() -> Finding {
     }
 }
 
-/// A whole child, which closes first what it has inherited.
+/// Starts a whole child, which first closes the descriptors it inherited.
 fn starting() -> Finding {
     let begin = Instant::now();
     let answered = Probe::bridge().start().map_err(|error| error.to_string()).and_then(|probe| {
@@ -152,7 +152,7 @@ fn landlock() -> Finding {
     }
 }
 
-/// The newest version of which something works here.
+/// The newest Landlock version of which anything works here.
 fn landlock_version() -> Option<&'static str> {
     let ruleset = || Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     let files = |abi| ruleset().handle_access(AccessFs::from_all(abi)).and_then(Ruleset::create).is_ok();
@@ -185,7 +185,7 @@ fn seccomp() -> Finding {
     }
 }
 
-/// A whole child in the strictest sandbox.
+/// Starts a whole child in the strictest sandbox.
 fn sandbox() -> Finding {
     const NAME: &str = "sandbox";
     let started = Probe::bridge().sandbox(Sandbox::strict()).start().map_err(|error| error.to_string());

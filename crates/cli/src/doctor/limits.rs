@@ -1,4 +1,4 @@
-//! Limits of this process, and who may look into it.
+//! Checks the limits of this process, and who may trace it.
 
 use super::{Finding, Good, Missing, Slow};
 use crate::machine::line_of;
@@ -9,7 +9,7 @@ pub fn checks() -> Vec<Finding> {
     vec![descriptors(), locked_memory(), ptrace_scope()]
 }
 
-/// With fewer, some tens of bridges are the end.
+/// With a lower limit, descriptors run out after some tens of bridges.
 const FEW_DESCRIPTORS: u64 = 1024;
 
 fn descriptors() -> Finding {

@@ -1,6 +1,6 @@
-//! `callgate doctor`: what this machine offers, what it costs here, and what to do about it.
+//! `callgate doctor`: reports what this machine offers, what it costs here, and what to do about it.
 //!
-//! Needs no rights, and takes no file for granted: in a container many are missing.
+//! Needs no privileges and relies on no file of the system: in a container many are missing.
 
 mod cost;
 mod cpu;
@@ -27,7 +27,7 @@ pub enum Verdict {
     Good,
     /// Works, but costs something.
     Slow,
-    /// Not here, or not shown.
+    /// Not available here, or not visible.
     Missing,
 }
 use Verdict::{Good, Missing, Slow};
@@ -37,13 +37,13 @@ impl Finding {
         Self { name, value: value.into(), verdict, advice: advice.into() }
     }
 
-    /// What it is, and below it what to do about it.
+    /// Formats the finding, with the advice on a second line.
     fn text(&self) -> String {
         let Self { name, value, verdict, advice } = self;
         format!("{:<8} {name}: {value}\n         {advice}\n", verdict.word())
     }
 
-    /// This machine does not show it.
+    /// A finding for something that this machine does not show.
     fn hidden(name: &'static str, advice: impl Into<String>) -> Self {
         Self::new(name, "not shown here", Missing, advice)
     }

@@ -1,4 +1,4 @@
-//! What it costs to wake a thread that sleeps in a futex: the one who wakes, and until the sleeper runs.
+//! Measures a wake-up from a futex: how long it takes the waker, and how long until the sleeper runs.
 
 use callgate_suite::BoxError;
 use callgate_suite::pin::Pinned;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Medians.
+/// The median times of a wake-up, from its beginning.
 pub struct Wake {
     /// Until the waker goes on.
     pub waker: Duration,
@@ -17,7 +17,7 @@ pub struct Wake {
 
 const TIMES: u32 = 200;
 
-/// Long enough for the sleeper to be asleep, short enough for its CPU not to be deeply so.
+/// Long enough for the sleeper to fall asleep, and too short for its CPU to enter a deep idle state.
 const PAUSE: Duration = Duration::from_micros(200);
 
 /// Wakes a thread on the CPU `sleeper` from one on the CPU `waker`.
@@ -34,30 +34,30 @@ pub fn measure(waker: usize, sleeper: usize) -> Result<Wake, BoxError> {
     Ok(Wake { waker: median(waker), sleeper: median(sleeper) })
 }
 
-/// Before and after each wake-up.
+/// Wakes the sleeper many times. Returns the times before and after each wake-up.
 fn wake_often(word: &AtomicU32, cpu: usize) -> Result<Vec<(Instant, Instant)>, BoxError> {
     let pin = Pinned::to(cpu);
     let wake = |turn| {
         thread::sleep(PAUSE);
         let begin = Instant::now();
-        // Release: pairs with the Acquire in `sleep_and_wake`, though nothing but the word itself is handed over.
+        // Release: pairs with the Acquire in `sleep_and_wake`, though only the word itself is handed over.
         word.store(turn, Ordering::Release);
         let woken = futex::wake(word, futex::Flags::PRIVATE, 1);
         (begin, Instant::now(), woken)
     };
-    // All turns, whatever happens: the sleeper waits for each.
+    // Makes all turns even after an error, because the sleeper waits for each of them.
     let turns: Vec<_> = (1..=TIMES).map(wake).collect();
     drop(pin?);
     turns.into_iter().map(|(begin, after, woken)| Ok(woken.map(|_| (begin, after))?)).collect()
 }
 
-/// When it ran after each wake-up.
+/// Sleeps until it is woken, many times. Returns when it ran after each wake-up.
 fn sleep_and_wake(word: &AtomicU32, cpu: usize) -> Result<Vec<Instant>, BoxError> {
     let _pin = Pinned::to(cpu)?;
     let mut ran = Vec::with_capacity(TIMES as usize);
     for turn in 0..TIMES {
         while word.load(Ordering::Acquire) <= turn {
-            // Woken, changed or interrupted: look again.
+            // Woken, interrupted, or the word changed before the sleep: look again.
             let _ = futex::wait(word, futex::Flags::PRIVATE, turn, None);
         }
         ran.push(Instant::now());

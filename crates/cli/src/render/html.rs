@@ -1,6 +1,6 @@
-//! A report as one HTML page that needs nothing else: no script, no font, no picture from elsewhere.
+//! Renders a report as one self-contained HTML page: no script, no font, no picture from elsewhere.
 //!
-//! Every text of the report is escaped by `maud`; the plots come from plotters, which escapes too.
+//! `maud` escapes every text of the report; the plots come from plotters, which escapes too.
 
 use super::parts::{self, TablePart};
 use super::{plot, units};
@@ -8,11 +8,11 @@ use callgate_suite::BenchReport;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use std::error::Error;
 
-/// Each plot is drawn twice, and the page shows the one that fits: letters that scale with a plot get too small to read.
+/// Each plot is drawn twice, and the page shows the one that fits. Letters that scale with the plot would become too small to read.
 const WIDE: u32 = 640;
 const NARROW: u32 = 350;
 
-/// The report as a page.
+/// Renders the report.
 pub fn report(report: &BenchReport) -> Result<String, Box<dyn Error + Send + Sync>> {
     let figures: Vec<_> = plot::KINDS.iter().map(|kind| figure(kind, report)).collect::<Result<_, _>>()?;
     let page = html! {
@@ -47,7 +47,7 @@ fn body(report: &BenchReport, figures: &[Option<Markup>]) -> Markup {
     }
 }
 
-/// What one looks for first: the targets, and the first calls beside their floor.
+/// The figures that readers look for first: the targets, and the first calls with their ratios to the floor.
 fn tiles(report: &BenchReport) -> Markup {
     let calls = report.rows.iter().filter(|row| row.group == "latency" && row.ratio.is_some()).take(4);
     html! {
@@ -168,7 +168,7 @@ mod tests {
         for outside in ["http://", "https://", "src=", "url(", "@import", "href"] {
             assert!(!page.contains(outside), "{outside} is in\n{page}");
         }
-        // Two plots have points, each drawn wide and narrow.
+        // Two plots have points, and each is drawn wide and narrow.
         assert_eq!(page.matches("<svg ").count(), 4);
         assert!(report(&BenchReport::default()).expect("a page").contains("</html>"));
     }

@@ -1,4 +1,4 @@
-//! A report as Markdown, with its plots as SVG files beside it.
+//! Renders a report as Markdown, with its plots as SVG files beside it.
 
 use super::parts::{self, TablePart};
 use super::plot;
@@ -6,17 +6,17 @@ use callgate_suite::BenchReport;
 use std::error::Error;
 use std::fmt::Write;
 
-/// How wide a plot is drawn: about as wide as a page of text.
+/// The width of a plot in pixels: about the width of a page of text.
 const WIDTH: u32 = 760;
 
-/// The page, and the files that it shows.
+/// The page and the plots that it shows.
 pub struct Page {
     pub text: String,
-    /// Name and content of each file, to be laid in the folder that the page was written for.
+    /// Name and contents of each file. They belong in the folder for which the page was rendered.
     pub plots: Vec<(String, String)>,
 }
 
-/// The report as a page that finds its plots in `folder`.
+/// Renders the report as a page that finds its plots in `folder`.
 pub fn report(report: &BenchReport, folder: &str) -> Result<Page, Box<dyn Error + Send + Sync>> {
     let mut plots = Vec::new();
     for kind in &plot::KINDS {
@@ -123,7 +123,7 @@ fn row<T: AsRef<str>>(text: &mut String, cells: impl IntoIterator<Item = T>) -> 
     writeln!(text, "|")
 }
 
-/// Text that means nothing to Markdown, on one line.
+/// Escapes `text` so that Markdown shows it literally, on one line.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for char in text.chars() {
@@ -153,7 +153,7 @@ mod tests {
         ] {
             assert!(page.text.lines().any(|other| other == line), "{line} is not in\n{}", page.text);
         }
-        // The bar in a name ends no cell.
+        // The bar in a name must not end a table cell.
         assert!(page.text.contains("gap 1 ms \\| adaptive"));
         assert_eq!(
             page.plots.iter().map(|plot| &*plot.0).collect::<Vec<_>>(),

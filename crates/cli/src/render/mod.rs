@@ -1,4 +1,4 @@
-//! A report in the forms that people read: text, HTML, Markdown. Measures nothing.
+//! Renders a report in the forms that people read: text, HTML, Markdown. Measures nothing.
 
 pub mod html;
 pub mod markdown;

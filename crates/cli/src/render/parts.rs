@@ -1,26 +1,26 @@
-//! A report cut into its parts, each a table of texts: what every form of it shows.
+//! Divides a report into parts, each a table of texts. Every form of the report shows these.
 
 use super::units;
 use callgate_suite::BenchReport;
 use callgate_suite::report::{Goal, Row};
 use callgate_suite::stats::Spread;
 
-/// The rows of one group as a table. The first column is what was measured; all others are figures.
+/// The rows of one group as a table. The first column says what was measured; all others are figures.
 pub struct TablePart<'a> {
     pub group: &'a str,
     pub title: &'a str,
-    /// What one has to know of how it was measured.
+    /// What the reader must know about how the group was measured.
     pub note: Option<&'static str>,
     pub headings: Vec<&'static str>,
     pub lines: Vec<Vec<String>>,
 }
 
-/// What the headings of the figures mean.
+/// Explains the headings of the figures.
 pub const LEGEND: &str = "Times are those of one round trip. × floor: how many times as much as the floor of the same part, \
     which was measured in turns with it; the median over the repeats, by which targets are judged too. CPU per call: of both processes together. A dash: not measured, or too few measurements for that percentile, or means of many calls, of which only the p50 \
     is shown, with its least and its greatest among the repeats.";
 
-/// The parts in the order in which their groups first occur.
+/// Divides the report into parts, in the order in which their groups first occur.
 pub fn parts(report: &BenchReport) -> Vec<TablePart<'_>> {
     let mut groups: Vec<&str> = Vec::new();
     for row in &report.rows {
@@ -41,7 +41,7 @@ fn part<'a>(report: &'a BenchReport, group: &'a str) -> TablePart<'a> {
     TablePart { group, title: title(group), note: note(group), headings, lines }
 }
 
-/// The columns that only some groups have.
+/// Headings of columns that only some groups have.
 const CPU: &str = "CPU per call";
 const RESIDENT: &str = "resident";
 
@@ -67,7 +67,7 @@ fn line(row: &Row, rows: &[&Row]) -> Vec<String> {
     line
 }
 
-/// From p50 to the longest. Means of many calls have a middle and no tail: beside it stands where it was in each repeat.
+/// The times from p50 to the longest. Means of many calls have a p50 but no tail, so it is shown with its range over the repeats.
 fn times(row: &Row) -> [String; 5] {
     if row.count == 0 {
         return [NONE; 5].map(Into::into);
@@ -92,15 +92,15 @@ fn middle(row: &Row) -> String {
     format!("{p50} ({} to {})", units::nanoseconds(min), units::nanoseconds(max))
 }
 
-/// In place of a figure.
+/// Stands in place of a missing figure.
 const NONE: &str = "–";
 
-/// The one of so many that took longest; with fewer measured there is none to speak of.
+/// The time that one call in `one_of` exceeds. None is shown if fewer calls than that were measured.
 fn tail(nanoseconds: f64, one_of: u64, row: &Row) -> String {
     if row.count < one_of { NONE.to_owned() } else { units::nanoseconds(nanoseconds) }
 }
 
-/// What a group is called above its table; one that is new has its own name.
+/// The title above a group's table. An unknown group keeps its own name.
 pub fn title(group: &str) -> &str {
     match group {
         "floor" => "Floors of this machine",
@@ -118,7 +118,7 @@ pub fn title(group: &str) -> &str {
     }
 }
 
-/// What one has to know of how a group was measured, below its title.
+/// The note below a group's title: what the reader must know about how it was measured.
 fn note(group: &str) -> Option<&'static str> {
     match group {
         "throughput" => Some(
@@ -150,7 +150,7 @@ fn note(group: &str) -> Option<&'static str> {
     }
 }
 
-/// One word for how a target came out.
+/// Says in a word whether a target was met.
 pub fn verdict(target: &Goal) -> &'static str {
     match target.met {
         Some(true) => "met",
@@ -159,7 +159,7 @@ pub fn verdict(target: &Goal) -> &'static str {
     }
 }
 
-/// How many of the bounds hold: `9 of 11 met`. `None` if there are none.
+/// Says how many bounds were met, such as `9 of 11 met`. `None` if there are no bounds.
 pub fn score(targets: &[Goal]) -> Option<String> {
     let bounds: Vec<_> = targets.iter().filter_map(|target| target.met).collect();
     let met = bounds.iter().filter(|met| **met).count();
@@ -171,7 +171,7 @@ pub fn command(group: &str) -> String {
     format!("cargo run --release -p callgate-cli -- bench --only {group}")
 }
 
-/// A report of everything that can occur, for the tests of the forms.
+/// A report with everything that can occur, for the tests of the renderers.
 #[cfg(test)]
 pub fn sample() -> BenchReport {
     use callgate_suite::report::Series;

@@ -1,11 +1,11 @@
-//! A report as plain text, for the terminal.
+//! Renders a report as plain text for the terminal.
 
 use super::parts::{self, TablePart};
 use callgate_suite::BenchReport;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use std::fmt::Write;
 
-/// The report as tables of as many columns as they need.
+/// Renders the report as tables that are as wide as they need.
 pub fn report(report: &BenchReport) -> String {
     let mut text = String::new();
     section(
@@ -33,10 +33,10 @@ pub fn report(report: &BenchReport) -> String {
     text
 }
 
-/// What another process has said, in one line, with nothing in it that a terminal obeys.
+/// Makes text from another process safe to print: one line, without characters that control a terminal.
 pub fn plainly(said: &str) -> String {
     let is_obeyed = |char: char| {
-        // The others turn the direction in which what follows is shown.
+        // The listed characters change the direction in which the text after them is shown.
         char.is_control() || matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     let mut plain = String::with_capacity(said.len());
@@ -54,7 +54,7 @@ fn section(text: &mut String, title: &str, table: &Table) {
     }
 }
 
-/// What was measured to the left, its figures to the right.
+/// A part as a table, with what was measured aligned left and its figures aligned right.
 fn figures(part: &TablePart<'_>) -> Table {
     let mut table = plain();
     table.set_header(part.headings.clone()).add_rows(part.lines.clone());
@@ -64,7 +64,7 @@ fn figures(part: &TablePart<'_>) -> Table {
     table
 }
 
-/// Words in columns.
+/// A table of words.
 pub fn columns<'a, const N: usize>(lines: impl Iterator<Item = [&'a str; N]>) -> Table {
     let mut table = plain();
     table.add_rows(lines);

@@ -1,4 +1,4 @@
-//! Numbers as people read them: three significant digits and a unit.
+//! Formats numbers for people: three significant digits and a unit.
 
 /// A time in nanoseconds: `398 ns`, `12.6 µs`, `1.07 ms`.
 pub fn nanoseconds(ns: f64) -> String {
@@ -15,21 +15,21 @@ pub fn per_second(rate: f64) -> String {
     scaled(rate, 1000.0, &["/s", "k/s", "M/s", "G/s"])
 }
 
-/// How often a count occurred: `70,000`.
+/// A count: `70,000`.
 pub fn count(count: u64) -> String {
     let digits = count.to_string();
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
     groups.join(",")
 }
 
-/// How many times as much as the floor: `1.14`.
+/// A ratio to the floor: `1.14`.
 pub fn ratio(ratio: f64) -> String {
     if ratio >= 1000.0 { count(ratio.round() as u64) } else { significant(ratio, 2) }
 }
 
 fn scaled(value: f64, step: f64, units: &[&str]) -> String {
     let (mut value, mut unit) = (value, 0);
-    // 999.6 would be written as 1000.
+    // Without the 0.5, 999.6 would be written as 1000.
     while value.abs() >= step - 0.5 && unit + 1 < units.len() {
         value /= step;
         unit += 1;
@@ -38,12 +38,12 @@ fn scaled(value: f64, step: f64, units: &[&str]) -> String {
     format!("{} {}", trimmed(value, digits), units[unit])
 }
 
-/// Without the zeros behind the point that say nothing of a round number: `4`, not `4.00`.
+/// Formats with `digits` after the point, but without them for a round number: `4`, not `4.00`.
 fn trimmed(value: f64, digits: usize) -> String {
     if value.fract() == 0.0 { format!("{value}") } else { significant(value, digits) }
 }
 
-/// At most three digits that matter, and at most `digits` behind the point.
+/// Formats with at most three significant digits, and at most `digits` after the point.
 fn significant(value: f64, digits: usize) -> String {
     let before = if value.abs() >= 100.0 { 2 } else { usize::from(value.abs() >= 10.0) };
     format!("{value:.*}", digits.saturating_sub(before))

@@ -1,7 +1,7 @@
-//! The outcome of every call: what its caller got, and how often the child ran it, which the child counts in a file.
+//! The ledger of every call: the outcome that its caller got, and how often the child ran it, which the child counts in a file.
 //!
-//! The two are compared when no child is left that could still run anything. The file is a count of its own for each call, so it cannot be wrong
-//! in the way that the bridge is.
+//! The two are compared when no child is left that could still run anything. The file counts independently of the bridge, so a bug in the bridge
+//! cannot falsify the count.
 
 #![forbid(unsafe_code)]
 
@@ -16,38 +16,38 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// The outcome that a caller got for a call, or what it did with the call.
+/// The outcome that a caller got for a call, or how it gave the call up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CallOutcome {
-    /// The right answer.
+    /// A correct answer.
     Answered,
     /// `Died` or `Stopped`, and the call had not started.
     NotStarted,
     /// `Died` or `Stopped`, and the call had started.
     Started,
-    /// `TimedOut`: it may still run.
+    /// `TimedOut`: the call may still run.
     TimedOut,
-    /// `Down`: there was no child to send it to.
+    /// `Down`: there was no child to send the call to.
     Down,
-    /// Its arguments found no memory, so it was never sent.
+    /// No memory was left for its arguments, so it was never sent.
     Unsent,
-    /// It ran, and its result found no memory.
+    /// It ran, but no memory was left for its result.
     Unreturned,
-    /// `Refused`: it may have run.
+    /// `Refused`: the call may have run.
     Refused,
-    /// Its caller did not wait for it.
+    /// Its caller gave it up without waiting.
     GivenUp,
-    /// An answer, and not the right one.
+    /// A wrong answer.
     Wrong,
-    /// `Corrupt`: no healthy child writes what was found, and the children here are healthy.
+    /// `Corrupt`: what the parent read is nothing that a healthy child writes. All children here are healthy.
     Corrupt,
-    /// The method panicked, which none does.
+    /// The method panicked. No method here should.
     Panicked,
 }
 
 impl CallOutcome {
-    /// What an error tells a caller.
+    /// The outcome that `error` reports.
     pub fn of(error: &CallError) -> Self {
         match error {
             CallError::Died { started, .. } | CallError::Stopped { started, .. } => match started {
@@ -66,7 +66,7 @@ impl CallOutcome {
         }
     }
 
-    /// How often a call with this outcome may have run; `None` if there is no excuse for it.
+    /// How often a call with this outcome may have run; `None` if the outcome is always wrong.
     pub fn runs(self) -> Option<RangeInclusive<u8>> {
         match self {
             CallOutcome::Answered | CallOutcome::Unreturned => Some(1..=1),
@@ -76,7 +76,7 @@ impl CallOutcome {
         }
     }
 
-    /// In a few words.
+    /// The outcome in a few words.
     pub fn words(self) -> &'static str {
         match self {
             CallOutcome::Answered => "answered",
@@ -100,34 +100,34 @@ impl CallOutcome {
 pub struct CallEntry {
     /// The call's number.
     pub id: u64,
-    /// What kind of call it was, in a word.
+    /// The kind of call, in a word or two.
     pub what: &'static str,
-    /// Whether the bridge may run it more than once, having lost what came of it.
+    /// Whether the bridge may run it again after it lost the outcome.
     pub may_repeat: bool,
     /// The outcome that its caller got.
     pub outcome: CallOutcome,
-    /// The same in the error's own words, if there is no excuse for it.
+    /// The error's own words, if the outcome is always wrong.
     pub why: Option<Box<str>>,
 }
 
-/// How many calls had each outcome.
+/// The number of calls for each outcome.
 pub type Outcomes = BTreeMap<CallOutcome, u64>;
 
-/// The file that the runs are counted in, and the numbers that have been given to calls. Removed when dropped.
+/// The file in which runs are counted, and the numbers given to calls. Dropping it removes the file.
 #[derive(Debug)]
 pub struct RunLedger {
     path: PathBuf,
     next: AtomicU64,
-    /// Whether the file goes with this.
+    /// Whether dropping this removes the file.
     is_own: bool,
 }
 
 impl RunLedger {
-    /// A new one, in the directory for temporary files.
+    /// Creates a ledger in the directory for temporary files.
     ///
     /// # Errors
     ///
-    /// If the file cannot be made.
+    /// If the file cannot be created.
     pub fn new() -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!("callgate-chaos-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
@@ -136,22 +136,22 @@ impl RunLedger {
         Ok(Self { path, next: AtomicU64::new(0), is_own: true })
     }
 
-    /// Another process's, of whose calls there are none yet.
+    /// The ledger of another process that has not made any calls yet.
     pub fn of(path: &str) -> Self {
         Self { path: path.into(), next: AtomicU64::new(0), is_own: false }
     }
 
-    /// For the child.
+    /// The path of the file, for the child.
     pub fn path(&self) -> String {
         self.path.to_string_lossy().into_owned()
     }
 
-    /// The number of a call that is about to be made.
+    /// Assigns a number to a call that is about to be made.
     pub fn number(&self) -> u64 {
         self.next.fetch_add(1, Relaxed)
     }
 
-    /// Compares the outcomes that callers got with what ran. No child may be left.
+    /// Compares the callers' outcomes with the runs. Returns the contradictions. No child may be left.
     ///
     /// # Errors
     ///
@@ -163,7 +163,7 @@ impl RunLedger {
         Ok(judge(entries, &runs))
     }
 
-    /// How often each call ran, for calls whose callers are dead.
+    /// The most runs of any call. For calls whose callers are dead.
     ///
     /// # Errors
     ///
@@ -181,8 +181,8 @@ impl Drop for RunLedger {
     }
 }
 
-/// Counts a run of the call with this number, in the child. Not for two runs of one call at once, which there cannot be: the second would be in
-/// another child, and the first one's is dead.
+/// Counts a run of call number `id`, in the child. Not safe for two concurrent runs of one call, but these cannot happen: a second run takes place in
+/// another child, after the first child has died.
 ///
 /// # Errors
 ///
@@ -193,12 +193,12 @@ pub fn count_run(file: &File, id: u64) -> io::Result<()> {
     file.write_all_at(&[runs[0].saturating_add(1)], id)
 }
 
-/// Adds up the outcomes.
+/// Adds the outcomes of `entries` to `to`.
 pub fn add_up(entries: &[CallEntry], to: &mut Outcomes) {
     entries.iter().for_each(|entry| *to.entry(entry.outcome).or_default() += 1);
 }
 
-/// What does not agree, as sentences: `runs[id]` is how often call number `id` ran.
+/// Returns each contradiction as a sentence. `runs[id]` is how often call number `id` ran.
 fn judge(entries: &[CallEntry], runs: &[u8]) -> Vec<String> {
     let (mut told, mut wrong) = (vec![0u8; runs.len()], Vec::new());
     for CallEntry { id, what, may_repeat, outcome, why } in entries {
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_wrong_report_is_caught() {
-        // The promise that all this is about: what is reported as not started never ran, and nothing ran twice.
+        // The promise under test: a call reported as not started never ran, and no call ran twice.
         assert_eq!(judged(CallOutcome::NotStarted, 0), [] as [&str; 0]);
         assert_eq!(
             judged(CallOutcome::NotStarted, 1),
@@ -283,7 +283,7 @@ mod tests {
         let told = [(first, CallOutcome::NotStarted), (second, CallOutcome::Answered)];
         let entries = told.map(|(id, outcome)| CallEntry { id, what: "small", may_repeat: false, outcome, why: None });
         assert_eq!(ledger.judge(&entries).expect("the file"), [] as [&str; 0]);
-        // Twice, and the other one too.
+        // Now one call has run twice, and the other has run too.
         count_run(&file, second).and_then(|()| count_run(&file, first)).expect("counts");
         assert_eq!(ledger.judge(&entries).expect("the file").len(), 2);
         let path = ledger.path();

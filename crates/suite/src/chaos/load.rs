@@ -1,7 +1,7 @@
-//! Children killed, stopped and continued at random moments, while threads call them.
+//! Kills, stops and continues children at random moments, while threads call them.
 //!
-//! The calls come in parts. After each, no child is left, and then it is checked that nothing else is left either, and that every call was
-//! reported as it went.
+//! A run has several parts. After each part no child may be left; then it checks that nothing else is left behind either, and that every call
+//! was reported truthfully.
 
 #![forbid(unsafe_code)]
 
@@ -20,69 +20,69 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How many parts the kills come in.
+/// The number of parts into which a run's kills are divided.
 pub const PARTS: u64 = 10;
 
-/// A call, a start or a stop that takes longer hangs: whatever happens to the child is over long before that.
+/// A call, a start or a stop that takes longer counts as hanging. Whatever happens to a child is over long before.
 const HANGS: Duration = Duration::from_secs(60);
 
 /// The longest large payload, in bytes.
 const MOST: usize = 1 << 20;
 
-/// Callers to a bridge.
+/// The number of threads that call one bridge.
 const CALLERS: usize = 3;
 
 /// The parameters of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chaos {
-    /// How many children are to be killed.
+    /// The number of children to kill.
     pub kills: u64,
-    /// Which random kills and calls.
+    /// The seed of the random kills and calls.
     pub seed: u64,
-    /// How many threads call; three share a bridge.
+    /// The number of calling threads; three share a bridge.
     pub threads: usize,
-    /// When to stop, however many have been killed.
+    /// When to stop, even if fewer children have been killed.
     pub limit: Option<Duration>,
-    /// Whether bridges restart their children themselves, half of them with spare ones. Else whoever finds one over starts another.
+    /// Whether bridges restart their children themselves, half of them with a spare child. Otherwise, callers replace a bridge whose child is dead.
     pub restart: bool,
 }
 
-/// What it came to.
+/// The result of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Tally {
-    /// Children killed while they lived.
+    /// Living children killed.
     pub kills: u64,
-    /// How many of them were killed while they were stopped.
+    /// Of these, the children that were stopped when they were killed.
     pub kills_of_stopped: u64,
-    /// Children stopped, and continued.
+    /// Children stopped and later continued.
     pub pauses: u64,
     /// Bridges started.
     pub starts: u64,
     /// Starts that failed because the child was killed.
     pub failed_starts: u64,
-    /// Deaths after which a bridge started another child itself.
+    /// Deaths after which the bridge itself started another child.
     pub restarts: u64,
-    /// Bridges that their callers stopped or killed while others called.
+    /// Bridges that a caller stopped or killed while others called.
     pub retired: u64,
-    /// Calls, by the outcome that their callers got.
+    /// The number of calls for each outcome that callers got.
     pub outcomes: Outcomes,
-    /// The longest time from the kill of a child to the end of a call that was under way then, in milliseconds.
+    /// The longest time from the kill of a child to the end of a call in progress at that moment, in milliseconds.
     pub worst_ms: f64,
-    /// How long it took, in seconds.
+    /// The duration of the run, in seconds.
     pub seconds: f64,
-    /// What was left behind: nothing.
+    /// What was left behind. Should be empty.
     pub leaks: Vec<String>,
-    /// What was wrong: nothing.
+    /// What went wrong. Should be empty.
     pub wrong: Vec<String>,
 }
 
 impl Tally {
-    /// How many calls there were.
+    /// The number of calls.
     pub fn calls(&self) -> u64 {
         self.outcomes.values().sum()
     }
 
-    /// What is wrong, if anything is.
+    /// Returns an error that lists up to 20 things that went wrong or were left behind, if there are any.
     pub fn verdict(&self) -> Result<(), BoxError> {
         let all: Vec<_> = self.wrong.iter().chain(&self.leaks).take(20).map(String::as_str).collect();
         if all.is_empty() { Ok(()) } else { Err(all.join("\n").into()) }
@@ -104,11 +104,11 @@ impl Tally {
 }
 
 impl Chaos {
-    /// Does it. Tells `each` what it has come to after every part, and returns what it came to in the end, good or bad.
+    /// Makes the calls and kills. Passes the tally so far to `each` after every part, and returns the final tally, good or bad.
     ///
     /// # Errors
     ///
-    /// If something hangs, or could not be tried: what is wrong otherwise is in the result.
+    /// If something hangs or could not be tried. Everything else that goes wrong is in the tally.
     pub fn run(&self, each: &mut dyn FnMut(&Tally)) -> Result<Tally, BoxError> {
         warm_up(self.restart.then_some(Comeback { spare: true, calls_wait: true }))?;
         let (begin, before) = (Instant::now(), Holdings::now());
@@ -130,7 +130,7 @@ impl Chaos {
     }
 }
 
-/// Has everything made that stays for as long as the process: the watcher, its descriptors.
+/// Starts and stops one bridge before anything is counted, because the watcher and its descriptors stay for as long as the process.
 pub(super) fn warm_up(restart: Option<Comeback>) -> Result<(), BoxError> {
     let ledger = RunLedger::new()?;
     let setup = Setup { workers: 1, wait: Wait::Adaptive, trusted: false, retained: 1 << 20, restart };
@@ -138,7 +138,7 @@ pub(super) fn warm_up(restart: Option<Comeback>) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// What the threads of one part share.
+/// The state that the threads of one part share.
 struct LoadPart {
     ledger: RunLedger,
     seed: u64,
@@ -148,16 +148,16 @@ struct LoadPart {
     /// Set when enough children have been killed.
     over: AtomicBool,
     fronts: Vec<Front>,
-    /// When the children were killed that have been, by their numbers.
+    /// When each killed child was killed, by process number.
     killed: Mutex<HashMap<u32, Instant>>,
     tally: Mutex<Tally>,
     began: Instant,
-    /// When each thread began what it does now, in microseconds since `began`; 0 = nothing.
+    /// When each thread began the operation that it is in, in microseconds since `began`; 0 = in none.
     busy_since: Vec<AtomicU64>,
 }
 
 impl LoadPart {
-    /// Calls and kills. No child is left after it.
+    /// Runs one part: calls and kills. Leaves no child.
     fn run(plan: &Chaos, kills: u64, seed: u64, deadline: Option<Instant>) -> Result<Tally, BoxError> {
         let threads = plan.threads;
         let fronts = (0..threads.div_ceil(CALLERS)).map(|_| Front::default()).collect();
@@ -196,7 +196,7 @@ impl LoadPart {
         let mut random = Random(self.seed ^ 0xdead);
         let is_late = || deadline.is_some_and(|deadline| deadline <= Instant::now());
         while self.tally().kills < kills && !is_late() {
-            // Sometimes at once after the last, so that starts are hit too, and sometimes when calls are in full swing.
+            // Sometimes right after the last kill, to hit starts too, and sometimes later, to hit calls.
             let most = [100, 2_000, 12_000][random.up_to(2)];
             thread::sleep(Duration::from_micros(random.up_to(most) as u64));
             self.look_for_hangs()?;
@@ -218,7 +218,7 @@ impl LoadPart {
             self.tally().pauses += 1;
             return;
         }
-        // First, so that nobody learns of the end before it is known when it came.
+        // Note the time first: a caller that learns of the death looks it up.
         self.killed().insert(child.pid, Instant::now());
         if child.signal(Signal::KILL) {
             let mut tally = self.tally();
@@ -237,7 +237,7 @@ impl LoadPart {
         Ok(())
     }
 
-    /// Counts how often the bridge comes back.
+    /// Makes the bridge count its restarts.
     fn counted(&self, builder: Builder<Victim>) -> Builder<Victim> {
         let restarts = self.restarts.clone();
         builder.on_death(move |death| {
@@ -250,12 +250,12 @@ impl LoadPart {
         self.began.elapsed().as_micros() as u64 + 1
     }
 
-    /// Ends all bridges, and compares what was reported with what ran.
+    /// Ends all bridges and compares the callers' outcomes with the runs.
     fn close(&self, entries: &[CallEntry]) -> Result<Tally, BoxError> {
         self.fronts.iter().for_each(|front| drop(front.bridge().take()));
         let mut tally = std::mem::take(&mut *self.tally());
         if let left @ 1.. = children().len() {
-            // The ledger is of no use before they are gone.
+            // A child that still lives may still add runs to the ledger.
             tally.leaks.push(format!("{left} children after all bridges have been dropped"));
         }
         tally.restarts = self.restarts.load(Relaxed);
@@ -273,7 +273,7 @@ impl LoadPart {
     }
 }
 
-/// A bridge that some callers share, and its successors: whoever finds that it is over replaces it.
+/// A bridge that several callers share. The first caller that finds it dead replaces it.
 #[derive(Default)]
 struct Front(Mutex<Option<Arc<Bridge<Victim>>>>);
 
@@ -282,7 +282,7 @@ impl Front {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bridge; one that is started now, if the last is `over`, or there was none.
+    /// The current bridge. Starts one if there is none, or if the current one is `over`.
     fn current(&self, over: Option<&Arc<Bridge<Victim>>>, caller: &mut LoadThread<'_>) -> Arc<Bridge<Victim>> {
         let mut bridge = self.bridge();
         match &*bridge {
@@ -309,13 +309,13 @@ impl<'a> LoadThread<'a> {
         Self { part, index, random: Random(part.seed.wrapping_add(index as u64 + 1)), entries: Vec::new() }
     }
 
-    /// Calls until the part is over. Returns what came of it.
+    /// Makes calls until the part is over, and returns their entries.
     fn run(mut self) -> Vec<CallEntry> {
         let front = &self.part.fronts[self.index / CALLERS];
         let mut bridge = self.busy(|caller| front.current(None, caller));
         while !self.part.over.load(Relaxed) {
             let is_over = !self.part.restart && !bridge.is_alive();
-            // Now and then, one that lives is left too: its last caller stops it, or it is killed while others call.
+            // Now and then callers abandon a living bridge too: it is killed while others call, or its last caller stops it.
             let is_retired = !is_over && self.random.up_to(4_000) == 0;
             if is_retired {
                 self.part.tally().retired += 1;
@@ -323,34 +323,34 @@ impl<'a> LoadThread<'a> {
                     bridge.kill();
                 }
             }
-            // One that restarts is over when another caller has replaced it.
+            // A restarting bridge is over once another caller has replaced it.
             if is_over || is_retired || self.part.restart {
                 let over = (is_over || is_retired).then_some(&bridge);
                 bridge = self.busy(|caller| front.current(over, caller));
             }
             self.busy(|caller| caller.call(&bridge));
         }
-        // Whoever is last stops it.
+        // The last caller to drop the bridge stops it, which may hang.
         self.busy(|_| drop(bridge));
         self.entries
     }
 
     fn call(&mut self, bridge: &Bridge<Victim>) {
         let kind = VictimKind::ALL[self.random.up_to(VictimKind::ALL.len() - 1)];
-        // As many short ones as long ones.
+        // Spreads lengths evenly over their orders of magnitude.
         let most = MOST >> self.random.up_to(10);
         let len = 64 + self.random.up_to(most);
         let (id, pid, began) = (self.part.ledger.number(), bridge.child_pid(), Instant::now());
         let mut entry = kind.call(bridge, id, len);
         entry.may_repeat &= self.part.restart;
-        // Of a bridge that restarts, a call that was made again too.
+        // A restarting bridge may have made the call again, with any outcome.
         if self.part.restart || matches!(entry.outcome, CallOutcome::NotStarted | CallOutcome::Started) {
             self.note_delay(pid, began);
         }
         self.entries.push(entry);
     }
 
-    /// How long a call took to end that was under way when the child was killed.
+    /// If the call was in progress when child `pid` was killed, records how long it took to end after that.
     fn note_delay(&self, pid: u32, began: Instant) {
         let killed = self.part.killed().get(&pid).copied();
         if let Some(killed) = killed.filter(|&killed| killed >= began) {
@@ -360,7 +360,7 @@ impl<'a> LoadThread<'a> {
         }
     }
 
-    /// Starts a bridge, as often as it takes: the child may be killed before it is up.
+    /// Starts a bridge, and retries because the child may be killed while it starts.
     fn start(&mut self) -> Bridge<Victim> {
         loop {
             let setup = Setup {
@@ -389,7 +389,7 @@ impl<'a> LoadThread<'a> {
         }
     }
 
-    /// Does something that may hang.
+    /// Runs something that may hang, and notes when it began.
     fn busy<R>(&mut self, run: impl FnOnce(&mut Self) -> R) -> R {
         let mark = &self.part.busy_since[self.index];
         mark.store(self.part.now(), Relaxed);

@@ -1,8 +1,8 @@
 //! Checks for `callgate chaos` that every call ends with its true outcome while children are killed and stopped.
 //!
-//! [`load`] kills at random moments under load; `sweep` (feature `failpoints`) at every named step of the protocol. Both make the calls
-//! of [`victim`], which count their runs in a file, and have [`ledger`] compare what callers were told with that. What a process may not keep
-//! is looked at in [`processes`]: so one such run at a time in a process.
+//! [`load`] kills at random moments under load; `sweep` (feature `failpoints`) kills at every named step of the protocol. Both make the calls
+//! of [`victim`], which count their runs in a file, and have [`ledger`] compare the callers' outcomes with that count. [`processes`] finds what the
+//! process keeps but must not keep, so a process can do only one such run at a time.
 
 pub mod ledger;
 pub mod load;

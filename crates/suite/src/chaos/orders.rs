@@ -1,5 +1,5 @@
-//! Orders for the idle child of a [`Victim`](super::victim::Victim) about its steps. They go through a file, because a call would go
-//! through those very steps.
+//! Orders for the idle child of a [`Victim`](super::victim::Victim): what to do at its protocol steps. They go through a file, because a call
+//! would itself go through those steps.
 
 #![forbid(unsafe_code)]
 
@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// How long a child may take to find its orders.
+/// How long a child may take to carry out an order.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Has a thread of this process do what the file at `path` says, whenever there is one.
+/// Starts a thread that carries out the order in the file at `path` whenever the file appears.
 pub(super) fn follow(path: &str) {
     if path.is_empty() {
         return;
@@ -43,7 +43,7 @@ fn obey(order: &str) -> Result<(), String> {
     }
 }
 
-/// Starts to record in `file` which steps this process reaches, one byte for each step.
+/// Starts to record in `file` which steps this process reaches: one byte for each step.
 fn watch(file: &str) -> io::Result<()> {
     let file = Arc::new(File::options().write(true).open(file)?);
     for (at, point) in (0..).zip(STEPS) {
@@ -54,10 +54,11 @@ fn watch(file: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives an order to the child `pid`, which follows `path`, when its worker sleeps: it may still be on its way from its last reply to where it
-/// looks for the next request, and come to steps there. Waits until the order has been carried out.
+/// Gives an order to the child `pid`, which follows `path`, and waits until the child has carried it out.
+///
+/// Waits first until the child's worker sleeps: after its last reply, it may still go through steps on its way to the next request.
 pub(super) fn give(pid: u32, path: &Path, order: &str) -> Result<(), String> {
-    // The state of its main thread.
+    // This is the state of the child's main thread.
     if !eventually(PATIENCE, || state(pid) == Some('S')) {
         return Err(format!("the child never sleeps that is to follow the order `{order}`"));
     }

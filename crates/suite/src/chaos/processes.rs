@@ -1,4 +1,4 @@
-//! The children of this process, as the system sees them: what is killed, and what must not be left.
+//! The children of this process as the system sees them, to kill them and to check that none is left.
 
 #![forbid(unsafe_code)]
 
@@ -8,14 +8,14 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// The children of this process, whoever started them; also those that have ended and not been waited for.
+/// All children of this process, including zombies and those that the library started.
 pub fn children() -> Vec<u32> {
     let own = std::process::id();
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")));
     match lists.collect::<Result<Vec<_>, _>>() {
         Ok(lists) => lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect(),
-        // A kernel without that list, or a thread that has just ended.
+        // The kernel has no such list, or a thread has just ended.
         Err(_) => everybody().filter(|&pid| parent_of(pid) == Some(own)).collect(),
     }
 }
@@ -25,7 +25,7 @@ fn everybody() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// The state of a process, as one letter: `Z` = ended and not waited for, `T` = stopped.
+/// The state of a process, as one letter: `Z` = zombie, `T` = stopped.
 pub fn state(pid: u32) -> Option<char> {
     stat(pid).map(|(state, _)| state)
 }
@@ -34,7 +34,7 @@ fn parent_of(pid: u32) -> Option<u32> {
     stat(pid).map(|(_, parent)| parent)
 }
 
-/// Whether callgate's watcher in this process has done all that it had to do: it sleeps.
+/// Whether callgate's watcher in this process is idle, that is, asleep.
 #[cfg(feature = "failpoints")]
 pub(super) fn watcher_sleeps() -> bool {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten().map(|task| task.path());
@@ -52,54 +52,54 @@ fn stat(pid: u32) -> Option<(char, u32)> {
 }
 
 fn parse(stat: &str) -> Option<(char, u32)> {
-    // The name, in parentheses, may hold anything, parentheses too.
+    // The name is in parentheses and may itself contain parentheses.
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// Whether a process runs, sleeps or is stopped.
+/// Whether a process is alive: running, asleep or stopped.
 pub fn lives(pid: u32) -> bool {
     state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
-/// A child of this process, held so that its number cannot come to mean another process.
+/// A child of this process, held by a pidfd so that its number cannot come to mean another process.
 #[derive(Debug)]
 pub struct Held {
-    /// Its number.
+    /// The child's process number.
     pub pid: u32,
     pidfd: OwnedFd,
 }
 
 impl Held {
-    /// Holds the child `pid`; `None` if it has ended, or is no child of this process.
+    /// Holds the child `pid`; `None` if it has ended or is not a child of this process.
     pub fn new(pid: u32) -> Option<Self> {
         let raw = Pid::from_raw(i32::try_from(pid).ok()?)?;
         let pidfd = pidfd_open(raw, PidfdFlags::empty()).ok()?;
-        // It might have ended, and its number gone to another process, before it was held: but not to a child of this one that lives,
-        // unless that is one to be held as well.
+        // The child may have ended before this, and its number gone to another process. If that is a living child of this process, it may be
+        // held just as well; all others are refused here.
         let (state, parent) = stat(pid)?;
         (parent == std::process::id() && !matches!(state, 'Z' | 'X')).then_some(Self { pid, pidfd })
     }
 
-    /// Any that there is.
+    /// Holds a child of this process: `pick` gets the number of children and returns the index of one.
     pub fn any(pick: impl FnOnce(usize) -> usize) -> Option<Self> {
         let children = children();
         Self::new(*children.get(pick(children.len()))?)
     }
 
-    /// Whether it was still there to get the signal.
+    /// Sends `signal`. Returns whether the child was still alive to get it.
     pub fn signal(&self, signal: Signal) -> bool {
-        // A zombie takes signals too, without effect.
+        // Signalling a zombie succeeds without effect, hence the check.
         lives(self.pid) && pidfd_send_signal(&self.pidfd, signal) != Err(Errno::SRCH)
     }
 
-    /// Waits until it has ended, at most so long. Whether it has.
+    /// Waits at most `timeout` for the child to end. Returns whether it has.
     pub fn wait_for_end(&self, timeout: Duration) -> bool {
         eventually(timeout, || !lives(self.pid))
     }
 }
 
-/// Waits until `condition` holds, at most so long. Whether it does.
+/// Waits at most `timeout` for `condition` to hold. Returns whether it does.
 pub fn eventually(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + timeout;
     loop {
@@ -113,7 +113,7 @@ pub fn eventually(timeout: Duration, mut condition: impl FnMut() -> bool) -> boo
     }
 }
 
-/// What this process holds that a bridge needs, and must not keep.
+/// Counts what this process holds for bridges and must release with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holdings {
     descriptors: usize,
@@ -124,13 +124,13 @@ pub struct Holdings {
 }
 
 impl Holdings {
-    /// What it holds now.
+    /// Counts what the process holds now.
     pub fn now() -> Self {
         let entries = |dir: &str| fs::read_dir(dir).into_iter().flatten().flatten();
         let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
         let own_names = format!("callgate-{}-", std::process::id());
         let is_own = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&own_names);
-        // The watcher has one of these, and closes it half a second after the last memory was released, which `tests/leak.rs` waits for.
+        // The watcher has one inotify descriptor and closes it half a second after the last memory was released. `tests/leak.rs` waits for that.
         let is_inotify = |entry: &fs::DirEntry| {
             fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:inotify")
         };
@@ -144,7 +144,8 @@ impl Holdings {
         }
     }
 
-    /// What there is more of than `before`, as sentences. What goes by itself, as threads that undo mappings do, is given some time for that.
+    /// Returns a sentence for everything of which there is more than `before`. Things that disappear by themselves, such as threads that undo mappings,
+    /// get some time to do so.
     pub fn grown_since(before: &Self) -> Vec<String> {
         let mut grown = Vec::new();
         eventually(PATIENCE, || {
@@ -167,7 +168,7 @@ impl Holdings {
     }
 }
 
-/// How long what goes by itself may take to go.
+/// How long such things may take to disappear.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

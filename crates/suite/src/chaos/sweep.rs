@@ -1,7 +1,7 @@
-//! Both sides killed and stopped at every named step of the protocol, in the course of every kind of call.
+//! Kills and stops both sides at every named step of the protocol, during every kind of call.
 //!
-//! First every journey is made once, only to see which steps it comes to. Then it is made again for each of these steps and each thing that can
-//! be done there. A step that no journey comes to is a failure, so the list cannot rot.
+//! First it makes every journey once, only to see which steps the journey reaches. Then it makes the journey again for each of these steps and each
+//! action there. A step that no journey reaches is a failure, so the list cannot rot.
 
 #![forbid(unsafe_code)]
 
@@ -34,36 +34,36 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-/// How often a step is tried that did not come: some come only if both sides happen to run at the same time.
+/// How often a case is tried until its step comes. Some steps come only if both sides happen to run at the same time.
 const ATTEMPTS: u32 = 8;
 
-/// One case, done.
+/// A case that was carried out.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Case {
     /// The step's name.
     pub step: &'static str,
     /// What was done there.
     pub action: Action,
-    /// In the course of what.
+    /// The journey during which it was done.
     pub journey: &'static str,
-    /// The outcome of the calls under way or of the start; or how long the child of a dead parent lived.
+    /// The outcome of the calls in progress or of the start, or how long the child of a dead parent lived.
     pub told: String,
 }
 
-/// What all of it came to.
+/// The result of a sweep.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Swept {
     /// Every case in which the step came.
     pub cases: Vec<Case>,
-    /// What was wrong: nothing.
+    /// What went wrong. Should be empty.
     pub wrong: Vec<String>,
-    /// The longest that the child of a killed parent lived, in milliseconds.
+    /// The longest time that the child of a killed parent lived on, in milliseconds.
     pub orphan_ms: f64,
-    /// How long it took, in seconds.
+    /// The duration of the sweep, in seconds.
     pub seconds: f64,
 }
 
-/// What was done at one step, in all journeys that come there.
+/// One action at one step, in all journeys that reach the step.
 #[derive(Clone, Debug)]
 pub struct StepRow {
     step: &'static str,
@@ -72,7 +72,7 @@ pub struct StepRow {
 }
 
 impl StepRow {
-    /// For a table.
+    /// Formats the row for a table.
     pub fn line(&self) -> String {
         let told: Vec<_> = self.told.iter().map(|(told, count)| format!("{told} x{count}")).collect();
         format!("{:<30}{:<31}{}\n", self.step, self.action.words(), told.join(", "))
@@ -80,16 +80,16 @@ impl StepRow {
 }
 
 impl Swept {
-    /// What is wrong, if anything is.
+    /// Returns everything that went wrong as an error.
     ///
     /// # Errors
     ///
-    /// If anything is.
+    /// If anything went wrong.
     pub fn verdict(&self) -> Result<(), BoxError> {
         if self.wrong.is_empty() { Ok(()) } else { Err(self.wrong.join("\n").into()) }
     }
 
-    /// In a few lines.
+    /// Sums up the sweep in a few lines.
     pub fn summary(&self) -> String {
         format!(
             "\n{} steps, {} cases, {} wrong, in {:.1} s; the child of a killed parent lived {:.1} ms at most\n",
@@ -107,7 +107,7 @@ impl Swept {
 ///
 /// # Errors
 ///
-/// If something hangs, or could not be tried, or `each` fails: what is wrong otherwise is in the result.
+/// If something hangs or could not be tried, or if `each` fails. Everything else that goes wrong is in the result.
 pub fn run(
     first: usize,
     stride: usize,
@@ -129,7 +129,7 @@ pub fn run(
             journeys.retain(|&journey| journey != Journey::Idle);
         }
         for &action in Action::at(point.side) {
-            // To end a parent takes a process of its own.
+            // Killing a parent takes an extra process, so one journey must do.
             let journeys = if action == Action::KillParent { &journeys[..journeys.len().min(1)] } else { &journeys };
             let mut row = StepRow { step: point.name, action, told: BTreeMap::new() };
             for &journey in journeys {
@@ -147,7 +147,7 @@ pub fn run(
     Ok(swept)
 }
 
-/// Tries a case until its step comes; `None` if it never did.
+/// Tries a case until its step comes; `None` if it never comes.
 fn try_case(
     point: Point,
     action: Action,
@@ -169,7 +169,7 @@ fn try_case(
     Ok(None)
 }
 
-/// Carries out one case, on a thread that is left behind if it hangs.
+/// Carries out one case on a thread, which is left behind if it hangs.
 fn within_limit(point: Point, action: Action, journey: Journey) -> Result<Done, BoxError> {
     let (sender, done) = mpsc::channel();
     let thread = thread::spawn(move || {
@@ -190,9 +190,10 @@ fn within_limit(point: Point, action: Action, journey: Journey) -> Result<Done, 
     }
 }
 
-// ---- what a journey comes to -----------------------------------------------------------------------------------------
+// ---- which steps a journey reaches -----------------------------------------------------------------------------------
 
-/// Which steps a journey comes to. A start: of the child's, all may be tried, because before its start nobody can ask it.
+/// Finds which steps a journey reaches. For a start, the child's steps are not observed but taken from a list, because a child takes no orders before
+/// it has started.
 fn look(journey: Journey) -> Result<Vec<bool>, BoxError> {
     wait_for_watcher();
     let scene = SweepScene::new()?;
@@ -207,7 +208,7 @@ fn look(journey: Journey) -> Result<Vec<bool>, BoxError> {
     if journey == Journey::Start {
         watch_parent()?;
         let bridge = scene.builder(journey).start()?;
-        // Before the bridge is stopped, which is a journey of its own.
+        // Stop watching before the bridge is stopped, which is a journey of its own.
         STEPS.iter().for_each(|point| failpoints::clear(point.name));
         drop(bridge);
     } else {
@@ -219,7 +220,7 @@ fn look(journey: Journey) -> Result<Vec<bool>, BoxError> {
         let mut calls = CaseCalls { ledger: &scene.ledger, entries: Vec::new() };
         journey.make(&bridge, &mut calls, &|| false);
         thread::sleep(PAUSE);
-        // As above.
+        // Stop watching, as above.
         STEPS.iter().for_each(|point| failpoints::clear(point.name));
         let seen = fs::read(&file)?;
         seen.iter()
@@ -232,7 +233,7 @@ fn look(journey: Journey) -> Result<Vec<bool>, BoxError> {
     Ok(STEPS.iter().zip(&*reached).map(|(point, reached)| reached.load(Relaxed) || is_tried(point)).collect())
 }
 
-/// The child's steps in a start.
+/// The child's steps during a start.
 const STARTING: &[&str] = &[
     "child.adopted",
     "child.greeted",

@@ -1,4 +1,4 @@
-//! The service whose child is killed, and the kinds of calls that are made of it: each counts its run in a file, as its very effect.
+//! The service whose child is killed, and the kinds of calls made to it. The effect of every call is that it counts its run in a file.
 
 #![forbid(unsafe_code)]
 
@@ -11,17 +11,17 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-/// A service that counts what it runs.
+/// A service that counts its runs.
 #[derive(Debug)]
 pub struct Victim {
     ledger: File,
-    /// A box that the last [`keep`](Victim::keep) left here.
+    /// The box of the last [`keep`](Victim::keep).
     kept: Mutex<Option<SharedBox<[u8]>>>,
 }
 
 #[bridge]
 impl Victim {
-    /// Counts in the file `ledger`. `orders` is a file in which this process finds what to do at its steps; none, if it is empty.
+    /// Counts in the file `ledger`. `orders` is the path of a file with orders for the steps of this process; if empty, there are none.
     pub fn new(ledger: &str, orders: &str) -> Result<Self, String> {
         take_orders(orders);
         let ledger = File::options().read(true).write(true).open(ledger);
@@ -29,36 +29,36 @@ impl Victim {
         Ok(Self { ledger, kept: Mutex::new(None) })
     }
 
-    /// A call that fits into its slots.
+    /// A call whose request and reply fit into their slots.
     pub fn small(&self, id: u64) -> Result<u64, String> {
         self.run(id)
     }
 
-    /// The same, and a second run would do no harm: a bridge that restarts makes the call again.
+    /// Like `small`, but idempotent: a bridge that restarts makes the call again.
     #[bridge(idempotent)]
     pub fn again(&self, id: u64) -> Result<u64, String> {
         self.run(id)
     }
 
-    /// A large request, which is summed.
+    /// Sums a large request.
     pub fn take(&self, id: u64, bytes: &[u8]) -> Result<u64, String> {
         self.run(id)?;
         Ok(bytes::sum(bytes))
     }
 
-    /// A large reply of bytes that are all alike.
+    /// Returns a large reply of equal bytes.
     pub fn give(&self, id: u64, len: u64) -> Result<Vec<u8>, String> {
         self.run(id)?;
         Ok(vec![id as u8; len as usize])
     }
 
-    /// A large reply whose length nobody knows before it is written.
+    /// Returns a large reply whose length is unknown until it is written.
     pub fn list(&self, id: u64, count: u64) -> Result<Vec<String>, String> {
         self.run(id)?;
         Ok((0..count).map(|number| entry(id, number)).collect())
     }
 
-    /// A box for a box.
+    /// Returns a new box for a box.
     pub fn swap(&self, id: u64, given: SharedBox<[u8]>) -> Result<SharedBox<[u8]>, String> {
         self.run(id)?;
         let mut new = SharedBox::<[u8]>::for_overwrite(given.len()).map_err(|error| error.to_string())?;
@@ -66,14 +66,14 @@ impl Victim {
         Ok(new)
     }
 
-    /// The same box again, with one line changed.
+    /// Returns the same box with one line changed.
     pub fn edit(&self, id: u64, mut given: SharedBox<[u8]>) -> Result<SharedBox<[u8]>, String> {
         self.run(id)?;
         bytes::edit(&mut given);
         Ok(given)
     }
 
-    /// Keeps the box until the next comes.
+    /// Keeps the box until the next call brings another.
     pub fn keep(&self, id: u64, given: SharedBox<[u8]>) -> Result<u64, String> {
         self.run(id)?;
         let sum = bytes::sum(&given);
@@ -96,19 +96,19 @@ impl Victim {
     }
 }
 
-/// A bridged trait, with which the child must be made acquainted first.
+/// A bridged trait. The child must first be told of it.
 pub trait Marked {
-    /// As [`Victim::small`].
+    /// Like [`Victim::small`].
     fn mark(&self, id: u64) -> Result<u64, Unmarked>;
 }
 
-/// Why there is no mark.
+/// Why [`Marked::mark`] failed.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 #[rkyv(crate = callgate::rkyv)]
 pub enum Unmarked {
-    /// The bridge failed: what [`CallOutcome::of`] says of it, in words.
+    /// The bridge failed. Holds the words of its [`CallOutcome`].
     Bridge(String),
-    /// The file did.
+    /// The file failed.
     File(String),
 }
 
@@ -125,7 +125,7 @@ impl Marked for Victim {
     }
 }
 
-/// What the right answer to a small call is.
+/// The right answer to a small call.
 fn answer(id: u64) -> u64 {
     id.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5555
 }
@@ -134,13 +134,13 @@ fn entry(id: u64, number: u64) -> String {
     format!("entry number {number} of the list {id}, longer than what an archive keeps inline")
 }
 
-/// Does what the file `orders` says, as soon as it is there.
+/// Starts to carry out orders from the file `orders`.
 #[cfg(feature = "failpoints")]
 fn take_orders(orders: &str) {
     super::orders::follow(orders);
 }
 
-/// Nothing: there are no steps in this build.
+/// Does nothing: this build has no steps.
 #[cfg(not(feature = "failpoints"))]
 fn take_orders(_: &str) {}
 
@@ -155,23 +155,23 @@ pub enum VictimKind {
     LargeRequest,
     /// A reply that is copied while it is written.
     LargeReply,
-    /// The same, outgrowing its blocks.
+    /// The same, with a reply that outgrows its blocks.
     GrowingReply,
-    /// A result read as the archive that it is.
+    /// A result read as an archive, without decoding.
     View,
-    /// A box there, another one back.
+    /// One box there, another one back.
     BoxSwapped,
-    /// A box there and back.
+    /// The same box there and back.
     BoxReturned,
     /// A box that the child keeps.
     BoxKept,
     /// A method that takes a while.
     Nap,
-    /// The same, with less time than that.
+    /// The same, with a timeout shorter than that.
     ShortOfTime,
-    /// A call that is begun, and waited for later.
+    /// A call that is begun and waited for later.
     Begun,
-    /// One that is begun and given up.
+    /// A call that is begun and given up.
     GivenUp,
     /// A method of a bridged trait.
     Trait,
@@ -180,7 +180,7 @@ pub enum VictimKind {
 }
 
 impl VictimKind {
-    /// All.
+    /// All kinds.
     pub const ALL: [VictimKind; 14] = [
         VictimKind::Small,
         VictimKind::LargeRequest,
@@ -198,7 +198,7 @@ impl VictimKind {
         VictimKind::Idempotent,
     ];
 
-    /// In a word or two.
+    /// The kind in a word or two.
     pub fn words(self) -> &'static str {
         match self {
             VictimKind::Small => "small",
@@ -218,7 +218,7 @@ impl VictimKind {
         }
     }
 
-    /// Makes call number `id`, with large payloads of `len` bytes. Returns what its caller makes of it.
+    /// Makes call number `id`, with large payloads of `len` bytes. Returns the caller's record of it.
     pub fn call(self, bridge: &Bridge<Victim>, id: u64, len: usize) -> CallEntry {
         let (outcome, why) = match self.try_call(bridge, id, len) {
             Ok(true) => (CallOutcome::Answered, None),
@@ -228,7 +228,7 @@ impl VictimKind {
         CallEntry { id, what: self.words(), may_repeat: self == VictimKind::Idempotent, outcome, why }
     }
 
-    /// Whether the answer is the right one; else what there is instead of one.
+    /// Makes the call and returns whether the answer is right, or why there is no answer.
     fn try_call(self, bridge: &Bridge<Victim>, id: u64, len: usize) -> Result<bool, NoAnswer> {
         let failed = NoAnswer::by;
         let byte = id as u8;
@@ -273,14 +273,14 @@ impl VictimKind {
         })
     }
 
-    /// The same, of a call that passes a box.
+    /// Like [`try_call`](Self::try_call), for calls that pass a box.
     fn try_box(self, bridge: &Bridge<Victim>, id: u64, len: usize) -> Result<bool, NoAnswer> {
         let failed = NoAnswer::by;
         let byte = id as u8;
         let mut given =
             SharedBox::<[u8]>::for_overwrite_in(bridge, len).map_err(|_| NoAnswer::as_of(CallOutcome::Unsent))?;
         bytes::fill(&mut given, byte);
-        // A box that found no memory in the child is an answer too: the method ran.
+        // The child's lack of memory for a box is an answer too: the method ran.
         let lacks_memory = |why: &str| why.contains("memory");
         Ok(match self {
             VictimKind::BoxSwapped => match bridge.swap(id, given).map_err(failed)? {
@@ -303,7 +303,7 @@ impl VictimKind {
     }
 }
 
-/// Two calls: one that brings a box of the child's, and one that takes it back there, changed.
+/// Makes two calls: the first brings a box from the child, the second returns it changed.
 #[cfg(feature = "failpoints")]
 pub(super) fn box_from_child_and_back(bridge: &Bridge<Victim>, ids: [u64; 2], len: usize) -> [CallEntry; 2] {
     let [first, second] = ids;
@@ -331,7 +331,7 @@ pub(super) fn box_from_child_and_back(bridge: &Bridge<Victim>, ids: [u64; 2], le
     [told(first, "box swapped", swapped, None), told(second, "box returned", outcome, None)]
 }
 
-/// What there is instead of an answer.
+/// Why a call has no answer.
 struct NoAnswer {
     outcome: CallOutcome,
     why: Option<Box<str>>,
@@ -348,10 +348,10 @@ impl NoAnswer {
     }
 }
 
-/// How long a method naps, in microseconds.
+/// How long [`nap`](Victim::nap) takes, in microseconds.
 const NAP: u64 = 600;
 
-/// The outcome that these words stand for.
+/// The outcome with these words.
 fn of_words(words: &str) -> CallOutcome {
     let all = [
         CallOutcome::NotStarted,
@@ -369,7 +369,7 @@ fn of_words(words: &str) -> CallOutcome {
 /// How a bridge is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setup {
-    /// How many workers.
+    /// The number of workers.
     pub workers: u32,
     /// How both sides wait.
     pub wait: Wait,
@@ -377,11 +377,11 @@ pub struct Setup {
     pub trusted: bool,
     /// How much idle memory each side keeps, in bytes.
     pub retained: u64,
-    /// Whether another child takes the place of one that died, and how.
+    /// Whether and how another child replaces one that died.
     pub restart: Option<Comeback>,
 }
 
-/// How a bridge comes back, always and at once.
+/// How a bridge restarts. It does so always and at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Comeback {
     /// Whether a spare child stands ready.
@@ -391,7 +391,7 @@ pub struct Comeback {
 }
 
 impl Setup {
-    /// A builder of such a bridge, whose child counts in `ledger` and takes `orders`, if that is not empty.
+    /// A builder of such a bridge. The child counts in the file `ledger` and follows the file `orders`, unless that path is empty.
     pub fn builder(self, ledger: &str, orders: &str) -> Builder<Victim> {
         let builder = Victim::bridge(ledger, orders).concurrent_callers(6).workers(self.workers).wait(self.wait);
         let builder = builder.max_payload(8 << 20).memory(64 << 20).retained(self.retained).stop_grace(STOP_GRACE);
@@ -410,7 +410,7 @@ impl Comeback {
     }
 }
 
-/// How long a child may take to stop. A child that is being stopped may be stopped by a signal too.
+/// How long a child may take to end when its bridge stops. It may also be suspended by a signal during that time.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -431,7 +431,7 @@ mod tests {
                 let outcome = entry.outcome;
                 let expected = match kind {
                     VictimKind::GivenUp => CallOutcome::GivenUp,
-                    // A scheduler may wake the child early and its caller late.
+                    // The scheduler may wake the child early and its caller late.
                     VictimKind::ShortOfTime if outcome == CallOutcome::Answered => CallOutcome::Answered,
                     VictimKind::ShortOfTime => CallOutcome::TimedOut,
                     _ => CallOutcome::Answered,

@@ -1,7 +1,7 @@
-//! Bytes through shared memory with nothing on top: there and back ([`RawCopy`]), or there alone ([`RawSum`]).
+//! Floors for payloads: bytes through bare shared memory, there and back ([`RawCopy`]) or only there ([`RawSum`]).
 //!
-//! The least for a call whose caller has its bytes in private memory and wants the answer there; both sides poll, and the
-//! memory is used again and again.
+//! This is the minimum for a call whose caller has its bytes in private memory and wants the answer there. Both sides poll, and every
+//! round trip uses the same memory.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ use std::process::Stdio;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::{convert, hint, io};
 
-/// Two processes that hand bytes back and forth: copied in, copied across by the other process, copied out.
+/// Passes bytes between two processes: copied in, copied across by the other process, copied out.
 #[derive(Debug)]
 pub struct RawCopy(CopyTurns);
 
@@ -29,7 +29,7 @@ impl RawCopy {
         self.0.child.pid()
     }
 
-    /// Sends `bytes`, and waits until they are in `back`, which is as long.
+    /// Sends `bytes` and waits until they have come back in `back`, which must have the same length.
     ///
     /// # Errors
     ///
@@ -41,7 +41,7 @@ impl RawCopy {
         Ok(())
     }
 
-    /// As a subject to be measured, with `len` bytes.
+    /// Turns this into a subject that sends `len` bytes.
     pub fn subject(mut self, name: impl Into<String>, len: usize) -> Subject {
         let (pid, bytes, mut back) = (self.pid(), vec![7; len], vec![0; len]);
         let operation = move || {
@@ -53,7 +53,7 @@ impl RawCopy {
     }
 }
 
-/// Two processes: one sends bytes, the other reads them in place and answers with their [sum](bytes::sum).
+/// Sends bytes to another process, which reads them in place and answers with their [sum](bytes::sum).
 #[derive(Debug)]
 pub struct RawSum(CopyTurns);
 
@@ -68,7 +68,7 @@ impl RawSum {
         self.0.child.pid()
     }
 
-    /// Sends `bytes`, and waits for their sum.
+    /// Sends `bytes` and waits for their sum.
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ impl RawSum {
     }
 }
 
-/// The parent's side of both.
+/// The parent's side of both floors.
 #[derive(Debug)]
 struct CopyTurns {
     shared: SharedMapping,
@@ -98,7 +98,7 @@ impl CopyTurns {
         Ok(turns)
     }
 
-    /// Hands `bytes` over, and waits until the child hands back.
+    /// Hands `bytes` over and waits until the child answers.
     #[inline]
     fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.shared.write(Direction::There, bytes);

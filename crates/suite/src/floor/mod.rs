@@ -1,6 +1,6 @@
-//! The floors: the least that each way of crossing to another process and back can cost, with nothing on top.
+//! The floors: the minimal cost of each way to reach another process and come back.
 //!
-//! Always two processes; the other one is this program, executed again (see `child.rs`).
+//! A floor always takes two processes. The other one is this program, executed again (see `child.rs`).
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +23,7 @@ use crate::{BoxError, Clock, Progress};
 use std::hint::black_box;
 use std::{convert, io};
 
-/// What a child does in its role, until it is killed.
+/// Plays a child's role until the child is killed.
 pub(crate) fn answer(role: ChildRole) -> io::Result<convert::Infallible> {
     match role {
         ChildRole::PingPong => token::answer(Asleep::Never),
@@ -38,7 +38,7 @@ pub(crate) fn answer(role: ChildRole) -> io::Result<convert::Infallible> {
     }
 }
 
-/// The group `floor`: every floor in turn.
+/// Measures the group `floor`: every floor in turn.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let Ok((caller, callee)) = pin::pair() else {
         return Ok(BenchReport::left_out("Floors"));
@@ -49,7 +49,7 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, Bo
     Ok(BenchReport { rows: rows("floor", &measured), series, ..BenchReport::default() })
 }
 
-/// Every floor, with the other side on the CPU `callee`.
+/// Subjects for every floor, with the other side on the CPU `callee`.
 pub fn subjects(callee: usize) -> Result<Vec<Subject>, BoxError> {
     Ok(vec![
         Tokens::start(Asleep::Never, callee)?.subject("ping-pong"),
@@ -60,7 +60,7 @@ pub fn subjects(callee: usize) -> Result<Vec<Subject>, BoxError> {
     ])
 }
 
-/// Copying `len` bytes within this process.
+/// A subject that copies `len` bytes within this process.
 fn memcpy(name: &str, len: usize) -> Subject {
     let (from, mut to) = (vec![7u8; len], vec![0u8; len]);
     Subject::new(name, move || {
@@ -76,7 +76,7 @@ mod tests {
     use crate::bytes;
     use rustix::process::{Pid, test_kill_process};
 
-    /// The CPU of the other side; with one CPU only, the same.
+    /// The CPU of the other side; the same CPU as this side's if only one is allowed.
     fn cpu() -> usize {
         *pin::allowed().last().expect("a CPU")
     }

@@ -1,4 +1,4 @@
-//! Eight bytes there and back through descriptors: both sides sleep in `read`.
+//! The floor of descriptors: eight bytes there and back through eventfds or pipes. Both sides sleep in `read`.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::{convert, io};
 
-/// What the bytes go through.
+/// The kind of descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Through {
     /// Two eventfds.
@@ -19,7 +19,7 @@ pub enum Through {
     Pipe,
 }
 
-/// Two processes that hand eight bytes back and forth.
+/// Passes eight bytes between two processes.
 #[derive(Debug)]
 pub struct Relay {
     there: OwnedFd,
@@ -42,25 +42,25 @@ impl Relay {
         self.child.pid()
     }
 
-    /// There and back.
+    /// Sends the bytes and waits until they come back.
     ///
     /// # Errors
     ///
-    /// If the child has closed its pipe. Nothing tells of the end of an eventfd: then this never returns.
+    /// If the child has closed its pipe. With eventfds nothing reports the child's end, and this never returns.
     #[inline]
     pub fn round_trip(&mut self) -> io::Result<()> {
         put(self.there.as_fd(), &1u64.to_ne_bytes())?;
         take(self.back.as_fd()).map(drop)
     }
 
-    /// As a subject to be measured.
+    /// Turns this into a subject.
     pub fn subject(mut self, name: &str) -> Subject {
         let pid = self.pid();
         Subject::new(name, move || Ok(self.round_trip()?)).answered_by(Some(pid))
     }
 }
 
-/// What one side reads from, and the other writes to.
+/// A pair of ends: one side reads from the first, the other writes to the second.
 fn ends(through: Through) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(match through {
         Through::Pipe => pipe_with(PipeFlags::CLOEXEC)?,
@@ -93,7 +93,7 @@ fn put(to: BorrowedFd<'_>, bytes: &[u8; 8]) -> io::Result<()> {
     }
 }
 
-/// Eight bytes are written and so read in one piece.
+/// Reads eight bytes. They are written in one piece, and so arrive in one piece.
 #[inline]
 fn take(from: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
     let mut bytes = [0; 8];

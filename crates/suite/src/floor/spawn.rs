@@ -1,4 +1,4 @@
-//! A bare start: `Command` runs this program, which writes one byte to stdout in [`init`](crate::init).
+//! The floor of starts: `Command` runs this program, which writes one byte to stdout in [`init`](crate::init).
 
 #![forbid(unsafe_code)]
 
@@ -6,11 +6,11 @@ use crate::child::{BenchChild, ChildRole};
 use std::io::{self, Read, Write};
 use std::process::Stdio;
 
-/// Starts a process and waits for its first byte. The caller drops what this returns, which reaps the process.
+/// Starts a process and waits for its first byte. Dropping the result reaps the process.
 ///
 /// # Errors
 ///
-/// If it does not start, or ends without a byte.
+/// If the process does not start, or ends without writing a byte.
 pub fn spawn() -> io::Result<BenchChild> {
     let mut child = BenchChild::start(ChildRole::Byte, &[], Stdio::null(), Stdio::piped())?;
     let mut stdout = child.process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;

@@ -1,4 +1,4 @@
-//! A token handed back and forth through two cache lines: polled for, or slept for in a futex.
+//! The floor of calls: a token goes back and forth through two cache lines. Both sides poll for it or sleep in a futex.
 
 #![forbid(unsafe_code)]
 
@@ -21,10 +21,10 @@ pub enum Asleep {
     Always,
 }
 
-/// Polls between two looks at whether the child still lives.
+/// The number of polls between two checks of whether the child still lives.
 pub(super) const POLLS: u32 = 1 << 20;
 
-/// Two processes that hand a token back and forth.
+/// Passes a token between two processes.
 #[derive(Debug)]
 pub struct Tokens {
     shared: SharedMapping,
@@ -50,11 +50,11 @@ impl Tokens {
         self.child.pid()
     }
 
-    /// There and back.
+    /// Sends the token and waits until it comes back.
     ///
     /// # Errors
     ///
-    /// If the child is gone and both sides poll. Nothing tells a side that sleeps of it: then this never returns.
+    /// If the child is gone and both sides poll. If they sleep, nothing reports the child's end, and this never returns.
     #[inline]
     pub fn round_trip(&mut self) -> io::Result<()> {
         self.send();
@@ -76,7 +76,7 @@ impl Tokens {
         hand_over(self.shared.line(Direction::There), self.turn, self.asleep);
     }
 
-    /// As a subject to be measured.
+    /// Turns this into a subject.
     pub fn subject(mut self, name: &str) -> Subject {
         let (pid, asleep) = (self.pid(), self.asleep);
         let subject = Subject::new(name, move || Ok::<(), BoxError>(self.round_trip()?)).answered_by(Some(pid));
@@ -84,7 +84,7 @@ impl Tokens {
     }
 }
 
-/// Awaits the first token, for which the child has to come up.
+/// Awaits the first token, while the child starts.
 pub(super) fn await_first(shared: &SharedMapping, turn: u32, child: &mut BenchChild) -> io::Result<()> {
     let end = Instant::now() + PATIENCE;
     while !poll_for(shared.line(Direction::Back), turn, 1_000) {
@@ -113,14 +113,14 @@ pub(super) fn answer(asleep: Asleep) -> io::Result<convert::Infallible> {
 
 #[inline(always)]
 fn hand_over(line: &SharedLine, turn: u32, asleep: Asleep) {
-    // Release: what was written for this turn is seen by whoever sees the token. Pairs with the Acquire in `poll_for`.
+    // Release: a side that sees the token also sees what was written for this turn. Pairs with the Acquire in `poll_for`.
     line.token.store(turn, Release);
     if asleep == Asleep::Always {
         futex::wake(&line.token, futex::Flags::empty(), 1).expect("a live futex");
     }
 }
 
-/// Whether the token came within so many polls.
+/// Polls up to `polls` times. Returns whether the token came.
 #[inline(always)]
 pub(super) fn poll_for(line: &SharedLine, turn: u32, polls: u32) -> bool {
     for _ in 0..polls {
@@ -141,7 +141,7 @@ fn sleep_for(line: &SharedLine, turn: u32) {
         if token == turn {
             return;
         }
-        // Woken, changed or interrupted: look again.
+        // Woken, interrupted, or the token changed before the sleep: look again.
         let _ = futex::wait(&line.token, futex::Flags::empty(), token, None);
     }
 }

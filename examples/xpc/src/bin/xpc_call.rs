@@ -1,5 +1,5 @@
-//! The third of three programs (see `xpc_server`): calls what the second has registered. With `--shutdown` behind the address, ends the hub, and so
-//! the other two.
+//! The third of three programs (see `xpc_server`): calls the callbacks that the second has registered. With `--shutdown` after the address, it also
+//! shuts the hub down, which ends the other two.
 use callgate::args;
 use callgate::manager::{AuthKey, Manager, Value};
 use std::env;
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     println!("add(1, 2) = {sum}");
     println!("count(5) = {:?}", manager.call_as::<u64>("count", (5u64,))?);
-    // The arguments' types are the callback's affair, and so is what it returns.
+    // This callback accepts arguments of any type and returns a dynamic value.
     if let Some(Value::Str(text)) = manager.call("describe", args![1, 2.5, "three"; four = 4, five = vec![5, 5]])? {
         println!("describe(..) = {text}");
     }
@@ -29,10 +29,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             Err(error) => println!("divide({a}, {b}): {error}"),
         }
     }
-    // Registered for one call: `None` if this program has been run before.
+    // Registered for one call only: `None` if this program has been run before.
     let once = || manager.call_as::<String>("once", ());
     println!("once() = {:?}, then {:?}", once()?, once()?);
-    // Registered by nobody.
+    // Nobody has registered this.
     println!("subtract(3, 2) = {:?}", manager.call("subtract", args![3, 2])?);
 
     let start = Instant::now();

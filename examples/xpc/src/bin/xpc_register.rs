@@ -1,4 +1,4 @@
-//! The second of three programs (see `xpc_server`): registers callbacks, which run here whoever calls them.
+//! The second of three programs (see `xpc_server`): registers callbacks. They run in this process, whichever process calls them.
 use callgate::manager::{Args, AuthKey, Manager};
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,15 +11,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let manager = Manager::new(&address, &AuthKey::from_env("CALLGATE_AUTHKEY")?);
     manager.connect(Duration::from_secs(10))?;
 
-    // With types, whatever those of a closure are; callers with others are told what is expected.
+    // The closure's types apply. A caller that passes other types gets an error that names the expected ones.
     let _add = manager.register_fn("add", |a: i64, b: i64| a + b)?;
-    // What it keeps is this process's.
+    // The callback's state stays in this process.
     let total = AtomicU64::new(0);
     let _count = manager.register_fn("count", move |n: u64| total.fetch_add(n, Ordering::Relaxed) + n)?;
-    // Its error reaches the caller, and it stays registered.
+    // The callback's error reaches the caller, and the callback stays registered.
     let _divide =
         manager.register_fn("divide", |a: i64, b: i64| a.checked_div(b).ok_or(format!("{a} / {b} is no number")))?;
-    // For any arguments, with keywords too.
+    // Accepts any arguments, including keywords.
     let _describe = manager.register("describe", |args: Args| format!("process {} was given {args}", process::id()))?;
     let _once = manager.named("once").for_calls(1).register_fn(|| "only the first caller reads this".to_owned())?;
 

@@ -1,7 +1,7 @@
-//! The first of three programs, each in a terminal of its own; this one is the hub where the others find each other.
+//! The first of three programs, each of which runs in its own terminal. This one is the hub through which the others find each other.
 //!
 //! ```text
-//! export CALLGATE_AUTHKEY=$(head -c 32 /dev/urandom | base64)    # once; the same in all three
+//! export CALLGATE_AUTHKEY=$(head -c 32 /dev/urandom | base64)    # once; use the same key in all three
 //! cargo run --release -p xpc --bin xpc_server
 //! cargo run --release -p xpc --bin xpc_register
 //! cargo run --release -p xpc --bin xpc_call
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let hub = Manager::new(&address, &AuthKey::from_env("CALLGATE_AUTHKEY")?);
     hub.start(Duration::from_secs(10))?;
     println!("hub {} at {address}", process::id());
-    // Nothing is called here: who calls and who is called talk to each other. A hub that is killed may be started again.
+    // The hub makes and runs no calls: callers and owners talk to each other directly. You may restart a hub that was killed.
     while hub.is_hub() {
         thread::sleep(Duration::from_millis(50));
     }

@@ -1,9 +1,9 @@
-//! Where values stand on an axis, and what is written at its marks.
+//! Places values on an axis, and chooses and labels its marks.
 
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use std::ops::Range;
 
-/// One axis: what it measures, how it is spread out, and how a value is written.
+/// One axis: its title, its scale, and how its values are written.
 pub struct Axis {
     pub title: &'static str,
     pub scale: Scale,
@@ -14,18 +14,18 @@ pub struct Axis {
 pub enum Scale {
     /// From zero.
     Linear,
-    /// Whole numbers, from the least.
+    /// Whole numbers, from the smallest.
     Whole,
     /// Powers of ten.
     Log10,
-    /// Powers of two; zero stands before the least of the others.
+    /// Powers of two; zero stands before the smallest other value.
     Log2,
-    /// 0, 90, 99, 99.9 .. at equal distances.
+    /// The percentiles 0, 90, 99, 99.9 .. at equal distances.
     Percentile,
 }
 
 impl Scale {
-    /// Whether `value` has a place.
+    /// Whether `value` can be placed on this scale.
     pub fn takes(self, value: f64) -> bool {
         value.is_finite()
             && match self {
@@ -35,7 +35,7 @@ impl Scale {
             }
     }
 
-    /// Its place; minus infinity for the zero of a logarithm.
+    /// The position of `value`; minus infinity for zero on a logarithmic scale.
     fn place(self, value: f64) -> f64 {
         match self {
             Self::Linear | Self::Whole => value,
@@ -46,19 +46,19 @@ impl Scale {
     }
 }
 
-/// An axis over the values that it has to show.
+/// An axis, fitted to the values that it shows.
 pub struct AxisSpread {
     scale: Scale,
     /// Where zero stands on a logarithmic axis.
     zero: f64,
     range: (f64, f64),
-    /// The values to be written beside it.
+    /// The values to write beside the axis.
     marks: Vec<f64>,
     write: fn(f64) -> String,
 }
 
 impl AxisSpread {
-    /// For values that the axis's scale takes; at most `most` marks have room.
+    /// Fits the axis to `values`, which its scale must [take](Scale::takes). There is room for at most `most` marks.
     pub fn of(axis: &Axis, values: impl Iterator<Item = f64>, most: usize) -> Self {
         let (zeros, others): (Vec<_>, Vec<_>) = values.partition(|&value| axis.scale == Scale::Log2 && value == 0.0);
         let (least, greatest) = axis.scale.bounds(&others);
@@ -79,7 +79,7 @@ impl AxisSpread {
     }
 }
 
-/// To plotters an axis is what maps values to pixels and knows its marks.
+/// Lets plotters use this as an axis: it maps values to pixels and knows its marks.
 impl Ranged for AxisSpread {
     type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
@@ -91,7 +91,7 @@ impl Ranged for AxisSpread {
     }
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
-        // Light points are asked for after the bold ones, for finer lines between them.
+        // plotters asks for light points after the bold ones, to draw finer lines between them.
         if hint.weight().allow_light_points() { Vec::new() } else { self.marks.clone() }
     }
 
@@ -111,7 +111,7 @@ impl ValueFormatter<f64> for AxisSpread {
 }
 
 impl Scale {
-    /// Least and greatest value of an axis for these.
+    /// The smallest and largest value of an axis that shows `values`.
     fn bounds(self, values: &[f64]) -> (f64, f64) {
         let least = values.iter().copied().fold(f64::INFINITY, f64::min).min(f64::MAX);
         let greatest = values.iter().copied().fold(0.0, f64::max);
@@ -130,7 +130,7 @@ impl Scale {
         }
     }
 
-    /// Marks that could be set from `least` to `greatest`, the densest first.
+    /// The possible sets of marks from `least` to `greatest`, the densest first.
     fn marks(self, least: f64, greatest: f64) -> impl Iterator<Item = Vec<f64>> {
         let within = move |value: &f64| (least * 0.9999..=greatest * 1.0001).contains(value);
         let decades = move |every: i32| {
@@ -140,7 +140,7 @@ impl Scale {
         let all: Vec<Vec<f64>> = match self {
             Self::Linear | Self::Whole => {
                 let sizes = steps_of_ten(-1, 12, &[1.0, 2.0, 5.0]).filter(|&size| self == Self::Linear || size >= 1.0);
-                // Beyond a few hundred steps there is no room anyway.
+                // There is never room for more than a few hundred steps.
                 let sizes = sizes.filter(|size| greatest / size < 500.0);
                 sizes.map(|size| (0..=(greatest / size) as u32).map(|step| f64::from(step) * size).collect()).collect()
             }
@@ -164,7 +164,7 @@ impl Scale {
     }
 }
 
-/// The multiples of the powers of ten from 10^`low` to 10^`high`.
+/// The `multiples` of each power of ten from 10^`low` to 10^`high`.
 fn steps_of_ten(low: i32, high: i32, multiples: &[f64]) -> impl Iterator<Item = f64> {
     (low..=high).flat_map(move |power| multiples.iter().map(move |multiple| multiple * 10f64.powi(power)))
 }

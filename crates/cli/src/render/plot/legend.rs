@@ -1,4 +1,4 @@
-//! Which curve is which, above the plot.
+//! The legend above the plot, which says which curve is which.
 
 use super::look::{self, CurveStyle};
 use super::{BoxError, Drawing, MARGIN};
@@ -10,7 +10,7 @@ const ROW: u32 = 20;
 const SWATCH: u32 = 30;
 const SPACE: u32 = 18;
 
-/// Entries in rows, as wide as the drawing allows.
+/// Entries in rows, with as many in each row as fit into the drawing's width.
 pub struct Legend {
     entries: Vec<LegendEntry>,
     pub height: u32,
@@ -19,7 +19,7 @@ pub struct Legend {
 struct LegendEntry {
     name: String,
     look: CurveStyle,
-    /// Left end and middle.
+    /// The left end and the vertical middle, in pixels.
     at: (u32, u32),
 }
 
@@ -52,7 +52,7 @@ impl Legend {
     }
 }
 
-/// About how wide the text will be: nobody has the reader's font here.
+/// Estimates the width of the text in pixels, since the reader's font is unknown.
 fn text_width(text: &str) -> u32 {
     text.chars().count() as u32 * 13 / 2
 }

@@ -1,13 +1,13 @@
 //! Colours, marks and letters of the plots.
 //!
-//! The colours stand in the drawing as attributes, so that it is whole without a style sheet; [`STYLE`] replaces them where the
-//! reader prefers dark.
+//! The drawing has its colours as attributes, so it is complete without a style sheet. [`STYLE`] replaces them for readers who
+//! prefer dark.
 
 use super::{BoxError, Drawing};
 use plotters::element::{Circle, Cross, TriangleMarker};
 use plotters::style::{Color, FontDesc, FontFamily, FontStyle, RGBColor};
 
-/// The style of the plots, for the document that holds them. Its rules win over attributes.
+/// The style of the plots, for the document that contains them. Its rules take precedence over attributes.
 pub const STYLE: &str = "
 .plot text { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; }
 .plot polyline { stroke-linejoin: round; stroke-linecap: round; }
@@ -47,7 +47,7 @@ const COLORS: [RGBColor; 8] = [
 
 /// Letters `size` pixels high.
 pub fn text(size: u32) -> FontDesc<'static> {
-    // The backend writes the size divided by 1.24.
+    // The backend divides the size by 1.24.
     FontDesc::new(FontFamily::SansSerif, f64::from(size) * 1.24, FontStyle::Normal)
 }
 
@@ -59,7 +59,7 @@ pub struct CurveStyle {
 }
 
 impl CurveStyle {
-    /// That of a plot's curves, counted from 0.
+    /// The style of a plot's curve number `index`, counted from 0.
     pub fn of(index: usize) -> Self {
         Self { color: COLORS[index % COLORS.len()], shape: index / COLORS.len() }
     }

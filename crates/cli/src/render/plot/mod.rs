@@ -1,6 +1,6 @@
-//! Curves as SVG, drawn with plotters: what each plot of a report shows, and how.
+//! Draws the plots of a report as SVG with plotters, and defines what each plot shows.
 //!
-//! No fonts are loaded: the reader's own draw the text.
+//! No fonts are loaded; the reader's own fonts draw the text.
 
 mod axis;
 mod legend;
@@ -28,17 +28,17 @@ type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<AxisSpread, Ax
 
 /// What one plot of a report shows.
 pub struct PlotKind {
-    /// As `Series::plot` names it; also the name of its file.
+    /// The name in `Series::plot`, and of the plot's file.
     pub plot: &'static str,
     pub title: &'static str,
     pub caption: &'static str,
-    /// The group of measurements that it shows.
+    /// The group of measurements that the plot shows.
     pub group: &'static str,
     x: Axis,
     y: Axis,
 }
 
-/// The plots, in the order of a report.
+/// The plots, in their order in a report.
 pub const KINDS: [PlotKind; 6] = [
     PlotKind {
         plot: "distribution-latency",
@@ -93,16 +93,16 @@ pub const KINDS: [PlotKind; 6] = [
 const PERCENTILES: Axis = Axis { title: "percentile", scale: Scale::Percentile, write: |percent| format!("{percent}") };
 const LATENCY: Axis = Axis { title: "latency", scale: Scale::Log10, write: units::nanoseconds };
 
-/// The curves of `series` that belong to `kind`, drawn `width` pixels wide, as an element `<svg class="plot">` that counts on
+/// Draws the curves of `series` that belong to `kind`, `width` pixels wide, as an element `<svg class="plot">` that relies on
 /// [`STYLE`]. `None` if no point can be drawn.
 pub fn element(kind: &PlotKind, series: &[Series], width: u32) -> Result<Option<String>, BoxError> {
     let name = format!("<svg class=\"plot\" role=\"img\" aria-label=\"{}\" ", kind.title);
-    // Within HTML it needs no namespace.
+    // Within HTML the element needs no namespace.
     let inline = |svg: String| svg.replacen(NAMESPACE, "", 1).replacen("<svg ", &name, 1);
     Ok(draw(kind, series, width)?.map(inline))
 }
 
-/// The same as a file of its own, with its style in it.
+/// Draws the same as a separate file, which contains its style.
 pub fn file(kind: &PlotKind, series: &[Series], width: u32) -> Result<Option<String>, BoxError> {
     let with_style = |svg: String| {
         svg.replacen("<svg ", "<svg class=\"plot\" ", 1).replacen('>', &format!("><style>{STYLE}</style>"), 1)
@@ -140,7 +140,7 @@ struct Curve<'a> {
     points: Vec<(f64, f64)>,
 }
 
-/// The points of a series that can stand on the axes, in order.
+/// The points of a series that can be placed on the axes, in order.
 fn points(kind: &PlotKind, series: &Series) -> Vec<(f64, f64)> {
     let can_stand = |&(x, y): &(f64, f64)| kind.x.scale.takes(x) && kind.y.scale.takes(y);
     let mut points: Vec<_> = series.points.iter().copied().filter(can_stand).collect();
@@ -173,7 +173,7 @@ fn chart(kind: &PlotKind, curves: &[Curve<'_>], drawing: &Drawing<'_>, top: u32)
     Ok(())
 }
 
-/// Some of these places, at least so far apart from left to right: on a long curve few marks are enough to tell it from others.
+/// Chooses some of `places`, at least `distance` apart from left to right. On a long curve a few marks are enough to tell it from others.
 fn spaced(places: &[(i32, i32)], distance: i32) -> Vec<(i32, i32)> {
     let mut kept: Vec<(i32, i32)> = Vec::new();
     for place in places {

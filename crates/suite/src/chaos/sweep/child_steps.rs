@@ -1,6 +1,6 @@
-//! Steps of the child: it kills or stops itself there, as ordered. The parent continues or kills a stopped child.
+//! Cases at steps of the child: it kills or stops itself there, as ordered. The parent continues or kills a stopped child.
 //!
-//! Relies on `orders` to reach a running child. The parent does nothing at steps of its own.
+//! Relies on `orders` to reach a running child. The parent does nothing at its own steps.
 
 #![forbid(unsafe_code)]
 
@@ -27,12 +27,12 @@ pub(super) fn at_child(point: Point, action: Action, journey: Journey) -> Result
     }
     let bridge = scene.builder(journey).start().map_err(|error| error.to_string())?;
     orders::give(bridge.child_pid(), &scene.orders, &format!("{} {order}", point.name))?;
-    // The child may come there as soon as it can: it parks when it likes.
+    // The child may reach the step from now on, for it may park at any time.
     let pid = bridge.child_pid();
     let keeper = (action != Action::KillChild).then(|| Resumer::start(Some(pid), action.then()));
     let has_come = || keeper.as_ref().map_or_else(|| !lives(pid), Resumer::has_come);
     journey.make(&bridge, &mut calls, &has_come);
-    // A child that was told to stop ends by itself.
+    // A child that is told to stop also ends without the step, so its death proves nothing. Step and journey decide instead.
     let came = if matches!(journey, Journey::Stop | Journey::Kill) && keeper.is_none() {
         point.name == "child.stopping" || point.name == "child.exiting" || journey == Journey::Stop
     } else {

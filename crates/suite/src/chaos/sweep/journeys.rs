@@ -1,4 +1,4 @@
-//! What is under way when a step comes, what is done there, and the files of one such case.
+//! The journeys during which a step comes, the actions at a step, and the files of a case.
 //!
 //! Relies on `victim` for the calls. Judges nothing.
 
@@ -16,7 +16,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A case that takes longer hangs.
+/// A case that takes longer counts as hanging.
 pub(super) const HANGS: Duration = Duration::from_secs(60);
 
 /// How long a process stays stopped at a step.
@@ -25,19 +25,19 @@ pub(super) const PAUSE: Duration = Duration::from_millis(10);
 /// How long after a journey its step may still come.
 pub(super) const AFTERWARDS: Duration = Duration::from_millis(300);
 
-/// How long the child of a parent that was killed may take to end. It is a matter of milliseconds; this is a hang.
+/// How long the child of a killed parent may take to end. It usually takes milliseconds; a longer time counts as hanging.
 pub(super) const ORPHANED: Duration = Duration::from_secs(10);
 
 /// The length of large payloads, in bytes: long enough to be copied while it is written.
 const LARGE: usize = 3 << 20;
 
-/// What is done at a step.
+/// An action at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// The child is killed, and its parent goes on at once.
     KillChild,
-    /// The child is killed, and its parent goes on when it is gone.
+    /// The child is killed, and its parent goes on once the child is gone.
     KillChildAndWait,
     /// The child is stopped, and killed a little later.
     StopAndKillChild,
@@ -48,7 +48,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// What can be done at a step of `side`.
+    /// The possible actions at a step of `side`.
     pub(super) fn at(side: Side) -> &'static [Action] {
         use Action::*;
         match side {
@@ -57,7 +57,7 @@ impl Action {
         }
     }
 
-    /// In a few words.
+    /// The action in a few words.
     pub fn words(self) -> &'static str {
         match self {
             Action::KillChild => "child killed",
@@ -68,20 +68,20 @@ impl Action {
         }
     }
 
-    /// What becomes of a child that has been stopped.
+    /// The signal that a stopped child gets next.
     pub(super) fn then(self) -> Signal {
         if self == Action::StopAndContinueChild { Signal::CONT } else { Signal::KILL }
     }
 }
 
-/// What is under way when the step comes.
+/// What is in progress when the step comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Journey {
     Start,
     Call(VictimKind),
-    /// Boxes that the parent keeps, and sends back, where the child is trusted.
+    /// Boxes that the parent keeps and sends back, with a trusted child.
     TrustedBoxes,
-    /// Large payloads, and then nothing until their memory has been given back.
+    /// Large payloads, then a pause until their memory has been given back.
     Idle,
     Stop,
     Kill,
@@ -102,7 +102,7 @@ pub(super) const JOURNEYS: &[Journey] = &[
     Journey::TrustedBoxes,
     Journey::Stop,
     Journey::Kill,
-    // Last, because it takes long: it is made only for steps that no other comes to.
+    // Last, because it takes long: it is made only for steps that no other journey reaches.
     Journey::Idle,
 ];
 
@@ -128,7 +128,7 @@ impl Journey {
         }
     }
 
-    /// Makes the journey, on a bridge that has been started.
+    /// Makes the journey on a bridge that has been started.
     pub(super) fn make(self, bridge: &Bridge<Victim>, calls: &mut CaseCalls<'_>, has_come: &dyn Fn() -> bool) {
         match self {
             Journey::Start => {}
@@ -149,7 +149,7 @@ impl Journey {
     }
 }
 
-/// The calls of one case, and what became of them.
+/// The calls of one case and their outcomes.
 pub(super) struct CaseCalls<'a> {
     pub(super) ledger: &'a RunLedger,
     pub(super) entries: Vec<CallEntry>,
@@ -161,7 +161,7 @@ impl CaseCalls<'_> {
         self.entries.push(entry);
     }
 
-    /// A box of the child's that goes back to it.
+    /// Brings a box from the child and returns it.
     fn make_round_trip(&mut self, bridge: &Bridge<Victim>) {
         let entries =
             crate::chaos::victim::box_from_child_and_back(bridge, [self.ledger.number(), self.ledger.number()], LARGE);
@@ -195,7 +195,7 @@ impl Drop for SweepScene {
     }
 }
 
-/// Waits until the watcher has done with the last bridge: it comes to steps after all others know of the end.
+/// Waits until the watcher is done with the last bridge: it still reaches steps after everybody else knows of the end.
 pub(super) fn wait_for_watcher() {
     eventually(ORPHANED, watcher_sleeps);
 }

@@ -1,4 +1,4 @@
-//! The end of a parent at a step, in a process of its own: its children must be gone soon after.
+//! Cases in which the parent is killed at a step, in a separate process: its children must be gone soon after.
 //!
 //! Starts this program again, which plays the parent (`play_parent`) and kills itself. Compares no answers: the callers died with the parent.
 
@@ -18,10 +18,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-/// Names, for a process that is to be a parent and die, at which step, on which journey, and its ledger.
+/// The environment variable that makes a process a parent that dies. It holds the step, the journey and the ledger.
 const PARENT: &str = "CALLGATE_CHAOS_PARENT";
 
-/// Has another process make the journey, and die at the step: then its child must be gone too.
+/// Has another process make the journey and die at the step, and checks that its child ends too.
 pub(super) fn kill_parent(point: Point, journey: Journey) -> Result<Done, String> {
     let ledger = RunLedger::new().map_err(|error| error.to_string())?;
     let at = JOURNEYS.iter().position(|&one| one == journey).unwrap_or_default();
@@ -47,7 +47,7 @@ pub(super) fn kill_parent(point: Point, journey: Journey) -> Result<Done, String
     Ok(Done { came, told: format!("{} children gone", children.len()), wrong, orphan_ms })
 }
 
-/// Makes the journey and dies, if this process was started for that.
+/// If this process was started for it, makes the journey and dies.
 pub(crate) fn play_parent() {
     let Ok(order) = std::env::var(PARENT) else { return };
     let played = play(&order);
@@ -68,7 +68,7 @@ fn play(order: &str) -> Result<(), BoxError> {
         let children: Vec<_> = children().iter().map(u32::to_string).collect();
         let _ = fs::write(&pids, children.join(" "));
         let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
-        // The signal takes effect before this thread goes on, or at once after.
+        // The signal takes effect now or a moment later: wait for it.
         thread::sleep(HANGS);
     };
     let builder = journey.setup().builder(path, "");

@@ -1,6 +1,6 @@
-//! Steps of the parent: at one, this process kills or stops its child, and goes on.
+//! Cases at steps of the parent: this process kills or stops its child there and goes on.
 //!
-//! Relies on `failpoints`. The parent itself lives; its end is in `parent_death`.
+//! Relies on `failpoints`. The parent itself survives; `parent_death` has the cases in which it does not.
 
 #![forbid(unsafe_code)]
 
@@ -39,7 +39,7 @@ pub(super) fn at_parent(point: Point, action: Action, journey: Journey) -> Resul
     finish(&scene, calls, started, (came, action, point, journey), None)
 }
 
-/// What happens at a step of this process, once.
+/// What this process does at a step, once.
 struct Trap {
     action: Action,
     came: AtomicBool,
@@ -47,7 +47,7 @@ struct Trap {
 }
 
 impl Trap {
-    /// May be called with locks held: it uses no bridge.
+    /// Acts on all children, the first time it is called. Uses no bridge, so it may be called with the library's locks held.
     fn spring(&self) {
         if self.came.swap(true, Relaxed) {
             return;

@@ -1,4 +1,4 @@
-//! A thread that waits until a child is stopped, and then lets it go on or kills it.
+//! A thread that waits until a child is stopped and then continues or kills it.
 //!
 //! Relies on `/proc` for the child's state. Touches no bridge.
 
@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Waits until a child is stopped, and then continues or kills it.
+/// Waits until a child is stopped and then continues or kills it.
 pub(super) struct Resumer {
     came: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
@@ -21,7 +21,7 @@ pub(super) struct Resumer {
 }
 
 impl Resumer {
-    /// `pid` = the child; `None` = whichever there is.
+    /// Watches the child `pid`, or any child if that is `None`. A stopped child gets the signal `then`.
     pub(super) fn start(pid: Option<u32>, then: Signal) -> Self {
         let (came, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (has_come, is_over) = (came.clone(), over.clone());

@@ -1,6 +1,6 @@
-//! After a case: two more calls, the end of the bridge, and whether callers got the true outcome.
+//! The end of a case: makes two more calls, ends the bridge and checks that callers got the true outcome.
 //!
-//! Relies on `ledger` for what ran. Nothing is under way any more.
+//! Relies on `ledger` for what ran. When it is called, the case's own calls are over.
 
 #![forbid(unsafe_code)]
 
@@ -12,7 +12,7 @@ use crate::chaos::victim::{Victim, VictimKind};
 use callgate::failpoints::Point;
 use callgate::{Bridge, StartError};
 
-/// What one attempt came to.
+/// The result of one attempt at a case.
 #[derive(Default)]
 pub(super) struct Done {
     pub(super) came: bool,
@@ -21,7 +21,7 @@ pub(super) struct Done {
     pub(super) orphan_ms: f64,
 }
 
-/// Calls twice more, ends the bridge, and compares the outcomes with what ran.
+/// Makes two more calls, ends the bridge, and compares the outcomes with the runs.
 pub(super) fn finish(
     scene: &SweepScene,
     mut calls: CaseCalls<'_>,
@@ -64,7 +64,7 @@ pub(super) fn finish(
     Ok(Done { came, told, wrong, orphan_ms: 0.0 })
 }
 
-/// Calls twice more on a bridge that has started. What is odd about the answers.
+/// Makes two more calls on a bridge that has started. Returns what is wrong with their outcomes.
 fn call_twice_more(
     bridge: &Bridge<Victim>,
     calls: &mut CaseCalls<'_>,
@@ -72,7 +72,7 @@ fn call_twice_more(
 ) -> Vec<String> {
     let under_way = calls.entries.len();
     if action == Action::StopAndContinueChild && !ends(journey) {
-        // Whoever was stopped is back, or will be.
+        // The stopped child is running again, or will be soon.
         (0..2).for_each(|_| calls.make(VictimKind::Small, bridge));
         let odd = calls.entries.iter().filter(|entry| entry.outcome != CallOutcome::Answered);
         odd.map(|entry| format!("{} was {}, though the child went on", entry.what, entry.outcome.words())).collect()
@@ -91,7 +91,7 @@ fn ends(journey: Journey) -> bool {
     matches!(journey, Journey::Stop | Journey::Kill)
 }
 
-/// The outcome that the caller of a small call must get, where only one is right.
+/// The outcome that the caller of a small call must get, if only one is right.
 fn expected(point: Point, action: Action, journey: Journey) -> Option<CallOutcome> {
     let kills = matches!(action, Action::KillChild | Action::KillChildAndWait | Action::StopAndKillChild);
     if journey != Journey::Call(VictimKind::Small) || !kills {
