@@ -11,7 +11,7 @@ use callgate_suite::large::{Carry, Load};
 pub type StartedCarrier = Result<Box<dyn Carry>, BoxError>;
 
 /// One way to carry large payloads.
-pub struct Carrier {
+pub struct PayloadCarrier {
     /// The name in the report.
     pub name: &'static str,
     /// The loads and lengths under which it is compared.
@@ -25,8 +25,8 @@ pub struct Carrier {
 }
 
 /// All carriers.
-pub const CARRIERS: &[Carrier] = &[
-    Carrier {
+pub const CARRIERS: &[PayloadCarrier] = &[
+    PayloadCarrier {
         name: iceoryx2_loaned::NAME,
         loads: &[
             (Load::Touched, 1 << 20),
@@ -38,7 +38,7 @@ pub const CARRIERS: &[Carrier] = &[
         serve: iceoryx2_loaned::serve,
         polls: true,
     },
-    Carrier {
+    PayloadCarrier {
         name: ipc_memory::NAME,
         loads: &[(Load::OneWay, 1 << 20)],
         start: ipc_memory::start,
@@ -48,6 +48,6 @@ pub const CARRIERS: &[Carrier] = &[
 ];
 
 /// Finds the carrier of that name.
-pub fn find(name: &str) -> Option<&'static Carrier> {
+pub fn find(name: &str) -> Option<&'static PayloadCarrier> {
     CARRIERS.iter().find(|carrier| carrier.name == name)
 }

@@ -32,14 +32,14 @@ pub const POLLING: &str = "iceoryx2 polling";
 pub const EVENT: &str = "iceoryx2 event";
 
 /// Method and number. In a response, only the number has a meaning.
-type Header = [u64; 2];
+type IceoryxHeader = [u64; 2];
 
-type Requests = Client<ipc::Service, [u8], Header, [u8], Header>;
-type Requested = Server<ipc::Service, [u8], Header, [u8], Header>;
-type Pending = PendingResponse<ipc::Service, [u8], Header, [u8], Header>;
-type Incoming = ActiveRequest<ipc::Service, [u8], Header, [u8], Header>;
-type Answer = Response<ipc::Service, [u8], Header>;
-type Factory = request_response::PortFactory<ipc::Service, [u8], Header, [u8], Header>;
+type IceoryxRequests = Client<ipc::Service, [u8], IceoryxHeader, [u8], IceoryxHeader>;
+type IceoryxRequested = Server<ipc::Service, [u8], IceoryxHeader, [u8], IceoryxHeader>;
+type IceoryxPending = PendingResponse<ipc::Service, [u8], IceoryxHeader, [u8], IceoryxHeader>;
+type IceoryxIncoming = ActiveRequest<ipc::Service, [u8], IceoryxHeader, [u8], IceoryxHeader>;
+type IceoryxAnswer = Response<ipc::Service, [u8], IceoryxHeader>;
+type IceoryxFactory = request_response::PortFactory<ipc::Service, [u8], IceoryxHeader, [u8], IceoryxHeader>;
 
 const ADD: u64 = 0;
 const GREET: u64 = 1;
@@ -59,7 +59,7 @@ const NAP: Duration = Duration::from_millis(200);
 
 /// The caller's side. The order of the fields is the order in which they must be dropped.
 struct IceoryxCalls {
-    requests: Requests,
+    requests: IceoryxRequests,
     events: Option<Events>,
     peer: PeerProcess,
     _place: IceoryxFiles,
@@ -105,7 +105,7 @@ fn serve(name: &str, address: &str) -> Result<(), BoxError> {
 fn serve_until(
     ended: &AtomicBool,
     counter: &mut CountService,
-    requested: &Requested,
+    requested: &IceoryxRequested,
     events: Option<&Events>,
 ) -> Result<(), BoxError> {
     while !ended.load(Ordering::Relaxed) {
@@ -122,7 +122,7 @@ fn serve_until(
     Ok(())
 }
 
-fn reply(counter: &mut CountService, request: &Incoming) -> Result<(), BoxError> {
+fn reply(counter: &mut CountService, request: &IceoryxIncoming) -> Result<(), BoxError> {
     let [method, n] = *request.user_header();
     match method {
         ADD => respond(request, counter.add(n), &[]),
@@ -142,14 +142,14 @@ fn reply(counter: &mut CountService, request: &Incoming) -> Result<(), BoxError>
     }
 }
 
-fn respond(request: &Incoming, n: u64, bytes: &[u8]) -> Result<(), BoxError> {
+fn respond(request: &IceoryxIncoming, n: u64, bytes: &[u8]) -> Result<(), BoxError> {
     let mut response = request.loan_slice_uninit(bytes.len())?;
     response.user_header_mut()[1] = n;
     Ok(response.write_from_slice(bytes).send()?)
 }
 
 impl IceoryxCalls {
-    fn call(&mut self, method: u64, n: u64, bytes: &[u8]) -> Result<Answer, BoxError> {
+    fn call(&mut self, method: u64, n: u64, bytes: &[u8]) -> Result<IceoryxAnswer, BoxError> {
         let mut request = self.requests.loan_slice_uninit(bytes.len())?;
         *request.user_header_mut() = [method, n];
         let pending = request.write_from_slice(bytes).send()?;
@@ -169,7 +169,7 @@ impl IceoryxCalls {
     }
 
     /// Waits for a while. Returns the answer if it has come.
-    fn wait(&self, pending: &Pending) -> Result<Option<Answer>, BoxError> {
+    fn wait(&self, pending: &IceoryxPending) -> Result<Option<IceoryxAnswer>, BoxError> {
         if let Some(events) = &self.events {
             events.wait()?;
             return Ok(pending.receive()?);
@@ -214,10 +214,10 @@ impl Transport for IceoryxCalls {
 }
 
 /// The service. The first side creates it, the other opens it. One caller, one callee, one response to each request.
-fn service(node: &Node<ipc::Service>) -> Result<Factory, BoxError> {
+fn service(node: &Node<ipc::Service>) -> Result<IceoryxFactory, BoxError> {
     let name = ServiceName::new("counter")?;
     let builder = node.service_builder(&name).request_response::<[u8], [u8]>();
-    let builder = builder.request_user_header::<Header>().response_user_header::<Header>();
+    let builder = builder.request_user_header::<IceoryxHeader>().response_user_header::<IceoryxHeader>();
     Ok(builder.max_clients(1).max_servers(1).max_response_buffer_size(1).open_or_create()?)
 }
 

@@ -29,18 +29,18 @@ use std::time::{Duration, Instant};
 pub const NAME: &str = "iceoryx2 loaned";
 
 /// The operation that the peer performs.
-type Header = u64;
+type LoanedHeader = u64;
 
-const TOUCH: Header = 0;
-const EDIT: Header = 1;
+const TOUCH: LoanedHeader = 0;
+const EDIT: LoanedHeader = 1;
 
-type Requests = Client<ipc::Service, [u8], Header, [u8], ()>;
-type Requested = Server<ipc::Service, [u8], Header, [u8], ()>;
-type Request = RequestMut<ipc::Service, [u8], Header, [u8], ()>;
-type Pending = PendingResponse<ipc::Service, [u8], Header, [u8], ()>;
-type Incoming = ActiveRequest<ipc::Service, [u8], Header, [u8], ()>;
-type Answer = Response<ipc::Service, [u8], ()>;
-type Factory = request_response::PortFactory<ipc::Service, [u8], Header, [u8], ()>;
+type LoanedRequests = Client<ipc::Service, [u8], LoanedHeader, [u8], ()>;
+type LoanedRequested = Server<ipc::Service, [u8], LoanedHeader, [u8], ()>;
+type LoanedRequest = RequestMut<ipc::Service, [u8], LoanedHeader, [u8], ()>;
+type LoanedPending = PendingResponse<ipc::Service, [u8], LoanedHeader, [u8], ()>;
+type LoanedIncoming = ActiveRequest<ipc::Service, [u8], LoanedHeader, [u8], ()>;
+type LoanedAnswer = Response<ipc::Service, [u8], ()>;
+type LoanedFactory = request_response::PortFactory<ipc::Service, [u8], LoanedHeader, [u8], ()>;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,8 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The caller's side. The order of the fields is the order in which they must be dropped.
 struct Loans {
     /// The last answer, for [`Load::Edited`].
-    buffer: Option<Answer>,
-    requests: Requests,
+    buffer: Option<LoanedAnswer>,
+    requests: LoanedRequests,
     peer: PeerProcess,
     _place: IceoryxFiles,
     load: Load,
@@ -72,7 +72,7 @@ pub fn serve(address: &str) -> Result<(), BoxError> {
     // Dropped last, so that it removes the remaining files when nothing uses them any more.
     let place = IceoryxFiles::at(address)?;
     let node = place.node()?;
-    let requested: Requested = service(&node)?.server_builder().initial_max_slice_len(len.parse()?).create()?;
+    let requested: LoanedRequested = service(&node)?.server_builder().initial_max_slice_len(len.parse()?).create()?;
     let ended = peer::end_of_stdin();
     peer::ready()?;
     while !ended.load(Ordering::Relaxed) {
@@ -83,7 +83,7 @@ pub fn serve(address: &str) -> Result<(), BoxError> {
     Ok(())
 }
 
-fn reply(request: &Incoming) -> Result<(), BoxError> {
+fn reply(request: &LoanedIncoming) -> Result<(), BoxError> {
     let received = request.payload();
     let response = request.loan_slice_uninit(received.len())?;
     let response = match *request.user_header() {
@@ -138,7 +138,7 @@ impl Loans {
         Ok(())
     }
 
-    fn exchange(&mut self, request: Request) -> Result<Answer, BoxError> {
+    fn exchange(&mut self, request: LoanedRequest) -> Result<LoanedAnswer, BoxError> {
         let pending = request.send()?;
         let begin = Instant::now();
         loop {
@@ -154,7 +154,7 @@ impl Loans {
 }
 
 /// Polls for a while. Returns the answer if it has come.
-fn poll(pending: &Pending) -> Result<Option<Answer>, BoxError> {
+fn poll(pending: &LoanedPending) -> Result<Option<LoanedAnswer>, BoxError> {
     for _ in 0..1 << 20 {
         if let Some(answer) = pending.receive()? {
             return Ok(Some(answer));
@@ -164,9 +164,9 @@ fn poll(pending: &Pending) -> Result<Option<Answer>, BoxError> {
 }
 
 /// The service. The first side creates it, the other opens it. One caller, one callee, one request at a time, one response to it.
-fn service(node: &Node<ipc::Service>) -> Result<Factory, BoxError> {
+fn service(node: &Node<ipc::Service>) -> Result<LoanedFactory, BoxError> {
     let name = ServiceName::new("large")?;
-    let builder = node.service_builder(&name).request_response::<[u8], [u8]>().request_user_header::<Header>();
+    let builder = node.service_builder(&name).request_response::<[u8], [u8]>().request_user_header::<LoanedHeader>();
     let builder = builder.max_clients(1).max_servers(1).max_response_buffer_size(1);
     Ok(builder.max_loaned_requests(1).max_active_requests_per_client(1).open_or_create()?)
 }

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::carriers::{self, CARRIERS, Carrier};
+use crate::carriers::{self, CARRIERS, PayloadCarrier};
 use crate::direct;
 use crate::python::{self, Python};
 use crate::transports::{self, Boxed, TransportWay, WAYS};
@@ -52,7 +52,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// The peers that can be called, and the reasons why others cannot.
 pub struct Peers {
     rust: Vec<&'static TransportWay>,
-    carriers: Vec<&'static Carrier>,
+    carriers: Vec<&'static PayloadCarrier>,
     python: Vec<(&'static str, Python)>,
     skipped: Vec<String>,
 }
@@ -180,7 +180,7 @@ fn counting(what: String, budget: Budget) -> impl FnMut(&str) {
     }
 }
 
-impl Carrier {
+impl PayloadCarrier {
     /// Carries a few payloads under each load, which checks the answers.
     fn verify(&self) -> Result<(), BoxError> {
         for &(load, len) in self.loads {

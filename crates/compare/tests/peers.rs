@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The program under test, with its own temporary directory. Dropping this kills it.
-struct Program {
+struct CompareRun {
     process: Child,
     home: TempDir,
 }
@@ -20,7 +20,7 @@ struct Program {
 /// Anything that takes longer counts as hanging. This is more than the time allowed for a new virtual environment and for pip, 120 s each.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-impl Program {
+impl CompareRun {
     fn start(arguments: &[&str]) -> Self {
         let home = TempDir::new().expect("a directory");
         let mut command = Command::new(env!("CARGO_BIN_EXE_callgate-compare"));
@@ -44,7 +44,7 @@ impl Program {
     }
 }
 
-impl Drop for Program {
+impl Drop for CompareRun {
     fn drop(&mut self) {
         // Both fail if the program has been reaped already.
         let _ = self.process.kill();
@@ -96,7 +96,7 @@ macro_rules! answers_truly {
     ($($test:ident: $name:literal,)*) => {
         $(#[test]
         fn $test() {
-            let program = Program::start(&["--verify", $name]);
+            let program = CompareRun::start(&["--verify", $name]);
             let pid = program.process.id();
             let finished = program.finish();
             assert!(finished.success, "{finished:?}");
@@ -110,7 +110,7 @@ macro_rules! answers_truly {
         /// Every peer has a test above, so that none goes unverified.
         #[test]
         fn every_peer_has_its_test() {
-            let help = Program::start(&["--help"]).finish().stdout;
+            let help = CompareRun::start(&["--help"]).finish().stdout;
             let (_, names) = help.split_once("Names: ").expect("the names");
             // The names form one paragraph, which may have several lines.
             let names = names.split("\n\n").next().unwrap_or_default().split(',');
@@ -142,7 +142,7 @@ fn a_peer_does_not_outlive_a_caller_that_was_killed() {
     let small = ["iceoryx2 polling", "iceoryx2 event", "Unix socket", "pipe", "ipc-channel", "tarpc"];
     for name in small.into_iter().chain(["iceoryx2 loaned", "ipc-channel memory"]) {
         // A full measurement takes long enough to interrupt it.
-        let mut program = Program::start(&[name]);
+        let mut program = CompareRun::start(&[name]);
         let pid = program.process.id();
         let of_peer = || children_of(pid).into_iter().next();
         until(of_peer).unwrap_or_else(|| panic!("{name}: no peer has started"));
@@ -169,7 +169,7 @@ fn a_report_has_a_row_for_each_call_beside_callgates() {
         println!("skipped: a comparison needs two CPUs");
         return;
     }
-    let finished = Program::start(&["--quick", "--json", "-", "pipe", "Cap'n"]).finish();
+    let finished = CompareRun::start(&["--quick", "--json", "-", "pipe", "Cap'n"]).finish();
     assert!(finished.success, "{finished:?}");
     let report: callgate_suite::BenchReport = serde_json::from_str(&finished.stdout).expect("a report");
     for call in ["add", "greet", "echo 4096"] {

@@ -149,9 +149,9 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     /// A file of its own, which goes with the test.
-    struct Scratch(PathBuf);
+    struct KeyFile(PathBuf);
 
-    impl Scratch {
+    impl KeyFile {
         fn new(name: &str, contents: &[u8], mode: u32) -> Self {
             let path = std::env::temp_dir().join(format!("callgate-key-{}-{name}", std::process::id()));
             fs::write(&path, contents).unwrap();
@@ -160,7 +160,7 @@ mod tests {
         }
     }
 
-    impl Drop for Scratch {
+    impl Drop for KeyFile {
         fn drop(&mut self) {
             let _ = fs::remove_file(&self.0);
         }
@@ -180,24 +180,24 @@ mod tests {
             ("crlf", b"a key\r\n", b"a key"),
             ("bytes", b"\n\x00\xff", b"\n\x00\xff"),
         ] {
-            let file = Scratch::new(name, contents, 0o600);
+            let file = KeyFile::new(name, contents, 0o600);
             let read = AuthKey::from_file(&file.0).unwrap();
             assert_eq!(read.key.as_slice(), key, "{name}");
             assert_eq!(read.reference(), &KeyReference::File(file.0.clone()));
         }
-        let longest = Scratch::new("longest", &[7; 4096], 0o400);
+        let longest = KeyFile::new("longest", &[7; 4096], 0o400);
         assert_eq!(AuthKey::from_file(&longest.0).unwrap().key.len(), 4096);
     }
 
     #[test]
     fn a_file_that_others_can_read_is_refused() {
         for mode in [0o644, 0o640, 0o620, 0o604, 0o601] {
-            let file = Scratch::new(&format!("mode-{mode:o}"), b"a key", mode);
+            let file = KeyFile::new(&format!("mode-{mode:o}"), b"a key", mode);
             let why = refusal(AuthKey::from_file(&file.0));
             assert!(why.contains(&format!("{mode:o}")) && why.contains(file.0.to_str().unwrap()), "{why}");
             assert!(!why.contains("a key"), "{why}");
         }
-        let file = Scratch::new("strangers", b"a key", 0o600);
+        let file = KeyFile::new("strangers", b"a key", 0o600);
         if std::os::unix::fs::chown(&file.0, Some(65534), None).is_ok() {
             assert!(refusal(AuthKey::from_file(&file.0)).contains("65534"));
         }
@@ -205,8 +205,8 @@ mod tests {
 
     #[test]
     fn what_holds_no_key_is_refused() {
-        let empty = Scratch::new("empty", b"\n", 0o600);
-        let long = Scratch::new("long", &[7; 4097], 0o600);
+        let empty = KeyFile::new("empty", b"\n", 0o600);
+        let long = KeyFile::new("long", &[7; 4097], 0o600);
         assert!(refusal(AuthKey::from_file(&empty.0)).contains("empty"));
         assert!(refusal(AuthKey::from_file(&long.0)).contains("4096"));
         assert!(refusal(AuthKey::from_file(std::env::temp_dir())).contains("regular"));

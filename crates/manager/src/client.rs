@@ -10,7 +10,7 @@ mod resolution;
 
 use super::auth::Joined;
 use super::callbacks::{CallbackHost, Callbacks};
-use super::protocol::{Counters, FromHub, Side, ToHub};
+use super::protocol::{Counters, FromHub, PairSide, ToHub};
 use super::typed::{Arguments, Item, Signature};
 use arc_swap::ArcSwap;
 use callgate_engine::caller::Caller;
@@ -268,7 +268,7 @@ impl Client {
     fn introduced(
         self: &Arc<Self>,
         number: u64,
-        side: Side,
+        side: PairSide,
         pid: u32,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), String> {
@@ -283,13 +283,13 @@ impl Client {
         let introduction = Introduction { pid, pidfd, segment, control, limits, wait };
         // A failure has closed the control socket; the hub tells the other side.
         match side {
-            Side::Caller => {
+            PairSide::Caller => {
                 if let Ok((caller, pair)) = pair::call(introduction) {
                     self.part();
                     self.state.lock().callers.insert(number, (caller, pair));
                 }
             }
-            Side::Owner => {
+            PairSide::Owner => {
                 let client = Arc::downgrade(self);
                 let finished = move |number| {
                     if let Some(client) = client.upgrade() {

@@ -74,7 +74,7 @@ pub(crate) enum FromHub {
 
     /// A new pair with process `pid`, in which this client is `role`. Comes with three descriptors: the segment, this side's control socket, and
     /// the pidfd of the other process.
-    Introduced { pair: u64, role: Side, pid: u32 },
+    Introduced { pair: u64, role: PairSide, pid: u32 },
     /// Asks an owner how often its callbacks have been called.
     Count { seq: u64 },
     /// The callback `number` is no longer registered: another has replaced it, or it has expired.
@@ -85,7 +85,7 @@ pub(crate) enum FromHub {
 
 /// One of the two sides of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub(crate) enum Side {
+pub(crate) enum PairSide {
     Caller,
     Owner,
 }
@@ -221,7 +221,7 @@ mod tests {
         for message in [
             FromHub::Resolved { seq: 1, to: at },
             FromHub::Resolved { seq: 1, to: Resolution::None },
-            FromHub::Introduced { pair: 1, role: Side::Owner, pid: 3 },
+            FromHub::Introduced { pair: 1, role: PairSide::Owner, pid: 3 },
             FromHub::Closing,
         ] {
             assert_eq!(FromHub::decode(&message.encode().unwrap()), Some(message));

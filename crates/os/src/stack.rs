@@ -15,7 +15,7 @@ use std::thread;
 
 /// The bounds of the stack that a thread runs on.
 #[derive(Clone, Copy)]
-struct Bounds {
+struct StackBounds {
     /// The lowest usable address.
     low: usize,
     /// The address where the stack begins, at its upper end.
@@ -32,7 +32,7 @@ const UNKNOWN: usize = 22 << 10;
 
 thread_local! {
     /// Bounds of the current stack, once they have been asked for.
-    static BOUNDS: Cell<Option<Bounds>> = const { Cell::new(None) };
+    static BOUNDS: Cell<Option<StackBounds>> = const { Cell::new(None) };
 }
 
 /// How many bytes of the current stack are left below the caller's frame.
@@ -59,18 +59,18 @@ fn stack_limit() -> Option<usize> {
 }
 
 #[cold]
-fn ask_slow() -> Bounds {
+fn ask_slow() -> StackBounds {
     let bounds = bounds().unwrap_or_else(|| {
         // The main thread of a process that cannot read its own /proc files. Assumes that half of its stack is used.
         let room = stack_limit().map_or(1 << 20, |limit| (limit / 2).min(4 << 20));
-        Bounds { low: here().saturating_sub(room), high: usize::MAX, is_limited: false }
+        StackBounds { low: here().saturating_sub(room), high: usize::MAX, is_limited: false }
     });
     BOUNDS.set(Some(bounds));
     bounds
 }
 
 /// The calling thread's stack, as the C library reports it.
-fn bounds() -> Option<Bounds> {
+fn bounds() -> Option<StackBounds> {
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     // SAFETY: no preconditions.
     let thread = unsafe { libc::pthread_self() };
@@ -88,7 +88,7 @@ fn bounds() -> Option<Bounds> {
     let is_main = rustix::thread::gettid() == rustix::process::getpid();
     // Some C libraries include the guard in the stack.
     let low = start.addr() + guard;
-    (found && guarded && len > 0).then(|| Bounds { low, high: start.addr() + len, is_limited: is_main })
+    (found && guarded && len > 0).then(|| StackBounds { low, high: start.addr() + len, is_limited: is_main })
 }
 
 /// Runs `run` on a new stack of `size` bytes and unmaps it afterwards. The stack's pages cost memory only as they are used. Returns `None` without
@@ -123,7 +123,7 @@ const KEPT: usize = 256 << 10;
 const ENOUGH: usize = LARGE / 4;
 
 /// The large stack of a thread.
-enum Large {
+enum LargeStack {
     /// Not needed yet.
     Unasked,
     Free(Stack),
@@ -134,7 +134,7 @@ enum Large {
 }
 
 thread_local! {
-    static LARGE_STACK: Cell<Large> = const { Cell::new(Large::Unasked) };
+    static LARGE_STACK: Cell<LargeStack> = const { Cell::new(LargeStack::Unasked) };
 }
 
 /// Runs `run` on this thread's large stack, which is kept for the next time. Without room for one, `run` runs on the current stack.
@@ -147,18 +147,18 @@ pub fn on_large<R>(run: impl FnOnce() -> R) -> R {
 
 fn call_on_large(run: &mut dyn FnMut()) {
     // The thread-local is gone in a thread that is ending.
-    let stack = match LARGE_STACK.try_with(|large| large.replace(Large::Busy)) {
-        Ok(Large::Free(stack)) => Some(stack),
-        Ok(Large::Unasked) => Stack::large_slow(),
-        Ok(Large::Busy) => return on_one_more_slow(run),
-        Ok(Large::Denied) | Err(_) => None,
+    let stack = match LARGE_STACK.try_with(|large| large.replace(LargeStack::Busy)) {
+        Ok(LargeStack::Free(stack)) => Some(stack),
+        Ok(LargeStack::Unasked) => Stack::large_slow(),
+        Ok(LargeStack::Busy) => return on_one_more_slow(run),
+        Ok(LargeStack::Denied) | Err(_) => None,
     };
     let Some(stack) = stack else {
-        let _ = LARGE_STACK.try_with(|large| large.set(Large::Denied));
+        let _ = LARGE_STACK.try_with(|large| large.set(LargeStack::Denied));
         return run();
     };
     let result = stack.call(run);
-    let _ = LARGE_STACK.try_with(|large| large.set(Large::Free(stack)));
+    let _ = LARGE_STACK.try_with(|large| large.set(LargeStack::Free(stack)));
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
@@ -176,8 +176,8 @@ fn on_one_more_slow(run: &mut dyn FnMut()) {
 #[cold]
 pub fn give_back_slow() {
     let _ = LARGE_STACK.try_with(|large| {
-        let it = large.replace(Large::Busy);
-        if let Large::Free(stack) = &it {
+        let it = large.replace(LargeStack::Busy);
+        if let LargeStack::Free(stack) = &it {
             stack.give_back();
         }
         large.set(it);
@@ -185,7 +185,7 @@ pub fn give_back_slow() {
 }
 
 /// A call on another stack, and the panic that it ended with. It has no type parameters, so that the switch is compiled once.
-struct Call<'r> {
+struct StackCall<'r> {
     run: &'r mut dyn FnMut(),
     panic: Option<Box<dyn Any + Send>>,
 }
@@ -196,10 +196,10 @@ type Enter = unsafe extern "C" fn(*mut u8);
 ///
 /// # Safety
 ///
-/// `call` must point to a [`Call`] that nothing else uses meanwhile.
+/// `call` must point to a [`StackCall`] that nothing else uses meanwhile.
 unsafe extern "C" fn enter(call: *mut u8) {
     // SAFETY: the caller's duty.
-    let Call { run, panic } = unsafe { &mut *call.cast::<Call<'_>>() };
+    let StackCall { run, panic } = unsafe { &mut *call.cast::<StackCall<'_>>() };
     *panic = catch_unwind(AssertUnwindSafe(run)).err();
 }
 
@@ -246,9 +246,9 @@ impl Stack {
     ///
     /// The panic that `run` ended with.
     fn call(&self, run: &mut dyn FnMut()) -> thread::Result<()> {
-        let mut call = Call { run, panic: None };
-        let before = BOUNDS.replace(Some(Bounds { low: self.low(), high: self.top().addr(), is_limited: false }));
-        // SAFETY: `enter` takes a `Call`, which lives here until `enter` returns, and never unwinds. Nothing else runs on the stack, whose top is
+        let mut call = StackCall { run, panic: None };
+        let before = BOUNDS.replace(Some(StackBounds { low: self.low(), high: self.top().addr(), is_limited: false }));
+        // SAFETY: `enter` takes a `StackCall`, which lives here until `enter` returns, and never unwinds. Nothing else runs on the stack, whose top is
         // aligned and 16 bytes within it.
         unsafe { switch((&raw mut call).cast(), enter, self.top()) };
         BOUNDS.set(before);

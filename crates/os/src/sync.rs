@@ -29,12 +29,12 @@ pub fn spin_hint() {
 #[inline(always)]
 pub fn will_read(_start: NonNull<u8>, _len: usize) {
     #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
-    crate::trace::note(crate::trace::Kind::Read, _start.addr().get(), _len);
+    crate::trace::note(crate::trace::AccessKind::Read, _start.addr().get(), _len);
 }
 
 /// Announces a write of plain bytes of shared memory. Does nothing unless a test traces it.
 #[inline(always)]
 pub fn will_write(_start: NonNull<u8>, _len: usize) {
     #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
-    crate::trace::note(crate::trace::Kind::Write, _start.addr().get(), _len);
+    crate::trace::note(crate::trace::AccessKind::Write, _start.addr().get(), _len);
 }

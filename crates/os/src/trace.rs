@@ -12,26 +12,26 @@ use std::sync::atomic::Ordering;
 
 /// The kind of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum AccessKind {
     Read,
     Write,
 }
 
 /// One access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
-    pub kind: Kind,
+pub struct TracedAccess {
+    pub kind: AccessKind,
     pub address: usize,
     pub len: usize,
 }
 
 thread_local! {
     static IS_ON: Cell<bool> = const { Cell::new(false) };
-    static LOG: RefCell<Vec<Access>> = const { RefCell::new(Vec::new()) };
+    static LOG: RefCell<Vec<TracedAccess>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `work` and also returns its accesses on this thread, in order.
-pub fn trace<R>(work: impl FnOnce() -> R) -> (R, Vec<Access>) {
+pub fn trace<R>(work: impl FnOnce() -> R) -> (R, Vec<TracedAccess>) {
     assert!(!IS_ON.replace(true), "a trace within a trace");
     let result = work();
     IS_ON.set(false);
@@ -39,9 +39,9 @@ pub fn trace<R>(work: impl FnOnce() -> R) -> (R, Vec<Access>) {
 }
 
 /// Records an access, if this thread is being traced.
-pub fn note(kind: Kind, address: usize, len: usize) {
+pub fn note(kind: AccessKind, address: usize, len: usize) {
     if IS_ON.get() && len > 0 {
-        LOG.with_borrow_mut(|log| log.push(Access { kind, address, len }));
+        LOG.with_borrow_mut(|log| log.push(TracedAccess { kind, address, len }));
     }
 }
 
@@ -57,17 +57,17 @@ macro_rules! traced {
                 Self(std::sync::atomic::$name::new(value))
             }
 
-            fn note(&self, kind: Kind) {
+            fn note(&self, kind: AccessKind) {
                 note(kind, self.0.as_ptr().addr(), size_of::<$word>());
             }
 
             pub fn load(&self, ordering: Ordering) -> $word {
-                self.note(Kind::Read);
+                self.note(AccessKind::Read);
                 self.0.load(ordering)
             }
 
             pub fn store(&self, value: $word, ordering: Ordering) {
-                self.note(Kind::Write);
+                self.note(AccessKind::Write);
                 self.0.store(value, ordering);
             }
         }
@@ -79,8 +79,8 @@ traced!(AtomicU64, u64);
 
 impl AtomicU32 {
     pub fn fetch_max(&self, value: u32, ordering: Ordering) -> u32 {
-        self.note(Kind::Read);
-        self.note(Kind::Write);
+        self.note(AccessKind::Read);
+        self.note(AccessKind::Write);
         self.0.fetch_max(value, ordering)
     }
 
@@ -115,10 +115,14 @@ mod tests {
             wide.load(Relaxed)
         });
         outside();
-        let at = |kind, address, len| Access { kind, address, len };
+        let at = |kind, address, len| TracedAccess { kind, address, len };
         let (narrow, wide) = (narrow.as_ptr().addr(), wide.0.as_ptr().addr());
-        let expected =
-            [at(Kind::Write, wide, 8), at(Kind::Read, narrow, 4), at(Kind::Write, narrow, 4), at(Kind::Read, wide, 8)];
+        let expected = [
+            at(AccessKind::Write, wide, 8),
+            at(AccessKind::Read, narrow, 4),
+            at(AccessKind::Write, narrow, 4),
+            at(AccessKind::Read, wide, 8),
+        ];
         assert_eq!((value, &log[..]), (7, &expected[..]));
         assert_eq!(trace(|| ()).1, []);
     }

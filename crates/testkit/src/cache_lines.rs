@@ -11,7 +11,7 @@ use callgate_engine::callee::{Parent, Worker};
 use callgate_engine::caller::{Caller, Sent};
 use callgate_engine::host::{Alone, Host, Parallel};
 use callgate_engine::service::Method;
-use callgate_os::trace::{Access, Kind, trace};
+use callgate_os::trace::{AccessKind, TracedAccess, trace};
 use callgate_transport::layout::{APART, Geometry, LINE};
 use callgate_transport::segment::Segment;
 use std::collections::BTreeSet;
@@ -115,16 +115,16 @@ impl Footprint {
     /// # Panics
     ///
     /// If a word of `callgate_os::sync` in private memory was written: every such word is shared by all threads.
-    fn new(map: &Map, log: &[Access]) -> Self {
+    fn new(map: &Map, log: &[TracedAccess]) -> Self {
         let mut footprint = Self::default();
-        for &Access { kind, address, len } in log {
+        for &TracedAccess { kind, address, len } in log {
             let lines = (address / LINE..=(address + len - 1) / LINE).map(|line| (line * LINE).max(address));
             for line in lines.map(|address| map.line(address)) {
                 match (line, kind) {
-                    (Some(line), Kind::Read) => drop(footprint.reads.insert(line)),
-                    (Some(line), Kind::Write) => drop(footprint.writes.insert(line)),
-                    (None, Kind::Read) => {}
-                    (None, Kind::Write) => panic!("a word that all threads share was written"),
+                    (Some(line), AccessKind::Read) => drop(footprint.reads.insert(line)),
+                    (Some(line), AccessKind::Write) => drop(footprint.writes.insert(line)),
+                    (None, AccessKind::Read) => {}
+                    (None, AccessKind::Write) => panic!("a word that all threads share was written"),
                 }
             }
         }
@@ -156,7 +156,7 @@ impl Footprint {
 // ---- calls ---------------------------------------------------------------------------------------------------------
 
 /// One call, traced.
-struct Call {
+struct CountedCall {
     lane: u32,
     /// The call's position on its lane.
     position: u64,
@@ -164,14 +164,14 @@ struct Call {
     callee: Footprint,
 }
 
-impl Call {
+impl CountedCall {
     fn both(&self) -> Footprint {
         self.caller.clone().and(self.callee.clone())
     }
 }
 
 /// A bridge of which this thread plays both sides.
-struct Bridge<'a, H> {
+struct CountedBridge<'a, H> {
     caller: &'a Caller,
     workers: Vec<Worker<H, Parent>>,
     maps: [Map; 2],
@@ -180,7 +180,7 @@ struct Bridge<'a, H> {
     made: Vec<u64>,
 }
 
-impl<'a, H: Host> Bridge<'a, H> {
+impl<'a, H: Host> CountedBridge<'a, H> {
     fn new(ends: &'a Ends, host: impl Fn() -> H) -> Self {
         let [own, peers] = &ends.segments;
         let geometry = own.geometry();
@@ -190,7 +190,7 @@ impl<'a, H: Host> Bridge<'a, H> {
     }
 
     /// Sends a request on the first free lane, starting at this thread's own, and has the worker serve it.
-    fn ask(&mut self) -> (Sent<'a>, Call) {
+    fn ask(&mut self) -> (Sent<'a>, CountedCall) {
         let caller = self.caller;
         let links = Arc::strong_count(&caller.peer);
         let (sent, log) = trace(|| send_add(caller, 1));
@@ -202,7 +202,7 @@ impl<'a, H: Host> Bridge<'a, H> {
         let made = &mut self.made[lane as usize];
         *made += 1;
         let callee = Footprint::new(&self.maps[1], &log);
-        (sent, Call { lane, position: *made - 1, caller: asking, callee })
+        (sent, CountedCall { lane, position: *made - 1, caller: asking, callee })
     }
 
     fn receive(&self, sent: Sent<'_>) -> Footprint {
@@ -210,14 +210,14 @@ impl<'a, H: Host> Bridge<'a, H> {
         Footprint::new(&self.maps[0], &log)
     }
 
-    fn call(&mut self) -> Call {
+    fn call(&mut self) -> CountedCall {
         let (sent, call) = self.ask();
         let caller = call.caller.and(self.receive(sent));
-        Call { caller, ..call }
+        CountedCall { caller, ..call }
     }
 
     /// Makes `calls` calls on every lane in turn and returns the last call of each lane.
-    fn call_on_each_lane(&mut self, calls: u32) -> Vec<Call> {
+    fn call_on_each_lane(&mut self, calls: u32) -> Vec<CountedCall> {
         let mut held = Vec::new();
         let mut last = Vec::new();
         for _ in 0..self.geometry.lanes {
@@ -232,8 +232,8 @@ impl<'a, H: Host> Bridge<'a, H> {
     }
 
     /// Asserts which lines `call` touched. It must be the latest call, and the worker must have served its lane before.
-    fn assert_lines(&self, call: &Call) {
-        let &Call { lane, position, .. } = call;
+    fn assert_lines(&self, call: &CountedCall) {
+        let &CountedCall { lane, position, .. } = call;
         let (worker, _) = self.geometry.worker_of(lane);
         let reply = Line::Reply { lane, slot: self.slot(position), line: 0 };
         let request = self.request(lane, position);
@@ -261,10 +261,10 @@ impl<'a, H: Host> Bridge<'a, H> {
 }
 
 /// Makes one call on each lane of a bridge whose lanes are all in use.
-fn calls_on_each_lane(lanes: u32, workers: u32) -> Vec<Call> {
-    fn of<H: Host>(geometry: Geometry, host: impl Fn() -> H) -> Vec<Call> {
+fn calls_on_each_lane(lanes: u32, workers: u32) -> Vec<CountedCall> {
+    fn of<H: Host>(geometry: Geometry, host: impl Fn() -> H) -> Vec<CountedCall> {
         let ends = Ends::new::<Counter>(geometry);
-        let mut bridge = Bridge::new(&ends, host);
+        let mut bridge = CountedBridge::new(&ends, host);
         bridge.call_on_each_lane(0);
         bridge.call_on_each_lane(2)
     }
@@ -308,7 +308,7 @@ fn the_table_of_lines_says_what_a_call_touches() {
 }
 
 /// Counts the lines that the caller writes, the caller reads, the callee writes and the callee reads.
-fn counts(call: &Call) -> [usize; 4] {
+fn counts(call: &CountedCall) -> [usize; 4] {
     [&call.caller, &call.callee].map(|side| [side.writes.len(), side.reads.len()]).concat().try_into().unwrap()
 }
 
@@ -332,7 +332,7 @@ fn lanes_of_one_worker_share_only_what_it_looks_at() {
 }
 
 /// Every pair of calls on different lanes.
-fn pairs(calls: &[Call]) -> impl Iterator<Item = (&Call, &Call)> {
+fn pairs(calls: &[CountedCall]) -> impl Iterator<Item = (&CountedCall, &CountedCall)> {
     calls
         .iter()
         .flat_map(|one| calls.iter().map(move |other| (one, other)))
@@ -342,7 +342,7 @@ fn pairs(calls: &[Call]) -> impl Iterator<Item = (&Call, &Call)> {
 #[test]
 fn lanes_beyond_the_last_in_use_are_not_looked_at() {
     let ends = Ends::new::<Counter>(geometry(64, 1));
-    let mut bridge = Bridge::new(&ends, || Alone::of(Counter::new()));
+    let mut bridge = CountedBridge::new(&ends, || Alone::of(Counter::new()));
     let first = bridge.call();
     assert!(first.caller.writes.contains(&Line::Worker(0)), "the first call on a lane says that it is in use");
     let second = bridge.call();
@@ -395,7 +395,7 @@ fn a_longer_payload_touches_the_lines_that_it_fills_and_no_more() {
 fn what_each_side_keeps_of_a_lane_is_apart_from_all_others() {
     let ends = Ends::new::<Counter>(geometry(64, 4));
     let host = Parallel::of(Counter::new());
-    let bridge = Bridge::new(&ends, || &host);
+    let bridge = CountedBridge::new(&ends, || &host);
     let callee = bridge.workers.iter().flat_map(Worker::private_memory);
     let kept: Vec<_> = ends.caller.private_memory().into_iter().chain(callee).collect();
     assert_eq!(kept.len(), 2 * 64);

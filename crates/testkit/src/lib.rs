@@ -22,7 +22,7 @@ use std::fs::{self, DirEntry};
 use std::time::{Duration, Instant};
 
 /// A fuzz target: runs one input.
-pub type Target = fn(&[u8]);
+pub type FuzzTarget = fn(&[u8]);
 
 macro_rules! targets {
     ($($(#[doc = $doc:literal])* $name:ident)*) => {
@@ -33,7 +33,7 @@ macro_rules! targets {
         })*
 
         /// Every target with its name, which is also its file in `fuzz/fuzz_targets` and its directory in `fuzz/corpus`.
-        pub const TARGETS: &[(&str, Target)] = &[$((stringify!($name), $name)),*];
+        pub const TARGETS: &[(&str, FuzzTarget)] = &[$((stringify!($name), $name)),*];
     };
 }
 

@@ -45,7 +45,7 @@ struct Model {
     lender: Lender,
     held: Placed<HeldTable>,
     arena: Arena,
-    memory: Memory,
+    memory: CountingMemory,
     /// The loans that have not come back.
     lent: Vec<Lent>,
     /// The loans of the frame being written.
@@ -65,7 +65,7 @@ impl Model {
             lender: Lender::new(segment.held_by_child()),
             held: segment.held_by_child(),
             arena: Arena::new(Limits { max_payload: 4096, retained: 1 << 20 }),
-            memory: Memory(0),
+            memory: CountingMemory(0),
             lent: Vec::new(),
             next: LoanList::default(),
             sent: Vec::new(),
@@ -199,9 +199,9 @@ fn place(allocation: &Allocation) -> (u64, u64) {
 }
 
 /// Unlimited memory. Holds the number of the last segment.
-struct Memory(u64);
+struct CountingMemory(u64);
 
-impl Source for Memory {
+impl Source for CountingMemory {
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
         self.0 += 1;
         Ok((self.0, Arc::new(Mapping::on_heap(&HeapMemory::new(len as usize), Protection::ReadWrite))))

@@ -4,7 +4,7 @@
 
 use super::fake_child::{FakeChild, in_line};
 use super::input::{Input, mutate};
-use super::types::{Kind, Plain, Sample, Shape, Tree};
+use super::types::{FlagAndNumber, NumberKind, Sample, Shape, Tree};
 use callgate_manager::{Args, Value};
 use callgate_os::mapping::{HeapMemory, Mapping, Protection};
 use callgate_transport::backing::heap::Heap;
@@ -43,13 +43,13 @@ pub fn reply(data: &[u8]) {
     check(&mut input);
 }
 
-type Check = fn(&mut Input<'_>);
+type TypeCheck = fn(&mut Input<'_>);
 
 /// Lists the types, each with how to compare its values and what to do with a view of its archive.
 macro_rules! types {
     ($($name:ty: $same:ident $view:ident,)*) => {
         /// One entry for each type. The corpora refer to types by their index, so add new ones at the end.
-        const TYPES: &[Check] = &[$(|input| check::<$name>(input, &$same::<$name>(), $view::<$name>),)*];
+        const TYPES: &[TypeCheck] = &[$(|input| check::<$name>(input, &$same::<$name>(), $view::<$name>),)*];
 
         #[cfg(test)]
         const NAMES: &[&str] = &[$(stringify!($name),)*];
@@ -81,7 +81,7 @@ types! {
     Option<Box<(u64, Vec<u8>)>>: printed viewed,
     Shape: printed viewed,
     Vec<Shape>: printed viewed,
-    Vec<Plain>: printed viewed,
+    Vec<FlagAndNumber>: printed viewed,
     HashMap<u32, String>: equal kept,
     HashMap<String, Vec<u8>>: equal kept,
     HashSet<u64>: equal kept,
@@ -122,9 +122,9 @@ impl Sample for Limit {
     }
 }
 
-impl Sample for Kind {
+impl Sample for NumberKind {
     fn sample(input: &mut Input<'_>) -> Self {
-        if input.flag() { Kind::One } else { Kind::Two }
+        if input.flag() { NumberKind::One } else { NumberKind::Two }
     }
 }
 

@@ -41,7 +41,7 @@ const BOX: usize = 9000;
 
 static CALL: Method = Method { service: "Nothing", name: "call", index: 1, interface: None, idempotent: false };
 
-type Bytes = SharedBox<[u8]>;
+type ByteBox = SharedBox<[u8]>;
 
 /// Lets child and parent act as the input says, step by step.
 pub fn ring(data: &[u8]) {
@@ -57,17 +57,17 @@ pub fn ring(data: &[u8]) {
 }
 
 struct Play {
-    child: Child,
+    child: FuzzedChild,
     /// Calls in progress, each with its lane.
     calls: Vec<Begun>,
     /// The parent's boxes, each with the byte that fills it. No two may share memory.
-    boxes: Vec<(Bytes, u8)>,
+    boxes: Vec<(ByteBox, u8)>,
     filled: u8,
 }
 
 impl Play {
     fn new() -> Self {
-        Self { child: Child::new(), calls: Vec::new(), boxes: Vec::new(), filled: 0 }
+        Self { child: FuzzedChild::new(), calls: Vec::new(), boxes: Vec::new(), filled: 0 }
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
@@ -96,7 +96,7 @@ impl Play {
             }
             4 if at < self.boxes.len() => self.begin((Val(&self.boxes[at].0),)),
             5 => {
-                let sent: Vec<Bytes> = self.boxes.drain(..at).map(|(sent, _)| sent).collect();
+                let sent: Vec<ByteBox> = self.boxes.drain(..at).map(|(sent, _)| sent).collect();
                 self.begin((Own(sent),))
             }
             _ => return,
@@ -118,8 +118,8 @@ impl Play {
             3 => look_at(call.poll::<HashMap<String, Vec<u8>>>()),
             4 => look_at(call.poll::<Tree>()),
             5 => look_at_view(call.poll::<ArchivedReply<Archived<Vec<String>>>>()),
-            6 => call.poll::<Bytes>().is_some_and(|got| self.own(got.map(|one| vec![one]))),
-            _ => call.poll::<Vec<Bytes>>().is_some_and(|got| self.own(got)),
+            6 => call.poll::<ByteBox>().is_some_and(|got| self.own(got.map(|one| vec![one]))),
+            _ => call.poll::<Vec<ByteBox>>().is_some_and(|got| self.own(got)),
         };
         if is_over {
             self.calls.swap_remove(at);
@@ -148,7 +148,7 @@ impl Play {
     }
 
     /// Keeps the boxes of a reply, which belong to the parent now. Returns true: the call is over.
-    fn own(&mut self, got: Result<Vec<Bytes>, CallError>) -> bool {
+    fn own(&mut self, got: Result<Vec<ByteBox>, CallError>) -> bool {
         for one in got.into_iter().flatten() {
             black_box(format!("{one:?}"));
             self.fill(one);
@@ -159,13 +159,13 @@ impl Play {
     fn make_box(&mut self, len: usize) {
         let pool = self.child.bridge.caller.pool();
         if self.boxes.len() < 8
-            && let Ok(new) = Bytes::for_overwrite_at(Some(pool), len, Deadline::now())
+            && let Ok(new) = ByteBox::for_overwrite_at(Some(pool), len, Deadline::now())
         {
             self.fill(new);
         }
     }
 
-    fn fill(&mut self, mut new: Bytes) {
+    fn fill(&mut self, mut new: ByteBox) {
         self.filled = self.filled.wrapping_add(1);
         new.fill(self.filled);
         self.boxes.push((new, self.filled));
@@ -217,7 +217,7 @@ where
 
 // ---- the child -----------------------------------------------------------------------------------------------------
 
-struct Child {
+struct FuzzedChild {
     bridge: FakeChild,
     heap: Arc<Heap>,
     /// The reply rings.
@@ -230,7 +230,7 @@ struct Child {
 /// Kinds of frames: those of replies and a few others. Bit 7 says that the payload lies in a block.
 const KINDS: [u64; 12] = [2, 2, 2, 2, 0x82, 0x82, 0x80, 5, 6, 7, 0x87, 0x85];
 
-impl Child {
+impl FuzzedChild {
     fn new() -> Self {
         let heap = Arc::new(Heap::default());
         let fake = FakeChild::new(heap.clone());

@@ -83,7 +83,7 @@ made_of! {
         2 => Shape::Named { name: text.clone().unwrap_or_default(), inner: None },
         _ => Shape::Named { name: String::new(), inner: Some(Box::new(Shape::Named { name: "inner".into(), inner: None })) },
     };
-    Plain: (u8, u16) => |(flag, number)| Plain { flag: flag & 1 == 1, kind: if flag & 2 == 2 { Kind::One } else { Kind::Two }, number };
+    FlagAndNumber: (u8, u16) => |(flag, number)| FlagAndNumber { flag: flag & 1 == 1, kind: if flag & 2 == 2 { NumberKind::One } else { NumberKind::Two }, number };
 }
 
 impl<T: Sample> Sample for Vec<T> {
@@ -196,16 +196,16 @@ pub(super) enum Shape {
 
 #[derive(Clone, Copy, Debug, PartialEq, Archive, Serialize, Deserialize)]
 #[rkyv(derive(Debug, callgate::Viewable))]
-pub(super) enum Kind {
+pub(super) enum NumberKind {
     One,
     Two,
 }
 
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 #[rkyv(derive(Debug, callgate::Viewable))]
-pub(super) struct Plain {
+pub(super) struct FlagAndNumber {
     flag: bool,
-    kind: Kind,
+    kind: NumberKind,
     number: u16,
 }
 

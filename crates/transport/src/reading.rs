@@ -328,14 +328,14 @@ mod tests {
     struct Node<const N: usize, const SKIPPED: usize> {
         bytes: [u8; N],
         #[rkyv(with = Skip)]
-        skipped: Bytes<SKIPPED>,
+        skipped: SkippedBytes<SKIPPED>,
         #[rkyv(omit_bounds)]
         next: Option<Box<Node<N, SKIPPED>>>,
     }
 
-    struct Bytes<const N: usize>(#[allow(dead_code)] [u8; N]);
+    struct SkippedBytes<const N: usize>(#[allow(dead_code)] [u8; N]);
 
-    impl<const N: usize> Default for Bytes<N> {
+    impl<const N: usize> Default for SkippedBytes<N> {
         fn default() -> Self {
             Self([7; N])
         }
@@ -348,11 +348,11 @@ mod tests {
         deserialize_bounds(__D::Error: rkyv::rancor::Source),
         bytecheck(bounds(__C: rkyv::validation::ArchiveContext, __C::Error: rkyv::rancor::Source))
     )]
-    struct Tree {
+    struct MapTree {
         #[rkyv(omit_bounds)]
-        map: BTreeMap<u32, Tree>,
+        map: BTreeMap<u32, MapTree>,
         #[rkyv(omit_bounds)]
-        list: Vec<Tree>,
+        list: Vec<MapTree>,
     }
 
     /// Runs `run` on a thread with a stack of `size` bytes.
@@ -364,7 +364,7 @@ mod tests {
     /// A list of any number of levels, also beyond the limit.
     fn list<const N: usize, const SKIPPED: usize>(levels: usize) -> AlignedVec<ALIGN> {
         with_stack(256 << 20, move || {
-            let node = |next| Box::new(Node::<N, SKIPPED> { bytes: [1; N], skipped: Bytes::default(), next });
+            let node = |next| Box::new(Node::<N, SKIPPED> { bytes: [1; N], skipped: SkippedBytes::default(), next });
             let list = (0..levels).fold(node(None), |next, _| node(Some(next)));
             encode_to_vec(&list, 1 << 30).expect("an archive")
         })
@@ -372,10 +372,10 @@ mod tests {
 
     fn tree(levels: usize) -> AlignedVec<ALIGN> {
         with_stack(256 << 20, move || {
-            let leaf = Tree { map: BTreeMap::new(), list: Vec::new() };
+            let leaf = MapTree { map: BTreeMap::new(), list: Vec::new() };
             let tree = (0..levels).fold(leaf, |tree, level| match level % 2 {
-                0 => Tree { map: BTreeMap::from([(7, tree)]), list: Vec::new() },
-                _ => Tree { map: BTreeMap::new(), list: vec![tree] },
+                0 => MapTree { map: BTreeMap::from([(7, tree)]), list: Vec::new() },
+                _ => MapTree { map: BTreeMap::new(), list: vec![tree] },
             });
             encode_to_vec(&tree, 1 << 20).expect("an archive")
         })
@@ -421,7 +421,7 @@ mod tests {
         for levels in [1, 3, 20, 100, 200] {
             let bytes = tree(levels);
             for size in [64 << 10, 256 << 10, 1 << 20, 2 << 20, 8 << 20] {
-                let is_read = is_read::<Tree>(&bytes, size);
+                let is_read = is_read::<MapTree>(&bytes, size);
                 assert!(is_read || size < levels * DROP + (1 << 20), "{levels} levels on {size}");
             }
         }

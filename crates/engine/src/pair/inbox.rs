@@ -20,7 +20,7 @@ use std::sync::Arc;
 const SENSELESS: &str = "a control message that makes no sense";
 
 /// The answer to a request for memory.
-type Answer = Result<(u64, Arc<Mapping>), NoMemory>;
+type MemoryAnswer = Result<(u64, Arc<Mapping>), NoMemory>;
 
 impl PairEndpoint {
     /// Reads a message if there is one, and handles it. `Ok(false)` = there is none.
@@ -60,7 +60,7 @@ impl PairEndpoint {
         told: &mut PairInbox,
         message: Message,
         descriptor: &mut dyn Iterator<Item = OwnedFd>,
-    ) -> Result<Option<Answer>, &'static str> {
+    ) -> Result<Option<MemoryAnswer>, &'static str> {
         let mut mapped = |segment, access| Sealed.attach(segment, &mut *descriptor, access).map(Arc::new);
         let answer = match message {
             Message::Attach { segment } => {
@@ -102,7 +102,7 @@ impl PairEndpoint {
         told: &mut PairInbox,
         segment: u64,
         mapped: io::Result<Arc<Mapping>>,
-    ) -> Result<Option<Answer>, &'static str> {
+    ) -> Result<Option<MemoryAnswer>, &'static str> {
         match mapped {
             Ok(mapping) => {
                 told.unsealed = Some((segment, mapping));

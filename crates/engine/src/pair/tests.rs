@@ -49,9 +49,9 @@ const LIMITS: Limits = Limits { max_payload: 8 << 20, retained: 1 << 20 };
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(30));
 
 /// The hub's ends of the control sockets, in the order caller, owner.
-struct Hub([Control; 2]);
+struct FakeHub([Control; 2]);
 
-impl Hub {
+impl FakeHub {
     /// Gives both sides what they ask for until one has closed; then the pair is over.
     fn run(self) {
         let (mut next, mut unsealed) = (0, HashMap::new());
@@ -88,11 +88,11 @@ impl Hub {
 }
 
 /// Both introductions of a pair in this process, and the hub that made it.
-fn introduced(geometry: Geometry) -> ([Introduction; 2], Hub) {
+fn introduced(geometry: Geometry) -> ([Introduction; 2], FakeHub) {
     introduced_by(Segment::create(geometry, &Sealed).unwrap().1.unwrap())
 }
 
-fn introduced_by(object: OwnedFd) -> ([Introduction; 2], Hub) {
+fn introduced_by(object: OwnedFd) -> ([Introduction; 2], FakeHub) {
     let (ours, theirs): (Vec<_>, Vec<_>) = (0..2).map(|_| socket::pair().unwrap()).unzip();
     let introductions = theirs.into_iter().map(|control| Introduction {
         pid: std::process::id(),
@@ -105,7 +105,7 @@ fn introduced_by(object: OwnedFd) -> ([Introduction; 2], Hub) {
     let introductions = introductions.collect::<Vec<_>>().try_into().ok().unwrap();
     let ours: Vec<_> = ours.into_iter().map(Control::new).collect();
     ours.iter().for_each(|side| side.send(Message::Sealed { segment: SEGMENT }, None).unwrap());
-    (introductions, Hub(ours.try_into().ok().unwrap()))
+    (introductions, FakeHub(ours.try_into().ok().unwrap()))
 }
 
 fn double(caller: &Caller, number: u64) -> Result<u64, CallError> {

@@ -21,7 +21,7 @@ use super::rates::Rates;
 use super::registry::{Registry, Revoked};
 use crate::auth::ClientRights;
 use crate::authkey::AuthKey;
-use crate::protocol::{FromHub, Resolution, Side};
+use crate::protocol::{FromHub, PairSide, Resolution};
 use callgate_os::memfd;
 use callgate_os::pidfd::Pidfd;
 use callgate_os::poll::{PollSet, Waker};
@@ -117,8 +117,8 @@ fn key(number: u64, kind: u64) -> u64 {
     number << KIND_BITS | kind
 }
 
-fn control_key(pair: u64, side: Side) -> u64 {
-    key(pair, if side == Side::Caller { CALLER } else { OWNER })
+fn control_key(pair: u64, side: PairSide) -> u64 {
+    key(pair, if side == PairSide::Caller { CALLER } else { OWNER })
 }
 
 impl EventLoop {
@@ -195,8 +195,8 @@ impl EventLoop {
         match ready & ((1 << KIND_BITS) - 1) {
             SOCKET => self.attend(number),
             PROCESS => self.hear_last(number),
-            CALLER => self.attend_control(number, Side::Caller),
-            OWNER => self.attend_control(number, Side::Owner),
+            CALLER => self.attend_control(number, PairSide::Caller),
+            OWNER => self.attend_control(number, PairSide::Owner),
             _ if ready == LISTENER => self.accept(),
             _ if ready == RELEASES => {
                 let to_end = self.pairs.released();

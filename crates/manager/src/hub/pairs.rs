@@ -14,7 +14,7 @@ mod memory;
 use self::memory_request::MemoryRequest;
 use super::connection::ClientId;
 use super::ledger::{Ledger, Left, Process, Watch};
-use crate::protocol::Side;
+use crate::protocol::PairSide;
 use callgate_engine::control::{Control, Message};
 use callgate_engine::nest;
 use callgate_os::socket::{self, BlockingMode, Exposed};
@@ -40,7 +40,7 @@ pub(super) type Sealer = Box<dyn Fn(SealRequest) -> bool + Send>;
 pub(super) struct SealRequest {
     pub(super) pair: u64,
     /// The side that it was made for.
-    side: Side,
+    side: PairSide,
     segment: u64,
     pub(super) object: OwnedFd,
     /// The same object, read-only.
@@ -59,7 +59,7 @@ pub(super) struct Pairs {
     ledger: Ledger,
     sealer: Sealer,
     /// Sides that wait for memory to be released, with the number of bytes and the deadline.
-    waiting: Vec<(u64, Side, u64, Instant)>,
+    waiting: Vec<(u64, PairSide, u64, Instant)>,
 }
 
 /// The pair of one caller and one owner.
@@ -137,17 +137,17 @@ pub(super) enum Heard {
 }
 
 impl Pair {
-    fn end(&mut self, side: Side) -> &mut End {
+    fn end(&mut self, side: PairSide) -> &mut End {
         match side {
-            Side::Caller => &mut self.caller,
-            Side::Owner => &mut self.owner,
+            PairSide::Caller => &mut self.caller,
+            PairSide::Owner => &mut self.owner,
         }
     }
 
-    fn sides(&mut self, side: Side) -> (&mut End, &mut End) {
+    fn sides(&mut self, side: PairSide) -> (&mut End, &mut End) {
         match side {
-            Side::Caller => (&mut self.caller, &mut self.owner),
-            Side::Owner => (&mut self.owner, &mut self.caller),
+            PairSide::Caller => (&mut self.caller, &mut self.owner),
+            PairSide::Owner => (&mut self.owner, &mut self.caller),
         }
     }
 }
@@ -294,33 +294,33 @@ impl Pairs {
     }
 
     /// The client at this side of a pair.
-    pub(super) fn client(&self, pair: u64, side: Side) -> Option<ClientId> {
+    pub(super) fn client(&self, pair: u64, side: PairSide) -> Option<ClientId> {
         let pair = self.pairs.get(&pair)?;
-        Some(if side == Side::Caller { pair.caller.client } else { pair.owner.client })
+        Some(if side == PairSide::Caller { pair.caller.client } else { pair.owner.client })
     }
 
     /// The hub's end of a control socket.
-    pub(super) fn control(&self, pair: u64, side: Side) -> Option<BorrowedFd<'_>> {
+    pub(super) fn control(&self, pair: u64, side: PairSide) -> Option<BorrowedFd<'_>> {
         let pair = self.pairs.get(&pair)?;
-        let end = if side == Side::Caller { &pair.caller } else { &pair.owner };
+        let end = if side == PairSide::Caller { &pair.caller } else { &pair.owner };
         Some(end.control.as_fd())
     }
 
     /// The client at this side of a pair, if it has made its control socket too slow to use.
-    pub(super) fn slow_client(&self, pair: u64, side: Side) -> Option<ClientId> {
+    pub(super) fn slow_client(&self, pair: u64, side: PairSide) -> Option<ClientId> {
         let pair = self.pairs.get(&pair)?;
-        let end = if side == Side::Caller { &pair.caller } else { &pair.owner };
+        let end = if side == PairSide::Caller { &pair.caller } else { &pair.owner };
         end.control.is_slow().then_some(end.client)
     }
 
     /// The client at the other side, and the time that its control socket has cost since the last call of this.
-    pub(super) fn take_cost_of_other(&mut self, pair: u64, side: Side) -> Option<(ClientId, Duration)> {
+    pub(super) fn take_cost_of_other(&mut self, pair: u64, side: PairSide) -> Option<(ClientId, Duration)> {
         let (_, other) = self.pairs.get_mut(&pair)?.sides(side);
         Some((other.client, other.control.take_cost()))
     }
 
     /// Handles one message of `side`. `credit` is that of its client, for all its sockets together.
-    pub(super) fn hear(&mut self, pair: u64, side: Side, credit: &mut Credit) -> Heard {
+    pub(super) fn hear(&mut self, pair: u64, side: PairSide, credit: &mut Credit) -> Heard {
         let Some(found) = self.pairs.get_mut(&pair) else { return Heard::Nothing };
         let end = found.end(side);
         if !credit.take(1) {
@@ -345,13 +345,13 @@ impl Pairs {
         if said.is_ok() { Heard::More } else { Heard::End }
     }
 
-    fn handle_message(&mut self, pair: u64, side: Side, message: Message) -> Result<(), Broken> {
+    fn handle_message(&mut self, pair: u64, side: PairSide, message: Message) -> Result<(), Broken> {
         match message {
             Message::Need { len } if len > 0 => self.need(pair, side, len),
             Message::Mapped { segment: FIRST } => self.has_first(pair, side),
             Message::Mapped { segment } => self.has_mapped(pair, side, segment),
             Message::Detach { segment } => self.detach(pair, side, segment),
-            Message::Begin { lane } if side == Side::Caller => self.begin(pair, lane),
+            Message::Begin { lane } if side == PairSide::Caller => self.begin(pair, lane),
             Message::Need { .. }
             | Message::Begin { .. }
             | Message::Attach { .. }
@@ -376,7 +376,7 @@ impl Pairs {
     }
 
     /// A side has mapped the first segment. When both have, it is sealed.
-    fn has_first(&mut self, pair: u64, side: Side) -> Result<(), Broken> {
+    fn has_first(&mut self, pair: u64, side: PairSide) -> Result<(), Broken> {
         let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
         if std::mem::replace(&mut found.end(side).has_first, true) {
             return Err(Broken);
@@ -417,7 +417,7 @@ mod tests {
         let _burden = toll::burden(&control, 300_000);
         let slow = (0..10).find(|_| {
             pairs.pairs.get_mut(&pair).unwrap().caller.request = MemoryRequest::Idle;
-            pairs.need(pair, Side::Caller, 4096).is_err()
+            pairs.need(pair, PairSide::Caller, 4096).is_err()
         });
         let granted = 4096 * (slow.expect("it is slow") as u64 + 1);
         pairs.end(pair);

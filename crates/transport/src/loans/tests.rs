@@ -35,14 +35,14 @@ mod sides {
     use crate::segment::Segment;
 
     /// Both sides of the same table, and blocks to lend.
-    struct Sides {
+    struct LoanSides {
         lender: Lender,
         holder: Holder,
         arena: Arena,
         freed: Vec<Allocation>,
     }
 
-    impl Sides {
+    impl LoanSides {
         fn new() -> Self {
             let geometry = Geometry { lanes: 1, slots: 2, slot_lines: 1, workers: 1 };
             let (segment, _) = Segment::create(geometry, &Sealed).unwrap();
@@ -75,7 +75,7 @@ mod sides {
 
     #[test]
     fn blocks_that_were_not_taken_are_free_when_their_frame_is_finished() {
-        let (mut sides, mut list) = (Sides::new(), LoanList::default());
+        let (mut sides, mut list) = (LoanSides::new(), LoanList::default());
         let loan_ids = [(); 5].map(|()| sides.lend(false, &mut list));
         assert!(sides.holder.take(loan_ids[1]) && sides.holder.take(loan_ids[3]));
         assert!(!sides.holder.take(loan_ids[3]), "nothing is held twice");
@@ -89,7 +89,7 @@ mod sides {
 
     #[test]
     fn a_block_that_its_owner_still_uses_goes_back_to_the_owner_alone() {
-        let (mut sides, mut list) = (Sides::new(), LoanList::default());
+        let (mut sides, mut list) = (LoanSides::new(), LoanList::default());
         let [reclaimed, disowned] = [(); 2].map(|()| sides.lend(true, &mut list));
         assert!(sides.holder.take(reclaimed) && sides.holder.take(disowned));
         assert_eq!(sides.finish_frame(list), 0);
@@ -106,7 +106,7 @@ mod sides {
     #[test]
     fn a_returned_block_is_whole_if_it_was_released_and_shared_if_not() {
         for finished_before in [false, true] {
-            let (mut sides, mut list, mut returns) = (Sides::new(), LoanList::default(), LoanList::default());
+            let (mut sides, mut list, mut returns) = (LoanSides::new(), LoanList::default(), LoanList::default());
             let [released, used, untaken] = [(); 3].map(|()| sides.lend(false, &mut list));
             for loan_id in [released, used, untaken] {
                 assert!(sides.holder.take(loan_id) && sides.holder.return_with(loan_id, &mut returns));
@@ -136,7 +136,7 @@ mod sides {
 
     #[test]
     fn a_frame_that_is_not_sent_returns_nothing() {
-        let (mut sides, mut list, mut returns) = (Sides::new(), LoanList::default(), LoanList::default());
+        let (mut sides, mut list, mut returns) = (LoanSides::new(), LoanList::default(), LoanList::default());
         let [released, kept] = [(); 2].map(|()| sides.lend(false, &mut list));
         for loan_id in [released, kept] {
             assert!(sides.holder.take(loan_id) && sides.holder.return_with(loan_id, &mut returns));
@@ -151,8 +151,8 @@ mod sides {
 
     #[test]
     fn lies_return_no_block_that_is_not_lent_and_every_list_ends() {
-        let mut sides = Sides::new();
-        let write = |sides: &Sides, index: usize, word: u64| sides.holder.held.words[index].store(word, Release);
+        let mut sides = LoanSides::new();
+        let write = |sides: &LoanSides, index: usize, word: u64| sides.holder.held.words[index].store(word, Release);
         for word in [0, u64::MAX, RETURNED, 1 << 2 | RETURNED, 2 << 32 | 1 << 2 | RETURNED] {
             write(&sides, 0, word);
             for head in [1, 2, LOANS as u64, u64::MAX] {
@@ -163,7 +163,7 @@ mod sides {
         }
         // A ring of two lent blocks, still used here or not.
         for owned in [false, true] {
-            let mut sides = Sides::new();
+            let mut sides = LoanSides::new();
             let mut list = LoanList::default();
             let loan_ids = [(); 2].map(|()| sides.lend(owned, &mut list));
             assert_eq!(loan_ids.map(|loan_id| loan_id.index), [0, 1]);
@@ -181,7 +181,7 @@ mod sides {
 
     #[test]
     fn lending_ends_when_the_table_is_full() {
-        let (mut sides, mut list) = (Sides::new(), LoanList::default());
+        let (mut sides, mut list) = (LoanSides::new(), LoanList::default());
         let loan_ids: Vec<_> = (0..LOANS).map(|_| sides.lend(false, &mut list)).collect();
         let allocation = sides.arena.allocate(4096, &mut Memfds).unwrap();
         assert!(sides.lender.lend(allocation, 0, false, &mut LoanList::default()).is_err());

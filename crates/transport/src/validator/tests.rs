@@ -25,20 +25,20 @@ mod zero_sized;
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 struct Weightless {
     #[rkyv(with = Skip)]
-    bytes: Large,
+    bytes: LargeBytes,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct Large([u8; 1024]);
+struct LargeBytes([u8; 1024]);
 
-impl Default for Large {
+impl Default for LargeBytes {
     fn default() -> Self {
         Self([0; 1024])
     }
 }
 
 fn weightless() -> Weightless {
-    Weightless { bytes: Large::default() }
+    Weightless { bytes: LargeBytes::default() }
 }
 
 fn read<R: Transfer>(bytes: &[u8]) -> Result<R, Failure> {
@@ -74,21 +74,21 @@ const MANY: u64 = u64::MAX;
 const WORD: usize = size_of::<u64>();
 
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
-struct Order {
+struct SampleOrder {
     id: u64,
     count: u64,
     items: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
-enum Event {
+enum SampleEvent {
     Sale { amount: u64, items: Vec<u64> },
     Return { amount: u64, why: Option<String>, items: Vec<String> },
     Nothing,
 }
 
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
-enum Kind {
+enum SampleKind {
     A,
     B,
 }
@@ -104,7 +104,7 @@ struct Flagged {
 
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 struct Priced {
-    kind: Kind,
+    kind: SampleKind,
     n: u64,
     delta: i64,
     price: u64,
@@ -113,7 +113,7 @@ struct Priced {
 
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 struct Tagged {
-    kind: Kind,
+    kind: SampleKind,
     id: u64,
     tags: Vec<u8>,
 }
@@ -177,7 +177,7 @@ fn what_validation_costs() {
     measure("100,000, every other empty", &mixed(2));
     measure("100,000, every hundredth empty", &mixed(100));
     measure("100,000, none empty", &mixed(1_000_000)[1..].to_vec());
-    measure("1,000 orders", &vec![Order { id: 0, count: 100_000, items: vec![] }; 1000]);
+    measure("1,000 orders", &vec![SampleOrder { id: 0, count: 100_000, items: vec![] }; 1000]);
     measure("one empty", &(1u64, Vec::<u8>::new()));
     measure("one of 10", &vec![1u8; 10]);
     measure("1,000 texts", &vec![String::from("a text that is too long to stay in place"); 1000]);

@@ -1,7 +1,8 @@
 //! The legend above the plot, which says which curve is which.
 
 use super::look::{self, CurveStyle};
-use super::{BoxError, Drawing, MARGIN};
+use super::{Drawing, MARGIN};
+use callgate_suite::BoxError;
 use plotters::element::{PathElement, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, IntoTextStyle};

@@ -3,7 +3,8 @@
 //! The drawing has its colours as attributes, so it is complete without a style sheet. [`STYLE`] replaces them for readers who
 //! prefer dark.
 
-use super::{BoxError, Drawing};
+use super::Drawing;
+use callgate_suite::BoxError;
 use plotters::element::{Circle, Cross, TriangleMarker};
 use plotters::style::{Color, FontDesc, FontFamily, FontStyle, RGBColor};
 

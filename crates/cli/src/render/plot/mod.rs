@@ -10,6 +10,7 @@ pub use look::STYLE;
 
 use super::units;
 use axis::{Axis, AxisSpread, Scale};
+use callgate_suite::BoxError;
 use callgate_suite::report::Series;
 use legend::Legend;
 use look::CurveStyle;
@@ -20,9 +21,7 @@ use plotters::coord::cartesian::Cartesian2d;
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
 use plotters::series::LineSeries;
 use plotters::style::Color;
-use std::error::Error;
 
-type BoxError = Box<dyn Error + Send + Sync>;
 type Drawing<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<AxisSpread, AxisSpread>>;
 

@@ -8,7 +8,7 @@ use super::{EventLoop, Resolving, TURN, control_key};
 use crate::hub::connection::{ClientId, Connection};
 use crate::hub::ledger::Process;
 use crate::hub::pairs::{Heard, New, SealRequest};
-use crate::protocol::{FromHub, Resolution, Side};
+use crate::protocol::{FromHub, PairSide, Resolution};
 use callgate_os::listener;
 use callgate_transport::bounds::hub::{INTRODUCTION, MAX_RESOLVING, READY_PATIENCE};
 use std::io;
@@ -85,7 +85,7 @@ impl EventLoop {
         self.rates.take(caller_pid, owner, Instant::now()).map_err(io::Error::other)?;
         let New { pair, owner: [segment, control], caller: [same_segment, other_control] } =
             self.pairs.introduce((caller, caller_identity), (owner, owner_identity))?;
-        for side in [Side::Caller, Side::Owner] {
+        for side in [PairSide::Caller, PairSide::Owner] {
             let added = self.pairs.control(pair, side).map(|control| self.poll.add(control, control_key(pair, side)));
             if let Some(Err(error)) = added {
                 self.end_pair(pair);
@@ -96,8 +96,12 @@ impl EventLoop {
             connection.credit.lock().charge(INTRODUCTION);
         }
         let introduced = |role, pid| FromHub::Introduced { pair, role, pid };
-        self.tell_with(owner, introduced(Side::Owner, caller_pid), vec![segment, control, caller_process]);
-        self.tell_with(caller, introduced(Side::Caller, owner_pid), vec![same_segment, other_control, owner_process]);
+        self.tell_with(owner, introduced(PairSide::Owner, caller_pid), vec![segment, control, caller_process]);
+        self.tell_with(
+            caller,
+            introduced(PairSide::Caller, owner_pid),
+            vec![same_segment, other_control, owner_process],
+        );
         Ok(pair)
     }
 
@@ -112,7 +116,7 @@ impl EventLoop {
     }
 
     pub(super) fn end_pair(&mut self, pair: u64) {
-        for side in [Side::Caller, Side::Owner] {
+        for side in [PairSide::Caller, PairSide::Owner] {
             if let Some(control) = self.pairs.control(pair, side) {
                 self.poll.remove(control);
             }
@@ -149,7 +153,7 @@ impl EventLoop {
     }
 
     /// Handles what one side of a pair has sent on its control socket, or that it has closed it.
-    pub(super) fn attend_control(&mut self, pair: u64, side: Side) {
+    pub(super) fn attend_control(&mut self, pair: u64, side: PairSide) {
         for _ in 0..TURN {
             let client = self.pairs.client(pair, side);
             let Some(connection) = client.and_then(|client| self.connections.get_mut(&client)) else { return };
@@ -160,7 +164,7 @@ impl EventLoop {
                 Heard::End => {
                     let resolving = self.resolving.iter_mut().filter(|resolving| resolving.pair == Some(pair));
                     // The owner may be about to end: the answer waits until that is known.
-                    resolving.filter(|_| side == Side::Owner).for_each(|resolving| resolving.pair = None);
+                    resolving.filter(|_| side == PairSide::Owner).for_each(|resolving| resolving.pair = None);
                     return self.end_pair(pair);
                 }
                 Heard::TooMuch => {
@@ -174,14 +178,14 @@ impl EventLoop {
     }
 
     /// Charges the other side for the time that sending to it has cost.
-    fn charge_other(&mut self, pair: u64, side: Side) {
+    fn charge_other(&mut self, pair: u64, side: PairSide) {
         let Some((other, cost)) = self.pairs.take_cost_of_other(pair, side) else { return };
         if let Some(connection) = self.connections.get_mut(&other) {
             connection.credit.lock().charge_time(cost);
         }
     }
 
-    pub(super) fn listen_to_control(&mut self, pair: u64, side: Side) {
+    pub(super) fn listen_to_control(&mut self, pair: u64, side: PairSide) {
         let added = self.pairs.control(pair, side).map(|control| self.poll.add(control, control_key(pair, side)));
         if let Some(Err(_)) = added {
             self.end_pair(pair);

@@ -8,7 +8,7 @@ use super::{CALLER, EventLoop, KIND_BITS, OWNER, SOCKET, TURN, key};
 use crate::auth::{self, ClientRights};
 use crate::hub::connection::{ClientId, ConnectionState, Gone};
 use crate::hub::registry::Wish;
-use crate::protocol::{FromHub, Side, ToHub};
+use crate::protocol::{FromHub, PairSide, ToHub};
 use callgate_os::socket::{self, Received};
 use callgate_os::toll::SPELL;
 use callgate_transport::bounds::hub::{LONG, MAX_LAST};
@@ -53,8 +53,8 @@ impl EventLoop {
         for key in std::mem::take(&mut self.resting) {
             let number = key >> KIND_BITS;
             match key & ((1 << KIND_BITS) - 1) {
-                CALLER => self.listen_to_control(number, Side::Caller),
-                OWNER => self.listen_to_control(number, Side::Owner),
+                CALLER => self.listen_to_control(number, PairSide::Caller),
+                OWNER => self.listen_to_control(number, PairSide::Owner),
                 _ => {
                     if let Some(connection) = self.connections.get_mut(&number) {
                         connection.wake();

@@ -71,7 +71,7 @@ fn fault_41_each_who_waits_for_an_owner_has_its_whole_time() {
         // It closes its end of the pair.
         assert!(matches!(told(&of_owner), Some(FromHub::Introduced { .. })));
         let pair = event_loop.pairs.find(*caller, owner).unwrap();
-        event_loop.attend_control(pair, Side::Owner);
+        event_loop.attend_control(pair, PairSide::Owner);
     }
     for refused in [[true, false], [false, true]] {
         event_loop.resolving[0].until = Instant::now();

@@ -10,7 +10,7 @@ use super::{
     SealRequest, tell,
 };
 use crate::hub::ledger::{Left, Watch};
-use crate::protocol::Side;
+use crate::protocol::PairSide;
 use callgate_engine::control::Message;
 use callgate_os::limits::{self, Wanted};
 use callgate_os::memfd;
@@ -21,7 +21,7 @@ use std::time::Instant;
 
 impl Pairs {
     /// Handles a side's request for memory.
-    pub(super) fn need(&mut self, pair: u64, side: Side, len: u64) -> Result<(), Broken> {
+    pub(super) fn need(&mut self, pair: u64, side: PairSide, len: u64) -> Result<(), Broken> {
         let budget = self.budget;
         let end = self.pairs.get_mut(&pair).ok_or(Broken)?.end(side);
         match end.request.step(RequestEvent::Asked) {
@@ -32,7 +32,7 @@ impl Pairs {
     }
 
     /// Answers a request for memory, or puts it off, at most until `until`, if some may be released.
-    pub(super) fn grant(&mut self, pair: u64, side: Side, len: u64, until: Instant) -> Result<(), Broken> {
+    pub(super) fn grant(&mut self, pair: u64, side: PairSide, len: u64, until: Instant) -> Result<(), Broken> {
         let budget = self.budget;
         let found = self.pairs.get_mut(&pair).ok_or(Broken)?;
         let segment = found.next_segment;
@@ -65,7 +65,7 @@ impl Pairs {
     }
 
     /// Makes a segment for a side and sends it there.
-    fn supply(&mut self, pair: u64, side: Side, segment: u64, len: u64) -> Result<(), Broken> {
+    fn supply(&mut self, pair: u64, side: PairSide, segment: u64, len: u64) -> Result<(), Broken> {
         let (asker, other) = self.pairs.get_mut(&pair).ok_or(Broken)?.sides(side);
         let share = self.of_client.entry(asker.client).or_default();
         let object = match memfd::create_for_others("callgate-arena", len) {
@@ -92,7 +92,7 @@ impl Pairs {
     }
 
     /// Removes a segment from a side's books. Returns its length and its watch.
-    fn take_off(&mut self, pair: u64, side: Side, segment: u64) -> Option<(u64, Watch)> {
+    fn take_off(&mut self, pair: u64, side: PairSide, segment: u64) -> Option<(u64, Watch)> {
         let (asker, other) = self.pairs.get_mut(&pair)?.sides(side);
         let (len, watch) = asker.segments.remove(&segment)?;
         asker.bytes -= len;
@@ -107,7 +107,7 @@ impl Pairs {
     }
 
     /// Handles that a side has mapped what it was granted: has it sealed.
-    pub(super) fn has_mapped(&mut self, pair: u64, side: Side, segment: u64) -> Result<(), Broken> {
+    pub(super) fn has_mapped(&mut self, pair: u64, side: PairSide, segment: u64) -> Result<(), Broken> {
         let end = self.pairs.get_mut(&pair).ok_or(Broken)?.end(side);
         match end.request.step(RequestEvent::Mapped { segment }) {
             RequestAction::Seal(GrantedObject { object, to_read }) => {
@@ -134,7 +134,7 @@ impl Pairs {
         told.unwrap_or(Heard::End)
     }
 
-    fn attach(found: &mut Pair, side: Side, segment: u64, to_read: &OwnedFd) -> Result<(), Broken> {
+    fn attach(found: &mut Pair, side: PairSide, segment: u64, to_read: &OwnedFd) -> Result<(), Broken> {
         let (asker, other) = found.sides(side);
         asker.request.step(RequestEvent::Sealed);
         if !asker.segments.contains_key(&segment) {
@@ -149,7 +149,7 @@ impl Pairs {
     }
 
     /// Handles that a side gives back a segment that was made for it.
-    pub(super) fn detach(&mut self, pair: u64, side: Side, segment: u64) -> Result<(), Broken> {
+    pub(super) fn detach(&mut self, pair: u64, side: PairSide, segment: u64) -> Result<(), Broken> {
         let (len, watch) = self.take_off(pair, side, segment).ok_or(Broken)?;
         let (asker, other) = self.pairs.get_mut(&pair).ok_or(Broken)?.sides(side);
         let is_attached = matches!(asker.request.step(RequestEvent::Detached { segment }), RequestAction::TellReader);

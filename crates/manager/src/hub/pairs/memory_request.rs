@@ -104,23 +104,26 @@ mod tests {
     use super::RequestEvent::{Asked, Detached, Mapped, Postponed, Refused, Sealed, Sent};
     use super::*;
 
-    type Request = MemoryRequest<&'static str>;
+    type TestRequest = MemoryRequest<&'static str>;
 
-    fn granted() -> Request {
+    fn granted() -> TestRequest {
         Granted { segment: 5, object: "five" }
     }
 
-    fn sealing() -> Request {
+    fn sealing() -> TestRequest {
         Sealing { segment: 5 }
     }
 
-    fn states() -> [Request; 4] {
+    fn states() -> [TestRequest; 4] {
         [Idle, Waiting, granted(), sealing()]
     }
 
     /// What becomes of each state, in the order of `states`.
     #[track_caller]
-    fn check(event: impl Fn() -> RequestEvent<&'static str>, expected: [(Request, RequestAction<&'static str>); 4]) {
+    fn check(
+        event: impl Fn() -> RequestEvent<&'static str>,
+        expected: [(TestRequest, RequestAction<&'static str>); 4],
+    ) {
         for (mut state, expected) in states().into_iter().zip(expected) {
             let before = format!("{state:?}");
             let action = state.step(event());

@@ -109,7 +109,7 @@ fn many_pairs_are_not_many_credits() {
 
 /// Has the callers of these pairs ask for memory as fast as they are answered. All together they must not get more answers than one process has
 /// credit for.
-fn ask_for_too_much(pairs: &[(Introduction, Introduction)], begun: Instant) {
+fn ask_for_too_much(pairs: &[(ReceivedIntroduction, ReceivedIntroduction)], begun: Instant) {
     let (need, mut denied, mut asked) = (Message::Need { len: u64::MAX }, 0, 0);
     while begun.elapsed() < Duration::from_millis(1500) {
         for (at_caller, _) in pairs {

@@ -10,7 +10,7 @@ mod processes;
 
 use super::*;
 use crate::auth::{ANSWER, AdmissionRefusal, CHALLENGE, Challenge};
-use crate::protocol::{Counters, FromHub, NameInfo, Resolution, Side, ToHub};
+use crate::protocol::{Counters, FromHub, NameInfo, PairSide, Resolution, ToHub};
 use crate::support::{self, Helper, TempDir, alone, eventually, helper, play, role, say, within};
 use callgate_engine::control::{Control, Message};
 use callgate_os::listener::{Connected, ConnectionEnds, SocketName};
@@ -135,9 +135,9 @@ struct Talk {
 }
 
 /// What came with an introduction.
-struct Introduction {
+struct ReceivedIntroduction {
     pair: u64,
-    side: Side,
+    side: PairSide,
     pid: u32,
     segment: Segment,
     control: Control,
@@ -211,7 +211,7 @@ impl Talk {
     }
 
     #[track_caller]
-    fn introduction(&self) -> Introduction {
+    fn introduction(&self) -> ReceivedIntroduction {
         let (message, descriptors) = self.hear_with();
         let FromHub::Introduced { pair, role, pid } = message else { panic!("{message:?}") };
         let mut descriptors = descriptors.into_iter();
@@ -221,7 +221,7 @@ impl Talk {
         let control = Control::new(control);
         // The other side may have ended it already.
         let _ = control.send(Message::Mapped { segment: 0 }, None);
-        Introduction { pair, side: role, pid, segment, control, _process: process }
+        ReceivedIntroduction { pair, side: role, pid, segment, control, _process: process }
     }
 
     /// Whether there is no such callback. Of one that there is, the owner does not answer.
@@ -240,7 +240,7 @@ impl Talk {
 
     /// Makes a pair with the owner of a callback: this side of it, that of the owner, and where the callback is.
     #[track_caller]
-    fn pair_with(&self, owner: &Talk, name: &str) -> (Introduction, Introduction, Resolution) {
+    fn pair_with(&self, owner: &Talk, name: &str) -> (ReceivedIntroduction, ReceivedIntroduction, Resolution) {
         self.say(&ToHub::Resolve { seq: self.next(), name: name.into() });
         let (here, there) = (self.introduction(), owner.introduction());
         match self.hear() {

@@ -8,8 +8,8 @@ struct Introduced {
     scene: Scene,
     caller: Talk,
     owner: Talk,
-    at_caller: Introduction,
-    at_owner: Introduction,
+    at_caller: ReceivedIntroduction,
+    at_owner: ReceivedIntroduction,
 }
 
 impl Introduced {
@@ -59,7 +59,7 @@ fn a_caller_and_an_owner_are_introduced_once() {
     within(60, "a_caller_and_an_owner_are_introduced_once", || {
         let all = Introduced::with(HubOptions::new().concurrent_calls(3));
         let Introduced { at_caller, at_owner, caller, owner, .. } = &all;
-        assert_eq!((at_caller.side, at_owner.side), (Side::Caller, Side::Owner));
+        assert_eq!((at_caller.side, at_owner.side), (PairSide::Caller, PairSide::Owner));
         assert_eq!((at_caller.pair, at_caller.pid), (at_owner.pair, std::process::id()));
         // The same memory, of the geometry that was asked for.
         let geometry = at_owner.segment.geometry();
@@ -75,7 +75,7 @@ fn a_caller_and_an_owner_are_introduced_once() {
         owner.say(&ToHub::Resolve { seq: owner.next(), name: "c".into() });
         let (back, there) = (caller.introduction(), owner.introduction());
         assert!(back.pair == there.pair && back.pair != at_caller.pair);
-        assert_eq!((back.side, there.side), (Side::Owner, Side::Caller));
+        assert_eq!((back.side, there.side), (PairSide::Owner, PairSide::Caller));
     });
 }
 
@@ -210,19 +210,19 @@ fn one_side_has_so_many_segments_and_no_more() {
 }
 
 /// What a hub knows of pairs, without the hub's thread. Nothing is sealed.
-struct Books {
+struct PairBooks {
     pairs: pairs::Pairs,
     unsealed: mpsc::Receiver<pairs::SealRequest>,
 }
 
 /// Both ends of a pair of these books.
-struct Sides {
+struct PairSides {
     pair: u64,
     caller: Control,
     owner: Control,
 }
 
-impl Books {
+impl PairBooks {
     fn new() -> Self {
         let (sender, unsealed) = mpsc::channel();
         let sealer = Box::new(move |object| sender.send(object).is_ok());
@@ -230,23 +230,23 @@ impl Books {
     }
 
     /// A caller and an owner, by the numbers of their clients and processes.
-    fn introduce(&mut self, caller: u64, owner: u64) -> Sides {
+    fn introduce(&mut self, caller: u64, owner: u64) -> PairSides {
         let [caller, owner] = [caller, owner].map(|number| (number, Identity::of_nobody(number)));
         let pairs::New { pair, owner: [_, owner], caller: [_, caller] } = self.pairs.introduce(caller, owner).unwrap();
-        Sides { pair, caller: Control::new(caller), owner: Control::new(owner) }
+        PairSides { pair, caller: Control::new(caller), owner: Control::new(owner) }
     }
 
     /// The caller says something.
     #[track_caller]
-    fn say(&mut self, Sides { pair, caller, .. }: &Sides, message: Message) {
+    fn say(&mut self, PairSides { pair, caller, .. }: &PairSides, message: Message) {
         caller.send(message, None).unwrap();
-        let heard = self.pairs.hear(*pair, Side::Caller, &mut Credit::new(64, 0));
+        let heard = self.pairs.hear(*pair, PairSide::Caller, &mut Credit::new(64, 0));
         assert_eq!(heard, pairs::Heard::More);
     }
 
     /// The answer to a caller that needs a byte, if it comes at once, and the memory. The caller says that it has mapped it.
     #[track_caller]
-    fn ask(&mut self, sides: &Sides) -> Option<(Message, Option<OwnedFd>)> {
+    fn ask(&mut self, sides: &PairSides) -> Option<(Message, Option<OwnedFd>)> {
         self.say(sides, Message::Need { len: 1 });
         let answer = sides.caller.receive(BlockingMode::No).ok().flatten();
         if let Some((Message::Grant { segment }, _)) = answer {
@@ -259,7 +259,7 @@ impl Books {
     }
 
     #[track_caller]
-    fn is_granted(&mut self, sides: &Sides) -> bool {
+    fn is_granted(&mut self, sides: &PairSides) -> bool {
         matches!(self.ask(sides), Some((Message::Grant { .. }, _)))
     }
 }
@@ -268,7 +268,7 @@ impl Books {
 #[test]
 fn one_client_reads_so_many_segments_and_no_more() {
     within(120, "one_client_reads_so_many_segments_and_no_more", || {
-        let mut books = Books::new();
+        let mut books = PairBooks::new();
         let mut all = Vec::new();
         for caller in 0..64 {
             let sides = books.introduce(caller + 2, 1);
@@ -289,7 +289,7 @@ fn one_client_reads_so_many_segments_and_no_more() {
 #[test]
 fn fault_39_segments_that_one_keeps_leave_others_theirs() {
     within(120, "fault_39_segments_that_one_keeps_leave_others_theirs", || {
-        let mut books = Books::new();
+        let mut books = PairBooks::new();
         let (hostile, mut kept) = (books.introduce(1, 2), Vec::new());
         for _ in 0..5000 {
             let Some((Message::Grant { segment }, Some(object))) = books.ask(&hostile) else { break };
@@ -317,7 +317,7 @@ fn fault_39_segments_that_one_keeps_leave_others_theirs() {
 #[test]
 fn a_pair_ends_for_both_sides() {
     within(60, "a_pair_ends_for_both_sides", || {
-        type End = fn(&mut Option<Talk>, Introduction);
+        type End = fn(&mut Option<Talk>, ReceivedIntroduction);
         let ends: [(&str, End); 6] = [
             ("its socket closes", |_, at| drop(at)),
             ("it leaves the hub", |client, _at| drop(client.take())),
@@ -327,16 +327,16 @@ fn a_pair_ends_for_both_sides() {
             ("it wants nothing", |_, at| at.control.send(Message::Need { len: 0 }, None).unwrap()),
         ];
         for (case, end) in ends {
-            for side in [Side::Caller, Side::Owner] {
+            for side in [PairSide::Caller, PairSide::Owner] {
                 let Introduced { scene, caller, owner, at_caller, at_owner } = Introduced::with(HubOptions::new());
                 let first = at_caller.pair;
                 let (mut caller, mut owner) = (Some(caller), Some(owner));
                 let left = match side {
-                    Side::Caller => {
+                    PairSide::Caller => {
                         end(&mut caller, at_caller);
                         at_owner.control
                     }
-                    Side::Owner => {
+                    PairSide::Owner => {
                         end(&mut owner, at_owner);
                         at_caller.control
                     }
@@ -401,7 +401,7 @@ fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
             kept.push(segment);
             let control = Control::new(control);
             control.send(Message::Need { len: 1 << 20 }, None).unwrap();
-            pairs.hear(pair, Side::Caller, &mut Credit::new(64, 0));
+            pairs.hear(pair, PairSide::Caller, &mut Credit::new(64, 0));
             if let Ok(Some((Message::Grant { .. }, Some(object)))) = control.receive(BlockingMode::No) {
                 granted += 1 << 20;
                 kept.push(object);
@@ -416,7 +416,7 @@ fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
             let made = pairs.introduce((5000, writer), (5001, reader)).ok()?;
             let control = Control::new(made.caller.into_iter().nth(1)?);
             control.send(Message::Need { len: 1 << 20 }, None).unwrap();
-            pairs.hear(made.pair, Side::Caller, &mut Credit::new(64, 0));
+            pairs.hear(made.pair, PairSide::Caller, &mut Credit::new(64, 0));
             let answer = control.receive(BlockingMode::No).ok().flatten();
             pairs.end(made.pair);
             answer.filter(|(answer, _)| matches!(answer, Message::Grant { .. })).map(drop)
@@ -459,9 +459,9 @@ fn fault_41_what_a_pair_shares_is_sealed_before_it_is_used() {
 fn fault_41_no_lane_begins_before_what_a_pair_shares_is_sealed() {
     within(60, "fault_41_no_lane_begins_before_what_a_pair_shares_is_sealed", || {
         for (mapped, is_sealed) in [(0, false), (1, false), (2, false), (2, true)] {
-            let mut books = Books::new();
-            let Sides { pair, caller, owner } = books.introduce(1, 2);
-            for (side, control) in [(Side::Caller, &caller), (Side::Owner, &owner)].into_iter().take(mapped) {
+            let mut books = PairBooks::new();
+            let PairSides { pair, caller, owner } = books.introduce(1, 2);
+            for (side, control) in [(PairSide::Caller, &caller), (PairSide::Owner, &owner)].into_iter().take(mapped) {
                 control.send(Message::Mapped { segment: 0 }, None).unwrap();
                 assert_eq!(books.pairs.hear(pair, side, &mut Credit::new(64, 0)), pairs::Heard::More);
             }
@@ -470,7 +470,7 @@ fn fault_41_no_lane_begins_before_what_a_pair_shares_is_sealed() {
                 assert_eq!((ready, owner.receive(BlockingMode::No).is_ok()), (pairs::Heard::Ready, true));
             }
             caller.send(Message::Begin { lane: 0 }, None).unwrap();
-            let heard = books.pairs.hear(pair, Side::Caller, &mut Credit::new(64, 0));
+            let heard = books.pairs.hear(pair, PairSide::Caller, &mut Credit::new(64, 0));
             assert_eq!(heard == pairs::Heard::More, is_sealed, "{mapped} have mapped it");
             assert_eq!(owner.receive(BlockingMode::No).is_ok(), is_sealed, "{mapped} have mapped it");
         }

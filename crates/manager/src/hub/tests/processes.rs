@@ -98,7 +98,7 @@ fn what_a_killed_client_had_is_free() {
         let Resolution::At { owner, .. } = ({
             client.say(&ToHub::Resolve { seq: client.next(), name: "of a helper".into() });
             let introduced = client.introduction();
-            assert_eq!((introduced.pid, introduced.side), (pid, Side::Caller));
+            assert_eq!((introduced.pid, introduced.side), (pid, PairSide::Caller));
             match client.hear() {
                 FromHub::Resolved { to, .. } => (to, introduced).0,
                 other => panic!("{other:?}"),

@@ -2,19 +2,20 @@
 
 use super::*;
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = SampleEvent> {
     let amount = || prop_oneof![any::<u64>(), Just(0), Just(100_000), (0u64..8).prop_map(|n| 0u64.wrapping_sub(8 * n))];
     prop_oneof![
-        (amount(), prop::collection::vec(any::<u64>(), 0..3)).prop_map(|(amount, items)| Event::Sale { amount, items }),
+        (amount(), prop::collection::vec(any::<u64>(), 0..3))
+            .prop_map(|(amount, items)| SampleEvent::Sale { amount, items }),
         (amount(), prop::option::of(".{0,12}"), prop::collection::vec(".{0,12}", 0..3))
-            .prop_map(|(amount, why, items)| Event::Return { amount, why, items }),
-        Just(Event::Nothing),
+            .prop_map(|(amount, why, items)| SampleEvent::Return { amount, why, items }),
+        Just(SampleEvent::Nothing),
     ]
 }
 
-fn order() -> impl Strategy<Value = Order> {
+fn order() -> impl Strategy<Value = SampleOrder> {
     let number = || prop_oneof![any::<u64>(), Just(0), (0u64..20).prop_map(|n| 0u64.wrapping_sub(8 * n))];
-    (number(), number(), prop::collection::vec(any::<u8>(), 0..2)).prop_map(|(id, count, items)| Order {
+    (number(), number(), prop::collection::vec(any::<u8>(), 0..2)).prop_map(|(id, count, items)| SampleOrder {
         id,
         count,
         items,
@@ -45,8 +46,8 @@ fn flagged() -> impl Strategy<Value = Flagged> {
     })
 }
 
-fn kind() -> impl Strategy<Value = Kind> {
-    prop_oneof![Just(Kind::A), Just(Kind::B)]
+fn kind() -> impl Strategy<Value = SampleKind> {
+    prop_oneof![Just(SampleKind::A), Just(SampleKind::B)]
 }
 
 fn priced() -> impl Strategy<Value = Priced> {
@@ -99,7 +100,7 @@ proptest! {
         let value = (orders, vec![weightless(); 2], vec![(), ()]);
         let len = encode_to_vec(&value, 1 << 20).unwrap().len();
         let words: Vec<_> = words.into_iter().map(|(at, word)| (at.min(len / WORD), word)).collect();
-        if let Ok((_, weightless, units)) = read::<(Vec<Order>, Vec<Weightless>, Vec<()>)>(&forged(&value, &words)) {
+        if let Ok((_, weightless, units)) = read::<(Vec<SampleOrder>, Vec<Weightless>, Vec<()>)>(&forged(&value, &words)) {
             prop_assert!(weightless.len() + units.len() <= ZERO_SIZED + len);
         }
     }

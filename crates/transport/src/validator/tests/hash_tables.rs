@@ -85,8 +85,8 @@ fn fault_23_what_looks_like_a_table_without_end_is_accepted() {
     accept((vec![(vec![7u8; 15], -1i64); 100], (0..100).map(behind).collect::<Vec<_>>()));
     accept((1..15).map(|n| (vec![7u8; 15], -n)).collect::<Vec<(Vec<u8>, i64)>>());
     // With elements of no size beside.
-    accept((Order { id: 0, count: 100_000, items: vec![] }, vec![7u8; 15], -1i64));
-    accept((vec![7u8; 15], -1i64, Order { id: 0, count: 100_000, items: vec![] }));
+    accept((SampleOrder { id: 0, count: 100_000, items: vec![] }, vec![7u8; 15], -1i64));
+    accept((vec![7u8; 15], -1i64, SampleOrder { id: 0, count: 100_000, items: vec![] }));
     accept((HashSet::from([()]), HashMap::from([((), ())]), vec![7u8; 15], -1i64));
     accept((HashSet::from([-40i64, -48, -56]), vec![7u8; 15], -1i64));
 }

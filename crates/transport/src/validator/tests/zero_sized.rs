@@ -62,11 +62,11 @@ struct Mixed {
 /// Numbers that look like a collection of very many.
 #[test]
 fn numbers_beside_empty_collections_are_numbers() {
-    accept(Order { id: 0, count: 100_000, items: vec![] });
-    accept(vec![Order { id: 0, count: 100_000, items: vec![] }; 1000]);
-    accept(Event::Sale { amount: 100_000, items: vec![] });
-    accept(vec![vec![Event::Sale { amount: MANY, items: vec![] }; 3]; 100]);
-    accept(Event::Return { amount: MANY, why: None, items: vec![] });
+    accept(SampleOrder { id: 0, count: 100_000, items: vec![] });
+    accept(vec![SampleOrder { id: 0, count: 100_000, items: vec![] }; 1000]);
+    accept(SampleEvent::Sale { amount: 100_000, items: vec![] });
+    accept(vec![vec![SampleEvent::Sale { amount: MANY, items: vec![] }; 3]; 100]);
+    accept(SampleEvent::Return { amount: MANY, why: None, items: vec![] });
     let mixed = |hash| Mixed {
         empty: vec![],
         boxed: Box::new(7),
@@ -88,10 +88,10 @@ fn what_chooses_a_variant_is_not_marked_for_long() {
     let flagged = Flagged { ok: false, code: 0, delta: -16, price: -1, tags: vec![] };
     accept(flagged.clone());
     accept(vec![flagged.clone(); 3]);
-    let priced = Priced { kind: Kind::A, n: 0, delta: -16, price: 100_000, tags: vec![] };
+    let priced = Priced { kind: SampleKind::A, n: 0, delta: -16, price: 100_000, tags: vec![] };
     accept(priced.clone());
     accept(vec![priced.clone(); 3]);
-    let tagged = Tagged { kind: Kind::A, id: 100_000, tags: vec![] };
+    let tagged = Tagged { kind: SampleKind::A, id: 100_000, tags: vec![] };
     accept(tagged.clone());
     accept(vec![Box::new(tagged.clone()); 100]);
     // Object after object, more than are asked about one by one.
@@ -183,9 +183,9 @@ fn fault_07_numbers_do_not_hide_a_collection() {
 
 #[test]
 fn lengths_are_not_taken_for_pointers() {
-    let order = Order { id: 0, count: 0, items: vec![] };
+    let order = SampleOrder { id: 0, count: 0, items: vec![] };
     accept((
-        vec![Event::Sale { amount: 100_000, items: vec![] }],
+        vec![SampleEvent::Sale { amount: 100_000, items: vec![] }],
         vec![vec![], vec![order; 4]],
         vec![0, MANY - 3],
         vec![(); 0],
