@@ -278,6 +278,38 @@ fn one_word_per_thing() {
     });
 }
 
+/// Type names that stand in two files: the manager's `CallError` holds the bridge's, and private traits that seal another have the name of the idiom.
+const TWICE: &[&str] = &["CallError", "Sealed"];
+
+/// Looks at every crate's sources, and at types that stand in no inline module.
+#[test]
+fn a_type_name_has_one_meaning() {
+    within(60, "a_type_name_has_one_meaning", || {
+        let mut found = BTreeMap::<String, BTreeSet<String>>::new();
+        for path in ["src", "crates"].iter().flat_map(|dir| files_of(&root().join(dir), "rs", Depth::All)) {
+            let source = Source::read(&path);
+            if source.path.contains("src/") {
+                for name in source.code_lines().filter_map(|(_, line)| type_defined_in(line)) {
+                    found.entry(name.to_owned()).or_default().insert(source.path.clone());
+                }
+            }
+        }
+        assert!(found.len() > 500, "only {} types are found", found.len());
+        found.retain(|_, files| files.len() > 1);
+        let allowed = TWICE.iter().filter(|name| found.remove(**name).is_some()).count();
+        assert_eq!((found, allowed), (BTreeMap::new(), TWICE.len()), "types of one name, and exceptions that are ones");
+    });
+}
+
+/// The name of the type or trait that begins on this line, unless the line is indented.
+fn type_defined_in(line: &str) -> Option<&str> {
+    let (_, visible) = line.split_once(") ").filter(|_| line.starts_with("pub(")).unwrap_or(("", line));
+    let item = visible.strip_prefix("pub ").unwrap_or(visible);
+    let item = item.strip_prefix("unsafe ").unwrap_or(item);
+    let name = ["struct ", "enum ", "trait ", "union ", "type "].iter().find_map(|kind| item.strip_prefix(kind))?;
+    words(name).next()
+}
+
 /// The rows of the table of faults in docs/RELIABILITY.md.
 const FAULTS: usize = 48;
 
