@@ -6,6 +6,8 @@
 mod support;
 
 use callgate::{Bridge, Builder, CallError, NoMemory, SharedBox, SharedWriter, View, bridge};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rkyv::rancor::Fallible;
 use rkyv::with::Skip;
 use rkyv::{Archive, Archived, Deserialize, Serialize};
@@ -496,6 +498,29 @@ fn either_side_has_segments_of_its_own() {
         let boxes: Vec<_> = (0..1100).map(|_| filled(&desk, 70_000, 1)).collect();
         let made = desk.make(70_000, 2).expect("a call").expect("memory of the child's");
         assert_eq!((desk.sum(made), desk.sum_of_lent(&boxes[1099])), (Ok(140_000), Ok(70_000)));
+    });
+}
+
+/// A child is told of each segment, and its socket holds a few hundred messages.
+#[test]
+fn a_child_that_is_slow_to_read_is_waited_for() {
+    within(PATIENCE, "a_child_that_is_slow_to_read_is_waited_for", || {
+        let desk = Desk::bridge().timeout(Duration::from_secs(2)).start().expect("a start");
+        let signal = |signal| kill(Pid::from_raw(desk.child_pid() as i32), signal).expect("its own child");
+        let fill = || (0..1100).map(|_| SharedBox::<[u8]>::zeroed_in(&desk, 70_000)).collect::<Result<Vec<_>, _>>();
+
+        signal(Signal::SIGSTOP);
+        let error = fill().expect_err("nobody reads");
+        assert_eq!(error.to_string(), "no shared memory for 70000 bytes in time");
+
+        let boxes = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(200));
+                signal(Signal::SIGCONT);
+            });
+            fill()
+        });
+        assert_eq!(desk.sum_of_lent(&boxes.expect("the child reads again")[1099]), Ok(0));
     });
 }
 

@@ -287,7 +287,7 @@ pub enum NoMemory {
         budget: u64,
     },
 
-    /// The hub, which makes the memory for callbacks' payloads, has given none in time.
+    /// The hub, which makes the memory for callbacks' payloads, has given none in time; or the child has not yet read of the memory before.
     #[error("no shared memory for {len} bytes in time")]
     Late {
         /// Bytes asked for.

@@ -14,12 +14,16 @@ use callgate_transport::error::NoMemory;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::memory_pool::{BlockSize, MemoryPool, PoolHandle};
 use callgate_transport::segment::Block;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a call that waits for memory waits before it checks again whether the child has given any back.
 const MEMORY_SLICE: Duration = Duration::from_millis(1);
+
+/// How long an allocation without a deadline waits for a child that does not read its control socket.
+const UNREAD: Duration = Duration::from_secs(1);
 
 impl PoolHandle for Link {
     #[cold]
@@ -32,17 +36,23 @@ impl PoolHandle for Link {
         self.used_now(is_untidy);
     }
 
-    /// Without a deadline, waits only for what comes back by itself: the frames of other calls, and memory that is being released.
+    /// Without a deadline, waits only for what comes back by itself: the frames of other calls, and memory that is being released; and for a child
+    /// that has yet to read what it was told, but not long.
     #[cold]
     fn find(&self, size: BlockSize, deadline: Deadline) -> Result<Allocation, NoMemory> {
+        let begin = Instant::now();
         let mut pool = self.pool.lock();
         loop {
             let found = pool.allocate(size, &mut TellChild(self));
-            let may_wait = match deadline.left() {
-                Some(left) => !left.is_zero(),
-                None => pool.has_frames_under_way() || self.books.lock().for_requests.is_being_released(),
+            let has_time = deadline.left().map(|left| !left.is_zero());
+            let may_wait = match found {
+                Err(NoMemory::Exhausted { .. }) => has_time.unwrap_or_else(|| {
+                    pool.has_frames_under_way() || self.books.lock().for_requests.is_being_released()
+                }),
+                Err(NoMemory::Late { .. }) => has_time.unwrap_or_else(|| begin.elapsed() < UNREAD),
+                _ => false,
             };
-            if !matches!(found, Err(NoMemory::Exhausted { .. })) || !may_wait || self.peer.peer_status.is_over() {
+            if !may_wait || self.peer.peer_status.is_over() {
                 drop(pool);
                 return found;
             }
@@ -85,6 +95,10 @@ impl Source for TellChild<'_> {
             // A child that makes this slow may have got the segment; it is killed for that.
             if !self.0.control.is_slow() {
                 self.0.books.lock().for_requests.forget(segment);
+            }
+            // The socket is full: the child reads more slowly than memory is asked for.
+            if error.kind() == io::ErrorKind::WouldBlock {
+                return Err(NoMemory::Late { len });
             }
             return Err(NoMemory::Failed { why: format!("the child takes no memory for the request: {error}") });
         }
