@@ -1,4 +1,4 @@
-//! A `main` that returns a type of its own, which implements `Termination`.
+//! A `main` that returns an opaque type: `impl Termination`.
 use std::process::{ExitCode, Termination};
 
 #[callgate::main]
