@@ -130,14 +130,15 @@ impl Mirror {
     pub fn text(&self, text: &str) -> String {
         text.to_owned()
     }
-    /// A large request, a small reply.
-    /// How often this and the next have been called.
+    //DEL
+    /// The number of calls of this method and of `take`.
     pub fn calls(&self) -> u64 {
         CALLS.fetch_add(1, Relaxed)
     }
     pub fn take(&self, _: &str) {
         CALLS.fetch_add(1, Relaxed);
     }
+    /// A large request, a small reply.
     pub fn len(&self, bytes: &[u8]) -> u64 {
         bytes.len() as u64
     }
