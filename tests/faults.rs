@@ -566,7 +566,7 @@ fn fault_06_a_reply_200_000_deep_is_refused() {
 #[test]
 fn fault_07_claims_of_elements_without_size_are_refused() {
     fault("fault_07_claims_of_elements_without_size_are_refused", || {
-        // A pointer to itself, and a number of elements.
+        // A list: a pointer to itself, and its number of elements.
         let claim = |count: u64| [0u64, count].map(u64::to_le_bytes).concat();
         // Lists side by side, each pointing to the start of the first, and the list of them.
         let lists = |lists: u64, count: u64| {
