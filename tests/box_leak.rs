@@ -166,7 +166,7 @@ fn nothing_is_left_of_boxes_whose_child_dies() {
     });
 }
 
-/// splitmix64.
+/// A splitmix64 generator.
 struct Random(u64);
 
 impl Random {

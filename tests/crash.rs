@@ -657,7 +657,7 @@ fn fault_14_panic_in_the_destructor_is_what_stop_reports_and_the_child_exits() {
     });
 }
 
-// ---- replies of the dying ------------------------------------------------------------------------------------------
+// ---- replies of dying children -------------------------------------------------------------------------------------
 
 /// Answers, and ends its process at about the same time.
 struct Dying;
@@ -672,7 +672,7 @@ impl Dying {
         vec![7; len as usize]
     }
 
-    /// Answers while another thread ends the process, after spinning `spins` times from the method's return on.
+    /// Answers while another thread spins `spins` times and then ends the process.
     pub fn answer_while_exiting(&self, len: u64, spins: u64) -> Vec<u8> {
         leave_then(move || (0..spins).for_each(|_| std::hint::spin_loop()));
         self.answer(len)
@@ -691,7 +691,7 @@ impl Dying {
     }
 }
 
-/// Starts a thread that runs `wait` and then ends the process, from about now on.
+/// Starts a thread that, from about now, runs `wait` and then ends the process.
 fn leave_then(wait: impl FnOnce() + Send + 'static) {
     static LEAVING: AtomicBool = AtomicBool::new(false);
     std::thread::spawn(move || {
@@ -810,7 +810,7 @@ fn fault_13_reply_is_delivered_to_a_parent_that_looks_only_after_the_death() {
     });
 }
 
-// ---- deaths in the middle of a conversation over the control socket ------------------------------------------------
+// ---- deaths during an exchange over the control socket -------------------------------------------------------------
 
 const ANSWER_NEVER_CAME: &str =
     "call `Dying::pass_and_answer_then_exit` failed: child {pid} exited with code 0; the call had started";

@@ -220,7 +220,7 @@ fn fault_27_what_keeps_a_program_from_becoming_a_child_is_told_its_parent() {
     });
 }
 
-// ---- the worker, started by somebody else --------------------------------------------------------------------------
+// ---- the worker, not started by a bridge ---------------------------------------------------------------------------
 
 const BY_HAND: &str = "this program serves `Tally` to the program that starts it through callgate's Builder::executable; \
                        it does nothing when started by hand\n";
@@ -348,7 +348,7 @@ const FATE: &str = "CALLGATE_TEST_FATE";
 /// Changes the file as its fate requires.
 type Change = fn(&Path) -> std::io::Result<()>;
 
-/// What can happen to a program's file between two starts. The copy exists only at that path.
+/// What can happen to a program's file between two starts. The copy exists only at its path.
 const FATES: &[(&str, Change)] = &[
     ("nothing", |_| Ok(())),
     ("touched", |own| {

@@ -490,7 +490,7 @@ fn fault_04_random_flips_are_errors_or_values() {
     });
 }
 
-/// Shadowed by the inherent constant for types that can be viewed.
+/// Whether a type can be viewed. For types that can, the inherent constant shadows this one.
 trait NotViewable {
     const VIEWABLE: bool = false;
 }

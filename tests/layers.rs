@@ -47,7 +47,7 @@ const ATOMICS: &[&str] = &[
     "crates/os/src/",
     // Numbers for threads and chains: process-local words.
     "crates/engine/src/nest.rs",
-    // Who has said a child's last words: process-local words.
+    // Which thread wrote a child's last words: process-local words.
     "crates/engine/src/last_words.rs",
     // When the watcher must next look for idle memory: a process-local word.
     "crates/engine/src/reclaim.rs",

@@ -773,7 +773,7 @@ fn fault_09_a_wake_storm_at_an_owner_disturbs_no_other() {
     attacked("fault_09_a_wake_storm_at_an_owner_disturbs_no_other", &["storm"]);
 }
 
-// ---- what makes the kernel slow ------------------------------------------------------------------------------------
+// ---- a slow socket -------------------------------------------------------------------------------------------------
 
 /// Makes its end of the connection to the hub slow, and asks the hub until it stops answering.
 fn be_slow(manager: &Manager) {
@@ -814,7 +814,7 @@ fn fault_40_a_client_that_makes_its_socket_slow_is_left() {
     });
 }
 
-// ---- a handshake that is passed on ---------------------------------------------------------------------------------
+// ---- a relayed handshake -------------------------------------------------------------------------------------------
 
 /// Listens at `own` and relays everything between its visitors and the hub at `hubs`, without having the key.
 fn relay(own: &str, hubs: &str) -> ! {

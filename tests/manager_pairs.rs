@@ -30,7 +30,7 @@ fn client(address: &str, timeout: Duration) -> Manager {
     client
 }
 
-// ---- what a call is told when its pair ends ------------------------------------------------------------------------
+// ---- calls whose pair ends -----------------------------------------------------------------------------------------
 
 /// How often each call ran, by its number.
 type Ran = Arc<Mutex<HashMap<u64, u32>>>;

@@ -161,7 +161,7 @@ fn on_threads(threads: usize, body: impl Fn(usize) + Sync) {
     });
 }
 
-// ---- at the same time, and alone -----------------------------------------------------------------------------------
+// ---- concurrent and exclusive calls --------------------------------------------------------------------------------
 
 #[test]
 fn calls_that_wait_for_each_other_finish() {
@@ -322,7 +322,7 @@ fn more_threads_than_lanes_wait_and_never_fail() {
     });
 }
 
-// ---- what goes wrong -----------------------------------------------------------------------------------------------
+// ---- failures ------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_panic_in_one_worker_is_its_callers_alone() {

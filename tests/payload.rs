@@ -444,7 +444,7 @@ fn without_memory_and_timeout_a_call_fails_at_once() {
     });
 }
 
-/// splitmix64.
+/// A splitmix64 generator.
 struct Random(u64);
 
 impl Random {

@@ -191,7 +191,7 @@ fn wait_for(tally: &Bridge<Tally>, generation: u64) {
     assert!(eventually(60, "another child", || tally.generation() >= generation && tally.is_alive()));
 }
 
-// ---- coming back ---------------------------------------------------------------------------------------------------
+// ---- restarts ------------------------------------------------------------------------------------------------------
 
 #[test]
 fn another_child_takes_over_with_a_new_service() {
@@ -468,7 +468,7 @@ fn a_constructor_that_fails_is_a_restart_and_its_error_is_told() {
     });
 }
 
-// ---- who is told ---------------------------------------------------------------------------------------------------
+// ---- notifications of deaths ---------------------------------------------------------------------------------------
 
 #[test]
 fn deaths_are_told_and_ends_that_were_asked_for_are_not() {
@@ -925,7 +925,7 @@ fn fault_35_nothing_is_left_of_a_bridge_whose_children_hang() {
     });
 }
 
-// ---- the end -------------------------------------------------------------------------------------------------------
+// ---- the end of the bridge -----------------------------------------------------------------------------------------
 
 #[test]
 fn a_bridge_that_was_stopped_or_killed_stays_so() {
@@ -993,7 +993,7 @@ fn nothing_is_left_of_a_bridge_that_restarted() {
     });
 }
 
-// ---- all at once ---------------------------------------------------------------------------------------------------
+// ---- everything at once --------------------------------------------------------------------------------------------
 
 /// Every call has one outcome, and the file shows whether it is the right one.
 #[test]

@@ -54,7 +54,7 @@ impl Inmate {
         Inmate { calls: 0 }
     }
 
-    // ---- what must go on working ----
+    // ---- what must keep working ----
 
     pub(crate) fn add(&mut self, n: u64) -> u64 {
         self.calls += n;
@@ -277,7 +277,7 @@ impl Inmate {
         (death, call(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) }.into()).map(drop))
     }
 
-    // ---- terminals, and files that are open elsewhere too ----
+    // ---- terminals and shared files ----
 
     /// Makes each request on `fd`, unchanged, with a window size of 7 by 9 followed by zeros as its argument.
     pub(crate) fn ioctls(&self, fd: i32, requests: Vec<u64>) -> Vec<Tried<i64>> {
@@ -1078,7 +1078,7 @@ fn no_descriptor_is_left() {
     });
 }
 
-// ---- what goes on working ------------------------------------------------------------------------------------------
+// ---- what keeps working --------------------------------------------------------------------------------------------
 
 fn everything_else() {
     let strict = || Sandbox::strict().memory(512 << 20).cpu_seconds(100).open_files(20);

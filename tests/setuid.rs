@@ -111,7 +111,7 @@ fn an_ordinary_program_is_a_child() {
     assert_eq!(guest.user(), Ok(geteuid().as_raw()));
 }
 
-// ---- rights that the parent gives up -------------------------------------------------------------------------------
+// ---- parents that drop their rights --------------------------------------------------------------------------------
 
 /// A service whose methods can run for ever.
 struct Busy;

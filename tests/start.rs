@@ -82,7 +82,7 @@ fn hang_up() {
     assert_eq!(unsafe { nix::libc::close_range(0, u32::MAX, 0) }, 0);
 }
 
-// ---- children that are none ----------------------------------------------------------------------------------------
+// ---- fake children -------------------------------------------------------------------------------------------------
 
 /// The environment variable that tells a process started by a bridge what to do instead of being a child.
 const FAKE: &str = "CALLGATE_TEST_FAKE";

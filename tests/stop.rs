@@ -168,7 +168,7 @@ fn timed_out_stop(diary: &Bridge<Diary>) {
     assert_eq!(diary.stop(), Ok(KILLED));
 }
 
-// ---- the orderly way -----------------------------------------------------------------------------------------------
+// ---- orderly stops -------------------------------------------------------------------------------------------------
 
 #[test]
 fn stop_drops_the_service_and_the_child_exits_with_0() {
@@ -392,7 +392,7 @@ fn stop_among_busy_callers_loses_no_answered_call() {
     });
 }
 
-// ---- the other way -------------------------------------------------------------------------------------------------
+// ---- forced stops --------------------------------------------------------------------------------------------------
 
 #[test]
 fn stop_kills_a_child_whose_call_does_not_end_in_time() {
@@ -630,7 +630,7 @@ fn helper_drops_and_ends() {
     std::process::exit(0);
 }
 
-// ---- what was answered does not delay the end ----------------------------------------------------------------------
+// ---- answered calls do not delay the end ---------------------------------------------------------------------------
 
 /// A stop that waited for anything but the child would take this long.
 const ENDLESS: Duration = Duration::from_secs(3600);

@@ -250,7 +250,7 @@ fn is_as_asked(fault: &Fault) -> bool {
     fault.to_string().contains("as asked")
 }
 
-/// Both ways of calling respect a timeout of their own.
+/// A timeout set with `with_timeout` also applies to `begin` and `view`.
 #[test]
 fn a_timeout_goes_with_begin_and_view() {
     within(PATIENCE, "a_timeout_goes_with_begin_and_view", || {

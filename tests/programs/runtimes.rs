@@ -217,7 +217,7 @@ fn fault_33_init_under_a_runtime_is_told_with_its_cure() {
     });
 }
 
-// ---- libraries that are loaded before `main` -----------------------------------------------------------------------
+// ---- libraries loaded before `main` --------------------------------------------------------------------------------
 
 /// The descriptors that the library has opened, with their inodes.
 static OPENED: Mutex<Vec<(i32, u64)>> = Mutex::new(Vec::new());

@@ -320,7 +320,7 @@ impl Gate {
         assert!(eventually(30, "the child reaches the gate", || Path::new(&reached).exists()));
     }
 
-    /// Lets the child go on.
+    /// Lets the child continue.
     pub(crate) fn open(&self) {
         std::fs::write(self.path(), "").expect("the gate can be opened");
     }

@@ -17,7 +17,7 @@ pub(crate) fn entries() -> usize {
 pub(crate) fn descriptors(kind: &str) -> Vec<i32> {
     let Ok(links) = std::fs::read_dir("/proc/self/fd") else {
         // Without procfs, take every descriptor that answers as a socket.
-        // SAFETY: asked whether it is open, and nothing else.
+        // SAFETY: the call only asks whether the number is an open socket.
         let is_socket = |number: &i32| socket_type(unsafe { BorrowedFd::borrow_raw(*number) }).is_ok();
         return (0..1024).filter(is_socket).collect();
     };
@@ -36,7 +36,7 @@ pub(crate) fn burden(kind: &str, wanted: usize) -> (usize, Vec<OwnedFd>) {
     let (mut held, mut made) = (Vec::new(), 0);
     let side = (wanted as f64).sqrt() as usize;
     for number in found {
-        // SAFETY: a descriptor that is open, and that nobody closes meanwhile.
+        // SAFETY: the descriptor is open, and nothing closes it meanwhile.
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         let copies: Vec<OwnedFd> = (0..side).map_while(|_| descriptor.try_clone_to_owned().ok()).collect();
         while made < wanted {

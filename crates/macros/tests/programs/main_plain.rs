@@ -3,7 +3,7 @@
 #![deny(unused_results, unused_qualifications, clippy::pedantic)]
 #![allow(clippy::missing_panics_doc)] // The attribute takes documented functions, too.
 
-/// The program's.
+/// A documented `main`.
 #[callgate::main]
 fn main() {
     const GREETING: &str = "hello";
