@@ -14,7 +14,7 @@ callgate::test_support!();
 const LIBRARY: &[&str] =
     &["src", "crates/engine/src", "crates/manager/src", "crates/os/src", "crates/sandbox/src", "crates/transport/src"];
 
-/// The only files with `unsafe`, apart from the attribute in `test_support!`.
+/// The only places with `unsafe`, apart from the attribute in `test_support!`.
 const UNSAFE: &[&str] = &[
     "crates/os/src/",
     "crates/engine/src/trusted.rs",
@@ -42,7 +42,7 @@ const UNSAFE: &[&str] = &[
 /// The only places that name libc.
 const LIBC: &[&str] = &["crates/os/src/", "crates/sandbox/src/seccomp.rs", "crates/sandbox/src/seccomp/lists.rs"];
 
-/// The only files that name `std::sync::atomic` directly instead of using `callgate_os::sync`.
+/// The only places that name `std::sync::atomic` directly instead of using `callgate_os::sync`.
 const ATOMICS: &[&str] = &[
     "crates/os/src/",
     // Numbers for threads and chains: process-local words.
