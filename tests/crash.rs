@@ -887,8 +887,7 @@ impl Traced {
     }
 
     /// Starts a process that traces this one until there is a file at `until`. With `stops`, it stops this one just before the end; otherwise it
-    /// holds it
-    /// back after the end.
+    /// holds it back after the end.
     pub fn traced(&self, until: String, stops: bool) -> bool {
         let until = CString::new(until).expect("a path without a zero");
         let (reader, writer) = nix::unistd::pipe().expect("a pipe");

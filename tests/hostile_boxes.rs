@@ -3,8 +3,7 @@
 //!
 //! The hostile service knows only what an attacker would know: it finds the segment in `/proc/self/maps`, reads the geometry from its header, and
 //! writes to it. The test tells it what to write: the first block that is lent is number 0 of generation 1, and the child's own memory is segment 1
-//! if
-//! the child is the first to ask for memory.
+//! if the child is the first to ask for memory.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 

@@ -174,7 +174,7 @@ fn a_handle_is_used_from_another_process() {
         assert!(text.contains(&path) && !text.contains("the key in"), "{text}");
         let mut client = Helper::start("helper_process", &format!("client {text}"));
         assert_eq!(client.hear("pid"), (client.pid() + 1).to_string());
-        // A handle cannot tell a key that only the program knows.
+        // A handle cannot pass on a key that only the program knows.
         let unknown = manager(&address).handle().connect(PLENTY).expect_err("whose key is not known");
         assert!(matches!(unknown, ManagerError::Key { .. }), "{unknown}");
     });

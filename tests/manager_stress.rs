@@ -1,8 +1,7 @@
 //! Promise: owners may be killed and come back, and processes may race to become the hub, at any time: no answer is wrong, and no call hangs.
 //!
 //! Small by default. `CALLGATE_MANAGER_CALLS` is the number of calls of each calling process (full size: 200000), and `CALLGATE_MANAGER_ROUNDS` how
-//! often
-//! fifty processes race for a hub (full size: 20). In release:
+//! often fifty processes race for a hub (full size: 20). In release:
 //! `CALLGATE_MANAGER_CALLS=200000 CALLGATE_MANAGER_ROUNDS=20 cargo test --release --test manager_stress -- --nocapture --test-threads=1`
 
 #![forbid(unsafe_code)]

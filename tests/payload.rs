@@ -1,7 +1,6 @@
 //! Payloads of every size arrive whole, in both directions. A payload beyond `max_payload` is refused with an error that names it, and the bridge
 //! keeps working. Memory for large payloads is bounded. A reply nested too deep for the caller's stack is refused. Every value of every type comes
-//! back
-//! equal.
+//! back equal.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 

@@ -1,6 +1,5 @@
 //! A `SharedBox` crosses a bridge without its bytes being moved: both ways if the child is trusted. It arrives whole, whatever its size, type and
-//! place
-//! in other values. Its former owner can no longer touch it, and its memory returns, whatever becomes of it.
+//! place in other values. Its former owner can no longer touch it, and its memory returns, whatever becomes of it.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 

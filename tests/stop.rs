@@ -1,6 +1,5 @@
 //! Stopping is orderly: earlier calls are answered, the service is dropped in the child, output is flushed, and exit handlers run. A child that does
-//! not
-//! stop in time is killed, and no caller keeps waiting.
+//! not stop in time is killed, and no caller keeps waiting.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -151,7 +150,7 @@ fn is_reaped(pid: u32) -> bool {
     !Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Whether a call failed because of the stop, with `started` as its progress.
+/// Whether a call failed because of the stop, and had started or not as `started` says.
 fn was_stopped<R>(result: &Result<R, CallError>, started: Started) -> bool {
     matches!(result, Err(CallError::Stopped { started: at, .. }) if *at == started)
 }
