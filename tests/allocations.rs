@@ -1,4 +1,4 @@
-//! A call whose types need no heap makes no heap allocation: neither on the caller's thread nor on the child's.
+//! A call whose types need no heap allocates nothing on it, on neither the caller's thread nor the child's.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -11,10 +11,10 @@ use support::within;
 
 callgate::test_support!();
 
-/// Ends a test that hangs, in seconds.
+/// Seconds after which a hanging test is aborted.
 const PATIENCE: u64 = 240;
 
-/// Counts the allocations of each thread; the child executes this program too, and counts its own.
+/// Counts the allocations of each thread. The child executes this program too, and counts its own.
 struct Counting;
 
 thread_local!(static ALLOCATIONS: Cell<u64> = const { Cell::new(0) });
@@ -30,7 +30,7 @@ fn count() {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-// SAFETY: the system's allocator does everything; the counter is a thread's own and allocates nothing.
+// SAFETY: all work is the system allocator's; the counter is thread-local and allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -90,7 +90,7 @@ const CALLS: u64 = 10_000;
 /// Allocations of the caller's thread and of the child's during `CALLS` calls.
 fn during(adder: &Bridge<Adder>, call: impl Fn(u64)) -> [u64; 2] {
     let both = || [allocations(), adder.allocations().expect("a count")];
-    // Long enough to have parked and spun, and been round the ring.
+    // Enough calls to have parked, spun and gone round the ring.
     (0..1000).for_each(&call);
     let before = both();
     (0..CALLS).for_each(&call);
@@ -144,7 +144,7 @@ fn calls_through_a_trait_use_none_either() {
     });
 }
 
-/// This thread keeps its lane, and the lane its worker, which is the one that counts.
+/// This thread keeps its lane, and the lane keeps its worker, so that worker does the counting.
 #[test]
 fn calls_to_several_workers_use_none_either() {
     within(PATIENCE, "calls_to_several_workers_use_none_either", || {
@@ -155,7 +155,7 @@ fn calls_to_several_workers_use_none_either() {
     });
 }
 
-/// The counters count: a text is made by the child and again by the caller.
+/// Checks the counters: the child creates a text, and the caller creates it again.
 #[test]
 fn calls_that_need_the_heap_are_seen_to_use_it() {
     within(PATIENCE, "calls_that_need_the_heap_are_seen_to_use_it", || {

@@ -1,5 +1,5 @@
-//! Boxes and large payloads leave nothing behind, whoever dies when: no descriptor, mapping, thread or zombie in the parent once its boxes
-//! are dropped, which it can read until then; and nothing at all when the parent is killed.
+//! Boxes and large payloads leave nothing behind, whichever side dies and whenever. If the child dies, the parent can still read its boxes; once it
+//! drops them, it has no descriptor, mapping, thread or zombie left. If the parent is killed, nothing at all remains.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -16,13 +16,13 @@ use support::{Helper, eventually, is_stopped, process_exists, role, say, within}
 
 callgate::test_support!();
 
-/// Ends a test that hangs, in seconds.
+/// Seconds after which a hanging test is aborted.
 const PATIENCE: u64 = 240;
 
-/// Children that are made to die.
+/// How many children the test makes die.
 const LIVES: u64 = 240;
 
-/// Seconds that a child may outlive its parent. One is promised; a busy machine gets more.
+/// Seconds that a child may outlive its parent. The promise is one; a busy machine gets more.
 const GONE_WITHIN: u64 = 5;
 
 #[derive(Default)]
@@ -35,7 +35,7 @@ impl Guest {
     pub fn new() -> Self {
         Guest::default()
     }
-    /// Keeps the last eight.
+    /// Keeps the last eight boxes.
     pub fn keep(&mut self, bytes: SharedBox<[u8]>) {
         self.kept.push(bytes);
         if self.kept.len() > 8 {
@@ -76,10 +76,10 @@ fn filled(guest: &Bridge<Guest>, len: usize, byte: u8) -> Option<SharedBox<[u8]>
     Some(new)
 }
 
-/// A box, and what all of it is.
+/// A box, and the byte that fills it.
 type Kept = (SharedBox<[u8]>, u8);
 
-/// One step of the traffic, `None` if the child is gone.
+/// One step of the traffic; `None` once the child is gone.
 fn step(guest: &Bridge<Guest>, turn: usize, len: usize, live: &mut Vec<Kept>) -> Option<()> {
     let byte = turn as u8;
     match turn % 7 {
@@ -90,7 +90,7 @@ fn step(guest: &Bridge<Guest>, turn: usize, len: usize, live: &mut Vec<Kept>) ->
         4 => assert_eq!(guest.text(len).ok()?.len(), len),
         5 => {
             let bytes = filled(guest, len, byte)?;
-            // Whatever becomes of the call, the box is still here.
+            // The box must survive, whatever becomes of the call.
             let sum = guest.sum(&bytes);
             live.push((bytes, byte));
             assert_eq!(sum.ok()?, len as u64 * u64::from(byte));
@@ -100,7 +100,7 @@ fn step(guest: &Bridge<Guest>, turn: usize, len: usize, live: &mut Vec<Kept>) ->
     Some(())
 }
 
-/// Large payloads and boxes on their way in both directions until the child is gone. Returns boxes that the parent has then.
+/// Sends large payloads and boxes in both directions until the child is gone. Returns the boxes that the parent holds then.
 fn traffic(guest: &Bridge<Guest>, mut random: Random) -> Vec<Kept> {
     let mut live = Vec::new();
     let mut turn = random.below(7);
@@ -158,7 +158,7 @@ fn nothing_is_left_of_boxes_whose_child_dies() {
             boxes.iter_mut().for_each(|(bytes, byte)| bytes.fill(*byte));
             assert!(boxes.iter().all(is_whole), "life {life}, {death}: a box cannot be written");
             drop(boxes);
-            // What memory needs goes back a quarter to half a second after its last use.
+            // Descriptors and mappings of memory are released a quarter to half a second after their last use.
             if life % 10 == 9 {
                 held.again(&format!("life {life} and nine before it"));
             }
@@ -166,7 +166,7 @@ fn nothing_is_left_of_boxes_whose_child_dies() {
     });
 }
 
-/// splitmix64.
+/// A splitmix64 generator.
 struct Random(u64);
 
 impl Random {
@@ -185,14 +185,14 @@ impl Random {
 
 // ---- the parent dies -----------------------------------------------------------------------------------------------
 
-/// The memory objects of bridges that process `pid` has mapped, by their numbers.
+/// The inode numbers of the bridges' memory objects that process `pid` has mapped.
 fn objects(pid: &str) -> Vec<String> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
     let ours = maps.lines().filter(|line| line.contains("memfd:callgate"));
     ours.filter_map(|line| line.split_whitespace().nth(4)).map(String::from).collect()
 }
 
-/// Whether any process has one of `objects` mapped.
+/// Whether any process maps one of the objects.
 fn is_mapped_anywhere(objects_sought: &[String]) -> bool {
     let processes = std::fs::read_dir("/proc").expect("procfs").flatten();
     let names = processes.filter_map(|entry| entry.file_name().into_string().ok());

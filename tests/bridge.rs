@@ -1,5 +1,5 @@
-//! What users write with `#[bridge]` does what they expect: constructors, arguments and results of every kind, names, fields,
-//! generics, traits through which code takes the bridge for the type itself, and services that could never leave a thread.
+//! Services written with `#[bridge]` do what their users expect: constructors, arguments and results of every kind, names, fields, generics, traits
+//! through which code uses the bridge in place of the type itself, and services that could never leave a thread.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -16,10 +16,10 @@ use support::within;
 
 callgate::test_support!();
 
-/// Ends a test that hangs, in seconds.
+/// Seconds after which a hanging test is aborted.
 const PATIENCE: u64 = 60;
 
-/// The call came back with this value.
+/// Checks that the call returned this value.
 #[track_caller]
 fn gives<T: PartialEq + Debug>(got: Result<T, CallError>, want: impl Into<T>) {
     assert_eq!(got.as_ref(), Ok(&want.into()));
@@ -39,7 +39,7 @@ const POINT: Point = Point { x: 1.5, y: -2.25 };
 
 // ---- constructors --------------------------------------------------------------------------------------------------
 
-/// Says how it was made.
+/// Records which constructor made it.
 struct Made(String);
 
 #[bridge]
@@ -135,7 +135,7 @@ struct Config {
 
 type Words = BTreeMap<String, Vec<(u16, Option<char>)>>;
 
-/// Gives back what it is given.
+/// Returns its arguments.
 struct Echo;
 
 #[bridge]
@@ -251,7 +251,7 @@ impl Echo {
         format!("{a} {b} {c} {d} {e} {f} {g} {h:?} {i} {j:?} {k:?} {l:?}")
     }
 
-    // A method's own result is a value.
+    // A method may return a `Result` as its value.
     pub fn divide(&self, a: i64, b: i64) -> Result<i64, DivideError> {
         if b == 0 { Err(DivideError::ByZero { dividend: a }) } else { a.checked_div(b).ok_or(DivideError::Overflow) }
     }
@@ -392,7 +392,7 @@ fn a_methods_own_result_is_a_value() {
 
 // ---- receivers, names, fields --------------------------------------------------------------------------------------
 
-/// Every kind of receiver, and names that need help.
+/// Every kind of receiver, and names that need renaming.
 struct Account {
     total: u64,
     label: String,
@@ -474,7 +474,7 @@ fn names_fields_and_what_is_left_alone() {
     });
 }
 
-/// Patterns in place of names, and names that generated code might use itself.
+/// Patterns in place of names, and names that the generated code might use itself.
 struct Patterns;
 
 #[bridge]
@@ -536,7 +536,7 @@ fn patterns_and_awkward_names_cross() {
     });
 }
 
-/// A module that has taken every name of the prelude that generated code could have meant.
+/// A module that redefines every prelude name that generated code could use.
 mod hostile {
     #![allow(dead_code, non_snake_case)]
 
@@ -560,7 +560,7 @@ mod hostile {
     mod core {}
     mod std {}
 
-    /// Its parameter has the name of the proxy's own.
+    /// Its parameter has the same name as the proxy's own.
     pub struct Holder<M> {
         held: M,
     }
@@ -645,7 +645,7 @@ fn a_generic_service_serves_each_type() {
     });
 }
 
-/// A service that is itself a value.
+/// A service that can itself be sent as a value.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 struct Sum(u64);
 
@@ -684,7 +684,7 @@ trait Shape {
     fn shrink(&mut self, by: f64) -> Result<f64, ShapeError>;
     fn tag(&self, words: &[String], at: Option<u32>) -> Result<String, String>;
     fn family() -> String;
-    /// Left to the trait: calls the others.
+    /// Provided by the trait: calls the other methods.
     fn describe(&self) -> String {
         format!("{:?} with {} sides and area {}", self.name(), Self::SIDES, self.area())
     }
@@ -695,7 +695,7 @@ trait Inventory {
     fn take(&mut self, n: u32) -> u32;
 }
 
-/// An error of the user's that a failed call becomes.
+/// A user's error type, into which a failed call is converted.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 enum ShapeError {
     ByZero,
@@ -829,7 +829,7 @@ fn panic_of<R: Debug>(call: impl FnOnce() -> R) -> String {
 
 // ---- where the service lives ---------------------------------------------------------------------------------------
 
-/// Neither `Send` nor `Sync`, and it need not be: it never leaves its thread in the child.
+/// Neither `Send` nor `Sync`; it need not be, because it never leaves its thread in the child.
 struct Rooted {
     log: Rc<RefCell<Vec<u32>>>,
     alias: Rc<RefCell<Vec<u32>>>,
@@ -889,7 +889,7 @@ fn two_bridges_of_one_type_have_a_child_each() {
     });
 }
 
-/// Has a bridge of its own, in the child.
+/// Has a bridge of its own, inside the child.
 struct Outer {
     inner: Option<Bridge<Account>>,
 }

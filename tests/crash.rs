@@ -1,6 +1,6 @@
-//! Whatever a method does to its process, the caller gets an error that says what happened, and the parent goes on.
+//! Whatever a method does to its process, the caller gets an error that says what happened, and the parent keeps working.
 //!
-//! And a reply that was published before the child ended is delivered all the same.
+//! A reply that was published before the child ended is still delivered.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -27,7 +27,7 @@ const PATIENCE: u64 = 120;
 
 // ---- crashes -------------------------------------------------------------------------------------------------------
 
-/// What can go wrong in a method.
+/// Methods that crash or fail.
 struct Faulty {
     calls: u64,
 }
@@ -56,7 +56,7 @@ impl Faulty {
         unsafe { libc::raise(signal) };
     }
 
-    /// As reading a field through a null pointer does; null itself would be caught by a debug build's own checks.
+    /// Reads a field through a null pointer. A debug build's own checks would catch null itself, so this uses a small address.
     pub fn dereference_null(&self) -> u8 {
         let field = std::ptr::without_provenance::<u8>(black_box(8));
         // SAFETY: none. The page at 0 is not mapped, so the process is killed.
@@ -105,12 +105,12 @@ impl Drop for Bomb {
     }
 }
 
-/// Starts a `Faulty` whose last words do not clutter the tests' output.
+/// Starts a `Faulty` whose stderr does not clutter the tests' output.
 fn faulty() -> Bridge<Faulty> {
     Faulty::bridge().stderr(Output::null()).start().expect("the bridge starts")
 }
 
-/// A call that ends its child, and the ends that it may come to.
+/// A call that ends its child, and the possible ends.
 struct Crash {
     method: &'static str,
     call: fn(&Bridge<Faulty>) -> Result<(), CallError>,
@@ -132,7 +132,7 @@ const CRASHES: &[Crash] = &[
     Crash {
         method: "overflow_the_stack",
         call: |faulty| faulty.overflow_the_stack().map(drop),
-        // SIGABRT where the standard library's handler is installed, which says so and aborts.
+        // SIGABRT if the standard library's handler is installed: it reports the overflow and aborts.
         ends: &[Exit::Signal(libc::SIGSEGV), Exit::Signal(libc::SIGABRT)],
     },
     Crash {
@@ -167,7 +167,7 @@ fn fault_14_crash_is_an_error_that_names_the_method_and_the_end() {
             assert!(ends.contains(&exit), "{method}: child {exit}");
             assert_eq!(started, Started::Yes, "{method}");
             assert!(!faulty.is_alive(), "{method}");
-            // The parent and its other bridges are as they were.
+            // The parent and its other bridges are unharmed.
             assert_eq!(witness.count(), Ok(crashes), "after {method}");
         }
     });
@@ -248,7 +248,7 @@ fn crash_reads_as_a_sentence() {
 
 // ---- last words ----------------------------------------------------------------------------------------------------
 
-/// What ends a process that has something to say of it.
+/// Methods that end the process with last words.
 struct Doomed;
 
 #[bridge]
@@ -257,7 +257,7 @@ impl Doomed {
         Doomed
     }
 
-    /// A constructor that does not come to its end.
+    /// A constructor that does not return.
     pub fn with_end(end: u32) -> Self {
         doom(end);
         Doomed
@@ -306,12 +306,12 @@ fn doom(end: u32) {
         DOUBLE => Faulty { calls: 0 }.panic_while_panicking(),
         PRECONDITION => {
             let (bytes, index) = (vec![1_u8], black_box(5));
-            // SAFETY: none, which is what the standard library's own check finds.
+            // SAFETY: none; the standard library's own check catches it.
             black_box(unsafe { bytes.get_unchecked(index) });
         }
         OVERFLOW => _ = deeper(black_box(1)),
         NO_MEMORY => _ = Faulty { calls: 0 }.exhaust_memory(),
-        // What a build with `panic = "abort"` does.
+        // Like a build with `panic = "abort"`.
         HOOK_ABORTS => {
             chain_hook(|| std::process::abort());
             panic!("as with abort: {end}")
@@ -323,7 +323,7 @@ fn doom(end: u32) {
         HEAP => {
             let bytes = Box::leak(vec![0_u8; 64].into_boxed_slice());
             let within = &raw mut bytes[16];
-            // SAFETY: none, which is what the C library's own check finds.
+            // SAFETY: none; the C library's own check catches it.
             unsafe { libc::free(within.cast()) }
         }
         SILENT => std::process::abort(),
@@ -341,7 +341,7 @@ fn doom(end: u32) {
     }
 }
 
-/// What is said at the end without callgate, in a process of the test's own; nothing if this is no such process.
+/// Ends without callgate, in a process of the test's own, to compare the output. Does nothing in other processes.
 #[test]
 fn helper_doomed() {
     if let Some(end) = role().and_then(|role| role.strip_prefix("doom ")?.parse().ok()) {
@@ -349,7 +349,7 @@ fn helper_doomed() {
     }
 }
 
-/// What a process printed, without the names and numbers of its threads, and where the calls came from.
+/// What a process printed, without the names and numbers of its threads and without backtraces.
 fn anonymous(printed: &str) -> String {
     let mut parts = printed.split("thread '");
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -363,7 +363,7 @@ fn anonymous(printed: &str) -> String {
     text.trim().lines().filter(is_said).collect::<Vec<_>>().join("\n")
 }
 
-/// Has `call` made with a child that prints into a file. What came of it, and what was printed.
+/// Makes `call` with a child that prints into a file. Returns its last words, all that it printed, and the call's error.
 fn last_words(call: impl FnOnce(&Bridge<Doomed>) -> Result<(), CallError>) -> (Option<String>, String, CallError) {
     let dir = support::TempDir::new();
     let file = std::fs::File::create(dir.file("stderr")).expect("a file");
@@ -431,7 +431,7 @@ fn fault_27_what_was_caught_is_not_the_last_word() {
             let (words, _, error) = last_words(|doomed| doomed.end(end));
             assert_eq!(words, None, "{end}: {error}");
         }
-        // Caught by a thread's end, by the method, by the library; then somebody else kills the child.
+        // The panics are caught by a thread's end, by the method and by the library; then an outside signal kills the child.
         let (words, printed, error) = last_words(|doomed| {
             doomed.end_in_a_thread(CAUGHT)?;
             doomed.end(CAUGHT)?;
@@ -463,7 +463,7 @@ fn fault_27_last_words_are_short_and_plain() {
 
 // ---- panics --------------------------------------------------------------------------------------------------------
 
-/// What can go wrong without ending the process.
+/// Methods that fail without ending the process.
 struct Panicky {
     calls: u64,
 }
@@ -505,7 +505,7 @@ impl Panicky {
     }
 
     pub fn resume(&self) {
-        // No panic hook runs: there is no location.
+        // Runs no panic hook, so there is no location.
         std::panic::resume_unwind(Box::new("resumed"))
     }
 }
@@ -518,7 +518,7 @@ struct Panic {
     method: &'static str,
     call: fn(&Bridge<Panicky>) -> Result<(), CallError>,
     message: &'static str,
-    /// Some of the line of this file that panics; none if no line does.
+    /// Part of the line of this file that panics, if there is one.
     line: Option<&'static str>,
 }
 
@@ -563,7 +563,7 @@ fn fault_of(result: Result<(), CallError>, method: &str) -> Fault {
     *fault
 }
 
-/// The line of this file that a location `file:line:column` is in.
+/// The line of this file that the location `file:line:column` points to.
 fn line_at(location: &str) -> &'static str {
     let mut parts = location.rsplit(':');
     let (_column, line, file) = (parts.next(), parts.next(), parts.next());
@@ -585,7 +585,7 @@ fn fault_14_panic_is_an_error_that_says_where_and_the_child_goes_on() {
                 (line, location) => assert_eq!((*line, location), (None, None), "{method}"),
             }
             assert_eq!(fault.backtrace, None, "{method}");
-            // What the method did before it panicked, it did.
+            // The work done before the panic is kept.
             let done = u64::from(*method == "with_string");
             assert_eq!(panicky.count(), Ok(before + done + 1), "after {method}");
         }
@@ -657,7 +657,7 @@ fn fault_14_panic_in_the_destructor_is_what_stop_reports_and_the_child_exits() {
     });
 }
 
-// ---- replies of the dying ------------------------------------------------------------------------------------------
+// ---- replies of dying children -------------------------------------------------------------------------------------
 
 /// Answers, and ends its process at about the same time.
 struct Dying;
@@ -672,7 +672,7 @@ impl Dying {
         vec![7; len as usize]
     }
 
-    /// Answers while another thread ends the process, having spun `spins` times since the method was left.
+    /// Answers while another thread spins `spins` times and then ends the process.
     pub fn answer_while_exiting(&self, len: u64, spins: u64) -> Vec<u8> {
         leave_then(move || (0..spins).for_each(|_| std::hint::spin_loop()));
         self.answer(len)
@@ -684,14 +684,14 @@ impl Dying {
         self.answer(len)
     }
 
-    /// The same, once the gate is open.
+    /// Waits for the gate, then does the same.
     pub fn pass_and_answer_then_exit(&self, gate: &str, len: u64) -> Vec<u8> {
         Gate::pass(gate);
         self.answer_then_exit(len)
     }
 }
 
-/// Has another thread run `wait` and end the process, from about now.
+/// Starts a thread that, from about now, runs `wait` and then ends the process.
 fn leave_then(wait: impl FnOnce() + Send + 'static) {
     static LEAVING: AtomicBool = AtomicBool::new(false);
     std::thread::spawn(move || {
@@ -705,15 +705,15 @@ fn leave_then(wait: impl FnOnce() + Send + 'static) {
     LEAVING.store(true, Ordering::Release);
 }
 
-/// Waits until the main thread sleeps. After the method it sleeps only in its wait for the next request, which comes after
-/// the publication of this reply, provided that it need not ask for memory.
+/// Waits until the main thread sleeps. After the method it sleeps only while it waits for the next request, which happens after the publication of
+/// this reply, provided that it need not ask for memory.
 fn await_publication() {
     let stat = format!("/proc/self/task/{}/stat", std::process::id());
     let sleeps = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") S "));
     while !sleeps() {}
 }
 
-/// Lengths of replies: in a slot, and in a block.
+/// Lengths of a reply in a slot and of one in a block.
 const LENS: [u64; 2] = [8, 200_000];
 
 #[test]
@@ -723,7 +723,7 @@ fn fault_13_reply_published_before_the_child_exits_is_delivered() {
             let len = LENS[round % LENS.len()];
             let wait = [Wait::Adaptive, Wait::Park][round / 2 % 2];
             let dying = Dying::bridge().wait(wait).start().expect("the bridge starts");
-            // From now on the child has the memory for a reply of this length.
+            // From now on the child has memory for a reply of this length.
             assert_eq!(dying.answer(len).expect("the child lives").len() as u64, len);
             let reply = dying.answer_then_exit(len);
             assert_eq!(reply, Ok(vec![7; len as usize]), "round {round}, {wait:?}");
@@ -751,7 +751,7 @@ fn fault_13_reply_of_a_child_that_exits_in_the_act_is_delivered_or_the_child_die
     });
 }
 
-/// A parent that is stopped while its child goes on, so that it sees all that the child did only after its death.
+/// A parent that is stopped while its child runs on, so it sees everything that the child did only after the child's death.
 struct StoppedParent {
     parent: Helper,
     child: u32,
@@ -759,7 +759,7 @@ struct StoppedParent {
 }
 
 impl StoppedParent {
-    /// Stops a parent whose child stands at the gate, in a call.
+    /// Stops a parent whose child waits at the gate, in a call.
     fn start(role: &str) -> Self {
         let gate = Gate::new();
         let mut parent = Helper::start("helper_parent", &format!("{role} {}", gate.path()));
@@ -772,7 +772,7 @@ impl StoppedParent {
         Self { parent, child, gate }
     }
 
-    /// Opens the gate, and returns what the parent says that its call gave, once the child is dead and it goes on.
+    /// Opens the gate and, once the child is dead, resumes the parent. Returns what its call returned, as it reports.
     fn outcome(mut self) -> String {
         self.gate.open();
         assert!(eventually(30, "the child exits", || !process_exists(self.child)));
@@ -810,7 +810,7 @@ fn fault_13_reply_is_delivered_to_a_parent_that_looks_only_after_the_death() {
     });
 }
 
-// ---- deaths in the middle of a conversation over the control socket ------------------------------------------------
+// ---- deaths during an exchange over the control socket -------------------------------------------------------------
 
 const ANSWER_NEVER_CAME: &str =
     "call `Dying::pass_and_answer_then_exit` failed: child {pid} exited with code 0; the call had started";
@@ -818,7 +818,7 @@ const ANSWER_NEVER_CAME: &str =
 #[test]
 fn fault_12_child_that_dies_while_it_asks_for_memory_died() {
     within(PATIENCE, "a child that asks and dies", || {
-        // The child sleeps, and so exits, while it waits for memory for its reply.
+        // While it waits for memory for its reply, the child sleeps, and therefore exits.
         let parent = StoppedParent::start("adaptive unknown 200000");
         assert_eq!(parent.outcome(), ANSWER_NEVER_CAME);
     });
@@ -873,7 +873,7 @@ impl Taker {
 
 // ---- ends that the kernel holds back -------------------------------------------------------------------------------
 
-/// A child that is traced by a process of its own, which holds its end back.
+/// A child traced by another process, which holds back its end.
 struct Traced;
 
 #[bridge]
@@ -886,17 +886,18 @@ impl Traced {
         n + 1
     }
 
-    /// Has a new process trace this one, until there is a file at `until`. With `stops` it holds this one before it has ended, else after that.
+    /// Starts a process that traces this one until there is a file at `until`. With `stops`, it stops this one just before the end; otherwise it
+    /// holds it back after the end.
     pub fn traced(&self, until: String, stops: bool) -> bool {
         let until = CString::new(until).expect("a path without a zero");
         let (reader, writer) = nix::unistd::pipe().expect("a pipe");
         let options = if stops { libc::PTRACE_O_TRACEEXIT } else { 0 };
         // SAFETY: has no preconditions with these arguments.
         unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
-        // SAFETY: until it ends, the new process makes system calls only, with memory that was there before.
+        // SAFETY: until it ends, the new process only makes system calls, with memory that existed before.
         if unsafe { libc::fork() } == 0 {
-            #[allow(clippy::multiple_unsafe_ops_per_block)] // All of them for that one reason.
-            // SAFETY: as above; nothing is read or written through the pointers but `until`, which ends with a zero.
+            #[allow(clippy::multiple_unsafe_ops_per_block)] // They share one reason.
+            // SAFETY: as above; of the pointers, only `until` is accessed, and it ends with a zero.
             unsafe {
                 let seized = libc::ptrace(libc::PTRACE_SEIZE, libc::getppid(), 0usize, options as usize);
                 libc::write(writer.as_raw_fd(), [(seized == 0) as u8].as_ptr().cast(), 1);
@@ -915,14 +916,14 @@ impl Traced {
         unsafe { libc::_exit(3) }
     }
 
-    /// Ends the first thread, and none of the others.
+    /// Ends only the first thread.
     pub fn end_first_thread(&self) {
-        // SAFETY: ends this thread alone, and nothing of it is used afterwards.
+        // SAFETY: ends only this thread, and nothing of it is used afterwards.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
 }
 
-/// CPU time that the thread of this process has used whose name is `name`, in clock ticks.
+/// CPU time, in clock ticks, of this process's thread named `name`.
 fn ticks_of(name: &str) -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").expect("procfs").flatten();
     let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
@@ -946,7 +947,7 @@ fn fault_42_a_traced_end_is_an_end() {
         assert!(!traced.is_alive());
         assert!(traced.add(1).is_err());
         assert_eq!(zombies_of(std::process::id()), 1, "its tracer holds it");
-        // Nobody looks at it over and over.
+        // The watcher does not poll the child.
         let before = ticks_of("callgate-watch");
         std::thread::sleep(Duration::from_secs(1));
         assert_eq!(other.add(1), Ok(2));
@@ -972,7 +973,7 @@ fn fault_42_a_kill_that_a_tracer_holds_back_returns() {
     });
 }
 
-/// Its other threads live, and so does the process: that is a child that does not answer.
+/// The other threads and the process live on: this is a child that does not answer.
 #[test]
 fn fault_42_a_child_without_its_first_thread_can_be_killed() {
     within(PATIENCE, "fault_42_a_child_without_its_first_thread_can_be_killed", || {

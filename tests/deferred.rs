@@ -1,4 +1,4 @@
-//! Calls that do not wait for their results: what they promise, with and without a doorbell.
+//! What deferred calls promise, with and without a doorbell. A deferred call does not wait for its result.
 
 mod support;
 
@@ -56,7 +56,7 @@ impl Gate {
     }
 }
 
-/// A bridge that can be told to open while calls wait at the gate.
+/// A bridge that can still be called to open the gate while other calls wait at it.
 fn gate(signal: Signal) -> Bridge<Gate> {
     Gate::bridge().signal(signal).workers(2).concurrent_callers(4).start().expect("the bridge starts")
 }
@@ -144,7 +144,7 @@ fn a_poll_does_not_wait_behind_a_call_that_was_given_up() {
         for signal in SIGNALS {
             let gate =
                 Gate::bridge().signal(signal).workers(2).concurrent_callers(2).start().expect("the bridge starts");
-            // Lane by lane, so that the given-up call and the next share one.
+            // Lane by lane, so that the abandoned call and the next share one.
             let other = gate.begin().double(1).expect("a lane");
             drop(gate.begin().sleep(30).expect("a lane"));
             let mut pending = gate.begin().pass(5).expect("a lane");
@@ -222,7 +222,7 @@ fn a_fork_neither_takes_a_pending_result_nor_gives_it_up() {
             nix::unistd::ForkResult::Child => {
                 let refused = matches!(pending.poll(), Some(Err(CallError::Refused { .. })));
                 drop(pending);
-                // SAFETY: ends the fork without running what belongs to the process that it was forked from.
+                // SAFETY: ends the fork without running the exit code of the process that it was forked from.
                 unsafe { nix::libc::_exit(if refused { 0 } else { 1 }) }
             }
             nix::unistd::ForkResult::Parent { child } => {
@@ -272,7 +272,7 @@ fn the_doorbell_rings_for_every_call_whose_poll_found_nothing() {
         let gate = gate(Signal::EventFd);
         for round in 0..2000u64 {
             let mut pending: Vec<_> = (0..3).map(|n| (n, gate.begin().double(round + n).expect("a lane"))).collect();
-            // The loop of a program that sleeps until it is rung: a ring that is lost is a sleep that does not end.
+            // The loop of a program that sleeps until the doorbell rings: if a ring is lost, the sleep never ends.
             loop {
                 gate.clear_doorbell();
                 pending.retain_mut(|(n, pending)| match pending.poll() {

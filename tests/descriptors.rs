@@ -1,5 +1,5 @@
-//! Promise: a child has descriptors 0, 1, 2 and its control socket, and those that it is woken through, whatever its parent had
-//! open; 0 is `/dev/null`, and 1 and 2 are the parent's or what the builder says.
+//! Promise: whatever its parent has open, a child has only descriptors 0, 1, 2, its control socket and those that wake it. Descriptor 0 is
+//! `/dev/null`; 1 and 2 are the parent's or what the builder says.
 
 use callgate::manager::{AuthKey, Manager};
 use callgate::{Bridge, Builder, Output, Signal, bridge};
@@ -26,19 +26,19 @@ impl Guest {
         Guest
     }
 
-    /// What the guest's standard input holds.
+    /// What the guest reads from its standard input.
     pub(crate) fn read_stdin(&self) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();
         std::io::stdin().read_to_end(&mut bytes).map(|_| bytes).map_err(|error| error.to_string())
     }
 
     pub(crate) fn print(&self, out: &str, err: &str) {
-        // Not `print!`, which the harness may capture.
+        // Not `print!`: the harness may capture its output.
         rustix::io::write(rustix::stdio::stdout(), out.as_bytes()).expect("standard output");
         rustix::io::write(rustix::stdio::stderr(), err.as_bytes()).expect("standard error");
     }
 
-    /// The same, again and again, for some milliseconds.
+    /// Like `print`, repeatedly for `milliseconds`.
     pub(crate) fn print_for(&self, milliseconds: u64) {
         let begin = std::time::Instant::now();
         while begin.elapsed() < Duration::from_millis(milliseconds) {
@@ -50,11 +50,11 @@ impl Guest {
         bytes.to_vec()
     }
 
-    /// The descriptors of a process that the guest starts.
+    /// The descriptors of a process started by the guest.
     pub(crate) fn grandchild(&self) -> Result<Vec<String>, String> {
         let sleeper = Command::new("sleep").arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let mut sleeper = sleeper.map_err(|error| error.to_string())?;
-        // It may have files of its own open while it comes up; what it was left stays.
+        // The process may have files of its own open while it starts; inherited ones would stay.
         let mut descriptors = open_descriptors(sleeper.id());
         for _ in 0..100 {
             if descriptors.len() <= 3 {
@@ -74,7 +74,7 @@ fn descriptor(pid: u32, number: u32) -> String {
         .map_or_else(|error| error.to_string(), |path| path.display().to_string())
 }
 
-/// Fails unless the guest has just what it should; `out` and `err` are what its 1 and 2 refer to.
+/// Fails unless the guest has exactly the expected descriptors; `out` and `err` are what its 1 and 2 refer to.
 #[track_caller]
 fn check(guest: &Bridge<Guest>, out: &str, err: &str) {
     let pid = guest.child_pid();
@@ -90,12 +90,12 @@ fn check(guest: &Bridge<Guest>, out: &str, err: &str) {
     assert!(matches!(&rest[..], [socket] if socket.starts_with("socket:")), "beside 0, 1 and 2: {rest:?}");
 }
 
-/// How many descriptors the guest shares with its parent for its doorbells: one for each lane, or none.
+/// The number of descriptors that the guest shares with its parent for doorbells: one for each lane, or none.
 fn shared_with(guest: &Bridge<Guest>) -> usize {
     if guest.doorbell_fd().is_some() { LANES } else { 0 }
 }
 
-/// Unless the builder says otherwise.
+/// The builder's default.
 const LANES: usize = 8;
 
 /// What 1 and 2 of this process refer to.
@@ -107,7 +107,7 @@ fn start(builder: Builder<Guest>) -> Bridge<Guest> {
     builder.start().expect("the guest starts")
 }
 
-/// Copies of descriptor 0 from `least` on, which every process that is started inherits.
+/// Copies of descriptor 0, each numbered from a value of `least` up, and inheritable by every started process.
 fn inheritable(least: &[i32]) -> Vec<OwnedFd> {
     let copy = |&least: &i32| {
         let copy = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), least)?;
@@ -154,7 +154,7 @@ fn payloads_of_any_size_leave_no_descriptor() {
         let guest = start(Guest::bridge());
         for len in [1, 1 << 10, 1 << 16, 1 << 20, 1 << 24, 1 << 12] {
             assert_eq!(guest.echo(&vec![7; len]).expect("an echo").len(), len);
-            // The child may have answered before it closed the descriptor of the memory that it had been given.
+            // The child may answer before it closes the descriptor of the memory that it received.
             assert!(
                 eventually(10, "closing it", || open_descriptors(guest.child_pid()).len() == 4 + shared_with(&guest))
             );
@@ -208,7 +208,7 @@ fn fault_18_a_grandchild_gets_0_1_and_2_only() {
 fn the_parent_keeps_few_descriptors_for_a_bridge() {
     alone("the_parent_keeps_few_descriptors_for_a_bridge", 60, || {
         let first = start(Guest::bridge()); // with it comes the watcher
-        // Process and control socket; with eventfds, also those, the one that tells of the end, and the epoll set of them all.
+        // Process and control socket. Eventfds add one per lane, the one that signals the end, and the epoll set of them all.
         let kept = if first.doorbell_fd().is_some() { 2 + LANES + 2 } else { 2 };
         let held = || open_descriptors(std::process::id()).len();
         let before = held();
@@ -224,15 +224,15 @@ fn a_parent_may_lack_standard_descriptors() {
     alone("a_parent_may_lack_standard_descriptors", 60, || {
         let _first = start(Guest::bridge()); // with it comes the watcher
         for last in 0..=2 {
-            // SAFETY: standard descriptors, which nothing owns; whoever would use them in this process finds them closed.
+            // SAFETY: standard descriptors, which nothing owns; code in this process that uses them finds them closed.
             let kept: Vec<_> = (0..=last).map(|number| (number, unsafe { closed(number) })).collect();
-            // From the first on, what was closed is the null device.
+            // The first start opens the null device in place of the closed descriptors.
             drop(Guest::bridge().start());
             let held = Held::at_rest();
             let works = Guest::bridge().start().map(|guest| guest.echo(b"still").map(|bytes| bytes == b"still"));
             held.again("a bridge whose control socket may be one of 0, 1 and 2");
             for (number, copy) in &kept {
-                // SAFETY: `number` is closed, or the null device: nothing is lost.
+                // SAFETY: `number` is closed or the null device, so nothing is lost.
                 assert_eq!(unsafe { nix::libc::dup2(std::os::fd::AsRawFd::as_raw_fd(copy), *number) }, *number);
             }
             assert!(matches!(works, Ok(Ok(true))), "with 0 to {last} closed: {works:?}");
@@ -240,20 +240,20 @@ fn a_parent_may_lack_standard_descriptors() {
     });
 }
 
-/// Runs `body` while each of descriptors 0, 1 and 2 whose bit is set is closed.
+/// Runs `body` with those of descriptors 0, 1 and 2 closed whose bits in `which` are set.
 fn lacking<R>(which: i32, body: impl FnOnce() -> R) -> R {
     let numbers = (0..=2).filter(|number| which >> number & 1 == 1);
-    // SAFETY: standard descriptors, which nothing owns; whoever would use them in this process finds them closed.
+    // SAFETY: standard descriptors, which nothing owns; code in this process that uses them finds them closed.
     let kept: Vec<_> = numbers.map(|number| (number, unsafe { closed(number) })).collect();
     let result = body();
     for (number, copy) in &kept {
-        // SAFETY: `number` is closed, or the null device: nothing is lost.
+        // SAFETY: `number` is closed or the null device, so nothing is lost.
         assert_eq!(unsafe { nix::libc::dup2(std::os::fd::AsRawFd::as_raw_fd(copy), *number) }, *number);
     }
     result
 }
 
-/// The numbers of what process `pid` has open, sorted.
+/// The numbers of the descriptors of process `pid`, sorted.
 fn numbers(pid: u32) -> Vec<u64> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
     let mut numbers: Vec<_> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
@@ -266,7 +266,7 @@ fn fault_32_all_of_callgates_descriptors_are_beyond_the_standard_ones() {
     alone("fault_32_all_of_callgates_descriptors_are_beyond_the_standard_ones", 120, || {
         for signal in [Signal::Futex, Signal::EventFd] {
             for which in 0..8 {
-                // With nothing started before: the watcher's are made here too, the first time.
+                // Nothing was started before, so the first round creates the watcher's descriptors here too.
                 let found = lacking(which, || {
                     let guest =
                         Guest::bridge().signal(signal).stdout(Output::null()).start().map_err(|e| e.to_string())?;
@@ -286,7 +286,7 @@ fn fault_32_all_of_callgates_descriptors_are_beyond_the_standard_ones() {
                     "{which:#b}: {nulls:?}, {others}"
                 );
                 assert!(!err.starts_with("socket:") && !err.contains("memfd"), "{which:#b}: {err}");
-                // Its own are out of the way of those that a program chooses.
+                // Its own descriptors stay clear of numbers that a program may choose.
                 assert!(numbers[..3] == [0, 1, 2] && numbers[3] >= 200, "{which:#b}: {numbers:?}");
             }
         }
@@ -312,7 +312,7 @@ fn fault_32_nor_is_any_of_a_managers_a_standard_one() {
     });
 }
 
-/// Threads that open descriptors at once, and one that meanwhile puts a file of the program's where standard output was.
+/// Threads open descriptors at once, while another thread puts a file of the program's in place of standard output.
 #[test]
 fn fault_32_nor_when_threads_open_them_at_once() {
     alone("fault_32_nor_when_threads_open_them_at_once", 120, || {
@@ -324,7 +324,7 @@ fn fault_32_nor_when_threads_open_them_at_once() {
                     let start = || (0..10).try_for_each(|_| start_apart());
                     let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
                     std::thread::sleep(std::time::Duration::from_millis(2));
-                    // SAFETY: what keeps number 1 taken, if anything does, does not mind.
+                    // SAFETY: number 1 is closed, or held by a placeholder that may be replaced.
                     assert_eq!(unsafe { nix::libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&file), 1) }, 1);
                     threads.into_iter().try_for_each(|thread| thread.join().expect("no panic"))?;
                     let left = descriptor(std::process::id(), 1);
@@ -336,7 +336,7 @@ fn fault_32_nor_when_threads_open_them_at_once() {
     });
 }
 
-/// Starts a bridge and has it pass memory; an error if anything of that is a standard descriptor here.
+/// Starts a bridge and passes memory through it. Fails if one of this process's standard descriptors is callgate's.
 fn start_apart() -> Result<(), String> {
     let guest = Guest::bridge().signal(Signal::EventFd).stdout(Output::null()).start();
     let guest = guest.map_err(|error| error.to_string())?;
@@ -356,7 +356,7 @@ fn fault_32_a_line_is_never_written_into_what_is_callgates() {
                     while !done.load(std::sync::atomic::Ordering::Relaxed) {
                         for number in [1, 2, 0] {
                             let line = b"a line as long as a message: 24 bytes and more\n";
-                            // SAFETY: bytes that live; where they go is what this test is about.
+                            // SAFETY: the bytes live; the test is about where they go.
                             unsafe { nix::libc::write(number, line.as_ptr().cast(), line.len()) };
                         }
                     }
@@ -383,7 +383,7 @@ fn fault_32_a_line_is_never_written_into_what_is_callgates() {
 ///
 /// Nothing may own it.
 unsafe fn closed(number: i32) -> OwnedFd {
-    // SAFETY: standard descriptors are open in a process that has just started; the borrow ends before it is closed.
+    // SAFETY: standard descriptors are open in a process that has just started; the borrow ends before `number` is closed.
     let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
     let copy = rustix::io::fcntl_dupfd_cloexec(borrowed, 10).expect("a copy");
     // SAFETY: the caller's duty.

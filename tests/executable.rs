@@ -1,5 +1,5 @@
-//! Promise: a service can live in an executable of its own, which the handshake compares with what its parent expects, and
-//! which says so when it is started by anybody but a bridge.
+//! Promise: a service can live in an executable of its own. The handshake checks that it is the service that its parent expects, and the executable
+//! explains itself when anything but a bridge starts it.
 
 use callgate::{Bridge, Builder, StartError, bridge};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -21,7 +21,7 @@ use workers::worker;
 
 callgate::test_support!();
 
-/// The same service once more, with a trait that the worker knows nothing of.
+/// The same service again, with a trait that the worker does not know.
 #[allow(dead_code, clippy::duplicate_mod)] // Another type for the compiler, the same for the worker.
 #[path = "../examples/tally/mod.rs"]
 mod more;
@@ -66,7 +66,7 @@ fn summary(of: &impl Summary, limit: usize) -> String {
     of.summary(limit)
 }
 
-/// Services of the worker's service's name, and other methods.
+/// Services with the same name as the worker's service, but with other methods.
 mod others {
     pub(crate) mod argument {
         pub(crate) struct Tally;
@@ -155,7 +155,7 @@ fn fault_48_a_trait_that_the_executable_lacks_is_refused_at_the_start() {
         let expected = "its executable has no bridged trait `Longest` of `Tally` with the same methods and types";
         assert!(error.to_string().contains(expected), "{error}");
         held.again("a refused start");
-        // In the program itself it is there.
+        // This program itself has the trait.
         assert_eq!(more::Tally::bridge(1).start().expect("a start").longest(), "");
 
         let pile = Pile::<u8>::bridge_of(vec![1]);
@@ -199,7 +199,7 @@ fn a_worker_that_calls_init_instead_of_serve_is_refused_in_words() {
     });
 }
 
-/// It has no descriptor left for what it needs before it hears anything of its parent's.
+/// The child has no descriptor left for what it needs before it can read its parent's messages.
 #[test]
 fn fault_27_what_keeps_a_program_from_becoming_a_child_is_told_its_parent() {
     let worker = worker();
@@ -220,12 +220,12 @@ fn fault_27_what_keeps_a_program_from_becoming_a_child_is_told_its_parent() {
     });
 }
 
-// ---- the worker, started by somebody else --------------------------------------------------------------------------
+// ---- the worker, not started by a bridge ---------------------------------------------------------------------------
 
 const BY_HAND: &str = "this program serves `Tally` to the program that starts it through callgate's Builder::executable; \
                        it does nothing when started by hand\n";
 
-/// The exit code of the worker, and what it says on stderr; on stdout it never says anything.
+/// The worker's exit code and its stderr. Fails if it prints anything on stdout.
 #[track_caller]
 fn ended(output: std::io::Result<Output>) -> (Option<i32>, String) {
     let output = output.expect("the worker starts");
@@ -244,7 +244,7 @@ fn a_worker_started_by_hand_says_what_it_is_for() {
     worker();
     within(60, "a_worker_started_by_hand_says_what_it_is_for", || {
         assert_eq!(ended(by_hand().output()), (Some(2), BY_HAND.into()));
-        // Nor do a variable and a socket that do not belong together make it a child.
+        // A variable and a socket that do not belong together do not make it a child either.
         for variable in ["1", "", "no number", "18446744073709551616"] {
             assert_eq!(ended(by_hand().env(VARIABLE, variable).output()), (Some(2), BY_HAND.into()));
             let (_parent, child) = sockets();
@@ -253,7 +253,7 @@ fn a_worker_started_by_hand_says_what_it_is_for() {
     });
 }
 
-/// What tells a child that its stdin is the control socket: its inode.
+/// Tells a child that its stdin is the control socket, by the socket's inode.
 const VARIABLE: &str = "CALLGATE_CHILD";
 
 fn sockets() -> (OwnedFd, OwnedFd) {
@@ -291,7 +291,7 @@ fn a_worker_whose_parent_makes_no_sense_ends_and_says_so() {
             let complaint = stderr.split_once(" ends: ").map(|(_, complaint)| complaint.trim_end());
             let expected = (!why.is_empty()).then(|| format!("receiving the handshake: {why}"));
             assert_eq!((code, complaint.map(String::from)), (Some(70), expected.clone()));
-            // The parent is told the same, behind 32 bytes that say what kind of answer it is.
+            // The parent receives the same text, after 32 bytes that say what kind of answer it is.
             let told = answer.get(32..).map(|words| String::from_utf8_lossy(words).into_owned());
             assert_eq!(told, expected, "{why}");
         }
@@ -342,13 +342,13 @@ fn helper_removes_its_file() {
 
 // ---- the running program, changed or hidden ------------------------------------------------------------------------
 
-/// Names, for a copy of this program, its own file, and what is to become of that while the copy runs.
+/// The environment variable that tells a copy of this program what happens to its own file while it runs.
 const FATE: &str = "CALLGATE_TEST_FATE";
 
-/// Does to the file what a fate is.
+/// Changes the file as its fate requires.
 type Change = fn(&Path) -> std::io::Result<()>;
 
-/// What can become of a program's file between two starts. The copy is where the path says, and nowhere else.
+/// What can happen to a program's file between two starts. The copy exists only at its path.
 const FATES: &[(&str, Change)] = &[
     ("nothing", |_| Ok(())),
     ("touched", |own| {
@@ -372,14 +372,14 @@ const FATES: &[(&str, Change)] = &[
     }),
 ];
 
-/// A new copy of this program, and how it is to find itself.
+/// Makes a copy of this program in `dir`.
 fn copy(dir: &TempDir) -> PathBuf {
     let copy = dir.path().join("program");
     support::copy_program(&copy);
     copy
 }
 
-/// Has a copy of this program run as `command` says, while `fate` befalls its file.
+/// Runs a copy of this program as `command` says, while `fate` changes its file.
 fn befall(fate: &str, copy: &Path, mut command: Command) {
     command.args(["--exact", "helper_whose_file_changes", "--nocapture", "--test-threads=1"]);
     let output = command.env(FATE, fate).env("CALLGATE_TEST_OWN", copy).output().expect("the copy starts");
@@ -414,7 +414,7 @@ fn fault_28_a_running_program_starts_what_it_is_whatever_becomes_of_its_file() {
     });
 }
 
-/// The loader that this program names, if it names one.
+/// The loader that this program names, if any.
 fn loader() -> Option<PathBuf> {
     let known = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1", "/lib/ld-musl-x86_64.so.1"];
     let program = fs::read(env::current_exe().ok()?).ok()?;
@@ -453,7 +453,7 @@ fn fault_28_a_program_behind_a_script_or_without_a_name_starts_itself() {
             .expect("room");
         drop(file);
         let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&nameless));
-        // What can be written cannot be executed.
+        // A file that is open for writing cannot be executed.
         let to_read = fs::File::open(&path).expect("itself");
         drop(nameless);
         let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&to_read));

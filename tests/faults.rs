@@ -1,6 +1,6 @@
-//! Faults that no other file is about, each named by its number in docs/RELIABILITY.md: replies forged for every kind of type, doorbells
-//! abused, descriptors sent, children killed at any time, few CPUs. Each runs in a process of its own, which must hold no more
-//! afterwards than before.
+//! Faults that no other file covers, each named by its number in docs/RELIABILITY.md: replies forged for every kind of type, misused doorbells,
+//! descriptors that are sent, children killed at any time, few CPUs. Each test runs in its own process, which must hold no more afterwards than
+//! before.
 //!
 //! The hostile service writes to the segment that it finds in `/proc/self/maps`; it uses no hook.
 
@@ -36,13 +36,13 @@ callgate::test_support!();
 
 const PATIENCE: u64 = 120;
 
-/// What a reply is to say: its bytes, and how long the true one is held back, in milliseconds.
+/// A forged reply: its bytes, and for how many milliseconds the true reply is held back.
 type Lie = (Vec<u8>, u64);
 
 /// Longer than any test.
 const FOR_EVER: u64 = 600_000;
 
-/// Publishes a forged reply to this very call.
+/// Publishes a forged reply to this call.
 fn tell((bytes, ms): &Lie) {
     Raw::find().answer(&words(bytes), bytes.len() as u64);
     std::thread::sleep(Duration::from_millis(*ms));
@@ -64,7 +64,7 @@ struct Nested {
     last: Option<Box<[u16]>>,
 }
 
-/// A kilobyte whose archive is nothing.
+/// A kilobyte with an empty archive.
 #[derive(Clone, Debug, Archive, Serialize, Deserialize)]
 struct Weightless {
     #[rkyv(with = Skip)]
@@ -80,7 +80,7 @@ impl Default for Kilobyte {
     }
 }
 
-/// A list, and a number of which such a list is made by hand: without recursion, however deep.
+/// A list, which `Deep` can also archive by hand: without recursion, however deep.
 #[derive(Archive, Serialize, Deserialize)]
 #[rkyv(
     serialize_bounds(__S: ser::Writer + ser::Allocator, __S::Error: rancor::Source),
@@ -96,7 +96,7 @@ struct List {
 #[derive(Debug)]
 struct Deep(u32, Written);
 
-/// How it is written: node after node, or in one piece, so that nobody looks at it before it is sent.
+/// How `Deep` is written: node by node, or in one piece, so that nothing checks it before it is sent.
 #[derive(Debug, PartialEq)]
 enum Written {
     Node,
@@ -110,7 +110,7 @@ impl Archive for Deep {
     fn resolve(&self, (): (), out: Place<ArchivedList>) {
         // SAFETY: the address of a place; nothing is written yet.
         let words = unsafe { out.ptr() }.cast::<[u64; 3]>();
-        // SAFETY: three words: that there is a next node, that it is the one just before (32 bytes from here), and a number.
+        // SAFETY: writes three words: a next node exists, it is the one just before (32 bytes back), and a number.
         unsafe { words.write([1, 32u64.wrapping_neg(), 0]) };
     }
 }
@@ -231,7 +231,7 @@ impl Hostile {
         Deep(depth, Written::Whole)
     }
 
-    /// From now on, two threads change replies: one those in slots, their commit words and what names blocks; one what is in blocks.
+    /// From now on, two threads change replies: one those in slots (their commit words and the names of blocks), the other the contents of blocks.
     pub fn hammer(&self) {
         std::thread::spawn(|| {
             let raw = Raw::find();
@@ -248,10 +248,10 @@ impl Hostile {
         });
         std::thread::spawn(|| {
             for round in 0u8.. {
-                // Every block that replies may lie in.
+                // Every block that may hold replies.
                 for (start, end) in reply_segments() {
                     for at in (start..end).step_by(64) {
-                        // SAFETY: memory of the child's own that stays mapped while this bridge is small; nobody holds references to it.
+                        // SAFETY: the child's own memory, which stays mapped while this bridge is small; no reference to it exists.
                         unsafe {
                             ((at + usize::from(round % 8) * 8) as *mut u64).write_volatile(u64::MAX << (round % 64))
                         };
@@ -263,7 +263,7 @@ impl Hostile {
 
     // ---- descriptors -----------------------------------------------------------------------------------------------
 
-    /// Sends `count` descriptors of something beside a control message. What the kernel said.
+    /// Sends `count` descriptors of type `what` along with a control message. Returns the kernel's answer.
     pub fn send_descriptors(&self, what: &str, count: usize) -> Result<(), String> {
         let descriptor: OwnedFd = match what {
             "pipe" => rustix::pipe::pipe().expect("a pipe").0,
@@ -280,7 +280,7 @@ impl Hostile {
 
     // ---- doorbells -------------------------------------------------------------------------------------------------
 
-    /// From now on, wakes whoever sleeps on the segment's words, and writes over them.
+    /// From now on, wakes all sleepers on the segment's words and, if `scribbles`, overwrites the words.
     pub fn storm(&self, scribbles: bool) {
         std::thread::spawn(move || {
             let raw = Raw::find();
@@ -297,7 +297,7 @@ impl Hostile {
         });
     }
 
-    /// From now on, moves whoever sleeps on the caller's word to another, where nobody wakes him.
+    /// From now on, moves the sleepers on the caller's word to another word, where nothing wakes them.
     pub fn requeue(&self) {
         std::thread::spawn(|| {
             let raw = Raw::find();
@@ -310,7 +310,7 @@ impl Hostile {
     }
 }
 
-/// Where the segments are mapped that this child's replies may lie in.
+/// The address ranges of the segments that may hold this child's replies.
 fn reply_segments() -> Vec<(usize, usize)> {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
     let number = |hex| usize::from_str_radix(hex, 16).expect("an address");
@@ -330,7 +330,7 @@ fn control_socket() -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
-/// One lane, so that the attacker knows which.
+/// One lane, so that the attacker knows which one it is.
 fn start_waiting(wait: Wait) -> Bridge<Hostile> {
     Hostile::bridge()
         .concurrent_callers(1)
@@ -349,7 +349,7 @@ fn fault(test: &str, body: impl FnOnce()) {
     leaving_nothing(test, PATIENCE, || drop(start()), body);
 }
 
-/// The child was killed for what it said.
+/// Checks that the child was killed for its reply.
 #[track_caller]
 fn assert_corrupt<R: Debug>(bridge: &Bridge<Hostile>, result: Result<R, CallError>, case: &str) {
     assert!(matches!(result, Err(CallError::Corrupt { .. })), "{case}: {result:?}");
@@ -360,7 +360,7 @@ fn assert_corrupt<R: Debug>(bridge: &Bridge<Hostile>, result: Result<R, CallErro
 
 // ---- replies -------------------------------------------------------------------------------------------------------
 
-/// A type of reply: an honest archive of it, and a call that is to return it. The call returns what the value looks like.
+/// A type of reply: its honest archive, and a call that must return it. The call returns the value's `Debug` text.
 struct Kind {
     name: &'static str,
     honest: Vec<u8>,
@@ -406,7 +406,7 @@ fn kinds() -> Vec<Kind> {
 fn fault_02_replies_in_blocks_that_change_while_they_are_read_are_values_or_errors() {
     fault("fault_02_replies_in_blocks_that_change_while_they_are_read_are_values_or_errors", || {
         let (mut values, mut errors) = (0, 0);
-        // On a busy machine the first call may meet a lie each time: until some have been answered.
+        // On a busy machine the first call may meet a lie each time, so go on until some have been answered.
         for round in 0..100 {
             if round >= 12 && values > 0 {
                 break;
@@ -418,7 +418,7 @@ fn fault_02_replies_in_blocks_that_change_while_they_are_read_are_values_or_erro
             for len in [600, 5000, 70_000, 200_000, 1 << 20].into_iter().cycle() {
                 let bridge = bridge.with_timeout(Duration::from_millis(500));
                 match bridge.echo(&vec![1; len]) {
-                    // Written over or not, as many as there are.
+                    // The contents may have been overwritten, but not the length.
                     Ok(bytes) => values += usize::from(black_box(bytes).len() <= 2 << 20),
                     Err(CallError::Corrupt { .. } | CallError::TimedOut { .. } | CallError::Exhausted { .. }) => {
                         errors += 1;
@@ -443,12 +443,12 @@ fn fault_03_replies_truncated_at_every_length_are_refused() {
             let bridge = start();
             assert!(call(&bridge, (honest.clone(), FOR_EVER)).is_ok(), "{name}, whole");
             bridge.kill();
-            // Every length of two of them, and with them every alignment of the root; some of the others.
+            // Every length for two of them, and so every alignment of the root; some lengths for the others.
             let step = if ["text", "numbers"].contains(&name) { 1 } else { 1 + honest.len() / 12 };
             for len in (0..honest.len()).step_by(step) {
                 let bridge = start();
                 match call(&bridge, (honest[..len].to_vec(), FOR_EVER)) {
-                    // The end of its parts may be an archive of the type.
+                    // The end of the archive's parts may itself be an archive of the type.
                     Ok(value) => assert!(len > 0 && !value.is_empty(), "{name}, {len} bytes: {value}"),
                     refused => assert_corrupt(&bridge, refused, &format!("{name}, {len} bytes")),
                 }
@@ -458,7 +458,7 @@ fn fault_03_replies_truncated_at_every_length_are_refused() {
     });
 }
 
-/// Tells a lie about `kind`; what is not refused is a value of the type. Starts another bridge if the child was killed for it.
+/// Sends a lie about `kind`. Any accepted reply is a value of the type. Starts another bridge if the child was killed for the lie.
 fn lie(bridge: &mut Bridge<Hostile>, kind: &Kind, bytes: Vec<u8>, case: &str) -> bool {
     match (kind.call)(bridge, (bytes, 1)) {
         Ok(_) => return true,
@@ -490,7 +490,7 @@ fn fault_04_random_flips_are_errors_or_values() {
     });
 }
 
-/// Whether a type may be looked into in place.
+/// Whether a type can be viewed. For types that can, the inherent constant shadows this one.
 trait NotViewable {
     const VIEWABLE: bool = false;
 }
@@ -536,7 +536,7 @@ fn fault_06_a_reply_200_000_deep_is_refused() {
     fault("fault_06_a_reply_200_000_deep_is_refused", || {
         let bridge = start();
         assert_eq!(bridge.deep(100).expect("not too deep").0, 0);
-        // With an honest child the call gets an error and the bridge goes on.
+        // If the child is honest, the call fails and the bridge keeps working.
         for depth in [1000, 200_000] {
             let honest = bridge.deep(depth);
             assert!(matches!(honest, Err(CallError::TooDeep { .. })), "{depth} deep: {honest:?}");
@@ -552,7 +552,7 @@ fn fault_06_a_reply_200_000_deep_is_refused() {
             let bridge = start();
             assert_corrupt(&bridge, bridge.view().forged_deep(depth).map(drop), &format!("{depth} deep, viewed"));
         }
-        // On as little stack as a thread ever has, and on less.
+        // On a thread's usual stack, and on a smaller one.
         for stack in [2 << 20, 128 << 10] {
             let thread = std::thread::Builder::new().stack_size(stack).spawn(move || {
                 let bridge = start();
@@ -566,9 +566,9 @@ fn fault_06_a_reply_200_000_deep_is_refused() {
 #[test]
 fn fault_07_claims_of_elements_without_size_are_refused() {
     fault("fault_07_claims_of_elements_without_size_are_refused", || {
-        // A pointer to itself, and a number of elements.
+        // A list: a pointer to itself, and its number of elements.
         let claim = |count: u64| [0u64, count].map(u64::to_le_bytes).concat();
-        // Lists side by side, each pointing to where the first begins, and the list of them.
+        // Lists side by side, each pointing to the start of the first, and the list of them.
         let lists = |lists: u64, count: u64| {
             let inner = (0..lists).map(|at| [(16 * at).wrapping_neg(), count]);
             inner.chain([[(16 * lists).wrapping_neg(), lists]]).flatten().flat_map(u64::to_le_bytes).collect::<Vec<_>>()
@@ -613,7 +613,7 @@ fn fault_08_descriptors_that_a_child_sends_never_arrive() {
             for count in [1, 2, 253] {
                 let bridge = start();
                 match bridge.send_descriptors(what, count) {
-                    // Since Linux 6.16 the kernel does not let them through: nothing has happened.
+                    // Since Linux 6.16 the kernel refuses to pass them on, and the child stays alive.
                     Ok(Err(_)) => assert_eq!(bridge.add(1), Ok(2)),
                     Ok(Ok(())) | Err(CallError::Corrupt { .. }) => {
                         assert!(eventually(10, "the child is killed", || !bridge.is_alive()), "{what}, {count}");
@@ -622,7 +622,7 @@ fn fault_08_descriptors_that_a_child_sends_never_arrive() {
                 }
             }
         }
-        // A message that makes sense, at a time when a child that waits for nothing would not send it: memory within the budget.
+        // A valid message at a time when an idle child would not send it: a request for memory within the budget.
         let bridge = start();
         assert_eq!(bridge.send_descriptors("none", 0), Ok(Ok(())));
         assert_eq!(bridge.add(1), Ok(2));
@@ -631,7 +631,7 @@ fn fault_08_descriptors_that_a_child_sends_never_arrive() {
 
 // ---- doorbells -----------------------------------------------------------------------------------------------------
 
-/// The time that this thread has run.
+/// The CPU time of this thread.
 fn thread_time() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
@@ -669,7 +669,7 @@ fn requeues() {
             std::thread::sleep(Duration::from_millis(20 + 5 * round));
             kill(Pid::from_raw(pid as i32), Signal::SIGKILL)
         });
-        // Without a deadline: nothing but the death ends it.
+        // Without a deadline, only the child's death ends the call.
         let died = bridge.with_timeout(Duration::MAX).sleep(FOR_EVER);
         assert!(matches!(died, Err(CallError::Died { .. })), "{died:?}");
         killer.join().expect("no panic").expect("it was there");
@@ -690,7 +690,7 @@ fn fault_09_a_waiter_that_was_moved_away_hears_of_the_death() {
     fault("fault_09_a_waiter_that_was_moved_away_hears_of_the_death", requeues);
 }
 
-/// As on Linux before 5.16: the kernel does not know `futex_waitv`. For this thread, and what it starts from now on.
+/// Makes the kernel behave as before Linux 5.16, which does not know `futex_waitv`, for this thread and all that it starts later.
 fn forget_futex_waitv() {
     let load = libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 };
     let is_waitv = libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: libc::SYS_futex_waitv as u32 };
@@ -698,9 +698,9 @@ fn forget_futex_waitv() {
     let allow = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW };
     let mut filter = [load, is_waitv, unknown, allow];
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: changes nothing but what later system calls of this thread may do.
+    // SAFETY: changes only what later system calls of this thread may do.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-    // SAFETY: a program that is copied before the call returns.
+    // SAFETY: the kernel copies the program before the call returns.
     let filtered = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
     assert_eq!(filtered, 0, "{}", std::io::Error::last_os_error());
     let none = futex::waitv(&[], futex::WaitvFlags::empty(), None, futex::ClockId::Monotonic);
@@ -721,7 +721,7 @@ fn fault_09_the_same_without_futex_waitv() {
 
 // ---- death at any time ---------------------------------------------------------------------------------------------
 
-/// How many children are killed.
+/// How many children the test kills.
 const KILLS: u64 = 300;
 
 #[test]
@@ -763,7 +763,7 @@ fn fault_12_a_kill_at_any_time_is_a_value_or_a_death() {
     });
 }
 
-/// Starts a bridge whose child may be killed `after` so long, while it starts.
+/// Starts a bridge whose child may be killed during its start, `after` that time.
 fn start_killed(wait: Wait, after: Option<Duration>) -> Result<Bridge<Hostile>, StartError> {
     let known: HashSet<_> = held::children().into_iter().collect();
     std::thread::scope(|scope| {
@@ -795,7 +795,7 @@ fn stay_on_one_cpu() {
     sched_setaffinity(None, &one).expect("CPU 0 is there");
 }
 
-/// Calls of `threads` threads at once, each answered truly.
+/// Makes calls from `threads` threads at once, and checks every answer.
 fn ask(wait: Wait, threads: u64, calls: u64) {
     let bridge = Hostile::bridge().wait(wait).start().expect("the bridge starts");
     std::thread::scope(|scope| {

@@ -1,8 +1,8 @@
-//! A child that writes what no healthy child writes cannot harm its parent: it is killed, every call says `Corrupt` (or is
-//! answered, or times out), and the parent goes on.
+//! A child that writes what no healthy child writes cannot harm its parent: it is killed, every call returns `Corrupt` (or an answer, or a timeout),
+//! and the parent goes on.
 //!
-//! The hostile service knows nothing that an attacker would not: it finds the segment in `/proc/self/maps`, reads the
-//! geometry from its header, and writes to it.
+//! The hostile service knows only what an attacker would know: it finds the segment in `/proc/self/maps`, reads the geometry from its header, and
+//! writes to it.
 
 #[path = "support/held.rs"]
 mod held;
@@ -25,12 +25,12 @@ use support::{eventually, process_exists};
 
 callgate::test_support!();
 
-/// Words of a slot that announces a reply: after commit word, call word and three that name a block.
+/// The word of a slot that marks how much of an announced reply is final: after the commit word, the call word and three that name a block.
 const MARK: u64 = 5;
 
 const MIB: u64 = 1 << 20;
 
-/// What comes after a forged announcement.
+/// What follows a forged announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Archive, Serialize, Deserialize)]
 enum Then {
     Sleep,
@@ -50,28 +50,28 @@ impl Hostile {
         Hostile
     }
 
-    /// So many bytes, in memory of the child's.
+    /// Returns `len` bytes, in the child's memory.
     pub fn sized(&self, len: u64) -> Vec<u8> {
         vec![1; len as usize]
     }
 
-    /// The bytes themselves, in memory of the parent's on their way here and in the child's on their way back.
+    /// Returns its argument: the bytes arrive in the parent's memory and go back in the child's.
     pub fn echo(&self, bytes: Vec<u8>) -> Vec<u8> {
         bytes
     }
 
-    /// Maps all memory for large payloads once more, for good. Returns how much it has by now.
+    /// Maps all memory for large payloads once more, for good. Returns the total so far in bytes.
     pub fn hoard(&self) -> u64 {
         static KEPT: std::sync::Mutex<Hoard> = std::sync::Mutex::new(Hoard::new());
         KEPT.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 
-    /// Tries to make holes in all memory that it shares with its parent. Returns how much that is, and where it made any.
+    /// Tries to make holes in all memory shared with the parent. Returns how many bytes that is, and where it succeeded.
     pub fn holes(&self) -> (u64, Vec<String>) {
         hoard::holes()
     }
 
-    /// Goes on making holes on so many threads, and keeps the CPUs busy on so many others.
+    /// Keeps making holes on `punchers` threads, and occupies the CPUs with `hogs` others.
     pub fn attack(&self, punchers: u64, hogs: u64) {
         hoard::attack(punchers, hogs);
     }
@@ -84,7 +84,7 @@ impl Hostile {
         "a name that does not fit into eight bytes".into()
     }
 
-    /// Publishes a forged reply to this very call, and sits on the true one.
+    /// Publishes a forged reply to this call, and delays the true one.
     pub fn forged_number(&self, len: u64, kind: u64, payload: Vec<u64>) -> u64 {
         forge_and_sleep(len, kind, &payload);
         0
@@ -105,7 +105,7 @@ impl Hostile {
         Vec::new()
     }
 
-    /// Publishes commit words with a sequence that is not the expected one, then answers truly.
+    /// Publishes commit words with unexpected sequences, then answers truly.
     pub fn wrong_sequences(&self) -> u64 {
         let raw = Raw::find();
         let position = raw.started() - 1;
@@ -116,7 +116,7 @@ impl Hostile {
         7
     }
 
-    /// Publishes replies to calls that have not been made, and lets this call time out.
+    /// Publishes replies to calls that have not been made yet, and lets this call time out.
     pub fn answer_the_future(&self, ms: u64) {
         let raw = Raw::find();
         let position = raw.started() - 1;
@@ -126,7 +126,7 @@ impl Hostile {
         std::thread::sleep(Duration::from_millis(ms));
     }
 
-    /// Rewrites its reply over and over from another thread while the parent reads replies.
+    /// Rewrites its replies again and again from another thread while the parent reads them.
     pub fn hammer(&self) {
         std::thread::spawn(|| {
             let raw = Raw::find();
@@ -143,12 +143,12 @@ impl Hostile {
         });
     }
 
-    /// A megabyte, in the first segment that the child is given.
+    /// A megabyte, in the first segment that the child gets.
     pub fn large(&self) -> Vec<u8> {
         vec![5; MIB as usize]
     }
 
-    /// Announces a reply that is in no block or another's, or marks more than is there, and goes on as it is told to.
+    /// Announces a reply in a missing block or another reply's block, or marks too much as final; then does what `then` says.
     pub fn announced(&self, words: Vec<u64>, then: Then) -> Vec<u8> {
         let raw = Raw::find();
         let position = raw.started() - 1;
@@ -175,7 +175,7 @@ impl Hostile {
         vec![6; MIB as usize]
     }
 
-    /// Registers what links to `kind` in epoll sets, very often. How often.
+    /// Registers descriptors that link to `kind` in epoll sets, very often. Returns how often.
     pub fn burden(&self, kind: String, entries: u64) -> u64 {
         let (made, held) = slow::burden(&kind, entries as usize);
         std::mem::forget(held);
@@ -190,7 +190,7 @@ impl Hostile {
         bytes.len() as u64
     }
 
-    /// Scribbles over everything that a child can write, requests included.
+    /// Scribbles over all that a child can write, requests included.
     pub fn scribble(&self) {
         let raw = Raw::find();
         let position = raw.started() - 1;
@@ -217,7 +217,7 @@ fn start() -> Bridge<Hostile> {
     with_timeout(10_000)
 }
 
-/// One lane, so that the attacker knows which; polling, because an attacker need not ring the bell.
+/// One lane, so that the attacker knows which one it is. The caller polls, because an attacker need not ring the bell.
 fn with_timeout(ms: u64) -> Bridge<Hostile> {
     Hostile::bridge()
         .concurrent_callers(1)
@@ -227,7 +227,7 @@ fn with_timeout(ms: u64) -> Bridge<Hostile> {
         .expect("the bridge starts")
 }
 
-/// The child was killed, later calls say why, and the parent can start another.
+/// Checks that the child was killed, that later calls say why, and that the parent can start another.
 fn assert_poisoned(bridge: &Bridge<Hostile>, error: &CallError, case: &str) {
     assert!(matches!(error, CallError::Corrupt { .. }), "{case}: {error}");
     assert!(error.to_string().contains("broke the protocol"), "{error}");
@@ -237,8 +237,7 @@ fn assert_poisoned(bridge: &Bridge<Hostile>, error: &CallError, case: &str) {
     assert!(matches!(later, CallError::Corrupt { .. }), "{case}: {later}");
 }
 
-/// Fault 1: lengths and kinds that no healthy child writes. Faults 3 and 8: payloads that are no archive, and blocks that
-/// do not exist.
+/// Fault 1: lengths and kinds that no healthy child writes. Faults 3 and 8: payloads that are not valid archives, and blocks that do not exist.
 #[test]
 fn fault_01_a_forged_reply_poisons_the_bridge() {
     leaving_nothing(
@@ -267,7 +266,7 @@ fn fault_01_a_forged_reply_poisons_the_bridge() {
                 let error = bridge.forged_number(len, kind, payload.to_vec()).expect_err(case);
                 assert_poisoned(&bridge, &error, case);
             }
-            // A valid one, which says that the callback is not registered: a bridge has no callbacks.
+            // A well-formed failure that says that the callback is not registered; but a bridge has no callbacks.
             let bridge = start();
             let error = bridge.forged_number(40, FAILED, vec![2, 0, 0, 0, 0]).expect_err("no callback");
             let is_named = matches!(error, CallError::Corrupt { what: "a failure that only callbacks report", .. });
@@ -297,7 +296,7 @@ fn fault_01_a_forged_reply_poisons_the_bridge() {
     );
 }
 
-/// A view is of what has been validated, as a value is made of it.
+/// A view shows only validated data, just as a value is made only from validated data.
 #[test]
 fn fault_01_a_forged_reply_is_not_viewed() {
     leaving_nothing(
@@ -337,7 +336,7 @@ fn fault_01_a_forged_reply_is_not_viewed() {
     );
 }
 
-/// What a child writes after its reply was taken changes nothing of the view.
+/// A child that writes after its reply was taken does not change the view.
 #[test]
 fn fault_02_a_view_does_not_change_with_the_memory_that_it_came_through() {
     leaving_nothing(
@@ -354,7 +353,7 @@ fn fault_02_a_view_does_not_change_with_the_memory_that_it_came_through() {
     );
 }
 
-/// Fault 1: a sequence from the past or the future is no reply yet.
+/// Fault 1: a past or future sequence does not count as the reply.
 #[test]
 fn fault_01_a_wrong_sequence_is_not_taken_for_the_reply() {
     leaving_nothing(
@@ -370,8 +369,8 @@ fn fault_01_a_wrong_sequence_is_not_taken_for_the_reply() {
     );
 }
 
-/// Replies to calls not yet made, together with a call that gives up, must not put the rings out of step: calls afterwards
-/// are answered, truly or falsely, or time out; none hangs, and none takes another's reply for a late one for ever.
+/// Replies to calls not yet made, together with a call that gives up, must not put the rings out of step. Later calls get true or false answers or
+/// time out; none hangs, and none keeps taking another call's reply for a late one.
 #[test]
 fn fault_01_replies_from_the_future_do_not_hang_later_calls() {
     leaving_nothing(
@@ -383,14 +382,14 @@ fn fault_01_replies_from_the_future_do_not_hang_later_calls() {
             for _ in 0..10 {
                 let slow = bridge.with_timeout(Duration::from_millis(30)).answer_the_future(200);
                 assert!(matches!(slow, Err(CallError::TimedOut { .. })) || !bridge.is_alive(), "{slow:?}");
-                // The late reply is there before the next call, which takes it, and must take no more.
+                // The late reply is there before the next call. That call drops it, and must drop nothing else.
                 std::thread::sleep(Duration::from_millis(250));
                 let answer = bridge.add(1);
                 assert!(!matches!(answer, Err(CallError::TimedOut { .. })), "{answer:?}");
                 if !bridge.is_alive() {
                     return;
                 }
-                // The replies that were forged ahead are used up, one call each.
+                // Each call uses up one of the forged replies.
                 (0..40).for_each(|_| drop(bridge.add(1)));
                 assert_eq!(bridge.add(1).expect("in step again"), 2);
             }
@@ -398,7 +397,7 @@ fn fault_01_replies_from_the_future_do_not_hang_later_calls() {
     );
 }
 
-/// Fault 2: the child changes a reply while the parent reads it. What comes out is a value of the type, or an error.
+/// Fault 2: the child changes a reply while the parent reads it. The result is a value of the type, or an error.
 #[test]
 fn fault_02_a_reply_that_changes_while_it_is_read_is_a_value_or_an_error() {
     leaving_nothing(
@@ -407,7 +406,7 @@ fn fault_02_a_reply_that_changes_while_it_is_read_is_a_value_or_an_error() {
         || drop(start()),
         || {
             let (mut values, mut errors) = (0, 0);
-            // On a busy machine the first call may meet a lie each time: until some have been answered.
+            // On a busy machine the first call may meet a lie each time, so go on until some have been answered.
             for round in 0..200 {
                 if round >= 20 && values > 0 {
                     break;
@@ -417,11 +416,11 @@ fn fault_02_a_reply_that_changes_while_it_is_read_is_a_value_or_an_error() {
                 for _ in 0..2_000 {
                     let viewed = bridge.view().name();
                     match viewed.and_then(|view| Ok((view, bridge.name()?))) {
-                        // As whoever counts on UTF-8 does.
+                        // Use the text as code that relies on UTF-8 would.
                         Ok((view, text)) => {
                             values += usize::from(view.chars().count().max(text.chars().count()) <= 560)
                         }
-                        // Corrupt, or a reply that the child overwrote for ever.
+                        // Corrupt, or a reply that the child destroyed.
                         Err(_) => {
                             errors += 1;
                             break;
@@ -435,7 +434,7 @@ fn fault_02_a_reply_that_changes_while_it_is_read_is_a_value_or_an_error() {
     );
 }
 
-/// Everything in the segment overwritten: later calls fail in bounded time, and other bridges answer.
+/// When everything in the segment is overwritten, later calls fail in bounded time, and other bridges answer.
 #[test]
 fn fault_09_a_scribbled_segment_fails_its_own_bridge_only() {
     leaving_nothing(
@@ -454,7 +453,7 @@ fn fault_09_a_scribbled_segment_fails_its_own_bridge_only() {
     );
 }
 
-/// A segment that the child was given, a block that fills it, what is final of that, and what is to be expected.
+/// A segment that the child has, the offset and length of a block that fills it, how much of the block is final, and the expected length.
 const TRUE_BLOCK: [u64; 5] = [1, 0, MIB, MIB / 2, MIB];
 
 /// Announcements of memory that the child does not have.
@@ -482,8 +481,8 @@ fn fault_08_a_forged_announcement_poisons_the_bridge() {
     );
 }
 
-/// Marks beyond the block, marks that go back, announcements that change all the time or are taken back: the caller gets a
-/// value of the type or an error, no later than its deadline, and the next call is answered.
+/// Marks beyond the block, marks that go back, announcements that keep changing or are withdrawn: the caller gets a value of the type or an error,
+/// no later than its deadline, and the next call is answered.
 #[test]
 fn fault_02_a_caller_that_follows_a_lie_comes_back() {
     leaving_nothing(
@@ -503,7 +502,7 @@ fn fault_02_a_caller_that_follows_a_lie_comes_back() {
                     let case = format!("{words:?}, {then:?}");
                     let bridge = start();
                     bridge.large().expect("a megabyte");
-                    // What was copied ahead of time is from before the reply was written: as good as any other lie.
+                    // Bytes copied ahead of time are older than the reply, which makes them as good as any other lie.
                     match bridge.announced(words.to_vec(), then) {
                         Ok(bytes) => assert_eq!(bytes.len() as u64, MIB, "{case}"),
                         Err(error) => assert!(matches!(error, CallError::Corrupt { .. }), "{case}: {error}"),
@@ -521,7 +520,7 @@ fn fault_02_a_caller_that_follows_a_lie_comes_back() {
     );
 }
 
-/// A child that announces, marks more and more, and dies: the caller has no deadline, and comes back.
+/// A child announces a reply, keeps marking more of it as final, and dies. The caller has no deadline, and still returns.
 #[test]
 fn fault_12_a_death_ends_the_wait_for_what_was_announced() {
     leaving_nothing(
@@ -542,8 +541,8 @@ fn fault_12_a_death_ends_the_wait_for_what_was_announced() {
     );
 }
 
-/// A child whose end of the control socket takes the kernel very long is killed for it, whoever speaks to it: the watcher that gives it memory
-/// for a reply, or a caller that gives it memory for a request. Others are not kept.
+/// If a child makes its end of the control socket very slow for the kernel, it is killed, whichever thread sends to it: the watcher, with memory for
+/// a reply, or a caller, with memory for a request. Other bridges are not delayed.
 #[test]
 fn fault_40_a_child_that_makes_its_socket_slow_is_killed() {
     leaving_nothing(
@@ -562,7 +561,7 @@ fn fault_40_a_child_that_makes_its_socket_slow_is_killed() {
                 let attack = || {
                     let made = bridge.burden("socket:".into(), slow::entries() as u64).expect("it is burdened");
                     assert!(made * 2 > slow::entries() as u64, "{case}: {made} entries");
-                    // What is slow without doubt costs it its life at once, other than that at the second time. Each call needs more memory.
+                    // An unmistakably slow send kills the child at once, a less clear one the second time. Each call needs more memory.
                     let error = (1..6).find_map(|times| call(&bridge, times * MIB).err()).expect(case);
                     assert_poisoned(&bridge, &error, case);
                     assert!(error.to_string().contains("slow"), "{case}: {error}");
@@ -583,7 +582,7 @@ fn fault_40_a_child_that_makes_its_socket_slow_is_killed() {
     );
 }
 
-/// How long the first large call of another child takes, and its kill.
+/// How long the first large call through another bridge takes, and how long its kill takes.
 fn bystander() -> (Duration, Duration) {
     let (bridge, begun) = (with_timeout(60_000), Instant::now());
     assert_eq!(bridge.large().expect("another child answers").len() as u64, MIB);
@@ -592,7 +591,7 @@ fn bystander() -> (Duration, Duration) {
     (first, begun.elapsed())
 }
 
-/// The child shares the eventfd that its caller sleeps on: how many wait there is nothing to the caller.
+/// The child shares the eventfd that its caller sleeps on. The number of waiters there costs the caller nothing.
 #[test]
 fn fault_40_a_burdened_doorbell_costs_its_caller_nothing() {
     leaving_nothing(
@@ -615,7 +614,7 @@ fn fault_40_a_burdened_doorbell_costs_its_caller_nothing() {
     );
 }
 
-/// Row 39 of the faults: a child that keeps what it has given back gets no more than there is.
+/// Row 39 of the faults: a child that keeps memory which it has given back gets no more than the budget.
 #[test]
 fn fault_39_what_a_child_keeps_stays_on_the_books() {
     alone("fault_39_what_a_child_keeps_stays_on_the_books", 240, || {
@@ -623,7 +622,7 @@ fn fault_39_what_a_child_keeps_stays_on_the_books() {
         let bridge = builder_of(MEMORY).timeout(Duration::from_secs(20)).start().expect("the bridge starts");
         let (mut kept, mut refused) = (0, 0);
         for round in 0..1000_u64 {
-            // Sizes of which none fits where another was.
+            // No size fits where another was.
             let len = (300 << 10) * (1 + round * 7 % 12);
             match bridge.sized(len) {
                 Ok(bytes) => assert_eq!(bytes.len() as u64, len),
@@ -638,7 +637,7 @@ fn fault_39_what_a_child_keeps_stays_on_the_books() {
             }
         }
         assert!(refused > 0 && kept >= MEMORY / 4, "{refused} calls refused, {kept} bytes kept");
-        // So it is with requests, which its parent makes memory for.
+        // The same for requests, whose memory the parent creates.
         let short = bridge.with_timeout(Duration::from_millis(100));
         let mut refused = 0;
         for round in 0..60_u64 {
@@ -653,7 +652,7 @@ fn fault_39_what_a_child_keeps_stays_on_the_books() {
         let pid = bridge.child_pid();
         bridge.kill();
         assert!(eventually(10, "the child is gone", || !process_exists(pid)));
-        // What it had is gone with it, and another has as much again.
+        // The memory that it kept went with it: another child gets as much again.
         let other = builder_of(MEMORY).start().expect("the bridge starts");
         assert_eq!(other.sized(MEMORY / 5).map(|bytes| bytes.len() as u64), Ok(MEMORY / 5));
     });
@@ -663,7 +662,7 @@ fn builder_of(memory: u64) -> callgate::Builder<Hostile> {
     Hostile::bridge().max_payload(memory / 4).memory(memory).retained(0).concurrent_callers(1)
 }
 
-/// Row 39 of the faults: a child that keeps nothing never runs out, however often its memory grows and shrinks, with or without a deadline.
+/// Row 39 of the faults: a child that keeps nothing never runs out of memory, however often it grows and shrinks, with or without a deadline.
 #[test]
 fn fault_39_memory_that_is_given_back_can_be_had_again() {
     alone("fault_39_memory_that_is_given_back_can_be_had_again", 240, || {
@@ -689,7 +688,7 @@ fn fault_39_memory_that_is_given_back_can_be_had_again() {
     });
 }
 
-/// Row 41 of the faults: nobody makes holes in what parent and child share, so that no look at it ever waits.
+/// Row 41 of the faults: a child can make no holes in shared memory, so reading it never blocks.
 #[test]
 fn fault_41_a_child_makes_no_holes() {
     alone("fault_41_a_child_makes_no_holes", 120, || {
@@ -703,7 +702,7 @@ fn fault_41_a_child_makes_no_holes() {
     });
 }
 
-/// Row 41 of the faults: calls come back in their time while the child does nothing but try.
+/// Row 41 of the faults: calls return in time while the child does nothing but try to make holes.
 #[test]
 fn fault_41_calls_end_in_time_while_a_child_tries_to_make_holes() {
     alone("fault_41_calls_end_in_time_while_a_child_tries_to_make_holes", 240, || {

@@ -1,9 +1,9 @@
-//! Boxes that a hostile child forges cannot harm its parent: each is an error (`Corrupt`), or a box of the parent's alone. And what
-//! the parent's boxes hold, such a child cannot change.
+//! Boxes that a hostile child forges cannot harm its parent: each is an error (`Corrupt`) or a box that belongs to the parent alone. Such a child
+//! cannot change what the parent's boxes hold either.
 //!
-//! The hostile service knows nothing that an attacker would not: it finds the segment in `/proc/self/maps`, reads the geometry from its
-//! header, and writes to it. What it is to write, the test tells it: the first block that is lent is number 0, of generation 1, and
-//! the child's own memory is in segment 1 if it asks first.
+//! The hostile service knows only what an attacker would know: it finds the segment in `/proc/self/maps`, reads the geometry from its header, and
+//! writes to it. The test tells it what to write: the first block that is lent is number 0 of generation 1, and the child's own memory is segment 1
+//! if the child is the first to ask for memory.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -27,17 +27,17 @@ use support::{eventually, process_exists, within};
 
 callgate::test_support!();
 
-/// Ends a test that hangs, in seconds.
+/// Seconds after which a hanging test is aborted.
 const PATIENCE: u64 = 180;
 
-/// States of a block that is lent.
+/// States of a lent block.
 const DONE: u64 = 2;
 const HOME: u64 = 3;
 
-/// Stands for the segment of a block that comes home.
+/// In place of a segment: marks a block that returns to its owner.
 const HOMEWARD: u64 = u64::MAX;
 
-/// Bytes in the box that each call lends, all of them 9, and in the block of the child's own, all of them 7.
+/// Length in bytes of the box that each call lends, filled with 9, and of the child's own block, filled with 7.
 const LENT: u64 = 5000;
 
 // ---- the attacker --------------------------------------------------------------------------------------------------
@@ -48,28 +48,28 @@ type Place = (u64, u64, u64, u64);
 /// A word of the table of held blocks, and its index.
 type Word = (u64, u64);
 
-/// What a reply says, what the table says before, and the first block that the reply brings home, plus 1.
+/// The boxes of a reply, the words to write to the table first, and the index plus 1 of the first block that the reply returns.
 type Forgery = (Vec<Place>, Vec<Word>, u64);
 
-/// As it is archived: nothing inline, in a slice of no bytes `distance` before it; then the place.
+/// The archived form: nothing inline, in an empty slice `distance` before it; then the place.
 fn archived((segment, offset, len, loan_id): Place, distance: u64) -> [u64; 6] {
     [distance.wrapping_neg(), 0, segment, offset, len, loan_id]
 }
 
-/// Publishes a reply to the call that is being carried out: its call word, and the first `len` bytes of its payload.
+/// Publishes a reply to the call in progress: its call word, and the first `len` bytes of its payload.
 fn answer_carrying(raw: &Raw, call: u64, payload: &[u64], len: u64) {
     let position = raw.started() - 1;
     raw.reply(position, 1).store(call, Relaxed);
     raw.forge(position, commit(position, len, CALL), payload);
 }
 
-/// Publishes a forged reply, of one box or a list of boxes, and is slow with the true one, which comes too late.
+/// Publishes a forged reply of one box or a list of boxes, and sends the true reply too late.
 fn forge((boxes, table, home): &Forgery, is_list: bool) {
     let raw = Raw::find();
     table.iter().for_each(|(index, word)| raw.held(0, *index).store(*word, Release));
     let mut words: Vec<u64> = boxes.iter().zip(0..).flat_map(|(place, at)| archived(*place, 48 * at)).collect();
     if is_list {
-        // The list's root: how far before it the boxes begin, and how many they are.
+        // The list's root: how far before it the boxes begin, and their number.
         let boxes = boxes.len() as u64;
         words.extend([(48 * boxes).wrapping_neg(), boxes]);
     }
@@ -89,7 +89,7 @@ impl Hostile {
         n + 1
     }
 
-    /// A box of the child's own, all 7.
+    /// A box of the child's own, filled with 7.
     pub fn own(&self, len: usize) -> SharedBox<[u8]> {
         SharedBox::copied(&vec![7; len]).expect("memory")
     }
@@ -115,19 +115,19 @@ impl Hostile {
         SharedBox::new([0; 16]).expect("memory")
     }
 
-    /// Keeps what it is given, for good.
+    /// Keeps the box for good.
     pub fn keep(&self, bytes: SharedBox<[u8]>) {
         std::mem::forget(bytes);
     }
 
-    /// A box of its own, of which so many bytes arrive.
+    /// A box of its own, cut off after `len` bytes.
     pub fn truncated(&self, len: u64) -> SharedBox<[u8]> {
         answer_carrying(&Raw::find(), 1, &archived((1, 0, LENT, ONLY), 0), len);
         std::thread::sleep(Duration::from_secs(20));
         self.own(1)
     }
 
-    /// From now on, changes replies, and what the child has of memory, while the parent reads them.
+    /// From now on, changes replies and the child's memory while the parent reads them.
     pub fn hammer(&self) {
         std::thread::spawn(|| {
             let raw = Raw::find();
@@ -143,29 +143,29 @@ impl Hostile {
         });
         std::thread::spawn(|| {
             let mine = SharedBox::<[u8]>::zeroed(LENT as usize).expect("memory");
-            // The blocks beside this one are those of the replies.
+            // The neighbouring blocks are those of the replies.
             let (start, end) = mapped_around(mine.as_ptr().addr()).expect("it is mapped");
             for round in (0..=u8::MAX).cycle() {
                 for at in (start..end).step_by(4096) {
-                    // SAFETY: in the segment that the box lies in, which stays mapped as long as the box.
+                    // SAFETY: inside the segment of the box, which stays mapped as long as the box lives.
                     unsafe { (at as *mut u8).write_volatile(round) };
                 }
             }
         });
     }
 
-    /// Honest.
+    /// An honest method: returns the box.
     pub fn back(&self, bytes: SharedBox<[u8]>) -> SharedBox<[u8]> {
         bytes
     }
 
-    /// Honest.
+    /// An honest method: changes the box and returns it.
     pub fn edit(&self, mut bytes: SharedBox<[u8]>) -> SharedBox<[u8]> {
         bytes.fill(1);
         bytes
     }
 
-    /// From now on, writes words that could be true, and some that could not, over what either side says that it holds.
+    /// From now on, overwrites both sides' tables of held blocks with words that could be true and some that could not.
     pub fn scribble(&self) {
         std::thread::spawn(|| {
             let (raw, mut random) = (Raw::find(), 0x9e37_79b9_7f4a_7c15u64);
@@ -183,15 +183,15 @@ impl Hostile {
         });
     }
 
-    /// Tries to get at the memory of a box of the parent's for writing. What has worked.
+    /// Tries to gain write access to the memory of the parent's box. Returns what has worked.
     pub fn break_in(&self, bytes: &SharedBox<[u8]>) -> Vec<String> {
         let (start, len) = (bytes.as_ptr().cast_mut(), bytes.len());
         let mut worked = Vec::new();
-        // SAFETY: if it should work after all, nobody here writes there.
+        // SAFETY: even if this works, nothing here writes there.
         if unsafe { mprotect(start.cast(), len, MprotectFlags::READ | MprotectFlags::WRITE) }.is_ok() {
             worked.push("mprotect".into());
         }
-        // SAFETY: if it should work after all, the test fails.
+        // SAFETY: if this works, the test fails.
         if unsafe { madvise(start.cast(), len, Advice::LinuxRemove) }.is_ok() {
             worked.push("madvise".into());
         }
@@ -202,14 +202,14 @@ impl Hostile {
         worked
     }
 
-    /// Writes where the box lies.
+    /// Writes to the memory of the box.
     pub fn overwrite(&self, bytes: &SharedBox<[u8]>) {
-        // SAFETY: none; the process is expected to die of it.
+        // SAFETY: none; the process is expected to die here.
         unsafe { bytes.as_ptr().cast_mut().write_volatile(66) };
     }
 }
 
-/// Names by which this process could open the memory objects of its bridge, and that which is mapped at `address`.
+/// Paths by which this process could open the memory objects of its bridge, and the one mapped at `address`.
 fn ways_to_the_object(address: usize) -> Vec<PathBuf> {
     let links = std::fs::read_dir("/proc/self/fd").expect("procfs").flatten().map(|entry| entry.path());
     let is_ours = |path: &PathBuf| std::fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("callgate"));
@@ -217,7 +217,7 @@ fn ways_to_the_object(address: usize) -> Vec<PathBuf> {
     links.filter(is_ours).chain(mapped).collect()
 }
 
-/// Beginning and end of the mapping that `address` lies in.
+/// Start and end of the mapping that contains `address`.
 fn mapped_around(address: usize) -> Option<(usize, usize)> {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
     let ranges = maps.lines().filter_map(|line| line.split_whitespace().next()?.split_once('-'));
@@ -225,7 +225,7 @@ fn mapped_around(address: usize) -> Option<(usize, usize)> {
     ranges.map(|(start, end)| (number(start), number(end))).find(|&(start, end)| (start..end).contains(&address))
 }
 
-/// In what way `object` could be written to, if it could.
+/// How `object` can be written to, if at all.
 fn written(object: &File, len: usize) -> Option<&'static str> {
     if object.write_at(b"B", 0).is_ok() {
         return Some("a write");
@@ -243,12 +243,12 @@ fn written(object: &File, len: usize) -> Option<&'static str> {
 
 // ---- the parent ----------------------------------------------------------------------------------------------------
 
-/// One lane, so that the attacker knows which; polling, because an attacker need not ring the bell.
+/// One lane, so that the attacker knows which one it is. The caller polls, because an attacker need not ring the bell.
 fn builder() -> Builder<Hostile> {
     Hostile::bridge().concurrent_callers(1).wait(Wait::Spin).timeout(Duration::from_secs(20))
 }
 
-/// Whose child has a block of `len` bytes of its own.
+/// Starts a bridge whose child has a block of `len` bytes of its own.
 fn start(builder: Builder<Hostile>, len: usize) -> Bridge<Hostile> {
     let bridge = builder.start().expect("the bridge starts");
     assert!(bridge.own(len).expect("a box").iter().all(|&byte| byte == 7));
@@ -261,7 +261,7 @@ fn filled(bridge: &Bridge<Hostile>, len: u64, byte: u8) -> SharedBox<[u8]> {
     new
 }
 
-/// The child was killed, later calls say why, and the parent can start another.
+/// Checks that the child was killed, that later calls say why, and that the parent can start another.
 #[track_caller]
 fn assert_poisoned<R: std::fmt::Debug>(bridge: &Bridge<Hostile>, result: Result<R, CallError>, case: &str) {
     assert!(matches!(result, Err(CallError::Corrupt { .. })), "{case}: {result:?}");
@@ -271,7 +271,7 @@ fn assert_poisoned<R: std::fmt::Debug>(bridge: &Bridge<Hostile>, result: Result<
     assert!(matches!(later, Err(CallError::Corrupt { .. })), "{case}: {later:?}");
 }
 
-/// Each box holds what it should, and is the parent's alone: it can be filled without changing another.
+/// Checks that each box holds what it should and belongs to the parent alone: filling it changes no other box.
 #[track_caller]
 fn assert_sound(mut boxes: Vec<SharedBox<[u8]>>, expected: &[(u64, u8)], case: &str) {
     let found: Vec<_> = boxes.iter().map(|bytes| (bytes.len() as u64, bytes.first().copied().unwrap_or(0))).collect();
@@ -282,7 +282,7 @@ fn assert_sound(mut boxes: Vec<SharedBox<[u8]>>, expected: &[(u64, u8)], case: &
     assert!(boxes.iter().zip(marks()).all(|(bytes, mark)| bytes.iter().all(|&byte| byte == mark)), "{case}");
 }
 
-/// The loan id of the only block that is lent, and the word by which the child says that it comes home, with `next` after it.
+/// The loan id of the only lent block, and the word by which the child says that it returns, followed by block `next`.
 const ONLY: u64 = 1 << 32;
 const fn home(next: u64) -> u64 {
     next << 32 | 1 << 2 | HOME
@@ -361,7 +361,7 @@ fn fault_08_a_box_of_the_wrong_length_for_its_contents_is_refused() {
     );
 }
 
-/// What the child says may be odd, and a box of the parent's for all that; then all that is said of it must be true.
+/// An odd statement of the child may still give the parent a box. Then the box holds what the statement names, and belongs to the parent alone.
 #[test]
 fn fault_08_an_odd_box_is_the_parents_alone() {
     leaving_nothing(
@@ -407,7 +407,7 @@ fn fault_08_an_odd_box_is_the_parents_alone() {
                 assert_sound(boxes, &expected, case);
                 assert_eq!(bridge.back(filled(&bridge, LENT, 3)).expect("a box")[..], [3; LENT as usize], "{case}");
 
-                // The same while the caller still has the box.
+                // The same, while the caller still has the box.
                 let bridge = start(builder(), LENT as usize + 64);
                 let mut mine = filled(&bridge, LENT, 9);
                 let boxes = bridge.forged_while_lent(&mine, forgery()).expect(case);
@@ -421,7 +421,7 @@ fn fault_08_an_odd_box_is_the_parents_alone() {
     );
 }
 
-/// What it sends back of a block that it has kept, and has said that it is done with, is copied before anybody else gets the block.
+/// The child returns a block that it had kept and declared done. The parent copies it before anything else can use the block.
 #[test]
 fn a_block_that_was_let_go_is_nobody_elses_while_it_is_copied() {
     within(PATIENCE, "a_block_that_was_let_go_is_nobody_elses_while_it_is_copied", || {
@@ -442,7 +442,7 @@ fn a_block_that_was_let_go_is_nobody_elses_while_it_is_copied() {
     });
 }
 
-/// Several that are lent, in a ring or a chain with a gap, by value and by reference.
+/// Several lent blocks, in a ring or in a chain with a gap, by value and by reference.
 #[test]
 fn fault_08_chains_of_several_end() {
     leaving_nothing(
@@ -455,7 +455,7 @@ fn fault_08_chains_of_several_end() {
             {
                 let bridge = start(builder(), LENT as usize);
                 let table: Vec<_> = (0..).zip(nexts.map(home)).collect();
-                // Given up, so that they stay with the child: the first two calls only lend.
+                // These calls give up, so that the blocks stay with the child: they only lend.
                 let kept = [0, 1].map(|_| filled(&bridge, LENT, 9));
                 let hasty = bridge.with_timeout(Duration::from_millis(1));
                 for bytes in &kept {
@@ -472,13 +472,13 @@ fn fault_08_chains_of_several_end() {
     );
 }
 
-/// Many boxes that name the same block: what the parent copies has the limit of one payload.
+/// Many boxes name the same block: the parent copies at most the bytes of one payload.
 #[test]
 fn fault_08_boxes_together_have_no_more_bytes_than_a_payload() {
     const MAX: u64 = 1 << 20;
     within(PATIENCE, "fault_08_boxes_together_have_no_more_bytes_than_a_payload", || {
         let (own, lent) = (|len| (1, 0, len, ONLY), |len| (HOMEWARD, 0, len, ONLY));
-        // What they are, whether they are too many.
+        // The boxes, and whether they are too many.
         let cases: [(&str, Vec<Place>, bool); 8] = [
             ("one of the longest", vec![own(MAX)], false),
             ("one that is too long", vec![own(MAX + 1)], true),
@@ -518,7 +518,7 @@ fn fault_03_a_truncated_box_is_refused() {
     );
 }
 
-/// What comes out is a box that does not change any more, or an error.
+/// The result is a box that no longer changes, or an error.
 #[test]
 fn fault_02_a_box_that_changes_while_it_is_read_is_a_box_or_an_error() {
     leaving_nothing(
@@ -544,7 +544,7 @@ fn fault_02_a_box_that_changes_while_it_is_read_is_a_box_or_an_error() {
     );
 }
 
-/// What the parent holds stays what it is while the child lies about every block at random.
+/// The parent's boxes do not change while the child lies about every block at random.
 #[test]
 fn fault_08_scribbled_tables_change_no_box() {
     leaving_nothing(

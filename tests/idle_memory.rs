@@ -1,5 +1,5 @@
-//! Memory that a bridge no longer uses goes back to the system, in both processes, but for what each side may keep idle: without another
-//! call, whatever used it, and whoever was the last to let go of it.
+//! Memory that a bridge no longer uses returns to the system, in both processes, except for what each side may keep idle. It returns without another
+//! call, whatever used it, and whichever side released it last.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -14,23 +14,23 @@ use support::eventually;
 
 callgate::test_support!();
 
-/// Ends a test that hangs, in seconds.
+/// Seconds after which a hanging test is aborted.
 const PATIENCE: u64 = 240;
 
 /// Bytes of a large payload.
 const LEN: usize = if cfg!(debug_assertions) { 16 << 20 } else { 64 << 20 };
 
-/// Large calls each way, in the one test that takes its time; elsewhere a few.
+/// Large calls each way: many in the one long test, few elsewhere.
 const MANY: usize = 100;
 const FEW: usize = 10;
 
 /// Bytes that each side may keep idle.
 const RETAINED: u64 = 8 << 20;
 
-/// Beyond that, KiB of shared memory that a bridge has anyway.
+/// Shared memory in KiB that a bridge has in any case, beyond the idle memory.
 const SLACK_KIB: u64 = 1 << 10;
 
-/// Seconds until it is back: one or two, on a machine that has time.
+/// Seconds until the memory is back: one or two on an idle machine.
 const SOON: u64 = 10;
 
 struct Mirror {
@@ -80,7 +80,7 @@ fn view(mirror: &Bridge<Mirror>, len: usize) -> View<String> {
     mirror.view().text(len).expect("a text")
 }
 
-/// A use of large memory after which none is in use, and its name. The number is that of calls, where it matters.
+/// A use of large memory that leaves none in use, and its name. The number is the number of calls, where it matters.
 type Use = (&'static str, fn(&Bridge<Mirror>, usize));
 
 const USES: &[Use] = &[
@@ -137,7 +137,7 @@ const USES: &[Use] = &[
     }),
 ];
 
-/// KiB of shared memory that a process has in use.
+/// Shared memory in KiB that a process has resident.
 fn shared_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
     let line = status.lines().find_map(|line| line.strip_prefix("RssShmem:")).expect("a line RssShmem");
@@ -152,7 +152,7 @@ fn goes_back(retained: u64, is_trusted: bool, calls: usize) {
         let builder = if is_trusted { unsafe { builder.trust_child() } } else { builder };
         let mirror = builder.start().expect("a start");
         run(&mirror, calls);
-        // Each process has the memory of both sides mapped.
+        // Each process maps the memory of both sides.
         let limit = 2 * (retained >> 10) + SLACK_KIB;
         let in_use = || [std::process::id(), mirror.child_pid()].map(shared_kib);
         let is_back = eventually(SOON, case, || in_use().iter().all(|&kib| kib <= limit));

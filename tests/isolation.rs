@@ -1,5 +1,5 @@
-//! Promise: what a service does to its process stays there. Its environment, directory, ids, umask, signals, limits and
-//! priority are its own, whatever they were when it started; what the builder says reaches it.
+//! Promise: what a service does to its process stays there. Its environment, directory, ids, umask, signals, limits and priority are its own,
+//! whatever they were when it started, and the builder's settings reach it.
 
 use callgate::{Bridge, Builder, bridge};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -20,7 +20,7 @@ use support::{TempDir, eventually, process_exists, within};
 
 callgate::test_support!();
 
-/// Something that belongs to a process: how to change it, and how to see it.
+/// A property of a process: how to change it, and how to read it.
 struct Attribute {
     name: &'static str,
     change: fn(),
@@ -105,7 +105,7 @@ fn global() -> String {
 }
 
 fn set_variable() {
-    // SAFETY: called in a child only, whose other thread never looks at the environment.
+    // SAFETY: called only in a child, whose other thread never reads the environment.
     unsafe { env::set_var("CALLGATE_TEST_CHANGED", "there") };
 }
 
@@ -127,7 +127,7 @@ fn processors() -> String {
     sched_getaffinity(None).map(|set| set.count()).expect("sched_getaffinity").to_string()
 }
 
-/// Keeps the first of several.
+/// Keeps only the first processor.
 fn use_one_processor() {
     let all = sched_getaffinity(None).expect("sched_getaffinity");
     let mut one = CpuSet::new();
@@ -135,14 +135,14 @@ fn use_one_processor() {
     sched_setaffinity(None, &one).expect("sched_setaffinity");
 }
 
-/// A field of what the kernel says of the calling thread.
+/// A field of the kernel's status of the calling thread.
 fn status(field: &str) -> String {
     let status = std::fs::read_to_string("/proc/thread-self/status").expect("a status");
     let values = status.lines().filter_map(|line| line.split_once(':'));
     values.filter(|(name, _)| *name == field).map(|(_, value)| value.trim().to_owned()).next().expect("the field")
 }
 
-/// The user and group numbers of somebody without rights.
+/// The user and group numbers of a user without rights.
 fn nobody() -> (u32, u32) {
     let nobody = User::from_name("nobody").ok().flatten();
     nobody.map_or((65534, 65534), |user| (user.uid.as_raw(), user.gid.as_raw()))
@@ -181,7 +181,7 @@ fn start(builder: Builder<Guest>) -> Bridge<Guest> {
     builder.start().expect("the guest starts")
 }
 
-/// Changes one attribute in a child, and looks at it there, here, and in a child started afterwards.
+/// Changes one attribute in a child, and reads it there, here, and in a child started afterwards.
 fn changes_there_only(number: usize, attribute: &Attribute) {
     let name = attribute.name;
     let guest = start(Guest::bridge());
@@ -223,7 +223,7 @@ fn a_child_that_changed_its_user_can_still_be_killed() {
 #[test]
 fn a_child_blocks_no_signals_though_its_parent_does() {
     alone("a_child_blocks_no_signals_though_its_parent_does", 60, || {
-        // Before the first start, so that a thread which outlives this one may have them blocked too.
+        // Before the first start, so that any thread that outlives this one blocks them too.
         SigSet::all().thread_block().expect("sigmask");
         let guest = start(Guest::bridge());
         assert_eq!(guest.status("SigBlk").map(|mask| u64::from_str_radix(&mask, 16)), Ok(Ok(0)));

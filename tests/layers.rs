@@ -1,5 +1,5 @@
-//! The repository keeps its own rules: which file imports which, where `unsafe`, libc and atomics may stand, what is written
-//! above them, and which words are never used. (Which crate may use which, Cargo.toml says.)
+//! Tests of the repository's own rules: which file imports which, where `unsafe`, libc and atomics may occur and what justifies them, and which
+//! words are banned. (Cargo.toml says which crate may use which.)
 
 mod support;
 
@@ -10,11 +10,11 @@ use support::within;
 
 callgate::test_support!();
 
-/// The library: the package that users name, and those that it is made of.
+/// The library: the package that users name, and the packages below it.
 const LIBRARY: &[&str] =
     &["src", "crates/engine/src", "crates/manager/src", "crates/os/src", "crates/sandbox/src", "crates/transport/src"];
 
-/// The only places with `unsafe`, beside the attribute in `test_support!`.
+/// The only places with `unsafe`, apart from the attribute in `test_support!`.
 const UNSAFE: &[&str] = &[
     "crates/os/src/",
     "crates/engine/src/trusted.rs",
@@ -42,35 +42,35 @@ const UNSAFE: &[&str] = &[
 /// The only places that name libc.
 const LIBC: &[&str] = &["crates/os/src/", "crates/sandbox/src/seccomp.rs", "crates/sandbox/src/seccomp/lists.rs"];
 
-/// The only places that name `std::sync::atomic` themselves, and not through `callgate_os::sync`.
+/// The only places that name `std::sync::atomic` directly instead of using `callgate_os::sync`.
 const ATOMICS: &[&str] = &[
     "crates/os/src/",
-    // Numbers for threads and chains: words of this process alone.
+    // Numbers for threads and chains: process-local words.
     "crates/engine/src/nest.rs",
-    // Who has said a child's last words: words of this process alone.
+    // Which thread wrote a child's last words: process-local words.
     "crates/engine/src/last_words.rs",
-    // When the watcher is to look for idle memory: a word of this process alone.
+    // When the watcher must next look for idle memory: a process-local word.
     "crates/engine/src/reclaim.rs",
-    // A compiler fence, which loom has not.
+    // A compiler fence, which loom lacks.
     "crates/engine/src/lane/callee.rs",
-    // What tests count, which loom does not run.
+    // Counters of tests that do not run under loom.
     "crates/engine/src/pair/tests.rs",
-    // What callbacks count, and their numbers: words of this process alone.
+    // Counters and numbers of callbacks: process-local words.
     "crates/manager/src/",
-    // Whether a frame has named a block: a word of this process alone.
+    // Whether a frame has named a block: a process-local word.
     "crates/transport/src/shared_box/bytes.rs",
-    // Numbers for names: a word of this process alone.
+    // Numbers for names: a process-local word.
     "crates/transport/src/backing/named.rs",
-    // Whether `init` was called: a word of this process alone.
+    // Whether `init` was called: a process-local word.
     "src/bridge/entry.rs",
-    // What libraries have started before `main`: words of this process alone.
+    // What libraries started before `main`: process-local words.
     "src/child.rs",
 ];
 
-/// What the words of CONTRIBUTING stand instead of.
+/// Words that CONTRIBUTING replaces by others.
 const BANNED: &[&str] = &["stub", "stubs", "server", "servers"];
 
-/// Where a banned word is somebody else's, or is being banned.
+/// Phrases in which a banned word is someone else's term, or is the subject of the ban.
 const QUOTED: &[&str] = &["a fork server", "Never stub or server."];
 
 // ---- the rules -----------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ fn libc_stands_in_few_files() {
 #[test]
 fn atomics_come_from_sync() {
     check("atomics_come_from_sync", |source, breaches| {
-        // Unit tests that loom does not run come last in a file, and may count with what they like.
+        // Unit tests that loom does not run come last in a file, and may use any atomics.
         let library = source.code_lines().take_while(|(_, line)| !line.contains("cfg(all(test, not(loom)))"));
         for (number, line) in library {
             let named = line.contains("sync::atomic");
@@ -110,7 +110,7 @@ fn atomics_come_from_sync() {
     });
 }
 
-/// Whoever reads a file must read first what it imports; in a circle there is no first.
+/// A reader of a file must first read its imports; in a circle there is no first file.
 #[test]
 fn imports_go_in_no_circle() {
     within(60, "imports_go_in_no_circle", || {
@@ -125,7 +125,7 @@ fn imports_go_in_no_circle() {
     });
 }
 
-/// `lib.rs` lists the files in the order in which they build on each other.
+/// `lib.rs` lists the files so that each builds only on those above it.
 #[test]
 fn a_file_imports_only_files_above_it_in_lib_rs() {
     within(60, "a_file_imports_only_files_above_it_in_lib_rs", || {
@@ -188,7 +188,7 @@ fn every_unsafe_operation_says_why_it_is_safe() {
     });
 }
 
-/// The audit in docs/SOUNDNESS.md has rows for each file with `unsafe` in its code, which add up to how often the word is there.
+/// The audit in docs/SOUNDNESS.md has rows for every file with `unsafe` in its code, and their counts add up to the occurrences there.
 #[test]
 fn the_soundness_audit_counts_every_unsafe() {
     within(60, "the_soundness_audit_counts_every_unsafe", || {
@@ -207,14 +207,14 @@ fn the_soundness_audit_counts_every_unsafe() {
         let sources: Vec<_> = files.map(|path| Source::read(&path)).collect();
         let mut counted: BTreeMap<_, _> =
             sources.iter().map(|source| (source.path.clone(), source.unsafes())).collect();
-        // Code to be expanded or refused, in tests of the macro.
+        // The macro's tests hold `unsafe` in code to expand or refuse.
         counted.retain(|path, count| *count > 0 && !path.starts_with("crates/macros/src/tests"));
         assert!(counted.len() > 15, "the sources are not where they were");
         assert_eq!(stated, counted, "what the audit states, and what is there");
     });
 }
 
-/// Each constant of crates/transport/src/bounds.rs has a row in its table, and each row a constant: there, or in crates/os.
+/// Every constant of crates/transport/src/bounds.rs has a row in the table of bounds. Every row names a constant, there or in crates/os.
 #[test]
 fn the_table_of_bounds_lists_every_constant() {
     within(60, "the_table_of_bounds_lists_every_constant", || {
@@ -264,7 +264,7 @@ fn one_word_per_thing() {
         let mut breaches = Breaches::default();
         for path in documents.into_iter().chain(code.into_iter().flatten()) {
             let source = Source::read(&path);
-            // Where other projects' interfaces are used, in their words.
+            // This crate uses other projects' interfaces, in their words.
             if source.is_in(&["crates/compare/src/"]) {
                 continue;
             }
@@ -313,7 +313,7 @@ fn type_defined_in(line: &str) -> Option<&str> {
 /// The rows of the table of faults in docs/RELIABILITY.md.
 const FAULTS: usize = 48;
 
-/// Each fault has tests named by its number, and the table lists exactly those that there are.
+/// Every fault has tests named by its number, and the table lists exactly the existing tests.
 #[test]
 fn every_fault_has_tests_and_the_table_lists_them() {
     within(60, "every_fault_has_tests_and_the_table_lists_them", || {
@@ -340,7 +340,7 @@ fn every_fault_has_tests_and_the_table_lists_them() {
     });
 }
 
-/// What the documents name as a test is one.
+/// Every test that the documents name exists.
 #[test]
 fn every_test_that_the_tables_name_is_there() {
     within(60, "every_test_that_the_tables_name_is_there", || {
@@ -357,7 +357,7 @@ fn every_test_that_the_tables_name_is_there() {
     });
 }
 
-/// The tests of faults in a file: the number, and `file::name`.
+/// The fault tests in a file, each as its fault's number and `file::name`.
 fn faults_of(source: &Source) -> Vec<(usize, String)> {
     let names = source.text.lines().filter_map(|line| line.trim_start().strip_prefix("fn fault_"));
     let names = names.filter_map(|line| line.split('(').next());
@@ -367,7 +367,7 @@ fn faults_of(source: &Source) -> Vec<(usize, String)> {
 
 // ---- the helper ----------------------------------------------------------------------------------------------------
 
-/// Has `rule` look at every source file of the library, and fails with all that it found.
+/// Applies `rule` to every source file of the library, and fails with all breaches.
 fn check(name: &str, rule: impl Fn(&Source, &mut Breaches)) {
     within(60, name, || {
         let mut breaches = Breaches::default();
@@ -425,10 +425,10 @@ fn files_of(dir: &Path, extension: &str, depth: Depth) -> Vec<PathBuf> {
     files
 }
 
-/// What each module imports.
+/// The imports of each module.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// What the modules of the crate whose sources are in `dir` import of each other.
+/// The imports among the modules of the crate whose sources are in `dir`.
 fn graph_of(dir: &str) -> Graph {
     let sources = files_of(&root().join(dir), "rs", Depth::All);
     let sources: Vec<_> = sources.iter().map(|path| Source::read(path)).collect();
@@ -446,9 +446,9 @@ fn module_in(line: &str) -> Option<String> {
     (words.next() == Some("mod") && line.ends_with(';')).then(|| words.next().map(|name| name.replace("__", "")))?
 }
 
-/// A circle, from its first module back to that; `None` if there is none.
+/// A circle, from its first module back to itself; `None` if there is none.
 fn circle_in(graph: &Graph) -> Option<Vec<String>> {
-    /// Goes on from the end of `way` to all that has not been `done`.
+    /// Follows the imports from the end of `way` into all modules that are not yet `done`.
     fn follow(graph: &Graph, way: &mut Vec<String>, done: &mut BTreeSet<String>) -> Option<Vec<String>> {
         let at = way.last()?.clone();
         for next in graph.get(&at).into_iter().flatten() {
@@ -471,14 +471,14 @@ fn circle_in(graph: &Graph) -> Option<Vec<String>> {
     graph.keys().find_map(|start| follow(graph, &mut vec![start.clone()], &mut done))
 }
 
-/// The file's module that `path` leads into.
+/// The module of the crate that `path` leads into.
 fn module_of<V>(path: &str, modules: &BTreeMap<String, V>) -> Option<String> {
     let path = path.replace("__codegen", "codegen");
     let ends = path.match_indices("::").map(|(at, _)| at).chain([path.len()]);
     ends.map(|end| &path[..end]).filter(|path| modules.contains_key(*path)).last().map(str::to_owned)
 }
 
-/// Adds the paths of the tree that `text` begins with, `a::{b, c::d}`, each behind `before`. Returns its length.
+/// Adds the paths of the import tree that `text` begins with, such as `a::{b, c::d}`, each prefixed by `before`. Returns the tree's length.
 fn add_paths(text: &str, before: &str, paths: &mut BTreeSet<String>) -> usize {
     if !text.starts_with('{') {
         let name = text.len() - text.trim_start_matches(|char: char| char.is_alphanumeric() || char == '_').len();
@@ -493,7 +493,7 @@ fn add_paths(text: &str, before: &str, paths: &mut BTreeSet<String>) -> usize {
     while !text[at..].starts_with('}') && at < text.len() {
         let space = text[at..].len() - text[at..].trim_start().len();
         at += space + add_paths(&text[at + space..], before, paths);
-        // Behind a new name, if it has one.
+        // Skip a new name after `as`.
         at += text[at..].find([',', '}']).unwrap_or(text.len() - at);
         at += usize::from(text[at..].starts_with(','));
         at += text[at..].len() - text[at..].trim_start().len();
@@ -501,7 +501,7 @@ fn add_paths(text: &str, before: &str, paths: &mut BTreeSet<String>) -> usize {
     at + 1
 }
 
-/// A file, as it is and without comments and literals.
+/// A file's text, with and without comments and literals.
 struct Source {
     /// Relative to the repository.
     path: String,
@@ -520,7 +520,7 @@ impl Source {
         places.iter().any(|place| self.path == *place || place.ends_with('/') && self.path.starts_with(place))
     }
 
-    /// How often its code says `unsafe`.
+    /// The number of `unsafe` in its code.
     fn unsafes(&self) -> usize {
         self.code_lines().flat_map(|(_, line)| words(line)).filter(|word| *word == "unsafe").count()
     }
@@ -529,7 +529,7 @@ impl Source {
         numbered(&self.code)
     }
 
-    /// The file's own module; `None` for lib.rs, and for files of tests.
+    /// The file's own module; `None` for lib.rs and for test files.
     fn module_path(&self) -> Option<String> {
         let (_, path) = self.path.split_once("src/")?;
         let path = path.trim_end_matches(".rs").trim_end_matches("/mod");
@@ -537,7 +537,7 @@ impl Source {
         (path != "lib" && !is_of_tests).then(|| path.replace('/', "::"))
     }
 
-    /// All that the module `own`, which the file is, names by a path from `crate` or `super`, but for its tests.
+    /// All paths from `crate` or `super` that the file, as module `own`, names outside its tests.
     fn imported_paths(&self, own: &str) -> BTreeSet<String> {
         let code = self.code.split("#[cfg(all(test").next().unwrap_or_default();
         let mut paths = BTreeSet::new();
@@ -545,7 +545,7 @@ impl Source {
         for (root, before) in [("crate::", ""), ("super::", &*parent)] {
             for (at, _) in code.match_indices(root) {
                 let is_visibility = code[..at].ends_with("(in ");
-                // A macro's own crate, from outside.
+                // A macro's own crate, as seen from outside.
                 let is_of_macro = code[..at].ends_with('$') || code[..at].ends_with("super::");
                 if !is_visibility && !is_of_macro {
                     add_paths(&code[at + root.len()..], before, &mut paths);
@@ -556,12 +556,12 @@ impl Source {
         paths
     }
 
-    /// Whether a comment that says `SAFETY:` ends just above the statement that line `number` belongs to.
+    /// Whether a comment with `SAFETY:` ends right above the statement that contains line `number`.
     fn is_justified(&self, number: usize) -> bool {
         let (lines, code): (Vec<_>, Vec<_>) = (self.text.lines().collect(), self.code.lines().collect());
         let mut above = number - 1;
         let is_comment = |line: usize| lines[line].trim_start().starts_with("//");
-        // Up to where the statement, the item or the arm begins.
+        // Go up to the beginning of the statement, the item or the match arm.
         while above > 0 && !is_comment(above - 1) && !code[above - 1].trim_end().ends_with([';', '{', '}', ',']) {
             above -= 1;
         }
@@ -574,12 +574,12 @@ fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
     (1..).zip(text.lines())
 }
 
-/// What is between characters that cannot be part of a name; `a_b` is one word.
+/// The words of `text`, split at all characters that cannot be part of a name; `a_b` is one word.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|char: char| !char.is_alphanumeric() && char != '_').filter(|word| !word.is_empty())
 }
 
-/// The text without comments and without what is in literals; its lines stay where they are.
+/// The text without comments and without the contents of literals; line numbers stay the same.
 fn code_of(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
@@ -595,7 +595,7 @@ fn code_of(text: &str) -> String {
     code
 }
 
-/// How long the comment is that `text` begins with.
+/// The length of the comment that `text` begins with.
 fn comment_len(text: &str) -> Option<usize> {
     if text.starts_with("//") {
         return Some(text.find('\n').unwrap_or(text.len()));
@@ -614,12 +614,12 @@ fn comment_len(text: &str) -> Option<usize> {
     })
 }
 
-/// How long the string or character is that `text` begins with, its prefix left out.
+/// The length of the string or character literal that `text` begins with, without its prefix.
 fn literal_len(text: &str, before: Option<char>) -> Option<usize> {
     let is_word = |char: char| char.is_alphanumeric() || char == '_';
     let hashes = text.strip_prefix('r').map(|rest| rest.len() - rest.trim_start_matches('#').len());
     if let Some(hashes) = hashes.filter(|&hashes| text[1 + hashes..].starts_with('"')) {
-        // A raw string, unless the `r` ends a word; `br` does not.
+        // A raw string, unless the `r` ends a longer word; the prefix `br` does not.
         if before.is_none_or(|before| !is_word(before) || before == 'b') {
             let (open, close) = (hashes + 2, format!("\"{}", "#".repeat(hashes)));
             return text[open..].find(&close).map(|end| open + end + close.len());
@@ -634,7 +634,7 @@ fn literal_len(text: &str, before: Option<char>) -> Option<usize> {
     (first == '\\' || second == '\'').then(|| closed(text, '\''))
 }
 
-/// Up to behind the next `quote` that no backslash protects.
+/// The length up to and including the next `quote` that no backslash escapes.
 fn closed(text: &str, quote: char) -> usize {
     let mut protected = false;
     for (at, char) in text.char_indices().skip(1) {

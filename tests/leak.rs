@@ -1,5 +1,5 @@
-//! Promise: bridges leave nothing behind, however they start and end: no descriptor, mapping, thread, zombie, shared memory,
-//! and no memory of the parent's. The only test of its binary, because it counts what the whole process holds.
+//! Promise: bridges leave nothing behind, however they start and end: no descriptor, mapping, thread, zombie or shared memory, and none of the
+//! parent's memory. The only test of its binary, because it counts what the whole process holds.
 
 use callgate::{Bridge, CallError, Wait, bridge};
 use std::time::Duration;
@@ -88,8 +88,8 @@ const LIVES: &[(&str, fn())] = &[
 
 const STARTS: usize = 500;
 
-/// How much the parent may grow, in bytes: what allocators and thread stacks keep. The first may come to keep the largest payload's
-/// vectors, once, at any time: 3 MiB each way.
+/// How many bytes the parent may grow by: what allocators and thread stacks keep. At any time the allocator may come to keep, once, the largest
+/// payload's vectors: 3 MiB each way.
 const GROWTH: u64 = 10 << 20;
 
 #[test]
@@ -97,7 +97,7 @@ fn nothing_is_left_of_many_bridges() {
     within(240, "nothing_is_left_of_many_bridges", || {
         let _first = start();
         let held = Held::now();
-        // Warms up what is made once and kept.
+        // Warm up what is created once and then kept.
         for (name, live) in LIVES.iter().chain(LIVES) {
             live();
             held.again(name);
@@ -112,7 +112,7 @@ fn nothing_is_left_of_many_bridges() {
     });
 }
 
-/// Bytes of memory that this process has resident.
+/// Resident memory of this process in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("a status");
     let size = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its size");

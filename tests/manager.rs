@@ -1,5 +1,5 @@
-//! Promise: a callback runs in the process that registered it, whoever calls it by its name; and whatever becomes of owner, caller and hub, a call
-//! ends.
+//! Promise: a callback runs in the process that registered it, whichever process calls it by name. Every call ends, whatever becomes of owner,
+//! caller and hub.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -38,7 +38,7 @@ fn client(address: &str) -> Manager {
     client
 }
 
-/// A process that does at `address` what `role` says.
+/// Starts a process that plays `role` at `address`.
 fn process(role: &str, address: &str) -> Helper {
     let mut helper = Helper::start("helper_process", &format!("{role} {address}"));
     assert_eq!(helper.hear("ready"), role);
@@ -73,7 +73,7 @@ fn helper_process() {
     }
 }
 
-/// What an owner registers.
+/// Registers an owner's callbacks.
 fn own(manager: &Manager) -> Vec<callgate::manager::Registration> {
     let total = AtomicU64::new(0);
     let other = manager.clone();
@@ -176,7 +176,7 @@ fn an_owner_that_dies_in_a_call_ends_it() {
     });
 }
 
-/// Calls callbacks from a child.
+/// A service that calls callbacks from a child.
 struct Inside {
     manager: Manager,
 }
@@ -197,7 +197,7 @@ impl Inside {
     }
 }
 
-/// Two processes call each other's callbacks, each within the other's.
+/// Two processes call each other's callbacks, nested within each other.
 #[test]
 fn fault_30_nested_calls_come_back_or_fail_at_once() {
     within(120, "fault_30_nested_calls_come_back_or_fail_at_once", || {
@@ -220,7 +220,7 @@ fn fault_30_nested_calls_come_back_or_fail_at_once() {
         let began = Instant::now();
         let error = nested(60).expect_err("too deep");
         assert!(error.to_string().contains("nested more than 64 deep"), "{error}");
-        // Many chains at once: each comes to its end, and calls that are not nested go on.
+        // Many chains at once: each comes to an end, and calls that are not nested keep working.
         std::thread::scope(|scope| {
             let chains: Vec<_> = (0..6).map(|_| scope.spawn(|| nested(60))).collect();
             assert_eq!(hub.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
@@ -272,14 +272,14 @@ fn callbacks_call_back() {
         let _owner = process("owner", &address);
         let caller = hub.clone();
         let _half = hub.register_fn("half", |n: i64| n / 2).expect("a free name");
-        // Here to the owner, back here, and from here to the owner again.
+        // From here to the owner, back here, and to the owner again.
         let _deep = hub
             .register_fn("deep", move |n: i64| caller.call_as::<i64>("add", (n, 1i64)).ok().flatten().unwrap_or(-1))
             .expect("a free name");
         assert_eq!(hub.call_as::<i64>("half", (8i64,)), Ok(Some(4)), "of this process");
         assert_eq!(hub.call_as::<i64>("twice", ("half".to_owned(), 8i64)), Ok(Some(8)));
         assert_eq!(hub.call_as::<i64>("twice", ("deep".to_owned(), 8i64)), Ok(Some(18)));
-        // For ever: until there are no lanes any more.
+        // Endless recursion, which ends when no lanes are left.
         let caller = Manager::new(address.as_str(), &key()).timeout(Duration::from_secs(2));
         caller.connect(PLENTY).expect("a client");
         let again = caller.clone();
@@ -424,12 +424,12 @@ fn who_has_started_an_owner_and_caller_hears_how_it_ended() {
         let _mine = hub.register_fn("mine", |n: i64| n + 1).expect("a free name");
         for _ in 0..3 {
             let mut child = process("owner", &address);
-            // It is called from here, and calls back: two pairs, and a connection to the hub that is here.
+            // The child is called from here and calls back: that takes two pairs, and a connection to the hub in this process.
             assert_eq!(hub.call_as::<i64>("twice", ("mine".to_owned(), 20i64)), Ok(Some(42)));
             let pid = Pid::from_raw(child.pid() as i32).expect("no 0");
             kill_process(pid, Signal::KILL).expect("it was there");
             assert!(eventually(20, "its names are free", || hub.call("add", args![1, 2]) == Ok(None)));
-            // Time for whoever else looks at it, and must leave its entry in the process table.
+            // Gives other threads time to notice the child; they must leave its entry in the process table.
             std::thread::sleep(Duration::from_millis(100));
             let status = child.wait().expect("its status is there for its parent");
             assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));

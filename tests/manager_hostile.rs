@@ -1,8 +1,8 @@
-//! A client that writes into its pair what no healthy client writes harms nobody but itself, whether it calls or is called: the pair is over, the
-//! call under way says so, other pairs go on, and the next call is made by a new pair.
+//! A client that writes into its pair what no healthy client writes harms only itself, whether it is the caller or the owner: the pair ends, the call
+//! in progress says so, other pairs keep working, and the next call uses a new pair.
 //!
-//! The hostile client is an ordinary one, in a process of its own. It finds the pair's segment in `/proc/self/maps`; the hub makes pairs of one lane
-//! here, so that their layout is that of a bridge with one.
+//! The hostile client is an ordinary one, in a process of its own. It finds the pair's segment in `/proc/self/maps`. The hub makes pairs of one lane
+//! here, so their layout is that of a bridge with one lane.
 
 #[path = "support/raw.rs"]
 mod raw;
@@ -34,7 +34,7 @@ fn hub(address: &str) -> Manager {
     hub
 }
 
-/// A client that polls for answers: an attacker need not ring.
+/// A client that polls for answers, because an attacker need not ring.
 fn caller(address: &str, timeout: Duration) -> Manager {
     let caller = manager(address).wait(Wait::Spin).timeout(timeout);
     caller.connect(PLENTY).expect("a client");
@@ -73,19 +73,19 @@ fn helper_process() {
 
 // ---- values of any depth -------------------------------------------------------------------------------------------
 
-/// So many lists within each other.
+/// `levels` lists inside each other.
 fn nested(levels: u64) -> Value {
     (0..levels).fold(Value::from(7), |value, _| Value::List(vec![value]))
 }
 
-/// Levels of the honest values that a deep one is made of: three, with as many between them.
+/// The depths of the three honest values from which a deep one is made, at equal distances.
 const STEPS: [u64; 3] = [STEP, 2 * STEP, 3 * STEP];
 const STEP: u64 = 8;
 
-/// The payload that [`nested`] with `levels` would be, if an honest process sent any that deep: made of those with [`STEPS`].
+/// The payload of [`nested`] with `levels`, which no honest process would send that deep; made from the payloads for [`STEPS`].
 ///
-/// Knows nothing of archives but that their levels look alike: what the second has and the first has not is put in as often as it takes, and
-/// the numbers behind it, which may be lengths or distances, grow as they did. So it must make the third, too.
+/// Relies only on all levels of an archive looking alike: it repeats what the second payload has and the first lacks, and lets the numbers behind it,
+/// which may be lengths or distances, grow at the same rate. As a check, it must also produce the third payload.
 fn deep([first, second, third]: &[Vec<u8>; 3], levels: u64) -> Vec<u8> {
     let made = |times: u32| {
         let more = second.len() - first.len();
@@ -106,27 +106,27 @@ fn deep([first, second, third]: &[Vec<u8>; 3], levels: u64) -> Vec<u8> {
     made((levels / STEP - 2) as u32)
 }
 
-/// Writes `payload` to the memory that a large payload of this process was in, which `word` of its slot tells of. What names it there.
+/// Overwrites the memory of this process's last large payload, which `word` of its slot locates, with `payload`. Returns the words that name it.
 fn in_block<'a>(word: impl Fn(u64) -> &'a AtomicU64, payload: &[u8]) -> [u64; 3] {
     let [commit, segment, offset, len] = [0, 2, 3, 4].map(|at| word(at).load(Relaxed));
     assert!(commit & IN_BLOCK != 0 && len >= payload.len() as u64, "{commit:#x}: {len} bytes");
     let (start, size) = own_memory();
     assert!(offset + len <= size, "{len} bytes at {offset} of {size}");
     for (at, word) in (0..).zip(words(payload)) {
-        // SAFETY: within memory of this process that is mapped as long as the pair is, aligned to 8; nobody has references to it.
+        // SAFETY: inside memory of this process that stays mapped as long as the pair, aligned to 8, and without references to it.
         unsafe { AtomicU64::from_ptr((start + offset + 8 * at) as *mut u64) }.store(word, Relaxed);
     }
     [segment, offset, payload.len() as u64]
 }
 
-/// Enough for what is 200,000 deep.
+/// As large as a payload that is 200,000 levels deep.
 fn room() -> Vec<u8> {
     vec![7; 8 << 20]
 }
 
 // ---- a hostile owner -----------------------------------------------------------------------------------------------
 
-/// Publishes a forged reply to the call that is being carried out, and sits on the true one.
+/// Publishes a forged reply to the call in progress, and delays the true one.
 fn forge<R: Default>(len: u64, kind: u64, payload: Vec<u64>) -> R {
     let raw = Raw::find();
     let position = raw.started() - 1;
@@ -135,7 +135,7 @@ fn forge<R: Default>(len: u64, kind: u64, payload: Vec<u64>) -> R {
     R::default()
 }
 
-/// Publishes a reply that is `levels` deep, after calls of `nested` with each of [`STEPS`], and one of `room`.
+/// Publishes a reply that is `levels` deep. Before it must come calls of `nested` with each of [`STEPS`], and one of `room`.
 fn forge_deep(levels: u64) -> Value {
     let raw = Raw::find();
     let position = raw.started() - 1;
@@ -146,7 +146,7 @@ fn forge_deep(levels: u64) -> Value {
     Value::None
 }
 
-/// Changes random bits of replies, without end.
+/// Changes random bits of replies, for ever.
 fn flip() {
     std::thread::spawn(|| {
         let raw = Raw::find();
@@ -156,7 +156,7 @@ fn flip() {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                // Also length and kind, now and then; never the sequence, or the reply would never come.
+                // Sometimes also length and kind, but never the sequence: with a wrong sequence, the reply would never arrive.
                 match random % 64 {
                     0 => raw.reply(position, 0).fetch_xor(1 << (random >> 32 & 15), Relaxed),
                     word => raw.reply(position, 2 + word % 16).fetch_xor(1 << (random >> 32 & 63), Relaxed),
@@ -167,7 +167,7 @@ fn flip() {
     });
 }
 
-/// Scribbles over both doorbells and wakes whoever sleeps there, without end.
+/// Scribbles over both doorbells and wakes all sleepers there, for ever.
 fn storm() {
     std::thread::spawn(|| {
         let raw = Raw::find();
@@ -222,14 +222,14 @@ impl Scene {
         Self { hub, caller, owner, address, _honest: honest }
     }
 
-    /// Another hostile owner in the place of this one.
+    /// Replaces the hostile owner by a new one.
     fn renew(&mut self) {
         self.owner.kill();
         assert!(eventually(20, "its names are free", || self.hub.call("add", args![1, 2]) == Ok(None)));
         self.owner = process("owner", &self.address);
     }
 
-    /// Others are called as before, and this owner is by a new pair.
+    /// Checks that calls to others work as before, and that a call to this owner works through a new pair.
     fn goes_on(&self, case: &str) {
         assert_eq!(self.caller.call_as::<i64>("honest", (1i64,)), Ok(Some(2)), "{case}");
         assert_eq!(self.caller.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)), "{case}: a new pair");
@@ -326,7 +326,7 @@ fn fault_06_a_reply_200_000_deep_ends_the_pair() {
             assert!(scene.caller.call("room", args![]).is_ok_and(|room| room.is_some()));
             scene.caller.call("deep", args![levels])
         };
-        // As deep as a value may be it is one: what is refused of the others is their depth.
+        // At the greatest allowed depth it is a valid value, so only their depth can be what is wrong with the others.
         assert_eq!(deep(&scene, 96), Ok(Some(nested(96))));
         scene.renew();
         for levels in [1000, 200_000] {
@@ -363,13 +363,13 @@ fn fault_08_a_forged_block_ends_the_pair() {
     });
 }
 
-/// What comes of calls whose replies are changed while they are read: values of the type or errors, and after an error a new pair.
+/// Checks calls whose replies change while they are read: they give values of the type or errors, and after an error a new pair.
 fn flipped<R: Item>(name: &str, honest: impl Fn(&R) -> bool) {
     let mut scene = Scene::new(Duration::from_millis(500));
     let (mut values, mut lies, mut errors) = (0, 0, 0);
     let end = Instant::now() + Duration::from_secs(5);
     while Instant::now() < end {
-        // Its thread has the pair that there is.
+        // The flipping thread works on the present pair.
         let _ = scene.caller.call_as::<()>("flip", ());
         for _ in 0..2000 {
             match scene.caller.call_as::<R>(name, ()) {
@@ -381,7 +381,7 @@ fn flipped<R: Item>(name: &str, honest: impl Fn(&R) -> bool) {
                 }
                 Ok(None) | Err(_) => {
                     errors += 1;
-                    // One whose answers do not come at all, or that has died of what it did: the memory was there no longer.
+                    // An owner that stops answering, or that died of its own writes because the memory was gone.
                     scene.renew();
                     break;
                 }
@@ -418,7 +418,7 @@ fn fault_05_forged_tables_are_values_or_errors_in_a_pair() {
 fn fault_09_scribbled_doorbells_of_a_pair_cost_no_answer() {
     within(60, "fault_09_scribbled_doorbells_of_a_pair_cost_no_answer", || {
         let mut scene = Scene::new(PLENTY);
-        // One that sleeps at the doorbell that is scribbled over.
+        // A client that sleeps at the doorbell that is being scribbled over.
         let sleeper = manager(&scene.address).wait(Wait::Park);
         sleeper.connect(PLENTY).expect("a client");
         assert_eq!(sleeper.call_as::<()>("storm", ()), Ok(Some(())));
@@ -437,7 +437,7 @@ fn fault_09_scribbled_doorbells_of_a_pair_cost_no_answer() {
 
 // ---- a hostile caller ----------------------------------------------------------------------------------------------
 
-/// Publishes a forged request: `payload`, the word that says what is called, then the commit word.
+/// Publishes a forged request: `payload`, the word that names the callee, then the commit word.
 fn request(raw: &Raw, position: u64, commit: u64, call: u64, payload: &[u64]) {
     for (word, value) in (2..).zip(payload) {
         raw.request(position, word).store(*value, Relaxed);
@@ -448,7 +448,7 @@ fn request(raw: &Raw, position: u64, commit: u64, call: u64, payload: &[u64]) {
     let _ = futex::wake(raw.bell(Raw::WORKER_BELL), futex::Flags::empty(), i32::MAX as u32);
 }
 
-/// Waits for the reply at `position`. Its kind.
+/// Waits for the reply at `position`, and returns its kind.
 fn answered(raw: &Raw, position: u64) -> u64 {
     let began = Instant::now();
     loop {
@@ -461,7 +461,7 @@ fn answered(raw: &Raw, position: u64) -> u64 {
     }
 }
 
-/// A request that this process has made: what it called, and with what.
+/// A request that this process has made: the word that names its callee, and its payload.
 struct Made {
     call: u64,
     payload: Vec<u8>,
@@ -476,7 +476,7 @@ impl Made {
         Self { call: raw.request(position, 1).load(Relaxed), payload: raw.request_bytes(position) }
     }
 
-    /// Makes it once more with another payload. The kind of the answer.
+    /// Repeats the request with another payload, and returns the kind of the answer.
     fn again(&self, raw: &Raw, payload: &[u8]) -> u64 {
         let position = raw.started();
         request(raw, position, commit(position, payload.len() as u64, CALL), self.call, &words(payload));
@@ -484,7 +484,7 @@ impl Made {
     }
 }
 
-/// How often requests that were bent were carried out, and how often they were refused. There is nothing else, and there was both.
+/// How many bent requests were carried out and how many were refused. No other result is possible, and both must occur.
 #[derive(Default)]
 struct Bent {
     carried_out: u64,
@@ -506,7 +506,7 @@ impl Bent {
     }
 }
 
-/// Requests of each of the callbacks that [`look`] at what they are given.
+/// Requests to each of the callbacks that [`look`] registers.
 fn looked_at(manager: &Manager, raw: &Raw) -> Vec<Made> {
     let text = || "a text that is too long to stay where it is named".to_owned();
     let map = || HashMap::from([(text(), 1i64), ("short".to_owned(), -2), (String::new(), 3)]);
@@ -521,7 +521,7 @@ fn looked_at(manager: &Manager, raw: &Raw) -> Vec<Made> {
     ]
 }
 
-/// Callbacks that look at all that they are given.
+/// Registers callbacks that read all of their arguments.
 fn look(manager: &Manager) -> Vec<Registration> {
     type Map = HashMap<String, i64>;
     type Tree = BTreeMap<String, i64>;
@@ -547,7 +547,7 @@ fn look(manager: &Manager) -> Vec<Registration> {
     named.into_iter().collect::<Result<_, _>>().expect("free names")
 }
 
-/// Requests that change while they are read, until one of them ends the pair, or is never answered.
+/// Makes requests that change while they are read, until one ends the pair or is never answered.
 fn changing_requests(manager: &Manager, raw: &Raw) {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -558,7 +558,7 @@ fn changing_requests(manager: &Manager, raw: &Raw) {
                     random ^= random << 13;
                     random ^= random >> 7;
                     random ^= random << 17;
-                    // Also length and kind, and what is called, now and then; never the sequence, or it would be no request.
+                    // Sometimes also length, kind and callee, but never the sequence: with a wrong sequence, it would be no request.
                     let (word, bit) = match random % 512 {
                         0 => (0, random >> 32 & 15),
                         1 => (1, random >> 32 & 31),
@@ -592,7 +592,7 @@ fn changing_requests(manager: &Manager, raw: &Raw) {
     });
 }
 
-/// Requests that end early. What ends in something that makes sense by itself may be carried out.
+/// Requests that end early. A prefix that is valid by itself may be carried out.
 fn truncated_requests(manager: &Manager, raw: &Raw) {
     for made in looked_at(manager, raw) {
         let mut bent = Bent::default();
@@ -603,7 +603,7 @@ fn truncated_requests(manager: &Manager, raw: &Raw) {
     }
 }
 
-/// Requests with up to four bits that are not as they were.
+/// Requests with up to four flipped bits.
 fn flipped_requests(manager: &Manager, raw: &Raw) {
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = |end: usize| {
@@ -624,7 +624,7 @@ fn flipped_requests(manager: &Manager, raw: &Raw) {
     }
 }
 
-/// Requests with a byte that is not as it was: of a table's control bytes, or of what is around them.
+/// Requests with one changed byte, either a table's control byte or one near it.
 fn forged_tables(manager: &Manager, raw: &Raw) {
     for made in looked_at(manager, raw) {
         let mut bent = Bent::default();
@@ -639,13 +639,13 @@ fn forged_tables(manager: &Manager, raw: &Raw) {
     }
 }
 
-/// Requests made by `call` with a value that is as deep as it may be, and with deeper ones.
+/// Requests made by `call` with a value of the greatest allowed depth, and with deeper ones.
 fn deep_requests(raw: &Raw, call: impl Fn(Value) -> Result<Option<Value>, CallError>) {
     let honest = STEPS.map(|levels| Made::by(raw, || call(nested(levels))).payload);
     let position = raw.started();
     assert!(matches!(call(Value::from(room())), Ok(Some(_))));
     let called = raw.request(position, 1).load(Relaxed);
-    // As deep as a value may be it is one: what is refused of the others is their depth.
+    // At the greatest allowed depth it is a valid value, so only their depth can be what is wrong with the others.
     for (levels, answers) in [(96, [CALL; 2]), (1000, [REFUSED, FAILED]), (200_000, [REFUSED, FAILED])] {
         let block = in_block(|word| raw.request(position, word), &deep(&honest, levels));
         let next = raw.started();
@@ -655,7 +655,7 @@ fn deep_requests(raw: &Raw, call: impl Fn(Value) -> Result<Option<Value>, CallEr
     }
 }
 
-/// Requests of a few bytes that claim billions of elements which have no size.
+/// Requests of a few bytes that claim billions of zero-sized elements.
 fn claimed_nothings(manager: &Manager, raw: &Raw) {
     let nothings = Made::by(raw, || manager.call_as::<u64>("nothings", (vec![(); 3],)));
     let lists = Made::by(raw, || manager.call_as::<u64>("lists of nothings", (vec![vec![(); 3]; 3],)));
@@ -665,14 +665,14 @@ fn claimed_nothings(manager: &Manager, raw: &Raw) {
     assert_eq!(nothings.again(raw, &claim(3)), CALL);
     assert_eq!(nothings.again(raw, &claim(MANY)), REFUSED);
     assert_eq!(nothings.again(raw, &claim(70_000)), REFUSED);
-    // Lists side by side, each pointing to where the first begins, and the list of them.
+    // Lists side by side, each pointing to the start of the first, and the list of them.
     let inner = (0..33u64).map(|at| [(16 * at).wrapping_neg(), MANY]);
     let outer = inner.chain([[528u64.wrapping_neg(), 33]]).flatten().flat_map(u64::to_le_bytes).collect::<Vec<_>>();
     assert_eq!(lists.again(raw, &outer), REFUSED);
     assert_eq!(lists.again(raw, &claim(MANY)), REFUSED);
 }
 
-/// Attacks the owner of `add`, whom it has just called.
+/// Attacks the owner of `add`, after calling it once.
 fn attack(manager: &Manager, what: &str) {
     assert_eq!(manager.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
     let raw = Raw::find().kept();
@@ -691,7 +691,7 @@ fn attack(manager: &Manager, what: &str) {
             }
             request(commit(position, 8, CALL), 1, &[]);
         }
-        // What makes sense as a request, and is none that this owner takes: it is refused, and the pair stays.
+        // Well-formed requests that this owner does not take: they are refused, and the pair stays.
         "stop" => request(commit(position, 0, STOP), 0, &[]),
         "number" => request(commit(position, 8, CALL), 0x1234, &[1]),
         "arguments" => request(commit(position, 5, CALL), 1, &[u64::MAX]),
@@ -714,12 +714,12 @@ fn attack(manager: &Manager, what: &str) {
         .iter()
         .find_map(|(attack, kind)| (*attack == what).then_some(*kind))
     {
-        // Answered, and the answer is one that a healthy caller would read.
+        // The answer is one that a healthy caller would read.
         assert_eq!(answered(&raw, position), kind);
         return say("done", "refused");
     }
     if !["flip", "storm"].contains(&what) {
-        // The hub closes the pair, and then nothing of it is left here but this mapping's line, if anything.
+        // The hub closes the pair. Nothing of it remains here then, except perhaps this mapping's line.
         let began = Instant::now();
         while manager.call_as::<i64>("add", (1i64, 2i64)) != Ok(Some(3)) {
             assert!(began.elapsed() < PLENTY, "a new pair");
@@ -773,9 +773,9 @@ fn fault_09_a_wake_storm_at_an_owner_disturbs_no_other() {
     attacked("fault_09_a_wake_storm_at_an_owner_disturbs_no_other", &["storm"]);
 }
 
-// ---- what makes the kernel slow ------------------------------------------------------------------------------------
+// ---- a slow socket -------------------------------------------------------------------------------------------------
 
-/// Makes its end of the hub's connection slow, and asks the hub until that answers no more.
+/// Makes its end of the connection to the hub slow, and asks the hub until it stops answering.
 fn be_slow(manager: &Manager) {
     let (made, _held) = slow::burden("socket:", slow::entries());
     assert!(made * 2 > slow::entries(), "{made} entries");
@@ -784,7 +784,7 @@ fn be_slow(manager: &Manager) {
     std::thread::sleep(Duration::from_secs(60));
 }
 
-/// Who makes its connection slow loses it; others have their locks and calls as before.
+/// A client that makes its connection slow loses it; the locks and calls of others work as before.
 #[test]
 fn fault_40_a_client_that_makes_its_socket_slow_is_left() {
     within(120, "fault_40_a_client_that_makes_its_socket_slow_is_left", || {
@@ -814,9 +814,9 @@ fn fault_40_a_client_that_makes_its_socket_slow_is_left() {
     });
 }
 
-// ---- a handshake that is passed on ---------------------------------------------------------------------------------
+// ---- a relayed handshake -------------------------------------------------------------------------------------------
 
-/// Listens at `own`, and passes all that it hears there on to whoever listens at `hubs`, and back. It has no key.
+/// Listens at `own` and relays everything between its visitors and the hub at `hubs`, without having the key.
 fn relay(own: &str, hubs: &str) -> ! {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, accept, bind, connect, listen, socket};
     let new = || socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).expect("a socket");
@@ -846,8 +846,7 @@ fn pass_on(from: &std::os::fd::OwnedFd, to: &std::os::fd::OwnedFd) {
     let _ = shutdown(to, Shutdown::Both);
 }
 
-/// A process that has not the key stands between the hub and one that has, and passes on what each says to the other: neither takes it for the
-/// other.
+/// A process without the key stands between the hub and a client with the key, and relays their messages: neither takes it for the other side.
 #[test]
 fn fault_44_a_handshake_that_is_passed_on_is_refused() {
     within(120, "fault_44_a_handshake_that_is_passed_on_is_refused", || {
@@ -857,13 +856,13 @@ fn fault_44_a_handshake_that_is_passed_on_is_refused() {
         relay.hear("ready");
         let joined = Helper::start("helper_process", &format!("relayed {between}")).hear("joined");
         assert!(joined.contains(&format!("process {}", relay.pid())) && joined.contains("passes on"), "{joined}");
-        // Without it, as ever.
+        // Without the relay, a client joins as usual.
         assert_eq!(Helper::start("helper_process", &format!("relayed {address}")).hear("joined"), "yes");
         drop(hub);
     });
 }
 
-/// Has clients attack an owner, each in another way; it goes on.
+/// Clients attack an owner, each in another way; the owner keeps working.
 fn attacked(test: &str, attacks: &[&str]) {
     within(120, test, || {
         let address = address();
@@ -892,7 +891,7 @@ fn attacked(test: &str, attacks: &[&str]) {
     });
 }
 
-/// Before, each connection of two processes cost the owner a thread for every lane, and there were as many as anybody wanted.
+/// A connection used to cost the owner one thread for every lane, and anyone could make any number of connections.
 #[test]
 fn fault_43_who_connects_and_calls_once_costs_the_owner_one_thread() {
     within(120, "fault_43_who_connects_and_calls_once_costs_the_owner_one_thread", || {

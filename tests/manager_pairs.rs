@@ -1,4 +1,4 @@
-//! Promise: what a call between two processes is told is true, whoever leaves meanwhile; and it is in nobody's way afterwards.
+//! Promise: what a call between two processes reports is true, whichever process leaves meanwhile, and a call delays nobody afterwards.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::{address, eventually, within};
 
 const PLENTY: Duration = Duration::from_secs(30);
 
-/// A manager whose calls may take so long.
+/// A manager whose calls may take `timeout`.
 fn manager(address: &str, timeout: Duration) -> Manager {
     Manager::new(address, &AuthKey::new("the tests' key")).timeout(timeout)
 }
@@ -30,19 +30,19 @@ fn client(address: &str, timeout: Duration) -> Manager {
     client
 }
 
-// ---- what a call is told when its pair ends ------------------------------------------------------------------------
+// ---- calls whose pair ends -----------------------------------------------------------------------------------------
 
-/// How often each call was carried out, by its number.
+/// How often each call ran, by its number.
 type Ran = Arc<Mutex<HashMap<u64, u32>>>;
 
-/// Registers `count`, which notes who calls it.
+/// Registers `count`, which records the numbers of its calls.
 fn register(owner: &Manager, ran: &Ran) -> Registration {
     let ran = ran.clone();
     let count = move |number: u64| *ran.lock().expect("nobody panics").entry(number).or_default() += 1;
     owner.register_fn("count", count).expect("a free name")
 }
 
-/// Calls with numbers of their own, made by several threads, and which of them never ran, or so it was said.
+/// Numbered calls, made by several threads, and the numbers of those that are reported never to have run.
 #[derive(Default)]
 struct Calls {
     next: AtomicU64,
@@ -50,7 +50,7 @@ struct Calls {
 }
 
 impl Calls {
-    /// Calls `count` until `is_enough` says so of an outcome.
+    /// Calls `count` until an outcome satisfies `is_enough`.
     fn make(&self, caller: &Manager, is_enough: impl Fn(&Result<Option<()>, CallError>) -> bool) {
         loop {
             let number = self.next.fetch_add(1, Ordering::SeqCst);
@@ -70,7 +70,7 @@ impl Calls {
         }
     }
 
-    /// No call ran twice, and none of those that did not run.
+    /// Checks that no call ran twice, and that no call ran that is reported not to have run.
     fn check(&self, ran: &Ran) {
         let ran = ran.lock().expect("nobody panics");
         let twice = ran.values().filter(|&&times| times > 1).count();
@@ -148,7 +148,7 @@ fn a_call_that_timed_out_is_in_nobodys_way() {
         let caller = client(&address, Duration::from_secs(2));
         assert_eq!(caller.call_as::<u64>("fast", (0u64,)), Ok(Some(0)));
         assert!(matches!(caller.call_as::<()>("slow", ()), Err(CallError::Call(callgate::CallError::TimedOut { .. }))));
-        // On the same thread, whose lane is that of the call which has not been answered.
+        // On the same thread, whose lane still belongs to the unanswered call.
         for number in 1..100 {
             assert_eq!(caller.call_as::<u64>("fast", (number,)), Ok(Some(number)));
         }
@@ -165,7 +165,7 @@ fn what_answers_lay_in_is_taken_back_though_nobody_calls() {
         let _hub = hub(&address);
         let owner = client(&address, PLENTY);
         let _big = owner.register_fn("big", || vec![7u8; 60 << 20]).expect("a free name");
-        // Each has a pair of its own with the owner, whose memory is one for all.
+        // Each caller has its own pair with the owner, but all pairs share the owner's memory.
         let callers: Vec<_> = (0..6).map(|_| client(&address, PLENTY)).collect();
         for caller in &callers {
             let fetched = || matches!(caller.call_as::<Vec<u8>>("big", ()), Ok(Some(bytes)) if bytes.len() == 60 << 20);

@@ -1,5 +1,5 @@
-//! Promise: whatever listens or does not, whoever comes first, last or twice, and whatever ends in between: a manager connects or says why not in the
-//! time that it was given, and what it holds is its own.
+//! Promise: whatever listens at the address, whichever process comes first, last or twice, and whatever ends in between, a manager connects or says
+//! why not within its timeout, and what it holds is its own.
 
 mod support;
 
@@ -64,7 +64,7 @@ fn helper_process() {
     }
 }
 
-// ---- who does not answer -------------------------------------------------------------------------------------------
+// ---- hubs that do not answer ---------------------------------------------------------------------------------------
 
 fn black_hole(address: &str, backlog: i32) -> OwnedFd {
     let socket = new_socket();
@@ -86,7 +86,7 @@ fn name(address: &str) -> SocketAddrUnix {
 fn a_black_hole_is_left_in_time() {
     within(60, "a_black_hole_is_left_in_time", || {
         let (silent, full) = (address(), address());
-        // One that takes in and never answers, and one that takes nobody in.
+        // One accepts connections and never answers; the other's backlog is full, so it accepts none.
         let _silent = black_hole(&silent, 100);
         let _full = black_hole(&full, 0);
         let mut waiting = Vec::new();
@@ -117,7 +117,7 @@ fn a_black_hole_is_left_in_time() {
     });
 }
 
-// ---- who comes when ------------------------------------------------------------------------------------------------
+// ---- order of arrival ----------------------------------------------------------------------------------------------
 
 #[test]
 fn of_hubs_that_race_one_starts() {
@@ -174,7 +174,7 @@ fn a_handle_is_used_from_another_process() {
         assert!(text.contains(&path) && !text.contains("the key in"), "{text}");
         let mut client = Helper::start("helper_process", &format!("client {text}"));
         assert_eq!(client.hear("pid"), (client.pid() + 1).to_string());
-        // A key that only the program has is no handle's to tell.
+        // A handle cannot pass on a key that only the program knows.
         let unknown = manager(&address).handle().connect(PLENTY).expect_err("whose key is not known");
         assert!(matches!(unknown, ManagerError::Key { .. }), "{unknown}");
     });
@@ -197,7 +197,7 @@ fn a_callback_that_calls_itself_for_ever_is_an_error() {
     });
 }
 
-// ---- what ends in between ------------------------------------------------------------------------------------------
+// ---- ends in between -----------------------------------------------------------------------------------------------
 
 #[test]
 fn a_lock_of_a_hub_that_is_gone_releases_nothing_of_the_next() {
@@ -237,7 +237,7 @@ impl<F: FnMut()> Drop for Last<F> {
     }
 }
 
-/// A callback that has this.
+/// A callback that owns `held`.
 fn holding<T: Send + Sync + 'static>(held: T) -> impl Fn() -> i64 + Send + Sync + 'static {
     move || {
         let _held = &held;
@@ -260,7 +260,7 @@ fn a_destructor_may_ask_the_hub_while_other_callbacks_are_replaced() {
         let last = Last(move || {
             dropping.send(()).expect("somebody listens");
             was_replaced.lock().expect("nobody panicked").recv_timeout(PLENTY).expect("the other is replaced");
-            // What listens to the hub has had the time to read that.
+            // Time for the thread that listens to the hub to read the message.
             thread::sleep(Duration::from_millis(100));
             said.send(asking.names().map(|names| names.len())).expect("somebody listens");
         });
@@ -288,7 +288,7 @@ fn a_callback_that_panics_when_it_is_replaced_costs_no_connection() {
     });
 }
 
-/// Does something with its manager when it is dropped.
+/// Runs a function on its manager when it is dropped.
 struct AtEnd<F: Fn(&Manager)>(Manager, F);
 
 impl<F: Fn(&Manager)> Drop for AtEnd<F> {
@@ -316,7 +316,7 @@ fn a_callback_has_left_before_its_destructor_runs() {
     });
 }
 
-/// Who comes back and finds his names taken loses his callbacks, whatever their destructors do.
+/// A client that reconnects and finds its names taken loses its callbacks, whatever their destructors do.
 #[test]
 fn a_callback_whose_name_was_taken_meanwhile_ends_beside() {
     within(60, "a_callback_whose_name_was_taken_meanwhile_ends_beside", || {
@@ -344,7 +344,7 @@ fn a_callback_whose_name_was_taken_meanwhile_ends_beside() {
     });
 }
 
-/// A manager whose callback has it: the callback's end is the manager's.
+/// A callback that owns its manager: when the callback ends, so does the manager.
 #[test]
 fn a_callback_may_have_the_last_manager() {
     within(60, "a_callback_may_have_the_last_manager", || {
@@ -363,7 +363,7 @@ fn a_callback_may_have_the_last_manager() {
     });
 }
 
-/// More than the socket of a hub that does not read has room for: some 280 messages.
+/// The messages exceed what the socket of a hub that does not read can hold: about 280.
 #[test]
 fn what_a_stopped_hub_is_not_told_it_learns_all_the_same() {
     within(120, "what_a_stopped_hub_is_not_told_it_learns_all_the_same", || {
@@ -424,14 +424,14 @@ fn a_fork_leaves_the_connection_alone() {
         let lock = other.lock("lock", PLENTY).expect("a hub").expect("a free lock");
         let _add = hub.register_fn("add", |a: i64, b: i64| a + b).expect("a free name");
         assert_eq!(other.call_as::<i64>("add", (1i64, 2i64)), Ok(Some(3)));
-        // SAFETY: the child does what a fork of a program with threads may, as far as this library goes, and ends without running anything else.
+        // SAFETY: the child only uses the library, which supports forks of threaded programs, and ends without running anything else.
         match unsafe { nix::unistd::fork() }.expect("a fork") {
             nix::unistd::ForkResult::Child => {
                 let refused = other.call_as::<i64>("add", (1i64, 2i64)).expect_err("it is not connected");
                 let refused = refused.to_string().contains("connect here");
                 let lost = matches!(other.lock("another", PLENTY), Err(ManagerError::NoHub { .. }));
                 let alone = !other.is_connected() && other.hub_pid().is_none() && !registration.is_registered();
-                // It may connect on its own account; the name is its parent's.
+                // It may connect by itself; the name stays its parent's.
                 let connected = other.connect(PLENTY).is_ok() && other.is_connected();
                 let called = other.call_as::<i64>("add", (1i64, 2i64)) == Ok(Some(3))
                     && other.call_as::<i64>("name", ()) == Ok(Some(1));
@@ -472,7 +472,7 @@ fn what_is_unregistered_while_there_is_no_hub_is_not_there_afterwards() {
     });
 }
 
-/// The next "hub" takes in nobody: a black hole in the place of the one that has ended.
+/// The next "hub" accepts no client: a black hole replaces the hub that has ended.
 #[test]
 fn nothing_waits_for_an_election_longer_than_it_may() {
     within(120, "nothing_waits_for_an_election_longer_than_it_may", || {
@@ -488,7 +488,7 @@ fn nothing_waits_for_an_election_longer_than_it_may() {
         std::fs::rename(aside, &address).expect("the same file system");
         first.kill();
         assert!(eventually(20, "it is lost", || !other.is_connected()));
-        // An attempt of the election takes seconds.
+        // One attempt of the election takes seconds.
         std::thread::sleep(Duration::from_millis(200));
         let began = Instant::now();
         let given = Duration::from_millis(100);
@@ -500,7 +500,7 @@ fn nothing_waits_for_an_election_longer_than_it_may() {
     });
 }
 
-/// In a process of its own, for its panic hook.
+/// Runs in its own process, because of its panic hook.
 #[test]
 fn panics_outside_of_callbacks_go_to_the_programs_own_hook() {
     within(60, "panics_outside_of_callbacks_go_to_the_programs_own_hook", || {
@@ -560,7 +560,7 @@ fn a_last_call_that_panics_is_the_last() {
     });
 }
 
-/// In a process of its own, as what it is about would end the process.
+/// Runs in its own process, because a failure would end the process.
 #[test]
 fn a_last_call_that_panics_drops_what_panics_again() {
     within(60, "a_last_call_that_panics_drops_what_panics_again", || {

@@ -1,7 +1,7 @@
-//! Promise: owners may be killed and come back, and hubs raced for, at any time: no answer is wrong, and no call hangs.
+//! Promise: owners may be killed and come back, and processes may race to become the hub, at any time: no answer is wrong, and no call hangs.
 //!
-//! Small by default. `CALLGATE_MANAGER_CALLS` = calls of each calling process (200000 for the full size), `CALLGATE_MANAGER_ROUNDS` = how often
-//! fifty processes race for a hub (20 for the full size); in release:
+//! Small by default. `CALLGATE_MANAGER_CALLS` is the number of calls of each calling process (full size: 200000), and `CALLGATE_MANAGER_ROUNDS` how
+//! often fifty processes race for a hub (full size: 20). In release:
 //! `CALLGATE_MANAGER_CALLS=200000 CALLGATE_MANAGER_ROUNDS=20 cargo test --release --test manager_stress -- --nocapture --test-threads=1`
 
 #![forbid(unsafe_code)]
@@ -17,10 +17,10 @@ use support::{Helper, TempDir, address, eventually, role, say, within};
 
 const PLENTY: Duration = Duration::from_secs(60);
 
-/// Registering processes, and as many that call them.
+/// The number of registering processes, and of calling processes.
 const SIDE: usize = 8;
 
-/// The longest time that a call may take, whatever becomes of its owner.
+/// The longest that a call may take, whatever becomes of its owner.
 const BOUND: Duration = Duration::from_secs(10);
 
 fn number<N: FromStr>(variable: &str, default: N) -> N {
@@ -48,7 +48,7 @@ fn helper_process() {
             let salt: u64 = told.parse().expect("a number");
             let mixed = move |n: u64| mix(n, salt);
             let name = format!("mix{told}");
-            // The hub may not know yet that its predecessor is dead.
+            // The hub may not have noticed yet that the previous owner is dead.
             registrations.push(manager.named(&name).replace(true).register_fn(mixed).expect("its name"));
             say("ready", told);
         }
@@ -70,7 +70,7 @@ fn mix(n: u64, salt: u64) -> u64 {
     (n ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17)
 }
 
-/// Makes so many calls of all owners in turn; what came of them, and the longest.
+/// Makes `calls` calls, to all owners in turn. Returns the outcomes and the longest duration.
 fn call_all(manager: &Manager, calls: u64) -> String {
     let names: Vec<_> = (0..SIDE).map(|owner| format!("mix{owner}")).collect();
     let mut outcomes = BTreeMap::<String, u64>::new();
@@ -139,7 +139,7 @@ fn owners_are_killed_and_come_back_while_they_are_called() {
     });
 }
 
-/// Sets a flag in the end, be it that of a panic.
+/// Sets a flag when it is dropped, even by a panic.
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
@@ -154,7 +154,7 @@ fn of_fifty_processes_at_once_one_is_the_hub() {
     within(60 + 30 * u64::from(rounds), "of_fifty_processes_at_once_one_is_the_hub", || {
         let directory = TempDir::new();
         for round in 0..rounds {
-            // Who is the hub at a path is decided by a lock on a file, and at an abstract name by the name.
+            // At a path, a file lock decides which process is the hub; at an abstract address, the name does.
             let address = if round % 2 == 0 { address() } else { directory.file(&format!("hub-{round}")) };
             let began = Instant::now();
             let mut processes: Vec<_> = (0..50).map(|number| process("elected", &address, number)).collect();

@@ -1,8 +1,8 @@
-//! The noisiest child: it floods its control socket, rings, wakes and scribbles without end, while another bridge of the same parent is
-//! called. That bridge's answers stay true, and the parent's memory, descriptors and threads stay what they were.
+//! The noisiest child endlessly floods its control socket, rings, wakes and scribbles, while the same parent calls another bridge. That bridge's
+//! answers stay correct, and the parent's memory, descriptors and threads do not grow.
 //!
-//! `CALLGATE_NOISY_SECONDS=60 cargo test --release --test noisy -- --nocapture` is the long run of docs/RELIABILITY.md. What it prints
-//! means something on a machine that does nothing else: the attacker's child has a CPU, and both sides of the other bridge have the other.
+//! `CALLGATE_NOISY_SECONDS=60 cargo test --release --test noisy -- --nocapture` is the long run of docs/RELIABILITY.md. Its figures mean something
+//! only on an otherwise idle machine: the attacker's child has one CPU to itself, and both sides of the other bridge share another.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -27,10 +27,10 @@ callgate::test_support!();
 
 const NAME: &str = "fault_09_the_noisiest_child_disturbs_nobody";
 
-/// Kilobytes that the parent may grow, of whatever memory: half of the attacker's budget, and what threads and allocators keep.
+/// How many kilobytes the parent may grow by, of any kind of memory: half of the attacker's budget, and what threads and allocators keep.
 const GROWTH: u64 = 48 << 10;
 
-/// Bytes that the attacker's bridge may have for payloads.
+/// How many bytes of payload memory the attacker's bridge may use.
 const MEMORY: u64 = 64 << 20;
 const MAX_PAYLOAD: u64 = 8 << 20;
 
@@ -50,7 +50,7 @@ impl Noisy {
         pin(cpu);
     }
 
-    /// Makes noise on `cpu` for so long. Recklessly: more of it than the parent can answer.
+    /// Makes noise on `cpu` for `ms`. If `reckless`, makes more than the parent can answer.
     pub fn attack(&self, cpu: usize, reckless: bool, ms: u64) {
         pin(cpu);
         for noise in [wake, scribble] {
@@ -61,8 +61,8 @@ impl Noisy {
     }
 }
 
-/// Asks for memory that there is never going to be: a message that a healthy child may send, and that has an answer. Who lets answers pile up
-/// is killed; who is not reckless waits until they have been read, by a thread that the library has for that.
+/// Asks for memory that can never be granted: a healthy child may send this message too, and it gets an answer. The parent kills a child that lets
+/// answers pile up. So unless `reckless`, this waits until a thread of the library has read the answers.
 fn flood(reckless: bool) {
     let socket = control_socket();
     let need = [3, u64::MAX, 0].map(u64::to_le_bytes).concat();
@@ -79,10 +79,10 @@ fn flood(reckless: bool) {
     }
 }
 
-/// Whether messages are still on their way.
+/// Whether the parent has not yet received all messages.
 fn unread_by_parent(socket: BorrowedFd<'_>) -> bool {
     let mut len: nix::libc::c_int = 0;
-    // SAFETY: writes one number there.
+    // SAFETY: the call writes one number to `len`.
     unsafe { nix::libc::ioctl(socket.as_raw_fd(), nix::libc::TIOCOUTQ, &raw mut len) == 0 && len > 0 }
 }
 
@@ -96,7 +96,7 @@ fn wake() {
     }
 }
 
-/// Writes over all of the segment but the commit words of replies, which would end the noise.
+/// Overwrites the whole segment except the commit words of replies: changing those would end the noise.
 fn scribble() {
     let raw = Raw::find();
     for round in 0u64.. {
@@ -128,7 +128,7 @@ fn control_socket() -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
-/// Keeps this thread, and those that it starts, on one CPU, if there is that one.
+/// Restricts this thread, and the threads that it starts, to one CPU, if that CPU exists.
 fn pin(cpu: usize) {
     let mut one = CpuSet::new();
     one.set(cpu);
@@ -144,18 +144,18 @@ fn unpin() {
 
 // ---- the parent ----------------------------------------------------------------------------------------------------
 
-/// How long calls took, in nanoseconds.
+/// The durations of calls, in nanoseconds.
 struct Times(Vec<u64>);
 
 impl Times {
-    /// Calls `bridge` for as long as told.
+    /// Calls `bridge` for as long as `how_long` says.
     fn of(bridge: &Bridge<Noisy>, how_long: Duration) -> Self {
         let (mut times, begun) = (Vec::with_capacity(1 << 16), Instant::now());
         for n in 0.. {
             let start = Instant::now();
             assert_eq!(bridge.add(n), Ok(n + 1));
             let took = start.elapsed();
-            // As many as there is room for: the memory is counted.
+            // Store no more than the capacity: this process's memory is being measured.
             if times.len() < times.capacity() {
                 times.push(took.as_nanos() as u64);
             } else {
@@ -174,7 +174,7 @@ impl Times {
     }
 }
 
-/// Kilobytes of this process's memory, private and shared.
+/// Kilobytes of this process's resident memory, private and shared.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("a status");
     let kilobytes = |name: &str| {
@@ -188,7 +188,7 @@ fn start() -> Bridge<Noisy> {
     Noisy::bridge().concurrent_callers(1).wait(Wait::Park).start().expect("the bridge starts")
 }
 
-/// Has a child make noise until `is_over`; another if it is killed for it. Returns how many there were, and what became of the last that was.
+/// Has a child make noise until `is_over`, and replaces it if it is killed. Returns the number of children, and how the last killed one ended.
 fn attack(is_over: &AtomicBool, cpu: usize) -> (u64, String) {
     let (mut attackers, mut end) = (0, String::from("none was killed"));
     unpin();
@@ -196,7 +196,7 @@ fn attack(is_over: &AtomicBool, cpu: usize) -> (u64, String) {
         let bridge = Noisy::bridge().concurrent_callers(1).wait(Wait::Park);
         let bridge = bridge.max_payload(MAX_PAYLOAD).memory(MEMORY).start().expect("the bridge starts");
         attackers += 1;
-        // This thread sleeps in a call, and is woken for nothing all the time.
+        // This thread sleeps in a call, and is constantly woken for nothing.
         while !is_over.load(Relaxed) {
             match bridge.with_timeout(Duration::from_millis(500)).attack(cpu, attackers == 1, u64::from(u32::MAX)) {
                 Err(CallError::TimedOut { .. }) if bridge.is_alive() => {}
@@ -239,7 +239,7 @@ fn fault_09_the_noisiest_child_disturbs_nobody() {
                     let (attackers, end) = attacker.join().expect("the attacker's thread ends");
                     println!("{attackers} children attacked; memory from {before} to {after} kB; {end}");
                     assert!(after < before + GROWTH, "from {before} to {after} kB");
-                    // Those of one bridge more.
+                    // The descriptors of one more bridge.
                     assert!(and_then < descriptors + 10, "from {descriptors} to {and_then} descriptors");
                     (quiet, attacked)
                 });

@@ -1,4 +1,4 @@
-//! A child never outlives its parent, however the parent ends; it does outlive the thread that started it, and what a terminal does to its
+//! A child never outlives its parent, however the parent ends. It does outlive the thread that started it, and survives what a terminal does to its
 //! parent.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
@@ -24,13 +24,13 @@ callgate::test_support!();
 
 const PATIENCE: u64 = 120;
 
-/// Seconds that a child may outlive its parent. One is promised; a busy machine gets more.
+/// Seconds that a child may outlive its parent. The promise is one; a busy machine gets more.
 const GONE_WITHIN: u64 = 5;
 
-/// Nobody, on most systems; any number other than root's serves.
+/// The user `nobody` on most systems; any number but root's would do.
 const NOBODY: u32 = 65_534;
 
-/// What a child may do that keeps it from hearing of its parent's death.
+/// A child that does things which keep it from noticing its parent's death.
 struct Stubborn;
 
 #[bridge]
@@ -45,7 +45,7 @@ impl Stubborn {
         sleep_forever()
     }
 
-    /// The kernel drops the wish to be killed with the parent when the process changes its user.
+    /// When a process changes its user, the kernel clears its request to be killed with the parent.
     pub fn change_user(&self) {
         let nobody = Uid::from_raw(NOBODY);
         nix::unistd::setresuid(nobody, nobody, nobody).expect("root may become anybody");
@@ -72,7 +72,7 @@ impl Stubborn {
         rustix::io::write(rustix::stdio::stdout(), line.as_bytes()).expect("standard output");
     }
 
-    /// Starts a process, and ends it; its session.
+    /// Starts a process, ends it, and returns its session.
     pub fn start_another(&self) -> i32 {
         let mut another = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().expect("a process");
         let session = getsid(Some(Pid::from_raw(another.id() as i32))).expect("a session");
@@ -87,10 +87,10 @@ fn sleep_forever() -> ! {
     }
 }
 
-/// What the parent's life is like before it ends.
+/// What the parent and the child do before the parent ends.
 struct Case {
     role: &'static str,
-    /// The child is in a call, and says so.
+    /// The child is in a call, and reports it.
     busy: bool,
     /// The child is stopped before the parent ends.
     stopped: bool,
@@ -175,7 +175,7 @@ fn live_on(role: &str, stubborn: &Bridge<Stubborn>) {
     } else if role.ends_with("idle") {
         sleep_forever();
     } else if role.ends_with("exits") {
-        // Without dropping the bridge.
+        // Exits without dropping the bridge.
         std::process::exit(0);
     } else if role.ends_with("aborts") {
         std::process::abort();
@@ -214,7 +214,7 @@ fn fault_16_child_lives_on_when_the_thread_that_started_it_exits() {
                 counter
             });
             let counter = starter.join().expect("no panic");
-            // A child that dies with a thread does so when the kernel reaps the thread, a moment after `join`.
+            // If the child dies with the thread, it does so when the kernel reaps the thread, a moment after `join`.
             std::thread::sleep(Duration::from_millis(50));
             assert!(counter.is_alive(), "round {round}");
             assert_eq!(counter.add(1), Ok(2), "round {round}");
@@ -224,8 +224,8 @@ fn fault_16_child_lives_on_when_the_thread_that_started_it_exits() {
 
 // ---- pid namespaces ------------------------------------------------------------------------------------------------
 
-/// `program` as the first process of a pid namespace of its own, in a session and a group that lie outside, and so have the number 0 there: as in a
-/// container. `None` where this process may make no such namespace.
+/// Runs `program` as the first process of a new pid namespace, as in a container. Its session and group lie outside, so they have the number 0
+/// there. `None` where this process may not create such a namespace.
 fn in_pid_namespace(program: &Command) -> Option<Command> {
     let unshare = || {
         let mut command = Command::new("unshare");
@@ -263,9 +263,9 @@ fn fault_34_a_program_whose_session_lies_outside_of_its_pid_namespace_has_childr
 
 // ---- terminals -----------------------------------------------------------------------------------------------------
 
-/// A terminal, and a helper process whose own it is: the leader of its session, in the foreground.
+/// A terminal, and a helper process that has it to itself: the leader of its session, in the foreground.
 struct Terminal {
-    /// What is typed goes here; the terminal hangs up when it is closed.
+    /// Receives what is typed; closing it hangs up the terminal.
     keyboard: OwnedFd,
     helper: Helper,
 }
@@ -274,7 +274,7 @@ impl Terminal {
     fn start(role: &str) -> Self {
         let pty = openpty(None, None).expect("a terminal");
         for end in [&pty.master, &pty.slave] {
-            // The helper opens its own, and must not have the other.
+            // The helper opens its own end, and must not inherit these.
             rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC).expect("a descriptor");
         }
         let screen = std::fs::read_link(format!("/proc/self/fd/{}", pty.slave.as_raw_fd())).expect("its path");
@@ -291,14 +291,14 @@ impl Terminal {
     }
 }
 
-/// Names the terminal of a helper process.
+/// The environment variable with the path of a helper process's terminal.
 const SCREEN: &str = "CALLGATE_TEST_SCREEN";
 
 const CTRL_C: u8 = 3;
 const CTRL_BACKSLASH: u8 = 28;
 const CTRL_Z: u8 = 26;
 
-/// The last signal that this process handled, and how many it has handled.
+/// The last signal that this process handled, and the number handled so far.
 static HANDLED: (AtomicU32, AtomicU32) = (AtomicU32::new(0), AtomicU32::new(0));
 
 extern "C" fn handle(number: i32) {
@@ -313,7 +313,7 @@ fn helper_at_a_terminal() {
     let screen = File::options().read(true).write(true).open(std::env::var_os(SCREEN).expect("a terminal"));
     let screen = screen.expect("the first terminal that a session opens is its own");
     for number in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGTSTP] {
-        // SAFETY: the handler changes atomics alone.
+        // SAFETY: the handler changes only atomics.
         unsafe { signal(number, SigHandler::Handler(handle)) }.expect("a handler");
     }
     match &*role {
@@ -323,14 +323,14 @@ fn helper_at_a_terminal() {
     }
 }
 
-/// Says which signals come, and whether the child still answers after each.
+/// Reports which signals arrive, and whether the child still answers after each.
 fn live_at(screen: File) {
     let mut settings = tcgetattr(&screen).expect("settings");
     settings.local_flags |= LocalFlags::TOSTOP;
     tcsetattr(&screen, SetArg::TCSANOW, &settings).expect("settings");
     let stubborn = Stubborn::bridge().stdout(screen).start().expect("the bridge starts");
     assert_eq!(stubborn.start_another(), Ok(stubborn.child_pid() as i32));
-    // From the background of a terminal that stops those who print there.
+    // From the background of a terminal that stops background processes when they print.
     stubborn.print("a line").expect("the child lives");
     say("child", stubborn.child_pid());
     say("ready", "");
@@ -366,14 +366,14 @@ fn fault_34_children_survive_what_a_terminal_sends_and_end_with_their_parent() {
     });
 }
 
-/// The children of process `pid`, whichever thread started them.
+/// The children of process `pid`, whichever of its threads started them.
 fn support_children(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
-/// A child that is to share its parent's fate, and another that is not.
+/// One child shares its parent's fate, and another does not.
 fn share(_screen: File) {
     let start = |signals| Stubborn::bridge().signals(signals).stdout(Output::null()).start().expect("a start");
     let [shared, isolated] = [TerminalSignals::Shared, TerminalSignals::Isolated].map(start);
@@ -419,7 +419,7 @@ fn fault_34_starts_go_well_while_somebody_keeps_ctrl_c_pressed() {
                 while !calm.load(Ordering::Relaxed) {
                     let _ = rustix::io::write(&keyboard, &[CTRL_C, CTRL_BACKSLASH, CTRL_Z]);
                     std::thread::sleep(Duration::from_micros(200));
-                    // What the terminal echoes.
+                    // Discards what the terminal echoes.
                     let _ = rustix::io::ioctl_fionread(&keyboard)
                         .map(|len| rustix::io::read(&keyboard, &mut vec![0; len as usize]));
                 }

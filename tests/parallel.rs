@@ -1,5 +1,5 @@
-//! Promise: with several workers, methods with `&self` run at the same time, those with `&mut self` alone, each thread's calls
-//! in their order, nobody for ever before anybody else, and what goes wrong in one call stays there.
+//! Promise: with several workers, methods with `&self` run at the same time and those with `&mut self` run alone. Each thread's calls run in order,
+//! no call waits for ever behind others, and a failure in one call stays there.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -12,13 +12,13 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 use support::{Gate, eventually, process_exists, within};
 
-/// Ends a test that hangs, in seconds.
+/// Seconds after which a hanging test is aborted.
 const PATIENCE: u64 = 240;
 
-/// Makes this program serve a `Hall` as a separate executable does, if set: with `one` worker, or with `several`.
+/// The environment variable that makes this program serve a `Hall` as a separate executable does: with `one` worker, or with `several`.
 const SERVES: &str = "CALLGATE_TEST_SERVES";
 
-/// What `test_support!` does, and what `main` does in a separate executable.
+/// Does the same as `test_support!`, and as `main` in a separate executable.
 extern "C" fn begin() {
     match std::env::var(SERVES).as_deref() {
         Ok("one") => callgate::serve::<Hall>(),
@@ -31,14 +31,14 @@ extern "C" fn begin() {
 #[unsafe(link_section = ".init_array")]
 static BEGIN: extern "C" fn() = begin;
 
-/// What a writer in the hall counts as; readers count as one each.
+/// The weight of a writer in the hall; each reader counts as one.
 const WRITER: u32 = 1000;
 
-/// Checks who is in it.
+/// Checks which calls are in it at the same time.
 struct Hall {
     people: Barrier,
     inside: AtomicU32,
-    /// All the same, but while a writer is at it.
+    /// All numbers are equal, except while a writer changes them.
     board: [u64; 64],
     notes: Mutex<Vec<u64>>,
     built_on: ThreadId,
@@ -60,12 +60,12 @@ impl Hall {
         Err(why.into())
     }
 
-    /// Returns when as many calls are here as there are people.
+    /// Returns once as many calls are here as there are people.
     pub fn meet(&self) -> bool {
         self.people.wait().is_leader()
     }
 
-    /// What is on the board, if no writer is or comes in meanwhile.
+    /// The number on the board, if no writer is in or comes in meanwhile.
     pub fn read(&self) -> Option<u64> {
         let others = self.inside.fetch_add(1, Ordering::Relaxed);
         let first = self.board[0];
@@ -77,7 +77,7 @@ impl Hall {
         (others < WRITER && still < WRITER && whole).then_some(first)
     }
 
-    /// Adds one to all that is on the board, with time for others to look at it half done. Whether nobody else was in.
+    /// Adds one to every number on the board, with time for others to see it half done. Returns whether it was alone.
     pub fn write(&mut self) -> bool {
         let others = self.inside.fetch_add(WRITER, Ordering::Relaxed);
         for (place, number) in self.board.iter_mut().enumerate() {
@@ -126,7 +126,7 @@ impl Hall {
 }
 
 impl Drop for Hall {
-    /// Ends the process at once if a call is still in it, or this is not the thread that it was built on.
+    /// Aborts the process if a call is still in the hall, or if this is not the thread that built it.
     fn drop(&mut self) {
         if *self.inside.get_mut() != 0 || self.built_on != thread::current().id() || !is_main_thread() {
             std::process::abort();
@@ -146,7 +146,7 @@ fn sum(pages: &[u64]) -> u64 {
     pages.iter().fold(0, |sum, page| sum.wrapping_mul(31).wrapping_add(*page))
 }
 
-/// As many lanes as workers: whoever has a lane has a worker.
+/// A hall with as many lanes as workers, so every call with a lane has a worker.
 fn hall(workers: u32) -> Bridge<Hall> {
     Hall::bridge(workers as usize).workers(workers).concurrent_callers(workers).start().expect("the bridge starts")
 }
@@ -161,7 +161,7 @@ fn on_threads(threads: usize, body: impl Fn(usize) + Sync) {
     });
 }
 
-// ---- at the same time, and alone -----------------------------------------------------------------------------------
+// ---- concurrent and exclusive calls --------------------------------------------------------------------------------
 
 #[test]
 fn calls_that_wait_for_each_other_finish() {
@@ -241,7 +241,7 @@ fn workers_bear_the_name_of_the_bridge() {
 
 // ---- order ---------------------------------------------------------------------------------------------------------
 
-/// Calls that gave up are still in their lane, and run in their order there, whatever goes on elsewhere.
+/// Abandoned calls are still in their lane, and run there in order, whatever happens in other lanes.
 #[test]
 fn the_calls_of_one_lane_run_in_their_order() {
     within(PATIENCE, "the_calls_of_one_lane_run_in_their_order", || {
@@ -249,7 +249,7 @@ fn the_calls_of_one_lane_run_in_their_order() {
             Hall::bridge(1).workers(2).concurrent_callers(2).pending_calls(64).start().expect("the bridge starts");
         let (elsewhere, here) = (Gate::new(), Gate::new());
         thread::scope(|scope| {
-            // Holds the one lane, so that all further calls take the other.
+            // Holds one lane, so that all further calls take the other.
             scope.spawn(|| hall.wait_at(&elsewhere.path()));
             elsewhere.wait_for_child();
             let hasty = hall.with_timeout(Duration::from_millis(1));
@@ -266,7 +266,7 @@ fn the_calls_of_one_lane_run_in_their_order() {
     });
 }
 
-/// Everybody goes on calling until everybody is done: whoever starves keeps the test from ending.
+/// All threads keep calling until all are done: a thread that starves keeps the test from ending.
 fn nobody_starves(threads: usize, calls: usize, builder: Builder<Hall>, writes: impl Fn(usize, usize) -> bool + Sync) {
     let (hall, done) = (builder.start().expect("the bridge starts"), AtomicUsize::new(0));
     on_threads(threads, |thread| {
@@ -294,7 +294,7 @@ fn none_of_sixty_four_threads_starves() {
     });
 }
 
-/// Writers that follow each other closely do not keep out readers, nor readers that overlap a writer.
+/// Writers in close succession do not keep out readers, and overlapping readers do not keep out a writer.
 #[test]
 fn neither_readers_nor_writers_starve() {
     within(PATIENCE, "neither_readers_nor_writers_starve", || {
@@ -322,7 +322,7 @@ fn more_threads_than_lanes_wait_and_never_fail() {
     });
 }
 
-// ---- what goes wrong -----------------------------------------------------------------------------------------------
+// ---- failures ------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_panic_in_one_worker_is_its_callers_alone() {
@@ -368,7 +368,7 @@ fn a_crash_in_one_worker_fails_the_calls_of_all() {
             Hall::bridge(9).workers(4).concurrent_callers(4).stderr(Output::null()).start().expect("the bridge starts");
         on_threads(4, |thread| {
             let ended = if thread == 0 {
-                // Time for the others to begin their calls; what is tested does not depend on it.
+                // Time for the others to begin their calls; the test does not depend on it.
                 (0..20).for_each(|_| drop(hall.read()));
                 hall.abort().expect_err("it aborts")
             } else {
@@ -427,7 +427,7 @@ fn a_stop_waits_for_the_calls_of_all_workers() {
     });
 }
 
-/// A call that gave up is in no caller's hands any more; the service is not dropped under it.
+/// No caller waits for an abandoned call any more, but the service is not dropped while it runs.
 #[test]
 fn a_stop_waits_for_calls_that_gave_up() {
     within(PATIENCE, "a_stop_waits_for_calls_that_gave_up", || {
@@ -465,7 +465,7 @@ fn large_payloads_of_several_workers_at_once() {
         let hall = hall_for(4).start().expect("the bridge starts");
         on_threads(8, |thread| {
             for call in 0..30 {
-                // 1 MiB, and around what shares a segment with others.
+                // 1 MiB, and lengths around the limit below which blocks share a segment.
                 let len = [1 << 17, 100, 1 << 13, (1 << 13) - 8][call % 4];
                 let seed = (thread * 1000 + call) as u64;
                 if call % 3 == 0 {
@@ -479,7 +479,7 @@ fn large_payloads_of_several_workers_at_once() {
     });
 }
 
-/// What one worker's replies no longer need is there for the others: the budget is the bridge's, not each worker's.
+/// Memory that one worker's replies no longer need serves the others: the budget belongs to the bridge, not to each worker.
 #[test]
 fn workers_share_the_memory_of_replies() {
     within(PATIENCE, "workers_share_the_memory_of_replies", || {

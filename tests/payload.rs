@@ -1,6 +1,6 @@
-//! Payloads of every size arrive whole, in both directions; those beyond `max_payload` are refused by name and the bridge goes
-//! on; the memory that large ones need is bounded; a reply nested too deep for the caller's stack is refused; and every value of
-//! every type comes back equal.
+//! Payloads of every size arrive whole, in both directions. A payload beyond `max_payload` is refused with an error that names it, and the bridge
+//! keeps working. Memory for large payloads is bounded. A reply nested too deep for the caller's stack is refused. Every value of every type comes
+//! back equal.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -32,15 +32,15 @@ use support::within;
 
 callgate::test_support!();
 
-/// Ends a test that hangs, in seconds. Unoptimised validation takes its time over megabytes.
+/// Seconds after which a hanging test is aborted. Unoptimised validation of megabytes is slow.
 const PATIENCE: u64 = 240;
 
 const MIB: usize = 1 << 20;
 
-/// The largest power of two around which every size is tried: what a test build can check in time, or more.
+/// The largest power of two around which every size is tried: what an unoptimised build can check in time, or more.
 const LARGEST_POWER: usize = if cfg!(debug_assertions) { 24 } else { 26 };
 
-/// A list whose archive nests as deep as it is long.
+/// A list whose archive has as many levels as the list has nodes.
 #[derive(Archive, Serialize, Deserialize)]
 #[rkyv(
     derive(callgate::Viewable),
@@ -55,7 +55,7 @@ struct List {
 }
 
 impl List {
-    /// Numbers `len - 1`, .. 0.
+    /// A list of the numbers `len - 1` to 0.
     fn new(len: u32) -> Self {
         (1..len).fold(List { next: None, number: 0 }, |next, number| List { next: Some(Box::new(next)), number })
     }
@@ -65,7 +65,7 @@ impl List {
     }
 }
 
-/// A list that is dropped node by node: as long as it is, no stack is needed for that.
+/// A list that is dropped node by node, which takes no stack however long the list is.
 #[derive(Archive, Serialize, Deserialize)]
 struct Shallow(List);
 
@@ -78,7 +78,7 @@ impl Drop for Shallow {
     }
 }
 
-/// A list of which each node has 16 KiB.
+/// A list whose nodes take 16 KiB each.
 #[derive(Archive, Serialize, Deserialize)]
 #[rkyv(
     derive(callgate::Viewable),
@@ -103,7 +103,7 @@ impl Heavy {
     }
 }
 
-/// Runs `run` on a thread with so much stack.
+/// Runs `run` on a thread with a stack of `size` bytes.
 fn with_stack<R: Send + 'static>(size: usize, run: impl FnOnce() -> R + Send + 'static) -> R {
     let thread = std::thread::Builder::new().stack_size(size).spawn(run);
     thread.expect("a thread").join().expect("no overflow")
@@ -130,14 +130,14 @@ impl Mirror {
     pub fn text(&self, text: &str) -> String {
         text.to_owned()
     }
-    /// A large request, a small reply.
-    /// How often this and the next have been called.
+    /// The number of calls of this method and of `take`.
     pub fn calls(&self) -> u64 {
         CALLS.fetch_add(1, Relaxed)
     }
     pub fn take(&self, _: &str) {
         CALLS.fetch_add(1, Relaxed);
     }
+    /// A large request, a small reply.
     pub fn len(&self, bytes: &[u8]) -> u64 {
         bytes.len() as u64
     }
@@ -148,7 +148,7 @@ impl Mirror {
     pub fn make_text(&self, len: u64) -> String {
         "x".repeat(len as usize)
     }
-    /// A large request, a small reply, and no look at each byte.
+    /// A large request, a small reply, and no reading of every byte.
     pub fn text_len(&self, text: &str) -> usize {
         text.len()
     }
@@ -200,7 +200,7 @@ impl Mirror {
     }
 }
 
-/// `len` bytes from `at` on in an endless text without a short period.
+/// `len` bytes, from `at` on, of an endless text without a short period.
 fn sample(at: usize, len: usize) -> String {
     const LONGEST: usize = (1 << LARGEST_POWER) + 1 + 256;
     static TEXT: LazyLock<String> = LazyLock::new(|| {
@@ -216,14 +216,14 @@ fn sample(at: usize, len: usize) -> String {
     TEXT[at..at + len].to_owned()
 }
 
-/// Bytes and text of this length come back as they went, owned and borrowed.
+/// Checks that bytes and text of this length come back unchanged, owned and borrowed.
 #[track_caller]
 fn echoes(mirror: &Bridge<Mirror>, at: usize, len: usize) {
     let text = sample(at, len);
-    // Not `assert_eq`: nobody wants to see megabytes.
+    // Not `assert_eq`, which would print megabytes.
     let same = |back: Result<Vec<u8>, CallError>| back.expect("an echo") == text.as_bytes();
     assert!(same(mirror.slice(text.as_bytes())), "a slice of {len} bytes");
-    // Checking a vector takes a test build too long to do it twice with every large one.
+    // An unoptimised build checks a vector too slowly to do it twice for every large one.
     assert!(
         cfg!(debug_assertions) && len > MIB || same(mirror.bytes(text.clone().into_bytes())),
         "a vector of {len} bytes"
@@ -266,7 +266,7 @@ fn beyond_max_payload_a_call_is_refused_and_the_bridge_goes_on() {
     });
 }
 
-/// A limit that a payload in a slot would not notice is refused at the start.
+/// A limit below the payload that fits a slot is refused at the start: such a payload would not notice the limit.
 #[test]
 fn max_payload_is_at_least_what_a_slot_holds() {
     within(PATIENCE, "max_payload_is_at_least_what_a_slot_holds", || {
@@ -278,10 +278,10 @@ fn max_payload_is_at_least_what_a_slot_holds() {
     });
 }
 
-/// Payloads of `max` bytes pass in both directions, longer ones in neither.
+/// Checks that payloads of `max` bytes pass in both directions, and longer ones in neither.
 #[track_caller]
 fn has_limit(mirror: &Bridge<Mirror>, max: u64) {
-    // The archive of n bytes: themselves, the next multiple of 8, and 16 bytes that say where and how many they are.
+    // The archive of n bytes: the bytes, padded to a multiple of 8, then 16 bytes for their position and number.
     let fits = max / 8 * 8 - 16;
     let bytes = vec![7; fits as usize];
     for _ in 0..3 {
@@ -295,7 +295,7 @@ fn has_limit(mirror: &Bridge<Mirror>, max: u64) {
     }
 }
 
-/// The call was refused for the length of this payload; the error says at least what is left of it without its frills.
+/// Checks that the call was refused for the length of `payload`. The error gives a lower bound of the length, without alignment and bookkeeping.
 #[track_caller]
 fn refused<R: std::fmt::Debug>(result: Result<R, CallError>, payload: Payload, (at_least, limit): (u64, u64)) {
     let text = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
@@ -331,7 +331,7 @@ fn many_medium_payloads_from_many_threads() {
     });
 }
 
-/// 32 calls at once, each with megabytes both ways: four of each thread, whose results it takes in another order.
+/// 32 calls at once, each with megabytes both ways: four per thread, which takes their results in another order.
 #[test]
 fn large_calls_at_once() {
     within(PATIENCE, "large_calls_at_once", || {
@@ -358,7 +358,7 @@ fn large_calls_at_once() {
     });
 }
 
-/// A bridge whose requests have memory for two of the longest.
+/// A bridge with memory for two requests of the greatest length.
 fn with_little_memory(timeout: Option<Duration>) -> Bridge<Mirror> {
     let builder = Mirror::bridge().concurrent_callers(32).max_payload(8 << 20).memory(32 << 20);
     let builder = timeout.into_iter().fold(builder, |builder, timeout| builder.timeout(timeout));
@@ -384,7 +384,7 @@ fn large_calls_wait_for_one_anothers_memory() {
     });
 }
 
-/// All memory that requests have, in the hands of this thread.
+/// All memory for requests, held by this thread.
 fn all_memory(mirror: &Bridge<Mirror>) -> Vec<SharedBox<[u8]>> {
     (0..16).map(|_| SharedBox::zeroed_in(mirror, MIB).expect("memory")).collect()
 }
@@ -402,7 +402,7 @@ fn a_call_that_waits_for_memory_is_told_when_the_child_ends() {
         let (_boxes, text) = (all_memory(&mirror), sample(0, 2 * MIB));
         let error = std::thread::scope(|scope| {
             let call = scope.spawn(|| mirror.text_len(&text));
-            // It is most likely waiting by then; if not, the outcome is the same.
+            // The call is most likely waiting by now; if not, the outcome is the same.
             std::thread::sleep(Duration::from_millis(50));
             kill(Pid::from_raw(mirror.child_pid() as i32), Signal::SIGKILL).expect("the child");
             call.join().expect("no panic").expect_err("a dead child")
@@ -431,7 +431,7 @@ fn without_memory_a_call_fails_at_its_deadline_and_the_bridge_goes_on() {
     });
 }
 
-/// Nothing but this very thread could end the wait.
+/// Only this thread could end the wait.
 #[test]
 fn without_memory_and_timeout_a_call_fails_at_once() {
     within(30, "without_memory_and_timeout_a_call_fails_at_once", || {
@@ -443,7 +443,7 @@ fn without_memory_and_timeout_a_call_fails_at_once() {
     });
 }
 
-/// splitmix64.
+/// A splitmix64 generator.
 struct Random(u64);
 
 impl Random {
@@ -479,7 +479,7 @@ fn memory_is_bounded() {
     });
 }
 
-/// Memory that a process has in use, its share of shared memory included.
+/// A process's resident memory in KiB, including its shared memory.
 fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line VmRSS");
@@ -526,7 +526,7 @@ fn fault_25_large_nodes_cross_on_threads_with_little_stack() {
         }
         let other = mirror.clone();
         with_stack(96 << 10, move || assert_too_deep(other.heavy(200), Payload::Reply, "200 on 96 KiB"));
-        // Made where there is enough: writing a value is the caller's own recursion.
+        // Made where the stack suffices: serialising a value recurses in the caller's own code.
         let other = mirror.clone();
         with_stack(64 << 20, move || {
             for len in [1, 63, 200] {
@@ -572,7 +572,7 @@ fn fault_26_an_honest_peer_beyond_a_limit_is_told_so_and_goes_on() {
         too_many(mirror.units(200_000).map(drop), Payload::Reply);
         too_many(mirror.view().units(200_000).map(drop), Payload::Reply);
         too_many(mirror.units_len(vec![(); 200_000]).map(drop), Payload::Request);
-        // Each fits, and both together do not.
+        // Each box fits alone, but not both together.
         let boxes = mirror.two_boxes(600 << 10).map(drop);
         assert!(matches!(boxes, Err(CallError::TooLarge { what: Payload::Reply, .. })), "{boxes:?}");
         assert!(mirror.two_boxes(500 << 10).is_ok());
@@ -589,7 +589,7 @@ fn fault_26_an_honest_peer_beyond_a_limit_is_told_so_and_goes_on() {
 fn fault_46_a_deadline_passes_while_a_reply_is_read_or_a_request_written() {
     within(PATIENCE, "fault_46_a_deadline_passes_while_a_reply_is_read_or_a_request_written", || {
         let mirror = Mirror::bridge().start().expect("the bridge starts");
-        // Written in a tenth of a second, or more; after the deadline, nobody goes on with it, and it is not sent.
+        // Writing takes a tenth of a second or more. After the deadline the writer stops, and the request is not sent.
         let text = "7".repeat(512 << 20);
         let start = Instant::now();
         let result = mirror.with_timeout(Duration::from_millis(5)).take(&text);
@@ -597,11 +597,11 @@ fn fault_46_a_deadline_passes_while_a_reply_is_read_or_a_request_written() {
         assert!(matches!(result, Err(CallError::TimedOut { started: Started::No, .. })), "{result:?}");
         assert_eq!(mirror.take(&text), Ok(()));
         assert_eq!(mirror.calls(), Ok(1), "what was given up has not been called");
-        // What waits for nothing has its time all the same.
+        // A deferred call does not wait, and still gets its time.
         let begun = mirror.begin().take(&text).map(drop);
         assert!(begun.is_ok(), "{begun:?}");
         drop(text);
-        // The reply has come long before it has been copied.
+        // The reply arrives long before it is fully copied.
         let count = if cfg!(debug_assertions) { 400_000 } else { 4_000_000 };
         let whole = Instant::now();
         assert_eq!(mirror.texts(count).map(|texts| texts.len() as u64), Ok(count));
@@ -632,7 +632,7 @@ fn large_maps_come_back() {
 
 // ---- values ----------------------------------------------------------------------------------------------------------
 
-/// A type of a user's, with all that is as wide as a pointer.
+/// A user's type with every pointer-sized type in it.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Wide {
     size: usize,
@@ -687,10 +687,10 @@ non_zero! {
     non_zero_isize: NonZeroIsize = isize,
 }
 
-/// Services that give back what they get, and the test that has them do so.
+/// Services that return their arguments, and the test that calls them.
 macro_rules! values_come_back {
     ($($name:ident: $ty:ty = $values:expr,)*) => {
-        /// By value.
+        /// Takes values.
         struct Owning;
 
         #[bridge]
@@ -701,10 +701,10 @@ macro_rules! values_come_back {
             $(pub fn $name(&self, value: $ty) -> $ty { value })*
         }
 
-        /// By reference.
+        /// Takes references.
         struct Borrowing;
 
-        #[allow(clippy::ptr_arg)] // What crosses is the type itself.
+        #[allow(clippy::ptr_arg)] // The types themselves are under test.
         #[bridge]
         impl Borrowing {
             pub fn new() -> Self {
@@ -713,7 +713,7 @@ macro_rules! values_come_back {
             $(pub fn $name(&self, value: &$ty) -> $ty { value.clone() })*
         }
 
-        /// Several in a slice, in place where that can be.
+        /// Takes slices, read in place where possible.
         struct Slicing;
 
         #[bridge]
@@ -800,7 +800,7 @@ values_come_back! {
     own: Wide = wide(),
 }
 
-/// Floating-point numbers are compared by their bits, since one that is no number equals none.
+/// Compares floating-point numbers by their bits, because NaN equals nothing.
 struct Floating;
 
 #[bridge]
@@ -848,7 +848,7 @@ impl Size {
     }
 }
 
-/// Several, in each other way that there is.
+/// Several numbers, in all other places.
 struct Sizes(Vec<usize>);
 
 #[bridge]

@@ -1,5 +1,5 @@
-//! Promise: the backends of the feature `portable` carry calls as the others do, leave no name behind, and where a child dies
-//! with a lock in its hand its parent's calls still end.
+//! Promise: the backends of the feature `portable` carry calls as the others do and leave no name behind. If a child dies holding a lock, its
+//! parent's calls still end.
 
 #![cfg(feature = "portable")]
 
@@ -37,7 +37,7 @@ impl Guest {
         std::process::abort()
     }
 
-    /// Takes the lock of every event, as a process does that is killed in the wrong moment, and dies `ms` later.
+    /// Takes the lock of every event, like a process killed at the wrong moment, and dies `ms` later.
     pub(crate) fn die_with_every_lock(&self, ms: u64) {
         let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
         let line = maps
@@ -48,7 +48,7 @@ impl Guest {
         let (from, to) = range.split_once('-').expect("two addresses");
         let [from, to] = [from, to].map(|address| usize::from_str_radix(address, 16).expect("an address"));
         for at in (from..to).step_by(128).take(9) {
-            // SAFETY: 8 lanes' events and the worker's, 128 bytes apart, each beginning with its mutex.
+            // SAFETY: the events of 8 lanes and the worker, 128 bytes apart; each begins with its mutex.
             let (mutex, _) = unsafe { Mutex::from_existing(at as *mut u8, std::ptr::null_mut()) }.expect("a mutex");
             std::mem::forget(mutex.lock());
             std::mem::forget(mutex);
@@ -61,7 +61,7 @@ impl Guest {
 }
 
 fn trusted() -> TrustedChild {
-    // SAFETY: these children shrink nothing and write to no event but to lock it.
+    // SAFETY: these children shrink nothing, and only lock the events.
     unsafe { TrustedChild::new() }
 }
 
@@ -146,7 +146,7 @@ fn names_go_with_the_bridge_and_with_the_child() {
 
 const LEAVER: &str = "leaves_right_after_a_drop";
 
-/// What a helper process does; nothing else.
+/// Runs only in the helper process that `names_go_when_their_process_exits` starts.
 #[test]
 fn leaves_right_after_a_drop() {
     if role().is_none() {
@@ -159,7 +159,7 @@ fn leaves_right_after_a_drop() {
     std::process::exit(0)
 }
 
-/// A drop does not wait for the child's end, which takes the names away; nor does the process that ends then.
+/// A drop does not wait until the child ends and its names are removed, nor does a process that exits right after a drop.
 #[test]
 fn names_go_when_their_process_exits() {
     within(60, "names_go_when_their_process_exits", || {
@@ -180,8 +180,8 @@ fn mapped_names(pid: u32) -> Vec<String> {
     names
 }
 
-/// All locks are taken for good: the child sleeps no more, hears no ring, and then is killed. Every call ends, those that are
-/// made while it lives at their deadline, those that wait when it dies with its death; and the parent's other bridges go on.
+/// Takes all locks for good, so the child no longer sleeps or hears a ring, and then kills it. Every call ends: calls made while the child lives
+/// end at their deadline, calls that wait when it dies end with its death. The parent's other bridges keep working.
 #[test]
 fn a_child_that_dies_with_the_locks_hangs_no_call() {
     within(60, "a_child_that_dies_with_the_locks_hangs_no_call", || {

@@ -1,7 +1,6 @@
-//! A child's death is noticed although another part of the program takes its status: SIGCHLD is ignored, or somebody waits
-//! for every child.
+//! A bridge notices a child's death even if another part of the program takes its status: SIGCHLD is ignored, or some thread waits for every child.
 //!
-//! Both change the whole process, so each part is played by a helper process.
+//! Both affect the whole process, so helper processes play these parts.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -19,7 +18,7 @@ callgate::test_support!();
 
 const PATIENCE: u64 = 120;
 
-/// Children that each part starts: enough for both orders of the death being noticed and the status being taken.
+/// Children that each part starts: enough for both orders of noticing the death and taking the status.
 const CHILDREN: u64 = 40;
 
 struct Mortal {
@@ -63,7 +62,7 @@ fn fault_17_death_is_noticed_with_somebody_else_waiting_for_every_child() {
 #[test]
 fn helper_program() {
     let Some(role) = role() else { return };
-    // What may be seen of a child's end: nothing, or in a race with the other waiter, the truth.
+    // What the bridge may learn of a child's end: nothing or, in a race with the other waiter, the true status.
     let races = match role.as_str() {
         "ignores SIGCHLD" => {
             // SAFETY: no handler is installed, so nothing runs in a signal's context.
@@ -126,7 +125,7 @@ fn failed_starts(saw: impl Fn(Exit, Exit) -> bool) {
     let StartError::Died { exit, .. } = error else { panic!("{error}") };
     assert!(saw(exit, Exit::Signal(libc::SIGABRT)), "{error}");
 
-    // A program that knows nothing of bridges and ends at once, perhaps before this one could look.
+    // A program that knows nothing of bridges and ends at once, perhaps before this process looks at it.
     let error = Mortal::bridge().executable("/bin/true").start().expect_err("it is no service");
     let StartError::Died { exit, .. } = error else { panic!("{error}") };
     assert!(saw(exit, Exit::Code(0)), "{error}");

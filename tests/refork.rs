@@ -1,5 +1,5 @@
-//! Promise: a child's own processes are not mistaken for children of a bridge, though they inherit its environment; children,
-//! and forks of the parent, can be parents themselves.
+//! Promise: a child's own processes are not mistaken for children of a bridge, even though they inherit its environment. Children, and forks of
+//! the parent, can be parents themselves.
 
 use callgate::bridge;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -36,12 +36,12 @@ impl Guest {
         if output.status.success() { Ok(text) } else { Err(format!("{}: {text}", output.status)) }
     }
 
-    /// What a guest of this guest says, and its process number.
+    /// What a guest of this guest answers, and its process number.
     pub(crate) fn pass_on(&self) -> Result<(String, u32), String> {
         let inner = Guest::bridge().start().map_err(|error| error.to_string())?;
         let said = inner.greet().map_err(|error| error.to_string())?;
         let pid = inner.child_pid();
-        // Left to end with this process.
+        // Ends with this process.
         std::mem::forget(inner);
         Ok((said, pid))
     }
@@ -71,7 +71,7 @@ fn a_child_can_be_a_parent_and_its_child_ends_with_it() {
     });
 }
 
-/// A fork holds a copy of its parent's bridge, and must not speak for it: not call, not stop it when it drops it.
+/// A fork holds a copy of its parent's bridge. It must not use it: neither call through it nor, by dropping it, stop it.
 #[test]
 fn a_fork_leaves_its_parents_bridge_alone() {
     alone("a_fork_leaves_its_parents_bridge_alone", 60, || {
@@ -81,7 +81,7 @@ fn a_fork_leaves_its_parents_bridge_alone() {
             ForkResult::Child => {
                 let refused = first.greet().is_err_and(|error| error.to_string().contains("is a fork of the one"));
                 drop(first);
-                // SAFETY: ends the fork, in which nothing is left to be done.
+                // SAFETY: ends the fork, which has nothing left to do.
                 unsafe { nix::libc::_exit(if refused { 0 } else { 1 }) }
             }
             ForkResult::Parent { child } => assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0))),
@@ -98,7 +98,7 @@ fn a_fork_of_the_parent_starts_bridges_of_its_own() {
         match unsafe { fork() }.expect("fork") {
             ForkResult::Child => {
                 let greeted = Guest::bridge().start().is_ok_and(|guest| guest.greet().as_deref() == Ok("hello"));
-                // SAFETY: ends the fork, in which nothing is left to be done.
+                // SAFETY: ends the fork, which has nothing left to do.
                 unsafe { nix::libc::_exit(if greeted { 0 } else { 1 }) }
             }
             ForkResult::Parent { child } => assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0))),

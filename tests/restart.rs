@@ -1,5 +1,5 @@
-//! A bridge with `Builder::restart` outlives its children: another takes the place of one that has died, calls that may run again
-//! do, and all others say what is known of them. Each is carried out at most once, unless its method says that more is well.
+//! A bridge with `Builder::restart` outlives its children: a new child replaces one that has died, calls that may run again are repeated, and all
+//! others report what is known of them. Each call runs at most once, unless its method allows more.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -25,10 +25,10 @@ callgate::test_support!();
 
 const PATIENCE: u64 = 120;
 
-/// How long a call may take that is expected to come back by itself.
+/// How long a call may take that needs no timeout to end.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Counts, in a file, how often each call was carried out.
+/// Counts, in a file, how often each call ran.
 struct Tally {
     file: File,
     calls: u64,
@@ -41,7 +41,7 @@ impl Tally {
         Ok(Tally { file: OpenOptions::new().read(true).write(true).open(path)?, calls: 0 })
     }
 
-    /// A tally that a file `path` beside it forbids.
+    /// A tally whose constructor fails if there is a file at `forbidden`.
     pub fn unless(path: &str, forbidden: &str) -> Result<Self, String> {
         if Path::new(forbidden).exists() {
             return Err("it is forbidden".into());
@@ -49,7 +49,7 @@ impl Tally {
         Self::new(path).map_err(|error| error.to_string())
     }
 
-    /// A tally that waits at `gate` before it exists, once there is a file `hangs`.
+    /// A tally whose constructor waits at `gate` if there is a file at `hangs`.
     pub fn behind(path: &str, hangs: &str, gate: &str) -> Result<Self, String> {
         if Path::new(hangs).exists() {
             Gate::pass(gate);
@@ -57,7 +57,7 @@ impl Tally {
         Self::new(path).map_err(|error| error.to_string())
     }
 
-    /// Counts call number `id`. Returns how often it has been.
+    /// Counts call number `id`. Returns how often it has run.
     pub fn count(&mut self, id: u64) -> u8 {
         self.calls += 1;
         once_more(&self.file, id)
@@ -68,7 +68,7 @@ impl Tally {
         once_more(&self.file, id)
     }
 
-    /// Counts call number `id`, and kills the process, unless that has been done `times` times.
+    /// Counts call number `id`, and kills the process on its first `times` runs.
     #[bridge(idempotent)]
     pub fn die_at_first(&mut self, id: u64, times: u8) -> u8 {
         let counted = once_more(&self.file, id);
@@ -78,7 +78,7 @@ impl Tally {
         counted
     }
 
-    /// The same, but is not said to be idempotent.
+    /// Like `die_at_first` with 1, but not declared idempotent.
     pub fn die_once(&mut self, id: u64) -> u8 {
         self.die_at_first(id, 1)
     }
@@ -102,7 +102,7 @@ impl Tally {
         }
     }
 
-    /// Never returns what it is to.
+    /// Never returns; declared to return a text.
     #[bridge(idempotent)]
     pub fn spin_for_text(&self) -> String {
         self.spin();
@@ -175,7 +175,7 @@ impl Counts {
     }
 }
 
-/// So often that no test comes to the end of it, and without rests.
+/// Restarts so often that no test reaches the limit, and without delays.
 fn always() -> Restart {
     Restart::on_death().at_most(u32::MAX).backoff(Duration::ZERO, Duration::ZERO)
 }
@@ -186,12 +186,12 @@ fn kill_child_of(tally: &Bridge<Tally>) -> u32 {
     pid
 }
 
-/// Waits until the child is one of `generation` or a later one.
+/// Waits until the child is of `generation` or later.
 fn wait_for(tally: &Bridge<Tally>, generation: u64) {
     assert!(eventually(60, "another child", || tally.generation() >= generation && tally.is_alive()));
 }
 
-// ---- coming back ---------------------------------------------------------------------------------------------------
+// ---- restarts ------------------------------------------------------------------------------------------------------
 
 #[test]
 fn another_child_takes_over_with_a_new_service() {
@@ -289,7 +289,7 @@ fn a_call_that_had_not_started_is_made_again() {
         std::thread::scope(|scope| {
             let dying = scope.spawn(|| tally.die_at(&gate.path()));
             gate.wait_for_child();
-            // The child carries out one call at a time: this one waits behind the other.
+            // The child runs one call at a time, so this one waits behind the other.
             let waiting = scope.spawn(|| tally.count(7));
             std::thread::sleep(Duration::from_millis(50));
             assert!(!waiting.is_finished());
@@ -346,7 +346,7 @@ fn large_arguments_are_sent_again_and_boxes_are_not() {
             let error = boxed.join().expect("no panic").expect_err("the box went with the child");
             assert!(matches!(error, CallError::Died { started: Started::No, .. }), "{error}");
         });
-        // A box that was made for a child which has died is as good as any.
+        // A box made for a child that has died is still usable.
         let numbers = SharedBox::copied_in(&tally, &[2u8; 1 << 20]).expect("memory");
         kill_child_of(&tally);
         wait_for(&tally, 2);
@@ -374,7 +374,7 @@ fn a_pending_call_is_not_made_again() {
 fn a_call_waits_for_the_next_child_no_longer_than_its_timeout() {
     within(PATIENCE, "a_call_waits_for_the_next_child_no_longer_than_its_timeout", || {
         let (counts, gate) = (Counts::new(), Gate::new());
-        // The second restart is a day away.
+        // The second restart comes only after a day.
         let rare =
             Restart::on_death().backoff(Duration::from_secs(86_400), Duration::from_secs(86_400)).calls_wait(true);
         let tally = counts.tally().restart(rare).start().expect("the bridge starts");
@@ -396,7 +396,7 @@ fn a_call_waits_for_the_next_child_no_longer_than_its_timeout() {
         assert!(matches!(error, CallError::Down { restarting: true, .. }), "{error}");
         assert!(begin.elapsed() >= short);
         assert_eq!(counts.of(1), 0);
-        // Nor does the end of the bridge wait for it.
+        // Dropping the bridge does not wait for that restart either.
         drop(tally);
     });
 }
@@ -442,13 +442,13 @@ fn restarts_end_at_their_limit() {
         for _ in 0..3 {
             assert!(tally.die().is_err());
         }
-        // Calls that wait are told, too.
+        // Calls that wait are told too.
         assert!(matches!(tally.count(1), Err(CallError::Down { restarting: false, .. })));
         assert!(eventually(60, "the end", || matches!(tally.calls(), Err(CallError::Down { restarting: false, .. }))));
         let text = tally.calls().expect_err("there is no child").to_string();
         assert!(text.contains("there have been 2 restarts within 60s"), "{text}");
         assert_eq!(tally.generation(), 2);
-        // As of any bridge whose child has died.
+        // As for any bridge whose child has died.
         assert!(matches!(tally.stop(), Err(CallError::Died { exit: Exit::Signal(9), .. })));
     });
 }
@@ -468,7 +468,7 @@ fn a_constructor_that_fails_is_a_restart_and_its_error_is_told() {
     });
 }
 
-// ---- who is told ---------------------------------------------------------------------------------------------------
+// ---- notifications of deaths ---------------------------------------------------------------------------------------
 
 #[test]
 fn deaths_are_told_and_ends_that_were_asked_for_are_not() {
@@ -526,7 +526,7 @@ fn a_hook_may_call_and_stop_its_bridge() {
         let (sender, outcomes) = mpsc::channel();
         let own: Arc<OnceLock<Bridge<Tally>>> = Arc::default();
         let of_hook = own.clone();
-        // Without a timeout: what waited would wait for ever.
+        // There is no timeout, so a call that waited would wait for ever.
         let tally = Tally::bridge(&counts.path()).restart(always().calls_wait(true)).on_death(move |_: &Death| {
             let own = of_hook.get().expect("set below, before any death");
             sender.send(own.calls().map(|_| ())).expect("somebody listens");
@@ -544,10 +544,10 @@ fn a_hook_may_call_and_stop_its_bridge() {
 
 // ---- hangs ---------------------------------------------------------------------------------------------------------
 
-/// Long enough for a child to take a request even on a busy machine, and for another to take its place.
+/// Long enough for a child to take a request even on a busy machine, and for another child to replace it.
 const TIMELY: Duration = Duration::from_secs(5);
 
-/// A timeout that a hang comes to.
+/// A timeout that a hanging call exceeds.
 const SHORT: Duration = Duration::from_millis(300);
 
 fn timed_out<R: std::fmt::Debug>(outcome: Result<R, CallError>) {
@@ -589,7 +589,7 @@ fn fault_35_after_a_hang_the_next_call_is_answered_by_another_child() {
     });
 }
 
-/// Of many rounds one must do, for a machine that is busy.
+/// One of many rounds must succeed, because the machine may be busy.
 #[test]
 fn fault_35_after_a_hang_with_a_short_timeout_the_next_call_is_answered_within_the_same() {
     within(PATIENCE, "fault_35_after_a_hang_with_a_short_timeout", || {
@@ -638,14 +638,14 @@ fn fault_35_who_loses_a_call_to_another_ones_hang_or_to_a_restart_is_told_so() {
         };
         told(innocent.wait(), "its call `Tally::spin` had outlived its timeout");
 
-        // A call that is begun does not wait for the next child.
+        // A deferred call does not wait for the next child.
         wait_for(&tally, 1);
         let gate = Gate::new();
         let innocent = tally.begin().wait_at(&gate.path()).expect("a lane");
         gate.wait_for_child();
         assert_eq!(tally.restart(), Ok(()));
         told(innocent.wait(), "the bridge was told to restart");
-        // Of any other death nobody knows why.
+        // For any other death, the reason is unknown.
         let error = tally.die().expect_err("it dies");
         assert!(matches!(error, CallError::Died { because: None, .. }), "{error}");
     });
@@ -693,7 +693,7 @@ fn fault_35_a_late_answer_saves_its_child() {
         let tally = counts.tally().restart(Restart::on_failure().kill_after(LONG)).start().expect("the bridge starts");
         timed_out(tally.with_timeout(SHORT).sleep(2 * SHORT.as_millis() as u64));
         assert_eq!((tally.calls(), tally.generation()), (Ok(0), 0));
-        // Nor is it killed for what it has answered, however soon that is due.
+        // Nor is the child killed for a call that it has answered late, however soon the kill was due.
         let tally = counts.tally().restart(Restart::on_failure().kill_after(SHORT)).start().expect("the bridge starts");
         for _ in 0..20 {
             timed_out(tally.with_timeout(Duration::from_millis(1)).sleep(20));
@@ -714,7 +714,7 @@ fn fault_35_a_busy_child_is_not_taken_for_a_hung_one() {
             std::thread::scope(|scope| {
                 let busy = scope.spawn(|| tally.wait_at(&gate.path()));
                 gate.wait_for_child();
-                // They wait for a lane, or behind the call that may take as long as it likes.
+                // They wait for a lane, or behind the call, which has no timeout.
                 for id in 0..4 {
                     timed_out(tally.with_timeout(SHORT).count(id));
                 }
@@ -754,7 +754,7 @@ fn fault_35_a_spare_that_hangs_is_not_waited_for() {
             spare = held::children().into_iter().find(|pid| *pid != current);
             spare.is_some()
         }));
-        // Until it has come up.
+        // Time for the spare to come up.
         std::thread::sleep(SHORT);
         let spare: i32 = spare.and_then(|pid| pid.parse().ok()).expect("just seen");
         kill(Pid::from_raw(spare), Signal::SIGSTOP).expect("the spare lives");
@@ -774,7 +774,7 @@ fn fault_35_a_start_that_keeps_failing_is_told_and_tried_again() {
         let (forbidden, hangs) = (format!("{}.forbidden", counts.path()), format!("{}.hangs", counts.path()));
         let builders: [(&str, Builder<Tally>); 2] = [
             ("forbidden", Tally::bridge_unless(&counts.path(), &forbidden)),
-            // The timeout is the constructor's.
+            // The timeout also applies to the constructor.
             ("hangs", Tally::bridge_behind(&counts.path(), &hangs, &gate.path()).timeout(SHORT)),
         ];
         for (what, builder) in builders {
@@ -785,7 +785,7 @@ fn fault_35_a_start_that_keeps_failing_is_told_and_tried_again() {
             std::fs::write(&path, "").expect("a file in the directory of the test");
             kill_child_of(&tally);
             assert!(eventually(60, "the death is noticed", || !tally.is_alive()));
-            // In its time; or without a timeout as soon as it is known that there is none yet.
+            // The call fails at its timeout; without one, as soon as it is clear that there is no child yet.
             let down = tally.calls();
             assert!(matches!(down, Err(CallError::Down { restarting: true, .. })), "{what}: {down:?}");
             for _ in 0..7 {
@@ -817,7 +817,7 @@ fn fault_35_waits_begin_anew_after_a_child_that_answered() {
         assert!(eventually(60, "its end", || !tally.is_alive()));
         let outcome = tally.with_timeout(SHORT).calls();
         assert!(matches!(outcome, Err(CallError::Down { restarting: true, .. })), "{outcome:?}");
-        // Who asks for one does not wait.
+        // An explicit restart does not wait.
         assert_eq!((tally.restart(), tally.calls()), (Ok(()), Ok(0)));
     });
 }
@@ -845,7 +845,7 @@ fn fault_35_a_restart_that_is_asked_for_comes_at_once_whatever_the_child_is_at()
             let death = deaths.recv_timeout(LONG).expect("it is told");
             assert!(death.asked && death.to_string().contains("was told to restart"), "{death}");
         }
-        // It is not one of those that are allowed.
+        // Requested restarts do not count towards `at_most`.
         kill_child_of(&tally);
         wait_for(&tally, 5);
         kill_child_of(&tally);
@@ -925,7 +925,7 @@ fn fault_35_nothing_is_left_of_a_bridge_whose_children_hang() {
     });
 }
 
-// ---- the end -------------------------------------------------------------------------------------------------------
+// ---- the end of the bridge -----------------------------------------------------------------------------------------
 
 #[test]
 fn a_bridge_that_was_stopped_or_killed_stays_so() {
@@ -982,7 +982,7 @@ fn nothing_is_left_of_a_bridge_that_restarted() {
             }
             drop(tally);
         }
-        // One that is dropped while it starts its next child, at whatever point of that.
+        // A bridge dropped during the start of its next child, at different points of that start.
         for delay in 0..20 {
             let tally = counts.tally().restart(always().spare(delay % 2 == 0)).start().expect("a start");
             kill_child_of(&tally);
@@ -993,9 +993,9 @@ fn nothing_is_left_of_a_bridge_that_restarted() {
     });
 }
 
-// ---- all at once ---------------------------------------------------------------------------------------------------
+// ---- everything at once --------------------------------------------------------------------------------------------
 
-/// Every call has one outcome, and the file tells whether it is the right one.
+/// Every call has one outcome, and the file shows whether it is the right one.
 #[test]
 fn under_load_no_call_runs_twice_and_none_that_is_said_not_to_have_started_ran() {
     within(PATIENCE, "under_load_no_call_runs_twice_and_none_that_is_said_not_to_have_started_ran", || {

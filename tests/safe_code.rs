@@ -1,5 +1,5 @@
-//! Promise: the user's safe code, however wrong, is never undefined behaviour on either side of a bridge, and never a panic of
-//! the library: a lying `Serialize`, a `Deserialize` that panics, a call that gives up half-way.
+//! Promise: the user's safe code, however wrong, never causes undefined behaviour on either side of a bridge, nor a panic in the library. The cases
+//! are a lying `Serialize`, a `Deserialize` that panics, and a call that gives up half-way.
 
 mod support;
 
@@ -15,7 +15,7 @@ callgate::test_support!();
 
 const PATIENCE: u64 = 60;
 
-/// An argument whose `Serialize` says that its text lies where nothing is.
+/// An argument whose `Serialize` gives a wrong position for its text.
 struct Liar;
 
 impl Archive for Liar {
@@ -39,7 +39,7 @@ impl<D: Fallible + ?Sized> Deserialize<Liar, D> for ArchivedBox<str> {
     }
 }
 
-/// A value that panics when it is made from an archive with an odd number in it.
+/// A value whose `Deserialize` panics if the archive holds an odd number.
 #[derive(Debug, PartialEq)]
 struct Picky(u64);
 
@@ -108,8 +108,8 @@ impl Second for Guest {
     }
 }
 
-/// The child is told of a trait's block at the first call of one of its methods. A call that gives up meanwhile must not leave
-/// behind a message that, when it arrives, makes the child take one trait for another.
+/// The first call of a trait's method tells the child of the trait's block. If that call gives up, it must not leave behind a message that later
+/// makes the child take one trait for another.
 #[test]
 fn a_traits_first_call_that_gives_up_changes_no_other_trait() {
     within(PATIENCE, "a_traits_first_call_that_gives_up_changes_no_other_trait", || {
@@ -117,7 +117,7 @@ fn a_traits_first_call_that_gives_up_changes_no_other_trait() {
         let hasty = guest.with_timeout(Duration::from_millis(30));
         assert!(matches!(hasty.sleep(300), Err(CallError::TimedOut { .. })));
         assert!(matches!(hasty.first(1, 2), Err(CallError::TimedOut { .. })));
-        // On both lanes: behind the message that was given up, and beside it.
+        // On both lanes: behind the abandoned message, and beside it.
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| (0..100).for_each(|_| assert_eq!((*guest).second("hello"), Ok(5))));

@@ -1,7 +1,7 @@
-//! Promise: what a sandbox takes from a child, the child cannot do, whatever it tries; what callgate does in the child goes on working; and
-//! what could not be taken is said.
+//! Promise: a child cannot do what its sandbox denies, whatever it tries. What callgate does in the child keeps working, and measures that could not
+//! be applied are reported.
 //!
-//! The service tries from inside. What does not take root is tried by an ordinary user too.
+//! The service tries from inside. Tests that do not need root also run as an ordinary user.
 
 use callgate::{Bridge, CallError, Exit, Measure, Sandbox, Signal, StartError, Wait, bridge};
 use nix::libc;
@@ -32,7 +32,7 @@ const MIB: usize = 1 << 20;
 const EPERM: i32 = libc::EPERM;
 const EACCES: i32 = libc::EACCES;
 
-/// What an attempt came to: an error's number.
+/// The outcome of an attempt; an error is its number.
 type Tried<T = ()> = Result<T, i32>;
 
 fn number(error: impl Into<io::Error>) -> i32 {
@@ -54,7 +54,7 @@ impl Inmate {
         Inmate { calls: 0 }
     }
 
-    // ---- what must go on working ----
+    // ---- what must keep working ----
 
     pub(crate) fn add(&mut self, n: u64) -> u64 {
         self.calls += n;
@@ -150,7 +150,7 @@ impl Inmate {
         UnixStream::connect_addr(&address).map(drop).map_err(number)
     }
 
-    /// A pair of datagram sockets is connected, but can send to anybody.
+    /// The sockets of a datagram pair are connected, but can still send to any address.
     pub(crate) fn unix_through_a_pair(&self, path: &str) -> Tried {
         let (socket, _) = UnixDatagram::pair().map_err(number)?;
         socket.send_to(b"out", path).map(drop).map_err(number)
@@ -163,7 +163,7 @@ impl Inmate {
     // ---- processes ----
 
     pub(crate) fn fork(&self) -> Tried {
-        // SAFETY: the new process, if there is one, ends at once.
+        // SAFETY: the new process, if any, ends at once.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             // SAFETY: ends the process.
@@ -174,7 +174,7 @@ impl Inmate {
 
     pub(crate) fn raw_clone(&self) -> (Tried<i64>, Tried<i64>) {
         let signal = libc::SIGCHLD as u64;
-        // SAFETY: no thread of this process is shared; the new process, if there is one, ends at once.
+        // SAFETY: no thread of this process is shared; the new process, if any, ends at once.
         let old = unsafe { libc::syscall(libc::SYS_clone, signal, 0, 0, 0, 0) };
         if old == 0 {
             // SAFETY: ends the process.
@@ -182,7 +182,7 @@ impl Inmate {
         }
         let old = call(old);
         let arguments: [u64; 8] = [0, 0, 0, 0, signal, 0, 0, 0];
-        // SAFETY: arguments of the length given; as above.
+        // SAFETY: the arguments have the given length; as above.
         let new = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) };
         if new == 0 {
             // SAFETY: ends the process.
@@ -224,9 +224,9 @@ impl Inmate {
     }
 
     pub(crate) fn queue_signal(&self, pid: i32) -> Tried {
-        // SAFETY: a signal's details may be zero.
+        // SAFETY: the details of a signal may be zero.
         let details: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        // SAFETY: details that live long enough.
+        // SAFETY: the details live long enough.
         call(unsafe { libc::syscall(libc::SYS_rt_sigqueueinfo, pid, libc::SIGURG, &raw const details) }).map(drop)
     }
 
@@ -235,14 +235,14 @@ impl Inmate {
         call(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).map(drop)
     }
 
-    /// A signal comes to whoever owns a descriptor, from the kernel.
+    /// The kernel sends signals to the owner of a descriptor.
     pub(crate) fn own_a_descriptor_for(&self, pid: i32) -> Tried {
         let (socket, _other) = UnixStream::pair().map_err(number)?;
         // SAFETY: takes no memory.
         call(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETOWN, pid) }.into()).map(drop)
     }
 
-    /// Has the kernel send SIGIO, which kills who does not expect it.
+    /// Has the kernel send SIGIO, which kills a process that has no handler for it.
     pub(crate) fn signal_through_a_descriptor(&self, pid: i32) -> Tried {
         let (socket, mut other) = UnixStream::pair().map_err(number)?;
         for (command, value) in [(libc::F_SETOWN, pid), (libc::F_SETFL, libc::O_ASYNC)] {
@@ -254,14 +254,14 @@ impl Inmate {
 
     pub(crate) fn limit(&self, pid: i32) -> Tried {
         let limit = libc::rlimit64 { rlim_cur: 1 << 30, rlim_max: 1 << 30 };
-        // SAFETY: a limit that lives long enough.
+        // SAFETY: the limit lives long enough.
         call(unsafe { libc::prlimit64(pid, libc::RLIMIT_CORE, &raw const limit, std::ptr::null_mut()) }.into())
             .map(drop)
     }
 
     pub(crate) fn pin(&self, pid: i32) -> Tried {
         let first: u64 = 1;
-        // SAFETY: a set of CPUs of the length given.
+        // SAFETY: the set of CPUs has the given length.
         call(unsafe { libc::syscall(libc::SYS_sched_setaffinity, pid, 8, &raw const first) }).map(drop)
     }
 
@@ -277,34 +277,34 @@ impl Inmate {
         (death, call(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) }.into()).map(drop))
     }
 
-    // ---- terminals, and files that are open elsewhere too ----
+    // ---- terminals and shared files ----
 
-    /// Each request on `fd`, as raw as it is given, with a window size of 7 by 9 and zeros behind it.
+    /// Makes each request on `fd`, unchanged, with a window size of 7 by 9 followed by zeros as its argument.
     pub(crate) fn ioctls(&self, fd: i32, requests: Vec<u64>) -> Vec<Tried<i64>> {
         let each = |request: u64| {
             let mut argument = [0_u16; 512];
             argument[..2].copy_from_slice(&[7, 9]);
-            // SAFETY: an argument longer than any of these requests has.
+            // SAFETY: the argument is longer than any of these requests needs.
             call(unsafe { libc::syscall(libc::SYS_ioctl, fd, request, argument.as_mut_ptr()) })
         };
         requests.into_iter().map(each).collect()
     }
 
-    /// Each request on `fd`, with a number for an argument.
+    /// Makes each request on `fd`, with a number as its argument.
     pub(crate) fn fcntls(&self, fd: i32, requests: Vec<(u64, u64)>) -> Vec<Tried<i64>> {
         let each = |(command, value): (u64, u64)| {
-            // SAFETY: the argument is a number, or taken for a wrong address.
+            // SAFETY: the argument is a number, or is rejected as a bad address.
             call(unsafe { libc::syscall(libc::SYS_fcntl, fd, command, value) })
         };
         requests.into_iter().map(each).collect()
     }
 
-    /// Makes holes, and has pages put out, in the first segment and in memory of its own.
+    /// Makes holes, and has pages evicted, in the first segment and in memory of its own.
     pub(crate) fn holes(&self) -> Vec<(u64, Tried)> {
         let maps = fs::read_to_string("/proc/thread-self/maps").unwrap_or_default();
         let shared = maps.lines().find(|line| line.contains("memfd:callgate"));
         let start = shared.and_then(|line| usize::from_str_radix(line.split('-').next()?, 16).ok());
-        // SAFETY: private memory, which nobody uses.
+        // SAFETY: new memory, which nothing uses.
         let own = unsafe {
             let access = libc::PROT_READ | libc::PROT_WRITE;
             libc::mmap(std::ptr::null_mut(), 4096, access, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0)
@@ -314,20 +314,20 @@ impl Inmate {
         let pairs = addresses.flat_map(|at| advices.map(|advice| (at, advice)));
         pairs
             .map(|(at, advice)| {
-                // SAFETY: denied; if it were not, zeros would be all that is lost.
+                // SAFETY: the call is denied; otherwise only zeros would be lost.
                 (advice as u64, call(unsafe { libc::syscall(libc::SYS_madvise, at, 4096, advice) }).map(drop))
             })
             .collect()
     }
 
-    /// What keeps pages in a pipe, with no descriptor: what is not denied finds that.
+    /// The calls that keep pages in a pipe, without a valid descriptor: a call that is not denied reports the bad descriptor.
     pub(crate) fn keep_pages(&self) -> Vec<Tried> {
         let calls = [(libc::SYS_splice, 0), (libc::SYS_tee, 1), (libc::SYS_vmsplice, 1), (libc::SYS_sendfile, 0)];
-        // SAFETY: there is no such descriptor.
+        // SAFETY: the descriptor does not exist.
         calls.map(|(number, third)| call(unsafe { libc::syscall(number, -1, 0, third, 0, 1, 0) }).map(drop)).into()
     }
 
-    /// Copies from a pipe into another with std, which tries to have the kernel do it.
+    /// Copies from one pipe to another with std, which asks the kernel to do it.
     pub(crate) fn copy_through_pipes(&self) -> Tried<u64> {
         let ((from, mut input), (mut output, to)) =
             (std::io::pipe().map_err(number)?, std::io::pipe().map_err(number)?);
@@ -371,32 +371,32 @@ impl Inmate {
 
     pub(crate) fn rare_calls(&self) -> Vec<Tried<i64>> {
         let calls = [libc::SYS_bpf, libc::SYS_io_uring_setup, libc::SYS_userfaultfd, libc::SYS_keyctl, libc::SYS_mount];
-        // SAFETY: null pointers are refused by each of them, if it comes that far.
+        // SAFETY: if the call gets that far, each of them rejects null pointers.
         calls.map(|number| call(unsafe { libc::syscall(number, 0, 0, 0, 0, 0) })).into()
     }
 
-    /// Registers the control socket in epoll sets as often as it can. How often.
+    /// Registers the control socket in epoll sets as often as it can. Returns how often.
     pub(crate) fn burden(&self, entries: u64) -> u64 {
         slow::burden("socket:", entries as usize).0 as u64
     }
 
-    /// Two ways to more descriptors than a process may have: a thread with a table of its own, and a new table.
+    /// Two ways to get more descriptors than a process may have: a thread with its own table, and a new table.
     pub(crate) fn own_tables(&self) -> [Tried<i64>; 2] {
         let thread = libc::CLONE_THREAD as libc::c_ulong;
-        // SAFETY: what is asked for makes no sense, and is refused whatever the filters say.
+        // SAFETY: the flags are invalid, so the call is refused whatever the filters say.
         let thread = call(unsafe { libc::syscall(libc::SYS_clone, thread, 0usize, 0usize, 0usize, 0usize) });
-        // SAFETY: nothing is open there that could be closed.
+        // SAFETY: no descriptor in this range is open, so none is closed.
         let table = unsafe { libc::syscall(libc::SYS_close_range, u32::MAX - 1, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
         [thread, call(table)]
     }
 
-    /// A call that no kernel has.
+    /// A system call that no kernel has.
     pub(crate) fn newer_call(&self) -> Tried<i64> {
-        // SAFETY: takes nothing.
+        // SAFETY: has no arguments.
         call(unsafe { libc::syscall(0x3fff_ffff) })
     }
 
-    /// Ways into the namespaces of users and of networks.
+    /// The process's namespaces of users and of networks.
     pub(crate) fn namespaces(&self) -> Vec<String> {
         let link = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).map(|link| link.display().to_string());
         ["user", "net"].map(|name| link(name).unwrap_or_else(|error| error.to_string())).into()
@@ -414,7 +414,7 @@ impl Inmate {
 
     pub(crate) fn map_shared(&self, bytes: usize) -> Tried {
         let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping.
+        // SAFETY: creates a new mapping.
         let mapped = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
         if mapped == libc::MAP_FAILED { Err(number(io::Error::last_os_error())) } else { Ok(()) }
     }
@@ -426,7 +426,7 @@ impl Inmate {
 
     pub(crate) fn raise_own_limits(&self) -> Tried {
         let none = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-        // SAFETY: a limit that lives long enough.
+        // SAFETY: the limit lives long enough.
         call(unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const none) }.into()).map(drop)
     }
 
@@ -472,7 +472,7 @@ fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
-/// What `/proc/<pid>/status` says of `key`.
+/// The value of `key` in `/proc/<pid>/status`.
 fn status(pid: u32, key: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("procfs");
     let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).expect("such a line");
@@ -532,7 +532,7 @@ fn paths_that_are_not_there() {
         report.left_out().any(|(measure, why)| measure == Measure::Files && why.contains("/not/there")),
         "{report}"
     );
-    // Long paths go over as they are, and too many are said to be.
+    // Long paths are passed on unchanged, and too many are reported.
     let long = format!("/{}", "long/".repeat(800));
     let (_, why) = refusal(Sandbox::new().read_only(&long));
     assert!(why.contains("/long/long/"), "{why}");
@@ -559,7 +559,7 @@ fn network() {
     let _datagrams = UnixDatagram::bind(&datagrams).expect("a socket");
     let address = SocketAddr::from_abstract_name(&name).expect("a name");
     let _abstract = UnixListener::bind_addr(&address).expect("a name that is free");
-    // Without a sandbox all of them work, so that what follows shows something.
+    // Without a sandbox all of these work, which gives the following checks their meaning.
     let free = Inmate::bridge().start().expect("a start");
     assert_eq!((free.tcp(port), free.udp()), (Ok(Ok(())), Ok(Ok(()))));
     assert_eq!((free.unix(&path), free.abstract_unix(&name)), (Ok(Ok(())), Ok(Ok(()))));
@@ -630,16 +630,16 @@ fn the_parent() {
         assert_eq!((inmate.change_root(), inmate.unshare()), (Ok(Err(EPERM)), Ok(Err(EPERM))));
         assert_eq!(inmate.death_signal(), Ok(true));
     }
-    // A descriptor may have an owner as long as Landlock sees to what that comes to.
+    // A strict sandbox denies setting a descriptor's owner; others do so only where Landlock does not restrict the resulting signals.
     assert_eq!(start(Sandbox::strict()).own_a_descriptor_for(own_pid()), Ok(Err(EPERM)));
-    // What libc tries first, and does without where it does not exist.
+    // libc tries such a call first, and falls back if it does not exist.
     assert_eq!(start(Sandbox::strict()).newer_call(), Ok(Err(libc::ENOSYS)));
-    // All processes of the group: the parent's.
+    // Process 0 stands for all processes of the group, here the parent's.
     assert_eq!(start(Sandbox::strict()).signal(0, libc::SIGURG), Ok(Err(EPERM)));
     assert_eq!(*byte, 42);
 }
 
-/// The kernel signals whoever owns a descriptor, on behalf of who said so.
+/// The kernel signals the owner of a descriptor on behalf of the process that set the owner.
 #[test]
 fn the_kernel_signals_no_parent_for_its_child() {
     within(60, "the_kernel_signals_no_parent_for_its_child", || {
@@ -690,7 +690,7 @@ fn another_user_stays_one() {
         }
         let inmate = start(Sandbox::new().uid(NOBODY).gid(NOBODY).groups([7, 8]));
         assert_eq!(inmate.ids().map(|ids| ids.2), Ok(vec![7, 8]));
-        // Root without capabilities can take back nothing either.
+        // Root without capabilities cannot regain anything either.
         let inmate = start(Sandbox::strict());
         for key in ["CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd"] {
             assert_eq!(status(inmate.child_pid(), key), "0000000000000000", "{key}");
@@ -745,7 +745,7 @@ fn chrooted() {
     let strict = start(Sandbox::strict().chroot(dir.path()).read_only("/inside"));
     assert_eq!((strict.read("/inside"), strict.list("/")), (Ok(Ok("inside".into())), Ok(Err(EACCES))));
     if is_root() {
-        // It needs no namespace for it.
+        // This needs no namespace.
         let own = Inmate::bridge().start().expect("a start").namespaces();
         assert_eq!(start(Sandbox::new().chroot("/")).namespaces(), own);
     }
@@ -784,8 +784,8 @@ fn what_makes_no_sense_is_said_before_anything_is_started() {
 
 // ---- terminals -----------------------------------------------------------------------------------------------------
 
-/// Requests that change a terminal, or have somebody signalled.
-#[allow(clippy::unnecessary_cast)] // With musl they are no u64.
+/// Requests that change a terminal, or cause signals.
+#[allow(clippy::unnecessary_cast)] // With musl they are not u64.
 const CHANGING: [u64; 30] = [
     libc::TIOCSWINSZ as u64,
     libc::TIOCSTI as u64,
@@ -819,14 +819,14 @@ const CHANGING: [u64; 30] = [
     0x8902, // SIOCSPGRP
 ];
 
-/// A terminal: the side of who shows it, and the side of a program.
+/// A terminal: the end that displays it, and the end that a program uses.
 fn terminal() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
     use std::os::fd::FromRawFd;
     let (mut shown, mut used) = (-1, -1);
     let (name, modes, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
-    // SAFETY: room for two descriptors; the rest is optional.
+    // SAFETY: there is room for two descriptors; the other arguments are optional.
     call(unsafe { libc::openpty(&raw mut shown, &raw mut used, name, modes, size) }.into()).expect("a terminal");
-    // SAFETY: just opened, and nobody else's.
+    // SAFETY: just opened, with no other owner.
     let shown = unsafe { std::os::fd::OwnedFd::from_raw_fd(shown) };
     // SAFETY: as above.
     (shown, unsafe { std::os::fd::OwnedFd::from_raw_fd(used) })
@@ -836,11 +836,11 @@ fn terminal() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
 fn state_of(terminal: &std::os::fd::OwnedFd) -> ([u16; 2], [u32; 4], i32) {
     let fd = terminal.as_raw_fd();
     let mut size = [0_u16; 4];
-    // SAFETY: room for a size.
+    // SAFETY: there is room for a size.
     call(unsafe { libc::ioctl(fd, libc::TIOCGWINSZ, size.as_mut_ptr()) }.into()).expect("a size");
-    // SAFETY: numbers, of which any are settings.
+    // SAFETY: the settings are plain numbers, and any value is valid.
     let mut settings: libc::termios = unsafe { std::mem::zeroed() };
-    // SAFETY: room for settings.
+    // SAFETY: there is room for the settings.
     call(unsafe { libc::tcgetattr(fd, &raw mut settings) }.into()).expect("settings");
     // SAFETY: takes no memory.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
@@ -848,7 +848,7 @@ fn state_of(terminal: &std::os::fd::OwnedFd) -> ([u16; 2], [u32; 4], i32) {
     ([size[0], size[1]], modes, flags)
 }
 
-/// Row 45 of the faults: the window size and all else of a terminal that the child was given stay as they are.
+/// Row 45 of the faults: the child cannot change the window size or anything else of a terminal that it was given.
 #[test]
 fn fault_45_a_terminal_stays_as_it_is() {
     within(60, "fault_45_a_terminal_stays_as_it_is", || {
@@ -857,14 +857,14 @@ fn fault_45_a_terminal_stays_as_it_is() {
         let output = || used.try_clone().expect("a descriptor");
         let builder = Inmate::bridge().stdout(output()).stderr(output()).sandbox(Sandbox::strict());
         let inmate = builder.timeout(Duration::from_secs(30)).start().expect("a start");
-        // Bits that the kernel takes no notice of do not help.
+        // Setting bits that the kernel ignores does not help.
         for bits in [0, 0xdead_beef << 32] {
             for fd in [1, 2] {
                 let denied = vec![Err(EPERM); CHANGING.len()];
                 let tried = inmate.ioctls(fd, CHANGING.iter().map(|request| request | bits).collect());
                 assert_eq!(tried, Ok(denied), "{bits:x}");
             }
-            // What asks, and concerns the descriptor alone, goes on.
+            // Requests that only query, or concern the descriptor alone, keep working.
             let asking = [libc::TCGETS, libc::TIOCGWINSZ, libc::FIONREAD, libc::FIOCLEX, libc::FIONCLEX];
             let tried = inmate.ioctls(1, asking.map(|request| request | bits).into());
             assert!(tried.is_ok_and(|tried| tried.iter().all(Result::is_ok)));
@@ -874,7 +874,7 @@ fn fault_45_a_terminal_stays_as_it_is() {
     });
 }
 
-/// Row 45 of the faults: nor without the short list, as far as signals, the session and the window are concerned.
+/// Row 45 of the faults: nor can it without the strict list, as far as signals, the session and the window are concerned.
 #[test]
 fn fault_45_any_sandbox_leaves_the_window_alone() {
     within(60, "fault_45_any_sandbox_leaves_the_window_alone", || {
@@ -891,7 +891,7 @@ fn fault_45_any_sandbox_leaves_the_window_alone() {
     });
 }
 
-/// Row 45 of the faults: what changes a file for all who have it open, or has somebody signalled.
+/// Row 45 of the faults: requests that change a file for all processes that have it open, or that cause signals.
 #[test]
 fn fault_45_what_is_open_elsewhere_too_keeps_its_flags() {
     within(60, "fault_45_what_is_open_elsewhere_too_keeps_its_flags", || {
@@ -921,7 +921,7 @@ fn fault_45_what_is_open_elsewhere_too_keeps_its_flags() {
     });
 }
 
-/// Row 39 of the faults: memory that is gone for the kernel's reports has no pages left in a pipe.
+/// Row 39 of the faults: after the kernel has reported an object gone, a strict child holds none of its pages in a pipe.
 #[test]
 fn fault_39_a_strict_child_keeps_no_pages_in_pipes() {
     within(60, "fault_39_a_strict_child_keeps_no_pages_in_pipes", || {
@@ -934,7 +934,7 @@ fn fault_39_a_strict_child_keeps_no_pages_in_pipes() {
     });
 }
 
-/// Row 41 of the faults: filters deny what makes the parent's next look at shared memory slow.
+/// Row 41 of the faults: filters deny calls that would slow down the parent's next access to shared memory.
 #[test]
 fn fault_41_no_filtered_child_makes_holes() {
     within(60, "fault_41_no_filtered_child_makes_holes", || {
@@ -959,7 +959,7 @@ fn memory() {
         assert_eq!(inmate.map_shared(MIB), Ok(Err(EPERM)));
         assert_eq!(inmate.memfd(), Ok(Err(EPERM)));
         assert_eq!(inmate.raise_own_limits(), Ok(Err(EPERM)));
-        // Shared memory is another matter.
+        // Shared memory does not count.
         assert_eq!(inmate.reverse(vec![1; 16 * MIB]).map(|bytes| bytes.len()), Ok(16 * MIB));
         match inmate.allocate(256 * MIB) {
             Err(CallError::Died { exit: Exit::Signal(libc::SIGABRT), .. }) => {}
@@ -989,7 +989,7 @@ fn cpu_time_beyond_the_limit_kills() {
 fn descriptors() {
     let inmate = start(Sandbox::new().open_files(10));
     let (opened, error) = inmate.open_many("/").expect("a reply");
-    // Four are callgate's, when it needs them.
+    // Four are reserved for callgate's own use.
     assert_eq!((opened, error), (14, libc::EMFILE));
     drop(inmate);
     let inmate = start(Sandbox::new().open_files(0));
@@ -997,7 +997,7 @@ fn descriptors() {
     assert_eq!(inmate.raise_own_limits(), Ok(Err(EPERM)));
 }
 
-/// Each entry of an epoll set is told of each message to the child, on its parent's time.
+/// Each message to the child notifies every entry of an epoll set, in its parent's time.
 #[test]
 fn fault_40_a_strict_child_may_have_few_epoll_entries() {
     within(60, "fault_40_a_strict_child_may_have_few_epoll_entries", || {
@@ -1011,7 +1011,7 @@ fn fault_40_a_strict_child_may_have_few_epoll_entries() {
     });
 }
 
-/// How long the first large call of a child takes, and its kill.
+/// How long the first large call through another bridge takes, and how long its kill takes.
 fn bystander() -> (Duration, Duration) {
     let (bridge, begun) = (Inmate::bridge().start().expect("a start"), Instant::now());
     assert_eq!(bridge.reverse(vec![1; MIB]).map(|bytes| bytes.len()), Ok(MIB));
@@ -1020,7 +1020,7 @@ fn bystander() -> (Duration, Duration) {
     (first, begun.elapsed())
 }
 
-/// Strict children that make their sockets as slow as they may, and have their parent speak to them, one after the other.
+/// One after another, strict children make their sockets as slow as they can, and have their parent send to them.
 #[test]
 fn fault_40_others_hardly_notice_what_a_strict_child_makes_slow() {
     let samples = std::env::var("CALLGATE_TEST_SAMPLES").ok().and_then(|number| number.parse().ok()).unwrap_or(20);
@@ -1062,7 +1062,7 @@ fn new_files_have_what_the_umask_leaves() {
     });
 }
 
-/// Row 18 of the faults: nothing is inherited, and nothing that a sandbox takes is left open.
+/// Row 18 of the faults: the child inherits nothing, and no descriptor used to set up the sandbox stays open.
 #[test]
 fn no_descriptor_is_left() {
     within(60, "no_descriptor_is_left", || {
@@ -1078,7 +1078,7 @@ fn no_descriptor_is_left() {
     });
 }
 
-// ---- what goes on working ------------------------------------------------------------------------------------------
+// ---- what keeps working --------------------------------------------------------------------------------------------
 
 fn everything_else() {
     let strict = || Sandbox::strict().memory(512 << 20).cpu_seconds(100).open_files(20);
@@ -1187,7 +1187,7 @@ fn helper_nobody() {
     });
 }
 
-/// Whether an ordinary user may have a user namespace here.
+/// Whether an ordinary user may create a user namespace here.
 fn is_namespace_allowed() -> bool {
     let inmate = start(Sandbox::new().no_network());
     inmate.sandbox_report().is_some_and(|report| report.is_in_force(Measure::NetworkNamespace))
@@ -1195,7 +1195,7 @@ fn is_namespace_allowed() -> bool {
 
 // ---- the parent's end ------------------------------------------------------------------------------------------------
 
-/// The kernel forgets the wish to die with the parent when the user is changed.
+/// When a process changes its user, the kernel clears its request to die with its parent.
 #[test]
 fn fault_15_a_child_that_is_another_user_ends_with_its_parent() {
     within(60, "fault_15_a_child_that_is_another_user_ends_with_its_parent", || {
@@ -1208,7 +1208,7 @@ fn fault_15_a_child_that_is_another_user_ends_with_its_parent() {
                 let mut parent = Helper::start("helper_parent", role);
                 let child: u32 = parent.hear("child").parse().expect("a process number");
                 if stopped {
-                    // Then it is the kernel that must do it.
+                    // A stopped child cannot end itself, so the kernel must do it.
                     kill(Pid::from_raw(child as i32), Number::SIGSTOP).expect("the child is there");
                     assert!(eventually(30, "the child stops", || is_stopped(child)));
                 }
@@ -1243,14 +1243,14 @@ fn a_separate_executable_is_sandboxed_too() {
         let tally = Tally::bridge(3).executable(&worker).sandbox(Sandbox::strict()).start().expect("a start");
         assert_eq!(tally.add("the gate is the bridge"), Ok(4));
         assert_eq!(status(tally.child_pid(), "Seccomp_filters"), "3");
-        // It asks for the link to its own file, and answers with the error.
+        // It asks for the link to its own file, and returns the error.
         let answer = tally.executable().expect("an answer");
         assert!(answer.contains("Operation not permitted"), "{answer}");
         assert!(tally.stop().is_ok_and(|exit| exit.success()));
     });
 }
 
-/// Names a worker that was built without the feature.
+/// The environment variable with the path of a worker that was built without the feature.
 const PLAIN_WORKER: &str = "CALLGATE_TEST_PLAIN_WORKER";
 
 #[test]
@@ -1268,7 +1268,7 @@ fn a_child_that_was_built_without_sandboxes_is_refused() {
     });
 }
 
-/// A sandbox holds what comes after it, so threads that are there already would be outside.
+/// A sandbox binds only threads that start after it, so earlier ones would be outside.
 #[test]
 fn a_child_that_has_threads_already_is_refused() {
     within(60, "a_child_that_has_threads_already_is_refused", || {
@@ -1278,7 +1278,7 @@ fn a_child_that_has_threads_already_is_refused() {
     });
 }
 
-/// Has a process start a thread before everything else.
+/// The environment variable that makes a process start a thread first of all.
 const EARLY_THREAD: &str = "CALLGATE_TEST_EARLY_THREAD";
 
 const _: () = {
@@ -1288,7 +1288,7 @@ const _: () = {
         }
     }
 
-    // The number puts it before `test_support!`, which does not come back in a child.
+    // The number puts it before `test_support!`, which does not return in a child.
     #[used]
     #[unsafe(link_section = ".init_array.00200")]
     static EARLY: extern "C" fn() = early_thread;

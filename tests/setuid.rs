@@ -1,5 +1,5 @@
-//! Promise: a program that runs with more rights than whoever executes it takes no orders from there. A child does what its
-//! parent says, so a setuid program must not become the child of an ordinary user's process, nor run its `main` instead.
+//! Promise: a program that runs with more rights than its caller takes no orders from the caller. A child obeys its parent, so a setuid program must
+//! not become the child of an ordinary user's process, nor run its `main` instead.
 
 mod support;
 
@@ -32,7 +32,7 @@ impl Guest {
 const NOBODY: u32 = 65_534;
 const ROLE: &str = "attack";
 
-/// A copy of this program that runs as root whoever executes it.
+/// A copy of this program that runs as root, whichever user executes it.
 fn setuid_copy(dir: &TempDir) -> String {
     let copy = dir.file("setuid-copy");
     support::copy_program(&copy);
@@ -70,7 +70,7 @@ fn a_setuid_program_is_no_child_of_an_ordinary_users_process() {
     });
 }
 
-/// Executes the setuid copy as nobody, with everything that a bridge's child is started with.
+/// Executes the setuid copy as nobody, with everything that a bridge gives a child at its start.
 #[test]
 fn attacker() {
     if role().as_deref() != Some(ROLE) {
@@ -84,16 +84,16 @@ fn attacker() {
     }
     assert_eq!(executed.status.code(), Some(70), "{out}{err}");
     assert!(err.contains("whoever started it may not command it"), "{err}");
-    // The same program without the bit becomes a child, and waits for a handshake that does not come: the socket closes.
+    // Without the setuid bit, the same program becomes a child, and waits for a handshake. None comes: the socket closes.
     let plain = std::env::var("CALLGATE_TEST_PLAIN").expect("the copy's path");
     let executed = as_nobody(Command::new(&plain).arg("--list"));
     assert_eq!(executed.status.code(), Some(70));
     assert!(!String::from_utf8_lossy(&executed.stderr).contains("may not command it"));
 }
 
-/// Runs `command` as nobody, with one end of a socket as its stdin and the variable that names it. The other end is closed.
+/// Runs `command` as nobody. Its stdin is one end of a socket pair, and the variable names that end; the other end is closed.
 fn as_nobody(command: &mut Command) -> Output {
-    // The kernel records who makes the pair, so that must be nobody too.
+    // The kernel records the pair's creator, so that must be nobody too.
     nix::unistd::seteuid(Uid::from_raw(NOBODY)).expect("root may be nobody");
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     nix::unistd::seteuid(Uid::from_raw(0)).expect("and root again");
@@ -104,16 +104,16 @@ fn as_nobody(command: &mut Command) -> Output {
     command.output().expect("it runs")
 }
 
-/// A program with the rights of its parent is a child as ever.
+/// A program with the same rights as its parent becomes a child as usual.
 #[test]
 fn an_ordinary_program_is_a_child() {
     let guest: Bridge<Guest> = Guest::bridge().start().expect("a start");
     assert_eq!(guest.user(), Ok(geteuid().as_raw()));
 }
 
-// ---- rights that the parent gives up -------------------------------------------------------------------------------
+// ---- parents that drop their rights --------------------------------------------------------------------------------
 
-/// A service that is at something for as long as it likes.
+/// A service whose methods can run for ever.
 struct Busy;
 
 #[bridge]
@@ -122,7 +122,7 @@ impl Busy {
         Busy
     }
 
-    /// Waits for ever, once there is a file at `path`.
+    /// Runs for ever if there is a file at `path`.
     pub(crate) fn behind(path: &str) -> Self {
         if std::path::Path::new(path).exists() {
             Busy.spin();
@@ -141,7 +141,7 @@ impl Busy {
     }
 }
 
-/// Has a helper process, which is root, play `role` in `test`.
+/// Runs `role` in a helper process of `test`, as root.
 fn as_root(test: &str, role: &str) {
     within(120, test, || match Uid::effective().is_root() {
         true => support::play(test, role),
@@ -192,7 +192,7 @@ fn fault_29_a_child_ends_that_its_parent_may_no_longer_kill() {
         end(busy);
         assert!(eventually(30, what, || !process_exists(pid)), "{what}");
     }
-    // What has nothing against it stops in an orderly way.
+    // A child that does not resist stops in an orderly way.
     assert_eq!(idle.answer(), Ok(42));
     assert_eq!(idle.stop(), Ok(Exit::Code(0)));
 }
@@ -203,19 +203,19 @@ fn fault_29_what_still_runs_is_not_said_to_be_gone() {
     let Some(_) = role() else { return as_root(TEST, "drops its rights") };
     let busy = Busy::bridge().start().expect("a start");
     let pid = busy.child_pid();
-    // Whoever is stopped by a signal ends himself no more than he does anything else.
+    // A child that a signal has stopped cannot end itself.
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGSTOP)
         .expect("its own child");
     assert!(eventually(30, "the child stops", || support::is_stopped(pid)));
-    // The helper of a helper: it stays root, and lets the child go on when it is told to.
+    // The helper forks a helper of its own, which stays root and resumes the child when told to.
     let (mut told, tell) = std::io::pipe().expect("a pipe");
-    // SAFETY: the fork calls nothing but what may be called in one: `read`, `kill` and `_exit`.
+    // SAFETY: the fork calls only `read`, `kill` and `_exit`, which a fork may call.
     let root = match unsafe { nix::unistd::fork() }.expect("a fork") {
         nix::unistd::ForkResult::Child => {
             drop(tell);
             let _ = std::io::Read::read(&mut told, &mut [0]);
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGCONT);
-            // SAFETY: ends the fork without running what belongs to the process that it was forked from.
+            // SAFETY: ends the fork without running the exit code of the process that it was forked from.
             unsafe { nix::libc::_exit(0) }
         }
         nix::unistd::ForkResult::Parent { child } => child,
@@ -235,11 +235,11 @@ fn fault_29_what_still_runs_is_not_said_to_be_gone() {
 fn fault_29_a_start_that_fails_leaves_nothing_that_may_not_be_killed() {
     const TEST: &str = "fault_29_a_start_that_fails_leaves_nothing_that_may_not_be_killed";
     let Some(_) = role() else { return as_root(TEST, "drops its rights") };
-    // The thread that starts children stays root: the child is root's, and its parent's other threads are not.
+    // The thread that starts children stays root, so the child is root's; the other threads of its parent are not root.
     let dir = TempDir::new();
     std::fs::write(dir.file("hangs"), "").expect("a file");
     drop(Busy::bridge().start().expect("a start"));
-    // SAFETY: changes the user of this thread alone; nothing else is changed.
+    // SAFETY: changes only the user of this thread.
     let changed = unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
     assert_eq!(changed, 0);
     let begin = Instant::now();

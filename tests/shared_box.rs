@@ -1,5 +1,5 @@
-//! A `SharedBox` passes a bridge without a byte of it being moved, both ways if the child is trusted; it arrives whole whatever its
-//! size, type and place in other values; nobody can touch what he has given away; and its memory comes back, whatever becomes of it.
+//! A `SharedBox` crosses a bridge without its bytes being moved: both ways if the child is trusted. It arrives whole, whatever its size, type and
+//! place in other values. Its former owner can no longer touch it, and its memory returns, whatever becomes of it.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -18,10 +18,10 @@ use support::within;
 
 callgate::test_support!();
 
-/// Ends a test that hangs, in seconds.
+/// Seconds after which a hanging test is aborted.
 const PATIENCE: u64 = 120;
 
-/// Blocks that may be lent at a time.
+/// The number of blocks that may be lent at a time.
 const AT_A_TIME: usize = 1024;
 
 /// Plain data.
@@ -42,7 +42,7 @@ struct Picture {
     mask: Option<SharedBox<[u8]>>,
 }
 
-/// What makes a value of a reply may look at any other box, here at one of a view of an older reply.
+/// Deserialising a reply may access any other box, here a box in a view of an older reply.
 #[derive(Archive, Serialize)]
 struct Thief {
     number: u64,
@@ -56,11 +56,11 @@ struct Pair {
     second: SharedBox<[u8]>,
 }
 
-// SAFETY: of fields that are checked one by one. What is not viewable by itself is a box; nobody here looks at what it is archived as.
+// SAFETY: each field is checked. Only the boxes are not viewable by themselves, and nothing here reads their archived form.
 unsafe impl callgate::Viewable for ArchivedPair {}
 
 thread_local! {
-    /// Where the next thief looks.
+    /// The view that the next thief steals from.
     static SEEN: RefCell<Option<View<Pair>>> = const { RefCell::new(None) };
 }
 
@@ -96,12 +96,12 @@ impl Desk {
     pub fn back(&self, bytes: SharedBox<[u8]>) -> SharedBox<[u8]> {
         bytes
     }
-    /// Changes the first byte.
+    /// Changes the first byte, and returns the box.
     pub fn edit(&self, mut bytes: SharedBox<[u8]>) -> SharedBox<[u8]> {
         bytes[0] = bytes[0].wrapping_add(1);
         bytes
     }
-    /// Where the bytes are, as the child has them mapped.
+    /// The address at which the child has mapped the bytes.
     pub fn address(&self, bytes: SharedBox<[u8]>) -> (u64, SharedBox<[u8]>) {
         (bytes.as_ptr().addr() as u64, bytes)
     }
@@ -150,7 +150,7 @@ impl Desk {
         std::thread::sleep(Duration::from_millis(ms));
         SharedBox::zeroed(len).ok()
     }
-    /// Boxes of other types, beside each other.
+    /// Boxes of different types side by side.
     pub fn doubled(&self, mut numbers: SharedBox<[u64]>) -> (SharedBox<[u64]>, SharedBox<Header>) {
         numbers.iter_mut().for_each(|number| *number *= 2);
         let header = Header { width: numbers.len() as u32, height: 1, scale: 2.0 };
@@ -171,7 +171,7 @@ fn trusting(builder: Builder<Desk>) -> Builder<Desk> {
     unsafe { builder.trust_child() }
 }
 
-/// With a child that is trusted, and one that is not.
+/// Runs `test` with an untrusted and with a trusted child.
 fn both(name: &'static str, test: fn(&dyn Fn() -> Builder<Desk>)) {
     within(PATIENCE, name, move || {
         test(&Desk::bridge);
@@ -212,7 +212,7 @@ fn it_is_the_same_memory_all_the_way() {
             assert_eq!(bytes.as_ptr(), here, "given back as it is, it is the very memory");
             let (there_again, bytes) = desk.address(bytes).expect("a box");
             assert_eq!((there_again, bytes.as_ptr()), (there, here));
-            // An untrusted child cannot write there, so it has made a copy.
+            // An untrusted child cannot write there, so it makes a copy.
             let edited = desk.edit(bytes).expect("a box");
             assert_eq!(edited.as_ptr() == here, trusted);
             assert_eq!((edited[0], edited[1]), (2, 1));
@@ -275,7 +275,7 @@ fn what_is_lent_by_reference_is_still_the_callers() {
             bytes.fill(round + 1);
         }
         assert_eq!(bytes.as_ptr(), before, "no copy was made");
-        // The child is still at it: whoever writes now writes to a copy.
+        // The child still uses the box, so a write here goes to a copy.
         let late = desk.with_timeout(Duration::from_millis(20)).slow_sum(&bytes, 300);
         assert!(matches!(late, Err(CallError::TimedOut { .. })), "{late:?}");
         bytes.fill(7);
@@ -313,7 +313,7 @@ fn what_was_lent_to_a_call_that_has_begun_arrives_as_it_was() {
             [&|| filled(&desk, LEN, 1), &|| desk.make(LEN, 1).expect("a call").expect("memory")];
         for (origin, make) in ["the parent's", "the child's"].into_iter().zip(origins) {
             for (what, way) in [("dropped", dropped), ("written to", written)] {
-                // The child is busy while the box is lent, and while what becomes of it does.
+                // The child is busy while the box is lent, and while it is dropped or written to.
                 let bytes = make();
                 let slow = desk.begin().slow_make(0, 100).expect("a call sent");
                 let sum = desk.begin().sum_of_lent(&bytes).expect("a call sent");
@@ -346,7 +346,7 @@ fn a_box_that_could_not_be_lent_is_still_its_owners_alone() {
     });
 }
 
-/// What is made of a box in a view of an older reply is an error, or a box of its owner's alone.
+/// A value made of a box in a view of an older reply is an error, or a box that belongs to its owner alone.
 #[test]
 fn no_box_is_made_of_memory_that_has_gone_on_to_another() {
     both("no_box_is_made_of_memory_that_has_gone_on_to_another", |start| {
@@ -376,7 +376,7 @@ fn a_box_of_elsewhere_is_copied() {
         assert!(foreign.is_shared());
         assert_eq!(desk.sum_of_lent(&foreign), Ok(10_000));
         assert_eq!(desk.back(foreign).map(|bytes| bytes[4999]), Ok(2));
-        // What one child made, another gets.
+        // A box made by one child can be passed to another.
         let made = desk.make(5000, 3).expect("a call").expect("memory");
         assert_eq!(other.sum(made), Ok(15_000));
     });
@@ -413,7 +413,7 @@ fn a_constructor_takes_one_too() {
     });
 }
 
-/// A bridge that has memory for four boxes of 1 MiB on each side, and waits so long for one.
+/// A bridge with memory for four boxes of 1 MiB on each side, whose calls wait for memory for `timeout`.
 fn small(start: &dyn Fn() -> Builder<Desk>, timeout: Duration) -> Bridge<Desk> {
     let builder = start().max_payload(1 << 20).memory(4 << 21).timeout(timeout);
     builder.start().expect("a start")
@@ -421,7 +421,7 @@ fn small(start: &dyn Fn() -> Builder<Desk>, timeout: Duration) -> Bridge<Desk> {
 
 const MIB: usize = 1 << 20;
 
-/// Against hangs only.
+/// Only guards against hangs.
 const PLENTY: Duration = Duration::from_secs(20);
 
 #[test]
@@ -446,7 +446,7 @@ fn memory_comes_back_whatever_becomes_of_a_box() {
         ];
         for round in 0..5 {
             for (way, pass) in ways.iter().enumerate() {
-                // Three of the four that there are, so that one that is lost is soon missed.
+                // Three of the four available, so a lost one is soon missed.
                 let boxes = [(); 3].map(|()| SharedBox::<[u8]>::zeroed_in(&desk, MIB));
                 for bytes in boxes {
                     pass(bytes.unwrap_or_else(|error| panic!("round {round}, way {way}: {error}")));
@@ -465,7 +465,7 @@ fn memory_of_calls_that_were_given_up_comes_back() {
             let bytes = SharedBox::<[u8]>::zeroed_in(&desk, MIB).expect("memory");
             assert!(matches!(hasty.slow_back(bytes, 15), Err(CallError::TimedOut { .. })));
             assert!(matches!(hasty.slow_make(MIB, 15), Err(CallError::TimedOut { .. })));
-            // The late replies are dropped, and what they bring with them.
+            // The late replies are dropped together with the boxes in them.
             desk.nothing().expect("a call");
         }
     });
@@ -490,7 +490,7 @@ fn exhaustion_is_an_error_at_the_deadline_or_at_once_in_the_child() {
     });
 }
 
-/// However many large boxes there are here, each in a segment of its own, the child can make one too.
+/// However many large boxes exist here, each in its own segment, the child can still make one.
 #[test]
 fn either_side_has_segments_of_its_own() {
     both("either_side_has_segments_of_its_own", |start| {
@@ -592,7 +592,7 @@ fn files_and_sockets_are_read_straight_into_one() {
     });
 }
 
-/// Has so many bytes to give, and notes how large the slices are that it is asked to fill.
+/// Has `left` bytes to give, and records the lengths of the slices that it is asked to fill.
 struct Counting {
     left: usize,
     asked: Vec<usize>,

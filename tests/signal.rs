@@ -1,7 +1,7 @@
-//! Promise: a bridge works the same whatever wakes its sleeping sides, `doorbell_fd` tells an epoll loop of replies and of the
-//! end, and a hostile child can do nothing to the eventfds that it shares with its parent but be slow.
+//! Promise: a bridge works the same whatever wakes its sleeping sides. `doorbell_fd` tells an epoll loop of replies and of the end. A hostile child
+//! can do no more to the eventfds that it shares with its parent than slow it down.
 //!
-//! The hostile service knows nothing that an attacker would not: it finds the eventfds in `/proc/self/fd`.
+//! The hostile service knows only what an attacker would know: it finds the eventfds in `/proc/self/fd`.
 
 mod support;
 
@@ -27,7 +27,7 @@ impl Guest {
         n + 1
     }
 
-    /// Long enough for the caller to sleep.
+    /// Takes long enough for the caller to fall asleep.
     pub(crate) fn add_slowly(&self, n: u64, ms: u64) -> u64 {
         std::thread::sleep(Duration::from_millis(ms));
         n + 1
@@ -37,19 +37,19 @@ impl Guest {
         std::process::abort()
     }
 
-    /// How many eventfds this process has.
+    /// The number of eventfds that this process has.
     pub(crate) fn eventfds(&self) -> usize {
         eventfds().len()
     }
 
-    /// Has eventfds block whoever reads them while they are empty, or writes them while they are full.
+    /// Makes eventfds blocking: a read blocks while they are empty, a write while they are full.
     pub(crate) fn make_blocking(&self) {
         for eventfd in eventfds() {
             fcntl_setfl(eventfd, fcntl_getfl(eventfd).expect("its flags") - OFlags::NONBLOCK).expect("new flags");
         }
     }
 
-    /// Reads every ring away, for ever: if it is quick enough, nobody hears one.
+    /// Reads away every ring, for ever: if it is quick enough, nobody hears any.
     pub(crate) fn steal(&self) {
         for eventfd in eventfds() {
             std::thread::spawn(move || {
@@ -71,7 +71,7 @@ impl Guest {
         });
     }
 
-    /// Fills the counts, so that another ring would not fit, and goes on filling them.
+    /// Fills the counts so that no further ring fits, and keeps them full.
     pub(crate) fn fill(&self) {
         for eventfd in eventfds() {
             std::thread::spawn(move || {
@@ -84,7 +84,7 @@ impl Guest {
     }
 }
 
-/// The eventfds of this process. In a child those of its bridge: it opens none itself.
+/// The eventfds of this process. In a child, these are its bridge's: it opens none itself.
 fn eventfds() -> Vec<BorrowedFd<'static>> {
     let entries = std::fs::read_dir("/proc/self/fd").expect("procfs").flatten();
     let is_eventfd = |path| std::fs::read_link(path).is_ok_and(|to| to.to_string_lossy() == "anon_inode:[eventfd]");
@@ -179,7 +179,7 @@ fn the_descriptor_tells_of_a_reply_and_of_the_end() {
         assert!(bridge.doorbell_fd().is_some_and(|fd| {
             rustix::io::fcntl_getfd(fd.as_fd()).is_ok_and(|flags| flags.contains(rustix::io::FdFlags::CLOEXEC))
         }));
-        // The caller sleeps; a second thread hears the ring that wakes it, or at the latest finds that it has been answered.
+        // While the caller sleeps, a second thread hears the ring that wakes it or, at the latest, finds the call answered.
         let heard = std::thread::scope(|scope| {
             let listening = scope.spawn(|| (0..50).any(|_| is_rung(&bridge, 100)));
             while !listening.is_finished() {
@@ -201,7 +201,7 @@ fn an_idle_bridge_spends_no_time() {
     for signal in SIGNALS {
         let bridge = Guest::bridge().signal(signal).start().expect("the bridge starts");
         assert_eq!(bridge.add(1), Ok(2));
-        // Until both sides have stopped polling.
+        // Wait until both sides have stopped polling.
         std::thread::sleep(Duration::from_millis(50));
         let spent = || {
             let usage = getrusage(UsageWho::RUSAGE_SELF).expect("the kernel counts");
@@ -210,12 +210,12 @@ fn an_idle_bridge_spends_no_time() {
         let before = spent();
         std::thread::sleep(Duration::from_millis(300));
         let after = spent();
-        // This very sleep, and no polling by anybody: even a nap of 5 ms would be 60 switches.
+        // Only this sleep counts; neither side polls. Even naps of 5 ms would cause 60 switches.
         assert!(after.0 - before.0 < 10 && after.1 - before.1 < 10, "{signal:?}: {before:?} to {after:?}");
     }
 }
 
-/// How often threads of process `pid` have gone to sleep.
+/// The number of times that threads of process `pid` have gone to sleep.
 fn child_switches(pid: u32) -> i64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let count = |status: String| {
@@ -226,8 +226,8 @@ fn child_switches(pid: u32) -> i64 {
 
 // ---- hostile children ----------------------------------------------------------------------------------------------
 
-/// A bridge whose child will not come back, with calls that have little time: each must end as it likes, but end; and so must
-/// those of the parent's other bridges, answered.
+/// Makes calls with short timeouts through a bridge whose child is damaged for good. Each call must end, with any result. Calls through the
+/// parent's other bridges must be answered.
 fn survives(what: &str, harm: impl Fn(&Bridge<Guest>)) {
     within(60, what, || {
         let (bridge, other) = (start(Signal::EventFd), start(Signal::EventFd));
@@ -237,7 +237,7 @@ fn survives(what: &str, harm: impl Fn(&Bridge<Guest>)) {
             let begun = Instant::now();
             let answer = bridge.with_timeout(patience).add(n);
             assert!(matches!(answer, Ok(_) | Err(CallError::TimedOut { .. })), "{what}: {answer:?}");
-            // No time is asserted: a call that hung would not come here at all, and the watchdog speaks.
+            // Asserts no upper bound: a call that hangs never gets here, and the watchdog reports it.
             if answer.is_err() {
                 assert!(begun.elapsed() >= patience);
             }
@@ -256,7 +256,7 @@ fn fault_10_a_child_that_has_eventfds_block_cannot_block_its_parent() {
 
 #[test]
 fn fault_10_a_child_that_steals_rings_cannot_hang_a_call() {
-    // The ring for this very call may be stolen: then it ends at its deadline, and finds that it has been answered.
+    // If the ring for this very call is stolen, the call ends at its deadline, and finds that it has been answered.
     survives("stolen rings", |bridge| drop(bridge.with_timeout(Duration::from_secs(1)).steal()));
     survives("stolen rings of blocking eventfds", |bridge| {
         bridge.make_blocking().expect("an answer");
@@ -277,7 +277,7 @@ fn fault_10_a_child_that_fills_the_counts_cannot_block_its_parent() {
     });
 }
 
-/// A flood makes the parent nap, and not poll: it goes to sleep at most about once a millisecond, however often it is rung.
+/// A flood makes the parent nap instead of polling: however often it is rung, it goes to sleep at most about once a millisecond.
 #[test]
 fn a_flood_does_not_make_the_parent_poll() {
     const NAME: &str = "a_flood_does_not_make_the_parent_poll";
@@ -317,7 +317,7 @@ fn the_environment_chooses_the_default() {
             assert!(matches!(error, StartError::Option { .. }), "{error}");
             let text = error.to_string();
             assert!(text.contains("CALLGATE_SIGNAL is `") && text.contains("one of futex, eventfd"), "{text}");
-            // What the program says itself is not looked up.
+            // If the program sets the backend itself, the variable is not read.
             assert_eq!(start(Signal::Futex).add(1), Ok(2));
         }
         Some("unknown segments") => {

@@ -1,4 +1,4 @@
-//! Promise: a start that fails says why in a sentence and leaves nothing behind; many starts at once do not disturb each other.
+//! Promise: a start that fails says why in one sentence and leaves nothing behind. Many starts at once do not disturb each other.
 
 use callgate::{Builder, Output, StartError, bridge};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -35,7 +35,7 @@ impl Guest {
         Guest { name: name.into() }
     }
 
-    /// Comes to the end that `fate` names.
+    /// Ends in the way that `fate` names.
     pub(crate) fn with_fate(fate: &str) -> Result<Self, String> {
         match fate {
             "error" => return Err("no luck".into()),
@@ -56,7 +56,7 @@ impl Guest {
         format!("{} {number}", self.name)
     }
 
-    /// How long what it is given is.
+    /// The length of the argument.
     pub(crate) fn weigh(&self, bytes: &[u8]) -> u64 {
         bytes.len() as u64
     }
@@ -78,13 +78,13 @@ fn forever() -> ! {
 
 /// Closes every descriptor.
 fn hang_up() {
-    // SAFETY: the process does nothing afterwards, with descriptors or otherwise, but wait to be killed.
+    // SAFETY: afterwards the process uses no descriptors and does nothing but wait to be killed.
     assert_eq!(unsafe { nix::libc::close_range(0, u32::MAX, 0) }, 0);
 }
 
-// ---- children that are none ----------------------------------------------------------------------------------------
+// ---- fake children -------------------------------------------------------------------------------------------------
 
-/// Names, for a process that a bridge starts, what it is to do instead of being its child.
+/// The environment variable that tells a process started by a bridge what to do instead of being a child.
 const FAKE: &str = "CALLGATE_TEST_FAKE";
 
 const _: () = {
@@ -94,18 +94,18 @@ const _: () = {
         }
     }
 
-    // The number puts it before `test_support!`, which would make the process a child.
+    // The number puts it before `test_support!`, which would turn the process into a child.
     #[used]
     #[unsafe(link_section = ".init_array.00200")]
     static FAKE_CHILD: extern "C" fn() = fake_child;
 };
 
-/// Says to the parent what `fake` names, and waits for its end.
+/// Sends the parent what `fake` names, and waits for the parent's end.
 fn play(fake: &str) -> ! {
     let socket = rustix::stdio::stdin();
     let mut hello = [0; 8192];
     let _ = rustix::io::read(socket, &mut hello);
-    // The magic and the version of the protocol: as this build has them.
+    // The magic and the version of this build's protocol.
     let (prefix, version) = (&hello[..16], &hello[8..12]);
     let words = |words: [u64; 2]| [prefix, &words[0].to_le_bytes(), &words[1].to_le_bytes()].concat();
     let parts: Vec<_> = fake.split(' ').collect();
@@ -142,7 +142,7 @@ fn fake(fake: &str) -> Builder<Guest> {
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Starts that fail, and what they say; `*` stands for whatever varies. `dir` is theirs to put files in.
+/// Starts that fail, and their messages; `*` stands for any text. They may create files in `dir`.
 fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
     let executable = |path: &str| Guest::bridge().executable(path);
     let fate = |fate: &str| Guest::bridge_with_fate(fate).timeout(Duration::from_secs(20));
@@ -151,7 +151,7 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
         .and_then(|()| fs::set_permissions(&empty, fs::Permissions::from_mode(0o755)))
         .expect("a file");
     vec![
-        // What cannot be executed.
+        // Files that cannot be executed.
         (executable("/nowhere/worker"), "starting `/nowhere/worker`: No such file or directory (os error 2)"),
         (executable("callgate-no-such-worker"), "starting `callgate-no-such-worker`: * (os error *)"),
         (executable("/etc/passwd"), "starting `/etc/passwd`: Permission denied (os error 13)"),
@@ -166,7 +166,7 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
             Guest::bridge().env("NUL\0", ""),
             "env is \"NUL\\0\" = \"\", and must be given a key and a value without a zero byte",
         ),
-        // What can, and is no child.
+        // Programs that can be executed, but are not children.
         (executable("/bin/true"), "child * exited with code 0 during the handshake"),
         (executable("/bin/false"), "child * exited with code 1 during the handshake"),
         (
@@ -174,11 +174,11 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
             "`/bin/cat` did not answer within 300ms (has its main #[callgate::main] above it, or does it begin with callgate::init() or callgate::serve()?)",
         ),
         (fake("silent").start_timeout(SHORT), "`/proc/self/exe` did not answer within 300ms (*)"),
-        // No time at all: it is the handshake that is late, or the service's start, if the child was quicker than its parent.
+        // With no time at all, the handshake is late; or the service's start is, if the child was quicker than its parent.
         (Guest::bridge().start_timeout(Duration::ZERO), "* answer within 0ns*"),
         (fake("exit 5"), "child * exited with code 5 during the handshake"),
         (fake("hang-up").start_timeout(SHORT), "child *: it closed its control socket*"),
-        // What is a child, and another one than expected.
+        // Children, but not the expected ones.
         (fake("version 16"), "child * does not match: the version of callgate's protocol (here 0x*, there 0x*)"),
         (fake("version 32"), "child * does not match: the version of callgate's protocol (here 0x*, there 0x*)"),
         (fake("version 33"), "child * does not match: the version of callgate's protocol (here 0x*, there 0x*)"),
@@ -198,7 +198,7 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
             fake("answer 7 0"),
             "child *: it could not map the bridge's segment, or was built without the backends that the bridge uses",
         ),
-        // What makes no sense.
+        // Nonsensical answers.
         (
             fake("answer 9 0"),
             "child *: it was built without callgate's feature `sandbox`, so it cannot have the sandbox that the bridge has",
@@ -218,7 +218,7 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
             fake("answer ready").timeout(SHORT),
             "call `Guest::new` failed: child * gave no answer within 300ms; the call had not started",
         ),
-        // What fails later: the constructor.
+        // Later failures: in the constructor.
         (fate("error"), "its constructor failed: no luck"),
         (fate("long error"), "its constructor failed: no luck. no luck. *"),
         (fate("panic"), "call `Guest::with_fate` failed: the child panicked at tests/start.rs:*: bad luck"),
@@ -242,14 +242,14 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
     ]
 }
 
-/// Whether `text` is `pattern`, in which `*` stands for anything.
+/// Whether `text` matches `pattern`, in which `*` stands for any text.
 fn fits(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(tail) = text.strip_prefix(head) else { return false };
     (0..=tail.len()).any(|at| tail.is_char_boundary(at) && fits(rest, &tail[at..]))
 }
 
-/// What a start that must fail says, after the words that they all begin with.
+/// The message of a start that must fail, without its common beginning.
 #[track_caller]
 fn failure(builder: Builder<Guest>) -> String {
     let error = builder.start().expect_err("a start that fails").to_string();
@@ -348,7 +348,7 @@ fn fault_20_no_memory_for_the_segment() {
     });
 }
 
-/// Bytes of address space that this process uses.
+/// Bytes of address space used by this process.
 fn virtual_memory() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("a status");
     let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("its size");
@@ -364,8 +364,8 @@ fn limited<R>(resource: Resource, limit: u64, body: impl FnOnce() -> R) -> R {
     result
 }
 
-/// More descriptors than a start needs, that of the watcher included, whatever wakes its sides: with eventfds, two for each of 8
-/// lanes and two more.
+/// More descriptors than any start needs, including the watcher's, with any backend: with eventfds, a start needs two for each of 8 lanes and two
+/// more.
 const ENOUGH: usize = 24;
 
 /// Runs `body` while exactly `spare` descriptors can be opened.
@@ -422,8 +422,7 @@ fn fault_20_descriptors_run_out_at_random() {
     });
 }
 
-/// Again and again leaves all spare descriptors to others, and after a while takes each that it can get, at once when it gets
-/// free.
+/// In a loop, leaves all spare descriptors to others for a while, then takes each one as soon as it becomes free.
 fn take_descriptors_until(done: &AtomicBool) {
     for microseconds in (0..1500).step_by(37).cycle() {
         if done.load(Ordering::Relaxed) {
@@ -448,7 +447,7 @@ fn fault_20_no_descriptors_left_for_the_first_start() {
     });
 }
 
-/// The first start lacks descriptors; the next works all the same, and what both leave is the watcher.
+/// The first start lacks descriptors. The second still works, and both together leave only the watcher.
 #[test]
 fn helper_first_start() {
     let Some(spare) = role() else { return };
@@ -467,7 +466,7 @@ fn helper_first_start() {
     });
 }
 
-/// SIGXFSZ, as often as this process has handled it.
+/// How many SIGXFSZ this process has handled.
 static FILE_SIGNALS: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn count_file_signal(_: i32) {
@@ -482,14 +481,14 @@ fn fault_24_a_limit_on_files_fails_a_start_or_a_call_and_signals_nobody() {
         for handled in [false, true] {
             let guest = Guest::bridge().start().expect("a start");
             if handled {
-                // SAFETY: the handler changes an atomic alone.
+                // SAFETY: the handler changes only an atomic.
                 unsafe { signal(Signal::SIGXFSZ, SigHandler::Handler(count_file_signal)) }.expect("a handler");
             }
             limited(Resource::RLIMIT_FSIZE, 4096, || {
                 let said = failure(Guest::bridge());
                 let expected = format!("creating a segment of * bytes, with RLIMIT_FSIZE at 4096 bytes: {TOO_LONG}");
                 assert!(fits(&expected, &said), "{said}");
-                // Children inherit the limit; what they need is made here.
+                // Children inherit the limit, but the parent creates their memory.
                 let error = guest.weigh(&vec![7; 64 << 20]).expect_err("no memory").to_string();
                 assert!(error.contains("RLIMIT_FSIZE at 4096 bytes") && error.contains(TOO_LONG), "{error}");
                 let error = guest.fill(64 << 20).expect_err("no memory").to_string();
@@ -516,12 +515,12 @@ fn fault_24_limits_on_descriptors_and_addresses_are_named() {
     });
 }
 
-/// What a child sends takes memory twice in its parent: where it lies, and a copy. How much, the child says.
+/// A child's payload takes memory twice in its parent: where it lies, and for a copy. The child says how much.
 #[test]
 fn fault_24_a_reply_that_there_is_no_memory_for_fails_its_call() {
     alone("fault_24_a_reply_that_there_is_no_memory_for_fails_its_call", 120, || {
         let guest = Guest::bridge().start().expect("a start");
-        // Room for the reply's memory and for what the allocator reserves for a thread that begins meanwhile, but not for a copy.
+        // Room for the reply's memory, and for what the allocator reserves for a thread that starts meanwhile, but not for a copy.
         limited(Resource::RLIMIT_AS, virtual_memory() + (480 << 20), || {
             let refused = guest.fill(256 << 20).expect_err("it cannot be copied").to_string();
             let expected =
@@ -541,17 +540,17 @@ fn fault_24_a_limit_on_tasks_is_named() {
             return println!("skipped, as it takes root");
         }
         let first = Guest::bridge().start().expect("a start");
-        // For root there is no such limit. A user that nobody else is.
+        // The limit does not apply to root, so become a user that nothing else runs as.
         let user = nix::unistd::Uid::from_raw(3_000_000 + std::process::id());
         nix::unistd::setresuid(user, user, user).expect("root may become anybody");
         limited(Resource::RLIMIT_NPROC, 0, || {
             let said = failure(Guest::bridge().executable("/bin/true"));
-            // The doorbells of this backend have threads, and come first.
+            // This backend's doorbells need threads, and are created first.
             let has_threads = std::env::var("CALLGATE_SIGNAL").is_ok_and(|signal| signal == "raw-sync");
             let what = if has_threads { "creating its doorbells" } else { "starting `/bin/true`" };
             let expected = format!("{what}, with RLIMIT_NPROC at 0: Resource temporarily unavailable (os error 11)");
             assert_eq!(said, expected);
-            // Memory for a large result is sealed on a thread of its own.
+            // Memory for a large result is sealed on a separate thread.
             let error = first.fill(64 << 20).expect_err("no thread").to_string();
             assert!(error.contains(", with RLIMIT_NPROC at 0: Resource temporarily unavailable"), "{error}");
         });
@@ -588,7 +587,7 @@ fn fault_19_many_threads_start_bridges_while_others_allocate_and_lock() {
     });
 }
 
-/// Allocates, and takes the locks that a process started by fork could find taken.
+/// Allocates memory, and takes the locks that a forked process could find taken.
 fn busy_until(done: &AtomicBool, shared: &Mutex<Vec<Vec<u8>>>) {
     for size in (1..100_000).step_by(997).cycle() {
         if done.load(Ordering::Relaxed) {
@@ -609,7 +608,7 @@ fn busy_until(done: &AtomicBool, shared: &Mutex<Vec<Vec<u8>>>) {
 fn fault_36_words_that_the_system_would_not_take_are_refused_before_a_process_is_started() {
     within(60, "fault_36_words_that_the_system_would_not_take_are_refused_before_a_process_is_started", || {
         let refused = |option: &str, builder: Builder<Guest>| {
-            // Were one started, this would be the error.
+            // If a child were started, this would be the error.
             let error = builder.start_timeout(Duration::ZERO).start().expect_err("it cannot be");
             assert!(
                 matches!(&error, StartError::Option { option: named, .. } if *named == option),

@@ -1,5 +1,5 @@
-//! Stopping is orderly: calls before it are answered, the service is dropped in the child, output is flushed, exit handlers
-//! run. What does not stop in time is killed, and nobody is left waiting.
+//! Stopping is orderly: earlier calls are answered, the service is dropped in the child, output is flushed, and exit handlers run. A child that does
+//! not stop in time is killed, and no caller keeps waiting.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -19,7 +19,7 @@ callgate::test_support!();
 
 const PATIENCE: u64 = 120;
 
-/// A grace that is over soon.
+/// A short grace.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// How long after its grace a stop may return on a busy machine.
@@ -27,7 +27,7 @@ const SLACK: Duration = Duration::from_secs(10);
 
 const KILLED: Exit = Exit::Signal(libc::SIGKILL);
 
-/// Writes its last number to a file when it is dropped.
+/// Writes its final total to a file when it is dropped.
 struct Diary {
     path: String,
     total: u64,
@@ -40,7 +40,7 @@ impl Diary {
         Diary { path: path.to_owned(), total: 0, before_drop: None }
     }
 
-    /// Waits at `gate` once there is a file `hangs`.
+    /// Waits at `gate` if there is a file at `hangs`.
     pub fn behind(path: &str, hangs: &str, gate: &str) -> Self {
         if Path::new(hangs).exists() {
             Gate::pass(gate);
@@ -87,7 +87,7 @@ impl Diary {
         }
     }
 
-    /// Has a thread run that never ends.
+    /// Starts a thread that never ends.
     pub fn start_thread(&self) {
         std::thread::spawn(|| {
             loop {
@@ -118,7 +118,7 @@ extern "C" fn write_exit_note() {
 }
 
 fn at_exit(handler: extern "C" fn()) {
-    // SAFETY: the handler is a function of this program, does not unwind, and touches nothing that is gone by then.
+    // SAFETY: the handler is a function of this program, does not unwind, and uses nothing that is gone by then.
     assert_eq!(unsafe { libc::atexit(handler) }, 0);
 }
 
@@ -145,17 +145,17 @@ impl Desk {
     }
 }
 
-/// Whether there is any trace of the process in the table: it does not run, and has been reaped.
+/// Whether the process has left the process table: it does not run, and has been reaped.
 fn is_reaped(pid: u32) -> bool {
     !Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Whether a call failed because of the stop, having come as far as `started`.
+/// Whether a call failed because of the stop, and had started or not as `started` says.
 fn was_stopped<R>(result: &Result<R, CallError>, started: Started) -> bool {
     matches!(result, Err(CallError::Stopped { started: at, .. }) if *at == started)
 }
 
-/// Runs `stop`, which cannot be had within a grace of `SHORT`.
+/// Runs a `stop` that cannot succeed within a grace of `SHORT`.
 fn timed_out_stop(diary: &Bridge<Diary>) {
     let start = Instant::now();
     let stop = diary.stop();
@@ -167,7 +167,7 @@ fn timed_out_stop(diary: &Bridge<Diary>) {
     assert_eq!(diary.stop(), Ok(KILLED));
 }
 
-// ---- the orderly way -----------------------------------------------------------------------------------------------
+// ---- orderly stops -------------------------------------------------------------------------------------------------
 
 #[test]
 fn stop_drops_the_service_and_the_child_exits_with_0() {
@@ -316,8 +316,8 @@ fn stop_waits_for_a_call_that_another_thread_is_in() {
     });
 }
 
-/// Also on lanes that come after its own: a thread prefers the lane that it had, and the stopping thread has had its lane
-/// before the calling ones get theirs.
+/// Includes calls on lanes after its own: a thread prefers the lane that it had before, and the stopping thread gets its lane before the calling
+/// threads get theirs.
 #[test]
 fn stop_comes_after_the_calls_that_were_made_before_it() {
     within(PATIENCE, "stop behind calls", || {
@@ -342,7 +342,7 @@ fn stop_comes_after_the_calls_that_were_made_before_it() {
             begin.wait();
             gate.wait_for_child();
             let others: Vec<_> = (0..5).map(|_| scope.spawn(|| desk.diary.add(1))).collect();
-            // Nothing tells from outside that a request has been published.
+            // Nothing outside shows that a request has been published.
             std::thread::sleep(SHORT);
             stop_now.wait();
             std::thread::sleep(SHORT);
@@ -384,14 +384,14 @@ fn stop_among_busy_callers_loses_no_answered_call() {
                 }
                 (answered, unsure)
             });
-            // What the service counted is what the callers know of, but for calls that may have run.
+            // The service counted exactly the calls that the callers know of, except for calls that may have run.
             let counted: u64 = desk.written().expect("it was dropped").parse().expect("a number");
             assert!((answered..=answered + unsure).contains(&counted), "{counted} of {answered} + {unsure}");
         }
     });
 }
 
-// ---- the other way -------------------------------------------------------------------------------------------------
+// ---- forced stops --------------------------------------------------------------------------------------------------
 
 #[test]
 fn stop_kills_a_child_whose_call_does_not_end_in_time() {
@@ -480,11 +480,11 @@ fn kill_ends_calls_of_other_threads() {
 
 // ---- drop does not wait --------------------------------------------------------------------------------------------
 
-/// What a drop may take on a machine that is busy with other things, of several the shortest; docs/RELIABILITY.md has what it takes on another. Much
-/// less than the grace.
+/// The longest that the shortest of several drops may take on a busy machine, much less than the grace; docs/RELIABILITY.md has the figures of
+/// another machine.
 const AT_ONCE: Duration = Duration::from_millis(150);
 
-/// Drops what `make` makes, several times: it takes no time, and the child is gone soon after its grace.
+/// Checks that dropping what `make` makes, several times, takes no time, and that the child is gone soon after its grace.
 fn is_dropped_at_once<K>(what: &str, make: impl Fn() -> (Desk, K)) {
     let mut taken = Vec::new();
     for _ in 0..5 {
@@ -564,7 +564,7 @@ fn fault_47_drop_does_not_wait_for_a_child_that_rises() {
     });
 }
 
-/// Its grace is over only after it has ended by itself.
+/// The grace is long enough for the child to end by itself.
 #[test]
 fn fault_47_a_dropped_child_does_what_it_was_sent_and_drops_its_service() {
     within(PATIENCE, "drop of the honest", || {
@@ -589,7 +589,7 @@ fn fault_47_a_dropped_child_does_what_it_was_sent_and_drops_its_service() {
     });
 }
 
-/// Memory of gigabytes takes a while to be given back.
+/// The system needs a while to free gigabytes of memory.
 #[test]
 fn fault_47_drop_does_not_wait_for_large_memory_to_be_given_back() {
     within(PATIENCE, "drop of much memory", || {
@@ -629,9 +629,9 @@ fn helper_drops_and_ends() {
     std::process::exit(0);
 }
 
-// ---- what was answered does not delay the end ----------------------------------------------------------------------
+// ---- answered calls do not delay the end ---------------------------------------------------------------------------
 
-/// A stop that would wait for something else than the child would take the whole of this.
+/// A stop that waited for anything but the child would take this long.
 const ENDLESS: Duration = Duration::from_secs(3600);
 
 #[test]

@@ -1,5 +1,5 @@
-//! A large reply, which its caller copies while it is being written, arrives whole or not at all: whatever its type, whether the
-//! caller polls, sleeps or does not wait, and whatever happens in the middle of it.
+//! A large reply, which its caller copies while it is being written, arrives whole or not at all: whatever its type, whether the caller polls, sleeps
+//! or does not wait, and whatever happens half-way.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -19,10 +19,10 @@ const PATIENCE: u64 = 240;
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes on both sides of where replies begin to be announced, and of where a piece ends.
+/// Lengths on both sides of the size from which replies are announced early, and of the ends of pieces.
 const LENS: [u64; 9] = [1000, 65_536, 131_063, 131_064, 131_072, 163_840, 163_841, MIB, 5 * MIB + 13];
 
-/// What happens while a value is serialised.
+/// What happens during the serialisation of a value.
 #[derive(Clone, Copy, PartialEq)]
 enum Hook {
     Nothing,
@@ -62,7 +62,7 @@ impl<D: Fallible + ?Sized> Deserialize<Hook, D> for u64_le {
     }
 }
 
-/// Two large parts, and between them something that happens.
+/// Two large parts, with a hook that runs between them.
 #[derive(Archive, Serialize, Deserialize, PartialEq)]
 struct Parts {
     first: Vec<u8>,
@@ -98,7 +98,7 @@ impl Well {
     pub fn maybe(&self, len: u64) -> Result<Vec<u8>, String> {
         Ok(bytes(len))
     }
-    /// Many small writes, through several blocks.
+    /// Written in many small pieces, across several blocks.
     pub fn words(&self, len: u64) -> Vec<String> {
         (0..len / 32).map(|n| format!("word number {n}, of many")).collect()
     }
@@ -117,7 +117,7 @@ impl Well {
     pub fn dies(&self, len: u64) -> Parts {
         parts(len, Hook::Dies)
     }
-    /// A large reply that is not begun before the gate opens.
+    /// A large reply that starts only when the gate opens.
     pub fn bytes_at(&self, gate: &str, len: u64) -> Vec<u8> {
         Gate::pass(gate);
         bytes(len)
@@ -132,7 +132,7 @@ fn text(len: u64) -> String {
     bytes(len).into_iter().map(|byte| char::from(byte % 26 + b'a')).collect()
 }
 
-/// As many bytes of numbers.
+/// Numbers that fill `len` bytes.
 fn numbers(len: u64) -> Vec<u64> {
     (0..len / 8).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect()
 }
@@ -147,7 +147,7 @@ fn well(wait: Wait) -> Bridge<Well> {
 
 const WAITS: [Wait; 3] = [Wait::Adaptive, Wait::Park, Wait::Spin];
 
-/// Not `assert_eq`: nobody wants to see megabytes.
+/// Not `assert_eq`, which would print megabytes.
 #[track_caller]
 fn same<R: PartialEq>(reply: Result<R, CallError>, value: R) {
     match reply {
@@ -178,7 +178,7 @@ fn every_kind_of_reply_arrives_whole() {
     });
 }
 
-/// A long reply in one block after the other: the block that was left is another reply's at once.
+/// A long reply moves from one block to the next, and another reply uses each abandoned block at once.
 #[test]
 fn replies_that_move_while_they_are_copied_arrive_whole() {
     within(PATIENCE, "replies_that_move_while_they_are_copied", || {
@@ -227,7 +227,7 @@ fn a_call_that_is_begun_gets_its_large_reply_polled_or_waited_for() {
     });
 }
 
-/// The reply had been announced, and a megabyte of it copied.
+/// The failure comes after the reply was announced and a megabyte of it was copied.
 #[test]
 fn a_reply_that_fails_in_the_middle_is_an_error_and_the_bridge_goes_on() {
     within(PATIENCE, "failing in the middle", || {
@@ -281,10 +281,10 @@ fn a_child_that_stalls_in_the_middle_is_waited_for_until_the_deadline() {
                 let error = well.with_timeout(timeout).sleeps(2 * MIB).map(drop).expect_err("it takes longer");
                 assert!(matches!(error, CallError::TimedOut { started: Started::Yes, .. }), "{error}");
                 assert!(start.elapsed() >= timeout && start.elapsed() < timeout + Duration::from_secs(10));
-                // The next call gets its own reply, not what is left of that one.
+                // The next call gets its own reply, not the rest of the previous one.
                 same(well.numbers(MIB), numbers(MIB));
             }
-            // With time enough, the pause does no harm.
+            // With enough time, the pause does no harm.
             same(well.sleeps(2 * MIB), parts(2 * MIB, Hook::Nothing));
         }
     });

@@ -1,6 +1,6 @@
-//! While both sides poll, a call makes no system call: neither on the caller's thread nor on the child's.
+//! While both sides poll, a call makes no system call, neither on the caller's thread nor on the child's.
 //!
-//! Counted by this process, which traces a helper process and the child of the helper's bridge.
+//! This process does the counting: it traces a helper process and the child of the helper's bridge.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -38,7 +38,7 @@ impl Adder {
     pub fn count(&self, numbers: &[u64], label: &str) -> usize {
         numbers.len() + label.len()
     }
-    /// A system call: the C library keeps no copy of the number.
+    /// Makes a system call: the C library does not cache the number.
     pub fn pid() -> u32 {
         std::process::id()
     }
@@ -46,10 +46,10 @@ impl Adder {
 
 // ---- the helper ----------------------------------------------------------------------------------------------------
 
-/// How many calls the helper has made; the tracer reads it in the helper's memory.
+/// The number of calls that the helper has made; the tracer reads it from the helper's memory.
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
-/// What the helper calls, over and over, until it is killed.
+/// Makes calls in a loop, until it is killed. Runs only in the helper process.
 #[test]
 fn helper_caller() {
     let Some(role) = support::role() else { return };
@@ -72,12 +72,12 @@ fn helper_caller() {
     }
 }
 
-/// A helper in its loop, killed when dropped, and its child with it.
+/// A helper in its loop. Dropping it kills it and its child.
 struct Helper {
     process: Child,
     caller: Pid,
     callee: Pid,
-    /// The helper's memory, and where in it the number of calls is.
+    /// The helper's memory, and the address of the number of calls in it.
     calls: (File, u64),
 }
 
@@ -102,8 +102,8 @@ impl Helper {
         u64::from_ne_bytes(bytes)
     }
 
-    /// Runs `meanwhile` over and over for at least 300 ms and `enough` calls, which the machine may be too busy to make in
-    /// that time. Returns how many calls there were.
+    /// Runs `meanwhile` repeatedly until 300 ms have passed and `enough` calls have been made, for which a busy machine may need longer.
+    /// Returns the number of calls made.
     fn for_a_while(&self, enough: u64, mut meanwhile: impl FnMut()) -> u64 {
         let (start, before) = (Instant::now(), self.calls());
         while start.elapsed() < Duration::from_millis(300) || self.calls() < before + enough {
@@ -122,7 +122,7 @@ fn numbers(words: &str) -> Option<[u64; 3]> {
 impl Drop for Helper {
     fn drop(&mut self) {
         let _ = self.process.kill();
-        // What is traced is reaped by its tracer; an error says that it is not traced, or gone.
+        // A traced thread is reaped by its tracer. An error means that it is not traced, or is gone.
         for tid in [self.caller, self.callee] {
             while waitpid(tid, Some(WaitPidFlag::__WALL)).is_ok_and(|status| !is_over(status)) {}
         }
@@ -139,7 +139,7 @@ fn is_over(status: WaitStatus) -> bool {
 /// A traced thread. All of its methods must be called on the thread that seized it.
 struct Traced {
     tid: Pid,
-    /// Times that it entered or left a system call.
+    /// How often it has entered or left a system call.
     stops: u64,
 }
 
@@ -154,7 +154,7 @@ impl Traced {
         Traced { tid, stops: 0 }
     }
 
-    /// Counts the stops that there have been, and lets the thread go on.
+    /// Counts the stops so far, and resumes the thread.
     fn count(&mut self) {
         loop {
             let signal = match waitpid(self.tid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)).expect("seized") {
@@ -172,7 +172,7 @@ impl Traced {
     }
 }
 
-/// Stops at system calls of the caller's and of the child's thread, and the calls in the same time.
+/// Stops of the caller's and the child's thread at system calls, and the calls made in the same time.
 struct Count {
     caller: u64,
     callee: u64,
@@ -182,7 +182,7 @@ struct Count {
 fn count(role: &str, enough: u64) -> Count {
     let helper = Helper::start(role);
     let mut traced = [helper.caller, helper.callee].map(Traced::seize);
-    // What was under way when the threads were seized does not count.
+    // Ignores system calls that were in progress when the threads were seized.
     helper.for_a_while(1, || traced.iter_mut().for_each(Traced::count));
     let before = [traced[0].stops, traced[1].stops];
     let calls = helper.for_a_while(enough, || traced.iter_mut().for_each(Traced::count));
@@ -199,13 +199,13 @@ fn a_call_makes_no_system_call_on_either_side() {
     });
 }
 
-/// The tracer sees what there is to see.
+/// The tracer notices a system call.
 #[test]
 fn a_system_call_in_a_method_is_counted() {
     within(120, "a_system_call_in_a_method_is_counted", || {
         let Count { caller, callee, calls } = count("a method that makes a system call", 10);
         assert_eq!(caller, 0, "in {calls} calls");
-        // Two stops for each call, but for those at the ends of the window.
+        // Two stops per call, except for calls at the ends of the window.
         assert!(callee.abs_diff(2 * calls) <= 8, "{callee} stops in {calls} calls");
     });
 }
@@ -219,13 +219,13 @@ fn neither_side_gives_up_its_cpu_for_a_call() {
         let before = switches();
         let calls = helper.for_a_while(1000, || {});
         for (before, after) in before.into_iter().zip(switches()) {
-            // A page fault may wait for another thread's; a call never does.
+            // A page fault may wait for another thread's; a call never waits.
             assert!(after - before <= 5, "from {before} to {after} switches in {calls} calls");
         }
     });
 }
 
-/// How many times a thread has gone to sleep of its own accord.
+/// The number of times that a thread has gone to sleep voluntarily.
 fn switches((pid, tid): (u32, Pid)) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).expect("the thread lives");
     let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));

@@ -1,5 +1,5 @@
-//! Many threads call through one bridge at once, whatever its lanes, slots and way of waiting, and each gets the answer to
-//! its own question, every time.
+//! Many threads call through one bridge at once. With any number of lanes and slots and any way of waiting, each gets the answer to its own
+//! question, every time.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -11,7 +11,7 @@ use support::within;
 
 callgate::test_support!();
 
-/// Ends a test that hangs, in seconds.
+/// Seconds after which a hanging test is aborted.
 const PATIENCE: u64 = 240;
 
 struct Oracle {
@@ -34,7 +34,7 @@ impl Oracle {
     }
 }
 
-/// Different for every thread and number. The finaliser of splitmix64.
+/// A number that differs for every thread and number: the finaliser of splitmix64.
 fn mix(n: u64) -> u64 {
     let n = (n ^ n >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let n = (n ^ n >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -102,7 +102,7 @@ fn park() {
     ask("park", Oracle::bridge().wait(Wait::Park), 4, 20_000);
 }
 
-/// With more threads than CPUs, a thread that polls keeps others from answering it: few calls take long enough.
+/// With more threads than CPUs, a polling thread delays the thread that would answer it, so a few calls take long enough.
 #[test]
 fn spin() {
     ask("spin", Oracle::bridge().wait(Wait::Spin), 1, 20_000);
@@ -110,7 +110,7 @@ fn spin() {
     ask("spin", Oracle::bridge().wait(Wait::Spin).concurrent_callers(1), 4, 2000);
 }
 
-/// Calls that give up on a lane do not disturb those that do not.
+/// Calls that give up on a lane do not disturb calls that wait.
 #[test]
 fn threads_that_give_up_beside_threads_that_do_not() {
     within(PATIENCE, "threads_that_give_up", || {

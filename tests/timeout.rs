@@ -1,4 +1,4 @@
-//! A call ends at its deadline, whatever the child is doing; a late reply is dropped, and the next call gets its own.
+//! A call ends at its deadline, whatever the child is doing. A late reply is dropped, and the next call gets its own.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -24,7 +24,7 @@ const SLACK: Duration = Duration::from_secs(10);
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// In a slot, and in memory of its own.
+/// One length fits a slot; the other needs memory outside it.
 const LENS: [usize; 2] = [8, 300_000];
 
 struct Slow {
@@ -37,7 +37,7 @@ impl Slow {
         Slow { done: 0 }
     }
 
-    /// Never returns; for a constructor that never does.
+    /// Never returns, unless the gate opens: a constructor that hangs.
     pub fn with_eternity(gate: &str) -> Self {
         Gate::pass(gate);
         Slow { done: 0 }
@@ -48,7 +48,7 @@ impl Slow {
         bytes.to_vec()
     }
 
-    /// As `echo`, when the gate is open.
+    /// Like `echo`, once the gate is open.
     pub fn echo_at(&mut self, gate: &str, bytes: &[u8]) -> Vec<u8> {
         Gate::pass(gate);
         self.echo(bytes)
@@ -74,7 +74,7 @@ fn slow(wait: Wait) -> Bridge<Slow> {
     Slow::bridge().wait(wait).start().expect("the bridge starts")
 }
 
-/// Runs a call that must end at its deadline, `timeout` from now. Returns how far it had come.
+/// Runs a call that must end at its deadline, `timeout` from now. Returns whether it had started.
 fn timed_out<R: std::fmt::Debug>(pid: u32, timeout: Duration, call: impl FnOnce() -> Result<R, CallError>) -> Started {
     let start = Instant::now();
     let error = call().expect_err("the call outlasts its time");
@@ -95,7 +95,7 @@ fn continue_child(pid: u32) {
     kill(Pid::from_raw(pid as i32), Signal::SIGCONT).expect("the child is there");
 }
 
-/// Some bytes that no other number gives.
+/// Bytes that differ for every number.
 fn bytes(number: usize, len: usize) -> Vec<u8> {
     let mut bytes = (number as u64).to_le_bytes().repeat(len.div_ceil(8));
     bytes.truncate(len);
@@ -150,7 +150,7 @@ fn fault_11_call_to_a_child_that_is_continued_gets_its_own_reply() {
             timed_out(slow.child_pid(), SHORT, || slow.with_timeout(SHORT).echo(&bytes(1, len)));
             continue_child(slow.child_pid());
             assert_eq!(slow.echo(&bytes(2, len)), Ok(bytes(2, len)));
-            // The call that nobody waited for had not started when it timed out, and was carried out all the same.
+            // The abandoned call had not started when it timed out, but it still ran.
             assert_eq!(slow.done(), Ok(2));
         }
     });
@@ -167,7 +167,7 @@ fn fault_11_late_reply_is_dropped_and_the_next_call_gets_its_own() {
                 let call = slow.with_timeout(short).echo_at(&gate.path(), &bytes(round, len));
                 assert!(matches!(call, Err(CallError::TimedOut { .. })), "{call:?}");
                 gate.open();
-                // In half of the rounds, the late reply is there before the next call is made.
+                // In half of the rounds, the late reply arrives before the next call begins.
                 std::thread::sleep(Duration::from_millis(round as u64 % 2 * 20));
                 assert_eq!(slow.echo(&bytes(round + 1000, len)), Ok(bytes(round + 1000, len)));
             }
@@ -192,13 +192,13 @@ fn more_calls_can_be_abandoned_than_there_are_slots() {
             gate.open();
             assert_eq!(slow.echo(&bytes(10, len)), Ok(bytes(10, len)));
             assert_eq!(slow.echo(&bytes(11, len)), Ok(bytes(11, len)));
-            // Only the first two found a slot; the others never left.
+            // Only the first two calls found a slot; the others were never sent.
             assert_eq!(slow.done(), Ok(4));
         }
     });
 }
 
-/// The bridge may have 68 MiB for payloads: not enough if abandoned ones were lost.
+/// The bridge may use 68 MiB for payloads, which is too little if it lost the abandoned ones.
 #[test]
 fn memory_of_abandoned_payloads_is_used_again() {
     within(PATIENCE, "abandoned payloads", || {
@@ -210,7 +210,7 @@ fn memory_of_abandoned_payloads_is_used_again() {
             let short = Duration::from_millis(10);
             let call = slow.with_timeout(short).echo_at(&gate.path(), &bytes(sent as usize, len));
             let Err(CallError::TimedOut { awaited, .. }) = call else { panic!("{sent} sent: {call:?}") };
-            // On a busy machine the time may be up before the arguments are written, which are not sent then.
+            // On a busy machine the deadline may pass before the arguments are written; then they are not sent.
             sent += u64::from(awaited == Awaited::Answer);
             gate.open();
             assert_eq!(slow.done(), Ok(sent));
@@ -257,7 +257,7 @@ fn timeout_may_be_nothing_or_forever() {
     within(PATIENCE, "extreme timeouts", || {
         let slow = Slow::bridge().timeout(Duration::MAX).start().expect("the bridge starts");
         for round in 0..200 {
-            // Nothing is enough if the reply is there at the first look.
+            // Even a timeout of zero suffices if the reply is there at the first look.
             match slow.with_timeout(Duration::ZERO).echo(&bytes(round, 8)) {
                 Ok(reply) => assert_eq!(reply, bytes(round, 8)),
                 Err(error) => assert!(matches!(error, CallError::TimedOut { .. }), "{error}"),
@@ -293,14 +293,14 @@ fn timeout_reads_as_a_sentence() {
     });
 }
 
-// ---- what was waited for -------------------------------------------------------------------------------------------
+// ---- what the error says -------------------------------------------------------------------------------------------
 
 #[test]
 fn fault_31_a_timeout_says_what_was_waited_for() {
     within(PATIENCE, "what was waited for", || {
         let slow = Slow::bridge().concurrent_callers(2).start().expect("the bridge starts");
         let pid = slow.child_pid();
-        // Answered, and not taken: the child is at nothing.
+        // These calls are answered but their results are not taken: the child is idle.
         let _untaken: Vec<_> = (0..2).map(|_| slow.begin().done().expect("a lane")).collect();
         let error = slow.with_timeout(SHORT).done().expect_err("no lane is left");
         assert!(matches!(error, CallError::TimedOut { awaited: Awaited::Lane { lanes: 2 }, .. }), "{error:?}");

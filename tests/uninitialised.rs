@@ -1,5 +1,5 @@
-//! Promise: a program that never called `init` is told so, and is never executed a second time; nothing here calls it.
-//! Separate executables need no `init` in their parent.
+//! Promise: a program that never calls `init` gets an error saying so, and is never executed a second time. Separate executables need no `init` in
+//! their parent. Nothing in this file calls it.
 
 use callgate::{StartError, bridge};
 use std::fs::OpenOptions;
@@ -16,7 +16,7 @@ use support::{TempDir, helper, role, within};
 use workers::tally::Tally;
 use workers::worker;
 
-/// Names a file to which every execution of this program adds a line.
+/// The environment variable with the path of a file to which every execution of this program adds a line.
 const EXECUTIONS: &str = "CALLGATE_TEST_EXECUTIONS";
 
 const _: () = {

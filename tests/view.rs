@@ -1,5 +1,5 @@
-//! Replies read in place: a view shows what the method returned, whatever its type and size; it owns what it shows; a call that fails
-//! gives the error that it always gives; and what a child forges is an error, or something harmless to look at.
+//! Replies read in place: a view shows what the method returned, whatever its type and size, and owns what it shows. A call that fails gives its
+//! usual error. A child's forgery is an error, or something harmless to read.
 
 #![allow(unreachable_pub)] // Services are written as users write them.
 
@@ -16,7 +16,7 @@ use support::within;
 
 callgate::test_support!();
 
-/// Ends a test that hangs, in seconds.
+/// Seconds after which a hanging test is aborted.
 const PATIENCE: u64 = 120;
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -35,12 +35,12 @@ enum Mark {
     By { first: String, last: Option<String> },
 }
 
-/// What only the type's own check knows of, which panics.
+/// A type whose own check panics on values that the generic checks accept.
 #[derive(Archive, Serialize, Deserialize)]
 #[rkyv(derive(Viewable), bytecheck(verify))]
 struct Unchecked(u32);
 
-// SAFETY: panics, or accepts what has been accepted field by field.
+// SAFETY: the check panics, or accepts what the field checks have accepted.
 unsafe impl<C: rkyv::rancor::Fallible + ?Sized> rkyv::bytecheck::Verify<C> for ArchivedUnchecked {
     fn verify(&self, _: &mut C) -> Result<(), C::Error> {
         assert!(self.0 == 0, "not zero");
@@ -150,7 +150,7 @@ fn a_view_shows_what_the_method_returned() {
     });
 }
 
-/// In the slot's first line, in its other lines, and in a block.
+/// Reply sizes that fit the slot's first line, its other lines, or a block.
 #[test]
 fn replies_of_every_size_can_be_viewed() {
     within(PATIENCE, "replies_of_every_size_can_be_viewed", || {
@@ -250,7 +250,7 @@ fn is_as_asked(fault: &Fault) -> bool {
     fault.to_string().contains("as asked")
 }
 
-/// A timeout of its own goes with either way of calling.
+/// A timeout set with `with_timeout` also applies to `begin` and `view`.
 #[test]
 fn a_timeout_goes_with_begin_and_view() {
     within(PATIENCE, "a_timeout_goes_with_begin_and_view", || {
@@ -268,7 +268,7 @@ fn a_timeout_goes_with_begin_and_view() {
     });
 }
 
-/// Written for any way of calling, and used with this one.
+/// Generic over the way of calling; used here with views.
 fn name_of<M: Mode>(calls: &ShelfCalls<M>) -> M::Out<String> {
     calls.name()
 }
@@ -284,7 +284,7 @@ fn methods_of_bridged_traits_can_be_viewed() {
     });
 }
 
-/// There is nothing to look into, but the call goes as any other.
+/// A view of such a result shows nothing, but the call works like any other.
 #[test]
 fn what_is_not_viewable_can_still_be_called() {
     within(PATIENCE, "what_is_not_viewable_can_still_be_called", || {
@@ -295,7 +295,7 @@ fn what_is_not_viewable_can_still_be_called() {
     });
 }
 
-/// The check of a type's own may panic; the parent is not to.
+/// A type's own check may panic; that must not bring down the parent.
 #[test]
 fn a_panic_in_a_types_own_check_is_an_error() {
     within(PATIENCE, "a_panic_in_a_types_own_check_is_an_error", || {
@@ -306,7 +306,7 @@ fn a_panic_in_a_types_own_check_is_an_error() {
     });
 }
 
-/// With a child that is trusted, large replies are read where the child wrote them, maps too, and the memory comes back with the views.
+/// From a trusted child, large replies are read where the child wrote them, even maps, and the memory is released with the views.
 #[test]
 fn of_a_trusted_child_they_are_the_childs_own_memory() {
     within(PATIENCE, "of_a_trusted_child_they_are_the_childs_own_memory", || {
@@ -321,7 +321,7 @@ fn of_a_trusted_child_they_are_the_childs_own_memory() {
         let map = shelf.view().map().expect("a view");
         assert_eq!(map.trusted().and_then(|map| map.get("one")).map(|one| one.to_native()), Some(1));
         for round in 0..20 {
-            // Views and values in turn, of which more pass than there is memory for.
+            // Views and values alternate, and their total exceeds the memory.
             let views: Vec<_> = (0..3).map(|n| shelf.view().numbers(100_000 + n).expect("a view")).collect();
             assert_eq!(shelf.numbers(1000).expect("numbers"), Shelf.numbers(1000));
             for (n, view) in (0u64..).zip(&views) {
@@ -332,7 +332,7 @@ fn of_a_trusted_child_they_are_the_childs_own_memory() {
             assert_eq!(shelf.text(50_000), Ok(Shelf.text(50_000)));
             drop(kept);
         }
-        // All that there is, held by views: the next reply finds no memory, and the bridge goes on.
+        // When views hold all memory, the next reply finds none, and the bridge keeps working.
         let mut views = Vec::new();
         let full = loop {
             match shelf.view().numbers(100_000) {

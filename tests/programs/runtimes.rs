@@ -1,4 +1,4 @@
-//! Programs whose `main` stands under an async runtime, or beside one: started by the tests of `start`, instead of the harness.
+//! Programs whose `main` runs under an async runtime or beside one. The tests of `start` run them instead of the harness.
 
 use super::{Guest, forever, role, within};
 use callgate::Builder;
@@ -11,13 +11,13 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, ExitCode, Output, Termination};
 use std::sync::Mutex;
 
-/// Names, for a process, whose `main` it is to run.
+/// The environment variable that names the program whose `main` a process runs.
 const PROGRAM: &str = "CALLGATE_TEST_PROGRAM";
 
-/// How often a program starts a bridge, unless the environment says.
+/// The environment variable for how many bridges a program starts, one after another.
 const STARTS: &str = "CALLGATE_TEST_STARTS";
 
-/// Has a process open descriptors before its `main`, as a library does that is loaded before it.
+/// The environment variable that makes a process open descriptors before `main`, as a library loaded before it may do.
 const LIBRARY: &str = "CALLGATE_TEST_LIBRARY";
 
 const _: () = {
@@ -31,7 +31,7 @@ const _: () = {
         }
     }
 
-    // The number puts it before `test_support!`, which would make a child of the process.
+    // The number puts it before `test_support!`, which would turn the process into a child.
     #[used]
     #[unsafe(link_section = ".init_array.00100")]
     static RUN_PROGRAM: extern "C" fn() = run_program;
@@ -135,8 +135,8 @@ mod late_multi {
     }
 }
 
-/// Late, but nothing is there yet that would go on: a runtime without a reactor. (`#[tokio::main]` makes one with a reactor wherever a crate of
-/// the build asks tokio for one.)
+/// Calls `init` late, but no thread or reactor exists yet that could interfere: a runtime without a reactor. (`#[tokio::main]` makes one with a
+/// reactor wherever any crate of the build enables it in tokio.)
 mod late_current {
     pub(super) fn main() -> super::Result {
         tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
@@ -146,7 +146,7 @@ mod late_current {
     }
 }
 
-/// As a runtime of one thread that serves sockets.
+/// Like a single-threaded runtime that serves sockets.
 mod late_reactor {
     pub(super) fn main() -> super::Result {
         let _reactor = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC)?;
@@ -185,7 +185,7 @@ fn fault_33_the_attribute_stands_above_every_main() {
     });
 }
 
-/// Of as many starts as an issue asks for, every one.
+/// As many starts as the environment asks for; all must succeed.
 #[test]
 #[ignore = "takes long; CALLGATE_TEST_STARTS says how many"]
 fn fault_33_all_of_many_starts_under_a_runtime() {
@@ -209,7 +209,7 @@ fn fault_33_init_under_a_runtime_is_told_with_its_cure() {
             let stderr = String::from_utf8_lossy(&output.stderr);
             assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]), "{name}: {stderr}");
             let sentence = format!("when it came to callgate::init(), {found}: {cure}");
-            // Once of the child itself, once of its parent, as an error.
+            // Once printed by the child itself, once in its parent's error.
             assert!(stderr.contains(&format!(" ends: {sentence}\n")), "{name}: {stderr}");
             assert!(stderr.contains("InitTooLate") || stderr.contains("not started: child"), "{name}: {stderr}");
             assert_eq!(stderr.matches(&sentence).count(), 2, "{name}: {stderr}");
@@ -217,12 +217,12 @@ fn fault_33_init_under_a_runtime_is_told_with_its_cure() {
     });
 }
 
-// ---- libraries that are loaded before `main` -----------------------------------------------------------------------
+// ---- libraries loaded before `main` --------------------------------------------------------------------------------
 
-/// What the library has opened: numbers and inodes.
+/// The descriptors that the library has opened, with their inodes.
 static OPENED: Mutex<Vec<(i32, u64)>> = Mutex::new(Vec::new());
 
-/// Opens descriptors, some that are passed on to other programs, some where a child might put its own; and keeps them.
+/// Opens descriptors and keeps them: some are inheritable, some have numbers that a child might use itself.
 fn open_as_a_library() -> io::Result<()> {
     let own = || Ok::<_, io::Error>(OwnedFd::from(io::pipe()?.0));
     let passed_on = own()?;
@@ -243,7 +243,7 @@ fn open_as_a_library() -> io::Result<()> {
     Ok(())
 }
 
-/// Those of what the library has opened that are something else now.
+/// The library's descriptors that now refer to something else.
 pub(crate) fn lost_of_the_library() -> Vec<String> {
     let is_other = |&(number, inode): &(i32, u64)| {
         let found = fs::metadata(format!("/proc/self/fd/{number}")).map(|found| found.ino());
@@ -264,7 +264,7 @@ fn fault_33_what_a_library_opened_before_main_stays_its_own() {
         return;
     }
     within(60, TEST, || {
-        // What this process has opened by hand, on the other hand, no child keeps.
+        // No child keeps what this process itself has opened.
         let inherited = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 600).expect("a copy");
         rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).expect("a copy");
         let builders: [fn() -> Builder<Guest>; 2] =
@@ -274,7 +274,7 @@ fn fault_33_what_a_library_opened_before_main_stays_its_own() {
             assert_eq!(guest.lost_of_the_library(), Ok(vec![]));
             let held = super::support::open_descriptors(guest.child_pid());
             let pipes = held.iter().filter(|target| target.starts_with("pipe:")).count();
-            // Those of the library, and perhaps standard output and error.
+            // The library's, and perhaps standard output and error.
             assert!((7..=9).contains(&pipes), "{held:?}");
             assert!(
                 fs::metadata(format!("/proc/{}/fd/{}", guest.child_pid(), inherited.as_raw_fd())).is_err(),

@@ -1,12 +1,12 @@
-//! What a process holds, for the tests that count it, and processes of their own for those tests to count in.
+//! Snapshots of what a process holds, and separate processes in which tests can compare them.
 
 #![allow(dead_code)]
 
 use super::support;
 pub(crate) use super::support::alone;
 
-/// The same, of a `body` that leaves nothing: no descriptor, mapping, thread, child, zombie or shared memory, beyond what `first`, the
-/// first start of a bridge, leaves for good (and that is the watcher alone).
+/// Like [`alone`], for a `body` that must leave nothing behind: no descriptor, mapping, thread, child, zombie or shared memory. Only what `first`,
+/// the first start of a bridge, leaves for good may stay, and that is the watcher alone.
 pub(crate) fn leaving_nothing(test: &str, secs: u64, first: impl FnOnce(), body: impl FnOnce()) {
     alone(test, secs, || {
         let held = Held::now().with_watcher();
@@ -38,12 +38,12 @@ impl Held {
             threads: support::threads(pid),
             children: children(),
             zombies: support::zombies_of(pid),
-            // Tests beside this one, in processes of their own, may have names too.
+            // Tests beside this one, in their own processes, may have names too.
             shared_memory: support::shm_entries().into_iter().filter(|name| name.starts_with(&own_names)).collect(),
         }
     }
 
-    /// The same, once nothing comes or goes any more of what has just begun.
+    /// Like [`now`](Self::now), once everything that has just begun is complete and two snapshots agree.
     pub(crate) fn at_rest() -> Self {
         let mut held = Self::now();
         let at_rest = support::eventually(10, "rest", || {
@@ -55,7 +55,7 @@ impl Held {
         held
     }
 
-    /// This, and what the first start of a bridge leaves for all later ones.
+    /// Adds what the first start of a bridge leaves for all later ones.
     pub(crate) fn with_watcher(mut self) -> Self {
         self.descriptors.extend(["anon_inode:[eventfd]", "anon_inode:[eventpoll]"].map(String::from));
         self.descriptors.sort();
@@ -63,7 +63,7 @@ impl Held {
         self
     }
 
-    /// Fails unless this process soon holds exactly this again. `after` = what should have left nothing.
+    /// Fails unless this process soon holds exactly this again. `after` names what should have left nothing.
     #[track_caller]
     pub(crate) fn again(&self, after: &str) {
         let mut now = Self::now();

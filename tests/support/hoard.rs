@@ -1,4 +1,4 @@
-//! What a hostile child does with the memory that it shares with its parent: keeps it, and makes holes in it.
+//! A hostile child's attacks on the memory that it shares with its parent: it keeps the memory, and makes holes in it.
 
 #![allow(dead_code)]
 
@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-/// A mapping of memory that callgate has made.
+/// A mapping of memory created by callgate.
 struct Shared {
     inode: u64,
     start: u64,
@@ -34,14 +34,14 @@ impl Shared {
     }
 }
 
-/// Bytes of the memory objects of this name that a process has mapped, each counted once.
+/// Bytes of the memory objects named `name` that a process has mapped, each counted once.
 pub(crate) fn shared_bytes(pid: u32, name: &str) -> u64 {
     let mut seen = HashSet::new();
     let all = Shared::all(&pid.to_string()).into_iter().filter(|shared| shared.name == name);
     all.filter(|shared| seen.insert(shared.inode)).map(|shared| shared.len).sum()
 }
 
-/// Memory that is kept.
+/// Memory that a hostile process keeps mapped.
 pub(crate) struct Hoard(Vec<(u64, u64)>);
 
 impl Hoard {
@@ -49,7 +49,8 @@ impl Hoard {
         Self(Vec::new())
     }
 
-    /// Maps what there is once more; returns the bytes that this process has in all, which are all in use: the kernel provides each page.
+    /// Maps every arena that it does not keep yet once more. Returns the total in bytes. Every page is in use: reading it makes the kernel provide
+    /// it.
     pub(crate) fn take(&mut self) -> u64 {
         for Shared { inode, start, len, .. } in
             Shared::all("self").into_iter().filter(|shared| shared.name.contains("arena"))
@@ -57,12 +58,12 @@ impl Hoard {
             if self.0.iter().any(|(kept, _)| *kept == inode) {
                 continue;
             }
-            // SAFETY: of a shared mapping, an old length of 0 leaves it as it is and makes another at an address of the kernel's choice.
+            // SAFETY: an old length of 0 leaves a shared mapping as it is and creates another at an address of the kernel's choice.
             let Ok(again) = (unsafe { mremap(start as *mut c_void, 0, len as usize, MremapFlags::MAYMOVE) }) else {
                 continue;
             };
             let touch = |at: u64| {
-                // SAFETY: inside the mapping that was just made, of atomics' alignment.
+                // SAFETY: the address lies inside the new mapping and is aligned for atomics.
                 let word = unsafe { &*(again.wrapping_byte_add(at as usize).cast::<AtomicU64>()) };
                 word.load(Relaxed)
             };
@@ -77,17 +78,18 @@ fn punch(file: &File, len: u64) -> bool {
     fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, len).is_ok()
 }
 
-/// Tries to make holes in all shared memory: how much that is, and where it came off. Beyond the first page of each, so that nothing is lost.
+/// Tries to make holes in all shared memory. Returns the bytes attacked and where an attempt succeeded. Attacks only the last page of each mapping,
+/// and punches through its descriptor only the first, so that little is lost.
 pub(crate) fn holes() -> (u64, Vec<String>) {
     let (mut tried, mut made) = (0, Vec::new());
     for Shared { start, len, range, name, .. } in Shared::all("self") {
         tried += len;
         let last = len - 4096;
-        // SAFETY: the last page of a mapping, which nobody refers to.
+        // SAFETY: the last page of a mapping; no reference to it exists.
         if unsafe { madvise((start + last) as *mut c_void, 4096, Advice::LinuxRemove) }.is_ok() {
             made.push(format!("{name} by its mapping"));
         }
-        // Who may, has a descriptor by this.
+        // A process with the permission gets a descriptor this way.
         let object = OpenOptions::new().read(true).write(true).open(format!("/proc/self/map_files/{range}"));
         if object.is_ok_and(|object| punch(&object, 4096)) {
             made.push(format!("{name} by its descriptor"));
@@ -96,10 +98,10 @@ pub(crate) fn holes() -> (u64, Vec<String>) {
     (tried, made)
 }
 
-/// Starts so many threads that make holes wherever they can, and so many that only compute.
+/// Starts `punchers` threads that make holes wherever they can, and `hogs` threads that only compute.
 pub(crate) fn attack(punchers: u64, hogs: u64) {
     if std::env::var_os("CALLGATE_SETSID").is_some() {
-        // Where the kernel schedules sessions as groups, its threads share half of the CPUs then.
+        // Where the kernel schedules sessions as groups, these threads then share half of the CPUs.
         let _ = rustix::process::setsid();
     }
     static BEGUN: AtomicBool = AtomicBool::new(false);
@@ -114,7 +116,7 @@ pub(crate) fn attack(punchers: u64, hogs: u64) {
             loop {
                 for Shared { start, len, .. } in Shared::all("self") {
                     for _ in 0..100 {
-                        // SAFETY: memory that is the attacker's to lose.
+                        // SAFETY: the memory belongs to the attacker, who may lose its contents.
                         let _ = unsafe { madvise(start as *mut c_void, len as usize, Advice::LinuxRemove) };
                     }
                 }

@@ -1,4 +1,4 @@
-//! What the integration tests share: a watchdog, a patient wait, helper processes, and counts of what a process holds.
+//! Shared by the integration tests: a watchdog, waiting for a condition, helper processes, and counts of what a process holds.
 
 #![allow(dead_code)]
 
@@ -15,14 +15,14 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Runs `body`; a body that takes longer than `secs` seconds ends the whole test process, naming `name`. A hang is a failure.
+/// Runs `body`. If it takes longer than `secs` seconds, aborts the whole test process, naming `name`: a hang is a failure.
 pub(crate) fn within(secs: u64, name: &str, body: impl FnOnce()) {
     let _watchdog = Watchdog::start(secs, name.to_owned());
     body();
 }
 
 struct Watchdog {
-    /// Dropped to call the watchdog off.
+    /// Dropped to stop the watchdog.
     done: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -32,7 +32,7 @@ impl Watchdog {
         let (done, called_off) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             if called_off.recv_timeout(Duration::from_secs(secs)) == Err(RecvTimeoutError::Timeout) {
-                // Not `eprintln`, which the harness captures and an abort would lose.
+                // Not `eprintln`: the harness captures its output, and an abort would lose it.
                 let _ = writeln!(std::io::stderr(), "\nwatchdog: `{name}` hangs: not done within {secs} s");
                 Helper::kill_all();
                 std::process::abort();
@@ -43,14 +43,14 @@ impl Watchdog {
 }
 
 impl Drop for Watchdog {
-    /// Joins the thread too, so that a later count of threads does not see it.
+    /// Joins the thread too, so that it does not appear in a later count of threads.
     fn drop(&mut self) {
         drop(self.done.take());
         self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// Waits until `cond` holds, at most `secs` seconds. Whether it did; if not, says `what` did not happen.
+/// Waits up to `secs` seconds until `cond` holds. Returns whether it did; if not, prints that `what` did not happen.
 #[must_use = "whether it happened is what the test is about"]
 pub(crate) fn eventually(secs: u64, what: &str, mut cond: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + Duration::from_secs(secs);
@@ -64,40 +64,40 @@ pub(crate) fn eventually(secs: u64, what: &str, mut cond: impl FnMut() -> bool) 
     true
 }
 
-/// What the descriptors of process `pid` refer to, sorted: the targets of the links in `/proc/<pid>/fd`.
+/// What the descriptors of process `pid` refer to, sorted: the link targets in `/proc/<pid>/fd`.
 pub(crate) fn open_descriptors(pid: u32) -> Vec<String> {
     let dir = format!("/proc/{pid}/fd");
     let links = std::fs::read_dir(&dir).into_iter().flatten().flatten();
     let targets = links.filter_map(|link| Some(std::fs::read_link(link.path()).ok()?.to_string_lossy().into_owned()));
-    // The directory itself is open while it is read.
+    // Reading the directory opens it, so it lists itself.
     let mut targets: Vec<_> = targets.filter(|target| *target != dir).collect();
     targets.sort();
     targets
 }
 
-/// How many threads process `pid` has.
+/// The number of threads of process `pid`.
 pub(crate) fn threads(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().count()
 }
 
-/// How many children of process `pid` have ended and not been waited for.
+/// The number of children of process `pid` that have ended and have not been waited for.
 pub(crate) fn zombies_of(pid: u32) -> usize {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.filter_map(Status::of).filter(|status| status.parent == pid && status.state == 'Z').count()
 }
 
-/// Whether process `pid` runs or sleeps or is stopped. A zombie does not count.
+/// Whether process `pid` runs, sleeps or is stopped. A zombie does not count.
 pub(crate) fn process_exists(pid: u32) -> bool {
     Status::of(pid).is_some_and(|status| !matches!(status.state, 'Z' | 'X'))
 }
 
-/// Whether process `pid` has been stopped by a signal.
+/// Whether a signal has stopped process `pid`.
 pub(crate) fn is_stopped(pid: u32) -> bool {
     Status::of(pid).is_some_and(|status| status.state == 'T')
 }
 
-/// What `/proc/<pid>/stat` says.
+/// Fields of `/proc/<pid>/stat`.
 struct Status {
     state: char,
     parent: u32,
@@ -106,7 +106,7 @@ struct Status {
 impl Status {
     fn of(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in parentheses, may hold anything, parentheses too.
+        // The name, in parentheses, may contain anything, even parentheses.
         let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
         Some(Self { state: fields.next()?.chars().next()?, parent: fields.next()?.parse().ok()? })
     }
@@ -120,7 +120,7 @@ pub(crate) fn shm_entries() -> Vec<String> {
     names
 }
 
-/// How many mappings of process `pid` have `needle` in their line of `/proc/<pid>/maps`.
+/// The number of lines in `/proc/<pid>/maps` that contain `needle`.
 pub(crate) fn mappings_named(pid: u32, needle: &str) -> usize {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
     maps.lines().filter(|line| line.contains(needle)).count()
@@ -128,24 +128,24 @@ pub(crate) fn mappings_named(pid: u32, needle: &str) -> usize {
 
 // ---- helper processes ----------------------------------------------------------------------------------------------
 
-/// Names, for a helper process, what it is to do.
+/// The environment variable that gives a helper process its role.
 const ROLE: &str = "CALLGATE_TEST_ROLE";
 
-/// What this process is to do if it is a helper process.
+/// The role of this process, if it is a helper process.
 pub(crate) fn role() -> Option<String> {
     std::env::var(ROLE).ok()
 }
 
-/// This test binary again, in a process of its own, where it runs only the test `test` and plays `role`.
+/// Runs this test binary again, in a process that runs only the test `test` and plays `role`.
 ///
-/// That test asks for its [`role`], and does nothing without one.
+/// The test asks for its [`role`], and does nothing without one.
 pub(crate) fn helper(test: &str, role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("the test binary has a path"));
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(ROLE, role);
     command
 }
 
-/// Has a helper process play `role` to its end, which must be a good one.
+/// Has a helper process play `role`, and fails unless it succeeds.
 pub(crate) fn play(test: &str, role: &str) {
     let output = helper(test, role).output().expect("the helper starts");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -154,8 +154,8 @@ pub(crate) fn play(test: &str, role: &str) {
     print!("{out}");
 }
 
-/// Runs `body`, the body of the test with the whole name `test`, in a helper process: every thread, child, descriptor and mapping there is this
-/// test's own, and so are its limits. Fails as the helper does, after at most `secs` seconds.
+/// Runs `body`, the body of the test with the full name `test`, in a helper process: every thread, child, descriptor, mapping and limit there
+/// belongs to this test alone. Fails as the helper does, after at most `secs` seconds.
 pub(crate) fn alone(test: &str, secs: u64, body: impl FnOnce()) {
     match role() {
         Some(_) => within(secs, test, body),
@@ -163,12 +163,12 @@ pub(crate) fn alone(test: &str, secs: u64, body: impl FnOnce()) {
     }
 }
 
-/// Tells the test that started this helper process; see [`Helper::hear`].
+/// Reports a value to the test that started this helper process; see [`Helper::hear`].
 pub(crate) fn say(what: &str, value: impl Display) {
     println!("\n@{what} {value}");
 }
 
-/// A helper process that goes on while the test does things to it. Killed when dropped.
+/// A helper process that keeps running while the test acts on it. Killed when dropped.
 pub(crate) struct Helper {
     process: Child,
     says: BufReader<ChildStdout>,
@@ -179,7 +179,7 @@ impl Helper {
         Self::of(&mut helper(test, role)).expect("the helper starts")
     }
 
-    /// The helper that `command` is, with what has been added to it.
+    /// Starts the helper from a `command` that the test may have extended.
     pub(crate) fn of(command: &mut Command) -> std::io::Result<Self> {
         let mut helpers = HELPERS.lock().unwrap_or_else(PoisonError::into_inner);
         let mut process = command.stdout(Stdio::piped()).spawn()?;
@@ -193,7 +193,7 @@ impl Helper {
         self.process.id()
     }
 
-    /// Waits until the helper, or a child of it, [`says`](say) `what`. Returns the value.
+    /// Waits until the helper or a child of it [`says`](say) `what`. Returns the value.
     pub(crate) fn hear(&mut self, what: &str) -> String {
         let prefix = format!("@{what} ");
         let mut heard = String::new();
@@ -208,9 +208,9 @@ impl Helper {
         panic!("the helper ended ({ended}) without saying `{what}`: {heard}")
     }
 
-    /// Waits for the helper's end. How it ended.
+    /// Waits for the helper's end, and returns its exit status.
     pub(crate) fn wait(&mut self) -> std::io::Result<ExitStatus> {
-        // As long as nobody has waited for it, its number is its own, and a watchdog may kill it.
+        // Until someone reaps it, its process number stays its own, so a watchdog may kill it.
         let _ = waitid(Id::Pid(Pid::from_raw(self.pid().cast_signed())), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
         self.forget();
         self.process.wait()
@@ -223,21 +223,21 @@ impl Helper {
         let _ = self.process.wait();
     }
 
-    /// From now on somebody waits for it, and its number may become another's.
+    /// Stops tracking the helper: once it is reaped, its number may become another process's.
     fn forget(&self) {
         HELPERS.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| *pid != self.pid());
     }
 
-    /// Kills all helpers of this process, which is about to be aborted: they would go on for ever, and keep its output open.
+    /// Kills all helpers of this process, which is about to abort: they would run for ever and keep its output open.
     fn kill_all() {
-        // A start that hangs has the lock.
+        // A start that hangs holds the lock.
         for pid in HELPERS.try_lock().iter().flat_map(|helpers| helpers.iter()) {
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
     }
 }
 
-/// The helpers that run.
+/// The running helpers.
 static HELPERS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 impl Drop for Helper {
@@ -246,8 +246,8 @@ impl Drop for Helper {
     }
 }
 
-/// Copies this test binary to `copy`, to be executed. Through another process: a child of this one could have been forked while this one wrote
-/// the copy, and the kernel executes nothing that somebody has open to write.
+/// Copies this test binary to `copy`, to be executed. Another process does the copying: a child forked from this process during the copy would
+/// inherit the open file, and the kernel executes no file that is open for writing.
 pub(crate) fn copy_program(copy: impl AsRef<Path>) {
     let own = std::env::current_exe().expect("the test binary has a path");
     let copied = Command::new("cp").arg(own).arg(copy.as_ref()).status().expect("cp runs");
@@ -256,7 +256,7 @@ pub(crate) fn copy_program(copy: impl AsRef<Path>) {
 
 // ---- files ---------------------------------------------------------------------------------------------------------
 
-/// A new directory, removed with all it holds when dropped.
+/// A new directory, removed with its contents when dropped.
 pub(crate) struct TempDir(PathBuf);
 
 impl TempDir {
@@ -267,7 +267,7 @@ impl TempDir {
             let path = std::env::temp_dir().join(format!("callgate-test-{}-{number}", std::process::id()));
             match std::fs::create_dir(&path) {
                 Ok(()) => return Self(path),
-                // Of a process that was killed, or has the same number in another pid namespace.
+                // Left by a process that was killed, or that has the same number in another pid namespace.
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(error) => panic!("{}: {error}", path.display()),
             }
@@ -285,16 +285,16 @@ impl TempDir {
 }
 
 impl Drop for TempDir {
-    /// Renames first: whoever still uses the directory finds it gone as a whole, and adds no files while it is emptied.
+    /// Renames the directory first: a process that still uses it finds it gone as a whole, and adds no files while it is being emptied.
     fn drop(&mut self) {
         let going = self.0.with_extension("going");
         let _ = std::fs::rename(&self.0, &going);
-        // A file that was being created at the time of the renaming fails one removal, not two.
+        // A file that was being created during the renaming fails one removal, but not two.
         let _ = std::fs::remove_dir_all(&going).or_else(|_| std::fs::remove_dir_all(&going));
     }
 }
 
-/// An abstract address that nobody else uses, though they have the same process number in another pid namespace.
+/// An abstract address that is unique even beside processes with the same number in another pid namespace.
 pub(crate) fn address() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
@@ -309,23 +309,23 @@ impl Gate {
         Self(TempDir::new())
     }
 
-    /// What the child needs to know, for [`pass`](Self::pass).
+    /// The argument that the child needs for [`pass`](Self::pass).
     pub(crate) fn path(&self) -> String {
         self.0.file("gate")
     }
 
-    /// Waits until a child stands at the gate.
+    /// Waits until a child has reached the gate.
     pub(crate) fn wait_for_child(&self) {
         let reached = format!("{}.reached", self.path());
         assert!(eventually(30, "the child reaches the gate", || Path::new(&reached).exists()));
     }
 
-    /// Lets the child go on.
+    /// Lets the child continue.
     pub(crate) fn open(&self) {
         std::fs::write(self.path(), "").expect("the gate can be opened");
     }
 
-    /// Waits, in a child, until the gate at `path` is opened, or gone because the test is done with it.
+    /// Waits, in a child, until the gate at `path` opens or is removed because the test has finished.
     pub(crate) fn pass(path: &str) {
         let path = Path::new(path);
         let _ = std::fs::write(path.with_extension("reached"), "");

@@ -1,4 +1,4 @@
-//! A bridge's segment as an attacker sees it, who knows nothing but what his own process has mapped.
+//! A bridge's segment as an attacker sees it, who knows only what his own process has mapped.
 
 #![allow(dead_code)]
 
@@ -9,32 +9,32 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 pub(crate) const LINE: u64 = 64;
 
-/// Kinds of frames, and what marks one in a block.
+/// Kinds of frames, and the mark of a frame in a block.
 pub(crate) const CALL: u64 = 2;
 pub(crate) const STOP: u64 = 4;
 pub(crate) const REFUSED: u64 = 7;
 pub(crate) const FAILED: u64 = 10;
 pub(crate) const IN_BLOCK: u64 = 0x80;
 
-/// Blocks that may be lent at a time.
+/// The number of blocks that may be lent at a time.
 pub(crate) const LOANS: u64 = 1024;
 
-/// The segment: found in `/proc/self/maps`, its geometry read from its header. One worker; all that is written is lane 0's.
+/// The segment: found in `/proc/self/maps`, with its geometry read from its header. There is one worker, and all writes go to lane 0.
 pub(crate) struct Raw {
     base: u64,
     pub(crate) slots: u64,
     pub(crate) stride: u64,
-    /// Bytes in all.
+    /// Total bytes.
     pub(crate) len: u64,
 }
 
 impl Raw {
-    /// The word by which the worker sleeps, and that by which the caller of lane 0 does.
+    /// The words that the worker and the caller of lane 0 sleep on.
     pub(crate) const WORKER_BELL: u64 = 128;
     pub(crate) const CALLER_BELL: u64 = 256;
-    /// The callee's line, after the caller's: how far it has come.
+    /// The callee's line, after the caller's: its progress.
     pub(crate) const STARTED: u64 = 256 + 128;
-    /// Where the lane's requests begin, after the header, the worker's line and those of caller and callee.
+    /// Where the lane's requests begin: after the header, the worker's line, and the lines of caller and callee.
     const REQUESTS: u64 = 128 + 128 + 256;
 
     pub(crate) fn find() -> Self {
@@ -46,20 +46,20 @@ impl Raw {
         Self { base, slots: slots & 0xffff_ffff, stride: (slots >> 32) * LINE, len: end - base }
     }
 
-    /// The same memory, mapped once more and for good: whoever goes on attacking when it is unmapped for what he did does not die of it.
+    /// Maps the same memory a second time, for good. An attacker who continues after callgate has unmapped the segment does not crash.
     pub(crate) fn kept(self) -> Self {
         let (base, len) = (self.base as *mut c_void, self.len as usize);
-        // SAFETY: of a shared mapping, an old length of 0 leaves it as it is and makes another at an address of the kernel's choice.
+        // SAFETY: an old length of 0 leaves a shared mapping as it is and creates another at an address of the kernel's choice.
         let again = unsafe { mremap(base, 0, len, MremapFlags::MAYMOVE) };
         Self { base: again.expect("room for a mapping") as u64, ..self }
     }
 
     pub(crate) fn at(&self, offset: u64) -> &AtomicU64 {
-        // SAFETY: offsets of these tests lie inside the segment and are aligned to 8; the segment stays mapped.
+        // SAFETY: the tests' offsets lie inside the segment and are aligned to 8; the segment stays mapped.
         unsafe { AtomicU64::from_ptr((self.base + offset) as *mut u64) }
     }
 
-    /// A word to sleep on and wake.
+    /// A word to sleep on and to wake.
     pub(crate) fn bell(&self, offset: u64) -> &AtomicU32 {
         // SAFETY: as `at`.
         unsafe { AtomicU32::from_ptr((self.base + offset) as *mut u32) }
@@ -73,27 +73,27 @@ impl Raw {
         (self.slots * self.stride).next_multiple_of(128)
     }
 
-    /// The request slot at `position`, word `word`.
+    /// Word `word` of the request slot at `position`.
     pub(crate) fn request(&self, position: u64, word: u64) -> &AtomicU64 {
         self.at(Self::REQUESTS + (position % self.slots) * self.stride + 8 * word)
     }
 
-    /// The reply slot at `position`, word `word`.
+    /// Word `word` of the reply slot at `position`.
     pub(crate) fn reply(&self, position: u64, word: u64) -> &AtomicU64 {
         self.at(Self::REQUESTS + self.ring() + (position % self.slots) * self.stride + 8 * word)
     }
 
-    /// The payload of the request at `position`, as long as nothing else has come into its slot. It must lie there.
+    /// The payload of the request at `position`, as long as no later frame has used its slot. The payload must lie in the slot.
     pub(crate) fn request_bytes(&self, position: u64) -> Vec<u8> {
         bytes(|word| self.request(position, word))
     }
 
-    /// The payload of the reply at `position`, likewise.
+    /// The payload of the reply at `position`, under the same conditions.
     pub(crate) fn reply_bytes(&self, position: u64) -> Vec<u8> {
         bytes(|word| self.reply(position, word))
     }
 
-    /// What the child says of the parent's block `index`, or (`table` 1) the parent of the child's. With one lane.
+    /// What the child says of the parent's block `index`, or, with `table` 1, the parent of the child's. For a segment with one lane.
     pub(crate) fn held(&self, table: u64, index: u64) -> &AtomicU64 {
         self.at(Self::REQUESTS + 2 * self.ring() + 8 * (table * LOANS + index))
     }
@@ -106,7 +106,7 @@ impl Raw {
         self.reply(position, 0).store(commit, Release);
     }
 
-    /// Publishes a reply of `len` bytes to the call that is being carried out.
+    /// Publishes a reply of `len` bytes to the call in progress.
     pub(crate) fn answer(&self, payload: &[u64], len: u64) {
         let position = self.started() - 1;
         self.forge(position, commit(position, len, CALL), payload);
@@ -122,7 +122,7 @@ fn bytes<'a>(word: impl Fn(u64) -> &'a AtomicU64) -> Vec<u8> {
     bytes
 }
 
-/// The largest piece of memory for large payloads that this process may write: where it begins, and how long it is.
+/// Address and length of the largest piece of memory for large payloads that this process may write.
 pub(crate) fn own_memory() -> (u64, u64) {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
     let own = maps.lines().filter(|line| line.contains(" rw-s ") && line.contains("memfd:callgate-arena"));
@@ -137,7 +137,7 @@ pub(crate) fn commit(position: u64, len: u64, kind: u64) -> u64 {
     ((position + 1) & 0xffff_ffff) << 32 | len << 8 | kind
 }
 
-/// Bytes as words, the last filled up with zeros.
+/// `bytes` as words, the last one padded with zeros.
 pub(crate) fn words(bytes: &[u8]) -> Vec<u64> {
     let word = |bytes: &[u8]| {
         let mut word = [0; 8];

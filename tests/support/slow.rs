@@ -1,4 +1,4 @@
-//! What makes a descriptor slow: very many epoll entries, each of which the kernel goes through when something happens at the other end.
+//! Makes a descriptor slow by registering it in very many epoll sets: the kernel walks all entries whenever the other end changes.
 
 #![allow(dead_code)]
 
@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// As many entries as suffice. The figures in docs/RELIABILITY.md are of 1.5 million.
+/// The number of entries, by default as many as the tests need. The figures in docs/RELIABILITY.md are for 1.5 million.
 pub(crate) fn entries() -> usize {
     std::env::var("CALLGATE_TEST_ENTRIES").ok().and_then(|number| number.parse().ok()).unwrap_or(300_000)
 }
@@ -16,8 +16,8 @@ pub(crate) fn entries() -> usize {
 /// The numbers of this process's descriptors whose link in `/proc/self/fd` begins with `kind`.
 pub(crate) fn descriptors(kind: &str) -> Vec<i32> {
     let Ok(links) = std::fs::read_dir("/proc/self/fd") else {
-        // Then sockets are what answers as such.
-        // SAFETY: asked whether it is open, and nothing else.
+        // Without procfs, take every descriptor that answers as a socket.
+        // SAFETY: the call only asks whether the number is an open socket.
         let is_socket = |number: &i32| socket_type(unsafe { BorrowedFd::borrow_raw(*number) }).is_ok();
         return (0..1024).filter(is_socket).collect();
     };
@@ -27,8 +27,8 @@ pub(crate) fn descriptors(kind: &str) -> Vec<i32> {
     of_kind.filter_map(|link| link.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Registers each descriptor of `kind` in epoll sets, in all about `wanted` times; or as often as this process may. How often, and what holds
-/// that.
+/// Registers each descriptor of `kind` in epoll sets, about `wanted` times in total or as often as this process may.
+/// Returns the number of registrations and the descriptors that hold them.
 pub(crate) fn burden(kind: &str, wanted: usize) -> (usize, Vec<OwnedFd>) {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
@@ -36,12 +36,12 @@ pub(crate) fn burden(kind: &str, wanted: usize) -> (usize, Vec<OwnedFd>) {
     let (mut held, mut made) = (Vec::new(), 0);
     let side = (wanted as f64).sqrt() as usize;
     for number in found {
-        // SAFETY: a descriptor that is open, and that nobody closes meanwhile.
+        // SAFETY: the descriptor is open, and nothing closes it meanwhile.
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         let copies: Vec<OwnedFd> = (0..side).map_while(|_| descriptor.try_clone_to_owned().ok()).collect();
         while made < wanted {
             let Ok(set) = epoll::create(epoll::CreateFlags::CLOEXEC) else {
-                // Half of them for sets.
+                // Spend at most half of the descriptors on sets.
                 if held.len() > copies.len() {
                     break;
                 }
@@ -60,7 +60,7 @@ pub(crate) fn burden(kind: &str, wanted: usize) -> (usize, Vec<OwnedFd>) {
     (made, held)
 }
 
-/// The same of one that may have few descriptors.
+/// Like [`burden`], for a process with a low limit on descriptors.
 fn burden_within(descriptor: BorrowedFd<'_>, wanted: usize, held: Vec<OwnedFd>) -> (usize, Vec<OwnedFd>) {
     let most = held.len() / 2;
     drop(held);
@@ -81,13 +81,13 @@ fn add(set: &OwnedFd, descriptor: BorrowedFd<'_>) -> bool {
     epoll::add(set, descriptor, epoll::EventData::new_u64(0), epoll::EventFlags::IN | epoll::EventFlags::OUT).is_ok()
 }
 
-/// CPU time that this thread has used.
+/// CPU time used by this thread.
 pub(crate) fn cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Says how long each of `quiet` and of `attacked` took: the middle, and of a hundred all but the longest.
+/// Prints the median and the 99th percentile of `quiet` and of `attacked`.
 pub(crate) fn compare(what: &str, quiet: &mut [Duration], attacked: &mut [Duration]) {
     let of = |times: &mut [Duration]| {
         times.sort();

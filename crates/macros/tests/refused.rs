@@ -1,4 +1,4 @@
-//! What the macro refuses, and in which words.
+//! Tests which code the macro refuses, and with which messages.
 
 #[test]
 fn refused() {

@@ -1,5 +1,5 @@
-//! Everything that an argument can be, and what the callee makes of it.
-// Every form has its turn.
+//! Every form of argument, and what the callee makes of it.
+// The lints would reject some of the forms.
 #![allow(clippy::cloned_ref_to_slice_refs, clippy::needless_arbitrary_self_type, clippy::ptr_arg)]
 
 use callgate::bridge;

@@ -1,4 +1,4 @@
-//! A trait's methods may be named as what every type has: the drop-in calls the proxy's own.
+//! A trait's methods may have the names of methods that every type has: the drop-in calls the proxy's own.
 use callgate::bridge;
 
 trait Numbered {
@@ -8,7 +8,7 @@ trait Numbered {
     fn tap(&self) -> u64;
 }
 
-/// What takes any type by value, and is in scope where the block is.
+/// A blanket trait that takes any type by value, in scope at the block.
 trait Tap: Sized {
     fn tap(self) -> Self {
         self

@@ -1,4 +1,4 @@
-//! A builder for each constructor, whichever way it spells what it makes.
+//! Each constructor gets a builder, however it spells the type that it returns.
 use callgate::bridge;
 
 struct Named(String);

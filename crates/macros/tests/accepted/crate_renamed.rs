@@ -1,4 +1,4 @@
-//! Callgate by another name, as a dependency renamed in Cargo.toml is, and nothing by its own.
+//! Callgate is available only under another name, as after a renaming in Cargo.toml.
 
 mod callgate {}
 

@@ -1,4 +1,4 @@
-//! A bridge stands in for the value wherever its trait is asked for.
+//! A bridge replaces the value wherever its trait is required.
 #![allow(clippy::needless_lifetimes)] // The drop-in keeps them.
 
 use callgate::rkyv::{Archive, Deserialize, Serialize};

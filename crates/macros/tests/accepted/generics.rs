@@ -1,4 +1,4 @@
-//! Parameters on the type: of types, of constants, bounded, unsized; and blocks for one of them.
+//! Generic types: type and const parameters, bounded and unsized ones, and blocks for one instance of a type.
 use callgate::bridge;
 use callgate::rkyv::{Archive, Archived, Deserialize, Serialize};
 use std::marker::PhantomData;
@@ -66,7 +66,7 @@ impl<const N: usize> Grid<N> {
     }
 }
 
-/// The name that a proxy's own parameter would have.
+/// Named as a proxy's own parameter would be.
 struct M<T: ?Sized>(PhantomData<T>);
 
 #[bridge]

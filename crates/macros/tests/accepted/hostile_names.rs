@@ -1,4 +1,4 @@
-//! Whatever names the user has, the generated code means its own.
+//! The generated code refers to its own items, whatever names the user's code defines.
 #![no_implicit_prelude]
 #![allow(dead_code, non_camel_case_types, clippy::duplicate_underscore_argument, clippy::too_many_arguments)]
 

@@ -1,6 +1,6 @@
-//! What the macro accepts. Each module is written as a user's program would be, and its test runs it.
+//! Code that the macro accepts. Each module is written like a user's program, and its test runs it.
 //!
-//! A case about `main` itself, or about the lints of a whole crate, is a program of its own, in `tests/programs`, which Cargo.toml lists.
+//! Cases about `main` itself, or about the lints of a whole crate, are separate programs in `tests/programs`, listed in Cargo.toml.
 
 // Gives every module a second name for callgate, as a renamed dependency in Cargo.toml does. `crate_renamed` uses it.
 extern crate callgate as cg;

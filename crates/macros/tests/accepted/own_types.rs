@@ -1,4 +1,4 @@
-//! Own types without an own dependency on rkyv.
+//! The user's own types, without a direct dependency on rkyv.
 use callgate::bridge;
 use callgate::rkyv::{self, Archive, Deserialize, Serialize};
 

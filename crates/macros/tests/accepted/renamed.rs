@@ -1,4 +1,4 @@
-//! Names for callers; the local names stay.
+//! Renamed methods: callers use the new names, and the local names stay.
 use callgate::bridge;
 
 struct Service;

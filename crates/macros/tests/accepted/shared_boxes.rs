@@ -1,4 +1,4 @@
-//! Boxes of all kinds of plain data, wherever a value may stand: in types, enums, lists, generic services, traits and setters.
+//! Boxes of all kinds of plain data, wherever a value may occur: in types, enums, lists, generic services, traits and setters.
 #![deny(warnings)]
 
 use callgate::bytemuck::{Pod, Zeroable};
@@ -71,13 +71,13 @@ impl From<CallError> for Failed {
     }
 }
 
-/// What takes boxes and gives them, here or in a child.
+/// Takes boxes and returns them, here or in a child.
 trait Fill<T: Pod> {
     fn fill(&self, boxed: SharedBox<[T]>) -> Result<SharedBox<[T]>, Failed>;
     fn first_of(&self, boxed: &SharedBox<[T]>) -> Option<SharedBox<T>>;
 }
 
-/// Generic over what lies in the boxes.
+/// Generic over the contents of the boxes.
 pub struct Filler<T>(T);
 
 #[bridge]
@@ -103,7 +103,7 @@ impl<T: Pod + Archive> Fill<T> for Filler<T> {
     }
 }
 
-/// Generic over boxes and whatever else is a slice.
+/// Generic over boxes and other slices.
 pub struct Inverter<F>(PhantomData<F>);
 
 #[bridge]

@@ -1,4 +1,4 @@
-//! The archived types that can derive `Viewable`, and what is read in views of them.
+//! The archived types that can derive `Viewable`, and what views of them read.
 #![forbid(unsafe_code)]
 #![deny(warnings)]
 
@@ -40,7 +40,7 @@ where
     Label { text: String, of: PhantomData<T>, all: Vec<T> },
 }
 
-/// Leads back to itself, and has a field of a parameter's type beside.
+/// Refers back to itself, and also has a field whose type is a parameter.
 #[derive(Archive, Serialize, Deserialize)]
 #[rkyv(derive(Viewable))]
 #[rkyv(serialize_bounds(__S: rkyv::ser::Writer + rkyv::ser::Allocator, __S::Error: rkyv::rancor::Source))]

@@ -1,4 +1,4 @@
-//! A library has started a thread, and something that waits for descriptors, before `main`.
+//! Before `main`, a library has started a thread and a runtime that waits for descriptors.
 #![allow(unsafe_code)]
 
 extern "C" fn start_as_a_library() {

@@ -1,4 +1,4 @@
-//! Below the attribute of a runtime, which keeps it for the plain function that it makes.
+//! The attribute below a runtime's attribute, which passes it on to the plain function that it makes.
 #[tokio::main]
 #[callgate::main]
 async fn main() -> Result<(), std::num::ParseIntError> {

@@ -1,4 +1,4 @@
-//! A `main` whose result is nobody's business.
+//! A `main` that returns an opaque type: `impl Termination`.
 use std::process::{ExitCode, Termination};
 
 #[callgate::main]

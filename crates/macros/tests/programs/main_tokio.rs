@@ -1,4 +1,4 @@
-//! Above the attribute of a runtime, with and without arguments.
+//! The attribute above a runtime's attribute, with and without arguments.
 #![deny(warnings, missing_docs, unused_results, clippy::pedantic)]
 #![allow(clippy::missing_errors_doc, clippy::missing_panics_doc)] // The attribute takes documented functions, too.
 

@@ -1,4 +1,4 @@
-//! The generated code gives no reason to complain where the user's own gives none.
+//! The generated code triggers no lint where the user's own code triggers none.
 #![forbid(unsafe_code)]
 #![deny(warnings, missing_docs, unreachable_pub, unused, nonstandard_style, future_incompatible, rust_2018_idioms)]
 #![deny(missing_debug_implementations, missing_copy_implementations, private_interfaces, private_bounds, trivial_casts)]
