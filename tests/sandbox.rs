@@ -1273,7 +1273,7 @@ fn a_child_that_was_built_without_sandboxes_is_refused() {
 fn a_child_that_has_threads_already_is_refused() {
     within(60, "a_child_that_has_threads_already_is_refused", || {
         let error = Inmate::bridge().env(EARLY_THREAD, "1").sandbox(Sandbox::new()).start().expect_err("no bridge");
-        assert!(error.to_string().contains("the child has 2 threads already"), "{error}");
+        assert!(error.to_string().contains("the child already has 2 threads"), "{error}");
         assert!(Inmate::bridge().env(EARLY_THREAD, "1").start().is_ok());
     });
 }

@@ -62,17 +62,17 @@ impl SandboxReply {
         let known = |told: Vec<(u8, String)>| {
             let lines =
                 told.into_iter().map(|(code, words)| Some((Measure::from_code(code.into())?, checked_words(&words))));
-            lines.collect::<Option<Vec<_>>>().ok_or("its report of the sandbox names what there is not")
+            lines.collect::<Option<Vec<_>>>().ok_or("its sandbox report names an unknown measure")
         };
         let report = SandboxReport { in_force: known(told.in_force)?, left_out: known(told.left_out)? };
         let mut measures: Vec<_> = report.in_force().chain(report.left_out()).map(|(measure, _)| measure).collect();
         measures.sort_unstable_by_key(|measure| measure.code());
         if !measures.iter().copied().eq(plan.measures()) {
-            return Err("its report of the sandbox is not about what was asked for".into());
+            return Err("its sandbox report does not match the requested measures".into());
         }
         let needed = report.left_out().find(|(measure, _)| !plan.is_optional(*measure)).map(|(measure, _)| measure);
         match needed {
-            Some(measure) => Err(format!("it started without what is not optional: {measure}")),
+            Some(measure) => Err(format!("it started without a measure that is not optional: {measure}")),
             None => Ok(report),
         }
     }
