@@ -524,8 +524,7 @@ fn fault_24_a_reply_that_there_is_no_memory_for_fails_its_call() {
         // Room for the reply's memory and for what the allocator reserves for a thread that begins meanwhile, but not for a copy.
         limited(Resource::RLIMIT_AS, virtual_memory() + (480 << 20), || {
             let refused = guest.fill(256 << 20).expect_err("it cannot be copied").to_string();
-            let expected =
-                "call `Guest::fill` failed: *no memory for * bytes to read it in, with RLIMIT_AS at * bytes*";
+            let expected = "call `Guest::fill` failed: *no memory for the * bytes that reading it takes, with RLIMIT_AS at * bytes*";
             assert!(fits(expected, &refused), "{refused}");
             assert_eq!(guest.fill(1000).map(|bytes| bytes.len()), Ok(1000));
         });
