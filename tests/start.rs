@@ -223,7 +223,7 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
         (fate("long error"), "its constructor failed: no luck. no luck. *"),
         (fate("panic"), "call `Guest::with_fate` failed: the child panicked at tests/start.rs:*: bad luck"),
         (fate("long panic"), "call `Guest::with_fate` failed: the child panicked at *: bad luck. bad luck. *"),
-        (fate("odd panic"), "call `Guest::with_fate` failed: the child panicked at *: a payload that is no text"),
+        (fate("odd panic"), "call `Guest::with_fate` failed: the child panicked at *: a payload that is not text"),
         (fate("exit"), "child * exited with code 7 in its constructor"),
         (fate("abort"), "child * was killed by signal 6 (SIGABRT) in its constructor"),
         (fate("kill"), "child * was killed by signal 9 (SIGKILL) in its constructor"),

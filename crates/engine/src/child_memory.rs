@@ -155,14 +155,14 @@ impl PayloadMemory {
             }
             Message::Sealed { segment } => match told.unsealed.take() {
                 Some(unsealed) if unsealed.0 == segment => told.answer = Some(Ok(unsealed)),
-                _ => confused("memory is said to be sealed that was not granted"),
+                _ => confused("a seal of memory that was not granted"),
             },
             Message::Deny { len, max } => told.answer = Some(Err(NoMemory::TooLarge { len, max })),
             Message::Exhausted { len, budget } => told.answer = Some(Err(NoMemory::Exhausted { len, budget })),
             Message::Lack { error, limit } => {
                 let why = limits::unpacked(error, limit);
                 told.unsealed = None;
-                told.answer = Some(Err(failed(format!("the parent could get no memory for the reply{why}"))));
+                told.answer = Some(Err(failed(format!("the parent could not get memory for the reply{why}"))));
             }
             Message::Need { .. } | Message::Mapped { .. } | Message::Begin { .. } | Message::Tidy => {
                 confused("a message that is not for a child")

@@ -120,7 +120,7 @@ pub struct Control<S = OwnedFd> {
 }
 
 /// The error after which a peer can no longer be talked to.
-pub const SLOW: &str = "it makes its control socket so slow that the kernel takes the time of others for it";
+pub const SLOW: &str = "it made its control socket so slow that each use costs other processes time";
 
 impl<S: AsFd> Control<S> {
     pub fn new(socket: S) -> Self {

@@ -86,7 +86,7 @@ impl Source for TellChild<'_> {
             if !self.0.control.is_slow() {
                 self.0.books.lock().for_requests.forget(segment);
             }
-            return Err(NoMemory::Failed { why: format!("the child takes no memory for the request: {error}") });
+            return Err(NoMemory::Failed { why: format!("the child does not accept memory for the request: {error}") });
         }
         failpoints::reach(Step::ParentAttachSent);
         Ok((segment, mapping))

@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-const SENSELESS: &str = "a control message that makes no sense";
+const SENSELESS: &str = "an invalid control message";
 
 /// The answer to a request for memory.
 type Answer = Result<(u64, Arc<Mapping>), NoMemory>;
@@ -89,7 +89,7 @@ impl PairEndpoint {
                     let _ = self.control.send(Message::Detach { segment }, None);
                 }
                 let why = limits::unpacked(error, limit);
-                Some(Err(failed(format!("the hub could get no memory{why}"))))
+                Some(Err(failed(format!("the hub could not get memory{why}"))))
             }
             Message::Need { .. } | Message::Mapped { .. } | Message::Begin { .. } => return Err(SENSELESS),
         };
@@ -108,7 +108,7 @@ impl PairEndpoint {
                 told.unsealed = Some((segment, mapping));
                 self.control
                     .send(Message::Mapped { segment }, None)
-                    .map_err(|_| "it does not read what it asks for")?;
+                    .map_err(|_| "it does not read the answers to its requests")?;
                 Ok(None)
             }
             Err(error) => {

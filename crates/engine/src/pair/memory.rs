@@ -137,7 +137,7 @@ impl Source for AskHub<'_> {
             }
             let Some((asked, since)) = told.asked else {
                 let sent = pair.control.send(Message::Need { len }, None);
-                sent.map_err(|error| failed(format!("the hub cannot be asked for memory: {error}")))?;
+                sent.map_err(|error| failed(format!("asking the hub for memory: {error}")))?;
                 told.asked = Some((len, Instant::now()));
                 continue;
             };
@@ -155,7 +155,7 @@ impl Source for AskHub<'_> {
                 continue;
             }
             if pair.is_over() {
-                return Err(failed("the two processes are not connected any more".into()));
+                return Err(failed("the two processes are no longer connected".into()));
             }
             if pair.changed.wait_until(&mut told, until).timed_out() && told.answer.is_none() {
                 if since.elapsed() < HUB_PATIENCE {
@@ -163,7 +163,7 @@ impl Source for AskHub<'_> {
                 }
                 drop(told);
                 pair.over(None);
-                return Err(failed(format!("the hub has given no memory within {HUB_PATIENCE:?}")));
+                return Err(failed(format!("the hub gave no memory within {HUB_PATIENCE:?}")));
             }
         }
     }

@@ -33,7 +33,7 @@ impl PairEndpoint {
         *copied += len as u64;
         if *copied > lent {
             drop(copied);
-            self.over(Some(Cause::Corrupt("requests under way with more bytes than its memory has")));
+            self.over(Some(Cause::Corrupt("requests in flight with more bytes than its memory has")));
             return Err(refuse(DecodeRefusal::Invalid));
         }
         drop(copied);
