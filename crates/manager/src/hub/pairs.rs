@@ -188,10 +188,10 @@ impl Pairs {
         let used = self.of_client.get(&caller).map_or(0, |share| share.bytes).saturating_add(kept);
         let before = self.ledger.between(caller_process, owner_process);
         if base > self.budget.saturating_sub(used) || before.bytes.saturating_add(base) > self.budget / 2 {
-            return Err(io::Error::other("all memory that it may have is in use"));
+            return Err(io::Error::other("its memory budget is used up"));
         }
         if before.objects >= MAX_OBJECTS_OF_TWO {
-            return Err(io::Error::other("one of the two keeps too much of what they had before"));
+            return Err(io::Error::other("one of the two still holds too many objects of their earlier connections"));
         }
         // Unmapped at once: from here on the segment belongs to the two.
         let (segment, object) = Segment::create(self.geometry, &Sealed)?;

@@ -97,13 +97,13 @@ impl Registry {
         check_signature(&wish.signature)?;
         let own = self.of_client.get(&wish.owner);
         if own.is_some_and(|own| own.contains_key(&wish.number)) {
-            return Err(format!("this process has registered number {} already", wish.number));
+            return Err(format!("this process has already registered number {}", wish.number));
         }
         if own.is_some_and(|own| own.len() >= MAX_NAMES_OF_CLIENT) {
-            return Err(format!("this process has registered {MAX_NAMES_OF_CLIENT} names, and may no more"));
+            return Err(format!("this process has registered {MAX_NAMES_OF_CLIENT} names, which is the limit"));
         }
         if self.names.len() >= MAX_NAMES && !self.names.contains_key(wish.name.as_str()) {
-            return Err(format!("the hub has {MAX_NAMES} names, and takes no more"));
+            return Err(format!("the hub has {MAX_NAMES} names, which is the limit"));
         }
         Ok(())
     }

@@ -52,7 +52,7 @@ impl EventLoop {
         pair: u64,
     ) {
         if self.resolving.iter().filter(|resolving| resolving.caller == caller).count() >= MAX_RESOLVING {
-            let why = format!("this process waits for {MAX_RESOLVING} callbacks to be found, and may for no more");
+            let why = format!("this process waits for {MAX_RESOLVING} callbacks to be found, which is the limit");
             return self.tell(caller, FromHub::Refused { seq, why });
         }
         let until = Instant::now() + READY_PATIENCE;
@@ -79,7 +79,7 @@ impl EventLoop {
         let (owner_pid, owner_identity, owner_process) = self.process(owner)?;
         for (client, pid) in [(owner, owner_pid), (caller, caller_pid)] {
             if !self.connections.get(&client).is_some_and(Connection::takes_introductions) {
-                return Err(io::Error::other(format!("process {pid} does not take what waits for it")));
+                return Err(io::Error::other(format!("process {pid} does not read the messages that wait for it")));
             }
         }
         self.rates.take(caller_pid, owner, Instant::now()).map_err(io::Error::other)?;
@@ -139,7 +139,7 @@ impl EventLoop {
             return self.tell(caller, FromHub::Resolved { seq, to: Resolution::None });
         }
         let owner = if let Resolution::At { owner, .. } = to { owner } else { 0 };
-        let why = format!("process {owner} has not taken part in the introduction of this process to it");
+        let why = format!("process {owner} did not complete its introduction to this process");
         self.tell(caller, FromHub::Refused { seq, why });
     }
 

@@ -117,7 +117,7 @@ impl EventLoop {
     fn handle_caller_message(&mut self, id: ClientId, message: ToHub) {
         match message {
             ToHub::Register { seq, .. } | ToHub::Shutdown { seq } => {
-                let why = "who has joined through a handle may call, and neither register nor end the hub".into();
+                let why = "a client that joined through a handle may only call: it can neither register callbacks nor shut the hub down".into();
                 self.tell(id, FromHub::Refused { seq, why });
             }
             other => self.handle_client_message(id, other),

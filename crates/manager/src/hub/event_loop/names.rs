@@ -33,7 +33,7 @@ impl EventLoop {
     pub(super) fn ask_for_names(&mut self, id: ClientId, seq: u64) {
         let sending = self.connections.get(&id).and_then(Connection::client).map_or(0, |client| client.lists.len());
         if sending + self.call_counts.asked_by(id) >= MAX_LISTS {
-            let why = format!("this process waits for {MAX_LISTS} lists of names, and may for no more");
+            let why = format!("this process waits for {MAX_LISTS} lists of names, which is the limit");
             return self.tell(id, FromHub::Refused { seq, why });
         }
         self.call_counts.ask(id, seq, Instant::now());

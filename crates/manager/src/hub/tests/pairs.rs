@@ -175,7 +175,7 @@ fn what_a_pair_begins_with_is_of_the_callers_budget() {
             })
             .collect();
         caller.say(&ToHub::Resolve { seq: caller.next(), name: "4".into() });
-        assert!(caller.refused().contains("all memory that it may have is in use"));
+        assert!(caller.refused().contains("its memory budget is used up"));
         // Its own: others can be introduced, and so can it when it has done with one.
         owners[0].say(&ToHub::Resolve { seq: owners[0].next(), name: "4".into() });
         assert!(matches!(owners[0].hear_with().0, FromHub::Introduced { .. }));
@@ -445,7 +445,7 @@ fn fault_41_what_a_pair_shares_is_sealed_before_it_is_used() {
         assert!(!poll::readable(&caller.joined.socket, Duration::from_millis(300)).unwrap());
         let object = there.remove(0);
         assert!(Mapping::new(&object, memfd::sealed_len(&object).unwrap(), Protection::ReadWrite).is_ok());
-        assert!(caller.refused().contains("has not taken part"));
+        assert!(caller.refused().contains("did not complete its introduction"));
         drop(there);
         let (_here, there, to) = caller.pair_with(&owner, "a");
         assert!(matches!(to, Resolution::At { .. }));
