@@ -70,7 +70,7 @@ pub(crate) fn adopt() -> Option<Child> {
         return None;
     }
     if let Err(why) = check_maker() {
-        fail(stdin(), "whoever started it may not command it", &why);
+        fail(stdin(), "checking which process started it", &why);
     }
     signals::leave_terminal();
     signals::ignore_broken_pipes();
@@ -86,7 +86,7 @@ pub(crate) fn adopt() -> Option<Child> {
         Ok(Some(Greeting { hello, descriptors, plan })) => {
             let descriptors = descriptors.into_iter().map(descriptor::raised).collect::<io::Result<_>>();
             let descriptors =
-                descriptors.unwrap_or_else(|error| fail(&socket, "keeping what came with the handshake", &error));
+                descriptors.unwrap_or_else(|error| fail(&socket, "keeping the descriptors of the handshake", &error));
             Some(Child { socket, descriptors, hello, plan, build: Build::Other }.come_up())
         }
         Ok(None) => std::process::exit(FAILED),
@@ -136,11 +136,11 @@ fn check_is_early() {
 /// What is wrong in a process that reached `init` while `threads` threads ran in it; 1 = no other thread, but a reactor.
 pub(crate) fn too_late_in_words(threads: u64) -> String {
     let found = match threads {
-        0 | 1 => "an async runtime was there already".into(),
-        more => format!("{more} threads ran already"),
+        0 | 1 => "an async runtime was already running".into(),
+        more => format!("{more} threads were already running"),
     };
     format!(
-        "when it came to callgate::init(), {found}: put #[callgate::main] above `fn main` and above the runtime's attribute \
+        "when it reached callgate::init(), {found}: put #[callgate::main] above `fn main` and above the runtime's attribute \
          (#[callgate::main] #[tokio::main] async fn main()), or call callgate::init() before anything else"
     )
 }
@@ -154,7 +154,7 @@ fn shed_inherited(inode: u64) {
         let error = descriptor::close_on_exec()
             .err()
             .unwrap_or_else(|| program::become_again(VARIABLE, &format!("{inode}{BARE}")));
-        fail(stdin(), "executing the program again, without what it inherited", &error);
+        fail(stdin(), "executing the program again without its inherited descriptors", &error);
     }
 }
 
@@ -273,7 +273,7 @@ impl Child {
         match apply::apply(&plan, workers, || bind_life(&self.socket, self.hello.parent_pid)) {
             Ok(told) => encode_to_vec(&told, MAX_BODY)
                 .map(|bytes| bytes.to_vec())
-                .unwrap_or_else(|_| fail(&self.socket, "telling of its sandbox", &senseless())),
+                .unwrap_or_else(|_| fail(&self.socket, "reporting its sandbox", &senseless())),
             Err(refusal) => {
                 let measure = refusal.measure.code().into();
                 let _ = Answer::Unconfined { measure }.send(&self.socket, refusal.why.as_bytes());

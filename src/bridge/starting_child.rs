@@ -92,7 +92,7 @@ impl<T: Service> StartingChild<T> {
             .map_err(system::<T>("waiting for the child".into(), Wanted::Memory))?
         {
             if !is_wanted() {
-                return Err(self.unusable("nobody waits for it any more".into()));
+                return Err(self.unusable("no caller waits for it any longer".into()));
             }
             if deadline.has_passed() {
                 return Err(StartError::NoAnswer { service: T::NAME, executable: executable.into(), timeout });
@@ -125,7 +125,7 @@ impl<T: Service> StartingChild<T> {
                 failpoints::reach(Step::ParentAnswered);
                 Ok(body)
             }
-            Answer::Ready { pid } => Err(self.unusable(format!("it says that its process number is {pid}"))),
+            Answer::Ready { pid } => Err(self.unusable(format!("it reported the process number {pid}"))),
             Answer::Protocol { version } => mismatch("the version of callgate's protocol", PROTOCOL.into(), version),
             Answer::Format { format } => mismatch("the format of rkyv's archives", hello.format, format),
             Answer::Build { build } => mismatch("the build of the program", Image::current().build, build),
@@ -134,13 +134,13 @@ impl<T: Service> StartingChild<T> {
             }
             Answer::Interface { interface } => Err(self.lacks(interface)),
             Answer::NotServing => Err(self
-                .unusable("its main begins with #[callgate::main] or callgate::init(), and a separate executable needs callgate::serve()".into())),
+                .unusable("its main begins with #[callgate::main] or callgate::init(), but a separate executable needs callgate::serve()".into())),
             Answer::Segment { error } => Err(self.unusable(no_segment(error))),
             Answer::OneWorker => Err(self.unusable(
-                "it serves with one worker, and for several its main must call callgate::serve_parallel()".into(),
+                "it serves with one worker; to serve with several, its main must call callgate::serve_parallel()".into(),
             )),
             Answer::NoSandbox => Err(self.unusable(
-                "it was built without callgate's feature `sandbox`, so it cannot have the sandbox that the bridge has"
+                "it was built without callgate's feature `sandbox`, which the bridge's sandbox needs"
                     .into(),
             )),
             Answer::Unconfined { measure } if hello.sandboxed => Err(self.unconfined(measure, &body)),
@@ -163,7 +163,7 @@ impl<T: Service> StartingChild<T> {
                 "its executable has no bridged trait `{name}` of `{}` with the same methods and types: build it with `#[bridge] impl {name} for {}`",
                 T::NAME, T::NAME
             ),
-            None => "it reported that a bridged trait is missing which this program does not have".into(),
+            None => "it reported as missing a bridged trait that this program does not have".into(),
         })
     }
 
@@ -192,7 +192,7 @@ impl<T: Service> StartingChild<T> {
     fn ended(&self) -> StartError {
         match self.pidfd.as_ref().and_then(|pidfd| reap(pidfd, END_PATIENCE)) {
             Some(exit) => Self::died(self.pid, exit),
-            None => self.unusable("it closed its control socket and went on".into()),
+            None => self.unusable("it closed its control socket but kept running".into()),
         }
     }
 

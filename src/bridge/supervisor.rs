@@ -304,7 +304,7 @@ impl Supervisor {
 
 /// The error of `restart` on a bridge that does not keep what it needs to start another child.
 pub(super) fn no_restart(method: &'static Method) -> CallError {
-    let why = "the bridge was started without Builder::restart, so it has its first child for good; stop it and start another".into();
+    let why = "the bridge was started without Builder::restart, so its child cannot be replaced; stop the bridge and start another".into();
     CallError::Refused { call: method.call_name(), why }
 }
 

@@ -105,7 +105,7 @@ impl<T: Service> Builder<T> {
             return refused("pending_calls", self.slots, "a power of two");
         }
         if self.workers > lanes {
-            return refused("workers", self.workers, &format!("at most {lanes}, as many as concurrent_callers"));
+            return refused("workers", self.workers, &format!("at most {lanes}, the value of concurrent_callers"));
         }
         Ok(geometry)
     }
@@ -140,7 +140,7 @@ impl<T: Service> Builder<T> {
         match bridged_traits::generic_of::<T>() {
             Some(name) if self.launch.executable.is_some() => {
                 let way_out = format!(
-                    "left out: the trait `{name}` is bridged for a generic type, whose methods are found in this program only"
+                    "left out: the trait `{name}` is bridged for a generic type, whose methods exist in this program only"
                 );
                 refused("executable", format!("`{}`", self.launch.executable_name()), way_out)
             }
@@ -162,12 +162,15 @@ impl<T: Service> Builder<T> {
 fn check_restart<T: Service>(restart: &Restart, signal: Signal) -> Result<(), StartError> {
     check::<T>("Restart::at_most", restart.most.unwrap_or(u32::MAX), 1..=u32::MAX)?;
     if restart.within.is_zero() {
-        let (option, value, range) = ("Restart::within", "no time".into(), "more than that".into());
+        let (option, value, range) = ("Restart::within", "zero".into(), "longer than zero".into());
         return Err(StartError::Option { service: T::NAME, option, value, range });
     }
     if signal.trusts_the_child() {
-        let (option, value, range) =
-            ("restart", format!("given with {signal:?}"), "without it: each child that dies may leave a thread behind");
+        let (option, value, range) = (
+            "restart",
+            format!("combined with {signal:?}"),
+            "used without it, because each child that dies may leave a thread behind",
+        );
         return Err(StartError::Option { service: T::NAME, option, value, range: range.into() });
     }
     Ok(())

@@ -128,8 +128,8 @@ impl Supervisor {
         let (restarting, why) = match (&state.phase, &state.last_failure) {
             (Phase::Stopped, _) => return CallError::Stopped { call, pid, started: Started::No },
             (Phase::GivenUp(why), _) => (false, why.clone()),
-            (Phase::Open, None) => (true, "there is no other yet".into()),
-            (Phase::Open, Some(why)) => (true, format!("there is no other yet; the last start failed ({why})")),
+            (Phase::Open, None) => (true, "its replacement is not ready".into()),
+            (Phase::Open, Some(why)) => (true, format!("its replacement is not ready; the last start failed ({why})")),
         };
         CallError::Down { call, pid, exit: dead.exit(), restarting, why }
     }

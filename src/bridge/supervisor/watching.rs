@@ -161,9 +161,9 @@ impl Supervisor {
         }
         let most = restart.most.unwrap_or(u32::MAX);
         let limit = format!("there have been {most} restarts within {:?}", restart.within);
-        let allowed = "as many as Restart::at_most allows";
+        let allowed = "the most that Restart::at_most allows";
         Err(match last {
-            Some(error) => format!("{limit}, the last of which failed: {error}; that is {allowed}"),
+            Some(error) => format!("{limit}, {allowed}; the last one failed: {error}"),
             None => format!("{limit}, {allowed}"),
         })
     }
