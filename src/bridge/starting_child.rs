@@ -30,13 +30,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long to wait for the exit status of a killed child before leaving it to the watcher.
-const REAP_PATIENCE: Duration = Duration::from_millis(500);
+const REAP_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How often to check, while a child starts, whether it is still wanted.
 const WANTED_SLICE: Duration = Duration::from_millis(20);
 
 /// How long a child may live on after it has closed its control socket.
-const END_PATIENCE: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to wait for a child to start: at most `timeout`, and only while `is_wanted` says yes.
 pub(super) struct StartWait<'a> {
@@ -190,7 +190,7 @@ impl<T: Service> StartingChild<T> {
 
     /// The child has closed the control socket: it has ended, or is about to.
     fn ended(&self) -> StartError {
-        match self.pidfd.as_ref().and_then(|pidfd| reap(pidfd, END_PATIENCE)) {
+        match self.pidfd.as_ref().and_then(|pidfd| reap(pidfd, END_TIMEOUT)) {
             Some(exit) => Self::died(self.pid, exit),
             None => self.unusable("it closed its control socket but kept running".into()),
         }
@@ -203,7 +203,7 @@ impl<T: Service> StartingChild<T> {
         let link = Link::new(self.pid, pidfd, control, segment, shared);
         if let Err(error) = watcher::watch(link.clone()) {
             link.put_an_end();
-            reap(link.pidfd(), REAP_PATIENCE);
+            reap(link.pidfd(), REAP_TIMEOUT);
             return Err(system::<T>("watching the child".into(), Wanted::Memory)(error));
         }
         Ok(link)
@@ -217,7 +217,7 @@ impl<T> Drop for StartingChild<T> {
             // The child ends itself when its control socket ends.
             close::shut_down(&control);
         }
-        if reap(&pidfd, REAP_PATIENCE).is_none() {
+        if reap(&pidfd, REAP_TIMEOUT).is_none() {
             // The kernel holds it up. The watcher reaps it, so the caller need not wait.
             let _ = watcher::watch(Arc::new(Remains { pidfd, control }));
         }

@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a spare child may take to begin building its service. After that it counts as hung, and another is started.
-const SPARE_PATIENCE: Duration = Duration::from_secs(1);
+const SPARE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     pub(super) fn run(self: &Arc<Self>, mut hooks: Vec<Hook>) {
@@ -198,7 +198,7 @@ impl Supervisor {
         let start_timeout = self.spec.start_timeout();
         let spare = self.desk.state.lock().spare.take();
         if let Some(spare) = spare.filter(|spare| !spare.peer.peer_status.is_over()) {
-            match self.raise(spare, SPARE_PATIENCE.min(start_timeout)) {
+            match self.raise(spare, SPARE_TIMEOUT.min(start_timeout)) {
                 Err(error) if !has_begun(&error) => {}
                 raised => return raised,
             }

@@ -18,7 +18,7 @@ use std::time::Duration;
 const FULL: Duration = Duration::from_millis(1);
 
 /// How long a hub may leave a notice unread before the client leaves it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 const IN_FORK: &str = "this process is a fork of the one that is connected";
 
@@ -79,7 +79,7 @@ impl Client {
     pub(crate) fn tell(&self, message: &ToHub) {
         // A lost connection needs no notice. A hub that does not read would keep outdated state for ever, such as a lock that was given back;
         // ending the connection makes it drop all of that.
-        if let Err(Unanswered::Late) = self.send(message, Deadline::after(Some(PATIENCE))) {
+        if let Err(Unanswered::Late) = self.send(message, Deadline::after(Some(TIMEOUT))) {
             self.end("the hub did not read this process's messages");
         }
     }

@@ -10,7 +10,7 @@ use crate::hub::ledger::Process;
 use crate::hub::pairs::{Heard, New, SealRequest};
 use crate::protocol::{FromHub, Resolution, Side};
 use callgate_os::listener;
-use callgate_transport::bounds::hub::{INTRODUCTION, MAX_RESOLVING, READY_PATIENCE};
+use callgate_transport::bounds::hub::{INTRODUCTION, MAX_RESOLVING, READY_TIMEOUT};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -55,7 +55,7 @@ impl EventLoop {
             let why = format!("this process waits for {MAX_RESOLVING} callbacks to be found, which is the limit");
             return self.tell(caller, FromHub::Refused { seq, why });
         }
-        let until = Instant::now() + READY_PATIENCE;
+        let until = Instant::now() + READY_TIMEOUT;
         self.resolving.push(Resolving { pair: Some(pair), caller, owner, seq, name: name.into(), to, until });
     }
 

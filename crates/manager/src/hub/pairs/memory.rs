@@ -14,7 +14,7 @@ use crate::protocol::Side;
 use callgate_engine::control::Message;
 use callgate_os::limits::{self, Wanted};
 use callgate_os::memfd;
-use callgate_transport::bounds::hub::RELEASE_PATIENCE;
+use callgate_transport::bounds::hub::RELEASE_TIMEOUT;
 use std::io::{self, ErrorKind as Kind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -25,7 +25,7 @@ impl Pairs {
         let budget = self.budget;
         let end = self.pairs.get_mut(&pair).ok_or(Broken)?.end(side);
         match end.request.step(RequestEvent::Asked) {
-            RequestAction::Decide => self.grant(pair, side, len, Instant::now() + RELEASE_PATIENCE),
+            RequestAction::Decide => self.grant(pair, side, len, Instant::now() + RELEASE_TIMEOUT),
             _ if len > budget / 2 => tell(&end.control, Message::Deny { len, max: budget / 2 }),
             _ => tell(&end.control, Message::Exhausted { len, budget }),
         }
