@@ -76,7 +76,7 @@ pub(crate) fn adopt() -> Option<Child> {
     signals::ignore_broken_pipes();
     check_is_early();
     if !is_bare {
-        shed_inherited(inode);
+        drop_inherited(inode);
     }
     let socket =
         descriptor::take_stdin().unwrap_or_else(|error| fail(stdin(), "taking the control socket from stdin", &error));
@@ -87,7 +87,7 @@ pub(crate) fn adopt() -> Option<Child> {
             let descriptors = descriptors.into_iter().map(descriptor::raised).collect::<io::Result<_>>();
             let descriptors =
                 descriptors.unwrap_or_else(|error| fail(&socket, "keeping the descriptors of the handshake", &error));
-            Some(Child { socket, descriptors, hello, plan, build: Build::Other }.come_up())
+            Some(Child { socket, descriptors, hello, plan, build: Build::Other }.prepare())
         }
         Ok(None) => std::process::exit(FAILED),
         Err(error) => fail(&socket, "receiving the handshake", &error),
@@ -147,7 +147,7 @@ pub(crate) fn too_late_in_words(threads: u64) -> String {
 
 /// Executes this program a second time if it has inherited descriptors, which closes them. Any other open descriptor was opened in this process
 /// (by a library that was loaded before `main`, say) and belongs to its owner. Returns if there is nothing to shed.
-fn shed_inherited(inode: u64) {
+fn drop_inherited(inode: u64) {
     // Without procfs, inherited and own descriptors cannot be told apart.
     let Ok(found) = descriptor::found() else { return };
     if found.iter().any(|found| found.is_inheritable) {
@@ -197,7 +197,7 @@ fn bind_life(control: impl AsFd, parent_pid: u32) {
 
 impl Child {
     /// Arranges to be killed when the parent dies, and takes the process name that the builder chose.
-    fn come_up(self) -> Self {
+    fn prepare(self) -> Self {
         bind_life(&self.socket, self.hello.parent_pid);
         selfproc::set_name(&self.hello.name);
         // Safe now: `adopt` has left the parent's terminal.

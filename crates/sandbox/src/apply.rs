@@ -41,7 +41,7 @@ pub struct MeasureFailure {
 /// later step can make the kernel forget that.
 pub fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Result<SandboxReply, MeasureFailure> {
     let mut steps =
-        Steps { plan, told: SandboxReply::default(), namespace_for: None, signals_ruled: false, files_ruled: false };
+        Steps { plan, reply: SandboxReply::default(), namespace_for: None, signals_ruled: false, files_ruled: false };
     match callgate_os::limits::threads() {
         Ok(1) => {}
         Ok(threads) => {
@@ -62,12 +62,12 @@ pub fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Result<Sand
     steps.step(Measure::NoNewPrivileges, || rights::forbid_new_privileges().map(|()| "no_new_privs".into()))?;
     steps.landlock()?;
     steps.seccomp()?;
-    Ok(steps.told)
+    Ok(steps.reply)
 }
 
 struct Steps<'a> {
     plan: &'a Plan,
-    told: SandboxReply,
+    reply: SandboxReply,
     /// The measure for which the process entered a user namespace, in which it has every capability.
     namespace_for: Option<Measure>,
     /// Landlock restricts signals to other processes.
@@ -84,7 +84,7 @@ impl Steps<'_> {
         }
         match take() {
             Ok(how) => {
-                self.told.in_force.push((measure.code(), how));
+                self.reply.in_force.push((measure.code(), how));
                 Ok(())
             }
             Err(error) => self.left_out(measure, &error.to_string()),
@@ -97,7 +97,7 @@ impl Steps<'_> {
         if !self.plan.is_optional(measure) {
             return Err(MeasureFailure { measure, why });
         }
-        self.told.left_out.push((measure.code(), why));
+        self.reply.left_out.push((measure.code(), why));
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use crate::bridge::child_spec::ChildSpec;
 use crate::bridge::restart::Restart;
 use crate::bridge::sandboxing::SentPlan;
 use crate::bridge::starting_child::system;
-use crate::bridge::supervisor::{Desk, Supervisor};
+use crate::bridge::supervisor::{SharedState, Supervisor};
 use crate::bridge::target::Target;
 use crate::bridge::{Bridge, entry, env_backends};
 use crate::start_error::StartError;
@@ -39,10 +39,10 @@ impl<T: Service> Builder<T> {
         if restart.is_none() && hooks.is_empty() {
             return Ok(Bridge::new(Target::Single(spec.start()?), timeout, stop_grace));
         }
-        let desk = Desk::new();
-        spec.lateness = Some(desk.lateness(restart.as_ref(), &hooks));
+        let shared = SharedState::new();
+        spec.lateness = Some(shared.lateness(restart.as_ref(), &hooks));
         let child = spec.start()?;
-        let supervisor = Supervisor::start(spec, child.clone(), restart, hooks, desk).map_err(|error| {
+        let supervisor = Supervisor::start(spec, child.clone(), restart, hooks, shared).map_err(|error| {
             child.kill_within(Duration::from_millis(500));
             system::<T>("starting the thread that starts other children".into(), Wanted::Task)(error)
         })?;

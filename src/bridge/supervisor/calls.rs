@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{DeskState, Phase, SupervisedChild, Supervisor};
+use super::{Phase, SupervisedChild, Supervisor, SupervisorState};
 use callgate_engine::caller::CallContext;
 use callgate_engine::service::Method;
 use callgate_transport::doorbell::Deadline;
@@ -115,12 +115,12 @@ impl Supervisor {
         if peer.is_in_fork() {
             return dead.caller.in_fork_slow(context);
         }
-        self.down_in(self.desk.state.lock(), dead, context)
+        self.down_in(self.shared.state.lock(), dead, context)
     }
 
     pub(super) fn down_in(
         &self,
-        state: MutexGuard<'_, DeskState>,
+        state: MutexGuard<'_, SupervisorState>,
         dead: &SupervisedChild,
         context: &CallContext,
     ) -> CallError {
@@ -137,7 +137,7 @@ impl Supervisor {
     /// Waits for a child later than `generation`. `None`: the deadline has passed; there will be none; there is no deadline and a start has failed; or a
     /// hook calls, whose return the thread awaits before it starts a child.
     fn after(&self, generation: u64, deadline: Deadline) -> Option<Arc<SupervisedChild>> {
-        let mut state = self.desk.state.lock();
+        let mut state = self.shared.state.lock();
         let (is_hook, failures) = (state.thread == Some(thread::current().id()), state.failures);
         loop {
             let child = self.current();
@@ -148,9 +148,9 @@ impl Supervisor {
                 return None;
             }
             match deadline.instant() {
-                Some(instant) => drop(self.desk.changed.wait_until(&mut state, instant)),
+                Some(instant) => drop(self.shared.changed.wait_until(&mut state, instant)),
                 None if state.failures > failures => return None,
-                None => self.desk.changed.wait(&mut state),
+                None => self.shared.changed.wait(&mut state),
             }
         }
     }

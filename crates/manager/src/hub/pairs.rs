@@ -123,7 +123,7 @@ pub(super) struct New {
 
 /// The outcome of reading from a control socket.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum ControlRead {
     /// A message was handled; there may be another.
     More,
     /// There is no message.
@@ -320,11 +320,11 @@ impl Pairs {
     }
 
     /// Handles one message of `side`. `credit` is that of its client, for all its sockets together.
-    pub(super) fn hear(&mut self, pair: u64, side: Side, credit: &mut Credit) -> Heard {
-        let Some(found) = self.pairs.get_mut(&pair) else { return Heard::Nothing };
+    pub(super) fn read_one(&mut self, pair: u64, side: Side, credit: &mut Credit) -> ControlRead {
+        let Some(found) = self.pairs.get_mut(&pair) else { return ControlRead::Nothing };
         let end = found.end(side);
         if !credit.take(1) {
-            return Heard::TooMuch;
+            return ControlRead::TooMuch;
         }
         let received = end.control.receive(BlockingMode::No);
         credit.charge_time(end.control.take_cost());
@@ -339,10 +339,10 @@ impl Pairs {
                 Err(Broken)
             }
             Ok(None) => Err(Broken),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return ControlRead::Nothing,
             Err(_) => Err(Broken),
         };
-        if said.is_ok() { Heard::More } else { Heard::End }
+        if said.is_ok() { ControlRead::More } else { ControlRead::End }
     }
 
     fn handle_message(&mut self, pair: u64, side: Side, message: Message) -> Result<(), Broken> {

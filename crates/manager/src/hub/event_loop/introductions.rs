@@ -7,7 +7,7 @@
 use super::{EventLoop, Resolving, TURN, control_key};
 use crate::hub::connection::{ClientId, Connection};
 use crate::hub::ledger::Process;
-use crate::hub::pairs::{Heard, New, SealRequest};
+use crate::hub::pairs::{ControlRead, New, SealRequest};
 use crate::protocol::{FromHub, Resolution, Side};
 use callgate_os::listener;
 use callgate_transport::bounds::hub::{INTRODUCTION, MAX_RESOLVING, READY_TIMEOUT};
@@ -61,9 +61,9 @@ impl EventLoop {
 
     pub(super) fn sealed(&mut self, unsealed: SealRequest, is_sealed: bool) {
         let pair = unsealed.pair;
-        match if is_sealed { self.pairs.sealed(unsealed) } else { Heard::End } {
-            Heard::End => self.end_pair(pair),
-            Heard::Ready => {
+        match if is_sealed { self.pairs.sealed(unsealed) } else { ControlRead::End } {
+            ControlRead::End => self.end_pair(pair),
+            ControlRead::Ready => {
                 let ready: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == Some(pair)).collect();
                 for Resolving { caller, seq, to, .. } in ready {
                     self.tell(caller, FromHub::Resolved { seq, to });
@@ -153,17 +153,17 @@ impl EventLoop {
         for _ in 0..TURN {
             let client = self.pairs.client(pair, side);
             let Some(connection) = client.and_then(|client| self.connections.get_mut(&client)) else { return };
-            let heard = self.pairs.hear(pair, side, &mut connection.credit.lock());
+            let heard = self.pairs.read_one(pair, side, &mut connection.credit.lock());
             match heard {
-                Heard::More | Heard::Ready => self.charge_other(pair, side),
-                Heard::Nothing => return,
-                Heard::End => {
+                ControlRead::More | ControlRead::Ready => self.charge_other(pair, side),
+                ControlRead::Nothing => return,
+                ControlRead::End => {
                     let resolving = self.resolving.iter_mut().filter(|resolving| resolving.pair == Some(pair));
                     // The owner may be about to end: the answer waits until that is known.
                     resolving.filter(|_| side == Side::Owner).for_each(|resolving| resolving.pair = None);
                     return self.end_pair(pair);
                 }
-                Heard::TooMuch => {
+                ControlRead::TooMuch => {
                     if let Some(control) = self.pairs.control(pair, side) {
                         self.poll.remove(control);
                     }

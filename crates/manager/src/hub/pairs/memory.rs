@@ -6,8 +6,8 @@
 
 use super::memory_request::{RequestAction, RequestEvent};
 use super::{
-    Broken, End, FIRST, GrantedObject, Heard, MAX_OBJECTS_OF_TWO, MAX_SEGMENTS, MAX_SEGMENTS_OF_SIDE, Pair, Pairs,
-    SealRequest, tell,
+    Broken, ControlRead, End, FIRST, GrantedObject, MAX_OBJECTS_OF_TWO, MAX_SEGMENTS, MAX_SEGMENTS_OF_SIDE, Pair,
+    Pairs, SealRequest, tell,
 };
 use crate::hub::ledger::{Left, Watch};
 use crate::protocol::Side;
@@ -122,16 +122,16 @@ impl Pairs {
     pub(in crate::hub) fn sealed(
         &mut self,
         SealRequest { pair, side, segment, object, to_read }: SealRequest,
-    ) -> Heard {
-        let Some(found) = self.pairs.get_mut(&pair) else { return Heard::Nothing };
+    ) -> ControlRead {
+        let Some(found) = self.pairs.get_mut(&pair) else { return ControlRead::Nothing };
         let told = match segment {
             FIRST => {
                 found.is_ready = true;
-                tell(&found.owner.control, Message::Sealed { segment }).map(|()| Heard::Ready)
+                tell(&found.owner.control, Message::Sealed { segment }).map(|()| ControlRead::Ready)
             }
-            segment => Self::attach(found, side, segment, &to_read.unwrap_or(object)).map(|()| Heard::More),
+            segment => Self::attach(found, side, segment, &to_read.unwrap_or(object)).map(|()| ControlRead::More),
         };
-        told.unwrap_or(Heard::End)
+        told.unwrap_or(ControlRead::End)
     }
 
     fn attach(found: &mut Pair, side: Side, segment: u64, to_read: &OwnedFd) -> Result<(), Broken> {
