@@ -70,13 +70,13 @@ pub(crate) fn adopt() -> Option<Child> {
         return None;
     }
     if let Err(why) = check_maker() {
-        fail(stdin(), "whoever started it may not command it", &why);
+        fail(stdin(), "checking which process started it", &why);
     }
     signals::leave_terminal();
     signals::ignore_broken_pipes();
     check_is_early();
     if !is_bare {
-        shed_inherited(inode);
+        drop_inherited(inode);
     }
     let socket =
         descriptor::take_stdin().unwrap_or_else(|error| fail(stdin(), "taking the control socket from stdin", &error));
@@ -86,8 +86,8 @@ pub(crate) fn adopt() -> Option<Child> {
         Ok(Some(Greeting { hello, descriptors, plan })) => {
             let descriptors = descriptors.into_iter().map(descriptor::raised).collect::<io::Result<_>>();
             let descriptors =
-                descriptors.unwrap_or_else(|error| fail(&socket, "keeping what came with the handshake", &error));
-            Some(Child { socket, descriptors, hello, plan, build: Build::Other }.come_up())
+                descriptors.unwrap_or_else(|error| fail(&socket, "keeping the descriptors of the handshake", &error));
+            Some(Child { socket, descriptors, hello, plan, build: Build::Other }.prepare())
         }
         Ok(None) => std::process::exit(FAILED),
         Err(error) => fail(&socket, "receiving the handshake", &error),
@@ -136,25 +136,25 @@ fn check_is_early() {
 /// What is wrong in a process that reached `init` while `threads` threads ran in it; 1 = no other thread, but a reactor.
 pub(crate) fn too_late_in_words(threads: u64) -> String {
     let found = match threads {
-        0 | 1 => "an async runtime was there already".into(),
-        more => format!("{more} threads ran already"),
+        0 | 1 => "an async runtime was already running".into(),
+        more => format!("{more} threads were already running"),
     };
     format!(
-        "when it came to callgate::init(), {found}: put #[callgate::main] above `fn main` and above the runtime's attribute \
+        "when it reached callgate::init(), {found}: put #[callgate::main] above `fn main` and above the runtime's attribute \
          (#[callgate::main] #[tokio::main] async fn main()), or call callgate::init() before anything else"
     )
 }
 
 /// Executes this program a second time if it has inherited descriptors, which closes them. Any other open descriptor was opened in this process
 /// (by a library that was loaded before `main`, say) and belongs to its owner. Returns if there is nothing to shed.
-fn shed_inherited(inode: u64) {
+fn drop_inherited(inode: u64) {
     // Without procfs, inherited and own descriptors cannot be told apart.
     let Ok(found) = descriptor::found() else { return };
     if found.iter().any(|found| found.is_inheritable) {
         let error = descriptor::close_on_exec()
             .err()
             .unwrap_or_else(|| program::become_again(VARIABLE, &format!("{inode}{BARE}")));
-        fail(stdin(), "executing the program again, without what it inherited", &error);
+        fail(stdin(), "executing the program again without its inherited descriptors", &error);
     }
 }
 
@@ -197,7 +197,7 @@ fn bind_life(control: impl AsFd, parent_pid: u32) {
 
 impl Child {
     /// Arranges to be killed when the parent dies, and takes the process name that the builder chose.
-    fn come_up(self) -> Self {
+    fn prepare(self) -> Self {
         bind_life(&self.socket, self.hello.parent_pid);
         selfproc::set_name(&self.hello.name);
         // Safe now: `adopt` has left the parent's terminal.
@@ -273,7 +273,7 @@ impl Child {
         match apply::apply(&plan, workers, || bind_life(&self.socket, self.hello.parent_pid)) {
             Ok(told) => encode_to_vec(&told, MAX_BODY)
                 .map(|bytes| bytes.to_vec())
-                .unwrap_or_else(|_| fail(&self.socket, "telling of its sandbox", &senseless())),
+                .unwrap_or_else(|_| fail(&self.socket, "reporting its sandbox", &senseless())),
             Err(refusal) => {
                 let measure = refusal.measure.code().into();
                 let _ = Answer::Unconfined { measure }.send(&self.socket, refusal.why.as_bytes());

@@ -163,13 +163,19 @@ impl Launch {
         for said @ (key, value) in &self.env {
             let wrong = |range| Some(("env", format!("{key:?} = {value:?}"), range));
             match key.as_bytes() {
-                [] => return wrong("given a key that is not empty"),
-                key if key.contains(&b'=') => return wrong("given a key without `=`, and the value by itself"),
+                [] => return wrong("given a non-empty key"),
+                key if key.contains(&b'=') => {
+                    return wrong("given a key without `=` and the value as a separate argument");
+                }
                 key if key == VARIABLE.as_bytes() => return wrong("given another key: callgate sets this one itself"),
                 key if key.len() + value.len() > LONGEST => {
                     let key = beginning(&String::from_utf8_lossy(key), 64).to_owned();
                     let value = format!("a string `{key}=..` of {} bytes", said.0.len() + 1 + said.1.len());
-                    return Some(("env", value, "less than 128 KiB in all, as the kernel takes no longer string"));
+                    return Some((
+                        "env",
+                        value,
+                        "less than 128 KiB in all, because the kernel accepts no longer string",
+                    ));
                 }
                 _ if has_zero(key) || has_zero(value) => return wrong("given a key and a value without a zero byte"),
                 _ => {}
@@ -179,7 +185,7 @@ impl Launch {
         let mut paths = paths.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?.as_os_str())));
         paths
             .find(|(_, path)| path.is_empty() || has_zero(path))
-            .map(|(option, path)| (option, format!("{path:?}"), "a path that is not empty, and without a zero byte"))
+            .map(|(option, path)| (option, format!("{path:?}"), "a non-empty path without a zero byte"))
     }
 
     /// Starts the child, from the watcher's thread: the kernel kills a child when the *thread* that started it exits.

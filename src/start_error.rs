@@ -21,7 +21,7 @@ pub enum StartError {
     },
 
     /// A value given to the builder is out of range.
-    #[error("bridge to `{service}` not started: {option} is {value}, and must be {range}")]
+    #[error("bridge to `{service}` not started: {option} is {value} but must be {range}")]
     Option {
         /// The service that was to be started.
         service: &'static str,
@@ -56,7 +56,7 @@ pub enum StartError {
     /// The child did not complete the handshake in time, and has been killed.
     #[error(
         "bridge to `{service}` not started: `{executable}` did not answer within {timeout:?} \
-         (has its main #[callgate::main] above it, or does it begin with callgate::init() or callgate::serve()?)"
+         (does its main have #[callgate::main] above it, or begin with callgate::init() or callgate::serve()?)"
     )]
     NoAnswer {
         /// The service that was to be started.
@@ -109,7 +109,7 @@ pub enum StartError {
     },
 
     /// The child reached [`init`](crate::init) with other threads or an async runtime already running, and has ended.
-    #[error("bridge to `{service}` not started: child {pid} was of no use: {why}")]
+    #[error("bridge to `{service}` not started: child {pid} could not be used: {why}")]
     InitTooLate {
         /// The service that was to be started.
         service: &'static str,
@@ -138,7 +138,7 @@ pub enum StartError {
     },
     /// The child could not be put into its [`Sandbox`](crate::Sandbox), and has ended.
     #[cfg(feature = "sandbox")]
-    #[error("bridge to `{service}` not started: child {pid} cannot have its sandbox: {measure}: {why}")]
+    #[error("bridge to `{service}` not started: child {pid} could not enter its sandbox: {measure}: {why}")]
     Sandbox {
         /// The service that was to be started.
         service: &'static str,

@@ -538,13 +538,13 @@ const PANICS: &[Panic] = &[
     Panic {
         method: "with_number",
         call: |it| it.with_number().map(drop),
-        message: "a payload that is no text",
+        message: "a payload that is not text",
         line: Some("panic_any(7_u32)"),
     },
     Panic {
         method: "with_bomb",
         call: |it| it.with_bomb(),
-        message: "a payload that is no text",
+        message: "a payload that is not text",
         line: Some("panic_any(Bomb)"),
     },
     Panic {

@@ -194,7 +194,7 @@ fn a_worker_that_calls_init_instead_of_serve_is_refused_in_words() {
         let builder: Builder<Tally> = Tally::bridge(3).executable(env::current_exe().expect("a path"));
         let error = builder.start().expect_err("no worker");
         assert!(matches!(error, StartError::Handshake { .. }), "{error:?}");
-        let expected = "its main begins with #[callgate::main] or callgate::init(), and a separate executable needs callgate::serve()";
+        let expected = "its main begins with #[callgate::main] or callgate::init(), but a separate executable needs callgate::serve()";
         assert!(error.to_string().ends_with(expected), "{error}");
     });
 }

@@ -593,7 +593,7 @@ fn fault_07_claims_of_elements_without_size_are_refused() {
             let bridge = start();
             let result = call(&bridge, (bytes, FOR_EVER));
             let said = result.as_ref().map_or_else(ToString::to_string, |()| String::new());
-            assert!(said.contains("more elements of no size"), "{case}: {said}");
+            assert!(said.contains("more zero-sized elements"), "{case}: {said}");
             assert_corrupt(&bridge, result, case);
         }
         let bridge = start();

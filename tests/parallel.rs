@@ -593,16 +593,16 @@ fn too_few_and_too_many_workers_are_refused() {
             assert!(matches!(error, StartError::Option { option: "workers", .. }), "{error:?}");
             assert_eq!(error.to_string(), format!("bridge to `Hall` not started: workers is {why}"));
         };
-        refused(Hall::bridge(1).workers(0), "0, and must be from 1 to 64");
-        refused(Hall::bridge(1).workers(65), "65, and must be from 1 to 64");
-        refused(Hall::bridge(1).workers(u32::MAX).concurrent_callers(64), "4294967295, and must be from 1 to 64");
+        refused(Hall::bridge(1).workers(0), "0 but must be from 1 to 64");
+        refused(Hall::bridge(1).workers(65), "65 but must be from 1 to 64");
+        refused(Hall::bridge(1).workers(u32::MAX).concurrent_callers(64), "4294967295 but must be from 1 to 64");
         refused(
             Hall::bridge(1).workers(5).concurrent_callers(4),
-            "5, and must be at most 4, as many as concurrent_callers",
+            "5 but must be at most 4, the value of concurrent_callers",
         );
         refused(
             Hall::bridge(1).concurrent_callers(1).workers(64),
-            "64, and must be at most 1, as many as concurrent_callers",
+            "64 but must be at most 1, the value of concurrent_callers",
         );
     });
 }
@@ -633,7 +633,8 @@ fn an_executable_serves_with_as_many_workers_as_it_is_asked_for() {
 fn an_executable_of_one_worker_refuses_in_words_to_serve_with_several() {
     within(PATIENCE, "an_executable_of_one_worker", || {
         let error = executable("one", 2).expect_err("it serves with one");
-        let expected = "it serves with one worker, and for several its main must call callgate::serve_parallel()";
+        let expected =
+            "it serves with one worker; to serve with several, its main must call callgate::serve_parallel()";
         assert!(error.to_string().ends_with(expected), "{error}");
     });
 }

@@ -272,7 +272,7 @@ fn max_payload_is_at_least_what_a_slot_holds() {
     within(PATIENCE, "max_payload_is_at_least_what_a_slot_holds", || {
         for max in [0, 24, 559] {
             let error = Mirror::bridge().max_payload(max).start().expect_err("the limit is too low");
-            assert!(error.to_string().contains(&format!("max_payload is {max}, and must be from 560 to ")), "{error}");
+            assert!(error.to_string().contains(&format!("max_payload is {max} but must be from 560 to ")), "{error}");
         }
         has_limit(&Mirror::bridge().max_payload(560).start().expect("the bridge starts"), 560);
     });

@@ -106,7 +106,7 @@ fn a_sandboxed_child_has_no_named_memory() {
     within(60, "a_sandboxed_child_has_no_named_memory", || {
         let builder = Guest::bridge().segments(Segments::Named(trusted())).sandbox(callgate::Sandbox::new());
         let error = builder.start().err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(error.contains("sandbox is together with Segments::Named, and must be without"), "{error}");
+        assert!(error.contains("sandbox is combined with Segments::Named but must be used without"), "{error}");
     });
 }
 

@@ -139,7 +139,7 @@ fn unknown_end_is_a_sentence(races: bool) {
     let error = mortal.crash().expect_err("it crashes").to_string();
     let pid = mortal.child_pid();
     let sentence = format!(
-        "call `Mortal::crash` failed: child {pid} is gone, and how it ended is not known; \
+        "call `Mortal::crash` failed: child {pid} ended in an unknown way; \
          the call had started"
     );
     assert!(error == sentence || (races && error.contains("SIGABRT")), "{error}");

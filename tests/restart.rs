@@ -425,7 +425,7 @@ fn calls_fail_at_once_while_there_is_no_child() {
         }
         let text = tally.calls().expect_err("there is no child").to_string();
         let expected = format!(
-            "call `Tally::calls` failed: child {pid} was killed by signal 9 (SIGKILL), and there is no other yet; \
+            "call `Tally::calls` failed: child {pid} was killed by signal 9 (SIGKILL), and its replacement is not ready; \
              the call had not started"
         );
         assert_eq!(text, expected);
@@ -464,7 +464,7 @@ fn a_constructor_that_fails_is_a_restart_and_its_error_is_told() {
         kill_child_of(&tally);
         assert!(eventually(60, "the end", || matches!(tally.calls(), Err(CallError::Down { restarting: false, .. }))));
         let text = tally.calls().expect_err("there is no child").to_string();
-        assert!(text.contains("the last of which failed: ") && text.contains("it is forbidden"), "{text}");
+        assert!(text.contains("the last one failed: ") && text.contains("it is forbidden"), "{text}");
     });
 }
 

@@ -538,7 +538,7 @@ fn paths_that_are_not_there() {
     assert!(why.contains("/long/long/"), "{why}");
     let many = (0..20).fold(Sandbox::new(), |sandbox, _| sandbox.read_only(&long));
     let error = Inmate::bridge().sandbox(many).start().expect_err("too long").to_string();
-    assert!(error.contains("and must be at most 65536 bytes"), "{error}");
+    assert!(error.contains("but must be at most 65536 bytes"), "{error}");
 }
 
 #[test]
@@ -766,10 +766,10 @@ fn the_root_directory_can_be_another() {
 
 fn values_out_of_range() {
     let cases = [
-        (Sandbox::new().umask(0o1000), "umask is 0o1000, and must be from 0 to 0o777"),
-        (Sandbox::new().uid(u32::MAX), "uid is 4294967295, and must be from 0 to 4294967294"),
-        (Sandbox::new().groups([1, u32::MAX]), "groups is 4294967295, and must be from 0 to 4294967294"),
-        (Sandbox::new().chroot("/a\0b"), "sandbox is \"/a\\0b\", and must be paths without a zero byte"),
+        (Sandbox::new().umask(0o1000), "umask is 0o1000 but must be from 0 to 0o777"),
+        (Sandbox::new().uid(u32::MAX), "uid is 4294967295 but must be from 0 to 4294967294"),
+        (Sandbox::new().groups([1, u32::MAX]), "groups is 4294967295 but must be from 0 to 4294967294"),
+        (Sandbox::new().chroot("/a\0b"), "sandbox is \"/a\\0b\" but must be paths without a zero byte"),
     ];
     for (sandbox, what) in cases {
         let error = Inmate::bridge().sandbox(sandbox).start().expect_err("out of range");
@@ -1273,7 +1273,7 @@ fn a_child_that_was_built_without_sandboxes_is_refused() {
 fn a_child_that_has_threads_already_is_refused() {
     within(60, "a_child_that_has_threads_already_is_refused", || {
         let error = Inmate::bridge().env(EARLY_THREAD, "1").sandbox(Sandbox::new()).start().expect_err("no bridge");
-        assert!(error.to_string().contains("the child has 2 threads already"), "{error}");
+        assert!(error.to_string().contains("the child already has 2 threads"), "{error}");
         assert!(Inmate::bridge().env(EARLY_THREAD, "1").start().is_ok());
     });
 }

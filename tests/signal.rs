@@ -322,7 +322,7 @@ fn the_environment_chooses_the_default() {
         }
         Some("unknown segments") => {
             let error = Guest::bridge().start().expect_err("no segments of that name").to_string();
-            assert!(error.contains("CALLGATE_SEGMENTS is `paper`, and must be one of sealed"), "{error}");
+            assert!(error.contains("CALLGATE_SEGMENTS is `paper` but must be one of sealed"), "{error}");
         }
         Some(name) => {
             let bridge = Guest::bridge().start().expect("the bridge starts");

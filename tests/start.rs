@@ -157,21 +157,18 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
         (executable("/etc/passwd"), "starting `/etc/passwd`: Permission denied (os error 13)"),
         (executable("/"), "starting `/`: Permission denied (os error 13)"),
         (Guest::bridge().executable(&empty), "starting `*/empty`: Exec format error (os error 8)"),
-        (
-            executable("nul\0nul"),
-            "executable is \"nul\\0nul\", and must be a path that is not empty, and without a zero byte",
-        ),
+        (executable("nul\0nul"), "executable is \"nul\\0nul\" but must be a non-empty path without a zero byte"),
         (Guest::bridge().current_dir("/nowhere"), "*`/nowhere`*: No such file or directory (os error 2)"),
         (
             Guest::bridge().env("NUL\0", ""),
-            "env is \"NUL\\0\" = \"\", and must be given a key and a value without a zero byte",
+            "env is \"NUL\\0\" = \"\" but must be given a key and a value without a zero byte",
         ),
         // Programs that can be executed, but are not children.
         (executable("/bin/true"), "child * exited with code 0 during the handshake"),
         (executable("/bin/false"), "child * exited with code 1 during the handshake"),
         (
             executable("/bin/cat").stdout(Output::null()).start_timeout(SHORT),
-            "`/bin/cat` did not answer within 300ms (has its main #[callgate::main] above it, or does it begin with callgate::init() or callgate::serve()?)",
+            "`/bin/cat` did not answer within 300ms (does its main have #[callgate::main] above it, or begin with callgate::init() or callgate::serve()?)",
         ),
         (fake("silent").start_timeout(SHORT), "`/proc/self/exe` did not answer within 300ms (*)"),
         // With no time at all, the handshake is late; or the service's start is, if the child was quicker than its parent.
@@ -192,7 +189,7 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
         ),
         (
             Guest::bridge().executable(env::current_exe().expect("a path")),
-            "child *: its main begins with #[callgate::main] or callgate::init(), and a separate executable needs callgate::serve()",
+            "child *: its main begins with #[callgate::main] or callgate::init(), but a separate executable needs callgate::serve()",
         ),
         (
             fake("answer 7 0"),
@@ -201,14 +198,14 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
         // Nonsensical answers.
         (
             fake("answer 9 0"),
-            "child *: it was built without callgate's feature `sandbox`, so it cannot have the sandbox that the bridge has",
+            "child *: it was built without callgate's feature `sandbox`, which the bridge's sandbox needs",
         ),
         (fake("answer 10 1"), "child *: it reported a sandbox failure, but none was requested"),
         (fake("longer 9"), "child *: a handshake answer of unknown kind"),
         (fake("answer 0 0"), "child *: a handshake answer of unknown kind"),
         (fake("answer 18446744073709551615 0"), "child *: a handshake answer of unknown kind"),
-        (fake("answer 1 1"), "child *: it says that its process number is 1"),
-        (fake("answer 1 18446744073709551615"), "child *: it says that its process number is 18446744073709551615"),
+        (fake("answer 1 1"), "child *: it reported the process number 1"),
+        (fake("answer 1 18446744073709551615"), "child *: it reported the process number 18446744073709551615"),
         (fake("prefix"), "child *: a handshake answer of unknown kind"),
         (fake("bytes 5 7"), "child *: a handshake message too short"),
         (fake("bytes 32 0"), "child *: a handshake message that is not callgate's"),
@@ -223,7 +220,7 @@ fn failures(dir: &Path) -> Vec<(Builder<Guest>, &'static str)> {
         (fate("long error"), "its constructor failed: no luck. no luck. *"),
         (fate("panic"), "call `Guest::with_fate` failed: the child panicked at tests/start.rs:*: bad luck"),
         (fate("long panic"), "call `Guest::with_fate` failed: the child panicked at *: bad luck. bad luck. *"),
-        (fate("odd panic"), "call `Guest::with_fate` failed: the child panicked at *: a payload that is no text"),
+        (fate("odd panic"), "call `Guest::with_fate` failed: the child panicked at *: a payload that is not text"),
         (fate("exit"), "child * exited with code 7 in its constructor"),
         (fate("abort"), "child * was killed by signal 6 (SIGABRT) in its constructor"),
         (fate("kill"), "child * was killed by signal 9 (SIGKILL) in its constructor"),
@@ -287,22 +284,22 @@ fn options_out_of_range_are_refused_and_those_in_range_work() {
     within(120, "options_out_of_range_are_refused_and_those_in_range_work", || {
         let guest = Guest::bridge;
         let refused = [
-            (guest().concurrent_callers(0), "concurrent_callers is 0, and must be from 1 to 64"),
-            (guest().concurrent_callers(65), "concurrent_callers is 65, and must be from 1 to 64"),
-            (guest().concurrent_callers(u32::MAX), "concurrent_callers is 4294967295, and must be from 1 to 64"),
-            (guest().pending_calls(0), "pending_calls is 0, and must be from 2 to 4096"),
-            (guest().pending_calls(1), "pending_calls is 1, and must be from 2 to 4096"),
-            (guest().pending_calls(8192), "pending_calls is 8192, and must be from 2 to 4096"),
-            (guest().pending_calls(3), "pending_calls is 3, and must be a power of two"),
-            (guest().pending_calls(4095), "pending_calls is 4095, and must be a power of two"),
-            (guest().slot_size(0), "slot_size is 0, and must be from 1 to 65472"),
-            (guest().slot_size(65_473), "slot_size is 65473, and must be from 1 to 65472"),
-            (guest().slot_size(usize::MAX), "slot_size is 18446744073709551615, and must be from 1 to 65472"),
-            (guest().max_payload(0), "max_payload is 0, and must be from 560 to 2147483647"),
-            (guest().max_payload(559), "max_payload is 559, and must be from 560 to 2147483647"),
-            (guest().slot_size(1).max_payload(47), "max_payload is 47, and must be from 48 to 2147483647"),
-            (guest().max_payload(1 << 31), "max_payload is 2147483648, and must be from 560 to 2147483647"),
-            (guest().max_payload(u64::MAX), "max_payload is 18446744073709551615, and must be from 560 to 2147483647"),
+            (guest().concurrent_callers(0), "concurrent_callers is 0 but must be from 1 to 64"),
+            (guest().concurrent_callers(65), "concurrent_callers is 65 but must be from 1 to 64"),
+            (guest().concurrent_callers(u32::MAX), "concurrent_callers is 4294967295 but must be from 1 to 64"),
+            (guest().pending_calls(0), "pending_calls is 0 but must be from 2 to 4096"),
+            (guest().pending_calls(1), "pending_calls is 1 but must be from 2 to 4096"),
+            (guest().pending_calls(8192), "pending_calls is 8192 but must be from 2 to 4096"),
+            (guest().pending_calls(3), "pending_calls is 3 but must be a power of two"),
+            (guest().pending_calls(4095), "pending_calls is 4095 but must be a power of two"),
+            (guest().slot_size(0), "slot_size is 0 but must be from 1 to 65472"),
+            (guest().slot_size(65_473), "slot_size is 65473 but must be from 1 to 65472"),
+            (guest().slot_size(usize::MAX), "slot_size is 18446744073709551615 but must be from 1 to 65472"),
+            (guest().max_payload(0), "max_payload is 0 but must be from 560 to 2147483647"),
+            (guest().max_payload(559), "max_payload is 559 but must be from 560 to 2147483647"),
+            (guest().slot_size(1).max_payload(47), "max_payload is 47 but must be from 48 to 2147483647"),
+            (guest().max_payload(1 << 31), "max_payload is 2147483648 but must be from 560 to 2147483647"),
+            (guest().max_payload(u64::MAX), "max_payload is 18446744073709551615 but must be from 560 to 2147483647"),
         ];
         for (builder, expected) in refused {
             assert_eq!(failure(builder), expected);
@@ -523,8 +520,7 @@ fn fault_24_a_reply_that_there_is_no_memory_for_fails_its_call() {
         // Room for the reply's memory, and for what the allocator reserves for a thread that starts meanwhile, but not for a copy.
         limited(Resource::RLIMIT_AS, virtual_memory() + (480 << 20), || {
             let refused = guest.fill(256 << 20).expect_err("it cannot be copied").to_string();
-            let expected =
-                "call `Guest::fill` failed: *no memory for * bytes to read it in, with RLIMIT_AS at * bytes*";
+            let expected = "call `Guest::fill` failed: *no memory for the * bytes that reading it takes, with RLIMIT_AS at * bytes*";
             assert!(fits(expected, &refused), "{refused}");
             assert_eq!(guest.fill(1000).map(|bytes| bytes.len()), Ok(1000));
         });
@@ -626,7 +622,7 @@ fn fault_36_words_that_the_system_would_not_take_are_refused_before_a_process_is
         refused("env", Guest::bridge().env("KEY", format!("{longest}v")));
         refused("env", Guest::bridge().env(&longest, &longest));
         let said = Guest::bridge().env("KEY", format!("{longest}v")).start().expect_err("too long").to_string();
-        let expected = "env is a string `KEY=..` of 131072 bytes, and must be less than 128 KiB in all, as the kernel takes no longer string";
+        let expected = "env is a string `KEY=..` of 131072 bytes but must be less than 128 KiB in all, because the kernel accepts no longer string";
         assert!(said.ends_with(expected), "{said}");
         let fine = Guest::bridge().env("KEY", &longest).name("x".repeat(5000)).start().expect("a start");
         assert_eq!(fine.greet(1).as_deref(), Ok("guest 1"));
@@ -637,7 +633,9 @@ fn fault_36_words_that_the_system_would_not_take_are_refused_before_a_process_is
         refused("name", Guest::bridge().name("a\0b"));
         let said = Guest::bridge().env("X=Y", "1").start().expect_err("no key").to_string();
         assert!(
-            said.ends_with("env is \"X=Y\" = \"1\", and must be given a key without `=`, and the value by itself"),
+            said.ends_with(
+                "env is \"X=Y\" = \"1\" but must be given a key without `=` and the value as a separate argument"
+            ),
             "{said}"
         );
         let fine = Guest::bridge().env("A.B-c", "=x=").current_dir("/").name("").start().expect("a start");

@@ -104,7 +104,7 @@ pub(super) fn find<T: Service>(entry: EntryFn) -> Result<Entry, StartError> {
     let offset = image.offset_of(entry as usize).ok_or_else(|| StartError::System {
         service: T::NAME,
         what: "finding the service in the running program".into(),
-        error: io::Error::other("it lies in a shared library; use Builder::executable"),
+        error: io::Error::other("it is in a shared library; use Builder::executable"),
     })?;
     Ok(Entry { build: image.build, offset })
 }

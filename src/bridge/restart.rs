@@ -271,7 +271,7 @@ impl fmt::Display for Event {
                 write!(f, "child {pid} of the bridge to `{service}` has taken over, after {generation} others")
             }
             Event::NotRestarted { service, why } => {
-                write!(f, "the bridge to `{service}` has no other child yet: {why}")
+                write!(f, "the bridge to `{service}` has no replacement child yet: {why}")
             }
             Event::GaveUp { service, why } => write!(f, "the bridge to `{service}` stays down: {why}"),
         }

@@ -39,12 +39,15 @@ mod with {
             };
             sandbox.check().map_err(|(option, value, range)| refused(option, value, range))?;
             if !place.is_empty() {
-                let value = "together with Segments::Named".into();
-                return Err(refused("sandbox", value, "without, because the child opens such memory as it comes"));
+                let value = "combined with Segments::Named".into();
+                return Err(refused(
+                    "sandbox",
+                    value,
+                    "used without it, because the child opens such memory while it runs",
+                ));
             }
             let plan = sandbox.plan(shared);
-            let too_long =
-                || refused("sandbox", "longer than the child can be told".into(), &format!("at most {MAX_PLAN} bytes"));
+            let too_long = || refused("sandbox", "too long".into(), &format!("at most {MAX_PLAN} bytes"));
             Ok(Self { bytes: encode_to_vec(&plan, MAX_PLAN).map_err(|_| too_long())?.to_vec(), plan })
         }
 
@@ -54,7 +57,7 @@ mod with {
 
         /// The child's report of its sandbox, or what is wrong with the report.
         pub(in crate::bridge) fn report(&self, told: &[u8]) -> Result<Kept, String> {
-            let told: SandboxReply = decode_private(told).ok_or("its report of the sandbox cannot be read")?;
+            let told: SandboxReply = decode_private(told).ok_or("its sandbox report cannot be read")?;
             Ok(Box::new(told.checked(&self.plan)?))
         }
     }

@@ -30,13 +30,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long to wait for the exit status of a killed child before leaving it to the watcher.
-const REAP_PATIENCE: Duration = Duration::from_millis(500);
+const REAP_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How often to check, while a child starts, whether it is still wanted.
 const WANTED_SLICE: Duration = Duration::from_millis(20);
 
 /// How long a child may live on after it has closed its control socket.
-const END_PATIENCE: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to wait for a child to start: at most `timeout`, and only while `is_wanted` says yes.
 pub(super) struct StartWait<'a> {
@@ -92,7 +92,7 @@ impl<T: Service> StartingChild<T> {
             .map_err(system::<T>("waiting for the child".into(), Wanted::Memory))?
         {
             if !is_wanted() {
-                return Err(self.unusable("nobody waits for it any more".into()));
+                return Err(self.unusable("no caller waits for it any longer".into()));
             }
             if deadline.has_passed() {
                 return Err(StartError::NoAnswer { service: T::NAME, executable: executable.into(), timeout });
@@ -125,7 +125,7 @@ impl<T: Service> StartingChild<T> {
                 failpoints::reach(Step::ParentAnswered);
                 Ok(body)
             }
-            Answer::Ready { pid } => Err(self.unusable(format!("it says that its process number is {pid}"))),
+            Answer::Ready { pid } => Err(self.unusable(format!("it reported the process number {pid}"))),
             Answer::Protocol { version } => mismatch("the version of callgate's protocol", PROTOCOL.into(), version),
             Answer::Format { format } => mismatch("the format of rkyv's archives", hello.format, format),
             Answer::Build { build } => mismatch("the build of the program", Image::current().build, build),
@@ -134,13 +134,13 @@ impl<T: Service> StartingChild<T> {
             }
             Answer::Interface { interface } => Err(self.lacks(interface)),
             Answer::NotServing => Err(self
-                .unusable("its main begins with #[callgate::main] or callgate::init(), and a separate executable needs callgate::serve()".into())),
+                .unusable("its main begins with #[callgate::main] or callgate::init(), but a separate executable needs callgate::serve()".into())),
             Answer::Segment { error } => Err(self.unusable(no_segment(error))),
             Answer::OneWorker => Err(self.unusable(
-                "it serves with one worker, and for several its main must call callgate::serve_parallel()".into(),
+                "it serves with one worker; to serve with several, its main must call callgate::serve_parallel()".into(),
             )),
             Answer::NoSandbox => Err(self.unusable(
-                "it was built without callgate's feature `sandbox`, so it cannot have the sandbox that the bridge has"
+                "it was built without callgate's feature `sandbox`, which the bridge's sandbox needs"
                     .into(),
             )),
             Answer::Unconfined { measure } if hello.sandboxed => Err(self.unconfined(measure, &body)),
@@ -163,7 +163,7 @@ impl<T: Service> StartingChild<T> {
                 "its executable has no bridged trait `{name}` of `{}` with the same methods and types: build it with `#[bridge] impl {name} for {}`",
                 T::NAME, T::NAME
             ),
-            None => "it reported that a bridged trait is missing which this program does not have".into(),
+            None => "it reported as missing a bridged trait that this program does not have".into(),
         })
     }
 
@@ -190,9 +190,9 @@ impl<T: Service> StartingChild<T> {
 
     /// The child has closed the control socket: it has ended, or is about to.
     fn ended(&self) -> StartError {
-        match self.pidfd.as_ref().and_then(|pidfd| reap(pidfd, END_PATIENCE)) {
+        match self.pidfd.as_ref().and_then(|pidfd| reap(pidfd, END_TIMEOUT)) {
             Some(exit) => Self::died(self.pid, exit),
-            None => self.unusable("it closed its control socket and went on".into()),
+            None => self.unusable("it closed its control socket but kept running".into()),
         }
     }
 
@@ -203,7 +203,7 @@ impl<T: Service> StartingChild<T> {
         let link = Link::new(self.pid, pidfd, control, segment, shared);
         if let Err(error) = watcher::watch(link.clone()) {
             link.put_an_end();
-            reap(link.pidfd(), REAP_PATIENCE);
+            reap(link.pidfd(), REAP_TIMEOUT);
             return Err(system::<T>("watching the child".into(), Wanted::Memory)(error));
         }
         Ok(link)
@@ -217,7 +217,7 @@ impl<T> Drop for StartingChild<T> {
             // The child ends itself when its control socket ends.
             close::shut_down(&control);
         }
-        if reap(&pidfd, REAP_PATIENCE).is_none() {
+        if reap(&pidfd, REAP_TIMEOUT).is_none() {
             // The kernel holds it up. The watcher reaps it, so the caller need not wait.
             let _ = watcher::watch(Arc::new(Remains { pidfd, control }));
         }

@@ -69,13 +69,13 @@ pub(super) struct Supervisor {
     /// `None` = deaths are reported, but no child is replaced.
     restart: Option<Restart>,
     current: ArcSwap<SupervisedChild>,
-    desk: Arc<Desk>,
+    shared: Arc<SharedState>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// The state that the thread shares with callers, and the condition variable that announces its changes.
-pub(super) struct Desk {
-    state: Mutex<DeskState>,
+pub(super) struct SharedState {
+    state: Mutex<SupervisorState>,
     changed: Condvar,
 }
 
@@ -96,7 +96,7 @@ impl SupervisedChild {
 }
 
 #[derive(Default)]
-struct DeskState {
+struct SupervisorState {
     phase: Phase,
     /// The child that is building its service.
     rising: Option<Arc<Caller>>,
@@ -131,7 +131,7 @@ enum Phase {
     Stopped,
 }
 
-impl Desk {
+impl SharedState {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { state: Mutex::default(), changed: Condvar::new() })
     }
@@ -140,8 +140,8 @@ impl Desk {
     pub(super) fn lateness(self: &Arc<Self>, restart: Option<&Restart>, hooks: &[Hook]) -> Lateness {
         let kill_after = restart.and_then(|restart| restart.kill_after);
         let is_heard = hooks.iter().any(|hook| matches!(hook, Hook::Event(_)));
-        let desk = self.clone();
-        let tell = is_heard.then(|| -> Tell { Arc::new(move |error| desk.note(error)) });
+        let shared = self.clone();
+        let tell = is_heard.then(|| -> Tell { Arc::new(move |error| shared.note(error)) });
         Lateness { kill_after, tell }
     }
 
@@ -176,14 +176,14 @@ impl Supervisor {
         first: Arc<Caller>,
         restart: Option<Restart>,
         hooks: Vec<Hook>,
-        desk: Arc<Desk>,
+        shared: Arc<SharedState>,
     ) -> io::Result<Arc<Self>> {
         let supervisor = Arc::new(Self {
             service: T::NAME,
             spec: Box::new(spec),
             restart,
             current: ArcSwap::from_pointee(SupervisedChild { caller: first, generation: 0 }),
-            desk,
+            shared,
             thread: Mutex::new(None),
         });
         let of_thread = supervisor.clone();
@@ -237,11 +237,11 @@ impl Supervisor {
 
     /// Forbids any further child. Returns the children other than the current one, which are no longer needed.
     fn forbid_others(&self) -> Vec<Arc<Caller>> {
-        let mut state = self.desk.state.lock();
+        let mut state = self.shared.state.lock();
         state.phase = Phase::Stopped;
         let others = [state.spare.take(), state.rising.take()];
         drop(state);
-        self.desk.changed.notify_all();
+        self.shared.changed.notify_all();
         others.into_iter().flatten().collect()
     }
 
@@ -252,9 +252,9 @@ impl Supervisor {
             return;
         }
         let until = Instant::now() + grace;
-        let mut state = self.desk.state.lock();
+        let mut state = self.shared.state.lock();
         while !state.is_done || state.spare_rises {
-            if self.desk.changed.wait_until(&mut state, until).timed_out() {
+            if self.shared.changed.wait_until(&mut state, until).timed_out() {
                 // The thread is starting a child, and will kill it.
                 return;
             }
@@ -273,7 +273,7 @@ impl Supervisor {
         if child.caller.peer.is_in_fork() {
             return Err(child.caller.in_fork_slow(context));
         }
-        let mut state = self.desk.state.lock();
+        let mut state = self.shared.state.lock();
         if self.restart.is_none() {
             return Err(no_restart(method));
         }
@@ -284,10 +284,10 @@ impl Supervisor {
         let (child, rising, failures) = (self.current(), state.rising.clone(), state.failures);
         let is_hook = state.thread == Some(thread::current().id());
         drop(state);
-        self.desk.changed.notify_all();
+        self.shared.changed.notify_all();
         child.caller.put_down(ASKED);
         rising.iter().for_each(|rising| rising.put_down(ASKED));
-        let mut state = self.desk.state.lock();
+        let mut state = self.shared.state.lock();
         while !is_hook && self.current().generation == child.generation {
             let is_decided = match state.phase {
                 Phase::Stopped => true,
@@ -296,7 +296,7 @@ impl Supervisor {
             if is_decided {
                 return Err(self.down_in(state, &child, context));
             }
-            self.desk.changed.wait(&mut state);
+            self.shared.changed.wait(&mut state);
         }
         Ok(())
     }
@@ -304,7 +304,7 @@ impl Supervisor {
 
 /// The error of `restart` on a bridge that does not keep what it needs to start another child.
 pub(super) fn no_restart(method: &'static Method) -> CallError {
-    let why = "the bridge was started without Builder::restart, so it has its first child for good; stop it and start another".into();
+    let why = "the bridge was started without Builder::restart, so its child cannot be replaced; stop the bridge and start another".into();
     CallError::Refused { call: method.call_name(), why }
 }
 

@@ -201,14 +201,14 @@ fn fault_33_init_under_a_runtime_is_told_with_its_cure() {
         let cure = "put #[callgate::main] above `fn main` and above the runtime's attribute \
                     (#[callgate::main] #[tokio::main] async fn main()), or call callgate::init() before anything else";
         for (name, found) in [
-            ("late multi", "5 threads ran already"),
-            ("late reactor", "an async runtime was there already"),
-            ("late thread", "2 threads ran already"),
+            ("late multi", "5 threads were already running"),
+            ("late reactor", "an async runtime was already running"),
+            ("late thread", "2 threads were already running"),
         ] {
             let output = program(name).output().expect("the program starts");
             let stderr = String::from_utf8_lossy(&output.stderr);
             assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]), "{name}: {stderr}");
-            let sentence = format!("when it came to callgate::init(), {found}: {cure}");
+            let sentence = format!("when it reached callgate::init(), {found}: {cure}");
             // Once printed by the child itself, once in its parent's error.
             assert!(stderr.contains(&format!(" ends: {sentence}\n")), "{name}: {stderr}");
             assert!(stderr.contains("InitTooLate") || stderr.contains("not started: child"), "{name}: {stderr}");

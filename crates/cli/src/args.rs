@@ -18,14 +18,14 @@ pub struct CliArgs {
 const EXAMPLES: &str = "\
 Examples:
   callgate doctor                                what this machine offers, each with advice
-  callgate bench --quick                         every measurement, shortly: does it all work?
+  callgate bench --quick                         every measurement, briefly: does it all work?
   callgate bench --html report.html              every measurement, with plots
   callgate bench --only latency --only payload   two groups of them
   callgate bench --compare --json report.json    other ways of crossing processes too
   callgate soak --calls 1000000 --most 1MiB      does memory grow over many calls of random sizes?
   callgate chaos --kills 1000                    does each caller learn what became of its call?
-  callgate serve metrics                         is the hub of named callbacks at that address
-  callgate call metrics add 1 2                  calls one of them, with the key in CALLGATE_AUTHKEY
+  callgate serve metrics                         run the hub of named callbacks at that address
+  callgate call metrics add 1 2                  call one of them, with the key in CALLGATE_AUTHKEY
   callgate call metrics describe 1 --kw scale=4  the same with a keyword, if it takes any
   callgate call metrics rebuild --timeout 600    the same, if that takes minutes
   callgate watch metrics                         who has registered what, and how often it is called
@@ -124,7 +124,7 @@ fn size(text: &str) -> Result<usize, String> {
         "" | "B" => 0,
         "KiB" => 10,
         "MiB" => 20,
-        unit => return Err(format!("`{unit}` is no unit: there are B, KiB and MiB")),
+        unit => return Err(format!("`{unit}` is not a unit: use B, KiB or MiB")),
     };
     let number: usize = digits.parse().map_err(|error| format!("`{digits}`: {error}"))?;
     let bytes = number.checked_mul(1 << shift).filter(|bytes| *bytes <= LARGEST);
@@ -187,7 +187,7 @@ pub struct CallOf {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|error| format!("`{text}`: {error}"))?;
     let time = Duration::try_from_secs_f64(seconds).map_err(|error| format!("`{text}`: {error}"))?;
-    if time.is_zero() { Err("no call takes no time".into()) } else { Ok(time) }
+    if time.is_zero() { Err("the time must be longer than zero".into()) } else { Ok(time) }
 }
 
 #[derive(Debug, clap::Args)]

@@ -22,7 +22,7 @@ pub enum CompareProgram {
 #[derive(callgate_macros::Sentence, thiserror::Error)]
 #[error(
     "`--compare` needs the program {NAME}, which was not found: {}. In a checkout of callgate, \
-     `cargo build --release -p {NAME} -p callgate-cli` lays it beside this program; {VARIABLE} can name it elsewhere", looked.join(", ")
+     `cargo build --release -p {NAME} -p callgate-cli` puts it beside this program; {VARIABLE} can name another path", looked.join(", ")
 )]
 pub struct NotFound {
     looked: Vec<String>,
@@ -41,7 +41,7 @@ impl CompareProgram {
         let mut looked = Vec::new();
         match variable.map(PathBuf::from) {
             Some(named) if named.is_file() => return Ok(Self::At(named)),
-            Some(named) => looked.push(format!("${VARIABLE} is `{}`, which is no file", named.display())),
+            Some(named) => looked.push(format!("${VARIABLE} is `{}`, which is not a file", named.display())),
             None => looked.push(format!("${VARIABLE} is not set")),
         }
         if let Some(checkout) = own.and_then(checkout_around) {
@@ -50,11 +50,11 @@ impl CompareProgram {
         match own.map(|own| own.with_file_name(NAME)) {
             Some(beside) if beside.is_file() => return Ok(Self::At(beside)),
             Some(beside) => looked.push(format!("there is no {}", beside.display())),
-            None => looked.push("where this program lies is unknown".into()),
+            None => looked.push("the path of this program is unknown".into()),
         }
         match folder.and_then(checkout_around) {
             Some(checkout) => return Ok(Self::Checkout(checkout)),
-            None => looked.push("the current folder is in no checkout of callgate".into()),
+            None => looked.push("the current folder is not in a checkout of callgate".into()),
         }
         Err(NotFound { looked })
     }
@@ -112,7 +112,7 @@ mod tests {
         for where_looked in [path("bin/callgate-compare"), named.clone()] {
             assert!(error.contains(&*where_looked.to_string_lossy()), "{error}");
         }
-        assert!(error.contains("in no checkout") && error.contains("cargo build --release"), "{error}");
+        assert!(error.contains("not in a checkout") && error.contains("cargo build --release"), "{error}");
 
         fs::write(checkout.join("crates/compare/Cargo.toml"), "").expect("a file");
         assert_eq!(find(None).expect("a checkout"), CompareProgram::Checkout(checkout.clone()));

@@ -17,7 +17,7 @@ use std::time::Duration;
 pub const VARIABLE: &str = "CALLGATE_AUTHKEY";
 
 /// How long it may take to find a hub, or to start one where another has just ended.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often `serve` checks whether a client has ended the hub.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -35,13 +35,13 @@ impl Key {
 impl HubArgs {
     /// Joins this hub as a client that may only call and query.
     pub fn join(&self) -> Result<Manager, BoxError> {
-        self.join_for(PATIENCE)
+        self.join_for(TIMEOUT)
     }
 
     /// Like [`join`](Self::join), with a timeout for calls.
     fn join_for(&self, timeout: Duration) -> Result<Manager, BoxError> {
         let manager = Manager::new(&self.address, &self.key.read()?).timeout(timeout);
-        manager.connect_to_call(PATIENCE)?;
+        manager.connect_to_call(TIMEOUT)?;
         Ok(manager)
     }
 }
@@ -53,7 +53,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), BoxError> {
     // Block the signals before there are threads: they inherit this, so that only the waiting thread gets the signals.
     signals.thread_block()?;
     let manager = Manager::new(&args.address, &key);
-    manager.start(PATIENCE)?;
+    manager.start(TIMEOUT)?;
     let (told, end) = mpsc::channel();
     thread::Builder::new().name("signals".into()).spawn(move || told.send(signals.wait()))?;
     print(&format!("hub {} at {}\n", std::process::id(), callgate::manager::Address::from(&args.address)))?;

@@ -23,7 +23,7 @@ const MAP: &str = "$map";
 #[derive(callgate_macros::Sentence, thiserror::Error)]
 pub enum JsonError {
     /// The text is not JSON.
-    #[error("`{text}` is no JSON: {error} (a text is written with its quotes: '\"text\"')")]
+    #[error("`{text}` is not JSON: {error} (a text is written with its quotes: '\"text\"')")]
     Syntax {
         /// The text as it was given.
         text: String,
@@ -31,7 +31,7 @@ pub enum JsonError {
         error: serde_json::Error,
     },
     /// The text is not a keyword with a value.
-    #[error("`{text}` is no keyword with a value: NAME=JSON")]
+    #[error("`{text}` is not a keyword with a value: NAME=JSON")]
     Keyword {
         /// The text as it was given.
         text: String,
@@ -40,7 +40,7 @@ pub enum JsonError {
     #[error(transparent)]
     Repeated(#[from] RepeatedKeyword),
     /// The value of a special key, such as `$bytes`, is invalid.
-    #[error("what stands in {{\"{key}\": ..}} must be {expected}")]
+    #[error("the value in {{\"{key}\": ..}} must be {expected}")]
     Special {
         /// The key.
         key: &'static str,
@@ -49,7 +49,7 @@ pub enum JsonError {
     },
     /// A whole number fits neither into an i64 nor into a u64.
     #[error(
-        "{number} is beyond the whole numbers of a call, {} to {}: as `{number}.0`, it is the nearest f64",
+        "{number} is outside the whole numbers of a call, {} to {}: `{number}.0` is the nearest f64",
         i64::MIN,
         u64::MAX
     )]
@@ -58,7 +58,7 @@ pub enum JsonError {
         number: String,
     },
     /// The value nests deeper than a value may that crosses to another process.
-    #[error("more than {} lists and maps within each other", Value::MAX_DEPTH)]
+    #[error("lists and maps nest more than {} deep", Value::MAX_DEPTH)]
     TooDeep,
 }
 
@@ -340,7 +340,7 @@ mod tests {
             ("-9223372036854775809", "-9223372036854775809"),
             (r#"[1, {"a\\\"-1": "b\\", "c": [1e3, 99999999999999999999]}]"#, "99999999999999999999"),
         ] {
-            let limits = "beyond the whole numbers of a call, -9223372036854775808 to 18446744073709551615";
+            let limits = "outside the whole numbers of a call, -9223372036854775808 to 18446744073709551615";
             let error = value(json).unwrap_err();
             assert!(matches!(&error, JsonError::Beyond { number: beyond } if beyond == number), "{json}: {error}");
             assert!(error.to_string().starts_with(&format!("{number} is {limits}")), "{error}");
@@ -360,22 +360,22 @@ mod tests {
         for (json, why) in [
             (
                 "hello",
-                r#"`hello` is no JSON: expected value at line 1 column 1 (a text is written with its quotes: '"text"')"#,
+                r#"`hello` is not JSON: expected value at line 1 column 1 (a text is written with its quotes: '"text"')"#,
             ),
             (
                 r#"{"$bytes": "0"}"#,
-                r#"what stands in {"$bytes": ..} must be a text of hexadecimal digits, two for each byte"#,
+                r#"the value in {"$bytes": ..} must be a text of hexadecimal digits, two for each byte"#,
             ),
             (
                 r#"{"$bytes": "+1"}"#,
-                r#"what stands in {"$bytes": ..} must be a text of hexadecimal digits, two for each byte"#,
+                r#"the value in {"$bytes": ..} must be a text of hexadecimal digits, two for each byte"#,
             ),
             (
                 r#"[{"$bytes": [1]}]"#,
-                r#"what stands in {"$bytes": ..} must be a text of hexadecimal digits, two for each byte"#,
+                r#"the value in {"$bytes": ..} must be a text of hexadecimal digits, two for each byte"#,
             ),
-            (r#"{"$float": 1.0}"#, r#"what stands in {"$float": ..} must be "nan", "inf" or "-inf""#),
-            (r#"{"$map": 1}"#, r#"what stands in {"$map": ..} must be an object"#),
+            (r#"{"$float": 1.0}"#, r#"the value in {"$float": ..} must be "nan", "inf" or "-inf""#),
+            (r#"{"$map": 1}"#, r#"the value in {"$map": ..} must be an object"#),
         ] {
             assert_eq!(value(json).unwrap_err().to_string(), why);
         }
@@ -409,8 +409,8 @@ mod tests {
         assert!(args(&texts(&[r#"{"$bytes": "0"}"#]), &[]).is_err());
         assert!(args(&[], &[]).unwrap().is_empty());
         for (keywords, why) in [
-            (vec!["a"], "`a` is no keyword with a value: NAME=JSON"),
-            (vec!["=1"], "`=1` is no keyword with a value: NAME=JSON"),
+            (vec!["a"], "`a` is not a keyword with a value: NAME=JSON"),
+            (vec!["=1"], "`=1` is not a keyword with a value: NAME=JSON"),
             (vec!["a=1", "a=2"], "the keyword `a` is given twice"),
         ] {
             assert_eq!(args(&[], &texts(&keywords)).unwrap_err().to_string(), why);

@@ -19,7 +19,7 @@ pub fn describe(quick: bool) -> Vec<(String, String)> {
     }
     if quick {
         lines
-            .push(("measured", "shortly (--quick): these figures show that everything works, and nothing more".into()));
+            .push(("measured", "briefly (--quick): these figures show that everything works, and nothing more".into()));
     }
     lines.into_iter().map(|(label, value)| (label.to_owned(), value)).collect()
 }

@@ -61,7 +61,7 @@ fn show(file: &Path, outputs: &outputs::Outputs) -> Result<(), BoxError> {
     outputs.check()?;
     let text = std::fs::read_to_string(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
     let report: BenchReport = serde_json::from_str(&text)
-        .map_err(|error| format!("{} is no report of `callgate bench --json`: {error}", file.display()))?;
+        .map_err(|error| format!("{} is not a report of `callgate bench --json`: {error}", file.display()))?;
     outputs.print(&render::text::report(&report))?;
     Ok(outputs.write(&report)?)
 }

@@ -29,7 +29,7 @@ pub enum OutputError {
     /// Nothing has been measured yet.
     #[error("the report cannot be written to {}: {source}; nothing was measured", path.display())]
     NotWritable { path: PathBuf, source: io::Error },
-    #[error("{} is named for two forms of the report; give each its own file", .0.display())]
+    #[error("{} is given for two forms of the report; give each its own file", .0.display())]
     Twice(PathBuf),
     /// `-` was given for Markdown, which takes several files, or for HTML, which nobody reads from a pipe.
     #[error(

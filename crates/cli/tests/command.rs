@@ -335,7 +335,7 @@ fn without_the_program_to_compare_with_it_says_where_it_looked() {
     let output = command.output().expect("the command runs");
     assert_eq!(output.status.code(), Some(1));
     let (text, beside) = (stderr(&output), folder.path().join("callgate-compare"));
-    for words in [&*beside.to_string_lossy(), "`/nonexistent/compare`", "no checkout", "cargo build --release"] {
+    for words in [&*beside.to_string_lossy(), "`/nonexistent/compare`", "not in a checkout", "cargo build --release"] {
         assert!(text.contains(words), "{words} is not in\n{text}");
     }
     assert!(output.stdout.is_empty());
@@ -345,7 +345,7 @@ fn without_the_program_to_compare_with_it_says_where_it_looked() {
 fn a_file_that_is_no_report_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("notes.txt");
-    for (content, words) in [(None, "cannot be read"), (Some("notes"), "is no report of `callgate bench --json`")] {
+    for (content, words) in [(None, "cannot be read"), (Some("notes"), "is not a report of `callgate bench --json`")] {
         if let Some(content) = content {
             fs::write(&path, content).expect("a file");
         }
@@ -446,8 +446,8 @@ fn callbacks_are_called_from_a_shell() {
         (&["subtract", "1"][..], format!("nobody has registered `subtract` at {address}")),
         (&["fail"], "`fail` failed: on purpose".into()),
         (&["escape"], "`escape` failed: \\u{1b}]0;owned\\u{7} and\nmore".into()),
-        (&["show", "--kw", "a"], "`a` is no keyword with a value: NAME=JSON".into()),
-        (&["show", r#"{"$float": 1}"#], r#"what stands in {"$float": ..} must be "nan", "inf" or "-inf""#.into()),
+        (&["show", "--kw", "a"], "`a` is not a keyword with a value: NAME=JSON".into()),
+        (&["show", r#"{"$float": 1}"#], r#"the value in {"$float": ..} must be "nan", "inf" or "-inf""#.into()),
     ] {
         let output = call(args);
         assert_eq!((output.status.code(), stderr(&output)), (Some(1), format!("callgate: {why}\n")), "{args:?}");
@@ -462,7 +462,7 @@ fn callbacks_are_called_from_a_shell() {
     succeeded(&call(&["sleep", "--timeout", "60"]));
     let meant = call(&["list", "[1, 2"]);
     assert_eq!(meant.status.code(), Some(1), "{}", stdout(&meant));
-    assert!(stderr(&meant).contains("is no JSON"), "{}", stderr(&meant));
+    assert!(stderr(&meant).contains("is not JSON"), "{}", stderr(&meant));
 
     manager.shutdown().expect("a hub");
     drop(registrations);

@@ -52,7 +52,7 @@ const WORK: u64 = 5;
 const MAX_PAYLOAD: usize = 2 << 20;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long either side sleeps before it checks whether the other one lives.
 const NAP: Duration = Duration::from_millis(200);
@@ -162,7 +162,7 @@ impl IceoryxCalls {
                 return Ok(answer);
             }
             self.peer.check()?;
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > TIMEOUT {
                 return Err("no answer for 20 seconds".into());
             }
         }

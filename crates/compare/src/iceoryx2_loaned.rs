@@ -43,7 +43,7 @@ type LoanedAnswer = Response<ipc::Service, [u8], ()>;
 type LoanedFactory = request_response::PortFactory<ipc::Service, [u8], LoanedHeader, [u8], ()>;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The caller's side. The order of the fields is the order in which they must be dropped.
 struct Loans {
@@ -146,7 +146,7 @@ impl Loans {
                 return Ok(answer);
             }
             self.peer.check()?;
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > TIMEOUT {
                 return Err("no answer for 20 seconds".into());
             }
         }

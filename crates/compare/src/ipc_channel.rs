@@ -18,7 +18,7 @@ use std::time::Duration;
 pub const NAME: &str = "ipc-channel";
 
 /// How long the peer may take to connect.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 type IpcEnds = (IpcSender<Order>, IpcReceiver<OrderReply>);
 
@@ -46,7 +46,7 @@ where
         // Fails if the receiver has given up.
         let _ = tell.send(server.accept().map(|(_, ends)| ends));
     });
-    let accepted = told.recv_timeout(PATIENCE).map_err(|_| "the peer has not connected")?;
+    let accepted = told.recv_timeout(TIMEOUT).map_err(|_| "the peer has not connected")?;
     Ok(accepted.map_err(|error| error.to_string())?)
 }
 

@@ -22,7 +22,7 @@ const ORDER: &str = "CALLGATE_COMPARE_PEER";
 const ADDRESS: &str = "CALLGATE_COMPARE_ADDRESS";
 
 /// How long a peer may take to end by itself.
-const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+const TIMEOUT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Exit code of a peer that could not serve.
 const FAILED: i32 = 70;
@@ -77,7 +77,7 @@ impl PeerProcess {
     fn ends_by_itself(&self) -> bool {
         let Some(pid) = Pid::from_raw(self.process.id() as i32) else { return false };
         let Ok(end) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-        matches!(poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&PATIENCE)), Ok(1))
+        matches!(poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&TIMEOUT)), Ok(1))
     }
 }
 

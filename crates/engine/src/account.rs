@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use crate::watcher::{self, Releasing};
-use callgate_transport::bounds::RELEASE_PATIENCE;
+use callgate_transport::bounds::RELEASE_TIMEOUT;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Weak;
@@ -91,7 +91,7 @@ impl Account {
     /// Whether more memory will probably be free soon.
     pub(crate) fn is_being_released(&self) -> bool {
         self.0.values().any(|entry| {
-            entry.until == Until::Released && entry.left.is_some_and(|left| left.elapsed() < RELEASE_PATIENCE)
+            entry.until == Until::Released && entry.left.is_some_and(|left| left.elapsed() < RELEASE_TIMEOUT)
         })
     }
 }

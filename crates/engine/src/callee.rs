@@ -299,7 +299,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
     fn serve_one(&mut self, place: usize) -> Result<Option<Kind>, &'static str> {
         failpoints::reach(Step::ChildRequestSeen);
         let Some(lane) = self.lanes.found(place) else { return Ok(self.end()) };
-        let (frame, slot) = lane.begin()?.ok_or("a request that was taken back")?;
+        let (frame, slot) = lane.begin()?.ok_or("a request that was withdrawn")?;
         failpoints::reach(Step::ChildStarted);
         // A child does not outlive its caller.
         if self.asker.peer_status().is_some() && slot.is_left() {

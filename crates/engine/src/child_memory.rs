@@ -101,7 +101,7 @@ impl PayloadMemory {
     /// The block that a request names. May wait for the segment, which arrives by the socket.
     #[cold]
     pub(crate) fn request_block(&self, block: BlockRef) -> Block {
-        let mapping = self.wait_for(|told| told.requests.get(&block.segment).cloned());
+        let mapping = self.wait_for(|inbox| inbox.requests.get(&block.segment).cloned());
         Block::new(&mapping, block.offset, block.len).unwrap_or_else(|| confused("a block outside its segment"))
     }
 
@@ -134,11 +134,11 @@ impl PayloadMemory {
         }
         let mut descriptor = descriptor.into_iter();
         let mut mapped = |segment, access| self.backing.attach(segment, &mut descriptor, access).map(Arc::new);
-        let mut told = self.told();
+        let mut inbox = self.inbox();
         match message {
             Message::Attach { segment } => match mapped(segment, self.access) {
                 Ok(mapping) => {
-                    told.requests.insert(segment, mapping);
+                    inbox.requests.insert(segment, mapping);
                     failpoints::reach(Step::ChildAttachHeard);
                 }
                 // A named segment that the parent has taken back since; no request names it.
@@ -146,23 +146,23 @@ impl PayloadMemory {
                 Err(error) => confused(&format!("a segment that cannot be mapped: {error}")),
             },
             Message::Detach { segment } => {
-                told.requests.remove(&segment);
+                inbox.requests.remove(&segment);
                 failpoints::reach(Step::ChildDetachHeard);
             }
             Message::Grant { segment } => {
                 let mapping = mapped(segment, Protection::ReadWrite);
-                self.granted(&mut told, segment, mapping);
+                self.granted(&mut inbox, segment, mapping);
             }
-            Message::Sealed { segment } => match told.unsealed.take() {
-                Some(unsealed) if unsealed.0 == segment => told.answer = Some(Ok(unsealed)),
-                _ => confused("memory is said to be sealed that was not granted"),
+            Message::Sealed { segment } => match inbox.unsealed.take() {
+                Some(unsealed) if unsealed.0 == segment => inbox.answer = Some(Ok(unsealed)),
+                _ => confused("a seal of memory that was not granted"),
             },
-            Message::Deny { len, max } => told.answer = Some(Err(NoMemory::TooLarge { len, max })),
-            Message::Exhausted { len, budget } => told.answer = Some(Err(NoMemory::Exhausted { len, budget })),
+            Message::Deny { len, max } => inbox.answer = Some(Err(NoMemory::TooLarge { len, max })),
+            Message::Exhausted { len, budget } => inbox.answer = Some(Err(NoMemory::Exhausted { len, budget })),
             Message::Lack { error, limit } => {
                 let why = limits::unpacked(error, limit);
-                told.unsealed = None;
-                told.answer = Some(Err(failed(format!("the parent could get no memory for the reply{why}"))));
+                inbox.unsealed = None;
+                inbox.answer = Some(Err(failed(format!("the parent could not get memory for the reply{why}"))));
             }
             Message::Need { .. } | Message::Mapped { .. } | Message::Begin { .. } | Message::Tidy => {
                 confused("a message that is not for a child")
@@ -172,13 +172,13 @@ impl PayloadMemory {
     }
 
     /// Notes memory for a reply. A parent that does not trust this child seals it once it is mapped.
-    fn granted(&self, told: &mut FromParent, segment: u64, mapping: std::io::Result<Arc<Mapping>>) {
+    fn granted(&self, inbox: &mut FromParent, segment: u64, mapping: std::io::Result<Arc<Mapping>>) {
         failpoints::reach(Step::ChildGrantHeard);
         let is_final = self.access == Protection::ReadWrite;
         let why = match mapping {
-            Ok(mapping) if is_final => return told.answer = Some(Ok((segment, mapping))),
+            Ok(mapping) if is_final => return inbox.answer = Some(Ok((segment, mapping))),
             Ok(mapping) => {
-                told.unsealed = Some((segment, mapping));
+                inbox.unsealed = Some((segment, mapping));
                 match self.control.send(Message::Mapped { segment }, None) {
                     Ok(()) => return,
                     Err(error) => format!("the child cannot say that it has mapped reply memory: {error}"),
@@ -186,10 +186,10 @@ impl PayloadMemory {
             }
             Err(error) => format!("the child cannot map reply memory: {error}"),
         };
-        told.unsealed = None;
+        inbox.unsealed = None;
         // A parent that misses this asks why the child keeps asking.
         let _ = self.control.send(Message::Detach { segment }, None);
-        told.answer = Some(Err(failed(why)));
+        inbox.answer = Some(Err(failed(why)));
     }
 
     /// Takes back what the parent is done with, and gives back memory beyond the limit. Skips it while a worker holds the arena: that worker may wait
@@ -202,18 +202,18 @@ impl PayloadMemory {
         drop(replies.pool.tidy(&mut source));
     }
 
-    fn told(&self) -> MutexGuard<'_, FromParent> {
+    fn inbox(&self) -> MutexGuard<'_, FromParent> {
         self.from_parent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until `find` finds something. The parent always answers; if it dies, this process dies too.
     fn wait_for<R>(&self, mut find: impl FnMut(&mut FromParent) -> Option<R>) -> R {
-        let mut told = self.told();
+        let mut inbox = self.inbox();
         loop {
-            if let Some(found) = find(&mut told) {
+            if let Some(found) = find(&mut inbox) {
                 return found;
             }
-            told = self.changed.wait(told).unwrap_or_else(PoisonError::into_inner);
+            inbox = self.changed.wait(inbox).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -277,7 +277,7 @@ impl Source for AskParent<'_> {
         let sent = self.0.control.send(Message::Need { len }, None);
         sent.map_err(|error| failed(format!("the child cannot ask for reply memory: {error}")))?;
         failpoints::reach(Step::ChildNeedSent);
-        self.0.wait_for(|told| told.answer.take()).inspect(|_| failpoints::reach(Step::ChildGranted))
+        self.0.wait_for(|inbox| inbox.answer.take()).inspect(|_| failpoints::reach(Step::ChildGranted))
     }
 
     fn shrink(&mut self, segment: u64) {

@@ -204,12 +204,12 @@ impl<D: Copy> Interfaces<D> {
         let said = exchange.request.read::<(u64, u64)>().map(|(args, _)| (args.0.to_native(), args.1.to_native()));
         let found = said.ok().and_then(|said| Some((said, dispatch_at(said.0, said.1)?)));
         let (Some((said, dispatch)), Some(place)) = (found, self.place((exchange.call & 0xffff) as u16)) else {
-            return exchange.refuse("the child has no methods of this trait, or another's");
+            return exchange.refuse("the child does not have this trait with the same methods");
         };
         // After a timeout the parent may repeat this entry, but never change it.
         let (known, _) = place.get_or_init(|| (said, dispatch));
         if *known != said {
-            return exchange.refuse("the child knows another interface by this number");
+            return exchange.refuse("the child has another interface under this number");
         }
         failpoints::reach(Step::ChildBound);
         exchange.reply(Kind::Bind, &());

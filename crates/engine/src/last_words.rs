@@ -269,7 +269,7 @@ pub(crate) fn cannot_unwind(message: &str) -> bool {
 
 pub fn message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a payload that is no text".into())
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a payload that is not text".into())
 }
 
 #[cfg(all(test, not(loom)))]

@@ -290,7 +290,7 @@ impl Watched for Link {
             return false;
         }
         if !makes_sense {
-            self.peer.peer_status.blame(Cause::Corrupt("a control message that makes no sense"));
+            self.peer.peer_status.blame(Cause::Corrupt("an invalid control message"));
         }
         makes_sense
     }

@@ -77,7 +77,7 @@ pub struct PairEndpoint {
     control: Control,
     /// Held while a message is read and handled, so that a thread which looks for one finds it handled.
     reading: Mutex<()>,
-    told: Mutex<PairInbox>,
+    inbox: Mutex<PairInbox>,
     /// Notified when a message has been noted, and when the pair is over.
     changed: Condvar,
     own: Mutex<OwnMemory>,
@@ -218,7 +218,7 @@ impl PairEndpoint {
             pidfd: Pidfd::of(pidfd),
             control: Control::new(control),
             reading: Mutex::new(()),
-            told: Mutex::default(),
+            inbox: Mutex::default(),
             changed: Condvar::new(),
             own: Mutex::new(OwnMemory { pool, published: Vec::new() }),
             reclaim: Reclaim::new(),
@@ -233,9 +233,9 @@ impl PairEndpoint {
 
     /// Waits until the first segment may be read, or the pair is over. A caller is told of the owner only after that.
     fn wait_until_ready(&self) {
-        let mut told = self.told.lock();
-        while !told.is_ready && !self.is_over() {
-            self.changed.wait(&mut told);
+        let mut inbox = self.inbox.lock();
+        while !inbox.is_ready && !self.is_over() {
+            self.changed.wait(&mut inbox);
         }
     }
 
@@ -257,7 +257,7 @@ impl PairEndpoint {
         self.peer.peer_status.end(Exit::Unknown);
         self.control.shut_down();
         // Under the lock, so that a thread about to wait sees the end or hears this.
-        drop(self.told.lock());
+        drop(self.inbox.lock());
         self.changed.notify_all();
     }
 }

@@ -238,7 +238,9 @@ impl Exchange<'_> {
             SendError::Encode => self.refuse("the reply cannot be encoded"),
             SendError::Beyond(refusal) => match Beyond::of(refusal, false) {
                 Some(beyond) => self.reply_small(Kind::Beyond, &beyond),
-                None => self.refuse("the reply is no valid archive of its type: the type's own `Serialize` is wrong"),
+                None => {
+                    self.refuse("the reply is not a valid archive of its type: the type's own `Serialize` is wrong")
+                }
             },
         }
     }
@@ -339,7 +341,7 @@ impl Incoming<'_, '_> {
     /// Replies that no method of this block has the call's number.
     #[cold]
     pub fn unknown(self) {
-        let why = format!("the child knows no method number {}", self.index());
+        let why = format!("the child has no method number {}", self.index());
         self.0.refuse(&why);
     }
 

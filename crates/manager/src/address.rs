@@ -156,10 +156,10 @@ impl Address {
         };
         let why = match bytes {
             [] => "it is empty".into(),
-            _ if bytes.contains(&0) => "a byte of it is 0".into(),
+            _ if bytes.contains(&0) => "it contains a zero byte".into(),
             // Handles and command lines pass it on as text.
-            _ if std::str::from_utf8(bytes).is_err() => "it is no UTF-8".into(),
-            _ if bytes.len() > MAX_NAME => format!("it is {} bytes long, and may be {MAX_NAME}", bytes.len()),
+            _ if std::str::from_utf8(bytes).is_err() => "it is not UTF-8".into(),
+            _ if bytes.len() > MAX_NAME => format!("it is {} bytes long, and the limit is {MAX_NAME}", bytes.len()),
             _ => return Ok(name),
         };
         Err(ManagerError::Address { address: self.to_string(), why })

@@ -218,7 +218,7 @@ fn join_once(
 ) -> Result<Joined, ManagerError> {
     let socket = connect(address, deadline, begun)?;
     let PeerCredentials { pid, uid } =
-        listener::peer(&socket).map_err(|error| address.failed("asking who listens", error))?;
+        listener::peer(&socket).map_err(|error| address.failed("finding out which process listens", error))?;
     let (ours, _) = selfproc::effective_ids();
     let guest = Unauthenticated { address, socket, pid: Some(pid).filter(|pid| *pid != 0), deadline, begun };
     if !may_talk(ours, uid) {
@@ -226,7 +226,11 @@ fn join_once(
     }
     let hub = listener::peer_process(&guest.socket).map_err(|error| address.failed("watching the hub", error))?;
     let ends = ConnectionEnds::of_connected(&guest.socket, &hub, pid);
-    guest.authenticate(key, role, &ends.map_err(|error| address.failed("asking which process listens", error))?)?;
+    guest.authenticate(
+        key,
+        role,
+        &ends.map_err(|error| address.failed("identifying both ends of the connection", error))?,
+    )?;
     Ok(Joined { socket: guest.socket, hub_pid: pid, hub })
 }
 
@@ -239,7 +243,7 @@ fn connect(address: &Address, deadline: Deadline, begun: Instant) -> Result<Owne
             return Ok(socket);
         }
         if deadline.has_passed() {
-            let what = "so many connections wait that there is no room for another";
+            let what = "its queue of waiting connections is full";
             return Err(ManagerError::TimedOut { address: address.to_string(), waited: begun.elapsed(), what });
         }
         std::thread::sleep(FULL);
@@ -257,9 +261,9 @@ struct Unauthenticated<'a> {
 
 impl Unauthenticated<'_> {
     fn authenticate(&self, key: &AuthKey, role: ClientRights, ends: &ConnectionEnds) -> Result<(), ManagerError> {
-        let challenge: [u8; CHALLENGE] = self.receive("no challenge came")?;
+        let challenge: [u8; CHALLENGE] = self.receive("it sent no challenge")?;
         if challenge[..8] != MAGIC {
-            return Err(self.is_no_hub("it says what no hub says"));
+            return Err(self.is_no_hub("it sent an invalid message"));
         }
         let theirs = number(&challenge, 8);
         if theirs != VERSION {
@@ -278,7 +282,7 @@ impl Unauthenticated<'_> {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(self.failed("answering", error)),
             _ => {}
         }
-        let welcome: [u8; WELCOME] = self.receive("the hub did not say whether it takes this process in")?;
+        let welcome: [u8; WELCOME] = self.receive("the hub neither accepted nor refused this process")?;
         let is_welcome = number(&welcome, 0) == 1 && key.verify(&[HUB, &role, &own, hubs, ends.bytes()], &welcome[8..]);
         if is_welcome { Ok(()) } else { Err(self.wrong_key()) }
     }
@@ -293,13 +297,13 @@ impl Unauthenticated<'_> {
                     let brings_some = !descriptors.is_empty();
                     socket::discard(descriptors);
                     if brings_some {
-                        return Err(self.is_no_hub("it sends descriptors before it has shown that it has the key"));
+                        return Err(self.is_no_hub("it sent descriptors before it proved that it has the key"));
                     }
                     break len;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(what)?,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    return Err(self.is_no_hub("it says more than a hub does"));
+                    return Err(self.is_no_hub("it sent a message that is too long"));
                 }
                 Err(error) => return Err(self.failed("receiving", error)),
             }
@@ -308,7 +312,7 @@ impl Unauthenticated<'_> {
             return Err(self.refused(number(&buffer, 4)));
         }
         let message = buffer[..len].try_into();
-        message.map_err(|_| self.is_no_hub("it says what no hub says"))
+        message.map_err(|_| self.is_no_hub("it sent an invalid message"))
     }
 
     /// Waits until there is something to receive.
@@ -328,13 +332,13 @@ impl Unauthenticated<'_> {
             Some(AdmissionRefusal::Key) => self.wrong_key(),
             Some(AdmissionRefusal::Relayed) => ManagerError::Relayed { address, pid },
             Some(AdmissionRefusal::TooMany) => ManagerError::TooMany { address },
-            Some(AdmissionRefusal::User) => self.is_no_hub("it takes in processes of its own user and root only"),
+            Some(AdmissionRefusal::User) => self.is_no_hub("it accepts only processes of its own user and of root"),
             Some(AdmissionRefusal::Version) => ManagerError::NotAHub {
                 address,
                 pid,
-                why: format!("it does not speak version {VERSION}, as this process does"),
+                why: format!("it does not speak version {VERSION} of the protocol, which this process speaks"),
             },
-            None => self.is_no_hub("it refuses for a reason that this version does not know"),
+            None => self.is_no_hub("it refused this process for a reason unknown to this version"),
         }
     }
 

@@ -120,7 +120,7 @@ impl AuthKey {
         let why = match self.key.len() as u64 {
             0 => "it is empty".to_owned(),
             1..=MAX_KEY => return Ok(self),
-            len => format!("it is {len} bytes long, and may be {MAX_KEY}"),
+            len => format!("it is {len} bytes long, and the limit is {MAX_KEY}"),
         };
         Err(ManagerError::Key { from: self.reference.to_string(), why })
     }
@@ -136,7 +136,7 @@ impl AuthKey {
     }
 
     fn code(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
-        let mut code = Hmac::<Sha256>::new_from_slice(&self.key).expect("a key of any length will do");
+        let mut code = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes a key of any length");
         parts.iter().for_each(|part| code.update(part));
         code
     }

@@ -48,7 +48,7 @@ pub enum CallError {
         started: Started,
     },
 
-    /// No hub could say where the callback is: this process is connected to none, or the hub does not answer.
+    /// No hub could say where the callback is: this process is not connected to a hub, or the hub does not answer.
     #[error("call `{call}` failed: {why}; the call had not started")]
     NoHub {
         /// The call that failed.

@@ -244,7 +244,7 @@ impl<F: FnMut(u32)> Host for CallbackHost<F> {
         let word = exchange.call & 0xffff_ffff;
         let number = (word & !DYNAMIC) as u32;
         if kind != Kind::Call {
-            return exchange.refuse("a request of a kind that callbacks have not");
+            return exchange.refuse("a request of a kind that callbacks do not have");
         }
         let Self { callbacks, finished, kept } = self;
         let Some(registered) = callbacks.get(number) else {

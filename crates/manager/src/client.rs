@@ -229,7 +229,7 @@ impl Client {
             Some(message) => self.handle_message(message, descriptors),
             None => {
                 socket::discard(descriptors);
-                Err("the hub says what makes no sense".into())
+                Err("the hub sent an invalid message".into())
             }
         }
     }
@@ -276,7 +276,7 @@ impl Client {
             Ok(three) => three,
             Err(others) => {
                 socket::discard(others);
-                return Err("the hub introduces without what it takes".into());
+                return Err("the hub sent an introduction without its three descriptors".into());
             }
         };
         let Settings { limits, wait } = self.settings;

@@ -322,7 +322,7 @@ impl ManagerInner {
 
     /// The connection to the hub, to ask for `what`.
     pub(super) fn client(&self, what: &str) -> Result<Arc<Client>, ManagerError> {
-        let lost = || self.unanswered(what, Unanswered::Lost("this process is connected to none".into()));
+        let lost = || self.unanswered(what, Unanswered::Lost("this process is not connected to a hub".into()));
         self.client.load_full().ok_or_else(lost)
     }
 
@@ -347,7 +347,7 @@ impl ManagerInner {
         let address = self.address.to_string();
         match why {
             Unanswered::Lost(why) => ManagerError::NoHub { address, why },
-            Unanswered::Late => ManagerError::NoHub { address, why: format!("no answer in time to {what}") },
+            Unanswered::Late => ManagerError::NoHub { address, why: format!("{what} got no answer in time") },
             Unanswered::Refused(why) => ManagerError::Refused { address, what: what.into(), why },
         }
     }
@@ -450,7 +450,7 @@ mod tests {
             _ => vec![],
         });
         let undone = manager.named("name").replace(true).register_fn(|| ()).expect_err("it is not registered");
-        assert!(undone.to_string().contains("another process has taken the name meanwhile"), "{undone}");
+        assert!(undone.to_string().contains("another process has taken the name in the meantime"), "{undone}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum ManagerError {
     /// Another hub, or another program, already listens at the address.
-    #[error("no hub started at `{address}`: {} listens there already", who(*pid))]
+    #[error("no hub started at `{address}`: {} already listens there", who(*pid))]
     InUse {
         /// The address.
         address: String,
@@ -37,7 +37,7 @@ pub enum ManagerError {
     },
 
     /// Hub and client do not have the same key.
-    #[error("{} at `{address}` has another key than this process", who(*pid))]
+    #[error("{} at `{address}` has a different key than this process", who(*pid))]
     WrongKey {
         /// The address.
         address: String,
@@ -46,7 +46,7 @@ pub enum ManagerError {
     },
 
     /// The process at the other end runs as another user, who is not root.
-    #[error("{} at `{address}` is of user {theirs}, and this process of user {ours}", who(*pid))]
+    #[error("{} at `{address}` runs as user {theirs}, this process as user {ours}", who(*pid))]
     OtherUser {
         /// The address.
         address: String,
@@ -70,7 +70,7 @@ pub enum ManagerError {
     },
 
     /// The path exists and is not a socket. It is left unchanged.
-    #[error("`{address}` is no socket, but {what}; it is left as it is")]
+    #[error("`{address}` is {what}, not a socket; it was left unchanged")]
     NotASocket {
         /// The address.
         address: String,
@@ -79,7 +79,7 @@ pub enum ManagerError {
     },
 
     /// The listening process does not follow a hub's protocol.
-    #[error("{} at `{address}` is no hub: {why}", who(*pid))]
+    #[error("{} at `{address}` is not a hub: {why}", who(*pid))]
     NotAHub {
         /// The address.
         address: String,
@@ -90,7 +90,7 @@ pub enum ManagerError {
     },
 
     /// The hub has another version of this library, with another protocol.
-    #[error("the hub at `{address}` speaks version {theirs}, and this process version {ours}")]
+    #[error("the hub at `{address}` speaks version {theirs} of the protocol, this process version {ours}")]
     Version {
         /// The address.
         address: String,
@@ -102,7 +102,10 @@ pub enum ManagerError {
 
     /// A process between the two relays the messages: the hub sees another process at the other end than this one. (Before Linux 6.9 also if the
     /// hub is in another pid namespace.)
-    #[error("{} at `{address}` is not the hub, and passes on what the hub says (before Linux 6.9, also a hub in another pid namespace)", who(*pid))]
+    #[error(
+        "{} at `{address}` is not the hub but relays its messages (before Linux 6.9, a hub in another pid namespace also looks like this)",
+        who(*pid)
+    )]
     Relayed {
         /// The address.
         address: String,
@@ -111,7 +114,7 @@ pub enum ManagerError {
     },
 
     /// The hub accepts no more clients, or no more connections of this process.
-    #[error("the hub at `{address}` takes no more clients, or no more of this process")]
+    #[error("the hub at `{address}` accepts no more clients, or no more connections of this process")]
     TooMany {
         /// The address.
         address: String,
@@ -125,7 +128,7 @@ pub enum ManagerError {
     },
 
     /// The address is invalid.
-    #[error("`{address}` is no address: {why}")]
+    #[error("`{address}` is not a valid address: {why}")]
     Address {
         /// The address.
         address: String,
@@ -143,7 +146,7 @@ pub enum ManagerError {
     },
 
     /// A value given to [`HubOptions`](super::HubOptions) is out of range.
-    #[error("no hub started: {option} is {value}, and must be {range}")]
+    #[error("no hub started: {option} is {value} but must be {range}")]
     Option {
         /// The option.
         option: &'static str,
@@ -154,7 +157,7 @@ pub enum ManagerError {
     },
 
     /// This manager is already connected.
-    #[error("this process is connected to the hub at `{address}` already")]
+    #[error("this process is already connected to the hub at `{address}`")]
     Connected {
         /// The address.
         address: String,
@@ -170,7 +173,7 @@ pub enum ManagerError {
     },
 
     /// The name is already registered, by another process or by this one.
-    #[error("`{name}` is registered at `{address}` already, by process {pid}")]
+    #[error("`{name}` is already registered at `{address}`, by process {pid}")]
     Taken {
         /// The address.
         address: String,
@@ -215,7 +218,7 @@ mod tests {
     #[test]
     fn fault_38_debug_of_a_managers_error_is_its_sentence() {
         let taken = ManagerError::Taken { address: "@here".into(), name: "add".into(), pid: 7 };
-        assert_eq!(format!("{taken:?}"), "`add` is registered at `@here` already, by process 7");
+        assert_eq!(format!("{taken:?}"), "`add` is already registered at `@here`, by process 7");
         assert!(format!("{taken:#?}").starts_with("Taken {\n"), "{taken:#?}");
         let repeated = RepeatedKeyword { keyword: "a".into() };
         assert_eq!(format!("{repeated:?}"), repeated.to_string());

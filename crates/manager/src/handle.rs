@@ -52,7 +52,7 @@ pub struct Handle {
 /// Why a text is not a [`Handle`].
 #[derive(Clone, Copy, callgate_macros::Sentence, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the text is no handle of a manager: `callgate:<length of the key's place>:<the key's place>:<address>` is expected"
+    "the text is not a manager's handle: `callgate:<length of the key's place>:<the key's place>:<address>` is expected"
 )]
 pub struct ParseHandleError;
 
@@ -89,7 +89,7 @@ impl Handle {
             Some(("file", path)) => AuthKey::from_file(path)?,
             Some(("env", variable)) => AuthKey::from_env(variable)?,
             _ => {
-                let why = "the handle does not know where else it is; connect with the key".into();
+                let why = "the handle names no file or variable to read it from; use Handle::connect_with".into();
                 return Err(ManagerError::Key { from: KeyReference::Given.to_string(), why });
             }
         };

@@ -166,8 +166,8 @@ impl FromHub {
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     match name.len() {
         0 => Err("a name must have at least one byte".into()),
-        len if len > MAX_NAME => Err(format!("a name may have {MAX_NAME} bytes, and this has {len}")),
-        _ if name.chars().any(char::is_control) => Err(format!("a name may hold no control characters: {name:?}")),
+        len if len > MAX_NAME => Err(format!("a name may have at most {MAX_NAME} bytes, and this one has {len}")),
+        _ if name.chars().any(char::is_control) => Err(format!("a name may not contain control characters: {name:?}")),
         _ => Ok(()),
     }
 }
@@ -180,9 +180,11 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
 pub(crate) fn check_signature(signature: &str) -> Result<(), String> {
     match signature.len() {
         0 => Err("a signature must have at least one byte".into()),
-        len if len > MAX_SIGNATURE => Err(format!("a signature may have {MAX_SIGNATURE} bytes, and this has {len}")),
+        len if len > MAX_SIGNATURE => {
+            Err(format!("a signature may have at most {MAX_SIGNATURE} bytes, and this one has {len}"))
+        }
         _ if signature.contains(char::is_control) => {
-            Err(format!("a signature may hold no control characters: {signature:?}"))
+            Err(format!("a signature may not contain control characters: {signature:?}"))
         }
         _ => Ok(()),
     }

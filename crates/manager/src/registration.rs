@@ -138,11 +138,11 @@ impl RegistrationBuilder {
             why: why.into(),
         };
         if calls == Some(0) {
-            return Err(refused("a callback takes 1 call or more"));
+            return Err(refused("the number of calls must be at least 1"));
         }
         let number = shared.next_number.fetch_add(1, Relaxed);
         if number >= MOST_NUMBERS {
-            return Err(refused("this process has registered 2,147,483,647 callbacks already"));
+            return Err(refused("this process has already registered 2,147,483,647 callbacks"));
         }
         let expires = time.and_then(|time| Instant::now().checked_add(time));
         let registered = Arc::new(LocalCallback::new(&name, number, answer, calls, expires));
@@ -157,11 +157,11 @@ impl RegistrationBuilder {
                 [FromHub::Registered { .. }] if shared.callbacks.has(number) || registered.is_spent() => {
                     return Ok(Registration { shared: Arc::downgrade(shared), name, number });
                 }
-                [FromHub::Registered { .. }] => refused("another process has taken the name meanwhile"),
+                [FromHub::Registered { .. }] => refused("another process has taken the name in the meantime"),
                 [FromHub::Taken { owner, .. }] => {
                     ManagerError::Taken { address: shared.address.to_string(), name: name.clone(), pid: *owner }
                 }
-                _ => refused("the hub answers what was not asked"),
+                _ => refused("the hub sent an answer to another question"),
             },
         };
         let removed = shared.callbacks.remove(number);

@@ -34,8 +34,8 @@ impl fmt::Display for Exit {
                 Some(name) => write!(f, "was killed by signal {signal} ({name})"),
                 None => write!(f, "was killed by signal {signal}"),
             },
-            Exit::Unknown => f.write_str("is gone, and how it ended is not known"),
-            Exit::Running => f.write_str("has been told to end, and still runs"),
+            Exit::Unknown => f.write_str("ended in an unknown way"),
+            Exit::Running => f.write_str("was told to end but still runs"),
         }
     }
 }

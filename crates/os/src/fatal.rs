@@ -280,7 +280,7 @@ fn glibc_message<'a>() -> Option<&'a [u8]> {
 }
 
 /// Stands in for what the standard library prints when memory runs out: only it knows how many bytes were requested.
-const LACKS_MEMORY: &[u8] = b"memory allocation failed (standard error says of how many bytes)";
+const LACKS_MEMORY: &[u8] = b"memory allocation failed (standard error says how many bytes were requested)";
 
 #[allow(non_camel_case_types)]
 type _Unwind_Context = c_void;

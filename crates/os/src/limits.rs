@@ -27,20 +27,20 @@ const DATA: SystemLimit = ("RLIMIT_DATA", Resource::Data, " bytes");
 const LOCKED: SystemLimit = ("RLIMIT_MEMLOCK", Resource::Memlock, " bytes");
 const TASKS: SystemLimit = ("RLIMIT_NPROC", Resource::Nproc, "");
 /// `RLIMIT_NOFILE` also bounds how many descriptors a user may have in flight through sockets.
-const UNDER_WAY: SystemLimit = ("RLIMIT_NOFILE", Resource::Nofile, " descriptors under way");
+const UNDER_WAY: SystemLimit = ("RLIMIT_NOFILE", Resource::Nofile, " descriptors in flight");
 
 /// The limits that can cause `error`, the likeliest first, and the explanation to give if none of them is set.
 fn candidates(error: &io::Error, wanted: Wanted) -> (&'static [SystemLimit], &'static str) {
     match (error.raw_os_error().map(Errno::from_raw_os_error), wanted) {
         (Some(Errno::MFILE), _) => (&[FILES], ""),
         (Some(Errno::TOOMANYREFS), _) => (&[UNDER_WAY], ""),
-        (Some(Errno::NFILE), _) => (&[], ", with as many open files as the system may have (fs.file-max)"),
+        (Some(Errno::NFILE), _) => (&[], ", at the system's limit of open files (fs.file-max)"),
         (Some(Errno::FBIG), _) => (&[FILE_SIZE], ""),
         (Some(Errno::NOMEM), _) => (&[ADDRESSES, DATA], ""),
         (Some(Errno::AGAIN), Wanted::Memory) => (&[LOCKED], ""),
         // The C library also reports this when there is no room for a thread's stack.
         (Some(Errno::AGAIN), Wanted::Task) => {
-            (&[TASKS, ADDRESSES, DATA], ", with as many tasks as the cgroup (pids.max) or the system may have")
+            (&[TASKS, ADDRESSES, DATA], ", at the limit of tasks of the cgroup (pids.max) or the system")
         }
         _ => (&[], ""),
     }
@@ -118,7 +118,7 @@ mod tests {
     fn fault_24_descriptors_under_way_and_tasks_have_a_limit_too() {
         let error = io::Error::from(Errno::TOOMANYREFS);
         let files = getrlimit(Resource::Nofile).current.expect("every system has one");
-        let named = format!(", with RLIMIT_NOFILE at {files} descriptors under way");
+        let named = format!(", with RLIMIT_NOFILE at {files} descriptors in flight");
         assert_eq!(behind(&error, Wanted::Memory), named);
         let [number, limit] = packed(&error, Wanted::Memory);
         assert_eq!(unpacked(number, limit), format!("{named}: {error}"));

@@ -70,7 +70,7 @@ pub fn only_to_read(object: impl AsFd) -> io::Result<OwnedFd> {
 pub fn sealed_len(object: impl AsFd) -> io::Result<usize> {
     let seals = fcntl_get_seals(&object)?;
     if !seals.contains(SIZE) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a descriptor that is no sealed memory object"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a descriptor that is not a sealed memory object"));
     }
     usize::try_from(fstat(&object)?.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
 }

@@ -116,11 +116,10 @@ impl Identity {
         if fstatfs(process)?.f_type as u64 == PIDFS {
             return Ok(Self::new(1, fstat(process)?.st_ino, 0));
         }
-        let missing =
-            || io::Error::other("before Linux 6.9 a process of another pid namespace cannot be told from others");
+        let missing = || io::Error::other("before Linux 6.9, processes of another pid namespace cannot be told apart");
         let pid = Some(pid).filter(|pid| *pid != 0).ok_or_else(missing)?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let started = started(&stat).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat makes no sense")))?;
+        let started = started(&stat).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat cannot be parsed")))?;
         // Checked last: while the process lives, its number cannot belong to another.
         match poll::readable(process, Duration::ZERO)? {
             true => Err(Errno::SRCH.into()),

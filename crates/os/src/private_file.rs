@@ -32,13 +32,16 @@ fn open(path: &Path) -> io::Result<File> {
 fn check(found: &Metadata) -> Result<(), String> {
     let (own, _) = selfproc::effective_ids();
     if !found.is_file() {
-        return Err("it is no regular file".into());
+        return Err("it is not a regular file".into());
     }
     if found.uid() != own && found.uid() != 0 {
-        return Err(format!("it belongs to user {}, and must to user {own} or root", found.uid()));
+        return Err(format!("it belongs to user {} but must belong to user {own} or root", found.uid()));
     }
     if found.mode() & 0o077 != 0 {
-        return Err(format!("others than its owner may use it (mode {:o}); chmod 600 it", found.mode() & 0o7777));
+        return Err(format!(
+            "users other than its owner can access it (mode {:o}); run chmod 600 on it",
+            found.mode() & 0o7777
+        ));
     }
     Ok(())
 }

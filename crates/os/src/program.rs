@@ -106,7 +106,7 @@ fn find() -> Result<Program, String> {
         descriptor::apart(|| File::open(&path)).map_err(|error| explain(&format!("cannot be opened ({error})")))?;
     let is_same = file.metadata().is_ok_and(|found| std::os::unix::fs::MetadataExt::ino(&found) == inode);
     if !is_same {
-        return Err(explain("is another now"));
+        return Err(explain("is a different file now"));
     }
     let (line, own) = (command_line().unwrap_or_default(), std::env::args_os().count());
     let before = line.len().saturating_sub(own.max(1));

@@ -85,7 +85,7 @@ impl SoleListener {
         }
         files.clear().map_err(SocketError::at("removing the socket of a hub that is gone"))?;
         let Some(socket) = bind(SocketName::Path(path))? else { return Ok(None) };
-        files.took().map_err(SocketError::at("looking at the new socket"))?;
+        files.took().map_err(SocketError::at("checking the new socket"))?;
         Ok(Some(Self { socket, _files: Some(files) }))
     }
 }
@@ -113,7 +113,7 @@ fn bind(name: SocketName<'_>) -> Result<Option<OwnedFd>, SocketError> {
 
 /// Checks that no other user can replace the socket. A missing directory passes.
 fn check_directory(directory: &Path) -> Result<(), SocketError> {
-    let failed = |error| SocketError::System(format!("looking at {}", directory.display()).into(), error);
+    let failed = |error| SocketError::System(format!("checking {}", directory.display()).into(), error);
     let (own, _) = selfproc::effective_ids();
     let is_other_users = |found: &Metadata| found.uid() != own && found.uid() != 0;
     let squatted = |why: String| Err(SocketError::Squatted { path: directory.into(), why });
@@ -125,13 +125,13 @@ fn check_directory(directory: &Path) -> Result<(), SocketError> {
             Err(error) => return Err(failed(error)),
         };
         if is_other_users(&found) {
-            return squatted(format!("belongs to user {}, and must to user {own} or root", found.uid()));
+            return squatted(format!("belongs to user {} but must belong to user {own} or root", found.uid()));
         }
         if !found.is_symlink() && !found.is_dir() {
-            return squatted("is no directory".into());
+            return squatted("is not a directory".into());
         }
         if found.is_dir() && found.mode() & 0o022 != 0 {
-            return squatted(format!("can be written by others than its owner (mode {:o})", found.mode() & 0o7777));
+            return squatted(format!("is writable by users other than its owner (mode {:o})", found.mode() & 0o7777));
         }
     }
     Ok(())
@@ -143,7 +143,7 @@ fn check_socket(path: &Path) -> Result<(), SocketError> {
         Ok(found) if found.file_type().is_socket() => Ok(()),
         Ok(found) => Err(SocketError::NotASocket(kind_of(found.file_type()))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(SocketError::at("looking at it")(error)),
+        Err(error) => Err(SocketError::at("checking it")(error)),
     }
 }
 

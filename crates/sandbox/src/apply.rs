@@ -41,12 +41,13 @@ pub struct MeasureFailure {
 /// later step can make the kernel forget that.
 pub fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Result<SandboxReply, MeasureFailure> {
     let mut steps =
-        Steps { plan, told: SandboxReply::default(), namespace_for: None, signals_ruled: false, files_ruled: false };
+        Steps { plan, reply: SandboxReply::default(), namespace_for: None, signals_ruled: false, files_ruled: false };
     match callgate_os::limits::threads() {
         Ok(1) => {}
         Ok(threads) => {
-            let why =
-                format!("the child has {threads} threads already, and a sandbox holds those that come later only");
+            let why = format!(
+                "the child already has {threads} threads, and a sandbox would bind only the threads that start later"
+            );
             return Err(MeasureFailure { measure: Measure::NoNewPrivileges, why });
         }
         Err(error) => {
@@ -61,12 +62,12 @@ pub fn apply(plan: &Plan, workers: u32, bind_life: impl FnOnce()) -> Result<Sand
     steps.step(Measure::NoNewPrivileges, || rights::forbid_new_privileges().map(|()| "no_new_privs".into()))?;
     steps.landlock()?;
     steps.seccomp()?;
-    Ok(steps.told)
+    Ok(steps.reply)
 }
 
 struct Steps<'a> {
     plan: &'a Plan,
-    told: SandboxReply,
+    reply: SandboxReply,
     /// The measure for which the process entered a user namespace, in which it has every capability.
     namespace_for: Option<Measure>,
     /// Landlock restricts signals to other processes.
@@ -83,7 +84,7 @@ impl Steps<'_> {
         }
         match take() {
             Ok(how) => {
-                self.told.in_force.push((measure.code(), how));
+                self.reply.in_force.push((measure.code(), how));
                 Ok(())
             }
             Err(error) => self.left_out(measure, &error.to_string()),
@@ -96,7 +97,7 @@ impl Steps<'_> {
         if !self.plan.is_optional(measure) {
             return Err(MeasureFailure { measure, why });
         }
-        self.told.left_out.push((measure.code(), why));
+        self.reply.left_out.push((measure.code(), why));
         Ok(())
     }
 
@@ -111,7 +112,7 @@ impl Steps<'_> {
             let own = limits::descriptors_end()? + OWN_DESCRIPTORS;
             let most = own.saturating_add(plan.open_files.unwrap_or(0));
             let most = limits::limit(Resource::Nofile, most, most)?;
-            Ok(format!("RLIMIT_NOFILE {most}, of which {own} are callgate's"))
+            Ok(format!("RLIMIT_NOFILE {most}, {own} of them for callgate"))
         })?;
         self.step(Measure::CpuTime, || {
             let seconds = plan.cpu_seconds.unwrap_or(0);
@@ -135,7 +136,7 @@ impl Steps<'_> {
         let may = match () {
             () if !lacks_network && !lacks_root => Ok("a network namespace"),
             () if plan.groups().is_some() => {
-                Err("it takes CAP_SYS_ADMIN, or a user namespace, in which there is no other user to become".into())
+                Err("it takes CAP_SYS_ADMIN, or a user namespace, which has no other user to change to".into())
             }
             () => match rights::enter_user_namespace() {
                 Ok(()) => {
@@ -149,7 +150,7 @@ impl Steps<'_> {
             // This cannot be undone: a process without a user in its namespace must not go on.
             rights::keep_names(names).map_err(|error| MeasureFailure {
                 measure,
-                why: format!("in its user namespace it is nobody: {error}"),
+                why: format!("its user namespace has no user for it: {error}"),
             })?;
         }
         self.step(Measure::NetworkNamespace, || {
@@ -206,16 +207,16 @@ impl Steps<'_> {
         self.step(Measure::Capabilities, || {
             rights::drop_capabilities()?;
             Ok(match bounding_set {
-                Ok(()) => "none, and none to be had".into(),
+                Ok(()) => "none, and none can be regained".into(),
                 // Only execution could bring capabilities back, and it gives no new privileges.
-                Err(error) => format!("none; the bounding set stays as it was ({error})"),
+                Err(error) => format!("none; the bounding set is unchanged ({error})"),
             })
         })?;
         match self.namespace_for {
             // Drops the capabilities over the user namespace, which the plan did not ask for.
             Some(measure) if !plan.no_capabilities => rights::drop_capabilities().map_err(|error| MeasureFailure {
                 measure,
-                why: format!("the capabilities of its user namespace stay: {error}"),
+                why: format!("the capabilities over its user namespace cannot be dropped: {error}"),
             }),
             _ => Ok(()),
         }
@@ -252,7 +253,7 @@ impl Steps<'_> {
             self.step(Measure::Files, || {
                 if !offered.rules_truncation() {
                     return Err(io::Error::other(format!(
-                        "Landlock {version} rules all but truncation: what may be read may be emptied (Linux 6.2 rules that)"
+                        "Landlock {version} does not restrict truncation, so the child could empty files that it may only read (Linux 6.2 restricts it)"
                     )));
                 }
                 let (read, write) = (plan.read_only.len(), plan.read_write.len());
@@ -260,7 +261,7 @@ impl Steps<'_> {
             })?;
         }
         self.step(Measure::NetworkRules, || {
-            let missing = || io::Error::other(format!("Landlock {version} does not rule it (Linux 6.7 does)"));
+            let missing = || io::Error::other(format!("Landlock {version} does not restrict it (Linux 6.7 does)"));
             offered.rules_network().then(|| format!("Landlock {version}")).ok_or_else(missing)
         })?;
         self.signals_ruled = offered.rules_signals();

@@ -19,7 +19,7 @@ pub struct Usage {
 pub fn usage() -> io::Result<Usage> {
     let statm = fs::read_to_string("/proc/self/statm")?;
     let field = |at: usize| statm.split_ascii_whitespace().nth(at).and_then(|pages| pages.parse::<u64>().ok());
-    let (total, data) = field(0).zip(field(5)).ok_or_else(|| io::Error::other("/proc/self/statm makes no sense"))?;
+    let (total, data) = field(0).zip(field(5)).ok_or_else(|| io::Error::other("/proc/self/statm cannot be parsed"))?;
     let page = rustix::param::page_size() as u64;
     Ok(Usage { address_space: total * page, data: data * page })
 }

@@ -59,7 +59,7 @@ measures! {
     /// optional.
     NetworkRules = "no TCP",
     /// No inspecting, tracing or signalling of processes that it did not start itself, by any route. In every sandbox.
-    Processes = "no hand on other processes",
+    Processes = "no access to other processes",
     /// No system calls that a service does not need to compute, open files and communicate: those to trace, load, mount, reboot, set clocks, and
     /// change other processes. In every sandbox.
     SystemCalls = "no rare system calls",

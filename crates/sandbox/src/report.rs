@@ -58,21 +58,20 @@ pub struct SandboxReply {
 impl SandboxReply {
     /// Turns the reply to `plan` into a report, or says what is wrong with it.
     pub fn checked(self, plan: &Plan) -> Result<SandboxReport, String> {
-        let told = self;
-        let known = |told: Vec<(u8, String)>| {
+        let known = |lines: Vec<(u8, String)>| {
             let lines =
-                told.into_iter().map(|(code, words)| Some((Measure::from_code(code.into())?, checked_words(&words))));
-            lines.collect::<Option<Vec<_>>>().ok_or("its report of the sandbox names what there is not")
+                lines.into_iter().map(|(code, words)| Some((Measure::from_code(code.into())?, checked_words(&words))));
+            lines.collect::<Option<Vec<_>>>().ok_or("its sandbox report names an unknown measure")
         };
-        let report = SandboxReport { in_force: known(told.in_force)?, left_out: known(told.left_out)? };
+        let report = SandboxReport { in_force: known(self.in_force)?, left_out: known(self.left_out)? };
         let mut measures: Vec<_> = report.in_force().chain(report.left_out()).map(|(measure, _)| measure).collect();
         measures.sort_unstable_by_key(|measure| measure.code());
         if !measures.iter().copied().eq(plan.measures()) {
-            return Err("its report of the sandbox is not about what was asked for".into());
+            return Err("its sandbox report does not match the requested measures".into());
         }
         let needed = report.left_out().find(|(measure, _)| !plan.is_optional(*measure)).map(|(measure, _)| measure);
         match needed {
-            Some(measure) => Err(format!("it started without what is not optional: {measure}")),
+            Some(measure) => Err(format!("it started without a measure that is not optional: {measure}")),
             None => Ok(report),
         }
     }
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
     use crate::plan::Sandbox;
 
-    fn told(in_force: &[Measure], left_out: &[Measure]) -> SandboxReply {
+    fn reply(in_force: &[Measure], left_out: &[Measure]) -> SandboxReply {
         let lines =
             |measures: &[Measure]| measures.iter().map(|measure| (measure.code(), "so\x1b[2J".into())).collect();
         SandboxReply { in_force: lines(in_force), left_out: lines(left_out) }
@@ -94,14 +93,14 @@ mod tests {
         use Measure::{CoreDumps, NoNewPrivileges, Processes, SystemCalls, Umask};
         let plan = Sandbox::new().umask(0o77).optional(Umask).plan(0);
         let all = [CoreDumps, Umask, NoNewPrivileges, Processes, SystemCalls];
-        let report = told(&all, &[]).checked(&plan).unwrap();
+        let report = reply(&all, &[]).checked(&plan).unwrap();
         assert!(report.is_in_force(Umask) && !report.to_string().contains('\x1b'));
         assert_eq!(report.to_string().lines().count(), all.len());
         let without: Vec<_> = all.into_iter().filter(|&measure| measure != Umask).collect();
-        assert!(!told(&without, &[Umask]).checked(&plan).unwrap().is_in_force(Umask));
-        assert!(told(&without, &[]).checked(&plan).is_err());
-        assert!(told(&all, &[Umask]).checked(&plan).is_err());
-        assert!(told(&all[1..], &[CoreDumps]).checked(&plan).is_err());
+        assert!(!reply(&without, &[Umask]).checked(&plan).unwrap().is_in_force(Umask));
+        assert!(reply(&without, &[]).checked(&plan).is_err());
+        assert!(reply(&all, &[Umask]).checked(&plan).is_err());
+        assert!(reply(&all[1..], &[CoreDumps]).checked(&plan).is_err());
         let unknown = SandboxReply { in_force: vec![(99, String::new())], ..SandboxReply::default() };
         assert!(unknown.checked(&plan).is_err());
     }

@@ -75,7 +75,7 @@ pub(crate) fn set_group(group: u32) -> io::Result<()> {
     setresgid(group, group, group)?;
     let now = getresgid()?;
     let all_three = [now.real, now.effective, now.saved] == [group; 3];
-    if all_three { Ok(()) } else { Err(io::Error::other("it is another afterwards")) }
+    if all_three { Ok(()) } else { Err(io::Error::other("it is a different one afterwards")) }
 }
 
 /// Switches to the user for good. The kernel then drops all capabilities if it was root, and forgets the death signal that ties the process to its
@@ -85,7 +85,7 @@ pub(crate) fn set_user(user: u32) -> io::Result<()> {
     setresuid(user, user, user)?;
     let now = getresuid()?;
     let all_three = [now.real, now.effective, now.saved] == [user; 3];
-    if all_three { Ok(()) } else { Err(io::Error::other("it is another afterwards")) }
+    if all_three { Ok(()) } else { Err(io::Error::other("it is a different one afterwards")) }
 }
 
 /// Empties the set of capabilities that the process could ever regain. Needs a capability itself, so comes before the user changes.

@@ -156,7 +156,7 @@ impl Hog {
 }
 
 /// How long a child may take to start.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {

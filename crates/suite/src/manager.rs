@@ -20,7 +20,7 @@ use std::time::Duration;
 pub const ROWS: [&str; 3] = ["bridge add", "callback add", "callback of values"];
 
 /// How long the two processes may take to find each other.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The key of the hub. Only these two processes know its address, and only during the measurement.
 const KEY: &str = "callgate bench --only manager";
@@ -38,7 +38,7 @@ impl OwnerProcess {
         // Threads started from here inherit the pinning.
         pin::this_thread(&[cpu]).map_err(|error| format!("pinning to CPU {cpu}: {error}"))?;
         let manager = Manager::new(address, &AuthKey::new(KEY));
-        manager.connect(PATIENCE).map_err(|error| error.to_string())?;
+        manager.connect(TIMEOUT).map_err(|error| error.to_string())?;
         let registrations =
             [manager.register_fn("add", |a: i64, b: i64| a.wrapping_add(b)), manager.register("sum", sum)];
         let registrations = registrations.into_iter().collect::<Result<_, _>>().map_err(|error| error.to_string())?;
@@ -100,7 +100,7 @@ impl Called {
         let manager = Manager::new(&address, &AuthKey::new(KEY));
         // The hub's threads may run on any CPU. So may the owner at first; it pins itself.
         let owner = Pinned::nowhere(|| -> Result<_, BoxError> {
-            manager.start(PATIENCE)?;
+            manager.start(TIMEOUT)?;
             Ok(OwnerProcess::bridge(&address, callee).start()?)
         })??;
         check(owner.count()? == 2, "count")?;

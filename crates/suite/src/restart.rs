@@ -19,7 +19,7 @@ use std::time::Duration;
 pub const ROWS: [&str; 3] = ["spawn", "callgate restart", "callgate restart with a spare"];
 
 /// How long the next child may take to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The pause after each restart, in which the spare child for the next one gets ready.
 const REST: Duration = Duration::from_millis(20);
@@ -46,7 +46,7 @@ pub fn subjects() -> Vec<Subject> {
 /// Kills the child again and again until the batch is over, and records how long each replacement takes.
 fn restarts(batch: &mut Batch<'_>, spare: bool) -> Result<(), BoxError> {
     let restart = Restart::on_death().at_most(u32::MAX).backoff(Duration::ZERO, Duration::ZERO).calls_wait(true);
-    let bridge = BridgeTransport::restarting(restart.spare(spare), PATIENCE)?.bridge;
+    let bridge = BridgeTransport::restarting(restart.spare(spare), TIMEOUT)?.bridge;
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {

@@ -24,7 +24,7 @@ const MEMORY: MemoryOptions = MemoryOptions { max_payload: 1 << 20, total: 8 << 
 const MOST: usize = 64;
 
 /// How long the library may take to close a descriptor.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The number of descriptors open before the first input.
 static FIRST: OnceLock<usize> = OnceLock::new();
@@ -65,14 +65,14 @@ pub fn control(data: &[u8]) {
     drop((fake, end));
     for (number, kept) in sent.iter().enumerate() {
         // A separate thread closes a peer's descriptors. The fuzzer's timer interrupts the wait for it, hence the loop.
-        let deadline = Instant::now() + PATIENCE;
-        while !readable(kept, PATIENCE).expect("a socket") {
+        let deadline = Instant::now() + TIMEOUT;
+        while !readable(kept, TIMEOUT).expect("a socket") {
             assert!(Instant::now() < deadline, "descriptor {number} is still open somewhere");
         }
     }
     drop(sent);
     // The watcher releases a link with a delay, and so do the threads that seal memory and close descriptors.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while open().len() > most {
         assert!(Instant::now() < deadline, "{most} descriptors are the most, and these are open: {:?}", open());
         std::thread::sleep(Duration::from_micros(20));

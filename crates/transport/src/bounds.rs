@@ -21,7 +21,7 @@
 //! |---|---|---|---|---|
 //! | lent blocks | either side | [`LOANS`] | `loans.rs` | the block returns |
 //! | segments | a child, for each side | [`MAX_SEGMENTS`] | `engine/link.rs` | nobody has the segment |
-//! | time waiting for released memory | a child | [`RELEASE_PATIENCE`] | `engine/account.rs` | the memory is released |
+//! | time waiting for released memory | a child | [`RELEASE_TIMEOUT`] | `engine/account.rs` | the memory is released |
 //! | private memory for copies | a child | [`COPY_KEPT`] | `copy_buffer.rs` | the thread ends |
 //! | private memory for copies | the other side of a pair | [`PAIR_COPY_KEPT`] | `engine/pair/remote_caller.rs` | the pair ends |
 //! | text of last words | a child | [`LAST_WORDS`] | `engine/last_words.rs` | the error is dropped |
@@ -79,12 +79,12 @@
 //! | unread answers | a client | [`hub::MAX_QUEUED_MESSAGES`] | `manager/hub/connection.rs` | the client reads them |
 //! | unread answers with descriptors | a client | [`hub::MAX_QUEUED_INTRODUCTIONS`] | `manager/hub/connection.rs` | the client reads them |
 //! | unfinished lists | a client | [`hub::MAX_LISTS`] | `manager/hub/event_loop/names.rs` | the list is sent |
-//! | time of a count | an owner | [`hub::COUNT_PATIENCE`] | `manager/hub/call_counts.rs` | the round ends |
+//! | time of a count | an owner | [`hub::COUNT_TIMEOUT`] | `manager/hub/call_counts.rs` | the round ends |
 //! | names | a client | [`hub::MAX_NAMES_OF_CLIENT`] | `manager/hub/registry.rs` | the name is free |
 //! | names | all clients | [`hub::MAX_NAMES`] | `manager/hub/registry.rs` | the name is free |
 //! | locks and semaphores | all clients | [`hub::MAX_LOCKS`] | `manager/hub/locks.rs` | nobody holds or wants it |
 //! | permits | a client | [`hub::MAX_PERMITS`] | `manager/hub/locks.rs` | the permit is released |
-//! | time to map the first segment | a side of a pair | [`hub::READY_PATIENCE`] | `manager/hub/event_loop/introductions.rs` | the introduction ends |
+//! | time to map the first segment | a side of a pair | [`hub::READY_TIMEOUT`] | `manager/hub/event_loop/introductions.rs` | the introduction ends |
 //! | questions that wait for pairs | a client | [`hub::MAX_RESOLVING`] | `manager/hub/event_loop/introductions.rs` | the question is answered |
 //! | introductions | a process | [`hub::OF_PROCESS`] | `manager/hub/rates.rs` | the count is full again |
 //! | introductions to one owner | all processes | [`hub::OF_OWNER`] | `manager/hub/rates.rs` | the count is full again |
@@ -92,7 +92,7 @@
 //! | segments | a client | [`hub::MAX_SEGMENTS`] | `manager/hub/pairs.rs` | nobody has the segment |
 //! | segments | a side of a pair | [`hub::MAX_SEGMENTS_OF_SIDE`] | `manager/hub/pairs.rs` | nobody has the segment |
 //! | objects beyond those in use | two processes | [`hub::MAX_OBJECTS_OF_TWO`] | `manager/hub/pairs.rs` | nobody has the object |
-//! | time waiting for released memory | a side of a pair | [`hub::RELEASE_PATIENCE`] | `manager/hub/pairs/memory.rs` | the memory is released |
+//! | time waiting for released memory | a side of a pair | [`hub::RELEASE_TIMEOUT`] | `manager/hub/pairs/memory.rs` | the memory is released |
 
 #![forbid(unsafe_code)]
 
@@ -124,7 +124,7 @@ pub const LOANS: usize = if cfg!(loom) { 2 } else { 1024 };
 /// Segments of each side of a bridge at a time, whatever their size.
 pub const MAX_SEGMENTS: usize = 4096;
 /// Time that a call waits for segments that are being released: a healthy peer unmaps them at once.
-pub const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of a thread's memory for copies that it keeps.
 pub const COPY_KEPT: usize = 1 << 20;
 /// Bytes that a pair's lane keeps for copies of requests between two calls.
@@ -200,7 +200,7 @@ pub mod hub {
     /// Lists that one client waits for.
     pub const MAX_LISTS: usize = 16;
     /// Time that a round of counting waits for its owners.
-    pub const COUNT_PATIENCE: Duration = Duration::from_millis(500);
+    pub const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
 
     /// Names of one client.
     pub const MAX_NAMES_OF_CLIENT: usize = 4096;
@@ -212,7 +212,7 @@ pub mod hub {
     pub const MAX_PERMITS: usize = 256;
 
     /// Time that two introduced processes may take to map their first segment.
-    pub const READY_PATIENCE: Duration = Duration::from_secs(5);
+    pub const READY_TIMEOUT: Duration = Duration::from_secs(5);
     /// Questions of one client that wait for pairs.
     pub const MAX_RESOLVING: usize = 256;
     /// Introductions of one process, over all its connections: at once, and then in a second.
@@ -230,5 +230,5 @@ pub mod hub {
     /// everything must leave the other some for its other peers.
     pub const MAX_OBJECTS_OF_TWO: usize = MAX_SEGMENTS / 8;
     /// Time that a request waits for memory that is being released.
-    pub const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
+    pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 }

@@ -231,7 +231,7 @@ impl fmt::Display for TimedOutText<'_> {
                 f,
                 "its lane to {peer} {pid} had no room within {timeout:?}: it is full of calls that were given up and not answered"
             ),
-            Awaited::Memory => write!(f, "no memory for its arguments came within {timeout:?}"),
+            Awaited::Memory => write!(f, "no memory for its arguments became free within {timeout:?}"),
         }
     }
 }
@@ -259,8 +259,8 @@ impl fmt::Display for CallbackError {
         match self {
             CallbackError::Failed(text) => f.write_str(text),
             CallbackError::Mismatch { expected, found } => write!(f, "expected {expected}, got {found}"),
-            CallbackError::Gone => f.write_str("it is not registered any more"),
-            CallbackError::TooDeep => write!(f, "it returned what cannot cross: {TooDeep}"),
+            CallbackError::Gone => f.write_str("it is no longer registered"),
+            CallbackError::TooDeep => write!(f, "its result cannot cross to another process: {TooDeep}"),
         }
     }
 }

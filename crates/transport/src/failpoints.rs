@@ -227,7 +227,7 @@ mod armed {
             ("kill", _) => selfproc::kill_self(),
             ("stop", _) => selfproc::stop_self(),
             ("exit", code) => std::process::exit(code.parse().unwrap_or(EXIT)),
-            _ => panic!("a step was told `return({order})`, and knows kill, stop and exit"),
+            _ => panic!("`return({order})` is not an order for a step: the orders are kill, stop and exit"),
         }
     }
 

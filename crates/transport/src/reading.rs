@@ -276,21 +276,21 @@ pub fn has_memory(len: usize) -> Result<(), Failure> {
 }
 
 /// The limit of [`DecodeRefusal::Elements`] in words.
-pub const TOO_MANY: &str = "more elements of no size than bytes, and than 65,536";
+pub const TOO_MANY: &str = "more zero-sized elements than bytes, and more than 65,536";
 
 impl DecodeRefusal {
     /// The limit in words; `None` for refusals that are about no limit.
     pub fn limit(self) -> Option<String> {
         Some(match self {
             DecodeRefusal::Invalid | DecodeRefusal::Late => return None,
-            DecodeRefusal::Depth => format!("more than {MAX_DEPTH} pointers lead from one to the next"),
+            DecodeRefusal::Depth => format!("more than {MAX_DEPTH} pointers in a row"),
             DecodeRefusal::Elements => TOO_MANY.into(),
             DecodeRefusal::Memory { len } => {
                 let limit = limits::behind(&Errno::NOMEM.into(), Wanted::Memory);
-                format!("there is no memory for {len} bytes to read it in{limit}")
+                format!("there is no memory for the {len} bytes that reading it takes{limit}")
             }
             DecodeRefusal::Stack { needed, left } => format!(
-                "reading it takes {} KiB of stack, and of this thread's {} KiB are left; a thread with more can have it",
+                "reading it takes {} KiB of stack, and this thread has {} KiB left; a thread with a larger stack can read it",
                 needed.div_ceil(1024),
                 left / 1024
             ),

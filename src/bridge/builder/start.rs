@@ -9,7 +9,7 @@ use crate::bridge::child_spec::ChildSpec;
 use crate::bridge::restart::Restart;
 use crate::bridge::sandboxing::SentPlan;
 use crate::bridge::starting_child::system;
-use crate::bridge::supervisor::{Desk, Supervisor};
+use crate::bridge::supervisor::{SharedState, Supervisor};
 use crate::bridge::target::Target;
 use crate::bridge::{Bridge, entry, env_backends};
 use crate::start_error::StartError;
@@ -39,10 +39,10 @@ impl<T: Service> Builder<T> {
         if restart.is_none() && hooks.is_empty() {
             return Ok(Bridge::new(Target::Single(spec.start()?), timeout, stop_grace));
         }
-        let desk = Desk::new();
-        spec.lateness = Some(desk.lateness(restart.as_ref(), &hooks));
+        let shared = SharedState::new();
+        spec.lateness = Some(shared.lateness(restart.as_ref(), &hooks));
         let child = spec.start()?;
-        let supervisor = Supervisor::start(spec, child.clone(), restart, hooks, desk).map_err(|error| {
+        let supervisor = Supervisor::start(spec, child.clone(), restart, hooks, shared).map_err(|error| {
             child.kill_within(Duration::from_millis(500));
             system::<T>("starting the thread that starts other children".into(), Wanted::Task)(error)
         })?;
@@ -105,7 +105,7 @@ impl<T: Service> Builder<T> {
             return refused("pending_calls", self.slots, "a power of two");
         }
         if self.workers > lanes {
-            return refused("workers", self.workers, &format!("at most {lanes}, as many as concurrent_callers"));
+            return refused("workers", self.workers, &format!("at most {lanes}, the value of concurrent_callers"));
         }
         Ok(geometry)
     }
@@ -140,7 +140,7 @@ impl<T: Service> Builder<T> {
         match bridged_traits::generic_of::<T>() {
             Some(name) if self.launch.executable.is_some() => {
                 let way_out = format!(
-                    "left out: the trait `{name}` is bridged for a generic type, whose methods are found in this program only"
+                    "left out: the trait `{name}` is bridged for a generic type, whose methods exist in this program only"
                 );
                 refused("executable", format!("`{}`", self.launch.executable_name()), way_out)
             }
@@ -162,12 +162,15 @@ impl<T: Service> Builder<T> {
 fn check_restart<T: Service>(restart: &Restart, signal: Signal) -> Result<(), StartError> {
     check::<T>("Restart::at_most", restart.most.unwrap_or(u32::MAX), 1..=u32::MAX)?;
     if restart.within.is_zero() {
-        let (option, value, range) = ("Restart::within", "no time".into(), "more than that".into());
+        let (option, value, range) = ("Restart::within", "zero".into(), "longer than zero".into());
         return Err(StartError::Option { service: T::NAME, option, value, range });
     }
     if signal.trusts_the_child() {
-        let (option, value, range) =
-            ("restart", format!("given with {signal:?}"), "without it: each child that dies may leave a thread behind");
+        let (option, value, range) = (
+            "restart",
+            format!("combined with {signal:?}"),
+            "used without it, because each child that dies may leave a thread behind",
+        );
         return Err(StartError::Option { service: T::NAME, option, value, range: range.into() });
     }
     Ok(())

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{DeskState, Phase, SupervisedChild, Supervisor};
+use super::{Phase, SupervisedChild, Supervisor, SupervisorState};
 use callgate_engine::caller::CallContext;
 use callgate_engine::service::Method;
 use callgate_transport::doorbell::Deadline;
@@ -115,12 +115,12 @@ impl Supervisor {
         if peer.is_in_fork() {
             return dead.caller.in_fork_slow(context);
         }
-        self.down_in(self.desk.state.lock(), dead, context)
+        self.down_in(self.shared.state.lock(), dead, context)
     }
 
     pub(super) fn down_in(
         &self,
-        state: MutexGuard<'_, DeskState>,
+        state: MutexGuard<'_, SupervisorState>,
         dead: &SupervisedChild,
         context: &CallContext,
     ) -> CallError {
@@ -128,8 +128,8 @@ impl Supervisor {
         let (restarting, why) = match (&state.phase, &state.last_failure) {
             (Phase::Stopped, _) => return CallError::Stopped { call, pid, started: Started::No },
             (Phase::GivenUp(why), _) => (false, why.clone()),
-            (Phase::Open, None) => (true, "there is no other yet".into()),
-            (Phase::Open, Some(why)) => (true, format!("there is no other yet; the last start failed ({why})")),
+            (Phase::Open, None) => (true, "its replacement is not ready".into()),
+            (Phase::Open, Some(why)) => (true, format!("its replacement is not ready; the last start failed ({why})")),
         };
         CallError::Down { call, pid, exit: dead.exit(), restarting, why }
     }
@@ -137,7 +137,7 @@ impl Supervisor {
     /// Waits for a child later than `generation`. `None`: the deadline has passed; there will be none; there is no deadline and a start has failed; or a
     /// hook calls, whose return the thread awaits before it starts a child.
     fn after(&self, generation: u64, deadline: Deadline) -> Option<Arc<SupervisedChild>> {
-        let mut state = self.desk.state.lock();
+        let mut state = self.shared.state.lock();
         let (is_hook, failures) = (state.thread == Some(thread::current().id()), state.failures);
         loop {
             let child = self.current();
@@ -148,9 +148,9 @@ impl Supervisor {
                 return None;
             }
             match deadline.instant() {
-                Some(instant) => drop(self.desk.changed.wait_until(&mut state, instant)),
+                Some(instant) => drop(self.shared.changed.wait_until(&mut state, instant)),
                 None if state.failures > failures => return None,
-                None => self.desk.changed.wait(&mut state),
+                None => self.shared.changed.wait(&mut state),
             }
         }
     }

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{DeskState, Hook, Phase, SupervisedChild, Supervisor};
+use super::{Hook, Phase, SupervisedChild, Supervisor, SupervisorState};
 use crate::bridge::restart::{Death, Event, History};
 use crate::start_error::StartError;
 use callgate_engine::caller::Caller;
@@ -18,19 +18,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a spare child may take to begin building its service. After that it counts as hung, and another is started.
-const SPARE_PATIENCE: Duration = Duration::from_secs(1);
+const SPARE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     pub(super) fn run(self: &Arc<Self>, mut hooks: Vec<Hook>) {
-        self.desk.state.lock().thread = Some(thread::current().id());
+        self.shared.state.lock().thread = Some(thread::current().id());
         let child = self.current();
         tell(&mut hooks, &Event::Started { service: self.service, pid: child.caller.peer.pid });
         drop(child);
         self.watch_over_children(&mut hooks);
         // Before `is_done`, so that `stop` returns after the hooks are dropped.
         drop(hooks);
-        self.desk.state.lock().is_done = true;
-        self.desk.changed.notify_all();
+        self.shared.state.lock().is_done = true;
+        self.shared.changed.notify_all();
     }
 
     /// Replaces each child that dies, until the bridge is stopped or gives up for good.
@@ -39,8 +39,8 @@ impl Supervisor {
         loop {
             self.prepare_spare();
             let child = self.current();
-            let desk = self.desk.clone();
-            child.caller.peer.peer_status.on_end(move || desk.ring());
+            let shared = self.shared.clone();
+            child.caller.peer.peer_status.on_end(move || shared.ring());
             if !self.wait_for_the_end(&child, hooks) {
                 return;
             }
@@ -59,7 +59,7 @@ impl Supervisor {
 
     /// Waits for the end of a child, and reports events until then. `false`: the bridge has been stopped.
     fn wait_for_the_end(&self, child: &SupervisedChild, hooks: &mut [Hook]) -> bool {
-        let mut state = self.desk.state.lock();
+        let mut state = self.shared.state.lock();
         loop {
             if matches!(state.phase, Phase::Stopped) {
                 return false;
@@ -69,27 +69,27 @@ impl Supervisor {
             } else if child.caller.peer.peer_status.exit().is_some() {
                 return true;
             } else {
-                self.desk.changed.wait(&mut state);
+                self.shared.changed.wait(&mut state);
             }
         }
     }
 
     /// Gives up restarting, and waits until `restart` asks for another child. `false` = the bridge has been stopped, or cannot restart.
     fn give_up(&self, why: String, hooks: &mut [Hook]) -> bool {
-        let mut state = self.desk.state.lock();
+        let mut state = self.shared.state.lock();
         if matches!(state.phase, Phase::Stopped) {
             return false;
         }
         state.phase = Phase::GivenUp(why.clone());
         let spare = state.spare.take();
         drop(state);
-        self.desk.changed.notify_all();
+        self.shared.changed.notify_all();
         spare.iter().for_each(|spare| spare.discard());
         tell(hooks, &Event::GaveUp { service: self.service, why });
         if self.restart.is_none() {
             return false;
         }
-        let mut state = self.desk.state.lock();
+        let mut state = self.shared.state.lock();
         loop {
             if matches!(state.phase, Phase::Stopped) {
                 return false;
@@ -98,13 +98,13 @@ impl Supervisor {
                 state.phase = Phase::Open;
                 return true;
             }
-            self.desk.changed.wait(&mut state);
+            self.shared.changed.wait(&mut state);
         }
     }
 
     /// Reports the death to the hooks. Returns whether `restart` asked for it.
     fn tell_of_death(&self, child: &SupervisedChild, hooks: &mut [Hook], history: &mut History) -> bool {
-        let asked = std::mem::take(&mut self.desk.state.lock().wants_another);
+        let asked = std::mem::take(&mut self.shared.state.lock().wants_another);
         if child.caller.has_answered_calls() {
             history.bear_fruit();
         }
@@ -149,7 +149,7 @@ impl Supervisor {
             match self.next_child().and_then(|child| self.install(child, dead.generation + 1)) {
                 Ok(()) => return Ok(()),
                 // `restart` killed this child too.
-                Err(_) if std::mem::take(&mut self.desk.state.lock().wants_another) => asked = true,
+                Err(_) if std::mem::take(&mut self.shared.state.lock().wants_another) => asked = true,
                 Err(error) => {
                     asked = false;
                     let why = error.to_string();
@@ -161,32 +161,32 @@ impl Supervisor {
         }
         let most = restart.most.unwrap_or(u32::MAX);
         let limit = format!("there have been {most} restarts within {:?}", restart.within);
-        let allowed = "as many as Restart::at_most allows";
+        let allowed = "the most that Restart::at_most allows";
         Err(match last {
-            Some(error) => format!("{limit}, the last of which failed: {error}; that is {allowed}"),
+            Some(error) => format!("{limit}, {allowed}; the last one failed: {error}"),
             None => format!("{limit}, {allowed}"),
         })
     }
 
     fn note_failure(&self, why: &str) {
-        let mut state = self.desk.state.lock();
+        let mut state = self.shared.state.lock();
         state.failures += 1;
         state.last_failure = Some(why.into());
         drop(state);
-        self.desk.changed.notify_all();
+        self.shared.changed.notify_all();
     }
 
     /// Waits for `time`, or until `restart` asks for a child. `false`: the bridge has been stopped.
     fn rest(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
-        let mut state = self.desk.state.lock();
+        let mut state = self.shared.state.lock();
         loop {
             if matches!(state.phase, Phase::Stopped) {
                 return false;
             }
             if time.is_zero()
                 || std::mem::take(&mut state.wants_another)
-                || self.desk.changed.wait_until(&mut state, until).timed_out()
+                || self.shared.changed.wait_until(&mut state, until).timed_out()
             {
                 return !matches!(state.phase, Phase::Stopped);
             }
@@ -196,14 +196,14 @@ impl Supervisor {
     /// A child whose service is built: the spare one if it lives and responds, else a new one.
     fn next_child(&self) -> Result<Arc<Caller>, StartError> {
         let start_timeout = self.spec.start_timeout();
-        let spare = self.desk.state.lock().spare.take();
+        let spare = self.shared.state.lock().spare.take();
         if let Some(spare) = spare.filter(|spare| !spare.peer.peer_status.is_over()) {
-            match self.raise(spare, SPARE_PATIENCE.min(start_timeout)) {
+            match self.raise(spare, SPARE_TIMEOUT.min(start_timeout)) {
                 Err(error) if !has_begun(&error) => {}
                 raised => return raised,
             }
         }
-        let child = self.spec.bring_up(&|| !self.desk.is_stopped())?;
+        let child = self.spec.bring_up(&|| !self.shared.is_stopped())?;
         self.raise(child, start_timeout)
     }
 
@@ -213,7 +213,7 @@ impl Supervisor {
         state.rising = Some(child.clone());
         drop(state);
         let built = self.spec.construct(&child, within);
-        self.desk.state.lock().rising = None;
+        self.shared.state.lock().rising = None;
         built.map(|()| child)
     }
 
@@ -225,13 +225,13 @@ impl Supervisor {
         state.wants_another = false;
         self.current.store(Arc::new(SupervisedChild { caller: child, generation }));
         drop(state);
-        self.desk.changed.notify_all();
+        self.shared.changed.notify_all();
         Ok(())
     }
 
     /// Brings up a spare child if one is configured and missing, on a thread of its own because it may hang.
     fn prepare_spare(self: &Arc<Self>) {
-        let mut state = self.desk.state.lock();
+        let mut state = self.shared.state.lock();
         let has_one = state.spare.as_ref().is_some_and(|spare| !spare.peer.peer_status.is_over());
         if has_one || state.spare_rises || !self.restart.as_ref().is_some_and(|restart| restart.spare) {
             return;
@@ -242,26 +242,26 @@ impl Supervisor {
         let brought_up = thread::Builder::new().name("callgate-spare".into()).spawn(move || itself.bring_up_spare());
         if brought_up.is_err() {
             // Without a spare, the next child starts on demand, and reports the error then.
-            self.desk.state.lock().spare_rises = false;
+            self.shared.state.lock().spare_rises = false;
         }
     }
 
     fn bring_up_spare(&self) {
-        let spare = self.spec.bring_up(&|| !self.desk.is_stopped()).ok();
-        let mut state = self.desk.state.lock();
+        let spare = self.spec.bring_up(&|| !self.shared.is_stopped()).ok();
+        let mut state = self.shared.state.lock();
         let unwanted = match state.phase {
             Phase::Open => std::mem::replace(&mut state.spare, spare),
             _ => spare,
         };
         state.spare_rises = false;
         drop(state);
-        self.desk.changed.notify_all();
+        self.shared.changed.notify_all();
         unwanted.iter().for_each(|unwanted| unwanted.discard());
     }
 
     /// Locks the state. If the bridge has been stopped, discards `child`, which `stop` could not know of, and fails.
-    fn unless_stopped(&self, child: &Caller) -> Result<MutexGuard<'_, DeskState>, StartError> {
-        let state = self.desk.state.lock();
+    fn unless_stopped(&self, child: &Caller) -> Result<MutexGuard<'_, SupervisorState>, StartError> {
+        let state = self.shared.state.lock();
         if !matches!(state.phase, Phase::Stopped) {
             return Ok(state);
         }

@@ -58,7 +58,7 @@ fn futex_wake() -> Finding {
     const NAME: &str = "futex wake";
     let cpus = pin::allowed();
     let (Some(&waker), Some(&sleeper)) = (cpus.first(), cpus.get(1).or(cpus.first())) else {
-        return Finding::hidden(NAME, "Without knowing the CPUs it cannot be measured.");
+        return Finding::hidden(NAME, "It cannot be measured without knowing the CPUs.");
     };
     match wake::measure(waker, sleeper) {
         Err(error) => Finding::new(

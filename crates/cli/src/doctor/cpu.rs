@@ -19,7 +19,7 @@ fn cpus() -> Finding {
             "CPUs",
             value,
             Slow,
-            "Caller and callee take turns on one CPU, so each call costs two switches of context: allow this process a second CPU.",
+            "Caller and callee take turns on one CPU, so each call costs two context switches: allow this process a second CPU.",
         ),
         _ => Finding::new(
             "CPUs",
@@ -57,13 +57,13 @@ fn siblings() -> Finding {
     match shared {
         Some(group) => Finding::new(
             NAME,
-            format!("CPUs {group:?} are one core"),
+            format!("CPUs {group:?} share one core"),
             Good,
             "Pinned to these two, a call is at its fastest; work on one of them slows down the other.",
         ),
         None => Finding::new(
             NAME,
-            "no two allowed CPUs are one core",
+            "no two allowed CPUs share one core",
             Good,
             "Each side has a core of its own; nothing to do.",
         ),
@@ -95,9 +95,7 @@ fn virtualisation() -> Finding {
     const NAME: &str = "virtualisation";
     let idle = line_of("/sys/devices/system/cpu/cpuidle/current_driver");
     match (machine::hypervisor(), idle) {
-        (None, _) => {
-            Finding::new(NAME, "none seen", Good, "A CPU that goes to sleep or pauses does not leave to a host.")
-        }
+        (None, _) => Finding::new(NAME, "none seen", Good, "A CPU that sleeps or pauses does not exit to a host."),
         (Some(kind), Some(driver)) if driver == "haltpoll" => Finding::new(
             NAME,
             format!("{kind}, idle driver haltpoll"),
@@ -109,8 +107,8 @@ fn virtualisation() -> Finding {
             NAME,
             kind,
             Slow,
-            "A CPU that goes idle (HLT) leaves to the host, so a wake-up costs several times as much: use the cpuidle driver \
-             haltpoll, or spin longer; PAUSE in a long spin may leave too.",
+            "A CPU that goes idle (HLT) exits to the host, so a wake-up costs several times as much: use the cpuidle driver \
+             haltpoll, or spin longer; PAUSE in a long spin may exit too.",
         ),
     }
 }

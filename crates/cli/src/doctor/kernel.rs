@@ -21,7 +21,7 @@ fn version() -> Finding {
             (Slow, "Before Linux 5.16, a parked caller wakes every 5 ms to see whether its child lives.")
         }
         Some(_) => (Good, "Everything that callgate needs has been in Linux since 5.16."),
-        None => (Missing, "This version cannot be read; the lines below tell what there is."),
+        None => (Missing, "This version cannot be read; the lines below say what it offers."),
     };
     Finding::new("kernel", value, verdict, advice)
 }
@@ -190,18 +190,18 @@ fn sandbox() -> Finding {
     const NAME: &str = "sandbox";
     let started = Probe::bridge().sandbox(Sandbox::strict()).start().map_err(|error| error.to_string());
     let outcome = started.and_then(|probe| {
-        let report = probe.sandbox_report().ok_or("the child says nothing of it")?;
+        let report = probe.sandbox_report().ok_or("the child sent no report of it")?;
         Ok(report.left_out().map(|(measure, why)| format!("{measure} ({why})")).collect::<Vec<_>>())
     });
     match outcome {
         Ok(left_out) if left_out.is_empty() => {
-            Finding::new(NAME, "works, all of it", Good, "A child can be kept from everything but computing.")
+            Finding::new(NAME, "works, every measure", Good, "A child can be kept from everything but computing.")
         }
         Ok(left_out) => Finding::new(
             NAME,
-            format!("works, but for {}", left_out.join(", ")),
+            format!("works, except for {}", left_out.join(", ")),
             Good,
-            "What is missing is a wall behind another wall; it takes root, user namespaces or a newer kernel.",
+            "The missing measures only back up others; they take root, user namespaces or a newer kernel.",
         ),
         Err(error) => Finding::new(
             NAME,

@@ -16,8 +16,8 @@ pub struct TablePart<'a> {
 }
 
 /// Explains the headings of the figures.
-pub const LEGEND: &str = "Times are those of one round trip. × floor: how many times as much as the floor of the same part, \
-    which was measured in turns with it; the median over the repeats, by which targets are judged too. CPU per call: of both processes together. A dash: not measured, or too few measurements for that percentile, or means of many calls, of which only the p50 \
+pub const LEGEND: &str = "Times are those of one round trip. × floor: the ratio to the floor of the same part, \
+    which was measured alternately with it; the median over the repeats, which also decides whether a target is met. CPU per call: of both processes together. A dash: not measured, or too few measurements for that percentile, or means of many calls, of which only the p50 \
     is shown, with its least and its greatest among the repeats.";
 
 /// Divides the report into parts, in the order in which their groups first occur.

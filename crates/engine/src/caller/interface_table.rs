@@ -67,7 +67,7 @@ impl Caller {
         let refused = |why: &str| CallError::Refused { call: context.name(), why: why.into() };
         // The child calls this function with its service, so it must be a function for that very type.
         if (interface.service)() != self.service {
-            return Err(refused("its trait is another service's"));
+            return Err(refused("its trait belongs to another service"));
         }
         let address = (interface.dispatch)(self.workers);
         let place = (Image::current().offset_of(address).unwrap_or(u64::MAX), (interface.key)());

@@ -118,7 +118,7 @@ impl Caller {
 
     #[cold]
     pub(super) fn spent_slow(&self, context: &CallContext) -> CallError {
-        let why = "its arguments went with an earlier attempt".into();
+        let why = "its arguments were used up by an earlier attempt".into();
         CallError::Refused { call: context.name(), why }
     }
 
@@ -162,10 +162,10 @@ impl Caller {
     pub fn unread(&self, context: &CallContext) -> CallError {
         let (call, what, refusal) = (context.name(), Payload::Reply, last_refusal());
         match refusal {
-            DecodeRefusal::Invalid => self.corrupt("a reply that is no valid archive of its type", context),
+            DecodeRefusal::Invalid => self.corrupt("a reply that is not a valid archive of its type", context),
             DecodeRefusal::Depth => self.corrupt("a reply that nests deeper than 256 levels", context),
             DecodeRefusal::Elements => {
-                self.corrupt("a reply with more elements of no size than bytes, and than 65,536", context)
+                self.corrupt("a reply with more zero-sized elements than bytes, and more than 65,536", context)
             }
             DecodeRefusal::Stack { .. } => {
                 CallError::TooDeep { call, what, limit: refusal.limit().unwrap_or_default() }

@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a killed child may take to end.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long letting go of a bridge waits for a child that only has to drop its service.
-const LET_GO_PATIENCE: Duration = Duration::from_millis(3);
+const LET_GO_TIMEOUT: Duration = Duration::from_millis(3);
 
 impl Caller {
     /// Has the child drop the service and exit after all calls sent before; kills it if that takes longer than `grace`. The child is gone when this
@@ -114,13 +114,13 @@ impl Caller {
         let asked = self.ask_to_stop(context, Duration::ZERO);
         std::mem::drop(asked);
         if is_idle {
-            self.peer.peer_status.wait(Deadline::after(Some(LET_GO_PATIENCE.min(grace))));
+            self.peer.peer_status.wait(Deadline::after(Some(LET_GO_TIMEOUT.min(grace))));
         }
     }
 
     /// Kills the child and waits until it is gone. A fork leaves it alone, as it is not its child.
     pub fn kill(&self) -> Exit {
-        self.kill_within(KILL_PATIENCE)
+        self.kill_within(KILL_TIMEOUT)
     }
 
     /// Like [`kill`](Self::kill), but waits for at most `timeout`; the watcher does the rest.

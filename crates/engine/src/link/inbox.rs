@@ -132,7 +132,7 @@ impl Link {
     pub(super) fn grant_late(&self) -> bool {
         let NeedState::Waiting(len) = self.books.lock().asked else { return false };
         if self.grant(len).is_err() {
-            self.end(Cause::Corrupt("it does not read what it asks for"));
+            self.end(Cause::Corrupt("it does not read the answers to its requests"));
             return false;
         }
         matches!(self.books.lock().asked, NeedState::Waiting(_))
@@ -181,7 +181,7 @@ impl Link {
         drop(books);
         // A child whose socket is full has too much to read to ever find this.
         if self.tell(Message::Sealed { segment }, None).is_err() {
-            self.end(Cause::Corrupt("it does not read what it asks for"));
+            self.end(Cause::Corrupt("it does not read the answers to its requests"));
         }
         failpoints::reach(Step::ParentSealed);
     }

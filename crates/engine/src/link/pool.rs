@@ -100,7 +100,7 @@ impl Source for TellChild<'_> {
             if error.kind() == io::ErrorKind::WouldBlock {
                 return Err(NoMemory::Late { len });
             }
-            return Err(NoMemory::Failed { why: format!("the child takes no memory for the request: {error}") });
+            return Err(NoMemory::Failed { why: format!("the child does not accept memory for the request: {error}") });
         }
         failpoints::reach(Step::ParentAttachSent);
         Ok((segment, mapping))

@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-const SENSELESS: &str = "a control message that makes no sense";
+const SENSELESS: &str = "an invalid control message";
 
 /// The answer to a request for memory.
 type MemoryAnswer = Result<(u64, Arc<Mapping>), NoMemory>;
@@ -43,13 +43,13 @@ impl PairEndpoint {
             return self.start_lane(lane);
         }
         let mut descriptor = descriptor.into_iter();
-        let mut told = self.told.lock();
-        let answer = self.heed(&mut told, message, &mut descriptor)?;
+        let mut inbox = self.inbox.lock();
+        let answer = self.heed(&mut inbox, message, &mut descriptor)?;
         socket::discard(descriptor.collect());
         if answer.is_some() {
-            told.answer = answer;
+            inbox.answer = answer;
         }
-        drop(told);
+        drop(inbox);
         self.changed.notify_all();
         Ok(())
     }
@@ -57,7 +57,7 @@ impl PairEndpoint {
     /// Handles a message. Returns the answer to a request for memory, if it is one.
     fn heed(
         &self,
-        told: &mut PairInbox,
+        inbox: &mut PairInbox,
         message: Message,
         descriptor: &mut dyn Iterator<Item = OwnedFd>,
     ) -> Result<Option<MemoryAnswer>, &'static str> {
@@ -65,31 +65,31 @@ impl PairEndpoint {
         let answer = match message {
             Message::Attach { segment } => {
                 let mapping = mapped(segment, Protection::ReadOnly).map_err(|_| "a segment that cannot be mapped")?;
-                told.segments.insert(segment, mapping);
+                inbox.segments.insert(segment, mapping);
                 None
             }
             Message::Detach { segment } => {
-                told.segments.remove(&segment);
+                inbox.segments.remove(&segment);
                 None
             }
             // The other side tidies its own arena.
             Message::Tidy => None,
-            Message::Grant { segment } => self.granted(told, segment, mapped(segment, Protection::ReadWrite))?,
+            Message::Grant { segment } => self.granted(inbox, segment, mapped(segment, Protection::ReadWrite))?,
             Message::Sealed { segment: SEGMENT } => {
-                told.is_ready = true;
+                inbox.is_ready = true;
                 None
             }
             Message::Sealed { segment } => {
-                Some(Ok(told.unsealed.take().filter(|unsealed| unsealed.0 == segment).ok_or(SENSELESS)?))
+                Some(Ok(inbox.unsealed.take().filter(|unsealed| unsealed.0 == segment).ok_or(SENSELESS)?))
             }
             Message::Deny { len, max } => Some(Err(NoMemory::TooLarge { len, max })),
             Message::Exhausted { len, budget } => Some(Err(NoMemory::Exhausted { len, budget })),
             Message::Lack { error, limit } => {
-                if let Some((segment, _)) = told.unsealed.take() {
+                if let Some((segment, _)) = inbox.unsealed.take() {
                     let _ = self.control.send(Message::Detach { segment }, None);
                 }
                 let why = limits::unpacked(error, limit);
-                Some(Err(failed(format!("the hub could get no memory{why}"))))
+                Some(Err(failed(format!("the hub could not get memory{why}"))))
             }
             Message::Need { .. } | Message::Mapped { .. } | Message::Begin { .. } => return Err(SENSELESS),
         };
@@ -99,16 +99,16 @@ impl PairEndpoint {
     /// Keeps a granted segment until it is sealed. If it cannot be mapped, that is the answer.
     fn granted(
         &self,
-        told: &mut PairInbox,
+        inbox: &mut PairInbox,
         segment: u64,
         mapped: io::Result<Arc<Mapping>>,
     ) -> Result<Option<MemoryAnswer>, &'static str> {
         match mapped {
             Ok(mapping) => {
-                told.unsealed = Some((segment, mapping));
+                inbox.unsealed = Some((segment, mapping));
                 self.control
                     .send(Message::Mapped { segment }, None)
-                    .map_err(|_| "it does not read what it asks for")?;
+                    .map_err(|_| "it does not read the answers to its requests")?;
                 Ok(None)
             }
             Err(error) => {
@@ -132,7 +132,7 @@ impl PairEndpoint {
 
     /// The segment of the other side's arena, whose announcement may be waiting to be read.
     pub(super) fn segment(&self, number: u64) -> Option<Arc<Mapping>> {
-        let known = || self.told.lock().segments.get(&number).cloned();
+        let known = || self.inbox.lock().segments.get(&number).cloned();
         loop {
             if let Some(segment) = known() {
                 return Some(segment);

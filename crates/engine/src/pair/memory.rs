@@ -22,7 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long the hub may take to answer a request for memory.
-const HUB_PATIENCE: Duration = Duration::from_secs(10);
+const HUB_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long one wait for the hub keeps this side's memory from other calls.
 const HUB_SLICE: Duration = Duration::from_millis(20);
@@ -33,18 +33,18 @@ const MEMORY_SLICE: Duration = Duration::from_millis(1);
 impl PairEndpoint {
     /// Gives back segments that the hub gave to calls which no longer waited for them. Call with the arena locked: then nobody waits.
     pub(super) fn give_back_spare(&self, source: &mut AskHub<'_>) {
-        let mut told = self.told.lock();
-        if told.asked.is_some() {
-            match told.answer.take() {
+        let mut inbox = self.inbox.lock();
+        if inbox.asked.is_some() {
+            match inbox.answer.take() {
                 Some(answer) => {
-                    told.asked = None;
-                    told.spare.extend(answer);
+                    inbox.asked = None;
+                    inbox.spare.extend(answer);
                 }
                 None => self.reclaim.again(),
             }
         }
-        let spare = std::mem::take(&mut told.spare);
-        drop(told);
+        let spare = std::mem::take(&mut inbox.spare);
+        drop(inbox);
         spare.iter().for_each(|&(segment, _)| source.shrink(segment));
         unmap(spare.into_iter().map(|(_, mapping)| mapping).collect());
     }
@@ -130,40 +130,40 @@ impl Source for AskHub<'_> {
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
         let pair = self.0;
         let until = Instant::now() + HUB_SLICE;
-        let mut told = pair.told.lock();
+        let mut inbox = pair.inbox.lock();
         loop {
-            if let Some(at) = told.spare.iter().position(|(_, mapping)| mapping.len() as u64 == len) {
-                return Ok(told.spare.swap_remove(at));
+            if let Some(at) = inbox.spare.iter().position(|(_, mapping)| mapping.len() as u64 == len) {
+                return Ok(inbox.spare.swap_remove(at));
             }
-            let Some((asked, since)) = told.asked else {
+            let Some((asked, since)) = inbox.asked else {
                 let sent = pair.control.send(Message::Need { len }, None);
-                sent.map_err(|error| failed(format!("the hub cannot be asked for memory: {error}")))?;
-                told.asked = Some((len, Instant::now()));
+                sent.map_err(|error| failed(format!("asking the hub for memory: {error}")))?;
+                inbox.asked = Some((len, Instant::now()));
                 continue;
             };
-            if let Some(answer) = told.answer.take() {
-                told.asked = None;
+            if let Some(answer) = inbox.answer.take() {
+                inbox.asked = None;
                 match answer {
                     Ok((_, mapping)) if (mapping.len() as u64) < asked => {
                         return Err(failed(format!("the hub gave {} bytes instead of {asked}", mapping.len())));
                     }
                     answer if asked == len => return answer,
                     // The answer to another call's request, which will ask again.
-                    answer => told.spare.extend(answer),
+                    answer => inbox.spare.extend(answer),
                 }
                 pair.reclaim.used();
                 continue;
             }
             if pair.is_over() {
-                return Err(failed("the two processes are not connected any more".into()));
+                return Err(failed("the two processes are no longer connected".into()));
             }
-            if pair.changed.wait_until(&mut told, until).timed_out() && told.answer.is_none() {
-                if since.elapsed() < HUB_PATIENCE {
+            if pair.changed.wait_until(&mut inbox, until).timed_out() && inbox.answer.is_none() {
+                if since.elapsed() < HUB_TIMEOUT {
                     return Err(NoMemory::Late { len });
                 }
-                drop(told);
+                drop(inbox);
                 pair.over(None);
-                return Err(failed(format!("the hub has given no memory within {HUB_PATIENCE:?}")));
+                return Err(failed(format!("the hub gave no memory within {HUB_TIMEOUT:?}")));
             }
         }
     }

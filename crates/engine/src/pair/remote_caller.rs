@@ -27,13 +27,13 @@ impl PairEndpoint {
     /// If the copy would exceed that, and then the pair is over; or if there is no memory for it.
     #[cold]
     pub(super) fn admit_copy(&self, len: usize) -> Result<(), Failure> {
-        let lent: u64 = self.told.lock().segments.values().map(|segment| segment.len() as u64).sum();
+        let lent: u64 = self.inbox.lock().segments.values().map(|segment| segment.len() as u64).sum();
         // A caller reuses a block only after it has heard of the answer, and `answering` has subtracted the block before that.
         let mut copied = self.copied.lock();
         *copied += len as u64;
         if *copied > lent {
             drop(copied);
-            self.over(Some(Cause::Corrupt("requests under way with more bytes than its memory has")));
+            self.over(Some(Cause::Corrupt("requests in flight with more bytes than its memory has")));
             return Err(refuse(DecodeRefusal::Invalid));
         }
         drop(copied);

@@ -46,7 +46,7 @@ impl Host for Doubler {
 
 static METHOD: Method = Method { service: "", name: "double", index: 0, interface: None, idempotent: false };
 const LIMITS: Limits = Limits { max_payload: 8 << 20, retained: 1 << 20 };
-const PATIENCE: Option<Duration> = Some(Duration::from_secs(30));
+const TIMEOUT: Option<Duration> = Some(Duration::from_secs(30));
 
 /// The hub's ends of the control sockets, in the order caller, owner.
 struct FakeHub([Control; 2]);
@@ -109,7 +109,7 @@ fn introduced_by(object: OwnedFd) -> ([Introduction; 2], FakeHub) {
 }
 
 fn double(caller: &Caller, number: u64) -> Result<u64, CallError> {
-    caller.call_by_word(&METHOD, 1, &mut Some((number,)), PATIENCE)
+    caller.call_by_word(&METHOD, 1, &mut Some((number,)), TIMEOUT)
 }
 
 #[test]
@@ -126,13 +126,13 @@ fn strangers_call_each_other() {
     });
     for len in [10, 1000, 300_000, 3 << 20, 10] {
         let text = "x".repeat(len);
-        let echoed = caller.call_by_word::<_, String>(&METHOD, 2, &mut Some(text.clone()), PATIENCE);
+        let echoed = caller.call_by_word::<_, String>(&METHOD, 2, &mut Some(text.clone()), TIMEOUT);
         assert_eq!(echoed.as_deref(), Ok(&*text), "{len}");
     }
     assert!(!pair.is_over() && !owner.is_over());
     owner.over(None);
     hub.join().unwrap();
-    assert_eq!(pair.peer.peer_status.wait(Deadline::after(PATIENCE)), Some(Exit::Unknown));
+    assert_eq!(pair.peer.peer_status.wait(Deadline::after(TIMEOUT)), Some(Exit::Unknown));
     assert!(matches!(double(&caller, 1), Err(CallError::Died { .. })));
 }
 
@@ -147,16 +147,16 @@ fn a_hub_that_does_not_answer_costs_a_call_no_more_than_its_time() {
         caller.call_by_word::<_, String>(&METHOD, 2, &mut Some(text.clone()), timeout).map(|echoed| echoed == text)
     };
     thread::scope(|scope| {
-        let patient = scope.spawn(|| echo(300_000, PATIENCE));
+        let patient = scope.spawn(|| echo(300_000, TIMEOUT));
         let quick = scope.spawn(|| echo(3 << 20, Some(Duration::from_millis(100))));
         let late = quick.join().unwrap();
         assert!(matches!(late, Err(CallError::TimedOut { started: Started::No, .. })), "{late:?}");
         let hub = scope.spawn(|| hub.run());
         assert_eq!(patient.join().unwrap(), Ok(true));
-        assert_eq!(echo(3 << 20, PATIENCE), Ok(true));
+        assert_eq!(echo(3 << 20, TIMEOUT), Ok(true));
         wait_until(|| {
-            let told = pair.told.lock();
-            told.spare.is_empty() && told.asked.is_none()
+            let inbox = pair.inbox.lock();
+            inbox.spare.is_empty() && inbox.asked.is_none()
         });
         assert!(!pair.is_over() && !owner.is_over());
         owner.over(None);
@@ -194,7 +194,7 @@ fn serve_gated(owner: Introduction) -> (Arc<PairEndpoint>, Arc<AtomicU32>, Sende
 }
 
 fn wait_until(what: impl Fn() -> bool) {
-    let deadline = Deadline::after(PATIENCE);
+    let deadline = Deadline::after(TIMEOUT);
     while !what() {
         assert!(!deadline.has_passed());
         thread::sleep(Duration::from_millis(1));
@@ -229,7 +229,7 @@ fn fault_43_a_lane_has_a_thread_when_it_is_about_to_be_used_and_not_before() {
     }
     owner.over(None);
     hub.join().unwrap();
-    assert!(pair.peer.peer_status.wait(Deadline::after(PATIENCE)).is_some());
+    assert!(pair.peer.peer_status.wait(Deadline::after(TIMEOUT)).is_some());
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn fault_43_copies_of_requests_have_no_more_bytes_than_their_callers_memory() {
     let owner = serve(owner, || Some(Doubler)).unwrap();
     let (_caller, _pair) = call(caller).unwrap();
     let (mapping, _) = memfd::create_sealed("callgate-test", MIB, Protection::ReadWrite).unwrap();
-    owner.told.lock().segments.insert(5, Arc::new(mapping));
+    owner.inbox.lock().segments.insert(5, Arc::new(mapping));
     let stranger = RemoteCaller(owner.clone());
     assert!(owner.admit_copy(MIB / 2).is_ok() && owner.admit_copy(MIB / 2).is_ok());
     stranger.answering(MIB / 2);
@@ -280,7 +280,7 @@ fn a_call_that_had_not_started_when_its_caller_left_is_never_carried_out() {
     let ([caller, owner], _silent) = introduced(geometry(1));
     let (owner, ran, open) = serve_gated(owner);
     let (caller, pair) = call(caller).unwrap();
-    let begin = || caller.begin(&METHOD, (), PATIENCE).unwrap();
+    let begin = || caller.begin(&METHOD, (), TIMEOUT).unwrap();
     // Given up, so that the only lane is free for another call.
     drop(begin());
     wait_until(|| ran.load(Ordering::SeqCst) == 1);
@@ -297,7 +297,7 @@ fn a_call_that_had_started_when_its_caller_left_is_said_to_have() {
     let ([caller, owner], _silent) = introduced(geometry(1));
     let (_owner, ran, open) = serve_gated(owner);
     let (caller, pair) = call(caller).unwrap();
-    let mut call = caller.begin(&METHOD, (), PATIENCE).unwrap();
+    let mut call = caller.begin(&METHOD, (), TIMEOUT).unwrap();
     wait_until(|| ran.load(Ordering::SeqCst) == 1);
     pair.over(None);
     assert!(matches!(call.poll::<()>(), Some(Err(CallError::Died { started: Started::Yes, .. }))));

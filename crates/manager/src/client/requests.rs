@@ -18,7 +18,7 @@ use std::time::Duration;
 const FULL: Duration = Duration::from_millis(1);
 
 /// How long a hub may leave a notice unread before the client leaves it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 const IN_FORK: &str = "this process is a fork of the one that is connected";
 
@@ -79,8 +79,8 @@ impl Client {
     pub(crate) fn tell(&self, message: &ToHub) {
         // A lost connection needs no notice. A hub that does not read would keep outdated state for ever, such as a lock that was given back;
         // ending the connection makes it drop all of that.
-        if let Err(Unanswered::Late) = self.send(message, Deadline::after(Some(PATIENCE))) {
-            self.end("the hub did not read what this process told it");
+        if let Err(Unanswered::Late) = self.send(message, Deadline::after(Some(TIMEOUT))) {
+            self.end("the hub did not read this process's messages");
         }
     }
 
@@ -99,9 +99,7 @@ impl Client {
         let telling = thread::Builder::new().name("callgate-tell".into()).spawn(move || client.tell_the_rest());
         if let Err(error) = telling {
             let limit = limits::behind(&error, Wanted::Task);
-            self.end(&format!(
-                "starting the thread that goes on telling the hub what it did not read at once{limit}: {error}"
-            ));
+            self.end(&format!("starting the thread that sends the hub its queued messages{limit}: {error}"));
         }
     }
 
@@ -134,7 +132,7 @@ impl Client {
             match socket::send(&self.joined.socket, &bytes, &[]) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                    return Err(Unanswered::Lost(format!("the hub cannot be asked: {error}")));
+                    return Err(Unanswered::Lost(format!("sending to the hub: {error}")));
                 }
                 Err(_) if deadline.has_passed() => return Err(Unanswered::Late),
                 Err(_) => thread::sleep(FULL),

@@ -37,7 +37,7 @@ impl Client {
         for _ in 0..ATTEMPTS {
             let answer = self.ask(|seq| ToHub::Resolve { seq, name: name.into() }, deadline)?;
             let Some(FromHub::Resolved { to, .. }) = answer.into_iter().next() else {
-                return Err(Unanswered::Refused("the hub answers what was not asked".into()));
+                return Err(Unanswered::Refused("the hub sent an answer to another question".into()));
             };
             if let Resolution::At { pair, .. } = to
                 && !self.has(pair)
@@ -63,7 +63,7 @@ impl Client {
         to: Resolution,
         method: fn(&str) -> &'static Method,
     ) -> Result<Option<Arc<ResolvedCallback>>, Unanswered> {
-        let senseless = || Unanswered::Refused("the hub answers what makes no sense".into());
+        let senseless = || Unanswered::Refused("the hub sent an invalid answer".into());
         let target = |number, place, signature| ResolvedCallback {
             number,
             place,

@@ -113,7 +113,7 @@ impl Manager {
     ) -> Result<Option<T>, CallError> {
         let client = self.shared.client.load();
         let Some(client) = client.as_ref() else {
-            return Err(no_hub(name, "this process is connected to none".into()));
+            return Err(no_hub(name, "this process is not connected to a hub".into()));
         };
         if let Some(target) = client.known().get(name) {
             match call(target, target.method, Some(self.shared.timeout)) {

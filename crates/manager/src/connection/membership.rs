@@ -51,7 +51,7 @@ impl ManagerInner {
             None => Some(self.connecting.lock()),
         };
         let Some(_one_at_a_time) = one_at_a_time else {
-            return Err(late("this process is looking for a hub already"));
+            return Err(late("this process is already looking for a hub"));
         };
         if self.current().is_some() {
             return Err(ManagerError::Connected { address: self.address.to_string() });
@@ -126,7 +126,7 @@ impl ManagerInner {
                 // Another process has the name now.
                 Ok(_) | Err(Unanswered::Refused(_)) => self.callbacks.revoke(registered.number),
                 // This hub has ended too, or does not answer. The next one gets all registrations.
-                Err(why) => return Err(self.unanswered("registering again what was registered", why)),
+                Err(why) => return Err(self.unanswered("registering the callbacks again", why)),
             }
         }
         Ok(())

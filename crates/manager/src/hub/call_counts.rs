@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::connection::ClientId;
-use callgate_transport::bounds::hub::COUNT_PATIENCE;
+use callgate_transport::bounds::hub::COUNT_TIMEOUT;
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -48,7 +48,7 @@ pub(super) struct CountRound {
 impl CallCounts {
     /// Notes the question `seq` of `client`.
     pub(super) fn ask(&mut self, client: ClientId, seq: u64, now: Instant) {
-        self.asked.push(NamesQuery { client, seq, round: self.next, deadline: now + COUNT_PATIENCE });
+        self.asked.push(NamesQuery { client, seq, round: self.next, deadline: now + COUNT_TIMEOUT });
     }
 
     /// Whether a round runs or a question is open.
@@ -66,7 +66,7 @@ impl CallCounts {
         let asker = self.asked.first().filter(|_| self.round.is_none())?.client;
         let waits_for: HashSet<_> = owners.collect();
         let owners = waits_for.iter().copied().collect();
-        self.round = Some(Round { waits_for, deadline: now + COUNT_PATIENCE });
+        self.round = Some(Round { waits_for, deadline: now + COUNT_TIMEOUT });
         self.next += 1;
         Some(CountRound { number: self.next - 1, asker, owners })
     }
@@ -145,18 +145,18 @@ mod tests {
         counts.ask(7, 70, now);
         let begun = CountRound { number: 0, asker: 7, owners: vec![1] };
         assert_eq!(counts.begin([1].into_iter(), now), Some(begun));
-        let later = now + COUNT_PATIENCE / 2;
+        let later = now + COUNT_TIMEOUT / 2;
         counts.ask(8, 80, later);
         assert_eq!(counts.asked_by(8), 1);
-        assert_eq!(counts.next_deadline(), Some(now + COUNT_PATIENCE));
-        assert_eq!(counts.due(now + COUNT_PATIENCE), [(7, 70)]);
+        assert_eq!(counts.next_deadline(), Some(now + COUNT_TIMEOUT));
+        assert_eq!(counts.due(now + COUNT_TIMEOUT), [(7, 70)]);
         // The second is answered by its own deadline, though its round is not over.
         let begun = CountRound { number: 1, asker: 8, owners: vec![1] };
-        assert_eq!(counts.begin([1].into_iter(), now + COUNT_PATIENCE), Some(begun));
-        assert_eq!(counts.due(later + COUNT_PATIENCE), [(8, 80)]);
-        counts.ask(9, 90, later + COUNT_PATIENCE);
+        assert_eq!(counts.begin([1].into_iter(), now + COUNT_TIMEOUT), Some(begun));
+        assert_eq!(counts.due(later + COUNT_TIMEOUT), [(8, 80)]);
+        counts.ask(9, 90, later + COUNT_TIMEOUT);
         counts.client_gone(9);
-        assert_eq!(counts.due(later + COUNT_PATIENCE * 9), []);
+        assert_eq!(counts.due(later + COUNT_TIMEOUT * 9), []);
     }
 
     #[test]

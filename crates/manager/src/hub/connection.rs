@@ -175,7 +175,7 @@ impl Connection {
     }
 
     /// Permits this many more messages, whatever its process owes: it has ended, so no more will follow.
-    pub(super) fn hear_out(&mut self, messages: u32) {
+    pub(super) fn grant_last(&mut self, messages: u32) {
         self.is_resting = false;
         self.credit = credits::own_for(messages);
     }

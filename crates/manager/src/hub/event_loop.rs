@@ -194,7 +194,7 @@ impl EventLoop {
         let number = ready >> KIND_BITS;
         match ready & ((1 << KIND_BITS) - 1) {
             SOCKET => self.attend(number),
-            PROCESS => self.hear_last(number),
+            PROCESS => self.read_last(number),
             CALLER => self.attend_control(number, PairSide::Caller),
             OWNER => self.attend_control(number, PairSide::Owner),
             _ if ready == LISTENER => self.accept(),

@@ -112,15 +112,15 @@ impl Locks {
         }
         if let Some(claims) = self.of_client.get(&client) {
             if claims.waits.contains_key(&seq) {
-                return Err(format!("this process waits already under number {seq}"));
+                return Err(format!("this process already waits under number {seq}"));
             }
             if claims.waits.len() + claims.grants.len() >= MAX_PERMITS {
-                return Err(format!("this process holds and waits for {MAX_PERMITS} locks, and may for no more"));
+                return Err(format!("this process holds and waits for {MAX_PERMITS} locks, which is the limit"));
             }
         }
         match self.by_name.get_key_value(name) {
             Some((_, lock)) if lock.permits != permits && !lock.is_unused() => {
-                Err(format!("`{name}` is {}, and not {}", kind(lock.permits), kind(permits)))
+                Err(format!("`{name}` is {}, not {}", kind(lock.permits), kind(permits)))
             }
             Some((name, _)) => Ok(name.clone()),
             None => {
@@ -128,7 +128,7 @@ impl Locks {
                     self.make_room();
                 }
                 if self.by_name.len() >= MAX_LOCKS {
-                    return Err(format!("the hub has {MAX_LOCKS} locks, and takes no more"));
+                    return Err(format!("the hub has {MAX_LOCKS} locks, which is the limit"));
                 }
                 Ok(name.into())
             }

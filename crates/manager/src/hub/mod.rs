@@ -142,7 +142,7 @@ pub(crate) fn start_or_join(
                 None => ElectionPhase::Wait,
             },
             ElectionPhase::Wait if deadline.has_passed() => {
-                let what = "somebody is about to listen, and does not";
+                let what = "another process has taken the address but does not listen";
                 return Err(ManagerError::TimedOut { address: address.to_string(), waited: begun.elapsed(), what });
             }
             ElectionPhase::Wait => {

@@ -123,7 +123,7 @@ pub(super) struct New {
 
 /// The outcome of reading from a control socket.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum ControlRead {
     /// A message was handled; there may be another.
     More,
     /// There is no message.
@@ -188,10 +188,10 @@ impl Pairs {
         let used = self.of_client.get(&caller).map_or(0, |share| share.bytes).saturating_add(kept);
         let before = self.ledger.between(caller_process, owner_process);
         if base > self.budget.saturating_sub(used) || before.bytes.saturating_add(base) > self.budget / 2 {
-            return Err(io::Error::other("all memory that it may have is in use"));
+            return Err(io::Error::other("its memory budget is used up"));
         }
         if before.objects >= MAX_OBJECTS_OF_TWO {
-            return Err(io::Error::other("one of the two keeps too much of what they had before"));
+            return Err(io::Error::other("one of the two still holds too many objects of their earlier connections"));
         }
         // Unmapped at once: from here on the segment belongs to the two.
         let (segment, object) = Segment::create(self.geometry, &Sealed)?;
@@ -320,11 +320,11 @@ impl Pairs {
     }
 
     /// Handles one message of `side`. `credit` is that of its client, for all its sockets together.
-    pub(super) fn hear(&mut self, pair: u64, side: PairSide, credit: &mut Credit) -> Heard {
-        let Some(found) = self.pairs.get_mut(&pair) else { return Heard::Nothing };
+    pub(super) fn read_one(&mut self, pair: u64, side: PairSide, credit: &mut Credit) -> ControlRead {
+        let Some(found) = self.pairs.get_mut(&pair) else { return ControlRead::Nothing };
         let end = found.end(side);
         if !credit.take(1) {
-            return Heard::TooMuch;
+            return ControlRead::TooMuch;
         }
         let received = end.control.receive(BlockingMode::No);
         credit.charge_time(end.control.take_cost());
@@ -339,10 +339,10 @@ impl Pairs {
                 Err(Broken)
             }
             Ok(None) => Err(Broken),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return ControlRead::Nothing,
             Err(_) => Err(Broken),
         };
-        if said.is_ok() { Heard::More } else { Heard::End }
+        if said.is_ok() { ControlRead::More } else { ControlRead::End }
     }
 
     fn handle_message(&mut self, pair: u64, side: PairSide, message: Message) -> Result<(), Broken> {

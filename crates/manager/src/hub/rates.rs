@@ -23,11 +23,11 @@ impl Rates {
     pub(super) fn take(&mut self, process: u32, owner: ClientId, now: Instant) -> Result<(), &'static str> {
         let caller = rate(&mut self.of_process, process, OF_PROCESS, now);
         if !caller.has(1, now) {
-            return Err("this process is introduced too often: no more than 64 times a second");
+            return Err("this process is introduced too often: the limit is 64 times a second");
         }
         let called = rate(&mut self.of_owner, owner, OF_OWNER, now);
         if !called.has(1, now) {
-            return Err("others are introduced to that process too often: no more than 256 times a second");
+            return Err("others are introduced to that process too often: the limit is 256 times a second");
         }
         caller.charge(1);
         called.charge(1);

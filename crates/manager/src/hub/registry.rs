@@ -34,7 +34,7 @@ pub(super) struct NameEntry {
 }
 
 /// A client's request to register a name.
-pub(super) struct Wish {
+pub(super) struct RegisterRequest {
     pub(super) owner: ClientId,
     pub(super) owner_pid: u32,
     pub(super) name: String,
@@ -44,7 +44,7 @@ pub(super) struct Wish {
     pub(super) replace: bool,
 }
 
-/// The outcome of a [`Wish`].
+/// The outcome of a [`RegisterRequest`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RegisterOutcome {
     /// It is registered, and the previous holder of the name, if any, is revoked.
@@ -63,21 +63,21 @@ pub(super) struct Revoked {
 }
 
 impl Registry {
-    pub(super) fn register(&mut self, wish: Wish) -> RegisterOutcome {
-        if self.has(&wish) {
+    pub(super) fn register(&mut self, request: RegisterRequest) -> RegisterOutcome {
+        if self.has(&request) {
             // Registered twice: by an election, and at the same time by a thread of the owner.
             return RegisterOutcome::Yes { revoked: None };
         }
-        if let Err(why) = self.check(&wish) {
+        if let Err(why) = self.check(&request) {
             return RegisterOutcome::Refused(why);
         }
-        let Wish { owner, owner_pid, number, signature, expires, replace, .. } = wish;
-        match self.names.get(wish.name.as_str()) {
+        let RegisterRequest { owner, owner_pid, number, signature, expires, replace, .. } = request;
+        match self.names.get(request.name.as_str()) {
             Some(taken) if !replace => return RegisterOutcome::Taken { owner_pid: taken.owner_pid },
             _ => {}
         }
-        let revoked = self.forget(&wish.name);
-        let name: Arc<str> = wish.name.into();
+        let revoked = self.forget(&request.name);
+        let name: Arc<str> = request.name.into();
         let expires = expires.and_then(|time| Instant::now().checked_add(time));
         self.expiring.extend(expires.map(|at| (at, name.clone())));
         self.of_client.entry(owner).or_default().insert(number, name.clone());
@@ -87,23 +87,23 @@ impl Registry {
     }
 
     /// Whether the same name and number are registered already.
-    fn has(&self, wish: &Wish) -> bool {
-        let known = self.names.get(wish.name.as_str());
-        known.is_some_and(|known| (known.owner, known.number) == (wish.owner, wish.number))
+    fn has(&self, request: &RegisterRequest) -> bool {
+        let known = self.names.get(request.name.as_str());
+        known.is_some_and(|known| (known.owner, known.number) == (request.owner, request.number))
     }
 
-    fn check(&self, wish: &Wish) -> Result<(), String> {
-        check_name(&wish.name)?;
-        check_signature(&wish.signature)?;
-        let own = self.of_client.get(&wish.owner);
-        if own.is_some_and(|own| own.contains_key(&wish.number)) {
-            return Err(format!("this process has registered number {} already", wish.number));
+    fn check(&self, request: &RegisterRequest) -> Result<(), String> {
+        check_name(&request.name)?;
+        check_signature(&request.signature)?;
+        let own = self.of_client.get(&request.owner);
+        if own.is_some_and(|own| own.contains_key(&request.number)) {
+            return Err(format!("this process has already registered number {}", request.number));
         }
         if own.is_some_and(|own| own.len() >= MAX_NAMES_OF_CLIENT) {
-            return Err(format!("this process has registered {MAX_NAMES_OF_CLIENT} names, and may no more"));
+            return Err(format!("this process has registered {MAX_NAMES_OF_CLIENT} names, which is the limit"));
         }
-        if self.names.len() >= MAX_NAMES && !self.names.contains_key(wish.name.as_str()) {
-            return Err(format!("the hub has {MAX_NAMES} names, and takes no more"));
+        if self.names.len() >= MAX_NAMES && !self.names.contains_key(request.name.as_str()) {
+            return Err(format!("the hub has {MAX_NAMES} names, which is the limit"));
         }
         Ok(())
     }
@@ -212,9 +212,17 @@ mod tests {
     use super::*;
     use callgate_transport::bounds::hub::MAX_SIGNATURE;
 
-    fn wish(owner: ClientId, number: u32, name: impl Into<String>) -> Wish {
+    fn request(owner: ClientId, number: u32, name: impl Into<String>) -> RegisterRequest {
         let (name, signature) = (name.into(), "any".into());
-        Wish { owner, owner_pid: owner as u32 + 1000, name, number, signature, expires: None, replace: false }
+        RegisterRequest {
+            owner,
+            owner_pid: owner as u32 + 1000,
+            name,
+            number,
+            signature,
+            expires: None,
+            replace: false,
+        }
     }
 
     const YES: RegisterOutcome = RegisterOutcome::Yes { revoked: None };
@@ -226,10 +234,10 @@ mod tests {
     #[test]
     fn a_name_is_one_clients_until_it_is_replaced_or_goes() {
         let mut registry = Registry::default();
-        assert_eq!(registry.register(wish(1, 7, "add")), YES);
-        assert_eq!(registry.register(wish(2, 8, "add")), RegisterOutcome::Taken { owner_pid: 1001 });
-        assert_eq!(registry.register(wish(1, 9, "add")), RegisterOutcome::Taken { owner_pid: 1001 });
-        let replaced = registry.register(Wish { replace: true, ..wish(2, 8, "add") });
+        assert_eq!(registry.register(request(1, 7, "add")), YES);
+        assert_eq!(registry.register(request(2, 8, "add")), RegisterOutcome::Taken { owner_pid: 1001 });
+        assert_eq!(registry.register(request(1, 9, "add")), RegisterOutcome::Taken { owner_pid: 1001 });
+        let replaced = registry.register(RegisterRequest { replace: true, ..request(2, 8, "add") });
         assert_eq!(replaced, RegisterOutcome::Yes { revoked: Some(Revoked { owner: 1, number: 7 }) });
         assert_eq!(registry.find("add").map(|found| (found.owner, found.number)), Some((2, 8)));
         // Whose it was cannot take it away.
@@ -243,9 +251,9 @@ mod tests {
     #[test]
     fn numbers_are_each_clients_own_and_not_used_twice() {
         let mut registry = Registry::default();
-        assert_eq!(registry.register(wish(1, 7, "a")), YES);
-        assert_eq!(registry.register(wish(2, 7, "b")), YES);
-        let again = registry.register(wish(1, 7, "c"));
+        assert_eq!(registry.register(request(1, 7, "a")), YES);
+        assert_eq!(registry.register(request(2, 7, "b")), YES);
+        let again = registry.register(request(1, 7, "c"));
         assert!(matches!(again, RegisterOutcome::Refused(why) if why.contains("number 7")));
         registry.client_gone(1);
         assert!(registry.find("a").is_none() && registry.find("b").is_some());
@@ -257,12 +265,12 @@ mod tests {
     fn what_is_malformed_is_refused() {
         let mut registry = Registry::default();
         let refused = |registered| matches!(registered, RegisterOutcome::Refused(_));
-        assert!(refused(registry.register(wish(1, 7, ""))));
-        assert!(refused(registry.register(wish(1, 7, "a\tb"))));
-        assert!(refused(registry.register(wish(1, 7, "n".repeat(256)))));
+        assert!(refused(registry.register(request(1, 7, ""))));
+        assert!(refused(registry.register(request(1, 7, "a\tb"))));
+        assert!(refused(registry.register(request(1, 7, "n".repeat(256)))));
         for signature in ["", "\x1b]0;owned\x07\n", "\u{9b}31m", &"s".repeat(MAX_SIGNATURE + 1)] {
             assert!(
-                refused(registry.register(Wish { signature: signature.into(), ..wish(1, 7, "a") })),
+                refused(registry.register(RegisterRequest { signature: signature.into(), ..request(1, 7, "a") })),
                 "{signature:?}"
             );
         }
@@ -274,15 +282,15 @@ mod tests {
         let mut registry = Registry::default();
         for client in 0..16 {
             for number in 0..4096 {
-                assert_eq!(registry.register(wish(client, number, format!("{client} {number}"))), YES);
+                assert_eq!(registry.register(request(client, number, format!("{client} {number}"))), YES);
             }
-            let one_more = registry.register(wish(client, 4096, "one more"));
+            let one_more = registry.register(request(client, 4096, "one more"));
             assert!(matches!(one_more, RegisterOutcome::Refused(why) if why.contains("4096")));
         }
-        let one_more = registry.register(wish(16, 0, "one more"));
+        let one_more = registry.register(request(16, 0, "one more"));
         assert!(matches!(one_more, RegisterOutcome::Refused(why) if why.contains("65536")));
         // One that replaces another makes no more of them.
-        let instead = registry.register(Wish { replace: true, ..wish(16, 0, "3 7") });
+        let instead = registry.register(RegisterRequest { replace: true, ..request(16, 0, "3 7") });
         assert_eq!(instead, RegisterOutcome::Yes { revoked: Some(Revoked { owner: 3, number: 7 }) });
         // All of them, in their order, in messages that are not too long.
         let (mut all, mut after) = (Vec::new(), None);
@@ -303,8 +311,10 @@ mod tests {
     #[test]
     fn registrations_end_when_they_are_to() {
         let mut registry = Registry::default();
-        let lasting =
-            |name: &str, number, ms| Wish { expires: Some(Duration::from_millis(ms)), ..wish(1, number, name) };
+        let lasting = |name: &str, number, ms| RegisterRequest {
+            expires: Some(Duration::from_millis(ms)),
+            ..request(1, number, name)
+        };
         assert_eq!(registry.next_deadline(), None);
         assert_eq!(registry.register(lasting("long", 1, 3_600_000)), YES);
         assert_eq!(registry.register(lasting("short", 2, 0)), YES);
@@ -326,7 +336,7 @@ mod tests {
     #[test]
     fn counters_are_what_the_owner_said_last() {
         let mut registry = Registry::default();
-        assert_eq!(registry.register(wish(1, 7, "a")), YES);
+        assert_eq!(registry.register(request(1, 7, "a")), YES);
         assert_eq!(registry.owners().collect::<Vec<_>>(), [1]);
         let counts = [7, 8].map(|number| Counters { number, calls: 5, nanoseconds: 6 });
         registry.counted(1, &counts);

@@ -33,7 +33,7 @@ impl ConstText {
     }
 
     const fn with(mut self, part: &str) -> Self {
-        assert!(self.len + part.len() <= Self::MAX, "the types of a callback are too long to be put in words");
+        assert!(self.len + part.len() <= Self::MAX, "the description of a callback's types is too long");
         let (_, rest) = self.bytes.split_at_mut(self.len);
         let (place, _) = rest.split_at_mut(part.len());
         place.copy_from_slice(part.as_bytes());

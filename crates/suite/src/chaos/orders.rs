@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 /// How long a child may take to carry out an order.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Starts a thread that carries out the order in the file at `path` whenever the file appears.
 pub(super) fn follow(path: &str) {
@@ -59,12 +59,12 @@ fn watch(file: &str) -> io::Result<()> {
 /// Waits first until the child's worker sleeps: after its last reply, it may still go through steps on its way to the next request.
 pub(super) fn give(pid: u32, path: &Path, order: &str) -> Result<(), String> {
     // This is the state of the child's main thread.
-    if !eventually(PATIENCE, || state(pid) == Some('S')) {
+    if !eventually(TIMEOUT, || state(pid) == Some('S')) {
         return Err(format!("the child never sleeps that is to follow the order `{order}`"));
     }
     let draft = path.with_extension("draft");
     fs::write(&draft, order).and_then(|()| fs::rename(&draft, path)).map_err(|error| error.to_string())?;
-    if !eventually(PATIENCE, || !path.exists()) {
+    if !eventually(TIMEOUT, || !path.exists()) {
         return Err(format!("the child does not follow the order `{order}`"));
     }
     Ok(())

@@ -148,7 +148,7 @@ impl Holdings {
     /// get some time to do so.
     pub fn grown_since(before: &Self) -> Vec<String> {
         let mut grown = Vec::new();
-        eventually(PATIENCE, || {
+        eventually(TIMEOUT, || {
             grown = Self::now().beyond(before);
             grown.is_empty()
         });
@@ -169,7 +169,7 @@ impl Holdings {
 }
 
 /// How long such things may take to disappear.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

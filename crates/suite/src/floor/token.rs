@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::BoxError;
-use crate::child::{BenchChild, ChildRole, PATIENCE};
+use crate::child::{BenchChild, ChildRole, TIMEOUT};
 use crate::interleave::Subject;
 use crate::shared::{Direction, SharedLine, SharedMapping};
 use rustix::thread::futex;
@@ -86,7 +86,7 @@ impl Tokens {
 
 /// Awaits the first token, while the child starts.
 pub(super) fn await_first(shared: &SharedMapping, turn: u32, child: &mut BenchChild) -> io::Result<()> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !poll_for(shared.line(Direction::Back), turn, 1_000) {
         child.check()?;
         if Instant::now() > end {

@@ -344,7 +344,7 @@ impl BorrowedBlock {
 }
 
 fn no_loan_id() -> NoMemory {
-    NoMemory::Failed { why: "the bridge has lent as many blocks of memory as it can".into() }
+    NoMemory::Failed { why: "the bridge cannot lend more blocks of memory at once".into() }
 }
 
 fn is_same(one: &Arc<dyn PoolHandle>, other: &dyn PoolHandle) -> bool {

@@ -69,7 +69,7 @@ impl EventLoop {
         let socket = Exposed::from(socket);
         let (peer, process) = (listener::peer(&socket)?, listener::peer_process(&socket)?);
         if !self.has_room_for(peer.pid) {
-            return Err(io::Error::other("the hub takes no more clients, or no more of this process"));
+            return Err(io::Error::other("the hub accepts no more clients, or no more connections of this process"));
         }
         let identity = Identity::of(&process, peer.pid)?;
         let client = ConnectionState::Client(Admitted { role, process, identity, lists: VecDeque::new() });

@@ -7,10 +7,10 @@
 use super::{EventLoop, Resolving, TURN, control_key};
 use crate::hub::connection::{ClientId, Connection};
 use crate::hub::ledger::Process;
-use crate::hub::pairs::{Heard, New, SealRequest};
+use crate::hub::pairs::{ControlRead, New, SealRequest};
 use crate::protocol::{FromHub, PairSide, Resolution};
 use callgate_os::listener;
-use callgate_transport::bounds::hub::{INTRODUCTION, MAX_RESOLVING, READY_PATIENCE};
+use callgate_transport::bounds::hub::{INTRODUCTION, MAX_RESOLVING, READY_TIMEOUT};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -52,18 +52,18 @@ impl EventLoop {
         pair: u64,
     ) {
         if self.resolving.iter().filter(|resolving| resolving.caller == caller).count() >= MAX_RESOLVING {
-            let why = format!("this process waits for {MAX_RESOLVING} callbacks to be found, and may for no more");
+            let why = format!("this process waits for {MAX_RESOLVING} callbacks to be found, which is the limit");
             return self.tell(caller, FromHub::Refused { seq, why });
         }
-        let until = Instant::now() + READY_PATIENCE;
+        let until = Instant::now() + READY_TIMEOUT;
         self.resolving.push(Resolving { pair: Some(pair), caller, owner, seq, name: name.into(), to, until });
     }
 
     pub(super) fn sealed(&mut self, unsealed: SealRequest, is_sealed: bool) {
         let pair = unsealed.pair;
-        match if is_sealed { self.pairs.sealed(unsealed) } else { Heard::End } {
-            Heard::End => self.end_pair(pair),
-            Heard::Ready => {
+        match if is_sealed { self.pairs.sealed(unsealed) } else { ControlRead::End } {
+            ControlRead::End => self.end_pair(pair),
+            ControlRead::Ready => {
                 let ready: Vec<_> = self.resolving.extract_if(.., |resolving| resolving.pair == Some(pair)).collect();
                 for Resolving { caller, seq, to, .. } in ready {
                     self.tell(caller, FromHub::Resolved { seq, to });
@@ -79,7 +79,7 @@ impl EventLoop {
         let (owner_pid, owner_identity, owner_process) = self.process(owner)?;
         for (client, pid) in [(owner, owner_pid), (caller, caller_pid)] {
             if !self.connections.get(&client).is_some_and(Connection::takes_introductions) {
-                return Err(io::Error::other(format!("process {pid} does not take what waits for it")));
+                return Err(io::Error::other(format!("process {pid} does not read the messages that wait for it")));
             }
         }
         self.rates.take(caller_pid, owner, Instant::now()).map_err(io::Error::other)?;
@@ -143,7 +143,7 @@ impl EventLoop {
             return self.tell(caller, FromHub::Resolved { seq, to: Resolution::None });
         }
         let owner = if let Resolution::At { owner, .. } = to { owner } else { 0 };
-        let why = format!("process {owner} has not taken part in the introduction of this process to it");
+        let why = format!("process {owner} did not complete its introduction to this process");
         self.tell(caller, FromHub::Refused { seq, why });
     }
 
@@ -157,17 +157,17 @@ impl EventLoop {
         for _ in 0..TURN {
             let client = self.pairs.client(pair, side);
             let Some(connection) = client.and_then(|client| self.connections.get_mut(&client)) else { return };
-            let heard = self.pairs.hear(pair, side, &mut connection.credit.lock());
+            let heard = self.pairs.read_one(pair, side, &mut connection.credit.lock());
             match heard {
-                Heard::More | Heard::Ready => self.charge_other(pair, side),
-                Heard::Nothing => return,
-                Heard::End => {
+                ControlRead::More | ControlRead::Ready => self.charge_other(pair, side),
+                ControlRead::Nothing => return,
+                ControlRead::End => {
                     let resolving = self.resolving.iter_mut().filter(|resolving| resolving.pair == Some(pair));
                     // The owner may be about to end: the answer waits until that is known.
                     resolving.filter(|_| side == PairSide::Owner).for_each(|resolving| resolving.pair = None);
                     return self.end_pair(pair);
                 }
-                Heard::TooMuch => {
+                ControlRead::TooMuch => {
                     if let Some(control) = self.pairs.control(pair, side) {
                         self.poll.remove(control);
                     }

@@ -7,7 +7,7 @@
 use super::{CALLER, EventLoop, KIND_BITS, OWNER, SOCKET, TURN, key};
 use crate::auth::{self, ClientRights};
 use crate::hub::connection::{ClientId, ConnectionState, Gone};
-use crate::hub::registry::Wish;
+use crate::hub::registry::RegisterRequest;
 use crate::protocol::{FromHub, PairSide, ToHub};
 use callgate_os::socket::{self, Received};
 use callgate_os::toll::SPELL;
@@ -24,7 +24,7 @@ impl EventLoop {
         }
         self.go_on_with_lists(id);
         for _ in 0..TURN {
-            if !self.gone.is_empty() || !self.hear(id) {
+            if !self.gone.is_empty() || !self.read_one(id) {
                 break;
             }
         }
@@ -32,15 +32,15 @@ impl EventLoop {
     }
 
     /// Handles the end of a client's process. Its last messages still count: a lock that it released is not abandoned.
-    pub(super) fn hear_last(&mut self, id: ClientId) {
+    pub(super) fn read_last(&mut self, id: ClientId) {
         if self.departed.contains_key(&id) {
             return self.departed_ended(id);
         }
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.hear_out(MAX_LAST);
+            connection.grant_last(MAX_LAST);
         }
         for _ in 0..MAX_LAST {
-            if self.gone.contains(&id) || !self.hear(id) {
+            if self.gone.contains(&id) || !self.read_one(id) {
                 break;
             }
         }
@@ -71,7 +71,7 @@ impl EventLoop {
     }
 
     /// Reads and handles one message. `false` = no more now.
-    fn hear(&mut self, id: ClientId) -> bool {
+    fn read_one(&mut self, id: ClientId) -> bool {
         let Some(connection) = self.connections.get_mut(&id) else { return false };
         if connection.is_resting() {
             return false;
@@ -117,7 +117,7 @@ impl EventLoop {
     fn handle_caller_message(&mut self, id: ClientId, message: ToHub) {
         match message {
             ToHub::Register { seq, .. } | ToHub::Shutdown { seq } => {
-                let why = "who has joined through a handle may call, and neither register nor end the hub".into();
+                let why = "a client that joined through a handle may only call: it can neither register callbacks nor shut the hub down".into();
                 self.tell(id, FromHub::Refused { seq, why });
             }
             other => self.handle_client_message(id, other),
@@ -129,7 +129,7 @@ impl EventLoop {
             ToHub::Register { seq, name, number, signature, expires_ms, replace } => {
                 let owner_pid = self.connections.get(&id).map_or(0, |connection| connection.pid);
                 let expires = expires_ms.map(Duration::from_millis);
-                self.register(seq, Wish { owner: id, owner_pid, name, number, signature, expires, replace });
+                self.register(seq, RegisterRequest { owner: id, owner_pid, name, number, signature, expires, replace });
             }
             ToHub::Unregister { seq, number } => {
                 self.registry.unregister(id, number);

@@ -7,17 +7,18 @@
 use super::{EventLoop, SOCKET, TURN, key};
 use crate::hub::call_counts::CountRound;
 use crate::hub::connection::{ClientId, Connection, List};
-use crate::hub::registry::{RegisterOutcome, Revoked, Wish};
+use crate::hub::registry::{RegisterOutcome, RegisterRequest, Revoked};
 use crate::protocol::FromHub;
 use callgate_transport::bounds::hub::{LIST, MAX_LISTS};
 use std::time::Instant;
 
 impl EventLoop {
-    pub(super) fn register(&mut self, seq: u64, mut wish: Wish) {
-        let owner = wish.owner;
+    pub(super) fn register(&mut self, seq: u64, mut request: RegisterRequest) {
+        let owner = request.owner;
         // A name ends with its owner, even if the hub has not handled that end yet.
-        wish.replace = wish.replace || self.registry.find(&wish.name).is_some_and(|found| self.is_leaving(found.owner));
-        let answer = match self.registry.register(wish) {
+        request.replace =
+            request.replace || self.registry.find(&request.name).is_some_and(|found| self.is_leaving(found.owner));
+        let answer = match self.registry.register(request) {
             RegisterOutcome::Yes { revoked } => {
                 if let Some(Revoked { owner, number }) = revoked {
                     self.tell(owner, FromHub::Revoked { number });
@@ -33,7 +34,7 @@ impl EventLoop {
     pub(super) fn ask_for_names(&mut self, id: ClientId, seq: u64) {
         let sending = self.connections.get(&id).and_then(Connection::client).map_or(0, |client| client.lists.len());
         if sending + self.call_counts.asked_by(id) >= MAX_LISTS {
-            let why = format!("this process waits for {MAX_LISTS} lists of names, and may for no more");
+            let why = format!("this process waits for {MAX_LISTS} lists of names, which is the limit");
             return self.tell(id, FromHub::Refused { seq, why });
         }
         self.call_counts.ask(id, seq, Instant::now());

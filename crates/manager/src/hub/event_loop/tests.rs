@@ -3,7 +3,7 @@
 use super::*;
 use crate::address::Address;
 use crate::hub::credits::SharedCredit;
-use crate::hub::registry::Wish;
+use crate::hub::registry::RegisterRequest;
 use crate::support;
 use callgate_os::socket::{self, BlockingMode, Received};
 use callgate_os::toll::Credit;
@@ -28,7 +28,10 @@ fn join(event_loop: &mut EventLoop) -> (ClientId, OwnedFd) {
 fn join_with(event_loop: &mut EventLoop, name: &str) -> (ClientId, OwnedFd) {
     let (owner, socket) = join(event_loop);
     let (name, signature) = (name.into(), "any".into());
-    event_loop.register(1, Wish { owner, owner_pid: 0, name, number: 1, signature, expires: None, replace: false });
+    event_loop.register(
+        1,
+        RegisterRequest { owner, owner_pid: 0, name, number: 1, signature, expires: None, replace: false },
+    );
     assert_eq!(told(&socket), Some(FromHub::Registered { seq: 1 }));
     (owner, socket)
 }

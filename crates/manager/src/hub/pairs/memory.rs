@@ -6,15 +6,15 @@
 
 use super::memory_request::{RequestAction, RequestEvent};
 use super::{
-    Broken, End, FIRST, GrantedObject, Heard, MAX_OBJECTS_OF_TWO, MAX_SEGMENTS, MAX_SEGMENTS_OF_SIDE, Pair, Pairs,
-    SealRequest, tell,
+    Broken, ControlRead, End, FIRST, GrantedObject, MAX_OBJECTS_OF_TWO, MAX_SEGMENTS, MAX_SEGMENTS_OF_SIDE, Pair,
+    Pairs, SealRequest, tell,
 };
 use crate::hub::ledger::{Left, Watch};
 use crate::protocol::PairSide;
 use callgate_engine::control::Message;
 use callgate_os::limits::{self, Wanted};
 use callgate_os::memfd;
-use callgate_transport::bounds::hub::RELEASE_PATIENCE;
+use callgate_transport::bounds::hub::RELEASE_TIMEOUT;
 use std::io::{self, ErrorKind as Kind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -25,7 +25,7 @@ impl Pairs {
         let budget = self.budget;
         let end = self.pairs.get_mut(&pair).ok_or(Broken)?.end(side);
         match end.request.step(RequestEvent::Asked) {
-            RequestAction::Decide => self.grant(pair, side, len, Instant::now() + RELEASE_PATIENCE),
+            RequestAction::Decide => self.grant(pair, side, len, Instant::now() + RELEASE_TIMEOUT),
             _ if len > budget / 2 => tell(&end.control, Message::Deny { len, max: budget / 2 }),
             _ => tell(&end.control, Message::Exhausted { len, budget }),
         }
@@ -122,16 +122,16 @@ impl Pairs {
     pub(in crate::hub) fn sealed(
         &mut self,
         SealRequest { pair, side, segment, object, to_read }: SealRequest,
-    ) -> Heard {
-        let Some(found) = self.pairs.get_mut(&pair) else { return Heard::Nothing };
+    ) -> ControlRead {
+        let Some(found) = self.pairs.get_mut(&pair) else { return ControlRead::Nothing };
         let told = match segment {
             FIRST => {
                 found.is_ready = true;
-                tell(&found.owner.control, Message::Sealed { segment }).map(|()| Heard::Ready)
+                tell(&found.owner.control, Message::Sealed { segment }).map(|()| ControlRead::Ready)
             }
-            segment => Self::attach(found, side, segment, &to_read.unwrap_or(object)).map(|()| Heard::More),
+            segment => Self::attach(found, side, segment, &to_read.unwrap_or(object)).map(|()| ControlRead::More),
         };
-        told.unwrap_or(Heard::End)
+        told.unwrap_or(ControlRead::End)
     }
 
     fn attach(found: &mut Pair, side: PairSide, segment: u64, to_read: &OwnedFd) -> Result<(), Broken> {

@@ -158,11 +158,11 @@ fn introductions_to_one_who_does_not_listen_are_refused() {
                 other => panic!("{other:?}"),
             };
             caller.say(&ToHub::Part { pair: introduced });
-            assert!(caller.refused().contains("has not taken part"));
+            assert!(caller.refused().contains("did not complete its introduction"));
             None
         });
         let refusal = refusal.expect("the hub keeps thousands of descriptors for one who does not listen");
-        assert!(refusal.contains("does not take what waits for it"), "{refusal}");
+        assert!(refusal.contains("does not read the messages that wait for it"), "{refusal}");
         // Others are introduced, and so is this one again when it listens: it is still there.
         assert!(matches!(caller.pair_with(&other, "b").2, Resolution::At { .. }));
         let mut buffer = vec![0; MAX_MESSAGE];

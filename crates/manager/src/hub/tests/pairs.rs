@@ -175,7 +175,7 @@ fn what_a_pair_begins_with_is_of_the_callers_budget() {
             })
             .collect();
         caller.say(&ToHub::Resolve { seq: caller.next(), name: "4".into() });
-        assert!(caller.refused().contains("all memory that it may have is in use"));
+        assert!(caller.refused().contains("its memory budget is used up"));
         // Its own: others can be introduced, and so can it when it has done with one.
         owners[0].say(&ToHub::Resolve { seq: owners[0].next(), name: "4".into() });
         assert!(matches!(owners[0].hear_with().0, FromHub::Introduced { .. }));
@@ -240,8 +240,8 @@ impl PairBooks {
     #[track_caller]
     fn say(&mut self, PairSides { pair, caller, .. }: &PairSides, message: Message) {
         caller.send(message, None).unwrap();
-        let heard = self.pairs.hear(*pair, PairSide::Caller, &mut Credit::new(64, 0));
-        assert_eq!(heard, pairs::Heard::More);
+        let heard = self.pairs.read_one(*pair, PairSide::Caller, &mut Credit::new(64, 0));
+        assert_eq!(heard, pairs::ControlRead::More);
     }
 
     /// The answer to a caller that needs a byte, if it comes at once, and the memory. The caller says that it has mapped it.
@@ -251,7 +251,7 @@ impl PairBooks {
         let answer = sides.caller.receive(BlockingMode::No).ok().flatten();
         if let Some((Message::Grant { segment }, _)) = answer {
             self.say(sides, Message::Mapped { segment });
-            assert_eq!(self.pairs.sealed(self.unsealed.try_recv().unwrap()), pairs::Heard::More);
+            assert_eq!(self.pairs.sealed(self.unsealed.try_recv().unwrap()), pairs::ControlRead::More);
             assert_eq!(next(&sides.caller).unwrap().0, Message::Sealed { segment });
         }
         while sides.owner.receive(BlockingMode::No).is_ok() {}
@@ -401,7 +401,7 @@ fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
             kept.push(segment);
             let control = Control::new(control);
             control.send(Message::Need { len: 1 << 20 }, None).unwrap();
-            pairs.hear(pair, PairSide::Caller, &mut Credit::new(64, 0));
+            pairs.read_one(pair, PairSide::Caller, &mut Credit::new(64, 0));
             if let Ok(Some((Message::Grant { .. }, Some(object)))) = control.receive(BlockingMode::No) {
                 granted += 1 << 20;
                 kept.push(object);
@@ -416,7 +416,7 @@ fn fault_39_what_a_process_keeps_counts_however_often_it_joins() {
             let made = pairs.introduce((5000, writer), (5001, reader)).ok()?;
             let control = Control::new(made.caller.into_iter().nth(1)?);
             control.send(Message::Need { len: 1 << 20 }, None).unwrap();
-            pairs.hear(made.pair, PairSide::Caller, &mut Credit::new(64, 0));
+            pairs.read_one(made.pair, PairSide::Caller, &mut Credit::new(64, 0));
             let answer = control.receive(BlockingMode::No).ok().flatten();
             pairs.end(made.pair);
             answer.filter(|(answer, _)| matches!(answer, Message::Grant { .. })).map(drop)
@@ -445,7 +445,7 @@ fn fault_41_what_a_pair_shares_is_sealed_before_it_is_used() {
         assert!(!poll::readable(&caller.joined.socket, Duration::from_millis(300)).unwrap());
         let object = there.remove(0);
         assert!(Mapping::new(&object, memfd::sealed_len(&object).unwrap(), Protection::ReadWrite).is_ok());
-        assert!(caller.refused().contains("has not taken part"));
+        assert!(caller.refused().contains("did not complete its introduction"));
         drop(there);
         let (_here, there, to) = caller.pair_with(&owner, "a");
         assert!(matches!(to, Resolution::At { .. }));
@@ -463,15 +463,15 @@ fn fault_41_no_lane_begins_before_what_a_pair_shares_is_sealed() {
             let PairSides { pair, caller, owner } = books.introduce(1, 2);
             for (side, control) in [(PairSide::Caller, &caller), (PairSide::Owner, &owner)].into_iter().take(mapped) {
                 control.send(Message::Mapped { segment: 0 }, None).unwrap();
-                assert_eq!(books.pairs.hear(pair, side, &mut Credit::new(64, 0)), pairs::Heard::More);
+                assert_eq!(books.pairs.read_one(pair, side, &mut Credit::new(64, 0)), pairs::ControlRead::More);
             }
             if is_sealed {
                 let ready = books.pairs.sealed(books.unsealed.try_recv().unwrap());
-                assert_eq!((ready, owner.receive(BlockingMode::No).is_ok()), (pairs::Heard::Ready, true));
+                assert_eq!((ready, owner.receive(BlockingMode::No).is_ok()), (pairs::ControlRead::Ready, true));
             }
             caller.send(Message::Begin { lane: 0 }, None).unwrap();
-            let heard = books.pairs.hear(pair, PairSide::Caller, &mut Credit::new(64, 0));
-            assert_eq!(heard == pairs::Heard::More, is_sealed, "{mapped} have mapped it");
+            let heard = books.pairs.read_one(pair, PairSide::Caller, &mut Credit::new(64, 0));
+            assert_eq!(heard == pairs::ControlRead::More, is_sealed, "{mapped} have mapped it");
             assert_eq!(owner.receive(BlockingMode::No).is_ok(), is_sealed, "{mapped} have mapped it");
         }
     });
