@@ -56,6 +56,8 @@
 //!
 //! | resource | who can take it | bound | what counts it | until when |
 //! |---|---|---|---|---|
+//! | memory of its pairs | a client | what `HubOptions::memory_per_client` says | `manager/hub/pairs.rs` | nobody has the segment |
+//! | threads of an owner | a caller | what `HubOptions::concurrent_calls` says | `engine/pair.rs` | the pair ends |
 //! | bytes of a message | a client, a hub | [`hub::MAX_MESSAGE`] | `manager/protocol.rs` | the message is handled |
 //! | bytes of a name | a client | [`hub::MAX_NAME`] | `manager/protocol.rs` | the name is free |
 //! | bytes of a signature | a client | [`hub::MAX_SIGNATURE`] | `manager/protocol.rs` | the name is free |

@@ -201,7 +201,7 @@ pub enum Awaited {
     },
     /// Room on its lane, which was full of earlier calls that were given up and not answered.
     Slot,
-    /// Memory for its arguments.
+    /// Memory for its arguments, or the end of writing them there.
     Memory,
 }
 
@@ -231,7 +231,7 @@ impl fmt::Display for TimedOutText<'_> {
                 f,
                 "its lane to {peer} {pid} had no room within {timeout:?}: it is full of calls that were given up and not answered"
             ),
-            Awaited::Memory => write!(f, "no memory for its arguments became free within {timeout:?}"),
+            Awaited::Memory => write!(f, "its arguments were not in shared memory within {timeout:?}: none became free, or writing them takes longer"),
         }
     }
 }
@@ -287,7 +287,8 @@ pub enum NoMemory {
         budget: u64,
     },
 
-    /// The hub, which makes the memory for callbacks' payloads, has given none in time; or the child has not yet read of the memory before.
+    /// The child does not read its control socket, so it cannot be told of more memory: until the timeout, or for a second without one. Of callbacks:
+    /// the hub has given none in time.
     #[error("no shared memory for {len} bytes in time")]
     Late {
         /// Bytes asked for.

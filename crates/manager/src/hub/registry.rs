@@ -100,7 +100,7 @@ impl Registry {
             return Err(format!("this process has already registered number {}", request.number));
         }
         if own.is_some_and(|own| own.len() >= MAX_NAMES_OF_CLIENT) {
-            return Err(format!("this process has registered {MAX_NAMES_OF_CLIENT} names, which is the limit"));
+            return Err(format!("this connection has registered {MAX_NAMES_OF_CLIENT} names, which is the limit"));
         }
         if self.names.len() >= MAX_NAMES && !self.names.contains_key(request.name.as_str()) {
             return Err(format!("the hub has {MAX_NAMES} names, which is the limit"));
